@@ -1,0 +1,82 @@
+"""What a block type is: one frozen row, from which everything else about it derives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike.errors import QuantizationError
+
+Role = Literal["codes", "scale", "min", "packed"]
+Decode = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Field:
+    """One member of a block, in file order.
+
+    ``dtype`` is a little-endian numpy type string. ``role`` says how to read it: ``codes`` hold the
+    quantized weights, ``scale`` and ``min`` are floating-point factors that must be finite, and
+    ``packed`` is anything bit-packed (6-bit scales, sign bits) whose values are always valid.
+    """
+
+    name: str
+    dtype: str
+    count: int = 1
+    role: Role = "codes"
+
+
+@dataclass(frozen=True)
+class BlockFormat:
+    """One row of the table of block types.
+
+    ``decode`` is the numpy reference: structured blocks of shape (n,) and dtype ``self.dtype`` in,
+    float32 of shape (n, block_size) out (plain integer and float64 types keep their own dtype).
+    ``formula`` is the decoding rule as one line of text.
+    """
+
+    id: int
+    name: str
+    block_size: int
+    fields: tuple[Field, ...]
+    formula: str = ""
+    decode: Decode | None = field(default=None, compare=False, repr=False)
+
+    @cached_property
+    def dtype(self) -> np.dtype[Any]:
+        """Packed little-endian structured dtype of one block."""
+        return np.dtype([(f.name, f.dtype, (f.count,)) if f.count > 1 else (f.name, f.dtype) for f in self.fields])
+
+    @cached_property
+    def block_bytes(self) -> int:
+        return self.dtype.itemsize
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * self.block_bytes / self.block_size
+
+    @property
+    def is_quantized(self) -> bool:
+        """True where several weights share a block."""
+        return self.block_size > 1
+
+    def row_bytes(self, columns: int) -> int:
+        """Bytes of one row of ``columns`` weights. QuantizationError where the block does not divide it."""
+        if columns % self.block_size:
+            raise QuantizationError(
+                f"rows of {columns} weights cannot be stored as {self.name}",
+                expected=f"a multiple of {self.block_size}",
+                got=columns,
+                remedy="choose a type with smaller blocks for this tensor",
+            )
+        return columns // self.block_size * self.block_bytes
+
+    def tensor_bytes(self, shape: tuple[int, ...]) -> int:
+        """Bytes of a tensor of ``shape`` (numpy order: the last axis is the row)."""
+        return prod(shape[:-1]) * self.row_bytes(shape[-1]) if shape else self.row_bytes(1)

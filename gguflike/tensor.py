@@ -1,0 +1,107 @@
+"""A tensor stored in blocks: a view of bytes, a shape and a block type."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike.blocks import BlockFormat, format_by_name
+from gguflike.errors import QuantizationError
+from gguflike.kernels import dispatch
+
+Method = Literal["search", "absmax"]
+
+
+class QuantizedTensor:
+    """Blocks of one tensor. ``shape`` is in numpy order; ``data`` is uint8 of shape (nbytes,), often a view of a file."""
+
+    __slots__ = ("data", "format", "name", "shape")
+
+    def __init__(self, name: str, format: BlockFormat, shape: tuple[int, ...], data: npt.NDArray[np.uint8]) -> None:
+        if data.dtype != np.uint8 or data.ndim != 1 or data.nbytes != format.tensor_bytes(shape):
+            raise QuantizationError(
+                "tensor data has the wrong size",
+                tensor=name,
+                expected=f"{format.tensor_bytes(shape)} bytes of {format.name} for shape {shape}",
+                got=f"{data.dtype} of shape {data.shape}",
+            )
+        self.name = name
+        self.format = format
+        self.shape = shape
+        self.data = data
+
+    def __repr__(self) -> str:
+        return f"QuantizedTensor({self.name!r}, {self.format.name}, {self.shape})"
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.data.nbytes)
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return prod(self.shape)
+
+    @property
+    def rows(self) -> npt.NDArray[np.uint8]:
+        """The blocks as uint8 of shape (rows, row_bytes), without copying."""
+        columns = self.shape[-1] if self.shape else 1
+        return self.data.reshape(-1, self.format.row_bytes(columns)) if self.size else self.data.reshape(0, 0)
+
+    @property
+    def blocks(self) -> npt.NDArray[Any]:
+        """The blocks as a structured array of dtype ``format.dtype``, without copying."""
+        return self.data.view(self.format.dtype)
+
+    def dequantize(self, threads: int | None = None) -> npt.NDArray[np.float32]:
+        """All weights as float32 of shape ``shape``."""
+        out = np.empty((self.size // self.shape[-1] if self.size else 0, self.shape[-1] if self.shape else 1), np.float32)
+        if self.size:
+            dispatch.get("decode", self.format)(self.rows, out, threads)
+        return out.reshape(self.shape)
+
+    def linear(self, x: npt.NDArray[np.float32], threads: int | None = None) -> npt.NDArray[np.float32]:
+        """``x @ W.T`` on the blocks: (..., columns) -> (..., rows), never dequantized whole."""
+        return dispatch.get("linear", self.format)(self, x, threads)  # type: ignore[no-any-return]
+
+
+def quantize(
+    array: npt.NDArray[Any],
+    format: str | BlockFormat,
+    *,
+    importance: npt.NDArray[Any] | None = None,
+    method: Method = "search",
+    threads: int | None = None,
+    name: str = "",
+) -> QuantizedTensor:
+    """Encode a real-valued array of shape (..., columns) in the given block type.
+
+    ``importance`` holds one non-negative weight per column; the encoder then minimizes the weighted squared error.
+    ``method`` is "search" (least squared error) or "absmax" (the textbook rule of simple types).
+    QuantizationError on NaN or infinite values (naming the first) and on rows the block does not divide.
+    """
+    fmt = format_by_name(format) if isinstance(format, str) else format
+    x = np.ascontiguousarray(array, dtype=np.float32)
+    columns = x.shape[-1] if x.ndim else 1
+    rows = x.reshape(-1, columns)
+    out = np.empty((rows.shape[0], fmt.row_bytes(columns)), np.uint8)
+    if not np.isfinite(rows.sum(dtype=np.float64)):  # one pass and no mask in the common case
+        bad = np.argwhere(~np.isfinite(x))
+        if len(bad):
+            where = tuple(int(i) for i in bad[0])
+            raise QuantizationError("value is not finite", tensor=name or None, got=f"{x[where]} at index {where}")
+    weights = None
+    if importance is not None:
+        weights = np.ascontiguousarray(importance, dtype=np.float32)
+        if weights.shape != (columns,) or not np.isfinite(weights).all() or (weights < 0).any():
+            raise QuantizationError(
+                "importance weights must be finite, non-negative, one per column",
+                tensor=name or None,
+                expected=f"shape ({columns},)",
+                got=f"shape {weights.shape}",
+            )
+    dispatch.get("encode", fmt)(rows, out, weights, method, threads)
+    return QuantizedTensor(name, fmt, x.shape, out.reshape(-1))

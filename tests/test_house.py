@@ -1,0 +1,117 @@
+"""The layering of the package: imports only go down, numba is imported in one place, and lazily."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "gguflike"
+
+# Which parts of the package each part may import (besides itself).
+BELOW = {
+    "errors": set(),
+    "blocks": {"errors"},
+    "kernels": {"errors", "blocks"},
+    "tensor": {"errors", "blocks", "kernels"},
+    "container": {"errors", "blocks", "tensor"},
+    "arch": {"errors", "blocks"},
+    "checkpoint": {"errors", "blocks", "arch"},
+    "describe": {"errors", "blocks", "tensor", "container"},
+    "verify": {"errors", "blocks", "tensor", "container"},
+    "diff": {"errors", "blocks", "tensor", "container"},
+    "convert": {"errors", "blocks", "kernels", "tensor", "container", "arch", "checkpoint"},
+    "runner": {"errors", "blocks", "kernels", "tensor", "container", "arch", "checkpoint"},
+}
+TOP = {"__init__", "__main__", "cli", "demo"}  # may import everything
+NUMBA_OWNERS = {"kernels/_jit.py", "kernels/simd.py"}
+HEAVY = {"numba", "llvmlite", "huggingface_hub", "jinja2", "tokenizers", "tqdm"}
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def part_of(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def imports(path: Path) -> list[tuple[int, str]]:
+    """(line, dotted name) of every import in the file, also those inside functions."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [(node.lineno, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            found += [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names]
+    return found
+
+
+def test_imports_only_go_down() -> None:
+    wrong = []
+    for path in modules():
+        part = part_of(path)
+        for line, name in imports(path):
+            if name.split(".")[0] != "gguflike" or part in TOP:
+                continue
+            target = name.split(".")[1]
+            if target not in BELOW[part] | {part, "__version__"}:
+                wrong.append(f"{path.relative_to(PACKAGE)}:{line}: {part} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_part_has_a_place() -> None:
+    assert {part_of(path) for path in modules()} <= set(BELOW) | TOP
+
+
+def test_numba_is_imported_by_its_owners_only() -> None:
+    users = {
+        str(path.relative_to(PACKAGE))
+        for path in modules()
+        for _, name in imports(path)
+        if name.split(".")[0] in {"numba", "llvmlite"}
+    }
+    assert users <= NUMBA_OWNERS
+
+
+def test_huggingface_hub_is_imported_in_one_place() -> None:
+    users = {
+        str(path.relative_to(PACKAGE))
+        for path in modules()
+        for _, name in imports(path)
+        if name.split(".")[0] == "huggingface_hub"
+    }
+    assert users == {"checkpoint/hub.py"}
+
+
+@pytest.mark.parametrize("module", ["gguflike", "gguflike.container", "gguflike.verify", "gguflike.describe", "gguflike.cli"])
+def test_light_modules_load_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; print(*sorted({HEAVY!r} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert loaded == []
+
+
+def test_no_branch_on_a_block_type() -> None:
+    """Block types differ by their row in the table, not by comparisons spread over the code."""
+    names = {path.stem for path in (PACKAGE / "blocks").glob("*.py")}
+    assert names
+    wrong = []
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Compare) and any(
+                isinstance(side, ast.Constant) and isinstance(side.value, str) and _is_type_name(side.value)
+                for side in [node.left, *node.comparators]
+            ):
+                wrong.append(f"{path.relative_to(PACKAGE)}:{node.lineno}")
+    assert not wrong, "\n".join(wrong)
+
+
+def _is_type_name(text: str) -> bool:
+    from gguflike.blocks import FORMATS
+
+    return text in FORMATS
