@@ -20,9 +20,15 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+import numba.extending
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+# For the few kernel modules that emit LLVM themselves (half.py); untyped, since numba's types do not survive decoration.
+types: Any = numba.types
+intrinsic: Any = numba.extending.intrinsic
+overload: Any = numba.extending.overload
 
 
 @lru_cache(maxsize=1)
