@@ -6,61 +6,38 @@ helper in another file would otherwise leave stale code behind.
 
 Threads are plain Python threads that run GIL-free kernels on disjoint row ranges. OpenMP teams spin while they wait,
 and two of them on two busy cores were measured 7x slower than one thread; these sleep.
+
+Ops (``@op``) are the kernels of the runner: compiled here, cached and linked by native.py without numba.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
 import numba.extending
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
+from gguflike.kernels._host import cache_dir as cache_dir
+from gguflike.kernels._host import sources_digest as sources_digest
+from gguflike.kernels._host import thread_count as thread_count
+
 F = TypeVar("F", bound=Callable[..., Any])
 
-# For the few kernel modules that emit LLVM themselves (half.py); untyped, since numba's types do not survive decoration.
+# For the few kernel modules that emit LLVM themselves; untyped, since numba's types do not survive decoration.
 types: Any = numba.types
 intrinsic: Any = numba.extending.intrinsic
 overload: Any = numba.extending.overload
 
 
-@lru_cache(maxsize=1)
-def sources_digest() -> str:
-    """First 16 hex digits of the SHA-256 over every source file of ``gguflike.kernels``, names included."""
-    digest = hashlib.sha256()
-    root = Path(__file__).parent
-    for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-@lru_cache(maxsize=1)
-def cache_dir() -> Path:
-    """Folder for compiled kernels: $GGUFLIKE_CACHE_DIR, else the user's cache folder, else a temporary one."""
-    base = os.environ.get("GGUFLIKE_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    for root in (Path(base) / "gguflike", Path(tempfile.gettempdir()) / f"gguflike-{os.getuid() if hasattr(os, 'getuid') else 0}"):
-        folder = root / f"kernels-{sources_digest()}"
-        try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with tempfile.TemporaryFile(dir=folder):
-                return folder
-        except OSError:
-            continue
-    raise RuntimeError("no writable folder for compiled kernels; set GGUFLIKE_CACHE_DIR")
-
-
 class _Locator(_CacheLocator):  # type: ignore[misc]  # numba ships no types
     """Puts every kernel's index and code into ``cache_dir()``."""
 
-    def __init__(self, py_func: Callable[..., Any], py_file: str) -> None:
+    def __init__(self, py_func: Callable[..., Any]) -> None:
         self._line = py_func.__code__.co_firstlineno
 
     def get_cache_path(self) -> str:
@@ -73,12 +50,12 @@ class _Locator(_CacheLocator):  # type: ignore[misc]  # numba ships no types
         return str(self._line)
 
     @classmethod
-    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> _Locator:
-        return cls(py_func, py_file)
+    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> _Locator:  # noqa: ARG003  # numba's signature
+        return cls(py_func)
 
 
 class _CacheImpl(CompileResultCacheImpl):  # type: ignore[misc]
-    _locator_classes = [_Locator]
+    _locator_classes = (_Locator,)
 
 
 class _KernelCache(FunctionCache):  # type: ignore[misc]
@@ -97,16 +74,31 @@ def jit(function: F | None = None, **options: Any) -> Any:
     dispatcher = numba.njit(**settings)(function)
     if os.environ.get("NUMBA_DISABLE_JIT", "0") == "0" and settings.get("inline") != "always":
         dispatcher._cache = _KernelCache(dispatcher.py_func)
-    return cast(F, dispatcher)
+    return cast("F", dispatcher)
 
 
-def thread_count(threads: int | None = None) -> int:
-    """``threads`` if given, else $GGUFLIKE_THREADS, else the CPUs this process may use."""
-    if threads is not None:
-        return max(1, threads)
-    if value := os.environ.get("GGUFLIKE_THREADS"):
-        return max(1, int(value))
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+OPS: dict[str, Callable[..., Any]] = {}
+
+
+def op(name: str) -> Callable[[F], F]:
+    """Decorator: registers ``function(args, state, start, stop)`` (all int64) as the op ``name`` ("module:name"), see native.py."""
+
+    def add(function: F) -> F:
+        OPS[name] = function
+        return function
+
+    return add
+
+
+def compile_op(name: str) -> bytes:
+    """Machine code of a registered op: the name of its C function, a zero byte, and a relocatable object file.
+
+    The object is complete in itself: kernels called with ``@jit`` are linked into it, and only symbols of libc and
+    libm stay open. The op must not allocate arrays or raise (there is no Python to raise into).
+    """
+    options: dict[str, Any] = {"nopython": True, "error_model": "numpy", "boundscheck": False}
+    compiled: Any = numba.cfunc("void(int64, int64, int64, int64)", **options)(OPS[name])
+    return bytes(compiled.native_name.encode() + b"\0" + compiled._library._get_compiled_object())
 
 
 @lru_cache(maxsize=4)

@@ -1,0 +1,58 @@
+"""What kernels need from the machine without numba: the folder for compiled code, and how many threads to use."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+from gguflike.errors import OutputError
+
+
+@lru_cache(maxsize=1)
+def sources_digest() -> str:
+    """First 16 hex digits of the SHA-256 over every source file of ``gguflike.kernels``, names included."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _usable(folder: Path) -> bool:
+    """Whether the folder exists or can be made, takes files, and is ours alone (machine code is loaded from it)."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=folder):
+            return not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
+    except OSError:
+        return False
+
+
+@lru_cache(maxsize=1)
+def cache_dir() -> Path:
+    """Folder for compiled kernels: $GGUFLIKE_CACHE_DIR, else the user's cache folder, else a temporary one."""
+    base = os.environ.get("GGUFLIKE_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    name = f"kernels-{sources_digest()}"
+    candidates = (Path(base) / "gguflike" / name, Path(tempfile.gettempdir()) / f"gguflike-{user}-{name}")
+    for folder in candidates:
+        if _usable(folder):
+            return folder
+    raise OutputError(
+        "no writable folder for compiled kernels",
+        got=", ".join(map(str, candidates)),
+        remedy="set GGUFLIKE_CACHE_DIR to a folder of your own",
+    )
+
+
+def thread_count(threads: int | None = None) -> int:
+    """``threads`` if given, else $GGUFLIKE_THREADS, else the CPUs this process may use."""
+    if threads is not None:
+        return max(1, threads)
+    if value := os.environ.get("GGUFLIKE_THREADS"):
+        return max(1, int(value))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,115 @@
+"""Compiled kernels as plain machine code: cached object files that are linked and called without importing numba.
+
+Importing numba takes about 0.3 s and its own cache about 0.1 s a function, more than a small model needs to load. An
+*op* therefore has one signature for all, ``op(args, state, start, stop)`` on 64-bit integers (the first two are
+addresses of integer words), touches memory through addresses only, and never raises. Its machine code is an ordinary
+object file that LLVM's linker loads in 0.3 ms and that is called by address.
+
+An op is named ``"module:name"``: ``name`` was registered with ``@_jit.op`` in ``gguflike.kernels.module``. That
+module, and numba with it, is only imported when the machine code is not in the cache.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import llvmlite.binding as llvm
+
+from gguflike.kernels._host import cache_dir
+
+Progress = Callable[[int, int, str], None]
+OP_TYPE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+
+_lock = threading.Lock()
+_addresses: dict[str, int] = {}
+_libraries: list[Any] = []  # code stays mapped as long as these live, which is as long as the process
+
+
+@lru_cache(maxsize=1)
+def _target() -> str:
+    """What machine code depends on besides the sources: compiler version, CPU and its features."""
+    cpu = os.environ.get("NUMBA_CPU_NAME") or llvm.get_host_cpu_name()
+    features = os.environ.get("NUMBA_CPU_FEATURES") or llvm.get_host_cpu_features().flatten()
+    return f"llvmlite {llvmlite.__version__}, {cpu}, {features}"
+
+
+def _object_path(name: str) -> Path:
+    digest = hashlib.sha256(f"{_target()}\0{name}".encode()).hexdigest()[:24]
+    return cache_dir() / f"{digest}.op"
+
+
+@lru_cache(maxsize=1)
+def _linker() -> Any:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm.create_lljit_compiler(llvm.Target.from_default_triple().create_target_machine())
+
+
+def _link(name: str, code: bytes) -> int:
+    """Map an object file (symbol name, a zero byte, ELF or Mach-O image) and return the address of its function."""
+    symbol, _, image = code.partition(b"\0")
+    builder = llvm.JITLibraryBuilder().add_object_img(image).add_current_process().export_symbol(symbol.decode())
+    library = builder.link(_linker(), f"gguflike:{name}")
+    _libraries.append(library)
+    return int(library[symbol.decode()])
+
+
+def _compile(name: str, path: Path) -> bytes:
+    """Import the op's module, compile the op, and keep the machine code."""
+    from gguflike.kernels import _jit
+
+    module, _, _ = name.partition(":")
+    importlib.import_module(f"gguflike.kernels.{module}")
+    code = _jit.compile_op(name)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(code)
+    Path(file.name).replace(path)
+    return code
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def load(names: Iterable[str], progress: Progress | None = None) -> dict[str, int]:
+    """Addresses of the ops called ``names``; those not in the cache are compiled (about a second each).
+
+    ``progress(done, total, what)`` is called before each compilation, and once after the last.
+    """
+    wanted = list(dict.fromkeys(names))
+    with _lock:
+        missing = {}
+        for name in wanted:
+            if name in _addresses:
+                continue
+            path = _object_path(name)
+            code = _read(path)
+            if code is None:
+                missing[name] = path
+            else:
+                _addresses[name] = _link(name, code)
+        for done, (name, path) in enumerate(missing.items()):
+            if progress is not None:
+                progress(done, len(missing), f"compiling {name} (kept for next time)")
+            _addresses[name] = _link(name, _compile(name, path))
+        if missing and progress is not None:
+            progress(len(missing), len(missing), "kernels compiled")
+        return {name: _addresses[name] for name in wanted}
+
+
+def call(name: str) -> Callable[[int, int, int, int], None]:
+    """The op as a Python callable that releases the GIL while it runs."""
+    return OP_TYPE(load([name])[name])
