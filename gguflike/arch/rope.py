@@ -1,0 +1,166 @@
+"""Rotary position settings: the three spellings of config.json, flattened to one and back, and Llama 3's factors.
+
+Transformers 4 writes ``rope_theta`` and ``rope_scaling``, Transformers 5 one ``rope_parameters``. Flattened, they are
+``rope.theta``, ``rope.type`` and the numbers that the type uses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike.errors import CheckpointError, UnsupportedError
+
+CONFIG_KEYS = frozenset({"rope_theta", "rope_scaling", "rope_parameters"})
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """One rope type: where its numbers go when flattened, and the values Transformers assumes (None: required)."""
+
+    prefix: str
+    numbers: Mapping[str, tuple[str, float | None]]
+
+
+_CONTEXT = "original_max_position_embeddings"
+_KINDS: Mapping[str, _Kind] = {
+    "default": _Kind("", {}),
+    "linear": _Kind("rope.scaling.", {"factor": ("factor", None)}),
+    "yarn": _Kind(
+        "rope.scaling.",
+        {
+            "factor": ("factor", None),
+            _CONTEXT: ("original_context_length", None),
+            "beta_fast": ("yarn_beta_fast", 32.0),
+            "beta_slow": ("yarn_beta_slow", 1.0),
+        },
+    ),
+    "llama3": _Kind(
+        "rope.llama3.",
+        {
+            "factor": ("factor", None),
+            "low_freq_factor": ("low_freq_factor", None),
+            "high_freq_factor": ("high_freq_factor", None),
+            _CONTEXT: ("original_context_length", None),
+        },
+    ),
+}
+# Settings that are accepted only with the value that llama.cpp computes with.
+_FIXED: Mapping[str, Any] = {"partial_rotary_factor": 1.0, "truncate": True}
+_NAMES = frozenset({"rope_type", "type", "rope_theta"})
+
+
+def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``rope.*`` entries from either spelling. CheckpointError if they contradict, UnsupportedError for others."""
+    spellings = [_dict(config, key) for key in ("rope_parameters", "rope_scaling")]
+    flat = [_flatten(each, config) for each in spellings if each] or [_flatten({}, config)]
+    if flat[0] != flat[-1]:
+        raise CheckpointError(
+            "rope_parameters and rope_scaling contradict each other",
+            field="config.json",
+            expected=str(flat[0]),
+            got=str(flat[-1]),
+            remedy="keep the one that is right",
+        )
+    return flat[0]
+
+
+def _dict(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = config.get(key)
+    if value is not None and not isinstance(value, dict):
+        raise CheckpointError(f"{key} is not an object", field="config.json", got=repr(value))
+    return value or {}
+
+
+def _flatten(given: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    name = given.get("rope_type", given.get("type")) or "default"
+    if not isinstance(name, str) or name not in _KINDS:
+        raise UnsupportedError("rope type", field="config.json", expected="one of " + ", ".join(_KINDS), got=repr(name))
+    kind = _KINDS[name]
+    flat: dict[str, Any] = {"rope.theta": _theta(given, config)}
+    if kind.prefix == "rope.scaling.":
+        flat["rope.scaling.type"] = name
+    for key, (target, default) in kind.numbers.items():
+        value = given.get(key, default)
+        if value is None and key == _CONTEXT:
+            value = config.get(key, config.get("max_position_embeddings"))
+        flat[kind.prefix + target] = _number(key, value)
+    for key, value in given.items():
+        if key not in _NAMES and key not in kind.numbers:
+            _check_extra(key, value, name, flat)
+    return flat
+
+
+def _theta(given: Mapping[str, Any], config: Mapping[str, Any]) -> float:
+    values = {_number("rope_theta", v) for v in (given.get("rope_theta"), config.get("rope_theta")) if v is not None}
+    if len(values) > 1:
+        raise CheckpointError("two values of rope_theta", field="config.json", got=str(sorted(values)))
+    return values.pop() if values else 10000.0
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise CheckpointError(f"rope setting {name} is not a positive number", field="config.json", got=repr(value))
+    return float(value)
+
+
+def _check_extra(key: str, value: Any, kind: str, flat: Mapping[str, Any]) -> None:
+    """A setting beside the numbers of the type must be unset, or say what is computed anyway."""
+    if value is None or (key in _FIXED and value == _FIXED[key]):
+        return
+    if key == "attention_factor" and kind == "yarn":
+        computed = 0.1 * math.log(flat["rope.scaling.factor"]) + 1.0
+        if isinstance(value, int | float) and math.isclose(value, computed, rel_tol=1e-6):
+            return
+    raise UnsupportedError(f"rope setting {key} with type {kind}", field="config.json", got=repr(value))
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """``rope.*`` entries as Transformers 4 writes them; Transformers 5 reads that too."""
+    config: dict[str, Any] = {"rope_theta": flat["rope.theta"], "rope_scaling": None}
+    name = "llama3" if "rope.llama3.factor" in flat else flat.get("rope.scaling.type", "default")
+    kind = _KINDS[name]
+    if kind.numbers:
+        numbers = {key: flat[kind.prefix + target] for key, (target, _) in kind.numbers.items()}
+        config["rope_scaling"] = {"rope_type": name, **numbers}
+    return config
+
+
+def llama3_factors(
+    theta: float, head_dim: int, factor: float, low: float, high: float, original_context: float
+) -> npt.NDArray[np.float32]:
+    """Divisor of each rotary frequency, float32 of shape (head_dim / 2,), as ``rope_freqs.weight`` stores them.
+
+    Llama 3.1's rule: wavelengths shorter than context/high stay, longer than context/low are divided by ``factor``,
+    and between them the frequency is blended linearly in context/wavelength.
+    """
+    frequency = 1.0 / theta ** (np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)  # (head_dim / 2,)
+    turns = original_context * frequency / (2 * math.pi)  # rotations within the original context
+    blend = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return (1.0 / ((1.0 - blend) / factor + blend)).astype(np.float32)
+
+
+def recognise_llama3(factors: npt.NDArray[np.float32], theta: float) -> dict[str, Any]:
+    """The ``rope.llama3.*`` entries that produce ``factors``, for files that hold only the factors.
+
+    All published Llama 3 models use low 1, high 4 and context 8192; UnsupportedError where those do not fit.
+    """
+    factor = float(factors.max())
+    made = llama3_factors(theta, 2 * len(factors), factor, 1.0, 4.0, 8192.0)
+    if not np.allclose(made, factors, rtol=1e-4, atol=0.0):
+        raise UnsupportedError(
+            "rope frequency factors that are not Llama 3's",
+            tensor="rope_freqs.weight",
+            expected="low_freq_factor 1, high_freq_factor 4, original context 8192",
+        )
+    return {
+        "rope.llama3.factor": factor,
+        "rope.llama3.low_freq_factor": 1.0,
+        "rope.llama3.high_freq_factor": 4.0,
+        "rope.llama3.original_context_length": 8192,
+    }

@@ -1,0 +1,64 @@
+"""What happens to a tensor's rows between the checkpoint and GGUF, and back.
+
+A transform works on whole groups of ``group`` consecutive rows, so that a large tensor can be streamed in slabs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Transform:
+    """The identity, and the base of the others. `bound` fills in sizes from the hyper-parameters."""
+
+    group: int = 1
+
+    def bound(self, h: Mapping[str, Any]) -> Transform:  # noqa: ARG002 - part of the interface
+        return self
+
+    def hf_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape in the checkpoint of a tensor that has ``shape`` in GGUF."""
+        return shape
+
+    def apply(self, rows: Array) -> Array:
+        """Checkpoint to GGUF, on a multiple of ``group`` rows."""
+        return rows
+
+    def undo(self, rows: Array) -> Array:
+        """GGUF to checkpoint."""
+        return rows
+
+
+@dataclass(frozen=True)
+class RopePermute(Transform):
+    """Rows of each attention head from the half-split order of Transformers to adjacent pairs.
+
+    Transformers rotates dimension j of a head together with j + head_dim/2; llama.cpp's rope type "norm" rotates 2j
+    with 2j + 1. Row 2j of a head in GGUF is therefore row j in the checkpoint, row 2j + 1 is row j + head_dim/2.
+    """
+
+    size: str = "head_dim"
+
+    def bound(self, h: Mapping[str, Any]) -> Transform:
+        return RopePermute(group=h[self.size], size=self.size)
+
+    def apply(self, rows: Array) -> Array:
+        return _swap(rows, rows.reshape(-1, 2, self.group // 2, *rows.shape[1:]))  # (heads, half, pair, ...)
+
+    def undo(self, rows: Array) -> Array:
+        return _swap(rows, rows.reshape(-1, self.group // 2, 2, *rows.shape[1:]))  # (heads, pair, half, ...)
+
+
+def _swap(rows: Array, heads: Array) -> Array:
+    swapped: Array = heads.swapaxes(1, 2).reshape(rows.shape)
+    return swapped
+
+
+IDENTITY = Transform()
