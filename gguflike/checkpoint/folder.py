@@ -1,0 +1,132 @@
+"""A checkpoint: the folder that Transformers saves, with its tensors behind one mapping."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gguflike.checkpoint import strictjson
+from gguflike.checkpoint.safetensors import LazyTensor, read_header
+from gguflike.errors import CheckpointError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint. No data has been read; ``tensors`` read themselves.
+
+    ``source`` is what to call it: a Hub id, or the folder's own name. ``revision`` is the Hub's commit.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    generation_config: Mapping[str, Any]
+    tensors: Mapping[str, LazyTensor]
+    source: str
+    revision: str | None = None
+
+
+def open(source: str | os.PathLike[str], revision: str | None = None) -> Checkpoint:
+    """Open a folder, or a Hub id such as ``org/name`` (downloaded into the Hub's cache where it is not there yet).
+
+    CheckpointError where files are missing, incomplete or contradict each other.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        return _open_folder(folder, folder.resolve().name, None)
+    if isinstance(source, str) and _HUB_ID.fullmatch(source) and not folder.exists():
+        from gguflike.checkpoint import hub
+
+        found, commit = hub.snapshot(source, revision)
+        return _open_folder(found, source, commit)
+    raise CheckpointError(
+        "no such checkpoint",
+        path=folder,
+        expected="a folder with config.json and *.safetensors, or a Hugging Face id such as org/name",
+        got="a file" if folder.exists() else "nothing there",
+    )
+
+
+def _open_folder(folder: Path, source: str, revision: str | None) -> Checkpoint:
+    config = strictjson.load(folder / "config.json")
+    generation = folder / "generation_config.json"
+    tensors = _tensors(folder)
+    return Checkpoint(
+        folder=folder,
+        config=config,
+        generation_config=strictjson.load(generation) if generation.exists() else {},
+        tensors=tensors,
+        source=source,
+        revision=revision,
+    )
+
+
+def _tensors(folder: Path) -> dict[str, LazyTensor]:
+    index, single = folder / INDEX, folder / SINGLE
+    if index.exists():
+        return _indexed(folder, index)
+    if single.exists():
+        return read_header(single)
+    others = sorted(path.name for path in folder.glob("*.bin")) or sorted(path.name for path in folder.glob("*.pt*"))
+    raise CheckpointError(
+        "no safetensors in the folder",
+        path=folder,
+        expected=f"{SINGLE} or {INDEX}",
+        got=", ".join(others[:3]) or "no weights",
+        remedy="save it again with save_pretrained(..., safe_serialization=True)" if others else None,
+    )
+
+
+def _indexed(folder: Path, index: Path) -> dict[str, LazyTensor]:
+    """Tensors of a sharded checkpoint; the index and the shards must tell the same story."""
+    weight_map = strictjson.load(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError("weight_map is missing or empty", path=index, field="weight_map")
+    files = sorted({_shard_name(name, index) for name in weight_map.values()})
+    if SINGLE not in files and (folder / SINGLE).exists():
+        raise CheckpointError(
+            f"the folder holds both {SINGLE} and an index of other files",
+            path=folder,
+            remedy="remove whichever is stale",
+        )
+    tensors: dict[str, LazyTensor] = {}
+    for file in files:
+        if not (folder / file).is_file():
+            raise CheckpointError(
+                "shard is missing", path=folder / file, remedy="the download is incomplete; fetch the checkpoint again"
+            )
+        for name, tensor in read_header(folder / file).items():
+            if weight_map.get(name) != file:
+                raise CheckpointError(
+                    "shard holds a tensor that the index places elsewhere",
+                    path=folder / file,
+                    tensor=name[:200],
+                    expected=weight_map.get(name, "no such tensor"),
+                    got=file,
+                )
+            tensors[name] = tensor
+    missing = [name for name in weight_map if name not in tensors]
+    if missing:
+        raise CheckpointError(
+            f"{len(missing)} tensors of the index are in no shard", path=index, tensor=missing[0][:200]
+        )
+    return tensors
+
+
+def _shard_name(name: Any, index: Path) -> str:
+    """A file name and nothing else: an index must not reach out of its folder."""
+    if not isinstance(name, str) or not re.fullmatch(r"[\w][\w.-]*\.safetensors", name):
+        raise CheckpointError(
+            "weight_map names something other than a safetensors file of the folder",
+            path=index,
+            field="weight_map",
+            got=repr(name)[:120],
+        )
+    return name

@@ -1,0 +1,220 @@
+"""safetensors files: the header checked in full before any data is touched, tensors read lazily by rows.
+
+The format is small enough to check here more strictly than the library does, which accepts a duplicated key. Reading
+is by position (no mapping), so a file that shrinks meanwhile is an error and not a crash.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike.checkpoint import strictjson
+from gguflike.errors import CheckpointError, UnsupportedError
+
+MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
+MAX_DIMS = 8
+
+# Bits per element of every dtype the format names; what is not in _NUMPY is sized but not read.
+_BITS: Mapping[str, int] = {
+    **{"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16, "U32": 32, "I32": 32, "F32": 32},
+    **{"U64": 64, "I64": 64, "F64": 64, "C64": 64, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8},
+    **{"F8_E5M2FNUZ": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4},
+}
+_NUMPY: Mapping[str, str] = {
+    **{"U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8", "I64": "<i8"},
+    **{"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"},
+}
+FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """One tensor of a file: a description that can be sent to another process, and reads itself from there.
+
+    ``offset`` is absolute in the file; ``file_bytes`` is the file's size when it was checked.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    path: str
+    offset: int
+    file_bytes: int
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * _BITS[self.dtype] // 8
+
+    @property
+    def rows(self) -> int:
+        """Length of the first axis (1 for a scalar)."""
+        return self.shape[0] if self.shape else 1
+
+    def read(self, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        """Rows ``start`` to ``stop`` of the first axis in their own dtype; bfloat16 comes as its bits in uint16.
+
+        CheckpointError where the file has changed since, UnsupportedError for 8-bit floats and smaller.
+        """
+        dtype = _NUMPY.get(self.dtype)
+        if dtype is None:
+            raise UnsupportedError(
+                f"tensor of dtype {self.dtype}",
+                path=self.path,
+                tensor=self.name,
+                expected="one of " + ", ".join(_NUMPY),
+                remedy="convert the checkpoint to bfloat16 first",
+            )
+        stop = self.rows if stop is None else stop
+        row = prod(self.shape[1:])
+        data = np.empty((stop - start) * row, dtype)
+        _read_into(self, self.offset + start * row * data.itemsize, data)
+        return data.reshape((stop - start, *self.shape[1:])) if self.shape else data.reshape(())
+
+    def read_f32(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float32]:
+        """The same rows as float32 (float64 is rounded). UnsupportedError for integers, which are not weights."""
+        if self.dtype not in FLOATS:
+            raise UnsupportedError(
+                f"weights of dtype {self.dtype}",
+                path=self.path,
+                tensor=self.name,
+                expected="one of " + ", ".join(sorted(FLOATS)),
+                remedy="a checkpoint that is already quantized has to be dequantized first",
+            )
+        data = self.read(start, stop)
+        if self.dtype == "BF16":
+            return (data.astype(np.uint32) << 16).view(np.float32)
+        with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which the caller refuses by name
+            return data.astype(np.float32, copy=False)
+
+
+def _read_into(tensor: LazyTensor, offset: int, data: npt.NDArray[Any]) -> None:
+    view = data.data.cast("B") if data.size else memoryview(b"")
+    try:
+        with Path(tensor.path).open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(offset)
+            done = 0
+            while size == tensor.file_bytes and done < len(view):
+                count = file.readinto(view[done:])
+                if not count:
+                    break
+                done += count
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror}", path=tensor.path, tensor=tensor.name) from None
+    if size != tensor.file_bytes or done != len(view):
+        raise CheckpointError(
+            "file changed while it was being read",
+            path=tensor.path,
+            tensor=tensor.name,
+            expected=f"{tensor.file_bytes} bytes",
+            got=f"{size} bytes",
+        )
+
+
+def read_header(path: Path) -> dict[str, LazyTensor]:
+    """The tensors of one file, in order of their data. CheckpointError on any departure from the format."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            head = file.read(8)
+            length = int.from_bytes(head, "little")
+            if len(head) < 8 or length > min(MAX_HEADER, size - 8):
+                raise CheckpointError(
+                    "header does not fit",
+                    path=path,
+                    offset=0,
+                    field="header length",
+                    expected=f"at most {max(0, min(MAX_HEADER, size - 8))} bytes in a file of {size}",
+                    got=length if len(head) == 8 else f"a file of {size} bytes",
+                    remedy="the file is truncated or is not safetensors; download it again",
+                )
+            text = file.read(length)
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror}", path=path) from None
+    if not text.startswith(b"{"):
+        raise CheckpointError("header does not begin with '{'", path=path, offset=8, field="header")
+    header = strictjson.parse(text, path, "header")
+    _check_metadata(header.pop("__metadata__", {}), path)
+    tensors = [_tensor(name, entry, path, 8 + length, size) for name, entry in header.items()]
+    tensors.sort(key=lambda t: (t.offset, t.nbytes))
+    _check_tiling(tensors, path, 8 + length, size)
+    return {tensor.name: tensor for tensor in tensors}
+
+
+def _check_metadata(metadata: Any, path: Path) -> None:
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointError("__metadata__ must map strings to strings", path=path, field="header: __metadata__")
+
+
+def _tensor(name: str, entry: Any, path: Path, start: int, size: int) -> LazyTensor:
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise CheckpointError(
+            "entry is malformed",
+            path=path,
+            tensor=name[:200],
+            expected="dtype, shape and data_offsets",
+            got=_brief(entry),
+        )
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _BITS:
+        raise CheckpointError("unknown dtype", path=path, tensor=name[:200], got=_brief(dtype))
+    if not _sizes(shape) or len(shape) > MAX_DIMS:
+        raise CheckpointError(
+            "shape is malformed", path=path, tensor=name[:200], expected=f"up to {MAX_DIMS} sizes", got=_brief(shape)
+        )
+    if not _sizes(offsets) or len(offsets) != 2 or not offsets[0] <= offsets[1] <= size - start:
+        raise CheckpointError(
+            "data_offsets are outside the file",
+            path=path,
+            tensor=name[:200],
+            expected=f"begin <= end <= {size - start}",
+            got=_brief(offsets),
+            remedy="the file is truncated; download it again",
+        )
+    bits = prod(shape) * _BITS[dtype]
+    if bits % 8 or bits // 8 != offsets[1] - offsets[0]:
+        raise CheckpointError(
+            "data_offsets do not match dtype and shape",
+            path=path,
+            tensor=name[:200],
+            expected=f"{bits // 8} bytes",
+            got=f"{offsets[1] - offsets[0]} bytes",
+        )
+    return LazyTensor(name, dtype, tuple(shape), str(path), start + offsets[0], size)
+
+
+def _sizes(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
+
+
+def _brief(value: Any) -> str:
+    return repr(value)[:120]
+
+
+def _check_tiling(tensors: list[LazyTensor], path: Path, start: int, size: int) -> None:
+    """Data must follow each other from the header to the end of the file, without overlap or hole."""
+    position = start
+    for tensor in tensors:
+        if tensor.offset != position:
+            raise CheckpointError(
+                "data overlaps another tensor" if tensor.offset < position else "there is a hole before the data",
+                path=path,
+                tensor=tensor.name[:200],
+                expected=f"data to begin at byte {position}",
+                got=tensor.offset,
+            )
+        position += tensor.nbytes
+    if position != size:
+        raise CheckpointError("bytes after the last tensor", path=path, offset=position, expected=position, got=size)

@@ -1,0 +1,53 @@
+"""JSON read strictly: UTF-8, no duplicate keys, no NaN, an object at the top."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from gguflike.errors import CheckpointError
+
+
+class _Reject(ValueError):
+    pass
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _Reject(f"duplicate key {key[:80]!r}")
+            seen.add(key)
+    return table
+
+
+def _no_constant(name: str) -> float:
+    raise _Reject(f"{name} is not JSON")
+
+
+def parse(data: bytes, path: str | os.PathLike[str], field: str) -> dict[str, Any]:
+    """The JSON object in ``data``. CheckpointError says where it stands and what is wrong with it."""
+    try:
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise CheckpointError("not UTF-8", path=path, field=field, offset=error.start) from None
+    except RecursionError:
+        raise CheckpointError("JSON is nested too deeply", path=path, field=field) from None
+    except ValueError as error:
+        raise CheckpointError(f"not valid JSON: {error}", path=path, field=field) from None
+    if not isinstance(value, dict):
+        raise CheckpointError("not a JSON object", path=path, field=field, got=type(value).__name__)
+    return value
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. CheckpointError where it cannot be read."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror}", path=path) from None
+    return parse(data, path, path.name)
