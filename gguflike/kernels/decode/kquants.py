@@ -1,0 +1,120 @@
+"""Decoding of the K types: super-blocks of 256 weights, small integer scales per sub-block. Arguments as in simple.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gguflike.kernels._jit import jit
+from gguflike.kernels.lanes import to_float
+from gguflike.kernels.packed import bytes16, half, i8, store16, u8, u32
+
+_LOW6, _LOW4, _TOP2 = np.uint64(0x3F3F3F3F), np.uint64(0x0F0F0F0F), np.uint64(0x30303030)
+_2, _4, _8, _32, _255 = np.uint64(2), np.uint64(4), np.uint64(8), np.uint64(32), np.uint64(255)
+
+
+@jit
+def decode_q2_k(start: int, stop: int, source: int, target: int) -> None:
+    for block in range(start, stop):
+        at, out = source + block * 84, target + block * 1024
+        d, dmin = half(at + 80), half(at + 82)
+        for group in range(2):
+            for plane in range(4):
+                for part in range(2):
+                    sub = 8 * group + 2 * plane + part
+                    scales = u8(at + sub)
+                    scale = d * np.float32(scales & np.uint64(15))
+                    minimum = dmin * np.float32(scales >> _4)
+                    q = (bytes16(at + 16 + 32 * group + 16 * part) >> (2 * plane)) & 3
+                    store16(out + 64 * sub, to_float(q) * scale - minimum)
+
+
+@jit
+def decode_q3_k(start: int, stop: int, source: int, target: int) -> None:
+    for block in range(start, stop):
+        at, out = source + block * 110, target + block * 1024
+        d = half(at + 108)
+        for group in range(2):
+            for plane in range(4):
+                for part in range(2):
+                    sub = 8 * group + 2 * plane + part
+                    low = (u8(at + 96 + sub % 8) >> np.uint64(4 * group)) & np.uint64(15)
+                    high = (u8(at + 104 + sub % 4) >> np.uint64(sub // 4 * 2)) & np.uint64(3)
+                    scale = d * np.float32(np.int64(low | high << _4) - 32)
+                    q = (bytes16(at + 32 + 32 * group + 16 * part) >> (2 * plane)) & 3
+                    kept = (bytes16(at + 16 * part) >> (4 * group + plane)) & 1
+                    store16(out + 64 * sub, to_float(q + (kept << 2) - 4) * scale)
+
+
+@jit
+def six_bit_scales(at: int) -> Any:
+    """The 8 scales of Q4_K and Q5_K as the bytes of one word, from the 12 bytes at an address."""
+    first, nibbles = u32(at), u32(at + 8)
+    return (first & _LOW6) | ((nibbles & _LOW4) | (first >> _2 & _TOP2)) << _32
+
+
+@jit
+def six_bit_mins(at: int) -> Any:
+    """The 8 mins of Q4_K and Q5_K as the bytes of one word, from the 12 bytes at an address."""
+    second, nibbles = u32(at + 4), u32(at + 8)
+    return (second & _LOW6) | ((nibbles >> _4 & _LOW4) | (second >> _2 & _TOP2)) << _32
+
+
+@jit
+def decode_q4_k(start: int, stop: int, source: int, target: int) -> None:
+    for block in range(start, stop):
+        at, out = source + block * 144, target + block * 1024
+        d, dmin = half(at), half(at + 2)
+        scales, mins = six_bit_scales(at + 4), six_bit_mins(at + 4)
+        for pair in range(4):
+            scale0, minimum0 = d * np.float32(scales & _255), dmin * np.float32(mins & _255)
+            scales, mins = scales >> _8, mins >> _8
+            scale1, minimum1 = d * np.float32(scales & _255), dmin * np.float32(mins & _255)
+            scales, mins = scales >> _8, mins >> _8
+            for part in range(2):
+                q = bytes16(at + 16 + 32 * pair + 16 * part)
+                store16(out + 256 * pair + 64 * part, to_float(q & 15) * scale0 - minimum0)
+                store16(out + 256 * pair + 64 * part + 128, to_float(q >> 4) * scale1 - minimum1)
+
+
+@jit
+def decode_q5_k(start: int, stop: int, source: int, target: int) -> None:
+    for block in range(start, stop):
+        at, out = source + block * 176, target + block * 1024
+        d, dmin = half(at), half(at + 2)
+        scales, mins = six_bit_scales(at + 4), six_bit_mins(at + 4)
+        high0, high1 = bytes16(at + 16), bytes16(at + 32)
+        for pair in range(4):
+            scale0, minimum0 = d * np.float32(scales & _255), dmin * np.float32(mins & _255)
+            scales, mins = scales >> _8, mins >> _8
+            scale1, minimum1 = d * np.float32(scales & _255), dmin * np.float32(mins & _255)
+            scales, mins = scales >> _8, mins >> _8
+            low0, low1 = bytes16(at + 48 + 32 * pair), bytes16(at + 64 + 32 * pair)
+            store16(out + 256 * pair, to_float(low0 & 15 | (high0 & 1) << 4) * scale0 - minimum0)
+            store16(out + 256 * pair + 64, to_float(low1 & 15 | (high1 & 1) << 4) * scale0 - minimum0)
+            store16(out + 256 * pair + 128, to_float(low0 >> 4 | (high0 & 2) << 3) * scale1 - minimum1)
+            store16(out + 256 * pair + 192, to_float(low1 >> 4 | (high1 & 2) << 3) * scale1 - minimum1)
+            high0, high1 = high0 >> 2, high1 >> 2
+
+
+@jit
+def decode_q6_k(start: int, stop: int, source: int, target: int) -> None:
+    for block in range(start, stop):
+        at, out = source + block * 210, target + block * 1024
+        d = half(at + 208)
+        for group in range(2):
+            for part in range(2):
+                low0 = bytes16(at + 64 * group + 16 * part)
+                low1 = bytes16(at + 64 * group + 16 * part + 32)
+                high = bytes16(at + 128 + 32 * group + 16 * part)
+                scales = at + 192 + 8 * group + part
+                place = out + 512 * group + 64 * part
+                q = (low0 & 15) | (high & 3) << 4
+                store16(place, to_float(q - 32) * (d * np.float32(i8(scales))))
+                q = (low1 & 15) | (high >> 2 & 3) << 4
+                store16(place + 128, to_float(q - 32) * (d * np.float32(i8(scales + 2))))
+                q = (low0 >> 4) | (high >> 4 & 3) << 4
+                store16(place + 256, to_float(q - 32) * (d * np.float32(i8(scales + 4))))
+                q = (low1 >> 4) | (high >> 6) << 4
+                store16(place + 384, to_float(q - 32) * (d * np.float32(i8(scales + 6))))
