@@ -1,0 +1,27 @@
+"""The container: GGUF files, read and written. Importing this does not import numba."""
+
+from gguflike.container.layout import TensorInfo, TensorSpec
+from gguflike.container.metadata import Metadata
+from gguflike.container.plan import FilePlan, plan
+from gguflike.container.reader import GGUFFile
+from gguflike.container.shards import open
+from gguflike.container.target import refuse_source
+from gguflike.container.values import Typed, ValueType
+from gguflike.container.writer import Receipt, Slot, Writer, write
+
+__all__ = [
+    "FilePlan",
+    "GGUFFile",
+    "Metadata",
+    "Receipt",
+    "Slot",
+    "TensorInfo",
+    "TensorSpec",
+    "Typed",
+    "ValueType",
+    "Writer",
+    "open",
+    "plan",
+    "refuse_source",
+    "write",
+]

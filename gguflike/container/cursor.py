@@ -1,0 +1,117 @@
+"""A place in a header: reads forward, and fails with the field and the byte it stands at."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, NoReturn
+
+from gguflike.container.layout import MAX_HEADER_BYTES
+from gguflike.errors import GGUFError
+
+
+class Cursor:
+    """Reads forward through a buffer and fails with the place and the field it stands at."""
+
+    def __init__(self, buffer: Any, path: str) -> None:
+        self.buffer = buffer
+        self.path = path
+        self.file_bytes = len(buffer)
+        self.end = min(self.file_bytes, MAX_HEADER_BYTES)
+        self.position = 0
+        self.record = "header"
+        self.set_order("<")
+
+    def set_order(self, order: str) -> None:
+        """Read numbers in byte order "<" or ">" from here on."""
+        self.u32, self.u64 = struct.Struct(order + "I"), struct.Struct(order + "Q")
+
+    def error(self, what: str, rule: str, part: str, *, offset: int | None = None, **details: Any) -> GGUFError:
+        """The error at ``part`` of the record being read."""
+        place = self.position if offset is None else offset
+        return GGUFError(what, path=self.path, offset=place, field=f"{self.record}.{part}", rule=rule, **details)
+
+    def fail(self, what: str, rule: str, part: str, *, offset: int | None = None, **details: Any) -> NoReturn:
+        """Raise ``error(...)``."""
+        raise self.error(what, rule, part, offset=offset, **details)
+
+    def relocate(self, error: GGUFError, part: str, offset: int, tensor: str | None = None) -> NoReturn:
+        """Raise a check's error with the place it was made without."""
+        raise GGUFError(
+            error.what,
+            path=self.path,
+            offset=offset,
+            tensor=tensor,
+            field=f"{self.record}.{part}",
+            rule=error.rule,
+            expected=error.expected,
+            got=error.got,
+            remedy=error.remedy,
+        ) from None
+
+    def need(self, count: int, part: str) -> None:
+        """Fail unless ``count`` more bytes are there."""
+        if count > self.end - self.position:
+            self.overrun(count, part, self.position)
+
+    def overrun(self, count: int, part: str, offset: int) -> NoReturn:
+        """Fail because the header ends, or passes the limit on its size, before ``count`` more bytes."""
+        if self.end < self.file_bytes:
+            self.fail(
+                "header is larger than any sane file needs",
+                "C-006",
+                part,
+                offset=offset,
+                expected=f"at most {MAX_HEADER_BYTES} bytes",
+            )
+        self.fail(
+            "file ends inside the header",
+            "C-005",
+            part,
+            offset=offset,
+            expected=f"{count} more bytes",
+            got=f"{self.end - offset}",
+            remedy="the file is truncated or damaged; get it again",
+        )
+
+    def read_u32(self, part: str) -> int:
+        """The next UINT32."""
+        self.need(4, part)
+        (value,) = self.u32.unpack_from(self.buffer, self.position)
+        self.position += 4
+        return int(value)
+
+    def read_u64(self, part: str) -> int:
+        """The next UINT64."""
+        self.need(8, part)
+        (value,) = self.u64.unpack_from(self.buffer, self.position)
+        self.position += 8
+        return int(value)
+
+    def read_bytes(self, part: str) -> bytes:
+        """A string: its length is checked before it is sliced."""
+        start = self.position
+        length = self.read_u64(part)
+        if length > self.end - self.position:
+            self.fail(
+                "string is longer than what is left of the header",
+                "C-007",
+                part,
+                offset=start,
+                expected=f"at most {self.end - self.position} bytes",
+                got=length,
+            )
+        self.position += length
+        return bytes(self.buffer[self.position - length : self.position])
+
+    def count(self, value: int, least: int, rule: str, part: str, offset: int) -> int:
+        """A declared count, refused when so many records of at least ``least`` bytes cannot follow."""
+        if value * least > self.end - self.position:
+            self.fail(
+                "count is larger than the file can hold",
+                rule,
+                part,
+                offset=offset,
+                expected=f"at most {(self.end - self.position) // least}",
+                got=value,
+            )
+        return value

@@ -1,0 +1,89 @@
+"""Content digests: where they stand in a file and what they cover. The promise is stated in spec/metadata.md.
+
+Two metadata values of fixed width, so that the header's size is known before the data: ``gguflike.digest.tensors``
+holds one SHA-256 per tensor, in the order of the tensors, and ``gguflike.digest.header`` the SHA-256 of everything
+before the data section, taken with its own 64 characters set to "0". Hexadecimal, so ``sha256sum`` can check them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gguflike.container.metadata import Metadata
+from gguflike.container.values import Typed, ValueType
+from gguflike.errors import GGUFError
+
+PREFIX = "gguflike.digest."
+TENSORS_KEY = PREFIX + "tensors"
+HEADER_KEY = PREFIX + "header"
+WIDTH = 64
+BLANK = "0" * WIDTH
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Where in the header the digests' characters stand: those of the tensors, and the header's own."""
+
+    tensors: tuple[int, ...]
+    header: int
+
+
+def blank_values(tensor_count: int) -> dict[str, Typed]:
+    """The metadata that reserves the digests."""
+    return {
+        TENSORS_KEY: Typed([BLANK] * tensor_count, ValueType.ARRAY, ValueType.STRING),
+        HEADER_KEY: Typed(BLANK, ValueType.STRING),
+    }
+
+
+def patch(header: bytes, slots: Slots, tensors: list[str]) -> bytes:
+    """The header with the tensors' digests and its own filled in."""
+    patched = bytearray(header)
+    for place, text in zip(slots.tensors, tensors, strict=True):
+        patched[place : place + WIDTH] = text.encode()
+    own = header_digest(bytes(patched), slots.header).encode()
+    patched[slots.header : slots.header + WIDTH] = own
+    return bytes(patched)
+
+
+def header_digest(header: bytes, place: int) -> str:
+    """SHA-256 of the bytes before the data section, with the WIDTH characters at ``place`` set to "0"."""
+    digest = hashlib.sha256(header[:place])
+    digest.update(BLANK.encode())
+    digest.update(header[place + WIDTH :])
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The digests a file states: of its header, where that stands, and of each tensor by name."""
+
+    header: str
+    header_at: int
+    tensors: Mapping[str, str]
+
+
+def recorded(metadata: Metadata, names: list[str]) -> Recorded | None:
+    """The digests in a file's metadata; None where there are none. GGUFError (M-001) where they are malformed."""
+    if TENSORS_KEY not in metadata and HEADER_KEY not in metadata:
+        return None
+    for key in (TENSORS_KEY, HEADER_KEY):
+        if key not in metadata:
+            raise GGUFError("only a part of the digests is there", rule="M-001", field=key, expected="both keys")
+    texts, header = metadata[TENSORS_KEY], metadata[HEADER_KEY]
+    if metadata.item_type_of(TENSORS_KEY) is not ValueType.STRING or len(texts) != len(names):
+        raise GGUFError(
+            "digests do not fit the tensors",
+            rule="M-001",
+            field=TENSORS_KEY,
+            expected=f"{len(names)} strings",
+            got=f"{metadata.count_of(TENSORS_KEY)} values",
+        )
+    for key, text in [(HEADER_KEY, header), *((TENSORS_KEY, text) for text in texts)]:
+        if not isinstance(text, str) or len(text) != WIDTH or text.strip("0123456789abcdef"):
+            raise GGUFError(
+                "digest is malformed", rule="M-001", field=key, expected=f"{WIDTH} hexadecimal digits", got=repr(text)
+            )
+    return Recorded(header, metadata.entry(HEADER_KEY).start, dict(zip(names, texts, strict=True)))

@@ -1,0 +1,335 @@
+"""Parsing of a header: every number is checked against the bytes that are left before it is used."""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike.container.cursor import Cursor
+from gguflike.container.layout import (
+    ALIGNMENT_KEY,
+    ARCHITECTURE_KEY,
+    DEFAULT_ALIGNMENT,
+    HEADER_BYTES,
+    MAGIC,
+    MAX_ALIGNMENT,
+    MAX_DIMS,
+    MAX_HEADER_BYTES,
+    MIN_KV_BYTES,
+    MIN_STRING_BYTES,
+    MIN_TENSOR_BYTES,
+    READABLE_VERSIONS,
+    VARIANTS,
+    align_up,
+    check_alignment,
+    check_key,
+    check_name,
+    known_format,
+    misplaced,
+    tensor_bytes,
+)
+from gguflike.container.metadata import Entry, Metadata
+from gguflike.container.strings import StringOverrun, skip_strings
+from gguflike.container.values import SIZES, ValueType
+from gguflike.errors import GGUFError
+
+# Columns of the table of tensors: ggml's four dimensions, their number, type id, relative offset, bytes, and where in
+# the header the offset stands. A table of numbers, not of objects: 200,000 tensors take 14 MB.
+NE, N_DIMS, TYPE, OFFSET, NBYTES, PLACE = slice(0, 4), 4, 5, 6, 7, 8
+COLUMNS = 9
+
+# What people save as .gguf by mistake: first bytes, what it is, what to do.
+_IMPOSTORS = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "fetch it with `git lfs pull`"),
+    (b"PK\x03\x04", "a zip archive (or a PyTorch checkpoint)", "unpack it, or convert the checkpoint"),
+    (b"\x1f\x8b", "a gzip archive", "unpack it first"),
+    (b"ustar", "a tar archive", "unpack it first"),
+    (b"lmgg", "a GGML file from before GGUF", "convert the model again from its original checkpoint"),
+    (b"tjgg", "a GGJT file from before GGUF", "convert the model again from its original checkpoint"),
+    (b"fmgg", "a GGMF file from before GGUF", "convert the model again from its original checkpoint"),
+    (b"FUGG", "a file whose magic is byte-swapped", "make it again: the magic reads GGUF in both byte orders"),
+    (b"<", "a web page (HTML or XML), perhaps an error or login page", "download the file itself"),
+    (b"{", "a JSON document", "download the file itself, or convert the checkpoint it belongs to"),
+)
+
+
+@dataclass(frozen=True)
+class Header:
+    """A parsed header. ``table`` has one row of COLUMNS numbers per tensor, ``names`` its row numbers."""
+
+    version: int
+    order: str  # "<" or ">"
+    metadata: Metadata
+    alignment: int
+    data_offset: int
+    end: int  # where the last tensor record ends; padding up to data_offset follows
+    names: dict[str, int]
+    table: npt.NDArray[np.uint64]
+
+
+def parse(buffer: Any, path: str) -> Header:
+    """Parse the header at the start of ``buffer`` (the whole file, mapped). GGUFError with place and rule."""
+    cursor = Cursor(buffer, path)
+    version, order = _preamble(cursor)
+    tensor_count_at = cursor.position
+    tensor_count = cursor.read_u64("tensor_count")
+    kv_count_at = cursor.position
+    kv_count = cursor.read_u64("metadata_count")
+    cursor.count(tensor_count, MIN_TENSOR_BYTES, "C-003", "tensor_count", tensor_count_at)
+    cursor.count(kv_count, MIN_KV_BYTES, "C-004", "metadata_count", kv_count_at)
+    entries = _metadata(cursor, kv_count, order)
+    metadata = Metadata(buffer, order, entries)
+    alignment = _alignment(cursor, metadata)
+    _check_architecture(cursor, metadata)
+    names, table = _tensors(cursor, tensor_count, order)
+    data_offset = align_up(cursor.position, alignment)
+    header = Header(version, order, metadata, alignment, data_offset, cursor.position, names, table)
+    _check_places(cursor, header)
+    return header
+
+
+def _preamble(cursor: Cursor) -> tuple[int, str]:
+    """Magic and version; sets the byte order."""
+    start = bytes(cursor.buffer[:HEADER_BYTES])
+    if start[:4] != MAGIC:
+        what, remedy = _impostor(start)
+        cursor.fail(what, "C-001", "magic", expected="'GGUF'", got=repr(start[:8]), remedy=remedy)
+    cursor.position = 4
+    cursor.need(HEADER_BYTES - 4, "version")
+    little, big = (struct.unpack_from(order + "I", start, 4)[0] for order in "<>")
+    cursor.position = 8
+    if little in READABLE_VERSIONS:
+        return little, "<"
+    if big in READABLE_VERSIONS:
+        cursor.set_order(">")
+        return big, ">"
+    remedy = "the file is damaged or made by a newer tool"
+    if 1 in (little, big):
+        remedy = "convert the model again: version 1 was in use for a few weeks of 2023"
+    raise cursor.error(
+        "GGUF version is not supported",
+        "C-002",
+        "version",
+        offset=4,
+        expected="2 or 3, in either byte order",
+        got=little,
+        remedy=remedy,
+    )
+
+
+def _impostor(start: bytes) -> tuple[str, str]:
+    """What a file without the magic may be, and what to do."""
+    if not start:
+        return "file is empty", "get the file again"
+    if not start.strip(b"\0"):
+        return "file begins with zeros: it was never written to the end", "get or make the file again"
+    if len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < MAX_HEADER_BYTES:
+        return "this is a safetensors file, not GGUF", "convert its folder with `gguflike convert`"
+    for first, what, remedy in _IMPOSTORS:
+        if start.lstrip().startswith(first):
+            return f"this is {what}, not GGUF", remedy
+    return "not a GGUF file", "check that this is the file you meant"
+
+
+def _metadata(cursor: Cursor, count: int, order: str) -> dict[str, Entry]:
+    entries: dict[str, Entry] = {}
+    for index in range(count):
+        cursor.record = f"metadata[{index}]"
+        start = cursor.position
+        try:
+            key = check_key(cursor.read_bytes("key"))
+        except GGUFError as error:
+            if error.path is not None:
+                raise
+            cursor.relocate(error, "key", start)
+        if key in entries:
+            cursor.fail("duplicate key", "C-010", "key", offset=start, got=repr(key))
+        cursor.record = f"metadata[{index}] {key!r}"
+        kind = _value_type(cursor, "type")
+        entries[key] = _array(cursor, order) if kind is ValueType.ARRAY else _value(cursor, kind)
+    return entries
+
+
+def _value_type(cursor: Cursor, part: str) -> ValueType:
+    number = cursor.read_u32(part)
+    if number > max(ValueType):
+        cursor.fail("unknown metadata type", "C-011", part, offset=cursor.position - 4, expected="0 to 12", got=number)
+    return ValueType(number)
+
+
+def _value(cursor: Cursor, kind: ValueType) -> Entry:
+    if kind is ValueType.STRING:
+        data = cursor.read_bytes("value")
+        return Entry(kind, None, len(data), cursor.position - len(data), cursor.position)
+    size = SIZES[kind]
+    cursor.need(size, "value")
+    start = cursor.position
+    cursor.position += size
+    if kind is ValueType.BOOL:
+        _check_bools(cursor, start, 1)
+    return Entry(kind, None, 1, start, cursor.position)
+
+
+def _array(cursor: Cursor, order: str) -> Entry:
+    kind = _value_type(cursor, "item_type")
+    if kind is ValueType.ARRAY:
+        cursor.fail("arrays of arrays are not allowed", "C-012", "item_type", offset=cursor.position - 4)
+    count_at = cursor.position
+    count = cursor.read_u64("count")
+    least = MIN_STRING_BYTES if kind is ValueType.STRING else SIZES[kind]
+    cursor.count(count, least, "C-013", "count", count_at)
+    start = cursor.position
+    if kind is ValueType.STRING:
+        try:
+            cursor.position = skip_strings(cursor.buffer, start, count, cursor.end, order)
+        except StringOverrun as overrun:
+            cursor.fail(
+                "string is longer than what is left of the header",
+                "C-007",
+                f"value[{overrun.index}]",
+                offset=overrun.position,
+                expected=f"at most {max(cursor.end - overrun.position - 8, 0)} bytes",
+                got=overrun.length,
+            )
+    else:
+        cursor.position += count * least
+        if kind is ValueType.BOOL:
+            _check_bools(cursor, start, count)
+    return Entry(ValueType.ARRAY, kind, count, start, cursor.position)
+
+
+def _check_bools(cursor: Cursor, start: int, count: int) -> None:
+    values = np.frombuffer(cursor.buffer, np.uint8, count, start)
+    bad = np.flatnonzero(values > 1)
+    if len(bad):
+        cursor.fail("BOOL is neither 0 nor 1", "C-014", "value", offset=start + int(bad[0]), got=int(values[bad[0]]))
+
+
+def _alignment(cursor: Cursor, metadata: Metadata) -> int:
+    if ALIGNMENT_KEY not in metadata:
+        return DEFAULT_ALIGNMENT
+    entry = metadata.entry(ALIGNMENT_KEY)
+    value = metadata[ALIGNMENT_KEY]
+    if entry.type is not ValueType.UINT32 or not check_alignment(value):
+        cursor.record = "metadata"
+        cursor.fail(
+            "alignment is not usable",
+            "C-015",
+            ALIGNMENT_KEY,
+            offset=entry.start,
+            expected=f"a UINT32 that is a power of two, at most {MAX_ALIGNMENT}",
+            got=f"{entry.type.name} {value!r}"[:80],
+        )
+    return int(value)
+
+
+def _check_architecture(cursor: Cursor, metadata: Metadata) -> None:
+    if ARCHITECTURE_KEY not in metadata:
+        return
+    entry = metadata.entry(ARCHITECTURE_KEY)
+    if entry.type is not ValueType.STRING or not isinstance(metadata[ARCHITECTURE_KEY], str):
+        cursor.record = "metadata"
+        got = entry.type.name if entry.type is not ValueType.STRING else metadata[ARCHITECTURE_KEY]
+        cursor.fail(
+            "architecture is not a UTF-8 string",
+            "C-016",
+            ARCHITECTURE_KEY,
+            offset=entry.start,
+            expected="STRING",
+            got=got,
+        )
+
+
+def _tensors(cursor: Cursor, count: int, order: str) -> tuple[dict[str, int], npt.NDArray[np.uint64]]:
+    names: dict[str, int] = {}
+    numbers = array("Q")
+    tails = [struct.Struct(f"{order}{n}QIQ") for n in range(MAX_DIMS + 1)]
+    for index in range(count):
+        cursor.record = f"tensor[{index}]"
+        start = cursor.position
+        part, at = "name", start
+        try:
+            name = check_name(cursor.read_bytes("name"))
+            if name in names:
+                cursor.fail("duplicate tensor name", "C-019", "name", offset=start, got=repr(name))
+            names[name] = index
+            n_dims = cursor.read_u32("n_dims")
+            if n_dims > MAX_DIMS:
+                cursor.fail(
+                    "too many dimensions", "C-020", "n_dims", offset=cursor.position - 4, expected="0 to 4", got=n_dims
+                )
+            tail = tails[n_dims]
+            cursor.need(tail.size, "dims")
+            *dims, type_id, offset = tail.unpack_from(cursor.buffer, cursor.position)
+            cursor.position += tail.size
+            part, at = "type", cursor.position - 12
+            fmt = known_format(type_id)
+            part, at = "dims", cursor.position - tail.size
+            size = tensor_bytes(tuple(dims), fmt)
+        except GGUFError as error:
+            if error.path is not None:
+                raise
+            cursor.relocate(error, part, at, None if part == "name" else name)
+        numbers.extend((*dims, *(1,) * (4 - n_dims), n_dims, type_id, offset, size, cursor.position - 8))
+    return names, np.array(numbers, np.uint64).reshape(count, COLUMNS)
+
+
+def _check_places(cursor: Cursor, header: Header) -> None:
+    """Alignment, range and overlap of all tensors, with the place of the offset that is wrong."""
+    table = header.table
+    room = cursor.file_bytes - header.data_offset
+    bad = misplaced(table[:, OFFSET], table[:, NBYTES], header.alignment, room)
+    if bad is None:
+        return
+    names = list(header.names)
+    offset, size = int(table[bad.index, OFFSET]), int(table[bad.index, NBYTES])
+    cursor.record = f"tensor[{bad.index}]"
+    what, expected, got, remedy = {
+        "C-024": ("data offset is not aligned", f"a multiple of {header.alignment}", offset, None),
+        "C-025": (
+            "data lies outside the file",
+            f"{size} bytes at data offset {offset}",
+            f"{max(room, 0)} bytes of data in the file",
+            "the file is truncated or damaged; get it again",
+        ),
+        "C-026": (
+            "data overlaps another tensor's",
+            f"{size} bytes of its own at data offset {offset}",
+            f"shared with {names[bad.other]!r}",
+            "the file is damaged or was made by a faulty tool",
+        ),
+    }[bad.rule]
+    variant = _variant(header, bad.index, room) or (_variant(header, bad.other, room) if bad.other >= 0 else None)
+    if variant:
+        what, remedy = f"{what}; the layout fits {variant}", "use the fork that made the file, or requantize"
+    cursor.fail(
+        what,
+        bad.rule,
+        "offset",
+        offset=int(table[bad.index, PLACE]),
+        expected=expected,
+        got=got,
+        remedy=remedy,
+        tensor=names[bad.index],
+    )
+
+
+def _variant(header: Header, index: int, room: int) -> str | None:
+    """What a fork stores under this tensor's type id, if the room up to the next tensor is exactly what that needs."""
+    table = header.table
+    if int(table[index, TYPE]) not in VARIANTS:
+        return None
+    block, block_bytes, what = VARIANTS[int(table[index, TYPE])]
+    weights = 1
+    for dim in table[index, NE]:
+        weights *= int(dim)
+    start = int(table[index, OFFSET])
+    later = [int(o) for o in table[:, OFFSET] if int(o) > start]
+    needed = weights // block * block_bytes
+    spans = {align_up(needed, header.alignment), needed} if not later else {align_up(needed, header.alignment)}
+    return what if min(later, default=room) - start in spans else None

@@ -1,0 +1,151 @@
+"""Opening a file: the header is parsed at once, tensors are views of the mapped file."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from gguflike.blocks import BlockFormat, format_by_id
+from gguflike.container.header import N_DIMS, NBYTES, OFFSET, TYPE, parse
+from gguflike.container.layout import ARCHITECTURE_KEY, TensorInfo
+from gguflike.container.metadata import Metadata
+from gguflike.errors import GGUFError
+from gguflike.tensor import QuantizedTensor
+
+T = TypeVar("T")
+
+
+class Lazy(Mapping[str, T]):
+    """Names in file order; each value is made when it is asked for."""
+
+    def __init__(self, names: Mapping[str, Any], make: Callable[[str], T]) -> None:
+        self._names = names
+        self._make = make
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._make(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __repr__(self) -> str:
+        return f"{len(self)} tensors"
+
+
+class GGUFFile:
+    """One open file. A context manager; ``close`` lets go of the mapping, tensors taken before stay valid.
+
+    ``path``, ``version`` (2 or 3), ``byteorder`` ("little" or "big"), ``alignment``, ``data_offset`` (where the data
+    section begins), ``header_bytes`` (where the header's last record ends), ``file_bytes``, ``metadata``, ``infos``
+    (where each tensor stands), ``tensors`` (the tensors), ``architecture`` (None where the file names none).
+
+    Data of little-endian files is never copied. Big-endian data is swapped, field by field, into a copy on access.
+    The file must not shrink while it is open: the operating system then kills a process that touches the lost pages.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._map: Any = _map(self.path)
+        self._header = parse(self._map, self.path)
+        self.file_bytes = len(self._map)
+        header = self._header
+        self.version = header.version
+        self.byteorder: Literal["little", "big"] = "little" if header.order == "<" else "big"
+        self.alignment = header.alignment
+        self.data_offset = header.data_offset
+        self.header_bytes = header.end
+        self.metadata: Metadata = header.metadata
+        self.infos: Mapping[str, TensorInfo] = Lazy(header.names, self._info)
+        self.tensors: Mapping[str, QuantizedTensor] = Lazy(header.names, self._tensor)
+
+    @property
+    def architecture(self) -> str | None:
+        """``general.architecture``, such as "llama"."""
+        return self.metadata.get(ARCHITECTURE_KEY)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files this consists of: one, or the shards in order."""
+        return (self.path,)
+
+    def close(self) -> None:
+        """Let go of the file. Metadata and new tensors cannot be read afterwards (ValueError)."""
+        try:
+            if not isinstance(self._map, bytes):
+                self._map.close()
+        except BufferError:  # tensors are still in use: the mapping goes with the last of them
+            pass
+        self._map = None
+
+    def __enter__(self) -> GGUFFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"GGUFFile({self.path!r}, {self.architecture}, {len(self.infos)} tensors)"
+
+    def _info(self, name: str) -> TensorInfo:
+        header = self._header
+        row = [int(number) for number in header.table[header.names[name]]]
+        fmt = _format(row[TYPE])
+        shape = tuple(reversed(row[: row[N_DIMS]]))
+        return TensorInfo(name, shape, fmt, header.data_offset + row[OFFSET], row[NBYTES])
+
+    def _tensor(self, name: str) -> QuantizedTensor:
+        if self._map is None:
+            raise ValueError(f"{self.path}: the file is closed")
+        info = self._info(name)
+        data = np.frombuffer(self._map, np.uint8, info.nbytes, info.offset) if info.nbytes else np.empty(0, np.uint8)
+        if self._header.order == ">":
+            stored = data.view(_swapped(info.format))
+            data = stored.astype(info.format.dtype).view(np.uint8).reshape(-1)
+        return QuantizedTensor(name, info.format, info.shape, data)
+
+
+def _swapped(fmt: BlockFormat) -> np.dtype[Any]:
+    dtype: np.dtype[Any] = fmt.dtype.newbyteorder(">")
+    return dtype
+
+
+def _format(type_id: int) -> BlockFormat:
+    fmt = format_by_id(type_id)
+    assert fmt is not None  # the parser refuses ids that are not in the table
+    return fmt
+
+
+def _map(path: str) -> mmap.mmap | bytes:
+    """The whole file, read-only. OSError as the system gives it; GGUFError for what is not a regular file."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not make us wait
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            folder = stat.S_ISDIR(status.st_mode)
+            raise GGUFError(
+                "not a file",
+                path=path,
+                rule="C-001",
+                expected="a regular file",
+                got="a folder" if folder else "a special file",
+                remedy="a Hugging Face folder is converted with `gguflike convert`" if folder else None,
+            )
+        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) if status.st_size else b""
+    finally:
+        os.close(descriptor)
