@@ -14,6 +14,7 @@ import numpy.typing as npt
 from gguflike.errors import QuantizationError
 
 Role = Literal["codes", "scale", "min", "packed"]
+Encoding = Literal["native", "bf16", "e8m0", "ue4m3", "nibbles"]
 Decode = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 
 
@@ -24,12 +25,15 @@ class Field:
     ``dtype`` is a little-endian numpy type string. ``role`` says how to read it: ``codes`` hold the
     quantized weights, ``scale`` and ``min`` are floating-point factors that must be finite, and
     ``packed`` is anything bit-packed (6-bit scales, sign bits) whose values are always valid.
+    ``encoding`` says where integers hold a float: ``bf16``, the 8-bit exponent ``e8m0``, the 8-bit float ``ue4m3``,
+    or ``nibbles``, a float16 in the upper four bits of four 16-bit words. Such a field must be finite, too.
     """
 
     name: str
     dtype: str
     count: int = 1
     role: Role = "codes"
+    encoding: Encoding = "native"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-WINDOW = 1 << 20  # bytes looked at together: bounds the memory, whatever the file says
+WINDOW = 1 << 15  # bytes looked at together: temporaries stay in the cache, whatever the file says
 FIRST_STEPS = 4  # plain steps after a broken chain; doubled each time that does not help
 MOST_STEPS = 1 << 15
 
