@@ -1,0 +1,90 @@
+"""The tokenizer files that a Hugging Face folder publishes, parsed but not interpreted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gguflike.checkpoint import strictjson
+from gguflike.errors import CheckpointError
+
+
+class TokenizerFiles:
+    """The tokenizer files of a folder, parsed; the optional ones are empty where absent."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "tokenizer.json"
+        if not self.path.exists():
+            raise CheckpointError(
+                "the folder has no tokenizer.json",
+                path=folder,
+                remedy="save one with transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...)",
+            )
+        self.document = document = strictjson.load(self.path)
+        self.config = _optional(folder / "tokenizer_config.json")
+        self.special_map = _optional(folder / "special_tokens_map.json")
+        self.model = self._part("model", dict)
+        self.added: list[dict[str, Any]] = self._part("added_tokens", list) if document.get("added_tokens") else []
+        if not all(isinstance(entry, dict) for entry in self.added):
+            raise CheckpointError("malformed tokenizer.json", path=self.path, field="added_tokens", expected="objects")
+        extra = _optional(folder / "added_tokens.json")
+        known = {entry.get("content") for entry in self.added}
+        self.added += [
+            {"id": index, "content": text, "special": False} for text, index in extra.items() if text not in known
+        ]
+
+    def _part(self, key: str, kind: type) -> Any:
+        value = self.document.get(key)
+        if not isinstance(value, kind):
+            raise CheckpointError(
+                "malformed tokenizer.json", path=self.path, field=key, expected=kind.__name__, got=type(value).__name__
+            )
+        return value
+
+    def node(self, key: str) -> Mapping[str, Any] | None:
+        value = self.document.get(key)
+        if value is not None and not isinstance(value, dict):
+            raise CheckpointError("malformed tokenizer.json", path=self.path, field=key, got=type(value).__name__)
+        return value
+
+    def token_text(self, role: str) -> str | None:
+        """Text of the special token for ``role`` as the tokenizer's own files name it."""
+        for mapping in (self.config, self.special_map):
+            entry = mapping.get(f"{role}_token")
+            if isinstance(entry, dict):
+                entry = entry.get("content")
+            if isinstance(entry, str):
+                return entry
+        return self.model.get("unk_token") if role == "unk" else None
+
+    def templates(self) -> dict[str, str]:
+        """Name -> text. A chat_template.jinja beside the configuration wins, as in transformers."""
+        found: dict[str, str] = {}
+        stored = self.config.get("chat_template")
+        if stored is None:
+            stored = _optional(self.folder / "chat_template.json").get("chat_template")
+        if isinstance(stored, str):
+            found["default"] = stored
+        elif isinstance(stored, list):
+            for entry in stored:
+                if isinstance(entry, dict) and isinstance(entry.get("template"), str):
+                    found[str(entry.get("name", "default"))] = entry["template"]
+        files = [
+            self.folder / "chat_template.jinja",
+            *sorted((self.folder / "additional_chat_templates").glob("*.jinja")),
+        ]
+        for path in files:
+            try:
+                text = path.read_text(encoding="utf-8")
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError) as error:
+                raise CheckpointError("cannot read the chat template", path=path, got=str(error)) from error
+            found["default" if path.name == "chat_template.jinja" else path.stem] = text
+        return found
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    return strictjson.load(path) if path.exists() else {}

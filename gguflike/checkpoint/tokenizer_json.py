@@ -1,0 +1,189 @@
+"""GGUF metadata -> the tokenizer files of a Hugging Face folder: tokenizer.json and tokenizer_config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gguflike.checkpoint import pretokenizers
+from gguflike.checkpoint.vocabulary import CHAT_TEMPLATE, TokenType, Vocabulary
+
+#: SentencePiece writes a space as this character.
+SPACE = "\u2581"
+
+
+def tokenizer_json_from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """A complete tokenizer.json document for ``tokenizers.Tokenizer.from_str(json.dumps(...))``.
+
+    Byte-level BPE gets the pre-tokenizer named by ``tokenizer.ggml.pre``. A SentencePiece vocabulary becomes BPE with
+    byte fallback whose merges are rebuilt from the scores (``spm_merges``).
+    """
+    return document(Vocabulary.from_metadata(metadata))
+
+
+def document(vocabulary: Vocabulary) -> dict[str, Any]:
+    """tokenizer.json for a checked vocabulary."""
+    parts = _byte_level(vocabulary) if vocabulary.model == "gpt2" else _sentencepiece(vocabulary)
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [_added(vocabulary, index) for index in vocabulary.added_ids()],
+        "normalizer": parts["normalizer"],
+        "pre_tokenizer": parts["pre_tokenizer"],
+        "post_processor": _post_processor(vocabulary),
+        "decoder": parts["decoder"],
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": _unk(vocabulary),
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": vocabulary.model == "llama",
+            "byte_fallback": vocabulary.model == "llama",
+            "ignore_merges": parts["ignore_merges"],
+            "vocab": {token: i for i, token in enumerate(vocabulary.tokens) if not _is_padding(vocabulary, i)},
+            "merges": parts["merges"],
+        },
+    }
+
+
+def tokenizer_config_from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """tokenizer_config.json: special tokens by text, flags, and the chat templates."""
+    vocabulary = Vocabulary.from_metadata(metadata)
+    config: dict[str, Any] = {
+        "add_bos_token": vocabulary.add_bos,
+        "add_eos_token": vocabulary.add_eos,
+        "added_tokens_decoder": {
+            str(index): {key: value for key, value in _added(vocabulary, index).items() if key != "id"}
+            for index in vocabulary.added_ids()
+        },
+        "clean_up_tokenization_spaces": False,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
+    for role in ("bos", "eos", "unk", "sep", "pad", "mask"):
+        index = vocabulary.special.get(role)
+        if index is not None:
+            config[f"{role}_token"] = vocabulary.tokens[index]
+    length = metadata.get(f"{metadata.get('general.architecture')}.context_length")
+    if length is not None:
+        config["model_max_length"] = int(length)
+    templates = chat_templates(metadata)
+    if set(templates) == {"default"}:
+        config["chat_template"] = templates["default"]
+    elif templates:
+        config["chat_template"] = [{"name": name, "template": text} for name, text in templates.items()]
+    return config
+
+
+def chat_templates(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Name -> Jinja source of every chat template in the file; the unnamed one is "default"."""
+    found: dict[str, str] = {}
+    default = metadata.get(CHAT_TEMPLATE)
+    if isinstance(default, str):
+        found["default"] = default
+    start = CHAT_TEMPLATE + "."
+    for key in metadata:
+        text = metadata[key] if key.startswith(start) else None
+        if isinstance(text, str):
+            found[key.removeprefix(start)] = text
+    return found
+
+
+def _added(vocabulary: Vocabulary, index: int) -> dict[str, Any]:
+    return {
+        "id": index,
+        "content": vocabulary.tokens[index],
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": vocabulary.is_special(index),
+    }
+
+
+def _is_padding(vocabulary: Vocabulary, index: int) -> bool:
+    """Whether the id only fills up the embedding: such ids have no place in tokenizer.json."""
+    return vocabulary.types[index] == TokenType.UNUSED and vocabulary.tokens[index] == f"[PAD{index}]"
+
+
+def _unk(vocabulary: Vocabulary) -> str | None:
+    index = vocabulary.special.get("unk")
+    return None if index is None or vocabulary.model == "gpt2" else vocabulary.tokens[index]
+
+
+def _byte_level(vocabulary: Vocabulary) -> dict[str, Any]:
+    scheme = pretokenizers.by_name(vocabulary.pre)
+    known = set(vocabulary.tokens)
+    merges = [[a, b] for a, b in vocabulary.merges if a in known and b in known and a + b in known]
+    return {
+        "normalizer": {"type": "NFC"} if scheme.nfc else None,
+        "pre_tokenizer": pretokenizers.to_json(scheme, vocabulary.add_space_prefix),
+        "decoder": pretokenizers.byte_level(True, True),
+        "ignore_merges": scheme.ignore_merges,
+        "merges": merges,
+    }
+
+
+def _sentencepiece(vocabulary: Vocabulary) -> dict[str, Any]:
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    prepend = [{"type": "Prepend", "prepend": SPACE}] if vocabulary.add_space_prefix else []
+    decoder: list[dict[str, Any]] = [
+        {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ]
+    if vocabulary.add_space_prefix:
+        decoder.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    return {
+        "normalizer": {"type": "Sequence", "normalizers": [*prepend, replace]},
+        "pre_tokenizer": None,
+        "decoder": {"type": "Sequence", "decoders": decoder},
+        "ignore_merges": False,
+        "merges": spm_merges(vocabulary.tokens, vocabulary.types, vocabulary.scores),
+    }
+
+
+def spm_merges(tokens: list[str], types: list[int], scores: list[float]) -> list[list[str]]:
+    """Merges that make BPE agree with SentencePiece: join the adjacent pair whose union has the highest score.
+
+    Every way to split a token in two tokens becomes a merge of that token's rank. SentencePiece takes the leftmost of
+    equal pairs; among the splits of one token, the one with the longer left part comes first, because runs of one
+    character are joined from the left, so that the odd piece stands at their right end.
+    """
+    known = {token for token, kind in zip(tokens, types, strict=True) if kind == TokenType.NORMAL}
+    ranked = sorted((-scores[index], index) for index, token in enumerate(tokens) if len(token) > 1 and token in known)
+    merges: list[list[str]] = []
+    for _, index in ranked:
+        token = tokens[index]
+        for at in range(len(token) - 1, 0, -1):
+            left, right = token[:at], token[at:]
+            if left in known and right in known:
+                merges.append([left, right])
+    return merges
+
+
+def _post_processor(vocabulary: Vocabulary) -> dict[str, Any]:
+    """TemplateProcessing that adds BOS and EOS where the file says so."""
+
+    def template(sequence: str, type_id: int) -> list[dict[str, Any]]:
+        parts: list[dict[str, Any]] = [{"Sequence": {"id": sequence, "type_id": type_id}}]
+        if vocabulary.add_bos:
+            parts.insert(0, {"SpecialToken": {"id": token("bos"), "type_id": type_id}})
+        if vocabulary.add_eos:
+            parts.append({"SpecialToken": {"id": token("eos"), "type_id": type_id}})
+        return parts
+
+    def token(role: str) -> str:
+        return vocabulary.tokens[vocabulary.special[role]]
+
+    roles = [role for role, wanted in (("bos", vocabulary.add_bos), ("eos", vocabulary.add_eos)) if wanted]
+    return {
+        "type": "TemplateProcessing",
+        "single": template("A", 0),
+        "pair": [*template("A", 0), *template("B", 1)],
+        "special_tokens": {
+            token(role): {"id": token(role), "ids": [vocabulary.special[role]], "tokens": [token(role)]}
+            for role in roles
+        },
+    }

@@ -1,0 +1,243 @@
+"""The vocabulary stored in GGUF metadata, checked once so that everything behind it may trust it.
+
+Key names and defaults are llama.cpp's (gguf/constants.py, src/llama-vocab.cpp). Where llama.cpp ignores an odd value,
+so do we; where it refuses to load, or would read out of bounds, a GGUFError names the key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from gguflike.errors import GGUFError, UnsupportedError
+
+PREFIX = "tokenizer.ggml."
+MODEL = PREFIX + "model"
+PRE = PREFIX + "pre"
+TOKENS = PREFIX + "tokens"
+SCORES = PREFIX + "scores"
+TYPES = PREFIX + "token_type"
+MERGES = PREFIX + "merges"
+ADD_BOS = PREFIX + "add_bos_token"
+ADD_EOS = PREFIX + "add_eos_token"
+ADD_SPACE = PREFIX + "add_space_prefix"
+CHAT_TEMPLATE = "tokenizer.chat_template"
+CHAT_TEMPLATES = "tokenizer.chat_templates"
+
+#: Role -> key of its token id.
+SPECIAL_KEYS = {
+    "bos": PREFIX + "bos_token_id",
+    "eos": PREFIX + "eos_token_id",
+    "eot": PREFIX + "eot_token_id",
+    "eom": PREFIX + "eom_token_id",
+    "unk": PREFIX + "unknown_token_id",
+    "sep": PREFIX + "seperator_token_id",  # spelled so in the format
+    "pad": PREFIX + "padding_token_id",
+    "mask": PREFIX + "mask_token_id",
+}
+
+#: What llama.cpp assumes where a file of model "llama" gives no id.
+_SPM_DEFAULTS = {"bos": 1, "eos": 2, "unk": 0}
+
+#: Pre-tokenizers for which llama.cpp adds BOS unless the file says otherwise.
+_BOS_BY_DEFAULT = "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 tekken chameleon"
+
+#: Tokens that end a generation whatever the special ids say (llama.cpp decides by text too).
+_END_TEXTS = (
+    "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> <|endoftext|> </s> <|eom_id|> "
+    "<EOT> _<EOT> [EOT] [EOS] <|end_of_text|> <end_of_utterance> <eos> <turn|> <|tool_response> [e~[ "
+    "<\uff5cend\u2581of\u2581sentence\uff5c>"
+)
+_ENDS = frozenset(_END_TEXTS.split())
+
+BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+class TokenType(IntEnum):
+    """Values of ``tokenizer.ggml.token_type``."""
+
+    UNDEFINED = 0
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A checked vocabulary. ``tokens[i]``, ``types[i]`` and ``scores[i]`` belong to token id i."""
+
+    model: str  # "gpt2": byte-level BPE; "llama": SentencePiece BPE with byte fallback
+    pre: str
+    tokens: list[str]  # unique; a token that is not UTF-8 stands as "[BYTES_<hex>]", with its bytes in ``raw``
+    raw: dict[int, bytes]
+    types: list[int]
+    scores: list[float]
+    merges: list[tuple[str, str]]
+    special: dict[str, int]  # role of SPECIAL_KEYS -> token id < len(tokens)
+    add_bos: bool
+    add_eos: bool
+    add_space_prefix: bool
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any]) -> Vocabulary:
+        """Read and check the ``tokenizer.ggml.*`` keys. GGUFError or UnsupportedError names the key at fault."""
+        model = _string(metadata, MODEL, None)
+        if model not in ("gpt2", "llama"):
+            raise UnsupportedError("tokenizer model is not handled", field=MODEL, expected="gpt2 or llama", got=model)
+        pre = _string(metadata, PRE, "default")
+        tokens, raw = _tokens(metadata)
+        types = [int(t) for t in _numbers(metadata, TYPES, "i", len(tokens), TokenType.NORMAL)]
+        scores = [float(s) for s in _numbers(metadata, SCORES, "if", len(tokens), 0.0)]
+        if not np.isfinite(scores).all():
+            raise GGUFError("a token score is not finite", field=SCORES)
+        special = _special_ids(metadata, len(tokens), _SPM_DEFAULTS if model == "llama" else {})
+        add_bos = _flag(metadata, ADD_BOS, model == "llama" or pre in _BOS_BY_DEFAULT.split())
+        add_eos = _flag(metadata, ADD_EOS, False)
+        for wanted, key, role in ((add_bos, ADD_BOS, "bos"), (add_eos, ADD_EOS, "eos")):
+            if wanted and role not in special:
+                raise GGUFError(f"{key} is true but there is no such token", field=SPECIAL_KEYS[role])
+        vocabulary = cls(
+            model=model,
+            pre=pre,
+            tokens=tokens,
+            raw=raw,
+            types=types,
+            scores=scores,
+            merges=_merges(metadata) if model == "gpt2" else [],
+            special=special,
+            add_bos=add_bos,
+            add_eos=add_eos,
+            add_space_prefix=_flag(metadata, ADD_SPACE, model == "llama"),
+        )
+        if model == "llama":
+            vocabulary._check_byte_tokens()
+        return vocabulary
+
+    def _check_byte_tokens(self) -> None:
+        for index, kind in enumerate(self.types):
+            if kind == TokenType.BYTE and not BYTE_TOKEN.fullmatch(self.tokens[index]):
+                raise GGUFError(
+                    "byte token names no byte",
+                    field=f"{TOKENS}[{index}]",
+                    expected="<0x00> to <0xFF>",
+                    got=repr(self.tokens[index]),
+                )
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """Every id that ends a generation: eos, eot, eom, and tokens known by their text."""
+        found = {index for index, text in enumerate(self.tokens) if text in _ENDS}
+        texts = {self.tokens[index] for index in found}
+        # Harmony (gpt-oss) and Solar end messages, not turns, with <|end|>; Gemma 4 keeps an unrelated </s>.
+        if {"<|return|>", "<|call|>"} <= texts or ("<|flush|>" in texts and texts & {"<|call|>", "<|calls|>"}):
+            found = {index for index in found if self.tokens[index] != "<|end|>"}
+        if "<|tool_response>" in texts:
+            found = {index for index in found if self.tokens[index] != "</s>"}
+        return frozenset(found | {self.special[role] for role in ("eos", "eot", "eom") if role in self.special})
+
+    def added_ids(self) -> list[int]:
+        """Ids matched in text before anything else: control, unknown and user-defined tokens, in order of id."""
+        return [i for i, kind in enumerate(self.types) if kind == TokenType.USER_DEFINED or self.is_special(i)]
+
+    def is_special(self, index: int) -> bool:
+        """Whether the token is markup (control or unknown), not text."""
+        if self.types[index] in (TokenType.CONTROL, TokenType.UNKNOWN):
+            return True
+        # Careless files leave their markup typed as text. "</s>" really is text in some vocabularies (Qwen2's).
+        return self.tokens[index] in _ENDS and self.tokens[index] != "</s>"
+
+
+def _string(metadata: Mapping[str, Any], key: str, default: str | None) -> str:
+    value = metadata.get(key, default)
+    if value is None:
+        raise GGUFError("the file holds no tokenizer", field=key, expected="a string", got="nothing")
+    if not isinstance(value, str):
+        raise GGUFError("wrong type", field=key, expected="a string", got=type(value).__name__)
+    return value
+
+
+def _flag(metadata: Mapping[str, Any], key: str, default: bool) -> bool:
+    value = metadata.get(key, default)
+    if not isinstance(value, (bool, np.bool_)):
+        raise GGUFError("wrong type", field=key, expected="a boolean", got=type(value).__name__)
+    return bool(value)
+
+
+def _strings(metadata: Mapping[str, Any], key: str) -> Sequence[Any]:
+    value = metadata.get(key)
+    if value is None:
+        raise GGUFError("missing", field=key, expected="an array of strings")
+    if isinstance(value, (str, bytes, np.ndarray)) or not isinstance(value, Sequence):
+        raise GGUFError("wrong type", field=key, expected="an array of strings", got=type(value).__name__)
+    return value
+
+
+def _tokens(metadata: Mapping[str, Any]) -> tuple[list[str], dict[int, bytes]]:
+    tokens: list[str] = []
+    raw: dict[int, bytes] = {}
+    for index, token in enumerate(_strings(metadata, TOKENS)):
+        if isinstance(token, bytes):
+            raw[index] = token
+            token = f"[BYTES_{token.hex()}]"
+        elif not isinstance(token, str):
+            raise GGUFError("wrong type", field=f"{TOKENS}[{index}]", expected="a string", got=type(token).__name__)
+        tokens.append(token or f"[EMPTY_{index}]")
+    if not tokens:
+        raise GGUFError("the vocabulary is empty", field=TOKENS)
+    if len(set(tokens)) != len(tokens):
+        first: dict[str, int] = {}
+        for index, token in enumerate(tokens):
+            if first.setdefault(token, index) != index:
+                raise GGUFError("two ids share a token", field=TOKENS, got=f"{token!r} at {first[token]} and {index}")
+    return tokens, raw
+
+
+def _numbers(metadata: Mapping[str, Any], key: str, kinds: str, count: int, default: float) -> Sequence[Any]:
+    """A numeric array of ``count`` entries (more are ignored, as in llama.cpp), or ``default`` everywhere."""
+    value = metadata.get(key)
+    if value is None:
+        return [default] * count
+    array = np.asarray(value) if isinstance(value, (np.ndarray, list, tuple)) else None
+    if array is None or array.ndim != 1 or array.dtype.kind not in kinds or array.dtype.itemsize < 4:
+        got = type(value).__name__ if array is None else f"{array.dtype} of shape {array.shape}"
+        expected = "an array of 32-bit " + " or ".join({"i": "integers", "f": "floats"}[kind] for kind in kinds)
+        raise GGUFError("wrong type", field=key, expected=expected, got=got)
+    if len(array) < count:
+        raise GGUFError("array is shorter than the vocabulary", field=key, expected=f"{count} entries", got=len(array))
+    return array[:count].tolist()  # type: ignore[no-any-return]
+
+
+def _merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Pairs in order of rank. Entries that name no pair are skipped: they can never apply."""
+    pairs: list[tuple[str, str]] = []
+    for index, merge in enumerate(_strings(metadata, MERGES)):
+        if not isinstance(merge, (str, bytes)):
+            raise GGUFError("wrong type", field=f"{MERGES}[{index}]", expected="a string", got=type(merge).__name__)
+        if isinstance(merge, str):
+            at = merge.find(" ", 1)
+            if 0 < at < len(merge) - 1:
+                pairs.append((merge[:at], merge[at + 1 :]))
+    return pairs
+
+
+def _special_ids(metadata: Mapping[str, Any], count: int, defaults: Mapping[str, int]) -> dict[str, int]:
+    """Role -> id. An id beyond the vocabulary falls back to the default, as in llama.cpp."""
+    ids = {role: index for role, index in defaults.items() if index < count}
+    for role, key in SPECIAL_KEYS.items():
+        value = metadata.get(key)
+        if value is None:
+            continue
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+            raise GGUFError("wrong type", field=key, expected="an unsigned integer", got=type(value).__name__)
+        if 0 <= value < count:
+            ids[role] = int(value)
+    return ids
