@@ -1,4 +1,7 @@
-"""Decoding of the K types: super-blocks of 256 weights, small integer scales per sub-block. Arguments as in simple.py."""
+"""Decoding of the K types: super-blocks of 256 weights with small integer scales per sub-block.
+
+Arguments as in simple.py. Weights are written in ascending order: memory is the limit, and it likes one stream.
+"""
 
 from __future__ import annotations
 
@@ -72,10 +75,11 @@ def decode_q4_k(start: int, stop: int, source: int, target: int) -> None:
             scales, mins = scales >> _8, mins >> _8
             scale1, minimum1 = d * np.float32(scales & _255), dmin * np.float32(mins & _255)
             scales, mins = scales >> _8, mins >> _8
-            for part in range(2):
-                q = bytes16(at + 16 + 32 * pair + 16 * part)
-                store16(out + 256 * pair + 64 * part, to_float(q & 15) * scale0 - minimum0)
-                store16(out + 256 * pair + 64 * part + 128, to_float(q >> 4) * scale1 - minimum1)
+            q0, q1 = bytes16(at + 16 + 32 * pair), bytes16(at + 32 + 32 * pair)
+            store16(out + 256 * pair, to_float(q0 & 15) * scale0 - minimum0)
+            store16(out + 256 * pair + 64, to_float(q1 & 15) * scale0 - minimum0)
+            store16(out + 256 * pair + 128, to_float(q0 >> 4) * scale1 - minimum1)
+            store16(out + 256 * pair + 192, to_float(q1 >> 4) * scale1 - minimum1)
 
 
 @jit
@@ -104,17 +108,10 @@ def decode_q6_k(start: int, stop: int, source: int, target: int) -> None:
         at, out = source + block * 210, target + block * 1024
         d = half(at + 208)
         for group in range(2):
-            for part in range(2):
-                low0 = bytes16(at + 64 * group + 16 * part)
-                low1 = bytes16(at + 64 * group + 16 * part + 32)
-                high = bytes16(at + 128 + 32 * group + 16 * part)
-                scales = at + 192 + 8 * group + part
-                place = out + 512 * group + 64 * part
-                q = (low0 & 15) | (high & 3) << 4
-                store16(place, to_float(q - 32) * (d * np.float32(i8(scales))))
-                q = (low1 & 15) | (high >> 2 & 3) << 4
-                store16(place + 128, to_float(q - 32) * (d * np.float32(i8(scales + 2))))
-                q = (low0 >> 4) | (high >> 4 & 3) << 4
-                store16(place + 256, to_float(q - 32) * (d * np.float32(i8(scales + 4))))
-                q = (low1 >> 4) | (high >> 6) << 4
-                store16(place + 384, to_float(q - 32) * (d * np.float32(i8(scales + 6))))
+            for plane in range(4):  # 32 weights each: low nibbles of 64 bytes, then the high ones
+                for part in range(2):
+                    low = bytes16(at + 64 * group + 32 * (plane % 2) + 16 * part) >> (plane // 2 * 4) & 15
+                    high = bytes16(at + 128 + 32 * group + 16 * part) >> (2 * plane) & 3
+                    sub = 8 * group + 2 * plane + part
+                    scale = d * np.float32(i8(at + 192 + sub))
+                    store16(out + 64 * sub, to_float((low | high << 4) - 32) * scale)

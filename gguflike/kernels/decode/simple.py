@@ -126,12 +126,15 @@ def decode_tq1_0(start: int, stop: int, source: int, target: int) -> None:
     for block in range(start, stop):
         at, out = source + block * 54, target + block * 1024
         d = half(at + 52)
-        first, second, third = bytes16(at), bytes16(at + 16), bytes16(at + 32)
-        for digit in range(5):  # the leading base-3 digit is the integer part of 3 * byte / 256
-            store16(out + 128 * digit, to_float((first * 3 >> 8) - 1) * d)
-            store16(out + 128 * digit + 64, to_float((second * 3 >> 8) - 1) * d)
-            store16(out + 640 + 64 * digit, to_float((third * 3 >> 8) - 1) * d)
-            first, second, third = first * 3 & 255, second * 3 & 255, third * 3 & 255
+        # The leading base-3 digit is the integer part of 3 * byte / 256; the fraction holds the others.
+        first, second, third = bytes16(at) * 3, bytes16(at + 16) * 3, bytes16(at + 32) * 3
+        for digit in range(5):
+            store16(out + 128 * digit, to_float((first >> 8) - 1) * d)
+            store16(out + 128 * digit + 64, to_float((second >> 8) - 1) * d)
+            first, second = (first & 255) * 3, (second & 255) * 3
+        for digit in range(5):
+            store16(out + 640 + 64 * digit, to_float((third >> 8) - 1) * d)
+            third = (third & 255) * 3
         powers = bytes_of(_POWERS_OF_3[0], _POWERS_OF_3[1])
         last = (four_bytes(u32(at + 48)) * powers) & 255
         store16(out + 960, to_float((last * 3 >> 8) - 1) * d)
