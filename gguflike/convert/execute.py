@@ -1,0 +1,97 @@
+"""Carrying out a plan: one tensor at a time, or one per worker of an executor, into a file that appears complete."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+
+from gguflike.container import Receipt, Writer
+from gguflike.convert.encode import Job, run
+from gguflike.convert.plan import ConversionPlan, PlannedTensor
+from gguflike.errors import OutputError
+from gguflike.tensor import Method
+
+Progress = Callable[[int, int, str], None]
+"""Called with bytes done, bytes in all, and the name of what is being done."""
+
+
+def execute(
+    plan: ConversionPlan,
+    *,
+    reads: Iterable[str | os.PathLike[str]],
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+    threads: int | None = None,
+    method: Method = "search",
+    overwrite: bool = True,
+) -> None:
+    """Write the file of ``plan`` to its target. ``reads`` are the files read from, which the target must not be.
+
+    With an ``executor``, each task encodes one tensor and writes it to its place, so workers must share the file
+    system; twice as many tensors as workers are submitted at a time. The bytes are the same whatever carries it out.
+    """
+    if plan.target is None:
+        raise OutputError("the plan names no target")
+    done = 0
+
+    def advance(count: int, what: str) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, plan.file_bytes, what)
+
+    with Writer(plan.target, plan.file, overwrite, reads) as writer:
+        advance(plan.file.header_bytes, "header")
+        if executor is None:
+            for tensor in plan.tensors:
+                _write(writer, tensor.name, _job(tensor, method, threads), advance)
+        else:
+            # Parallel over tensors, so each task stays on one thread unless told otherwise.
+            _spread(writer, plan.tensors, executor, lambda tensor: _job(tensor, method, threads or 1), advance)
+
+
+def _job(tensor: PlannedTensor, method: Method, threads: int | None) -> Job:
+    return Job(tensor.source, tensor.format.name, tensor.importance, method, threads)
+
+
+def _write(writer: Writer, name: str, job: Job, advance: Callable[[int, str], None]) -> None:
+    offset = 0
+    for part in job.parts():
+        writer.write_part(name, offset, part)
+        offset += part.nbytes
+        advance(part.nbytes, name)
+
+
+def _spread(
+    writer: Writer,
+    tensors: Iterable[PlannedTensor],
+    executor: Executor,
+    job: Callable[[PlannedTensor], Job],
+    advance: Callable[[int, str], None],
+) -> None:
+    workers = getattr(executor, "_max_workers", None) or os.cpu_count() or 1
+    pending: set[Future[Receipt]] = set()
+    try:
+        for tensor in tensors:
+            if len(pending) >= 2 * workers:
+                pending = _collect(writer, pending, advance)
+            pending.add(executor.submit(run, job(tensor), writer.slot(tensor.name)))
+        while pending:
+            pending = _collect(writer, pending, advance)
+    except BaseException:
+        for future in pending:
+            future.cancel()
+        wait(pending)  # nobody writes any more when the temporary file is removed
+        raise
+
+
+def _collect(
+    writer: Writer, pending: set[Future[Receipt]], advance: Callable[[int, str], None]
+) -> set[Future[Receipt]]:
+    finished, remaining = wait(pending, return_when=FIRST_COMPLETED)
+    for future in finished:
+        receipt = future.result()
+        writer.accept(receipt)
+        advance(receipt.end - receipt.start, receipt.name)
+    return remaining

@@ -1,0 +1,209 @@
+"""A Hugging Face checkpoint to a GGUF file."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+from gguflike import checkpoint
+from gguflike.arch import hparams, registry
+from gguflike.arch.spec import ArchSpec, Binding, HParams
+from gguflike.checkpoint import Checkpoint, LazyTensor
+from gguflike.checkpoint.safetensors import FLOATS
+from gguflike.checkpoint.tokenizer import metadata_from_folder
+from gguflike.convert import imatrix as imatrices
+from gguflike.convert import metadata as general
+from gguflike.convert import plan as plans
+from gguflike.convert import recipe as recipes
+from gguflike.convert.execute import Progress, execute
+from gguflike.convert.plan import ConversionPlan
+from gguflike.convert.recipe import Facts
+from gguflike.convert.sources import CheckpointSource, Floats, MadeSource, Source
+from gguflike.errors import CheckpointError, UnsupportedError
+from gguflike.tensor import Method
+
+
+def convert(
+    src: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None,
+    type: str = "Q4_K_M",
+    *,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+    dry_run: bool = False,
+    tensor_types: Sequence[str] = (),
+    imatrix: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+    method: Method = "search",
+    name: str | None = None,
+    revision: str | None = None,
+    ignore_config: Iterable[str] = (),
+    overwrite: bool = True,
+) -> ConversionPlan:
+    """Convert a checkpoint folder or Hub id to a GGUF file of the recipe ``type``; return the plan carried out.
+
+    ``tensor_types`` are ``REGEX=TYPE`` overrides, ``imatrix`` an importance matrix, ``ignore_config`` config keys to
+    accept unread. With ``dry_run`` the plan is all: no tensor is read, nothing is written, ``out`` may be None. One
+    tensor (of a large one, a slab) is in memory at a time, or one per worker of ``executor``. The target appears
+    complete or not at all.
+    """
+    planned = plan_conversion(src, out, type, tensor_types, imatrix, name, revision, ignore_config)
+    if not dry_run:
+        reads = {tensor.source.tensor.path for tensor in planned.tensors if isinstance(tensor.source, CheckpointSource)}
+        execute(
+            planned,
+            reads=sorted(reads),
+            executor=executor,
+            progress=progress,
+            threads=threads,
+            method=method,
+            overwrite=overwrite,
+        )
+    return planned
+
+
+def plan_conversion(
+    src: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None,
+    type: str,
+    tensor_types: Sequence[str] = (),
+    imatrix: str | os.PathLike[str] | None = None,
+    name: str | None = None,
+    revision: str | None = None,
+    ignore_config: Iterable[str] = (),
+) -> ConversionPlan:
+    """The plan of `convert`, from the configuration and the headers of the checkpoint."""
+    recipe = recipes.by_name(type)
+    overrides = tuple(recipes.override(text) for text in tensor_types)
+    opened = checkpoint.open(src, revision)
+    spec = registry.for_config(opened.config)
+    h, notices = hparams.from_config(spec, opened.config, ignore_config)
+    sources, more = match(spec, h, opened)
+    matrix = imatrices.read(imatrix) if imatrix else None
+    importance, unused = _importance(matrix, sources)
+    label = str(opened.source)
+    metadata = {
+        **general.general(
+            spec.name,
+            label,
+            sum(_size(source.shape) for source in sources),
+            recipe,
+            opened.generation_config,
+            general.read_card(opened.folder),
+            name,
+        ),
+        **hparams.to_metadata(spec, h),
+        **metadata_from_folder(opened.folder, opened.config, opened.generation_config),
+        **general.provenance(label, recipe, tensor_types, matrix.name if matrix else None, opened.revision),
+    }
+    return plans.make(
+        source=label,
+        target=out,
+        recipe=recipe,
+        facts=facts(h, any(source.name == "output.weight" for source in sources), imatrix is not None),
+        sources=sources,
+        metadata=metadata,
+        kept=lambda source: "F32",  # noqa: ARG005 - norms and biases, whatever they were
+        overrides=overrides,
+        importance=importance,
+        notices=[*notices, *more, *unused],
+    )
+
+
+def facts(h: Mapping[str, Any], has_output: bool, imatrix: bool) -> Facts:
+    """What recipes ask about a model with parameters ``h``."""
+    return Facts(
+        n_layer=h["n_layer"],
+        gqa=h["n_head"] // max(h["n_head_kv"], 1),
+        n_expert=h.get("n_expert", 0),
+        tied=not has_output,
+        imatrix=imatrix,
+    )
+
+
+def match(spec: ArchSpec, h: HParams, opened: Checkpoint) -> tuple[list[Source], list[str]]:
+    """Pair every tensor of the checkpoint with its place; also say which are left out.
+
+    CheckpointError on a tensor that is missing or misshapen, UnsupportedError on one that the family does not have.
+    """
+    available = opened.tensors
+    if h["n_layer"] > len(available):  # before names are made for that many layers
+        raise CheckpointError(
+            "config.json promises more layers than there are tensors",
+            path=opened.folder,
+            expected=f"num_hidden_layers {h['n_layer']}",
+            got=f"{len(available)} tensors",
+        )
+    bindings = spec.bind(h)
+    sources = [_source(binding, h, available, opened) for binding in bindings]
+    dropped = set(available) - {binding.hf for binding in bindings}
+    unused = sorted(name for name in dropped if not spec.ignores(name))
+    ruled_out = set(spec.tensors_without_flag(h))
+    unknown = [name for name in unused if name not in ruled_out]
+    if unknown:
+        raise UnsupportedError(
+            f"{len(unknown)} tensors that {spec.hf_names[0]} does not have",
+            path=opened.folder,
+            tensor=unknown[0],
+            remedy="the checkpoint is of another architecture, or incomplete support; nothing was converted",
+        )
+    notices = [f"{name} is left out: config.json says the model does not use it" for name in unused]
+    return sources, notices
+
+
+def _source(binding: Binding, h: HParams, available: Mapping[str, LazyTensor], opened: Checkpoint) -> Source:
+    if binding.hf is None:
+        make = binding.make
+        assert make is not None, "a rule has either a name in the checkpoint or a function"
+        return MadeSource(binding.gguf, binding.shape, functools.partial(make, dict(h)))
+    tensor = available.get(binding.hf)
+    if tensor is None:
+        raise CheckpointError(
+            "tensor is missing",
+            path=opened.folder,
+            tensor=binding.hf,
+            expected=f"shape {binding.hf_shape}",
+            remedy="the checkpoint is incomplete, or config.json belongs to another",
+        )
+    if tensor.shape != binding.hf_shape:
+        raise CheckpointError(
+            "tensor has the wrong shape",
+            path=tensor.path,
+            tensor=binding.hf,
+            expected=str(binding.hf_shape),
+            got=str(tensor.shape),
+            remedy="config.json and weights do not belong together",
+        )
+    if tensor.dtype not in FLOATS:
+        raise UnsupportedError(
+            "weights are not floating-point",
+            path=tensor.path,
+            tensor=binding.hf,
+            expected="one of " + ", ".join(sorted(FLOATS)),
+            got=tensor.dtype,
+            remedy="a checkpoint that is already quantized has to be dequantized first",
+        )
+    return CheckpointSource(binding.gguf, tensor, binding.shape, binding.via)
+
+
+def _importance(
+    matrix: imatrices.Imatrix | None, sources: Sequence[Source]
+) -> tuple[dict[str, Floats] | None, list[str]]:
+    """Importance by tensor, and notices about entries that fit none."""
+    if matrix is None:
+        return None, []
+    shapes = {source.name: source.shape for source in sources}
+    fitted = {n: imatrices.fit(w, shapes[n]) if n in shapes else None for n, w in matrix.weights.items()}
+    bad = [name for name, weights in fitted.items() if weights is None]
+    notices = [f"{len(bad)} entries of {matrix.name} fit no tensor, {bad[0]} first"] if bad else []
+    return {name: weights for name, weights in fitted.items() if weights is not None}, notices
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for each in shape:
+        size *= each
+    return size

@@ -1,0 +1,193 @@
+"""The plan of a conversion: every tensor's type, size and source, decided before any data is read."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from gguflike import container
+from gguflike.blocks import FORMATS, BlockFormat, format_by_name
+from gguflike.container import FilePlan, TensorSpec
+from gguflike.convert import recipe as recipes
+from gguflike.convert.recipe import Facts, Recipe
+from gguflike.convert.sources import Floats, Source
+from gguflike.errors import UnsupportedError
+
+Overrides = tuple[tuple[re.Pattern[str], BlockFormat], ...]
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """One tensor of the file. ``wanted`` is the type the recipe asks for, where the shape does not allow it."""
+
+    source: Source
+    format: BlockFormat
+    wanted: BlockFormat
+    importance: Floats | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    @property
+    def weights(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.format.tensor_bytes(self.shape)
+
+    @property
+    def substituted(self) -> bool:
+        return self.format.name != self.wanted.name
+
+
+@dataclass(frozen=True)
+class ConversionPlan:
+    """What a conversion will write. Pure and printable; ``file`` holds every size and offset.
+
+    ``notices`` are things to know that no error stopped: shortened contexts, requantized sources, missing importance.
+    """
+
+    source: str
+    target: Path | None
+    recipe: Recipe
+    metadata: Mapping[str, Any] = field(repr=False)
+    tensors: tuple[PlannedTensor, ...] = field(repr=False)
+    notices: tuple[str, ...]
+    file: FilePlan = field(repr=False)
+
+    @property
+    def file_bytes(self) -> int:
+        return self.file.file_bytes
+
+    @property
+    def parameters(self) -> int:
+        return sum(tensor.weights for tensor in self.tensors)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """True bits per weight of the tensors: all of them, scales and norms included."""
+        return 8 * sum(tensor.nbytes for tensor in self.tensors) / max(self.parameters, 1)
+
+    @property
+    def substitutions(self) -> tuple[PlannedTensor, ...]:
+        """Tensors whose rows are no multiple of the block of the type that the recipe asks for."""
+        return tuple(tensor for tensor in self.tensors if tensor.substituted)
+
+    def by_type(self) -> dict[str, tuple[int, int, int]]:
+        """Type -> number of tensors, weights, bytes; the most bytes first."""
+        table: dict[str, tuple[int, int, int]] = {}
+        for tensor in self.tensors:
+            count, weights, size = table.get(tensor.format.name, (0, 0, 0))
+            table[tensor.format.name] = (count + 1, weights + tensor.weights, size + tensor.nbytes)
+        return dict(sorted(table.items(), key=lambda item: -item[1][2]))
+
+    def __str__(self) -> str:
+        target = f" -> {self.target}" if self.target else ""
+        lines = [
+            f"{self.source}{target}",
+            f"{self.recipe.name}: {self.parameters:,} weights, {self.file_bytes:,} bytes, "
+            f"{self.bits_per_weight:.3f} bits per weight",
+        ]
+        for name, (count, weights, size) in self.by_type().items():
+            lines.append(f"  {name:<8} {count:>5} tensors {weights:>16,} weights {size:>16,} bytes")
+        lines += self._substitution_lines()
+        lines += [f"notice: {notice}" for notice in self.notices]
+        return "\n".join(lines)
+
+    def _substitution_lines(self) -> list[str]:
+        counted = Counter((t.wanted.name, t.format.name, t.shape[-1]) for t in self.substitutions)
+        return [
+            f"substituted: {count} tensors {got} instead of {wanted}, whose block does not divide rows of {columns}"
+            for (wanted, got, columns), count in counted.items()
+        ]
+
+
+def make(
+    *,
+    source: str,
+    target: str | os.PathLike[str] | None,
+    recipe: Recipe,
+    facts: Facts,
+    sources: Sequence[Source],
+    metadata: Mapping[str, Any],
+    kept: Callable[[Source], str],
+    overrides: Overrides = (),
+    importance: Mapping[str, Floats] | None = None,
+    notices: Sequence[str] = (),
+) -> ConversionPlan:
+    """Choose types and lay out the file. ``kept`` gives the type of tensors that are not to be quantized."""
+    tensors = [_planned(each, recipe, facts, kept, overrides, importance or {}) for each in sources]
+    _check_overrides(overrides, tensors)
+    said = [*notices, *_requantized(tensors), *_importance_notices(recipe, tensors, importance)]
+    specs = [TensorSpec(tensor.name, tensor.shape, tensor.format) for tensor in tensors]
+    return ConversionPlan(
+        source=source,
+        target=None if target is None else Path(target),
+        recipe=recipe,
+        metadata=metadata,
+        tensors=tuple(tensors),
+        notices=tuple(said),
+        file=container.plan(metadata, specs),
+    )
+
+
+def _planned(
+    source: Source,
+    recipe: Recipe,
+    facts: Facts,
+    kept: Callable[[Source], str],
+    overrides: Overrides,
+    importance: Mapping[str, Floats],
+) -> PlannedTensor:
+    if not recipes.quantizable(source.name, source.shape):
+        fmt = format_by_name(kept(source))
+        return PlannedTensor(source, fmt, fmt)
+    choice = recipes.choose(recipe, source.name, source.shape, facts, overrides)
+    weights = importance.get(source.name)
+    return PlannedTensor(source, choice.format, choice.wanted, weights if choice.format.is_quantized else None)
+
+
+def _check_overrides(overrides: Overrides, tensors: Sequence[PlannedTensor]) -> None:
+    for pattern, fmt in overrides:
+        if not any(pattern.search(t.name) and recipes.quantizable(t.name, t.shape) for t in tensors):
+            raise UnsupportedError(
+                "no weight matrix has a name that this tensor type is for",
+                field="tensor type",
+                got=f"{pattern.pattern}={fmt.name}",
+                remedy="names are those of GGUF, such as blk.0.attn_v.weight",
+            )
+
+
+def _importance_notices(
+    recipe: Recipe, tensors: Sequence[PlannedTensor], importance: Mapping[str, Floats] | None
+) -> list[str]:
+    quantized = [t for t in tensors if t.format.is_quantized]
+    if importance is None:
+        wants = recipe.wants_imatrix and quantized
+        return [f"{recipe.name} loses much without an importance matrix (--imatrix)"] if wants else []
+    # The embedding is looked up, not multiplied, so no importance matrix covers it.
+    without = [t.name for t in quantized if t.importance is None and t.name != "token_embd.weight"]
+    if not without:
+        return []
+    return [f"no importance for {len(without)} of {len(quantized)} quantized tensors, {without[0]} first"]
+
+
+def _requantized(tensors: Sequence[PlannedTensor]) -> list[str]:
+    """A notice for sources that have lost precision before and are encoded anew."""
+    again = [t for t in tensors if t.source.stored != t.format.name]
+    stored = [FORMATS[t.source.stored] for t in again if t.source.stored in FORMATS]
+    counted = Counter(fmt.name for fmt in stored if fmt.is_quantized)
+    listed = ", ".join(f"{count} of {name}" for name, count in counted.most_common())
+    return [f"encoded anew from tensors that are quantized already: {listed}"] if counted else []

@@ -1,0 +1,176 @@
+"""Where tensors come from: one interface over a checkpoint's tensors, a GGUF file's and computed ones.
+
+A source is a small description that can be sent to another process and reads its rows there.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike import container
+from gguflike.arch.transforms import Transform
+from gguflike.checkpoint import LazyTensor
+from gguflike.errors import GGUFError, QuantizationError, UnsupportedError
+from gguflike.tensor import QuantizedTensor
+
+Floats = npt.NDArray[np.float32]
+Stamp = tuple[int, int, int, int]
+
+
+class Source(Protocol):
+    """One tensor to be.
+
+    ``shape`` is GGUF's in numpy order, ``stored`` names the type it has now, ``origin`` what it is called where it
+    comes from, ``group`` the number of rows of the first axis that must be read together.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def origin(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def stored(self) -> str: ...
+
+    @property
+    def group(self) -> int: ...
+
+    def read(self, start: int, stop: int, limit: float) -> Floats:
+        """Rows of the first axis as float32. QuantizationError on NaN and on values beyond ``limit``."""
+        ...
+
+
+@dataclass(frozen=True)
+class CheckpointSource:
+    """A tensor of a checkpoint on its way through a transform."""
+
+    name: str
+    tensor: LazyTensor
+    shape: tuple[int, ...]
+    via: Transform
+
+    @property
+    def origin(self) -> str:
+        return self.tensor.name
+
+    @property
+    def stored(self) -> str:
+        return self.tensor.dtype
+
+    @property
+    def group(self) -> int:
+        return self.via.group
+
+    def read(self, start: int, stop: int, limit: float) -> Floats:
+        rows = self.tensor.read_f32(start, stop)
+        check(rows, self.origin, start, limit)
+        return np.ascontiguousarray(self.via.apply(rows))
+
+
+@dataclass(frozen=True)
+class GGUFSource:
+    """A tensor of a GGUF file, decoded on reading. ``stamps`` tell whether the files are still those planned with."""
+
+    path: str
+    name: str
+    shape: tuple[int, ...]
+    stored: str
+    stamps: tuple[Stamp, ...]
+    group: int = 1
+
+    @property
+    def origin(self) -> str:
+        return self.name
+
+    def read(self, start: int, stop: int, limit: float) -> Floats:
+        part = self.part(start, stop)
+        rows = part.dequantize() if part.format.is_quantized else _plain(part)
+        check(rows, self.name, start, limit)
+        return rows
+
+    def part(self, start: int, stop: int) -> QuantizedTensor:
+        """Rows of the first axis as they are stored, without copying. GGUFError where the file has changed."""
+        tensor = _opened(self.path, self.stamps).tensors[self.name]
+        each = tensor.nbytes // self.shape[0] if self.shape and self.shape[0] else tensor.nbytes
+        shape = (stop - start, *self.shape[1:]) if self.shape else ()
+        return QuantizedTensor(self.name, tensor.format, shape, tensor.data[start * each : stop * each])
+
+
+def stamp(path: str) -> Stamp:
+    """What tells one state of a file from another: device, inode, size, time of the last change in ns."""
+    status = Path(path).stat()
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=2)
+def _opened(path: str, stamps: tuple[Stamp, ...]) -> container.GGUFFile:
+    file = container.open(path)
+    if tuple(stamp(each) for each in file.paths) != stamps:
+        raise GGUFError("file changed while it was being read", path=path)
+    return file
+
+
+def _plain(part: QuantizedTensor) -> Floats:
+    """float32 from a type without blocks, without numba."""
+    decode = part.format.decode
+    if decode is None:
+        raise UnsupportedError("type cannot be decoded", tensor=part.name, got=part.format.name)
+    return np.ascontiguousarray(decode(part.blocks).reshape(part.shape), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class MadeSource:
+    """A tensor computed from the hyper-parameters, such as Llama 3's rope factors."""
+
+    name: str
+    shape: tuple[int, ...]
+    make: Callable[[], Floats]
+    stored: str = "F32"
+    group: int = 1
+
+    @property
+    def origin(self) -> str:
+        return "computed"
+
+    def read(self, start: int, stop: int, limit: float) -> Floats:
+        rows = self.make()[start:stop]
+        check(rows, self.name, start, limit)
+        return rows
+
+
+def check(rows: Floats, name: str, start: int, limit: float) -> None:
+    """QuantizationError naming the first NaN, infinity or value beyond ``limit``; ``start``: index of the first row."""
+    if rows.size == 0 or (rows.min() >= -limit and rows.max() <= limit):  # false where there is a NaN
+        return
+    where = np.argwhere(~(np.abs(rows) <= limit))[0]
+    value = rows[tuple(where)]
+    index = tuple(int(i) for i in where)
+    index = (index[0] + start, *index[1:]) if index else index
+    raise QuantizationError(
+        "value is too large for the type" if np.isfinite(value) else "value is not finite",
+        tensor=name,
+        expected=f"at most {limit:g}" if np.isfinite(value) else None,
+        got=f"{value} at index {index}",
+        remedy="choose BF16 or F32" if np.isfinite(value) else "the source is damaged",
+    )
+
+
+def slabs(source: Source, limit_bytes: int) -> list[tuple[int, int]]:
+    """Ranges of the first axis whose float32 rows fill at most ``limit_bytes``, in whole groups (at least one)."""
+    if len(source.shape) < 2:
+        return [(0, source.shape[0] if source.shape else 1)]
+    row = 4 * prod(source.shape[1:])
+    step = max(limit_bytes // max(row, 1) // source.group, 1) * source.group
+    return [(start, min(start + step, source.shape[0])) for start in range(0, source.shape[0], step)]
