@@ -27,7 +27,7 @@ BELOW = {
     "runner": {"errors", "blocks", "kernels", "tensor", "container", "arch", "checkpoint"},
 }
 TOP = {"__init__", "__main__", "cli", "demo"}  # may import everything
-NUMBA_OWNERS = {"kernels/_jit.py", "kernels/simd.py"}
+NUMBA_OWNERS = {"kernels/_jit.py", "kernels/lanes.py", "kernels/simd.py"}
 HEAVY = {"numba", "llvmlite", "huggingface_hub", "jinja2", "tokenizers", "tqdm"}
 
 

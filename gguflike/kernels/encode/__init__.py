@@ -1,0 +1,7 @@
+"""Encoders, one module per family of block types; importing the package registers all of them."""
+
+from gguflike.kernels.encode import affine as affine
+from gguflike.kernels.encode import kaffine as kaffine
+from gguflike.kernels.encode import kscale as kscale
+from gguflike.kernels.encode import plain as plain
+from gguflike.kernels.encode import scale as scale

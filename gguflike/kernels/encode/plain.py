@@ -1,0 +1,79 @@
+"""Types that store each weight on its own: F32, F16, BF16, F64 and the integers. Rounding is to nearest, ties to even.
+
+``absmax`` is the plain conversion, as numpy and gguf do it. ``search``, the default, differs where a value is beyond the
+type's range: it takes the type's largest value instead of infinity, which is nearer and finite.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike.kernels._jit import jit, run_rows
+from gguflike.kernels.dispatch import register
+from gguflike.kernels.half import f32_to_f16
+
+Array = npt.NDArray[Any]
+_BF16_MAX = np.array([0x7F7F0000], np.uint32).view(np.float32)[0]
+_F16_MAX = np.float32(65504.0)
+
+
+@jit
+def to_f16(start: int, stop: int, x: Any, out: Any, limit: Any) -> None:
+    """Rows of float32 to the bits of float16, after clamping to +-limit."""
+    for r in range(start, stop):
+        for c in range(x.shape[1]):
+            out[r, c] = f32_to_f16(min(max(x[r, c], -limit), limit))
+
+
+@jit
+def to_bf16(start: int, stop: int, x: Any, out: Any, limit: Any) -> None:
+    """Rows of float32 to the upper half of their bits, after clamping to +-limit."""
+    for r in range(start, stop):
+        for c in range(x.shape[1]):
+            raw = np.float32(min(max(x[r, c], -limit), limit)).view(np.uint32)
+            out[r, c] = np.uint16((raw + np.uint32(0x7FFF) + ((raw >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+
+@register("encode", "F16")
+def encode_f16(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
+    """float16, saturating at 65504 unless ``method`` is "absmax"."""
+    limit = np.float32(np.inf) if method == "absmax" else _F16_MAX
+    run_rows(to_f16, len(x), x, out.view(np.uint16), limit, threads=threads)
+
+
+@register("encode", "BF16")
+def encode_bf16(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
+    """bfloat16, saturating at its largest value unless ``method`` is "absmax"."""
+    limit = np.float32(np.inf) if method == "absmax" else _BF16_MAX
+    run_rows(to_bf16, len(x), x, out.view(np.uint16), limit, threads=threads)
+
+
+@register("encode", "F32")
+def encode_f32(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
+    """A copy."""
+    np.copyto(out.view("<f4"), x)
+
+
+@register("encode", "F64")
+def encode_f64(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
+    """Exact widening."""
+    np.copyto(out.view("<f8"), x)
+
+
+def _register_integer(name: str, dtype: str) -> None:
+    """Nearest integer, saturating."""
+    info = np.iinfo(dtype)
+    # The largest float32 that does not exceed the type's maximum: float32(2**63 - 1) would be 2**63.
+    top = np.float32(info.max)
+    top = top if int(top) <= info.max else np.nextafter(top, np.float32(0.0))
+
+    @register("encode", name)
+    def encode(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
+        np.copyto(out.view(dtype), np.clip(np.rint(x), np.float32(info.min), top).astype(dtype))
+
+
+for _name, _dtype in (("I8", "<i1"), ("I16", "<i2"), ("I32", "<i4"), ("I64", "<i8")):
+    _register_integer(_name, _dtype)

@@ -1,0 +1,290 @@
+"""Blocks of one float16 scale: Q8_0, Q4_0, Q5_0, Q2_0, IQ4_NL. Value = d * level, levels uniform or a codebook.
+
+The search tries scales that map the largest weight to a row of targets (both signs, since the level ranges are lopsided),
+takes for each the codes nearest to the weights and the squared error that the best scale for these codes leaves, then
+alternates codes and closed-form scale from the best one. The outcome competes with absmax by exact error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike.kernels._jit import jit, run_rows
+from gguflike.kernels.dispatch import register
+from gguflike.kernels.encode.layout import Slot, bit_string, layout, planes, strided, whole
+from gguflike.kernels.encode.search import (
+    HALF,
+    clamp_tile,
+    code_of,
+    f16_bits,
+    groups_of,
+    load_blocks,
+    load_weights,
+    nearest,
+    pack,
+    prepare,
+    reciprocal,
+    stored_scale,
+    to_f16_grid,
+    weight_tile,
+    weighted,
+)
+from gguflike.kernels.lanes import (
+    LANES,
+    fma,
+    lanes,
+    load,
+    magnitude,
+    make_int_tile,
+    make_tile,
+    maximum,
+    minimum,
+    store,
+    to_float,
+    to_int,
+    where,
+)
+
+Array = npt.NDArray[Any]
+
+
+@jit
+def extreme(tile: Any, first: int, count: int) -> Any:
+    """The value of largest magnitude (the first of equals), with its sign."""
+    value = lanes(0.0)
+    size = lanes(0.0)
+    for j in range(first, first + count):
+        x = load(tile, j)
+        value = where(magnitude(x) > size, x, value)
+        size = maximum(size, magnitude(x))
+    return value
+
+
+@jit
+def moments(tile: Any, weights: Any, first: int, count: int, inverse: Any, lo: Any, hi: Any, book: Any) -> Any:
+    """(sum w*x*q, sum w*q*q) over the levels nearest at scale ``1 / inverse``."""
+    xq = lanes(0.0)
+    qq = lanes(0.0)
+    for j in range(first, first + count):
+        x = load(tile, j)
+        q = nearest(x, inverse, lo, hi, book)
+        wq = weighted(weights, j, q)
+        xq = fma(x, wq, xq)
+        qq = fma(q, wq, qq)
+    return xq, qq
+
+
+@jit
+def best_scale(
+    tile: Any, weights: Any, first: int, count: int, top: Any, targets: Any, rounds: int, lo: Any, hi: Any, book: Any
+) -> Any:
+    """The scale, unrounded, found by the search described above; ``top`` is the extreme value."""
+    inverse_top = reciprocal(top)
+    xq, qq = moments(tile, weights, first, count, inverse_top * targets[0], lo, hi, book)
+    for t in range(1, len(targets), 2):
+        one = inverse_top * targets[t]
+        two = inverse_top * targets[t + 1]
+        xq1 = lanes(0.0)
+        qq1 = lanes(0.0)
+        xq2 = lanes(0.0)
+        qq2 = lanes(0.0)
+        for j in range(first, first + count):
+            x = load(tile, j)
+            q = nearest(x, one, lo, hi, book)
+            wq = weighted(weights, j, q)
+            xq1 = fma(x, wq, xq1)
+            qq1 = fma(q, wq, qq1)
+            q = nearest(x, two, lo, hi, book)
+            wq = weighted(weights, j, q)
+            xq2 = fma(x, wq, xq2)
+            qq2 = fma(q, wq, qq2)
+        # The best scale for given codes is xq / qq, and it explains xq**2 / qq of the squares.
+        better = xq1 * xq1 * qq > xq * xq * qq1
+        xq = where(better, xq1, xq)
+        qq = where(better, qq1, qq)
+        better = xq2 * xq2 * qq > xq * xq * qq2
+        xq = where(better, xq2, xq)
+        qq = where(better, qq2, qq)
+    d = xq * reciprocal(qq)
+    for _ in range(rounds):
+        xq, qq = moments(tile, weights, first, count, reciprocal(d), lo, hi, book)
+        d = where(qq > 0.0, xq * reciprocal(qq), d)
+    return d
+
+
+@jit
+def squared_error(tile: Any, weights: Any, first: int, count: int, d: Any, lo: Any, hi: Any, book: Any) -> Any:
+    """Sum of w * (x - d * q)**2 with the levels nearest at scale ``d``."""
+    inverse = reciprocal(d)
+    total = lanes(0.0)
+    for j in range(first, first + count):
+        x = load(tile, j)
+        rest = x - d * nearest(x, inverse, lo, hi, book)
+        total = fma(rest, weighted(weights, j, rest), total)
+    return total
+
+
+@jit
+def search_groups(
+    start: int, stop: int, x: Any, weights: Any, out: Any, size: int, plain: Any, signed: bool, targets: Any, rounds: int,
+    lo: Any, hi: Any, offset: Any, book: Any, words: Any, slots: Any, block_bytes: int,
+) -> None:  # fmt: skip
+    """Encode groups of sixteen blocks by search; ``plain`` and ``signed`` as in ``absmax_groups``."""
+    blocks = len(x) // size
+    tile = make_tile(size)
+    wtile = weight_tile(weights, size)
+    symbols = make_int_tile(size + 1)
+    scratch = make_int_tile(len(words))
+    starts = np.empty(LANES, np.int64)
+    for group in range(start, stop):
+        load_blocks(group, blocks, size, x, tile, starts)
+        load_weights(group, blocks, size, weights, wtile, starts)
+        top = extreme(tile, 0, size)
+        clamp_tile(tile, size, magnitude(top))
+        top = extreme(tile, 0, size)
+        d = stored_scale(best_scale(tile, wtile, 0, size, top, targets, rounds, lo, hi, book))
+        absmax = stored_scale((top if signed else magnitude(top)) / plain)
+        found = squared_error(tile, wtile, 0, size, d, lo, hi, book)
+        textbook = squared_error(tile, wtile, 0, size, absmax, lo, hi, book)
+        d = where(textbook < found, absmax, d)
+        inverse = reciprocal(d)
+        for j in range(size):
+            store(symbols, j, code_of(nearest(load(tile, j), inverse, lo, hi, book), offset, book))
+        store(symbols, size, f16_bits(d))
+        pack(group, blocks, symbols, words, slots, block_bytes, out, scratch)
+
+
+@jit
+def absmax_groups(
+    start: int, stop: int, x: Any, out: Any, size: int, plain: Any, signed: bool, lo: Any, hi: Any, offset: Any, book: Any,
+    words: Any, slots: Any, block_bytes: int,
+) -> None:  # fmt: skip
+    """The textbook rule: the extreme value (``signed``: with its sign) maps to level ``plain``; codes are rounded from the
+    unrounded scale, halves up where the scale is signed and away from zero otherwise, as ggml's plain encoders do."""
+    blocks = len(x) // size
+    tile = make_tile(size)
+    symbols = make_int_tile(size + 1)
+    scratch = make_int_tile(len(words))
+    starts = np.empty(LANES, np.int64)
+    for group in range(start, stop):
+        load_blocks(group, blocks, size, x, tile, starts)
+        top = extreme(tile, 0, size)
+        if not signed:
+            top = magnitude(top)
+        d = top / plain
+        inverse = where(d == 0.0, lanes(0.0), 1.0 / where(d == 0.0, lanes(1.0), d))
+        for j in range(size):
+            t = minimum(maximum(load(tile, j) * inverse, lanes(-300.0)), lanes(300.0))
+            if book is not None:
+                level = nearest(t, lanes(1.0), lo, hi, book)
+            elif signed:
+                level = to_float(to_int(t + (offset + HALF))) - offset
+            else:
+                size_t = magnitude(t)
+                whole_part = to_float(to_int(size_t))
+                whole_part = where(size_t - whole_part >= HALF, whole_part + 1.0, whole_part)
+                level = where(t < 0.0, -whole_part, whole_part)
+            store(symbols, j, code_of(minimum(maximum(level, lo), hi), offset, book))
+        store(symbols, size, f16_bits(to_f16_grid(d)))
+        pack(group, blocks, symbols, words, slots, block_bytes, out, scratch)
+
+
+@dataclass(frozen=True)
+class ScaleFormat:
+    """One type of this family. Levels are the integers ``lo .. hi`` or ``book``; a stored code is level + ``offset``."""
+
+    name: str
+    size: int
+    lo: int
+    hi: int
+    offset: int
+    plain: float
+    signed: bool
+    targets: npt.NDArray[np.float32]
+    fields: list[list[list[Slot]]]
+    rounds: int = 1
+    book: npt.NDArray[np.float32] | None = None
+
+    def register(self) -> None:
+        """Make this the encoder of the type."""
+        f32, plan = np.float32, layout(self.fields)
+        levels = (f32(self.lo), f32(self.hi), f32(self.offset), self.book, plan.words, plan.slots, plan.block_bytes)
+
+        @register("encode", self.name)
+        def encode(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
+            groups = groups_of(x.size // self.size)
+            flat, bytes_out = x.reshape(-1), out.reshape(-1)
+            if method == "absmax":
+                args = (flat, bytes_out, self.size, f32(self.plain), self.signed, *levels)
+                run_rows(absmax_groups, groups, *args, threads=threads)
+                return
+            search = (self.size, f32(self.plain), self.signed, self.targets, self.rounds)
+            run_rows(search_groups, groups, flat, prepare(weights), bytes_out, *search, *levels, threads=threads)
+
+
+def spread(lo: float, hi: float, count: int) -> npt.NDArray[np.float32]:
+    """``count`` evenly spaced targets."""
+    return np.linspace(lo, hi, count, dtype=np.float32)
+
+
+def codebook(levels: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Levels in ascending order, then the midpoints between them, as ``nearest`` takes them."""
+    values = np.array(levels, np.float32)
+    return np.concatenate([values, (values[1:] + values[:-1]) / 2])
+
+
+# The sixteen levels of IQ4_NL and IQ4_XS, from ggml's table kvalues_iq4nl.
+IQ4_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+
+NIBBLES = planes(strided(32, 2, 16), 4)
+HIGH_BITS = bit_string(range(32), 1, right=4)
+D = whole([32], 2)
+
+for _format in (
+    ScaleFormat("Q8_0", 32, -127, 127, 0, 127, False, spread(127, 112, 31), [D, whole(range(32))]),
+    ScaleFormat(
+        "Q4_0", 32, -8, 7, 8, -8, True, np.concatenate([spread(-9.3, -6.2, 15), spread(6, 8, 10)]), [D, NIBBLES]
+    ),
+    ScaleFormat(
+        "Q5_0",
+        32,
+        -16,
+        15,
+        16,
+        -16,
+        True,
+        np.concatenate([spread(-17.5, -13, 15), spread(13, 16, 10)]),
+        [D, HIGH_BITS, NIBBLES],
+    ),
+    ScaleFormat(
+        "Q2_0",
+        64,
+        -1,
+        2,
+        1,
+        1,
+        False,
+        np.concatenate([spread(1, 4, 15), spread(-1, -4, 16)]),
+        [whole([64], 2), bit_string(range(64), 2)],
+    ),
+    ScaleFormat(
+        "IQ4_NL",
+        32,
+        -127,
+        113,
+        0,
+        -127,
+        True,
+        np.concatenate([spread(-140, -100, 15), spread(100, 130, 10)]),
+        [D, NIBBLES],
+        book=codebook(IQ4_LEVELS),
+    ),
+    ScaleFormat(
+        "TQ2_0", 256, -1, 1, 1, 1, False, spread(1, 3, 7), [planes(strided(256, 4, 32), 2), whole([256], 2)], rounds=3
+    ),
+):
+    _format.register()
