@@ -42,8 +42,8 @@ class BlockFormat:
 
     ``decode`` is the numpy reference: structured blocks of shape (n,) and dtype ``self.dtype`` in,
     float32 of shape (n, block_size) out (plain integer and float64 types keep their own dtype).
-    ``formula`` is the decoding rule as one line of text. ``assembled_scale`` gives the scales, shape (n,), of types that
-    keep them in ``packed`` fields and in a form that can hold NaN or infinity.
+    ``formula`` is the decoding rule as one line of text. ``assembled_scale`` gives the scales, shape (n,), of types
+    that keep them in ``packed`` fields and in a form that can hold NaN or infinity.
     """
 
     id: int

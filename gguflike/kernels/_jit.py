@@ -20,6 +20,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 import numba.extending
+from llvmlite import ir as ir
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
 from gguflike.kernels._host import cache_dir as cache_dir
@@ -81,7 +82,7 @@ OPS: dict[str, Callable[..., Any]] = {}
 
 
 def op(name: str) -> Callable[[F], F]:
-    """Decorator: registers ``function(args, state, start, stop)`` (all int64) as the op ``name`` ("module:name"), see native.py."""
+    """Decorator: registers ``function(args, state, start, stop)`` (all int64) as the op ``"module:name"`` (native.py)."""
 
     def add(function: F) -> F:
         OPS[name] = function

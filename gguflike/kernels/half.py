@@ -11,9 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 
-from gguflike.kernels._jit import intrinsic, overload, types
+from gguflike.kernels._jit import intrinsic, ir, overload, types
 
 _HALF, _FLOAT, _I16 = ir.HalfType(), ir.FloatType(), ir.IntType(16)
 
@@ -89,7 +88,7 @@ def _truncate(_typing: Any, _value: Any) -> Any:
 
 
 @overload(f16_to_f32, inline="always")
-def _f16_to_f32(bits: Any) -> Any:  # noqa: ARG001  # numba matches the argument names
+def _f16_to_f32(bits: Any) -> Any:  # numba matches the argument names
     def convert(bits: Any) -> Any:
         return _extend(np.uint16(bits))
 
@@ -97,7 +96,7 @@ def _f16_to_f32(bits: Any) -> Any:  # noqa: ARG001  # numba matches the argument
 
 
 @overload(f32_to_f16, inline="always")
-def _f32_to_f16(value: Any) -> Any:  # noqa: ARG001
+def _f32_to_f16(value: Any) -> Any:
     def convert(value: Any) -> Any:
         return _truncate(np.float32(value))
 

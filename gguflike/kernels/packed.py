@@ -11,9 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 
-from gguflike.kernels._jit import intrinsic, jit, types
+from gguflike.kernels._jit import intrinsic, ir, jit, types
 from gguflike.kernels.half import f16_to_f32
 from gguflike.kernels.lanes import LANES, f32x16, from_bits, i32x16, mask, to_float, where
 
@@ -31,13 +30,13 @@ def _load(builder: Any, address: Any, kind: ir.Type) -> Any:
 def _function(result: Any, operands: tuple[Any, ...], emit: Callable[..., Any]) -> Any:
     """An intrinsic of fixed types, one or two; ``emit(builder, *values)`` returns the LLVM value."""
 
-    def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001  # numba's signature
+    def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # numba's signature
         return emit(builder, *args)
 
-    def unary(typing_context: Any, a: Any) -> Any:  # noqa: ARG001
+    def unary(typing_context: Any, a: Any) -> Any:
         return result(*operands), lower
 
-    def binary(typing_context: Any, a: Any, b: Any) -> Any:  # noqa: ARG001
+    def binary(typing_context: Any, a: Any, b: Any) -> Any:
         return result(*operands), lower
 
     return intrinsic(unary if len(operands) == 1 else binary)

@@ -72,7 +72,7 @@ def _on_lanes(
 def _by_cast(fmt: BlockFormat) -> Callable[[Rows, Out, int | None], None]:
     """F32, F64 and integers: numpy's cast to float32 (to nearest) is already as fast as memory."""
 
-    def decode(blocks: Rows, out: Out, threads: int | None = None) -> None:  # noqa: ARG001  # one signature for all
+    def decode(blocks: Rows, out: Out, threads: int | None = None) -> None:  # one signature for all
         _check(fmt, blocks, out)
         np.copyto(out, blocks.view(fmt.dtype)["x"], casting="unsafe")
 
@@ -87,10 +87,8 @@ def _check(fmt: BlockFormat, blocks: Rows, out: Out) -> None:
         raise ValueError(f"{fmt.name}: blocks {blocks.dtype}{blocks.shape} do not fit out {out.dtype}{out.shape}")
 
 
-def _register_all() -> None:
-    for name, fmt in FORMATS.items():
-        on_lanes = name in KERNELS and name != "F32"
-        register("decode", name)(_on_lanes(fmt, KERNELS[name]) if on_lanes else _by_cast(fmt))
-
-
-_register_all()
+_BY_CAST = ("F32", "F64", "I8", "I16", "I32", "I64")
+for _name in _BY_CAST:
+    register("decode", _name)(_by_cast(FORMATS[_name]))
+for _name in KERNELS.keys() - set(_BY_CAST):
+    register("decode", _name)(_on_lanes(FORMATS[_name], KERNELS[_name]))
