@@ -55,14 +55,8 @@ class Cursor:
 
     def overrun(self, count: int, part: str, offset: int) -> NoReturn:
         """Fail because the header ends, or passes the limit on its size, before ``count`` more bytes."""
-        if self.end < self.file_bytes:
-            self.fail(
-                "header is larger than any sane file needs",
-                "C-006",
-                part,
-                offset=offset,
-                expected=f"at most {MAX_HEADER_BYTES} bytes",
-            )
+        if count <= self.file_bytes - offset:
+            self._too_large(part, offset)
         self.fail(
             "file ends inside the header",
             "C-005",
@@ -92,6 +86,8 @@ class Cursor:
         start = self.position
         length = self.read_u64(part)
         if length > self.end - self.position:
+            if length <= self.file_bytes - self.position:
+                self._too_large(part, start)
             self.fail(
                 "string is longer than what is left of the header",
                 "C-007",
@@ -106,6 +102,8 @@ class Cursor:
     def count(self, value: int, least: int, rule: str, part: str, offset: int) -> int:
         """A declared count, refused when so many records of at least ``least`` bytes cannot follow."""
         if value * least > self.end - self.position:
+            if value * least <= self.file_bytes - self.position:
+                self._too_large(part, offset)
             self.fail(
                 "count is larger than the file can hold",
                 rule,
@@ -115,3 +113,7 @@ class Cursor:
                 got=value,
             )
         return value
+
+    def _too_large(self, part: str, offset: int) -> NoReturn:
+        limit = f"at most {MAX_HEADER_BYTES} bytes"
+        self.fail("header is larger than any model needs", "C-006", part, offset=offset, expected=limit)

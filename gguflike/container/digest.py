@@ -8,7 +8,7 @@ before the data section, taken with its own 64 characters set to "0". Hexadecima
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from gguflike.container.metadata import Metadata
@@ -43,16 +43,26 @@ def patch(header: bytes, slots: Slots, tensors: list[str]) -> bytes:
     patched = bytearray(header)
     for place, text in zip(slots.tensors, tensors, strict=True):
         patched[place : place + WIDTH] = text.encode()
-    own = header_digest(bytes(patched), slots.header).encode()
+    own = header_digest([bytes(patched)], slots.header).encode()
     patched[slots.header : slots.header + WIDTH] = own
     return bytes(patched)
 
 
-def header_digest(header: bytes, place: int) -> str:
-    """SHA-256 of the bytes before the data section, with the WIDTH characters at ``place`` set to "0"."""
-    digest = hashlib.sha256(header[:place])
-    digest.update(BLANK.encode())
-    digest.update(header[place + WIDTH :])
+def header_digest(pieces: Iterable[bytes | memoryview], place: int) -> str:
+    """SHA-256 of the bytes before the data section, with the WIDTH characters at ``place`` set to "0".
+
+    ``pieces`` are those bytes in order, cut anywhere.
+    """
+    digest = hashlib.sha256()
+    start = 0
+    for piece in pieces:
+        first, last = max(place - start, 0), min(place + WIDTH - start, len(piece))
+        if first < last:
+            patched = bytearray(piece)
+            patched[first:last] = BLANK[: last - first].encode()
+            piece = bytes(patched)
+        digest.update(piece)
+        start += len(piece)
     return digest.hexdigest()
 
 

@@ -37,6 +37,12 @@ def open(path: str | os.PathLike[str], *, shards: bool = True) -> GGUFFile:
         raise
 
 
+def open_shards(path: str | os.PathLike[str]) -> list[GGUFFile]:
+    """The files a model consists of, in order, each on its own: one, or all shards. Errors as of ``open``."""
+    file = open(path)
+    return file.shards if isinstance(file, ShardedFile) else [file]
+
+
 class ShardedFile(GGUFFile):
     """All shards of a model behind the interface of one file.
 

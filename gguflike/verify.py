@@ -1,0 +1,257 @@
+"""Checking a file: its structure, its contents against the digests it carries, and what else can be known.
+
+A file that gguflike wrote carries digests (spec/metadata.md): then every byte is accounted for, and a changed one is
+traced to its tensor or to the header. For other files structure and finite scales are all that can be checked, and the
+report says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from gguflike.container import GGUFFile, TensorInfo, ValueType
+from gguflike.container.consistency import inconsistencies
+from gguflike.container.digest import Recorded, header_digest, recorded
+from gguflike.container.finite import NotFinite, first_not_finite
+from gguflike.container.layout import align_up, spread
+from gguflike.container.shards import open_shards
+from gguflike.errors import DigestError, GGUFError
+
+Progress = Callable[[int, int, str], None]
+CHUNK = 1 << 20  # bytes read at a time: bounds the memory
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong (error) or odd but harmless (warning), where it is, and the rule it breaks."""
+
+    severity: Literal["error", "warning"]
+    rule: str
+    message: str
+    path: str
+    offset: int | None = None
+    tensor: str | None = None
+    field: str | None = None
+
+    def __str__(self) -> str:
+        parts = [self.path]
+        parts += [f"byte {self.offset}"] if self.offset is not None else []
+        parts += [f"tensor {self.tensor!r}"] if self.tensor is not None else []
+        parts += [self.field] if self.field is not None else []
+        return f"{', '.join(parts)}: {self.message} [{self.rule}]"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What ``verify`` found. ``digests``: whether the contents of every file were compared with digests.
+
+    ``paths`` are the files looked at (several for a split model), ``tensors`` and ``data_bytes`` count what was read.
+    """
+
+    paths: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    digests: bool
+    tensors: int
+    data_bytes: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether no finding is an error."""
+        return not any(finding.severity == "error" for finding in self.findings)
+
+    @property
+    def scope(self) -> str:
+        """What the check covered, in a sentence."""
+        if self.digests:
+            return "checked structure, finite values and the SHA-256 of the header and of every tensor"
+        return "checked structure and finite values only: without digests changed weights cannot be seen"
+
+    def check(self) -> None:
+        """Raise the first error: DigestError where contents changed, else GGUFError."""
+        for finding in self.findings:
+            if finding.severity == "error":
+                kind = DigestError if finding.rule in ("M-003", "M-004") else GGUFError
+                raise kind(
+                    finding.message,
+                    path=finding.path,
+                    offset=finding.offset,
+                    tensor=finding.tensor,
+                    field=finding.field,
+                    rule=finding.rule,
+                )
+
+
+def verify(path: str | os.PathLike[str], progress: Progress | None = None) -> Report:
+    """Check a GGUF file, or all shards of a split model. Reads everything once, in pieces of a megabyte.
+
+    A bad file is reported, not raised; OSError where the file cannot be opened or read.
+    """
+    findings: list[Finding] = []
+    try:
+        files = open_shards(path)
+    except GGUFError as error:
+        at = error.path or os.fspath(path)
+        parts = (error.what, _pair("expected", error.expected), _pair("got", error.got))
+        message = "; ".join(part for part in parts if part)
+        findings.append(Finding("error", error.rule or "", message, at, error.offset, error.tensor, error.field))
+        return Report((at,), tuple(findings), False, 0, 0)
+    try:
+        checks = [_FileCheck(file) for file in files]
+        total = sum(check.data_bytes for check in checks)
+        done = 0
+        for check in checks:
+            done = check.run(progress, done, total)
+            findings += check.findings
+        return Report(
+            tuple(file.path for file in files),
+            tuple(sorted(findings, key=lambda finding: finding.severity)),  # errors first
+            all(check.digests is not None for check in checks),
+            sum(len(file.infos) for file in files),
+            total,
+        )
+    finally:
+        for file in files:
+            file.close()
+
+
+def _changed(what: str, got: str, stated: str) -> str:
+    return f"{what} changed since it was written: its SHA-256 is {got}, recorded is {stated}"
+
+
+def _pair(word: str, value: object) -> str | None:
+    return None if value is None else f"{word} {value}"
+
+
+class _FileCheck:
+    """The check of one file; ``run`` fills ``findings``."""
+
+    def __init__(self, file: GGUFFile) -> None:
+        self.file = file
+        self.findings: list[Finding] = []
+        self.infos = sorted(file.infos.values(), key=lambda info: info.offset)
+        self.data_bytes = sum(info.nbytes for info in self.infos)
+        self.digests: Recorded | None = None
+        try:
+            self.digests = recorded(file.metadata, list(file.infos))
+        except GGUFError as error:
+            self.add("error", error.rule, f"{error.what}; got {error.got}", field=error.field)
+        # in our own files nothing may be odd; in other people's it is only worth mentioning
+        self.odd: Literal["error", "warning"] = "error" if self.digests or self.findings else "warning"
+        self.order = "<" if file.byteorder == "little" else ">"
+        self.buffer = bytearray(CHUNK)
+
+    def add(self, severity: Literal["error", "warning"], rule: str | None, message: str, **where: Any) -> None:
+        self.findings.append(Finding(severity, rule or "", message, self.file.path, **where))
+
+    def run(self, progress: Progress | None, done: int, total: int) -> int:
+        self._strings()
+        for rule, key, message in inconsistencies(self.file):
+            self.add("warning", rule, message, field=key)
+        descriptor = os.open(self.file.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._header(descriptor)
+            self._layout(descriptor)
+            for info in self.infos:
+                if progress:
+                    progress(done, total, info.name)
+                self._tensor(descriptor, info)
+                done += info.nbytes
+            if progress:
+                progress(done, total, "")
+        finally:
+            os.close(descriptor)
+        return done
+
+    def _strings(self) -> None:
+        """Strings that are not UTF-8."""
+        metadata = self.file.metadata
+        for key in metadata:
+            if ValueType.STRING not in (metadata.type_of(key), metadata.item_type_of(key)):
+                continue
+            value = metadata[key]
+            odd = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, bytes)]
+            if odd:
+                count = metadata.count_of(key)
+                message = f"{len(odd)} of {count} strings are not UTF-8, the first {odd[0][:40]!r}"
+                self.add(self.odd, "C-104", message, field=key, offset=metadata.entry(key).start)
+
+    def _header(self, descriptor: int) -> None:
+        """The header's digest and the padding behind it."""
+        file = self.file
+        if self.digests:
+            pieces = (piece for _, piece in self._pieces(descriptor, 0, file.data_offset, 1))
+            got = header_digest(pieces, self.digests.header_at)
+            if got != self.digests.header:
+                self.add("error", "M-003", _changed("header", got, self.digests.header), field="header")
+        self._zeros(descriptor, file.header_bytes, min(file.data_offset, file.file_bytes), "behind the header")
+
+    def _layout(self, descriptor: int) -> None:
+        """Order, holes, padding and what stands behind the last tensor."""
+        file = self.file
+        names = [info.name for info in self.infos if info.nbytes]
+        if names != [info.name for info in file.infos.values() if info.nbytes]:
+            self.add(self.odd, "C-106", "data is not in the order of the header; llama.cpp refuses such a file")
+        gaps, end = spread(self.infos, file.alignment, file.data_offset, file.file_bytes)
+        for start, stop, before in gaps:
+            behind = f"behind tensor {before!r}" if before else "before the first tensor"
+            padded = min(align_up(start, file.alignment), stop)
+            self._zeros(descriptor, start, padded, behind)
+            if padded < stop:
+                message = f"{stop - padded} bytes {behind} belong to no tensor; llama.cpp refuses such a file"
+                self.add(self.odd, "C-101", message, offset=padded)
+        if file.file_bytes > end:
+            message = f"{file.file_bytes - end} bytes stand behind the last tensor"
+            self.add(self.odd, "C-103", message, offset=end)
+        elif file.file_bytes < end and self.data_bytes:
+            message = f"the last {end - file.file_bytes} bytes of padding are missing: the file may be truncated"
+            self.add("error", "C-105", message, offset=file.file_bytes)
+
+    def _zeros(self, descriptor: int, start: int, end: int, behind: str) -> None:
+        for at, piece in self._pieces(descriptor, start, end, 1):
+            if bytes(piece).strip(b"\0"):
+                bad = at + int(np.flatnonzero(np.frombuffer(piece, np.uint8))[0])
+                self.add(self.odd, "C-102", f"padding {behind} is not zero", offset=bad)
+                return
+
+    def _tensor(self, descriptor: int, info: TensorInfo) -> None:
+        """Digest and finite values of one tensor, in one pass."""
+        digest = hashlib.sha256()
+        bad: NotFinite | None = None
+        read = 0
+        for at, piece in self._pieces(descriptor, info.offset, info.offset + info.nbytes, info.format.block_bytes):
+            if self.digests:
+                digest.update(piece)
+            if bad is None:
+                bad = first_not_finite(np.frombuffer(piece, np.uint8), info.format, self.order)
+                if bad:
+                    block = (at - info.offset) // info.format.block_bytes + bad.block
+                    message = f"{bad.field!r} of block {block} ({info.format.name}) is not finite"
+                    self.add(
+                        "error", "C-107", message, tensor=info.name, offset=at + bad.block * info.format.block_bytes
+                    )
+            read += len(piece)
+        if read < info.nbytes:
+            self.add("error", "C-025", "the file became shorter while it was read", tensor=info.name)
+        elif self.digests and digest.hexdigest() != self.digests.tensors[info.name]:
+            message = _changed("data", digest.hexdigest(), self.digests.tensors[info.name])
+            self.add("error", "M-004", message, tensor=info.name, offset=info.offset)
+
+    def _pieces(self, descriptor: int, start: int, end: int, unit: int) -> Iterator[tuple[int, memoryview]]:
+        """Bytes ``start`` to ``end`` and their places, in pieces of whole units; each is overwritten by the next."""
+        view = memoryview(self.buffer)
+        while start < end:
+            count = min(end - start, max(CHUNK // unit, 1) * unit)
+            filled = 0
+            while filled < count:
+                got = os.preadv(descriptor, [view[filled:count]], start + filled)
+                if not got:
+                    return
+                filled += got
+            yield start, view[:count]
+            start += count
