@@ -5,13 +5,14 @@ Key and tensor names are llama.cpp's (gguf's constants.py); defaults are those o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.arch.rope import llama3_factors
+from gguflike.arch.rope import llama3_factors, recognise_llama3
 from gguflike.arch.spec import ArchSpec, Graph, HParam, HParams, TensorRule
 from gguflike.arch.transforms import RopePermute
 
@@ -90,6 +91,14 @@ def llama3_rope_freqs(h: HParams) -> npt.NDArray[np.float32]:
     return llama3_factors(h["rope_base"], h["n_rot"], h["llama3_factor"], h["llama3_low"], h["llama3_high"], context)
 
 
+def recover_llama3(h: HParams, read: Callable[[str], npt.NDArray[np.float32]]) -> HParams:
+    """Llama 3's scaling from the factors alone, for files that we did not write."""
+    if not h["rope_freqs"] or "llama3_factor" in h:
+        return {}
+    factor, low, high, context = recognise_llama3(read("rope_freqs.weight"), h["rope_base"])
+    return {"llama3_factor": factor, "llama3_low": low, "llama3_high": high, "llama3_context": int(context)}
+
+
 LLAMA = ArchSpec(
     name="llama",
     hf_names=("LlamaForCausalLM",),
@@ -162,6 +171,7 @@ LLAMA = ArchSpec(
     config_constants=MappingProxyType(
         {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu"}
     ),
+    recover=recover_llama3,
 )
 
 # The same graph; only what Transformers assumes for absent keys differs (MistralConfig).

@@ -145,22 +145,17 @@ def llama3_factors(
     return (1.0 / ((1.0 - blend) / factor + blend)).astype(np.float32)
 
 
-def recognise_llama3(factors: npt.NDArray[np.float32], theta: float) -> dict[str, Any]:
-    """The ``rope.llama3.*`` entries that produce ``factors``, for files that hold only the factors.
+def recognise_llama3(factors: npt.NDArray[np.float32], theta: float) -> tuple[float, float, float, float]:
+    """The (factor, low, high, original context) that give ``factors``, for files that hold only the factors.
 
     All published Llama 3 models use low 1, high 4 and context 8192; UnsupportedError where those do not fit.
     """
-    factor = float(factors.max())
-    made = llama3_factors(theta, 2 * len(factors), factor, 1.0, 4.0, 8192.0)
+    found = (float(factors.max()), 1.0, 4.0, 8192.0)
+    made = llama3_factors(theta, 2 * len(factors), *found)
     if not np.allclose(made, factors, rtol=1e-4, atol=0.0):
         raise UnsupportedError(
             "rope frequency factors that are not Llama 3's",
             tensor="rope_freqs.weight",
             expected="low_freq_factor 1, high_freq_factor 4, original context 8192",
         )
-    return {
-        "rope.llama3.factor": factor,
-        "rope.llama3.low_freq_factor": 1.0,
-        "rope.llama3.high_freq_factor": 4.0,
-        "rope.llama3.original_context_length": 8192,
-    }
+    return found

@@ -93,7 +93,8 @@ class ArchSpec:
     that the graph implements, ``config_inert`` the keys that do not change what the model computes, ``ignore`` the
     checkpoint tensors that are not weights, ``config_constants`` what an exported config.json says beyond the
     parameters, ``config_defaults`` what Transformers assumes for absent keys. ``window_key`` is the config key of a
-    sliding window that the graph does not compute; `gguflike.arch.hparams` shortens the context to it.
+    sliding window that the graph does not compute; `gguflike.arch.hparams` shortens the context to it. ``recover``
+    gives parameters that a GGUF file holds only as tensors, which it reads by name as float32.
     """
 
     name: str
@@ -107,6 +108,7 @@ class ArchSpec:
     config_constants: Mapping[str, Any] = field(default_factory=dict)
     config_defaults: Mapping[str, Any] = field(default_factory=dict)
     window_key: str | None = None
+    recover: Callable[[HParams, Callable[[str], npt.NDArray[np.float32]]], HParams] | None = None
 
     def bind(self, h: HParams) -> tuple[Binding, ...]:
         """Every tensor of a model with parameters ``h``, in file order: before, in and after the layers."""

@@ -1,4 +1,4 @@
-"""One tensor from its source to its place in the file, slab by slab, in bounded memory."""
+"""One tensor from its source to bytes, slab by slab, in bounded memory."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from gguflike.container import Receipt, Slot
 from gguflike.convert.sources import Floats, GGUFSource, Source, slabs
 from gguflike.tensor import Method, quantize
 
-SLAB_BYTES = 64 << 20  # float32 values held at a time; an embedding of 128k x 4096 is 2 GiB
+SLAB_BYTES = 64 << 20  # bytes of float32 values held at a time; an embedding of 128k x 4096 would be 2 GiB
 
 # The largest value that rounding to nearest does not carry to infinity: half a step above the largest finite one.
-_LIMITS = {"F16": float(np.nextafter(np.float32(65520.0), np.float32(0))), "BF16": 3.3961775292304957e38}
+LIMITS = {"F16": float(np.nextafter(np.float32(65520.0), np.float32(0))), "BF16": 3.3961775292304957e38}
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Job:
         """The tensor's bytes in order, slab by slab."""
         fmt = format_by_name(self.format)
         copied = isinstance(self.source, GGUFSource) and self.source.stored == self.format
-        limit = _LIMITS.get(self.format, float(np.finfo(np.float32).max))
+        limit = limit_of(self.format)
         for start, stop in slabs(self.source, slab_bytes):
             if copied and isinstance(self.source, GGUFSource):
                 yield self.source.part(start, stop).data
@@ -45,7 +45,7 @@ class Job:
                 yield self._encode(self.source.read(start, stop, limit), fmt, start)
 
     def _encode(self, rows: Floats, fmt: BlockFormat, start: int) -> npt.NDArray[np.uint8]:
-        scalar = _SCALARS.get(fmt.name)
+        scalar = SCALARS.get(fmt.name)
         if scalar is not None:
             return scalar(rows).reshape(-1).view(np.uint8)
         if self.importance is None or len(self.importance) == 1:
@@ -59,6 +59,11 @@ class Job:
             rows, fmt, importance=weights, method=self.method, threads=self.threads, name=self.source.origin
         )
         return done.data
+
+
+def limit_of(name: str) -> float:
+    """The largest value that can be stored; block types have scales, so only float32 bounds them."""
+    return LIMITS.get(name, float(np.finfo(np.float32).max))
 
 
 def run(job: Job, slot: Slot) -> Receipt:
@@ -88,4 +93,4 @@ def _bf16(x: Floats) -> npt.NDArray[np.generic]:
     return upper
 
 
-_SCALARS: dict[str, Callable[[Floats], npt.NDArray[np.generic]]] = {"F32": _f32, "F16": _f16, "BF16": _bf16}
+SCALARS: dict[str, Callable[[Floats], npt.NDArray[np.generic]]] = {"F32": _f32, "F16": _f16, "BF16": _bf16}

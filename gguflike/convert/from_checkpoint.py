@@ -21,7 +21,7 @@ from gguflike.convert import recipe as recipes
 from gguflike.convert.execute import Progress, execute
 from gguflike.convert.plan import ConversionPlan
 from gguflike.convert.recipe import Facts
-from gguflike.convert.sources import CheckpointSource, Floats, MadeSource, Source
+from gguflike.convert.sources import CheckpointSource, MadeSource, Source
 from gguflike.errors import CheckpointError, UnsupportedError
 from gguflike.tensor import Method
 
@@ -83,7 +83,7 @@ def plan_conversion(
     h, notices = hparams.from_config(spec, opened.config, ignore_config)
     sources, more = match(spec, h, opened)
     matrix = imatrices.read(imatrix) if imatrix else None
-    importance, unused = _importance(matrix, sources)
+    importance, unused = imatrices.match(matrix, sources)
     label = str(opened.source)
     metadata = {
         **general.general(
@@ -106,11 +106,16 @@ def plan_conversion(
         facts=facts(h, any(source.name == "output.weight" for source in sources), imatrix is not None),
         sources=sources,
         metadata=metadata,
-        kept=lambda source: "F32",  # noqa: ARG005 - norms and biases, whatever they were
+        kept=_kept,
         overrides=overrides,
         importance=importance,
         notices=[*notices, *more, *unused],
     )
+
+
+def _kept(source: Source) -> str | None:
+    """Norms and biases are float32, whatever they were."""
+    return None if recipes.quantizable(source.name, source.shape) else "F32"
 
 
 def facts(h: Mapping[str, Any], has_output: bool, imatrix: bool) -> Facts:
@@ -187,19 +192,6 @@ def _source(binding: Binding, h: HParams, available: Mapping[str, LazyTensor], o
             remedy="a checkpoint that is already quantized has to be dequantized first",
         )
     return CheckpointSource(binding.gguf, tensor, binding.shape, binding.via)
-
-
-def _importance(
-    matrix: imatrices.Imatrix | None, sources: Sequence[Source]
-) -> tuple[dict[str, Floats] | None, list[str]]:
-    """Importance by tensor, and notices about entries that fit none."""
-    if matrix is None:
-        return None, []
-    shapes = {source.name: source.shape for source in sources}
-    fitted = {n: imatrices.fit(w, shapes[n]) if n in shapes else None for n, w in matrix.weights.items()}
-    bad = [name for name, weights in fitted.items() if weights is None]
-    notices = [f"{len(bad)} entries of {matrix.name} fit no tensor, {bad[0]} first"] if bad else []
-    return {name: weights for name, weights in fitted.items() if weights is not None}, notices
 
 
 def _size(shape: tuple[int, ...]) -> int:

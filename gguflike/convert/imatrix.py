@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike import container
-from gguflike.convert.sources import Floats
+from gguflike.convert.sources import Floats, Source
 from gguflike.errors import CheckpointError
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
@@ -99,7 +99,18 @@ def _read_legacy(path: Path) -> dict[str, Floats]:
     return weights
 
 
-def fit(weights: Floats, shape: tuple[int, ...]) -> Floats | None:
+def match(matrix: Imatrix | None, sources: Sequence[Source]) -> tuple[dict[str, Floats] | None, list[str]]:
+    """Importance by tensor, and notices about entries that fit none."""
+    if matrix is None:
+        return None, []
+    shapes = {source.name: source.shape for source in sources}
+    fitted = {n: _fit(w, shapes[n]) if n in shapes else None for n, w in matrix.weights.items()}
+    bad = [name for name, weights in fitted.items() if weights is None]
+    notices = [f"{len(bad)} entries of {matrix.name} fit no tensor, {bad[0]} first"] if bad else []
+    return {name: weights for name, weights in fitted.items() if weights is not None}, notices
+
+
+def _fit(weights: Floats, shape: tuple[int, ...]) -> Floats | None:
     """Weights for a tensor of ``shape``: (1, columns) or (matrices, columns), or None where they do not fit it."""
     columns, matrices = shape[-1], shape[0] if len(shape) == 3 else 1
     if weights.size == columns:

@@ -122,14 +122,14 @@ def make(
     facts: Facts,
     sources: Sequence[Source],
     metadata: Mapping[str, Any],
-    kept: Callable[[Source], str],
+    kept: Callable[[Source], str | None],
     overrides: Overrides = (),
     importance: Mapping[str, Floats] | None = None,
     notices: Sequence[str] = (),
 ) -> ConversionPlan:
-    """Choose types and lay out the file. ``kept`` gives the type of tensors that are not to be quantized."""
+    """Choose types and lay out the file. ``kept`` gives the type of tensors that recipes do not touch, else None."""
     tensors = [_planned(each, recipe, facts, kept, overrides, importance or {}) for each in sources]
-    _check_overrides(overrides, tensors)
+    _check_overrides(overrides, [each.name for each in sources if kept(each) is None])
     said = [*notices, *_requantized(tensors), *_importance_notices(recipe, tensors, importance)]
     specs = [TensorSpec(tensor.name, tensor.shape, tensor.format) for tensor in tensors]
     return ConversionPlan(
@@ -147,21 +147,21 @@ def _planned(
     source: Source,
     recipe: Recipe,
     facts: Facts,
-    kept: Callable[[Source], str],
+    kept: Callable[[Source], str | None],
     overrides: Overrides,
     importance: Mapping[str, Floats],
 ) -> PlannedTensor:
-    if not recipes.quantizable(source.name, source.shape):
-        fmt = format_by_name(kept(source))
-        return PlannedTensor(source, fmt, fmt)
+    fixed = kept(source)
+    if fixed is not None:
+        return PlannedTensor(source, format_by_name(fixed), format_by_name(fixed))
     choice = recipes.choose(recipe, source.name, source.shape, facts, overrides)
     weights = importance.get(source.name)
     return PlannedTensor(source, choice.format, choice.wanted, weights if choice.format.is_quantized else None)
 
 
-def _check_overrides(overrides: Overrides, tensors: Sequence[PlannedTensor]) -> None:
+def _check_overrides(overrides: Overrides, names: Sequence[str]) -> None:
     for pattern, fmt in overrides:
-        if not any(pattern.search(t.name) and recipes.quantizable(t.name, t.shape) for t in tensors):
+        if not any(pattern.search(name) for name in names):
             raise UnsupportedError(
                 "no weight matrix has a name that this tensor type is for",
                 field="tensor type",

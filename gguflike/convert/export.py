@@ -1,0 +1,196 @@
+"""A GGUF file back to a Hugging Face folder, by the same rows that converted it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gguflike import container
+from gguflike.arch import hparams, registry
+from gguflike.arch.spec import ArchSpec, Binding, HParams
+from gguflike.checkpoint.save import Entry, shards, write_json, write_tensors
+from gguflike.checkpoint.tokenizer import tokenizer_config_from_metadata, tokenizer_json_from_metadata
+from gguflike.container import GGUFFile
+from gguflike.convert.encode import SCALARS, SLAB_BYTES, limit_of
+from gguflike.convert.execute import Progress
+from gguflike.convert.folder import new_folder
+from gguflike.convert.sources import Floats, GGUFSource, slabs, stamp
+from gguflike.errors import GGUFError, UnsupportedError
+
+DTYPES: Mapping[str, str] = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
+_TORCH = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_HEADER_ROOM = 1 << 20  # for the headers and the JSON files, in the estimate of space
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """What an export will write: config.json, and each file's tensors with the binding that each comes through."""
+
+    source: str
+    target: Path
+    dtype: str
+    config: Mapping[str, Any] = field(repr=False)
+    generation_config: Mapping[str, Any] = field(repr=False)
+    files: Mapping[str, list[Entry]] = field(repr=False)
+    bindings: Mapping[str, Binding] = field(repr=False)
+
+    @property
+    def tensor_bytes(self) -> int:
+        return sum(entry.nbytes for entries in self.files.values() for entry in entries)
+
+    def __str__(self) -> str:
+        lines = [f"{self.source} -> {self.target}", f"{_TORCH[self.dtype]}: {self.tensor_bytes:,} bytes of tensors"]
+        return "\n".join([*lines, *(f"  {name}: {len(entries)} tensors" for name, entries in self.files.items())])
+
+
+def export(
+    file: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    dtype: str = "auto",
+    *,
+    progress: Progress | None = None,
+    dry_run: bool = False,
+) -> ExportPlan:
+    """Write a GGUF file as a folder that Transformers loads: configuration, safetensors, tokenizer; return the plan.
+
+    ``dtype`` is f32, f16, bf16, or auto: what the weight matrices are stored in where that is one of them, float32
+    where they are quantized, because only float32 holds every dequantized value exactly. Under auto a vector that the
+    dtype does not hold exactly stays float32. The folder appears complete or not at all; one that exists is not touched.
+    """
+    with container.open(file) as opened:
+        plan, sources = _plan(opened, Path(folder), dtype)
+        if dry_run:
+            return plan
+        done = 0
+
+        def parts(entry: Entry) -> Iterator[memoryview]:
+            nonlocal done
+            for part in _parts(sources[entry.name], plan.bindings[entry.name], entry.dtype):
+                yield part
+                done += part.nbytes
+                if progress is not None:
+                    progress(done, plan.tensor_bytes, entry.name)
+
+        documents = {
+            "config.json": plan.config,
+            "generation_config.json": plan.generation_config,
+            "tokenizer.json": tokenizer_json_from_metadata(opened.metadata),
+            "tokenizer_config.json": tokenizer_config_from_metadata(opened.metadata),
+        }
+        with new_folder(plan.target, plan.tensor_bytes + _HEADER_ROOM) as temporary:
+            write_tensors(temporary, plan.files, parts)
+            for name, document in documents.items():
+                write_json(temporary / name, document)
+    return plan
+
+
+def _plan(opened: GGUFFile, target: Path, dtype: str) -> tuple[ExportPlan, dict[str, GGUFSource]]:
+    if dtype != "auto" and dtype not in DTYPES:
+        raise UnsupportedError("dtype", expected="auto, " + ", ".join(DTYPES), got=repr(dtype))
+    if opened.architecture is None:
+        raise GGUFError("the file names no architecture", path=opened.path, field="general.architecture")
+    spec = registry.for_gguf(opened.architecture)
+    h = _hparams(spec, opened)
+    bindings = _bindings(spec, h, opened)
+    stamps = tuple(stamp(path) for path in opened.paths)
+    sources = {
+        name: GGUFSource(opened.path, b.gguf, b.shape, opened.infos[b.gguf].format.name, stamps, group=b.via.group)
+        for name, b in bindings.items()
+    }
+    matrices = {source.stored for source in sources.values() if len(source.shape) > 1}
+    chosen = DTYPES[dtype] if dtype != "auto" else matrices.pop() if matrices in ({"F16"}, {"BF16"}) else "F32"
+    entries = [
+        Entry(name, chosen if dtype != "auto" or _holds(chosen, sources[name]) else "F32", binding.hf_shape)
+        for name, binding in bindings.items()
+    ]
+    plan = ExportPlan(
+        source=Path(opened.path).name,
+        target=target,
+        dtype=chosen,
+        config={**hparams.to_config(spec, h), **_token_ids(opened.metadata), "torch_dtype": _TORCH[chosen]},
+        generation_config=_generation(opened.metadata),
+        files=shards(entries),
+        bindings=bindings,
+    )
+    return plan, sources
+
+
+def _hparams(spec: ArchSpec, opened: GGUFFile) -> HParams:
+    h = hparams.from_gguf(spec, opened.metadata, opened.infos.keys())
+
+    def read(name: str) -> Floats:
+        return opened.tensors[name].dequantize()
+
+    return {**h, **spec.recover(h, read)} if spec.recover else h
+
+
+def _bindings(spec: ArchSpec, h: HParams, opened: GGUFFile) -> dict[str, Binding]:
+    """Name in the checkpoint -> binding, for every tensor of the file. GGUFError where file and family disagree."""
+    if h["n_layer"] > len(opened.infos):
+        raise GGUFError("more layers than tensors", path=opened.path, field="block_count", got=h["n_layer"])
+    bound = spec.bind(h)
+    for binding in bound:
+        info = opened.infos.get(binding.gguf)
+        if info is None or info.shape != binding.shape:
+            raise GGUFError(
+                "tensor has the wrong shape" if info else "tensor is missing",
+                path=opened.path,
+                tensor=binding.gguf,
+                expected=str(binding.shape),
+                got=str(info.shape) if info else None,
+            )
+    unknown = sorted(set(opened.infos) - {binding.gguf for binding in bound})
+    if unknown:
+        raise UnsupportedError(
+            f"{len(unknown)} tensors that {spec.name} does not have", path=opened.path, tensor=unknown[0]
+        )
+    return {binding.hf: binding for binding in bound if binding.hf is not None}
+
+
+def _holds(dtype: str, source: GGUFSource) -> bool:
+    """Whether a dtype holds a vector exactly. Matrices are in the dtype already, or it is float32."""
+    if dtype == "F32" or len(source.shape) > 1:
+        return True
+    values = source.read(0, source.shape[0], limit_of("F32"))
+    if np.abs(values).max(initial=0.0) > limit_of(dtype):
+        return False
+    stored = SCALARS[dtype](values)
+    back = (stored.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else stored.astype(np.float32)
+    return bool((back == values).all())
+
+
+def _parts(source: GGUFSource, binding: Binding, dtype: str) -> Iterator[memoryview]:
+    for start, stop in slabs(source, SLAB_BYTES):
+        rows = binding.via.undo(source.read(start, stop, limit_of(dtype)))
+        if prod(rows.shape):
+            yield np.ascontiguousarray(SCALARS[dtype](rows)).data.cast("B")
+
+
+def _token_ids(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """bos, eos and pad of config.json."""
+    ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in _TOKENS.items()}
+    return {name: value for name, value in ids.items() if value is not None}
+
+
+_TOKENS = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
+_SAMPLING = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
+
+
+def _generation(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """generation_config.json: the token ids, every token that ends a turn, sampling defaults if given."""
+    config = _token_ids(metadata)
+    ends = {config.get("eos_token_id"), metadata.get("tokenizer.ggml.eot_token_id")} - {None}
+    if len(ends) > 1:
+        config["eos_token_id"] = sorted(ends)
+    sampling = {
+        name: round(float(metadata[key]), 6) if name != "top_k" else int(metadata[key])
+        for short, name in _SAMPLING.items()
+        if (key := f"general.sampling.{short}") in metadata
+    }
+    return {**config, **({"do_sample": True, **sampling} if sampling else {})}

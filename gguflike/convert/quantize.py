@@ -1,0 +1,120 @@
+"""A GGUF file to another of a different type."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gguflike import container
+from gguflike.arch.spec import role_of
+from gguflike.container import GGUFFile
+from gguflike.convert import imatrix as imatrices
+from gguflike.convert import metadata as general
+from gguflike.convert import plan as plans
+from gguflike.convert import recipe as recipes
+from gguflike.convert.execute import Progress, execute
+from gguflike.convert.plan import ConversionPlan
+from gguflike.convert.recipe import Facts, Recipe
+from gguflike.convert.sources import GGUFSource, Source, stamp
+from gguflike.tensor import Method
+
+_DROPPED = ("split.", "gguflike.digest.", "gguflike.recipe", "gguflike.imatrix")
+
+
+def quantize_file(
+    src: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None,
+    type: str,
+    *,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+    dry_run: bool = False,
+    tensor_types: Sequence[str] = (),
+    imatrix: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+    method: Method = "search",
+    overwrite: bool = True,
+) -> ConversionPlan:
+    """Write the GGUF file ``src`` (or the split model it belongs to) as ``type`` to ``out``; return the plan.
+
+    Any architecture will do: roles are told by tensor names. Tensors that have their type already are copied byte for
+    byte; encoding anew what was quantized before loses more than quantizing the original, and the plan says so. The
+    other arguments are those of `gguflike.convert`.
+    """
+    recipe = recipes.by_name(type)
+    overrides = tuple(recipes.override(text) for text in tensor_types)
+    with container.open(src) as file:
+        stamps = tuple(stamp(path) for path in file.paths)
+        sources: list[Source] = [
+            GGUFSource(file.path, info.name, info.shape, info.format.name, stamps) for info in file.infos.values()
+        ]
+        matrix = imatrices.read(imatrix) if imatrix else None
+        importance, notices = imatrices.match(matrix, sources)
+        planned = plans.make(
+            source=Path(src).name,
+            target=out,
+            recipe=recipe,
+            facts=_facts(file, matrix is not None),
+            sources=sources,
+            metadata=_metadata(file, recipe, tensor_types, matrix.name if matrix else None),
+            kept=_kept,
+            overrides=overrides,
+            importance=importance,
+            notices=notices,
+        )
+        reads = file.paths
+    if not dry_run:
+        execute(
+            planned,
+            reads=reads,
+            executor=executor,
+            progress=progress,
+            threads=threads,
+            method=method,
+            overwrite=overwrite,
+        )
+    return planned
+
+
+def _kept(source: Source) -> str | None:
+    """What is not a weight matrix stays as it is."""
+    integers = source.stored.startswith("I") and not source.stored.startswith("IQ")
+    return source.stored if integers or not recipes.quantizable(source.name, source.shape) else None
+
+
+def _metadata(file: GGUFFile, recipe: Recipe, overrides: Sequence[str], imatrix: str | None) -> dict[str, Any]:
+    """Everything the source says, except what no longer holds."""
+    metadata: dict[str, Any] = {key: file.metadata.typed(key) for key in file.metadata if not key.startswith(_DROPPED)}
+    source = file.metadata.get("gguflike.source", Path(file.path).name)
+    return metadata | {
+        "general.file_type": recipe.file_type,
+        "general.quantization_version": general.QUANTIZATION_VERSION,
+        **general.provenance(source, recipe, overrides, imatrix),
+        "gguflike.source.file": Path(file.path).name,
+    }
+
+
+def _facts(file: GGUFFile, imatrix: bool) -> Facts:
+    layers = [layer for layer in (role_of(name)[1] for name in file.infos) if layer is not None]
+    heads = _number(file.metadata, f"{file.architecture}.attention.head_count")
+    kv_heads = _number(file.metadata, f"{file.architecture}.attention.head_count_kv")
+    return Facts(
+        n_layer=max(layers, default=-1) + 1,
+        gqa=heads // kv_heads if heads and kv_heads else 1,
+        n_expert=_number(file.metadata, f"{file.architecture}.expert_count"),
+        tied="output.weight" not in file.infos,
+        imatrix=imatrix,
+    )
+
+
+def _number(metadata: Mapping[str, Any], key: str) -> int:
+    """An integer, or the first of an array of one per layer; 0 where there is none."""
+    value = metadata.get(key)
+    if isinstance(value, np.ndarray):
+        value = value[0].item() if len(value) else None
+    return value if isinstance(value, int) else 0
