@@ -82,7 +82,11 @@ class Cursor:
         return int(value)
 
     def read_bytes(self, part: str) -> bytes:
-        """A string: its length is checked before it is sliced."""
+        """A string's bytes."""
+        return bytes(self.buffer[slice(*self.read_span(part))])
+
+    def read_span(self, part: str) -> tuple[int, int]:
+        """Where a string's bytes begin and end, its length checked but nothing copied."""
         start = self.position
         length = self.read_u64(part)
         if length > self.end - self.position:
@@ -97,7 +101,7 @@ class Cursor:
                 got=length,
             )
         self.position += length
-        return bytes(self.buffer[self.position - length : self.position])
+        return self.position - length, self.position
 
     def count(self, value: int, least: int, rule: str, part: str, offset: int) -> int:
         """A declared count, refused when so many records of at least ``least`` bytes cannot follow."""

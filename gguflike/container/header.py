@@ -164,8 +164,8 @@ def _value_type(cursor: Cursor, part: str) -> ValueType:
 
 def _value(cursor: Cursor, kind: ValueType) -> Entry:
     if kind is ValueType.STRING:
-        data = cursor.read_bytes("value")
-        return Entry(kind, None, len(data), cursor.position - len(data), cursor.position)
+        start, end = cursor.read_span("value")
+        return Entry(kind, None, end - start, start, end)
     size = SIZES[kind]
     cursor.need(size, "value")
     start = cursor.position

@@ -6,6 +6,7 @@ import mmap
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
@@ -84,12 +85,10 @@ class GGUFFile:
 
     def close(self) -> None:
         """Let go of the file. Metadata and new tensors cannot be read afterwards (ValueError)."""
-        try:
-            if not isinstance(self._map, bytes):
-                self._map.close()
-        except BufferError:  # tensors are still in use: the mapping goes with the last of them
-            pass
-        self._map = None
+        mapping, self._map = self._map, None
+        if isinstance(mapping, mmap.mmap):
+            with suppress(BufferError):  # tensors are still in use: the mapping goes with the last of them
+                mapping.close()
 
     def __enter__(self) -> GGUFFile:
         return self

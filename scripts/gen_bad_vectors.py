@@ -1,0 +1,300 @@
+#!/usr/bin/env python3
+"""Write spec/vectors/bad: one tiny file per way to break a rule of spec/container.md, and the table of them.
+
+usage: gen_bad_vectors.py [--check]       --check writes nothing and fails when a committed file differs
+
+The files are put together byte by byte, without the package's writer, so that they are an independent statement of
+the format. The table's errors come from the package's reader and verifier.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import struct
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+FOLDER = HERE.parent / "spec" / "vectors" / "bad"
+
+U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)
+TYPE_F32, TYPE_F16, TYPE_Q8_0, TYPE_Q2_0 = 0, 1, 8, 42
+TOP = 2**64 - 1
+
+
+def string(text: str | bytes, length: int | None = None, order: str = "<") -> bytes:
+    """A GGUF string; ``length`` overrides the true one."""
+    data = text.encode() if isinstance(text, str) else text
+    return struct.pack(order + "Q", len(data) if length is None else length) + data
+
+
+def kv(key: str | bytes, kind: int, payload: bytes, order: str = "<") -> bytes:
+    """A metadata record."""
+    return string(key, order=order) + struct.pack(order + "I", kind) + payload
+
+
+def u32(key: str, value: int, order: str = "<") -> bytes:
+    return kv(key, U32, struct.pack(order + "I", value), order)
+
+
+def text(key: str, value: str | bytes) -> bytes:
+    return kv(key, STRING, string(value))
+
+
+def array_of(key: str, kind: int, count: int, payload: bytes) -> bytes:
+    return kv(key, ARRAY, struct.pack("<IQ", kind, count) + payload)
+
+
+def tensor(
+    name: str | bytes, dims: Sequence[int], kind: int, offset: int, n_dims: int | None = None, order: str = "<"
+) -> bytes:
+    """A tensor record; ``dims`` with the fastest axis first."""
+    count = len(dims) if n_dims is None else n_dims
+    return (
+        string(name, order=order)
+        + struct.pack(f"{order}I{len(dims)}Q", count, *dims)
+        + struct.pack(order + "IQ", kind, offset)
+    )
+
+
+def build(
+    kvs: Sequence[bytes] = (),
+    tensors: Sequence[bytes] = (),
+    data: bytes = b"",
+    *,
+    magic: bytes = b"GGUF",
+    version: int = 3,
+    n_tensors: int | None = None,
+    n_kv: int | None = None,
+    alignment: int = 32,
+    order: str = "<",
+) -> bytes:
+    """A whole file; the header is padded where data follows."""
+    counts = (len(tensors) if n_tensors is None else n_tensors, len(kvs) if n_kv is None else n_kv)
+    head = magic + struct.pack(order + "IQQ", version, *counts) + b"".join(kvs) + b"".join(tensors)
+    return head + bytes(-len(head) % alignment if data else 0) + data
+
+
+def floats(count: int) -> bytes:
+    return struct.pack(f"<{count}f", *range(1, count + 1))
+
+
+ONE = tensor("x", [8], TYPE_F32, 0)  # 32 bytes of data: no padding needed
+TWO = [ONE, tensor("y", [8], TYPE_F32, 32)]
+
+
+def with_digests(data: bytes, *, spoil: str | None = None) -> bytes:
+    """A file with one tensor of 8 floats and digests, computed here by the letter of spec/metadata.md."""
+    sha = hashlib.sha256(floats(8)).hexdigest()
+    own = "0" * 64
+
+    def whole(header_digest: str) -> bytes:
+        records = [
+            array_of("gguflike.digest.tensors", STRING, 1, string("x" * 64 if spoil == "digest" else sha)),
+            text("gguflike.digest.header", header_digest),
+            u32("general.file_type", 1 if spoil == "header" and header_digest != own else 0),
+        ]
+        return build(records, [ONE], b"\0")[:-1]
+
+    header = whole(own)
+    return whole(hashlib.sha256(header).hexdigest()) + data
+
+
+@dataclass(frozen=True)
+class Case:
+    """One file: the rule it breaks, its bytes, whether it still opens (then ``verify`` reports it)."""
+
+    rule: str
+    data: bytes
+    opens: bool = False
+    others: dict[str, bytes] = field(default_factory=dict)  # further shards, by file name
+
+
+def _cases() -> dict[str, Case]:
+    arch = text("general.architecture", "llama")
+    split = [kv("split.no", U16, b"\0\0"), kv("split.count", U16, b"\2\0"), kv("split.tensors.count", I32, b"\2\0\0\0")]
+    second = [kv("split.no", U16, b"\0\0"), kv("split.count", U16, b"\2\0")]
+    return {
+        "empty": Case("C-001", b""),
+        "magic": Case("C-001", build(magic=b"FUGG")),
+        "html": Case("C-001", b"<!DOCTYPE html><html><body>Sign in</body></html>"),
+        "zip": Case("C-001", b"PK\x03\x04" + bytes(60)),
+        "safetensors": Case("C-001", struct.pack("<Q", 16) + b'{"x":{}}        '),
+        "zeros": Case("C-001", bytes(64)),
+        "version_0": Case("C-002", build(version=0)),
+        "version_1": Case("C-002", build(version=1)),
+        "version_future": Case("C-002", build(version=4)),
+        "version_swapped": Case("C-003", b"GGUF" + struct.pack(">I", 3) + struct.pack("<QQ", 1, 1) + arch + ONE),
+        "tensor_count": Case("C-003", build(n_tensors=TOP)),
+        "metadata_count": Case("C-004", build(n_kv=TOP)),
+        "four_bytes": Case("C-005", b"GGUF"),
+        "cut_in_counts": Case("C-005", build()[:20]),
+        "cut_in_value": Case("C-005", build([u32("a", 1), kv("b", U64, b"\0\0")])),
+        "cut_in_tensor": Case("C-005", build([u32("a", 1)], [ONE[:-4]])),
+        "key_length": Case("C-007", build([string("a", TOP) + struct.pack("<I", U32) + bytes(4)])),
+        "value_length": Case("C-007", build([kv("a", STRING, string("text", 2**63))])),
+        "name_length": Case("C-007", build((), [string("x", 2**64 - 8) + bytes(24)])),
+        "item_length": Case("C-007", build([array_of("a", STRING, 2, string("b") + string("c", TOP - 7))])),
+        "key_empty": Case("C-008", build([kv("", U32, bytes(4))])),
+        "key_not_utf8": Case("C-009", build([kv(b"a\xff", U32, bytes(4))])),
+        "key_nul": Case("C-009", build([kv(b"a\0b", U32, bytes(4))])),
+        "key_twice": Case("C-010", build([u32("a", 1), u32("a", 2)])),
+        "value_type": Case("C-011", build([kv("a", 13, bytes(8))])),
+        "item_type": Case("C-011", build([array_of("a", 13, 1, bytes(8))])),
+        "nested_array": Case("C-012", build([array_of("a", ARRAY, 1, struct.pack("<IQ", U8, 1) + b"\0")])),
+        "array_wraps": Case("C-013", build([array_of("a", U64, 2**61 + 1, bytes(8))])),
+        "string_array_count": Case("C-013", build([array_of("a", STRING, 2**60, string("b"))])),
+        "bool_2": Case("C-014", build([kv("a", BOOL, b"\2"), arch])),
+        "bool_array_2": Case("C-014", build([array_of("a", BOOL, 3, b"\0\1\2")])),
+        "alignment_0": Case("C-015", build([u32("general.alignment", 0)], [ONE], floats(8))),
+        "alignment_13": Case("C-015", build([u32("general.alignment", 13)], [ONE], floats(8), alignment=13)),
+        "alignment_huge": Case("C-015", build([u32("general.alignment", 2**31)], [ONE], floats(8))),
+        "alignment_int32": Case("C-015", build([kv("general.alignment", I32, b"\x20\0\0\0")], [ONE], floats(8))),
+        "architecture_type": Case("C-016", build([u32("general.architecture", 7)])),
+        "architecture_not_utf8": Case("C-016", build([text("general.architecture", b"\xff")])),
+        "name_64_bytes": Case("C-017", build((), [tensor("x" * 64, [8], TYPE_F32, 0)], floats(8))),
+        "name_empty": Case("C-017", build((), [tensor("", [8], TYPE_F32, 0)], floats(8))),
+        "name_not_utf8": Case("C-018", build((), [tensor(b"\xc3(", [8], TYPE_F32, 0)], floats(8))),
+        "name_nul": Case("C-018", build((), [tensor(b"x\0", [8], TYPE_F32, 0)], floats(8))),
+        "name_twice": Case("C-019", build((), [ONE, tensor("x", [8], TYPE_F32, 32)], floats(16))),
+        "five_dims": Case("C-020", build((), [tensor("x", [1] * 5, TYPE_F32, 0)], floats(8))),
+        "dims_count": Case("C-020", build((), [tensor("x", [8], TYPE_F32, 0, n_dims=2**32 - 1)], floats(8))),
+        "dim_minus_1": Case("C-021", build((), [tensor("x", [TOP], TYPE_F32, 0)], floats(8))),
+        "dims_wrap": Case("C-021", build((), [tensor("x", [2**32, 2**32, 1], TYPE_F32, 0)], floats(8))),
+        "dims_wrap_with_zero": Case("C-021", build((), [tensor("x", [0, 2**40, 2**40], TYPE_F32, 0)], floats(8))),
+        "bytes_wrap": Case("C-021", build((), [tensor("x", [2**61], TYPE_F32, 0)], floats(8))),
+        "type_unknown": Case("C-022", build((), [tensor("x", [8], 1000, 0)], floats(8))),
+        "type_removed": Case("C-022", build((), [tensor("x", [32], 4, 0)], floats(8))),
+        "type_bitnet": Case("C-022", build((), [tensor("x", [128], 36, 0)], floats(16))),
+        "type_ik": Case("C-022", build((), [tensor("x", [256], 144, 0)], floats(64))),
+        "ragged_row": Case("C-023", build((), [tensor("x", [33, 2], TYPE_Q8_0, 0)], bytes(96))),
+        "offset_unaligned": Case("C-024", build((), [tensor("x", [8], TYPE_F32, 4)], floats(16))),
+        "offset_minus_1": Case("C-024", build((), [tensor("x", [8], TYPE_F32, TOP)], floats(8))),
+        "offset_wraps": Case("C-025", build((), [tensor("x", [8], TYPE_F32, 2**64 - 32)], floats(8))),
+        "offset_behind_end": Case("C-025", build((), [tensor("x", [8], TYPE_F32, 64)], floats(8))),
+        "data_cut": Case("C-025", build((), TWO, floats(16)[:-1])),
+        "data_missing": Case("C-025", build((), [ONE])),
+        "size_huge": Case("C-025", build((), [tensor("x", [2**40], TYPE_F32, 0)], floats(8))),
+        "overlap": Case(
+            "C-026", build((), [tensor("x", [16], TYPE_F32, 0), tensor("y", [8], TYPE_F32, 32)], floats(16))
+        ),
+        "same_place": Case("C-026", build((), [ONE, tensor("y", [8], TYPE_F32, 0)], floats(8))),
+        "fork_q2_0": Case(
+            "C-026", build((), [tensor("x", [128, 16], TYPE_Q2_0, 0), tensor("y", [8], TYPE_F32, 544)], bytes(576))
+        ),
+        "shard_name": Case("C-027", build(split, [ONE], floats(8))),
+        "shard_count_type": Case("C-027", build([kv("split.count", F32, struct.pack("<f", 2))])),
+        "missing-00001-of-00002": Case("C-027", build(split, [ONE], floats(8))),
+        "doubled-00001-of-00002": Case(
+            "C-027",
+            build(split, [ONE], floats(8)),
+            others={"doubled-00002-of-00002": build([kv("split.no", U16, b"\1\0"), second[1]], [ONE], floats(8))},
+        ),
+        "swapped-00001-of-00002": Case(
+            "C-027", build(split, [ONE], floats(8)), others={"swapped-00002-of-00002": build(second)}
+        ),
+        "hole": Case("C-101", build((), [ONE, tensor("y", [8], TYPE_F32, 64)], floats(24)), opens=True),
+        "padding": Case("C-102", build((), [tensor("x", [7], TYPE_F32, 0)], floats(8)), opens=True),
+        "trailing_bytes": Case("C-103", build((), [ONE], floats(8) + b"more"), opens=True),
+        "string_not_utf8": Case("C-104", build([text("general.name", b"caf\xe9")]), opens=True),
+        "token_not_utf8": Case(
+            "C-104", build([array_of("tokenizer.ggml.tokens", STRING, 2, string("a") + string(b"\xc3"))]), opens=True
+        ),
+        "padding_missing": Case("C-105", build((), [tensor("x", [7], TYPE_F32, 0)], floats(7)), opens=True),
+        "disorder": Case(
+            "C-106", build((), [tensor("x", [8], TYPE_F32, 32), tensor("y", [8], TYPE_F32, 0)], floats(16)), opens=True
+        ),
+        "scale_nan": Case("C-107", build((), [tensor("x", [32], TYPE_Q8_0, 0)], b"\0\x7e" + bytes(62)), opens=True),
+        "weight_infinite": Case("C-107", build((), [ONE], struct.pack("<8f", *range(7), float("inf"))), opens=True),
+        "digest_malformed": Case("M-001", with_digests(floats(8), spoil="digest"), opens=True),
+        "digest_half": Case("M-001", build([text("gguflike.digest.header", "0" * 64)]), opens=True),
+        "header_changed": Case("M-003", with_digests(floats(8), spoil="header"), opens=True),
+        "tensor_changed": Case("M-004", with_digests(floats(7) + floats(1)), opens=True),
+        "layer_missing": Case(
+            "M-010", build([arch, u32("llama.block_count", 2)], [tensor("blk.0.x", [8], 0, 0)], floats(8)), opens=True
+        ),
+        "scores_short": Case(
+            "M-011",
+            build(
+                [
+                    array_of("tokenizer.ggml.tokens", STRING, 2, string("a") * 2),
+                    array_of("tokenizer.ggml.scores", F32, 1, bytes(4)),
+                ]
+            ),
+            opens=True,
+        ),
+    }
+
+
+CASES = _cases()
+
+
+def files() -> dict[str, bytes]:
+    """All files by name."""
+    out = {}
+    for name, case in CASES.items():
+        out[f"{name}.gguf"] = case.data
+        out |= {f"{other}.gguf": data for other, data in case.others.items()}
+    return out
+
+
+def outcome(path: Path) -> str:
+    """What the package says about a file: the error of opening it, or what ``verify`` reports."""
+    from gguflike import container
+    from gguflike.errors import GGUFError
+    from gguflike.verify import verify
+
+    try:
+        with container.open(path):
+            pass
+    except GGUFError as error:
+        return str(error)
+    return "; ".join(str(finding) for finding in verify(path).findings)
+
+
+def table(folder: Path) -> str:
+    lines = [
+        "# Files that break a rule",
+        "",
+        "Made by `scripts/gen_bad_vectors.py`, byte by byte. Rules are those of [container.md](../../container.md) and",
+        "[metadata.md](../../metadata.md). A reader refuses the files marked *refused*; the others open, and",
+        "`gguflike verify` reports them.",
+        "",
+        "| file | rule | opening | error |",
+        "|---|---|---|---|",
+    ]
+    for name, case in CASES.items():
+        said = outcome(folder / f"{name}.gguf").replace(f"{folder}/", "").replace("|", "\\|").replace("\n", " ")
+        lines.append(f"| {name}.gguf | {case.rule} | {'opens' if case.opens else 'refused'} | {said} |")
+    return "\n".join(lines) + "\n"
+
+
+def write(folder: Path) -> None:
+    for name, data in files().items():
+        (folder / name).write_bytes(data)
+    (folder / "README.md").write_text(table(folder))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="only compare with what is committed")
+    if not parser.parse_args().check:
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        write(FOLDER)
+        return 0
+    with tempfile.TemporaryDirectory() as fresh:
+        write(Path(fresh))
+        made = {path.name: path.read_bytes() for path in Path(fresh).iterdir()}
+    kept = {path.name: path.read_bytes() for path in FOLDER.iterdir()}
+    wrong = sorted(name for name in made.keys() | kept.keys() if made.get(name) != kept.get(name))
+    for name in wrong:
+        print(f"{FOLDER / name} is not what {Path(__file__).name} makes", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
