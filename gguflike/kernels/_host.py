@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from gguflike.errors import OutputError
 
@@ -56,3 +59,24 @@ def thread_count(threads: int | None = None) -> int:
     if value := os.environ.get("GGUFLIKE_THREADS"):
         return max(1, int(value))
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@lru_cache(maxsize=4)
+def _pool(workers: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(workers, thread_name_prefix="gguflike")
+
+
+def run_rows(kernel: Callable[..., Any], rows: int, *args: Any, threads: int | None = None, chunk: int = 0) -> None:
+    """Call ``kernel(start, stop, *args)`` over disjoint row ranges that cover ``range(rows)``, on several threads.
+
+    Ranges are small enough (``chunk`` rows; 8 per thread by default) that a thread held up by another process delays
+    the others little. The result must not depend on the split: a kernel writes only to its own rows.
+    """
+    workers = min(thread_count(threads), max(rows, 1))
+    step = chunk or max(1, -(-rows // (8 * workers)))
+    if workers == 1 or step >= rows:
+        kernel(0, rows, *args)
+        return
+    futures = [_pool(workers).submit(kernel, i, min(i + step, rows), *args) for i in range(0, rows, step)]
+    for future in futures:
+        future.result()

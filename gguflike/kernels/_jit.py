@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import Any, TypeVar, cast
 
 import numba
@@ -24,6 +22,7 @@ from llvmlite import ir as ir
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
 from gguflike.kernels._host import cache_dir as cache_dir
+from gguflike.kernels._host import run_rows as run_rows
 from gguflike.kernels._host import sources_digest as sources_digest
 from gguflike.kernels._host import thread_count as thread_count
 
@@ -100,24 +99,3 @@ def compile_op(name: str) -> bytes:
     options: dict[str, Any] = {"nopython": True, "error_model": "numpy", "boundscheck": False}
     compiled: Any = numba.cfunc("void(int64, int64, int64, int64)", **options)(OPS[name])
     return bytes(compiled.native_name.encode() + b"\0" + compiled._library._get_compiled_object())
-
-
-@lru_cache(maxsize=4)
-def _pool(workers: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(workers, thread_name_prefix="gguflike")
-
-
-def run_rows(kernel: Callable[..., Any], rows: int, *args: Any, threads: int | None = None, chunk: int = 0) -> None:
-    """Call ``kernel(start, stop, *args)`` over disjoint row ranges that cover ``range(rows)``, on several threads.
-
-    Ranges are small enough (``chunk`` rows; 8 per thread by default) that a thread held up by another process delays
-    the others little. The result must not depend on the split: a kernel writes only to its own rows.
-    """
-    workers = min(thread_count(threads), max(rows, 1))
-    step = chunk or max(1, -(-rows // (8 * workers)))
-    if workers == 1 or step >= rows:
-        kernel(0, rows, *args)
-        return
-    futures = [_pool(workers).submit(kernel, i, min(i + step, rows), *args) for i in range(0, rows, step)]
-    for future in futures:
-        future.result()

@@ -5,7 +5,7 @@ operation. The signatures, all on C-contiguous arrays:
 
     decode   (blocks uint8 (rows, row_bytes), out float32 (rows, columns), threads) -> None
     encode   (x float32 (rows, columns), out uint8 (rows, row_bytes), weights float32 (columns,) | None, method, threads) -> None
-    linear   see kernels/matmul.py
+    linear   see kernels/linear.py
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gguflike.errors import UnsupportedError
 MODULES: dict[str, tuple[str, ...]] = {
     "decode": ("decode",),
     "encode": ("encode",),
-    "linear": ("matmul",),
+    "linear": ("linear",),
 }
 
 _REGISTRY: dict[tuple[str, str], Callable[..., Any]] = {}

@@ -1,0 +1,173 @@
+"""Matrix products straight on quantized blocks: ``out[t, n] = sum over k of x[t, k] * w[n, k]``.
+
+Ops, in the sense of native.py: ``op(args, state, start, stop)``. Names, work items and memory come from
+``layout.linear_plan(format)``, so that a caller never names a block type.
+
+    matvec_<type>   one token; items are groups of 16 rows
+    matmul_<type>   any number of tokens; items are 32 rows each
+
+and, in quantize.py, ``quantize:rows``: activations to int8; items are tokens.
+
+State words (see program.py): TOKENS (word 0), SCRATCH (word 3, address of 256 KiB that is this thread's own; used by
+``matmul`` only). ``matvec`` ignores TOKENS and computes one token.
+
+Argument words of ``matvec`` and ``matmul``:
+
+    0 WEIGHTS   address of the repacked weights (of the file's rows for F32, F16, BF16), 64-byte aligned for speed
+    1 ROWS      N, any
+    2 COLUMNS   K, a multiple of the block size (and of 32; for the float types, of 1)
+    3 CODES     address of the activations: int8 (tokens, K), rows side by side; float32 (tokens, K) for the float types
+    4 SCALES    address of float32 (tokens, K / 32), unused for the float types
+    5 SUMS      address of int32 (tokens, K / 16): sums of 16 codes, unused for the float types
+    6 OUT       address of float32 (tokens, OUT_STRIDE)
+    7 STRIDE    floats from one token's output to the next (>= N)
+    8 ADD       1: add to what OUT holds (residual stream); 0: overwrite
+    9 BIAS      address of float32 (N,), or 0
+
+Argument words of ``quantize:rows``: 0 X address of float32 (tokens, K), 1 COLUMNS, 2 CODES, 3 SCALES, 4 SUMS.
+
+Activations are quantized per token and 32 columns: ``scale = max|x| / 127`` with the two lowest bits of its mantissa
+cleared, ``code = round(x / scale)``. The short mantissa is what lets the kernels turn an integer sum into a float and
+scale it in one fma (see tile.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+
+from gguflike.kernels import tile
+from gguflike.kernels._jit import op
+from gguflike.kernels.atomics import load_word
+from gguflike.kernels.layout import BLOCK, LAYOUTS, Layout
+from gguflike.kernels.output import store_rows
+from gguflike.kernels.records import STEPS, Record, sub_blocks
+from gguflike.kernels.simd import BYTES, FLOATS, I32, INTS, Emitter, address, floats16, operation, void
+
+Op = Callable[[int, int, int, int], None]
+
+
+@operation(floats16)
+def _zero(e: Emitter) -> Any:
+    return e.zero(FLOATS)
+
+
+def _dot_record(e: Emitter, layout: Layout, record: Any, codes: Any, scales: Any, sums: Any, total: Any) -> Any:
+    """Adds to ``total`` (FLOATS) the product of one record by one token."""
+    reader = Record(e, layout, record)
+    subs = sub_blocks(layout)
+    codes, scales, sums = e.pointer(codes), e.pointer(scales), e.pointer(sums)
+    for block in range(layout.weights // BLOCK):
+        value = None
+        for sub in range(subs):
+            halves = range(2 * block, 2 * block + 2) if subs == 1 else (2 * block + sub,)
+            activation_sum = ir.Constant(I32, 0)
+            if layout.offset or layout.minimum:
+                for half in halves:
+                    activation_sum = e.b.add(activation_sum, e.load(I32, sums, 4 * half))
+            product = e.to_float(_dot_sub_block(e, layout, reader, codes, activation_sum, block, sub))
+            scale = reader.scale(block, sub)
+            value = e.b.fmul(product, scale) if value is None else e.fma(product, scale, value)
+            if layout.minimum:
+                value = e.fma(reader.minimum(block, sub), e.to_float(e.splat(INTS, activation_sum)), value)
+        total = e.fma(value, e.broadcast(FLOATS, scales, 4 * block), total)
+    return total
+
+
+def _dot_sub_block(e: Emitter, layout: Layout, reader: Record, codes: Any, total: Any, block: int, sub: int) -> Any:
+    """INTS: signed weights times activations. Two sums, since a chain of dot products waits for each result."""
+    subs = sub_blocks(layout)
+    start = e.b.mul(total, ir.Constant(I32, -layout.offset))
+    sums = [e.splat(INTS, start) if layout.offset else e.zero(INTS), e.zero(INTS)]
+    for step in range(sub * STEPS // subs, (sub + 1) * STEPS // subs):
+        four = e.broadcast(BYTES, codes, block * BLOCK + 4 * step)
+        sums[step % 2] = e.dot(sums[step % 2], reader.codes(block * STEPS + step), four, layout.largest > 127)
+    return e.b.add(*sums)
+
+
+def _matvec(layout: Layout) -> Op:
+    @operation(floats16, address, address, address, address, floats16)
+    def dot_record(e: Emitter, record: Any, codes: Any, scales: Any, sums: Any, total: Any) -> Any:
+        return _dot_record(e, layout, record, codes, scales, sums, total)
+
+    weights, record_bytes = layout.weights, layout.record_bytes
+
+    def matvec(args: int, state: int, start: int, stop: int) -> None:
+        records = load_word(args + 16) // weights
+        codes, scales, sums = load_word(args + 24), load_word(args + 32), load_word(args + 40)
+        record = load_word(args) + start * records * record_bytes
+        for group in range(start, stop):
+            total = _zero()
+            for r in range(records):
+                total = dot_record(
+                    record, codes + r * weights, scales + r * (weights // 8), sums + r * (weights // 4), total
+                )
+                record += record_bytes
+            store_rows(args, group, 0, total, True)
+
+    return matvec
+
+
+def _matmul(layout: Layout) -> Op:
+    @operation(void, address, address, address)
+    def unpack(e: Emitter, record: Any, codes: Any, scales: Any) -> None:
+        tile.unpack(e, layout, record, codes, scales)
+
+    @operation(void, address, address, address, address)
+    def prepare(e: Emitter, scales: Any, sums: Any, blocks: Any, panel: Any) -> None:
+        tile.prepare(e, layout, scales, sums, blocks, panel)
+
+    @operation(void, address, address, address, address, address, address)
+    def multiply(e: Emitter, scratch: Any, panel: Any, codes: Any, stride: Any, last: Any, blocks: Any) -> None:
+        tile.multiply(e, layout, scratch, panel, codes, stride, last, blocks)
+
+    weights, record_bytes = layout.weights, layout.record_bytes
+    record_blocks, sub_bytes = weights // BLOCK, sub_blocks(layout) * tile.SUB_BYTES
+    panel_bytes = tile.fields(layout) * tile.FIELD_BYTES
+
+    def matmul(args: int, state: int, start: int, stop: int) -> None:
+        columns = load_word(args + 16)
+        group_bytes = columns // weights * record_bytes
+        codes, scales, sums = load_word(args + 24), load_word(args + 32), load_word(args + 40)
+        tokens, scratch = load_word(state), load_word(state + 24)
+        panel = scratch + tile.PANEL_AT
+        for column in range(0, columns, tile.CHUNK):
+            chunk = min(tile.CHUNK, columns - column)
+            blocks = chunk // BLOCK
+            for first in range(0, tokens, tile.PANEL_TOKENS):
+                count = min(tile.PANEL_TOKENS, tokens - first)
+                for t in range(first, first + count):
+                    at = t * columns + column
+                    prepare(scales + at // 8, sums + at // 4, blocks, panel + (t - first) * panel_bytes)
+                for unit in range(start, stop):
+                    for group in range(2):
+                        record = load_word(args) + (2 * unit + group) * group_bytes + column // weights * record_bytes
+                        for r in range(chunk // weights):
+                            block = r * record_blocks
+                            unpack(
+                                record + r * record_bytes,
+                                scratch + tile.CODES_AT + block * tile.BLOCK_CODES + group * 64,
+                                scratch + tile.SCALES_AT + block * sub_bytes + group * 64,
+                            )
+                    for t in range(0, count, tile.TILE_TOKENS):
+                        here = codes + (first + t) * columns + column
+                        last = min(tile.TILE_TOKENS, count - t) - 1
+                        multiply(scratch, panel + t * panel_bytes, here, columns, last, blocks)
+                        for i in range(last + 1):
+                            row = scratch + tile.OUT_AT + i * tile.ROW_BYTES
+                            store_rows(args, 2 * unit, first + t + i, load_floats(row), column == 0)
+                            store_rows(args, 2 * unit + 1, first + t + i, load_floats(row + 64), column == 0)
+
+    return matmul
+
+
+@operation(floats16, address)
+def load_floats(e: Emitter, place: Any) -> Any:
+    return e.load(FLOATS, place)
+
+
+for _name, _layout in LAYOUTS.items():
+    op(f"matmul:matvec_{_name}")(_matvec(_layout))
+    op(f"matmul:matmul_{_name}")(_matmul(_layout))

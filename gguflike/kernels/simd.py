@@ -1,0 +1,362 @@
+"""Vectors for kernels: LLVM values of 64 bytes, the operations the matmuls need, and the one that depends on the machine.
+
+``Emitter`` wraps an LLVM builder; each method emits one operation on
+
+    BYTES   <64 x i8>       FLOATS  <16 x float>
+    INTS    <16 x i32>      HALVES  <16 x half>
+
+LLVM maps a value to one AVX-512 register, two of AVX2 or four of Neon, so kernels are written once. Two operations have
+an instruction that plain LLVM code does not reach, and choose by the features of the CPU that is compiled for:
+
+    dot      16 lanes of ``acc + sum of 4 products`` of unsigned by signed bytes
+             AVX-512 VNNI, AVX-VNNI, AVX-512BW or AVX2 (vpmaddubsw), Arm i8mm or dotprod, else widening multiplications
+    lookup   16-entry table of bytes: pshufb (SSSE3, AVX2, AVX-512BW), tbl (Neon), else a chain of selections
+
+All choices of ``dot`` give equal results. The features are those numba compiles for: the host's, or those in
+NUMBA_CPU_NAME and NUMBA_CPU_FEATURES, which is how the tests reach the other choices.
+
+``operation`` makes a numba intrinsic of an emitting function; the types ``bytes64``, ``int16x``... are numba's names for
+the vectors, ``address`` operands are int64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba.core import types
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic, models, register_model
+
+LANES = 16
+
+I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
+F16, F32 = ir.HalfType(), ir.FloatType()
+BYTES = ir.VectorType(I8, 64)
+INTS = ir.VectorType(I32, LANES)
+FLOATS = ir.VectorType(F32, LANES)
+HALVES = ir.VectorType(F16, LANES)
+SHORTS = ir.VectorType(I16, LANES)
+QUADS = ir.VectorType(I8, LANES)  # one byte per lane
+
+MASKED_ALIGN_OPERAND = llvm.llvm_version_info[0] < 22  # where masked accesses take the alignment as an operand
+BYTE_DOT_OPERANDS = llvm.llvm_version_info[0] >= 22  # older LLVM declares vpdpbusd on vectors of i32
+
+
+@lru_cache(maxsize=1)
+def target() -> tuple[str, frozenset[str]]:
+    """(triple, names of the CPU features) that numba compiles for."""
+    triple, _, features = cpu_target.target_context.codegen().magic_tuple()
+    return triple, frozenset(f[1:] for f in features.split(",") if f.startswith("+"))
+
+
+class Emitter:
+    """Emits vector operations at a builder's position. ``triple`` and ``features`` default to numba's target."""
+
+    def __init__(self, builder: Any, triple: str = "", features: frozenset[str] | None = None) -> None:
+        self.b = builder
+        default_triple, default_features = target() if features is None else ("", frozenset())
+        self.arm = (triple or default_triple).startswith(("aarch64", "arm64"))
+        self.features = default_features if features is None else features
+
+    # Constants and scalars
+
+    def const(self, vector: Any, value: float | Sequence[int]) -> Any:
+        """The same value in every element, or one value each."""
+        values = list(value) if isinstance(value, Sequence) else [value] * vector.count
+        return ir.Constant(vector, values)
+
+    def zero(self, vector: Any) -> Any:
+        return ir.Constant(vector, None)
+
+    def int64(self, value: int) -> Any:
+        return ir.Constant(I64, value)
+
+    # Memory. ``place`` is an int64 address or a pointer to bytes; ``offset`` is in bytes, a number or an int64 value.
+
+    def pointer(self, place: Any, offset: Any = 0) -> Any:
+        """Pointer to the byte ``offset`` bytes after ``place``."""
+        base = self.b.inttoptr(place, I8.as_pointer()) if isinstance(place.type, ir.IntType) else place
+        if isinstance(offset, int):
+            if not offset:
+                return base
+            offset = self.int64(offset)
+        return self.b.gep(base, [offset])
+
+    def load(self, kind: Any, place: Any, offset: Any = 0) -> Any:
+        """Unaligned load of a scalar or vector."""
+        value = self.b.load(self.b.bitcast(self.pointer(place, offset), kind.as_pointer()))
+        value.align = 1
+        return value
+
+    def store(self, value: Any, place: Any, offset: Any = 0) -> None:
+        self.b.store(value, self.b.bitcast(self.pointer(place, offset), value.type.as_pointer())).align = 1
+
+    def prefetch(self, place: Any, offset: Any = 0) -> None:
+        """Ask for the cache line; never faults."""
+        p = self.pointer(place, offset)
+        kind = ir.FunctionType(ir.VoidType(), [p.type, I32, I32, I32])
+        fn = self._function("llvm.prefetch.p0", kind)
+        self.b.call(fn, [p, ir.Constant(I32, 0), ir.Constant(I32, 3), ir.Constant(I32, 1)])
+
+    # Lanes
+
+    def splat(self, vector: Any, value: Any) -> Any:
+        """A scalar in every element."""
+        undef = ir.Constant(vector, ir.Undefined)
+        first = self.b.insert_element(undef, value, ir.Constant(I32, 0))
+        return self.b.shuffle_vector(first, undef, ir.Constant(ir.VectorType(I32, vector.count), None))
+
+    def broadcast(self, kind: Any, place: Any, offset: Any = 0) -> Any:
+        """A 4-byte scalar from memory in every lane of INTS or FLOATS; for BYTES, four bytes repeated."""
+        if kind is BYTES:
+            return self.b.bitcast(self.splat(INTS, self.load(I32, place, offset)), BYTES)
+        return self.splat(kind, self.load(kind.element, place, offset))
+
+    def _part(self, value: Any, start: int, count: int) -> Any:
+        return self.b.shuffle_vector(
+            value, value, ir.Constant(ir.VectorType(I32, count), list(range(start, start + count)))
+        )
+
+    def _joined(self, parts: list[Any]) -> Any:
+        while len(parts) > 1:
+            count = parts[0].type.count * 2
+            mask = ir.Constant(ir.VectorType(I32, count), list(range(count)))
+            parts = [self.b.shuffle_vector(a, b, mask) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+        return parts[0]
+
+    def _pieces(self, pieces: int, function: Callable[..., Any], *values: Any) -> Any:
+        """Apply ``function`` to vectors cut into equal pieces, and join the results."""
+        cut = [
+            [self._part(v, i * (v.type.count // pieces), v.type.count // pieces) for v in values] for i in range(pieces)
+        ]
+        return self._joined([function(*parts) for parts in cut])
+
+    # Bytes
+
+    def shift_bytes(self, value: Any, left: int, mask: int) -> Any:
+        """Bytes shifted left (right where negative) by up to 7 bits, then masked; bits that cross bytes must be masked."""
+        if left:
+            words = ir.VectorType(I16, 32)
+            wide = self.b.bitcast(value, words)
+            wide = (
+                self.b.shl(wide, self.const(words, left)) if left > 0 else self.b.lshr(wide, self.const(words, -left))
+            )
+            value = self.b.bitcast(wide, BYTES)
+        return self.b.and_(value, self.const(BYTES, mask))
+
+    def lookup(self, table: Sequence[int], codes: Any) -> Any:
+        """``table[code]`` for byte codes 0..15; the table holds 16 bytes (0..255)."""
+        signed = [t - 256 if t > 127 else t for t in table]
+        if self.arm:
+            return self._pieces(4, lambda c: self._table_call("llvm.aarch64.neon.tbl1.v16i8", signed, c), codes)
+        for feature, name, pieces in (
+            ("avx512bw", "llvm.x86.avx512.pshuf.b.512", 1),
+            ("avx2", "llvm.x86.avx2.pshuf.b", 2),
+            ("ssse3", "llvm.x86.ssse3.pshuf.b.128", 4),
+        ):
+            if feature in self.features:
+                return self._pieces(pieces, lambda c, name=name: self._table_call(name, signed, c), codes)
+        result = self.const(BYTES, signed[0])
+        for code in range(1, 16):
+            hit = self.b.icmp_unsigned("==", codes, self.const(BYTES, code))
+            result = self.b.select(hit, self.const(BYTES, signed[code]), result)
+        return result
+
+    def _table_call(self, name: str, table: list[int], codes: Any) -> Any:
+        kind = codes.type
+        fn = self._function(name, ir.FunctionType(kind, [kind, kind]))
+        return self.b.call(fn, [ir.Constant(kind, table * (kind.count // 16)), codes])
+
+    def trit(self, packed: Any, digit: int) -> Any:
+        """Base-3 digit (0, 1, 2) number ``digit`` of bytes that hold ceil(256 / 243 * digits): the top of byte * 3**(digit+1)."""
+        for _ in range(digit):
+            packed = self.b.add(self.b.add(packed, packed), packed)
+        # The digit is floor(3 x / 256): the top two bits of the mean of x and x // 2, rounded down. Machines have the
+        # mean rounded up (pavgb, urhadd), which is the same on complements.
+        low, half = self.b.not_(packed), self.b.not_(self.shift_bytes(packed, -1, 127))
+        wide = ir.VectorType(I16, 64)
+        total = self.b.add(self.b.add(self.b.zext(low, wide), self.b.zext(half, wide)), self.const(wide, 1))
+        mean = self.b.not_(self.b.trunc(self.b.lshr(total, self.const(wide, 1)), BYTES))
+        return self.shift_bytes(mean, -6, 3)
+
+    # Arithmetic
+
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        """a * b + c, rounded once."""
+        return self.b.call(self._function("llvm.fma.v16f32", ir.FunctionType(FLOATS, [FLOATS] * 3)), [a, b, c])
+
+    def to_float(self, ints: Any) -> Any:
+        """Signed integers of up to 32 bits, to the nearest float32."""
+        return self.b.sitofp(ints, FLOATS)
+
+    def round(self, floats: Any) -> Any:
+        """To the nearest integer, ties to even."""
+        return self.b.call(self._function("llvm.rint.v16f32", ir.FunctionType(FLOATS, [FLOATS])), [floats])
+
+    def reduce(self, how: str, ints: Any) -> Any:
+        """INTS to one int32: ``how`` is "add" or "umax"."""
+        return self.b.call(self._function(f"llvm.vector.reduce.{how}.v16i32", ir.FunctionType(I32, [INTS])), [ints])
+
+    def sum(self, floats: Any) -> Any:
+        """Sum of the lanes, in pairs."""
+        while floats.type.count > 1:
+            half = floats.type.count // 2
+            floats = self.b.fadd(self._part(floats, 0, half), self._part(floats, half, half))
+        return self.b.extract_element(floats, ir.Constant(I32, 0))
+
+    def halves_to_float(self, bits: Any) -> Any:
+        """float16 as SHORTS (16 bits each) to FLOATS; by integer arithmetic where the CPU has no conversion."""
+        if self.arm or "f16c" in self.features or "avx512f" in self.features:
+            return self.b.fpext(self.b.bitcast(bits, HALVES), FLOATS)
+        wide = self.b.zext(bits, INTS)
+        shifted = self.b.shl(self.b.and_(wide, self.const(INTS, 0x7FFF)), self.const(INTS, 13))
+        # A multiplication by 2**112 corrects the bias of the exponent, exactly, and turns subnormals into normals.
+        value = self.b.fmul(self.b.bitcast(shifted, FLOATS), self.const(FLOATS, 2.0**112))
+        special = self.b.or_(shifted, self.const(INTS, 0x7F800000))
+        is_special = self.b.icmp_unsigned(">=", shifted, self.const(INTS, 0x7C00 << 13))
+        magnitude = self.b.select(is_special, special, self.b.bitcast(value, INTS))
+        sign = self.b.shl(self.b.and_(wide, self.const(INTS, 0x8000)), self.const(INTS, 16))
+        return self.b.bitcast(self.b.or_(magnitude, sign), FLOATS)
+
+    def dot(self, acc: Any, unsigned: Any, signed: Any, wide: bool) -> Any:
+        """INTS ``acc + sum of unsigned[4i+j] * signed[4i+j]``. ``wide``: unsigned bytes may exceed 127.
+
+        Signed bytes must not be -128. Results are equal on every machine.
+        """
+        if "avx512vnni" in self.features:
+            return self._vnni(512, acc, unsigned, signed)
+        if "avxvnni" in self.features:
+            return self._pieces(2, lambda *v: self._vnni(256, *v), acc, unsigned, signed)
+        if "avx512bw" in self.features:
+            return self._maddubs("avx512.pmaddubs.w.512", "avx512.pmaddw.d.512", wide, acc, unsigned, signed)
+        if "avx2" in self.features:
+            names = ("avx2.pmadd.ub.sw", "avx2.pmadd.wd")
+            return self._pieces(2, lambda *v: self._maddubs(*names, wide, *v), acc, unsigned, signed)
+        if self.arm and "i8mm" in self.features:
+            return self._pieces(4, lambda *v: self._arm_dot("usdot", *v), acc, unsigned, signed)
+        if self.arm and "dotprod" in self.features:
+            return self._pieces(4, lambda *v: self._arm_signed(wide, *v), acc, unsigned, signed)
+        return self._widening(acc, unsigned, signed)
+
+    def _vnni(self, bits: int, acc: Any, unsigned: Any, signed: Any) -> Any:
+        operand = unsigned.type if BYTE_DOT_OPERANDS else acc.type
+        fn = self._function(f"llvm.x86.avx512.vpdpbusd.{bits}", ir.FunctionType(acc.type, [acc.type, operand, operand]))
+        return self.b.call(fn, [acc, self.b.bitcast(unsigned, operand), self.b.bitcast(signed, operand)])
+
+    def _maddubs(
+        self, pairs_of_bytes: str, pairs_of_words: str, wide: bool, acc: Any, unsigned: Any, signed: Any
+    ) -> Any:
+        """Sums of two products saturate at 16 bits, which 127 * 127 * 2 stays below; so bit 7 is multiplied apart."""
+        kind = unsigned.type
+        words = ir.VectorType(I16, kind.count // 2)
+        by_bytes = self._function(f"llvm.x86.{pairs_of_bytes}", ir.FunctionType(words, [kind, kind]))
+        by_words = self._function(f"llvm.x86.{pairs_of_words}", ir.FunctionType(acc.type, [words, words]))
+        parts = [unsigned]
+        if wide:
+            parts = [self.b.and_(unsigned, ir.Constant(kind, [m] * kind.count)) for m in (127, -128)]
+        for part in parts:
+            products = self.b.call(by_bytes, [part, signed])
+            acc = self.b.add(acc, self.b.call(by_words, [products, ir.Constant(words, [1] * words.count)]))
+        return acc
+
+    def _arm_dot(self, name: str, acc: Any, a: Any, b: Any) -> Any:
+        fn = self._function(
+            f"llvm.aarch64.neon.{name}.v4i32.v16i8", ir.FunctionType(acc.type, [acc.type, a.type, b.type])
+        )
+        return self.b.call(fn, [acc, a, b])
+
+    def _arm_signed(self, wide: bool, acc: Any, unsigned: Any, signed: Any) -> Any:
+        """Signed by signed: a byte with bit 7 set counts 256 too little, so bit 7 (as -128) is subtracted apart."""
+        if not wide:
+            return self._arm_dot("sdot", acc, unsigned, signed)
+        kind = unsigned.type
+        low = self.b.and_(unsigned, ir.Constant(kind, [127] * 16))
+        high = self.b.and_(unsigned, ir.Constant(kind, [-128] * 16))
+        negative = self._arm_dot("sdot", ir.Constant(acc.type, None), high, signed)
+        return self.b.sub(self._arm_dot("sdot", acc, low, signed), negative)
+
+    def _widening(self, acc: Any, unsigned: Any, signed: Any) -> Any:
+        u, s = self.b.bitcast(unsigned, INTS), self.b.bitcast(signed, INTS)
+        for byte in range(4):
+            a = self.b.and_(self.b.lshr(u, self.const(INTS, 8 * byte)), self.const(INTS, 255))
+            c = self.b.ashr(self.b.shl(s, self.const(INTS, 24 - 8 * byte)), self.const(INTS, 24))
+            acc = self.b.add(acc, self.b.mul(a, c))
+        return acc
+
+    def first_lanes(self, count: Any) -> Any:
+        """Mask of the lanes below an int64 ``count`` (none where it is negative)."""
+        lanes = ir.VectorType(I64, LANES)
+        return self.b.icmp_signed("<", self.const(lanes, list(range(LANES))), self.splat(lanes, count))
+
+    def load_masked(self, kind: Any, place: Any, offset: Any, mask: Any) -> Any:
+        """Lanes where the mask is set; zero, and no access to memory, elsewhere. INTS or FLOATS."""
+        p = self.b.bitcast(self.pointer(place, offset), kind.as_pointer())
+        name = f"llvm.masked.load.v16{'i' if kind is INTS else 'f'}32.p0"
+        if MASKED_ALIGN_OPERAND:
+            fn = self._function(name, ir.FunctionType(kind, [p.type, I32, mask.type, kind]))
+            return self.b.call(fn, [p, ir.Constant(I32, 4), mask, self.zero(kind)])
+        fn = self._function(name, ir.FunctionType(kind, [p.type, mask.type, kind]))
+        return self.b.call(fn, [p, mask, self.zero(kind)])
+
+    def store_masked(self, value: Any, place: Any, offset: Any, mask: Any) -> None:
+        """Writes FLOATS where the mask is set."""
+        p = self.b.bitcast(self.pointer(place, offset), value.type.as_pointer())
+        name = "llvm.masked.store.v16f32.p0"
+        if MASKED_ALIGN_OPERAND:
+            fn = self._function(name, ir.FunctionType(ir.VoidType(), [value.type, p.type, I32, mask.type]))
+            self.b.call(fn, [value, p, ir.Constant(I32, 4), mask])
+        else:
+            fn = self._function(name, ir.FunctionType(ir.VoidType(), [value.type, p.type, mask.type]))
+            self.b.call(fn, [value, p, mask])
+
+    def _function(self, name: str, kind: Any) -> Any:
+        found = self.b.module.globals.get(name)
+        return found if found is not None else ir.Function(self.b.module, kind, name)
+
+
+class Vector(types.Type):  # type: ignore[misc]  # numba ships no types
+    """The numba type of an LLVM vector."""
+
+    def __init__(self, name: str, vector: Any) -> None:
+        self.vector = vector
+        super().__init__(name=name)
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, fe_type: Vector) -> None:
+        super().__init__(manager, fe_type, fe_type.vector)
+
+
+bytes64 = Vector("bytes64", BYTES)
+ints16 = Vector("ints16", INTS)
+floats16 = Vector("floats16", FLOATS)
+shorts16 = Vector("shorts16", SHORTS)
+
+
+def operation(result: Any, *operands: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Decorator: a numba intrinsic of ``function(emitter, *values)``, with the given numba types."""
+
+    def wrap(function: Callable[..., Any]) -> Any:
+        def typer(typingctx: Any, *args: Any) -> Any:  # numba's signature
+            def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+                out = function(Emitter(builder), *values)
+                return context.get_dummy_value() if out is None else out
+
+            return result(*operands), build
+
+        names = ", ".join(f"a{i}" for i in range(len(operands)))
+        scope: dict[str, Any] = {"typer": typer}
+        # Numba takes the number of operands from the signature, so it must be spelled out.
+        exec(f"def {function.__name__}(typingctx, {names}): return typer(typingctx, {names})", scope)
+        return intrinsic(scope[function.__name__])
+
+    return wrap
+
+
+address = types.int64
+void = types.void
