@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import numba
 import numba.extending
@@ -34,7 +34,7 @@ intrinsic: Any = numba.extending.intrinsic
 overload: Any = numba.extending.overload
 
 
-class _Locator(_CacheLocator):  # type: ignore[misc]  # numba ships no types
+class _Locator(_CacheLocator):
     """Puts every kernel's index and code into ``cache_dir()``."""
 
     def __init__(self, py_func: Callable[..., Any]) -> None:
@@ -54,11 +54,11 @@ class _Locator(_CacheLocator):  # type: ignore[misc]  # numba ships no types
         return cls(py_func)
 
 
-class _CacheImpl(CompileResultCacheImpl):  # type: ignore[misc]
-    _locator_classes = (_Locator,)
+class _CacheImpl(CompileResultCacheImpl):
+    _locator_classes: ClassVar[list[type[object]]] = [_Locator]
 
 
-class _KernelCache(FunctionCache):  # type: ignore[misc]
+class _KernelCache(FunctionCache):
     _impl_class = _CacheImpl
 
 
@@ -70,8 +70,8 @@ def jit(function: F | None = None, **options: Any) -> Any:
     """
     if function is None:
         return lambda f: jit(f, **options)
-    settings = {"nogil": True, "error_model": "numpy", "boundscheck": False} | options
-    dispatcher = numba.njit(**settings)(function)
+    settings: dict[str, Any] = {"nogil": True, "error_model": "numpy", "boundscheck": False} | options
+    dispatcher: Any = numba.njit(**settings)(function)
     if os.environ.get("NUMBA_DISABLE_JIT", "0") == "0" and settings.get("inline") != "always":
         dispatcher._cache = _KernelCache(dispatcher.py_func)
     return cast("F", dispatcher)
@@ -81,7 +81,7 @@ OPS: dict[str, Callable[..., Any]] = {}
 
 
 def op(name: str) -> Callable[[F], F]:
-    """Decorator: registers ``function(args, state, start, stop)`` (all int64) as the op ``"module:name"`` (native.py)."""
+    """Decorator: registers ``function(args, state, start, stop)``, all int64, as op ``"module:name"`` (native.py)."""
 
     def add(function: F) -> F:
         OPS[name] = function

@@ -30,6 +30,16 @@ from gguflike.kernels._host import cache_dir
 Progress = Callable[[int, int, str], None]
 OP_TYPE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 
+# What the code that would report an exception of an op calls. Ops never raise, so nothing of numba's runtime is needed.
+_UNREACHABLE = (
+    "NRT_Free",
+    "numba_do_raise",
+    "numba_gil_ensure",
+    "numba_gil_release",
+    "numba_runtime_build_excinfo_struct",
+    "numba_unpickle",
+)
+
 _lock = threading.Lock()
 _addresses: dict[str, int] = {}
 _libraries: list[Any] = []  # code stays mapped as long as these live, which is as long as the process
@@ -59,6 +69,9 @@ def _link(name: str, code: bytes) -> int:
     """Map an object file (symbol name, a zero byte, ELF or Mach-O image) and return the address of its function."""
     symbol, _, image = code.partition(b"\0")
     builder = llvm.JITLibraryBuilder().add_object_img(image).add_current_process().export_symbol(symbol.decode())
+    abort = ctypes.cast(ctypes.CDLL(None).abort, ctypes.c_void_p).value
+    for helper in _UNREACHABLE:
+        builder.import_symbol(helper, abort)
     library = builder.link(_linker(), f"gguflike:{name}")
     _libraries.append(library)
     return int(library[symbol.decode()])

@@ -1,0 +1,261 @@
+"""Loads and stores at addresses, for ops: scalars, sixteen lanes, and tiles of lanes held in registers.
+
+Lanes are the ``f32x16`` and ``i32x16`` of lanes.py. A *tile* is a tuple of ``f32x16``: LLVM keeps each element in a
+register, which is what the inner loops of attention need and an array in memory would not give. Addresses are int64
+and need no alignment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+
+from gguflike.kernels import lanes
+from gguflike.kernels._jit import jit, types
+from gguflike.kernels.simd import (
+    F32,
+    FLOATS,
+    HALVES,
+    I32,
+    INTS,
+    LANES,
+    QUADS,
+    SHORTS,
+    Emitter,
+    address,
+    operation,
+    void,
+)
+
+f32x16, i32x16 = lanes.f32x16, lanes.i32x16
+fma: Any = lanes.fma
+maximum: Any = lanes.maximum
+minimum: Any = lanes.minimum
+magnitude: Any = lanes.magnitude
+to_int: Any = lanes.to_int
+from_bits: Any = lanes.from_bits
+
+Load = Callable[[Emitter, Any, Any], Any]  # (emitter, address, offset) -> FLOATS
+
+
+def float_lanes(e: Emitter, place: Any, offset: Any = 0) -> Any:
+    """Sixteen float32."""
+    return e.load(FLOATS, place, offset)
+
+
+def half_lanes(e: Emitter, place: Any, offset: Any = 0) -> Any:
+    """Sixteen float16, widened."""
+    return e.halves_to_float(e.load(SHORTS, place, offset))
+
+
+def byte_lanes(e: Emitter, place: Any, offset: Any = 0) -> Any:
+    """Sixteen int8, as float32."""
+    return e.to_float(e.b.sext(e.load(QUADS, place, offset), INTS))
+
+
+load_lanes = operation(f32x16, address)(float_lanes)
+
+
+@operation(types.float32, address)
+def load_f32(e: Emitter, place: Any) -> Any:
+    return e.load(F32, place)
+
+
+@operation(types.int64, address)
+def load_i32(e: Emitter, place: Any) -> Any:
+    return e.b.sext(e.load(I32, place), ir.IntType(64))
+
+
+@operation(types.float32, address)
+def float_of(e: Emitter, word: Any) -> Any:
+    """The float32 whose bits are in the low half of an argument word."""
+    return e.b.bitcast(e.b.trunc(word, I32), F32)
+
+
+@operation(types.float32, types.float32)
+def short_scale(e: Emitter, largest: Any) -> Any:
+    """largest / 127 without its two lowest bits: the scale of quantized activations (matmul.py says why)."""
+    bits = e.b.bitcast(e.b.fdiv(largest, ir.Constant(F32, 127.0)), I32)
+    return e.b.bitcast(e.b.and_(bits, ir.Constant(I32, -4)), F32)
+
+
+@operation(void, address, types.float32)
+def store_f32(e: Emitter, place: Any, value: Any) -> None:
+    e.store(value, place)
+
+
+@operation(void, address, types.int32)
+def store_i32(e: Emitter, place: Any, value: Any) -> None:
+    e.store(value, place)
+
+
+@operation(void, address, f32x16)
+def store_lanes(e: Emitter, place: Any, value: Any) -> None:
+    """Sixteen float32."""
+    e.store(value, place)
+
+
+@operation(void, address, i32x16)
+def store_byte_lanes(e: Emitter, place: Any, value: Any) -> None:
+    """The low bytes of sixteen int32."""
+    e.store(e.b.trunc(value, QUADS), place)
+
+
+def _to_halves(e: Emitter, value: Any) -> Any:
+    """FLOATS as the bits of float16, to nearest even: half.py's integer arithmetic where the CPU has no conversion."""
+    if e.arm or "f16c" in e.features or "avx512f" in e.features:
+        return e.b.bitcast(e.b.fptrunc(value, HALVES), SHORTS)
+    bits = e.b.bitcast(value, INTS)
+    size = e.b.and_(bits, e.const(INTS, 0x7FFFFFFF))
+    small = e.b.bitcast(e.b.fadd(e.b.bitcast(size, FLOATS), e.const(FLOATS, 0.5)), INTS)
+    odd = e.b.and_(e.b.lshr(size, e.const(INTS, 13)), e.const(INTS, 1))
+    normal = e.b.lshr(e.b.add(e.b.add(size, e.const(INTS, 0xFFF - (112 << 23))), odd), e.const(INTS, 13))
+    result = e.b.select(e.b.icmp_unsigned("<", size, e.const(INTS, 113 << 23)), small, normal)
+    for limit, code in ((143 << 23, 0x7C00), ((255 << 23) + 1, 0x7E00)):  # overflow, then NaN
+        result = e.b.select(e.b.icmp_unsigned(">=", size, e.const(INTS, limit)), e.const(INTS, code), result)
+    sign = e.b.and_(e.b.lshr(bits, e.const(INTS, 16)), e.const(INTS, 0x8000))
+    return e.b.trunc(e.b.or_(result, sign), SHORTS)
+
+
+@operation(void, address, address, f32x16)
+def store_half_lanes(e: Emitter, place: Any, stride: Any, value: Any) -> None:
+    """Sixteen float32 as float16, ``stride`` bytes apart."""
+    bits = _to_halves(e, value)
+    for lane in range(LANES):
+        e.store(e.b.extract_element(bits, ir.Constant(I32, lane)), place)
+        place = e.b.add(place, stride)
+
+
+@operation(f32x16, types.float32)
+def spread(e: Emitter, value: Any) -> Any:
+    """A float32 in every lane."""
+    return e.splat(FLOATS, value)
+
+
+@operation(f32x16, f32x16)
+def rounded(e: Emitter, value: Any) -> Any:
+    """Nearest integers, ties to even."""
+    return e.b.call(e._function("llvm.nearbyint.v16f32", ir.FunctionType(FLOATS, [FLOATS])), [value])
+
+
+@operation(f32x16, f32x16)
+def swap_pairs(e: Emitter, value: Any) -> Any:
+    """Exchange lanes 0 and 1, 2 and 3, ..."""
+    return e.b.shuffle_vector(value, value, ir.Constant(INTS, [lane ^ 1 for lane in range(LANES)]))
+
+
+def _fold(e: Emitter, value: Any, combine: Callable[[Any, Any], Any]) -> Any:
+    """Reduce the lanes by halves: always in the same order, so with the same result on every machine."""
+    for step in (8, 4, 2, 1):
+        order = ir.Constant(INTS, [lane ^ step for lane in range(LANES)])
+        value = combine(value, e.b.shuffle_vector(value, value, order))
+    return e.b.extract_element(value, ir.Constant(I32, 0))
+
+
+@operation(types.float32, f32x16)
+def sum_lanes(e: Emitter, value: Any) -> Any:
+    return _fold(e, value, e.b.fadd)
+
+
+@operation(types.int32, i32x16)
+def sum_int_lanes(e: Emitter, value: Any) -> Any:
+    return _fold(e, value, e.b.add)
+
+
+@operation(types.float32, f32x16)
+def max_lanes(e: Emitter, value: Any) -> Any:
+    return _fold(e, value, lambda x, y: e.b.select(e.b.fcmp_ordered(">", x, y), x, y))
+
+
+def tile(rows: int, columns: int) -> Any:
+    """The type of a tile of rows x columns vectors."""
+    return types.UniTuple(f32x16, rows * columns)
+
+
+def _packed(e: Emitter, vectors: list[Any]) -> Any:
+    """The LLVM value of a tile."""
+    value = ir.Constant(ir.ArrayType(FLOATS, len(vectors)), ir.Undefined)
+    for index, vector in enumerate(vectors):
+        value = e.b.insert_value(value, vector, index)
+    return value
+
+
+def tile_zero(rows: int, columns: int) -> Any:
+    """A kernel that makes a tile of zeros."""
+
+    @operation(tile(rows, columns), address)
+    def zero(e: Emitter, unused: Any) -> Any:
+        return _packed(e, [e.zero(FLOATS)] * (rows * columns))
+
+    return zero
+
+
+def tile_loader(load: Load, rows: int, columns: int, step: int = 0) -> Any:
+    """A kernel (address, stride) that loads a tile: vector (r, c) from ``address + r * stride + c * step``."""
+
+    @operation(tile(rows, columns), address, address)
+    def loader(e: Emitter, place: Any, stride: Any) -> Any:
+        vectors = []
+        for _ in range(rows):
+            vectors += [load(e, place, column * step) for column in range(columns)]
+            place = e.b.add(place, stride)
+        return _packed(e, vectors)
+
+    return loader
+
+
+def tile_storer(rows: int, columns: int) -> Any:
+    """A kernel (address, stride, tile) that stores float32 vector (r, c) at ``address + r * stride + c * 64``."""
+
+    @operation(void, address, address, tile(rows, columns))
+    def storer(e: Emitter, place: Any, stride: Any, value: Any) -> None:
+        for row in range(rows):
+            for column in range(columns):
+                e.store(e.b.extract_value(value, row * columns + column), place, 64 * column)
+            place = e.b.add(place, stride)
+
+    return storer
+
+
+def tile_outer(rows: int, columns: int) -> Any:
+    """A kernel (tile, vectors, address, stride): tile[r, c] += vectors[c] * the float32 at ``address + r * stride``."""
+
+    @operation(tile(rows, columns), tile(rows, columns), tile(1, columns), address, address)
+    def outer(e: Emitter, value: Any, vectors: Any, place: Any, stride: Any) -> Any:
+        results = []
+        for row in range(rows):
+            factor = e.broadcast(FLOATS, place)
+            for column in range(columns):
+                sofar = e.b.extract_value(value, row * columns + column)
+                results.append(e.fma(e.b.extract_value(vectors, column), factor, sofar))
+            place = e.b.add(place, stride)
+        return _packed(e, results)
+
+    return outer
+
+
+LOG2_E = np.float32(1.44269504)
+LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
+EXP_LOWEST, EXP_HIGHEST = np.float32(-87.3), np.float32(88.3)
+
+
+@jit(inline="always")
+def exp_lanes(x: Any) -> Any:
+    """e**x within 2 units in the last place; arguments beyond float32's range are clamped, so never infinite.
+
+    Range reduction by ln 2 in two parts and the polynomial are those of Cephes' expf.
+    """
+    x = minimum(maximum(x, EXP_LOWEST), EXP_HIGHEST)
+    n = rounded(x * LOG2_E)
+    r = fma(n, -LN2_HIGH, x)
+    r = fma(n, -LN2_LOW, r)
+    p = fma(r, np.float32(1.9875691500e-4), np.float32(1.3981999507e-3))
+    p = fma(p, r, np.float32(8.3334519073e-3))
+    p = fma(p, r, np.float32(4.1665795894e-2))
+    p = fma(p, r, np.float32(1.6666665459e-1))
+    p = fma(p, r, np.float32(5.0000001201e-1))
+    p = fma(p, r * r, r + np.float32(1.0))
+    return p * from_bits((to_int(n) + 127) << 23)

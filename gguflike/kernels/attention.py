@@ -1,0 +1,187 @@
+"""Causal attention over the KV cache: grouped queries, online softmax, float32 arithmetic on a float16 cache.
+
+One item is a tile of ``rows`` queries that share a key head: ``heads`` of its query heads for each of some successive
+tokens. Keys are stored sixteen to a block with the head's dimension running slower than the key (cache.py), so that a
+lane is a key and scores need no sum across lanes; values are stored row by row, so that a lane is a dimension of the
+output. Keys are taken ``KEYS`` at a time; the running maximum and sum of each row rescale what was added before
+(Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gguflike.kernels._jit import jit, op
+from gguflike.kernels.address import (
+    exp_lanes,
+    float_lanes,
+    float_of,
+    half_lanes,
+    load_f32,
+    load_lanes,
+    max_lanes,
+    maximum,
+    spread,
+    store_f32,
+    store_lanes,
+    sum_lanes,
+    tile_loader,
+    tile_outer,
+    tile_storer,
+    tile_zero,
+)
+from gguflike.kernels.atomics import load_word
+from gguflike.kernels.ops import quantize_block
+from gguflike.kernels.program import ATTENTION_ROWS, POSITION, SCRATCH, TOKENS
+
+KEYS = 128  # keys per step of the online softmax: their scores stay in the first-level cache
+MASKED = np.float32(-1e30)
+ZERO, ONE = np.float32(0), np.float32(1)
+
+_load_values = tile_loader(half_lanes, 1, 2, step=32)
+_load_value = tile_loader(half_lanes, 1, 1)
+
+
+@jit(inline="always")
+def _least(a: int, b: int) -> int:
+    return a if a < b else b
+
+
+@jit
+def _softmax_row(scores: int, valid: int, count: int, row: int, out: int, head_dim: int) -> None:
+    """Turn one row of scores into weights, and rescale the row's sum and output for the new maximum.
+
+    ``scores`` holds ``count`` scores (a multiple of 32), the first ``valid`` of which are seen; the row's maximum and sum
+    stand at ``row``.
+    """
+    for i in range(valid if valid > 0 else 0, count):
+        store_f32(scores + 4 * i, MASKED)
+    largest = load_lanes(scores)
+    for i in range(16, count, 16):
+        largest = maximum(largest, load_lanes(scores + 4 * i))
+    before, now = load_f32(row), max_lanes(largest)
+    now = now if now > before else before
+    total = spread(ZERO)
+    for i in range(0, count, 16):
+        weight = exp_lanes(load_lanes(scores + 4 * i) - spread(now))
+        store_lanes(scores + 4 * i, weight)
+        total = total + weight
+    if now > before:
+        shrink = exp_lanes(spread(before - now))
+        for i in range(0, head_dim, 16):
+            store_lanes(out + 4 * i, load_lanes(out + 4 * i) * shrink)
+        store_f32(row, now)
+        store_f32(row + 4, load_f32(row + 4) * np.float32(max_lanes(shrink)))
+    store_f32(row + 4, load_f32(row + 4) + sum_lanes(total))
+
+
+@jit
+def _write_row(out: int, total: Any, head_dim: int, target: int, codes: int, scales: int, sums: int, at: int) -> None:
+    """Normalize one finished row and hand it on as float32, or quantized where ``codes`` is not 0."""
+    inverse = spread(ONE / total)
+    if codes == 0:
+        for i in range(0, head_dim, 16):
+            store_lanes(target + 4 * (at + i), load_lanes(out + 4 * i) * inverse)
+    else:
+        for i in range(0, head_dim, 32):
+            block = (at + i) // 32
+            a, b = load_lanes(out + 4 * i) * inverse, load_lanes(out + 4 * i + 64) * inverse
+            quantize_block(a, b, codes + 32 * block, scales + 4 * block, sums + 8 * block)
+
+
+def _make_attention(rows: int) -> Any:
+    """Attention for tiles of ``rows`` queries.
+
+    Words: Q (tokens, n_head, head_dim) float32; K_CACHE, V_CACHE; N_HEAD, N_HEAD_KV, HEAD_DIM, CONTEXT; HEADS (query heads
+    of a tile, a divisor of n_head / n_head_kv and of ``rows``); SCALE (float bits); OUT float32 or 0; CODES, SCALES, SUMS.
+    Items: n_head / heads times the number of groups of rows / heads tokens, heads running slower.
+    """
+    zero_scores, add_scores, store_scores = tile_zero(rows, 2), tile_outer(rows, 2), tile_storer(rows, 2)
+    load_pairs, add_pairs, store_pairs = (
+        tile_loader(float_lanes, rows, 2, step=64),
+        tile_outer(rows, 2),
+        tile_storer(rows, 2),
+    )
+    load_singles, add_singles, store_singles = (
+        tile_loader(float_lanes, rows, 1),
+        tile_outer(rows, 1),
+        tile_storer(rows, 1),
+    )
+    load_keys = tile_loader(half_lanes, 2, 1)
+
+    @jit
+    def scores_of(queries: int, keys: int, first: int, count: int, head_dim: int, scores: int) -> None:
+        """scores[r, i] = queries[r] . keys[first + i], 32 keys at a time."""
+        for i in range(0, count, 32):
+            block = keys + 2 * head_dim * (first + i)
+            sums = zero_scores(0)
+            for d in range(head_dim):
+                sums = add_scores(sums, load_keys(block + 32 * d, 32 * head_dim), queries + 4 * d, 4 * head_dim)
+            store_scores(scores + 4 * i, 4 * KEYS, sums)
+
+    @jit
+    def add_values(scores: int, values: int, count: int, head_dim: int, out: int) -> None:
+        """out[r] += sum over i of scores[r, i] * values[i]."""
+        for d in range(0, head_dim - 16, 32):
+            pairs = load_pairs(out + 4 * d, 4 * head_dim)
+            for i in range(count):
+                value = _load_values(values + 2 * (i * head_dim + d), 0)
+                pairs = add_pairs(pairs, value, scores + 4 * i, 4 * KEYS)
+            store_pairs(out + 4 * d, 4 * head_dim, pairs)
+        if head_dim % 32:
+            d = head_dim - 16
+            singles = load_singles(out + 4 * d, 4 * head_dim)
+            for i in range(count):
+                value = _load_value(values + 2 * (i * head_dim + d), 0)
+                singles = add_singles(singles, value, scores + 4 * i, 4 * KEYS)
+            store_singles(out + 4 * d, 4 * head_dim, singles)
+
+    def attention(args: int, state: int, start: int, stop: int) -> None:
+        q, k_cache, v_cache = load_word(args), load_word(args + 8), load_word(args + 16)
+        n_head, n_head_kv, head_dim = load_word(args + 24), load_word(args + 32), load_word(args + 40)
+        context, heads = load_word(args + 48), load_word(args + 56)
+        scale = spread(float_of(load_word(args + 64)))
+        target, codes = load_word(args + 72), load_word(args + 80)
+        scales, sums = load_word(args + 88), load_word(args + 96)
+        tokens, position = load_word(state + TOKENS), load_word(state + POSITION)
+        scores = load_word(state + SCRATCH)
+        out = scores + 4 * KEYS * rows
+        queries = out + 4 * head_dim * rows
+        running = queries + 4 * head_dim * rows  # (rows, 2): maximum and sum
+        span = rows // heads
+        tiles = (tokens + span - 1) // span
+        for item in range(start, stop):
+            head = item // tiles * heads
+            # The last tokens see the most keys: they come first, so that no thread is left with one at the end.
+            token = (tiles - 1 - item % tiles) * span
+            cached = head * n_head_kv // n_head * context * head_dim
+            for r in range(rows):
+                source = q + 4 * head_dim * (_least(token + r // heads, tokens - 1) * n_head + head + r % heads)
+                for d in range(0, head_dim, 16):
+                    store_lanes(queries + 4 * (r * head_dim + d), load_lanes(source + 4 * d) * scale)
+                    store_lanes(out + 4 * (r * head_dim + d), spread(ZERO))
+                store_f32(running + 8 * r, MASKED)
+                store_f32(running + 8 * r + 4, ZERO)
+            seen = position + _least(token + span, tokens)
+            for first in range(0, seen, KEYS):
+                count = _least(KEYS, seen - first)
+                padded = (count + 31) // 32 * 32
+                scores_of(queries, k_cache + 2 * cached, first, padded, head_dim, scores)
+                for r in range(rows):
+                    valid = position + token + r // heads + 1 - first
+                    row_out = out + 4 * head_dim * r
+                    _softmax_row(scores + 4 * KEYS * r, valid, padded, running + 8 * r, row_out, head_dim)
+                add_values(scores, v_cache + 2 * (cached + first * head_dim), count, head_dim, out)
+            for r in range(rows):
+                place = ((token + r // heads) * n_head + head + r % heads) * head_dim
+                if token + r // heads < tokens:
+                    total = load_f32(running + 8 * r + 4)
+                    _write_row(out + 4 * head_dim * r, total, head_dim, target, codes, scales, sums, place)
+
+    return attention
+
+
+for _rows in ATTENTION_ROWS:
+    op(f"attention:f16_{_rows}")(_make_attention(_rows))

@@ -1,0 +1,184 @@
+"""The ops around the matrix products: normalization, activation, rotary position, and the way into the KV cache.
+
+Ops, in the sense of native.py, on float32 rows that stand side by side. Those ending in ``_q8`` hand their result on
+as the matmul ops read it (matmul.py: int8 codes, a scale per 32, sums per 16), which saves writing and reading floats.
+
+    rms_norm(_q8)   items are tokens                X, COLUMNS, WEIGHT, EPS (float bits), OUT or CODES, SCALES, SUMS
+    silu_mul(_q8)   items are 32 values of a token  GATE, UP, OUT or CODES, SCALES, SUMS
+    rope_<type>     items are tokens                see ``_make_rope``
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gguflike.kernels._jit import jit, op
+from gguflike.kernels.address import (
+    exp_lanes,
+    float_of,
+    fma,
+    load_f32,
+    load_lanes,
+    magnitude,
+    max_lanes,
+    maximum,
+    rounded,
+    short_scale,
+    spread,
+    store_byte_lanes,
+    store_f32,
+    store_half_lanes,
+    store_i32,
+    store_lanes,
+    sum_int_lanes,
+    sum_lanes,
+    swap_pairs,
+    to_int,
+)
+from gguflike.kernels.atomics import load_word
+from gguflike.kernels.program import POSITION
+
+ZERO, ONE = np.float32(0), np.float32(1)
+
+
+@jit(inline="always")
+def quantize_block(a: Any, b: Any, codes: int, scale_at: int, sums: int) -> None:
+    """32 values in two vectors -> int8 codes, their float32 scale and the two int32 sums of 16 codes (matmul.py)."""
+    scale = short_scale(max_lanes(maximum(magnitude(a), magnitude(b))))
+    inverse = spread(np.float32(ONE / scale) if scale > ZERO else ZERO)
+    qa, qb = to_int(rounded(a * inverse)), to_int(rounded(b * inverse))
+    store_byte_lanes(codes, qa)
+    store_byte_lanes(codes + 16, qb)
+    store_f32(scale_at, scale)
+    store_i32(sums, sum_int_lanes(qa))
+    store_i32(sums + 4, sum_int_lanes(qb))
+
+
+@jit(inline="always")
+def _rms_factor(x: int, columns: int, eps: Any) -> Any:
+    """1 / sqrt(mean(x**2) + eps) of one row at address ``x``."""
+    vectors = columns // 16
+    total = spread(np.float32(0))
+    for i in range(vectors):
+        v = load_lanes(x + 64 * i)
+        total = fma(v, v, total)
+    rest = np.float32(0)
+    for i in range(16 * vectors, columns):
+        rest += load_f32(x + 4 * i) * load_f32(x + 4 * i)
+    mean = np.float32((sum_lanes(total) + rest) / np.float32(columns))
+    return ONE / np.sqrt(np.float32(mean + eps))
+
+
+@op("ops:rms_norm")
+def rms_norm(args: int, state: int, start: int, stop: int) -> None:
+    x, columns, weight, out = load_word(args), load_word(args + 8), load_word(args + 16), load_word(args + 32)
+    eps = float_of(load_word(args + 24))
+    vectors = columns // 16
+    for token in range(start, stop):
+        row, target = x + 4 * columns * token, out + 4 * columns * token
+        factor = _rms_factor(row, columns, eps)
+        for i in range(vectors):
+            store_lanes(target + 64 * i, load_lanes(row + 64 * i) * spread(factor) * load_lanes(weight + 64 * i))
+        for i in range(16 * vectors, columns):
+            store_f32(target + 4 * i, np.float32(load_f32(row + 4 * i) * factor * load_f32(weight + 4 * i)))
+
+
+@op("ops:rms_norm_q8")
+def rms_norm_q8(args: int, state: int, start: int, stop: int) -> None:
+    x, columns, weight = load_word(args), load_word(args + 8), load_word(args + 16)
+    eps = float_of(load_word(args + 24))
+    codes, scales, sums = load_word(args + 32), load_word(args + 40), load_word(args + 48)
+    blocks = columns // 32
+    for token in range(start, stop):
+        row = x + 4 * columns * token
+        factor = spread(_rms_factor(row, columns, eps))
+        for i in range(blocks):
+            a = load_lanes(row + 128 * i) * factor * load_lanes(weight + 128 * i)
+            b = load_lanes(row + 128 * i + 64) * factor * load_lanes(weight + 128 * i + 64)
+            block = blocks * token + i
+            quantize_block(a, b, codes + 32 * block, scales + 4 * block, sums + 8 * block)
+
+
+@jit(inline="always")
+def _silu_mul(gate: int, up: int) -> Any:
+    """gate * sigmoid(gate) * up of sixteen values."""
+    g = load_lanes(gate)
+    return g / (spread(ONE) + exp_lanes(-g)) * load_lanes(up)
+
+
+@op("ops:silu_mul")
+def silu_mul(args: int, state: int, start: int, stop: int) -> None:
+    gate, up, out = load_word(args), load_word(args + 8), load_word(args + 16)
+    for i in range(2 * start, 2 * stop):
+        store_lanes(out + 64 * i, _silu_mul(gate + 64 * i, up + 64 * i))
+
+
+@op("ops:silu_mul_q8")
+def silu_mul_q8(args: int, state: int, start: int, stop: int) -> None:
+    gate, up = load_word(args), load_word(args + 8)
+    codes, scales, sums = load_word(args + 16), load_word(args + 24), load_word(args + 32)
+    for block in range(start, stop):
+        a = _silu_mul(gate + 128 * block, up + 128 * block)
+        b = _silu_mul(gate + 128 * block + 64, up + 128 * block + 64)
+        quantize_block(a, b, codes + 32 * block, scales + 4 * block, sums + 8 * block)
+
+
+def _make_rope(neox: bool) -> Any:
+    """Rotate queries and keys and store keys and values in a float16 cache.
+
+    Words: Q (tokens, heads, head_dim) and K, V (tokens, kv_heads, head_dim) float32; TABLE (tokens, 2, n_rot) of
+    factors for a value and for its partner; HEADS, KV_HEADS, HEAD_DIM, N_ROT; K_CACHE and V_CACHE (cache.py); CONTEXT.
+    The partner of value i is i ^ 1 ("norm") or half of n_rot away ("neox").
+    """
+
+    @jit(inline="always")
+    def rotated(head: int, table: int, n_rot: int, i: int) -> Any:
+        value = load_lanes(head + 4 * i)
+        if neox:
+            half = n_rot // 2
+            partner = load_lanes(head + 4 * (i + half if i < half else i - half))
+        else:
+            partner = swap_pairs(value)
+        return fma(partner, load_lanes(table + 4 * (n_rot + i)), value * load_lanes(table + 4 * i))
+
+    @jit(inline="always")
+    def rotate_rows(rows: int, heads: int, head_dim: int, table: int, n_rot: int) -> None:
+        for head in range(heads):
+            row = rows + 4 * head_dim * head
+            if neox:
+                half = n_rot // 2
+                for i in range(0, half, 16):
+                    low = rotated(row, table, n_rot, i)
+                    store_lanes(row + 4 * (half + i), rotated(row, table, n_rot, half + i))
+                    store_lanes(row + 4 * i, low)
+            else:
+                for i in range(0, n_rot, 16):
+                    store_lanes(row + 4 * i, rotated(row, table, n_rot, i))
+
+    def rope(args: int, state: int, start: int, stop: int) -> None:
+        q, k, v, table = load_word(args), load_word(args + 8), load_word(args + 16), load_word(args + 24)
+        heads, kv_heads = load_word(args + 32), load_word(args + 40)
+        head_dim, n_rot = load_word(args + 48), load_word(args + 56)
+        k_cache, v_cache, context = load_word(args + 64), load_word(args + 72), load_word(args + 80)
+        for token in range(start, stop):
+            position = load_word(state + POSITION) + token
+            factors = table + 8 * n_rot * token
+            keys, values = k + 4 * kv_heads * head_dim * token, v + 4 * kv_heads * head_dim * token
+            rotate_rows(q + 4 * heads * head_dim * token, heads, head_dim, factors, n_rot)
+            rotate_rows(keys, kv_heads, head_dim, factors, n_rot)
+            for head in range(kv_heads):
+                base = head * context * head_dim
+                block = k_cache + 2 * (base + position // 16 * 16 * head_dim + position % 16)
+                row = v_cache + 2 * (base + position * head_dim)
+                for i in range(0, head_dim, 16):
+                    at = 4 * (head * head_dim + i)
+                    store_half_lanes(block + 32 * i, 32, load_lanes(keys + at))
+                    store_half_lanes(row + 2 * i, 2, load_lanes(values + at))
+
+    return rope
+
+
+op("ops:rope_norm")(_make_rope(neox=False))
+op("ops:rope_neox")(_make_rope(neox=True))

@@ -1,0 +1,174 @@
+"""Programs: a forward pass as a flat list of ops in memory, run by a team of threads without Python in between.
+
+``Program`` collects ops and lays them out for kernels/interpreter.py; ``Team`` owns the threads. No numba is imported
+when the machine code is in the cache.
+
+Layout, all words int64:
+
+    program   word 0: number of ops, word 1: tokens of the pass; from byte 128 on, one record of 128 bytes per op
+    record    FUNCTION address, ARGS address, ITEMS, PER_TOKENS (0, or: as many items again for every so many
+              tokens), GRAIN (fewest items of a chunk),
+              STARTS_STAGE (1: every earlier op must be complete first); on a cache line of its own CLAIM
+              (pass << 32 | chunks claimed) and DONE (chunks done of the stage that this op starts)
+    team      EPOCH (number of the pass), PROGRAM, QUIT, THREADS, then a block per thread: ASLEEP, SEMAPHORE, STATE
+    state     what ops see: TOKENS in this pass, POSITION of the first, THREAD index, SCRATCH address
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+import threading
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike.errors import UnsupportedError
+from gguflike.kernels import native
+from gguflike.kernels._host import thread_count
+
+Words = npt.NDArray[np.int64]
+
+# Byte offsets.
+PASS_TOKENS = 8
+RECORD_BYTES = 128
+FUNCTION, ARGS, ITEMS, PER_TOKENS, GRAIN, STARTS_STAGE, CLAIM, DONE = 0, 8, 16, 24, 32, 40, 64, 72
+EPOCH, PROGRAM, QUIT, THREADS = 0, 64, 72, 80
+THREAD_BLOCKS, THREAD_BYTES = 128, 256
+ASLEEP, SEMAPHORE, STATE = 0, 64, 128
+TOKENS, POSITION, THREAD, SCRATCH = 0, 8, 16, 24
+
+SCRATCH_BYTES = 1 << 18
+ATTENTION_ROWS = tuple(range(1, 9))  # sizes of the tile of queries that attention.py has ops for
+PAGE = 4096
+
+
+def float_bits(value: float) -> int:
+    """A float32 parameter as an argument word: its bits in the low half."""
+    return int(struct.unpack("<i", struct.pack("<f", value))[0])
+
+
+def aligned(count: int, dtype: Any = np.uint8) -> npt.NDArray[Any]:
+    """A zeroed array that starts on a page (memory is only taken when it is touched)."""
+    dtype = np.dtype(dtype)
+    raw = np.zeros(count * dtype.itemsize + PAGE, np.uint8)
+    start = -raw.ctypes.data % PAGE
+    return raw[start : start + count * dtype.itemsize].view(dtype)
+
+
+@dataclass(frozen=True)
+class Op:
+    """One step: the op called ``name`` over ``items`` items, or ``items`` for every ``per_tokens`` tokens of the pass.
+
+    ``grain`` is the fewest items worth handing to a thread. ``barrier`` says whether the op depends on ops since the
+    last barrier; without it, it runs beside them.
+    """
+
+    name: str
+    args: tuple[int, ...]
+    items: int
+    per_tokens: int = 0
+    grain: int = 1
+    barrier: bool = True
+
+
+@dataclass
+class Program:
+    """A sequence of ops. ``keep`` holds the arrays whose addresses the ops use."""
+
+    ops: list[Op] = field(default_factory=list)
+    keep: list[Any] = field(default_factory=list)
+    _records: Words | None = None
+    _args: Words | None = None
+
+    def add(self, name: str, *args: int, items: int, per_tokens: int = 0, grain: int = 1, barrier: bool = True) -> None:
+        self.ops.append(Op(name, args, items, per_tokens, grain, barrier))
+
+    def link(self, progress: native.Progress | None = None) -> int:
+        """Compile or load the ops, lay out the records, and return the program's address."""
+        addresses = native.load([op.name for op in self.ops], progress)
+        words = RECORD_BYTES // 8
+        records = aligned((len(self.ops) + 1) * words, np.int64).reshape(-1, words)
+        args = aligned(sum(len(op.args) for op in self.ops), np.int64)
+        records[0, 0] = len(self.ops)
+        used = 0
+        for index, op in enumerate(self.ops):
+            args[used : used + len(op.args)] = op.args
+            records[index + 1, :6] = (
+                addresses[op.name],
+                args.ctypes.data + 8 * used,
+                op.items,
+                op.per_tokens,
+                op.grain,
+                op.barrier or index == 0,
+            )
+            used += len(op.args)
+        self._records, self._args = records, args
+        return int(records.ctypes.data)
+
+
+def _quit(words: Words, count: int, threads: Sequence[threading.Thread]) -> None:
+    libc = ctypes.CDLL(None)
+    words[QUIT // 8] = 1
+    for thread in range(1, count):
+        libc.sem_post(ctypes.c_void_p(int(words.ctypes.data) + THREAD_BLOCKS + thread * THREAD_BYTES + SEMAPHORE))
+    for worker in threads:
+        worker.join()
+
+
+class Team:
+    """``threads`` threads (the caller is one of them) that run programs together.
+
+    Workers spin for a moment after each pass and then sleep until the next. They are started at the first pass, and
+    again in a forked child.
+    """
+
+    def __init__(self, threads: int | None = None, progress: native.Progress | None = None) -> None:
+        self.threads = thread_count(threads)
+        if not hasattr(ctypes.CDLL(None), "sem_init"):
+            raise UnsupportedError("running models needs POSIX semaphores", expected="Linux", got=os.name)
+        self._scratch = aligned(self.threads * SCRATCH_BYTES)
+        native.load(["interpreter:run", "interpreter:work"], progress)
+        self._run = native.call("interpreter:run")
+        self._lock = threading.Lock()
+        self._process = 0
+        self._words: Words = np.empty(0, np.int64)
+
+    def _start(self) -> None:
+        self._words = words = aligned((THREAD_BLOCKS + self.threads * THREAD_BYTES) // 8, np.int64)
+        words[THREADS // 8] = self.threads
+        base, libc = int(words.ctypes.data), ctypes.CDLL(None)
+        for thread in range(self.threads):
+            block = (THREAD_BLOCKS + thread * THREAD_BYTES) // 8
+            libc.sem_init(ctypes.c_void_p(base + 8 * block + SEMAPHORE), 0, 0)
+            words[block + (STATE + THREAD) // 8] = thread
+            words[block + (STATE + SCRATCH) // 8] = self._scratch.ctypes.data + thread * SCRATCH_BYTES
+        work = native.call("interpreter:work")
+        workers = [
+            threading.Thread(target=work, args=(base, thread, 0, 0), name=f"gguflike-{thread}", daemon=True)
+            for thread in range(1, self.threads)
+        ]
+        for worker in workers:
+            worker.start()
+        self._process = os.getpid()
+        # Machine code is unmapped when the interpreter shuts down, so workers must be gone by then.
+        self._finalizer = weakref.finalize(self, _quit, words, self.threads, workers)
+
+    def run(self, program: int, tokens: int, position: int = 0) -> None:
+        """One pass of the linked ``program``. Calls from several Python threads take turns."""
+        with self._lock:
+            if self._process != os.getpid():
+                self._start()
+            self._run(int(self._words.ctypes.data), program, tokens, position)
+
+    def close(self) -> None:
+        """End the workers. They come back with the next pass."""
+        with self._lock:
+            if self._process == os.getpid():
+                self._finalizer()
+            self._process = 0

@@ -1,0 +1,192 @@
+"""Generation: one token after another, as text that is whole at every moment.
+
+Text is handed out only when it can no longer change: bytes of an unfinished UTF-8 character wait in the tokenizer's
+stream decoder, and what may yet turn out to begin a stop string waits here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from gguflike.runner.sampling import Sampler
+from gguflike.runner.speculate import Lookup
+
+if TYPE_CHECKING:
+    from gguflike.runner.model import Model
+
+FinishReason = Literal["stop", "length", "context"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One token and the text that it completes (possibly none, possibly that of tokens before it)."""
+
+    token: int
+    text: str
+
+
+@dataclass
+class Generation:
+    """The outcome. ``tokens`` are the generated ids, without the end-of-sequence token that ended them.
+
+    ``finish_reason`` is "stop" (end token or stop string), "length" (``max_tokens`` reached) or "context" (full).
+    Speeds are in tokens per second of wall time; that of the prompt counts only tokens that had to be computed.
+    """
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    finish_reason: FinishReason = "length"
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+    @property
+    def prefill_tokens_per_s(self) -> float:
+        return (self.prompt_tokens - self.cached_tokens) / self.prefill_seconds if self.prefill_seconds else 0.0
+
+    @property
+    def decode_tokens_per_s(self) -> float:
+        """Speed after the first token, which comes with the prompt."""
+        return (len(self.tokens) - 1) / self.decode_seconds if self.decode_seconds and self.tokens else 0.0
+
+
+class StopText:
+    """Passes text on up to the first of some stop strings."""
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self._stop = [text for text in stop if text]
+        self._held = ""
+        self.found = False
+
+    def push(self, text: str) -> str:
+        """What of the text so far is certain to stand before any stop string."""
+        self._held += text
+        hits = [at for at in (self._held.find(stop) for stop in self._stop) if at >= 0]
+        if hits:
+            self.found = True
+            return self._take(min(hits))
+        return self._take(len(self._held) - self._possible_start())
+
+    def flush(self) -> str:
+        """What is left when no more comes."""
+        return self._take(len(self._held))
+
+    def _take(self, count: int) -> str:
+        text, self._held = self._held[:count], self._held[count:]
+        return text
+
+    def _possible_start(self) -> int:
+        """Length of the longest end of the held text that begins a stop string."""
+        longest = max((len(stop) - 1 for stop in self._stop), default=0)
+        for length in range(min(longest, len(self._held)), 0, -1):
+            if any(stop.startswith(self._held[-length:]) for stop in self._stop):
+                return length
+        return 0
+
+
+class Stream:
+    """A generation in progress: iterate over its pieces, or take its ``result()``, which runs it to the end."""
+
+    def __init__(
+        self,
+        model: Model,
+        prompt: Sequence[int],
+        *,
+        max_tokens: int,
+        sampler: Sampler,
+        seed: int | None,
+        stop: Sequence[str],
+        lookup: int,
+    ) -> None:
+        self.generation = Generation(prompt_tokens=len(prompt))
+        self._pieces = self._run(model, list(prompt), max_tokens, sampler, np.random.default_rng(seed), stop, lookup)
+
+    def __iter__(self) -> Iterator[Piece]:
+        return self._pieces
+
+    def result(self) -> Generation:
+        for _ in self._pieces:
+            pass
+        return self.generation
+
+    def _run(
+        self,
+        model: Model,
+        tokens: list[int],
+        max_tokens: int,
+        sampler: Sampler,
+        random: np.random.Generator,
+        stop: Sequence[str],
+        lookup: int,
+    ) -> Iterator[Piece]:
+        result, stop_text = self.generation, StopText(stop)
+        decoder = model.tokenizer.stream()
+        end_ids = frozenset(model.tokenizer.eos_ids)
+        for token in self._tokens(model, tokens, max_tokens, sampler, random, lookup):
+            if token in end_ids:
+                result.finish_reason = "stop"
+                break
+            result.tokens.append(token)
+            text = stop_text.push(decoder.push(token))
+            result.text += text
+            if stop_text.found:
+                result.finish_reason = "stop"
+                yield Piece(token, text)
+                return
+            yield Piece(token, text)
+        rest = stop_text.push(decoder.flush())
+        rest += "" if stop_text.found else stop_text.flush()
+        if rest:
+            result.text += rest
+            yield Piece(result.tokens[-1], rest)
+
+    def _tokens(
+        self,
+        model: Model,
+        tokens: list[int],
+        max_tokens: int,
+        sampler: Sampler,
+        random: np.random.Generator,
+        lookup: int,
+    ) -> Iterator[int]:
+        """Generated ids, end tokens included. Only computing is timed, not what the caller does between tokens."""
+        result = self.generation
+        drafts = Lookup(tokens, lookup) if lookup and sampler.greedy and sampler.repetition_penalty == 1.0 else None
+        begin = time.perf_counter()
+        result.cached_tokens = model.common_prefix(tokens)
+        logits = model.extend(tokens[result.cached_tokens :], result.cached_tokens)[-1]
+        chosen = [sampler.choose(logits, tokens, random)] if max_tokens > 0 else []
+        result.prefill_seconds = time.perf_counter() - begin
+        room = min(max_tokens, model.context - len(tokens))
+        result.finish_reason = "length" if room == max_tokens else "context"
+        count = 0
+        while chosen and count < room:
+            for token in chosen[: room - count]:
+                tokens.append(token)
+                count += 1
+                yield token
+            if count >= room:
+                return
+            begin = time.perf_counter()
+            draft = drafts.propose(tokens, room - count - 1) if drafts else []
+            rows = model.extend([tokens[-1], *draft], len(tokens) - 1, all_logits=bool(draft))
+            if draft:
+                chosen = _accepted(rows.argmax(axis=1).tolist(), draft)
+                model.forget(len(tokens) + len(chosen) - 1)
+            else:
+                chosen = [sampler.choose(rows[-1], tokens, random)]
+            result.decode_seconds += time.perf_counter() - begin
+
+
+def _accepted(greedy: list[int], draft: list[int]) -> list[int]:
+    """The model's own choices up to and including the first that the draft did not foresee."""
+    agreed = 0
+    while agreed < len(draft) and greedy[agreed] == draft[agreed]:
+        agreed += 1
+    return greedy[: agreed + 1]

@@ -1,0 +1,167 @@
+"""The tensors of one model, checked against its ArchSpec and laid out for the kernels.
+
+Quantized matrices are repacked tensor by tensor, by all threads, and the pages of the file that they came from are
+given back, so that the weights are in memory once. Floating-point matrices and the embedding are used where they lie
+in the file.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike.arch.spec import ArchSpec, HParams
+from gguflike.container import GGUFFile
+from gguflike.errors import GGUFError, UnsupportedError
+from gguflike.kernels.layout import LinearPlan, linear_plan
+from gguflike.kernels.program import Program, Team
+from gguflike.tensor import QuantizedTensor
+
+Progress = Callable[[int, int, str], None]
+FLOATS = ("F32", "F16", "BF16", "F64")
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One weight matrix as the matmul ops read it. ``bias`` is an address or 0; ``nbytes`` what one pass reads."""
+
+    plan: LinearPlan
+    address: int
+    rows: int
+    columns: int
+    nbytes: int
+    bias: int = 0
+
+
+class Weights:
+    """All tensors of a model. Vectors and biases are float32; ``embedding`` stays as the file has it."""
+
+    def __init__(
+        self, file: GGUFFile, spec: ArchSpec, h: HParams, team: Team, progress: Progress | None = None
+    ) -> None:
+        self._file = file
+        self._keep: list[Any] = []
+        self._vectors: dict[str, int] = {}
+        self._matrices: dict[str, Matrix] = {}
+        names = _checked(file, spec, h)
+        matrices = [name for name in names if len(file.infos[name].shape) == 2]
+        self.embedding: QuantizedTensor = file.tensors["token_embd.weight"]
+        self._keep.append(self.embedding)
+        tied = "output.weight" not in names
+        wanted = [name for name in matrices if name != "token_embd.weight" or tied]
+        total, done = sum(file.infos[name].nbytes for name in wanted), 0
+        for name in names:
+            if len(file.infos[name].shape) == 1:
+                self._add_vector(name)
+        for name in wanted:
+            if progress is not None:
+                progress(done, total, f"loading {name}")
+            self._add_matrix(name, team)
+            done += file.infos[name].nbytes
+        if tied:
+            self._matrices["output.weight"] = self._matrices.pop("token_embd.weight")
+        if progress is not None:
+            progress(total, total, "loaded")
+
+    @property
+    def matrix_bytes(self) -> int:
+        """Bytes of weights that one token's pass reads."""
+        return sum(matrix.nbytes for matrix in self._matrices.values())
+
+    @property
+    def matrix_weights(self) -> int:
+        """Weights that one token's pass multiplies."""
+        return sum(matrix.rows * matrix.columns for matrix in self._matrices.values())
+
+    def vector(self, name: str) -> int:
+        """Address of a float32 vector."""
+        return self._vectors[name]
+
+    def matrix(self, name: str) -> Matrix:
+        return self._matrices[name]
+
+    def floats(self, name: str) -> npt.NDArray[np.float32] | None:
+        """The values of a small tensor, or None where the file lacks it."""
+        return _floats(self._file.tensors[name]) if name in self._file.tensors else None
+
+    def _add_vector(self, name: str) -> None:
+        values = _floats(self._file.tensors[name])
+        self._keep.append(values)
+        self._vectors[name] = int(values.ctypes.data)
+
+    def _add_matrix(self, name: str, team: Team) -> None:
+        tensor = self._file.tensors[name]
+        rows, columns = tensor.shape
+        plan = linear_plan(tensor.format)
+        packed = plan.allocate(rows, columns)
+        source = int(tensor.data.ctypes.data)
+        bias = self._vectors.get(name.removesuffix("weight") + "bias", 0)
+        if packed is None or plan.repack is None:
+            self._keep.append(tensor)
+            self._matrices[name] = Matrix(plan, source, rows, columns, tensor.nbytes, bias)
+            return
+        self._keep.append(packed)
+        address = int(packed.ctypes.data)
+        program = Program()
+        program.add(plan.repack, *plan.repack_args(source, address, rows, columns), items=plan.matvec_items(rows))
+        team.run(program.link(), 1)
+        _release(tensor.data)
+        self._matrices[name] = Matrix(plan, address, rows, columns, int(packed.nbytes), bias)
+
+
+def _floats(tensor: QuantizedTensor) -> npt.NDArray[np.float32]:
+    """A small tensor as float32, by the numpy reference (no kernels needed for so little)."""
+    decode = tensor.format.decode
+    assert decode is not None  # checked with the other tensors
+    return np.ascontiguousarray(decode(tensor.blocks), dtype=np.float32).reshape(-1)
+
+
+def _release(data: npt.NDArray[np.uint8]) -> None:
+    """Give the pages of a part of a mapped file back to the system; they are read again if they are touched again."""
+    base: Any = data
+    while isinstance(base, np.ndarray | memoryview):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
+    if not isinstance(base, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    offset = data.ctypes.data - np.frombuffer(base, np.uint8).ctypes.data
+    first = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE  # whole pages only: neighbours share the others
+    last = (offset + data.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if last > first:
+        base.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+
+def _checked(file: GGUFFile, spec: ArchSpec, h: Mapping[str, Any]) -> list[str]:
+    """The names of the model's tensors in order, after checking that each is there with its shape and a usable type."""
+    names = []
+    for binding in spec.bind(h):
+        info = file.infos.get(binding.gguf)
+        if info is None:
+            raise GGUFError(
+                "required tensor is missing",
+                path=file.path,
+                tensor=binding.gguf,
+                expected=f"shape {binding.shape}",
+                remedy="the file is incomplete, or was made for another architecture",
+            )
+        if info.shape != binding.shape:
+            raise GGUFError(
+                "tensor has the wrong shape",
+                path=file.path,
+                tensor=binding.gguf,
+                offset=info.offset,
+                expected=binding.shape,
+                got=info.shape,
+            )
+        if len(info.shape) == 1 and info.format.name not in FLOATS:
+            raise UnsupportedError(
+                "vectors must be floating point", path=file.path, tensor=binding.gguf, got=info.format.name
+            )
+        if len(info.shape) == 2:
+            linear_plan(info.format)
+        names.append(binding.gguf)
+    return names
