@@ -167,7 +167,7 @@ def _types(source: TokenizerFiles, tokens: list[str], unknown: int | None) -> li
 def _special_ids(
     source: TokenizerFiles, tokens: list[str], config: Mapping[str, Any], generation_config: Mapping[str, Any] | None
 ) -> dict[str, int]:
-    """Role -> id. The tokenizer's files name texts; where they do not, config.json or generation_config.json has an id."""
+    """Role -> id: by the text that the tokenizer's files name, else the id in config.json or generation_config.json."""
     by_text = {text: index for index, text in enumerate(tokens)}
     numbers = [
         mapping for mapping in (config, config.get("text_config"), generation_config) if isinstance(mapping, Mapping)

@@ -40,7 +40,13 @@ SPECIAL_KEYS = {
     "sep": PREFIX + "seperator_token_id",  # spelled so in the format
     "pad": PREFIX + "padding_token_id",
     "mask": PREFIX + "mask_token_id",
+    "fim_pad": PREFIX + "fim_pad_token_id",
+    "fim_rep": PREFIX + "fim_rep_token_id",
+    "fim_sep": PREFIX + "fim_sep_token_id",
 }
+
+#: Roles whose token ends a generation.
+_END_ROLES = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
 
 #: What llama.cpp assumes where a file of model "llama" gives no id.
 _SPM_DEFAULTS = {"bos": 1, "eos": 2, "unk": 0}
@@ -51,6 +57,7 @@ _BOS_BY_DEFAULT = "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 
 #: Tokens that end a generation whatever the special ids say (llama.cpp decides by text too).
 _END_TEXTS = (
     "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> <|endoftext|> </s> <|eom_id|> "
+    "<|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD] <|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame> <|file_sep|> "
     "<EOT> _<EOT> [EOT] [EOS] <|end_of_text|> <end_of_utterance> <eos> <turn|> <|tool_response> [e~[ "
     "<\uff5cend\u2581of\u2581sentence\uff5c>"
 )
@@ -134,7 +141,7 @@ class Vocabulary:
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
-        """Every id that ends a generation: eos, eot, eom, and tokens known by their text."""
+        """Every id that ends a generation: those of the end roles, and tokens known by their text."""
         found = {index for index, text in enumerate(self.tokens) if text in _ENDS}
         texts = {self.tokens[index] for index in found}
         # Harmony (gpt-oss) and Solar end messages, not turns, with <|end|>; Gemma 4 keeps an unrelated </s>.
@@ -142,7 +149,7 @@ class Vocabulary:
             found = {index for index in found if self.tokens[index] != "<|end|>"}
         if "<|tool_response>" in texts:
             found = {index for index in found if self.tokens[index] != "</s>"}
-        return frozenset(found | {self.special[role] for role in ("eos", "eot", "eom") if role in self.special})
+        return frozenset(found | {self.special[role] for role in _END_ROLES if role in self.special})
 
     def added_ids(self) -> list[int]:
         """Ids matched in text before anything else: control, unknown and user-defined tokens, in order of id."""
@@ -153,7 +160,7 @@ class Vocabulary:
         if self.types[index] in (TokenType.CONTROL, TokenType.UNKNOWN):
             return True
         # Careless files leave their markup typed as text. "</s>" really is text in some vocabularies (Qwen2's).
-        return self.tokens[index] in _ENDS and self.tokens[index] != "</s>"
+        return self.tokens[index] in _ENDS and (self.tokens[index] != "</s>" or self.types[index] != TokenType.NORMAL)
 
 
 def _string(metadata: Mapping[str, Any], key: str, default: str | None) -> str:

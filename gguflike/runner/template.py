@@ -1,0 +1,97 @@
+"""Chat templates: programs from the file's author, run where they can do no harm.
+
+A template is Jinja2 code. It is compiled and rendered in a child process (template_child.py) under limits of CPU time,
+memory and output, in Jinja's immutable sandbox, without file descriptors to spare. Even compiling is done there, since
+Jinja folds constants: ``{{ 'A' * 10**10 }}`` allocates before anything is rendered.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gguflike.errors import TemplateError
+
+CPU_SECONDS = 2
+#: Only for a child that does not run at all; a busy machine must not fail a good template.
+WALL_SECONDS = 30.0
+MEMORY_BYTES = 512 << 20
+OUTPUT_BYTES = 1 << 20
+
+_CHILD = Path(__file__).with_name("template_child.py")
+#: Nothing else of the environment is a template's business.
+_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TZ")
+
+
+def render(source: str, variables: Mapping[str, Any]) -> str:
+    """The text that the template makes of ``variables`` (JSON values), as Hugging Face's apply_chat_template does.
+
+    Raises TemplateError where the template is wrong, refuses the conversation (``raise_exception``), reaches for what
+    the sandbox forbids, or exceeds a limit.
+    """
+    request = {
+        "sys_path": [entry for entry in sys.path if entry],
+        "source": source,
+        "variables": dict(variables),
+        "cpu_seconds": CPU_SECONDS,
+        "memory_bytes": MEMORY_BYTES,
+        "output_bytes": OUTPUT_BYTES,
+    }
+    try:
+        payload = json.dumps(request).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TemplateError("the conversation is not made of JSON values", got=str(error)) from error
+    status, answer = _run(payload)
+    try:
+        reply = json.loads(answer)
+        if "text" in reply:
+            return str(reply["text"])
+        problem = str(reply["error"])
+    except (ValueError, KeyError, TypeError):
+        problem = f"took more than {CPU_SECONDS} s or {MEMORY_BYTES >> 20} MiB and was stopped (status {status})"
+    raise TemplateError(f"chat template failed: {problem}", field="tokenizer.chat_template")
+
+
+def _run(payload: bytes) -> tuple[int, bytes]:
+    """Exit status and answer of one child. At most a little over OUTPUT_BYTES is read, whatever the child writes."""
+    environment = {key: os.environ[key] for key in _ENVIRONMENT if key in os.environ}
+    with subprocess.Popen(
+        [sys.executable, "-I", str(_CHILD)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        cwd=_CHILD.parent,
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        watchdog = threading.Timer(WALL_SECONDS, child.kill)
+        watchdog.start()
+        try:
+            try:
+                child.stdin.write(payload)
+                child.stdin.close()
+            except BrokenPipeError:  # it died early; the status tells
+                pass
+            # JSON escapes take up to six bytes for one.
+            answer = child.stdout.read(6 * OUTPUT_BYTES + 1024)
+        finally:
+            child.stdout.close()
+            watchdog.cancel()
+            if child.poll() is None:
+                _stop(child)
+    return child.returncode, answer
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    """Let a child that has answered end by itself, and kill one that has not."""
+    try:
+        child.wait(timeout=1.0)
+    except subprocess.TimeoutExpired:
+        child.kill()

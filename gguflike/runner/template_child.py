@@ -1,0 +1,127 @@
+"""The child process of template.py: reads one request from standard input, writes one JSON answer, and ends.
+
+Run as a script by path, isolated (``python -I``); it imports nothing of gguflike.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import traceback
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+
+def main() -> None:
+    request = json.loads(sys.stdin.buffer.read())
+    sys.path[:] = request["sys_path"]
+    environment = _environment()
+    _warm_up(environment)
+    _limit(request["cpu_seconds"], request["memory_bytes"])
+    try:
+        answer = {"text": _render(environment, request)}
+    except MemoryError:
+        answer = {"error": "needs too much memory"}
+    except BaseException as error:  # whatever a hostile template provokes is an answer, not a traceback
+        answer = {"error": f"{type(error).__name__}: {error}"[:500] + _line(error)}
+    sys.stdout.write(json.dumps(answer))
+
+
+def _limit(cpu_seconds: int, memory_bytes: int) -> None:
+    """From here on: no new files, no more memory than this, no more time than this."""
+    try:
+        import resource
+    except ImportError:  # Windows: the parent's clock is the limit
+        return
+    used = math.ceil(
+        sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+    )  # whole seconds: the limit counts from the start
+    for kind, value in (
+        (resource.RLIMIT_AS, memory_bytes),
+        (resource.RLIMIT_CPU, used + cpu_seconds - 1),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_NOFILE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        try:
+            resource.setrlimit(kind, (value, value))
+        except (ValueError, OSError):  # a stricter limit is already in force
+            continue
+
+
+def _warm_up(environment: Any) -> None:
+    """Have loaded what is loaded on first use while files can still be opened: codecs, time zone, error reporting."""
+    import jinja2.debug  # noqa: F401
+
+    datetime.now().astimezone().strftime("%c")
+    try:
+        environment.from_string(r"{{ '\n\x20' | tojson | trim }}{{ raise_exception('') }}").render()
+    except Exception as error:
+        traceback.format_exception(error)
+
+
+def _environment() -> Any:
+    """Jinja's immutable sandbox with what Hugging Face templates may use, less what only burns time."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """``{% generation %}...{% endgeneration %}`` marks the assistant's words for training; here it is just text."""
+
+        tags = {"generation"}  # noqa: RUF012  Jinja's own declaration is an instance attribute
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.Scope(body, lineno=line)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.globals.pop("lipsum", None)
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    environment.filters["tojson"] = _to_json
+    return environment
+
+
+def _raise_exception(message: str) -> None:
+    from jinja2.exceptions import TemplateError
+
+    raise TemplateError(message)
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _render(environment: Any, request: dict[str, Any]) -> str:
+    template = environment.from_string(request["source"])
+    return "".join(_bounded(template.generate(**request["variables"]), request["output_bytes"]))
+
+
+def _bounded(pieces: Iterator[str], limit: int) -> Iterator[str]:
+    size = 0
+    for piece in pieces:
+        size += len(piece.encode("utf-8", "replace"))
+        if size > limit:
+            raise ValueError(f"writes more than {limit} bytes")
+        yield piece
+
+
+def _line(error: BaseException) -> str:
+    line = getattr(error, "lineno", None)
+    return f" (line {line})" if line else ""
+
+
+if __name__ == "__main__":
+    main()

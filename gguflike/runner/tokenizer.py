@@ -1,0 +1,152 @@
+"""Text to token ids and back, from the metadata of a GGUF file alone.
+
+Encoding is Hugging Face ``tokenizers`` on the tokenizer.json that the metadata amounts to; decoding is a table of bytes.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import threading
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from gguflike.checkpoint.tokenizer_json import SPACE, chat_templates, document
+from gguflike.checkpoint.vocabulary import BYTE_TOKEN, TokenType, Vocabulary
+from gguflike.errors import GGUFError, GGUFLikeError, TemplateError
+from gguflike.runner import template
+
+if TYPE_CHECKING:
+    import tokenizers
+
+
+def _byte_characters() -> dict[str, int]:
+    """Byte-level BPE writes bytes as printable characters: themselves where printable, else from U+0100 on (GPT-2)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + n): byte for n, byte in enumerate(others)}
+
+
+class Tokenizer:
+    """The tokenizer stored in a GGUF file. Safe to use from several threads."""
+
+    def __init__(self, metadata: Mapping[str, Any]) -> None:
+        """GGUFError or UnsupportedError where the vocabulary is broken or of a kind that is not handled."""
+        self.vocabulary = Vocabulary.from_metadata(metadata)
+        self.chat_templates = chat_templates(metadata)
+        self.bos_id = self.vocabulary.special.get("bos")
+        self.eos_ids = self.vocabulary.end_ids
+        self.vocab_size = len(self.vocabulary.tokens)
+        self._lock = threading.Lock()
+
+    @cached_property
+    def _encoder(self) -> tokenizers.Tokenizer:
+        from tokenizers import Tokenizer as Encoder
+
+        try:
+            return Encoder.from_str(json.dumps(document(self.vocabulary)))
+        except Exception as error:  # tokenizers raises bare Exception for whatever it does not like
+            if isinstance(error, GGUFLikeError):
+                raise
+            raise GGUFError(
+                "the vocabulary makes no tokenizer", field="tokenizer.ggml", got=str(error)[:300]
+            ) from error
+
+    def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """Token ids of ``text``.
+
+        ``add_special`` adds BOS and EOS where the file asks for them. Unless ``parse_special``, markup such as
+        "<|im_end|>" in the text is text: use it for templates, never for what a user typed. A surrogate that no UTF-8
+        can hold becomes "?".
+        """
+        text = text.encode("utf-8", "replace").decode()
+        with self._lock:
+            self._encoder.encode_special_tokens = not parse_special
+            return self._encoder.encode(text, add_special_tokens=add_special).ids  # type: ignore[no-any-return]
+
+    def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
+        """Text of token ids; bytes that are not UTF-8 become U+FFFD. The space put before a text by encode is removed."""
+        data = b"".join(self.token_bytes(index, skip_special) for index in ids)
+        if self.vocabulary.model == "llama" and self.vocabulary.add_space_prefix:
+            data = data.removeprefix(b" ")
+        return data.decode("utf-8", "replace")
+
+    def stream(self, skip_special: bool = True) -> StreamDecoder:
+        """A decoder for ids that arrive one by one, continuing a text."""
+        return StreamDecoder(self, skip_special)
+
+    def token_bytes(self, index: int, skip_special: bool = False) -> bytes:
+        """The bytes that one token stands for."""
+        if not 0 <= index < self.vocab_size:
+            raise GGUFLikeError("no such token", expected=f"an id from 0 to {self.vocab_size - 1}", got=index)
+        vocabulary = self.vocabulary
+        if index in vocabulary.raw:
+            return vocabulary.raw[index]
+        text, kind = vocabulary.tokens[index], vocabulary.types[index]
+        if vocabulary.is_special(index):
+            return b"" if skip_special else text.encode()
+        if kind == TokenType.UNUSED:
+            return b""
+        if kind == TokenType.USER_DEFINED:
+            return text.encode()
+        if vocabulary.model == "gpt2":
+            return self._byte_level(text)
+        if kind == TokenType.BYTE and (found := BYTE_TOKEN.fullmatch(text)):
+            return bytes.fromhex(found[1])
+        return text.replace(SPACE, " ").encode()
+
+    def _byte_level(self, text: str) -> bytes:
+        try:
+            return bytes(map(_BYTES.__getitem__, text))
+        except KeyError:  # a word put into the vocabulary by hand
+            return text.encode()
+
+    def apply_chat_template(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        name: str = "default",
+        **variables: Any,
+    ) -> str:
+        """The prompt for a conversation, ``[{"role": ..., "content": ...}, ...]``. Encode it with ``parse_special=True``
+        and ``add_special=False``: templates write their own BOS.
+
+        TemplateError where the file has no such template, or the template fails or misbehaves.
+        """
+        source = self.chat_templates.get(name)
+        if source is None:
+            raise TemplateError(
+                f"the file holds no chat template {name!r}",
+                field="tokenizer.chat_template",
+                got=", ".join(self.chat_templates) or "none",
+                remedy="give a plain prompt instead",
+            )
+        special, tokens = self.vocabulary.special, self.vocabulary.tokens
+        texts = {
+            f"{role}_token": tokens[special[role]] if role in special else "" for role in ("bos", "eos", "unk", "pad")
+        }
+        return template.render(
+            source, {**texts, "messages": messages, "add_generation_prompt": add_generation_prompt, **variables}
+        )
+
+
+_BYTES = _byte_characters()
+
+
+class StreamDecoder:
+    """Text of tokens as they arrive; the bytes of a character are held back until it is complete."""
+
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool) -> None:
+        self._tokenizer = tokenizer
+        self._skip_special = skip_special
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, index: int) -> str:
+        """The text that this token completes, which may be empty."""
+        return self._decoder.decode(self._tokenizer.token_bytes(index, self._skip_special))
+
+    def flush(self) -> str:
+        """What is left at the end: U+FFFD for an incomplete character, else nothing."""
+        return self._decoder.decode(b"", final=True)
