@@ -105,6 +105,7 @@ def _int_compare(relation: str) -> Callable[..., Any]:
 for _op, _name in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"), (operator.truediv, "fdiv")):
     _operator(_op, f32x16, (f32x16, f32x16), lambda b, x, y, _name=_name: getattr(b, _name)(x, y))
 _operator(operator.neg, f32x16, (f32x16,), lambda b, x: b.fneg(x))
+_operator(operator.neg, i32x16, (i32x16,), lambda b, x: b.neg(x))
 for _op, _name in (
     (operator.add, "add"),
     (operator.sub, "sub"),

@@ -1,4 +1,4 @@
-"""Blocks of one float16 scale: Q8_0, Q4_0, Q5_0, Q2_0, IQ4_NL. Value = d * level, levels uniform or a codebook.
+"""Blocks of one float16 scale: Q8_0, Q8_1, Q4_0, Q5_0, Q2_0, IQ4_NL. Value = d * level, levels uniform or a codebook.
 
 The search tries scales that map the largest weight to a row of targets (both signs, since the level ranges are lopsided),
 takes for each the codes nearest to the weights and the squared error that the best scale for these codes leaves, then
@@ -133,11 +133,11 @@ def search_groups(
     start: int, stop: int, x: Any, weights: Any, out: Any, size: int, plain: Any, signed: bool, targets: Any, rounds: int,
     lo: Any, hi: Any, offset: Any, book: Any, words: Any, slots: Any, block_bytes: int,
 ) -> None:  # fmt: skip
-    """Encode groups of sixteen blocks by search; ``plain`` and ``signed`` as in ``absmax_groups``."""
+    """Encode groups of sixteen blocks by search. Symbols: codes, the scale, scale * sum of levels; ``plain`` and ``signed`` as in ``absmax_groups``."""
     blocks = len(x) // size
     tile = make_tile(size)
     wtile = weight_tile(weights, size)
-    symbols = make_int_tile(size + 1)
+    symbols = make_int_tile(size + 2)
     scratch = make_int_tile(len(words))
     starts = np.empty(LANES, np.int64)
     for group in range(start, stop):
@@ -152,9 +152,13 @@ def search_groups(
         textbook = squared_error(tile, wtile, 0, size, absmax, lo, hi, book)
         d = where(textbook < found, absmax, d)
         inverse = reciprocal(d)
+        total = lanes(0.0)
         for j in range(size):
-            store(symbols, j, code_of(nearest(load(tile, j), inverse, lo, hi, book), offset, book))
+            level = nearest(load(tile, j), inverse, lo, hi, book)
+            total = total + level
+            store(symbols, j, code_of(level, offset, book))
         store(symbols, size, f16_bits(d))
+        store(symbols, size + 1, f16_bits(to_f16_grid(total * d)))
         pack(group, blocks, symbols, words, slots, block_bytes, out, scratch)
 
 
@@ -167,7 +171,7 @@ def absmax_groups(
     unrounded scale, halves up where the scale is signed and away from zero otherwise, as ggml's plain encoders do."""
     blocks = len(x) // size
     tile = make_tile(size)
-    symbols = make_int_tile(size + 1)
+    symbols = make_int_tile(size + 2)
     scratch = make_int_tile(len(words))
     starts = np.empty(LANES, np.int64)
     for group in range(start, stop):
@@ -177,6 +181,7 @@ def absmax_groups(
             top = magnitude(top)
         d = top / plain
         inverse = where(d == 0.0, lanes(0.0), 1.0 / where(d == 0.0, lanes(1.0), d))
+        total = lanes(0.0)
         for j in range(size):
             t = minimum(maximum(load(tile, j) * inverse, lanes(-300.0)), lanes(300.0))
             if book is not None:
@@ -188,8 +193,11 @@ def absmax_groups(
                 whole_part = to_float(to_int(size_t))
                 whole_part = where(size_t - whole_part >= HALF, whole_part + 1.0, whole_part)
                 level = where(t < 0.0, -whole_part, whole_part)
-            store(symbols, j, code_of(minimum(maximum(level, lo), hi), offset, book))
+            level = minimum(maximum(level, lo), hi)
+            total = total + level
+            store(symbols, j, code_of(level, offset, book))
         store(symbols, size, f16_bits(to_f16_grid(d)))
+        store(symbols, size + 1, f16_bits(to_f16_grid(total * d)))
         pack(group, blocks, symbols, words, slots, block_bytes, out, scratch)
 
 
@@ -240,51 +248,29 @@ def codebook(levels: tuple[int, ...]) -> npt.NDArray[np.float32]:
 # The sixteen levels of IQ4_NL and IQ4_XS, from ggml's table kvalues_iq4nl.
 IQ4_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
-NIBBLES = planes(strided(32, 2, 16), 4)
-HIGH_BITS = bit_string(range(32), 1, right=4)
-D = whole([32], 2)
+_CODES = range(32)
+_D, _D_AND_SUM = whole([32], 2), whole([32, 33], 2)
+_NIBBLES = planes(strided(32, 2, 16), 4)
+_HIGH_BITS = bit_string(_CODES, 1, right=4)
+_NEAR_127 = spread(127, 112, 31)
 
+# fmt: off
 for _format in (
-    ScaleFormat("Q8_0", 32, -127, 127, 0, 127, False, spread(127, 112, 31), [D, whole(range(32))]),
-    ScaleFormat(
-        "Q4_0", 32, -8, 7, 8, -8, True, np.concatenate([spread(-9.3, -6.2, 15), spread(6, 8, 10)]), [D, NIBBLES]
-    ),
-    ScaleFormat(
-        "Q5_0",
-        32,
-        -16,
-        15,
-        16,
-        -16,
-        True,
-        np.concatenate([spread(-17.5, -13, 15), spread(13, 16, 10)]),
-        [D, HIGH_BITS, NIBBLES],
-    ),
-    ScaleFormat(
-        "Q2_0",
-        64,
-        -1,
-        2,
-        1,
-        1,
-        False,
-        np.concatenate([spread(1, 4, 15), spread(-1, -4, 16)]),
-        [whole([64], 2), bit_string(range(64), 2)],
-    ),
-    ScaleFormat(
-        "IQ4_NL",
-        32,
-        -127,
-        113,
-        0,
-        -127,
-        True,
-        np.concatenate([spread(-140, -100, 15), spread(100, 130, 10)]),
-        [D, NIBBLES],
-        book=codebook(IQ4_LEVELS),
-    ),
-    ScaleFormat(
-        "TQ2_0", 256, -1, 1, 1, 1, False, spread(1, 3, 7), [planes(strided(256, 4, 32), 2), whole([256], 2)], rounds=3
-    ),
+    ScaleFormat("Q8_0", size=32, lo=-127, hi=127, offset=0, plain=127, signed=False, targets=_NEAR_127,
+                fields=[_D, whole(_CODES)]),
+    ScaleFormat("Q8_1", size=32, lo=-127, hi=127, offset=0, plain=127, signed=False, targets=_NEAR_127,
+                fields=[_D_AND_SUM, whole(_CODES)]),
+    ScaleFormat("Q4_0", size=32, lo=-8, hi=7, offset=8, plain=-8, signed=True,
+                targets=np.concatenate([spread(-9.3, -6.2, 15), spread(6, 8, 10)]), fields=[_D, _NIBBLES]),
+    ScaleFormat("Q5_0", size=32, lo=-16, hi=15, offset=16, plain=-16, signed=True,
+                targets=np.concatenate([spread(-17.5, -13, 15), spread(13, 16, 10)]),
+                fields=[_D, _HIGH_BITS, _NIBBLES]),
+    ScaleFormat("Q2_0", size=64, lo=-1, hi=2, offset=1, plain=1, signed=False,
+                targets=np.concatenate([spread(1, 4, 15), spread(-1, -4, 16)]),
+                fields=[whole([64], 2), bit_string(range(64), 2)]),
+    ScaleFormat("IQ4_NL", size=32, lo=-127, hi=113, offset=0, plain=-127, signed=True,
+                targets=np.concatenate([spread(-140, -100, 15), spread(100, 130, 10)]), fields=[_D, _NIBBLES],
+                book=codebook(IQ4_LEVELS)),
 ):
     _format.register()
+# fmt: on

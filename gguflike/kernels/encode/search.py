@@ -127,6 +127,31 @@ def clamp_tile(tile: Any, size: int, largest: Any) -> None:
 
 
 @jit(forceinline=True)
+def power_of_two(exponent: Any) -> Any:
+    """2**exponent for int lanes in -126 .. 127."""
+    return from_bits((exponent + 127) << 23)
+
+
+@jit(forceinline=True)
+def times_power(value: Any, exponent: Any) -> Any:
+    """value * 2**exponent for int lanes in -252 .. 254, in two exact steps (but for underflow)."""
+    half = exponent >> 1
+    return value * power_of_two(half) * power_of_two(exponent - half)
+
+
+@jit
+def normalize(tile: Any, size: int, largest: Any) -> Any:
+    """Scale each lane by a power of two that brings ``largest`` into [1, 2), so that squares neither vanish nor overflow.
+
+    Returns the exponent. For the types whose scales reach as far as float32 itself.
+    """
+    exponent = 127 - ((bits(largest) >> 23) & 255)
+    for j in range(size):
+        store(tile, j, times_power(load(tile, j), exponent))
+    return exponent
+
+
+@jit(forceinline=True)
 def reciprocal(d: Any) -> Any:
     """1 / d, and 0 for d == 0. ``d`` is 0 or at least 2**-100 in magnitude."""
     return where(d == 0.0, lanes(0.0), 1.0 / where(d == 0.0, lanes(1.0), d))

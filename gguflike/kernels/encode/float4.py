@@ -1,0 +1,203 @@
+"""Blocks of e2m1 floats (0, .5, 1, 1.5, 2, 3, 4, 6 and their negatives): MXFP4 and NVFP4.
+
+MXFP4 scales 32 weights by a power of two (e8m0): the few exponents that could be best are tried, by exact error.
+NVFP4 scales each 16 weights by an unsigned e4m3 float: its 126 values lie so close that the best of those from below
+half of the largest weight's on is the optimum in practice.
+
+As in ggml, levels are doubled (0, 1, 2, 3, 4, 6, 8, 12) and scales halved.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike.kernels._jit import jit, run_rows
+from gguflike.kernels.dispatch import register
+from gguflike.kernels.encode.layout import layout, planes, strided, whole
+from gguflike.kernels.encode.scale import codebook, extreme
+from gguflike.kernels.encode.search import (
+    clamp_tile,
+    code_of,
+    groups_of,
+    load_blocks,
+    load_weights,
+    nearest,
+    normalize,
+    pack,
+    power_of_two,
+    prepare,
+    reciprocal,
+    weight_tile,
+    weighted,
+)
+from gguflike.kernels.lanes import (
+    LANES,
+    bits,
+    fma,
+    from_bits,
+    int_lanes,
+    lanes,
+    load,
+    magnitude,
+    make_int_tile,
+    make_tile,
+    maximum,
+    minimum,
+    store,
+    to_float,
+    to_int,
+    where,
+)
+
+Array = npt.NDArray[Any]
+LEVELS = codebook((0, 1, 2, 3, 4, 6, 8, 12))
+MX, NV, NV_SUB = 32, 64, 16
+MX_TOP = 252  # a larger exponent could decode to infinity
+NV_TOP = 126  # 127 is NaN
+SIGN = 8
+_ZERO = np.float32(0.0)
+
+
+@jit
+def float4_error(tile: Any, weights: Any, first: int, count: int, d: Any, levels: Any) -> Any:
+    """Squared error with the levels nearest at (halved) scale ``d``."""
+    inverse = reciprocal(d)
+    total = lanes(0.0)
+    for j in range(first, first + count):
+        size = magnitude(load(tile, j))
+        rest = size - d * nearest(size, inverse, _ZERO, _ZERO, levels)
+        total = fma(rest, weighted(weights, j, rest), total)
+    return total
+
+
+@jit
+def put_codes(tile: Any, symbols: Any, first: int, count: int, d: Any, levels: Any) -> None:
+    """Codes at scale ``d``: three bits of magnitude, then the sign, zero without."""
+    inverse = reciprocal(d)
+    for j in range(first, first + count):
+        x = load(tile, j)
+        code = code_of(nearest(magnitude(x), inverse, _ZERO, _ZERO, levels), _ZERO, levels)
+        store(symbols, j, where((x < 0.0) & (code > 0), code + SIGN, code))
+
+
+@jit(forceinline=True)
+def clipped(value: Any, least: int, most: int) -> Any:
+    """Int lanes limited to least .. most."""
+    low = where(value < least, int_lanes(least), value)
+    return where(low > most, int_lanes(most), low)
+
+
+@jit
+def mxfp4_groups(
+    start: int, stop: int, x: Any, weights: Any, out: Any, exponents: Any, tries: Any, levels: Any,
+    words: Any, slots: Any, block_bytes: int,
+) -> None:  # fmt: skip
+    """Encode groups of sixteen MXFP4 blocks. ``exponents``: the plain rule's per block, from which ``tries`` are offsets."""
+    blocks = len(x) // MX
+    tile = make_tile(MX)
+    wtile = weight_tile(weights, MX)
+    symbols = make_int_tile(MX + 1)
+    scratch = make_int_tile(len(words))
+    starts = np.empty(LANES, np.int64)
+    plain = make_int_tile(1)
+    for group in range(start, stop):
+        load_blocks(group, blocks, MX, x, tile, starts)
+        load_weights(group, blocks, MX, weights, wtile, starts)
+        for lane in range(LANES):
+            plain[lane] = exponents[min(group * LANES + lane, blocks - 1)]
+        lift = normalize(tile, MX, magnitude(extreme(tile, 0, MX)))
+        base = load(plain, 0)
+        best = base
+        d = power_of_two(clipped(base - 128 + lift, -126, 127))
+        error = float4_error(tile, wtile, 0, MX, d, levels)
+        for t in range(len(tries)):
+            e = clipped(base + tries[t], 0, MX_TOP)
+            other = power_of_two(clipped(e - 128 + lift, -126, 127))
+            found = float4_error(tile, wtile, 0, MX, other, levels)
+            better = found < error
+            best = where(better, e, best)
+            d = where(better, other, d)
+            error = minimum(found, error)
+        put_codes(tile, symbols, 0, MX, d, levels)
+        store(symbols, MX, best)
+        pack(group, blocks, symbols, words, slots, block_bytes, out, scratch)
+
+
+@jit(forceinline=True)
+def e4m3_value(code: Any) -> Any:
+    """Value of an unsigned e4m3 code 0 .. 126 (bias 7; subnormals in steps of 2**-9), halved."""
+    normal = from_bits((code + (119 << 3)) << 20)
+    return where(code < 8, to_float(code) * np.float32(2.0**-10), normal)
+
+
+@jit(forceinline=True)
+def e4m3_code(value: Any) -> Any:
+    """The code whose value (not halved) is nearest to ``value`` >= 0, halves up; saturates."""
+    capped = minimum(value, lanes(448.0))
+    normal = ((bits(capped) + (1 << 19)) >> 20) - (120 << 3)
+    small = to_int(fma(capped, lanes(512.0), lanes(0.5)))
+    return clipped(where(capped < np.float32(2.0**-6), small, normal), 0, NV_TOP)
+
+
+@jit
+def nvfp4_groups(
+    start: int, stop: int, x: Any, weights: Any, out: Any, tries: Any, levels: Any,
+    words: Any, slots: Any, block_bytes: int,
+) -> None:  # fmt: skip
+    """Encode groups of sixteen NVFP4 blocks. ``tries``: offsets from the code of largest / 6."""
+    blocks = len(x) // NV
+    tile = make_tile(NV)
+    wtile = weight_tile(weights, NV)
+    symbols = make_int_tile(NV + NV // NV_SUB)
+    scratch = make_int_tile(len(words))
+    starts = np.empty(LANES, np.int64)
+    for group in range(start, stop):
+        load_blocks(group, blocks, NV, x, tile, starts)
+        load_weights(group, blocks, NV, weights, wtile, starts)
+        clamp_tile(tile, NV, magnitude(extreme(tile, 0, NV)))
+        for i in range(NV // NV_SUB):
+            first = i * NV_SUB
+            base = e4m3_code(magnitude(extreme(tile, first, NV_SUB)) / np.float32(6.0))
+            best = base
+            error = float4_error(tile, wtile, first, NV_SUB, e4m3_value(base), levels)
+            for t in range(len(tries)):
+                code = clipped(base + tries[t], 0, NV_TOP)
+                found = float4_error(tile, wtile, first, NV_SUB, e4m3_value(code), levels)
+                best = where(found < error, code, best)
+                error = minimum(found, error)
+            put_codes(tile, symbols, first, NV_SUB, e4m3_value(best), levels)
+            store(symbols, NV + i, best)
+        pack(group, blocks, symbols, words, slots, block_bytes, out, scratch)
+
+
+def plain_exponents(x: Array) -> npt.NDArray[np.int32]:
+    """Per block of 32, the e8m0 exponent of ggml's rule, floor(log2(largest)) - 2 + 127, from 0 on (0 for a zero block)."""
+    largest = np.abs(x.reshape(-1, MX)).max(axis=1)
+    with np.errstate(divide="ignore"):
+        exponent = np.floor(np.log2(largest)) - 2 + 127
+    return np.clip(np.where(largest > 0, exponent, 0), 0, MX_TOP).astype(np.int32)
+
+
+_MX = layout([whole([MX]), planes(strided(MX, 2, 16), 4)])
+_NV = layout([whole(range(NV, NV + 4)), planes(strided(NV, 2, 8), 4)])
+_MX_TRIES = np.array([1, -1, -2, -3], np.int32)
+_NV_TRIES = np.array([1, 2, 3, *range(-1, -13, -1)], np.int32)
+
+
+@register("encode", "MXFP4")
+def encode_mxfp4(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
+    """``absmax`` is ggml's rule: the exponent that puts the largest weight in [4, 8) scales, where 6 is the last level."""
+    tries = _MX_TRIES[:0] if method == "absmax" else _MX_TRIES
+    args = (x.reshape(-1), prepare(weights), out.reshape(-1), plain_exponents(x), tries, LEVELS)
+    run_rows(mxfp4_groups, groups_of(x.size // MX), *args, _MX.words, _MX.slots, _MX.block_bytes, threads=threads)
+
+
+@register("encode", "NVFP4")
+def encode_nvfp4(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
+    """``absmax`` is ggml's rule: the scale nearest to a sixth of the largest weight."""
+    tries = _NV_TRIES[:0] if method == "absmax" else _NV_TRIES
+    args = (x.reshape(-1), prepare(weights), out.reshape(-1), tries, LEVELS)
+    run_rows(nvfp4_groups, groups_of(x.size // NV), *args, _NV.words, _NV.slots, _NV.block_bytes, threads=threads)
