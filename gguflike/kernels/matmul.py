@@ -42,7 +42,7 @@ from gguflike.kernels import tile
 from gguflike.kernels._jit import op
 from gguflike.kernels.atomics import load_word
 from gguflike.kernels.layout import BLOCK, LAYOUTS, Layout
-from gguflike.kernels.output import store_rows
+from gguflike.kernels.output import load_floats, store_rows
 from gguflike.kernels.records import STEPS, Record, sub_blocks
 from gguflike.kernels.simd import BYTES, FLOATS, I32, INTS, Emitter, address, floats16, operation, void
 
@@ -161,11 +161,6 @@ def _matmul(layout: Layout) -> Op:
                             store_rows(args, 2 * unit + 1, first + t + i, load_floats(row + 64), column == 0)
 
     return matmul
-
-
-@operation(floats16, address)
-def load_floats(e: Emitter, place: Any) -> Any:
-    return e.load(FLOATS, place)
 
 
 for _name, _layout in LAYOUTS.items():

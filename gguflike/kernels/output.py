@@ -9,6 +9,12 @@ from gguflike.kernels.atomics import load_word
 from gguflike.kernels.simd import FLOATS, Emitter, address, floats16, operation, void
 
 
+@operation(floats16, address)
+def load_floats(e: Emitter, place: Any) -> Any:
+    """Sixteen float32."""
+    return e.load(FLOATS, place)
+
+
 @operation(floats16, floats16, address, address)
 def _add_from(e: Emitter, value: Any, place: Any, count: Any) -> Any:
     """``value`` plus the first ``count`` floats at ``place``."""

@@ -42,6 +42,7 @@ HALVES = ir.VectorType(F16, LANES)
 SHORTS = ir.VectorType(I16, LANES)
 QUADS = ir.VectorType(I8, LANES)  # one byte per lane
 
+_SUFFIXES = {FLOATS: "f32", INTS: "i32", SHORTS: "i16"}
 MASKED_ALIGN_OPERAND = llvm.llvm_version_info[0] < 22  # where masked accesses take the alignment as an operand
 BYTE_DOT_OPERANDS = llvm.llvm_version_info[0] >= 22  # older LLVM declares vpdpbusd on vectors of i32
 
@@ -287,18 +288,56 @@ class Emitter:
             acc = self.b.add(acc, self.b.mul(a, c))
         return acc
 
+    def minimum(self, a: Any, b: Any) -> Any:
+        """The smaller of two signed integers."""
+        return self.b.select(self.b.icmp_signed("<", a, b), a, b)
+
+    def loop(
+        self, start: Any, stop: Any, step: int, values: list[Any], body: Callable[[Any, list[Any]], list[Any]]
+    ) -> list[Any]:
+        """``for index in range(start, stop, step): values = body(index, values)``, kept in registers; the last values."""
+        before = self.b.block
+        head, inside, after = (self.b.append_basic_block(name) for name in ("head", "inside", "after"))
+        self.b.branch(head)
+        self.b.position_at_end(head)
+        index = self.b.phi(I64)
+        index.add_incoming(start, before)
+        phis = [self.b.phi(value.type) for value in values]
+        for phi, value in zip(phis, values, strict=True):
+            phi.add_incoming(value, before)
+        self.b.cbranch(self.b.icmp_signed("<", index, stop), inside, after)
+        self.b.position_at_end(inside)
+        results = body(index, list(phis))
+        following = self.b.add(index, self.int64(step))
+        for phi, value in zip([index, *phis], [following, *results], strict=True):
+            phi.add_incoming(value, self.b.block)
+        self.b.branch(head)
+        self.b.position_at_end(after)
+        return list(phis)
+
+    def transposed(self, rows: list[Any]) -> list[Any]:
+        """The 16 x 16 matrix of 16 vectors, transposed in four rounds of pairwise shuffles."""
+        for step in (1, 2, 4, 8):
+            low = [i if not i & step else LANES + i - step for i in range(LANES)]
+            high = [i + step if not i & step else LANES + i for i in range(LANES)]
+            for r in (r for r in range(LANES) if not r & step):
+                a, b = rows[r], rows[r + step]
+                rows[r] = self.b.shuffle_vector(a, b, self.const(INTS, low))
+                rows[r + step] = self.b.shuffle_vector(a, b, self.const(INTS, high))
+        return rows
+
     def first_lanes(self, count: Any) -> Any:
         """Mask of the lanes below an int64 ``count`` (none where it is negative)."""
         lanes = ir.VectorType(I64, LANES)
         return self.b.icmp_signed("<", self.const(lanes, list(range(LANES))), self.splat(lanes, count))
 
     def load_masked(self, kind: Any, place: Any, offset: Any, mask: Any) -> Any:
-        """Lanes where the mask is set; zero, and no access to memory, elsewhere. INTS or FLOATS."""
+        """Lanes where the mask is set; zero, and no access to memory, elsewhere. INTS, SHORTS or FLOATS."""
         p = self.b.bitcast(self.pointer(place, offset), kind.as_pointer())
-        name = f"llvm.masked.load.v16{'i' if kind is INTS else 'f'}32.p0"
+        name = f"llvm.masked.load.v16{_SUFFIXES[kind]}.p0"
         if MASKED_ALIGN_OPERAND:
             fn = self._function(name, ir.FunctionType(kind, [p.type, I32, mask.type, kind]))
-            return self.b.call(fn, [p, ir.Constant(I32, 4), mask, self.zero(kind)])
+            return self.b.call(fn, [p, ir.Constant(I32, 2), mask, self.zero(kind)])
         fn = self._function(name, ir.FunctionType(kind, [p.type, mask.type, kind]))
         return self.b.call(fn, [p, mask, self.zero(kind)])
 

@@ -96,9 +96,7 @@ def multiply(
     base = e.pointer(scratch)
     tokens = []
     for t in range(TILE_TOKENS):
-        number = e.int64(t)
-        number = e.b.select(e.b.icmp_signed("<", number, last), number, last)
-        tokens.append(e.pointer(e.b.add(activations, e.b.mul(number, stride))))
+        tokens.append(e.pointer(e.b.add(activations, e.b.mul(e.minimum(e.int64(t), last), stride))))
     for first in range(0, GROUPS, TILE_GROUPS):
         sums = _over_blocks(e, layout, base, e.pointer(panel), tokens, range(first, first + TILE_GROUPS), blocks)
         for t, row in enumerate(sums):
@@ -110,23 +108,16 @@ def _over_blocks(
     e: Emitter, layout: Layout, base: Any, panel: Any, tokens: list[Any], groups: range, blocks: Any
 ) -> list[Any]:
     """The loop over blocks: FLOATS sums, [token][group]."""
-    before = e.b.block
-    loop, after = e.b.append_basic_block("block"), e.b.append_basic_block("sums")
-    e.b.branch(loop)
-    e.b.position_at_end(loop)
-    index = e.b.phi(I64)
-    index.add_incoming(e.int64(0), before)
-    totals = [[e.b.phi(FLOATS) for _ in groups] for _ in tokens]
-    for phi in (p for row in totals for p in row):
-        phi.add_incoming(e.zero(FLOATS), before)
-    results = _one_block(e, layout, base, panel, tokens, groups, index, [list(row) for row in totals])
-    for phi, value in zip((p for row in totals for p in row), (v for row in results for v in row), strict=True):
-        phi.add_incoming(value, e.b.block)
-    following = e.b.add(index, e.int64(1))
-    index.add_incoming(following, e.b.block)
-    e.b.cbranch(e.b.icmp_signed("<", following, blocks), loop, after)
-    e.b.position_at_end(after)
-    return results
+    shape = [len(groups)] * len(tokens)
+
+    def rows(values: list[Any]) -> list[Any]:
+        return [values[sum(shape[:t]) : sum(shape[: t + 1])] for t in range(len(shape))]
+
+    def body(index: Any, values: list[Any]) -> list[Any]:
+        totals = _one_block(e, layout, base, panel, tokens, groups, index, rows(values))
+        return [value for row in totals for value in row]
+
+    return rows(e.loop(e.int64(0), blocks, 1, [e.zero(FLOATS)] * sum(shape), body))
 
 
 def _one_block(
