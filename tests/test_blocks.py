@@ -101,25 +101,6 @@ def test_integers_and_doubles_keep_their_type() -> None:
         assert reference(FORMATS[name], random_rows(FORMATS[name])).dtype == kind
 
 
-@every_type
-def test_blocks_with_non_finite_scales_are_known(fmt: BlockFormat) -> None:
-    rows = edge_rows(fmt)
-    good = fmt.finite(rows.reshape(-1).view(fmt.dtype))
-    assert good.shape == (len(rows),)
-    if fmt.is_quantized and fmt.name not in ("NVFP4", "MXFP4", "Q8_1"):  # those below
-        np.testing.assert_array_equal(good, np.isfinite(reference(fmt, rows)).all(axis=1))
-
-
-def test_scales_that_no_decoded_value_shows() -> None:
-    mxfp4, q8_1 = FORMATS["MXFP4"], FORMATS["Q8_1"]
-    blocks = np.zeros(2, mxfp4.dtype)
-    blocks["e"] = 254, 255
-    assert mxfp4.finite(blocks).tolist() == [True, False]
-    blocks = np.zeros(2, q8_1.dtype)
-    blocks["s"] = 1, np.inf
-    assert q8_1.finite(blocks).tolist() == [True, False]
-
-
 @pytest.mark.parametrize(
     ("name", "table"),
     [

@@ -90,19 +90,9 @@ def decode_iq1_s(blocks: Blocks) -> Floats:
     return spread(scale, 32) * shifted
 
 
-def _iq1_m_words(blocks: Blocks) -> npt.NDArray[np.uint16]:
-    """uint16 (n, 4): four 3-bit scales each, and 4 bits of the block's scale on top."""
-    return np.ascontiguousarray(blocks["scales"]).view("<u2")
-
-
-def iq1_m_scale(blocks: Blocks) -> npt.NDArray[np.float16]:
-    """The float16 scale of each block, lowest 4 bits in the first word: (n,)."""
-    tops = (_iq1_m_words(blocks) >> np.uint16(12)) << np.arange(0, 16, 4, dtype=np.uint16)
-    return tops.sum(axis=1, dtype=np.uint16).view(np.float16)
-
-
 def decode_iq1_m(blocks: Blocks) -> Floats:
-    words, d = _iq1_m_words(blocks), iq1_m_scale(blocks)
+    words = np.ascontiguousarray(blocks["scales"]).view("<u2")  # (n, 4): four 3-bit scales, 4 bits of d on top
+    d = ((words >> np.uint16(12)) << np.arange(0, 16, 4, dtype=np.uint16)).sum(axis=1, dtype=np.uint16).view(np.float16)
     scales = (words[:, :, None] >> np.arange(0, 12, 3, dtype=np.uint16)) & np.uint16(7)  # (n, 4, 4)
     scale = column(d) * (2 * scales.reshape(-1, 16) + 1).astype(np.float32)
     qh = bit_planes(blocks["qh"], 4, 1)  # (n, 32): 3-bit top of the code, sign of the delta

@@ -11,7 +11,7 @@ from gguflike.blocks.bits import Blocks, Floats, bit_planes, spread
 
 # E2M1 (OCP Microscaling Formats 1.0) doubled, so that the levels are integers; the scales carry the factor 1/2.
 E2M1_DOUBLED = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], dtype=np.int8)
-E8M0_NAN, UE4M3_NAN = 255, 0x7F
+UE4M3_NAN = 0x7F
 
 
 def half_e8m0(exponent: npt.NDArray[Any]) -> Floats:
@@ -22,11 +22,6 @@ def half_e8m0(exponent: npt.NDArray[Any]) -> Floats:
         (exponent.astype(np.uint32) - np.uint32(1)) << np.uint32(23),
     )
     return bits.astype(np.uint32).view(np.float32)
-
-
-def e8m0(blocks: Blocks) -> Floats:
-    """The scale of each MXFP4 block, (n,): 255 is the NaN of E8M0, which no encoder writes."""
-    return np.where(blocks["e"] == E8M0_NAN, np.float32(np.nan), half_e8m0(blocks["e"]))
 
 
 def half_ue4m3(code: npt.NDArray[Any]) -> Floats:

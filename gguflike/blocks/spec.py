@@ -42,8 +42,7 @@ class BlockFormat:
 
     ``decode`` is the numpy reference: structured blocks of shape (n,) and dtype ``self.dtype`` in,
     float32 of shape (n, block_size) out (plain integer and float64 types keep their own dtype).
-    ``formula`` is the decoding rule as one line of text. ``assembled_scale`` gives the scales, shape (n,), of types
-    that keep them in ``packed`` fields and in a form that can hold NaN or infinity.
+    ``formula`` is the decoding rule as one line of text.
     """
 
     id: int
@@ -52,7 +51,6 @@ class BlockFormat:
     fields: tuple[Field, ...]
     formula: str = ""
     decode: Decode | None = field(default=None, compare=False, repr=False)
-    assembled_scale: Decode | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def dtype(self) -> np.dtype[Any]:
@@ -86,13 +84,3 @@ class BlockFormat:
     def tensor_bytes(self, shape: tuple[int, ...]) -> int:
         """Bytes of a tensor of ``shape`` (numpy order: the last axis is the row)."""
         return prod(shape[:-1]) * self.row_bytes(shape[-1]) if shape else self.row_bytes(1)
-
-    def finite(self, blocks: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """Which structured blocks (n,) have only finite scales and mins: bool (n,). Plain types hold no scales."""
-        good = np.ones(len(blocks), dtype=np.bool_)
-        for member in self.fields:
-            if member.role in ("scale", "min"):
-                good &= np.isfinite(blocks[member.name])
-        if self.assembled_scale is not None:
-            good &= np.isfinite(self.assembled_scale(blocks))
-        return good
