@@ -1,0 +1,124 @@
+"""How far the matmul kernels are from the machine: per block type, bytes and operations per second on one core.
+
+    python scripts/bench_kernels.py [--types Q4_K,Q8_0] [--rows 4096] [--columns 4096] [--tokens 512] [--json]
+
+One thread, CPU time (other processes disturb it less than the clock's), medians. Beside them stand the limits measured
+in the same run: a loop that only reads memory, and one that only multiplies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gguflike.blocks import FORMATS
+from gguflike.kernels import native
+from gguflike.kernels.layout import FLOATS, LAYOUTS, activation_arrays, linear_plan
+
+SCRATCH_BYTES = 1 << 18
+
+
+def seconds(run: Callable[[], None], repeats: int) -> float:
+    """Median CPU time of a call."""
+    run()
+    times = []
+    for _ in range(repeats):
+        start = time.thread_time()
+        run()
+        times.append(time.thread_time() - start)
+    return statistics.median(times)
+
+
+def aligned(count: int) -> np.ndarray[Any, Any]:
+    raw = np.zeros(count + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + count]
+
+
+def limits(megabytes: int, repeats: int) -> dict[str, float]:
+    """Read bandwidth in bytes per second and the peak of the byte dot product in operations per second."""
+    memory = aligned(megabytes << 20)
+    memory[:] = 1
+    result = np.zeros(64, np.uint8)
+    read, multiply = native.call("limits:read"), native.call("limits:multiply")
+    args = np.array([memory.ctypes.data, result.ctypes.data], np.int64)
+    vectors, rounds = memory.nbytes // 256, 1_000_000
+    return {
+        "read": memory.nbytes / seconds(lambda: read(args.ctypes.data, 0, 0, vectors), repeats),
+        "multiply": rounds * 12 * 128 / seconds(lambda: multiply(args.ctypes.data, 0, 0, rounds), repeats),
+    }
+
+
+def measure(name: str, rows: int, columns: int, tokens: int, repeats: int) -> dict[str, Any]:
+    """One block type: matvec's bytes per second, matmul's operations per second."""
+    plan = linear_plan(FORMATS[name])
+    rng = np.random.default_rng(0)
+    data = rng.integers(0, 256, FORMATS[name].tensor_bytes((rows, columns)), dtype=np.uint8)
+    state = np.array([tokens, 0, 0, 0], np.int64)
+    scratch = aligned(SCRATCH_BYTES)
+    state[3] = scratch.ctypes.data
+    row: dict[str, Any] = {"type": name}
+    weights = data
+    if plan.repack is not None:
+        packed = plan.allocate(rows, columns)
+        assert packed is not None
+        weights = packed
+        words = np.array(plan.repack_args(data.ctypes.data, weights.ctypes.data, rows, columns), np.int64)
+        repack = native.call(plan.repack)
+        spent = seconds(lambda: repack(words.ctypes.data, 0, 0, plan.matvec_items(rows)), 3)
+        row["repack_gb_s"] = data.nbytes / spent / 1e9
+    out = np.zeros((tokens, rows), np.float32)
+    x = rng.standard_normal((tokens, columns)).astype(np.float32)
+    arrays = activation_arrays(tokens, columns) if plan.activations == "int8" else {"codes": x}
+    places = [a.ctypes.data for a in arrays.values()] + [0] * (3 - len(arrays))
+    if plan.activations == "int8":
+        words = np.array((x.ctypes.data, columns, *places), np.int64)
+        native.call("quantize:rows")(words.ctypes.data, 0, 0, tokens)
+    args = np.array((weights.ctypes.data, rows, columns, *places, out.ctypes.data, rows, 0, 0), np.int64)
+    matvec, matmul = native.call(plan.matvec), native.call(plan.matmul)
+    one = seconds(lambda: matvec(args.ctypes.data, state.ctypes.data, 0, plan.matvec_items(rows)), repeats)
+    many = seconds(lambda: matmul(args.ctypes.data, state.ctypes.data, 0, plan.matmul_items(rows)), max(3, repeats // 4))
+    row |= {
+        "bytes_per_weight": weights.nbytes / rows / columns,
+        "of_file": weights.nbytes / data.nbytes,
+        "matvec_gb_s": weights.nbytes / one / 1e9,
+        "matvec_gweights_s": rows * columns / one / 1e9,
+        "matmul_gops": 2 * rows * columns * tokens / many / 1e9,
+    }
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--types", default=",".join((*LAYOUTS, *FLOATS)))
+    parser.add_argument("--rows", type=int, default=8192)
+    parser.add_argument("--columns", type=int, default=4096)
+    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    limit = limits(256, options.repeats)
+    rows = [
+        measure(name, options.rows, options.columns, options.tokens, options.repeats) for name in options.types.split(",")
+    ]
+    if options.json:
+        print(json.dumps({"limits": limit, "types": rows}))
+        return
+    print(f"read {limit['read'] / 1e9:.1f} GB/s, multiply {limit['multiply'] / 1e9:.0f} GOPS, one core")
+    print(f"{'type':8} {'B/w':>6} {'/file':>6} {'GB/s':>6} {'of read':>8} {'Gw/s':>6} {'GOPS':>6} {'of peak':>8} {'repack':>7}")
+    for row in rows:
+        print(
+            f"{row['type']:8} {row['bytes_per_weight']:6.3f} {row['of_file']:6.2f} {row['matvec_gb_s']:6.1f} "
+            f"{row['matvec_gb_s'] * 1e9 / limit['read']:8.0%} {row['matvec_gweights_s']:6.1f} {row['matmul_gops']:6.0f} "
+            f"{row['matmul_gops'] * 1e9 / limit['multiply']:8.0%} {row.get('repack_gb_s', 0):7.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
