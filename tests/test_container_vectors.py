@@ -1,0 +1,97 @@
+"""The hostile files of spec/vectors/bad: each is there, unchanged, and gets exactly the error of its rule."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from bad_vectors import ROOT, bad
+
+from gguflike import container
+from gguflike.errors import GGUFError
+from gguflike.verify import verify
+
+FOLDER = ROOT / "spec" / "vectors" / "bad"
+SPEC = (ROOT / "spec" / "container.md").read_text() + (ROOT / "spec" / "metadata.md").read_text()
+RULES = set(re.findall(r"^\| ([CM]-\d{3}) \|", SPEC, re.MULTILINE))
+WITHOUT_FILE = {"C-006", "M-002"}  # a header of 256 MiB is not tiny; M-002 is about what is written: tests of their own
+
+
+def test_every_file_is_committed_unchanged() -> None:
+    assert {path.name for path in FOLDER.iterdir()} == {*bad.files(), "README.md"}
+    for name, data in bad.files().items():
+        assert (FOLDER / name).read_bytes() == data, name
+
+
+def test_table_is_current() -> None:
+    assert (FOLDER / "README.md").read_text() == bad.table(FOLDER)
+
+
+def test_every_rule_has_a_file() -> None:
+    assert {case.rule for case in bad.CASES.values()} == RULES - WITHOUT_FILE
+
+
+def test_every_rule_that_code_names_is_in_the_spec() -> None:
+    sources = [*(ROOT / "gguflike" / "container").glob("*.py"), ROOT / "gguflike" / "verify.py"]
+    named = {rule for path in sources for rule in re.findall(r'"([CM]-\d{3})"', path.read_text())}
+    assert named == RULES
+
+
+@pytest.mark.parametrize("name", [name for name, case in bad.CASES.items() if not case.opens])
+def test_refused_with_rule_field_and_place(name: str) -> None:
+    path = FOLDER / f"{name}.gguf"
+    with pytest.raises(GGUFError) as caught:
+        container.open(path)
+    error = caught.value
+    case = bad.CASES[name]
+    assert error.rule == case.rule
+    assert error.path is not None
+    assert Path(error.path).parent == FOLDER
+    if case.rule != "C-027":  # a relation between files has no byte
+        assert error.field
+        assert error.offset is not None
+        assert 0 <= error.offset <= len(case.data)
+
+
+@pytest.mark.parametrize("name", [name for name, case in bad.CASES.items() if case.opens])
+def test_opens_and_is_reported(name: str) -> None:
+    path = FOLDER / f"{name}.gguf"
+    with container.open(path):
+        pass
+    report = verify(path)
+    assert [finding.rule for finding in report.findings] == [bad.CASES[name].rule]
+    assert report.ok == (report.findings[0].severity == "warning")
+
+
+@pytest.mark.parametrize("name", [name for name, case in bad.CASES.items() if not case.opens])
+def test_verify_reports_what_open_refuses(name: str) -> None:
+    report = verify(FOLDER / f"{name}.gguf")
+    assert not report.ok
+    assert [finding.rule for finding in report.findings] == [bad.CASES[name].rule]
+
+
+def test_digests_are_what_the_spec_says(tmp_path: Path) -> None:
+    """The script computes them from the text of spec/metadata.md, without the package."""
+    path = tmp_path / "good.gguf"
+    path.write_bytes(bad.with_digests(bad.floats(8)))
+    report = verify(path)
+    assert report.digests
+    assert report.findings == ()
+
+
+def test_annotated_example_of_the_spec(tmp_path: Path) -> None:
+    text = (ROOT / "spec" / "container.md").read_text()
+    block = text[text.index("47 47 55 46") :].split("```")[0]
+    lines = [re.match(r"(?:[0-9a-f]{2} ?)+", line) for line in block.splitlines()]
+    data = b"".join(bytes.fromhex(line[0]) for line in lines if line)
+    path = tmp_path / "example.gguf"
+    path.write_bytes(data)
+    assert verify(path).findings == ()
+    with container.open(path) as file:
+        assert file.architecture == "llama"
+        assert file.data_offset == 128
+        assert file.tensors["x"].shape == (2, 2)
+        assert file.tensors["x"].data.view("<f4").tolist() == [1, 2, 3, 4]
+    expected = bad.build([bad.text("general.architecture", "llama")], [bad.tensor("x", [2, 2], 0, 0)], bad.floats(4))
+    assert data == expected + bytes(16)
