@@ -26,8 +26,9 @@ def snapshot(repo_id: str, revision: str | None = None) -> tuple[Path, str]:
             ignore_patterns=["original/*", "consolidated*"],
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"cannot be fetched from the Hugging Face Hub: {str(error).splitlines()[0] if str(error) else error!r}",
+            f"cannot be fetched from the Hugging Face Hub: {reason}",
             path=repo_id,
             remedy="check the name, the network and, for gated models, that HF_TOKEN is set",
         ) from error

@@ -1,0 +1,248 @@
+"""Families as rows: names, shapes, transforms, hyper-parameters in both directions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import tiny
+
+from gguflike.arch import hparams, registry, rope
+from gguflike.arch.spec import role_of
+from gguflike.arch.transforms import RopePermute
+from gguflike.errors import CheckpointError, GGUFError, UnsupportedError
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "tied": {"tie_word_embeddings": True},
+    "biases": {"attention_bias": True, "mlp_bias": True},
+    "wide heads": {"head_dim": 16},
+    "no head_dim": {"head_dim": None},
+    "all heads": {"num_key_value_heads": None, "num_attention_heads": 4},
+    "llama3": {"rope_scaling": LLAMA3, "rope_theta": 500000.0},
+    "linear": {"rope_scaling": {"type": "linear", "factor": 2.0}},
+    "yarn": {"rope_scaling": YARN},
+    "mistral": {"architectures": ["MistralForCausalLM"], "sliding_window": None},
+}
+
+
+def read(**changes: Any) -> tuple[Any, Any, list[str]]:
+    config = tiny.config(**changes)
+    spec = registry.for_config(config)
+    h, notices = hparams.from_config(spec, config)
+    return spec, h, notices
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_names_and_shapes_are_those_of_transformers_and_llama_cpp(variant: str) -> None:
+    changes = VARIANTS[variant]
+    spec, h, _ = read(**changes)
+    bindings = spec.bind(h)
+    config = {"num_key_value_heads": 4, **tiny.config(**changes)}
+    assert {b.hf: b.hf_shape for b in bindings if b.hf} == tiny.shapes(config)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, h["n_layer"])
+    for binding in bindings:
+        if binding.hf:
+            assert binding.gguf == names.get_name(binding.hf, try_suffixes=(".weight", ".bias"))
+    assert len({b.gguf for b in bindings}) == len(bindings)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_parameters_survive_gguf_and_config(variant: str) -> None:
+    spec, h, _ = read(**VARIANTS[variant])
+    metadata = hparams.to_metadata(spec, h)
+    known = {
+        value.replace("{arch}", "llama")
+        for group in (gguf.Keys.LLM, gguf.Keys.Attention, gguf.Keys.Rope)
+        for value in vars(group).values()
+        if isinstance(value, str)
+    }
+    assert {key for key in metadata if not key.startswith("gguflike.")} <= known
+    assert hparams.from_gguf(spec, metadata, {b.gguf for b in spec.bind(h)}) == h
+    config = {**hparams.to_config(spec, h), "bos_token_id": 1}
+    assert hparams.from_config(registry.for_config(config), config)[0] == h
+
+
+def test_metadata_of_a_plain_model() -> None:
+    spec, h, notices = read()
+    assert notices == []
+    assert hparams.to_metadata(spec, h) == {
+        "llama.block_count": 2,
+        "llama.context_length": 128,
+        "llama.embedding_length": 32,
+        "llama.feed_forward_length": 64,
+        "llama.attention.head_count": 4,
+        "llama.attention.head_count_kv": 2,
+        "llama.attention.key_length": 8,
+        "llama.attention.value_length": 8,
+        "llama.rope.dimension_count": 8,
+        "llama.vocab_size": 260,
+        "llama.rope.freq_base": 10000.0,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+    }
+
+
+def test_rope_scaling_keys() -> None:
+    spec, h, _ = read(rope_scaling=YARN)
+    keys = {k: v for k, v in hparams.to_metadata(spec, h).items() if "scaling" in k}
+    assert keys == {
+        "llama.rope.scaling.type": "yarn",
+        "llama.rope.scaling.factor": 4.0,
+        "llama.rope.scaling.original_context_length": 32,
+        "llama.rope.scaling.yarn_beta_fast": 32.0,
+        "llama.rope.scaling.yarn_beta_slow": 1.0,
+    }
+    spec, h, _ = read(rope_scaling={"type": "linear", "factor": 2.0})
+    keys = {k: v for k, v in hparams.to_metadata(spec, h).items() if "scaling" in k}
+    assert keys == {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0}
+    spec, h, _ = read(rope_scaling=LLAMA3)
+    keys = {k: v for k, v in hparams.to_metadata(spec, h).items() if "scaling" in k or "llama3" in k}
+    assert keys == {  # llama.cpp would take rope.scaling.factor for linear scaling
+        "gguflike.rope.llama3.factor": 8.0,
+        "gguflike.rope.llama3.low_freq_factor": 1.0,
+        "gguflike.rope.llama3.high_freq_factor": 4.0,
+        "gguflike.rope.llama3.original_context_length": 8192,
+    }
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"rope_theta": 5e5, **LLAMA3}, {"rope_theta": 1e4, **YARN}, {"rope_theta": 2e4, "rope_type": "default"}],
+)
+def test_transformers_5_spelling(parameters: dict[str, Any]) -> None:
+    theta = parameters["rope_theta"]
+    scaling = {k: v for k, v in parameters.items() if k != "rope_theta"}
+    old = rope.flatten({"rope_theta": theta, "rope_scaling": scaling})
+    assert rope.flatten({"rope_parameters": parameters}) == old
+    assert rope.flatten({"rope_parameters": parameters, "rope_scaling": parameters, "rope_theta": theta}) == old
+    assert rope.flatten(rope.unflatten(old)) == old
+    with pytest.raises(CheckpointError, match="contradict"):
+        rope.flatten({"rope_parameters": parameters, "rope_scaling": {"type": "linear", "factor": 3.0}})
+    with pytest.raises(CheckpointError, match="two values of rope_theta"):
+        rope.flatten({"rope_parameters": parameters, "rope_theta": 1.0})
+
+
+def test_llama3_factors_by_the_published_loop() -> None:
+    """Meta's apply_scaling, one frequency at a time (llama-models, model.py)."""
+    expected = []
+    for j in range(64):
+        wavelength = 2 * np.pi * 500000.0 ** (2 * j / 128)
+        if wavelength < 8192 / 4:
+            expected.append(1.0)
+        elif wavelength > 8192 / 1:
+            expected.append(8.0)
+        else:
+            smooth = (8192 / wavelength - 1) / (4 - 1)
+            expected.append(1 / ((1 - smooth) / 8 + smooth))
+    got = rope.llama3_factors(500000.0, 128, 8.0, 1.0, 4.0, 8192.0)
+    assert 1.0 < got[40] < 8.0 or 1.0 < got[30] < 8.0
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    assert rope.recognise_llama3(got, 500000.0) == (8.0, 1.0, 4.0, 8192.0)
+    with pytest.raises(UnsupportedError, match="not Llama 3's"):
+        rope.recognise_llama3(np.linspace(1, 8, 64, dtype="f4"), 500000.0)
+
+
+def test_rope_permutation_pairs_what_rotates_together() -> None:
+    rows = np.arange(2 * 8)[:, None]  # two heads of eight dimensions
+    permute = RopePermute().bound({"head_dim": 8})
+    assert permute.group == 8
+    assert permute.apply(rows)[:8, 0].tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
+    assert permute.apply(rows)[8:, 0].tolist() == [8, 12, 9, 13, 10, 14, 11, 15]
+    np.testing.assert_array_equal(permute.undo(permute.apply(rows)), rows)
+    bias = np.arange(16)
+    np.testing.assert_array_equal(permute.apply(bias), permute.apply(rows)[:, 0])
+
+
+def test_unknown_config_keys_are_errors() -> None:
+    spec = registry.for_config(tiny.config())
+    for key, value in {"logit_softcapping": 30.0, "quantization_config": {"bits": 4}, "use_rope": False}.items():
+        with pytest.raises(UnsupportedError, match=f"config.json: {key}"):
+            hparams.from_config(spec, tiny.config(**{key: value}))
+        h, _ = hparams.from_config(spec, tiny.config(**{key: value}), ignore=[key])
+        assert h["n_embd"] == 32
+    hparams.from_config(spec, tiny.config(_name_or_path="x", pretraining_tp=1) | {"rope_extra": None})
+    with pytest.raises(UnsupportedError, match=r"hidden_act.*expected 'silu' or 'swish'; got 'gelu'"):
+        hparams.from_config(spec, tiny.config(hidden_act="gelu"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"hidden_size": None}, CheckpointError, "hidden_size: required value is missing"),
+        ({"hidden_size": "32"}, CheckpointError, "hidden_size: wrong kind"),
+        ({"hidden_size": -1}, CheckpointError, "wrong kind"),
+        ({"num_hidden_layers": 2**40}, CheckpointError, "wrong kind"),
+        ({"num_hidden_layers": True}, CheckpointError, "wrong kind"),
+        ({"rms_norm_eps": 0.0}, CheckpointError, "wrong kind"),
+        ({"attention_bias": "yes"}, CheckpointError, "wrong kind"),
+        ({"rope_theta": -1.0}, CheckpointError, "rope_theta is not a positive number"),
+        ({"rope_scaling": []}, CheckpointError, "rope_scaling is not an object"),
+        ({"rope_scaling": "llama3"}, CheckpointError, "rope_scaling is not an object"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, UnsupportedError, "rope type.*got 'dynamic'"),
+        ({"rope_scaling": {"type": "linear"}}, CheckpointError, "factor is not a positive number"),
+        ({"rope_scaling": {**YARN, "mscale": 0.7}}, UnsupportedError, "mscale with type yarn"),
+        ({"rope_scaling": {**YARN, "attention_factor": 2.0}}, UnsupportedError, "attention_factor"),
+        ({"rope_scaling": {**YARN, "attention_factor": 1.1386294361119891}}, None, ""),
+        ({"rope_scaling": {**LLAMA3, "partial_rotary_factor": 0.5}}, UnsupportedError, "partial_rotary_factor"),
+        ({"architectures": ["Other"]}, UnsupportedError, "model architecture.*LlamaForCausalLM.*got 'Other'"),
+        ({"architectures": None}, CheckpointError, "one model class"),
+        ({"architectures": ["A", "B"]}, CheckpointError, "one model class"),
+    ],
+)
+def test_bad_configs(changes: dict[str, Any], error: type[Exception] | None, message: str) -> None:
+    if error is None:
+        read(**changes)
+        return
+    with pytest.raises(error, match=message):
+        read(**changes)
+
+
+def test_a_sliding_window_shortens_the_context() -> None:
+    mistral = {"architectures": ["MistralForCausalLM"]}
+    _, h, notices = read(**mistral, sliding_window=64)
+    assert h["n_ctx"] == 64
+    assert notices == ["context length 128 shortened to the sliding window 64, which the llama graph lacks"]
+    assert read(**mistral, sliding_window=None)[1:][1] == []
+    assert read(**mistral, sliding_window=128)[1]["n_ctx"] == 128
+    spec = registry.for_config(mistral)
+    bare = {k: v for k, v in tiny.config(**mistral).items() if k not in ("max_position_embeddings", "sliding_window")}
+    assert hparams.from_config(spec, bare)[0]["n_ctx"] == 4096  # MistralConfig's default window
+    with pytest.raises(CheckpointError, match="sliding window"):
+        read(**mistral, sliding_window=0)
+    with pytest.raises(UnsupportedError, match="sliding_window"):
+        read(sliding_window=64)  # LlamaForCausalLM has none
+
+
+def test_gguf_parameters_of_other_writers() -> None:
+    spec, h, _ = read()
+    metadata = hparams.to_metadata(spec, h)
+    names = {b.gguf for b in spec.bind(h)}
+    for key in ("llama.attention.key_length", "llama.attention.value_length", "llama.vocab_size"):
+        del metadata[key]
+    with pytest.raises(GGUFError, match=r"llama\.vocab_size"):
+        hparams.from_gguf(spec, metadata, names)
+    metadata |= {"tokenizer.ggml.tokens": ["x"] * 260, "llama.rope.scaling.type": "none"}
+    metadata["llama.attention.head_count_kv"] = np.array([2, 2], np.uint32)
+    assert hparams.from_gguf(spec, metadata, names) == h
+    with pytest.raises(GGUFError, match=r"llama\.attention\.head_count_kv: wrong kind"):
+        hparams.from_gguf(spec, metadata | {"llama.attention.head_count_kv": np.array([2, 1])}, names)
+    with pytest.raises(GGUFError, match=r"llama\.block_count: required value is missing"):
+        hparams.from_gguf(spec, {}, names)
+    with pytest.raises(UnsupportedError, match="got 'gpt9'"):
+        registry.for_gguf("gpt9")
+
+
+def test_roles() -> None:
+    assert role_of("blk.12.attn_q.weight") == ("attn_q", 12)
+    assert role_of("blk.0.attn_q.bias") == ("attn_q.bias", 0)
+    assert role_of("token_embd.weight") == ("token_embd", None)
