@@ -170,23 +170,32 @@ def _encode_array(item: Typed, what: str) -> bytes:
 
 def _encode_scalars(values: Any, kind: ValueType, item: Typed, what: str) -> bytes:
     """Little-endian bytes of numbers, refusing any that the type cannot hold (fractions, overflow, wrong kind)."""
-    source = np.asarray(values)
     target = dtype_of(kind, "<")
-    if source.size == 0:
-        return b""
     allowed = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}[target.kind]
-    if source.ndim != 1 or source.dtype.kind not in allowed:
+    if len(values) == 0:
+        return b""
+    if isinstance(values, np.ndarray):
+        fits = values.ndim == 1 and values.dtype.kind in allowed
+    else:
+        fits = all(_number_kind(number) in allowed for number in {type(value) for value in values})
+    if not fits:
         raise _mismatch(item, what)
     if target.kind in "iu":
         info = np.iinfo(target)
-        if int(source.min()) < info.min or int(source.max()) > info.max:
+        if int(min(values)) < info.min or int(max(values)) > info.max:
             raise _mismatch(item, what)
-        return source.astype(target).tobytes()
+        return np.asarray(values, target).tobytes()
     with np.errstate(over="ignore"):
+        source = np.asarray(values, np.float64 if target.kind == "f" else target)
         stored = source.astype(target)
     if target.kind == "f" and bool((np.isinf(stored) & np.isfinite(source)).any()):
         raise _mismatch(item, what)
     return stored.tobytes()
+
+
+def _number_kind(number: type) -> str:
+    """numpy's letter for a Python or numpy number's kind ("b", "i", "u", "f"); "O" for anything else."""
+    return np.dtype(number).kind if issubclass(number, (bool, int, float, np.generic)) else "O"
 
 
 def _mismatch(item: Typed, what: str) -> GGUFError:
