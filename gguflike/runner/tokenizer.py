@@ -1,6 +1,6 @@
 """Text to token ids and back, from the metadata of a GGUF file alone.
 
-Encoding is Hugging Face ``tokenizers`` on the tokenizer.json that the metadata amounts to; decoding is a table of bytes.
+Encoding is Hugging Face ``tokenizers`` on the tokenizer.json that the metadata amounts to; decoding joins bytes.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ class Tokenizer:
         text = text.encode("utf-8", "replace").decode()
         with self._lock:
             self._encoder.encode_special_tokens = not parse_special
-            return self._encoder.encode(text, add_special_tokens=add_special).ids  # type: ignore[no-any-return]
+            return self._encoder.encode(text, add_special_tokens=add_special).ids
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
-        """Text of token ids; bytes that are not UTF-8 become U+FFFD. The space put before a text by encode is removed."""
+        """Text of token ids; bytes that are not UTF-8 become U+FFFD. The space that encode put before it is removed."""
         data = b"".join(self.token_bytes(index, skip_special) for index in ids)
         if self.vocabulary.model == "llama" and self.vocabulary.add_space_prefix:
             data = data.removeprefix(b" ")
@@ -110,8 +110,9 @@ class Tokenizer:
         name: str = "default",
         **variables: Any,
     ) -> str:
-        """The prompt for a conversation, ``[{"role": ..., "content": ...}, ...]``. Encode it with ``parse_special=True``
-        and ``add_special=False``: templates write their own BOS.
+        """The prompt for a conversation, ``[{"role": ..., "content": ...}, ...]``.
+
+        Encode it with ``parse_special=True`` and ``add_special=False``: templates write their own BOS.
 
         TemplateError where the file has no such template, or the template fails or misbehaves.
         """
@@ -124,9 +125,8 @@ class Tokenizer:
                 remedy="give a plain prompt instead",
             )
         special, tokens = self.vocabulary.special, self.vocabulary.tokens
-        texts = {
-            f"{role}_token": tokens[special[role]] if role in special else "" for role in ("bos", "eos", "unk", "pad")
-        }
+        roles = ("bos", "eos", "unk", "pad")
+        texts = {f"{role}_token": tokens[special[role]] if role in special else "" for role in roles}
         return template.render(
             source, {**texts, "messages": messages, "add_generation_prompt": add_generation_prompt, **variables}
         )

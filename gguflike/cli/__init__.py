@@ -1,0 +1,97 @@
+"""The command line: parse, call the library, print. Each command has its own module, imported when asked for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from gguflike import __version__
+from gguflike.errors import GGUFLikeError
+
+#: Command -> one line of help. Each module ``gguflike.cli.<command>`` has ``add_arguments(parser)`` and ``run(args)``.
+COMMANDS = {
+    "convert": "Hugging Face checkpoint to GGUF",
+    "quantize": "GGUF to GGUF of another type",
+    "export": "GGUF to a Hugging Face folder",
+    "inspect": "show what a file holds",
+    "verify": "check a file's structure and contents",
+    "diff": "compare two files",
+    "run": "continue a prompt",
+    "chat": "talk to a model",
+    "bench": "measure speed",
+    "demo": "the whole path on a bundled checkpoint",
+}
+
+DONE, BAD, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+class UsageError(Exception):
+    """The command line asks for something that makes no sense; exit status 2."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns 0 done, 1 the file or data is bad, 2 usage, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = _parser(arguments).parse_args(arguments)
+    except SystemExit as stop:  # argparse has said why, or printed the help
+        return stop.code if isinstance(stop.code, int) else USAGE
+    try:
+        status: int = args.run(args)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Whoever read our output has enough. Python would complain when it flushes the closed pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except UsageError as error:
+        print(f"gguflike {args.command}: {error}", file=sys.stderr)
+        return USAGE
+    except (GGUFLikeError, OSError, MemoryError) as error:
+        if args.debug:
+            raise
+        print(f"gguflike {args.command}: {_one_line(error)}", file=sys.stderr)
+        return BAD
+    except Exception as error:  # a defect of ours; say so in one line all the same
+        if args.debug:
+            raise
+        print(
+            f"gguflike {args.command}: internal error: {type(error).__name__}: {_one_line(error)}; "
+            "--debug shows where; please report it",
+            file=sys.stderr,
+        )
+        return BAD
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser; only the command that is asked for loads its module and arguments."""
+    parser = argparse.ArgumentParser(
+        prog="gguflike",
+        description="A Hugging Face checkpoint in, a small, trustworthy, fast GGUF out.",
+        epilog="exit status: 0 done, 1 the file or data is bad, 2 usage",
+    )
+    parser.add_argument("--version", action="version", version=f"gguflike {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
+    wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
+    for name, help_line in COMMANDS.items():
+        sub = subparsers.add_parser(name, help=help_line, description=help_line[0].upper() + help_line[1:] + ".")
+        if name == wanted:
+            module = importlib.import_module(f"gguflike.cli.{name}")
+            module.add_arguments(sub)
+            sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+            sub.set_defaults(run=module.run)
+    return parser
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    return " ".join(str(error).split()) or type(error).__name__

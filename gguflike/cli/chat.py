@@ -1,0 +1,42 @@
+"""gguflike chat FILE"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from gguflike.cli.generation import add_model_arguments, add_sampling_arguments, load, settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser)
+    parser.add_argument("--system", metavar="TEXT", help="system message")
+    parser.add_argument("-n", "--tokens", type=int, default=1024, metavar="N", help="tokens per answer (%(default)s)")
+    add_sampling_arguments(parser, 0.7)
+
+
+def run(args: argparse.Namespace) -> int:
+    model = load(args)
+    messages = [{"role": "system", "content": args.system}] if args.system else []
+    if sys.stdin.isatty():
+        print("An empty line or Ctrl-D ends the conversation.", file=sys.stderr)
+    while words := _ask():
+        messages.append({"role": "user", "content": words})
+        answer = []
+        try:
+            for piece in model.chat(messages, args.tokens, **settings(args)):
+                print(piece.text, end="", flush=True)
+                answer.append(piece.text)
+        except KeyboardInterrupt:  # stops the answer, not the conversation
+            if not sys.stdin.isatty():
+                raise
+        print()
+        messages.append({"role": "assistant", "content": "".join(answer)})
+    return 0
+
+
+def _ask() -> str:
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        return ""

@@ -1,0 +1,74 @@
+"""What convert and quantize share: the options of a recipe, and how a plan is shown."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gguflike.convert import ConversionPlan
+
+
+def add_recipe_arguments(parser: argparse.ArgumentParser, default_type: str | None) -> None:
+    parser.add_argument(
+        "-t",
+        "--type",
+        default=default_type,
+        required=default_type is None,
+        metavar="TYPE",
+        help="recipe, such as Q8_0, Q4_K_M or F16" + (f" (default: {default_type})" if default_type else ""),
+    )
+    parser.add_argument("--imatrix", metavar="F", help="importance matrix: columns that matter more")
+    parser.add_argument(
+        "--tensor-type",
+        action="append",
+        default=[],
+        metavar="REGEX=TYPE",
+        help="type for the tensors whose names match; may be given several times",
+    )
+    parser.add_argument("--threads", type=int, help="threads for encoding (default: all CPUs)")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan, read and write no tensor")
+    parser.add_argument("--no-overwrite", action="store_true", help="fail where the target exists")
+    parser.add_argument("--json", action="store_true", help="the plan as one JSON document")
+
+
+def check(args: argparse.Namespace) -> None:
+    """UsageError for a type or override that does not exist, before anything is opened."""
+    from gguflike.cli import UsageError
+    from gguflike.convert import recipe
+    from gguflike.errors import UnsupportedError
+
+    try:
+        recipe.by_name(args.type)
+        for text in args.tensor_type:
+            recipe.override(text)
+    except UnsupportedError as error:
+        raise UsageError(str(error)) from error
+
+
+def plan_document(plan: ConversionPlan, dry_run: bool) -> dict[str, Any]:
+    """The plan as JSON."""
+    return {
+        "source": plan.source,
+        "target": None if plan.target is None else str(plan.target),
+        "type": plan.recipe.name,
+        "written": not dry_run,
+        "parameters": plan.parameters,
+        "file_bytes": plan.file_bytes,
+        "bits_per_weight": plan.bits_per_weight,
+        "substitutions": [
+            {"name": tensor.name, "wanted": tensor.wanted.name, "type": tensor.format.name}
+            for tensor in plan.substitutions
+        ],
+        "notices": list(plan.notices),
+        "tensors": [
+            {
+                "name": info.name,
+                "shape": list(info.shape),
+                "type": info.format.name,
+                "bytes": info.nbytes,
+                "offset": info.offset,
+            }
+            for info in plan.file.tensors
+        ],
+    }

@@ -1,0 +1,29 @@
+"""gguflike verify FILE"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+
+from gguflike.cli.output import clean, print_json, progress_bar, size
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="GGUF file, or the first shard of a split model")
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+
+
+def run(args: argparse.Namespace) -> int:
+    from gguflike.verify import verify
+
+    with progress_bar() as progress:
+        report = verify(args.file, progress)
+    if args.json:
+        print_json({"ok": report.ok, "scope": report.scope, **asdict(report)})
+    else:
+        for finding in report.findings:
+            print(f"{finding.severity}: {clean(str(finding))}")
+        print(
+            f"{'good' if report.ok else 'BAD'}: {report.tensors:,} tensors, {size(report.data_bytes)}; {report.scope}"
+        )
+    return 0 if report.ok else 1

@@ -1,0 +1,97 @@
+"""What a GGUF file holds, as one JSON document: the basis of ``gguflike inspect``."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from gguflike.container import GGUFFile, ValueType
+
+#: Items shown of a longer array, and characters of a longer string.
+SHOWN_ITEMS = 8
+LONGEST_ARRAY = 64
+LONGEST_STRING = 1 << 16
+
+#: general.file_type: llama.cpp's number for the mix that most tensors follow.
+FILE_TYPES = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
+    13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
+    21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
+    29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4_MOE", 39: "NVFP4",
+    40: "Q1_0", 1024: "guessed",
+}  # fmt: skip
+
+
+def describe(file: GGUFFile) -> dict[str, Any]:
+    """The inspect document of an open file; JSON as it stands, without NaN.
+
+    ``format, version, architecture, file_type`` (name of the mix, None where the file gives none), ``parameters``
+    (weights in all tensors), ``file_bytes`` (of all shards), ``bits_per_weight`` (bits of tensor data per weight),
+    ``metadata`` (key -> value; see ``value``), ``tensors`` (name, shape in numpy order, type, bytes, file offset).
+    """
+    infos = list(file.infos.values())
+    tensors = [
+        {
+            "name": info.name,
+            "shape": list(info.shape),
+            "type": info.format.name,
+            "bytes": info.nbytes,
+            "offset": info.offset,
+        }
+        for info in infos
+    ]
+    parameters = sum(math.prod(info.shape) for info in infos)
+    data_bytes = sum(info.nbytes for info in infos)
+    return {
+        "format": "GGUF",
+        "version": file.version,
+        "architecture": value(file, "general.architecture") if "general.architecture" in file.metadata else None,
+        "file_type": file_type(file),
+        "parameters": parameters,
+        "file_bytes": file.file_bytes,
+        "bits_per_weight": 8 * data_bytes / parameters if parameters else None,
+        "metadata": {key: value(file, key) for key in file.metadata},
+        "tensors": tensors,
+    }
+
+
+def file_type(file: GGUFFile) -> str | None:
+    """Name of the mix that ``general.file_type`` stands for; an unknown number is shown as such."""
+    if "general.file_type" not in file.metadata:
+        return None
+    number = value(file, "general.file_type")
+    return FILE_TYPES.get(number, f"unknown ({number})") if isinstance(number, int) else f"unknown ({number!r:.80})"
+
+
+def value(file: GGUFFile, key: str) -> Any:
+    """One metadata value as JSON.
+
+    A long array becomes ``{"array": item type, "count": n, "first": [...]}``, a very long string ``{"string": start,
+    "count": characters}``, bytes that are not UTF-8 ``{"bytes": hex}``; NaN and infinities become strings.
+    """
+    metadata = file.metadata
+    if metadata.type_of(key) is not ValueType.ARRAY:
+        return _plain(metadata[key])
+    count = metadata.count_of(key)
+    if count <= LONGEST_ARRAY:
+        return [_plain(item) for item in metadata[key]]
+    kind = metadata.item_type_of(key)
+    return {
+        "array": kind.name.lower() if kind is not None else "",
+        "count": count,
+        "first": [_plain(item) for item in metadata.head(key, SHOWN_ITEMS)],
+    }
+
+
+def _plain(item: Any) -> Any:
+    if isinstance(item, np.generic):
+        item = item.item()
+    if isinstance(item, bytes):
+        return {"bytes": item[:LONGEST_STRING].hex()} | ({"count": len(item)} if len(item) > LONGEST_STRING else {})
+    if isinstance(item, str) and len(item) > LONGEST_STRING:
+        return {"string": item[:LONGEST_STRING], "count": len(item)}
+    if isinstance(item, float) and not math.isfinite(item):
+        return "NaN" if math.isnan(item) else "Infinity" if item > 0 else "-Infinity"
+    return item
