@@ -195,7 +195,10 @@ def _encode_scalars(values: Any, kind: ValueType, item: Typed, what: str) -> byt
 
 def _number_kind(number: type) -> str:
     """numpy's letter for a Python or numpy number's kind ("b", "i", "u", "f"); "O" for anything else."""
-    return np.dtype(number).kind if issubclass(number, (bool, int, float, np.generic)) else "O"
+    if issubclass(number, np.generic):
+        return np.dtype(number).kind
+    kinds = {bool: "b", int: "i", float: "f"}  # in this order: bool is an int
+    return next((letter for kind, letter in kinds.items() if issubclass(number, kind)), "O")
 
 
 def _mismatch(item: Typed, what: str) -> GGUFError:

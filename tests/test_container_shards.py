@@ -1,0 +1,137 @@
+"""Models split into several files, opened as one."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+from bad_vectors import bad
+
+from gguflike import container
+from gguflike.errors import GGUFError
+from gguflike.verify import verify
+
+
+def split_kv(number: int, count: int, tensors: int | None) -> list[bytes]:
+    """The keys llama.cpp writes: two UINT16 and an INT32."""
+    out = [
+        bad.kv("split.no", bad.U16, struct.pack("<H", number)),
+        bad.kv("split.count", bad.U16, struct.pack("<H", count)),
+    ]
+    return out + ([] if tensors is None else [bad.kv("split.tensors.count", bad.I32, struct.pack("<i", tensors))])
+
+
+def name_of(number: int, count: int, stem: str = "model") -> str:
+    return f"{stem}-{number + 1:05}-of-{count:05}.gguf"
+
+
+def make(folder: Path, count: int = 3, *, total: int | None = None, stem: str = "model") -> list[Path]:
+    """Each shard has one tensor of 8 floats, counted on."""
+    paths = []
+    for number in range(count):
+        kvs = split_kv(number, count, count if total is None else total)
+        if number == 0:
+            kvs = [bad.text("general.architecture", "llama"), bad.u32("llama.block_count", count), *kvs]
+        data = struct.pack("<8f", *range(8 * number, 8 * number + 8))
+        path = folder / name_of(number, count, stem)
+        path.write_bytes(bad.build(kvs, [bad.tensor(f"blk.{number}.x", [8], bad.TYPE_F32, 0)], data))
+        paths.append(path)
+    return paths
+
+
+@pytest.mark.parametrize("opened", [0, 1, 2])
+def test_any_shard_opens_the_model(tmp_path: Path, opened: int) -> None:
+    paths = make(tmp_path, stem="a model-00001-of-00002")
+    with container.open(paths[opened]) as file:
+        assert file.paths == tuple(map(str, paths))
+        assert file.architecture == "llama"
+        assert list(file.metadata) == ["general.architecture", "llama.block_count"]
+        assert list(file.tensors) == ["blk.0.x", "blk.1.x", "blk.2.x"]
+        assert [info.shard for info in file.infos.values()] == [0, 1, 2]
+        assert file.tensors["blk.2.x"].data.view("<f4").tolist() == list(range(16, 24))
+        assert file.file_bytes == sum(path.stat().st_size for path in paths)
+    report = verify(paths[opened])
+    assert report.paths == tuple(map(str, paths))
+    assert report.findings == ()
+
+
+def test_one_shard_alone(tmp_path: Path) -> None:
+    paths = make(tmp_path)
+    paths[2].unlink()
+    with pytest.raises(GGUFError, match="missing") as caught:
+        container.open(paths[0])
+    assert caught.value.path == str(paths[2])
+    with container.open(paths[1], shards=False) as file:
+        assert list(file.tensors) == ["blk.1.x"]
+
+
+def test_a_merged_copy_is_one_file(tmp_path: Path) -> None:
+    with container.open(make(tmp_path)[0]) as file:
+        container.write(tmp_path / "one.gguf", file.metadata, file.tensors.values())
+    with container.open(tmp_path / "one.gguf") as file:
+        assert list(file.tensors) == ["blk.0.x", "blk.1.x", "blk.2.x"]
+        assert not any(key.startswith("split.") for key in file.metadata)
+    assert verify(tmp_path / "one.gguf").findings == ()
+
+
+def test_count_of_one_is_a_plain_file(tmp_path: Path) -> None:
+    path = tmp_path / "plain.gguf"
+    path.write_bytes(bad.build(split_kv(0, 1, 0)))
+    with container.open(path) as file:
+        assert file.paths == (str(path),)
+
+
+@pytest.mark.parametrize("total", [0, 4, -1])
+def test_the_total_must_fit(tmp_path: Path, total: int) -> None:
+    with pytest.raises(GGUFError) as caught:
+        container.open(make(tmp_path, total=total)[0])
+    assert (caught.value.rule, caught.value.field) == ("C-027", "split.tensors.count")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.gguf",
+        "model-00001-of-00002.gguf",
+        "model-1-of-3.gguf",
+        "model-00001-of-00003.bin",
+        "x-00000-of-00003.gguf",
+    ],
+)
+def test_names_that_do_not_fit(tmp_path: Path, name: str) -> None:
+    path = make(tmp_path)[0].rename(tmp_path / name)
+    with pytest.raises(GGUFError) as caught:
+        container.open(path)
+    assert caught.value.rule == "C-027"
+
+
+def test_a_shard_of_another_model(tmp_path: Path) -> None:
+    paths = make(tmp_path)
+    paths[1].write_bytes(bad.build(split_kv(1, 4, 4), [bad.tensor("y", [8], bad.TYPE_F32, 0)], bad.floats(8)))
+    with pytest.raises(GGUFError, match="does not belong") as caught:
+        container.open(paths[0])
+    assert caught.value.path == str(paths[1])
+
+
+def test_metadata_cannot_reach_other_folders(tmp_path: Path) -> None:
+    """Names of shards come from the opened name alone; a huge count in metadata opens nothing."""
+    path = tmp_path / name_of(0, 65535)
+    path.write_bytes(bad.build([bad.kv("split.no", bad.U16, b"\0\0"), bad.kv("split.count", bad.U64, b"\xff" * 8)]))
+    with pytest.raises(GGUFError) as caught:
+        container.open(path)
+    assert caught.value.rule == "C-027"
+
+
+def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
+    paths = make(tmp_path)
+    data = bytearray(paths[1].read_bytes())
+    data[-1:] = b"\x7f"
+    data[-2:-1] = b"\xff"
+    paths[1].write_bytes(data)
+    report = verify(paths[0])
+    assert [(finding.rule, finding.path, finding.tensor) for finding in report.findings] == [
+        ("C-107", str(paths[1]), "blk.1.x")
+    ]
+    paths[1].write_bytes(data[:-1])
+    assert [(finding.rule, finding.path) for finding in verify(paths[0]).findings] == [("C-025", str(paths[1]))]

@@ -1,0 +1,210 @@
+"""What verify finds, what it says it could not check, and that its memory does not grow with the file."""
+
+from __future__ import annotations
+
+import struct
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bad_vectors import bad
+
+from gguflike import container
+from gguflike.blocks import FORMATS
+from gguflike.container.finite import first_not_finite, float_fields
+from gguflike.errors import DigestError, GGUFError
+from gguflike.tensor import QuantizedTensor
+from gguflike.verify import CHUNK, verify
+
+
+def zeros(fmt: str, blocks: int, name: str = "x") -> QuantizedTensor:
+    row = FORMATS[fmt]
+    return QuantizedTensor(name, row, (1, blocks * row.block_size), np.zeros(blocks * row.block_bytes, np.uint8))
+
+
+def test_a_file_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "file.gguf"
+    container.write(path, {"general.architecture": "llama"}, [zeros("Q4_K", 3)])
+    report = verify(path)
+    assert report.ok
+    assert report.digests
+    assert report.findings == ()
+    assert (report.tensors, report.data_bytes) == (1, 3 * 144)
+    assert "SHA-256" in report.scope
+    report.check()
+
+
+def test_without_digests_it_says_what_it_cannot_see(tmp_path: Path) -> None:
+    path = tmp_path / "file.gguf"
+    path.write_bytes(bad.build((), [bad.ONE], bad.floats(8)))
+    report = verify(path)
+    assert report.ok
+    assert not report.digests
+    assert "cannot be seen" in report.scope
+
+
+def test_changed_data_names_the_tensor(tmp_path: Path) -> None:
+    path = tmp_path / "file.gguf"
+    container.write(path, {}, [zeros("Q8_0", 2, "a"), zeros("Q8_0", 2, "b")])
+    with container.open(path) as file:
+        place = file.infos["b"].offset + 40
+    data = bytearray(path.read_bytes())
+    data[place] ^= 4
+    path.write_bytes(data)
+    report = verify(path)
+    assert [(finding.severity, finding.rule, finding.tensor) for finding in report.findings] == [
+        ("error", "M-004", "b")
+    ]
+    assert str(report.findings[0]).startswith(f"{path}, byte {place - 40}, tensor 'b': data changed")
+    with pytest.raises(DigestError) as caught:
+        report.check()
+    assert caught.value.tensor == "b"
+
+
+def test_a_changed_header_is_told_from_changed_data(tmp_path: Path) -> None:
+    path = tmp_path / "file.gguf"
+    container.write(path, {"general.name": "right"}, [zeros("Q8_0", 2)])
+    path.write_bytes(path.read_bytes().replace(b"right", b"wrong"))
+    report = verify(path)
+    assert [(finding.rule, finding.tensor, finding.field) for finding in report.findings] == [("M-003", None, "header")]
+
+
+def test_oddities_are_errors_in_our_own_files_only(tmp_path: Path) -> None:
+    path = tmp_path / "file.gguf"
+    container.write(path, {}, [zeros("Q8_0", 1)])
+    path.write_bytes(path.read_bytes() + b"more")
+    assert [(f.severity, f.rule) for f in verify(path).findings] == [("error", "C-103")]
+    path.write_bytes(bad.build((), [bad.ONE], bad.floats(8)) + b"more")
+    report = verify(path)
+    assert [(f.severity, f.rule) for f in report.findings] == [("warning", "C-103")]
+    assert report.ok
+
+
+def test_all_findings_are_reported_errors_first(tmp_path: Path) -> None:
+    path = tmp_path / "file.gguf"
+    tensors = [bad.tensor("x", [7], bad.TYPE_F32, 0), bad.tensor("y", [8], bad.TYPE_F32, 64)]
+    nan = struct.pack("<f", float("nan"))
+    data = bad.floats(7) + b"pad!" + bytes(32) + bad.floats(7) + nan + b"end"
+    path.write_bytes(bad.build([bad.text("general.name", b"\xff")], tensors, data))
+    assert [(f.severity, f.rule) for f in verify(path).findings] == [
+        ("error", "C-107"),
+        ("warning", "C-104"),
+        ("warning", "C-102"),
+        ("warning", "C-101"),
+        ("warning", "C-103"),
+    ]
+
+
+def test_a_bad_file_is_reported_not_raised(tmp_path: Path) -> None:
+    path = tmp_path / "file.gguf"
+    path.write_bytes(b"GGUF")
+    report = verify(path)
+    assert (report.ok, report.findings[0].rule, report.findings[0].offset) == (False, "C-005", 4)
+    with pytest.raises(GGUFError):
+        report.check()
+    with pytest.raises(FileNotFoundError):
+        verify(tmp_path / "nothing")
+
+
+def test_progress_counts_every_byte(tmp_path: Path) -> None:
+    path = tmp_path / "file.gguf"
+    container.write(path, {}, [zeros("Q8_0", 3, "a"), zeros("F32", 5, "b")])
+    calls: list[tuple[int, int, str]] = []
+    verify(path, lambda done, total, what: calls.append((done, total, what)))
+    assert calls == [(0, 122, "a"), (102, 122, "b"), (122, 122, "")]
+
+
+# a bad value for each way to store a float: (field, bytes of one element)
+BAD_FLOATS = {
+    "native": {2: b"\x00\x7c", 4: b"\x00\x00\xc0\x7f", 8: b"\x00\x00\x00\x00\x00\x00\xf0\xff"},
+    "bf16": {2: b"\x80\x7f"},
+    "e8m0": {1: b"\xff"},
+    "ue4m3": {1: b"\x7f"},
+    "nibbles": {1: None},
+}
+
+
+@pytest.mark.parametrize("name", [name for name, fmt in FORMATS.items() if float_fields(fmt)])
+def test_each_float_field_must_be_finite(name: str) -> None:
+    fmt = FORMATS[name]
+    for field in float_fields(fmt):
+        blocks = np.zeros(5, fmt.dtype)
+        assert first_not_finite(blocks.view(np.uint8), fmt) is None
+        if field.encoding == "nibbles":  # 0x7c00, infinity, spread over the upper nibbles of four words
+            blocks[field.name].view("<u2")[3] = np.array([0x0FFF, 0x0FFF, 0xCFFF, 0x7FFF], "<u2")
+        else:
+            item = BAD_FLOATS[field.encoding][np.dtype(field.dtype).itemsize]
+            blocks[field.name].reshape(5, -1)[3, -1] = np.frombuffer(item, field.dtype)[0]
+        assert first_not_finite(blocks.view(np.uint8), fmt) == (3, field.name)
+        swapped = blocks.astype(fmt.dtype.newbyteorder(">"))
+        if field.encoding != "nibbles":
+            assert first_not_finite(swapped.view(np.uint8), fmt, ">") == (3, field.name)
+
+
+def test_the_largest_finite_scales_pass() -> None:
+    for name, item in {"Q8_0": b"\xff\x7b", "F32": b"\xff\xff\x7f\x7f", "BF16": b"\x7f\x7f", "MXFP4": b"\xfe"}.items():
+        blocks = np.zeros(2, FORMATS[name].dtype)
+        field = FORMATS[name].fields[0]
+        blocks[field.name][1] = np.frombuffer(item, field.dtype)[0]
+        assert first_not_finite(blocks.view(np.uint8), FORMATS[name]) is None
+
+
+def test_every_format_with_a_scale_is_checked() -> None:
+    integers = {name for name, fmt in FORMATS.items() if not float_fields(fmt)}
+    assert integers == {"I8", "I16", "I32", "I64"}
+
+
+def test_a_bad_scale_deep_in_a_tensor_is_placed(tmp_path: Path) -> None:
+    fmt = FORMATS["Q6_K"]
+    count = 3 * (CHUNK // fmt.block_bytes)
+    blocks = np.zeros(count, fmt.dtype)
+    blocks["d"][count - 7] = np.inf
+    path = tmp_path / "file.gguf"
+    container.write(path, {}, [QuantizedTensor("x", fmt, (count, 256), blocks.view(np.uint8))])
+    (finding,) = verify(path).findings
+    with container.open(path) as file:
+        assert finding.offset == file.infos["x"].offset + (count - 7) * fmt.block_bytes
+    assert f"block {count - 7} " in finding.message
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "file.gguf"
+    container.write(path, {}, [zeros("F32", 8 * CHUNK, "x")])  # 32 MiB
+    tracemalloc.start()
+    assert verify(path).ok
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * CHUNK
+
+
+def vocabulary(*more: bytes, scores: int = 2) -> bytes:
+    tokens = bad.array_of("tokenizer.ggml.tokens", bad.STRING, 2, bad.string("a") + bad.string("b"))
+    numbers = bad.array_of("tokenizer.ggml.scores", bad.F32, scores, bytes(4 * scores))
+    embedding = bad.tensor("token_embd.weight", [4, 2], bad.TYPE_F32, 0)
+    layer = bad.tensor("blk.0.w", [8], bad.TYPE_F32, 32)
+    return bad.build(
+        [bad.text("general.architecture", "llama"), tokens, numbers, *more], [embedding, layer], bad.floats(16)
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        (vocabulary(), None),
+        (vocabulary(bad.u32("llama.block_count", 1)), None),
+        (vocabulary(bad.u32("tokenizer.ggml.bos_token_id", 1)), None),
+        (vocabulary(bad.u32("tokenizer.ggml.bos_token_id", 2**32 - 1)), None),
+        (vocabulary(bad.u32("llama.block_count", 2)), "llama.block_count"),
+        (vocabulary(bad.u32("llama.block_count", 0)), "llama.block_count"),
+        (vocabulary(bad.text("llama.block_count", "1")), "llama.block_count"),
+        (vocabulary(bad.u32("tokenizer.ggml.bos_token_id", 2)), "tokenizer.ggml.bos_token_id"),
+        (vocabulary(scores=1), "tokenizer.ggml.scores"),
+    ],
+)
+def test_metadata_that_does_not_fit_the_tensors(tmp_path: Path, data: bytes, field: str | None) -> None:
+    path = tmp_path / "file.gguf"
+    path.write_bytes(data)
+    report = verify(path)
+    assert report.ok
+    assert [finding.field for finding in report.findings] == ([] if field is None else [field])
