@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import mmap
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -113,3 +117,15 @@ def test_only_one_machine_code_per_kernel() -> None:
 def test_arrays_that_do_not_fit_are_refused(blocks: np.ndarray, out: np.ndarray) -> None:
     with pytest.raises(ValueError, match="Q8_0"):
         dispatch.get("decode", FORMATS["Q8_0"])(blocks, out, 1)
+
+
+def test_a_cpu_without_vector_extensions() -> None:
+    """Plain SSE2: LLVM has to take every lane operation apart. One type for each way to read a block."""
+    if platform.machine() != "x86_64":
+        pytest.skip("names an x86 CPU")
+    names = ["F16", "Q5_0", "Q2_0", "TQ1_0", "Q6_K", "IQ4_NL", "IQ2_XXS", "IQ1_M"]
+    code = f"import test_decode as t; [t.test_random_bits(t.FORMATS[name]) for name in {names}]; print('same')"
+    paths = {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | paths | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=240)
+    assert (run.returncode, run.stdout.strip()) == (0, "same"), run.stderr
