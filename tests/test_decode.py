@@ -14,6 +14,7 @@ import pytest
 from block_samples import ALL, WITH_VECTORS, assert_same_bits, edge_rows, encoded_rows, ids, random_rows, reference
 
 from gguflike.blocks import FORMATS, BlockFormat
+from gguflike.errors import QuantizationError
 from gguflike.kernels import dispatch
 from gguflike.kernels.decode import KERNELS
 from gguflike.tensor import QuantizedTensor
@@ -115,7 +116,7 @@ def test_only_one_machine_code_per_kernel() -> None:
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(blocks: np.ndarray, out: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="Q8_0"):
+    with pytest.raises(QuantizationError, match="Q8_0"):
         dispatch.get("decode", FORMATS["Q8_0"])(blocks, out, 1)
 
 

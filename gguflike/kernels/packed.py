@@ -17,7 +17,7 @@ from gguflike.kernels.half import f16_to_f32
 from gguflike.kernels.lanes import LANES, f32x16, from_bits, i32x16, mask, to_float, where
 
 # How far ahead of a store its cache line is asked for. Output is several times larger than the blocks and new memory;
-# without this, decoding reached 60 to 80% of a plain copy's bandwidth, with it 92 to 108% (512 to 4096 bytes do alike).
+# without this, decoding reached 60 to 80% of a plain copy's bandwidth, with it 85 to 105% (512 to 4096 bytes do alike).
 _AHEAD = 1024
 
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.blocks import FORMATS, BlockFormat
+from gguflike.errors import QuantizationError
 from gguflike.kernels._jit import run_rows, thread_count
 from gguflike.kernels.decode import codebook, kquants, plain, simple
 from gguflike.kernels.dispatch import register
@@ -80,11 +81,15 @@ def _by_cast(fmt: BlockFormat) -> Callable[[Rows, Out, int | None], None]:
 
 
 def _check(fmt: BlockFormat, blocks: Rows, out: Out) -> None:
-    """Kernels write through addresses, so the sizes must be right before they start."""
+    """QuantizationError unless the sizes are right: kernels write through addresses, nothing else would notice."""
     right = blocks.dtype == np.uint8 and out.dtype == np.float32 and blocks.ndim == out.ndim == 2
     right = right and blocks.shape == (out.shape[0], fmt.row_bytes(out.shape[1]))
     if not (right and blocks.flags.c_contiguous and out.flags.c_contiguous and out.flags.writeable):
-        raise ValueError(f"{fmt.name}: blocks {blocks.dtype}{blocks.shape} do not fit out {out.dtype}{out.shape}")
+        raise QuantizationError(
+            f"arrays do not fit {fmt.name}",
+            expected="C-contiguous uint8 (rows, row_bytes) and writable float32 (rows, columns)",
+            got=f"{blocks.dtype} {blocks.shape} and {out.dtype} {out.shape}",
+        )
 
 
 _BY_CAST = ("F32", "F64", "I8", "I16", "I32", "I64")
