@@ -14,6 +14,7 @@ from gguflike.arch.spec import ArchSpec, Binding, HParams
 from gguflike.checkpoint import Checkpoint, LazyTensor
 from gguflike.checkpoint.safetensors import FLOATS
 from gguflike.checkpoint.tokenizer import metadata_from_folder
+from gguflike.container import Typed, ValueType
 from gguflike.convert import imatrix as imatrices
 from gguflike.convert import metadata as general
 from gguflike.convert import plan as plans
@@ -96,7 +97,7 @@ def plan_conversion(
             name,
         ),
         **hparams.to_metadata(spec, h),
-        **metadata_from_folder(opened.folder, opened.config, opened.generation_config),
+        **_tokenizer(opened),
         **general.provenance(label, recipe, tensor_types, matrix.name if matrix else None, opened.revision),
     }
     return plans.make(
@@ -111,6 +112,15 @@ def plan_conversion(
         importance=importance,
         notices=[*notices, *more, *unused],
     )
+
+
+def _tokenizer(opened: Checkpoint) -> dict[str, Any]:
+    """The ``tokenizer.*`` keys. A list without entries (a BPE that merges nothing) is one of strings."""
+    metadata = metadata_from_folder(opened.folder, opened.config, opened.generation_config)
+    return {
+        key: Typed([], ValueType.ARRAY, ValueType.STRING) if isinstance(value, list) and not value else value
+        for key, value in metadata.items()
+    }
 
 
 def _kept(source: Source) -> str | None:

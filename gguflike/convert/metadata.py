@@ -141,7 +141,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     key = ""
     for line in lines[1 : lines.index("---", 1)]:
         item = re.fullmatch(r"\s*-\s+([^:{\[]+)", line)
-        pair = re.fullmatch(r"([A-Za-z_]+):\s*(.*)", line)
+        pair = re.fullmatch(r"([\w.-]+):\s*(.*)", line)
         if pair:
             key, text = pair[1], _plain(pair[2])
             inner = re.fullmatch(r"\[(.*)\]", text)
