@@ -83,25 +83,28 @@ class Cursor:
 
     def read_bytes(self, part: str) -> bytes:
         """A string's bytes."""
-        return bytes(self.buffer[slice(*self.read_span(part))])
+        start, end = self.read_span(part)
+        return bytes(self.buffer[start:end])
 
     def read_span(self, part: str) -> tuple[int, int]:
         """Where a string's bytes begin and end, its length checked but nothing copied."""
-        start = self.position
-        length = self.read_u64(part)
-        if length > self.end - self.position:
-            if length <= self.file_bytes - self.position:
+        start, left = self.position, self.end - self.position - 8
+        if left < 0:
+            self.need(8, part)
+        (length,) = self.u64.unpack_from(self.buffer, start)
+        if length > left:
+            if length <= self.file_bytes - start - 8:
                 self._too_large(part, start)
             self.fail(
                 "string is longer than what is left of the header",
                 "C-007",
                 part,
                 offset=start,
-                expected=f"at most {self.end - self.position} bytes",
+                expected=f"at most {left} bytes",
                 got=length,
             )
-        self.position += length
-        return self.position - length, self.position
+        self.position = start + 8 + length
+        return start + 8, self.position
 
     def count(self, value: int, least: int, rule: str, part: str, offset: int) -> int:
         """A declared count, refused when so many records of at least ``least`` bytes cannot follow."""

@@ -249,6 +249,7 @@ def _tensors(cursor: Cursor, count: int, order: str) -> tuple[dict[str, int], np
     names: dict[str, int] = {}
     numbers = array("Q")
     tails = [struct.Struct(f"{order}{n}QIQ") for n in range(MAX_DIMS + 1)]
+    ones = [(1,) * (MAX_DIMS - n) + (n,) for n in range(MAX_DIMS + 1)]  # dimensions not stored, and how many are
     for index in range(count):
         cursor.record = f"tensor[{index}]"
         start = cursor.position
@@ -275,7 +276,7 @@ def _tensors(cursor: Cursor, count: int, order: str) -> tuple[dict[str, int], np
             if error.path is not None:
                 raise
             cursor.relocate(error, part, at, None if part == "name" else name)
-        numbers.extend((*dims, *(1,) * (4 - n_dims), n_dims, type_id, offset, size, cursor.position - 8))
+        numbers.extend((*dims, *ones[n_dims], type_id, offset, size, cursor.position - 8))
     return names, np.array(numbers, np.uint64).reshape(count, COLUMNS)
 
 

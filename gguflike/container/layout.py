@@ -105,8 +105,8 @@ def tensor_bytes(dims: tuple[int, ...], fmt: BlockFormat) -> int:
 
     A dimension of zero is fine (llama.cpp loads it, too), but hides no overflow: the product is taken without zeros.
     """
-    weights = prod(d for d in dims if d)
-    if max(dims, default=0) > INT64_MAX or weights > INT64_MAX:
+    weights = prod(dims) or prod(dim for dim in dims if dim)
+    if weights > INT64_MAX:
         raise GGUFError("dimensions overflow 64 bits", rule="C-021", expected="at most 2^63 - 1 weights", got=dims)
     row = dims[0] if dims else 1
     if row % fmt.block_size:
@@ -116,9 +116,10 @@ def tensor_bytes(dims: tuple[int, ...], fmt: BlockFormat) -> int:
             expected=f"a multiple of {fmt.block_size}",
             got=row,
         )
-    if weights // fmt.block_size * fmt.block_bytes > INT64_MAX:
+    size = weights // fmt.block_size * fmt.block_bytes
+    if size > INT64_MAX:
         raise GGUFError("tensor size overflows 64 bits", rule="C-021", expected="at most 2^63 - 1 bytes", got=dims)
-    return fmt.tensor_bytes(dims[::-1])
+    return 0 if 0 in dims else size
 
 
 def known_format(type_id: int) -> BlockFormat:

@@ -10,7 +10,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import secrets
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -141,7 +140,7 @@ class Target:
 
     def _open_locked(self) -> None:
         """A new locked file; another writer may sweep it away in the moment before the lock, then try again."""
-        self.temporary = str(self.folder / f"{temporary_prefix(self.path)}{secrets.token_hex(6)}.tmp")
+        self.temporary = str(self.folder / f"{temporary_prefix(self.path)}{os.urandom(6).hex()}.tmp")
         descriptor = os.open(self.temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         with suppress(OSError):  # a file system without locks: nobody can sweep it away either
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
