@@ -286,6 +286,29 @@ def test_any_order_gives_the_same_bytes(tmp_path: Path) -> None:
     assert path.read_bytes() == expected
 
 
+def test_empty_parts_do_no_harm(tmp_path: Path) -> None:
+    tensor, planned = one_tensor()
+    with Writer(tmp_path / "file.gguf", planned) as writer:
+        for start in (4, 0):
+            writer.write_part(tensor.name, start, tensor.data[start : tensor.nbytes if start else 4])
+            writer.write_part(tensor.name, 4, b"")
+    assert verify(tmp_path / "file.gguf").findings == ()
+
+
+def test_a_file_cut_while_it_is_written(tmp_path: Path) -> None:
+    tensor, planned = one_tensor()
+
+    def cut() -> None:
+        with Writer(tmp_path / "file.gguf", planned) as writer:
+            writer.write_part(tensor.name, 4, tensor.data[4:])
+            os.truncate(next(tmp_path.glob(".gguflike-*")), planned.header_bytes)
+            writer.write_part(tensor.name, 0, tensor.data[:4])
+
+    with pytest.raises(OutputError, match="cut by someone else"):
+        cut()
+    assert left_over(tmp_path) == []
+
+
 def test_threads_give_the_same_bytes(tmp_path: Path) -> None:
     expected, tensors = reference(tmp_path)
     path = tmp_path / "file.gguf"

@@ -85,6 +85,8 @@ class _Progress:
 
     def complete(self, start: int, end: int, data: Any, descriptor: int) -> None:
         """Count bytes as written and hash what now follows without a gap: from ``data``, or back from the file."""
+        if start == end:
+            return
         with self.lock:
             self.written[start] = end
             if data is not None and start == self.hashed:
@@ -95,6 +97,8 @@ class _Progress:
                 while self.hashed < end:
                     count = min(READ_BACK, end - self.hashed)
                     piece = os.pread(descriptor, count, self.info.offset + self.hashed)
+                    if not piece:
+                        raise OutputError("the file was cut by someone else", tensor=self.info.name)
                     self.sha.update(piece)
                     self.hashed += len(piece)
 

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import random
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from bad_vectors import bad
+from test_container_fuzz import small_file
 
 from gguflike import container
 from gguflike.blocks import FORMATS
 from gguflike.errors import GGUFError
 from gguflike.tensor import QuantizedTensor
 from gguflike.verify import verify
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from bad_vectors import bad
-from test_container_fuzz import small_file
 
 
 class _InitParams(ctypes.Structure):
