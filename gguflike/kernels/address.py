@@ -14,7 +14,8 @@ import numpy as np
 from llvmlite import ir
 
 from gguflike.kernels import lanes
-from gguflike.kernels._jit import jit, types
+from gguflike.kernels._jit import inner, types
+from gguflike.kernels.quantize import emit_block
 from gguflike.kernels.simd import (
     F32,
     FLOATS,
@@ -30,11 +31,10 @@ from gguflike.kernels.simd import (
     void,
 )
 
-f32x16, i32x16 = lanes.f32x16, lanes.i32x16
+f32x16 = lanes.f32x16
 fma: Any = lanes.fma
 maximum: Any = lanes.maximum
 minimum: Any = lanes.minimum
-magnitude: Any = lanes.magnitude
 to_int: Any = lanes.to_int
 from_bits: Any = lanes.from_bits
 
@@ -75,20 +75,8 @@ def float_of(e: Emitter, word: Any) -> Any:
     return e.b.bitcast(e.b.trunc(word, I32), F32)
 
 
-@operation(types.float32, types.float32)
-def short_scale(e: Emitter, largest: Any) -> Any:
-    """largest / 127 without its two lowest bits: the scale of quantized activations (matmul.py says why)."""
-    bits = e.b.bitcast(e.b.fdiv(largest, ir.Constant(F32, 127.0)), I32)
-    return e.b.bitcast(e.b.and_(bits, ir.Constant(I32, -4)), F32)
-
-
 @operation(void, address, types.float32)
 def store_f32(e: Emitter, place: Any, value: Any) -> None:
-    e.store(value, place)
-
-
-@operation(void, address, types.int32)
-def store_i32(e: Emitter, place: Any, value: Any) -> None:
     e.store(value, place)
 
 
@@ -96,12 +84,6 @@ def store_i32(e: Emitter, place: Any, value: Any) -> None:
 def store_lanes(e: Emitter, place: Any, value: Any) -> None:
     """Sixteen float32."""
     e.store(value, place)
-
-
-@operation(void, address, i32x16)
-def store_byte_lanes(e: Emitter, place: Any, value: Any) -> None:
-    """The low bytes of sixteen int32."""
-    e.store(e.b.trunc(value, QUADS), place)
 
 
 def _to_halves(e: Emitter, value: Any) -> Any:
@@ -160,9 +142,10 @@ def sum_lanes(e: Emitter, value: Any) -> Any:
     return _fold(e, value, e.b.fadd)
 
 
-@operation(types.int32, i32x16)
-def sum_int_lanes(e: Emitter, value: Any) -> Any:
-    return _fold(e, value, e.b.add)
+@operation(void, f32x16, f32x16, address, address, address)
+def quantize_lanes(e: Emitter, a: Any, b: Any, codes: Any, scale_at: Any, sums_at: Any) -> None:
+    """32 values as the matmul ops read activations: int8 codes, a float32 scale, two int32 sums (quantize.py)."""
+    emit_block(e, (a, b), codes, scale_at, sums_at)
 
 
 @operation(types.float32, f32x16)
@@ -242,7 +225,7 @@ LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 EXP_LOWEST, EXP_HIGHEST = np.float32(-87.3), np.float32(88.3)
 
 
-@jit(inline="always")
+@inner(inline="always")
 def exp_lanes(x: Any) -> Any:
     """e**x within 2 units in the last place; arguments beyond float32's range are clamped, so never infinite.
 

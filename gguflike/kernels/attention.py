@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gguflike.kernels._jit import jit, op
+from gguflike.kernels._jit import inner, op
 from gguflike.kernels.address import (
     exp_lanes,
     float_lanes,
@@ -23,6 +23,7 @@ from gguflike.kernels.address import (
     load_lanes,
     max_lanes,
     maximum,
+    quantize_lanes,
     spread,
     store_f32,
     store_lanes,
@@ -33,7 +34,6 @@ from gguflike.kernels.address import (
     tile_zero,
 )
 from gguflike.kernels.atomics import load_word
-from gguflike.kernels.ops import quantize_block
 from gguflike.kernels.program import ATTENTION_ROWS, POSITION, SCRATCH, TOKENS
 
 KEYS = 128  # keys per step of the online softmax: their scores stay in the first-level cache
@@ -44,17 +44,17 @@ _load_values = tile_loader(half_lanes, 1, 2, step=32)
 _load_value = tile_loader(half_lanes, 1, 1)
 
 
-@jit(inline="always")
+@inner(inline="always")
 def _least(a: int, b: int) -> int:
     return a if a < b else b
 
 
-@jit
+@inner
 def _softmax_row(scores: int, valid: int, count: int, row: int, out: int, head_dim: int) -> None:
     """Turn one row of scores into weights, and rescale the row's sum and output for the new maximum.
 
-    ``scores`` holds ``count`` scores (a multiple of 32), the first ``valid`` of which are seen; the row's maximum and sum
-    stand at ``row``.
+    ``scores`` holds ``count`` scores (a multiple of 32), the first ``valid`` of which are seen; the row's maximum and
+    sum stand at ``row``.
     """
     for i in range(valid if valid > 0 else 0, count):
         store_f32(scores + 4 * i, MASKED)
@@ -77,7 +77,7 @@ def _softmax_row(scores: int, valid: int, count: int, row: int, out: int, head_d
     store_f32(row + 4, load_f32(row + 4) + sum_lanes(total))
 
 
-@jit
+@inner
 def _write_row(out: int, total: Any, head_dim: int, target: int, codes: int, scales: int, sums: int, at: int) -> None:
     """Normalize one finished row and hand it on as float32, or quantized where ``codes`` is not 0."""
     inverse = spread(ONE / total)
@@ -88,14 +88,15 @@ def _write_row(out: int, total: Any, head_dim: int, target: int, codes: int, sca
         for i in range(0, head_dim, 32):
             block = (at + i) // 32
             a, b = load_lanes(out + 4 * i) * inverse, load_lanes(out + 4 * i + 64) * inverse
-            quantize_block(a, b, codes + 32 * block, scales + 4 * block, sums + 8 * block)
+            quantize_lanes(a, b, codes + 32 * block, scales + 4 * block, sums + 8 * block)
 
 
 def _make_attention(rows: int) -> Any:
     """Attention for tiles of ``rows`` queries.
 
-    Words: Q (tokens, n_head, head_dim) float32; K_CACHE, V_CACHE; N_HEAD, N_HEAD_KV, HEAD_DIM, CONTEXT; HEADS (query heads
-    of a tile, a divisor of n_head / n_head_kv and of ``rows``); SCALE (float bits); OUT float32 or 0; CODES, SCALES, SUMS.
+    Words: Q (tokens, n_head, head_dim) float32; K_CACHE, V_CACHE; N_HEAD, N_HEAD_KV, HEAD_DIM, CONTEXT; HEADS (query
+    heads of a tile, a divisor of n_head / n_head_kv and of ``rows``); SCALE (float bits); OUT (tokens, n_head,
+    head_dim) float32; CODES (0: write OUT, else write these), SCALES, SUMS.
     Items: n_head / heads times the number of groups of rows / heads tokens, heads running slower.
     """
     zero_scores, add_scores, store_scores = tile_zero(rows, 2), tile_outer(rows, 2), tile_storer(rows, 2)
@@ -111,7 +112,7 @@ def _make_attention(rows: int) -> Any:
     )
     load_keys = tile_loader(half_lanes, 2, 1)
 
-    @jit
+    @inner
     def scores_of(queries: int, keys: int, first: int, count: int, head_dim: int, scores: int) -> None:
         """scores[r, i] = queries[r] . keys[first + i], 32 keys at a time."""
         for i in range(0, count, 32):
@@ -121,7 +122,7 @@ def _make_attention(rows: int) -> Any:
                 sums = add_scores(sums, load_keys(block + 32 * d, 32 * head_dim), queries + 4 * d, 4 * head_dim)
             store_scores(scores + 4 * i, 4 * KEYS, sums)
 
-    @jit
+    @inner
     def add_values(scores: int, values: int, count: int, head_dim: int, out: int) -> None:
         """out[r] += sum over i of scores[r, i] * values[i]."""
         for d in range(0, head_dim - 16, 32):

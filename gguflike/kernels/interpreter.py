@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from gguflike.kernels import program as p
-from gguflike.kernels._jit import jit, op
+from gguflike.kernels._jit import inner, op
 from gguflike.kernels.atomics import (
     call_op,
     compare_swap,
@@ -32,21 +32,21 @@ SPINS = 2000  # about 50 to 100 us of pauses before the core is offered to other
 CHUNKS_PER_THREAD = 4
 
 
-@jit(inline="always")
+@inner(inline="always")
 def _item_count(record: int, tokens: int) -> Any:
     items = load_word(record + p.ITEMS)
     each = load_word(record + p.PER_TOKENS)
     return items * ((tokens + each - 1) // each) if each else items
 
 
-@jit(inline="always")
+@inner(inline="always")
 def _chunk_size(record: int, items: int, threads: int) -> Any:
     pieces = threads * CHUNKS_PER_THREAD if threads > 1 else 1
     grain, share = load_word(record + p.GRAIN), (items + pieces - 1) // pieces
     return grain if grain > share else share
 
 
-@jit
+@inner
 def _wait_done(team: int, done: int, target: int, epoch: int) -> bool:
     """Wait until ``target`` chunks of a stage are done. False when the pass is over."""
     spins = 0
@@ -61,7 +61,7 @@ def _wait_done(team: int, done: int, target: int, epoch: int) -> bool:
     return True
 
 
-@jit
+@inner
 def _execute(team: int, program: int, epoch: int, state: int) -> None:
     """Walk the program, doing what chunks are left. Returns early when the pass is over."""
     threads = load_word(team + p.THREADS)

@@ -14,49 +14,28 @@ from typing import Any
 
 import numpy as np
 
-from gguflike.kernels._jit import jit, op
+from gguflike.kernels._jit import inner, op
 from gguflike.kernels.address import (
     exp_lanes,
     float_of,
     fma,
     load_f32,
     load_lanes,
-    magnitude,
-    max_lanes,
-    maximum,
-    rounded,
-    short_scale,
+    quantize_lanes,
     spread,
-    store_byte_lanes,
     store_f32,
     store_half_lanes,
-    store_i32,
     store_lanes,
-    sum_int_lanes,
     sum_lanes,
     swap_pairs,
-    to_int,
 )
 from gguflike.kernels.atomics import load_word
 from gguflike.kernels.program import POSITION
 
-ZERO, ONE = np.float32(0), np.float32(1)
+ONE = np.float32(1)
 
 
-@jit(inline="always")
-def quantize_block(a: Any, b: Any, codes: int, scale_at: int, sums: int) -> None:
-    """32 values in two vectors -> int8 codes, their float32 scale and the two int32 sums of 16 codes (matmul.py)."""
-    scale = short_scale(max_lanes(maximum(magnitude(a), magnitude(b))))
-    inverse = spread(np.float32(ONE / scale) if scale > ZERO else ZERO)
-    qa, qb = to_int(rounded(a * inverse)), to_int(rounded(b * inverse))
-    store_byte_lanes(codes, qa)
-    store_byte_lanes(codes + 16, qb)
-    store_f32(scale_at, scale)
-    store_i32(sums, sum_int_lanes(qa))
-    store_i32(sums + 4, sum_int_lanes(qb))
-
-
-@jit(inline="always")
+@inner(inline="always")
 def _rms_factor(x: int, columns: int, eps: Any) -> Any:
     """1 / sqrt(mean(x**2) + eps) of one row at address ``x``."""
     vectors = columns // 16
@@ -98,10 +77,10 @@ def rms_norm_q8(args: int, state: int, start: int, stop: int) -> None:
             a = load_lanes(row + 128 * i) * factor * load_lanes(weight + 128 * i)
             b = load_lanes(row + 128 * i + 64) * factor * load_lanes(weight + 128 * i + 64)
             block = blocks * token + i
-            quantize_block(a, b, codes + 32 * block, scales + 4 * block, sums + 8 * block)
+            quantize_lanes(a, b, codes + 32 * block, scales + 4 * block, sums + 8 * block)
 
 
-@jit(inline="always")
+@inner(inline="always")
 def _silu_mul(gate: int, up: int) -> Any:
     """gate * sigmoid(gate) * up of sixteen values."""
     g = load_lanes(gate)
@@ -122,7 +101,7 @@ def silu_mul_q8(args: int, state: int, start: int, stop: int) -> None:
     for block in range(start, stop):
         a = _silu_mul(gate + 128 * block, up + 128 * block)
         b = _silu_mul(gate + 128 * block + 64, up + 128 * block + 64)
-        quantize_block(a, b, codes + 32 * block, scales + 4 * block, sums + 8 * block)
+        quantize_lanes(a, b, codes + 32 * block, scales + 4 * block, sums + 8 * block)
 
 
 def _make_rope(neox: bool) -> Any:
@@ -133,7 +112,7 @@ def _make_rope(neox: bool) -> Any:
     The partner of value i is i ^ 1 ("norm") or half of n_rot away ("neox").
     """
 
-    @jit(inline="always")
+    @inner(inline="always")
     def rotated(head: int, table: int, n_rot: int, i: int) -> Any:
         value = load_lanes(head + 4 * i)
         if neox:
@@ -143,7 +122,7 @@ def _make_rope(neox: bool) -> Any:
             partner = swap_pairs(value)
         return fma(partner, load_lanes(table + 4 * (n_rot + i)), value * load_lanes(table + 4 * i))
 
-    @jit(inline="always")
+    @inner(inline="always")
     def rotate_rows(rows: int, heads: int, head_dim: int, table: int, n_rot: int) -> None:
         for head in range(heads):
             row = rows + 4 * head_dim * head

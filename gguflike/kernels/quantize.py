@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -14,11 +15,9 @@ from gguflike.kernels.simd import F32, FLOATS, I8, I32, INTS, Emitter, address, 
 TINY = 1e-30  # a block whose largest value is below counts as zero, so that 1 / scale stays finite
 
 
-@operation(void, address, address, address, address)
-def _quantize_block(e: Emitter, x: Any, codes: Any, scale_at: Any, sums_at: Any) -> None:
-    """32 float32 at ``x`` to 32 int8, a float32 scale and two int32 sums."""
+def emit_block(e: Emitter, values: Sequence[Any], codes: Any, scale_at: Any, sums_at: Any) -> None:
+    """32 float32 in two vectors to 32 int8, a float32 scale and two int32 sums in memory."""
     b = e.b
-    values = [e.load(FLOATS, x, 64 * half) for half in range(2)]
     # Bits of magnitudes order like the magnitudes, with NaN above all, so that NaN reaches the scale.
     bits = [b.and_(b.bitcast(v, INTS), e.const(INTS, 0x7FFFFFFF)) for v in values]
     larger = b.select(b.icmp_unsigned(">", *bits), *bits)
@@ -33,6 +32,11 @@ def _quantize_block(e: Emitter, x: Any, codes: Any, scale_at: Any, sums_at: Any)
         integers = b.fptosi(e.round(b.fmul(value, inverse)), INTS)
         e.store(b.trunc(integers, ir.VectorType(I8, LANES)), codes, LANES * half)
         e.store(e.reduce("add", integers), sums_at, 4 * half)
+
+
+@operation(void, address, address, address, address)
+def _quantize_block(e: Emitter, x: Any, codes: Any, scale_at: Any, sums_at: Any) -> None:
+    emit_block(e, [e.load(FLOATS, x, 64 * half) for half in range(2)], codes, scale_at, sums_at)
 
 
 @jit

@@ -80,7 +80,7 @@ class _Builder:
         self.program.add(name, *args, items=items, per_tokens=per_tokens, grain=grain)
 
     def quantize(self, x: int, columns: int) -> None:
-        self.add("matmul:quantize", x, columns, *self.q8)
+        self.add("quantize:rows", x, columns, *self.q8)
 
     def norm(self, x: int, name: str, readers: Sequence[Matrix]) -> int:
         """Normalize for ``readers``; returns the address of the float32 result for those that read floats."""

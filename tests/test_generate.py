@@ -1,0 +1,249 @@
+"""Sampling, stop strings, streaming and prompt lookup."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gguflike import runner
+from gguflike.errors import UnsupportedError
+from gguflike.runner.generate import StopText
+from gguflike.runner.model import Model
+from gguflike.runner.sampling import Sampler
+from gguflike.runner.speculate import Lookup
+from tests import tiny_gguf
+
+LOGITS = np.log(np.array([0.05, 0.4, 0.1, 0.3, 0.15], np.float32))
+
+
+def drawn(sampler: Sampler, logits: np.ndarray = LOGITS, count: int = 4000, recent: Any = ()) -> np.ndarray:
+    """How often each token comes, as a share."""
+    rng = np.random.default_rng(0)
+    tokens = [sampler.choose(logits, recent, rng) for _ in range(count)]
+    return np.bincount(tokens, minlength=len(logits)) / count
+
+
+def test_greedy_is_the_first_argmax() -> None:
+    rng = np.random.default_rng(0)
+    assert Sampler().choose(np.array([1, 3, 3, 2], np.float32), [], rng) == 1
+
+
+@pytest.mark.parametrize(
+    ("sampler", "want"),
+    [
+        (Sampler(1.0), [0.05, 0.4, 0.1, 0.3, 0.15]),
+        (Sampler(0.5), np.array([0.05, 0.4, 0.1, 0.3, 0.15]) ** 2 / 0.285),
+        (Sampler(1.0, top_k=2), [0, 4 / 7, 0, 3 / 7, 0]),
+        (Sampler(1.0, top_k=99), [0.05, 0.4, 0.1, 0.3, 0.15]),
+        (Sampler(1.0, top_p=0.69), [0, 4 / 7, 0, 3 / 7, 0]),
+        (Sampler(1.0, top_p=0.71), [0, 40 / 85, 0, 30 / 85, 15 / 85]),
+        (Sampler(1.0, top_p=0.01), [0, 1, 0, 0, 0]),
+        (Sampler(1.0, min_p=0.5), [0, 4 / 7, 0, 3 / 7, 0]),
+        (Sampler(1.0, top_k=4, top_p=0.8, min_p=0.3), [0, 40 / 85, 0, 30 / 85, 15 / 85]),
+    ],
+    ids=str,
+)
+def test_distribution(sampler: Sampler, want: Any) -> None:
+    share = drawn(sampler)
+    assert np.allclose(share, want, atol=0.03)
+    assert not share[np.asarray(want) == 0].any()
+
+
+def test_repetition_penalty() -> None:
+    sampler = Sampler(0.0, repetition_penalty=2.0, repetition_window=2)
+    logits = np.array([4.0, 3.0, -1.0, -1.1], np.float32)
+    rng = np.random.default_rng(0)
+    assert sampler.choose(logits, [3, 0], rng) == 1  # 4 / 2 < 3
+    assert sampler.choose(logits, [0, 2, 2], rng) == 0  # out of the window
+    assert logits.tolist() == [4.0, 3.0, -1.0, np.float32(-1.1)]
+    low = np.array([-1.0, -1.5], np.float32)
+    assert sampler.choose(low, [0], rng) == 1  # a negative logit is pushed down, not up
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("temperature", -0.1), ("top_k", -1), ("top_p", 0.0), ("top_p", 1.1), ("min_p", 1.0), ("repetition_penalty", 0.0)],
+)
+def test_bad_settings(setting: str, value: float) -> None:
+    with pytest.raises(UnsupportedError, match=setting):
+        Sampler(**{setting: value})
+
+
+# Stop strings
+
+
+@given(st.text("ab\n", max_size=30), st.lists(st.text("ab\n", max_size=4), max_size=3), st.data())
+def test_stop_text_equals_searching_the_whole(text: str, stops: list[str], data: Any) -> None:
+    filter_ = StopText(stops)
+    out, rest = "", text
+    while rest and not filter_.found:
+        cut = data.draw(st.integers(1, len(rest)))
+        out += filter_.push(rest[:cut])
+        rest = rest[cut:]
+        assert text.startswith(out)
+    if not filter_.found:
+        out += filter_.flush()
+    # What comes first is decided by where a stop string ends: that is when it is seen.
+    ends = [at + len(stop) for stop in stops if stop and (at := text.find(stop)) >= 0]
+    if not ends:
+        assert out == text
+        assert not filter_.found
+    else:
+        assert filter_.found
+        assert out == text[: len(out)]
+        assert any(text[len(out) :].startswith(stop) for stop in stops if stop)
+        assert not any(stop in out for stop in stops if stop)
+
+
+def test_text_flows_when_it_cannot_be_a_stop() -> None:
+    filter_ = StopText(["\n\nQ:"])
+    assert [filter_.push(piece) for piece in ("one", "\n", "two", "\n\n", "Q", "R")] == [
+        "one",
+        "",
+        "\ntwo",
+        "",
+        "",
+        "\n\nQR",
+    ]
+
+
+# Lookup
+
+
+def test_lookup_proposes_what_followed_before() -> None:
+    tokens = [1, 2, 3, 4, 5, 6, 7, 1, 2]
+    lookup = Lookup(tokens, 3)
+    assert lookup.propose(tokens, 9) == [3, 4, 5]
+    assert lookup.propose(tokens, 2) == [3, 4]
+    assert lookup.propose(tokens, 0) == []
+    tokens += [3, 9]
+    assert lookup.propose(tokens, 9) == []
+    tokens += [1, 2, 3]  # the ending (1, 2, 3) occurred twice: the later one counts
+    assert lookup.propose(tokens, 9) == [9, 1, 2]
+    assert Lookup([], 3).propose([], 3) == []
+
+
+# Whole generations
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    path = tmp_path_factory.mktemp("generate") / "m.gguf"
+    tiny_gguf.write(path, "F32", seed=5, n_ctx=512)
+    return runner.load(path)
+
+
+class Scripted:
+    """Stands for a model that continues any prompt with given tokens."""
+
+    def __init__(self, model: Model, tokens: list[int]) -> None:
+        self.tokens, self.model = tokens, model
+
+    def __enter__(self) -> Model:
+        start = 3
+
+        def extend(ids: list[int], position: int, all_logits: bool = False) -> np.ndarray:
+            at = position + len(ids) - start
+            rows = np.zeros((1, 300), np.float32)
+            rows[0, self.tokens[at] if at < len(self.tokens) else 256] = 1
+            return rows
+
+        self.model.extend = extend  # type: ignore[method-assign]
+        return self.model
+
+    def __exit__(self, *_: object) -> None:
+        del self.model.extend
+
+
+def test_streams_whole_characters(model: Model) -> None:
+    text = "né 漢字 🙂!"
+    with Scripted(model, list(text.encode())) as scripted:
+        pieces = list(scripted.generate([1, 2, 3], 50))
+    assert "".join(piece.text for piece in pieces) == text
+    assert [piece.token for piece in pieces] == list(text.encode())
+    assert not any("\ufffd" in piece.text for piece in pieces)
+    assert [piece.text for piece in pieces[:3]] == ["n", "", "é"]
+
+
+def test_unfinished_character_ends_as_a_replacement(model: Model) -> None:
+    with Scripted(model, list(b"a\xf0\x9f")) as scripted:
+        stream = scripted.generate([1, 2, 3], 50)
+        assert "".join(piece.text for piece in stream) == "a\ufffd"
+        assert stream.result().text == "a\ufffd"
+        assert stream.result().finish_reason == "stop"
+
+
+def test_stop_string_ends_the_text_before_it(model: Model) -> None:
+    with Scripted(model, list(b"one two three")) as scripted:
+        stream = scripted.generate([1, 2, 3], 50, stop=["w", "tw"])
+        assert "".join(piece.text for piece in stream) == "one "
+        assert stream.result().finish_reason == "stop"
+        assert scripted.generate([1, 2, 3], 50, stop="three").result().text == "one two "
+        assert scripted.generate([1, 2, 3], 50, stop=["threes"]).result().text == "one two three"
+
+
+def test_end_token_is_not_part_of_the_result(model: Model) -> None:
+    with Scripted(model, [65, 66, 256, 67]) as scripted:
+        result = scripted.generate([1, 2, 3], 50).result()
+    assert (result.text, result.tokens, result.finish_reason) == ("AB", [65, 66], "stop")
+
+
+def test_max_tokens(model: Model) -> None:
+    with Scripted(model, [65] * 99) as scripted:
+        assert scripted.generate([1, 2, 3], 5).result().tokens == [65] * 5
+        assert scripted.generate([1, 2, 3], 0).result().tokens == []
+
+
+def test_seed_decides_the_sample(model: Model) -> None:
+    def sample(seed: int | None) -> list[int]:
+        return model.generate([1, 2, 3], 20, temperature=1.5, seed=seed).result().tokens
+
+    assert sample(1) == sample(1)
+    assert sample(1) != sample(2)
+
+
+def test_next_turn_reuses_the_cache(model: Model) -> None:
+    first = model.generate([1, 2, 3, 4, 5, 6], 4).result()
+    again = model.generate([1, 2, 3, 4, 5, 6, *first.tokens[:3], 9], 4).result()
+    assert (first.cached_tokens, again.cached_tokens) == (0, 9) or first.cached_tokens > 0
+    fresh = model.logits([1, 2, 3, 4, 5, 6, *first.tokens[:3], 9, *again.tokens])
+    assert again.tokens == fresh[9:-1].argmax(1).tolist()
+
+
+@pytest.mark.parametrize("limit", [1, 4, 10])
+def test_lookup_changes_nothing_at_temperature_0(model: Model, limit: int) -> None:
+    prompt = [10, 20, 30, 40] * 6
+    plain = model.generate(prompt, 60).result()
+    quick = model.generate(prompt, 60, lookup=limit).result()
+    assert quick.tokens == plain.tokens
+    assert quick.text == plain.text
+    assert model.generate(prompt, 7, lookup=limit).result().tokens == plain.tokens[:7]
+
+
+def test_lookup_takes_fewer_passes(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes: list[int] = []
+    original = Model.extend
+
+    def counted(self: Model, ids: Any, position: int, all_logits: bool = False) -> Any:
+        passes.append(len(ids))
+        return original(self, ids, position, all_logits)
+
+    monkeypatch.setattr(Model, "extend", counted)
+    repeated = model.generate([10, 20, 30, 40] * 6, 100, lookup=8).result().tokens
+    assert len(repeated) == 100
+    assert len(passes) < 90  # greedy text of a random model falls into a cycle
+
+
+def test_chat_applies_the_template(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    tiny_gguf.write(path, "F32", template="{% for m in messages %}{{ m.role }}:{{ m.content }}|{% endfor %}")
+    with runner.load(path) as model:
+        result = model.chat([{"role": "user", "content": "zq"}], 3, temperature=0.0).result()
+        assert result.prompt_tokens == len("user:") + 1 + len("|")  # "zq" is one token
+        assert model.tokenize("zq") == [257]
+        assert model.detokenize([257, 33]) == "zq!"

@@ -1,0 +1,290 @@
+"""Ops against numpy, one by one, and the interpreter under stress: many threads, many stages, changing sizes."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gguflike.blocks import FORMATS
+from gguflike.errors import UnsupportedError
+from gguflike.kernels.program import ATTENTION_ROWS, Program, Team, aligned, float_bits
+from gguflike.runner.cache import KVCache, default_context
+from gguflike.runner.rope import Rope
+from tests import naive_model
+
+
+@pytest.fixture(scope="module")
+def team() -> Team:
+    return Team(2)
+
+
+def at(array: np.ndarray) -> int:
+    return int(array.ctypes.data)
+
+
+def run(team: Team, name: str, *args: int, items: int, per_tokens: int = 0, tokens: int = 1, position: int = 0) -> None:
+    program = Program()
+    program.add(name, *args, items=items, per_tokens=per_tokens)
+    team.run(program.link(), tokens, position)
+
+
+def dequantized(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    return (codes.reshape(*scales.shape, 32) * scales[..., None].astype(np.float64)).reshape(codes.shape)
+
+
+def check_quantized(codes: np.ndarray, scales: np.ndarray, sums: np.ndarray, want: np.ndarray) -> None:
+    """int8 codes, float32 scales and int32 sums are those of the rule in matmul.py."""
+    largest = np.abs(want).reshape(*scales.shape, 32).max(-1)
+    assert np.allclose(scales, largest / 127, rtol=3e-6, atol=0)
+    assert not (scales.view(np.uint32) & 3).any()
+    step = np.repeat(scales, 32, axis=-1)
+    assert (np.abs(dequantized(codes, scales) - want) <= 0.501 * step).all()
+    assert np.array_equal(sums, codes.reshape(*sums.shape, 16).sum(-1, dtype=np.int32))
+
+
+@pytest.mark.parametrize("columns", [32, 64, 96, 50])
+def test_rms_norm(team: Team, columns: int) -> None:
+    rng = np.random.default_rng(columns)
+    x, weight = rng.standard_normal((5, columns), np.float32), rng.standard_normal(columns, np.float32)
+    out = np.zeros_like(x)
+    run(team, "ops:rms_norm", at(x), columns, at(weight), float_bits(1e-5), at(out), items=1, per_tokens=1, tokens=5)
+    assert np.allclose(out, naive_model.rms_norm(x.astype(np.float64), weight, 1e-5), rtol=1e-6, atol=1e-7)
+
+
+def test_rms_norm_quantized(team: Team) -> None:
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal((5, 96), np.float32), rng.standard_normal(96, np.float32)
+    x[3, :64] = 0  # a block of zeros
+    codes, scales, sums = np.ones((5, 96), np.int8), np.ones((5, 3), np.float32), np.ones((5, 6), np.int32)
+    words = (at(x), 96, at(weight), float_bits(1e-5), at(codes), at(scales), at(sums))
+    run(team, "ops:rms_norm_q8", *words, items=1, per_tokens=1, tokens=5)
+    check_quantized(codes, scales, sums, naive_model.rms_norm(x.astype(np.float64), weight, 1e-5))
+
+
+def test_silu_mul(team: Team) -> None:
+    rng = np.random.default_rng(0)
+    gate, up = (rng.standard_normal((3, 64), np.float32) * np.float32(20) for _ in range(2))
+    gate[0, :6] = [0.0, -0.0, 1e4, -1e4, 88.0, -88.0]
+    want = gate.astype(np.float64) / (1 + np.exp(-gate.astype(np.float64).clip(-700))) * up
+    out = np.zeros_like(gate)
+    run(team, "ops:silu_mul", at(gate), at(up), at(out), items=2, per_tokens=1, tokens=3)
+    assert np.allclose(out, want, rtol=1e-6, atol=1e-30)
+    codes, scales, sums = np.zeros((3, 64), np.int8), np.zeros((3, 2), np.float32), np.zeros((3, 4), np.int32)
+    run(team, "ops:silu_mul_q8", at(gate), at(up), at(codes), at(scales), at(sums), items=2, per_tokens=1, tokens=3)
+    check_quantized(codes, scales, sums, want)
+
+
+@pytest.mark.parametrize("kind", ["norm", "neox"])
+@pytest.mark.parametrize("n_rot", [64, 32])
+def test_rope_and_cache(team: Team, kind: str, n_rot: int) -> None:
+    heads, kv_heads, dim, tokens, position = 3, 2, 64, 21, 30
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((tokens, n, dim), np.float32) for n in (heads, kv_heads, kv_heads))
+    rope = Rope(10000.0 ** (-np.arange(0, n_rot, 2) / n_rot), kind == "norm")
+    table = np.zeros((tokens, 2, n_rot), np.float32)
+    rope.table(position, tokens, table)
+    cache = KVCache(1, kv_heads, dim, 64)
+    angles = np.arange(position, position + tokens)[:, None] * rope.frequencies
+    want_q, want_k = (naive_model.rotate(each.astype(np.float64), angles, kind) for each in (q, k))
+    words = (at(q), at(k), at(v), at(table), heads, kv_heads, dim, n_rot, cache.keys(0), cache.values(0), 64)
+    run(team, f"ops:rope_{kind}", *words, items=1, per_tokens=1, tokens=tokens, position=position)
+    assert np.allclose(q, want_q, rtol=1e-5, atol=1e-6)
+    keys = cache._keys.view(np.float16).reshape(kv_heads, 4, dim, 16).transpose(1, 3, 0, 2).reshape(64, kv_heads, dim)
+    values = cache._values.view(np.float16).reshape(kv_heads, 64, dim).transpose(1, 0, 2)
+    seen = slice(position, position + tokens)
+    assert np.allclose(keys[seen], want_k, rtol=1e-3, atol=1e-6)
+    assert np.array_equal(values[seen], v.astype(np.float16))
+    assert not keys[:position].any()
+    assert not values[position + tokens :].any()
+
+
+def fill(cache: KVCache, keys: np.ndarray, values: np.ndarray) -> None:
+    """Put keys and values (positions, kv_heads, dim) where the layout of cache.py has them."""
+    count, kv_heads, dim = keys.shape
+    stored = cache._keys.view(np.float16).reshape(kv_heads, -1, dim, 16)
+    for position in range(count):
+        stored[:, position // 16, :, position % 16] = keys[position]
+    cache._values.view(np.float16).reshape(kv_heads, -1, dim)[:, :count] = values.transpose(1, 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("group", "rows", "heads", "dim", "tokens", "position"),
+    [
+        (1, 1, 1, 32, 1, 0),
+        (3, 3, 3, 64, 1, 140),
+        (3, 6, 3, 64, 7, 300),
+        (1, 8, 1, 48, 19, 0),
+        (4, 8, 4, 16, 33, 31),
+        (8, 8, 8, 32, 3, 250),
+        (2, 8, 2, 80, 130, 5),
+    ],
+)
+def test_attention(team: Team, group: int, rows: int, heads: int, dim: int, tokens: int, position: int) -> None:
+    kv_heads, n_head = 2, 2 * group
+    rng = np.random.default_rng(tokens)
+    q = rng.standard_normal((tokens, n_head, dim), np.float32)
+    total = position + tokens
+    keys, values = (rng.standard_normal((total, kv_heads, dim)).astype(np.float16) for _ in range(2))
+    keys[0] *= 8  # a large score early on, so that later blocks do not raise the maximum
+    cache = KVCache(1, kv_heads, dim, 448)
+    cache._values[:] = cache._keys[:] = 0x7BFF  # what lies beyond the last position must not matter
+    fill(cache, keys, values)
+    out = np.full((tokens, n_head, dim), np.nan, np.float32)
+    k, v = (np.repeat(each, group, axis=1).astype(np.float64) for each in (keys, values))
+    scores = np.einsum("thd,shd->hts", q, k) * dim**-0.5
+    scores[:, np.arange(total) > position + np.arange(tokens)[:, None]] = -np.inf
+    p = np.exp(scores - scores.max(-1, keepdims=True))
+    want = np.einsum("hts,shd->thd", p / p.sum(-1, keepdims=True), v)
+    shape = (n_head, kv_heads, dim, cache.positions, heads, float_bits(dim**-0.5))
+    words = (at(q), cache.keys(0), cache.values(0), *shape)
+    settings: dict[str, Any] = {"items": n_head // heads, "per_tokens": rows // heads}
+    settings |= {"tokens": tokens, "position": position}
+    run(team, f"attention:f16_{rows}", *words, at(out), 0, 0, 0, **settings)
+    assert np.allclose(out, want, rtol=1e-4, atol=1e-5)
+    if dim % 32 == 0:
+        flat = want.reshape(tokens, -1)
+        codes, scales = np.zeros(flat.shape, np.int8), np.zeros((tokens, flat.shape[1] // 32), np.float32)
+        sums = np.zeros((tokens, flat.shape[1] // 16), np.int32)
+        run(team, f"attention:f16_{rows}", *words, 0, at(codes), at(scales), at(sums), **settings)
+        check_quantized(codes, scales, sums, out.reshape(tokens, -1).astype(np.float64))
+
+
+@pytest.mark.parametrize("name", ["F32", "F16", "BF16", "Q8_0", "Q4_1", "Q6_K"])
+def test_embedding(team: Team, name: str) -> None:
+    fmt = FORMATS[name]
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 60, (9, fmt.row_bytes(256)), np.uint8)  # bytes below 60 make small finite floats
+    ids, out = np.array([8, 0, 3, 3], np.int32), np.zeros((4, 256), np.float32)
+    words = (at(ids), at(rows), fmt.row_bytes(256), 256 // fmt.block_size, at(out), 256)
+    run(team, f"embed:{name}", *words, items=1, per_tokens=1, tokens=4)
+    assert fmt.decode is not None
+    want = fmt.decode(rows.reshape(-1).view(fmt.dtype)).reshape(9, 256)
+    assert np.array_equal(out, want[ids])
+
+
+# The interpreter
+
+
+def chain(stages: int, tokens: int, columns: int = 64) -> tuple[Program, np.ndarray, np.ndarray, np.ndarray]:
+    """Stage after stage, each normalizes what the one before wrote: a barrier that leaks changes the result."""
+    a, b = (np.zeros((tokens, columns), np.float32) for _ in range(2))
+    weight = np.random.default_rng(0).standard_normal(columns, np.float32)
+    program = Program(keep=[a, b, weight])
+    for stage in range(stages):
+        source, target = (a, b) if stage % 2 == 0 else (b, a)
+        # The item is a value of 32: rows are cut among threads, differently in every other stage.
+        program.add(
+            "ops:silu_mul", at(source), at(source), at(target), items=columns // 32, per_tokens=1, grain=stage % 3 + 1
+        )
+        words = (at(target), columns, at(weight), float_bits(1e-5), at(target))
+        program.add("ops:rms_norm", *words, items=1, per_tokens=1)
+    return program, a, b, weight
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 16])
+def test_barriers_hold_with_any_number_of_threads(threads: int) -> None:
+    team, one = Team(threads), Team(1)
+    x = np.random.default_rng(1).standard_normal((64, 64), np.float32)
+    program, a, _, _ = chain(40, 64)
+    address = program.link()
+    for tokens in (64, 1, 7, 64, 33):
+        a[:] = x
+        one.run(address, tokens)
+        want = a[:tokens].copy()
+        for _ in range(10):
+            a[:] = x
+            team.run(address, tokens)
+            assert np.array_equal(a[:tokens], want)
+    team.close()
+
+
+def test_programs_alternate_without_mixing(team: Team) -> None:
+    """Late threads must not take work of the next pass for that of the last."""
+    first, a, _, _ = chain(6, 9)
+    second, c, _, _ = chain(3, 40)
+    addresses = first.link(), second.link()
+    x = np.random.default_rng(1).standard_normal((40, 64), np.float32)
+    wants = []
+    for repeat in range(300):
+        a[:], c[:] = x[:9], x
+        team.run(addresses[0], 9)
+        team.run(addresses[1], 40 - repeat % 3)
+        got = a.copy(), c[:30].copy()
+        wants = wants or list(got)
+        assert all(np.array_equal(g, w) for g, w in zip(got, wants, strict=True))
+
+
+def test_independent_ops_share_a_stage(team: Team) -> None:
+    x, weight = np.random.default_rng(0).standard_normal((4, 64), np.float32), np.ones(64, np.float32)
+    outs = [np.zeros_like(x) for _ in range(3)]
+    program = Program()
+    for index, out in enumerate(outs):
+        words = (at(x), 64, at(weight), float_bits(0.0), at(out))
+        program.add("ops:rms_norm", *words, items=1, per_tokens=1, barrier=index == 0)
+    last = np.zeros_like(x)
+    program.add("ops:silu_mul", at(outs[2]), at(outs[1]), at(last), items=2, per_tokens=1)
+    team.run(program.link(), 4)
+    assert np.array_equal(outs[0], outs[1])
+    assert np.array_equal(outs[0], outs[2])
+    assert last.any()
+
+
+def test_workers_end_with_the_team() -> None:
+    before = threading.active_count()
+    team = Team(4)
+    program, a, _, _ = chain(1, 4)
+    address = program.link()
+    team.run(address, 4)
+    assert threading.active_count() == before + 3
+    team.close()
+    assert threading.active_count() == before
+    team.run(address, 4)  # and come back
+    assert threading.active_count() == before + 3
+    del team
+    assert threading.active_count() == before
+    assert np.isfinite(a).all()
+
+
+def test_calls_from_several_threads_take_turns(team: Team) -> None:
+    results = []
+
+    def work(seed: int) -> None:
+        program, a, _, _ = chain(4, 8)
+        address = program.link()
+        x = np.random.default_rng(seed).standard_normal((8, 64), np.float32)
+        for _ in range(20):
+            a[:] = x
+            team.run(address, 8)
+            results.append((seed, a.tobytes()))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(results)) == 4
+
+
+# The cache
+
+
+def test_cache_takes_memory_only_when_used() -> None:
+    cache = KVCache(2, 2, 64, 1000)
+    assert cache.positions == 1024
+    assert cache.nbytes == 2 * 2 * 2 * 64 * 1024 * 2
+    assert cache.keys(1) - cache.keys(0) == 2 * 64 * 1024 * 2
+    with pytest.raises(UnsupportedError, match="cache type"):
+        KVCache(1, 1, 32, 32, "q3_0")
+
+
+def test_default_context_fits_memory() -> None:
+    assert default_context(2048, 1024) == 2048
+    assert default_context(1 << 20, 1 << 40) == 512
+
+
+def test_attention_has_a_tile_for_every_group() -> None:
+    assert tuple(range(1, 9)) == ATTENTION_ROWS
+    assert aligned(10, np.float32).ctypes.data % 4096 == 0

@@ -1,0 +1,244 @@
+"""The runner against a forward pass in plain numpy float64, on tiny seeded models."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gguflike import runner
+from gguflike.arch.rope import llama3_factors
+from gguflike.errors import GGUFError, UnsupportedError
+from gguflike.runner.model import Model
+from tests import naive_model, tiny_gguf
+
+IDS = [5, 17, 256, 99, 3, 250, 42, 42, 7, 128, 0, 299, 64, 31]
+
+
+def relative_error(got: np.ndarray, want: np.ndarray) -> float:
+    return float(np.linalg.norm(got.astype(np.float64) - want) / np.linalg.norm(want))
+
+
+def int8_activations(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """x @ w.T with the activations rounded as matmul.py says."""
+    blocks = x.astype(np.float32).reshape(*x.shape[:-1], -1, 32)
+    scale = np.abs(blocks).max(-1, keepdims=True) / np.float32(127)
+    scale = (scale.view(np.uint32) & ~np.uint32(3)).view(np.float32)
+    rounded = np.rint(blocks * (1 / scale)).astype(np.float64) * scale
+    return rounded.reshape(x.shape) @ w.T
+
+
+@pytest.fixture(scope="module")
+def q8(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runner") / "q8.gguf"
+    tiny_gguf.write(path, "Q8_0")
+    return path
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"tied": True},
+        {"bias": True},
+        {"n_head": 6, "n_head_kv": 2, "head_dim": 16},
+        {"n_head": 3, "n_head_kv": 3, "head_dim": 48},
+        {"n_head": 8, "n_head_kv": 1, "head_dim": 16, "n_ff": 160, "n_embd": 48},
+        {"n_rot": 16},
+    ],
+    ids=lambda c: ",".join(f"{k}={v}" for k, v in c.items()) or "plain",
+)
+def test_float_model_equals_the_definition(tmp_path: Path, changes: dict[str, Any]) -> None:
+    h, weights = tiny_gguf.write(tmp_path / "m.gguf", "F32", **changes)
+    with runner.load(tmp_path / "m.gguf") as model:
+        assert relative_error(model.logits(IDS), naive_model.forward(weights, h, IDS)) < 2e-4
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16"])
+def test_half_models_equal_the_definition(tmp_path: Path, kind: str) -> None:
+    h, weights = tiny_gguf.write(tmp_path / "m.gguf", kind)
+    with runner.load(tmp_path / "m.gguf") as model:
+        assert relative_error(model.logits(IDS), naive_model.forward(weights, h, IDS)) < 2e-4
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q5_1", "Q8_0,F16"])
+def test_quantized_model_equals_int8_activations(tmp_path: Path, kind: str) -> None:
+    h, weights = tiny_gguf.write(tmp_path / "m.gguf", kind)
+    with runner.load(tmp_path / "m.gguf") as model:
+        got = model.logits(IDS)
+        exact = naive_model.forward(weights, h, IDS)
+        assert relative_error(got, exact) < 3e-2
+        if "," not in kind:
+            # Now and then a value falls on the other side of a rounding step: a code of 1/127 of the block's largest.
+            assert relative_error(got, naive_model.forward(weights, h, IDS, linear=int8_activations)) < 6e-3
+
+
+@pytest.mark.parametrize("scaling", ["linear", "yarn", "llama3"])
+def test_rope_scaling(tmp_path: Path, scaling: str) -> None:
+    base = 10000.0 ** (-np.arange(0, 32, 2) / 32)
+    extra: dict[str, Any] = {}
+    tensors = {}
+    if scaling == "llama3":
+        factors = llama3_factors(10000.0, 32, 8.0, 1.0, 4.0, 8.0)
+        tensors = {"rope_freqs.weight": factors}
+        frequencies, magnitude = base / factors, 1.0
+    else:
+        extra = {"rope.scaling.type": scaling, "rope.scaling.factor": 4.0}
+        extra |= {"rope.scaling.original_context_length": 32.0} if scaling == "yarn" else {}
+        frequencies, magnitude = base / 4.0, 1.0
+    if scaling == "yarn":
+        # The paper's "NTK-by-parts" (Peng et al. 2023), with the bounds rounded outwards as Transformers does.
+        low, high = (32 * math.log(32 / (beta * 2 * math.pi)) / (2 * math.log(10000.0)) for beta in (32.0, 1.0))
+        low, high = max(math.floor(low), 0), min(math.ceil(high), 31)
+        ramp = np.clip((np.arange(16) - low) / (high - low), 0, 1)
+        frequencies, magnitude = base / 4.0 * ramp + base * (1 - ramp), 0.1 * math.log(4.0) + 1.0
+    h, weights = tiny_gguf.write(tmp_path / "m.gguf", "F32", extra=extra, tensors=tensors)
+    scaled = dict(weights)
+    for layer in range(h["n_layer"]):  # cosines and sines times m rotate and scale: q . k grows by m**2
+        scaled[f"blk.{layer}.attn_q.weight"] = weights[f"blk.{layer}.attn_q.weight"] * magnitude**2
+    want = naive_model.forward(scaled, h, IDS, frequencies=frequencies)
+    with runner.load(tmp_path / "m.gguf") as model:
+        assert relative_error(model.logits(IDS), want) < 5e-4
+    plain = naive_model.forward(weights, h, IDS)
+    assert relative_error(plain, want) > 1e-2  # the scaling matters here
+
+
+def test_prefill_equals_token_by_token(q8: Path) -> None:
+    with runner.load(q8) as model:
+        ids = (IDS * 9)[:120]
+        at_once = model.logits(ids)
+        for position, token in enumerate(ids):
+            one = model.extend([token], position)[0]
+            assert relative_error(one, at_once[position]) < 6e-3, position
+
+
+def test_pieces_equal_the_whole(q8: Path) -> None:
+    with runner.load(q8) as model:
+        ids = (IDS * 9)[:100]
+        whole = model.logits(ids)
+        parts = [model.extend(ids[a:b], a, all_logits=True) for a, b in ((0, 34), (34, 36), (36, 100))]
+        assert np.array_equal(np.concatenate(parts), whole)
+        assert relative_error(model.extend(ids, 0), whole[-1:]) < 1e-5
+
+
+def test_long_prompt_takes_several_batches(tmp_path: Path) -> None:
+    h, weights = tiny_gguf.write(tmp_path / "m.gguf", "F32", n_ctx=640)
+    ids = np.random.default_rng(1).integers(0, 300, 600).tolist()
+    with runner.load(tmp_path / "m.gguf") as model:
+        assert relative_error(model.logits(ids), naive_model.forward(weights, h, ids)) < 2e-4
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_thread_count_does_not_change_the_result(q8: Path, threads: int) -> None:
+    with runner.load(q8, threads=1) as one, runner.load(q8, threads=threads) as several:
+        assert several.threads == threads
+        assert np.array_equal(one.logits(IDS), several.logits(IDS))
+        assert np.array_equal(one.extend([9], len(IDS)), several.extend([9], len(IDS)))
+
+
+def test_greedy_generation_is_the_argmax_of_the_definition(tmp_path: Path) -> None:
+    h, weights = tiny_gguf.write(tmp_path / "m.gguf", "F32", seed=3)
+    ids = list(IDS)
+    while len(ids) < len(IDS) + 12:
+        ids.append(int(naive_model.forward(weights, h, ids)[-1].argmax()))
+        assert ids[-1] != 256, "the seed must not end early"
+    with runner.load(tmp_path / "m.gguf") as model:
+        result = model.generate(IDS, max_tokens=12).result()
+        assert result.tokens == ids[len(IDS) :]
+        assert result.prompt_tokens == len(IDS)
+        assert result.finish_reason == "length"
+        assert result.prefill_tokens_per_s > 0
+        assert result.decode_tokens_per_s > 0
+
+
+def test_perplexity_by_definition(tmp_path: Path) -> None:
+    h, weights = tiny_gguf.write(tmp_path / "m.gguf", "F32")
+    ids = np.random.default_rng(2).integers(0, 300, 70).tolist()
+    total, count = 0.0, 0
+    for start in range(0, 70, 32):
+        part = ids[start : start + 32]
+        rows = naive_model.forward(weights, h, part)
+        p = np.exp(rows - rows.max(-1, keepdims=True))
+        p /= p.sum(-1, keepdims=True)
+        total -= np.log([p[i, part[i + 1]] for i in range(len(part) - 1)]).sum()
+        count += len(part) - 1
+    with runner.load(tmp_path / "m.gguf") as model:
+        assert model.perplexity(ids, window=32) == pytest.approx(math.exp(total / count), rel=1e-4)
+        with pytest.raises(UnsupportedError, match="too few tokens"):
+            model.perplexity([1])
+
+
+# What is refused
+
+
+def test_unknown_architecture_names_the_known(tmp_path: Path) -> None:
+    tiny_gguf.write(tmp_path / "m.gguf", architecture="mamba9")
+    with pytest.raises(UnsupportedError, match=r"llama.*mamba9"):
+        runner.load(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize("drop", ["blk.1.ffn_down.weight", "output_norm.weight"])
+def test_missing_tensor_is_named(tmp_path: Path, drop: str) -> None:
+    tiny_gguf.write(tmp_path / "m.gguf", drop=drop)
+    with pytest.raises(GGUFError, match="required tensor is missing") as error:
+        runner.load(tmp_path / "m.gguf")
+    assert error.value.tensor == drop
+
+
+def test_wrong_shape_is_named(tmp_path: Path) -> None:
+    wrong = np.zeros((64, 64), np.float32)
+    name = "blk.0.attn_k.weight"
+    tiny_gguf.write(tmp_path / "m.gguf", drop="blk.0.attn_k.weight", tensors={name: wrong}, n_head_kv=1)
+    with pytest.raises(GGUFError, match="wrong shape") as error:
+        runner.load(tmp_path / "m.gguf")
+    assert (error.value.tensor, error.value.expected, error.value.got) == (name, (32, 64), (64, 64))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"head_dim": 8, "n_rot": 8}, "head_dim"),
+        ({"n_ff": 80}, "n_ff"),
+        ({"n_head": 4, "n_head_kv": 3}, "multiple of n_head_kv"),
+        ({"n_rot": 48}, "n_rot at most head_dim"),
+    ],
+)
+def test_shapes_that_ops_cannot_compute(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    tiny_gguf.write(tmp_path / "m.gguf", **changes)
+    with pytest.raises(UnsupportedError, match=message):
+        runner.load(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize(("ids", "message"), [([5, 300], "got 300"), ([-1], "got -1"), ([], "no tokens")])
+def test_bad_token_ids(q8: Path, ids: list[int], message: str) -> None:
+    with runner.load(q8) as model:
+        with pytest.raises(UnsupportedError, match=message):
+            model.logits(ids)
+        with pytest.raises(UnsupportedError, match=message):
+            model.generate(ids)
+
+
+def test_context_overflow(q8: Path) -> None:
+    with runner.load(q8, context=10) as model:
+        with pytest.raises(UnsupportedError, match="at most 10 tokens; got 11"):
+            model.logits([1] * 11)
+        result = model.generate([1] * 7, max_tokens=50).result()
+        assert len(result.tokens) == 3
+        assert result.finish_reason == "context"
+
+
+@pytest.mark.parametrize(("setting", "value"), [("context", 0), ("cache_type", "q4_0")])
+def test_bad_load_settings(q8: Path, setting: str, value: Any) -> None:
+    with pytest.raises(UnsupportedError, match=setting.split("_")[0]):
+        Model(q8, **{setting: value})
+
+
+def test_file_without_architecture(tmp_path: Path) -> None:
+    tiny_gguf.write(tmp_path / "m.gguf")
+    data = (tmp_path / "m.gguf").read_bytes().replace(b"general.architecture", b"general.brchitecture")
+    (tmp_path / "x.gguf").write_bytes(data)
+    with pytest.raises(GGUFError, match=r"general\.architecture"):
+        runner.load(tmp_path / "x.gguf")
