@@ -39,19 +39,16 @@ from typing import Any
 from llvmlite import ir
 
 from gguflike.kernels import tile
-from gguflike.kernels._jit import op
+from gguflike.kernels._jit import jit, op
 from gguflike.kernels.atomics import load_word
 from gguflike.kernels.layout import BLOCK, LAYOUTS, Layout
-from gguflike.kernels.output import load_floats, store_rows
+from gguflike.kernels.output import bias_rows, prefetch, put_bias, put_rows, put_unit
 from gguflike.kernels.records import STEPS, Record, sub_blocks
 from gguflike.kernels.simd import BYTES, FLOATS, I32, INTS, Emitter, address, floats16, operation, void
 
 Op = Callable[[int, int, int, int], None]
 
-
-@operation(floats16)
-def _zero(e: Emitter) -> Any:
-    return e.zero(FLOATS)
+UNIT_SUMS = tile.PANEL_TOKENS * tile.ROW_BYTES  # bytes of the sums of one unit
 
 
 def _dot_record(e: Emitter, layout: Layout, record: Any, codes: Any, scales: Any, sums: Any, total: Any) -> Any:
@@ -99,13 +96,13 @@ def _matvec(layout: Layout) -> Op:
         codes, scales, sums = load_word(args + 24), load_word(args + 32), load_word(args + 40)
         record = load_word(args) + start * records * record_bytes
         for group in range(start, stop):
-            total = _zero()
+            total = bias_rows(args, group)
             for r in range(records):
                 total = dot_record(
                     record, codes + r * weights, scales + r * (weights // 8), sums + r * (weights // 4), total
                 )
                 record += record_bytes
-            store_rows(args, group, 0, total, True)
+            put_rows(args, group, 0, total)
 
     return matvec
 
@@ -115,50 +112,85 @@ def _matmul(layout: Layout) -> Op:
     def unpack(e: Emitter, record: Any, codes: Any, scales: Any) -> None:
         tile.unpack(e, layout, record, codes, scales)
 
-    @operation(void, address, address, address, address)
-    def prepare(e: Emitter, scales: Any, sums: Any, blocks: Any, panel: Any) -> None:
-        tile.prepare(e, layout, scales, sums, blocks, panel)
+    @operation(void, address, address, address, address, address)
+    def prepare(e: Emitter, codes: Any, scales: Any, sums: Any, blocks: Any, panel: Any) -> None:
+        tile.prepare(e, layout, codes, scales, sums, blocks, panel)
 
-    @operation(void, address, address, address, address, address, address)
-    def multiply(e: Emitter, scratch: Any, panel: Any, codes: Any, stride: Any, last: Any, blocks: Any) -> None:
-        tile.multiply(e, layout, scratch, panel, codes, stride, last, blocks)
+    @operation(void, address, address, address, address)
+    def prepare_whole(e: Emitter, codes: Any, scales: Any, sums: Any, panel: Any) -> None:
+        tile.prepare(e, layout, codes, scales, sums, None, panel)
+
+    @operation(void, address, address, address, address, address)
+    def multiply(e: Emitter, scratch: Any, panel: Any, start: Any, sums: Any, blocks: Any) -> None:
+        tile.multiply(e, layout, scratch, panel, start, sums, blocks)
 
     weights, record_bytes = layout.weights, layout.record_bytes
     record_blocks, sub_bytes = weights // BLOCK, sub_blocks(layout) * tile.SUB_BYTES
-    panel_bytes = tile.fields(layout) * tile.FIELD_BYTES
+    token_bytes = tile.token_bytes(layout)
 
-    def matmul(args: int, state: int, start: int, stop: int) -> None:
+    @jit
+    def unpack_unit(packed: int, columns: int, unit: int, column: int, chunk: int, scratch: int) -> None:
+        """32 rows of the columns from ``column`` on."""
+        for group in range(2):
+            record = packed + ((2 * unit + group) * columns + column) // weights * record_bytes
+            for r in range(chunk // weights):
+                block = r * record_blocks
+                unpack(
+                    record + r * record_bytes,
+                    scratch + tile.CODES_AT + block * tile.BLOCK_CODES + group * 64,
+                    scratch + tile.SCALES_AT + block * sub_bytes + group * 64,
+                )
+
+    @jit
+    def prepare_panel(args: int, first: int, count: int, column: int, blocks: int, scratch: int) -> None:
+        """``count`` tokens from ``first`` on, ``blocks`` blocks from ``column`` on."""
         columns = load_word(args + 16)
-        group_bytes = columns // weights * record_bytes
         codes, scales, sums = load_word(args + 24), load_word(args + 32), load_word(args + 40)
-        tokens, scratch = load_word(state), load_word(state + 24)
-        panel = scratch + tile.PANEL_AT
+        for t in range(count):
+            at = (first + t) * columns + column
+            panel = scratch + tile.PANEL_AT + t * token_bytes
+            if blocks == tile.CHUNK_BLOCKS:
+                prepare_whole(codes + at, scales + at // 8, sums + at // 4, panel)
+            else:
+                prepare(codes + at, scales + at // 8, sums + at // 4, blocks, panel)
+
+    @jit
+    def multiply_panel(args: int, scratch: int, start: int, stop: int, first: int, count: int) -> None:
+        """Units start to stop, at most UNITS, by tokens first to first + count, at most PANEL_TOKENS."""
+        columns, packed = load_word(args + 16), load_word(args)
+        # What is unpacked next comes from afar, so a piece of it is asked for with every tile.
+        tiles = (count + tile.TILE_TOKENS - 1) // tile.TILE_TOKENS
+        piece = tile.CHUNK // weights * record_bytes // tiles + 64
+        sums = scratch + tile.SUMS_AT
         for column in range(0, columns, tile.CHUNK):
             chunk = min(tile.CHUNK, columns - column)
             blocks = chunk // BLOCK
+            prepare_panel(args, first, count, column, blocks, scratch)
+            for unit in range(start, stop):
+                unpack_unit(packed, columns, unit, column, chunk, scratch)
+                if unit + 1 < stop:
+                    ahead = packed + (2 * (unit + 1) * columns + column) // weights * record_bytes
+                else:
+                    ahead = packed + (2 * start * columns + column + tile.CHUNK) // weights * record_bytes
+                if column == 0:
+                    put_bias(args, unit, scratch + tile.BIAS_AT)
+                row = sums + (unit - start) * UNIT_SUMS
+                for t in range(0, count, tile.TILE_TOKENS):
+                    panel = scratch + tile.PANEL_AT + t * token_bytes
+                    for line in range(ahead, ahead + piece, 64):
+                        prefetch(line)
+                        prefetch(line + columns // weights * record_bytes)
+                    ahead += piece
+                    multiply(scratch, panel, column == 0, row + t * tile.ROW_BYTES, blocks)
+        for unit in range(start, stop):
+            put_unit(args, sums + (unit - start) * UNIT_SUMS, unit, first, count)
+
+    def matmul(args: int, state: int, start: int, stop: int) -> None:
+        tokens, scratch = load_word(state), load_word(state + 24)
+        for unit in range(start, stop, tile.UNITS):
             for first in range(0, tokens, tile.PANEL_TOKENS):
                 count = min(tile.PANEL_TOKENS, tokens - first)
-                for t in range(first, first + count):
-                    at = t * columns + column
-                    prepare(scales + at // 8, sums + at // 4, blocks, panel + (t - first) * panel_bytes)
-                for unit in range(start, stop):
-                    for group in range(2):
-                        record = load_word(args) + (2 * unit + group) * group_bytes + column // weights * record_bytes
-                        for r in range(chunk // weights):
-                            block = r * record_blocks
-                            unpack(
-                                record + r * record_bytes,
-                                scratch + tile.CODES_AT + block * tile.BLOCK_CODES + group * 64,
-                                scratch + tile.SCALES_AT + block * sub_bytes + group * 64,
-                            )
-                    for t in range(0, count, tile.TILE_TOKENS):
-                        here = codes + (first + t) * columns + column
-                        last = min(tile.TILE_TOKENS, count - t) - 1
-                        multiply(scratch, panel + t * panel_bytes, here, columns, last, blocks)
-                        for i in range(last + 1):
-                            row = scratch + tile.OUT_AT + i * tile.ROW_BYTES
-                            store_rows(args, 2 * unit, first + t + i, load_floats(row), column == 0)
-                            store_rows(args, 2 * unit + 1, first + t + i, load_floats(row + 64), column == 0)
+                multiply_panel(args, scratch, unit, min(unit + tile.UNITS, stop), first, count)
 
     return matmul
 

@@ -13,21 +13,32 @@ from typing import Any
 
 from llvmlite import ir
 
-from gguflike.kernels._jit import op
+from gguflike.kernels._jit import jit, op
 from gguflike.kernels.atomics import load_word
 from gguflike.kernels.layout import FLOATS as FLOAT_TYPES
 from gguflike.kernels.layout import LANES
-from gguflike.kernels.output import load_floats, store_rows
-from gguflike.kernels.simd import F32, FLOATS, I64, INTS, SHORTS, Emitter, address, floats16, operation, target, void
+from gguflike.kernels.output import add_floats, bias_rows, prefetch, put_bias, put_rows, put_unit
+from gguflike.kernels.simd import FLOATS, I32, INTS, SHORTS, Emitter, address, floats16, operation, target, void
 
 Op = Callable[[int, int, int, int], None]
 
-CHUNK = 256  # columns converted at a time: 32 KiB of scratch
+CHUNK = 128  # columns converted at a time: 32 rows of them fill half of a 32 KiB first-level cache
 ROWS_AT_ONCE = 4
 GROUPS = 2
 # Registers decide the tile: a sum for every token and row should stay in them.
 TILE_TOKENS, TILE_GROUPS = (12, 2) if "avx512f" in target()[1] else (6, 1)
-OUT_AT = CHUNK * GROUPS * LANES * 4
+ROW_BYTES = GROUPS * LANES * 4
+
+# As in tile.py, a panel of tokens is copied once for some units of 32 rows, whose sums stay in scratch. Its rows are not
+# a power of two bytes apart, as activations may be: those would fall into the same places of the cache.
+PANEL_TOKENS, UNITS = 96, 8
+TOKEN_BYTES = CHUNK * 4 + 64
+UNIT_SUMS = PANEL_TOKENS * ROW_BYTES
+
+# Byte offsets in scratch, after the converted weights.
+BIAS_AT = CHUNK * ROW_BYTES
+SUMS_AT = BIAS_AT + ROW_BYTES
+PANEL_AT = SUMS_AT + UNITS * UNIT_SUMS
 
 
 def _element_bytes(kind: str) -> int:
@@ -78,14 +89,15 @@ def _matvec(kind: str) -> Op:
                 number = e.minimum(e.int64(r), last)
                 rows.append(e.b.add(weights, e.b.mul(number, e.b.mul(columns, e.int64(size)))))
             for r, total in enumerate(_dot_rows(e, kind, rows, x, columns)):
-                result = e.b.insert_element(result, e.sum(total), ir.Constant(ir.IntType(32), first + r))
+                result = e.b.insert_element(result, e.sum(total), ir.Constant(I32, first + r))
         return result
 
     def matvec(args: int, state: int, start: int, stop: int) -> None:  # noqa: ARG001  # the signature of ops
         weights, rows, columns, x = load_word(args), load_word(args + 8), load_word(args + 16), load_word(args + 24)
         for group in range(start, stop):
             row = LANES * group
-            store_rows(args, group, 0, dot_group(weights + row * columns * size, rows - row - 1, x, columns), True)
+            product = dot_group(weights + row * columns * size, rows - row - 1, x, columns)
+            put_rows(args, group, 0, add_floats(product, bias_rows(args, group)))
 
     return matvec
 
@@ -102,28 +114,48 @@ def _convert(e: Emitter, kind: str, rows: Any, stride: Any, last: Any, count: An
         e.store(value, target_, column * GROUPS * LANES * 4)
 
 
-def _multiply(e: Emitter, scratch: Any, x: Any, stride: Any, last: Any, columns: Any) -> None:
-    """Converted weights by a tile of tokens into scratch's ``out``; ``x`` addresses the first token's chunk, tokens are
-    ``stride`` bytes apart and those after number ``last`` repeat it."""
-    base = e.pointer(scratch)
-    tokens = [e.pointer(x, e.b.mul(e.minimum(e.int64(t), last), stride)) for t in range(TILE_TOKENS)]
+@operation(void, address, address, address)
+def _copy(e: Emitter, x: Any, count: Any, place: Any) -> None:
+    """``count`` floats, rounded up to 16 with zeros."""
+    x, place = e.pointer(x), e.pointer(place)
+
+    def copy(column: Any, _: list[Any]) -> list[Any]:
+        at = e.b.mul(column, e.int64(4))
+        e.store(e.load_masked(FLOATS, x, at, e.first_lanes(e.b.sub(count, column))), place, at)
+        return []
+
+    e.loop(e.int64(0), count, LANES, [], copy)
+
+
+@operation(void, address, address, address, address, address)
+def _multiply(e: Emitter, scratch: Any, panel: Any, columns: Any, start: Any, sums: Any) -> None:
+    """Converted weights by a tile of tokens, added to ``sums``, or to the bias where ``start`` is not 0.
+
+    ``panel`` and ``sums`` are the addresses of the first token's parts.
+    """
+    base, panel = e.pointer(scratch), e.pointer(panel)
+    is_start = e.b.icmp_signed("!=", start, e.int64(0))
+    source = e.pointer(e.b.select(is_start, e.b.add(scratch, e.int64(BIAS_AT)), sums))
+    stride = e.b.select(is_start, e.int64(0), e.int64(ROW_BYTES))
+    sources = [e.pointer(source, e.b.mul(e.int64(t), stride)) for t in range(TILE_TOKENS)]
     for first in range(0, GROUPS, TILE_GROUPS):
         groups = range(first, first + TILE_GROUPS)
 
         def body(column: Any, totals: list[Any], groups: range = groups) -> list[Any]:
-            here = e.pointer(base, e.b.mul(column, e.int64(GROUPS * LANES * 4)))
+            here = e.pointer(base, e.b.mul(column, e.int64(ROW_BYTES)))
             weights = [e.load(FLOATS, here, group * LANES * 4) for group in groups]
+            values = e.pointer(panel, e.b.mul(column, e.int64(4)))
             results = []
-            for t, token in enumerate(tokens):
-                value = e.broadcast(FLOATS, token, e.b.mul(column, e.int64(4)))
+            for t in range(TILE_TOKENS):
+                value = e.broadcast(FLOATS, values, t * TOKEN_BYTES)
                 old = totals[t * TILE_GROUPS : (t + 1) * TILE_GROUPS]
                 results += [e.fma(w, value, total) for w, total in zip(weights, old, strict=True)]
             return results
 
-        sums = e.loop(e.int64(0), columns, 1, [e.zero(FLOATS)] * (TILE_TOKENS * TILE_GROUPS), body)
-        for i, value in enumerate(sums):
+        starts = [e.load(FLOATS, place, group * LANES * 4) for place in sources for group in groups]
+        for i, value in enumerate(e.loop(e.int64(0), columns, 1, starts, body)):
             t, group = divmod(i, TILE_GROUPS)
-            e.store(value, base, OUT_AT + (t * GROUPS + first + group) * LANES * 4)
+            e.store(value, e.pointer(sums), t * ROW_BYTES + (first + group) * LANES * 4)
 
 
 def _matmul(kind: str) -> Op:
@@ -133,33 +165,51 @@ def _matmul(kind: str) -> Op:
     def convert(e: Emitter, rows: Any, stride: Any, last: Any, count: Any, place: Any) -> None:
         _convert(e, kind, rows, stride, last, count, place)
 
-    @operation(void, address, address, address, address, address)
-    def multiply(e: Emitter, scratch: Any, x: Any, stride: Any, last: Any, columns: Any) -> None:
-        _multiply(e, scratch, x, stride, last, columns)
+    @jit
+    def convert_unit(args: int, unit: int, column: int, count: int, scratch: int) -> None:
+        """32 rows of ``count`` columns from ``column`` on."""
+        weights, rows, columns = load_word(args), load_word(args + 8), load_word(args + 16)
+        for group in range(GROUPS):
+            # A second group past the end repeats the last row; nothing of it is stored.
+            row = min(LANES * (GROUPS * unit + group), rows - 1)
+            for k in range(0, count, LANES):
+                source = weights + (row * columns + column + k) * size
+                place = scratch + (k * GROUPS + group) * LANES * 4
+                convert(source, columns * size, rows - row - 1, count - k, place)
+
+    @jit
+    def multiply_panel(args: int, scratch: int, start: int, stop: int, first: int, count: int) -> None:
+        """Units start to stop, at most UNITS, by tokens first to first + count, at most PANEL_TOKENS."""
+        columns, x = load_word(args + 16), load_word(args + 24)
+        panel, sums = scratch + PANEL_AT, scratch + SUMS_AT
+        tiles = (count + TILE_TOKENS - 1) // TILE_TOKENS
+        for column in range(0, columns, CHUNK):
+            width = min(CHUNK, columns - column)
+            for t in range(count):
+                _copy(x + ((first + t) * columns + column) * 4, width, panel + t * TOKEN_BYTES)
+            for unit in range(start, stop):
+                convert_unit(args, unit, column, width, scratch)
+                if column == 0:
+                    put_bias(args, unit, scratch + BIAS_AT)
+                row = sums + (unit - start) * UNIT_SUMS
+                ahead = unit + 1 if unit + 1 < stop else start
+                ahead_at = column if unit + 1 < stop else column + CHUNK
+                for t in range(0, count, TILE_TOKENS):
+                    # What is converted next comes from afar, so some rows of it are asked for with every tile.
+                    for r in range(t // TILE_TOKENS, 2 * LANES, tiles):
+                        line = load_word(args) + ((2 * LANES * ahead + r) * columns + ahead_at) * size
+                        for at in range(0, CHUNK * size, 64):
+                            prefetch(line + at)
+                    _multiply(scratch, panel + t * TOKEN_BYTES, width, column == 0, row + t * ROW_BYTES)
+        for unit in range(start, stop):
+            put_unit(args, sums + (unit - start) * UNIT_SUMS, unit, first, count)
 
     def matmul(args: int, state: int, start: int, stop: int) -> None:
-        weights, rows, columns, x = load_word(args), load_word(args + 8), load_word(args + 16), load_word(args + 24)
         tokens, scratch = load_word(state), load_word(state + 24)
-        for unit in range(start, stop):
-            for column in range(0, columns, CHUNK):
-                count = min(CHUNK, columns - column)
-                for group in range(GROUPS):
-                    # A second group past the end repeats the last row; nothing of it is stored.
-                    row = min(LANES * (GROUPS * unit + group), rows - 1)
-                    for k in range(0, count, LANES):
-                        convert(
-                            weights + (row * columns + column + k) * size,
-                            columns * size,
-                            rows - row - 1,
-                            count - k,
-                            scratch + (k * GROUPS + group) * LANES * 4,
-                        )
-                for t in range(0, tokens, TILE_TOKENS):
-                    last = min(TILE_TOKENS, tokens - t) - 1
-                    multiply(scratch, x + (t * columns + column) * 4, columns * 4, last, count)
-                    for i in range((last + 1) * GROUPS):
-                        value = load_floats(scratch + OUT_AT + i * LANES * 4)
-                        store_rows(args, GROUPS * unit + i % GROUPS, t + i // GROUPS, value, column == 0)
+        for unit in range(start, stop, UNITS):
+            for first in range(0, tokens, PANEL_TOKENS):
+                count = min(PANEL_TOKENS, tokens - first)
+                multiply_panel(args, scratch, unit, min(unit + UNITS, stop), first, count)
 
     return matmul
 
