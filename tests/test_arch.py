@@ -165,12 +165,15 @@ def test_rope_permutation_pairs_what_rotates_together() -> None:
 
 def test_unknown_config_keys_are_errors() -> None:
     spec = registry.for_config(tiny.config())
-    for key, value in {"logit_softcapping": 30.0, "quantization_config": {"bits": 4}, "use_rope": False}.items():
+    with pytest.raises(UnsupportedError, match="quantization_config: the checkpoint is quantized already"):
+        hparams.from_config(spec, tiny.config(quantization_config={"bits": 4}))
+    for key, value in {"logit_softcapping": 30.0, "use_rope": False}.items():
         with pytest.raises(UnsupportedError, match=f"config.json: {key}"):
             hparams.from_config(spec, tiny.config(**{key: value}))
         h, _ = hparams.from_config(spec, tiny.config(**{key: value}), ignore=[key])
         assert h["n_embd"] == 32
-    hparams.from_config(spec, tiny.config(_name_or_path="x", pretraining_tp=1) | {"rope_extra": None})
+    inert = {"_name_or_path": "x", "pretraining_tp": 1, "rope_extra": None, "temperature": 0.6, "rope_theta": 1e10}
+    hparams.from_config(spec, tiny.config() | inert)
     with pytest.raises(UnsupportedError, match=r"hidden_act.*expected 'silu' or 'swish'; got 'gelu'"):
         hparams.from_config(spec, tiny.config(hidden_act="gelu"))
 

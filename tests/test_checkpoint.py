@@ -259,6 +259,9 @@ def test_hub_ids_go_to_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         checkpoint.open(tmp_path / "nothing")
     with pytest.raises(CheckpointError, match="got a file"):
         checkpoint.open(folder / "config.json")
+    (tmp_path / "x.gguf").touch()
+    with pytest.raises(CheckpointError, match="got a file; a GGUF file is quantized with"):
+        checkpoint.open(tmp_path / "x.gguf")
 
 
 def test_a_hub_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,6 +113,25 @@ def test_a_source_that_changes_meanwhile(f32: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "b.gguf").exists()
 
 
+def test_a_split_model_is_one_source(f32: Path, tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama", split_max_tensors=8)
+    for name, tensor in tiny.gguf_tensors(f32).items():
+        writer.add_tensor(name, np.array(tensor.data))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    shards = sorted(tmp_path.glob("m-*.gguf"))
+    assert len(shards) == 3
+    quantize_file(shards[0], tmp_path / "x.gguf", "Q8_0")
+    quantize_file(f32, tmp_path / "y.gguf", "Q8_0")
+    x, y = tiny.gguf_tensors(tmp_path / "x.gguf"), tiny.gguf_tensors(tmp_path / "y.gguf")
+    assert {n: t.data.tobytes() for n, t in x.items()} == {n: t.data.tobytes() for n, t in y.items()}
+    assert not any(key.startswith("split.") for key in tiny.gguf_fields(tmp_path / "x.gguf"))
+    with pytest.raises(OutputError, match="the target is also a source"):
+        quantize_file(shards[0], shards[2], "Q8_0")
+
+
 def test_not_finite_in_a_gguf(tmp_path: Path) -> None:
     x = np.ones((4, 64), "f4")
     x[2, 3] = np.nan

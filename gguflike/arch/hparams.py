@@ -47,11 +47,18 @@ def _check_keys(spec: ArchSpec, config: Mapping[str, Any], ignore: frozenset[str
         allowed = spec.config_values.get(key)
         if key in known or key.startswith("_") or value is None:
             continue
+        if key == "quantization_config":
+            raise UnsupportedError(
+                "the checkpoint is quantized already",
+                field=f"config.json: {key}",
+                got=repr(value)[:120],
+                remedy="convert the original, in bfloat16 or float32",
+            )
         if allowed is None:
             raise UnsupportedError(
                 f"config key that {spec.hf_names[0]} is not known to have",
                 field=f"config.json: {key}",
-                got=repr(value),
+                got=repr(value)[:120],
                 remedy="if it does not change what the model computes, name it in ignore_config",
             )
         if value not in allowed:
@@ -117,9 +124,9 @@ def _set(h: dict[str, Any], row: HParam, value: Any, error: GGUFLikeError) -> No
 
 
 def _number(kind: type, value: Any, error: GGUFLikeError) -> int | float:
-    number = not isinstance(value, bool) and isinstance(value, int | float)
-    if not number or not math.isfinite(value) or not 0 < value < _LIMIT or (kind is int and value != int(value)):
-        expected = f"a positive {'integer' if kind is int else 'number'} below 2**31"
+    number = not isinstance(value, bool) and isinstance(value, int | float) and 0 < value < math.inf
+    if not number or (kind is int and (value >= _LIMIT or value != int(value))):
+        expected = "a positive integer below 2**31" if kind is int else "a positive number"
         raise type(error)("wrong kind of value", field=error.field, expected=expected, got=repr(value)[:80])
     return int(value) if kind is int else float(value)
 

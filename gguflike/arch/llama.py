@@ -12,6 +12,7 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
+from gguflike.arch.inert import PRETRAINED_KEYS
 from gguflike.arch.rope import llama3_factors, recognise_llama3
 from gguflike.arch.spec import ArchSpec, Graph, HParam, HParams, TensorRule
 from gguflike.arch.transforms import RopePermute
@@ -60,29 +61,14 @@ COMMON_HPARAMS = (
 )
 
 # Keys of config.json that describe training, serving or the file itself, not what the model computes.
-INERT_KEYS = frozenset(
-    {
-        "architectures",
-        "attention_dropout",
-        "auto_map",
-        "bos_token_id",
-        "dtype",
-        "eos_token_id",
-        "initializer_range",
-        "is_llama_config",
-        "model_type",
-        "pad_token_id",
-        "pretraining_tp",  # splits the same matrix products over devices
-        "rope_interleaved",  # SmolLM's trainer's note; LlamaForCausalLM does not read it
-        "torch_dtype",
-        "transformers.js_config",
-        "transformers_version",
-        "unk_token_id",
-        "unsloth_fixed",
-        "unsloth_version",
-        "use_cache",
-    }
-)
+INERT_KEYS = PRETRAINED_KEYS | {
+    "attention_dropout",
+    "initializer_range",
+    "is_llama_config",
+    "pretraining_tp",  # splits the same matrix products over devices
+    "rope_interleaved",  # a note of SmolLM's trainer; LlamaForCausalLM does not read it
+    "use_cache",
+}
 
 
 def llama3_rope_freqs(h: HParams) -> npt.NDArray[np.float32]:

@@ -51,6 +51,7 @@ def open(source: str | os.PathLike[str], revision: str | None = None) -> Checkpo
         path=folder,
         expected="a folder with config.json and *.safetensors, or a Hugging Face id such as org/name",
         got="a file" if folder.exists() else "nothing there",
+        remedy="a GGUF file is quantized with `gguflike quantize`" if folder.suffix == ".gguf" else None,
     )
 
 

@@ -1,8 +1,8 @@
 """Checkpoint to GGUF, GGUF to GGUF, and back."""
 
-from gguflike.convert.export import ExportPlan, export
 from gguflike.convert.from_checkpoint import convert
 from gguflike.convert.plan import ConversionPlan, PlannedTensor
 from gguflike.convert.quantize import quantize_file
+from gguflike.convert.to_checkpoint import ExportPlan, export
 
 __all__ = ["ConversionPlan", "ExportPlan", "PlannedTensor", "convert", "export", "quantize_file"]

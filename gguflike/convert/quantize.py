@@ -20,7 +20,7 @@ from gguflike.convert import recipe as recipes
 from gguflike.convert.execute import Progress, execute
 from gguflike.convert.plan import ConversionPlan
 from gguflike.convert.recipe import Facts, Recipe
-from gguflike.convert.sources import GGUFSource, Source, stamp
+from gguflike.convert.sources import GGUFSource, Source, closing_sources, stamp
 from gguflike.tensor import Method
 
 _DROPPED = ("split.", "gguflike.digest.", "gguflike.recipe", "gguflike.imatrix")
@@ -69,15 +69,16 @@ def quantize_file(
         )
         reads = file.paths
     if not dry_run:
-        execute(
-            planned,
-            reads=reads,
-            executor=executor,
-            progress=progress,
-            threads=threads,
-            method=method,
-            overwrite=overwrite,
-        )
+        with closing_sources():
+            execute(
+                planned,
+                reads=reads,
+                executor=executor,
+                progress=progress,
+                threads=threads,
+                method=method,
+                overwrite=overwrite,
+            )
     return planned
 
 

@@ -6,7 +6,8 @@ A source is a small description that can be sent to another process and reads it
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -120,6 +121,15 @@ def _opened(path: str, stamps: tuple[Stamp, ...]) -> container.GGUFFile:
     if tuple(stamp(each) for each in file.paths) != stamps:
         raise GGUFError("file changed while it was being read", path=path)
     return file
+
+
+@contextmanager
+def closing_sources() -> Iterator[None]:
+    """Let go, at the end, of the files that sources have opened in this process."""
+    try:
+        yield
+    finally:
+        _opened.cache_clear()
 
 
 def _plain(part: QuantizedTensor) -> Floats:

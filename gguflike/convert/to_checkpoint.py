@@ -20,7 +20,7 @@ from gguflike.container import GGUFFile
 from gguflike.convert.encode import SCALARS, SLAB_BYTES, limit_of
 from gguflike.convert.execute import Progress
 from gguflike.convert.folder import new_folder
-from gguflike.convert.sources import Floats, GGUFSource, slabs, stamp
+from gguflike.convert.sources import Floats, GGUFSource, closing_sources, slabs, stamp
 from gguflike.errors import GGUFError, UnsupportedError
 
 DTYPES: Mapping[str, str] = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
@@ -61,7 +61,7 @@ def export(
 
     ``dtype`` is f32, f16, bf16, or auto: what the weight matrices are stored in where that is one of them, float32
     where they are quantized, because only float32 holds every dequantized value exactly. Under auto a vector that the
-    dtype does not hold exactly stays float32. The folder appears complete or not at all; one that exists is not touched.
+    dtype does not hold exactly stays float32. The folder appears complete or not at all; one that exists is left alone.
     """
     with container.open(file) as opened:
         plan, sources = _plan(opened, Path(folder), dtype)
@@ -83,7 +83,7 @@ def export(
             "tokenizer.json": tokenizer_json_from_metadata(opened.metadata),
             "tokenizer_config.json": tokenizer_config_from_metadata(opened.metadata),
         }
-        with new_folder(plan.target, plan.tensor_bytes + _HEADER_ROOM) as temporary:
+        with closing_sources(), new_folder(plan.target, plan.tensor_bytes + _HEADER_ROOM) as temporary:
             write_tensors(temporary, plan.files, parts)
             for name, document in documents.items():
                 write_json(temporary / name, document)
