@@ -1,0 +1,132 @@
+"""Encoders of the block types with lattice codebooks: IQ1_S, IQ1_M, IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS and IQ3_S.
+
+``search`` minimizes the weighted squared error over points, signs, integer scales and d of a super-block together
+(lattice_block.py, lattice_scales.py). ``absmax`` is the plain rule: d from the largest magnitude of the super-block,
+each integer scale from the largest magnitude of its sub-block, then the nearest codebook points. The plain rule is one
+of the samples that ``search`` starts from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike.blocks import FORMATS, codebooks
+from gguflike.kernels._jit import run_rows
+from gguflike.kernels.dispatch import register
+from gguflike.kernels.encode import lattice_layout as fields
+from gguflike.kernels.encode.lattice_block import EVEN, FREE, NONE, SUPER, Shape, places
+from gguflike.kernels.encode.lattice_rows import Effort, encode_blocks
+from gguflike.kernels.encode.lattice_tables import Codebook, halve
+from gguflike.kernels.lanes import LANES
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """A block type with a lattice codebook, and the range of scales that its search samples.
+
+    Scales of sub-blocks of ``size`` weights are factor * d * (2 k + 1), k = 0 .. top. ``low`` to ``high``: sample
+    scales relative to (root mean square of the sub-block) / (root mean square of the codebook); ``rungs``: how many.
+    """
+
+    grid: Callable[[], Array]
+    size: int
+    top: int
+    factor: float
+    signs: int
+    fields: Callable[[fields.Symbols], list[fields.Field]]
+    low: float
+    high: float
+    rungs: int
+    shifts: tuple[float, ...] = (0.0,)
+    rounds: int = 1
+
+    def shape(self) -> Shape:
+        grid = self.grid()
+        dim = grid.shape[1]
+        return Shape(
+            dim=dim,
+            parts=8 // dim,
+            columns=SUPER // dim // LANES,
+            log_unit=(self.size // 8).bit_length() - 1,
+            top=self.top,
+            factor=self.factor,
+            largest=float(np.abs(grid).max() + max(self.shifts)),
+            signs=self.signs,
+            shared_shift=self.size == 32,
+        )
+
+    def effort(self, method: str) -> Effort:
+        if method == "absmax":
+            return Effort(np.empty(0, np.float32), np.empty(0, np.float32), 0)
+        root = np.sqrt(np.mean(self.grid().astype(np.float64) ** 2))
+        ladder = _ladder(self.low / root, self.high / root, self.rungs)
+        return Effort(ladder, _ladder(0.85, 1.6, 2 * LANES), self.rounds)
+
+
+def _ladder(low: float, high: float, count: int) -> npt.NDArray[np.float32]:
+    return np.geomspace(low, high, count).astype(np.float32)
+
+
+_DELTA = (0.125, -0.125)
+LATTICES = {
+    "IQ2_XXS": Lattice(codebooks.iq2_xxs, 32, 15, 1 / 8, EVEN, fields.iq2_xxs, 0.72, 1.4, 5),
+    "IQ2_XS": Lattice(codebooks.iq2_xs, 16, 15, 1 / 8, EVEN, fields.iq2_xs, 0.72, 1.4, 5),
+    "IQ2_S": Lattice(codebooks.iq2_s, 16, 15, 1 / 8, FREE, fields.iq2_s, 0.72, 1.4, 5),
+    "IQ3_XXS": Lattice(codebooks.iq3_xxs, 32, 15, 1 / 4, EVEN, fields.iq3_xxs, 0.8, 1.7, 9),
+    "IQ3_S": Lattice(codebooks.iq3_s, 32, 15, 1.0, FREE, fields.iq3_s, 0.8, 1.7, 9),
+    "IQ1_S": Lattice(codebooks.iq1, 32, 7, 1.0, NONE, fields.iq1_s, 0.78, 1.25, 5, _DELTA),
+    "IQ1_M": Lattice(codebooks.iq1, 16, 7, 1.0, NONE, fields.iq1_m, 0.78, 1.25, 5, _DELTA),
+}
+
+
+@cache
+def _codebook(name: str) -> Codebook:
+    return halve(LATTICES[name].grid(), LATTICES[name].shifts)
+
+
+def _tile(vectors: int, dtype: Any) -> Array:
+    """Zeros, aligned to a vector."""
+    raw = np.zeros((vectors + 1) * LANES, dtype)
+    skip = -(raw.ctypes.data // raw.itemsize) % LANES
+    return raw[skip : skip + vectors * LANES]
+
+
+def _encode_rows(start: int, stop: int, x: Array, out: Array, weights: Array, name: str, method: str) -> None:
+    """Encode rows ``start .. stop-1``, in scratch memory of their own."""
+    lattice, book = LATTICES[name], _codebook(name)
+    shape, effort = lattice.shape(), lattice.effort(method)
+    symbols = fields.Symbols(shape.dim, lattice.size)
+    size = FORMATS[name].block_bytes
+    at = places(shape, book, len(effort.ladder) + 2 + 2 * effort.rounds)
+    encode_blocks(
+        x[start:stop].reshape(-1, SUPER),
+        weights,
+        out[start:stop].reshape(-1, size),
+        book,
+        shape,
+        effort,
+        fields.layout(lattice.fields(symbols), size),
+        at,
+        _tile(at.size, np.float32),
+        _tile(at.ints, np.int32),
+        _tile(symbols.vectors, np.int32),
+    )
+
+
+def _register(name: str) -> None:
+    @register("encode", name)
+    def encode(x: Array, out: Array, weights: Array | None, method: str, threads: int | None) -> None:
+        importance = np.empty((1, 0), np.float32) if weights is None else weights.reshape(-1, SUPER)
+        run_rows(_encode_rows, len(x), x, out, importance, name, method, threads=threads)
+
+
+for _name in LATTICES:
+    _register(_name)

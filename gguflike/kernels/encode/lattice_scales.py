@@ -1,0 +1,179 @@
+"""The scales of a super-block: which to sample, and the d and k that are best for the points found.
+
+For fixed points the error of a sub-block is a parabola in its scale, so all k and all samples compete at every d tried.
+``Shape``, ``Places`` and the scratch memory ``f``, ``n`` are those of lattice_block.py. Scales inside are relative to
+the block's largest magnitude; d itself is a float32 that float16 holds exactly.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gguflike.kernels._jit import inner
+from gguflike.kernels.encode.lattice_block import OCTETS, Places, Shape, add_octets
+from gguflike.kernels.encode.permute import evens, gather, odds
+from gguflike.kernels.encode.search import F16_MIN, to_f16_grid
+from gguflike.kernels.lanes import LANES, int_lanes, lanes, load, maximum, minimum, store, to_float, to_int, where
+
+_HUGE = np.float32(1e10)  # relative scales above this are equally useless, and their squares stay finite
+
+
+@inner
+def _stored(step: Any, shape: Shape, largest: float) -> Any:
+    """The float16 values nearest to relative scale steps, finite and above zero."""
+    return maximum(to_f16_grid(step * lanes(largest) / lanes(np.float32(shape.factor))), lanes(F16_MIN))
+
+
+@inner
+def _relative(d: Any, shape: Shape, largest: float) -> Any:
+    """The scale step that a float16 d amounts to."""
+    return minimum(d * np.float32(shape.factor) / lanes(largest), lanes(_HUGE))
+
+
+@inner
+def first_scales(shape: Shape, ladder: Any, at: Places, f: Any, n: Any, largest: float) -> Any:
+    """Sample scales: the ladder of each sub-block, then the plain rule's scale, twice. Picks the latter; returns its d.
+
+    Plain rule: d lets the largest magnitude of the block meet the largest coordinate of a point at the largest k; each
+    k is the nearest to what does the same for its sub-block.
+    """
+    d = _stored(lanes(np.float32(1 / (shape.largest * (2 * shape.top + 1)))), shape, largest)
+    store(f, at.tries, d)
+    step = _relative(d, shape, largest)
+    energy = add_octets(shape, load(f, at.octets), load(f, at.octets + 1))
+    mass = add_octets(shape, load(f, at.octets + 2), load(f, at.octets + 3))
+    store(f, at.tries + 1, energy / where(mass > np.float32(0), mass, lanes(np.float32(1))))
+    for b in range(LANES):
+        f[(at.tries + 1) * LANES + b] = np.sqrt(f[(at.tries + 1) * LANES + b])
+    root = load(f, at.tries + 1)
+    for m in range(len(ladder)):
+        store(f, at.scale + m, maximum(root * ladder[m], step))
+    low, high = load(f, at.octets + 4), load(f, at.octets + 5)
+    peak = maximum(evens(low, high), odds(low, high))
+    if shape.log_unit == 2:
+        peak = maximum(evens(peak, peak), odds(peak, peak))
+    k = minimum(peak / (step * np.float32(2 * shape.largest)), lanes(np.float32(shape.top)))
+    store(n, at.pick, to_int(k))
+    store(n, at.pick + 1, int_lanes(len(ladder)))
+    k = to_float(to_int(k))
+    store(f, at.scale + len(ladder), (k + k + np.float32(1)) * step)
+    store(f, at.scale + len(ladder) + 1, (k + k + np.float32(1)) * step)
+    return f[at.tries * LANES]
+
+
+@inner
+def _best_k(ideal: Any, quarter: Any, top: int) -> Any:
+    """The k whose scale is nearest to half of ``ideal``; ``quarter`` = 1 / (4 step)."""
+    k = minimum(maximum(ideal * quarter, lanes(np.float32(0))), lanes(np.float32(top)))
+    return to_float(to_int(k))
+
+
+@inner
+def choose(shape: Shape, at: Places, f: Any, n: Any, d: float, largest: float, samples: int) -> None:
+    """Best k and sample of every sub-block at a given d, into ``pick``."""
+    step = _relative(lanes(d), shape, largest)
+    quarter = np.float32(0.25) / step
+    best = lanes(np.float32(-np.inf))
+    best_k = best
+    best_m = int_lanes(0)
+    for m in range(samples):
+        k = _best_k(load(f, at.ideal + m), quarter, shape.top)
+        scale = (k + k + np.float32(1)) * step
+        gain = scale * (load(f, at.dot + m) - scale * load(f, at.norm + m))
+        better = gain > best
+        best, best_k = where(better, gain, best), where(better, k, best_k)
+        best_m = where(better, int_lanes(m), best_m)
+    store(n, at.pick, to_int(best_k))
+    store(n, at.pick + 1, best_m)
+
+
+@inner
+def _reach(at: Places, f: Any, samples: int) -> Any:
+    """The largest of the sub-blocks' best scales."""
+    reach = lanes(np.float32(0))
+    best = reach
+    for m in range(samples):
+        ideal = load(f, at.ideal + m)
+        gain = load(f, at.dot + m) * ideal
+        reach, best = where(gain > best, ideal, reach), maximum(gain, best)
+    store(f, at.tries, reach)
+    largest = np.float32(0)
+    for b in range(LANES):
+        largest = max(largest, f[at.tries * LANES + b])
+    return largest * np.float32(0.5)
+
+
+@inner
+def search_d(shape: Shape, spread: Any, at: Places, f: Any, largest: float, start: float, samples: int) -> Any:
+    """The best d for the samples taken, one candidate per lane; ``start`` stands in for the first.
+
+    ``spread``: candidates, relative to the d that just holds the largest sub-block scale; a multiple of 16 of them.
+    Returns 0 if no d is better than zeros.
+    """
+    base = _reach(at, f, samples) / np.float32(2 * shape.top + 1)
+    best_gain, best_d = np.float32(0), np.float32(0)
+    for c in range(len(spread) // LANES):
+        store(f, at.tries, _stored(load(spread, c) * base, shape, largest))
+        if c == 0:
+            f[at.tries * LANES] = start
+        step = _relative(load(f, at.tries), shape, largest)
+        quarter = np.float32(0.25) / step
+        total = lanes(np.float32(0))
+        for b in range(OCTETS >> shape.log_unit):
+            best = lanes(np.float32(-np.inf))
+            for m in range(samples):
+                k = _best_k(lanes(f[(at.ideal + m) * LANES + b]), quarter, shape.top)
+                scale = (k + k + np.float32(1)) * step
+                gain = scale * (f[(at.dot + m) * LANES + b] - scale * f[(at.norm + m) * LANES + b])
+                best = maximum(gain, best)
+            total = total + best
+        store(f, at.tries + 1, total)
+        for i in range(LANES):
+            if f[(at.tries + 1) * LANES + i] > best_gain:
+                best_gain, best_d = f[(at.tries + 1) * LANES + i], f[at.tries * LANES + i]
+    return best_d
+
+
+@inner
+def picked(at: Places, f: Any, n: Any, table: int) -> Any:
+    """A number of each sub-block at the sample chosen for it."""
+    return gather(f, (load(n, at.pick + 1) + table) * LANES + load(n, at.lane))
+
+
+@inner
+def resample(shape: Shape, at: Places, f: Any, n: Any, d: float, largest: float, m: int) -> None:
+    """Sample scales m and m + 1: the chosen ones, and their neighbours on the side where the ideal scale lies."""
+    step = _relative(lanes(d), shape, largest)
+    k = to_float(load(n, at.pick))
+    scale = (k + k + np.float32(1)) * step
+    above = picked(at, f, n, at.ideal) > scale + scale
+    k = where(above, k + np.float32(1), maximum(k - np.float32(1), lanes(np.float32(0))))
+    k = minimum(k, lanes(np.float32(shape.top)))
+    store(f, at.scale + m, scale)
+    store(f, at.scale + m + 1, (k + k + np.float32(1)) * step)
+
+
+@inner
+def refit(shape: Shape, at: Places, f: Any, n: Any, d: float, largest: float, change: Any) -> Any:
+    """The float16 nearest to the best d for the chosen points and k, if it is better than ``d``.
+
+    ``change``: what to add to the products with the points since they were sampled.
+    """
+    k = to_float(load(n, at.pick))
+    steps = k + k + np.float32(1)
+    store(f, at.tries, (picked(at, f, n, at.dot) + change) * steps)
+    store(f, at.tries + 1, picked(at, f, n, at.norm) * steps * steps)
+    dots, norms = np.float32(0), np.float32(0)
+    for b in range(LANES):
+        dots += f[at.tries * LANES + b]
+        norms += f[(at.tries + 1) * LANES + b]
+    if dots <= 0 or norms <= 0:
+        return d
+    store(f, at.tries, _stored(lanes(dots / (norms + norms)), shape, largest))
+    f[at.tries * LANES + 1] = d
+    step = _relative(load(f, at.tries), shape, largest)
+    store(f, at.tries + 1, step * (dots - step * norms))
+    better = f[(at.tries + 1) * LANES] > f[(at.tries + 1) * LANES + 1]
+    return f[at.tries * LANES] if better else d
