@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gguflike.errors import UnsupportedError
+from gguflike.errors import CheckpointError, UnsupportedError
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -187,12 +187,21 @@ def splits_of(pre_tokenizer: Mapping[str, Any] | None) -> list[str]:
 
 
 def flatten(node: Mapping[str, Any] | None, children: str = "pretokenizers") -> list[Mapping[str, Any]]:
-    """The steps of a (nested) Sequence node of tokenizer.json, in order."""
-    if node is None:
-        return []
-    if node.get("type") == "Sequence":
-        return [step for child in node.get(children, ()) for step in flatten(child, children)]
-    return [node]
+    """The steps of a (nested) Sequence node of tokenizer.json, in order. CheckpointError for what is no such node."""
+    steps: list[Mapping[str, Any]] = []
+    waiting: list[Any] = [] if node is None else [node]
+    while waiting:
+        step = waiting.pop()
+        below = step.get(children) if isinstance(step, Mapping) and step.get("type") == "Sequence" else None
+        if not isinstance(step, Mapping) or not isinstance(below, (list, type(None))):
+            raise CheckpointError(
+                "malformed tokenizer.json", path="tokenizer.json", field=children, got=repr(step)[:200]
+            )
+        if step.get("type") == "Sequence":
+            waiting += reversed(below or [])
+        else:
+            steps.append(step)
+    return steps
 
 
 def _split(step: Mapping[str, Any]) -> str:

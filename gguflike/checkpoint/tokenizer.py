@@ -60,8 +60,8 @@ def metadata_from_folder(
     something that GGUF has no way to say.
     """
     source = TokenizerFiles(folder)
-    tokens = _vocabulary(source, _vocab_size(config))
     spm = _is_sentencepiece(source)
+    tokens = _vocabulary(source, _vocab_size(config))
     special = _special_ids(source, tokens, config, generation_config)
     types = _types(source, tokens, special.get("unk") if spm else None)
     metadata: dict[str, Any] = {MODEL: "llama" if spm else "gpt2"}
@@ -144,9 +144,7 @@ def _entries(source: TokenizerFiles) -> Iterator[tuple[Any, Any]]:
         )
     yield from vocab.items()
     for entry in source.added:
-        if not isinstance(entry, dict):
-            raise CheckpointError("malformed tokenizer.json", path=source.path, field="added_tokens")
-        yield entry.get("content"), entry.get("id")
+        yield entry["content"], entry.get("id")
 
 
 def _types(source: TokenizerFiles, tokens: list[str], unknown: int | None) -> list[int]:
@@ -214,9 +212,10 @@ def _adds(source: TokenizerFiles, role: str, text: str) -> bool:
         return stated
     for step in pretokenizers.flatten(source.node("post_processor"), "processors"):
         if step.get("type") == "TemplateProcessing":
-            single = step.get("single") or [{}]
-            piece = single[0 if role == "bos" else -1]
-            if len(single) > 1 and (piece.get("SpecialToken") or {}).get("id") == text:
+            single = step.get("single")
+            piece = single[0 if role == "bos" else -1] if isinstance(single, list) and len(single) > 1 else None
+            token = piece.get("SpecialToken") if isinstance(piece, dict) else None
+            if isinstance(token, dict) and token.get("id") == text:
                 return True
     return False
 

@@ -27,8 +27,10 @@ class TokenizerFiles:
         self.special_map = _optional(folder / "special_tokens_map.json")
         self.model = self._part("model", dict)
         self.added: list[dict[str, Any]] = self._part("added_tokens", list) if document.get("added_tokens") else []
-        if not all(isinstance(entry, dict) for entry in self.added):
-            raise CheckpointError("malformed tokenizer.json", path=self.path, field="added_tokens", expected="objects")
+        if not all(isinstance(entry, dict) and isinstance(entry.get("content"), str) for entry in self.added):
+            raise CheckpointError(
+                "malformed tokenizer.json", path=self.path, field="added_tokens", expected="objects with id and content"
+            )
         extra = _optional(folder / "added_tokens.json")
         known = {entry.get("content") for entry in self.added}
         self.added += [
@@ -51,13 +53,13 @@ class TokenizerFiles:
 
     def token_text(self, role: str) -> str | None:
         """Text of the special token for ``role`` as the tokenizer's own files name it."""
-        for mapping in (self.config, self.special_map):
+        for mapping in (self.config, self.special_map, self.model if role == "unk" else {}):
             entry = mapping.get(f"{role}_token")
             if isinstance(entry, dict):
                 entry = entry.get("content")
             if isinstance(entry, str):
                 return entry
-        return self.model.get("unk_token") if role == "unk" else None
+        return None
 
     def templates(self) -> dict[str, str]:
         """Name -> text. A chat_template.jinja beside the configuration wins, as in transformers."""

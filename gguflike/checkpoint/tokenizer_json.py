@@ -96,7 +96,7 @@ def _added(vocabulary: Vocabulary, index: int) -> dict[str, Any]:
         "content": vocabulary.tokens[index],
         "single_word": False,
         "lstrip": False,
-        "rstrip": False,
+        "rstrip": vocabulary.swallows_space and vocabulary.tokens[index] not in ("<unk>", "<s>", "<|endoftext|>"),
         "normalized": False,
         "special": vocabulary.is_special(index),
     }

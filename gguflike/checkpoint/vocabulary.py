@@ -93,6 +93,7 @@ class Vocabulary:
     add_bos: bool
     add_eos: bool
     add_space_prefix: bool
+    swallows_space: bool = False  # whether markup takes the white space behind it along
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> Vocabulary:
@@ -124,6 +125,7 @@ class Vocabulary:
             add_bos=add_bos,
             add_eos=add_eos,
             add_space_prefix=_flag(metadata, ADD_SPACE, model == "llama"),
+            swallows_space=_is_phi3(metadata),
         )
         if model == "llama":
             vocabulary._check_byte_tokens()
@@ -170,6 +172,12 @@ def _string(metadata: Mapping[str, Any], key: str, default: str | None) -> str:
     if not isinstance(value, str):
         raise GGUFError("wrong type", field=key, expected="a string", got=type(value).__name__)
     return value
+
+
+def _is_phi3(metadata: Mapping[str, Any]) -> bool:
+    """Phi-3 strips what follows its markup. GGUF has no field for that; llama.cpp goes by the model's name."""
+    name = metadata.get("general.name")
+    return isinstance(name, str) and ("phi-3" in name.lower() or "phi3" in name.lower())
 
 
 def _flag(metadata: Mapping[str, Any], key: str, default: bool) -> bool:

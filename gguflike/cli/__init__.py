@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
 
 from gguflike import __version__
+from gguflike.cli.output import clean
 from gguflike.errors import GGUFLikeError
 
 #: Command -> one line of help. Each module ``gguflike.cli.<command>`` has ``add_arguments(parser)`` and ``run(args)``.
@@ -35,6 +37,8 @@ class UsageError(Exception):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0 done, 1 the file or data is bad, 2 usage, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without Unicode must not end in an exception
     try:
         args = _parser(arguments).parse_args(arguments)
     except SystemExit as stop:  # argparse has said why, or printed the help
@@ -94,4 +98,4 @@ def _one_line(error: BaseException) -> str:
         return "out of memory"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+    return clean(" ".join(str(error).split())) or type(error).__name__

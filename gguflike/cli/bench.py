@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import argparse
 
+from gguflike.cli.arguments import positive
 from gguflike.cli.output import print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="GGUF file")
-    parser.add_argument("--threads", type=int, help="threads (default: all CPUs)")
+    parser.add_argument("--threads", type=positive, help="threads (default: all CPUs)")
+    parser.add_argument("--prompt-tokens", type=positive, metavar="N", default=512, help="prompt length (%(default)s)")
+    parser.add_argument("--new-tokens", type=positive, metavar="N", default=128, help="tokens written (%(default)s)")
+    parser.add_argument("--repeat", type=positive, metavar="N", default=3, help="runs; the median counts (%(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON document")
 
 
 def run(args: argparse.Namespace) -> int:
     from gguflike.runner.bench import bench
 
-    result = bench(args.file, threads=args.threads)
+    result = bench(
+        args.file,
+        threads=args.threads,
+        prompt_tokens=args.prompt_tokens,
+        new_tokens=args.new_tokens,
+        repeat=args.repeat,
+    )
     if args.json:
         print_json(result)
     else:
         print(f"load     {result['load_s']:.2f} s")
-        print(f"prefill  {result['prefill_tokens_per_s']:.1f} tokens/s")
-        print(f"decode   {result['decode_tokens_per_s']:.1f} tokens/s")
+        print(f"prefill  {result['prefill_tokens_per_s']:.1f} tokens/s ({result['prompt_tokens']} tokens)")
+        print(f"decode   {result['decode_tokens_per_s']:.1f} tokens/s ({result['new_tokens']} tokens)")
     return 0

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 
+from gguflike.cli.arguments import positive
 from gguflike.cli.generation import add_model_arguments, add_sampling_arguments, load, settings
+from gguflike.cli.output import terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument("--system", metavar="TEXT", help="system message")
-    parser.add_argument("-n", "--tokens", type=int, default=1024, metavar="N", help="tokens per answer (%(default)s)")
+    parser.add_argument("-n", "--tokens", type=positive, default=1024, metavar="N", help="per answer (%(default)s)")
     add_sampling_arguments(parser, 0.7)
 
 
@@ -25,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
         answer = []
         try:
             for piece in model.chat(messages, args.tokens, **settings(args)):
-                print(piece.text, end="", flush=True)
+                print(terminal(piece.text), end="", flush=True)
                 answer.append(piece.text)
         except KeyboardInterrupt:  # stops the answer, not the conversation
             if not sys.stdin.isatty():

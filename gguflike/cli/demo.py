@@ -8,12 +8,13 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from gguflike.cli.output import clean, print_json, progress_bar, size, table
+from gguflike.cli.arguments import positive
+from gguflike.cli.output import clean, print_json, progress_bar, size, table, terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", metavar="DIR", type=Path, help="folder for the files (default: a temporary one)")
-    parser.add_argument("--threads", type=int, help="threads (default: all CPUs)")
+    parser.add_argument("--threads", type=positive, help="threads (default: all CPUs)")
     parser.add_argument("--json", action="store_true", help="one JSON document")
 
 
@@ -39,13 +40,8 @@ def run(args: argparse.Namespace) -> int:
         print(table([header, *cells], right=(1, 2, 3, 4)))
         print(f"\n{best.type} writes:\n", flush=True)
         for piece in demo.write(best.path, threads=args.threads):
-            print(clean_lines(piece), end="", flush=True)
+            print(terminal(piece), end="", flush=True)
         print()
         if args.keep:
             print(f"\nfiles in {clean(str(folder))}")
     return 0
-
-
-def clean_lines(text: str) -> str:
-    """Text with its line ends, other control characters escaped."""
-    return "\n".join(map(clean, text.split("\n")))

@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from gguflike.cli.arguments import positive
 from gguflike.cli.output import clean, print_json, progress_bar, table
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", metavar="A", help="GGUF file")
     parser.add_argument("second", metavar="B", help="GGUF file")
-    parser.add_argument("--threads", type=int, help="threads for decoding (default: all CPUs)")
+    parser.add_argument("--threads", type=positive, help="threads for decoding (default: all CPUs)")
     parser.add_argument("--json", action="store_true", help="one JSON document")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from gguflike.cli.arguments import positive
+
 if TYPE_CHECKING:
     from gguflike.convert import ConversionPlan
 
@@ -26,7 +28,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, default_type: str | No
         metavar="REGEX=TYPE",
         help="type for the tensors whose names match; may be given several times",
     )
-    parser.add_argument("--threads", type=int, help="threads for encoding (default: all CPUs)")
+    parser.add_argument("--threads", type=positive, help="threads for encoding (default: all CPUs)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, read and write no tensor")
     parser.add_argument("--no-overwrite", action="store_true", help="fail where the target exists")
     parser.add_argument("--json", action="store_true", help="the plan as one JSON document")

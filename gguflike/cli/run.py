@@ -5,24 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 
+from gguflike.cli.arguments import count
 from gguflike.cli.generation import add_model_arguments, add_sampling_arguments, load, settings
-from gguflike.cli.output import print_json
+from gguflike.cli.output import print_json, terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument("-p", "--prompt", required=True, help="text to continue; - reads it from standard input")
-    parser.add_argument("-n", "--tokens", type=int, default=128, metavar="N", help="tokens at most (%(default)s)")
+    parser.add_argument("-n", "--tokens", type=count, default=128, metavar="N", help="tokens at most (%(default)s)")
     add_sampling_arguments(parser, 0.0)
     parser.add_argument("--chat", action="store_true", help="put the prompt through the file's chat template")
     parser.add_argument("--json", action="store_true", help="one JSON document at the end instead of text as it comes")
 
 
 def run(args: argparse.Namespace) -> int:
-    from gguflike.cli import UsageError
-
-    if args.tokens < 0:
-        raise UsageError("-n must not be negative")
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
     model = load(args)
     if args.chat:
@@ -31,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
         stream = model.generate(prompt, args.tokens, **settings(args))
     if not args.json:
         for piece in stream:
-            print(piece.text, end="", flush=True)
+            print(terminal(piece.text), end="", flush=True)
         print()
         return 0
     result = stream.result()

@@ -1,0 +1,93 @@
+"""Large vocabularies that llama.cpp publishes with golden ids, and llama.cpp itself, on the same texts.
+
+The files are not in the repository: $GGUFLIKE_VOCAB names their folder, by default ../shared/vocab. X.gguf.inp holds
+texts separated by lines ``__ggml_vocab_test__``, line n of X.gguf.out the ids of text n.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gguflike
+from gguflike.checkpoint.tokenizer import (
+    metadata_from_folder,
+    tokenizer_config_from_metadata,
+    tokenizer_json_from_metadata,
+)
+from gguflike.runner.tokenizer import Tokenizer
+from tests.interop.conftest import TEXT
+
+FOLDER = Path(os.environ.get("GGUFLIKE_VOCAB") or Path(__file__).parents[3] / "shared" / "vocab")
+NAMES = ("gpt-2", "llama-bpe", "qwen2", "llama-spm", "phi-3")
+AWKWARD = (
+    "<|im_start|>user\nhi<|im_end|>\n<|endoftext|> x",
+    "<s> a b <s>  c",
+    "<|eot_id|>hi<|begin_of_text|> there <|end|> you",
+    "<unk>x",
+    "  two  spaces ",
+    "▁▁ x<0x0A>",
+    "----====....   x",
+    "a\u0301 e\u0301 \u200d\ufeff",
+)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def vocabulary(request: pytest.FixtureRequest) -> tuple[Path, dict[str, Any]]:
+    path = FOLDER / f"ggml-vocab-{request.param}.gguf"
+    if not path.exists():
+        pytest.skip(f"{path} is missing; set GGUFLIKE_VOCAB")
+    with gguflike.open(path) as file:
+        return path, dict(file.metadata)
+
+
+def test_golden_ids(vocabulary: tuple[Path, dict[str, Any]]) -> None:
+    path, metadata = vocabulary
+    tokenizer = Tokenizer(metadata)
+    texts = path.with_name(path.name + ".inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
+    lines = path.with_name(path.name + ".out").read_text().split("\n")
+    assert len(texts) == 47
+    for text, line in zip(texts, lines, strict=True):
+        assert tokenizer.encode(text, add_special=False) == [int(number) for number in line.split()], text
+
+
+def test_ids_and_end_tokens_are_llama_cpps(vocabulary: tuple[Path, dict[str, Any]]) -> None:
+    import llama_cpp
+
+    path, metadata = vocabulary
+    peer = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
+    tokenizer = Tokenizer(metadata)
+    for text in (TEXT.read_text(encoding="utf-8"), (Path(__file__).parent / "many_scripts.txt").read_text(), *AWKWARD):
+        for special in (False, True):
+            if "qwen2" in path.name:  # normalizes to NFC, as its models were trained; llama.cpp does not
+                text = unicodedata.normalize("NFC", text)
+            theirs = peer.tokenize(text.encode(), add_bos=True, special=special)
+            assert tokenizer.encode(text, parse_special=special) == theirs, text
+    ends = {i for i in range(tokenizer.vocab_size) if llama_cpp.llama_vocab_is_eog(peer._model.vocab, i)}
+    assert tokenizer.eos_ids == ends
+
+
+def test_there_and_back(vocabulary: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """Exported, and read from the folder again: the same tokenizer, whoever reads it."""
+    from transformers import AutoTokenizer
+
+    _, metadata = vocabulary
+    document = tokenizer_json_from_metadata(metadata)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(tokenizer_config_from_metadata(metadata)))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    again = metadata_from_folder(tmp_path, {"vocab_size": len(metadata["tokenizer.ggml.tokens"])})
+    again["general.name"] = metadata["general.name"]
+    assert tokenizer_json_from_metadata(again) == document
+    for key in ("model", "pre", "tokens", "merges", "bos_token_id", "eos_token_id"):
+        if f"tokenizer.ggml.{key}" in metadata:
+            assert np.array_equal(again[f"tokenizer.ggml.{key}"], metadata[f"tokenizer.ggml.{key}"]), key
+    ours, theirs = Tokenizer(again), AutoTokenizer.from_pretrained(tmp_path)
+    text = TEXT.read_text(encoding="utf-8")
+    assert ours.encode(text, add_special=False) == theirs.encode(text, add_special_tokens=False)
