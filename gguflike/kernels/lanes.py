@@ -14,15 +14,23 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import numba.core.cgutils
+import numba.core.imputils
+import numba.core.typeconv
+import numba.core.typing.templates
+import numba.extending
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils, types
-from numba.core.imputils import lower_builtin, lower_cast
-from numba.core.typeconv import Conversion
-from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
-from numba.extending import intrinsic, models, register_model
 
-from gguflike.kernels._jit import jit
+from gguflike.kernels._jit import inner, intrinsic, types
+
+# Untyped on purpose: what numba declares about these does not survive their use as decorators and base classes.
+_templates: Any = numba.core.typing.templates
+_lowering: Any = numba.core.imputils
+_extending: Any = numba.extending
+_cgutils: Any = numba.core.cgutils
+_safe: Any = numba.core.typeconv.Conversion.safe  # type: ignore[attr-defined]
+signature: Any = _templates.signature
 
 LANES = 16
 
@@ -39,7 +47,7 @@ class _Lanes(types.Type):  # type: ignore[misc]  # numba ships no types
         super().__init__(name=name)
 
     def can_convert_from(self, typingctx: Any, other: Any) -> Any:  # noqa: ARG002  # numba's signature
-        return Conversion.safe if isinstance(other, self.accepts) else None
+        return _safe if isinstance(other, self.accepts) else None
 
 
 class _FloatLanes(_Lanes):
@@ -59,10 +67,10 @@ i32x16 = _IntLanes("i32x16", _VI, types.int32, (types.Integer,))
 mask = _MaskLanes("mask16", _VM, None, ())
 
 
-@register_model(_FloatLanes)
-@register_model(_IntLanes)
-@register_model(_MaskLanes)
-class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+@_extending.register_model(_FloatLanes)
+@_extending.register_model(_IntLanes)
+@_extending.register_model(_MaskLanes)
+class _LanesModel(_extending.models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, manager: Any, fe_type: _Lanes) -> None:
         super().__init__(manager, fe_type, fe_type.llvm)
 
@@ -72,12 +80,12 @@ def _splat(builder: Any, value: Any, vector: ir.Type) -> Any:
     return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), ir.Constant(_VI, [0] * LANES))
 
 
-@lower_cast(types.Number, _Lanes)  # type: ignore[untyped-decorator]
+@_lowering.lower_cast(types.Number, _Lanes)
 def _broadcast(context: Any, builder: Any, fromty: Any, toty: Any, value: Any) -> Any:
     return _splat(builder, context.cast(builder, value, fromty, toty.scalar), toty.llvm)
 
 
-@lower_cast(types.IntegerLiteral, _Lanes)  # type: ignore[untyped-decorator]
+@_lowering.lower_cast(types.IntegerLiteral, _Lanes)
 def _broadcast_literal(context: Any, builder: Any, fromty: Any, toty: Any, value: Any) -> Any:
     return _broadcast(context, builder, fromty.literal_type, toty, value)
 
@@ -85,11 +93,11 @@ def _broadcast_literal(context: Any, builder: Any, fromty: Any, toty: Any, value
 def _operator(op: Any, result: Any, operands: tuple[Any, ...], build: Callable[..., Any]) -> None:
     """Give ``op`` a meaning on lanes: its type and its LLVM instruction."""
 
-    @infer_global(op)  # type: ignore[untyped-decorator]
-    class _Template(ConcreteTemplate):  # type: ignore[misc]
+    @_templates.infer_global(op)
+    class _Template(_templates.ConcreteTemplate):  # type: ignore[misc]
         cases = (signature(result, *operands),)
 
-    @lower_builtin(op, *operands)  # type: ignore[untyped-decorator]
+    @_lowering.lower_builtin(op, *operands)
     def _lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:  # numba's signature
         return build(builder, *args)
 
@@ -135,7 +143,7 @@ for _op, _name in (
 def _llvm(builder: Any, name: str, vector: ir.Type, *args: Any) -> Any:
     kind = ir.FunctionType(vector, [a.type for a in args])
     suffix = "v16f32" if vector is _VF else "v16i32"
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"{name}.{suffix}"), args)
+    return builder.call(_cgutils.get_or_insert_function(builder.module, kind, f"{name}.{suffix}"), args)
 
 
 def _code(build: Callable[..., Any]) -> Callable[..., Any]:
@@ -159,7 +167,7 @@ def _function(result: Any, operands: tuple[Any, ...], build: Callable[..., Any])
     return intrinsic((one, two, three)[len(operands) - 1])
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def where(typingctx: Any, condition: Any, a: Any, b: Any) -> Any:
     """``a`` in the lanes where ``condition`` holds, else ``b``; float lanes or int lanes."""
     result = i32x16 if i32x16 in (a, b) else f32x16
@@ -196,7 +204,7 @@ def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any
     return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def load(typingctx: Any, tile: Any, i: Any) -> Any:
     """Vector ``i`` of a tile of float32 or int32."""
     result = f32x16 if tile.dtype == types.float32 else i32x16
@@ -210,7 +218,7 @@ def load(typingctx: Any, tile: Any, i: Any) -> Any:
     return signature(result, tile, types.intp), build
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def store(typingctx: Any, tile: Any, i: Any, value: Any) -> Any:
     """Write vector ``i`` of a tile of float32 or int32."""
     kind = f32x16 if tile.dtype == types.float32 else i32x16
@@ -239,7 +247,7 @@ def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
     return rows
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def load_transposed(typingctx: Any, tile: Any, row: Any, source: Any, starts: Any, column: Any) -> Any:
     """tile rows ``row .. row+15`` = the 16 values of ``source`` from ``starts[lane] + column`` on, lane by lane."""
 
@@ -261,7 +269,7 @@ def load_transposed(typingctx: Any, tile: Any, row: Any, source: Any, starts: An
     return signature(types.void, tile, types.intp, source, starts, types.intp), build
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def store_word(typingctx: Any, out: Any, offset: Any, value: Any) -> Any:
     """Write an unsigned integer at byte ``offset`` of a uint8 array, unaligned, little-endian."""
 
@@ -274,7 +282,7 @@ def store_word(typingctx: Any, out: Any, offset: Any, value: Any) -> Any:
     return signature(types.void, out, types.intp, value), build
 
 
-@jit
+@inner
 def make_tile(rows: int) -> Any:
     """Uninitialized float32 tile of ``rows`` vectors, aligned to a vector."""
     raw = np.empty(rows * LANES + LANES, np.float32)
@@ -282,7 +290,7 @@ def make_tile(rows: int) -> Any:
     return raw[skip : skip + rows * LANES]
 
 
-@jit
+@inner
 def make_int_tile(rows: int) -> Any:
     """Uninitialized int32 tile of ``rows`` vectors, aligned to a vector."""
     raw = np.empty(rows * LANES + LANES, np.int32)

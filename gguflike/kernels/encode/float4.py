@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels._jit import jit, run_rows
+from gguflike.kernels._jit import inner, jit, run_rows
 from gguflike.kernels.dispatch import register
 from gguflike.kernels.encode.layout import layout, planes, strided, whole
 from gguflike.kernels.encode.scale import codebook, extreme
@@ -28,7 +28,6 @@ from gguflike.kernels.encode.search import (
     normalize,
     pack,
     power_of_two,
-    prepare,
     reciprocal,
     weight_tile,
     weighted,
@@ -44,7 +43,6 @@ from gguflike.kernels.lanes import (
     magnitude,
     make_int_tile,
     make_tile,
-    maximum,
     minimum,
     store,
     to_float,
@@ -61,7 +59,7 @@ SIGN = 8
 _ZERO = np.float32(0.0)
 
 
-@jit
+@inner
 def float4_error(tile: Any, weights: Any, first: int, count: int, d: Any, levels: Any) -> Any:
     """Squared error with the levels nearest at (halved) scale ``d``."""
     inverse = reciprocal(d)
@@ -73,7 +71,7 @@ def float4_error(tile: Any, weights: Any, first: int, count: int, d: Any, levels
     return total
 
 
-@jit
+@inner
 def put_codes(tile: Any, symbols: Any, first: int, count: int, d: Any, levels: Any) -> None:
     """Codes at scale ``d``: three bits of magnitude, then the sign, zero without."""
     inverse = reciprocal(d)
@@ -83,7 +81,7 @@ def put_codes(tile: Any, symbols: Any, first: int, count: int, d: Any, levels: A
         store(symbols, j, where((x < 0.0) & (code > 0), code + SIGN, code))
 
 
-@jit(forceinline=True)
+@inner(forceinline=True)
 def clipped(value: Any, least: int, most: int) -> Any:
     """Int lanes limited to least .. most."""
     low = where(value < least, int_lanes(least), value)
@@ -93,14 +91,14 @@ def clipped(value: Any, least: int, most: int) -> Any:
 @jit
 def mxfp4_groups(
     start: int, stop: int, x: Any, weights: Any, out: Any, exponents: Any, tries: Any, levels: Any,
-    words: Any, slots: Any, block_bytes: int,
+    places: Any,
 ) -> None:  # fmt: skip
-    """Encode groups of sixteen MXFP4 blocks. ``exponents``: the plain rule's per block, from which ``tries`` are offsets."""
+    """Encode groups of sixteen MXFP4 blocks. ``tries``: offsets from the plain rule's ``exponents``, one per block."""
     blocks = len(x) // MX
     tile = make_tile(MX)
     wtile = weight_tile(weights, MX)
     symbols = make_int_tile(MX + 1)
-    scratch = make_int_tile(len(words))
+    scratch = make_int_tile(1)
     starts = np.empty(LANES, np.int64)
     plain = make_int_tile(1)
     for group in range(start, stop):
@@ -123,17 +121,17 @@ def mxfp4_groups(
             error = minimum(found, error)
         put_codes(tile, symbols, 0, MX, d, levels)
         store(symbols, MX, best)
-        pack(group, blocks, symbols, words, slots, block_bytes, out, scratch)
+        pack(group, blocks, symbols, places, out, scratch)
 
 
-@jit(forceinline=True)
+@inner(forceinline=True)
 def e4m3_value(code: Any) -> Any:
     """Value of an unsigned e4m3 code 0 .. 126 (bias 7; subnormals in steps of 2**-9), halved."""
     normal = from_bits((code + (119 << 3)) << 20)
     return where(code < 8, to_float(code) * np.float32(2.0**-10), normal)
 
 
-@jit(forceinline=True)
+@inner(forceinline=True)
 def e4m3_code(value: Any) -> Any:
     """The code whose value (not halved) is nearest to ``value`` >= 0, halves up; saturates."""
     capped = minimum(value, lanes(448.0))
@@ -145,14 +143,14 @@ def e4m3_code(value: Any) -> Any:
 @jit
 def nvfp4_groups(
     start: int, stop: int, x: Any, weights: Any, out: Any, tries: Any, levels: Any,
-    words: Any, slots: Any, block_bytes: int,
+    places: Any,
 ) -> None:  # fmt: skip
     """Encode groups of sixteen NVFP4 blocks. ``tries``: offsets from the code of largest / 6."""
     blocks = len(x) // NV
     tile = make_tile(NV)
     wtile = weight_tile(weights, NV)
     symbols = make_int_tile(NV + NV // NV_SUB)
-    scratch = make_int_tile(len(words))
+    scratch = make_int_tile(1)
     starts = np.empty(LANES, np.int64)
     for group in range(start, stop):
         load_blocks(group, blocks, NV, x, tile, starts)
@@ -170,11 +168,11 @@ def nvfp4_groups(
                 error = minimum(found, error)
             put_codes(tile, symbols, first, NV_SUB, e4m3_value(best), levels)
             store(symbols, NV + i, best)
-        pack(group, blocks, symbols, words, slots, block_bytes, out, scratch)
+        pack(group, blocks, symbols, places, out, scratch)
 
 
 def plain_exponents(x: Array) -> npt.NDArray[np.int32]:
-    """Per block of 32, the e8m0 exponent of ggml's rule, floor(log2(largest)) - 2 + 127, from 0 on (0 for a zero block)."""
+    """Per block of 32, the e8m0 exponent of ggml's rule: floor(log2(largest)) - 2 + 127, and 0 for a zero block."""
     largest = np.abs(x.reshape(-1, MX)).max(axis=1)
     with np.errstate(divide="ignore"):
         exponent = np.floor(np.log2(largest)) - 2 + 127
@@ -184,20 +182,21 @@ def plain_exponents(x: Array) -> npt.NDArray[np.int32]:
 _MX = layout([whole([MX]), planes(strided(MX, 2, 16), 4)])
 _NV = layout([whole(range(NV, NV + 4)), planes(strided(NV, 2, 8), 4)])
 _MX_TRIES = np.array([1, -1, -2, -3], np.int32)
-_NV_TRIES = np.array([1, 2, 3, *range(-1, -13, -1)], np.int32)
+# Codes a factor of two apart differ by 8, and at twice the scale the levels are a subset of those at the scale itself.
+_NV_TRIES = np.array([*range(1, 8), *range(-1, -12, -1)], np.int32)
 
 
 @register("encode", "MXFP4")
 def encode_mxfp4(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
-    """``absmax`` is ggml's rule: the exponent that puts the largest weight in [4, 8) scales, where 6 is the last level."""
+    """``absmax`` is ggml's rule: the largest weight is 4 to 8 times the scale, where 6 is the last level."""
     tries = _MX_TRIES[:0] if method == "absmax" else _MX_TRIES
-    args = (x.reshape(-1), prepare(weights), out.reshape(-1), plain_exponents(x), tries, LEVELS)
-    run_rows(mxfp4_groups, groups_of(x.size // MX), *args, _MX.words, _MX.slots, _MX.block_bytes, threads=threads)
+    args = (x.reshape(-1), weights, out.reshape(-1), plain_exponents(x), tries, LEVELS)
+    run_rows(mxfp4_groups, groups_of(x.size // MX), *args, _MX, threads=threads)
 
 
 @register("encode", "NVFP4")
 def encode_nvfp4(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
     """``absmax`` is ggml's rule: the scale nearest to a sixth of the largest weight."""
     tries = _NV_TRIES[:0] if method == "absmax" else _NV_TRIES
-    args = (x.reshape(-1), prepare(weights), out.reshape(-1), tries, LEVELS)
-    run_rows(nvfp4_groups, groups_of(x.size // NV), *args, _NV.words, _NV.slots, _NV.block_bytes, threads=threads)
+    args = (x.reshape(-1), weights, out.reshape(-1), tries, LEVELS)
+    run_rows(nvfp4_groups, groups_of(x.size // NV), *args, _NV, threads=threads)

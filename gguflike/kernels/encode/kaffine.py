@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.typing import ArrayLike
 
-from gguflike.kernels._jit import jit, run_rows
+from gguflike.kernels._jit import inner, jit, run_rows
 from gguflike.kernels.dispatch import register
 from gguflike.kernels.encode.layout import Slot, layout, planes, strided, whole
 from gguflike.kernels.encode.scale import extreme
@@ -25,10 +26,10 @@ from gguflike.kernels.encode.search import (
     load_blocks,
     load_weights,
     pack,
-    prepare,
     reciprocal,
     round_to_int,
     stored_scale,
+    to_f16_grid,
     weight,
     weight_tile,
     weighted,
@@ -52,13 +53,13 @@ Array = npt.NDArray[Any]
 BLOCK = 256
 
 
-@jit(forceinline=True)
+@inner(forceinline=True)
 def affine_code(x: Any, inverse: Any, shift: Any, hi: Any) -> Any:
     """The code in [0, hi] nearest to x * inverse + shift, as float32."""
     return (minimum(maximum(fma(x, inverse, shift), lanes(0.0)), lanes(hi)) + MAGIC) - MAGIC
 
 
-@jit
+@inner
 def bounds(tile: Any, first: int, count: int) -> Any:
     """(least, greatest) value."""
     least = load(tile, first)
@@ -70,7 +71,7 @@ def bounds(tile: Any, first: int, count: int) -> Any:
     return least, greatest
 
 
-@jit
+@inner
 def affine_moments(tile: Any, weights: Any, first: int, count: int, inverse: Any, shift: Any, hi: Any) -> Any:
     """Weighted sums of x*q, q*q and q over the nearest codes."""
     xq = lanes(0.0)
@@ -86,7 +87,7 @@ def affine_moments(tile: Any, weights: Any, first: int, count: int, inverse: Any
     return xq, qq, sq
 
 
-@jit
+@inner
 def totals(tile: Any, weights: Any, first: int, count: int) -> Any:
     """(sum of w, sum of w*x)."""
     sw = lanes(0.0)
@@ -98,7 +99,7 @@ def totals(tile: Any, weights: Any, first: int, count: int) -> Any:
     return sw, sx
 
 
-@jit(forceinline=True)
+@inner(forceinline=True)
 def fit(sw: Any, sx: Any, xq: Any, qq: Any, sq: Any, ceiling: Any) -> Any:
     """Least-squares (scale, offset) of x against q with offset <= ceiling, and the squares that they explain."""
     det = sw * qq - sq * sq
@@ -115,9 +116,9 @@ def fit(sw: Any, sx: Any, xq: Any, qq: Any, sq: Any, ceiling: Any) -> Any:
     return scale, offset, explained
 
 
-@jit
+@inner
 def best_affine(tile: Any, weights: Any, first: int, count: int, grid: Any, rounds: int, hi: Any, ceiling: Any) -> Any:
-    """(scale, offset) of least squared error found from the codes at ``grid``: pairs (range in codes, code of the minimum).
+    """(scale, offset) of least squared error, searched from ``grid``: pairs (range in codes, code of the minimum).
 
     ``ceiling``: the largest offset allowed (0 where a min is stored negated, infinity where it is free).
     """
@@ -148,7 +149,7 @@ def best_affine(tile: Any, weights: Any, first: int, count: int, grid: Any, roun
     return scale, offset
 
 
-@jit
+@inner
 def affine_error(tile: Any, weights: Any, first: int, count: int, scale: Any, offset: Any, hi: Any) -> Any:
     """Sum of w * (x - scale * q - offset)**2 with the nearest codes."""
     inverse = reciprocal(scale)
@@ -161,7 +162,7 @@ def affine_error(tile: Any, weights: Any, first: int, count: int, scale: Any, of
     return total
 
 
-@jit
+@inner
 def choose_pairs(
     tile: Any,
     weights: Any,
@@ -175,7 +176,7 @@ def choose_pairs(
     most: Any,
     hi: Any,
 ) -> Any:
-    """Per sub-block the integers (scale, min) of least error within ``window`` of scales / d, mins / dmin, into ``pairs``.
+    """Per sub-block the integers (scale, min) of least error in a ``window`` around scales / d, mins / dmin: ``pairs``.
 
     Returns the error over the super-block and the (d, dmin) of least squares for these integers and codes.
     """
@@ -225,10 +226,10 @@ def choose_pairs(
 @jit
 def encode_groups(
     start: int, stop: int, x: Any, weights: Any, out: Any, size: int, grid: Any, rounds: int, peaks: Any,
-    window: Any, tries: int, most: Any, hi: Any, words: Any, slots: Any, block_bytes: int,
+    window: Any, tries: int, most: Any, hi: Any, places: Any,
 ) -> None:  # fmt: skip
-    """Encode groups of sixteen super-blocks. ``peaks``: integers to which the largest scale and the largest min map, the
-    plain rule's first; with no ``tries`` it is the only rule."""
+    """Encode groups of sixteen super-blocks. ``peaks``: integers to which the largest scale and min map; with no
+    ``tries`` by the plain rule only, both to ``most``."""
     blocks = len(x) // BLOCK
     subs = BLOCK // size
     tile = make_tile(BLOCK)
@@ -238,7 +239,7 @@ def encode_groups(
     pairs = make_tile(2 * subs)
     best = make_tile(2 * subs)
     symbols = make_int_tile(BLOCK + 2 * subs + 2)
-    scratch = make_int_tile(len(words))
+    scratch = make_int_tile(1)
     starts = np.empty(LANES, np.int64)
     for group in range(start, stop):
         load_blocks(group, blocks, BLOCK, x, tile, starts)
@@ -249,8 +250,8 @@ def encode_groups(
             low = minimum(least, lanes(0.0))
             store(scales, i, (maximum(greatest, lanes(0.0)) - low) / hi)
             store(mins, i, -low)
-        best_d = stored_scale(extreme(scales, 0, subs) / most)
-        best_dmin = stored_scale(extreme(mins, 0, subs) / most)
+        best_d = to_f16_grid(extreme(scales, 0, subs) / most)
+        best_dmin = to_f16_grid(extreme(mins, 0, subs) / most)
         error, d, dmin = choose_pairs(tile, wtile, size, scales, mins, best_d, best_dmin, window[:0], best, most, hi)
         if tries > 0:
             for i in range(subs):
@@ -285,7 +286,7 @@ def encode_groups(
             store(symbols, BLOCK + subs + i, to_int(low))
         store(symbols, BLOCK + 2 * subs, f16_bits(best_d))
         store(symbols, BLOCK + 2 * subs + 1, f16_bits(best_dmin))
-        pack(group, blocks, symbols, words, slots, block_bytes, out, scratch)
+        pack(group, blocks, symbols, places, out, scratch)
 
 
 @dataclass(frozen=True)
@@ -306,22 +307,31 @@ class SuperAffineFormat:
     def register(self) -> None:
         """Make this the encoder of the type."""
         f32, plan = np.float32, layout(self.fields)
-        peaks, window = np.array(self.peaks, f32), np.array(self.window, f32)
+        peaks, window, grid = np.array(self.peaks, f32), np.array(self.window, f32), spans(self.hi, self.grid)
 
         @register("encode", self.name)
         def encode(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
             searching = method != "absmax"
             run_rows(
-                encode_groups, groups_of(x.size // BLOCK), x.reshape(-1), prepare(weights) if searching else None,
-                out.reshape(-1), self.size, self.grid, self.rounds, peaks, window, self.tries if searching else 0,
-                f32(self.most), f32(self.hi), plan.words, plan.slots, plan.block_bytes, threads=threads,
+                encode_groups, groups_of(x.size // BLOCK), x.reshape(-1), weights if searching else None,
+                out.reshape(-1), self.size, grid, self.rounds, peaks, window, self.tries if searching else 0,
+                f32(self.most), f32(self.hi), plan, threads=threads,
             )  # fmt: skip
 
 
-def code_grid(hi: int, stretches: tuple[float, ...], shifts: tuple[float, ...]) -> npt.NDArray[np.float32]:
-    """Starting points: the values' range spans hi + stretch codes, and its middle falls on hi / 2 + shift."""
-    return np.array([(hi + a, b - a / 2) for a in stretches for b in shifts], np.float32)
+def code_grid(stretches: ArrayLike, shifts: ArrayLike) -> npt.NDArray[np.float32]:
+    """Starting points: the values' range spans ``stretch`` codes more than there are, its middle is ``shift`` off."""
+    pairs = np.meshgrid(np.asarray(stretches, np.float32), np.asarray(shifts, np.float32), indexing="ij")
+    return np.stack(pairs, axis=-1).reshape(-1, 2)
 
+
+def spans(hi: int, grid: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """``code_grid`` for codes 0 .. hi as ``best_affine`` takes it: (codes in the range, code of the minimum)."""
+    return np.stack([hi + grid[:, 0], grid[:, 1] - grid[:, 0] / 2], axis=-1)
+
+
+# Shifts of the codes against the values by thirds of a step: which of them fits best is as good as random.
+PHASES = np.array([-1 / 3, 0, 1 / 3], np.float32)
 
 SC, MN = list(range(BLOCK, BLOCK + 8)), list(range(BLOCK + 8, BLOCK + 16))
 FACTORS = whole([BLOCK + 16, BLOCK + 17], 2)
@@ -331,23 +341,20 @@ SCALES_AND_MINS: list[list[Slot]] = (
     + [[(MN[i], 0, 63, 0), (MN[i + 4], 4, 3, 6)] for i in range(4)]
     + [[(SC[i + 4], 0, 15, 0), (MN[i + 4], 0, 15, 4)] for i in range(4)]
 )
-WIDE = tuple(np.arange(-1.0, 5.0, 0.5))
-NIBBLES = planes(strided(256, 2, 32), 4)
-AROUND = tuple((float(a), float(b)) for a in (-1, 0, 1) for b in (-1, 0, 1) if a or b)
+_Q2_SCALES: list[list[Slot]] = [[(BLOCK + i, 0, 15, 0), (BLOCK + 16 + i, 0, 15, 4)] for i in range(16)]
+_AROUND = tuple((float(a), float(b)) for a in (-1, 0, 1) for b in (-1, 0, 1) if a or b)
+_WIDE = code_grid(np.arange(-1, 4.5, 0.5), PHASES)
 
+# fmt: off
 for _format in (
-    SuperAffineFormat(
-        "Q2_K", 16, 3, 15, code_grid(3, (-0.6, -0.2, 0.2, 0.6, 1.0), (-0.3, 0.0, 0.3)),
-        ((15, 15), (14, 14), (15, 13.5), (13, 15)), AROUND,
-        [[[(256 + i, 0, 15, 0), (272 + i, 0, 15, 4)] for i in range(16)], planes(strided(256, 4, 32), 2), whole([288, 289], 2)],
-    ),
-    SuperAffineFormat(
-        "Q4_K", 32, 15, 63, code_grid(15, WIDE, (0.0, 0.3)), ((63, 63), (60, 60)), AROUND,
-        [FACTORS, SCALES_AND_MINS, NIBBLES],
-    ),
-    SuperAffineFormat(
-        "Q5_K", 32, 31, 63, code_grid(31, WIDE, (0.0, 0.3)), ((63, 63), (60, 60)), AROUND,
-        [FACTORS, SCALES_AND_MINS, planes(strided(256, 8, 32), 1, right=4), NIBBLES],
-    ),
-):  # fmt: skip
+    SuperAffineFormat("Q2_K", size=16, hi=3, most=15, grid=code_grid([-0.6, -0.2, 0.2, 0.6, 1], PHASES),
+                      peaks=((15, 15), (14, 14), (15, 13.5), (13, 15)), window=_AROUND,
+                      fields=[_Q2_SCALES, planes(strided(256, 4, 32), 2), whole([BLOCK + 32, BLOCK + 33], 2)]),
+    SuperAffineFormat("Q4_K", size=32, hi=15, most=63, grid=_WIDE, peaks=((63, 63), (60, 60)), window=_AROUND,
+                      fields=[FACTORS, SCALES_AND_MINS, planes(strided(256, 2, 32), 4)]),
+    SuperAffineFormat("Q5_K", size=32, hi=31, most=63, grid=_WIDE, peaks=((63, 63), (60, 60)), window=_AROUND,
+                      fields=[FACTORS, SCALES_AND_MINS, planes(strided(256, 8, 32), 1, right=4),
+                              planes(strided(256, 2, 32), 4, right=0)]),
+):
     _format.register()
+# fmt: on

@@ -1,8 +1,8 @@
 """Super-blocks of integer sub-block scales: Q3_K, Q6_K, IQ4_XS. Value = d * scale[i] * level.
 
-First each sub-block gets its own best real scale. Then, for a few float16 ``d`` that map the largest of them to the ends
-of the integer range, every sub-block picks the integer scale near its own of least squared error, with its codes rounded
-anew for each, and ``d`` is refitted in closed form; the best of all, by the error of what is stored, is kept.
+First each sub-block gets its own best real scale. Then, for a few float16 ``d`` that map the largest of them to the
+ends of the integer range, every sub-block picks the integer scale near its own of least squared error, its codes
+rounded anew for each, and ``d`` is refitted in closed form; the best of all, by the error of what is stored, is kept.
 """
 
 from __future__ import annotations
@@ -13,10 +13,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels._jit import jit, run_rows
+from gguflike.kernels._jit import inner, jit, run_rows
 from gguflike.kernels.dispatch import register
 from gguflike.kernels.encode.layout import Slot, layout, planes, strided, whole
-from gguflike.kernels.encode.scale import IQ4_LEVELS, best_scale, codebook, extreme, moments, spread, squared_error
+from gguflike.kernels.encode.scale import (
+    IQ4_LEVELS,
+    best_scale,
+    both,
+    codebook,
+    extreme,
+    moments,
+    spread,
+    squared_errors,
+)
 from gguflike.kernels.encode.search import (
     clamp_tile,
     code_of,
@@ -26,10 +35,10 @@ from gguflike.kernels.encode.search import (
     load_weights,
     nearest,
     pack,
-    prepare,
     reciprocal,
     round_to_int,
     stored_scale,
+    to_f16_grid,
     weight_tile,
 )
 from gguflike.kernels.lanes import (
@@ -50,7 +59,7 @@ Array = npt.NDArray[Any]
 BLOCK = 256
 
 
-@jit
+@inner
 def choose_scales(
     tile: Any, weights: Any, size: int, ideal: Any, d: Any, window: Any, chosen: Any, least: Any, most: Any,
     lo: Any, hi: Any, book: Any,
@@ -66,12 +75,15 @@ def choose_scales(
     for i in range(BLOCK // size):
         middle = round_to_int(minimum(maximum(load(ideal, i) * inverse, lanes(least)), lanes(most)))
         scale = middle
-        error = squared_error(tile, weights, i * size, size, d * middle, lo, hi, book)
-        for k in range(len(window)):
-            other = minimum(maximum(middle + window[k], lanes(least)), lanes(most))
-            e = squared_error(tile, weights, i * size, size, d * other, lo, hi, book)
-            scale = where(e < error, other, scale)
-            error = minimum(e, error)
+        error = lanes(np.float32(np.inf))
+        for k in range(0, len(window), 2):
+            one = minimum(maximum(middle + window[k], lanes(least)), lanes(most))
+            two = minimum(maximum(middle + window[k + 1], lanes(least)), lanes(most))
+            e1, e2 = squared_errors(tile, weights, i * size, size, d * one, d * two, lo, hi, book)
+            scale = where(e1 < error, one, scale)
+            error = minimum(e1, error)
+            scale = where(e2 < error, two, scale)
+            error = minimum(e2, error)
         xq, qq = moments(tile, weights, i * size, size, reciprocal(d * scale), lo, hi, book)
         total = total + error
         above = above + scale * xq
@@ -84,7 +96,7 @@ def choose_scales(
 def encode_groups(
     start: int, stop: int, x: Any, weights: Any, out: Any, size: int, plain: Any, targets: Any, rounds: int, peaks: Any,
     window: Any, tries: int, least: Any, most: Any, bias: int, lo: Any, hi: Any, offset: Any, book: Any,
-    words: Any, slots: Any, block_bytes: int,
+    places: Any,
 ) -> None:  # fmt: skip
     """Encode groups of sixteen super-blocks. ``peaks``: integers to which the largest sub-block scale maps, the plain
     rule's first; with no ``targets`` it is the only rule."""
@@ -96,7 +108,7 @@ def encode_groups(
     chosen = make_tile(subs)
     best = make_tile(subs)
     symbols = make_int_tile(BLOCK + subs + 1)
-    scratch = make_int_tile(len(words))
+    scratch = make_int_tile(1)
     starts = np.empty(LANES, np.int64)
     for group in range(start, stop):
         load_blocks(group, blocks, BLOCK, x, tile, starts)
@@ -104,9 +116,9 @@ def encode_groups(
         clamp_tile(tile, BLOCK, magnitude(extreme(tile, 0, BLOCK)))
         for i in range(subs):
             store(ideal, i, extreme(tile, i * size, size) / plain)
-        best_d = stored_scale(extreme(ideal, 0, subs) / peaks[0])
+        best_d = to_f16_grid(extreme(ideal, 0, subs) / peaks[0])
         error, above, below = choose_scales(
-            tile, wtile, size, ideal, best_d, window[:0], best, least, most, lo, hi, book
+            tile, wtile, size, ideal, best_d, window[:2] * np.float32(0.0), best, least, most, lo, hi, book
         )
         if len(targets) > 0:
             for i in range(subs):
@@ -132,12 +144,12 @@ def encode_groups(
                 store(symbols, j, code_of(nearest(load(tile, j), inverse, lo, hi, book), offset, book))
             store(symbols, BLOCK + i, to_int(scale) + bias)
         store(symbols, BLOCK + subs, f16_bits(best_d))
-        pack(group, blocks, symbols, words, slots, block_bytes, out, scratch)
+        pack(group, blocks, symbols, places, out, scratch)
 
 
 @dataclass(frozen=True)
 class SuperScaleFormat:
-    """One type of this family. Integer scales are ``least .. most``, stored as scale + ``bias``; levels as in scale.py."""
+    """One type of this family. Integer scales are ``least .. most``, stored plus ``bias``; levels as in scale.py."""
 
     name: str
     size: int
@@ -160,19 +172,18 @@ class SuperScaleFormat:
         """Make this the encoder of the type."""
         f32, plan = np.float32, layout(self.fields)
         peaks, window = np.array(self.peaks, f32), np.array(self.window, f32)
-        levels = (f32(self.lo), f32(self.hi), f32(self.offset), self.book, plan.words, plan.slots, plan.block_bytes)
+        levels = (f32(self.lo), f32(self.hi), f32(self.offset), self.book, plan)
 
         @register("encode", self.name)
         def encode(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
             searching = method != "absmax"
-            run_rows(
-                encode_groups, groups_of(x.size // BLOCK), x.reshape(-1), prepare(weights) if searching else None,
-                out.reshape(-1), self.size, f32(self.plain), self.targets if searching else self.targets[:0], self.rounds,
-                peaks, window, self.tries, f32(self.least), f32(self.most), self.bias, *levels, threads=threads,
-            )  # fmt: skip
+            targets = self.targets if searching else self.targets[:0]
+            search = (self.size, f32(self.plain), targets, self.rounds, peaks, window, self.tries)
+            scales = (f32(self.least), f32(self.most), self.bias)
+            args = (x.reshape(-1), weights if searching else None, out.reshape(-1), *search, *scales, *levels)
+            run_rows(encode_groups, groups_of(x.size // BLOCK), *args, threads=threads)
 
 
-CODES = np.arange(BLOCK)
 SCALES = list(range(BLOCK, BLOCK + 16))
 
 
@@ -190,22 +201,24 @@ def _iq4_xs_scales() -> list[list[Slot]]:
     return high + low
 
 
+_D16, _D8 = whole([BLOCK + 16], 2), whole([BLOCK + 8], 2)
+
+# fmt: off
 for _format in (
-    SuperScaleFormat(
-        "Q3_K", 16, -4, np.concatenate([spread(-4.9, -2.8, 9), spread(2.8, 4.0, 6)]), (-32, -30.5, -29, 31, 29.5),
-        (-1, 1), -32, 31, 32, -4, 3, 4,
-        [planes(strided(256, 8, 32), 1, right=2), planes(strided(256, 4, 32), 2), _q3_scales(), whole([272], 2)],
-    ),
-    SuperScaleFormat(
-        "Q6_K", 16, -32, np.concatenate([spread(-33.5, -27, 9), spread(27, 32, 6)]), (-128, -124, 127),
-        (-2, -1, 1, 2), -128, 127, 0, -32, 31, 32,
-        [planes(strided(256, 2, 64), 4), planes(strided(256, 4, 32), 2, right=4), whole(SCALES), whole([272], 2)],
-    ),
-    SuperScaleFormat(
-        "IQ4_XS", 32, -127, np.concatenate([spread(-140, -100, 9), spread(100, 130, 6)]), (-32, -30.5, 31),
-        (-1, 1), -32, 31, 32, -127, 113, 0,
-        [whole([264], 2), _iq4_xs_scales(), planes(strided(256, 2, 16), 4)],
-        book=codebook(IQ4_LEVELS),
-    ),
-):  # fmt: skip
+    SuperScaleFormat("Q3_K", size=16, plain=-4, least=-32, most=31, bias=32, lo=-4, hi=3, offset=4,
+                     targets=both(spread(-4.9, -2.8, 9), spread(2.8, 4.0, 6)), peaks=(-32, -30.5, -29, 31, 29.5),
+                     window=(0, -1, 1, 2),
+                     fields=[planes(strided(256, 8, 32), 1, right=2), planes(strided(256, 4, 32), 2, right=0),
+                             _q3_scales(), _D16]),
+    SuperScaleFormat("Q6_K", size=16, plain=-32, least=-128, most=127, bias=0, lo=-32, hi=31, offset=32,
+                     targets=both(spread(-33.5, -27, 9), spread(27, 32, 6)), peaks=(-128, -124, 127),
+                     window=(0, -1, 1, 2, -2, -3),
+                     fields=[planes(strided(256, 2, 64), 4, right=0), planes(strided(256, 4, 32), 2, right=4),
+                             whole(SCALES), _D16]),
+    SuperScaleFormat("IQ4_XS", size=32, plain=-127, least=-32, most=31, bias=32, lo=-127, hi=113, offset=0,
+                     targets=both(spread(-140, -100, 9), spread(100, 130, 6)), peaks=(-32, -30.5, 31),
+                     window=(0, -1, 1, 2), book=codebook(IQ4_LEVELS),
+                     fields=[_D8, _iq4_xs_scales(), planes(strided(256, 2, 16), 4)]),
+):
     _format.register()
+# fmt: on

@@ -1,7 +1,7 @@
 """Types that store each weight on its own: F32, F16, BF16, F64 and the integers. Rounding is to nearest, ties to even.
 
-``absmax`` is the plain conversion, as numpy and gguf do it. ``search``, the default, differs where a value is beyond the
-type's range: it takes the type's largest value instead of infinity, which is nearer and finite.
+``absmax`` is the plain conversion, as numpy and gguf do it. ``search``, the default, differs where a value is beyond
+the type's range: it takes the type's largest value instead of infinity, which is nearer and finite.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from gguflike.kernels._jit import jit, run_rows
 from gguflike.kernels.dispatch import register
 from gguflike.kernels.encode.layout import layout, whole
-from gguflike.kernels.encode.scale import best_scale, extreme, spread, squared_error
+from gguflike.kernels.encode.scale import best_scale, extreme, spread, squared_errors
 from gguflike.kernels.encode.search import (
     groups_of,
     load_blocks,
@@ -22,7 +22,6 @@ from gguflike.kernels.encode.search import (
     nearest,
     normalize,
     pack,
-    prepare,
     reciprocal,
     times_power,
     weight_tile,
@@ -47,15 +46,13 @@ _TARGETS = np.concatenate([spread(-127, -120, 15), spread(120, 127, 14)])
 
 
 @jit
-def encode_groups(
-    start: int, stop: int, x: Any, weights: Any, out: Any, targets: Any, words: Any, slots: Any, block_bytes: int
-) -> None:
+def encode_groups(start: int, stop: int, x: Any, weights: Any, out: Any, targets: Any, places: Any) -> None:
     """Encode groups of sixteen blocks; without ``targets`` by ggml's rule, the extreme value at -127."""
     blocks = len(x) // BLOCK
     tile = make_tile(BLOCK)
     wtile = weight_tile(weights, BLOCK)
     symbols = make_int_tile(BLOCK + BLOCK // RUN + 1)
-    scratch = make_int_tile(len(words))
+    scratch = make_int_tile(1)
     starts = np.empty(LANES, np.int64)
     for group in range(start, stop):
         load_blocks(group, blocks, BLOCK, x, tile, starts)
@@ -65,8 +62,8 @@ def encode_groups(
         d = top / -_TOP
         if len(targets) > 0:
             found = best_scale(tile, wtile, 0, BLOCK, top, targets, 1, -_TOP, _TOP, None)
-            plain = squared_error(tile, wtile, 0, BLOCK, d, -_TOP, _TOP, None)
-            d = where(squared_error(tile, wtile, 0, BLOCK, found, -_TOP, _TOP, None) < plain, found, d)
+            new, old = squared_errors(tile, wtile, 0, BLOCK, found, d, -_TOP, _TOP, None)
+            d = where(new < old, found, d)
         inverse = reciprocal(d)
         for run in range(BLOCK // RUN):
             total = int_lanes(0)
@@ -76,7 +73,7 @@ def encode_groups(
                 store(symbols, j, code)
             store(symbols, BLOCK + run, total)
         store(symbols, BLOCK + BLOCK // RUN, bits(times_power(d, -lift)))
-        pack(group, blocks, symbols, words, slots, block_bytes, out, scratch)
+        pack(group, blocks, symbols, places, out, scratch)
 
 
 _PLAN = layout([whole([BLOCK + BLOCK // RUN], 4), whole(range(BLOCK)), whole(range(BLOCK, BLOCK + BLOCK // RUN), 2)])
@@ -86,5 +83,5 @@ _PLAN = layout([whole([BLOCK + BLOCK // RUN], 4), whole(range(BLOCK)), whole(ran
 def encode_q8_k(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
     """See the module."""
     targets = _TARGETS[:0] if method == "absmax" else _TARGETS
-    args = (x.reshape(-1), prepare(weights), out.reshape(-1), targets, _PLAN.words, _PLAN.slots, _PLAN.block_bytes)
+    args = (x.reshape(-1), weights, out.reshape(-1), targets, _PLAN)
     run_rows(encode_groups, groups_of(x.size // BLOCK), *args, threads=threads)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels._jit import jit, run_rows
+from gguflike.kernels._jit import inner, jit, run_rows
 from gguflike.kernels.dispatch import register
 from gguflike.kernels.encode.layout import Layout, bit_string, layout, planes, strided, whole
 from gguflike.kernels.encode.scale import extreme
@@ -26,7 +26,6 @@ from gguflike.kernels.encode.search import (
     load_blocks,
     load_weights,
     pack,
-    prepare,
     reciprocal,
     stored_scale,
     to_f16_grid,
@@ -69,7 +68,7 @@ def merge_network(count: int) -> npt.NDArray[np.int32]:
     return np.array(pairs, np.int32)
 
 
-@jit
+@inner
 def sort_lanes(keys: Any, carried: Any, network: Any) -> None:
     """Sort the rows of each lane in descending order; ``carried`` (or None) moves along."""
     for p in range(network.shape[0]):
@@ -86,7 +85,7 @@ def sort_lanes(keys: Any, carried: Any, network: Any) -> None:
             store(carried, j, where(a > b, v, u))
 
 
-@jit
+@inner
 def best_ternary(tile: Any, weights: Any, keys: Any, carried: Any, network: Any) -> Any:
     """The scale of least squared error over all codes -1, 0, 1."""
     for j in range(TERNARY):
@@ -108,7 +107,7 @@ def best_ternary(tile: Any, weights: Any, keys: Any, carried: Any, network: Any)
     return best_wx / best_w
 
 
-@jit
+@inner
 def ternary_error(tile: Any, weights: Any, d: Any) -> Any:
     """Squared error with the nearest of -d, 0, d."""
     total = lanes(0.0)
@@ -119,7 +118,7 @@ def ternary_error(tile: Any, weights: Any, d: Any) -> Any:
     return total
 
 
-@jit
+@inner
 def put_codes(tile: Any, symbols: Any, scale: Any, half: Any) -> None:
     """Codes 0 .. 2 of the weights: away from zero where |x| * scale is at least ``half``."""
     for j in range(TERNARY):
@@ -127,7 +126,7 @@ def put_codes(tile: Any, symbols: Any, scale: Any, half: Any) -> None:
         store(symbols, j, where(t >= half, int_lanes(2), where(t <= -half, int_lanes(0), int_lanes(1))))
 
 
-@jit
+@inner
 def put_trits(symbols: Any, trits: Any) -> None:
     """Bytes of TQ1_0 from the codes, after them and the scale: five trits as ceil(256 / 243 * number in base 3)."""
     for b in range(trits.shape[0]):
@@ -142,7 +141,7 @@ def put_trits(symbols: Any, trits: Any) -> None:
 @jit
 def ternary_groups(
     start: int, stop: int, x: Any, weights: Any, out: Any, textbook: bool, network: Any, trits: Any,
-    words: Any, slots: Any, block_bytes: int,
+    places: Any,
 ) -> None:  # fmt: skip
     """Encode groups of sixteen ternary blocks; ``textbook`` takes the largest magnitude for the scale, unrounded.
 
@@ -154,7 +153,7 @@ def ternary_groups(
     keys = make_tile(TERNARY)
     carried = weight_tile(weights, TERNARY)
     symbols = make_int_tile(TERNARY + 1 + trits.shape[0])
-    scratch = make_int_tile(len(words))
+    scratch = make_int_tile(1)
     starts = np.empty(LANES, np.int64)
     for group in range(start, stop):
         load_blocks(group, blocks, TERNARY, x, tile, starts)
@@ -166,25 +165,23 @@ def ternary_groups(
             load_weights(group, blocks, TERNARY, weights, wtile, starts)
             clamp_tile(tile, TERNARY, top)
             d = stored_scale(best_ternary(tile, wtile, keys, carried, network))
-            plain = stored_scale(top)
+            plain = to_f16_grid(top)
             worse = ternary_error(tile, wtile, plain) < ternary_error(tile, wtile, d)
             d = where(worse, plain, d)
             put_codes(tile, symbols, reciprocal(d), HALF)
         store(symbols, TERNARY, f16_bits(d))
         put_trits(symbols, trits)
-        pack(group, blocks, symbols, words, slots, block_bytes, out, scratch)
+        pack(group, blocks, symbols, places, out, scratch)
 
 
 @jit
-def binary_groups(
-    start: int, stop: int, x: Any, weights: Any, out: Any, words: Any, slots: Any, block_bytes: int
-) -> None:
+def binary_groups(start: int, stop: int, x: Any, weights: Any, out: Any, places: Any) -> None:
     """Encode groups of sixteen binary blocks. Symbols: bits (1 for +d), then the scale."""
     blocks = len(x) // BINARY
     tile = make_tile(BINARY)
     wtile = weight_tile(weights, BINARY)
     symbols = make_int_tile(BINARY + 1)
-    scratch = make_int_tile(len(words))
+    scratch = make_int_tile(1)
     starts = np.empty(LANES, np.int64)
     for group in range(start, stop):
         load_blocks(group, blocks, BINARY, x, tile, starts)
@@ -198,11 +195,11 @@ def binary_groups(
             w = w + weight(wtile, j)
             store(symbols, j, where(v < 0.0, int_lanes(0), int_lanes(1)))
         store(symbols, BINARY, f16_bits(to_f16_grid(wx * reciprocal(w))))
-        pack(group, blocks, symbols, words, slots, block_bytes, out, scratch)
+        pack(group, blocks, symbols, places, out, scratch)
 
 
 def _trits() -> npt.NDArray[np.int32]:
-    """(52, 5): the codes in each byte of TQ1_0, most significant first, -1 for none: 32 and 16 bytes of five, 4 of four."""
+    """(52, 5): the codes in each byte of TQ1_0, most significant first, -1 for none: 48 bytes of five, 4 of four."""
     first = np.arange(160).reshape(5, 32).T
     second = 160 + np.arange(80).reshape(5, 16).T
     last = np.pad(240 + np.arange(16).reshape(4, 4).T, ((0, 0), (0, 1)), constant_values=-1)
@@ -215,17 +212,15 @@ def _register_ternary(name: str, trits: npt.NDArray[np.int32], plan: Layout) -> 
     @register("encode", name)
     def encode(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
         textbook = method == "absmax"
-        args = (x.reshape(-1), None if textbook else prepare(weights), out.reshape(-1), textbook, network, trits)
-        places = (plan.words, plan.slots, plan.block_bytes)
-        run_rows(ternary_groups, groups_of(x.size // TERNARY), *args, *places, threads=threads)
+        args = (x.reshape(-1), None if textbook else weights, out.reshape(-1), textbook, network, trits)
+        run_rows(ternary_groups, groups_of(x.size // TERNARY), *args, plan, threads=threads)
 
 
 def _register_binary(name: str, plan: Layout) -> None:
     @register("encode", name)
     def encode(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
-        args = (x.reshape(-1), None if method == "absmax" else prepare(weights), out.reshape(-1))
-        places = (plan.words, plan.slots, plan.block_bytes)
-        run_rows(binary_groups, groups_of(x.size // BINARY), *args, *places, threads=threads)
+        args = (x.reshape(-1), None if method == "absmax" else weights, out.reshape(-1))
+        run_rows(binary_groups, groups_of(x.size // BINARY), *args, plan, threads=threads)
 
 
 _D = whole([TERNARY], 2)

@@ -1,0 +1,324 @@
+"""Error and speed of every block type's encoder and decoder, against ggml's (libgguf) and the gguf package's.
+
+    python scripts/bench_codecs.py [--types Q4_K,TQ2_0] [--checkpoint FOLDER ...] [--json OUT] [--markdown OUT]
+
+Errors: RMSE over rows of a Gaussian, and relative to the weights' own RMS over the matrices of each checkpoint folder
+(safetensors); then with importance weights, weighted RMSE. Encode speed: million weights per second of CPU time on one
+thread, both sides interleaved in one process (wall time would measure what else runs on the machine), then wall time on
+all cores. Decode: GB/s of blocks read and floats written, one thread, next to a plain copy of as many bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import libgguf
+import numpy as np
+
+from gguflike.blocks import FORMATS, BlockFormat
+from gguflike.kernels import dispatch
+
+PLAIN = ("F32", "F64", "I8", "I16", "I32", "I64")  # conversions, nothing to compare
+SHAPE = (256, 4096)
+SLOW_BUDGET = 2.0  # seconds of CPU that libgguf may take for one measurement
+
+
+def encode(
+    x: np.ndarray, fmt: BlockFormat, weights: np.ndarray | None, method: str = "search", threads: int = 1
+) -> np.ndarray:
+    out = np.empty((len(x), fmt.row_bytes(x.shape[1])), np.uint8)
+    dispatch.get("encode", fmt)(x, out, weights, method, threads)
+    return out
+
+
+def decode(blocks: np.ndarray, fmt: BlockFormat, columns: int, threads: int = 1) -> np.ndarray:
+    out = np.empty((len(blocks), columns), np.float32)
+    dispatch.get("decode", fmt)(blocks, out, threads)
+    return out
+
+
+def rmse(x: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> float:
+    squares = (x - y).astype(np.float64) ** 2
+    return float(np.sqrt(np.average(squares.mean(axis=0), weights=weights)))
+
+
+def ggml_encode(x: np.ndarray, fmt: BlockFormat, weights: np.ndarray | None) -> np.ndarray | None:
+    """libgguf's blocks, or None for a type it does not encode."""
+    try:
+        blocks = libgguf.quantize_rows(x, fmt.id, weights)
+    except (ValueError, RuntimeError):
+        return None
+    return np.ascontiguousarray(blocks).view(np.uint8).reshape(len(x), -1)
+
+
+def package_encode(x: np.ndarray, fmt: BlockFormat) -> np.ndarray | None:
+    """The gguf package's blocks, or None for a type it does not encode."""
+    try:
+        return gguf.quants.quantize(x, gguf.GGMLQuantizationType(fmt.id))
+    except (NotImplementedError, ValueError, AttributeError):
+        return None
+
+
+def cpu_seconds(*calls: Callable[[], Any], repeats: int = 5) -> list[float]:
+    """Median CPU seconds of each call, interleaved."""
+    taken: list[list[float]] = [[] for _ in calls]
+    for _ in range(repeats):
+        for times, call in zip(taken, calls, strict=True):
+            start = time.process_time()
+            call()
+            times.append(time.process_time() - start)
+    return [statistics.median(times) for times in taken]
+
+
+def wall_seconds(call: Callable[[], Any], repeats: int = 3) -> float:
+    """Least wall seconds of a call."""
+    taken = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
+def importance(columns: int) -> np.ndarray:
+    return (np.random.default_rng(1).random(columns) + 0.05).astype(np.float32)
+
+
+def gaussian() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
+
+
+def matrices(folder: Path) -> Iterator[np.ndarray]:
+    """The matrices of a checkpoint folder as float32."""
+    from safetensors import safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "np") as file:
+            for name in file.keys():  # noqa: SIM118  # not a mapping
+                part = file.get_slice(name)
+                if len(part.get_shape()) == 2:
+                    yield read_float(path, name)
+
+
+def read_float(path: Path, name: str) -> np.ndarray:
+    """One tensor as float32; numpy has no bfloat16, so its bits are read from the file."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(size))[name]
+        begin, end = entry["data_offsets"]
+        file.seek(8 + size + begin)
+        data = file.read(end - begin)
+    if entry["dtype"] == "BF16":
+        values = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
+    else:
+        values = np.frombuffer(data, {"F16": "<f2", "F32": "<f4", "F64": "<f8"}[entry["dtype"]]).astype(np.float32)
+    return values.reshape(entry["shape"])
+
+
+def affordable(x: np.ndarray, fmt: BlockFormat, weights: np.ndarray | None) -> np.ndarray:
+    """The first rows of ``x`` that libgguf encodes within the budget (its IQ1 and IQ2 search takes minutes for all)."""
+    [first] = cpu_seconds(lambda: ggml_encode(x[:1], fmt, weights), repeats=1)
+    rows = len(x) if first == 0 else max(1, int(SLOW_BUDGET / first))
+    return np.ascontiguousarray(x[:rows])
+
+
+def errors(fmt: BlockFormat, x: np.ndarray, weights: np.ndarray | None) -> dict[str, float | None]:
+    """RMSE of our search, our plain rule and ggml, over the same rows."""
+    rows = affordable(x, fmt, weights)
+    theirs = ggml_encode(rows, fmt, weights)
+    columns = rows.shape[1]
+    result: dict[str, float | None] = {
+        "search": rmse(rows, decode(encode(rows, fmt, weights), fmt, columns), weights),
+        "absmax": rmse(rows, decode(encode(rows, fmt, weights, "absmax"), fmt, columns), weights),
+        "ggml": None if theirs is None else rmse(rows, decode(theirs, fmt, columns), weights),
+    }
+    return result | {"rows": len(rows)}
+
+
+def checkpoint_errors(fmt: BlockFormat, folder: Path, weighted: bool) -> dict[str, float | None]:
+    """Relative RMSE over all matrices that the block divides: the root of the summed squares over the weights' own."""
+    total = {"search": 0.0, "absmax": 0.0, "ggml": 0.0}
+    squares, known = 0.0, True
+    for x in matrices(folder):
+        if x.shape[1] % fmt.block_size:
+            continue
+        weights = importance(x.shape[1]) if weighted else None
+        found = errors(fmt, x, weights)
+        known = known and found["ggml"] is not None
+        count = (found["rows"] or 0) * x.shape[1]
+        for key in total:
+            total[key] += (found[key] or 0.0) ** 2 * count
+        squares += (
+            float(np.average((x[: int(found["rows"] or 0)].astype(np.float64) ** 2).mean(axis=0), weights=weights))
+            * count
+        )
+    if not squares:
+        return {"search": None, "absmax": None, "ggml": None}
+    relative: dict[str, float | None] = {key: float(np.sqrt(value / squares)) for key, value in total.items()}
+    return relative if known else relative | {"ggml": None}
+
+
+def encode_speed(fmt: BlockFormat, x: np.ndarray, weights: np.ndarray | None, cores: int) -> dict[str, float | None]:
+    """Million weights per second: CPU time of one thread (``ours``, ``ggml``, ``package``), wall time of all cores."""
+    rows = affordable(x, fmt, weights)
+    if ggml_encode(rows[:1], fmt, weights) is None:
+        [ours] = cpu_seconds(lambda: encode(x, fmt, weights))
+        theirs = None
+    else:
+        repeats = 5 if len(rows) == len(x) else 1
+        ours, theirs = cpu_seconds(
+            lambda: encode(x, fmt, weights), lambda: ggml_encode(rows, fmt, weights), repeats=repeats
+        )
+    part = np.ascontiguousarray(x[:64])
+    package = (
+        None if package_encode(part[:1], fmt) is None else cpu_seconds(lambda: package_encode(part, fmt), repeats=3)[0]
+    )
+    wall = wall_seconds(lambda: encode(x, fmt, weights, threads=cores))
+    ggml_wall = (
+        None
+        if theirs is None
+        else wall_seconds(lambda: ggml_encode(rows, fmt, weights), repeats=1 if theirs > 1 else 3)
+    )
+    return {
+        "ours": x.size / ours / 1e6,
+        "ggml": None if theirs is None else rows.size / theirs / 1e6,
+        "package": None if package is None else part.size / package / 1e6,
+        "ours_all_cores": x.size / wall / 1e6,
+        "ggml_all_cores": None if ggml_wall is None else rows.size / ggml_wall / 1e6,
+    }
+
+
+def decode_speed(fmt: BlockFormat, x: np.ndarray) -> dict[str, float | None]:
+    """GB/s of blocks read plus floats written, CPU time of one thread, and of a plain copy of float32."""
+    blocks = encode(x, fmt, None, "absmax")
+    out, target = np.empty_like(x), np.empty_like(x)
+    kernel = dispatch.get("decode", fmt)
+    ours, copy = cpu_seconds(lambda: kernel(blocks, out, 1), lambda: np.copyto(target, x), repeats=9)
+    part = np.ascontiguousarray(blocks[:64])
+    moved = blocks.nbytes + out.nbytes
+    result: dict[str, float | None] = {"ours": moved / ours / 1e9, "copy": 2 * x.nbytes / copy / 1e9}
+    for key, call in (
+        ("package", lambda: gguf.quants.dequantize(part, gguf.GGMLQuantizationType(fmt.id))),
+        ("ggml", lambda: libgguf.dequantize_rows(part, fmt.id)),
+    ):
+        try:
+            call()
+        except (NotImplementedError, ValueError, AttributeError, RuntimeError):
+            result[key] = None
+        else:
+            result[key] = moved * len(part) / len(blocks) / cpu_seconds(call, repeats=5)[0] / 1e9
+    return result
+
+
+def number(value: Any, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def ratio(a: Any, b: Any, form: str) -> str:
+    return "-" if a is None or b is None else format(a / b, form)
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The three tables."""
+    lines = ["### Error (RMSE; ours / ggml's)", ""]
+    sources = report["sources"]
+    lines.append("| type | bpw | " + " | ".join(f"{s} | {s}, weighted" for s in sources) + " |")
+    lines.append("|---" * (2 + 2 * len(sources)) + "|")
+    for name, row in report["types"].items():
+        cells = []
+        for source in sources:
+            for kind in ("plain", "weighted"):
+                e = row["error"][source][kind]
+                gain = ratio(e["search"], e["ggml"], ".3f")
+                cells.append(f"{number(e['search'], '.4f')} / {number(e['ggml'], '.4f')} = {gain}")
+        lines.append(f"| {name} | {row['bits_per_weight']:.2f} | " + " | ".join(cells) + " |")
+    lines += ["", "### Encode (million weights per second; CPU time of one thread, wall time of all cores)", ""]
+    lines.append("| type | ours | ggml | ratio | weighted | ggml | ratio | gguf package | all cores | ggml | ratio |")
+    lines.append("|---" * 11 + "|")
+    for name, row in report["types"].items():
+        s, w = row["encode"]["plain"], row["encode"]["weighted"]
+        lines.append(
+            f"| {name} | {s['ours']:.0f} | {number(s['ggml'], '.3g')} | {ratio(s['ours'], s['ggml'], '.2f')} "
+            f"| {w['ours']:.0f} | {number(w['ggml'], '.3g')} | {ratio(w['ours'], w['ggml'], '.2f')} "
+            f"| {number(s['package'], '.3g')} | {s['ours_all_cores']:.0f} | {number(s['ggml_all_cores'], '.3g')} "
+            f"| {ratio(s['ours_all_cores'], s['ggml_all_cores'], '.2f')} |"
+        )
+    lines += [
+        "",
+        "### Decode (GB/s moved, one thread)",
+        "",
+        "| type | ours | plain copy | of copy | ggml | gguf package | ratio |",
+    ]
+    lines.append("|---" * 7 + "|")
+    for name, row in report["types"].items():
+        d = row["decode"]
+        lines.append(
+            f"| {name} | {d['ours']:.2f} | {d['copy']:.2f} | {d['ours'] / d['copy']:.0%} | {number(d['ggml'], '.2f')} "
+            f"| {number(d['package'], '.2f')} | {ratio(d['ours'], d['package'], '.1f')} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--types", help="comma-separated block types (default: all with an encoder)")
+    parser.add_argument("--checkpoint", type=Path, action="append", default=[], help="folder with safetensors")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--markdown", type=Path, help="write the tables here (default: standard output)")
+    arguments = parser.parse_args()
+    names = arguments.types.split(",") if arguments.types else [n for n in FORMATS if n not in PLAIN]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    x, weights = gaussian(), importance(SHAPE[1])
+    report: dict[str, Any] = {
+        "machine": platform.processor() or platform.machine(),
+        "cores": cores,
+        "shape": SHAPE,
+        "sources": ["Gaussian", *(folder.name for folder in arguments.checkpoint)],
+        "types": {},
+    }
+    for name in names:
+        fmt = FORMATS[name]
+        if not dispatch.has("encode", fmt):
+            print(f"{name}: no encoder", file=sys.stderr)
+            continue
+        for each in (None, weights):  # compile
+            decode(encode(x[:1], fmt, each), fmt, SHAPE[1])
+        error = {"Gaussian": {"plain": errors(fmt, x, None), "weighted": errors(fmt, x, weights)}}
+        for folder in arguments.checkpoint:
+            error[folder.name] = {
+                "plain": checkpoint_errors(fmt, folder, False),
+                "weighted": checkpoint_errors(fmt, folder, True),
+            }
+        report["types"][name] = {
+            "bits_per_weight": fmt.bits_per_weight,
+            "error": error,
+            "encode": {
+                "plain": encode_speed(fmt, x, None, cores),
+                "weighted": encode_speed(fmt, x, weights, cores),
+            },
+            "decode": decode_speed(fmt, x),
+        }
+        print(f"{name}: done", file=sys.stderr)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    if arguments.markdown:
+        arguments.markdown.write_text(markdown(report))
+    else:
+        print(markdown(report))
+    return 0
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore", RuntimeWarning)  # the gguf package divides by zero where a block is zero
+    sys.exit(main())
