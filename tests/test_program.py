@@ -38,10 +38,10 @@ def dequantized(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
 def check_quantized(codes: np.ndarray, scales: np.ndarray, sums: np.ndarray, want: np.ndarray) -> None:
     """int8 codes, float32 scales and int32 sums are those of the rule in matmul.py."""
     largest = np.abs(want).reshape(*scales.shape, 32).max(-1)
-    assert np.allclose(scales, largest / 127, rtol=3e-6, atol=0)
-    assert not (scales.view(np.uint32) & 3).any()
+    assert np.allclose(scales, largest / 127, rtol=2**-11, atol=0)
+    assert not (scales.view(np.uint32) & 0x1FFF).any()
     step = np.repeat(scales, 32, axis=-1)
-    assert (np.abs(dequantized(codes, scales) - want) <= 0.501 * step).all()
+    assert (np.abs(dequantized(codes, scales) - want) <= 0.57 * step).all()
     assert np.array_equal(sums, codes.reshape(*sums.shape, 16).sum(-1, dtype=np.int32))
 
 
@@ -189,14 +189,14 @@ def test_barriers_hold_with_any_number_of_threads(threads: int) -> None:
     team, one = Team(threads), Team(1)
     x = np.random.default_rng(1).standard_normal((64, 64), np.float32)
     program, a, _, _ = chain(40, 64)
-    address = program.link()
+    program.link()
     for tokens in (64, 1, 7, 64, 33):
         a[:] = x
-        one.run(address, tokens)
+        one.run(program, tokens)
         want = a[:tokens].copy()
         for _ in range(10):
             a[:] = x
-            team.run(address, tokens)
+            team.run(program, tokens)
             assert np.array_equal(a[:tokens], want)
     team.close()
 
@@ -205,13 +205,14 @@ def test_programs_alternate_without_mixing(team: Team) -> None:
     """Late threads must not take work of the next pass for that of the last."""
     first, a, _, _ = chain(6, 9)
     second, c, _, _ = chain(3, 40)
-    addresses = first.link(), second.link()
+    first.link()
+    second.link()
     x = np.random.default_rng(1).standard_normal((40, 64), np.float32)
     wants = []
     for repeat in range(300):
         a[:], c[:] = x[:9], x
-        team.run(addresses[0], 9)
-        team.run(addresses[1], 40 - repeat % 3)
+        team.run(first, 9)
+        team.run(second, 40 - repeat % 3)
         got = a.copy(), c[:30].copy()
         wants = wants or list(got)
         assert all(np.array_equal(g, w) for g, w in zip(got, wants, strict=True))
@@ -236,12 +237,12 @@ def test_workers_end_with_the_team() -> None:
     before = threading.active_count()
     team = Team(4)
     program, a, _, _ = chain(1, 4)
-    address = program.link()
-    team.run(address, 4)
+    program.link()
+    team.run(program, 4)
     assert threading.active_count() == before + 3
     team.close()
     assert threading.active_count() == before
-    team.run(address, 4)  # and come back
+    team.run(program, 4)  # and come back
     assert threading.active_count() == before + 3
     del team
     assert threading.active_count() == before
@@ -253,11 +254,11 @@ def test_calls_from_several_threads_take_turns(team: Team) -> None:
 
     def work(seed: int) -> None:
         program, a, _, _ = chain(4, 8)
-        address = program.link()
+        program.link()
         x = np.random.default_rng(seed).standard_normal((8, 64), np.float32)
         for _ in range(20):
             a[:] = x
-            team.run(address, 8)
+            team.run(program, 8)
             results.append((seed, a.tobytes()))
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]

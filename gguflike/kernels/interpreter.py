@@ -131,8 +131,11 @@ def work(team: int, thread: int, unused: int, also_unused: int) -> None:
     while not load_acquire(team + p.QUIT):
         epoch = load_acquire(team + p.EPOCH)
         if epoch != seen:
-            seen, spins = epoch, 0
-            _execute(team, load_acquire(team + p.PROGRAM), epoch, block + p.STATE)
+            # Busy first, then which program: the caller frees no program that a busy worker may have found.
+            fetch_add(team + p.BUSY, 1)
+            seen, spins = load_acquire(team + p.EPOCH), 0
+            _execute(team, load_acquire(team + p.PROGRAM), seen, block + p.STATE)
+            fetch_add(team + p.BUSY, -1)
         elif spins < SPINS:
             pause()
             spins += 1

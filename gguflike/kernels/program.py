@@ -10,13 +10,15 @@ Layout, all words int64:
               tokens), GRAIN (fewest items of a chunk),
               STARTS_STAGE (1: every earlier op must be complete first); on a cache line of its own CLAIM
               (pass << 32 | chunks claimed) and DONE (chunks done of the stage that this op starts)
-    team      EPOCH (number of the pass), PROGRAM, QUIT, THREADS, then a block per thread: ASLEEP, SEMAPHORE, STATE
+    team      EPOCH (number of the pass), PROGRAM, QUIT, THREADS, BUSY (workers that look at a program), then a block
+              per thread: ASLEEP, SEMAPHORE, STATE
     state     what ops see: TOKENS in this pass, POSITION of the first, THREAD index, SCRATCH address
 """
 
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import struct
 import threading
@@ -38,14 +40,13 @@ Words = npt.NDArray[np.int64]
 PASS_TOKENS = 8
 RECORD_BYTES = 128
 FUNCTION, ARGS, ITEMS, PER_TOKENS, GRAIN, STARTS_STAGE, CLAIM, DONE = 0, 8, 16, 24, 32, 40, 64, 72
-EPOCH, PROGRAM, QUIT, THREADS = 0, 64, 72, 80
-THREAD_BLOCKS, THREAD_BYTES = 128, 256
+EPOCH, PROGRAM, QUIT, THREADS, BUSY = 0, 64, 72, 80, 128
+THREAD_BLOCKS, THREAD_BYTES = 192, 256
 ASLEEP, SEMAPHORE, STATE = 0, 64, 128
 TOKENS, POSITION, THREAD, SCRATCH = 0, 8, 16, 24
 
 SCRATCH_BYTES = 1 << 18
 ATTENTION_ROWS = tuple(range(1, 9))  # sizes of the tile of queries that attention.py has ops for
-PAGE = 4096
 
 
 def float_bits(value: float) -> int:
@@ -54,11 +55,15 @@ def float_bits(value: float) -> int:
 
 
 def aligned(count: int, dtype: Any = np.uint8) -> npt.NDArray[Any]:
-    """A zeroed array that starts on a page (memory is only taken when it is touched)."""
+    """A zeroed array on pages of its own, which are only taken from the system, one by one, when they are touched.
+
+    numpy's own large arrays ask for huge pages: a cache of which a little is used here and there would take it all.
+    """
     dtype = np.dtype(dtype)
-    raw = np.zeros(count * dtype.itemsize + PAGE, np.uint8)
-    start = -raw.ctypes.data % PAGE
-    return raw[start : start + count * dtype.itemsize].view(dtype)
+    pages = mmap.mmap(-1, max(count * dtype.itemsize, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(pages, dtype, count)
 
 
 @dataclass(frozen=True)
@@ -79,18 +84,19 @@ class Op:
 
 @dataclass
 class Program:
-    """A sequence of ops. ``keep`` holds the arrays whose addresses the ops use."""
+    """A sequence of ops. ``keep`` holds the arrays whose addresses the ops use. ``address`` is 0 until it is linked."""
 
     ops: list[Op] = field(default_factory=list)
     keep: list[Any] = field(default_factory=list)
+    address: int = 0
     _records: Words | None = None
     _args: Words | None = None
 
     def add(self, name: str, *args: int, items: int, per_tokens: int = 0, grain: int = 1, barrier: bool = True) -> None:
         self.ops.append(Op(name, args, items, per_tokens, grain, barrier))
 
-    def link(self, progress: native.Progress | None = None) -> int:
-        """Compile or load the ops, lay out the records, and return the program's address."""
+    def link(self, progress: native.Progress | None = None) -> Program:
+        """Compile or load the ops and lay out the records."""
         addresses = native.load([op.name for op in self.ops], progress)
         words = RECORD_BYTES // 8
         records = aligned((len(self.ops) + 1) * words, np.int64).reshape(-1, words)
@@ -109,16 +115,18 @@ class Program:
             )
             used += len(op.args)
         self._records, self._args = records, args
-        return int(records.ctypes.data)
+        self.address = int(records.ctypes.data)
+        return self
 
 
-def _quit(words: Words, count: int, threads: Sequence[threading.Thread]) -> None:
+def _quit(words: Words, count: int, threads: Sequence[threading.Thread], recent: list[Program]) -> None:
     libc = ctypes.CDLL(None)
     words[QUIT // 8] = 1
     for thread in range(1, count):
         libc.sem_post(ctypes.c_void_p(int(words.ctypes.data) + THREAD_BLOCKS + thread * THREAD_BYTES + SEMAPHORE))
     for worker in threads:
         worker.join()
+    recent.clear()
 
 
 class Team:
@@ -136,13 +144,15 @@ class Team:
         native.load(["interpreter:run", "interpreter:work"], progress)
         self._run = native.call("interpreter:run")
         self._lock = threading.Lock()
-        self._process = 0
+        self._process = self._base = 0
         self._words: Words = np.empty(0, np.int64)
+        self._recent: list[Program] = []  # programs that a late worker may still be looking at
 
     def _start(self) -> None:
         self._words = words = aligned((THREAD_BLOCKS + self.threads * THREAD_BYTES) // 8, np.int64)
         words[THREADS // 8] = self.threads
-        base, libc = int(words.ctypes.data), ctypes.CDLL(None)
+        self._base = base = int(words.ctypes.data)
+        libc = ctypes.CDLL(None)
         for thread in range(self.threads):
             block = (THREAD_BLOCKS + thread * THREAD_BYTES) // 8
             libc.sem_init(ctypes.c_void_p(base + 8 * block + SEMAPHORE), 0, 0)
@@ -157,14 +167,18 @@ class Team:
             worker.start()
         self._process = os.getpid()
         # Machine code is unmapped when the interpreter shuts down, so workers must be gone by then.
-        self._finalizer = weakref.finalize(self, _quit, words, self.threads, workers)
+        self._finalizer = weakref.finalize(self, _quit, words, self.threads, workers, self._recent)
 
-    def run(self, program: int, tokens: int, position: int = 0) -> None:
-        """One pass of the linked ``program``. Calls from several Python threads take turns."""
+    def run(self, program: Program, tokens: int, position: int = 0) -> None:
+        """One pass of a linked program. Calls from several Python threads take turns."""
         with self._lock:
             if self._process != os.getpid():
                 self._start()
-            self._run(int(self._words.ctypes.data), program, tokens, position)
+            if not self._words[BUSY // 8]:
+                # Workers that wake up from now on look at the last program, not at those before it.
+                del self._recent[:-1]
+            self._recent.append(program)
+            self._run(self._base, program.address, tokens, position)
 
     def close(self) -> None:
         """End the workers. They come back with the next pass."""

@@ -22,11 +22,12 @@ def emit_block(e: Emitter, values: Sequence[Any], codes: Any, scale_at: Any, sum
     bits = [b.and_(b.bitcast(v, INTS), e.const(INTS, 0x7FFFFFFF)) for v in values]
     larger = b.select(b.icmp_unsigned(">", *bits), *bits)
     largest = b.bitcast(e.reduce("umax", larger), F32)
-    scale = b.bitcast(b.and_(b.bitcast(b.fdiv(largest, ir.Constant(F32, 127.0)), I32), ir.Constant(I32, -4)), F32)
+    exact = b.bitcast(b.fdiv(largest, ir.Constant(F32, 127.0)), I32)
+    scale = b.bitcast(b.and_(b.add(exact, ir.Constant(I32, 1 << 12)), ir.Constant(I32, -1 << 13)), F32)
     is_zero = b.fcmp_ordered("<", largest, ir.Constant(F32, TINY))
     zero = ir.Constant(F32, 0.0)
     scale = b.select(is_zero, zero, scale)
-    inverse = e.splat(FLOATS, b.select(is_zero, zero, b.fdiv(ir.Constant(F32, 1.0), scale)))
+    inverse = e.splat(FLOATS, b.select(is_zero, zero, b.fdiv(ir.Constant(F32, 127.0), largest)))
     e.store(scale, scale_at)
     for half, value in enumerate(values):
         integers = b.fptosi(e.round(b.fmul(value, inverse)), INTS)

@@ -61,7 +61,9 @@ class Model:
             )
             for many in (False, True)
         ]
-        self._linked = [[program.link(progress) for program in pair] for pair in self._programs]
+        for pair in self._programs:
+            for program in pair:
+                program.link(progress)
         self._tokens: list[int] = []  # whose keys and values are in the cache
 
     @property
@@ -136,11 +138,11 @@ class Model:
         count = len(batch)
         self._buffers.ids[:count] = batch
         self._rope.table(position, count, self._buffers.angles)
-        self._team.run(self._linked[count > 1][0], count, position)
+        self._team.run(self._programs[count > 1][0], count, position)
 
     def _pass_head(self, first: int, count: int) -> Logits:
         self._buffers.head_x[:count] = self._buffers.x[first : first + count]
-        self._team.run(self._linked[count > 1][1], count)
+        self._team.run(self._programs[count > 1][1], count)
         return self._buffers.logits[:count]
 
     def _check(self, ids: Sequence[int], position: int) -> None:
