@@ -26,8 +26,8 @@ Argument words of ``matvec`` and ``matmul``:
 
 Argument words of ``quantize:rows``: 0 X address of float32 (tokens, K), 1 COLUMNS, 2 CODES, 3 SCALES, 4 SUMS.
 
-Activations are quantized per token and 32 columns: ``scale = max|x| / 127`` with the two lowest bits of its mantissa
-cleared, ``code = round(x / scale)``. The short mantissa is what lets the kernels turn an integer sum into a float and
+Activations are quantized per token and 32 columns: ``code = round(x / s)`` with ``s = max|x| / 127``, and ``scale`` is s
+rounded to the 11 bits of mantissa that a float16 has (llama.cpp's Q8_0 does the same, so results agree closely). The short mantissa is what lets the kernels turn an integer sum into a float and
 scale it in one fma (see tile.py).
 """
 
@@ -39,7 +39,7 @@ from typing import Any
 from llvmlite import ir
 
 from gguflike.kernels import tile
-from gguflike.kernels._jit import jit, op
+from gguflike.kernels._jit import inner, op
 from gguflike.kernels.atomics import load_word
 from gguflike.kernels.layout import BLOCK, LAYOUTS, Layout
 from gguflike.kernels.output import bias_rows, prefetch, put_bias, put_rows, put_unit
@@ -128,7 +128,7 @@ def _matmul(layout: Layout) -> Op:
     record_blocks, sub_bytes = weights // BLOCK, sub_blocks(layout) * tile.SUB_BYTES
     token_bytes = tile.token_bytes(layout)
 
-    @jit
+    @inner
     def unpack_unit(packed: int, columns: int, unit: int, column: int, chunk: int, scratch: int) -> None:
         """32 rows of the columns from ``column`` on."""
         for group in range(2):
@@ -141,7 +141,7 @@ def _matmul(layout: Layout) -> Op:
                     scratch + tile.SCALES_AT + block * sub_bytes + group * 64,
                 )
 
-    @jit
+    @inner
     def prepare_panel(args: int, first: int, count: int, column: int, blocks: int, scratch: int) -> None:
         """``count`` tokens from ``first`` on, ``blocks`` blocks from ``column`` on."""
         columns = load_word(args + 16)
@@ -154,7 +154,7 @@ def _matmul(layout: Layout) -> Op:
             else:
                 prepare(codes + at, scales + at // 8, sums + at // 4, blocks, panel)
 
-    @jit
+    @inner
     def multiply_panel(args: int, scratch: int, start: int, stop: int, first: int, count: int) -> None:
         """Units start to stop, at most UNITS, by tokens first to first + count, at most PANEL_TOKENS."""
         columns, packed = load_word(args + 16), load_word(args)

@@ -13,7 +13,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from gguflike.kernels._jit import jit, op
+from gguflike.kernels._jit import inner, op
 from gguflike.kernels.atomics import load_word
 from gguflike.kernels.layout import FLOATS as FLOAT_TYPES
 from gguflike.kernels.layout import LANES
@@ -165,7 +165,7 @@ def _matmul(kind: str) -> Op:
     def convert(e: Emitter, rows: Any, stride: Any, last: Any, count: Any, place: Any) -> None:
         _convert(e, kind, rows, stride, last, count, place)
 
-    @jit
+    @inner
     def convert_unit(args: int, unit: int, column: int, count: int, scratch: int) -> None:
         """32 rows of ``count`` columns from ``column`` on."""
         weights, rows, columns = load_word(args), load_word(args + 8), load_word(args + 16)
@@ -177,7 +177,7 @@ def _matmul(kind: str) -> Op:
                 place = scratch + (k * GROUPS + group) * LANES * 4
                 convert(source, columns * size, rows - row - 1, count - k, place)
 
-    @jit
+    @inner
     def multiply_panel(args: int, scratch: int, start: int, stop: int, first: int, count: int) -> None:
         """Units start to stop, at most UNITS, by tokens first to first + count, at most PANEL_TOKENS."""
         columns, x = load_word(args + 16), load_word(args + 24)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gguflike.kernels._jit import jit
+from gguflike.kernels._jit import inner
 from gguflike.kernels.atomics import load_word
 from gguflike.kernels.simd import FLOATS, Emitter, address, floats16, operation, void
 
@@ -76,7 +76,7 @@ def _store_first(e: Emitter, value: Any, place: Any, count: Any) -> None:
     e.store_masked(value, place, 0, e.first_lanes(count))
 
 
-@jit(inline="always")
+@inner
 def put_rows(args: int, group: int, token: int, value: Any) -> None:
     """``value`` (16 lanes) to rows 16 * group and up of ``token``, added to what is there where ADD says so."""
     row = 16 * group
@@ -87,21 +87,21 @@ def put_rows(args: int, group: int, token: int, value: Any) -> None:
     _store_first(value, out, count)
 
 
-@jit(inline="always")
+@inner
 def bias_rows(args: int, group: int) -> Any:
     """The bias of rows 16 * group and up, zero where there is none."""
     bias, row = load_word(args + 72), 16 * group
     return _add_from(_zero(), bias + 4 * row, load_word(args + 8) - row if bias else 0)
 
 
-@jit
+@inner
 def put_bias(args: int, unit: int, place: int) -> None:
     """What the sums of 32 rows start from."""
     _store_floats(place, bias_rows(args, 2 * unit))
     _store_floats(place + 64, bias_rows(args, 2 * unit + 1))
 
 
-@jit
+@inner
 def put_unit(args: int, sums: int, unit: int, first: int, count: int) -> None:
     """``count`` times the sums of 32 rows, float32 (count, 32), to the output from token ``first`` on."""
     stride = 4 * load_word(args + 56)

@@ -17,7 +17,7 @@ from llvmlite import ir
 
 from gguflike.blocks import FORMATS
 from gguflike.kernels import repack_fields as fields
-from gguflike.kernels._jit import jit, op
+from gguflike.kernels._jit import inner, op
 from gguflike.kernels.atomics import load_word
 from gguflike.kernels.layout import LANES, LAYOUTS, Layout, Plane
 from gguflike.kernels.simd import I8, I32, Emitter, address, operation, void
@@ -86,7 +86,7 @@ def _repack(name: str, layout: Layout) -> Op:
                 assert isinstance(plane, Plane)
                 _plane_from_codes(e, plane, lowest[index], layout.weights, e.pointer(codes), place)
 
-    do_fields = jit(fields.FIELDS[name])
+    do_fields = inner(fields.FIELDS[name])
     block_bytes, weights, record_bytes = FORMATS[name].block_bytes, layout.weights, layout.record_bytes
 
     def repack(args: int, state: int, start: int, stop: int) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.blocks import codebooks
-from gguflike.kernels._jit import jit
+from gguflike.kernels._jit import inner
 from gguflike.kernels.packed import u8, u16, u32
 from gguflike.kernels.simd import I8, I16, Emitter, address, operation, void
 
@@ -30,17 +30,17 @@ def _put16(e: Emitter, place: Any, value: Any) -> None:
     e.store(e.b.trunc(value, I16), place)
 
 
-@jit(inline="always")
+@inner
 def _byte(place: int) -> int:
     return np.int64(u8(place))
 
 
-@jit(inline="always")
+@inner
 def _short(place: int) -> int:
     return np.int64(u16(place))
 
 
-@jit(inline="always")
+@inner
 def _word(place: int) -> int:
     return np.int64(u32(place))
 
@@ -121,8 +121,9 @@ def _mxfp4(block: int, record: int, lane: int, codes: int) -> None:
 
 def _nvfp4(block: int, record: int, lane: int, codes: int) -> None:
     for i in range(4):
-        scale = _byte(block + i) & 127
-        _put8(record + 16 * i + lane, 0 if scale == 127 else scale)  # 127 is NaN in the format and decodes to 0
+        scale = _byte(block + i)
+        # 127 is the NaN of the type and decodes to 0, as ggml has it; the top bit has no meaning.
+        _put8(record + 16 * i + lane, 0 if scale == 127 else scale & 127)
 
 
 def _packed_bits(bits: int) -> Fields:
@@ -153,7 +154,7 @@ _IQ3_XXS, _IQ3_S, _IQ1 = _points(codebooks.iq3_xxs()), _points(codebooks.iq3_s()
 _SIGNS = codebooks.SIGN_PATTERNS.astype(np.int64)
 
 
-@jit(inline="always")
+@inner
 def _put_point(codes: int, point: int, signs: int, sign_bit: int, count: int) -> None:
     """``count`` codes: a point's coordinates, with ``sign_bit`` where the bit in ``signs`` is set."""
     for i in range(count):
@@ -170,7 +171,7 @@ def _iq2_xxs(block: int, record: int, lane: int, codes: int) -> None:
             _put_point(codes + 32 * i + 8 * j, point, _SIGNS[(rest >> (7 * j)) & 127], 4, 8)
 
 
-@jit(inline="always")
+@inner
 def _nibble_scales(source: int, target: int, count: int) -> None:
     """2 s + 1 of ``count`` 4-bit scales s, low half first."""
     for i in range(count):

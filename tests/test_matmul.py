@@ -1,0 +1,235 @@
+"""Matrix products on blocks: every type, odd shapes, against float64 on the decoded weights and the same activations."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from gguflike.blocks import FORMATS
+from gguflike.errors import QuantizationError, UnsupportedError
+from gguflike.kernels import native
+from gguflike.kernels.layout import FLOATS, LANES, LAYOUTS, activation_arrays, linear_plan
+from gguflike.tensor import QuantizedTensor
+
+LIMIT = 1e-5  # relative error
+
+
+def random_tensor(name: str, rows: int, columns: int, seed: int = 0) -> QuantizedTensor:
+    """Blocks of random bits with ordinary scales."""
+    fmt, rng = FORMATS[name], np.random.default_rng(seed)
+    if name in FLOATS:
+        values = rng.standard_normal((rows, columns)).astype(np.float32)
+        stored = {"F32": values, "F16": values.astype(np.float16), "BF16": values.view(np.uint16)[:, 1::2]}[name]
+        return QuantizedTensor("w", fmt, (rows, columns), np.ascontiguousarray(stored).view(np.uint8).reshape(-1))
+    data = rng.integers(0, 256, fmt.tensor_bytes((rows, columns)), dtype=np.uint8)
+    blocks = data.view(fmt.dtype)
+    for field in fmt.fields:
+        if field.dtype == "<f2" and field.role in ("scale", "min"):
+            blocks[field.name] = (rng.standard_normal(len(blocks)) * 0.01).astype(np.float16)
+    if name == "MXFP4":
+        blocks["e"] = rng.integers(118, 130, len(blocks))
+        blocks["e"][0] = seed % 2  # a subnormal scale
+    if name == "IQ1_M":  # whose float16 is spread over the tops of four words
+        words = blocks["scales"].view("<u2") & 0x0FFF
+        words[:, 3] |= 0x2000
+        blocks["scales"] = words.view(np.uint8)
+    return QuantizedTensor("w", fmt, (rows, columns), data)
+
+
+def decoded(tensor: QuantizedTensor) -> npt.NDArray[np.float64]:
+    """The weights according to the gguf package, or to numpy's reference for types that it lacks."""
+    if tensor.format.name in ("Q1_0", "Q2_0"):
+        assert tensor.format.decode is not None
+        values = tensor.format.decode(tensor.blocks)
+    else:
+        values = gguf.dequantize(tensor.rows, gguf.GGMLQuantizationType[tensor.format.name])
+    return np.asarray(values, np.float64).reshape(tensor.shape)
+
+
+def quantized(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Activations as the rule of matmul.py has them, in numpy."""
+    blocks = x.reshape(len(x), -1, 32)
+    largest = np.abs(blocks).max(axis=-1, keepdims=True).astype(np.float32)
+    scale = ((largest / np.float32(127)).view(np.uint32) + np.uint32(1 << 12) & ~np.uint32((1 << 13) - 1)).view(np.float32)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        inverse = np.where(largest == 0, np.float32(0), np.float32(127) / largest)
+    return (np.rint(blocks * inverse) * scale.astype(np.float64)).reshape(x.shape)
+
+
+def relative_error(got: npt.NDArray[np.float32], expected: npt.NDArray[np.float64]) -> float:
+    return float(np.abs(got - expected).max() / np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", [*LAYOUTS, *FLOATS])
+def test_every_type(name: str) -> None:
+    """Rows that fill no group, columns that fill no chunk, every remainder of tokens."""
+    block = max(32, FORMATS[name].block_size)
+    shapes = [(1, block), (40, 2 * block), (32, 512 + block), (70, 3 * 256)]
+    if name in FLOATS:
+        shapes = [(1, 1), (33, 100), (32, 257), (70, 20)]
+    for rows, columns in shapes:
+        tensor = random_tensor(name, rows, columns)
+        weights = decoded(tensor)
+        x = np.random.default_rng(1).standard_normal((17, columns)).astype(np.float32)
+        expected = (x.astype(np.float64) if name in FLOATS else quantized(x)) @ weights.T
+        for tokens in (1, 2, 3, 6, 7, 12, 17):
+            got = tensor.linear(x[:tokens], threads=1)
+            assert got.shape == (tokens, rows)
+            assert relative_error(got, expected[:tokens]) < LIMIT, (rows, columns, tokens)
+
+
+def test_many_tokens_and_rows() -> None:
+    """More than one panel of tokens, more than one set of units, on two threads."""
+    tensor = random_tensor("Q4_K", 600, 768)
+    x = np.random.default_rng(2).standard_normal((250, 768)).astype(np.float32)
+    got = tensor.linear(x, threads=2)
+    assert relative_error(got, quantized(x) @ decoded(tensor).T) < LIMIT
+    tensor = random_tensor("F16", 600, 300)
+    x = np.random.default_rng(2).standard_normal((200, 300)).astype(np.float32)
+    assert relative_error(tensor.linear(x, threads=2), x.astype(np.float64) @ decoded(tensor).T) < LIMIT
+
+
+@pytest.mark.parametrize("tokens", [1, 8])
+@pytest.mark.parametrize("name", ["Q4_0", "F16"])
+@pytest.mark.parametrize("rows", [64, 41])
+def test_bias_and_residual(name: str, tokens: int, rows: int) -> None:
+    """Out of a wider matrix, with a bias, added to what is there; nothing beside it is touched."""
+    columns, stride, plan = 64, 80, linear_plan(FORMATS[name])
+    tensor = random_tensor(name, rows, columns)
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((tokens, columns)).astype(np.float32)
+    bias = rng.standard_normal(rows).astype(np.float32)
+    before = rng.standard_normal((tokens, stride)).astype(np.float32)
+    weights = tensor.data
+    if plan.repack is not None:
+        packed = plan.allocate(rows, columns)
+        assert packed is not None
+        words = np.array(plan.repack_args(weights.ctypes.data, packed.ctypes.data, rows, columns), np.int64)
+        native.call(plan.repack)(words.ctypes.data, 0, 0, plan.matvec_items(rows))
+        weights = packed
+    arrays = activation_arrays(tokens, columns)
+    places = [a.ctypes.data for a in arrays.values()]
+    if plan.activations == "int8":
+        words = np.array((x.ctypes.data, columns, *places), np.int64)
+        native.call("quantize:rows")(words.ctypes.data, 0, 0, tokens)
+        product = quantized(x) @ decoded(tensor).T
+    else:
+        places[0] = x.ctypes.data
+        product = x.astype(np.float64) @ decoded(tensor).T
+    scratch = np.zeros(1 << 18, np.uint8)
+    state = np.array([tokens, 0, 0, scratch.ctypes.data], np.int64)
+    run = native.call(plan.matvec if tokens == 1 else plan.matmul)
+    items = plan.matvec_items(rows) if tokens == 1 else plan.matmul_items(rows)
+    for add, with_bias in ((0, 1), (1, 0), (1, 1)):
+        out = before.copy()
+        address = bias.ctypes.data if with_bias else 0
+        args = np.array((weights.ctypes.data, rows, columns, *places, out.ctypes.data, stride, add, address), np.int64)
+        run(args.ctypes.data, state.ctypes.data, 0, items)
+        expected = product + (bias if with_bias else 0) + (before[:, :rows] if add else 0)
+        assert relative_error(out[:, :rows], expected) < LIMIT
+        np.testing.assert_array_equal(out[:, rows:], before[:, rows:])
+
+
+def test_quantized_activations_follow_the_rule() -> None:
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal((3, 96)).astype(np.float32)
+    x[1, :32] = 0
+    x[2, :32] *= 1e-36
+    arrays = activation_arrays(3, 96)
+    words = np.array((x.ctypes.data, 96, *(a.ctypes.data for a in arrays.values())), np.int64)
+    native.call("quantize:rows")(words.ctypes.data, 0, 0, 3)
+    codes, scales, sums = arrays["codes"].astype(np.int32), arrays["scales"], arrays["sums"]
+    assert (codes[1, :32] == 0).all()
+    assert (scales[1:, 0] == 0).all()  # too small to divide by
+    assert (np.abs(codes).max(axis=-1) == 127).all()
+    assert ((scales.view(np.uint32) & 3) == 0).all()
+    np.testing.assert_array_equal(sums, codes.reshape(3, -1, 16).sum(axis=-1))
+    values = (codes.reshape(3, -1, 32) * scales[..., None].astype(np.float64)).reshape(3, 96)
+    np.testing.assert_allclose(values[0], quantized(x)[0], rtol=1e-6)
+
+
+def test_a_nan_stays_visible() -> None:
+    tensor = random_tensor("Q8_0", 16, 64)
+    x = np.ones((1, 64), np.float32)
+    x[0, 5] = np.nan
+    assert np.isnan(tensor.linear(x)).all()
+
+
+def test_nothing_to_multiply() -> None:
+    tensor = random_tensor("Q8_0", 16, 64)
+    assert tensor.linear(np.zeros((0, 64), np.float32)).shape == (0, 16)
+    assert tensor.linear(np.ones((2, 3, 64), np.float32)).shape == (2, 3, 16)
+    assert tensor.linear(np.ones(64, np.float32)).shape == (16,)
+
+
+def test_errors_name_the_shapes() -> None:
+    tensor = random_tensor("Q8_0", 16, 64)
+    with pytest.raises(QuantizationError, match=r"\(16, 64\).*\(2, 32\)"):
+        tensor.linear(np.ones((2, 32), np.float32))
+    with pytest.raises(UnsupportedError, match="no matmul on I8"):
+        linear_plan(FORMATS["I8"])
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_records_are_no_larger_than_promised(name: str) -> None:
+    """At most 1.1 times the file's bytes from 2 bits up; the codebook types are looked up, at most 3.6 bits a weight."""
+    layout, fmt = LAYOUTS[name], FORMATS[name]
+    bits = 8 * layout.record_bytes / (LANES * layout.weights)
+    if name.startswith(("IQ1", "IQ2", "IQ3")):
+        assert bits <= 4.32
+    else:
+        assert bits <= 1.1 * fmt.bits_per_weight
+
+
+def test_repacked_weights_live_as_long_as_the_tensor() -> None:
+    from gguflike.kernels import linear
+
+    tensor = random_tensor("Q8_0", 16, 64)
+    before = len(linear._packed)
+    x = np.ones((1, 64), np.float32)
+    first = tensor.linear(x)
+    assert len(linear._packed) == before + 1
+    np.testing.assert_array_equal(tensor.linear(x), first)
+    assert len(linear._packed) == before + 1
+    del tensor
+    assert len(linear._packed) == before
+
+
+OTHER_CPUS = {
+    "avx2": ("haswell", "+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+ssse3,+sse4.1,+sse4.2"),
+    "generic": ("x86-64", "-sse3"),
+}
+
+SCRIPT = """
+import sys
+import numpy as np
+sys.path.insert(0, sys.argv[1])
+from test_matmul import random_tensor
+for name in ("Q8_0", "Q2_K", "F16"):
+    tensor = random_tensor(name, 40, 512)
+    x = np.random.default_rng(5).standard_normal((7, 512)).astype(np.float32)
+    for tokens in (1, 7):
+        sys.stdout.buffer.write(tensor.linear(x[:tokens], threads=1).tobytes())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cpu", OTHER_CPUS)
+def test_other_machines_give_the_same(cpu: str) -> None:
+    """Compiled for an older CPU and run on this one: no illegal instruction, the same results up to the order of sums."""
+    outputs = []
+    for name, features in (("", ""), OTHER_CPUS[cpu]):
+        env = {k: v for k, v in os.environ.items() if not k.startswith("NUMBA_CPU")}
+        if name:
+            env |= {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
+        script = [sys.executable, "-c", SCRIPT, os.path.dirname(__file__)]  # noqa: PTH120
+        done = subprocess.run(script, env=env, capture_output=True, check=True)
+        outputs.append(np.frombuffer(done.stdout, np.float32))
+    here, there = outputs
+    assert relative_error(there, here.astype(np.float64)) < 1e-6

@@ -1,0 +1,272 @@
+"""The vector operations of kernels/simd.py, one by one against numpy, and the machine-specific ones against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+from llvmlite import ir
+
+from gguflike.kernels import simd
+from gguflike.kernels.simd import BYTES, FLOATS, I32, I64, INTS, SHORTS, Emitter
+
+ARM = "aarch64-unknown-linux-gnu"
+
+
+def native_features() -> frozenset[str]:
+    return simd.target()[1]
+
+
+class Machine:
+    """Compiles functions of int64 addresses for this CPU, and keeps the code alive."""
+
+    def __init__(self) -> None:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        self.compiler = llvm.create_lljit_compiler(
+            llvm.Target.from_default_triple().create_target_machine(
+                cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=2
+            )
+        )
+        self.keep: list[Any] = []
+
+    def run(self, emit: Callable[..., None], *arrays: np.ndarray, features: frozenset[str] | None = None) -> None:
+        """Emits ``emit(emitter, *addresses)`` and calls it on the arrays' memory."""
+        import ctypes
+
+        module = ir.Module()
+        name = f"f{len(self.keep)}"
+        builder = start(module, name, len(arrays))
+        emit(Emitter(builder, features=features), *builder.function.args)
+        builder.ret_void()
+        library = (
+            llvm.JITLibraryBuilder()
+            .add_ir(str(module))
+            .export_symbol(name)
+            .add_current_process()
+            .link(self.compiler, name)
+        )
+        self.keep.append(library)
+        ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * len(arrays))(library[name])(*[a.ctypes.data for a in arrays])
+
+
+def start(module: ir.Module, name: str, operands: int) -> ir.IRBuilder:
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * operands), name)
+    return ir.IRBuilder(function.append_basic_block())
+
+
+def assembly(emit: Callable[..., None], operands: int, features: set[str]) -> str:
+    """What LLVM makes of it for 64-bit Arm."""
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    module = ir.Module()
+    module.triple = ARM
+    builder = start(module, "f", operands)
+    emit(Emitter(builder, ARM, frozenset(features)), *builder.function.args)
+    builder.ret_void()
+    parsed = llvm.parse_assembly(str(module))
+    parsed.verify()
+    flags = ",".join(f"+{f}" for f in features)
+    machine = llvm.Target.from_triple(ARM).create_target_machine(cpu="generic", features=flags, opt=3)
+    return str(machine.emit_assembly(parsed))
+
+
+@pytest.fixture(scope="module")
+def machine() -> Machine:
+    return Machine()
+
+
+@pytest.fixture(scope="module")
+def rng() -> np.random.Generator:
+    return np.random.default_rng(7)
+
+
+# What each choice of the machine-specific operations needs from this CPU to be run.
+CHOICES = {
+    "avx512vnni": {"avx512vnni"},
+    "avxvnni": {"avx512vnni", "avx512vl"},  # the same instruction in another encoding
+    "avx512bw": {"avx512bw"},
+    "avx2": {"avx2"},
+    "ssse3": {"ssse3"},
+    "generic": set(),
+}
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("wide", [False, True])
+def test_dot_is_the_same_on_every_machine(machine: Machine, choice: str, wide: bool) -> None:
+    if not CHOICES[choice] <= native_features():
+        pytest.skip(f"this CPU cannot run {choice}")
+    rng = np.random.default_rng(1)
+    unsigned = rng.integers(0, 256 if wide else 128, 64, dtype=np.uint8)
+    signed = rng.integers(-127, 128, 64).astype(np.int8)
+    unsigned[:8], signed[:8] = (255 if wide else 127), [127] * 4 + [-127] * 4  # the extremes
+    acc = rng.integers(-(2**20), 2**20, 16, dtype=np.int32)
+    expected = acc + (unsigned.astype(np.int32) * signed).reshape(16, 4).sum(axis=1, dtype=np.int32)
+
+    def emit(e: Emitter, a: Any, u: Any, s: Any) -> None:
+        e.store(e.dot(e.load(INTS, a), e.load(BYTES, u), e.load(BYTES, s), wide), a)
+
+    machine.run(emit, acc, unsigned, signed, features=frozenset({choice}))
+    np.testing.assert_array_equal(acc, expected)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_lookup(machine: Machine, choice: str) -> None:
+    if not CHOICES[choice] <= native_features():
+        pytest.skip(f"this CPU cannot run {choice}")
+    rng = np.random.default_rng(2)
+    table = rng.integers(0, 256, 16)
+    codes = rng.integers(0, 16, 64, dtype=np.uint8)
+    out = np.zeros(64, np.uint8)
+    machine.run(
+        lambda e, c, o: e.store(e.lookup(table.tolist(), e.load(BYTES, c)), o),
+        codes,
+        out,
+        features=frozenset({choice}),
+    )
+    np.testing.assert_array_equal(out, table[codes])
+
+
+def test_arm_has_its_own_instructions() -> None:
+    def dot(wide: bool) -> Callable[..., None]:
+        return lambda e, a, u, s: e.store(e.dot(e.load(INTS, a), e.load(BYTES, u), e.load(BYTES, s), wide), a)
+
+    assert assembly(dot(False), 3, {"dotprod"}).count("\tsdot") == 4
+    assert assembly(dot(True), 3, {"dotprod"}).count("\tsdot") == 8
+    assert assembly(dot(True), 3, {"dotprod", "i8mm"}).count("\tusdot") == 4
+    assert "dot\t" not in assembly(dot(True), 3, {"neon"})
+    lookup = assembly(lambda e, c, o: e.store(e.lookup(range(16), e.load(BYTES, c)), o), 2, {"neon"})
+    assert lookup.count("\ttbl") == 4
+    convert = assembly(lambda e, h, o: e.store(e.halves_to_float(e.load(SHORTS, h)), o), 2, {"neon"})
+    assert convert.count("\tfcvtl") == 4
+    assert assembly(lambda e, p, o: e.store(e.trit(e.load(BYTES, p), 0), o), 2, {"neon"}).count("\turhadd") == 4
+
+
+def test_shift_bytes(machine: Machine, rng: np.random.Generator) -> None:
+    values = rng.integers(0, 256, 64, dtype=np.uint8)
+    cases = [(0, 15), (-4, 15), (-6, 3), (-1, 4), (2, 16), (4, 16), (-3, 16)]
+    out = np.zeros((len(cases), 64), np.uint8)
+
+    def emit(e: Emitter, v: Any, o: Any) -> None:
+        for i, (left, mask) in enumerate(cases):
+            e.store(e.shift_bytes(e.load(BYTES, v), left, mask), o, 64 * i)
+
+    machine.run(emit, values, out)
+    wide = values.astype(np.int64)
+    for (left, mask), got in zip(cases, out, strict=True):
+        np.testing.assert_array_equal(got, (wide << left if left >= 0 else wide >> -left) & mask)
+
+
+def test_trit(machine: Machine) -> None:
+    packed = np.arange(256, dtype=np.uint8)
+    out = np.zeros((5, 256), np.uint8)
+
+    def emit(e: Emitter, p: Any, o: Any) -> None:
+        for digit in range(5):
+            for part in range(0, 256, 64):
+                e.store(e.trit(e.load(BYTES, p, part), digit), o, 256 * digit + part)
+
+    machine.run(emit, packed, out)
+    for digit, got in enumerate(out):
+        np.testing.assert_array_equal(got, (packed * np.uint8(3**digit)).astype(int) * 3 // 256)
+
+
+@pytest.mark.parametrize("choice", ["native", "integer"])
+def test_halves_to_float(machine: Machine, choice: str) -> None:
+    bits = np.arange(65536, dtype=np.uint16)
+    out = np.zeros(65536, np.float32)
+
+    def emit(e: Emitter, b: Any, o: Any) -> None:
+        def body(index: Any, _: list[Any]) -> list[Any]:
+            value = e.halves_to_float(e.load(SHORTS, b, e.b.mul(index, e.int64(2))))
+            e.store(value, o, e.b.mul(index, e.int64(4)))
+            return []
+
+        e.loop(e.int64(0), e.int64(65536), 16, [], body)
+
+    machine.run(emit, bits, out, features=None if choice == "native" else frozenset())
+    expected = bits.view(np.float16).astype(np.float32)
+    finite = ~np.isnan(expected)
+    np.testing.assert_array_equal(out.view(np.uint32)[finite], expected.view(np.uint32)[finite])
+    assert np.isnan(out[~finite]).all()
+
+
+def test_lanes_and_masks(machine: Machine, rng: np.random.Generator) -> None:
+    floats = rng.standard_normal(16).astype(np.float32)
+    ints = rng.integers(0, 1000, 16, dtype=np.int32)
+    out = np.full((8, 16), -1, np.float32)
+
+    def emit(e: Emitter, f: Any, i: Any, o: Any) -> None:
+        x = e.load(FLOATS, f)
+        e.store(e.broadcast(FLOATS, f, 8), o)
+        e.store(e.splat(FLOATS, e.sum(x)), o, 64)
+        e.store(e.to_float(e.splat(INTS, e.reduce("add", e.load(INTS, i)))), o, 128)
+        e.store(e.to_float(e.splat(INTS, e.reduce("umax", e.load(INTS, i)))), o, 192)
+        e.store(e.round(x), o, 256)
+        e.store_masked(x, o, 320, e.first_lanes(e.int64(5)))
+        e.store(e.load_masked(FLOATS, f, 0, e.first_lanes(e.int64(3))), o, 384)
+        e.store(e.fma(x, x, x), o, 448)
+
+    machine.run(emit, floats, ints, out)
+    assert (out[0] == floats[2]).all()
+    np.testing.assert_allclose(out[1], floats.astype(np.float64).sum(), rtol=1e-6)
+    assert (out[2] == ints.sum()).all()
+    assert (out[3] == ints.max()).all()
+    np.testing.assert_array_equal(out[4], np.rint(floats))
+    np.testing.assert_array_equal(out[5], np.where(np.arange(16) < 5, floats, -1))
+    np.testing.assert_array_equal(out[6], np.where(np.arange(16) < 3, floats, 0))
+    wide = floats.astype(np.float64)
+    np.testing.assert_array_equal(out[7], (wide * wide + wide).astype(np.float32))
+
+
+def test_masked_access_stays_off_memory(machine: Machine) -> None:
+    """Nothing is read or written where the mask is clear: address 0 does not fault."""
+    out = np.ones(16, np.float32)
+
+    def emit(e: Emitter, o: Any) -> None:
+        none = e.first_lanes(e.int64(-3))
+        e.store(e.load_masked(FLOATS, e.int64(0), 0, none), o)
+        e.store_masked(e.load(FLOATS, o), e.int64(0), 0, none)
+
+    machine.run(emit, out)
+    assert (out == 0).all()
+
+
+def test_bytes_broadcast(machine: Machine, rng: np.random.Generator) -> None:
+    values = rng.integers(0, 256, 8, dtype=np.uint8)
+    out = np.zeros(64, np.uint8)
+    machine.run(lambda e, v, o: e.store(e.broadcast(BYTES, v, 4), o), values, out)
+    np.testing.assert_array_equal(out.reshape(16, 4), np.tile(values[4:], (16, 1)))
+
+
+def test_transposed(machine: Machine, rng: np.random.Generator) -> None:
+    matrix = rng.standard_normal((16, 16)).astype(np.float32)
+    out = np.zeros((16, 16), np.float32)
+
+    def emit(e: Emitter, m: Any, o: Any) -> None:
+        for i, row in enumerate(e.transposed([e.load(FLOATS, m, 64 * i) for i in range(16)])):
+            e.store(row, o, 64 * i)
+
+    machine.run(emit, matrix, out)
+    np.testing.assert_array_equal(out, matrix.T)
+
+
+def test_loop_keeps_values(machine: Machine) -> None:
+    out = np.zeros(4, np.int32)
+
+    def emit(e: Emitter, o: Any) -> None:
+        def body(index: Any, values: list[Any]) -> list[Any]:
+            total, count = values
+            return [e.b.add(total, e.b.trunc(index, I32)), e.b.add(count, ir.Constant(I32, 1))]
+
+        for at, stop in ((0, 10), (8, 3)):
+            results = e.loop(e.int64(3), e.int64(stop), 2, [ir.Constant(I32, 0)] * 2, body)
+            for i, value in enumerate(results):
+                e.store(value, o, at + 4 * i)
+
+    machine.run(emit, out)
+    assert out.tolist() == [3 + 5 + 7 + 9, 4, 0, 0]
