@@ -14,7 +14,7 @@ from gguflike.container import Receipt, Slot
 from gguflike.convert.sources import Floats, GGUFSource, Source, slabs
 from gguflike.tensor import Method, quantize
 
-SLAB_BYTES = 64 << 20  # bytes of float32 values held at a time; an embedding of 128k x 4096 would be 2 GiB
+SLAB_BYTES = 32 << 20  # bytes of float32 values held at a time; an embedding of 128k x 4096 would be 2 GiB
 
 # The largest value that rounding to nearest does not carry to infinity: half a step above the largest finite one.
 LIMITS = {"F16": float(np.nextafter(np.float32(65520.0), np.float32(0))), "BF16": 3.3961775292304957e38}

@@ -74,4 +74,9 @@ def test_types_are_those_of_llama_quantize(model: str, llama_quantize: LlamaQuan
             want = llama_quantize(tmp_path / "f32.gguf", tmp_path / "q.gguf", recipe.file_type, ones if given else {})
             options = {"imatrix": matrix} if given else {}
             plan = quantize_file(tmp_path / "f32.gguf", None, name, dry_run=True, **options)
-            assert {t.name: t.format.name for t in plan.tensors} == want, (name, given)
+            ours = {t.name: t.format.name for t in plan.tensors}
+            for tensor in plan.substitutions:  # the one deliberate difference: the same size with less error
+                if tensor.wanted.name in ("Q2_K", "Q3_K") and want[tensor.name] == "Q4_0":
+                    assert ours[tensor.name] == "IQ4_NL"
+                    want[tensor.name] = "IQ4_NL"
+            assert ours == want, (name, given)
