@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from gguflike.cli.arguments import positive
-from gguflike.cli.output import print_json
+from gguflike.cli.output import print_json, progress_bar
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,17 +20,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from gguflike.runner.bench import bench
 
-    result = bench(
-        args.file,
-        threads=args.threads,
-        prompt_tokens=args.prompt_tokens,
-        new_tokens=args.new_tokens,
-        repeat=args.repeat,
-    )
+    with progress_bar() as progress:
+        result = bench(
+            args.file,
+            threads=args.threads,
+            prompt_tokens=args.prompt_tokens,
+            new_tokens=args.new_tokens,
+            repeat=args.repeat,
+            progress=progress,
+        )
     if args.json:
         print_json(result)
     else:
         print(f"load     {result['load_s']:.2f} s")
         print(f"prefill  {result['prefill_tokens_per_s']:.1f} tokens/s ({result['prompt_tokens']} tokens)")
         print(f"decode   {result['decode_tokens_per_s']:.1f} tokens/s ({result['new_tokens']} tokens)")
+        print(f"reads    {result['decode_gb_per_s']:.1f} GB/s; the machine can {result['machine_gb_per_s']:.1f}")
+        did, can = result["prefill_tera_ops_per_s"], result["machine_tera_ops_per_s"]
+        print(f"computes {did:.2f} Tops; the machine can {can:.2f}")
     return 0

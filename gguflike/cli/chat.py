@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from gguflike.cli.arguments import positive
 from gguflike.cli.generation import add_model_arguments, add_sampling_arguments, load, settings
 from gguflike.cli.output import terminal
+
+if TYPE_CHECKING:
+    from gguflike.runner import Model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,23 +22,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    model = load(args)
     messages = [{"role": "system", "content": args.system}] if args.system else []
-    if sys.stdin.isatty():
-        print("An empty line or Ctrl-D ends the conversation.", file=sys.stderr)
-    while words := _ask():
-        messages.append({"role": "user", "content": words})
-        answer = []
-        try:
-            for piece in model.chat(messages, args.tokens, **settings(args)):
-                print(terminal(piece.text), end="", flush=True)
-                answer.append(piece.text)
-        except KeyboardInterrupt:  # stops the answer, not the conversation
-            if not sys.stdin.isatty():
-                raise
-        print()
-        messages.append({"role": "assistant", "content": "".join(answer)})
+    with load(args) as model:
+        if sys.stdin.isatty():
+            print("An empty line or Ctrl-D ends the conversation.", file=sys.stderr)
+        while words := _ask():
+            messages.append({"role": "user", "content": words})
+            messages.append({"role": "assistant", "content": _answer(model, messages, args)})
     return 0
+
+
+def _answer(model: Model, messages: list[dict[str, str]], args: argparse.Namespace) -> str:
+    """Print the answer as it comes. Ctrl-C in a terminal stops the answer, not the conversation."""
+    pieces = []
+    try:
+        for piece in model.chat(messages, args.tokens, **settings(args)):
+            print(terminal(piece.text), end="", flush=True)
+            pieces.append(piece.text)
+    except KeyboardInterrupt:
+        if not sys.stdin.isatty():
+            raise
+    print()
+    return "".join(pieces)
 
 
 def _ask() -> str:

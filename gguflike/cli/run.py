@@ -21,17 +21,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
-    model = load(args)
-    if args.chat:
-        stream = model.chat([{"role": "user", "content": prompt}], args.tokens, **settings(args))
-    else:
-        stream = model.generate(prompt, args.tokens, **settings(args))
-    if not args.json:
-        for piece in stream:
-            print(terminal(piece.text), end="", flush=True)
-        print()
-        return 0
-    result = stream.result()
+    with load(args) as model:
+        if args.chat:
+            stream = model.chat([{"role": "user", "content": prompt}], args.tokens, **settings(args))
+        else:
+            stream = model.generate(prompt, args.tokens, **settings(args))
+        if not args.json:
+            for piece in stream:
+                print(terminal(piece.text), end="", flush=True)
+            print()
+            return 0
+        result = stream.result()
     print_json(
         {
             "text": result.text,
