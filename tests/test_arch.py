@@ -54,7 +54,7 @@ def test_names_and_shapes_are_those_of_transformers_and_llama_cpp(variant: str) 
     for binding in bindings:
         if binding.hf:
             assert binding.gguf == names.get_name(binding.hf, try_suffixes=(".weight", ".bias"))
-    assert len({b.gguf for b in bindings}) == len(bindings)
+    assert len({b.gguf for b in bindings}) == len({b.hf or b.gguf for b in bindings}) == len(bindings)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -335,7 +335,13 @@ def test_not_finite(value: float, stored: str, kind: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("stored", "kind", "value"),
-    [("BF16", "F16", 65536.0), ("F32", "F16", -65520.0), ("F32", "BF16", 3.4e38), ("F64", "F32", 1e39)],
+    [
+        ("BF16", "F16", 65536.0),
+        ("F32", "F16", -65520.0),
+        ("F32", "BF16", 3.4e38),
+        ("F32", "Q8_0", 65536.0),
+        ("F64", "F32", 1e39),
+    ],
 )
 def test_values_beyond_the_type(stored: str, kind: str, value: float, tmp_path: Path) -> None:
     big = tiny.weights(tiny.config(), stored)["lm_head.weight"].astype(np.float64 if stored == "F64" else np.float32)

@@ -62,7 +62,12 @@ class Job:
 
 
 def limit_of(name: str) -> float:
-    """The largest value that can be stored; block types have scales, so only float32 bounds them."""
+    """The largest value that can be stored.
+
+    Block types have float16 scales, beyond which encoders saturate; no code of theirs is below 1, so 65504 always fits.
+    """
+    if format_by_name(name).is_quantized:
+        return 65504.0
     return LIMITS.get(name, float(np.finfo(np.float32).max))
 
 
