@@ -68,7 +68,7 @@ class Lattice:
             return Effort(np.empty(0, np.float32), np.empty(0, np.float32), 0)
         root = np.sqrt(np.mean(self.grid().astype(np.float64) ** 2))
         ladder = _ladder(self.low / root, self.high / root, self.rungs)
-        return Effort(ladder, _ladder(0.85, 1.6, 2 * LANES), self.rounds)
+        return Effort(ladder, _ladder(0.9, 1.4, LANES), self.rounds)
 
 
 def _ladder(low: float, high: float, count: int) -> npt.NDArray[np.float32]:
@@ -77,13 +77,13 @@ def _ladder(low: float, high: float, count: int) -> npt.NDArray[np.float32]:
 
 _DELTA = (0.125, -0.125)
 LATTICES = {
-    "IQ2_XXS": Lattice(codebooks.iq2_xxs, 32, 15, 1 / 8, EVEN, fields.iq2_xxs, 0.72, 1.4, 5),
-    "IQ2_XS": Lattice(codebooks.iq2_xs, 16, 15, 1 / 8, EVEN, fields.iq2_xs, 0.72, 1.4, 5),
-    "IQ2_S": Lattice(codebooks.iq2_s, 16, 15, 1 / 8, FREE, fields.iq2_s, 0.72, 1.4, 5),
-    "IQ3_XXS": Lattice(codebooks.iq3_xxs, 32, 15, 1 / 4, EVEN, fields.iq3_xxs, 0.8, 1.7, 9),
-    "IQ3_S": Lattice(codebooks.iq3_s, 32, 15, 1.0, FREE, fields.iq3_s, 0.8, 1.7, 9),
-    "IQ1_S": Lattice(codebooks.iq1, 32, 7, 1.0, NONE, fields.iq1_s, 0.78, 1.25, 5, _DELTA),
-    "IQ1_M": Lattice(codebooks.iq1, 16, 7, 1.0, NONE, fields.iq1_m, 0.78, 1.25, 5, _DELTA),
+    "IQ2_XXS": Lattice(codebooks.iq2_xxs, 32, 15, 1 / 8, EVEN, fields.iq2_xxs, 0.78, 1.5, 3),
+    "IQ2_XS": Lattice(codebooks.iq2_xs, 16, 15, 1 / 8, EVEN, fields.iq2_xs, 0.78, 1.5, 3),
+    "IQ2_S": Lattice(codebooks.iq2_s, 16, 15, 1 / 8, FREE, fields.iq2_s, 0.78, 1.5, 3),
+    "IQ3_XXS": Lattice(codebooks.iq3_xxs, 32, 15, 1 / 4, EVEN, fields.iq3_xxs, 0.8, 2.0, 9),
+    "IQ3_S": Lattice(codebooks.iq3_s, 32, 15, 1.0, FREE, fields.iq3_s, 0.8, 2.0, 9),
+    "IQ1_S": Lattice(codebooks.iq1, 32, 7, 1.0, NONE, fields.iq1_s, 0.8, 1.45, 3, _DELTA),
+    "IQ1_M": Lattice(codebooks.iq1, 16, 7, 1.0, NONE, fields.iq1_m, 0.8, 1.45, 3, _DELTA),
 }
 
 

@@ -13,10 +13,11 @@ import numpy as np
 
 from gguflike.kernels._jit import inner
 from gguflike.kernels.encode.lattice_tables import QUAD, SECOND_BITS
-from gguflike.kernels.lanes import bits, fma, from_bits, int_lanes, lanes, load, maximum, store, where
+from gguflike.kernels.encode.permute import load_from
+from gguflike.kernels.lanes import LANES, bits, fma, from_bits, int_lanes, lanes, load, maximum, store, where
 
 _SECOND = (1 << SECOND_BITS) - 1
-_ONE = np.uint64(1)
+_NEXT = np.uint64(LANES)
 _QUAD = np.uint64(QUAD)
 
 
@@ -83,19 +84,27 @@ def nearest(
     best1 = best0
     first0, first1 = int_lanes(0), int_lanes(0)
     second0, second1 = best0, best0
+    table = f[u * LANES :]
     m = np.uint64(0)
-    place = np.uint64(u)
     for p in range(firsts):
-        at = place + (np.uint64(members[m]) << _ONE)
-        v0, v1 = load(f, at), load(f, at + _ONE)
+        i = np.uint64(members[m])
+        v0, v1 = load_from(table, i), load_from(table, i + _NEXT)
         for _ in range(quads[p]):
-            i = place + (np.uint64(members[m]) << _ONE)
-            j = place + (np.uint64(members[m + _ONE]) << _ONE)
-            k = place + (np.uint64(members[m + np.uint64(2)]) << _ONE)
-            h = place + (np.uint64(members[m + np.uint64(3)]) << _ONE)
-            v0 = maximum(v0, maximum(maximum(load(f, i), load(f, j)), maximum(load(f, k), load(f, h))))
-            i, j, k, h = i + _ONE, j + _ONE, k + _ONE, h + _ONE
-            v1 = maximum(v1, maximum(maximum(load(f, i), load(f, j)), maximum(load(f, k), load(f, h))))
+            i = np.uint64(members[m])
+            j = np.uint64(members[m + np.uint64(1)])
+            k = np.uint64(members[m + np.uint64(2)])
+            h = np.uint64(members[m + np.uint64(3)])
+            low, high = (
+                maximum(load_from(table, i), load_from(table, j)),
+                maximum(load_from(table, k), load_from(table, h)),
+            )
+            v0 = maximum(v0, maximum(low, high))
+            i, j, k, h = i + _NEXT, j + _NEXT, k + _NEXT, h + _NEXT
+            low, high = (
+                maximum(load_from(table, i), load_from(table, j)),
+                maximum(load_from(table, k), load_from(table, h)),
+            )
+            v1 = maximum(v1, maximum(low, high))
             m += _QUAD
         dot, norm = load(f, dots + p), load(f, norms + p)
         number = int_lanes(p)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 QUAD = 4  # second halves are listed in groups of four, so that the inner loop needs no remainder
+STRIDE = np.uint16(32)  # floats per second half while searching: two scales for sixteen groups
 SECOND_BITS = 7  # a second half's number fits into this many bits
 
 
@@ -22,15 +23,15 @@ class Codebook(NamedTuple):
     points   float32 (shifts, halves, dim/2): the half points, moved by each shift
     squares  float32 (shifts, halves, dim/2): their squares
     quads    uint32 (firsts,): how many groups of four members each first half has, most first
-    members  uint32 (sum(quads) * 4,): numbers of the second halves that complete the first ones, the last one
-             repeated to fill a group
+    members  uint16 (sum(quads) * 4,): the second halves that complete the first ones, the last one repeated to fill
+             a group; each as its number times STRIDE, its place in a table of floats
     number   int32 (firsts << SECOND_BITS,): a point's number, by first half << SECOND_BITS | second half
     """
 
     points: npt.NDArray[np.float32]
     squares: npt.NDArray[np.float32]
     quads: npt.NDArray[np.uint32]
-    members: npt.NDArray[np.uint32]
+    members: npt.NDArray[np.uint16]
     number: npt.NDArray[np.int32]
 
 
@@ -51,5 +52,9 @@ def halve(grid: npt.NDArray[Any], shifts: tuple[float, ...] = (0.0,)) -> Codeboo
     halves = np.concatenate((first[order], second)).astype(np.float32)
     moved = np.stack([halves + np.float32(shift) for shift in shifts])
     return Codebook(
-        moved, moved**2, np.array(quads, np.uint32), np.concatenate(members).astype(np.uint32), number.reshape(-1)
+        moved,
+        moved**2,
+        np.array(quads, np.uint32),
+        np.concatenate(members).astype(np.uint16) * STRIDE,
+        number.reshape(-1),
     )
