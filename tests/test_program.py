@@ -11,7 +11,7 @@ import pytest
 from gguflike.blocks import FORMATS
 from gguflike.errors import UnsupportedError
 from gguflike.kernels.program import ATTENTION_ROWS, Program, Team, aligned, float_bits
-from gguflike.runner.cache import KVCache, default_context
+from gguflike.runner.cache import KVCache, bytes_per_position, default_context
 from gguflike.runner.rope import Rope
 from tests import naive_model
 
@@ -89,11 +89,13 @@ def test_rope_and_cache(team: Team, kind: str, n_rot: int) -> None:
     cache = KVCache(1, kv_heads, dim, 64)
     angles = np.arange(position, position + tokens)[:, None] * rope.frequencies
     want_q, want_k = (naive_model.rotate(each.astype(np.float64), angles, kind) for each in (q, k))
-    words = (at(q), at(k), at(v), at(table), heads, kv_heads, dim, n_rot, cache.keys(0), cache.values(0), 64)
-    run(team, f"ops:rope_{kind}", *words, items=1, per_tokens=1, tokens=tokens, position=position)
+    words = (at(q), at(k), at(v), at(table), heads, kv_heads, dim, n_rot, 64, *cache.addresses(0))
+    run(team, f"ops:rope_{kind}_f16", *words, items=1, per_tokens=1, tokens=tokens, position=position)
     assert np.allclose(q, want_q, rtol=1e-5, atol=1e-6)
-    keys = cache._keys.view(np.float16).reshape(kv_heads, 4, dim, 16).transpose(1, 3, 0, 2).reshape(64, kv_heads, dim)
-    values = cache._values.view(np.float16).reshape(kv_heads, 64, dim).transpose(1, 0, 2)
+    keys = (
+        cache._data[0].view(np.float16).reshape(kv_heads, 4, dim, 16).transpose(1, 3, 0, 2).reshape(64, kv_heads, dim)
+    )
+    values = cache._data[1].view(np.float16).reshape(kv_heads, 64, dim).transpose(1, 0, 2)
     seen = slice(position, position + tokens)
     assert np.allclose(keys[seen], want_k, rtol=1e-3, atol=1e-6)
     assert np.array_equal(values[seen], v.astype(np.float16))
@@ -104,10 +106,10 @@ def test_rope_and_cache(team: Team, kind: str, n_rot: int) -> None:
 def fill(cache: KVCache, keys: np.ndarray, values: np.ndarray) -> None:
     """Put keys and values (positions, kv_heads, dim) where the layout of cache.py has them."""
     count, kv_heads, dim = keys.shape
-    stored = cache._keys.view(np.float16).reshape(kv_heads, -1, dim, 16)
+    stored = cache._data[0].view(np.float16).reshape(kv_heads, -1, dim, 16)
     for position in range(count):
         stored[:, position // 16, :, position % 16] = keys[position]
-    cache._values.view(np.float16).reshape(kv_heads, -1, dim)[:, :count] = values.transpose(1, 0, 2)
+    cache._data[1].view(np.float16).reshape(kv_heads, -1, dim)[:, :count] = values.transpose(1, 0, 2)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +132,8 @@ def test_attention(team: Team, group: int, rows: int, heads: int, dim: int, toke
     keys, values = (rng.standard_normal((total, kv_heads, dim)).astype(np.float16) for _ in range(2))
     keys[0] *= 8  # a large score early on, so that later blocks do not raise the maximum
     cache = KVCache(1, kv_heads, dim, 448)
-    cache._values[:] = cache._keys[:] = 0x7BFF  # what lies beyond the last position must not matter
+    for data in cache._data:
+        data.view(np.uint16)[:] = 0x7BFF  # what lies beyond the last position must not matter
     fill(cache, keys, values)
     out = np.full((tokens, n_head, dim), np.nan, np.float32)
     k, v = (np.repeat(each, group, axis=1).astype(np.float64) for each in (keys, values))
@@ -139,7 +142,7 @@ def test_attention(team: Team, group: int, rows: int, heads: int, dim: int, toke
     p = np.exp(scores - scores.max(-1, keepdims=True))
     want = np.einsum("hts,shd->thd", p / p.sum(-1, keepdims=True), v)
     shape = (n_head, kv_heads, dim, cache.positions, heads, float_bits(dim**-0.5))
-    words = (at(q), cache.keys(0), cache.values(0), *shape)
+    words = (at(q), *cache.addresses(0), *shape)
     settings: dict[str, Any] = {"items": n_head // heads, "per_tokens": rows // heads}
     settings |= {"tokens": tokens, "position": position}
     run(team, f"attention:f16_{rows}", *words, at(out), 0, 0, 0, **settings)
@@ -276,9 +279,15 @@ def test_cache_takes_memory_only_when_used() -> None:
     cache = KVCache(2, 2, 64, 1000)
     assert cache.positions == 1024
     assert cache.nbytes == 2 * 2 * 2 * 64 * 1024 * 2
-    assert cache.keys(1) - cache.keys(0) == 2 * 64 * 1024 * 2
+    assert cache.addresses(1)[0] - cache.addresses(0)[0] == 2 * 64 * 1024 * 2
+    small = KVCache(2, 2, 64, 1000, "q8_0")
+    assert small.nbytes == cache.nbytes * 17 // 32
+    assert bytes_per_position(2, 2, 64, "q8_0") * 1024 == small.nbytes
+    assert bytes_per_position(2, 2, 64, "f16") * 1024 == cache.nbytes
     with pytest.raises(UnsupportedError, match="cache type"):
         KVCache(1, 1, 32, 32, "q3_0")
+    with pytest.raises(UnsupportedError, match="head_dim a multiple of 32"):
+        KVCache(1, 1, 48, 32, "q8_0")
 
 
 def test_default_context_fits_memory() -> None:

@@ -171,6 +171,24 @@ def test_perplexity_by_definition(tmp_path: Path) -> None:
             model.perplexity([1])
 
 
+def rounded_to_q8(x: np.ndarray) -> np.ndarray:
+    """What a q8_0 cache makes of keys or values (tokens, heads, head_dim)."""
+    blocks = x.reshape(*x.shape[:-1], -1, 32)
+    scale = (np.abs(blocks).max(-1, keepdims=True) / 127).astype(np.float16).astype(np.float64)
+    return (np.rint(blocks / scale) * scale).reshape(x.shape)
+
+
+@pytest.mark.parametrize("changes", [{}, {"n_head": 8, "n_head_kv": 1, "head_dim": 64}])
+def test_q8_cache(tmp_path: Path, changes: dict[str, Any]) -> None:
+    h, weights = tiny_gguf.write(tmp_path / "m.gguf", "F32", n_ctx=320, **changes)
+    ids = np.random.default_rng(1).integers(0, 300, 300).tolist()
+    with runner.load(tmp_path / "m.gguf", cache_type="q8_0") as model:
+        got = model.logits(ids)
+        assert relative_error(got, naive_model.forward(weights, h, ids, cached=rounded_to_q8)) < 1e-3
+        assert relative_error(got, naive_model.forward(weights, h, ids)) < 2e-2
+        assert relative_error(model.extend(ids[-1:], 299), got[-1:]) < 1e-5
+
+
 # What is refused
 
 

@@ -20,6 +20,7 @@ from gguflike.kernels.simd import (
     F32,
     FLOATS,
     HALVES,
+    I16,
     I32,
     INTS,
     LANES,
@@ -33,6 +34,7 @@ from gguflike.kernels.simd import (
 
 f32x16 = lanes.f32x16
 fma: Any = lanes.fma
+magnitude: Any = lanes.magnitude
 maximum: Any = lanes.maximum
 minimum: Any = lanes.minimum
 to_int: Any = lanes.to_int
@@ -73,6 +75,29 @@ def load_i32(e: Emitter, place: Any) -> Any:
 def float_of(e: Emitter, word: Any) -> Any:
     """The float32 whose bits are in the low half of an argument word."""
     return e.b.bitcast(e.b.trunc(word, I32), F32)
+
+
+@operation(types.float32, address)
+def load_half(e: Emitter, place: Any) -> Any:
+    """One float16, widened."""
+    first = e.b.insert_element(e.zero(SHORTS), e.load(I16, place), ir.Constant(I32, 0))
+    return e.b.extract_element(e.halves_to_float(first), ir.Constant(I32, 0))
+
+
+@operation(void, address, types.float32)
+def store_half(e: Emitter, place: Any, value: Any) -> None:
+    """One float32 as float16."""
+    first = e.b.insert_element(e.zero(FLOATS), value, ir.Constant(I32, 0))
+    e.store(e.b.extract_element(_to_halves(e, first), ir.Constant(I32, 0)), place)
+
+
+@operation(void, address, address, lanes.i32x16)
+def store_byte_lanes(e: Emitter, place: Any, stride: Any, value: Any) -> None:
+    """The low bytes of sixteen int32, ``stride`` bytes apart."""
+    codes = e.b.trunc(value, QUADS)
+    for lane in range(LANES):
+        e.store(e.b.extract_element(codes, ir.Constant(I32, lane)), place)
+        place = e.b.add(place, stride)
 
 
 @operation(void, address, types.float32)
@@ -218,6 +243,32 @@ def tile_outer(rows: int, columns: int) -> Any:
         return _packed(e, results)
 
     return outer
+
+
+def tile_add_scaled(rows: int, columns: int) -> Any:
+    """A kernel (tile, part, scales): tile[r, c] + part[r, c] * scales[c]."""
+
+    @operation(tile(rows, columns), tile(rows, columns), tile(rows, columns), tile(1, columns))
+    def add_scaled(e: Emitter, value: Any, part: Any, scales: Any) -> Any:
+        factors = [e.b.extract_value(scales, column) for column in range(columns)]
+        each = [
+            (e.b.extract_value(part, i), factors[i % columns], e.b.extract_value(value, i))
+            for i in range(rows * columns)
+        ]
+        return _packed(e, [e.fma(*terms) for terms in each])
+
+    return add_scaled
+
+
+def tile_scaled(rows: int, columns: int) -> Any:
+    """A kernel (tile, factor): every vector times a float32."""
+
+    @operation(tile(rows, columns), tile(rows, columns), types.float32)
+    def scaled(e: Emitter, value: Any, factor: Any) -> Any:
+        factors = e.splat(FLOATS, factor)
+        return _packed(e, [e.b.fmul(e.b.extract_value(value, i), factors) for i in range(rows * columns)])
+
+    return scaled
 
 
 LOG2_E = np.float32(1.44269504)

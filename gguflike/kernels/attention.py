@@ -1,10 +1,10 @@
-"""Causal attention over the KV cache: grouped queries, online softmax, float32 arithmetic on a float16 cache.
+"""Causal attention over the KV cache: grouped queries, online softmax, float32 arithmetic (kv_f16.py, kv_q8.py).
 
 One item is a tile of ``rows`` queries that share a key head: ``heads`` of its query heads for each of some successive
 tokens. Keys are stored sixteen to a block with the head's dimension running slower than the key (cache.py), so that a
 lane is a key and scores need no sum across lanes; values are stored row by row, so that a lane is a dimension of the
-output. Keys are taken ``KEYS`` at a time; the running maximum and sum of each row rescale what was added before
-(Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018).
+output. Keys are taken ``ATTENTION_KEYS`` at a time; the running maximum and sum of each row rescale what was added
+before (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018).
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from gguflike.kernels import kv_f16, kv_q8
 from gguflike.kernels._jit import inner, op
 from gguflike.kernels.address import (
     exp_lanes,
-    float_lanes,
     float_of,
-    half_lanes,
     load_f32,
     load_lanes,
     max_lanes,
@@ -28,20 +27,13 @@ from gguflike.kernels.address import (
     store_f32,
     store_lanes,
     sum_lanes,
-    tile_loader,
-    tile_outer,
-    tile_storer,
-    tile_zero,
 )
 from gguflike.kernels.atomics import load_word
+from gguflike.kernels.program import ATTENTION_KEYS as KEYS
 from gguflike.kernels.program import ATTENTION_ROWS, POSITION, SCRATCH, TOKENS
 
-KEYS = 128  # keys per step of the online softmax: their scores stay in the first-level cache
 MASKED = np.float32(-1e30)
 ZERO, ONE = np.float32(0), np.float32(1)
-
-_load_values = tile_loader(half_lanes, 1, 2, step=32)
-_load_value = tile_loader(half_lanes, 1, 1)
 
 
 @inner(inline="always")
@@ -91,61 +83,24 @@ def _write_row(out: int, total: Any, head_dim: int, target: int, codes: int, sca
             quantize_lanes(a, b, codes + 32 * block, scales + 4 * block, sums + 8 * block)
 
 
-def _make_attention(rows: int) -> Any:
-    """Attention for tiles of ``rows`` queries.
+def _make_attention(rows: int, cache: Any) -> Any:
+    """Attention for tiles of ``rows`` queries over a cache whose kernels are in the module ``cache``.
 
-    Words: Q (tokens, n_head, head_dim) float32; K_CACHE, V_CACHE; N_HEAD, N_HEAD_KV, HEAD_DIM, CONTEXT; HEADS (query
-    heads of a tile, a divisor of n_head / n_head_kv and of ``rows``); SCALE (float bits); OUT (tokens, n_head,
-    head_dim) float32; CODES (0: write OUT, else write these), SCALES, SUMS.
+    Words: Q (tokens, n_head, head_dim) float32; KEYS, KEY_SCALES, VALUES, VALUE_SCALES of the layer's cache; N_HEAD,
+    N_HEAD_KV, HEAD_DIM, CONTEXT; HEADS (query heads of a tile, a divisor of n_head / n_head_kv and of ``rows``); SCALE
+    (float bits); OUT (tokens, n_head, head_dim) float32; CODES (0: write OUT, else write these), SCALES, SUMS.
     Items: n_head / heads times the number of groups of rows / heads tokens, heads running slower.
     """
-    zero_scores, add_scores, store_scores = tile_zero(rows, 2), tile_outer(rows, 2), tile_storer(rows, 2)
-    load_pairs, add_pairs, store_pairs = (
-        tile_loader(float_lanes, rows, 2, step=64),
-        tile_outer(rows, 2),
-        tile_storer(rows, 2),
-    )
-    load_singles, add_singles, store_singles = (
-        tile_loader(float_lanes, rows, 1),
-        tile_outer(rows, 1),
-        tile_storer(rows, 1),
-    )
-    load_keys = tile_loader(half_lanes, 2, 1)
-
-    @inner
-    def scores_of(queries: int, keys: int, first: int, count: int, head_dim: int, scores: int) -> None:
-        """scores[r, i] = queries[r] . keys[first + i], 32 keys at a time."""
-        for i in range(0, count, 32):
-            block = keys + 2 * head_dim * (first + i)
-            sums = zero_scores(0)
-            for d in range(head_dim):
-                sums = add_scores(sums, load_keys(block + 32 * d, 32 * head_dim), queries + 4 * d, 4 * head_dim)
-            store_scores(scores + 4 * i, 4 * KEYS, sums)
-
-    @inner
-    def add_values(scores: int, values: int, count: int, head_dim: int, out: int) -> None:
-        """out[r] += sum over i of scores[r, i] * values[i]."""
-        for d in range(0, head_dim - 16, 32):
-            pairs = load_pairs(out + 4 * d, 4 * head_dim)
-            for i in range(count):
-                value = _load_values(values + 2 * (i * head_dim + d), 0)
-                pairs = add_pairs(pairs, value, scores + 4 * i, 4 * KEYS)
-            store_pairs(out + 4 * d, 4 * head_dim, pairs)
-        if head_dim % 32:
-            d = head_dim - 16
-            singles = load_singles(out + 4 * d, 4 * head_dim)
-            for i in range(count):
-                value = _load_value(values + 2 * (i * head_dim + d), 0)
-                singles = add_singles(singles, value, scores + 4 * i, 4 * KEYS)
-            store_singles(out + 4 * d, 4 * head_dim, singles)
+    scores_of, add_values = cache.make_scores(rows), cache.make_sums(rows)
 
     def attention(args: int, state: int, start: int, stop: int) -> None:
-        q, k_cache, v_cache = load_word(args), load_word(args + 8), load_word(args + 16)
-        n_head, n_head_kv, head_dim = load_word(args + 24), load_word(args + 32), load_word(args + 40)
-        context, heads = load_word(args + 48), load_word(args + 56)
-        scale = spread(float_of(load_word(args + 64)))
-        target, codes = load_word(args + 72), load_word(args + 80)
-        scales, sums = load_word(args + 88), load_word(args + 96)
+        q, keys, key_scales = load_word(args), load_word(args + 8), load_word(args + 16)
+        values, value_scales = load_word(args + 24), load_word(args + 32)
+        n_head, n_head_kv, head_dim = load_word(args + 40), load_word(args + 48), load_word(args + 56)
+        context, heads = load_word(args + 64), load_word(args + 72)
+        scale = spread(float_of(load_word(args + 80)))
+        target, codes = load_word(args + 88), load_word(args + 96)
+        scales, sums = load_word(args + 104), load_word(args + 112)
         tokens, position = load_word(state + TOKENS), load_word(state + POSITION)
         scores = load_word(state + SCRATCH)
         out = scores + 4 * KEYS * rows
@@ -169,12 +124,12 @@ def _make_attention(rows: int) -> Any:
             for first in range(0, seen, KEYS):
                 count = _least(KEYS, seen - first)
                 padded = (count + 31) // 32 * 32
-                scores_of(queries, k_cache + 2 * cached, first, padded, head_dim, scores)
+                scores_of(queries, keys, key_scales, cached, first, padded, head_dim, scores)
                 for r in range(rows):
                     valid = position + token + r // heads + 1 - first
                     row_out = out + 4 * head_dim * r
                     _softmax_row(scores + 4 * KEYS * r, valid, padded, running + 8 * r, row_out, head_dim)
-                add_values(scores, v_cache + 2 * (cached + first * head_dim), count, head_dim, out)
+                add_values(scores, values, value_scales, cached, first, count, head_dim, out)
             for r in range(rows):
                 place = ((token + r // heads) * n_head + head + r % heads) * head_dim
                 if token + r // heads < tokens:
@@ -185,4 +140,5 @@ def _make_attention(rows: int) -> Any:
 
 
 for _rows in ATTENTION_ROWS:
-    op(f"attention:f16_{_rows}")(_make_attention(_rows))
+    op(f"attention:f16_{_rows}")(_make_attention(_rows, kv_f16))
+    op(f"attention:q8_0_{_rows}")(_make_attention(_rows, kv_q8))

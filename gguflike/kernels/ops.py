@@ -5,7 +5,7 @@ as the matmul ops read it (matmul.py: int8 codes, a scale per 32, sums per 16), 
 
     rms_norm(_q8)   items are tokens                X, COLUMNS, WEIGHT, EPS (float bits), OUT or CODES, SCALES, SUMS
     silu_mul(_q8)   items are 32 values of a token  GATE, UP, OUT or CODES, SCALES, SUMS
-    rope_<type>     items are tokens                see ``_make_rope``
+    rope_<kind>_<cache type>  items are tokens      see ``_make_rope``
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from gguflike.kernels import kv_f16, kv_q8
 from gguflike.kernels._jit import inner, op
 from gguflike.kernels.address import (
     exp_lanes,
@@ -24,7 +25,6 @@ from gguflike.kernels.address import (
     quantize_lanes,
     spread,
     store_f32,
-    store_half_lanes,
     store_lanes,
     sum_lanes,
     swap_pairs,
@@ -104,11 +104,12 @@ def silu_mul_q8(args: int, state: int, start: int, stop: int) -> None:
         quantize_lanes(a, b, codes + 32 * block, scales + 4 * block, sums + 8 * block)
 
 
-def _make_rope(neox: bool) -> Any:
-    """Rotate queries and keys and store keys and values in a float16 cache.
+def _make_rope(neox: bool, store: Any) -> Any:
+    """Rotate queries and keys, and store keys and values in the cache (kv_f16.py, kv_q8.py).
 
     Words: Q (tokens, heads, head_dim) and K, V (tokens, kv_heads, head_dim) float32; TABLE (tokens, 2, n_rot) of
-    factors for a value and for its partner; HEADS, KV_HEADS, HEAD_DIM, N_ROT; K_CACHE and V_CACHE (cache.py); CONTEXT.
+    factors for a value and for its partner; HEADS, KV_HEADS, HEAD_DIM, N_ROT; CONTEXT (positions of the cache); KEYS,
+    KEY_SCALES, VALUES, VALUE_SCALES of the layer's cache.
     The partner of value i is i ^ 1 ("norm") or half of n_rot away ("neox").
     """
 
@@ -140,7 +141,9 @@ def _make_rope(neox: bool) -> Any:
         q, k, v, table = load_word(args), load_word(args + 8), load_word(args + 16), load_word(args + 24)
         heads, kv_heads = load_word(args + 32), load_word(args + 40)
         head_dim, n_rot = load_word(args + 48), load_word(args + 56)
-        k_cache, v_cache, context = load_word(args + 64), load_word(args + 72), load_word(args + 80)
+        context = load_word(args + 64)
+        key_cache, key_scales = load_word(args + 72), load_word(args + 80)
+        value_cache, value_scales = load_word(args + 88), load_word(args + 96)
         for token in range(start, stop):
             position = load_word(state + POSITION) + token
             factors = table + 8 * n_rot * token
@@ -148,16 +151,13 @@ def _make_rope(neox: bool) -> Any:
             rotate_rows(q + 4 * heads * head_dim * token, heads, head_dim, factors, n_rot)
             rotate_rows(keys, kv_heads, head_dim, factors, n_rot)
             for head in range(kv_heads):
-                base = head * context * head_dim
-                block = k_cache + 2 * (base + position // 16 * 16 * head_dim + position % 16)
-                row = v_cache + 2 * (base + position * head_dim)
-                for i in range(0, head_dim, 16):
-                    at = 4 * (head * head_dim + i)
-                    store_half_lanes(block + 32 * i, 32, load_lanes(keys + at))
-                    store_half_lanes(row + 2 * i, 2, load_lanes(values + at))
+                cached, at = head * context * head_dim, 4 * head * head_dim
+                caches = (key_cache, key_scales, value_cache, value_scales)
+                store(*caches, cached, position, head_dim, keys + at, values + at)
 
     return rope
 
 
-op("ops:rope_norm")(_make_rope(neox=False))
-op("ops:rope_neox")(_make_rope(neox=True))
+for _cache, _store in (("f16", kv_f16.store), ("q8_0", kv_q8.store)):
+    op(f"ops:rope_norm_{_cache}")(_make_rope(False, _store))
+    op(f"ops:rope_neox_{_cache}")(_make_rope(True, _store))

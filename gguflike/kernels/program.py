@@ -46,6 +46,7 @@ ASLEEP, SEMAPHORE, STATE = 0, 64, 128
 TOKENS, POSITION, THREAD, SCRATCH = 0, 8, 16, 24
 
 SCRATCH_BYTES = 1 << 18
+ATTENTION_KEYS = 128  # keys per step of the online softmax: their scores stay in the first-level cache
 ATTENTION_ROWS = tuple(range(1, 9))  # sizes of the tile of queries that attention.py has ops for
 
 

@@ -1,67 +1,96 @@
-"""Speed of a model: loading, reading a prompt, writing."""
+"""How fast a model runs here, and how far that is from what the machine can do."""
 
 from __future__ import annotations
 
 import os
+import statistics
 import time
-from statistics import median
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from gguflike.errors import UnsupportedError
+from gguflike.kernels.program import Program, Team, aligned
 from gguflike.runner.model import Model, load
+from gguflike.runner.weights import Progress
 
-PROMPT_TOKENS = 512
-NEW_TOKENS = 128
+READ_BYTES = 256 << 20  # beyond any last-level cache
+READ_VECTORS = 256  # bytes of one item of limits:read
+MULTIPLY_ROUNDS, ROUND_OPERATIONS = 400_000, 12 * 128  # of limits:multiply
 
 
 def bench(
     path: str | os.PathLike[str],
     *,
     threads: int | None = None,
-    prompt_tokens: int = PROMPT_TOKENS,
-    new_tokens: int = NEW_TOKENS,
+    prompt_tokens: int = 512,
+    new_tokens: int = 128,
     repeat: int = 3,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """``load_s``, and medians over ``repeat`` runs of ``prefill_tokens_per_s`` (a prompt of ``prompt_tokens``) and
-    ``decode_tokens_per_s`` (``new_tokens`` one by one after it), in wall time; also what they were measured with.
+    """Load a model and measure it; medians of ``repeat`` runs.
 
-    Loading is timed as it happens: on a machine's first run it includes compiling kernels.
+    Prefill is ``prompt_tokens`` tokens at once into an empty cache, decode ``new_tokens`` one after another after one,
+    each chosen greedily. ``decode_gb_per_s`` counts the weights that a token reads and ``prefill_tera_ops_per_s`` two
+    operations for each; ``machine_gb_per_s`` and ``machine_tera_ops_per_s`` are what the same threads reach in loops
+    that only read memory and only multiply bytes.
     """
     start = time.perf_counter()
-    model = load(path, threads=threads)
-    load_s = time.perf_counter() - start
-    with model:
-        if prompt_tokens + new_tokens > model.context:
-            raise UnsupportedError(
-                "the context is too short to measure",
-                expected=f"{prompt_tokens + new_tokens} tokens",
-                got=model.context,
-                remedy="measure with fewer tokens",
-            )
-        ids = np.random.default_rng(0).integers(0, model.vocab_size, prompt_tokens).tolist()
-        _decode(model, 0, 2)  # touches the weights once
-        prefill, decode = [], []
-        for _ in range(repeat):
-            start = time.perf_counter()
-            model.extend(ids, 0)
-            middle = time.perf_counter()
-            _decode(model, prompt_tokens, new_tokens)
-            prefill.append(middle - start)
-            decode.append(time.perf_counter() - middle)
+    with load(path, threads=threads, progress=progress) as model:
+        load_s = time.perf_counter() - start
+        needed = max(prompt_tokens, new_tokens + 1)
+        if needed > model.context:
+            raise UnsupportedError("benchmark longer than the context", expected=f"{model.context} tokens", got=needed)
+        prompt = np.random.default_rng(0).integers(0, model.vocab_size, prompt_tokens).tolist()
+        weights, nbytes = model.weights.matrix_weights, model.weights.matrix_bytes
+        prefill = prompt_tokens / _median(lambda: model.extend(prompt, 0), repeat)
+        decode = new_tokens / _median(lambda: _decode(model, prompt[0], new_tokens), repeat)
+        gb_per_s, tera_ops = machine_limits(model.threads, repeat)
         return {
             "load_s": load_s,
-            "prefill_tokens_per_s": prompt_tokens / median(prefill),
-            "decode_tokens_per_s": new_tokens / median(decode),
+            "threads": model.threads,
             "prompt_tokens": prompt_tokens,
             "new_tokens": new_tokens,
-            "threads": model.threads,
+            "prefill_tokens_per_s": prefill,
+            "decode_tokens_per_s": decode,
+            "weight_bytes": nbytes,
+            "decode_gb_per_s": decode * nbytes / 1e9,
+            "machine_gb_per_s": gb_per_s,
+            # The head is computed for the last token only.
+            "prefill_tera_ops_per_s": prefill * 2 * (weights - model.weights.head_weights) / 1e12,
+            "machine_tera_ops_per_s": tera_ops,
         }
 
 
-def _decode(model: Model, position: int, count: int) -> None:
-    """Greedy tokens one by one, whether or not one of them would end a text."""
-    token = 0
-    for at in range(position, position + count):
-        token = int(model.extend([token], at)[-1].argmax())
+def _decode(model: Model, token: int, count: int) -> None:
+    logits = model.extend([token], 0)
+    for position in range(1, count + 1):
+        logits = model.extend([int(np.argmax(logits[-1]))], position)
+
+
+def _median(run: Callable[[], Any], repeat: int) -> float:
+    run()
+    times = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def machine_limits(threads: int, repeat: int = 3) -> tuple[float, float]:
+    """(gigabytes read, tera-operations on bytes multiplied and added) per second of ``threads`` threads."""
+    team = Team(threads)
+    memory, result = aligned(READ_BYTES), aligned(64)
+    memory[:] = 1
+    words = (int(memory.ctypes.data), int(result.ctypes.data))
+    read, multiply = Program(keep=[memory, result]), Program(keep=[result])
+    read.add("limits:read", *words, items=READ_BYTES // READ_VECTORS)
+    multiply.add("limits:multiply", *words, items=MULTIPLY_ROUNDS)
+    for program in (read, multiply):
+        program.link()
+    reading = _median(lambda: team.run(read, 1), repeat)
+    multiplying = _median(lambda: team.run(multiply, 1), repeat)
+    team.close()
+    return READ_BYTES / reading / 1e9, MULTIPLY_ROUNDS * ROUND_OPERATIONS / multiplying / 1e12

@@ -1,9 +1,12 @@
 """The key-value cache: where a model keeps what earlier tokens left for later ones.
 
-Layout per layer and key head, for a context of C positions and D dimensions, float16:
+Layout per layer and key head, for a context of C positions and D dimensions:
 
     keys    (C / 16, D, 16): sixteen keys to a block, the key running fastest, so that kernels take a key per lane
     values  (C, D)
+
+Type "f16" holds them as float16, "q8_0" as int8 with a float16 scale for 32 dimensions: (C / 16, D / 32, 16) for keys,
+(C, D / 32) for values.
 
 Memory is reserved for the whole context but only taken from the system as positions are written.
 """
@@ -13,14 +16,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from gguflike.errors import UnsupportedError
 from gguflike.kernels.program import aligned
 
 BLOCK = 32  # positions are reserved in multiples of this; kernels read keys up to the next one
-TYPES = ("f16",)
+TYPES = ("f16", "q8_0")
+SCALED = 32  # dimensions that share a scale
 
 
 class KVCache:
@@ -29,25 +32,39 @@ class KVCache:
     def __init__(self, layers: int, kv_heads: int, head_dim: int, context: int, cache_type: str = "f16") -> None:
         if cache_type not in TYPES:
             raise UnsupportedError("cache type", expected="one of " + ", ".join(TYPES), got=repr(cache_type))
+        quantized = cache_type == "q8_0"
+        if quantized and head_dim % SCALED:
+            raise UnsupportedError(
+                "cache type q8_0 for this model",
+                expected=f"head_dim a multiple of {SCALED}",
+                got=head_dim,
+                remedy='load it with cache_type="f16"',
+            )
+        self.type = cache_type
         self.context = context
         self.positions = -(-context // BLOCK) * BLOCK
-        size = layers * kv_heads * self.positions * head_dim
-        self._keys: npt.NDArray[Any] = aligned(size, np.uint16)
-        self._values: npt.NDArray[Any] = aligned(size, np.uint16)
-        self._layer_bytes = 2 * kv_heads * self.positions * head_dim
+        self._layer = kv_heads * self.positions * head_dim  # elements
+        self._element = 1 if quantized else 2  # bytes
+        size = layers * self._layer
+        self._data: list[npt.NDArray[Any]] = [aligned(size * self._element) for _ in range(2)]  # keys, values
+        self._scales: list[npt.NDArray[Any]] = [aligned(size // SCALED * 2) for _ in range(2)] if quantized else []
 
     @property
     def nbytes(self) -> int:
         """Bytes reserved."""
-        return int(self._keys.nbytes + self._values.nbytes)
+        return sum(int(array.nbytes) for array in (*self._data, *self._scales))
 
-    def keys(self, layer: int) -> int:
-        """Address of a layer's keys."""
-        return int(self._keys.ctypes.data) + layer * self._layer_bytes
+    def addresses(self, layer: int) -> tuple[int, int, int, int]:
+        """Of a layer's keys, their scales, values, their scales; 0 where there are no scales."""
+        keys, values = (int(a.ctypes.data) + layer * self._layer * self._element for a in self._data)
+        at = [int(a.ctypes.data) + layer * self._layer // SCALED * 2 for a in self._scales] or [0, 0]
+        return keys, at[0], values, at[1]
 
-    def values(self, layer: int) -> int:
-        """Address of a layer's values."""
-        return int(self._values.ctypes.data) + layer * self._layer_bytes
+
+def bytes_per_position(layers: int, kv_heads: int, head_dim: int, cache_type: str) -> int:
+    """Bytes of the cache for one position."""
+    elements = 2 * layers * kv_heads * head_dim
+    return elements + elements // SCALED * 2 if cache_type == "q8_0" else 2 * elements
 
 
 def default_context(trained: int, bytes_per_position: int) -> int:

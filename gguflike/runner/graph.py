@@ -111,18 +111,17 @@ class _Builder:
         """Rotation, cache and attention; returns the address of the float32 result."""
         h, b = self.h, self.buffers
         heads, kv_heads, head_dim = h["n_head"], h["n_head_kv"], h["head_dim"]
-        keys, values = cache.keys(layer), cache.values(layer)
-        rope_shape = (heads, kv_heads, head_dim, h["n_rot"])
-        rows = (_at(b.q), _at(b.k), _at(b.v), _at(b.angles))
-        self.add(f"ops:rope_{rope}", *rows, *rope_shape, keys, values, cache.positions, grain=ROPE_GRAIN)
+        cached = cache.addresses(layer)
+        rows = (_at(b.q), _at(b.k), _at(b.v), _at(b.angles), heads, kv_heads, head_dim, h["n_rot"], cache.positions)
+        self.add(f"ops:rope_{rope}_{cache.type}", *rows, *cached, grain=ROPE_GRAIN)
         quantized = all(matrix.plan.activations == "int8" for matrix in readers)
         fused = quantized and head_dim % 32 == 0
         tile_heads, tile_tokens = attention_tile(heads // kv_heads, self.many)
         shape = (heads, kv_heads, head_dim, cache.positions, tile_heads, float_bits(head_dim**-0.5))
         target = (_at(b.attended), *(self.q8 if fused else (0, 0, 0)))
-        name = f"attention:f16_{tile_heads * tile_tokens}"
+        name = f"attention:{cache.type}_{tile_heads * tile_tokens}"
         items = heads // tile_heads
-        self.add(name, rows[0], keys, values, *shape, *target, items=items, per_tokens=tile_tokens)
+        self.add(name, rows[0], *cached, *shape, *target, items=items, per_tokens=tile_tokens)
         if quantized and not fused:
             self.quantize(_at(b.attended), heads * head_dim)
         return _at(b.attended)

@@ -15,7 +15,7 @@ from gguflike.arch import hparams, registry
 from gguflike.errors import GGUFError, UnsupportedError
 from gguflike.kernels.program import Team
 from gguflike.runner import graph, rope
-from gguflike.runner.cache import KVCache, default_context
+from gguflike.runner.cache import KVCache, bytes_per_position, default_context
 from gguflike.runner.generate import Generation, Stream
 from gguflike.runner.sampling import Sampler
 from gguflike.runner.tokenizer import Tokenizer
@@ -47,7 +47,7 @@ class Model:
         spec = registry.for_gguf(file.architecture)
         self.hparams = h = hparams.from_gguf(spec, file.metadata, file.infos)
         graph.check(spec, h)
-        self.context = _context(h, context)
+        self.context = _context(h, context, cache_type)
         self.tokenizer = Tokenizer(file.metadata)
         self._team = Team(threads, progress)
         self.weights = Weights(file, spec, h, self._team, progress)
@@ -213,12 +213,12 @@ class Model:
         return float(np.exp(total / count))
 
 
-def _context(h: Any, wanted: int | None) -> int:
+def _context(h: Any, wanted: int | None, cache_type: str) -> int:
     if wanted is not None:
         if wanted < 1:
             raise UnsupportedError("context", expected="1 or more", got=wanted)
         return wanted
-    return default_context(h["n_ctx"], 4 * h["n_layer"] * h["n_head_kv"] * h["head_dim"])
+    return default_context(h["n_ctx"], bytes_per_position(h["n_layer"], h["n_head_kv"], h["head_dim"], cache_type))
 
 
 def load(

@@ -78,6 +78,12 @@ class Weights:
         """Weights that one token's pass multiplies."""
         return sum(matrix.rows * matrix.columns for matrix in self._matrices.values())
 
+    @property
+    def head_weights(self) -> int:
+        """Those of them that only make logits."""
+        output = self._matrices["output.weight"]
+        return output.rows * output.columns
+
     def vector(self, name: str) -> int:
         """Address of a float32 vector."""
         return self._vectors[name]
