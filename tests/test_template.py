@@ -77,6 +77,11 @@ def test_errors_say_what_and_where() -> None:
         render("", {"messages": [object()]})
 
 
+def test_templates_of_absurd_length() -> None:
+    with pytest.raises(TemplateError, match="too long"):
+        render(" " * (template.SOURCE_CHARACTERS + 1), {})
+
+
 def test_conversations_larger_than_a_pipe() -> None:
     text = "é" * 200_000
     assert render("{{ messages[0].content }}", {"messages": [{"content": text}]}) == text

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from small_tokenizers import added, byte_level, spm_metadata, write_folder
 
-from gguflike.checkpoint.tokenizer import metadata_from_folder
+from gguflike.checkpoint.tokenizer import metadata_from_folder, tokenizer_config_from_metadata
 from gguflike.errors import CheckpointError, GGUFError, GGUFLikeError, UnsupportedError
 from gguflike.runner.tokenizer import Tokenizer
 
@@ -99,6 +99,17 @@ def test_tokens_that_are_not_utf8_and_empty_ones() -> None:
     assert tokenizer.token_bytes(260) == b"\xff\xfe"
     assert tokenizer.decode([259, 260, 262]) == "a\ufffd\ufffdb"
     assert [i for i in tokenizer.encode("ab") if i > 258] == [259, 262]
+
+
+def test_absurdly_long_tokens_take_no_time() -> None:
+    with pytest.raises(GGUFError, match=r"tokens: tokens are too long.*got 100000"):
+        Tokenizer(spm_metadata(["a" * 100_000, "b"])).encode("ab")
+
+
+def test_context_length_of_the_wrong_type_is_left_out(gpt2: dict[str, Any]) -> None:
+    for length, kept in (("x", None), (np.arange(3), None), (2048, 2048)):
+        metadata = gpt2 | {"general.architecture": "llama", "llama.context_length": length}
+        assert tokenizer_config_from_metadata(metadata).get("model_max_length") == kept
 
 
 @pytest.mark.parametrize(

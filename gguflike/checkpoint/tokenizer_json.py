@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from gguflike.checkpoint import pretokenizers
-from gguflike.checkpoint.vocabulary import CHAT_TEMPLATE, TokenType, Vocabulary
+from gguflike.checkpoint.vocabulary import CHAT_TEMPLATE, TOKENS, TokenType, Vocabulary
+from gguflike.errors import GGUFError
 
 #: SentencePiece writes a space as this character.
 SPACE = "\u2581"
+
+#: Sum of squared token lengths up to which splitting every token is worth it; Gemma's 262k tokens need 2e7.
+MAX_SPLIT_WORK = 1 << 30
 
 
 def tokenizer_json_from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,8 +70,8 @@ def tokenizer_config_from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any
         if index is not None:
             config[f"{role}_token"] = vocabulary.tokens[index]
     length = metadata.get(f"{metadata.get('general.architecture')}.context_length")
-    if length is not None:
-        config["model_max_length"] = int(length)
+    if isinstance(length, int):
+        config["model_max_length"] = length
     templates = chat_templates(metadata)
     if set(templates) == {"default"}:
         config["chat_template"] = templates["default"]
@@ -152,6 +156,10 @@ def spm_merges(tokens: list[str], types: list[int], scores: list[float]) -> list
     character are joined from the left, so that the odd piece stands at their right end.
     """
     known = {token for token, kind in zip(tokens, types, strict=True) if kind == TokenType.NORMAL}
+    if sum(len(token) ** 2 for token in known) > MAX_SPLIT_WORK:
+        raise GGUFError(
+            "tokens are too long for a SentencePiece vocabulary", field=TOKENS, got=len(max(known, key=len))
+        )
     ranked = sorted((-scores[index], index) for index, token in enumerate(tokens) if len(token) > 1 and token in known)
     merges: list[list[str]] = []
     for _, index in ranked:

@@ -23,6 +23,7 @@ CPU_SECONDS = 2
 WALL_SECONDS = 30.0
 MEMORY_BYTES = 512 << 20
 OUTPUT_BYTES = 1 << 20
+SOURCE_CHARACTERS = 1 << 20
 
 _CHILD = Path(__file__).with_name("template_child.py")
 #: Nothing else of the environment is a template's business.
@@ -35,6 +36,13 @@ def render(source: str, variables: Mapping[str, Any]) -> str:
     Raises TemplateError where the template is wrong, refuses the conversation (``raise_exception``), reaches for what
     the sandbox forbids, or exceeds a limit.
     """
+    if len(source) > SOURCE_CHARACTERS:
+        raise TemplateError(
+            "chat template is too long",
+            field="tokenizer.chat_template",
+            expected=f"at most {SOURCE_CHARACTERS} characters",
+            got=len(source),
+        )
     request = {
         "sys_path": [entry for entry in sys.path if entry],
         "source": source,
