@@ -34,6 +34,8 @@ class Lattice:
 
     Scales of sub-blocks of ``size`` weights are factor * d * (2 k + 1), k = 0 .. top. ``low`` to ``high``: sample
     scales relative to (root mean square of the sub-block) / (root mean square of the codebook); ``rungs``: how many.
+    They span where the best scales of Gaussian and heavy-tailed sub-blocks lie. Types with two ``shifts`` choose one
+    per sub-block of 32, or one per point.
     """
 
     grid: Callable[[], Array]
@@ -60,7 +62,7 @@ class Lattice:
             factor=self.factor,
             largest=float(np.abs(grid).max() + max(self.shifts)),
             signs=self.signs,
-            shared_shift=self.size == 32,
+            shared_shift=len(self.shifts) > 1 and self.size == 32,
         )
 
     def effort(self, method: str) -> Effort:
@@ -99,6 +101,13 @@ def _tile(vectors: int, dtype: Any) -> Array:
     return raw[skip : skip + vectors * LANES]
 
 
+def _read_only(array: Array) -> Array:
+    """The array as kernels see it: numba compiles anew for writable ones."""
+    view: Array = array.view()
+    view.flags.writeable = False
+    return view
+
+
 def _encode_rows(start: int, stop: int, x: Array, out: Array, weights: Array, name: str, method: str) -> None:
     """Encode rows ``start .. stop-1``, in scratch memory of their own."""
     lattice, book = LATTICES[name], _codebook(name)
@@ -124,8 +133,8 @@ def _encode_rows(start: int, stop: int, x: Array, out: Array, weights: Array, na
 def _register(name: str) -> None:
     @register("encode", name)
     def encode(x: Array, out: Array, weights: Array | None, method: str, threads: int | None) -> None:
-        importance = np.empty((1, 0), np.float32) if weights is None else weights.reshape(-1, SUPER)
-        run_rows(_encode_rows, len(x), x, out, importance, name, method, threads=threads)
+        importance = _read_only(np.empty((1, 0), np.float32) if weights is None else weights.reshape(-1, SUPER))
+        run_rows(_encode_rows, len(x), _read_only(x), out, importance, name, method, threads=threads)
 
 
 for _name in LATTICES:

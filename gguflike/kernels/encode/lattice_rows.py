@@ -55,7 +55,7 @@ def search_block(
             choose(shape, at, f, n, d, largest, m)
             resample(shape, at, f, n, d, largest, m)
         sample(book, shape, at, f, n, m)
-    samples = max(samples + 2 * rounds, 1)
+    samples += 2 * rounds
     if len(effort.spread) > 0:
         d = search_d(shape, effort.spread, at, f, largest, d, samples)
         choose(shape, at, f, n, d, largest, samples)

@@ -94,17 +94,11 @@ def nearest(
             j = np.uint64(members[m + np.uint64(1)])
             k = np.uint64(members[m + np.uint64(2)])
             h = np.uint64(members[m + np.uint64(3)])
-            low, high = (
-                maximum(load_from(table, i), load_from(table, j)),
-                maximum(load_from(table, k), load_from(table, h)),
-            )
-            v0 = maximum(v0, maximum(low, high))
+            pair = maximum(load_from(table, i), load_from(table, j))
+            v0 = maximum(v0, maximum(pair, maximum(load_from(table, k), load_from(table, h))))
             i, j, k, h = i + _NEXT, j + _NEXT, k + _NEXT, h + _NEXT
-            low, high = (
-                maximum(load_from(table, i), load_from(table, j)),
-                maximum(load_from(table, k), load_from(table, h)),
-            )
-            v1 = maximum(v1, maximum(low, high))
+            pair = maximum(load_from(table, i), load_from(table, j))
+            v1 = maximum(v1, maximum(pair, maximum(load_from(table, k), load_from(table, h))))
             m += _QUAD
         dot, norm = load(f, dots + p), load(f, norms + p)
         number = int_lanes(p)
