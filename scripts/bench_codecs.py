@@ -226,7 +226,8 @@ def number(value: Any, form: str) -> str:
 
 
 def ratio(a: Any, b: Any, form: str) -> str:
-    return "-" if a is None or b is None else format(a / b, form)
+    """a / b, "-" where one is missing or b is zero (bfloat16 weights in bfloat16 have no error)."""
+    return "-" if a is None or not b else format(a / b, form)
 
 
 def markdown(report: dict[str, Any]) -> str:

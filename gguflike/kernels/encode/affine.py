@@ -134,7 +134,7 @@ _WIDE = code_grid(np.linspace(-1, 6, 14), PHASES)
 
 # fmt: off
 for _format in (
-    AffineFormat("Q4_1", hi=15, rounds=1, grid=code_grid([0.5], [-0.25, 0.25]), weighted_grid=_WIDE,
+    AffineFormat("Q4_1", hi=15, rounds=0, grid=code_grid([0.5], [-0.25, 0.25]), weighted_grid=_WIDE,
                  fields=[_FACTORS, planes(strided(32, 2, 16), 4)]),
     AffineFormat("Q5_1", hi=31, rounds=0, grid=code_grid([-2, -1, 0], [-0.25, 0.25]), weighted_grid=_WIDE,
                  fields=[_FACTORS, bit_string(range(32), 1, right=4), planes(strided(32, 2, 16), 4, right=0)]),
