@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import tiny
 import gguflike
 from gguflike import cli, demo
 from gguflike.cli import COMMANDS, main
+from gguflike.cli.output import progress_bar
 
 AUSTEN = Path(gguflike.__file__).parent / "data" / "austen-kjv-6m"
 PACKAGE = [sys.executable, "-m", "gguflike"]
@@ -302,6 +305,25 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert document["text"].startswith(demo.PROMPT)
     assert len(document["text"]) > 150
     assert [Path(row["path"]).stat().st_size for row in rows] == [row["file_bytes"] for row in rows]
+
+
+def test_progress_is_for_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    with progress_bar() as progress:
+        assert progress is None  # under pytest stderr is no terminal
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", "100")
+    with progress_bar() as progress:
+        assert progress is not None
+        progress(5, 10, "blk.0\x1b")
+        time.sleep(0.2)  # tqdm draws ten times a second
+        progress(10, 10, "blk.1\x1b")
+    assert r"blk.1\x1b: 100%" in screen.getvalue()
+    assert "\x1b" not in screen.getvalue()
 
 
 # As a process
