@@ -15,7 +15,8 @@ from test_quantize_file import imatrix_gguf
 from gguflike.convert import convert, quantize_file
 from gguflike.convert.recipe import RECIPES
 
-# llama.cpp has no substitute for Q1_0 and refuses ragged rows. MXFP4 is for experts only there, NVFP4 is none of its targets, Q2_0 is newer than the gguf package.
+# llama.cpp has no substitute for Q1_0 and refuses its ragged rows.
+# MXFP4 is for experts only there, NVFP4 is none of its targets, Q2_0 is newer than the gguf package.
 DIFFERENT = {"MXFP4", "NVFP4", "Q2_0"}
 SLOW = {name for name in RECIPES if name.startswith(("IQ1", "IQ2", "IQ3_XX"))}  # ggml encodes them at 0.1 M weights/s
 SHAPE = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 4, "head_dim": 64}
