@@ -98,7 +98,9 @@ def measure(name: str, rows: int, columns: int, tokens: int, repeats: int) -> di
     args = np.array((weights.ctypes.data, rows, columns, *places, out.ctypes.data, rows, 0, 0), np.int64)
     matvec, matmul = native.call(plan.matvec), native.call(plan.matmul)
     one = seconds(lambda: matvec(args.ctypes.data, state.ctypes.data, 0, plan.matvec_items(rows)), repeats)
-    many = seconds(lambda: matmul(args.ctypes.data, state.ctypes.data, 0, plan.matmul_items(rows)), max(3, repeats // 4))
+    many = seconds(
+        lambda: matmul(args.ctypes.data, state.ctypes.data, 0, plan.matmul_items(rows)), max(3, repeats // 4)
+    )
     row |= {
         "bytes_per_weight": weights.nbytes / rows / columns,
         "of_file": weights.nbytes / data.nbytes,
@@ -120,18 +122,20 @@ def main() -> None:
     options = parser.parse_args()
     limit = limits(256, options.repeats)
     rows = [
-        measure(name, options.rows, options.columns, options.tokens, options.repeats) for name in options.types.split(",")
+        measure(name, options.rows, options.columns, options.tokens, options.repeats)
+        for name in options.types.split(",")
     ]
     if options.json:
         print(json.dumps({"limits": limit, "types": rows}))
         return
     print(f"read {limit['read'] / 1e9:.1f} GB/s, multiply {limit['multiply'] / 1e9:.0f} GOPS, one core")
-    print(f"{'type':8} {'B/w':>6} {'/file':>6} {'GB/s':>6} {'of read':>8} {'Gw/s':>6} {'GOPS':>6} {'of peak':>8} {'repack':>7}")
+    heads = ("B/w", "/file", "GB/s", "of read", "Gw/s", "GOPS", "of peak", "repack")
+    print(f"{'type':8}" + "".join(f"{head:>8}" for head in heads))
     for row in rows:
         print(
-            f"{row['type']:8} {row['bytes_per_weight']:6.3f} {row['of_file']:6.2f} {row['matvec_gb_s']:6.1f} "
-            f"{row['matvec_gb_s'] * 1e9 / limit['read']:8.0%} {row['matvec_gweights_s']:6.1f} {row['matmul_gops']:6.0f} "
-            f"{row['matmul_gops'] * 1e9 / limit['multiply']:8.0%} {row.get('repack_gb_s', 0):7.2f}"
+            f"{row['type']:8}{row['bytes_per_weight']:8.3f}{row['of_file']:8.2f}{row['matvec_gb_s']:8.1f}"
+            f"{row['matvec_gb_s'] * 1e9 / limit['read']:8.0%}{row['matvec_gweights_s']:8.1f}{row['matmul_gops']:8.0f}"
+            f"{row['matmul_gops'] * 1e9 / limit['multiply']:8.0%}{row.get('repack_gb_s', 0):8.2f}"
         )
 
 

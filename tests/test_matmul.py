@@ -1,4 +1,4 @@
-"""Matrix products on blocks: every type, odd shapes, against float64 on the decoded weights and the same activations."""
+"""Matrix products on blocks: every type, odd shapes, against float64 on decoded weights and the same activations."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ def quantized(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     """Activations as the rule of matmul.py has them, in numpy."""
     blocks = x.reshape(len(x), -1, 32)
     largest = np.abs(blocks).max(axis=-1, keepdims=True).astype(np.float32)
-    scale = ((largest / np.float32(127)).view(np.uint32) + np.uint32(1 << 12) & ~np.uint32((1 << 13) - 1)).view(np.float32)
+    scale = ((largest / np.float32(127)).view(np.uint32) + np.uint32(1 << 12) & ~np.uint32((1 << 13) - 1)).view(
+        np.float32
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         inverse = np.where(largest == 0, np.float32(0), np.float32(127) / largest)
     return (np.rint(blocks * inverse) * scale.astype(np.float64)).reshape(x.shape)
@@ -178,7 +180,7 @@ def test_errors_name_the_shapes() -> None:
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_records_are_no_larger_than_promised(name: str) -> None:
-    """At most 1.1 times the file's bytes from 2 bits up; the codebook types are looked up, at most 3.6 bits a weight."""
+    """At most 1.1 times the file's bytes; the codebook types, looked up when repacked, at most 4.32 bits a weight."""
     layout, fmt = LAYOUTS[name], FORMATS[name]
     bits = 8 * layout.record_bytes / (LANES * layout.weights)
     if name.startswith(("IQ1", "IQ2", "IQ3")):
@@ -222,7 +224,7 @@ for name in ("Q8_0", "Q2_K", "F16"):
 @pytest.mark.slow
 @pytest.mark.parametrize("cpu", OTHER_CPUS)
 def test_other_machines_give_the_same(cpu: str) -> None:
-    """Compiled for an older CPU and run on this one: no illegal instruction, the same results up to the order of sums."""
+    """Compiled for an older CPU and run on this one: no illegal instruction, equal results up to the order of sums."""
     outputs = []
     for name, features in (("", ""), OTHER_CPUS[cpu]):
         env = {k: v for k, v in os.environ.items() if not k.startswith("NUMBA_CPU")}

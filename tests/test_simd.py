@@ -1,4 +1,4 @@
-"""The vector operations of kernels/simd.py, one by one against numpy, and the machine-specific ones against each other."""
+"""The vector operations of kernels/simd.py one by one against numpy; the machine-specific ones against each other."""
 
 from __future__ import annotations
 

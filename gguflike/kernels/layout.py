@@ -43,8 +43,8 @@ MinimumKind = Literal["f16", "u8", "nibble"]
 
 @dataclass(frozen=True)
 class Plane:
-    """``bits`` of every code. ``run`` steps follow each other in successive vectors at one bit position, the next run in
-    the same vectors at the next position, and so on until the bytes are full."""
+    """``bits`` of every code. ``run`` steps follow each other in successive vectors at one bit position, the next run
+    in the same vectors at the next position, and so on until the bytes are full."""
 
     bits: int
     run: int
@@ -236,7 +236,7 @@ class LinearPlan:
         return raw[start : start + size]
 
     def repack_args(self, source: int, target: int, rows: int, columns: int) -> tuple[int, ...]:
-        """Argument words of ``repack``, whose items are groups of 16 rows: addresses of the file's blocks and of the target."""
+        """Argument words of ``repack``, whose items are groups of 16 rows. Addresses: the file's blocks, the target."""
         return (source, target, rows, columns)
 
 

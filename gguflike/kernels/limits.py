@@ -1,4 +1,4 @@
-"""What the machine can do, for comparison: ops that only read memory, or only multiply (scripts/bench_kernels.py, bench).
+"""What the machine can do, for comparison: ops that only read memory, or only multiply.
 
 Argument words: 0 address of memory, 1 address of 64 bytes for a result (so that nothing is optimized away).
 """
@@ -27,7 +27,7 @@ def _read(e: Emitter, memory: Any, result: Any, start: Any, stop: Any) -> None:
 
 
 @op("limits:read")
-def read(args: int, state: int, start: int, stop: int) -> None:  # noqa: ARG001  # the signature of ops
+def read(args: int, state: int, start: int, stop: int) -> None:
     """Reads memory; items are 256 bytes."""
     _read(load_word(args), load_word(args + 8), start, stop)
 
@@ -36,7 +36,7 @@ def read(args: int, state: int, start: int, stop: int) -> None:  # noqa: ARG001 
 def _multiply(e: Emitter, memory: Any, result: Any, start: Any, stop: Any) -> None:
     weights, activations = e.load(BYTES, memory), e.load(BYTES, memory, 64)
 
-    def body(index: Any, values: list[Any]) -> list[Any]:  # noqa: ARG001
+    def body(index: Any, values: list[Any]) -> list[Any]:
         return [e.dot(value, weights, activations, False) for value in values]
 
     values = e.loop(start, stop, 1, [e.b.xor(e.load(INTS, memory), e.const(INTS, i)) for i in range(CHAINS)], body)
@@ -47,6 +47,6 @@ def _multiply(e: Emitter, memory: Any, result: Any, start: Any, stop: Any) -> No
 
 
 @op("limits:multiply")
-def multiply(args: int, state: int, start: int, stop: int) -> None:  # noqa: ARG001
-    """Dot products of bytes in registers; an item is CHAINS of them, of 64 multiplications and as many additions each."""
+def multiply(args: int, state: int, start: int, stop: int) -> None:
+    """Dot products of bytes in registers; an item is CHAINS of them, each 64 multiplications and 64 additions."""
     _multiply(load_word(args), load_word(args + 8), start, stop)

@@ -6,18 +6,26 @@ Repacked weights are kept as long as the tensor's ``data`` array lives, so that 
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from gguflike.blocks import BlockFormat
 from gguflike.errors import QuantizationError
 from gguflike.kernels import dispatch, native
 from gguflike.kernels._host import run_rows, thread_count
 from gguflike.kernels.layout import FLOATS, LAYOUTS, LinearPlan, activation_arrays, linear_plan
 
-if TYPE_CHECKING:
-    from gguflike.tensor import QuantizedTensor
+
+class Tensor(Protocol):
+    """What is needed of a ``QuantizedTensor`` (tensor.py stands above this package)."""
+
+    name: str
+    format: BlockFormat
+    shape: tuple[int, ...]
+    data: npt.NDArray[np.uint8]
+
 
 SCRATCH_BYTES = 1 << 18  # of a thread, see matmul.py
 
@@ -37,9 +45,7 @@ def _run(name: str, items: int, args: tuple[int, ...], tokens: int, threads: int
     run_rows(piece, items, threads=threads, chunk=-(-items // thread_count(threads)))
 
 
-def _weights(
-    plan: LinearPlan, tensor: QuantizedTensor, rows: int, columns: int, threads: int | None
-) -> npt.NDArray[np.uint8]:
+def _weights(plan: LinearPlan, tensor: Tensor, rows: int, columns: int, threads: int | None) -> npt.NDArray[np.uint8]:
     """The tensor's weights as the ops read them."""
     if plan.repack is None:
         return tensor.data
@@ -65,7 +71,7 @@ def _quantized(x: npt.NDArray[np.float32], threads: int | None) -> dict[str, npt
 
 
 @dispatch.register("linear", *LAYOUTS, *FLOATS)
-def linear(tensor: QuantizedTensor, x: npt.NDArray[np.float32], threads: int | None = None) -> npt.NDArray[np.float32]:
+def linear(tensor: Tensor, x: npt.NDArray[np.float32], threads: int | None = None) -> npt.NDArray[np.float32]:
     """``x @ W.T``: float32 (..., columns) -> (..., rows). Activations are quantized to int8 for quantized weights.
 
     QuantizationError where the shapes do not fit.

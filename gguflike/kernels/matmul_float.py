@@ -1,4 +1,4 @@
-"""Matrix products for F32, F16 and BF16 weights, on the file's rows as they are: float32 fma, weights converted on the fly.
+"""Matrix products for F32, F16 and BF16 weights, on the file's rows as they are: float32, weights converted on the fly.
 
 Argument and state words are those of matmul.py, with float32 activations in CODES; columns may have any number.
 ``matvec`` runs its lanes along the columns, four rows at a time, and adds the lanes up at the end. ``matmul`` converts
@@ -29,8 +29,8 @@ GROUPS = 2
 TILE_TOKENS, TILE_GROUPS = (12, 2) if "avx512f" in target()[1] else (6, 1)
 ROW_BYTES = GROUPS * LANES * 4
 
-# As in tile.py, a panel of tokens is copied once for some units of 32 rows, whose sums stay in scratch. Its rows are not
-# a power of two bytes apart, as activations may be: those would fall into the same places of the cache.
+# As in tile.py, a panel of tokens is copied once for some units of 32 rows, whose sums stay in scratch. Its rows are
+# not a power of two bytes apart, as activations may be: those would fall into the same places of the cache.
 PANEL_TOKENS, UNITS = 96, 8
 TOKEN_BYTES = CHUNK * 4 + 64
 UNIT_SUMS = PANEL_TOKENS * ROW_BYTES
@@ -92,7 +92,7 @@ def _matvec(kind: str) -> Op:
                 result = e.b.insert_element(result, e.sum(total), ir.Constant(I32, first + r))
         return result
 
-    def matvec(args: int, state: int, start: int, stop: int) -> None:  # noqa: ARG001  # the signature of ops
+    def matvec(args: int, state: int, start: int, stop: int) -> None:
         weights, rows, columns, x = load_word(args), load_word(args + 8), load_word(args + 16), load_word(args + 24)
         for group in range(start, stop):
             row = LANES * group

@@ -42,7 +42,7 @@ def _quantize_block(e: Emitter, x: Any, codes: Any, scale_at: Any, sums_at: Any)
 
 @jit
 def quantize_row(x: int, columns: int, codes: int, scales: int, sums: int) -> None:
-    """One token: ``columns`` float32 at address ``x``; int8 codes, float32 scales (columns / 32), int32 sums (columns / 16)."""
+    """One token: ``columns`` float32 at ``x`` to codes (columns,), scales (columns / 32,), sums (columns / 16,)."""
     for block in range(columns // BLOCK):
         _quantize_block(x + 4 * BLOCK * block, codes + BLOCK * block, scales + 4 * block, sums + 8 * block)
 

@@ -1,8 +1,8 @@
-"""Repacking of a file's blocks into records (layout.py): ops named ``repack:<type>``, whose items are groups of 16 rows.
+"""Repacking of a file's blocks into records (layout.py): ops named ``repack:<type>``; items are groups of 16 rows.
 
-Argument words: 0 address of the blocks, 1 address of the records (zeroed), 2 rows, 3 columns. Planes that the file packs
-as the records do move as 4-byte words; ``_WORDS`` says where they start in a block. The other types fill ``codes``, a
-byte per weight, from which the planes are made.
+Argument words: 0 address of the blocks, 1 address of the records (zeroed), 2 rows, 3 columns. Planes that the file
+packs as the records do move as 4-byte words; ``_WORDS`` says where they start in a block. The other types fill
+``codes``, a byte per weight, from which the planes are made.
 
 ``_FIELDS`` holds, per type, a function ``(block, record, lane, codes)`` that does one row's block: its scales, and
 ``codes`` where the type needs them. ``record`` addresses the record, ``lane`` is the row in its group.

@@ -1,7 +1,7 @@
-"""What repacking takes out of one block of each type: scales in their places, and codes where planes differ (repack.py).
+"""What repacking takes out of one block of each type: scales in their places, and codes where planes differ.
 
-``block`` addresses the file's block, ``record`` the record, ``lane`` is the row in its group, ``codes`` addresses a byte
-per weight. Places of scales are those of layout.py, 16 lanes to each.
+``block`` addresses the file's block, ``record`` the record, ``lane`` is the row in its group, ``codes`` addresses a
+byte per weight (repack.py). Places of scales are those of layout.py, 16 lanes to each.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ def _put16(e: Emitter, place: Any, value: Any) -> None:
 
 
 @inner
-def _byte(place: int) -> int:
+def _byte(place: int) -> Any:
     return np.int64(u8(place))
 
 
 @inner
-def _short(place: int) -> int:
+def _short(place: int) -> Any:
     return np.int64(u16(place))
 
 
 @inner
-def _word(place: int) -> int:
+def _word(place: int) -> Any:
     return np.int64(u32(place))
 
 
@@ -89,7 +89,7 @@ def _q3_k(block: int, record: int, lane: int, codes: int) -> None:
 
 
 def _q45_k(block: int, record: int, lane: int, codes: int) -> None:
-    """Q4_K and Q5_K: 8 scales and 8 minima of 6 bits in 12 bytes; the last four of each have their top bits in the first."""
+    """Q4_K and Q5_K: 8 scales and 8 minima of 6 bits in 12 bytes, the top bits of the last 4 in the first 4."""
     _put16(record + 2 * lane, _short(block))
     _put16(record + 32 + 2 * lane, _short(block + 2))
     scales, minima = record + 64 + lane, record + 192 + lane

@@ -1,4 +1,4 @@
-"""Vectors for kernels: LLVM values of 64 bytes, the operations the matmuls need, and the one that depends on the machine.
+"""Vectors for kernels: LLVM values of 64 bytes, the operations the matmuls need, and those that depend on the machine.
 
 ``Emitter`` wraps an LLVM builder; each method emits one operation on
 
@@ -15,8 +15,8 @@ an instruction that plain LLVM code does not reach, and choose by the features o
 All choices of ``dot`` give equal results. The features are those numba compiles for: the host's, or those in
 NUMBA_CPU_NAME and NUMBA_CPU_FEATURES, which is how the tests reach the other choices.
 
-``operation`` makes a numba intrinsic of an emitting function; the types ``bytes64``, ``int16x``... are numba's names for
-the vectors, ``address`` operands are int64.
+``operation`` makes a numba intrinsic of an emitting function. Its operands are ``address`` (int64) and ``floats16``,
+numba's name for FLOATS.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Emitter:
     # Bytes
 
     def shift_bytes(self, value: Any, left: int, mask: int) -> Any:
-        """Bytes shifted left (right where negative) by up to 7 bits, then masked; bits that cross bytes must be masked."""
+        """Bytes shifted left (right where negative), then masked; the mask must clear what crosses bytes."""
         if left:
             words = ir.VectorType(I16, 32)
             wide = self.b.bitcast(value, words)
@@ -173,7 +173,7 @@ class Emitter:
         return self.b.call(fn, [ir.Constant(kind, table * (kind.count // 16)), codes])
 
     def trit(self, packed: Any, digit: int) -> Any:
-        """Base-3 digit (0, 1, 2) number ``digit`` of bytes that hold ceil(256 / 243 * digits): the top of byte * 3**(digit+1)."""
+        """Digit number ``digit`` of bytes that hold base-3 fractions: ``(byte * 3**digit) % 256 * 3 // 256``."""
         for _ in range(digit):
             packed = self.b.add(self.b.add(packed, packed), packed)
         # The digit is floor(3 x / 256): the top two bits of the mean of x and x // 2, rounded down. Machines have the
@@ -295,7 +295,7 @@ class Emitter:
     def loop(
         self, start: Any, stop: Any, step: int, values: list[Any], body: Callable[[Any, list[Any]], list[Any]]
     ) -> list[Any]:
-        """``for index in range(start, stop, step): values = body(index, values)``, kept in registers; the last values."""
+        """``for index in range(start, stop, step): values = body(index, values)``, in registers; the last values."""
         before = self.b.block
         head, inside, after = (self.b.append_basic_block(name) for name in ("head", "inside", "after"))
         self.b.branch(head)
@@ -357,7 +357,7 @@ class Emitter:
         return found if found is not None else ir.Function(self.b.module, kind, name)
 
 
-class Vector(types.Type):  # type: ignore[misc]  # numba ships no types
+class Vector(types.Type):
     """The numba type of an LLVM vector."""
 
     def __init__(self, name: str, vector: Any) -> None:
@@ -366,15 +366,14 @@ class Vector(types.Type):  # type: ignore[misc]  # numba ships no types
 
 
 @register_model(Vector)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, fe_type: Vector) -> None:
-        super().__init__(manager, fe_type, fe_type.vector)
+        super().__init__(manager, fe_type, fe_type.vector)  # type: ignore[no-untyped-call]  # numba ships no types
 
 
-bytes64 = Vector("bytes64", BYTES)
-ints16 = Vector("ints16", INTS)
 floats16 = Vector("floats16", FLOATS)
-shorts16 = Vector("shorts16", SHORTS)
+address = types.int64
+void = types.void
 
 
 def operation(result: Any, *operands: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -395,7 +394,3 @@ def operation(result: Any, *operands: Any) -> Callable[[Callable[..., Any]], Any
         return intrinsic(scope[function.__name__])
 
     return wrap
-
-
-address = types.int64
-void = types.void

@@ -37,8 +37,8 @@ CODES = ir.VectorType(I8, BLOCK)
 # Registers decide the tile: sums of integers and of floats for every token and row should stay in them.
 TILE_TOKENS, TILE_GROUPS = (6, 2) if "avx512f" in target()[1] else (3, 1)
 
-# A panel of tokens is prepared once for some units of 32 rows, whose sums stay in scratch until the last column: writing
-# them to the output for every chunk costs a third of the time, since its rows are far apart in memory.
+# A panel of tokens is prepared once for some units of 32 rows, whose sums stay in scratch until the last column:
+# writing them to the output for every chunk costs a third of the time, since its rows are far apart in memory.
 PANEL_TOKENS, UNITS = 120, 8
 
 BLOCK_CODES = STEPS * GROUPS * 64
