@@ -18,9 +18,7 @@ from gguflike.kernels.address import (
     tile_storer,
     tile_zero,
 )
-from gguflike.kernels.program import ATTENTION_KEYS
-
-ROW = 4 * ATTENTION_KEYS  # bytes of a row of scores
+from gguflike.kernels.softmax import ROW
 
 _load_values = tile_loader(half_lanes, 1, 2, step=32)
 _load_value = tile_loader(half_lanes, 1, 1)

@@ -29,7 +29,7 @@ from gguflike.kernels.address import (
     tile_zero,
     to_int,
 )
-from gguflike.kernels.kv_f16 import ROW
+from gguflike.kernels.softmax import ROW
 
 ZERO, ONE, LARGEST_CODE = np.float32(0), np.float32(1), np.float32(127)
 
