@@ -58,7 +58,9 @@ class QuantizedTensor:
 
     def dequantize(self, threads: int | None = None) -> npt.NDArray[np.float32]:
         """All weights as float32 of shape ``shape``."""
-        out = np.empty((self.size // self.shape[-1] if self.size else 0, self.shape[-1] if self.shape else 1), np.float32)
+        out = np.empty(
+            (self.size // self.shape[-1] if self.size else 0, self.shape[-1] if self.shape else 1), np.float32
+        )
         if self.size:
             dispatch.get("decode", self.format)(self.rows, out, threads)
         return out.reshape(self.shape)

@@ -76,7 +76,7 @@ class LlamaCpp:
     def __init__(self, path: Path, context: int = 1024) -> None:
         from llama_cpp import Llama
 
-        self.llama: Any = Llama(str(path), n_ctx=context, logits_all=True, verbose=False, n_threads=2)
+        self.llama: Any = Llama(str(path), n_ctx=context, logits_all=True, verbose=False, n_threads=1)
 
     def tokenize(self, text: str, special: bool = False) -> list[int]:
         return list(self.llama.tokenize(text.encode(), add_bos=False, special=special))
@@ -87,13 +87,16 @@ class LlamaCpp:
         return np.array(self.llama.scores[: len(ids)], np.float64)
 
     def greedy(self, ids: list[int], count: int) -> list[int]:
-        """``count`` tokens by argmax; the oracle does not stop at the end token, neither must the other side."""
+        """Up to ``count`` tokens by argmax, ending before the end token."""
         self.llama.reset()
         self.llama.eval(ids)
         out: list[int] = []
-        for _ in range(count):
-            out.append(int(self.llama.scores[self.llama.n_tokens - 1].argmax()))
-            self.llama.eval(out[-1:])
+        while len(out) < count:
+            token = int(self.llama.scores[self.llama.n_tokens - 1].argmax())
+            if token == self.llama.token_eos():
+                break
+            out.append(token)
+            self.llama.eval([token])
         return out
 
 

@@ -14,13 +14,17 @@ from tests.interop.conftest import AUSTEN, TEXT
 WINDOW = 256
 
 
+# The first 51,200 tokens of a novel that the model never saw (public domain).
+HELD_OUT = Path(__file__).parent / "pride_and_prejudice.txt"
+TOKENS = 51_200
+
+
 def test_perplexity_of_f32_is_that_of_transformers(austen: Callable[[str], Path]) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
     model = gguflike.load(austen("F32"))
-    ids = model.tokenize(TEXT.read_text())
-    ids = ids[: len(ids) // WINDOW * WINDOW]
+    ids = model.tokenize(HELD_OUT.read_text())[:TOKENS]
     reference = AutoModelForCausalLM.from_pretrained(AUSTEN, dtype=torch.float32)
     windows = torch.tensor(ids).reshape(-1, WINDOW)
     with torch.no_grad():
@@ -42,16 +46,19 @@ def test_logits_equal_transformers(austen: Callable[[str], Path]) -> None:
             .double()
             .numpy()
         )
-    assert np.linalg.norm(got - want) / np.linalg.norm(want) < 1e-4
+    # Weights and activations are float32 here; keys and values pass through the float16 cache (2**-11 each).
+    assert np.linalg.norm(got - want) / np.linalg.norm(want) < 3e-4
 
 
 def test_perplexity_grows_with_fewer_bits(austen: Callable[[str], Path]) -> None:
     values = []
     for kind in ("F32", "Q8_0", "Q4_K_M", "Q2_K"):
-        model = gguflike.load(austen(kind))
-        ids = model.tokenize(TEXT.read_text())
-        values.append(model.perplexity(ids[: len(ids) // WINDOW * WINDOW], window=WINDOW))
+        with gguflike.load(austen(kind)) as model:
+            values.append(model.perplexity(model.tokenize(HELD_OUT.read_text())[:TOKENS], window=WINDOW))
     assert values == sorted(values), values
+    assert values[1] < 1.002 * values[0]
+    assert values[2] < 1.02 * values[0]
+    assert values[3] < 1.1 * values[0]
 
 
 def test_loads_in_llama_cpp(austen: Callable[[str], Path], llama_cpp: Any) -> None:

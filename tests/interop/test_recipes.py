@@ -19,6 +19,7 @@ from gguflike.convert.recipe import RECIPES
 # MXFP4 is for experts only there, NVFP4 is none of its targets, Q2_0 is newer than the gguf package.
 DIFFERENT = {"MXFP4", "NVFP4", "Q2_0"}
 SLOW = {name for name in RECIPES if name.startswith(("IQ1", "IQ2", "IQ3_XX"))}  # ggml encodes them at 0.1 M weights/s
+WIDE = {"Q4_K_S", "Q3_K_S", "Q3_K_M", "Q2_K"}  # have rules for models of 80 layers
 SHAPE = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 4, "head_dim": 64}
 MODELS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "grouped": ({**SHAPE, "num_key_value_heads": 1, "num_hidden_layers": 9}, DIFFERENT),
@@ -28,7 +29,7 @@ MODELS: dict[str, tuple[dict[str, Any], set[str]]] = {
     ),
     "ragged": ({**SHAPE, "hidden_size": 96, "head_dim": 16, "num_hidden_layers": 8}, DIFFERENT | SLOW | {"Q1_0"}),
     "deep": ({**SHAPE, "num_key_value_heads": 1, "num_hidden_layers": 32}, DIFFERENT | SLOW),
-    "wide": ({**SHAPE, "num_key_value_heads": 1, "num_hidden_layers": 80}, DIFFERENT | SLOW),
+    "wide": ({**SHAPE, "num_key_value_heads": 1, "num_hidden_layers": 80}, set(RECIPES) - WIDE),
 }
 
 

@@ -19,6 +19,15 @@ PROMPTS = (
     "Once upon a time, in a small village by the sea,",
     "def fibonacci(n):\n    ",
 )
+# Where the model is sure. Two implementations of int8 activations differ by some percent of a logit (SmolLM2 has very
+# large activations), so on open-ended text they part at the first near-tie, each as close to float32 as the other.
+SURE = (
+    "1, 2, 3, 4, 5, 6, 7, 8, 9, 10,",
+    "The first ten prime numbers are",
+    "<|im_start|>user\nName the planets of the solar system.<|im_end|>\n<|im_start|>assistant\n",
+)
+NEAR_TIE = 0.5  # logits
+
 TYPES = ("F16", "Q8_0", "Q4_0", "Q4_K_M", "Q2_K")
 
 
@@ -27,29 +36,53 @@ def relative_error(got: np.ndarray, want: np.ndarray) -> float:
 
 
 def greedy(model: Any, ids: list[int], count: int) -> list[int]:
-    """``count`` tokens by argmax, not stopping at the end token (see LlamaCpp.greedy)."""
-    return list(model.generate(ids, max_tokens=count, temperature=0, ignore_eos=True).tokens)
+    return list(model.generate(ids, max_tokens=count, temperature=0).result().tokens)
 
 
-@pytest.mark.parametrize("kind", ["F16", "Q8_0"])
-def test_same_greedy_tokens_as_llama_cpp(kind: str, converted: Callable[[str], Path], llama_cpp: Any) -> None:
+@pytest.mark.parametrize(("kind", "prompts"), [("F16", PROMPTS + SURE), ("Q8_0", SURE)])
+def test_same_greedy_tokens_as_llama_cpp(
+    kind: str, prompts: tuple[str, ...], converted: Callable[[str], Path], llama_cpp: Any
+) -> None:
     path = converted(kind)
     peer, model = llama_cpp(path), gguflike.load(path)
-    for prompt in PROMPTS:
-        ids = peer.tokenize(prompt)
-        assert model.tokenize(prompt) == ids
+    for prompt in prompts:
+        ids = peer.tokenize(prompt, special=True)
+        assert model.tokenizer.encode(prompt, add_special=False, parse_special=True) == ids
         assert greedy(model, ids, 32) == peer.greedy(ids, 32), prompt
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_every_type_loads_in_llama_cpp_and_agrees(kind: str, converted: Callable[[str], Path], llama_cpp: Any) -> None:
+def test_greedy_tokens_part_from_llama_cpp_at_near_ties_only(
+    kind: str, converted: Callable[[str], Path], llama_cpp: Any
+) -> None:
     path = converted(kind)
     peer, model = llama_cpp(path), gguflike.load(path)
-    ids = peer.tokenize(PROMPTS[1])
-    want = peer.logits(ids)
-    # Both quantize activations to int8, each in its own way: the fewer bits, the more the difference shows.
-    assert relative_error(model.logits(ids), want) < (1e-2 if kind == "F16" else 6e-2)
-    assert len(peer.greedy(ids, 32)) == 32
+    for prompt in PROMPTS + SURE:
+        ids = peer.tokenize(prompt, special=True)
+        ours, theirs = greedy(model, ids, 32), peer.greedy(ids, 32)
+        same = next((i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None)
+        if same is not None:
+            logits = peer.logits(ids + theirs[:same])[-1]
+            assert logits.max() - logits[ours[same]] < NEAR_TIE, (prompt, same)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_every_type_loads_in_llama_cpp_and_is_computed_as_well(
+    kind: str, converted: Callable[[str], Path], llama_cpp: Any, tmp_path: Path
+) -> None:
+    """Both quantize activations to int8, each in its own way; the truth is the same file in float32."""
+    path = converted(kind)
+    gguflike.quantize_file(path, tmp_path / "float.gguf", type="F32")
+    peer, model, truth = llama_cpp(path), gguflike.load(path), gguflike.load(tmp_path / "float.gguf")
+    errors = []
+    for prompt in PROMPTS:
+        ids = peer.tokenize(prompt)
+        want = truth.logits(ids)
+        errors.append((relative_error(model.logits(ids), want), relative_error(peer.logits(ids), want)))
+        assert peer.greedy(ids, 32)
+    ours, theirs = np.mean(errors, axis=0)
+    assert ours < max(1.25 * theirs, 1e-3), errors
+    assert ours < (1e-2 if kind == "F16" else 0.15), errors
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -80,7 +113,7 @@ def test_token_ids_are_the_originals(
     for text in texts:
         want = original.tokenize(text)
         assert model.tokenize(text) == want
-        assert theirs(text, add_special_tokens=False)["input_ids"] == want
+        assert theirs(text, add_special_tokens=False, split_special_tokens=True)["input_ids"] == want
 
 
 def test_logits_of_f16_equal_transformers(exported: Path, converted: Callable[[str], Path]) -> None:
@@ -110,10 +143,14 @@ def test_chat_template_is_applied_as_transformers_does(exported: Path, converted
 def test_quantize_from_gguf_equals_convert_from_folder(
     smollm2: Path, converted: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """A GGUF source and the folder exported from it hold the same values, so they give the same blocks."""
+    """A GGUF source and the folder exported from it hold the same values, so they decode to the same values.
+
+    Not always the same bytes: blocks that are already of the type are copied, and their scale need not be the one that
+    the encoder would choose.
+    """
     direct = tmp_path / "direct.gguf"
     gguflike.quantize_file(smollm2, direct, type="Q8_0")
     with gguflike.open(direct) as a, gguflike.open(converted("Q8_0")) as b:
-        assert list(a.tensors) == list(b.tensors) or set(a.tensors) == set(b.tensors)
+        assert set(a.tensors) == set(b.tensors)
         for name in a.tensors:
-            assert np.array_equal(a.tensors[name].data, b.tensors[name].data), name
+            assert np.array_equal(a.tensors[name].dequantize(), b.tensors[name].dequantize()), name
