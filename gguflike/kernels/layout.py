@@ -96,6 +96,9 @@ class Layout:
 
     times the constant ``unit``. ``minimum`` kinds are alike, times ``minimum_unit``. A weight is
     ``scale * integer + minimum``.
+
+    Where scale * integer of every sub-block fits in 8 bits once ``folded_offset`` is added, the blocked matmul unpacks
+    these products, and only the super-scale is left to multiply by.
     """
 
     name: str
@@ -108,6 +111,7 @@ class Layout:
     levels: tuple[int, ...] | None = None
     minimum: MinimumKind | None = None
     minimum_unit: float = 1.0
+    folded_offset: int | None = None
 
     @property
     def largest(self) -> int:
@@ -167,8 +171,8 @@ _ROWS = (
     Layout("Q5_0", 32, (Plane(4, 4), Plane(1, 1)), "f16", offset=16),
     Layout("Q5_1", 32, (Plane(4, 4), Plane(1, 1)), "f16", minimum="f16"),
     Layout("Q8_0", 32, (Plane(8, 8),), "f16", offset=128),
-    Layout("Q2_K", 256, (Plane(2, 8),), "nibble", 16, minimum="nibble", minimum_unit=-1.0),
-    Layout("Q3_K", 256, (Plane(2, 8), Plane(1, 8)), "i8", 16, offset=4),
+    Layout("Q2_K", 256, (Plane(2, 8),), "nibble", 16, minimum="nibble", minimum_unit=-1.0, folded_offset=0),
+    Layout("Q3_K", 256, (Plane(2, 8), Plane(1, 8)), "i8", 16, offset=4, folded_offset=127),
     Layout("Q4_K", 256, (Plane(4, 8),), "u8", minimum="u8", minimum_unit=-1.0),
     Layout("Q5_K", 256, (Plane(4, 8), Plane(1, 8)), "u8", minimum="u8", minimum_unit=-1.0),
     Layout("Q6_K", 256, (Plane(4, 16), Plane(2, 8)), "i8", 16, offset=32),

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from llvmlite import ir
+
 from gguflike.kernels.layout import BLOCK, LANES, Layout, Trits
-from gguflike.kernels.simd import BYTES, FLOATS, INTS, QUADS, SHORTS, Emitter
+from gguflike.kernels.simd import BYTES, FLOATS, I16, INTS, QUADS, SHORTS, Emitter
 
 STEPS = BLOCK // 4  # steps of a block
 
 
 def sub_blocks(layout: Layout) -> int:
-    """Scales per block of 32 columns: 1, or 2 where 16 columns share a scale."""
+    """Scales (and minima) per block of 32 columns: 1, or 2 where 16 columns share a scale."""
     return max(1, BLOCK // layout.scale_weights)
 
 
@@ -24,6 +26,7 @@ class Record:
         self._planes: dict[tuple[int, int], Any] = {}
         self._supers: dict[int, Any] = {}
         self._scales: dict[int, Any] = {}
+        self._folds: dict[int, tuple[Any, Any]] = {}
 
     def codes(self, step: int) -> Any:
         """BYTES: what the dot product multiplies, integer weight + offset, of columns 4 * step to 4 * step + 3."""
@@ -79,10 +82,33 @@ class Record:
             # Its exponent and mantissa are those of a float16 shifted, whose bias is 8 more.
             shifted = e.b.shl(e.b.zext(e.load(QUADS, self.base, at), SHORTS), e.const(SHORTS, 7))
             return self._times(e.halves_to_float(shifted), unit * 256)
+        return e.b.fmul(e.to_float(self._integer_scale(at)), self._super(0, unit))
+
+    def _integer_scale(self, at: int) -> Any:
+        """INTS: the scale at byte ``at``, without the super-scale."""
         integers = self._bytes(at, "sext" if self.layout.scale == "i8" else "zext")
-        if self.layout.scale == "nibble":
-            integers = e.b.and_(integers, e.const(INTS, 15))
-        return e.b.fmul(e.to_float(integers), self._super(0, unit))
+        return self.e.b.and_(integers, self.e.const(INTS, 15)) if self.layout.scale == "nibble" else integers
+
+    def super_scale(self) -> Any:
+        """FLOATS: the factor of folded codes."""
+        return self._super(0, self.layout.unit)
+
+    def folded_codes(self, step: int) -> Any:
+        """BYTES: integer weight * scale + ``folded_offset``, in 16-bit arithmetic for even and odd bytes apart."""
+        e, layout = self.e, self.layout
+        words = ir.VectorType(I16, 32)
+        index = 4 * step // layout.scale_weights
+        if index not in self._folds:
+            scale = self._integer_scale(layout.scales_at + index * layout.scale_bytes)
+            both = e.b.or_(e.b.shl(scale, e.const(INTS, 16)), e.b.and_(scale, e.const(INTS, 0xFFFF)))
+            factor = e.b.bitcast(both, words)
+            start = e.b.sub(e.const(words, layout.folded_offset or 0), e.b.mul(factor, e.const(words, layout.offset)))
+            self._folds[index] = factor, start
+        factor, start = self._folds[index]
+        codes = e.b.bitcast(self.codes(step), words)
+        even, odd = e.b.and_(codes, e.const(words, 255)), e.b.lshr(codes, e.const(words, 8))
+        even, odd = (e.b.add(e.b.mul(part, factor), start) for part in (even, odd))
+        return e.b.bitcast(e.b.or_(even, e.b.shl(odd, e.const(words, 8))), BYTES)
 
     def minimum(self, block: int, sub: int) -> Any:
         """FLOATS: what is added to every weight of the sub-block. Only where the layout has minima."""

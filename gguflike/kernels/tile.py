@@ -55,9 +55,14 @@ SUMS_AT = BIAS_AT + ROW_BYTES
 PANEL_AT = SUMS_AT + UNITS * PANEL_TOKENS * ROW_BYTES
 
 
+def integer_sums(layout: Layout) -> int:
+    """Sums of integers per block: one for each scale."""
+    return sub_blocks(layout) if layout.folded_offset is None else 1
+
+
 def fields(layout: Layout) -> int:
     """Fields per token of a panel."""
-    return 2 + sub_blocks(layout) * (2 if layout.minimum else 1)
+    return 2 + integer_sums(layout) + (sub_blocks(layout) if layout.minimum else 0)
 
 
 def token_bytes(layout: Layout) -> int:
@@ -69,14 +74,15 @@ def unpack(e: Emitter, layout: Layout, record: Any, codes: Any, scales: Any) -> 
     """Writes codes, scales and minima of one record of one group: ``codes`` and ``scales`` are the addresses of its
     first block's."""
     reader = Record(e, layout, record)
-    subs = sub_blocks(layout)
+    subs, folded = sub_blocks(layout), layout.folded_offset is not None
     codes, scales = e.pointer(codes), e.pointer(scales)
     for block in range(layout.weights // BLOCK):
-        for step in range(STEPS):
-            e.store(reader.codes(block * STEPS + step), codes, block * BLOCK_CODES + step * GROUPS * 64)
+        for step in range(block * STEPS, (block + 1) * STEPS):
+            value = reader.folded_codes(step) if folded else reader.codes(step)
+            e.store(value, codes, block * BLOCK_CODES + step % STEPS * GROUPS * 64)
         for sub in range(subs):
             at = (block * subs + sub) * SUB_BYTES
-            e.store(reader.scale(block, sub), scales, at)
+            e.store(reader.super_scale() if folded else reader.scale(block, sub), scales, at)
             if layout.minimum:
                 e.store(reader.minimum(block, sub), scales, MINIMA_AT - SCALES_AT + at)
 
@@ -84,7 +90,6 @@ def unpack(e: Emitter, layout: Layout, record: Any, codes: Any, scales: Any) -> 
 def prepare(e: Emitter, layout: Layout, codes: Any, scales: Any, sums: Any, blocks: Any, panel: Any) -> None:
     """Writes a token's part of the panel, for up to CHUNK_BLOCKS blocks (None: for all). The addresses are those of the
     token's first block of the chunk."""
-    subs = sub_blocks(layout)
     codes, panel = e.pointer(codes), e.pointer(panel)
     if blocks is None:
         for at in range(0, CHUNK, 64):
@@ -101,13 +106,16 @@ def prepare(e: Emitter, layout: Layout, codes: Any, scales: Any, sums: Any, bloc
     e.store(scale, panel)
     e.store(e.b.fmul(scale, e.const(FLOATS, -MAGIC)), panel, FIELD_BYTES)
     per_sub = [e.b.shuffle_vector(first, second, e.const(INTS, list(range(odd, 32, 2)))) for odd in (0, 1)]
-    if subs == 1:
-        per_sub = [e.b.add(*per_sub)]
-    for sub, total in enumerate(per_sub):
-        start = e.b.sub(e.const(INTS, MAGIC_BITS), e.b.mul(total, e.const(INTS, layout.offset)))
-        e.store(start, panel, (2 + sub) * FIELD_BYTES)
-        if layout.minimum:
-            e.store(e.b.fmul(e.to_float(total), scale), panel, (2 + subs + sub) * FIELD_BYTES)
+    whole = [e.b.add(*per_sub)]
+    offset = layout.offset if layout.folded_offset is None else layout.folded_offset
+    values = [
+        e.b.sub(e.const(INTS, MAGIC_BITS), e.b.mul(total, e.const(INTS, offset)))
+        for total in (whole if integer_sums(layout) == 1 else per_sub)
+    ]
+    if layout.minimum:
+        values += [e.b.fmul(e.to_float(total), scale) for total in (whole if sub_blocks(layout) == 1 else per_sub)]
+    for field, value in enumerate(values):
+        e.store(value, panel, (2 + field) * FIELD_BYTES)
 
 
 def _copier(e: Emitter, source: Any, place: Any) -> Callable[[Any, list[Any]], list[Any]]:
@@ -159,29 +167,30 @@ def _add_block(
     e: Emitter, layout: Layout, base: Any, panel: Any, groups: range, index: Any, totals: list[list[Any]]
 ) -> None:
     """Adds block number ``index`` to ``totals`` [token][group]."""
-    subs = sub_blocks(layout)
-    wide = layout.largest > 127
+    subs, scales_of = sub_blocks(layout), integer_sums(layout)
+    wide = layout.largest > 127 if layout.folded_offset is None else layout.folded_offset > 0
     row = token_bytes(layout)
     codes = e.pointer(base, e.b.add(e.b.mul(index, e.int64(BLOCK_CODES)), e.int64(CODES_AT)))
     factors = e.pointer(base, e.b.add(e.b.mul(index, e.int64(subs * SUB_BYTES)), e.int64(SCALES_AT)))
     activations = e.pointer(panel, e.b.mul(index, e.int64(BLOCK)))
     panel = e.pointer(panel, e.b.add(e.b.mul(index, e.int64(4)), e.int64(CHUNK)))
-    for sub in range(subs):
+    for sub in range(scales_of):
         sums = [[e.broadcast(INTS, panel, t * row + (2 + sub) * FIELD_BYTES)] * len(groups) for t in range(TILE_TOKENS)]
-        for step in range(sub * STEPS // subs, (sub + 1) * STEPS // subs):
+        for step in range(sub * STEPS // scales_of, (sub + 1) * STEPS // scales_of):
             weights = [e.load(BYTES, codes, (step * GROUPS + group) * 64) for group in groups]
             for t in range(TILE_TOKENS):
                 four = e.broadcast(BYTES, activations, t * row + 4 * step)
                 sums[t] = [e.dot(acc, w, four, wide) for acc, w in zip(sums[t], weights, strict=True)]
-        at = [sub * SUB_BYTES + group * 64 for group in groups]
-        scales = [e.load(FLOATS, factors, a) for a in at]
-        minima = [e.load(FLOATS, factors, MINIMA_AT - SCALES_AT + a) for a in at] if layout.minimum else []
+        scales = [e.load(FLOATS, factors, sub * SUB_BYTES + group * 64) for group in groups]
         for t in range(TILE_TOKENS):
             scale = e.broadcast(FLOATS, panel, t * row)
             bias = e.broadcast(FLOATS, panel, t * row + FIELD_BYTES)
             for i, acc in enumerate(sums[t]):
                 scaled = e.fma(e.b.bitcast(acc, FLOATS), scale, bias)
                 totals[t][i] = e.fma(scaled, scales[i], totals[t][i])
-                if minima:
-                    total = e.broadcast(FLOATS, panel, t * row + (2 + subs + sub) * FIELD_BYTES)
-                    totals[t][i] = e.fma(minima[i], total, totals[t][i])
+    for sub in range(subs if layout.minimum else 0):
+        at = MINIMA_AT - SCALES_AT + sub * SUB_BYTES
+        minima = [e.load(FLOATS, factors, at + group * 64) for group in groups]
+        for t in range(TILE_TOKENS):
+            total = e.broadcast(FLOATS, panel, t * row + (2 + scales_of + sub) * FIELD_BYTES)
+            totals[t] = [e.fma(minimum, total, value) for minimum, value in zip(minima, totals[t], strict=True)]
