@@ -67,6 +67,8 @@ def weights_of(name: str, rows: int, columns: int, rng: np.random.Generator) -> 
     for field in fmt.fields:
         if field.dtype == "<f2" and field.role in ("scale", "min"):
             blocks[field.name] = np.float16(0.01)
+        elif field.name == "e":  # MXFP4's power of two
+            blocks[field.name] = 120
     return data
 
 
