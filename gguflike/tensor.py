@@ -16,7 +16,7 @@ Method = Literal["search", "absmax"]
 
 
 class QuantizedTensor:
-    """Blocks of one tensor. ``shape`` is in numpy order; ``data`` is uint8 of shape (nbytes,), often a view of a file."""
+    """Blocks of one tensor: ``shape`` in numpy order, ``data`` uint8 of shape (nbytes,), often a view of a file."""
 
     __slots__ = ("data", "format", "name", "shape")
 

@@ -59,7 +59,7 @@ def test_imports_only_go_down() -> None:
         for line, name in imports(path):
             if name.split(".")[0] != "gguflike" or part in TOP:
                 continue
-            target = (name.split(".") + ["__version__"])[1]
+            target = [*name.split("."), "__version__"][1]
             if target not in BELOW[part] | {part, "__version__"}:
                 wrong.append(f"{path.relative_to(PACKAGE)}:{line}: {part} imports {name}")
     assert not wrong, "\n".join(wrong)

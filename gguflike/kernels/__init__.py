@@ -1,1 +1,1 @@
-"""Numba kernels on quantized blocks. Only ``dispatch`` is imported by other packages; it loads the rest on first use."""
+"""Kernels on quantized blocks. Other packages come in through ``dispatch`` and ``native``, which load on first use."""

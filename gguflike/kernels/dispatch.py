@@ -4,7 +4,8 @@ A kernel module registers its functions with ``@register(op, *names)``; ``MODULE
 operation. The signatures, all on C-contiguous arrays:
 
     decode   (blocks uint8 (rows, row_bytes), out float32 (rows, columns), threads) -> None
-    encode   (x float32 (rows, columns), out uint8 (rows, row_bytes), weights float32 (columns,) | None, method, threads) -> None
+    encode   (x float32 (rows, columns), out uint8 (rows, row_bytes), weights float32 (columns,) | None,
+              method, threads) -> None
     linear   see kernels/linear.py
 """
 

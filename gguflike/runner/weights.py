@@ -18,6 +18,7 @@ import numpy.typing as npt
 from gguflike.arch.spec import ArchSpec, HParams
 from gguflike.container import GGUFFile
 from gguflike.errors import GGUFError, UnsupportedError
+from gguflike.kernels import native
 from gguflike.kernels.layout import LinearPlan, linear_plan
 from gguflike.kernels.program import Program, Team
 from gguflike.tensor import QuantizedTensor
@@ -54,6 +55,8 @@ class Weights:
         self._keep.append(self.embedding)
         tied = "output.weight" not in names
         wanted = [name for name in matrices if name != "token_embd.weight" or tied]
+        plans = [linear_plan(file.infos[name].format) for name in wanted]
+        native.load([plan.repack for plan in plans if plan.repack], progress)
         total, done = sum(file.infos[name].nbytes for name in wanted), 0
         for name in names:
             if len(file.infos[name].shape) == 1:
