@@ -235,3 +235,13 @@ def test_other_machines_give_the_same(cpu: str) -> None:
         outputs.append(np.frombuffer(done.stdout, np.float32))
     here, there = outputs
     assert relative_error(there, here.astype(np.float64)) < 1e-6
+
+
+@pytest.mark.parametrize("name", [*LAYOUTS])
+def test_one_token_or_many_gives_the_same_bits(name: str) -> None:
+    """Guessing ahead (prompt lookup) computes by matmul what plain generation computes by matvec."""
+    tensor = random_tensor(name, 48, 768)
+    x = np.random.default_rng(3).standard_normal((5, 768)).astype(np.float32)
+    many = tensor.linear(x)
+    for t in range(5):
+        np.testing.assert_array_equal(tensor.linear(x[t : t + 1])[0], many[t])

@@ -44,7 +44,7 @@ from gguflike.kernels.atomics import load_word
 from gguflike.kernels.layout import BLOCK, LAYOUTS, Layout
 from gguflike.kernels.output import bias_rows, prefetch, put_bias, put_rows, put_unit
 from gguflike.kernels.records import STEPS, Record, sub_blocks
-from gguflike.kernels.simd import BYTES, FLOATS, I32, INTS, Emitter, address, floats16, operation, void
+from gguflike.kernels.simd import BYTES, F32, FLOATS, I32, INTS, Emitter, address, floats16, operation, void
 
 Op = Callable[[int, int, int, int], None]
 
@@ -53,7 +53,11 @@ UNIT_SUMS = tile.PANEL_TOKENS * tile.ROW_BYTES  # bytes of the sums of one unit
 
 
 def _dot_record(e: Emitter, layout: Layout, record: Any, codes: Any, scales: Any, sums: Any, total: Any) -> Any:
-    """Adds to ``total`` (FLOATS) the product of one record by one token."""
+    """Adds to ``total`` (FLOATS) the product of one record by one token.
+
+    Every rounding is that of the blocked matmul (tile.py), so that a token's result does not depend on how many are
+    computed with it.
+    """
     reader = Record(e, layout, record)
     subs = sub_blocks(layout)
     codes, scales, sums = e.pointer(codes), e.pointer(scales), e.pointer(sums)
@@ -62,7 +66,9 @@ def _dot_record(e: Emitter, layout: Layout, record: Any, codes: Any, scales: Any
     for block in range(blocks):
         for line in range(block * lines // blocks, (block + 1) * lines // blocks):
             e.prefetch(record, AHEAD + 64 * line)
-        value = None
+        activation_scale = e.load(F32, scales, 4 * block)
+        every_scale = e.splat(FLOATS, activation_scale)
+        folded, minima = None, []
         for sub in range(subs):
             halves = range(2 * block, 2 * block + 2) if subs == 1 else (2 * block + sub,)
             activation_sum = ir.Constant(I32, 0)
@@ -70,11 +76,18 @@ def _dot_record(e: Emitter, layout: Layout, record: Any, codes: Any, scales: Any
                 for half in halves:
                     activation_sum = e.b.add(activation_sum, e.load(I32, sums, 4 * half))
             product = e.to_float(_dot_sub_block(e, layout, reader, codes, activation_sum, block, sub))
-            scale = reader.scale(block, sub)
-            value = e.b.fmul(product, scale) if value is None else e.fma(product, scale, value)
+            if layout.folded_offset is None:
+                total = e.fma(e.b.fmul(product, every_scale), reader.scale(block, sub), total)
+            else:  # integers below 2**24: exact
+                product = e.b.fmul(product, reader.folded_scale(block, sub))
+                folded = product if folded is None else e.b.fadd(folded, product)
             if layout.minimum:
-                value = e.fma(reader.minimum(block, sub), e.to_float(e.splat(INTS, activation_sum)), value)
-        total = e.fma(value, e.broadcast(FLOATS, scales, 4 * block), total)
+                scaled_sum = e.b.fmul(e.b.sitofp(activation_sum, F32), activation_scale)
+                minima.append((reader.minimum(block, sub), e.splat(FLOATS, scaled_sum)))
+        if folded is not None:
+            total = e.fma(e.b.fmul(folded, every_scale), reader.super_scale(), total)
+        for minimum, scaled_sum in minima:
+            total = e.fma(minimum, scaled_sum, total)
     return total
 
 

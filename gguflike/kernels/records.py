@@ -89,6 +89,11 @@ class Record:
         integers = self._bytes(at, "sext" if self.layout.scale == "i8" else "zext")
         return self.e.b.and_(integers, self.e.const(INTS, 15)) if self.layout.scale == "nibble" else integers
 
+    def folded_scale(self, block: int, sub: int) -> Any:
+        """FLOATS: the integer that ``folded_codes`` are multiplied by."""
+        index = (block * BLOCK + sub * self.layout.scale_weights) // self.layout.scale_weights
+        return self.e.to_float(self._integer_scale(self.layout.scales_at + index * self.layout.scale_bytes))
+
     def super_scale(self) -> Any:
         """FLOATS: the factor of folded codes."""
         return self._super(0, self.layout.unit)
