@@ -111,17 +111,16 @@ def test_prefill_equals_token_by_token(q8: Path) -> None:
         ids = (IDS * 9)[:120]
         at_once = model.logits(ids)
         for position, token in enumerate(ids):
-            one = model.extend([token], position)[0]
-            assert relative_error(one, at_once[position]) < 6e-3, position
+            assert np.array_equal(model.extend([token], position)[0], at_once[position]), position
 
 
 def test_pieces_equal_the_whole(q8: Path) -> None:
     with runner.load(q8) as model:
         ids = (IDS * 9)[:100]
         whole = model.logits(ids)
-        parts = [model.extend(ids[a:b], a, all_logits=True) for a, b in ((0, 34), (34, 36), (36, 100))]
+        parts = [model.extend(ids[a:b], a, all_logits=True) for a, b in ((0, 33), (33, 34), (34, 100))]
         assert np.array_equal(np.concatenate(parts), whole)
-        assert relative_error(model.extend(ids, 0), whole[-1:]) < 1e-5
+        assert np.array_equal(model.extend(ids, 0), whole[-1:])
 
 
 def test_long_prompt_takes_several_batches(tmp_path: Path) -> None:

@@ -181,8 +181,9 @@ class Model:
     ) -> Stream:
         """Continue ``prompt`` (text, or token ids). Iterate over the pieces, or take ``.result()``.
 
-        ``lookup`` is how many tokens to guess at a time from what the text repeats; it changes the speed at
-        temperature 0, not the result, and does nothing at others.
+        ``lookup`` is how many tokens to guess at a time from what the text repeats. It changes the speed at temperature
+        0, not the result, and does nothing at others. (Weights in F32, F16 and BF16 are summed in another order for
+        several tokens than for one, which may decide a tie within a millionth differently.)
         """
         ids = self.tokenize(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
         self._check(ids, 0)
