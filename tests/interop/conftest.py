@@ -57,6 +57,19 @@ def converted(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
 
 
 @pytest.fixture(scope="session")
+def in_float(converted: Callable[[str], Path]) -> Callable[[str], Path]:
+    """``in_float("Q8_0")``: what that file's weights decode to, as float32, made once."""
+
+    def make(kind: str) -> Path:
+        path = converted(kind).with_suffix(".f32.gguf")
+        if not path.exists():
+            gguflike.quantize_file(converted(kind), path, type="F32")
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def austen(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """``austen("Q4_K_M")``: the bundled checkpoint as a GGUF of that type, made once."""
     folder = tmp_path_factory.mktemp("austen")
