@@ -54,7 +54,12 @@ def rmse(x: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> float:
 
 
 def ggml_encode(x: np.ndarray, fmt: BlockFormat, weights: np.ndarray | None) -> np.ndarray | None:
-    """libgguf's blocks, or None for a type it does not encode."""
+    """libgguf's blocks, or None for a type it does not encode.
+
+    Types that it does not encode without importance get equal weights: its own makeshift depends on the rows at hand.
+    """
+    if weights is None and libgguf.quantize_requires_imatrix(fmt.id):
+        weights = np.ones(x.shape[1], np.float32)
     try:
         blocks = libgguf.quantize_rows(x, fmt.id, weights)
     except (ValueError, RuntimeError):
@@ -127,7 +132,8 @@ def read_float(path: Path, name: str) -> np.ndarray:
 
 
 def affordable(x: np.ndarray, fmt: BlockFormat, weights: np.ndarray | None) -> np.ndarray:
-    """The first rows of ``x`` that libgguf encodes within the budget (its IQ1 and IQ2 search takes minutes for all)."""
+    """The first rows of ``x`` that libgguf encodes within the budget, once its tables are made (IQ1, IQ2: seconds)."""
+    ggml_encode(x[:1], fmt, weights)
     [first] = cpu_seconds(lambda: ggml_encode(x[:1], fmt, weights), repeats=1)
     rows = len(x) if first == 0 else max(1, int(SLOW_BUDGET / first))
     return np.ascontiguousarray(x[:rows])
