@@ -33,6 +33,9 @@ MODELS: dict[str, tuple[dict[str, Any], set[str]]] = {
 }
 
 
+_LOGGERS: list[object] = []  # llama.cpp keeps calling its logger for as long as the process lives
+
+
 class LlamaQuantize:
     """llama_model_quantize through ctypes."""
 
@@ -40,8 +43,9 @@ class LlamaQuantize:
         import llama_cpp
 
         self.lib = llama_cpp
-        self.silence = llama_cpp.llama_log_callback(lambda *_: None)
-        llama_cpp.llama_log_set(self.silence, ctypes.c_void_p(0))
+        silence = llama_cpp.llama_log_callback(lambda *_: None)
+        llama_cpp.llama_log_set(silence, ctypes.c_void_p(0))
+        _LOGGERS.append(silence)
 
     def __call__(self, source: Path, target: Path, file_type: int, importance: dict[str, np.ndarray]) -> dict[str, str]:
         """Types by tensor name; ``importance`` by tensor name, empty for none."""
