@@ -1,11 +1,13 @@
-"""What convert and quantize share: the options of a recipe, and how a plan is shown."""
+"""What convert and quantize share: the options of a recipe, and how a plan is shown and carried out."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from gguflike.cli.arguments import positive
+from gguflike.cli.output import clean, print_json, progress_bar
 
 if TYPE_CHECKING:
     from gguflike.convert import ConversionPlan
@@ -46,6 +48,30 @@ def check(args: argparse.Namespace) -> None:
             recipe.override(text)
     except UnsupportedError as error:
         raise UsageError(str(error)) from error
+
+
+def plan_and_run(args: argparse.Namespace, command: Callable[..., ConversionPlan], **options: Any) -> int:
+    """Show the plan of ``command(source, out, type, ...)``, carry it out unless it is a dry run, and report."""
+    call = [args.source, args.out, args.type]
+    options |= {"tensor_types": args.tensor_type, "imatrix": args.imatrix}
+    if not args.json:
+        plan = command(*call, dry_run=True, **options)
+        print("\n".join(map(clean, str(plan).splitlines())), flush=True)
+    if args.json or not args.dry_run:
+        with progress_bar() as progress:
+            plan = command(
+                *call,
+                progress=progress,
+                dry_run=args.dry_run,
+                threads=args.threads,
+                overwrite=not args.no_overwrite,
+                **options,
+            )
+    if args.json:
+        print_json(plan_document(plan, args.dry_run))
+    elif not args.dry_run:
+        print(f"wrote {clean(args.out)}")
+    return 0
 
 
 def plan_document(plan: ConversionPlan, dry_run: bool) -> dict[str, Any]:
