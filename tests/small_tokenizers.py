@@ -7,14 +7,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from gguflike.runner.tokenizer import _byte_characters
+from gguflike.checkpoint.vocabulary import BYTE_CHARACTERS
 
 SPACE = "\u2581"
 
 
 def byte_level(**changes: Any) -> dict[str, Any]:
     """A byte-level tokenizer.json: 256 byte tokens, a few merges, markers; ``changes`` replace top-level parts."""
-    alphabet = sorted(_byte_characters())
+    alphabet = sorted(BYTE_CHARACTERS)
     merges = [["h", "e"], ["l", "l"], ["he", "ll"], ["hell", "o"], ["Ġ", "w"], ["o", "r"], ["Ġw", "or"], ["1", "2"]]
     tokens = ["<|end|>", "<s>", "</s>", *alphabet, *(a + b for a, b in merges)]
     return {

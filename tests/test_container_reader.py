@@ -18,7 +18,7 @@ from gguflike import container
 from gguflike.blocks import FORMATS
 from gguflike.container import ValueType
 from gguflike.container.layout import FOREIGN_TYPES, MAX_HEADER_BYTES
-from gguflike.container.strings import StringOverrun, read_strings, skip_strings
+from gguflike.container.strings import StringOverrun, decode, read_strings, skip_strings
 from gguflike.errors import GGUFError
 
 F32 = bad.TYPE_F32
@@ -278,7 +278,9 @@ def test_string_arrays_are_walked_exactly(pieces: list[bytes], order: str, start
     body = b"".join(struct.pack(order + "Q", len(piece)) + piece for piece in pieces)
     buffer = bytes(start) + body + bytes(11)
     assert skip_strings(buffer, start, len(pieces), len(buffer), order) == start + len(body)
-    assert [p.encode() if isinstance(p, str) else p for p in read_strings(buffer, start, len(pieces), order)] == pieces
+    texts = read_strings(buffer, start, len(pieces), len(buffer), order)
+    assert [texts.raw(index) for index in range(len(texts))] == pieces
+    assert texts.tolist() == [decode(piece) for piece in pieces]
     with pytest.raises(StringOverrun):
         skip_strings(buffer, start, len(pieces) + 1, start + len(body), order)
 

@@ -15,7 +15,6 @@ import numpy as np
 from gguflike.checkpoint import pretokenizers
 from gguflike.checkpoint.tokenizer_files import TokenizerFiles
 from gguflike.checkpoint.tokenizer_json import (
-    SPACE,
     spm_merges,
     tokenizer_config_from_metadata,
     tokenizer_json_from_metadata,
@@ -31,6 +30,7 @@ from gguflike.checkpoint.vocabulary import (
     MODEL,
     PRE,
     SCORES,
+    SPACE,
     SPECIAL_KEYS,
     TOKENS,
     TYPES,

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from gguflike.checkpoint import pretokenizers
-from gguflike.checkpoint.vocabulary import CHAT_TEMPLATE, TOKENS, TokenType, Vocabulary
+from gguflike.checkpoint.excerpt import MAX_SPLIT_WORK, Excerpt
+from gguflike.checkpoint.vocabulary import CHAT_TEMPLATE, SPACE, TOKENS, TokenType, Vocabulary
 from gguflike.errors import GGUFError
-
-#: SentencePiece writes a space as this character.
-SPACE = "\u2581"
-
-#: Sum of squared token lengths up to which splitting every token is worth it; Gemma's 262k tokens need 2e7.
-MAX_SPLIT_WORK = 1 << 30
 
 
 def tokenizer_json_from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -25,9 +22,19 @@ def tokenizer_json_from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return document(Vocabulary.from_metadata(metadata))
 
 
-def document(vocabulary: Vocabulary) -> dict[str, Any]:
-    """tokenizer.json for a checked vocabulary."""
-    parts = _byte_level(vocabulary) if vocabulary.model == "gpt2" else _sentencepiece(vocabulary)
+def document(vocabulary: Vocabulary, excerpt: Excerpt | None = None) -> dict[str, Any]:
+    """tokenizer.json for a checked vocabulary, or for an excerpt of it."""
+    ids = range(len(vocabulary.texts)) if excerpt is None else excerpt.ids
+    tokens = vocabulary.texts.tolist() if excerpt is None else [vocabulary.tokens[index] for index in ids]
+    padding = _padding(vocabulary)
+    vocab = {token: index for token, index in zip(tokens, ids, strict=True) if index not in padding}
+    if vocabulary.model == "gpt2":
+        pairs = vocabulary.merges(None if excerpt is None else excerpt.merges)
+        merges = [[a, b] for a, b in pairs if a in vocab and b in vocab and a + b in vocab]
+        parts = _byte_level(vocabulary)
+    else:
+        merges = spm_merges(tokens, vocabulary.types[ids].tolist(), vocabulary.scores[ids].tolist())
+        parts = _sentencepiece(vocabulary)
     return {
         "version": "1.0",
         "truncation": None,
@@ -46,8 +53,8 @@ def document(vocabulary: Vocabulary) -> dict[str, Any]:
             "fuse_unk": vocabulary.model == "llama",
             "byte_fallback": vocabulary.model == "llama",
             "ignore_merges": parts["ignore_merges"],
-            "vocab": {token: i for i, token in enumerate(vocabulary.tokens) if not _is_padding(vocabulary, i)},
-            "merges": parts["merges"],
+            "vocab": vocab,
+            "merges": merges,
         },
     }
 
@@ -106,9 +113,10 @@ def _added(vocabulary: Vocabulary, index: int) -> dict[str, Any]:
     }
 
 
-def _is_padding(vocabulary: Vocabulary, index: int) -> bool:
-    """Whether the id only fills up the embedding: such ids have no place in tokenizer.json."""
-    return vocabulary.types[index] == TokenType.UNUSED and vocabulary.tokens[index] == f"[PAD{index}]"
+def _padding(vocabulary: Vocabulary) -> set[int]:
+    """Ids that only fill up the embedding: they have no place in tokenizer.json."""
+    unused = np.flatnonzero(vocabulary.types == TokenType.UNUSED).tolist()
+    return {index for index in unused if vocabulary.tokens[index] == f"[PAD{index}]"}
 
 
 def _unk(vocabulary: Vocabulary) -> str | None:
@@ -118,14 +126,11 @@ def _unk(vocabulary: Vocabulary) -> str | None:
 
 def _byte_level(vocabulary: Vocabulary) -> dict[str, Any]:
     scheme = pretokenizers.by_name(vocabulary.pre)
-    known = set(vocabulary.tokens)
-    merges = [[a, b] for a, b in vocabulary.merges if a in known and b in known and a + b in known]
     return {
         "normalizer": {"type": "NFC"} if scheme.nfc else None,
         "pre_tokenizer": pretokenizers.to_json(scheme, vocabulary.add_space_prefix),
         "decoder": pretokenizers.byte_level(True, True),
         "ignore_merges": scheme.ignore_merges,
-        "merges": merges,
     }
 
 
@@ -144,7 +149,6 @@ def _sentencepiece(vocabulary: Vocabulary) -> dict[str, Any]:
         "pre_tokenizer": None,
         "decoder": {"type": "Sequence", "decoders": decoder},
         "ignore_merges": False,
-        "merges": spm_merges(vocabulary.tokens, vocabulary.types, vocabulary.scores),
     }
 
 

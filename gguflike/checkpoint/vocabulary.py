@@ -11,11 +11,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
-from typing import Any
+from itertools import chain
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 
 from gguflike.errors import GGUFError, UnsupportedError
+from gguflike.texts import Texts
+
+
+def _byte_characters() -> list[str]:
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte if byte in printable else 0x100 + others.index(byte)) for byte in range(256)]
+
 
 PREFIX = "tokenizer.ggml."
 MODEL = PREFIX + "model"
@@ -63,6 +73,12 @@ _END_TEXTS = (
 )
 _ENDS = frozenset(_END_TEXTS.split())
 
+#: SentencePiece writes a space as this character.
+SPACE = "\u2581"
+
+#: Byte-level BPE writes each byte as this character: itself where printable, else one from U+0100 on (GPT-2).
+BYTE_CHARACTERS = "".join(_byte_characters())
+
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -78,17 +94,24 @@ class TokenType(IntEnum):
     BYTE = 6
 
 
+@runtime_checkable
+class Packed(Protocol):
+    """Metadata that has arrays of strings packed (``gguflike.container.Metadata``)."""
+
+    def texts(self, key: str) -> Texts | None: ...
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """A checked vocabulary. ``tokens[i]``, ``types[i]`` and ``scores[i]`` belong to token id i."""
 
     model: str  # "gpt2": byte-level BPE; "llama": SentencePiece BPE with byte fallback
     pre: str
-    tokens: list[str]  # unique; a token that is not UTF-8 stands as "[BYTES_<hex>]", with its bytes in ``raw``
+    texts: Texts  # the tokens, unique; one that is not UTF-8 stands as "[BYTES_<hex>]", with its bytes in ``raw``
     raw: dict[int, bytes]
-    types: list[int]
-    scores: list[float]
-    merges: list[tuple[str, str]]
+    types: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float64]
+    merge_texts: Texts  # "left right", in order of rank
     special: dict[str, int]  # role of SPECIAL_KEYS -> token id < len(tokens)
     add_bos: bool
     add_eos: bool
@@ -102,12 +125,12 @@ class Vocabulary:
         if model not in ("gpt2", "llama"):
             raise UnsupportedError("tokenizer model is not handled", field=MODEL, expected="gpt2 or llama", got=model)
         pre = _string(metadata, PRE, "default")
-        tokens, raw = _tokens(metadata)
-        types = [int(t) for t in _numbers(metadata, TYPES, "i", len(tokens), TokenType.NORMAL)]
-        scores = [float(s) for s in _numbers(metadata, SCORES, "if", len(tokens), 0.0)]
+        texts, raw = _tokens(metadata)
+        types = _numbers(metadata, TYPES, "i", len(texts), TokenType.NORMAL).astype(np.int64)
+        scores = _numbers(metadata, SCORES, "if", len(texts), 0.0).astype(np.float64)
         if not np.isfinite(scores).all():
             raise GGUFError("a token score is not finite", field=SCORES)
-        special = _special_ids(metadata, len(tokens), _SPM_DEFAULTS if model == "llama" else {})
+        special = _special_ids(metadata, len(texts), _SPM_DEFAULTS if model == "llama" else {})
         add_bos = _flag(metadata, ADD_BOS, model == "llama" or pre in _BOS_BY_DEFAULT.split())
         add_eos = _flag(metadata, ADD_EOS, False)
         for wanted, key, role in ((add_bos, ADD_BOS, "bos"), (add_eos, ADD_EOS, "eos")):
@@ -116,11 +139,11 @@ class Vocabulary:
         vocabulary = cls(
             model=model,
             pre=pre,
-            tokens=tokens,
+            texts=texts,
             raw=raw,
             types=types,
             scores=scores,
-            merges=_merges(metadata) if model == "gpt2" else [],
+            merge_texts=_strings(metadata, MERGES) if model == "gpt2" else Texts.of(()),
             special=special,
             add_bos=add_bos,
             add_eos=add_eos,
@@ -132,8 +155,8 @@ class Vocabulary:
         return vocabulary
 
     def _check_byte_tokens(self) -> None:
-        for index, kind in enumerate(self.types):
-            if kind == TokenType.BYTE and not BYTE_TOKEN.fullmatch(self.tokens[index]):
+        for index in np.flatnonzero(self.types == TokenType.BYTE).tolist():
+            if not BYTE_TOKEN.fullmatch(self.tokens[index]):
                 raise GGUFError(
                     "byte token names no byte",
                     field=f"{TOKENS}[{index}]",
@@ -141,28 +164,51 @@ class Vocabulary:
                     got=repr(self.tokens[index]),
                 )
 
+    @property
+    def tokens(self) -> Sequence[str]:
+        """The tokens, each decoded when it is asked for."""
+        return cast("Sequence[str]", self.texts)
+
+    @cached_property
+    def _ends(self) -> frozenset[int]:
+        """Ids of tokens that by their text end a generation."""
+        return frozenset(self.texts.find(_ENDS))
+
     @cached_property
     def end_ids(self) -> frozenset[int]:
         """Every id that ends a generation: those of the end roles, and tokens known by their text."""
-        found = {index for index, text in enumerate(self.tokens) if text in _ENDS}
-        texts = {self.tokens[index] for index in found}
+        ends = {self.tokens[index]: index for index in self._ends}
+        texts = set(ends)
         # Harmony (gpt-oss) and Solar end messages, not turns, with <|end|>; Gemma 4 keeps an unrelated </s>.
         if {"<|return|>", "<|call|>"} <= texts or ("<|flush|>" in texts and texts & {"<|call|>", "<|calls|>"}):
-            found = {index for index in found if self.tokens[index] != "<|end|>"}
+            ends.pop("<|end|>", None)
         if "<|tool_response>" in texts:
-            found = {index for index in found if self.tokens[index] != "</s>"}
-        return frozenset(found | {self.special[role] for role in _END_ROLES if role in self.special})
+            ends.pop("</s>", None)
+        return frozenset(ends.values()) | {self.special[role] for role in _END_ROLES if role in self.special}
 
     def added_ids(self) -> list[int]:
         """Ids matched in text before anything else: control, unknown and user-defined tokens, in order of id."""
-        return [i for i, kind in enumerate(self.types) if kind == TokenType.USER_DEFINED or self.is_special(i)]
+        kinds = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED)
+        typed = (np.flatnonzero(self.types == kind).tolist() for kind in kinds)
+        return sorted({*chain(*typed), *filter(self.is_special, self._ends)})
 
     def is_special(self, index: int) -> bool:
         """Whether the token is markup (control or unknown), not text."""
         if self.types[index] in (TokenType.CONTROL, TokenType.UNKNOWN):
             return True
         # Careless files leave their markup typed as text. "</s>" really is text in some vocabularies (Qwen2's).
-        return self.tokens[index] in _ENDS and (self.tokens[index] != "</s>" or self.types[index] != TokenType.NORMAL)
+        return index in self._ends and (self.tokens[index] != "</s>" or int(self.types[index]) != TokenType.NORMAL)
+
+    def merges(self, indices: Sequence[int] | None = None) -> list[tuple[str, str]]:
+        """Pairs in order of rank: all, or those at ``indices``. Entries that name no pair can never apply."""
+        items = self.merge_texts.tolist() if indices is None else [self.merge_texts[index] for index in indices]
+        pairs: list[tuple[str, str]] = []
+        for merge in items:
+            if isinstance(merge, str):
+                at = merge.find(" ", 1)
+                if 0 < at < len(merge) - 1:
+                    pairs.append((merge[:at], merge[at + 1 :]))
+        return pairs
 
 
 def _string(metadata: Mapping[str, Any], key: str, default: str | None) -> str:
@@ -187,40 +233,40 @@ def _flag(metadata: Mapping[str, Any], key: str, default: bool) -> bool:
     return bool(value)
 
 
-def _strings(metadata: Mapping[str, Any], key: str) -> Sequence[Any]:
+def _strings(metadata: Mapping[str, Any], key: str) -> Texts:
+    packed = metadata.texts(key) if isinstance(metadata, Packed) and key in metadata else None
+    if packed is not None:
+        return packed
     value = metadata.get(key)
     if value is None:
         raise GGUFError("missing", field=key, expected="an array of strings")
     if isinstance(value, (str, bytes, np.ndarray)) or not isinstance(value, Sequence):
         raise GGUFError("wrong type", field=key, expected="an array of strings", got=type(value).__name__)
-    return value
+    for index, item in enumerate(value):
+        if not isinstance(item, (str, bytes)):
+            raise GGUFError("wrong type", field=f"{key}[{index}]", expected="a string", got=type(item).__name__)
+    return Texts.of(value)
 
 
-def _tokens(metadata: Mapping[str, Any]) -> tuple[list[str], dict[int, bytes]]:
-    tokens: list[str] = []
-    raw: dict[int, bytes] = {}
-    for index, token in enumerate(_strings(metadata, TOKENS)):
-        if isinstance(token, bytes):
-            raw[index] = token
-            token = f"[BYTES_{token.hex()}]"
-        elif not isinstance(token, str):
-            raise GGUFError("wrong type", field=f"{TOKENS}[{index}]", expected="a string", got=type(token).__name__)
-        tokens.append(token or f"[EMPTY_{index}]")
-    if not tokens:
+def _tokens(metadata: Mapping[str, Any]) -> tuple[Texts, dict[int, bytes]]:
+    texts = _strings(metadata, TOKENS)
+    if not len(texts):
         raise GGUFError("the vocabulary is empty", field=TOKENS)
-    if len(set(tokens)) != len(tokens):
-        first: dict[str, int] = {}
-        for index, token in enumerate(tokens):
-            if first.setdefault(token, index) != index:
-                raise GGUFError("two ids share a token", field=TOKENS, got=f"{token!r} at {first[token]} and {index}")
-    return tokens, raw
+    raw = {index: texts.raw(index) for index in texts.not_utf8()}
+    empty = {index: f"[EMPTY_{index}]" for index in np.flatnonzero(texts.lengths == 0).tolist()}
+    texts = texts.replaced(empty | {index: f"[BYTES_{data.hex()}]" for index, data in raw.items()})
+    twice = texts.repeated()
+    if twice is not None:
+        first, second = twice
+        raise GGUFError("two ids share a token", field=TOKENS, got=f"{texts[first]!r} at {first} and {second}")
+    return texts, raw
 
 
-def _numbers(metadata: Mapping[str, Any], key: str, kinds: str, count: int, default: float) -> Sequence[Any]:
+def _numbers(metadata: Mapping[str, Any], key: str, kinds: str, count: int, default: float) -> npt.NDArray[Any]:
     """A numeric array of ``count`` entries (more are ignored, as in llama.cpp), or ``default`` everywhere."""
     value = metadata.get(key)
     if value is None:
-        return [default] * count
+        return np.full(count, default)
     array = np.asarray(value) if isinstance(value, (np.ndarray, list, tuple)) else None
     if array is None or array.ndim != 1 or array.dtype.kind not in kinds or array.dtype.itemsize < 4:
         got = type(value).__name__ if array is None else f"{array.dtype} of shape {array.shape}"
@@ -228,20 +274,7 @@ def _numbers(metadata: Mapping[str, Any], key: str, kinds: str, count: int, defa
         raise GGUFError("wrong type", field=key, expected=expected, got=got)
     if len(array) < count:
         raise GGUFError("array is shorter than the vocabulary", field=key, expected=f"{count} entries", got=len(array))
-    return array[:count].tolist()  # type: ignore[no-any-return]
-
-
-def _merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Pairs in order of rank. Entries that name no pair are skipped: they can never apply."""
-    pairs: list[tuple[str, str]] = []
-    for index, merge in enumerate(_strings(metadata, MERGES)):
-        if not isinstance(merge, (str, bytes)):
-            raise GGUFError("wrong type", field=f"{MERGES}[{index}]", expected="a string", got=type(merge).__name__)
-        if isinstance(merge, str):
-            at = merge.find(" ", 1)
-            if 0 < at < len(merge) - 1:
-                pairs.append((merge[:at], merge[at + 1 :]))
-    return pairs
+    return array[:count]
 
 
 def _special_ids(metadata: Mapping[str, Any], count: int, defaults: Mapping[str, int]) -> dict[str, int]:

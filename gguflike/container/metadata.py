@@ -9,6 +9,7 @@ import numpy as np
 
 from gguflike.container.strings import decode, read_strings
 from gguflike.container.values import CODES, SIZES, Typed, ValueType, dtype_of
+from gguflike.texts import Texts
 
 
 class Entry(NamedTuple):
@@ -26,7 +27,7 @@ class Metadata(Mapping[str, Any]):
 
     A string that is not UTF-8 comes back as bytes. Arrays are copies in native byte order, marked read-only. Nothing is
     decoded before it is asked for: ``len(metadata)``, ``type_of``, ``count_of`` and ``head`` stay cheap on a large
-    vocabulary. Strings are decoded anew on each access, so keep what you use twice.
+    vocabulary. Strings are decoded anew on each access, so keep what you use twice; ``texts`` has them packed.
     """
 
     def __init__(self, buffer: Any, order: str, entries: dict[str, Entry]) -> None:
@@ -74,6 +75,11 @@ class Metadata(Mapping[str, Any]):
             return self[key]
         return self._items(entry, min(count, entry.size))
 
+    def texts(self, key: str) -> Texts | None:
+        """The items of an array of strings, not decoded yet; None for any other value."""
+        entry = self._entries[key]
+        return self._texts(entry, entry.size) if entry.item_type is ValueType.STRING else None
+
     def typed(self, key: str) -> Typed:
         """The value with its stored type, for writing it again unchanged."""
         entry = self._entries[key]
@@ -94,11 +100,14 @@ class Metadata(Mapping[str, Any]):
             return decode(data)
         return np.frombuffer(data, dtype_of(entry.type, self._order))[0].item()
 
+    def _texts(self, entry: Entry, count: int) -> Texts:
+        return read_strings(self._buffer, entry.start, count, entry.end, self._order)
+
     def _items(self, entry: Entry, count: int) -> Any:
         kind = entry.item_type
         assert kind is not None  # the parser sets it for every array
         if kind is ValueType.STRING:
-            return read_strings(self._buffer, entry.start, count, self._order)
+            return self._texts(entry, count).tolist()
         data = bytes(self._buffer[entry.start : entry.start + count * SIZES[kind]])
         values = np.frombuffer(data, dtype_of(kind, self._order)).astype(CODES[kind], copy=False)
         values.flags.writeable = False

@@ -16,9 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gguflike.texts import Texts
+
 WINDOW = 1 << 15  # bytes looked at together: temporaries stay in the cache, whatever the file says
 FIRST_STEPS = 4  # plain steps after a broken chain; doubled each time that does not help
 MOST_STEPS = 1 << 15
+ASCII = 127
 
 
 class StringOverrun(Exception):
@@ -31,31 +34,39 @@ class StringOverrun(Exception):
         super().__init__(index, position, length)
 
 
-def skip_strings(buffer: Any, start: int, count: int, end: int, order: str) -> int:
+def skip_strings(
+    buffer: Any, start: int, count: int, end: int, order: str, places: list[npt.NDArray[np.int64]] | None = None
+) -> int:
     """Position behind ``count`` strings that begin at ``start``, all of it at most ``end``; else StringOverrun.
 
-    ``order`` is the byte order of the lengths, "<" or ">".
+    ``order`` is the byte order of the lengths, "<" or ">". The positions of the strings' lengths go to ``places``.
     """
     unpack = struct.Struct(order + "Q").unpack_from
     position, done, steps = start, 0, FIRST_STEPS
     while done < count:
         if count - done > steps:
             found, position = _chain(buffer, position, count - done, end, order)
-            done += found
-            steps = FIRST_STEPS if found > steps else min(2 * steps, MOST_STEPS)
+            done += len(found)
+            steps = FIRST_STEPS if len(found) > steps else min(2 * steps, MOST_STEPS)
+            if places is not None:
+                places.append(found)
+        plain = []
         for _ in range(min(steps, count - done)):
             if end - position < 8:
                 raise StringOverrun(done, position, 8)
             (length,) = unpack(buffer, position)
             if length > end - position - 8:
                 raise StringOverrun(done, position, length)
+            plain.append(position)
             position += 8 + length
             done += 1
+        if places is not None:
+            places.append(np.array(plain, np.int64))
     return position
 
 
-def _chain(buffer: Any, start: int, count: int, end: int, order: str) -> tuple[int, int]:
-    """How many strings from ``start`` on are proved within one window (0 is a fair answer), and where they end."""
+def _chain(buffer: Any, start: int, count: int, end: int, order: str) -> tuple[npt.NDArray[np.int64], int]:
+    """Where the strings from ``start`` on begin that one window proves (none is a fair answer), and where they end."""
     window = np.frombuffer(buffer, np.uint8, min(WINDOW, end - start), start)
     zero = window == 0
     pairs = zero[:-1] & zero[1:]
@@ -70,22 +81,23 @@ def _chain(buffer: Any, start: int, count: int, end: int, order: str) -> tuple[i
         lengths = window[places + 7]
     following = places + (8 + lengths.astype(np.int64))
     if not len(places) or places[0] != 0:
-        return 0, start
+        return places[:0], start
     broken = np.flatnonzero(following[:-1] != places[1:])
     chained = int(broken[0]) if len(broken) else len(places) - 1  # the last one's end is not confirmed by a successor
-    return chained, start + int(places[chained])
+    return start + places[:chained], start + int(places[chained])
 
 
-def read_strings(buffer: Any, start: int, count: int, order: str) -> list[str | bytes]:
-    """``count`` strings from ``start`` on, checked before by ``skip_strings``; bytes where one is not UTF-8."""
-    unpack = struct.Struct(order + "Q").unpack_from
-    out: list[str | bytes] = []
-    position = start
-    for _ in range(count):
-        (length,) = unpack(buffer, position)
-        position += 8 + length
-        out.append(decode(bytes(buffer[position - length : position])))
-    return out
+def read_strings(buffer: Any, start: int, count: int, end: int, order: str) -> Texts:
+    """A copy of ``count`` strings from ``start`` on, which ``skip_strings`` has found to end by ``end``."""
+    found: list[npt.NDArray[np.int64]] = []
+    stop = skip_strings(buffer, start, count, end, order, found)
+    places = np.concatenate(found) - start if found else np.empty(0, np.int64)
+    starts = places + 8
+    lengths = np.append(places[1:], stop - start)[:count] - starts
+    data = np.frombuffer(buffer, np.uint8, stop - start, start).copy()
+    long = places[lengths > ASCII]
+    data[(long[:, None] + np.arange(8)).reshape(-1)] = 0  # what Texts wants before a text
+    return Texts(data, starts, lengths)
 
 
 def decode(data: bytes) -> str | bytes:

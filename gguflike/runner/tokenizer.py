@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from gguflike.checkpoint.tokenizer_json import SPACE, chat_templates, document
-from gguflike.checkpoint.vocabulary import BYTE_TOKEN, TokenType, Vocabulary
+from gguflike.checkpoint.excerpt import Excerpt, excerpt
+from gguflike.checkpoint.tokenizer_json import chat_templates, document
+from gguflike.checkpoint.vocabulary import BYTE_CHARACTERS, BYTE_TOKEN, SPACE, TokenType, Vocabulary
 from gguflike.errors import GGUFError, GGUFLikeError, TemplateError
 from gguflike.runner import template
 
@@ -21,11 +22,10 @@ if TYPE_CHECKING:
     import tokenizers
 
 
-def _byte_characters() -> dict[str, int]:
-    """Byte-level BPE writes bytes as printable characters: themselves where printable, else from U+0100 on (GPT-2)."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(0x100 + n): byte for n, byte in enumerate(others)}
+#: Bytes of texts that are encoded with what they need of the vocabulary, before all of it is made ready.
+EXCERPTS = 8192
+#: What an excerpt costs beside its text, in the same unit.
+EXCERPT = 1024
 
 
 class Tokenizer:
@@ -37,15 +37,29 @@ class Tokenizer:
         self.chat_templates = chat_templates(metadata)
         self.bos_id = self.vocabulary.special.get("bos")
         self.eos_ids = self.vocabulary.end_ids
-        self.vocab_size = len(self.vocabulary.tokens)
+        self.vocab_size = len(self.vocabulary.texts)
         self._lock = threading.Lock()
+        self._excerpts = EXCERPTS
 
     @cached_property
-    def _encoder(self) -> tokenizers.Tokenizer:
+    def _whole(self) -> tokenizers.Tokenizer:
+        return self._encoder(None)
+
+    def _encoder_for(self, text: str) -> tokenizers.Tokenizer:
+        """An encoder that is right for ``text``: for the first few short ones, of what they need of the vocabulary."""
+        cost = EXCERPT + len(text.encode())
+        if cost <= self._excerpts and "_whole" not in self.__dict__:
+            self._excerpts -= cost
+            part = excerpt(self.vocabulary, text)
+            if part is not None:
+                return self._encoder(part)
+        return self._whole
+
+    def _encoder(self, part: Excerpt | None) -> tokenizers.Tokenizer:
         from tokenizers import Tokenizer as Encoder
 
         try:
-            return Encoder.from_str(json.dumps(document(self.vocabulary)))
+            return Encoder.from_str(json.dumps(document(self.vocabulary, part)))
         except Exception as error:  # tokenizers raises bare Exception for whatever it does not like
             if isinstance(error, GGUFLikeError):
                 raise
@@ -62,8 +76,9 @@ class Tokenizer:
         """
         text = text.encode("utf-8", "replace").decode()
         with self._lock:
-            self._encoder.encode_special_tokens = not parse_special
-            return self._encoder.encode(text, add_special_tokens=add_special).ids
+            encoder = self._encoder_for(text)
+            encoder.encode_special_tokens = not parse_special
+            return encoder.encode(text, add_special_tokens=add_special).ids
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
         """Text of token ids; bytes that are not UTF-8 become U+FFFD. The space that encode put before it is removed."""
@@ -132,7 +147,7 @@ class Tokenizer:
         )
 
 
-_BYTES = _byte_characters()
+_BYTES = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
 
 
 class StreamDecoder:
