@@ -52,6 +52,26 @@ def cache_dir() -> Path:
     )
 
 
+#: What /proc/cpuinfo tells of a CPU that decides which machine code it runs best, on x86, Arm and RISC-V.
+_CPU_FACTS = {
+    *("vendor_id", "cpu family", "model", "model name", "flags"),
+    *("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "Features"),
+    *("isa", "uarch"),
+}
+
+
+@lru_cache(maxsize=1)
+def cpu() -> str:
+    """The first CPU's model and features as the kernel reports them; "" where it does not."""
+    try:
+        with Path("/proc/cpuinfo").open("rb", buffering=0) as file:  # one page is enough, and all CPUs may take long
+            first = file.read(1 << 12).decode("utf-8", "replace").strip().partition("\n\n")[0]
+    except OSError:
+        return ""
+    pairs = [[part.strip() for part in line.partition(":")[::2]] for line in first.splitlines()]
+    return "; ".join(f"{key} {value}" for key, value in pairs if key in _CPU_FACTS)
+
+
 def thread_count(threads: int | None = None) -> int:
     """``threads`` if given, else $GGUFLIKE_THREADS, else the CPUs this process may use."""
     if threads is not None:
