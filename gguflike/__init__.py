@@ -13,10 +13,9 @@ compiler.
 
 from __future__ import annotations
 
-import importlib
-import sys
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from gguflike import lazy
 
 if TYPE_CHECKING:
     from gguflike.container import GGUFFile, open, write
@@ -64,41 +63,33 @@ __all__ = [
     "write",
 ]
 
-_HOME = {
-    "GGUFFile": "container",
-    "Model": "runner",
-    "QuantizedTensor": "tensor",
-    "convert": "convert",
-    "describe": "describe",
-    "diff": "diff",
-    "export": "convert",
-    "load": "runner",
-    "open": "container",
-    "quantize": "tensor",
-    "quantize_file": "convert",
-    "verify": "verify",
-    "write": "container",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'gguflike' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"gguflike.{_HOME.get(name, 'errors')}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy.names(
+    __name__,
+    {
+        "CheckpointError": "errors",
+        "DigestError": "errors",
+        "GGUFError": "errors",
+        "GGUFFile": "container",
+        "GGUFLikeError": "errors",
+        "Model": "runner",
+        "OutputError": "errors",
+        "QuantizationError": "errors",
+        "QuantizedTensor": "tensor",
+        "TemplateError": "errors",
+        "UnsupportedError": "errors",
+        "convert": "convert",
+        "describe": "describe",
+        "diff": "diff",
+        "export": "convert",
+        "load": "runner",
+        "open": "container",
+        "quantize": "tensor",
+        "quantize_file": "convert",
+        "verify": "verify",
+        "write": "container",
+    },
+)
 
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-class _Package(ModuleType):
-    """Keeps ``gguflike.convert`` and its like callable: importing the submodule of that name must not replace it."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (isinstance(value, ModuleType) and name in __all__):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

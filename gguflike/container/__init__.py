@@ -1,13 +1,18 @@
 """The container: GGUF files, read and written. Importing this does not import numba."""
 
-from gguflike.container.layout import TensorInfo, TensorSpec
-from gguflike.container.metadata import Metadata
-from gguflike.container.plan import FilePlan, plan
-from gguflike.container.reader import GGUFFile
-from gguflike.container.shards import open
-from gguflike.container.target import refuse_source
-from gguflike.container.values import Typed, ValueType
-from gguflike.container.writer import Receipt, Slot, Writer, write
+from typing import TYPE_CHECKING
+
+from gguflike import lazy
+
+if TYPE_CHECKING:
+    from gguflike.container.layout import TensorInfo, TensorSpec
+    from gguflike.container.metadata import Metadata
+    from gguflike.container.plan import FilePlan, plan
+    from gguflike.container.reader import GGUFFile
+    from gguflike.container.shards import open
+    from gguflike.container.target import refuse_source
+    from gguflike.container.values import Typed, ValueType
+    from gguflike.container.writer import Receipt, Slot, Writer, write
 
 __all__ = [
     "FilePlan",
@@ -25,3 +30,23 @@ __all__ = [
     "refuse_source",
     "write",
 ]
+
+__getattr__ = lazy.names(
+    __name__,
+    {
+        "FilePlan": "plan",
+        "GGUFFile": "reader",
+        "Metadata": "metadata",
+        "Receipt": "writer",
+        "Slot": "writer",
+        "TensorInfo": "layout",
+        "TensorSpec": "layout",
+        "Typed": "values",
+        "ValueType": "values",
+        "Writer": "writer",
+        "open": "shards",
+        "plan": "plan",
+        "refuse_source": "target",
+        "write": "writer",
+    },
+)

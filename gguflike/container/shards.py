@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 from gguflike.container.layout import TensorInfo
 from gguflike.container.metadata import Metadata
@@ -106,8 +105,8 @@ def _number(file: GGUFFile, key: str, default: int | None = None) -> int:
 def _siblings(member: GGUFFile, opened: list[GGUFFile]) -> list[GGUFFile]:
     """All shards in order. Their names come from the name of the one that was opened, never from metadata."""
     count = _number(member, COUNT_KEY)
-    path = Path(member.path)
-    match = _NAME.fullmatch(path.name)
+    folder, filename = os.path.split(member.path)
+    match = _NAME.fullmatch(filename)
     if match is None or count > MAX_SHARDS or int(match["count"]) != count:
         raise GGUFError(
             "this is one shard of a model, and its name does not say which",
@@ -115,7 +114,7 @@ def _siblings(member: GGUFFile, opened: list[GGUFFile]) -> list[GGUFFile]:
             field=COUNT_KEY,
             rule="C-027",
             expected=f"a name that ends in -<number>-of-{count:05}.gguf, at most {MAX_SHARDS} shards",
-            got=path.name,
+            got=filename,
             remedy="give all shards their original names, in one folder",
         )
     own = int(match["number"]) - 1
@@ -124,7 +123,7 @@ def _siblings(member: GGUFFile, opened: list[GGUFFile]) -> list[GGUFFile]:
         if number == own:
             file = member
         else:
-            file = _open_sibling(path.with_name(f"{match['stem']}-{number + 1:05}-of-{count:05}.gguf"))
+            file = _open_sibling(os.path.join(folder, f"{match['stem']}-{number + 1:05}-of-{count:05}.gguf"))
             opened.append(file)
         stated = (_number(file, NUMBER_KEY), _number(file, COUNT_KEY))
         if stated != (number, count):
@@ -141,7 +140,7 @@ def _siblings(member: GGUFFile, opened: list[GGUFFile]) -> list[GGUFFile]:
     return files
 
 
-def _open_sibling(path: Path) -> GGUFFile:
+def _open_sibling(path: str) -> GGUFFile:
     try:
         return GGUFFile(path)
     except OSError as error:

@@ -41,7 +41,7 @@ class _Locator(_CacheLocator):
         self._line = py_func.__code__.co_firstlineno
 
     def get_cache_path(self) -> str:
-        return str(cache_dir())
+        return cache_dir()
 
     def get_source_stamp(self) -> str:
         return sources_digest()

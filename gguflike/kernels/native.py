@@ -12,20 +12,17 @@ module, and numba with it, is only imported when the machine code is not in the 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import importlib
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import llvmlite
 
 from gguflike.kernels import objects
-from gguflike.kernels._host import cache_dir, cpu
+from gguflike.kernels._host import cache_dir, cpu, digest
 
 Progress = Callable[[int, int, str], None]
 OP_TYPE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
@@ -47,9 +44,9 @@ _libraries: list[Any] = []  # code stays mapped as long as these live, which is 
 
 @lru_cache(maxsize=1)
 def _target() -> str:
-    """What machine code depends on besides the sources: compiler version, CPU and its features."""
+    """A digest of what machine code depends on besides the sources: compiler version, CPU and its features."""
     forced = [os.environ.get(name, "") for name in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")]
-    return "\0".join((f"llvmlite {llvmlite.__version__}", *forced, cpu() or _llvm_cpu()))
+    return digest("\0".join((f"llvmlite {llvmlite.__version__}", *forced, cpu() or _llvm_cpu())).encode())
 
 
 def _llvm_cpu() -> str:
@@ -58,9 +55,8 @@ def _llvm_cpu() -> str:
     return f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
 
 
-def _object_path(name: str) -> Path:
-    digest = hashlib.sha256(f"{_target()}\0{name}".encode()).hexdigest()[:24]
-    return cache_dir() / f"{digest}.op"
+def _object_path(name: str) -> str:
+    return os.path.join(cache_dir(), f"{name.replace(':', '-')}-{_target()}.op")
 
 
 @lru_cache(maxsize=1)
@@ -99,22 +95,25 @@ def _link_by_llvm(name: str, symbol: str, image: bytes) -> int:
     return int(library[symbol])
 
 
-def _compile(name: str, path: Path) -> bytes:
+def _compile(name: str, path: str) -> bytes:
     """Import the op's module, compile the op, and keep the machine code."""
+    import tempfile
+
     from gguflike.kernels import _jit
 
     module, _, _ = name.partition(":")
     importlib.import_module(f"gguflike.kernels.{module}")
     code = _jit.compile_op(name)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+    with tempfile.NamedTemporaryFile(dir=os.path.dirname(path), delete=False) as file:
         file.write(code)
-    Path(file.name).replace(path)
+    os.replace(file.name, path)
     return code
 
 
-def _read(path: Path) -> bytes | None:
+def _read(path: str) -> bytes | None:
     try:
-        return path.read_bytes()
+        with open(path, "rb", buffering=0) as file:
+            return file.read()
     except FileNotFoundError:
         return None
 

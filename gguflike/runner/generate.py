@@ -105,7 +105,8 @@ class Stream:
         lookup: int,
     ) -> None:
         self.generation = Generation(prompt_tokens=len(prompt))
-        self._pieces = self._run(model, list(prompt), max_tokens, sampler, np.random.default_rng(seed), stop, lookup)
+        random = None if sampler.greedy else np.random.default_rng(seed)  # numpy loads its generators when asked
+        self._pieces = self._run(model, list(prompt), max_tokens, sampler, random, stop, lookup)
 
     def __iter__(self) -> Iterator[Piece]:
         return self._pieces
@@ -121,7 +122,7 @@ class Stream:
         tokens: list[int],
         max_tokens: int,
         sampler: Sampler,
-        random: np.random.Generator,
+        random: np.random.Generator | None,
         stop: Sequence[str],
         lookup: int,
     ) -> Iterator[Piece]:
@@ -152,7 +153,7 @@ class Stream:
         tokens: list[int],
         max_tokens: int,
         sampler: Sampler,
-        random: np.random.Generator,
+        random: np.random.Generator | None,
         lookup: int,
     ) -> Iterator[int]:
         """Generated ids, end tokens included. Only computing is timed, not what the caller does between tokens."""

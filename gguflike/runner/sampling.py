@@ -45,12 +45,16 @@ class Sampler:
     def greedy(self) -> bool:
         return self.temperature == 0
 
-    def choose(self, logits: Logits, recent: Sequence[int], random: np.random.Generator) -> int:
-        """The next token. ``logits`` (vocab,) is left as it is; ``recent`` are the tokens so far."""
+    def choose(self, logits: Logits, recent: Sequence[int], random: np.random.Generator | None) -> int:
+        """The next token. ``logits`` (vocab,) is left as it is; ``recent`` are the tokens so far.
+
+        ``random`` may be None for a greedy sampler, which draws nothing.
+        """
         if self.repetition_penalty != 1.0:
             logits = self._penalized(logits, recent)
         if self.greedy:
             return int(np.argmax(logits))
+        assert random is not None
         ids, p = self._distribution(logits)
         # Inverse of the cumulative distribution: one uniform number a token, whatever the settings.
         index = int(np.searchsorted(np.cumsum(p), random.random(), side="right"))

@@ -16,7 +16,6 @@ from gguflike.checkpoint.excerpt import Excerpt, excerpt
 from gguflike.checkpoint.tokenizer_json import chat_templates, document
 from gguflike.checkpoint.vocabulary import BYTE_CHARACTERS, BYTE_TOKEN, SPACE, TokenType, Vocabulary
 from gguflike.errors import GGUFError, GGUFLikeError, TemplateError
-from gguflike.runner import template
 
 if TYPE_CHECKING:
     import tokenizers
@@ -139,6 +138,8 @@ class Tokenizer:
                 got=", ".join(self.chat_templates) or "none",
                 remedy="give a plain prompt instead",
             )
+        from gguflike.runner import template  # and what it takes to run a child process
+
         special, tokens = self.vocabulary.special, self.vocabulary.tokens
         roles = ("bos", "eos", "unk", "pad")
         texts = {f"{role}_token": tokens[special[role]] if role in special else "" for role in roles}
