@@ -24,6 +24,7 @@ import struct
 import threading
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,15 +56,18 @@ def float_bits(value: float) -> int:
     return int(struct.unpack("<i", struct.pack("<f", value))[0])
 
 
-def aligned(count: int, dtype: Any = np.uint8) -> npt.NDArray[Any]:
+def aligned(count: int, dtype: Any = np.uint8, *, huge: bool = False) -> npt.NDArray[Any]:
     """A zeroed array on pages of its own, which are only taken from the system, one by one, when they are touched.
 
-    numpy's own large arrays ask for huge pages: a cache of which a little is used here and there would take it all.
+    ``huge`` asks for huge pages, for what will be filled: a tenth of the time to take them, and fewer to look up. A
+    cache of which a little is used here and there would take it all.
     """
     dtype = np.dtype(dtype)
     pages = mmap.mmap(-1, max(count * dtype.itemsize, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        pages.madvise(mmap.MADV_NOHUGEPAGE)
+    advice = getattr(mmap, "MADV_HUGEPAGE" if huge else "MADV_NOHUGEPAGE", None)
+    if advice is not None:
+        with suppress(OSError):  # a kernel without huge pages
+            pages.madvise(advice)
     return np.frombuffer(pages, dtype, count)
 
 

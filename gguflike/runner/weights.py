@@ -1,15 +1,16 @@
 """The tensors of one model, checked against its ArchSpec and laid out for the kernels.
 
-Quantized matrices are repacked tensor by tensor, by all threads, and the pages of the file that they came from are
-given back, so that the weights are in memory once. Floating-point matrices and the embedding are used where they lie
-in the file.
+Quantized matrices are repacked a few dozen megabytes at a time, by all threads, and the pages of the file that they
+came from are given back, so that the weights are in memory once. Floating-point matrices and the embedding are used
+where they lie in the file.
 """
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,13 @@ from gguflike.container import GGUFFile
 from gguflike.errors import GGUFError, UnsupportedError
 from gguflike.kernels import native
 from gguflike.kernels.layout import LinearPlan, linear_plan
-from gguflike.kernels.program import Program, Team
+from gguflike.kernels.program import Program, Team, aligned
 from gguflike.tensor import QuantizedTensor
 
 Progress = Callable[[int, int, str], None]
 FLOATS = ("F32", "F16", "BF16", "F64")
+BATCH_BYTES = 1 << 25  # of the file, repacked by one pass and in memory twice until then
+LINE = 64  # bytes of a cache line: where the weights of a matrix begin
 
 
 @dataclass(frozen=True)
@@ -55,21 +58,18 @@ class Weights:
         self._keep.append(self.embedding)
         tied = "output.weight" not in names
         wanted = [name for name in matrices if name != "token_embd.weight" or tied]
-        plans = [linear_plan(file.infos[name].format) for name in wanted]
-        native.load([plan.repack for plan in plans if plan.repack], progress)
-        total, done = sum(file.infos[name].nbytes for name in wanted), 0
         for name in names:
             if len(file.infos[name].shape) == 1:
                 self._add_vector(name)
+        repacked = [name for name in wanted if linear_plan(file.infos[name].format).repack is not None]
         for name in wanted:
-            if progress is not None:
-                progress(done, total, f"loading {name}")
-            self._add_matrix(name, team)
-            done += file.infos[name].nbytes
+            if name not in repacked:
+                tensor = file.tensors[name]
+                self._keep.append(tensor)
+                self._add_matrix(name, tensor.data, tensor.nbytes)
+        self._repack([file.tensors[name] for name in repacked], team, progress)
         if tied:
             self._matrices["output.weight"] = self._matrices.pop("token_embd.weight")
-        if progress is not None:
-            progress(total, total, "loaded")
 
     @property
     def matrix_bytes(self) -> int:
@@ -103,24 +103,39 @@ class Weights:
         self._keep.append(values)
         self._vectors[name] = int(values.ctypes.data)
 
-    def _add_matrix(self, name: str, team: Team) -> None:
-        tensor = self._file.tensors[name]
-        rows, columns = tensor.shape
-        plan = linear_plan(tensor.format)
-        packed = plan.allocate(rows, columns)
-        source = int(tensor.data.ctypes.data)
+    def _add_matrix(self, name: str, data: npt.NDArray[np.uint8], nbytes: int) -> None:
+        info = self._file.infos[name]
         bias = self._vectors.get(name.removesuffix("weight") + "bias", 0)
-        if packed is None or plan.repack is None:
-            self._keep.append(tensor)
-            self._matrices[name] = Matrix(plan, source, rows, columns, tensor.nbytes, bias)
-            return
-        self._keep.append(packed)
-        address = int(packed.ctypes.data)
+        rows, columns = info.shape
+        self._matrices[name] = Matrix(linear_plan(info.format), int(data.ctypes.data), rows, columns, nbytes, bias)
+
+    def _repack(self, tensors: Sequence[QuantizedTensor], team: Team, progress: Progress | None) -> None:
+        """Lay out quantized matrices one behind the other in memory of their own."""
+        plans = [linear_plan(tensor.format) for tensor in tensors]
+        native.load([plan.repack for plan in plans if plan.repack], progress)
+        sizes = [plan.packed_bytes(*tensor.shape) for plan, tensor in zip(plans, tensors, strict=True)]
+        places = [0, *accumulate(-(-size // LINE) * LINE for size in sizes)]
+        memory = aligned(places[-1], huge=True)
+        self._keep.append(memory)
+        total, done = sum(tensor.nbytes for tensor in tensors), 0
+        batch: list[npt.NDArray[np.uint8]] = []
         program = Program()
-        program.add(plan.repack, *plan.repack_args(source, address, rows, columns), items=plan.matvec_items(rows))
-        team.run(program.link(), 1)
-        _release(tensor.data)
-        self._matrices[name] = Matrix(plan, address, rows, columns, int(packed.nbytes), bias)
+        for tensor, plan, place, size in zip(tensors, plans, places, sizes, strict=False):
+            rows, columns = tensor.shape
+            data = memory[place : place + size]
+            self._add_matrix(tensor.name, data, size)
+            args = plan.repack_args(tensor.data.ctypes.data, data.ctypes.data, rows, columns)
+            program.add(str(plan.repack), *args, items=plan.matvec_items(rows), barrier=False)
+            batch.append(tensor.data)
+            if sum(part.nbytes for part in batch) > BATCH_BYTES or tensor is tensors[-1]:
+                if progress is not None:
+                    progress(done, total, f"loading {tensor.name}")
+                team.run(program.link(), 1)
+                _release(batch)
+                done += sum(part.nbytes for part in batch)
+                batch, program = [], Program()
+        if progress is not None:
+            progress(total, total, "loaded")
 
 
 def _floats(tensor: QuantizedTensor) -> npt.NDArray[np.float32]:
@@ -130,18 +145,28 @@ def _floats(tensor: QuantizedTensor) -> npt.NDArray[np.float32]:
     return np.ascontiguousarray(decode(tensor.blocks), dtype=np.float32).reshape(-1)
 
 
-def _release(data: npt.NDArray[np.uint8]) -> None:
-    """Give the pages of a part of a mapped file back to the system; they are read again if they are touched again."""
-    base: Any = data
-    while isinstance(base, np.ndarray | memoryview):
-        base = base.base if isinstance(base, np.ndarray) else base.obj
-    if not isinstance(base, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
-        return
-    offset = data.ctypes.data - np.frombuffer(base, np.uint8).ctypes.data
-    first = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE  # whole pages only: neighbours share the others
-    last = (offset + data.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-    if last > first:
-        base.madvise(mmap.MADV_DONTNEED, first, last - first)
+def _release(parts: Sequence[npt.NDArray[np.uint8]]) -> None:
+    """Give the pages of parts of mapped files back to the system; they are read again if they are touched again."""
+    for base, first, last in _ranges(parts):
+        start = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE  # whole pages only: neighbours share the others
+        stop = last // mmap.PAGESIZE * mmap.PAGESIZE
+        if stop > start and hasattr(mmap, "MADV_DONTNEED"):
+            base.madvise(mmap.MADV_DONTNEED, start, stop - start)
+
+
+def _ranges(parts: Sequence[npt.NDArray[np.uint8]]) -> list[tuple[mmap.mmap, int, int]]:
+    """(file, first byte, behind the last) of parts of mapped files, those that follow each other as one."""
+    ranges: list[tuple[mmap.mmap, int, int]] = []
+    for part in parts:
+        base: Any = part
+        while isinstance(base, np.ndarray | memoryview):
+            base = base.base if isinstance(base, np.ndarray) else base.obj
+        if isinstance(base, mmap.mmap):
+            first = part.ctypes.data - np.frombuffer(base, np.uint8).ctypes.data
+            if ranges and ranges[-1][0] is base and 0 <= first - ranges[-1][2] < mmap.PAGESIZE:
+                first = ranges.pop()[1]
+            ranges.append((base, first, part.ctypes.data - np.frombuffer(base, np.uint8).ctypes.data + part.nbytes))
+    return ranges
 
 
 def _checked(file: GGUFFile, spec: ArchSpec, h: Mapping[str, Any]) -> list[str]:
