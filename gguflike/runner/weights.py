@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.arch.spec import ArchSpec, HParams
-from gguflike.container import GGUFFile
+from gguflike.container import GGUFFile, TensorInfo
 from gguflike.errors import GGUFError, UnsupportedError
 from gguflike.kernels import native
 from gguflike.kernels.layout import LinearPlan, linear_plan
@@ -52,22 +52,21 @@ class Weights:
         self._keep: list[Any] = []
         self._vectors: dict[str, int] = {}
         self._matrices: dict[str, Matrix] = {}
-        names = _checked(file, spec, h)
-        matrices = [name for name in names if len(file.infos[name].shape) == 2]
+        infos = _checked(file, spec, h)
+        matrices = [name for name, info in infos.items() if len(info.shape) == 2]
         self.embedding: QuantizedTensor = file.tensors["token_embd.weight"]
         self._keep.append(self.embedding)
-        tied = "output.weight" not in names
+        tied = "output.weight" not in infos
         wanted = [name for name in matrices if name != "token_embd.weight" or tied]
-        for name in names:
-            if len(file.infos[name].shape) == 1:
+        for name, info in infos.items():
+            if len(info.shape) == 1:
                 self._add_vector(name)
-        repacked = [name for name in wanted if linear_plan(file.infos[name].format).repack is not None]
-        for name in wanted:
-            if name not in repacked:
-                tensor = file.tensors[name]
+        tensors = [file.tensors[name] for name in wanted]
+        for tensor in tensors:
+            if linear_plan(tensor.format).repack is None:
                 self._keep.append(tensor)
-                self._add_matrix(name, tensor.data, tensor.nbytes)
-        self._repack([file.tensors[name] for name in repacked], team, progress)
+                self._add_matrix(tensor, tensor.data)
+        self._repack([tensor for tensor in tensors if linear_plan(tensor.format).repack is not None], team, progress)
         if tied:
             self._matrices["output.weight"] = self._matrices.pop("token_embd.weight")
 
@@ -103,11 +102,11 @@ class Weights:
         self._keep.append(values)
         self._vectors[name] = int(values.ctypes.data)
 
-    def _add_matrix(self, name: str, data: npt.NDArray[np.uint8], nbytes: int) -> None:
-        info = self._file.infos[name]
-        bias = self._vectors.get(name.removesuffix("weight") + "bias", 0)
-        rows, columns = info.shape
-        self._matrices[name] = Matrix(linear_plan(info.format), int(data.ctypes.data), rows, columns, nbytes, bias)
+    def _add_matrix(self, tensor: QuantizedTensor, data: npt.NDArray[np.uint8]) -> None:
+        """``data`` is what the ops read: the file's, or repacked."""
+        plan, (rows, columns) = linear_plan(tensor.format), tensor.shape
+        bias = self._vectors.get(tensor.name.removesuffix("weight") + "bias", 0)
+        self._matrices[tensor.name] = Matrix(plan, int(data.ctypes.data), rows, columns, int(data.nbytes), bias)
 
     def _repack(self, tensors: Sequence[QuantizedTensor], team: Team, progress: Progress | None) -> None:
         """Lay out quantized matrices one behind the other in memory of their own."""
@@ -123,7 +122,7 @@ class Weights:
         for tensor, plan, place, size in zip(tensors, plans, places, sizes, strict=False):
             rows, columns = tensor.shape
             data = memory[place : place + size]
-            self._add_matrix(tensor.name, data, size)
+            self._add_matrix(tensor, data)
             args = plan.repack_args(tensor.data.ctypes.data, data.ctypes.data, rows, columns)
             program.add(str(plan.repack), *args, items=plan.matvec_items(rows), barrier=False)
             batch.append(tensor.data)
@@ -163,15 +162,16 @@ def _ranges(parts: Sequence[npt.NDArray[np.uint8]]) -> list[tuple[mmap.mmap, int
             base = base.base if isinstance(base, np.ndarray) else base.obj
         if isinstance(base, mmap.mmap):
             first = part.ctypes.data - np.frombuffer(base, np.uint8).ctypes.data
+            last = first + part.nbytes
             if ranges and ranges[-1][0] is base and 0 <= first - ranges[-1][2] < mmap.PAGESIZE:
                 first = ranges.pop()[1]
-            ranges.append((base, first, part.ctypes.data - np.frombuffer(base, np.uint8).ctypes.data + part.nbytes))
+            ranges.append((base, first, last))
     return ranges
 
 
-def _checked(file: GGUFFile, spec: ArchSpec, h: Mapping[str, Any]) -> list[str]:
-    """The names of the model's tensors in order, after checking that each is there with its shape and a usable type."""
-    names = []
+def _checked(file: GGUFFile, spec: ArchSpec, h: Mapping[str, Any]) -> dict[str, TensorInfo]:
+    """The model's tensors in order, after checking that each is there with its shape and a usable type."""
+    infos = {}
     for binding in spec.bind(h):
         info = file.infos.get(binding.gguf)
         if info is None:
@@ -197,5 +197,5 @@ def _checked(file: GGUFFile, spec: ArchSpec, h: Mapping[str, Any]) -> list[str]:
             )
         if len(info.shape) == 2:
             linear_plan(info.format)
-        names.append(binding.gguf)
-    return names
+        infos[binding.gguf] = info
+    return infos
