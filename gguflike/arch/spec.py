@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,7 @@ HParams = Mapping[str, Any]
 _BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
 
 
-@dataclass(frozen=True)
-class HParam:
+class HParam(NamedTuple):
     """One hyper-parameter: its name here, its GGUF key below ``<architecture>.`` and its key in config.json.
 
     A GGUF key that begins with ``gguflike.`` stands as it is; a config key that begins with ``!`` is stored negated.
@@ -45,8 +44,7 @@ class HParam:
     present: str | None = None
 
 
-@dataclass(frozen=True)
-class TensorRule:
+class TensorRule(NamedTuple):
     """One tensor, or one per layer where the names hold ``{i}``.
 
     ``shape`` is numpy order as stored in GGUF; a dimension is a product or quotient of parameter names, such as
@@ -59,7 +57,7 @@ class TensorRule:
     shape: tuple[str, ...]
     via: Transform = IDENTITY
     when: str | None = None
-    make: Callable[[HParams], npt.NDArray[np.float32]] | None = field(default=None, compare=False)
+    make: Callable[[HParams], npt.NDArray[np.float32]] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,8 +71,7 @@ class Graph:
     qk_norm: bool = False
 
 
-@dataclass(frozen=True)
-class Binding:
+class Binding(NamedTuple):
     """A rule made concrete: one tensor of one model. ``shape`` and ``hf_shape`` are in numpy order."""
 
     gguf: str
@@ -82,7 +79,7 @@ class Binding:
     shape: tuple[int, ...]
     hf_shape: tuple[int, ...]
     via: Transform
-    make: Callable[[HParams], npt.NDArray[np.float32]] | None = field(default=None, compare=False)
+    make: Callable[[HParams], npt.NDArray[np.float32]] | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ vocabulary writes it, of which every word that is joined is a part, wherever the
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,8 +24,7 @@ MAX_SPLIT_WORK = 1 << 30
 _NEVER = b"\xff"  # a byte that no token has
 
 
-@dataclass(frozen=True)
-class Excerpt:
+class Excerpt(NamedTuple):
     """``ids`` of tokens in order; ``merges``, indices of those that byte-level BPE may need, in order of rank."""
 
     ids: list[int]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -58,8 +57,7 @@ _IMPOSTORS = (
 )
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """A parsed header. ``table`` has one row of COLUMNS numbers per tensor, ``names`` its row numbers."""
 
     version: int

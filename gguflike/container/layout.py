@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -66,8 +66,7 @@ FOREIGN_TYPES: dict[int, tuple[str, str]] = {
 VARIANTS: dict[int, tuple[int, int, str]] = {42: (128, 34, "a fork's Q2_0 with blocks of 128 weights in 34 bytes")}
 
 
-@dataclass(frozen=True)
-class TensorSpec:
+class TensorSpec(NamedTuple):
     """What a tensor will be: enough to plan a file. ``shape`` in numpy order (the last axis is the row)."""
 
     name: str
@@ -75,8 +74,7 @@ class TensorSpec:
     format: BlockFormat
 
 
-@dataclass(frozen=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """Where a tensor stands. ``shape`` in numpy order, ``offset`` absolute in its file, both sizes in bytes.
 
     ``shard`` counts the file it stands in from 0; a file that is not split has only shard 0.

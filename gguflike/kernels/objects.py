@@ -12,7 +12,7 @@ import ctypes
 import mmap
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 X86_64 = 62
 RELOCATABLE = 1
@@ -33,8 +33,7 @@ class Unsupported(Exception):
     """The object file needs more than is known here."""
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """A section header, and the bytes of the section in the file."""
 
     name: str

@@ -26,7 +26,7 @@ import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -71,8 +71,7 @@ def aligned(count: int, dtype: Any = np.uint8, *, huge: bool = False) -> npt.NDA
     return np.frombuffer(pages, dtype, count)
 
 
-@dataclass(frozen=True)
-class Op:
+class Op(NamedTuple):
     """One step: the op called ``name`` over ``items`` items, or ``items`` for every ``per_tokens`` tokens of the pass.
 
     ``grain`` is the fewest items worth handing to a thread. ``barrier`` says whether the op depends on ops since the

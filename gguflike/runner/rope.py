@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +17,7 @@ from gguflike.errors import UnsupportedError
 BETA_FAST, BETA_SLOW = 32.0, 1.0  # llama.cpp's and Transformers' defaults
 
 
-@dataclass(frozen=True)
-class Rope:
+class Rope(NamedTuple):
     """``frequencies`` float64 (n_rot / 2,) in radians per position; ``magnitude`` scales cosines and sines (YaRN).
 
     ``interleaved``: pairs are values 2i and 2i + 1 ("norm"), else i and i + n_rot / 2 ("neox").

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +29,7 @@ BATCH_BYTES = 1 << 25  # of the file, repacked by one pass and in memory twice u
 LINE = 64  # bytes of a cache line: where the weights of a matrix begin
 
 
-@dataclass(frozen=True)
-class Matrix:
+class Matrix(NamedTuple):
     """One weight matrix as the matmul ops read it. ``bias`` is an address or 0; ``nbytes`` what one pass reads."""
 
     plan: LinearPlan
