@@ -1,0 +1,111 @@
+"""Machine code mapped by objects.py does what it does when LLVM links it; what is not understood is refused."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gguflike
+from gguflike.kernels import native, objects
+
+OP = "quantize:rows"
+pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere LLVM links everything")
+
+
+@pytest.fixture(scope="module")
+def code() -> tuple[str, bytes]:
+    """Symbol and object file of an op."""
+    native.load([OP])
+    data = native._read(native._object_path(OP))
+    assert data is not None
+    symbol, _, image = data.partition(b"\0")
+    return symbol.decode(), image
+
+
+def quantized(address: int) -> list[np.ndarray]:
+    """What the op at an address makes of two rows."""
+    x = np.random.default_rng(0).normal(size=(2, 64)).astype(np.float32)
+    out = [np.zeros((2, 64), np.int8), np.zeros((2, 2), np.float32), np.zeros((2, 4), np.int32)]
+    args = np.array([x.ctypes.data, 64, *(a.ctypes.data for a in out)], np.int64)
+    state = np.array([2, 0, 0, 0], np.int64)
+    native.OP_TYPE(address)(args.ctypes.data, state.ctypes.data, 0, 2)
+    return out
+
+
+def test_same_results_as_linked_by_llvm(code: tuple[str, bytes]) -> None:
+    symbol, image = code
+    ours = quantized(objects.load(image, symbol, native._resolve))
+    theirs = quantized(native._link_by_llvm("test", symbol, image))
+    assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert ours[0].any()
+
+
+def test_code_is_not_writable(code: tuple[str, bytes]) -> None:
+    symbol, image = code
+    address = objects.load(image, symbol, native._resolve)
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        first, last = (int(number, 16) for number in line.split()[0].split("-"))
+        if first <= address < last:
+            assert line.split()[1] == "r-xp"
+            break
+    else:
+        pytest.fail("the code is not mapped")
+
+
+def test_what_is_not_understood_is_refused(code: tuple[str, bytes]) -> None:
+    symbol, image = code
+    broken = {
+        "another machine": image[:18] + b"\xb7" + image[19:],
+        "not relocatable": image[:16] + b"\x03" + image[17:],
+        "no ELF": b"MZ" + image[2:],
+        "cut short": image[: len(image) // 2],
+        "empty": b"",
+    }
+    for data in broken.values():
+        with pytest.raises(objects.Unsupported):
+            objects.load(data, symbol, native._resolve)
+    with pytest.raises(objects.Unsupported):
+        objects.load(image, "no_such_function", native._resolve)
+    with pytest.raises(objects.Unsupported):
+        objects.load(image, symbol, lambda name: getattr(ctypes.CDLL(None), "no_such_" + name))
+
+
+def test_unknown_relocations_are_left_to_llvm(code: tuple[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    symbol, image = code
+    monkeypatch.setattr(objects, "SIZES", {})
+    with pytest.raises(objects.Unsupported, match="relocation 1"):
+        objects.load(image, symbol, native._resolve)
+    before = len(native._libraries)
+    address = native._link(OP, symbol.encode() + b"\0" + image)
+    assert len(native._libraries) == before + 1
+    assert quantized(address)[0].any()
+
+
+def test_relocations() -> None:
+    """Each kind on its own: S + A, and S + A - P in 64 and 32 bits."""
+    entries = [(0, 1, -5), (8, 24, 4), (16, 2, -4), (20, 4, -4)]
+    data = b"".join(struct.pack("<QQq", place, 7 << 32 | kind, addend) for place, kind, addend in entries)
+    found = objects._relocations(objects.Section("", 4, 0, 96, 0, 0, 1, data), 1000, {7: 5000}.__getitem__)
+    assert list(found) == [(1000, 8, 4995), (1008, 8, 3996), (1016, 4, 3980), (1020, 4, 3976)]
+
+
+def test_a_cached_model_needs_no_compiler_and_no_linker(tmp_path: Path) -> None:
+    path = tmp_path / "austen.gguf"
+    gguflike.convert(Path(gguflike.__file__).parent / "data" / "austen-kjv-6m", path, type="Q8_0")
+    heavy = {"numba", "llvmlite.binding", "hashlib", "subprocess", "tempfile", "concurrent.futures", "numpy.random"}
+    program = f"""
+import sys, gguflike
+with gguflike.load({str(path)!r}, threads=1) as model:
+    print(len(model.generate("It is", 2).result().tokens))
+print(*sorted({heavy!r} & set(sys.modules)))
+"""
+    for _ in range(2):
+        run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["2"]
