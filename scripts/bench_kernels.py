@@ -48,10 +48,10 @@ def limits(megabytes: int, repeats: int) -> dict[str, float]:
     result = np.zeros(64, np.uint8)
     read, multiply = native.call("limits:read"), native.call("limits:multiply")
     args = np.array([memory.ctypes.data, result.ctypes.data], np.int64)
-    vectors, rounds = memory.nbytes // 256, 1_000_000
+    vectors, rounds = memory.nbytes // 256, 200_000
     return {
         "read": memory.nbytes / seconds(lambda: read(args.ctypes.data, 0, 0, vectors), repeats),
-        "multiply": rounds * 12 * 128 / seconds(lambda: multiply(args.ctypes.data, 0, 0, rounds), repeats),
+        "multiply": rounds * 12 * 8 * 128 / seconds(lambda: multiply(args.ctypes.data, 0, 0, rounds), repeats),
     }
 
 

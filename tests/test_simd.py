@@ -11,6 +11,7 @@ import pytest
 from llvmlite import ir
 
 from gguflike.kernels import simd
+from gguflike.kernels.dot import WORDS, ByteSums, WordSums
 from gguflike.kernels.simd import BYTES, FLOATS, I32, I64, INTS, SHORTS, Emitter
 
 ARM = "aarch64-unknown-linux-gnu"
@@ -96,21 +97,47 @@ CHOICES = {
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-@pytest.mark.parametrize("wide", [False, True])
-def test_dot_is_the_same_on_every_machine(machine: Machine, choice: str, wide: bool) -> None:
+@pytest.mark.parametrize("largest", [1, 3, 15, 24, 45, 63, 127, 128, 255])
+def test_byte_sums_are_the_same_on_every_machine(machine: Machine, choice: str, largest: int) -> None:
     if not CHOICES[choice] <= native_features():
         pytest.skip(f"this CPU cannot run {choice}")
     rng = np.random.default_rng(1)
-    unsigned = rng.integers(0, 256 if wide else 128, 64, dtype=np.uint8)
-    signed = rng.integers(-127, 128, 64).astype(np.int8)
-    unsigned[:8], signed[:8] = (255 if wide else 127), [127] * 4 + [-127] * 4  # the extremes
+    count = 20  # more than 16 bits hold for all but the smallest
+    unsigned = rng.integers(0, largest + 1, (count, 64), dtype=np.uint8)
+    signed = rng.integers(-127, 128, (count, 64)).astype(np.int8)
+    unsigned[:, :8], signed[:, :8] = largest, [127] * 4 + [-127] * 4  # the extremes
     acc = rng.integers(-(2**20), 2**20, 16, dtype=np.int32)
-    expected = acc + (unsigned.astype(np.int32) * signed).reshape(16, 4).sum(axis=1, dtype=np.int32)
+    expected = acc + (unsigned.astype(np.int32) * signed).reshape(count, 16, 4).sum(axis=(0, 2), dtype=np.int32)
 
     def emit(e: Emitter, a: Any, u: Any, s: Any) -> None:
-        e.store(e.dot(e.load(INTS, a), e.load(BYTES, u), e.load(BYTES, s), wide), a)
+        sums = ByteSums(e, largest)
+        total = sums.begin(e.load(INTS, a))
+        for i in range(count):
+            if i and i % sums.run == 0:
+                total = sums.settle(total)
+            total = sums.add(total, e.load(BYTES, u, 64 * i), e.load(BYTES, s, 64 * i))
+        e.store(sums.value(total), a)
 
     machine.run(emit, acc, unsigned, signed, features=frozenset({choice}))
+    np.testing.assert_array_equal(acc, expected)
+
+
+@pytest.mark.parametrize("choice", ["avx512bw", "avx2", "generic"])
+def test_word_sums_are_the_same_on_every_machine(machine: Machine, choice: str) -> None:
+    if not CHOICES[choice] <= native_features():
+        pytest.skip(f"this CPU cannot run {choice}")
+    a, b = np.random.default_rng(1).integers(-(2**12), 2**12, (2, 3, 32)).astype(np.int16)
+    acc = np.arange(16, dtype=np.int32)
+    expected = acc + (a.astype(np.int32) * b).reshape(3, 16, 2).sum(axis=(0, 2), dtype=np.int32)
+
+    def emit(e: Emitter, place: Any, a: Any, b: Any) -> None:
+        sums = WordSums(e)
+        total = sums.begin(e.load(INTS, place))
+        for i in range(3):
+            total = sums.add(total, e.load(WORDS, a, 64 * i), e.load(WORDS, b, 64 * i))
+        e.store(sums.value(total), place)
+
+    machine.run(emit, acc, a, b, features=frozenset({choice}))
     np.testing.assert_array_equal(acc, expected)
 
 
@@ -133,7 +160,11 @@ def test_lookup(machine: Machine, choice: str) -> None:
 
 def test_arm_has_its_own_instructions() -> None:
     def dot(wide: bool) -> Callable[..., None]:
-        return lambda e, a, u, s: e.store(e.dot(e.load(INTS, a), e.load(BYTES, u), e.load(BYTES, s), wide), a)
+        def emit(e: Emitter, a: Any, u: Any, s: Any) -> None:
+            sums = ByteSums(e, 255 if wide else 127)
+            e.store(sums.value(sums.add(sums.begin(e.load(INTS, a)), e.load(BYTES, u), e.load(BYTES, s))), a)
+
+        return emit
 
     assert assembly(dot(False), 3, {"dotprod"}).count("\tsdot") == 4
     assert assembly(dot(True), 3, {"dotprod"}).count("\tsdot") == 8

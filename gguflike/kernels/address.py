@@ -145,7 +145,7 @@ def spread(e: Emitter, value: Any) -> Any:
 @operation(f32x16, f32x16)
 def rounded(e: Emitter, value: Any) -> Any:
     """Nearest integers, ties to even."""
-    return e.b.call(e._function("llvm.nearbyint.v16f32", ir.FunctionType(FLOATS, [FLOATS])), [value])
+    return e.b.call(e.function("llvm.nearbyint.v16f32", ir.FunctionType(FLOATS, [FLOATS])), [value])
 
 
 @operation(f32x16, f32x16)

@@ -9,9 +9,12 @@ from typing import Any
 
 from gguflike.kernels._jit import op
 from gguflike.kernels.atomics import load_word
+from gguflike.kernels.dot import ByteSums
 from gguflike.kernels.simd import BYTES, INTS, Emitter, address, operation, void
 
 CHAINS = 12  # independent sums, enough to hide the latency of a dot product
+STEPS = 8  # products per sum
+LARGEST = 15  # weight
 
 
 @operation(void, address, address, address, address)
@@ -34,12 +37,21 @@ def read(args: int, state: int, start: int, stop: int) -> None:
 
 @operation(void, address, address, address, address)
 def _multiply(e: Emitter, memory: Any, result: Any, start: Any, stop: Any) -> None:
-    weights, activations = e.load(BYTES, memory), e.load(BYTES, memory, 64)
+    weights = e.pointer(memory)
+    sums = ByteSums(e, LARGEST)
 
     def body(index: Any, values: list[Any]) -> list[Any]:
-        return [e.dot(value, weights, activations, False) for value in values]
+        here = e.pointer(weights, e.b.mul(e.b.and_(index, e.int64(3)), e.int64(64 * STEPS)))
+        results = []
+        for value in values:  # what is multiplied depends on the round, or LLVM would do it once
+            total = sums.begin(value)
+            for step in range(STEPS):
+                total = sums.add(total, e.load(BYTES, here, 64 * step), e.b.bitcast(value, BYTES))
+            results.append(sums.value(total))
+        return results
 
-    values = e.loop(start, stop, 1, [e.b.xor(e.load(INTS, memory), e.const(INTS, i)) for i in range(CHAINS)], body)
+    starts = [e.b.xor(e.load(INTS, memory), e.const(INTS, i)) for i in range(CHAINS)]
+    values = e.loop(start, stop, 1, starts, body)
     total = values[0]
     for value in values[1:]:
         total = e.b.xor(total, value)
@@ -48,5 +60,5 @@ def _multiply(e: Emitter, memory: Any, result: Any, start: Any, stop: Any) -> No
 
 @op("limits:multiply")
 def multiply(args: int, state: int, start: int, stop: int) -> None:
-    """Dot products of bytes in registers; an item is CHAINS of them, each 64 multiplications and 64 additions."""
+    """Dot products of 4-bit codes with bytes: an item is CHAINS sums of STEPS, each 64 multiplications and sums."""
     _multiply(load_word(args), load_word(args + 8), start, stop)

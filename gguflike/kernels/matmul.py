@@ -41,8 +41,9 @@ from llvmlite import ir
 from gguflike.kernels import tile
 from gguflike.kernels._jit import inner, op
 from gguflike.kernels.atomics import load_word
+from gguflike.kernels.dot import ByteSums
 from gguflike.kernels.layout import BLOCK, LAYOUTS, Layout
-from gguflike.kernels.output import bias_rows, prefetch, put_bias, put_rows, put_unit
+from gguflike.kernels.output import bias_rows, panel_tokens, prefetch, put_bias, put_rows, put_unit
 from gguflike.kernels.records import STEPS, Record, sub_blocks
 from gguflike.kernels.simd import BYTES, F32, FLOATS, I32, INTS, Emitter, address, floats16, operation, void
 
@@ -95,11 +96,15 @@ def _dot_sub_block(e: Emitter, layout: Layout, reader: Record, codes: Any, total
     """INTS: signed weights times activations. Two sums, since a chain of dot products waits for each result."""
     subs = sub_blocks(layout)
     start = e.b.mul(total, ir.Constant(I32, -layout.offset))
-    sums = [e.splat(INTS, start) if layout.offset else e.zero(INTS), e.zero(INTS)]
-    for step in range(sub * STEPS // subs, (sub + 1) * STEPS // subs):
+    starts = [e.splat(INTS, start) if layout.offset else e.zero(INTS), e.zero(INTS)]
+    sums = ByteSums(e, layout.largest)
+    totals = [sums.begin(value) for value in starts]
+    for count, step in enumerate(range(sub * STEPS // subs, (sub + 1) * STEPS // subs)):
+        if count and count % (2 * sums.run) == 0:
+            totals = [sums.settle(total) for total in totals]
         four = e.broadcast(BYTES, codes, block * BLOCK + 4 * step)
-        sums[step % 2] = e.dot(sums[step % 2], reader.codes(block * STEPS + step), four, layout.largest > 127)
-    return e.b.add(*sums)
+        totals[step % 2] = sums.add(totals[step % 2], reader.codes(block * STEPS + step), four)
+    return e.b.add(*(sums.value(total) for total in totals))
 
 
 def _matvec(layout: Layout) -> Op:
@@ -143,8 +148,9 @@ def _matmul(layout: Layout) -> Op:
         tile.multiply(e, layout, scratch, panel, start, sums, blocks)
 
     weights, record_bytes = layout.weights, layout.record_bytes
+    tile_tokens = tile.tile_tokens(layout)
     record_blocks, sub_bytes = weights // BLOCK, sub_blocks(layout) * tile.SUB_BYTES
-    token_bytes = tile.token_bytes(layout)
+    token_bytes, block_codes, most = tile.token_bytes(layout), tile.block_codes(layout), tile.chunk(layout)
 
     @inner
     def unpack_unit(packed: int, columns: int, unit: int, column: int, chunk: int, scratch: int) -> None:
@@ -155,7 +161,7 @@ def _matmul(layout: Layout) -> Op:
                 block = r * record_blocks
                 unpack(
                     record + r * record_bytes,
-                    scratch + tile.CODES_AT + block * tile.BLOCK_CODES + group * 64,
+                    scratch + tile.CODES_AT + block * block_codes + group * 64,
                     scratch + tile.SCALES_AT + block * sub_bytes + group * 64,
                 )
 
@@ -177,11 +183,11 @@ def _matmul(layout: Layout) -> Op:
         """Units start to stop, at most UNITS, by tokens first to first + count, at most PANEL_TOKENS."""
         columns, packed = load_word(args + 16), load_word(args)
         # What is unpacked next comes from afar, so a piece of it is asked for with every tile.
-        tiles = (count + tile.TILE_TOKENS - 1) // tile.TILE_TOKENS
-        piece = tile.CHUNK // weights * record_bytes // tiles + 64
+        tiles = (count + tile_tokens - 1) // tile_tokens
+        piece = most // weights * record_bytes // tiles + 64
         sums = scratch + tile.SUMS_AT
-        for column in range(0, columns, tile.CHUNK):
-            chunk = min(tile.CHUNK, columns - column)
+        for column in range(0, columns, most):
+            chunk = min(most, columns - column)
             blocks = chunk // BLOCK
             prepare_panel(args, first, count, column, blocks, scratch)
             for unit in range(start, stop):
@@ -189,11 +195,11 @@ def _matmul(layout: Layout) -> Op:
                 if unit + 1 < stop:
                     ahead = packed + (2 * (unit + 1) * columns + column) // weights * record_bytes
                 else:
-                    ahead = packed + (2 * start * columns + column + tile.CHUNK) // weights * record_bytes
+                    ahead = packed + (2 * start * columns + column + most) // weights * record_bytes
                 if column == 0:
                     put_bias(args, unit, scratch + tile.BIAS_AT)
                 row = sums + (unit - start) * UNIT_SUMS
-                for t in range(0, count, tile.TILE_TOKENS):
+                for t in range(0, count, tile_tokens):
                     panel = scratch + tile.PANEL_AT + t * token_bytes
                     for line in range(ahead, ahead + piece, 64):
                         prefetch(line)
@@ -205,9 +211,10 @@ def _matmul(layout: Layout) -> Op:
 
     def matmul(args: int, state: int, start: int, stop: int) -> None:
         tokens, scratch = load_word(state), load_word(state + 24)
+        panel = panel_tokens(tokens, tile.PANEL_TOKENS)
         for unit in range(start, stop, tile.UNITS):
-            for first in range(0, tokens, tile.PANEL_TOKENS):
-                count = min(tile.PANEL_TOKENS, tokens - first)
+            for first in range(0, tokens, panel):
+                count = min(panel, tokens - first)
                 multiply_panel(args, scratch, unit, min(unit + tile.UNITS, stop), first, count)
 
     return matmul

@@ -17,7 +17,7 @@ from gguflike.kernels._jit import inner, op
 from gguflike.kernels.atomics import load_word
 from gguflike.kernels.layout import FLOATS as FLOAT_TYPES
 from gguflike.kernels.layout import LANES
-from gguflike.kernels.output import add_floats, bias_rows, prefetch, put_bias, put_rows, put_unit
+from gguflike.kernels.output import add_floats, bias_rows, panel_tokens, prefetch, put_bias, put_rows, put_unit
 from gguflike.kernels.simd import FLOATS, I32, INTS, SHORTS, Emitter, address, floats16, operation, target, void
 
 Op = Callable[[int, int, int, int], None]
@@ -206,9 +206,10 @@ def _matmul(kind: str) -> Op:
 
     def matmul(args: int, state: int, start: int, stop: int) -> None:
         tokens, scratch = load_word(state), load_word(state + 24)
+        panel = panel_tokens(tokens, PANEL_TOKENS)
         for unit in range(start, stop, UNITS):
-            for first in range(0, tokens, PANEL_TOKENS):
-                count = min(PANEL_TOKENS, tokens - first)
+            for first in range(0, tokens, panel):
+                count = min(panel, tokens - first)
                 multiply_panel(args, scratch, unit, min(unit + UNITS, stop), first, count)
 
     return matmul

@@ -113,3 +113,10 @@ def put_unit(args: int, sums: int, unit: int, first: int, count: int) -> None:
         _add_whole(sums, out, stride, count)
     else:
         _put_whole(sums, out, stride, count)
+
+
+@inner
+def panel_tokens(tokens: int, most: int) -> int:
+    """Tokens per panel, at most ``most``, which is a multiple of 12: all panels alike, or the last would be dear."""
+    panels = (tokens + most - 1) // most
+    return ((tokens + panels - 1) // panels + 11) // 12 * 12

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
-
+from gguflike.kernels.dot import WORDS
 from gguflike.kernels.layout import BLOCK, LANES, Layout, Trits
-from gguflike.kernels.simd import BYTES, FLOATS, I16, INTS, QUADS, SHORTS, Emitter
+from gguflike.kernels.simd import BYTES, FLOATS, INTS, QUADS, SHORTS, Emitter
 
 STEPS = BLOCK // 4  # steps of a block
 
@@ -15,6 +14,12 @@ STEPS = BLOCK // 4  # steps of a block
 def sub_blocks(layout: Layout) -> int:
     """Scales (and minima) per block of 32 columns: 1, or 2 where 16 columns share a scale."""
     return max(1, BLOCK // layout.scale_weights)
+
+
+def even_and_odd(e: Emitter, codes: Any) -> tuple[Any, Any]:
+    """BYTES, unsigned, to WORDS."""
+    codes = e.b.bitcast(codes, WORDS)
+    return e.b.and_(codes, e.const(WORDS, 255)), e.b.lshr(codes, e.const(WORDS, 8))
 
 
 class Record:
@@ -99,21 +104,32 @@ class Record:
         return self._super(0, self.layout.unit)
 
     def folded_codes(self, step: int) -> Any:
-        """BYTES: integer weight * scale + ``folded_offset``, in 16-bit arithmetic for even and odd bytes apart."""
+        """BYTES: integer weight * scale + ``folded_offset``."""
+        e = self.e
+        even, odd = self._folded(step, self.layout.folded_offset or 0)
+        return e.b.bitcast(e.b.or_(even, e.b.shl(odd, e.const(WORDS, 8))), BYTES)
+
+    def words(self, step: int, folded: bool) -> tuple[Any, Any]:
+        """WORDS: the weights of the step's columns 0 and 2, and of its columns 1 and 3; times scale if ``folded``."""
+        if folded:
+            return self._folded(step, 0)
+        even, odd = even_and_odd(self.e, self.codes(step))
+        offset = self.e.const(WORDS, self.layout.offset)
+        return self.e.b.sub(even, offset), self.e.b.sub(odd, offset)
+
+    def _folded(self, step: int, offset: int) -> tuple[Any, Any]:
+        """WORDS: integer weight * scale + ``offset`` of the even and the odd bytes of a step."""
         e, layout = self.e, self.layout
-        words = ir.VectorType(I16, 32)
         index = 4 * step // layout.scale_weights
         if index not in self._folds:
             scale = self._integer_scale(layout.scales_at + index * layout.scale_bytes)
             both = e.b.or_(e.b.shl(scale, e.const(INTS, 16)), e.b.and_(scale, e.const(INTS, 0xFFFF)))
-            factor = e.b.bitcast(both, words)
-            start = e.b.sub(e.const(words, layout.folded_offset or 0), e.b.mul(factor, e.const(words, layout.offset)))
+            factor = e.b.bitcast(both, WORDS)
+            start = e.b.sub(e.const(WORDS, offset), e.b.mul(factor, e.const(WORDS, layout.offset)))
             self._folds[index] = factor, start
         factor, start = self._folds[index]
-        codes = e.b.bitcast(self.codes(step), words)
-        even, odd = e.b.and_(codes, e.const(words, 255)), e.b.lshr(codes, e.const(words, 8))
-        even, odd = (e.b.add(e.b.mul(part, factor), start) for part in (even, odd))
-        return e.b.bitcast(e.b.or_(even, e.b.shl(odd, e.const(words, 8))), BYTES)
+        even, odd = (e.b.add(e.b.mul(part, factor), start) for part in even_and_odd(e, self.codes(step)))
+        return even, odd
 
     def minimum(self, block: int, sub: int) -> Any:
         """FLOATS: what is added to every weight of the sub-block. Only where the layout has minima."""

@@ -5,15 +5,11 @@
     BYTES   <64 x i8>       FLOATS  <16 x float>
     INTS    <16 x i32>      HALVES  <16 x half>
 
-LLVM maps a value to one AVX-512 register, two of AVX2 or four of Neon, so kernels are written once. Two operations have
-an instruction that plain LLVM code does not reach, and choose by the features of the CPU that is compiled for:
-
-    dot      16 lanes of ``acc + sum of 4 products`` of unsigned by signed bytes
-             AVX-512 VNNI, AVX-VNNI, AVX-512BW or AVX2 (vpmaddubsw), Arm i8mm or dotprod, else widening multiplications
-    lookup   16-entry table of bytes: pshufb (SSSE3, AVX2, AVX-512BW), tbl (Neon), else a chain of selections
-
-All choices of ``dot`` give equal results. The features are those numba compiles for: the host's, or those in
-NUMBA_CPU_NAME and NUMBA_CPU_FEATURES, which is how the tests reach the other choices.
+LLVM maps a value to one AVX-512 register, two of AVX2 or four of Neon, so kernels are written once. Where a machine has
+an instruction that plain LLVM code does not reach, the features of the CPU that is compiled for choose: ``lookup``, a
+16-entry table of bytes, is pshufb (SSSE3, AVX2, AVX-512BW), tbl (Neon), else a chain of selections; dot.py has the
+products of small integers. The features are those numba compiles for: the host's, or those in NUMBA_CPU_NAME and
+NUMBA_CPU_FEATURES, which is how the tests reach the other choices.
 
 ``operation`` makes a numba intrinsic of an emitting function. Its operands are ``address`` (int64) and ``floats16``,
 numba's name for FLOATS.
@@ -44,7 +40,6 @@ QUADS = ir.VectorType(I8, LANES)  # one byte per lane
 
 _SUFFIXES = {FLOATS: "f32", INTS: "i32", SHORTS: "i16"}
 MASKED_ALIGN_OPERAND = llvm.llvm_version_info[0] < 22  # where masked accesses take the alignment as an operand
-BYTE_DOT_OPERANDS = llvm.llvm_version_info[0] >= 22  # older LLVM declares vpdpbusd on vectors of i32
 
 
 @lru_cache(maxsize=1)
@@ -100,7 +95,7 @@ class Emitter:
         """Ask for the cache line; never faults."""
         p = self.pointer(place, offset)
         kind = ir.FunctionType(ir.VoidType(), [p.type, I32, I32, I32])
-        fn = self._function("llvm.prefetch.p0", kind)
+        fn = self.function("llvm.prefetch.p0", kind)
         self.b.call(fn, [p, ir.Constant(I32, 0), ir.Constant(I32, 3), ir.Constant(I32, 1)])
 
     # Lanes
@@ -129,7 +124,7 @@ class Emitter:
             parts = [self.b.shuffle_vector(a, b, mask) for a, b in zip(parts[::2], parts[1::2], strict=True)]
         return parts[0]
 
-    def _pieces(self, pieces: int, function: Callable[..., Any], *values: Any) -> Any:
+    def pieces(self, pieces: int, function: Callable[..., Any], *values: Any) -> Any:
         """Apply ``function`` to vectors cut into equal pieces, and join the results."""
         cut = [
             [self._part(v, i * (v.type.count // pieces), v.type.count // pieces) for v in values] for i in range(pieces)
@@ -153,14 +148,14 @@ class Emitter:
         """``table[code]`` for byte codes 0..15; the table holds 16 bytes (0..255)."""
         signed = [t - 256 if t > 127 else t for t in table]
         if self.arm:
-            return self._pieces(4, lambda c: self._table_call("llvm.aarch64.neon.tbl1.v16i8", signed, c), codes)
+            return self.pieces(4, lambda c: self._table_call("llvm.aarch64.neon.tbl1.v16i8", signed, c), codes)
         for feature, name, pieces in (
             ("avx512bw", "llvm.x86.avx512.pshuf.b.512", 1),
             ("avx2", "llvm.x86.avx2.pshuf.b", 2),
             ("ssse3", "llvm.x86.ssse3.pshuf.b.128", 4),
         ):
             if feature in self.features:
-                return self._pieces(pieces, lambda c, name=name: self._table_call(name, signed, c), codes)
+                return self.pieces(pieces, lambda c, name=name: self._table_call(name, signed, c), codes)
         result = self.const(BYTES, signed[0])
         for code in range(1, 16):
             hit = self.b.icmp_unsigned("==", codes, self.const(BYTES, code))
@@ -169,7 +164,7 @@ class Emitter:
 
     def _table_call(self, name: str, table: list[int], codes: Any) -> Any:
         kind = codes.type
-        fn = self._function(name, ir.FunctionType(kind, [kind, kind]))
+        fn = self.function(name, ir.FunctionType(kind, [kind, kind]))
         return self.b.call(fn, [ir.Constant(kind, table * (kind.count // 16)), codes])
 
     def trit(self, packed: Any, digit: int) -> Any:
@@ -188,7 +183,7 @@ class Emitter:
 
     def fma(self, a: Any, b: Any, c: Any) -> Any:
         """a * b + c, rounded once."""
-        return self.b.call(self._function("llvm.fma.v16f32", ir.FunctionType(FLOATS, [FLOATS] * 3)), [a, b, c])
+        return self.b.call(self.function("llvm.fma.v16f32", ir.FunctionType(FLOATS, [FLOATS] * 3)), [a, b, c])
 
     def to_float(self, ints: Any) -> Any:
         """Signed integers of up to 32 bits, to the nearest float32."""
@@ -196,11 +191,11 @@ class Emitter:
 
     def round(self, floats: Any) -> Any:
         """To the nearest integer, ties to even."""
-        return self.b.call(self._function("llvm.rint.v16f32", ir.FunctionType(FLOATS, [FLOATS])), [floats])
+        return self.b.call(self.function("llvm.rint.v16f32", ir.FunctionType(FLOATS, [FLOATS])), [floats])
 
     def reduce(self, how: str, ints: Any) -> Any:
         """INTS to one int32: ``how`` is "add" or "umax"."""
-        return self.b.call(self._function(f"llvm.vector.reduce.{how}.v16i32", ir.FunctionType(I32, [INTS])), [ints])
+        return self.b.call(self.function(f"llvm.vector.reduce.{how}.v16i32", ir.FunctionType(I32, [INTS])), [ints])
 
     def sum(self, floats: Any) -> Any:
         """Sum of the lanes, in pairs."""
@@ -223,79 +218,23 @@ class Emitter:
         sign = self.b.shl(self.b.and_(wide, self.const(INTS, 0x8000)), self.const(INTS, 16))
         return self.b.bitcast(self.b.or_(magnitude, sign), FLOATS)
 
-    def dot(self, acc: Any, unsigned: Any, signed: Any, wide: bool) -> Any:
-        """INTS ``acc + sum of unsigned[4i+j] * signed[4i+j]``. ``wide``: unsigned bytes may exceed 127.
-
-        Signed bytes must not be -128. Results are equal on every machine.
-        """
-        if "avx512vnni" in self.features:
-            return self._vnni(512, acc, unsigned, signed)
-        if "avxvnni" in self.features:
-            return self._pieces(2, lambda *v: self._vnni(256, *v), acc, unsigned, signed)
-        if "avx512bw" in self.features:
-            return self._maddubs("avx512.pmaddubs.w.512", "avx512.pmaddw.d.512", wide, acc, unsigned, signed)
-        if "avx2" in self.features:
-            names = ("avx2.pmadd.ub.sw", "avx2.pmadd.wd")
-            return self._pieces(2, lambda *v: self._maddubs(*names, wide, *v), acc, unsigned, signed)
-        if self.arm and "i8mm" in self.features:
-            return self._pieces(4, lambda *v: self._arm_dot("usdot", *v), acc, unsigned, signed)
-        if self.arm and "dotprod" in self.features:
-            return self._pieces(4, lambda *v: self._arm_signed(wide, *v), acc, unsigned, signed)
-        return self._widening(acc, unsigned, signed)
-
-    def _vnni(self, bits: int, acc: Any, unsigned: Any, signed: Any) -> Any:
-        operand = unsigned.type if BYTE_DOT_OPERANDS else acc.type
-        fn = self._function(f"llvm.x86.avx512.vpdpbusd.{bits}", ir.FunctionType(acc.type, [acc.type, operand, operand]))
-        return self.b.call(fn, [acc, self.b.bitcast(unsigned, operand), self.b.bitcast(signed, operand)])
-
-    def _maddubs(
-        self, pairs_of_bytes: str, pairs_of_words: str, wide: bool, acc: Any, unsigned: Any, signed: Any
-    ) -> Any:
-        """Sums of two products saturate at 16 bits, which 127 * 127 * 2 stays below; so bit 7 is multiplied apart."""
-        kind = unsigned.type
-        words = ir.VectorType(I16, kind.count // 2)
-        by_bytes = self._function(f"llvm.x86.{pairs_of_bytes}", ir.FunctionType(words, [kind, kind]))
-        by_words = self._function(f"llvm.x86.{pairs_of_words}", ir.FunctionType(acc.type, [words, words]))
-        parts = [unsigned]
-        if wide:
-            parts = [self.b.and_(unsigned, ir.Constant(kind, [m] * kind.count)) for m in (127, -128)]
-        for part in parts:
-            products = self.b.call(by_bytes, [part, signed])
-            acc = self.b.add(acc, self.b.call(by_words, [products, ir.Constant(words, [1] * words.count)]))
-        return acc
-
-    def _arm_dot(self, name: str, acc: Any, a: Any, b: Any) -> Any:
-        fn = self._function(
-            f"llvm.aarch64.neon.{name}.v4i32.v16i8", ir.FunctionType(acc.type, [acc.type, a.type, b.type])
-        )
-        return self.b.call(fn, [acc, a, b])
-
-    def _arm_signed(self, wide: bool, acc: Any, unsigned: Any, signed: Any) -> Any:
-        """Signed by signed: a byte with bit 7 set counts 256 too little, so bit 7 (as -128) is subtracted apart."""
-        if not wide:
-            return self._arm_dot("sdot", acc, unsigned, signed)
-        kind = unsigned.type
-        low = self.b.and_(unsigned, ir.Constant(kind, [127] * 16))
-        high = self.b.and_(unsigned, ir.Constant(kind, [-128] * 16))
-        negative = self._arm_dot("sdot", ir.Constant(acc.type, None), high, signed)
-        return self.b.sub(self._arm_dot("sdot", acc, low, signed), negative)
-
-    def _widening(self, acc: Any, unsigned: Any, signed: Any) -> Any:
-        u, s = self.b.bitcast(unsigned, INTS), self.b.bitcast(signed, INTS)
-        for byte in range(4):
-            a = self.b.and_(self.b.lshr(u, self.const(INTS, 8 * byte)), self.const(INTS, 255))
-            c = self.b.ashr(self.b.shl(s, self.const(INTS, 24 - 8 * byte)), self.const(INTS, 24))
-            acc = self.b.add(acc, self.b.mul(a, c))
-        return acc
-
     def minimum(self, a: Any, b: Any) -> Any:
         """The smaller of two signed integers."""
         return self.b.select(self.b.icmp_signed("<", a, b), a, b)
 
     def loop(
-        self, start: Any, stop: Any, step: int, values: list[Any], body: Callable[[Any, list[Any]], list[Any]]
+        self,
+        start: Any,
+        stop: Any,
+        step: int,
+        values: list[Any],
+        body: Callable[[Any, list[Any]], list[Any]],
+        unroll: bool = True,
     ) -> list[Any]:
-        """``for index in range(start, stop, step): values = body(index, values)``, in registers; the last values."""
+        """``for index in range(start, stop, step): values = body(index, values)``, in registers; the last values.
+
+        ``unroll``: whether LLVM may.
+        """
         before = self.b.block
         head, inside, after = (self.b.append_basic_block(name) for name in ("head", "inside", "after"))
         self.b.branch(head)
@@ -311,9 +250,18 @@ class Emitter:
         following = self.b.add(index, self.int64(step))
         for phi, value in zip([index, *phis], [following, *results], strict=True):
             phi.add_incoming(value, self.b.block)
-        self.b.branch(head)
+        again = self.b.branch(head)
+        if not unroll:
+            again.set_metadata("llvm.loop", self._not_unrolled())
         self.b.position_at_end(after)
         return list(phis)
+
+    def _not_unrolled(self) -> Any:
+        """Metadata of a loop. It refers to itself, which makes it that loop's own."""
+        module = self.b.module
+        node = ir.MDValue(module, [module.add_metadata(["llvm.loop.unroll.disable"])], str(len(module.metadata)))
+        node.operands = (node, *node.operands)
+        return node
 
     def transposed(self, rows: list[Any]) -> list[Any]:
         """The 16 x 16 matrix of 16 vectors, transposed in four rounds of pairwise shuffles."""
@@ -336,9 +284,9 @@ class Emitter:
         p = self.b.bitcast(self.pointer(place, offset), kind.as_pointer())
         name = f"llvm.masked.load.v16{_SUFFIXES[kind]}.p0"
         if MASKED_ALIGN_OPERAND:
-            fn = self._function(name, ir.FunctionType(kind, [p.type, I32, mask.type, kind]))
+            fn = self.function(name, ir.FunctionType(kind, [p.type, I32, mask.type, kind]))
             return self.b.call(fn, [p, ir.Constant(I32, 2), mask, self.zero(kind)])
-        fn = self._function(name, ir.FunctionType(kind, [p.type, mask.type, kind]))
+        fn = self.function(name, ir.FunctionType(kind, [p.type, mask.type, kind]))
         return self.b.call(fn, [p, mask, self.zero(kind)])
 
     def store_masked(self, value: Any, place: Any, offset: Any, mask: Any) -> None:
@@ -346,13 +294,14 @@ class Emitter:
         p = self.b.bitcast(self.pointer(place, offset), value.type.as_pointer())
         name = "llvm.masked.store.v16f32.p0"
         if MASKED_ALIGN_OPERAND:
-            fn = self._function(name, ir.FunctionType(ir.VoidType(), [value.type, p.type, I32, mask.type]))
+            fn = self.function(name, ir.FunctionType(ir.VoidType(), [value.type, p.type, I32, mask.type]))
             self.b.call(fn, [value, p, ir.Constant(I32, 4), mask])
         else:
-            fn = self._function(name, ir.FunctionType(ir.VoidType(), [value.type, p.type, mask.type]))
+            fn = self.function(name, ir.FunctionType(ir.VoidType(), [value.type, p.type, mask.type]))
             self.b.call(fn, [value, p, mask])
 
-    def _function(self, name: str, kind: Any) -> Any:
+    def function(self, name: str, kind: Any) -> Any:
+        """The function or LLVM intrinsic of that name, declared once per module."""
         found = self.b.module.globals.get(name)
         return found if found is not None else ir.Function(self.b.module, kind, name)
 

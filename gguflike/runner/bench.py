@@ -17,7 +17,7 @@ from gguflike.runner.weights import Progress
 
 READ_BYTES = 256 << 20  # beyond any last-level cache
 READ_VECTORS = 256  # bytes of one item of limits:read
-MULTIPLY_ROUNDS, ROUND_OPERATIONS = 400_000, 12 * 128  # of limits:multiply
+MULTIPLY_ROUNDS, ROUND_OPERATIONS = 50_000, 12 * 8 * 128  # of limits:multiply
 
 
 def bench(
