@@ -189,8 +189,9 @@ magnitude = _function(f32x16, _F, lambda b, x: _llvm(b, "llvm.fabs", _VF, x))
 # a scalar in every lane
 lanes = _function(f32x16, _F, lambda b, x: x)  # noqa: ARG005
 int_lanes = _function(i32x16, (i32x16,), lambda b, x: x)  # noqa: ARG005
-# conversions of values (to_int: toward zero), and of the bits as they are
+# conversions of values (to_int, truncate: toward zero), and of the bits as they are
 to_int = _function(i32x16, _F, lambda b, x: b.fptosi(x, _VI))
+truncate = _function(f32x16, _F, lambda b, x: _llvm(b, "llvm.trunc", _VF, x))
 to_float = _function(f32x16, (i32x16,), lambda b, x: b.sitofp(x, _VF))
 bits = _function(i32x16, _F, lambda b, x: b.bitcast(x, _VI))
 from_bits = _function(f32x16, (i32x16,), lambda b, x: b.bitcast(x, _VF))
