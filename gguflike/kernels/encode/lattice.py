@@ -35,7 +35,8 @@ class Lattice:
     Scales of sub-blocks of ``size`` weights are factor * d * (2 k + 1), k = 0 .. top. ``low`` to ``high``: sample
     scales relative to (root mean square of the sub-block) / (root mean square of the codebook); ``rungs``: how many.
     They span where the best scales of Gaussian and heavy-tailed sub-blocks lie. Types with two ``shifts`` choose one
-    per sub-block of 32, or one per point.
+    per sub-block of 32, or one per point; so many combinations of levels are points of their codebook that
+    lattice_near.py finds practically the best ones.
     """
 
     grid: Callable[[], Array]
@@ -63,6 +64,7 @@ class Lattice:
             largest=float(np.abs(grid).max() + max(self.shifts)),
             signs=self.signs,
             shared_shift=len(self.shifts) > 1 and self.size == 32,
+            dense=len(self.shifts) > 1,
         )
 
     def effort(self, method: str) -> Effort:
@@ -79,12 +81,12 @@ def _ladder(low: float, high: float, count: int) -> npt.NDArray[np.float32]:
 
 _DELTA = (0.125, -0.125)
 LATTICES = {
-    "IQ2_XXS": Lattice(codebooks.iq2_xxs, 32, 15, 1 / 8, EVEN, fields.iq2_xxs, 0.78, 1.5, 3),
+    "IQ2_XXS": Lattice(codebooks.iq2_xxs, 32, 15, 1 / 8, EVEN, fields.iq2_xxs, 0.9, 1.25, 2),
     "IQ2_XS": Lattice(codebooks.iq2_xs, 16, 15, 1 / 8, EVEN, fields.iq2_xs, 0.78, 1.5, 3),
-    "IQ2_S": Lattice(codebooks.iq2_s, 16, 15, 1 / 8, FREE, fields.iq2_s, 0.78, 1.5, 3),
+    "IQ2_S": Lattice(codebooks.iq2_s, 16, 15, 1 / 8, FREE, fields.iq2_s, 0.85, 1.25, 2),
     "IQ3_XXS": Lattice(codebooks.iq3_xxs, 32, 15, 1 / 4, EVEN, fields.iq3_xxs, 0.8, 2.0, 9),
     "IQ3_S": Lattice(codebooks.iq3_s, 32, 15, 1.0, FREE, fields.iq3_s, 0.8, 2.0, 9),
-    "IQ1_S": Lattice(codebooks.iq1, 32, 7, 1.0, NONE, fields.iq1_s, 0.8, 1.45, 3, _DELTA),
+    "IQ1_S": Lattice(codebooks.iq1, 32, 7, 1.0, NONE, fields.iq1_s, 0.9, 1.3, 2, _DELTA),
     "IQ1_M": Lattice(codebooks.iq1, 16, 7, 1.0, NONE, fields.iq1_m, 0.8, 1.45, 3, _DELTA),
 }
 
@@ -114,7 +116,7 @@ def _encode_rows(start: int, stop: int, x: Array, out: Array, weights: Array, na
     shape, effort = lattice.shape(), lattice.effort(method)
     symbols = fields.Symbols(shape.dim, lattice.size)
     size = FORMATS[name].block_bytes
-    at = places(shape, book, len(effort.ladder) + 2 + 2 * effort.rounds)
+    at = places(shape, book, len(effort.ladder) + 1 + 2 * effort.rounds)
     encode_blocks(
         x[start:stop].reshape(-1, SUPER),
         weights,
@@ -126,6 +128,7 @@ def _encode_rows(start: int, stop: int, x: Array, out: Array, weights: Array, na
         at,
         _tile(at.size, np.float32),
         _tile(at.ints, np.int32),
+        _tile(-(-at.shorts // LANES), np.int16),
         _tile(symbols.vectors, np.int32),
     )
 

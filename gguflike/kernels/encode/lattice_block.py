@@ -12,17 +12,31 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gguflike.kernels._jit import inner
-from gguflike.kernels.encode.lattice_search import fill_table, nearest
-from gguflike.kernels.encode.lattice_tables import SECOND_BITS, Codebook
-from gguflike.kernels.encode.permute import double_high, double_low, evens, gather, odds
-from gguflike.kernels.lanes import LANES, bits, from_bits, int_lanes, lanes, load, magnitude, maximum, store, where
+from gguflike.kernels._jit import lean
+from gguflike.kernels.encode.lattice_near import near
+from gguflike.kernels.encode.lattice_search import nearest, scores
+from gguflike.kernels.encode.lattice_tables import NUMBER_BIT, Codebook
+from gguflike.kernels.encode.permute import double_high, double_low, evens, odds
+from gguflike.kernels.lanes import (
+    LANES,
+    bits,
+    fma,
+    from_bits,
+    int_lanes,
+    lanes,
+    load,
+    magnitude,
+    maximum,
+    store,
+    to_float,
+    where,
+)
 
 SUPER = 256
 OCTETS = 32
 FREE, EVEN, NONE = 0, 1, 2  # signs: one bit per weight; an even number of minus signs in 8; none stored
-SHIFT_BIT = 14  # in a code: the second of the codebook's two shifts
-SECOND = (1 << SECOND_BITS) - 1
+SHIFT_BIT = NUMBER_BIT + 11  # in a word: the second of the codebook's two shifts
+NUMBERS = (1 << 11) - 1
 
 
 class Shape(NamedTuple):
@@ -37,6 +51,7 @@ class Shape(NamedTuple):
     largest: float  # largest coordinate of a point
     signs: int
     shared_shift: bool  # one shift per sub-block, not per point
+    dense: bool  # points found by lattice_near.py, with two shifts, not by lattice_search.py
 
 
 class Places(NamedTuple):
@@ -45,44 +60,39 @@ class Places(NamedTuple):
     y: int  # (16) weights over the largest magnitude, negative where the stored sign differs from the weight's
     w: int  # (16) importance, relative to the largest
     wy: int  # (16) 2 * w * y
-    dots: int  # (shifts, columns, halves)
-    norms: int  # (shifts, columns, halves)
-    u: int  # (2 * seconds)
+    mass: int  # (columns / 2, 4) of two columns of groups: importance, then energy
     octets: int  # (6) energy, importance, peak of the octets: two vectors each
-    lane_scale: int  # (4) scales of the octets: two columns, two samples
-    score: int  # (shifts, columns, 2)
-    lane_dot: int  # (shifts, columns, 2)
-    lane_norm: int  # (shifts, columns, 2)
+    lane_scale: int  # (2) scales of the octets
+    lane_dot: int  # (shifts, columns)
+    lane_norm: int  # (shifts, columns)
     scale: int  # (samples) sample scales of the sub-blocks
     dot: int  # (samples) 2 <w y, points> of the sub-blocks
     norm: int  # (samples) <w, points**2>
-    ideal: int  # (samples) twice the best scale for these points
+    ideal: int  # (samples) twice the best scale for these points, not negative
     tries: int  # (2) candidates for d, their gains
+    cost: int  # (8) prices of moving the weights of 16 octets
     size: int
-    found: int  # n: (shifts, columns, 2) codes
-    code: int  # n: (samples, columns)
+    found: int  # n: (shifts, columns) words
+    word: int  # n: (samples, columns)
+    minus: int  # n: (2) signs of the octets' weights
     pick: int  # n: (2) k and sample chosen for the sub-blocks
     lane: int  # n: (1) 0 .. 15
+    down: int  # n: (8) directions of moving the weights of 16 octets
     ints: int
+    shorts: int  # elements of the int16 tile ``h``
 
 
 def places(shape: Shape, book: Codebook, samples: int) -> Places:
     """Lay out scratch memory for ``samples`` sample scales."""
-    shifts, halves, _ = book.points.shape
-    table = shifts * shape.columns * halves
-    pairs = 2 * shifts * shape.columns
-    sizes = [16, 16, 16, table, table, 2 * (halves - len(book.quads)), 6, 4, pairs, pairs, pairs]
-    floats = np.cumsum([0, *sizes, samples, samples, samples, samples, 2])
-    ints = np.cumsum([0, pairs, samples * shape.columns, 2, 1])
-    return Places(*floats.tolist(), *ints.tolist())
+    shifts, base = book.levels.shape
+    points = shifts * shape.columns
+    sizes = [16, 16, 16, 2 * shape.columns, 6, 2, points, points, samples, samples, samples, samples, 2, 8]
+    floats = np.cumsum([0, *sizes])
+    ints = np.cumsum([0, points, samples * shape.columns, 2, 2, 1, 8])
+    return Places._make([*floats.tolist(), *ints.tolist(), scores(shape.dim, base, len(book.pairs))])
 
 
-@inner
-def _octet(at: Places, n: Any, column: int) -> Any:
-    return load(n, at.lane) + column * LANES
-
-
-@inner
+@lean
 def _peak(array: Any, at: Places, f: Any) -> Any:
     """Largest magnitude of 256 values."""
     peak = lanes(np.float32(0))
@@ -95,9 +105,30 @@ def _peak(array: Any, at: Places, f: Any) -> Any:
     return largest
 
 
-@inner
+@lean
+def _unzip(f: Any, pair: int, even: int, odd: int) -> None:
+    """Draw the even and the odd lanes of two consecutive vectors together."""
+    low, high = load(f, pair), load(f, pair + 1)
+    store(f, even, evens(low, high))
+    store(f, odd, odds(low, high))
+
+
+@lean
+def _to_octets(source: Any, start: int, power: Any, divisor: Any, f: Any, to: int, scratch: int) -> None:
+    """Eight vectors of consecutive weights, times ``power`` / ``divisor``, to weights 0 .. 7 of sixteen octets."""
+    for i in range(8):
+        store(f, scratch + i, load(source, start + i) * power / divisor)
+    for i in range(4):
+        _unzip(f, scratch + 2 * i, to + i, to + 4 + i)
+    for i in range(4):
+        _unzip(f, to + 2 * i, scratch + i, scratch + 4 + i)
+    for i in range(4):
+        _unzip(f, scratch + 2 * i, to + i, to + 4 + i)
+
+
+@lean
 def take_block(x: Any, weights: Any, shape: Shape, at: Places, f: Any, n: Any) -> Any:
-    """Bring 256 weights ``x`` and their importance (or an empty array) into f: y, w, 2 w y, sums of octets.
+    """Bring 256 weights ``x`` and their importance (or an empty array) into f: y, w, 2 w y, sums of groups and octets.
 
     Returns the largest magnitude; 0 means there is nothing to encode.
     """
@@ -105,53 +136,63 @@ def take_block(x: Any, weights: Any, shape: Shape, at: Places, f: Any, n: Any) -
     if largest == 0:
         return largest
     most = _peak(weights, at, f) if len(weights) > 0 else np.float32(0)
-    # The inverse of what is tiny or huge is not a normal number: a power of two brings it near one first.
+    one = np.float32(1)
+    # The quotient of what is tiny or huge is not precise: a power of two brings it near 1 first.
     power = np.float32(2.0**64) if largest < 1e-15 else np.float32(2.0**-64 if largest > 1e15 else 1.0)
-    scale = lanes(np.float32(1) / (largest * power))
     for c in range(2):
-        octet = _octet(at, n, c) * 8
-        for i in range(8):
-            store(f, at.y + 8 * c + i, gather(x, octet + i) * power * scale)
-            if most > 0:
-                store(f, at.w + 8 * c + i, gather(weights, octet + i) / lanes(most))
-            else:
-                store(f, at.w + 8 * c + i, lanes(np.float32(1)))
-        _sum_octets(c, at, f)
+        _to_octets(x, 8 * c, lanes(power), lanes(largest * power), f, at.y + 8 * c, at.wy)
+        if most > 0:
+            _to_octets(weights, 8 * c, lanes(one), lanes(most), f, at.w + 8 * c, at.wy)
+        else:
+            for i in range(8):
+                store(f, at.w + 8 * c + i, lanes(one))
+        _sum_groups(shape, c, at, f)
         if shape.signs != NONE:
-            _fold_signs(shape.signs == EVEN, at.y + 8 * c, at.w + 8 * c, f)
+            _fold_signs(shape.signs == EVEN, c, at, f, n)
     for i in range(16):
         y = load(f, at.y + i)
         store(f, at.wy + i, (y + y) * load(f, at.w + i))
     return largest
 
 
-@inner
-def _sum_octets(column: int, at: Places, f: Any) -> None:
-    """Energy, importance and largest magnitude of 16 octets."""
+@lean
+def _sum_groups(shape: Shape, column: int, at: Places, f: Any) -> None:
+    """Energy, importance and largest magnitude of 16 octets; the former two of their groups, too."""
     energy = lanes(np.float32(0))
-    mass = energy
-    peak = energy
-    for i in range(8 * column, 8 * column + 8):
-        y, w = load(f, at.y + i), load(f, at.w + i)
-        energy = energy + y * y * w
-        mass = mass + w
-        peak = maximum(magnitude(y), peak)
-    store(f, at.octets + column, energy)
-    store(f, at.octets + 2 + column, mass)
+    mass, peak = energy, energy
+    octet_energy, octet_mass = energy, energy
+    row = 8 * column
+    for c in range(column * shape.parts, (column + 1) * shape.parts):
+        energy, mass = lanes(np.float32(0)), lanes(np.float32(0))
+        for _ in range(shape.dim):
+            y, w = load(f, at.y + row), load(f, at.w + row)
+            energy = energy + y * y * w
+            mass = mass + w
+            peak = maximum(magnitude(y), peak)
+            row += 1
+        place = at.mass + 4 * (c >> 1) + (c & 1)
+        store(f, place, mass)
+        store(f, place + 2, energy)
+        octet_energy, octet_mass = octet_energy + energy, octet_mass + mass
+    store(f, at.octets + column, octet_energy)
+    store(f, at.octets + 2 + column, octet_mass)
     store(f, at.octets + 4 + column, peak)
 
 
-@inner
-def _fold_signs(even: bool, y: int, w: int, f: Any) -> None:
-    """Turn 16 octets into magnitudes. Where their minus signs must be even in number and are not, the weight whose
-    sign matters least becomes negative: it will be stored with the wrong sign."""
-    parity = int_lanes(0)
+@lean
+def _fold_signs(even: bool, column: int, at: Places, f: Any, n: Any) -> None:
+    """Turn 16 octets into magnitudes, and note their minus signs. Where these must be even in number and are not, the
+    weight whose sign matters least becomes negative: it will be stored with the wrong sign."""
+    y, w = at.y + 8 * column, at.w + 8 * column
+    parity, minus = int_lanes(0), int_lanes(0)
     least = lanes(np.float32(np.inf))
     for i in range(8):
         value = load(f, y + i)
         parity = parity ^ bits(value)
+        minus = minus | (bits(value) >> 31 & np.int32(1 << i))
         cost = magnitude(value) * load(f, w + i)
         least = where(cost < least, cost, least)
+    store(n, at.minus + column, minus)
     flip = parity & (np.int32(-(2**31)) if even else np.int32(0))
     for i in range(8):
         size = magnitude(load(f, y + i))
@@ -160,27 +201,14 @@ def _fold_signs(even: bool, y: int, w: int, f: Any) -> None:
         store(f, y + i, from_bits(bits(size) ^ chosen))
 
 
-@inner
-def fill_tables(book: Codebook, shape: Shape, at: Places, f: Any, norms: bool) -> None:
-    """Products of the block's groups with the half points; of its importance with their squares if ``norms``."""
-    shifts, halves, _ = book.points.shape
-    firsts = len(book.quads)
-    for t in range(shifts):
-        for c in range(shape.columns):
-            table = (t * shape.columns + c) * halves
-            fill_table(book.points[t], firsts, f, at.wy + c * shape.dim, at.dots + table)
-            if norms:
-                fill_table(book.squares[t], firsts, f, at.w + c * shape.dim, at.norms + table)
-
-
-@inner
+@lean
 def add_octets(shape: Shape, low: Any, high: Any) -> Any:
     """Sums over sub-blocks of a number per octet (two vectors)."""
     total = evens(low, high) + odds(low, high)
     return evens(total, total) + odds(total, total) if shape.log_unit == 2 else total
 
 
-@inner
+@lean
 def _spread(shape: Shape, number: Any, column: int) -> Any:
     """A number per sub-block, for each of 16 octets."""
     if shape.log_unit == 2:
@@ -188,72 +216,95 @@ def _spread(shape: Shape, number: Any, column: int) -> Any:
     return double_high(number, number) if column else double_low(number, number)
 
 
-@inner
-def sample(book: Codebook, shape: Shape, at: Places, f: Any, n: Any, m: int) -> None:
-    """Find the best points at sample scales m and m + 1 and sum up what they amount to in each sub-block."""
-    shifts, halves, _ = book.points.shape
-    firsts = len(book.quads)
+@lean
+def level(levels: Any, t: int, dim: int, word: Any, i: int) -> Any:
+    """Coordinate ``i`` of the points that words name. Levels are evenly spaced but for the last."""
+    width = 16 // dim
+    digit = word >> np.int32(width * i) & np.int32((1 << width) - 1)
+    last = levels.shape[1] - 1
+    even = fma(to_float(digit), lanes(levels[t, 1] - levels[t, 0]), lanes(levels[t, 0]))
+    return where(digit == np.int32(last), lanes(levels[t, last]), even)
+
+
+@lean
+def sample(book: Codebook, shape: Shape, at: Places, f: Any, n: Any, h: Any, m: int) -> None:
+    """Find points at sample scale m and sum up what they amount to in each sub-block."""
     for c in range(2):
-        store(f, at.lane_scale + 2 * c, _spread(shape, load(f, at.scale + m), c))
-        store(f, at.lane_scale + 2 * c + 1, _spread(shape, load(f, at.scale + m + 1), c))
-    for t in range(shifts):
+        store(f, at.lane_scale + c, _spread(shape, load(f, at.scale + m), c))
+    if shape.dense:
+        for t in range(len(book.levels)):
+            for c in range(2):
+                scale, found = load(f, at.lane_scale + c), at.found + 2 * t + c
+                near(book, t, f, n, at.y + 8 * c, at.w + 8 * c, scale, at.cost, at.down, found)
+                _multiply(book.levels, t, shape, at, f, n, c)
+        _choose_shift(shape, at, f, n)
+    else:
+        for c in range(0, shape.columns, 2):
+            scales = _column_scale(shape, at, f, c), _column_scale(shape, at, f, c + 1)
+            wy, w, mass = at.wy + c * shape.dim, at.w + c * shape.dim, at.mass + 2 * c
+            nearest(book, shape.dim, f, wy, w, mass, scales, h, n, at.found + c)
         for c in range(shape.columns):
-            table = (t * shape.columns + c) * halves
-            scales = at.lane_scale + 2 * (c * shape.dim >> 3)
-            out = 2 * (t * shape.columns + c)
-            dots, norms, found = at.dots + table, at.norms + table, at.found + out
-            nearest(book.quads, book.members, halves - firsts, f, dots, norms, at.u, scales, at.score + out, n, found)
-            for s in range(2):
-                code = load(n, found + s)
-                first = (code >> SECOND_BITS) * LANES + load(n, at.lane)
-                second = ((code & SECOND) + firsts) * LANES + load(n, at.lane)
-                for table, products in ((dots, at.lane_dot), (norms, at.lane_norm)):
-                    total = gather(f, first + table * LANES) + gather(f, second + table * LANES)
-                    store(f, products + out + s, total)
-    for s in range(2):
-        if shifts > 1:
-            _choose_shift(shape, at, f, n, s)
-        _add_up(shape, at, f, n, m, s)
+            _multiply(book.levels, 0, shape, at, f, n, c)
+    _add_up(shape, at, f, n, m)
 
 
-@inner
-def _shift_gain(shape: Shape, at: Places, f: Any, c: int, s: int) -> Any:
-    """How much more the second shift explains than the first."""
-    count = 2 * shape.columns
-    return load(f, at.score + count + 2 * c + s) - load(f, at.score + 2 * c + s)
+@lean
+def _column_scale(shape: Shape, at: Places, f: Any, column: int) -> Any:
+    """Scales of a column of groups."""
+    return load(f, at.lane_scale + (column * shape.dim >> 3))
 
 
-@inner
-def _choose_shift(shape: Shape, at: Places, f: Any, n: Any, s: int) -> None:
+@lean
+def _multiply(levels: Any, t: int, shape: Shape, at: Places, f: Any, n: Any, column: int) -> None:
+    """Products of a column of groups with the points found for it, and of their squares with the importance."""
+    place = t * shape.columns + column
+    word = load(n, at.found + place)
+    dot, norm = lanes(np.float32(0)), lanes(np.float32(0))
+    for i in range(shape.dim):
+        x = level(levels, t, shape.dim, word, i)
+        dot = fma(x, load(f, at.wy + column * shape.dim + i), dot)
+        norm = fma(x * x, load(f, at.w + column * shape.dim + i), norm)
+    store(f, at.lane_dot + place, dot)
+    store(f, at.lane_norm + place, norm)
+
+
+@lean
+def _shift_gain(shape: Shape, at: Places, f: Any, c: int) -> Any:
+    """How much more the second shift explains than the first, by the scale."""
+    dot = load(f, at.lane_dot + shape.columns + c) - load(f, at.lane_dot + c)
+    return dot - _column_scale(shape, at, f, c) * (
+        load(f, at.lane_norm + shape.columns + c) - load(f, at.lane_norm + c)
+    )
+
+
+@lean
+def _choose_shift(shape: Shape, at: Places, f: Any, n: Any) -> None:
     """Move what the second shift found over the first where it scores higher, by point or by sub-block."""
-    count = 2 * shape.columns
-    shared = add_octets(shape, _shift_gain(shape, at, f, 0, s), _shift_gain(shape, at, f, 1, s))
+    shared = add_octets(shape, _shift_gain(shape, at, f, 0), _shift_gain(shape, at, f, 1))
     for c in range(shape.columns):
-        here = 2 * c + s
-        gain = _spread(shape, shared, c) if shape.shared_shift else _shift_gain(shape, at, f, c, s)
+        gain = _spread(shape, shared, c) if shape.shared_shift else _shift_gain(shape, at, f, c)
         better = gain > np.float32(0)
         for table in (at.lane_dot, at.lane_norm):
-            store(f, table + here, where(better, load(f, table + count + here), load(f, table + here)))
-        moved = load(n, at.found + count + here) | np.int32(1 << SHIFT_BIT)
-        store(n, at.found + here, where(better, moved, load(n, at.found + here)))
+            store(f, table + c, where(better, load(f, table + shape.columns + c), load(f, table + c)))
+        moved = load(n, at.found + shape.columns + c) | np.int32(1 << SHIFT_BIT)
+        store(n, at.found + c, where(better, moved, load(n, at.found + c)))
 
 
-@inner
+@lean
 def _octet_sum(shape: Shape, f: Any, table: int, column: int) -> Any:
-    """Sums over 16 octets of a number per point; consecutive points of an octet stand two vectors apart."""
-    first = table + 2 * column * shape.parts
-    return load(f, first) + load(f, first + 2) if shape.parts == 2 else load(f, first)
+    """Sums over 16 octets of a number per point."""
+    first = table + column * shape.parts
+    return load(f, first) + load(f, first + 1) if shape.parts == 2 else load(f, first)
 
 
-@inner
-def _add_up(shape: Shape, at: Places, f: Any, n: Any, m: int, s: int) -> None:
-    """Keep the codes of sample m + s and the products of each sub-block."""
-    dots, norms = at.lane_dot + s, at.lane_norm + s
-    dot = add_octets(shape, _octet_sum(shape, f, dots, 0), _octet_sum(shape, f, dots, 1))
-    norm = add_octets(shape, _octet_sum(shape, f, norms, 0), _octet_sum(shape, f, norms, 1))
-    used = norm > np.float32(0)
-    store(f, at.dot + m + s, dot)
-    store(f, at.norm + m + s, norm)
-    store(f, at.ideal + m + s, where(used, dot, lanes(np.float32(0))) / where(used, norm, lanes(np.float32(1))))
+@lean
+def _add_up(shape: Shape, at: Places, f: Any, n: Any, m: int) -> None:
+    """Keep the words of sample m and the products of each sub-block."""
+    dot = add_octets(shape, _octet_sum(shape, f, at.lane_dot, 0), _octet_sum(shape, f, at.lane_dot, 1))
+    norm = add_octets(shape, _octet_sum(shape, f, at.lane_norm, 0), _octet_sum(shape, f, at.lane_norm, 1))
+    used = (norm > np.float32(0)) & (dot > np.float32(0))
+    store(f, at.dot + m, dot)
+    store(f, at.norm + m, norm)
+    store(f, at.ideal + m, where(used, dot, lanes(np.float32(0))) / where(used, norm, lanes(np.float32(1))))
     for c in range(shape.columns):
-        store(n, at.code + (m + s) * shape.columns + c, load(n, at.found + 2 * c + s))
+        store(n, at.word + m * shape.columns + c, load(n, at.found + c))

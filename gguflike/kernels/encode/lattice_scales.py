@@ -11,30 +11,43 @@ from typing import Any
 
 import numpy as np
 
-from gguflike.kernels._jit import inner
+from gguflike.kernels._jit import lean
 from gguflike.kernels.encode.lattice_block import OCTETS, Places, Shape, add_octets
 from gguflike.kernels.encode.permute import evens, gather, odds
 from gguflike.kernels.encode.search import F16_MIN, to_f16_grid
-from gguflike.kernels.lanes import LANES, int_lanes, lanes, load, maximum, minimum, store, to_float, to_int, where
+from gguflike.kernels.lanes import (
+    LANES,
+    fma,
+    int_lanes,
+    lanes,
+    load,
+    maximum,
+    minimum,
+    store,
+    to_float,
+    to_int,
+    truncate,
+    where,
+)
 
 _HUGE = np.float32(1e10)  # relative scales above this are equally useless, and their squares stay finite
 
 
-@inner
+@lean
 def _stored(step: Any, shape: Shape, largest: float) -> Any:
     """The float16 values nearest to relative scale steps, finite and above zero."""
     return maximum(to_f16_grid(step * lanes(largest) / lanes(np.float32(shape.factor))), lanes(F16_MIN))
 
 
-@inner
+@lean
 def _relative(d: Any, shape: Shape, largest: float) -> Any:
     """The scale step that a float16 d amounts to."""
     return minimum(d * np.float32(shape.factor) / lanes(largest), lanes(_HUGE))
 
 
-@inner
+@lean
 def first_scales(shape: Shape, ladder: Any, at: Places, f: Any, n: Any, largest: float) -> Any:
-    """Sample scales: the ladder of each sub-block, then the plain rule's scale, twice. Picks the latter; returns its d.
+    """Sample scales: the ladder of each sub-block, then the plain rule's. Picks the latter; returns its d.
 
     Plain rule: d lets the largest magnitude of the block meet the largest coordinate of a point at the largest k; each
     k is the nearest to what does the same for its sub-block.
@@ -59,18 +72,16 @@ def first_scales(shape: Shape, ladder: Any, at: Places, f: Any, n: Any, largest:
     store(n, at.pick + 1, int_lanes(len(ladder)))
     k = to_float(to_int(k))
     store(f, at.scale + len(ladder), (k + k + np.float32(1)) * step)
-    store(f, at.scale + len(ladder) + 1, (k + k + np.float32(1)) * step)
     return f[at.tries * LANES]
 
 
-@inner
+@lean
 def _best_k(ideal: Any, quarter: Any, top: int) -> Any:
-    """The k whose scale is nearest to half of ``ideal``; ``quarter`` = 1 / (4 step)."""
-    k = minimum(maximum(ideal * quarter, lanes(np.float32(0))), lanes(np.float32(top)))
-    return to_float(to_int(k))
+    """The k whose scale is nearest to half of ``ideal`` (not negative); ``quarter`` = 1 / (4 step)."""
+    return truncate(minimum(ideal * quarter, lanes(np.float32(top))))
 
 
-@inner
+@lean
 def choose(shape: Shape, at: Places, f: Any, n: Any, d: float, largest: float, samples: int) -> None:
     """Best k and sample of every sub-block at a given d, into ``pick``."""
     step = _relative(lanes(d), shape, largest)
@@ -80,8 +91,8 @@ def choose(shape: Shape, at: Places, f: Any, n: Any, d: float, largest: float, s
     best_m = int_lanes(0)
     for m in range(samples):
         k = _best_k(load(f, at.ideal + m), quarter, shape.top)
-        scale = (k + k + np.float32(1)) * step
-        gain = scale * (load(f, at.dot + m) - scale * load(f, at.norm + m))
+        scale = fma(k, step + step, step)
+        gain = scale * fma(-scale, load(f, at.norm + m), load(f, at.dot + m))
         better = gain > best
         best, best_k = where(better, gain, best), where(better, k, best_k)
         best_m = where(better, int_lanes(m), best_m)
@@ -89,7 +100,7 @@ def choose(shape: Shape, at: Places, f: Any, n: Any, d: float, largest: float, s
     store(n, at.pick + 1, best_m)
 
 
-@inner
+@lean
 def _reach(at: Places, f: Any, samples: int) -> Any:
     """The largest of the sub-blocks' best scales."""
     reach = lanes(np.float32(0))
@@ -105,7 +116,7 @@ def _reach(at: Places, f: Any, samples: int) -> Any:
     return largest * np.float32(0.5)
 
 
-@inner
+@lean
 def search_d(shape: Shape, spread: Any, at: Places, f: Any, largest: float, start: float, samples: int) -> Any:
     """The best d for the samples taken, one candidate per lane; ``start`` stands in for the first.
 
@@ -125,8 +136,8 @@ def search_d(shape: Shape, spread: Any, at: Places, f: Any, largest: float, star
             best = lanes(np.float32(-np.inf))
             for m in range(samples):
                 k = _best_k(lanes(f[(at.ideal + m) * LANES + b]), quarter, shape.top)
-                scale = (k + k + np.float32(1)) * step
-                gain = scale * (f[(at.dot + m) * LANES + b] - scale * f[(at.norm + m) * LANES + b])
+                scale = fma(k, step + step, step)
+                gain = scale * fma(-scale, lanes(f[(at.norm + m) * LANES + b]), lanes(f[(at.dot + m) * LANES + b]))
                 best = maximum(gain, best)
             total = total + best
         store(f, at.tries + 1, total)
@@ -136,13 +147,13 @@ def search_d(shape: Shape, spread: Any, at: Places, f: Any, largest: float, star
     return best_d
 
 
-@inner
+@lean
 def picked(at: Places, f: Any, n: Any, table: int) -> Any:
     """A number of each sub-block at the sample chosen for it."""
     return gather(f, (load(n, at.pick + 1) + table) * LANES + load(n, at.lane))
 
 
-@inner
+@lean
 def resample(shape: Shape, at: Places, f: Any, n: Any, d: float, largest: float, m: int) -> None:
     """Sample scales m and m + 1: the chosen ones, and their neighbours on the side where the ideal scale lies."""
     step = _relative(lanes(d), shape, largest)
@@ -155,7 +166,7 @@ def resample(shape: Shape, at: Places, f: Any, n: Any, d: float, largest: float,
     store(f, at.scale + m + 1, (k + k + np.float32(1)) * step)
 
 
-@inner
+@lean
 def refit(shape: Shape, at: Places, f: Any, n: Any, d: float, largest: float, change: Any) -> Any:
     """The float16 nearest to the best d for the chosen points and k, if it is better than ``d``.
 

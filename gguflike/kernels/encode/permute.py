@@ -1,4 +1,4 @@
-"""Lanes that move: loads from anywhere or from sixteen places, neighbours drawn together, lanes doubled.
+"""Lanes that move: loads from sixteen places, neighbours drawn together, lanes doubled.
 
 On the vectors of lanes.py.
 """
@@ -47,19 +47,6 @@ def gather(typingctx: Any, array: Any, index: Any) -> Any:
         return builder.call(function, [places, ir.Constant(_I32, 4), mask, ir.Constant(result.llvm, ir.Undefined)])
 
     return result(array, i32x16), build
-
-
-@intrinsic
-def load_from(typingctx: Any, array: Any, start: Any) -> Any:
-    """Elements ``start .. start + 15`` of a one-dimensional float32 array."""
-
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        data = context.make_array(sig.args[0])(context, builder, args[0]).data
-        value = builder.load(builder.bitcast(builder.gep(data, [args[1]]), f32x16.llvm.as_pointer()))
-        value.align = 4
-        return value
-
-    return f32x16(array, types.intp), build
 
 
 def _shuffle(places: list[int]) -> Any:
