@@ -9,27 +9,25 @@ As in ggml, levels are doubled (0, 1, 2, 3, 4, 6, 8, 12) and scales halved.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels._jit import inner, jit, run_rows
+from gguflike.kernels._jit import inner
 from gguflike.kernels.dispatch import register
+from gguflike.kernels.encode.driver import codec, encode_blocks, register_codec
 from gguflike.kernels.encode.layout import layout, planes, strided, whole
-from gguflike.kernels.encode.scale import codebook, extreme
+from gguflike.kernels.encode.scale import extreme
 from gguflike.kernels.encode.search import (
+    Levels,
     clamp_tile,
     code_of,
-    groups_of,
-    load_blocks,
-    load_weights,
+    codebook,
     nearest,
     normalize,
-    pack,
     power_of_two,
     reciprocal,
-    weight_tile,
     weighted,
 )
 from gguflike.kernels.lanes import (
@@ -41,8 +39,6 @@ from gguflike.kernels.lanes import (
     lanes,
     load,
     magnitude,
-    make_int_tile,
-    make_tile,
     minimum,
     store,
     to_float,
@@ -51,12 +47,26 @@ from gguflike.kernels.lanes import (
 )
 
 Array = npt.NDArray[Any]
-LEVELS = codebook((0, 1, 2, 3, 4, 6, 8, 12))
+Ints = npt.NDArray[np.int32]
 MX, NV, NV_SUB = 32, 64, 16
 MX_TOP = 252  # a larger exponent could decode to infinity
 NV_TOP = 126  # 127 is NaN
 SIGN = 8
-_ZERO = np.float32(0.0)
+
+
+class MXFP4(NamedTuple):
+    """``tries``: offsets from the plain rule's ``exponents``, one per block."""
+
+    exponents: Ints
+    tries: Ints
+    levels: Levels
+
+
+class NVFP4(NamedTuple):
+    """``tries``: offsets from the code of largest / 6."""
+
+    tries: Ints
+    levels: Levels
 
 
 @inner
@@ -66,7 +76,7 @@ def float4_error(tile: Any, weights: Any, first: int, count: int, d: Any, levels
     total = lanes(0.0)
     for j in range(first, first + count):
         size = magnitude(load(tile, j))
-        rest = size - d * nearest(size, inverse, _ZERO, _ZERO, levels)
+        rest = size - d * nearest(size, inverse, levels)
         total = fma(rest, weighted(weights, j, rest), total)
     return total
 
@@ -77,7 +87,7 @@ def put_codes(tile: Any, symbols: Any, first: int, count: int, d: Any, levels: A
     inverse = reciprocal(d)
     for j in range(first, first + count):
         x = load(tile, j)
-        code = code_of(nearest(magnitude(x), inverse, _ZERO, _ZERO, levels), _ZERO, levels)
+        code = code_of(nearest(magnitude(x), inverse, levels), levels)
         store(symbols, j, where((x < 0.0) & (code > 0), code + SIGN, code))
 
 
@@ -88,40 +98,24 @@ def clipped(value: Any, least: int, most: int) -> Any:
     return where(low > most, int_lanes(most), low)
 
 
-@jit
-def mxfp4_groups(
-    start: int, stop: int, x: Any, weights: Any, out: Any, exponents: Any, tries: Any, levels: Any,
-    places: Any,
-) -> None:  # fmt: skip
-    """Encode groups of sixteen MXFP4 blocks. ``tries``: offsets from the plain rule's ``exponents``, one per block."""
-    blocks = len(x) // MX
-    tile = make_tile(MX)
-    wtile = weight_tile(weights, MX)
-    symbols = make_int_tile(MX + 1)
-    scratch = make_int_tile(1)
-    starts = np.empty(LANES, np.int64)
-    plain = make_int_tile(1)
-    for group in range(start, stop):
-        load_blocks(group, blocks, MX, x, tile, starts)
-        load_weights(group, blocks, MX, weights, wtile, starts)
-        for lane in range(LANES):
-            plain[lane] = exponents[min(group * LANES + lane, blocks - 1)]
-        lift = normalize(tile, MX, magnitude(extreme(tile, 0, MX)))
-        base = load(plain, 0)
-        best = base
-        d = power_of_two(clipped(base - 128 + lift, -126, 127))
-        error = float4_error(tile, wtile, 0, MX, d, levels)
-        for t in range(len(tries)):
-            e = clipped(base + tries[t], 0, MX_TOP)
-            other = power_of_two(clipped(e - 128 + lift, -126, 127))
-            found = float4_error(tile, wtile, 0, MX, other, levels)
-            better = found < error
-            best = where(better, e, best)
-            d = where(better, other, d)
-            error = minimum(found, error)
-        put_codes(tile, symbols, 0, MX, d, levels)
-        store(symbols, MX, best)
-        pack(group, blocks, symbols, places, out, scratch)
+@codec(MXFP4)
+def mxfp4_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: MXFP4) -> None:
+    """Symbols: the codes, the exponent."""
+    lift = normalize(tile, MX, magnitude(extreme(tile, 0, MX)))
+    base = load(s.exponents, group)
+    best = base
+    d = power_of_two(clipped(base - 128 + lift, -126, 127))
+    error = float4_error(tile, weights, 0, MX, d, s.levels)
+    for t in range(len(s.tries)):
+        e = clipped(base + s.tries[t], 0, MX_TOP)
+        other = power_of_two(clipped(e - 128 + lift, -126, 127))
+        found = float4_error(tile, weights, 0, MX, other, s.levels)
+        better = found < error
+        best = where(better, e, best)
+        d = where(better, other, d)
+        error = minimum(found, error)
+    put_codes(tile, symbols, 0, MX, d, s.levels)
+    store(symbols, MX, best)
 
 
 @inner(forceinline=True)
@@ -140,63 +134,51 @@ def e4m3_code(value: Any) -> Any:
     return clipped(where(capped < np.float32(2.0**-6), small, normal), 0, NV_TOP)
 
 
-@jit
-def nvfp4_groups(
-    start: int, stop: int, x: Any, weights: Any, out: Any, tries: Any, levels: Any,
-    places: Any,
-) -> None:  # fmt: skip
-    """Encode groups of sixteen NVFP4 blocks. ``tries``: offsets from the code of largest / 6."""
-    blocks = len(x) // NV
-    tile = make_tile(NV)
-    wtile = weight_tile(weights, NV)
-    symbols = make_int_tile(NV + NV // NV_SUB)
-    scratch = make_int_tile(1)
-    starts = np.empty(LANES, np.int64)
-    for group in range(start, stop):
-        load_blocks(group, blocks, NV, x, tile, starts)
-        load_weights(group, blocks, NV, weights, wtile, starts)
-        clamp_tile(tile, NV, magnitude(extreme(tile, 0, NV)))
-        for i in range(NV // NV_SUB):
-            first = i * NV_SUB
-            base = e4m3_code(magnitude(extreme(tile, first, NV_SUB)) / np.float32(6.0))
-            best = base
-            error = float4_error(tile, wtile, first, NV_SUB, e4m3_value(base), levels)
-            for t in range(len(tries)):
-                code = clipped(base + tries[t], 0, NV_TOP)
-                found = float4_error(tile, wtile, first, NV_SUB, e4m3_value(code), levels)
-                best = where(found < error, code, best)
-                error = minimum(found, error)
-            put_codes(tile, symbols, first, NV_SUB, e4m3_value(best), levels)
-            store(symbols, NV + i, best)
-        pack(group, blocks, symbols, places, out, scratch)
+@codec(NVFP4)
+def nvfp4_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: NVFP4) -> None:
+    """Symbols: the codes, the codes of the scales."""
+    levels = s.levels
+    clamp_tile(tile, NV, magnitude(extreme(tile, 0, NV)))
+    for i in range(NV // NV_SUB):
+        first = i * NV_SUB
+        base = e4m3_code(magnitude(extreme(tile, first, NV_SUB)) / np.float32(6.0))
+        best = base
+        error = float4_error(tile, weights, first, NV_SUB, e4m3_value(base), levels)
+        for t in range(len(s.tries)):
+            code = clipped(base + s.tries[t], 0, NV_TOP)
+            found = float4_error(tile, weights, first, NV_SUB, e4m3_value(code), levels)
+            best = where(found < error, code, best)
+            error = minimum(found, error)
+        put_codes(tile, symbols, first, NV_SUB, e4m3_value(best), levels)
+        store(symbols, NV + i, best)
 
 
-def plain_exponents(x: Array) -> npt.NDArray[np.int32]:
-    """Per block of 32, the e8m0 exponent of ggml's rule: floor(log2(largest)) - 2 + 127, and 0 for a zero block."""
+def plain_exponents(x: Array) -> Ints:
+    """Per block of 32, the e8m0 exponent of ggml's rule: floor(log2(largest)) - 2 + 127, and 0 for a zero block.
+
+    Padded to whole groups of blocks.
+    """
     largest = np.abs(x.reshape(-1, MX)).max(axis=1)
     with np.errstate(divide="ignore"):
         exponent = np.floor(np.log2(largest)) - 2 + 127
-    return np.clip(np.where(largest > 0, exponent, 0), 0, MX_TOP).astype(np.int32)
+    exponents = np.clip(np.where(largest > 0, exponent, 0), 0, MX_TOP).astype(np.int32)
+    return np.pad(exponents, (0, -len(exponents) % LANES), mode="edge")
 
 
+_LEVELS = codebook((0, 1, 2, 3, 4, 6, 8, 12))
 _MX = layout([whole([MX]), planes(strided(MX, 2, 16), 4)])
-_NV = layout([whole(range(NV, NV + 4)), planes(strided(NV, 2, 8), 4)])
 _MX_TRIES = np.array([1, -1, -2, -3], np.int32)
 # Codes a factor of two apart differ by 8, and at twice the scale the levels are a subset of those at the scale itself.
-_NV_TRIES = np.array([*range(1, 8), *range(-1, -12, -1)], np.int32)
+_NV_SEARCH = NVFP4(np.array([*range(1, 8), *range(-1, -12, -1)], np.int32), _LEVELS)
 
 
 @register("encode", "MXFP4")
 def encode_mxfp4(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
     """``absmax`` is ggml's rule: the largest weight is 4 to 8 times the scale, where 6 is the last level."""
     tries = _MX_TRIES[:0] if method == "absmax" else _MX_TRIES
-    args = (x.reshape(-1), weights, out.reshape(-1), plain_exponents(x), tries, LEVELS)
-    run_rows(mxfp4_groups, groups_of(x.size // MX), *args, _MX, threads=threads)
+    encode_blocks(x, weights, out, MX, MX + 1, MXFP4(plain_exponents(x), tries, _LEVELS), _MX, threads)
 
 
-@register("encode", "NVFP4")
-def encode_nvfp4(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
-    """``absmax`` is ggml's rule: the scale nearest to a sixth of the largest weight."""
-    tries = _NV_TRIES[:0] if method == "absmax" else _NV_TRIES
-    args = (x.reshape(-1), weights, out.reshape(-1), tries, LEVELS)
-    run_rows(nvfp4_groups, groups_of(x.size // NV), *args, _NV, threads=threads)
+# The textbook rule is ggml's: the scale nearest to a sixth of the largest weight.
+register_codec("NVFP4", NV, NV + 4, [whole(range(NV, NV + 4)), planes(strided(NV, 2, 8), 4)],
+               _NV_SEARCH, textbook=_NV_SEARCH._replace(tries=_NV_SEARCH.tries[:0]))  # fmt: skip

@@ -7,50 +7,48 @@ least squares for these integers and codes, and again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from numpy.typing import ArrayLike
 
-from gguflike.kernels._jit import inner, jit, run_rows
-from gguflike.kernels.dispatch import register
-from gguflike.kernels.encode.layout import Slot, layout, planes, strided, whole
+from gguflike.kernels._jit import inner
+from gguflike.kernels.encode.driver import codec, register_codec
+from gguflike.kernels.encode.layout import Slot, planes, strided, whole
 from gguflike.kernels.encode.scale import extreme
 from gguflike.kernels.encode.search import (
     MAGIC,
     clamp_tile,
     f16_bits,
-    groups_of,
-    load_blocks,
-    load_weights,
-    pack,
     reciprocal,
     round_to_int,
     stored_scale,
     to_f16_grid,
     weight,
-    weight_tile,
     weighted,
 )
-from gguflike.kernels.lanes import (
-    LANES,
-    fma,
-    lanes,
-    load,
-    magnitude,
-    make_int_tile,
-    make_tile,
-    maximum,
-    minimum,
-    store,
-    to_int,
-    where,
-)
+from gguflike.kernels.lanes import fma, lanes, load, magnitude, make_tile, maximum, minimum, store, to_int, where
 
-Array = npt.NDArray[Any]
 BLOCK = 256
+Floats = npt.NDArray[np.float32]
+
+
+class SuperAffine(NamedTuple):
+    """Sub-blocks of ``size`` codes 0 .. ``hi`` with integer scales and mins 0 .. ``most``.
+
+    ``grid``: where ``best_affine`` starts from. ``peaks``: integers to which the largest scale and min map; for each,
+    ``tries`` of pairs within ``window`` of their own; with no ``tries`` by the plain rule only, both to ``most``.
+    """
+
+    size: int
+    hi: np.float32
+    most: np.float32
+    grid: Floats
+    rounds: int
+    peaks: Floats
+    window: Floats
+    tries: int
 
 
 @inner(forceinline=True)
@@ -164,22 +162,13 @@ def affine_error(tile: Any, weights: Any, first: int, count: int, scale: Any, of
 
 @inner
 def choose_pairs(
-    tile: Any,
-    weights: Any,
-    size: int,
-    scales: Any,
-    mins: Any,
-    d: Any,
-    dmin: Any,
-    window: Any,
-    pairs: Any,
-    most: Any,
-    hi: Any,
+    tile: Any, weights: Any, s: SuperAffine, scales: Any, mins: Any, d: Any, dmin: Any, window: Any, pairs: Any
 ) -> Any:
     """Per sub-block the integers (scale, min) of least error in a ``window`` around scales / d, mins / dmin: ``pairs``.
 
     Returns the error over the super-block and the (d, dmin) of least squares for these integers and codes.
     """
+    size, hi, most = s.size, s.hi, s.most
     subs = BLOCK // size
     inverse_d = reciprocal(d)
     inverse_dmin = reciprocal(dmin)
@@ -223,100 +212,55 @@ def choose_pairs(
     return total, maximum(new_d, lanes(0.0)), maximum(new_dmin, lanes(0.0))
 
 
-@jit
-def encode_groups(
-    start: int, stop: int, x: Any, weights: Any, out: Any, size: int, grid: Any, rounds: int, peaks: Any,
-    window: Any, tries: int, most: Any, hi: Any, places: Any,
-) -> None:  # fmt: skip
-    """Encode groups of sixteen super-blocks. ``peaks``: integers to which the largest scale and min map; with no
-    ``tries`` by the plain rule only, both to ``most``."""
-    blocks = len(x) // BLOCK
+@codec(SuperAffine)
+def encode_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: SuperAffine) -> None:
+    """Symbols: the codes, the scales, the mins, and the two scales of these."""
+    size, hi = s.size, s.hi
     subs = BLOCK // size
-    tile = make_tile(BLOCK)
-    wtile = weight_tile(weights, BLOCK)
     scales = make_tile(subs)
     mins = make_tile(subs)
     pairs = make_tile(2 * subs)
     best = make_tile(2 * subs)
-    symbols = make_int_tile(BLOCK + 2 * subs + 2)
-    scratch = make_int_tile(1)
-    starts = np.empty(LANES, np.int64)
-    for group in range(start, stop):
-        load_blocks(group, blocks, BLOCK, x, tile, starts)
-        load_weights(group, blocks, BLOCK, weights, wtile, starts)
-        clamp_tile(tile, BLOCK, magnitude(extreme(tile, 0, BLOCK)))
+    clamp_tile(tile, BLOCK, magnitude(extreme(tile, 0, BLOCK)))
+    for i in range(subs):
+        least, greatest = bounds(tile, i * size, size)
+        low = minimum(least, lanes(0.0))
+        store(scales, i, (maximum(greatest, lanes(0.0)) - low) / hi)
+        store(mins, i, -low)
+    best_d = to_f16_grid(extreme(scales, 0, subs) / s.most)
+    best_dmin = to_f16_grid(extreme(mins, 0, subs) / s.most)
+    error, d, dmin = choose_pairs(tile, weights, s, scales, mins, best_d, best_dmin, s.window[:0], best)
+    if s.tries > 0:
         for i in range(subs):
-            least, greatest = bounds(tile, i * size, size)
-            low = minimum(least, lanes(0.0))
-            store(scales, i, (maximum(greatest, lanes(0.0)) - low) / hi)
-            store(mins, i, -low)
-        best_d = to_f16_grid(extreme(scales, 0, subs) / most)
-        best_dmin = to_f16_grid(extreme(mins, 0, subs) / most)
-        error, d, dmin = choose_pairs(tile, wtile, size, scales, mins, best_d, best_dmin, window[:0], best, most, hi)
-        if tries > 0:
-            for i in range(subs):
-                s, o = best_affine(tile, wtile, i * size, size, grid, rounds, hi, np.float32(0.0))
-                store(scales, i, s)
-                store(mins, i, -o)
-            peak = extreme(scales, 0, subs)
-            peak_min = extreme(mins, 0, subs)
-            for p in range(peaks.shape[0]):
-                d = stored_scale(peak / peaks[p, 0])
-                dmin = stored_scale(peak_min / peaks[p, 1])
-                for _ in range(tries):
-                    e, next_d, next_dmin = choose_pairs(
-                        tile, wtile, size, scales, mins, d, dmin, window, pairs, most, hi
-                    )
-                    better = e < error
-                    error = where(better, e, error)
-                    best_d = where(better, d, best_d)
-                    best_dmin = where(better, dmin, best_dmin)
-                    for i in range(2 * subs):
-                        store(best, i, where(better, load(pairs, i), load(best, i)))
-                    d = stored_scale(next_d)
-                    dmin = stored_scale(next_dmin)
-        for i in range(subs):
-            scale = load(best, 2 * i)
-            low = load(best, 2 * i + 1)
-            inverse = reciprocal(best_d * scale)
-            shift = best_dmin * low * inverse
-            for j in range(i * size, i * size + size):
-                store(symbols, j, to_int(affine_code(load(tile, j), inverse, shift, hi)))
-            store(symbols, BLOCK + i, to_int(scale))
-            store(symbols, BLOCK + subs + i, to_int(low))
-        store(symbols, BLOCK + 2 * subs, f16_bits(best_d))
-        store(symbols, BLOCK + 2 * subs + 1, f16_bits(best_dmin))
-        pack(group, blocks, symbols, places, out, scratch)
-
-
-@dataclass(frozen=True)
-class SuperAffineFormat:
-    """One type of this family: sub-blocks of ``size`` codes 0 .. ``hi``, integer scales and mins 0 .. ``most``."""
-
-    name: str
-    size: int
-    hi: int
-    most: int
-    grid: npt.NDArray[np.float32]
-    peaks: tuple[tuple[float, float], ...]
-    window: tuple[tuple[float, float], ...]
-    fields: list[list[list[Slot]]]
-    tries: int = 2
-    rounds: int = 1
-
-    def register(self) -> None:
-        """Make this the encoder of the type."""
-        f32, plan = np.float32, layout(self.fields)
-        peaks, window, grid = np.array(self.peaks, f32), np.array(self.window, f32), spans(self.hi, self.grid)
-
-        @register("encode", self.name)
-        def encode(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
-            searching = method != "absmax"
-            run_rows(
-                encode_groups, groups_of(x.size // BLOCK), x.reshape(-1), weights if searching else None,
-                out.reshape(-1), self.size, grid, self.rounds, peaks, window, self.tries if searching else 0,
-                f32(self.most), f32(self.hi), plan, threads=threads,
-            )  # fmt: skip
+            scale, offset = best_affine(tile, weights, i * size, size, s.grid, s.rounds, hi, np.float32(0.0))
+            store(scales, i, scale)
+            store(mins, i, -offset)
+        peak = extreme(scales, 0, subs)
+        peak_min = extreme(mins, 0, subs)
+        for p in range(s.peaks.shape[0]):
+            d = stored_scale(peak / s.peaks[p, 0])
+            dmin = stored_scale(peak_min / s.peaks[p, 1])
+            for _ in range(s.tries):
+                e, next_d, next_dmin = choose_pairs(tile, weights, s, scales, mins, d, dmin, s.window, pairs)
+                better = e < error
+                error = where(better, e, error)
+                best_d = where(better, d, best_d)
+                best_dmin = where(better, dmin, best_dmin)
+                for i in range(2 * subs):
+                    store(best, i, where(better, load(pairs, i), load(best, i)))
+                d = stored_scale(next_d)
+                dmin = stored_scale(next_dmin)
+    for i in range(subs):
+        scale = load(best, 2 * i)
+        low = load(best, 2 * i + 1)
+        inverse = reciprocal(best_d * scale)
+        shift = best_dmin * low * inverse
+        for j in range(i * size, i * size + size):
+            store(symbols, j, to_int(affine_code(load(tile, j), inverse, shift, hi)))
+        store(symbols, BLOCK + i, to_int(scale))
+        store(symbols, BLOCK + subs + i, to_int(low))
+    store(symbols, BLOCK + 2 * subs, f16_bits(best_d))
+    store(symbols, BLOCK + 2 * subs + 1, f16_bits(best_dmin))
 
 
 def code_grid(stretches: ArrayLike, shifts: ArrayLike) -> npt.NDArray[np.float32]:
@@ -328,6 +272,18 @@ def code_grid(stretches: ArrayLike, shifts: ArrayLike) -> npt.NDArray[np.float32
 def spans(hi: int, grid: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """``code_grid`` for codes 0 .. hi as ``best_affine`` takes it: (codes in the range, code of the minimum)."""
     return np.stack([hi + grid[:, 0], grid[:, 1] - grid[:, 0] / 2], axis=-1)
+
+
+def register_super(
+    name: str, size: int, hi: int, most: int, grid: Floats, peaks: tuple[tuple[float, float], ...],
+    fields: list[list[list[Slot]]],
+) -> None:  # fmt: skip
+    """Make the codec the encoder of a type."""
+    f32 = np.float32
+    around = [(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1) if a or b]
+    settings = SuperAffine(size, f32(hi), f32(most), spans(hi, grid), 1, np.array(peaks, f32), np.array(around, f32), 2)
+    symbols = BLOCK + 2 * (BLOCK // size) + 2
+    register_codec(name, BLOCK, symbols, fields, settings, textbook=settings._replace(tries=0))
 
 
 # Shifts of the codes against the values by thirds of a step: which of them fits best is as good as random.
@@ -342,19 +298,15 @@ SCALES_AND_MINS: list[list[Slot]] = (
     + [[(SC[i + 4], 0, 15, 0), (MN[i + 4], 0, 15, 4)] for i in range(4)]
 )
 _Q2_SCALES: list[list[Slot]] = [[(BLOCK + i, 0, 15, 0), (BLOCK + 16 + i, 0, 15, 4)] for i in range(16)]
-_AROUND = tuple((float(a), float(b)) for a in (-1, 0, 1) for b in (-1, 0, 1) if a or b)
 _WIDE = code_grid(np.arange(-1, 4.5, 0.5), PHASES)
 
 # fmt: off
-for _format in (
-    SuperAffineFormat("Q2_K", size=16, hi=3, most=15, grid=code_grid([-0.6, -0.2, 0.2, 0.6, 1], PHASES),
-                      peaks=((15, 15), (14, 14), (15, 13.5), (13, 15)), window=_AROUND,
-                      fields=[_Q2_SCALES, planes(strided(256, 4, 32), 2), whole([BLOCK + 32, BLOCK + 33], 2)]),
-    SuperAffineFormat("Q4_K", size=32, hi=15, most=63, grid=_WIDE, peaks=((63, 63), (60, 60)), window=_AROUND,
-                      fields=[FACTORS, SCALES_AND_MINS, planes(strided(256, 2, 32), 4)]),
-    SuperAffineFormat("Q5_K", size=32, hi=31, most=63, grid=_WIDE, peaks=((63, 63), (60, 60)), window=_AROUND,
-                      fields=[FACTORS, SCALES_AND_MINS, planes(strided(256, 8, 32), 1, right=4),
-                              planes(strided(256, 2, 32), 4, right=0)]),
-):
-    _format.register()
+register_super("Q2_K", 16, hi=3, most=15, grid=code_grid([-0.6, -0.2, 0.2, 0.6, 1], PHASES),
+               peaks=((15, 15), (14, 14), (15, 13.5), (13, 15)),
+               fields=[_Q2_SCALES, planes(strided(256, 4, 32), 2), whole([BLOCK + 32, BLOCK + 33], 2)])
+register_super("Q4_K", 32, hi=15, most=63, grid=_WIDE, peaks=((63, 63), (60, 60)),
+               fields=[FACTORS, SCALES_AND_MINS, planes(strided(256, 2, 32), 4)])
+register_super("Q5_K", 32, hi=31, most=63, grid=_WIDE, peaks=((63, 63), (60, 60)),
+               fields=[FACTORS, SCALES_AND_MINS, planes(strided(256, 8, 32), 1, right=4),
+                       planes(strided(256, 2, 32), 4, right=0)])
 # fmt: on

@@ -7,67 +7,71 @@ rounded anew for each, and ``d`` is refitted in closed form; the best of all, by
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels._jit import inner, jit, run_rows
-from gguflike.kernels.dispatch import register
-from gguflike.kernels.encode.layout import Slot, layout, planes, strided, whole
+from gguflike.kernels._jit import inner
+from gguflike.kernels.encode.driver import codec, register_codec
+from gguflike.kernels.encode.layout import Slot, planes, strided, whole
 from gguflike.kernels.encode.scale import (
     IQ4_LEVELS,
+    Targets,
     best_scale,
     both,
-    codebook,
     extreme,
     moments,
     spread,
     squared_errors,
 )
 from gguflike.kernels.encode.search import (
+    Levels,
     clamp_tile,
     code_of,
     f16_bits,
-    groups_of,
-    load_blocks,
-    load_weights,
+    integers,
     nearest,
-    pack,
     reciprocal,
     round_to_int,
     stored_scale,
     to_f16_grid,
-    weight_tile,
 )
-from gguflike.kernels.lanes import (
-    LANES,
-    lanes,
-    load,
-    magnitude,
-    make_int_tile,
-    make_tile,
-    maximum,
-    minimum,
-    store,
-    to_int,
-    where,
-)
+from gguflike.kernels.lanes import lanes, load, magnitude, make_tile, maximum, minimum, store, to_int, where
 
-Array = npt.NDArray[Any]
 BLOCK = 256
+
+
+class SuperScale(NamedTuple):
+    """Sub-blocks of ``size`` weights with scales ``least .. most``, stored plus ``bias``.
+
+    ``plain``: the level of a sub-block's extreme value in the plain rule, which is the only one without ``targets`` (as
+    in scale.py). ``peaks``: integers to which the largest scale maps, the plain rule's first; for each, ``tries`` of
+    scales within ``window`` of their own.
+    """
+
+    size: int
+    plain: np.float32
+    targets: Targets
+    rounds: int
+    peaks: npt.NDArray[np.float32]
+    window: npt.NDArray[np.float32]
+    tries: int
+    least: np.float32
+    most: np.float32
+    bias: int
+    levels: Levels
 
 
 @inner
 def choose_scales(
-    tile: Any, weights: Any, size: int, ideal: Any, d: Any, window: Any, chosen: Any, least: Any, most: Any,
-    lo: Any, hi: Any, book: Any,
+    tile: Any, weights: Any, s: SuperScale, ideal: Any, d: Any, window: Any, chosen: Any
 ) -> Any:  # fmt: skip
     """Per sub-block the integer scale of least error within ``window`` of ideal / d, into ``chosen``.
 
     Returns the error over the super-block and the two sums whose quotient is the best d for these scales and codes.
     """
+    size, least, most = s.size, s.least, s.most
     inverse = reciprocal(d)
     total = lanes(0.0)
     above = lanes(0.0)
@@ -79,12 +83,12 @@ def choose_scales(
         for k in range(0, len(window), 2):
             one = minimum(maximum(middle + window[k], lanes(least)), lanes(most))
             two = minimum(maximum(middle + window[k + 1], lanes(least)), lanes(most))
-            e1, e2 = squared_errors(tile, weights, i * size, size, d * one, d * two, lo, hi, book)
+            e1, e2 = squared_errors(tile, weights, i * size, size, d * one, d * two, s.levels)
             scale = where(e1 < error, one, scale)
             error = minimum(e1, error)
             scale = where(e2 < error, two, scale)
             error = minimum(e2, error)
-        xq, qq = moments(tile, weights, i * size, size, reciprocal(d * scale), lo, hi, book)
+        xq, qq = moments(tile, weights, i * size, size, reciprocal(d * scale), s.levels)
         total = total + error
         above = above + scale * xq
         below = below + scale * scale * qq
@@ -92,96 +96,55 @@ def choose_scales(
     return total, above, below
 
 
-@jit
-def encode_groups(
-    start: int, stop: int, x: Any, weights: Any, out: Any, size: int, plain: Any, targets: Any, rounds: int, peaks: Any,
-    window: Any, tries: int, least: Any, most: Any, bias: int, lo: Any, hi: Any, offset: Any, book: Any,
-    places: Any,
-) -> None:  # fmt: skip
-    """Encode groups of sixteen super-blocks. ``peaks``: integers to which the largest sub-block scale maps, the plain
-    rule's first; with no ``targets`` it is the only rule."""
-    blocks = len(x) // BLOCK
+@codec(SuperScale)
+def encode_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: SuperScale) -> None:
+    """Symbols: the codes, the scales, the scale of scales."""
+    size = s.size
     subs = BLOCK // size
-    tile = make_tile(BLOCK)
-    wtile = weight_tile(weights, BLOCK)
     ideal = make_tile(subs)
     chosen = make_tile(subs)
     best = make_tile(subs)
-    symbols = make_int_tile(BLOCK + subs + 1)
-    scratch = make_int_tile(1)
-    starts = np.empty(LANES, np.int64)
-    for group in range(start, stop):
-        load_blocks(group, blocks, BLOCK, x, tile, starts)
-        load_weights(group, blocks, BLOCK, weights, wtile, starts)
-        clamp_tile(tile, BLOCK, magnitude(extreme(tile, 0, BLOCK)))
+    clamp_tile(tile, BLOCK, magnitude(extreme(tile, 0, BLOCK)))
+    for i in range(subs):
+        store(ideal, i, extreme(tile, i * size, size) / s.plain)
+    best_d = to_f16_grid(extreme(ideal, 0, subs) / s.peaks[0])
+    error, above, below = choose_scales(tile, weights, s, ideal, best_d, s.window[:2] * np.float32(0.0), best)
+    if len(s.targets) > 0:
         for i in range(subs):
-            store(ideal, i, extreme(tile, i * size, size) / plain)
-        best_d = to_f16_grid(extreme(ideal, 0, subs) / peaks[0])
-        error, above, below = choose_scales(
-            tile, wtile, size, ideal, best_d, window[:2] * np.float32(0.0), best, least, most, lo, hi, book
-        )
-        if len(targets) > 0:
-            for i in range(subs):
-                top = extreme(tile, i * size, size)
-                store(ideal, i, best_scale(tile, wtile, i * size, size, top, targets, rounds, lo, hi, book))
-            peak = extreme(ideal, 0, subs)
-            for p in range(len(peaks)):
-                d = stored_scale(peak / peaks[p])
-                for _ in range(tries):
-                    e, above, below = choose_scales(
-                        tile, wtile, size, ideal, d, window, chosen, least, most, lo, hi, book
-                    )
-                    better = e < error
-                    error = where(better, e, error)
-                    best_d = where(better, d, best_d)
-                    for i in range(subs):
-                        store(best, i, where(better, load(chosen, i), load(best, i)))
-                    d = stored_scale(above * reciprocal(below))
-        for i in range(subs):
-            scale = load(best, i)
-            inverse = reciprocal(best_d * scale)
-            for j in range(i * size, i * size + size):
-                store(symbols, j, code_of(nearest(load(tile, j), inverse, lo, hi, book), offset, book))
-            store(symbols, BLOCK + i, to_int(scale) + bias)
-        store(symbols, BLOCK + subs, f16_bits(best_d))
-        pack(group, blocks, symbols, places, out, scratch)
+            top = extreme(tile, i * size, size)
+            store(ideal, i, best_scale(tile, weights, i * size, size, top, s.targets, s.rounds, s.levels))
+        peak = extreme(ideal, 0, subs)
+        for p in range(len(s.peaks)):
+            d = stored_scale(peak / s.peaks[p])
+            for _ in range(s.tries):
+                e, above, below = choose_scales(tile, weights, s, ideal, d, s.window, chosen)
+                better = e < error
+                error = where(better, e, error)
+                best_d = where(better, d, best_d)
+                for i in range(subs):
+                    store(best, i, where(better, load(chosen, i), load(best, i)))
+                d = stored_scale(above * reciprocal(below))
+    for i in range(subs):
+        scale = load(best, i)
+        inverse = reciprocal(best_d * scale)
+        for j in range(i * size, i * size + size):
+            store(symbols, j, code_of(nearest(load(tile, j), inverse, s.levels), s.levels))
+        store(symbols, BLOCK + i, to_int(scale) + s.bias)
+    store(symbols, BLOCK + subs, f16_bits(best_d))
 
 
-@dataclass(frozen=True)
-class SuperScaleFormat:
-    """One type of this family. Integer scales are ``least .. most``, stored plus ``bias``; levels as in scale.py."""
-
-    name: str
-    size: int
-    plain: float
-    targets: npt.NDArray[np.float32]
-    peaks: tuple[float, ...]
-    window: tuple[float, ...]
-    least: int
-    most: int
-    bias: int
-    lo: int
-    hi: int
-    offset: int
-    fields: list[list[list[Slot]]]
-    tries: int = 2
-    rounds: int = 1
-    book: npt.NDArray[np.float32] | None = None
-
-    def register(self) -> None:
-        """Make this the encoder of the type."""
-        f32, plan = np.float32, layout(self.fields)
-        peaks, window = np.array(self.peaks, f32), np.array(self.window, f32)
-        levels = (f32(self.lo), f32(self.hi), f32(self.offset), self.book, plan)
-
-        @register("encode", self.name)
-        def encode(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
-            searching = method != "absmax"
-            targets = self.targets if searching else self.targets[:0]
-            search = (self.size, f32(self.plain), targets, self.rounds, peaks, window, self.tries)
-            scales = (f32(self.least), f32(self.most), self.bias)
-            args = (x.reshape(-1), weights if searching else None, out.reshape(-1), *search, *scales, *levels)
-            run_rows(encode_groups, groups_of(x.size // BLOCK), *args, threads=threads)
+def register_super(
+    name: str, size: int, levels: Levels, plain: float, targets: Targets, peaks: tuple[float, ...],
+    window: tuple[float, ...], scales: tuple[int, int], bias: int, fields: list[list[list[Slot]]],
+) -> None:  # fmt: skip
+    """Make the codec the encoder of a type."""
+    f32 = np.float32
+    settings = SuperScale(
+        size, f32(plain), targets, 1, np.array(peaks, f32), np.array(window, f32), 2, f32(scales[0]), f32(scales[1]),
+        bias, levels,
+    )  # fmt: skip
+    textbook = settings._replace(targets=targets[:0])
+    register_codec(name, BLOCK, BLOCK + BLOCK // size + 1, fields, settings, textbook)
 
 
 SCALES = list(range(BLOCK, BLOCK + 16))
@@ -204,21 +167,18 @@ def _iq4_xs_scales() -> list[list[Slot]]:
 _D16, _D8 = whole([BLOCK + 16], 2), whole([BLOCK + 8], 2)
 
 # fmt: off
-for _format in (
-    SuperScaleFormat("Q3_K", size=16, plain=-4, least=-32, most=31, bias=32, lo=-4, hi=3, offset=4,
-                     targets=both(spread(-4.9, -2.8, 9), spread(2.8, 4.0, 6)), peaks=(-32, -30.5, -29, 31, 29.5),
-                     window=(0, -1, 1, 2),
-                     fields=[planes(strided(256, 8, 32), 1, right=2), planes(strided(256, 4, 32), 2, right=0),
-                             _q3_scales(), _D16]),
-    SuperScaleFormat("Q6_K", size=16, plain=-32, least=-128, most=127, bias=0, lo=-32, hi=31, offset=32,
-                     targets=both(spread(-33.5, -27, 9), spread(27, 32, 6)), peaks=(-128, -124, 127),
-                     window=(0, -1, 1, 2, -2, -3),
-                     fields=[planes(strided(256, 2, 64), 4, right=0), planes(strided(256, 4, 32), 2, right=4),
-                             whole(SCALES), _D16]),
-    SuperScaleFormat("IQ4_XS", size=32, plain=-127, least=-32, most=31, bias=32, lo=-127, hi=113, offset=0,
-                     targets=both(spread(-140, -100, 9), spread(100, 130, 6)), peaks=(-32, -30.5, 31),
-                     window=(0, -1, 1, 2), book=codebook(IQ4_LEVELS),
-                     fields=[_D8, _iq4_xs_scales(), planes(strided(256, 2, 16), 4)]),
-):
-    _format.register()
+register_super("Q3_K", 16, integers(-4, 3), plain=-4, scales=(-32, 31), bias=32,
+               targets=both(spread(-4.9, -2.8, 9), spread(2.8, 4.0, 6)), peaks=(-32, -30.5, -29, 31, 29.5),
+               window=(0, -1, 1, 2),
+               fields=[planes(strided(256, 8, 32), 1, right=2), planes(strided(256, 4, 32), 2, right=0),
+                       _q3_scales(), _D16])
+register_super("Q6_K", 16, integers(-32, 31), plain=-32, scales=(-128, 127), bias=0,
+               targets=both(spread(-33.5, -27, 9), spread(27, 32, 6)), peaks=(-128, -124, 127),
+               window=(0, -1, 1, 2, -2, -3),
+               fields=[planes(strided(256, 2, 64), 4, right=0), planes(strided(256, 4, 32), 2, right=4),
+                       whole(SCALES), _D16])
+register_super("IQ4_XS", 32, IQ4_LEVELS, plain=-127, scales=(-32, 31), bias=32,
+               targets=both(spread(-140, -100, 9), spread(100, 130, 6)), peaks=(-32, -30.5, 31),
+               window=(0, -1, 1, 2),
+               fields=[_D8, _iq4_xs_scales(), planes(strided(256, 2, 16), 4)])
 # fmt: on

@@ -1,18 +1,14 @@
-"""What every encoder shares: loading sixteen blocks, rounding to codes and to float16 scales, and packing.
-
-An encoder fills a "symbol" tile, one row per number a block stores (codes, integer scales, float16 bits), one lane per
-block. A ``Layout`` then says which bits of which symbol go where: packing is data, not code.
-"""
+"""What the searches share: rounding to codes and to float16 scales, and keeping squares within float32."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from gguflike.kernels._jit import inner, overload, types
+from gguflike.kernels._jit import inner
 from gguflike.kernels.lanes import (
-    LANES,
     any_lane,
     bits,
     fma,
@@ -20,13 +16,10 @@ from gguflike.kernels.lanes import (
     int_lanes,
     lanes,
     load,
-    load_transposed,
     magnitude,
-    make_tile,
     maximum,
     minimum,
     store,
-    store_word,
     to_int,
     where,
 )
@@ -36,33 +29,65 @@ LARGEST = np.float32(2.0**40)  # beyond what any float16-scaled block can hold; 
 F16_MAX = np.float32(65504.0)
 F16_MIN_NORMAL = np.float32(2.0**-14)
 F16_MIN = np.float32(2.0**-24)
-SMALLEST = np.float32(2.0**-100)  # an importance below it counts as none
-NEGLIGIBLE = np.float32(1e-9)
 HALF = np.float32(0.5)
 SIGN = -(1 << 31)  # the sign bit of int32 lanes
 
 
-@inner(forceinline=True)
-def nearest(x: Any, inverse: Any, lo: Any, hi: Any, book: Any) -> Any:
-    """The level nearest to ``x * inverse``: an integer in [lo, hi], or an entry of ``book``.
+class Levels(NamedTuple):
+    """What codes stand for: the integers ``lo .. hi``, stored with ``offset`` added, or a codebook.
 
     ``book`` is None or float32: the levels in ascending order, then the midpoints between them.
     """
+
+    lo: np.float32
+    hi: np.float32
+    offset: np.float32
+    book: npt.NDArray[np.float32] | None
+
+
+def integers(lo: int, hi: int, first: int = 0) -> Levels:
+    """The integers ``lo .. hi``, stored from ``first`` on."""
+    return Levels(np.float32(lo), np.float32(hi), np.float32(first - lo), None)
+
+
+def codebook(levels: tuple[int, ...]) -> Levels:
+    """These levels, in ascending order."""
+    values = np.array(levels, np.float32)
+    book = np.concatenate([values, (values[1:] + values[:-1]) / 2])
+    return Levels(values[0], values[-1], np.float32(0), book)
+
+
+# Numba drops the branch not taken only where it hangs on an argument, hence ``book`` beside ``levels``.
+
+
+@inner(forceinline=True)
+def nearest(x: Any, inverse: Any, levels: Levels) -> Any:
+    """The level nearest to ``x * inverse``."""
+    return _nearest(x, inverse, levels, levels.book)
+
+
+@inner(forceinline=True)
+def _nearest(x: Any, inverse: Any, levels: Levels, book: Any) -> Any:
     if book is None:
-        return minimum(maximum(fma(x, inverse, MAGIC), lo + MAGIC), hi + MAGIC) - MAGIC
+        return minimum(maximum(fma(x, inverse, MAGIC), levels.lo + MAGIC), levels.hi + MAGIC) - MAGIC
     t = x * inverse
-    levels = (len(book) + 1) // 2
+    count = (len(book) + 1) // 2
     level = lanes(book[0])
-    for k in range(1, levels):
-        level = where(t > book[levels + k - 1], lanes(book[k]), level)
+    for k in range(1, count):
+        level = where(t > book[count + k - 1], lanes(book[k]), level)
     return level
 
 
 @inner(forceinline=True)
-def code_of(level: Any, offset: Any, book: Any) -> Any:
-    """The stored code (int32 lanes) of a level that ``nearest`` returned: level + offset, or the place in ``book``."""
+def code_of(level: Any, levels: Levels) -> Any:
+    """The stored code (int32 lanes) of a level that ``nearest`` returned: level + offset, or the place in the book."""
+    return _code_of(level, levels, levels.book)
+
+
+@inner(forceinline=True)
+def _code_of(level: Any, levels: Levels, book: Any) -> Any:
     if book is None:
-        return to_int(level + offset)
+        return to_int(level + levels.offset)
     code = int_lanes(0)
     for k in range(1, (len(book) + 1) // 2):
         code = where(level >= book[k], code + 1, code)
@@ -83,51 +108,6 @@ def weighted(tile: Any, j: Any, value: Any) -> Any:
     if tile is None:
         return value
     return value * load(tile, j)
-
-
-def weight_tile(weights: Any, rows: int) -> Any:  # resolved inside kernels only
-    """A tile for the importance, or None without importance."""
-    raise NotImplementedError
-
-
-@overload(weight_tile)
-def _weight_tile(weights: Any, rows: int) -> Any:
-    def absent(weights: Any, rows: int) -> Any:
-        return None
-
-    def present(weights: Any, rows: int) -> Any:
-        return make_tile(rows)
-
-    return absent if weights == types.none else present
-
-
-@inner
-def load_blocks(group: int, blocks: int, size: int, x: Any, tile: Any, starts: Any) -> None:
-    """Blocks ``16*group ..`` of flat ``x`` into the lanes of ``tile``; the last one is repeated in unused lanes."""
-    for lane in range(LANES):
-        starts[lane] = min(group * LANES + lane, blocks - 1) * size
-    for j in range(0, size, LANES):
-        load_transposed(tile, j, x, starts, j)
-
-
-@inner
-def load_weights(group: int, blocks: int, size: int, weights: Any, tile: Any, starts: Any) -> None:
-    """The importance of the columns that ``load_blocks`` loaded, as a share of the largest in the block.
-
-    None is quite zero, so that every part of a block has a best code; where all are, all count the same.
-    """
-    if weights is not None:
-        for lane in range(LANES):
-            starts[lane] = min(group * LANES + lane, blocks - 1) * size % len(weights)
-        for j in range(0, size, LANES):
-            load_transposed(tile, j, weights, starts, j)
-        largest = lanes(0.0)
-        for j in range(size):
-            largest = maximum(load(tile, j), largest)
-        counts = largest >= SMALLEST
-        scale = where(counts, 1.0 / where(counts, largest, lanes(1.0)), lanes(0.0))
-        for j in range(size):
-            store(tile, j, where(counts, maximum(load(tile, j) * scale, lanes(NEGLIGIBLE)), lanes(1.0)))
 
 
 @inner
@@ -206,36 +186,3 @@ def f16_bits(value: Any) -> Any:
 def round_to_int(value: Any) -> Any:
     """Nearest integer as float32; |value| < 2**22."""
     return (value + MAGIC) - MAGIC
-
-
-@inner
-def pack(group: int, blocks: int, symbols: Any, places: Any, out: Any, tile: Any) -> None:
-    """Write the blocks in the lanes as the ``Layout`` ``places`` says; ``tile``: an int tile of one row to work in."""
-    words = places.words
-    slots = places.slots
-    block_bytes = places.block_bytes
-    count = min(LANES, blocks - group * LANES)
-    for w in range(words.shape[0]):
-        word = int_lanes(0)
-        if words[w, 4] != 0:
-            for s in range(words[w, 2], words[w, 3]):
-                word = word | (load(symbols, slots[s, 0]) << slots[s, 3])
-        else:
-            for s in range(words[w, 2], words[w, 3]):
-                word = word | (((load(symbols, slots[s, 0]) >> slots[s, 1]) & slots[s, 2]) << slots[s, 3])
-        store(tile, 0, word)
-        at = group * LANES * block_bytes + words[w, 0]
-        if words[w, 1] == 4:
-            for lane in range(count):
-                store_word(out, at + lane * block_bytes, np.uint32(tile[lane]))
-        elif words[w, 1] == 2:
-            for lane in range(count):
-                store_word(out, at + lane * block_bytes, np.uint16(tile[lane]))
-        else:
-            for lane in range(count):
-                store_word(out, at + lane * block_bytes, np.uint8(tile[lane]))
-
-
-def groups_of(blocks: int) -> int:
-    """Groups of ``LANES`` blocks that cover ``blocks``."""
-    return -(-blocks // LANES)

@@ -9,38 +9,31 @@ sort sixteen blocks at once with Batcher's odd-even merge network, which has no 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels._jit import inner, jit, run_rows
-from gguflike.kernels.dispatch import register
-from gguflike.kernels.encode.layout import Layout, bit_string, layout, planes, strided, whole
+from gguflike.kernels._jit import inner
+from gguflike.kernels.encode.driver import codec, register_codec, weight_tile
+from gguflike.kernels.encode.layout import Slot, bit_string, planes, strided, whole
 from gguflike.kernels.encode.scale import extreme
 from gguflike.kernels.encode.search import (
     HALF,
     clamp_tile,
     f16_bits,
-    groups_of,
-    load_blocks,
-    load_weights,
-    pack,
     reciprocal,
     stored_scale,
     to_f16_grid,
     weight,
-    weight_tile,
     weighted,
 )
 from gguflike.kernels.lanes import (
-    LANES,
     fma,
     int_lanes,
     lanes,
     load,
     magnitude,
-    make_int_tile,
     make_tile,
     maximum,
     minimum,
@@ -48,11 +41,25 @@ from gguflike.kernels.lanes import (
     where,
 )
 
-Array = npt.NDArray[Any]
 TERNARY, BINARY = 256, 128
+Places = npt.NDArray[np.int32]
 
 
-def merge_network(count: int) -> npt.NDArray[np.int32]:
+class Ternary(NamedTuple):
+    """``textbook`` takes the largest magnitude for the scale, unrounded; ``trits``: the codes in each byte of TQ1_0."""
+
+    textbook: bool
+    network: Places
+    trits: Places
+
+
+class Binary(NamedTuple):
+    """Blocks of ``size`` signs."""
+
+    size: int
+
+
+def merge_network(count: int) -> Places:
     """Batcher's odd-even merge network for ``count`` (a power of two) values: (comparisons, 2) positions, in order."""
     pairs = []
     run = 1
@@ -138,67 +145,41 @@ def put_trits(symbols: Any, trits: Any) -> None:
         store(symbols, TERNARY + 1 + b, (number * 17261 + 16383) >> 14)
 
 
-@jit
-def ternary_groups(
-    start: int, stop: int, x: Any, weights: Any, out: Any, textbook: bool, network: Any, trits: Any,
-    places: Any,
-) -> None:  # fmt: skip
-    """Encode groups of sixteen ternary blocks; ``textbook`` takes the largest magnitude for the scale, unrounded.
-
-    Symbols: codes 0 .. 2, the scale, then a byte for every row of ``trits``.
-    """
-    blocks = len(x) // TERNARY
-    tile = make_tile(TERNARY)
-    wtile = weight_tile(weights, TERNARY)
-    keys = make_tile(TERNARY)
-    carried = weight_tile(weights, TERNARY)
-    symbols = make_int_tile(TERNARY + 1 + trits.shape[0])
-    scratch = make_int_tile(1)
-    starts = np.empty(LANES, np.int64)
-    for group in range(start, stop):
-        load_blocks(group, blocks, TERNARY, x, tile, starts)
-        top = magnitude(extreme(tile, 0, TERNARY))
-        if textbook:
-            put_codes(tile, symbols, where(top == 0.0, lanes(0.0), 1.0 / where(top == 0.0, lanes(1.0), top)), HALF)
-            d = to_f16_grid(top)
-        else:
-            load_weights(group, blocks, TERNARY, weights, wtile, starts)
-            clamp_tile(tile, TERNARY, top)
-            d = stored_scale(best_ternary(tile, wtile, keys, carried, network))
-            plain = to_f16_grid(top)
-            worse = ternary_error(tile, wtile, plain) < ternary_error(tile, wtile, d)
-            d = where(worse, plain, d)
-            put_codes(tile, symbols, reciprocal(d), HALF)
-        store(symbols, TERNARY, f16_bits(d))
-        put_trits(symbols, trits)
-        pack(group, blocks, symbols, places, out, scratch)
+@codec(Ternary)
+def ternary_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Ternary) -> None:
+    """Symbols: codes 0 .. 2, the scale, then a byte for every row of ``trits``."""
+    top = magnitude(extreme(tile, 0, TERNARY))
+    if s.textbook:
+        put_codes(tile, symbols, where(top == 0.0, lanes(0.0), 1.0 / where(top == 0.0, lanes(1.0), top)), HALF)
+        d = to_f16_grid(top)
+    else:
+        clamp_tile(tile, TERNARY, top)
+        keys = make_tile(TERNARY)
+        carried = weight_tile(weights, TERNARY)
+        d = stored_scale(best_ternary(tile, weights, keys, carried, s.network))
+        plain = to_f16_grid(top)
+        worse = ternary_error(tile, weights, plain) < ternary_error(tile, weights, d)
+        d = where(worse, plain, d)
+        put_codes(tile, symbols, reciprocal(d), HALF)
+    store(symbols, TERNARY, f16_bits(d))
+    put_trits(symbols, s.trits)
 
 
-@jit
-def binary_groups(start: int, stop: int, x: Any, weights: Any, out: Any, places: Any) -> None:
-    """Encode groups of sixteen binary blocks. Symbols: bits (1 for +d), then the scale."""
-    blocks = len(x) // BINARY
-    tile = make_tile(BINARY)
-    wtile = weight_tile(weights, BINARY)
-    symbols = make_int_tile(BINARY + 1)
-    scratch = make_int_tile(1)
-    starts = np.empty(LANES, np.int64)
-    for group in range(start, stop):
-        load_blocks(group, blocks, BINARY, x, tile, starts)
-        load_weights(group, blocks, BINARY, weights, wtile, starts)
-        clamp_tile(tile, BINARY, magnitude(extreme(tile, 0, BINARY)))
-        wx = lanes(0.0)
-        w = lanes(0.0)
-        for j in range(BINARY):
-            v = load(tile, j)
-            wx = wx + weighted(wtile, j, magnitude(v))
-            w = w + weight(wtile, j)
-            store(symbols, j, where(v < 0.0, int_lanes(0), int_lanes(1)))
-        store(symbols, BINARY, f16_bits(to_f16_grid(wx * reciprocal(w))))
-        pack(group, blocks, symbols, places, out, scratch)
+@codec(Binary)
+def binary_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Binary) -> None:
+    """Symbols: bits (1 for +d), then the scale."""
+    clamp_tile(tile, s.size, magnitude(extreme(tile, 0, s.size)))
+    wx = lanes(0.0)
+    w = lanes(0.0)
+    for j in range(s.size):
+        v = load(tile, j)
+        wx = wx + weighted(weights, j, magnitude(v))
+        w = w + weight(weights, j)
+        store(symbols, j, where(v < 0.0, int_lanes(0), int_lanes(1)))
+    store(symbols, s.size, f16_bits(to_f16_grid(wx * reciprocal(w))))
 
 
-def _trits() -> npt.NDArray[np.int32]:
+def _trits() -> Places:
     """(52, 5): the codes in each byte of TQ1_0, most significant first, -1 for none: 48 bytes of five, 4 of four."""
     first = np.arange(160).reshape(5, 32).T
     second = 160 + np.arange(80).reshape(5, 16).T
@@ -206,24 +187,13 @@ def _trits() -> npt.NDArray[np.int32]:
     return np.concatenate([first, second, last]).astype(np.int32)
 
 
-def _register_ternary(name: str, trits: npt.NDArray[np.int32], plan: Layout) -> None:
-    network = merge_network(TERNARY)
-
-    @register("encode", name)
-    def encode(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
-        textbook = method == "absmax"
-        args = (x.reshape(-1), None if textbook else weights, out.reshape(-1), textbook, network, trits)
-        run_rows(ternary_groups, groups_of(x.size // TERNARY), *args, plan, threads=threads)
-
-
-def _register_binary(name: str, plan: Layout) -> None:
-    @register("encode", name)
-    def encode(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
-        args = (x.reshape(-1), None if method == "absmax" else weights, out.reshape(-1))
-        run_rows(binary_groups, groups_of(x.size // BINARY), *args, plan, threads=threads)
+def _register_ternary(name: str, trits: Places, fields: list[list[list[Slot]]]) -> None:
+    search = Ternary(False, merge_network(TERNARY), trits)
+    register_codec(name, TERNARY, TERNARY + 1 + len(trits), fields, search, textbook=search._replace(textbook=True))
 
 
 _D = whole([TERNARY], 2)
-_register_ternary("TQ2_0", _trits()[:0], layout([planes(strided(256, 4, 32), 2), _D]))
-_register_ternary("TQ1_0", _trits(), layout([whole(range(TERNARY + 1, TERNARY + 53)), _D]))
-_register_binary("Q1_0", layout([whole([BINARY], 2), bit_string(range(BINARY), 1)]))
+_register_ternary("TQ2_0", _trits()[:0], [planes(strided(256, 4, 32), 2), _D])
+_register_ternary("TQ1_0", _trits(), [whole(range(TERNARY + 1, TERNARY + 53)), _D])
+_MEAN = Binary(BINARY)
+register_codec("Q1_0", BINARY, BINARY + 1, [whole([BINARY], 2), bit_string(range(BINARY), 1)], _MEAN, textbook=_MEAN)

@@ -1,0 +1,176 @@
+"""The loop all codecs here share: sixteen blocks into the lanes, a codec turns them into symbols, symbols are packed.
+
+A codec is a ``NamedTuple`` of settings and the function that ``@codec`` ties to it; the loop is compiled once for each.
+The function fills a "symbol" tile, one row per number a block stores (codes, integer scales, float16 bits), one lane
+per block. A ``Layout`` then says which bits of which symbol go where: packing is data, not code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike.kernels._jit import inner, jit, overload, run_rows, types
+from gguflike.kernels.dispatch import register
+from gguflike.kernels.encode.layout import Layout, Slot, layout
+from gguflike.kernels.lanes import (
+    LANES,
+    int_lanes,
+    lanes,
+    load,
+    load_transposed,
+    make_int_tile,
+    make_tile,
+    maximum,
+    store,
+    store_word,
+    where,
+)
+
+Array = npt.NDArray[Any]
+SMALLEST = np.float32(2.0**-100)  # an importance below it counts as none
+NEGLIGIBLE = np.float32(1e-9)
+
+
+def weight_tile(weights: Any, rows: int) -> Any:  # resolved inside kernels only
+    """A tile for the importance, or None without importance."""
+    raise NotImplementedError
+
+
+@overload(weight_tile)
+def _weight_tile(weights: Any, rows: int) -> Any:
+    def absent(weights: Any, rows: int) -> Any:
+        return None
+
+    def present(weights: Any, rows: int) -> Any:
+        return make_tile(rows)
+
+    return absent if weights == types.none else present
+
+
+@inner
+def load_blocks(group: int, blocks: int, size: int, x: Any, tile: Any, starts: Any) -> None:
+    """Blocks ``16*group ..`` of flat ``x`` into the lanes of ``tile``; the last one is repeated in unused lanes."""
+    for lane in range(LANES):
+        starts[lane] = min(group * LANES + lane, blocks - 1) * size
+    for j in range(0, size, LANES):
+        load_transposed(tile, j, x, starts, j)
+
+
+@inner
+def load_weights(group: int, blocks: int, size: int, weights: Any, tile: Any, starts: Any) -> None:
+    """The importance of the columns that ``load_blocks`` loaded, as a share of the largest in the block.
+
+    None is quite zero, so that every part of a block has a best code; where all are, all count the same.
+    """
+    if weights is not None:
+        for lane in range(LANES):
+            starts[lane] = min(group * LANES + lane, blocks - 1) * size % len(weights)
+        for j in range(0, size, LANES):
+            load_transposed(tile, j, weights, starts, j)
+        largest = lanes(0.0)
+        for j in range(size):
+            largest = maximum(load(tile, j), largest)
+        counts = largest >= SMALLEST
+        scale = where(counts, 1.0 / where(counts, largest, lanes(1.0)), lanes(0.0))
+        for j in range(size):
+            store(tile, j, where(counts, maximum(load(tile, j) * scale, lanes(NEGLIGIBLE)), lanes(1.0)))
+
+
+@inner
+def pack(group: int, blocks: int, symbols: Any, places: Any, out: Any, tile: Any) -> None:
+    """Write the blocks in the lanes as the ``Layout`` ``places`` says; ``tile``: an int tile of one row to work in."""
+    words = places.words
+    slots = places.slots
+    block_bytes = places.block_bytes
+    count = min(LANES, blocks - group * LANES)
+    for w in range(words.shape[0]):
+        word = int_lanes(0)
+        if words[w, 4] != 0:
+            for s in range(words[w, 2], words[w, 3]):
+                word = word | (load(symbols, slots[s, 0]) << slots[s, 3])
+        else:
+            for s in range(words[w, 2], words[w, 3]):
+                word = word | (((load(symbols, slots[s, 0]) >> slots[s, 1]) & slots[s, 2]) << slots[s, 3])
+        store(tile, 0, word)
+        at = group * LANES * block_bytes + words[w, 0]
+        if words[w, 1] == 4:
+            for lane in range(count):
+                store_word(out, at + lane * block_bytes, np.uint32(tile[lane]))
+        elif words[w, 1] == 2:
+            for lane in range(count):
+                store_word(out, at + lane * block_bytes, np.uint16(tile[lane]))
+        else:
+            for lane in range(count):
+                store_word(out, at + lane * block_bytes, np.uint8(tile[lane]))
+
+
+def _encode_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Any) -> None:
+    raise NotImplementedError  # ``codec`` puts its function in this place
+
+
+def _encode_groups(
+    start: int, stop: int, x: Any, weights: Any, out: Any, size: int, rows: int, settings: Any, places: Any
+) -> None:
+    """Encode groups of sixteen blocks of ``size`` weights by way of ``rows`` symbols."""
+    blocks = len(x) // size
+    tile = make_tile(size)
+    wtile = weight_tile(weights, size)
+    symbols = make_int_tile(rows)
+    scratch = make_int_tile(1)
+    starts = np.empty(LANES, np.int64)
+    for group in range(start, stop):
+        load_blocks(group, blocks, size, x, tile, starts)
+        load_weights(group, blocks, size, weights, wtile, starts)
+        _encode_lanes(group, tile, wtile, symbols, settings)
+        pack(group, blocks, symbols, places, out, scratch)
+
+
+_LOOPS: dict[type, Callable[..., None]] = {}
+
+
+def codec(settings: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorator: ``function(group, tile, weights, symbols, s)`` encodes the blocks in the lanes of ``tile``.
+
+    ``weights`` is a tile of importance or None, ``s`` an instance of ``settings``. The loop is compiled around the
+    function's text: as a function of its own, or an overload, it would be optimized twice, in half as much time again.
+    """
+
+    def add(function: Callable[..., None]) -> Callable[..., None]:
+        scope = _encode_groups.__globals__ | {"_encode_lanes": inner(function, inline="always")}
+        loop = FunctionType(_encode_groups.__code__, scope)
+        loop.__qualname__ = f"{function.__module__}.{function.__name__}"  # names the file in the cache
+        _LOOPS[settings] = jit(loop)
+        return function
+
+    return add
+
+
+def register_codec(
+    name: str, size: int, rows: int, fields: Iterable[list[list[Slot]]], search: Any, textbook: Any,
+    weighted: Any = None,
+) -> None:  # fmt: skip
+    """Make codecs the encoder of a block type: ``search``, ``textbook`` for "absmax", ``weighted`` with importance."""
+    places = layout(fields)
+
+    @register("encode", name)
+    def encode(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
+        if method == "absmax":
+            encode_blocks(x, None, out, size, rows, textbook, places, threads)
+        else:
+            settings = search if weights is None or weighted is None else weighted
+            encode_blocks(x, weights, out, size, rows, settings, places, threads)
+
+
+def encode_blocks(
+    x: Array, weights: Array | None, out: Array, size: int, rows: int, settings: Any, places: Layout,
+    threads: int | None,
+) -> None:  # fmt: skip
+    """Encode ``x`` into ``out`` with the codec of ``settings``."""
+    groups = -(-x.size // (size * LANES))
+    args = (x.reshape(-1), weights, out.reshape(-1), size, rows, settings, places)
+    run_rows(_LOOPS[type(settings)], groups, *args, threads=threads)
