@@ -117,13 +117,24 @@ def run_rows(kernel: Callable[..., Any], rows: int, *args: Any, threads: int | N
     """Call ``kernel(start, stop, *args)`` over disjoint row ranges that cover ``range(rows)``, on several threads.
 
     Ranges are small enough (``chunk`` rows; 8 per thread by default) that a thread held up by another process delays
-    the others little. The result must not depend on the split: a kernel writes only to its own rows.
+    the others little. The result must not depend on the split: a kernel writes only to its own rows. The caller works
+    too: waking a thread takes as long as encoding ten thousand weights.
     """
     workers = min(thread_count(threads), max(rows, 1))
     step = chunk or max(1, -(-rows // (8 * workers)))
     if workers == 1 or step >= rows:
         kernel(0, rows, *args)
         return
-    futures = [_pool(workers).submit(kernel, i, min(i + step, rows), *args) for i in range(0, rows, step)]
-    for future in futures:
-        future.result()
+    ranges = iter(range(0, rows, step))  # one iterator for all threads: each takes the next range when it is done
+
+    def work() -> None:
+        for start in ranges:
+            kernel(start, min(start + step, rows), *args)
+
+    helpers = [_pool(workers - 1).submit(work) for _ in range(workers - 1)]
+    try:
+        work()
+    finally:
+        for helper in helpers:
+            if not helper.cancel():  # not begun: nothing is left for it
+                helper.result()
