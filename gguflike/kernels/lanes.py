@@ -34,8 +34,9 @@ signature: Any = _templates.signature
 
 LANES = 16
 
-_I32 = ir.IntType(32)
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
 _F32 = ir.FloatType()
+_QUARTER = ir.VectorType(_F32, 4)
 _VF, _VI, _VM = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES), ir.VectorType(ir.IntType(1), LANES)
 
 
@@ -211,7 +212,7 @@ def load(typingctx: Any, tile: Any, i: Any) -> Any:
     result = f32x16 if tile.dtype == types.float32 else i32x16
 
     def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        start = builder.shl(args[1], ir.Constant(ir.IntType(64), 4))
+        start = builder.shl(args[1], ir.Constant(_I64, 4))
         value = builder.load(_pointer(context, builder, sig.args[0], args[0], start, sig.return_type.llvm))
         value.align = 4
         return value
@@ -225,7 +226,7 @@ def store(typingctx: Any, tile: Any, i: Any, value: Any) -> Any:
     kind = f32x16 if tile.dtype == types.float32 else i32x16
 
     def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        start = builder.shl(args[1], ir.Constant(ir.IntType(64), 4))
+        start = builder.shl(args[1], ir.Constant(_I64, 4))
         target = _pointer(context, builder, sig.args[0], args[0], start, sig.args[2].llvm)
         builder.store(args[2], target).align = 4
         return context.get_dummy_value()
@@ -233,19 +234,28 @@ def store(typingctx: Any, tile: Any, i: Any, value: Any) -> Any:
     return signature(types.void, tile, types.intp, kind), build
 
 
+# Lanes 4g .. 4g + 3 of two vectors: one of each in turn, the first two or the last two; then both of each.
+_QUARTERS = range(0, LANES, 4)
+_FIRST_TWO = [place for g in _QUARTERS for place in (g, LANES + g, g + 1, LANES + g + 1)]
+_LAST_TWO = [place for g in _QUARTERS for place in (g + 2, LANES + g + 2, g + 3, LANES + g + 3)]
+_FIRST_PAIRS = [place for g in _QUARTERS for place in (g, g + 1, LANES + g, LANES + g + 1)]
+_LAST_PAIRS = [place for g in _QUARTERS for place in (g + 2, g + 3, LANES + g + 2, LANES + g + 3)]
+
+
+def _shuffled(builder: Any, a: Any, b: Any, places: list[int]) -> Any:
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_I32, len(places)), places))
+
+
 def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
-    """The 16x16 matrix of 16 vectors, transposed in four rounds of pairwise shuffles."""
-    for step in (1, 2, 4, 8):
-        low = [i if not i & step else LANES + i - step for i in range(LANES)]
-        high = [i + step if not i & step else LANES + i for i in range(LANES)]
-        swapped = list(rows)
-        for r in range(LANES):
-            if not r & step:
-                a, b = rows[r], rows[r + step]
-                swapped[r] = builder.shuffle_vector(a, b, ir.Constant(_VI, low))
-                swapped[r + step] = builder.shuffle_vector(a, b, ir.Constant(_VI, high))
-        rows = swapped
-    return rows
+    """Four vectors: vector k holds, in its lanes 4g .. 4g + 3, lane 4g + k of each of ``rows``."""
+    a, b, c, d = rows
+    low, high = _shuffled(builder, a, b, _FIRST_TWO), _shuffled(builder, a, b, _LAST_TWO)
+    low2, high2 = _shuffled(builder, c, d, _FIRST_TWO), _shuffled(builder, c, d, _LAST_TWO)
+    return [
+        _shuffled(builder, *pair, places)
+        for pair in ((low, low2), (high, high2))
+        for places in (_FIRST_PAIRS, _LAST_PAIRS)
+    ]
 
 
 @intrinsic
@@ -255,19 +265,46 @@ def load_transposed(typingctx: Any, tile: Any, row: Any, source: Any, starts: An
     def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         tile_, row_, source_, starts_, column_ = args
         begins = context.make_array(sig.args[3])(context, builder, starts_).data
-        rows = []
-        for lane in range(LANES):
-            begin = builder.load(builder.gep(begins, [ir.Constant(_I32, lane)]))
-            place = _pointer(context, builder, sig.args[2], source_, builder.add(begin, column_), _VF)
-            value = builder.load(place)
-            value.align = 4
-            rows.append(value)
-        for r, value in enumerate(_transposed(builder, rows)):
-            index = builder.shl(builder.add(row_, ir.Constant(ir.IntType(64), r)), ir.Constant(ir.IntType(64), 4))
-            builder.store(value, _pointer(context, builder, sig.args[0], tile_, index, _VF)).align = 4
+        places = [builder.load(builder.gep(begins, [ir.Constant(_I32, lane)])) for lane in range(LANES)]
+        # Four columns at a time, lanes k, k + 4, ... end to end: so no shuffle crosses 128 bits.
+        for r in range(0, LANES, 4):
+            at = builder.add(column_, ir.Constant(_I64, r))
+            parts = []
+            for place in places:
+                part = builder.load(_pointer(context, builder, sig.args[2], source_, builder.add(place, at), _QUARTER))
+                part.align = 4
+                parts.append(part)
+            rows = []
+            for k in range(4):
+                low, high = (_shuffled(builder, parts[k + g], parts[k + g + 4], list(range(8))) for g in (0, 8))
+                rows.append(_shuffled(builder, low, high, list(range(LANES))))
+            for k, value in enumerate(_transposed(builder, rows)):
+                index = builder.shl(builder.add(row_, ir.Constant(_I64, r + k)), ir.Constant(_I64, 4))
+                builder.store(value, _pointer(context, builder, sig.args[0], tile_, index, _VF)).align = 4
         return context.get_dummy_value()
 
     return signature(types.void, tile, types.intp, source, starts, types.intp), build
+
+
+@intrinsic
+def store_transposed(typingctx: Any, out: Any, offset: Any, stride: Any, tile: Any) -> Any:
+    """Rows 0 .. 3 of an int32 tile, lane by lane, into 16 bytes of a uint8 array from ``offset + lane * stride`` on."""
+
+    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        out_, offset_, stride_, tile_ = args
+        rows = []
+        for k in range(4):
+            start = ir.Constant(_I64, k * LANES)
+            rows.append(builder.load(_pointer(context, builder, sig.args[3], tile_, start, _VI)))
+            rows[-1].align = 4
+        for k, value in enumerate(_transposed(builder, rows)):
+            for g in _QUARTERS:
+                at = builder.add(offset_, builder.mul(stride_, ir.Constant(_I64, g + k)))
+                words = _shuffled(builder, value, value, list(range(g, g + 4)))
+                builder.store(words, _pointer(context, builder, sig.args[0], out_, at, words.type)).align = 1
+        return context.get_dummy_value()
+
+    return signature(types.void, out, types.intp, types.intp, tile), build
 
 
 @intrinsic

@@ -27,6 +27,7 @@ from gguflike.kernels.lanes import (
     make_tile,
     maximum,
     store,
+    store_transposed,
     store_word,
     where,
 )
@@ -81,23 +82,36 @@ def load_weights(group: int, blocks: int, size: int, weights: Any, tile: Any, st
             store(tile, j, where(counts, maximum(load(tile, j) * scale, lanes(NEGLIGIBLE)), lanes(1.0)))
 
 
+@inner(forceinline=True)
+def gathered(symbols: Any, words: Any, slots: Any, w: int) -> Any:
+    """Word ``w`` of the blocks in the lanes."""
+    first, end, entire = words[w, 2], words[w, 3], words[w, 4]
+    word = int_lanes(0)
+    if entire != 0:
+        for s in range(first, end):
+            word = word | (load(symbols, slots[s, 0]) << slots[s, 3])
+    else:
+        for s in range(first, end):
+            word = word | (((load(symbols, slots[s, 0]) >> slots[s, 1]) & slots[s, 2]) << slots[s, 3])
+    return word
+
+
 @inner
 def pack(group: int, blocks: int, symbols: Any, places: Any, out: Any, tile: Any) -> None:
-    """Write the blocks in the lanes as the ``Layout`` ``places`` says; ``tile``: an int tile of one row to work in."""
+    """Write the blocks in the lanes as the ``Layout`` ``places`` says; ``tile``: an int tile of four rows to use."""
     words = places.words
     slots = places.slots
     block_bytes = places.block_bytes
+    start = group * LANES * block_bytes
     count = min(LANES, blocks - group * LANES)
-    for w in range(words.shape[0]):
-        word = int_lanes(0)
-        if words[w, 4] != 0:
-            for s in range(words[w, 2], words[w, 3]):
-                word = word | (load(symbols, slots[s, 0]) << slots[s, 3])
-        else:
-            for s in range(words[w, 2], words[w, 3]):
-                word = word | (((load(symbols, slots[s, 0]) >> slots[s, 1]) & slots[s, 2]) << slots[s, 3])
-        store(tile, 0, word)
-        at = group * LANES * block_bytes + words[w, 0]
+    fours = block_bytes // 16 if count == LANES else 0  # the first words are four bytes each
+    for f in range(fours):
+        for k in range(4):
+            store(tile, k, gathered(symbols, words, slots, 4 * f + k))
+        store_transposed(out, start + 16 * f, block_bytes, tile)
+    for w in range(4 * fours, words.shape[0]):
+        store(tile, 0, gathered(symbols, words, slots, w))
+        at = start + words[w, 0]
         if words[w, 1] == 4:
             for lane in range(count):
                 store_word(out, at + lane * block_bytes, np.uint32(tile[lane]))
@@ -121,7 +135,7 @@ def _encode_groups(
     tile = make_tile(size)
     wtile = weight_tile(weights, size)
     symbols = make_int_tile(rows)
-    scratch = make_int_tile(1)
+    scratch = make_int_tile(4)
     starts = np.empty(LANES, np.int64)
     for group in range(start, stop):
         load_blocks(group, blocks, size, x, tile, starts)
