@@ -2,9 +2,10 @@
 
 Binary: for given signs the best d is the (weighted) mean magnitude, and the signs are those of the weights.
 
-Ternary: with k weights away from zero the error is least when they are the k of largest magnitude, d is their mean and
-the squares explained are (sum w*|x|)**2 / sum w. So sort by magnitude and take the best k over all of them. The lanes
-sort sixteen blocks at once with Batcher's odd-even merge network, which has no branches on data.
+Ternary: with the weights above a threshold away from zero, d is best as their mean magnitude, and the squares explained
+are (sum w*|x|)**2 / sum w. For this d the threshold d / 2 is best: the optimum is a fixed point of threshold -> mean
+above it / 2. The map is monotone, so no fixed point is passed by when it is applied from below and from above until it
+stands still. Few are between the least and the greatest: from below, the search goes on past one weight at a time.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.kernels._jit import inner
-from gguflike.kernels.encode.driver import codec, register_codec, weight_tile
+from gguflike.kernels.encode.driver import codec, register_codec
 from gguflike.kernels.encode.layout import Slot, bit_string, planes, strided, whole
-from gguflike.kernels.encode.scale import extreme
 from gguflike.kernels.encode.search import (
     HALF,
+    LARGEST,
     clamp_tile,
     f16_bits,
     reciprocal,
@@ -29,12 +30,12 @@ from gguflike.kernels.encode.search import (
     weighted,
 )
 from gguflike.kernels.lanes import (
+    any_lane,
     fma,
     int_lanes,
     lanes,
     load,
     magnitude,
-    make_tile,
     maximum,
     minimum,
     store,
@@ -49,7 +50,6 @@ class Ternary(NamedTuple):
     """``textbook`` takes the largest magnitude for the scale, unrounded; ``trits``: the codes in each byte of TQ1_0."""
 
     textbook: bool
-    network: Places
     trits: Places
 
 
@@ -59,70 +59,65 @@ class Binary(NamedTuple):
     size: int
 
 
-def merge_network(count: int) -> Places:
-    """Batcher's odd-even merge network for ``count`` (a power of two) values: (comparisons, 2) positions, in order."""
-    pairs = []
-    run = 1
-    while run < count:
-        gap = run
-        while gap > 0:
-            for first in range(gap % run, count - gap, 2 * gap):
-                for i in range(first, min(first + gap, count - gap)):
-                    if i // (2 * run) == (i + gap) // (2 * run):
-                        pairs.append((i, i + gap))
-            gap //= 2
-        run *= 2
-    return np.array(pairs, np.int32)
+@inner
+def largest(tile: Any, count: int) -> Any:
+    """The largest magnitude."""
+    size = lanes(0.0)
+    for j in range(count):
+        size = maximum(magnitude(load(tile, j)), size)
+    return size
 
 
 @inner
-def sort_lanes(keys: Any, carried: Any, network: Any) -> None:
-    """Sort the rows of each lane in descending order; ``carried`` (or None) moves along."""
-    for p in range(network.shape[0]):
-        i = network[p, 0]
-        j = network[p, 1]
-        a = load(keys, i)
-        b = load(keys, j)
-        store(keys, i, maximum(a, b))
-        store(keys, j, minimum(a, b))
-        if carried is not None:
-            u = load(carried, i)
-            v = load(carried, j)
-            store(carried, i, where(a > b, u, v))
-            store(carried, j, where(a > b, v, u))
-
-
-@inner
-def best_ternary(tile: Any, weights: Any, keys: Any, carried: Any, network: Any) -> Any:
-    """The scale of least squared error over all codes -1, 0, 1."""
-    for j in range(TERNARY):
-        store(keys, j, magnitude(load(tile, j)))
-        if carried is not None:
-            store(carried, j, load(weights, j))
-    sort_lanes(keys, carried, network)
-    wx = lanes(0.0)
-    w = lanes(0.0)
+def best_ternary(tile: Any, weights: Any, top: Any) -> Any:
+    """The scale of least squared error over all codes -1, 0, 1; ``top`` is the largest magnitude."""
+    low = lanes(0.0)
+    high = top * HALF
     best_wx = lanes(0.0)
     best_w = lanes(1.0)
-    for k in range(TERNARY):
-        one = weight(carried, k)
-        wx = fma(one, load(keys, k), wx)
-        w = w + one
-        better = wx * wx * best_w > best_wx * best_wx * w
-        best_wx = where(better, wx, best_wx)
-        best_w = where(better, w, best_w)
+    searching = True
+    while searching:
+        wx1 = lanes(0.0)
+        w1 = lanes(0.0)
+        wx2 = lanes(0.0)
+        w2 = lanes(0.0)
+        above = lanes(np.float32(np.inf))  # the least magnitude above ``low``
+        for j in range(TERNARY):
+            x = magnitude(load(tile, j))
+            w = weight(weights, j)
+            wx = weighted(weights, j, x)
+            kept = x > low
+            wx1 = wx1 + where(kept, wx, lanes(0.0))
+            w1 = w1 + where(kept, w, lanes(0.0))
+            above = minimum(where(kept, x, above), above)
+            kept = x > high
+            wx2 = wx2 + where(kept, wx, lanes(0.0))
+            w2 = w2 + where(kept, w, lanes(0.0))
+        better = wx1 * wx1 * best_w > best_wx * best_wx * w1
+        best_wx = where(better, wx1, best_wx)
+        best_w = where(better, w1, best_w)
+        better = wx2 * wx2 * best_w > best_wx * best_wx * w2
+        best_wx = where(better, wx2, best_wx)
+        best_w = where(better, w2, best_w)
+        next_high = minimum(wx2 * reciprocal(w2) * HALF, high)
+        low = maximum(wx1 * reciprocal(w1) * HALF, above)
+        searching = any_lane((next_high < high) | (low < next_high))
+        high = next_high
     return best_wx / best_w
 
 
 @inner
-def ternary_error(tile: Any, weights: Any, d: Any) -> Any:
-    """Squared error with the nearest of -d, 0, d."""
-    total = lanes(0.0)
+def ternary_errors(tile: Any, weights: Any, d1: Any, d2: Any) -> Any:
+    """Squared errors with the nearest of -d, 0, d, for two scales."""
+    total1 = lanes(0.0)
+    total2 = lanes(0.0)
     for j in range(TERNARY):
         size = magnitude(load(tile, j))
-        rest = size - where(size > d * HALF, d, lanes(0.0))
-        total = fma(rest, weighted(weights, j, rest), total)
-    return total
+        rest1 = size - where(size > d1 * HALF, d1, lanes(0.0))
+        rest2 = size - where(size > d2 * HALF, d2, lanes(0.0))
+        total1 = fma(rest1, weighted(weights, j, rest1), total1)
+        total2 = fma(rest2, weighted(weights, j, rest2), total2)
+    return total1, total2
 
 
 @inner
@@ -148,18 +143,17 @@ def put_trits(symbols: Any, trits: Any) -> None:
 @codec(Ternary)
 def ternary_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Ternary) -> None:
     """Symbols: codes 0 .. 2, the scale, then a byte for every row of ``trits``."""
-    top = magnitude(extreme(tile, 0, TERNARY))
+    top = largest(tile, TERNARY)
     if s.textbook:
         put_codes(tile, symbols, where(top == 0.0, lanes(0.0), 1.0 / where(top == 0.0, lanes(1.0), top)), HALF)
         d = to_f16_grid(top)
     else:
         clamp_tile(tile, TERNARY, top)
-        keys = make_tile(TERNARY)
-        carried = weight_tile(weights, TERNARY)
-        d = stored_scale(best_ternary(tile, weights, keys, carried, s.network))
+        top = minimum(top, lanes(LARGEST))
+        d = stored_scale(best_ternary(tile, weights, top))
         plain = to_f16_grid(top)
-        worse = ternary_error(tile, weights, plain) < ternary_error(tile, weights, d)
-        d = where(worse, plain, d)
+        found, plainly = ternary_errors(tile, weights, d, plain)
+        d = where(plainly < found, plain, d)
         put_codes(tile, symbols, reciprocal(d), HALF)
     store(symbols, TERNARY, f16_bits(d))
     put_trits(symbols, s.trits)
@@ -168,7 +162,7 @@ def ternary_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Ternary)
 @codec(Binary)
 def binary_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Binary) -> None:
     """Symbols: bits (1 for +d), then the scale."""
-    clamp_tile(tile, s.size, magnitude(extreme(tile, 0, s.size)))
+    clamp_tile(tile, s.size, largest(tile, s.size))
     wx = lanes(0.0)
     w = lanes(0.0)
     for j in range(s.size):
@@ -188,7 +182,7 @@ def _trits() -> Places:
 
 
 def _register_ternary(name: str, trits: Places, fields: list[list[list[Slot]]]) -> None:
-    search = Ternary(False, merge_network(TERNARY), trits)
+    search = Ternary(False, trits)
     register_codec(name, TERNARY, TERNARY + 1 + len(trits), fields, search, textbook=search._replace(textbook=True))
 
 
