@@ -17,12 +17,12 @@ from gguflike.kernels.encode.kaffine import (
     affine_error,
     affine_moments,
     best_affine,
-    bounds,
     code_grid,
     spans,
 )
 from gguflike.kernels.encode.layout import Slot, bit_string, planes, strided, whole
-from gguflike.kernels.encode.search import HALF, LARGEST, f16_bits, reciprocal, stored_scale, to_f16_grid
+from gguflike.kernels.encode.scale import bounds
+from gguflike.kernels.encode.search import HALF, LARGEST, clamp_tile, f16_bits, reciprocal, stored_scale, to_f16_grid
 from gguflike.kernels.lanes import lanes, load, maximum, minimum, store, to_int, where
 
 SIZE = 32
@@ -36,10 +36,14 @@ class Plain(NamedTuple):
 
 
 class Search(NamedTuple):
-    """Search from ``grid`` (see kaffine.py) with ``rounds`` of codes and factors in turn; competes with the rule."""
+    """Search from ``grid`` with ``rounds`` of codes and factors in turn; competes with the rule.
+
+    ``grid`` and ``scan`` as in ``best_affine``.
+    """
 
     hi: np.float32
     grid: Floats
+    scan: np.float32 | None
     rounds: int
 
 
@@ -47,16 +51,17 @@ class Search(NamedTuple):
 def search_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Search) -> None:
     """Symbols: the codes, the scale, the minimum."""
     least, greatest = bounds(tile, 0, SIZE)
+    clamp_tile(tile, SIZE, maximum(greatest, -least))
     least = minimum(maximum(least, -LARGEST), LARGEST)
-    greatest = minimum(maximum(greatest, -LARGEST), LARGEST)
+    span = minimum(maximum(greatest, -LARGEST), LARGEST) - least
     for j in range(SIZE):  # from the minimum on: nothing is lost to a common offset
-        store(tile, j, minimum(maximum(load(tile, j), least), greatest) - least)
-    d, offset = best_affine(tile, weights, 0, SIZE, s.grid, s.rounds, s.hi, FREE)
+        store(tile, j, load(tile, j) - least)
+    d, offset = best_affine(tile, weights, 0, SIZE, lanes(0.0), span, s.grid, s.scan, s.rounds, s.hi, FREE)
     m = to_f16_grid(offset + least) - least
     inverse = reciprocal(d)
     xq, qq, sq = affine_moments(tile, weights, 0, SIZE, inverse, -m * inverse, s.hi)
     d = stored_scale(where(qq > 0.0, maximum(xq - m * sq, lanes(0.0)) * reciprocal(qq), d))
-    plain_d = to_f16_grid((greatest - least) / s.hi)
+    plain_d = to_f16_grid(span / s.hi)
     plain_m = to_f16_grid(least) - least
     found = affine_error(tile, weights, 0, SIZE, d, m, s.hi)
     plainly = affine_error(tile, weights, 0, SIZE, plain_d, plain_m, s.hi)
@@ -85,15 +90,19 @@ def register_affine(
     name: str, hi: int, grid: Floats, weighted: Floats, rounds: int, fields: list[list[list[Slot]]]
 ) -> None:
     """Make the codecs of this module the encoder of a type; ``weighted``: another grid where there is importance."""
-    search, other = (Search(np.float32(hi), spans(hi, g), rounds) for g in (grid, weighted))
-    register_codec(name, SIZE, SIZE + 2, fields, search, textbook=Plain(np.float32(hi)), weighted=other)
+    top = np.float32(hi)
+    search, other = (
+        Search(top, spans(hi, g), None if (np.abs(g[:, 1]) + g[:, 0] / 2 < HALF).all() else top, rounds)
+        for g in (grid, weighted)
+    )
+    register_codec(name, SIZE, SIZE + 2, fields, search, textbook=Plain(top), weighted=other)
 
 
 _FACTORS = whole([SIZE, SIZE + 1], 2)
 _WIDE = code_grid(np.linspace(-1, 6, 14), PHASES)
 
 # fmt: off
-register_affine("Q4_1", 15, code_grid([0.5], [-0.25, 0.25]), weighted=_WIDE, rounds=0,
+register_affine("Q4_1", 15, code_grid([0.48], [-0.25, 0.25]), weighted=_WIDE, rounds=0,
                 fields=[_FACTORS, planes(strided(32, 2, 16), 4)])
 register_affine("Q5_1", 31, code_grid([-2, -1, 0], [-0.25, 0.25]), weighted=_WIDE, rounds=0,
                 fields=[_FACTORS, bit_string(range(32), 1, right=4), planes(strided(32, 2, 16), 4, right=0)])

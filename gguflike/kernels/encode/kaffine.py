@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from gguflike.kernels._jit import inner
 from gguflike.kernels.encode.driver import codec, register_codec
 from gguflike.kernels.encode.layout import Slot, planes, strided, whole
-from gguflike.kernels.encode.scale import extreme
+from gguflike.kernels.encode.scale import bounds, extreme
 from gguflike.kernels.encode.search import (
     MAGIC,
     clamp_tile,
@@ -25,7 +25,6 @@ from gguflike.kernels.encode.search import (
     round_to_int,
     stored_scale,
     to_f16_grid,
-    weight,
     weighted,
 )
 from gguflike.kernels.lanes import fma, lanes, load, magnitude, make_tile, maximum, minimum, store, to_int, where
@@ -53,20 +52,10 @@ class SuperAffine(NamedTuple):
 
 @inner(forceinline=True)
 def affine_code(x: Any, inverse: Any, shift: Any, hi: Any) -> Any:
-    """The code in [0, hi] nearest to x * inverse + shift, as float32."""
-    return (minimum(maximum(fma(x, inverse, shift), lanes(0.0)), lanes(hi)) + MAGIC) - MAGIC
-
-
-@inner
-def bounds(tile: Any, first: int, count: int) -> Any:
-    """(least, greatest) value."""
-    least = load(tile, first)
-    greatest = least
-    for j in range(first + 1, first + count):
-        x = load(tile, j)
-        least = minimum(x, least)
-        greatest = maximum(x, greatest)
-    return least, greatest
+    """The code in [0, hi] nearest to x * inverse + shift, as float32; any integer where ``hi`` is None."""
+    if hi is None:
+        return fma(x, inverse, shift) + MAGIC - MAGIC
+    return minimum(maximum(fma(x, inverse, shift) + MAGIC, lanes(MAGIC)), lanes(hi) + MAGIC) - MAGIC
 
 
 @inner
@@ -91,9 +80,11 @@ def totals(tile: Any, weights: Any, first: int, count: int) -> Any:
     sw = lanes(0.0)
     sx = lanes(0.0)
     for j in range(first, first + count):
-        w = weight(weights, j)
-        sw = sw + w
-        sx = fma(w, load(tile, j), sx)
+        if weights is not None:
+            sw = sw + load(weights, j)
+        sx = sx + weighted(weights, j, load(tile, j))
+    if weights is None:
+        sw = lanes(count)
     return sw, sx
 
 
@@ -115,12 +106,15 @@ def fit(sw: Any, sx: Any, xq: Any, qq: Any, sq: Any, ceiling: Any) -> Any:
 
 
 @inner
-def best_affine(tile: Any, weights: Any, first: int, count: int, grid: Any, rounds: int, hi: Any, ceiling: Any) -> Any:
+def best_affine(
+    tile: Any, weights: Any, first: int, count: int, least: Any, greatest: Any, grid: Any, scan: Any, rounds: int,
+    hi: Any, ceiling: Any,
+) -> Any:  # fmt: skip
     """(scale, offset) of least squared error, searched from ``grid``: pairs (range in codes, code of the minimum).
 
+    ``least``, ``greatest``: the bounds of the values. ``scan``: ``hi``, or None where no code of the grid is beyond it.
     ``ceiling``: the largest offset allowed (0 where a min is stored negated, infinity where it is free).
     """
-    least, greatest = bounds(tile, first, count)
     least = minimum(least, lanes(ceiling))
     inverse_range = reciprocal(greatest - least)
     sw, sx = totals(tile, weights, first, count)
@@ -130,7 +124,7 @@ def best_affine(tile: Any, weights: Any, first: int, count: int, grid: Any, roun
     for g in range(grid.shape[0]):
         inverse = inverse_range * grid[g, 0]
         shift = grid[g, 1] - least * inverse
-        xq, qq, sq = affine_moments(tile, weights, first, count, inverse, shift, hi)
+        xq, qq, sq = affine_moments(tile, weights, first, count, inverse, shift, scan)
         s, o, e = fit(sw, sx, xq, qq, sq, ceiling)
         better = e > explained
         scale = where(better, s, scale)
@@ -226,13 +220,16 @@ def encode_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: SuperAffi
         least, greatest = bounds(tile, i * size, size)
         low = minimum(least, lanes(0.0))
         store(scales, i, (maximum(greatest, lanes(0.0)) - low) / hi)
-        store(mins, i, -low)
+        store(mins, i, 0.0 - low)
     best_d = to_f16_grid(extreme(scales, 0, subs) / s.most)
     best_dmin = to_f16_grid(extreme(mins, 0, subs) / s.most)
     error, d, dmin = choose_pairs(tile, weights, s, scales, mins, best_d, best_dmin, s.window[:0], best)
     if s.tries > 0:
         for i in range(subs):
-            scale, offset = best_affine(tile, weights, i * size, size, s.grid, s.rounds, hi, np.float32(0.0))
+            least, greatest = bounds(tile, i * size, size)
+            scale, offset = best_affine(
+                tile, weights, i * size, size, least, greatest, s.grid, hi, s.rounds, hi, np.float32(0.0)
+            )
             store(scales, i, scale)
             store(mins, i, -offset)
         peak = extreme(scales, 0, subs)

@@ -112,7 +112,7 @@ def encode_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: SuperScal
     if len(s.targets) > 0:
         for i in range(subs):
             top = extreme(tile, i * size, size)
-            store(ideal, i, best_scale(tile, weights, i * size, size, top, s.targets, s.rounds, s.levels))
+            store(ideal, i, best_scale(tile, weights, i * size, size, top, s.targets, s.rounds, s.levels, s.levels))
         peak = extreme(ideal, 0, subs)
         for p in range(len(s.peaks)):
             d = stored_scale(peak / s.peaks[p])

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from gguflike.kernels.encode.driver import codec, register_codec
 from gguflike.kernels.encode.layout import whole
-from gguflike.kernels.encode.scale import Targets, best_scale, extreme, spread, squared_errors
+from gguflike.kernels.encode.scale import Targets, best_scale, both, extreme, spread, squared_errors, unbounded
 from gguflike.kernels.encode.search import Levels, code_of, integers, nearest, normalize, reciprocal, times_power
 from gguflike.kernels.lanes import bits, int_lanes, load, magnitude, store, where
 
@@ -23,6 +21,7 @@ class Settings(NamedTuple):
     """Targets as in scale.py; without, by ggml's rule: the extreme value at the lowest level."""
 
     targets: Targets
+    scan: Levels
     levels: Levels
 
 
@@ -34,7 +33,7 @@ def encode_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Settings)
     top = extreme(tile, 0, BLOCK)
     d = top / levels.lo
     if len(s.targets) > 0:
-        found = best_scale(tile, weights, 0, BLOCK, top, s.targets, 1, levels)
+        found = best_scale(tile, weights, 0, BLOCK, top, s.targets, 1, s.scan, levels)
         new, old = squared_errors(tile, weights, 0, BLOCK, found, d, levels)
         d = where(new < old, found, d)
     inverse = reciprocal(d)
@@ -48,7 +47,9 @@ def encode_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Settings)
     store(symbols, BLOCK + BLOCK // RUN, bits(times_power(d, -lift)))
 
 
-_SETTINGS = Settings(np.concatenate([spread(-127, -120, 15), spread(120, 127, 14)]), integers(-127, 127, first=-127))
+_TARGETS = both(spread(-127, -120, 15), spread(120, 127, 14))
+_LEVELS = integers(-127, 127, first=-127)
+_SETTINGS = Settings(_TARGETS, unbounded(_LEVELS, _TARGETS), _LEVELS)
 _RUNS = range(BLOCK, BLOCK + BLOCK // RUN)
 _FIELDS = [whole([_RUNS.stop], 4), whole(range(BLOCK)), whole(_RUNS, 2)]
 register_codec("Q8_K", BLOCK, _RUNS.stop + 1, _FIELDS, _SETTINGS, _SETTINGS._replace(targets=_SETTINGS.targets[:0]))

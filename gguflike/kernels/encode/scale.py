@@ -31,7 +31,19 @@ from gguflike.kernels.encode.search import (
     to_f16_grid,
     weighted,
 )
-from gguflike.kernels.lanes import fma, lanes, load, magnitude, maximum, minimum, store, to_float, to_int, where
+from gguflike.kernels.lanes import (
+    any_lane,
+    fma,
+    lanes,
+    load,
+    magnitude,
+    maximum,
+    minimum,
+    store,
+    to_float,
+    to_int,
+    where,
+)
 
 Targets = npt.NDArray[np.float32]
 
@@ -46,22 +58,39 @@ class Plain(NamedTuple):
 
 
 class Search(NamedTuple):
-    """Search from ``targets`` for the extreme value, ``rounds`` of codes and scale in turn; competes with ``plain``."""
+    """Search from ``targets`` for the extreme value, ``rounds`` of codes and scale in turn; competes with ``plain``.
+
+    ``scan`` as in ``best_scale``.
+    """
 
     plain: Plain
+    scan: Levels
     targets: Targets
     rounds: int
 
 
 @inner
+def bounds(tile: Any, first: int, count: int) -> Any:
+    """(least, greatest) value."""
+    least = load(tile, first)
+    greatest = least
+    for j in range(first + 1, first + count):
+        x = load(tile, j)
+        least = minimum(x, least)
+        greatest = maximum(x, greatest)
+    return least, greatest
+
+
+@inner
 def extreme(tile: Any, first: int, count: int) -> Any:
     """The value of largest magnitude (the first of equals), with its sign."""
-    value = lanes(0.0)
-    size = lanes(0.0)
-    for j in range(first, first + count):
-        x = load(tile, j)
-        value = where(magnitude(x) > size, x, value)
-        size = maximum(size, magnitude(x))
+    least, greatest = bounds(tile, first, count)
+    size = maximum(greatest, -least)
+    value = where(greatest == size, greatest, least)
+    if any_lane(greatest == -least):
+        for j in range(first + count - 1, first - 1, -1):
+            x = load(tile, j)
+            value = where(magnitude(x) == size, x, value)
     return value
 
 
@@ -81,36 +110,22 @@ def moments(tile: Any, weights: Any, first: int, count: int, inverse: Any, level
 
 @inner
 def best_scale(
-    tile: Any, weights: Any, first: int, count: int, top: Any, targets: Any, rounds: int, levels: Any
+    tile: Any, weights: Any, first: int, count: int, top: Any, targets: Any, rounds: int, scan: Any, levels: Any
 ) -> Any:
-    """The scale, unrounded, found by the search described above; ``top`` is the extreme value."""
+    """The scale, unrounded, found by the search described above; ``top`` is the extreme value.
+
+    ``scan``: the levels for the targets, ``levels``, but without bounds where no target reaches beyond them.
+    """
     inverse_top = reciprocal(top)
-    xq, qq = moments(tile, weights, first, count, inverse_top * targets[0], levels)
-    for t in range(1, len(targets), 2):
-        one = inverse_top * targets[t]
-        two = inverse_top * targets[t + 1]
-        xq1 = lanes(0.0)
-        qq1 = lanes(0.0)
-        xq2 = lanes(0.0)
-        qq2 = lanes(0.0)
-        for j in range(first, first + count):
-            x = load(tile, j)
-            q = nearest(x, one, levels)
-            wq = weighted(weights, j, q)
-            xq1 = fma(x, wq, xq1)
-            qq1 = fma(q, wq, qq1)
-            q = nearest(x, two, levels)
-            wq = weighted(weights, j, q)
-            xq2 = fma(x, wq, xq2)
-            qq2 = fma(q, wq, qq2)
+    best_xq = lanes(0.0)
+    best_qq = lanes(1.0)
+    for t in range(len(targets)):  # one at a time: the sums of two do not fit the registers of AVX2
+        xq, qq = moments(tile, weights, first, count, inverse_top * targets[t], scan)
         # The best scale for given codes is xq / qq, and it explains xq**2 / qq of the squares.
-        better = xq1 * xq1 * qq > xq * xq * qq1
-        xq = where(better, xq1, xq)
-        qq = where(better, qq1, qq)
-        better = xq2 * xq2 * qq > xq * xq * qq2
-        xq = where(better, xq2, xq)
-        qq = where(better, qq2, qq)
-    d = xq * reciprocal(qq)
+        better = xq * xq * best_qq > best_xq * best_xq * qq
+        best_xq = where(better, xq, best_xq)
+        best_qq = where(better, qq, best_qq)
+    d = best_xq / best_qq
     for _ in range(rounds):
         xq, qq = moments(tile, weights, first, count, reciprocal(d), levels)
         d = where(qq > 0.0, xq * reciprocal(qq), d)
@@ -133,6 +148,18 @@ def squared_errors(tile: Any, weights: Any, first: int, count: int, d1: Any, d2:
     return total1, total2
 
 
+@inner
+def put_codes(tile: Any, symbols: Any, size: int, d: Any, levels: Any) -> Any:
+    """Codes at scale ``d``; returns the sum of their levels."""
+    inverse = reciprocal(d)
+    total = lanes(0.0)
+    for j in range(size):
+        q = nearest(load(tile, j), inverse, levels)
+        total = total + q
+        store(symbols, j, code_of(q, levels))
+    return total
+
+
 @codec(Search)
 def search_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Search) -> None:
     """Symbols: the codes, the scale, scale * sum of levels."""
@@ -140,16 +167,11 @@ def search_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Search) -
     top = extreme(tile, 0, size)
     clamp_tile(tile, size, magnitude(top))
     top = minimum(maximum(top, -LARGEST), LARGEST)
-    d = stored_scale(best_scale(tile, weights, 0, size, top, s.targets, s.rounds, levels))
+    d = stored_scale(best_scale(tile, weights, 0, size, top, s.targets, s.rounds, s.scan, levels))
     absmax = to_f16_grid((top if s.plain.signed else magnitude(top)) / s.plain.top)
     found, plainly = squared_errors(tile, weights, 0, size, d, absmax, levels)
     d = where(plainly < found, absmax, d)
-    inverse = reciprocal(d)
-    total = lanes(0.0)
-    for j in range(size):
-        q = nearest(load(tile, j), inverse, levels)
-        total = total + q
-        store(symbols, j, code_of(q, levels))
+    total = put_codes(tile, symbols, size, d, levels)
     store(symbols, size, f16_bits(d))
     store(symbols, size + 1, f16_bits(to_f16_grid(total * d)))
 
@@ -188,9 +210,18 @@ def register_scaled(
     rounds: int = 1,
 ) -> None:  # fmt: skip
     """Make the codecs of this module the encoder of a type; ``weighted``: other targets where there is importance."""
-    search = Search(plain, targets, rounds)
-    other = None if weighted is None else Search(plain, weighted, rounds)
+    search, other = (
+        None if each is None else Search(plain, unbounded(plain.levels, each), each, rounds)
+        for each in (targets, weighted)
+    )
     register_codec(name, plain.size, plain.size + 2, fields, search, textbook=plain, weighted=other)
+
+
+def unbounded(levels: Levels, targets: Targets) -> Levels:
+    """The levels, without bounds if no value whose largest is at one of the targets can reach beyond them."""
+    reach = np.abs(targets).max()
+    lo, hi = levels.lo, levels.hi
+    return levels if lo is None or hi is None or reach > min(-lo, hi) else levels._replace(lo=None, hi=None)
 
 
 def spread(lo: float, hi: float, count: int) -> Targets:

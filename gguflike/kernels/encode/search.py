@@ -34,13 +34,13 @@ SIGN = -(1 << 31)  # the sign bit of int32 lanes
 
 
 class Levels(NamedTuple):
-    """What codes stand for: the integers ``lo .. hi``, stored with ``offset`` added, or a codebook.
+    """What codes stand for: the integers ``lo .. hi`` (None: all), stored with ``offset`` added, or a codebook.
 
     ``book`` is None or float32: the levels in ascending order, then the midpoints between them.
     """
 
-    lo: np.float32
-    hi: np.float32
+    lo: np.float32 | None
+    hi: np.float32 | None
     offset: np.float32
     book: npt.NDArray[np.float32] | None
 
@@ -57,19 +57,21 @@ def codebook(levels: tuple[int, ...]) -> Levels:
     return Levels(values[0], values[-1], np.float32(0), book)
 
 
-# Numba drops the branch not taken only where it hangs on an argument, hence ``book`` beside ``levels``.
+# Numba drops the branch not taken only where it hangs on an argument, hence those of ``levels`` beside it.
 
 
 @inner(forceinline=True)
 def nearest(x: Any, inverse: Any, levels: Levels) -> Any:
     """The level nearest to ``x * inverse``."""
-    return _nearest(x, inverse, levels, levels.book)
+    return _nearest(x, inverse, levels, levels.book, levels.lo)
 
 
 @inner(forceinline=True)
-def _nearest(x: Any, inverse: Any, levels: Levels, book: Any) -> Any:
+def _nearest(x: Any, inverse: Any, levels: Any, book: Any, lo: Any) -> Any:
     if book is None:
-        return minimum(maximum(fma(x, inverse, MAGIC), levels.lo + MAGIC), levels.hi + MAGIC) - MAGIC
+        if lo is None:
+            return fma(x, inverse, MAGIC) - MAGIC
+        return minimum(maximum(fma(x, inverse, MAGIC), lo + MAGIC), levels.hi + MAGIC) - MAGIC
     t = x * inverse
     count = (len(book) + 1) // 2
     level = lanes(book[0])
