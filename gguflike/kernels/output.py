@@ -82,16 +82,23 @@ def put_rows(args: int, group: int, token: int, value: Any) -> None:
     row = 16 * group
     count = load_word(args + 8) - row
     out = load_word(args + 48) + 4 * (token * load_word(args + 56) + row)
-    if load_word(args + 64):
-        value = _add_from(value, out, count)
-    _store_first(value, out, count)
+    if count < 16:
+        if load_word(args + 64):
+            value = _add_from(value, out, count)
+        _store_first(value, out, count)
+    else:
+        if load_word(args + 64):
+            value = add_floats(value, load_floats(out))
+        _store_floats(out, value)
 
 
 @inner
 def bias_rows(args: int, group: int) -> Any:
     """The bias of rows 16 * group and up, zero where there is none."""
     bias, row = load_word(args + 72), 16 * group
-    return _add_from(_zero(), bias + 4 * row, load_word(args + 8) - row if bias else 0)
+    if bias == 0:  # not a masked access to nowhere, on which some machines spend hundreds of cycles
+        return _zero()
+    return _add_from(_zero(), bias + 4 * row, load_word(args + 8) - row)
 
 
 @inner

@@ -276,8 +276,8 @@ class Emitter:
 
     def first_lanes(self, count: Any) -> Any:
         """Mask of the lanes below an int64 ``count`` (none where it is negative)."""
-        lanes = ir.VectorType(I64, LANES)
-        return self.b.icmp_signed("<", self.const(lanes, list(range(LANES))), self.splat(lanes, count))
+        most = self.b.trunc(self.minimum(count, self.int64(LANES)), I32)
+        return self.b.icmp_signed("<", self.const(INTS, list(range(LANES))), self.splat(INTS, most))
 
     def load_masked(self, kind: Any, place: Any, offset: Any, mask: Any) -> Any:
         """Lanes where the mask is set; zero, and no access to memory, elsewhere. INTS, SHORTS or FLOATS."""
