@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 import numpy as np
 import pytest
 
 from gguflike.blocks import FORMATS
 from gguflike.errors import UnsupportedError
-from gguflike.kernels.program import ATTENTION_ROWS, Program, Team, aligned, float_bits
+from gguflike.kernels.program import (
+    ATTENTION_HEADS,
+    ATTENTION_KEYS,
+    Program,
+    Team,
+    aligned,
+    attention_part,
+    attention_rows,
+    float_bits,
+)
 from gguflike.runner.cache import KVCache, bytes_per_position, default_context
+from gguflike.runner.graph import heads_together
 from gguflike.runner.rope import Rope
 from tests import naive_model
 
@@ -79,28 +88,31 @@ def test_silu_mul(team: Team) -> None:
 
 @pytest.mark.parametrize("kind", ["norm", "neox"])
 @pytest.mark.parametrize("n_rot", [64, 32])
-def test_rope_and_cache(team: Team, kind: str, n_rot: int) -> None:
-    heads, kv_heads, dim, tokens, position = 3, 2, 64, 21, 30
+def test_rotated_keys_and_values_are_stored(team: Team, kind: str, n_rot: int) -> None:
+    kv_heads, dim, tokens, position = 2, 64, 21, 30
     rng = np.random.default_rng(0)
-    q, k, v = (rng.standard_normal((tokens, n, dim), np.float32) for n in (heads, kv_heads, kv_heads))
-    rope = Rope(10000.0 ** (-np.arange(0, n_rot, 2) / n_rot), kind == "norm")
-    table = np.zeros((tokens, 2, n_rot), np.float32)
-    rope.table(position, tokens, table)
+    k, v = (rng.standard_normal((tokens, kv_heads, dim), np.float32) for _ in range(2))
+    table, angles = rotation(kind, n_rot, position, tokens)
     cache = KVCache(1, kv_heads, dim, 64)
-    angles = np.arange(position, position + tokens)[:, None] * rope.frequencies
-    want_q, want_k = (naive_model.rotate(each.astype(np.float64), angles, kind) for each in (q, k))
-    words = (at(q), at(k), at(v), at(table), heads, kv_heads, dim, n_rot, 64, *cache.addresses(0))
-    run(team, f"ops:rope_{kind}_f16", *words, items=1, per_tokens=1, tokens=tokens, position=position)
-    assert np.allclose(q, want_q, rtol=1e-5, atol=1e-6)
+    words = (0, at(table), n_rot, kind == "neox", *cache.addresses(0), 0, kv_heads, dim, 64, 0, 0, at(k), at(v))
+    run(team, "rope:store_f16", *words, items=1, per_tokens=1, tokens=tokens, position=position)
     keys = (
         cache._data[0].view(np.float16).reshape(kv_heads, 4, dim, 16).transpose(1, 3, 0, 2).reshape(64, kv_heads, dim)
     )
     values = cache._data[1].view(np.float16).reshape(kv_heads, 64, dim).transpose(1, 0, 2)
     seen = slice(position, position + tokens)
-    assert np.allclose(keys[seen], want_k, rtol=1e-3, atol=1e-6)
+    assert np.allclose(keys[seen], naive_model.rotate(k.astype(np.float64), angles, kind), rtol=1e-3, atol=1e-6)
     assert np.array_equal(values[seen], v.astype(np.float16))
     assert not keys[:position].any()
     assert not values[position + tokens :].any()
+
+
+def rotation(kind: str, n_rot: int, position: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """The table that ops read, and the angles."""
+    rope = Rope(10000.0 ** (-np.arange(0, n_rot, 2) / n_rot), kind == "norm")
+    table = np.zeros((tokens, 2, n_rot), np.float32)
+    rope.table(position, tokens, table)
+    return table, np.arange(position, position + tokens)[:, None] * rope.frequencies
 
 
 def fill(cache: KVCache, keys: np.ndarray, values: np.ndarray) -> None:
@@ -112,47 +124,73 @@ def fill(cache: KVCache, keys: np.ndarray, values: np.ndarray) -> None:
     cache._data[1].view(np.float16).reshape(kv_heads, -1, dim)[:, :count] = values.transpose(1, 0, 2)
 
 
+def attended(q: np.ndarray, keys: np.ndarray, values: np.ndarray, position: int) -> np.ndarray:
+    """Causal attention by definition, for rotated queries (tokens, n_head, dim)."""
+    tokens, n_head, dim = q.shape
+    k, v = (np.repeat(each, n_head // keys.shape[1], axis=1).astype(np.float64) for each in (keys, values))
+    scores = np.einsum("thd,shd->hts", q, k) * dim**-0.5
+    scores[:, np.arange(len(keys)) > position + np.arange(tokens)[:, None]] = -np.inf
+    p = np.exp(scores - scores.max(-1, keepdims=True))
+    return np.einsum("hts,shd->thd", p / p.sum(-1, keepdims=True), v)
+
+
 @pytest.mark.parametrize(
-    ("group", "rows", "heads", "dim", "tokens", "position"),
+    ("group", "heads", "dim", "n_rot", "kind", "tokens", "position"),
     [
-        (1, 1, 1, 32, 1, 0),
-        (3, 3, 3, 64, 1, 140),
-        (3, 6, 3, 64, 7, 300),
-        (1, 8, 1, 48, 19, 0),
-        (4, 8, 4, 16, 33, 31),
-        (8, 8, 8, 32, 3, 250),
-        (2, 8, 2, 80, 130, 5),
+        (1, 1, 32, 32, "norm", 1, 0),
+        (3, 3, 64, 64, "norm", 1, 140),
+        (2, 2, 48, 32, "neox", 1, 383),
+        (12, 6, 80, 64, "neox", 1, 128),
+        (8, 8, 32, 32, "norm", 1, 250),
+        (7, 7, 16, 16, "norm", 1, 127),
+        (3, 3, 64, 64, "norm", 7, 300),
+        (1, 1, 48, 32, "neox", 129, 0),
+        (4, 4, 16, 16, "norm", 33, 31),
+        (8, 4, 32, 32, "neox", 3, 250),
+        (2, 2, 80, 80, "norm", 130, 5),
+        (1, 1, 256, 256, "norm", 70, 100),
     ],
 )
-def test_attention(team: Team, group: int, rows: int, heads: int, dim: int, tokens: int, position: int) -> None:
-    kv_heads, n_head = 2, 2 * group
+def test_attention(
+    team: Team, group: int, heads: int, dim: int, n_rot: int, kind: str, tokens: int, position: int
+) -> None:
+    kv_heads, n_head, total = 2, 2 * group, position + tokens
     rng = np.random.default_rng(tokens)
     q = rng.standard_normal((tokens, n_head, dim), np.float32)
-    total = position + tokens
     keys, values = (rng.standard_normal((total, kv_heads, dim)).astype(np.float16) for _ in range(2))
     keys[0] *= 8  # a large score early on, so that later blocks do not raise the maximum
     cache = KVCache(1, kv_heads, dim, 448)
     for data in cache._data:
         data.view(np.uint16)[:] = 0x7BFF  # what lies beyond the last position must not matter
-    fill(cache, keys, values)
-    out = np.full((tokens, n_head, dim), np.nan, np.float32)
-    k, v = (np.repeat(each, group, axis=1).astype(np.float64) for each in (keys, values))
-    scores = np.einsum("thd,shd->hts", q, k) * dim**-0.5
-    scores[:, np.arange(total) > position + np.arange(tokens)[:, None]] = -np.inf
-    p = np.exp(scores - scores.max(-1, keepdims=True))
-    want = np.einsum("hts,shd->thd", p / p.sum(-1, keepdims=True), v)
+    table, angles = rotation(kind, n_rot, position, tokens)
     shape = (n_head, kv_heads, dim, cache.positions, heads, float_bits(dim**-0.5))
-    words = (at(q), *cache.addresses(0), *shape)
-    settings: dict[str, Any] = {"items": n_head // heads, "per_tokens": rows // heads}
-    settings |= {"tokens": tokens, "position": position}
-    run(team, f"attention:f16_{rows}", *words, at(out), 0, 0, 0, **settings)
-    assert np.allclose(out, want, rtol=1e-4, atol=1e-5)
+    words = (at(q), at(table), n_rot, kind == "neox", *cache.addresses(0), *shape)
+    flat = (tokens, n_head * dim)
+    out, codes = np.full(flat, np.nan, np.float32), np.zeros(flat, np.int8)
+    scales, sums = np.zeros((tokens, n_head * dim // 32), np.float32), np.zeros((tokens, n_head * dim // 16), np.int32)
+    quantized = (0, at(codes), at(scales), at(sums))
+    parts = np.zeros(4 * n_head * attention_part(1, dim), np.uint8)
+    if tokens == 1:
+        k = rng.standard_normal((kv_heads, dim), np.float32)
+        keys[-1] = naive_model.rotate(k[None].astype(np.float64), angles, kind)[0]
+        fill(cache, keys[:-1], values[:-1])
+        new = values[-1].astype(np.float32)
+    else:
+        fill(cache, keys, values)
+    for target in ((at(out), 0, 0, 0), quantized)[: 2 if dim % 32 == 0 else 1]:
+        program = Program()
+        if tokens == 1:
+            name = f"attention:f16_{heads}"
+            program.add(name, *words, at(k), at(new), at(parts), items=n_head // heads, per_keys=ATTENTION_KEYS)
+            program.add("attention:merge", at(parts), heads, n_head, dim, *target, items=n_head // heads)
+        else:
+            span = attention_rows(dim) // heads
+            program.add("attention:f16", *words, span, *target, items=n_head // heads, per_tokens=span)
+        team.run(program.link(), tokens, position)
+    want = attended(naive_model.rotate(q.astype(np.float64), angles, kind), keys, values, position)
+    assert np.allclose(out, want.reshape(flat), rtol=1e-4, atol=1e-4 if tokens == 1 else 1e-5)
     if dim % 32 == 0:
-        flat = want.reshape(tokens, -1)
-        codes, scales = np.zeros(flat.shape, np.int8), np.zeros((tokens, flat.shape[1] // 32), np.float32)
-        sums = np.zeros((tokens, flat.shape[1] // 16), np.int32)
-        run(team, f"attention:f16_{rows}", *words, 0, at(codes), at(scales), at(sums), **settings)
-        check_quantized(codes, scales, sums, out.reshape(tokens, -1).astype(np.float64))
+        check_quantized(codes, scales, sums, out.astype(np.float64))
 
 
 @pytest.mark.parametrize("name", ["F32", "F16", "BF16", "Q8_0", "Q4_1", "Q6_K"])
@@ -295,6 +333,7 @@ def test_default_context_fits_memory() -> None:
     assert default_context(1 << 20, 1 << 40) == 512
 
 
-def test_attention_has_a_tile_for_every_group() -> None:
-    assert tuple(range(1, 9)) == ATTENTION_ROWS
+def test_attention_takes_as_many_heads_as_it_can() -> None:
+    assert [heads_together(group, ATTENTION_HEADS) for group in (1, 3, 8, 12, 14)] == [1, 3, 8, 6, 7]
+    assert [attention_rows(dim) for dim in (16, 64, 128, 256, 512)] == [96, 96, 96, 84, 48]
     assert aligned(10, np.float32).ctypes.data % 4096 == 0

@@ -1,8 +1,6 @@
-"""Loads and stores at addresses, for ops: scalars, sixteen lanes, and tiles of lanes held in registers.
+"""Loads and stores at addresses, for ops: scalars, and sixteen lanes (``f32x16`` and ``i32x16`` of lanes.py).
 
-Lanes are the ``f32x16`` and ``i32x16`` of lanes.py. A *tile* is a tuple of ``f32x16``: LLVM keeps each element in a
-register, which is what the inner loops of attention need and an array in memory would not give. Addresses are int64
-and need no alignment.
+Addresses are int64 and need no alignment.
 """
 
 from __future__ import annotations
@@ -40,25 +38,23 @@ minimum: Any = lanes.minimum
 to_int: Any = lanes.to_int
 from_bits: Any = lanes.from_bits
 
-Load = Callable[[Emitter, Any, Any], Any]  # (emitter, address, offset) -> FLOATS
 
-
-def float_lanes(e: Emitter, place: Any, offset: Any = 0) -> Any:
+@operation(f32x16, address)
+def load_lanes(e: Emitter, place: Any) -> Any:
     """Sixteen float32."""
-    return e.load(FLOATS, place, offset)
+    return e.load(FLOATS, place)
 
 
-def half_lanes(e: Emitter, place: Any, offset: Any = 0) -> Any:
+@operation(f32x16, address)
+def load_half_lanes(e: Emitter, place: Any) -> Any:
     """Sixteen float16, widened."""
-    return e.halves_to_float(e.load(SHORTS, place, offset))
+    return e.halves_to_float(e.load(SHORTS, place))
 
 
-def byte_lanes(e: Emitter, place: Any, offset: Any = 0) -> Any:
+@operation(f32x16, address)
+def load_byte_lanes(e: Emitter, place: Any) -> Any:
     """Sixteen int8, as float32."""
-    return e.to_float(e.b.sext(e.load(QUADS, place, offset), INTS))
-
-
-load_lanes = operation(f32x16, address)(float_lanes)
+    return e.to_float(e.b.sext(e.load(QUADS, place), INTS))
 
 
 @operation(types.float32, address)
@@ -89,6 +85,14 @@ def store_half(e: Emitter, place: Any, value: Any) -> None:
     """One float32 as float16."""
     first = e.b.insert_element(e.zero(FLOATS), value, ir.Constant(I32, 0))
     e.store(e.b.extract_element(_to_halves(e, first), ir.Constant(I32, 0)), place)
+
+
+@operation(void, address, address, f32x16)
+def store_apart(e: Emitter, place: Any, stride: Any, value: Any) -> None:
+    """Sixteen float32, ``stride`` bytes apart."""
+    for lane in range(LANES):
+        e.store(e.b.extract_element(value, ir.Constant(I32, lane)), place)
+        place = e.b.add(place, stride)
 
 
 @operation(void, address, address, lanes.i32x16)
@@ -176,99 +180,6 @@ def quantize_lanes(e: Emitter, a: Any, b: Any, codes: Any, scale_at: Any, sums_a
 @operation(types.float32, f32x16)
 def max_lanes(e: Emitter, value: Any) -> Any:
     return _fold(e, value, lambda x, y: e.b.select(e.b.fcmp_ordered(">", x, y), x, y))
-
-
-def tile(rows: int, columns: int) -> Any:
-    """The type of a tile of rows x columns vectors."""
-    return types.UniTuple(f32x16, rows * columns)
-
-
-def _packed(e: Emitter, vectors: list[Any]) -> Any:
-    """The LLVM value of a tile."""
-    value = ir.Constant(ir.ArrayType(FLOATS, len(vectors)), ir.Undefined)
-    for index, vector in enumerate(vectors):
-        value = e.b.insert_value(value, vector, index)
-    return value
-
-
-def tile_zero(rows: int, columns: int) -> Any:
-    """A kernel that makes a tile of zeros."""
-
-    @operation(tile(rows, columns), address)
-    def zero(e: Emitter, unused: Any) -> Any:
-        return _packed(e, [e.zero(FLOATS)] * (rows * columns))
-
-    return zero
-
-
-def tile_loader(load: Load, rows: int, columns: int, step: int = 0) -> Any:
-    """A kernel (address, stride) that loads a tile: vector (r, c) from ``address + r * stride + c * step``."""
-
-    @operation(tile(rows, columns), address, address)
-    def loader(e: Emitter, place: Any, stride: Any) -> Any:
-        vectors = []
-        for _ in range(rows):
-            vectors += [load(e, place, column * step) for column in range(columns)]
-            place = e.b.add(place, stride)
-        return _packed(e, vectors)
-
-    return loader
-
-
-def tile_storer(rows: int, columns: int) -> Any:
-    """A kernel (address, stride, tile) that stores float32 vector (r, c) at ``address + r * stride + c * 64``."""
-
-    @operation(void, address, address, tile(rows, columns))
-    def storer(e: Emitter, place: Any, stride: Any, value: Any) -> None:
-        for row in range(rows):
-            for column in range(columns):
-                e.store(e.b.extract_value(value, row * columns + column), place, 64 * column)
-            place = e.b.add(place, stride)
-
-    return storer
-
-
-def tile_outer(rows: int, columns: int) -> Any:
-    """A kernel (tile, vectors, address, stride): tile[r, c] += vectors[c] * the float32 at ``address + r * stride``."""
-
-    @operation(tile(rows, columns), tile(rows, columns), tile(1, columns), address, address)
-    def outer(e: Emitter, value: Any, vectors: Any, place: Any, stride: Any) -> Any:
-        results = []
-        for row in range(rows):
-            factor = e.broadcast(FLOATS, place)
-            for column in range(columns):
-                sofar = e.b.extract_value(value, row * columns + column)
-                results.append(e.fma(e.b.extract_value(vectors, column), factor, sofar))
-            place = e.b.add(place, stride)
-        return _packed(e, results)
-
-    return outer
-
-
-def tile_add_scaled(rows: int, columns: int) -> Any:
-    """A kernel (tile, part, scales): tile[r, c] + part[r, c] * scales[c]."""
-
-    @operation(tile(rows, columns), tile(rows, columns), tile(rows, columns), tile(1, columns))
-    def add_scaled(e: Emitter, value: Any, part: Any, scales: Any) -> Any:
-        factors = [e.b.extract_value(scales, column) for column in range(columns)]
-        each = [
-            (e.b.extract_value(part, i), factors[i % columns], e.b.extract_value(value, i))
-            for i in range(rows * columns)
-        ]
-        return _packed(e, [e.fma(*terms) for terms in each])
-
-    return add_scaled
-
-
-def tile_scaled(rows: int, columns: int) -> Any:
-    """A kernel (tile, factor): every vector times a float32."""
-
-    @operation(tile(rows, columns), tile(rows, columns), types.float32)
-    def scaled(e: Emitter, value: Any, factor: Any) -> Any:
-        factors = e.splat(FLOATS, factor)
-        return _packed(e, [e.b.fmul(e.b.extract_value(value, i), factors) for i in range(rows * columns)])
-
-    return scaled
 
 
 LOG2_E = np.float32(1.44269504)

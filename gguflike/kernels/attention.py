@@ -1,9 +1,30 @@
-"""Causal attention over the KV cache: grouped queries, online softmax, float32 arithmetic (kv_f16.py, kv_q8.py).
+"""Causal attention over the KV cache: grouped queries, online softmax, float32 arithmetic.
 
-One item is a tile of ``rows`` queries that share a key head: ``heads`` of its query heads for each of some successive
-tokens. Keys are stored sixteen to a block with the head's dimension running slower than the key (cache.py), so that a
-lane is a key and scores need no sum across lanes; values are stored row by row, so that a lane is a dimension of the
-output. Keys are taken ``ATTENTION_KEYS`` at a time.
+Ops, for each type of cache (kv_f16.py, kv_q8.py):
+
+    attention:<type>            any number of tokens, whose keys and values are in the cache. An item is a group of
+                                query heads that share a key head, for SPAN successive tokens.
+    attention:<type>_<heads>    one token: writes its key and value into the cache too. An item is a group of heads by
+                                a block of keys, so that all threads have work; what it finds is left in PARTS for
+    attention:merge             whose items are groups of heads
+
+Keys are taken in blocks of ATTENTION_KEYS from the first on, whose results are merged in order (softmax.py). Of a
+block, sixteen keys at a time are expanded to float32 and multiplied by all tiles of queries (attention_tile.py), then
+sixteen dimensions of the values by all tiles of weights: what is expanded stays in the first-level cache.
+
+Argument words of the first two:
+
+    0 Q            address of float32 (tokens, n_head, head_dim), not rotated yet
+    1 TABLE        2 N_ROT        3 NEOX          rotary position, see rope.py
+    4 KEYS         5 KEY_SCALES   6 VALUES        7 VALUE_SCALES   of the layer's cache
+    8 N_HEAD       9 N_HEAD_KV   10 HEAD_DIM     11 CONTEXT (positions of the cache)
+    12 HEADS       of a group, a divisor of n_head / n_head_kv
+    13 SCALE       float bits
+    14 SPAN       15 OUT         16 CODES        17 SCALES   18 SUMS   of several tokens
+    14 K          15 V           16 PARTS        of one token
+
+and of ``merge``: PARTS, HEADS, N_HEAD, HEAD_DIM, OUT, CODES, SCALES, SUMS. OUT is float32 (tokens, n_head, head_dim);
+where CODES is not 0, the result goes there, SCALES and SUMS instead, as the matmul ops read it.
 """
 
 from __future__ import annotations
@@ -12,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from gguflike.kernels import kv_f16, kv_q8
+from gguflike.kernels import kv_f16, kv_q8, softmax
 from gguflike.kernels._jit import inner, op
 from gguflike.kernels.address import (
     float_of,
@@ -20,21 +41,37 @@ from gguflike.kernels.address import (
     load_lanes,
     quantize_lanes,
     spread,
-    store_f32,
+    store_apart,
     store_lanes,
 )
 from gguflike.kernels.atomics import load_word
+from gguflike.kernels.attention_tile import HEIGHT, PANEL, columns, make_scores, make_values, merge_row
+from gguflike.kernels.program import ATTENTION_HEADS, POSITION, SCRATCH, TOKENS, attention_part
 from gguflike.kernels.program import ATTENTION_KEYS as KEYS
-from gguflike.kernels.program import ATTENTION_ROWS, POSITION, SCRATCH, TOKENS
-from gguflike.kernels.softmax import LOG2_E, MASKED, make_softmax, mask_lanes
+from gguflike.kernels.rope import make_store, rotated
 
-ZERO, ONE, LOWEST = np.float32(0), np.float32(1), np.float32(MASKED)
-LOG2 = np.float32(LOG2_E)
+ZERO, ONE = np.float32(0), np.float32(1)
+LOG2 = np.float32(softmax.LOG2_E)
 
 
 @inner(inline="always")
 def _least(a: int, b: int) -> int:
     return a if a < b else b
+
+
+@inner(inline="always")
+def _first_row(key: int, position: int, heads: int) -> int:
+    """The first of the rows from ``position`` on, ``heads`` to a position, that sees a key."""
+    return (key - position) * heads if key > position else 0
+
+
+@inner
+def _gather(args: int, source: int, factors: int, target: int, stride: int) -> None:
+    """One query, rotated and scaled, with ``stride`` bytes between its dimensions."""
+    n_rot, neox, dim = load_word(args + 16), load_word(args + 24), load_word(args + 80)
+    scale = spread(np.float32(float_of(load_word(args + 104)) * LOG2))
+    for i in range(0, dim, 16):
+        store_apart(target + i * stride, stride, rotated(source, i, factors, n_rot, neox) * scale)
 
 
 @inner
@@ -43,7 +80,7 @@ def _mask(scores: int, valid: int, count: int) -> None:
     start = valid // 16 * 16 if valid > 0 else 0
     for i in range(start, count, 16):
         keep = valid - i
-        mask_lanes(scores + 4 * i, keep if keep > 0 else 0)
+        softmax.mask_lanes(scores + 4 * i, keep if keep > 0 else 0)
 
 
 @inner
@@ -60,63 +97,182 @@ def _write_row(out: int, total: Any, head_dim: int, target: int, codes: int, sca
             quantize_lanes(a, b, codes + 32 * block, scales + 4 * block, sums + 8 * block)
 
 
-def _make_attention(rows: int, cache: Any) -> Any:
-    """Attention for tiles of ``rows`` queries over a cache whose kernels are in the module ``cache``.
+def _make_attention(cache: Any) -> Any:
+    """Attention for several tokens over a cache whose kernels are in the module ``cache``.
 
-    Words: Q (tokens, n_head, head_dim) float32; KEYS, KEY_SCALES, VALUES, VALUE_SCALES of the layer's cache; N_HEAD,
-    N_HEAD_KV, HEAD_DIM, CONTEXT; HEADS (query heads of a tile, a divisor of n_head / n_head_kv and of ``rows``); SCALE
-    (float bits); OUT (tokens, n_head, head_dim) float32; CODES (0: write OUT, else write these), SCALES, SUMS.
-    Items: n_head / heads times the number of groups of rows / heads tokens, heads running slower.
+    The rows of an item are its heads of its first token, those of the second, ...: HEIGHT of them make a tile.
     """
-    scores_of, add_values, softmax = cache.make_scores(rows), cache.make_sums(rows), make_softmax(rows)
+    score, add_values = make_scores(HEIGHT, 1), make_values(HEIGHT, 1, merged=True)
+
+    @inner
+    def gather(args: int, token: int, head: int, rows: int, tiles: int, queries: int) -> None:
+        """The queries of an item, tile by tile; zeros fill up the last."""
+        q, table, n_rot, n_head = load_word(args), load_word(args + 8), load_word(args + 16), load_word(args + 64)
+        dim, heads = load_word(args + 80), load_word(args + 96)
+        for d in range(0, HEIGHT * dim, 16):
+            store_lanes(queries + 4 * ((tiles - 1) * HEIGHT * dim + d), spread(ZERO))
+        for r in range(rows):
+            t = token + r // heads
+            target = queries + 4 * (r // HEIGHT * HEIGHT * dim + r % HEIGHT)
+            source = q + 4 * dim * (t * n_head + head + r % heads)
+            _gather(args, source, table + 8 * n_rot * t, target, 4 * HEIGHT)
+
+    @inner
+    def score_block(
+        args: int, cached: int, first: int, count: int, position: int, tiles: int, panel: int, queries: int, scores: int
+    ) -> None:
+        keys, key_scales, dim, heads = (
+            load_word(args + 32),
+            load_word(args + 40),
+            load_word(args + 80),
+            load_word(args + 96),
+        )
+        for i in range(0, count, 16):
+            cache.expand_keys(keys, key_scales, cached, first + i, dim, panel)
+            for tile in range(_first_row(first + i, position, heads) // HEIGHT, tiles):
+                score(queries + 4 * HEIGHT * dim * tile, panel, dim, scores + softmax.ROW * HEIGHT * tile + 4 * i)
+
+    @inner
+    def weigh(scores: int, count: int, row: int, first: int, position: int, heads: int, state: int) -> None:
+        """Scores of the tile that begins with ``row``, of ``count`` keys from ``first`` on, to weights."""
+        padded = (count + 15) // 16 * 16
+        for r in range(HEIGHT):
+            valid = position + (row + r) // heads + 1 - first
+            if valid < padded:
+                _mask(scores + softmax.ROW * r, valid, padded)
+        softmax.softmax(scores, HEIGHT, padded, state)
+        softmax.merge(state, state)
 
     def attention(args: int, state: int, start: int, stop: int) -> None:
-        q, keys, key_scales = load_word(args), load_word(args + 8), load_word(args + 16)
-        values, value_scales = load_word(args + 24), load_word(args + 32)
-        n_head, n_head_kv, head_dim = load_word(args + 40), load_word(args + 48), load_word(args + 56)
-        context, heads = load_word(args + 64), load_word(args + 72)
-        scale = spread(np.float32(float_of(load_word(args + 80)) * LOG2))
-        target, codes = load_word(args + 88), load_word(args + 96)
-        scales, sums = load_word(args + 104), load_word(args + 112)
-        tokens, position = load_word(state + TOKENS), load_word(state + POSITION)
-        scores = load_word(state + SCRATCH)
-        out = scores + 4 * KEYS * rows
-        queries = out + 4 * head_dim * rows
-        running = queries + 4 * head_dim * rows  # (2, rows): maxima and sums
-        span = rows // heads
-        tiles = (tokens + span - 1) // span
+        values, value_scales = load_word(args + 48), load_word(args + 56)
+        n_head, n_head_kv, dim = load_word(args + 64), load_word(args + 72), load_word(args + 80)
+        context, heads, span = load_word(args + 88), load_word(args + 96), load_word(args + 112)
+        target, codes = load_word(args + 120), load_word(args + 128)
+        scales, sums = load_word(args + 136), load_word(args + 144)
+        tokens, groups = load_word(state + TOKENS), n_head // heads
+        spans = (tokens + span - 1) // span
+        most = (span * heads + HEIGHT - 1) // HEIGHT
+        panel = load_word(state + SCRATCH)
+        states = panel + PANEL * max(dim, KEYS)
+        queries = states + softmax.STATE_BYTES * most
+        out = queries + 4 * HEIGHT * dim * most
+        scores = out + 4 * HEIGHT * dim * most
         for item in range(start, stop):
-            head = item // tiles * heads
-            # The last tokens see the most keys: they come first, so that no thread is left with one at the end.
-            token = (tiles - 1 - item % tiles) * span
-            cached = head * n_head_kv // n_head * context * head_dim
+            head = item % groups * heads
+            # The last tokens see the most keys: they come first, so that no thread is left with them at the end.
+            token = (spans - 1 - item // groups) * span
+            count = _least(span, tokens - token)
+            rows = count * heads
+            tiles = (rows + HEIGHT - 1) // HEIGHT
+            position = load_word(state + POSITION) + token
+            cached = head * n_head_kv // n_head * context * dim
+            gather(args, token, head, rows, tiles, queries)
+            for tile in range(tiles):
+                softmax.start(states + softmax.STATE_BYTES * tile)
+            for i in range(0, tiles * HEIGHT * dim, 16):
+                store_lanes(out + 4 * i, spread(ZERO))
+            for first in range(0, position + count, KEYS):
+                present = _least(KEYS, position + count - first)
+                lowest = _first_row(first, position, heads) // HEIGHT
+                score_block(args, cached, first, present, position, tiles, panel, queries, scores)
+                for tile in range(lowest, tiles):
+                    last = _least((tile + 1) * HEIGHT, rows) - 1
+                    seen = _least(KEYS, position + last // heads + 1 - first)
+                    at = scores + softmax.ROW * HEIGHT * tile
+                    weigh(at, seen, tile * HEIGHT, first, position, heads, states + softmax.STATE_BYTES * tile)
+                for d in range(0, dim, 16):
+                    cache.expand_values(values, value_scales, cached, first, present, dim, d, panel)
+                    for tile in range(lowest, tiles):
+                        last = _least((tile + 1) * HEIGHT, rows) - 1
+                        seen = _least(KEYS, position + last // heads + 1 - first)
+                        at = scores + softmax.ROW * HEIGHT * tile
+                        place = out + 4 * (HEIGHT * dim * tile + d)
+                        add_values(at, panel, seen, states + softmax.STATE_BYTES * tile, place, 4 * dim)
             for r in range(rows):
-                source = q + 4 * head_dim * (_least(token + r // heads, tokens - 1) * n_head + head + r % heads)
-                for d in range(0, head_dim, 16):
-                    store_lanes(queries + 4 * (r * head_dim + d), load_lanes(source + 4 * d) * scale)
-                    store_lanes(out + 4 * (r * head_dim + d), spread(ZERO))
-                store_f32(running + 4 * r, LOWEST)
-                store_f32(running + 4 * (rows + r), ZERO)
-            seen = position + _least(token + span, tokens)
-            for first in range(0, seen, KEYS):
-                count = _least(KEYS, seen - first)
-                padded = (count + 31) // 32 * 32
-                scores_of(queries, keys, key_scales, cached, first, padded, head_dim, scores)
-                for r in range(rows):
-                    valid = position + token + r // heads + 1 - first
-                    if valid < padded:
-                        _mask(scores + 4 * KEYS * r, valid, padded)
-                softmax(scores, padded, running, out, head_dim)
-                add_values(scores, values, value_scales, cached, first, count, head_dim, out)
-            for r in range(rows):
-                place = ((token + r // heads) * n_head + head + r % heads) * head_dim
-                if token + r // heads < tokens:
-                    total = load_f32(running + 4 * (rows + r))
-                    _write_row(out + 4 * head_dim * r, total, head_dim, target, codes, scales, sums, place)
+                lane = states + softmax.STATE_BYTES * (r // HEIGHT) + 4 * (r % HEIGHT)
+                total = load_f32(lane + softmax.ALL_TOTAL)
+                place = ((token + r // heads) * n_head + head + r % heads) * dim
+                _write_row(out + 4 * dim * r, total, dim, target, codes, scales, sums, place)
 
     return attention
 
 
-for _rows in ATTENTION_ROWS:
-    op(f"attention:f16_{_rows}")(_make_attention(_rows, kv_f16))
-    op(f"attention:q8_0_{_rows}")(_make_attention(_rows, kv_q8))
+_part_bytes = inner(attention_part)
+
+
+def _make_one(heads: int, cache: Any) -> Any:
+    """Attention for one token, ``heads`` query heads at a time."""
+    wide = columns(heads)
+    score, add_values = make_scores(heads, wide), make_values(heads, wide, merged=False)
+    add_narrow, store = make_values(heads, 1, merged=False), make_store(cache)
+
+    def attention(args: int, state: int, start: int, stop: int) -> None:
+        q, table = load_word(args), load_word(args + 8)
+        keys, key_scales = load_word(args + 32), load_word(args + 40)
+        values, value_scales = load_word(args + 48), load_word(args + 56)
+        n_head, n_head_kv, dim = load_word(args + 64), load_word(args + 72), load_word(args + 80)
+        context, position = load_word(args + 88), load_word(state + POSITION)
+        panel = load_word(state + SCRATCH)
+        queries = panel + PANEL * wide * max(dim, KEYS)
+        scores = queries + 4 * heads * dim
+        for item in range(start, stop):
+            head, first = item % (n_head // heads) * heads, item // (n_head // heads) * KEYS
+            part = load_word(args + 128) + item * _part_bytes(heads, dim)
+            kv_head = head * n_head_kv // n_head
+            cached = kv_head * context * dim
+            count = _least(KEYS, position + 1 - first)
+            if first + count > position:
+                store(args, 0, kv_head, position, scores)
+            for r in range(heads):
+                _gather(args, q + 4 * dim * (head + r), table, queries + 4 * r, 4 * heads)
+            padded = (count + 15) // 16 * 16
+            for i in range(0, count, 16 * wide):
+                for c in range(wide):
+                    cache.expand_keys(keys, key_scales, cached, first + i + 16 * c, dim, panel + PANEL * dim * c)
+                score(queries, panel, dim, scores + 4 * i)
+            for r in range(heads):
+                _mask(scores + softmax.ROW * r, count, padded)
+            softmax.softmax(scores, heads, padded, part)
+            out = part + softmax.PART_BYTES
+            for d in range(0, dim // (16 * wide) * 16 * wide, 16 * wide):
+                for c in range(wide):
+                    at = panel + PANEL * KEYS * c
+                    cache.expand_values(values, value_scales, cached, first, count, dim, d + 16 * c, at)
+                add_values(scores, panel, count, part, out + 4 * d, 4 * dim)
+            if dim % (16 * wide):
+                cache.expand_values(values, value_scales, cached, first, count, dim, dim - 16, panel)
+                add_narrow(scores, panel, count, part, out + 4 * (dim - 16), 4 * dim)
+
+    return attention
+
+
+@op("attention:merge")
+def _merge(args: int, state: int, start: int, stop: int) -> None:
+    parts, heads, n_head, dim = load_word(args), load_word(args + 8), load_word(args + 16), load_word(args + 24)
+    target, codes, scales, sums = (
+        load_word(args + 32),
+        load_word(args + 40),
+        load_word(args + 48),
+        load_word(args + 56),
+    )
+    blocks, groups = load_word(state + POSITION) // KEYS + 1, n_head // heads
+    all_blocks = load_word(state + SCRATCH)
+    out = all_blocks + softmax.STATE_BYTES
+    for group in range(start, stop):
+        softmax.start(all_blocks)
+        for i in range(0, heads * dim, 16):
+            store_lanes(out + 4 * i, spread(ZERO))
+        for block in range(blocks):
+            part = parts + (block * groups + group) * _part_bytes(heads, dim)
+            softmax.merge(all_blocks, part)
+            for r in range(heads):
+                merge_row(out + 4 * dim * r, part + softmax.PART_BYTES + 4 * dim * r, dim, all_blocks, r)
+        for r in range(heads):
+            total = load_f32(all_blocks + softmax.ALL_TOTAL + 4 * r)
+            _write_row(out + 4 * dim * r, total, dim, target, codes, scales, sums, (group * heads + r) * dim)
+
+
+for _type, _cache in (("f16", kv_f16), ("q8_0", kv_q8)):
+    op(f"attention:{_type}")(_make_attention(_cache))
+    for _heads in range(1, ATTENTION_HEADS + 1):
+        op(f"attention:{_type}_{_heads}")(_make_one(_heads, _cache))

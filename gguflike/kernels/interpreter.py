@@ -33,10 +33,14 @@ CHUNKS_PER_THREAD = 4
 
 
 @inner(inline="always")
-def _item_count(record: int, tokens: int) -> Any:
+def _item_count(record: int, tokens: int, position: int) -> Any:
     items = load_word(record + p.ITEMS)
-    each = load_word(record + p.PER_TOKENS)
-    return items * ((tokens + each - 1) // each) if each else items
+    each, keys = load_word(record + p.PER_TOKENS), load_word(record + p.PER_KEYS)
+    if each:
+        items *= (tokens + each - 1) // each
+    if keys:
+        items *= (position + tokens + keys - 1) // keys
+    return items
 
 
 @inner(inline="always")
@@ -66,7 +70,7 @@ def _execute(team: int, program: int, epoch: int, state: int) -> None:
     """Walk the program, doing what chunks are left. Returns early when the pass is over."""
     threads = load_word(team + p.THREADS)
     # From the program, not from the state: a latecomer must not see a later pass's count before the claims are reset.
-    tokens = load_acquire(program + p.PASS_TOKENS)
+    tokens, position = load_acquire(program + p.PASS_TOKENS), load_acquire(program + p.PASS_POSITION)
     stage_done = previous_done = 0
     stage_chunks = previous_chunks = 0
     for index in range(load_word(program)):
@@ -74,7 +78,7 @@ def _execute(team: int, program: int, epoch: int, state: int) -> None:
         if load_word(record + p.STARTS_STAGE):
             previous_done, previous_chunks = stage_done, stage_chunks
             stage_done, stage_chunks = record + p.DONE, 0
-        items = _item_count(record, tokens)
+        items = _item_count(record, tokens, position)
         chunk = _chunk_size(record, items, threads)
         chunks = (items + chunk - 1) // chunk
         stage_chunks += chunks
@@ -109,6 +113,7 @@ def run(team: int, program: int, tokens: int, position: int) -> None:
         store_release(record + p.CLAIM, epoch << 32)
         store_release(record + p.DONE, 0)
     store_release(program + p.PASS_TOKENS, tokens)
+    store_release(program + p.PASS_POSITION, position)
     threads = load_word(team + p.THREADS)
     for thread in range(threads):
         state = team + p.THREAD_BLOCKS + thread * p.THREAD_BYTES + p.STATE

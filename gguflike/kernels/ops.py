@@ -1,11 +1,10 @@
-"""The ops around the matrix products: normalization, activation, rotary position, and the way into the KV cache.
+"""The ops around the matrix products: normalization and activation.
 
 Ops, in the sense of native.py, on float32 rows that stand side by side. Those ending in ``_q8`` hand their result on
 as the matmul ops read it (matmul.py: int8 codes, a scale per 32, sums per 16), which saves writing and reading floats.
 
     rms_norm(_q8)   items are tokens                X, COLUMNS, WEIGHT, EPS (float bits), OUT or CODES, SCALES, SUMS
     silu_mul(_q8)   items are 32 values of a token  GATE, UP, OUT or CODES, SCALES, SUMS
-    rope_<kind>_<cache type>  items are tokens      see ``_make_rope``
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from gguflike.kernels import kv_f16, kv_q8
 from gguflike.kernels._jit import inner, op
 from gguflike.kernels.address import (
     exp_lanes,
@@ -27,10 +25,8 @@ from gguflike.kernels.address import (
     store_f32,
     store_lanes,
     sum_lanes,
-    swap_pairs,
 )
 from gguflike.kernels.atomics import load_word
-from gguflike.kernels.program import POSITION
 
 ONE = np.float32(1)
 
@@ -102,62 +98,3 @@ def silu_mul_q8(args: int, state: int, start: int, stop: int) -> None:
         a = _silu_mul(gate + 128 * block, up + 128 * block)
         b = _silu_mul(gate + 128 * block + 64, up + 128 * block + 64)
         quantize_lanes(a, b, codes + 32 * block, scales + 4 * block, sums + 8 * block)
-
-
-def _make_rope(neox: bool, store: Any) -> Any:
-    """Rotate queries and keys, and store keys and values in the cache (kv_f16.py, kv_q8.py).
-
-    Words: Q (tokens, heads, head_dim) and K, V (tokens, kv_heads, head_dim) float32; TABLE (tokens, 2, n_rot) of
-    factors for a value and for its partner; HEADS, KV_HEADS, HEAD_DIM, N_ROT; CONTEXT (positions of the cache); KEYS,
-    KEY_SCALES, VALUES, VALUE_SCALES of the layer's cache.
-    The partner of value i is i ^ 1 ("norm") or half of n_rot away ("neox").
-    """
-
-    @inner(inline="always")
-    def rotated(head: int, table: int, n_rot: int, i: int) -> Any:
-        value = load_lanes(head + 4 * i)
-        if neox:
-            half = n_rot // 2
-            partner = load_lanes(head + 4 * (i + half if i < half else i - half))
-        else:
-            partner = swap_pairs(value)
-        return fma(partner, load_lanes(table + 4 * (n_rot + i)), value * load_lanes(table + 4 * i))
-
-    @inner(inline="always")
-    def rotate_rows(rows: int, heads: int, head_dim: int, table: int, n_rot: int) -> None:
-        for head in range(heads):
-            row = rows + 4 * head_dim * head
-            if neox:
-                half = n_rot // 2
-                for i in range(0, half, 16):
-                    low = rotated(row, table, n_rot, i)
-                    store_lanes(row + 4 * (half + i), rotated(row, table, n_rot, half + i))
-                    store_lanes(row + 4 * i, low)
-            else:
-                for i in range(0, n_rot, 16):
-                    store_lanes(row + 4 * i, rotated(row, table, n_rot, i))
-
-    def rope(args: int, state: int, start: int, stop: int) -> None:
-        q, k, v, table = load_word(args), load_word(args + 8), load_word(args + 16), load_word(args + 24)
-        heads, kv_heads = load_word(args + 32), load_word(args + 40)
-        head_dim, n_rot = load_word(args + 48), load_word(args + 56)
-        context = load_word(args + 64)
-        key_cache, key_scales = load_word(args + 72), load_word(args + 80)
-        value_cache, value_scales = load_word(args + 88), load_word(args + 96)
-        for token in range(start, stop):
-            position = load_word(state + POSITION) + token
-            factors = table + 8 * n_rot * token
-            keys, values = k + 4 * kv_heads * head_dim * token, v + 4 * kv_heads * head_dim * token
-            rotate_rows(q + 4 * heads * head_dim * token, heads, head_dim, factors, n_rot)
-            rotate_rows(keys, kv_heads, head_dim, factors, n_rot)
-            for head in range(kv_heads):
-                cached, at = head * context * head_dim, 4 * head * head_dim
-                caches = (key_cache, key_scales, value_cache, value_scales)
-                store(*caches, cached, position, head_dim, keys + at, values + at)
-
-    return rope
-
-
-for _cache, _store in (("f16", kv_f16.store), ("q8_0", kv_q8.store)):
-    op(f"ops:rope_norm_{_cache}")(_make_rope(False, _store))
-    op(f"ops:rope_neox_{_cache}")(_make_rope(True, _store))

@@ -5,11 +5,12 @@ when the machine code is in the cache.
 
 Layout, all words int64:
 
-    program   word 0: number of ops, word 1: tokens of the pass; from byte 128 on, one record of 128 bytes per op
-    record    FUNCTION address, ARGS address, ITEMS, PER_TOKENS (0, or: as many items again for every so many
-              tokens), GRAIN (fewest items of a chunk),
-              STARTS_STAGE (1: every earlier op must be complete first); on a cache line of its own CLAIM
-              (pass << 32 | chunks claimed) and DONE (chunks done of the stage that this op starts)
+    program   word 0: number of ops; of the pass: TOKENS, POSITION of the first; from byte 128 on, one record of 128
+              bytes per op
+    record    FUNCTION address, ARGS address, ITEMS, PER_TOKENS and PER_KEYS (0, or: as many items again for every so
+              many tokens of the pass, or positions up to its end), GRAIN (fewest items of a chunk), STARTS_STAGE (1:
+              every earlier op must be complete first); on a cache line of its own CLAIM (pass << 32 | chunks claimed)
+              and DONE (chunks done of the stage that this op starts)
     team      EPOCH (number of the pass), PROGRAM, QUIT, THREADS, BUSY (workers that look at a program), then a block
               per thread: ASLEEP, SEMAPHORE, STATE
     state     what ops see: TOKENS in this pass, POSITION of the first, THREAD index, SCRATCH address
@@ -38,17 +39,30 @@ from gguflike.kernels._host import thread_count
 Words = npt.NDArray[np.int64]
 
 # Byte offsets.
-PASS_TOKENS = 8
+PASS_TOKENS, PASS_POSITION = 8, 16
 RECORD_BYTES = 128
-FUNCTION, ARGS, ITEMS, PER_TOKENS, GRAIN, STARTS_STAGE, CLAIM, DONE = 0, 8, 16, 24, 32, 40, 64, 72
+FUNCTION, ARGS, ITEMS, PER_TOKENS, PER_KEYS, GRAIN, STARTS_STAGE, CLAIM, DONE = 0, 8, 16, 24, 32, 40, 48, 64, 72
 EPOCH, PROGRAM, QUIT, THREADS, BUSY = 0, 64, 72, 80, 128
 THREAD_BLOCKS, THREAD_BYTES = 192, 256
 ASLEEP, SEMAPHORE, STATE = 0, 64, 128
 TOKENS, POSITION, THREAD, SCRATCH = 0, 8, 16, 24
 
 SCRATCH_BYTES = 1 << 18
-ATTENTION_KEYS = 128  # keys per step of the online softmax: their scores stay in the first-level cache
-ATTENTION_ROWS = tuple(range(1, 9))  # sizes of the tile of queries that attention.py has ops for
+ATTENTION_KEYS = 128  # keys of a block, which is normalized by itself: their scores stay in the first-level cache
+ATTENTION_HEADS = 8  # most heads of an item of attention for one token
+ATTENTION_ROWS = 96  # queries that share the work of reading a key from the cache, as far as scratch memory has room
+
+
+def attention_rows(head_dim: int) -> int:
+    """Most queries of an item of attention: a multiple of every tile's rows."""
+    room = SCRATCH_BYTES - 64 * max(head_dim, ATTENTION_KEYS)
+    each = 4 * (2 * head_dim + ATTENTION_KEYS) + 64  # the query, the result, the scores, and its share of a state
+    return min(ATTENTION_ROWS, room // each) // 12 * 12
+
+
+def attention_part(heads: int, head_dim: int) -> int:
+    """Bytes that an item of attention for one token leaves (attention.py)."""
+    return 128 + 4 * heads * head_dim
 
 
 def float_bits(value: float) -> int:
@@ -72,7 +86,8 @@ def aligned(count: int, dtype: Any = np.uint8, *, huge: bool = False) -> npt.NDA
 
 
 class Op(NamedTuple):
-    """One step: the op called ``name`` over ``items`` items, or ``items`` for every ``per_tokens`` tokens of the pass.
+    """One step: the op called ``name`` over ``items`` items, or ``items`` for every ``per_tokens`` tokens of the pass,
+    or for every ``per_keys`` positions up to its end.
 
     ``grain`` is the fewest items worth handing to a thread. ``barrier`` says whether the op depends on ops since the
     last barrier; without it, it runs beside them.
@@ -82,6 +97,7 @@ class Op(NamedTuple):
     args: tuple[int, ...]
     items: int
     per_tokens: int = 0
+    per_keys: int = 0
     grain: int = 1
     barrier: bool = True
 
@@ -96,8 +112,9 @@ class Program:
     _records: Words | None = None
     _args: Words | None = None
 
-    def add(self, name: str, *args: int, items: int, per_tokens: int = 0, grain: int = 1, barrier: bool = True) -> None:
-        self.ops.append(Op(name, args, items, per_tokens, grain, barrier))
+    def add(self, name: str, *args: int, items: int, **settings: Any) -> None:
+        """Append an op; ``settings`` are the other fields of ``Op``."""
+        self.ops.append(Op(name, args, items, **settings))
 
     def link(self, progress: native.Progress | None = None) -> Program:
         """Compile or load the ops and lay out the records."""
@@ -109,11 +126,12 @@ class Program:
         used = 0
         for index, op in enumerate(self.ops):
             args[used : used + len(op.args)] = op.args
-            records[index + 1, :6] = (
+            records[index + 1, :7] = (
                 addresses[op.name],
                 args.ctypes.data + 8 * used,
                 op.items,
                 op.per_tokens,
+                op.per_keys,
                 op.grain,
                 op.barrier or index == 0,
             )

@@ -15,7 +15,15 @@ import numpy.typing as npt
 from gguflike.arch.spec import ArchSpec, HParams
 from gguflike.errors import UnsupportedError
 from gguflike.kernels.layout import activation_arrays
-from gguflike.kernels.program import ATTENTION_ROWS, Program, aligned, float_bits
+from gguflike.kernels.program import (
+    ATTENTION_HEADS,
+    ATTENTION_KEYS,
+    Program,
+    aligned,
+    attention_part,
+    attention_rows,
+    float_bits,
+)
 from gguflike.runner.cache import KVCache
 from gguflike.runner.weights import Matrix, Weights
 
@@ -46,7 +54,7 @@ def check(spec: ArchSpec, h: HParams) -> None:
 class Buffers:
     """What a pass writes between its ops. Large, but only the pages that a pass needs are ever touched."""
 
-    def __init__(self, h: HParams) -> None:
+    def __init__(self, h: HParams, positions: int) -> None:
         queries, keys, n_ff = h["n_head"] * h["head_dim"], h["n_head_kv"] * h["head_dim"], h["n_ff"]
         widest = max(h["n_embd"], queries, n_ff)
         self.ids: npt.NDArray[np.int32] = aligned(BATCH, np.int32)
@@ -57,6 +65,7 @@ class Buffers:
         self.normed, self.attended = aligned(BATCH * h["n_embd"], np.float32), aligned(BATCH * queries, np.float32)
         self.q, self.k, self.v = (aligned(BATCH * size, np.float32) for size in (queries, keys, keys))
         self.gate, self.up = (aligned(BATCH * n_ff, np.float32) for _ in range(2))
+        self.parts = aligned(-(-positions // ATTENTION_KEYS) * h["n_head"] * attention_part(1, h["head_dim"]))
         self.quantized = activation_arrays(BATCH, widest)
 
     def quantized_words(self) -> tuple[int, int, int]:
@@ -110,20 +119,25 @@ class _Builder:
     def attention(self, layer: int, cache: KVCache, rope: str, readers: Sequence[Matrix]) -> int:
         """Rotation, cache and attention; returns the address of the float32 result."""
         h, b = self.h, self.buffers
-        heads, kv_heads, head_dim = h["n_head"], h["n_head_kv"], h["head_dim"]
-        cached = cache.addresses(layer)
-        rows = (_at(b.q), _at(b.k), _at(b.v), _at(b.angles), heads, kv_heads, head_dim, h["n_rot"], cache.positions)
-        self.add(f"ops:rope_{rope}_{cache.type}", *rows, *cached, grain=ROPE_GRAIN)
+        n_head, kv_heads, dim, n_rot = h["n_head"], h["n_head_kv"], h["head_dim"], h["n_rot"]
+        cached, turn = cache.addresses(layer), (_at(b.angles), n_rot, int(rope == "neox"))
         quantized = all(matrix.plan.activations == "int8" for matrix in readers)
-        fused = quantized and head_dim % 32 == 0
-        tile_heads, tile_tokens = attention_tile(heads // kv_heads, self.many)
-        shape = (heads, kv_heads, head_dim, cache.positions, tile_heads, float_bits(head_dim**-0.5))
+        fused = quantized and dim % 32 == 0
         target = (_at(b.attended), *(self.q8 if fused else (0, 0, 0)))
-        name = f"attention:{cache.type}_{tile_heads * tile_tokens}"
-        items = heads // tile_heads
-        self.add(name, rows[0], *cached, *shape, *target, items=items, per_tokens=tile_tokens)
+        heads = heads_together(n_head // kv_heads, attention_rows(dim) if self.many else ATTENTION_HEADS)
+        groups, scale = n_head // heads, float_bits(dim**-0.5)
+        fresh = (_at(b.k), _at(b.v))
+        shape = (_at(b.q), *turn, *cached, n_head, kv_heads, dim, cache.positions, heads, scale)
+        if self.many:
+            span = attention_rows(dim) // heads
+            self.add(f"rope:store_{cache.type}", *shape, *fresh, grain=ROPE_GRAIN)
+            self.add(f"attention:{cache.type}", *shape, span, *target, items=groups, per_tokens=span)
+        else:
+            name, words = f"attention:{cache.type}_{heads}", (*shape, *fresh, _at(b.parts))
+            self.program.add(name, *words, items=groups, per_keys=ATTENTION_KEYS)
+            self.program.add("attention:merge", _at(b.parts), heads, n_head, dim, *target, items=groups)
         if quantized and not fused:
-            self.quantize(_at(b.attended), heads * head_dim)
+            self.quantize(_at(b.attended), n_head * dim)
         return _at(b.attended)
 
     def gated(self, readers: Sequence[Matrix]) -> int:
@@ -136,11 +150,9 @@ class _Builder:
         return gate
 
 
-def attention_tile(group: int, many: bool) -> tuple[int, int]:
-    """(query heads, tokens) of an attention tile for ``group`` query heads to a key head."""
-    largest = ATTENTION_ROWS[-1]
-    heads = max(n for n in ATTENTION_ROWS if group % n == 0)
-    return heads, largest // heads if many else 1
+def heads_together(group: int, most: int) -> int:
+    """How many of the ``group`` query heads of a key head an item of attention takes."""
+    return max(heads for heads in range(1, most + 1) if group % heads == 0)
 
 
 def body(spec: ArchSpec, h: HParams, weights: Weights, buffers: Buffers, cache: KVCache, many: bool) -> Program:

@@ -53,7 +53,7 @@ class Model:
         self.weights = Weights(file, spec, h, self._team, progress)
         self._rope = rope.from_hparams(h, spec.graph.rope, self.weights.floats("rope_freqs.weight"))
         self.cache = KVCache(h["n_layer"], h["n_head_kv"], h["head_dim"], self.context, cache_type)
-        self._buffers = buffers = graph.Buffers(h)
+        self._buffers = buffers = graph.Buffers(h, self.cache.positions)
         self._programs = [
             (
                 graph.body(spec, h, self.weights, buffers, self.cache, many),

@@ -1,0 +1,109 @@
+"""The two products of attention, for a tile of queries: with a panel of keys, and of weights with a panel of values.
+
+    queries   float32 (dim, rows): what the rows of a tile have in one dimension stands together
+    panel     float32 (dim, 16): sixteen keys, or (keys, 16): sixteen dimensions of values; expanded from the cache
+    scores    float32 (rows, ATTENTION_KEYS), or weights (softmax.py)
+
+A lane is a key, then a dimension of the output, so that nothing is summed across lanes. Every element of a result is
+one chain of fma in the order of dimensions or keys, whatever the tile, so that a token's result does not depend on the
+others that it is computed with.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gguflike.kernels.program import ATTENTION_KEYS as KEYS
+from gguflike.kernels.simd import FLOATS, Emitter, address, operation, target, void
+from gguflike.kernels.softmax import GROW, ROW, SHRINK
+
+# Rows of a tile of many: a sum for each of them, a vector of the panel and one query fit in the registers.
+HEIGHT = 12 if "avx512f" in target()[1] else 6
+PANEL = 64  # bytes of a row of a panel
+
+
+def columns(rows: int) -> int:
+    """Panels that a tile of few ``rows`` takes at a time: one chain of sums for each waits for fewer results."""
+    return 2 if 2 * rows < HEIGHT else 1
+
+
+def _parts(rows: int) -> list[range]:
+    """Rows in pieces of HEIGHT at most."""
+    count = -(-rows // HEIGHT)
+    return [range(i * rows // count, (i + 1) * rows // count) for i in range(count)]
+
+
+def make_scores(rows: int, columns: int) -> Any:
+    """A kernel (queries, panels, dim, scores): the scores of ``columns`` panels side by side."""
+
+    @operation(void, address, address, address, address)
+    def scores(e: Emitter, queries: Any, panel: Any, dim: Any, out: Any) -> None:
+        queries, out = e.pointer(queries), e.pointer(out)
+        panels = [e.pointer(panel, e.b.mul(dim, e.int64(c * PANEL))) for c in range(columns)]
+        for part in _parts(rows):
+
+            def add(d: Any, sums: list[Any], part: range = part) -> list[Any]:
+                keys = [e.load(FLOATS, each, e.b.mul(d, e.int64(PANEL))) for each in panels]
+                here = e.pointer(queries, e.b.mul(d, e.int64(4 * rows)))
+                factors = [e.broadcast(FLOATS, here, 4 * r) for r in part]
+                return [
+                    e.fma(key, factor, sums[i * columns + c])
+                    for i, factor in enumerate(factors)
+                    for c, key in enumerate(keys)
+                ]
+
+            sums = e.loop(e.int64(0), dim, 1, [e.zero(FLOATS)] * (len(part) * columns), add)
+            for i, total in enumerate(sums):
+                e.store(total, out, ROW * part[i // columns] + 64 * (i % columns))
+
+    return scores
+
+
+def make_values(rows: int, columns: int, merged: bool) -> Any:
+    """A kernel (weights, panels, count, state, out, stride): the sum of ``count`` values, weighted, of each row.
+
+    ``out`` has rows ``stride`` bytes apart. ``merged``: the sums are merged into it as ``state`` says (softmax.py);
+    else they replace it.
+    """
+
+    @operation(void, address, address, address, address, address, address)
+    def values(e: Emitter, weights: Any, panel: Any, count: Any, state: Any, out: Any, stride: Any) -> None:
+        weights, panel, state = e.pointer(weights), e.pointer(panel), e.pointer(state)
+        for part in _parts(rows):
+
+            def add(key: Any, sums: list[Any], part: range = part) -> list[Any]:
+                at = e.b.mul(key, e.int64(PANEL))
+                vectors = [e.load(FLOATS, e.pointer(panel, c * KEYS * PANEL), at) for c in range(columns)]
+                here = e.pointer(weights, e.b.mul(key, e.int64(4)))
+                factors = [e.broadcast(FLOATS, here, ROW * r) for r in part]
+                return [
+                    e.fma(vector, factor, sums[i * columns + c])
+                    for i, factor in enumerate(factors)
+                    for c, vector in enumerate(vectors)
+                ]
+
+            sums = e.loop(e.int64(0), count, 1, [e.zero(FLOATS)] * (len(part) * columns), add)
+            for i, total in enumerate(sums):
+                row = part[i // columns]
+                place = e.pointer(e.pointer(out, e.b.mul(stride, e.int64(row))), 64 * (i % columns))
+                if merged:
+                    grown = e.b.fmul(total, e.broadcast(FLOATS, state, GROW + 4 * row))
+                    total = e.fma(e.load(FLOATS, place), e.broadcast(FLOATS, state, SHRINK + 4 * row), grown)
+                e.store(total, place)
+
+    return values
+
+
+@operation(void, address, address, address, address, address)
+def merge_row(e: Emitter, out: Any, part: Any, dim: Any, state: Any, row: Any) -> None:
+    """Merge ``dim`` sums of a block at ``part`` into ``out``, as ``make_values`` does, for a row of the state's."""
+    out, part = e.pointer(out), e.pointer(part)
+    lane = e.pointer(state, e.b.mul(row, e.int64(4)))
+    shrink, grow = e.broadcast(FLOATS, lane, SHRINK), e.broadcast(FLOATS, lane, GROW)
+
+    def add(index: Any, nothing: list[Any]) -> list[Any]:
+        at = e.b.mul(index, e.int64(4))
+        e.store(e.fma(e.load(FLOATS, out, at), shrink, e.b.fmul(e.load(FLOATS, part, at), grow)), out, at)
+        return nothing
+
+    e.loop(e.int64(0), dim, 16, [], add)
