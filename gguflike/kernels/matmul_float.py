@@ -1,17 +1,15 @@
 """Matrix products for F32, F16 and BF16 weights, on the file's rows as they are: float32, weights converted on the fly.
 
 Argument and state words are those of matmul.py, with float32 activations in CODES; columns may have any number.
-``matvec`` runs its lanes along the columns, four rows at a time, and adds the lanes up at the end. ``matmul`` converts
-32 rows by CHUNK columns to float32 in scratch, transposed so that every lane owns a row, and multiplies those by a tile
-of tokens.
+``matvec`` takes one row after the other, as they lie, since memory is fastest when it is read in order; its lanes run
+along the columns and are added up at the end of each row. ``matmul`` converts 32 rows by CHUNK columns to float32 in
+scratch, transposed so that every lane owns a row, and multiplies those by a tile of tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-
-from llvmlite import ir
 
 from gguflike.kernels._jit import inner, op
 from gguflike.kernels.atomics import load_word
@@ -23,7 +21,8 @@ from gguflike.kernels.simd import FLOATS, I32, INTS, SHORTS, Emitter, address, f
 Op = Callable[[int, int, int, int], None]
 
 CHUNK = 128  # columns converted at a time: 32 rows of them fill half of a 32 KiB first-level cache
-ROWS_AT_ONCE = 4
+AHEAD = 1024  # bytes that matvec asks for memory in advance, beside what the machine guesses from reading in order
+CHAINS = 4  # sums of 16 lanes in matvec: more in flight than an fma takes cycles
 GROUPS = 2
 # Registers decide the tile: a sum for every token and row should stay in them.
 TILE_TOKENS, TILE_GROUPS = (12, 2) if "avx512f" in target()[1] else (6, 1)
@@ -55,48 +54,57 @@ def _load(e: Emitter, kind: str, place: Any, mask: Any = None) -> Any:
     return e.b.bitcast(e.b.shl(e.b.zext(bits, INTS), e.const(INTS, 16)), FLOATS)
 
 
-def _dot_rows(e: Emitter, kind: str, rows: list[Any], x: Any, columns: Any) -> list[Any]:
-    """FLOATS per row (addresses), whose lanes add up to its product by ``x``."""
+def _dot_row(e: Emitter, kind: str, row: Any, x: Any, columns: Any) -> Any:
+    """FLOATS whose lanes add up to the product of a row by ``x``."""
     size = _element_bytes(kind)
-    whole = e.b.and_(columns, e.int64(-LANES))
-    x = e.pointer(x)
-    pointers = [e.pointer(row) for row in rows]
+    row, x = e.pointer(row), e.pointer(x)
 
-    def body(at: Any, totals: list[Any]) -> list[Any]:
-        values = e.load(FLOATS, x, e.b.mul(at, e.int64(4)))
-        offset = e.b.mul(at, e.int64(size))
-        loads = [_load(e, kind, e.pointer(p, offset)) for p in pointers]
-        return [e.fma(w, values, total) for w, total in zip(loads, totals, strict=True)]
+    def add(at: Any, total: Any, mask: Any = None) -> Any:
+        values = e.pointer(x, e.b.mul(at, e.int64(4)))
+        values = e.load(FLOATS, values) if mask is None else e.load_masked(FLOATS, values, 0, mask)
+        return e.fma(_load(e, kind, e.pointer(row, e.b.mul(at, e.int64(size))), mask), values, total)
 
-    totals = e.loop(e.int64(0), whole, LANES, [e.zero(FLOATS)] * len(rows), body)
-    mask = e.first_lanes(e.b.sub(columns, whole))
-    values = e.load_masked(FLOATS, x, e.b.mul(whole, e.int64(4)), mask)
-    offset = e.b.mul(whole, e.int64(size))
-    loads = [_load(e, kind, e.pointer(p, offset), mask) for p in pointers]
-    return [e.fma(w, values, total) for w, total in zip(loads, totals, strict=True)]
+    def chains(at: Any, totals: list[Any]) -> list[Any]:
+        here = e.pointer(row, e.b.mul(at, e.int64(size)))
+        for line in range(0, CHAINS * LANES * size, 64):
+            e.prefetch(here, AHEAD + line)
+        return [add(e.b.add(at, e.int64(i * LANES)), total) for i, total in enumerate(totals)]
+
+    def single(at: Any, totals: list[Any]) -> list[Any]:
+        return [add(at, totals[0])]
+
+    def rest(at: Any, totals: list[Any]) -> list[Any]:
+        return [add(at, totals[0], e.first_lanes(e.b.sub(columns, at)))]
+
+    many, whole = e.b.and_(columns, e.int64(-CHAINS * LANES)), e.b.and_(columns, e.int64(-LANES))
+    totals = e.loop(e.int64(0), many, CHAINS * LANES, [e.zero(FLOATS)] * CHAINS, chains, unroll=False)
+    while len(totals) > 1:
+        totals = [e.b.fadd(a, b) for a, b in zip(totals[::2], totals[1::2], strict=True)]
+    totals = e.loop(many, whole, LANES, totals, single)
+    return e.loop(whole, columns, LANES, totals, rest)[0]
 
 
 def _matvec(kind: str) -> Op:
     size = _element_bytes(kind)
 
     @operation(floats16, address, address, address, address)
-    def dot_group(e: Emitter, weights: Any, last: Any, x: Any, columns: Any) -> Any:
-        """Lane r: the product of row min(r, last) by x."""
-        result = e.zero(FLOATS)
-        for first in range(0, LANES, ROWS_AT_ONCE):
-            rows = []
-            for r in range(first, first + ROWS_AT_ONCE):
-                number = e.minimum(e.int64(r), last)
-                rows.append(e.b.add(weights, e.b.mul(number, e.b.mul(columns, e.int64(size)))))
-            for r, total in enumerate(_dot_rows(e, kind, rows, x, columns)):
-                result = e.b.insert_element(result, e.sum(total), ir.Constant(I32, first + r))
-        return result
+    def dot_rows(e: Emitter, weights: Any, rows: Any, x: Any, columns: Any) -> Any:
+        """Lane r: the product of row r by x, for at most 16 rows."""
+        lanes, row_bytes = e.const(INTS, range(LANES)), e.b.mul(columns, e.int64(size))
+
+        def dot_row(r: Any, results: list[Any]) -> list[Any]:
+            product = e.sum(_dot_row(e, kind, e.b.add(weights, e.b.mul(r, row_bytes)), x, columns))
+            is_here = e.b.icmp_signed("==", lanes, e.splat(INTS, e.b.trunc(r, I32)))
+            return [e.b.select(is_here, e.splat(FLOATS, product), results[0])]
+
+        count = e.minimum(rows, e.int64(LANES))
+        return e.loop(e.int64(0), count, 1, [e.zero(FLOATS)], dot_row)[0]
 
     def matvec(args: int, state: int, start: int, stop: int) -> None:
         weights, rows, columns, x = load_word(args), load_word(args + 8), load_word(args + 16), load_word(args + 24)
         for group in range(start, stop):
             row = LANES * group
-            product = dot_group(weights + row * columns * size, rows - row - 1, x, columns)
+            product = dot_rows(weights + row * columns * size, rows - row, x, columns)
             put_rows(args, group, 0, add_floats(product, bias_rows(args, group)))
 
     return matvec
