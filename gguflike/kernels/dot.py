@@ -62,11 +62,15 @@ class Sums:
     ``settle(sum)``       to be called after ``run`` additions
     ``value(sum)``        INTS
 
+    ``chains``: sums to be used in turn where there is only one to be had: a dot product waits for the one before it,
+    while 16-bit sums are added in a cycle.
+
     ``loop``: whether sums of many tokens must be written as a loop over their additions. With few registers LLVM would
     finish one sum after the other, with all weights waiting in memory.
     """
 
     run = 1 << 30
+    chains = 2
 
     def __init__(self, e: Emitter) -> None:
         self.e = e
@@ -90,13 +94,15 @@ class ByteSums(Sums):
     """Per lane and addition: the sum over i < 4 of ``a[4 * lane + i] * b[4 * lane + i]``.
 
     Bytes of ``a`` are unsigned, at most ``largest``; bytes of ``b`` are signed and not -128. Sums must fit in 32 bits.
+    Where ``halved``, ``a`` is given as two vectors, the low and the high nibbles.
     """
 
     def __init__(self, e: Emitter, largest: int) -> None:
         super().__init__(e)
         self._wide = largest > LARGEST_SIGNED
+        self.halved = self._wide and self._names is not None
         if self._names:
-            self.run = byte_run(15 if self._wide else largest)
+            self.run, self.chains = byte_run(15 if self._wide else largest), 1
 
     def begin(self, start: Any) -> list[Any]:
         return [start] + [self.e.zero(WORDS)] * ((1 + self._wide) if self._names else 0)
@@ -105,8 +111,7 @@ class ByteSums(Sums):
         e = self.e
         if not self._names:
             return [_dot(e, sums[0], a, b, self._wide)]
-        parts = [e.shift_bytes(a, -shift, 15) for shift in (0, 4)] if self._wide else [a]
-        products = [_multiply_words(e, self._names.bytes, WORDS, part, b) for part in parts]
+        products = [_multiply_words(e, self._names.bytes, WORDS, part, b) for part in (a if self.halved else [a])]
         return [sums[0], *(e.b.add(old, new) for old, new in zip(sums[1:], products, strict=True))]
 
     def settle(self, sums: list[Any]) -> list[Any]:

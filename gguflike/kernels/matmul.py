@@ -34,6 +34,7 @@ short mantissa is what lets the kernels turn an integer sum into a float and sca
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial, reduce
 from typing import Any
 
 from llvmlite import ir
@@ -60,51 +61,64 @@ def _dot_record(e: Emitter, layout: Layout, record: Any, codes: Any, scales: Any
     computed with it.
     """
     reader = Record(e, layout, record)
-    subs = sub_blocks(layout)
     codes, scales, sums = e.pointer(codes), e.pointer(scales), e.pointer(sums)
     blocks = layout.weights // BLOCK
     lines = layout.record_bytes // 64
-    for block in range(blocks):
+
+    def add(block: int, total: Any) -> Any:
         for line in range(block * lines // blocks, (block + 1) * lines // blocks):
             e.prefetch(record, AHEAD + 64 * line)
-        activation_scale = e.load(F32, scales, 4 * block)
-        every_scale = e.splat(FLOATS, activation_scale)
-        folded, minima = None, []
-        for sub in range(subs):
-            halves = range(2 * block, 2 * block + 2) if subs == 1 else (2 * block + sub,)
-            activation_sum = ir.Constant(I32, 0)
-            if layout.offset or layout.minimum:
-                for half in halves:
-                    activation_sum = e.b.add(activation_sum, e.load(I32, sums, 4 * half))
-            product = e.to_float(_dot_sub_block(e, layout, reader, codes, activation_sum, block, sub))
-            if layout.folded_offset is None:
-                total = e.fma(e.b.fmul(product, every_scale), reader.scale(block, sub), total)
-            else:  # integers below 2**24: exact
-                product = e.b.fmul(product, reader.folded_scale(block, sub))
-                folded = product if folded is None else e.b.fadd(folded, product)
-            if layout.minimum:
-                scaled_sum = e.b.fmul(e.b.sitofp(activation_sum, F32), activation_scale)
-                minima.append((reader.minimum(block, sub), e.splat(FLOATS, scaled_sum)))
-        if folded is not None:
-            total = e.fma(e.b.fmul(folded, every_scale), reader.super_scale(), total)
-        for minimum, scaled_sum in minima:
-            total = e.fma(minimum, scaled_sum, total)
+        reader.forget()
+        return _add_block(e, layout, reader, block, codes, scales, sums, total)
+
+    return e.in_turn(total, [partial(add, block) for block in range(blocks)])
+
+
+def _add_block(
+    e: Emitter, layout: Layout, reader: Record, block: int, codes: Any, scales: Any, sums: Any, total: Any
+) -> Any:
+    """Adds block number ``block`` of a record to ``total``."""
+    subs = sub_blocks(layout)
+    activation_scale = e.load(F32, scales, 4 * block)
+    every_scale = e.splat(FLOATS, activation_scale)
+    folded, minima = None, []
+    for sub in range(subs):
+        halves = range(2 * block, 2 * block + 2) if subs == 1 else (2 * block + sub,)
+        activation_sum = ir.Constant(I32, 0)
+        if layout.offset or layout.minimum:
+            for half in halves:
+                activation_sum = e.b.add(activation_sum, e.load(I32, sums, 4 * half))
+        product = e.to_float(_dot_sub_block(e, layout, reader, codes, activation_sum, block, sub))
+        if layout.folded_offset is None:
+            total = e.fma(e.b.fmul(product, every_scale), reader.scale(block, sub), total)
+        else:  # integers below 2**24: exact
+            product = e.b.fmul(product, reader.folded_scale(block, sub))
+            folded = product if folded is None else e.b.fadd(folded, product)
+        if layout.minimum:
+            scaled_sum = e.b.fmul(e.b.sitofp(activation_sum, F32), activation_scale)
+            minima.append((reader.minimum(block, sub), e.splat(FLOATS, scaled_sum)))
+    if folded is not None:
+        total = e.fma(e.b.fmul(folded, every_scale), reader.super_scale(), total)
+    for minimum, scaled_sum in minima:
+        total = e.fma(minimum, scaled_sum, total)
     return total
 
 
 def _dot_sub_block(e: Emitter, layout: Layout, reader: Record, codes: Any, total: Any, block: int, sub: int) -> Any:
-    """INTS: signed weights times activations. Two sums, since a chain of dot products waits for each result."""
+    """INTS: signed weights times activations."""
     subs = sub_blocks(layout)
     start = e.b.mul(total, ir.Constant(I32, -layout.offset))
-    starts = [e.splat(INTS, start) if layout.offset else e.zero(INTS), e.zero(INTS)]
     sums = ByteSums(e, layout.largest)
-    totals = [sums.begin(value) for value in starts]
+    totals = [sums.begin(e.splat(INTS, start) if layout.offset else e.zero(INTS))]
+    totals += [sums.begin(e.zero(INTS)) for _ in range(1, sums.chains)]
     for count, step in enumerate(range(sub * STEPS // subs, (sub + 1) * STEPS // subs)):
-        if count and count % (2 * sums.run) == 0:
-            totals = [sums.settle(total) for total in totals]
+        turn = count % sums.chains
+        if count // sums.chains and count // sums.chains % sums.run == 0:
+            totals[turn] = sums.settle(totals[turn])
         four = e.broadcast(BYTES, codes, block * BLOCK + 4 * step)
-        totals[step % 2] = sums.add(totals[step % 2], reader.codes(block * STEPS + step), four)
-    return e.b.add(*(sums.value(total) for total in totals))
+        weights = (reader.nibbles if sums.halved else reader.codes)(block * STEPS + step)
+        totals[turn] = sums.add(totals[turn], weights, four)
+    return reduce(e.b.add, (sums.value(total) for total in totals))
 
 
 def _matvec(layout: Layout) -> Op:

@@ -33,8 +33,30 @@ class Record:
         self._scales: dict[int, Any] = {}
         self._folds: dict[int, tuple[Any, Any]] = {}
 
+    def forget(self) -> None:
+        """Vectors are loaded anew from here on, where registers are too few to keep them."""
+        if "avx512f" not in self.e.features:
+            self._planes.clear()
+
     def codes(self, step: int) -> Any:
         """BYTES: what the dot product multiplies, integer weight + offset, of columns 4 * step to 4 * step + 3."""
+        packed = self._packed(step)
+        return packed if self.layout.levels is None else self.e.lookup(self._table(), packed)
+
+    def nibbles(self, step: int) -> tuple[Any, Any]:
+        """BYTES: the low and the high nibbles of ``codes``."""
+        e, packed = self.e, self._packed(step)
+        if self.layout.levels is None:
+            return e.nibbles(packed)
+        table = self._table()
+        return e.lookup([entry & 15 for entry in table], packed), e.lookup([entry >> 4 for entry in table], packed)
+
+    def _table(self) -> list[int]:
+        levels = [level + self.layout.offset for level in self.layout.levels or ()]
+        return levels + [0] * (16 - len(levels))
+
+    def _packed(self, step: int) -> Any:
+        """BYTES: the integers as they are stored, or with their offset."""
         joined, lowest = None, 0
         for index, plane in enumerate(self.layout.planes):
             vector, position = plane.place(step)
@@ -49,10 +71,7 @@ class Record:
             part = self.e.shift_bytes(packed, lowest - position, mask)
             joined = part if joined is None else self.e.b.or_(joined, part)
             lowest += plane.bits
-        if self.layout.levels is None:
-            return joined
-        table = [level + self.layout.offset for level in self.layout.levels]
-        return self.e.lookup(table + [0] * (16 - len(table)), joined)
+        return joined
 
     def _super(self, index: int, unit: float) -> Any:
         if index not in self._supers:

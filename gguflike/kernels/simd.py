@@ -144,6 +144,10 @@ class Emitter:
             value = self.b.bitcast(wide, BYTES)
         return self.b.and_(value, self.const(BYTES, mask))
 
+    def nibbles(self, value: Any) -> tuple[Any, Any]:
+        """BYTES: the low and the high halves of bytes."""
+        return self.shift_bytes(value, 0, 15), self.shift_bytes(value, -4, 15)
+
     def lookup(self, table: Sequence[int], codes: Any) -> Any:
         """``table[code]`` for byte codes 0..15; the table holds 16 bytes (0..255)."""
         signed = [t - 256 if t > 127 else t for t in table]
@@ -255,6 +259,30 @@ class Emitter:
             again.set_metadata("llvm.loop", self._not_unrolled())
         self.b.position_at_end(after)
         return list(phis)
+
+    def in_turn(self, value: Any, steps: Sequence[Callable[[Any], Any]]) -> Any:
+        """``for step in steps: value = step(value)``, each in a basic block of its own.
+
+        LLVM orders a block as a whole: in a long one it moves all prefetches to the start, where they fill the queue of
+        outstanding loads, and has more values alive than there are registers. The branches between the blocks are never
+        taken, which LLVM cannot know.
+        """
+        end = self.b.append_basic_block("end")
+        results: list[tuple[Any, Any]] = []
+        for step in steps:
+            if results:
+                never = self.b.asm(ir.FunctionType(I32, [I32]), "", "=r,0,~{memory}", [ir.Constant(I32, 0)], True)
+                following = self.b.append_basic_block("following")
+                self.b.cbranch(self.b.icmp_signed("==", never, ir.Constant(I32, 0)), following, end)
+                self.b.position_at_end(following)
+            value = step(value)
+            results.append((value, self.b.block))
+        self.b.branch(end)
+        self.b.position_at_end(end)
+        result = self.b.phi(value.type)
+        for value, block in results:
+            result.add_incoming(value, block)
+        return result
 
     def _not_unrolled(self) -> Any:
         """Metadata of a loop. It refers to itself, which makes it that loop's own."""
