@@ -14,7 +14,7 @@ import numpy as np
 
 from gguflike.kernels._jit import intrinsic, ir, jit, types
 from gguflike.kernels.half import f16_to_f32
-from gguflike.kernels.lanes import LANES, f32x16, from_bits, i32x16, mask, to_float, where
+from gguflike.kernels.lanes import LANES, f32x16, i32x16, mask
 
 # How far ahead of a store its cache line is asked for. Output is several times larger than the blocks and new memory;
 # without this, decoding reached 60 to 80% of a plain copy's bandwidth, with it 85 to 105% (512 to 4096 bytes do alike).
@@ -48,7 +48,6 @@ def _function(result: Any, operands: tuple[Any, ...], emit: Callable[..., Any]) 
 
 
 u8 = _function(types.uint64, (types.int64,), lambda b, at: b.zext(_load(b, at, _I8), _I64))
-i8 = _function(types.int64, (types.int64,), lambda b, at: b.sext(_load(b, at, _I8), _I64))
 u16 = _function(types.uint64, (types.int64,), lambda b, at: b.zext(_load(b, at, _I16), _I64))
 u32 = _function(types.uint64, (types.int64,), lambda b, at: b.zext(_load(b, at, _I32), _I64))
 u64 = _function(types.uint64, (types.int64,), lambda b, at: _load(b, at, _I64))
@@ -98,6 +97,13 @@ def _lookup(builder: Any, table: Any, codes: Any) -> Any:
     return builder.sext(result, _I32X16)
 
 
+def _in_memory(builder: Any, value: Any) -> Any:
+    with builder.goto_entry_block():
+        place = builder.alloca(value.type)
+    builder.store(value, place)
+    return builder.ptrtoint(place, _I64)
+
+
 def _store(builder: Any, address: Any, value: Any) -> Any:
     builder.store(value, builder.inttoptr(address, value.type.as_pointer())).align = 4
     return ir.Constant(_BYTE, None)
@@ -129,7 +135,8 @@ bit_mask = _function(
 pairs = _function(i32x16, (_word,), _fields(2))
 # Entries of a table of 16 int8 at an address.
 lookup = _function(i32x16, (_address, i32x16), _lookup)
-floats16 = _function(f32x16, (_address,), lambda b, at: _load(b, at, ir.VectorType(ir.FloatType(), LANES)))
+# Address of a copy of sixteen floats, the same each time in a kernel: a lane that a variable names is read from memory.
+in_memory = _function(_address, (f32x16,), _in_memory)
 store16 = _function(types.void, (_address, f32x16), _store_ahead)
 store1 = _function(types.void, (_address, types.float32), _store)
 
@@ -138,16 +145,3 @@ store1 = _function(types.void, (_address, types.float32), _store)
 def half(at: int) -> Any:
     """The float16 at an address, as float32."""
     return f16_to_f32(np.uint16(u16(at)))
-
-
-@jit
-def halves16(at: int) -> Any:
-    """16 float16 values as float32 lanes. Integer arithmetic, as fast as memory and the same on every CPU."""
-    h = words16(at)
-    exponent = (h >> 10) & 31
-    mantissa = h & 1023
-    normal = ((h & 32767) << 13) + (112 << 23)  # float16 exponents are biased by 15, float32 by 127
-    special = ((h & 32767) << 13) | (255 << 23)  # infinity or NaN
-    small = to_float(mantissa) * np.float32(2.0**-24)
-    magnitude = where(exponent == 0, small, from_bits(where(exponent == 31, special, normal)))
-    return where((h & 32768) != 0, -magnitude, magnitude)

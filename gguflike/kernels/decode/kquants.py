@@ -11,43 +11,43 @@ import numpy as np
 
 from gguflike.kernels._jit import jit
 from gguflike.kernels.lanes import to_float
-from gguflike.kernels.packed import bytes16, half, i8, store16, u8, u32
+from gguflike.kernels.packed import bytes16, bytes_of, f32, half, in_memory, signed16, store16, u32, u64
 
-_LOW6, _LOW4, _TOP2 = np.uint64(0x3F3F3F3F), np.uint64(0x0F0F0F0F), np.uint64(0x30303030)
-_2, _4, _8, _32, _255 = np.uint64(2), np.uint64(4), np.uint64(8), np.uint64(32), np.uint64(255)
+_LOW6, _TOP2, _LOW2 = np.uint64(0x3F3F3F3F), np.uint64(0x30303030), np.uint64(0x03030303)
+_LOW4 = np.uint64(0x0F0F0F0F0F0F0F0F)
+_2, _4, _6, _8, _32, _255 = (np.uint64(n) for n in (2, 4, 6, 8, 32, 255))
 
 
 @jit
 def decode_q2_k(start: int, stop: int, source: int, target: int) -> None:
     for block in range(start, stop):
         at, out = source + block * 84, target + block * 1024
-        d, dmin = half(at + 80), half(at + 82)
+        nibbles = bytes16(at)
+        scales = in_memory(to_float(nibbles & 15) * half(at + 80))
+        mins = in_memory(to_float(nibbles >> 4) * half(at + 82))
         for group in range(2):
             for plane in range(4):
                 for part in range(2):
                     sub = 8 * group + 2 * plane + part
-                    scales = u8(at + sub)
-                    scale = d * np.float32(scales & np.uint64(15))
-                    minimum = dmin * np.float32(scales >> _4)
                     q = (bytes16(at + 16 + 32 * group + 16 * part) >> (2 * plane)) & 3
-                    store16(out + 64 * sub, to_float(q) * scale - minimum)
+                    store16(out + 64 * sub, to_float(q) * f32(scales + 4 * sub) - f32(mins + 4 * sub))
 
 
 @jit
 def decode_q3_k(start: int, stop: int, source: int, target: int) -> None:
     for block in range(start, stop):
         at, out = source + block * 110, target + block * 1024
-        d = half(at + 108)
+        nibbles, tops = u64(at + 96), u32(at + 104)
+        low = (nibbles & _LOW4) | (tops & _LOW2 | (tops >> _2 & _LOW2) << _32) << _4
+        high = (nibbles >> _4 & _LOW4) | (tops >> _4 & _LOW2 | (tops >> _6 & _LOW2) << _32) << _4
+        scales = in_memory(to_float(bytes_of(low, high) - 32) * half(at + 108))
         for group in range(2):
             for plane in range(4):
                 for part in range(2):
                     sub = 8 * group + 2 * plane + part
-                    low = (u8(at + 96 + sub % 8) >> np.uint64(4 * group)) & np.uint64(15)
-                    high = (u8(at + 104 + sub % 4) >> np.uint64(sub // 4 * 2)) & np.uint64(3)
-                    scale = d * np.float32(np.int64(low | high << _4) - 32)
                     q = (bytes16(at + 32 + 32 * group + 16 * part) >> (2 * plane)) & 3
                     kept = (bytes16(at + 16 * part) >> (4 * group + plane)) & 1
-                    store16(out + 64 * sub, to_float(q + (kept << 2) - 4) * scale)
+                    store16(out + 64 * sub, to_float(q + (kept << 2) - 4) * f32(scales + 4 * sub))
 
 
 @jit
@@ -106,12 +106,11 @@ def decode_q5_k(start: int, stop: int, source: int, target: int) -> None:
 def decode_q6_k(start: int, stop: int, source: int, target: int) -> None:
     for block in range(start, stop):
         at, out = source + block * 210, target + block * 1024
-        d = half(at + 208)
+        scales = in_memory(to_float(signed16(at + 192)) * half(at + 208))
         for group in range(2):
             for plane in range(4):  # 32 weights each: low nibbles of 64 bytes, then the high ones
                 for part in range(2):
                     low = bytes16(at + 64 * group + 32 * (plane % 2) + 16 * part) >> (plane // 2 * 4) & 15
                     high = bytes16(at + 128 + 32 * group + 16 * part) >> (2 * plane) & 3
                     sub = 8 * group + 2 * plane + part
-                    scale = d * np.float32(i8(at + 192 + sub))
-                    store16(out + 64 * sub, to_float((low | high << 4) - 32) * scale)
+                    store16(out + 64 * sub, to_float((low | high << 4) - 32) * f32(scales + 4 * sub))

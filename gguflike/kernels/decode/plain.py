@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from gguflike.kernels._jit import jit
+from gguflike.kernels.address import load_half_lanes, load_lanes
 from gguflike.kernels.half import f16_to_f32
 from gguflike.kernels.lanes import from_bits
-from gguflike.kernels.packed import f32, floats16, halves16, store1, store16, u16, words16
+from gguflike.kernels.packed import f32, store1, store16, u16, words16
 
 
 @jit
 def decode_f32(start: int, stop: int, source: int, target: int) -> None:
     whole = start + (stop - start) // 16 * 16
     for i in range(start, whole, 16):
-        store16(target + 4 * i, floats16(source + 4 * i))
+        store16(target + 4 * i, load_lanes(source + 4 * i))
     for i in range(whole, stop):
         store1(target + 4 * i, f32(source + 4 * i))
 
@@ -23,7 +24,7 @@ def decode_f32(start: int, stop: int, source: int, target: int) -> None:
 def decode_f16(start: int, stop: int, source: int, target: int) -> None:
     whole = start + (stop - start) // 16 * 16
     for i in range(start, whole, 16):
-        store16(target + 4 * i, halves16(source + 2 * i))
+        store16(target + 4 * i, load_half_lanes(source + 2 * i))
     for i in range(whole, stop):
         store1(target + 4 * i, f16_to_f32(np.uint16(u16(source + 2 * i))))
 
