@@ -5,7 +5,7 @@
 Errors: RMSE over rows of a Gaussian, and relative to the weights' own RMS over the matrices of each checkpoint folder
 (safetensors); then with importance weights, weighted RMSE. Encode speed: million weights per second of CPU time on one
 thread, both sides interleaved in one process (wall time would measure what else runs on the machine), then wall time on
-all cores. Decode: GB/s of blocks read and floats written, one thread, next to a plain copy of as many bytes.
+all cores. Decode: GB/s of blocks read and floats written, one thread, beyond any cache, next to a plain copy.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from gguflike.kernels import dispatch
 PLAIN = ("F32", "F64", "I8", "I16", "I32", "I64")  # conversions, nothing to compare
 SHAPE = (256, 4096)
 SLOW_BUDGET = 2.0  # seconds of CPU that libgguf may take for one measurement
+DECODE_REPEATS = 16  # of SHAPE: 64 MiB of floats
+DECODE_BUDGET = 0.1
 
 
 def encode(
@@ -206,24 +208,29 @@ def encode_speed(fmt: BlockFormat, x: np.ndarray, weights: np.ndarray | None, co
 
 
 def decode_speed(fmt: BlockFormat, x: np.ndarray) -> dict[str, float | None]:
-    """GB/s of blocks read plus floats written, CPU time of one thread, and of a plain copy of float32."""
-    blocks = encode(x, fmt, None, "absmax")
-    out, target = np.empty_like(x), np.empty_like(x)
+    """GB/s of blocks read plus floats written, CPU time of one thread, and of a plain copy of float32.
+
+    The floats are more than a cache holds; of the slow peers, as many rows as ``DECODE_BUDGET`` allows.
+    """
+    blocks = np.tile(encode(x, fmt, None, "absmax"), (DECODE_REPEATS, 1))
+    source = np.tile(x, (DECODE_REPEATS, 1))
+    out, target = np.empty_like(source), np.empty_like(source)
     kernel = dispatch.get("decode", fmt)
-    ours, copy = cpu_seconds(lambda: kernel(blocks, out, 1), lambda: np.copyto(target, x), repeats=9)
-    part = np.ascontiguousarray(blocks[:64])
+    ours, copy = cpu_seconds(lambda: kernel(blocks, out, 1), lambda: np.copyto(target, source), repeats=9)
     moved = blocks.nbytes + out.nbytes
-    result: dict[str, float | None] = {"ours": moved / ours / 1e9, "copy": 2 * x.nbytes / copy / 1e9}
+    result: dict[str, float | None] = {"ours": moved / ours / 1e9, "copy": 2 * source.nbytes / copy / 1e9}
     for key, call in (
-        ("package", lambda: gguf.quants.dequantize(part, gguf.GGMLQuantizationType(fmt.id))),
-        ("ggml", lambda: libgguf.dequantize_rows(part, fmt.id)),
+        ("package", lambda part: gguf.quants.dequantize(part, gguf.GGMLQuantizationType(fmt.id))),
+        ("ggml", lambda part: libgguf.dequantize_rows(part, fmt.id)),
     ):
         try:
-            call()
+            [first] = cpu_seconds(lambda call=call: call(blocks[:64]), repeats=2)
         except (NotImplementedError, ValueError, AttributeError, RuntimeError):
             result[key] = None
         else:
-            result[key] = moved * len(part) / len(blocks) / cpu_seconds(call, repeats=5)[0] / 1e9
+            part = blocks[: max(64, int(64 * DECODE_BUDGET / first))]
+            seconds = cpu_seconds(lambda call=call, part=part: call(part), repeats=5)[0]
+            result[key] = moved * len(part) / len(blocks) / seconds / 1e9
     return result
 
 
