@@ -12,6 +12,7 @@ from gguflike.errors import UnsupportedError
 from gguflike.kernels.program import (
     ATTENTION_HEADS,
     ATTENTION_KEYS,
+    Own,
     Program,
     Team,
     aligned,
@@ -110,8 +111,8 @@ def test_rotated_keys_and_values_are_stored(team: Team, kind: str, n_rot: int) -
 def rotation(kind: str, n_rot: int, position: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
     """The table that ops read, and the angles."""
     rope = Rope(10000.0 ** (-np.arange(0, n_rot, 2) / n_rot), kind == "norm")
-    table = np.zeros((tokens, 2, n_rot), np.float32)
-    rope.table(position, tokens, table)
+    table = np.zeros((position + tokens, 2, n_rot), np.float32)
+    rope.table(position, tokens, table[position:])
     return table, np.arange(position, position + tokens)[:, None] * rope.frequencies
 
 
@@ -185,7 +186,7 @@ def test_attention(
             program.add("attention:merge", at(parts), heads, n_head, dim, *target, items=n_head // heads)
         else:
             span = attention_rows(dim) // heads
-            program.add("attention:f16", *words, span, *target, items=n_head // heads, per_tokens=span)
+            program.add("attention:f16", *words, 0, 0, span, *target, items=n_head // heads, per_tokens=span)
         team.run(program.link(), tokens, position)
     want = attended(naive_model.rotate(q.astype(np.float64), angles, kind), keys, values, position)
     assert np.allclose(out, want.reshape(flat), rtol=1e-4, atol=1e-4 if tokens == 1 else 1e-5)
@@ -230,15 +231,16 @@ def test_barriers_hold_with_any_number_of_threads(threads: int) -> None:
     team, one = Team(threads), Team(1)
     x = np.random.default_rng(1).standard_normal((64, 64), np.float32)
     program, a, _, _ = chain(40, 64)
+    reference, want, _, _ = chain(40, 64)
     program.link()
+    reference.link()
     for tokens in (64, 1, 7, 64, 33):
-        a[:] = x
-        one.run(program, tokens)
-        want = a[:tokens].copy()
+        want[:] = x
+        one.run(reference, tokens)
         for _ in range(10):
             a[:] = x
             team.run(program, tokens)
-            assert np.array_equal(a[:tokens], want)
+            assert np.array_equal(a[:tokens], want[:tokens])
     team.close()
 
 
@@ -272,6 +274,55 @@ def test_independent_ops_share_a_stage(team: Team) -> None:
     assert np.array_equal(outs[0], outs[1])
     assert np.array_equal(outs[0], outs[2])
     assert last.any()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_each_thread_has_its_own(threads: int) -> None:
+    """Every thread normalizes for itself; what follows reads its thread's copy, and ends the stage for all."""
+    team, stages, columns = Team(threads), 20, 1024
+    rng = np.random.default_rng(0)
+    x, weight, scratch = (rng.standard_normal(columns, np.float32) for _ in range(3))
+    copies = np.zeros((threads, columns), np.float32)
+    own = Own(at(copies), copies.strides[0])
+    program = Program()
+    for _ in range(stages):
+        program.add("ops:rms_norm", at(x), columns, at(weight), float_bits(0.0), own, items=1, own=True)
+        program.add("ops:silu_mul", own, own, at(scratch), items=columns // 32, barrier=False)
+        program.add("ops:silu_mul", at(scratch), at(scratch), at(x), items=columns // 32)
+    program.link(threads=threads)
+    first = x.copy()
+    for _ in range(20):
+        x[:], want = first, first.astype(np.float64)
+        team.run(program, 1)
+        for _ in range(stages):
+            want = want / np.sqrt((want**2).mean()) * weight
+            for _ in range(2):
+                want = want / (1 + np.exp(-want)) * want
+        assert np.allclose(x, want, rtol=1e-3, atol=1e-6)
+    team.close()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_chained_ops_follow_on_the_same_items(threads: int) -> None:
+    team = Team(threads)
+    x = np.random.default_rng(0).standard_normal(32 * 66, np.float32)
+    a, b, c, d = (np.zeros_like(x) for _ in range(4))
+    program = Program()
+    program.add("ops:silu_mul", at(x), at(x), at(a), items=22, each=3, grain=2)
+    program.add("ops:silu_mul", at(a), at(a), at(b), items=22, each=3, chained=True)
+    program.add("ops:silu_mul", at(a), at(b), at(c), items=22, each=3, chained=True)
+    program.add("ops:silu_mul", at(c), at(b), at(d), items=66)
+    program.link()
+    steps = [x.astype(np.float64)]
+    for gate, up in ((0, 0), (1, 1), (1, 2), (3, 2)):
+        steps.append(steps[gate] / (1 + np.exp(-steps[gate])) * steps[up])
+    for _ in range(50):
+        for out in (a, b, c, d):
+            out[:] = np.nan
+        team.run(program, 1)
+        for out, want in zip((a, b, c, d), steps[1:], strict=True):
+            assert np.allclose(out, want, rtol=1e-5, atol=1e-30)
+    team.close()
 
 
 def test_workers_end_with_the_team() -> None:

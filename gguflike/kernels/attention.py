@@ -20,8 +20,9 @@ Argument words of the first two:
     8 N_HEAD       9 N_HEAD_KV   10 HEAD_DIM     11 CONTEXT (positions of the cache)
     12 HEADS       of a group, a divisor of n_head / n_head_kv
     13 SCALE       float bits
-    14 SPAN       15 OUT         16 CODES        17 SCALES   18 SUMS   of several tokens
-    14 K          15 V           16 PARTS        of one token
+    14 K          15 V           float32 (tokens, n_head_kv, head_dim), for one token
+    16 SPAN       17 OUT         18 CODES        19 SCALES   20 SUMS   for several tokens
+    16 PARTS      for one token
 
 and of ``merge``: PARTS, HEADS, N_HEAD, HEAD_DIM, OUT, CODES, SCALES, SUMS. OUT is float32 (tokens, n_head, head_dim);
 where CODES is not 0, the result goes there, SCALES and SUMS instead, as the matmul ops read it.
@@ -105,7 +106,7 @@ def _make_attention(cache: Any) -> Any:
     score, add_values = make_scores(HEIGHT, 1), make_values(HEIGHT, 1, merged=True)
 
     @inner
-    def gather(args: int, token: int, head: int, rows: int, tiles: int, queries: int) -> None:
+    def gather(args: int, token: int, head: int, position: int, rows: int, tiles: int, queries: int) -> None:
         """The queries of an item, tile by tile; zeros fill up the last."""
         q, table, n_rot, n_head = load_word(args), load_word(args + 8), load_word(args + 16), load_word(args + 64)
         dim, heads = load_word(args + 80), load_word(args + 96)
@@ -115,7 +116,7 @@ def _make_attention(cache: Any) -> Any:
             t = token + r // heads
             target = queries + 4 * (r // HEIGHT * HEIGHT * dim + r % HEIGHT)
             source = q + 4 * dim * (t * n_head + head + r % heads)
-            _gather(args, source, table + 8 * n_rot * t, target, 4 * HEIGHT)
+            _gather(args, source, table + 8 * n_rot * (position + r // heads), target, 4 * HEIGHT)
 
     @inner
     def score_block(
@@ -146,9 +147,9 @@ def _make_attention(cache: Any) -> Any:
     def attention(args: int, state: int, start: int, stop: int) -> None:
         values, value_scales = load_word(args + 48), load_word(args + 56)
         n_head, n_head_kv, dim = load_word(args + 64), load_word(args + 72), load_word(args + 80)
-        context, heads, span = load_word(args + 88), load_word(args + 96), load_word(args + 112)
-        target, codes = load_word(args + 120), load_word(args + 128)
-        scales, sums = load_word(args + 136), load_word(args + 144)
+        context, heads, span = load_word(args + 88), load_word(args + 96), load_word(args + 128)
+        target, codes = load_word(args + 136), load_word(args + 144)
+        scales, sums = load_word(args + 152), load_word(args + 160)
         tokens, groups = load_word(state + TOKENS), n_head // heads
         spans = (tokens + span - 1) // span
         most = (span * heads + HEIGHT - 1) // HEIGHT
@@ -166,7 +167,7 @@ def _make_attention(cache: Any) -> Any:
             tiles = (rows + HEIGHT - 1) // HEIGHT
             position = load_word(state + POSITION) + token
             cached = head * n_head_kv // n_head * context * dim
-            gather(args, token, head, rows, tiles, queries)
+            gather(args, token, head, position, rows, tiles, queries)
             for tile in range(tiles):
                 softmax.start(states + softmax.STATE_BYTES * tile)
             for i in range(0, tiles * HEIGHT * dim, 16):
@@ -207,11 +208,12 @@ def _make_one(heads: int, cache: Any) -> Any:
     add_narrow, store = make_values(heads, 1, merged=False), make_store(cache)
 
     def attention(args: int, state: int, start: int, stop: int) -> None:
-        q, table = load_word(args), load_word(args + 8)
+        q = load_word(args)
         keys, key_scales = load_word(args + 32), load_word(args + 40)
         values, value_scales = load_word(args + 48), load_word(args + 56)
         n_head, n_head_kv, dim = load_word(args + 64), load_word(args + 72), load_word(args + 80)
         context, position = load_word(args + 88), load_word(state + POSITION)
+        factors = load_word(args + 8) + 8 * load_word(args + 16) * position
         panel = load_word(state + SCRATCH)
         queries = panel + PANEL * wide * max(dim, KEYS)
         scores = queries + 4 * heads * dim
@@ -224,7 +226,7 @@ def _make_one(heads: int, cache: Any) -> Any:
             if first + count > position:
                 store(args, 0, kv_head, position, scores)
             for r in range(heads):
-                _gather(args, q + 4 * dim * (head + r), table, queries + 4 * r, 4 * heads)
+                _gather(args, q + 4 * dim * (head + r), factors, queries + 4 * r, 4 * heads)
             padded = (count + 15) // 16 * 16
             for i in range(0, count, 16 * wide):
                 for c in range(wide):

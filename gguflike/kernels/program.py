@@ -5,12 +5,14 @@ when the machine code is in the cache.
 
 Layout, all words int64:
 
-    program   word 0: number of ops; of the pass: TOKENS, POSITION of the first; from byte 128 on, one record of 128
-              bytes per op
+    program   number of ops; of the pass: TOKENS, POSITION of the first; addresses CLAIMS and DONES of a word per op:
+              pass << 32 | items claimed, and items done of the stage that the op starts (beside each other they are
+              set back in no time; apart from each other, who waits does not disturb who works); ARGS_STRIDE (bytes
+              from one thread's arguments to the next's); then a record per op
     record    FUNCTION address, ARGS address, ITEMS, PER_TOKENS and PER_KEYS (0, or: as many items again for every so
-              many tokens of the pass, or positions up to its end), GRAIN (fewest items of a chunk), STARTS_STAGE (1:
-              every earlier op must be complete first); on a cache line of its own CLAIM (pass << 32 | chunks claimed)
-              and DONE (chunks done of the stage that this op starts)
+              many tokens of the pass, or positions up to its end), GRAIN (claims are multiples), EACH (items of the
+              op per item claimed), STARTS_STAGE (1: every earlier op must be complete first), CHAINED (ops that
+              follow on the same items), OWN (1: each thread does all items for itself)
     team      EPOCH (number of the pass), PROGRAM, QUIT, THREADS, BUSY (workers that look at a program), then a block
               per thread: ASLEEP, SEMAPHORE, STATE
     state     what ops see: TOKENS in this pass, POSITION of the first, THREAD index, SCRATCH address
@@ -39,9 +41,9 @@ from gguflike.kernels._host import thread_count
 Words = npt.NDArray[np.int64]
 
 # Byte offsets.
-PASS_TOKENS, PASS_POSITION = 8, 16
-RECORD_BYTES = 128
-FUNCTION, ARGS, ITEMS, PER_TOKENS, PER_KEYS, GRAIN, STARTS_STAGE, CLAIM, DONE = 0, 8, 16, 24, 32, 40, 48, 64, 72
+PASS_TOKENS, PASS_POSITION, CLAIMS, DONES, ARGS_STRIDE = 8, 16, 24, 32, 40
+HEADER_BYTES, RECORD_BYTES = 64, 128
+FUNCTION, ARGS, ITEMS, PER_TOKENS, PER_KEYS, GRAIN, EACH, STARTS_STAGE, CHAINED, OWN = range(0, 80, 8)
 EPOCH, PROGRAM, QUIT, THREADS, BUSY = 0, 64, 72, 80, 128
 THREAD_BLOCKS, THREAD_BYTES = 192, 256
 ASLEEP, SEMAPHORE, STATE = 0, 64, 128
@@ -85,59 +87,85 @@ def aligned(count: int, dtype: Any = np.uint8, *, huge: bool = False) -> npt.NDA
     return np.frombuffer(pages, dtype, count)
 
 
+class Own(NamedTuple):
+    """An address that differs between threads, as an argument word: the first thread's, and how far apart they are."""
+
+    address: int
+    stride: int
+
+
+Word = int | Own
+
+
 class Op(NamedTuple):
     """One step: the op called ``name`` over ``items`` items, or ``items`` for every ``per_tokens`` tokens of the pass,
     or for every ``per_keys`` positions up to its end.
 
-    ``grain`` is the fewest items worth handing to a thread. ``barrier`` says whether the op depends on ops since the
-    last barrier; without it, it runs beside them.
+    Threads claim multiples of ``grain`` items. ``barrier`` says whether the op depends on ops since the last barrier;
+    without it, it runs beside them. ``chained``: it follows the op before on the same items, in the same thread. An
+    item that is claimed means ``each`` items of the op. ``own``: each thread does all items, for itself, before its
+    first of the other ops up to the next barrier; it writes only to ``Own`` memory, and comes first after a barrier.
     """
 
     name: str
-    args: tuple[int, ...]
+    args: tuple[Word, ...]
     items: int
     per_tokens: int = 0
     per_keys: int = 0
     grain: int = 1
+    each: int = 1
     barrier: bool = True
+    chained: bool = False
+    own: bool = False
 
 
 @dataclass
 class Program:
-    """A sequence of ops. ``keep`` holds the arrays whose addresses the ops use. ``address`` is 0 until it is linked."""
+    """A sequence of ops, for one team. ``keep`` holds the arrays whose addresses the ops use.
+
+    ``address`` is 0 until it is linked.
+    """
 
     ops: list[Op] = field(default_factory=list)
     keep: list[Any] = field(default_factory=list)
     address: int = 0
-    _records: Words | None = None
-    _args: Words | None = None
+    _memory: tuple[Words, ...] = ()
 
-    def add(self, name: str, *args: int, items: int, **settings: Any) -> None:
+    def add(self, name: str, *args: Word, items: int, **settings: Any) -> None:
         """Append an op; ``settings`` are the other fields of ``Op``."""
         self.ops.append(Op(name, args, items, **settings))
 
-    def link(self, progress: native.Progress | None = None) -> Program:
-        """Compile or load the ops and lay out the records."""
+    def link(self, progress: native.Progress | None = None, threads: int = 1) -> Program:
+        """Compile or load the ops and lay out the program. ``threads`` matters where arguments are ``Own``."""
         addresses = native.load([op.name for op in self.ops], progress)
-        words = RECORD_BYTES // 8
-        records = aligned((len(self.ops) + 1) * words, np.int64).reshape(-1, words)
-        args = aligned(sum(len(op.args) for op in self.ops), np.int64)
-        records[0, 0] = len(self.ops)
+        header, words, count = HEADER_BYTES // 8, RECORD_BYTES // 8, len(self.ops)
+        program, claims, dones = (aligned(size, np.int64) for size in (header + words * count, count, count))
+        copies = threads if any(isinstance(word, Own) for op in self.ops for word in op.args) else 1
+        args = aligned(copies * sum(len(op.args) for op in self.ops), np.int64).reshape(copies, -1)
+        places = [int(each.ctypes.data) for each in (claims, dones)]
+        program[:header] = count, 0, 0, *places, args.strides[0] if copies > 1 else 0, 0, 0
         used = 0
         for index, op in enumerate(self.ops):
-            args[used : used + len(op.args)] = op.args
-            records[index + 1, :7] = (
+            for thread in range(copies):
+                args[thread, used : used + len(op.args)] = [
+                    word.address + thread * word.stride if isinstance(word, Own) else word for word in op.args
+                ]
+            chained = next((i for i, o in enumerate(self.ops[index + 1 :]) if not o.chained), count - index - 1)
+            program[header + words * index :][:10] = (
                 addresses[op.name],
                 args.ctypes.data + 8 * used,
                 op.items,
                 op.per_tokens,
                 op.per_keys,
                 op.grain,
+                op.each,
                 op.barrier or index == 0,
+                chained,
+                op.own,
             )
             used += len(op.args)
-        self._records, self._args = records, args
-        self.address = int(records.ctypes.data)
+        self._memory = program, claims, dones, args
+        self.address = int(program.ctypes.data)
         return self
 
 

@@ -4,7 +4,7 @@
 attention.py, numbers 1 to 15.
 
 The partner of value i is i ^ 1, or where NEOX is 1, half of n_rot away. Values from n_rot on stay as they are. TABLE is
-float32 (tokens, 2, n_rot): factors for a value and for its partner.
+float32 (positions, 2, n_rot): factors for a value and for its partner.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def make_store(cache: Any) -> Any:
         values, value_scales = load_word(args + 48), load_word(args + 56)
         kv_heads, dim, context = load_word(args + 72), load_word(args + 80), load_word(args + 88)
         at = 4 * dim * (kv_heads * token + head)
-        rotate(load_word(args + 112) + at, dim, table + 8 * n_rot * token, n_rot, neox, key)
+        rotate(load_word(args + 112) + at, dim, table + 8 * n_rot * position, n_rot, neox, key)
         v = load_word(args + 120) + at
         cache.store(keys, key_scales, values, value_scales, head * context * dim, position, dim, key, v)
 

@@ -1,24 +1,27 @@
 """The one interpreter of ``ArchSpec.graph``: from options and weights to a program of ops.
 
-A pass of the *body* takes T tokens from ids to the last layer's output; a pass of the *head* takes up to
-``HEAD_TOKENS`` of them to logits. Each exists twice: for one token (``matvec`` ops) and for several (``matmul``).
+One token goes from its id to its logits in one pass (``one``, of ``matvec`` ops). Several take two: the *body*, up to
+``BATCH`` tokens from ids to the last layer's output (``matmul``), and the *head*, up to ``HEAD_TOKENS`` of them to
+logits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from gguflike.arch.spec import ArchSpec, HParams
 from gguflike.errors import UnsupportedError
-from gguflike.kernels.layout import activation_arrays
+from gguflike.kernels.layout import LinearPlan, activation_arrays
 from gguflike.kernels.program import (
     ATTENTION_HEADS,
     ATTENTION_KEYS,
+    Own,
     Program,
+    Word,
     aligned,
     attention_part,
     attention_rows,
@@ -51,26 +54,52 @@ def check(spec: ArchSpec, h: HParams) -> None:
         )
 
 
-class Buffers:
-    """What a pass writes between its ops. Large, but only the pages that a pass needs are ever touched."""
+class Activations(NamedTuple):
+    """Where what a matrix product reads stands: addresses of float32, or of int8 codes, their scales and sums."""
 
-    def __init__(self, h: HParams, positions: int) -> None:
+    floats: Word
+    codes: Word
+    scales: Word
+    sums: Word
+
+    @property
+    def quantized(self) -> tuple[Word, Word, Word]:
+        return self.codes, self.scales, self.sums
+
+    def words(self, plan: LinearPlan) -> tuple[Word, Word, Word]:
+        """As the matmul ops of ``plan`` take them."""
+        return self.quantized if plan.activations == "int8" else (self.floats, 0, 0)
+
+
+class Buffers:
+    """What a pass writes between its ops. Large, but only the pages that a pass needs are ever touched.
+
+    ``normed``, ``attended`` and ``gated`` are shared by all threads; ``own`` is each thread's, for one token.
+    """
+
+    def __init__(self, h: HParams, positions: int, threads: int) -> None:
         queries, keys, n_ff = h["n_head"] * h["head_dim"], h["n_head_kv"] * h["head_dim"], h["n_ff"]
-        widest = max(h["n_embd"], queries, n_ff)
+        widest = max(h["n_embd"], queries)
         self.ids: npt.NDArray[np.int32] = aligned(BATCH, np.int32)
         self.x: npt.NDArray[np.float32] = aligned(BATCH * h["n_embd"], np.float32).reshape(BATCH, -1)
-        self.angles: npt.NDArray[np.float32] = aligned(BATCH * 2 * h["n_rot"], np.float32).reshape(BATCH, 2, -1)
+        self.angles: npt.NDArray[np.float32] = aligned(positions * 2 * h["n_rot"], np.float32)
+        self.angles = self.angles.reshape(positions, 2, -1)
         self.logits: npt.NDArray[np.float32] = aligned(HEAD_TOKENS * h["n_vocab"], np.float32).reshape(HEAD_TOKENS, -1)
         self.head_x: npt.NDArray[np.float32] = aligned(HEAD_TOKENS * h["n_embd"], np.float32).reshape(HEAD_TOKENS, -1)
-        self.normed, self.attended = aligned(BATCH * h["n_embd"], np.float32), aligned(BATCH * queries, np.float32)
         self.q, self.k, self.v = (aligned(BATCH * size, np.float32) for size in (queries, keys, keys))
         self.gate, self.up = (aligned(BATCH * n_ff, np.float32) for _ in range(2))
         self.parts = aligned(-(-positions // ATTENTION_KEYS) * h["n_head"] * attention_part(1, h["head_dim"]))
-        self.quantized = activation_arrays(BATCH, widest)
-
-    def quantized_words(self) -> tuple[int, int, int]:
-        """Addresses of CODES, SCALES and SUMS."""
-        return tuple(_at(self.quantized[name]) for name in ("codes", "scales", "sums"))  # type: ignore[return-value]
+        self._floats = [aligned(BATCH * size, np.float32) for size in (h["n_embd"], queries)]
+        self._quantized = activation_arrays(BATCH, max(widest, n_ff))
+        quantized = [_at(self._quantized[name]) for name in ("codes", "scales", "sums")]
+        self.normed, self.attended, self.gated = (
+            Activations(_at(floats), *quantized) for floats in (*self._floats, self.gate)
+        )
+        stride = -(-widest * 6 // 1024) * 1024  # of 4 bytes of floats, 1 of codes, and 3/8 of scales and sums
+        self._own = aligned(threads * stride)
+        first = _at(self._own)
+        places = (first, *(first + widest * eighths // 8 for eighths in (32, 40, 41)))
+        self.own = Activations(*(Own(place, stride) for place in places))
 
 
 def _at(array: npt.NDArray[Any]) -> int:
@@ -78,76 +107,91 @@ def _at(array: npt.NDArray[Any]) -> int:
 
 
 class _Builder:
-    """Adds the parts of one program; ``many`` says whether it is for several tokens."""
+    """Adds the parts of one program; ``many`` says whether it is for several tokens.
+
+    What stands between the matrix products of one token is so little that each thread does it for itself rather than
+    wait for another.
+    """
 
     def __init__(self, h: HParams, weights: Weights, buffers: Buffers, many: bool) -> None:
         self.h, self.weights, self.buffers, self.many = h, weights, buffers, many
         self.program = Program(keep=[weights, buffers])
-        self.q8 = buffers.quantized_words()
 
-    def add(self, name: str, *args: int, items: int = 1, per_tokens: int = 1, grain: int = 1) -> None:
-        self.program.add(name, *args, items=items, per_tokens=per_tokens, grain=grain)
+    def between(self, name: str, *args: Word, items: int = 1) -> None:
+        """Add an op on all tokens that prepares what matrix products read; it may follow another such op."""
+        if self.many:
+            self.program.add(name, *args, items=items, per_tokens=1)
+        else:
+            self.program.add(name, *args, items=items, own=True, barrier=not self._after_own())
 
-    def quantize(self, x: int, columns: int) -> None:
-        self.add("quantize:rows", x, columns, *self.q8)
+    def _after_own(self) -> bool:
+        return bool(self.program.ops) and self.program.ops[-1].own
 
-    def norm(self, x: int, name: str, readers: Sequence[Matrix]) -> int:
-        """Normalize for ``readers``; returns the address of the float32 result for those that read floats."""
+    def norm(self, x: int, name: str, readers: Sequence[Matrix]) -> Activations:
+        """Normalize for ``readers``."""
+        result = self.buffers.normed if self.many else self.buffers.own
         columns, eps = self.h["n_embd"], float_bits(self.h["norm_eps"])
         kinds = {matrix.plan.activations for matrix in readers}
         head = (x, columns, self.weights.vector(name), eps)
-        normed = _at(self.buffers.normed)
         if kinds == {"int8"}:
-            self.add("ops:rms_norm_q8", *head, *self.q8)
+            self.between("ops:rms_norm_q8", *head, *result.quantized)
         else:
-            self.add("ops:rms_norm", *head, normed)
+            self.between("ops:rms_norm", *head, result.floats)
             if "int8" in kinds:
-                self.quantize(normed, columns)
-        return normed
+                self.between("quantize:rows", result.floats, columns, *result.quantized)
+        return result
 
-    def linear(self, matrix: Matrix, floats: int, out: int, add: bool = False, barrier: bool = True) -> None:
-        """``out`` (+)= activations @ matrix.T, the activations being ``floats`` or the quantized ones."""
+    def linear(self, matrix: Matrix, source: Activations, out: int, add: bool = False, **settings: Any) -> None:
+        """``out`` (+)= activations @ matrix.T; ``settings`` are those of ``Op``."""
         plan, rows = matrix.plan, matrix.rows
-        source = self.q8 if plan.activations == "int8" else (floats, 0, 0)
-        words = (matrix.address, rows, matrix.columns, *source, out, rows, int(add), matrix.bias)
+        words = (matrix.address, rows, matrix.columns, *source.words(plan), out, rows, int(add), matrix.bias)
+        settings = {"barrier": not self._after_own()} | settings
         if self.many:
-            self.program.add(plan.matmul, *words, items=plan.matmul_items(rows), barrier=barrier)
+            self.program.add(plan.matmul, *words, **{"items": plan.matmul_items(rows)} | settings)
         else:
-            items = plan.matvec_items(rows)
-            self.program.add(plan.matvec, *words, items=items, grain=MATVEC_GRAIN, barrier=barrier)
+            items = {"items": plan.matvec_items(rows), "grain": MATVEC_GRAIN}
+            self.program.add(plan.matvec, *words, **items | settings)
 
-    def attention(self, layer: int, cache: KVCache, rope: str, readers: Sequence[Matrix]) -> int:
-        """Rotation, cache and attention; returns the address of the float32 result."""
+    def attention(self, layer: int, cache: KVCache, rope: str, readers: Sequence[Matrix]) -> Activations:
+        """Rotation, cache and attention."""
         h, b = self.h, self.buffers
         n_head, kv_heads, dim, n_rot = h["n_head"], h["n_head_kv"], h["head_dim"], h["n_rot"]
         cached, turn = cache.addresses(layer), (_at(b.angles), n_rot, int(rope == "neox"))
-        quantized = all(matrix.plan.activations == "int8" for matrix in readers)
-        fused = quantized and dim % 32 == 0
-        target = (_at(b.attended), *(self.q8 if fused else (0, 0, 0)))
         heads = heads_together(n_head // kv_heads, attention_rows(dim) if self.many else ATTENTION_HEADS)
         groups, scale = n_head // heads, float_bits(dim**-0.5)
-        fresh = (_at(b.k), _at(b.v))
-        shape = (_at(b.q), *turn, *cached, n_head, kv_heads, dim, cache.positions, heads, scale)
+        shape = (_at(b.q), *turn, *cached, n_head, kv_heads, dim, cache.positions, heads, scale, _at(b.k), _at(b.v))
+        quantized = all(matrix.plan.activations == "int8" for matrix in readers)
+        fused = quantized and dim % 32 == 0
+        result = b.attended if self.many else b.own
+        target = (result.floats, *(result.quantized if fused else (0, 0, 0)))
         if self.many:
             span = attention_rows(dim) // heads
-            self.add(f"rope:store_{cache.type}", *shape, *fresh, grain=ROPE_GRAIN)
-            self.add(f"attention:{cache.type}", *shape, span, *target, items=groups, per_tokens=span)
+            self.program.add(f"rope:store_{cache.type}", *shape, items=1, per_tokens=1, grain=ROPE_GRAIN)
+            self.program.add(f"attention:{cache.type}", *shape, span, *target, items=groups, per_tokens=span)
         else:
-            name, words = f"attention:{cache.type}_{heads}", (*shape, *fresh, _at(b.parts))
-            self.program.add(name, *words, items=groups, per_keys=ATTENTION_KEYS)
-            self.program.add("attention:merge", _at(b.parts), heads, n_head, dim, *target, items=groups)
+            name, parts = f"attention:{cache.type}_{heads}", _at(b.parts)
+            self.program.add(name, *shape, parts, items=groups, per_keys=ATTENTION_KEYS)
+            self.between("attention:merge", parts, heads, n_head, dim, *target, items=groups)
         if quantized and not fused:
-            self.quantize(_at(b.attended), n_head * dim)
-        return _at(b.attended)
+            self.between("quantize:rows", result.floats, n_head * dim, *result.quantized)
+        return result
 
-    def gated(self, readers: Sequence[Matrix]) -> int:
-        """silu(gate) * up; returns the address of the float32 result."""
-        gate, blocks = _at(self.buffers.gate), self.h["n_ff"] // 32
-        if all(matrix.plan.activations == "int8" for matrix in readers):
-            self.add("ops:silu_mul_q8", gate, _at(self.buffers.up), *self.q8, items=blocks, grain=SILU_GRAIN)
+    def gated(self, gate: Matrix, up: Matrix, source: Activations, readers: Sequence[Matrix]) -> Activations:
+        """silu(gate) * up. Of one token, a thread takes the same rows through all three ops."""
+        b, blocks = self.buffers, self.h["n_ff"] // 32
+        words, result = (_at(b.gate), _at(b.up)), b.gated
+        quantized = all(matrix.plan.activations == "int8" for matrix in readers)
+        name, target = ("ops:silu_mul_q8", result.quantized) if quantized else ("ops:silu_mul", (result.floats,))
+        if self.many:
+            self.linear(gate, source, words[0])
+            self.linear(up, source, words[1], barrier=False)
+            self.program.add(name, *words, *target, items=blocks, per_tokens=1, grain=SILU_GRAIN)
         else:
-            self.add("ops:silu_mul", gate, _at(self.buffers.up), gate, items=blocks, grain=SILU_GRAIN)
-        return gate
+            groups = {"items": blocks, "each": 2, "grain": MATVEC_GRAIN // 2}
+            self.linear(gate, source, words[0], **groups)
+            self.linear(up, source, words[1], **groups, chained=True)
+            self.program.add(name, *words, *target, items=blocks, chained=True)
+        return result
 
 
 def heads_together(group: int, most: int) -> int:
@@ -155,33 +199,47 @@ def heads_together(group: int, most: int) -> int:
     return max(heads for heads in range(1, most + 1) if group % heads == 0)
 
 
-def body(spec: ArchSpec, h: HParams, weights: Weights, buffers: Buffers, cache: KVCache, many: bool) -> Program:
-    """From ids and rotation factors in ``buffers`` to the last layer's output in ``buffers.x``."""
-    build = _Builder(h, weights, buffers, many)
-    table, x, matrix = weights.embedding, _at(buffers.x), weights.matrix
-    blocks = h["n_embd"] // table.format.block_size
-    words = (_at(buffers.ids), _at(table.data), table.format.row_bytes(h["n_embd"]), blocks, x, h["n_embd"])
-    build.add(f"embed:{table.format.name}", *words)
-    for layer in range(h["n_layer"]):
-        q, k, v, out = (matrix(f"blk.{layer}.attn_{name}.weight") for name in ("q", "k", "v", "output"))
-        gate, up, down = (matrix(f"blk.{layer}.ffn_{name}.weight") for name in ("gate", "up", "down"))
-        normed = build.norm(x, f"blk.{layer}.attn_norm.weight", (q, k, v))
-        build.linear(q, normed, _at(buffers.q))
-        build.linear(k, normed, _at(buffers.k), barrier=False)
-        build.linear(v, normed, _at(buffers.v), barrier=False)
-        build.linear(out, build.attention(layer, cache, spec.graph.rope, (out,)), x, add=True)
-        normed = build.norm(x, f"blk.{layer}.ffn_norm.weight", (gate, up))
-        build.linear(gate, normed, _at(buffers.gate))
-        build.linear(up, normed, _at(buffers.up), barrier=False)
-        build.linear(down, build.gated((down,)), x, add=True)
-    build.program.keep.append(cache)
+def one(spec: ArchSpec, h: HParams, weights: Weights, buffers: Buffers, cache: KVCache) -> Program:
+    """One token, from its id in ``buffers`` to ``buffers.logits``."""
+    build = _Builder(h, weights, buffers, many=False)
+    _body(build, spec, cache)
+    _head(build, _at(buffers.x))
+    return build.program
+
+
+def body(spec: ArchSpec, h: HParams, weights: Weights, buffers: Buffers, cache: KVCache) -> Program:
+    """Several tokens, from ids in ``buffers`` to the last layer's output in ``buffers.x``."""
+    build = _Builder(h, weights, buffers, many=True)
+    _body(build, spec, cache)
     return build.program
 
 
 def head(h: HParams, weights: Weights, buffers: Buffers, many: bool) -> Program:
     """From ``buffers.head_x`` to ``buffers.logits``."""
     build = _Builder(h, weights, buffers, many)
-    output = weights.matrix("output.weight")
-    normed = build.norm(_at(buffers.head_x), "output_norm.weight", (output,))
-    build.linear(output, normed, _at(buffers.logits))
+    _head(build, _at(buffers.head_x))
     return build.program
+
+
+def _body(build: _Builder, spec: ArchSpec, cache: KVCache) -> None:
+    h, b, weights = build.h, build.buffers, build.weights
+    table, x, matrix = weights.embedding, _at(b.x), weights.matrix
+    blocks = h["n_embd"] // table.format.block_size
+    words = (_at(b.ids), _at(table.data), table.format.row_bytes(h["n_embd"]), blocks, x, h["n_embd"])
+    build.program.add(f"embed:{table.format.name}", *words, items=1, per_tokens=1)
+    for layer in range(h["n_layer"]):
+        q, k, v, out = (matrix(f"blk.{layer}.attn_{name}.weight") for name in ("q", "k", "v", "output"))
+        gate, up, down = (matrix(f"blk.{layer}.ffn_{name}.weight") for name in ("gate", "up", "down"))
+        normed = build.norm(x, f"blk.{layer}.attn_norm.weight", (q, k, v))
+        build.linear(q, normed, _at(b.q))
+        build.linear(k, normed, _at(b.k), barrier=False)
+        build.linear(v, normed, _at(b.v), barrier=False)
+        build.linear(out, build.attention(layer, cache, spec.graph.rope, (out,)), x, add=True)
+        normed = build.norm(x, f"blk.{layer}.ffn_norm.weight", (gate, up))
+        build.linear(down, build.gated(gate, up, normed, (down,)), x, add=True)
+    build.program.keep.append(cache)
+
+
+def _head(build: _Builder, x: int) -> None:
+    output = build.weights.matrix("output.weight")
+    build.linear(output, build.norm(x, "output_norm.weight", (output,)), _at(build.buffers.logits))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from gguflike import container
 from gguflike.arch import hparams, registry
 from gguflike.errors import GGUFError, UnsupportedError
-from gguflike.kernels.program import Team
+from gguflike.kernels.program import Program, Team
 from gguflike.runner import graph, rope
 from gguflike.runner.cache import KVCache, bytes_per_position, default_context
 from gguflike.runner.generate import Generation, Stream
@@ -22,6 +22,7 @@ from gguflike.runner.tokenizer import Tokenizer
 from gguflike.runner.weights import Progress, Weights
 
 Logits = npt.NDArray[np.float32]
+ANGLES = 256  # positions whose rotation factors are computed together
 
 
 class Model:
@@ -53,17 +54,13 @@ class Model:
         self.weights = Weights(file, spec, h, self._team, progress)
         self._rope = rope.from_hparams(h, spec.graph.rope, self.weights.floats("rope_freqs.weight"))
         self.cache = KVCache(h["n_layer"], h["n_head_kv"], h["head_dim"], self.context, cache_type)
-        self._buffers = buffers = graph.Buffers(h, self.cache.positions)
-        self._programs = [
-            (
-                graph.body(spec, h, self.weights, buffers, self.cache, many),
-                graph.head(h, self.weights, buffers, many),
-            )
-            for many in (False, True)
-        ]
-        for pair in self._programs:
-            for program in pair:
-                program.link(progress)
+        self._buffers = buffers = graph.Buffers(h, self.cache.positions, self._team.threads)
+        self._turned = 0  # positions whose rotation factors are in the buffers
+        self._one = graph.one(spec, h, self.weights, buffers, self.cache)
+        self._body = graph.body(spec, h, self.weights, buffers, self.cache)
+        self._heads = [graph.head(h, self.weights, buffers, many) for many in (False, True)]
+        for program in (self._one, self._body, *self._heads):
+            program.link(progress, self._team.threads)
         self._tokens: list[int] = []  # whose keys and values are in the cache
 
     @property
@@ -121,11 +118,13 @@ class Model:
         """
         self._check(ids, position)
         self.forget(position)
+        if len(ids) == 1:
+            self._pass(self._one, ids, position)
+            return self._buffers.logits[:1].copy() if all_logits else self._buffers.logits[:1]
         out = np.empty((len(ids), self.vocab_size), np.float32) if all_logits else self._buffers.logits[:1]
         for start in range(0, len(ids), graph.BATCH):
             batch = ids[start : start + graph.BATCH]
-            self._pass_body(batch, position + start)
-            self._tokens += [int(token) for token in batch]
+            self._pass(self._body, batch, position + start)
             if all_logits:
                 for first in range(0, len(batch), graph.HEAD_TOKENS):
                     count = min(graph.HEAD_TOKENS, len(batch) - first)
@@ -134,15 +133,18 @@ class Model:
                 out = self._pass_head(len(batch) - 1, 1)
         return out
 
-    def _pass_body(self, batch: Sequence[int], position: int) -> None:
-        count = len(batch)
-        self._buffers.ids[:count] = batch
-        self._rope.table(position, count, self._buffers.angles)
-        self._team.run(self._programs[count > 1][0], count, position)
+    def _pass(self, program: Program, batch: Sequence[int], position: int) -> None:
+        count, buffers = len(batch), self._buffers
+        buffers.ids[:count] = batch
+        if position + count > self._turned:
+            start, self._turned = self._turned, min(-(-(position + count) // ANGLES) * ANGLES, self.cache.positions)
+            self._rope.table(start, self._turned - start, buffers.angles[start:])
+        self._team.run(program, count, position)
+        self._tokens += [int(token) for token in batch]
 
     def _pass_head(self, first: int, count: int) -> Logits:
         self._buffers.head_x[:count] = self._buffers.x[first : first + count]
-        self._team.run(self._programs[count > 1][1], count)
+        self._team.run(self._heads[count > 1], count)
         return self._buffers.logits[:count]
 
     def _check(self, ids: Sequence[int], position: int) -> None:
