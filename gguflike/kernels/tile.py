@@ -235,24 +235,24 @@ def _over_steps(
     def settled(sums: list[list[list[Any]]]) -> list[list[list[Any]]]:
         return [[arithmetic.settle(total) for total in totals] for totals in sums]
 
-    def one(index: Any, values: list[Any]) -> list[Any]:
-        return _flat(steps_from(index, 1, _nested(values, len(groups), parts)))
+    def two(index: Any, values: list[Any]) -> list[Any]:
+        return _flat(steps_from(index, 2, _nested(values, len(groups), parts)))
 
     def some(index: Any, values: list[Any]) -> list[Any]:
         sums = [[arithmetic.begin(total[0]) for total in totals] for totals in _nested(values, len(groups), 1)]
-        sums = settled(steps_from(index, arithmetic.run, sums))
+        sums = settled(steps_from(index, run, sums))
         return [total[0] for totals in sums for total in totals]
 
     if not arithmetic.loop:
         return steps_from(e.int64(0), steps, sums)
-    if arithmetic.run < LONG_RUN:
+    run = 1 << (min(arithmetic.run, steps).bit_length() - 1)  # a power of two divides the steps, which are one
+    if run < LONG_RUN:
         values = [total[0] for totals in sums for total in totals]
-        values = e.loop(e.int64(0), e.int64(steps), arithmetic.run, values, some, unroll=False)
+        values = e.loop(e.int64(0), e.int64(steps), run, values, some, unroll=False)
         return [[arithmetic.begin(value[0]) for value in totals] for totals in _nested(values, len(groups), 1)]
-    run = min(arithmetic.run, steps)
     for first in range(0, steps, run):
-        stop = e.int64(min(first + run, steps))
-        sums = settled(_nested(e.loop(e.int64(first), stop, 1, _flat(sums), one, unroll=False), len(groups), parts))
+        stop = e.int64(first + run)
+        sums = settled(_nested(e.loop(e.int64(first), stop, 2, _flat(sums), two, unroll=False), len(groups), parts))
     return sums
 
 
