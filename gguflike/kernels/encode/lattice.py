@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from gguflike.blocks import FORMATS, codebooks
 from gguflike.kernels._jit import run_rows
 from gguflike.kernels.dispatch import register
 from gguflike.kernels.encode import lattice_layout as fields
-from gguflike.kernels.encode.lattice_block import EVEN, FREE, NONE, SUPER, Shape, places
+from gguflike.kernels.encode.lattice_block import EVEN, FREE, NONE, SUPER, Places, Shape, places
 from gguflike.kernels.encode.lattice_rows import Effort, encode_blocks
 from gguflike.kernels.encode.lattice_tables import Codebook, halve
 from gguflike.kernels.lanes import LANES
@@ -96,6 +96,26 @@ def _codebook(name: str) -> Codebook:
     return halve(LATTICES[name].grid(), LATTICES[name].shifts)
 
 
+class _Plan(NamedTuple):
+    """What the encoding of a type by a method needs but for the rows."""
+
+    shape: Shape
+    effort: Effort
+    bits: Array  # int32 (n, 3): lattice_layout.layout
+    places: Places
+    symbols: int  # vectors of symbols
+
+
+@cache
+def _plan(name: str, method: str) -> _Plan:
+    lattice = LATTICES[name]
+    shape, effort = lattice.shape(), lattice.effort(method)
+    symbols = fields.Symbols(shape.dim, lattice.size)
+    bits = fields.layout(lattice.fields(symbols), FORMATS[name].block_bytes)
+    samples = len(effort.ladder) + 1 + 2 * effort.rounds
+    return _Plan(shape, effort, bits, places(shape, _codebook(name), samples), symbols.vectors)
+
+
 def _tile(vectors: int, dtype: Any) -> Array:
     """Zeros, aligned to a vector."""
     raw = np.zeros((vectors + 1) * LANES, dtype)
@@ -112,24 +132,21 @@ def _read_only(array: Array) -> Array:
 
 def _encode_rows(start: int, stop: int, x: Array, out: Array, weights: Array, name: str, method: str) -> None:
     """Encode rows ``start .. stop-1``, in scratch memory of their own."""
-    lattice, book = LATTICES[name], _codebook(name)
-    shape, effort = lattice.shape(), lattice.effort(method)
-    symbols = fields.Symbols(shape.dim, lattice.size)
-    size = FORMATS[name].block_bytes
-    at = places(shape, book, len(effort.ladder) + 1 + 2 * effort.rounds)
+    plan = _plan(name, method)
+    at = plan.places
     encode_blocks(
         x[start:stop].reshape(-1, SUPER),
         weights,
-        out[start:stop].reshape(-1, size),
-        book,
-        shape,
-        effort,
-        fields.layout(lattice.fields(symbols), size),
+        out[start:stop].reshape(-1, FORMATS[name].block_bytes),
+        _codebook(name),
+        plan.shape,
+        plan.effort,
+        plan.bits,
         at,
         _tile(at.size, np.float32),
         _tile(at.ints, np.int32),
         _tile(-(-at.shorts // LANES), np.int16),
-        _tile(symbols.vectors, np.int32),
+        _tile(plan.symbols, np.int32),
     )
 
 
