@@ -16,7 +16,7 @@ from gguflike.kernels._jit import lean
 from gguflike.kernels.encode.lattice_near import near
 from gguflike.kernels.encode.lattice_search import nearest, scores
 from gguflike.kernels.encode.lattice_tables import NUMBER_BIT, Codebook
-from gguflike.kernels.encode.permute import double_high, double_low, evens, odds
+from gguflike.kernels.encode.permute import double_high, double_low, evens, highest, odds
 from gguflike.kernels.lanes import (
     LANES,
     bits,
@@ -69,7 +69,7 @@ class Places(NamedTuple):
     dot: int  # (samples) 2 <w y, points> of the sub-blocks
     norm: int  # (samples) <w, points**2>
     ideal: int  # (samples) twice the best scale for these points, not negative
-    tries: int  # (2) candidates for d, their gains
+    tries: int  # (1) candidates for d
     cost: int  # (8) prices of moving the weights of 16 octets
     size: int
     found: int  # n: (shifts, columns) words
@@ -77,7 +77,6 @@ class Places(NamedTuple):
     minus: int  # n: (2) signs of the octets' weights
     pick: int  # n: (2) k and sample chosen for the sub-blocks
     lane: int  # n: (1) 0 .. 15
-    down: int  # n: (8) directions of moving the weights of 16 octets
     ints: int
     shorts: int  # elements of the int16 tile ``h``
 
@@ -86,23 +85,25 @@ def places(shape: Shape, book: Codebook, samples: int) -> Places:
     """Lay out scratch memory for ``samples`` sample scales."""
     shifts, base = book.levels.shape
     points = shifts * shape.columns
-    sizes = [16, 16, 16, 2 * shape.columns, 6, 2, points, points, samples, samples, samples, samples, 2, 8]
+    sizes = [16, 16, 16, 2 * shape.columns, 6, 2, points, points, samples, samples, samples, samples, 1, 8]
     floats = np.cumsum([0, *sizes])
-    ints = np.cumsum([0, points, samples * shape.columns, 2, 2, 1, 8])
+    ints = np.cumsum([0, points, samples * shape.columns, 2, 2, 1])
     return Places._make([*floats.tolist(), *ints.tolist(), scores(shape.dim, base, len(book.pairs))])
 
 
 @lean
-def _peak(array: Any, at: Places, f: Any) -> Any:
+def _peak(array: Any) -> Any:
     """Largest magnitude of 256 values."""
     peak = lanes(np.float32(0))
     for i in range(SUPER // LANES):
         peak = maximum(magnitude(load(array, i)), peak)
-    store(f, at.tries, peak)
-    largest = np.float32(0)
-    for i in range(LANES):
-        largest = max(largest, f[at.tries * LANES + i])
-    return largest
+    return highest(peak)
+
+
+@lean
+def _near_one(largest: float) -> Any:
+    """A power of two that brings what is tiny or huge near 1, where its reciprocal is precise."""
+    return np.float32(2.0**64) if largest < 1e-15 else np.float32(2.0**-64 if largest > 1e15 else 1.0)
 
 
 @lean
@@ -114,10 +115,12 @@ def _unzip(f: Any, pair: int, even: int, odd: int) -> None:
 
 
 @lean
-def _to_octets(source: Any, start: int, power: Any, divisor: Any, f: Any, to: int, scratch: int) -> None:
-    """Eight vectors of consecutive weights, times ``power`` / ``divisor``, to weights 0 .. 7 of sixteen octets."""
+def _to_octets(source: Any, start: int, largest: float, f: Any, to: int, scratch: int) -> None:
+    """Eight vectors of consecutive weights, over ``largest``, to weights 0 .. 7 of sixteen octets."""
+    power = _near_one(largest)
+    inverse = np.float32(1) / (largest * power)
     for i in range(8):
-        store(f, scratch + i, load(source, start + i) * power / divisor)
+        store(f, scratch + i, load(source, start + i) * power * inverse)
     for i in range(4):
         _unzip(f, scratch + 2 * i, to + i, to + 4 + i)
     for i in range(4):
@@ -132,20 +135,17 @@ def take_block(x: Any, weights: Any, shape: Shape, at: Places, f: Any, n: Any) -
 
     Returns the largest magnitude; 0 means there is nothing to encode.
     """
-    largest = _peak(x, at, f)
+    largest = _peak(x)
     if largest == 0:
         return largest
-    most = _peak(weights, at, f) if len(weights) > 0 else np.float32(0)
-    one = np.float32(1)
-    # The quotient of what is tiny or huge is not precise: a power of two brings it near 1 first.
-    power = np.float32(2.0**64) if largest < 1e-15 else np.float32(2.0**-64 if largest > 1e15 else 1.0)
+    most = _peak(weights) if len(weights) > 0 else np.float32(0)
     for c in range(2):
-        _to_octets(x, 8 * c, lanes(power), lanes(largest * power), f, at.y + 8 * c, at.wy)
+        _to_octets(x, 8 * c, largest, f, at.y + 8 * c, at.wy)
         if most > 0:
-            _to_octets(weights, 8 * c, lanes(one), lanes(most), f, at.w + 8 * c, at.wy)
+            _to_octets(weights, 8 * c, most, f, at.w + 8 * c, at.wy)
         else:
             for i in range(8):
-                store(f, at.w + 8 * c + i, lanes(one))
+                store(f, at.w + 8 * c + i, lanes(np.float32(1)))
         _sum_groups(shape, c, at, f)
         if shape.signs != NONE:
             _fold_signs(shape.signs == EVEN, c, at, f, n)
@@ -235,7 +235,7 @@ def sample(book: Codebook, shape: Shape, at: Places, f: Any, n: Any, h: Any, m: 
         for t in range(len(book.levels)):
             for c in range(2):
                 scale, found = load(f, at.lane_scale + c), at.found + 2 * t + c
-                near(book, t, f, n, at.y + 8 * c, at.w + 8 * c, scale, at.cost, at.down, found)
+                near(book, t, f, n, at.y + 8 * c, at.w + 8 * c, scale, at.cost, found)
                 _multiply(book.levels, t, shape, at, f, n, c)
         _choose_shift(shape, at, f, n)
     else:

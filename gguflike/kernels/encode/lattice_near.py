@@ -4,6 +4,9 @@ For points of 8 weights with three levels. Each weight takes its nearest level. 
 codebook, one weight moves to its second nearest level, or two do, of which one is among the two that it costs least to
 move: the cheapest way to a point. This finds the best of all points for nearly all octets if many of the levels'
 combinations are points: 2048 of 6561 in IQ1's codebook.
+
+A key is what it costs to move a weight, a float32 whose last three bits say which weight: the least key is the
+cheapest move.
 """
 
 from __future__ import annotations
@@ -15,56 +18,67 @@ import numpy as np
 from gguflike.kernels._jit import lean
 from gguflike.kernels.encode.lattice_tables import POINT, Codebook
 from gguflike.kernels.encode.permute import gather
-from gguflike.kernels.lanes import bits, int_lanes, lanes, load, magnitude, minimum, store, where
+from gguflike.kernels.lanes import bits, from_bits, int_lanes, lanes, load, magnitude, maximum, minimum, store, where
 
 _MIDDLE = 3280  # the number with eight digits 1 in base 3
-_INFINITY = np.float32(np.inf)
+_FAR = np.float32(1e38)  # above every key
 
 
 @lean
-def near(book: Codebook, t: int, f: Any, n: Any, y: int, w: int, scale: Any, cost: int, down: int, found: int) -> None:
+def _move(key: Any, down: Any) -> Any:
+    """What the move of a key adds to the number of the digits. ``down``: bit i says that weight i moves down."""
+    i = bits(key) & 7
+    power = (i & 1) * 2 + 1
+    power = power + (power << 3 & -(i >> 1 & 1))
+    power = power + ((power << 6) + (power << 4) & -(i >> 2))
+    sign = -(down >> i & 1)
+    return (power ^ sign) - sign
+
+
+@lean
+def _ways(book: Codebook, number: Any, down: Any) -> Any:
+    """Bit i: whether the move of weight i makes a point of the digits."""
+    moves = gather(book.moves, number)
+    return (moves ^ moves >> 8) & down ^ moves
+
+
+@lean
+def near(book: Codebook, t: int, f: Any, n: Any, y: int, w: int, scale: Any, cost: int, found: int) -> None:
     """Points for sixteen octets with shift ``t`` and a vector of scales: their words, to ``n``.
 
-    ``cost`` in ``f`` and ``down`` in ``n``: room for eight vectors, the price and the direction of moving each weight.
+    ``cost`` in ``f``: room for eight vectors of keys.
     """
     middle = scale * book.levels[t, 1]
     reach = scale * ((book.levels[t, 2] - book.levels[t, 0]) * np.float32(0.25))
-    number = int_lanes(_MIDDLE)
-    cost1, cost2 = lanes(_INFINITY), lanes(_INFINITY)  # of the two that it costs least to move
-    move1, move2, digit1, digit2 = int_lanes(0), int_lanes(0), int_lanes(0), int_lanes(0)
-    power, digit = np.int32(1), np.int32(257)
+    number, down = int_lanes(_MIDDLE), int_lanes(0)
+    key1, key2 = lanes(_FAR), lanes(_FAR)  # the two cheapest
+    power = np.int32(1)
     for i in range(8):
         z = load(f, y + i) - middle
-        beyond = magnitude(z) - reach
-        below, outside = bits(z) >> 31, bits(-beyond) >> 31
+        inside = reach - magnitude(z)
+        below, outside = bits(z) >> 31, bits(inside) >> 31
         number = number + ((below ^ power) - below & outside)
-        sign = below ^ outside
-        price = magnitude(beyond) * load(f, w + i)
-        store(f, cost + i, price)
-        store(n, down + i, sign)
-        move = (sign ^ power) - sign
-        first, second = price < cost1, price < cost2
-        digit2 = where(first, digit1, where(second, int_lanes(digit), digit2))
-        move2 = where(first, move1, where(second, move, move2))
-        cost2 = where(first, cost1, minimum(price, cost2))
-        digit1, move1 = where(first, int_lanes(digit), digit1), where(first, move, move1)
-        cost1 = minimum(price, cost1)
-        power, digit = power * np.int32(3), digit * np.int32(2)
-    ways = gather(book.moves, number)
-    ways1 = gather(book.moves, number + move1) & (digit1 ^ -1)
-    ways2 = gather(book.moves, number + move2) & (digit2 ^ -1)
-    least = lanes(_INFINITY)
-    best = int_lanes(0)
-    power, up = np.int32(1), np.int32(1)
+        down = down | (below ^ outside) & np.int32(1 << i)
+        key = from_bits(bits(magnitude(inside) * load(f, w + i)) & np.int32(-8) | np.int32(i))
+        store(f, cost + i, key)
+        key2 = minimum(maximum(key, key1), key2)
+        key1 = minimum(key, key1)
+        power = power * np.int32(3)
+    move1, move2 = _move(key1, down), _move(key2, down)
+    ways = _ways(book, number, down)
+    ways1 = _ways(book, number + move1, down) & (int_lanes(1) << (bits(key1) & 7) ^ -1)
+    ways2 = _ways(book, number + move2, down) & (int_lanes(1) << (bits(key2) & 7) ^ -1)
+    alone, after1, after2 = lanes(_FAR), lanes(_FAR), lanes(_FAR)
     for i in range(8):
-        sign = load(n, down + i)
-        way = sign & np.int32(up * 257) ^ up
-        alone, after1, after2 = ways & way != 0, ways1 & way != 0, ways2 & way != 0
-        before = where(alone, lanes(np.float32(0)), where(after1, cost1, where(after2, cost2, lanes(_INFINITY))))
-        move = where(alone, int_lanes(0), where(after1, move1, move2)) + ((sign ^ power) - sign)
-        price = load(f, cost + i) + before
-        best = where(price < least, move, best)
-        least = minimum(price, least)
-        power, up = power * np.int32(3), up * np.int32(2)
-    word = gather(book.words, number + where(ways == np.int32(POINT), int_lanes(0), best))
+        key = load(f, cost + i)
+        alone = where(ways << (31 - i) < 0, minimum(key, alone), alone)
+        after1 = where(ways1 << (31 - i) < 0, minimum(key, after1), after1)
+        after2 = where(ways2 << (31 - i) < 0, minimum(key, after2), after2)
+    least, last, before = alone, alone, int_lanes(0)
+    better = key1 + after1 < least
+    least, last, before = where(better, key1 + after1, least), where(better, after1, last), where(better, move1, before)
+    better = key2 + after2 < least
+    least, last, before = where(better, key2 + after2, least), where(better, after2, last), where(better, move2, before)
+    stays = (gather(book.moves, number) == POINT) | (least >= _FAR)
+    word = gather(book.words, number + where(stays, int_lanes(0), before + _move(last, down)))
     store(n, found, word ^ (word >> 31))

@@ -24,7 +24,19 @@ from gguflike.kernels.encode.lattice_scales import choose, first_scales, refit, 
 from gguflike.kernels.encode.lattice_tables import NUMBER_BIT, Codebook
 from gguflike.kernels.encode.permute import gather
 from gguflike.kernels.half import f32_to_f16
-from gguflike.kernels.lanes import LANES, bits, from_bits, int_lanes, lanes, load, magnitude, store, store_word, where
+from gguflike.kernels.lanes import (
+    LANES,
+    bits,
+    from_bits,
+    int_lanes,
+    lanes,
+    load,
+    magnitude,
+    minimum,
+    store,
+    store_word,
+    where,
+)
 
 
 class Effort(NamedTuple):
@@ -79,11 +91,10 @@ def _words(shape: Shape, at: Places, n: Any, column: int, part: int) -> Any:
 def _mend_signs(book: Codebook, shape: Shape, at: Places, f: Any, n: Any, column: int) -> None:
     """Move the wrong sign of each of 16 octets to where it costs least with the points now chosen.
 
-    What this adds to the products with the points goes to vector ``lane_scale + column``.
+    What this adds to the products with the points goes to vector ``lane_scale + column``. Costs are float32 whose last
+    three bits say which weight.
     """
-    cost_now = lanes(np.float32(0))
-    least = lanes(np.float32(np.inf))
-    place = int_lanes(0)
+    now, least = lanes(np.float32(0)), lanes(np.float32(np.inf))
     wrong = int_lanes(0)
     row = 8 * column
     for part in range(shape.parts):
@@ -91,21 +102,19 @@ def _mend_signs(book: Codebook, shape: Shape, at: Places, f: Any, n: Any, column
         for i in range(shape.dim):
             y = load(f, at.y + row)
             cost = magnitude(y) * load(f, at.w + row) * level(book.levels, 0, shape.dim, word, i)
-            cost_now = where(y < np.float32(0), cost, cost_now)
+            cost = from_bits(bits(cost) & np.int32(-8) | np.int32(row & 7))
             wrong = wrong | bits(y)
-            place = where(cost < least, int_lanes(row), place)
-            least = where(cost < least, cost, least)
+            now = where(bits(y) < 0, cost, now)
+            least = minimum(cost, least)
             row += 1
-    wrong = wrong & np.int32(-(2**31))
-    for row in range(8 * column, 8 * column + 8):
-        size = bits(magnitude(load(f, at.y + row)))
-        store(f, at.y + row, from_bits(size | where(place == row, wrong, int_lanes(0))))
-    gain = (cost_now - least) * np.float32(4)
-    store(f, at.lane_scale + column, where(wrong != 0, gain, lanes(np.float32(0))))
+    moved = int_lanes(1) << (bits(least) & 7)
+    store(n, at.minus + column, load(n, at.minus + column) ^ where(wrong < 0, moved, int_lanes(0)))
+    gain = (from_bits(bits(now) & -8) - from_bits(bits(least) & -8)) * np.float32(4)
+    store(f, at.lane_scale + column, where(wrong < 0, gain, lanes(np.float32(0))))
 
 
 @lean
-def write_symbols(shape: Shape, at: Places, f: Any, n: Any, symbols: Any) -> None:
+def write_symbols(shape: Shape, at: Places, n: Any, symbols: Any) -> None:
     """Vectors of ``symbols``: points and shifts (columns), signs of octets (2), k of sub-blocks."""
     for c in range(2):
         for part in range(shape.parts):
@@ -113,10 +122,7 @@ def write_symbols(shape: Shape, at: Places, f: Any, n: Any, symbols: Any) -> Non
             store(symbols, c * shape.parts + part, word >> NUMBER_BIT & NUMBERS)
             store(symbols, shape.columns + c * shape.parts + part, word >> SHIFT_BIT)
         if shape.signs != NONE:
-            signs = load(n, at.minus + c)
-            for i in range(8):
-                signs = signs ^ (bits(load(f, at.y + 8 * c + i)) >> 31 & np.int32(1 << i))
-            store(symbols, 2 * shape.columns + c, signs)
+            store(symbols, 2 * shape.columns + c, load(n, at.minus + c))
     store(symbols, 2 * shape.columns + 2, load(n, at.pick))
 
 
@@ -167,7 +173,7 @@ def encode_blocks(
         if largest > 0:
             d = search_block(book, shape, effort, at, f, n, h, largest)
         if d > 0:
-            write_symbols(shape, at, f, n, symbols)
+            write_symbols(shape, at, n, symbols)
             symbols[len(symbols) - LANES] = f32_to_f16(d)
         else:
             symbols[:] = 0

@@ -13,7 +13,7 @@ import numpy as np
 
 from gguflike.kernels._jit import lean
 from gguflike.kernels.encode.lattice_block import OCTETS, Places, Shape, add_octets
-from gguflike.kernels.encode.permute import evens, gather, odds
+from gguflike.kernels.encode.permute import evens, gather, highest, odds, square_root, total
 from gguflike.kernels.encode.search import F16_MIN, to_f16_grid
 from gguflike.kernels.lanes import (
     LANES,
@@ -53,14 +53,10 @@ def first_scales(shape: Shape, ladder: Any, at: Places, f: Any, n: Any, largest:
     k is the nearest to what does the same for its sub-block.
     """
     d = _stored(lanes(np.float32(1 / (shape.largest * (2 * shape.top + 1)))), shape, largest)
-    store(f, at.tries, d)
     step = _relative(d, shape, largest)
     energy = add_octets(shape, load(f, at.octets), load(f, at.octets + 1))
     mass = add_octets(shape, load(f, at.octets + 2), load(f, at.octets + 3))
-    store(f, at.tries + 1, energy / where(mass > np.float32(0), mass, lanes(np.float32(1))))
-    for b in range(LANES):
-        f[(at.tries + 1) * LANES + b] = np.sqrt(f[(at.tries + 1) * LANES + b])
-    root = load(f, at.tries + 1)
+    root = square_root(energy / where(mass > np.float32(0), mass, lanes(np.float32(1))))
     for m in range(len(ladder)):
         store(f, at.scale + m, maximum(root * ladder[m], step))
     low, high = load(f, at.octets + 4), load(f, at.octets + 5)
@@ -72,7 +68,7 @@ def first_scales(shape: Shape, ladder: Any, at: Places, f: Any, n: Any, largest:
     store(n, at.pick + 1, int_lanes(len(ladder)))
     k = to_float(to_int(k))
     store(f, at.scale + len(ladder), (k + k + np.float32(1)) * step)
-    return f[at.tries * LANES]
+    return highest(d)
 
 
 @lean
@@ -109,11 +105,7 @@ def _reach(at: Places, f: Any, samples: int) -> Any:
         ideal = load(f, at.ideal + m)
         gain = load(f, at.dot + m) * ideal
         reach, best = where(gain > best, ideal, reach), maximum(gain, best)
-    store(f, at.tries, reach)
-    largest = np.float32(0)
-    for b in range(LANES):
-        largest = max(largest, f[at.tries * LANES + b])
-    return largest * np.float32(0.5)
+    return highest(reach) * np.float32(0.5)
 
 
 @lean
@@ -129,9 +121,10 @@ def search_d(shape: Shape, spread: Any, at: Places, f: Any, largest: float, star
         store(f, at.tries, _stored(load(spread, c) * base, shape, largest))
         if c == 0:
             f[at.tries * LANES] = start
-        step = _relative(load(f, at.tries), shape, largest)
+        d = load(f, at.tries)
+        step = _relative(d, shape, largest)
         quarter = np.float32(0.25) / step
-        total = lanes(np.float32(0))
+        gains = lanes(np.float32(0))
         for b in range(OCTETS >> shape.log_unit):
             best = lanes(np.float32(-np.inf))
             for m in range(samples):
@@ -139,11 +132,10 @@ def search_d(shape: Shape, spread: Any, at: Places, f: Any, largest: float, star
                 scale = fma(k, step + step, step)
                 gain = scale * fma(-scale, lanes(f[(at.norm + m) * LANES + b]), lanes(f[(at.dot + m) * LANES + b]))
                 best = maximum(gain, best)
-            total = total + best
-        store(f, at.tries + 1, total)
-        for i in range(LANES):
-            if f[(at.tries + 1) * LANES + i] > best_gain:
-                best_gain, best_d = f[(at.tries + 1) * LANES + i], f[at.tries * LANES + i]
+            gains = gains + best
+        gain = highest(gains)
+        if gain > best_gain:
+            best_gain, best_d = gain, highest(where(gains == gain, d, lanes(np.float32(0))))
     return best_d
 
 
@@ -174,17 +166,11 @@ def refit(shape: Shape, at: Places, f: Any, n: Any, d: float, largest: float, ch
     """
     k = to_float(load(n, at.pick))
     steps = k + k + np.float32(1)
-    store(f, at.tries, (picked(at, f, n, at.dot) + change) * steps)
-    store(f, at.tries + 1, picked(at, f, n, at.norm) * steps * steps)
-    dots, norms = np.float32(0), np.float32(0)
-    for b in range(LANES):
-        dots += f[at.tries * LANES + b]
-        norms += f[(at.tries + 1) * LANES + b]
+    dots = total((picked(at, f, n, at.dot) + change) * steps)
+    norms = total(picked(at, f, n, at.norm) * steps * steps)
     if dots <= 0 or norms <= 0:
         return d
-    store(f, at.tries, _stored(lanes(dots / (norms + norms)), shape, largest))
-    f[at.tries * LANES + 1] = d
-    step = _relative(load(f, at.tries), shape, largest)
-    store(f, at.tries + 1, step * (dots - step * norms))
-    better = f[(at.tries + 1) * LANES] > f[(at.tries + 1) * LANES + 1]
-    return f[at.tries * LANES] if better else d
+    ideal = _stored(lanes(dots / (norms + norms)), shape, largest)
+    step, now = _relative(ideal, shape, largest), _relative(lanes(d), shape, largest)
+    better = step * (dots - step * norms) > now * (dots - now * norms)
+    return highest(where(better, ideal, lanes(d)))

@@ -1,10 +1,11 @@
-"""Lanes that move: loads from sixteen places, neighbours drawn together, lanes doubled.
+"""Lanes that move: loads from sixteen places, neighbours drawn together, lanes doubled, all lanes made one.
 
 On the vectors of lanes.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -47,6 +48,39 @@ def gather(typingctx: Any, array: Any, index: Any) -> Any:
         return builder.call(function, [places, ir.Constant(_I32, 4), mask, ir.Constant(result.llvm, ir.Undefined)])
 
     return result(array, i32x16), build
+
+
+def _fold(combine: Callable[..., Any]) -> Any:
+    """A function of a float vector: its lanes combined into one, by halves (in the same order on every machine)."""
+
+    @intrinsic
+    def fold(typingctx: Any, a: Any) -> Any:
+        def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            [value] = args
+            for half in (8, 4, 2, 1):
+                places = ir.Constant(_PLACES, [lane ^ half for lane in range(LANES)])
+                value = combine(builder, value, builder.shuffle_vector(value, value, places))
+            return builder.extract_element(value, ir.Constant(_I32, 0))
+
+        return types.float32(f32x16), build
+
+    return fold
+
+
+total = _fold(lambda b, x, y: b.fadd(x, y))
+highest = _fold(lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y))
+
+
+@intrinsic
+def square_root(typingctx: Any, a: Any) -> Any:
+    """Square roots of lanes."""
+
+    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = ir.FunctionType(f32x16.llvm, [f32x16.llvm])
+        name = "llvm.sqrt.v16f32"
+        return builder.call(builder.module.globals.get(name) or ir.Function(builder.module, kind, name), args)
+
+    return f32x16(f32x16), build
 
 
 def _shuffle(places: list[int]) -> Any:
