@@ -34,9 +34,11 @@ class Lattice:
 
     Scales of sub-blocks of ``size`` weights are factor * d * (2 k + 1), k = 0 .. top. ``low`` to ``high``: sample
     scales relative to (root mean square of the sub-block) / (root mean square of the codebook); ``rungs``: how many.
-    They span where the best scales of Gaussian and heavy-tailed sub-blocks lie. Types with two ``shifts`` choose one
-    per sub-block of 32, or one per point; so many combinations of levels are points of their codebook that
-    lattice_near.py finds practically the best ones.
+    They span where the best scales of Gaussian and heavy-tailed sub-blocks lie. ``again``: sample the best scales and
+    their neighbours once d is known, where this gains more than two rungs. Types with two ``shifts`` choose one per
+    sub-block of 32, or one per point; so many combinations of levels are points of their codebook that lattice_near.py
+    finds practically the best ones. ``rough``: it finds the ladder's points of this type, too, where no importance
+    makes weights differ.
     """
 
     grid: Callable[[], Array]
@@ -49,7 +51,8 @@ class Lattice:
     high: float
     rungs: int
     shifts: tuple[float, ...] = (0.0,)
-    rounds: int = 1
+    again: bool = False
+    rough: bool = False
 
     def shape(self) -> Shape:
         grid = self.grid()
@@ -67,12 +70,12 @@ class Lattice:
             dense=len(self.shifts) > 1,
         )
 
-    def effort(self, method: str) -> Effort:
+    def effort(self, method: str, weighted: bool) -> Effort:
         if method == "absmax":
-            return Effort(np.empty(0, np.float32), np.empty(0, np.float32), 0)
+            return Effort(np.empty(0, np.float32), np.empty(0, np.float32), False, 0)
         root = np.sqrt(np.mean(self.grid().astype(np.float64) ** 2))
         ladder = _ladder(self.low / root, self.high / root, self.rungs)
-        return Effort(ladder, _ladder(0.9, 1.4, LANES), self.rounds)
+        return Effort(ladder, _ladder(0.9, 1.4, LANES), self.again, 0 if weighted or not self.rough else self.rungs)
 
 
 def _ladder(low: float, high: float, count: int) -> npt.NDArray[np.float32]:
@@ -81,13 +84,13 @@ def _ladder(low: float, high: float, count: int) -> npt.NDArray[np.float32]:
 
 _DELTA = (0.125, -0.125)
 LATTICES = {
-    "IQ2_XXS": Lattice(codebooks.iq2_xxs, 32, 15, 1 / 8, EVEN, fields.iq2_xxs, 0.9, 1.25, 2),
-    "IQ2_XS": Lattice(codebooks.iq2_xs, 16, 15, 1 / 8, EVEN, fields.iq2_xs, 0.78, 1.5, 3),
-    "IQ2_S": Lattice(codebooks.iq2_s, 16, 15, 1 / 8, FREE, fields.iq2_s, 0.85, 1.25, 2),
-    "IQ3_XXS": Lattice(codebooks.iq3_xxs, 32, 15, 1 / 4, EVEN, fields.iq3_xxs, 0.8, 2.0, 9),
-    "IQ3_S": Lattice(codebooks.iq3_s, 32, 15, 1.0, FREE, fields.iq3_s, 0.8, 2.0, 9),
-    "IQ1_S": Lattice(codebooks.iq1, 32, 7, 1.0, NONE, fields.iq1_s, 0.9, 1.3, 2, _DELTA),
-    "IQ1_M": Lattice(codebooks.iq1, 16, 7, 1.0, NONE, fields.iq1_m, 0.8, 1.45, 3, _DELTA),
+    "IQ2_XXS": Lattice(codebooks.iq2_xxs, 32, 15, 1 / 8, EVEN, fields.iq2_xxs, 0.85, 1.3, 4),
+    "IQ2_XS": Lattice(codebooks.iq2_xs, 16, 15, 1 / 8, EVEN, fields.iq2_xs, 0.75, 1.45, 5),
+    "IQ2_S": Lattice(codebooks.iq2_s, 16, 15, 1 / 8, FREE, fields.iq2_s, 0.85, 1.25, 3, rough=True),
+    "IQ3_XXS": Lattice(codebooks.iq3_xxs, 32, 15, 1 / 4, EVEN, fields.iq3_xxs, 0.85, 1.8, 6, again=True),
+    "IQ3_S": Lattice(codebooks.iq3_s, 32, 15, 1.0, FREE, fields.iq3_s, 0.8, 1.8, 7, again=True),
+    "IQ1_S": Lattice(codebooks.iq1, 32, 7, 1.0, NONE, fields.iq1_s, 0.95, 0.95, 1, _DELTA, again=True),
+    "IQ1_M": Lattice(codebooks.iq1, 16, 7, 1.0, NONE, fields.iq1_m, 0.9, 1.3, 2, _DELTA, again=True),
 }
 
 
@@ -97,7 +100,7 @@ def _codebook(name: str) -> Codebook:
 
 
 class _Plan(NamedTuple):
-    """What the encoding of a type by a method needs but for the rows."""
+    """What the encoding of a type by a method needs besides the rows."""
 
     shape: Shape
     effort: Effort
@@ -107,12 +110,12 @@ class _Plan(NamedTuple):
 
 
 @cache
-def _plan(name: str, method: str) -> _Plan:
+def _plan(name: str, method: str, weighted: bool) -> _Plan:
     lattice = LATTICES[name]
-    shape, effort = lattice.shape(), lattice.effort(method)
+    shape, effort = lattice.shape(), lattice.effort(method, weighted)
     symbols = fields.Symbols(shape.dim, lattice.size)
     bits = fields.layout(lattice.fields(symbols), FORMATS[name].block_bytes)
-    samples = len(effort.ladder) + 1 + 2 * effort.rounds
+    samples = len(effort.ladder) + 1 + 2 * effort.again
     return _Plan(shape, effort, bits, places(shape, _codebook(name), samples), symbols.vectors)
 
 
@@ -132,7 +135,7 @@ def _read_only(array: Array) -> Array:
 
 def _encode_rows(start: int, stop: int, x: Array, out: Array, weights: Array, name: str, method: str) -> None:
     """Encode rows ``start .. stop-1``, in scratch memory of their own."""
-    plan = _plan(name, method)
+    plan = _plan(name, method, weights.size > 0)
     at = plan.places
     encode_blocks(
         x[start:stop].reshape(-1, SUPER),
@@ -153,8 +156,10 @@ def _encode_rows(start: int, stop: int, x: Array, out: Array, weights: Array, na
 def _register(name: str) -> None:
     @register("encode", name)
     def encode(x: Array, out: Array, weights: Array | None, method: str, threads: int | None) -> None:
-        importance = _read_only(np.empty((1, 0), np.float32) if weights is None else weights.reshape(-1, SUPER))
-        run_rows(_encode_rows, len(x), _read_only(x), out, importance, name, method, threads=threads)
+        importance = np.empty((1, 0), np.float32)  # equal; zeros mean the same
+        if weights is not None and weights.any():
+            importance = weights.reshape(-1, SUPER)
+        run_rows(_encode_rows, len(x), _read_only(x), out, _read_only(importance), name, method, threads=threads)
 
 
 for _name in LATTICES:

@@ -227,17 +227,18 @@ def level(levels: Any, t: int, dim: int, word: Any, i: int) -> Any:
 
 
 @lean
-def sample(book: Codebook, shape: Shape, at: Places, f: Any, n: Any, h: Any, m: int) -> None:
-    """Find points at sample scale m and sum up what they amount to in each sub-block."""
+def sample(book: Codebook, shape: Shape, at: Places, f: Any, n: Any, h: Any, m: int, rough: bool) -> None:
+    """Find points at sample scale m, ``rough`` or the best, and sum up what they amount to in each sub-block."""
     for c in range(2):
         store(f, at.lane_scale + c, _spread(shape, load(f, at.scale + m), c))
-    if shape.dense:
+    if shape.dense or rough:
         for t in range(len(book.levels)):
             for c in range(2):
                 scale, found = load(f, at.lane_scale + c), at.found + 2 * t + c
                 near(book, t, f, n, at.y + 8 * c, at.w + 8 * c, scale, at.cost, found)
                 _multiply(book.levels, t, shape, at, f, n, c)
-        _choose_shift(shape, at, f, n)
+        if len(book.levels) > 1:
+            _choose_shift(shape, at, f, n)
     else:
         for c in range(0, shape.columns, 2):
             scales = _column_scale(shape, at, f, c), _column_scale(shape, at, f, c + 1)

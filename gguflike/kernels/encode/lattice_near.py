@@ -48,7 +48,7 @@ def near(book: Codebook, t: int, f: Any, n: Any, y: int, w: int, scale: Any, cos
 
     ``cost`` in ``f``: room for eight vectors of keys.
     """
-    middle = scale * book.levels[t, 1]
+    middle = scale * ((book.levels[t, 0] + book.levels[t, 2]) * np.float32(0.25) + book.levels[t, 1] * np.float32(0.5))
     reach = scale * ((book.levels[t, 2] - book.levels[t, 0]) * np.float32(0.25))
     number, down = int_lanes(_MIDDLE), int_lanes(0)
     key1, key2 = lanes(_FAR), lanes(_FAR)  # the two cheapest

@@ -44,12 +44,14 @@ class Effort(NamedTuple):
 
     ladder  float32: sample scales of a sub-block, relative to its root mean square; or none
     spread  float32: values tried for d (lattice_scales.search_d); a multiple of 16, or none for the plain rule
-    rounds  how often the winning scales are sampled again
+    again   whether to sample the best scales and their neighbours once d is known
+    rough   for how many samples lattice_near.py finds the points; types with two shifts: for all
     """
 
     ladder: npt.NDArray[np.float32]
     spread: npt.NDArray[np.float32]
-    rounds: int
+    again: bool
+    rough: int
 
 
 @lean
@@ -60,13 +62,13 @@ def search_block(
     d = first_scales(shape, effort.ladder, at, f, n, largest)
     samples = len(effort.ladder) + 1
     for m in range(samples):
-        sample(book, shape, at, f, n, h, m)
-    for _ in range(effort.rounds):
+        sample(book, shape, at, f, n, h, m, m < effort.rough)
+    if effort.again:
         d = search_d(shape, effort.spread, at, f, largest, d, samples)
         choose(shape, at, f, n, d, largest, samples)
         resample(shape, at, f, n, d, largest, samples)
         for m in range(samples, samples + 2):
-            sample(book, shape, at, f, n, h, m)
+            sample(book, shape, at, f, n, h, m, False)
         samples += 2
     if len(effort.spread) > 0:
         d = search_d(shape, effort.spread, at, f, largest, d, samples)
