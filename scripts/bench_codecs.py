@@ -3,9 +3,11 @@
     python scripts/bench_codecs.py [--types Q4_K,TQ2_0] [--checkpoint FOLDER ...] [--json OUT] [--markdown OUT]
 
 Errors: RMSE over rows of a Gaussian, and relative to the weights' own RMS over the matrices of each checkpoint folder
-(safetensors); then with importance weights, weighted RMSE. Encode speed: million weights per second of CPU time on one
-thread, both sides interleaved in one process (wall time would measure what else runs on the machine), then wall time on
-all cores. Decode: GB/s of blocks read and floats written, one thread, beyond any cache, next to a plain copy.
+(safetensors, or pytorch_model.bin); then with importance weights, weighted RMSE. Encode speed: million weights per
+second of CPU time on one thread, both sides interleaved in one process (wall time would measure what else runs on the
+machine), then wall time on all cores (processes for libgguf, which holds Python's lock). libgguf makes tables for its
+lattice types when a process first encodes one: how long that takes is measured apart, in fresh processes. Decode: GB/s
+of blocks read and floats written, one thread, beyond any cache, next to a plain copy.
 """
 
 from __future__ import annotations
@@ -15,10 +17,13 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +33,12 @@ import numpy as np
 
 from gguflike.blocks import FORMATS, BlockFormat
 from gguflike.kernels import dispatch
+from gguflike.kernels.encode.lattice import LATTICES
 
 PLAIN = ("F32", "F64", "I8", "I16", "I32", "I64")  # conversions, nothing to compare
 SHAPE = (256, 4096)
-SLOW_BUDGET = 2.0  # seconds of CPU that libgguf may take for one measurement
+SLOW_BUDGET = 2.0  # seconds of CPU that libgguf may take for an error
+SPEED_BUDGET = 0.3  # and for one measurement of its speed
 DECODE_REPEATS = 16  # of SHAPE: 64 MiB of floats
 DECODE_BUDGET = 0.1
 
@@ -110,6 +117,12 @@ def matrices(folder: Path) -> Iterator[np.ndarray]:
     """The matrices of a checkpoint folder as float32."""
     from safetensors import safe_open
 
+    if (pickled := folder / "pytorch_model.bin").exists():
+        import torch
+
+        for tensor in torch.load(pickled, map_location="cpu", weights_only=True).values():
+            if tensor.ndim == 2:
+                yield np.ascontiguousarray(tensor.to(torch.float32).numpy())
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "np") as file:
             for name in file.keys():  # noqa: SIM118  # not a mapping
@@ -133,11 +146,11 @@ def read_float(path: Path, name: str) -> np.ndarray:
     return values.reshape(entry["shape"])
 
 
-def affordable(x: np.ndarray, fmt: BlockFormat, weights: np.ndarray | None) -> np.ndarray:
-    """The first rows of ``x`` that libgguf encodes within the budget, once its tables are made (IQ1, IQ2: seconds)."""
+def affordable(x: np.ndarray, fmt: BlockFormat, weights: np.ndarray | None, budget: float = SLOW_BUDGET) -> np.ndarray:
+    """The first rows of ``x`` that libgguf encodes within ``budget`` seconds, once its tables are made."""
     ggml_encode(x[:1], fmt, weights)
     [first] = cpu_seconds(lambda: ggml_encode(x[:1], fmt, weights), repeats=1)
-    rows = len(x) if first == 0 else max(1, int(SLOW_BUDGET / first))
+    rows = len(x) if first == 0 else max(1, int(budget / first))
     return np.ascontiguousarray(x[:rows])
 
 
@@ -177,27 +190,57 @@ def checkpoint_errors(fmt: BlockFormat, folder: Path, weighted: bool) -> dict[st
     return relative if known else relative | {"ggml": None}
 
 
+def ggml_setup(fmt: BlockFormat) -> float:
+    """CPU seconds by which the first row that a process has libgguf encode takes longer than the second."""
+    program = (
+        "import sys, time, libgguf, numpy as np\n"
+        "x, taken = np.linspace(-1, 1, 256, dtype=np.float32)[None], []\n"
+        "for _ in range(2):\n"
+        "    start = time.process_time()\n"
+        "    libgguf.quantize_rows(x, int(sys.argv[1]), np.ones(256, np.float32))\n"
+        "    taken.append(time.process_time() - start)\n"
+        "print(taken[0] - taken[1])"
+    )
+    run = subprocess.run([sys.executable, "-c", program, str(fmt.id)], capture_output=True, text=True, check=True)
+    return float(run.stdout)
+
+
+_WORK: list[Callable[[int], Any]] = []  # in a process of ``ggml_wall_seconds``: what it repeats
+
+
+def _repeat(share: int, repeats: int) -> None:
+    for _ in range(repeats):
+        _WORK[0](share)
+
+
+def ggml_wall_seconds(x: np.ndarray, fmt: BlockFormat, weights: np.ndarray | None, cores: int) -> float:
+    """Least wall seconds in which ``cores`` processes have libgguf encode ``x``, a share of the rows each.
+
+    They are forked, and so inherit the rows and the tables that libgguf has made; a measurement takes 0.1 s or more.
+    """
+    shares = np.array_split(x, cores)
+    [one] = cpu_seconds(lambda: ggml_encode(shares[0], fmt, weights), repeats=1)
+    repeats = [1 + int(0.1 / max(one, 1e-5))] * cores
+    work = (lambda share: ggml_encode(shares[share], fmt, weights),)
+    with ProcessPoolExecutor(cores, get_context("fork"), _WORK.append, work) as pool:
+        seconds = wall_seconds(lambda: list(pool.map(_repeat, range(cores), repeats)), 4)
+    return seconds / repeats[0]
+
+
 def encode_speed(fmt: BlockFormat, x: np.ndarray, weights: np.ndarray | None, cores: int) -> dict[str, float | None]:
     """Million weights per second: CPU time of one thread (``ours``, ``ggml``, ``package``), wall time of all cores."""
-    rows = affordable(x, fmt, weights)
+    rows = affordable(x, fmt, weights, SPEED_BUDGET)
     if ggml_encode(rows[:1], fmt, weights) is None:
         [ours] = cpu_seconds(lambda: encode(x, fmt, weights))
         theirs = None
     else:
-        repeats = 5 if len(rows) == len(x) else 1
-        ours, theirs = cpu_seconds(
-            lambda: encode(x, fmt, weights), lambda: ggml_encode(rows, fmt, weights), repeats=repeats
-        )
+        ours, theirs = cpu_seconds(lambda: encode(x, fmt, weights), lambda: ggml_encode(rows, fmt, weights))
     part = np.ascontiguousarray(x[:64])
     package = (
         None if package_encode(part[:1], fmt) is None else cpu_seconds(lambda: package_encode(part, fmt), repeats=3)[0]
     )
     wall = wall_seconds(lambda: encode(x, fmt, weights, threads=cores))
-    ggml_wall = (
-        None
-        if theirs is None
-        else wall_seconds(lambda: ggml_encode(rows, fmt, weights), repeats=1 if theirs > 1 else 3)
-    )
+    ggml_wall = None if theirs is None else ggml_wall_seconds(rows, fmt, weights, cores)
     return {
         "ours": x.size / ours / 1e6,
         "ggml": None if theirs is None else rows.size / theirs / 1e6,
@@ -244,7 +287,7 @@ def ratio(a: Any, b: Any, form: str) -> str:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The three tables."""
+    """The tables."""
     lines = ["### Error (RMSE; ours / ggml's)", ""]
     sources = report["sources"]
     lines.append("| type | bpw | " + " | ".join(f"{s} | {s}, weighted" for s in sources) + " |")
@@ -268,6 +311,19 @@ def markdown(report: dict[str, Any]) -> str:
             f"| {number(s['package'], '.3g')} | {s['ours_all_cores']:.0f} | {number(s['ggml_all_cores'], '.3g')} "
             f"| {ratio(s['ours_all_cores'], s['ggml_all_cores'], '.2f')} |"
         )
+    setups = {name: row["ggml_setup"] for name, row in report["types"].items() if "ggml_setup" in row}
+    if setups:
+        lines += ["", "### libgguf's tables: encoding as many weights in a fresh process", ""]
+        lines.append(
+            "| type | seconds for its tables | million weights per second, warm | cold | ours | ratio warm | cold |"
+        )
+        lines.append("|---" * 7 + "|")
+    for name, setup in setups.items():
+        s = report["types"][name]["encode"]["plain"]
+        weights = np.prod(report["shape"]) / 1e6
+        cold = weights / (setup + weights / s["ggml"])
+        ratios = f"{s['ours'] / s['ggml']:.1f} | {s['ours'] / cold:.0f}"
+        lines.append(f"| {name} | {setup:.2f} | {s['ggml']:.3g} | {cold:.3g} | {s['ours']:.1f} | {ratios} |")
     lines += [
         "",
         "### Decode (GB/s moved, one thread)",
@@ -323,9 +379,11 @@ def main() -> int:
             },
             "decode": decode_speed(fmt, x),
         }
+        if name in LATTICES:
+            report["types"][name]["ggml_setup"] = ggml_setup(fmt)
+        if arguments.json:  # after every type: a run may take an hour, and be cut off
+            arguments.json.write_text(json.dumps(report, indent=1) + "\n")
         print(f"{name}: done", file=sys.stderr)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
     if arguments.markdown:
         arguments.markdown.write_text(markdown(report))
     else:
