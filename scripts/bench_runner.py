@@ -7,6 +7,9 @@ Every engine runs in a process of its own (their libraries share symbol names) t
 as told: a prefill of ``--prompt`` tokens into an empty cache, or ``--new`` tokens one by one, each the argmax of the
 logits before. The engines take turns, so that other work on the machine disturbs all alike; medians count. On a busy
 machine compare one thread by ``--clock cpu``. Needs the ``bench`` extra; an engine that is missing is left out.
+
+A loop in C that only reads memory takes turns with them (where there is a C compiler): decoding reads every matrix once
+a token, so the table says which part of the loop's bandwidth that is.
 """
 
 from __future__ import annotations
@@ -17,9 +20,11 @@ import json
 import os
 import platform
 import random
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -99,6 +104,47 @@ def serve(engine: str, path: str, threads: int, context: int) -> None:
         out.write(f"{time.perf_counter() - wall} {time.process_time() - cpu}\n")
 
 
+class ReadLoop:
+    """The C loop in a process of its own: ``run`` measures bytes per second into ``speeds``."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.speeds: list[float] = []
+        assert self.process.stdout
+        self.process.stdout.readline()
+
+    def run(self) -> None:
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        self.speeds.append(float(self.process.stdout.readline().split()[0]))
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def read_loop(threads: int, folder: str) -> ReadLoop | None:
+    """Compiled in ``folder`` for this machine; None without a compiler."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        return None
+    source, binary = Path(__file__).with_name("read_loop.c"), Path(folder) / "read_loop"
+    subprocess.run([compiler, "-O3", "-march=native", "-pthread", str(source), "-o", str(binary)], check=True)
+    return ReadLoop([str(binary), str(threads)])
+
+
+def weight_bytes(path: str) -> int:
+    """Bytes that one token's pass reads: every matrix, but an embedding that is not also the output once a token."""
+    import gguflike
+
+    infos = gguflike.open(path).infos
+    skipped = {"token_embd.weight"} if "output.weight" in infos else set()
+    return sum(info.nbytes for name, info in infos.items() if len(info.shape) == 2 and name not in skipped)
+
+
 @dataclass
 class Child:
     """One engine at one thread count, and what was measured of it, in tokens per second."""
@@ -135,6 +181,8 @@ def measure(path: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     pairs = [(engine, n) for engine in options.engines.split(",") for n in map(int, options.threads.split(","))]
     children = [child for engine, n in pairs if (child := start(engine, path, n, context))]
     order = random.Random(0)
+    with tempfile.TemporaryDirectory() as folder:
+        loop = read_loop(max(n for _, n in pairs), folder)
     for child in children:  # warm up: caches, pages, clocks
         child.run("prefill", min(64, options.prompt), options.clock)
         child.run("decode", 4, options.clock)
@@ -144,6 +192,10 @@ def measure(path: str, options: argparse.Namespace) -> list[dict[str, Any]]:
             order.shuffle(children)
             for child in children:
                 child.run(what, count, options.clock)
+                if loop and what == "decode":
+                    loop.run()
+    read = statistics.median(loop.speeds) if loop else None
+    nbytes = weight_bytes(path)
     rows = []
     for engine in options.engines.split(","):
         mine = [child for child in children if child.engine == engine]
@@ -155,7 +207,11 @@ def measure(path: str, options: argparse.Namespace) -> list[dict[str, Any]]:
             speeds = getattr(best, what)
             row |= {f"{what}_tokens_per_s": statistics.median(speeds), f"{what}_threads": best.threads}
             row[f"{what}_all"] = speeds
+        row["decode_bytes_per_s"] = nbytes * row["decode_tokens_per_s"]
+        row["read_loop_bytes_per_s"] = read
         rows.append(row)
+    if loop:
+        loop.close()
     for child in children:
         assert child.process.stdin
         child.process.stdin.close()
@@ -166,8 +222,8 @@ def measure(path: str, options: argparse.Namespace) -> list[dict[str, Any]]:
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown; the ratio is gguflike's speed to that of the engine of the line."""
     lines = [
-        "| file | engine | prefill, tokens/s | gguflike | decode, tokens/s | gguflike |",
-        "|---|---|---|---|---|---|",
+        "| file | engine | prefill, tokens/s | gguflike | decode, tokens/s | gguflike | weights, GB/s | of read loop |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         ours = next((r for r in rows if r["file"] == row["file"] and r["engine"] == "gguflike"), row)
@@ -178,6 +234,8 @@ def table(rows: list[dict[str, Any]]) -> str:
                 f"{speed:.1f} ({row[f'{what}_threads']} threads)",
                 f"{ours[f'{what}_tokens_per_s'] / speed:.2f}x",
             ]
+        read, loop = row["decode_bytes_per_s"], row["read_loop_bytes_per_s"]
+        cells += [f"{read / 1e9:.1f}", f"{read / loop:.0%}" if loop else ""]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

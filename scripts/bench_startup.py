@@ -126,11 +126,11 @@ def measure(path: str, options: argparse.Namespace) -> dict[str, Result]:
     return results
 
 
-def memory(path: str, prompt: str) -> dict[str, tuple[int, int]]:
+def memory(path: str, prompt: str, names: set[str]) -> dict[str, tuple[int, int]]:
     """Contestant -> bytes resident (once loaded, after the first token)."""
     found = {}
-    for name, code in _PYTHON.items():
-        text = _RESIDENT + code.format(loaded="resident()", done="resident()")
+    for name in sorted(names & set(_PYTHON)):
+        text = _RESIDENT + _PYTHON[name].format(loaded="resident()", done="resident()")
         command = [sys.executable, "-c", text, path, prompt]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
         numbers = [int(line) for line in done.stderr.split() if line.isdigit()]
@@ -148,7 +148,7 @@ def report(path: str, options: argparse.Namespace) -> dict[str, Any]:
     for name, result in results.items():
         cells = [statistics.median(result.wall), min(result.wall), statistics.median(result.cpu)]
         print(f"| {name} | " + " | ".join(f"{cell:.3f}" for cell in cells) + " |")
-    resident = memory(path, options.prompt)
+    resident = memory(path, options.prompt, set(results))
     print("\n| memory, MiB | loaded | over file | after the first token | over file |\n|---|---|---|---|---|")
     for name, (loaded, done) in resident.items():
         cells = [loaded, loaded - size, done, done - size]
