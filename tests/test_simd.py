@@ -175,7 +175,6 @@ def test_arm_has_its_own_instructions() -> None:
     assert lookup.count("\ttbl") == 4
     convert = assembly(lambda e, h, o: e.store(e.halves_to_float(e.load(SHORTS, h)), o), 2, {"neon"})
     assert convert.count("\tfcvtl") == 4
-    assert assembly(lambda e, p, o: e.store(e.trit(e.load(BYTES, p), 0), o), 2, {"neon"}).count("\turhadd") == 4
 
 
 def test_shift_bytes(machine: Machine, rng: np.random.Generator) -> None:
@@ -191,20 +190,6 @@ def test_shift_bytes(machine: Machine, rng: np.random.Generator) -> None:
     wide = values.astype(np.int64)
     for (left, mask), got in zip(cases, out, strict=True):
         np.testing.assert_array_equal(got, (wide << left if left >= 0 else wide >> -left) & mask)
-
-
-def test_trit(machine: Machine) -> None:
-    packed = np.arange(256, dtype=np.uint8)
-    out = np.zeros((5, 256), np.uint8)
-
-    def emit(e: Emitter, p: Any, o: Any) -> None:
-        for digit in range(5):
-            for part in range(0, 256, 64):
-                e.store(e.trit(e.load(BYTES, p, part), digit), o, 256 * digit + part)
-
-    machine.run(emit, packed, out)
-    for digit, got in enumerate(out):
-        np.testing.assert_array_equal(got, (packed * np.uint8(3**digit)).astype(int) * 3 // 256)
 
 
 @pytest.mark.parametrize("choice", ["native", "integer"])

@@ -11,8 +11,7 @@ a *group*; a group is a run of *records*, one per ``Layout.weights`` columns, ea
 
 Four consecutive columns make a *step*, the unit of the dot product instructions: 16 lanes x 4 bytes. A plane of p bits
 keeps the p bits of 8 / p successive steps in one 64-byte vector: byte ``4 * row + i`` holds column ``4 * step + i`` in
-bits ``p * (step % (8 / p))`` and up. (``TRITS`` is the exception: 5 base-3 digits to the byte.) So a code is a shift
-and a mask, or two joined.
+bits ``p * (step % (8 / p))`` and up. So a code is a shift and a mask, or two joined.
 
 Rows are padded with zeros to whole groups. Floating-point types are not repacked: their ops read rows as the file has
 them.
@@ -60,27 +59,6 @@ class Plane:
 
 
 @dataclass(frozen=True)
-class Trits:
-    """A plane of base-3 digits in the order of TQ1_0: (vectors, digits) of each of its three parts."""
-
-    parts: tuple[tuple[int, int], ...] = ((8, 5), (4, 5), (1, 4))
-    bits: int = 2
-
-    def vectors(self, weights: int) -> int:  # noqa: ARG002  # as Plane
-        return sum(vectors for vectors, _ in self.parts)
-
-    def place(self, step: int) -> tuple[int, int]:
-        """(vector, digit) of a step."""
-        first = 0
-        for vectors, digits in self.parts:
-            if step < vectors * digits:
-                return first + step % vectors, step // vectors
-            step -= vectors * digits
-            first += vectors
-        raise IndexError(step)
-
-
-@dataclass(frozen=True)
 class Layout:
     """One row of the table of layouts.
 
@@ -103,7 +81,7 @@ class Layout:
 
     name: str
     weights: int
-    planes: tuple[Plane | Trits, ...]
+    planes: tuple[Plane, ...]
     scale: ScaleKind
     scale_weights: int = 32
     offset: int = 0
@@ -180,7 +158,8 @@ _ROWS = (
     Layout("IQ4_XS", 256, (Plane(4, 4),), "i8", offset=127, levels=_IQ4),
     Layout("MXFP4", 32, (Plane(4, 4),), "e8m0", offset=12, levels=_FLOAT4),
     Layout("NVFP4", 64, (Plane(4, 2),), "ue4m3", 16, offset=12, levels=_FLOAT4, unit=0.5),
-    Layout("TQ1_0", 256, (Trits(),), "f16", 256, offset=1),
+    # Base-3 digits take longer to unpack than two bits take to read: 1.22 times the file's bytes, twice as fast.
+    Layout("TQ1_0", 256, (Plane(2, 8),), "f16", 256, offset=1),
     Layout("TQ2_0", 256, (Plane(2, 8),), "f16", 256, offset=1),
     Layout("Q1_0", 128, (Plane(1, 1),), "f16", 128, offset=1, levels=(-1, 1)),
     Layout("Q2_0", 64, (Plane(2, 1),), "f16", 64, offset=1),

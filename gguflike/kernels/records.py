@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gguflike.kernels.dot import WORDS
-from gguflike.kernels.layout import BLOCK, LANES, Layout, Trits
+from gguflike.kernels.layout import BLOCK, LANES, Layout
 from gguflike.kernels.simd import BYTES, FLOATS, INTS, QUADS, SHORTS, Emitter
 
 STEPS = BLOCK // 4  # steps of a block
@@ -63,8 +63,6 @@ class Record:
             if (index, vector) not in self._planes:
                 self._planes[index, vector] = self.e.load(BYTES, self.base, self.layout.plane_at(index) + 64 * vector)
             packed = self._planes[index, vector]
-            if isinstance(plane, Trits):
-                return self.e.trit(packed, position)
             if plane.bits == 8:
                 return self.e.b.xor(packed, self.e.const(BYTES, -128))  # two's complement to offset 128
             mask = ((1 << plane.bits) - 1) << lowest

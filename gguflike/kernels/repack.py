@@ -40,7 +40,6 @@ _WORDS: Mapping[str, tuple[int | None, ...]] = {
     "IQ4_XS": (8,),
     "MXFP4": (1,),
     "NVFP4": (4,),
-    "TQ1_0": (0,),
     "TQ2_0": (0,),
 }
 
@@ -83,7 +82,6 @@ def _repack(name: str, layout: Layout) -> Op:
             if source is not None:
                 _move_words(e, e.pointer(block, source), place, plane.vectors(layout.weights))
             else:
-                assert isinstance(plane, Plane)
                 _plane_from_codes(e, plane, lowest[index], layout.weights, e.pointer(codes), place)
 
     do_fields = inner(fields.FIELDS[name])

@@ -138,6 +138,17 @@ def _packed_bits(bits: int) -> Fields:
     return do
 
 
+def _tq1_0(block: int, record: int, lane: int, codes: int) -> None:
+    """Base-3 fractions: 32 bytes of 5 digits, 16 of 5, 4 of 4; first the first digits of all bytes of a part."""
+    _put16(record + 2 * lane, _short(block + 52))
+    for first, count, digits in ((0, 32, 5), (32, 16, 5), (48, 4, 4)):
+        for i in range(count):
+            fraction = _byte(block + first + i)
+            for digit in range(digits):
+                _put8(codes + 5 * first + count * digit + i, (3 * fraction) >> 8)
+                fraction = (3 * fraction) & 255
+
+
 # Codebooks as codes of layout.py's levels: a point's coordinates, one a byte, in one word.
 
 
@@ -254,7 +265,7 @@ FIELDS: Mapping[str, Fields] = {
     "IQ4_XS": _iq4_xs,
     "MXFP4": _mxfp4,
     "NVFP4": _nvfp4,
-    "TQ1_0": _one_half(52),
+    "TQ1_0": _tq1_0,
     "TQ2_0": _one_half(64),
     "Q1_0": _packed_bits(1),
     "Q2_0": _packed_bits(2),

@@ -171,18 +171,6 @@ class Emitter:
         fn = self.function(name, ir.FunctionType(kind, [kind, kind]))
         return self.b.call(fn, [ir.Constant(kind, table * (kind.count // 16)), codes])
 
-    def trit(self, packed: Any, digit: int) -> Any:
-        """Digit number ``digit`` of bytes that hold base-3 fractions: ``(byte * 3**digit) % 256 * 3 // 256``."""
-        for _ in range(digit):
-            packed = self.b.add(self.b.add(packed, packed), packed)
-        # The digit is floor(3 x / 256): the top two bits of the mean of x and x // 2, rounded down. Machines have the
-        # mean rounded up (pavgb, urhadd), which is the same on complements.
-        low, half = self.b.not_(packed), self.b.not_(self.shift_bytes(packed, -1, 127))
-        wide = ir.VectorType(I16, 64)
-        total = self.b.add(self.b.add(self.b.zext(low, wide), self.b.zext(half, wide)), self.const(wide, 1))
-        mean = self.b.not_(self.b.trunc(self.b.lshr(total, self.const(wide, 1)), BYTES))
-        return self.shift_bytes(mean, -6, 3)
-
     # Arithmetic
 
     def fma(self, a: Any, b: Any, c: Any) -> Any:
