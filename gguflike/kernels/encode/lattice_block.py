@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gguflike.kernels._jit import lean
-from gguflike.kernels.encode.lattice_near import near
+from gguflike.kernels.encode.lattice_near import ERROR, KEYS, MARKS, NUMBER, find_ways, take_levels, take_way
 from gguflike.kernels.encode.lattice_search import nearest, scores
 from gguflike.kernels.encode.lattice_tables import NUMBER_BIT, Codebook
-from gguflike.kernels.encode.permute import double_high, double_low, evens, highest, odds
+from gguflike.kernels.encode.permute import double_high, double_low, evens, gather, highest, odds
 from gguflike.kernels.lanes import (
     LANES,
     bits,
@@ -63,20 +63,21 @@ class Places(NamedTuple):
     mass: int  # (columns / 2, 4) of two columns of groups: importance, then energy
     octets: int  # (6) energy, importance, peak of the octets: two vectors each
     lane_scale: int  # (2) scales of the octets
-    lane_dot: int  # (shifts, columns)
-    lane_norm: int  # (shifts, columns)
+    lane_dot: int  # (columns)
+    lane_norm: int  # (columns)
     scale: int  # (samples) sample scales of the sub-blocks
     dot: int  # (samples) 2 <w y, points> of the sub-blocks
     norm: int  # (samples) <w, points**2>
     ideal: int  # (samples) twice the best scale for these points, not negative
     tries: int  # (1) candidates for d
-    cost: int  # (8) prices of moving the weights of 16 octets
+    keys: int  # (shifts, 2, KEYS) trials of lattice_near.py
     size: int
-    found: int  # n: (shifts, columns) words
+    found: int  # n: (columns) words
     word: int  # n: (samples, columns)
     minus: int  # n: (2) signs of the octets' weights
     pick: int  # n: (2) k and sample chosen for the sub-blocks
     lane: int  # n: (1) 0 .. 15
+    marks: int  # n: (shifts, 2, MARKS)
     ints: int
     shorts: int  # elements of the int16 tile ``h``
 
@@ -84,10 +85,10 @@ class Places(NamedTuple):
 def places(shape: Shape, book: Codebook, samples: int) -> Places:
     """Lay out scratch memory for ``samples`` sample scales."""
     shifts, base = book.levels.shape
-    points = shifts * shape.columns
-    sizes = [16, 16, 16, 2 * shape.columns, 6, 2, points, points, samples, samples, samples, samples, 1, 8]
-    floats = np.cumsum([0, *sizes])
-    ints = np.cumsum([0, points, samples * shape.columns, 2, 2, 1])
+    columns, trials = shape.columns, 2 * shifts
+    tables = [columns, columns, samples, samples, samples, samples, 1, trials * KEYS]
+    floats = np.cumsum([0, 16, 16, 16, 2 * columns, 6, 2, *tables])
+    ints = np.cumsum([0, columns, samples * columns, 2, 2, 1, trials * MARKS])
     return Places._make([*floats.tolist(), *ints.tolist(), scores(shape.dim, base, len(book.pairs))])
 
 
@@ -217,13 +218,13 @@ def _spread(shape: Shape, number: Any, column: int) -> Any:
 
 
 @lean
-def level(levels: Any, t: int, dim: int, word: Any, i: int) -> Any:
-    """Coordinate ``i`` of the points that words name. Levels are evenly spaced but for the last."""
+def level(levels: Any, dim: int, word: Any, i: int) -> Any:
+    """Coordinate ``i`` of the points that words name, with the first shift. Levels are even but for the last."""
     width = 16 // dim
     digit = word >> np.int32(width * i) & np.int32((1 << width) - 1)
     last = levels.shape[1] - 1
-    even = fma(to_float(digit), lanes(levels[t, 1] - levels[t, 0]), lanes(levels[t, 0]))
-    return where(digit == np.int32(last), lanes(levels[t, last]), even)
+    even = fma(to_float(digit), lanes(levels[0, 1] - levels[0, 0]), lanes(levels[0, 0]))
+    return where(digit == np.int32(last), lanes(levels[0, last]), even)
 
 
 @lean
@@ -232,20 +233,14 @@ def sample(book: Codebook, shape: Shape, at: Places, f: Any, n: Any, h: Any, m: 
     for c in range(2):
         store(f, at.lane_scale + c, _spread(shape, load(f, at.scale + m), c))
     if shape.dense or rough:
-        for t in range(len(book.levels)):
-            for c in range(2):
-                scale, found = load(f, at.lane_scale + c), at.found + 2 * t + c
-                near(book, t, f, n, at.y + 8 * c, at.w + 8 * c, scale, at.cost, found)
-                _multiply(book.levels, t, shape, at, f, n, c)
-        if len(book.levels) > 1:
-            _choose_shift(shape, at, f, n)
+        _take_near(book, shape, at, f, n)
     else:
         for c in range(0, shape.columns, 2):
             scales = _column_scale(shape, at, f, c), _column_scale(shape, at, f, c + 1)
             wy, w, mass = at.wy + c * shape.dim, at.w + c * shape.dim, at.mass + 2 * c
             nearest(book, shape.dim, f, wy, w, mass, scales, h, n, at.found + c)
-        for c in range(shape.columns):
-            _multiply(book.levels, 0, shape, at, f, n, c)
+    for c in range(shape.columns):
+        _multiply(book.levels, shape, at, f, n, c)
     _add_up(shape, at, f, n, m)
 
 
@@ -256,39 +251,51 @@ def _column_scale(shape: Shape, at: Places, f: Any, column: int) -> Any:
 
 
 @lean
-def _multiply(levels: Any, t: int, shape: Shape, at: Places, f: Any, n: Any, column: int) -> None:
+def _multiply(levels: Any, shape: Shape, at: Places, f: Any, n: Any, column: int) -> None:
     """Products of a column of groups with the points found for it, and of their squares with the importance."""
-    place = t * shape.columns + column
-    word = load(n, at.found + place)
-    dot, norm = lanes(np.float32(0)), lanes(np.float32(0))
+    word = load(n, at.found + column)
+    dot, norm, shift = lanes(np.float32(0)), lanes(np.float32(0)), lanes(np.float32(0))
+    if len(levels) > 1:
+        shift = where(word >> SHIFT_BIT == 0, shift, lanes(levels[1, 0] - levels[0, 0]))
     for i in range(shape.dim):
-        x = level(levels, t, shape.dim, word, i)
+        x = level(levels, shape.dim, word, i) + shift
         dot = fma(x, load(f, at.wy + column * shape.dim + i), dot)
         norm = fma(x * x, load(f, at.w + column * shape.dim + i), norm)
-    store(f, at.lane_dot + place, dot)
-    store(f, at.lane_norm + place, norm)
+    store(f, at.lane_dot + column, dot)
+    store(f, at.lane_norm + column, norm)
 
 
 @lean
-def _shift_gain(shape: Shape, at: Places, f: Any, c: int) -> Any:
-    """How much more the second shift explains than the first, by the scale."""
-    dot = load(f, at.lane_dot + shape.columns + c) - load(f, at.lane_dot + c)
-    return dot - _column_scale(shape, at, f, c) * (
-        load(f, at.lane_norm + shape.columns + c) - load(f, at.lane_norm + c)
-    )
+def _take_near(book: Codebook, shape: Shape, at: Places, f: Any, n: Any) -> None:
+    """Points by lattice_near.py, with the better shift, of a sub-block or of each point."""
+    trials = 2 * len(book.levels)
+    for trial in range(trials):
+        t, c = trial >> 1, trial & 1
+        scale, keys, marks = load(f, at.lane_scale + c), at.keys + trial * KEYS, at.marks + trial * MARKS
+        take_levels(book, t, f, n, at.y + 8 * c, at.w + 8 * c, scale, keys, marks)
+    for trial in range(trials):
+        find_ways(book, f, n, at.keys + trial * KEYS, at.marks + trial * MARKS)
+    for trial in range(trials):
+        scale, keys, marks = load(f, at.lane_scale + (trial & 1)), at.keys + trial * KEYS, at.marks + trial * MARKS
+        take_way(book, trial >> 1, f, n, scale, keys, marks)
+    for c in range(2):
+        number, shift = load(n, at.marks + c * MARKS + NUMBER), int_lanes(0)
+        if trials == 4:
+            gain = _shift_gain(at, f, c)
+            if shape.shared_shift:
+                gain = _spread(shape, add_octets(shape, _shift_gain(at, f, 0), _shift_gain(at, f, 1)), c)
+            better = gain > np.float32(0)
+            number = where(better, load(n, at.marks + (2 + c) * MARKS + NUMBER), number)
+            shift = where(better, int_lanes(1 << SHIFT_BIT), shift)
+        word = gather(book.words, number)
+        store(n, at.found + c, word ^ word >> 31 | shift)
 
 
 @lean
-def _choose_shift(shape: Shape, at: Places, f: Any, n: Any) -> None:
-    """Move what the second shift found over the first where it scores higher, by point or by sub-block."""
-    shared = add_octets(shape, _shift_gain(shape, at, f, 0), _shift_gain(shape, at, f, 1))
-    for c in range(shape.columns):
-        gain = _spread(shape, shared, c) if shape.shared_shift else _shift_gain(shape, at, f, c)
-        better = gain > np.float32(0)
-        for table in (at.lane_dot, at.lane_norm):
-            store(f, table + c, where(better, load(f, table + shape.columns + c), load(f, table + c)))
-        moved = load(n, at.found + shape.columns + c) | np.int32(1 << SHIFT_BIT)
-        store(n, at.found + c, where(better, moved, load(n, at.found + c)))
+def _shift_gain(at: Places, f: Any, column: int) -> Any:
+    """How much less the error is with the second shift."""
+    keys = at.keys + column * KEYS + ERROR
+    return load(f, keys) - load(f, keys + 2 * KEYS)
 
 
 @lean

@@ -103,7 +103,7 @@ def _mend_signs(book: Codebook, shape: Shape, at: Places, f: Any, n: Any, column
         word = _words(shape, at, n, column, part)
         for i in range(shape.dim):
             y = load(f, at.y + row)
-            cost = magnitude(y) * load(f, at.w + row) * level(book.levels, 0, shape.dim, word, i)
+            cost = magnitude(y) * load(f, at.w + row) * level(book.levels, shape.dim, word, i)
             cost = from_bits(bits(cost) & np.int32(-8) | np.int32(row & 7))
             wrong = wrong | bits(y)
             now = where(bits(y) < 0, cost, now)
