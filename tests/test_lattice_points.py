@@ -1,0 +1,106 @@
+"""The parts of the lattice encoders one by one: points from moved levels against all points, and int16 lanes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from gguflike import quantize
+from gguflike.blocks import codebooks
+from gguflike.kernels._jit import jit
+from gguflike.kernels.encode import lattice_near as steps
+from gguflike.kernels.encode.lattice_tables import DIGITS, NUMBER_BIT, halve
+from gguflike.kernels.encode.shorts import (
+    SHORTS,
+    high_lanes,
+    larger,
+    load_shorts,
+    low_lanes,
+    narrow,
+    plus,
+    store_shorts,
+    where_more,
+    where_same,
+)
+from gguflike.kernels.lanes import LANES, load, store
+
+DELTA = 0.125
+W, SCALE, TRIAL = 8, 16, 17  # vectors; the octets' weights come first
+
+
+@jit
+def moved_levels(book: Any, t: int, f: Any, n: Any) -> None:
+    scale = load(f, SCALE)
+    steps.take_levels(book, t, f, n, 0, W, scale, TRIAL, 0)
+    steps.find_ways(book, f, n, TRIAL, 0)
+    steps.take_way(book, t, f, n, scale, TRIAL, 0)
+
+
+@pytest.mark.parametrize("t", [0, 1])
+def test_moved_levels_are_nearly_always_the_best_point(t: int) -> None:
+    grid = codebooks.iq1()
+    book = halve(grid, (DELTA, -DELTA))
+    points = grid + np.array([DELTA, -DELTA])[t]
+    rng = np.random.default_rng(12)
+    best = np.empty((40, LANES))
+    found = np.empty((40, LANES))
+    for i in range(len(best)):
+        f, n = np.zeros((TRIAL + steps.KEYS) * LANES, np.float32), np.zeros(steps.MARKS * LANES, np.int32)
+        tile = f.reshape(-1, LANES)
+        tile[:W] = rng.standard_normal((8, LANES))
+        tile[W:SCALE] = rng.random((8, LANES)) + 0.05
+        tile[SCALE] = 0.5 + rng.random(LANES)
+        moved_levels(book, t, f, n)
+        y, w = tile[:W].T.astype(np.float64), tile[W:SCALE].T
+        errors = (w[:, None] * (y[:, None] - tile[SCALE][:, None, None] * points) ** 2).sum(axis=2)
+        words = book.words[n[:LANES]]
+        assert (words >= 0).all()
+        digits = (words & DIGITS)[:, None] >> 2 * np.arange(8) & 3
+        np.testing.assert_array_equal(grid[words >> NUMBER_BIT], digits - 1)
+        best[i], found[i] = errors.min(axis=1), errors[np.arange(LANES), words >> NUMBER_BIT]
+        np.testing.assert_allclose(tile[TRIAL + steps.ERROR], found[i], rtol=1e-4)
+    assert (found <= best * (1 + 1e-6)).mean() > 0.8
+    assert found.sum() < 1.02 * best.sum()
+
+
+def test_rough_points_cost_little() -> None:
+    """IQ2_S without importance samples rough points; where it is given, though equal, it searches for the best."""
+    x = np.random.default_rng(5).standard_normal((8, 1024)).astype(np.float32)
+
+    def rmse(importance: npt.NDArray[np.float32] | None) -> float:
+        return float(np.sqrt(np.mean((x - quantize(x, "IQ2_S", importance=importance).dequantize()) ** 2)))
+
+    assert rmse(None) < 1.003 * rmse(np.ones(1024, np.float32))
+
+
+@jit
+def on_shorts(a: Any, b: Any, f: Any, out: Any, wide: Any) -> None:
+    x, y = load_shorts(a, 0), load_shorts(b, 0)
+    store_shorts(out, 0, plus(x, y))
+    store_shorts(out, SHORTS, larger(x, y))
+    store_shorts(out, 2 * SHORTS, where_more(x, y, x, y))
+    store_shorts(out, 3 * SHORTS, where_same(x, y, x, plus(x, x)))
+    store_shorts(out, 4 * SHORTS, narrow(load(f, 0), load(f, 1)))
+    store(wide, 0, low_lanes(x))
+    store(wide, 1, high_lanes(x))
+
+
+def test_shorts_saturate_and_compare() -> None:
+    rng = np.random.default_rng(13)
+    a, b = rng.integers(-(1 << 15), 1 << 15, (2, SHORTS)).astype(np.int16)
+    a[:4], b[:4] = (32767, -32768, 7, -9), (1, -1, 7, -9)
+    values = (rng.standard_normal(SHORTS) * 4e4).astype(np.float32)
+    magic = np.float32(1.5 * 2**23)
+    out, wide = np.zeros(5 * SHORTS, np.int16), np.zeros(SHORTS, np.int32)
+    on_shorts(a, b, values + magic, out, wide)
+    sums, largest, more, same, narrowed = out.reshape(5, SHORTS)
+    saturated = (a.astype(int) + b).clip(-(1 << 15), (1 << 15) - 1)
+    np.testing.assert_array_equal(sums, saturated)
+    np.testing.assert_array_equal(largest, np.maximum(a, b))
+    np.testing.assert_array_equal(more, np.maximum(a, b))
+    np.testing.assert_array_equal(same, np.where(a == b, a, (2 * a.astype(int)).clip(-(1 << 15), (1 << 15) - 1)))
+    np.testing.assert_array_equal(narrowed, np.rint(values).clip(-(1 << 15), (1 << 15) - 1))
+    np.testing.assert_array_equal(wide, a)
