@@ -289,7 +289,7 @@ def test_each_thread_has_its_own(threads: int) -> None:
         program.add("ops:rms_norm", at(x), columns, at(weight), float_bits(0.0), own, items=1, own=True)
         program.add("ops:silu_mul", own, own, at(scratch), items=columns // 32, barrier=False)
         program.add("ops:silu_mul", at(scratch), at(scratch), at(x), items=columns // 32)
-    program.link(threads=threads)
+    program.link()
     first = x.copy()
     for _ in range(20):
         x[:], want = first, first.astype(np.float64)

@@ -46,7 +46,7 @@ from gguflike.kernels.address import (
     store_lanes,
 )
 from gguflike.kernels.atomics import load_word
-from gguflike.kernels.attention_tile import HEIGHT, PANEL, columns, make_scores, make_values, merge_row
+from gguflike.kernels.attention_tile import HEIGHT, PANEL, make_scores, make_values, merge_row
 from gguflike.kernels.program import ATTENTION_HEADS, POSITION, SCRATCH, TOKENS, attention_part
 from gguflike.kernels.program import ATTENTION_KEYS as KEYS
 from gguflike.kernels.rope import make_store, rotated
@@ -150,7 +150,7 @@ def _make_attention(cache: Any) -> Any:
         context, heads, span = load_word(args + 88), load_word(args + 96), load_word(args + 128)
         target, codes = load_word(args + 136), load_word(args + 144)
         scales, sums = load_word(args + 152), load_word(args + 160)
-        tokens, groups = load_word(state + TOKENS), n_head // heads
+        tokens = load_word(state + TOKENS)
         spans = (tokens + span - 1) // span
         most = (span * heads + HEIGHT - 1) // HEIGHT
         panel = load_word(state + SCRATCH)
@@ -159,9 +159,9 @@ def _make_attention(cache: Any) -> Any:
         out = queries + 4 * HEIGHT * dim * most
         scores = out + 4 * HEIGHT * dim * most
         for item in range(start, stop):
-            head = item % groups * heads
-            # The last tokens see the most keys: they come first, so that no thread is left with them at the end.
-            token = (spans - 1 - item // groups) * span
+            head, turn = item // spans * heads, item % spans
+            # The last tokens see the most keys: by turns with the first, so that all threads have as many.
+            token = (turn // 2 if turn % 2 else spans - 1 - turn // 2) * span
             count = _least(span, tokens - token)
             rows = count * heads
             tiles = (rows + HEIGHT - 1) // HEIGHT
@@ -188,7 +188,7 @@ def _make_attention(cache: Any) -> Any:
                         seen = _least(KEYS, position + last // heads + 1 - first)
                         at = scores + softmax.ROW * HEIGHT * tile
                         place = out + 4 * (HEIGHT * dim * tile + d)
-                        add_values(at, panel, seen, states + softmax.STATE_BYTES * tile, place, 4 * dim)
+                        add_values(at, panel, PANEL, seen, states + softmax.STATE_BYTES * tile, place, 4 * dim)
             for r in range(rows):
                 lane = states + softmax.STATE_BYTES * (r // HEIGHT) + 4 * (r % HEIGHT)
                 total = load_f32(lane + softmax.ALL_TOTAL)
@@ -203,19 +203,16 @@ _part_bytes = inner(attention_part)
 
 def _make_one(heads: int, cache: Any) -> Any:
     """Attention for one token, ``heads`` query heads at a time."""
-    wide = columns(heads)
-    score, add_values = make_scores(heads, wide), make_values(heads, wide, merged=False)
-    add_narrow, store = make_values(heads, 1, merged=False), make_store(cache)
+    score, add_values, store = cache.make_scores(heads), cache.make_values(heads), make_store(cache)
 
     def attention(args: int, state: int, start: int, stop: int) -> None:
         q = load_word(args)
-        keys, key_scales = load_word(args + 32), load_word(args + 40)
         values, value_scales = load_word(args + 48), load_word(args + 56)
         n_head, n_head_kv, dim = load_word(args + 64), load_word(args + 72), load_word(args + 80)
         context, position = load_word(args + 88), load_word(state + POSITION)
         factors = load_word(args + 8) + 8 * load_word(args + 16) * position
         panel = load_word(state + SCRATCH)
-        queries = panel + PANEL * wide * max(dim, KEYS)
+        queries = panel + PANEL * max(dim, KEYS)
         scores = queries + 4 * heads * dim
         for item in range(start, stop):
             head, first = item % (n_head // heads) * heads, item // (n_head // heads) * KEYS
@@ -228,22 +225,12 @@ def _make_one(heads: int, cache: Any) -> Any:
             for r in range(heads):
                 _gather(args, q + 4 * dim * (head + r), factors, queries + 4 * r, 4 * heads)
             padded = (count + 15) // 16 * 16
-            for i in range(0, count, 16 * wide):
-                for c in range(wide):
-                    cache.expand_keys(keys, key_scales, cached, first + i + 16 * c, dim, panel + PANEL * dim * c)
-                score(queries, panel, dim, scores + 4 * i)
+            score(args, queries, cached, first, padded, dim, panel, scores)
             for r in range(heads):
                 _mask(scores + softmax.ROW * r, count, padded)
             softmax.softmax(scores, heads, padded, part)
             out = part + softmax.PART_BYTES
-            for d in range(0, dim // (16 * wide) * 16 * wide, 16 * wide):
-                for c in range(wide):
-                    at = panel + PANEL * KEYS * c
-                    cache.expand_values(values, value_scales, cached, first, count, dim, d + 16 * c, at)
-                add_values(scores, panel, count, part, out + 4 * d, 4 * dim)
-            if dim % (16 * wide):
-                cache.expand_values(values, value_scales, cached, first, count, dim, dim - 16, panel)
-                add_narrow(scores, panel, count, part, out + 4 * (dim - 16), 4 * dim)
+            add_values(scores, values, value_scales, cached, first, count, dim, panel, out)
 
     return attention
 

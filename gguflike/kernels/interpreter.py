@@ -1,11 +1,11 @@
 """The interpreter of programs: two ops, one for the thread that calls and one for its helpers.
 
-A program is a list of ops in order (program.py has the layout). The items of an op are claimed in chunks from a
-counter, so a thread that another process holds up does not stop the others from doing its share; a stage (the ops
-between two barriers) is complete when all its items are, whoever did them. Chunks get smaller as the op nears its end,
-so that claims are few and threads end together. A thread that arrives late finds nothing left and walks on. The claim
-counter carries the number of the pass in its upper half, so that a thread which slept through the end of a pass can
-never claim a chunk of the next.
+A program is a list of ops in order (program.py has the layout). The items of an op are cut into a share for each
+thread, which it takes from the front, most of what is left at a time: memory is read in long runs. Who is done with its
+own takes from the back of the others' shares, so that a thread which another process holds up does not stop the others,
+and all end together. A stage (the ops between two barriers) is complete when all its pieces are, whoever did them. A
+thread that arrives late finds nothing left and walks on. Claims carry the number of the pass, so that a thread which
+slept through the end of a pass can never claim a piece of the next.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from gguflike.kernels.atomics import (
     store_release,
 )
 
-COUNT_MASK = (1 << 32) - 1
+PASS_SHIFT, FRONT_SHIFT = 40, 20
+PASS_MASK, PIECE_MASK = (1 << 23) - 1, (1 << 20) - 1
 SPINS = 4000  # about 100 us of pauses before the core is offered to others
-SHARES = 2  # a chunk is what is left, cut into as many pieces for each thread
 
 
 @inner(inline="always")
@@ -42,16 +42,6 @@ def _item_count(record: int, tokens: int, position: int) -> Any:
     if keys:
         items *= (position + tokens + keys - 1) // keys
     return items
-
-
-@inner(inline="always")
-def _chunk_size(record: int, left: int, threads: int) -> Any:
-    """Items to claim of the ``left`` ones: a multiple of the grain, unless they are the last."""
-    if threads == 1:
-        return left
-    grain, pieces = load_word(record + p.GRAIN), threads * SHARES
-    size = ((left + pieces - 1) // pieces + grain - 1) // grain * grain
-    return size if size < left else left
 
 
 @inner
@@ -79,49 +69,56 @@ def _run_op(record: int, own: int, state: int, start: int, stop: int) -> None:
 @inner
 def _execute(team: int, program: int, epoch: int, state: int) -> None:
     """Walk the program, doing what is left. Returns early when the pass is over."""
-    threads = load_word(team + p.THREADS)
-    own = load_word(state + p.THREAD) * load_word(program + p.ARGS_STRIDE)
+    threads, thread = load_word(team + p.THREADS), load_word(state + p.THREAD)
+    own = thread * load_word(program + p.ARGS_STRIDE)
     # From the program, not from the state: a latecomer must not see a later pass's count before the claims are reset.
     tokens, position = load_acquire(program + p.PASS_TOKENS), load_acquire(program + p.PASS_POSITION)
     count, claims, dones = load_word(program), load_word(program + p.CLAIMS), load_word(program + p.DONES)
     stage_done = previous_done = 0
-    stage_items = previous_items = 0
+    stage_pieces = previous_pieces = 0
     ready, prologue, index = True, 0, 0
     while index < count:
         record = program + p.HEADER_BYTES + p.RECORD_BYTES * index
         if load_word(record + p.STARTS_STAGE):
-            previous_done, previous_items = stage_done, stage_items
-            stage_done, stage_items = dones + 8 * index, 0
-            ready, prologue = previous_items == 0, record
-        claim_at = claims + 8 * index
-        chained = load_word(record + p.CHAINED)
+            previous_done, previous_pieces = stage_done, stage_pieces
+            stage_done, stage_pieces = dones + 8 * index, 0
+            ready, prologue = previous_pieces == 0, record
+        op_claims, chained = claims + 8 * index, load_word(record + p.CHAINED)
         index += 1 + chained
         if load_word(record + p.OWN):
             continue
-        items = _item_count(record, tokens, position)
-        stage_items += items
-        while True:
-            claim = load_acquire(claim_at)
-            if claim >> 32 != epoch:
-                return
-            taken = claim & COUNT_MASK
-            if taken >= items:
-                break
-            if not ready:
-                if not _wait_done(team, previous_done, previous_items, epoch):
+        items, grain = _item_count(record, tokens, position), load_word(record + p.GRAIN)
+        pieces = (items + grain - 1) // grain
+        stage_pieces += pieces
+        for turn in range(threads):
+            whose = (thread + turn) % threads
+            begin, end = pieces * whose // threads, pieces * (whose + 1) // threads
+            claim_at = op_claims + whose * load_word(program + p.CLAIMS_STRIDE)
+            while True:
+                claim = load_acquire(claim_at)
+                if claim >> PASS_SHIFT != epoch & PASS_MASK:
                     return
-                ready = True
-                continue
-            while load_word(prologue + p.OWN):
-                _run_op(prologue, own, state, 0, _item_count(prologue, tokens, position))
-                prologue += p.RECORD_BYTES
-            size = _chunk_size(record, items - taken, threads)
-            if compare_swap(claim_at, claim, claim + size):
-                for follower in range(1 + chained):
-                    _run_op(record + p.RECORD_BYTES * follower, own, state, taken, taken + size)
-                fetch_add(stage_done, size)
-    if state == team + p.THREAD_BLOCKS + p.STATE:
-        _wait_done(team, stage_done, stage_items, epoch)
+                first, last = begin + (claim >> FRONT_SHIFT & PIECE_MASK), end - (claim & PIECE_MASK)
+                if first >= last:
+                    break
+                if not ready:
+                    if not _wait_done(team, previous_done, previous_pieces, epoch):
+                        return
+                    ready = True
+                    continue
+                while load_word(prologue + p.OWN):
+                    _run_op(prologue, own, state, 0, _item_count(prologue, tokens, position))
+                    prologue += p.RECORD_BYTES
+                left = last - first
+                size = left if threads == 1 else (left + 1) // 2 if turn else (3 * left + 3) // 4
+                if compare_swap(claim_at, claim, claim + (size if turn else size << FRONT_SHIFT)):
+                    start = (last - size if turn else first) * grain
+                    stop = start + size * grain if start + size * grain < items else items
+                    for follower in range(1 + chained):
+                        _run_op(record + p.RECORD_BYTES * follower, own, state, start, stop)
+                    fetch_add(stage_done, size)
+    if thread == 0:
+        _wait_done(team, stage_done, stage_pieces, epoch)
 
 
 @op("interpreter:run")
@@ -129,12 +126,15 @@ def run(team: int, program: int, tokens: int, position: int) -> None:
     """One pass of ``program`` over ``tokens`` tokens, the first at ``position``, with the team's workers."""
     epoch = load_word(team + p.EPOCH) + 1
     claims, dones = load_word(program + p.CLAIMS), load_word(program + p.DONES)
-    for index in range(load_word(program)):
-        store_release(claims + 8 * index, epoch << 32)
+    threads, count = load_word(team + p.THREADS), load_word(program)
+    for index in range(count):
         store_release(dones + 8 * index, 0)
+    for thread in range(threads):
+        for index in range(count):
+            place = claims + thread * load_word(program + p.CLAIMS_STRIDE) + 8 * index
+            store_release(place, (epoch & PASS_MASK) << PASS_SHIFT)
     store_release(program + p.PASS_TOKENS, tokens)
     store_release(program + p.PASS_POSITION, position)
-    threads = load_word(team + p.THREADS)
     for thread in range(threads):
         state = team + p.THREAD_BLOCKS + thread * p.THREAD_BYTES + p.STATE
         store_release(state + p.TOKENS, tokens)

@@ -6,8 +6,17 @@ float32 (attention_tile.py).
 
 from __future__ import annotations
 
+from typing import Any
+
 from gguflike.kernels._jit import inner
 from gguflike.kernels.address import load_half_lanes, load_lanes, store_half_lanes, store_lanes
+from gguflike.kernels.atomics import load_word
+from gguflike.kernels.attention_tile import columns, halves
+from gguflike.kernels.attention_tile import make_scores as tile_scores
+from gguflike.kernels.attention_tile import make_values as tile_values
+from gguflike.kernels.output import prefetch
+
+AHEAD = 4096  # bytes that are asked of memory in advance
 
 
 @inner
@@ -38,3 +47,39 @@ def expand_values(
     row = values + 2 * (cached + first * dim + d)
     for i in range(count):
         store_lanes(panel + 64 * i, load_half_lanes(row + 2 * dim * i))
+
+
+def make_scores(rows: int) -> Any:
+    """A kernel: the scores of ``count`` keys (attention_tile.py) from number ``first`` on, a multiple of 16."""
+    wide = columns(rows)
+    score = tile_scores(rows, wide, halves)
+
+    @inner
+    def scores_of(args: int, queries: int, cached: int, first: int, count: int, dim: int, panel: int, out: int) -> None:
+        keys, values = load_word(args + 32), load_word(args + 48)
+        for i in range(0, count, 16 * wide):
+            at = 2 * (cached + dim * (first + i))
+            for line in range(0, 32 * dim * wide, 64):
+                prefetch(keys + at + AHEAD + line)
+                prefetch(values + at + line)
+            score(queries, keys + at, dim, out + 4 * i)
+
+    return scores_of
+
+
+def make_values(rows: int) -> Any:
+    """A kernel: out (rows, dim) = the weighted sum of ``count`` values from number ``first`` on."""
+    wide = columns(rows)
+    add, add_last = tile_values(rows, wide, halves), tile_values(rows, 1, halves)
+
+    @inner
+    def add_values(
+        weights: int, values: int, scales: int, cached: int, first: int, count: int, dim: int, panel: int, out: int
+    ) -> None:
+        base, most = values + 2 * (cached + dim * first), dim // (16 * wide) * 16 * wide
+        for d in range(0, most, 16 * wide):
+            add(weights, base + 2 * d, 2 * dim, count, 0, out + 4 * d, 4 * dim)
+        for d in range(most, dim, 16):
+            add_last(weights, base + 2 * d, 2 * dim, count, 0, out + 4 * d, 4 * dim)
+
+    return add_values

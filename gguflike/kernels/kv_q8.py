@@ -23,6 +23,10 @@ from gguflike.kernels.address import (
     store_lanes,
     to_int,
 )
+from gguflike.kernels.atomics import load_word
+from gguflike.kernels.attention_tile import PANEL
+from gguflike.kernels.attention_tile import make_scores as tile_scores
+from gguflike.kernels.attention_tile import make_values as tile_values
 
 ZERO, ONE, LARGEST_CODE = np.float32(0), np.float32(1), np.float32(127)
 
@@ -74,3 +78,32 @@ def expand_values(
     for i in range(count):
         at = cached + (first + i) * dim + d
         store_lanes(panel + 64 * i, load_byte_lanes(values + at) * spread(load_half(value_scales + 2 * (at // 32))))
+
+
+def make_scores(rows: int) -> Any:
+    """A kernel: the scores of ``count`` keys (attention_tile.py) from number ``first`` on, a multiple of 16."""
+    score = tile_scores(rows, 1)
+
+    @inner
+    def scores_of(args: int, queries: int, cached: int, first: int, count: int, dim: int, panel: int, out: int) -> None:
+        keys, key_scales = load_word(args + 32), load_word(args + 40)
+        for i in range(0, count, 16):
+            expand_keys(keys, key_scales, cached, first + i, dim, panel)
+            score(queries, panel, dim, out + 4 * i)
+
+    return scores_of
+
+
+def make_values(rows: int) -> Any:
+    """A kernel: out (rows, dim) = the weighted sum of ``count`` values from number ``first`` on."""
+    add = tile_values(rows, 1)
+
+    @inner
+    def add_values(
+        weights: int, values: int, scales: int, cached: int, first: int, count: int, dim: int, panel: int, out: int
+    ) -> None:
+        for d in range(0, dim, 16):
+            expand_values(values, scales, cached, first, count, dim, d, panel)
+            add(weights, panel, PANEL, count, 0, out + 4 * d, 4 * dim)
+
+    return add_values

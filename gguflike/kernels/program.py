@@ -5,14 +5,15 @@ when the machine code is in the cache.
 
 Layout, all words int64:
 
-    program   number of ops; of the pass: TOKENS, POSITION of the first; addresses CLAIMS and DONES of a word per op:
-              pass << 32 | items claimed, and items done of the stage that the op starts (beside each other they are
-              set back in no time; apart from each other, who waits does not disturb who works); ARGS_STRIDE (bytes
-              from one thread's arguments to the next's); then a record per op
+    program   number of ops; of the pass: TOKENS, POSITION of the first; CLAIMS and DONES, addresses of a word per op;
+              CLAIMS_STRIDE and ARGS_STRIDE, bytes from one thread's claims and arguments to the next's; then a record
+              per op
+    claims    pass << 40 | pieces claimed from the front of a thread's share << 20 | from its back
+    dones     pieces done of the stage that the op starts
     record    FUNCTION address, ARGS address, ITEMS, PER_TOKENS and PER_KEYS (0, or: as many items again for every so
-              many tokens of the pass, or positions up to its end), GRAIN (claims are multiples), EACH (items of the
-              op per item claimed), STARTS_STAGE (1: every earlier op must be complete first), CHAINED (ops that
-              follow on the same items), OWN (1: each thread does all items for itself)
+              many tokens of the pass, or positions up to its end), GRAIN (items of a piece), EACH (items of the op per
+              item claimed), STARTS_STAGE (1: every earlier op must be complete first), CHAINED (ops that follow on the
+              same items), OWN (1: each thread does all items for itself)
     team      EPOCH (number of the pass), PROGRAM, QUIT, THREADS, BUSY (workers that look at a program), then a block
               per thread: ASLEEP, SEMAPHORE, STATE
     state     what ops see: TOKENS in this pass, POSITION of the first, THREAD index, SCRATCH address
@@ -41,8 +42,9 @@ from gguflike.kernels._host import thread_count
 Words = npt.NDArray[np.int64]
 
 # Byte offsets.
-PASS_TOKENS, PASS_POSITION, CLAIMS, DONES, ARGS_STRIDE = 8, 16, 24, 32, 40
+PASS_TOKENS, PASS_POSITION, CLAIMS, DONES, CLAIMS_STRIDE, ARGS_STRIDE = range(8, 56, 8)
 HEADER_BYTES, RECORD_BYTES = 64, 128
+LINE_WORDS = 8  # of a cache line
 FUNCTION, ARGS, ITEMS, PER_TOKENS, PER_KEYS, GRAIN, EACH, STARTS_STAGE, CHAINED, OWN = range(0, 80, 8)
 EPOCH, PROGRAM, QUIT, THREADS, BUSY = 0, 64, 72, 80, 128
 THREAD_BLOCKS, THREAD_BYTES = 192, 256
@@ -101,10 +103,11 @@ class Op(NamedTuple):
     """One step: the op called ``name`` over ``items`` items, or ``items`` for every ``per_tokens`` tokens of the pass,
     or for every ``per_keys`` positions up to its end.
 
-    Threads claim multiples of ``grain`` items. ``barrier`` says whether the op depends on ops since the last barrier;
-    without it, it runs beside them. ``chained``: it follows the op before on the same items, in the same thread. An
-    item that is claimed means ``each`` items of the op. ``own``: each thread does all items, for itself, before its
-    first of the other ops up to the next barrier; it writes only to ``Own`` memory, and comes first after a barrier.
+    ``grain`` items are the least that a thread takes. ``barrier`` says whether the op depends on ops since the last
+    barrier; without it, it runs beside them. ``chained``: it follows the op before on the same items, in the same
+    thread. An item that is taken means ``each`` items of the op. ``own``: each thread does all items, for itself,
+    before its first of the other ops up to the next barrier; it writes only to ``Own`` memory, and comes first after a
+    barrier.
     """
 
     name: str
@@ -121,39 +124,43 @@ class Op(NamedTuple):
 
 @dataclass
 class Program:
-    """A sequence of ops, for one team. ``keep`` holds the arrays whose addresses the ops use.
-
-    ``address`` is 0 until it is linked.
-    """
+    """A sequence of ops, for one team. ``keep`` holds the arrays whose addresses the ops use."""
 
     ops: list[Op] = field(default_factory=list)
     keep: list[Any] = field(default_factory=list)
-    address: int = 0
-    _memory: tuple[Words, ...] = ()
+    _layouts: dict[int, list[Words]] = field(default_factory=dict)
 
     def add(self, name: str, *args: Word, items: int, **settings: Any) -> None:
         """Append an op; ``settings`` are the other fields of ``Op``."""
         self.ops.append(Op(name, args, items, **settings))
 
-    def link(self, progress: native.Progress | None = None, threads: int = 1) -> Program:
-        """Compile or load the ops and lay out the program. ``threads`` matters where arguments are ``Own``."""
-        addresses = native.load([op.name for op in self.ops], progress)
+    def link(self, progress: native.Progress | None = None) -> Program:
+        """Compile or load the ops. A program can be run without it, but then nobody hears of progress."""
+        native.load([op.name for op in self.ops], progress)
+        return self
+
+    def address(self, threads: int) -> int:
+        """The program laid out in memory for so many threads."""
+        if threads not in self._layouts:
+            self._layouts[threads] = self._laid_out(threads)
+        return int(self._layouts[threads][0].ctypes.data)
+
+    def _laid_out(self, threads: int) -> list[Words]:
+        addresses = native.load(op.name for op in self.ops)
         header, words, count = HEADER_BYTES // 8, RECORD_BYTES // 8, len(self.ops)
-        program, claims, dones = (aligned(size, np.int64) for size in (header + words * count, count, count))
-        copies = threads if any(isinstance(word, Own) for op in self.ops for word in op.args) else 1
-        args = aligned(copies * sum(len(op.args) for op in self.ops), np.int64).reshape(copies, -1)
-        places = [int(each.ctypes.data) for each in (claims, dones)]
-        program[:header] = count, 0, 0, *places, args.strides[0] if copies > 1 else 0, 0, 0
-        used = 0
+        stride = -(-count // LINE_WORDS) * LINE_WORDS
+        flat = [word for op in self.ops for word in op.args]
+        first = np.array([word.address if isinstance(word, Own) else word for word in flat], np.int64)
+        apart = np.array([word.stride if isinstance(word, Own) else 0 for word in flat], np.int64)
+        args = first + apart * np.arange(threads, dtype=np.int64)[:, None]
+        program, claims, dones = (aligned(size, np.int64) for size in (header + words * count, threads * stride, count))
+        program[:header] = count, 0, 0, claims.ctypes.data, dones.ctypes.data, 8 * stride, args.strides[0], 0
+        place = int(args.ctypes.data)
         for index, op in enumerate(self.ops):
-            for thread in range(copies):
-                args[thread, used : used + len(op.args)] = [
-                    word.address + thread * word.stride if isinstance(word, Own) else word for word in op.args
-                ]
             chained = next((i for i, o in enumerate(self.ops[index + 1 :]) if not o.chained), count - index - 1)
             program[header + words * index :][:10] = (
                 addresses[op.name],
-                args.ctypes.data + 8 * used,
+                place,
                 op.items,
                 op.per_tokens,
                 op.per_keys,
@@ -163,10 +170,8 @@ class Program:
                 chained,
                 op.own,
             )
-            used += len(op.args)
-        self._memory = program, claims, dones, args
-        self.address = int(program.ctypes.data)
-        return self
+            place += 8 * len(op.args)
+        return [program, claims, dones, args]
 
 
 def _quit(words: Words, count: int, threads: Sequence[threading.Thread], recent: list[Program]) -> None:
@@ -228,7 +233,7 @@ class Team:
                 # Workers that wake up from now on look at the last program, not at those before it.
                 del self._recent[:-1]
             self._recent.append(program)
-            self._run(self._base, program.address, tokens, position)
+            self._run(self._base, program.address(self.threads), tokens, position)
 
     def close(self) -> None:
         """End the workers. They come back with the next pass."""

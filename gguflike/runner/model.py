@@ -60,7 +60,7 @@ class Model:
         self._body = graph.body(spec, h, self.weights, buffers, self.cache)
         self._heads = [graph.head(h, self.weights, buffers, many) for many in (False, True)]
         for program in (self._one, self._body, *self._heads):
-            program.link(progress, self._team.threads)
+            program.link(progress)
         self._tokens: list[int] = []  # whose keys and values are in the cache
 
     @property
