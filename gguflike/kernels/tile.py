@@ -19,6 +19,7 @@ most 22 bits of mantissa, which makes MAGIC * scale a float. This saves a conver
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -270,29 +271,35 @@ def _add_block(
 ) -> None:
     """Adds block number ``index`` to ``totals`` [token][group]."""
     subs, scales_of, per_step = sub_blocks(layout), integer_sums(layout), vectors_per_step(layout)
-    row = token_bytes(layout)
+    row, tokens = token_bytes(layout), tile_tokens(layout)
     codes = e.pointer(base, e.b.add(e.b.mul(index, e.int64(block_codes(layout))), e.int64(CODES_AT)))
     factors = e.pointer(base, e.b.add(e.b.mul(index, e.int64(subs * SUB_BYTES)), e.int64(SCALES_AT)))
     activations = e.pointer(panel, e.b.mul(index, e.int64(BLOCK * per_step)))
     panel = e.pointer(panel, e.b.add(e.b.mul(index, e.int64(4)), e.int64(CHUNK_BYTES)))
     steps = STEPS * per_step // scales_of
     arithmetic = WordSums(e) if per_step == 2 else ByteSums(e, largest(layout))
+    # A 32-bit start that only meets the sum at its end would cost a register, or a way through one, until then.
+    late = per_step == 1 and arithmetic.loop and arithmetic.run >= LONG_RUN
     for sub in range(scales_of):
-        starts = [e.broadcast(INTS, panel, t * row + (2 + sub) * FIELD_BYTES) for t in range(tile_tokens(layout))]
-        sums = [[arithmetic.begin(start) for _ in groups] for start in starts]
+        starts = [partial(e.broadcast, INTS, panel, t * row + (2 + sub) * FIELD_BYTES) for t in range(tokens)]
+        sums = [[arithmetic.begin(start) for _ in groups] for start in (e.zero(INTS) if late else s() for s in starts)]
         here = e.pointer(codes, sub * steps * STEP_CODES + groups.start * 64)
         four = e.pointer(activations, 4 * sub * steps)
         sums = _over_steps(e, arithmetic, here, four, row, steps, sums)
         scales = [e.load(FLOATS, factors, sub * SUB_BYTES + group * 64) for group in groups]
-        for t in range(tile_tokens(layout)):
+        for t in range(tokens):
+            values = [arithmetic.value(total) for total in sums[t]]
+            if late:
+                start = starts[t]()
+                values = [e.b.add(value, start) for value in values]
             scale = e.broadcast(FLOATS, panel, t * row)
             bias = e.broadcast(FLOATS, panel, t * row + FIELD_BYTES)
-            for i, total in enumerate(sums[t]):
-                scaled = e.fma(e.b.bitcast(arithmetic.value(total), FLOATS), scale, bias)
+            for i, value in enumerate(values):
+                scaled = e.fma(e.b.bitcast(value, FLOATS), scale, bias)
                 totals[t][i] = e.fma(scaled, scales[i], totals[t][i])
     for sub in range(subs if layout.minimum else 0):
         at = MINIMA_AT - SCALES_AT + sub * SUB_BYTES
         minima = [e.load(FLOATS, factors, at + group * 64) for group in groups]
-        for t in range(tile_tokens(layout)):
+        for t in range(tokens):
             total = e.broadcast(FLOATS, panel, t * row + (2 + scales_of + sub) * FIELD_BYTES)
             totals[t] = [e.fma(minimum, total, value) for minimum, value in zip(minima, totals[t], strict=True)]
