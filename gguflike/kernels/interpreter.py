@@ -1,7 +1,7 @@
 """The interpreter of programs: two ops, one for the thread that calls and one for its helpers.
 
 A program is a list of ops in order (program.py has the layout). The items of an op are cut into a share for each
-thread, which it takes from the front, most of what is left at a time: memory is read in long runs. Who is done with its
+thread, which it takes from the front, half of what is left at a time: memory is read in long runs. Who is done with its
 own takes from the back of the others' shares, so that a thread which another process holds up does not stop the others,
 and all end together. A stage (the ops between two barriers) is complete when all its pieces are, whoever did them. A
 thread that arrives late finds nothing left and walks on. Claims carry the number of the pass, so that a thread which
@@ -30,6 +30,7 @@ from gguflike.kernels.atomics import (
 
 PASS_SHIFT, FRONT_SHIFT = 40, 20
 PASS_MASK, PIECE_MASK = (1 << 23) - 1, (1 << 20) - 1
+FEW = 4  # pieces that a thread takes of its own share without leaving any
 SPINS = 4000  # about 100 us of pauses before the core is offered to others
 
 
@@ -110,7 +111,7 @@ def _execute(team: int, program: int, epoch: int, state: int) -> None:
                     _run_op(prologue, own, state, 0, _item_count(prologue, tokens, position))
                     prologue += p.RECORD_BYTES
                 left = last - first
-                size = left if threads == 1 else (left + 1) // 2 if turn else (3 * left + 3) // 4
+                size = left if threads == 1 or (left < FEW and not turn) else (left + 1) // 2
                 if compare_swap(claim_at, claim, claim + (size if turn else size << FRONT_SHIFT)):
                     start = (last - size if turn else first) * grain
                     stop = start + size * grain if start + size * grain < items else items

@@ -32,7 +32,7 @@ from gguflike.runner.weights import Matrix, Weights
 
 BATCH = 512  # tokens of one pass: enough to reuse every weight from cache, few enough for small buffers
 HEAD_TOKENS = 32
-MATVEC_GRAIN = 4  # groups of 16 rows
+MATVEC_GRAIN = 2  # groups of 16 rows: a unit of gate and up is two
 ROPE_GRAIN = 16  # tokens; keys of one block are then written by one thread
 SILU_GRAIN = 16  # blocks of 32 values
 
