@@ -196,7 +196,9 @@ truncate = _function(f32x16, _F, lambda b, x: _llvm(b, "llvm.trunc", _VF, x))
 to_float = _function(f32x16, (i32x16,), lambda b, x: b.sitofp(x, _VF))
 bits = _function(i32x16, _F, lambda b, x: b.bitcast(x, _VI))
 from_bits = _function(f32x16, (i32x16,), lambda b, x: b.bitcast(x, _VF))
-# whether a mask is set in any lane
+# the lanes of a mask as the low bits of an integer, the number of the lowest bit set; whether any lane is set
+mask_bits = _function(types.int64, (mask,), lambda b, x: b.zext(b.bitcast(x, ir.IntType(LANES)), _I64))
+trailing_zeros = _function(types.int64, (types.int64,), lambda b, x: b.cttz(x, ir.Constant(ir.IntType(1), 1)))
 any_lane = _function(types.boolean, (mask,), _any)
 
 

@@ -4,8 +4,8 @@ Binary: for given signs the best d is the (weighted) mean magnitude, and the sig
 
 Ternary: with the weights above a threshold away from zero, d is best as their mean magnitude, and the squares explained
 are (sum w*|x|)**2 / sum w. For this d the threshold d / 2 is best: the optimum is a fixed point of threshold -> mean
-above it / 2. The map is monotone, so no fixed point is passed by when it is applied from below and from above until it
-stands still. Few are between the least and the greatest: from below, the search goes on past one weight at a time.
+above it / 2. The map is monotone, so no fixed point is passed by when it is applied from below and from above. A few
+times each, and few weights are left between the two: they are sorted, and every threshold between them is tried.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from gguflike.kernels._jit import inner
 from gguflike.kernels.encode.driver import codec, register_codec
 from gguflike.kernels.encode.layout import Slot, bit_string, planes, strided, whole
 from gguflike.kernels.encode.search import (
+    F16_MIN_NORMAL,
     HALF,
     LARGEST,
     clamp_tile,
@@ -30,19 +31,25 @@ from gguflike.kernels.encode.search import (
     weighted,
 )
 from gguflike.kernels.lanes import (
+    LANES,
     any_lane,
-    fma,
     int_lanes,
     lanes,
     load,
     magnitude,
+    make_tile,
+    mask_bits,
     maximum,
     minimum,
     store,
+    trailing_zeros,
     where,
 )
 
 TERNARY, BINARY = 256, 128
+PASSES = 5
+SLACK = np.float32(2.0**-18)  # for the rounding of sums
+GAPS = (57, 23, 10, 4, 1)
 Places = npt.NDArray[np.int32]
 
 
@@ -69,19 +76,17 @@ def largest(tile: Any, count: int) -> Any:
 
 
 @inner
-def best_ternary(tile: Any, weights: Any, top: Any) -> Any:
-    """The scale of least squared error over all codes -1, 0, 1; ``top`` is the largest magnitude."""
+def between(tile: Any, weights: Any, top: Any) -> Any:
+    """Bounds of the best threshold, by ``PASSES`` of the map from both ends; ``top`` is the largest magnitude."""
     low = lanes(0.0)
     high = top * HALF
-    best_wx = lanes(0.0)
-    best_w = lanes(1.0)
-    searching = True
-    while searching:
+    for _ in range(PASSES):
+        if not any_lane(low < high):
+            break
         wx1 = lanes(0.0)
         w1 = lanes(0.0)
         wx2 = lanes(0.0)
         w2 = lanes(0.0)
-        above = lanes(np.float32(np.inf))  # the least magnitude above ``low``
         for j in range(TERNARY):
             x = magnitude(load(tile, j))
             w = weight(weights, j)
@@ -89,35 +94,77 @@ def best_ternary(tile: Any, weights: Any, top: Any) -> Any:
             kept = x > low
             wx1 = wx1 + where(kept, wx, lanes(0.0))
             w1 = w1 + where(kept, w, lanes(0.0))
-            above = minimum(where(kept, x, above), above)
             kept = x > high
             wx2 = wx2 + where(kept, wx, lanes(0.0))
             w2 = w2 + where(kept, w, lanes(0.0))
-        better = wx1 * wx1 * best_w > best_wx * best_wx * w1
-        best_wx = where(better, wx1, best_wx)
-        best_w = where(better, w1, best_w)
-        better = wx2 * wx2 * best_w > best_wx * best_wx * w2
-        best_wx = where(better, wx2, best_wx)
-        best_w = where(better, w2, best_w)
-        next_high = minimum(wx2 * reciprocal(w2) * HALF, high)
-        low = maximum(wx1 * reciprocal(w1) * HALF, above)
-        searching = any_lane((next_high < high) | (low < next_high))
-        high = next_high
+        low = wx1 * reciprocal(w1) * HALF
+        high = wx2 * reciprocal(w2) * HALF
+    return low * (1.0 - SLACK), high * (1.0 + SLACK)
+
+
+@inner
+def best_ternary(tile: Any, weights: Any, top: Any, rest: Any, counts: Any) -> Any:
+    """The scale of least squared error over all codes -1, 0, 1.
+
+    ``rest`` (16, 256, 2) and ``counts`` (16,): room for the magnitudes between the bounds, with their weights.
+    """
+    low, high = between(tile, weights, top)
+    counts[:] = 0
+    wx = lanes(0.0)
+    w = lanes(0.0)
+    for j in range(TERNARY):
+        x = magnitude(load(tile, j))
+        kept = x > high
+        wx = wx + where(kept, weighted(weights, j, x), lanes(0.0))
+        w = w + where(kept, weight(weights, j), lanes(0.0))
+        inside = mask_bits((x > low) & (x <= high))
+        while inside != 0:
+            lane = trailing_zeros(inside)
+            inside &= inside - 1
+            place = counts[lane]
+            rest[lane, place, 0] = abs(tile[j * LANES + lane])
+            rest[lane, place, 1] = 1.0 if weights is None else weights[j * LANES + lane]
+            counts[lane] = place + 1
+    best = make_tile(3)
+    store(best, 0, wx)
+    store(best, 1, w)
+    for lane in range(LANES):
+        best[2 * LANES + lane] = best_mean(best[lane], best[LANES + lane], rest[lane, : counts[lane]])
+    return load(best, 2)
+
+
+@inner
+def best_mean(wx: float, w: float, more: Any) -> float:
+    """The mean wx / w that explains most squares, wx**2 / w, once any number of ``more`` (x, w) in falling order of x
+    are added to the sums. Sorts ``more``."""
+    count = len(more)
+    for gap in GAPS:
+        for i in range(gap, count):
+            x, v = more[i]
+            k = i
+            while k >= gap and more[k - gap, 0] < x:
+                more[k] = more[k - gap]
+                k -= gap
+            more[k, 0] = x
+            more[k, 1] = v
+    best_wx, best_w = (wx, w) if w > 0.0 else (np.float32(0.0), np.float32(1.0))
+    for i in range(count):
+        wx += more[i, 0] * more[i, 1]
+        w += more[i, 1]
+        if wx * wx * best_w > best_wx * best_wx * w:
+            best_wx, best_w = wx, w
     return best_wx / best_w
 
 
 @inner
-def ternary_errors(tile: Any, weights: Any, d1: Any, d2: Any) -> Any:
-    """Squared errors with the nearest of -d, 0, d, for two scales."""
-    total1 = lanes(0.0)
-    total2 = lanes(0.0)
+def ternary_error(tile: Any, weights: Any, d: Any) -> Any:
+    """Squared error with the nearest of -d, 0, d."""
+    total = lanes(0.0)
     for j in range(TERNARY):
         size = magnitude(load(tile, j))
-        rest1 = size - where(size > d1 * HALF, d1, lanes(0.0))
-        rest2 = size - where(size > d2 * HALF, d2, lanes(0.0))
-        total1 = fma(rest1, weighted(weights, j, rest1), total1)
-        total2 = fma(rest2, weighted(weights, j, rest2), total2)
-    return total1, total2
+        rest = size - where(size > d * HALF, d, lanes(0.0))
+        total = total + rest * weighted(weights, j, rest)
+    return total
 
 
 @inner
@@ -149,11 +196,14 @@ def ternary_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Ternary)
         d = to_f16_grid(top)
     else:
         clamp_tile(tile, TERNARY, top)
+        rest = np.empty((LANES, TERNARY, 2), np.float32)
+        counts = np.empty(LANES, np.int64)
         top = minimum(top, lanes(LARGEST))
-        d = stored_scale(best_ternary(tile, weights, top))
-        plain = to_f16_grid(top)
-        found, plainly = ternary_errors(tile, weights, d, plain)
-        d = where(plainly < found, plain, d)
+        d = stored_scale(best_ternary(tile, weights, top, rest, counts))
+        if any_lane(d < F16_MIN_NORMAL):  # float16's steps are so wide there that the plain rule's scale may be nearer
+            plain = to_f16_grid(top)
+            worse = ternary_error(tile, weights, plain) < ternary_error(tile, weights, d)
+            d = where(worse, plain, d)
         put_codes(tile, symbols, reciprocal(d), HALF)
     store(symbols, TERNARY, f16_bits(d))
     put_trits(symbols, s.trits)
