@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels._jit import inner, jit, overload, run_rows, types
+from gguflike.kernels._jit import inner, jit, lean, overload, run_rows, types
 from gguflike.kernels.dispatch import register
 from gguflike.kernels.encode.layout import Layout, Slot, layout
 from gguflike.kernels.lanes import (
@@ -53,7 +53,7 @@ def _weight_tile(weights: Any, rows: int) -> Any:
     return absent if weights == types.none else present
 
 
-@inner
+@lean
 def load_blocks(group: int, blocks: int, size: int, x: Any, tile: Any, starts: Any) -> None:
     """Blocks ``16*group ..`` of flat ``x`` into the lanes of ``tile``; the last one is repeated in unused lanes."""
     for lane in range(LANES):
@@ -62,7 +62,7 @@ def load_blocks(group: int, blocks: int, size: int, x: Any, tile: Any, starts: A
         load_transposed(tile, j, x, starts, j)
 
 
-@inner
+@lean
 def load_weights(group: int, blocks: int, size: int, weights: Any, tile: Any, starts: Any) -> None:
     """The importance of the columns that ``load_blocks`` loaded, as a share of the largest in the block.
 
@@ -82,7 +82,7 @@ def load_weights(group: int, blocks: int, size: int, weights: Any, tile: Any, st
             store(tile, j, where(counts, maximum(load(tile, j) * scale, lanes(NEGLIGIBLE)), lanes(1.0)))
 
 
-@inner(forceinline=True)
+@lean(forceinline=True)
 def gathered(symbols: Any, words: Any, slots: Any, w: int) -> Any:
     """Word ``w`` of the blocks in the lanes."""
     first, end, entire = words[w, 2], words[w, 3], words[w, 4]
@@ -96,7 +96,7 @@ def gathered(symbols: Any, words: Any, slots: Any, w: int) -> Any:
     return word
 
 
-@inner
+@lean
 def pack(group: int, blocks: int, symbols: Any, places: Any, out: Any, tile: Any) -> None:
     """Write the blocks in the lanes as the ``Layout`` ``places`` says; ``tile``: an int tile of four rows to use."""
     words = places.words

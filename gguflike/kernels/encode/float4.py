@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels._jit import inner
+from gguflike.kernels._jit import lean
 from gguflike.kernels.dispatch import register
 from gguflike.kernels.encode.driver import codec, encode_blocks, register_codec
 from gguflike.kernels.encode.layout import layout, planes, strided, whole
@@ -69,7 +69,7 @@ class NVFP4(NamedTuple):
     levels: Levels
 
 
-@inner
+@lean
 def float4_error(tile: Any, weights: Any, first: int, count: int, d: Any, levels: Any) -> Any:
     """Squared error with the levels nearest at (halved) scale ``d``."""
     inverse = reciprocal(d)
@@ -81,7 +81,7 @@ def float4_error(tile: Any, weights: Any, first: int, count: int, d: Any, levels
     return total
 
 
-@inner
+@lean
 def put_codes(tile: Any, symbols: Any, first: int, count: int, d: Any, levels: Any) -> None:
     """Codes at scale ``d``: three bits of magnitude, then the sign, zero without."""
     inverse = reciprocal(d)
@@ -91,7 +91,7 @@ def put_codes(tile: Any, symbols: Any, first: int, count: int, d: Any, levels: A
         store(symbols, j, where((x < 0.0) & (code > 0), code + SIGN, code))
 
 
-@inner(forceinline=True)
+@lean(forceinline=True)
 def clipped(value: Any, least: int, most: int) -> Any:
     """Int lanes limited to least .. most."""
     low = where(value < least, int_lanes(least), value)
@@ -118,14 +118,14 @@ def mxfp4_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: MXFP4) -> 
     store(symbols, MX, best)
 
 
-@inner(forceinline=True)
+@lean(forceinline=True)
 def e4m3_value(code: Any) -> Any:
     """Value of an unsigned e4m3 code 0 .. 126 (bias 7; subnormals in steps of 2**-9), halved."""
     normal = from_bits((code + (119 << 3)) << 20)
     return where(code < 8, to_float(code) * np.float32(2.0**-10), normal)
 
 
-@inner(forceinline=True)
+@lean(forceinline=True)
 def e4m3_code(value: Any) -> Any:
     """The code whose value (not halved) is nearest to ``value`` >= 0, halves up; saturates."""
     capped = minimum(value, lanes(448.0))

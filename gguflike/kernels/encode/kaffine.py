@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import ArrayLike
 
-from gguflike.kernels._jit import inner
+from gguflike.kernels._jit import lean
 from gguflike.kernels.encode.driver import codec, register_codec
 from gguflike.kernels.encode.layout import Slot, planes, strided, whole
 from gguflike.kernels.encode.scale import bounds, extreme
@@ -50,7 +50,7 @@ class SuperAffine(NamedTuple):
     tries: int
 
 
-@inner(forceinline=True)
+@lean(forceinline=True)
 def affine_code(x: Any, inverse: Any, shift: Any, hi: Any) -> Any:
     """The code in [0, hi] nearest to x * inverse + shift, as float32; any integer where ``hi`` is None."""
     if hi is None:
@@ -58,7 +58,7 @@ def affine_code(x: Any, inverse: Any, shift: Any, hi: Any) -> Any:
     return minimum(maximum(fma(x, inverse, shift) + MAGIC, lanes(MAGIC)), lanes(hi) + MAGIC) - MAGIC
 
 
-@inner
+@lean
 def affine_moments(tile: Any, weights: Any, first: int, count: int, inverse: Any, shift: Any, hi: Any) -> Any:
     """Weighted sums of x*q, q*q and q over the nearest codes."""
     xq = lanes(0.0)
@@ -74,7 +74,7 @@ def affine_moments(tile: Any, weights: Any, first: int, count: int, inverse: Any
     return xq, qq, sq
 
 
-@inner
+@lean
 def totals(tile: Any, weights: Any, first: int, count: int) -> Any:
     """(sum of w, sum of w*x)."""
     sw = lanes(0.0)
@@ -88,7 +88,7 @@ def totals(tile: Any, weights: Any, first: int, count: int) -> Any:
     return sw, sx
 
 
-@inner(forceinline=True)
+@lean(forceinline=True)
 def fit(sw: Any, sx: Any, xq: Any, qq: Any, sq: Any, ceiling: Any) -> Any:
     """Least-squares (scale, offset) of x against q with offset <= ceiling, and the squares that they explain."""
     det = sw * qq - sq * sq
@@ -105,7 +105,7 @@ def fit(sw: Any, sx: Any, xq: Any, qq: Any, sq: Any, ceiling: Any) -> Any:
     return scale, offset, explained
 
 
-@inner
+@lean
 def best_affine(
     tile: Any, weights: Any, first: int, count: int, least: Any, greatest: Any, grid: Any, scan: Any, rounds: int,
     hi: Any, ceiling: Any,
@@ -141,7 +141,7 @@ def best_affine(
     return scale, offset
 
 
-@inner
+@lean
 def affine_error(tile: Any, weights: Any, first: int, count: int, scale: Any, offset: Any, hi: Any) -> Any:
     """Sum of w * (x - scale * q - offset)**2 with the nearest codes."""
     inverse = reciprocal(scale)
@@ -154,7 +154,7 @@ def affine_error(tile: Any, weights: Any, first: int, count: int, scale: Any, of
     return total
 
 
-@inner
+@lean
 def choose_pairs(
     tile: Any, weights: Any, s: SuperAffine, scales: Any, mins: Any, d: Any, dmin: Any, window: Any, pairs: Any
 ) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels._jit import inner
+from gguflike.kernels._jit import lean
 from gguflike.kernels.encode.driver import codec, register_codec
 from gguflike.kernels.encode.layout import Slot, planes, strided, whole
 from gguflike.kernels.encode.scale import (
@@ -63,7 +63,7 @@ class SuperScale(NamedTuple):
     levels: Levels
 
 
-@inner
+@lean
 def choose_scales(
     tile: Any, weights: Any, s: SuperScale, ideal: Any, d: Any, window: Any, chosen: Any
 ) -> Any:  # fmt: skip

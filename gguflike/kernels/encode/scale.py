@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels._jit import inner
+from gguflike.kernels._jit import lean
 from gguflike.kernels.encode.driver import codec, register_codec
 from gguflike.kernels.encode.layout import Slot, bit_string, planes, strided, whole
 from gguflike.kernels.encode.search import (
@@ -69,7 +69,7 @@ class Search(NamedTuple):
     rounds: int
 
 
-@inner
+@lean
 def bounds(tile: Any, first: int, count: int) -> Any:
     """(least, greatest) value."""
     least = load(tile, first)
@@ -81,7 +81,7 @@ def bounds(tile: Any, first: int, count: int) -> Any:
     return least, greatest
 
 
-@inner
+@lean
 def extreme(tile: Any, first: int, count: int) -> Any:
     """The value of largest magnitude (the first of equals), with its sign."""
     least, greatest = bounds(tile, first, count)
@@ -94,7 +94,7 @@ def extreme(tile: Any, first: int, count: int) -> Any:
     return value
 
 
-@inner
+@lean
 def moments(tile: Any, weights: Any, first: int, count: int, inverse: Any, levels: Any) -> Any:
     """(sum w*x*q, sum w*q*q) over the levels nearest at scale ``1 / inverse``."""
     xq = lanes(0.0)
@@ -108,7 +108,7 @@ def moments(tile: Any, weights: Any, first: int, count: int, inverse: Any, level
     return xq, qq
 
 
-@inner
+@lean
 def best_scale(
     tile: Any, weights: Any, first: int, count: int, top: Any, targets: Any, rounds: int, scan: Any, levels: Any
 ) -> Any:
@@ -132,7 +132,7 @@ def best_scale(
     return d
 
 
-@inner
+@lean
 def squared_errors(tile: Any, weights: Any, first: int, count: int, d1: Any, d2: Any, levels: Any) -> Any:
     """Sums of w * (x - d * q)**2 with the levels nearest at each of two scales."""
     inverse1 = reciprocal(d1)
@@ -148,7 +148,7 @@ def squared_errors(tile: Any, weights: Any, first: int, count: int, d1: Any, d2:
     return total1, total2
 
 
-@inner
+@lean
 def put_codes(tile: Any, symbols: Any, size: int, d: Any, levels: Any) -> Any:
     """Codes at scale ``d``; returns the sum of their levels."""
     inverse = reciprocal(d)

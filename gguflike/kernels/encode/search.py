@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels._jit import inner
+from gguflike.kernels._jit import lean
 from gguflike.kernels.lanes import (
     any_lane,
     bits,
@@ -60,13 +60,13 @@ def codebook(levels: tuple[int, ...]) -> Levels:
 # Numba drops the branch not taken only where it hangs on an argument, hence those of ``levels`` beside it.
 
 
-@inner(forceinline=True)
+@lean(forceinline=True)
 def nearest(x: Any, inverse: Any, levels: Levels) -> Any:
     """The level nearest to ``x * inverse``."""
     return _nearest(x, inverse, levels, levels.book, levels.lo)
 
 
-@inner(forceinline=True)
+@lean(forceinline=True)
 def _nearest(x: Any, inverse: Any, levels: Any, book: Any, lo: Any) -> Any:
     if book is None:
         if lo is None:
@@ -80,13 +80,13 @@ def _nearest(x: Any, inverse: Any, levels: Any, book: Any, lo: Any) -> Any:
     return level
 
 
-@inner(forceinline=True)
+@lean(forceinline=True)
 def code_of(level: Any, levels: Levels) -> Any:
     """The stored code (int32 lanes) of a level that ``nearest`` returned: level + offset, or the place in the book."""
     return _code_of(level, levels, levels.book)
 
 
-@inner(forceinline=True)
+@lean(forceinline=True)
 def _code_of(level: Any, levels: Levels, book: Any) -> Any:
     if book is None:
         return to_int(level + levels.offset)
@@ -96,7 +96,7 @@ def _code_of(level: Any, levels: Levels, book: Any) -> Any:
     return code
 
 
-@inner(forceinline=True)
+@lean(forceinline=True)
 def weight(tile: Any, j: Any) -> Any:
     """Importance of weight ``j`` in each lane; 1 where there is no importance."""
     if tile is None:
@@ -104,7 +104,7 @@ def weight(tile: Any, j: Any) -> Any:
     return load(tile, j)
 
 
-@inner(forceinline=True)
+@lean(forceinline=True)
 def weighted(tile: Any, j: Any, value: Any) -> Any:
     """``value`` times the importance of weight ``j``."""
     if tile is None:
@@ -112,7 +112,7 @@ def weighted(tile: Any, j: Any, value: Any) -> Any:
     return value * load(tile, j)
 
 
-@inner
+@lean
 def clamp_tile(tile: Any, size: int, largest: Any) -> None:
     """Bring values beyond ``LARGEST`` to it: they take the outermost code either way."""
     if any_lane(largest > LARGEST):
@@ -120,20 +120,20 @@ def clamp_tile(tile: Any, size: int, largest: Any) -> None:
             store(tile, j, minimum(maximum(load(tile, j), -LARGEST), LARGEST))
 
 
-@inner(forceinline=True)
+@lean(forceinline=True)
 def power_of_two(exponent: Any) -> Any:
     """2**exponent for int lanes in -126 .. 127."""
     return from_bits((exponent + 127) << 23)
 
 
-@inner(forceinline=True)
+@lean(forceinline=True)
 def times_power(value: Any, exponent: Any) -> Any:
     """value * 2**exponent for int lanes in -252 .. 254, in two exact steps (but for underflow)."""
     half = exponent >> 1
     return value * power_of_two(half) * power_of_two(exponent - half)
 
 
-@inner
+@lean
 def normalize(tile: Any, size: int, largest: Any) -> Any:
     """Scale each lane by the power of two that brings ``largest`` into [1, 2): squares neither vanish nor overflow.
 
@@ -145,13 +145,13 @@ def normalize(tile: Any, size: int, largest: Any) -> Any:
     return exponent
 
 
-@inner(forceinline=True)
+@lean(forceinline=True)
 def reciprocal(d: Any) -> Any:
     """1 / d, and 0 for d == 0. ``d`` is 0 or at least 2**-100 in magnitude."""
     return where(d == 0.0, lanes(0.0), 1.0 / where(d == 0.0, lanes(1.0), d))
 
 
-@inner(forceinline=True)
+@lean(forceinline=True)
 def to_f16_grid(value: Any) -> Any:
     """Nearest value that float16 holds, ties to even; saturates instead of overflowing."""
     raw = bits(value)
@@ -163,7 +163,7 @@ def to_f16_grid(value: Any) -> Any:
     return minimum(maximum(rounded, -F16_MAX), F16_MAX)
 
 
-@inner(forceinline=True)
+@lean(forceinline=True)
 def stored_scale(d: Any) -> Any:
     """The float16 value that stands for scale ``d``: never infinite, and zero only where ``d`` is.
 
@@ -174,7 +174,7 @@ def stored_scale(d: Any) -> Any:
     return where(lost, where(d < 0.0, lanes(-F16_MIN), lanes(F16_MIN)), rounded)
 
 
-@inner(forceinline=True)
+@lean(forceinline=True)
 def f16_bits(value: Any) -> Any:
     """The 16 bits of a value on the float16 grid."""
     raw = bits(value)
@@ -184,7 +184,7 @@ def f16_bits(value: Any) -> Any:
     return where(size < F16_MIN_NORMAL, small, normal) | ((raw >> 16) & 0x8000)
 
 
-@inner(forceinline=True)
+@lean(forceinline=True)
 def round_to_int(value: Any) -> Any:
     """Nearest integer as float32; |value| < 2**22."""
     return (value + MAGIC) - MAGIC

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels._jit import inner
+from gguflike.kernels._jit import inner, lean
 from gguflike.kernels.encode.driver import codec, register_codec
 from gguflike.kernels.encode.layout import Slot, bit_string, planes, strided, whole
 from gguflike.kernels.encode.search import (
@@ -66,7 +66,7 @@ class Binary(NamedTuple):
     size: int
 
 
-@inner
+@lean
 def largest(tile: Any, count: int) -> Any:
     """The largest magnitude."""
     size = lanes(0.0)
@@ -75,7 +75,7 @@ def largest(tile: Any, count: int) -> Any:
     return size
 
 
-@inner
+@lean
 def between(tile: Any, weights: Any, top: Any) -> Any:
     """Bounds of the best threshold, by ``PASSES`` of the map from both ends; ``top`` is the largest magnitude."""
     low = lanes(0.0)
@@ -133,17 +133,18 @@ def best_ternary(tile: Any, weights: Any, top: Any, rest: Any, counts: Any) -> A
     return load(best, 2)
 
 
-@inner
+@lean
 def best_mean(wx: float, w: float, more: Any) -> float:
     """The mean wx / w that explains most squares, wx**2 / w, once any number of ``more`` (x, w) in falling order of x
     are added to the sums. Sorts ``more``."""
     count = len(more)
     for gap in GAPS:
         for i in range(gap, count):
-            x, v = more[i]
+            x, v = more[i, 0], more[i, 1]
             k = i
             while k >= gap and more[k - gap, 0] < x:
-                more[k] = more[k - gap]
+                more[k, 0] = more[k - gap, 0]
+                more[k, 1] = more[k - gap, 1]
                 k -= gap
             more[k, 0] = x
             more[k, 1] = v
@@ -156,7 +157,7 @@ def best_mean(wx: float, w: float, more: Any) -> float:
     return best_wx / best_w
 
 
-@inner
+@lean
 def ternary_error(tile: Any, weights: Any, d: Any) -> Any:
     """Squared error with the nearest of -d, 0, d."""
     total = lanes(0.0)
@@ -167,7 +168,7 @@ def ternary_error(tile: Any, weights: Any, d: Any) -> Any:
     return total
 
 
-@inner
+@lean
 def put_codes(tile: Any, symbols: Any, scale: Any, half: Any) -> None:
     """Codes 0 .. 2 of the weights: away from zero where |x| * scale is at least ``half``."""
     for j in range(TERNARY):
@@ -175,7 +176,7 @@ def put_codes(tile: Any, symbols: Any, scale: Any, half: Any) -> None:
         store(symbols, j, where(t >= half, int_lanes(2), where(t <= -half, int_lanes(0), int_lanes(1))))
 
 
-@inner
+@lean
 def put_trits(symbols: Any, trits: Any) -> None:
     """Bytes of TQ1_0 from the codes, after them and the scale: five trits as ceil(256 / 243 * number in base 3)."""
     for b in range(trits.shape[0]):
