@@ -9,24 +9,31 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gguflike.kernels._jit import lean
 from gguflike.kernels.encode.driver import codec, register_codec
 from gguflike.kernels.encode.kaffine import (
     PHASES,
     Floats,
     affine_code,
-    affine_error,
     affine_moments,
-    best_affine,
     code_grid,
     spans,
 )
 from gguflike.kernels.encode.layout import Slot, bit_string, planes, strided, whole
 from gguflike.kernels.encode.scale import bounds
-from gguflike.kernels.encode.search import HALF, LARGEST, clamp_tile, f16_bits, reciprocal, stored_scale, to_f16_grid
-from gguflike.kernels.lanes import lanes, load, maximum, minimum, store, to_int, where
+from gguflike.kernels.encode.search import (
+    HALF,
+    LARGEST,
+    clamp_tile,
+    f16_bits,
+    reciprocal,
+    stored_scale,
+    to_f16_grid,
+    weighted,
+)
+from gguflike.kernels.lanes import any_lane, fma, lanes, load, maximum, minimum, store, to_int, where
 
 SIZE = 32
-FREE = np.float32(np.inf)
 
 
 class Plain(NamedTuple):
@@ -47,6 +54,77 @@ class Search(NamedTuple):
     rounds: int
 
 
+@lean
+def lift(tile: Any, weights: Any, by: Any) -> Any:
+    """Add to all values; returns the sums of w and of w*x."""
+    sw = lanes(0.0)
+    sx = lanes(0.0)
+    for j in range(SIZE):
+        x = load(tile, j) + by
+        store(tile, j, x)
+        if weights is not None:
+            sw = sw + load(weights, j)
+        sx = sx + weighted(weights, j, x)
+    if weights is None:
+        sw = lanes(SIZE)
+    return sw, sx
+
+
+@lean
+def best_line(
+    tile: Any, weights: Any, sw: Any, sx: Any, span: Any, grid: Any, scan: Any, rounds: int, hi: Any
+) -> Any:  # fmt: skip
+    """(scale, offset) of least squared error as ``best_affine`` finds them, for values from 0 to ``span``.
+
+    With the offset free, the squares explained are ``n**2 / det`` and a constant: candidates are compared without a
+    division. The third result is what the scale loses for each unit that is added to the offset while the codes stay.
+    """
+    inverse_span = reciprocal(span)
+    best_n = lanes(0.0)
+    best_det = lanes(1.0)
+    best_sq = lanes(0.0)
+    best_qq = lanes(0.0)
+    for g in range(len(grid) + rounds):
+        if g < len(grid):
+            xq, qq, sq = affine_moments(tile, weights, 0, SIZE, inverse_span * grid[g, 0], lanes(grid[g, 1]), scan)
+        else:
+            scale = best_n * span / best_det
+            inverse = reciprocal(scale)
+            offset = (sx - scale * best_sq) * reciprocal(sw)
+            xq, qq, sq = affine_moments(tile, weights, 0, SIZE, inverse, -offset * inverse, hi)
+        n = (sw * xq - sx * sq) * inverse_span
+        det = sw * qq - sq * sq
+        better = (det > sw * qq * np.float32(1e-6)) & (n > 0.0) & (n * n * best_det > best_n * best_n * det)
+        best_n = where(better, n, best_n)
+        best_det = where(better, det, best_det)
+        best_sq = where(better, sq, best_sq)
+        best_qq = where(better, qq, best_qq)
+    scale = best_n * span / best_det
+    return scale, (sx - scale * best_sq) * reciprocal(sw), best_sq * reciprocal(best_qq)
+
+
+@lean
+def put_codes(
+    tile: Any, weights: Any, symbols: Any, d: Any, m: Any, other_d: Any, other_m: Any, hi: Any
+) -> Any:  # fmt: skip
+    """Codes at scale ``d`` and minimum ``m``; returns their squared error, and that of another scale and minimum."""
+    inverse = reciprocal(d)
+    shift = -m * inverse
+    other_inverse = reciprocal(other_d)
+    other_shift = -other_m * other_inverse
+    error = lanes(0.0)
+    other = lanes(0.0)
+    for j in range(SIZE):
+        x = load(tile, j)
+        q = affine_code(x, inverse, shift, hi)
+        store(symbols, j, to_int(q))
+        rest = x - fma(d, q, m)
+        error = fma(rest, weighted(weights, j, rest), error)
+        rest = x - fma(other_d, affine_code(x, other_inverse, other_shift, hi), other_m)
+        other = fma(rest, weighted(weights, j, rest), other)
+    return error, other
+
+
 @codec(Search)
 def search_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Search) -> None:
     """Symbols: the codes, the scale, the minimum."""
@@ -54,22 +132,18 @@ def search_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Search) -
     clamp_tile(tile, SIZE, maximum(greatest, -least))
     least = minimum(maximum(least, -LARGEST), LARGEST)
     span = minimum(maximum(greatest, -LARGEST), LARGEST) - least
-    for j in range(SIZE):  # from the minimum on: nothing is lost to a common offset
-        store(tile, j, load(tile, j) - least)
-    d, offset = best_affine(tile, weights, 0, SIZE, lanes(0.0), span, s.grid, s.scan, s.rounds, s.hi, FREE)
+    sw, sx = lift(tile, weights, -least)  # nothing is lost to a common offset
+    d, offset, slope = best_line(tile, weights, sw, sx, span, s.grid, s.scan, s.rounds, s.hi)
     m = to_f16_grid(offset + least) - least
-    inverse = reciprocal(d)
-    xq, qq, sq = affine_moments(tile, weights, 0, SIZE, inverse, -m * inverse, s.hi)
-    d = stored_scale(where(qq > 0.0, maximum(xq - m * sq, lanes(0.0)) * reciprocal(qq), d))
+    d = stored_scale(maximum(d - (m - offset) * slope, lanes(0.0)))
     plain_d = to_f16_grid(span / s.hi)
     plain_m = to_f16_grid(least) - least
-    found = affine_error(tile, weights, 0, SIZE, d, m, s.hi)
-    plainly = affine_error(tile, weights, 0, SIZE, plain_d, plain_m, s.hi)
-    d = where(plainly < found, plain_d, d)
-    m = where(plainly < found, plain_m, m)
-    inverse = reciprocal(d)
-    for j in range(SIZE):
-        store(symbols, j, to_int(affine_code(load(tile, j), inverse, -m * inverse, s.hi)))
+    found, plainly = put_codes(tile, weights, symbols, d, m, plain_d, plain_m, s.hi)
+    worse = plainly < found
+    if any_lane(worse):
+        d = where(worse, plain_d, d)
+        m = where(worse, plain_m, m)
+        put_codes(tile, weights, symbols, d, m, d, m, s.hi)
     store(symbols, SIZE, f16_bits(d))
     store(symbols, SIZE + 1, f16_bits(to_f16_grid(m + least)))
 
@@ -86,24 +160,25 @@ def plain_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Plain) -> 
     store(symbols, SIZE + 1, f16_bits(to_f16_grid(least)))
 
 
-def register_affine(
-    name: str, hi: int, grid: Floats, weighted: Floats, rounds: int, fields: list[list[list[Slot]]]
-) -> None:
+def register_affine(name: str, hi: int, grid: Floats, weighted: Floats, fields: list[list[list[Slot]]]) -> None:
     """Make the codecs of this module the encoder of a type; ``weighted``: another grid where there is importance."""
     top = np.float32(hi)
     search, other = (
         Search(top, spans(hi, g), None if (np.abs(g[:, 1]) + g[:, 0] / 2 < HALF).all() else top, rounds)
-        for g in (grid, weighted)
+        for g, rounds in ((grid, 0), (weighted, 1))
     )
     register_codec(name, SIZE, SIZE + 2, fields, search, textbook=Plain(top), weighted=other)
 
 
 _FACTORS = whole([SIZE, SIZE + 1], 2)
-_WIDE = code_grid(np.linspace(-1, 6, 14), PHASES)
+# All hold the plain rule's codes, so that the rule rarely remains the best.
+_PLAIN = code_grid([0], [0])
+_THREE = np.concatenate([_PLAIN, code_grid([0.3], [-0.25, 0.25])])
+_SEVEN = np.concatenate([_PLAIN, code_grid([-2, -1, 0], [-0.25, 0.25])])
+_WIDE = np.concatenate([_PLAIN, code_grid(np.linspace(-1, 6, 14), PHASES)])
 
 # fmt: off
-register_affine("Q4_1", 15, code_grid([0.48], [-0.25, 0.25]), weighted=_WIDE, rounds=0,
-                fields=[_FACTORS, planes(strided(32, 2, 16), 4)])
-register_affine("Q5_1", 31, code_grid([-2, -1, 0], [-0.25, 0.25]), weighted=_WIDE, rounds=0,
+register_affine("Q4_1", 15, _THREE, weighted=_WIDE, fields=[_FACTORS, planes(strided(32, 2, 16), 4)])
+register_affine("Q5_1", 31, _SEVEN, weighted=_WIDE,
                 fields=[_FACTORS, bit_string(range(32), 1, right=4), planes(strided(32, 2, 16), 4, right=0)])
 # fmt: on
