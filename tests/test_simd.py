@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -287,3 +289,27 @@ def test_loop_keeps_values(machine: Machine) -> None:
 
     machine.run(emit, out)
     assert out.tolist() == [3 + 5 + 7 + 9, 4, 0, 0]
+
+
+def test_steps_in_turn_stay_apart(machine: Machine) -> None:
+    """Each step sees the value of the one before it, and what it reads and prefetches stays behind what came before."""
+    values = np.arange(64, dtype=np.float32)
+    out = np.zeros(16, np.float32)
+
+    def emit(e: Emitter, v: Any, o: Any) -> None:
+        def add(i: int, total: Any) -> Any:
+            e.prefetch(v, 4096 * (i + 1))
+            return e.b.fadd(e.b.fmul(total, e.const(FLOATS, 2.0)), e.load(FLOATS, v, 64 * i))
+
+        e.store(e.in_turn(e.zero(FLOATS), [partial(add, i) for i in range(4)]), o)
+
+    machine.run(emit, values, out)
+    expected = np.zeros(16, np.float32)
+    for row in values.reshape(4, 16):
+        expected = 2 * expected + row
+    np.testing.assert_array_equal(out, expected)
+    lines = assembly(emit, 2, {"neon"}).splitlines()
+    prefetches = [i for i, line in enumerate(lines) if "prfm" in line]
+    branches = [i for i, line in enumerate(lines) if "\tcb" in line or "\tb." in line]
+    assert len(prefetches) == 4
+    assert all(any(a < branch < b for branch in branches) for a, b in itertools.pairwise(prefetches))
