@@ -14,7 +14,7 @@ from llvmlite import ir
 
 from gguflike.kernels import simd
 from gguflike.kernels.dot import WORDS, ByteSums, WordSums
-from gguflike.kernels.simd import BYTES, FLOATS, I32, I64, INTS, SHORTS, Emitter
+from gguflike.kernels.simd import BYTES, F32, FLOATS, I16, I32, I64, INTS, SHORTS, Emitter
 
 ARM = "aarch64-unknown-linux-gnu"
 
@@ -262,13 +262,16 @@ def test_bytes_broadcast(machine: Machine, rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(out.reshape(16, 4), np.tile(values[4:], (16, 1)))
 
 
-def test_transposed(machine: Machine, rng: np.random.Generator) -> None:
-    matrix = rng.standard_normal((16, 16)).astype(np.float32)
-    out = np.zeros((16, 16), np.float32)
+@pytest.mark.parametrize("kind", [F32, I16])
+def test_transposed(machine: Machine, rng: np.random.Generator, kind: Any) -> None:
+    dtype, columns = (np.float32, 4) if kind is F32 else (np.int16, 8)
+    matrix = (rng.standard_normal((16, columns)) * 1000).astype(dtype)
+    out = np.zeros((columns, 16), dtype)
 
     def emit(e: Emitter, m: Any, o: Any) -> None:
-        for i, row in enumerate(e.transposed([e.load(FLOATS, m, 64 * i) for i in range(16)])):
-            e.store(row, o, 64 * i)
+        rows = [e.load(ir.VectorType(kind, columns), m, 16 * r) for r in range(16)]
+        for i, column in enumerate(e.transposed(rows)):
+            e.store(column, o, out[0].nbytes * i)
 
     machine.run(emit, matrix, out)
     np.testing.assert_array_equal(out, matrix.T)

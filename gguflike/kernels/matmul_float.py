@@ -2,8 +2,8 @@
 
 Argument and state words are those of matmul.py, with float32 activations in CODES; columns may have any number.
 ``matvec`` takes one row after the other, as they lie, since memory is fastest when it is read in order; its lanes run
-along the columns and are added up at the end of each row. ``matmul`` converts 32 rows by CHUNK columns to float32 in
-scratch, transposed so that every lane owns a row, and multiplies those by a tile of tokens.
+along the columns and are added up at the end of each row. ``matmul`` converts a strip of rows by CHUNK columns to
+float32 in scratch, transposed so that every lane owns a row, and multiplies those by tile after tile of tokens.
 """
 
 from __future__ import annotations
@@ -11,47 +11,76 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from llvmlite import ir
+
 from gguflike.kernels._jit import inner, op
 from gguflike.kernels.atomics import load_word
 from gguflike.kernels.layout import FLOATS as FLOAT_TYPES
 from gguflike.kernels.layout import LANES
 from gguflike.kernels.output import add_floats, bias_rows, panel_tokens, prefetch, put_bias, put_rows, put_unit
-from gguflike.kernels.simd import FLOATS, I32, INTS, SHORTS, Emitter, address, floats16, operation, target, void
+from gguflike.kernels.simd import (
+    F32,
+    FLOATS,
+    I16,
+    I32,
+    INTS,
+    SHORTS,
+    Emitter,
+    address,
+    floats16,
+    operation,
+    target,
+    void,
+)
 
 Op = Callable[[int, int, int, int], None]
 
-CHUNK = 128  # columns converted at a time: 32 rows of them fill half of a 32 KiB first-level cache
 AHEAD = 1024  # bytes that matvec asks for memory in advance, beside what the machine guesses from reading in order
 CHAINS = 4  # sums of 16 lanes in matvec: more in flight than an fma takes cycles
-GROUPS = 2
+
 # Registers decide the tile: a sum for every token and row should stay in them.
 TILE_TOKENS, TILE_GROUPS = (12, 2) if "avx512f" in target()[1] else (6, 1)
-ROW_BYTES = GROUPS * LANES * 4
+STRIP = TILE_GROUPS * LANES  # rows converted at a time, by at most CHUNK columns: half of a 32 KiB first-level cache
+STRIP_BYTES = 4 * STRIP  # of one column
+CHUNK = 192 if TILE_GROUPS == 1 else 128
+UNIT = 2 * LANES  # rows of a work item
+ROW_BYTES = 4 * UNIT  # of one token's sums
 
-# As in tile.py, a panel of tokens is copied once for some units of 32 rows, whose sums stay in scratch. Its rows are
-# not a power of two bytes apart, as activations may be: those would fall into the same places of the cache.
-PANEL_TOKENS, UNITS = 96, 8
+# A panel of tokens meets some units before the next columns, so that its activations stay in the second-level cache,
+# and the units' sums in scratch. Activations are read where they lie if the machine has registers for the addresses of
+# a tile's tokens, unless these are a multiple of 4 KiB apart, for which a first-level cache has but a few places. Else
+# the panel is copied.
+PANEL_TOKENS = 180
+IN_PLACE = TILE_TOKENS < 12
+CROWDED = 1024  # columns, a multiple of which is copied
 TOKEN_BYTES = CHUNK * 4 + 64
 UNIT_SUMS = PANEL_TOKENS * ROW_BYTES
 
 # Byte offsets in scratch, after the converted weights.
-BIAS_AT = CHUNK * ROW_BYTES
-SUMS_AT = BIAS_AT + ROW_BYTES
-PANEL_AT = SUMS_AT + UNITS * UNIT_SUMS
+BIAS_AT = CHUNK * STRIP_BYTES
+PANEL_AT = BIAS_AT + ROW_BYTES
+SUMS_AT = PANEL_AT + PANEL_TOKENS * TOKEN_BYTES
+UNITS = ((1 << 18) - SUMS_AT) // UNIT_SUMS
 
 
 def _element_bytes(kind: str) -> int:
     return 4 if kind == "F32" else 2
 
 
+def _widened(e: Emitter, kind: str, weights: Any) -> Any:
+    """Sixteen weights as FLOATS."""
+    if kind == "F32":
+        return weights
+    if kind == "F16":
+        return e.halves_to_float(weights)
+    return e.b.bitcast(e.b.shl(e.b.zext(weights, INTS), e.const(INTS, 16)), FLOATS)
+
+
 def _load(e: Emitter, kind: str, place: Any, mask: Any = None) -> Any:
     """FLOATS: 16 weights, those outside the mask (if any) zero."""
     if kind == "F32":
         return e.load(FLOATS, place) if mask is None else e.load_masked(FLOATS, place, 0, mask)
-    bits = e.load(SHORTS, place) if mask is None else e.load_masked(SHORTS, place, 0, mask)
-    if kind == "F16":
-        return e.halves_to_float(bits)
-    return e.b.bitcast(e.b.shl(e.b.zext(bits, INTS), e.const(INTS, 16)), FLOATS)
+    return _widened(e, kind, e.load(SHORTS, place) if mask is None else e.load_masked(SHORTS, place, 0, mask))
 
 
 def _dot_row(e: Emitter, kind: str, row: Any, x: Any, columns: Any) -> Any:
@@ -111,59 +140,93 @@ def _matvec(kind: str) -> Op:
 
 
 def _convert(e: Emitter, kind: str, rows: Any, stride: Any, last: Any, count: Any, target_: Any) -> None:
-    """16 rows (``stride`` bytes apart; those after number ``last`` repeat it) by up to 16 columns, transposed to FLOATS
-    in ``target_``, ``GROUPS`` vectors apart."""
-    mask = e.first_lanes(count)
-    vectors = []
-    for r in range(LANES):
-        number = e.minimum(e.int64(r), last)
-        vectors.append(_load(e, kind, e.b.add(rows, e.b.mul(number, stride)), mask))
-    for column, value in enumerate(e.transposed(vectors)):
-        e.store(value, target_, column * GROUPS * LANES * 4)
+    """``count`` columns of 16 rows ``stride`` bytes apart (those after number ``last`` repeat it), transposed to FLOATS
+    that lie ``STRIP_BYTES`` apart in ``target_``."""
+    size = _element_bytes(kind)
+    element, step = (F32, 4) if size == 4 else (I16, 8)
+    places = [e.pointer(rows, e.b.mul(e.minimum(e.int64(r), last), stride)) for r in range(LANES)]
+    target_ = e.pointer(target_)
+
+    def put(column: Any, vectors: list[Any]) -> None:
+        here = e.pointer(target_, e.b.mul(column, e.int64(STRIP_BYTES)))
+        for i, value in enumerate(e.transposed(vectors)):
+            e.store(_widened(e, kind, value), here, i * STRIP_BYTES)
+
+    def whole(column: Any, _: list[Any]) -> list[Any]:
+        offset = e.b.mul(column, e.int64(size))
+        put(column, [e.load(ir.VectorType(element, step), place, offset) for place in places])
+        return []
+
+    def single(column: Any, _: list[Any]) -> list[Any]:
+        offset = e.b.mul(column, e.int64(size))
+        value = ir.Constant(ir.VectorType(element, LANES), ir.Undefined)
+        for r, place in enumerate(places):
+            value = e.b.insert_element(value, e.load(element, place, offset), ir.Constant(I32, r))
+        e.store(_widened(e, kind, value), target_, e.b.mul(column, e.int64(STRIP_BYTES)))
+        return []
+
+    stop = e.b.and_(count, e.int64(-step))
+    e.loop(e.int64(0), stop, step, [], whole, unroll=False)
+    e.loop(stop, count, 1, [], single, unroll=False)
 
 
 @operation(void, address, address, address)
 def _copy(e: Emitter, x: Any, count: Any, place: Any) -> None:
-    """``count`` floats, rounded up to 16 with zeros."""
+    """``count`` floats."""
     x, place = e.pointer(x), e.pointer(place)
 
-    def copy(column: Any, _: list[Any]) -> list[Any]:
+    def whole(column: Any, _: list[Any]) -> list[Any]:
         at = e.b.mul(column, e.int64(4))
-        e.store(e.load_masked(FLOATS, x, at, e.first_lanes(e.b.sub(count, column))), place, at)
+        e.store(e.load(FLOATS, x, at), place, at)
         return []
 
-    e.loop(e.int64(0), count, LANES, [], copy)
+    def single(column: Any, _: list[Any]) -> list[Any]:
+        at = e.b.mul(column, e.int64(4))
+        e.store(e.load(F32, x, at), place, at)
+        return []
+
+    stop = e.b.and_(count, e.int64(-LANES))
+    e.loop(e.int64(0), stop, LANES, [], whole)
+    e.loop(stop, count, 1, [], single, unroll=False)
 
 
-@operation(void, address, address, address, address, address)
-def _multiply(e: Emitter, scratch: Any, panel: Any, columns: Any, start: Any, sums: Any) -> None:
-    """Converted weights by a tile of tokens, added to ``sums``, or to the bias where ``start`` is not 0.
+@operation(void, address, address, address, address, address, address)
+def _multiply(e: Emitter, strip: Any, x: Any, stride: Any, columns: Any, start: Any, sums: Any) -> None:
+    """Converted weights by a tile of tokens, added to ``sums``, or to what every token starts from if that is not 0.
 
-    ``panel`` and ``sums`` are the addresses of the first token's parts.
+    ``x`` and ``sums`` are the addresses of the first token's; activations lie ``stride`` bytes apart.
     """
-    base, panel = e.pointer(scratch), e.pointer(panel)
+    strip, x, sums = e.pointer(strip), e.pointer(x), e.pointer(sums)
     is_start = e.b.icmp_signed("!=", start, e.int64(0))
-    source = e.pointer(e.b.select(is_start, e.b.add(scratch, e.int64(BIAS_AT)), sums))
-    stride = e.b.select(is_start, e.int64(0), e.int64(ROW_BYTES))
-    sources = [e.pointer(source, e.b.mul(e.int64(t), stride)) for t in range(TILE_TOKENS)]
-    for first in range(0, GROUPS, TILE_GROUPS):
-        groups = range(first, first + TILE_GROUPS)
+    source = e.b.select(is_start, e.pointer(start), sums)
+    step = e.b.select(is_start, e.int64(0), e.int64(ROW_BYTES))
+    stride = stride if IN_PLACE else e.int64(TOKEN_BYTES)
+    tokens = [e.pointer(x, e.b.mul(e.int64(t), stride)) for t in range(TILE_TOKENS)]
 
-        def body(column: Any, totals: list[Any], groups: range = groups) -> list[Any]:
-            here = e.pointer(base, e.b.mul(column, e.int64(ROW_BYTES)))
-            weights = [e.load(FLOATS, here, group * LANES * 4) for group in groups]
-            values = e.pointer(panel, e.b.mul(column, e.int64(4)))
-            results = []
-            for t in range(TILE_TOKENS):
-                value = e.broadcast(FLOATS, values, t * TOKEN_BYTES)
-                old = totals[t * TILE_GROUPS : (t + 1) * TILE_GROUPS]
-                results += [e.fma(w, value, total) for w, total in zip(weights, old, strict=True)]
-            return results
+    def body(column: Any, totals: list[Any]) -> list[Any]:
+        here = e.pointer(strip, e.b.mul(column, e.int64(STRIP_BYTES)))
+        weights = [e.load(FLOATS, here, group * LANES * 4) for group in range(TILE_GROUPS)]
+        at = e.b.mul(column, e.int64(4))
+        results = []
+        for t, token in enumerate(tokens):  # one at a time, or registers run out
+            value = e.broadcast(FLOATS, token, at)
+            old = totals[t * TILE_GROUPS : (t + 1) * TILE_GROUPS]
+            results += [e.fma(w, value, total) for w, total in zip(weights, old, strict=True)]
+        return results
 
-        starts = [e.load(FLOATS, place, group * LANES * 4) for place in sources for group in groups]
-        for i, value in enumerate(e.loop(e.int64(0), columns, 1, starts, body)):
-            t, group = divmod(i, TILE_GROUPS)
-            e.store(value, e.pointer(sums), t * ROW_BYTES + (first + group) * LANES * 4)
+    # From zero, so that no product waits for what earlier columns left in memory.
+    totals = e.loop(e.int64(0), columns, 1, [e.zero(FLOATS)] * (TILE_TOKENS * TILE_GROUPS), body)
+    for i, total in enumerate(totals):
+        t, at = i // TILE_GROUPS, i % TILE_GROUPS * LANES * 4
+        before = e.load(FLOATS, e.pointer(source, e.b.mul(e.int64(t), step)), at)
+        e.store(e.b.fadd(before, total), sums, t * ROW_BYTES + at)
+
+
+@inner
+def _chunk(columns: int) -> int:
+    """Columns converted at a time, at most CHUNK: all but the last alike, or the last would be dear."""
+    chunks = (columns + CHUNK - 1) // CHUNK
+    return ((columns + chunks - 1) // chunks + LANES - 1) // LANES * LANES
 
 
 def _matmul(kind: str) -> Op:
@@ -174,43 +237,55 @@ def _matmul(kind: str) -> Op:
         _convert(e, kind, rows, stride, last, count, place)
 
     @inner
-    def convert_unit(args: int, unit: int, column: int, count: int, scratch: int) -> None:
-        """32 rows of ``count`` columns from ``column`` on."""
+    def convert_strip(args: int, first: int, column: int, count: int, scratch: int) -> None:
+        """STRIP rows from ``first`` on, ``count`` columns from ``column`` on."""
         weights, rows, columns = load_word(args), load_word(args + 8), load_word(args + 16)
-        for group in range(GROUPS):
-            # A second group past the end repeats the last row; nothing of it is stored.
-            row = min(LANES * (GROUPS * unit + group), rows - 1)
-            for k in range(0, count, LANES):
-                source = weights + (row * columns + column + k) * size
-                place = scratch + (k * GROUPS + group) * LANES * 4
-                convert(source, columns * size, rows - row - 1, count - k, place)
+        for group in range(TILE_GROUPS):
+            # Groups past the end repeat the last row; nothing of them is stored.
+            row = min(first + LANES * group, rows - 1)
+            source = weights + (row * columns + column) * size
+            convert(source, columns * size, rows - row - 1, count, scratch + group * LANES * 4)
+
+    @inner
+    def ask(args: int, row: int, column: int, count: int) -> None:
+        """Asks for ``count`` columns of a row."""
+        line = load_word(args) + (row * load_word(args + 16) + column) * size
+        for at in range(0, count * size, 64):
+            prefetch(line + at)
 
     @inner
     def multiply_panel(args: int, scratch: int, start: int, stop: int, first: int, count: int) -> None:
         """Units start to stop, at most UNITS, by tokens first to first + count, at most PANEL_TOKENS."""
-        columns, x = load_word(args + 16), load_word(args + 24)
-        panel, sums = scratch + PANEL_AT, scratch + SUMS_AT
+        columns = load_word(args + 16)
         tiles = (count + TILE_TOKENS - 1) // TILE_TOKENS
-        for column in range(0, columns, CHUNK):
-            width = min(CHUNK, columns - column)
-            for t in range(count):
-                _copy(x + ((first + t) * columns + column) * 4, width, panel + t * TOKEN_BYTES)
-            for unit in range(start, stop):
-                convert_unit(args, unit, column, width, scratch)
+        # A tile that is not full is copied too: it must not read behind the last token.
+        in_place = count // TILE_TOKENS * TILE_TOKENS if IN_PLACE and columns % CROWDED else 0
+        chunk = _chunk(columns)
+        for column in range(0, columns, chunk):
+            width = min(chunk, columns - column)
+            x = load_word(args + 24) + (first * columns + column) * 4
+            for t in range(in_place, count):
+                _copy(x + t * columns * 4, width, scratch + PANEL_AT + (t - in_place) * TOKEN_BYTES)
+            for row in range(UNIT * start, UNIT * stop, STRIP):
+                place = row % UNIT * 4
+                convert_strip(args, row, column, width, scratch)
                 if column == 0:
-                    put_bias(args, unit, scratch + BIAS_AT)
-                row = sums + (unit - start) * UNIT_SUMS
-                ahead = unit + 1 if unit + 1 < stop else start
-                ahead_at = column if unit + 1 < stop else column + CHUNK
-                for t in range(0, count, TILE_TOKENS):
+                    put_bias(args, row // UNIT, scratch + BIAS_AT)
+                bias = 0 if column else scratch + BIAS_AT + place
+                sums = scratch + SUMS_AT + (row // UNIT - start) * UNIT_SUMS + place
+                is_last = row + STRIP >= UNIT * stop
+                next_row, next_column = (UNIT * start, column + chunk) if is_last else (row + STRIP, column)
+                for tile in range(tiles):
                     # What is converted next comes from afar, so some rows of it are asked for with every tile.
-                    for r in range(t // TILE_TOKENS, 2 * LANES, tiles):
-                        line = load_word(args) + ((2 * LANES * ahead + r) * columns + ahead_at) * size
-                        for at in range(0, CHUNK * size, 64):
-                            prefetch(line + at)
-                    _multiply(scratch, panel + t * TOKEN_BYTES, width, column == 0, row + t * ROW_BYTES)
+                    for r in range(tile, STRIP, tiles):
+                        ask(args, next_row + r, next_column, chunk)
+                    t = tile * TILE_TOKENS
+                    here, stride = x + t * columns * 4, columns * 4
+                    if t >= in_place:
+                        here, stride = scratch + PANEL_AT + (t - in_place) * TOKEN_BYTES, TOKEN_BYTES
+                    _multiply(scratch, here, stride, width, bias, sums + t * ROW_BYTES)
         for unit in range(start, stop):
-            put_unit(args, sums + (unit - start) * UNIT_SUMS, unit, first, count)
+            put_unit(args, scratch + SUMS_AT + (unit - start) * UNIT_SUMS, unit, first, count)
 
     def matmul(args: int, state: int, start: int, stop: int) -> None:
         tokens, scratch = load_word(state), load_word(state + 24)

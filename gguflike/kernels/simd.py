@@ -280,15 +280,21 @@ class Emitter:
         return node
 
     def transposed(self, rows: list[Any]) -> list[Any]:
-        """The 16 x 16 matrix of 16 vectors, transposed in four rounds of pairwise shuffles."""
-        for step in (1, 2, 4, 8):
-            low = [i if not i & step else LANES + i - step for i in range(LANES)]
-            high = [i + step if not i & step else LANES + i for i in range(LANES)]
-            for r in (r for r in range(LANES) if not r & step):
-                a, b = rows[r], rows[r + step]
-                rows[r] = self.b.shuffle_vector(a, b, self.const(INTS, low))
-                rows[r + step] = self.b.shuffle_vector(a, b, self.const(INTS, high))
-        return rows
+        """Sixteen vectors of four float32, or of eight int16, to four FLOATS or eight SHORTS: one per column.
+
+        Rows of a column end up in order, and no shuffle crosses 128 bits.
+        """
+        count = rows[0].type.count
+        columns = [self._joined(rows[first::count]) for first in range(count)]
+        parts = range(0, LANES, count)
+        for _ in range(count.bit_length() - 1):
+            pairs = list(zip(columns[: count // 2], columns[count // 2 :], strict=True))
+            halves = [
+                [part + half + i // 2 + LANES * (i % 2) for part in parts for i in range(count)]
+                for half in (0, count // 2)
+            ]
+            columns = [self.b.shuffle_vector(a, b, self.const(INTS, places)) for a, b in pairs for places in halves]
+        return columns
 
     def first_lanes(self, count: Any) -> Any:
         """Mask of the lanes below an int64 ``count`` (none where it is negative)."""
