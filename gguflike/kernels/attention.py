@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 
+from gguflike.kernels import attention_words as w
 from gguflike.kernels import kv_f16, kv_q8, softmax
 from gguflike.kernels._jit import inner, op
 from gguflike.kernels.address import (
@@ -69,8 +70,8 @@ def _first_row(key: int, position: int, heads: int) -> int:
 @inner
 def _gather(args: int, source: int, factors: int, target: int, stride: int) -> None:
     """One query, rotated and scaled, with ``stride`` bytes between its dimensions."""
-    n_rot, neox, dim = load_word(args + 16), load_word(args + 24), load_word(args + 80)
-    scale = spread(np.float32(float_of(load_word(args + 104)) * LOG2))
+    n_rot, neox, dim = load_word(args + w.N_ROT), load_word(args + w.NEOX), load_word(args + w.HEAD_DIM)
+    scale = spread(np.float32(float_of(load_word(args + w.SCALE)) * LOG2))
     for i in range(0, dim, 16):
         store_apart(target + i * stride, stride, rotated(source, i, factors, n_rot, neox) * scale)
 
@@ -108,8 +109,9 @@ def _make_attention(cache: Any) -> Any:
     @inner
     def gather(args: int, token: int, head: int, position: int, rows: int, tiles: int, queries: int) -> None:
         """The queries of an item, tile by tile; zeros fill up the last."""
-        q, table, n_rot, n_head = load_word(args), load_word(args + 8), load_word(args + 16), load_word(args + 64)
-        dim, heads = load_word(args + 80), load_word(args + 96)
+        q, table = load_word(args + w.Q), load_word(args + w.TABLE)
+        n_rot, n_head = load_word(args + w.N_ROT), load_word(args + w.N_HEAD)
+        dim, heads = load_word(args + w.HEAD_DIM), load_word(args + w.HEADS)
         for d in range(0, HEIGHT * dim, 16):
             store_lanes(queries + 4 * ((tiles - 1) * HEIGHT * dim + d), spread(ZERO))
         for r in range(rows):
@@ -122,12 +124,8 @@ def _make_attention(cache: Any) -> Any:
     def score_block(
         args: int, cached: int, first: int, count: int, position: int, tiles: int, panel: int, queries: int, scores: int
     ) -> None:
-        keys, key_scales, dim, heads = (
-            load_word(args + 32),
-            load_word(args + 40),
-            load_word(args + 80),
-            load_word(args + 96),
-        )
+        keys, key_scales = load_word(args + w.KEYS), load_word(args + w.KEY_SCALES)
+        dim, heads = load_word(args + w.HEAD_DIM), load_word(args + w.HEADS)
         for i in range(0, count, 16):
             cache.expand_keys(keys, key_scales, cached, first + i, dim, panel)
             for tile in range(_first_row(first + i, position, heads) // HEIGHT, tiles):
@@ -145,11 +143,11 @@ def _make_attention(cache: Any) -> Any:
         softmax.merge(state, state)
 
     def attention(args: int, state: int, start: int, stop: int) -> None:
-        values, value_scales = load_word(args + 48), load_word(args + 56)
-        n_head, n_head_kv, dim = load_word(args + 64), load_word(args + 72), load_word(args + 80)
-        context, heads, span = load_word(args + 88), load_word(args + 96), load_word(args + 128)
-        target, codes = load_word(args + 136), load_word(args + 144)
-        scales, sums = load_word(args + 152), load_word(args + 160)
+        values, value_scales = load_word(args + w.VALUES), load_word(args + w.VALUE_SCALES)
+        n_head, n_head_kv, dim = load_word(args + w.N_HEAD), load_word(args + w.N_HEAD_KV), load_word(args + w.HEAD_DIM)
+        context, heads, span = load_word(args + w.CONTEXT), load_word(args + w.HEADS), load_word(args + w.SPAN)
+        target, codes = load_word(args + w.OUT), load_word(args + w.CODES)
+        scales, sums = load_word(args + w.SCALES), load_word(args + w.SUMS)
         tokens = load_word(state + TOKENS)
         spans = (tokens + span - 1) // span
         most = (span * heads + HEIGHT - 1) // HEIGHT
@@ -206,17 +204,17 @@ def _make_one(heads: int, cache: Any) -> Any:
     score, add_values, store = cache.make_scores(heads), cache.make_values(heads), make_store(cache)
 
     def attention(args: int, state: int, start: int, stop: int) -> None:
-        q = load_word(args)
-        values, value_scales = load_word(args + 48), load_word(args + 56)
-        n_head, n_head_kv, dim = load_word(args + 64), load_word(args + 72), load_word(args + 80)
-        context, position = load_word(args + 88), load_word(state + POSITION)
-        factors = load_word(args + 8) + 8 * load_word(args + 16) * position
+        q = load_word(args + w.Q)
+        values, value_scales = load_word(args + w.VALUES), load_word(args + w.VALUE_SCALES)
+        n_head, n_head_kv, dim = load_word(args + w.N_HEAD), load_word(args + w.N_HEAD_KV), load_word(args + w.HEAD_DIM)
+        context, position = load_word(args + w.CONTEXT), load_word(state + POSITION)
+        factors = load_word(args + w.TABLE) + 8 * load_word(args + w.N_ROT) * position
         panel = load_word(state + SCRATCH)
         queries = panel + PANEL * max(dim, KEYS)
         scores = queries + 4 * heads * dim
         for item in range(start, stop):
             head, first = item % (n_head // heads) * heads, item // (n_head // heads) * KEYS
-            part = load_word(args + 128) + item * _part_bytes(heads, dim)
+            part = load_word(args + w.PARTS) + item * _part_bytes(heads, dim)
             kv_head = head * n_head_kv // n_head
             cached = kv_head * context * dim
             count = _least(KEYS, position + 1 - first)
@@ -238,12 +236,8 @@ def _make_one(heads: int, cache: Any) -> Any:
 @op("attention:merge")
 def _merge(args: int, state: int, start: int, stop: int) -> None:
     parts, heads, n_head, dim = load_word(args), load_word(args + 8), load_word(args + 16), load_word(args + 24)
-    target, codes, scales, sums = (
-        load_word(args + 32),
-        load_word(args + 40),
-        load_word(args + 48),
-        load_word(args + 56),
-    )
+    target, codes = load_word(args + 32), load_word(args + 40)
+    scales, sums = load_word(args + 48), load_word(args + 56)
     blocks, groups = load_word(state + POSITION) // KEYS + 1, n_head // heads
     all_blocks = load_word(state + SCRATCH)
     out = all_blocks + softmax.STATE_BYTES

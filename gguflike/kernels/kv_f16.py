@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gguflike.kernels import attention_words as w
 from gguflike.kernels._jit import inner
 from gguflike.kernels.address import load_half_lanes, load_lanes, store_half_lanes, store_lanes
 from gguflike.kernels.atomics import load_word
@@ -56,7 +57,7 @@ def make_scores(rows: int) -> Any:
 
     @inner
     def scores_of(args: int, queries: int, cached: int, first: int, count: int, dim: int, panel: int, out: int) -> None:
-        keys, values = load_word(args + 32), load_word(args + 48)
+        keys, values = load_word(args + w.KEYS), load_word(args + w.VALUES)
         for i in range(0, count, 16 * wide):
             at = 2 * (cached + dim * (first + i))
             for line in range(0, 32 * dim * wide, 64):

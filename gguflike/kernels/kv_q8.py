@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from gguflike.kernels import attention_words as w
 from gguflike.kernels._jit import inner
 from gguflike.kernels.address import (
     load_byte_lanes,
@@ -86,7 +87,7 @@ def make_scores(rows: int) -> Any:
 
     @inner
     def scores_of(args: int, queries: int, cached: int, first: int, count: int, dim: int, panel: int, out: int) -> None:
-        keys, key_scales = load_word(args + 32), load_word(args + 40)
+        keys, key_scales = load_word(args + w.KEYS), load_word(args + w.KEY_SCALES)
         for i in range(0, count, 16):
             expand_keys(keys, key_scales, cached, first + i, dim, panel)
             score(queries, panel, dim, out + 4 * i)

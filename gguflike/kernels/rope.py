@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gguflike.kernels import attention_words as w
 from gguflike.kernels import kv_f16, kv_q8
 from gguflike.kernels._jit import inner, op
 from gguflike.kernels.address import fma, load_lanes, store_lanes, swap_pairs
@@ -43,13 +44,14 @@ def make_store(cache: Any) -> Any:
 
     @inner
     def store(args: int, token: int, head: int, position: int, key: int) -> None:
-        table, n_rot, neox = load_word(args + 8), load_word(args + 16), load_word(args + 24)
-        keys, key_scales = load_word(args + 32), load_word(args + 40)
-        values, value_scales = load_word(args + 48), load_word(args + 56)
-        kv_heads, dim, context = load_word(args + 72), load_word(args + 80), load_word(args + 88)
+        table, n_rot, neox = load_word(args + w.TABLE), load_word(args + w.N_ROT), load_word(args + w.NEOX)
+        keys, key_scales = load_word(args + w.KEYS), load_word(args + w.KEY_SCALES)
+        values, value_scales = load_word(args + w.VALUES), load_word(args + w.VALUE_SCALES)
+        kv_heads, dim = load_word(args + w.N_HEAD_KV), load_word(args + w.HEAD_DIM)
+        context = load_word(args + w.CONTEXT)
         at = 4 * dim * (kv_heads * token + head)
-        rotate(load_word(args + 112) + at, dim, table + 8 * n_rot * position, n_rot, neox, key)
-        v = load_word(args + 120) + at
+        rotate(load_word(args + w.K) + at, dim, table + 8 * n_rot * position, n_rot, neox, key)
+        v = load_word(args + w.V) + at
         cache.store(keys, key_scales, values, value_scales, head * context * dim, position, dim, key, v)
 
     return store
@@ -61,7 +63,7 @@ def _make_store_op(cache: Any) -> Any:
     def store_tokens(args: int, state: int, start: int, stop: int) -> None:
         position, key = load_word(state + POSITION), load_word(state + SCRATCH)
         for token in range(start, stop):
-            for head in range(load_word(args + 72)):
+            for head in range(load_word(args + w.N_HEAD_KV)):
                 store(args, token, head, position + token, key)
 
     return store_tokens
