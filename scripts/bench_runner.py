@@ -180,6 +180,8 @@ def measure(path: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     context = max(options.prompt, options.new + 1, 64)
     pairs = [(engine, n) for engine in options.engines.split(",") for n in map(int, options.threads.split(","))]
     children = [child for engine, n in pairs if (child := start(engine, path, n, context))]
+    if not children:
+        raise SystemExit(f"error: no engine could load {path}")
     order = random.Random(0)
     with tempfile.TemporaryDirectory() as folder:
         loop = read_loop(max(n for _, n in pairs), folder)
