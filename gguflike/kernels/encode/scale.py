@@ -250,7 +250,7 @@ register_scaled("Q8_1", _BYTES, [_D_AND_SUM, whole(_CODES)], _NEAR_127, rounds=0
 # extreme value may hardly count and be cut off: many, on both sides.
 register_scaled(
     "Q4_0", Plain(32, np.float32(-8), True, integers(-8, 7)), [_D, _NIBBLES],
-    spread(-8.8, -7, 5), weighted=both(spread(-10.5, -6.2, 15), spread(6, 8.5, 10)),
+    spread(-8.8, -7, 4), weighted=both(spread(-10.5, -6.2, 15), spread(6, 8.5, 10)),
 )  # fmt: skip
 register_scaled(
     "Q5_0", Plain(32, np.float32(-16), True, integers(-16, 15)), [_D, _HIGH_BITS, _LOW_BITS],
