@@ -104,6 +104,16 @@ def test_search_errs_no_more_than_ggml_on_outliers(name: str, heavy: Floats, imp
         assert ours <= ggml * (1 + 1e-6)
 
 
+@pytest.mark.parametrize(("name", "ratio"), [("Q2_K", 0.5), ("Q4_K", 0.21), ("Q5_K", 0.118)])
+def test_search_tells_errors_apart_that_are_tiny_beside_the_values(name: str, ratio: float) -> None:
+    rng = np.random.default_rng(9)
+    x = rng.standard_normal((32, 1024)).astype(np.float32)
+    x = np.where(rng.random(x.shape) < 1 / 32, np.copysign(np.float32(1e4), x), x)
+    ours = rmse(x, decode(encode(x, name), name))
+    ggml = rmse(x, decode(libgguf.quantize_rows(x, FORMATS[name].id), name))
+    assert ours <= ggml * ratio
+
+
 @pytest.mark.parametrize("name", SEARCHED)
 def test_importance_lowers_the_error_that_it_weighs(name: str, rows: Floats, importance: Floats) -> None:
     heeded = rmse(rows, decode(encode(rows, name, importance), name), importance)

@@ -180,3 +180,17 @@ def test_non_finite_input_is_refused_by_position() -> None:
     x[1, 33] = np.nan
     with pytest.raises(QuantizationError, match=r"\(1, 33\)"):
         gguflike.quantize(x, "Q4_0")
+
+
+@pytest.mark.parametrize("name", ["Q2_K", "Q4_K", "Q5_K"])
+def test_an_outlier_costs_the_others_no_more_than_their_mean(name: str) -> None:
+    rng = np.random.default_rng(8)
+    x = rng.standard_normal((64, 256)).astype(np.float32)
+    weights = (rng.random(256) + 0.05).astype(np.float32)
+    beyond = np.arange(256) == rng.integers(256, size=(64, 1))
+    parts = x.astype(np.float64).reshape(-1, 16 if name == "Q2_K" else 32)
+    others = np.where(beyond, 0, weights.astype(np.float64)).reshape(parts.shape)
+    mean = np.average(parts, axis=1, weights=others)[:, None]
+    x[beyond] = 1e4
+    error = (weights * (x - decode(encode(x, name, weights), name)) ** 2).sum()
+    assert error <= (1.08 if name == "Q2_K" else 1.04) * (others * (parts - mean) ** 2).sum()

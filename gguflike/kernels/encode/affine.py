@@ -1,6 +1,6 @@
 """Blocks of a float16 scale and a float16 minimum: Q4_1, Q5_1. Value = d * code + m.
 
-Search as in kaffine.py with a free offset; after the minimum is rounded to float16 the scale is refitted to it.
+Search as in leastsquares.py with a free offset; after the minimum is rounded to float16 the scale is refitted to it.
 """
 
 from __future__ import annotations
@@ -11,15 +11,8 @@ import numpy as np
 
 from gguflike.kernels._jit import lean
 from gguflike.kernels.encode.driver import codec, register_codec
-from gguflike.kernels.encode.kaffine import (
-    PHASES,
-    Floats,
-    affine_code,
-    affine_moments,
-    code_grid,
-    spans,
-)
 from gguflike.kernels.encode.layout import Slot, bit_string, planes, strided, whole
+from gguflike.kernels.encode.leastsquares import PHASES, Floats, affine_code, affine_moments, code_grid, spans
 from gguflike.kernels.encode.scale import bounds
 from gguflike.kernels.encode.search import (
     HALF,

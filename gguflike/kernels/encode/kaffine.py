@@ -3,6 +3,10 @@
 As in kscale.py, with two factors: the best real (scale, min) per sub-block first; then, for float16 (d, dmin) at hand,
 the pair of integers near them of least squared error, codes rounded anew for each pair; then (d, dmin) refitted by
 least squares for these integers and codes, and again.
+
+The first search compares candidates by the squares that they explain. Where next to nothing is left to explain (a value
+far beyond the others, or an importance of few values only), float32 does not tell them apart: ``refine`` searches again
+by what is left, and its result competes with the first.
 """
 
 from __future__ import annotations
@@ -10,27 +14,46 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
-from numpy.typing import ArrayLike
 
 from gguflike.kernels._jit import lean
 from gguflike.kernels.encode.driver import codec, register_codec
 from gguflike.kernels.encode.layout import Slot, planes, strided, whole
+from gguflike.kernels.encode.leastsquares import (
+    PHASES,
+    Floats,
+    affine_code,
+    affine_error,
+    affine_moments,
+    best_affine,
+    code_grid,
+    refit,
+    spans,
+    totals,
+)
 from gguflike.kernels.encode.scale import bounds, extreme
 from gguflike.kernels.encode.search import (
-    MAGIC,
     clamp_tile,
     f16_bits,
     reciprocal,
     round_to_int,
     stored_scale,
     to_f16_grid,
-    weighted,
 )
-from gguflike.kernels.lanes import fma, lanes, load, magnitude, make_tile, maximum, minimum, store, to_int, where
+from gguflike.kernels.lanes import (
+    any_lane,
+    lanes,
+    load,
+    magnitude,
+    make_tile,
+    maximum,
+    minimum,
+    store,
+    to_int,
+    where,
+)
 
 BLOCK = 256
-Floats = npt.NDArray[np.float32]
+HIDDEN = np.float32(1e-4)  # an error below this share of the squares: sums of these do not tell it from others
 
 
 class SuperAffine(NamedTuple):
@@ -50,117 +73,48 @@ class SuperAffine(NamedTuple):
     tries: int
 
 
-@lean(forceinline=True)
-def affine_code(x: Any, inverse: Any, shift: Any, hi: Any) -> Any:
-    """The code in [0, hi] nearest to x * inverse + shift, as float32; any integer where ``hi`` is None."""
-    if hi is None:
-        return fma(x, inverse, shift) + MAGIC - MAGIC
-    return minimum(maximum(fma(x, inverse, shift) + MAGIC, lanes(MAGIC)), lanes(hi) + MAGIC) - MAGIC
-
-
 @lean
-def affine_moments(tile: Any, weights: Any, first: int, count: int, inverse: Any, shift: Any, hi: Any) -> Any:
-    """Weighted sums of x*q, q*q and q over the nearest codes."""
-    xq = lanes(0.0)
-    qq = lanes(0.0)
-    sq = lanes(0.0)
-    for j in range(first, first + count):
-        x = load(tile, j)
-        q = affine_code(x, inverse, shift, hi)
-        wq = weighted(weights, j, q)
-        xq = fma(x, wq, xq)
-        qq = fma(q, wq, qq)
-        sq = sq + wq
-    return xq, qq, sq
+def refine(tile: Any, weights: Any, s: SuperAffine, sums: Any, rests: Any, scales: Any, mins: Any) -> bool:
+    """Search better scales and mins where ``best_affine`` cannot tell; whether there was such a sub-block.
 
-
-@lean
-def totals(tile: Any, weights: Any, first: int, count: int) -> Any:
-    """(sum of w, sum of w*x)."""
-    sw = lanes(0.0)
-    sx = lanes(0.0)
-    for j in range(first, first + count):
-        if weights is not None:
-            sw = sw + load(weights, j)
-        sx = sx + weighted(weights, j, load(tile, j))
-    if weights is None:
-        sw = lanes(count)
-    return sw, sx
-
-
-@lean(forceinline=True)
-def fit(sw: Any, sx: Any, xq: Any, qq: Any, sq: Any, ceiling: Any) -> Any:
-    """Least-squares (scale, offset) of x against q with offset <= ceiling, and the squares that they explain."""
-    det = sw * qq - sq * sq
-    usable = det > sw * qq * np.float32(1e-6)
-    scale = where(usable, (sw * xq - sx * sq) / where(usable, det, lanes(1.0)), lanes(0.0))
-    offset = (sx - scale * sq) * reciprocal(sw)
-    capped = offset > ceiling
-    offset = where(capped, lanes(ceiling), offset)
-    scale = where(capped, (xq - offset * sq) * reciprocal(qq), scale)
-    scale = maximum(scale, lanes(0.0))
-    explained = (scale * xq + offset * sx) * 2.0 - (
-        scale * scale * qq + 2.0 * scale * offset * sq + offset * offset * sw
-    )
-    return scale, offset, explained
-
-
-@lean
-def best_affine(
-    tile: Any, weights: Any, first: int, count: int, least: Any, greatest: Any, grid: Any, scan: Any, rounds: int,
-    hi: Any, ceiling: Any,
-) -> Any:  # fmt: skip
-    """(scale, offset) of least squared error, searched from ``grid``: pairs (range in codes, code of the minimum).
-
-    ``least``, ``greatest``: the bounds of the values. ``scan``: ``hi``, or None where no code of the grid is beyond it.
-    ``ceiling``: the largest offset allowed (0 where a min is stored negated, infinity where it is free).
+    ``rests``: the squares that it did not explain.
     """
-    least = minimum(least, lanes(ceiling))
-    inverse_range = reciprocal(greatest - least)
-    sw, sx = totals(tile, weights, first, count)
-    scale = lanes(0.0)
-    offset = minimum(sx * reciprocal(sw), lanes(ceiling))
-    explained = offset * (2.0 * sx - offset * sw)
-    for g in range(grid.shape[0]):
-        inverse = inverse_range * grid[g, 0]
-        shift = grid[g, 1] - least * inverse
-        xq, qq, sq = affine_moments(tile, weights, first, count, inverse, shift, scan)
-        s, o, e = fit(sw, sx, xq, qq, sq, ceiling)
-        better = e > explained
-        scale = where(better, s, scale)
-        offset = where(better, o, offset)
-        explained = where(better, e, explained)
-    for _ in range(rounds):
-        inverse = reciprocal(scale)
-        xq, qq, sq = affine_moments(tile, weights, first, count, inverse, -offset * inverse, hi)
-        s, o, e = fit(sw, sx, xq, qq, sq, ceiling)
-        better = e > explained
-        scale = where(better, s, scale)
-        offset = where(better, o, offset)
-        explained = where(better, e, explained)
-    return scale, offset
-
-
-@lean
-def affine_error(tile: Any, weights: Any, first: int, count: int, scale: Any, offset: Any, hi: Any) -> Any:
-    """Sum of w * (x - scale * q - offset)**2 with the nearest codes."""
-    inverse = reciprocal(scale)
-    shift = -offset * inverse
-    total = lanes(0.0)
-    for j in range(first, first + count):
-        x = load(tile, j)
-        rest = x - fma(scale, affine_code(x, inverse, shift, hi), offset)
-        total = fma(rest, weighted(weights, j, rest), total)
-    return total
+    size, hi = s.size, s.hi
+    found = False
+    for i in range(BLOCK // size):
+        first = i * size
+        hidden = load(rests, i) < load(sums, 3 * i + 2) * HIDDEN
+        if any_lane(hidden):
+            found = True
+            sw = load(sums, 3 * i)
+            scale = load(scales, i)
+            offset = -load(mins, i)
+            error = affine_error(tile, weights, first, size, scale, offset, hi)
+            least, greatest = bounds(tile, first, size)
+            least = minimum(least, lanes(0.0))
+            span = where(greatest > least, greatest - least, lanes(1.0))
+            for g in range(s.grid.shape[0] + s.rounds):
+                if g < s.grid.shape[0]:
+                    step = span / s.grid[g, 0]
+                    shift = s.grid[g, 1] - least * reciprocal(step)
+                else:
+                    step = where(scale > 0.0, scale, span)
+                    shift = -offset * reciprocal(step)
+                scale, offset, error = refit(tile, weights, first, size, sw, step, shift, hi, scale, offset, error)
+            store(scales, i, where(hidden, scale, load(scales, i)))
+            store(mins, i, where(hidden, -offset, load(mins, i)))
+    return found
 
 
 @lean
 def choose_pairs(
-    tile: Any, weights: Any, s: SuperAffine, scales: Any, mins: Any, d: Any, dmin: Any, window: Any, pairs: Any
-) -> Any:
+    tile: Any, weights: Any, s: SuperAffine, sums: Any, scales: Any, mins: Any, d: Any, dmin: Any, window: Any,
+    pairs: Any,
+) -> Any:  # fmt: skip
     """Per sub-block the integers (scale, min) of least error in a ``window`` around scales / d, mins / dmin: ``pairs``.
 
-    Returns the error over the super-block and the (d, dmin) of least squares for these integers and codes.
+    ``sums``: ``totals`` of the sub-blocks. Returns the error over the super-block and the (d, dmin) of least squares
+    for these integers and codes.
     """
     size, hi, most = s.size, s.hi, s.most
     subs = BLOCK // size
@@ -187,9 +141,18 @@ def choose_pairs(
             scale = where(better, other, scale)
             low = where(better, other_min, low)
             error = minimum(e, error)
+        sw = load(sums, 3 * i)
+        sx = load(sums, 3 * i + 1)
+        coarse = middle < 2.0
+        if any_lane(coarse):  # the min sought belongs to a scale that is not to be had: the mean may do better
+            flat = round_to_int(minimum(maximum(-sx * reciprocal(sw), lanes(0.0)) * inverse_dmin, lanes(most)))
+            e = affine_error(tile, weights, first, size, lanes(0.0), -(dmin * flat), hi)
+            better = coarse & (e < error)
+            scale = where(better, lanes(0.0), scale)
+            low = where(better, flat, low)
+            error = where(better, e, error)
         inverse = reciprocal(d * scale)
         xq, qq, sq = affine_moments(tile, weights, first, size, inverse, dmin * low * inverse, hi)
-        sw, sx = totals(tile, weights, first, size)
         aa = aa + scale * scale * qq
         ab = ab + scale * low * sq
         bb = bb + low * low * sw
@@ -213,6 +176,8 @@ def encode_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: SuperAffi
     subs = BLOCK // size
     scales = make_tile(subs)
     mins = make_tile(subs)
+    sums = make_tile(3 * subs)
+    rests = make_tile(subs)
     pairs = make_tile(2 * subs)
     best = make_tile(2 * subs)
     clamp_tile(tile, BLOCK, magnitude(extreme(tile, 0, BLOCK)))
@@ -221,32 +186,36 @@ def encode_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: SuperAffi
         low = minimum(least, lanes(0.0))
         store(scales, i, (maximum(greatest, lanes(0.0)) - low) / hi)
         store(mins, i, 0.0 - low)
+        for k, total in enumerate(totals(tile, weights, i * size, size)):
+            store(sums, 3 * i + k, total)
     best_d = to_f16_grid(extreme(scales, 0, subs) / s.most)
     best_dmin = to_f16_grid(extreme(mins, 0, subs) / s.most)
-    error, d, dmin = choose_pairs(tile, weights, s, scales, mins, best_d, best_dmin, s.window[:0], best)
+    error, d, dmin = choose_pairs(tile, weights, s, sums, scales, mins, best_d, best_dmin, s.window[:0], best)
     if s.tries > 0:
         for i in range(subs):
-            least, greatest = bounds(tile, i * size, size)
-            scale, offset = best_affine(
-                tile, weights, i * size, size, least, greatest, s.grid, hi, s.rounds, hi, np.float32(0.0)
-            )
+            sw, sx = load(sums, 3 * i), load(sums, 3 * i + 1)
+            scale, offset, explained = best_affine(tile, weights, i * size, size, sw, sx, s.grid, s.rounds, hi)
+            store(rests, i, load(sums, 3 * i + 2) - explained)
             store(scales, i, scale)
             store(mins, i, -offset)
-        peak = extreme(scales, 0, subs)
-        peak_min = extreme(mins, 0, subs)
-        for p in range(s.peaks.shape[0]):
-            d = stored_scale(peak / s.peaks[p, 0])
-            dmin = stored_scale(peak_min / s.peaks[p, 1])
-            for _ in range(s.tries):
-                e, next_d, next_dmin = choose_pairs(tile, weights, s, scales, mins, d, dmin, s.window, pairs)
-                better = e < error
-                error = where(better, e, error)
-                best_d = where(better, d, best_d)
-                best_dmin = where(better, dmin, best_dmin)
-                for i in range(2 * subs):
-                    store(best, i, where(better, load(pairs, i), load(best, i)))
-                d = stored_scale(next_d)
-                dmin = stored_scale(next_dmin)
+        for search in range(2):
+            if search > 0 and not refine(tile, weights, s, sums, rests, scales, mins):
+                break
+            peak = extreme(scales, 0, subs)
+            peak_min = extreme(mins, 0, subs)
+            for p in range(s.peaks.shape[0]):
+                d = stored_scale(peak / s.peaks[p, 0])
+                dmin = stored_scale(peak_min / s.peaks[p, 1])
+                for _ in range(s.tries):
+                    e, next_d, next_dmin = choose_pairs(tile, weights, s, sums, scales, mins, d, dmin, s.window, pairs)
+                    better = e < error
+                    error = where(better, e, error)
+                    best_d = where(better, d, best_d)
+                    best_dmin = where(better, dmin, best_dmin)
+                    for i in range(2 * subs):
+                        store(best, i, where(better, load(pairs, i), load(best, i)))
+                    d = stored_scale(next_d)
+                    dmin = stored_scale(next_dmin)
     for i in range(subs):
         scale = load(best, 2 * i)
         low = load(best, 2 * i + 1)
@@ -260,17 +229,6 @@ def encode_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: SuperAffi
     store(symbols, BLOCK + 2 * subs + 1, f16_bits(best_dmin))
 
 
-def code_grid(stretches: ArrayLike, shifts: ArrayLike) -> npt.NDArray[np.float32]:
-    """Starting points: the values' range spans ``stretch`` codes more than there are, its middle is ``shift`` off."""
-    pairs = np.meshgrid(np.asarray(stretches, np.float32), np.asarray(shifts, np.float32), indexing="ij")
-    return np.stack(pairs, axis=-1).reshape(-1, 2)
-
-
-def spans(hi: int, grid: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """``code_grid`` for codes 0 .. hi as ``best_affine`` takes it: (codes in the range, code of the minimum)."""
-    return np.stack([hi + grid[:, 0], grid[:, 1] - grid[:, 0] / 2], axis=-1)
-
-
 def register_super(
     name: str, size: int, hi: int, most: int, grid: Floats, peaks: tuple[tuple[float, float], ...],
     fields: list[list[list[Slot]]],
@@ -282,9 +240,6 @@ def register_super(
     symbols = BLOCK + 2 * (BLOCK // size) + 2
     register_codec(name, BLOCK, symbols, fields, settings, textbook=settings._replace(tries=0))
 
-
-# Shifts of the codes against the values by thirds of a step: which of them fits best is as good as random.
-PHASES = np.array([-1 / 3, 0, 1 / 3], np.float32)
 
 SC, MN = list(range(BLOCK, BLOCK + 8)), list(range(BLOCK + 8, BLOCK + 16))
 FACTORS = whole([BLOCK + 16, BLOCK + 17], 2)
