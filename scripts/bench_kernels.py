@@ -20,8 +20,8 @@ import numpy as np
 from gguflike.blocks import FORMATS
 from gguflike.kernels import native
 from gguflike.kernels.layout import FLOATS, LAYOUTS, activation_arrays, linear_plan
-
-SCRATCH_BYTES = 1 << 18
+from gguflike.kernels.program import SCRATCH_BYTES
+from gguflike.runner.bench import READ_VECTORS, ROUND_OPERATIONS
 
 
 def seconds(run: Callable[[], None], repeats: int) -> float:
@@ -48,10 +48,10 @@ def limits(megabytes: int, repeats: int) -> dict[str, float]:
     result = np.zeros(64, np.uint8)
     read, multiply = native.call("limits:read"), native.call("limits:multiply")
     args = np.array([memory.ctypes.data, result.ctypes.data], np.int64)
-    vectors, rounds = memory.nbytes // 256, 200_000
+    vectors, rounds = memory.nbytes // READ_VECTORS, 200_000
     return {
         "read": memory.nbytes / seconds(lambda: read(args.ctypes.data, 0, 0, vectors), repeats),
-        "multiply": rounds * 12 * 8 * 128 / seconds(lambda: multiply(args.ctypes.data, 0, 0, rounds), repeats),
+        "multiply": rounds * ROUND_OPERATIONS / seconds(lambda: multiply(args.ctypes.data, 0, 0, rounds), repeats),
     }
 
 

@@ -104,6 +104,22 @@ def serve(engine: str, path: str, threads: int, context: int) -> None:
         out.write(f"{time.perf_counter() - wall} {time.process_time() - cpu}\n")
 
 
+def ask(process: subprocess.Popen[str], line: str) -> list[str]:
+    """Sends a child a line; the words of its answer."""
+    assert process.stdin
+    assert process.stdout
+    process.stdin.write(f"{line}\n")
+    process.stdin.flush()
+    return process.stdout.readline().split()
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Lets a child come to its end, which is that of its input."""
+    assert process.stdin
+    process.stdin.close()
+    process.wait()
+
+
 class ReadLoop:
     """The C loop in a process of its own: ``run`` measures bytes per second into ``speeds``."""
 
@@ -114,16 +130,7 @@ class ReadLoop:
         self.process.stdout.readline()
 
     def run(self) -> None:
-        assert self.process.stdin
-        assert self.process.stdout
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        self.speeds.append(float(self.process.stdout.readline().split()[0]))
-
-    def close(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
+        self.speeds.append(float(ask(self.process, "go")[0]))
 
 
 def read_loop(threads: int, folder: str) -> ReadLoop | None:
@@ -157,11 +164,7 @@ class Child:
     decode: list[float]
 
     def run(self, what: str, count: int, clock: str) -> None:
-        assert self.process.stdin
-        assert self.process.stdout
-        self.process.stdin.write(f"{what} {count}\n")
-        self.process.stdin.flush()
-        wall, cpu = map(float, self.process.stdout.readline().split())
+        wall, cpu = map(float, ask(self.process, f"{what} {count}"))
         (self.prefill if what == "prefill" else self.decode).append(count / (wall if clock == "wall" else cpu))
 
 
@@ -212,12 +215,8 @@ def measure(path: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         row["decode_bytes_per_s"] = nbytes * row["decode_tokens_per_s"]
         row["read_loop_bytes_per_s"] = read
         rows.append(row)
-    if loop:
-        loop.close()
-    for child in children:
-        assert child.process.stdin
-        child.process.stdin.close()
-        child.process.wait()
+    for process in [child.process for child in children] + ([loop.process] if loop else []):
+        end(process)
     return rows
 
 

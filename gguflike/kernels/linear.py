@@ -16,6 +16,7 @@ from gguflike.errors import QuantizationError
 from gguflike.kernels import dispatch, native
 from gguflike.kernels._host import run_rows, thread_count
 from gguflike.kernels.layout import FLOATS, LAYOUTS, LinearPlan, activation_arrays, linear_plan
+from gguflike.kernels.program import SCRATCH_BYTES
 
 
 class Tensor(Protocol):
@@ -26,8 +27,6 @@ class Tensor(Protocol):
     shape: tuple[int, ...]
     data: npt.NDArray[np.uint8]
 
-
-SCRATCH_BYTES = 1 << 18  # of a thread, see matmul.py
 
 _packed: dict[int, npt.NDArray[np.uint8]] = {}  # by the id of the tensor's data
 

@@ -18,6 +18,7 @@ from gguflike.kernels.atomics import load_word
 from gguflike.kernels.layout import FLOATS as FLOAT_TYPES
 from gguflike.kernels.layout import LANES
 from gguflike.kernels.output import add_floats, bias_rows, panel_tokens, prefetch, put_bias, put_rows, put_unit
+from gguflike.kernels.program import SCRATCH_BYTES
 from gguflike.kernels.simd import (
     F32,
     FLOATS,
@@ -60,7 +61,7 @@ UNIT_SUMS = PANEL_TOKENS * ROW_BYTES
 BIAS_AT = CHUNK * STRIP_BYTES
 PANEL_AT = BIAS_AT + ROW_BYTES
 SUMS_AT = PANEL_AT + PANEL_TOKENS * TOKEN_BYTES
-UNITS = ((1 << 18) - SUMS_AT) // UNIT_SUMS
+UNITS = (SCRATCH_BYTES - SUMS_AT) // UNIT_SUMS
 
 
 def _element_bytes(kind: str) -> int:

@@ -201,12 +201,11 @@ def _over_blocks(
     width = len(groups)
 
     def body(index: Any, values: list[Any]) -> list[Any]:
-        totals = [values[i : i + width] for i in range(0, len(values), width)]
+        totals = _rows(values, width)
         _add_block(e, layout, base, panel, groups, index, totals)
-        return [value for row in totals for value in row]
+        return _flat(totals)
 
-    values = e.loop(e.int64(0), blocks, 1, [value for row in starts for value in row], body)
-    return [values[i : i + width] for i in range(0, len(values), width)]
+    return _rows(e.loop(e.int64(0), blocks, 1, _flat(starts), body), width)
 
 
 def _over_steps(
@@ -217,6 +216,12 @@ def _over_steps(
     kind = WORDS if isinstance(arithmetic, WordSums) else BYTES
     tokens, groups = range(len(sums)), range(len(sums[0]))
     parts = len(sums[0][0])
+
+    def flat(sums: list[list[list[Any]]]) -> list[Any]:
+        return _flat(_flat(sums))
+
+    def nested(values: list[Any]) -> list[list[list[Any]]]:
+        return _rows(_rows(values, parts), len(groups))
 
     def step(codes: Any, activations: Any, sums: list[list[list[Any]]]) -> list[list[list[Any]]]:
         weights = [e.load(kind, codes, group * 64) for group in groups]
@@ -237,10 +242,10 @@ def _over_steps(
         return [[arithmetic.settle(total) for total in totals] for totals in sums]
 
     def two(index: Any, values: list[Any]) -> list[Any]:
-        return _flat(steps_from(index, 2, _nested(values, len(groups), parts)))
+        return flat(steps_from(index, 2, nested(values)))
 
     def some(index: Any, values: list[Any]) -> list[Any]:
-        sums = [[arithmetic.begin(total[0]) for total in totals] for totals in _nested(values, len(groups), 1)]
+        sums = [[arithmetic.begin(value) for value in totals] for totals in _rows(values, len(groups))]
         sums = settled(steps_from(index, run, sums))
         return [total[0] for totals in sums for total in totals]
 
@@ -250,20 +255,20 @@ def _over_steps(
     if run < LONG_RUN:
         values = [total[0] for totals in sums for total in totals]
         values = e.loop(e.int64(0), e.int64(steps), run, values, some, unroll=False)
-        return [[arithmetic.begin(value[0]) for value in totals] for totals in _nested(values, len(groups), 1)]
+        return [[arithmetic.begin(value) for value in totals] for totals in _rows(values, len(groups))]
     for first in range(0, steps, run):
         stop = e.int64(first + run)
-        sums = settled(_nested(e.loop(e.int64(first), stop, 2, _flat(sums), two, unroll=False), len(groups), parts))
+        sums = settled(nested(e.loop(e.int64(first), stop, 2, flat(sums), two, unroll=False)))
     return sums
 
 
-def _flat(sums: list[list[list[Any]]]) -> list[Any]:
-    return [value for totals in sums for total in totals for value in total]
+def _flat(rows: list[list[Any]]) -> list[Any]:
+    return [value for row in rows for value in row]
 
 
-def _nested(values: list[Any], groups: int, parts: int) -> list[list[list[Any]]]:
-    totals = [values[i : i + parts] for i in range(0, len(values), parts)]
-    return [totals[i : i + groups] for i in range(0, len(totals), groups)]
+def _rows(values: list[Any], width: int) -> list[list[Any]]:
+    """The reverse of ``_flat`` for rows of ``width``."""
+    return [values[i : i + width] for i in range(0, len(values), width)]
 
 
 def _add_block(

@@ -124,12 +124,13 @@ class Weights:
             args = plan.repack_args(tensor.data.ctypes.data, data.ctypes.data, rows, columns)
             program.add(str(plan.repack), *args, items=plan.matvec_items(rows), barrier=False)
             batch.append(tensor.data)
-            if sum(part.nbytes for part in batch) > BATCH_BYTES or tensor is tensors[-1]:
+            read = sum(part.nbytes for part in batch)
+            if read > BATCH_BYTES or tensor is tensors[-1]:
                 if progress is not None:
                     progress(done, total, f"loading {tensor.name}")
                 team.run(program.link(), 1)
                 _release(batch)
-                done += sum(part.nbytes for part in batch)
+                done += read
                 batch, program = [], Program()
         if progress is not None:
             progress(total, total, "loaded")
