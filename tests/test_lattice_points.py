@@ -12,6 +12,7 @@ from gguflike import quantize
 from gguflike.blocks import codebooks
 from gguflike.kernels._jit import jit
 from gguflike.kernels.encode import lattice_near as steps
+from gguflike.kernels.encode.lattice_bound import least_error
 from gguflike.kernels.encode.lattice_tables import DIGITS, NUMBER_BIT, halve
 from gguflike.kernels.encode.shorts import (
     SHORTS,
@@ -25,7 +26,7 @@ from gguflike.kernels.encode.shorts import (
     where_more,
     where_same,
 )
-from gguflike.kernels.lanes import LANES, load, store
+from gguflike.kernels.lanes import LANES, lanes, load, store
 
 DELTA = 0.125
 W, SCALE, TRIAL = 8, 16, 17  # vectors; the octets' weights come first
@@ -34,9 +35,10 @@ W, SCALE, TRIAL = 8, 16, 17  # vectors; the octets' weights come first
 @jit
 def moved_levels(book: Any, t: int, f: Any, n: Any) -> None:
     scale = load(f, SCALE)
-    steps.take_levels(book, t, f, n, 0, W, scale, TRIAL, 0)
+    offset = lanes(book.levels[t, 0] - book.levels[0, 0])
+    steps.take_levels(book, offset, f, n, 0, W, scale, TRIAL, 0)
     steps.find_ways(book, f, n, TRIAL, 0)
-    steps.take_way(book, t, f, n, scale, TRIAL, 0)
+    steps.take_way(book, f, n, scale, TRIAL, 0)
 
 
 @pytest.mark.parametrize("t", [0, 1])
@@ -64,6 +66,33 @@ def test_moved_levels_are_nearly_always_the_best_point(t: int) -> None:
         np.testing.assert_allclose(tile[TRIAL + steps.ERROR], found[i], rtol=1e-4)
     assert (found <= best * (1 + 1e-6)).mean() > 0.8
     assert found.sum() < 1.02 * best.sum()
+
+
+@jit
+def bound(book: Any, t: int, f: Any) -> None:
+    store(f, SCALE + 1, least_error(book, t, f, 0, W, load(f, SCALE)))
+
+
+@pytest.mark.parametrize(("name", "t"), [("iq1", 0), ("iq1", 1), ("iq2_s", 0)])
+def test_no_point_is_better_than_the_bound(name: str, t: int) -> None:
+    grid = getattr(codebooks, name)()
+    shifts = (DELTA, -DELTA) if name == "iq1" else (0.0,)
+    book, points = halve(grid, shifts), grid + shifts[t]
+    largest = np.abs(points).max()
+    rng = np.random.default_rng(14)
+    ratios = []
+    for _ in range(40):
+        f = np.zeros((SCALE + 2) * LANES, np.float32)
+        tile = f.reshape(-1, LANES)
+        tile[:W] = rng.standard_normal((8, LANES)) if name == "iq1" else np.abs(rng.standard_normal((8, LANES)))
+        tile[W:SCALE] = rng.random((8, LANES)) + 0.05
+        tile[SCALE] = (1 + rng.random(LANES)) / largest
+        bound(book, t, f)
+        y, w = tile[:W].T.astype(np.float64), tile[W:SCALE].T
+        errors = (w[:, None] * (y[:, None] - tile[SCALE][:, None, None] * points) ** 2).sum(axis=2).min(axis=1)
+        ratios.append(tile[SCALE + 1] / errors)
+    assert np.max(ratios) <= 1 + 1e-5
+    assert np.mean(ratios) > 0.75
 
 
 def test_rough_points_cost_little() -> None:

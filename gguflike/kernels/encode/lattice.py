@@ -17,17 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.blocks import FORMATS, codebooks
+from gguflike.kernels._jit import run_rows
 from gguflike.kernels.dispatch import register
 from gguflike.kernels.encode import lattice_layout as fields
-from gguflike.kernels.encode.lattice_block import EVEN, FREE, NONE, SUPER, Places, Shape, places
-from gguflike.kernels.encode.lattice_rows import Effort, encode_blocks
+from gguflike.kernels.encode.lattice_block import EVEN, FREE, NONE, SUPER, Effort, Places, Shape, places
+from gguflike.kernels.encode.lattice_rows import encode_blocks
 from gguflike.kernels.encode.lattice_tables import Codebook, halve
 from gguflike.kernels.lanes import LANES
-from gguflike.kernels.threads import run_rows
 
 Array = npt.NDArray[Any]
-
-_LEAST_WEIGHTS = 1 << 14  # scratch memory is made and filled for every range
 
 
 @dataclass(frozen=True)
@@ -36,11 +34,11 @@ class Lattice:
 
     Scales of sub-blocks of ``size`` weights are factor * d * (2 k + 1), k = 0 .. top. ``low`` to ``high``: sample
     scales relative to (root mean square of the sub-block) / (root mean square of the codebook); ``rungs``: how many.
-    They span where the best scales of Gaussian and heavy-tailed sub-blocks lie. ``again``: sample the best scales and
-    their neighbours once d is known, where this gains more than two rungs. Types with two ``shifts`` choose one per
-    sub-block of 32, or one per point; so many combinations of levels are points of their codebook that lattice_near.py
-    finds practically the best ones. ``rough``: it finds the ladder's points of this type, too, where no importance
-    makes weights differ.
+    They span where the best scales of Gaussian and heavy-tailed sub-blocks lie. ``again``: how many scales to sample
+    once d is known, the best and their neighbours, where these gain more than as many rungs. Types with two ``shifts``
+    choose one per sub-block of 32, or one per point; so many combinations of levels are points of their codebook that
+    lattice_near.py finds practically the best ones. ``rough``: it finds the ladder's points of this type, too, where no
+    importance makes weights differ.
     """
 
     grid: Callable[[], Array]
@@ -53,7 +51,7 @@ class Lattice:
     high: float
     rungs: int
     shifts: tuple[float, ...] = (0.0,)
-    again: bool = False
+    again: int = 0
     rough: bool = False
 
     def shape(self) -> Shape:
@@ -74,10 +72,12 @@ class Lattice:
 
     def effort(self, method: str, weighted: bool) -> Effort:
         if method == "absmax":
-            return Effort(np.empty(0, np.float32), np.empty(0, np.float32), False, 0)
+            return Effort(np.empty(0, np.float32), np.empty(0, np.float32), 0, 0, False)
         root = np.sqrt(np.mean(self.grid().astype(np.float64) ** 2))
         ladder = _ladder(self.low / root, self.high / root, self.rungs)
-        return Effort(ladder, _ladder(0.9, 1.4, LANES), self.again, 0 if weighted or not self.rough else self.rungs)
+        rough = 0 if weighted or not self.rough else self.rungs
+        bounded = self.rough or len(self.shifts) > 1
+        return Effort(ladder, _ladder(0.9, 1.4, LANES), self.again, rough, bounded)
 
 
 def _ladder(low: float, high: float, count: int) -> npt.NDArray[np.float32]:
@@ -89,10 +89,10 @@ LATTICES = {
     "IQ2_XXS": Lattice(codebooks.iq2_xxs, 32, 15, 1 / 8, EVEN, fields.iq2_xxs, 0.85, 1.3, 4),
     "IQ2_XS": Lattice(codebooks.iq2_xs, 16, 15, 1 / 8, EVEN, fields.iq2_xs, 0.75, 1.45, 5),
     "IQ2_S": Lattice(codebooks.iq2_s, 16, 15, 1 / 8, FREE, fields.iq2_s, 0.85, 1.25, 3, rough=True),
-    "IQ3_XXS": Lattice(codebooks.iq3_xxs, 32, 15, 1 / 4, EVEN, fields.iq3_xxs, 0.85, 1.8, 6, again=True),
-    "IQ3_S": Lattice(codebooks.iq3_s, 32, 15, 1.0, FREE, fields.iq3_s, 0.8, 1.8, 7, again=True),
-    "IQ1_S": Lattice(codebooks.iq1, 32, 7, 1.0, NONE, fields.iq1_s, 0.95, 0.95, 1, _DELTA, again=True),
-    "IQ1_M": Lattice(codebooks.iq1, 16, 7, 1.0, NONE, fields.iq1_m, 0.9, 1.3, 2, _DELTA, again=True),
+    "IQ3_XXS": Lattice(codebooks.iq3_xxs, 32, 15, 1 / 4, EVEN, fields.iq3_xxs, 0.85, 1.8, 6, again=2),
+    "IQ3_S": Lattice(codebooks.iq3_s, 32, 15, 1.0, FREE, fields.iq3_s, 0.8, 1.8, 7, again=2),
+    "IQ1_S": Lattice(codebooks.iq1, 32, 7, 1.0, NONE, fields.iq1_s, 0.95, 0.95, 1, _DELTA, again=1),
+    "IQ1_M": Lattice(codebooks.iq1, 16, 7, 1.0, NONE, fields.iq1_m, 0.9, 1.3, 2, _DELTA, again=1),
 }
 
 
@@ -117,7 +117,7 @@ def _plan(name: str, method: str, weighted: bool) -> _Plan:
     shape, effort = lattice.shape(), lattice.effort(method, weighted)
     symbols = fields.Symbols(shape.dim, lattice.size)
     bits = fields.layout(lattice.fields(symbols), FORMATS[name].block_bytes)
-    samples = len(effort.ladder) + 1 + 2 * effort.again
+    samples = len(effort.ladder) + 1 + effort.again
     return _Plan(shape, effort, bits, places(shape, _codebook(name), samples), symbols.vectors)
 
 
@@ -161,8 +161,7 @@ def _register(name: str) -> None:
         importance = np.empty((1, 0), np.float32)  # equal; zeros mean the same
         if weights is not None and weights.any():
             importance = weights.reshape(-1, SUPER)
-        args = (_read_only(x), out, _read_only(importance), name, method)
-        run_rows(_encode_rows, len(x), *args, threads=threads, least=-(-_LEAST_WEIGHTS // x.shape[1]))
+        run_rows(_encode_rows, len(x), _read_only(x), out, _read_only(importance), name, method, threads=threads)
 
 
 for _name in LATTICES:

@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from gguflike.kernels._jit import lean
+from gguflike.kernels._jit import inlined, lean
 from gguflike.kernels.encode.lattice_near import ERROR, KEYS, MARKS, NUMBER, find_ways, take_levels, take_way
 from gguflike.kernels.encode.lattice_search import nearest, scores
 from gguflike.kernels.encode.lattice_tables import NUMBER_BIT, Codebook
@@ -52,6 +53,23 @@ class Shape(NamedTuple):
     signs: int
     shared_shift: bool  # one shift per sub-block, not per point
     dense: bool  # points found by lattice_near.py, with two shifts, not by lattice_search.py
+
+
+class Effort(NamedTuple):
+    """How far to search. Samples are numbered: the ladder's, those taken again, the plain rule's.
+
+    ladder  float32: sample scales of a sub-block, relative to its root mean square; or none
+    spread  float32: values tried for d (lattice_scales.search_d); a multiple of 16, or none for the plain rule
+    again   how many scales to sample once d is known: the best, and their neighbours
+    rough   for how many samples lattice_near.py finds the points; types with two shifts: for all
+    bounded whether the plain rule's points are only looked for where they can be the best: lattice_bound.py tells
+    """
+
+    ladder: npt.NDArray[np.float32]
+    spread: npt.NDArray[np.float32]
+    again: int
+    rough: int
+    bounded: bool
 
 
 class Places(NamedTuple):
@@ -130,7 +148,7 @@ def _to_octets(source: Any, start: int, largest: float, f: Any, to: int, scratch
         _unzip(f, scratch + 2 * i, to + i, to + 4 + i)
 
 
-@lean
+@inlined
 def take_block(x: Any, weights: Any, shape: Shape, at: Places, f: Any, n: Any) -> Any:
     """Bring 256 weights ``x`` and their importance (or an empty array) into f: y, w, 2 w y, sums of groups and octets.
 
@@ -156,7 +174,7 @@ def take_block(x: Any, weights: Any, shape: Shape, at: Places, f: Any, n: Any) -
     return largest
 
 
-@lean
+@inlined
 def _sum_groups(shape: Shape, column: int, at: Places, f: Any) -> None:
     """Energy, importance and largest magnitude of 16 octets; the former two of their groups, too."""
     energy = lanes(np.float32(0))
@@ -210,7 +228,7 @@ def add_octets(shape: Shape, low: Any, high: Any) -> Any:
 
 
 @lean
-def _spread(shape: Shape, number: Any, column: int) -> Any:
+def spread(shape: Shape, number: Any, column: int) -> Any:
     """A number per sub-block, for each of 16 octets."""
     if shape.log_unit == 2:
         number = double_low(number, number)
@@ -228,12 +246,13 @@ def level(levels: Any, dim: int, word: Any, i: int) -> Any:
 
 
 @lean
-def sample(book: Codebook, shape: Shape, at: Places, f: Any, n: Any, h: Any, m: int, rough: bool) -> None:
-    """Find points at sample scale m, ``rough`` or the best, and sum up what they amount to in each sub-block."""
+def sample(book: Codebook, shape: Shape, effort: Effort, at: Places, f: Any, n: Any, h: Any, m: int) -> None:
+    """Find points at sample scale m, and sum up what they amount to in each sub-block."""
     for c in range(2):
-        store(f, at.lane_scale + c, _spread(shape, load(f, at.scale + m), c))
-    if shape.dense or rough:
-        _take_near(book, shape, at, f, n)
+        store(f, at.lane_scale + c, spread(shape, load(f, at.scale + m), c))
+    if shape.dense or m < effort.rough:
+        again = len(effort.ladder) <= m < len(effort.ladder) + effort.again
+        _take_near(book, shape, at, f, n, again and shape.shared_shift)
     else:
         for c in range(0, shape.columns, 2):
             scales = _column_scale(shape, at, f, c), _column_scale(shape, at, f, c + 1)
@@ -250,13 +269,12 @@ def _column_scale(shape: Shape, at: Places, f: Any, column: int) -> Any:
     return load(f, at.lane_scale + (column * shape.dim >> 3))
 
 
-@lean
+@inlined
 def _multiply(levels: Any, shape: Shape, at: Places, f: Any, n: Any, column: int) -> None:
     """Products of a column of groups with the points found for it, and of their squares with the importance."""
     word = load(n, at.found + column)
-    dot, norm, shift = lanes(np.float32(0)), lanes(np.float32(0)), lanes(np.float32(0))
-    if len(levels) > 1:
-        shift = where(word >> SHIFT_BIT == 0, shift, lanes(levels[1, 0] - levels[0, 0]))
+    dot, norm = lanes(np.float32(0)), lanes(np.float32(0))
+    shift = _offset(levels, word) if len(levels) > 1 else norm
     for i in range(shape.dim):
         x = level(levels, shape.dim, word, i) + shift
         dot = fma(x, load(f, at.wy + column * shape.dim + i), dot)
@@ -266,29 +284,50 @@ def _multiply(levels: Any, shape: Shape, at: Places, f: Any, n: Any, column: int
 
 
 @lean
-def _take_near(book: Codebook, shape: Shape, at: Places, f: Any, n: Any) -> None:
-    """Points by lattice_near.py, with the better shift, of a sub-block or of each point."""
-    trials = 2 * len(book.levels)
+def words(shape: Shape, at: Places, n: Any, column: int, part: int) -> Any:
+    """The points chosen for 16 octets, or for half ``part`` of them."""
+    octet = load(n, at.lane) + column * LANES
+    chosen = gather(n, (octet >> shape.log_unit) + (at.pick + 1) * LANES)
+    return gather(n, (chosen * shape.columns + (at.word + column * shape.parts + part)) * LANES + load(n, at.lane))
+
+
+@lean
+def _take_near(book: Codebook, shape: Shape, at: Places, f: Any, n: Any, kept: bool) -> None:
+    """Points by lattice_near.py, with the better shift, of a sub-block or of each point; or with the one chosen."""
+    levels = book.levels
+    trials = 2 if kept else 2 * len(levels)
     for trial in range(trials):
         t, c = trial >> 1, trial & 1
         scale, keys, marks = load(f, at.lane_scale + c), at.keys + trial * KEYS, at.marks + trial * MARKS
-        take_levels(book, t, f, n, at.y + 8 * c, at.w + 8 * c, scale, keys, marks)
+        offset = lanes(levels[t, 0] - levels[0, 0])
+        if kept:
+            shift = words(shape, at, n, c, 0) & np.int32(1 << SHIFT_BIT)
+            store(n, at.found + c, shift)
+            offset = _offset(levels, shift)
+        take_levels(book, offset, f, n, at.y + 8 * c, at.w + 8 * c, scale, keys, marks)
     for trial in range(trials):
         find_ways(book, f, n, at.keys + trial * KEYS, at.marks + trial * MARKS)
     for trial in range(trials):
         scale, keys, marks = load(f, at.lane_scale + (trial & 1)), at.keys + trial * KEYS, at.marks + trial * MARKS
-        take_way(book, trial >> 1, f, n, scale, keys, marks)
+        take_way(book, f, n, scale, keys, marks)
     for c in range(2):
-        number, shift = load(n, at.marks + c * MARKS + NUMBER), int_lanes(0)
+        number = load(n, at.marks + c * MARKS + NUMBER)
+        shift = load(n, at.found + c) if kept else int_lanes(0)
         if trials == 4:
             gain = _shift_gain(at, f, c)
             if shape.shared_shift:
-                gain = _spread(shape, add_octets(shape, _shift_gain(at, f, 0), _shift_gain(at, f, 1)), c)
+                gain = spread(shape, add_octets(shape, _shift_gain(at, f, 0), _shift_gain(at, f, 1)), c)
             better = gain > np.float32(0)
             number = where(better, load(n, at.marks + (2 + c) * MARKS + NUMBER), number)
             shift = where(better, int_lanes(1 << SHIFT_BIT), shift)
         word = gather(book.words, number)
         store(n, at.found + c, word ^ word >> 31 | shift)
+
+
+@lean
+def _offset(levels: Any, word: Any) -> Any:
+    """How far the shift of a word moves the levels."""
+    return where(word >> SHIFT_BIT == 0, lanes(np.float32(0)), lanes(levels[1, 0] - levels[0, 0]))
 
 
 @lean
@@ -305,7 +344,7 @@ def _octet_sum(shape: Shape, f: Any, table: int, column: int) -> Any:
     return load(f, first) + load(f, first + 1) if shape.parts == 2 else load(f, first)
 
 
-@lean
+@inlined
 def _add_up(shape: Shape, at: Places, f: Any, n: Any, m: int) -> None:
     """Keep the words of sample m and the products of each sub-block."""
     dot = add_octets(shape, _octet_sum(shape, f, at.lane_dot, 0), _octet_sum(shape, f, at.lane_dot, 1))

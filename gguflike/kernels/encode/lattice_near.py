@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from gguflike.kernels._jit import lean
+from gguflike.kernels._jit import inlined, lean
 from gguflike.kernels.encode.lattice_tables import POINT, Codebook
 from gguflike.kernels.encode.permute import gather
 from gguflike.kernels.lanes import (
@@ -43,17 +43,17 @@ _FAR = np.float32(1e30)  # above every key
 
 
 @lean
-def _reach(book: Codebook, t: int, scale: Any) -> Any:
+def _reach(book: Codebook, scale: Any) -> Any:
     """Half of what lies between two levels."""
-    return scale * ((book.levels[t, 2] - book.levels[t, 0]) * np.float32(0.25))
+    return scale * ((book.levels[0, 2] - book.levels[0, 0]) * np.float32(0.25))
 
 
-@lean
-def take_levels(book: Codebook, t: int, f: Any, n: Any, y: int, w: int, scale: Any, keys: int, marks: int) -> None:
-    """First step: the nearest levels with shift ``t`` and a vector of scales, and what moves cost."""
+@inlined
+def take_levels(book: Codebook, offset: Any, f: Any, n: Any, y: int, w: int, scale: Any, keys: int, marks: int) -> None:
+    """First step: the nearest levels, ``offset`` from the first shift's, at a vector of scales; and what moves cost."""
     levels = book.levels
-    middle = scale * ((levels[t, 0] + levels[t, 2]) * np.float32(0.25) + levels[t, 1] * np.float32(0.5))
-    reach = _reach(book, t, scale)
+    middle = scale * (((levels[0, 0] + levels[0, 2]) * np.float32(0.25) + levels[0, 1] * np.float32(0.5)) + offset)
+    reach = _reach(book, scale)
     number, down = int_lanes(_MIDDLE), int_lanes(0)
     least, second, error = lanes(_FAR), lanes(_FAR), lanes(np.float32(0))
     power = np.int32(1)
@@ -96,7 +96,7 @@ def _ways(book: Codebook, number: Any, down: Any) -> Any:
     return (moves ^ moves >> 8) & down ^ moves
 
 
-@lean
+@inlined
 def find_ways(book: Codebook, f: Any, n: Any, keys: int, marks: int) -> None:
     """Second step: which moves make a point."""
     number, down = load(n, marks + NUMBER), load(n, marks + _DOWN)
@@ -107,8 +107,8 @@ def find_ways(book: Codebook, f: Any, n: Any, keys: int, marks: int) -> None:
         store(n, marks + _AFTER1 + k, _ways(book, number + _move(key, down), down) & other)
 
 
-@lean
-def take_way(book: Codebook, t: int, f: Any, n: Any, scale: Any, keys: int, marks: int) -> None:
+@inlined
+def take_way(book: Codebook, f: Any, n: Any, scale: Any, keys: int, marks: int) -> None:
     """Last step: the number of the best point found, and its error; where none is found, of levels that are none."""
     number, down = load(n, marks + NUMBER), load(n, marks + _DOWN)
     ways, ways1, ways2 = load(n, marks + _ALONE), load(n, marks + _AFTER1), load(n, marks + _AFTER2)
@@ -130,5 +130,5 @@ def take_way(book: Codebook, t: int, f: Any, n: Any, scale: Any, keys: int, mark
     move = where(there | (cost >= _FAR), int_lanes(0), before + _move(last, down))
     store(n, marks + NUMBER, number + move)
     cost = where(there, lanes(np.float32(0)), cost)
-    error = fma(cost, _reach(book, t, scale) * np.float32(4), load(f, keys + ERROR))
+    error = fma(cost, _reach(book, scale) * np.float32(4), load(f, keys + ERROR))
     store(f, keys + ERROR, minimum(error, lanes(_FAR)))

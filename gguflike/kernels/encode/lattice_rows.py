@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from gguflike.kernels._jit import jit, lean
+from gguflike.kernels._jit import inlined, jit, lean
 from gguflike.kernels.encode.lattice_block import (
     EVEN,
     NONE,
     NUMBERS,
     SHIFT_BIT,
+    Effort,
     Places,
     Shape,
     add_octets,
     level,
     sample,
+    spread,
     take_block,
+    words,
 )
+from gguflike.kernels.encode.lattice_bound import least_error
 from gguflike.kernels.encode.lattice_scales import choose, first_scales, refit, resample, search_d
 from gguflike.kernels.encode.lattice_tables import NUMBER_BIT, Codebook
-from gguflike.kernels.encode.permute import gather
+from gguflike.kernels.encode.permute import total
 from gguflike.kernels.half import f32_to_f16
 from gguflike.kernels.lanes import (
     LANES,
@@ -38,55 +41,56 @@ from gguflike.kernels.lanes import (
     where,
 )
 
-
-class Effort(NamedTuple):
-    """How far to search.
-
-    ladder  float32: sample scales of a sub-block, relative to its root mean square; or none
-    spread  float32: values tried for d (lattice_scales.search_d); a multiple of 16, or none for the plain rule
-    again   whether to sample the best scales and their neighbours once d is known
-    rough   for how many samples lattice_near.py finds the points; types with two shifts: for all
-    """
-
-    ladder: npt.NDArray[np.float32]
-    spread: npt.NDArray[np.float32]
-    again: bool
-    rough: int
+_ROUNDING = np.float32(1 + 1e-5)  # no sum of 256 products is rounded by as much
 
 
-@lean
+@inlined
 def search_block(
     book: Codebook, shape: Shape, effort: Effort, at: Places, f: Any, n: Any, h: Any, largest: float
 ) -> Any:
     """Find points, k and sample (``pick``) and d for the block in ``f``; d is 0 where zeros are best."""
-    d = first_scales(shape, effort.ladder, at, f, n, largest)
-    samples = len(effort.ladder) + 1
+    start = first_scales(shape, effort, at, f, n, largest)
+    d, gain = np.float32(0), np.float32(0)
+    samples = len(effort.ladder)
     for m in range(samples):
-        sample(book, shape, at, f, n, h, m, m < effort.rough)
-    if effort.again:
-        d = search_d(shape, effort.spread, at, f, largest, d, samples)
+        sample(book, shape, effort, at, f, n, h, m)
+    if effort.again > 0:
+        d, gain = search_d(shape, effort.spread, at, f, largest, d, samples)
         choose(shape, at, f, n, d, largest, samples)
-        resample(shape, at, f, n, d, largest, samples)
-        for m in range(samples, samples + 2):
-            sample(book, shape, at, f, n, h, m, False)
-        samples += 2
-    if len(effort.spread) > 0:
-        d = search_d(shape, effort.spread, at, f, largest, d, samples)
-        choose(shape, at, f, n, d, largest, samples)
+        resample(shape, at, f, n, d, largest, samples, effort.again)
+        for m in range(samples, samples + effort.again):
+            sample(book, shape, effort, at, f, n, h, m)
+        samples += effort.again
+    if effort.bounded:
+        d, gain = search_d(shape, effort.spread, at, f, largest, d, samples)
+    if not effort.bounded or gain < _most_gain(book, shape, at, f, samples):
+        sample(book, shape, effort, at, f, n, h, samples)
+        samples += 1
+        plain_d, plain_gain = search_d(shape, effort.spread, at, f, largest, start, samples)
+        if plain_gain > gain:
+            d = plain_d
+    if len(effort.spread) == 0:
+        return start
+    choose(shape, at, f, n, d, largest, samples)
     change = lanes(np.float32(0))
     if shape.signs == EVEN:
         for c in range(2):
             _mend_signs(book, shape, at, f, n, c)
         change = add_octets(shape, load(f, at.lane_scale), load(f, at.lane_scale + 1))
-    return refit(shape, at, f, n, d, largest, change) if len(effort.spread) > 0 else d
+    return refit(shape, at, f, n, d, largest, change)
 
 
-@lean
-def _words(shape: Shape, at: Places, n: Any, column: int, part: int) -> Any:
-    """The points chosen for 16 octets, or for half ``part`` of them."""
-    octet = load(n, at.lane) + column * LANES
-    chosen = gather(n, (octet >> shape.log_unit) + (at.pick + 1) * LANES)
-    return gather(n, (chosen * shape.columns + (at.word + column * shape.parts + part)) * LANES + load(n, at.lane))
+@inlined
+def _most_gain(book: Codebook, shape: Shape, at: Places, f: Any, m: int) -> Any:
+    """No less than by how much points at sample scale m can be better than zeros."""
+    gain = lanes(np.float32(0))
+    for c in range(2):
+        energy, scale = load(f, at.octets + c), spread(shape, load(f, at.scale + m), c)
+        error = lanes(np.float32(np.inf))
+        for t in range(len(book.levels)):
+            error = minimum(least_error(book, t, f, at.y + 8 * c, at.w + 8 * c, scale), error)
+        gain = gain + (energy * _ROUNDING - error)
+    return total(gain)
 
 
 @lean
@@ -100,7 +104,7 @@ def _mend_signs(book: Codebook, shape: Shape, at: Places, f: Any, n: Any, column
     wrong = int_lanes(0)
     row = 8 * column
     for part in range(shape.parts):
-        word = _words(shape, at, n, column, part)
+        word = words(shape, at, n, column, part)
         for i in range(shape.dim):
             y = load(f, at.y + row)
             cost = magnitude(y) * load(f, at.w + row) * level(book.levels, shape.dim, word, i)
@@ -115,12 +119,12 @@ def _mend_signs(book: Codebook, shape: Shape, at: Places, f: Any, n: Any, column
     store(f, at.lane_scale + column, where(wrong < 0, gain, lanes(np.float32(0))))
 
 
-@lean
+@inlined
 def write_symbols(shape: Shape, at: Places, n: Any, symbols: Any) -> None:
     """Vectors of ``symbols``: points and shifts (columns), signs of octets (2), k of sub-blocks."""
     for c in range(2):
         for part in range(shape.parts):
-            word = _words(shape, at, n, c, part)
+            word = words(shape, at, n, c, part)
             store(symbols, c * shape.parts + part, word >> NUMBER_BIT & NUMBERS)
             store(symbols, shape.columns + c * shape.parts + part, word >> SHIFT_BIT)
         if shape.signs != NONE:
@@ -128,7 +132,7 @@ def write_symbols(shape: Shape, at: Places, n: Any, symbols: Any) -> None:
     store(symbols, 2 * shape.columns + 2, load(n, at.pick))
 
 
-@lean
+@inlined
 def write_bits(symbols: Any, layout: Any, out: Any) -> None:
     """Pack fields from the lowest bit up. ``layout`` int32 (n, 3): symbol, right shift, width in bits."""
     held, count, to = 0, 0, 0

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from gguflike.kernels._jit import lean
-from gguflike.kernels.encode.lattice_block import OCTETS, Places, Shape, add_octets
+from gguflike.kernels._jit import inlined, lean
+from gguflike.kernels.encode.lattice_block import OCTETS, Effort, Places, Shape, add_octets
 from gguflike.kernels.encode.permute import evens, gather, highest, odds, square_root, total
 from gguflike.kernels.encode.search import F16_MIN, to_f16_grid
 from gguflike.kernels.lanes import (
@@ -45,8 +45,8 @@ def _relative(d: Any, shape: Shape, largest: float) -> Any:
     return minimum(d * np.float32(shape.factor) / lanes(largest), lanes(_HUGE))
 
 
-@lean
-def first_scales(shape: Shape, ladder: Any, at: Places, f: Any, n: Any, largest: float) -> Any:
+@inlined
+def first_scales(shape: Shape, effort: Effort, at: Places, f: Any, n: Any, largest: float) -> Any:
     """Sample scales: the ladder of each sub-block, then the plain rule's. Picks the latter; returns its d.
 
     Plain rule: d lets the largest magnitude of the block meet the largest coordinate of a point at the largest k; each
@@ -57,17 +57,18 @@ def first_scales(shape: Shape, ladder: Any, at: Places, f: Any, n: Any, largest:
     energy = add_octets(shape, load(f, at.octets), load(f, at.octets + 1))
     mass = add_octets(shape, load(f, at.octets + 2), load(f, at.octets + 3))
     root = square_root(energy / where(mass > np.float32(0), mass, lanes(np.float32(1))))
-    for m in range(len(ladder)):
-        store(f, at.scale + m, maximum(root * ladder[m], step))
+    for m in range(len(effort.ladder)):
+        store(f, at.scale + m, maximum(root * effort.ladder[m], step))
+    plain = len(effort.ladder) + effort.again
     low, high = load(f, at.octets + 4), load(f, at.octets + 5)
     peak = maximum(evens(low, high), odds(low, high))
     if shape.log_unit == 2:
         peak = maximum(evens(peak, peak), odds(peak, peak))
     k = minimum(peak / (step * np.float32(2 * shape.largest)), lanes(np.float32(shape.top)))
     store(n, at.pick, to_int(k))
-    store(n, at.pick + 1, int_lanes(len(ladder)))
+    store(n, at.pick + 1, int_lanes(plain))
     k = to_float(to_int(k))
-    store(f, at.scale + len(ladder), (k + k + np.float32(1)) * step)
+    store(f, at.scale + plain, (k + k + np.float32(1)) * step)
     return highest(d)
 
 
@@ -77,7 +78,7 @@ def _best_k(ideal: Any, quarter: Any, top: int) -> Any:
     return truncate(minimum(ideal * quarter, lanes(np.float32(top))))
 
 
-@lean
+@inlined
 def choose(shape: Shape, at: Places, f: Any, n: Any, d: float, largest: float, samples: int) -> None:
     """Best k and sample of every sub-block at a given d, into ``pick``."""
     step = _relative(lanes(d), shape, largest)
@@ -113,7 +114,7 @@ def search_d(shape: Shape, spread: Any, at: Places, f: Any, largest: float, star
     """The best d for the samples taken, one candidate per lane; ``start`` stands in for the first.
 
     ``spread``: candidates, relative to the d that just holds the largest sub-block scale; a multiple of 16 of them.
-    Returns 0 if no d is better than zeros.
+    Returns it, and how much better it is than zeros; twice 0 if none is.
     """
     base = _reach(at, f, samples) / np.float32(2 * shape.top + 1)
     best_gain, best_d = np.float32(0), np.float32(0)
@@ -136,7 +137,7 @@ def search_d(shape: Shape, spread: Any, at: Places, f: Any, largest: float, star
         gain = highest(gains)
         if gain > best_gain:
             best_gain, best_d = gain, highest(where(gains == gain, d, lanes(np.float32(0))))
-    return best_d
+    return best_d, best_gain
 
 
 @lean
@@ -145,20 +146,22 @@ def picked(at: Places, f: Any, n: Any, table: int) -> Any:
     return gather(f, (load(n, at.pick + 1) + table) * LANES + load(n, at.lane))
 
 
-@lean
-def resample(shape: Shape, at: Places, f: Any, n: Any, d: float, largest: float, m: int) -> None:
-    """Sample scales m and m + 1: the chosen ones, and their neighbours on the side where the ideal scale lies."""
+@inlined
+def resample(shape: Shape, at: Places, f: Any, n: Any, d: float, largest: float, m: int, count: int) -> None:
+    """Sample scale m: the chosen ones; and if ``count`` is 2, m + 1: their neighbours where the ideal scale lies."""
     step = _relative(lanes(d), shape, largest)
     k = to_float(load(n, at.pick))
     scale = (k + k + np.float32(1)) * step
+    store(f, at.scale + m, scale)
+    if count == 1:
+        return
     above = picked(at, f, n, at.ideal) > scale + scale
     k = where(above, k + np.float32(1), maximum(k - np.float32(1), lanes(np.float32(0))))
     k = minimum(k, lanes(np.float32(shape.top)))
-    store(f, at.scale + m, scale)
     store(f, at.scale + m + 1, (k + k + np.float32(1)) * step)
 
 
-@lean
+@inlined
 def refit(shape: Shape, at: Places, f: Any, n: Any, d: float, largest: float, change: Any) -> Any:
     """The float16 nearest to the best d for the chosen points and k, if it is better than ``d``.
 

@@ -1,0 +1,43 @@
+"""Kernel: how small the error of codebook points at given scales can be, for points of 8 weights with three levels.
+
+It tells for little whether points need be looked for at all.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gguflike.kernels._jit import inlined
+from gguflike.kernels.encode.lattice_tables import POINT, Codebook
+from gguflike.kernels.encode.permute import gather
+from gguflike.kernels.lanes import fma, int_lanes, lanes, load, maximum, minimum, where
+
+
+@inlined
+def least_error(book: Codebook, t: int, f: Any, y: int, w: int, scale: Any) -> Any:
+    """A lower bound of the errors of 16 octets with shift ``t`` and a vector of scales.
+
+    The nearest levels' error, and, if these are no point, what it costs to move the weight that it costs least to move;
+    the latter only without shifts, where the bound is needed to be close.
+    """
+    levels = book.levels
+    error, move, number = lanes(np.float32(0)), lanes(np.float32(np.inf)), int_lanes(0)
+    power = np.int32(1)
+    for i in range(8):
+        z, importance = load(f, y + i), load(f, w + i)
+        low, middle, high = z - scale * levels[t, 0], z - scale * levels[t, 1], z - scale * levels[t, 2]
+        low, middle, high = low * low, middle * middle, high * high
+        inner = minimum(low, middle)
+        nearest = minimum(inner, high)
+        error = fma(nearest, importance, error)
+        if len(levels) == 1:
+            second = minimum(maximum(low, middle), maximum(inner, high))
+            move = minimum((second - nearest) * importance, move)
+            digit = where(nearest == high, int_lanes(2), where(nearest == middle, int_lanes(1), int_lanes(0)))
+            number = number + digit * power
+            power = power * np.int32(3)
+    if len(levels) == 1:
+        error = error + where(gather(book.moves, number) < np.int32(POINT), move, lanes(np.float32(0)))
+    return error
