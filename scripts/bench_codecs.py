@@ -4,26 +4,24 @@
 
 Errors: RMSE over rows of a Gaussian, and relative to the weights' own RMS over the matrices of each checkpoint folder
 (safetensors, or pytorch_model.bin); then with importance weights, weighted RMSE. Encode speed: million weights per
-second of CPU time on one thread, both sides interleaved in one process (wall time would measure what else runs on the
-machine), then wall time on all cores (processes for libgguf, which holds Python's lock). libgguf makes tables for its
-lattice types when a process first encodes one: how long that takes is measured apart, in fresh processes. Decode: GB/s
-of blocks read and floats written, one thread, beyond any cache, next to a plain copy.
+second of CPU time on one thread (wall time would measure what else runs on the machine), then of wall time on all
+cores, by each side's own threads. libgguf makes tables for its lattice types when a process first encodes one: how long
+that takes is measured apart, in fresh processes. Decode: GB/s of blocks read and floats written, one thread, beyond any
+cache, next to a plain copy. Speeds are compared in one process, by the fastest of several turns.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +37,8 @@ PLAIN = ("F32", "F64", "I8", "I16", "I32", "I64")  # conversions, nothing to com
 SHAPE = (256, 4096)
 SLOW_BUDGET = 2.0  # seconds of CPU that libgguf may take for an error
 SPEED_BUDGET = 0.3  # and for one measurement of its speed
+MEASUREMENT = 0.05  # seconds for which a short call is repeated
+THREADED_ROWS = 64  # libgguf starts threads from here on
 DECODE_REPEATS = 16  # of SHAPE: 64 MiB of floats
 DECODE_BUDGET = 0.1
 
@@ -62,13 +62,18 @@ def rmse(x: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> float:
     return float(np.sqrt(np.average(squares.mean(axis=0), weights=weights)))
 
 
-def ggml_encode(x: np.ndarray, fmt: BlockFormat, weights: np.ndarray | None) -> np.ndarray | None:
+def ggml_threads(count: int) -> None:
+    os.environ["LIBGGUF_NUM_THREADS"] = str(count)  # libgguf looks at every call
+
+
+def ggml_encode(x: np.ndarray, fmt: BlockFormat, weights: np.ndarray | None, threads: int = 1) -> np.ndarray | None:
     """libgguf's blocks, or None for a type it does not encode.
 
     Types that it does not encode without importance get equal weights: its own makeshift depends on the rows at hand.
     """
     if weights is None and libgguf.quantize_requires_imatrix(fmt.id):
         weights = np.ones(x.shape[1], np.float32)
+    ggml_threads(threads)
     try:
         blocks = libgguf.quantize_rows(x, fmt.id, weights)
     except (ValueError, RuntimeError):
@@ -84,25 +89,17 @@ def package_encode(x: np.ndarray, fmt: BlockFormat) -> np.ndarray | None:
         return None
 
 
-def cpu_seconds(*calls: Callable[[], Any], repeats: int = 5) -> list[float]:
-    """Median CPU seconds of each call, interleaved."""
-    taken: list[list[float]] = [[] for _ in calls]
+def seconds(*calls: Callable[[], Any], clock: Callable[[], float] = time.process_time, repeats: int = 5) -> list[float]:
+    """Least seconds of each call, by default of CPU; the calls take turns, and one turn repeats a short call."""
+    least = [math.inf] * len(calls)
     for _ in range(repeats):
-        for times, call in zip(taken, calls, strict=True):
-            start = time.process_time()
-            call()
-            times.append(time.process_time() - start)
-    return [statistics.median(times) for times in taken]
-
-
-def wall_seconds(call: Callable[[], Any], repeats: int = 3) -> float:
-    """Least wall seconds of a call."""
-    taken = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - start)
-    return min(taken)
+        for i, call in enumerate(calls):
+            count, start = 0, clock()
+            while (taken := clock() - start) < MEASUREMENT:
+                call()
+                count += 1
+            least[i] = min(least[i], taken / count)
+    return least
 
 
 def importance(columns: int) -> np.ndarray:
@@ -149,9 +146,8 @@ def read_float(path: Path, name: str) -> np.ndarray:
 def affordable(x: np.ndarray, fmt: BlockFormat, weights: np.ndarray | None, budget: float = SLOW_BUDGET) -> np.ndarray:
     """The first rows of ``x`` that libgguf encodes within ``budget`` seconds, once its tables are made."""
     ggml_encode(x[:1], fmt, weights)
-    [first] = cpu_seconds(lambda: ggml_encode(x[:1], fmt, weights), repeats=1)
-    rows = len(x) if first == 0 else max(1, int(budget / first))
-    return np.ascontiguousarray(x[:rows])
+    [first] = seconds(lambda: ggml_encode(x[:1], fmt, weights), repeats=1)
+    return np.ascontiguousarray(x[: max(1, int(budget / first))])
 
 
 def errors(fmt: BlockFormat, x: np.ndarray, weights: np.ndarray | None) -> dict[str, float | None]:
@@ -205,48 +201,27 @@ def ggml_setup(fmt: BlockFormat) -> float:
     return float(run.stdout)
 
 
-_WORK: list[Callable[[int], Any]] = []  # in a process of ``ggml_wall_seconds``: what it repeats
-
-
-def _repeat(share: int, repeats: int) -> None:
-    for _ in range(repeats):
-        _WORK[0](share)
-
-
-def ggml_wall_seconds(x: np.ndarray, fmt: BlockFormat, weights: np.ndarray | None, cores: int) -> float:
-    """Least wall seconds in which ``cores`` processes have libgguf encode ``x``, a share of the rows each.
-
-    They are forked, and so inherit the rows and the tables that libgguf has made; a measurement takes 0.1 s or more.
-    """
-    shares = np.array_split(x, cores)
-    [one] = cpu_seconds(lambda: ggml_encode(shares[0], fmt, weights), repeats=1)
-    repeats = [1 + int(0.1 / max(one, 1e-5))] * cores
-    work = (lambda share: ggml_encode(shares[share], fmt, weights),)
-    with ProcessPoolExecutor(cores, get_context("fork"), _WORK.append, work) as pool:
-        seconds = wall_seconds(lambda: list(pool.map(_repeat, range(cores), repeats)), 4)
-    return seconds / repeats[0]
-
-
 def encode_speed(fmt: BlockFormat, x: np.ndarray, weights: np.ndarray | None, cores: int) -> dict[str, float | None]:
     """Million weights per second: CPU time of one thread (``ours``, ``ggml``, ``package``), wall time of all cores."""
     rows = affordable(x, fmt, weights, SPEED_BUDGET)
-    if ggml_encode(rows[:1], fmt, weights) is None:
-        [ours] = cpu_seconds(lambda: encode(x, fmt, weights))
-        theirs = None
-    else:
-        ours, theirs = cpu_seconds(lambda: encode(x, fmt, weights), lambda: ggml_encode(rows, fmt, weights))
+    many = x[: max(len(rows), THREADED_ROWS)]
+    ours, theirs = seconds(lambda: encode(x, fmt, weights), lambda: ggml_encode(rows, fmt, weights))
+    our_wall, their_wall = seconds(
+        lambda: encode(x, fmt, weights, threads=cores),
+        lambda: ggml_encode(many, fmt, weights, cores),
+        clock=time.perf_counter,
+    )
+    known = ggml_encode(rows[:1], fmt, weights) is not None
     part = np.ascontiguousarray(x[:64])
     package = (
-        None if package_encode(part[:1], fmt) is None else cpu_seconds(lambda: package_encode(part, fmt), repeats=3)[0]
+        None if package_encode(part[:1], fmt) is None else seconds(lambda: package_encode(part, fmt), repeats=3)[0]
     )
-    wall = wall_seconds(lambda: encode(x, fmt, weights, threads=cores))
-    ggml_wall = None if theirs is None else ggml_wall_seconds(rows, fmt, weights, cores)
     return {
         "ours": x.size / ours / 1e6,
-        "ggml": None if theirs is None else rows.size / theirs / 1e6,
+        "ggml": rows.size / theirs / 1e6 if known else None,
         "package": None if package is None else part.size / package / 1e6,
-        "ours_all_cores": x.size / wall / 1e6,
-        "ggml_all_cores": None if ggml_wall is None else rows.size / ggml_wall / 1e6,
+        "ours_all_cores": x.size / our_wall / 1e6,
+        "ggml_all_cores": many.size / their_wall / 1e6 if known else None,
     }
 
 
@@ -259,21 +234,22 @@ def decode_speed(fmt: BlockFormat, x: np.ndarray) -> dict[str, float | None]:
     source = np.tile(x, (DECODE_REPEATS, 1))
     out, target = np.empty_like(source), np.empty_like(source)
     kernel = dispatch.get("decode", fmt)
-    ours, copy = cpu_seconds(lambda: kernel(blocks, out, 1), lambda: np.copyto(target, source), repeats=9)
+    ours, copy = seconds(lambda: kernel(blocks, out, 1), lambda: np.copyto(target, source), repeats=9)
     moved = blocks.nbytes + out.nbytes
     result: dict[str, float | None] = {"ours": moved / ours / 1e9, "copy": 2 * source.nbytes / copy / 1e9}
+    ggml_threads(1)
     for key, call in (
         ("package", lambda part: gguf.quants.dequantize(part, gguf.GGMLQuantizationType(fmt.id))),
         ("ggml", lambda part: libgguf.dequantize_rows(part, fmt.id)),
     ):
         try:
-            [first] = cpu_seconds(lambda call=call: call(blocks[:64]), repeats=2)
+            [first] = seconds(lambda call=call: call(blocks[:64]), repeats=2)
         except (NotImplementedError, ValueError, AttributeError, RuntimeError):
             result[key] = None
         else:
             part = blocks[: max(64, int(64 * DECODE_BUDGET / first))]
-            seconds = cpu_seconds(lambda call=call, part=part: call(part), repeats=5)[0]
-            result[key] = moved * len(part) / len(blocks) / seconds / 1e9
+            [taken] = seconds(lambda call=call, part=part: call(part))
+            result[key] = moved * len(part) / len(blocks) / taken / 1e9
     return result
 
 

@@ -6,15 +6,10 @@ Every run of a model imports this, so it does without pathlib, hashlib and concu
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import source_hash
-from typing import TYPE_CHECKING, Any
 
 from gguflike.errors import OutputError
-
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
 
 
 def digest(data: bytes) -> str:
@@ -104,37 +99,3 @@ def thread_count(threads: int | None = None) -> int:
     if value := os.environ.get("GGUFLIKE_THREADS"):
         return max(1, int(value))
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@lru_cache(maxsize=4)
-def _pool(workers: int) -> ThreadPoolExecutor:
-    from concurrent.futures import ThreadPoolExecutor
-
-    return ThreadPoolExecutor(workers, thread_name_prefix="gguflike")
-
-
-def run_rows(kernel: Callable[..., Any], rows: int, *args: Any, threads: int | None = None, chunk: int = 0) -> None:
-    """Call ``kernel(start, stop, *args)`` over disjoint row ranges that cover ``range(rows)``, on several threads.
-
-    Ranges are small enough (``chunk`` rows; 8 per thread by default) that a thread held up by another process delays
-    the others little. The result must not depend on the split: a kernel writes only to its own rows. The caller works
-    too: waking a thread takes as long as encoding ten thousand weights.
-    """
-    workers = min(thread_count(threads), max(rows, 1))
-    step = chunk or max(1, -(-rows // (8 * workers)))
-    if workers == 1 or step >= rows:
-        kernel(0, rows, *args)
-        return
-    ranges = iter(range(0, rows, step))  # one iterator for all threads: each takes the next range when it is done
-
-    def work() -> None:
-        for start in ranges:
-            kernel(start, min(start + step, rows), *args)
-
-    helpers = [_pool(workers - 1).submit(work) for _ in range(workers - 1)]
-    try:
-        work()
-    finally:
-        for helper in helpers:
-            if not helper.cancel():  # not begun: nothing is left for it
-                helper.result()

@@ -1,11 +1,8 @@
-"""The one module that owns numba: compiler flags, the on-disk cache, and threads.
+"""The one module that owns numba: compiler flags and the on-disk cache.
 
 Kernels are compiled with ``@jit`` (no Python objects, no GIL). The machine code is cached in a folder whose name holds
 a digest of every source file of this package: numba itself only looks at the file a function stands in, so editing a
 helper in another file would otherwise leave stale code behind.
-
-Threads are plain Python threads that run GIL-free kernels on disjoint row ranges. OpenMP teams spin while they wait,
-and two of them on two busy cores were measured 7x slower than one thread; these sleep.
 
 Ops (``@op``) are the kernels of the runner: compiled here, cached and linked by native.py without numba.
 """
@@ -22,9 +19,7 @@ from llvmlite import ir as ir
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
 from gguflike.kernels._host import cache_dir as cache_dir
-from gguflike.kernels._host import run_rows as run_rows
 from gguflike.kernels._host import sources_digest as sources_digest
-from gguflike.kernels._host import thread_count as thread_count
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -14,9 +14,10 @@ import numpy.typing as npt
 from gguflike.blocks import BlockFormat
 from gguflike.errors import QuantizationError
 from gguflike.kernels import dispatch, native
-from gguflike.kernels._host import run_rows, thread_count
+from gguflike.kernels._host import thread_count
 from gguflike.kernels.layout import FLOATS, LAYOUTS, LinearPlan, activation_arrays, linear_plan
 from gguflike.kernels.program import SCRATCH_BYTES
+from gguflike.kernels.threads import run_rows
 
 
 class Tensor(Protocol):
@@ -41,7 +42,7 @@ def _run(name: str, items: int, args: tuple[int, ...], tokens: int, threads: int
         state = np.array([tokens, 0, 0, -(-scratch.ctypes.data // 64) * 64], np.int64)
         op(words.ctypes.data, state.ctypes.data, start, stop)
 
-    run_rows(piece, items, threads=threads, chunk=-(-items // thread_count(threads)))
+    run_rows(piece, items, threads=threads, least=-(-items // thread_count(threads)))
 
 
 def _weights(plan: LinearPlan, tensor: Tensor, rows: int, columns: int, threads: int | None) -> npt.NDArray[np.uint8]:

@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from gguflike.blocks import FORMATS, BlockFormat
 from gguflike.errors import QuantizationError
-from gguflike.kernels._jit import run_rows, thread_count
 from gguflike.kernels.decode import codebook, kquants, plain, simple
 from gguflike.kernels.dispatch import register
+from gguflike.kernels.threads import run_rows
 
 KERNELS: Mapping[str, Callable[[int, int, int, int], None]] = {
     "F32": plain.decode_f32,
@@ -52,7 +52,7 @@ KERNELS: Mapping[str, Callable[[int, int, int, int], None]] = {
 }
 
 # Below this many weights another thread costs more than it saves.
-_CHUNK_WEIGHTS = 1 << 16
+_LEAST_WEIGHTS = 1 << 16
 
 Rows = npt.NDArray[np.uint8]
 Out = npt.NDArray[np.float32]
@@ -64,8 +64,8 @@ def _on_lanes(
     def decode(blocks: Rows, out: Out, threads: int | None = None) -> None:
         _check(fmt, blocks, out)
         count = out.size // fmt.block_size
-        chunk = max(-(-_CHUNK_WEIGHTS // fmt.block_size), -(-count // (8 * thread_count(threads))))
-        run_rows(kernel, count, blocks.ctypes.data, out.ctypes.data, threads=threads, chunk=chunk)
+        least = -(-_LEAST_WEIGHTS // fmt.block_size)
+        run_rows(kernel, count, blocks.ctypes.data, out.ctypes.data, threads=threads, least=least)
 
     return decode
 

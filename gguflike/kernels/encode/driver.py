@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels._jit import inner, jit, lean, overload, run_rows, types
+from gguflike.kernels._host import thread_count
+from gguflike.kernels._jit import inner, jit, lean, overload, types
+from gguflike.kernels.atomics import fetch_add
 from gguflike.kernels.dispatch import register
 from gguflike.kernels.encode.layout import Layout, Slot, layout
 from gguflike.kernels.lanes import (
@@ -31,10 +33,13 @@ from gguflike.kernels.lanes import (
     store_word,
     where,
 )
+from gguflike.kernels.threads import together
 
 Array = npt.NDArray[Any]
 SMALLEST = np.float32(2.0**-100)  # an importance below it counts as none
 NEGLIGIBLE = np.float32(1e-9)
+LEAST_WEIGHTS = 1 << 14  # another thread for fewer costs more than it saves
+CLAIMS = 64  # parts of a thread's share, what is taken at a time
 
 
 def weight_tile(weights: Any, rows: int) -> Any:  # resolved inside kernels only
@@ -128,20 +133,33 @@ def _encode_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Any) -> 
 
 
 def _encode_groups(
-    start: int, stop: int, x: Any, weights: Any, out: Any, size: int, rows: int, settings: Any, places: Any
+    claims: Any, stop: int, x: Any, weights: Any, out: Any, size: int, rows: int, settings: Any, places: Any
 ) -> None:
-    """Encode groups of sixteen blocks of ``size`` weights by way of ``rows`` symbols."""
+    """Encode groups of sixteen blocks of ``size`` weights by way of ``rows`` symbols.
+
+    ``claims`` int64 (3,): how many groups threads have taken so far, take at a time, and take in all. Those from there
+    to ``stop`` are this thread's own.
+    """
+    each, shared = claims[1], claims[2]
     blocks = len(x) // size
     tile = make_tile(size)
     wtile = weight_tile(weights, size)
     symbols = make_int_tile(rows)
     scratch = make_int_tile(4)
     starts = np.empty(LANES, np.int64)
-    for group in range(start, stop):
-        load_blocks(group, blocks, size, x, tile, starts)
-        load_weights(group, blocks, size, weights, wtile, starts)
-        _encode_lanes(group, tile, wtile, symbols, settings)
-        pack(group, blocks, symbols, places, out, scratch)
+    own = shared
+    while True:
+        first = fetch_add(claims.ctypes.data, each)
+        last = min(first + each, shared)
+        if first >= shared:
+            first, last, own = own, stop, stop
+            if first == last:
+                return
+        for group in range(first, last):
+            load_blocks(group, blocks, size, x, tile, starts)
+            load_weights(group, blocks, size, weights, wtile, starts)
+            _encode_lanes(group, tile, wtile, symbols, settings)
+            pack(group, blocks, symbols, places, out, scratch)
 
 
 _LOOPS: dict[type, Callable[..., None]] = {}
@@ -186,5 +204,9 @@ def encode_blocks(
 ) -> None:  # fmt: skip
     """Encode ``x`` into ``out`` with the codec of ``settings``."""
     groups = -(-x.size // (size * LANES))
+    workers = min(thread_count(threads), 1 + x.size // LEAST_WEIGHTS)
+    each = -(-groups // (CLAIMS * workers))
+    shared = groups - 2 * each if workers > 1 else 0
+    claims, loop = np.array([0, each, shared]), _LOOPS[type(settings)]
     args = (x.reshape(-1), weights, out.reshape(-1), size, rows, settings, places)
-    run_rows(_LOOPS[type(settings)], groups, *args, threads=threads)
+    together(lambda last: loop(claims, groups if last else shared, *args), workers)

@@ -17,15 +17,17 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.blocks import FORMATS, codebooks
-from gguflike.kernels._jit import run_rows
 from gguflike.kernels.dispatch import register
 from gguflike.kernels.encode import lattice_layout as fields
 from gguflike.kernels.encode.lattice_block import EVEN, FREE, NONE, SUPER, Effort, Places, Shape, places
 from gguflike.kernels.encode.lattice_rows import encode_blocks
 from gguflike.kernels.encode.lattice_tables import Codebook, halve
 from gguflike.kernels.lanes import LANES
+from gguflike.kernels.threads import run_rows
 
 Array = npt.NDArray[Any]
+
+_LEAST_WEIGHTS = 1 << 14  # scratch memory is made and filled for every range
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,8 @@ def _register(name: str) -> None:
         importance = np.empty((1, 0), np.float32)  # equal; zeros mean the same
         if weights is not None and weights.any():
             importance = weights.reshape(-1, SUPER)
-        run_rows(_encode_rows, len(x), _read_only(x), out, _read_only(importance), name, method, threads=threads)
+        args = (_read_only(x), out, _read_only(importance), name, method)
+        run_rows(_encode_rows, len(x), *args, threads=threads, least=-(-_LEAST_WEIGHTS // x.shape[1]))
 
 
 for _name in LATTICES:
