@@ -13,7 +13,7 @@ import pytest
 from llvmlite import ir
 
 from gguflike.kernels import simd
-from gguflike.kernels.dot import WORDS, ByteSums, WordSums
+from gguflike.kernels.dot import WORDS, ByteSums, WordSums, rounded_product
 from gguflike.kernels.simd import BYTES, F32, FLOATS, I16, I32, I64, INTS, SHORTS, Emitter
 
 ARM = "aarch64-unknown-linux-gnu"
@@ -144,6 +144,23 @@ def test_word_sums_are_the_same_on_every_machine(machine: Machine, choice: str) 
     np.testing.assert_array_equal(acc, expected)
 
 
+@pytest.mark.parametrize("choice", ["avx512bw", "avx2", "ssse3", "generic"])
+def test_rounded_products_are_the_same_on_every_machine(machine: Machine, choice: str) -> None:
+    if not CHOICES[choice] <= native_features():
+        pytest.skip(f"this CPU cannot run {choice}")
+    a, b = np.random.default_rng(1).integers(-(2**15) + 1, 2**15, (2, 32)).astype(np.int16)
+    a[:4], b[:4] = [3, 1, -1, -3], 1 << 14  # halves go up
+    product = np.zeros(32, np.int16)
+    machine.run(
+        lambda e, a, b, out: e.store(rounded_product(e, e.load(WORDS, a), e.load(WORDS, b)), out),
+        a,
+        b,
+        product,
+        features=frozenset({choice}),
+    )
+    np.testing.assert_array_equal(product, np.floor(a.astype(float) * b / 2**15 + 0.5))
+
+
 @pytest.mark.parametrize("choice", CHOICES)
 def test_lookup(machine: Machine, choice: str) -> None:
     if not CHOICES[choice] <= native_features():
@@ -162,6 +179,11 @@ def test_lookup(machine: Machine, choice: str) -> None:
 
 
 def test_arm_has_its_own_instructions() -> None:
+    def rounded(e: Emitter, a: Any, b: Any) -> None:
+        e.store(rounded_product(e, e.load(WORDS, a), e.load(WORDS, b)), a)
+
+    assert assembly(rounded, 2, {"neon"}).count("\tsqrdmulh") == 4
+
     def dot(wide: bool) -> Callable[..., None]:
         def emit(e: Emitter, a: Any, u: Any, s: Any) -> None:
             sums = ByteSums(e, 255 if wide else 127)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import llvmlite.binding as llvm
 from llvmlite import ir
 
-from gguflike.kernels.simd import I16, INTS, Emitter, target
+from gguflike.kernels.simd import I16, I32, INTS, Emitter, target
 
 WORDS = ir.VectorType(I16, 32)  # the bytes of a step, two to a lane of INTS
 LARGEST_SIGNED = 127
@@ -38,15 +38,18 @@ class _MultiplyAdd(NamedTuple):
 
 
 def _multiply_add(features: frozenset[str]) -> _MultiplyAdd | None:
-    """The instructions that a machine without anything better for bytes has, if it has them."""
-    if features & {"avx512vnni", "avxvnni"}:
-        return None
+    """The instructions of this machine, if it has them."""
     if "avx512bw" in features:
         return _MultiplyAdd("avx512.pmaddubs.w.512", "avx512.pmaddw.d.512")
     return _MultiplyAdd("avx2.pmadd.ub.sw", "avx2.pmadd.wd") if "avx2" in features else None
 
 
-MULTIPLY_ADD = _multiply_add(target()[1]) is not None
+def _for_bytes(features: frozenset[str]) -> _MultiplyAdd | None:
+    """The same, where the machine has nothing better for bytes."""
+    return None if features & {"avx512vnni", "avxvnni"} else _multiply_add(features)
+
+
+MULTIPLY_ADD = _for_bytes(target()[1]) is not None
 
 
 def byte_run(largest: int) -> int:
@@ -74,7 +77,7 @@ class Sums:
 
     def __init__(self, e: Emitter) -> None:
         self.e = e
-        self._names = _multiply_add(e.features)
+        self._names = _for_bytes(e.features)
         self.loop = self._names is not None or "avx512f" not in e.features
 
     def begin(self, start: Any) -> list[Any]:
@@ -127,14 +130,31 @@ class WordSums(Sums):
 
     def add(self, sums: list[Any], a: Any, b: Any) -> list[Any]:
         e = self.e
-        if self._names:
-            return [e.b.add(sums[0], _multiply_words(e, self._names.words, INTS, a, b))]
+        if names := _multiply_add(e.features):
+            return [e.b.add(sums[0], _multiply_words(e, names.words, INTS, a, b))]
         lanes = [e.b.bitcast(vector, INTS) for vector in (a, b)]
         total = sums[0]
         for low in (True, False):
             parts = [e.b.shl(lane, e.const(INTS, 16)) if low else lane for lane in lanes]
             total = e.b.add(total, e.b.mul(*(e.b.ashr(part, e.const(INTS, 16)) for part in parts)))
         return [total]
+
+
+def rounded_product(e: Emitter, a: Any, b: Any) -> Any:
+    """WORDS ``a * b / 2**15``, rounded to nearest, halves up; not for -2**15 times itself."""
+    for has_it, name, pieces in (
+        (e.arm, "aarch64.neon.sqrdmulh.v8i16", 4),
+        ("avx512bw" in e.features, "x86.avx512.pmul.hr.sw.512", 1),
+        ("avx2" in e.features, "x86.avx2.pmul.hr.sw", 2),
+        ("ssse3" in e.features, "x86.ssse3.pmul.hr.sw.128", 4),
+    ):
+        if has_it:
+            kind = ir.VectorType(I16, WORDS.count // pieces)
+            call = e.function(f"llvm.{name}", ir.FunctionType(kind, [kind, kind]))
+            return e.pieces(pieces, lambda a, b, call=call: e.b.call(call, [a, b]), a, b)
+    wide = ir.VectorType(I32, WORDS.count)
+    product = e.b.add(e.b.mul(e.b.sext(a, wide), e.b.sext(b, wide)), e.const(wide, 1 << 14))
+    return e.b.trunc(e.b.ashr(product, e.const(wide, 15)), WORDS)
 
 
 def _multiply_words(e: Emitter, name: str, result: Any, a: Any, b: Any) -> Any:

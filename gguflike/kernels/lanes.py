@@ -23,6 +23,7 @@ import numpy as np
 from llvmlite import ir
 
 from gguflike.kernels._jit import inner, intrinsic, types
+from gguflike.kernels.simd import Emitter
 
 # Untyped on purpose: what numba declares about these does not survive their use as decorators and base classes.
 _templates: Any = numba.core.typing.templates
@@ -289,14 +290,27 @@ def load_transposed(typingctx: Any, tile: Any, row: Any, source: Any, starts: An
 
 
 @intrinsic
-def store_transposed(typingctx: Any, out: Any, offset: Any, stride: Any, tile: Any) -> Any:
-    """Rows 0 .. 3 of an int32 tile, lane by lane, into 16 bytes of a uint8 array from ``offset + lane * stride`` on."""
+def prefetch(typingctx: Any, source: Any, place: Any) -> Any:
+    """Ask for the cache line of element ``place``, which need not be in the array."""
 
     def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        out_, offset_, stride_, tile_ = args
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        Emitter(builder).prefetch(builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer()))
+        return context.get_dummy_value()
+
+    return signature(types.void, source, types.intp), build
+
+
+@intrinsic
+def store_transposed(typingctx: Any, out: Any, offset: Any, stride: Any, tile: Any, row: Any) -> Any:
+    """Rows ``row .. row+3`` of an int32 tile, lane by lane, into 16 bytes of a uint8 array from ``offset + lane *
+    stride`` on."""
+
+    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        out_, offset_, stride_, tile_, row_ = args
         rows = []
         for k in range(4):
-            start = ir.Constant(_I64, k * LANES)
+            start = builder.shl(builder.add(row_, ir.Constant(_I64, k)), ir.Constant(_I64, 4))
             rows.append(builder.load(_pointer(context, builder, sig.args[3], tile_, start, _VI)))
             rows[-1].align = 4
         for k, value in enumerate(_transposed(builder, rows)):
@@ -306,7 +320,7 @@ def store_transposed(typingctx: Any, out: Any, offset: Any, stride: Any, tile: A
                 builder.store(words, _pointer(context, builder, sig.args[0], out_, at, words.type)).align = 1
         return context.get_dummy_value()
 
-    return signature(types.void, out, types.intp, types.intp, tile), build
+    return signature(types.void, out, types.intp, types.intp, tile, types.intp), build
 
 
 @intrinsic

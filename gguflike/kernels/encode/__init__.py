@@ -1,6 +1,6 @@
 """Encoders, one module per family of block types; importing the package registers all of them."""
 
-from gguflike.kernels.encode import affine as affine
+from gguflike.kernels.encode import fixed as fixed
 from gguflike.kernels.encode import float4 as float4
 from gguflike.kernels.encode import kaffine as kaffine
 from gguflike.kernels.encode import kscale as kscale

@@ -1,4 +1,4 @@
-"""Blocks of a float16 scale and a float16 minimum: Q4_1, Q5_1. Value = d * code + m.
+"""Blocks of a float16 scale and a float16 minimum, with importance: Q4_1, Q5_1. Value = d * code + m.
 
 Search as in leastsquares.py with a free offset; after the minimum is rounded to float16 the scale is refitted to it.
 """
@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gguflike.kernels._jit import lean
-from gguflike.kernels.encode.driver import codec, register_codec
-from gguflike.kernels.encode.layout import Slot, bit_string, planes, strided, whole
-from gguflike.kernels.encode.leastsquares import PHASES, Floats, affine_code, affine_moments, code_grid, spans
+from gguflike.kernels.encode.driver import Codec, codec, register_codec
+from gguflike.kernels.encode.layout import Slot
+from gguflike.kernels.encode.leastsquares import Floats, affine_code, affine_moments, spans
 from gguflike.kernels.encode.scale import bounds
 from gguflike.kernels.encode.search import (
     HALF,
@@ -38,12 +38,11 @@ class Plain(NamedTuple):
 class Search(NamedTuple):
     """Search from ``grid`` with ``rounds`` of codes and factors in turn; competes with the rule.
 
-    ``grid`` and ``scan`` as in ``best_affine``.
+    ``grid`` as in ``best_affine``.
     """
 
     hi: np.float32
     grid: Floats
-    scan: np.float32 | None
     rounds: int
 
 
@@ -64,9 +63,7 @@ def lift(tile: Any, weights: Any, by: Any) -> Any:
 
 
 @lean
-def best_line(
-    tile: Any, weights: Any, sw: Any, sx: Any, span: Any, grid: Any, scan: Any, rounds: int, hi: Any
-) -> Any:  # fmt: skip
+def best_line(tile: Any, weights: Any, sw: Any, sx: Any, span: Any, grid: Any, rounds: int, hi: Any) -> Any:
     """(scale, offset) of least squared error as ``best_affine`` finds them, for values from 0 to ``span``.
 
     With the offset free, the squares explained are ``n**2 / det`` and a constant: candidates are compared without a
@@ -79,7 +76,7 @@ def best_line(
     best_qq = lanes(0.0)
     for g in range(len(grid) + rounds):
         if g < len(grid):
-            xq, qq, sq = affine_moments(tile, weights, 0, SIZE, inverse_span * grid[g, 0], lanes(grid[g, 1]), scan)
+            xq, qq, sq = affine_moments(tile, weights, 0, SIZE, inverse_span * grid[g, 0], lanes(grid[g, 1]), hi)
         else:
             scale = best_n * span / best_det
             inverse = reciprocal(scale)
@@ -126,7 +123,7 @@ def search_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Search) -
     least = minimum(maximum(least, -LARGEST), LARGEST)
     span = minimum(maximum(greatest, -LARGEST), LARGEST) - least
     sw, sx = lift(tile, weights, -least)  # nothing is lost to a common offset
-    d, offset, slope = best_line(tile, weights, sw, sx, span, s.grid, s.scan, s.rounds, s.hi)
+    d, offset, slope = best_line(tile, weights, sw, sx, span, s.grid, s.rounds, s.hi)
     m = to_f16_grid(offset + least) - least
     d = stored_scale(maximum(d - (m - offset) * slope, lanes(0.0)))
     plain_d = to_f16_grid(span / s.hi)
@@ -153,25 +150,7 @@ def plain_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Plain) -> 
     store(symbols, SIZE + 1, f16_bits(to_f16_grid(least)))
 
 
-def register_affine(name: str, hi: int, grid: Floats, weighted: Floats, fields: list[list[list[Slot]]]) -> None:
-    """Make the codecs of this module the encoder of a type; ``weighted``: another grid where there is importance."""
+def register_affine(name: str, hi: int, grid: Floats, fields: list[list[list[Slot]]], alone: Codec) -> None:
+    """Make the codecs of this module the encoder of a type; ``alone`` as in ``register_codec``."""
     top = np.float32(hi)
-    search, other = (
-        Search(top, spans(hi, g), None if (np.abs(g[:, 1]) + g[:, 0] / 2 < HALF).all() else top, rounds)
-        for g, rounds in ((grid, 0), (weighted, 1))
-    )
-    register_codec(name, SIZE, SIZE + 2, fields, search, textbook=Plain(top), weighted=other)
-
-
-_FACTORS = whole([SIZE, SIZE + 1], 2)
-# All hold the plain rule's codes, so that the rule rarely remains the best.
-_PLAIN = code_grid([0], [0])
-_THREE = np.concatenate([_PLAIN, code_grid([0.3], [-0.25, 0.25])])
-_SEVEN = np.concatenate([_PLAIN, code_grid([-2, -1, 0], [-0.25, 0.25])])
-_WIDE = np.concatenate([_PLAIN, code_grid(np.linspace(-1, 6, 14), PHASES)])
-
-# fmt: off
-register_affine("Q4_1", 15, _THREE, weighted=_WIDE, fields=[_FACTORS, planes(strided(32, 2, 16), 4)])
-register_affine("Q5_1", 31, _SEVEN, weighted=_WIDE,
-                fields=[_FACTORS, bit_string(range(32), 1, right=4), planes(strided(32, 2, 16), 4, right=0)])
-# fmt: on
+    register_codec(name, SIZE, SIZE + 2, fields, Search(top, spans(hi, grid), 1), textbook=Plain(top), alone=alone)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ from gguflike.kernels.lanes import (
     make_int_tile,
     make_tile,
     maximum,
+    prefetch,
     store,
     store_transposed,
     store_word,
@@ -37,6 +38,7 @@ from gguflike.kernels.threads import together
 
 Array = npt.NDArray[Any]
 SMALLEST = np.float32(2.0**-100)  # an importance below it counts as none
+LINE = 16  # float32 in a cache line
 NEGLIGIBLE = np.float32(1e-9)
 LEAST_WEIGHTS = 1 << 14  # another thread for fewer costs more than it saves
 CLAIMS = 64  # parts of a thread's share, what is taken at a time
@@ -58,16 +60,18 @@ def _weight_tile(weights: Any, rows: int) -> Any:
     return absent if weights == types.none else present
 
 
-@lean
+@lean(forceinline=True)
 def load_blocks(group: int, blocks: int, size: int, x: Any, tile: Any, starts: Any) -> None:
     """Blocks ``16*group ..`` of flat ``x`` into the lanes of ``tile``; the last one is repeated in unused lanes."""
+    for j in range(0, LANES * size, LINE):
+        prefetch(x, (group + 1) * LANES * size + j)
     for lane in range(LANES):
         starts[lane] = min(group * LANES + lane, blocks - 1) * size
     for j in range(0, size, LANES):
         load_transposed(tile, j, x, starts, j)
 
 
-@lean
+@lean(forceinline=True)
 def load_weights(group: int, blocks: int, size: int, weights: Any, tile: Any, starts: Any) -> None:
     """The importance of the columns that ``load_blocks`` loaded, as a share of the largest in the block.
 
@@ -101,7 +105,7 @@ def gathered(symbols: Any, words: Any, slots: Any, w: int) -> Any:
     return word
 
 
-@lean
+@lean(forceinline=True)
 def pack(group: int, blocks: int, symbols: Any, places: Any, out: Any, tile: Any) -> None:
     """Write the blocks in the lanes as the ``Layout`` ``places`` says; ``tile``: an int tile of four rows to use."""
     words = places.words
@@ -111,9 +115,13 @@ def pack(group: int, blocks: int, symbols: Any, places: Any, out: Any, tile: Any
     count = min(LANES, blocks - group * LANES)
     fours = block_bytes // 16 if count == LANES else 0  # the first words are four bytes each
     for f in range(fours):
-        for k in range(4):
-            store(tile, k, gathered(symbols, words, slots, 4 * f + k))
-        store_transposed(out, start + 16 * f, block_bytes, tile)
+        row = places.fours[f]
+        if row >= 0:
+            store_transposed(out, start + 16 * f, block_bytes, symbols, row)
+        else:
+            for k in range(4):
+                store(tile, k, gathered(symbols, words, slots, 4 * f + k))
+            store_transposed(out, start + 16 * f, block_bytes, tile, 0)
     for w in range(4 * fours, words.shape[0]):
         store(tile, 0, gathered(symbols, words, slots, w))
         at = start + words[w, 0]
@@ -182,31 +190,40 @@ def codec(settings: type) -> Callable[[Callable[..., None]], Callable[..., None]
     return add
 
 
+class Codec(NamedTuple):
+    """Settings of a codec, and which symbols it puts where in a block: ``rows`` of them, with rows that are scratch."""
+
+    settings: Any
+    rows: int
+    places: Layout
+
+
 def register_codec(
     name: str, size: int, rows: int, fields: Iterable[list[list[Slot]]], search: Any, textbook: Any,
-    weighted: Any = None,
+    alone: Codec | None = None,
 ) -> None:  # fmt: skip
-    """Make codecs the encoder of a block type: ``search``, ``textbook`` for "absmax", ``weighted`` with importance."""
+    """Make codecs the encoder of a block type.
+
+    ``search`` and ``textbook``, which is "absmax", are settings of codecs that fill the same symbols; ``alone`` serves
+    instead of ``search`` where there is no importance.
+    """
     places = layout(fields)
 
     @register("encode", name)
     def encode(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
         if method == "absmax":
-            encode_blocks(x, None, out, size, rows, textbook, places, threads)
+            encode_blocks(x, None, out, size, Codec(textbook, rows, places), threads)
         else:
-            settings = search if weights is None or weighted is None else weighted
-            encode_blocks(x, weights, out, size, rows, settings, places, threads)
+            codec = alone if alone and weights is None else Codec(search, rows, places)
+            encode_blocks(x, weights, out, size, codec, threads)
 
 
-def encode_blocks(
-    x: Array, weights: Array | None, out: Array, size: int, rows: int, settings: Any, places: Layout,
-    threads: int | None,
-) -> None:  # fmt: skip
-    """Encode ``x`` into ``out`` with the codec of ``settings``."""
+def encode_blocks(x: Array, weights: Array | None, out: Array, size: int, codec: Codec, threads: int | None) -> None:
+    """Encode ``x`` into ``out``."""
     groups = -(-x.size // (size * LANES))
     workers = min(thread_count(threads), 1 + x.size // LEAST_WEIGHTS)
     each = -(-groups // (CLAIMS * workers))
     shared = groups - 2 * each if workers > 1 else 0
-    claims, loop = np.array([0, each, shared]), _LOOPS[type(settings)]
-    args = (x.reshape(-1), weights, out.reshape(-1), size, rows, settings, places)
+    claims, loop = np.array([0, each, shared]), _LOOPS[type(codec.settings)]
+    args = (x.reshape(-1), weights, out.reshape(-1), size, codec.rows, codec.settings, codec.places)
     together(lambda last: loop(claims, groups if last else shared, *args), workers)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from gguflike.kernels._jit import lean
 from gguflike.kernels.dispatch import register
-from gguflike.kernels.encode.driver import codec, encode_blocks, register_codec
+from gguflike.kernels.encode.driver import Codec, codec, encode_blocks, register_codec
 from gguflike.kernels.encode.layout import layout, planes, strided, whole
 from gguflike.kernels.encode.scale import extreme
 from gguflike.kernels.encode.search import (
@@ -176,7 +176,7 @@ _NV_SEARCH = NVFP4(np.array([*range(1, 8), *range(-1, -12, -1)], np.int32), _LEV
 def encode_mxfp4(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
     """``absmax`` is ggml's rule: the largest weight is 4 to 8 times the scale, where 6 is the last level."""
     tries = _MX_TRIES[:0] if method == "absmax" else _MX_TRIES
-    encode_blocks(x, weights, out, MX, MX + 1, MXFP4(plain_exponents(x), tries, _LEVELS), _MX, threads)
+    encode_blocks(x, weights, out, MX, Codec(MXFP4(plain_exponents(x), tries, _LEVELS), MX + 1, _MX), threads)
 
 
 # The textbook rule is ggml's: the scale nearest to a sixth of the largest weight.

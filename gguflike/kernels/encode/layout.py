@@ -20,10 +20,12 @@ class Layout(NamedTuple):
 
     ``words`` int32 (n, 5): byte offset, width in bytes, first slot, end, whether every slot takes all of its symbol.
     ``slots`` int32 (m, 4): row, right shift, mask, left shift within the word.
+    ``fours`` int32 (block bytes // 16,): the first of four rows that are the four words as they stand, else -1.
     """
 
     words: npt.NDArray[np.int32]
     slots: npt.NDArray[np.int32]
+    fours: npt.NDArray[np.int32]
     block_bytes: int
 
 
@@ -36,12 +38,34 @@ def layout(fields: Iterable[list[list[Slot]]]) -> Layout:
     while at < len(stream):
         width = next(w for w in (4, 2, 1) if len(stream) - at >= w)
         first = len(slots)
-        for b in range(width):
-            slots += [(row, right, mask, left + 8 * b) for row, right, mask, left in stream[at + b]]
+        slots += _joined(
+            [(row, right, mask, left + 8 * b) for b in range(width) for row, right, mask, left in stream[at + b]]
+        )
         entire = all(right == 0 and mask == ALL for _, right, mask, _ in slots[first:])
         words.append((at, width, first, len(slots), entire))
         at += width
-    return Layout(np.array(words, np.int32), np.array(slots, np.int32), len(stream))
+    alone = [slots[first][0] if end == first + 1 and entire else ALL for _, _, first, end, entire in words]
+    fours = [_run(alone[4 * f : 4 * f + 4]) for f in range(len(stream) // 16)]
+    return Layout(np.array(words, np.int32), np.array(slots, np.int32), np.array(fours, np.int32), len(stream))
+
+
+def _joined(slots: list[Slot]) -> list[Slot]:
+    """Bytes of one symbol that follow each other, as one slot."""
+    result: list[Slot] = []
+    for row, right, mask, left in slots:
+        if result and mask == 255:
+            before, start, bits, to = result[-1]
+            width = bits.bit_length()
+            if (before, start + width, to + width) == (row, right, left) and bits == (1 << width) - 1:
+                mask, right, left = bits | mask << width, start, to
+                result.pop()
+        result.append((row, right, ALL if mask == (1 << 32) - 1 else mask, left))
+    return result
+
+
+def _run(rows: list[int]) -> int:
+    """The first row if each is one more than the one before, else -1."""
+    return rows[0] if rows[0] >= 0 and rows == list(range(rows[0], rows[0] + len(rows))) else -1
 
 
 def whole(rows: Iterable[int], size: int = 1) -> list[list[Slot]]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.kernels._jit import lean
-from gguflike.kernels.encode.driver import codec, register_codec
+from gguflike.kernels.encode.driver import Codec, codec, register_codec
 from gguflike.kernels.encode.layout import Slot, bit_string, planes, strided, whole
 from gguflike.kernels.encode.search import (
     HALF,
@@ -206,15 +206,11 @@ def plain_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Plain) -> 
 
 
 def register_scaled(
-    name: str, plain: Plain, fields: list[list[list[Slot]]], targets: Targets, weighted: Targets | None = None,
-    rounds: int = 1,
-) -> None:  # fmt: skip
-    """Make the codecs of this module the encoder of a type; ``weighted``: other targets where there is importance."""
-    search, other = (
-        None if each is None else Search(plain, unbounded(plain.levels, each), each, rounds)
-        for each in (targets, weighted)
-    )
-    register_codec(name, plain.size, plain.size + 2, fields, search, textbook=plain, weighted=other)
+    name: str, plain: Plain, fields: list[list[list[Slot]]], targets: Targets, rounds: int, alone: Codec | None = None
+) -> None:
+    """Make the codecs of this module the encoder of a type; ``alone`` as in ``register_codec``."""
+    search = Search(plain, unbounded(plain.levels, targets), targets, rounds)
+    register_codec(name, plain.size, plain.size + 2, fields, search, textbook=plain, alone=alone)
 
 
 def unbounded(levels: Levels, targets: Targets) -> Levels:
@@ -236,31 +232,11 @@ def both(one: Targets, other: Targets) -> Targets:
 
 IQ4_LEVELS = codebook((-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113))  # kvalues_iq4nl
 
-_CODES = range(32)
-_D, _D_AND_SUM = whole([32], 2), whole([32, 33], 2)
-_NIBBLES = planes(strided(32, 2, 16), 4)
-_LOW_BITS = planes(strided(32, 2, 16), 4, right=0)
-_HIGH_BITS = bit_string(_CODES, 1, right=4)
-_BYTES = Plain(32, np.float32(127), False, integers(-127, 127, first=-127))
-_NEAR_127 = spread(127, 114, 15)
-
-register_scaled("Q8_0", _BYTES, [_D, whole(_CODES)], _NEAR_127, rounds=0)
-register_scaled("Q8_1", _BYTES, [_D_AND_SUM, whole(_CODES)], _NEAR_127, rounds=0)
-# Without importance the optimum lies close to the plain rule's scale, and ggml is fast there: few targets. With it, the
-# extreme value may hardly count and be cut off: many, on both sides.
-register_scaled(
-    "Q4_0", Plain(32, np.float32(-8), True, integers(-8, 7)), [_D, _NIBBLES],
-    spread(-8.8, -7, 4), weighted=both(spread(-10.5, -6.2, 15), spread(6, 8.5, 10)),
-)  # fmt: skip
-register_scaled(
-    "Q5_0", Plain(32, np.float32(-16), True, integers(-16, 15)), [_D, _HIGH_BITS, _LOW_BITS],
-    spread(-16.5, -13.5, 7), weighted=both(spread(-20, -13, 15), spread(13, 17, 10)),
-)  # fmt: skip
 register_scaled(
     "Q2_0", Plain(64, np.float32(1), False, integers(-1, 2)), [whole([64], 2), bit_string(range(64), 2)],
     both(spread(1, 4, 15), spread(-1, -4, 16)), rounds=2,
 )  # fmt: skip
 register_scaled(
-    "IQ4_NL", Plain(32, np.float32(-127), True, IQ4_LEVELS), [_D, _NIBBLES],
-    both(spread(-160, -105, 9), spread(100, 140, 6)),
+    "IQ4_NL", Plain(32, np.float32(-127), True, IQ4_LEVELS), [whole([32], 2), planes(strided(32, 2, 16), 4)],
+    both(spread(-160, -105, 9), spread(100, 140, 6)), rounds=1,
 )  # fmt: skip

@@ -1,7 +1,7 @@
-"""Thirty-two int16 lanes, for searches that only add and compare: twice the lanes of lanes.py in as many bytes.
+"""Thirty-two int16 lanes: twice the lanes of lanes.py in as many bytes.
 
 ``i16x32`` is one AVX-512 register, two of AVX2 or four of Neon. Tiles are one-dimensional int16 arrays; places in them
-are numbers of elements.
+are numbers of elements. Where two int16 lanes belong to one int32 lane (``as_shorts``), ``pair_sums`` adds up products.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from typing import Any
 
 from llvmlite import ir
 
+from gguflike.kernels import dot
 from gguflike.kernels._jit import PrimitiveModel, intrinsic, register_model, types
 from gguflike.kernels.lanes import LANES, f32x16, i32x16
+from gguflike.kernels.simd import Emitter
 
 SHORTS = 2 * LANES
 _I16, _I32 = ir.IntType(16), ir.IntType(32)
@@ -43,10 +45,13 @@ def _function(result: Any, operands: tuple[Any, ...], build: Callable[..., Any])
     def two(typingctx: Any, a: Any, b: Any) -> Any:
         return typed
 
+    def three(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+        return typed
+
     def four(typingctx: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
         return typed
 
-    return intrinsic({1: one, 2: two, 4: four}[len(operands)])
+    return intrinsic((one, two, three, four)[len(operands) - 1])
 
 
 def _call(builder: Any, name: str, *args: Any) -> Any:
@@ -80,14 +85,24 @@ def _half(first: int) -> Callable[..., Any]:
     return build
 
 
+def _pair_sums(builder: Any, total: Any, x: Any, y: Any) -> Any:
+    return dot.WordSums(Emitter(builder)).add([total], x, y)[0]
+
+
 _S, _SS, _SSSS = (i16x32,), (i16x32,) * 2, (i16x32,) * 4
 shorts = _function(i16x32, (types.intp,), _splat)  # the low 16 bits of an integer in every lane
 plus = _function(i16x32, _SS, lambda b, x, y: _call(b, "llvm.sadd.sat", x, y))  # saturates
 larger = _function(i16x32, _SS, lambda b, x, y: _call(b, "llvm.smax", x, y))
+smaller = _function(i16x32, _SS, lambda b, x, y: _call(b, "llvm.smin", x, y))
+# x * y / 2**15, rounded to nearest, halves up; not for -2**15 times itself
+rounded_product = _function(i16x32, _SS, lambda b, x, y: dot.rounded_product(Emitter(b), x, y))
+# pair_sums(total, x, y): int32 lanes, to each the products of its two int16 lanes added
+pair_sums = _function(i32x16, (i32x16, i16x32, i16x32), _pair_sums)
 # where_more(a, b, x, y): x in the lanes where a > b, else y; where_same: where a == b
 where_more = _function(i16x32, _SSSS, lambda b, p, q, x, y: b.select(b.icmp_signed(">", p, q), x, y))
 where_same = _function(i16x32, _SSSS, lambda b, p, q, x, y: b.select(b.icmp_signed("==", p, q), x, y))
 narrow = _function(i16x32, (f32x16, f32x16), _narrow)  # of floats that 1.5 * 2**23 was added to; saturates
+as_shorts = _function(i16x32, (i32x16,), lambda b, x: b.bitcast(x, _VS))
 low_lanes = _function(i32x16, _S, _half(0))
 high_lanes = _function(i32x16, _S, _half(LANES))
 

@@ -1,0 +1,228 @@
+"""Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q8_1. Without importance, they are searched in 16-bit fixed point (pairs.py).
+
+Candidates are compared by the squares that their codes explain at the best factors for these codes, as in scale.py and
+affine.py; codes are then taken anew from the stored factors, in float32. The first candidate's codes are those of the
+textbook rule, so what that rule would explain is known: it is taken where the search is not clearly better.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gguflike.kernels._jit import lean
+from gguflike.kernels.encode.affine import register_affine
+from gguflike.kernels.encode.driver import Codec, codec
+from gguflike.kernels.encode.layout import bit_string, layout, planes, strided, whole
+from gguflike.kernels.encode.leastsquares import PHASES, code_grid
+from gguflike.kernels.encode.pairs import ROWS, SIZE, Scan, fill, join, pair_moments, put_before, scan
+from gguflike.kernels.encode.scale import Plain, both, bounds, extreme, register_scaled, spread
+from gguflike.kernels.encode.search import (
+    LARGEST,
+    clamp_tile,
+    f16_bits,
+    integers,
+    reciprocal,
+    stored_scale,
+    to_f16_grid,
+)
+from gguflike.kernels.lanes import lanes, magnitude, maximum, minimum, store, to_float, where
+
+_PAIRS = 10  # the rows of pairs, after the words of a block
+# By how much the squares explained must exceed those of the textbook rule to be surely more. Of a squared step: 0.6 %
+# of a usual error, several times what fixed point adds to it; and of the squares themselves, for float32's roundings.
+_OF_STEP = np.float32(1 / 64)
+_OF_SQUARES = np.float32(4e-7)
+
+
+class Scaled(NamedTuple):
+    """Value = d * (code - zero), codes within ``bounds``.
+
+    ``scan.unit`` is the extreme value in ``pairs``; ``most`` as in ``pair_moments``; ``summed``: the block stores d
+    times the sum of its levels.
+    """
+
+    plain: Plain
+    zero: np.float32
+    bounds: tuple[np.float32, np.float32]
+    scan: Scan
+    most: np.int64 | None
+    width: int
+    summed: bool
+
+
+@lean(forceinline=True)
+def best_scale(pairs: Any, scan: Scan, most: Any) -> Any:
+    """Of the candidate that explains most: (sum of x*q, sum of q*q); the same of the first one."""
+    best_xq, best_qq = lanes(0.0), lanes(1.0)
+    first_xq, first_qq = best_xq, best_qq
+    for c in range(len(scan.candidates)):
+        sums = pair_moments(pairs, _PAIRS, scan.candidates[c, 0], None, most)
+        xq, qq = to_float(sums[0]), to_float(sums[1])
+        if c == 0:
+            first_xq, first_qq = xq, qq
+        better = xq * xq * best_qq > best_xq * best_xq * qq
+        best_xq = where(better, xq, best_xq)
+        best_qq = where(better, qq, best_qq)
+    return best_xq, best_qq, first_xq, first_qq
+
+
+@lean(forceinline=True)
+def clearly_more(explained: Any, plainly: Any, step: Any) -> Any:
+    """Whether more squares are explained than by the textbook rule with its ``step``, beyond doubt."""
+    return explained - plainly > step * step * _OF_STEP + plainly * _OF_SQUARES
+
+
+@codec(Scaled)
+def scaled_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Scaled) -> None:
+    """Symbols: the words of a block."""
+    top = extreme(tile, 0, SIZE)
+    clamp_tile(tile, SIZE, magnitude(top))
+    top = minimum(maximum(top, -LARGEST), LARGEST)
+    if not s.plain.signed:
+        top = magnitude(top)
+    to_pairs = reciprocal(top) * s.scan.unit
+    step = top * (np.float32(1) / s.scan.unit)
+    fill(tile, symbols, _PAIRS, None, to_pairs, np.float32(0), None)
+    xq, qq, plain_xq, plain_qq = best_scale(symbols, s.scan, s.most)
+    d = stored_scale(xq / qq * step)
+    plain_d = to_f16_grid(top / s.plain.top)
+    found, plainly = d * to_pairs, plain_d * to_pairs
+    clear = clearly_more(found * (2.0 * xq - found * qq), plainly * (2.0 * plain_xq - plainly * plain_qq), plainly)
+    d = where(clear, d, plain_d)
+    sum_of_codes = fill(tile, symbols, _PAIRS, None, reciprocal(d), s.zero, s.bounds)
+    join(symbols, _PAIRS, symbols, 1, s.width)
+    head = f16_bits(d)
+    if s.summed:
+        total = to_float(sum_of_codes) - s.zero * np.float32(SIZE)
+        store(symbols, 0, head | (f16_bits(to_f16_grid(total * d)) << 16))
+    else:
+        put_before(symbols, SIZE * s.width // 32, head)
+
+
+class Affine(NamedTuple):
+    """Value = d * code + m, codes up to ``hi``. ``scan.unit`` is the range of the values in ``pairs``."""
+
+    hi: np.float32
+    scan: Scan
+    width: int
+
+
+@lean(forceinline=True)
+def best_line(pairs: Any, scan: Scan, total: Any) -> Any:
+    """Of the candidate that explains most, and of the first one: (scale, sum of x*q, sum of q*q, sum of q)."""
+    best_n, best_det = lanes(0.0), lanes(1.0)
+    best_xq, best_qq, best_sq = best_n, best_det, best_n
+    first_xq, first_qq, first_sq = best_n, best_det, best_n
+    for c in range(len(scan.candidates)):
+        xq, qq, sq = pair_moments(pairs, _PAIRS, scan.candidates[c, 0], scan.candidates[c, 1], None)
+        n, det = to_float(xq * SIZE - total * sq), to_float(qq * SIZE - sq * sq)
+        fxq, fqq, fsq = to_float(xq), to_float(qq), to_float(sq)
+        if c == 0:
+            first_xq, first_qq, first_sq = fxq, fqq, fsq
+        better = (det > 0.0) & (n * n * best_det > best_n * best_n * det)
+        best_n = where(better, n, best_n)
+        best_det = where(better, det, best_det)
+        best_xq = where(better, fxq, best_xq)
+        best_qq = where(better, fqq, best_qq)
+        best_sq = where(better, fsq, best_sq)
+    return (best_n / best_det, best_xq, best_qq, best_sq), (first_xq, first_qq, first_sq)
+
+
+@lean(forceinline=True)
+def explained(d: Any, m: Any, total: Any, xq: Any, qq: Any, sq: Any) -> Any:
+    """Squares explained by d * q + m."""
+    return d * (2.0 * xq - d * qq) + m * (2.0 * (total - d * sq) - m * np.float32(SIZE))
+
+
+@codec(Affine)
+def affine_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Affine) -> None:
+    """Symbols: the words of a block."""
+    least, greatest = bounds(tile, 0, SIZE)
+    clamp_tile(tile, SIZE, maximum(greatest, -least))
+    least = minimum(maximum(least, -LARGEST), LARGEST)
+    span = minimum(maximum(greatest, -LARGEST), LARGEST) - least
+    to_pairs = reciprocal(span) * s.scan.unit
+    step = span * (np.float32(1) / s.scan.unit)
+    whole_total = fill(tile, symbols, _PAIRS, least, to_pairs, np.float32(0), None)
+    total = to_float(whole_total)
+    (scale, xq, qq, sq), (plain_xq, plain_qq, plain_sq) = best_line(symbols, s.scan, whole_total)
+    offset = (total - scale * sq) * np.float32(1 / SIZE)
+    m = to_f16_grid(offset * step + least)
+    moved = (m - least) * to_pairs
+    scale = maximum(scale - (moved - offset) * sq * reciprocal(qq), lanes(0.0))  # refitted to the rounded minimum
+    d = stored_scale(scale * step)
+    plain_d, plain_m = to_f16_grid(span / s.hi), to_f16_grid(least)
+    plainly = plain_d * to_pairs
+    clear = clearly_more(
+        explained(d * to_pairs, moved, total, xq, qq, sq),
+        explained(plainly, (plain_m - least) * to_pairs, total, plain_xq, plain_qq, plain_sq),
+        plainly,
+    )
+    d = where(clear, d, plain_d)
+    m = where(clear, m, plain_m)
+    fill(tile, symbols, _PAIRS, m, reciprocal(d), np.float32(0), (np.float32(0), s.hi))
+    join(symbols, _PAIRS, symbols, 1, s.width)
+    store(symbols, 0, f16_bits(d) | (f16_bits(m) << 16))
+
+
+def _alone(settings: Any, block_bytes: int) -> Codec:
+    """A codec of this module; symbols are the words of a block, the last of which may be half of one."""
+    words, rest = divmod(block_bytes, 4)
+    fields = [whole(range(words), 4), whole(range(words, words + rest // 2), rest)]
+    return Codec(settings, _PAIRS + ROWS, layout(fields))
+
+
+def _scaled(plain: Plain, zero: int, most: int | None, targets: list[float], unit: int, width: int) -> Scaled:
+    """``targets``: the extreme value in levels, without its sign."""
+    levels = plain.levels
+    assert levels.lo is not None
+    assert levels.hi is not None
+    limits = levels.lo + np.float32(zero), levels.hi + np.float32(zero)
+    candidates = scan(unit, [(target, 0) for target in targets])
+    if plain.signed:
+        candidates = candidates._replace(unit=-candidates.unit)
+    highest = None if most is None else np.int64(most)
+    return Scaled(plain, np.float32(zero), limits, candidates, highest, width, False)
+
+
+def _affine(hi: int, unit: int, grid: list[tuple[float, float]], width: int) -> Affine:
+    """``grid``: as for ``code_grid``; all codes must be within the bounds."""
+    return Affine(np.float32(hi), scan(unit, [(hi + more, shift - more / 2) for more, shift in grid]), width)
+
+
+# Few candidates, each of them the one that lowers the error on Gaussian rows most once those before it are there.
+_Q4_0 = _scaled(Plain(SIZE, np.float32(-8), True, integers(-8, 7)), 8, 7, [8, 8.375, 7.125, 7.75, 6.875], 1 << 12, 4)
+_Q5_0 = _scaled(
+    Plain(SIZE, np.float32(-16), True, integers(-16, 15)), 16, 15,
+    [16, 15, 16.25, 14, 15.75, 15.25, 13.25, 14.75], 1 << 13, 5,
+)  # fmt: skip
+_Q8_0 = _scaled(
+    Plain(SIZE, np.float32(127), False, integers(-127, 127, first=-127)), 128, None,
+    [*range(127, 112, -1)], (1 << 15) - 1, 8,
+)  # fmt: skip
+_Q4_1 = _affine(15, 1 << 12, [(0, 0), (0.25, 0.25), (0.25, -0.25), (-0.75, -0.375), (0.75, 0)], 4)
+_Q5_1 = _affine(
+    31, 1 << 13,
+    [(0, 0), (-0.5, -0.375), (0, 0.25), (0, -0.25), (-1, 0.375), (-2, 0), (-1, -0.375), (0.5, 0)], 5,
+)  # fmt: skip
+
+_D, _D_AND_SUM, _D_AND_M = whole([SIZE], 2), whole([SIZE, SIZE + 1], 2), whole([SIZE, SIZE + 1], 2)
+_NIBBLES, _LOW_BITS = planes(strided(SIZE, 2, 16), 4), planes(strided(SIZE, 2, 16), 4, right=0)
+_HIGH_BITS = bit_string(range(SIZE), 1, right=4)
+_BYTES = whole(range(SIZE))
+_NEAR_127 = spread(127, 114, 15)
+# With importance, the extreme value may hardly count and be cut off: many targets, on both sides.
+_WIDE = np.concatenate([code_grid([0], [0]), code_grid(np.linspace(-1, 6, 14), PHASES)])
+
+# fmt: off
+register_scaled("Q4_0", _Q4_0.plain, [_D, _NIBBLES], both(spread(-10.5, -6.2, 15), spread(6, 8.5, 10)), 1,
+                _alone(_Q4_0, 18))
+register_scaled("Q5_0", _Q5_0.plain, [_D, _HIGH_BITS, _LOW_BITS], both(spread(-20, -13, 15), spread(13, 17, 10)), 1,
+                _alone(_Q5_0, 22))
+register_scaled("Q8_0", _Q8_0.plain, [_D, _BYTES], _NEAR_127, 0, _alone(_Q8_0, 34))
+register_scaled("Q8_1", _Q8_0.plain, [_D_AND_SUM, _BYTES], _NEAR_127, 0, _alone(_Q8_0._replace(summed=True), 36))
+register_affine("Q4_1", 15, _WIDE, [_D_AND_M, _NIBBLES], _alone(_Q4_1, 20))
+register_affine("Q5_1", 31, _WIDE, [_D_AND_M, _HIGH_BITS, _LOW_BITS], _alone(_Q5_1, 24))
+# fmt: on
