@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gguflike.kernels._jit import lean
-from gguflike.kernels.encode.driver import Codec, codec, register_codec
+from gguflike.kernels.encode.driver import SMALLEST, Codec, codec, register_codec
 from gguflike.kernels.encode.layout import Slot
 from gguflike.kernels.encode.leastsquares import Floats, affine_code, affine_moments, spans
 from gguflike.kernels.encode.scale import bounds
@@ -47,12 +47,12 @@ class Search(NamedTuple):
 
 
 @lean
-def lift(tile: Any, weights: Any, by: Any) -> Any:
-    """Add to all values; returns the sums of w and of w*x."""
+def normalize(tile: Any, weights: Any, least: Any, inverse_span: Any) -> Any:
+    """Bring all values into [0, 1]; returns the sums of w and of w*x."""
     sw = lanes(0.0)
     sx = lanes(0.0)
     for j in range(SIZE):
-        x = load(tile, j) + by
+        x = (load(tile, j) - least) * inverse_span
         store(tile, j, x)
         if weights is not None:
             sw = sw + load(weights, j)
@@ -63,33 +63,31 @@ def lift(tile: Any, weights: Any, by: Any) -> Any:
 
 
 @lean
-def best_line(tile: Any, weights: Any, sw: Any, sx: Any, span: Any, grid: Any, rounds: int, hi: Any) -> Any:
-    """(scale, offset) of least squared error as ``best_affine`` finds them, for values from 0 to ``span``.
+def best_line(tile: Any, weights: Any, sw: Any, sx: Any, grid: Any, rounds: int, hi: Any) -> Any:
+    """(scale, offset) of least squared error as ``best_affine`` finds them, for values from 0 to 1.
 
     With the offset free, the squares explained are ``n**2 / det`` and a constant: candidates are compared without a
     division. The third result is what the scale loses for each unit that is added to the offset while the codes stay.
     """
-    inverse_span = reciprocal(span)
     best_n = lanes(0.0)
     best_det = lanes(1.0)
     best_sq = lanes(0.0)
     best_qq = lanes(0.0)
     for g in range(len(grid) + rounds):
         if g < len(grid):
-            xq, qq, sq = affine_moments(tile, weights, 0, SIZE, inverse_span * grid[g, 0], lanes(grid[g, 1]), hi)
+            xq, qq, sq = affine_moments(tile, weights, 0, SIZE, lanes(grid[g, 0]), lanes(grid[g, 1]), hi)
         else:
-            scale = best_n * span / best_det
-            inverse = reciprocal(scale)
-            offset = (sx - scale * best_sq) * reciprocal(sw)
-            xq, qq, sq = affine_moments(tile, weights, 0, SIZE, inverse, -offset * inverse, hi)
-        n = (sw * xq - sx * sq) * inverse_span
+            inverse = best_det * reciprocal(best_n)
+            offset = (sx * inverse - best_sq) * reciprocal(sw)
+            xq, qq, sq = affine_moments(tile, weights, 0, SIZE, inverse, -offset, hi)
+        n = sw * xq - sx * sq
         det = sw * qq - sq * sq
         better = (det > sw * qq * np.float32(1e-6)) & (n > 0.0) & (n * n * best_det > best_n * best_n * det)
         best_n = where(better, n, best_n)
         best_det = where(better, det, best_det)
         best_sq = where(better, sq, best_sq)
         best_qq = where(better, qq, best_qq)
-    scale = best_n * span / best_det
+    scale = best_n / best_det
     return scale, (sx - scale * best_sq) * reciprocal(sw), best_sq * reciprocal(best_qq)
 
 
@@ -122,20 +120,26 @@ def search_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Search) -
     clamp_tile(tile, SIZE, maximum(greatest, -least))
     least = minimum(maximum(least, -LARGEST), LARGEST)
     span = minimum(maximum(greatest, -LARGEST), LARGEST) - least
-    sw, sx = lift(tile, weights, -least)  # nothing is lost to a common offset
-    d, offset, slope = best_line(tile, weights, sw, sx, span, s.grid, s.rounds, s.hi)
-    m = to_f16_grid(offset + least) - least
-    d = stored_scale(maximum(d - (m - offset) * slope, lanes(0.0)))
+    inverse_span = reciprocal(where(span < SMALLEST, lanes(0.0), span))
+    sw, sx = normalize(tile, weights, least, inverse_span)
+    scale, offset, slope = best_line(tile, weights, sw, sx, s.grid, s.rounds, s.hi)
+    m = to_f16_grid(offset * span + least)
+    moved = (m - least) * inverse_span
+    d = stored_scale(maximum(scale - (moved - offset) * slope, lanes(0.0)) * span)
     plain_d = to_f16_grid(span / s.hi)
-    plain_m = to_f16_grid(least) - least
-    found, plainly = put_codes(tile, weights, symbols, d, m, plain_d, plain_m, s.hi)
+    plain_m = to_f16_grid(least)
+    plain_moved = (plain_m - least) * inverse_span
+    found, plainly = put_codes(
+        tile, weights, symbols, d * inverse_span, moved, plain_d * inverse_span, plain_moved, s.hi
+    )  # fmt: skip
     worse = plainly < found
     if any_lane(worse):
         d = where(worse, plain_d, d)
         m = where(worse, plain_m, m)
-        put_codes(tile, weights, symbols, d, m, d, m, s.hi)
+        moved = where(worse, plain_moved, moved)
+        put_codes(tile, weights, symbols, d * inverse_span, moved, d * inverse_span, moved, s.hi)
     store(symbols, SIZE, f16_bits(d))
-    store(symbols, SIZE + 1, f16_bits(to_f16_grid(m + least)))
+    store(symbols, SIZE + 1, f16_bits(m))
 
 
 @codec(Plain)

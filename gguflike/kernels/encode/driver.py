@@ -37,7 +37,7 @@ from gguflike.kernels.lanes import (
 from gguflike.kernels.threads import together
 
 Array = npt.NDArray[Any]
-SMALLEST = np.float32(2.0**-100)  # an importance below it counts as none
+SMALLEST = np.float32(2.0**-100)  # an importance, or a range of values, below it counts as none
 LINE = 16  # float32 in a cache line
 NEGLIGIBLE = np.float32(1e-9)
 LEAST_WEIGHTS = 1 << 14  # another thread for fewer costs more than it saves
