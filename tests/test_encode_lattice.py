@@ -16,6 +16,7 @@ from gguflike.kernels.encode import lattice_layout
 from gguflike.kernels.encode.lattice import LATTICES
 from gguflike.kernels.encode.lattice_tables import DIGITS, NUMBER_BIT, halve
 from gguflike.kernels.encode.shorts import SHORTS
+from gguflike.kernels.lanes import LANES
 
 Floats = npt.NDArray[np.float32]
 
@@ -243,6 +244,27 @@ def test_moves_lead_to_points() -> None:
             raised = digit < 2 and book.words[number + 3**i] >= 0
             lowered = digit > 0 and book.words[number - 3**i] >= 0
             assert (book.moves[number] >> i & 1, book.moves[number] >> i + 8 & 1) == (raised, lowered)
+
+
+@pytest.mark.parametrize("name", LATTICES)
+def test_quads_hold_the_bits_of_their_fields(name: str) -> None:
+    symbols = lattice_layout.Symbols(LATTICES[name].grid().shape[1], LATTICES[name].size)
+    fields = LATTICES[name].fields(symbols)
+    drawn, quads = lattice_layout.draw_quads(fields, symbols.vectors)
+    values = np.random.default_rng(8).integers(0, 1 << 31, symbols.vectors * LANES).tolist()
+    for vector, right, width in quads.tolist():
+        cut = [value >> right & (1 << width) - 1 for value in values[vector * LANES : (vector + 2) * LANES]]
+        values += [sum(cut[4 * i + j] << width * j for j in range(4)) for i in range(8)] + [0] * 8
+
+    def packed(fields: list[lattice_layout.Field]) -> int:
+        whole, bit = 0, 0
+        for symbol, right, width in fields:
+            whole |= (values[symbol] >> right & (1 << width) - 1) << bit
+            bit += width
+        return whole
+
+    assert len(drawn) < len(fields)
+    assert packed(drawn) == packed(fields)
 
 
 def test_a_layout_fills_its_block() -> None:

@@ -26,7 +26,7 @@ from gguflike.kernels.encode.shorts import (
     where_more,
     where_same,
 )
-from gguflike.kernels.lanes import LANES, lanes, load, store
+from gguflike.kernels.lanes import LANES, lanes, load, load_octets, store
 
 DELTA = 0.125
 W, SCALE, TRIAL = 8, 16, 17  # vectors; the octets' weights come first
@@ -103,6 +103,18 @@ def test_rough_points_cost_little() -> None:
         return float(np.sqrt(np.mean((x - quantize(x, "IQ2_S", importance=importance).dequantize()) ** 2)))
 
     assert rmse(None) < 1.003 * rmse(np.ones(1024, np.float32))
+
+
+@jit
+def octets(tile: Any, source: Any, start: int) -> None:
+    load_octets(tile, 1, source, start)
+
+
+def test_octets_stand_in_lanes() -> None:
+    source = np.arange(200, dtype=np.float32)
+    tile = np.zeros(9 * LANES, np.float32)
+    octets(tile, source, 72)
+    np.testing.assert_array_equal(tile[LANES:].reshape(8, LANES).T, source[72:].reshape(LANES, 8))
 
 
 @jit

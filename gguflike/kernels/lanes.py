@@ -261,6 +261,20 @@ def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
     ]
 
 
+def _columns(context: Any, builder: Any, array_type: Any, array: Any, places: list[Any]) -> list[Any]:
+    """Four vectors: element k of the four at each of sixteen ``places`` of an array."""
+    parts = []
+    for place in places:
+        parts.append(builder.load(_pointer(context, builder, array_type, array, place, _QUARTER)))
+        parts[-1].align = 4
+    # Lanes k, k + 4, ... end to end: so no shuffle crosses 128 bits.
+    rows = []
+    for k in range(4):
+        low, high = (_shuffled(builder, parts[k + g], parts[k + g + 4], list(range(8))) for g in (0, 8))
+        rows.append(_shuffled(builder, low, high, list(range(LANES))))
+    return _transposed(builder, rows)
+
+
 @intrinsic
 def load_transposed(typingctx: Any, tile: Any, row: Any, source: Any, starts: Any, column: Any) -> Any:
     """tile rows ``row .. row+15`` = the 16 values of ``source`` from ``starts[lane] + column`` on, lane by lane."""
@@ -269,24 +283,31 @@ def load_transposed(typingctx: Any, tile: Any, row: Any, source: Any, starts: An
         tile_, row_, source_, starts_, column_ = args
         begins = context.make_array(sig.args[3])(context, builder, starts_).data
         places = [builder.load(builder.gep(begins, [ir.Constant(_I32, lane)])) for lane in range(LANES)]
-        # Four columns at a time, lanes k, k + 4, ... end to end: so no shuffle crosses 128 bits.
         for r in range(0, LANES, 4):
             at = builder.add(column_, ir.Constant(_I64, r))
-            parts = []
-            for place in places:
-                part = builder.load(_pointer(context, builder, sig.args[2], source_, builder.add(place, at), _QUARTER))
-                part.align = 4
-                parts.append(part)
-            rows = []
-            for k in range(4):
-                low, high = (_shuffled(builder, parts[k + g], parts[k + g + 4], list(range(8))) for g in (0, 8))
-                rows.append(_shuffled(builder, low, high, list(range(LANES))))
-            for k, value in enumerate(_transposed(builder, rows)):
+            columns = _columns(context, builder, sig.args[2], source_, [builder.add(p, at) for p in places])
+            for k, value in enumerate(columns):
                 index = builder.shl(builder.add(row_, ir.Constant(_I64, r + k)), ir.Constant(_I64, 4))
                 builder.store(value, _pointer(context, builder, sig.args[0], tile_, index, _VF)).align = 4
         return context.get_dummy_value()
 
     return signature(types.void, tile, types.intp, source, starts, types.intp), build
+
+
+@intrinsic
+def load_octets(typingctx: Any, tile: Any, row: Any, source: Any, start: Any) -> Any:
+    """tile rows ``row .. row+7`` = values 0 .. 7 of sixteen times eight values of ``source`` from ``start`` on."""
+
+    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        tile_, row_, source_, start_ = args
+        for r in (0, 4):
+            places = [builder.add(start_, ir.Constant(_I64, 8 * lane + r)) for lane in range(LANES)]
+            for k, value in enumerate(_columns(context, builder, sig.args[2], source_, places)):
+                index = builder.shl(builder.add(row_, ir.Constant(_I64, r + k)), ir.Constant(_I64, 4))
+                builder.store(value, _pointer(context, builder, sig.args[0], tile_, index, _VF)).align = 4
+        return context.get_dummy_value()
+
+    return signature(types.void, tile, types.intp, source, types.intp), build
 
 
 @intrinsic

@@ -108,9 +108,10 @@ class _Plan(NamedTuple):
 
     shape: Shape
     effort: Effort
-    bits: Array  # int32 (n, 3): lattice_layout.layout
+    quads: Array  # lattice_layout.draw_quads
+    bits: Array  # lattice_layout.layout
     places: Places
-    symbols: int  # vectors of symbols
+    symbols: int  # vectors of symbols and quads
 
 
 @cache
@@ -118,9 +119,10 @@ def _plan(name: str, method: str, weighted: bool) -> _Plan:
     lattice = LATTICES[name]
     shape, effort = lattice.shape(), lattice.effort(method, weighted)
     symbols = fields.Symbols(shape.dim, lattice.size)
-    bits = fields.layout(lattice.fields(symbols), FORMATS[name].block_bytes)
+    drawn, quads = fields.draw_quads(lattice.fields(symbols), symbols.vectors)
+    bits = fields.layout(drawn, FORMATS[name].block_bytes)
     samples = len(effort.ladder) + 1 + effort.again
-    return _Plan(shape, effort, bits, places(shape, _codebook(name), samples), symbols.vectors)
+    return _Plan(shape, effort, quads, bits, places(shape, _codebook(name), samples), symbols.vectors + len(quads))
 
 
 def _tile(vectors: int, dtype: Any) -> Array:
@@ -148,6 +150,7 @@ def _encode_rows(start: int, stop: int, x: Array, out: Array, weights: Array, na
         _codebook(name),
         plan.shape,
         plan.effort,
+        plan.quads,
         plan.bits,
         at,
         _tile(at.size, np.float32),

@@ -26,6 +26,7 @@ from gguflike.kernels.lanes import (
     int_lanes,
     lanes,
     load,
+    load_octets,
     magnitude,
     maximum,
     store,
@@ -37,7 +38,6 @@ SUPER = 256
 OCTETS = 32
 FREE, EVEN, NONE = 0, 1, 2  # signs: one bit per weight; an even number of minus signs in 8; none stored
 SHIFT_BIT = NUMBER_BIT + 11  # in a word: the second of the codebook's two shifts
-NUMBERS = (1 << 11) - 1
 
 
 class Shape(NamedTuple):
@@ -126,26 +126,13 @@ def _near_one(largest: float) -> Any:
 
 
 @lean
-def _unzip(f: Any, pair: int, even: int, odd: int) -> None:
-    """Draw the even and the odd lanes of two consecutive vectors together."""
-    low, high = load(f, pair), load(f, pair + 1)
-    store(f, even, evens(low, high))
-    store(f, odd, odds(low, high))
-
-
-@lean
-def _to_octets(source: Any, start: int, largest: float, f: Any, to: int, scratch: int) -> None:
-    """Eight vectors of consecutive weights, over ``largest``, to weights 0 .. 7 of sixteen octets."""
+def _to_octets(source: Any, start: int, largest: float, f: Any, to: int) -> None:
+    """128 consecutive weights over ``largest`` to weights 0 .. 7 of sixteen octets."""
     power = _near_one(largest)
     inverse = np.float32(1) / (largest * power)
-    for i in range(8):
-        store(f, scratch + i, load(source, start + i) * power * inverse)
-    for i in range(4):
-        _unzip(f, scratch + 2 * i, to + i, to + 4 + i)
-    for i in range(4):
-        _unzip(f, to + 2 * i, scratch + i, scratch + 4 + i)
-    for i in range(4):
-        _unzip(f, scratch + 2 * i, to + i, to + 4 + i)
+    load_octets(f, to, source, start)
+    for i in range(to, to + 8):
+        store(f, i, load(f, i) * power * inverse)
 
 
 @inlined
@@ -159,9 +146,9 @@ def take_block(x: Any, weights: Any, shape: Shape, at: Places, f: Any, n: Any) -
         return largest
     most = _peak(weights) if len(weights) > 0 else np.float32(0)
     for c in range(2):
-        _to_octets(x, 8 * c, largest, f, at.y + 8 * c, at.wy)
+        _to_octets(x, 128 * c, largest, f, at.y + 8 * c)
         if most > 0:
-            _to_octets(weights, 8 * c, most, f, at.w + 8 * c, at.wy)
+            _to_octets(weights, 128 * c, most, f, at.w + 8 * c)
         else:
             for i in range(8):
                 store(f, at.w + 8 * c + i, lanes(np.float32(1)))

@@ -12,7 +12,7 @@ import numpy as np
 from gguflike.kernels._jit import inlined
 from gguflike.kernels.encode.lattice_tables import POINT, Codebook
 from gguflike.kernels.encode.permute import gather
-from gguflike.kernels.lanes import fma, int_lanes, lanes, load, maximum, minimum, where
+from gguflike.kernels.lanes import fma, int_lanes, lanes, load, magnitude, maximum, minimum, where
 
 
 @inlined
@@ -23,21 +23,25 @@ def least_error(book: Codebook, t: int, f: Any, y: int, w: int, scale: Any) -> A
     the latter only without shifts, where the bound is needed to be close.
     """
     levels = book.levels
-    error, move, number = lanes(np.float32(0)), lanes(np.float32(np.inf)), int_lanes(0)
+    low, middle, high = scale * levels[t, 0], scale * levels[t, 1], scale * levels[t, 2]
+    error = lanes(np.float32(0))
+    if len(levels) > 1:
+        for i in range(8):
+            z = load(f, y + i)
+            off = minimum(minimum(magnitude(z - low), magnitude(z - middle)), magnitude(z - high))
+            error = fma(off * off, load(f, w + i), error)
+        return error
+    move, number = lanes(np.float32(np.inf)), int_lanes(0)
     power = np.int32(1)
     for i in range(8):
         z, importance = load(f, y + i), load(f, w + i)
-        low, middle, high = z - scale * levels[t, 0], z - scale * levels[t, 1], z - scale * levels[t, 2]
-        low, middle, high = low * low, middle * middle, high * high
-        inner = minimum(low, middle)
-        nearest = minimum(inner, high)
+        below, within, above = (z - low) * (z - low), (z - middle) * (z - middle), (z - high) * (z - high)
+        inner = minimum(below, within)
+        nearest = minimum(inner, above)
+        second = minimum(maximum(below, within), maximum(inner, above))
         error = fma(nearest, importance, error)
-        if len(levels) == 1:
-            second = minimum(maximum(low, middle), maximum(inner, high))
-            move = minimum((second - nearest) * importance, move)
-            digit = where(nearest == high, int_lanes(2), where(nearest == middle, int_lanes(1), int_lanes(0)))
-            number = number + digit * power
-            power = power * np.int32(3)
-    if len(levels) == 1:
-        error = error + where(gather(book.moves, number) < np.int32(POINT), move, lanes(np.float32(0)))
-    return error
+        move = minimum((second - nearest) * importance, move)
+        digit = where(nearest == above, int_lanes(2), where(nearest == within, int_lanes(1), int_lanes(0)))
+        number = number + digit * power
+        power = power * np.int32(3)
+    return error + where(gather(book.moves, number) < np.int32(POINT), move, lanes(np.float32(0)))

@@ -10,8 +10,6 @@ from gguflike.kernels._jit import inlined, jit, lean
 from gguflike.kernels.encode.lattice_block import (
     EVEN,
     NONE,
-    NUMBERS,
-    SHIFT_BIT,
     Effort,
     Places,
     Shape,
@@ -25,7 +23,7 @@ from gguflike.kernels.encode.lattice_block import (
 from gguflike.kernels.encode.lattice_bound import least_error
 from gguflike.kernels.encode.lattice_scales import choose, first_scales, refit, resample, search_d
 from gguflike.kernels.encode.lattice_tables import NUMBER_BIT, Codebook
-from gguflike.kernels.encode.permute import total
+from gguflike.kernels.encode.permute import evens, odds, total
 from gguflike.kernels.half import f32_to_f16
 from gguflike.kernels.lanes import (
     LANES,
@@ -120,36 +118,39 @@ def _mend_signs(book: Codebook, shape: Shape, at: Places, f: Any, n: Any, column
 
 
 @inlined
-def write_symbols(shape: Shape, at: Places, n: Any, symbols: Any) -> None:
-    """Vectors of ``symbols``: points and shifts (columns), signs of octets (2), k of sub-blocks."""
+def write_symbols(shape: Shape, at: Places, n: Any, quads: Any, symbols: Any) -> None:
+    """Vectors of ``symbols``: points with shifts (columns), signs of octets (2), k of sub-blocks; d; then quads."""
     for c in range(2):
         for part in range(shape.parts):
-            word = words(shape, at, n, c, part)
-            store(symbols, c * shape.parts + part, word >> NUMBER_BIT & NUMBERS)
-            store(symbols, shape.columns + c * shape.parts + part, word >> SHIFT_BIT)
+            store(symbols, c * shape.parts + part, words(shape, at, n, c, part) >> NUMBER_BIT)
         if shape.signs != NONE:
-            store(symbols, 2 * shape.columns + c, load(n, at.minus + c))
-    store(symbols, 2 * shape.columns + 2, load(n, at.pick))
+            store(symbols, shape.columns + c, load(n, at.minus + c))
+    store(symbols, shape.columns + 2, load(n, at.pick))
+    for i in range(len(quads)):
+        width = quads[i, 2]
+        low, high = _cut(symbols, quads[i, 0], quads[i, 1], width), _cut(symbols, quads[i, 0] + 1, quads[i, 1], width)
+        pairs = from_bits(bits(evens(low, high)) | bits(odds(low, high)) << width)
+        store(symbols, shape.columns + 4 + i, bits(evens(pairs, pairs)) | bits(odds(pairs, pairs)) << 2 * width)
+
+
+@lean
+def _cut(symbols: Any, vector: int, right: int, width: int) -> Any:
+    """Bits of a vector of symbols, as floats for what moves lanes."""
+    return from_bits(load(symbols, vector) >> right & (np.int32(1) << width) - np.int32(1))
 
 
 @inlined
 def write_bits(symbols: Any, layout: Any, out: Any) -> None:
-    """Pack fields from the lowest bit up. ``layout`` int32 (n, 3): symbol, right shift, width in bits."""
-    held, count, to = 0, 0, 0
+    """Pack fields from the lowest bit up. ``layout``: lattice_layout.layout.
+
+    Each field writes the word it is in, complete or not: a branch would be hard to predict.
+    """
+    held = np.uint64(0)
     for i in range(len(layout)):
-        width = layout[i, 2]
-        held |= ((symbols[layout[i, 0]] >> layout[i, 1]) & ((1 << width) - 1)) << count
-        count += width
-        if count >= 32:
-            store_word(out, to, np.uint32(held))
-            held >>= 32
-            count -= 32
-            to += 4
-    while count > 0:
-        out[to] = held & 255
-        held >>= 8
-        count -= 8
-        to += 1
+        value = np.uint32(symbols[layout[i, 0]]) >> layout[i, 1] & layout[i, 2]
+        held |= np.uint64(value) << np.uint64(layout[i, 3])
+        store_word(out, np.intp(layout[i, 4]), np.uint32(held))
+        held >>= np.uint64(layout[i, 5])
 
 
 @jit
@@ -160,6 +161,7 @@ def encode_blocks(
     book: Codebook,
     shape: Shape,
     effort: Effort,
+    quads: Any,
     layout: Any,
     at: Places,
     f: Any,
@@ -179,8 +181,8 @@ def encode_blocks(
         if largest > 0:
             d = search_block(book, shape, effort, at, f, n, h, largest)
         if d > 0:
-            write_symbols(shape, at, n, symbols)
-            symbols[len(symbols) - LANES] = f32_to_f16(d)
+            write_symbols(shape, at, n, quads, symbols)
+            symbols[(shape.columns + 3) * LANES] = f32_to_f16(d)
         else:
             symbols[:] = 0
         write_bits(symbols, layout, out[block])

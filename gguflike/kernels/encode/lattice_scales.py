@@ -13,7 +13,7 @@ import numpy as np
 
 from gguflike.kernels._jit import inlined, lean
 from gguflike.kernels.encode.lattice_block import OCTETS, Effort, Places, Shape, add_octets
-from gguflike.kernels.encode.permute import evens, gather, highest, odds, square_root, total
+from gguflike.kernels.encode.permute import evens, everywhere, gather, highest, odds, square_root, total
 from gguflike.kernels.encode.search import F16_MIN, to_f16_grid
 from gguflike.kernels.lanes import (
     LANES,
@@ -128,10 +128,12 @@ def search_d(shape: Shape, spread: Any, at: Places, f: Any, largest: float, star
         gains = lanes(np.float32(0))
         for b in range(OCTETS >> shape.log_unit):
             best = lanes(np.float32(-np.inf))
-            for m in range(samples):
-                k = _best_k(lanes(f[(at.ideal + m) * LANES + b]), quarter, shape.top)
+            for place in range(b, b + samples * LANES, LANES):
+                k = _best_k(everywhere(f, place + at.ideal * LANES), quarter, shape.top)
                 scale = fma(k, step + step, step)
-                gain = scale * fma(-scale, lanes(f[(at.norm + m) * LANES + b]), lanes(f[(at.dot + m) * LANES + b]))
+                gain = scale * fma(
+                    -scale, everywhere(f, place + at.norm * LANES), everywhere(f, place + at.dot * LANES)
+                )
                 best = maximum(gain, best)
             gains = gains + best
         gain = highest(gains)

@@ -1,4 +1,5 @@
-"""Lanes that move: loads from sixteen places, neighbours drawn together, lanes doubled, all lanes made one.
+"""Lanes that move: loads from sixteen places or of one value for all, neighbours drawn together, lanes doubled, all
+lanes made one.
 
 On the vectors of lanes.py.
 """
@@ -48,6 +49,20 @@ def gather(typingctx: Any, array: Any, index: Any) -> Any:
         return builder.call(function, [places, ir.Constant(_I32, 4), mask, ir.Constant(result.llvm, ir.Undefined)])
 
     return result(array, i32x16), build
+
+
+@intrinsic
+def everywhere(typingctx: Any, array: Any, place: Any) -> Any:
+    """Element ``place`` (not negative) of a one-dimensional float32 array in every lane."""
+
+    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        one = builder.load(builder.gep(data, [args[1]]))
+        undefined = ir.Constant(f32x16.llvm, ir.Undefined)
+        first = builder.insert_element(undefined, one, ir.Constant(_I32, 0))
+        return builder.shuffle_vector(first, undefined, ir.Constant(_PLACES, [0] * LANES))
+
+    return f32x16(array, types.intp), build
 
 
 def _fold(combine: Callable[..., Any]) -> Any:
