@@ -75,11 +75,17 @@ def load_blocks(group: int, blocks: int, size: int, x: Any, tile: Any, starts: A
 def load_weights(group: int, blocks: int, size: int, weights: Any, tile: Any, starts: Any) -> None:
     """The importance of the columns that ``load_blocks`` loaded, as a share of the largest in the block.
 
-    None is quite zero, so that every part of a block has a best code; where all are, all count the same.
+    None is quite zero, so that every part of a block has a best code; where all are, all count the same. ``starts``:
+    the columns of the last group, whose importance is in the tile.
     """
     if weights is not None:
+        new = False
         for lane in range(LANES):
-            starts[lane] = min(group * LANES + lane, blocks - 1) * size % len(weights)
+            start = min(group * LANES + lane, blocks - 1) * size % len(weights)
+            new |= start != starts[lane]
+            starts[lane] = start
+        if not new:
+            return
         for j in range(0, size, LANES):
             load_transposed(tile, j, weights, starts, j)
         largest = lanes(0.0)
@@ -155,6 +161,7 @@ def _encode_groups(
     symbols = make_int_tile(rows)
     scratch = make_int_tile(4)
     starts = np.empty(LANES, np.int64)
+    columns = np.full(LANES, -1)
     own = shared
     while True:
         first = fetch_add(claims.ctypes.data, each)
@@ -165,7 +172,7 @@ def _encode_groups(
                 return
         for group in range(first, last):
             load_blocks(group, blocks, size, x, tile, starts)
-            load_weights(group, blocks, size, weights, wtile, starts)
+            load_weights(group, blocks, size, weights, wtile, columns)
             _encode_lanes(group, tile, wtile, symbols, settings)
             pack(group, blocks, symbols, places, out, scratch)
 

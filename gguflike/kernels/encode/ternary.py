@@ -5,7 +5,7 @@ Binary: for given signs the best d is the (weighted) mean magnitude, and the sig
 Ternary: with the weights above a threshold away from zero, d is best as their mean magnitude, and the squares explained
 are (sum w*|x|)**2 / sum w. For this d the threshold d / 2 is best: the optimum is a fixed point of threshold -> mean
 above it / 2. The map is monotone, so no fixed point is passed by when it is applied from below and from above. A few
-times each, and few weights are left between the two: they are sorted, and every threshold between them is tried.
+times each, and few weights are left between the two: each of them is tried as the last that is kept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from gguflike.kernels._jit import inner, lean
 from gguflike.kernels.encode.driver import codec, register_codec
-from gguflike.kernels.encode.layout import Slot, bit_string, planes, strided, whole
+from gguflike.kernels.encode.layout import bit_string, strided, whole
 from gguflike.kernels.encode.search import (
     F16_MIN_NORMAL,
     HALF,
@@ -33,6 +33,9 @@ from gguflike.kernels.encode.search import (
 from gguflike.kernels.lanes import (
     LANES,
     any_lane,
+    bits,
+    fma,
+    from_bits,
     int_lanes,
     lanes,
     load,
@@ -42,22 +45,33 @@ from gguflike.kernels.lanes import (
     maximum,
     minimum,
     store,
+    to_float,
+    to_int,
     trailing_zeros,
     where,
 )
 
 TERNARY, BINARY = 256, 128
-PASSES = 5
+PASSES = 8
+NEAR = np.float32(1.12)  # a quotient of bounds that leaves few weights between them
 SLACK = np.float32(2.0**-18)  # for the rounding of sums
-GAPS = (57, 23, 10, 4, 1)
+ONE_PLACE = 23
+ONE = 1 << ONE_PLACE
+ONE_LESS = (150 << 23) - ONE  # from the bits of the float32 ONE + number to the integer
 Places = npt.NDArray[np.int32]
 
 
 class Ternary(NamedTuple):
-    """``textbook`` takes the largest magnitude for the scale, unrounded; ``trits``: the codes in each byte of TQ1_0."""
+    """``textbook`` takes the largest magnitude for the scale, unrounded.
+
+    A byte is ceil(``factor`` / 2**14 * number), the number having the digits ``codes`` (words, 4, digits), most
+    significant first and -1 for none, to the ``base``.
+    """
 
     textbook: bool
-    trits: Places
+    codes: Places
+    base: int
+    factor: int
 
 
 class Binary(NamedTuple):
@@ -76,84 +90,149 @@ def largest(tile: Any, count: int) -> Any:
 
 
 @lean
-def between(tile: Any, weights: Any, top: Any) -> Any:
-    """Bounds of the best threshold, by ``PASSES`` of the map from both ends; ``top`` is the largest magnitude."""
+def between(tile: Any, weights: Any, top: Any, numbers: Any) -> Any:
+    """Bounds of the best threshold, by passes of the map from both ends.
+
+    ``top``: the largest magnitude; ``numbers``: an int tile to use.
+    """
+    if weights is None:
+        return between_integers(tile, top, numbers)
+    return between_floats(tile, weights, top, numbers)
+
+
+@lean
+def sums(tile: Any, weights: Any, threshold: Any) -> Any:
+    """Sums of w*|x| and w over the magnitudes beyond a threshold."""
+    wx1 = lanes(0.0)
+    w1 = lanes(0.0)
+    wx2 = lanes(0.0)
+    w2 = lanes(0.0)
+    for j in range(0, TERNARY, 2):  # two sums of each, so that one need not wait for the other
+        x = magnitude(load(tile, j))
+        kept = where(x > threshold, weight(weights, j), lanes(0.0))
+        wx1 = fma(kept, x, wx1)
+        w1 = w1 + kept
+        x = magnitude(load(tile, j + 1))
+        kept = where(x > threshold, weight(weights, j + 1), lanes(0.0))
+        wx2 = fma(kept, x, wx2)
+        w2 = w2 + kept
+    return wx1 + wx2, w1 + w2
+
+
+@lean
+def between_floats(tile: Any, weights: Any, top: Any, numbers: Any) -> Any:
+    """``between`` on the magnitudes themselves."""
     low = lanes(0.0)
     high = top * HALF
+    store(numbers, 0, bits(low))  # in memory, for in registers they would take the place of sums
+    store(numbers, 1, bits(high))
     for _ in range(PASSES):
-        if not any_lane(low < high):
+        for end in range(2):
+            wx, w = sums(tile, weights, from_bits(load(numbers, end)))
+            store(numbers, end, bits(wx * reciprocal(w) * HALF))
+        low = from_bits(load(numbers, 0))
+        high = from_bits(load(numbers, 1))
+        if not any_lane(high > low * NEAR):
             break
-        wx1 = lanes(0.0)
-        w1 = lanes(0.0)
-        wx2 = lanes(0.0)
-        w2 = lanes(0.0)
-        for j in range(TERNARY):
-            x = magnitude(load(tile, j))
-            w = weight(weights, j)
-            wx = weighted(weights, j, x)
-            kept = x > low
-            wx1 = wx1 + where(kept, wx, lanes(0.0))
-            w1 = w1 + where(kept, w, lanes(0.0))
-            kept = x > high
-            wx2 = wx2 + where(kept, wx, lanes(0.0))
-            w2 = w2 + where(kept, w, lanes(0.0))
-        low = wx1 * reciprocal(w1) * HALF
-        high = wx2 * reciprocal(w2) * HALF
     return low * (1.0 - SLACK), high * (1.0 + SLACK)
 
 
-@inner
-def best_ternary(tile: Any, weights: Any, top: Any, rest: Any, counts: Any) -> Any:
-    """The scale of least squared error over all codes -1, 0, 1.
+@lean
+def between_integers(tile: Any, top: Any, numbers: Any) -> Any:
+    """``between`` where all weights count the same, in integers: 32767ths of ``top``, each with ONE added, so that one
+    sum of them is the sum and the count. Bounds give way by what rounding may have cost them."""
+    step = top * np.float32(1 / 32767)
+    inverse = reciprocal(step)
+    total = int_lanes(0)
+    for j in range(TERNARY):
+        number = bits(fma(magnitude(load(tile, j)), inverse, lanes(np.float32(ONE)))) - ONE_LESS
+        total = total + number
+        store(numbers, j, number)
+    low = half_mean(total)
+    high = int_lanes(16384)
+    for _ in range(PASSES):
+        lower = low + (ONE - 1)
+        upper = high + (ONE + 2)
+        total1 = int_lanes(0)
+        total2 = int_lanes(0)
+        for j in range(TERNARY):
+            number = load(numbers, j)
+            total1 = total1 + where(number > lower, number, int_lanes(0))
+            total2 = total2 + where(number > upper, number, int_lanes(0))
+        low = half_mean(total1)
+        high = half_mean(total2)
+        if not any_lane(to_float(high) > to_float(low) * NEAR):
+            break
+    return to_float(low - 1) * step, to_float(high + 2) * step
 
-    ``rest`` (16, 256, 2) and ``counts`` (16,): room for the magnitudes between the bounds, with their weights.
-    """
-    low, high = between(tile, weights, top)
-    counts[:] = 0
-    wx = lanes(0.0)
-    w = lanes(0.0)
+
+@lean(forceinline=True)
+def half_mean(total: Any) -> Any:
+    """Half the mean of integers with ONE added, rounded down."""
+    return to_int(to_float(total & (ONE - 1)) * HALF * reciprocal(to_float((total >> ONE_PLACE) & 511)))
+
+
+@lean
+def find(tile: Any, low: Any, high: Any, spots: Any) -> int:
+    """Where there are magnitudes beyond ``low`` and not beyond ``high``: 256 * the lanes as bits + the place, into
+    ``spots``. Returns their number."""
+    count = 0
     for j in range(TERNARY):
         x = magnitude(load(tile, j))
-        kept = x > high
-        wx = wx + where(kept, weighted(weights, j, x), lanes(0.0))
-        w = w + where(kept, weight(weights, j), lanes(0.0))
         inside = mask_bits((x > low) & (x <= high))
+        spots[count] = (inside << 8) | j
+        count += inside != 0
+    return count
+
+
+@lean
+def collect(tile: Any, weights: Any, spots: Any, count: int, counts: Any, rest: Any) -> int:
+    """Magnitudes at the ``spots``, lane by lane from the top of ``rest``, then zeros; their weights in its lower half.
+
+    ``counts`` int64 (16,) is to use. Returns the most of a lane.
+    """
+    for i in range(count):
+        store(rest, i, lanes(0.0))
+        store(rest, TERNARY + i, lanes(0.0))
+    counts[:] = 0
+    most = 0
+    for i in range(count):
+        inside = spots[i] >> 8
+        j = spots[i] & 255
         while inside != 0:
             lane = trailing_zeros(inside)
             inside &= inside - 1
             place = counts[lane]
-            rest[lane, place, 0] = abs(tile[j * LANES + lane])
-            rest[lane, place, 1] = 1.0 if weights is None else weights[j * LANES + lane]
+            at = place * LANES + lane
+            rest[at] = abs(tile[j * LANES + lane])
+            rest[TERNARY * LANES + at] = 1.0 if weights is None else weights[j * LANES + lane]
             counts[lane] = place + 1
-    best = make_tile(3)
-    store(best, 0, wx)
-    store(best, 1, w)
-    for lane in range(LANES):
-        best[2 * LANES + lane] = best_mean(best[lane], best[LANES + lane], rest[lane, : counts[lane]])
-    return load(best, 2)
+            most = max(most, place + 1)
+    return most
 
 
-@lean
-def best_mean(wx: float, w: float, more: Any) -> float:
-    """The mean wx / w that explains most squares, wx**2 / w, once any number of ``more`` (x, w) in falling order of x
-    are added to the sums. Sorts ``more``."""
-    count = len(more)
-    for gap in GAPS:
-        for i in range(gap, count):
-            x, v = more[i, 0], more[i, 1]
-            k = i
-            while k >= gap and more[k - gap, 0] < x:
-                more[k, 0] = more[k - gap, 0]
-                more[k, 1] = more[k - gap, 1]
-                k -= gap
-            more[k, 0] = x
-            more[k, 1] = v
-    best_wx, best_w = (wx, w) if w > 0.0 else (np.float32(0.0), np.float32(1.0))
-    for i in range(count):
-        wx += more[i, 0] * more[i, 1]
-        w += more[i, 1]
-        if wx * wx * best_w > best_wx * best_wx * w:
-            best_wx, best_w = wx, w
+@inner
+def best_ternary(tile: Any, weights: Any, low: Any, high: Any) -> Any:
+    """The scale of least squared error over all codes -1, 0, 1 with a threshold from ``low`` to ``high``."""
+    spots = np.empty(TERNARY + 1 + LANES, np.int64)
+    rest = make_tile(2 * TERNARY)
+    count = find(tile, low, high, spots)
+    most = collect(tile, weights, spots, count, spots[TERNARY + 1 :], rest)
+    wx, w = sums(tile, weights, high)
+    best_wx = wx
+    best_w = where(w > 0.0, w, lanes(1.0))
+    for i in range(most):
+        least = load(rest, i)
+        some_wx = wx
+        some_w = w
+        for k in range(most):
+            x = load(rest, k)
+            kept = where(x >= least, load(rest, TERNARY + k), lanes(0.0))
+            some_wx = fma(kept, x, some_wx)
+            some_w = some_w + kept
+        better = some_wx * some_wx * best_w > best_wx * best_wx * some_w
+        best_wx = where(better, some_wx, best_wx)
+        best_w = where(better, some_w, best_w)
     return best_wx / best_w
 
 
@@ -169,45 +248,41 @@ def ternary_error(tile: Any, weights: Any, d: Any) -> Any:
 
 
 @lean
-def put_codes(tile: Any, symbols: Any, scale: Any, half: Any) -> None:
-    """Codes 0 .. 2 of the weights: away from zero where |x| * scale is at least ``half``."""
-    for j in range(TERNARY):
-        t = load(tile, j) * scale
-        store(symbols, j, where(t >= half, int_lanes(2), where(t <= -half, int_lanes(0), int_lanes(1))))
-
-
-@lean
-def put_trits(symbols: Any, trits: Any) -> None:
-    """Bytes of TQ1_0 from the codes, after them and the scale: five trits as ceil(256 / 243 * number in base 3)."""
-    for b in range(trits.shape[0]):
-        number = int_lanes(0)
-        for k in range(trits.shape[1]):
-            number = number * 3
-            if trits[b, k] >= 0:
-                number = number + load(symbols, trits[b, k])
-        store(symbols, TERNARY + 1 + b, (number * 17261 + 16383) >> 14)
+def put_words(tile: Any, symbols: Any, scale: Any, s: Ternary) -> None:
+    """The bytes of codes, four to a word; codes are away from zero where |x| * scale is at least a half."""
+    for row in range(s.codes.shape[0]):
+        word = int_lanes(0)
+        for b in range(4):
+            number = int_lanes(0)
+            for k in range(s.codes.shape[2]):
+                place = s.codes[row, b, k]
+                number = number * s.base
+                if place >= 0:
+                    t = load(tile, place) * scale
+                    number = number + where(t >= HALF, int_lanes(1), int_lanes(0)) + 1
+                    number = number - where(t <= -HALF, int_lanes(1), int_lanes(0))
+            word = word | (((number * s.factor + ((1 << 14) - 1)) >> 14) << (8 * b))
+        store(symbols, TERNARY + 1 + row, word)
 
 
 @codec(Ternary)
 def ternary_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Ternary) -> None:
-    """Symbols: codes 0 .. 2, the scale, then a byte for every row of ``trits``."""
+    """Symbols: room for 256 numbers, the scale, then the words of ``codes``."""
     top = largest(tile, TERNARY)
     if s.textbook:
-        put_codes(tile, symbols, where(top == 0.0, lanes(0.0), 1.0 / where(top == 0.0, lanes(1.0), top)), HALF)
         d = to_f16_grid(top)
+        put_words(tile, symbols, where(top == 0.0, lanes(0.0), 1.0 / where(top == 0.0, lanes(1.0), top)), s)
     else:
         clamp_tile(tile, TERNARY, top)
-        rest = np.empty((LANES, TERNARY, 2), np.float32)
-        counts = np.empty(LANES, np.int64)
         top = minimum(top, lanes(LARGEST))
-        d = stored_scale(best_ternary(tile, weights, top, rest, counts))
+        low, high = between(tile, weights, top, symbols)
+        d = stored_scale(best_ternary(tile, weights, low, high))
         if any_lane(d < F16_MIN_NORMAL):  # float16's steps are so wide there that the plain rule's scale may be nearer
             plain = to_f16_grid(top)
             worse = ternary_error(tile, weights, plain) < ternary_error(tile, weights, d)
             d = where(worse, plain, d)
-        put_codes(tile, symbols, reciprocal(d), HALF)
+        put_words(tile, symbols, reciprocal(d), s)
     store(symbols, TERNARY, f16_bits(d))
-    put_trits(symbols, s.trits)
 
 
 @codec(Binary)
@@ -225,20 +300,25 @@ def binary_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Binary) -
 
 
 def _trits() -> Places:
-    """(52, 5): the codes in each byte of TQ1_0, most significant first, -1 for none: 48 bytes of five, 4 of four."""
+    """(13, 4, 5): the codes in each byte of TQ1_0: 48 bytes of five, 4 of four."""
     first = np.arange(160).reshape(5, 32).T
     second = 160 + np.arange(80).reshape(5, 16).T
     last = np.pad(240 + np.arange(16).reshape(4, 4).T, ((0, 0), (0, 1)), constant_values=-1)
-    return np.concatenate([first, second, last]).astype(np.int32)
+    return np.concatenate([first, second, last]).reshape(13, 4, 5).astype(np.int32)
 
 
-def _register_ternary(name: str, trits: Places, fields: list[list[list[Slot]]]) -> None:
-    search = Ternary(False, trits)
-    register_codec(name, TERNARY, TERNARY + 1 + len(trits), fields, search, textbook=search._replace(textbook=True))
+def _pairs_of_bits() -> Places:
+    """(16, 4, 4): the codes in each byte of TQ2_0."""
+    return np.ascontiguousarray(strided(256, 4, 32)[::-1].T, np.int32).reshape(16, 4, 4)
 
 
-_D = whole([TERNARY], 2)
-_register_ternary("TQ2_0", _trits()[:0], [planes(strided(256, 4, 32), 2), _D])
-_register_ternary("TQ1_0", _trits(), [whole(range(TERNARY + 1, TERNARY + 53)), _D])
+def _register_ternary(name: str, search: Ternary) -> None:
+    count = len(search.codes)
+    codes, d = whole(range(TERNARY + 1, TERNARY + 1 + count), 4), whole([TERNARY], 2)
+    register_codec(name, TERNARY, TERNARY + 1 + count, [codes, d], search, search._replace(textbook=True))
+
+
+_register_ternary("TQ2_0", Ternary(False, _pairs_of_bits(), 4, 1 << 14))
+_register_ternary("TQ1_0", Ternary(False, _trits(), 3, 17261))
 _MEAN = Binary(BINARY)
 register_codec("Q1_0", BINARY, BINARY + 1, [whole([BINARY], 2), bit_string(range(BINARY), 1)], _MEAN, textbook=_MEAN)
