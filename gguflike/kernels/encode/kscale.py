@@ -168,8 +168,7 @@ _D16, _D8 = whole([BLOCK + 16], 2), whole([BLOCK + 8], 2)
 
 # fmt: off
 register_super("Q3_K", 16, integers(-4, 3), plain=-4, scales=(-32, 31), bias=32,
-               targets=both(spread(-4.9, -2.8, 9), spread(2.8, 4.0, 6)), peaks=(-32, -30.5, -29, 31, 29.5),
-               window=(0, -1, 1, 2),
+               targets=both(spread(-4.9, -2.8, 7), spread(2.8, 4.0, 4)), peaks=(-32, 31), window=(0, 1),
                fields=[planes(strided(256, 8, 32), 1, right=2), planes(strided(256, 4, 32), 2, right=0),
                        _q3_scales(), _D16])
 register_super("Q6_K", 16, integers(-32, 31), plain=-32, scales=(-128, 127), bias=0,
