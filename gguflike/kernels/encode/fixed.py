@@ -15,9 +15,9 @@ from gguflike.kernels._jit import lean
 from gguflike.kernels.encode.affine import register_affine
 from gguflike.kernels.encode.driver import Codec, codec
 from gguflike.kernels.encode.layout import bit_string, layout, planes, strided, whole
-from gguflike.kernels.encode.leastsquares import PHASES, code_grid
-from gguflike.kernels.encode.pairs import ROWS, SIZE, Scan, fill, join, pair_moments, put_before, scan
-from gguflike.kernels.encode.scale import Plain, both, bounds, extreme, register_scaled, spread
+from gguflike.kernels.encode.leastsquares import PHASES, affine_error, code_grid
+from gguflike.kernels.encode.pairs import ROWS, SIZE, Scan, fill, join, near_ties, pair_moments, put_before, scan
+from gguflike.kernels.encode.scale import Plain, both, bounds, extreme, register_scaled, spread, squared_errors
 from gguflike.kernels.encode.search import (
     LARGEST,
     clamp_tile,
@@ -27,13 +27,14 @@ from gguflike.kernels.encode.search import (
     stored_scale,
     to_f16_grid,
 )
-from gguflike.kernels.lanes import lanes, magnitude, maximum, minimum, store, to_float, where
+from gguflike.kernels.lanes import any_lane, lanes, magnitude, maximum, minimum, store, to_float, where
 
 _PAIRS = 10  # the rows of pairs, after the words of a block
-# By how much the squares explained must exceed those of the textbook rule to be surely more. Of a squared step: 0.6 %
-# of a usual error, several times what fixed point adds to it; and of the squares themselves, for float32's roundings.
-_OF_STEP = np.float32(1 / 64)
-_OF_SQUARES = np.float32(4e-7)
+# ``pairs`` hold values to half a unit, so the difference of two sums of squared errors is off by 32 steps at most; half
+# of that is more than any data show. And float32 rounds the squares.
+_STEPS = np.float32(16)
+_SQUARES = np.float32(1e-6)
+_COARSE = np.float32(1 / 8)  # float16 loses so much of a step that exact errors must decide
 
 
 class Scaled(NamedTuple):
@@ -69,9 +70,13 @@ def best_scale(pairs: Any, scan: Scan, most: Any) -> Any:
 
 
 @lean(forceinline=True)
-def clearly_more(explained: Any, plainly: Any, step: Any) -> Any:
-    """Whether more squares are explained than by the textbook rule with its ``step``, beyond doubt."""
-    return explained - plainly > step * step * _OF_STEP + plainly * _OF_SQUARES
+def clearly_more(explained: Any, plainly: Any, step: Any, lost: Any, ties: Any) -> Any:
+    """Whether more squares are explained than by the textbook rule, beyond doubt.
+
+    ``step`` is that of the rule before it is rounded, ``lost`` by how much rounding it moves values at most. ``ties``:
+    how many values may have another code than the rule's, which makes up to twice ``lost`` times a step each.
+    """
+    return explained - plainly > (2.0 * lost * ties + _STEPS) * step + plainly * _SQUARES
 
 
 @codec(Scaled)
@@ -89,8 +94,20 @@ def scaled_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Scaled) -
     d = stored_scale(xq / qq * step)
     plain_d = to_f16_grid(top / s.plain.top)
     found, plainly = d * to_pairs, plain_d * to_pairs
-    clear = clearly_more(found * (2.0 * xq - found * qq), plainly * (2.0 * plain_xq - plainly * plain_qq), plainly)
-    d = where(clear, d, plain_d)
+    plain_step = s.scan.unit / s.plain.top
+    lost = magnitude(plainly - plain_step) * abs(s.plain.top)
+    better = clearly_more(
+        found * (2.0 * xq - found * qq),
+        plainly * (2.0 * plain_xq - plainly * plain_qq),
+        plain_step,
+        lost,
+        near_ties(symbols, _PAIRS, s.scan.candidates[0, 0]),
+    )
+    coarse = lost > plain_step * _COARSE
+    if any_lane(coarse):
+        error, plain_error = squared_errors(tile, None, 0, SIZE, d, plain_d, s.plain.levels)
+        better = (coarse & (error < plain_error)) | (~coarse & better)
+    d = where(better, d, plain_d)
     sum_of_codes = fill(tile, symbols, _PAIRS, None, reciprocal(d), s.zero, s.bounds)
     join(symbols, _PAIRS, symbols, 1, s.width)
     head = f16_bits(d)
@@ -111,23 +128,26 @@ class Affine(NamedTuple):
 
 @lean(forceinline=True)
 def best_line(pairs: Any, scan: Scan, total: Any) -> Any:
-    """Of the candidate that explains most, and of the first one: (scale, sum of x*q, sum of q*q, sum of q)."""
+    """Of the candidate that explains most and of the first one: (scale, sum of x*q, sum of q*q, sum of q)."""
     best_n, best_det = lanes(0.0), lanes(1.0)
-    best_xq, best_qq, best_sq = best_n, best_det, best_n
-    first_xq, first_qq, first_sq = best_n, best_det, best_n
+    best_sq = best_n
+    first_n, first_det, first_sq = best_n, best_det, best_sq
     for c in range(len(scan.candidates)):
-        xq, qq, sq = pair_moments(pairs, _PAIRS, scan.candidates[c, 0], scan.candidates[c, 1], None)
-        n, det = to_float(xq * SIZE - total * sq), to_float(qq * SIZE - sq * sq)
-        fxq, fqq, fsq = to_float(xq), to_float(qq), to_float(sq)
+        xq, qq, sums = pair_moments(pairs, _PAIRS, scan.candidates[c, 0], scan.candidates[c, 1], None)
+        n, det, sq = to_float(xq * SIZE - total * sums), to_float(qq * SIZE - sums * sums), to_float(sums)
         if c == 0:
-            first_xq, first_qq, first_sq = fxq, fqq, fsq
+            first_n, first_det, first_sq = n, det, sq
         better = (det > 0.0) & (n * n * best_det > best_n * best_n * det)
         best_n = where(better, n, best_n)
         best_det = where(better, det, best_det)
-        best_xq = where(better, fxq, best_xq)
-        best_qq = where(better, fqq, best_qq)
-        best_sq = where(better, fsq, best_sq)
-    return (best_n / best_det, best_xq, best_qq, best_sq), (first_xq, first_qq, first_sq)
+        best_sq = where(better, sq, best_sq)
+    return _line(best_n, best_det, best_sq, total), _line(first_n, first_det, first_sq, total)
+
+
+@lean(forceinline=True)
+def _line(n: Any, det: Any, sq: Any, total: Any) -> Any:
+    each = np.float32(1 / SIZE)
+    return n / det, (n + to_float(total) * sq) * each, (det + sq * sq) * each, sq
 
 
 @lean(forceinline=True)
@@ -147,21 +167,30 @@ def affine_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Affine) -
     step = span * (np.float32(1) / s.scan.unit)
     whole_total = fill(tile, symbols, _PAIRS, least, to_pairs, np.float32(0), None)
     total = to_float(whole_total)
-    (scale, xq, qq, sq), (plain_xq, plain_qq, plain_sq) = best_line(symbols, s.scan, whole_total)
+    (scale, xq, qq, sq), (_, plain_xq, plain_qq, plain_sq) = best_line(symbols, s.scan, whole_total)
     offset = (total - scale * sq) * np.float32(1 / SIZE)
     m = to_f16_grid(offset * step + least)
     moved = (m - least) * to_pairs
     scale = maximum(scale - (moved - offset) * sq * reciprocal(qq), lanes(0.0))  # refitted to the rounded minimum
     d = stored_scale(scale * step)
     plain_d, plain_m = to_f16_grid(span / s.hi), to_f16_grid(least)
-    plainly = plain_d * to_pairs
-    clear = clearly_more(
+    plainly, plain_moved = plain_d * to_pairs, (plain_m - least) * to_pairs
+    plain_step = s.scan.unit / s.hi
+    lost = magnitude(plainly - plain_step) * s.hi + magnitude(plain_moved)
+    better = clearly_more(
         explained(d * to_pairs, moved, total, xq, qq, sq),
-        explained(plainly, (plain_m - least) * to_pairs, total, plain_xq, plain_qq, plain_sq),
-        plainly,
+        explained(plainly, plain_moved, total, plain_xq, plain_qq, plain_sq),
+        plain_step,
+        lost,
+        near_ties(symbols, _PAIRS, s.scan.candidates[0, 0]),
     )
-    d = where(clear, d, plain_d)
-    m = where(clear, m, plain_m)
+    coarse = lost > plain_step * _COARSE
+    if any_lane(coarse):
+        error = affine_error(tile, None, 0, SIZE, d, m, s.hi)
+        plain_error = affine_error(tile, None, 0, SIZE, plain_d, plain_m, s.hi)
+        better = (coarse & (error < plain_error)) | (~coarse & better)
+    d = where(better, d, plain_d)
+    m = where(better, m, plain_m)
     fill(tile, symbols, _PAIRS, m, reciprocal(d), np.float32(0), (np.float32(0), s.hi))
     join(symbols, _PAIRS, symbols, 1, s.width)
     store(symbols, 0, f16_bits(d) | (f16_bits(m) << 16))
@@ -193,19 +222,19 @@ def _affine(hi: int, unit: int, grid: list[tuple[float, float]], width: int) -> 
 
 
 # Few candidates, each of them the one that lowers the error on Gaussian rows most once those before it are there.
-_Q4_0 = _scaled(Plain(SIZE, np.float32(-8), True, integers(-8, 7)), 8, 7, [8, 8.375, 7.125, 7.75, 6.875], 1 << 12, 4)
+_Q4_0 = _scaled(Plain(SIZE, np.float32(-8), True, integers(-8, 7)), 8, 7, [8, 8.5, 7, 7.5, 6], 1 << 14, 4)
 _Q5_0 = _scaled(
     Plain(SIZE, np.float32(-16), True, integers(-16, 15)), 16, 15,
-    [16, 15, 16.25, 14, 15.75, 15.25, 13.25, 14.75], 1 << 13, 5,
+    [16, 15, 16.5, 14, 15.5, 13, 14.5, 13.5], 1 << 14, 5,
 )  # fmt: skip
 _Q8_0 = _scaled(
     Plain(SIZE, np.float32(127), False, integers(-127, 127, first=-127)), 128, None,
     [*range(127, 112, -1)], (1 << 15) - 1, 8,
 )  # fmt: skip
-_Q4_1 = _affine(15, 1 << 12, [(0, 0), (0.25, 0.25), (0.25, -0.25), (-0.75, -0.375)], 4)
+_Q4_1 = _affine(15, 1 << 14, [(0, 0), (0, 0.3125), (0, -0.25), (0.5, 0.125)], 4)
 _Q5_1 = _affine(
-    31, 1 << 13,
-    [(0, 0), (-0.5, -0.375), (0, 0.25), (0, -0.25), (-1, 0.375), (-2, 0), (-1, -0.375), (0.5, 0)], 5,
+    31, 1 << 14,
+    [(0, 0), (-0.5, -0.5), (0, -0.25), (0, 0.1875), (-2, 0), (-1, -0.4375), (-1, -0.6875), (-3, -0.5)], 5,
 )  # fmt: skip
 
 _D, _D_AND_SUM, _D_AND_M = whole([SIZE], 2), whole([SIZE, SIZE + 1], 2), whole([SIZE, SIZE + 1], 2)

@@ -25,9 +25,7 @@ PHASES = np.array([-1 / 3, 0, 1 / 3], np.float32)
 
 @lean(forceinline=True)
 def affine_code(x: Any, inverse: Any, shift: Any, hi: Any) -> Any:
-    """The code in [0, hi] nearest to x * inverse + shift, as float32; any integer where ``hi`` is None."""
-    if hi is None:
-        return fma(x, inverse, shift) + MAGIC - MAGIC
+    """The code in [0, hi] nearest to x * inverse + shift, as float32."""
     return minimum(maximum(fma(x, inverse, shift) + MAGIC, lanes(MAGIC)), lanes(hi) + MAGIC) - MAGIC
 
 

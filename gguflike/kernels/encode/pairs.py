@@ -14,8 +14,18 @@ import numpy.typing as npt
 
 from gguflike.kernels._jit import lean
 from gguflike.kernels.encode.search import MAGIC
-from gguflike.kernels.encode.shorts import as_shorts, pair_sums, plus, rounded_product, shorts, smaller
-from gguflike.kernels.lanes import bits, fma, int_lanes, lanes, load, maximum, minimum, store
+from gguflike.kernels.encode.shorts import (
+    as_shorts,
+    low_product,
+    low_sum,
+    pair_sums,
+    plus,
+    rounded_product,
+    shorts,
+    smaller,
+    where_more,
+)
+from gguflike.kernels.lanes import bits, fma, int_lanes, lanes, load, maximum, minimum, store, to_float
 
 SIZE = 32
 ROWS = SIZE // 2
@@ -88,6 +98,18 @@ def pair_moments(pairs: Any, at: int, multiplier: int, shift: Any, most: Any) ->
         qq = pair_sums(qq, q, q)
         sq = plus(sq, q)
     return xq, qq, pair_sums(int_lanes(0), sq, shorts(1))
+
+
+@lean(forceinline=True)
+def near_ties(pairs: Any, at: int, multiplier: int) -> Any:
+    """How many x, as float32, are within a unit of where x * multiplier / 2**15 lies in the middle of two codes."""
+    # The low bits of the product, doubled, say where x lies between two codes: from -2**15 on, if in the middle.
+    doubled, middle, near = shorts(2 * multiplier), shorts(2 * multiplier), shorts(4 * multiplier - (1 << 15))
+    less = shorts(0)
+    for r in range(at, at + ROWS):
+        place = low_sum(low_product(as_shorts(load(pairs, r)), doubled), middle)
+        less = plus(less, where_more(near, place, shorts(-1), shorts(0)))
+    return to_float(pair_sums(int_lanes(0), less, shorts(-1)))
 
 
 @lean(forceinline=True)

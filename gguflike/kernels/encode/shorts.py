@@ -92,6 +92,8 @@ def _pair_sums(builder: Any, total: Any, x: Any, y: Any) -> Any:
 _S, _SS, _SSSS = (i16x32,), (i16x32,) * 2, (i16x32,) * 4
 shorts = _function(i16x32, (types.intp,), _splat)  # the low 16 bits of an integer in every lane
 plus = _function(i16x32, _SS, lambda b, x, y: _call(b, "llvm.sadd.sat", x, y))  # saturates
+low_sum = _function(i16x32, _SS, lambda b, x, y: b.add(x, y))  # the low 16 bits
+low_product = _function(i16x32, _SS, lambda b, x, y: b.mul(x, y))
 larger = _function(i16x32, _SS, lambda b, x, y: _call(b, "llvm.smax", x, y))
 smaller = _function(i16x32, _SS, lambda b, x, y: _call(b, "llvm.smin", x, y))
 # x * y / 2**15, rounded to nearest, halves up; not for -2**15 times itself
