@@ -13,6 +13,7 @@ from gguflike.errors import QuantizationError
 from gguflike.kernels import dispatch
 
 Method = Literal["search", "absmax"]
+_PART = 1 << 18  # float32 values looked at together: they and their mask stay in the cache
 
 
 class QuantizedTensor:
@@ -90,11 +91,9 @@ def quantize(
     columns = x.shape[-1] if x.ndim else 1
     rows = x.reshape(-1, columns)
     out = np.empty((rows.shape[0], fmt.row_bytes(columns)), np.uint8)
-    if not np.isfinite(rows.sum(dtype=np.float64)):  # one pass and no mask in the common case
-        bad = np.argwhere(~np.isfinite(x))
-        if len(bad):
-            where = tuple(int(i) for i in bad[0])
-            raise QuantizationError("value is not finite", tensor=name or None, got=f"{x[where]} at index {where}")
+    if not _all_finite(x.reshape(-1), threads):
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
+        raise QuantizationError("value is not finite", tensor=name or None, got=f"{x[where]} at index {where}")
     weights = None
     if importance is not None:
         weights = np.ascontiguousarray(importance, dtype=np.float32)
@@ -107,3 +106,17 @@ def quantize(
             )
     dispatch.get("encode", fmt)(rows, out, weights, method, threads)
     return QuantizedTensor(name, fmt, x.shape, out.reshape(-1))
+
+
+def _all_finite(x: npt.NDArray[np.float32], threads: int | None) -> bool:
+    """Whether all of a flat array is finite."""
+    from gguflike.kernels.threads import run_rows  # what only reads models does without it
+
+    finite: list[bool] = []
+
+    def check(start: int, stop: int) -> None:
+        for part in range(start, stop):
+            finite.append(bool(np.isfinite(x[part * _PART : (part + 1) * _PART]).all()))
+
+    run_rows(check, -(-x.size // _PART), threads=threads)
+    return all(finite)

@@ -194,3 +194,14 @@ def test_an_outlier_costs_the_others_no_more_than_their_mean(name: str) -> None:
     x[beyond] = 1e4
     error = (weights * (x - decode(encode(x, name, weights), name)) ** 2).sum()
     assert error <= (1.08 if name == "Q2_K" else 1.04) * (others * (parts - mean) ** 2).sum()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("at", [(0, 0), (700, 31), (1200, 1023)])
+def test_the_first_value_that_is_not_finite_is_named(at: tuple[int, int], threads: int) -> None:
+    x = np.full((1201, 1024), 3e38, np.float32)  # several parts of what is checked together; sums would overflow
+    assert gguflike.quantize(x, "Q8_0", threads=threads).shape == x.shape
+    x[1200, 1023] = np.inf
+    x[at] = np.nan
+    with pytest.raises(QuantizationError, match=rf"not finite; got nan at index \({at[0]}, {at[1]}\)"):
+        gguflike.quantize(x, "Q8_0", threads=threads)
