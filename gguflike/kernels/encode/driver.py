@@ -40,7 +40,7 @@ Array = npt.NDArray[Any]
 SMALLEST = np.float32(2.0**-100)  # an importance, or a range of values, below it counts as none
 LINE = 16  # float32 in a cache line
 NEGLIGIBLE = np.float32(1e-9)
-LEAST_WEIGHTS = 1 << 14  # another thread for fewer costs more than it saves
+LEAST_WEIGHTS = 1 << 16  # of a thread: to wake one for fewer costs more than it saves
 CLAIMS = 64  # parts of a thread's share, what is taken at a time
 
 
@@ -228,9 +228,9 @@ def register_codec(
 def encode_blocks(x: Array, weights: Array | None, out: Array, size: int, codec: Codec, threads: int | None) -> None:
     """Encode ``x`` into ``out``."""
     groups = -(-x.size // (size * LANES))
-    workers = min(thread_count(threads), 1 + x.size // LEAST_WEIGHTS)
+    workers = max(1, min(thread_count(threads), x.size // LEAST_WEIGHTS))
     each = -(-groups // (CLAIMS * workers))
-    shared = groups - 2 * each if workers > 1 else 0
+    shared = max(0, groups - 2 * each)  # the rest is for this thread, so that it ends last
     claims, loop = np.array([0, each, shared]), _LOOPS[type(codec.settings)]
     args = (x.reshape(-1), weights, out.reshape(-1), size, codec.rows, codec.settings, codec.places)
     together(lambda last: loop(claims, groups if last else shared, *args), workers)
