@@ -16,29 +16,34 @@ from gguflike.kernels.encode.lattice_bound import least_error
 from gguflike.kernels.encode.lattice_tables import DIGITS, NUMBER_BIT, halve
 from gguflike.kernels.encode.shorts import (
     SHORTS,
+    absolute,
     high_lanes,
+    join,
     larger,
     load_shorts,
     low_lanes,
     narrow,
     plus,
+    shorts,
     store_shorts,
     where_more,
     where_same,
 )
-from gguflike.kernels.lanes import LANES, lanes, load, load_octets, store
+from gguflike.kernels.lanes import LANES, load, load_octets, store
 
 DELTA = 0.125
-W, SCALE, TRIAL = 8, 16, 17  # vectors; the octets' weights come first
+W, SCALE = 16, 32  # vectors of ``f``; the weights of 32 octets come first, then their importance
 
 
 @jit
-def moved_levels(book: Any, t: int, f: Any, n: Any) -> None:
-    scale = load(f, SCALE)
-    offset = lanes(book.levels[t, 0] - book.levels[0, 0])
-    steps.take_levels(book, offset, f, n, 0, W, scale, TRIAL, 0)
-    steps.find_ways(book, f, n, TRIAL, 0)
-    steps.take_way(book, f, n, scale, TRIAL, 0)
+def moved_levels(book: Any, t: int, f: Any, h: Any) -> None:
+    at = steps.trial_at(SHORTS, 0)
+    steps.take_shares(f, W, h, SHORTS)
+    steps.take_values(book.levels, f, 0, (load(f, SCALE), load(f, SCALE + 1)), h, SHORTS)
+    steps.take_levels(h, SHORTS, at, steps.shift_of(book.levels, t))
+    steps.find_ways(book, h, at)
+    steps.take_way(h, at)
+    store_shorts(h, 0, load_shorts(h, at + steps.NUMBER))
 
 
 @pytest.mark.parametrize("t", [0, 1])
@@ -47,30 +52,42 @@ def test_moved_levels_are_nearly_always_the_best_point(t: int) -> None:
     book = halve(grid, (DELTA, -DELTA))
     points = grid + np.array([DELTA, -DELTA])[t]
     rng = np.random.default_rng(12)
-    best = np.empty((40, LANES))
-    found = np.empty((40, LANES))
+    best = np.empty((20, SHORTS))
+    found = np.empty((20, SHORTS))
     for i in range(len(best)):
-        f, n = np.zeros((TRIAL + steps.KEYS) * LANES, np.float32), np.zeros(steps.MARKS * LANES, np.int32)
-        tile = f.reshape(-1, LANES)
-        tile[:W] = rng.standard_normal((8, LANES))
-        tile[W:SCALE] = rng.random((8, LANES)) + 0.05
-        tile[SCALE] = 0.5 + rng.random(LANES)
-        moved_levels(book, t, f, n)
-        y, w = tile[:W].T.astype(np.float64), tile[W:SCALE].T
-        errors = (w[:, None] * (y[:, None] - tile[SCALE][:, None, None] * points) ** 2).sum(axis=2)
-        words = book.words[n[:LANES]]
+        f, h = np.zeros((SCALE + 2) * LANES, np.float32), np.zeros(SHORTS + steps.elements(1), np.int16)
+        y, w = rng.standard_normal((SHORTS, 8)), rng.random((SHORTS, 8)) + 0.05
+        scale = 0.5 + rng.random(SHORTS)
+        f[:] = np.concatenate([*(np.concatenate(np.split(a.T, 2, axis=1)).ravel() for a in (y, w)), scale])
+        moved_levels(book, t, f, h)
+        errors = (w[:, None] * (y[:, None] - scale[:, None, None] * points) ** 2).sum(axis=2)
+        words = book.words[h[:SHORTS]]
         assert (words >= 0).all()
         digits = (words & DIGITS)[:, None] >> 2 * np.arange(8) & 3
         np.testing.assert_array_equal(grid[words >> NUMBER_BIT], digits - 1)
-        best[i], found[i] = errors.min(axis=1), errors[np.arange(LANES), words >> NUMBER_BIT]
-        np.testing.assert_allclose(tile[TRIAL + steps.ERROR], found[i], rtol=1e-4)
+        best[i], found[i] = errors.min(axis=1), errors[np.arange(SHORTS), words >> NUMBER_BIT]
     assert (found <= best * (1 + 1e-6)).mean() > 0.8
     assert found.sum() < 1.02 * best.sum()
 
 
+def test_far_weights_take_their_sides() -> None:
+    """Weights far beyond the levels, and scales that are nothing beside them, saturate."""
+    book = halve(codebooks.iq1(), (DELTA, -DELTA))
+    signs = np.where(np.random.default_rng(15).random((8, SHORTS)) < 0.5, -1, 1)
+    for far, scale in ((1e4, 1.0), (1.0, 1e-12), (1.0, 1e-38)):
+        f, h = np.ones((SCALE + 2) * LANES, np.float32), np.zeros(SHORTS + steps.elements(1), np.int16)
+        f[: W * LANES] = np.concatenate(np.split(far * signs, 2, axis=1)).ravel()
+        f[SCALE * LANES :] = scale
+        moved_levels(book, 0, f, h)
+        nearest = 3 ** np.arange(8) @ (signs + 1)
+        is_point = book.words[nearest] >= 0
+        np.testing.assert_array_equal(h[:SHORTS][is_point], nearest[is_point])
+        assert is_point.any()
+
+
 @jit
 def bound(book: Any, t: int, f: Any) -> None:
-    store(f, SCALE + 1, least_error(book, t, f, 0, W, load(f, SCALE)))
+    store(f, 17, least_error(book, t, f, 0, 8, load(f, 16)))
 
 
 @pytest.mark.parametrize(("name", "t"), [("iq1", 0), ("iq1", 1), ("iq2_s", 0)])
@@ -82,15 +99,15 @@ def test_no_point_is_better_than_the_bound(name: str, t: int) -> None:
     rng = np.random.default_rng(14)
     ratios = []
     for _ in range(40):
-        f = np.zeros((SCALE + 2) * LANES, np.float32)
+        f = np.zeros(18 * LANES, np.float32)
         tile = f.reshape(-1, LANES)
-        tile[:W] = rng.standard_normal((8, LANES)) if name == "iq1" else np.abs(rng.standard_normal((8, LANES)))
-        tile[W:SCALE] = rng.random((8, LANES)) + 0.05
-        tile[SCALE] = (1 + rng.random(LANES)) / largest
+        tile[:8] = rng.standard_normal((8, LANES)) if name == "iq1" else np.abs(rng.standard_normal((8, LANES)))
+        tile[8:16] = rng.random((8, LANES)) + 0.05
+        tile[16] = (1 + rng.random(LANES)) / largest
         bound(book, t, f)
-        y, w = tile[:W].T.astype(np.float64), tile[W:SCALE].T
-        errors = (w[:, None] * (y[:, None] - tile[SCALE][:, None, None] * points) ** 2).sum(axis=2).min(axis=1)
-        ratios.append(tile[SCALE + 1] / errors)
+        y, w, scale = tile[:8].T.astype(np.float64), tile[8:16].T, tile[16]
+        errors = (w[:, None] * (y[:, None] - scale[:, None, None] * points) ** 2).sum(axis=2).min(axis=1)
+        ratios.append(tile[17] / errors)
     assert np.max(ratios) <= 1 + 1e-5
     assert np.mean(ratios) > 0.75
 
@@ -125,6 +142,8 @@ def on_shorts(a: Any, b: Any, f: Any, out: Any, wide: Any) -> None:
     store_shorts(out, 2 * SHORTS, where_more(x, y, x, y))
     store_shorts(out, 3 * SHORTS, where_same(x, y, x, plus(x, x)))
     store_shorts(out, 4 * SHORTS, narrow(load(f, 0), load(f, 1)))
+    store_shorts(out, 5 * SHORTS, absolute(x) - (y << shorts(3) >> shorts(5)))
+    store_shorts(out, 6 * SHORTS, join(low_lanes(x), high_lanes(y)))
     store(wide, 0, low_lanes(x))
     store(wide, 1, high_lanes(x))
 
@@ -135,13 +154,15 @@ def test_shorts_saturate_and_compare() -> None:
     a[:4], b[:4] = (32767, -32768, 7, -9), (1, -1, 7, -9)
     values = (rng.standard_normal(SHORTS) * 4e4).astype(np.float32)
     magic = np.float32(1.5 * 2**23)
-    out, wide = np.zeros(5 * SHORTS, np.int16), np.zeros(SHORTS, np.int32)
+    out, wide = np.zeros(7 * SHORTS, np.int16), np.zeros(SHORTS, np.int32)
     on_shorts(a, b, values + magic, out, wide)
-    sums, largest, more, same, narrowed = out.reshape(5, SHORTS)
+    sums, largest, more, same, narrowed, wrapped, halves = out.reshape(7, SHORTS)
     saturated = (a.astype(int) + b).clip(-(1 << 15), (1 << 15) - 1)
     np.testing.assert_array_equal(sums, saturated)
     np.testing.assert_array_equal(largest, np.maximum(a, b))
     np.testing.assert_array_equal(more, np.maximum(a, b))
     np.testing.assert_array_equal(same, np.where(a == b, a, (2 * a.astype(int)).clip(-(1 << 15), (1 << 15) - 1)))
     np.testing.assert_array_equal(narrowed, np.rint(values).clip(-(1 << 15), (1 << 15) - 1))
+    np.testing.assert_array_equal(wrapped, np.abs(a) - (b << 3 >> 5))
+    np.testing.assert_array_equal(halves, np.concatenate((a[:LANES], b[LANES:])))
     np.testing.assert_array_equal(wide, a)

@@ -92,7 +92,7 @@ def _broadcast_literal(context: Any, builder: Any, fromty: Any, toty: Any, value
     return _broadcast(context, builder, fromty.literal_type, toty, value)
 
 
-def _operator(op: Any, result: Any, operands: tuple[Any, ...], build: Callable[..., Any]) -> None:
+def define(op: Any, result: Any, operands: tuple[Any, ...], build: Callable[..., Any]) -> None:
     """Give ``op`` a meaning on lanes: its type and its LLVM instruction."""
 
     @_templates.infer_global(op)
@@ -113,9 +113,9 @@ def _int_compare(relation: str) -> Callable[..., Any]:
 
 
 for _op, _name in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"), (operator.truediv, "fdiv")):
-    _operator(_op, f32x16, (f32x16, f32x16), lambda b, x, y, _name=_name: getattr(b, _name)(x, y))
-_operator(operator.neg, f32x16, (f32x16,), lambda b, x: b.fneg(x))
-_operator(operator.neg, i32x16, (i32x16,), lambda b, x: b.neg(x))
+    define(_op, f32x16, (f32x16, f32x16), lambda b, x, y, _name=_name: getattr(b, _name)(x, y))
+define(operator.neg, f32x16, (f32x16,), lambda b, x: b.fneg(x))
+define(operator.neg, i32x16, (i32x16,), lambda b, x: b.neg(x))
 for _op, _name in (
     (operator.add, "add"),
     (operator.sub, "sub"),
@@ -126,10 +126,10 @@ for _op, _name in (
     (operator.lshift, "shl"),
     (operator.rshift, "ashr"),
 ):
-    _operator(_op, i32x16, (i32x16, i32x16), lambda b, x, y, _name=_name: getattr(b, _name)(x, y))
+    define(_op, i32x16, (i32x16, i32x16), lambda b, x, y, _name=_name: getattr(b, _name)(x, y))
 for _op, _name in ((operator.and_, "and_"), (operator.or_, "or_")):
-    _operator(_op, mask, (mask, mask), lambda b, x, y, _name=_name: getattr(b, _name)(x, y))
-_operator(operator.invert, mask, (mask,), lambda b, x: b.not_(x))
+    define(_op, mask, (mask, mask), lambda b, x, y, _name=_name: getattr(b, _name)(x, y))
+define(operator.invert, mask, (mask,), lambda b, x: b.not_(x))
 for _op, _name in (
     (operator.lt, "<"),
     (operator.le, "<="),
@@ -138,8 +138,8 @@ for _op, _name in (
     (operator.eq, "=="),
     (operator.ne, "!="),
 ):
-    _operator(_op, mask, (f32x16, f32x16), _float_compare(_name))
-    _operator(_op, mask, (i32x16, i32x16), _int_compare(_name))
+    define(_op, mask, (f32x16, f32x16), _float_compare(_name))
+    define(_op, mask, (i32x16, i32x16), _int_compare(_name))
 
 
 def _llvm(builder: Any, name: str, vector: ir.Type, *args: Any) -> Any:

@@ -14,10 +14,20 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.kernels._jit import inlined, lean
-from gguflike.kernels.encode.lattice_near import ERROR, KEYS, MARKS, NUMBER, find_ways, take_levels, take_way
+from gguflike.kernels.encode.lattice_near import (
+    NUMBER,
+    elements,
+    find_ways,
+    shift_of,
+    take_levels,
+    take_values,
+    take_way,
+    trial_at,
+)
 from gguflike.kernels.encode.lattice_search import nearest, scores
 from gguflike.kernels.encode.lattice_tables import NUMBER_BIT, Codebook
 from gguflike.kernels.encode.permute import double_high, double_low, evens, gather, highest, odds
+from gguflike.kernels.encode.shorts import high_lanes, join, load_shorts, low_lanes, shorts, where_same
 from gguflike.kernels.lanes import (
     LANES,
     bits,
@@ -81,33 +91,32 @@ class Places(NamedTuple):
     mass: int  # (columns / 2, 4) of two columns of groups: importance, then energy
     octets: int  # (6) energy, importance, peak of the octets: two vectors each
     lane_scale: int  # (2) scales of the octets
-    lane_dot: int  # (columns)
-    lane_norm: int  # (columns)
+    lane_dot: int  # (shifts, columns)
+    lane_norm: int  # (shifts, columns)
     scale: int  # (samples) sample scales of the sub-blocks
     dot: int  # (samples) 2 <w y, points> of the sub-blocks
     norm: int  # (samples) <w, points**2>
     ideal: int  # (samples) twice the best scale for these points, not negative
     tries: int  # (1) candidates for d
-    keys: int  # (shifts, 2, KEYS) trials of lattice_near.py
     size: int
-    found: int  # n: (columns) words
+    found: int  # n: (shifts, columns) words
     word: int  # n: (samples, columns)
     minus: int  # n: (2) signs of the octets' weights
     pick: int  # n: (2) k and sample chosen for the sub-blocks
     lane: int  # n: (1) 0 .. 15
-    marks: int  # n: (shifts, 2, MARKS)
     ints: int
+    near: int  # h: elements of lattice_near.py; those before are lattice_search.py's
     shorts: int  # elements of the int16 tile ``h``
 
 
 def places(shape: Shape, book: Codebook, samples: int) -> Places:
     """Lay out scratch memory for ``samples`` sample scales."""
     shifts, base = book.levels.shape
-    columns, trials = shape.columns, 2 * shifts
-    tables = [columns, columns, samples, samples, samples, samples, 1, trials * KEYS]
-    floats = np.cumsum([0, 16, 16, 16, 2 * columns, 6, 2, *tables])
-    ints = np.cumsum([0, columns, samples * columns, 2, 2, 1, trials * MARKS])
-    return Places._make([*floats.tolist(), *ints.tolist(), scores(shape.dim, base, len(book.pairs))])
+    columns = shape.columns
+    floats = np.cumsum([0, 16, 16, 16, 2 * columns, 6, 2, *[shifts * columns] * 2, *[samples] * 4, 1])
+    ints = np.cumsum([0, shifts * columns, samples * columns, 2, 2, 1])
+    near = scores(shape.dim, base, len(book.pairs))
+    return Places._make([*floats.tolist(), *ints.tolist(), near, near + elements(shifts)])
 
 
 @lean
@@ -239,14 +248,14 @@ def sample(book: Codebook, shape: Shape, effort: Effort, at: Places, f: Any, n: 
         store(f, at.lane_scale + c, spread(shape, load(f, at.scale + m), c))
     if shape.dense or m < effort.rough:
         again = len(effort.ladder) <= m < len(effort.ladder) + effort.again
-        _take_near(book, shape, at, f, n, again and shape.shared_shift)
+        _take_near(book, shape, at, f, n, h, again and shape.shared_shift)
     else:
         for c in range(0, shape.columns, 2):
             scales = _column_scale(shape, at, f, c), _column_scale(shape, at, f, c + 1)
             wy, w, mass = at.wy + c * shape.dim, at.w + c * shape.dim, at.mass + 2 * c
             nearest(book, shape.dim, f, wy, w, mass, scales, h, n, at.found + c)
-    for c in range(shape.columns):
-        _multiply(book.levels, shape, at, f, n, c)
+        for c in range(shape.columns):
+            _multiply(book.levels, shape, at, f, n, c, c)
     _add_up(shape, at, f, n, m)
 
 
@@ -257,17 +266,17 @@ def _column_scale(shape: Shape, at: Places, f: Any, column: int) -> Any:
 
 
 @inlined
-def _multiply(levels: Any, shape: Shape, at: Places, f: Any, n: Any, column: int) -> None:
-    """Products of a column of groups with the points found for it, and of their squares with the importance."""
-    word = load(n, at.found + column)
+def _multiply(levels: Any, shape: Shape, at: Places, f: Any, n: Any, column: int, trial: int) -> None:
+    """Products of a column of groups with the points of a trial, and of their squares with the importance."""
+    word = load(n, at.found + trial)
     dot, norm = lanes(np.float32(0)), lanes(np.float32(0))
     shift = _offset(levels, word) if len(levels) > 1 else norm
     for i in range(shape.dim):
         x = level(levels, shape.dim, word, i) + shift
         dot = fma(x, load(f, at.wy + column * shape.dim + i), dot)
         norm = fma(x * x, load(f, at.w + column * shape.dim + i), norm)
-    store(f, at.lane_dot + column, dot)
-    store(f, at.lane_norm + column, norm)
+    store(f, at.lane_dot + trial, dot)
+    store(f, at.lane_norm + trial, norm)
 
 
 @lean
@@ -279,36 +288,35 @@ def words(shape: Shape, at: Places, n: Any, column: int, part: int) -> Any:
 
 
 @lean
-def _take_near(book: Codebook, shape: Shape, at: Places, f: Any, n: Any, kept: bool) -> None:
-    """Points by lattice_near.py, with the better shift, of a sub-block or of each point; or with the one chosen."""
-    levels = book.levels
-    trials = 2 if kept else 2 * len(levels)
-    for trial in range(trials):
-        t, c = trial >> 1, trial & 1
-        scale, keys, marks = load(f, at.lane_scale + c), at.keys + trial * KEYS, at.marks + trial * MARKS
-        offset = lanes(levels[t, 0] - levels[0, 0])
+def _take_near(book: Codebook, shape: Shape, at: Places, f: Any, n: Any, h: Any, kept: bool) -> None:
+    """Points by lattice_near.py and their products, with the better shift, of a sub-block or of each point; or with the
+    one chosen."""
+    shifts = 1 if kept else len(book.levels)
+    take_values(book.levels, f, at.y, (load(f, at.lane_scale), load(f, at.lane_scale + 1)), h, at.near)
+    for t in range(shifts):
+        shift = shift_of(book.levels, t)
         if kept:
-            shift = words(shape, at, n, c, 0) & np.int32(1 << SHIFT_BIT)
-            store(n, at.found + c, shift)
-            offset = _offset(levels, shift)
-        take_levels(book, offset, f, n, at.y + 8 * c, at.w + 8 * c, scale, keys, marks)
-    for trial in range(trials):
-        find_ways(book, f, n, at.keys + trial * KEYS, at.marks + trial * MARKS)
-    for trial in range(trials):
-        scale, keys, marks = load(f, at.lane_scale + (trial & 1)), at.keys + trial * KEYS, at.marks + trial * MARKS
-        take_way(book, f, n, scale, keys, marks)
-    for c in range(2):
-        number = load(n, at.marks + c * MARKS + NUMBER)
-        shift = load(n, at.found + c) if kept else int_lanes(0)
-        if trials == 4:
-            gain = _shift_gain(at, f, c)
-            if shape.shared_shift:
-                gain = spread(shape, add_octets(shape, _shift_gain(at, f, 0), _shift_gain(at, f, 1)), c)
-            better = gain > np.float32(0)
-            number = where(better, load(n, at.marks + (2 + c) * MARKS + NUMBER), number)
-            shift = where(better, int_lanes(1 << SHIFT_BIT), shift)
-        word = gather(book.words, number)
-        store(n, at.found + c, word ^ word >> 31 | shift)
+            chosen = join(words(shape, at, n, 0, 0) >> SHIFT_BIT, words(shape, at, n, 1, 0) >> SHIFT_BIT)
+            shift = where_same(chosen, shorts(0), shift, shift_of(book.levels, 1))
+        take_levels(h, at.near, trial_at(at.near, t), shift)
+    for t in range(shifts):
+        find_ways(book, h, trial_at(at.near, t))
+    for t in range(shifts):
+        take_way(h, trial_at(at.near, t))
+    for t in range(shifts):
+        number = load_shorts(h, trial_at(at.near, t) + NUMBER)
+        for c in range(2):
+            word = gather(book.words, high_lanes(number) if c else low_lanes(number))
+            shift = words(shape, at, n, c, 0) & np.int32(1 << SHIFT_BIT) if kept else int_lanes(t << SHIFT_BIT)
+            store(n, at.found + 2 * t + c, word ^ word >> 31 | shift)
+            _multiply(book.levels, shape, at, f, n, c, 2 * t + c)
+    if shifts == 2:
+        gain0, gain1 = _shift_gain(at, f, 0), _shift_gain(at, f, 1)
+        if shape.shared_shift:
+            gain = add_octets(shape, gain0, gain1)
+            gain0, gain1 = spread(shape, gain, 0), spread(shape, gain, 1)
+        _take_better(at, f, n, 0, gain0 > np.float32(0))
+        _take_better(at, f, n, 1, gain1 > np.float32(0))
 
 
 @lean
@@ -320,8 +328,17 @@ def _offset(levels: Any, word: Any) -> Any:
 @lean
 def _shift_gain(at: Places, f: Any, column: int) -> Any:
     """How much less the error is with the second shift."""
-    keys = at.keys + column * KEYS + ERROR
-    return load(f, keys) - load(f, keys + 2 * KEYS)
+    scale, dot, norm = load(f, at.lane_scale + column), at.lane_dot + column, at.lane_norm + column
+    return scale * (load(f, dot + 2) - load(f, dot) - scale * (load(f, norm + 2) - load(f, norm)))
+
+
+@lean
+def _take_better(at: Places, f: Any, n: Any, column: int, second: Any) -> None:
+    """Replace what was found with the first shift by what was with the second, in the lanes where this is better."""
+    dot, norm, found = at.lane_dot + column, at.lane_norm + column, at.found + column
+    store(f, dot, where(second, load(f, dot + 2), load(f, dot)))
+    store(f, norm, where(second, load(f, norm + 2), load(f, norm)))
+    store(n, found, where(second, load(n, found + 2), load(n, found)))
 
 
 @lean

@@ -5,11 +5,13 @@ codebook, one weight moves to its second nearest level, or two do, of which one 
 move: the cheapest way to a point. This finds the best of all points for nearly all octets if many of the levels'
 combinations are points: 2048 of 6561 in IQ1's codebook.
 
-A key is what it costs to move a weight, a float32 whose last three bits say which weight: the least key is the
-cheapest move. Sixteen octets go through three steps, which wait for memory; callers take each step for all octets
-before the next. Between steps a trial stands in memory: ``keys``, a place in ``f``: keys of the eight weights, the two
-least ones, the error; ``marks``, a place in ``n``: a number in base 3 with a digit per weight, bits of the weights
-that would move down, and bits of the weights whose move makes a point: alone, after the cheapest one, after the second.
+All 32 octets of a block go side by side, one per int16 lane. A key is what it costs to move a weight, whose last four
+bits say whether it moves down, and which weight it is: the least key is the cheapest move. A trial (the points for one
+shift) goes through three steps, which wait for memory; callers take each step for all trials before the next.
+
+``h`` is an int16 tile, from ``near`` on: the weights and their importance, 8 vectors each, then trials: keys of the
+eight weights, the two least ones; a number in base 3 with a digit per weight; bits of the weights that would move down,
+and of those whose move makes a point: alone, after the cheapest one, after the second.
 """
 
 from __future__ import annotations
@@ -21,114 +23,164 @@ import numpy as np
 from gguflike.kernels._jit import inlined, lean
 from gguflike.kernels.encode.lattice_tables import POINT, Codebook
 from gguflike.kernels.encode.permute import gather
-from gguflike.kernels.lanes import (
-    bits,
-    fma,
-    from_bits,
-    int_lanes,
-    lanes,
-    load,
-    magnitude,
-    maximum,
-    minimum,
-    store,
-    where,
+from gguflike.kernels.encode.search import MAGIC
+from gguflike.kernels.encode.shorts import (
+    SHORTS,
+    absolute,
+    high_lanes,
+    join,
+    larger,
+    load_shorts,
+    low_lanes,
+    narrow,
+    plus,
+    rounded_product,
+    shorts,
+    smaller,
+    store_shorts,
+    where_more,
+    where_same,
 )
+from gguflike.kernels.lanes import fma, lanes, load, maximum
 
-KEYS, MARKS = 11, 5  # vectors of a trial
-_LEAST, _SECOND, ERROR = 8, 9, 10
-NUMBER, _DOWN, _ALONE, _AFTER1, _AFTER2 = 0, 1, 2, 3, 4
+_SHARES, _TRIALS, _TRIAL = 8 * SHORTS, 16 * SHORTS, 15 * SHORTS
+_LEAST, _SECOND, NUMBER, _DOWN, _ALONE, _AFTER1, _AFTER2 = (i * SHORTS for i in range(8, 15))
 _MIDDLE = 3280  # the number with eight digits 1
-_FAR = np.float32(1e30)  # above every key
+_UNIT = 1 << 14  # what lies between two levels
+_FAR = (1 << 15) - 1  # no key is above
+_TINY = np.float32(1e-30)
+
+
+def elements(trials: int) -> int:
+    """Elements of ``h`` for so many trials."""
+    return _TRIALS + trials * _TRIAL
 
 
 @lean
-def _reach(book: Codebook, scale: Any) -> Any:
-    """Half of what lies between two levels."""
-    return scale * ((book.levels[0, 2] - book.levels[0, 0]) * np.float32(0.25))
+def trial_at(near: int, trial: int) -> int:
+    """Where a trial stands in ``h``."""
+    return near + _TRIALS + trial * _TRIAL
+
+
+@lean
+def take_shares(f: Any, w: int, h: Any, near: int) -> None:
+    """The importance of weights, relative to the largest of their octets."""
+    most0, most1 = lanes(_TINY), lanes(_TINY)
+    for i in range(w, w + 8):
+        most0, most1 = maximum(load(f, i), most0), maximum(load(f, i + 8), most1)
+    factor0, factor1 = lanes(np.float32(_FAR)) / most0, lanes(np.float32(_FAR)) / most1
+    for i in range(8):
+        share0, share1 = fma(load(f, w + i), factor0, lanes(MAGIC)), fma(load(f, w + 8 + i), factor1, lanes(MAGIC))
+        store_shorts(h, near + _SHARES + i * SHORTS, narrow(share0, share1))
 
 
 @inlined
-def take_levels(book: Codebook, offset: Any, f: Any, n: Any, y: int, w: int, scale: Any, keys: int, marks: int) -> None:
-    """First step: the nearest levels, ``offset`` from the first shift's, at a vector of scales; and what moves cost."""
-    levels = book.levels
-    middle = scale * (((levels[0, 0] + levels[0, 2]) * np.float32(0.25) + levels[0, 1] * np.float32(0.5)) + offset)
-    reach = _reach(book, scale)
-    number, down = int_lanes(_MIDDLE), int_lanes(0)
-    least, second, error = lanes(_FAR), lanes(_FAR), lanes(np.float32(0))
-    power = np.int32(1)
+def take_values(levels: Any, f: Any, y: int, scales: Any, h: Any, near: int) -> None:
+    """The weights, from the first shift's middle level, in units of what lies between levels; two vectors of scales."""
+    between = (levels[0, 2] - levels[0, 0]) * np.float32(0.5)
+    middle = (levels[0, 0] + levels[0, 2]) * np.float32(0.25) + levels[0, 1] * np.float32(0.5)
+    zero = MAGIC - np.float32(_UNIT) * middle / between
+    factor0 = lanes(np.float32(_UNIT)) / maximum(scales[0] * between, lanes(_TINY))
+    factor1 = lanes(np.float32(_UNIT)) / maximum(scales[1] * between, lanes(_TINY))
+    least = lanes(MAGIC - np.float32(_FAR))
     for i in range(8):
-        z, importance = load(f, y + i) - middle, load(f, w + i)
-        inside = reach - magnitude(z)
-        below, outside = bits(z) >> 31, bits(inside) >> 31
-        number = number + ((below ^ power) - below & outside)
-        down = down | (below ^ outside) & np.int32(1 << i)
-        off = magnitude(inside)
-        rest = reach - off
-        error = fma(rest * rest, importance, error)
-        key = from_bits(bits(off * importance) & np.int32(-8) | np.int32(i))
-        store(f, keys + i, key)
-        second = minimum(maximum(key, least), second)
-        least = minimum(key, least)
-        power = power * np.int32(3)
-    store(f, keys + _LEAST, least)
-    store(f, keys + _SECOND, second)
-    store(f, keys + ERROR, error)
-    store(n, marks + NUMBER, number)
-    store(n, marks + _DOWN, down)
+        value0, value1 = fma(load(f, y + i), factor0, lanes(zero)), fma(load(f, y + 8 + i), factor1, lanes(zero))
+        store_shorts(h, near + i * SHORTS, narrow(maximum(value0, least), maximum(value1, least)))
 
 
 @lean
-def _move(key: Any, down: Any) -> Any:
-    """What the move of a key adds to the number of the digits. ``down``: bit i says that weight i moves down."""
-    i = bits(key) & 7
-    power = (i & 1) * 2 + 1
-    power = power + (power << 3 & -(i >> 1 & 1))
-    power = power + ((power << 6) + (power << 4) & -(i >> 2))
-    sign = -(down >> i & 1)
+def shift_of(levels: Any, t: int) -> Any:
+    """How far shift ``t`` moves the levels from the first one's."""
+    between = (levels[0, 2] - levels[0, 0]) * np.float32(0.5)
+    return shorts(np.intp((levels[t, 0] - levels[0, 0]) / between * np.float32(_UNIT)))
+
+
+@inlined
+def take_levels(h: Any, near: int, at: int, shift: Any) -> None:
+    """First step: the nearest levels with a vector of shifts, and what moves cost."""
+    number, down = shorts(_MIDDLE), shorts(0)
+    least, second = shorts(_FAR), shorts(_FAR)
+    power = 1
+    for i in range(8):
+        z = plus(load_shorts(h, near + i * SHORTS), shorts(0) - shift)
+        inside = shorts(_UNIT >> 1) - absolute(z)
+        below, outside = z >> shorts(15), inside >> shorts(15)
+        number = number + ((below ^ shorts(power)) - below & outside)
+        moves_down = below ^ outside
+        down = down | moves_down & shorts(1 << i)
+        cost = rounded_product(absolute(inside), load_shorts(h, near + _SHARES + i * SHORTS))
+        key = cost & shorts(-16) | moves_down & shorts(8) | shorts(i)
+        store_shorts(h, at + i * SHORTS, key)
+        second = smaller(larger(key, least), second)
+        least = smaller(key, least)
+        power *= 3
+    store_shorts(h, at + _LEAST, least)
+    store_shorts(h, at + _SECOND, second)
+    store_shorts(h, at + NUMBER, number)
+    store_shorts(h, at + _DOWN, down)
+
+
+@lean
+def _bit(key: Any, i: int) -> Any:
+    """All bits of a lane are bit ``i`` of its key."""
+    return key << shorts(15 - i) >> shorts(15)
+
+
+@lean
+def _move(key: Any) -> Any:
+    """What the move of a key adds to the number of the digits."""
+    power = (key & shorts(1)) + (key & shorts(1)) + shorts(1)
+    power = power + (power << shorts(3) & _bit(key, 1))
+    power = power + ((power << shorts(6)) + (power << shorts(4)) & _bit(key, 2))
+    sign = _bit(key, 3)
     return (power ^ sign) - sign
 
 
 @lean
+def _weight(key: Any) -> Any:
+    """The bit of the weight that a key is of."""
+    bit = (key & shorts(1)) + shorts(1)
+    bit = bit + ((bit << shorts(2)) - bit & _bit(key, 1))
+    return bit + ((bit << shorts(4)) - bit & _bit(key, 2))
+
+
+@lean
 def _ways(book: Codebook, number: Any, down: Any) -> Any:
-    """Bit i: whether the move of weight i makes a point of the digits."""
-    moves = gather(book.moves, number)
-    return (moves ^ moves >> 8) & down ^ moves
+    """Bit i: whether the move of weight i makes a point of the digits; all bits where they are one."""
+    moves = join(gather(book.moves, low_lanes(number)), gather(book.moves, high_lanes(number)))
+    ways = ((moves ^ moves >> shorts(8)) & down ^ moves) & shorts(255)
+    return where_same(moves, shorts(POINT), shorts(-1), ways)
 
 
 @inlined
-def find_ways(book: Codebook, f: Any, n: Any, keys: int, marks: int) -> None:
+def find_ways(book: Codebook, h: Any, at: int) -> None:
     """Second step: which moves make a point."""
-    number, down = load(n, marks + NUMBER), load(n, marks + _DOWN)
-    store(n, marks + _ALONE, _ways(book, number, down))
-    for k in range(2):
-        key = load(f, keys + _LEAST + k)
-        other = int_lanes(1) << (bits(key) & 7) ^ -1
-        store(n, marks + _AFTER1 + k, _ways(book, number + _move(key, down), down) & other)
+    number, down = load_shorts(h, at + NUMBER), load_shorts(h, at + _DOWN)
+    store_shorts(h, at + _ALONE, _ways(book, number, down))
+    for k in range(0, 2 * SHORTS, SHORTS):
+        key = load_shorts(h, at + _LEAST + k)
+        other = _weight(key) ^ shorts(-1)
+        store_shorts(h, at + _AFTER1 + k, _ways(book, number + _move(key), down) & other)
 
 
 @inlined
-def take_way(book: Codebook, f: Any, n: Any, scale: Any, keys: int, marks: int) -> None:
-    """Last step: the number of the best point found, and its error; where none is found, of levels that are none."""
-    number, down = load(n, marks + NUMBER), load(n, marks + _DOWN)
-    ways, ways1, ways2 = load(n, marks + _ALONE), load(n, marks + _AFTER1), load(n, marks + _AFTER2)
-    alone, after1, after2 = lanes(_FAR), lanes(_FAR), lanes(_FAR)
+def take_way(h: Any, at: int) -> None:
+    """Last step: the number of the best point found; where none is found, of levels that are none."""
+    ways, ways1, ways2 = load_shorts(h, at + _ALONE), load_shorts(h, at + _AFTER1), load_shorts(h, at + _AFTER2)
+    far, none = shorts(_FAR), shorts(0)
+    alone, after1, after2 = far, far, far
     for i in range(8):
-        key = load(f, keys + i)
-        alone = where(ways << (31 - i) < 0, minimum(key, alone), alone)
-        after1 = where(ways1 << (31 - i) < 0, minimum(key, after1), after1)
-        after2 = where(ways2 << (31 - i) < 0, minimum(key, after2), after2)
-    cost, last, before = alone, alone, int_lanes(0)
-    key1, key2 = load(f, keys + _LEAST), load(f, keys + _SECOND)
-    better = key1 + after1 < cost
-    cost, last = where(better, key1 + after1, cost), where(better, after1, last)
-    before = where(better, _move(key1, down), before)
-    better = key2 + after2 < cost
-    cost, last = where(better, key2 + after2, cost), where(better, after2, last)
-    before = where(better, _move(key2, down), before)
-    there = ways >= np.int32(POINT)
-    move = where(there | (cost >= _FAR), int_lanes(0), before + _move(last, down))
-    store(n, marks + NUMBER, number + move)
-    cost = where(there, lanes(np.float32(0)), cost)
-    error = fma(cost, _reach(book, scale) * np.float32(4), load(f, keys + ERROR))
-    store(f, keys + ERROR, minimum(error, lanes(_FAR)))
+        key, bit = load_shorts(h, at + i * SHORTS), shorts(1 << i)
+        alone = smaller(where_same(ways & bit, none, far, key), alone)
+        after1 = smaller(where_same(ways1 & bit, none, far, key), after1)
+        after2 = smaller(where_same(ways2 & bit, none, far, key), after2)
+    key1, key2 = load_shorts(h, at + _LEAST), load_shorts(h, at + _SECOND)
+    cost, last, before = alone, alone, none
+    both = plus(key1, after1)
+    before, last = where_more(cost, both, _move(key1), before), where_more(cost, both, after1, last)
+    cost = smaller(both, cost)
+    both = plus(key2, after2)
+    before, last = where_more(cost, both, _move(key2), before), where_more(cost, both, after2, last)
+    cost = smaller(both, cost)
+    move = where_same(ways, shorts(-1), none, where_same(cost, far, none, before + _move(last)))
+    store_shorts(h, at + NUMBER, load_shorts(h, at + NUMBER) + move)

@@ -10,6 +10,7 @@ from gguflike.kernels._jit import inlined, jit, lean
 from gguflike.kernels.encode.lattice_block import (
     EVEN,
     NONE,
+    SUPER,
     Effort,
     Places,
     Shape,
@@ -21,6 +22,7 @@ from gguflike.kernels.encode.lattice_block import (
     words,
 )
 from gguflike.kernels.encode.lattice_bound import least_error
+from gguflike.kernels.encode.lattice_near import take_shares
 from gguflike.kernels.encode.lattice_scales import choose, first_scales, refit, resample, search_d
 from gguflike.kernels.encode.lattice_tables import NUMBER_BIT, Codebook
 from gguflike.kernels.encode.permute import evens, odds, total
@@ -34,6 +36,7 @@ from gguflike.kernels.lanes import (
     load,
     magnitude,
     minimum,
+    prefetch,
     store,
     store_word,
     where,
@@ -47,6 +50,8 @@ def search_block(
     book: Codebook, shape: Shape, effort: Effort, at: Places, f: Any, n: Any, h: Any, largest: float
 ) -> Any:
     """Find points, k and sample (``pick``) and d for the block in ``f``; d is 0 where zeros are best."""
+    if shape.dense or effort.rough > 0:
+        take_shares(f, at.w, h, at.near)
     start = first_scales(shape, effort, at, f, n, largest)
     d, gain = np.float32(0), np.float32(0)
     samples = len(effort.ladder)
@@ -176,6 +181,8 @@ def encode_blocks(
     for i in range(LANES):
         n[at.lane * LANES + i] = i
     for block in range(len(x)):
+        for i in range(block * SUPER + SUPER, block * SUPER + 2 * SUPER, LANES):
+            prefetch(x, i)  # hardware does not: too much goes on between two blocks
         largest = take_block(x[block], weights[block % len(weights)], shape, at, f, n)
         d = np.float32(0)
         if largest > 0:

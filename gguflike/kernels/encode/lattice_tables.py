@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]
 
 NUMBER_BIT = 16  # a word: the point's number above its digits
 DIGITS = (1 << NUMBER_BIT) - 1
-POINT = 1 << 16
+POINT = 0xFFFF  # in ``moves``: no other entry has all bits
 _WORTH_SHARING = 4  # first halves with the same pair, from which on its own maximum pays
 
 

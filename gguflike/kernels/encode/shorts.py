@@ -6,6 +6,7 @@ are numbers of elements. Where two int16 lanes belong to one int32 lane (``as_sh
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from llvmlite import ir
 
 from gguflike.kernels import dot
 from gguflike.kernels._jit import PrimitiveModel, intrinsic, register_model, types
-from gguflike.kernels.lanes import LANES, f32x16, i32x16
+from gguflike.kernels.lanes import LANES, define, f32x16, i32x16
 from gguflike.kernels.simd import Emitter
 
 SHORTS = 2 * LANES
@@ -89,6 +90,21 @@ def _pair_sums(builder: Any, total: Any, x: Any, y: Any) -> Any:
     return dot.WordSums(Emitter(builder)).add([total], x, y)[0]
 
 
+def _join(builder: Any, low: Any, high: Any) -> Any:
+    return builder.trunc(builder.shuffle_vector(low, high, ir.Constant(_PLACES, list(range(SHORTS)))), _VS)
+
+
+for _op, _name in (
+    (operator.add, "add"),
+    (operator.sub, "sub"),
+    (operator.and_, "and_"),
+    (operator.or_, "or_"),
+    (operator.xor, "xor"),
+    (operator.lshift, "shl"),
+    (operator.rshift, "ashr"),
+):
+    define(_op, i16x32, (i16x32, i16x32), lambda b, x, y, _name=_name: getattr(b, _name)(x, y))  # wraps around
+
 _S, _SS, _SSSS = (i16x32,), (i16x32,) * 2, (i16x32,) * 4
 shorts = _function(i16x32, (types.intp,), _splat)  # the low 16 bits of an integer in every lane
 plus = _function(i16x32, _SS, lambda b, x, y: _call(b, "llvm.sadd.sat", x, y))  # saturates
@@ -105,6 +121,8 @@ where_more = _function(i16x32, _SSSS, lambda b, p, q, x, y: b.select(b.icmp_sign
 where_same = _function(i16x32, _SSSS, lambda b, p, q, x, y: b.select(b.icmp_signed("==", p, q), x, y))
 narrow = _function(i16x32, (f32x16, f32x16), _narrow)  # of floats that 1.5 * 2**23 was added to; saturates
 as_shorts = _function(i16x32, (i32x16,), lambda b, x: b.bitcast(x, _VS))
+absolute = _function(i16x32, _S, lambda b, x: b.select(b.icmp_signed("<", x, ir.Constant(_VS, None)), b.neg(x), x))
+join = _function(i16x32, (i32x16, i32x16), _join)  # the low 16 bits of int32 lanes, end to end
 low_lanes = _function(i32x16, _S, _half(0))
 high_lanes = _function(i32x16, _S, _half(LANES))
 
