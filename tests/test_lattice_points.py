@@ -40,7 +40,7 @@ def moved_levels(book: Any, t: int, f: Any, h: Any) -> None:
     at = steps.trial_at(SHORTS, 0)
     steps.take_shares(f, W, h, SHORTS)
     steps.take_values(book.levels, f, 0, (load(f, SCALE), load(f, SCALE + 1)), h, SHORTS)
-    steps.take_levels(h, SHORTS, at, steps.shift_of(book.levels, t))
+    steps.take_levels(book.levels, t, h, SHORTS, at)
     steps.find_ways(book, h, at)
     steps.take_way(h, at)
     store_shorts(h, 0, load_shorts(h, at + steps.NUMBER))

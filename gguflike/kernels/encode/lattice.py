@@ -36,8 +36,8 @@ class Lattice:
 
     Scales of sub-blocks of ``size`` weights are factor * d * (2 k + 1), k = 0 .. top. ``low`` to ``high``: sample
     scales relative to (root mean square of the sub-block) / (root mean square of the codebook); ``rungs``: how many.
-    They span where the best scales of Gaussian and heavy-tailed sub-blocks lie. ``again``: how many scales to sample
-    once d is known, the best and their neighbours, where these gain more than as many rungs. Types with two ``shifts``
+    They span where the best scales of Gaussian and heavy-tailed sub-blocks lie. ``again``: sample the best scales and
+    their neighbours once d is known, where this gains more than two rungs. Types with two ``shifts``
     choose one per sub-block of 32, or one per point; so many combinations of levels are points of their codebook that
     lattice_near.py finds practically the best ones. ``rough``: it finds the ladder's points of this type, too, where no
     importance makes weights differ.
@@ -53,7 +53,7 @@ class Lattice:
     high: float
     rungs: int
     shifts: tuple[float, ...] = (0.0,)
-    again: int = 0
+    again: bool = False
     rough: bool = False
 
     def shape(self) -> Shape:
@@ -74,7 +74,7 @@ class Lattice:
 
     def effort(self, method: str, weighted: bool) -> Effort:
         if method == "absmax":
-            return Effort(np.empty(0, np.float32), np.empty(0, np.float32), 0, 0, False)
+            return Effort(np.empty(0, np.float32), np.empty(0, np.float32), False, 0, False)
         root = np.sqrt(np.mean(self.grid().astype(np.float64) ** 2))
         ladder = _ladder(self.low / root, self.high / root, self.rungs)
         rough = 0 if weighted or not self.rough else self.rungs
@@ -91,10 +91,10 @@ LATTICES = {
     "IQ2_XXS": Lattice(codebooks.iq2_xxs, 32, 15, 1 / 8, EVEN, fields.iq2_xxs, 0.85, 1.3, 4),
     "IQ2_XS": Lattice(codebooks.iq2_xs, 16, 15, 1 / 8, EVEN, fields.iq2_xs, 0.75, 1.45, 5),
     "IQ2_S": Lattice(codebooks.iq2_s, 16, 15, 1 / 8, FREE, fields.iq2_s, 0.85, 1.25, 3, rough=True),
-    "IQ3_XXS": Lattice(codebooks.iq3_xxs, 32, 15, 1 / 4, EVEN, fields.iq3_xxs, 0.85, 1.8, 6, again=2),
-    "IQ3_S": Lattice(codebooks.iq3_s, 32, 15, 1.0, FREE, fields.iq3_s, 0.8, 1.8, 7, again=2),
-    "IQ1_S": Lattice(codebooks.iq1, 32, 7, 1.0, NONE, fields.iq1_s, 0.95, 0.95, 1, _DELTA, again=1),
-    "IQ1_M": Lattice(codebooks.iq1, 16, 7, 1.0, NONE, fields.iq1_m, 0.9, 1.3, 2, _DELTA, again=1),
+    "IQ3_XXS": Lattice(codebooks.iq3_xxs, 32, 15, 1 / 4, EVEN, fields.iq3_xxs, 0.85, 1.8, 6, again=True),
+    "IQ3_S": Lattice(codebooks.iq3_s, 32, 15, 1.0, FREE, fields.iq3_s, 0.8, 1.8, 7, again=True),
+    "IQ1_S": Lattice(codebooks.iq1, 32, 7, 1.0, NONE, fields.iq1_s, 0.88, 1.15, 2, _DELTA),
+    "IQ1_M": Lattice(codebooks.iq1, 16, 7, 1.0, NONE, fields.iq1_m, 0.8, 1.3, 3, _DELTA),
 }
 
 
@@ -121,7 +121,7 @@ def _plan(name: str, method: str, weighted: bool) -> _Plan:
     symbols = fields.Symbols(shape.dim, lattice.size)
     drawn, quads = fields.draw_quads(lattice.fields(symbols), symbols.vectors)
     bits = fields.layout(drawn, FORMATS[name].block_bytes)
-    samples = len(effort.ladder) + 1 + effort.again
+    samples = len(effort.ladder) + 1 + 2 * effort.again
     return _Plan(shape, effort, quads, bits, places(shape, _codebook(name), samples), symbols.vectors + len(quads))
 
 

@@ -18,7 +18,6 @@ from gguflike.kernels.encode.lattice_near import (
     NUMBER,
     elements,
     find_ways,
-    shift_of,
     take_levels,
     take_values,
     take_way,
@@ -27,7 +26,7 @@ from gguflike.kernels.encode.lattice_near import (
 from gguflike.kernels.encode.lattice_search import nearest, scores
 from gguflike.kernels.encode.lattice_tables import NUMBER_BIT, Codebook
 from gguflike.kernels.encode.permute import double_high, double_low, evens, gather, highest, odds
-from gguflike.kernels.encode.shorts import high_lanes, join, load_shorts, low_lanes, shorts, where_same
+from gguflike.kernels.encode.shorts import high_lanes, load_shorts, low_lanes
 from gguflike.kernels.lanes import (
     LANES,
     bits,
@@ -70,14 +69,14 @@ class Effort(NamedTuple):
 
     ladder  float32: sample scales of a sub-block, relative to its root mean square; or none
     spread  float32: values tried for d (lattice_scales.search_d); a multiple of 16, or none for the plain rule
-    again   how many scales to sample once d is known: the best, and their neighbours
+    again   whether to sample the best scales and their neighbours once d is known
     rough   for how many samples lattice_near.py finds the points; types with two shifts: for all
     bounded whether the plain rule's points are only looked for where they can be the best: lattice_bound.py tells
     """
 
     ladder: npt.NDArray[np.float32]
     spread: npt.NDArray[np.float32]
-    again: int
+    again: bool
     rough: int
     bounded: bool
 
@@ -247,8 +246,7 @@ def sample(book: Codebook, shape: Shape, effort: Effort, at: Places, f: Any, n: 
     for c in range(2):
         store(f, at.lane_scale + c, spread(shape, load(f, at.scale + m), c))
     if shape.dense or m < effort.rough:
-        again = len(effort.ladder) <= m < len(effort.ladder) + effort.again
-        _take_near(book, shape, at, f, n, h, again and shape.shared_shift)
+        _take_near(book, shape, at, f, n, h)
     else:
         for c in range(0, shape.columns, 2):
             scales = _column_scale(shape, at, f, c), _column_scale(shape, at, f, c + 1)
@@ -280,25 +278,12 @@ def _multiply(levels: Any, shape: Shape, at: Places, f: Any, n: Any, column: int
 
 
 @lean
-def words(shape: Shape, at: Places, n: Any, column: int, part: int) -> Any:
-    """The points chosen for 16 octets, or for half ``part`` of them."""
-    octet = load(n, at.lane) + column * LANES
-    chosen = gather(n, (octet >> shape.log_unit) + (at.pick + 1) * LANES)
-    return gather(n, (chosen * shape.columns + (at.word + column * shape.parts + part)) * LANES + load(n, at.lane))
-
-
-@lean
-def _take_near(book: Codebook, shape: Shape, at: Places, f: Any, n: Any, h: Any, kept: bool) -> None:
-    """Points by lattice_near.py and their products, with the better shift, of a sub-block or of each point; or with the
-    one chosen."""
-    shifts = 1 if kept else len(book.levels)
+def _take_near(book: Codebook, shape: Shape, at: Places, f: Any, n: Any, h: Any) -> None:
+    """Points by lattice_near.py and their products, with the better shift, of a sub-block or of each point."""
+    shifts = len(book.levels)
     take_values(book.levels, f, at.y, (load(f, at.lane_scale), load(f, at.lane_scale + 1)), h, at.near)
     for t in range(shifts):
-        shift = shift_of(book.levels, t)
-        if kept:
-            chosen = join(words(shape, at, n, 0, 0) >> SHIFT_BIT, words(shape, at, n, 1, 0) >> SHIFT_BIT)
-            shift = where_same(chosen, shorts(0), shift, shift_of(book.levels, 1))
-        take_levels(h, at.near, trial_at(at.near, t), shift)
+        take_levels(book.levels, t, h, at.near, trial_at(at.near, t))
     for t in range(shifts):
         find_ways(book, h, trial_at(at.near, t))
     for t in range(shifts):
@@ -307,8 +292,7 @@ def _take_near(book: Codebook, shape: Shape, at: Places, f: Any, n: Any, h: Any,
         number = load_shorts(h, trial_at(at.near, t) + NUMBER)
         for c in range(2):
             word = gather(book.words, high_lanes(number) if c else low_lanes(number))
-            shift = words(shape, at, n, c, 0) & np.int32(1 << SHIFT_BIT) if kept else int_lanes(t << SHIFT_BIT)
-            store(n, at.found + 2 * t + c, word ^ word >> 31 | shift)
+            store(n, at.found + 2 * t + c, word ^ word >> 31 | np.int32(t << SHIFT_BIT))
             _multiply(book.levels, shape, at, f, n, c, 2 * t + c)
     if shifts == 2:
         gain0, gain1 = _shift_gain(at, f, 0), _shift_gain(at, f, 1)

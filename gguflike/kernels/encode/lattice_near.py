@@ -88,21 +88,16 @@ def take_values(levels: Any, f: Any, y: int, scales: Any, h: Any, near: int) -> 
         store_shorts(h, near + i * SHORTS, narrow(maximum(value0, least), maximum(value1, least)))
 
 
-@lean
-def shift_of(levels: Any, t: int) -> Any:
-    """How far shift ``t`` moves the levels from the first one's."""
-    between = (levels[0, 2] - levels[0, 0]) * np.float32(0.5)
-    return shorts(np.intp((levels[t, 0] - levels[0, 0]) / between * np.float32(_UNIT)))
-
-
 @inlined
-def take_levels(h: Any, near: int, at: int, shift: Any) -> None:
-    """First step: the nearest levels with a vector of shifts, and what moves cost."""
+def take_levels(levels: Any, t: int, h: Any, near: int, at: int) -> None:
+    """First step: the nearest levels with shift ``t``, and what moves cost."""
+    shift = (levels[0, 0] - levels[t, 0]) / ((levels[0, 2] - levels[0, 0]) * np.float32(0.5))
+    back = shorts(np.intp(shift * np.float32(_UNIT)))
     number, down = shorts(_MIDDLE), shorts(0)
     least, second = shorts(_FAR), shorts(_FAR)
     power = 1
     for i in range(8):
-        z = plus(load_shorts(h, near + i * SHORTS), shorts(0) - shift)
+        z = plus(load_shorts(h, near + i * SHORTS), back)
         inside = shorts(_UNIT >> 1) - absolute(z)
         below, outside = z >> shorts(15), inside >> shorts(15)
         number = number + ((below ^ shorts(power)) - below & outside)

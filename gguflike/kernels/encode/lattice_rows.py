@@ -19,13 +19,12 @@ from gguflike.kernels.encode.lattice_block import (
     sample,
     spread,
     take_block,
-    words,
 )
 from gguflike.kernels.encode.lattice_bound import least_error
 from gguflike.kernels.encode.lattice_near import take_shares
 from gguflike.kernels.encode.lattice_scales import choose, first_scales, refit, resample, search_d
 from gguflike.kernels.encode.lattice_tables import NUMBER_BIT, Codebook
-from gguflike.kernels.encode.permute import evens, odds, total
+from gguflike.kernels.encode.permute import evens, gather, odds, total
 from gguflike.kernels.half import f32_to_f16
 from gguflike.kernels.lanes import (
     LANES,
@@ -57,13 +56,13 @@ def search_block(
     samples = len(effort.ladder)
     for m in range(samples):
         sample(book, shape, effort, at, f, n, h, m)
-    if effort.again > 0:
+    if effort.again:
         d, gain = search_d(shape, effort.spread, at, f, largest, d, samples)
         choose(shape, at, f, n, d, largest, samples)
-        resample(shape, at, f, n, d, largest, samples, effort.again)
-        for m in range(samples, samples + effort.again):
+        resample(shape, at, f, n, d, largest, samples)
+        for m in range(samples, samples + 2):
             sample(book, shape, effort, at, f, n, h, m)
-        samples += effort.again
+        samples += 2
     if effort.bounded:
         d, gain = search_d(shape, effort.spread, at, f, largest, d, samples)
     if not effort.bounded or gain < _most_gain(book, shape, at, f, samples):
@@ -97,6 +96,14 @@ def _most_gain(book: Codebook, shape: Shape, at: Places, f: Any, m: int) -> Any:
 
 
 @lean
+def _words(shape: Shape, at: Places, n: Any, column: int, part: int) -> Any:
+    """The points chosen for 16 octets, or for half ``part`` of them."""
+    octet = load(n, at.lane) + column * LANES
+    chosen = gather(n, (octet >> shape.log_unit) + (at.pick + 1) * LANES)
+    return gather(n, (chosen * shape.columns + (at.word + column * shape.parts + part)) * LANES + load(n, at.lane))
+
+
+@lean
 def _mend_signs(book: Codebook, shape: Shape, at: Places, f: Any, n: Any, column: int) -> None:
     """Move the wrong sign of each of 16 octets to where it costs least with the points now chosen.
 
@@ -107,7 +114,7 @@ def _mend_signs(book: Codebook, shape: Shape, at: Places, f: Any, n: Any, column
     wrong = int_lanes(0)
     row = 8 * column
     for part in range(shape.parts):
-        word = words(shape, at, n, column, part)
+        word = _words(shape, at, n, column, part)
         for i in range(shape.dim):
             y = load(f, at.y + row)
             cost = magnitude(y) * load(f, at.w + row) * level(book.levels, shape.dim, word, i)
@@ -127,7 +134,7 @@ def write_symbols(shape: Shape, at: Places, n: Any, quads: Any, symbols: Any) ->
     """Vectors of ``symbols``: points with shifts (columns), signs of octets (2), k of sub-blocks; d; then quads."""
     for c in range(2):
         for part in range(shape.parts):
-            store(symbols, c * shape.parts + part, words(shape, at, n, c, part) >> NUMBER_BIT)
+            store(symbols, c * shape.parts + part, _words(shape, at, n, c, part) >> NUMBER_BIT)
         if shape.signs != NONE:
             store(symbols, shape.columns + c, load(n, at.minus + c))
     store(symbols, shape.columns + 2, load(n, at.pick))

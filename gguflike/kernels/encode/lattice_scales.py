@@ -59,7 +59,7 @@ def first_scales(shape: Shape, effort: Effort, at: Places, f: Any, n: Any, large
     root = square_root(energy / where(mass > np.float32(0), mass, lanes(np.float32(1))))
     for m in range(len(effort.ladder)):
         store(f, at.scale + m, maximum(root * effort.ladder[m], step))
-    plain = len(effort.ladder) + effort.again
+    plain = len(effort.ladder) + 2 * effort.again
     low, high = load(f, at.octets + 4), load(f, at.octets + 5)
     peak = maximum(evens(low, high), odds(low, high))
     if shape.log_unit == 2:
@@ -149,17 +149,15 @@ def picked(at: Places, f: Any, n: Any, table: int) -> Any:
 
 
 @inlined
-def resample(shape: Shape, at: Places, f: Any, n: Any, d: float, largest: float, m: int, count: int) -> None:
-    """Sample scale m: the chosen ones; and if ``count`` is 2, m + 1: their neighbours where the ideal scale lies."""
+def resample(shape: Shape, at: Places, f: Any, n: Any, d: float, largest: float, m: int) -> None:
+    """Sample scales m and m + 1: the chosen ones, and their neighbours on the side where the ideal scale lies."""
     step = _relative(lanes(d), shape, largest)
     k = to_float(load(n, at.pick))
     scale = (k + k + np.float32(1)) * step
-    store(f, at.scale + m, scale)
-    if count == 1:
-        return
     above = picked(at, f, n, at.ideal) > scale + scale
     k = where(above, k + np.float32(1), maximum(k - np.float32(1), lanes(np.float32(0))))
     k = minimum(k, lanes(np.float32(shape.top)))
+    store(f, at.scale + m, scale)
     store(f, at.scale + m + 1, (k + k + np.float32(1)) * step)
 
 
