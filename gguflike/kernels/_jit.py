@@ -90,17 +90,10 @@ def lean(function: F | None = None, **options: Any) -> Any:
     """Compile a helper as ``inner`` does, without reference counts: for one that makes no array of its own.
 
     Counting the arrays that small functions hand to each other took a tenth of the time of the lattice encoders, and up
-    to half of that of the scalar ones.
+    to half of that of the scalar ones. With ``forceinline=True`` it becomes part of its callers: for one that few call,
+    with many arrays or tuples, which a call passes field by field through memory.
     """
     return inner(function, _nrt=False, **options)
-
-
-def inlined(function: F | None = None, **options: Any) -> Any:
-    """Compile a helper as ``lean`` does, into its callers: for one that few call, with many arrays or tuples.
-
-    A call passes these field by field through memory: in the lattice encoders a hundred words, for a sixth of the time.
-    """
-    return lean(function, forceinline=True, **options)
 
 
 OPS: dict[str, Callable[..., Any]] = {}

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels._jit import inlined, lean
+from gguflike.kernels._jit import lean
 from gguflike.kernels.encode.lattice_near import (
     NUMBER,
     elements,
@@ -143,7 +143,7 @@ def _to_octets(source: Any, start: int, largest: float, f: Any, to: int) -> None
         store(f, i, load(f, i) * power * inverse)
 
 
-@inlined
+@lean(forceinline=True)
 def take_block(x: Any, weights: Any, shape: Shape, at: Places, f: Any, n: Any) -> Any:
     """Bring 256 weights ``x`` and their importance (or an empty array) into f: y, w, 2 w y, sums of groups and octets.
 
@@ -169,7 +169,7 @@ def take_block(x: Any, weights: Any, shape: Shape, at: Places, f: Any, n: Any) -
     return largest
 
 
-@inlined
+@lean(forceinline=True)
 def _sum_groups(shape: Shape, column: int, at: Places, f: Any) -> None:
     """Energy, importance and largest magnitude of 16 octets; the former two of their groups, too."""
     energy = lanes(np.float32(0))
@@ -263,7 +263,7 @@ def _column_scale(shape: Shape, at: Places, f: Any, column: int) -> Any:
     return load(f, at.lane_scale + (column * shape.dim >> 3))
 
 
-@inlined
+@lean(forceinline=True)
 def _multiply(levels: Any, shape: Shape, at: Places, f: Any, n: Any, column: int, trial: int) -> None:
     """Products of a column of groups with the points of a trial, and of their squares with the importance."""
     word = load(n, at.found + trial)
@@ -332,7 +332,7 @@ def _octet_sum(shape: Shape, f: Any, table: int, column: int) -> Any:
     return load(f, first) + load(f, first + 1) if shape.parts == 2 else load(f, first)
 
 
-@inlined
+@lean(forceinline=True)
 def _add_up(shape: Shape, at: Places, f: Any, n: Any, m: int) -> None:
     """Keep the words of sample m and the products of each sub-block."""
     dot = add_octets(shape, _octet_sum(shape, f, at.lane_dot, 0), _octet_sum(shape, f, at.lane_dot, 1))

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from gguflike.kernels._jit import inlined
+from gguflike.kernels._jit import lean
 from gguflike.kernels.encode.lattice_tables import POINT, Codebook
 from gguflike.kernels.encode.permute import gather
 from gguflike.kernels.lanes import fma, int_lanes, lanes, load, magnitude, maximum, minimum, where
 
 
-@inlined
+@lean(forceinline=True)
 def least_error(book: Codebook, t: int, f: Any, y: int, w: int, scale: Any) -> Any:
     """A lower bound of the errors of 16 octets with shift ``t`` and a vector of scales.
 

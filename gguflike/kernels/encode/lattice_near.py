@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from gguflike.kernels._jit import inlined, lean
+from gguflike.kernels._jit import lean
 from gguflike.kernels.encode.lattice_tables import POINT, Codebook
 from gguflike.kernels.encode.permute import gather
 from gguflike.kernels.encode.search import MAGIC
@@ -74,7 +74,7 @@ def take_shares(f: Any, w: int, h: Any, near: int) -> None:
         store_shorts(h, near + _SHARES + i * SHORTS, narrow(share0, share1))
 
 
-@inlined
+@lean(forceinline=True)
 def take_values(levels: Any, f: Any, y: int, scales: Any, h: Any, near: int) -> None:
     """The weights, from the first shift's middle level, in units of what lies between levels; two vectors of scales."""
     between = (levels[0, 2] - levels[0, 0]) * np.float32(0.5)
@@ -88,7 +88,7 @@ def take_values(levels: Any, f: Any, y: int, scales: Any, h: Any, near: int) -> 
         store_shorts(h, near + i * SHORTS, narrow(maximum(value0, least), maximum(value1, least)))
 
 
-@inlined
+@lean(forceinline=True)
 def take_levels(levels: Any, t: int, h: Any, near: int, at: int) -> None:
     """First step: the nearest levels with shift ``t``, and what moves cost."""
     shift = (levels[0, 0] - levels[t, 0]) / ((levels[0, 2] - levels[0, 0]) * np.float32(0.5))
@@ -147,7 +147,7 @@ def _ways(book: Codebook, number: Any, down: Any) -> Any:
     return where_same(moves, shorts(POINT), shorts(-1), ways)
 
 
-@inlined
+@lean(forceinline=True)
 def find_ways(book: Codebook, h: Any, at: int) -> None:
     """Second step: which moves make a point."""
     number, down = load_shorts(h, at + NUMBER), load_shorts(h, at + _DOWN)
@@ -158,7 +158,7 @@ def find_ways(book: Codebook, h: Any, at: int) -> None:
         store_shorts(h, at + _AFTER1 + k, _ways(book, number + _move(key), down) & other)
 
 
-@inlined
+@lean(forceinline=True)
 def take_way(h: Any, at: int) -> None:
     """Last step: the number of the best point found; where none is found, of levels that are none."""
     ways, ways1, ways2 = load_shorts(h, at + _ALONE), load_shorts(h, at + _AFTER1), load_shorts(h, at + _AFTER2)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gguflike.kernels._jit import inlined, jit, lean
+from gguflike.kernels._jit import jit, lean
 from gguflike.kernels.encode.lattice_block import (
     EVEN,
     NONE,
@@ -44,7 +44,7 @@ from gguflike.kernels.lanes import (
 _ROUNDING = np.float32(1 + 1e-5)  # no sum of 256 products is rounded by as much
 
 
-@inlined
+@lean(forceinline=True)
 def search_block(
     book: Codebook, shape: Shape, effort: Effort, at: Places, f: Any, n: Any, h: Any, largest: float
 ) -> Any:
@@ -82,7 +82,7 @@ def search_block(
     return refit(shape, at, f, n, d, largest, change)
 
 
-@inlined
+@lean(forceinline=True)
 def _most_gain(book: Codebook, shape: Shape, at: Places, f: Any, m: int) -> Any:
     """No less than by how much points at sample scale m can be better than zeros."""
     gain = lanes(np.float32(0))
@@ -129,7 +129,7 @@ def _mend_signs(book: Codebook, shape: Shape, at: Places, f: Any, n: Any, column
     store(f, at.lane_scale + column, where(wrong < 0, gain, lanes(np.float32(0))))
 
 
-@inlined
+@lean(forceinline=True)
 def write_symbols(shape: Shape, at: Places, n: Any, quads: Any, symbols: Any) -> None:
     """Vectors of ``symbols``: points with shifts (columns), signs of octets (2), k of sub-blocks; d; then quads."""
     for c in range(2):
@@ -151,7 +151,7 @@ def _cut(symbols: Any, vector: int, right: int, width: int) -> Any:
     return from_bits(load(symbols, vector) >> right & (np.int32(1) << width) - np.int32(1))
 
 
-@inlined
+@lean(forceinline=True)
 def write_bits(symbols: Any, layout: Any, out: Any) -> None:
     """Pack fields from the lowest bit up. ``layout``: lattice_layout.layout.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gguflike.kernels._jit import inlined, lean
+from gguflike.kernels._jit import lean
 from gguflike.kernels.encode.lattice_block import OCTETS, Effort, Places, Shape, add_octets
 from gguflike.kernels.encode.permute import evens, everywhere, gather, highest, odds, square_root, total
 from gguflike.kernels.encode.search import F16_MIN, to_f16_grid
@@ -45,7 +45,7 @@ def _relative(d: Any, shape: Shape, largest: float) -> Any:
     return minimum(d * np.float32(shape.factor) / lanes(largest), lanes(_HUGE))
 
 
-@inlined
+@lean(forceinline=True)
 def first_scales(shape: Shape, effort: Effort, at: Places, f: Any, n: Any, largest: float) -> Any:
     """Sample scales: the ladder of each sub-block, then the plain rule's. Picks the latter; returns its d.
 
@@ -78,7 +78,7 @@ def _best_k(ideal: Any, quarter: Any, top: int) -> Any:
     return truncate(minimum(ideal * quarter, lanes(np.float32(top))))
 
 
-@inlined
+@lean(forceinline=True)
 def choose(shape: Shape, at: Places, f: Any, n: Any, d: float, largest: float, samples: int) -> None:
     """Best k and sample of every sub-block at a given d, into ``pick``."""
     step = _relative(lanes(d), shape, largest)
@@ -148,7 +148,7 @@ def picked(at: Places, f: Any, n: Any, table: int) -> Any:
     return gather(f, (load(n, at.pick + 1) + table) * LANES + load(n, at.lane))
 
 
-@inlined
+@lean(forceinline=True)
 def resample(shape: Shape, at: Places, f: Any, n: Any, d: float, largest: float, m: int) -> None:
     """Sample scales m and m + 1: the chosen ones, and their neighbours on the side where the ideal scale lies."""
     step = _relative(lanes(d), shape, largest)
@@ -161,7 +161,7 @@ def resample(shape: Shape, at: Places, f: Any, n: Any, d: float, largest: float,
     store(f, at.scale + m + 1, (k + k + np.float32(1)) * step)
 
 
-@inlined
+@lean(forceinline=True)
 def refit(shape: Shape, at: Places, f: Any, n: Any, d: float, largest: float, change: Any) -> Any:
     """The float16 nearest to the best d for the chosen points and k, if it is better than ``d``.
 
