@@ -9,11 +9,15 @@ Ops (``@op``) are the kernels of the runner: compiled here, cached and linked by
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numba
+import numba.core.compiler
+import numba.core.compiler_machinery
+import numba.core.typed_passes
 import numba.extending
 from llvmlite import ir as ir
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
@@ -29,6 +33,11 @@ intrinsic: Any = numba.extending.intrinsic
 overload: Any = numba.extending.overload
 register_model: Any = numba.extending.register_model
 PrimitiveModel: Any = numba.extending.models.PrimitiveModel
+# And for what stands in for parts of numba's compiler.
+_compiler: Any = numba.core.compiler
+_machinery: Any = numba.core.compiler_machinery
+_lowering: Any = numba.core.typed_passes.NativeLowering
+_dynfunc: Any = importlib.import_module("numba._dynfunc")  # in C
 
 
 class _Locator(_CacheLocator):
@@ -74,6 +83,41 @@ def jit(function: F | None = None, **options: Any) -> Any:
     return cast("F", dispatcher)
 
 
+@_machinery.register_pass(mutates_CFG=True, analysis_only=False)
+class _HelperLowering(_lowering):  # type: ignore[misc]
+    """Leaves a helper's optimization and machine code to the kernels it becomes part of.
+
+    Numba would do both for the helper as well, and for each helper that calls it: half of the time it takes to compile
+    an encoder.
+    """
+
+    def run_pass(self, state: Any) -> bool:
+        library = state.targetctx.codegen().create_library(state.func_id.func_qualname)
+        library._optimize_final_module = lambda: None
+        library._finalize_final_module = lambda: setattr(library, "_finalized", True)
+        state.library = library
+        state.flags.no_compile = True
+        super().run_pass(state)
+        helper = state["cr"]
+        what = helper.fndesc
+        # What numba knows a compiled function by. It has no code to call.
+        entry = _dynfunc.make_function(what.lookup_module(), what.qualname, what.doc, 0, helper.env, (library,))
+        state.targetctx.insert_user_function(entry, what, [library])
+        state["cr"] = helper._replace(cfunc=entry)
+        return True
+
+
+class _HelperCompiler(_compiler.CompilerBase):  # type: ignore[misc]
+    """Numba's compiler with ``_HelperLowering``."""
+
+    def define_pipelines(self) -> list[Any]:
+        pipeline = _compiler.DefaultPassBuilder.define_nopython_pipeline(self.state)
+        pipeline.passes = [(_HelperLowering if p is _lowering else p, text) for p, text in pipeline.passes]
+        pipeline._finalized = False
+        pipeline.finalize()
+        return [pipeline]
+
+
 def inner(function: F | None = None, **options: Any) -> Any:
     """Compile a helper that only kernels call: as ``jit``, without an entry for Python or a file in the cache.
 
@@ -82,7 +126,7 @@ def inner(function: F | None = None, **options: Any) -> Any:
     if function is None:
         return lambda f: inner(f, **options)
     settings: dict[str, Any] = {"nogil": True, "error_model": "numpy", "boundscheck": False}
-    settings |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True} | options
+    settings |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": _HelperCompiler} | options
     return cast("F", numba.njit(**settings)(function))
 
 
