@@ -19,14 +19,14 @@ PROMPTS = (
     "Once upon a time, in a small village by the sea,",
     "def fibonacci(n):\n    ",
 )
-# Where the model is sure. Two implementations of int8 activations differ by some percent of a logit (SmolLM2 has very
+# Where the model is sure. Two implementations of int8 activations differ by some tenths of a logit (SmolLM2 has very
 # large activations), so on open-ended text they part at the first near-tie, each as close to float32 as the other.
 SURE = (
     "1, 2, 3, 4, 5, 6, 7, 8, 9, 10,",
     "The first ten prime numbers are",
     "<|im_start|>user\nName the planets of the solar system.<|im_end|>\n<|im_start|>assistant\n",
 )
-NEAR_TIE = 0.5  # logits
+NEAR_TIE = 4.0  # of the logits' own error
 
 TYPES = ("F16", "Q8_0", "Q4_0", "Q4_K_M", "Q2_K")
 
@@ -55,7 +55,10 @@ def test_same_greedy_tokens_as_llama_cpp(
 def test_greedy_tokens_part_from_llama_cpp_at_near_ties_only(
     kind: str, converted: Callable[[str], Path], in_float: Callable[[str], Path], llama_cpp: Any
 ) -> None:
-    """Where the two disagree, ours is the likeliest token of the same weights in float32, or nearly so."""
+    """Where the two disagree, ours is the likeliest token of the same weights in float32, or as near to it as may be.
+
+    How near that is, the errors of both say: those of ours are held to llama.cpp's below.
+    """
     path = converted(kind)
     peer, model, truth = llama_cpp(path), gguflike.load(path), gguflike.load(in_float(kind))
     for prompt in PROMPTS + SURE:
@@ -63,8 +66,10 @@ def test_greedy_tokens_part_from_llama_cpp_at_near_ties_only(
         ours, theirs = greedy(model, ids, 32), peer.greedy(ids, 32)
         same = next((i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None)
         if same is not None:
-            logits = truth.logits(ids + theirs[:same])[-1]
-            assert logits.max() - logits[ours[same]] < NEAR_TIE, (prompt, same)
+            before = ids + theirs[:same]
+            logits = truth.logits(before)[-1]
+            error = max(float(np.std(other.logits(before)[-1] - logits)) for other in (model, peer))
+            assert logits.max() - logits[ours[same]] < NEAR_TIE * error, (prompt, same)
 
 
 @pytest.mark.parametrize("kind", TYPES)
