@@ -116,17 +116,24 @@ for _op, _name in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul
     define(_op, f32x16, (f32x16, f32x16), lambda b, x, y, _name=_name: getattr(b, _name)(x, y))
 define(operator.neg, f32x16, (f32x16,), lambda b, x: b.fneg(x))
 define(operator.neg, i32x16, (i32x16,), lambda b, x: b.neg(x))
-for _op, _name in (
-    (operator.add, "add"),
-    (operator.sub, "sub"),
-    (operator.mul, "mul"),
-    (operator.and_, "and_"),
-    (operator.or_, "or_"),
-    (operator.xor, "xor"),
-    (operator.lshift, "shl"),
-    (operator.rshift, "ashr"),
-):
-    define(_op, i32x16, (i32x16, i32x16), lambda b, x, y, _name=_name: getattr(b, _name)(x, y))
+
+
+def define_integers(kind: Any) -> None:
+    """Give lanes of signed integers the usual operators. They wrap around."""
+    for op, name in (
+        (operator.add, "add"),
+        (operator.sub, "sub"),
+        (operator.mul, "mul"),
+        (operator.and_, "and_"),
+        (operator.or_, "or_"),
+        (operator.xor, "xor"),
+        (operator.lshift, "shl"),
+        (operator.rshift, "ashr"),
+    ):
+        define(op, kind, (kind, kind), lambda b, x, y, name=name: getattr(b, name)(x, y))
+
+
+define_integers(i32x16)
 for _op, _name in ((operator.and_, "and_"), (operator.or_, "or_")):
     define(_op, mask, (mask, mask), lambda b, x, y, _name=_name: getattr(b, _name)(x, y))
 define(operator.invert, mask, (mask,), lambda b, x: b.not_(x))
@@ -261,18 +268,24 @@ def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
     ]
 
 
-def _columns(context: Any, builder: Any, array_type: Any, array: Any, places: list[Any]) -> list[Any]:
-    """Four vectors: element k of the four at each of sixteen ``places`` of an array."""
+def _put_columns(context: Any, builder: Any, sig: Any, args: Any, first: int, places: list[Any]) -> None:
+    """tile rows ``row + first .. + 3``: element k of the four at each of sixteen ``places`` of ``source``.
+
+    ``args`` begin with tile, row, source.
+    """
+    tile, row, source = args[:3]
     parts = []
     for place in places:
-        parts.append(builder.load(_pointer(context, builder, array_type, array, place, _QUARTER)))
+        parts.append(builder.load(_pointer(context, builder, sig.args[2], source, place, _QUARTER)))
         parts[-1].align = 4
     # Lanes k, k + 4, ... end to end: so no shuffle crosses 128 bits.
     rows = []
     for k in range(4):
         low, high = (_shuffled(builder, parts[k + g], parts[k + g + 4], list(range(8))) for g in (0, 8))
         rows.append(_shuffled(builder, low, high, list(range(LANES))))
-    return _transposed(builder, rows)
+    for k, value in enumerate(_transposed(builder, rows)):
+        index = builder.shl(builder.add(row, ir.Constant(_I64, first + k)), ir.Constant(_I64, 4))
+        builder.store(value, _pointer(context, builder, sig.args[0], tile, index, _VF)).align = 4
 
 
 @intrinsic
@@ -280,15 +293,12 @@ def load_transposed(typingctx: Any, tile: Any, row: Any, source: Any, starts: An
     """tile rows ``row .. row+15`` = the 16 values of ``source`` from ``starts[lane] + column`` on, lane by lane."""
 
     def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        tile_, row_, source_, starts_, column_ = args
+        starts_, column_ = args[3:]
         begins = context.make_array(sig.args[3])(context, builder, starts_).data
         places = [builder.load(builder.gep(begins, [ir.Constant(_I32, lane)])) for lane in range(LANES)]
         for r in range(0, LANES, 4):
             at = builder.add(column_, ir.Constant(_I64, r))
-            columns = _columns(context, builder, sig.args[2], source_, [builder.add(p, at) for p in places])
-            for k, value in enumerate(columns):
-                index = builder.shl(builder.add(row_, ir.Constant(_I64, r + k)), ir.Constant(_I64, 4))
-                builder.store(value, _pointer(context, builder, sig.args[0], tile_, index, _VF)).align = 4
+            _put_columns(context, builder, sig, args, r, [builder.add(place, at) for place in places])
         return context.get_dummy_value()
 
     return signature(types.void, tile, types.intp, source, starts, types.intp), build
@@ -299,12 +309,9 @@ def load_octets(typingctx: Any, tile: Any, row: Any, source: Any, start: Any) ->
     """tile rows ``row .. row+7`` = values 0 .. 7 of sixteen times eight values of ``source`` from ``start`` on."""
 
     def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        tile_, row_, source_, start_ = args
         for r in (0, 4):
-            places = [builder.add(start_, ir.Constant(_I64, 8 * lane + r)) for lane in range(LANES)]
-            for k, value in enumerate(_columns(context, builder, sig.args[2], source_, places)):
-                index = builder.shl(builder.add(row_, ir.Constant(_I64, r + k)), ir.Constant(_I64, 4))
-                builder.store(value, _pointer(context, builder, sig.args[0], tile_, index, _VF)).align = 4
+            places = [builder.add(args[3], ir.Constant(_I64, 8 * lane + r)) for lane in range(LANES)]
+            _put_columns(context, builder, sig, args, r, places)
         return context.get_dummy_value()
 
     return signature(types.void, tile, types.intp, source, types.intp), build

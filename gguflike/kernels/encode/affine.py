@@ -47,6 +47,15 @@ class Search(NamedTuple):
 
 
 @lean
+def clamped_range(tile: Any) -> Any:
+    """(least value, span) of a block, its values brought within ``LARGEST``."""
+    least, greatest = bounds(tile, 0, SIZE)
+    clamp_tile(tile, SIZE, maximum(greatest, -least))
+    least = minimum(maximum(least, -LARGEST), LARGEST)
+    return least, minimum(maximum(greatest, -LARGEST), LARGEST) - least
+
+
+@lean
 def normalize(tile: Any, weights: Any, least: Any, inverse_span: Any) -> Any:
     """Bring all values into [0, 1]; returns the sums of w and of w*x."""
     sw = lanes(0.0)
@@ -54,11 +63,8 @@ def normalize(tile: Any, weights: Any, least: Any, inverse_span: Any) -> Any:
     for j in range(SIZE):
         x = (load(tile, j) - least) * inverse_span
         store(tile, j, x)
-        if weights is not None:
-            sw = sw + load(weights, j)
+        sw = sw + load(weights, j)
         sx = sx + weighted(weights, j, x)
-    if weights is None:
-        sw = lanes(SIZE)
     return sw, sx
 
 
@@ -116,10 +122,7 @@ def put_codes(
 @codec(Search)
 def search_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Search) -> None:
     """Symbols: the codes, the scale, the minimum."""
-    least, greatest = bounds(tile, 0, SIZE)
-    clamp_tile(tile, SIZE, maximum(greatest, -least))
-    least = minimum(maximum(least, -LARGEST), LARGEST)
-    span = minimum(maximum(greatest, -LARGEST), LARGEST) - least
+    least, span = clamped_range(tile)
     inverse_span = reciprocal(where(span < SMALLEST, lanes(0.0), span))
     sw, sx = normalize(tile, weights, least, inverse_span)
     scale, offset, slope = best_line(tile, weights, sw, sx, s.grid, s.rounds, s.hi)

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gguflike.kernels._jit import lean
-from gguflike.kernels.encode.affine import register_affine
+from gguflike.kernels.encode.affine import clamped_range, register_affine
 from gguflike.kernels.encode.driver import Codec, codec
 from gguflike.kernels.encode.layout import bit_string, layout, planes, strided, whole
 from gguflike.kernels.encode.leastsquares import PHASES, affine_error, code_grid
 from gguflike.kernels.encode.pairs import ROWS, SIZE, Scan, fill, join, near_ties, pair_moments, put_before, scan
-from gguflike.kernels.encode.scale import Plain, both, bounds, extreme, register_scaled, spread, squared_errors
+from gguflike.kernels.encode.scale import Plain, both, extreme, register_scaled, spread, squared_errors
 from gguflike.kernels.encode.search import (
     LARGEST,
     clamp_tile,
@@ -159,10 +159,7 @@ def explained(d: Any, m: Any, total: Any, xq: Any, qq: Any, sq: Any) -> Any:
 @codec(Affine)
 def affine_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Affine) -> None:
     """Symbols: the words of a block."""
-    least, greatest = bounds(tile, 0, SIZE)
-    clamp_tile(tile, SIZE, maximum(greatest, -least))
-    least = minimum(maximum(least, -LARGEST), LARGEST)
-    span = minimum(maximum(greatest, -LARGEST), LARGEST) - least
+    least, span = clamped_range(tile)
     to_pairs = reciprocal(span) * s.scan.unit
     step = span * (np.float32(1) / s.scan.unit)
     whole_total = fill(tile, symbols, _PAIRS, least, to_pairs, np.float32(0), None)
@@ -237,7 +234,7 @@ _Q5_1 = _affine(
     [(0, 0), (-0.5, -0.5), (0, -0.25), (0, 0.1875), (-2, 0), (-1, -0.4375), (-1, -0.6875), (-3, -0.5)], 5,
 )  # fmt: skip
 
-_D, _D_AND_SUM, _D_AND_M = whole([SIZE], 2), whole([SIZE, SIZE + 1], 2), whole([SIZE, SIZE + 1], 2)
+_D, _TWO_FACTORS = whole([SIZE], 2), whole([SIZE, SIZE + 1], 2)
 _NIBBLES, _LOW_BITS = planes(strided(SIZE, 2, 16), 4), planes(strided(SIZE, 2, 16), 4, right=0)
 _HIGH_BITS = bit_string(range(SIZE), 1, right=4)
 _BYTES = whole(range(SIZE))
@@ -251,7 +248,7 @@ register_scaled("Q4_0", _Q4_0.plain, [_D, _NIBBLES], both(spread(-10.5, -6.2, 15
 register_scaled("Q5_0", _Q5_0.plain, [_D, _HIGH_BITS, _LOW_BITS], both(spread(-20, -13, 15), spread(13, 17, 10)), 1,
                 _alone(_Q5_0, 22))
 register_scaled("Q8_0", _Q8_0.plain, [_D, _BYTES], _NEAR_127, 0, _alone(_Q8_0, 34))
-register_scaled("Q8_1", _Q8_0.plain, [_D_AND_SUM, _BYTES], _NEAR_127, 0, _alone(_Q8_0._replace(summed=True), 36))
-register_affine("Q4_1", 15, _WIDE, [_D_AND_M, _NIBBLES], _alone(_Q4_1, 20))
-register_affine("Q5_1", 31, _WIDE, [_D_AND_M, _HIGH_BITS, _LOW_BITS], _alone(_Q5_1, 24))
+register_scaled("Q8_1", _Q8_0.plain, [_TWO_FACTORS, _BYTES], _NEAR_127, 0, _alone(_Q8_0._replace(summed=True), 36))
+register_affine("Q4_1", 15, _WIDE, [_TWO_FACTORS, _NIBBLES], _alone(_Q4_1, 20))
+register_affine("Q5_1", 31, _WIDE, [_TWO_FACTORS, _HIGH_BITS, _LOW_BITS], _alone(_Q5_1, 24))
 # fmt: on

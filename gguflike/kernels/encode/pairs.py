@@ -16,8 +16,6 @@ from gguflike.kernels._jit import lean
 from gguflike.kernels.encode.search import MAGIC
 from gguflike.kernels.encode.shorts import (
     as_shorts,
-    low_product,
-    low_sum,
     pair_sums,
     plus,
     rounded_product,
@@ -107,7 +105,7 @@ def near_ties(pairs: Any, at: int, multiplier: int) -> Any:
     doubled, middle, near = shorts(2 * multiplier), shorts(2 * multiplier), shorts(4 * multiplier - (1 << 15))
     less = shorts(0)
     for r in range(at, at + ROWS):
-        place = low_sum(low_product(as_shorts(load(pairs, r)), doubled), middle)
+        place = as_shorts(load(pairs, r)) * doubled + middle
         less = plus(less, where_more(near, place, shorts(-1), shorts(0)))
     return to_float(pair_sums(int_lanes(0), less, shorts(-1)))
 

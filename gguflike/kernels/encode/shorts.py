@@ -6,7 +6,6 @@ are numbers of elements. Where two int16 lanes belong to one int32 lane (``as_sh
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ from llvmlite import ir
 
 from gguflike.kernels import dot
 from gguflike.kernels._jit import PrimitiveModel, intrinsic, register_model, types
-from gguflike.kernels.lanes import LANES, define, f32x16, i32x16
+from gguflike.kernels.lanes import LANES, define_integers, f32x16, i32x16
 from gguflike.kernels.simd import Emitter
 
 SHORTS = 2 * LANES
@@ -94,22 +93,11 @@ def _join(builder: Any, low: Any, high: Any) -> Any:
     return builder.trunc(builder.shuffle_vector(low, high, ir.Constant(_PLACES, list(range(SHORTS)))), _VS)
 
 
-for _op, _name in (
-    (operator.add, "add"),
-    (operator.sub, "sub"),
-    (operator.and_, "and_"),
-    (operator.or_, "or_"),
-    (operator.xor, "xor"),
-    (operator.lshift, "shl"),
-    (operator.rshift, "ashr"),
-):
-    define(_op, i16x32, (i16x32, i16x32), lambda b, x, y, _name=_name: getattr(b, _name)(x, y))  # wraps around
+define_integers(i16x32)
 
 _S, _SS, _SSSS = (i16x32,), (i16x32,) * 2, (i16x32,) * 4
 shorts = _function(i16x32, (types.intp,), _splat)  # the low 16 bits of an integer in every lane
 plus = _function(i16x32, _SS, lambda b, x, y: _call(b, "llvm.sadd.sat", x, y))  # saturates
-low_sum = _function(i16x32, _SS, lambda b, x, y: b.add(x, y))  # the low 16 bits
-low_product = _function(i16x32, _SS, lambda b, x, y: b.mul(x, y))
 larger = _function(i16x32, _SS, lambda b, x, y: _call(b, "llvm.smax", x, y))
 smaller = _function(i16x32, _SS, lambda b, x, y: _call(b, "llvm.smin", x, y))
 # x * y / 2**15, rounded to nearest, halves up; not for -2**15 times itself
