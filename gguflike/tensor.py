@@ -110,7 +110,7 @@ def quantize(
 
 def _all_finite(x: npt.NDArray[np.float32], threads: int | None) -> bool:
     """Whether all of a flat array is finite."""
-    from gguflike.kernels.threads import run_rows  # what only reads models does without it
+    from gguflike.kernels.engine.threads import run_rows  # what only reads models does without it
 
     finite: list[bool] = []
 

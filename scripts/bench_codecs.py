@@ -31,7 +31,7 @@ import numpy as np
 
 from gguflike.blocks import FORMATS, BlockFormat
 from gguflike.kernels import dispatch
-from gguflike.kernels.encode.lattice import LATTICES
+from gguflike.kernels.encode.lattice.codec import LATTICES
 
 PLAIN = ("F32", "F64", "I8", "I16", "I32", "I64")  # conversions, nothing to compare
 SHAPE = (256, 4096)

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from gguflike.blocks import FORMATS
-from gguflike.kernels import native
-from gguflike.kernels.layout import FLOATS, LAYOUTS, activation_arrays, linear_plan
-from gguflike.kernels.program import SCRATCH_BYTES
+from gguflike.kernels.engine import native
+from gguflike.kernels.engine.program import SCRATCH_BYTES
+from gguflike.kernels.matmul.records import FLOATS, LAYOUTS, activation_arrays, linear_plan
 from gguflike.runner.bench import READ_VECTORS, ROUND_OPERATIONS
 
 
@@ -46,7 +46,7 @@ def limits(megabytes: int, repeats: int) -> dict[str, float]:
     memory = aligned(megabytes << 20)
     memory[:] = 1
     result = np.zeros(64, np.uint8)
-    read, multiply = native.call("limits:read"), native.call("limits:multiply")
+    read, multiply = native.call("matmul.limits:read"), native.call("matmul.limits:multiply")
     args = np.array([memory.ctypes.data, result.ctypes.data], np.int64)
     vectors, rounds = memory.nbytes // READ_VECTORS, 200_000
     return {
@@ -96,7 +96,7 @@ def measure(name: str, rows: int, columns: int, tokens: int, repeats: int) -> di
     places = [a.ctypes.data for a in arrays.values()] + [0] * (3 - len(arrays))
     if plan.activations == "int8":
         words = np.array((x.ctypes.data, columns, *places), np.int64)
-        native.call("quantize:rows")(words.ctypes.data, 0, 0, tokens)
+        native.call("vector.quantize:rows")(words.ctypes.data, 0, 0, tokens)
     args = np.array((weights.ctypes.data, rows, columns, *places, out.ctypes.data, rows, 0, 0), np.int64)
     matvec, matmul = native.call(plan.matvec), native.call(plan.matmul)
     one = seconds(lambda: matvec(args.ctypes.data, state.ctypes.data, 0, plan.matvec_items(rows)), repeats)

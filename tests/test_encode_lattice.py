@@ -12,11 +12,11 @@ import pytest
 
 from gguflike import quantize
 from gguflike.blocks import FORMATS, codebooks
-from gguflike.kernels.encode import lattice_layout
-from gguflike.kernels.encode.lattice import LATTICES
-from gguflike.kernels.encode.lattice_tables import DIGITS, NUMBER_BIT, halve
-from gguflike.kernels.encode.shorts import SHORTS
-from gguflike.kernels.lanes import LANES
+from gguflike.kernels.encode.lattice import fields as lattice_layout
+from gguflike.kernels.encode.lattice.codec import LATTICES
+from gguflike.kernels.encode.lattice.tables import DIGITS, NUMBER_BIT, halve
+from gguflike.kernels.vector.lanes import LANES
+from gguflike.kernels.vector.shorts import SHORTS
 
 Floats = npt.NDArray[np.float32]
 
@@ -154,7 +154,7 @@ def test_importance_of_any_size(name: str, rows: Floats, importance: Floats) -> 
 
 @pytest.mark.parametrize("name", LATTICES)
 def test_same_bytes_at_any_thread_count(name: str, importance: Floats, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gguflike.kernels.encode.lattice._LEAST_WEIGHTS", 1)
+    monkeypatch.setattr("gguflike.kernels.encode.lattice.codec._LEAST_WEIGHTS", 1)
     x = np.random.default_rng(9).standard_normal((7, 1024)).astype(np.float32)
     one = quantize(x, name, importance=importance, threads=1).data
     np.testing.assert_array_equal(quantize(x, name, importance=importance, threads=3).data, one)

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gguflike.kernels._jit import jit
-from gguflike.kernels.half import f16_to_f32, f32_to_f16
+from gguflike.kernels.engine.jit import jit
+from gguflike.kernels.vector.half import f16_to_f32, f32_to_f16
 
 
 @jit

@@ -28,8 +28,20 @@ BELOW = {
     "convert": {"errors", "blocks", "kernels", "tensor", "container", "arch", "checkpoint"},
     "runner": {"errors", "blocks", "kernels", "tensor", "container", "arch", "checkpoint"},
 }
+# And which rooms of kernels/ each room may import.
+ROOMS = {
+    "engine": set(),
+    "vector": {"engine"},
+    "decode": {"engine", "vector", "dispatch"},
+    "encode": {"engine", "vector", "dispatch"},
+    "matmul": {"engine", "vector", "dispatch"},
+    "attention": {"engine", "vector", "matmul"},
+    "ops": {"engine", "vector"},
+    "embed": {"engine", "vector", "decode"},
+    "dispatch": set(),
+}
 TOP = {"__init__", "__main__", "cli", "demo"}  # may import everything
-NUMBA_OWNERS = {"kernels/_jit.py", "kernels/lanes.py", "kernels/simd.py"}
+NUMBA_OWNERS = {"kernels/engine/jit.py", "kernels/vector/lanes.py", "kernels/vector/simd.py"}
 HEAVY = {"numba", "llvmlite", "huggingface_hub", "jinja2", "tokenizers", "tqdm"}
 
 
@@ -64,6 +76,19 @@ def test_imports_only_go_down() -> None:
             target = [*name.split("."), "__version__"][1]
             if target not in BELOW[part] | {part, "__version__", "lazy"}:
                 wrong.append(f"{path.relative_to(PACKAGE)}:{line}: {part} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_kernels_import_only_rooms_below() -> None:
+    wrong = []
+    for path in modules():
+        relative = path.relative_to(PACKAGE)
+        if relative.parts[0] != "kernels" or relative.parts[1] == "__init__.py":
+            continue
+        room = relative.parts[1].removesuffix(".py")
+        for line, name in imports(path):
+            if name.startswith("gguflike.kernels.") and name.split(".")[2] not in ROOMS[room] | {room}:
+                wrong.append(f"{relative}:{line}: {room} imports {name}")
     assert not wrong, "\n".join(wrong)
 
 

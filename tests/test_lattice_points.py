@@ -10,11 +10,12 @@ import pytest
 
 from gguflike import quantize
 from gguflike.blocks import codebooks
-from gguflike.kernels._jit import jit
-from gguflike.kernels.encode import lattice_near as steps
-from gguflike.kernels.encode.lattice_bound import least_error
-from gguflike.kernels.encode.lattice_tables import DIGITS, NUMBER_BIT, halve
-from gguflike.kernels.encode.shorts import (
+from gguflike.kernels.encode.lattice import near as steps
+from gguflike.kernels.encode.lattice.bound import least_error
+from gguflike.kernels.encode.lattice.tables import DIGITS, NUMBER_BIT, halve
+from gguflike.kernels.engine.jit import jit
+from gguflike.kernels.vector.lanes import LANES, load, load_octets, store
+from gguflike.kernels.vector.shorts import (
     SHORTS,
     absolute,
     high_lanes,
@@ -29,7 +30,6 @@ from gguflike.kernels.encode.shorts import (
     where_more,
     where_same,
 )
-from gguflike.kernels.lanes import LANES, load, load_octets, store
 
 DELTA = 0.125
 W, SCALE = 16, 32  # vectors of ``f``; the weights of 32 octets come first, then their importance

@@ -13,8 +13,9 @@ import pytest
 
 from gguflike.blocks import FORMATS
 from gguflike.errors import QuantizationError, UnsupportedError
-from gguflike.kernels import native
-from gguflike.kernels.layout import FLOATS, LANES, LAYOUTS, activation_arrays, linear_plan
+from gguflike.kernels.engine import native
+from gguflike.kernels.matmul.records import FLOATS, LAYOUTS, activation_arrays, linear_plan
+from gguflike.kernels.vector.sizes import LANES
 from gguflike.tensor import QuantizedTensor
 
 LIMIT = 1e-5  # relative error
@@ -53,7 +54,7 @@ def decoded(tensor: QuantizedTensor) -> npt.NDArray[np.float64]:
 
 
 def quantized(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """Activations as the rule of matmul.py has them, in numpy."""
+    """Activations as the rule of matmul/integer.py has them, in numpy."""
     blocks = x.reshape(len(x), -1, 32)
     largest = np.abs(blocks).max(axis=-1, keepdims=True).astype(np.float32)
     scale = ((largest / np.float32(127)).view(np.uint32) + np.uint32(1 << 12) & ~np.uint32((1 << 13) - 1)).view(
@@ -121,7 +122,7 @@ def test_bias_and_residual(name: str, tokens: int, rows: int) -> None:
     places = [a.ctypes.data for a in arrays.values()]
     if plan.activations == "int8":
         words = np.array((x.ctypes.data, columns, *places), np.int64)
-        native.call("quantize:rows")(words.ctypes.data, 0, 0, tokens)
+        native.call("vector.quantize:rows")(words.ctypes.data, 0, 0, tokens)
         product = quantized(x) @ decoded(tensor).T
     else:
         places[0] = x.ctypes.data
@@ -147,7 +148,7 @@ def test_quantized_activations_follow_the_rule() -> None:
     x[2, :32] *= 1e-36
     arrays = activation_arrays(3, 96)
     words = np.array((x.ctypes.data, 96, *(a.ctypes.data for a in arrays.values())), np.int64)
-    native.call("quantize:rows")(words.ctypes.data, 0, 0, 3)
+    native.call("vector.quantize:rows")(words.ctypes.data, 0, 0, 3)
     codes, scales, sums = arrays["codes"].astype(np.int32), arrays["scales"], arrays["sums"]
     assert (codes[1, :32] == 0).all()
     assert (scales[1:, 0] == 0).all()  # too small to divide by
@@ -195,7 +196,7 @@ def test_records_are_no_larger_than_promised(name: str) -> None:
 
 
 def test_repacked_weights_live_as_long_as_the_tensor() -> None:
-    from gguflike.kernels import linear
+    from gguflike.kernels.matmul import linear
 
     tensor = random_tensor("Q8_0", 16, 64)
     before = len(linear._packed)

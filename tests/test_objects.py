@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import gguflike
-from gguflike.kernels import native, objects
+from gguflike.kernels.engine import native, objects
 
-OP = "quantize:rows"
+OP = "vector.quantize:rows"
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere LLVM links everything")
 
 

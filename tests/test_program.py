@@ -9,17 +9,8 @@ import pytest
 
 from gguflike.blocks import FORMATS
 from gguflike.errors import UnsupportedError
-from gguflike.kernels.program import (
-    ATTENTION_HEADS,
-    ATTENTION_KEYS,
-    Own,
-    Program,
-    Team,
-    aligned,
-    attention_part,
-    attention_rows,
-    float_bits,
-)
+from gguflike.kernels.attention.words import ATTENTION_HEADS, ATTENTION_KEYS, attention_part, attention_rows
+from gguflike.kernels.engine.program import Own, Program, Team, aligned, float_bits
 from gguflike.runner.cache import KVCache, bytes_per_position, default_context
 from gguflike.runner.graph import heads_together
 from gguflike.runner.rope import Rope
@@ -46,7 +37,7 @@ def dequantized(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
 
 
 def check_quantized(codes: np.ndarray, scales: np.ndarray, sums: np.ndarray, want: np.ndarray) -> None:
-    """int8 codes, float32 scales and int32 sums are those of the rule in matmul.py."""
+    """int8 codes, float32 scales and int32 sums are those of the rule in matmul/integer.py."""
     largest = np.abs(want).reshape(*scales.shape, 32).max(-1)
     assert np.allclose(scales, largest / 127, rtol=2**-11, atol=0)
     assert not (scales.view(np.uint32) & 0x1FFF).any()
@@ -96,7 +87,7 @@ def test_rotated_keys_and_values_are_stored(team: Team, kind: str, n_rot: int) -
     table, angles = rotation(kind, n_rot, position, tokens)
     cache = KVCache(1, kv_heads, dim, 64)
     words = (0, at(table), n_rot, kind == "neox", *cache.addresses(0), 0, kv_heads, dim, 64, 0, 0, at(k), at(v))
-    run(team, "rope:store_f16", *words, items=1, per_tokens=1, tokens=tokens, position=position)
+    run(team, "attention.rope:store_f16", *words, items=1, per_tokens=1, tokens=tokens, position=position)
     keys = (
         cache._data[0].view(np.float16).reshape(kv_heads, 4, dim, 16).transpose(1, 3, 0, 2).reshape(64, kv_heads, dim)
     )
@@ -181,12 +172,12 @@ def test_attention(
     for target in ((at(out), 0, 0, 0), quantized)[: 2 if dim % 32 == 0 else 1]:
         program = Program()
         if tokens == 1:
-            name = f"attention:f16_{heads}"
+            name = f"attention.causal:f16_{heads}"
             program.add(name, *words, at(k), at(new), at(parts), items=n_head // heads, per_keys=ATTENTION_KEYS)
-            program.add("attention:merge", at(parts), heads, n_head, dim, *target, items=n_head // heads)
+            program.add("attention.causal:merge", at(parts), heads, n_head, dim, *target, items=n_head // heads)
         else:
             span = attention_rows(dim) // heads
-            program.add("attention:f16", *words, 0, 0, span, *target, items=n_head // heads, per_tokens=span)
+            program.add("attention.causal:f16", *words, 0, 0, span, *target, items=n_head // heads, per_tokens=span)
         team.run(program.link(), tokens, position)
     want = attended(naive_model.rotate(q.astype(np.float64), angles, kind), keys, values, position)
     assert np.allclose(out, want.reshape(flat), rtol=1e-4, atol=1e-4 if tokens == 1 else 1e-5)

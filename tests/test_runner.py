@@ -23,7 +23,7 @@ def relative_error(got: np.ndarray, want: np.ndarray) -> float:
 
 
 def int8_activations(x: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """x @ w.T with the activations rounded as matmul.py says."""
+    """x @ w.T with the activations rounded as matmul/integer.py says."""
     blocks = x.astype(np.float32).reshape(*x.shape[:-1], -1, 32)
     exact = np.abs(blocks).max(-1, keepdims=True) / np.float32(127)
     scale = (exact.view(np.uint32) + np.uint32(1 << 12) & ~np.uint32((1 << 13) - 1)).view(np.float32)

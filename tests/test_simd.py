@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from llvmlite import ir
 
-from gguflike.kernels import simd
-from gguflike.kernels.dot import WORDS, ByteSums, WordSums, rounded_product
-from gguflike.kernels.simd import BYTES, F32, FLOATS, I16, I32, I64, INTS, SHORTS, Emitter
+from gguflike.kernels.vector import simd
+from gguflike.kernels.vector.dot import WORDS, ByteSums, WordSums, rounded_product
+from gguflike.kernels.vector.simd import BYTES, F32, FLOATS, I16, I32, I64, INTS, SHORTS, Emitter
 
 ARM = "aarch64-unknown-linux-gnu"
 

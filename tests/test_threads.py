@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from gguflike.kernels.threads import _helpers, run_rows, together
+from gguflike.kernels.engine.threads import _helpers, run_rows, together
 
 
 @pytest.mark.parametrize("least", [1, 7, 1000])
@@ -91,7 +91,7 @@ def test_in_a_fork_and_at_the_end() -> None:
     """A forked child has helpers of its own, and helpers do not keep a process from ending."""
     program = (
         "import os, threading, time\n"
-        "from gguflike.kernels.threads import together\n"
+        "from gguflike.kernels.engine.threads import together\n"
         "def meet():\n"
         "    meeting = threading.Barrier(2, timeout=30)\n"
         "    together(lambda last: meeting.wait() and None, 2)\n"

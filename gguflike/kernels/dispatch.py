@@ -21,7 +21,7 @@ from gguflike.errors import UnsupportedError
 MODULES: dict[str, tuple[str, ...]] = {
     "decode": ("decode",),
     "encode": ("encode",),
-    "linear": ("linear",),
+    "linear": ("matmul.linear",),
 }
 
 _REGISTRY: dict[tuple[str, str], Callable[..., Any]] = {}

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gguflike.kernels._jit import op
-from gguflike.kernels.address import load_i32
-from gguflike.kernels.atomics import load_word
 from gguflike.kernels.decode import KERNELS
+from gguflike.kernels.engine.atomics import load_word
+from gguflike.kernels.engine.jit import op
+from gguflike.kernels.vector.address import load_i32
 
 
 def _make_embed(decode: Any) -> Callable[[int, int, int, int], None]:

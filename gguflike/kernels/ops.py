@@ -1,7 +1,8 @@
 """The ops around the matrix products: normalization and activation.
 
 Ops, in the sense of native.py, on float32 rows that stand side by side. Those ending in ``_q8`` hand their result on
-as the matmul ops read it (matmul.py: int8 codes, a scale per 32, sums per 16), which saves writing and reading floats.
+as the matmul ops read it (matmul/integer.py: int8 codes, a scale per 32, sums per 16), which saves writing and
+reading floats.
 
     rms_norm(_q8)   items are tokens                X, COLUMNS, WEIGHT, EPS (float bits), OUT or CODES, SCALES, SUMS
     silu_mul(_q8)   items are 32 values of a token  GATE, UP, OUT or CODES, SCALES, SUMS
@@ -13,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from gguflike.kernels._jit import inner, op
-from gguflike.kernels.address import (
+from gguflike.kernels.engine.atomics import load_word
+from gguflike.kernels.engine.jit import inner, op
+from gguflike.kernels.vector.address import (
     exp_lanes,
     float_of,
     fma,
@@ -26,7 +28,6 @@ from gguflike.kernels.address import (
     store_lanes,
     sum_lanes,
 )
-from gguflike.kernels.atomics import load_word
 
 ONE = np.float32(1)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gguflike.errors import UnsupportedError
-from gguflike.kernels.program import Program, Team, aligned
+from gguflike.kernels.engine.program import Program, Team, aligned
 from gguflike.runner.model import Model, load
 from gguflike.runner.weights import Progress
 
@@ -86,8 +86,8 @@ def machine_limits(threads: int, repeat: int = 3) -> tuple[float, float]:
     memory[:] = 1
     words = (int(memory.ctypes.data), int(result.ctypes.data))
     read, multiply = Program(keep=[memory, result]), Program(keep=[result])
-    read.add("limits:read", *words, items=READ_BYTES // READ_VECTORS)
-    multiply.add("limits:multiply", *words, items=MULTIPLY_ROUNDS)
+    read.add("matmul.limits:read", *words, items=READ_BYTES // READ_VECTORS)
+    multiply.add("matmul.limits:multiply", *words, items=MULTIPLY_ROUNDS)
     for program in (read, multiply):
         program.link()
     reading = _median(lambda: team.run(read, 1), repeat)

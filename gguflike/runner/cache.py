@@ -19,7 +19,7 @@ from typing import Any
 import numpy.typing as npt
 
 from gguflike.errors import UnsupportedError
-from gguflike.kernels.program import aligned
+from gguflike.kernels.engine.program import aligned
 
 BLOCK = 32  # positions are reserved in multiples of this; kernels read keys up to the next one
 TYPES = ("f16", "q8_0")

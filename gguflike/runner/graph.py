@@ -15,18 +15,9 @@ import numpy.typing as npt
 
 from gguflike.arch.spec import ArchSpec, HParams
 from gguflike.errors import UnsupportedError
-from gguflike.kernels.layout import LinearPlan, activation_arrays
-from gguflike.kernels.program import (
-    ATTENTION_HEADS,
-    ATTENTION_KEYS,
-    Own,
-    Program,
-    Word,
-    aligned,
-    attention_part,
-    attention_rows,
-    float_bits,
-)
+from gguflike.kernels.attention.words import ATTENTION_HEADS, ATTENTION_KEYS, attention_part, attention_rows
+from gguflike.kernels.engine.program import Own, Program, Word, aligned, float_bits
+from gguflike.kernels.matmul.records import LinearPlan, activation_arrays
 from gguflike.runner.cache import KVCache
 from gguflike.runner.weights import Matrix, Weights
 
@@ -138,7 +129,7 @@ class _Builder:
         else:
             self.between("ops:rms_norm", *head, result.floats)
             if "int8" in kinds:
-                self.between("quantize:rows", result.floats, columns, *result.quantized)
+                self.between("vector.quantize:rows", result.floats, columns, *result.quantized)
         return result
 
     def linear(self, matrix: Matrix, source: Activations, out: int, add: bool = False, **settings: Any) -> None:
@@ -166,14 +157,14 @@ class _Builder:
         target = (result.floats, *(result.quantized if fused else (0, 0, 0)))
         if self.many:
             span = attention_rows(dim) // heads
-            self.program.add(f"rope:store_{cache.type}", *shape, items=1, per_tokens=1, grain=ROPE_GRAIN)
-            self.program.add(f"attention:{cache.type}", *shape, span, *target, items=groups, per_tokens=span)
+            self.program.add(f"attention.rope:store_{cache.type}", *shape, items=1, per_tokens=1, grain=ROPE_GRAIN)
+            self.program.add(f"attention.causal:{cache.type}", *shape, span, *target, items=groups, per_tokens=span)
         else:
-            name, parts = f"attention:{cache.type}_{heads}", _at(b.parts)
+            name, parts = f"attention.causal:{cache.type}_{heads}", _at(b.parts)
             self.program.add(name, *shape, parts, items=groups, per_keys=ATTENTION_KEYS)
-            self.between("attention:merge", parts, heads, n_head, dim, *target, items=groups)
+            self.between("attention.causal:merge", parts, heads, n_head, dim, *target, items=groups)
         if quantized and not fused:
-            self.between("quantize:rows", result.floats, n_head * dim, *result.quantized)
+            self.between("vector.quantize:rows", result.floats, n_head * dim, *result.quantized)
         return result
 
     def gated(self, gate: Matrix, up: Matrix, source: Activations, readers: Sequence[Matrix]) -> Activations:

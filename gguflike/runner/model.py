@@ -13,7 +13,7 @@ import numpy.typing as npt
 from gguflike import container
 from gguflike.arch import hparams, registry
 from gguflike.errors import GGUFError, UnsupportedError
-from gguflike.kernels.program import Program, Team
+from gguflike.kernels.engine.program import Program, Team
 from gguflike.runner import graph, rope
 from gguflike.runner.cache import KVCache, bytes_per_position, default_context
 from gguflike.runner.generate import Generation, Stream

@@ -18,9 +18,9 @@ import numpy.typing as npt
 from gguflike.arch.spec import ArchSpec, HParams
 from gguflike.container import GGUFFile, TensorInfo
 from gguflike.errors import GGUFError, UnsupportedError
-from gguflike.kernels import native
-from gguflike.kernels.layout import LinearPlan, linear_plan
-from gguflike.kernels.program import Program, Team, aligned
+from gguflike.kernels.engine import native
+from gguflike.kernels.engine.program import Program, Team, aligned
+from gguflike.kernels.matmul.records import LinearPlan, linear_plan
 from gguflike.tensor import QuantizedTensor
 
 Progress = Callable[[int, int, str], None]

@@ -16,7 +16,7 @@ from gguflike.blocks import FORMATS, BlockFormat
 from gguflike.errors import QuantizationError
 from gguflike.kernels.decode import codebook, kquants, plain, simple
 from gguflike.kernels.dispatch import register
-from gguflike.kernels.threads import run_rows
+from gguflike.kernels.engine.threads import run_rows
 
 KERNELS: Mapping[str, Callable[[int, int, int, int], None]] = {
     "F32": plain.decode_f32,

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.blocks import codebooks
-from gguflike.kernels._jit import jit
-from gguflike.kernels.half import f16_to_f32
-from gguflike.kernels.lanes import lanes, to_float, where
-from gguflike.kernels.packed import (
+from gguflike.kernels.engine.jit import jit
+from gguflike.kernels.vector.half import f16_to_f32
+from gguflike.kernels.vector.lanes import lanes, to_float, where
+from gguflike.kernels.vector.packed import (
     bit_mask,
     bytes16,
     half,

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from gguflike.kernels._jit import jit
-from gguflike.kernels.lanes import to_float
-from gguflike.kernels.packed import bytes16, bytes_of, f32, half, in_memory, signed16, store16, u32, u64
+from gguflike.kernels.engine.jit import jit
+from gguflike.kernels.vector.lanes import to_float
+from gguflike.kernels.vector.packed import bytes16, bytes_of, f32, half, in_memory, signed16, store16, u32, u64
 
 _LOW6, _TOP2, _LOW2 = np.uint64(0x3F3F3F3F), np.uint64(0x30303030), np.uint64(0x03030303)
 _LOW4 = np.uint64(0x0F0F0F0F0F0F0F0F)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from gguflike.kernels._jit import jit
-from gguflike.kernels.address import load_half_lanes, load_lanes
-from gguflike.kernels.half import f16_to_f32
-from gguflike.kernels.lanes import from_bits
-from gguflike.kernels.packed import f32, store1, store16, u16, words16
+from gguflike.kernels.engine.jit import jit
+from gguflike.kernels.vector.address import load_half_lanes, load_lanes
+from gguflike.kernels.vector.half import f16_to_f32
+from gguflike.kernels.vector.lanes import from_bits
+from gguflike.kernels.vector.packed import f32, store1, store16, u16, words16
 
 
 @jit

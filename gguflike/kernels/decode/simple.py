@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from gguflike.blocks.float4 import E2M1_DOUBLED, half_ue4m3
-from gguflike.kernels._jit import jit
-from gguflike.kernels.lanes import int_lanes, lanes, to_float, where
-from gguflike.kernels.packed import (
+from gguflike.kernels.engine.jit import jit
+from gguflike.kernels.vector.lanes import int_lanes, lanes, to_float, where
+from gguflike.kernels.vector.packed import (
     bit_mask,
     bytes16,
     bytes_of,

@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gguflike.kernels._jit import lean
 from gguflike.kernels.encode.driver import SMALLEST, Codec, codec, register_codec
-from gguflike.kernels.encode.layout import Slot
 from gguflike.kernels.encode.leastsquares import Floats, affine_code, affine_moments, spans
+from gguflike.kernels.encode.packing import Slot
 from gguflike.kernels.encode.scale import bounds
 from gguflike.kernels.encode.search import (
     HALF,
@@ -24,7 +23,8 @@ from gguflike.kernels.encode.search import (
     to_f16_grid,
     weighted,
 )
-from gguflike.kernels.lanes import any_lane, fma, lanes, load, maximum, minimum, store, to_int, where
+from gguflike.kernels.engine.jit import lean
+from gguflike.kernels.vector.lanes import any_lane, fma, lanes, load, maximum, minimum, store, to_int, where
 
 SIZE = 32
 

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels._host import thread_count
-from gguflike.kernels._jit import inner, jit, lean, overload, types
-from gguflike.kernels.atomics import fetch_add
 from gguflike.kernels.dispatch import register
-from gguflike.kernels.encode.layout import Layout, Slot, layout
-from gguflike.kernels.lanes import (
+from gguflike.kernels.encode.packing import Layout, Slot, layout
+from gguflike.kernels.engine.atomics import fetch_add
+from gguflike.kernels.engine.host import thread_count
+from gguflike.kernels.engine.jit import inner, jit, lean, overload, types
+from gguflike.kernels.engine.threads import together
+from gguflike.kernels.vector.lanes import (
     LANES,
     int_lanes,
     lanes,
@@ -34,7 +35,6 @@ from gguflike.kernels.lanes import (
     store_word,
     where,
 )
-from gguflike.kernels.threads import together
 
 Array = npt.NDArray[Any]
 SMALLEST = np.float32(2.0**-100)  # an importance, or a range of values, below it counts as none

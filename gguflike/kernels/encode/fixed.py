@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gguflike.kernels._jit import lean
 from gguflike.kernels.encode.affine import clamped_range, register_affine
 from gguflike.kernels.encode.driver import Codec, codec
-from gguflike.kernels.encode.layout import bit_string, layout, planes, strided, whole
 from gguflike.kernels.encode.leastsquares import PHASES, affine_error, code_grid
+from gguflike.kernels.encode.packing import bit_string, layout, planes, strided, whole
 from gguflike.kernels.encode.pairs import ROWS, SIZE, Scan, fill, join, near_ties, pair_moments, put_before, scan
 from gguflike.kernels.encode.scale import Plain, both, extreme, register_scaled, spread, squared_errors
 from gguflike.kernels.encode.search import (
@@ -27,7 +26,8 @@ from gguflike.kernels.encode.search import (
     stored_scale,
     to_f16_grid,
 )
-from gguflike.kernels.lanes import any_lane, lanes, magnitude, maximum, minimum, store, to_float, where
+from gguflike.kernels.engine.jit import lean
+from gguflike.kernels.vector.lanes import any_lane, lanes, magnitude, maximum, minimum, store, to_float, where
 
 _PAIRS = 10  # the rows of pairs, after the words of a block
 # ``pairs`` hold values to half a unit, so the difference of two sums of squared errors is off by 32 steps at most; half

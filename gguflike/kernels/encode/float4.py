@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels._jit import lean
 from gguflike.kernels.dispatch import register
 from gguflike.kernels.encode.driver import Codec, codec, encode_blocks, register_codec
-from gguflike.kernels.encode.layout import layout, planes, strided, whole
+from gguflike.kernels.encode.packing import layout, planes, strided, whole
 from gguflike.kernels.encode.scale import extreme
 from gguflike.kernels.encode.search import (
     Levels,
@@ -30,7 +29,8 @@ from gguflike.kernels.encode.search import (
     reciprocal,
     weighted,
 )
-from gguflike.kernels.lanes import (
+from gguflike.kernels.engine.jit import lean
+from gguflike.kernels.vector.lanes import (
     LANES,
     bits,
     fma,

@@ -15,9 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gguflike.kernels._jit import lean
 from gguflike.kernels.encode.driver import codec, register_codec
-from gguflike.kernels.encode.layout import Slot, planes, strided, whole
 from gguflike.kernels.encode.leastsquares import (
     PHASES,
     Floats,
@@ -30,6 +28,7 @@ from gguflike.kernels.encode.leastsquares import (
     spans,
     totals,
 )
+from gguflike.kernels.encode.packing import Slot, planes, strided, whole
 from gguflike.kernels.encode.scale import bounds, extreme
 from gguflike.kernels.encode.search import (
     clamp_tile,
@@ -39,7 +38,8 @@ from gguflike.kernels.encode.search import (
     stored_scale,
     to_f16_grid,
 )
-from gguflike.kernels.lanes import (
+from gguflike.kernels.engine.jit import lean
+from gguflike.kernels.vector.lanes import (
     any_lane,
     lanes,
     load,

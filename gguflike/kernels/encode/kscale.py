@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels._jit import lean
 from gguflike.kernels.encode.driver import codec, register_codec
-from gguflike.kernels.encode.layout import Slot, planes, strided, whole
+from gguflike.kernels.encode.packing import Slot, planes, strided, whole
 from gguflike.kernels.encode.scale import (
     IQ4_LEVELS,
     Targets,
@@ -37,7 +36,8 @@ from gguflike.kernels.encode.search import (
     stored_scale,
     to_f16_grid,
 )
-from gguflike.kernels.lanes import lanes, load, magnitude, make_tile, maximum, minimum, store, to_int, where
+from gguflike.kernels.engine.jit import lean
+from gguflike.kernels.vector.lanes import lanes, load, magnitude, make_tile, maximum, minimum, store, to_int, where
 
 BLOCK = 256
 

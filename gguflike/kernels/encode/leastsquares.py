@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import ArrayLike
 
-from gguflike.kernels._jit import lean
 from gguflike.kernels.encode.scale import bounds
 from gguflike.kernels.encode.search import MAGIC, reciprocal, weighted
-from gguflike.kernels.lanes import fma, lanes, load, maximum, minimum, where
+from gguflike.kernels.engine.jit import lean
+from gguflike.kernels.vector.lanes import fma, lanes, load, maximum, minimum, where
 
 Floats = npt.NDArray[np.float32]
 

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels._jit import lean
 from gguflike.kernels.encode.search import MAGIC
-from gguflike.kernels.encode.shorts import (
+from gguflike.kernels.engine.jit import lean
+from gguflike.kernels.vector.lanes import bits, fma, int_lanes, lanes, load, maximum, minimum, store, to_float
+from gguflike.kernels.vector.shorts import (
     as_shorts,
     pair_sums,
     plus,
@@ -23,7 +24,6 @@ from gguflike.kernels.encode.shorts import (
     smaller,
     where_more,
 )
-from gguflike.kernels.lanes import bits, fma, int_lanes, lanes, load, maximum, minimum, store, to_float
 
 SIZE = 32
 ROWS = SIZE // 2

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels._jit import jit
 from gguflike.kernels.dispatch import register
-from gguflike.kernels.half import f32_to_f16
-from gguflike.kernels.threads import run_rows
+from gguflike.kernels.engine.jit import jit
+from gguflike.kernels.engine.threads import run_rows
+from gguflike.kernels.vector.half import f32_to_f16
 
 Array = npt.NDArray[Any]
 _BF16_MAX = np.array([0x7F7F0000], np.uint32).view(np.float32)[0]

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from gguflike.kernels.encode.driver import codec, register_codec
-from gguflike.kernels.encode.layout import whole
+from gguflike.kernels.encode.packing import whole
 from gguflike.kernels.encode.scale import Targets, best_scale, both, extreme, spread, squared_errors, unbounded
 from gguflike.kernels.encode.search import Levels, code_of, integers, nearest, normalize, reciprocal, times_power
-from gguflike.kernels.lanes import bits, int_lanes, load, magnitude, store, where
+from gguflike.kernels.vector.lanes import bits, int_lanes, load, magnitude, store, where
 
 BLOCK, RUN = 256, 16
 

@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels._jit import lean
 from gguflike.kernels.encode.driver import Codec, codec, register_codec
-from gguflike.kernels.encode.layout import Slot, bit_string, planes, strided, whole
+from gguflike.kernels.encode.packing import Slot, bit_string, planes, strided, whole
 from gguflike.kernels.encode.search import (
     HALF,
     LARGEST,
@@ -31,7 +30,8 @@ from gguflike.kernels.encode.search import (
     to_f16_grid,
     weighted,
 )
-from gguflike.kernels.lanes import (
+from gguflike.kernels.engine.jit import lean
+from gguflike.kernels.vector.lanes import (
     any_lane,
     fma,
     lanes,

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels._jit import lean
-from gguflike.kernels.lanes import (
+from gguflike.kernels.engine.jit import lean
+from gguflike.kernels.vector.lanes import (
     any_lane,
     bits,
     fma,

@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels._jit import inner, lean
 from gguflike.kernels.encode.driver import codec, register_codec
-from gguflike.kernels.encode.layout import bit_string, strided, whole
+from gguflike.kernels.encode.packing import bit_string, strided, whole
 from gguflike.kernels.encode.search import (
     F16_MIN_NORMAL,
     HALF,
@@ -30,7 +29,8 @@ from gguflike.kernels.encode.search import (
     weight,
     weighted,
 )
-from gguflike.kernels.lanes import (
+from gguflike.kernels.engine.jit import inner, lean
+from gguflike.kernels.vector.lanes import (
     LANES,
     any_lane,
     bits,

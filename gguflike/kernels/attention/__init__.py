@@ -1,0 +1,1 @@
+"""Causal attention over a cache of keys and values, and the rotary positions before it."""

@@ -1,0 +1,110 @@
+"""The softmax of attention, block of keys by block of keys, for a tile of up to sixteen rows of scores.
+
+Scores are in units of log2 e (attention.py scales the queries so), and weights are powers of two of them. After Milakov
+and Gimelshein, "Online normalizer calculation for softmax" (2018): each block is normalized by its own maximum, and
+merged into what came before by two factors per row. Blocks begin at the same keys however a pass is cut among threads
+and batches, and are merged in order, so that results are the same for every cut.
+
+The state of a tile is six vectors in memory, a row per lane: the maximum and the sum of the latest block, those of all
+blocks, and the factors of the latest merge: for what came before, and for the latest block.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+
+from gguflike.kernels.attention.words import ATTENTION_KEYS
+from gguflike.kernels.vector.simd import FLOATS, I32, INTS, LANES, Emitter, address, operation, void
+
+LOG2_E = 1.4426950408889634
+MASKED = -1e30
+ROW = 4 * ATTENTION_KEYS  # bytes of a row of scores
+TOP, TOTAL, ALL_TOP, ALL_TOTAL, SHRINK, GROW = range(0, 6 * 64, 64)
+STATE_BYTES = 6 * 64
+PART_BYTES = 2 * 64  # of a state that only describes one block
+
+# Fit of (2**r - 1) / r on [-0.5, 0.5], lowest power first: 2**0 is exactly 1, and the relative error at most 1e-7.
+_POWERS = (0.693147004, 0.240222424, 0.0555073358, 0.00967151299, 0.00132647296)
+_LOWEST = -126.0  # 2**-126 is the smallest normal float32
+
+
+def exp2(e: Emitter, x: Any) -> Any:
+    """2**x for x up to 127; 0 below -126, so that what is masked weighs nothing at all."""
+    lowest = e.const(FLOATS, _LOWEST)
+    is_normal = e.b.fcmp_ordered(">=", x, lowest)
+    whole = e.round(e.b.select(is_normal, x, lowest))
+    rest = e.b.fsub(x, whole)
+    power = e.const(FLOATS, _POWERS[-1])
+    for factor in (*reversed(_POWERS[:-1]), 1.0):
+        power = e.fma(power, rest, e.const(FLOATS, factor))
+    exponent = e.b.shl(e.b.fptosi(whole, INTS), e.const(INTS, 23))
+    return e.b.select(is_normal, e.b.bitcast(e.b.add(e.b.bitcast(power, INTS), exponent), FLOATS), e.zero(FLOATS))
+
+
+def _maximum(e: Emitter, a: Any, b: Any) -> Any:
+    return e.b.select(e.b.fcmp_ordered(">", a, b), a, b)
+
+
+def _greatest(e: Emitter, value: Any) -> Any:
+    """The greatest lane, in every lane."""
+    for step in (8, 4, 2, 1):
+        order = ir.Constant(INTS, [lane ^ step for lane in range(LANES)])
+        value = _maximum(e, value, e.b.shuffle_vector(value, value, order))
+    return value
+
+
+@operation(void, address, address)
+def mask_lanes(e: Emitter, place: Any, keep: Any) -> None:
+    """Mask the sixteen scores at ``place`` but the first ``keep``."""
+    e.store(e.b.select(e.first_lanes(keep), e.load(FLOATS, place), e.const(FLOATS, MASKED)), place)
+
+
+@operation(void, address)
+def start(e: Emitter, state: Any) -> None:
+    """The state of a tile before its first block."""
+    for field in (TOP, ALL_TOP):
+        e.store(e.const(FLOATS, MASKED), state, field)
+    for field in (TOTAL, ALL_TOTAL):
+        e.store(e.zero(FLOATS), state, field)
+
+
+@operation(void, address, address, address, address)
+def softmax(e: Emitter, scores: Any, rows: Any, count: Any, state: Any) -> None:
+    """Turn ``count`` scores (a multiple of 16) of each row into weights; TOP and TOTAL of ``state`` describe them."""
+    b, zero = e.b, e.int64(0)
+
+    def row(index: Any, nothing: list[Any]) -> list[Any]:
+        here = e.pointer(scores, b.mul(index, e.int64(ROW)))
+        lane = e.pointer(state, b.shl(index, e.int64(2)))
+
+        def at(key: Any) -> Any:
+            return e.pointer(here, b.shl(key, e.int64(2)))
+
+        def raise_top(key: Any, values: list[Any]) -> list[Any]:
+            return [_maximum(e, values[0], e.load(FLOATS, at(key)))]
+
+        def weigh(key: Any, values: list[Any]) -> list[Any]:
+            weight = exp2(e, b.fsub(e.load(FLOATS, at(key)), top))
+            e.store(weight, at(key))
+            return [b.fadd(values[0], weight)]
+
+        top = _greatest(e, e.loop(zero, count, LANES, [e.const(FLOATS, MASKED)], raise_top)[0])
+        total = e.loop(zero, count, LANES, [e.zero(FLOATS)], weigh)[0]
+        e.store(b.extract_element(top, ir.Constant(I32, 0)), lane, TOP)
+        e.store(e.sum(total), lane, TOTAL)
+        return nothing
+
+    e.loop(zero, rows, 1, [], row)
+
+
+@operation(void, address, address)
+def merge(e: Emitter, state: Any, part: Any) -> None:
+    """Take the block that ``part`` describes (often ``state`` itself) into what ``state`` says of all blocks."""
+    before, top = e.load(FLOATS, state, ALL_TOP), e.load(FLOATS, part, TOP)
+    now = _maximum(e, before, top)
+    shrink, grow = exp2(e, e.b.fsub(before, now)), exp2(e, e.b.fsub(top, now))
+    total = e.fma(e.load(FLOATS, state, ALL_TOTAL), shrink, e.b.fmul(e.load(FLOATS, part, TOTAL), grow))
+    for field, value in ((ALL_TOP, now), (ALL_TOTAL, total), (SHRINK, shrink), (GROW, grow)):
+        e.store(value, state, field)

@@ -1,0 +1,117 @@
+"""Where the numbers of a block go: bit fields from the lowest bit up, for each block type with a lattice codebook.
+
+A field is (symbol, right shift, width in bits). Symbols are elements of the tile that ``lattice_rows.write_symbols``
+fills; ``Symbols`` names them in the order of the weights. Fields of four consecutive octets or sub-blocks that follow
+each other in the block are drawn together by vectors before any bit is written: a quad is one field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike.kernels.encode.lattice.block import OCTETS, SUPER
+from gguflike.kernels.vector.lanes import LANES
+
+Field = tuple[int, int, int]
+
+
+class Symbols:
+    """Numbers of the symbols of a block with points of ``dim`` weights and sub-blocks of ``size`` weights."""
+
+    def __init__(self, dim: int, size: int) -> None:
+        parts, columns = 8 // dim, SUPER // dim // LANES
+        column = [group // parts // LANES * parts + group % parts for group in range(SUPER // dim)]
+        place = [c * LANES + group // parts % LANES for group, c in enumerate(column)]
+        self.point: Sequence[int] = place  # with the shift above the point's number, bit 11
+        self.signs: Sequence[int] = range(columns * LANES, columns * LANES + OCTETS)
+        self.k: Sequence[int] = range((columns + 2) * LANES, (columns + 2) * LANES + SUPER // size)
+        self.d: int = (columns + 3) * LANES
+        self.vectors: int = columns + 4  # quads follow
+
+
+def _each(symbols: Iterable[int], width: int, right: int = 0) -> list[Field]:
+    return [(symbol, right, width) for symbol in symbols]
+
+
+def iq2_xxs(s: Symbols) -> list[Field]:
+    fields = [(s.d, 0, 16)]
+    for b in range(8):
+        points, signs = s.point[4 * b : 4 * b + 4], s.signs[4 * b : 4 * b + 4]
+        fields += _each(points, 8) + _each(signs, 7) + [(s.k[b], 0, 4)]
+    return fields
+
+
+def iq2_xs(s: Symbols) -> list[Field]:
+    words = [field for g in range(32) for field in ((s.point[g], 0, 9), (s.signs[g], 0, 7))]
+    return [(s.d, 0, 16), *words, *_each(s.k, 4)]
+
+
+def iq2_s(s: Symbols) -> list[Field]:
+    return [(s.d, 0, 16), *_each(s.point, 8), *_each(s.signs, 8), *_each(s.point, 2, 8), *_each(s.k, 4)]
+
+
+def iq3_xxs(s: Symbols) -> list[Field]:
+    fields = [(s.d, 0, 16), *_each(s.point, 8)]
+    for b in range(8):
+        fields += [*_each(s.signs[4 * b : 4 * b + 4], 7), (s.k[b], 0, 4)]
+    return fields
+
+
+def iq3_s(s: Symbols) -> list[Field]:
+    return [(s.d, 0, 16), *_each(s.point, 8), *_each(s.point, 1, 8), *_each(s.signs, 8), *_each(s.k, 4)]
+
+
+def iq1_s(s: Symbols) -> list[Field]:
+    fields = [(s.d, 0, 16), *_each(s.point, 8)]
+    for b in range(8):
+        fields += [*_each(s.point[4 * b : 4 * b + 4], 3, 8), (s.k[b], 0, 3), (s.point[4 * b], 11, 1)]
+    return fields
+
+
+def iq1_m(s: Symbols) -> list[Field]:
+    fields = [*_each(s.point, 8), *_each(s.point, 4, 8)]
+    for i in range(4):
+        fields += [*_each(s.k[4 * i : 4 * i + 4], 3), (s.d, 4 * i, 4)]
+    return fields
+
+
+def draw_quads(fields: list[Field], vectors: int) -> tuple[list[Field], npt.NDArray[np.int32]]:
+    """Fields with quads for runs of four, and the quads as int32 (n, 3): vector of symbols, right shift, width of each.
+
+    Quads of this vector and the next stand in the first eight lanes of the vectors from number ``vectors`` on.
+    """
+    drawn: list[Field] = []
+    quads: list[tuple[int, int, int]] = []
+    while fields:
+        symbol, right, width = fields[0]
+        run = [(symbol + i, right, width) for i in range(4)]
+        if symbol % 4 == 0 and width <= 8 and fields[:4] == run:
+            pair, octet = divmod(symbol, 2 * LANES)
+            quad = (2 * pair, right, width)
+            if quad not in quads:
+                quads.append(quad)
+            drawn.append(((vectors + quads.index(quad)) * LANES + octet // 4, 0, 4 * width))
+            fields = fields[4:]
+        else:
+            drawn.append(fields[0])
+            fields = fields[1:]
+    return drawn, np.array(quads, np.int32).reshape(-1, 3)
+
+
+def layout(fields: list[Field], block_bytes: int) -> npt.NDArray[np.uint32]:
+    """The fields as an array (n, 6): symbol, right shift, mask, then where their bits go: left shift, byte of the block
+    (of the last 4 at most), and by how much what is held moves right after the field.
+
+    ValueError unless they fill a block.
+    """
+    if sum(width for _, _, width in fields) != 8 * block_bytes:
+        raise ValueError(f"fields hold {sum(width for _, _, width in fields)} bits, the block {8 * block_bytes}")
+    rows, bit, to = [], 0, 0
+    for symbol, right, width in [*fields, (0, 0, 0)]:  # the last one writes what the one before it leaves
+        following = min((bit + width) // 32 * 4, block_bytes - 4)
+        rows.append((symbol, right, (1 << width) - 1, bit - 8 * to, to, 8 * (following - to)))
+        bit, to = bit + width, following
+    return np.array(rows, np.uint32)

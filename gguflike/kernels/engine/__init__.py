@@ -1,0 +1,1 @@
+"""How kernels are compiled, kept, scheduled and waited for. Imports nothing else of ``kernels``."""

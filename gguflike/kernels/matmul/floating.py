@@ -1,0 +1,304 @@
+"""Matrix products for F32, F16 and BF16 weights, on the file's rows as they are: float32, weights converted on the fly.
+
+Argument and state words are those of matmul/integer.py, with float32 activations in CODES; columns may have any number.
+``matvec`` takes one row after the other, as they lie, since memory is fastest when it is read in order; its lanes run
+along the columns and are added up at the end of each row. ``matmul`` converts a strip of rows by CHUNK columns to
+float32 in scratch, transposed so that every lane owns a row, and multiplies those by tile after tile of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+
+from gguflike.kernels.engine.atomics import load_word
+from gguflike.kernels.engine.jit import inner, op
+from gguflike.kernels.engine.program import SCRATCH_BYTES
+from gguflike.kernels.matmul.output import add_floats, bias_rows, panel_tokens, prefetch, put_bias, put_rows, put_unit
+from gguflike.kernels.matmul.records import FLOATS as FLOAT_TYPES
+from gguflike.kernels.vector.simd import (
+    F32,
+    FLOATS,
+    I16,
+    I32,
+    INTS,
+    SHORTS,
+    Emitter,
+    address,
+    floats16,
+    operation,
+    target,
+    void,
+)
+from gguflike.kernels.vector.sizes import LANES
+
+Op = Callable[[int, int, int, int], None]
+
+AHEAD = 1024  # bytes that matvec asks for memory in advance, beside what the machine guesses from reading in order
+CHAINS = 4  # sums of 16 lanes in matvec: more in flight than an fma takes cycles
+
+# Registers decide the tile: a sum for every token and row should stay in them.
+TILE_TOKENS, TILE_GROUPS = (12, 2) if "avx512f" in target()[1] else (6, 1)
+STRIP = TILE_GROUPS * LANES  # rows converted at a time, by at most CHUNK columns: half of a 32 KiB first-level cache
+STRIP_BYTES = 4 * STRIP  # of one column
+CHUNK = 192 if TILE_GROUPS == 1 else 128
+UNIT = 2 * LANES  # rows of a work item
+ROW_BYTES = 4 * UNIT  # of one token's sums
+
+# A panel of tokens meets some units before the next columns, so that its activations stay in the second-level cache,
+# and the units' sums in scratch. Activations are read where they lie if the machine has registers for the addresses of
+# a tile's tokens, unless these are a multiple of 4 KiB apart, for which a first-level cache has but a few places. Else
+# the panel is copied.
+PANEL_TOKENS = 180
+IN_PLACE = TILE_TOKENS < 12
+CROWDED = 1024  # columns, a multiple of which is copied
+TOKEN_BYTES = CHUNK * 4 + 64
+UNIT_SUMS = PANEL_TOKENS * ROW_BYTES
+
+# Byte offsets in scratch, after the converted weights.
+BIAS_AT = CHUNK * STRIP_BYTES
+PANEL_AT = BIAS_AT + ROW_BYTES
+SUMS_AT = PANEL_AT + PANEL_TOKENS * TOKEN_BYTES
+UNITS = (SCRATCH_BYTES - SUMS_AT) // UNIT_SUMS
+
+
+def _element_bytes(kind: str) -> int:
+    return 4 if kind == "F32" else 2
+
+
+def _widened(e: Emitter, kind: str, weights: Any) -> Any:
+    """Sixteen weights as FLOATS."""
+    if kind == "F32":
+        return weights
+    if kind == "F16":
+        return e.halves_to_float(weights)
+    return e.b.bitcast(e.b.shl(e.b.zext(weights, INTS), e.const(INTS, 16)), FLOATS)
+
+
+def _load(e: Emitter, kind: str, place: Any, mask: Any = None) -> Any:
+    """FLOATS: 16 weights, those outside the mask (if any) zero."""
+    if kind == "F32":
+        return e.load(FLOATS, place) if mask is None else e.load_masked(FLOATS, place, 0, mask)
+    return _widened(e, kind, e.load(SHORTS, place) if mask is None else e.load_masked(SHORTS, place, 0, mask))
+
+
+def _dot_row(e: Emitter, kind: str, row: Any, x: Any, columns: Any) -> Any:
+    """FLOATS whose lanes add up to the product of a row by ``x``."""
+    size = _element_bytes(kind)
+    row, x = e.pointer(row), e.pointer(x)
+
+    def add(at: Any, total: Any, mask: Any = None) -> Any:
+        values = e.pointer(x, e.b.mul(at, e.int64(4)))
+        values = e.load(FLOATS, values) if mask is None else e.load_masked(FLOATS, values, 0, mask)
+        return e.fma(_load(e, kind, e.pointer(row, e.b.mul(at, e.int64(size))), mask), values, total)
+
+    def chains(at: Any, totals: list[Any]) -> list[Any]:
+        here = e.pointer(row, e.b.mul(at, e.int64(size)))
+        for line in range(0, CHAINS * LANES * size, 64):
+            e.prefetch(here, AHEAD + line)
+        return [add(e.b.add(at, e.int64(i * LANES)), total) for i, total in enumerate(totals)]
+
+    def single(at: Any, totals: list[Any]) -> list[Any]:
+        return [add(at, totals[0])]
+
+    def rest(at: Any, totals: list[Any]) -> list[Any]:
+        return [add(at, totals[0], e.first_lanes(e.b.sub(columns, at)))]
+
+    many, whole = e.b.and_(columns, e.int64(-CHAINS * LANES)), e.b.and_(columns, e.int64(-LANES))
+    totals = e.loop(e.int64(0), many, CHAINS * LANES, [e.zero(FLOATS)] * CHAINS, chains, unroll=False)
+    while len(totals) > 1:
+        totals = [e.b.fadd(a, b) for a, b in zip(totals[::2], totals[1::2], strict=True)]
+    totals = e.loop(many, whole, LANES, totals, single)
+    return e.loop(whole, columns, LANES, totals, rest)[0]
+
+
+def _matvec(kind: str) -> Op:
+    size = _element_bytes(kind)
+
+    @operation(floats16, address, address, address, address)
+    def dot_rows(e: Emitter, weights: Any, rows: Any, x: Any, columns: Any) -> Any:
+        """Lane r: the product of row r by x, for at most 16 rows."""
+        lanes, row_bytes = e.const(INTS, range(LANES)), e.b.mul(columns, e.int64(size))
+
+        def dot_row(r: Any, results: list[Any]) -> list[Any]:
+            product = e.sum(_dot_row(e, kind, e.b.add(weights, e.b.mul(r, row_bytes)), x, columns))
+            is_here = e.b.icmp_signed("==", lanes, e.splat(INTS, e.b.trunc(r, I32)))
+            return [e.b.select(is_here, e.splat(FLOATS, product), results[0])]
+
+        count = e.minimum(rows, e.int64(LANES))
+        return e.loop(e.int64(0), count, 1, [e.zero(FLOATS)], dot_row)[0]
+
+    def matvec(args: int, state: int, start: int, stop: int) -> None:
+        weights, rows, columns, x = load_word(args), load_word(args + 8), load_word(args + 16), load_word(args + 24)
+        for group in range(start, stop):
+            row = LANES * group
+            product = dot_rows(weights + row * columns * size, rows - row, x, columns)
+            put_rows(args, group, 0, add_floats(product, bias_rows(args, group)))
+
+    return matvec
+
+
+def _convert(e: Emitter, kind: str, rows: Any, stride: Any, last: Any, count: Any, target_: Any) -> None:
+    """``count`` columns of 16 rows ``stride`` bytes apart (those after number ``last`` repeat it), transposed to FLOATS
+    that lie ``STRIP_BYTES`` apart in ``target_``."""
+    size = _element_bytes(kind)
+    element, step = (F32, 4) if size == 4 else (I16, 8)
+    places = [e.pointer(rows, e.b.mul(e.minimum(e.int64(r), last), stride)) for r in range(LANES)]
+    target_ = e.pointer(target_)
+
+    def put(column: Any, vectors: list[Any]) -> None:
+        here = e.pointer(target_, e.b.mul(column, e.int64(STRIP_BYTES)))
+        for i, value in enumerate(e.transposed(vectors)):
+            e.store(_widened(e, kind, value), here, i * STRIP_BYTES)
+
+    def whole(column: Any, _: list[Any]) -> list[Any]:
+        offset = e.b.mul(column, e.int64(size))
+        put(column, [e.load(ir.VectorType(element, step), place, offset) for place in places])
+        return []
+
+    def single(column: Any, _: list[Any]) -> list[Any]:
+        offset = e.b.mul(column, e.int64(size))
+        value = ir.Constant(ir.VectorType(element, LANES), ir.Undefined)
+        for r, place in enumerate(places):
+            value = e.b.insert_element(value, e.load(element, place, offset), ir.Constant(I32, r))
+        e.store(_widened(e, kind, value), target_, e.b.mul(column, e.int64(STRIP_BYTES)))
+        return []
+
+    stop = e.b.and_(count, e.int64(-step))
+    e.loop(e.int64(0), stop, step, [], whole, unroll=False)
+    e.loop(stop, count, 1, [], single, unroll=False)
+
+
+@operation(void, address, address, address)
+def _copy(e: Emitter, x: Any, count: Any, place: Any) -> None:
+    """``count`` floats."""
+    x, place = e.pointer(x), e.pointer(place)
+
+    def whole(column: Any, _: list[Any]) -> list[Any]:
+        at = e.b.mul(column, e.int64(4))
+        e.store(e.load(FLOATS, x, at), place, at)
+        return []
+
+    def single(column: Any, _: list[Any]) -> list[Any]:
+        at = e.b.mul(column, e.int64(4))
+        e.store(e.load(F32, x, at), place, at)
+        return []
+
+    stop = e.b.and_(count, e.int64(-LANES))
+    e.loop(e.int64(0), stop, LANES, [], whole)
+    e.loop(stop, count, 1, [], single, unroll=False)
+
+
+@operation(void, address, address, address, address, address, address)
+def _multiply(e: Emitter, strip: Any, x: Any, stride: Any, columns: Any, start: Any, sums: Any) -> None:
+    """Converted weights by a tile of tokens, added to ``sums``, or to what every token starts from if that is not 0.
+
+    ``x`` and ``sums`` are the addresses of the first token's; activations lie ``stride`` bytes apart.
+    """
+    strip, x, sums = e.pointer(strip), e.pointer(x), e.pointer(sums)
+    is_start = e.b.icmp_signed("!=", start, e.int64(0))
+    source = e.b.select(is_start, e.pointer(start), sums)
+    step = e.b.select(is_start, e.int64(0), e.int64(ROW_BYTES))
+    stride = stride if IN_PLACE else e.int64(TOKEN_BYTES)
+    tokens = [e.pointer(x, e.b.mul(e.int64(t), stride)) for t in range(TILE_TOKENS)]
+
+    def body(column: Any, totals: list[Any]) -> list[Any]:
+        here = e.pointer(strip, e.b.mul(column, e.int64(STRIP_BYTES)))
+        weights = [e.load(FLOATS, here, group * LANES * 4) for group in range(TILE_GROUPS)]
+        at = e.b.mul(column, e.int64(4))
+        results = []
+        for t, token in enumerate(tokens):  # one at a time, or registers run out
+            value = e.broadcast(FLOATS, token, at)
+            old = totals[t * TILE_GROUPS : (t + 1) * TILE_GROUPS]
+            results += [e.fma(w, value, total) for w, total in zip(weights, old, strict=True)]
+        return results
+
+    # From zero, so that no product waits for what earlier columns left in memory.
+    totals = e.loop(e.int64(0), columns, 1, [e.zero(FLOATS)] * (TILE_TOKENS * TILE_GROUPS), body)
+    for i, total in enumerate(totals):
+        t, at = i // TILE_GROUPS, i % TILE_GROUPS * LANES * 4
+        before = e.load(FLOATS, e.pointer(source, e.b.mul(e.int64(t), step)), at)
+        e.store(e.b.fadd(before, total), sums, t * ROW_BYTES + at)
+
+
+@inner
+def _chunk(columns: int) -> int:
+    """Columns converted at a time, at most CHUNK: all but the last alike, or the last would be dear."""
+    chunks = (columns + CHUNK - 1) // CHUNK
+    return ((columns + chunks - 1) // chunks + LANES - 1) // LANES * LANES
+
+
+def _matmul(kind: str) -> Op:
+    size = _element_bytes(kind)
+
+    @operation(void, address, address, address, address, address)
+    def convert(e: Emitter, rows: Any, stride: Any, last: Any, count: Any, place: Any) -> None:
+        _convert(e, kind, rows, stride, last, count, place)
+
+    @inner
+    def convert_strip(args: int, first: int, column: int, count: int, scratch: int) -> None:
+        """STRIP rows from ``first`` on, ``count`` columns from ``column`` on."""
+        weights, rows, columns = load_word(args), load_word(args + 8), load_word(args + 16)
+        for group in range(TILE_GROUPS):
+            # Groups past the end repeat the last row; nothing of them is stored.
+            row = min(first + LANES * group, rows - 1)
+            source = weights + (row * columns + column) * size
+            convert(source, columns * size, rows - row - 1, count, scratch + group * LANES * 4)
+
+    @inner
+    def ask(args: int, row: int, column: int, count: int) -> None:
+        """Asks for ``count`` columns of a row."""
+        line = load_word(args) + (row * load_word(args + 16) + column) * size
+        for at in range(0, count * size, 64):
+            prefetch(line + at)
+
+    @inner
+    def multiply_panel(args: int, scratch: int, start: int, stop: int, first: int, count: int) -> None:
+        """Units start to stop, at most UNITS, by tokens first to first + count, at most PANEL_TOKENS."""
+        columns = load_word(args + 16)
+        tiles = (count + TILE_TOKENS - 1) // TILE_TOKENS
+        # A tile that is not full is copied too: it must not read behind the last token.
+        in_place = count // TILE_TOKENS * TILE_TOKENS if IN_PLACE and columns % CROWDED else 0
+        chunk = _chunk(columns)
+        for column in range(0, columns, chunk):
+            width = min(chunk, columns - column)
+            x = load_word(args + 24) + (first * columns + column) * 4
+            for t in range(in_place, count):
+                _copy(x + t * columns * 4, width, scratch + PANEL_AT + (t - in_place) * TOKEN_BYTES)
+            for row in range(UNIT * start, UNIT * stop, STRIP):
+                place = row % UNIT * 4
+                convert_strip(args, row, column, width, scratch)
+                if column == 0:
+                    put_bias(args, row // UNIT, scratch + BIAS_AT)
+                bias = 0 if column else scratch + BIAS_AT + place
+                sums = scratch + SUMS_AT + (row // UNIT - start) * UNIT_SUMS + place
+                is_last = row + STRIP >= UNIT * stop
+                next_row, next_column = (UNIT * start, column + chunk) if is_last else (row + STRIP, column)
+                for tile in range(tiles):
+                    # What is converted next comes from afar, so some rows of it are asked for with every tile.
+                    for r in range(tile, STRIP, tiles):
+                        ask(args, next_row + r, next_column, chunk)
+                    t = tile * TILE_TOKENS
+                    here, stride = x + t * columns * 4, columns * 4
+                    if t >= in_place:
+                        here, stride = scratch + PANEL_AT + (t - in_place) * TOKEN_BYTES, TOKEN_BYTES
+                    _multiply(scratch, here, stride, width, bias, sums + t * ROW_BYTES)
+        for unit in range(start, stop):
+            put_unit(args, scratch + SUMS_AT + (unit - start) * UNIT_SUMS, unit, first, count)
+
+    def matmul(args: int, state: int, start: int, stop: int) -> None:
+        tokens, scratch = load_word(state), load_word(state + 24)
+        panel = panel_tokens(tokens, PANEL_TOKENS)
+        for unit in range(start, stop, UNITS):
+            for first in range(0, tokens, panel):
+                count = min(panel, tokens - first)
+                multiply_panel(args, scratch, unit, min(unit + UNITS, stop), first, count)
+
+    return matmul
+
+
+for _kind in FLOAT_TYPES:
+    op(f"matmul.floating:matvec_{_kind}")(_matvec(_kind))
+    op(f"matmul.floating:matmul_{_kind}")(_matmul(_kind))

@@ -1,0 +1,103 @@
+"""``tensor.linear(x)``: the ops of matmul/integer.py behind one call. Imports no numba once the machine code is cached.
+
+Repacked weights are kept as long as the tensor's ``data`` array lives, so that repeated calls repack once.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike.blocks import BlockFormat
+from gguflike.errors import QuantizationError
+from gguflike.kernels import dispatch
+from gguflike.kernels.engine import native
+from gguflike.kernels.engine.host import thread_count
+from gguflike.kernels.engine.program import SCRATCH_BYTES
+from gguflike.kernels.engine.threads import run_rows
+from gguflike.kernels.matmul.records import FLOATS, LAYOUTS, LinearPlan, activation_arrays, linear_plan
+
+
+class Tensor(Protocol):
+    """What is needed of a ``QuantizedTensor`` (tensor.py stands above this package)."""
+
+    name: str
+    format: BlockFormat
+    shape: tuple[int, ...]
+    data: npt.NDArray[np.uint8]
+
+
+_packed: dict[int, npt.NDArray[np.uint8]] = {}  # by the id of the tensor's data
+
+
+def _run(name: str, items: int, args: tuple[int, ...], tokens: int, threads: int | None) -> None:
+    """The op over all items, on several threads, each piece with scratch of its own."""
+    op = native.call(name)
+    words = np.array(args, np.int64)
+
+    def piece(start: int, stop: int) -> None:
+        scratch = np.empty(SCRATCH_BYTES + 64, np.uint8)
+        state = np.array([tokens, 0, 0, -(-scratch.ctypes.data // 64) * 64], np.int64)
+        op(words.ctypes.data, state.ctypes.data, start, stop)
+
+    run_rows(piece, items, threads=threads, least=-(-items // thread_count(threads)))
+
+
+def _weights(plan: LinearPlan, tensor: Tensor, rows: int, columns: int, threads: int | None) -> npt.NDArray[np.uint8]:
+    """The tensor's weights as the ops read them."""
+    if plan.repack is None:
+        return tensor.data
+    known = _packed.get(id(tensor.data))
+    if known is not None:
+        return known
+    packed = plan.allocate(rows, columns)
+    assert packed is not None
+    args = plan.repack_args(tensor.data.ctypes.data, packed.ctypes.data, rows, columns)
+    _run(plan.repack, plan.matvec_items(rows), args, 0, threads)
+    key = id(tensor.data)
+    weakref.finalize(tensor.data, _packed.pop, key, None)
+    _packed[key] = packed
+    return packed
+
+
+def _quantized(x: npt.NDArray[np.float32], threads: int | None) -> dict[str, npt.NDArray[Any]]:
+    tokens, columns = x.shape
+    arrays = activation_arrays(tokens, columns)
+    args = (x.ctypes.data, columns, *(a.ctypes.data for a in arrays.values()))
+    _run("vector.quantize:rows", tokens, args, tokens, threads)
+    return arrays
+
+
+@dispatch.register("linear", *LAYOUTS, *FLOATS)
+def linear(tensor: Tensor, x: npt.NDArray[np.float32], threads: int | None = None) -> npt.NDArray[np.float32]:
+    """``x @ W.T``: float32 (..., columns) -> (..., rows). Activations are quantized to int8 for quantized weights.
+
+    QuantizationError where the shapes do not fit.
+    """
+    x = np.asarray(x, np.float32)
+    if len(tensor.shape) != 2 or not x.ndim or x.shape[-1] != tensor.shape[1]:
+        raise QuantizationError(
+            "linear needs a matrix and activations with its number of columns",
+            tensor=tensor.name or None,
+            expected=f"(..., {tensor.shape[-1] if tensor.shape else '?'}) for a matrix of shape {tensor.shape}",
+            got=f"shape {x.shape}",
+        )
+    plan = linear_plan(tensor.format)
+    rows, columns = tensor.shape
+    flat = np.ascontiguousarray(x.reshape(-1, columns))
+    tokens = len(flat)
+    out = np.empty((tokens, rows), np.float32)
+    if out.size and columns:
+        activations = _quantized(flat, threads) if plan.activations == "int8" else {"codes": flat}
+        places = [a.ctypes.data for a in activations.values()]
+        weights = _weights(plan, tensor, rows, columns, threads)
+        args = (weights.ctypes.data, rows, columns, *places, *[0] * (3 - len(places)), out.ctypes.data, rows, 0, 0)
+        one = tokens == 1
+        items = plan.matvec_items(rows) if one else plan.matmul_items(rows)
+        _run(plan.matvec if one else plan.matmul, items, args, tokens, threads)
+    else:
+        out[:] = 0
+    return out.reshape(*x.shape[:-1], rows)

@@ -1,0 +1,129 @@
+"""Writing results of matvec and matmul: sixteen rows of one token, with bias and residual."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gguflike.kernels.engine.atomics import load_word
+from gguflike.kernels.engine.jit import inner
+from gguflike.kernels.vector.simd import FLOATS, Emitter, address, floats16, operation, void
+
+
+@operation(floats16, address)
+def load_floats(e: Emitter, place: Any) -> Any:
+    """Sixteen float32."""
+    return e.load(FLOATS, place)
+
+
+@operation(floats16)
+def _zero(e: Emitter) -> Any:
+    """Sixteen zeros."""
+    return e.zero(FLOATS)
+
+
+@operation(void, address)
+def prefetch(e: Emitter, place: Any) -> None:
+    """Asks for the cache line at any address."""
+    e.prefetch(place)
+
+
+@operation(void, address, floats16)
+def _store_floats(e: Emitter, place: Any, value: Any) -> None:
+    e.store(value, place)
+
+
+@operation(floats16, floats16, floats16)
+def add_floats(e: Emitter, a: Any, b: Any) -> Any:
+    return e.b.fadd(a, b)
+
+
+@operation(void, address, address, address, address)
+def _put_whole(e: Emitter, source: Any, out: Any, stride: Any, tokens: Any) -> None:
+    """32 floats for each token, from neighbouring places to places ``stride`` bytes apart."""
+    source, out = e.pointer(source), e.pointer(out)
+
+    def copy(index: Any, _: list[Any]) -> list[Any]:
+        here, there = e.pointer(source, e.b.mul(index, e.int64(128))), e.pointer(out, e.b.mul(index, stride))
+        for half in (0, 64):
+            e.store(e.load(FLOATS, here, half), there, half)
+        return []
+
+    e.loop(e.int64(0), tokens, 1, [], copy)
+
+
+@operation(void, address, address, address, address)
+def _add_whole(e: Emitter, source: Any, out: Any, stride: Any, tokens: Any) -> None:
+    """As ``_put_whole``, added to what is there."""
+    source, out = e.pointer(source), e.pointer(out)
+
+    def add(index: Any, _: list[Any]) -> list[Any]:
+        here, there = e.pointer(source, e.b.mul(index, e.int64(128))), e.pointer(out, e.b.mul(index, stride))
+        for half in (0, 64):
+            e.store(e.b.fadd(e.load(FLOATS, there, half), e.load(FLOATS, here, half)), there, half)
+        return []
+
+    e.loop(e.int64(0), tokens, 1, [], add)
+
+
+@operation(floats16, floats16, address, address)
+def _add_from(e: Emitter, value: Any, place: Any, count: Any) -> Any:
+    """``value`` plus the first ``count`` floats at ``place``."""
+    return e.b.fadd(value, e.load_masked(FLOATS, place, 0, e.first_lanes(count)))
+
+
+@operation(void, floats16, address, address)
+def _store_first(e: Emitter, value: Any, place: Any, count: Any) -> None:
+    e.store_masked(value, place, 0, e.first_lanes(count))
+
+
+@inner
+def put_rows(args: int, group: int, token: int, value: Any) -> None:
+    """``value`` (16 lanes) to rows 16 * group and up of ``token``, added to what is there where ADD says so."""
+    row = 16 * group
+    count = load_word(args + 8) - row
+    out = load_word(args + 48) + 4 * (token * load_word(args + 56) + row)
+    if count < 16:
+        if load_word(args + 64):
+            value = _add_from(value, out, count)
+        _store_first(value, out, count)
+    else:
+        if load_word(args + 64):
+            value = add_floats(value, load_floats(out))
+        _store_floats(out, value)
+
+
+@inner
+def bias_rows(args: int, group: int) -> Any:
+    """The bias of rows 16 * group and up, zero where there is none."""
+    bias, row = load_word(args + 72), 16 * group
+    if bias == 0:  # not a masked access to nowhere, on which some machines spend hundreds of cycles
+        return _zero()
+    return _add_from(_zero(), bias + 4 * row, load_word(args + 8) - row)
+
+
+@inner
+def put_bias(args: int, unit: int, place: int) -> None:
+    """What the sums of 32 rows start from."""
+    _store_floats(place, bias_rows(args, 2 * unit))
+    _store_floats(place + 64, bias_rows(args, 2 * unit + 1))
+
+
+@inner
+def put_unit(args: int, sums: int, unit: int, first: int, count: int) -> None:
+    """``count`` times the sums of 32 rows, float32 (count, 32), to the output from token ``first`` on."""
+    stride = 4 * load_word(args + 56)
+    out = load_word(args + 48) + first * stride + 128 * unit
+    if 32 * (unit + 1) > load_word(args + 8):
+        for i in range(2 * count):
+            put_rows(args, 2 * unit + i % 2, first + i // 2, load_floats(sums + 64 * i))
+    elif load_word(args + 64):
+        _add_whole(sums, out, stride, count)
+    else:
+        _put_whole(sums, out, stride, count)
+
+
+@inner
+def panel_tokens(tokens: int, most: int) -> int:
+    """Tokens per panel, at most ``most``, which is a multiple of 12: all panels alike, or the last would be dear."""
+    panels = (tokens + most - 1) // most
+    return ((tokens + panels - 1) // panels + 11) // 12 * 12

@@ -1,0 +1,6 @@
+"""Sizes that every kernel shares. Imports neither numba nor llvmlite."""
+
+from __future__ import annotations
+
+LANES = 16  # float32 or int32 in a vector of 64 bytes
+BLOCK = 32  # columns that share an activation scale
