@@ -13,8 +13,8 @@ import pytest
 from gguflike import quantize
 from gguflike.blocks import FORMATS, codebooks
 from gguflike.kernels.encode.lattice import fields as lattice_layout
+from gguflike.kernels.encode.lattice.codebook import DIGITS, NUMBER_BIT, halve
 from gguflike.kernels.encode.lattice.codec import LATTICES
-from gguflike.kernels.encode.lattice.tables import DIGITS, NUMBER_BIT, halve
 from gguflike.kernels.vector.lanes import LANES
 from gguflike.kernels.vector.shorts import SHORTS
 

@@ -10,9 +10,9 @@ import pytest
 
 from gguflike import quantize
 from gguflike.blocks import codebooks
-from gguflike.kernels.encode.lattice import near as steps
+from gguflike.kernels.encode.lattice import repair as steps
 from gguflike.kernels.encode.lattice.bound import least_error
-from gguflike.kernels.encode.lattice.tables import DIGITS, NUMBER_BIT, halve
+from gguflike.kernels.encode.lattice.codebook import DIGITS, NUMBER_BIT, halve
 from gguflike.kernels.engine.jit import jit
 from gguflike.kernels.vector.lanes import LANES, load, load_octets, store
 from gguflike.kernels.vector.shorts import (

@@ -12,24 +12,24 @@ import numpy as np
 from gguflike.kernels.encode.driver import SMALLEST, Codec, codec, register_codec
 from gguflike.kernels.encode.leastsquares import Floats, affine_code, affine_moments, spans
 from gguflike.kernels.encode.packing import Slot
-from gguflike.kernels.encode.scale import bounds
-from gguflike.kernels.encode.search import (
+from gguflike.kernels.encode.rounding import (
     HALF,
     LARGEST,
     clamp_tile,
     f16_bits,
     reciprocal,
+    round_to_f16,
     stored_scale,
-    to_f16_grid,
     weighted,
 )
+from gguflike.kernels.encode.scale import value_range
 from gguflike.kernels.engine.jit import lean
 from gguflike.kernels.vector.lanes import any_lane, fma, lanes, load, maximum, minimum, store, to_int, where
 
 SIZE = 32
 
 
-class Plain(NamedTuple):
+class Absmax(NamedTuple):
     """The textbook rule: codes 0 .. ``hi`` span the values' range."""
 
     hi: np.float32
@@ -49,27 +49,27 @@ class Search(NamedTuple):
 @lean
 def clamped_range(tile: Any) -> Any:
     """(least value, span) of a block, its values brought within ``LARGEST``."""
-    least, greatest = bounds(tile, 0, SIZE)
+    least, greatest = value_range(tile, 0, SIZE)
     clamp_tile(tile, SIZE, maximum(greatest, -least))
     least = minimum(maximum(least, -LARGEST), LARGEST)
     return least, minimum(maximum(greatest, -LARGEST), LARGEST) - least
 
 
 @lean
-def normalize(tile: Any, weights: Any, least: Any, inverse_span: Any) -> Any:
+def normalize(tile: Any, importance: Any, least: Any, inverse_span: Any) -> Any:
     """Bring all values into [0, 1]; returns the sums of w and of w*x."""
     sw = lanes(0.0)
     sx = lanes(0.0)
     for j in range(SIZE):
         x = (load(tile, j) - least) * inverse_span
         store(tile, j, x)
-        sw = sw + load(weights, j)
-        sx = sx + weighted(weights, j, x)
+        sw = sw + load(importance, j)
+        sx = sx + weighted(importance, j, x)
     return sw, sx
 
 
 @lean
-def best_line(tile: Any, weights: Any, sw: Any, sx: Any, grid: Any, rounds: int, hi: Any) -> Any:
+def best_line(tile: Any, importance: Any, sw: Any, sx: Any, grid: Any, rounds: int, hi: Any) -> Any:
     """(scale, offset) of least squared error as ``best_affine`` finds them, for values from 0 to 1.
 
     With the offset free, the squares explained are ``n**2 / det`` and a constant: candidates are compared without a
@@ -81,11 +81,11 @@ def best_line(tile: Any, weights: Any, sw: Any, sx: Any, grid: Any, rounds: int,
     best_qq = lanes(0.0)
     for g in range(len(grid) + rounds):
         if g < len(grid):
-            xq, qq, sq = affine_moments(tile, weights, 0, SIZE, lanes(grid[g, 0]), lanes(grid[g, 1]), hi)
+            xq, qq, sq = affine_moments(tile, importance, 0, SIZE, lanes(grid[g, 0]), lanes(grid[g, 1]), hi)
         else:
             inverse = best_det * reciprocal(best_n)
             offset = (sx * inverse - best_sq) * reciprocal(sw)
-            xq, qq, sq = affine_moments(tile, weights, 0, SIZE, inverse, -offset, hi)
+            xq, qq, sq = affine_moments(tile, importance, 0, SIZE, inverse, -offset, hi)
         n = sw * xq - sx * sq
         det = sw * qq - sq * sq
         better = (det > sw * qq * np.float32(1e-6)) & (n > 0.0) & (n * n * best_det > best_n * best_n * det)
@@ -98,8 +98,8 @@ def best_line(tile: Any, weights: Any, sw: Any, sx: Any, grid: Any, rounds: int,
 
 
 @lean
-def put_codes(
-    tile: Any, weights: Any, symbols: Any, d: Any, m: Any, other_d: Any, other_m: Any, hi: Any
+def store_codes(
+    tile: Any, importance: Any, symbols: Any, d: Any, m: Any, other_d: Any, other_m: Any, hi: Any
 ) -> Any:  # fmt: skip
     """Codes at scale ``d`` and minimum ``m``; returns their squared error, and that of another scale and minimum."""
     inverse = reciprocal(d)
@@ -113,51 +113,53 @@ def put_codes(
         q = affine_code(x, inverse, shift, hi)
         store(symbols, j, to_int(q))
         rest = x - fma(d, q, m)
-        error = fma(rest, weighted(weights, j, rest), error)
+        error = fma(rest, weighted(importance, j, rest), error)
         rest = x - fma(other_d, affine_code(x, other_inverse, other_shift, hi), other_m)
-        other = fma(rest, weighted(weights, j, rest), other)
+        other = fma(rest, weighted(importance, j, rest), other)
     return error, other
 
 
 @codec(Search)
-def search_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Search) -> None:
+def search_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: Search) -> None:
     """Symbols: the codes, the scale, the minimum."""
     least, span = clamped_range(tile)
     inverse_span = reciprocal(where(span < SMALLEST, lanes(0.0), span))
-    sw, sx = normalize(tile, weights, least, inverse_span)
-    scale, offset, slope = best_line(tile, weights, sw, sx, s.grid, s.rounds, s.hi)
-    m = to_f16_grid(offset * span + least)
+    sw, sx = normalize(tile, importance, least, inverse_span)
+    scale, offset, slope = best_line(tile, importance, sw, sx, s.grid, s.rounds, s.hi)
+    m = round_to_f16(offset * span + least)
     moved = (m - least) * inverse_span
     d = stored_scale(maximum(scale - (moved - offset) * slope, lanes(0.0)) * span)
-    plain_d = to_f16_grid(span / s.hi)
-    plain_m = to_f16_grid(least)
+    plain_d = round_to_f16(span / s.hi)
+    plain_m = round_to_f16(least)
     plain_moved = (plain_m - least) * inverse_span
-    found, plainly = put_codes(
-        tile, weights, symbols, d * inverse_span, moved, plain_d * inverse_span, plain_moved, s.hi
+    found, plainly = store_codes(
+        tile, importance, symbols, d * inverse_span, moved, plain_d * inverse_span, plain_moved, s.hi
     )  # fmt: skip
     worse = plainly < found
     if any_lane(worse):
         d = where(worse, plain_d, d)
         m = where(worse, plain_m, m)
         moved = where(worse, plain_moved, moved)
-        put_codes(tile, weights, symbols, d * inverse_span, moved, d * inverse_span, moved, s.hi)
+        store_codes(tile, importance, symbols, d * inverse_span, moved, d * inverse_span, moved, s.hi)
     store(symbols, SIZE, f16_bits(d))
     store(symbols, SIZE + 1, f16_bits(m))
 
 
-@codec(Plain)
-def plain_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Plain) -> None:
+@codec(Absmax)
+def plain_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: Absmax) -> None:
     """Codes are rounded half up from the unrounded scale and minimum. Symbols as in ``search_lanes``."""
-    least, greatest = bounds(tile, 0, SIZE)
+    least, greatest = value_range(tile, 0, SIZE)
     d = (greatest - least) / s.hi
     inverse = where(d == 0.0, lanes(0.0), 1.0 / where(d == 0.0, lanes(1.0), d))
     for j in range(SIZE):
         store(symbols, j, to_int(minimum(maximum((load(tile, j) - least) * inverse + HALF, lanes(0.0)), lanes(s.hi))))
-    store(symbols, SIZE, f16_bits(to_f16_grid(d)))
-    store(symbols, SIZE + 1, f16_bits(to_f16_grid(least)))
+    store(symbols, SIZE, f16_bits(round_to_f16(d)))
+    store(symbols, SIZE + 1, f16_bits(round_to_f16(least)))
 
 
-def register_affine(name: str, hi: int, grid: Floats, fields: list[list[list[Slot]]], alone: Codec) -> None:
-    """Make the codecs of this module the encoder of a type; ``alone`` as in ``register_codec``."""
+def register_affine(name: str, hi: int, grid: Floats, fields: list[list[list[Slot]]], unweighted: Codec) -> None:
+    """Make the codecs of this module the encoder of a type; ``unweighted`` as in ``register_codec``."""
     top = np.float32(hi)
-    register_codec(name, SIZE, SIZE + 2, fields, Search(top, spans(hi, grid), 1), textbook=Plain(top), alone=alone)
+    register_codec(
+        name, SIZE, SIZE + 2, fields, Search(top, spans(hi, grid), 1), absmax=Absmax(top), unweighted=unweighted
+    )

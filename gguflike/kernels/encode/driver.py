@@ -2,7 +2,7 @@
 
 A codec is a ``NamedTuple`` of settings and the function that ``@codec`` ties to it; the loop is compiled once for each.
 The function fills a "symbol" tile, one row per number a block stores (codes, integer scales, float16 bits), one lane
-per block. A ``Layout`` then says which bits of which symbol go where: packing is data, not code.
+per block. A ``Packing`` then says which bits of which symbol go where: packing is data, not code.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.kernels.dispatch import register
-from gguflike.kernels.encode.packing import Layout, Slot, layout
+from gguflike.kernels.encode.packing import Packing, Slot, layout
 from gguflike.kernels.engine.atomics import fetch_add
 from gguflike.kernels.engine.host import thread_count
 from gguflike.kernels.engine.jit import inner, jit, lean, overload, types
@@ -44,50 +44,50 @@ LEAST_WEIGHTS = 1 << 16  # of a thread: to wake one for fewer costs more than it
 CLAIMS = 64  # parts of a thread's share, what is taken at a time
 
 
-def weight_tile(weights: Any, rows: int) -> Any:  # resolved inside kernels only
+def importance_tile(importance: Any, rows: int) -> Any:  # resolved inside kernels only
     """A tile for the importance, or None without importance."""
     raise NotImplementedError
 
 
-@overload(weight_tile)
-def _weight_tile(weights: Any, rows: int) -> Any:
-    def absent(weights: Any, rows: int) -> Any:
+@overload(importance_tile)
+def _importance_tile(importance: Any, rows: int) -> Any:
+    def absent(importance: Any, rows: int) -> Any:
         return None
 
-    def present(weights: Any, rows: int) -> Any:
+    def present(importance: Any, rows: int) -> Any:
         return make_tile(rows)
 
-    return absent if weights == types.none else present
+    return absent if importance == types.none else present
 
 
 @lean(forceinline=True)
-def load_blocks(group: int, blocks: int, size: int, x: Any, tile: Any, starts: Any) -> None:
-    """Blocks ``16*group ..`` of flat ``x`` into the lanes of ``tile``; the last one is repeated in unused lanes."""
+def load_blocks(batch: int, blocks: int, size: int, x: Any, tile: Any, starts: Any) -> None:
+    """Blocks ``16*batch ..`` of flat ``x`` into the lanes of ``tile``; the last one is repeated in unused lanes."""
     for j in range(0, LANES * size, LINE):
-        prefetch(x, (group + 1) * LANES * size + j)
+        prefetch(x, (batch + 1) * LANES * size + j)
     for lane in range(LANES):
-        starts[lane] = min(group * LANES + lane, blocks - 1) * size
+        starts[lane] = min(batch * LANES + lane, blocks - 1) * size
     for j in range(0, size, LANES):
         load_transposed(tile, j, x, starts, j)
 
 
 @lean(forceinline=True)
-def load_weights(group: int, blocks: int, size: int, weights: Any, tile: Any, starts: Any) -> None:
+def load_importance(batch: int, blocks: int, size: int, importance: Any, tile: Any, starts: Any) -> None:
     """The importance of the columns that ``load_blocks`` loaded, as a share of the largest in the block.
 
     None is quite zero, so that every part of a block has a best code; where all are, all count the same. ``starts``:
     the columns of the last group, whose importance is in the tile.
     """
-    if weights is not None:
+    if importance is not None:
         new = False
         for lane in range(LANES):
-            start = min(group * LANES + lane, blocks - 1) * size % len(weights)
+            start = min(batch * LANES + lane, blocks - 1) * size % len(importance)
             new |= start != starts[lane]
             starts[lane] = start
         if not new:
             return
         for j in range(0, size, LANES):
-            load_transposed(tile, j, weights, starts, j)
+            load_transposed(tile, j, importance, starts, j)
         largest = lanes(0.0)
         for j in range(size):
             largest = maximum(load(tile, j), largest)
@@ -98,7 +98,7 @@ def load_weights(group: int, blocks: int, size: int, weights: Any, tile: Any, st
 
 
 @lean(forceinline=True)
-def gathered(symbols: Any, words: Any, slots: Any, w: int) -> Any:
+def gather_word(symbols: Any, words: Any, slots: Any, w: int) -> Any:
     """Word ``w`` of the blocks in the lanes."""
     first, end, entire = words[w, 2], words[w, 3], words[w, 4]
     word = int_lanes(0)
@@ -112,13 +112,13 @@ def gathered(symbols: Any, words: Any, slots: Any, w: int) -> Any:
 
 
 @lean(forceinline=True)
-def pack(group: int, blocks: int, symbols: Any, places: Any, out: Any, tile: Any) -> None:
-    """Write the blocks in the lanes as the ``Layout`` ``places`` says; ``tile``: an int tile of four rows to use."""
+def pack(batch: int, blocks: int, symbols: Any, places: Any, out: Any, tile: Any) -> None:
+    """Write the blocks in the lanes as the ``Packing`` ``places`` says; ``tile``: an int tile of four rows to use."""
     words = places.words
     slots = places.slots
     block_bytes = places.block_bytes
-    start = group * LANES * block_bytes
-    count = min(LANES, blocks - group * LANES)
+    start = batch * LANES * block_bytes
+    count = min(LANES, blocks - batch * LANES)
     fours = block_bytes // 16 if count == LANES else 0  # the first words are four bytes each
     for f in range(fours):
         row = places.fours[f]
@@ -126,10 +126,10 @@ def pack(group: int, blocks: int, symbols: Any, places: Any, out: Any, tile: Any
             store_transposed(out, start + 16 * f, block_bytes, symbols, row)
         else:
             for k in range(4):
-                store(tile, k, gathered(symbols, words, slots, 4 * f + k))
+                store(tile, k, gather_word(symbols, words, slots, 4 * f + k))
             store_transposed(out, start + 16 * f, block_bytes, tile, 0)
     for w in range(4 * fours, words.shape[0]):
-        store(tile, 0, gathered(symbols, words, slots, w))
+        store(tile, 0, gather_word(symbols, words, slots, w))
         at = start + words[w, 0]
         if words[w, 1] == 4:
             for lane in range(count):
@@ -142,12 +142,12 @@ def pack(group: int, blocks: int, symbols: Any, places: Any, out: Any, tile: Any
                 store_word(out, at + lane * block_bytes, np.uint8(tile[lane]))
 
 
-def _encode_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Any) -> None:
+def _encode_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: Any) -> None:
     raise NotImplementedError  # ``codec`` puts its function in this place
 
 
-def _encode_groups(
-    claims: Any, stop: int, x: Any, weights: Any, out: Any, size: int, rows: int, settings: Any, places: Any
+def _encode_batches(
+    claims: Any, stop: int, x: Any, importance: Any, out: Any, size: int, rows: int, settings: Any, places: Any
 ) -> None:
     """Encode groups of sixteen blocks of ``size`` weights by way of ``rows`` symbols.
 
@@ -157,7 +157,7 @@ def _encode_groups(
     each, shared = claims[1], claims[2]
     blocks = len(x) // size
     tile = make_tile(size)
-    wtile = weight_tile(weights, size)
+    wtile = importance_tile(importance, size)
     symbols = make_int_tile(rows)
     scratch = make_int_tile(4)
     starts = np.empty(LANES, np.int64)
@@ -170,26 +170,26 @@ def _encode_groups(
             first, last, own = own, stop, stop
             if first == last:
                 return
-        for group in range(first, last):
-            load_blocks(group, blocks, size, x, tile, starts)
-            load_weights(group, blocks, size, weights, wtile, columns)
-            _encode_lanes(group, tile, wtile, symbols, settings)
-            pack(group, blocks, symbols, places, out, scratch)
+        for batch in range(first, last):
+            load_blocks(batch, blocks, size, x, tile, starts)
+            load_importance(batch, blocks, size, importance, wtile, columns)
+            _encode_lanes(batch, tile, wtile, symbols, settings)
+            pack(batch, blocks, symbols, places, out, scratch)
 
 
 _LOOPS: dict[type, Callable[..., None]] = {}
 
 
 def codec(settings: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorator: ``function(group, tile, weights, symbols, s)`` encodes the blocks in the lanes of ``tile``.
+    """Decorator: ``function(batch, tile, importance, symbols, s)`` encodes the blocks in the lanes of ``tile``.
 
-    ``weights`` is a tile of importance or None, ``s`` an instance of ``settings``. The loop is compiled around the
+    ``importance`` is a tile of importance or None, ``s`` an instance of ``settings``. The loop is compiled around the
     function's text: as a function of its own, or an overload, it would be optimized twice, in half as much time again.
     """
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
-        scope = _encode_groups.__globals__ | {"_encode_lanes": inner(function, inline="always")}
-        loop = FunctionType(_encode_groups.__code__, scope)
+        scope = _encode_batches.__globals__ | {"_encode_lanes": inner(function, inline="always")}
+        loop = FunctionType(_encode_batches.__code__, scope)
         loop.__qualname__ = f"{function.__module__}.{function.__name__}"  # names the file in the cache
         _LOOPS[settings] = jit(loop)
         return function
@@ -202,35 +202,35 @@ class Codec(NamedTuple):
 
     settings: Any
     rows: int
-    places: Layout
+    places: Packing
 
 
 def register_codec(
-    name: str, size: int, rows: int, fields: Iterable[list[list[Slot]]], search: Any, textbook: Any,
-    alone: Codec | None = None,
+    name: str, size: int, rows: int, fields: Iterable[list[list[Slot]]], search: Any, absmax: Any,
+    unweighted: Codec | None = None,
 ) -> None:  # fmt: skip
     """Make codecs the encoder of a block type.
 
-    ``search`` and ``textbook``, which is "absmax", are settings of codecs that fill the same symbols; ``alone`` serves
-    instead of ``search`` where there is no importance.
+    ``search`` and ``absmax`` are the settings of the codecs that serve these methods; both fill the same symbols.
+    ``unweighted`` serves instead of ``search`` where there is no importance.
     """
     places = layout(fields)
 
     @register("encode", name)
-    def encode(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
+    def encode(x: Array, out: Array, importance: Array | None, method: str, threads: int | None = None) -> None:
         if method == "absmax":
-            encode_blocks(x, None, out, size, Codec(textbook, rows, places), threads)
+            encode_blocks(x, None, out, size, Codec(absmax, rows, places), threads)
         else:
-            codec = alone if alone and weights is None else Codec(search, rows, places)
-            encode_blocks(x, weights, out, size, codec, threads)
+            codec = unweighted if unweighted and importance is None else Codec(search, rows, places)
+            encode_blocks(x, importance, out, size, codec, threads)
 
 
-def encode_blocks(x: Array, weights: Array | None, out: Array, size: int, codec: Codec, threads: int | None) -> None:
+def encode_blocks(x: Array, importance: Array | None, out: Array, size: int, codec: Codec, threads: int | None) -> None:
     """Encode ``x`` into ``out``."""
     groups = -(-x.size // (size * LANES))
     workers = max(1, min(thread_count(threads), x.size // LEAST_WEIGHTS))
     each = -(-groups // (CLAIMS * workers))
     shared = max(0, groups - 2 * each)  # the rest is for this thread, so that it ends last
     claims, loop = np.array([0, each, shared]), _LOOPS[type(codec.settings)]
-    args = (x.reshape(-1), weights, out.reshape(-1), size, codec.rows, codec.settings, codec.places)
+    args = (x.reshape(-1), importance, out.reshape(-1), size, codec.rows, codec.settings, codec.places)
     together(lambda last: loop(claims, groups if last else shared, *args), workers)

@@ -15,17 +15,17 @@ from gguflike.kernels.encode.affine import clamped_range, register_affine
 from gguflike.kernels.encode.driver import Codec, codec
 from gguflike.kernels.encode.leastsquares import PHASES, affine_error, code_grid
 from gguflike.kernels.encode.packing import bit_string, layout, planes, strided, whole
-from gguflike.kernels.encode.pairs import ROWS, SIZE, Scan, fill, join, near_ties, pair_moments, put_before, scan
-from gguflike.kernels.encode.scale import Plain, both, extreme, register_scaled, spread, squared_errors
-from gguflike.kernels.encode.search import (
+from gguflike.kernels.encode.pairs import ROWS, SIZE, Candidates, fill, join, near_ties, pair_moments, put_before, scan
+from gguflike.kernels.encode.rounding import (
     LARGEST,
     clamp_tile,
     f16_bits,
     integers,
     reciprocal,
+    round_to_f16,
     stored_scale,
-    to_f16_grid,
 )
+from gguflike.kernels.encode.scale import Absmax, extreme, register_scaled, squared_errors, target_grid
 from gguflike.kernels.engine.jit import lean
 from gguflike.kernels.vector.lanes import any_lane, lanes, magnitude, maximum, minimum, store, to_float, where
 
@@ -44,17 +44,17 @@ class Scaled(NamedTuple):
     times the sum of its levels.
     """
 
-    plain: Plain
+    absmax: Absmax
     zero: np.float32
     bounds: tuple[np.float32, np.float32]
-    scan: Scan
+    scan: Candidates
     most: np.int64 | None
     width: int
     summed: bool
 
 
 @lean(forceinline=True)
-def best_scale(pairs: Any, scan: Scan, most: Any) -> Any:
+def best_scale(pairs: Any, scan: Candidates, most: Any) -> Any:
     """Of the candidate that explains most: (sum of x*q, sum of q*q); the same of the first one."""
     best_xq, best_qq = lanes(0.0), lanes(1.0)
     first_xq, first_qq = best_xq, best_qq
@@ -80,22 +80,22 @@ def clearly_more(explained: Any, plainly: Any, step: Any, lost: Any, ties: Any) 
 
 
 @codec(Scaled)
-def scaled_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Scaled) -> None:
+def scaled_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: Scaled) -> None:
     """Symbols: the words of a block."""
     top = extreme(tile, 0, SIZE)
     clamp_tile(tile, SIZE, magnitude(top))
     top = minimum(maximum(top, -LARGEST), LARGEST)
-    if not s.plain.signed:
+    if not s.absmax.signed:
         top = magnitude(top)
     to_pairs = reciprocal(top) * s.scan.unit
     step = top * (np.float32(1) / s.scan.unit)
     fill(tile, symbols, _PAIRS, None, to_pairs, np.float32(0), None)
     xq, qq, plain_xq, plain_qq = best_scale(symbols, s.scan, s.most)
     d = stored_scale(xq / qq * step)
-    plain_d = to_f16_grid(top / s.plain.top)
+    plain_d = round_to_f16(top / s.absmax.top)
     found, plainly = d * to_pairs, plain_d * to_pairs
-    plain_step = s.scan.unit / s.plain.top
-    lost = magnitude(plainly - plain_step) * abs(s.plain.top)
+    plain_step = s.scan.unit / s.absmax.top
+    lost = magnitude(plainly - plain_step) * abs(s.absmax.top)
     better = clearly_more(
         found * (2.0 * xq - found * qq),
         plainly * (2.0 * plain_xq - plainly * plain_qq),
@@ -105,7 +105,7 @@ def scaled_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Scaled) -
     )
     coarse = lost > plain_step * _COARSE
     if any_lane(coarse):
-        error, plain_error = squared_errors(tile, None, 0, SIZE, d, plain_d, s.plain.levels)
+        error, plain_error = squared_errors(tile, None, 0, SIZE, d, plain_d, s.absmax.levels)
         better = (coarse & (error < plain_error)) | (~coarse & better)
     d = where(better, d, plain_d)
     sum_of_codes = fill(tile, symbols, _PAIRS, None, reciprocal(d), s.zero, s.bounds)
@@ -113,7 +113,7 @@ def scaled_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Scaled) -
     head = f16_bits(d)
     if s.summed:
         total = to_float(sum_of_codes) - s.zero * np.float32(SIZE)
-        store(symbols, 0, head | (f16_bits(to_f16_grid(total * d)) << 16))
+        store(symbols, 0, head | (f16_bits(round_to_f16(total * d)) << 16))
     else:
         put_before(symbols, SIZE * s.width // 32, head)
 
@@ -122,12 +122,12 @@ class Affine(NamedTuple):
     """Value = d * code + m, codes up to ``hi``. ``scan.unit`` is the range of the values in ``pairs``."""
 
     hi: np.float32
-    scan: Scan
+    scan: Candidates
     width: int
 
 
 @lean(forceinline=True)
-def best_line(pairs: Any, scan: Scan, total: Any) -> Any:
+def best_line(pairs: Any, scan: Candidates, total: Any) -> Any:
     """Of the candidate that explains most and of the first one: (scale, sum of x*q, sum of q*q, sum of q)."""
     best_n, best_det = lanes(0.0), lanes(1.0)
     best_sq = best_n
@@ -157,7 +157,7 @@ def explained(d: Any, m: Any, total: Any, xq: Any, qq: Any, sq: Any) -> Any:
 
 
 @codec(Affine)
-def affine_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Affine) -> None:
+def affine_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: Affine) -> None:
     """Symbols: the words of a block."""
     least, span = clamped_range(tile)
     to_pairs = reciprocal(span) * s.scan.unit
@@ -166,11 +166,11 @@ def affine_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Affine) -
     total = to_float(whole_total)
     (scale, xq, qq, sq), (_, plain_xq, plain_qq, plain_sq) = best_line(symbols, s.scan, whole_total)
     offset = (total - scale * sq) * np.float32(1 / SIZE)
-    m = to_f16_grid(offset * step + least)
+    m = round_to_f16(offset * step + least)
     moved = (m - least) * to_pairs
     scale = maximum(scale - (moved - offset) * sq * reciprocal(qq), lanes(0.0))  # refitted to the rounded minimum
     d = stored_scale(scale * step)
-    plain_d, plain_m = to_f16_grid(span / s.hi), to_f16_grid(least)
+    plain_d, plain_m = round_to_f16(span / s.hi), round_to_f16(least)
     plainly, plain_moved = plain_d * to_pairs, (plain_m - least) * to_pairs
     plain_step = s.scan.unit / s.hi
     lost = magnitude(plainly - plain_step) * s.hi + magnitude(plain_moved)
@@ -193,24 +193,24 @@ def affine_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Affine) -
     store(symbols, 0, f16_bits(d) | (f16_bits(m) << 16))
 
 
-def _alone(settings: Any, block_bytes: int) -> Codec:
+def _unweighted(settings: Any, block_bytes: int) -> Codec:
     """A codec of this module; symbols are the words of a block, the last of which may be half of one."""
     words, rest = divmod(block_bytes, 4)
     fields = [whole(range(words), 4), whole(range(words, words + rest // 2), rest)]
     return Codec(settings, _PAIRS + ROWS, layout(fields))
 
 
-def _scaled(plain: Plain, zero: int, most: int | None, targets: list[float], unit: int, width: int) -> Scaled:
+def _scaled(absmax: Absmax, zero: int, most: int | None, targets: list[float], unit: int, width: int) -> Scaled:
     """``targets``: the extreme value in levels, without its sign."""
-    levels = plain.levels
+    levels = absmax.levels
     assert levels.lo is not None
     assert levels.hi is not None
     limits = levels.lo + np.float32(zero), levels.hi + np.float32(zero)
     candidates = scan(unit, [(target, 0) for target in targets])
-    if plain.signed:
+    if absmax.signed:
         candidates = candidates._replace(unit=-candidates.unit)
     highest = None if most is None else np.int64(most)
-    return Scaled(plain, np.float32(zero), limits, candidates, highest, width, False)
+    return Scaled(absmax, np.float32(zero), limits, candidates, highest, width, False)
 
 
 def _affine(hi: int, unit: int, grid: list[tuple[float, float]], width: int) -> Affine:
@@ -219,13 +219,13 @@ def _affine(hi: int, unit: int, grid: list[tuple[float, float]], width: int) -> 
 
 
 # Few candidates, each of them the one that lowers the error on Gaussian rows most once those before it are there.
-_Q4_0 = _scaled(Plain(SIZE, np.float32(-8), True, integers(-8, 7)), 8, 7, [8, 8.5, 7, 7.5, 6], 1 << 14, 4)
+_Q4_0 = _scaled(Absmax(SIZE, np.float32(-8), True, integers(-8, 7)), 8, 7, [8, 8.5, 7, 7.5, 6], 1 << 14, 4)
 _Q5_0 = _scaled(
-    Plain(SIZE, np.float32(-16), True, integers(-16, 15)), 16, 15,
+    Absmax(SIZE, np.float32(-16), True, integers(-16, 15)), 16, 15,
     [16, 15, 16.5, 14, 15.5, 13, 14.5, 13.5], 1 << 14, 5,
 )  # fmt: skip
 _Q8_0 = _scaled(
-    Plain(SIZE, np.float32(127), False, integers(-127, 127, first=-127)), 128, None,
+    Absmax(SIZE, np.float32(127), False, integers(-127, 127, first=-127)), 128, None,
     [*range(127, 112, -1)], (1 << 15) - 1, 8,
 )  # fmt: skip
 _Q4_1 = _affine(15, 1 << 14, [(0, 0), (0, 0.3125), (0, -0.25), (0.5, 0.125)], 4)
@@ -238,17 +238,18 @@ _D, _TWO_FACTORS = whole([SIZE], 2), whole([SIZE, SIZE + 1], 2)
 _NIBBLES, _LOW_BITS = planes(strided(SIZE, 2, 16), 4), planes(strided(SIZE, 2, 16), 4, right=0)
 _HIGH_BITS = bit_string(range(SIZE), 1, right=4)
 _BYTES = whole(range(SIZE))
-_NEAR_127 = spread(127, 114, 15)
+_NEAR_127 = target_grid((127, 114, 15))
 # With importance, the extreme value may hardly count and be cut off: many targets, on both sides.
 _WIDE = np.concatenate([code_grid([0], [0]), code_grid(np.linspace(-1, 6, 14), PHASES)])
 
 # fmt: off
-register_scaled("Q4_0", _Q4_0.plain, [_D, _NIBBLES], both(spread(-10.5, -6.2, 15), spread(6, 8.5, 10)), 1,
-                _alone(_Q4_0, 18))
-register_scaled("Q5_0", _Q5_0.plain, [_D, _HIGH_BITS, _LOW_BITS], both(spread(-20, -13, 15), spread(13, 17, 10)), 1,
-                _alone(_Q5_0, 22))
-register_scaled("Q8_0", _Q8_0.plain, [_D, _BYTES], _NEAR_127, 0, _alone(_Q8_0, 34))
-register_scaled("Q8_1", _Q8_0.plain, [_TWO_FACTORS, _BYTES], _NEAR_127, 0, _alone(_Q8_0._replace(summed=True), 36))
-register_affine("Q4_1", 15, _WIDE, [_TWO_FACTORS, _NIBBLES], _alone(_Q4_1, 20))
-register_affine("Q5_1", 31, _WIDE, [_TWO_FACTORS, _HIGH_BITS, _LOW_BITS], _alone(_Q5_1, 24))
+register_scaled("Q4_0", _Q4_0.absmax, [_D, _NIBBLES], target_grid((-10.5, -6.2, 15), (6, 8.5, 10)), 1,
+                _unweighted(_Q4_0, 18))
+register_scaled("Q5_0", _Q5_0.absmax, [_D, _HIGH_BITS, _LOW_BITS], target_grid((-20, -13, 15), (13, 17, 10)), 1,
+                _unweighted(_Q5_0, 22))
+register_scaled("Q8_0", _Q8_0.absmax, [_D, _BYTES], _NEAR_127, 0, _unweighted(_Q8_0, 34))
+register_scaled("Q8_1", _Q8_0.absmax, [_TWO_FACTORS, _BYTES], _NEAR_127, 0,
+                _unweighted(_Q8_0._replace(summed=True), 36))
+register_affine("Q4_1", 15, _WIDE, [_TWO_FACTORS, _NIBBLES], _unweighted(_Q4_1, 20))
+register_affine("Q5_1", 31, _WIDE, [_TWO_FACTORS, _HIGH_BITS, _LOW_BITS], _unweighted(_Q5_1, 24))
 # fmt: on

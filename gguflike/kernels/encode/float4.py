@@ -17,18 +17,18 @@ import numpy.typing as npt
 from gguflike.kernels.dispatch import register
 from gguflike.kernels.encode.driver import Codec, codec, encode_blocks, register_codec
 from gguflike.kernels.encode.packing import layout, planes, strided, whole
-from gguflike.kernels.encode.scale import extreme
-from gguflike.kernels.encode.search import (
+from gguflike.kernels.encode.rounding import (
     Levels,
     clamp_tile,
     code_of,
     codebook,
-    nearest,
+    nearest_level,
     normalize,
     power_of_two,
     reciprocal,
     weighted,
 )
+from gguflike.kernels.encode.scale import extreme
 from gguflike.kernels.engine.jit import lean
 from gguflike.kernels.vector.lanes import (
     LANES,
@@ -70,24 +70,24 @@ class NVFP4(NamedTuple):
 
 
 @lean
-def float4_error(tile: Any, weights: Any, first: int, count: int, d: Any, levels: Any) -> Any:
+def float4_error(tile: Any, importance: Any, first: int, count: int, d: Any, levels: Any) -> Any:
     """Squared error with the levels nearest at (halved) scale ``d``."""
     inverse = reciprocal(d)
     total = lanes(0.0)
     for j in range(first, first + count):
         size = magnitude(load(tile, j))
-        rest = size - d * nearest(size, inverse, levels)
-        total = fma(rest, weighted(weights, j, rest), total)
+        rest = size - d * nearest_level(size, inverse, levels)
+        total = fma(rest, weighted(importance, j, rest), total)
     return total
 
 
 @lean
-def put_codes(tile: Any, symbols: Any, first: int, count: int, d: Any, levels: Any) -> None:
+def store_codes(tile: Any, symbols: Any, first: int, count: int, d: Any, levels: Any) -> None:
     """Codes at scale ``d``: three bits of magnitude, then the sign, zero without."""
     inverse = reciprocal(d)
     for j in range(first, first + count):
         x = load(tile, j)
-        code = code_of(nearest(magnitude(x), inverse, levels), levels)
+        code = code_of(nearest_level(magnitude(x), inverse, levels), levels)
         store(symbols, j, where((x < 0.0) & (code > 0), code + SIGN, code))
 
 
@@ -99,22 +99,22 @@ def clipped(value: Any, least: int, most: int) -> Any:
 
 
 @codec(MXFP4)
-def mxfp4_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: MXFP4) -> None:
+def mxfp4_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: MXFP4) -> None:
     """Symbols: the codes, the exponent."""
     lift = normalize(tile, MX, magnitude(extreme(tile, 0, MX)))
-    base = load(s.exponents, group)
+    base = load(s.exponents, batch)
     best = base
     d = power_of_two(clipped(base - 128 + lift, -126, 127))
-    error = float4_error(tile, weights, 0, MX, d, s.levels)
+    error = float4_error(tile, importance, 0, MX, d, s.levels)
     for t in range(len(s.tries)):
         e = clipped(base + s.tries[t], 0, MX_TOP)
         other = power_of_two(clipped(e - 128 + lift, -126, 127))
-        found = float4_error(tile, weights, 0, MX, other, s.levels)
+        found = float4_error(tile, importance, 0, MX, other, s.levels)
         better = found < error
         best = where(better, e, best)
         d = where(better, other, d)
         error = minimum(found, error)
-    put_codes(tile, symbols, 0, MX, d, s.levels)
+    store_codes(tile, symbols, 0, MX, d, s.levels)
     store(symbols, MX, best)
 
 
@@ -135,7 +135,7 @@ def e4m3_code(value: Any) -> Any:
 
 
 @codec(NVFP4)
-def nvfp4_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: NVFP4) -> None:
+def nvfp4_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: NVFP4) -> None:
     """Symbols: the codes, the codes of the scales."""
     levels = s.levels
     clamp_tile(tile, NV, magnitude(extreme(tile, 0, NV)))
@@ -143,13 +143,13 @@ def nvfp4_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: NVFP4) -> 
         first = i * NV_SUB
         base = e4m3_code(magnitude(extreme(tile, first, NV_SUB)) / np.float32(6.0))
         best = base
-        error = float4_error(tile, weights, first, NV_SUB, e4m3_value(base), levels)
+        error = float4_error(tile, importance, first, NV_SUB, e4m3_value(base), levels)
         for t in range(len(s.tries)):
             code = clipped(base + s.tries[t], 0, NV_TOP)
-            found = float4_error(tile, weights, first, NV_SUB, e4m3_value(code), levels)
+            found = float4_error(tile, importance, first, NV_SUB, e4m3_value(code), levels)
             best = where(found < error, code, best)
             error = minimum(found, error)
-        put_codes(tile, symbols, first, NV_SUB, e4m3_value(best), levels)
+        store_codes(tile, symbols, first, NV_SUB, e4m3_value(best), levels)
         store(symbols, NV + i, best)
 
 
@@ -173,12 +173,12 @@ _NV_SEARCH = NVFP4(np.array([*range(1, 8), *range(-1, -12, -1)], np.int32), _LEV
 
 
 @register("encode", "MXFP4")
-def encode_mxfp4(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
+def encode_mxfp4(x: Array, out: Array, importance: Array | None, method: str, threads: int | None = None) -> None:
     """``absmax`` is ggml's rule: the largest weight is 4 to 8 times the scale, where 6 is the last level."""
     tries = _MX_TRIES[:0] if method == "absmax" else _MX_TRIES
-    encode_blocks(x, weights, out, MX, Codec(MXFP4(plain_exponents(x), tries, _LEVELS), MX + 1, _MX), threads)
+    encode_blocks(x, importance, out, MX, Codec(MXFP4(plain_exponents(x), tries, _LEVELS), MX + 1, _MX), threads)
 
 
 # The textbook rule is ggml's: the scale nearest to a sixth of the largest weight.
 register_codec("NVFP4", NV, NV + 4, [whole(range(NV, NV + 4)), planes(strided(NV, 2, 8), 4)],
-               _NV_SEARCH, textbook=_NV_SEARCH._replace(tries=_NV_SEARCH.tries[:0]))  # fmt: skip
+               _NV_SEARCH, absmax=_NV_SEARCH._replace(tries=_NV_SEARCH.tries[:0]))  # fmt: skip

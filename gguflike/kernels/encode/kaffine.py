@@ -24,20 +24,20 @@ from gguflike.kernels.encode.leastsquares import (
     affine_moments,
     best_affine,
     code_grid,
-    refit,
+    refit_affine,
     spans,
-    totals,
+    value_sums,
 )
 from gguflike.kernels.encode.packing import Slot, planes, strided, whole
-from gguflike.kernels.encode.scale import bounds, extreme
-from gguflike.kernels.encode.search import (
+from gguflike.kernels.encode.rounding import (
     clamp_tile,
     f16_bits,
     reciprocal,
+    round_to_f16,
     round_to_int,
     stored_scale,
-    to_f16_grid,
 )
+from gguflike.kernels.encode.scale import extreme, value_range
 from gguflike.kernels.engine.jit import lean
 from gguflike.kernels.vector.lanes import (
     any_lane,
@@ -74,7 +74,7 @@ class SuperAffine(NamedTuple):
 
 
 @lean
-def refine(tile: Any, weights: Any, s: SuperAffine, sums: Any, rests: Any, scales: Any, mins: Any) -> bool:
+def refine(tile: Any, importance: Any, s: SuperAffine, sums: Any, rests: Any, scales: Any, mins: Any) -> bool:
     """Search better scales and mins where ``best_affine`` cannot tell; whether there was such a sub-block.
 
     ``rests``: the squares that it did not explain.
@@ -89,8 +89,8 @@ def refine(tile: Any, weights: Any, s: SuperAffine, sums: Any, rests: Any, scale
             sw = load(sums, 3 * i)
             scale = load(scales, i)
             offset = -load(mins, i)
-            error = affine_error(tile, weights, first, size, scale, offset, hi)
-            least, greatest = bounds(tile, first, size)
+            error = affine_error(tile, importance, first, size, scale, offset, hi)
+            least, greatest = value_range(tile, first, size)
             least = minimum(least, lanes(0.0))
             span = where(greatest > least, greatest - least, lanes(1.0))
             for g in range(s.grid.shape[0] + s.rounds):
@@ -100,7 +100,9 @@ def refine(tile: Any, weights: Any, s: SuperAffine, sums: Any, rests: Any, scale
                 else:
                     step = where(scale > 0.0, scale, span)
                     shift = -offset * reciprocal(step)
-                scale, offset, error = refit(tile, weights, first, size, sw, step, shift, hi, scale, offset, error)
+                scale, offset, error = refit_affine(
+                    tile, importance, first, size, sw, step, shift, hi, scale, offset, error
+                )
             store(scales, i, where(hidden, scale, load(scales, i)))
             store(mins, i, where(hidden, -offset, load(mins, i)))
     return found
@@ -108,13 +110,13 @@ def refine(tile: Any, weights: Any, s: SuperAffine, sums: Any, rests: Any, scale
 
 @lean
 def choose_pairs(
-    tile: Any, weights: Any, s: SuperAffine, sums: Any, scales: Any, mins: Any, d: Any, dmin: Any, window: Any,
+    tile: Any, importance: Any, s: SuperAffine, sums: Any, scales: Any, mins: Any, d: Any, dmin: Any, window: Any,
     pairs: Any,
 ) -> Any:  # fmt: skip
     """Per sub-block the integers (scale, min) of least error in a ``window`` around scales / d, mins / dmin: ``pairs``.
 
-    ``sums``: ``totals`` of the sub-blocks. Returns the error over the super-block and the (d, dmin) of least squares
-    for these integers and codes.
+    ``sums``: ``value_sums`` of the sub-blocks. Returns the error over the super-block and the (d, dmin) of least
+    squares for these integers and codes.
     """
     size, hi, most = s.size, s.hi, s.most
     subs = BLOCK // size
@@ -132,11 +134,11 @@ def choose_pairs(
         middle_min = round_to_int(minimum(load(mins, i) * inverse_dmin, lanes(most)))
         scale = middle
         low = middle_min
-        error = affine_error(tile, weights, first, size, d * middle, -(dmin * middle_min), hi)
+        error = affine_error(tile, importance, first, size, d * middle, -(dmin * middle_min), hi)
         for k in range(window.shape[0]):
             other = minimum(maximum(middle + window[k, 0], lanes(0.0)), lanes(most))
             other_min = minimum(maximum(middle_min + window[k, 1], lanes(0.0)), lanes(most))
-            e = affine_error(tile, weights, first, size, d * other, -(dmin * other_min), hi)
+            e = affine_error(tile, importance, first, size, d * other, -(dmin * other_min), hi)
             better = e < error
             scale = where(better, other, scale)
             low = where(better, other_min, low)
@@ -146,13 +148,13 @@ def choose_pairs(
         coarse = middle < 2.0
         if any_lane(coarse):  # the min sought belongs to a scale that is not to be had: the mean may do better
             flat = round_to_int(minimum(maximum(-sx * reciprocal(sw), lanes(0.0)) * inverse_dmin, lanes(most)))
-            e = affine_error(tile, weights, first, size, lanes(0.0), -(dmin * flat), hi)
+            e = affine_error(tile, importance, first, size, lanes(0.0), -(dmin * flat), hi)
             better = coarse & (e < error)
             scale = where(better, lanes(0.0), scale)
             low = where(better, flat, low)
             error = where(better, e, error)
         inverse = reciprocal(d * scale)
-        xq, qq, sq = affine_moments(tile, weights, first, size, inverse, dmin * low * inverse, hi)
+        xq, qq, sq = affine_moments(tile, importance, first, size, inverse, dmin * low * inverse, hi)
         aa = aa + scale * scale * qq
         ab = ab + scale * low * sq
         bb = bb + low * low * sw
@@ -170,7 +172,7 @@ def choose_pairs(
 
 
 @codec(SuperAffine)
-def encode_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: SuperAffine) -> None:
+def encode_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: SuperAffine) -> None:
     """Symbols: the codes, the scales, the mins, and the two scales of these."""
     size, hi = s.size, s.hi
     subs = BLOCK // size
@@ -182,24 +184,24 @@ def encode_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: SuperAffi
     best = make_tile(2 * subs)
     clamp_tile(tile, BLOCK, magnitude(extreme(tile, 0, BLOCK)))
     for i in range(subs):
-        least, greatest = bounds(tile, i * size, size)
+        least, greatest = value_range(tile, i * size, size)
         low = minimum(least, lanes(0.0))
         store(scales, i, (maximum(greatest, lanes(0.0)) - low) / hi)
         store(mins, i, 0.0 - low)
-        for k, total in enumerate(totals(tile, weights, i * size, size)):
+        for k, total in enumerate(value_sums(tile, importance, i * size, size)):
             store(sums, 3 * i + k, total)
-    best_d = to_f16_grid(extreme(scales, 0, subs) / s.most)
-    best_dmin = to_f16_grid(extreme(mins, 0, subs) / s.most)
-    error, d, dmin = choose_pairs(tile, weights, s, sums, scales, mins, best_d, best_dmin, s.window[:0], best)
+    best_d = round_to_f16(extreme(scales, 0, subs) / s.most)
+    best_dmin = round_to_f16(extreme(mins, 0, subs) / s.most)
+    error, d, dmin = choose_pairs(tile, importance, s, sums, scales, mins, best_d, best_dmin, s.window[:0], best)
     if s.tries > 0:
         for i in range(subs):
             sw, sx = load(sums, 3 * i), load(sums, 3 * i + 1)
-            scale, offset, explained = best_affine(tile, weights, i * size, size, sw, sx, s.grid, s.rounds, hi)
+            scale, offset, explained = best_affine(tile, importance, i * size, size, sw, sx, s.grid, s.rounds, hi)
             store(rests, i, load(sums, 3 * i + 2) - explained)
             store(scales, i, scale)
             store(mins, i, -offset)
         for search in range(2):
-            if search > 0 and not refine(tile, weights, s, sums, rests, scales, mins):
+            if search > 0 and not refine(tile, importance, s, sums, rests, scales, mins):
                 break
             peak = extreme(scales, 0, subs)
             peak_min = extreme(mins, 0, subs)
@@ -207,7 +209,9 @@ def encode_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: SuperAffi
                 d = stored_scale(peak / s.peaks[p, 0])
                 dmin = stored_scale(peak_min / s.peaks[p, 1])
                 for _ in range(s.tries):
-                    e, next_d, next_dmin = choose_pairs(tile, weights, s, sums, scales, mins, d, dmin, s.window, pairs)
+                    e, next_d, next_dmin = choose_pairs(
+                        tile, importance, s, sums, scales, mins, d, dmin, s.window, pairs
+                    )
                     better = e < error
                     error = where(better, e, error)
                     best_d = where(better, d, best_d)
@@ -238,7 +242,7 @@ def register_super(
     around = [(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1) if a or b]
     settings = SuperAffine(size, f32(hi), f32(most), spans(hi, grid), 1, np.array(peaks, f32), np.array(around, f32), 2)
     symbols = BLOCK + 2 * (BLOCK // size) + 2
-    register_codec(name, BLOCK, symbols, fields, settings, textbook=settings._replace(tries=0))
+    register_codec(name, BLOCK, symbols, fields, settings, absmax=settings._replace(tries=0))
 
 
 SC, MN = list(range(BLOCK, BLOCK + 8)), list(range(BLOCK + 8, BLOCK + 16))

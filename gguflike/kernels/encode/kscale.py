@@ -14,27 +14,26 @@ import numpy.typing as npt
 
 from gguflike.kernels.encode.driver import codec, register_codec
 from gguflike.kernels.encode.packing import Slot, planes, strided, whole
-from gguflike.kernels.encode.scale import (
-    IQ4_LEVELS,
-    Targets,
-    best_scale,
-    both,
-    extreme,
-    moments,
-    spread,
-    squared_errors,
-)
-from gguflike.kernels.encode.search import (
+from gguflike.kernels.encode.rounding import (
     Levels,
     clamp_tile,
     code_of,
     f16_bits,
     integers,
-    nearest,
+    nearest_level,
     reciprocal,
+    round_to_f16,
     round_to_int,
     stored_scale,
-    to_f16_grid,
+)
+from gguflike.kernels.encode.scale import (
+    IQ4_LEVELS,
+    Targets,
+    best_scale,
+    extreme,
+    moments,
+    squared_errors,
+    target_grid,
 )
 from gguflike.kernels.engine.jit import lean
 from gguflike.kernels.vector.lanes import lanes, load, magnitude, make_tile, maximum, minimum, store, to_int, where
@@ -45,13 +44,13 @@ BLOCK = 256
 class SuperScale(NamedTuple):
     """Sub-blocks of ``size`` weights with scales ``least .. most``, stored plus ``bias``.
 
-    ``plain``: the level of a sub-block's extreme value in the plain rule, which is the only one without ``targets`` (as
-    in scale.py). ``peaks``: integers to which the largest scale maps, the plain rule's first; for each, ``tries`` of
-    scales within ``window`` of their own.
+    ``extreme_level``: the level of a sub-block's extreme value in the absmax rule, which is the only one without
+    ``targets`` (as in scale.py). ``peaks``: integers to which the largest scale maps, the absmax rule's first; for
+    each, ``tries`` of scales within ``window`` of their own.
     """
 
     size: int
-    plain: np.float32
+    extreme_level: np.float32
     targets: Targets
     rounds: int
     peaks: npt.NDArray[np.float32]
@@ -65,7 +64,7 @@ class SuperScale(NamedTuple):
 
 @lean
 def choose_scales(
-    tile: Any, weights: Any, s: SuperScale, ideal: Any, d: Any, window: Any, chosen: Any
+    tile: Any, importance: Any, s: SuperScale, ideal: Any, d: Any, window: Any, chosen: Any
 ) -> Any:  # fmt: skip
     """Per sub-block the integer scale of least error within ``window`` of ideal / d, into ``chosen``.
 
@@ -83,12 +82,12 @@ def choose_scales(
         for k in range(0, len(window), 2):
             one = minimum(maximum(middle + window[k], lanes(least)), lanes(most))
             two = minimum(maximum(middle + window[k + 1], lanes(least)), lanes(most))
-            e1, e2 = squared_errors(tile, weights, i * size, size, d * one, d * two, s.levels)
+            e1, e2 = squared_errors(tile, importance, i * size, size, d * one, d * two, s.levels)
             scale = where(e1 < error, one, scale)
             error = minimum(e1, error)
             scale = where(e2 < error, two, scale)
             error = minimum(e2, error)
-        xq, qq = moments(tile, weights, i * size, size, reciprocal(d * scale), s.levels)
+        xq, qq = moments(tile, importance, i * size, size, reciprocal(d * scale), s.levels)
         total = total + error
         above = above + scale * xq
         below = below + scale * scale * qq
@@ -97,7 +96,7 @@ def choose_scales(
 
 
 @codec(SuperScale)
-def encode_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: SuperScale) -> None:
+def encode_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: SuperScale) -> None:
     """Symbols: the codes, the scales, the scale of scales."""
     size = s.size
     subs = BLOCK // size
@@ -106,18 +105,18 @@ def encode_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: SuperScal
     best = make_tile(subs)
     clamp_tile(tile, BLOCK, magnitude(extreme(tile, 0, BLOCK)))
     for i in range(subs):
-        store(ideal, i, extreme(tile, i * size, size) / s.plain)
-    best_d = to_f16_grid(extreme(ideal, 0, subs) / s.peaks[0])
-    error, above, below = choose_scales(tile, weights, s, ideal, best_d, s.window[:2] * np.float32(0.0), best)
+        store(ideal, i, extreme(tile, i * size, size) / s.extreme_level)
+    best_d = round_to_f16(extreme(ideal, 0, subs) / s.peaks[0])
+    error, above, below = choose_scales(tile, importance, s, ideal, best_d, s.window[:2] * np.float32(0.0), best)
     if len(s.targets) > 0:
         for i in range(subs):
             top = extreme(tile, i * size, size)
-            store(ideal, i, best_scale(tile, weights, i * size, size, top, s.targets, s.rounds, s.levels, s.levels))
+            store(ideal, i, best_scale(tile, importance, i * size, size, top, s.targets, s.rounds, s.levels, s.levels))
         peak = extreme(ideal, 0, subs)
         for p in range(len(s.peaks)):
             d = stored_scale(peak / s.peaks[p])
             for _ in range(s.tries):
-                e, above, below = choose_scales(tile, weights, s, ideal, d, s.window, chosen)
+                e, above, below = choose_scales(tile, importance, s, ideal, d, s.window, chosen)
                 better = e < error
                 error = where(better, e, error)
                 best_d = where(better, d, best_d)
@@ -128,23 +127,23 @@ def encode_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: SuperScal
         scale = load(best, i)
         inverse = reciprocal(best_d * scale)
         for j in range(i * size, i * size + size):
-            store(symbols, j, code_of(nearest(load(tile, j), inverse, s.levels), s.levels))
+            store(symbols, j, code_of(nearest_level(load(tile, j), inverse, s.levels), s.levels))
         store(symbols, BLOCK + i, to_int(scale) + s.bias)
     store(symbols, BLOCK + subs, f16_bits(best_d))
 
 
 def register_super(
-    name: str, size: int, levels: Levels, plain: float, targets: Targets, peaks: tuple[float, ...],
+    name: str, size: int, levels: Levels, extreme_level: float, targets: Targets, peaks: tuple[float, ...],
     window: tuple[float, ...], scales: tuple[int, int], bias: int, fields: list[list[list[Slot]]],
 ) -> None:  # fmt: skip
     """Make the codec the encoder of a type."""
     f32 = np.float32
     settings = SuperScale(
-        size, f32(plain), targets, 1, np.array(peaks, f32), np.array(window, f32), 2, f32(scales[0]), f32(scales[1]),
-        bias, levels,
+        size, f32(extreme_level), targets, 1, np.array(peaks, f32), np.array(window, f32), 2,
+        f32(scales[0]), f32(scales[1]), bias, levels,
     )  # fmt: skip
-    textbook = settings._replace(targets=targets[:0])
-    register_codec(name, BLOCK, BLOCK + BLOCK // size + 1, fields, settings, textbook)
+    absmax = settings._replace(targets=targets[:0])
+    register_codec(name, BLOCK, BLOCK + BLOCK // size + 1, fields, settings, absmax)
 
 
 SCALES = list(range(BLOCK, BLOCK + 16))
@@ -167,17 +166,17 @@ def _iq4_xs_scales() -> list[list[Slot]]:
 _D16, _D8 = whole([BLOCK + 16], 2), whole([BLOCK + 8], 2)
 
 # fmt: off
-register_super("Q3_K", 16, integers(-4, 3), plain=-4, scales=(-32, 31), bias=32,
-               targets=both(spread(-4.9, -2.8, 7), spread(2.8, 4.0, 4)), peaks=(-32, 31), window=(0, 1),
+register_super("Q3_K", 16, integers(-4, 3), extreme_level=-4, scales=(-32, 31), bias=32,
+               targets=target_grid((-4.9, -2.8, 7), (2.8, 4.0, 4)), peaks=(-32, 31), window=(0, 1),
                fields=[planes(strided(256, 8, 32), 1, right=2), planes(strided(256, 4, 32), 2, right=0),
                        _q3_scales(), _D16])
-register_super("Q6_K", 16, integers(-32, 31), plain=-32, scales=(-128, 127), bias=0,
-               targets=both(spread(-33.5, -27, 9), spread(27, 32, 6)), peaks=(-128, -124, 127),
+register_super("Q6_K", 16, integers(-32, 31), extreme_level=-32, scales=(-128, 127), bias=0,
+               targets=target_grid((-33.5, -27, 9), (27, 32, 6)), peaks=(-128, -124, 127),
                window=(0, -1, 1, 2, -2, -3),
                fields=[planes(strided(256, 2, 64), 4, right=0), planes(strided(256, 4, 32), 2, right=4),
                        whole(SCALES), _D16])
-register_super("IQ4_XS", 32, IQ4_LEVELS, plain=-127, scales=(-32, 31), bias=32,
-               targets=both(spread(-140, -100, 9), spread(100, 130, 6)), peaks=(-32, -30.5, 31),
+register_super("IQ4_XS", 32, IQ4_LEVELS, extreme_level=-127, scales=(-32, 31), bias=32,
+               targets=target_grid((-140, -100, 9), (100, 130, 6)), peaks=(-32, -30.5, 31),
                window=(0, -1, 1, 2),
                fields=[_D8, _iq4_xs_scales(), planes(strided(256, 2, 16), 4)])
 # fmt: on

@@ -1,7 +1,7 @@
 """Least squares of one run of values: x = scale * q + offset for codes q = 0 .. hi, what Q4_1 and Q4_K have in common.
 
-The search compares candidates by the squares that they explain, which takes fewest instructions. ``refit`` goes by what
-is left instead.
+The search compares candidates by the squares that they explain, which takes fewest instructions. ``refit_affine``
+goes by what is left instead.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import ArrayLike
 
-from gguflike.kernels.encode.scale import bounds
-from gguflike.kernels.encode.search import MAGIC, reciprocal, weighted
+from gguflike.kernels.encode.rounding import MAGIC, reciprocal, weighted
+from gguflike.kernels.encode.scale import value_range
 from gguflike.kernels.engine.jit import lean
 from gguflike.kernels.vector.lanes import fma, lanes, load, maximum, minimum, where
 
@@ -30,7 +30,7 @@ def affine_code(x: Any, inverse: Any, shift: Any, hi: Any) -> Any:
 
 
 @lean
-def affine_moments(tile: Any, weights: Any, first: int, count: int, inverse: Any, shift: Any, hi: Any) -> Any:
+def affine_moments(tile: Any, importance: Any, first: int, count: int, inverse: Any, shift: Any, hi: Any) -> Any:
     """Weighted sums of x*q, q*q and q over the nearest codes."""
     xq = lanes(0.0)
     qq = lanes(0.0)
@@ -38,7 +38,7 @@ def affine_moments(tile: Any, weights: Any, first: int, count: int, inverse: Any
     for j in range(first, first + count):
         x = load(tile, j)
         q = affine_code(x, inverse, shift, hi)
-        wq = weighted(weights, j, q)
+        wq = weighted(importance, j, q)
         xq = fma(x, wq, xq)
         qq = fma(q, wq, qq)
         sq = sq + wq
@@ -46,25 +46,25 @@ def affine_moments(tile: Any, weights: Any, first: int, count: int, inverse: Any
 
 
 @lean
-def totals(tile: Any, weights: Any, first: int, count: int) -> Any:
+def value_sums(tile: Any, importance: Any, first: int, count: int) -> Any:
     """Sums of w, w*x and w*x*x."""
     sw = lanes(0.0)
     sx = lanes(0.0)
     xx = lanes(0.0)
     for j in range(first, first + count):
-        if weights is not None:
-            sw = sw + load(weights, j)
+        if importance is not None:
+            sw = sw + load(importance, j)
         x = load(tile, j)
-        wx = weighted(weights, j, x)
+        wx = weighted(importance, j, x)
         sx = sx + wx
         xx = fma(x, wx, xx)
-    if weights is None:
+    if importance is None:
         sw = lanes(count)
     return sw, sx, xx
 
 
 @lean(forceinline=True)
-def fit(sw: Any, sx: Any, xq: Any, qq: Any, sq: Any) -> Any:
+def fit_affine(sw: Any, sx: Any, xq: Any, qq: Any, sq: Any) -> Any:
     """Least-squares (scale, offset) of x against q with offset <= 0, and the squares that they explain."""
     det = sw * qq - sq * sq
     usable = det > sw * qq * np.float32(1e-6)
@@ -81,13 +81,13 @@ def fit(sw: Any, sx: Any, xq: Any, qq: Any, sq: Any) -> Any:
 
 @lean
 def best_affine(
-    tile: Any, weights: Any, first: int, count: int, sw: Any, sx: Any, grid: Any, rounds: int, hi: Any
+    tile: Any, importance: Any, first: int, count: int, sw: Any, sx: Any, grid: Any, rounds: int, hi: Any
 ) -> Any:
     """(scale, offset <= 0, squares explained), searched from ``grid``: pairs (range in codes, code of the minimum).
 
-    ``sw``, ``sx``: as from ``totals``.
+    ``sw``, ``sx``: as from ``value_sums``.
     """
-    least, greatest = bounds(tile, first, count)
+    least, greatest = value_range(tile, first, count)
     least = minimum(least, lanes(0.0))
     inverse_range = reciprocal(greatest - least)
     scale = lanes(0.0)
@@ -96,16 +96,16 @@ def best_affine(
     for g in range(grid.shape[0]):
         inverse = inverse_range * grid[g, 0]
         shift = grid[g, 1] - least * inverse
-        xq, qq, sq = affine_moments(tile, weights, first, count, inverse, shift, hi)
-        s, o, e = fit(sw, sx, xq, qq, sq)
+        xq, qq, sq = affine_moments(tile, importance, first, count, inverse, shift, hi)
+        s, o, e = fit_affine(sw, sx, xq, qq, sq)
         better = e > explained
         scale = where(better, s, scale)
         offset = where(better, o, offset)
         explained = where(better, e, explained)
     for _ in range(rounds):
         inverse = reciprocal(scale)
-        xq, qq, sq = affine_moments(tile, weights, first, count, inverse, -offset * inverse, hi)
-        s, o, e = fit(sw, sx, xq, qq, sq)
+        xq, qq, sq = affine_moments(tile, importance, first, count, inverse, -offset * inverse, hi)
+        s, o, e = fit_affine(sw, sx, xq, qq, sq)
         better = e > explained
         scale = where(better, s, scale)
         offset = where(better, o, offset)
@@ -114,8 +114,8 @@ def best_affine(
 
 
 @lean
-def refit(
-    tile: Any, weights: Any, first: int, count: int, sw: Any, step: Any, shift: Any, hi: Any,
+def refit_affine(
+    tile: Any, importance: Any, first: int, count: int, sw: Any, step: Any, shift: Any, hi: Any,
     scale: Any, offset: Any, error: Any,
 ) -> Any:  # fmt: skip
     """Least-squares (scale, offset <= 0, error) for the codes nearest to x / step + shift, or the ones given if better.
@@ -131,8 +131,8 @@ def refit(
     for j in range(first, first + count):
         t = fma(load(tile, j), inverse, shift)
         q = affine_code(t, lanes(1.0), lanes(0.0), hi)
-        wq = weighted(weights, j, q)
-        wr = weighted(weights, j, t - q)
+        wq = weighted(importance, j, q)
+        wr = weighted(importance, j, t - q)
         rq = fma(q, wr, rq)
         sr = sr + wr
         rr = fma(t - q, wr, rr)
@@ -154,7 +154,7 @@ def refit(
 
 
 @lean
-def affine_error(tile: Any, weights: Any, first: int, count: int, scale: Any, offset: Any, hi: Any) -> Any:
+def affine_error(tile: Any, importance: Any, first: int, count: int, scale: Any, offset: Any, hi: Any) -> Any:
     """Sum of w * (x - scale * q - offset)**2 with the nearest codes."""
     inverse = reciprocal(scale)
     shift = -offset * inverse
@@ -162,7 +162,7 @@ def affine_error(tile: Any, weights: Any, first: int, count: int, scale: Any, of
     for j in range(first, first + count):
         x = load(tile, j)
         rest = x - fma(scale, affine_code(x, inverse, shift, hi), offset)
-        total = fma(rest, weighted(weights, j, rest), total)
+        total = fma(rest, weighted(importance, j, rest), total)
     return total
 
 

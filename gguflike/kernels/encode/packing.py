@@ -1,4 +1,4 @@
-"""Where the bits of a block go, as data: one ``Layout`` per block type, from the field order that ggml declares.
+"""Where the bits of a block go, as data: one ``Packing`` per block type, from the field order that ggml declares.
 
 A layout names symbols (rows of the encoder's symbol tile) and places runs of their bits in the block.
 """
@@ -15,7 +15,7 @@ Slot = tuple[int, int, int, int]  # symbol row, right shift, mask, bit position 
 ALL = -1  # mask of a symbol that has no other bits
 
 
-class Layout(NamedTuple):
+class Packing(NamedTuple):
     """Where each word of a block comes from.
 
     ``words`` int32 (n, 5): byte offset, width in bytes, first slot, end, whether every slot takes all of its symbol.
@@ -29,7 +29,7 @@ class Layout(NamedTuple):
     block_bytes: int
 
 
-def layout(fields: Iterable[list[list[Slot]]]) -> Layout:
+def layout(fields: Iterable[list[list[Slot]]]) -> Packing:
     """Lay out the bytes of ``fields`` (lists of bytes, each a list of slots) in order, in the widest words."""
     stream = [byte for field in fields for byte in field]
     words: list[tuple[int, ...]] = []
@@ -44,9 +44,9 @@ def layout(fields: Iterable[list[list[Slot]]]) -> Layout:
         entire = all(right == 0 and mask == ALL for _, right, mask, _ in slots[first:])
         words.append((at, width, first, len(slots), entire))
         at += width
-    alone = [slots[first][0] if end == first + 1 and entire else ALL for _, _, first, end, entire in words]
-    fours = [_run(alone[4 * f : 4 * f + 4]) for f in range(len(stream) // 16)]
-    return Layout(np.array(words, np.int32), np.array(slots, np.int32), np.array(fours, np.int32), len(stream))
+    unweighted = [slots[first][0] if end == first + 1 and entire else ALL for _, _, first, end, entire in words]
+    fours = [_run(unweighted[4 * f : 4 * f + 4]) for f in range(len(stream) // 16)]
+    return Packing(np.array(words, np.int32), np.array(slots, np.int32), np.array(fours, np.int32), len(stream))
 
 
 def _joined(slots: list[Slot]) -> list[Slot]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels.encode.search import MAGIC
+from gguflike.kernels.encode.rounding import MAGIC
 from gguflike.kernels.engine.jit import lean
 from gguflike.kernels.vector.lanes import bits, fma, int_lanes, lanes, load, maximum, minimum, store, to_float
 from gguflike.kernels.vector.shorts import (
@@ -33,7 +33,7 @@ FIRST_BITS = 0x00010001
 BYTES_FLIP = -0x7F7F7F80  # 0x80808080 as int32
 
 
-class Scan(NamedTuple):
+class Candidates(NamedTuple):
     """Candidates for the scale of a block whose range is ``unit`` in ``pairs``.
 
     ``candidates`` int64 (n, 2): by what to multiply so that 2**15 is one code, and what to add before. The first one is
@@ -44,10 +44,10 @@ class Scan(NamedTuple):
     candidates: npt.NDArray[np.int64]
 
 
-def scan(unit: int, candidates: Iterable[tuple[float, float]]) -> Scan:
+def scan(unit: int, candidates: Iterable[tuple[float, float]]) -> Candidates:
     """Candidates from pairs (range in codes, code of its start); the range must be a multiple of ``2**15 / unit``."""
     rows = [(round(codes * 2**15 / unit), round(start / codes * unit)) for codes, start in candidates]
-    return Scan(np.float32(unit), np.array(rows, np.int64))
+    return Candidates(np.float32(unit), np.array(rows, np.int64))
 
 
 @lean(forceinline=True)

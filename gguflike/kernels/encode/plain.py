@@ -39,27 +39,27 @@ def to_bf16(start: int, stop: int, x: Any, out: Any, limit: Any) -> None:
 
 
 @register("encode", "F16")
-def encode_f16(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
+def encode_f16(x: Array, out: Array, importance: Array | None, method: str, threads: int | None = None) -> None:
     """float16, saturating at 65504 unless ``method`` is "absmax"."""
     limit = np.float32(np.inf) if method == "absmax" else _F16_MAX
     run_rows(to_f16, len(x), x, out.view(np.uint16), limit, threads=threads)
 
 
 @register("encode", "BF16")
-def encode_bf16(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
+def encode_bf16(x: Array, out: Array, importance: Array | None, method: str, threads: int | None = None) -> None:
     """bfloat16, saturating at its largest value unless ``method`` is "absmax"."""
     limit = np.float32(np.inf) if method == "absmax" else _BF16_MAX
     run_rows(to_bf16, len(x), x, out.view(np.uint16), limit, threads=threads)
 
 
 @register("encode", "F32")
-def encode_f32(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
+def encode_f32(x: Array, out: Array, importance: Array | None, method: str, threads: int | None = None) -> None:
     """A copy."""
     np.copyto(out.view("<f4"), x)
 
 
 @register("encode", "F64")
-def encode_f64(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
+def encode_f64(x: Array, out: Array, importance: Array | None, method: str, threads: int | None = None) -> None:
     """Exact widening."""
     np.copyto(out.view("<f8"), x)
 
@@ -72,7 +72,7 @@ def _register_integer(name: str, dtype: str) -> None:
     top = top if int(top) <= info.max else np.nextafter(top, np.float32(0.0))
 
     @register("encode", name)
-    def encode(x: Array, out: Array, weights: Array | None, method: str, threads: int | None = None) -> None:
+    def encode(x: Array, out: Array, importance: Array | None, method: str, threads: int | None = None) -> None:
         np.copyto(out.view(dtype), np.clip(np.rint(x), np.float32(info.min), top).astype(dtype))
 
 

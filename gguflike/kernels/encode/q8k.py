@@ -10,8 +10,16 @@ from typing import Any, NamedTuple
 
 from gguflike.kernels.encode.driver import codec, register_codec
 from gguflike.kernels.encode.packing import whole
-from gguflike.kernels.encode.scale import Targets, best_scale, both, extreme, spread, squared_errors, unbounded
-from gguflike.kernels.encode.search import Levels, code_of, integers, nearest, normalize, reciprocal, times_power
+from gguflike.kernels.encode.rounding import (
+    Levels,
+    code_of,
+    integers,
+    nearest_level,
+    normalize,
+    reciprocal,
+    times_power,
+)
+from gguflike.kernels.encode.scale import Targets, best_scale, extreme, squared_errors, target_grid, unbounded
 from gguflike.kernels.vector.lanes import bits, int_lanes, load, magnitude, store, where
 
 BLOCK, RUN = 256, 16
@@ -26,28 +34,28 @@ class Settings(NamedTuple):
 
 
 @codec(Settings)
-def encode_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Settings) -> None:
+def encode_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: Settings) -> None:
     """Symbols: the codes, the sums of runs, the scale."""
     levels = s.levels
     lift = normalize(tile, BLOCK, magnitude(extreme(tile, 0, BLOCK)))
     top = extreme(tile, 0, BLOCK)
     d = top / levels.lo
     if len(s.targets) > 0:
-        found = best_scale(tile, weights, 0, BLOCK, top, s.targets, 1, s.scan, levels)
-        new, old = squared_errors(tile, weights, 0, BLOCK, found, d, levels)
+        found = best_scale(tile, importance, 0, BLOCK, top, s.targets, 1, s.scan, levels)
+        new, old = squared_errors(tile, importance, 0, BLOCK, found, d, levels)
         d = where(new < old, found, d)
     inverse = reciprocal(d)
     for run in range(BLOCK // RUN):
         total = int_lanes(0)
         for j in range(run * RUN, run * RUN + RUN):
-            code = code_of(nearest(load(tile, j), inverse, levels), levels)
+            code = code_of(nearest_level(load(tile, j), inverse, levels), levels)
             total = total + code
             store(symbols, j, code)
         store(symbols, BLOCK + run, total)
     store(symbols, BLOCK + BLOCK // RUN, bits(times_power(d, -lift)))
 
 
-_TARGETS = both(spread(-127, -120, 15), spread(120, 127, 14))
+_TARGETS = target_grid((-127, -120, 15), (120, 127, 14))
 _LEVELS = integers(-127, 127, first=-127)
 _SETTINGS = Settings(_TARGETS, unbounded(_LEVELS, _TARGETS), _LEVELS)
 _RUNS = range(BLOCK, BLOCK + BLOCK // RUN)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from gguflike.kernels.encode.driver import Codec, codec, register_codec
 from gguflike.kernels.encode.packing import Slot, bit_string, planes, strided, whole
-from gguflike.kernels.encode.search import (
+from gguflike.kernels.encode.rounding import (
     HALF,
     LARGEST,
     Levels,
@@ -24,10 +24,10 @@ from gguflike.kernels.encode.search import (
     codebook,
     f16_bits,
     integers,
-    nearest,
+    nearest_level,
     reciprocal,
+    round_to_f16,
     stored_scale,
-    to_f16_grid,
     weighted,
 )
 from gguflike.kernels.engine.jit import lean
@@ -48,7 +48,7 @@ from gguflike.kernels.vector.lanes import (
 Targets = npt.NDArray[np.float32]
 
 
-class Plain(NamedTuple):
+class Absmax(NamedTuple):
     """The textbook rule: the extreme value (``signed``: with its sign) maps to level ``top``."""
 
     size: int
@@ -58,19 +58,19 @@ class Plain(NamedTuple):
 
 
 class Search(NamedTuple):
-    """Search from ``targets`` for the extreme value, ``rounds`` of codes and scale in turn; competes with ``plain``.
+    """Search from ``targets`` for the extreme value, ``rounds`` of codes and scale in turn; competes with ``absmax``.
 
     ``scan`` as in ``best_scale``.
     """
 
-    plain: Plain
+    absmax: Absmax
     scan: Levels
     targets: Targets
     rounds: int
 
 
 @lean
-def bounds(tile: Any, first: int, count: int) -> Any:
+def value_range(tile: Any, first: int, count: int) -> Any:
     """(least, greatest) value."""
     least = load(tile, first)
     greatest = least
@@ -84,7 +84,7 @@ def bounds(tile: Any, first: int, count: int) -> Any:
 @lean
 def extreme(tile: Any, first: int, count: int) -> Any:
     """The value of largest magnitude (the first of equals), with its sign."""
-    least, greatest = bounds(tile, first, count)
+    least, greatest = value_range(tile, first, count)
     size = maximum(greatest, -least)
     value = where(greatest == size, greatest, least)
     if any_lane(greatest == -least):
@@ -95,14 +95,14 @@ def extreme(tile: Any, first: int, count: int) -> Any:
 
 
 @lean
-def moments(tile: Any, weights: Any, first: int, count: int, inverse: Any, levels: Any) -> Any:
+def moments(tile: Any, importance: Any, first: int, count: int, inverse: Any, levels: Any) -> Any:
     """(sum w*x*q, sum w*q*q) over the levels nearest at scale ``1 / inverse``."""
     xq = lanes(0.0)
     qq = lanes(0.0)
     for j in range(first, first + count):
         x = load(tile, j)
-        q = nearest(x, inverse, levels)
-        wq = weighted(weights, j, q)
+        q = nearest_level(x, inverse, levels)
+        wq = weighted(importance, j, q)
         xq = fma(x, wq, xq)
         qq = fma(q, wq, qq)
     return xq, qq
@@ -110,7 +110,7 @@ def moments(tile: Any, weights: Any, first: int, count: int, inverse: Any, level
 
 @lean
 def best_scale(
-    tile: Any, weights: Any, first: int, count: int, top: Any, targets: Any, rounds: int, scan: Any, levels: Any
+    tile: Any, importance: Any, first: int, count: int, top: Any, targets: Any, rounds: int, scan: Any, levels: Any
 ) -> Any:
     """The scale, unrounded, found by the search described above; ``top`` is the extreme value.
 
@@ -120,20 +120,20 @@ def best_scale(
     best_xq = lanes(0.0)
     best_qq = lanes(1.0)
     for t in range(len(targets)):  # one at a time: the sums of two do not fit the registers of AVX2
-        xq, qq = moments(tile, weights, first, count, inverse_top * targets[t], scan)
+        xq, qq = moments(tile, importance, first, count, inverse_top * targets[t], scan)
         # The best scale for given codes is xq / qq, and it explains xq**2 / qq of the squares.
         better = xq * xq * best_qq > best_xq * best_xq * qq
         best_xq = where(better, xq, best_xq)
         best_qq = where(better, qq, best_qq)
     d = best_xq / best_qq
     for _ in range(rounds):
-        xq, qq = moments(tile, weights, first, count, reciprocal(d), levels)
+        xq, qq = moments(tile, importance, first, count, reciprocal(d), levels)
         d = where(qq > 0.0, xq * reciprocal(qq), d)
     return d
 
 
 @lean
-def squared_errors(tile: Any, weights: Any, first: int, count: int, d1: Any, d2: Any, levels: Any) -> Any:
+def squared_errors(tile: Any, importance: Any, first: int, count: int, d1: Any, d2: Any, levels: Any) -> Any:
     """Sums of w * (x - d * q)**2 with the levels nearest at each of two scales."""
     inverse1 = reciprocal(d1)
     inverse2 = reciprocal(d2)
@@ -141,43 +141,43 @@ def squared_errors(tile: Any, weights: Any, first: int, count: int, d1: Any, d2:
     total2 = lanes(0.0)
     for j in range(first, first + count):
         x = load(tile, j)
-        rest1 = fma(-d1, nearest(x, inverse1, levels), x)
-        rest2 = fma(-d2, nearest(x, inverse2, levels), x)
-        total1 = fma(rest1, weighted(weights, j, rest1), total1)
-        total2 = fma(rest2, weighted(weights, j, rest2), total2)
+        rest1 = fma(-d1, nearest_level(x, inverse1, levels), x)
+        rest2 = fma(-d2, nearest_level(x, inverse2, levels), x)
+        total1 = fma(rest1, weighted(importance, j, rest1), total1)
+        total2 = fma(rest2, weighted(importance, j, rest2), total2)
     return total1, total2
 
 
 @lean
-def put_codes(tile: Any, symbols: Any, size: int, d: Any, levels: Any) -> Any:
+def store_codes(tile: Any, symbols: Any, size: int, d: Any, levels: Any) -> Any:
     """Codes at scale ``d``; returns the sum of their levels."""
     inverse = reciprocal(d)
     total = lanes(0.0)
     for j in range(size):
-        q = nearest(load(tile, j), inverse, levels)
+        q = nearest_level(load(tile, j), inverse, levels)
         total = total + q
         store(symbols, j, code_of(q, levels))
     return total
 
 
 @codec(Search)
-def search_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Search) -> None:
+def search_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: Search) -> None:
     """Symbols: the codes, the scale, scale * sum of levels."""
-    size, levels = s.plain.size, s.plain.levels
+    size, levels = s.absmax.size, s.absmax.levels
     top = extreme(tile, 0, size)
     clamp_tile(tile, size, magnitude(top))
     top = minimum(maximum(top, -LARGEST), LARGEST)
-    d = stored_scale(best_scale(tile, weights, 0, size, top, s.targets, s.rounds, s.scan, levels))
-    absmax = to_f16_grid((top if s.plain.signed else magnitude(top)) / s.plain.top)
-    found, plainly = squared_errors(tile, weights, 0, size, d, absmax, levels)
-    d = where(plainly < found, absmax, d)
-    total = put_codes(tile, symbols, size, d, levels)
+    d = stored_scale(best_scale(tile, importance, 0, size, top, s.targets, s.rounds, s.scan, levels))
+    absmax_d = round_to_f16((top if s.absmax.signed else magnitude(top)) / s.absmax.top)
+    found, plainly = squared_errors(tile, importance, 0, size, d, absmax_d, levels)
+    d = where(plainly < found, absmax_d, d)
+    total = store_codes(tile, symbols, size, d, levels)
     store(symbols, size, f16_bits(d))
-    store(symbols, size + 1, f16_bits(to_f16_grid(total * d)))
+    store(symbols, size + 1, f16_bits(round_to_f16(total * d)))
 
 
-@codec(Plain)
-def plain_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Plain) -> None:
+@codec(Absmax)
+def plain_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: Absmax) -> None:
     """Codes are rounded from the unrounded scale, halves up where the scale is signed and away from zero otherwise, as
     ggml's plain encoders do. Symbols as in ``search_lanes``."""
     levels = s.levels
@@ -190,7 +190,7 @@ def plain_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Plain) -> 
     for j in range(s.size):
         t = minimum(maximum(load(tile, j) * inverse, lanes(-300.0)), lanes(300.0))
         if levels.book is not None:
-            level = nearest(t, lanes(1.0), levels)
+            level = nearest_level(t, lanes(1.0), levels)
         elif s.signed:
             level = to_float(to_int(t + (levels.offset + HALF))) - levels.offset
         else:
@@ -201,16 +201,21 @@ def plain_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Plain) -> 
         level = minimum(maximum(level, levels.lo), levels.hi)
         total = total + level
         store(symbols, j, code_of(level, levels))
-    store(symbols, s.size, f16_bits(to_f16_grid(d)))
-    store(symbols, s.size + 1, f16_bits(to_f16_grid(total * d)))
+    store(symbols, s.size, f16_bits(round_to_f16(d)))
+    store(symbols, s.size + 1, f16_bits(round_to_f16(total * d)))
 
 
 def register_scaled(
-    name: str, plain: Plain, fields: list[list[list[Slot]]], targets: Targets, rounds: int, alone: Codec | None = None
+    name: str,
+    absmax: Absmax,
+    fields: list[list[list[Slot]]],
+    targets: Targets,
+    rounds: int,
+    unweighted: Codec | None = None,
 ) -> None:
-    """Make the codecs of this module the encoder of a type; ``alone`` as in ``register_codec``."""
-    search = Search(plain, unbounded(plain.levels, targets), targets, rounds)
-    register_codec(name, plain.size, plain.size + 2, fields, search, textbook=plain, alone=alone)
+    """Make the codecs of this module the encoder of a type; ``unweighted`` as in ``register_codec``."""
+    search = Search(absmax, unbounded(absmax.levels, targets), targets, rounds)
+    register_codec(name, absmax.size, absmax.size + 2, fields, search, absmax=absmax, unweighted=unweighted)
 
 
 def unbounded(levels: Levels, targets: Targets) -> Levels:
@@ -220,23 +225,18 @@ def unbounded(levels: Levels, targets: Targets) -> Levels:
     return levels if lo is None or hi is None or reach > min(-lo, hi) else levels._replace(lo=None, hi=None)
 
 
-def spread(lo: float, hi: float, count: int) -> Targets:
-    """``count`` evenly spaced targets."""
-    return np.linspace(lo, hi, count, dtype=np.float32)
-
-
-def both(one: Targets, other: Targets) -> Targets:
-    """Targets of one sign, then of the other."""
-    return np.concatenate([one, other])
+def target_grid(*ranges: tuple[float, float, int]) -> Targets:
+    """Evenly spaced targets: ``(first, last, count)`` of each range, one range after the other."""
+    return np.concatenate([np.linspace(*each, dtype=np.float32) for each in ranges])
 
 
 IQ4_LEVELS = codebook((-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113))  # kvalues_iq4nl
 
 register_scaled(
-    "Q2_0", Plain(64, np.float32(1), False, integers(-1, 2)), [whole([64], 2), bit_string(range(64), 2)],
-    both(spread(1, 4, 15), spread(-1, -4, 16)), rounds=2,
+    "Q2_0", Absmax(64, np.float32(1), False, integers(-1, 2)), [whole([64], 2), bit_string(range(64), 2)],
+    target_grid((1, 4, 15), (-1, -4, 16)), rounds=2,
 )  # fmt: skip
 register_scaled(
-    "IQ4_NL", Plain(32, np.float32(-127), True, IQ4_LEVELS), [whole([32], 2), planes(strided(32, 2, 16), 4)],
-    both(spread(-160, -105, 9), spread(100, 140, 6)), rounds=1,
+    "IQ4_NL", Absmax(32, np.float32(-127), True, IQ4_LEVELS), [whole([32], 2), planes(strided(32, 2, 16), 4)],
+    target_grid((-160, -105, 9), (100, 140, 6)), rounds=1,
 )  # fmt: skip

@@ -17,16 +17,16 @@ import numpy.typing as npt
 
 from gguflike.kernels.encode.driver import codec, register_codec
 from gguflike.kernels.encode.packing import bit_string, strided, whole
-from gguflike.kernels.encode.search import (
+from gguflike.kernels.encode.rounding import (
     F16_MIN_NORMAL,
     HALF,
     LARGEST,
     clamp_tile,
     f16_bits,
+    importance_of,
     reciprocal,
+    round_to_f16,
     stored_scale,
-    to_f16_grid,
-    weight,
     weighted,
 )
 from gguflike.kernels.engine.jit import inner, lean
@@ -62,13 +62,13 @@ Places = npt.NDArray[np.int32]
 
 
 class Ternary(NamedTuple):
-    """``textbook`` takes the largest magnitude for the scale, unrounded.
+    """``absmax`` takes the largest magnitude for the scale, unrounded.
 
     A byte is ceil(``factor`` / 2**14 * number), the number having the digits ``codes`` (words, 4, digits), most
     significant first and -1 for none, to the ``base``.
     """
 
-    textbook: bool
+    absmax: bool
     codes: Places
     base: int
     factor: int
@@ -90,18 +90,18 @@ def largest(tile: Any, count: int) -> Any:
 
 
 @lean
-def between(tile: Any, weights: Any, top: Any, numbers: Any) -> Any:
+def between(tile: Any, importance: Any, top: Any, numbers: Any) -> Any:
     """Bounds of the best threshold, by passes of the map from both ends.
 
     ``top``: the largest magnitude; ``numbers``: an int tile to use.
     """
-    if weights is None:
+    if importance is None:
         return between_integers(tile, top, numbers)
-    return between_floats(tile, weights, top, numbers)
+    return between_floats(tile, importance, top, numbers)
 
 
 @lean
-def sums(tile: Any, weights: Any, threshold: Any) -> Any:
+def sums(tile: Any, importance: Any, threshold: Any) -> Any:
     """Sums of w*|x| and w over the magnitudes beyond a threshold."""
     wx1 = lanes(0.0)
     w1 = lanes(0.0)
@@ -109,18 +109,18 @@ def sums(tile: Any, weights: Any, threshold: Any) -> Any:
     w2 = lanes(0.0)
     for j in range(0, TERNARY, 2):  # two sums of each, so that one need not wait for the other
         x = magnitude(load(tile, j))
-        kept = where(x > threshold, weight(weights, j), lanes(0.0))
+        kept = where(x > threshold, importance_of(importance, j), lanes(0.0))
         wx1 = fma(kept, x, wx1)
         w1 = w1 + kept
         x = magnitude(load(tile, j + 1))
-        kept = where(x > threshold, weight(weights, j + 1), lanes(0.0))
+        kept = where(x > threshold, importance_of(importance, j + 1), lanes(0.0))
         wx2 = fma(kept, x, wx2)
         w2 = w2 + kept
     return wx1 + wx2, w1 + w2
 
 
 @lean
-def between_floats(tile: Any, weights: Any, top: Any, numbers: Any) -> Any:
+def between_floats(tile: Any, importance: Any, top: Any, numbers: Any) -> Any:
     """``between`` on the magnitudes themselves."""
     low = lanes(0.0)
     high = top * HALF
@@ -128,7 +128,7 @@ def between_floats(tile: Any, weights: Any, top: Any, numbers: Any) -> Any:
     store(numbers, 1, bits(high))
     for _ in range(PASSES):
         for end in range(2):
-            wx, w = sums(tile, weights, from_bits(load(numbers, end)))
+            wx, w = sums(tile, importance, from_bits(load(numbers, end)))
             store(numbers, end, bits(wx * reciprocal(w) * HALF))
         low = from_bits(load(numbers, 0))
         high = from_bits(load(numbers, 1))
@@ -186,7 +186,7 @@ def find(tile: Any, low: Any, high: Any, spots: Any) -> int:
 
 
 @lean
-def collect(tile: Any, weights: Any, spots: Any, count: int, counts: Any, rest: Any) -> int:
+def collect(tile: Any, importance: Any, spots: Any, count: int, counts: Any, rest: Any) -> int:
     """Magnitudes at the ``spots``, lane by lane from the top of ``rest``, then zeros; their weights in its lower half.
 
     ``counts`` int64 (16,) is to use. Returns the most of a lane.
@@ -205,20 +205,20 @@ def collect(tile: Any, weights: Any, spots: Any, count: int, counts: Any, rest: 
             place = counts[lane]
             at = place * LANES + lane
             rest[at] = abs(tile[j * LANES + lane])
-            rest[TERNARY * LANES + at] = 1.0 if weights is None else weights[j * LANES + lane]
+            rest[TERNARY * LANES + at] = 1.0 if importance is None else importance[j * LANES + lane]
             counts[lane] = place + 1
             most = max(most, place + 1)
     return most
 
 
 @inner
-def best_ternary(tile: Any, weights: Any, low: Any, high: Any) -> Any:
+def best_ternary(tile: Any, importance: Any, low: Any, high: Any) -> Any:
     """The scale of least squared error over all codes -1, 0, 1 with a threshold from ``low`` to ``high``."""
     spots = np.empty(TERNARY + 1 + LANES, np.int64)
     rest = make_tile(2 * TERNARY)
     count = find(tile, low, high, spots)
-    most = collect(tile, weights, spots, count, spots[TERNARY + 1 :], rest)
-    wx, w = sums(tile, weights, high)
+    most = collect(tile, importance, spots, count, spots[TERNARY + 1 :], rest)
+    wx, w = sums(tile, importance, high)
     best_wx = wx
     best_w = where(w > 0.0, w, lanes(1.0))
     for i in range(most):
@@ -237,13 +237,13 @@ def best_ternary(tile: Any, weights: Any, low: Any, high: Any) -> Any:
 
 
 @lean
-def ternary_error(tile: Any, weights: Any, d: Any) -> Any:
+def ternary_error(tile: Any, importance: Any, d: Any) -> Any:
     """Squared error with the nearest of -d, 0, d."""
     total = lanes(0.0)
     for j in range(TERNARY):
         size = magnitude(load(tile, j))
         rest = size - where(size > d * HALF, d, lanes(0.0))
-        total = total + rest * weighted(weights, j, rest)
+        total = total + rest * weighted(importance, j, rest)
     return total
 
 
@@ -266,37 +266,37 @@ def put_words(tile: Any, symbols: Any, scale: Any, s: Ternary) -> None:
 
 
 @codec(Ternary)
-def ternary_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Ternary) -> None:
+def ternary_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: Ternary) -> None:
     """Symbols: room for 256 numbers, the scale, then the words of ``codes``."""
     top = largest(tile, TERNARY)
-    if s.textbook:
-        d = to_f16_grid(top)
+    if s.absmax:
+        d = round_to_f16(top)
         put_words(tile, symbols, where(top == 0.0, lanes(0.0), 1.0 / where(top == 0.0, lanes(1.0), top)), s)
     else:
         clamp_tile(tile, TERNARY, top)
         top = minimum(top, lanes(LARGEST))
-        low, high = between(tile, weights, top, symbols)
-        d = stored_scale(best_ternary(tile, weights, low, high))
+        low, high = between(tile, importance, top, symbols)
+        d = stored_scale(best_ternary(tile, importance, low, high))
         if any_lane(d < F16_MIN_NORMAL):  # float16's steps are so wide there that the plain rule's scale may be nearer
-            plain = to_f16_grid(top)
-            worse = ternary_error(tile, weights, plain) < ternary_error(tile, weights, d)
+            plain = round_to_f16(top)
+            worse = ternary_error(tile, importance, plain) < ternary_error(tile, importance, d)
             d = where(worse, plain, d)
         put_words(tile, symbols, reciprocal(d), s)
     store(symbols, TERNARY, f16_bits(d))
 
 
 @codec(Binary)
-def binary_lanes(group: int, tile: Any, weights: Any, symbols: Any, s: Binary) -> None:
+def binary_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: Binary) -> None:
     """Symbols: bits (1 for +d), then the scale."""
     clamp_tile(tile, s.size, largest(tile, s.size))
     wx = lanes(0.0)
     w = lanes(0.0)
     for j in range(s.size):
         v = load(tile, j)
-        wx = wx + weighted(weights, j, magnitude(v))
-        w = w + weight(weights, j)
+        wx = wx + weighted(importance, j, magnitude(v))
+        w = w + importance_of(importance, j)
         store(symbols, j, where(v < 0.0, int_lanes(0), int_lanes(1)))
-    store(symbols, s.size, f16_bits(to_f16_grid(wx * reciprocal(w))))
+    store(symbols, s.size, f16_bits(round_to_f16(wx * reciprocal(w))))
 
 
 def _trits() -> Places:
@@ -315,10 +315,10 @@ def _pairs_of_bits() -> Places:
 def _register_ternary(name: str, search: Ternary) -> None:
     count = len(search.codes)
     codes, d = whole(range(TERNARY + 1, TERNARY + 1 + count), 4), whole([TERNARY], 2)
-    register_codec(name, TERNARY, TERNARY + 1 + count, [codes, d], search, search._replace(textbook=True))
+    register_codec(name, TERNARY, TERNARY + 1 + count, [codes, d], search, search._replace(absmax=True))
 
 
 _register_ternary("TQ2_0", Ternary(False, _pairs_of_bits(), 4, 1 << 14))
 _register_ternary("TQ1_0", Ternary(False, _trits(), 3, 17261))
 _MEAN = Binary(BINARY)
-register_codec("Q1_0", BINARY, BINARY + 1, [whole([BINARY], 2), bit_string(range(BINARY), 1)], _MEAN, textbook=_MEAN)
+register_codec("Q1_0", BINARY, BINARY + 1, [whole([BINARY], 2), bit_string(range(BINARY), 1)], _MEAN, absmax=_MEAN)

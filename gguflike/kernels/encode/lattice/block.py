@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels.encode.lattice.near import (
+from gguflike.kernels.encode.lattice.codebook import NUMBER_BIT, Codebook
+from gguflike.kernels.encode.lattice.exhaustive import nearest, scores
+from gguflike.kernels.encode.lattice.repair import (
     NUMBER,
     elements,
     find_ways,
@@ -22,8 +24,6 @@ from gguflike.kernels.encode.lattice.near import (
     take_way,
     trial_at,
 )
-from gguflike.kernels.encode.lattice.search import nearest, scores
-from gguflike.kernels.encode.lattice.tables import NUMBER_BIT, Codebook
 from gguflike.kernels.engine.jit import lean
 from gguflike.kernels.vector.lanes import (
     LANES,

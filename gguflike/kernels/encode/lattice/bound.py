@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gguflike.kernels.encode.lattice.tables import POINT, Codebook
+from gguflike.kernels.encode.lattice.codebook import POINT, Codebook
 from gguflike.kernels.engine.jit import lean
 from gguflike.kernels.vector.lanes import fma, int_lanes, lanes, load, magnitude, maximum, minimum, where
 from gguflike.kernels.vector.permute import gather

@@ -20,8 +20,8 @@ from gguflike.blocks import FORMATS, codebooks
 from gguflike.kernels.dispatch import register
 from gguflike.kernels.encode.lattice import fields
 from gguflike.kernels.encode.lattice.block import EVEN, FREE, NONE, SUPER, Effort, Places, Shape, places
+from gguflike.kernels.encode.lattice.codebook import Codebook, halve
 from gguflike.kernels.encode.lattice.rows import encode_blocks
-from gguflike.kernels.encode.lattice.tables import Codebook, halve
 from gguflike.kernels.engine.threads import run_rows
 from gguflike.kernels.vector.lanes import LANES
 

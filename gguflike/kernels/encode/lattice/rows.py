@@ -20,9 +20,9 @@ from gguflike.kernels.encode.lattice.block import (
     take_block,
 )
 from gguflike.kernels.encode.lattice.bound import least_error
-from gguflike.kernels.encode.lattice.near import take_shares
+from gguflike.kernels.encode.lattice.codebook import NUMBER_BIT, Codebook
+from gguflike.kernels.encode.lattice.repair import take_shares
 from gguflike.kernels.encode.lattice.scales import choose, first_scales, refit, resample, search_d
-from gguflike.kernels.encode.lattice.tables import NUMBER_BIT, Codebook
 from gguflike.kernels.engine.jit import jit, lean
 from gguflike.kernels.vector.half import f32_to_f16
 from gguflike.kernels.vector.lanes import (

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gguflike.kernels.encode.lattice.block import OCTETS, Effort, Places, Shape, add_octets
-from gguflike.kernels.encode.search import F16_MIN, to_f16_grid
+from gguflike.kernels.encode.rounding import F16_MIN, round_to_f16
 from gguflike.kernels.engine.jit import lean
 from gguflike.kernels.vector.lanes import (
     LANES,
@@ -36,7 +36,7 @@ _HUGE = np.float32(1e10)  # relative scales above this are equally useless, and 
 @lean
 def _stored(step: Any, shape: Shape, largest: float) -> Any:
     """The float16 values nearest to relative scale steps, finite and above zero."""
-    return maximum(to_f16_grid(step * lanes(largest) / lanes(np.float32(shape.factor))), lanes(F16_MIN))
+    return maximum(round_to_f16(step * lanes(largest) / lanes(np.float32(shape.factor))), lanes(F16_MIN))
 
 
 @lean

@@ -61,13 +61,13 @@ def codebook(levels: tuple[int, ...]) -> Levels:
 
 
 @lean(forceinline=True)
-def nearest(x: Any, inverse: Any, levels: Levels) -> Any:
+def nearest_level(x: Any, inverse: Any, levels: Levels) -> Any:
     """The level nearest to ``x * inverse``."""
-    return _nearest(x, inverse, levels, levels.book, levels.lo)
+    return _nearest_level(x, inverse, levels, levels.book, levels.lo)
 
 
 @lean(forceinline=True)
-def _nearest(x: Any, inverse: Any, levels: Any, book: Any, lo: Any) -> Any:
+def _nearest_level(x: Any, inverse: Any, levels: Any, book: Any, lo: Any) -> Any:
     if book is None:
         if lo is None:
             return fma(x, inverse, MAGIC) - MAGIC
@@ -82,7 +82,7 @@ def _nearest(x: Any, inverse: Any, levels: Any, book: Any, lo: Any) -> Any:
 
 @lean(forceinline=True)
 def code_of(level: Any, levels: Levels) -> Any:
-    """The stored code (int32 lanes) of a level that ``nearest`` returned: level + offset, or the place in the book."""
+    """The stored code of a level that ``nearest_level`` returned: level + offset, or its place in the codebook."""
     return _code_of(level, levels, levels.book)
 
 
@@ -97,7 +97,7 @@ def _code_of(level: Any, levels: Levels, book: Any) -> Any:
 
 
 @lean(forceinline=True)
-def weight(tile: Any, j: Any) -> Any:
+def importance_of(tile: Any, j: Any) -> Any:
     """Importance of weight ``j`` in each lane; 1 where there is no importance."""
     if tile is None:
         return lanes(1.0)
@@ -152,7 +152,7 @@ def reciprocal(d: Any) -> Any:
 
 
 @lean(forceinline=True)
-def to_f16_grid(value: Any) -> Any:
+def round_to_f16(value: Any) -> Any:
     """Nearest value that float16 holds, ties to even; saturates instead of overflowing."""
     raw = bits(value)
     normal = from_bits((raw + ((raw >> 13) & 1) + 0xFFF) & ~0x1FFF)
@@ -169,7 +169,7 @@ def stored_scale(d: Any) -> Any:
 
     A scale that would round to zero takes the smallest step instead: its codes are rounded anew, so it cannot do harm.
     """
-    rounded = to_f16_grid(d)
+    rounded = round_to_f16(d)
     lost = (rounded == 0.0) & (d != 0.0)
     return where(lost, where(d < 0.0, lanes(-F16_MIN), lanes(F16_MIN)), rounded)
 

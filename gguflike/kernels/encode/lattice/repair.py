@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from gguflike.kernels.encode.lattice.tables import POINT, Codebook
-from gguflike.kernels.encode.search import MAGIC
+from gguflike.kernels.encode.lattice.codebook import POINT, Codebook
+from gguflike.kernels.encode.rounding import MAGIC
 from gguflike.kernels.engine.jit import lean
 from gguflike.kernels.vector.lanes import fma, lanes, load, maximum
 from gguflike.kernels.vector.permute import gather

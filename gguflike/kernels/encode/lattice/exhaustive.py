@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gguflike.kernels.encode.lattice.tables import Codebook
+from gguflike.kernels.encode.lattice.codebook import Codebook
 from gguflike.kernels.engine.jit import lean
 from gguflike.kernels.vector.lanes import LANES, any_lane, fma, int_lanes, lanes, load, maximum, store
 from gguflike.kernels.vector.permute import gather
