@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from gguflike import container
 from gguflike.blocks import FORMATS
 from gguflike.container import TensorSpec, Typed, ValueType, Writer, plan
-from gguflike.container.target import temporary_prefix
+from gguflike.container.publish import temporary_prefix
 from gguflike.errors import GGUFError, OutputError
 from gguflike.tensor import QuantizedTensor
 from gguflike.verify import verify

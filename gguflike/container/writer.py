@@ -14,7 +14,8 @@ from typing import Any
 from gguflike.container.digest import patch
 from gguflike.container.layout import TensorInfo, TensorSpec
 from gguflike.container.plan import FilePlan, plan
-from gguflike.container.target import StrPath, Target, output_errors, refuse_source, write_all
+from gguflike.container.publish import output_errors
+from gguflike.container.target import StrPath, Target, refuse_source, write_all
 from gguflike.errors import OutputError
 from gguflike.tensor import QuantizedTensor
 

@@ -1,15 +1,14 @@
-"""A folder that appears complete or not at all: built under a hidden name beside its place, then renamed."""
+"""A folder that appears complete or not at all."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+from gguflike.container.publish import check_space, make_temporary, output_errors, sweep, sync_folder
 from gguflike.errors import OutputError
 
 
@@ -23,66 +22,25 @@ def new_folder(target: Path, size: int) -> Iterator[Path]:
     target = target.absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise OutputError("the target exists", path=target, remedy="choose a folder that does not exist yet")
-    prefix = f".gguflike-{target.name[:100]}-"
-    try:
+    with output_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(target.parent, prefix)
-        _check_space(target, size)
-        temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=target.parent))
-    except OSError as error:
-        raise _refused(target, error) from error
-    lock = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY)
+        sweep(str(target))
+        check_space(str(target), size)
+        temporary, lock = make_temporary(str(target), _make)
+        try:
+            yield Path(temporary)
+            os.fsync(lock)
+            Path(temporary).rename(target)
+            sync_folder(target.parent)
+        finally:
+            os.close(lock)
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _make(path: str) -> int:
+    Path(path).mkdir()
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        os.fsync(lock)
-        temporary.rename(target)
-        _sync(target.parent)
-    except OSError as error:
-        raise _refused(target, error) from error
-    finally:
-        os.close(lock)
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _refused(target: Path, error: OSError) -> OutputError:
-    return OutputError("cannot write", path=target, got=error.strerror or str(error))
-
-
-def _check_space(target: Path, size: int) -> None:
-    free = shutil.disk_usage(target.parent).free
-    if free < size:
-        raise OutputError(
-            "not enough free space",
-            path=target,
-            expected=f"{size:,} bytes",
-            got=f"{free:,}",
-            remedy="free some space or choose another folder",
-        )
-
-
-def _sweep(parent: Path, prefix: str) -> None:
-    """Remove the folders of writers that no longer live: their locks went with them."""
-    for path in parent.glob(f"{prefix}*.tmp"):
-        with suppress(OSError):
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path)
-            finally:
-                os.close(descriptor)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        Path(path).rmdir()
+        raise
