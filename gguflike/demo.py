@@ -6,14 +6,13 @@ from a book it never saw.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from gguflike.convert import convert
+from gguflike.progress import Progress
 from gguflike.runner import load
-
-Progress = Callable[[int, int, str], None]
 
 DATA = Path(__file__).with_name("data")
 CHECKPOINT = DATA / "austen-kjv-6m"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import nan, sqrt
 from typing import Any
@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.container import GGUFFile, open
+from gguflike.progress import Progress
 from gguflike.tensor import QuantizedTensor
 
-Progress = Callable[[int, int, str], None]
 CHUNK = 1 << 20  # weights decoded at a time: bounds the memory
 
 

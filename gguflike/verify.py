@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,8 +22,8 @@ from gguflike.container.finite import NotFinite, first_not_finite
 from gguflike.container.layout import align_up, spread
 from gguflike.container.shards import open_shards
 from gguflike.errors import DigestError, GGUFError
+from gguflike.progress import Progress
 
-Progress = Callable[[int, int, str], None]
 CHUNK = 1 << 20  # bytes read at a time: bounds the memory
 
 

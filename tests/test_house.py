@@ -16,6 +16,7 @@ BELOW = {
     "errors": set(),
     "blocks": {"errors"},
     "lazy": set(),
+    "progress": set(),
     "texts": set(),
     "kernels": {"errors", "blocks"},
     "tensor": {"errors", "blocks", "kernels"},
@@ -23,10 +24,10 @@ BELOW = {
     "arch": {"errors", "blocks"},
     "checkpoint": {"errors", "texts", "blocks", "arch"},
     "describe": {"errors", "blocks", "tensor", "container"},
-    "verify": {"errors", "blocks", "tensor", "container"},
-    "diff": {"errors", "blocks", "tensor", "container"},
-    "convert": {"errors", "blocks", "kernels", "tensor", "container", "arch", "checkpoint"},
-    "runner": {"errors", "blocks", "kernels", "tensor", "container", "arch", "checkpoint"},
+    "verify": {"progress", "errors", "blocks", "tensor", "container"},
+    "diff": {"progress", "errors", "blocks", "tensor", "container"},
+    "convert": {"progress", "errors", "blocks", "kernels", "tensor", "container", "arch", "checkpoint"},
+    "runner": {"progress", "errors", "blocks", "kernels", "tensor", "container", "arch", "checkpoint"},
 }
 # And which rooms of kernels/ each room may import.
 ROOMS = {

@@ -6,6 +6,7 @@ the exporter in the other direction, and the runner from the GGUF's side; none o
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.arch.transforms import IDENTITY, Transform
+from gguflike.errors import GGUFLikeError
 
 HParams = Mapping[str, Any]
 """Hyper-parameters by `HParam.name`; an optional one that is not set is absent."""
@@ -162,6 +164,23 @@ def dimension(text: str, h: HParams) -> int:
 
 def _term(term: str, h: HParams) -> int:
     return int(term) if term.isdigit() else int(h[term])
+
+
+def expect_tensor(
+    kind: type[GGUFLikeError],
+    path: str | os.PathLike[str],
+    name: str,
+    shape: tuple[int, ...],
+    found: tuple[int, ...] | None,
+    remedy: str,
+) -> None:
+    """Raise an error of ``kind`` where the tensor ``name`` of a model is missing (``found`` is None) or misshapen."""
+    if found is None:
+        raise kind("tensor is missing", path=path, tensor=name, expected=f"shape {shape}", remedy=remedy)
+    if found != shape:
+        raise kind(
+            "tensor has the wrong shape", path=path, tensor=name, expected=str(shape), got=str(found), remedy=remedy
+        )
 
 
 def role_of(gguf_name: str) -> tuple[str, int | None]:

@@ -10,9 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Progress = Callable[[int, int, str], None]
+    from gguflike.progress import Progress
 
 
 def print_json(document: Any) -> None:

@@ -10,10 +10,8 @@ from gguflike.container import Receipt, Writer
 from gguflike.convert.encode import Job, run
 from gguflike.convert.plan import ConversionPlan, PlannedTensor
 from gguflike.errors import OutputError
+from gguflike.progress import Progress
 from gguflike.tensor import Method
-
-Progress = Callable[[int, int, str], None]
-"""Called with bytes done, bytes in all, and the name of what is being done."""
 
 
 def execute(

@@ -6,11 +6,12 @@ import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
+from math import prod
 from typing import Any
 
 from gguflike import checkpoint
 from gguflike.arch import hparams, registry
-from gguflike.arch.spec import ArchSpec, Binding, HParams
+from gguflike.arch.spec import ArchSpec, Binding, HParams, expect_tensor
 from gguflike.checkpoint import Checkpoint, LazyTensor
 from gguflike.checkpoint.safetensors import FLOATS
 from gguflike.checkpoint.tokenizer import metadata_from_folder
@@ -19,11 +20,12 @@ from gguflike.convert import imatrix as imatrices
 from gguflike.convert import metadata as general
 from gguflike.convert import plan as plans
 from gguflike.convert import recipe as recipes
-from gguflike.convert.execute import Progress, execute
+from gguflike.convert.execute import execute
 from gguflike.convert.plan import ConversionPlan
 from gguflike.convert.recipe import Facts
 from gguflike.convert.sources import CheckpointSource, MadeSource, Source
 from gguflike.errors import CheckpointError, UnsupportedError
+from gguflike.progress import Progress
 from gguflike.tensor import Method
 
 
@@ -90,7 +92,7 @@ def plan_conversion(
         **general.general(
             spec.name,
             label,
-            sum(_size(source.shape) for source in sources),
+            sum(prod(source.shape) for source in sources),
             recipe,
             opened.generation_config,
             general.read_card(opened.folder),
@@ -175,23 +177,10 @@ def _source(binding: Binding, h: HParams, available: Mapping[str, LazyTensor], o
         assert make is not None, "a rule has either a name in the checkpoint or a function"
         return MadeSource(binding.gguf, binding.shape, functools.partial(make, dict(h)))
     tensor = available.get(binding.hf)
-    if tensor is None:
-        raise CheckpointError(
-            "tensor is missing",
-            path=opened.folder,
-            tensor=binding.hf,
-            expected=f"shape {binding.hf_shape}",
-            remedy="the checkpoint is incomplete, or config.json belongs to another",
-        )
-    if tensor.shape != binding.hf_shape:
-        raise CheckpointError(
-            "tensor has the wrong shape",
-            path=tensor.path,
-            tensor=binding.hf,
-            expected=str(binding.hf_shape),
-            got=str(tensor.shape),
-            remedy="config.json and weights do not belong together",
-        )
+    path, shape = (tensor.path, tensor.shape) if tensor else (opened.folder, None)
+    remedy = "the checkpoint is incomplete, or config.json belongs to another"
+    expect_tensor(CheckpointError, path, binding.hf, binding.hf_shape, shape, remedy)
+    assert tensor is not None
     if tensor.dtype not in FLOATS:
         raise UnsupportedError(
             "weights are not floating-point",
@@ -202,10 +191,3 @@ def _source(binding: Binding, h: HParams, available: Mapping[str, LazyTensor], o
             remedy="a checkpoint that is already quantized has to be dequantized first",
         )
     return CheckpointSource(binding.gguf, tensor, binding.shape, binding.via)
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for each in shape:
-        size *= each
-    return size

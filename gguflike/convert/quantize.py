@@ -17,10 +17,11 @@ from gguflike.convert import imatrix as imatrices
 from gguflike.convert import metadata as general
 from gguflike.convert import plan as plans
 from gguflike.convert import recipe as recipes
-from gguflike.convert.execute import Progress, execute
+from gguflike.convert.execute import execute
 from gguflike.convert.plan import ConversionPlan
 from gguflike.convert.recipe import Facts, Recipe
 from gguflike.convert.sources import GGUFSource, Source, closing_sources, stamp
+from gguflike.progress import Progress
 from gguflike.tensor import Method
 
 _DROPPED = ("split.", "gguflike.digest.", "gguflike.recipe", "gguflike.imatrix")

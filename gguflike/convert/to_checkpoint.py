@@ -13,15 +13,15 @@ import numpy as np
 
 from gguflike import container
 from gguflike.arch import hparams, registry
-from gguflike.arch.spec import ArchSpec, Binding, HParams
+from gguflike.arch.spec import ArchSpec, Binding, HParams, expect_tensor
 from gguflike.checkpoint.save import Entry, shards, write_json, write_tensors
 from gguflike.checkpoint.tokenizer import tokenizer_config_from_metadata, tokenizer_json_from_metadata
 from gguflike.container import GGUFFile
 from gguflike.convert.encode import SCALARS, SLAB_BYTES, limit_of
-from gguflike.convert.execute import Progress
 from gguflike.convert.folder import new_folder
 from gguflike.convert.sources import Floats, GGUFSource, closing_sources, slabs, stamp
 from gguflike.errors import GGUFError, UnsupportedError
+from gguflike.progress import Progress
 
 DTYPES: Mapping[str, str] = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
 _TORCH = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -137,14 +137,8 @@ def _bindings(spec: ArchSpec, h: HParams, opened: GGUFFile) -> dict[str, Binding
     bound = spec.bind(h)
     for binding in bound:
         info = opened.infos.get(binding.gguf)
-        if info is None or info.shape != binding.shape:
-            raise GGUFError(
-                "tensor has the wrong shape" if info else "tensor is missing",
-                path=opened.path,
-                tensor=binding.gguf,
-                expected=str(binding.shape),
-                got=str(info.shape) if info else None,
-            )
+        remedy = "the file is incomplete, or was made for another architecture"
+        expect_tensor(GGUFError, opened.path, binding.gguf, binding.shape, info and info.shape, remedy)
     unknown = sorted(set(opened.infos) - {binding.gguf for binding in bound})
     if unknown:
         raise UnsupportedError(

@@ -12,8 +12,8 @@ import numpy as np
 
 from gguflike.errors import UnsupportedError
 from gguflike.kernels.engine.program import Program, Team, aligned
+from gguflike.progress import Progress
 from gguflike.runner.model import Model, load
-from gguflike.runner.weights import Progress
 
 READ_BYTES = 256 << 20  # beyond any last-level cache
 READ_VECTORS = 256  # bytes of one item of limits:read

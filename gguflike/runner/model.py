@@ -14,12 +14,13 @@ from gguflike import container
 from gguflike.arch import hparams, registry
 from gguflike.errors import GGUFError, UnsupportedError
 from gguflike.kernels.engine.program import Program, Team
+from gguflike.progress import Progress
 from gguflike.runner import graph, rope
 from gguflike.runner.cache import KVCache, bytes_per_position, default_context
 from gguflike.runner.generate import Generation, Stream
 from gguflike.runner.sampling import Sampler
 from gguflike.runner.tokenizer import Tokenizer
-from gguflike.runner.weights import Progress, Weights
+from gguflike.runner.weights import Weights
 
 Logits = npt.NDArray[np.float32]
 ANGLES = 256  # positions whose rotation factors are computed together

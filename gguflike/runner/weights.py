@@ -8,22 +8,22 @@ where they lie in the file.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.arch.spec import ArchSpec, HParams
+from gguflike.arch.spec import ArchSpec, HParams, expect_tensor
 from gguflike.container import GGUFFile, TensorInfo
 from gguflike.errors import GGUFError, UnsupportedError
 from gguflike.kernels.engine import native
 from gguflike.kernels.engine.program import Program, Team, aligned
 from gguflike.kernels.matmul.records import LinearPlan, linear_plan
+from gguflike.progress import Progress
 from gguflike.tensor import QuantizedTensor
 
-Progress = Callable[[int, int, str], None]
 FLOATS = ("F32", "F16", "BF16", "F64")
 BATCH_BYTES = 1 << 25  # of the file, repacked by one pass and in memory twice until then
 LINE = 64  # bytes of a cache line: where the weights of a matrix begin
@@ -173,23 +173,9 @@ def _checked(file: GGUFFile, spec: ArchSpec, h: Mapping[str, Any]) -> dict[str, 
     infos = {}
     for binding in spec.bind(h):
         info = file.infos.get(binding.gguf)
-        if info is None:
-            raise GGUFError(
-                "required tensor is missing",
-                path=file.path,
-                tensor=binding.gguf,
-                expected=f"shape {binding.shape}",
-                remedy="the file is incomplete, or was made for another architecture",
-            )
-        if info.shape != binding.shape:
-            raise GGUFError(
-                "tensor has the wrong shape",
-                path=file.path,
-                tensor=binding.gguf,
-                offset=info.offset,
-                expected=binding.shape,
-                got=info.shape,
-            )
+        remedy = "the file is incomplete, or was made for another architecture"
+        expect_tensor(GGUFError, file.path, binding.gguf, binding.shape, info and info.shape, remedy)
+        assert info is not None
         if len(info.shape) == 1 and info.format.name not in FLOATS:
             raise UnsupportedError(
                 "vectors must be floating point", path=file.path, tensor=binding.gguf, got=info.format.name

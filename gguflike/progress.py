@@ -1,0 +1,9 @@
+"""How long work tells how far it is: the one callback of the library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Progress = Callable[[int, int, str], None]
+"""Called with how much is done, how much there is in all (bytes, unless a function says otherwise), and a description
+of what is being done."""
