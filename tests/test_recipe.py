@@ -97,13 +97,14 @@ def test_substitutions_where_the_block_does_not_divide_the_row() -> None:
     facts = Facts(n_layer=4)
     for wanted, got in FALLBACK.items():
         choice = choose(recipes.Recipe("X", 0, wanted), "blk.0.ffn_up.weight", (8, 32 * 9), facts)
-        assert (choice.format.name, choice.wanted.name, choice.substituted) == (got, wanted, True)
+        assert (choice.format.name, choice.wanted.name) == (got, wanted)
     for columns in (48, 31):
         assert choose(by_name("Q4_K"), "blk.0.ffn_up.weight", (8, columns), facts).format.name == "F16"
         assert choose(by_name("Q8_0"), "blk.0.ffn_up.weight", (8, columns), facts).format.name == "F16"
     output = choose(by_name("IQ2_XS"), "output.weight", (8, 288), facts)
     assert (output.format.name, output.wanted.name) == ("Q8_0", "Q5_K")
-    assert not choose(by_name("Q4_K"), "blk.0.ffn_up.weight", (8, 512), facts).substituted
+    fitting = choose(by_name("Q4_K"), "blk.0.ffn_up.weight", (8, 512), facts)
+    assert fitting.format is fitting.wanted
 
 
 @pytest.mark.parametrize(
@@ -139,13 +140,12 @@ def test_overrides_come_first() -> None:
     rules = (override(r"blk\.[01]\..*=Q8_0"), override("attn_v=f16"))
     facts = Facts(n_layer=4)
 
-    def kind(name: str) -> tuple[str, bool]:
-        choice = choose(by_name("Q4_K_M"), name, (256, 256), facts, rules)
-        return choice.format.name, choice.overridden
+    def kind(name: str) -> str:
+        return choose(by_name("Q4_K_M"), name, (256, 256), facts, rules).format.name
 
-    assert kind("blk.1.attn_v.weight") == ("Q8_0", True)
-    assert kind("blk.2.attn_v.weight") == ("F16", True)
-    assert kind("blk.2.attn_q.weight") == ("Q4_K", False)
+    assert kind("blk.1.attn_v.weight") == "Q8_0"
+    assert kind("blk.2.attn_v.weight") == "F16"
+    assert kind("blk.2.attn_q.weight") == "Q4_K"
     assert choose(by_name("F16"), "blk.0.attn_v.weight", (8, 96), facts, (override("v=Q4_K"),)).format.name == "Q5_0"
 
 

@@ -113,10 +113,6 @@ class Recipe:
     rules: tuple[Rule, ...] = ()
     wants_imatrix: bool = False
 
-    @property
-    def quantizes(self) -> bool:
-        return format_by_name(self.type).is_quantized
-
 
 _OUT6 = Rule("output", "Q6_K")
 _OUT5 = Rule("output", "Q5_K")
@@ -297,11 +293,6 @@ class Choice:
 
     format: BlockFormat
     wanted: BlockFormat
-    overridden: bool = False
-
-    @property
-    def substituted(self) -> bool:
-        return self.format.name != self.wanted.name
 
 
 def by_name(name: str) -> Recipe:
@@ -342,7 +333,7 @@ def choose(
     """The type of one quantizable tensor of ``shape`` (numpy order)."""
     for pattern, fmt in overrides:
         if pattern.search(name):
-            return Choice(_fitting(fmt, shape[-1]), fmt, overridden=True)
+            return Choice(_fitting(fmt, shape[-1]), fmt)
     role, layer = category(name, facts.tied), role_of(name)[1] or 0
     rule = next((rule for rule in recipe.rules if rule.fits(role, layer, facts)), None)
     wanted = format_by_name(rule.type if rule else recipe.type)
