@@ -178,9 +178,7 @@ def expect_tensor(
     if found is None:
         raise kind("tensor is missing", path=path, tensor=name, expected=f"shape {shape}", remedy=remedy)
     if found != shape:
-        raise kind(
-            "tensor has the wrong shape", path=path, tensor=name, expected=str(shape), got=str(found), remedy=remedy
-        )
+        raise kind("tensor has the wrong shape", path=path, tensor=name, expected=shape, got=found, remedy=remedy)
 
 
 def role_of(gguf_name: str) -> tuple[str, int | None]:
