@@ -7,33 +7,13 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-import tiny
 
 from gguflike.arch import hparams, registry, rope
 from gguflike.arch.spec import role_of
 from gguflike.arch.transforms import RopePermute
 from gguflike.errors import CheckpointError, GGUFError, UnsupportedError
-
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192,
-}
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
-VARIANTS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "tied": {"tie_word_embeddings": True},
-    "biases": {"attention_bias": True, "mlp_bias": True},
-    "wide heads": {"head_dim": 16},
-    "no head_dim": {"head_dim": None},
-    "all heads": {"num_key_value_heads": None, "num_attention_heads": 4},
-    "llama3": {"rope_scaling": LLAMA3, "rope_theta": 500000.0},
-    "linear": {"rope_scaling": {"type": "linear", "factor": 2.0}},
-    "yarn": {"rope_scaling": YARN},
-    "mistral": {"architectures": ["MistralForCausalLM"], "sliding_window": None},
-}
+from tests import tiny
+from tests.tiny import LLAMA3, VARIANTS, YARN
 
 
 def read(**changes: Any) -> tuple[Any, Any, list[str]]:

@@ -7,7 +7,11 @@ import json
 
 import numpy as np
 import pytest
-from block_samples import (
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
+
+from gguflike.blocks import FORMATS, BlockFormat, codebooks, format_by_id, format_by_name
+from gguflike.errors import QuantizationError, UnsupportedError
+from tests.block_samples import (
     ALL,
     VECTOR_SHAPE,
     VECTORS,
@@ -21,10 +25,6 @@ from block_samples import (
     reference,
     vector,
 )
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
-
-from gguflike.blocks import FORMATS, BlockFormat, codebooks, format_by_id, format_by_name
-from gguflike.errors import QuantizationError, UnsupportedError
 
 every_type = pytest.mark.parametrize("fmt", ALL, ids=ids(ALL))
 

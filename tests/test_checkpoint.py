@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-import tiny
 
 from gguflike import checkpoint
 from gguflike.checkpoint import hub
 from gguflike.checkpoint.safetensors import read_header
 from gguflike.errors import CheckpointError, UnsupportedError
+from tests import tiny
 
 
 def test_reads_what_the_library_wrote(tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 
 import gguflike
 from gguflike import cli, demo
 from gguflike.cli import COMMANDS, main
 from gguflike.cli.output import progress_bar
+from tests import tiny
 
 AUSTEN = Path(gguflike.__file__).parent / "data" / "austen-kjv-6m"
 PACKAGE = [sys.executable, "-m", "gguflike"]

@@ -10,7 +10,6 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from bad_vectors import bad
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from gguflike.container import ValueType
 from gguflike.container.layout import FOREIGN_TYPES, MAX_HEADER_BYTES
 from gguflike.container.strings import StringOverrun, decode, read_strings, skip_strings
 from gguflike.errors import GGUFError
+from tests.bad_vectors import bad
 
 F32 = bad.TYPE_F32
 

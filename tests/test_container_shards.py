@@ -6,11 +6,11 @@ import struct
 from pathlib import Path
 
 import pytest
-from bad_vectors import bad
 
 from gguflike import container
 from gguflike.errors import GGUFError
 from gguflike.verify import verify
+from tests.bad_vectors import bad
 
 
 def split_kv(number: int, count: int, tensors: int | None) -> list[bytes]:

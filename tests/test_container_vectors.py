@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-from bad_vectors import ROOT, bad
 
 from gguflike import container
 from gguflike.errors import GGUFError
 from gguflike.verify import verify
+from tests.bad_vectors import ROOT, bad
 
 FOLDER = ROOT / "spec" / "vectors" / "bad"
 SPEC = (ROOT / "spec" / "container.md").read_text() + (ROOT / "spec" / "metadata.md").read_text()

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 
 import gguflike
 from gguflike.convert import ConversionPlan, convert
@@ -22,6 +21,7 @@ from gguflike.convert.encode import Job
 from gguflike.convert.metadata import name_parts, read_card, size_label, title
 from gguflike.convert.sources import CheckpointSource
 from gguflike.errors import CheckpointError, OutputError, QuantizationError, UnsupportedError
+from tests import tiny
 
 GOLDEN = Path(__file__).parent / "goldens" / "tiny_llama_f32.json"
 

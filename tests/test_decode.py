@@ -11,13 +11,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from block_samples import ALL, WITH_VECTORS, assert_same_bits, edge_rows, encoded_rows, ids, random_rows, reference
 
 from gguflike.blocks import FORMATS, BlockFormat
 from gguflike.errors import QuantizationError
 from gguflike.kernels import dispatch
 from gguflike.kernels.decode import KERNELS
 from gguflike.tensor import QuantizedTensor
+from tests.block_samples import (
+    ALL,
+    WITH_VECTORS,
+    assert_same_bits,
+    edge_rows,
+    encoded_rows,
+    ids,
+    random_rows,
+    reference,
+)
 
 every_type = pytest.mark.parametrize("fmt", ALL, ids=ids(ALL))
 

@@ -10,6 +10,7 @@ import pytest
 
 from gguflike.blocks import FORMATS
 from gguflike.kernels import dispatch
+from tests.measures import rmse
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -44,10 +45,6 @@ def decode(blocks: Bytes, name: str) -> Floats:
     if name == "Q1_0":  # not in the gguf package
         return libgguf.dequantize_rows(blocks, FORMATS[name].id)
     return gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType[name])
-
-
-def rmse(x: Floats, y: Floats, weights: Floats | None = None) -> float:
-    return float(np.sqrt(np.average(((x - y).astype(np.float64) ** 2).mean(axis=0), weights=weights)))
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from gguflike.kernels.encode.lattice.codebook import DIGITS, NUMBER_BIT, halve
 from gguflike.kernels.encode.lattice.codec import LATTICES
 from gguflike.kernels.vector.lanes import LANES
 from gguflike.kernels.vector.shorts import SHORTS
+from tests.measures import rmse
 
 Floats = npt.NDArray[np.float32]
 
@@ -51,10 +52,6 @@ def decode(blocks: npt.NDArray[np.uint8], name: str) -> Floats:
 def encode(x: Floats, name: str, **options: object) -> Floats:
     """Encoded by us, decoded by the gguf package."""
     return decode(quantize(x, name, threads=1, **options).rows, name)  # type: ignore[arg-type]
-
-
-def rmse(x: Floats, y: Floats, importance: Floats | None = None) -> float:
-    return float(np.sqrt(np.average(((x.astype(np.float64) - y) ** 2).mean(axis=0), weights=importance)))
 
 
 @pytest.fixture(scope="module")

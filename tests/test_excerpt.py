@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_tokenizers import SPACE, byte_level, spm_metadata, write_folder
 from tokenizers import Tokenizer as HF
 
 import gguflike
@@ -21,6 +20,7 @@ from gguflike.checkpoint.tokenizer_json import document
 from gguflike.checkpoint.vocabulary import Vocabulary
 from gguflike.runner import tokenizer as runner
 from gguflike.runner.tokenizer import Tokenizer
+from tests.small_tokenizers import SPACE, byte_level, spm_metadata, write_folder
 
 AUSTEN = Path(gguflike.__file__).parent / "data" / "austen-kjv-6m"
 

@@ -14,14 +14,14 @@ import gguf
 import numpy as np
 import pytest
 import safetensors
-import tiny
-from test_arch import VARIANTS
 
 import gguflike
 from gguflike import checkpoint
 from gguflike.checkpoint.save import Entry, header, index, shards
 from gguflike.convert import convert, export
 from gguflike.errors import GGUFError, OutputError, QuantizationError, UnsupportedError
+from tests import tiny
+from tests.tiny import VARIANTS
 
 
 def read(folder: Path) -> dict[str, tuple[str, bytes]]:

@@ -30,6 +30,7 @@ from gguflike.kernels.vector.shorts import (
     where_more,
     where_same,
 )
+from tests.measures import rmse
 
 DELTA = 0.125
 W, SCALE = 16, 32  # vectors of ``f``; the weights of 32 octets come first, then their importance
@@ -116,10 +117,10 @@ def test_rough_points_cost_little() -> None:
     """IQ2_S without importance samples rough points; where it is given, though equal, it searches for the best."""
     x = np.random.default_rng(5).standard_normal((8, 1024)).astype(np.float32)
 
-    def rmse(importance: npt.NDArray[np.float32] | None) -> float:
-        return float(np.sqrt(np.mean((x - quantize(x, "IQ2_S", importance=importance).dequantize()) ** 2)))
+    def error(importance: npt.NDArray[np.float32] | None) -> float:
+        return rmse(x, quantize(x, "IQ2_S", importance=importance).dequantize())
 
-    assert rmse(None) < 1.003 * rmse(np.ones(1024, np.float32))
+    assert error(None) < 1.003 * error(np.ones(1024, np.float32))
 
 
 @jit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -17,6 +18,7 @@ from gguflike.kernels.engine import native
 from gguflike.kernels.matmul.records import FLOATS, LAYOUTS, activation_arrays, linear_plan
 from gguflike.kernels.vector.sizes import LANES
 from gguflike.tensor import QuantizedTensor
+from tests.measures import largest_error
 
 LIMIT = 1e-5  # relative error
 
@@ -65,10 +67,6 @@ def quantized(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return (np.rint(blocks * inverse) * scale.astype(np.float64)).reshape(x.shape)
 
 
-def relative_error(got: npt.NDArray[np.float32], expected: npt.NDArray[np.float64]) -> float:
-    return float(np.abs(got - expected).max() / np.abs(expected).max())
-
-
 @pytest.mark.parametrize("name", [*LAYOUTS, *FLOATS])
 def test_every_type(name: str) -> None:
     """Rows that fill no group, columns that fill no chunk, every remainder of tokens."""
@@ -84,7 +82,7 @@ def test_every_type(name: str) -> None:
         for tokens in (1, 2, 3, 6, 7, 12, 17):
             got = tensor.linear(x[:tokens], threads=1)
             assert got.shape == (tokens, rows)
-            assert relative_error(got, expected[:tokens]) < LIMIT, (rows, columns, tokens)
+            assert largest_error(got, expected[:tokens]) < LIMIT, (rows, columns, tokens)
 
 
 def test_many_tokens_and_rows() -> None:
@@ -92,12 +90,12 @@ def test_many_tokens_and_rows() -> None:
     tensor = random_tensor("Q4_K", 600, 768)
     x = np.random.default_rng(2).standard_normal((250, 768)).astype(np.float32)
     got = tensor.linear(x, threads=2)
-    assert relative_error(got, quantized(x) @ decoded(tensor).T) < LIMIT
+    assert largest_error(got, quantized(x) @ decoded(tensor).T) < LIMIT
     # 1024 columns: rows of activations that fall into the same places of a cache, which are copied.
     for rows, columns in ((600, 300), (48, 1024)):
         tensor = random_tensor("F16", rows, columns)
         x = np.random.default_rng(2).standard_normal((200, columns)).astype(np.float32)
-        assert relative_error(tensor.linear(x, threads=2), x.astype(np.float64) @ decoded(tensor).T) < LIMIT
+        assert largest_error(tensor.linear(x, threads=2), x.astype(np.float64) @ decoded(tensor).T) < LIMIT
 
 
 @pytest.mark.parametrize("tokens", [1, 8])
@@ -137,7 +135,7 @@ def test_bias_and_residual(name: str, tokens: int, rows: int) -> None:
         args = np.array((weights.ctypes.data, rows, columns, *places, out.ctypes.data, stride, add, address), np.int64)
         run(args.ctypes.data, state.ctypes.data, 0, items)
         expected = product + (bias if with_bias else 0) + (before[:, :rows] if add else 0)
-        assert relative_error(out[:, :rows], expected) < LIMIT
+        assert largest_error(out[:, :rows], expected) < LIMIT
         np.testing.assert_array_equal(out[:, rows:], before[:, rows:])
 
 
@@ -218,7 +216,7 @@ SCRIPT = """
 import sys
 import numpy as np
 sys.path.insert(0, sys.argv[1])
-from test_matmul import random_tensor
+from tests.test_matmul import random_tensor
 for name in ("Q8_0", "Q2_K", "F16"):
     tensor = random_tensor(name, 40, 512)
     x = np.random.default_rng(5).standard_normal((7, 512)).astype(np.float32)
@@ -236,11 +234,11 @@ def test_other_machines_give_the_same(cpu: str) -> None:
         env = {k: v for k, v in os.environ.items() if not k.startswith("NUMBA_CPU")}
         if name:
             env |= {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
-        script = [sys.executable, "-c", SCRIPT, os.path.dirname(__file__)]  # noqa: PTH120
+        script = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent.parent)]
         done = subprocess.run(script, env=env, capture_output=True, check=True)
         outputs.append(np.frombuffer(done.stdout, np.float32))
     here, there = outputs
-    assert relative_error(there, here.astype(np.float64)) < 1e-6
+    assert largest_error(there, here.astype(np.float64)) < 1e-6
 
 
 @pytest.mark.parametrize("name", [*LAYOUTS])

@@ -9,13 +9,14 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-import tiny
 
 import gguflike
 from gguflike.container import Typed, ValueType
 from gguflike.convert import convert, quantize_file
 from gguflike.convert import imatrix as imatrices
 from gguflike.errors import CheckpointError, GGUFError, OutputError, QuantizationError
+from tests import tiny
+from tests.imatrix_files import imatrix_dat, imatrix_gguf
 
 
 @pytest.fixture(scope="module")
@@ -140,29 +141,6 @@ def test_not_finite_in_a_gguf(tmp_path: Path) -> None:
     gguflike.write(tmp_path / "a.gguf", {"general.architecture": "llama"}, [bad])
     with pytest.raises(QuantizationError, match=r"blk.0.attn_q.weight.*nan at index \(2, 3\)"):
         quantize_file(tmp_path / "a.gguf", tmp_path / "b.gguf", "Q8_0")
-
-
-def imatrix_gguf(path: Path, sums: dict[str, np.ndarray], counts: dict[str, np.ndarray]) -> Path:
-    writer = gguf.GGUFWriter(path, "")
-    writer.add_type("imatrix")
-    for name, values in sums.items():
-        writer.add_tensor(name + ".in_sum2", values.astype(np.float32))
-        if name in counts:
-            writer.add_tensor(name + ".counts", counts[name].astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def imatrix_dat(path: Path, entries: dict[str, tuple[int, np.ndarray]]) -> Path:
-    data = struct.pack("<i", len(entries))
-    for name, (calls, values) in entries.items():
-        data += struct.pack("<i", len(name)) + name.encode() + struct.pack("<ii", calls, len(values))
-        data += values.astype("<f4").tobytes()
-    path.write_bytes(data + struct.pack("<i", 7) + struct.pack("<i", 4) + b"text")
-    return path
 
 
 def test_importance_reaches_the_encoder(f32: Path, tmp_path: Path) -> None:

@@ -14,12 +14,9 @@ from gguflike.arch.rope import llama3_factors
 from gguflike.errors import GGUFError, UnsupportedError
 from gguflike.runner.model import Model
 from tests import naive_model, tiny_gguf
+from tests.measures import relative_error
 
 IDS = [5, 17, 256, 99, 3, 250, 42, 42, 7, 128, 0, 299, 64, 31]
-
-
-def relative_error(got: np.ndarray, want: np.ndarray) -> float:
-    return float(np.linalg.norm(got.astype(np.float64) - want) / np.linalg.norm(want))
 
 
 def int8_activations(x: np.ndarray, w: np.ndarray) -> np.ndarray:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from block_samples import ALL, ids
 
 from gguflike.blocks import BlockFormat
+from tests.block_samples import ALL, ids
 
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "spec" / "blocks"

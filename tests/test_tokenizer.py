@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_tokenizers import SPACE, added, byte_level, naive_sentencepiece, spm_metadata, write_folder
 from tokenizers import Tokenizer as HF
 
 import gguflike
@@ -22,6 +21,7 @@ from gguflike.checkpoint.tokenizer import (
 )
 from gguflike.errors import GGUFLikeError, TemplateError, UnsupportedError
 from gguflike.runner.tokenizer import Tokenizer
+from tests.small_tokenizers import SPACE, added, byte_level, naive_sentencepiece, spm_metadata, write_folder
 
 AUSTEN = Path(gguflike.__file__).parent / "data" / "austen-kjv-6m"
 GOLDENS = json.loads((Path(__file__).parent / "data" / "tokenizer_goldens.json").read_text(encoding="utf-8"))

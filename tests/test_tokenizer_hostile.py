@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_tokenizers import added, byte_level, spm_metadata, write_folder
 
 from gguflike.checkpoint.tokenizer import metadata_from_folder, tokenizer_config_from_metadata
 from gguflike.errors import CheckpointError, GGUFError, GGUFLikeError, UnsupportedError
 from gguflike.runner.tokenizer import Tokenizer
+from tests.small_tokenizers import added, byte_level, spm_metadata, write_folder
 
 K = "tokenizer.ggml."
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bad_vectors import bad
 
 from gguflike import container
 from gguflike.blocks import FORMATS
@@ -16,6 +15,7 @@ from gguflike.container.finite import first_not_finite, float_fields
 from gguflike.errors import DigestError, GGUFError
 from gguflike.tensor import QuantizedTensor
 from gguflike.verify import CHUNK, verify
+from tests.bad_vectors import bad
 
 
 def zeros(fmt: str, blocks: int, name: str = "x") -> QuantizedTensor:

@@ -10,6 +10,28 @@ import numpy as np
 
 SIZES = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8}
 
+# Settings of config.json: how positions are scaled, and one variant of each kind of model.
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "tied": {"tie_word_embeddings": True},
+    "biases": {"attention_bias": True, "mlp_bias": True},
+    "wide heads": {"head_dim": 16},
+    "no head_dim": {"head_dim": None},
+    "all heads": {"num_key_value_heads": None, "num_attention_heads": 4},
+    "llama3": {"rope_scaling": LLAMA3, "rope_theta": 500000.0},
+    "linear": {"rope_scaling": {"type": "linear", "factor": 2.0}},
+    "yarn": {"rope_scaling": YARN},
+    "mistral": {"architectures": ["MistralForCausalLM"], "sliding_window": None},
+}
+
 
 def config(**changes: Any) -> dict[str, Any]:
     """config.json as Transformers 4 writes it. A change to None leaves the key out."""

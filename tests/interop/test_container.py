@@ -9,14 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bad_vectors import bad
-from test_container_fuzz import small_file
 
 from gguflike import container
 from gguflike.blocks import FORMATS
 from gguflike.errors import GGUFError
 from gguflike.tensor import QuantizedTensor
 from gguflike.verify import verify
+from tests.bad_vectors import bad, small_file
 
 
 class _InitParams(ctypes.Structure):

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
-from test_arch import LLAMA3, VARIANTS, YARN
 
 from gguflike.convert import convert, export
-
-from .conftest import LlamaCpp
+from tests import tiny
+from tests.interop.conftest import LlamaCpp
+from tests.measures import relative_error
+from tests.tiny import LLAMA3, VARIANTS, YARN
 
 IDS = [256, *b"In the beginning was the word, and some more of them follow it here.", 257, 1, 2, 3]
 MORE: dict[str, dict[str, Any]] = {
@@ -44,7 +44,7 @@ def test_one_model_everywhere(name: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(transformers_logits(tmp_path / "back"), want)
     got = LlamaCpp(tmp_path / "x.gguf", context=128).logits(IDS)
     # llama.cpp keeps keys and values in float16, which costs 4e-4 to 8e-4 here
-    assert np.linalg.norm(got - want) / np.linalg.norm(want) < 1.5e-3
+    assert relative_error(got, want) < 1.5e-3
 
 
 def test_the_tokenizer_of_the_export(tmp_path: Path) -> None:

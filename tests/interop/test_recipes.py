@@ -9,11 +9,11 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-import tiny
-from test_quantize_file import imatrix_gguf
 
 from gguflike.convert import convert, quantize_file
 from gguflike.convert.recipe import RECIPES
+from tests import tiny
+from tests.imatrix_files import imatrix_gguf
 
 # llama.cpp has no substitute for Q1_0 and refuses its ragged rows.
 # MXFP4 is for experts only there, NVFP4 is none of its targets, Q2_0 is newer than the gguf package.

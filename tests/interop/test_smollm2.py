@@ -13,6 +13,7 @@ from gguf.quants import dequantize
 
 import gguflike
 from tests.interop.conftest import TEXT
+from tests.measures import relative_error
 
 PROMPTS = (
     "The capital of France is",
@@ -29,10 +30,6 @@ SURE = (
 NEAR_TIE = 4.0  # of the logits' own error
 
 TYPES = ("F16", "Q8_0", "Q4_0", "Q4_K_M", "Q2_K")
-
-
-def relative_error(got: np.ndarray, want: np.ndarray) -> float:
-    return float(np.linalg.norm(np.asarray(got, np.float64) - want) / np.linalg.norm(want))
 
 
 def greedy(model: Any, ids: list[int], count: int) -> list[int]:
