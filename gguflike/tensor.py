@@ -63,12 +63,12 @@ class QuantizedTensor:
             (self.size // self.shape[-1] if self.size else 0, self.shape[-1] if self.shape else 1), np.float32
         )
         if self.size:
-            dispatch.get("decode", self.format)(self.rows, out, threads)
+            dispatch.decoder(self.format)(self.rows, out, threads)
         return out.reshape(self.shape)
 
     def linear(self, x: npt.NDArray[np.float32], threads: int | None = None) -> npt.NDArray[np.float32]:
         """``x @ W.T`` on the blocks: (..., columns) -> (..., rows), never dequantized whole."""
-        return dispatch.get("linear", self.format)(self, x, threads)  # type: ignore[no-any-return]
+        return dispatch.linear(self.format)(self, x, threads)  # type: ignore[no-any-return]
 
 
 def quantize(
@@ -104,7 +104,7 @@ def quantize(
                 expected=f"shape ({columns},)",
                 got=f"shape {weights.shape}",
             )
-    dispatch.get("encode", fmt)(rows, out, weights, method, threads)
+    dispatch.encoder(fmt)(rows, out, weights, method, threads)
     return QuantizedTensor(name, fmt, x.shape, out.reshape(-1))
 
 

@@ -32,6 +32,7 @@ import numpy as np
 from gguflike.blocks import FORMATS, BlockFormat
 from gguflike.kernels import dispatch
 from gguflike.kernels.encode.lattice.codec import LATTICES
+from gguflike.kernels.table import KERNELS
 
 PLAIN = ("F32", "F64", "I8", "I16", "I32", "I64")  # conversions, nothing to compare
 SHAPE = (256, 4096)
@@ -47,13 +48,13 @@ def encode(
     x: np.ndarray, fmt: BlockFormat, weights: np.ndarray | None, method: str = "search", threads: int = 1
 ) -> np.ndarray:
     out = np.empty((len(x), fmt.row_bytes(x.shape[1])), np.uint8)
-    dispatch.get("encode", fmt)(x, out, weights, method, threads)
+    dispatch.encoder(fmt)(x, out, weights, method, threads)
     return out
 
 
 def decode(blocks: np.ndarray, fmt: BlockFormat, columns: int, threads: int = 1) -> np.ndarray:
     out = np.empty((len(blocks), columns), np.float32)
-    dispatch.get("decode", fmt)(blocks, out, threads)
+    dispatch.decoder(fmt)(blocks, out, threads)
     return out
 
 
@@ -233,7 +234,7 @@ def decode_speed(fmt: BlockFormat, x: np.ndarray) -> dict[str, float | None]:
     blocks = np.tile(encode(x, fmt, None, "absmax"), (DECODE_REPEATS, 1))
     source = np.tile(x, (DECODE_REPEATS, 1))
     out, target = np.empty_like(source), np.empty_like(source)
-    kernel = dispatch.get("decode", fmt)
+    kernel = dispatch.decoder(fmt)
     ours, copy = seconds(lambda: kernel(blocks, out, 1), lambda: np.copyto(target, source), repeats=9)
     moved = blocks.nbytes + out.nbytes
     result: dict[str, float | None] = {"ours": moved / ours / 1e9, "copy": 2 * source.nbytes / copy / 1e9}
@@ -335,7 +336,7 @@ def main() -> int:
     }
     for name in names:
         fmt = FORMATS[name]
-        if not dispatch.has("encode", fmt):
+        if KERNELS[fmt.name].encode is None:
             print(f"{name}: no encoder", file=sys.stderr)
             continue
         for each in (None, weights):  # compile

@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 
 from gguflike.blocks import FORMATS
+from gguflike.kernels.dispatch import linear_plan
 from gguflike.kernels.engine import native
 from gguflike.kernels.engine.program import SCRATCH_BYTES
-from gguflike.kernels.matmul.records import FLOATS, LAYOUTS, activation_arrays, linear_plan
+from gguflike.kernels.matmul.records import activation_arrays
+from gguflike.kernels.table import KERNELS
 from gguflike.runner.bench import READ_VECTORS, ROUND_OPERATIONS
 
 
@@ -58,7 +60,7 @@ def limits(megabytes: int, repeats: int) -> dict[str, float]:
 def weights_of(name: str, rows: int, columns: int, rng: np.random.Generator) -> np.ndarray[Any, Any]:
     """Blocks of random bits with ordinary scales: a subnormal float costs 150 cycles each time it is multiplied."""
     fmt = FORMATS[name]
-    if name in FLOATS:
+    if KERNELS[name].floats:
         values = rng.standard_normal((rows, columns), np.float32)
         stored = {"F32": values, "F16": values.astype(np.float16), "BF16": values.view(np.uint16)[:, 1::2]}[name]
         return np.ascontiguousarray(stored).view(np.uint8).reshape(-1)
@@ -115,7 +117,7 @@ def measure(name: str, rows: int, columns: int, tokens: int, repeats: int) -> di
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--types", default=",".join((*LAYOUTS, *FLOATS)))
+    parser.add_argument("--types", default=",".join(n for n, row in KERNELS.items() if row.record or row.floats))
     parser.add_argument("--rows", type=int, default=8192)
     parser.add_argument("--columns", type=int, default=4096)
     parser.add_argument("--tokens", type=int, default=256)

@@ -65,7 +65,7 @@ WEIGHTS = {
 def encode(x: Floats, name: str, weights: Floats | None, method: str = "search", threads: int = 1) -> Bytes:
     fmt = FORMATS[name]
     out = np.empty((len(x), fmt.row_bytes(x.shape[1])), np.uint8)
-    dispatch.get("encode", fmt)(x, out, weights, method, threads)
+    dispatch.encoder(fmt)(x, out, weights, method, threads)
     return out
 
 

@@ -33,13 +33,15 @@ BELOW = {
 ROOMS = {
     "engine": set(),
     "vector": {"engine"},
-    "decode": {"engine", "vector", "dispatch"},
-    "encode": {"engine", "vector", "dispatch"},
-    "matmul": {"engine", "vector", "dispatch"},
+    "decode": {"engine", "vector"},
+    "encode": {"engine", "vector"},
+    "matmul": {"engine", "vector"},
     "attention": {"engine", "vector", "matmul"},
     "ops": {"engine", "vector"},
-    "embed": {"engine", "vector", "decode"},
-    "dispatch": set(),
+    "embed": {"engine", "vector"},
+    "table": {"matmul"},  # of which it takes what a row is made of; kernels it names as text
+    "by_type": {"engine", "matmul", "embed", "table"},
+    "dispatch": {"decode", "matmul", "table"},
 }
 TOP = {"__init__", "__main__", "cli", "demo"}  # may import everything
 NUMBA_OWNERS = {"kernels/engine/jit.py", "kernels/vector/lanes.py", "kernels/vector/simd.py"}

@@ -14,12 +14,16 @@ import pytest
 
 from gguflike.blocks import FORMATS
 from gguflike.errors import QuantizationError, UnsupportedError
+from gguflike.kernels.dispatch import linear_plan
 from gguflike.kernels.engine import native
-from gguflike.kernels.matmul.records import FLOATS, LAYOUTS, activation_arrays, linear_plan
+from gguflike.kernels.matmul.records import activation_arrays
+from gguflike.kernels.table import KERNELS
 from gguflike.kernels.vector.sizes import LANES
 from gguflike.tensor import QuantizedTensor
 from tests.measures import largest_error
 
+WITH_RECORD = {name: row.record for name, row in KERNELS.items() if row.record is not None}
+FLOATS = [name for name, row in KERNELS.items() if row.floats]
 LIMIT = 1e-5  # relative error
 
 
@@ -67,7 +71,7 @@ def quantized(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return (np.rint(blocks * inverse) * scale.astype(np.float64)).reshape(x.shape)
 
 
-@pytest.mark.parametrize("name", [*LAYOUTS, *FLOATS])
+@pytest.mark.parametrize("name", [*WITH_RECORD, *FLOATS])
 def test_every_type(name: str) -> None:
     """Rows that fill no group, columns that fill no chunk, every remainder of tokens."""
     block = max(32, FORMATS[name].block_size)
@@ -175,20 +179,20 @@ def test_errors_name_the_shapes() -> None:
     tensor = random_tensor("Q8_0", 16, 64)
     with pytest.raises(QuantizationError, match=r"\(16, 64\).*\(2, 32\)"):
         tensor.linear(np.ones((2, 32), np.float32))
-    with pytest.raises(UnsupportedError, match="no matmul on I8"):
+    with pytest.raises(UnsupportedError, match="no matmul for I8"):
         linear_plan(FORMATS["I8"])
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", WITH_RECORD)
 def test_records_are_no_larger_than_promised(name: str) -> None:
     """At most 1.1 times the file's bytes; the codebook types, looked up when repacked, at most 4.32 bits a weight, and
     TQ1_0 those of TQ2_0."""
-    layout, fmt = LAYOUTS[name], FORMATS[name]
-    bits = 8 * layout.record_bytes / (LANES * layout.weights)
+    record, fmt = WITH_RECORD[name], FORMATS[name]
+    bits = 8 * record.record_bytes / (LANES * record.weights)
     if name.startswith(("IQ1", "IQ2", "IQ3")):
         assert bits <= 4.32
     elif name == "TQ1_0":
-        assert layout.record_bytes == LAYOUTS["TQ2_0"].record_bytes
+        assert record.record_bytes == WITH_RECORD["TQ2_0"].record_bytes
     else:
         assert bits <= 1.1 * fmt.bits_per_weight
 
@@ -241,7 +245,7 @@ def test_other_machines_give_the_same(cpu: str) -> None:
     assert largest_error(there, here.astype(np.float64)) < 1e-6
 
 
-@pytest.mark.parametrize("name", [*LAYOUTS])
+@pytest.mark.parametrize("name", [*WITH_RECORD])
 def test_one_token_or_many_gives_the_same_bits(name: str) -> None:
     """Guessing ahead (prompt lookup) computes by matmul what plain generation computes by matvec."""
     tensor = random_tensor(name, 48, 768)

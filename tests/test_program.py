@@ -192,7 +192,7 @@ def test_embedding(team: Team, name: str) -> None:
     rows = rng.integers(0, 60, (9, fmt.row_bytes(256)), np.uint8)  # bytes below 60 make small finite floats
     ids, out = np.array([8, 0, 3, 3], np.int32), np.zeros((4, 256), np.float32)
     words = (at(ids), at(rows), fmt.row_bytes(256), 256 // fmt.block_size, at(out), 256)
-    run(team, f"embed:{name}", *words, items=1, per_tokens=1, tokens=4)
+    run(team, f"by_type.embed:{name}", *words, items=1, per_tokens=1, tokens=4)
     assert fmt.decode is not None
     want = fmt.decode(rows.reshape(-1).view(fmt.dtype)).reshape(9, 256)
     assert np.array_equal(out, want[ids])

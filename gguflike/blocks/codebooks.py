@@ -25,10 +25,10 @@ IQ4_LEVELS = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 
 _SEVEN = np.arange(128, dtype=np.uint8)
 SIGN_PATTERNS = _SEVEN | ((np.unpackbits(_SEVEN[:, None], axis=1).sum(axis=1, dtype=np.uint8) & 1) << np.uint8(7))
 
-_IQ2_LEVELS = (8, 25, 43)
-_IQ3_XXS_LEVELS = (4, 12, 20, 28, 36, 44, 52, 62)
-_IQ3_S_LEVELS = (1, 3, 5, 7, 9, 11, 13, 15)
-_IQ1_LEVELS = (-1, 0, 1)
+IQ2_LEVELS = (8, 25, 43)
+IQ3_XXS_LEVELS = (4, 12, 20, 28, 36, 44, 52, 62)
+IQ3_S_LEVELS = (1, 3, 5, 7, 9, 11, 13, 15)
+IQ1_LEVELS = (-1, 0, 1)
 
 _IQ2_XXS = (
     "c-nPRORB^$43oj#tB`je2YP^R=KfcCw)5@K5e=lV<VbEmf91ogR%p3E0BR^O#16P=^@J3)+t0mx___f>P^zDolEn6;is&dxI!#Zg_{KuzkVd4M"
@@ -83,34 +83,34 @@ def _points(text: str, levels: tuple[int, ...], dimension: int) -> npt.NDArray[n
 @cache
 def iq2_xxs() -> npt.NDArray[np.int8]:
     """256 vectors of 8."""
-    return _points(_IQ2_XXS, _IQ2_LEVELS, 8)
+    return _points(_IQ2_XXS, IQ2_LEVELS, 8)
 
 
 @cache
 def iq2_xs() -> npt.NDArray[np.int8]:
     """512 vectors of 8."""
-    return _points(_IQ2_XS, _IQ2_LEVELS, 8)
+    return _points(_IQ2_XS, IQ2_LEVELS, 8)
 
 
 @cache
 def iq2_s() -> npt.NDArray[np.int8]:
     """1024 vectors of 8."""
-    return _points(_IQ2_S, _IQ2_LEVELS, 8)
+    return _points(_IQ2_S, IQ2_LEVELS, 8)
 
 
 @cache
 def iq3_xxs() -> npt.NDArray[np.int8]:
     """256 vectors of 4."""
-    return _points(_IQ3_XXS, _IQ3_XXS_LEVELS, 4)
+    return _points(_IQ3_XXS, IQ3_XXS_LEVELS, 4)
 
 
 @cache
 def iq3_s() -> npt.NDArray[np.int8]:
     """512 vectors of 4."""
-    return _points(_IQ3_S, _IQ3_S_LEVELS, 4)
+    return _points(_IQ3_S, IQ3_S_LEVELS, 4)
 
 
 @cache
 def iq1() -> npt.NDArray[np.int8]:
     """2048 vectors of 8, used by IQ1_S and IQ1_M."""
-    return _points(_IQ1, _IQ1_LEVELS, 8)
+    return _points(_IQ1, IQ1_LEVELS, 8)

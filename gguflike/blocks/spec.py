@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +57,13 @@ class BlockFormat:
     def dtype(self) -> np.dtype[Any]:
         """Packed little-endian structured dtype of one block."""
         return np.dtype([(f.name, f.dtype, (f.count,)) if f.count > 1 else (f.name, f.dtype) for f in self.fields])
+
+    @cached_property
+    def offsets(self) -> Any:
+        """The byte offset of each field and ``block_bytes``: named constants for kernels that read blocks."""
+        places = {name: place[1] for name, place in (self.dtype.fields or {}).items()}
+        make = cast("Any", namedtuple)("Offsets", [*places, "block_bytes"])
+        return make(*places.values(), self.block_bytes)
 
     @cached_property
     def block_bytes(self) -> int:

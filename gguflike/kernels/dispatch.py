@@ -1,62 +1,81 @@
-"""Which kernel serves which block type and operation. Importing this module does not import numba.
+"""Which kernels serve a block type, by table.py; the way into the kernels for other packages. Imports no numba.
 
-A kernel module registers its functions with ``@register(op, *names)``; ``MODULES`` says which modules to load for an
-operation. The signatures, all on C-contiguous arrays:
-
-    decode   (blocks uint8 (rows, row_bytes), out float32 (rows, columns), threads) -> None
-    encode   (x float32 (rows, columns), out uint8 (rows, row_bytes), weights float32 (columns,) | None,
-              method, threads) -> None
-    linear   see kernels/linear.py
+A kernel is imported, and numba with it, when it is first called for.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from gguflike.blocks import BlockFormat
 from gguflike.errors import UnsupportedError
-
-MODULES: dict[str, tuple[str, ...]] = {
-    "decode": ("decode",),
-    "encode": ("encode",),
-    "linear": ("matmul.linear",),
-}
-
-_REGISTRY: dict[tuple[str, str], Callable[..., Any]] = {}
-_LOADED: set[str] = set()
+from gguflike.kernels.matmul.records import LinearPlan
+from gguflike.kernels.table import KERNELS, TypeKernels, load
 
 
-def register(op: str, *names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator: the function serves operation ``op`` for the block types ``names``."""
+def decoder(fmt: BlockFormat) -> Callable[..., None]:
+    """``decode(blocks uint8 (rows, row_bytes), out float32 (rows, columns), threads)``; arrays are C-contiguous.
 
-    def add(function: Callable[..., Any]) -> Callable[..., Any]:
-        for name in names:
-            _REGISTRY[op, name] = function
-        return function
+    UnsupportedError where the type has no row.
+    """
+    from gguflike.kernels import decode
 
-    return add
-
-
-def _load(op: str) -> None:
-    if op not in _LOADED:
-        for module in MODULES[op]:
-            importlib.import_module(f"gguflike.kernels.{module}")
-        _LOADED.add(op)
+    row = _row(fmt)
+    if row.cast:
+        return partial(decode.cast_rows, fmt)
+    if row.decode is None:
+        raise _unsupported("decode", fmt, [name for name, row in KERNELS.items() if row.cast or row.decode])
+    return partial(decode.decode_rows, fmt, load(row.decode))
 
 
-def has(op: str, fmt: BlockFormat) -> bool:
-    """Whether ``op`` is available for the block type."""
-    _load(op)
-    return (op, fmt.name) in _REGISTRY
+def encoder(fmt: BlockFormat) -> Callable[..., None]:
+    """``encode(x float32 (rows, columns), out uint8 (rows, row_bytes), importance float32 (columns,) or None, method,
+    threads)``; arrays are C-contiguous. UnsupportedError where the type has no encoder.
+    """
+    row = _row(fmt)
+    if row.encode is None:
+        raise _unsupported("encode", fmt, [name for name, row in KERNELS.items() if row.encode])
+    return load(row.encode)  # type: ignore[no-any-return]
 
 
-def get(op: str, fmt: BlockFormat) -> Callable[..., Any]:
-    """The kernel for ``op`` on the block type. UnsupportedError where there is none."""
-    _load(op)
-    function = _REGISTRY.get((op, fmt.name))
-    if function is None:
-        known = sorted(name for o, name in _REGISTRY if o == op)
-        raise UnsupportedError(f"no {op} kernel for {fmt.name}", expected="one of " + ", ".join(known), got=fmt.name)
-    return function
+def linear_plan(fmt: BlockFormat) -> LinearPlan:
+    """The plan for products with matrices of a block type.
+
+    UnsupportedError for types that are no matrix weights (integers, Q8_1, ...).
+    """
+    row = _row(fmt)
+    if row.record is not None:
+        ops = f"by_type.integer:matvec_{row.name}", f"by_type.integer:matmul_{row.name}"
+        return LinearPlan(row.name, *ops, "int8", f"by_type.repack:{row.name}", row.record)
+    if row.floats is not None:
+        ops = f"by_type.floating:matvec_{row.name}", f"by_type.floating:matmul_{row.name}"
+        return LinearPlan(row.name, *ops, "float32", None, None)
+    raise _unsupported("matmul", fmt, [name for name, row in KERNELS.items() if row.record or row.floats])
+
+
+def linear(fmt: BlockFormat) -> Callable[..., Any]:
+    """``linear(tensor, x, threads)``, see matmul/linear.py. UnsupportedError as for ``linear_plan``."""
+    from gguflike.kernels.matmul.linear import linear
+
+    return partial(linear, linear_plan(fmt))
+
+
+def embed_op(fmt: BlockFormat) -> str:
+    """The name of the op that looks up rows of an embedding matrix. UnsupportedError where the type has no kernel."""
+    row = _row(fmt)
+    if row.decode is None:
+        raise _unsupported("embed", fmt, [name for name, row in KERNELS.items() if row.decode])
+    return f"by_type.embed:{row.name}"
+
+
+def _row(fmt: BlockFormat) -> TypeKernels:
+    row = KERNELS.get(fmt.name)
+    if row is None:
+        raise _unsupported("kernels", fmt, list(KERNELS))
+    return row
+
+
+def _unsupported(what: str, fmt: BlockFormat, known: list[str]) -> UnsupportedError:
+    return UnsupportedError(f"no {what} for {fmt.name}", expected="one of " + ", ".join(known), got=fmt.name)

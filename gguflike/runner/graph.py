@@ -16,6 +16,7 @@ import numpy.typing as npt
 from gguflike.arch.spec import ArchSpec, HParams
 from gguflike.errors import UnsupportedError
 from gguflike.kernels.attention.words import ATTENTION_HEADS, ATTENTION_KEYS, attention_part, attention_rows
+from gguflike.kernels.dispatch import embed_op
 from gguflike.kernels.engine.program import Own, Program, Word, aligned, float_bits
 from gguflike.kernels.matmul.records import LinearPlan, activation_arrays
 from gguflike.runner.cache import KVCache
@@ -217,7 +218,7 @@ def _body(build: _Builder, spec: ArchSpec, cache: KVCache) -> None:
     table, x, matrix = weights.embedding, _at(b.x), weights.matrix
     blocks = h["n_embd"] // table.format.block_size
     words = (_at(b.ids), _at(table.data), table.format.row_bytes(h["n_embd"]), blocks, x, h["n_embd"])
-    build.program.add(f"embed:{table.format.name}", *words, items=1, per_tokens=1)
+    build.program.add(embed_op(table.format), *words, items=1, per_tokens=1)
     for layer in range(h["n_layer"]):
         q, k, v, out = (matrix(f"blk.{layer}.attn_{name}.weight") for name in ("q", "k", "v", "output"))
         gate, up, down = (matrix(f"blk.{layer}.ffn_{name}.weight") for name in ("gate", "up", "down"))

@@ -18,9 +18,10 @@ import numpy.typing as npt
 from gguflike.arch.spec import ArchSpec, HParams, expect_tensor
 from gguflike.container import GGUFFile, TensorInfo
 from gguflike.errors import GGUFError, UnsupportedError
+from gguflike.kernels.dispatch import linear_plan
 from gguflike.kernels.engine import native
 from gguflike.kernels.engine.program import Program, Team, aligned
-from gguflike.kernels.matmul.records import LinearPlan, linear_plan
+from gguflike.kernels.matmul.records import LinearPlan
 from gguflike.progress import Progress
 from gguflike.tensor import QuantizedTensor
 

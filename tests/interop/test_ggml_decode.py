@@ -39,7 +39,7 @@ def test_random_blocks(ggml: ctypes.CDLL, name: str, function: str) -> None:
     address = ctypes.c_void_p
     getattr(ggml, function)(address(blocks.ctypes.data), address(expected.ctypes.data), ctypes.c_int64(expected.size))
     got = np.empty_like(expected)
-    dispatch.get("decode", fmt)(blocks, got, 1)
+    dispatch.decoder(fmt)(blocks, got, 1)
     nan = np.isnan(expected)
     np.testing.assert_array_equal(np.isnan(got), nan)
     np.testing.assert_array_equal(got.view(np.uint32)[~nan], expected.view(np.uint32)[~nan])

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gguflike.kernels.encode.driver import SMALLEST, Codec, codec, register_codec
+from gguflike.kernels.encode.driver import SMALLEST, Codec, Encode, block_encoder, codec
 from gguflike.kernels.encode.leastsquares import Floats, affine_code, affine_moments, spans
 from gguflike.kernels.encode.packing import Slot
 from gguflike.kernels.encode.rounding import (
@@ -157,9 +157,9 @@ def plain_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: Absmax)
     store(symbols, SIZE + 1, f16_bits(round_to_f16(least)))
 
 
-def register_affine(name: str, hi: int, grid: Floats, fields: list[list[list[Slot]]], unweighted: Codec) -> None:
-    """Make the codecs of this module the encoder of a type; ``unweighted`` as in ``register_codec``."""
+def affine_encoder(hi: int, grid: Floats, fields: list[list[list[Slot]]], unweighted: Codec) -> Encode:
+    """Make the encoder of a type from the codecs of this module; ``unweighted`` as in ``block_encoder``."""
     top = np.float32(hi)
-    register_codec(
-        name, SIZE, SIZE + 2, fields, Search(top, spans(hi, grid), 1), absmax=Absmax(top), unweighted=unweighted
+    return block_encoder(
+        SIZE, SIZE + 2, fields, Search(top, spans(hi, grid), 1), absmax=Absmax(top), unweighted=unweighted
     )

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels.dispatch import register
 from gguflike.kernels.encode.packing import Packing, Slot, layout
 from gguflike.kernels.engine.atomics import fetch_add
 from gguflike.kernels.engine.host import thread_count
@@ -37,6 +36,7 @@ from gguflike.kernels.vector.lanes import (
 )
 
 Array = npt.NDArray[Any]
+Encode = Callable[[Array, Array, Array | None, str, int | None], None]
 SMALLEST = np.float32(2.0**-100)  # an importance, or a range of values, below it counts as none
 LINE = 16  # float32 in a cache line
 NEGLIGIBLE = np.float32(1e-9)
@@ -205,24 +205,24 @@ class Codec(NamedTuple):
     places: Packing
 
 
-def register_codec(
-    name: str, size: int, rows: int, fields: Iterable[list[list[Slot]]], search: Any, absmax: Any,
-    unweighted: Codec | None = None,
-) -> None:  # fmt: skip
-    """Make codecs the encoder of a block type.
+def block_encoder(
+    size: int, rows: int, fields: Iterable[list[list[Slot]]], search: Any, absmax: Any, unweighted: Codec | None = None
+) -> Encode:
+    """Make the encoder of a block type of ``size`` weights; a row of kernels/table.py names it.
 
     ``search`` and ``absmax`` are the settings of the codecs that serve these methods; both fill the same symbols.
     ``unweighted`` serves instead of ``search`` where there is no importance.
     """
     places = layout(fields)
 
-    @register("encode", name)
     def encode(x: Array, out: Array, importance: Array | None, method: str, threads: int | None = None) -> None:
         if method == "absmax":
             encode_blocks(x, None, out, size, Codec(absmax, rows, places), threads)
         else:
             codec = unweighted if unweighted and importance is None else Codec(search, rows, places)
             encode_blocks(x, importance, out, size, codec, threads)
+
+    return encode
 
 
 def encode_blocks(x: Array, importance: Array | None, out: Array, size: int, codec: Codec, threads: int | None) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gguflike.kernels.encode.affine import clamped_range, register_affine
+from gguflike.kernels.encode.affine import affine_encoder, clamped_range
 from gguflike.kernels.encode.driver import Codec, codec
 from gguflike.kernels.encode.leastsquares import PHASES, affine_error, code_grid
 from gguflike.kernels.encode.packing import bit_string, layout, planes, strided, whole
@@ -25,7 +25,7 @@ from gguflike.kernels.encode.rounding import (
     round_to_f16,
     stored_scale,
 )
-from gguflike.kernels.encode.scale import Absmax, extreme, register_scaled, squared_errors, target_grid
+from gguflike.kernels.encode.scale import Absmax, extreme, scaled_encoder, squared_errors, target_grid
 from gguflike.kernels.engine.jit import lean
 from gguflike.kernels.vector.lanes import any_lane, lanes, magnitude, maximum, minimum, store, to_float, where
 
@@ -243,13 +243,13 @@ _NEAR_127 = target_grid((127, 114, 15))
 _WIDE = np.concatenate([code_grid([0], [0]), code_grid(np.linspace(-1, 6, 14), PHASES)])
 
 # fmt: off
-register_scaled("Q4_0", _Q4_0.absmax, [_D, _NIBBLES], target_grid((-10.5, -6.2, 15), (6, 8.5, 10)), 1,
-                _unweighted(_Q4_0, 18))
-register_scaled("Q5_0", _Q5_0.absmax, [_D, _HIGH_BITS, _LOW_BITS], target_grid((-20, -13, 15), (13, 17, 10)), 1,
-                _unweighted(_Q5_0, 22))
-register_scaled("Q8_0", _Q8_0.absmax, [_D, _BYTES], _NEAR_127, 0, _unweighted(_Q8_0, 34))
-register_scaled("Q8_1", _Q8_0.absmax, [_TWO_FACTORS, _BYTES], _NEAR_127, 0,
-                _unweighted(_Q8_0._replace(summed=True), 36))
-register_affine("Q4_1", 15, _WIDE, [_TWO_FACTORS, _NIBBLES], _unweighted(_Q4_1, 20))
-register_affine("Q5_1", 31, _WIDE, [_TWO_FACTORS, _HIGH_BITS, _LOW_BITS], _unweighted(_Q5_1, 24))
+encode_q4_0 = scaled_encoder(_Q4_0.absmax, [_D, _NIBBLES], target_grid((-10.5, -6.2, 15), (6, 8.5, 10)), 1,
+                             _unweighted(_Q4_0, 18))
+encode_q5_0 = scaled_encoder(_Q5_0.absmax, [_D, _HIGH_BITS, _LOW_BITS], target_grid((-20, -13, 15), (13, 17, 10)), 1,
+                             _unweighted(_Q5_0, 22))
+encode_q8_0 = scaled_encoder(_Q8_0.absmax, [_D, _BYTES], _NEAR_127, 0, _unweighted(_Q8_0, 34))
+encode_q8_1 = scaled_encoder(_Q8_0.absmax, [_TWO_FACTORS, _BYTES], _NEAR_127, 0,
+                             _unweighted(_Q8_0._replace(summed=True), 36))
+encode_q4_1 = affine_encoder(15, _WIDE, [_TWO_FACTORS, _NIBBLES], _unweighted(_Q4_1, 20))
+encode_q5_1 = affine_encoder(31, _WIDE, [_TWO_FACTORS, _HIGH_BITS, _LOW_BITS], _unweighted(_Q5_1, 24))
 # fmt: on

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels.dispatch import register
-from gguflike.kernels.encode.driver import Codec, codec, encode_blocks, register_codec
+from gguflike.blocks.float4 import E2M1_DOUBLED
+from gguflike.kernels.encode.driver import Codec, block_encoder, codec, encode_blocks
 from gguflike.kernels.encode.packing import layout, planes, strided, whole
 from gguflike.kernels.encode.rounding import (
     Levels,
@@ -165,14 +165,13 @@ def plain_exponents(x: Array) -> Ints:
     return np.pad(exponents, (0, -len(exponents) % LANES), mode="edge")
 
 
-_LEVELS = codebook((0, 1, 2, 3, 4, 6, 8, 12))
+_LEVELS = codebook(E2M1_DOUBLED[:8])
 _MX = layout([whole([MX]), planes(strided(MX, 2, 16), 4)])
 _MX_TRIES = np.array([1, -1, -2, -3], np.int32)
 # Codes a factor of two apart differ by 8, and at twice the scale the levels are a subset of those at the scale itself.
 _NV_SEARCH = NVFP4(np.array([*range(1, 8), *range(-1, -12, -1)], np.int32), _LEVELS)
 
 
-@register("encode", "MXFP4")
 def encode_mxfp4(x: Array, out: Array, importance: Array | None, method: str, threads: int | None = None) -> None:
     """``absmax`` is ggml's rule: the largest weight is 4 to 8 times the scale, where 6 is the last level."""
     tries = _MX_TRIES[:0] if method == "absmax" else _MX_TRIES
@@ -180,5 +179,10 @@ def encode_mxfp4(x: Array, out: Array, importance: Array | None, method: str, th
 
 
 # The textbook rule is ggml's: the scale nearest to a sixth of the largest weight.
-register_codec("NVFP4", NV, NV + 4, [whole(range(NV, NV + 4)), planes(strided(NV, 2, 8), 4)],
-               _NV_SEARCH, absmax=_NV_SEARCH._replace(tries=_NV_SEARCH.tries[:0]))  # fmt: skip
+encode_nvfp4 = block_encoder(
+    NV,
+    NV + 4,
+    [whole(range(NV, NV + 4)), planes(strided(NV, 2, 8), 4)],
+    _NV_SEARCH,
+    absmax=_NV_SEARCH._replace(tries=_NV_SEARCH.tries[:0]),
+)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gguflike.kernels.encode.driver import codec, register_codec
+from gguflike.kernels.encode.driver import Encode, block_encoder, codec
 from gguflike.kernels.encode.leastsquares import (
     PHASES,
     Floats,
@@ -233,16 +233,16 @@ def encode_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: SuperA
     store(symbols, BLOCK + 2 * subs + 1, f16_bits(best_dmin))
 
 
-def register_super(
-    name: str, size: int, hi: int, most: int, grid: Floats, peaks: tuple[tuple[float, float], ...],
+def super_encoder(
+    size: int, hi: int, most: int, grid: Floats, peaks: tuple[tuple[float, float], ...],
     fields: list[list[list[Slot]]],
-) -> None:  # fmt: skip
-    """Make the codec the encoder of a type."""
+) -> Encode:  # fmt: skip
+    """Make the encoder of a type of super-blocks with a scale and a minimum for every ``size`` weights."""
     f32 = np.float32
     around = [(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1) if a or b]
     settings = SuperAffine(size, f32(hi), f32(most), spans(hi, grid), 1, np.array(peaks, f32), np.array(around, f32), 2)
     symbols = BLOCK + 2 * (BLOCK // size) + 2
-    register_codec(name, BLOCK, symbols, fields, settings, absmax=settings._replace(tries=0))
+    return block_encoder(BLOCK, symbols, fields, settings, absmax=settings._replace(tries=0))
 
 
 SC, MN = list(range(BLOCK, BLOCK + 8)), list(range(BLOCK + 8, BLOCK + 16))
@@ -257,12 +257,12 @@ _Q2_SCALES: list[list[Slot]] = [[(BLOCK + i, 0, 15, 0), (BLOCK + 16 + i, 0, 15, 
 _WIDE = code_grid(np.arange(-1, 4.5, 0.5), PHASES)
 
 # fmt: off
-register_super("Q2_K", 16, hi=3, most=15, grid=code_grid([-0.6, -0.2, 0.2, 0.6, 1], PHASES),
-               peaks=((15, 15), (14, 14), (15, 13.5), (13, 15)),
-               fields=[_Q2_SCALES, planes(strided(256, 4, 32), 2), whole([BLOCK + 32, BLOCK + 33], 2)])
-register_super("Q4_K", 32, hi=15, most=63, grid=_WIDE, peaks=((63, 63), (60, 60)),
-               fields=[FACTORS, SCALES_AND_MINS, planes(strided(256, 2, 32), 4)])
-register_super("Q5_K", 32, hi=31, most=63, grid=_WIDE, peaks=((63, 63), (60, 60)),
-               fields=[FACTORS, SCALES_AND_MINS, planes(strided(256, 8, 32), 1, right=4),
-                       planes(strided(256, 2, 32), 4, right=0)])
+encode_q2_k = super_encoder(16, hi=3, most=15, grid=code_grid([-0.6, -0.2, 0.2, 0.6, 1], PHASES),
+                            peaks=((15, 15), (14, 14), (15, 13.5), (13, 15)),
+                            fields=[_Q2_SCALES, planes(strided(256, 4, 32), 2), whole([BLOCK + 32, BLOCK + 33], 2)])
+encode_q4_k = super_encoder(32, hi=15, most=63, grid=_WIDE, peaks=((63, 63), (60, 60)),
+                            fields=[FACTORS, SCALES_AND_MINS, planes(strided(256, 2, 32), 4)])
+encode_q5_k = super_encoder(32, hi=31, most=63, grid=_WIDE, peaks=((63, 63), (60, 60)),
+                            fields=[FACTORS, SCALES_AND_MINS, planes(strided(256, 8, 32), 1, right=4),
+                                    planes(strided(256, 2, 32), 4, right=0)])
 # fmt: on

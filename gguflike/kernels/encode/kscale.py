@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels.encode.driver import codec, register_codec
+from gguflike.kernels.encode.driver import Encode, block_encoder, codec
 from gguflike.kernels.encode.packing import Slot, planes, strided, whole
 from gguflike.kernels.encode.rounding import (
     Levels,
@@ -132,18 +132,18 @@ def encode_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: SuperS
     store(symbols, BLOCK + subs, f16_bits(best_d))
 
 
-def register_super(
-    name: str, size: int, levels: Levels, extreme_level: float, targets: Targets, peaks: tuple[float, ...],
+def super_encoder(
+    size: int, levels: Levels, extreme_level: float, targets: Targets, peaks: tuple[float, ...],
     window: tuple[float, ...], scales: tuple[int, int], bias: int, fields: list[list[list[Slot]]],
-) -> None:  # fmt: skip
-    """Make the codec the encoder of a type."""
+) -> Encode:  # fmt: skip
+    """Make the encoder of a type of super-blocks with a scale for every ``size`` weights."""
     f32 = np.float32
     settings = SuperScale(
         size, f32(extreme_level), targets, 1, np.array(peaks, f32), np.array(window, f32), 2,
         f32(scales[0]), f32(scales[1]), bias, levels,
     )  # fmt: skip
     absmax = settings._replace(targets=targets[:0])
-    register_codec(name, BLOCK, BLOCK + BLOCK // size + 1, fields, settings, absmax)
+    return block_encoder(BLOCK, BLOCK + BLOCK // size + 1, fields, settings, absmax)
 
 
 SCALES = list(range(BLOCK, BLOCK + 16))
@@ -166,17 +166,17 @@ def _iq4_xs_scales() -> list[list[Slot]]:
 _D16, _D8 = whole([BLOCK + 16], 2), whole([BLOCK + 8], 2)
 
 # fmt: off
-register_super("Q3_K", 16, integers(-4, 3), extreme_level=-4, scales=(-32, 31), bias=32,
-               targets=target_grid((-4.9, -2.8, 7), (2.8, 4.0, 4)), peaks=(-32, 31), window=(0, 1),
-               fields=[planes(strided(256, 8, 32), 1, right=2), planes(strided(256, 4, 32), 2, right=0),
-                       _q3_scales(), _D16])
-register_super("Q6_K", 16, integers(-32, 31), extreme_level=-32, scales=(-128, 127), bias=0,
-               targets=target_grid((-33.5, -27, 9), (27, 32, 6)), peaks=(-128, -124, 127),
-               window=(0, -1, 1, 2, -2, -3),
-               fields=[planes(strided(256, 2, 64), 4, right=0), planes(strided(256, 4, 32), 2, right=4),
-                       whole(SCALES), _D16])
-register_super("IQ4_XS", 32, IQ4_LEVELS, extreme_level=-127, scales=(-32, 31), bias=32,
-               targets=target_grid((-140, -100, 9), (100, 130, 6)), peaks=(-32, -30.5, 31),
-               window=(0, -1, 1, 2),
-               fields=[_D8, _iq4_xs_scales(), planes(strided(256, 2, 16), 4)])
+encode_q3_k = super_encoder(16, integers(-4, 3), extreme_level=-4, scales=(-32, 31), bias=32,
+                            targets=target_grid((-4.9, -2.8, 7), (2.8, 4.0, 4)), peaks=(-32, 31), window=(0, 1),
+                            fields=[planes(strided(256, 8, 32), 1, right=2), planes(strided(256, 4, 32), 2, right=0),
+                                    _q3_scales(), _D16])
+encode_q6_k = super_encoder(16, integers(-32, 31), extreme_level=-32, scales=(-128, 127), bias=0,
+                            targets=target_grid((-33.5, -27, 9), (27, 32, 6)), peaks=(-128, -124, 127),
+                            window=(0, -1, 1, 2, -2, -3),
+                            fields=[planes(strided(256, 2, 64), 4, right=0), planes(strided(256, 4, 32), 2, right=4),
+                                    whole(SCALES), _D16])
+encode_iq4_xs = super_encoder(32, IQ4_LEVELS, extreme_level=-127, scales=(-32, 31), bias=32,
+                              targets=target_grid((-140, -100, 9), (100, 130, 6)), peaks=(-32, -30.5, 31),
+                              window=(0, -1, 1, 2),
+                              fields=[_D8, _iq4_xs_scales(), planes(strided(256, 2, 16), 4)])
 # fmt: on

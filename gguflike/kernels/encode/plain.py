@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels.dispatch import register
+from gguflike.kernels.encode.driver import Encode
 from gguflike.kernels.engine.jit import jit
 from gguflike.kernels.engine.threads import run_rows
 from gguflike.kernels.vector.half import f32_to_f16
@@ -38,43 +38,40 @@ def to_bf16(start: int, stop: int, x: Any, out: Any, limit: Any) -> None:
             out[r, c] = np.uint16((raw + np.uint32(0x7FFF) + ((raw >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 
 
-@register("encode", "F16")
 def encode_f16(x: Array, out: Array, importance: Array | None, method: str, threads: int | None = None) -> None:
     """float16, saturating at 65504 unless ``method`` is "absmax"."""
     limit = np.float32(np.inf) if method == "absmax" else _F16_MAX
     run_rows(to_f16, len(x), x, out.view(np.uint16), limit, threads=threads)
 
 
-@register("encode", "BF16")
 def encode_bf16(x: Array, out: Array, importance: Array | None, method: str, threads: int | None = None) -> None:
     """bfloat16, saturating at its largest value unless ``method`` is "absmax"."""
     limit = np.float32(np.inf) if method == "absmax" else _BF16_MAX
     run_rows(to_bf16, len(x), x, out.view(np.uint16), limit, threads=threads)
 
 
-@register("encode", "F32")
 def encode_f32(x: Array, out: Array, importance: Array | None, method: str, threads: int | None = None) -> None:
     """A copy."""
     np.copyto(out.view("<f4"), x)
 
 
-@register("encode", "F64")
 def encode_f64(x: Array, out: Array, importance: Array | None, method: str, threads: int | None = None) -> None:
     """Exact widening."""
     np.copyto(out.view("<f8"), x)
 
 
-def _register_integer(name: str, dtype: str) -> None:
-    """Nearest integer, saturating."""
+def _integer_encoder(dtype: str) -> Encode:
+    """Make the encoder that rounds to the nearest integer and saturates."""
     info = np.iinfo(dtype)
     # The largest float32 that does not exceed the type's maximum: float32(2**63 - 1) would be 2**63.
     top = np.float32(info.max)
     top = top if int(top) <= info.max else np.nextafter(top, np.float32(0.0))
 
-    @register("encode", name)
     def encode(x: Array, out: Array, importance: Array | None, method: str, threads: int | None = None) -> None:
         np.copyto(out.view(dtype), np.clip(np.rint(x), np.float32(info.min), top).astype(dtype))
 
+    return encode
 
-for _name, _dtype in (("I8", "<i1"), ("I16", "<i2"), ("I32", "<i4"), ("I64", "<i8")):
-    _register_integer(_name, _dtype)
+
+encode_i8, encode_i16 = _integer_encoder("<i1"), _integer_encoder("<i2")
+encode_i32, encode_i64 = _integer_encoder("<i4"), _integer_encoder("<i8")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from gguflike.kernels.encode.driver import codec, register_codec
+from gguflike.kernels.encode.driver import block_encoder, codec
 from gguflike.kernels.encode.packing import whole
 from gguflike.kernels.encode.rounding import (
     Levels,
@@ -60,4 +60,6 @@ _LEVELS = integers(-127, 127, first=-127)
 _SETTINGS = Settings(_TARGETS, unbounded(_LEVELS, _TARGETS), _LEVELS)
 _RUNS = range(BLOCK, BLOCK + BLOCK // RUN)
 _FIELDS = [whole([_RUNS.stop], 4), whole(range(BLOCK)), whole(_RUNS, 2)]
-register_codec("Q8_K", BLOCK, _RUNS.stop + 1, _FIELDS, _SETTINGS, _SETTINGS._replace(targets=_SETTINGS.targets[:0]))
+encode_q8_k = block_encoder(
+    BLOCK, _RUNS.stop + 1, _FIELDS, _SETTINGS, _SETTINGS._replace(targets=_SETTINGS.targets[:0])
+)

@@ -50,7 +50,7 @@ def integers(lo: int, hi: int, first: int = 0) -> Levels:
     return Levels(np.float32(lo), np.float32(hi), np.float32(first - lo), None)
 
 
-def codebook(levels: tuple[int, ...]) -> Levels:
+def codebook(levels: npt.NDArray[np.int8]) -> Levels:
     """These levels, in ascending order."""
     values = np.array(levels, np.float32)
     book = np.concatenate([values, (values[1:] + values[:-1]) / 2])

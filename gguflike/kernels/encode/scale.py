@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels.encode.driver import Codec, codec, register_codec
+from gguflike.blocks import codebooks
+from gguflike.kernels.encode.driver import Codec, Encode, block_encoder, codec
 from gguflike.kernels.encode.packing import Slot, bit_string, planes, strided, whole
 from gguflike.kernels.encode.rounding import (
     HALF,
@@ -205,17 +206,16 @@ def plain_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: Absmax)
     store(symbols, s.size + 1, f16_bits(round_to_f16(total * d)))
 
 
-def register_scaled(
-    name: str,
+def scaled_encoder(
     absmax: Absmax,
     fields: list[list[list[Slot]]],
     targets: Targets,
     rounds: int,
     unweighted: Codec | None = None,
-) -> None:
-    """Make the codecs of this module the encoder of a type; ``unweighted`` as in ``register_codec``."""
+) -> Encode:
+    """Make the encoder of a type from the codecs of this module; ``unweighted`` as in ``block_encoder``."""
     search = Search(absmax, unbounded(absmax.levels, targets), targets, rounds)
-    register_codec(name, absmax.size, absmax.size + 2, fields, search, absmax=absmax, unweighted=unweighted)
+    return block_encoder(absmax.size, absmax.size + 2, fields, search, absmax=absmax, unweighted=unweighted)
 
 
 def unbounded(levels: Levels, targets: Targets) -> Levels:
@@ -230,13 +230,13 @@ def target_grid(*ranges: tuple[float, float, int]) -> Targets:
     return np.concatenate([np.linspace(*each, dtype=np.float32) for each in ranges])
 
 
-IQ4_LEVELS = codebook((-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113))  # kvalues_iq4nl
+IQ4_LEVELS = codebook(codebooks.IQ4_LEVELS)
 
-register_scaled(
-    "Q2_0", Absmax(64, np.float32(1), False, integers(-1, 2)), [whole([64], 2), bit_string(range(64), 2)],
+encode_q2_0 = scaled_encoder(
+    Absmax(64, np.float32(1), False, integers(-1, 2)), [whole([64], 2), bit_string(range(64), 2)],
     target_grid((1, 4, 15), (-1, -4, 16)), rounds=2,
 )  # fmt: skip
-register_scaled(
-    "IQ4_NL", Absmax(32, np.float32(-127), True, IQ4_LEVELS), [whole([32], 2), planes(strided(32, 2, 16), 4)],
+encode_iq4_nl = scaled_encoder(
+    Absmax(32, np.float32(-127), True, IQ4_LEVELS), [whole([32], 2), planes(strided(32, 2, 16), 4)],
     target_grid((-160, -105, 9), (100, 140, 6)), rounds=1,
 )  # fmt: skip

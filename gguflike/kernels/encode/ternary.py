@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels.encode.driver import codec, register_codec
+from gguflike.kernels.encode.driver import Encode, block_encoder, codec
 from gguflike.kernels.encode.packing import bit_string, strided, whole
 from gguflike.kernels.encode.rounding import (
     F16_MIN_NORMAL,
@@ -312,13 +312,13 @@ def _pairs_of_bits() -> Places:
     return np.ascontiguousarray(strided(256, 4, 32)[::-1].T, np.int32).reshape(16, 4, 4)
 
 
-def _register_ternary(name: str, search: Ternary) -> None:
+def _ternary_encoder(search: Ternary) -> Encode:
     count = len(search.codes)
     codes, d = whole(range(TERNARY + 1, TERNARY + 1 + count), 4), whole([TERNARY], 2)
-    register_codec(name, TERNARY, TERNARY + 1 + count, [codes, d], search, search._replace(absmax=True))
+    return block_encoder(TERNARY, TERNARY + 1 + count, [codes, d], search, search._replace(absmax=True))
 
 
-_register_ternary("TQ2_0", Ternary(False, _pairs_of_bits(), 4, 1 << 14))
-_register_ternary("TQ1_0", Ternary(False, _trits(), 3, 17261))
+encode_tq2_0 = _ternary_encoder(Ternary(False, _pairs_of_bits(), 4, 1 << 14))
+encode_tq1_0 = _ternary_encoder(Ternary(False, _trits(), 3, 17261))
 _MEAN = Binary(BINARY)
-register_codec("Q1_0", BINARY, BINARY + 1, [whole([BINARY], 2), bit_string(range(BINARY), 1)], _MEAN, absmax=_MEAN)
+encode_q1_0 = block_encoder(BINARY, BINARY + 1, [whole([BINARY], 2), bit_string(range(BINARY), 1)], _MEAN, absmax=_MEAN)

@@ -14,10 +14,9 @@ from typing import Any
 from llvmlite import ir
 
 from gguflike.kernels.engine.atomics import load_word
-from gguflike.kernels.engine.jit import inner, op
+from gguflike.kernels.engine.jit import inner
 from gguflike.kernels.engine.program import SCRATCH_BYTES
 from gguflike.kernels.matmul.output import add_floats, bias_rows, panel_tokens, prefetch, put_bias, put_rows, put_unit
-from gguflike.kernels.matmul.records import FLOATS as FLOAT_TYPES
 from gguflike.kernels.vector.simd import (
     F32,
     FLOATS,
@@ -65,21 +64,21 @@ UNITS = (SCRATCH_BYTES - SUMS_AT) // UNIT_SUMS
 
 
 def _element_bytes(kind: str) -> int:
-    return 4 if kind == "F32" else 2
+    return 4 if kind == "f32" else 2
 
 
 def _widened(e: Emitter, kind: str, weights: Any) -> Any:
     """Sixteen weights as FLOATS."""
-    if kind == "F32":
+    if kind == "f32":
         return weights
-    if kind == "F16":
+    if kind == "f16":
         return e.halves_to_float(weights)
     return e.b.bitcast(e.b.shl(e.b.zext(weights, INTS), e.const(INTS, 16)), FLOATS)
 
 
 def _load(e: Emitter, kind: str, place: Any, mask: Any = None) -> Any:
     """FLOATS: 16 weights, those outside the mask (if any) zero."""
-    if kind == "F32":
+    if kind == "f32":
         return e.load(FLOATS, place) if mask is None else e.load_masked(FLOATS, place, 0, mask)
     return _widened(e, kind, e.load(SHORTS, place) if mask is None else e.load_masked(SHORTS, place, 0, mask))
 
@@ -114,7 +113,7 @@ def _dot_row(e: Emitter, kind: str, row: Any, x: Any, columns: Any) -> Any:
     return e.loop(whole, columns, LANES, totals, rest)[0]
 
 
-def _matvec(kind: str) -> Op:
+def matvec_op(kind: str) -> Op:
     size = _element_bytes(kind)
 
     @operation(floats16, address, address, address, address)
@@ -230,7 +229,7 @@ def _chunk(columns: int) -> int:
     return ((columns + chunks - 1) // chunks + LANES - 1) // LANES * LANES
 
 
-def _matmul(kind: str) -> Op:
+def matmul_op(kind: str) -> Op:
     size = _element_bytes(kind)
 
     @operation(void, address, address, address, address, address)
@@ -297,8 +296,3 @@ def _matmul(kind: str) -> Op:
                 multiply_panel(args, scratch, unit, min(unit + UNITS, stop), first, count)
 
     return matmul
-
-
-for _kind in FLOAT_TYPES:
-    op(f"matmul.floating:matvec_{_kind}")(_matvec(_kind))
-    op(f"matmul.floating:matmul_{_kind}")(_matmul(_kind))

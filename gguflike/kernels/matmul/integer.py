@@ -1,7 +1,7 @@
 """Matrix products straight on quantized blocks: ``out[t, n] = sum over k of x[t, k] * w[n, k]``.
 
 Ops, in the sense of native.py: ``op(args, state, start, stop)``. Names, work items and memory come from
-``layout.linear_plan(format)``, so that a caller never names a block type.
+``dispatch.linear_plan(format)``, so that a caller never names a block type.
 
     matvec_<type>   one token; items are groups of 16 rows
     matmul_<type>   any number of tokens; items are 32 rows each
@@ -40,11 +40,11 @@ from typing import Any
 from llvmlite import ir
 
 from gguflike.kernels.engine.atomics import load_word
-from gguflike.kernels.engine.jit import inner, op
+from gguflike.kernels.engine.jit import inner
 from gguflike.kernels.matmul import tile
 from gguflike.kernels.matmul.output import bias_rows, panel_tokens, prefetch, put_bias, put_rows, put_unit
 from gguflike.kernels.matmul.reader import STEPS, Record, sub_blocks
-from gguflike.kernels.matmul.records import LAYOUTS, Layout
+from gguflike.kernels.matmul.records import RecordFormat
 from gguflike.kernels.vector.dot import ByteSums
 from gguflike.kernels.vector.simd import BYTES, F32, FLOATS, I32, INTS, Emitter, address, floats16, operation, void
 from gguflike.kernels.vector.sizes import BLOCK
@@ -55,7 +55,7 @@ AHEAD = 8192  # bytes that matvec asks for memory in advance; 1 to 24 KiB were m
 UNIT_SUMS = tile.PANEL_TOKENS * tile.ROW_BYTES  # bytes of the sums of one unit
 
 
-def _dot_record(e: Emitter, layout: Layout, record: Any, codes: Any, scales: Any, sums: Any, total: Any) -> Any:
+def _dot_record(e: Emitter, layout: RecordFormat, record: Any, codes: Any, scales: Any, sums: Any, total: Any) -> Any:
     """Adds to ``total`` (FLOATS) the product of one record by one token.
 
     Every rounding is that of the blocked matmul (tile.py), so that a token's result does not depend on how many are
@@ -76,7 +76,7 @@ def _dot_record(e: Emitter, layout: Layout, record: Any, codes: Any, scales: Any
 
 
 def _add_block(
-    e: Emitter, layout: Layout, reader: Record, block: int, codes: Any, scales: Any, sums: Any, total: Any
+    e: Emitter, layout: RecordFormat, reader: Record, block: int, codes: Any, scales: Any, sums: Any, total: Any
 ) -> Any:
     """Adds block number ``block`` of a record to ``total``."""
     subs = sub_blocks(layout)
@@ -105,7 +105,9 @@ def _add_block(
     return total
 
 
-def _dot_sub_block(e: Emitter, layout: Layout, reader: Record, codes: Any, total: Any, block: int, sub: int) -> Any:
+def _dot_sub_block(
+    e: Emitter, layout: RecordFormat, reader: Record, codes: Any, total: Any, block: int, sub: int
+) -> Any:
     """INTS: signed weights times activations."""
     subs = sub_blocks(layout)
     start = e.b.mul(total, ir.Constant(I32, -layout.offset))
@@ -122,7 +124,7 @@ def _dot_sub_block(e: Emitter, layout: Layout, reader: Record, codes: Any, total
     return reduce(e.b.add, (sums.value(total) for total in totals))
 
 
-def _matvec(layout: Layout) -> Op:
+def matvec_op(layout: RecordFormat) -> Op:
     @operation(floats16, address, address, address, address, floats16)
     def dot_record(e: Emitter, record: Any, codes: Any, scales: Any, sums: Any, total: Any) -> Any:
         return _dot_record(e, layout, record, codes, scales, sums, total)
@@ -145,7 +147,7 @@ def _matvec(layout: Layout) -> Op:
     return matvec
 
 
-def _matmul(layout: Layout) -> Op:
+def matmul_op(layout: RecordFormat) -> Op:
     @operation(void, address, address, address)
     def unpack(e: Emitter, record: Any, codes: Any, scales: Any) -> None:
         tile.unpack(e, layout, record, codes, scales)
@@ -233,8 +235,3 @@ def _matmul(layout: Layout) -> Op:
                 multiply_panel(args, scratch, unit, min(unit + tile.UNITS, stop), first, count)
 
     return matmul
-
-
-for _name, _layout in LAYOUTS.items():
-    op(f"matmul.integer:matvec_{_name}")(_matvec(_layout))
-    op(f"matmul.integer:matmul_{_name}")(_matmul(_layout))

@@ -13,12 +13,11 @@ import numpy.typing as npt
 
 from gguflike.blocks import BlockFormat
 from gguflike.errors import QuantizationError
-from gguflike.kernels import dispatch
 from gguflike.kernels.engine import native
 from gguflike.kernels.engine.host import thread_count
 from gguflike.kernels.engine.program import SCRATCH_BYTES
 from gguflike.kernels.engine.threads import run_rows
-from gguflike.kernels.matmul.records import FLOATS, LAYOUTS, LinearPlan, activation_arrays, linear_plan
+from gguflike.kernels.matmul.records import LinearPlan, activation_arrays
 
 
 class Tensor(Protocol):
@@ -71,8 +70,9 @@ def _quantized(x: npt.NDArray[np.float32], threads: int | None) -> dict[str, npt
     return arrays
 
 
-@dispatch.register("linear", *LAYOUTS, *FLOATS)
-def linear(tensor: Tensor, x: npt.NDArray[np.float32], threads: int | None = None) -> npt.NDArray[np.float32]:
+def linear(
+    plan: LinearPlan, tensor: Tensor, x: npt.NDArray[np.float32], threads: int | None = None
+) -> npt.NDArray[np.float32]:
     """``x @ W.T``: float32 (..., columns) -> (..., rows). Activations are quantized to int8 for quantized weights.
 
     QuantizationError where the shapes do not fit.
@@ -85,7 +85,6 @@ def linear(tensor: Tensor, x: npt.NDArray[np.float32], threads: int | None = Non
             expected=f"(..., {tensor.shape[-1] if tensor.shape else '?'}) for a matrix of shape {tensor.shape}",
             got=f"shape {x.shape}",
         )
-    plan = linear_plan(tensor.format)
     rows, columns = tensor.shape
     flat = np.ascontiguousarray(x.reshape(-1, columns))
     tokens = len(flat)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gguflike.kernels.matmul.records import Layout
+from gguflike.kernels.matmul.records import RecordFormat
 from gguflike.kernels.vector.dot import WORDS
 from gguflike.kernels.vector.simd import BYTES, FLOATS, INTS, QUADS, SHORTS, Emitter
 from gguflike.kernels.vector.sizes import BLOCK, LANES
@@ -12,7 +12,7 @@ from gguflike.kernels.vector.sizes import BLOCK, LANES
 STEPS = BLOCK // 4  # steps of a block
 
 
-def sub_blocks(layout: Layout) -> int:
+def sub_blocks(layout: RecordFormat) -> int:
     """Scales (and minima) per block of 32 columns: 1, or 2 where 16 columns share a scale."""
     return max(1, BLOCK // layout.scale_weights)
 
@@ -26,7 +26,7 @@ def even_and_odd(e: Emitter, codes: Any) -> tuple[Any, Any]:
 class Record:
     """One record at the int64 address ``place``. Vectors that serve several steps are loaded once."""
 
-    def __init__(self, emitter: Emitter, layout: Layout, place: Any) -> None:
+    def __init__(self, emitter: Emitter, layout: RecordFormat, place: Any) -> None:
         self.e, self.layout = emitter, layout
         self.base = emitter.pointer(place)
         self._planes: dict[tuple[int, int], Any] = {}

@@ -1,37 +1,35 @@
 """How each block type lies in memory for the matmul kernels. Imports neither numba nor llvmlite.
 
 A kernel gives every lane of a vector its own row of the weight matrix, so no sum ever crosses lanes. Sixteen rows form
-a *group*; a group is a run of *records*, one per ``Layout.weights`` columns, each holding 16 rows by that many columns:
+a *row block*, which is a run of *records*, one per ``RecordFormat.weights`` columns, each with 16 rows by that many
+columns:
 
     super-scales   float16 (16,)                       where ``scale`` is an integer kind
     super-minima   float16 (16,)                       where ``minimum`` is an integer kind
-    scales         (weights / scale_weights, 16)       see ``Layout.scale``
-    minima         (weights / scale_weights, 16)       see ``Layout.minimum``
+    scales         (weights / scale_weights, 16)       see ``RecordFormat.scale``
+    minima         (weights / scale_weights, 16)       see ``RecordFormat.minimum``
     planes         for each plane of p bits, low bits first: (weights * p / 32, 64) bytes
 
 Four consecutive columns make a *step*, the unit of the dot product instructions: 16 lanes x 4 bytes. A plane of p bits
 keeps the p bits of 8 / p successive steps in one 64-byte vector: byte ``4 * row + i`` holds column ``4 * step + i`` in
 bits ``p * (step % (8 / p))`` and up. So a code is a shift and a mask, or two joined.
 
-Rows are padded with zeros to whole groups. Floating-point types are not repacked: their ops read rows as the file has
-them.
+Rows are padded with zeros to whole row blocks. Floating-point types are not repacked: their ops read rows as the
+file has them.
 
-    plan = linear_plan(tensor.format)           # -> LinearPlan: names of the ops, work items, argument words
+    plan = dispatch.linear_plan(tensor.format)  # -> LinearPlan: names of the ops, work items, argument words
     packed = plan.allocate(rows, columns)       # 64-byte aligned uint8; None where the file's rows serve as they are
-    native.call(plan.repack)(args, 0, 0, groups)
+    native.call(plan.repack)(args, 0, 0, plan.matvec_items(rows))
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.blocks import BlockFormat
-from gguflike.errors import UnsupportedError
 from gguflike.kernels.vector.sizes import BLOCK, LANES
 
 ScaleKind = Literal["f16", "u8", "i8", "nibble", "e8m0", "ue4m3"]
@@ -41,10 +39,15 @@ MinimumKind = Literal["f16", "u8", "nibble"]
 @dataclass(frozen=True)
 class Plane:
     """``bits`` of every code. ``run`` steps follow each other in successive vectors at one bit position, the next run
-    in the same vectors at the next position, and so on until the bytes are full."""
+    in the same vectors at the next position, and so on until the bytes are full.
+
+    ``field`` names the field of the file's block whose bytes are packed like that already, so that they move as words;
+    without, the plane is made from codes.
+    """
 
     bits: int
     run: int
+    field: str | None = None
 
     def vectors(self, weights: int) -> int:
         """64-byte vectors that hold this plane of ``weights`` columns."""
@@ -57,8 +60,8 @@ class Plane:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """One row of the table of layouts.
+class RecordFormat:
+    """How a block type's weights are laid out in records: the ``record`` column of kernels/table.py.
 
     ``weights`` columns per record; ``planes`` the bits of each plane; ``levels`` maps codes to integers where they are
     not the integers themselves; the machine multiplies unsigned bytes, code (or level) + ``offset``. ``scale_weights``
@@ -77,7 +80,6 @@ class Layout:
     these products, and only the super-scale is left to multiply by.
     """
 
-    name: str
     weights: int
     planes: tuple[Plane, ...]
     scale: ScaleKind
@@ -132,52 +134,6 @@ class Layout:
         return self.plane_at(len(self.planes))
 
 
-_IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
-_FLOAT4 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
-
-
-def _signed(*magnitudes: int) -> tuple[int, ...]:
-    """Levels of codes whose top bit is the sign."""
-    return magnitudes + tuple(-m for m in magnitudes)
-
-
-_ROWS = (
-    Layout("Q4_0", 32, (Plane(4, 4),), "f16", offset=8),
-    Layout("Q4_1", 32, (Plane(4, 4),), "f16", minimum="f16"),
-    Layout("Q5_0", 32, (Plane(4, 4), Plane(1, 1)), "f16", offset=16),
-    Layout("Q5_1", 32, (Plane(4, 4), Plane(1, 1)), "f16", minimum="f16"),
-    Layout("Q8_0", 32, (Plane(8, 8),), "f16", offset=128),
-    Layout("Q2_K", 256, (Plane(2, 8),), "nibble", 16, minimum="nibble", minimum_unit=-1.0, folded_offset=0),
-    Layout("Q3_K", 256, (Plane(2, 8), Plane(1, 8)), "i8", 16, offset=4, folded_offset=127),
-    Layout("Q4_K", 256, (Plane(4, 8),), "u8", minimum="u8", minimum_unit=-1.0),
-    Layout("Q5_K", 256, (Plane(4, 8), Plane(1, 8)), "u8", minimum="u8", minimum_unit=-1.0),
-    Layout("Q6_K", 256, (Plane(4, 16), Plane(2, 8)), "i8", 16, offset=32),
-    Layout("IQ4_NL", 32, (Plane(4, 4),), "f16", offset=127, levels=_IQ4),
-    Layout("IQ4_XS", 256, (Plane(4, 4),), "i8", offset=127, levels=_IQ4),
-    Layout("MXFP4", 32, (Plane(4, 4),), "e8m0", offset=12, levels=_FLOAT4),
-    Layout("NVFP4", 64, (Plane(4, 2),), "ue4m3", 16, offset=12, levels=_FLOAT4, unit=0.5),
-    # Base-3 digits take longer to unpack than two bits take to read: 1.22 times the file's bytes, twice as fast.
-    Layout("TQ1_0", 256, (Plane(2, 8),), "f16", 256, offset=1),
-    Layout("TQ2_0", 256, (Plane(2, 8),), "f16", 256, offset=1),
-    Layout("Q1_0", 128, (Plane(1, 1),), "f16", 128, offset=1, levels=(-1, 1)),
-    Layout("Q2_0", 64, (Plane(2, 1),), "f16", 64, offset=1),
-    # The codebook types are looked up when they are repacked: a level per weight, which costs 1.3 to 2.1 times the
-    # file's bytes per weight, but a fraction of the work of looking up vectors for every token.
-    Layout("IQ2_XXS", 256, (Plane(2, 8), Plane(1, 8)), "u8", offset=43, levels=_signed(8, 25, 43, 0), unit=0.125),
-    Layout("IQ2_XS", 256, (Plane(2, 8), Plane(1, 8)), "u8", 16, offset=43, levels=_signed(8, 25, 43, 0), unit=0.125),
-    Layout("IQ2_S", 256, (Plane(2, 8), Plane(1, 8)), "u8", 16, offset=43, levels=_signed(8, 25, 43, 0), unit=0.125),
-    Layout("IQ3_XXS", 256, (Plane(4, 8),), "u8", offset=62, levels=_signed(4, 12, 20, 28, 36, 44, 52, 62), unit=0.25),
-    Layout("IQ3_S", 256, (Plane(4, 8),), "u8", offset=15, levels=_signed(1, 3, 5, 7, 9, 11, 13, 15)),
-    Layout("IQ1_S", 256, (Plane(2, 8), Plane(1, 8)), "u8", offset=9, levels=(-7, 1, 9, 0, -9, -1, 7, 0), unit=0.125),
-    Layout(
-        "IQ1_M", 256, (Plane(2, 8), Plane(1, 8)), "u8", 16, offset=9, levels=(-7, 1, 9, 0, -9, -1, 7, 0), unit=0.125
-    ),
-)
-
-LAYOUTS: Mapping[str, Layout] = {row.name: row for row in _ROWS}
-FLOATS = ("F32", "F16", "BF16")
-
-
 @dataclass(frozen=True)
 class LinearPlan:
     """How to multiply by weights of one block type. Ops are named as in native.py; integer.py has their arguments.
@@ -191,10 +147,10 @@ class LinearPlan:
     matmul: str
     activations: Literal["int8", "float32"]
     repack: str | None
-    layout: Layout | None
+    record: RecordFormat | None
 
     def matvec_items(self, rows: int) -> int:
-        """Work items of ``matvec``: groups of 16 rows."""
+        """Work items of ``matvec`` and ``repack``: row blocks of 16 rows."""
         return -(-rows // LANES)
 
     def matmul_items(self, rows: int) -> int:
@@ -203,9 +159,9 @@ class LinearPlan:
 
     def packed_bytes(self, rows: int, columns: int) -> int:
         """Bytes of the repacked weights (0 without ``repack``). Groups come in pairs, as ``matmul`` takes them."""
-        if self.layout is None:
+        if self.record is None:
             return 0
-        return self.matmul_items(rows) * 2 * (columns // self.layout.weights) * self.layout.record_bytes
+        return self.matmul_items(rows) * 2 * (columns // self.record.weights) * self.record.record_bytes
 
     def allocate(self, rows: int, columns: int) -> npt.NDArray[np.uint8] | None:
         """Zeroed memory for the repacked weights, aligned to 64 bytes."""
@@ -217,20 +173,8 @@ class LinearPlan:
         return raw[start : start + size]
 
     def repack_args(self, source: int, target: int, rows: int, columns: int) -> tuple[int, ...]:
-        """Argument words of ``repack``, whose items are groups of 16 rows. Addresses: the file's blocks, the target."""
+        """Argument words of ``repack``, whose items are row blocks. Addresses: the file's blocks, the target."""
         return (source, target, rows, columns)
-
-
-def linear_plan(format: BlockFormat) -> LinearPlan:
-    """The plan for a block type. UnsupportedError for types that are no matrix weights (integers, Q8_1, ...)."""
-    name = format.name
-    if name in LAYOUTS:
-        ops = f"matmul.integer:matvec_{name}", f"matmul.integer:matmul_{name}"
-        return LinearPlan(name, *ops, "int8", f"matmul.repack:{name}", LAYOUTS[name])
-    if name in FLOATS:
-        ops = f"matmul.floating:matvec_{name}", f"matmul.floating:matmul_{name}"
-        return LinearPlan(name, *ops, "float32", None, None)
-    raise UnsupportedError(f"no matmul on {name}", expected="one of " + ", ".join((*LAYOUTS, *FLOATS)), got=name)
 
 
 def activation_arrays(tokens: int, columns: int) -> dict[str, npt.NDArray[Any]]:

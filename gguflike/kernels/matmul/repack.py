@@ -1,48 +1,25 @@
-"""Repacking of a file's blocks into records (records.py): ops named ``repack:<type>``; items are groups of 16 rows.
+"""Repacking of a file's blocks into records (records.py): ops ``by_type.repack:<type>``; items are row blocks.
 
 Argument words: 0 address of the blocks, 1 address of the records (zeroed), 2 rows, 3 columns. Planes that the file
-packs as the records do move as 4-byte words; ``_WORDS`` says where they start in a block. The other types fill
-``codes``, a byte per weight, from which the planes are made.
-
-``_FIELDS`` holds, per type, a function ``(block, record, lane, codes)`` that does one row's block: its scales, and
-``codes`` where the type needs them. ``record`` addresses the record, ``lane`` is the row in its group.
+packs as the records do move as 4-byte words. The other types fill ``codes``, a byte per weight, from which the planes
+are made. What else is in a block moves by a function of scatter.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
 
-from gguflike.blocks import FORMATS
+from gguflike.blocks import BlockFormat
 from gguflike.kernels.engine.atomics import load_word
-from gguflike.kernels.engine.jit import inner, op
-from gguflike.kernels.matmul import repack_fields as fields
-from gguflike.kernels.matmul.records import LAYOUTS, Layout, Plane
+from gguflike.kernels.engine.jit import inner
+from gguflike.kernels.matmul.records import Plane, RecordFormat
 from gguflike.kernels.vector.simd import I8, I32, Emitter, address, operation, void
 from gguflike.kernels.vector.sizes import LANES
 
 Op = Callable[[int, int, int, int], None]
-
-# Byte offsets of the planes in a file's block (None: made from codes).
-_WORDS: Mapping[str, tuple[int | None, ...]] = {
-    "Q4_0": (2,),
-    "Q4_1": (4,),
-    "Q5_0": (6, None),
-    "Q5_1": (8, None),
-    "Q8_0": (2,),
-    "Q2_K": (16,),
-    "Q3_K": (32, 0),
-    "Q4_K": (16,),
-    "Q5_K": (48, 16),
-    "Q6_K": (0, 128),
-    "IQ4_NL": (2,),
-    "IQ4_XS": (8,),
-    "MXFP4": (1,),
-    "NVFP4": (4,),
-    "TQ2_0": (0,),
-}
 
 
 @operation(address)
@@ -72,21 +49,23 @@ def _plane_from_codes(e: Emitter, plane: Plane, lowest: int, weights: int, codes
         e.store(word, target, 4 * LANES * vector)
 
 
-def _repack(name: str, layout: Layout) -> Op:
-    sources = _WORDS.get(name, (None,) * len(layout.planes))
-    lowest = [sum(plane.bits for plane in layout.planes[:i]) for i in range(len(layout.planes))]
+def repack_op(fmt: BlockFormat, record_format: RecordFormat, scatter: Callable[[int, int, int, int], None]) -> Op:
+    """The op that repacks blocks of ``fmt``; ``scatter`` moves a block's scales, and its codes if planes need them."""
+    planes, offsets = record_format.planes, fmt.offsets
+    lowest = [sum(plane.bits for plane in planes[:i]) for i in range(len(planes))]
 
     @operation(void, address, address, address)
     def move_planes(e: Emitter, block: Any, target: Any, codes: Any) -> None:
-        for index, (plane, source) in enumerate(zip(layout.planes, sources, strict=True)):
-            place = e.pointer(target, layout.plane_at(index))
-            if source is not None:
-                _move_words(e, e.pointer(block, source), place, plane.vectors(layout.weights))
+        for index, plane in enumerate(planes):
+            place = e.pointer(target, record_format.plane_at(index))
+            if plane.field is not None:
+                source = e.pointer(block, getattr(offsets, plane.field))
+                _move_words(e, source, place, plane.vectors(record_format.weights))
             else:
-                _plane_from_codes(e, plane, lowest[index], layout.weights, e.pointer(codes), place)
+                _plane_from_codes(e, plane, lowest[index], record_format.weights, e.pointer(codes), place)
 
-    do_fields = inner(fields.FIELDS[name])
-    block_bytes, weights, record_bytes = FORMATS[name].block_bytes, layout.weights, layout.record_bytes
+    scatter = inner(scatter)
+    block_bytes, weights, record_bytes = fmt.block_bytes, record_format.weights, record_format.record_bytes
 
     def repack(args: int, state: int, start: int, stop: int) -> None:
         rows, records = load_word(args + 16), load_word(args + 24) // weights
@@ -97,12 +76,8 @@ def _repack(name: str, layout: Layout) -> Op:
                 block = load_word(args) + (LANES * group + lane) * records * block_bytes
                 for r in range(records):
                     record = target + r * record_bytes
-                    do_fields(block, record, lane, codes)
+                    scatter(block, record, lane, codes)
                     move_planes(block, record + 4 * lane, codes)
                     block += block_bytes
 
     return repack
-
-
-for _name, _layout in LAYOUTS.items():
-    op(f"matmul.repack:{_name}")(_repack(_name, _layout))

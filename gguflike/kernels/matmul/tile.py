@@ -25,7 +25,7 @@ from typing import Any
 from llvmlite import ir
 
 from gguflike.kernels.matmul.reader import STEPS, Record, sub_blocks
-from gguflike.kernels.matmul.records import Layout
+from gguflike.kernels.matmul.records import RecordFormat
 from gguflike.kernels.vector.dot import LARGEST_SIGNED, MULTIPLY_ADD, WORDS, ByteSums, Sums, WordSums, byte_run
 from gguflike.kernels.vector.simd import BYTES, FLOATS, I8, I16, I32, INTS, Emitter, target
 from gguflike.kernels.vector.sizes import BLOCK, LANES
@@ -58,34 +58,34 @@ SUMS_AT = BIAS_AT + ROW_BYTES
 PANEL_AT = SUMS_AT + UNITS * PANEL_TOKENS * ROW_BYTES
 
 
-def integer_sums(layout: Layout) -> int:
+def integer_sums(layout: RecordFormat) -> int:
     """Sums of integers per block: one for each scale."""
     return sub_blocks(layout) if layout.folded_offset is None else 1
 
 
-def fields(layout: Layout) -> int:
+def fields(layout: RecordFormat) -> int:
     """Fields per token of a panel."""
     return 2 + integer_sums(layout) + (sub_blocks(layout) if layout.minimum else 0)
 
 
-def token_bytes(layout: Layout) -> int:
+def token_bytes(layout: RecordFormat) -> int:
     """Bytes per token of a panel."""
     return CHUNK_BYTES + fields(layout) * FIELD_BYTES
 
 
-def largest(layout: Layout) -> int:
+def largest(layout: RecordFormat) -> int:
     """The largest byte that weights are unpacked to."""
     if layout.folded_offset is None:
         return layout.largest
     return layout.largest * 15 if layout.scale == "nibble" else 255
 
 
-def vectors_per_step(layout: Layout) -> int:
+def vectors_per_step(layout: RecordFormat) -> int:
     """1 where bytes are multiplied, 2 where words are."""
     return 2 if MULTIPLY_ADD and largest(layout) > LARGEST_SIGNED else 1
 
 
-def tile_tokens(layout: Layout) -> int:
+def tile_tokens(layout: RecordFormat) -> int:
     """Tokens of a tile: registers should hold a sum for each of them and each row, and what is multiplied."""
     if not MULTIPLY_ADD or vectors_per_step(layout) == 2:
         return 6
@@ -93,17 +93,17 @@ def tile_tokens(layout: Layout) -> int:
     return 6 if run >= LONG_RUN else 3 if run > 1 else 4  # measured
 
 
-def chunk(layout: Layout) -> int:
+def chunk(layout: RecordFormat) -> int:
     """Columns unpacked at a time."""
     return CHUNK_BYTES // vectors_per_step(layout)
 
 
-def block_codes(layout: Layout) -> int:
+def block_codes(layout: RecordFormat) -> int:
     """Bytes of the unpacked weights of a block."""
     return STEPS * vectors_per_step(layout) * STEP_CODES
 
 
-def unpack(e: Emitter, layout: Layout, record: Any, codes: Any, scales: Any) -> None:
+def unpack(e: Emitter, layout: RecordFormat, record: Any, codes: Any, scales: Any) -> None:
     """Writes codes, scales and minima of one record of one group: ``codes`` and ``scales`` are the addresses of its
     first block's."""
     reader = Record(e, layout, record)
@@ -124,7 +124,7 @@ def unpack(e: Emitter, layout: Layout, record: Any, codes: Any, scales: Any) -> 
                 e.store(reader.minimum(block, sub), scales, MINIMA_AT - SCALES_AT + at)
 
 
-def prepare(e: Emitter, layout: Layout, codes: Any, scales: Any, sums: Any, blocks: Any, panel: Any) -> None:
+def prepare(e: Emitter, layout: RecordFormat, codes: Any, scales: Any, sums: Any, blocks: Any, panel: Any) -> None:
     """Writes a token's part of the panel, for up to CHUNK_BLOCKS blocks (None: for all). The addresses are those of the
     token's first block of the chunk."""
     codes, panel = e.pointer(codes), e.pointer(panel)
@@ -175,7 +175,7 @@ def _copy_words(e: Emitter, source: Any, place: Any, at: Any) -> list[Any]:
     return []
 
 
-def multiply(e: Emitter, layout: Layout, scratch: Any, panel: Any, start: Any, sums: Any, blocks: Any) -> None:
+def multiply(e: Emitter, layout: RecordFormat, scratch: Any, panel: Any, start: Any, sums: Any, blocks: Any) -> None:
     """Multiplies the unpacked weights by a tile of tokens, adding to ``sums``, or to the bias where ``start`` is not 0.
 
     ``panel`` and ``sums`` are the addresses of the first token's parts.
@@ -196,7 +196,7 @@ def multiply(e: Emitter, layout: Layout, scratch: Any, panel: Any, start: Any, s
 
 
 def _over_blocks(
-    e: Emitter, layout: Layout, base: Any, panel: Any, groups: range, blocks: Any, starts: list[list[Any]]
+    e: Emitter, layout: RecordFormat, base: Any, panel: Any, groups: range, blocks: Any, starts: list[list[Any]]
 ) -> list[list[Any]]:
     """The loop over blocks: adds to ``starts``, FLOATS [token][group]."""
     width = len(groups)
@@ -273,7 +273,7 @@ def _rows(values: list[Any], width: int) -> list[list[Any]]:
 
 
 def _add_block(
-    e: Emitter, layout: Layout, base: Any, panel: Any, groups: range, index: Any, totals: list[list[Any]]
+    e: Emitter, layout: RecordFormat, base: Any, panel: Any, groups: range, index: Any, totals: list[list[Any]]
 ) -> None:
     """Adds block number ``index`` to ``totals`` [token][group]."""
     subs, scales_of, per_step = sub_blocks(layout), integer_sums(layout), vectors_per_step(layout)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.blocks import FORMATS, codebooks
-from gguflike.kernels.dispatch import register
+from gguflike.kernels.encode.driver import Encode
 from gguflike.kernels.encode.lattice import fields
 from gguflike.kernels.encode.lattice.block import EVEN, FREE, NONE, SUPER, Effort, Places, Shape, places
 from gguflike.kernels.encode.lattice.codebook import Codebook, halve
@@ -160,8 +160,7 @@ def _encode_rows(start: int, stop: int, x: Array, out: Array, weights: Array, na
     )
 
 
-def _register(name: str) -> None:
-    @register("encode", name)
+def _lattice_encoder(name: str) -> Encode:
     def encode(x: Array, out: Array, weights: Array | None, method: str, threads: int | None) -> None:
         importance = np.empty((1, 0), np.float32)  # equal; zeros mean the same
         if weights is not None and weights.any():
@@ -169,6 +168,9 @@ def _register(name: str) -> None:
         args = (_read_only(x), out, _read_only(importance), name, method)
         run_rows(_encode_rows, len(x), *args, threads=threads, least=-(-_LEAST_WEIGHTS // x.shape[1]))
 
+    return encode
 
-for _name in LATTICES:
-    _register(_name)
+
+encode_iq2_xxs, encode_iq2_xs, encode_iq2_s = (_lattice_encoder(name) for name in ("IQ2_XXS", "IQ2_XS", "IQ2_S"))
+encode_iq3_xxs, encode_iq3_s = _lattice_encoder("IQ3_XXS"), _lattice_encoder("IQ3_S")
+encode_iq1_s, encode_iq1_m = _lattice_encoder("IQ1_S"), _lattice_encoder("IQ1_M")
