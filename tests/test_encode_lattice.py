@@ -15,8 +15,7 @@ from gguflike.blocks import FORMATS, codebooks
 from gguflike.kernels.encode.lattice import fields as lattice_layout
 from gguflike.kernels.encode.lattice.codebook import DIGITS, NUMBER_BIT, halve
 from gguflike.kernels.encode.lattice.codec import LATTICES
-from gguflike.kernels.vector.lanes import LANES
-from gguflike.kernels.vector.shorts import SHORTS
+from gguflike.kernels.vector.sizes import I16_LANES, LANES
 from tests.measures import rmse
 
 Floats = npt.NDArray[np.float32]
@@ -204,11 +203,11 @@ def test_halves_make_up_the_codebook(grid: Callable[[], npt.NDArray[np.int8]]) -
     book = halve(points)
     half = len(book.levels[0]) ** (points.shape[1] // 2)
     stands_for = [{second} for second in range(half)]  # second halves behind each place
-    for pair in book.pairs // SHORTS:
+    for pair in book.pairs // I16_LANES:
         stands_for.append(stands_for[pair[0]] | stands_for[pair[1]])
     found, m = [], 0
     for first, twos in book.firsts:
-        members = set(book.members[m : m + 2 * twos] // SHORTS)
+        members = set(book.members[m : m + 2 * twos] // I16_LANES)
         found += [first + half * second for place in members for second in stands_for[place]]
         m += 2 * twos
     assert m == len(book.members)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gguflike.kernels.engine.jit import jit
-from gguflike.kernels.vector.half import f16_to_f32, f32_to_f16
+from gguflike.kernels.vector.lanes import f16_to_f32, f32_to_f16
 
 
 @jit
@@ -73,14 +73,3 @@ def test_compiled_for_a_cpu_without_the_instruction() -> None:
     }
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
     assert (run.returncode, run.stdout.strip()) == (0, "same"), run.stderr
-
-
-def test_plain_python() -> None:
-    """The algorithm itself, as it runs with NUMBA_DISABLE_JIT."""
-    some = numbers()[::97]
-    some = some[~np.isnan(some)]
-    with np.errstate(all="ignore"):
-        expected = some.astype(np.float16).view(np.uint16)
-        assert [int(f32_to_f16(v)) for v in some] == expected.tolist()
-        finite = ALL_BITS[:0x7C01:7]
-        assert [float(f16_to_f32(b)) for b in finite] == finite.view(np.float16).astype(np.float64).tolist()

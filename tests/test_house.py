@@ -44,7 +44,7 @@ ROOMS = {
     "dispatch": {"decode", "matmul", "table"},
 }
 TOP = {"__init__", "__main__", "cli", "demo"}  # may import everything
-NUMBA_OWNERS = {"kernels/engine/jit.py", "kernels/vector/lanes.py", "kernels/vector/simd.py"}
+NUMBA_OWNERS = {"kernels/engine/jit.py", "kernels/vector/lanes.py", "kernels/vector/emitter.py"}
 HEAVY = {"numba", "llvmlite", "huggingface_hub", "jinja2", "tokenizers", "tqdm"}
 
 

@@ -14,22 +14,20 @@ from gguflike.kernels.encode.lattice import repair as steps
 from gguflike.kernels.encode.lattice.bound import least_error
 from gguflike.kernels.encode.lattice.codebook import DIGITS, NUMBER_BIT, halve
 from gguflike.kernels.engine.jit import jit
-from gguflike.kernels.vector.lanes import LANES, load, load_octets, store
-from gguflike.kernels.vector.shorts import (
-    SHORTS,
-    absolute,
-    high_lanes,
-    join,
-    larger,
-    load_shorts,
-    low_lanes,
+from gguflike.kernels.vector.arrays import load, load_i16, load_octets, store, store_i16
+from gguflike.kernels.vector.int16 import (
+    abs_i16,
+    add_saturate,
+    max_i16,
     narrow,
-    plus,
-    shorts,
-    store_shorts,
-    where_more,
-    where_same,
+    narrow_magic,
+    splat_i16,
+    where_equal,
+    where_greater,
+    widen_high,
+    widen_low,
 )
+from gguflike.kernels.vector.sizes import I16_LANES, LANES
 from tests.measures import rmse
 
 DELTA = 0.125
@@ -38,13 +36,13 @@ W, SCALE = 16, 32  # vectors of ``f``; the weights of 32 octets come first, then
 
 @jit
 def moved_levels(book: Any, t: int, f: Any, h: Any) -> None:
-    at = steps.trial_at(SHORTS, 0)
-    steps.take_shares(f, W, h, SHORTS)
-    steps.take_values(book.levels, f, 0, (load(f, SCALE), load(f, SCALE + 1)), h, SHORTS)
-    steps.take_levels(book.levels, t, h, SHORTS, at)
+    at = steps.trial_at(I16_LANES, 0)
+    steps.take_shares(f, W, h, I16_LANES)
+    steps.take_values(book.levels, f, 0, (load(f, SCALE), load(f, SCALE + 1)), h, I16_LANES)
+    steps.take_levels(book.levels, t, h, I16_LANES, at)
     steps.find_ways(book, h, at)
     steps.take_way(h, at)
-    store_shorts(h, 0, load_shorts(h, at + steps.NUMBER))
+    store_i16(h, 0, load_i16(h, at + steps.NUMBER))
 
 
 @pytest.mark.parametrize("t", [0, 1])
@@ -53,20 +51,20 @@ def test_moved_levels_are_nearly_always_the_best_point(t: int) -> None:
     book = halve(grid, (DELTA, -DELTA))
     points = grid + np.array([DELTA, -DELTA])[t]
     rng = np.random.default_rng(12)
-    best = np.empty((20, SHORTS))
-    found = np.empty((20, SHORTS))
+    best = np.empty((20, I16_LANES))
+    found = np.empty((20, I16_LANES))
     for i in range(len(best)):
-        f, h = np.zeros((SCALE + 2) * LANES, np.float32), np.zeros(SHORTS + steps.elements(1), np.int16)
-        y, w = rng.standard_normal((SHORTS, 8)), rng.random((SHORTS, 8)) + 0.05
-        scale = 0.5 + rng.random(SHORTS)
+        f, h = np.zeros((SCALE + 2) * LANES, np.float32), np.zeros(I16_LANES + steps.elements(1), np.int16)
+        y, w = rng.standard_normal((I16_LANES, 8)), rng.random((I16_LANES, 8)) + 0.05
+        scale = 0.5 + rng.random(I16_LANES)
         f[:] = np.concatenate([*(np.concatenate(np.split(a.T, 2, axis=1)).ravel() for a in (y, w)), scale])
         moved_levels(book, t, f, h)
         errors = (w[:, None] * (y[:, None] - scale[:, None, None] * points) ** 2).sum(axis=2)
-        words = book.words[h[:SHORTS]]
+        words = book.words[h[:I16_LANES]]
         assert (words >= 0).all()
         digits = (words & DIGITS)[:, None] >> 2 * np.arange(8) & 3
         np.testing.assert_array_equal(grid[words >> NUMBER_BIT], digits - 1)
-        best[i], found[i] = errors.min(axis=1), errors[np.arange(SHORTS), words >> NUMBER_BIT]
+        best[i], found[i] = errors.min(axis=1), errors[np.arange(I16_LANES), words >> NUMBER_BIT]
     assert (found <= best * (1 + 1e-6)).mean() > 0.8
     assert found.sum() < 1.02 * best.sum()
 
@@ -74,15 +72,15 @@ def test_moved_levels_are_nearly_always_the_best_point(t: int) -> None:
 def test_far_weights_take_their_sides() -> None:
     """Weights far beyond the levels, and scales that are nothing beside them, saturate."""
     book = halve(codebooks.iq1(), (DELTA, -DELTA))
-    signs = np.where(np.random.default_rng(15).random((8, SHORTS)) < 0.5, -1, 1)
+    signs = np.where(np.random.default_rng(15).random((8, I16_LANES)) < 0.5, -1, 1)
     for far, scale in ((1e4, 1.0), (1.0, 1e-12), (1.0, 1e-38)):
-        f, h = np.ones((SCALE + 2) * LANES, np.float32), np.zeros(SHORTS + steps.elements(1), np.int16)
+        f, h = np.ones((SCALE + 2) * LANES, np.float32), np.zeros(I16_LANES + steps.elements(1), np.int16)
         f[: W * LANES] = np.concatenate(np.split(far * signs, 2, axis=1)).ravel()
         f[SCALE * LANES :] = scale
         moved_levels(book, 0, f, h)
         nearest = 3 ** np.arange(8) @ (signs + 1)
         is_point = book.words[nearest] >= 0
-        np.testing.assert_array_equal(h[:SHORTS][is_point], nearest[is_point])
+        np.testing.assert_array_equal(h[:I16_LANES][is_point], nearest[is_point])
         assert is_point.any()
 
 
@@ -137,27 +135,27 @@ def test_octets_stand_in_lanes() -> None:
 
 @jit
 def on_shorts(a: Any, b: Any, f: Any, out: Any, wide: Any) -> None:
-    x, y = load_shorts(a, 0), load_shorts(b, 0)
-    store_shorts(out, 0, plus(x, y))
-    store_shorts(out, SHORTS, larger(x, y))
-    store_shorts(out, 2 * SHORTS, where_more(x, y, x, y))
-    store_shorts(out, 3 * SHORTS, where_same(x, y, x, plus(x, x)))
-    store_shorts(out, 4 * SHORTS, narrow(load(f, 0), load(f, 1)))
-    store_shorts(out, 5 * SHORTS, absolute(x) - (y << shorts(3) >> shorts(5)))
-    store_shorts(out, 6 * SHORTS, join(low_lanes(x), high_lanes(y)))
-    store(wide, 0, low_lanes(x))
-    store(wide, 1, high_lanes(x))
+    x, y = load_i16(a, 0), load_i16(b, 0)
+    store_i16(out, 0, add_saturate(x, y))
+    store_i16(out, I16_LANES, max_i16(x, y))
+    store_i16(out, 2 * I16_LANES, where_greater(x, y, x, y))
+    store_i16(out, 3 * I16_LANES, where_equal(x, y, x, add_saturate(x, x)))
+    store_i16(out, 4 * I16_LANES, narrow_magic(load(f, 0), load(f, 1)))
+    store_i16(out, 5 * I16_LANES, abs_i16(x) - (y << splat_i16(3) >> splat_i16(5)))
+    store_i16(out, 6 * I16_LANES, narrow(widen_low(x), widen_high(y)))
+    store(wide, 0, widen_low(x))
+    store(wide, 1, widen_high(x))
 
 
 def test_shorts_saturate_and_compare() -> None:
     rng = np.random.default_rng(13)
-    a, b = rng.integers(-(1 << 15), 1 << 15, (2, SHORTS)).astype(np.int16)
+    a, b = rng.integers(-(1 << 15), 1 << 15, (2, I16_LANES)).astype(np.int16)
     a[:4], b[:4] = (32767, -32768, 7, -9), (1, -1, 7, -9)
-    values = (rng.standard_normal(SHORTS) * 4e4).astype(np.float32)
+    values = (rng.standard_normal(I16_LANES) * 4e4).astype(np.float32)
     magic = np.float32(1.5 * 2**23)
-    out, wide = np.zeros(7 * SHORTS, np.int16), np.zeros(SHORTS, np.int32)
+    out, wide = np.zeros(7 * I16_LANES, np.int16), np.zeros(I16_LANES, np.int32)
     on_shorts(a, b, values + magic, out, wide)
-    sums, largest, more, same, narrowed, wrapped, halves = out.reshape(7, SHORTS)
+    sums, largest, more, same, narrowed, wrapped, halves = out.reshape(7, I16_LANES)
     saturated = (a.astype(int) + b).clip(-(1 << 15), (1 << 15) - 1)
     np.testing.assert_array_equal(sums, saturated)
     np.testing.assert_array_equal(largest, np.maximum(a, b))

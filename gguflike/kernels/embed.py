@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gguflike.kernels.engine.atomics import load_word
-from gguflike.kernels.vector.address import load_i32
+from gguflike.kernels.vector.memory import load_i32
 
 
 def embed_op(decode: Any) -> Callable[[int, int, int, int], None]:

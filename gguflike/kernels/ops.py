@@ -16,18 +16,9 @@ import numpy as np
 
 from gguflike.kernels.engine.atomics import load_word
 from gguflike.kernels.engine.jit import inner, op
-from gguflike.kernels.vector.address import (
-    exp_lanes,
-    float_of,
-    fma,
-    load_f32,
-    load_lanes,
-    quantize_lanes,
-    spread,
-    store_f32,
-    store_lanes,
-    sum_lanes,
-)
+from gguflike.kernels.vector.lanes import exp, fma, reduce_add, splat
+from gguflike.kernels.vector.memory import float_of, load_f32, load_f32x16, store_f32, store_f32x16
+from gguflike.kernels.vector.quantize import quantize_block
 
 ONE = np.float32(1)
 
@@ -36,14 +27,14 @@ ONE = np.float32(1)
 def _rms_factor(x: int, columns: int, eps: Any) -> Any:
     """1 / sqrt(mean(x**2) + eps) of one row at address ``x``."""
     vectors = columns // 16
-    total = spread(np.float32(0))
+    total = splat(np.float32(0))
     for i in range(vectors):
-        v = load_lanes(x + 64 * i)
+        v = load_f32x16(x + 64 * i)
         total = fma(v, v, total)
     rest = np.float32(0)
     for i in range(16 * vectors, columns):
         rest += load_f32(x + 4 * i) * load_f32(x + 4 * i)
-    mean = np.float32((sum_lanes(total) + rest) / np.float32(columns))
+    mean = np.float32((reduce_add(total) + rest) / np.float32(columns))
     return ONE / np.sqrt(np.float32(mean + eps))
 
 
@@ -56,7 +47,7 @@ def rms_norm(args: int, state: int, start: int, stop: int) -> None:
         row, target = x + 4 * columns * token, out + 4 * columns * token
         factor = _rms_factor(row, columns, eps)
         for i in range(vectors):
-            store_lanes(target + 64 * i, load_lanes(row + 64 * i) * spread(factor) * load_lanes(weight + 64 * i))
+            store_f32x16(target + 64 * i, load_f32x16(row + 64 * i) * splat(factor) * load_f32x16(weight + 64 * i))
         for i in range(16 * vectors, columns):
             store_f32(target + 4 * i, np.float32(load_f32(row + 4 * i) * factor * load_f32(weight + 4 * i)))
 
@@ -69,26 +60,26 @@ def rms_norm_q8(args: int, state: int, start: int, stop: int) -> None:
     blocks = columns // 32
     for token in range(start, stop):
         row = x + 4 * columns * token
-        factor = spread(_rms_factor(row, columns, eps))
+        factor = splat(_rms_factor(row, columns, eps))
         for i in range(blocks):
-            a = load_lanes(row + 128 * i) * factor * load_lanes(weight + 128 * i)
-            b = load_lanes(row + 128 * i + 64) * factor * load_lanes(weight + 128 * i + 64)
+            a = load_f32x16(row + 128 * i) * factor * load_f32x16(weight + 128 * i)
+            b = load_f32x16(row + 128 * i + 64) * factor * load_f32x16(weight + 128 * i + 64)
             block = blocks * token + i
-            quantize_lanes(a, b, codes + 32 * block, scales + 4 * block, sums + 8 * block)
+            quantize_block(a, b, codes + 32 * block, scales + 4 * block, sums + 8 * block)
 
 
 @inner(inline="always")
 def _silu_mul(gate: int, up: int) -> Any:
     """gate * sigmoid(gate) * up of sixteen values."""
-    g = load_lanes(gate)
-    return g / (spread(ONE) + exp_lanes(-g)) * load_lanes(up)
+    g = load_f32x16(gate)
+    return g / (splat(ONE) + exp(-g)) * load_f32x16(up)
 
 
 @op("ops:silu_mul")
 def silu_mul(args: int, state: int, start: int, stop: int) -> None:
     gate, up, out = load_word(args), load_word(args + 8), load_word(args + 16)
     for i in range(2 * start, 2 * stop):
-        store_lanes(out + 64 * i, _silu_mul(gate + 64 * i, up + 64 * i))
+        store_f32x16(out + 64 * i, _silu_mul(gate + 64 * i, up + 64 * i))
 
 
 @op("ops:silu_mul_q8")
@@ -98,4 +89,4 @@ def silu_mul_q8(args: int, state: int, start: int, stop: int) -> None:
     for block in range(start, stop):
         a = _silu_mul(gate + 128 * block, up + 128 * block)
         b = _silu_mul(gate + 128 * block + 64, up + 128 * block + 64)
-        quantize_lanes(a, b, codes + 32 * block, scales + 4 * block, sums + 8 * block)
+        quantize_block(a, b, codes + 32 * block, scales + 4 * block, sums + 8 * block)

@@ -43,15 +43,9 @@ from gguflike.kernels.attention.words import ATTENTION_KEYS as KEYS
 from gguflike.kernels.engine.atomics import load_word
 from gguflike.kernels.engine.jit import inner, op
 from gguflike.kernels.engine.program import POSITION, SCRATCH, TOKENS
-from gguflike.kernels.vector.address import (
-    float_of,
-    load_f32,
-    load_lanes,
-    quantize_lanes,
-    spread,
-    store_apart,
-    store_lanes,
-)
+from gguflike.kernels.vector.lanes import splat
+from gguflike.kernels.vector.memory import float_of, load_f32, load_f32x16, scatter_f32, store_f32x16
+from gguflike.kernels.vector.quantize import quantize_block
 
 ZERO, ONE = np.float32(0), np.float32(1)
 LOG2 = np.float32(softmax.LOG2_E)
@@ -72,9 +66,9 @@ def _first_row(key: int, position: int, heads: int) -> int:
 def _gather(args: int, source: int, factors: int, target: int, stride: int) -> None:
     """One query, rotated and scaled, with ``stride`` bytes between its dimensions."""
     n_rot, neox, dim = load_word(args + w.N_ROT), load_word(args + w.NEOX), load_word(args + w.HEAD_DIM)
-    scale = spread(np.float32(float_of(load_word(args + w.SCALE)) * LOG2))
+    scale = splat(np.float32(float_of(load_word(args + w.SCALE)) * LOG2))
     for i in range(0, dim, 16):
-        store_apart(target + i * stride, stride, rotated(source, i, factors, n_rot, neox) * scale)
+        scatter_f32(target + i * stride, stride, rotated(source, i, factors, n_rot, neox) * scale)
 
 
 @inner
@@ -89,15 +83,15 @@ def _mask(scores: int, valid: int, count: int) -> None:
 @inner
 def _write_row(out: int, total: Any, head_dim: int, target: int, codes: int, scales: int, sums: int, at: int) -> None:
     """Normalize one finished row and hand it on as float32, or quantized where ``codes`` is not 0."""
-    inverse = spread(ONE / total)
+    inverse = splat(ONE / total)
     if codes == 0:
         for i in range(0, head_dim, 16):
-            store_lanes(target + 4 * (at + i), load_lanes(out + 4 * i) * inverse)
+            store_f32x16(target + 4 * (at + i), load_f32x16(out + 4 * i) * inverse)
     else:
         for i in range(0, head_dim, 32):
             block = (at + i) // 32
-            a, b = load_lanes(out + 4 * i) * inverse, load_lanes(out + 4 * i + 64) * inverse
-            quantize_lanes(a, b, codes + 32 * block, scales + 4 * block, sums + 8 * block)
+            a, b = load_f32x16(out + 4 * i) * inverse, load_f32x16(out + 4 * i + 64) * inverse
+            quantize_block(a, b, codes + 32 * block, scales + 4 * block, sums + 8 * block)
 
 
 def _make_attention(cache: Any) -> Any:
@@ -114,7 +108,7 @@ def _make_attention(cache: Any) -> Any:
         n_rot, n_head = load_word(args + w.N_ROT), load_word(args + w.N_HEAD)
         dim, heads = load_word(args + w.HEAD_DIM), load_word(args + w.HEADS)
         for d in range(0, HEIGHT * dim, 16):
-            store_lanes(queries + 4 * ((tiles - 1) * HEIGHT * dim + d), spread(ZERO))
+            store_f32x16(queries + 4 * ((tiles - 1) * HEIGHT * dim + d), splat(ZERO))
         for r in range(rows):
             t = token + r // heads
             target = queries + 4 * (r // HEIGHT * HEIGHT * dim + r % HEIGHT)
@@ -170,7 +164,7 @@ def _make_attention(cache: Any) -> Any:
             for tile in range(tiles):
                 softmax.start(states + softmax.STATE_BYTES * tile)
             for i in range(0, tiles * HEIGHT * dim, 16):
-                store_lanes(out + 4 * i, spread(ZERO))
+                store_f32x16(out + 4 * i, splat(ZERO))
             for first in range(0, position + count, KEYS):
                 present = _least(KEYS, position + count - first)
                 lowest = _first_row(first, position, heads) // HEIGHT
@@ -245,7 +239,7 @@ def _merge(args: int, state: int, start: int, stop: int) -> None:
     for group in range(start, stop):
         softmax.start(all_blocks)
         for i in range(0, heads * dim, 16):
-            store_lanes(out + 4 * i, spread(ZERO))
+            store_f32x16(out + 4 * i, splat(ZERO))
         for block in range(blocks):
             part = parts + (block * groups + group) * _part_bytes(heads, dim)
             softmax.merge(all_blocks, part)

@@ -14,8 +14,7 @@ from gguflike.kernels.attention.tile import make_scores as tile_scores
 from gguflike.kernels.attention.tile import make_values as tile_values
 from gguflike.kernels.engine.atomics import load_word
 from gguflike.kernels.engine.jit import inner
-from gguflike.kernels.matmul.output import prefetch
-from gguflike.kernels.vector.address import load_half_lanes, load_lanes, store_half_lanes, store_lanes
+from gguflike.kernels.vector.memory import load_f16x16, load_f32x16, prefetch, scatter_f16, store_f32x16
 
 AHEAD = 4096  # bytes that are asked of memory in advance
 
@@ -28,8 +27,8 @@ def store(
     block = keys + 2 * (cached + position // 16 * 16 * dim + position % 16)
     row = values + 2 * (cached + position * dim)
     for i in range(0, dim, 16):
-        store_half_lanes(block + 32 * i, 32, load_lanes(k + 4 * i))
-        store_half_lanes(row + 2 * i, 2, load_lanes(v + 4 * i))
+        scatter_f16(block + 32 * i, 32, load_f32x16(k + 4 * i))
+        scatter_f16(row + 2 * i, 2, load_f32x16(v + 4 * i))
 
 
 @inner
@@ -37,7 +36,7 @@ def expand_keys(keys: int, key_scales: int, cached: int, first: int, dim: int, p
     """Sixteen keys from number ``first`` on, a multiple of 16."""
     block = keys + 2 * (cached + first * dim)
     for d in range(dim):
-        store_lanes(panel + 64 * d, load_half_lanes(block + 32 * d))
+        store_f32x16(panel + 64 * d, load_f16x16(block + 32 * d))
 
 
 @inner
@@ -47,7 +46,7 @@ def expand_values(
     """Sixteen dimensions from ``d`` on, a multiple of 16, of ``count`` values from number ``first`` on."""
     row = values + 2 * (cached + first * dim + d)
     for i in range(count):
-        store_lanes(panel + 64 * i, load_half_lanes(row + 2 * dim * i))
+        store_f32x16(panel + 64 * i, load_f16x16(row + 2 * dim * i))
 
 
 def make_scores(rows: int) -> Any:

@@ -12,21 +12,15 @@ from gguflike.kernels.attention.tile import make_scores as tile_scores
 from gguflike.kernels.attention.tile import make_values as tile_values
 from gguflike.kernels.engine.atomics import load_word
 from gguflike.kernels.engine.jit import inner
-from gguflike.kernels.vector.address import (
-    load_byte_lanes,
-    load_half,
-    load_half_lanes,
-    load_lanes,
-    magnitude,
-    max_lanes,
-    maximum,
-    minimum,
-    rounded,
-    spread,
-    store_byte_lanes,
-    store_half,
-    store_lanes,
-    to_int,
+from gguflike.kernels.vector.lanes import magnitude, maximum, minimum, reduce_max, round_even, splat, to_float, to_int
+from gguflike.kernels.vector.memory import (
+    load_f16,
+    load_f16x16,
+    load_f32x16,
+    load_i8x16,
+    scatter_i8,
+    store_f16,
+    store_f32x16,
 )
 
 ZERO, ONE, LARGEST_CODE = np.float32(0), np.float32(1), np.float32(127)
@@ -35,12 +29,12 @@ ZERO, ONE, LARGEST_CODE = np.float32(0), np.float32(1), np.float32(127)
 @inner
 def _store_block(source: int, codes: int, stride: int, scale_at: int) -> None:
     """32 float32 to codes ``stride`` bytes apart and a float16 scale."""
-    a, b = load_lanes(source), load_lanes(source + 64)
-    store_half(scale_at, np.float32(max_lanes(maximum(magnitude(a), magnitude(b))) / LARGEST_CODE))
-    scale = load_half(scale_at)  # as it will be read: the codes make up for its rounding
-    inverse = spread(np.float32(ONE / scale) if scale > ZERO else ZERO)
-    store_byte_lanes(codes, stride, to_int(rounded(_limited(a * inverse))))
-    store_byte_lanes(codes + 16 * stride, stride, to_int(rounded(_limited(b * inverse))))
+    a, b = load_f32x16(source), load_f32x16(source + 64)
+    store_f16(scale_at, np.float32(reduce_max(maximum(magnitude(a), magnitude(b))) / LARGEST_CODE))
+    scale = load_f16(scale_at)  # as it will be read: the codes make up for its rounding
+    inverse = splat(np.float32(ONE / scale) if scale > ZERO else ZERO)
+    scatter_i8(codes, stride, to_int(round_even(_limited(a * inverse))))
+    scatter_i8(codes + 16 * stride, stride, to_int(round_even(_limited(b * inverse))))
 
 
 @inner(inline="always")
@@ -66,9 +60,9 @@ def expand_keys(keys: int, key_scales: int, cached: int, first: int, dim: int, p
     """Sixteen keys from number ``first`` on, a multiple of 16."""
     block = cached + first * dim
     for start in range(0, dim, 32):
-        scale = load_half_lanes(key_scales + 2 * (block // 32 + start // 2))
+        scale = load_f16x16(key_scales + 2 * (block // 32 + start // 2))
         for d in range(start, start + 32):
-            store_lanes(panel + 64 * d, load_byte_lanes(keys + block + 16 * d) * scale)
+            store_f32x16(panel + 64 * d, to_float(load_i8x16(keys + block + 16 * d)) * scale)
 
 
 @inner
@@ -78,7 +72,7 @@ def expand_values(
     """Sixteen dimensions from ``d`` on, a multiple of 16, of ``count`` values from number ``first`` on."""
     for i in range(count):
         at = cached + (first + i) * dim + d
-        store_lanes(panel + 64 * i, load_byte_lanes(values + at) * spread(load_half(value_scales + 2 * (at // 32))))
+        store_f32x16(panel + 64 * i, to_float(load_i8x16(values + at)) * splat(load_f16(value_scales + 2 * (at // 32))))
 
 
 def make_scores(rows: int) -> Any:

@@ -16,19 +16,20 @@ from gguflike.kernels.attention import words as w
 from gguflike.kernels.engine.atomics import load_word
 from gguflike.kernels.engine.jit import inner, op
 from gguflike.kernels.engine.program import POSITION, SCRATCH
-from gguflike.kernels.vector.address import fma, load_lanes, store_lanes, swap_pairs
+from gguflike.kernels.vector.lanes import fma, swap_pairs
+from gguflike.kernels.vector.memory import load_f32x16, store_f32x16
 
 
 @inner
 def rotated(head: int, i: int, factors: int, n_rot: int, neox: int) -> Any:
     """Values i to i + 15 of the head at address ``head``, rotated by a token's ``factors``."""
-    value = load_lanes(head + 4 * i)
+    value = load_f32x16(head + 4 * i)
     if i < n_rot:
         partner = swap_pairs(value)
         if neox:
             half = n_rot // 2
-            partner = load_lanes(head + 4 * (i + half if i < half else i - half))
-        value = fma(partner, load_lanes(factors + 4 * (n_rot + i)), value * load_lanes(factors + 4 * i))
+            partner = load_f32x16(head + 4 * (i + half if i < half else i - half))
+        value = fma(partner, load_f32x16(factors + 4 * (n_rot + i)), value * load_f32x16(factors + 4 * i))
     return value
 
 
@@ -36,7 +37,7 @@ def rotated(head: int, i: int, factors: int, n_rot: int, neox: int) -> Any:
 def rotate(head: int, dim: int, factors: int, n_rot: int, neox: int, target: int) -> None:
     """A whole head."""
     for i in range(0, dim, 16):
-        store_lanes(target + 4 * i, rotated(head, i, factors, n_rot, neox))
+        store_f32x16(target + 4 * i, rotated(head, i, factors, n_rot, neox))
 
 
 def make_store(cache: Any) -> Any:

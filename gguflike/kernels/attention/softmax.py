@@ -16,7 +16,9 @@ from typing import Any
 from llvmlite import ir
 
 from gguflike.kernels.attention.words import ATTENTION_KEYS
-from gguflike.kernels.vector.simd import FLOATS, I32, INTS, LANES, Emitter, address, operation, void
+from gguflike.kernels.vector.emitter import I32, V16F32, V16I32, Emitter
+from gguflike.kernels.vector.lanes import int64, operation, void
+from gguflike.kernels.vector.sizes import LANES
 
 LOG2_E = 1.4426950408889634
 MASKED = -1e30
@@ -32,15 +34,15 @@ _LOWEST = -126.0  # 2**-126 is the smallest normal float32
 
 def exp2(e: Emitter, x: Any) -> Any:
     """2**x for x up to 127; 0 below -126, so that what is masked weighs nothing at all."""
-    lowest = e.const(FLOATS, _LOWEST)
+    lowest = e.const(V16F32, _LOWEST)
     is_normal = e.b.fcmp_ordered(">=", x, lowest)
     whole = e.round(e.b.select(is_normal, x, lowest))
     rest = e.b.fsub(x, whole)
-    power = e.const(FLOATS, _POWERS[-1])
+    power = e.const(V16F32, _POWERS[-1])
     for factor in (*reversed(_POWERS[:-1]), 1.0):
-        power = e.fma(power, rest, e.const(FLOATS, factor))
-    exponent = e.b.shl(e.b.fptosi(whole, INTS), e.const(INTS, 23))
-    return e.b.select(is_normal, e.b.bitcast(e.b.add(e.b.bitcast(power, INTS), exponent), FLOATS), e.zero(FLOATS))
+        power = e.fma(power, rest, e.const(V16F32, factor))
+    exponent = e.b.shl(e.b.fptosi(whole, V16I32), e.const(V16I32, 23))
+    return e.b.select(is_normal, e.b.bitcast(e.b.add(e.b.bitcast(power, V16I32), exponent), V16F32), e.zero(V16F32))
 
 
 def _maximum(e: Emitter, a: Any, b: Any) -> Any:
@@ -50,27 +52,27 @@ def _maximum(e: Emitter, a: Any, b: Any) -> Any:
 def _greatest(e: Emitter, value: Any) -> Any:
     """The greatest lane, in every lane."""
     for step in (8, 4, 2, 1):
-        order = ir.Constant(INTS, [lane ^ step for lane in range(LANES)])
+        order = ir.Constant(V16I32, [lane ^ step for lane in range(LANES)])
         value = _maximum(e, value, e.b.shuffle_vector(value, value, order))
     return value
 
 
-@operation(void, address, address)
+@operation(void, int64, int64)
 def mask_lanes(e: Emitter, place: Any, keep: Any) -> None:
     """Mask the sixteen scores at ``place`` but the first ``keep``."""
-    e.store(e.b.select(e.first_lanes(keep), e.load(FLOATS, place), e.const(FLOATS, MASKED)), place)
+    e.store(e.b.select(e.first_lanes(keep), e.load(V16F32, place), e.const(V16F32, MASKED)), place)
 
 
-@operation(void, address)
+@operation(void, int64)
 def start(e: Emitter, state: Any) -> None:
     """The state of a tile before its first block."""
     for field in (TOP, ALL_TOP):
-        e.store(e.const(FLOATS, MASKED), state, field)
+        e.store(e.const(V16F32, MASKED), state, field)
     for field in (TOTAL, ALL_TOTAL):
-        e.store(e.zero(FLOATS), state, field)
+        e.store(e.zero(V16F32), state, field)
 
 
-@operation(void, address, address, address, address)
+@operation(void, int64, int64, int64, int64)
 def softmax(e: Emitter, scores: Any, rows: Any, count: Any, state: Any) -> None:
     """Turn ``count`` scores (a multiple of 16) of each row into weights; TOP and TOTAL of ``state`` describe them."""
     b, zero = e.b, e.int64(0)
@@ -83,28 +85,28 @@ def softmax(e: Emitter, scores: Any, rows: Any, count: Any, state: Any) -> None:
             return e.pointer(here, b.shl(key, e.int64(2)))
 
         def raise_top(key: Any, values: list[Any]) -> list[Any]:
-            return [_maximum(e, values[0], e.load(FLOATS, at(key)))]
+            return [_maximum(e, values[0], e.load(V16F32, at(key)))]
 
         def weigh(key: Any, values: list[Any]) -> list[Any]:
-            weight = exp2(e, b.fsub(e.load(FLOATS, at(key)), top))
+            weight = exp2(e, b.fsub(e.load(V16F32, at(key)), top))
             e.store(weight, at(key))
             return [b.fadd(values[0], weight)]
 
-        top = _greatest(e, e.loop(zero, count, LANES, [e.const(FLOATS, MASKED)], raise_top)[0])
-        total = e.loop(zero, count, LANES, [e.zero(FLOATS)], weigh)[0]
+        top = _greatest(e, e.loop(zero, count, LANES, [e.const(V16F32, MASKED)], raise_top)[0])
+        total = e.loop(zero, count, LANES, [e.zero(V16F32)], weigh)[0]
         e.store(b.extract_element(top, ir.Constant(I32, 0)), lane, TOP)
-        e.store(e.sum(total), lane, TOTAL)
+        e.store(e.reduce_add(total), lane, TOTAL)
         return nothing
 
     e.loop(zero, rows, 1, [], row)
 
 
-@operation(void, address, address)
+@operation(void, int64, int64)
 def merge(e: Emitter, state: Any, part: Any) -> None:
     """Take the block that ``part`` describes (often ``state`` itself) into what ``state`` says of all blocks."""
-    before, top = e.load(FLOATS, state, ALL_TOP), e.load(FLOATS, part, TOP)
+    before, top = e.load(V16F32, state, ALL_TOP), e.load(V16F32, part, TOP)
     now = _maximum(e, before, top)
     shrink, grow = exp2(e, e.b.fsub(before, now)), exp2(e, e.b.fsub(top, now))
-    total = e.fma(e.load(FLOATS, state, ALL_TOTAL), shrink, e.b.fmul(e.load(FLOATS, part, TOTAL), grow))
+    total = e.fma(e.load(V16F32, state, ALL_TOTAL), shrink, e.b.fmul(e.load(V16F32, part, TOTAL), grow))
     for field, value in ((ALL_TOP, now), (ALL_TOTAL, total), (SHRINK, shrink), (GROW, grow)):
         e.store(value, state, field)

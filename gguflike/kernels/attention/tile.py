@@ -16,13 +16,14 @@ from collections.abc import Callable
 from typing import Any
 
 from gguflike.kernels.attention.softmax import GROW, ROW, SHRINK
-from gguflike.kernels.vector.simd import FLOATS, SHORTS, Emitter, address, operation, target, void
+from gguflike.kernels.vector.emitter import V16F32, V16I16, Emitter, target
+from gguflike.kernels.vector.lanes import int64, operation, void
 
 # Rows of a tile of many: a sum for each of them, a vector of the panel and one query fit in the registers.
 HEIGHT = 12 if "avx512f" in target()[1] else 6
 PANEL = 64  # bytes of a row of a panel
 
-Load = Callable[[Emitter, Any, Any], Any]  # (emitter, address, offset) -> FLOATS
+Load = Callable[[Emitter, Any, Any], Any]  # (emitter, address, offset) -> V16F32
 
 
 def columns(rows: int) -> int:
@@ -38,19 +39,19 @@ def _parts(rows: int) -> list[range]:
 
 def floats(e: Emitter, place: Any, offset: Any) -> Any:
     """Sixteen numbers of an expanded panel."""
-    return e.load(FLOATS, place, offset)
+    return e.load(V16F32, place, offset)
 
 
 def halves(e: Emitter, place: Any, offset: Any) -> Any:
     """Sixteen float16 of the cache."""
-    return e.halves_to_float(e.load(SHORTS, place, offset))
+    return e.f16_to_f32(e.load(V16I16, place, offset))
 
 
 def make_scores(rows: int, columns: int, load: Load = floats) -> Any:
     """A kernel (queries, panels, dim, scores): the scores of ``columns`` panels side by side."""
     width = _width(load)
 
-    @operation(void, address, address, address, address)
+    @operation(void, int64, int64, int64, int64)
     def scores(e: Emitter, queries: Any, panel: Any, dim: Any, out: Any) -> None:
         queries, out = e.pointer(queries), e.pointer(out)
         panels = [e.pointer(panel, e.b.mul(dim, e.int64(c * width))) for c in range(columns)]
@@ -59,9 +60,9 @@ def make_scores(rows: int, columns: int, load: Load = floats) -> Any:
             def add(d: Any, sums: list[Any], part: range = part) -> list[Any]:
                 keys = [load(e, each, e.b.mul(d, e.int64(width))) for each in panels]
                 here = e.pointer(queries, e.b.mul(d, e.int64(4 * rows)))
-                return _add_products(e, keys, [e.broadcast(FLOATS, here, 4 * r) for r in part], sums)
+                return _add_products(e, keys, [e.load_splat(V16F32, here, 4 * r) for r in part], sums)
 
-            sums = e.loop(e.int64(0), dim, 1, [e.zero(FLOATS)] * (len(part) * columns), add)
+            sums = e.loop(e.int64(0), dim, 1, [e.zero(V16F32)] * (len(part) * columns), add)
             for i, total in enumerate(sums):
                 e.store(total, out, ROW * part[i // columns] + 64 * (i % columns))
 
@@ -76,7 +77,7 @@ def make_values(rows: int, columns: int, load: Load = floats, merged: bool = Fal
     """
     width = _width(load)
 
-    @operation(void, address, address, address, address, address, address, address)
+    @operation(void, int64, int64, int64, int64, int64, int64, int64)
     def values(e: Emitter, weights: Any, panel: Any, step: Any, count: Any, state: Any, out: Any, stride: Any) -> None:
         weights, panel, state = e.pointer(weights), e.pointer(panel), e.pointer(state)
         for part in _parts(rows):
@@ -85,15 +86,15 @@ def make_values(rows: int, columns: int, load: Load = floats, merged: bool = Fal
                 place = e.pointer(panel, e.b.mul(key, step))
                 vectors = [load(e, place, c * width) for c in range(columns)]
                 here = e.pointer(weights, e.b.mul(key, e.int64(4)))
-                return _add_products(e, vectors, [e.broadcast(FLOATS, here, ROW * r) for r in part], sums)
+                return _add_products(e, vectors, [e.load_splat(V16F32, here, ROW * r) for r in part], sums)
 
-            sums = e.loop(e.int64(0), count, 1, [e.zero(FLOATS)] * (len(part) * columns), add)
+            sums = e.loop(e.int64(0), count, 1, [e.zero(V16F32)] * (len(part) * columns), add)
             for i, total in enumerate(sums):
                 row = part[i // columns]
                 place = e.pointer(e.pointer(out, e.b.mul(stride, e.int64(row))), 64 * (i % columns))
                 if merged:
-                    grown = e.b.fmul(total, e.broadcast(FLOATS, state, GROW + 4 * row))
-                    total = e.fma(e.load(FLOATS, place), e.broadcast(FLOATS, state, SHRINK + 4 * row), grown)
+                    grown = e.b.fmul(total, e.load_splat(V16F32, state, GROW + 4 * row))
+                    total = e.fma(e.load(V16F32, place), e.load_splat(V16F32, state, SHRINK + 4 * row), grown)
                 e.store(total, place)
 
     return values
@@ -110,16 +111,16 @@ def _add_products(e: Emitter, vectors: list[Any], factors: list[Any], sums: list
     return [e.fma(*term, total) for term, total in zip(terms, sums, strict=True)]
 
 
-@operation(void, address, address, address, address, address)
+@operation(void, int64, int64, int64, int64, int64)
 def merge_row(e: Emitter, out: Any, part: Any, dim: Any, state: Any, row: Any) -> None:
     """Merge ``dim`` sums of a block at ``part`` into ``out``, as ``make_values`` does, for a row of the state's."""
     out, part = e.pointer(out), e.pointer(part)
     lane = e.pointer(state, e.b.mul(row, e.int64(4)))
-    shrink, grow = e.broadcast(FLOATS, lane, SHRINK), e.broadcast(FLOATS, lane, GROW)
+    shrink, grow = e.load_splat(V16F32, lane, SHRINK), e.load_splat(V16F32, lane, GROW)
 
     def add(index: Any, nothing: list[Any]) -> list[Any]:
         at = e.b.mul(index, e.int64(4))
-        e.store(e.fma(e.load(FLOATS, out, at), shrink, e.b.fmul(e.load(FLOATS, part, at), grow)), out, at)
+        e.store(e.fma(e.load(V16F32, out, at), shrink, e.b.fmul(e.load(V16F32, part, at), grow)), out, at)
         return nothing
 
     e.loop(e.int64(0), dim, 16, [], add)

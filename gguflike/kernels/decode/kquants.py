@@ -11,7 +11,17 @@ import numpy as np
 
 from gguflike.kernels.engine.jit import jit
 from gguflike.kernels.vector.lanes import to_float
-from gguflike.kernels.vector.packed import bytes16, bytes_of, f32, half, in_memory, signed16, store16, u32, u64
+from gguflike.kernels.vector.memory import (
+    load_f16,
+    load_f32,
+    load_i8x16,
+    load_u8x16,
+    load_u32,
+    load_u64,
+    spill,
+    store_ahead,
+)
+from gguflike.kernels.vector.unpack import u8x16_of
 
 _LOW6, _TOP2, _LOW2 = np.uint64(0x3F3F3F3F), np.uint64(0x30303030), np.uint64(0x03030303)
 _LOW4 = np.uint64(0x0F0F0F0F0F0F0F0F)
@@ -22,45 +32,45 @@ _2, _4, _6, _8, _32, _255 = (np.uint64(n) for n in (2, 4, 6, 8, 32, 255))
 def decode_q2_k(start: int, stop: int, source: int, target: int) -> None:
     for block in range(start, stop):
         at, out = source + block * 84, target + block * 1024
-        nibbles = bytes16(at)
-        scales = in_memory(to_float(nibbles & 15) * half(at + 80))
-        mins = in_memory(to_float(nibbles >> 4) * half(at + 82))
+        nibbles = load_u8x16(at)
+        scales = spill(to_float(nibbles & 15) * load_f16(at + 80))
+        mins = spill(to_float(nibbles >> 4) * load_f16(at + 82))
         for group in range(2):
             for plane in range(4):
                 for part in range(2):
                     sub = 8 * group + 2 * plane + part
-                    q = (bytes16(at + 16 + 32 * group + 16 * part) >> (2 * plane)) & 3
-                    store16(out + 64 * sub, to_float(q) * f32(scales + 4 * sub) - f32(mins + 4 * sub))
+                    q = (load_u8x16(at + 16 + 32 * group + 16 * part) >> (2 * plane)) & 3
+                    store_ahead(out + 64 * sub, to_float(q) * load_f32(scales + 4 * sub) - load_f32(mins + 4 * sub))
 
 
 @jit
 def decode_q3_k(start: int, stop: int, source: int, target: int) -> None:
     for block in range(start, stop):
         at, out = source + block * 110, target + block * 1024
-        nibbles, tops = u64(at + 96), u32(at + 104)
+        nibbles, tops = load_u64(at + 96), load_u32(at + 104)
         low = (nibbles & _LOW4) | (tops & _LOW2 | (tops >> _2 & _LOW2) << _32) << _4
         high = (nibbles >> _4 & _LOW4) | (tops >> _4 & _LOW2 | (tops >> _6 & _LOW2) << _32) << _4
-        scales = in_memory(to_float(bytes_of(low, high) - 32) * half(at + 108))
+        scales = spill(to_float(u8x16_of(low, high) - 32) * load_f16(at + 108))
         for group in range(2):
             for plane in range(4):
                 for part in range(2):
                     sub = 8 * group + 2 * plane + part
-                    q = (bytes16(at + 32 + 32 * group + 16 * part) >> (2 * plane)) & 3
-                    kept = (bytes16(at + 16 * part) >> (4 * group + plane)) & 1
-                    store16(out + 64 * sub, to_float(q + (kept << 2) - 4) * f32(scales + 4 * sub))
+                    q = (load_u8x16(at + 32 + 32 * group + 16 * part) >> (2 * plane)) & 3
+                    kept = (load_u8x16(at + 16 * part) >> (4 * group + plane)) & 1
+                    store_ahead(out + 64 * sub, to_float(q + (kept << 2) - 4) * load_f32(scales + 4 * sub))
 
 
 @jit
 def six_bit_scales(at: int) -> Any:
     """The 8 scales of Q4_K and Q5_K as the bytes of one word, from the 12 bytes at an address."""
-    first, nibbles = u32(at), u32(at + 8)
+    first, nibbles = load_u32(at), load_u32(at + 8)
     return (first & _LOW6) | ((nibbles & _LOW4) | (first >> _2 & _TOP2)) << _32
 
 
 @jit
 def six_bit_mins(at: int) -> Any:
     """The 8 mins of Q4_K and Q5_K as the bytes of one word, from the 12 bytes at an address."""
-    second, nibbles = u32(at + 4), u32(at + 8)
+    second, nibbles = load_u32(at + 4), load_u32(at + 8)
     return (second & _LOW6) | ((nibbles >> _4 & _LOW4) | (second >> _2 & _TOP2)) << _32
 
 
@@ -68,37 +78,37 @@ def six_bit_mins(at: int) -> Any:
 def decode_q4_k(start: int, stop: int, source: int, target: int) -> None:
     for block in range(start, stop):
         at, out = source + block * 144, target + block * 1024
-        d, dmin = half(at), half(at + 2)
+        d, dmin = load_f16(at), load_f16(at + 2)
         scales, mins = six_bit_scales(at + 4), six_bit_mins(at + 4)
         for pair in range(4):
             scale0, minimum0 = d * np.float32(scales & _255), dmin * np.float32(mins & _255)
             scales, mins = scales >> _8, mins >> _8
             scale1, minimum1 = d * np.float32(scales & _255), dmin * np.float32(mins & _255)
             scales, mins = scales >> _8, mins >> _8
-            q0, q1 = bytes16(at + 16 + 32 * pair), bytes16(at + 32 + 32 * pair)
-            store16(out + 256 * pair, to_float(q0 & 15) * scale0 - minimum0)
-            store16(out + 256 * pair + 64, to_float(q1 & 15) * scale0 - minimum0)
-            store16(out + 256 * pair + 128, to_float(q0 >> 4) * scale1 - minimum1)
-            store16(out + 256 * pair + 192, to_float(q1 >> 4) * scale1 - minimum1)
+            q0, q1 = load_u8x16(at + 16 + 32 * pair), load_u8x16(at + 32 + 32 * pair)
+            store_ahead(out + 256 * pair, to_float(q0 & 15) * scale0 - minimum0)
+            store_ahead(out + 256 * pair + 64, to_float(q1 & 15) * scale0 - minimum0)
+            store_ahead(out + 256 * pair + 128, to_float(q0 >> 4) * scale1 - minimum1)
+            store_ahead(out + 256 * pair + 192, to_float(q1 >> 4) * scale1 - minimum1)
 
 
 @jit
 def decode_q5_k(start: int, stop: int, source: int, target: int) -> None:
     for block in range(start, stop):
         at, out = source + block * 176, target + block * 1024
-        d, dmin = half(at), half(at + 2)
+        d, dmin = load_f16(at), load_f16(at + 2)
         scales, mins = six_bit_scales(at + 4), six_bit_mins(at + 4)
-        high0, high1 = bytes16(at + 16), bytes16(at + 32)
+        high0, high1 = load_u8x16(at + 16), load_u8x16(at + 32)
         for pair in range(4):
             scale0, minimum0 = d * np.float32(scales & _255), dmin * np.float32(mins & _255)
             scales, mins = scales >> _8, mins >> _8
             scale1, minimum1 = d * np.float32(scales & _255), dmin * np.float32(mins & _255)
             scales, mins = scales >> _8, mins >> _8
-            low0, low1 = bytes16(at + 48 + 32 * pair), bytes16(at + 64 + 32 * pair)
-            store16(out + 256 * pair, to_float(low0 & 15 | (high0 & 1) << 4) * scale0 - minimum0)
-            store16(out + 256 * pair + 64, to_float(low1 & 15 | (high1 & 1) << 4) * scale0 - minimum0)
-            store16(out + 256 * pair + 128, to_float(low0 >> 4 | (high0 & 2) << 3) * scale1 - minimum1)
-            store16(out + 256 * pair + 192, to_float(low1 >> 4 | (high1 & 2) << 3) * scale1 - minimum1)
+            low0, low1 = load_u8x16(at + 48 + 32 * pair), load_u8x16(at + 64 + 32 * pair)
+            store_ahead(out + 256 * pair, to_float(low0 & 15 | (high0 & 1) << 4) * scale0 - minimum0)
+            store_ahead(out + 256 * pair + 64, to_float(low1 & 15 | (high1 & 1) << 4) * scale0 - minimum0)
+            store_ahead(out + 256 * pair + 128, to_float(low0 >> 4 | (high0 & 2) << 3) * scale1 - minimum1)
+            store_ahead(out + 256 * pair + 192, to_float(low1 >> 4 | (high1 & 2) << 3) * scale1 - minimum1)
             high0, high1 = high0 >> 2, high1 >> 2
 
 
@@ -106,11 +116,11 @@ def decode_q5_k(start: int, stop: int, source: int, target: int) -> None:
 def decode_q6_k(start: int, stop: int, source: int, target: int) -> None:
     for block in range(start, stop):
         at, out = source + block * 210, target + block * 1024
-        scales = in_memory(to_float(signed16(at + 192)) * half(at + 208))
+        scales = spill(to_float(load_i8x16(at + 192)) * load_f16(at + 208))
         for group in range(2):
             for plane in range(4):  # 32 weights each: low nibbles of 64 bytes, then the high ones
                 for part in range(2):
-                    low = bytes16(at + 64 * group + 32 * (plane % 2) + 16 * part) >> (plane // 2 * 4) & 15
-                    high = bytes16(at + 128 + 32 * group + 16 * part) >> (2 * plane) & 3
+                    low = load_u8x16(at + 64 * group + 32 * (plane % 2) + 16 * part) >> (plane // 2 * 4) & 15
+                    high = load_u8x16(at + 128 + 32 * group + 16 * part) >> (2 * plane) & 3
                     sub = 8 * group + 2 * plane + part
-                    store16(out + 64 * sub, to_float((low | high << 4) - 32) * f32(scales + 4 * sub))
+                    store_ahead(out + 64 * sub, to_float((low | high << 4) - 32) * load_f32(scales + 4 * sub))

@@ -10,23 +10,19 @@ import numpy as np
 
 from gguflike.blocks.float4 import E2M1_DOUBLED, half_ue4m3
 from gguflike.kernels.engine.jit import jit
-from gguflike.kernels.vector.lanes import int_lanes, lanes, to_float, where
-from gguflike.kernels.vector.packed import (
-    bit_mask,
-    bytes16,
-    bytes_of,
-    f32,
-    four_bytes,
-    half,
-    lookup,
-    pairs,
-    signed16,
-    store16,
-    u8,
-    u16,
-    u32,
-    u64,
+from gguflike.kernels.vector.lanes import splat, splat_i32, to_float, where
+from gguflike.kernels.vector.memory import (
+    load_f16,
+    load_f32,
+    load_i8x16,
+    load_u8,
+    load_u8x16,
+    load_u16,
+    load_u32,
+    load_u64,
+    store_ahead,
 )
+from gguflike.kernels.vector.unpack import lookup, mask_of, u2x16_of, u8x4_of, u8x16_of
 
 _U16, _U32 = np.uint64(16), np.uint64(32)
 _UE4M3 = half_ue4m3(np.arange(256, dtype=np.uint8))
@@ -37,119 +33,119 @@ _POWERS_OF_3 = np.repeat(np.array([1, 3, 9, 27], dtype=np.uint8), 4).view(np.uin
 def decode_q4_0(start: int, stop: int, source: int, target: int) -> None:
     for block in range(start, stop):
         at, out = source + block * 18, target + block * 128
-        d = half(at)
-        q = bytes16(at + 2)
-        store16(out, to_float((q & 15) - 8) * d)
-        store16(out + 64, to_float((q >> 4) - 8) * d)
+        d = load_f16(at)
+        q = load_u8x16(at + 2)
+        store_ahead(out, to_float((q & 15) - 8) * d)
+        store_ahead(out + 64, to_float((q >> 4) - 8) * d)
 
 
 @jit
 def decode_q4_1(start: int, stop: int, source: int, target: int) -> None:
     for block in range(start, stop):
         at, out = source + block * 20, target + block * 128
-        d, m = half(at), half(at + 2)
-        q = bytes16(at + 4)
-        store16(out, to_float(q & 15) * d + m)
-        store16(out + 64, to_float(q >> 4) * d + m)
+        d, m = load_f16(at), load_f16(at + 2)
+        q = load_u8x16(at + 4)
+        store_ahead(out, to_float(q & 15) * d + m)
+        store_ahead(out + 64, to_float(q >> 4) * d + m)
 
 
 @jit
 def decode_q5_0(start: int, stop: int, source: int, target: int) -> None:
     for block in range(start, stop):
         at, out = source + block * 22, target + block * 128
-        d = half(at)
-        high = u32(at + 2)
-        q = bytes16(at + 6)
+        d = load_f16(at)
+        high = load_u32(at + 2)
+        q = load_u8x16(at + 6)
         # Without the fifth bit a code stands 16 lower.
-        store16(out, to_float((q & 15) - where(bit_mask(high), int_lanes(0), int_lanes(16))) * d)
-        store16(out + 64, to_float((q >> 4) - where(bit_mask(high >> _U16), int_lanes(0), int_lanes(16))) * d)
+        store_ahead(out, to_float((q & 15) - where(mask_of(high), splat_i32(0), splat_i32(16))) * d)
+        store_ahead(out + 64, to_float((q >> 4) - where(mask_of(high >> _U16), splat_i32(0), splat_i32(16))) * d)
 
 
 @jit
 def decode_q5_1(start: int, stop: int, source: int, target: int) -> None:
     for block in range(start, stop):
         at, out = source + block * 24, target + block * 128
-        d, m = half(at), half(at + 2)
-        high = u32(at + 4)
-        q = bytes16(at + 8)
-        store16(out, to_float((q & 15) + where(bit_mask(high), int_lanes(16), int_lanes(0))) * d + m)
-        store16(out + 64, to_float((q >> 4) + where(bit_mask(high >> _U16), int_lanes(16), int_lanes(0))) * d + m)
+        d, m = load_f16(at), load_f16(at + 2)
+        high = load_u32(at + 4)
+        q = load_u8x16(at + 8)
+        store_ahead(out, to_float((q & 15) + where(mask_of(high), splat_i32(16), splat_i32(0))) * d + m)
+        store_ahead(out + 64, to_float((q >> 4) + where(mask_of(high >> _U16), splat_i32(16), splat_i32(0))) * d + m)
 
 
 @jit
 def decode_q8_0(start: int, stop: int, source: int, target: int) -> None:
     for block in range(start, stop):
         at, out = source + block * 34, target + block * 128
-        d = half(at)
-        store16(out, to_float(signed16(at + 2)) * d)
-        store16(out + 64, to_float(signed16(at + 18)) * d)
+        d = load_f16(at)
+        store_ahead(out, to_float(load_i8x16(at + 2)) * d)
+        store_ahead(out + 64, to_float(load_i8x16(at + 18)) * d)
 
 
 @jit
 def decode_q8_1(start: int, stop: int, source: int, target: int) -> None:
     for block in range(start, stop):
         at, out = source + block * 36, target + block * 128
-        d = half(at)
-        store16(out, to_float(signed16(at + 4)) * d)
-        store16(out + 64, to_float(signed16(at + 20)) * d)
+        d = load_f16(at)
+        store_ahead(out, to_float(load_i8x16(at + 4)) * d)
+        store_ahead(out + 64, to_float(load_i8x16(at + 20)) * d)
 
 
 @jit
 def decode_q8_k(start: int, stop: int, source: int, target: int) -> None:
     for block in range(start, stop):
         at, out = source + block * 292, target + block * 1024
-        d = f32(at)
+        d = load_f32(at)
         for i in range(16):
-            store16(out + 64 * i, to_float(signed16(at + 4 + 16 * i)) * d)
+            store_ahead(out + 64 * i, to_float(load_i8x16(at + 4 + 16 * i)) * d)
 
 
 @jit
 def decode_q1_0(start: int, stop: int, source: int, target: int) -> None:
     for block in range(start, stop):
         at, out = source + block * 18, target + block * 512
-        d = lanes(half(at))
+        d = splat(load_f16(at))
         for i in range(8):
-            store16(out + 64 * i, where(bit_mask(u16(at + 2 + 2 * i)), d, -d))
+            store_ahead(out + 64 * i, where(mask_of(load_u16(at + 2 + 2 * i)), d, -d))
 
 
 @jit
 def decode_q2_0(start: int, stop: int, source: int, target: int) -> None:
     for block in range(start, stop):
         at, out = source + block * 18, target + block * 256
-        d = half(at)
+        d = load_f16(at)
         for i in range(4):
-            store16(out + 64 * i, to_float((pairs(u32(at + 2 + 4 * i)) & 3) - 1) * d)
+            store_ahead(out + 64 * i, to_float((u2x16_of(load_u32(at + 2 + 4 * i)) & 3) - 1) * d)
 
 
 @jit
 def decode_tq1_0(start: int, stop: int, source: int, target: int) -> None:
     for block in range(start, stop):
         at, out = source + block * 54, target + block * 1024
-        d = half(at + 52)
+        d = load_f16(at + 52)
         # The leading base-3 digit is the integer part of 3 * byte / 256; the fraction holds the others.
-        first, second, third = bytes16(at) * 3, bytes16(at + 16) * 3, bytes16(at + 32) * 3
+        first, second, third = load_u8x16(at) * 3, load_u8x16(at + 16) * 3, load_u8x16(at + 32) * 3
         for digit in range(5):
-            store16(out + 128 * digit, to_float((first >> 8) - 1) * d)
-            store16(out + 128 * digit + 64, to_float((second >> 8) - 1) * d)
+            store_ahead(out + 128 * digit, to_float((first >> 8) - 1) * d)
+            store_ahead(out + 128 * digit + 64, to_float((second >> 8) - 1) * d)
             first, second = (first & 255) * 3, (second & 255) * 3
         for digit in range(5):
-            store16(out + 640 + 64 * digit, to_float((third >> 8) - 1) * d)
+            store_ahead(out + 640 + 64 * digit, to_float((third >> 8) - 1) * d)
             third = (third & 255) * 3
-        powers = bytes_of(_POWERS_OF_3[0], _POWERS_OF_3[1])
-        last = (four_bytes(u32(at + 48)) * powers) & 255
-        store16(out + 960, to_float((last * 3 >> 8) - 1) * d)
+        powers = u8x16_of(_POWERS_OF_3[0], _POWERS_OF_3[1])
+        last = (u8x4_of(load_u32(at + 48)) * powers) & 255
+        store_ahead(out + 960, to_float((last * 3 >> 8) - 1) * d)
 
 
 @jit
 def decode_tq2_0(start: int, stop: int, source: int, target: int) -> None:
     for block in range(start, stop):
         at, out = source + block * 66, target + block * 1024
-        d = half(at + 64)
+        d = load_f16(at + 64)
         for group in range(2):
             for plane in range(4):
                 for part in range(2):
-                    q = (bytes16(at + 32 * group + 16 * part) >> (2 * plane)) & 3
-                    store16(out + 512 * group + 128 * plane + 64 * part, to_float(q - 1) * d)
+                    q = (load_u8x16(at + 32 * group + 16 * part) >> (2 * plane)) & 3
+                    store_ahead(out + 512 * group + 128 * plane + 64 * part, to_float(q - 1) * d)
 
 
 @jit
@@ -157,13 +153,13 @@ def decode_mxfp4(start: int, stop: int, source: int, target: int) -> None:
     levels = E2M1_DOUBLED.ctypes.data
     for block in range(start, stop):
         at, out = source + block * 17, target + block * 128
-        e = np.uint32(u8(at))
+        e = np.uint32(load_u8(at))
         # Half of the E8M0 scale: 2**(e - 128), subnormal for e < 2.
         bits = np.uint32(1 << 21) << e if e < np.uint32(2) else (e - np.uint32(1)) << np.uint32(23)
         d = np.uint32(bits).view(np.float32)
-        q = bytes16(at + 1)
-        store16(out, to_float(lookup(levels, q & 15)) * d)
-        store16(out + 64, to_float(lookup(levels, q >> 4)) * d)
+        q = load_u8x16(at + 1)
+        store_ahead(out, to_float(lookup(levels, q & 15)) * d)
+        store_ahead(out + 64, to_float(lookup(levels, q >> 4)) * d)
 
 
 @jit
@@ -172,6 +168,6 @@ def decode_nvfp4(start: int, stop: int, source: int, target: int) -> None:
     for block in range(start, stop):
         at, out = source + block * 36, target + block * 256
         for i in range(4):
-            codes = u64(at + 4 + 8 * i)
-            q = bytes_of(codes, codes >> np.uint64(4)) & 15
-            store16(out + 64 * i, to_float(lookup(levels, q)) * _UE4M3[u8(at + i)])
+            codes = load_u64(at + 4 + 8 * i)
+            q = u8x16_of(codes, codes >> np.uint64(4)) & 15
+            store_ahead(out + 64 * i, to_float(lookup(levels, q)) * _UE4M3[load_u8(at + i)])

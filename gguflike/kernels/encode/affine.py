@@ -24,7 +24,8 @@ from gguflike.kernels.encode.rounding import (
 )
 from gguflike.kernels.encode.scale import value_range
 from gguflike.kernels.engine.jit import lean
-from gguflike.kernels.vector.lanes import any_lane, fma, lanes, load, maximum, minimum, store, to_int, where
+from gguflike.kernels.vector.arrays import load, store
+from gguflike.kernels.vector.lanes import any_lane, fma, maximum, minimum, splat, to_int, where
 
 SIZE = 32
 
@@ -58,8 +59,8 @@ def clamped_range(tile: Any) -> Any:
 @lean
 def normalize(tile: Any, importance: Any, least: Any, inverse_span: Any) -> Any:
     """Bring all values into [0, 1]; returns the sums of w and of w*x."""
-    sw = lanes(0.0)
-    sx = lanes(0.0)
+    sw = splat(0.0)
+    sx = splat(0.0)
     for j in range(SIZE):
         x = (load(tile, j) - least) * inverse_span
         store(tile, j, x)
@@ -75,13 +76,13 @@ def best_line(tile: Any, importance: Any, sw: Any, sx: Any, grid: Any, rounds: i
     With the offset free, the squares explained are ``n**2 / det`` and a constant: candidates are compared without a
     division. The third result is what the scale loses for each unit that is added to the offset while the codes stay.
     """
-    best_n = lanes(0.0)
-    best_det = lanes(1.0)
-    best_sq = lanes(0.0)
-    best_qq = lanes(0.0)
+    best_n = splat(0.0)
+    best_det = splat(1.0)
+    best_sq = splat(0.0)
+    best_qq = splat(0.0)
     for g in range(len(grid) + rounds):
         if g < len(grid):
-            xq, qq, sq = affine_moments(tile, importance, 0, SIZE, lanes(grid[g, 0]), lanes(grid[g, 1]), hi)
+            xq, qq, sq = affine_moments(tile, importance, 0, SIZE, splat(grid[g, 0]), splat(grid[g, 1]), hi)
         else:
             inverse = best_det * reciprocal(best_n)
             offset = (sx * inverse - best_sq) * reciprocal(sw)
@@ -106,8 +107,8 @@ def store_codes(
     shift = -m * inverse
     other_inverse = reciprocal(other_d)
     other_shift = -other_m * other_inverse
-    error = lanes(0.0)
-    other = lanes(0.0)
+    error = splat(0.0)
+    other = splat(0.0)
     for j in range(SIZE):
         x = load(tile, j)
         q = affine_code(x, inverse, shift, hi)
@@ -123,12 +124,12 @@ def store_codes(
 def search_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: Search) -> None:
     """Symbols: the codes, the scale, the minimum."""
     least, span = clamped_range(tile)
-    inverse_span = reciprocal(where(span < SMALLEST, lanes(0.0), span))
+    inverse_span = reciprocal(where(span < SMALLEST, splat(0.0), span))
     sw, sx = normalize(tile, importance, least, inverse_span)
     scale, offset, slope = best_line(tile, importance, sw, sx, s.grid, s.rounds, s.hi)
     m = round_to_f16(offset * span + least)
     moved = (m - least) * inverse_span
-    d = stored_scale(maximum(scale - (moved - offset) * slope, lanes(0.0)) * span)
+    d = stored_scale(maximum(scale - (moved - offset) * slope, splat(0.0)) * span)
     plain_d = round_to_f16(span / s.hi)
     plain_m = round_to_f16(least)
     plain_moved = (plain_m - least) * inverse_span
@@ -150,9 +151,9 @@ def plain_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: Absmax)
     """Codes are rounded half up from the unrounded scale and minimum. Symbols as in ``search_lanes``."""
     least, greatest = value_range(tile, 0, SIZE)
     d = (greatest - least) / s.hi
-    inverse = where(d == 0.0, lanes(0.0), 1.0 / where(d == 0.0, lanes(1.0), d))
+    inverse = where(d == 0.0, splat(0.0), 1.0 / where(d == 0.0, splat(1.0), d))
     for j in range(SIZE):
-        store(symbols, j, to_int(minimum(maximum((load(tile, j) - least) * inverse + HALF, lanes(0.0)), lanes(s.hi))))
+        store(symbols, j, to_int(minimum(maximum((load(tile, j) - least) * inverse + HALF, splat(0.0)), splat(s.hi))))
     store(symbols, SIZE, f16_bits(round_to_f16(d)))
     store(symbols, SIZE + 1, f16_bits(round_to_f16(least)))
 

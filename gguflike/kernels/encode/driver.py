@@ -19,21 +19,18 @@ from gguflike.kernels.engine.atomics import fetch_add
 from gguflike.kernels.engine.host import thread_count
 from gguflike.kernels.engine.jit import inner, jit, lean, overload, types
 from gguflike.kernels.engine.threads import together
-from gguflike.kernels.vector.lanes import (
-    LANES,
-    int_lanes,
-    lanes,
+from gguflike.kernels.vector.arrays import (
     load,
     load_transposed,
     make_int_tile,
     make_tile,
-    maximum,
-    prefetch,
     store,
     store_transposed,
     store_word,
-    where,
 )
+from gguflike.kernels.vector.lanes import maximum, splat, splat_i32, where
+from gguflike.kernels.vector.memory import prefetch
+from gguflike.kernels.vector.sizes import LANES
 
 Array = npt.NDArray[Any]
 Encode = Callable[[Array, Array, Array | None, str, int | None], None]
@@ -64,7 +61,7 @@ def _importance_tile(importance: Any, rows: int) -> Any:
 def load_blocks(batch: int, blocks: int, size: int, x: Any, tile: Any, starts: Any) -> None:
     """Blocks ``16*batch ..`` of flat ``x`` into the lanes of ``tile``; the last one is repeated in unused lanes."""
     for j in range(0, LANES * size, LINE):
-        prefetch(x, (batch + 1) * LANES * size + j)
+        prefetch(x.ctypes.data + 4 * ((batch + 1) * LANES * size + j))
     for lane in range(LANES):
         starts[lane] = min(batch * LANES + lane, blocks - 1) * size
     for j in range(0, size, LANES):
@@ -88,20 +85,20 @@ def load_importance(batch: int, blocks: int, size: int, importance: Any, tile: A
             return
         for j in range(0, size, LANES):
             load_transposed(tile, j, importance, starts, j)
-        largest = lanes(0.0)
+        largest = splat(0.0)
         for j in range(size):
             largest = maximum(load(tile, j), largest)
         counts = largest >= SMALLEST
-        scale = where(counts, 1.0 / where(counts, largest, lanes(1.0)), lanes(0.0))
+        scale = where(counts, 1.0 / where(counts, largest, splat(1.0)), splat(0.0))
         for j in range(size):
-            store(tile, j, where(counts, maximum(load(tile, j) * scale, lanes(NEGLIGIBLE)), lanes(1.0)))
+            store(tile, j, where(counts, maximum(load(tile, j) * scale, splat(NEGLIGIBLE)), splat(1.0)))
 
 
 @lean(forceinline=True)
 def gather_word(symbols: Any, words: Any, slots: Any, w: int) -> Any:
     """Word ``w`` of the blocks in the lanes."""
     first, end, entire = words[w, 2], words[w, 3], words[w, 4]
-    word = int_lanes(0)
+    word = splat_i32(0)
     if entire != 0:
         for s in range(first, end):
             word = word | (load(symbols, slots[s, 0]) << slots[s, 3])

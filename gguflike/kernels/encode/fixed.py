@@ -27,7 +27,8 @@ from gguflike.kernels.encode.rounding import (
 )
 from gguflike.kernels.encode.scale import Absmax, extreme, scaled_encoder, squared_errors, target_grid
 from gguflike.kernels.engine.jit import lean
-from gguflike.kernels.vector.lanes import any_lane, lanes, magnitude, maximum, minimum, store, to_float, where
+from gguflike.kernels.vector.arrays import store
+from gguflike.kernels.vector.lanes import any_lane, magnitude, maximum, minimum, splat, to_float, where
 
 _PAIRS = 10  # the rows of pairs, after the words of a block
 # ``pairs`` hold values to half a unit, so the difference of two sums of squared errors is off by 32 steps at most; half
@@ -56,7 +57,7 @@ class Scaled(NamedTuple):
 @lean(forceinline=True)
 def best_scale(pairs: Any, scan: Candidates, most: Any) -> Any:
     """Of the candidate that explains most: (sum of x*q, sum of q*q); the same of the first one."""
-    best_xq, best_qq = lanes(0.0), lanes(1.0)
+    best_xq, best_qq = splat(0.0), splat(1.0)
     first_xq, first_qq = best_xq, best_qq
     for c in range(len(scan.candidates)):
         sums = pair_moments(pairs, _PAIRS, scan.candidates[c, 0], None, most)
@@ -129,7 +130,7 @@ class Affine(NamedTuple):
 @lean(forceinline=True)
 def best_line(pairs: Any, scan: Candidates, total: Any) -> Any:
     """Of the candidate that explains most and of the first one: (scale, sum of x*q, sum of q*q, sum of q)."""
-    best_n, best_det = lanes(0.0), lanes(1.0)
+    best_n, best_det = splat(0.0), splat(1.0)
     best_sq = best_n
     first_n, first_det, first_sq = best_n, best_det, best_sq
     for c in range(len(scan.candidates)):
@@ -168,7 +169,7 @@ def affine_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: Affine
     offset = (total - scale * sq) * np.float32(1 / SIZE)
     m = round_to_f16(offset * step + least)
     moved = (m - least) * to_pairs
-    scale = maximum(scale - (moved - offset) * sq * reciprocal(qq), lanes(0.0))  # refitted to the rounded minimum
+    scale = maximum(scale - (moved - offset) * sq * reciprocal(qq), splat(0.0))  # refitted to the rounded minimum
     d = stored_scale(scale * step)
     plain_d, plain_m = round_to_f16(span / s.hi), round_to_f16(least)
     plainly, plain_moved = plain_d * to_pairs, (plain_m - least) * to_pairs

@@ -30,21 +30,20 @@ from gguflike.kernels.encode.rounding import (
 )
 from gguflike.kernels.encode.scale import extreme
 from gguflike.kernels.engine.jit import lean
+from gguflike.kernels.vector.arrays import load, store
 from gguflike.kernels.vector.lanes import (
-    LANES,
     bits,
     fma,
     from_bits,
-    int_lanes,
-    lanes,
-    load,
     magnitude,
     minimum,
-    store,
+    splat,
+    splat_i32,
     to_float,
     to_int,
     where,
 )
+from gguflike.kernels.vector.sizes import LANES
 
 Array = npt.NDArray[Any]
 Ints = npt.NDArray[np.int32]
@@ -73,7 +72,7 @@ class NVFP4(NamedTuple):
 def float4_error(tile: Any, importance: Any, first: int, count: int, d: Any, levels: Any) -> Any:
     """Squared error with the levels nearest at (halved) scale ``d``."""
     inverse = reciprocal(d)
-    total = lanes(0.0)
+    total = splat(0.0)
     for j in range(first, first + count):
         size = magnitude(load(tile, j))
         rest = size - d * nearest_level(size, inverse, levels)
@@ -94,8 +93,8 @@ def store_codes(tile: Any, symbols: Any, first: int, count: int, d: Any, levels:
 @lean(forceinline=True)
 def clipped(value: Any, least: int, most: int) -> Any:
     """Int lanes limited to least .. most."""
-    low = where(value < least, int_lanes(least), value)
-    return where(low > most, int_lanes(most), low)
+    low = where(value < least, splat_i32(least), value)
+    return where(low > most, splat_i32(most), low)
 
 
 @codec(MXFP4)
@@ -128,9 +127,9 @@ def e4m3_value(code: Any) -> Any:
 @lean(forceinline=True)
 def e4m3_code(value: Any) -> Any:
     """The code whose value (not halved) is nearest to ``value`` >= 0, halves up; saturates."""
-    capped = minimum(value, lanes(448.0))
+    capped = minimum(value, splat(448.0))
     normal = ((bits(capped) + (1 << 19)) >> 20) - (120 << 3)
-    small = to_int(fma(capped, lanes(512.0), lanes(0.5)))
+    small = to_int(fma(capped, splat(512.0), splat(0.5)))
     return clipped(where(capped < np.float32(2.0**-6), small, normal), 0, NV_TOP)
 
 

@@ -39,18 +39,8 @@ from gguflike.kernels.encode.rounding import (
 )
 from gguflike.kernels.encode.scale import extreme, value_range
 from gguflike.kernels.engine.jit import lean
-from gguflike.kernels.vector.lanes import (
-    any_lane,
-    lanes,
-    load,
-    magnitude,
-    make_tile,
-    maximum,
-    minimum,
-    store,
-    to_int,
-    where,
-)
+from gguflike.kernels.vector.arrays import load, make_tile, store
+from gguflike.kernels.vector.lanes import any_lane, magnitude, maximum, minimum, splat, to_int, where
 
 BLOCK = 256
 HIDDEN = np.float32(1e-4)  # an error below this share of the squares: sums of these do not tell it from others
@@ -91,8 +81,8 @@ def refine(tile: Any, importance: Any, s: SuperAffine, sums: Any, rests: Any, sc
             offset = -load(mins, i)
             error = affine_error(tile, importance, first, size, scale, offset, hi)
             least, greatest = value_range(tile, first, size)
-            least = minimum(least, lanes(0.0))
-            span = where(greatest > least, greatest - least, lanes(1.0))
+            least = minimum(least, splat(0.0))
+            span = where(greatest > least, greatest - least, splat(1.0))
             for g in range(s.grid.shape[0] + s.rounds):
                 if g < s.grid.shape[0]:
                     step = span / s.grid[g, 0]
@@ -122,22 +112,22 @@ def choose_pairs(
     subs = BLOCK // size
     inverse_d = reciprocal(d)
     inverse_dmin = reciprocal(dmin)
-    total = lanes(0.0)
-    aa = lanes(0.0)
-    ab = lanes(0.0)
-    bb = lanes(0.0)
-    ax = lanes(0.0)
-    bx = lanes(0.0)
+    total = splat(0.0)
+    aa = splat(0.0)
+    ab = splat(0.0)
+    bb = splat(0.0)
+    ax = splat(0.0)
+    bx = splat(0.0)
     for i in range(subs):
         first = i * size
-        middle = round_to_int(minimum(load(scales, i) * inverse_d, lanes(most)))
-        middle_min = round_to_int(minimum(load(mins, i) * inverse_dmin, lanes(most)))
+        middle = round_to_int(minimum(load(scales, i) * inverse_d, splat(most)))
+        middle_min = round_to_int(minimum(load(mins, i) * inverse_dmin, splat(most)))
         scale = middle
         low = middle_min
         error = affine_error(tile, importance, first, size, d * middle, -(dmin * middle_min), hi)
         for k in range(window.shape[0]):
-            other = minimum(maximum(middle + window[k, 0], lanes(0.0)), lanes(most))
-            other_min = minimum(maximum(middle_min + window[k, 1], lanes(0.0)), lanes(most))
+            other = minimum(maximum(middle + window[k, 0], splat(0.0)), splat(most))
+            other_min = minimum(maximum(middle_min + window[k, 1], splat(0.0)), splat(most))
             e = affine_error(tile, importance, first, size, d * other, -(dmin * other_min), hi)
             better = e < error
             scale = where(better, other, scale)
@@ -147,10 +137,10 @@ def choose_pairs(
         sx = load(sums, 3 * i + 1)
         coarse = middle < 2.0
         if any_lane(coarse):  # the min sought belongs to a scale that is not to be had: the mean may do better
-            flat = round_to_int(minimum(maximum(-sx * reciprocal(sw), lanes(0.0)) * inverse_dmin, lanes(most)))
-            e = affine_error(tile, importance, first, size, lanes(0.0), -(dmin * flat), hi)
+            flat = round_to_int(minimum(maximum(-sx * reciprocal(sw), splat(0.0)) * inverse_dmin, splat(most)))
+            e = affine_error(tile, importance, first, size, splat(0.0), -(dmin * flat), hi)
             better = coarse & (e < error)
-            scale = where(better, lanes(0.0), scale)
+            scale = where(better, splat(0.0), scale)
             low = where(better, flat, low)
             error = where(better, e, error)
         inverse = reciprocal(d * scale)
@@ -165,10 +155,10 @@ def choose_pairs(
         store(pairs, 2 * i + 1, low)
     det = aa * bb - ab * ab
     usable = det > aa * bb * np.float32(1e-6)
-    inverse_det = reciprocal(where(usable, det, lanes(0.0)))
+    inverse_det = reciprocal(where(usable, det, splat(0.0)))
     new_d = where(usable, (ax * bb - bx * ab) * inverse_det, ax * reciprocal(aa))
-    new_dmin = where(usable, (ax * ab - bx * aa) * inverse_det, lanes(0.0))
-    return total, maximum(new_d, lanes(0.0)), maximum(new_dmin, lanes(0.0))
+    new_dmin = where(usable, (ax * ab - bx * aa) * inverse_det, splat(0.0))
+    return total, maximum(new_d, splat(0.0)), maximum(new_dmin, splat(0.0))
 
 
 @codec(SuperAffine)
@@ -185,8 +175,8 @@ def encode_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: SuperA
     clamp_tile(tile, BLOCK, magnitude(extreme(tile, 0, BLOCK)))
     for i in range(subs):
         least, greatest = value_range(tile, i * size, size)
-        low = minimum(least, lanes(0.0))
-        store(scales, i, (maximum(greatest, lanes(0.0)) - low) / hi)
+        low = minimum(least, splat(0.0))
+        store(scales, i, (maximum(greatest, splat(0.0)) - low) / hi)
         store(mins, i, 0.0 - low)
         for k, total in enumerate(value_sums(tile, importance, i * size, size)):
             store(sums, 3 * i + k, total)

@@ -36,7 +36,8 @@ from gguflike.kernels.encode.scale import (
     target_grid,
 )
 from gguflike.kernels.engine.jit import lean
-from gguflike.kernels.vector.lanes import lanes, load, magnitude, make_tile, maximum, minimum, store, to_int, where
+from gguflike.kernels.vector.arrays import load, make_tile, store
+from gguflike.kernels.vector.lanes import magnitude, maximum, minimum, splat, to_int, where
 
 BLOCK = 256
 
@@ -72,16 +73,16 @@ def choose_scales(
     """
     size, least, most = s.size, s.least, s.most
     inverse = reciprocal(d)
-    total = lanes(0.0)
-    above = lanes(0.0)
-    below = lanes(0.0)
+    total = splat(0.0)
+    above = splat(0.0)
+    below = splat(0.0)
     for i in range(BLOCK // size):
-        middle = round_to_int(minimum(maximum(load(ideal, i) * inverse, lanes(least)), lanes(most)))
+        middle = round_to_int(minimum(maximum(load(ideal, i) * inverse, splat(least)), splat(most)))
         scale = middle
-        error = lanes(np.float32(np.inf))
+        error = splat(np.float32(np.inf))
         for k in range(0, len(window), 2):
-            one = minimum(maximum(middle + window[k], lanes(least)), lanes(most))
-            two = minimum(maximum(middle + window[k + 1], lanes(least)), lanes(most))
+            one = minimum(maximum(middle + window[k], splat(least)), splat(most))
+            two = minimum(maximum(middle + window[k + 1], splat(least)), splat(most))
             e1, e2 = squared_errors(tile, importance, i * size, size, d * one, d * two, s.levels)
             scale = where(e1 < error, one, scale)
             error = minimum(e1, error)

@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike
 from gguflike.kernels.encode.rounding import MAGIC, reciprocal, weighted
 from gguflike.kernels.encode.scale import value_range
 from gguflike.kernels.engine.jit import lean
-from gguflike.kernels.vector.lanes import fma, lanes, load, maximum, minimum, where
+from gguflike.kernels.vector.arrays import load
+from gguflike.kernels.vector.lanes import fma, maximum, minimum, splat, where
 
 Floats = npt.NDArray[np.float32]
 
@@ -26,15 +27,15 @@ PHASES = np.array([-1 / 3, 0, 1 / 3], np.float32)
 @lean(forceinline=True)
 def affine_code(x: Any, inverse: Any, shift: Any, hi: Any) -> Any:
     """The code in [0, hi] nearest to x * inverse + shift, as float32."""
-    return minimum(maximum(fma(x, inverse, shift) + MAGIC, lanes(MAGIC)), lanes(hi) + MAGIC) - MAGIC
+    return minimum(maximum(fma(x, inverse, shift) + MAGIC, splat(MAGIC)), splat(hi) + MAGIC) - MAGIC
 
 
 @lean
 def affine_moments(tile: Any, importance: Any, first: int, count: int, inverse: Any, shift: Any, hi: Any) -> Any:
     """Weighted sums of x*q, q*q and q over the nearest codes."""
-    xq = lanes(0.0)
-    qq = lanes(0.0)
-    sq = lanes(0.0)
+    xq = splat(0.0)
+    qq = splat(0.0)
+    sq = splat(0.0)
     for j in range(first, first + count):
         x = load(tile, j)
         q = affine_code(x, inverse, shift, hi)
@@ -48,9 +49,9 @@ def affine_moments(tile: Any, importance: Any, first: int, count: int, inverse: 
 @lean
 def value_sums(tile: Any, importance: Any, first: int, count: int) -> Any:
     """Sums of w, w*x and w*x*x."""
-    sw = lanes(0.0)
-    sx = lanes(0.0)
-    xx = lanes(0.0)
+    sw = splat(0.0)
+    sx = splat(0.0)
+    xx = splat(0.0)
     for j in range(first, first + count):
         if importance is not None:
             sw = sw + load(importance, j)
@@ -59,7 +60,7 @@ def value_sums(tile: Any, importance: Any, first: int, count: int) -> Any:
         sx = sx + wx
         xx = fma(x, wx, xx)
     if importance is None:
-        sw = lanes(count)
+        sw = splat(count)
     return sw, sx, xx
 
 
@@ -68,11 +69,11 @@ def fit_affine(sw: Any, sx: Any, xq: Any, qq: Any, sq: Any) -> Any:
     """Least-squares (scale, offset) of x against q with offset <= 0, and the squares that they explain."""
     det = sw * qq - sq * sq
     usable = det > sw * qq * np.float32(1e-6)
-    scale = where(usable, (sw * xq - sx * sq) / where(usable, det, lanes(1.0)), lanes(0.0))
+    scale = where(usable, (sw * xq - sx * sq) / where(usable, det, splat(1.0)), splat(0.0))
     offset = (sx - scale * sq) * reciprocal(sw)
     scale = where(offset > 0.0, xq * reciprocal(qq), scale)
-    offset = minimum(offset, lanes(0.0))
-    scale = maximum(scale, lanes(0.0))
+    offset = minimum(offset, splat(0.0))
+    scale = maximum(scale, splat(0.0))
     explained = (scale * xq + offset * sx) * 2.0 - (
         scale * scale * qq + 2.0 * scale * offset * sq + offset * offset * sw
     )
@@ -88,10 +89,10 @@ def best_affine(
     ``sw``, ``sx``: as from ``value_sums``.
     """
     least, greatest = value_range(tile, first, count)
-    least = minimum(least, lanes(0.0))
+    least = minimum(least, splat(0.0))
     inverse_range = reciprocal(greatest - least)
-    scale = lanes(0.0)
-    offset = minimum(sx * reciprocal(sw), lanes(0.0))
+    scale = splat(0.0)
+    offset = minimum(sx * reciprocal(sw), splat(0.0))
     explained = offset * (2.0 * sx - offset * sw)
     for g in range(grid.shape[0]):
         inverse = inverse_range * grid[g, 0]
@@ -123,14 +124,14 @@ def refit_affine(
     Sums are over the parts of codes that rounding leaves, so that the error is right however small beside the values.
     """
     inverse = reciprocal(step)
-    rq = lanes(0.0)
-    sr = lanes(0.0)
-    rr = lanes(0.0)
-    qq = lanes(0.0)
-    sq = lanes(0.0)
+    rq = splat(0.0)
+    sr = splat(0.0)
+    rr = splat(0.0)
+    qq = splat(0.0)
+    sq = splat(0.0)
     for j in range(first, first + count):
         t = fma(load(tile, j), inverse, shift)
-        q = affine_code(t, lanes(1.0), lanes(0.0), hi)
+        q = affine_code(t, splat(1.0), splat(0.0), hi)
         wq = weighted(importance, j, q)
         wr = weighted(importance, j, t - q)
         rq = fma(q, wr, rq)
@@ -140,10 +141,10 @@ def refit_affine(
         sq = sq + wq
     det = sw * qq - sq * sq
     usable = det > sw * qq * np.float32(1e-6)
-    stretch = where(usable, (sw * rq - sr * sq) / where(usable, det, lanes(1.0)), lanes(-1.0))
+    stretch = where(usable, (sw * rq - sr * sq) / where(usable, det, splat(1.0)), splat(-1.0))
     move = (sr - stretch * sq) * reciprocal(sw)
     stretch = where(move > shift, (rq - shift * sq) * reciprocal(qq), stretch)
-    stretch = maximum(stretch, lanes(-1.0))
+    stretch = maximum(stretch, splat(-1.0))
     move = minimum(move, shift)
     e = rr - 2.0 * (stretch * rq + move * sr)
     e = (e + stretch * stretch * qq + 2.0 * stretch * move * sq + move * move * sw) * step * step
@@ -158,7 +159,7 @@ def affine_error(tile: Any, importance: Any, first: int, count: int, scale: Any,
     """Sum of w * (x - scale * q - offset)**2 with the nearest codes."""
     inverse = reciprocal(scale)
     shift = -offset * inverse
-    total = lanes(0.0)
+    total = splat(0.0)
     for j in range(first, first + count):
         x = load(tile, j)
         rest = x - fma(scale, affine_code(x, inverse, shift, hi), offset)

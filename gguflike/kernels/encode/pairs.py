@@ -14,16 +14,17 @@ import numpy.typing as npt
 
 from gguflike.kernels.encode.rounding import MAGIC
 from gguflike.kernels.engine.jit import lean
-from gguflike.kernels.vector.lanes import bits, fma, int_lanes, lanes, load, maximum, minimum, store, to_float
-from gguflike.kernels.vector.shorts import (
-    as_shorts,
-    pair_sums,
-    plus,
+from gguflike.kernels.vector.arrays import load, store
+from gguflike.kernels.vector.int16 import (
+    add_saturate,
+    bitcast_i16,
+    dot_pairs,
+    min_i16,
     rounded_product,
-    shorts,
-    smaller,
-    where_more,
+    splat_i16,
+    where_greater,
 )
+from gguflike.kernels.vector.lanes import bits, fma, maximum, minimum, splat, splat_i32, to_float
 
 SIZE = 32
 ROWS = SIZE // 2
@@ -56,14 +57,14 @@ def fill(tile: Any, pairs: Any, at: int, origin: Any, factor: Any, zero: Any, bo
 
     They must fit in 16 bits; ``zero`` is an integer. Returns their sum.
     """
-    total = int_lanes(0)
+    total = splat_i32(0)
     for k in range(0, SIZE, 4):
         for r in range(2):
             low = _integer(load(tile, k + r), origin, factor, zero, bounds)
             high = _integer(load(tile, k + r + 2), origin, factor, zero, bounds)
             pair = (low & LOW) | (high << 16)
             store(pairs, at + k // 2 + r, pair)
-            total = pair_sums(total, as_shorts(pair), shorts(1))
+            total = dot_pairs(total, bitcast_i16(pair), splat_i16(1))
     return total
 
 
@@ -72,9 +73,9 @@ def _integer(x: Any, origin: Any, factor: Any, zero: Any, bounds: Any) -> Any:
     """In the low 16 bits."""
     if origin is not None:
         x = x - origin
-    y = fma(x, factor, lanes(MAGIC + zero))
+    y = fma(x, factor, splat(MAGIC + zero))
     if bounds is not None:
-        y = minimum(maximum(y, lanes(MAGIC + bounds[0])), lanes(MAGIC + bounds[1]))
+        y = minimum(maximum(y, splat(MAGIC + bounds[0])), splat(MAGIC + bounds[1]))
     return bits(y)
 
 
@@ -84,30 +85,30 @@ def pair_moments(pairs: Any, at: int, multiplier: int, shift: Any, most: Any) ->
 
     They are exact. ``shift`` and ``most`` may be None.
     """
-    xq = int_lanes(0)
-    qq = int_lanes(0)
-    sq = shorts(0)
+    xq = splat_i32(0)
+    qq = splat_i32(0)
+    sq = splat_i16(0)
     for r in range(at, at + ROWS):
-        x = as_shorts(load(pairs, r))
-        q = rounded_product(x if shift is None else plus(x, shorts(shift)), shorts(multiplier))
+        x = bitcast_i16(load(pairs, r))
+        q = rounded_product(x if shift is None else add_saturate(x, splat_i16(shift)), splat_i16(multiplier))
         if most is not None:
-            q = smaller(q, shorts(most))
-        xq = pair_sums(xq, x, q)
-        qq = pair_sums(qq, q, q)
-        sq = plus(sq, q)
-    return xq, qq, pair_sums(int_lanes(0), sq, shorts(1))
+            q = min_i16(q, splat_i16(most))
+        xq = dot_pairs(xq, x, q)
+        qq = dot_pairs(qq, q, q)
+        sq = add_saturate(sq, q)
+    return xq, qq, dot_pairs(splat_i32(0), sq, splat_i16(1))
 
 
 @lean(forceinline=True)
 def near_ties(pairs: Any, at: int, multiplier: int) -> Any:
     """How many x, as float32, are within a unit of where x * multiplier / 2**15 lies in the middle of two codes."""
     # The low bits of the product, doubled, say where x lies between two codes: from -2**15 on, if in the middle.
-    doubled, middle, near = shorts(2 * multiplier), shorts(2 * multiplier), shorts(4 * multiplier - (1 << 15))
-    less = shorts(0)
+    doubled, middle, near = splat_i16(2 * multiplier), splat_i16(2 * multiplier), splat_i16(4 * multiplier - (1 << 15))
+    less = splat_i16(0)
     for r in range(at, at + ROWS):
-        place = as_shorts(load(pairs, r)) * doubled + middle
-        less = plus(less, where_more(near, place, shorts(-1), shorts(0)))
-    return to_float(pair_sums(int_lanes(0), less, shorts(-1)))
+        place = bitcast_i16(load(pairs, r)) * doubled + middle
+        less = add_saturate(less, where_greater(near, place, splat_i16(-1), splat_i16(0)))
+    return to_float(dot_pairs(splat_i32(0), less, splat_i16(-1)))
 
 
 @lean(forceinline=True)
@@ -122,7 +123,7 @@ def join(pairs: Any, at: int, words: Any, first: int, width: int) -> None:
         store(words, first, _fifth_bits(pairs, at) | (_fifth_bits(pairs, at + 8) << 16))
         first += 1
     for w in range(4):
-        word = int_lanes(0)
+        word = splat_i32(0)
         for r in range(2):
             low, high = load(pairs, at + 2 * w + r), load(pairs, at + 2 * w + r + 8)
             word = word | (((low & NIBBLES) | ((high & NIBBLES) << 4)) << (8 * r))
@@ -132,7 +133,7 @@ def join(pairs: Any, at: int, words: Any, first: int, width: int) -> None:
 @lean
 def _fifth_bits(pairs: Any, at: int) -> Any:
     """Of 16 codes, in 16 bits."""
-    found = int_lanes(0)
+    found = splat_i32(0)
     for k in range(4):
         for r in range(2):
             found = found | (((load(pairs, at + 2 * k + r) >> 4) & FIRST_BITS) << (4 * k + r))

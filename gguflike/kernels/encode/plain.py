@@ -14,7 +14,7 @@ import numpy.typing as npt
 from gguflike.kernels.encode.driver import Encode
 from gguflike.kernels.engine.jit import jit
 from gguflike.kernels.engine.threads import run_rows
-from gguflike.kernels.vector.half import f32_to_f16
+from gguflike.kernels.vector.lanes import f32_to_f16
 
 Array = npt.NDArray[Any]
 _BF16_MAX = np.array([0x7F7F0000], np.uint32).view(np.float32)[0]

@@ -20,7 +20,8 @@ from gguflike.kernels.encode.rounding import (
     times_power,
 )
 from gguflike.kernels.encode.scale import Targets, best_scale, extreme, squared_errors, target_grid, unbounded
-from gguflike.kernels.vector.lanes import bits, int_lanes, load, magnitude, store, where
+from gguflike.kernels.vector.arrays import load, store
+from gguflike.kernels.vector.lanes import bits, magnitude, splat_i32, where
 
 BLOCK, RUN = 256, 16
 
@@ -46,7 +47,7 @@ def encode_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: Settin
         d = where(new < old, found, d)
     inverse = reciprocal(d)
     for run in range(BLOCK // RUN):
-        total = int_lanes(0)
+        total = splat_i32(0)
         for j in range(run * RUN, run * RUN + RUN):
             code = code_of(nearest_level(load(tile, j), inverse, levels), levels)
             total = total + code

@@ -8,18 +8,17 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.kernels.engine.jit import lean
+from gguflike.kernels.vector.arrays import load, store
 from gguflike.kernels.vector.lanes import (
     any_lane,
     bits,
     fma,
     from_bits,
-    int_lanes,
-    lanes,
-    load,
     magnitude,
     maximum,
     minimum,
-    store,
+    splat,
+    splat_i32,
     to_int,
     where,
 )
@@ -74,9 +73,9 @@ def _nearest_level(x: Any, inverse: Any, levels: Any, book: Any, lo: Any) -> Any
         return minimum(maximum(fma(x, inverse, MAGIC), lo + MAGIC), levels.hi + MAGIC) - MAGIC
     t = x * inverse
     count = (len(book) + 1) // 2
-    level = lanes(book[0])
+    level = splat(book[0])
     for k in range(1, count):
-        level = where(t > book[count + k - 1], lanes(book[k]), level)
+        level = where(t > book[count + k - 1], splat(book[k]), level)
     return level
 
 
@@ -90,7 +89,7 @@ def code_of(level: Any, levels: Levels) -> Any:
 def _code_of(level: Any, levels: Levels, book: Any) -> Any:
     if book is None:
         return to_int(level + levels.offset)
-    code = int_lanes(0)
+    code = splat_i32(0)
     for k in range(1, (len(book) + 1) // 2):
         code = where(level >= book[k], code + 1, code)
     return code
@@ -100,7 +99,7 @@ def _code_of(level: Any, levels: Levels, book: Any) -> Any:
 def importance_of(tile: Any, j: Any) -> Any:
     """Importance of weight ``j`` in each lane; 1 where there is no importance."""
     if tile is None:
-        return lanes(1.0)
+        return splat(1.0)
     return load(tile, j)
 
 
@@ -148,7 +147,7 @@ def normalize(tile: Any, size: int, largest: Any) -> Any:
 @lean(forceinline=True)
 def reciprocal(d: Any) -> Any:
     """1 / d, and 0 for d == 0. ``d`` is 0 or at least 2**-100 in magnitude."""
-    return where(d == 0.0, lanes(0.0), 1.0 / where(d == 0.0, lanes(1.0), d))
+    return where(d == 0.0, splat(0.0), 1.0 / where(d == 0.0, splat(1.0), d))
 
 
 @lean(forceinline=True)
@@ -171,7 +170,7 @@ def stored_scale(d: Any) -> Any:
     """
     rounded = round_to_f16(d)
     lost = (rounded == 0.0) & (d != 0.0)
-    return where(lost, where(d < 0.0, lanes(-F16_MIN), lanes(F16_MIN)), rounded)
+    return where(lost, where(d < 0.0, splat(-F16_MIN), splat(F16_MIN)), rounded)
 
 
 @lean(forceinline=True)

@@ -32,19 +32,8 @@ from gguflike.kernels.encode.rounding import (
     weighted,
 )
 from gguflike.kernels.engine.jit import lean
-from gguflike.kernels.vector.lanes import (
-    any_lane,
-    fma,
-    lanes,
-    load,
-    magnitude,
-    maximum,
-    minimum,
-    store,
-    to_float,
-    to_int,
-    where,
-)
+from gguflike.kernels.vector.arrays import load, store
+from gguflike.kernels.vector.lanes import any_lane, fma, magnitude, maximum, minimum, splat, to_float, to_int, where
 
 Targets = npt.NDArray[np.float32]
 
@@ -98,8 +87,8 @@ def extreme(tile: Any, first: int, count: int) -> Any:
 @lean
 def moments(tile: Any, importance: Any, first: int, count: int, inverse: Any, levels: Any) -> Any:
     """(sum w*x*q, sum w*q*q) over the levels nearest at scale ``1 / inverse``."""
-    xq = lanes(0.0)
-    qq = lanes(0.0)
+    xq = splat(0.0)
+    qq = splat(0.0)
     for j in range(first, first + count):
         x = load(tile, j)
         q = nearest_level(x, inverse, levels)
@@ -118,8 +107,8 @@ def best_scale(
     ``scan``: the levels for the targets, ``levels``, but without bounds where no target reaches beyond them.
     """
     inverse_top = reciprocal(top)
-    best_xq = lanes(0.0)
-    best_qq = lanes(1.0)
+    best_xq = splat(0.0)
+    best_qq = splat(1.0)
     for t in range(len(targets)):  # one at a time: the sums of two do not fit the registers of AVX2
         xq, qq = moments(tile, importance, first, count, inverse_top * targets[t], scan)
         # The best scale for given codes is xq / qq, and it explains xq**2 / qq of the squares.
@@ -138,8 +127,8 @@ def squared_errors(tile: Any, importance: Any, first: int, count: int, d1: Any, 
     """Sums of w * (x - d * q)**2 with the levels nearest at each of two scales."""
     inverse1 = reciprocal(d1)
     inverse2 = reciprocal(d2)
-    total1 = lanes(0.0)
-    total2 = lanes(0.0)
+    total1 = splat(0.0)
+    total2 = splat(0.0)
     for j in range(first, first + count):
         x = load(tile, j)
         rest1 = fma(-d1, nearest_level(x, inverse1, levels), x)
@@ -153,7 +142,7 @@ def squared_errors(tile: Any, importance: Any, first: int, count: int, d1: Any, 
 def store_codes(tile: Any, symbols: Any, size: int, d: Any, levels: Any) -> Any:
     """Codes at scale ``d``; returns the sum of their levels."""
     inverse = reciprocal(d)
-    total = lanes(0.0)
+    total = splat(0.0)
     for j in range(size):
         q = nearest_level(load(tile, j), inverse, levels)
         total = total + q
@@ -186,12 +175,12 @@ def plain_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: Absmax)
     if not s.signed:
         top = magnitude(top)
     d = top / s.top
-    inverse = where(d == 0.0, lanes(0.0), 1.0 / where(d == 0.0, lanes(1.0), d))
-    total = lanes(0.0)
+    inverse = where(d == 0.0, splat(0.0), 1.0 / where(d == 0.0, splat(1.0), d))
+    total = splat(0.0)
     for j in range(s.size):
-        t = minimum(maximum(load(tile, j) * inverse, lanes(-300.0)), lanes(300.0))
+        t = minimum(maximum(load(tile, j) * inverse, splat(-300.0)), splat(300.0))
         if levels.book is not None:
-            level = nearest_level(t, lanes(1.0), levels)
+            level = nearest_level(t, splat(1.0), levels)
         elif s.signed:
             level = to_float(to_int(t + (levels.offset + HALF))) - levels.offset
         else:

@@ -30,26 +30,24 @@ from gguflike.kernels.encode.rounding import (
     weighted,
 )
 from gguflike.kernels.engine.jit import inner, lean
+from gguflike.kernels.vector.arrays import load, make_tile, store
 from gguflike.kernels.vector.lanes import (
-    LANES,
     any_lane,
     bits,
     fma,
     from_bits,
-    int_lanes,
-    lanes,
-    load,
     magnitude,
-    make_tile,
     mask_bits,
     maximum,
     minimum,
-    store,
+    splat,
+    splat_i32,
     to_float,
     to_int,
     trailing_zeros,
     where,
 )
+from gguflike.kernels.vector.sizes import LANES
 
 TERNARY, BINARY = 256, 128
 PASSES = 8
@@ -83,7 +81,7 @@ class Binary(NamedTuple):
 @lean
 def largest(tile: Any, count: int) -> Any:
     """The largest magnitude."""
-    size = lanes(0.0)
+    size = splat(0.0)
     for j in range(count):
         size = maximum(magnitude(load(tile, j)), size)
     return size
@@ -103,17 +101,17 @@ def between(tile: Any, importance: Any, top: Any, numbers: Any) -> Any:
 @lean
 def sums(tile: Any, importance: Any, threshold: Any) -> Any:
     """Sums of w*|x| and w over the magnitudes beyond a threshold."""
-    wx1 = lanes(0.0)
-    w1 = lanes(0.0)
-    wx2 = lanes(0.0)
-    w2 = lanes(0.0)
+    wx1 = splat(0.0)
+    w1 = splat(0.0)
+    wx2 = splat(0.0)
+    w2 = splat(0.0)
     for j in range(0, TERNARY, 2):  # two sums of each, so that one need not wait for the other
         x = magnitude(load(tile, j))
-        kept = where(x > threshold, importance_of(importance, j), lanes(0.0))
+        kept = where(x > threshold, importance_of(importance, j), splat(0.0))
         wx1 = fma(kept, x, wx1)
         w1 = w1 + kept
         x = magnitude(load(tile, j + 1))
-        kept = where(x > threshold, importance_of(importance, j + 1), lanes(0.0))
+        kept = where(x > threshold, importance_of(importance, j + 1), splat(0.0))
         wx2 = fma(kept, x, wx2)
         w2 = w2 + kept
     return wx1 + wx2, w1 + w2
@@ -122,7 +120,7 @@ def sums(tile: Any, importance: Any, threshold: Any) -> Any:
 @lean
 def between_floats(tile: Any, importance: Any, top: Any, numbers: Any) -> Any:
     """``between`` on the magnitudes themselves."""
-    low = lanes(0.0)
+    low = splat(0.0)
     high = top * HALF
     store(numbers, 0, bits(low))  # in memory, for in registers they would take the place of sums
     store(numbers, 1, bits(high))
@@ -143,22 +141,22 @@ def between_integers(tile: Any, top: Any, numbers: Any) -> Any:
     sum of them is the sum and the count. Bounds give way by what rounding may have cost them."""
     step = top * np.float32(1 / 32767)
     inverse = reciprocal(step)
-    total = int_lanes(0)
+    total = splat_i32(0)
     for j in range(TERNARY):
-        number = bits(fma(magnitude(load(tile, j)), inverse, lanes(np.float32(ONE)))) - ONE_LESS
+        number = bits(fma(magnitude(load(tile, j)), inverse, splat(np.float32(ONE)))) - ONE_LESS
         total = total + number
         store(numbers, j, number)
     low = half_mean(total)
-    high = int_lanes(16384)
+    high = splat_i32(16384)
     for _ in range(PASSES):
         lower = low + (ONE - 1)
         upper = high + (ONE + 2)
-        total1 = int_lanes(0)
-        total2 = int_lanes(0)
+        total1 = splat_i32(0)
+        total2 = splat_i32(0)
         for j in range(TERNARY):
             number = load(numbers, j)
-            total1 = total1 + where(number > lower, number, int_lanes(0))
-            total2 = total2 + where(number > upper, number, int_lanes(0))
+            total1 = total1 + where(number > lower, number, splat_i32(0))
+            total2 = total2 + where(number > upper, number, splat_i32(0))
         low = half_mean(total1)
         high = half_mean(total2)
         if not any_lane(to_float(high) > to_float(low) * NEAR):
@@ -192,8 +190,8 @@ def collect(tile: Any, importance: Any, spots: Any, count: int, counts: Any, res
     ``counts`` int64 (16,) is to use. Returns the most of a lane.
     """
     for i in range(count):
-        store(rest, i, lanes(0.0))
-        store(rest, TERNARY + i, lanes(0.0))
+        store(rest, i, splat(0.0))
+        store(rest, TERNARY + i, splat(0.0))
     counts[:] = 0
     most = 0
     for i in range(count):
@@ -220,14 +218,14 @@ def best_ternary(tile: Any, importance: Any, low: Any, high: Any) -> Any:
     most = collect(tile, importance, spots, count, spots[TERNARY + 1 :], rest)
     wx, w = sums(tile, importance, high)
     best_wx = wx
-    best_w = where(w > 0.0, w, lanes(1.0))
+    best_w = where(w > 0.0, w, splat(1.0))
     for i in range(most):
         least = load(rest, i)
         some_wx = wx
         some_w = w
         for k in range(most):
             x = load(rest, k)
-            kept = where(x >= least, load(rest, TERNARY + k), lanes(0.0))
+            kept = where(x >= least, load(rest, TERNARY + k), splat(0.0))
             some_wx = fma(kept, x, some_wx)
             some_w = some_w + kept
         better = some_wx * some_wx * best_w > best_wx * best_wx * some_w
@@ -239,10 +237,10 @@ def best_ternary(tile: Any, importance: Any, low: Any, high: Any) -> Any:
 @lean
 def ternary_error(tile: Any, importance: Any, d: Any) -> Any:
     """Squared error with the nearest of -d, 0, d."""
-    total = lanes(0.0)
+    total = splat(0.0)
     for j in range(TERNARY):
         size = magnitude(load(tile, j))
-        rest = size - where(size > d * HALF, d, lanes(0.0))
+        rest = size - where(size > d * HALF, d, splat(0.0))
         total = total + rest * weighted(importance, j, rest)
     return total
 
@@ -251,16 +249,16 @@ def ternary_error(tile: Any, importance: Any, d: Any) -> Any:
 def put_words(tile: Any, symbols: Any, scale: Any, s: Ternary) -> None:
     """The bytes of codes, four to a word; codes are away from zero where |x| * scale is at least a half."""
     for row in range(s.codes.shape[0]):
-        word = int_lanes(0)
+        word = splat_i32(0)
         for b in range(4):
-            number = int_lanes(0)
+            number = splat_i32(0)
             for k in range(s.codes.shape[2]):
                 place = s.codes[row, b, k]
                 number = number * s.base
                 if place >= 0:
                     t = load(tile, place) * scale
-                    number = number + where(t >= HALF, int_lanes(1), int_lanes(0)) + 1
-                    number = number - where(t <= -HALF, int_lanes(1), int_lanes(0))
+                    number = number + where(t >= HALF, splat_i32(1), splat_i32(0)) + 1
+                    number = number - where(t <= -HALF, splat_i32(1), splat_i32(0))
             word = word | (((number * s.factor + ((1 << 14) - 1)) >> 14) << (8 * b))
         store(symbols, TERNARY + 1 + row, word)
 
@@ -271,10 +269,10 @@ def ternary_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: Terna
     top = largest(tile, TERNARY)
     if s.absmax:
         d = round_to_f16(top)
-        put_words(tile, symbols, where(top == 0.0, lanes(0.0), 1.0 / where(top == 0.0, lanes(1.0), top)), s)
+        put_words(tile, symbols, where(top == 0.0, splat(0.0), 1.0 / where(top == 0.0, splat(1.0), top)), s)
     else:
         clamp_tile(tile, TERNARY, top)
-        top = minimum(top, lanes(LARGEST))
+        top = minimum(top, splat(LARGEST))
         low, high = between(tile, importance, top, symbols)
         d = stored_scale(best_ternary(tile, importance, low, high))
         if any_lane(d < F16_MIN_NORMAL):  # float16's steps are so wide there that the plain rule's scale may be nearer
@@ -289,13 +287,13 @@ def ternary_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: Terna
 def binary_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: Binary) -> None:
     """Symbols: bits (1 for +d), then the scale."""
     clamp_tile(tile, s.size, largest(tile, s.size))
-    wx = lanes(0.0)
-    w = lanes(0.0)
+    wx = splat(0.0)
+    w = splat(0.0)
     for j in range(s.size):
         v = load(tile, j)
         wx = wx + weighted(importance, j, magnitude(v))
         w = w + importance_of(importance, j)
-        store(symbols, j, where(v < 0.0, int_lanes(0), int_lanes(1)))
+        store(symbols, j, where(v < 0.0, splat_i32(0), splat_i32(1)))
     store(symbols, s.size, f16_bits(round_to_f16(wx * reciprocal(w))))
 
 

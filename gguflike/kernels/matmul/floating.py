@@ -16,21 +16,10 @@ from llvmlite import ir
 from gguflike.kernels.engine.atomics import load_word
 from gguflike.kernels.engine.jit import inner
 from gguflike.kernels.engine.program import SCRATCH_BYTES
-from gguflike.kernels.matmul.output import add_floats, bias_rows, panel_tokens, prefetch, put_bias, put_rows, put_unit
-from gguflike.kernels.vector.simd import (
-    F32,
-    FLOATS,
-    I16,
-    I32,
-    INTS,
-    SHORTS,
-    Emitter,
-    address,
-    floats16,
-    operation,
-    target,
-    void,
-)
+from gguflike.kernels.matmul.output import bias_rows, panel_tokens, put_bias, put_rows, put_unit
+from gguflike.kernels.vector.emitter import F32, I16, I32, V16F32, V16I16, V16I32, Emitter, target
+from gguflike.kernels.vector.lanes import f32x16, int64, operation, void
+from gguflike.kernels.vector.memory import prefetch
 from gguflike.kernels.vector.sizes import LANES
 
 Op = Callable[[int, int, int, int], None]
@@ -68,29 +57,29 @@ def _element_bytes(kind: str) -> int:
 
 
 def _widened(e: Emitter, kind: str, weights: Any) -> Any:
-    """Sixteen weights as FLOATS."""
+    """Sixteen weights as V16F32."""
     if kind == "f32":
         return weights
     if kind == "f16":
-        return e.halves_to_float(weights)
-    return e.b.bitcast(e.b.shl(e.b.zext(weights, INTS), e.const(INTS, 16)), FLOATS)
+        return e.f16_to_f32(weights)
+    return e.b.bitcast(e.b.shl(e.b.zext(weights, V16I32), e.const(V16I32, 16)), V16F32)
 
 
 def _load(e: Emitter, kind: str, place: Any, mask: Any = None) -> Any:
-    """FLOATS: 16 weights, those outside the mask (if any) zero."""
+    """V16F32: 16 weights, those outside the mask (if any) zero."""
     if kind == "f32":
-        return e.load(FLOATS, place) if mask is None else e.load_masked(FLOATS, place, 0, mask)
-    return _widened(e, kind, e.load(SHORTS, place) if mask is None else e.load_masked(SHORTS, place, 0, mask))
+        return e.load(V16F32, place) if mask is None else e.load_masked(V16F32, place, 0, mask)
+    return _widened(e, kind, e.load(V16I16, place) if mask is None else e.load_masked(V16I16, place, 0, mask))
 
 
 def _dot_row(e: Emitter, kind: str, row: Any, x: Any, columns: Any) -> Any:
-    """FLOATS whose lanes add up to the product of a row by ``x``."""
+    """V16F32 whose lanes add up to the product of a row by ``x``."""
     size = _element_bytes(kind)
     row, x = e.pointer(row), e.pointer(x)
 
     def add(at: Any, total: Any, mask: Any = None) -> Any:
         values = e.pointer(x, e.b.mul(at, e.int64(4)))
-        values = e.load(FLOATS, values) if mask is None else e.load_masked(FLOATS, values, 0, mask)
+        values = e.load(V16F32, values) if mask is None else e.load_masked(V16F32, values, 0, mask)
         return e.fma(_load(e, kind, e.pointer(row, e.b.mul(at, e.int64(size))), mask), values, total)
 
     def chains(at: Any, totals: list[Any]) -> list[Any]:
@@ -106,7 +95,7 @@ def _dot_row(e: Emitter, kind: str, row: Any, x: Any, columns: Any) -> Any:
         return [add(at, totals[0], e.first_lanes(e.b.sub(columns, at)))]
 
     many, whole = e.b.and_(columns, e.int64(-CHAINS * LANES)), e.b.and_(columns, e.int64(-LANES))
-    totals = e.loop(e.int64(0), many, CHAINS * LANES, [e.zero(FLOATS)] * CHAINS, chains, unroll=False)
+    totals = e.loop(e.int64(0), many, CHAINS * LANES, [e.zero(V16F32)] * CHAINS, chains, unroll=False)
     while len(totals) > 1:
         totals = [e.b.fadd(a, b) for a, b in zip(totals[::2], totals[1::2], strict=True)]
     totals = e.loop(many, whole, LANES, totals, single)
@@ -116,35 +105,35 @@ def _dot_row(e: Emitter, kind: str, row: Any, x: Any, columns: Any) -> Any:
 def matvec_op(kind: str) -> Op:
     size = _element_bytes(kind)
 
-    @operation(floats16, address, address, address, address)
+    @operation(f32x16, int64, int64, int64, int64)
     def dot_rows(e: Emitter, weights: Any, rows: Any, x: Any, columns: Any) -> Any:
         """Lane r: the product of row r by x, for at most 16 rows."""
-        lanes, row_bytes = e.const(INTS, range(LANES)), e.b.mul(columns, e.int64(size))
+        lanes, row_bytes = e.const(V16I32, range(LANES)), e.b.mul(columns, e.int64(size))
 
         def dot_row(r: Any, results: list[Any]) -> list[Any]:
-            product = e.sum(_dot_row(e, kind, e.b.add(weights, e.b.mul(r, row_bytes)), x, columns))
-            is_here = e.b.icmp_signed("==", lanes, e.splat(INTS, e.b.trunc(r, I32)))
-            return [e.b.select(is_here, e.splat(FLOATS, product), results[0])]
+            product = e.reduce_add(_dot_row(e, kind, e.b.add(weights, e.b.mul(r, row_bytes)), x, columns))
+            is_here = e.b.icmp_signed("==", lanes, e.splat(V16I32, e.b.trunc(r, I32)))
+            return [e.b.select(is_here, e.splat(V16F32, product), results[0])]
 
-        count = e.minimum(rows, e.int64(LANES))
-        return e.loop(e.int64(0), count, 1, [e.zero(FLOATS)], dot_row)[0]
+        count = e.smin(rows, e.int64(LANES))
+        return e.loop(e.int64(0), count, 1, [e.zero(V16F32)], dot_row)[0]
 
     def matvec(args: int, state: int, start: int, stop: int) -> None:
         weights, rows, columns, x = load_word(args), load_word(args + 8), load_word(args + 16), load_word(args + 24)
         for group in range(start, stop):
             row = LANES * group
             product = dot_rows(weights + row * columns * size, rows - row, x, columns)
-            put_rows(args, group, 0, add_floats(product, bias_rows(args, group)))
+            put_rows(args, group, 0, product + bias_rows(args, group))
 
     return matvec
 
 
 def _convert(e: Emitter, kind: str, rows: Any, stride: Any, last: Any, count: Any, target_: Any) -> None:
-    """``count`` columns of 16 rows ``stride`` bytes apart (those after number ``last`` repeat it), transposed to FLOATS
+    """``count`` columns of 16 rows ``stride`` bytes apart (those after number ``last`` repeat it), transposed to V16F32
     that lie ``STRIP_BYTES`` apart in ``target_``."""
     size = _element_bytes(kind)
     element, step = (F32, 4) if size == 4 else (I16, 8)
-    places = [e.pointer(rows, e.b.mul(e.minimum(e.int64(r), last), stride)) for r in range(LANES)]
+    places = [e.pointer(rows, e.b.mul(e.smin(e.int64(r), last), stride)) for r in range(LANES)]
     target_ = e.pointer(target_)
 
     def put(column: Any, vectors: list[Any]) -> None:
@@ -170,14 +159,14 @@ def _convert(e: Emitter, kind: str, rows: Any, stride: Any, last: Any, count: An
     e.loop(stop, count, 1, [], single, unroll=False)
 
 
-@operation(void, address, address, address)
+@operation(void, int64, int64, int64)
 def _copy(e: Emitter, x: Any, count: Any, place: Any) -> None:
     """``count`` floats."""
     x, place = e.pointer(x), e.pointer(place)
 
     def whole(column: Any, _: list[Any]) -> list[Any]:
         at = e.b.mul(column, e.int64(4))
-        e.store(e.load(FLOATS, x, at), place, at)
+        e.store(e.load(V16F32, x, at), place, at)
         return []
 
     def single(column: Any, _: list[Any]) -> list[Any]:
@@ -190,7 +179,7 @@ def _copy(e: Emitter, x: Any, count: Any, place: Any) -> None:
     e.loop(stop, count, 1, [], single, unroll=False)
 
 
-@operation(void, address, address, address, address, address, address)
+@operation(void, int64, int64, int64, int64, int64, int64)
 def _multiply(e: Emitter, strip: Any, x: Any, stride: Any, columns: Any, start: Any, sums: Any) -> None:
     """Converted weights by a tile of tokens, added to ``sums``, or to what every token starts from if that is not 0.
 
@@ -205,20 +194,20 @@ def _multiply(e: Emitter, strip: Any, x: Any, stride: Any, columns: Any, start: 
 
     def body(column: Any, totals: list[Any]) -> list[Any]:
         here = e.pointer(strip, e.b.mul(column, e.int64(STRIP_BYTES)))
-        weights = [e.load(FLOATS, here, group * LANES * 4) for group in range(TILE_GROUPS)]
+        weights = [e.load(V16F32, here, group * LANES * 4) for group in range(TILE_GROUPS)]
         at = e.b.mul(column, e.int64(4))
         results = []
         for t, token in enumerate(tokens):  # one at a time, or registers run out
-            value = e.broadcast(FLOATS, token, at)
+            value = e.load_splat(V16F32, token, at)
             old = totals[t * TILE_GROUPS : (t + 1) * TILE_GROUPS]
             results += [e.fma(w, value, total) for w, total in zip(weights, old, strict=True)]
         return results
 
     # From zero, so that no product waits for what earlier columns left in memory.
-    totals = e.loop(e.int64(0), columns, 1, [e.zero(FLOATS)] * (TILE_TOKENS * TILE_GROUPS), body)
+    totals = e.loop(e.int64(0), columns, 1, [e.zero(V16F32)] * (TILE_TOKENS * TILE_GROUPS), body)
     for i, total in enumerate(totals):
         t, at = i // TILE_GROUPS, i % TILE_GROUPS * LANES * 4
-        before = e.load(FLOATS, e.pointer(source, e.b.mul(e.int64(t), step)), at)
+        before = e.load(V16F32, e.pointer(source, e.b.mul(e.int64(t), step)), at)
         e.store(e.b.fadd(before, total), sums, t * ROW_BYTES + at)
 
 
@@ -232,7 +221,7 @@ def _chunk(columns: int) -> int:
 def matmul_op(kind: str) -> Op:
     size = _element_bytes(kind)
 
-    @operation(void, address, address, address, address, address)
+    @operation(void, int64, int64, int64, int64, int64)
     def convert(e: Emitter, rows: Any, stride: Any, last: Any, count: Any, place: Any) -> None:
         _convert(e, kind, rows, stride, last, count, place)
 

@@ -42,11 +42,13 @@ from llvmlite import ir
 from gguflike.kernels.engine.atomics import load_word
 from gguflike.kernels.engine.jit import inner
 from gguflike.kernels.matmul import tile
-from gguflike.kernels.matmul.output import bias_rows, panel_tokens, prefetch, put_bias, put_rows, put_unit
+from gguflike.kernels.matmul.output import bias_rows, panel_tokens, put_bias, put_rows, put_unit
 from gguflike.kernels.matmul.reader import STEPS, Record, sub_blocks
 from gguflike.kernels.matmul.records import RecordFormat
 from gguflike.kernels.vector.dot import ByteSums
-from gguflike.kernels.vector.simd import BYTES, F32, FLOATS, I32, INTS, Emitter, address, floats16, operation, void
+from gguflike.kernels.vector.emitter import F32, I32, V16F32, V16I32, V64I8, Emitter
+from gguflike.kernels.vector.lanes import f32x16, int64, operation, void
+from gguflike.kernels.vector.memory import prefetch
 from gguflike.kernels.vector.sizes import BLOCK
 
 Op = Callable[[int, int, int, int], None]
@@ -56,7 +58,7 @@ UNIT_SUMS = tile.PANEL_TOKENS * tile.ROW_BYTES  # bytes of the sums of one unit
 
 
 def _dot_record(e: Emitter, layout: RecordFormat, record: Any, codes: Any, scales: Any, sums: Any, total: Any) -> Any:
-    """Adds to ``total`` (FLOATS) the product of one record by one token.
+    """Adds to ``total`` (V16F32) the product of one record by one token.
 
     Every rounding is that of the blocked matmul (tile.py), so that a token's result does not depend on how many are
     computed with it.
@@ -81,7 +83,7 @@ def _add_block(
     """Adds block number ``block`` of a record to ``total``."""
     subs = sub_blocks(layout)
     activation_scale = e.load(F32, scales, 4 * block)
-    every_scale = e.splat(FLOATS, activation_scale)
+    every_scale = e.splat(V16F32, activation_scale)
     folded, minima = None, []
     for sub in range(subs):
         halves = range(2 * block, 2 * block + 2) if subs == 1 else (2 * block + sub,)
@@ -97,7 +99,7 @@ def _add_block(
             folded = product if folded is None else e.b.fadd(folded, product)
         if layout.minimum:
             scaled_sum = e.b.fmul(e.b.sitofp(activation_sum, F32), activation_scale)
-            minima.append((reader.minimum(block, sub), e.splat(FLOATS, scaled_sum)))
+            minima.append((reader.minimum(block, sub), e.splat(V16F32, scaled_sum)))
     if folded is not None:
         total = e.fma(e.b.fmul(folded, every_scale), reader.super_scale(), total)
     for minimum, scaled_sum in minima:
@@ -108,24 +110,24 @@ def _add_block(
 def _dot_sub_block(
     e: Emitter, layout: RecordFormat, reader: Record, codes: Any, total: Any, block: int, sub: int
 ) -> Any:
-    """INTS: signed weights times activations."""
+    """V16I32: signed weights times activations."""
     subs = sub_blocks(layout)
     start = e.b.mul(total, ir.Constant(I32, -layout.offset))
     sums = ByteSums(e, layout.largest)
-    totals = [sums.begin(e.splat(INTS, start) if layout.offset else e.zero(INTS))]
-    totals += [sums.begin(e.zero(INTS)) for _ in range(1, sums.chains)]
+    totals = [sums.begin(e.splat(V16I32, start) if layout.offset else e.zero(V16I32))]
+    totals += [sums.begin(e.zero(V16I32)) for _ in range(1, sums.chains)]
     for count, step in enumerate(range(sub * STEPS // subs, (sub + 1) * STEPS // subs)):
         turn = count % sums.chains
         if count // sums.chains and count // sums.chains % sums.run == 0:
             totals[turn] = sums.settle(totals[turn])
-        four = e.broadcast(BYTES, codes, block * BLOCK + 4 * step)
+        four = e.load_splat(V64I8, codes, block * BLOCK + 4 * step)
         weights = (reader.nibbles if sums.halved else reader.codes)(block * STEPS + step)
         totals[turn] = sums.add(totals[turn], weights, four)
     return reduce(e.b.add, (sums.value(total) for total in totals))
 
 
 def matvec_op(layout: RecordFormat) -> Op:
-    @operation(floats16, address, address, address, address, floats16)
+    @operation(f32x16, int64, int64, int64, int64, f32x16)
     def dot_record(e: Emitter, record: Any, codes: Any, scales: Any, sums: Any, total: Any) -> Any:
         return _dot_record(e, layout, record, codes, scales, sums, total)
 
@@ -148,19 +150,19 @@ def matvec_op(layout: RecordFormat) -> Op:
 
 
 def matmul_op(layout: RecordFormat) -> Op:
-    @operation(void, address, address, address)
+    @operation(void, int64, int64, int64)
     def unpack(e: Emitter, record: Any, codes: Any, scales: Any) -> None:
         tile.unpack(e, layout, record, codes, scales)
 
-    @operation(void, address, address, address, address, address)
+    @operation(void, int64, int64, int64, int64, int64)
     def prepare(e: Emitter, codes: Any, scales: Any, sums: Any, blocks: Any, panel: Any) -> None:
         tile.prepare(e, layout, codes, scales, sums, blocks, panel)
 
-    @operation(void, address, address, address, address)
+    @operation(void, int64, int64, int64, int64)
     def prepare_whole(e: Emitter, codes: Any, scales: Any, sums: Any, panel: Any) -> None:
         tile.prepare(e, layout, codes, scales, sums, None, panel)
 
-    @operation(void, address, address, address, address, address)
+    @operation(void, int64, int64, int64, int64, int64)
     def multiply(e: Emitter, scratch: Any, panel: Any, start: Any, sums: Any, blocks: Any) -> None:
         tile.multiply(e, layout, scratch, panel, start, sums, blocks)
 

@@ -10,22 +10,23 @@ from typing import Any
 from gguflike.kernels.engine.atomics import load_word
 from gguflike.kernels.engine.jit import op
 from gguflike.kernels.vector.dot import ByteSums
-from gguflike.kernels.vector.simd import BYTES, INTS, Emitter, address, operation, void
+from gguflike.kernels.vector.emitter import V16I32, V64I8, Emitter
+from gguflike.kernels.vector.lanes import int64, operation, void
 
 CHAINS = 12  # independent sums, enough to hide the latency of a dot product
 STEPS = 8  # products per sum
 LARGEST = 15  # weight
 
 
-@operation(void, address, address, address, address)
+@operation(void, int64, int64, int64, int64)
 def _read(e: Emitter, memory: Any, result: Any, start: Any, stop: Any) -> None:
     base = e.pointer(memory)
 
     def body(index: Any, values: list[Any]) -> list[Any]:
         here = e.pointer(base, e.b.mul(index, e.int64(256)))
-        return [e.b.xor(value, e.load(INTS, here, 64 * i)) for i, value in enumerate(values)]
+        return [e.b.xor(value, e.load(V16I32, here, 64 * i)) for i, value in enumerate(values)]
 
-    values = e.loop(start, stop, 1, [e.zero(INTS)] * 4, body)
+    values = e.loop(start, stop, 1, [e.zero(V16I32)] * 4, body)
     e.store(e.b.xor(e.b.xor(values[0], values[1]), e.b.xor(values[2], values[3])), result)
 
 
@@ -35,7 +36,7 @@ def read(args: int, state: int, start: int, stop: int) -> None:
     _read(load_word(args), load_word(args + 8), start, stop)
 
 
-@operation(void, address, address, address, address)
+@operation(void, int64, int64, int64, int64)
 def _multiply(e: Emitter, memory: Any, result: Any, start: Any, stop: Any) -> None:
     weights = e.pointer(memory)
     sums = ByteSums(e, LARGEST)
@@ -46,11 +47,11 @@ def _multiply(e: Emitter, memory: Any, result: Any, start: Any, stop: Any) -> No
         for value in values:  # what is multiplied depends on the round, or LLVM would do it once
             total = sums.begin(value)
             for step in range(STEPS):
-                total = sums.add(total, e.load(BYTES, here, 64 * step), e.b.bitcast(value, BYTES))
+                total = sums.add(total, e.load(V64I8, here, 64 * step), e.b.bitcast(value, V64I8))
             results.append(sums.value(total))
         return results
 
-    starts = [e.b.xor(e.load(INTS, memory), e.const(INTS, i)) for i in range(CHAINS)]
+    starts = [e.b.xor(e.load(V16I32, memory), e.const(V16I32, i)) for i in range(CHAINS)]
     values = e.loop(start, stop, 1, starts, body)
     total = values[0]
     for value in values[1:]:

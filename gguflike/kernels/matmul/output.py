@@ -6,38 +6,12 @@ from typing import Any
 
 from gguflike.kernels.engine.atomics import load_word
 from gguflike.kernels.engine.jit import inner
-from gguflike.kernels.vector.simd import FLOATS, Emitter, address, floats16, operation, void
+from gguflike.kernels.vector.emitter import V16F32, Emitter
+from gguflike.kernels.vector.lanes import f32x16, int64, operation, splat, void
+from gguflike.kernels.vector.memory import load_f32x16, store_f32x16
 
 
-@operation(floats16, address)
-def load_floats(e: Emitter, place: Any) -> Any:
-    """Sixteen float32."""
-    return e.load(FLOATS, place)
-
-
-@operation(floats16)
-def _zero(e: Emitter) -> Any:
-    """Sixteen zeros."""
-    return e.zero(FLOATS)
-
-
-@operation(void, address)
-def prefetch(e: Emitter, place: Any) -> None:
-    """Asks for the cache line at any address."""
-    e.prefetch(place)
-
-
-@operation(void, address, floats16)
-def _store_floats(e: Emitter, place: Any, value: Any) -> None:
-    e.store(value, place)
-
-
-@operation(floats16, floats16, floats16)
-def add_floats(e: Emitter, a: Any, b: Any) -> Any:
-    return e.b.fadd(a, b)
-
-
-@operation(void, address, address, address, address)
+@operation(void, int64, int64, int64, int64)
 def _put_whole(e: Emitter, source: Any, out: Any, stride: Any, tokens: Any) -> None:
     """32 floats for each token, from neighbouring places to places ``stride`` bytes apart."""
     source, out = e.pointer(source), e.pointer(out)
@@ -45,13 +19,13 @@ def _put_whole(e: Emitter, source: Any, out: Any, stride: Any, tokens: Any) -> N
     def copy(index: Any, _: list[Any]) -> list[Any]:
         here, there = e.pointer(source, e.b.mul(index, e.int64(128))), e.pointer(out, e.b.mul(index, stride))
         for half in (0, 64):
-            e.store(e.load(FLOATS, here, half), there, half)
+            e.store(e.load(V16F32, here, half), there, half)
         return []
 
     e.loop(e.int64(0), tokens, 1, [], copy)
 
 
-@operation(void, address, address, address, address)
+@operation(void, int64, int64, int64, int64)
 def _add_whole(e: Emitter, source: Any, out: Any, stride: Any, tokens: Any) -> None:
     """As ``_put_whole``, added to what is there."""
     source, out = e.pointer(source), e.pointer(out)
@@ -59,19 +33,19 @@ def _add_whole(e: Emitter, source: Any, out: Any, stride: Any, tokens: Any) -> N
     def add(index: Any, _: list[Any]) -> list[Any]:
         here, there = e.pointer(source, e.b.mul(index, e.int64(128))), e.pointer(out, e.b.mul(index, stride))
         for half in (0, 64):
-            e.store(e.b.fadd(e.load(FLOATS, there, half), e.load(FLOATS, here, half)), there, half)
+            e.store(e.b.fadd(e.load(V16F32, there, half), e.load(V16F32, here, half)), there, half)
         return []
 
     e.loop(e.int64(0), tokens, 1, [], add)
 
 
-@operation(floats16, floats16, address, address)
+@operation(f32x16, f32x16, int64, int64)
 def _add_from(e: Emitter, value: Any, place: Any, count: Any) -> Any:
     """``value`` plus the first ``count`` floats at ``place``."""
-    return e.b.fadd(value, e.load_masked(FLOATS, place, 0, e.first_lanes(count)))
+    return e.b.fadd(value, e.load_masked(V16F32, place, 0, e.first_lanes(count)))
 
 
-@operation(void, floats16, address, address)
+@operation(void, f32x16, int64, int64)
 def _store_first(e: Emitter, value: Any, place: Any, count: Any) -> None:
     e.store_masked(value, place, 0, e.first_lanes(count))
 
@@ -88,8 +62,8 @@ def put_rows(args: int, group: int, token: int, value: Any) -> None:
         _store_first(value, out, count)
     else:
         if load_word(args + 64):
-            value = add_floats(value, load_floats(out))
-        _store_floats(out, value)
+            value = value + load_f32x16(out)
+        store_f32x16(out, value)
 
 
 @inner
@@ -97,15 +71,15 @@ def bias_rows(args: int, group: int) -> Any:
     """The bias of rows 16 * group and up, zero where there is none."""
     bias, row = load_word(args + 72), 16 * group
     if bias == 0:  # not a masked access to nowhere, on which some machines spend hundreds of cycles
-        return _zero()
-    return _add_from(_zero(), bias + 4 * row, load_word(args + 8) - row)
+        return splat(0.0)
+    return _add_from(splat(0.0), bias + 4 * row, load_word(args + 8) - row)
 
 
 @inner
 def put_bias(args: int, unit: int, place: int) -> None:
     """What the sums of 32 rows start from."""
-    _store_floats(place, bias_rows(args, 2 * unit))
-    _store_floats(place + 64, bias_rows(args, 2 * unit + 1))
+    store_f32x16(place, bias_rows(args, 2 * unit))
+    store_f32x16(place + 64, bias_rows(args, 2 * unit + 1))
 
 
 @inner
@@ -115,7 +89,7 @@ def put_unit(args: int, sums: int, unit: int, first: int, count: int) -> None:
     out = load_word(args + 48) + first * stride + 128 * unit
     if 32 * (unit + 1) > load_word(args + 8):
         for i in range(2 * count):
-            put_rows(args, 2 * unit + i % 2, first + i // 2, load_floats(sums + 64 * i))
+            put_rows(args, 2 * unit + i % 2, first + i // 2, load_f32x16(sums + 64 * i))
     elif load_word(args + 64):
         _add_whole(sums, out, stride, count)
     else:

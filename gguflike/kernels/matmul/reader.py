@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gguflike.kernels.matmul.records import RecordFormat
-from gguflike.kernels.vector.dot import WORDS
-from gguflike.kernels.vector.simd import BYTES, FLOATS, INTS, QUADS, SHORTS, Emitter
+from gguflike.kernels.vector.emitter import V16F32, V16I8, V16I16, V16I32, V32I16, V64I8, Emitter
 from gguflike.kernels.vector.sizes import BLOCK, LANES
 
 STEPS = BLOCK // 4  # steps of a block
@@ -18,9 +17,9 @@ def sub_blocks(layout: RecordFormat) -> int:
 
 
 def even_and_odd(e: Emitter, codes: Any) -> tuple[Any, Any]:
-    """BYTES, unsigned, to WORDS."""
-    codes = e.b.bitcast(codes, WORDS)
-    return e.b.and_(codes, e.const(WORDS, 255)), e.b.lshr(codes, e.const(WORDS, 8))
+    """V64I8, unsigned, to V32I16."""
+    codes = e.b.bitcast(codes, V32I16)
+    return e.b.and_(codes, e.const(V32I16, 255)), e.b.lshr(codes, e.const(V32I16, 8))
 
 
 class Record:
@@ -40,12 +39,12 @@ class Record:
             self._planes.clear()
 
     def codes(self, step: int) -> Any:
-        """BYTES: what the dot product multiplies, integer weight + offset, of columns 4 * step to 4 * step + 3."""
+        """V64I8: what the dot product multiplies, integer weight + offset, of columns 4 * step to 4 * step + 3."""
         packed = self._packed(step)
         return packed if self.layout.levels is None else self.e.lookup(self._table(), packed)
 
     def nibbles(self, step: int) -> tuple[Any, Any]:
-        """BYTES: the low and the high nibbles of ``codes``."""
+        """V64I8: the low and the high nibbles of ``codes``."""
         e, packed = self.e, self._packed(step)
         if self.layout.levels is None:
             return e.nibbles(packed)
@@ -57,15 +56,15 @@ class Record:
         return levels + [0] * (16 - len(levels))
 
     def _packed(self, step: int) -> Any:
-        """BYTES: the integers as they are stored, or with their offset."""
+        """V64I8: the integers as they are stored, or with their offset."""
         joined, lowest = None, 0
         for index, plane in enumerate(self.layout.planes):
             vector, position = plane.place(step)
             if (index, vector) not in self._planes:
-                self._planes[index, vector] = self.e.load(BYTES, self.base, self.layout.plane_at(index) + 64 * vector)
+                self._planes[index, vector] = self.e.load(V64I8, self.base, self.layout.plane_at(index) + 64 * vector)
             packed = self._planes[index, vector]
             if plane.bits == 8:
-                return self.e.b.xor(packed, self.e.const(BYTES, -128))  # two's complement to offset 128
+                return self.e.b.xor(packed, self.e.const(V64I8, -128))  # two's complement to offset 128
             mask = ((1 << plane.bits) - 1) << lowest
             part = self.e.shift_bytes(packed, lowest - position, mask)
             joined = part if joined is None else self.e.b.or_(joined, part)
@@ -74,18 +73,18 @@ class Record:
 
     def _super(self, index: int, unit: float) -> Any:
         if index not in self._supers:
-            value = self.e.halves_to_float(self.e.load(SHORTS, self.base, 2 * LANES * index))
+            value = self.e.f16_to_f32(self.e.load(V16I16, self.base, 2 * LANES * index))
             self._supers[index] = self._times(value, unit)
         return self._supers[index]
 
     def _times(self, value: Any, unit: float) -> Any:
-        return value if unit == 1.0 else self.e.b.fmul(value, self.e.const(FLOATS, unit))
+        return value if unit == 1.0 else self.e.b.fmul(value, self.e.const(V16F32, unit))
 
     def _bytes(self, offset: int, extend: str = "zext") -> Any:
-        return getattr(self.e.b, extend)(self.e.load(QUADS, self.base, offset), INTS)
+        return getattr(self.e.b, extend)(self.e.load(V16I8, self.base, offset), V16I32)
 
     def scale(self, block: int, sub: int) -> Any:
-        """FLOATS: the factor of the integers in sub-block ``sub`` of block ``block``."""
+        """V16F32: the factor of the integers in sub-block ``sub`` of block ``block``."""
         index = (block * BLOCK + sub * self.layout.scale_weights) // self.layout.scale_weights
         if index not in self._scales:
             self._scales[index] = self._scale(self.layout.scales_at + index * self.layout.scale_bytes)
@@ -94,71 +93,71 @@ class Record:
     def _scale(self, at: int) -> Any:
         e, unit = self.e, self.layout.unit
         if self.layout.scale == "f16":
-            return self._times(e.halves_to_float(e.load(SHORTS, self.base, at)), unit)
+            return self._times(e.f16_to_f32(e.load(V16I16, self.base, at)), unit)
         if self.layout.scale == "e8m0":
             exponent = self._bytes(at)
-            normal = e.b.shl(e.b.sub(exponent, e.const(INTS, 1)), e.const(INTS, 23))
-            subnormal = e.b.shl(e.const(INTS, 0x00200000), exponent)
-            is_small = e.b.icmp_unsigned("<", exponent, e.const(INTS, 2))
-            return self._times(e.b.bitcast(e.b.select(is_small, subnormal, normal), FLOATS), unit)
+            normal = e.b.shl(e.b.sub(exponent, e.const(V16I32, 1)), e.const(V16I32, 23))
+            subnormal = e.b.shl(e.const(V16I32, 0x00200000), exponent)
+            is_small = e.b.icmp_unsigned("<", exponent, e.const(V16I32, 2))
+            return self._times(e.b.bitcast(e.b.select(is_small, subnormal, normal), V16F32), unit)
         if self.layout.scale == "ue4m3":
             # Its exponent and mantissa are those of a float16 shifted, whose bias is 8 more.
-            shifted = e.b.shl(e.b.zext(e.load(QUADS, self.base, at), SHORTS), e.const(SHORTS, 7))
-            return self._times(e.halves_to_float(shifted), unit * 256)
+            shifted = e.b.shl(e.b.zext(e.load(V16I8, self.base, at), V16I16), e.const(V16I16, 7))
+            return self._times(e.f16_to_f32(shifted), unit * 256)
         return e.b.fmul(e.to_float(self._integer_scale(at)), self._super(0, unit))
 
     def _integer_scale(self, at: int) -> Any:
-        """INTS: the scale at byte ``at``, without the super-scale."""
+        """V16I32: the scale at byte ``at``, without the super-scale."""
         integers = self._bytes(at, "sext" if self.layout.scale == "i8" else "zext")
-        return self.e.b.and_(integers, self.e.const(INTS, 15)) if self.layout.scale == "nibble" else integers
+        return self.e.b.and_(integers, self.e.const(V16I32, 15)) if self.layout.scale == "nibble" else integers
 
     def folded_scale(self, block: int, sub: int) -> Any:
-        """FLOATS: the integer that ``folded_codes`` are multiplied by."""
+        """V16F32: the integer that ``folded_codes`` are multiplied by."""
         index = (block * BLOCK + sub * self.layout.scale_weights) // self.layout.scale_weights
         return self.e.to_float(self._integer_scale(self.layout.scales_at + index * self.layout.scale_bytes))
 
     def super_scale(self) -> Any:
-        """FLOATS: the factor of folded codes."""
+        """V16F32: the factor of folded codes."""
         return self._super(0, self.layout.unit)
 
     def folded_codes(self, step: int) -> Any:
-        """BYTES: integer weight * scale + ``folded_offset``."""
+        """V64I8: integer weight * scale + ``folded_offset``."""
         e = self.e
         even, odd = self._folded(step, self.layout.folded_offset or 0)
-        return e.b.bitcast(e.b.or_(even, e.b.shl(odd, e.const(WORDS, 8))), BYTES)
+        return e.b.bitcast(e.b.or_(even, e.b.shl(odd, e.const(V32I16, 8))), V64I8)
 
     def words(self, step: int, folded: bool) -> tuple[Any, Any]:
-        """WORDS: the weights of the step's columns 0 and 2, and of its columns 1 and 3; times scale if ``folded``."""
+        """V32I16: the weights of the step's columns 0 and 2, and of its columns 1 and 3; times scale if ``folded``."""
         if folded:
             return self._folded(step, 0)
         even, odd = even_and_odd(self.e, self.codes(step))
-        offset = self.e.const(WORDS, self.layout.offset)
+        offset = self.e.const(V32I16, self.layout.offset)
         return self.e.b.sub(even, offset), self.e.b.sub(odd, offset)
 
     def _folded(self, step: int, offset: int) -> tuple[Any, Any]:
-        """WORDS: integer weight * scale + ``offset`` of the even and the odd bytes of a step."""
+        """V32I16: integer weight * scale + ``offset`` of the even and the odd bytes of a step."""
         e, layout = self.e, self.layout
         index = 4 * step // layout.scale_weights
         if index not in self._folds:
             scale = self._integer_scale(layout.scales_at + index * layout.scale_bytes)
-            both = e.b.or_(e.b.shl(scale, e.const(INTS, 16)), e.b.and_(scale, e.const(INTS, 0xFFFF)))
-            factor = e.b.bitcast(both, WORDS)
-            start = e.b.sub(e.const(WORDS, offset), e.b.mul(factor, e.const(WORDS, layout.offset)))
+            both = e.b.or_(e.b.shl(scale, e.const(V16I32, 16)), e.b.and_(scale, e.const(V16I32, 0xFFFF)))
+            factor = e.b.bitcast(both, V32I16)
+            start = e.b.sub(e.const(V32I16, offset), e.b.mul(factor, e.const(V32I16, layout.offset)))
             self._folds[index] = factor, start
         factor, start = self._folds[index]
         even, odd = (e.b.add(e.b.mul(part, factor), start) for part in even_and_odd(e, self.codes(step)))
         return even, odd
 
     def minimum(self, block: int, sub: int) -> Any:
-        """FLOATS: what is added to every weight of the sub-block. Only where the layout has minima."""
+        """V16F32: what is added to every weight of the sub-block. Only where the layout has minima."""
         layout = self.layout
         index = (block * BLOCK + sub * layout.scale_weights) // layout.scale_weights
         if layout.minimum == "f16":
-            value = self.e.load(SHORTS, self.base, layout.minima_at + index * layout.minimum_bytes)
-            return self._times(self.e.halves_to_float(value), layout.minimum_unit)
+            value = self.e.load(V16I16, self.base, layout.minima_at + index * layout.minimum_bytes)
+            return self._times(self.e.f16_to_f32(value), layout.minimum_unit)
         if layout.minimum == "nibble":
             integers = self._bytes(layout.scales_at + index * layout.scale_bytes)
-            integers = self.e.b.lshr(integers, self.e.const(INTS, 4))
+            integers = self.e.b.lshr(integers, self.e.const(V16I32, 4))
         else:
             integers = self._bytes(layout.minima_at + index * layout.minimum_bytes)
         return self.e.b.fmul(self.e.to_float(integers), self._super(1, layout.minimum_unit))

@@ -16,13 +16,14 @@ from gguflike.blocks import BlockFormat
 from gguflike.kernels.engine.atomics import load_word
 from gguflike.kernels.engine.jit import inner
 from gguflike.kernels.matmul.records import Plane, RecordFormat
-from gguflike.kernels.vector.simd import I8, I32, Emitter, address, operation, void
+from gguflike.kernels.vector.emitter import I8, I32, Emitter
+from gguflike.kernels.vector.lanes import int64, operation, void
 from gguflike.kernels.vector.sizes import LANES
 
 Op = Callable[[int, int, int, int], None]
 
 
-@operation(address)
+@operation(int64)
 def _codes_memory(e: Emitter) -> Any:
     """Address of 256 bytes that live as long as the calling op."""
     with e.b.goto_entry_block():
@@ -54,7 +55,7 @@ def repack_op(fmt: BlockFormat, record_format: RecordFormat, scatter: Callable[[
     planes, offsets = record_format.planes, fmt.offsets
     lowest = [sum(plane.bits for plane in planes[:i]) for i in range(len(planes))]
 
-    @operation(void, address, address, address)
+    @operation(void, int64, int64, int64)
     def move_planes(e: Emitter, block: Any, target: Any, codes: Any) -> None:
         for index, plane in enumerate(planes):
             place = e.pointer(target, record_format.plane_at(index))

@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from gguflike.blocks import FORMATS, codebooks
 from gguflike.kernels.engine.jit import inner
-from gguflike.kernels.vector.packed import u8, u16, u32
-from gguflike.kernels.vector.simd import I8, I16, Emitter, address, operation, void
+from gguflike.kernels.vector.emitter import I8, I16, Emitter
+from gguflike.kernels.vector.lanes import int64, operation, void
+from gguflike.kernels.vector.memory import load_u8, load_u16, load_u32
 
 Scatter = Callable[[int, int, int, int], None]
 
@@ -44,29 +45,29 @@ IQ1_S = FORMATS["IQ1_S"].offsets
 IQ1_M = FORMATS["IQ1_M"].offsets
 
 
-@operation(void, address, address)
+@operation(void, int64, int64)
 def _put8(e: Emitter, place: Any, value: Any) -> None:
     e.store(e.b.trunc(value, I8), place)
 
 
-@operation(void, address, address)
+@operation(void, int64, int64)
 def _put16(e: Emitter, place: Any, value: Any) -> None:
     e.store(e.b.trunc(value, I16), place)
 
 
 @inner
 def _byte(place: int) -> Any:
-    return np.int64(u8(place))
+    return np.int64(load_u8(place))
 
 
 @inner
 def _short(place: int) -> Any:
-    return np.int64(u16(place))
+    return np.int64(load_u16(place))
 
 
 @inner
 def _word(place: int) -> Any:
-    return np.int64(u32(place))
+    return np.int64(load_u32(place))
 
 
 def _scale_at(at: int) -> Scatter:

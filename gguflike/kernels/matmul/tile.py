@@ -26,8 +26,8 @@ from llvmlite import ir
 
 from gguflike.kernels.matmul.reader import STEPS, Record, sub_blocks
 from gguflike.kernels.matmul.records import RecordFormat
-from gguflike.kernels.vector.dot import LARGEST_SIGNED, MULTIPLY_ADD, WORDS, ByteSums, Sums, WordSums, byte_run
-from gguflike.kernels.vector.simd import BYTES, FLOATS, I8, I16, I32, INTS, Emitter, target
+from gguflike.kernels.vector.dot import LARGEST_SIGNED, MULTIPLY_ADD, ByteSums, Sums, WordSums, byte_run
+from gguflike.kernels.vector.emitter import I8, I16, I32, V16F32, V16I32, V32I16, V64I8, Emitter, target
 from gguflike.kernels.vector.sizes import BLOCK, LANES
 
 CHUNK_BYTES = 512  # of a row unpacked at a time: 32 rows of them fill half of a 32 KiB first-level cache
@@ -132,24 +132,24 @@ def prepare(e: Emitter, layout: RecordFormat, codes: Any, scales: Any, sums: Any
     if blocks is None:
         for block in range(CHUNK_BLOCKS):
             copy(e, codes, panel, e.int64(block * BLOCK))
-        scale = e.load(FLOATS, scales)
-        first, second = e.load(INTS, sums), e.load(INTS, sums, 4 * LANES)
+        scale = e.load(V16F32, scales)
+        first, second = e.load(V16I32, sums), e.load(V16I32, sums, 4 * LANES)
     else:
         e.loop(e.int64(0), e.b.mul(blocks, e.int64(BLOCK)), BLOCK, [], lambda at, _: copy(e, codes, panel, at))
-        scale = e.load_masked(FLOATS, scales, 0, e.first_lanes(blocks))
+        scale = e.load_masked(V16F32, scales, 0, e.first_lanes(blocks))
         halves = e.b.mul(blocks, e.int64(2))
-        first = e.load_masked(INTS, sums, 0, e.first_lanes(halves))
-        second = e.load_masked(INTS, sums, 4 * LANES, e.first_lanes(e.b.sub(halves, e.int64(LANES))))
+        first = e.load_masked(V16I32, sums, 0, e.first_lanes(halves))
+        second = e.load_masked(V16I32, sums, 4 * LANES, e.first_lanes(e.b.sub(halves, e.int64(LANES))))
     panel = e.pointer(panel, CHUNK_BYTES)
     e.store(scale, panel)
-    e.store(e.b.fmul(scale, e.const(FLOATS, -MAGIC)), panel, FIELD_BYTES)
-    per_sub = [e.b.shuffle_vector(first, second, e.const(INTS, list(range(odd, 32, 2)))) for odd in (0, 1)]
+    e.store(e.b.fmul(scale, e.const(V16F32, -MAGIC)), panel, FIELD_BYTES)
+    per_sub = [e.b.shuffle_vector(first, second, e.const(V16I32, list(range(odd, 32, 2)))) for odd in (0, 1)]
     whole = [e.b.add(*per_sub)]
     offset = layout.offset if layout.folded_offset is None else layout.folded_offset
     if vectors_per_step(layout) == 2:
         offset = 0
     values = [
-        e.b.sub(e.const(INTS, MAGIC_BITS), e.b.mul(total, e.const(INTS, offset)))
+        e.b.sub(e.const(V16I32, MAGIC_BITS), e.b.mul(total, e.const(V16I32, offset)))
         for total in (whole if integer_sums(layout) == 1 else per_sub)
     ]
     if layout.minimum:
@@ -171,7 +171,7 @@ def _copy_words(e: Emitter, source: Any, place: Any, at: Any) -> list[Any]:
     bits = e.const(words, 8)
     even, odd = (e.b.bitcast(e.b.ashr(v, bits), eight) for v in (e.b.shl(pairs, bits), pairs))
     order = [index for step in range(STEPS) for index in (step, STEPS + step)]
-    e.store(e.b.shuffle_vector(even, odd, e.const(INTS, order)), place, e.b.mul(at, e.int64(2)))
+    e.store(e.b.shuffle_vector(even, odd, e.const(V16I32, order)), place, e.b.mul(at, e.int64(2)))
     return []
 
 
@@ -188,7 +188,7 @@ def multiply(e: Emitter, layout: RecordFormat, scratch: Any, panel: Any, start: 
     sums = e.pointer(sums)
     for first in range(0, GROUPS, TILE_GROUPS):
         groups = range(first, first + TILE_GROUPS)
-        starts = [[e.load(FLOATS, place, group * 64) for group in groups] for place in places]
+        starts = [[e.load(V16F32, place, group * 64) for group in groups] for place in places]
         totals = _over_blocks(e, layout, base, e.pointer(panel), groups, blocks, starts)
         for t, row in enumerate(totals):
             for group, value in zip(groups, row, strict=True):
@@ -198,7 +198,7 @@ def multiply(e: Emitter, layout: RecordFormat, scratch: Any, panel: Any, start: 
 def _over_blocks(
     e: Emitter, layout: RecordFormat, base: Any, panel: Any, groups: range, blocks: Any, starts: list[list[Any]]
 ) -> list[list[Any]]:
-    """The loop over blocks: adds to ``starts``, FLOATS [token][group]."""
+    """The loop over blocks: adds to ``starts``, V16F32 [token][group]."""
     width = len(groups)
 
     def body(index: Any, values: list[Any]) -> list[Any]:
@@ -214,7 +214,7 @@ def _over_steps(
 ) -> list[list[list[Any]]]:
     """Adds the products of ``steps`` vectors of weights and as many times four bytes of activations, ``row`` bytes from
     token to token, to ``sums`` [token][group]."""
-    kind = WORDS if isinstance(arithmetic, WordSums) else BYTES
+    kind = V32I16 if isinstance(arithmetic, WordSums) else V64I8
     tokens, groups = range(len(sums)), range(len(sums[0]))
     parts = len(sums[0][0])
 
@@ -228,7 +228,7 @@ def _over_steps(
         weights = [e.load(kind, codes, group * 64) for group in groups]
         result = []
         for t in tokens:
-            four = e.b.bitcast(e.broadcast(INTS, activations, t * row), kind)
+            four = e.b.bitcast(e.load_splat(V16I32, activations, t * row), kind)
             result.append([arithmetic.add(sums[t][i], weights[i], four) for i in groups])
         return result
 
@@ -287,25 +287,26 @@ def _add_block(
     # A 32-bit start that only meets the sum at its end would cost a register, or a way through one, until then.
     late = per_step == 1 and arithmetic.loop and arithmetic.run >= LONG_RUN
     for sub in range(scales_of):
-        starts = [partial(e.broadcast, INTS, panel, t * row + (2 + sub) * FIELD_BYTES) for t in range(tokens)]
-        sums = [[arithmetic.begin(start) for _ in groups] for start in (e.zero(INTS) if late else s() for s in starts)]
+        starts = [partial(e.load_splat, V16I32, panel, t * row + (2 + sub) * FIELD_BYTES) for t in range(tokens)]
+        begins = [e.zero(V16I32) if late else start() for start in starts]
+        sums = [[arithmetic.begin(begin) for _ in groups] for begin in begins]
         here = e.pointer(codes, sub * steps * STEP_CODES + groups.start * 64)
         four = e.pointer(activations, 4 * sub * steps)
         sums = _over_steps(e, arithmetic, here, four, row, steps, sums)
-        scales = [e.load(FLOATS, factors, sub * SUB_BYTES + group * 64) for group in groups]
+        scales = [e.load(V16F32, factors, sub * SUB_BYTES + group * 64) for group in groups]
         for t in range(tokens):
             values = [arithmetic.value(total) for total in sums[t]]
             if late:
                 start = starts[t]()
                 values = [e.b.add(value, start) for value in values]
-            scale = e.broadcast(FLOATS, panel, t * row)
-            bias = e.broadcast(FLOATS, panel, t * row + FIELD_BYTES)
+            scale = e.load_splat(V16F32, panel, t * row)
+            bias = e.load_splat(V16F32, panel, t * row + FIELD_BYTES)
             for i, value in enumerate(values):
-                scaled = e.fma(e.b.bitcast(value, FLOATS), scale, bias)
+                scaled = e.fma(e.b.bitcast(value, V16F32), scale, bias)
                 totals[t][i] = e.fma(scaled, scales[i], totals[t][i])
     for sub in range(subs if layout.minimum else 0):
         at = MINIMA_AT - SCALES_AT + sub * SUB_BYTES
-        minima = [e.load(FLOATS, factors, at + group * 64) for group in groups]
+        minima = [e.load(V16F32, factors, at + group * 64) for group in groups]
         for t in range(tokens):
-            total = e.broadcast(FLOATS, panel, t * row + (2 + scales_of + sub) * FIELD_BYTES)
+            total = e.load_splat(V16F32, panel, t * row + (2 + scales_of + sub) * FIELD_BYTES)
             totals[t] = [e.fma(minimum, total, value) for minimum, value in zip(minima, totals[t], strict=True)]

@@ -1,6 +1,6 @@
 """Sums of products of small integers, with the instructions that machines have for them.
 
-``ByteSums`` adds products of unsigned by signed bytes, four to a lane of INTS:
+``ByteSums`` adds products of unsigned by signed bytes, four to a lane of V16I32:
 
     AVX-512 VNNI, AVX-VNNI   vpdpbusd, one instruction
     AVX-512BW, AVX2          vpmaddubsw adds two products in 16 bits. As many of these sums as cannot overflow are
@@ -17,14 +17,14 @@ Results are the same on every machine. The features are those numba compiles for
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import llvmlite.binding as llvm
 from llvmlite import ir
 
-from gguflike.kernels.vector.simd import I16, I32, INTS, Emitter, target
+from gguflike.kernels.vector.emitter import I32, V16I32, V32I16, Emitter, target
+from gguflike.kernels.vector.types import Value
 
-WORDS = ir.VectorType(I16, 32)  # the bytes of a step, two to a lane of INTS
 LARGEST_SIGNED = 127
 _BYTE_DOT_OPERANDS = llvm.llvm_version_info[0] >= 22  # older LLVM declares vpdpbusd on vectors of i32
 _LARGEST_WORD = 2**15 - 1
@@ -60,10 +60,10 @@ def byte_run(largest: int) -> int:
 class Sums:
     """How to add up products on the machine that is compiled for. A sum under way is a list of LLVM values:
 
-    ``begin(start)``      one that starts from INTS
+    ``begin(start)``      one that starts from V16I32
     ``add(sum, a, b)``    with the products of two vectors of 64 bytes added
     ``settle(sum)``       to be called after ``run`` additions
-    ``value(sum)``        INTS
+    ``value(sum)``        V16I32
 
     ``chains``: sums to be used in turn where there is only one to be had: a dot product waits for the one before it,
     while 16-bit sums are added in a cycle.
@@ -80,16 +80,16 @@ class Sums:
         self._names = _for_bytes(e.features)
         self.loop = self._names is not None or "avx512f" not in e.features
 
-    def begin(self, start: Any) -> list[Any]:
+    def begin(self, start: Value) -> list[Value]:
         return [start]
 
-    def add(self, sums: list[Any], a: Any, b: Any) -> list[Any]:
+    def add(self, sums: list[Value], a: Value, b: Value) -> list[Value]:
         raise NotImplementedError
 
-    def settle(self, sums: list[Any]) -> list[Any]:
+    def settle(self, sums: list[Value]) -> list[Value]:
         return sums
 
-    def value(self, sums: list[Any]) -> Any:
+    def value(self, sums: list[Value]) -> Value:
         return self.settle(sums)[0]
 
 
@@ -107,41 +107,41 @@ class ByteSums(Sums):
         if self._names:
             self.run, self.chains = byte_run(15 if self._wide else largest), 1
 
-    def begin(self, start: Any) -> list[Any]:
-        return [start] + [self.e.zero(WORDS)] * ((1 + self._wide) if self._names else 0)
+    def begin(self, start: Value) -> list[Value]:
+        return [start] + [self.e.zero(V32I16)] * ((1 + self._wide) if self._names else 0)
 
-    def add(self, sums: list[Any], a: Any, b: Any) -> list[Any]:
+    def add(self, sums: list[Value], a: Value, b: Value) -> list[Value]:
         e = self.e
         if not self._names:
             return [_dot(e, sums[0], a, b, self._wide)]
-        products = [_multiply_words(e, self._names.bytes, WORDS, part, b) for part in (a if self.halved else [a])]
+        products = [_multiply_words(e, self._names.bytes, V32I16, part, b) for part in (a if self.halved else [a])]
         return [sums[0], *(e.b.add(old, new) for old, new in zip(sums[1:], products, strict=True))]
 
-    def settle(self, sums: list[Any]) -> list[Any]:
+    def settle(self, sums: list[Value]) -> list[Value]:
         total, e = sums[0], self.e
         for waiting, factor in zip(sums[1:], (1, 16), strict=False):
             assert self._names
-            total = e.b.add(total, _multiply_words(e, self._names.words, INTS, waiting, e.const(WORDS, factor)))
+            total = e.b.add(total, _multiply_words(e, self._names.words, V16I32, waiting, e.const(V32I16, factor)))
         return self.begin(total)
 
 
 class WordSums(Sums):
     """Per lane and addition: the sum over i < 2 of ``a[2 * lane + i] * b[2 * lane + i]``, of int16."""
 
-    def add(self, sums: list[Any], a: Any, b: Any) -> list[Any]:
+    def add(self, sums: list[Value], a: Value, b: Value) -> list[Value]:
         e = self.e
         if names := _multiply_add(e.features):
-            return [e.b.add(sums[0], _multiply_words(e, names.words, INTS, a, b))]
-        lanes = [e.b.bitcast(vector, INTS) for vector in (a, b)]
+            return [e.b.add(sums[0], _multiply_words(e, names.words, V16I32, a, b))]
+        lanes = [e.b.bitcast(vector, V16I32) for vector in (a, b)]
         total = sums[0]
         for low in (True, False):
-            parts = [e.b.shl(lane, e.const(INTS, 16)) if low else lane for lane in lanes]
-            total = e.b.add(total, e.b.mul(*(e.b.ashr(part, e.const(INTS, 16)) for part in parts)))
+            parts = [e.b.shl(lane, e.const(V16I32, 16)) if low else lane for lane in lanes]
+            total = e.b.add(total, e.b.mul(*(e.b.ashr(part, e.const(V16I32, 16)) for part in parts)))
         return [total]
 
 
-def rounded_product(e: Emitter, a: Any, b: Any) -> Any:
-    """WORDS ``a * b / 2**15``, rounded to nearest, halves up; not for -2**15 times itself."""
+def rounded_product(e: Emitter, a: Value, b: Value) -> Value:
+    """V32I16 ``a * b / 2**15``, rounded to nearest, halves up; not for -2**15 times itself."""
     for has_it, name, pieces in (
         (e.arm, "aarch64.neon.sqrdmulh.v8i16", 4),
         ("avx512bw" in e.features, "x86.avx512.pmul.hr.sw.512", 1),
@@ -149,26 +149,20 @@ def rounded_product(e: Emitter, a: Any, b: Any) -> Any:
         ("ssse3" in e.features, "x86.ssse3.pmul.hr.sw.128", 4),
     ):
         if has_it:
-            kind = ir.VectorType(I16, WORDS.count // pieces)
-            call = e.function(f"llvm.{name}", ir.FunctionType(kind, [kind, kind]))
-            return e.pieces(pieces, lambda a, b, call=call: e.b.call(call, [a, b]), a, b)
-    wide = ir.VectorType(I32, WORDS.count)
+            return e.pieces(pieces, lambda a, b, name=name: e.call(f"llvm.{name}", a.type, a, b), a, b)
+    wide = ir.VectorType(I32, V32I16.count)
     product = e.b.add(e.b.mul(e.b.sext(a, wide), e.b.sext(b, wide)), e.const(wide, 1 << 14))
-    return e.b.trunc(e.b.ashr(product, e.const(wide, 15)), WORDS)
+    return e.b.trunc(e.b.ashr(product, e.const(wide, 15)), V32I16)
 
 
-def _multiply_words(e: Emitter, name: str, result: Any, a: Any, b: Any) -> Any:
+def _multiply_words(e: Emitter, name: str, result: Value, a: Value, b: Value) -> Value:
     """vpmaddubsw or vpmaddwd on vectors of 64 bytes."""
     pieces = 2 if name.startswith("avx2") else 1
     kind = ir.VectorType(result.element, result.count // pieces)
-
-    def call(a: Any, b: Any) -> Any:
-        return e.b.call(e.function(f"llvm.x86.{name}", ir.FunctionType(kind, [a.type, b.type])), [a, b])
-
-    return e.pieces(pieces, call, a, b)
+    return e.pieces(pieces, lambda a, b: e.call(f"llvm.x86.{name}", kind, a, b), a, b)
 
 
-def _dot(e: Emitter, acc: Any, unsigned: Any, signed: Any, wide: bool) -> Any:
+def _dot(e: Emitter, acc: Value, unsigned: Value, signed: Value, wide: bool) -> Value:
     """``acc`` plus four products to a lane."""
     if "avx512vnni" in e.features:
         return _vnni(e, 512, acc, unsigned, signed)
@@ -181,32 +175,31 @@ def _dot(e: Emitter, acc: Any, unsigned: Any, signed: Any, wide: bool) -> Any:
     return _widening(e, acc, unsigned, signed)
 
 
-def _vnni(e: Emitter, bits: int, acc: Any, unsigned: Any, signed: Any) -> Any:
+def _vnni(e: Emitter, bits: int, acc: Value, unsigned: Value, signed: Value) -> Value:
     operand = unsigned.type if _BYTE_DOT_OPERANDS else acc.type
-    fn = e.function(f"llvm.x86.avx512.vpdpbusd.{bits}", ir.FunctionType(acc.type, [acc.type, operand, operand]))
-    return e.b.call(fn, [acc, e.b.bitcast(unsigned, operand), e.b.bitcast(signed, operand)])
+    factors = (e.b.bitcast(factor, operand) for factor in (unsigned, signed))
+    return e.call(f"llvm.x86.avx512.vpdpbusd.{bits}", acc.type, acc, *factors)
 
 
-def _arm_dot(e: Emitter, name: str, acc: Any, a: Any, b: Any) -> Any:
-    fn = e.function(f"llvm.aarch64.neon.{name}.v4i32.v16i8", ir.FunctionType(acc.type, [acc.type, a.type, b.type]))
-    return e.b.call(fn, [acc, a, b])
+def _arm_dot(e: Emitter, name: str, acc: Value, a: Value, b: Value) -> Value:
+    return e.call(f"llvm.aarch64.neon.{name}.v4i32.v16i8", acc.type, acc, a, b)
 
 
-def _arm_signed(e: Emitter, wide: bool, acc: Any, unsigned: Any, signed: Any) -> Any:
+def _arm_signed(e: Emitter, wide: bool, acc: Value, unsigned: Value, signed: Value) -> Value:
     """Signed by signed: a byte with bit 7 set counts 256 too little, so bit 7 (as -128) is subtracted apart."""
     if not wide:
         return _arm_dot(e, "sdot", acc, unsigned, signed)
     kind = unsigned.type
-    low = e.b.and_(unsigned, ir.Constant(kind, [127] * 16))
-    high = e.b.and_(unsigned, ir.Constant(kind, [-128] * 16))
-    negative = _arm_dot(e, "sdot", ir.Constant(acc.type, None), high, signed)
+    low = e.b.and_(unsigned, e.const(kind, 127))
+    high = e.b.and_(unsigned, e.const(kind, -128))
+    negative = _arm_dot(e, "sdot", e.zero(acc.type), high, signed)
     return e.b.sub(_arm_dot(e, "sdot", acc, low, signed), negative)
 
 
-def _widening(e: Emitter, acc: Any, unsigned: Any, signed: Any) -> Any:
-    u, s = e.b.bitcast(unsigned, INTS), e.b.bitcast(signed, INTS)
+def _widening(e: Emitter, acc: Value, unsigned: Value, signed: Value) -> Value:
+    u, s = e.b.bitcast(unsigned, V16I32), e.b.bitcast(signed, V16I32)
     for byte in range(4):
-        a = e.b.and_(e.b.lshr(u, e.const(INTS, 8 * byte)), e.const(INTS, 255))
-        c = e.b.ashr(e.b.shl(s, e.const(INTS, 24 - 8 * byte)), e.const(INTS, 24))
+        a = e.b.and_(e.b.lshr(u, e.const(V16I32, 8 * byte)), e.const(V16I32, 255))
+        c = e.b.ashr(e.b.shl(s, e.const(V16I32, 24 - 8 * byte)), e.const(V16I32, 24))
         acc = e.b.add(acc, e.b.mul(a, c))
     return acc

@@ -1,380 +1,334 @@
-"""Sixteen blocks at a time: numba values that are LLVM vectors, one block per lane.
+"""Vectors as numba values: their types, operators, and functions of whole vectors.
 
 Encoders run the same search on every block, so the natural vector holds the same weight of sixteen blocks. ``f32x16``,
-``i32x16`` and ``mask`` (their comparison) are numba types with the usual operators; Python and numpy scalars broadcast.
-LLVM turns one value into one AVX-512 register, two of AVX2 or four of Neon, so the same source is right everywhere and
-its results do not depend on the machine's vector width.
+``i32x16`` and ``mask`` (their comparison) are numba types with the usual operators, as is ``i16x32`` (int16.py); Python
+and numpy scalars become vectors with the scalar in every lane. LLVM turns one value into one AVX-512 register, two of
+AVX2 or four of Neon, so one source serves all, and results do not depend on the width of the machine's vectors.
 
-Arrays of vectors are plain one-dimensional arrays ("tiles"); ``load(tile, i)`` reads elements ``16*i .. 16*i+15``.
+``operation`` makes a function for kernels of one that emits LLVM code.
 """
 
 from __future__ import annotations
 
+import inspect
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numba.core.cgutils
 import numba.core.imputils
 import numba.core.typeconv
 import numba.core.typing.templates
-import numba.extending
 import numpy as np
 from llvmlite import ir
 
-from gguflike.kernels.engine.jit import inner, intrinsic, types
-from gguflike.kernels.vector.simd import Emitter
-from gguflike.kernels.vector.sizes import LANES as LANES
+from gguflike.kernels.engine.jit import PrimitiveModel, inner, intrinsic, register_model, types
+from gguflike.kernels.vector.emitter import I1, I64, V16F32, V16I1, V16I32, V32I16, Emitter
+from gguflike.kernels.vector.sizes import LANES
+from gguflike.kernels.vector.types import F32x16, Value
 
 # Untyped on purpose: what numba declares about these does not survive their use as decorators and base classes.
 _templates: Any = numba.core.typing.templates
 _lowering: Any = numba.core.imputils
-_extending: Any = numba.extending
-_cgutils: Any = numba.core.cgutils
 _safe: Any = numba.core.typeconv.Conversion.safe  # type: ignore[attr-defined]
-signature: Any = _templates.signature
 
 
-_I32, _I64 = ir.IntType(32), ir.IntType(64)
-_F32 = ir.FloatType()
-_QUARTER = ir.VectorType(_F32, 4)
-_VF, _VI, _VM = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES), ir.VectorType(ir.IntType(1), LANES)
-
-
-class _Lanes(types.Type):  # type: ignore[misc]  # numba ships no types
-    """A vector of ``LANES`` values; scalars of ``accepts`` convert to it by broadcasting."""
+class Vector(types.Type):  # type: ignore[misc]  # numba ships no types
+    """The numba type of an LLVM vector. Numba's scalars of the kinds ``accepts`` convert to it: into every lane."""
 
     def __init__(self, name: str, llvm: ir.Type, scalar: types.Type | None, accepts: tuple[type, ...]) -> None:
         self.llvm, self.scalar, self.accepts = llvm, scalar, accepts
         super().__init__(name=name)
 
     def can_convert_from(self, typingctx: Any, other: Any) -> Any:  # noqa: ARG002  # numba's signature
+        """Numba's question whether a scalar will do where this type is asked for."""
         return _safe if isinstance(other, self.accepts) else None
 
 
-class _FloatLanes(_Lanes):
-    """float32 lanes."""
+f32x16 = Vector("f32x16", V16F32, types.float32, (types.Float, types.Integer))
+i32x16 = Vector("i32x16", V16I32, types.int32, (types.Integer,))
+i16x32 = Vector("i16x32", V32I16, types.int16, (types.Integer,))
+mask = Vector("mask", V16I1, None, ())
+boolean, float32, int64, uint16, uint64, void = (
+    types.boolean,
+    types.float32,
+    types.int64,
+    types.uint16,
+    types.uint64,
+    types.void,
+)
 
 
-class _IntLanes(_Lanes):
-    """int32 lanes."""
+@register_model(Vector)
+class _VectorModel(PrimitiveModel):  # type: ignore[misc]
+    """Tells numba that a vector is its LLVM value."""
 
-
-class _MaskLanes(_Lanes):
-    """One bit per lane."""
-
-
-f32x16 = _FloatLanes("f32x16", _VF, types.float32, (types.Float, types.Integer))
-i32x16 = _IntLanes("i32x16", _VI, types.int32, (types.Integer,))
-mask = _MaskLanes("mask16", _VM, None, ())
-
-
-@_extending.register_model(_FloatLanes)
-@_extending.register_model(_IntLanes)
-@_extending.register_model(_MaskLanes)
-class _LanesModel(_extending.models.PrimitiveModel):  # type: ignore[misc]
-    def __init__(self, manager: Any, fe_type: _Lanes) -> None:
+    def __init__(self, manager: Any, fe_type: Vector) -> None:
         super().__init__(manager, fe_type, fe_type.llvm)
 
 
-def _splat(builder: Any, value: Any, vector: ir.Type) -> Any:
-    one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), ir.Constant(_VI, [0] * LANES))
+@_lowering.lower_cast(types.Number, Vector)
+def _splat_number(context: Any, builder: Any, fromty: Any, toty: Any, value: Value) -> Value:
+    """Numba's conversion of a scalar to a vector."""
+    return Emitter(builder).splat(toty.llvm, context.cast(builder, value, fromty, toty.scalar))
 
 
-@_lowering.lower_cast(types.Number, _Lanes)
-def _broadcast(context: Any, builder: Any, fromty: Any, toty: Any, value: Any) -> Any:
-    return _splat(builder, context.cast(builder, value, fromty, toty.scalar), toty.llvm)
+@_lowering.lower_cast(types.IntegerLiteral, Vector)
+def _splat_literal(context: Any, builder: Any, fromty: Any, toty: Any, value: Value) -> Value:
+    """Numba's conversion of an integer that stands in the source."""
+    return _splat_number(context, builder, fromty.literal_type, toty, value)
 
 
-@_lowering.lower_cast(types.IntegerLiteral, _Lanes)
-def _broadcast_literal(context: Any, builder: Any, fromty: Any, toty: Any, value: Any) -> Any:
-    return _broadcast(context, builder, fromty.literal_type, toty, value)
+def operation(result: Any, *operands: Any) -> Callable[[Callable[..., Value]], Any]:
+    """Decorator: a function for kernels of ``function(emitter, *values)``, which emits its code.
+
+    ``result`` and ``operands`` are its numba types; scalars are accepted for vectors. The emitting function returns the
+    LLVM value, or None where the result is ``void``.
+    """
+
+    def decorate(function: Callable[..., Value]) -> Any:
+        def lower(context: Any, builder: Any, signature: Any, values: Sequence[Value]) -> Value:
+            value = function(Emitter(builder), *values)
+            return context.get_dummy_value() if value is None else value
+
+        def typer(typingctx: Any, *args: Any) -> Any:
+            return result(*operands), lower
+
+        typer.__name__, typer.__doc__ = function.__name__, function.__doc__
+        # Numba takes the number of operands from the signature.
+        names = ["typingctx", *(f"operand{i}" for i in range(len(operands)))]
+        positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        typer.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [inspect.Parameter(name, positional) for name in names]
+        )
+        return intrinsic(typer)
+
+    return decorate
 
 
-def define(op: Any, result: Any, operands: tuple[Any, ...], build: Callable[..., Any]) -> None:
-    """Give ``op`` a meaning on lanes: its type and its LLVM instruction."""
+def define(operator_: Any, result: Any, operands: tuple[Any, ...], build: Callable[..., Value]) -> None:
+    """Give an operator of Python a meaning on vectors: its types, and ``build(builder, *operands)`` to emit it."""
 
-    @_templates.infer_global(op)
+    @_templates.infer_global(operator_)
     class _Template(_templates.ConcreteTemplate):  # type: ignore[misc]
-        cases = (signature(result, *operands),)
+        cases = (_templates.signature(result, *operands),)
 
-    @_lowering.lower_builtin(op, *operands)
-    def _lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:  # numba's signature
+    @_lowering.lower_builtin(operator_, *operands)
+    def _lower(context: Any, builder: Any, signature: Any, args: Sequence[Value]) -> Value:
         return build(builder, *args)
 
 
-def _float_compare(relation: str) -> Callable[..., Any]:
-    return lambda b, x, y: b.fcmp_ordered(relation, x, y)
-
-
-def _int_compare(relation: str) -> Callable[..., Any]:
-    return lambda b, x, y: b.icmp_signed(relation, x, y)
-
-
-for _op, _name in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"), (operator.truediv, "fdiv")):
-    define(_op, f32x16, (f32x16, f32x16), lambda b, x, y, _name=_name: getattr(b, _name)(x, y))
+# Operators and the methods of llvmlite's builder that emit them. Integers wrap around.
+_FLOAT = {operator.add: "fadd", operator.sub: "fsub", operator.mul: "fmul", operator.truediv: "fdiv"}
+_BITWISE = {operator.and_: "and_", operator.or_: "or_"}
+_INTEGER = _BITWISE | {
+    operator.add: "add",
+    operator.sub: "sub",
+    operator.mul: "mul",
+    operator.xor: "xor",
+    operator.lshift: "shl",
+    operator.rshift: "ashr",
+}
+_COMPARISONS = {
+    operator.lt: "<",
+    operator.le: "<=",
+    operator.gt: ">",
+    operator.ge: ">=",
+    operator.eq: "==",
+    operator.ne: "!=",
+}
+for _kind, _methods in ((f32x16, _FLOAT), (i32x16, _INTEGER), (i16x32, _INTEGER), (mask, _BITWISE)):
+    for _operator, _method in _methods.items():
+        define(_operator, _kind, (_kind, _kind), lambda b, x, y, _method=_method: getattr(b, _method)(x, y))
 define(operator.neg, f32x16, (f32x16,), lambda b, x: b.fneg(x))
 define(operator.neg, i32x16, (i32x16,), lambda b, x: b.neg(x))
-
-
-def define_integers(kind: Any) -> None:
-    """Give lanes of signed integers the usual operators. They wrap around."""
-    for op, name in (
-        (operator.add, "add"),
-        (operator.sub, "sub"),
-        (operator.mul, "mul"),
-        (operator.and_, "and_"),
-        (operator.or_, "or_"),
-        (operator.xor, "xor"),
-        (operator.lshift, "shl"),
-        (operator.rshift, "ashr"),
-    ):
-        define(op, kind, (kind, kind), lambda b, x, y, name=name: getattr(b, name)(x, y))
-
-
-define_integers(i32x16)
-for _op, _name in ((operator.and_, "and_"), (operator.or_, "or_")):
-    define(_op, mask, (mask, mask), lambda b, x, y, _name=_name: getattr(b, _name)(x, y))
 define(operator.invert, mask, (mask,), lambda b, x: b.not_(x))
-for _op, _name in (
-    (operator.lt, "<"),
-    (operator.le, "<="),
-    (operator.gt, ">"),
-    (operator.ge, ">="),
-    (operator.eq, "=="),
-    (operator.ne, "!="),
-):
-    define(_op, mask, (f32x16, f32x16), _float_compare(_name))
-    define(_op, mask, (i32x16, i32x16), _int_compare(_name))
+for _kind, _method in ((f32x16, "fcmp_ordered"), (i32x16, "icmp_signed")):
+    for _operator, _relation in _COMPARISONS.items():
+        define(
+            _operator,
+            mask,
+            (_kind, _kind),
+            lambda b, x, y, _method=_method, _relation=_relation: getattr(b, _method)(_relation, x, y),
+        )
 
 
-def _llvm(builder: Any, name: str, vector: ir.Type, *args: Any) -> Any:
-    kind = ir.FunctionType(vector, [a.type for a in args])
-    suffix = "v16f32" if vector is _VF else "v16i32"
-    return builder.call(_cgutils.get_or_insert_function(builder.module, kind, f"{name}.{suffix}"), args)
+@operation(f32x16, f32x16)
+def splat(e: Emitter, x: Value) -> Value:
+    """A scalar in every lane, as float32."""
+    return x
 
 
-def _code(build: Callable[..., Any]) -> Callable[..., Any]:
-    """Numba's code generator that calls ``build(builder, *operands)``."""
-    return lambda _context, builder, _signature, args: build(builder, *args)
-
-
-def _function(result: Any, operands: tuple[Any, ...], build: Callable[..., Any]) -> Any:
-    """A function on lanes for kernels; scalars that are given for lanes are broadcast."""
-    typed = signature(result, *operands), _code(build)
-
-    def one(typingctx: Any, a: Any) -> Any:
-        return typed
-
-    def two(typingctx: Any, a: Any, b: Any) -> Any:
-        return typed
-
-    def three(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
-        return typed
-
-    return intrinsic((one, two, three)[len(operands) - 1])
+@operation(i32x16, i32x16)
+def splat_i32(e: Emitter, x: Value) -> Value:
+    """An integer in every lane, as int32."""
+    return x
 
 
 @intrinsic
 def where(typingctx: Any, condition: Any, a: Any, b: Any) -> Any:
-    """``a`` in the lanes where ``condition`` holds, else ``b``; float lanes or int lanes."""
+    """``a`` in the lanes where ``condition`` holds, else ``b``; float32 lanes or int32 lanes."""
     result = i32x16 if i32x16 in (a, b) else f32x16
-    return signature(result, mask, result, result), _code(lambda b_, *args: b_.select(*args))
+    return result(mask, result, result), lambda _context, builder, _signature, args: builder.select(*args)
 
 
-def _any(builder: Any, value: Any) -> Any:
+@operation(f32x16, f32x16, f32x16, f32x16)
+def fma(e: Emitter, a: Value, b: Value, c: Value) -> Value:
+    """``a * b + c``, in one rounding where the machine has an instruction for it."""
+    return e.call("llvm.fmuladd.v16f32", V16F32, a, b, c)
+
+
+@operation(f32x16, f32x16, f32x16)
+def minimum(e: Emitter, a: Value, b: Value) -> Value:
+    """The smaller of two floats, in each lane; ``b`` where one is NaN."""
+    return e.minimum(a, b)
+
+
+@operation(f32x16, f32x16, f32x16)
+def maximum(e: Emitter, a: Value, b: Value) -> Value:
+    """The larger of two floats, in each lane; ``b`` where one is NaN."""
+    return e.maximum(a, b)
+
+
+@operation(f32x16, f32x16)
+def magnitude(e: Emitter, x: Value) -> Value:
+    """The absolute value of each lane."""
+    return e.call("llvm.fabs.v16f32", V16F32, x)
+
+
+@operation(f32x16, f32x16)
+def sqrt(e: Emitter, x: Value) -> Value:
+    """The square root of each lane."""
+    return e.call("llvm.sqrt.v16f32", V16F32, x)
+
+
+@operation(f32x16, f32x16)
+def truncate(e: Emitter, x: Value) -> Value:
+    """Each lane rounded to an integer toward zero, as float32."""
+    return e.call("llvm.trunc.v16f32", V16F32, x)
+
+
+@operation(f32x16, f32x16)
+def round_even(e: Emitter, x: Value) -> Value:
+    """Each lane rounded to the nearest integer, ties to even, as float32."""
+    return e.round(x)
+
+
+@operation(i32x16, f32x16)
+def to_int(e: Emitter, x: Value) -> Value:
+    """Each lane as int32, rounded toward zero."""
+    return e.b.fptosi(x, V16I32)
+
+
+@operation(f32x16, i32x16)
+def to_float(e: Emitter, x: Value) -> Value:
+    """Each int32 lane as the nearest float32."""
+    return e.to_float(x)
+
+
+@operation(i32x16, f32x16)
+def bits(e: Emitter, x: Value) -> Value:
+    """The bits of float32 lanes as int32."""
+    return e.b.bitcast(x, V16I32)
+
+
+@operation(f32x16, i32x16)
+def from_bits(e: Emitter, x: Value) -> Value:
+    """The float32 lanes that have these bits."""
+    return e.b.bitcast(x, V16F32)
+
+
+@operation(int64, mask)
+def mask_bits(e: Emitter, x: Value) -> Value:
+    """A mask as the low 16 bits of an integer, lane 0 lowest."""
+    return e.b.zext(e.b.bitcast(x, ir.IntType(LANES)), I64)
+
+
+@operation(boolean, mask)
+def any_lane(e: Emitter, x: Value) -> Value:
+    """Whether any lane of a mask is set."""
     whole = ir.IntType(LANES)
-    return builder.icmp_unsigned("!=", builder.bitcast(value, whole), ir.Constant(whole, 0))
+    return e.b.icmp_unsigned("!=", e.b.bitcast(x, whole), e.const(whole, 0))
 
 
-_F, _FF = (f32x16,), (f32x16, f32x16)
-# a * b + c, in one rounding where the machine has it
-fma = _function(f32x16, (f32x16, f32x16, f32x16), lambda b, *args: _llvm(b, "llvm.fmuladd", _VF, *args))
-# one compare and select, which is one instruction on x86
-minimum = _function(f32x16, _FF, lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y))
-maximum = _function(f32x16, _FF, lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y))
-magnitude = _function(f32x16, _F, lambda b, x: _llvm(b, "llvm.fabs", _VF, x))
-# a scalar in every lane
-lanes = _function(f32x16, _F, lambda b, x: x)  # noqa: ARG005
-int_lanes = _function(i32x16, (i32x16,), lambda b, x: x)  # noqa: ARG005
-# conversions of values (to_int, truncate: toward zero), and of the bits as they are
-to_int = _function(i32x16, _F, lambda b, x: b.fptosi(x, _VI))
-truncate = _function(f32x16, _F, lambda b, x: _llvm(b, "llvm.trunc", _VF, x))
-to_float = _function(f32x16, (i32x16,), lambda b, x: b.sitofp(x, _VF))
-bits = _function(i32x16, _F, lambda b, x: b.bitcast(x, _VI))
-from_bits = _function(f32x16, (i32x16,), lambda b, x: b.bitcast(x, _VF))
-# the lanes of a mask as the low bits of an integer, the number of the lowest bit set; whether any lane is set
-mask_bits = _function(types.int64, (mask,), lambda b, x: b.zext(b.bitcast(x, ir.IntType(LANES)), _I64))
-trailing_zeros = _function(types.int64, (types.int64,), lambda b, x: b.cttz(x, ir.Constant(ir.IntType(1), 1)))
-any_lane = _function(types.boolean, (mask,), _any)
+@operation(int64, int64)
+def trailing_zeros(e: Emitter, x: Value) -> Value:
+    """The number of the lowest bit set; undefined for 0."""
+    return e.b.cttz(x, e.const(I1, 1))
 
 
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any, vector: ir.Type) -> Any:
-    """Pointer to element ``index`` of a one-dimensional array, as a vector."""
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), vector.as_pointer())
+@operation(float32, f32x16)
+def reduce_add(e: Emitter, x: Value) -> Value:
+    """The sum of the lanes; in the same order, so with the same result, on every machine."""
+    return e.reduce_add(x)
 
 
-@intrinsic
-def load(typingctx: Any, tile: Any, i: Any) -> Any:
-    """Vector ``i`` of a tile of float32 or int32."""
-    result = f32x16 if tile.dtype == types.float32 else i32x16
-
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        start = builder.shl(args[1], ir.Constant(_I64, 4))
-        value = builder.load(_pointer(context, builder, sig.args[0], args[0], start, sig.return_type.llvm))
-        value.align = 4
-        return value
-
-    return signature(result, tile, types.intp), build
+@operation(float32, f32x16)
+def reduce_max(e: Emitter, x: Value) -> Value:
+    """The largest lane."""
+    return e.reduce_max(x)
 
 
-@intrinsic
-def store(typingctx: Any, tile: Any, i: Any, value: Any) -> Any:
-    """Write vector ``i`` of a tile of float32 or int32."""
-    kind = f32x16 if tile.dtype == types.float32 else i32x16
-
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        start = builder.shl(args[1], ir.Constant(_I64, 4))
-        target = _pointer(context, builder, sig.args[0], args[0], start, sig.args[2].llvm)
-        builder.store(args[2], target).align = 4
-        return context.get_dummy_value()
-
-    return signature(types.void, tile, types.intp, kind), build
+@operation(f32x16, f32x16, f32x16)
+def evens(e: Emitter, a: Value, b: Value) -> Value:
+    """The even lanes of ``a``, then those of ``b``."""
+    return e.shuffle(a, b, range(0, 2 * LANES, 2))
 
 
-# Lanes 4g .. 4g + 3 of two vectors: one of each in turn, the first two or the last two; then both of each.
-_QUARTERS = range(0, LANES, 4)
-_FIRST_TWO = [place for g in _QUARTERS for place in (g, LANES + g, g + 1, LANES + g + 1)]
-_LAST_TWO = [place for g in _QUARTERS for place in (g + 2, LANES + g + 2, g + 3, LANES + g + 3)]
-_FIRST_PAIRS = [place for g in _QUARTERS for place in (g, g + 1, LANES + g, LANES + g + 1)]
-_LAST_PAIRS = [place for g in _QUARTERS for place in (g + 2, g + 3, LANES + g + 2, LANES + g + 3)]
+@operation(f32x16, f32x16, f32x16)
+def odds(e: Emitter, a: Value, b: Value) -> Value:
+    """The odd lanes of ``a``, then those of ``b``."""
+    return e.shuffle(a, b, range(1, 2 * LANES, 2))
 
 
-def _shuffled(builder: Any, a: Any, b: Any, places: list[int]) -> Any:
-    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_I32, len(places)), places))
+@operation(f32x16, f32x16)
+def repeat_low(e: Emitter, x: Value) -> Value:
+    """Each of the lower eight lanes twice: x[0], x[0], x[1], x[1], ... x[7], x[7]."""
+    return e.shuffle(x, x, [lane // 2 for lane in range(LANES)])
 
 
-def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
-    """Four vectors: vector k holds, in its lanes 4g .. 4g + 3, lane 4g + k of each of ``rows``."""
-    a, b, c, d = rows
-    low, high = _shuffled(builder, a, b, _FIRST_TWO), _shuffled(builder, a, b, _LAST_TWO)
-    low2, high2 = _shuffled(builder, c, d, _FIRST_TWO), _shuffled(builder, c, d, _LAST_TWO)
-    return [
-        _shuffled(builder, *pair, places)
-        for pair in ((low, low2), (high, high2))
-        for places in (_FIRST_PAIRS, _LAST_PAIRS)
-    ]
+@operation(f32x16, f32x16)
+def repeat_high(e: Emitter, x: Value) -> Value:
+    """Each of the upper eight lanes twice: x[8], x[8], ... x[15], x[15]."""
+    return e.shuffle(x, x, [LANES // 2 + lane // 2 for lane in range(LANES)])
 
 
-def _put_columns(context: Any, builder: Any, sig: Any, args: Any, first: int, places: list[Any]) -> None:
-    """tile rows ``row + first .. + 3``: element k of the four at each of sixteen ``places`` of ``source``.
+@operation(f32x16, f32x16)
+def swap_pairs(e: Emitter, x: Value) -> Value:
+    """Lanes 0 and 1 exchanged, 2 and 3, ..."""
+    return e.shuffle(x, x, [lane ^ 1 for lane in range(LANES)])
 
-    ``args`` begin with tile, row, source.
+
+@operation(float32, uint16)
+def f16_to_f32(e: Emitter, bits: Value) -> Value:
+    """The float32 value of the float16 with these 16 bits."""
+    return e.f16_to_f32(bits)
+
+
+@operation(uint16, float32)
+def f32_to_f16(e: Emitter, value: Value) -> Value:
+    """The 16 bits of the float16 nearest to a float32, ties to even; infinity on overflow."""
+    return e.f32_to_f16(value)
+
+
+LOG2_E = np.float32(1.44269504)
+LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
+EXP_LOWEST, EXP_HIGHEST = np.float32(-87.3), np.float32(88.3)
+
+
+@inner(inline="always")
+def exp(x: F32x16) -> F32x16:
+    """e**x within 2 units in the last place; arguments beyond float32's range are clamped, so never infinite.
+
+    Range reduction by ln 2 in two parts and the polynomial are those of Cephes' expf.
     """
-    tile, row, source = args[:3]
-    parts = []
-    for place in places:
-        parts.append(builder.load(_pointer(context, builder, sig.args[2], source, place, _QUARTER)))
-        parts[-1].align = 4
-    # Lanes k, k + 4, ... end to end: so no shuffle crosses 128 bits.
-    rows = []
-    for k in range(4):
-        low, high = (_shuffled(builder, parts[k + g], parts[k + g + 4], list(range(8))) for g in (0, 8))
-        rows.append(_shuffled(builder, low, high, list(range(LANES))))
-    for k, value in enumerate(_transposed(builder, rows)):
-        index = builder.shl(builder.add(row, ir.Constant(_I64, first + k)), ir.Constant(_I64, 4))
-        builder.store(value, _pointer(context, builder, sig.args[0], tile, index, _VF)).align = 4
-
-
-@intrinsic
-def load_transposed(typingctx: Any, tile: Any, row: Any, source: Any, starts: Any, column: Any) -> Any:
-    """tile rows ``row .. row+15`` = the 16 values of ``source`` from ``starts[lane] + column`` on, lane by lane."""
-
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        starts_, column_ = args[3:]
-        begins = context.make_array(sig.args[3])(context, builder, starts_).data
-        places = [builder.load(builder.gep(begins, [ir.Constant(_I32, lane)])) for lane in range(LANES)]
-        for r in range(0, LANES, 4):
-            at = builder.add(column_, ir.Constant(_I64, r))
-            _put_columns(context, builder, sig, args, r, [builder.add(place, at) for place in places])
-        return context.get_dummy_value()
-
-    return signature(types.void, tile, types.intp, source, starts, types.intp), build
-
-
-@intrinsic
-def load_octets(typingctx: Any, tile: Any, row: Any, source: Any, start: Any) -> Any:
-    """tile rows ``row .. row+7`` = values 0 .. 7 of sixteen times eight values of ``source`` from ``start`` on."""
-
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        for r in (0, 4):
-            places = [builder.add(args[3], ir.Constant(_I64, 8 * lane + r)) for lane in range(LANES)]
-            _put_columns(context, builder, sig, args, r, places)
-        return context.get_dummy_value()
-
-    return signature(types.void, tile, types.intp, source, types.intp), build
-
-
-@intrinsic
-def prefetch(typingctx: Any, source: Any, place: Any) -> Any:
-    """Ask for the cache line of element ``place``, which need not be in the array."""
-
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        data = context.make_array(sig.args[0])(context, builder, args[0]).data
-        Emitter(builder).prefetch(builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer()))
-        return context.get_dummy_value()
-
-    return signature(types.void, source, types.intp), build
-
-
-@intrinsic
-def store_transposed(typingctx: Any, out: Any, offset: Any, stride: Any, tile: Any, row: Any) -> Any:
-    """Rows ``row .. row+3`` of an int32 tile, lane by lane, into 16 bytes of a uint8 array from ``offset + lane *
-    stride`` on."""
-
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        out_, offset_, stride_, tile_, row_ = args
-        rows = []
-        for k in range(4):
-            start = builder.shl(builder.add(row_, ir.Constant(_I64, k)), ir.Constant(_I64, 4))
-            rows.append(builder.load(_pointer(context, builder, sig.args[3], tile_, start, _VI)))
-            rows[-1].align = 4
-        for k, value in enumerate(_transposed(builder, rows)):
-            for g in _QUARTERS:
-                at = builder.add(offset_, builder.mul(stride_, ir.Constant(_I64, g + k)))
-                words = _shuffled(builder, value, value, list(range(g, g + 4)))
-                builder.store(words, _pointer(context, builder, sig.args[0], out_, at, words.type)).align = 1
-        return context.get_dummy_value()
-
-    return signature(types.void, out, types.intp, types.intp, tile, types.intp), build
-
-
-@intrinsic
-def store_word(typingctx: Any, out: Any, offset: Any, value: Any) -> Any:
-    """Write an unsigned integer at byte ``offset`` of a uint8 array, unaligned, little-endian."""
-
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        data = context.make_array(sig.args[0])(context, builder, args[0]).data
-        target = builder.bitcast(builder.gep(data, [args[1]]), args[2].type.as_pointer())
-        builder.store(args[2], target).align = 1
-        return context.get_dummy_value()
-
-    return signature(types.void, out, types.intp, value), build
-
-
-@inner
-def make_tile(rows: int) -> Any:
-    """Uninitialized float32 tile of ``rows`` vectors, aligned to a vector."""
-    raw = np.empty(rows * LANES + LANES, np.float32)
-    skip = (-(raw.ctypes.data >> 2)) & (LANES - 1)
-    return raw[skip : skip + rows * LANES]
-
-
-@inner
-def make_int_tile(rows: int) -> Any:
-    """Uninitialized int32 tile of ``rows`` vectors, aligned to a vector."""
-    raw = np.empty(rows * LANES + LANES, np.int32)
-    skip = (-(raw.ctypes.data >> 2)) & (LANES - 1)
-    return raw[skip : skip + rows * LANES]
+    x = minimum(maximum(x, EXP_LOWEST), EXP_HIGHEST)
+    n = round_even(x * LOG2_E)
+    r = fma(n, -LN2_HIGH, x)
+    r = fma(n, -LN2_LOW, r)
+    p = fma(r, np.float32(1.9875691500e-4), np.float32(1.3981999507e-3))
+    p = fma(p, r, np.float32(8.3334519073e-3))
+    p = fma(p, r, np.float32(4.1665795894e-2))
+    p = fma(p, r, np.float32(1.6666665459e-1))
+    p = fma(p, r, np.float32(5.0000001201e-1))
+    p = fma(p, r * r, r + np.float32(1.0))
+    return p * from_bits((to_int(n) + 127) << 23)

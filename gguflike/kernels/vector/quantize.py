@@ -3,48 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-from llvmlite import ir
 
 from gguflike.kernels.engine.atomics import load_word
 from gguflike.kernels.engine.jit import jit, op
-from gguflike.kernels.vector.simd import F32, FLOATS, I8, I32, INTS, Emitter, address, operation, void
+from gguflike.kernels.vector.emitter import F32, I32, V16F32, V16I8, V16I32, Emitter
+from gguflike.kernels.vector.lanes import f32x16, int64, operation, void
 from gguflike.kernels.vector.sizes import BLOCK, LANES
+from gguflike.kernels.vector.types import Address, Value
 
 TINY = 1e-30  # a block whose largest value is below counts as zero, so that 1 / scale stays finite
 
 
-def emit_block(e: Emitter, values: Sequence[Any], codes: Any, scale_at: Any, sums_at: Any) -> None:
+def _emit_block(e: Emitter, values: Sequence[Value], codes: Value, scale_at: Value, sums_at: Value) -> None:
     """32 float32 in two vectors to 32 int8, a float32 scale and two int32 sums in memory."""
     b = e.b
     # Bits of magnitudes order like the magnitudes, with NaN above all, so that NaN reaches the scale.
-    bits = [b.and_(b.bitcast(v, INTS), e.const(INTS, 0x7FFFFFFF)) for v in values]
+    bits = [b.and_(b.bitcast(v, V16I32), e.const(V16I32, 0x7FFFFFFF)) for v in values]
     larger = b.select(b.icmp_unsigned(">", *bits), *bits)
-    largest = b.bitcast(e.reduce("umax", larger), F32)
-    exact = b.bitcast(b.fdiv(largest, ir.Constant(F32, 127.0)), I32)
-    scale = b.bitcast(b.and_(b.add(exact, ir.Constant(I32, 1 << 12)), ir.Constant(I32, -1 << 13)), F32)
-    is_zero = b.fcmp_ordered("<", largest, ir.Constant(F32, TINY))
-    zero = ir.Constant(F32, 0.0)
-    scale = b.select(is_zero, zero, scale)
-    inverse = e.splat(FLOATS, b.select(is_zero, zero, b.fdiv(ir.Constant(F32, 127.0), largest)))
-    e.store(scale, scale_at)
+    largest = b.bitcast(e.reduce_int("umax", larger), F32)
+    exact = b.bitcast(b.fdiv(largest, e.const(F32, 127.0)), I32)
+    scale = b.bitcast(b.and_(b.add(exact, e.const(I32, 1 << 12)), e.const(I32, -1 << 13)), F32)
+    is_zero, zero = b.fcmp_ordered("<", largest, e.const(F32, TINY)), e.const(F32, 0.0)
+    inverse = e.splat(V16F32, b.select(is_zero, zero, b.fdiv(e.const(F32, 127.0), largest)))
+    e.store(b.select(is_zero, zero, scale), scale_at)
     for half, value in enumerate(values):
-        integers = b.fptosi(e.round(b.fmul(value, inverse)), INTS)
-        e.store(b.trunc(integers, ir.VectorType(I8, LANES)), codes, LANES * half)
-        e.store(e.reduce("add", integers), sums_at, 4 * half)
+        integers = b.fptosi(e.round(b.fmul(value, inverse)), V16I32)
+        e.store(b.trunc(integers, V16I8), codes, LANES * half)
+        e.store(e.reduce_int("add", integers), sums_at, 4 * half)
 
 
-@operation(void, address, address, address, address)
-def _quantize_block(e: Emitter, x: Any, codes: Any, scale_at: Any, sums_at: Any) -> None:
-    emit_block(e, [e.load(FLOATS, x, 64 * half) for half in range(2)], codes, scale_at, sums_at)
+@operation(void, f32x16, f32x16, int64, int64, int64)
+def quantize_block(e: Emitter, low: Value, high: Value, codes: Value, scale_at: Value, sums_at: Value) -> None:
+    """Store 32 values as the matmuls read activations: int8 codes, a float32 scale, two int32 sums of 16 codes each."""
+    _emit_block(e, (low, high), codes, scale_at, sums_at)
+
+
+@operation(void, int64, int64, int64, int64)
+def _quantize_from(e: Emitter, x: Value, codes: Value, scale_at: Value, sums_at: Value) -> None:
+    """Do as ``quantize_block`` does, with the 32 float32 at ``x``."""
+    _emit_block(e, [e.load(V16F32, x, 64 * half) for half in range(2)], codes, scale_at, sums_at)
 
 
 @jit
-def quantize_row(x: int, columns: int, codes: int, scales: int, sums: int) -> None:
+def quantize_row(x: Address, columns: int, codes: Address, scales: Address, sums: Address) -> None:
     """One token: ``columns`` float32 at ``x`` to codes (columns,), scales (columns / 32,), sums (columns / 16,)."""
     for block in range(columns // BLOCK):
-        _quantize_block(x + 4 * BLOCK * block, codes + BLOCK * block, scales + 4 * block, sums + 8 * block)
+        _quantize_from(x + 4 * BLOCK * block, codes + BLOCK * block, scales + 4 * block, sums + 8 * block)
 
 
 @op("vector.quantize:rows")

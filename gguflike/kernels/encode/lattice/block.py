@@ -25,23 +25,25 @@ from gguflike.kernels.encode.lattice.repair import (
     trial_at,
 )
 from gguflike.kernels.engine.jit import lean
+from gguflike.kernels.vector.arrays import gather, load, load_i16, load_octets, store
+from gguflike.kernels.vector.int16 import widen_high, widen_low
 from gguflike.kernels.vector.lanes import (
-    LANES,
     bits,
+    evens,
     fma,
     from_bits,
-    int_lanes,
-    lanes,
-    load,
-    load_octets,
     magnitude,
     maximum,
-    store,
+    odds,
+    reduce_max,
+    repeat_high,
+    repeat_low,
+    splat,
+    splat_i32,
     to_float,
     where,
 )
-from gguflike.kernels.vector.permute import double_high, double_low, evens, gather, highest, odds
-from gguflike.kernels.vector.shorts import high_lanes, load_shorts, low_lanes
+from gguflike.kernels.vector.sizes import LANES
 
 SUPER = 256
 OCTETS = 32
@@ -121,10 +123,10 @@ def places(shape: Shape, book: Codebook, samples: int) -> Places:
 @lean
 def _peak(array: Any) -> Any:
     """Largest magnitude of 256 values."""
-    peak = lanes(np.float32(0))
+    peak = splat(np.float32(0))
     for i in range(SUPER // LANES):
         peak = maximum(magnitude(load(array, i)), peak)
-    return highest(peak)
+    return reduce_max(peak)
 
 
 @lean
@@ -159,7 +161,7 @@ def take_block(x: Any, weights: Any, shape: Shape, at: Places, f: Any, n: Any) -
             _to_octets(weights, 128 * c, most, f, at.w + 8 * c)
         else:
             for i in range(8):
-                store(f, at.w + 8 * c + i, lanes(np.float32(1)))
+                store(f, at.w + 8 * c + i, splat(np.float32(1)))
         _sum_groups(shape, c, at, f)
         if shape.signs != NONE:
             _fold_signs(shape.signs == EVEN, c, at, f, n)
@@ -172,12 +174,12 @@ def take_block(x: Any, weights: Any, shape: Shape, at: Places, f: Any, n: Any) -
 @lean(forceinline=True)
 def _sum_groups(shape: Shape, column: int, at: Places, f: Any) -> None:
     """Energy, importance and largest magnitude of 16 octets; the former two of their groups, too."""
-    energy = lanes(np.float32(0))
+    energy = splat(np.float32(0))
     mass, peak = energy, energy
     octet_energy, octet_mass = energy, energy
     row = 8 * column
     for c in range(column * shape.parts, (column + 1) * shape.parts):
-        energy, mass = lanes(np.float32(0)), lanes(np.float32(0))
+        energy, mass = splat(np.float32(0)), splat(np.float32(0))
         for _ in range(shape.dim):
             y, w = load(f, at.y + row), load(f, at.w + row)
             energy = energy + y * y * w
@@ -198,8 +200,8 @@ def _fold_signs(even: bool, column: int, at: Places, f: Any, n: Any) -> None:
     """Turn 16 octets into magnitudes, and note their minus signs. Where these must be even in number and are not, the
     weight whose sign matters least becomes negative: it will be stored with the wrong sign."""
     y, w = at.y + 8 * column, at.w + 8 * column
-    parity, minus = int_lanes(0), int_lanes(0)
-    least = lanes(np.float32(np.inf))
+    parity, minus = splat_i32(0), splat_i32(0)
+    least = splat(np.float32(np.inf))
     for i in range(8):
         value = load(f, y + i)
         parity = parity ^ bits(value)
@@ -210,7 +212,7 @@ def _fold_signs(even: bool, column: int, at: Places, f: Any, n: Any) -> None:
     flip = parity & (np.int32(-(2**31)) if even else np.int32(0))
     for i in range(8):
         size = magnitude(load(f, y + i))
-        chosen = where(size * load(f, w + i) == least, flip, int_lanes(0))
+        chosen = where(size * load(f, w + i) == least, flip, splat_i32(0))
         flip = flip ^ chosen
         store(f, y + i, from_bits(bits(size) ^ chosen))
 
@@ -226,8 +228,8 @@ def add_octets(shape: Shape, low: Any, high: Any) -> Any:
 def spread(shape: Shape, number: Any, column: int) -> Any:
     """A number per sub-block, for each of 16 octets."""
     if shape.log_unit == 2:
-        number = double_low(number, number)
-    return double_high(number, number) if column else double_low(number, number)
+        number = repeat_low(number)
+    return repeat_high(number) if column else repeat_low(number)
 
 
 @lean
@@ -236,8 +238,8 @@ def level(levels: Any, dim: int, word: Any, i: int) -> Any:
     width = 16 // dim
     digit = word >> np.int32(width * i) & np.int32((1 << width) - 1)
     last = levels.shape[1] - 1
-    even = fma(to_float(digit), lanes(levels[0, 1] - levels[0, 0]), lanes(levels[0, 0]))
-    return where(digit == np.int32(last), lanes(levels[0, last]), even)
+    even = fma(to_float(digit), splat(levels[0, 1] - levels[0, 0]), splat(levels[0, 0]))
+    return where(digit == np.int32(last), splat(levels[0, last]), even)
 
 
 @lean
@@ -267,7 +269,7 @@ def _column_scale(shape: Shape, at: Places, f: Any, column: int) -> Any:
 def _multiply(levels: Any, shape: Shape, at: Places, f: Any, n: Any, column: int, trial: int) -> None:
     """Products of a column of groups with the points of a trial, and of their squares with the importance."""
     word = load(n, at.found + trial)
-    dot, norm = lanes(np.float32(0)), lanes(np.float32(0))
+    dot, norm = splat(np.float32(0)), splat(np.float32(0))
     shift = _offset(levels, word) if len(levels) > 1 else norm
     for i in range(shape.dim):
         x = level(levels, shape.dim, word, i) + shift
@@ -289,9 +291,9 @@ def _take_near(book: Codebook, shape: Shape, at: Places, f: Any, n: Any, h: Any)
     for t in range(shifts):
         take_way(h, trial_at(at.near, t))
     for t in range(shifts):
-        number = load_shorts(h, trial_at(at.near, t) + NUMBER)
+        number = load_i16(h, trial_at(at.near, t) + NUMBER)
         for c in range(2):
-            word = gather(book.words, high_lanes(number) if c else low_lanes(number))
+            word = gather(book.words, widen_high(number) if c else widen_low(number))
             store(n, at.found + 2 * t + c, word ^ word >> 31 | np.int32(t << SHIFT_BIT))
             _multiply(book.levels, shape, at, f, n, c, 2 * t + c)
     if shifts == 2:
@@ -306,7 +308,7 @@ def _take_near(book: Codebook, shape: Shape, at: Places, f: Any, n: Any, h: Any)
 @lean
 def _offset(levels: Any, word: Any) -> Any:
     """How far the shift of a word moves the levels."""
-    return where(word >> SHIFT_BIT == 0, lanes(np.float32(0)), lanes(levels[1, 0] - levels[0, 0]))
+    return where(word >> SHIFT_BIT == 0, splat(np.float32(0)), splat(levels[1, 0] - levels[0, 0]))
 
 
 @lean
@@ -340,6 +342,6 @@ def _add_up(shape: Shape, at: Places, f: Any, n: Any, m: int) -> None:
     used = (norm > np.float32(0)) & (dot > np.float32(0))
     store(f, at.dot + m, dot)
     store(f, at.norm + m, norm)
-    store(f, at.ideal + m, where(used, dot, lanes(np.float32(0))) / where(used, norm, lanes(np.float32(1))))
+    store(f, at.ideal + m, where(used, dot, splat(np.float32(0))) / where(used, norm, splat(np.float32(1))))
     for c in range(shape.columns):
         store(n, at.word + m * shape.columns + c, load(n, at.found + c))

@@ -11,8 +11,8 @@ import numpy as np
 
 from gguflike.kernels.encode.lattice.codebook import POINT, Codebook
 from gguflike.kernels.engine.jit import lean
-from gguflike.kernels.vector.lanes import fma, int_lanes, lanes, load, magnitude, maximum, minimum, where
-from gguflike.kernels.vector.permute import gather
+from gguflike.kernels.vector.arrays import gather, load
+from gguflike.kernels.vector.lanes import fma, magnitude, maximum, minimum, splat, splat_i32, where
 
 
 @lean(forceinline=True)
@@ -24,14 +24,14 @@ def least_error(book: Codebook, t: int, f: Any, y: int, w: int, scale: Any) -> A
     """
     levels = book.levels
     low, middle, high = scale * levels[t, 0], scale * levels[t, 1], scale * levels[t, 2]
-    error = lanes(np.float32(0))
+    error = splat(np.float32(0))
     if len(levels) > 1:
         for i in range(8):
             z = load(f, y + i)
             off = minimum(minimum(magnitude(z - low), magnitude(z - middle)), magnitude(z - high))
             error = fma(off * off, load(f, w + i), error)
         return error
-    move, number = lanes(np.float32(np.inf)), int_lanes(0)
+    move, number = splat(np.float32(np.inf)), splat_i32(0)
     power = np.int32(1)
     for i in range(8):
         z, importance = load(f, y + i), load(f, w + i)
@@ -41,7 +41,7 @@ def least_error(book: Codebook, t: int, f: Any, y: int, w: int, scale: Any) -> A
         second = minimum(maximum(below, within), maximum(inner, above))
         error = fma(nearest, importance, error)
         move = minimum((second - nearest) * importance, move)
-        digit = where(nearest == above, int_lanes(2), where(nearest == within, int_lanes(1), int_lanes(0)))
+        digit = where(nearest == above, splat_i32(2), where(nearest == within, splat_i32(1), splat_i32(0)))
         number = number + digit * power
         power = power * np.int32(3)
-    return error + where(gather(book.moves, number) < np.int32(POINT), move, lanes(np.float32(0)))
+    return error + where(gather(book.moves, number) < np.int32(POINT), move, splat(np.float32(0)))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels.vector.shorts import SHORTS
+from gguflike.kernels.vector.sizes import I16_LANES
 
 Array = npt.NDArray[Any]
 
@@ -27,7 +27,7 @@ _WORTH_SHARING = 4  # first halves with the same pair, from which on its own max
 class Codebook(NamedTuple):
     """A codebook for kernels. Digits count from the first coordinate, the least significant.
 
-    A place is a number of elements in a table of ``SHORTS`` elements per second half, then per pair.
+    A place is a number of elements in a table of ``I16_LANES`` elements per second half, then per pair.
 
     levels   float32 (shifts, base): what the digits stand for, moved by each shift
     pairs    uint16 (pairs, 2): places of two second halves, or of pairs before
@@ -65,9 +65,9 @@ def halve(grid: Array, shifts: tuple[float, ...] = (0.0,)) -> Codebook:
     listed = [np.pad(members[first], (0, len(members[first]) % 2), mode="edge") for first in order]
     return Codebook(
         (levels + np.array(shifts)[:, None]).astype(np.float32),
-        (pairs * SHORTS).astype(np.uint16),
+        (pairs * I16_LANES).astype(np.uint16),
         np.stack((order, twos[order]), axis=1).astype(np.uint16),
-        (np.concatenate(listed) * SHORTS).astype(np.uint16),
+        (np.concatenate(listed) * I16_LANES).astype(np.uint16),
         _all_words(levels, grid, numbers, words),
         _moves(numbers) if base == 3 else np.empty(0, np.int32),
     )

@@ -23,7 +23,7 @@ from gguflike.kernels.encode.lattice.block import EVEN, FREE, NONE, SUPER, Effor
 from gguflike.kernels.encode.lattice.codebook import Codebook, halve
 from gguflike.kernels.encode.lattice.rows import encode_blocks
 from gguflike.kernels.engine.threads import run_rows
-from gguflike.kernels.vector.lanes import LANES
+from gguflike.kernels.vector.sizes import LANES
 
 Array = npt.NDArray[Any]
 

@@ -16,25 +16,23 @@ import numpy as np
 
 from gguflike.kernels.encode.lattice.codebook import Codebook
 from gguflike.kernels.engine.jit import lean
-from gguflike.kernels.vector.lanes import LANES, any_lane, fma, int_lanes, lanes, load, maximum, store
-from gguflike.kernels.vector.permute import gather
-from gguflike.kernels.vector.shorts import (
-    SHORTS,
-    high_lanes,
-    larger,
-    load_shorts,
-    low_lanes,
-    narrow,
-    plus,
-    shorts,
-    store_shorts,
-    where_more,
-    where_same,
+from gguflike.kernels.vector.arrays import gather, load, load_i16, store, store_i16
+from gguflike.kernels.vector.int16 import (
+    add_saturate,
+    max_i16,
+    narrow_magic,
+    splat_i16,
+    where_equal,
+    where_greater,
+    widen_high,
+    widen_low,
 )
+from gguflike.kernels.vector.lanes import any_lane, fma, maximum, splat, splat_i32
+from gguflike.kernels.vector.sizes import I16_LANES, LANES
 
 _RANGE = np.float32(30000)
 _TINY = np.float32(1e-30)
-_MAGIC = np.float32(12582912.0)  # 1.5 * 2**23, for ``narrow``
+_MAGIC = np.float32(12582912.0)  # 1.5 * 2**23, for ``narrow_magic``
 _ONE, _TWO = np.uint64(1), np.uint64(2)
 _LEAST = -(1 << 15)
 
@@ -43,7 +41,7 @@ def scores(dim: int, base: int, pairs: int) -> int:
     """Elements of ``h`` that a search needs: second halves and pairs, first halves, digits, digits by two, outcome."""
     halves = base**4 if dim == 8 else base**2
     twos = 4 * base**2 if dim == 8 else 0
-    return SHORTS * (2 * halves + pairs + dim * base + twos + 2)
+    return I16_LANES * (2 * halves + pairs + dim * base + twos + 2)
 
 
 @lean
@@ -60,24 +58,24 @@ def _score_digits(levels: Any, dim: int, f: Any, wy: int, w: int, scale: Any, fa
         y1 = fma(one1, w1, load(f, wy + dim + i) * factor[1])
         for digit in range(base):
             if digit == 1:
-                store_shorts(h, to + SHORTS, shorts(0))
+                store_i16(h, to + I16_LANES, splat_i16(0))
             else:
                 x0, x1 = (levels[0, digit] - levels[0, 1]) * scale[0], (levels[0, digit] - levels[0, 1]) * scale[1]
-                score0 = fma(x0, fma(x0, w0, y0), lanes(_MAGIC))
-                score1 = fma(x1, fma(x1, w1, y1), lanes(_MAGIC))
-                store_shorts(h, to + digit * SHORTS, narrow(score0, score1))
-        to += base * SHORTS
+                score0 = fma(x0, fma(x0, w0, y0), splat(_MAGIC))
+                score1 = fma(x1, fma(x1, w1, y1), splat(_MAGIC))
+                store_i16(h, to + digit * I16_LANES, narrow_magic(score0, score1))
+        to += base * I16_LANES
 
 
 @lean
 def _combine(h: Any, low: int, count: int, to: int) -> None:
     """Sums of two consecutive tables of ``count`` vectors, where the first one's numbers count fastest."""
-    high = low + count * SHORTS
+    high = low + count * I16_LANES
     for j in range(count):
-        score = load_shorts(h, high + j * SHORTS)
+        score = load_i16(h, high + j * I16_LANES)
         for i in range(count):
-            store_shorts(h, to, plus(load_shorts(h, low + i * SHORTS), score))
-            to += SHORTS
+            store_i16(h, to, add_saturate(load_i16(h, low + i * I16_LANES), score))
+            to += I16_LANES
 
 
 @lean
@@ -85,40 +83,40 @@ def _score_halves(dim: int, base: int, h: Any, digits: int, firsts: int) -> None
     """Scores of first halves (to ``firsts``) and second halves (to 0) from those of ``digits``."""
     start, count = digits, base
     if dim == 8:
-        start, count = digits + dim * base * SHORTS, base * base
+        start, count = digits + dim * base * I16_LANES, base * base
         for two in range(4):
-            _combine(h, digits + 2 * two * base * SHORTS, base, start + two * count * SHORTS)
+            _combine(h, digits + 2 * two * base * I16_LANES, base, start + two * count * I16_LANES)
     _combine(h, start, count, firsts)
-    _combine(h, start + 2 * count * SHORTS, count, 0)
+    _combine(h, start + 2 * count * I16_LANES, count, 0)
 
 
 @lean
 def _search(book: Codebook, halves: int, h: Any, scores: int, out: int) -> None:
     """Best point of each lane: its first half and its second half, to ``out``. ``scores``: place of first halves'."""
-    place = halves * SHORTS
+    place = halves * I16_LANES
     for p in range(len(book.pairs)):
-        a, b = load_shorts(h, np.uint64(book.pairs[p, 0])), load_shorts(h, np.uint64(book.pairs[p, 1]))
-        store_shorts(h, place, larger(a, b))
-        place += SHORTS
-    best, first, rest = shorts(_LEAST), shorts(0), shorts(_LEAST)
+        a, b = load_i16(h, np.uint64(book.pairs[p, 0])), load_i16(h, np.uint64(book.pairs[p, 1]))
+        store_i16(h, place, max_i16(a, b))
+        place += I16_LANES
+    best, first, rest = splat_i16(_LEAST), splat_i16(0), splat_i16(_LEAST)
     m = np.uint64(0)
     for p in range(len(book.firsts)):
-        a, b = load_shorts(h, np.uint64(book.members[m])), load_shorts(h, np.uint64(book.members[m + _ONE]))
-        score = larger(a, b)
+        a, b = load_i16(h, np.uint64(book.members[m])), load_i16(h, np.uint64(book.members[m + _ONE]))
+        score = max_i16(a, b)
         m += _TWO
         for _ in range(1, book.firsts[p, 1]):
-            a, b = load_shorts(h, np.uint64(book.members[m])), load_shorts(h, np.uint64(book.members[m + _ONE]))
-            score = larger(score, larger(a, b))
+            a, b = load_i16(h, np.uint64(book.members[m])), load_i16(h, np.uint64(book.members[m + _ONE]))
+            score = max_i16(score, max_i16(a, b))
             m += _TWO
         number = np.intp(book.firsts[p, 0])
-        total = plus(score, load_shorts(h, scores + number * SHORTS))
-        first, rest = where_more(total, best, shorts(number), first), where_more(total, best, score, rest)
-        best = larger(total, best)
-    second = shorts(0)
+        total = add_saturate(score, load_i16(h, scores + number * I16_LANES))
+        first, rest = where_greater(total, best, splat_i16(number), first), where_greater(total, best, score, rest)
+        best = max_i16(total, best)
+    second = splat_i16(0)
     for p in range(halves):
-        second = where_same(load_shorts(h, p * SHORTS), rest, shorts(p), second)
-    store_shorts(h, out, first)
-    store_shorts(h, out + SHORTS, second)
+        second = where_equal(load_i16(h, p * I16_LANES), rest, splat_i16(p), second)
+    store_i16(h, out, first)
+    store_i16(h, out + I16_LANES, second)
 
 
 @lean
@@ -127,7 +125,7 @@ def _mend(words: Any, halves: int, h: Any, out: int, lane: int) -> Any:
     best, word = np.int16(_LEAST), words[0]
     for second in range(halves):
         candidate = words[h[out + lane] + second * halves]
-        score = h[second * SHORTS + lane]
+        score = h[second * I16_LANES + lane]
         if candidate >= 0 and (word < 0 or score > best):
             best, word = score, candidate
     return word
@@ -144,19 +142,19 @@ def nearest(
     # No score is above the energy, and points that are much too large are out of the race: their scores saturate.
     reach0 = load(f, mass) * scales[0] * scales[0] * (top * top) + load(f, mass + 2)
     reach1 = load(f, mass + 1) * scales[1] * scales[1] * (top * top) + load(f, mass + 3)
-    factors = lanes(_RANGE) / maximum(reach0, lanes(_TINY)), lanes(_RANGE) / maximum(reach1, lanes(_TINY))
-    firsts = (halves + len(book.pairs)) * SHORTS
-    out = firsts + halves * SHORTS
-    digits = out + 2 * SHORTS
+    factors = splat(_RANGE) / maximum(reach0, splat(_TINY)), splat(_RANGE) / maximum(reach1, splat(_TINY))
+    firsts = (halves + len(book.pairs)) * I16_LANES
+    out = firsts + halves * I16_LANES
+    digits = out + 2 * I16_LANES
     _score_digits(book.levels, dim, f, wy, w, scales, factors, h, digits)
     _score_halves(dim, base, h, digits, firsts)
     _search(book, halves, h, firsts, out)
-    first, second = load_shorts(h, out), load_shorts(h, out + SHORTS)
-    low = gather(book.words, low_lanes(first) + low_lanes(second) * int_lanes(halves))
-    high = gather(book.words, high_lanes(first) + high_lanes(second) * int_lanes(halves))
+    first, second = load_i16(h, out), load_i16(h, out + I16_LANES)
+    low = gather(book.words, widen_low(first) + widen_low(second) * splat_i32(halves))
+    high = gather(book.words, widen_high(first) + widen_high(second) * splat_i32(halves))
     store(n, found, low)
     store(n, found + 1, high)
     if any_lane((low < 0) | (high < 0)):
-        for lane in range(SHORTS):
+        for lane in range(I16_LANES):
             if n[found * LANES + lane] < 0:
                 n[found * LANES + lane] = _mend(book.words, halves, h, out, lane)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.kernels.encode.lattice.block import OCTETS, SUPER
-from gguflike.kernels.vector.lanes import LANES
+from gguflike.kernels.vector.sizes import LANES
 
 Field = tuple[int, int, int]
 

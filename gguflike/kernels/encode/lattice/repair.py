@@ -23,28 +23,26 @@ import numpy as np
 from gguflike.kernels.encode.lattice.codebook import POINT, Codebook
 from gguflike.kernels.encode.rounding import MAGIC
 from gguflike.kernels.engine.jit import lean
-from gguflike.kernels.vector.lanes import fma, lanes, load, maximum
-from gguflike.kernels.vector.permute import gather
-from gguflike.kernels.vector.shorts import (
-    SHORTS,
-    absolute,
-    high_lanes,
-    join,
-    larger,
-    load_shorts,
-    low_lanes,
+from gguflike.kernels.vector.arrays import gather, load, load_i16, store_i16
+from gguflike.kernels.vector.int16 import (
+    abs_i16,
+    add_saturate,
+    max_i16,
+    min_i16,
     narrow,
-    plus,
+    narrow_magic,
     rounded_product,
-    shorts,
-    smaller,
-    store_shorts,
-    where_more,
-    where_same,
+    splat_i16,
+    where_equal,
+    where_greater,
+    widen_high,
+    widen_low,
 )
+from gguflike.kernels.vector.lanes import fma, maximum, splat
+from gguflike.kernels.vector.sizes import I16_LANES
 
-_SHARES, _TRIALS, _TRIAL = 8 * SHORTS, 16 * SHORTS, 15 * SHORTS
-_LEAST, _SECOND, NUMBER, _DOWN, _ALONE, _AFTER1, _AFTER2 = (i * SHORTS for i in range(8, 15))
+_SHARES, _TRIALS, _TRIAL = 8 * I16_LANES, 16 * I16_LANES, 15 * I16_LANES
+_LEAST, _SECOND, NUMBER, _DOWN, _ALONE, _AFTER1, _AFTER2 = (i * I16_LANES for i in range(8, 15))
 _MIDDLE = 3280  # the number with eight digits 1
 _UNIT = 1 << 14  # what lies between two levels
 _FAR = (1 << 15) - 1  # no key is above
@@ -65,13 +63,13 @@ def trial_at(near: int, trial: int) -> int:
 @lean
 def take_shares(f: Any, w: int, h: Any, near: int) -> None:
     """The importance of weights, relative to the largest of their octets."""
-    most0, most1 = lanes(_TINY), lanes(_TINY)
+    most0, most1 = splat(_TINY), splat(_TINY)
     for i in range(w, w + 8):
         most0, most1 = maximum(load(f, i), most0), maximum(load(f, i + 8), most1)
-    factor0, factor1 = lanes(np.float32(_FAR)) / most0, lanes(np.float32(_FAR)) / most1
+    factor0, factor1 = splat(np.float32(_FAR)) / most0, splat(np.float32(_FAR)) / most1
     for i in range(8):
-        share0, share1 = fma(load(f, w + i), factor0, lanes(MAGIC)), fma(load(f, w + 8 + i), factor1, lanes(MAGIC))
-        store_shorts(h, near + _SHARES + i * SHORTS, narrow(share0, share1))
+        share0, share1 = fma(load(f, w + i), factor0, splat(MAGIC)), fma(load(f, w + 8 + i), factor1, splat(MAGIC))
+        store_i16(h, near + _SHARES + i * I16_LANES, narrow_magic(share0, share1))
 
 
 @lean(forceinline=True)
@@ -80,53 +78,53 @@ def take_values(levels: Any, f: Any, y: int, scales: Any, h: Any, near: int) -> 
     between = (levels[0, 2] - levels[0, 0]) * np.float32(0.5)
     middle = (levels[0, 0] + levels[0, 2]) * np.float32(0.25) + levels[0, 1] * np.float32(0.5)
     zero = MAGIC - np.float32(_UNIT) * middle / between
-    factor0 = lanes(np.float32(_UNIT)) / maximum(scales[0] * between, lanes(_TINY))
-    factor1 = lanes(np.float32(_UNIT)) / maximum(scales[1] * between, lanes(_TINY))
-    least = lanes(MAGIC - np.float32(_FAR))
+    factor0 = splat(np.float32(_UNIT)) / maximum(scales[0] * between, splat(_TINY))
+    factor1 = splat(np.float32(_UNIT)) / maximum(scales[1] * between, splat(_TINY))
+    least = splat(MAGIC - np.float32(_FAR))
     for i in range(8):
-        value0, value1 = fma(load(f, y + i), factor0, lanes(zero)), fma(load(f, y + 8 + i), factor1, lanes(zero))
-        store_shorts(h, near + i * SHORTS, narrow(maximum(value0, least), maximum(value1, least)))
+        value0, value1 = fma(load(f, y + i), factor0, splat(zero)), fma(load(f, y + 8 + i), factor1, splat(zero))
+        store_i16(h, near + i * I16_LANES, narrow_magic(maximum(value0, least), maximum(value1, least)))
 
 
 @lean(forceinline=True)
 def take_levels(levels: Any, t: int, h: Any, near: int, at: int) -> None:
     """First step: the nearest levels with shift ``t``, and what moves cost."""
     shift = (levels[0, 0] - levels[t, 0]) / ((levels[0, 2] - levels[0, 0]) * np.float32(0.5))
-    back = shorts(np.intp(shift * np.float32(_UNIT)))
-    number, down = shorts(_MIDDLE), shorts(0)
-    least, second = shorts(_FAR), shorts(_FAR)
+    back = splat_i16(np.intp(shift * np.float32(_UNIT)))
+    number, down = splat_i16(_MIDDLE), splat_i16(0)
+    least, second = splat_i16(_FAR), splat_i16(_FAR)
     power = 1
     for i in range(8):
-        z = plus(load_shorts(h, near + i * SHORTS), back)
-        inside = shorts(_UNIT >> 1) - absolute(z)
-        below, outside = z >> shorts(15), inside >> shorts(15)
-        number = number + ((below ^ shorts(power)) - below & outside)
+        z = add_saturate(load_i16(h, near + i * I16_LANES), back)
+        inside = splat_i16(_UNIT >> 1) - abs_i16(z)
+        below, outside = z >> splat_i16(15), inside >> splat_i16(15)
+        number = number + ((below ^ splat_i16(power)) - below & outside)
         moves_down = below ^ outside
-        down = down | moves_down & shorts(1 << i)
-        cost = rounded_product(absolute(inside), load_shorts(h, near + _SHARES + i * SHORTS))
-        key = cost & shorts(-16) | moves_down & shorts(8) | shorts(i)
-        store_shorts(h, at + i * SHORTS, key)
-        second = smaller(larger(key, least), second)
-        least = smaller(key, least)
+        down = down | moves_down & splat_i16(1 << i)
+        cost = rounded_product(abs_i16(inside), load_i16(h, near + _SHARES + i * I16_LANES))
+        key = cost & splat_i16(-16) | moves_down & splat_i16(8) | splat_i16(i)
+        store_i16(h, at + i * I16_LANES, key)
+        second = min_i16(max_i16(key, least), second)
+        least = min_i16(key, least)
         power *= 3
-    store_shorts(h, at + _LEAST, least)
-    store_shorts(h, at + _SECOND, second)
-    store_shorts(h, at + NUMBER, number)
-    store_shorts(h, at + _DOWN, down)
+    store_i16(h, at + _LEAST, least)
+    store_i16(h, at + _SECOND, second)
+    store_i16(h, at + NUMBER, number)
+    store_i16(h, at + _DOWN, down)
 
 
 @lean
 def _bit(key: Any, i: int) -> Any:
     """All bits of a lane are bit ``i`` of its key."""
-    return key << shorts(15 - i) >> shorts(15)
+    return key << splat_i16(15 - i) >> splat_i16(15)
 
 
 @lean
 def _move(key: Any) -> Any:
     """What the move of a key adds to the number of the digits."""
-    power = (key & shorts(1)) + (key & shorts(1)) + shorts(1)
-    power = power + (power << shorts(3) & _bit(key, 1))
-    power = power + ((power << shorts(6)) + (power << shorts(4)) & _bit(key, 2))
+    power = (key & splat_i16(1)) + (key & splat_i16(1)) + splat_i16(1)
+    power = power + (power << splat_i16(3) & _bit(key, 1))
+    power = power + ((power << splat_i16(6)) + (power << splat_i16(4)) & _bit(key, 2))
     sign = _bit(key, 3)
     return (power ^ sign) - sign
 
@@ -134,48 +132,48 @@ def _move(key: Any) -> Any:
 @lean
 def _weight(key: Any) -> Any:
     """The bit of the weight that a key is of."""
-    bit = (key & shorts(1)) + shorts(1)
-    bit = bit + ((bit << shorts(2)) - bit & _bit(key, 1))
-    return bit + ((bit << shorts(4)) - bit & _bit(key, 2))
+    bit = (key & splat_i16(1)) + splat_i16(1)
+    bit = bit + ((bit << splat_i16(2)) - bit & _bit(key, 1))
+    return bit + ((bit << splat_i16(4)) - bit & _bit(key, 2))
 
 
 @lean
 def _ways(book: Codebook, number: Any, down: Any) -> Any:
     """Bit i: whether the move of weight i makes a point of the digits; all bits where they are one."""
-    moves = join(gather(book.moves, low_lanes(number)), gather(book.moves, high_lanes(number)))
-    ways = ((moves ^ moves >> shorts(8)) & down ^ moves) & shorts(255)
-    return where_same(moves, shorts(POINT), shorts(-1), ways)
+    moves = narrow(gather(book.moves, widen_low(number)), gather(book.moves, widen_high(number)))
+    ways = ((moves ^ moves >> splat_i16(8)) & down ^ moves) & splat_i16(255)
+    return where_equal(moves, splat_i16(POINT), splat_i16(-1), ways)
 
 
 @lean(forceinline=True)
 def find_ways(book: Codebook, h: Any, at: int) -> None:
     """Second step: which moves make a point."""
-    number, down = load_shorts(h, at + NUMBER), load_shorts(h, at + _DOWN)
-    store_shorts(h, at + _ALONE, _ways(book, number, down))
-    for k in range(0, 2 * SHORTS, SHORTS):
-        key = load_shorts(h, at + _LEAST + k)
-        other = _weight(key) ^ shorts(-1)
-        store_shorts(h, at + _AFTER1 + k, _ways(book, number + _move(key), down) & other)
+    number, down = load_i16(h, at + NUMBER), load_i16(h, at + _DOWN)
+    store_i16(h, at + _ALONE, _ways(book, number, down))
+    for k in range(0, 2 * I16_LANES, I16_LANES):
+        key = load_i16(h, at + _LEAST + k)
+        other = _weight(key) ^ splat_i16(-1)
+        store_i16(h, at + _AFTER1 + k, _ways(book, number + _move(key), down) & other)
 
 
 @lean(forceinline=True)
 def take_way(h: Any, at: int) -> None:
     """Last step: the number of the best point found; where none is found, of levels that are none."""
-    ways, ways1, ways2 = load_shorts(h, at + _ALONE), load_shorts(h, at + _AFTER1), load_shorts(h, at + _AFTER2)
-    far, none = shorts(_FAR), shorts(0)
+    ways, ways1, ways2 = load_i16(h, at + _ALONE), load_i16(h, at + _AFTER1), load_i16(h, at + _AFTER2)
+    far, none = splat_i16(_FAR), splat_i16(0)
     alone, after1, after2 = far, far, far
     for i in range(8):
-        key, bit = load_shorts(h, at + i * SHORTS), shorts(1 << i)
-        alone = smaller(where_same(ways & bit, none, far, key), alone)
-        after1 = smaller(where_same(ways1 & bit, none, far, key), after1)
-        after2 = smaller(where_same(ways2 & bit, none, far, key), after2)
-    key1, key2 = load_shorts(h, at + _LEAST), load_shorts(h, at + _SECOND)
+        key, bit = load_i16(h, at + i * I16_LANES), splat_i16(1 << i)
+        alone = min_i16(where_equal(ways & bit, none, far, key), alone)
+        after1 = min_i16(where_equal(ways1 & bit, none, far, key), after1)
+        after2 = min_i16(where_equal(ways2 & bit, none, far, key), after2)
+    key1, key2 = load_i16(h, at + _LEAST), load_i16(h, at + _SECOND)
     cost, last, before = alone, alone, none
-    both = plus(key1, after1)
-    before, last = where_more(cost, both, _move(key1), before), where_more(cost, both, after1, last)
-    cost = smaller(both, cost)
-    both = plus(key2, after2)
-    before, last = where_more(cost, both, _move(key2), before), where_more(cost, both, after2, last)
-    cost = smaller(both, cost)
-    move = where_same(ways, shorts(-1), none, where_same(cost, far, none, before + _move(last)))
-    store_shorts(h, at + NUMBER, load_shorts(h, at + NUMBER) + move)
+    both = add_saturate(key1, after1)
+    before, last = where_greater(cost, both, _move(key1), before), where_greater(cost, both, after1, last)
+    cost = min_i16(both, cost)
+    both = add_saturate(key2, after2)
+    before, last = where_greater(cost, both, _move(key2), before), where_greater(cost, both, after2, last)
+    cost = min_i16(both, cost)
+    move = where_equal(ways, splat_i16(-1), none, where_equal(cost, far, none, before + _move(last)))
+    store_i16(h, at + NUMBER, load_i16(h, at + NUMBER) + move)

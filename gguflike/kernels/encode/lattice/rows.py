@@ -24,22 +24,22 @@ from gguflike.kernels.encode.lattice.codebook import NUMBER_BIT, Codebook
 from gguflike.kernels.encode.lattice.repair import take_shares
 from gguflike.kernels.encode.lattice.scales import choose, first_scales, refit, resample, search_d
 from gguflike.kernels.engine.jit import jit, lean
-from gguflike.kernels.vector.half import f32_to_f16
+from gguflike.kernels.vector.arrays import gather, load, store, store_word
 from gguflike.kernels.vector.lanes import (
-    LANES,
     bits,
+    evens,
+    f32_to_f16,
     from_bits,
-    int_lanes,
-    lanes,
-    load,
     magnitude,
     minimum,
-    prefetch,
-    store,
-    store_word,
+    odds,
+    reduce_add,
+    splat,
+    splat_i32,
     where,
 )
-from gguflike.kernels.vector.permute import evens, gather, odds, total
+from gguflike.kernels.vector.memory import prefetch
+from gguflike.kernels.vector.sizes import LANES
 
 _ROUNDING = np.float32(1 + 1e-5)  # no sum of 256 products is rounded by as much
 
@@ -74,7 +74,7 @@ def search_block(
     if len(effort.spread) == 0:
         return start
     choose(shape, at, f, n, d, largest, samples)
-    change = lanes(np.float32(0))
+    change = splat(np.float32(0))
     if shape.signs == EVEN:
         for c in range(2):
             _mend_signs(book, shape, at, f, n, c)
@@ -85,14 +85,14 @@ def search_block(
 @lean(forceinline=True)
 def _most_gain(book: Codebook, shape: Shape, at: Places, f: Any, m: int) -> Any:
     """No less than by how much points at sample scale m can be better than zeros."""
-    gain = lanes(np.float32(0))
+    gain = splat(np.float32(0))
     for c in range(2):
         energy, scale = load(f, at.octets + c), spread(shape, load(f, at.scale + m), c)
-        error = lanes(np.float32(np.inf))
+        error = splat(np.float32(np.inf))
         for t in range(len(book.levels)):
             error = minimum(least_error(book, t, f, at.y + 8 * c, at.w + 8 * c, scale), error)
         gain = gain + (energy * _ROUNDING - error)
-    return total(gain)
+    return reduce_add(gain)
 
 
 @lean
@@ -110,8 +110,8 @@ def _mend_signs(book: Codebook, shape: Shape, at: Places, f: Any, n: Any, column
     What this adds to the products with the points goes to vector ``lane_scale + column``. Costs are float32 whose last
     three bits say which weight.
     """
-    now, least = lanes(np.float32(0)), lanes(np.float32(np.inf))
-    wrong = int_lanes(0)
+    now, least = splat(np.float32(0)), splat(np.float32(np.inf))
+    wrong = splat_i32(0)
     row = 8 * column
     for part in range(shape.parts):
         word = _words(shape, at, n, column, part)
@@ -123,10 +123,10 @@ def _mend_signs(book: Codebook, shape: Shape, at: Places, f: Any, n: Any, column
             now = where(bits(y) < 0, cost, now)
             least = minimum(cost, least)
             row += 1
-    moved = int_lanes(1) << (bits(least) & 7)
-    store(n, at.minus + column, load(n, at.minus + column) ^ where(wrong < 0, moved, int_lanes(0)))
+    moved = splat_i32(1) << (bits(least) & 7)
+    store(n, at.minus + column, load(n, at.minus + column) ^ where(wrong < 0, moved, splat_i32(0)))
     gain = (from_bits(bits(now) & -8) - from_bits(bits(least) & -8)) * np.float32(4)
-    store(f, at.lane_scale + column, where(wrong < 0, gain, lanes(np.float32(0))))
+    store(f, at.lane_scale + column, where(wrong < 0, gain, splat(np.float32(0))))
 
 
 @lean(forceinline=True)
@@ -189,7 +189,7 @@ def encode_blocks(
         n[at.lane * LANES + i] = i
     for block in range(len(x)):
         for i in range(block * SUPER + SUPER, block * SUPER + 2 * SUPER, LANES):
-            prefetch(x, i)  # hardware does not: too much goes on between two blocks
+            prefetch(x.ctypes.data + 4 * i)  # hardware does not: too much goes on between two blocks
         largest = take_block(x[block], weights[block % len(weights)], shape, at, f, n)
         d = np.float32(0)
         if largest > 0:

@@ -14,21 +14,24 @@ import numpy as np
 from gguflike.kernels.encode.lattice.block import OCTETS, Effort, Places, Shape, add_octets
 from gguflike.kernels.encode.rounding import F16_MIN, round_to_f16
 from gguflike.kernels.engine.jit import lean
+from gguflike.kernels.vector.arrays import gather, load, load_splat, store
 from gguflike.kernels.vector.lanes import (
-    LANES,
+    evens,
     fma,
-    int_lanes,
-    lanes,
-    load,
     maximum,
     minimum,
-    store,
+    odds,
+    reduce_add,
+    reduce_max,
+    splat,
+    splat_i32,
+    sqrt,
     to_float,
     to_int,
     truncate,
     where,
 )
-from gguflike.kernels.vector.permute import evens, everywhere, gather, highest, odds, square_root, total
+from gguflike.kernels.vector.sizes import LANES
 
 _HUGE = np.float32(1e10)  # relative scales above this are equally useless, and their squares stay finite
 
@@ -36,13 +39,13 @@ _HUGE = np.float32(1e10)  # relative scales above this are equally useless, and 
 @lean
 def _stored(step: Any, shape: Shape, largest: float) -> Any:
     """The float16 values nearest to relative scale steps, finite and above zero."""
-    return maximum(round_to_f16(step * lanes(largest) / lanes(np.float32(shape.factor))), lanes(F16_MIN))
+    return maximum(round_to_f16(step * splat(largest) / splat(np.float32(shape.factor))), splat(F16_MIN))
 
 
 @lean
 def _relative(d: Any, shape: Shape, largest: float) -> Any:
     """The scale step that a float16 d amounts to."""
-    return minimum(d * np.float32(shape.factor) / lanes(largest), lanes(_HUGE))
+    return minimum(d * np.float32(shape.factor) / splat(largest), splat(_HUGE))
 
 
 @lean(forceinline=True)
@@ -52,11 +55,11 @@ def first_scales(shape: Shape, effort: Effort, at: Places, f: Any, n: Any, large
     Plain rule: d lets the largest magnitude of the block meet the largest coordinate of a point at the largest k; each
     k is the nearest to what does the same for its sub-block.
     """
-    d = _stored(lanes(np.float32(1 / (shape.largest * (2 * shape.top + 1)))), shape, largest)
+    d = _stored(splat(np.float32(1 / (shape.largest * (2 * shape.top + 1)))), shape, largest)
     step = _relative(d, shape, largest)
     energy = add_octets(shape, load(f, at.octets), load(f, at.octets + 1))
     mass = add_octets(shape, load(f, at.octets + 2), load(f, at.octets + 3))
-    root = square_root(energy / where(mass > np.float32(0), mass, lanes(np.float32(1))))
+    root = sqrt(energy / where(mass > np.float32(0), mass, splat(np.float32(1))))
     for m in range(len(effort.ladder)):
         store(f, at.scale + m, maximum(root * effort.ladder[m], step))
     plain = len(effort.ladder) + 2 * effort.again
@@ -64,35 +67,35 @@ def first_scales(shape: Shape, effort: Effort, at: Places, f: Any, n: Any, large
     peak = maximum(evens(low, high), odds(low, high))
     if shape.log_unit == 2:
         peak = maximum(evens(peak, peak), odds(peak, peak))
-    k = minimum(peak / (step * np.float32(2 * shape.largest)), lanes(np.float32(shape.top)))
+    k = minimum(peak / (step * np.float32(2 * shape.largest)), splat(np.float32(shape.top)))
     store(n, at.pick, to_int(k))
-    store(n, at.pick + 1, int_lanes(plain))
+    store(n, at.pick + 1, splat_i32(plain))
     k = to_float(to_int(k))
     store(f, at.scale + plain, (k + k + np.float32(1)) * step)
-    return highest(d)
+    return reduce_max(d)
 
 
 @lean
 def _best_k(ideal: Any, quarter: Any, top: int) -> Any:
     """The k whose scale is nearest to half of ``ideal`` (not negative); ``quarter`` = 1 / (4 step)."""
-    return truncate(minimum(ideal * quarter, lanes(np.float32(top))))
+    return truncate(minimum(ideal * quarter, splat(np.float32(top))))
 
 
 @lean(forceinline=True)
 def choose(shape: Shape, at: Places, f: Any, n: Any, d: float, largest: float, samples: int) -> None:
     """Best k and sample of every sub-block at a given d, into ``pick``."""
-    step = _relative(lanes(d), shape, largest)
+    step = _relative(splat(d), shape, largest)
     quarter = np.float32(0.25) / step
-    best = lanes(np.float32(-np.inf))
+    best = splat(np.float32(-np.inf))
     best_k = best
-    best_m = int_lanes(0)
+    best_m = splat_i32(0)
     for m in range(samples):
         k = _best_k(load(f, at.ideal + m), quarter, shape.top)
         scale = fma(k, step + step, step)
         gain = scale * fma(-scale, load(f, at.norm + m), load(f, at.dot + m))
         better = gain > best
         best, best_k = where(better, gain, best), where(better, k, best_k)
-        best_m = where(better, int_lanes(m), best_m)
+        best_m = where(better, splat_i32(m), best_m)
     store(n, at.pick, to_int(best_k))
     store(n, at.pick + 1, best_m)
 
@@ -100,13 +103,13 @@ def choose(shape: Shape, at: Places, f: Any, n: Any, d: float, largest: float, s
 @lean
 def _reach(at: Places, f: Any, samples: int) -> Any:
     """The largest of the sub-blocks' best scales."""
-    reach = lanes(np.float32(0))
+    reach = splat(np.float32(0))
     best = reach
     for m in range(samples):
         ideal = load(f, at.ideal + m)
         gain = load(f, at.dot + m) * ideal
         reach, best = where(gain > best, ideal, reach), maximum(gain, best)
-    return highest(reach) * np.float32(0.5)
+    return reduce_max(reach) * np.float32(0.5)
 
 
 @lean
@@ -125,20 +128,20 @@ def search_d(shape: Shape, spread: Any, at: Places, f: Any, largest: float, star
         d = load(f, at.tries)
         step = _relative(d, shape, largest)
         quarter = np.float32(0.25) / step
-        gains = lanes(np.float32(0))
+        gains = splat(np.float32(0))
         for b in range(OCTETS >> shape.log_unit):
-            best = lanes(np.float32(-np.inf))
+            best = splat(np.float32(-np.inf))
             for place in range(b, b + samples * LANES, LANES):
-                k = _best_k(everywhere(f, place + at.ideal * LANES), quarter, shape.top)
+                k = _best_k(load_splat(f, place + at.ideal * LANES), quarter, shape.top)
                 scale = fma(k, step + step, step)
                 gain = scale * fma(
-                    -scale, everywhere(f, place + at.norm * LANES), everywhere(f, place + at.dot * LANES)
+                    -scale, load_splat(f, place + at.norm * LANES), load_splat(f, place + at.dot * LANES)
                 )
                 best = maximum(gain, best)
             gains = gains + best
-        gain = highest(gains)
+        gain = reduce_max(gains)
         if gain > best_gain:
-            best_gain, best_d = gain, highest(where(gains == gain, d, lanes(np.float32(0))))
+            best_gain, best_d = gain, reduce_max(where(gains == gain, d, splat(np.float32(0))))
     return best_d, best_gain
 
 
@@ -151,12 +154,12 @@ def picked(at: Places, f: Any, n: Any, table: int) -> Any:
 @lean(forceinline=True)
 def resample(shape: Shape, at: Places, f: Any, n: Any, d: float, largest: float, m: int) -> None:
     """Sample scales m and m + 1: the chosen ones, and their neighbours on the side where the ideal scale lies."""
-    step = _relative(lanes(d), shape, largest)
+    step = _relative(splat(d), shape, largest)
     k = to_float(load(n, at.pick))
     scale = (k + k + np.float32(1)) * step
     above = picked(at, f, n, at.ideal) > scale + scale
-    k = where(above, k + np.float32(1), maximum(k - np.float32(1), lanes(np.float32(0))))
-    k = minimum(k, lanes(np.float32(shape.top)))
+    k = where(above, k + np.float32(1), maximum(k - np.float32(1), splat(np.float32(0))))
+    k = minimum(k, splat(np.float32(shape.top)))
     store(f, at.scale + m, scale)
     store(f, at.scale + m + 1, (k + k + np.float32(1)) * step)
 
@@ -169,11 +172,11 @@ def refit(shape: Shape, at: Places, f: Any, n: Any, d: float, largest: float, ch
     """
     k = to_float(load(n, at.pick))
     steps = k + k + np.float32(1)
-    dots = total((picked(at, f, n, at.dot) + change) * steps)
-    norms = total(picked(at, f, n, at.norm) * steps * steps)
+    dots = reduce_add((picked(at, f, n, at.dot) + change) * steps)
+    norms = reduce_add(picked(at, f, n, at.norm) * steps * steps)
     if dots <= 0 or norms <= 0:
         return d
-    ideal = _stored(lanes(dots / (norms + norms)), shape, largest)
-    step, now = _relative(ideal, shape, largest), _relative(lanes(d), shape, largest)
+    ideal = _stored(splat(dots / (norms + norms)), shape, largest)
+    step, now = _relative(ideal, shape, largest), _relative(splat(d), shape, largest)
     better = step * (dots - step * norms) > now * (dots - now * norms)
-    return highest(where(better, ideal, lanes(d)))
+    return reduce_max(where(better, ideal, splat(d)))

@@ -1,4 +1,4 @@
-"""The vector operations of kernels/simd.py one by one against numpy; the machine-specific ones against each other."""
+"""The vector operations of vector/emitter.py one by one against numpy; the machine-specific ones against each other."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ import numpy as np
 import pytest
 from llvmlite import ir
 
-from gguflike.kernels.vector import simd
-from gguflike.kernels.vector.dot import WORDS, ByteSums, WordSums, rounded_product
-from gguflike.kernels.vector.simd import BYTES, F32, FLOATS, I16, I32, I64, INTS, SHORTS, Emitter
+from gguflike.kernels.vector.dot import ByteSums, WordSums, rounded_product
+from gguflike.kernels.vector.emitter import F32, I16, I32, I64, V16F32, V16I16, V16I32, V32I16, V64I8, Emitter, target
 
 ARM = "aarch64-unknown-linux-gnu"
 
 
 def native_features() -> frozenset[str]:
-    return simd.target()[1]
+    return target()[1]
 
 
 class Machine:
@@ -113,12 +112,12 @@ def test_byte_sums_are_the_same_on_every_machine(machine: Machine, choice: str, 
 
     def emit(e: Emitter, a: Any, u: Any, s: Any) -> None:
         sums = ByteSums(e, largest)
-        total = sums.begin(e.load(INTS, a))
+        total = sums.begin(e.load(V16I32, a))
         for i in range(count):
             if i and i % sums.run == 0:
                 total = sums.settle(total)
-            weights = e.load(BYTES, u, 64 * i)
-            total = sums.add(total, e.nibbles(weights) if sums.halved else weights, e.load(BYTES, s, 64 * i))
+            weights = e.load(V64I8, u, 64 * i)
+            total = sums.add(total, e.nibbles(weights) if sums.halved else weights, e.load(V64I8, s, 64 * i))
         e.store(sums.value(total), a)
 
     machine.run(emit, acc, unsigned, signed, features=frozenset({choice}))
@@ -135,9 +134,9 @@ def test_word_sums_are_the_same_on_every_machine(machine: Machine, choice: str) 
 
     def emit(e: Emitter, place: Any, a: Any, b: Any) -> None:
         sums = WordSums(e)
-        total = sums.begin(e.load(INTS, place))
+        total = sums.begin(e.load(V16I32, place))
         for i in range(3):
-            total = sums.add(total, e.load(WORDS, a, 64 * i), e.load(WORDS, b, 64 * i))
+            total = sums.add(total, e.load(V32I16, a, 64 * i), e.load(V32I16, b, 64 * i))
         e.store(sums.value(total), place)
 
     machine.run(emit, acc, a, b, features=frozenset({choice}))
@@ -152,7 +151,7 @@ def test_rounded_products_are_the_same_on_every_machine(machine: Machine, choice
     a[:4], b[:4] = [3, 1, -1, -3], 1 << 14  # halves go up
     product = np.zeros(32, np.int16)
     machine.run(
-        lambda e, a, b, out: e.store(rounded_product(e, e.load(WORDS, a), e.load(WORDS, b)), out),
+        lambda e, a, b, out: e.store(rounded_product(e, e.load(V32I16, a), e.load(V32I16, b)), out),
         a,
         b,
         product,
@@ -170,7 +169,7 @@ def test_lookup(machine: Machine, choice: str) -> None:
     codes = rng.integers(0, 16, 64, dtype=np.uint8)
     out = np.zeros(64, np.uint8)
     machine.run(
-        lambda e, c, o: e.store(e.lookup(table.tolist(), e.load(BYTES, c)), o),
+        lambda e, c, o: e.store(e.lookup(table.tolist(), e.load(V64I8, c)), o),
         codes,
         out,
         features=frozenset({choice}),
@@ -180,14 +179,14 @@ def test_lookup(machine: Machine, choice: str) -> None:
 
 def test_arm_has_its_own_instructions() -> None:
     def rounded(e: Emitter, a: Any, b: Any) -> None:
-        e.store(rounded_product(e, e.load(WORDS, a), e.load(WORDS, b)), a)
+        e.store(rounded_product(e, e.load(V32I16, a), e.load(V32I16, b)), a)
 
     assert assembly(rounded, 2, {"neon"}).count("\tsqrdmulh") == 4
 
     def dot(wide: bool) -> Callable[..., None]:
         def emit(e: Emitter, a: Any, u: Any, s: Any) -> None:
             sums = ByteSums(e, 255 if wide else 127)
-            e.store(sums.value(sums.add(sums.begin(e.load(INTS, a)), e.load(BYTES, u), e.load(BYTES, s))), a)
+            e.store(sums.value(sums.add(sums.begin(e.load(V16I32, a)), e.load(V64I8, u), e.load(V64I8, s))), a)
 
         return emit
 
@@ -195,9 +194,9 @@ def test_arm_has_its_own_instructions() -> None:
     assert assembly(dot(True), 3, {"dotprod"}).count("\tsdot") == 8
     assert assembly(dot(True), 3, {"dotprod", "i8mm"}).count("\tusdot") == 4
     assert "dot\t" not in assembly(dot(True), 3, {"neon"})
-    lookup = assembly(lambda e, c, o: e.store(e.lookup(range(16), e.load(BYTES, c)), o), 2, {"neon"})
+    lookup = assembly(lambda e, c, o: e.store(e.lookup(range(16), e.load(V64I8, c)), o), 2, {"neon"})
     assert lookup.count("\ttbl") == 4
-    convert = assembly(lambda e, h, o: e.store(e.halves_to_float(e.load(SHORTS, h)), o), 2, {"neon"})
+    convert = assembly(lambda e, h, o: e.store(e.f16_to_f32(e.load(V16I16, h)), o), 2, {"neon"})
     assert convert.count("\tfcvtl") == 4
 
 
@@ -208,7 +207,7 @@ def test_shift_bytes(machine: Machine, rng: np.random.Generator) -> None:
 
     def emit(e: Emitter, v: Any, o: Any) -> None:
         for i, (left, mask) in enumerate(cases):
-            e.store(e.shift_bytes(e.load(BYTES, v), left, mask), o, 64 * i)
+            e.store(e.shift_bytes(e.load(V64I8, v), left, mask), o, 64 * i)
 
     machine.run(emit, values, out)
     wide = values.astype(np.int64)
@@ -217,13 +216,13 @@ def test_shift_bytes(machine: Machine, rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("choice", ["native", "integer"])
-def test_halves_to_float(machine: Machine, choice: str) -> None:
+def test_f16_to_f32(machine: Machine, choice: str) -> None:
     bits = np.arange(65536, dtype=np.uint16)
     out = np.zeros(65536, np.float32)
 
     def emit(e: Emitter, b: Any, o: Any) -> None:
         def body(index: Any, _: list[Any]) -> list[Any]:
-            value = e.halves_to_float(e.load(SHORTS, b, e.b.mul(index, e.int64(2))))
+            value = e.f16_to_f32(e.load(V16I16, b, e.b.mul(index, e.int64(2))))
             e.store(value, o, e.b.mul(index, e.int64(4)))
             return []
 
@@ -242,14 +241,14 @@ def test_lanes_and_masks(machine: Machine, rng: np.random.Generator) -> None:
     out = np.full((8, 16), -1, np.float32)
 
     def emit(e: Emitter, f: Any, i: Any, o: Any) -> None:
-        x = e.load(FLOATS, f)
-        e.store(e.broadcast(FLOATS, f, 8), o)
-        e.store(e.splat(FLOATS, e.sum(x)), o, 64)
-        e.store(e.to_float(e.splat(INTS, e.reduce("add", e.load(INTS, i)))), o, 128)
-        e.store(e.to_float(e.splat(INTS, e.reduce("umax", e.load(INTS, i)))), o, 192)
+        x = e.load(V16F32, f)
+        e.store(e.load_splat(V16F32, f, 8), o)
+        e.store(e.splat(V16F32, e.reduce_add(x)), o, 64)
+        e.store(e.to_float(e.splat(V16I32, e.reduce_int("add", e.load(V16I32, i)))), o, 128)
+        e.store(e.to_float(e.splat(V16I32, e.reduce_int("umax", e.load(V16I32, i)))), o, 192)
         e.store(e.round(x), o, 256)
         e.store_masked(x, o, 320, e.first_lanes(e.int64(5)))
-        e.store(e.load_masked(FLOATS, f, 0, e.first_lanes(e.int64(3))), o, 384)
+        e.store(e.load_masked(V16F32, f, 0, e.first_lanes(e.int64(3))), o, 384)
         e.store(e.fma(x, x, x), o, 448)
 
     machine.run(emit, floats, ints, out)
@@ -270,8 +269,8 @@ def test_masked_access_stays_off_memory(machine: Machine) -> None:
 
     def emit(e: Emitter, o: Any) -> None:
         none = e.first_lanes(e.int64(-3))
-        e.store(e.load_masked(FLOATS, e.int64(0), 0, none), o)
-        e.store_masked(e.load(FLOATS, o), e.int64(0), 0, none)
+        e.store(e.load_masked(V16F32, e.int64(0), 0, none), o)
+        e.store_masked(e.load(V16F32, o), e.int64(0), 0, none)
 
     machine.run(emit, out)
     assert (out == 0).all()
@@ -280,7 +279,7 @@ def test_masked_access_stays_off_memory(machine: Machine) -> None:
 def test_bytes_broadcast(machine: Machine, rng: np.random.Generator) -> None:
     values = rng.integers(0, 256, 8, dtype=np.uint8)
     out = np.zeros(64, np.uint8)
-    machine.run(lambda e, v, o: e.store(e.broadcast(BYTES, v, 4), o), values, out)
+    machine.run(lambda e, v, o: e.store(e.load_splat(V64I8, v, 4), o), values, out)
     np.testing.assert_array_equal(out.reshape(16, 4), np.tile(values[4:], (16, 1)))
 
 
@@ -324,9 +323,9 @@ def test_steps_in_turn_stay_apart(machine: Machine) -> None:
     def emit(e: Emitter, v: Any, o: Any) -> None:
         def add(i: int, total: Any) -> Any:
             e.prefetch(v, 4096 * (i + 1))
-            return e.b.fadd(e.b.fmul(total, e.const(FLOATS, 2.0)), e.load(FLOATS, v, 64 * i))
+            return e.b.fadd(e.b.fmul(total, e.const(V16F32, 2.0)), e.load(V16F32, v, 64 * i))
 
-        e.store(e.in_turn(e.zero(FLOATS), [partial(add, i) for i in range(4)]), o)
+        e.store(e.in_turn(e.zero(V16F32), [partial(add, i) for i in range(4)]), o)
 
     machine.run(emit, values, out)
     expected = np.zeros(16, np.float32)
