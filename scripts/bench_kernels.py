@@ -20,9 +20,12 @@ import numpy as np
 from gguflike.blocks import FORMATS
 from gguflike.kernels.dispatch import linear_plan
 from gguflike.kernels.engine import native
-from gguflike.kernels.engine.program import SCRATCH_BYTES
+from gguflike.kernels.engine.args import Word
+from gguflike.kernels.engine.memory import SCRATCH_BYTES, op_state
+from gguflike.kernels.matmul.args import LIMITS, MATMUL, REPACK
 from gguflike.kernels.matmul.records import activation_arrays
 from gguflike.kernels.table import KERNELS
+from gguflike.kernels.vector.args import QUANTIZE_ROWS
 from gguflike.runner.bench import READ_VECTORS, ROUND_OPERATIONS
 
 
@@ -43,13 +46,17 @@ def aligned(count: int) -> np.ndarray[Any, Any]:
     return raw[start : start + count]
 
 
+def words(args: tuple[Word, ...]) -> np.ndarray[Any, Any]:
+    return np.array(args, np.int64)
+
+
 def limits(megabytes: int, repeats: int) -> dict[str, float]:
     """Read bandwidth in bytes per second and the peak of the byte dot product in operations per second."""
     memory = aligned(megabytes << 20)
     memory[:] = 1
     result = np.zeros(64, np.uint8)
     read, multiply = native.call("matmul.limits:read"), native.call("matmul.limits:multiply")
-    args = np.array([memory.ctypes.data, result.ctypes.data], np.int64)
+    args = words(LIMITS.pack(memory=memory.ctypes.data, result=result.ctypes.data))
     vectors, rounds = memory.nbytes // READ_VECTORS, 200_000
     return {
         "read": memory.nbytes / seconds(lambda: read(args.ctypes.data, 0, 0, vectors), repeats),
@@ -79,27 +86,29 @@ def measure(name: str, rows: int, columns: int, tokens: int, repeats: int) -> di
     plan = linear_plan(FORMATS[name])
     rng = np.random.default_rng(0)
     data = weights_of(name, rows, columns, rng)
-    state = np.array([tokens, 0, 0, 0], np.int64)
     scratch = aligned(SCRATCH_BYTES)
-    state[3] = scratch.ctypes.data
+    state = op_state(tokens=tokens, scratch=scratch.ctypes.data)
     row: dict[str, Any] = {"type": name}
     weights = data
     if plan.repack is not None:
         packed = plan.allocate(rows, columns)
         assert packed is not None
         weights = packed
-        words = np.array(plan.repack_args(data.ctypes.data, weights.ctypes.data, rows, columns), np.int64)
+        source, target = data.ctypes.data, weights.ctypes.data
+        repack_args = words(REPACK.pack(blocks=source, records=target, rows=rows, columns=columns))
         repack = native.call(plan.repack)
-        spent = seconds(lambda: repack(words.ctypes.data, 0, 0, plan.matvec_items(rows)), 3)
+        spent = seconds(lambda: repack(repack_args.ctypes.data, 0, 0, plan.matvec_items(rows)), 3)
         row["repack_gb_s"] = data.nbytes / spent / 1e9
     out = np.zeros((tokens, rows), np.float32)
     x = rng.standard_normal((tokens, columns)).astype(np.float32)
     arrays = activation_arrays(tokens, columns) if plan.activations == "int8" else {"codes": x}
-    places = [a.ctypes.data for a in arrays.values()] + [0] * (3 - len(arrays))
+    places = {"scales": 0, "sums": 0} | {name: a.ctypes.data for name, a in arrays.items()}
     if plan.activations == "int8":
-        words = np.array((x.ctypes.data, columns, *places), np.int64)
-        native.call("vector.quantize:rows")(words.ctypes.data, 0, 0, tokens)
-    args = np.array((weights.ctypes.data, rows, columns, *places, out.ctypes.data, rows, 0, 0), np.int64)
+        quantize_args = words(QUANTIZE_ROWS.pack(x=x.ctypes.data, columns=columns, **places))
+        native.call("vector.quantize:rows")(quantize_args.ctypes.data, 0, 0, tokens)
+    shape = {"rows": rows, "columns": columns, "stride": rows}
+    result = {"out": out.ctypes.data, "add": 0, "bias": 0}
+    args = words(MATMUL.pack(weights=weights.ctypes.data, **shape, **places, **result))
     matvec, matmul = native.call(plan.matvec), native.call(plan.matmul)
     one = seconds(lambda: matvec(args.ctypes.data, state.ctypes.data, 0, plan.matvec_items(rows)), repeats)
     many = seconds(

@@ -37,8 +37,9 @@ ROOMS = {
     "encode": {"engine", "vector"},
     "matmul": {"engine", "vector"},
     "attention": {"engine", "vector", "matmul"},
-    "ops": {"engine", "vector"},
-    "embed": {"engine", "vector"},
+    "args": {"engine"},
+    "ops": {"engine", "vector", "args"},
+    "embed": {"engine", "vector", "args"},
     "table": {"matmul"},  # of which it takes what a row is made of; kernels it names as text
     "by_type": {"engine", "matmul", "embed", "table"},
     "dispatch": {"decode", "matmul", "table"},

@@ -16,8 +16,11 @@ from gguflike.blocks import FORMATS
 from gguflike.errors import QuantizationError, UnsupportedError
 from gguflike.kernels.dispatch import linear_plan
 from gguflike.kernels.engine import native
+from gguflike.kernels.engine.memory import SCRATCH_BYTES, op_state
+from gguflike.kernels.matmul.args import MATMUL, REPACK
 from gguflike.kernels.matmul.records import activation_arrays
 from gguflike.kernels.table import KERNELS
+from gguflike.kernels.vector.args import QUANTIZE_ROWS
 from gguflike.kernels.vector.sizes import LANES
 from gguflike.tensor import QuantizedTensor
 from tests.measures import largest_error
@@ -117,26 +120,29 @@ def test_bias_and_residual(name: str, tokens: int, rows: int) -> None:
     if plan.repack is not None:
         packed = plan.allocate(rows, columns)
         assert packed is not None
-        words = np.array(plan.repack_args(weights.ctypes.data, packed.ctypes.data, rows, columns), np.int64)
+        source, target = weights.ctypes.data, packed.ctypes.data
+        words = np.array(REPACK.pack(blocks=source, records=target, rows=rows, columns=columns), np.int64)
         native.call(plan.repack)(words.ctypes.data, 0, 0, plan.matvec_items(rows))
         weights = packed
     arrays = activation_arrays(tokens, columns)
-    places = [a.ctypes.data for a in arrays.values()]
+    places = {array: values.ctypes.data for array, values in arrays.items()}
     if plan.activations == "int8":
-        words = np.array((x.ctypes.data, columns, *places), np.int64)
+        words = np.array(QUANTIZE_ROWS.pack(x=x.ctypes.data, columns=columns, **places), np.int64)
         native.call("vector.quantize:rows")(words.ctypes.data, 0, 0, tokens)
         product = quantized(x) @ decoded(tensor).T
     else:
-        places[0] = x.ctypes.data
+        places["codes"] = x.ctypes.data
         product = x.astype(np.float64) @ decoded(tensor).T
-    scratch = np.zeros(1 << 18, np.uint8)
-    state = np.array([tokens, 0, 0, scratch.ctypes.data], np.int64)
+    scratch = np.zeros(SCRATCH_BYTES, np.uint8)
+    state = op_state(tokens=tokens, scratch=scratch.ctypes.data)
     run = native.call(plan.matvec if tokens == 1 else plan.matmul)
     items = plan.matvec_items(rows) if tokens == 1 else plan.matmul_items(rows)
     for add, with_bias in ((0, 1), (1, 0), (1, 1)):
         out = before.copy()
         address = bias.ctypes.data if with_bias else 0
-        args = np.array((weights.ctypes.data, rows, columns, *places, out.ctypes.data, stride, add, address), np.int64)
+        shape = {"rows": rows, "columns": columns, "stride": stride}
+        result = {"out": out.ctypes.data, "add": add, "bias": address}
+        args = np.array(MATMUL.pack(weights=weights.ctypes.data, **shape, **places, **result), np.int64)
         run(args.ctypes.data, state.ctypes.data, 0, items)
         expected = product + (bias if with_bias else 0) + (before[:, :rows] if add else 0)
         assert largest_error(out[:, :rows], expected) < LIMIT
@@ -149,7 +155,8 @@ def test_quantized_activations_follow_the_rule() -> None:
     x[1, :32] = 0
     x[2, :32] *= 1e-36
     arrays = activation_arrays(3, 96)
-    words = np.array((x.ctypes.data, 96, *(a.ctypes.data for a in arrays.values())), np.int64)
+    places = {array: values.ctypes.data for array, values in arrays.items()}
+    words = np.array(QUANTIZE_ROWS.pack(x=x.ctypes.data, columns=96, **places), np.int64)
     native.call("vector.quantize:rows")(words.ctypes.data, 0, 0, 3)
     codes, scales, sums = arrays["codes"].astype(np.int32), arrays["scales"], arrays["sums"]
     assert (codes[1, :32] == 0).all()

@@ -14,6 +14,8 @@ import pytest
 
 import gguflike
 from gguflike.kernels.engine import native, objects
+from gguflike.kernels.engine.memory import op_state
+from gguflike.kernels.vector.args import QUANTIZE_ROWS
 
 OP = "vector.quantize:rows"
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere LLVM links everything")
@@ -33,8 +35,9 @@ def quantized(address: int) -> list[np.ndarray]:
     """What the op at an address makes of two rows."""
     x = np.random.default_rng(0).normal(size=(2, 64)).astype(np.float32)
     out = [np.zeros((2, 64), np.int8), np.zeros((2, 2), np.float32), np.zeros((2, 4), np.int32)]
-    args = np.array([x.ctypes.data, 64, *(a.ctypes.data for a in out)], np.int64)
-    state = np.array([2, 0, 0, 0], np.int64)
+    codes, scales, sums = (a.ctypes.data for a in out)
+    words = QUANTIZE_ROWS.pack(x=x.ctypes.data, columns=64, codes=codes, scales=scales, sums=sums)
+    args, state = np.array(words, np.int64), op_state(tokens=2)
     native.OP_TYPE(address)(args.ctypes.data, state.ctypes.data, 0, 2)
     return out
 

@@ -9,8 +9,12 @@ import pytest
 
 from gguflike.blocks import FORMATS
 from gguflike.errors import UnsupportedError
-from gguflike.kernels.attention.words import ATTENTION_HEADS, ATTENTION_KEYS, attention_part, attention_rows
-from gguflike.kernels.engine.program import Own, Program, Team, aligned, float_bits
+from gguflike.kernels.args import EMBED, RMS_NORM, RMS_NORM_Q8, SILU_MUL, SILU_MUL_Q8
+from gguflike.kernels.attention.args import ATTENTION, ATTENTION_ONE, MERGE, STORE_KV
+from gguflike.kernels.attention.sizes import ATTENTION_HEADS, ATTENTION_KEYS, attention_rows, part_bytes
+from gguflike.kernels.engine.args import Own, Word, float_bits
+from gguflike.kernels.engine.memory import aligned
+from gguflike.kernels.engine.program import Program, Team
 from gguflike.runner.cache import KVCache, bytes_per_position, default_context
 from gguflike.runner.graph import heads_together
 from gguflike.runner.rope import Rope
@@ -26,9 +30,11 @@ def at(array: np.ndarray) -> int:
     return int(array.ctypes.data)
 
 
-def run(team: Team, name: str, *args: int, items: int, per_tokens: int = 0, tokens: int = 1, position: int = 0) -> None:
+def run(
+    team: Team, name: str, args: tuple[Word, ...], items: int, per_tokens: int = 0, tokens: int = 1, position: int = 0
+) -> None:
     program = Program()
-    program.add(name, *args, items=items, per_tokens=per_tokens)
+    program.add(name, args, items=items, per_tokens=per_tokens)
     team.run(program.link(), tokens, position)
 
 
@@ -51,7 +57,8 @@ def test_rms_norm(team: Team, columns: int) -> None:
     rng = np.random.default_rng(columns)
     x, weight = rng.standard_normal((5, columns), np.float32), rng.standard_normal(columns, np.float32)
     out = np.zeros_like(x)
-    run(team, "ops:rms_norm", at(x), columns, at(weight), float_bits(1e-5), at(out), items=1, per_tokens=1, tokens=5)
+    words = RMS_NORM.pack(x=at(x), columns=columns, weight=at(weight), eps=float_bits(1e-5), out=at(out))
+    run(team, "ops:rms_norm", words, items=1, per_tokens=1, tokens=5)
     assert np.allclose(out, naive_model.rms_norm(x.astype(np.float64), weight, 1e-5), rtol=1e-6, atol=1e-7)
 
 
@@ -60,8 +67,9 @@ def test_rms_norm_quantized(team: Team) -> None:
     x, weight = rng.standard_normal((5, 96), np.float32), rng.standard_normal(96, np.float32)
     x[3, :64] = 0  # a block of zeros
     codes, scales, sums = np.ones((5, 96), np.int8), np.ones((5, 3), np.float32), np.ones((5, 6), np.int32)
-    words = (at(x), 96, at(weight), float_bits(1e-5), at(codes), at(scales), at(sums))
-    run(team, "ops:rms_norm_q8", *words, items=1, per_tokens=1, tokens=5)
+    source = {"x": at(x), "columns": 96, "weight": at(weight), "eps": float_bits(1e-5)}
+    words = RMS_NORM_Q8.pack(**source, codes=at(codes), scales=at(scales), sums=at(sums))
+    run(team, "ops:rms_norm_q8", words, items=1, per_tokens=1, tokens=5)
     check_quantized(codes, scales, sums, naive_model.rms_norm(x.astype(np.float64), weight, 1e-5))
 
 
@@ -71,10 +79,11 @@ def test_silu_mul(team: Team) -> None:
     gate[0, :6] = [0.0, -0.0, 1e4, -1e4, 88.0, -88.0]
     want = gate.astype(np.float64) / (1 + np.exp(-gate.astype(np.float64).clip(-700))) * up
     out = np.zeros_like(gate)
-    run(team, "ops:silu_mul", at(gate), at(up), at(out), items=2, per_tokens=1, tokens=3)
+    run(team, "ops:silu_mul", SILU_MUL.pack(gate=at(gate), up=at(up), out=at(out)), items=2, per_tokens=1, tokens=3)
     assert np.allclose(out, want, rtol=1e-6, atol=1e-30)
     codes, scales, sums = np.zeros((3, 64), np.int8), np.zeros((3, 2), np.float32), np.zeros((3, 4), np.int32)
-    run(team, "ops:silu_mul_q8", at(gate), at(up), at(codes), at(scales), at(sums), items=2, per_tokens=1, tokens=3)
+    words = SILU_MUL_Q8.pack(gate=at(gate), up=at(up), codes=at(codes), scales=at(scales), sums=at(sums))
+    run(team, "ops:silu_mul_q8", words, items=2, per_tokens=1, tokens=3)
     check_quantized(codes, scales, sums, want)
 
 
@@ -84,10 +93,12 @@ def test_rotated_keys_and_values_are_stored(team: Team, kind: str, n_rot: int) -
     kv_heads, dim, tokens, position = 2, 64, 21, 30
     rng = np.random.default_rng(0)
     k, v = (rng.standard_normal((tokens, kv_heads, dim), np.float32) for _ in range(2))
-    table, angles = rotation(kind, n_rot, position, tokens)
+    cos_sin, angles = rotation(kind, n_rot, position, tokens)
     cache = KVCache(1, kv_heads, dim, 64)
-    words = (0, at(table), n_rot, kind == "neox", *cache.addresses(0), 0, kv_heads, dim, 64, 0, 0, at(k), at(v))
-    run(team, "attention.rope:store_f16", *words, items=1, per_tokens=1, tokens=tokens, position=position)
+    rotation_words = {"cos_sin": at(cos_sin), "n_rot": n_rot, "neox": kind == "neox"}
+    shape = {"n_head_kv": kv_heads, "head_dim": dim, "context": 64}
+    words = STORE_KV.pack(**rotation_words, **cache.addresses(0), **shape, k=at(k), v=at(v))
+    run(team, "attention.rope:store_f16", words, items=1, per_tokens=1, tokens=tokens, position=position)
     keys = (
         cache._data[0].view(np.float16).reshape(kv_heads, 4, dim, 16).transpose(1, 3, 0, 2).reshape(64, kv_heads, dim)
     )
@@ -100,11 +111,11 @@ def test_rotated_keys_and_values_are_stored(team: Team, kind: str, n_rot: int) -
 
 
 def rotation(kind: str, n_rot: int, position: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """The table that ops read, and the angles."""
+    """Cosines and sines as ops read them, and the angles."""
     rope = Rope(10000.0 ** (-np.arange(0, n_rot, 2) / n_rot), kind == "norm")
-    table = np.zeros((position + tokens, 2, n_rot), np.float32)
-    rope.table(position, tokens, table[position:])
-    return table, np.arange(position, position + tokens)[:, None] * rope.frequencies
+    cos_sin = np.zeros((position + tokens, 2, n_rot), np.float32)
+    rope.fill_cos_sin(position, tokens, cos_sin[position:])
+    return cos_sin, np.arange(position, position + tokens)[:, None] * rope.frequencies
 
 
 def fill(cache: KVCache, keys: np.ndarray, values: np.ndarray) -> None:
@@ -154,30 +165,38 @@ def test_attention(
     cache = KVCache(1, kv_heads, dim, 448)
     for data in cache._data:
         data.view(np.uint16)[:] = 0x7BFF  # what lies beyond the last position must not matter
-    table, angles = rotation(kind, n_rot, position, tokens)
-    shape = (n_head, kv_heads, dim, cache.positions, heads, float_bits(dim**-0.5))
-    words = (at(q), at(table), n_rot, kind == "neox", *cache.addresses(0), *shape)
+    cos_sin, angles = rotation(kind, n_rot, position, tokens)
     flat = (tokens, n_head * dim)
     out, codes = np.full(flat, np.nan, np.float32), np.zeros(flat, np.int8)
     scales, sums = np.zeros((tokens, n_head * dim // 32), np.float32), np.zeros((tokens, n_head * dim // 16), np.int32)
-    quantized = (0, at(codes), at(scales), at(sums))
-    parts = np.zeros(4 * n_head * attention_part(1, dim), np.uint8)
+    targets = [{"out": at(out), "codes": 0, "scales": 0, "sums": 0}]
+    if dim % 32 == 0:
+        targets.append({"out": 0, "codes": at(codes), "scales": at(scales), "sums": at(sums)})
+    parts = np.zeros(4 * n_head * part_bytes(1, dim), np.uint8)
+    k = rng.standard_normal((kv_heads, dim), np.float32)
+    new = values[-1].astype(np.float32)
     if tokens == 1:
-        k = rng.standard_normal((kv_heads, dim), np.float32)
         keys[-1] = naive_model.rotate(k[None].astype(np.float64), angles, kind)[0]
         fill(cache, keys[:-1], values[:-1])
-        new = values[-1].astype(np.float32)
     else:
         fill(cache, keys, values)
-    for target in ((at(out), 0, 0, 0), quantized)[: 2 if dim % 32 == 0 else 1]:
+    queries = {
+        **{"cos_sin": at(cos_sin), "n_rot": n_rot, "neox": kind == "neox", **cache.addresses(0)},
+        **{"n_head_kv": kv_heads, "head_dim": dim, "context": cache.positions, "k": at(k), "v": at(new)},
+        **{"q": at(q), "n_head": n_head, "heads": heads, "scale": float_bits(dim**-0.5)},
+    }
+    for target in targets:
         program = Program()
         if tokens == 1:
             name = f"attention.causal:f16_{heads}"
-            program.add(name, *words, at(k), at(new), at(parts), items=n_head // heads, per_keys=ATTENTION_KEYS)
-            program.add("attention.causal:merge", at(parts), heads, n_head, dim, *target, items=n_head // heads)
+            words = ATTENTION_ONE.pack(**queries, parts=at(parts))
+            program.add(name, words, items=n_head // heads, per_keys=ATTENTION_KEYS)
+            words = MERGE.pack(parts=at(parts), heads=heads, n_head=n_head, head_dim=dim, **target)
+            program.add("attention.causal:merge", words, items=n_head // heads)
         else:
             span = attention_rows(dim) // heads
-            program.add("attention.causal:f16", *words, 0, 0, span, *target, items=n_head // heads, per_tokens=span)
+            words = ATTENTION.pack(**queries, span=span, **target)
+            program.add("attention.causal:f16", words, items=n_head // heads, per_tokens=span)
         team.run(program.link(), tokens, position)
     want = attended(naive_model.rotate(q.astype(np.float64), angles, kind), keys, values, position)
     assert np.allclose(out, want.reshape(flat), rtol=1e-4, atol=1e-4 if tokens == 1 else 1e-5)
@@ -191,8 +210,9 @@ def test_embedding(team: Team, name: str) -> None:
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 60, (9, fmt.row_bytes(256)), np.uint8)  # bytes below 60 make small finite floats
     ids, out = np.array([8, 0, 3, 3], np.int32), np.zeros((4, 256), np.float32)
-    words = (at(ids), at(rows), fmt.row_bytes(256), 256 // fmt.block_size, at(out), 256)
-    run(team, f"by_type.embed:{name}", *words, items=1, per_tokens=1, tokens=4)
+    matrix = {"rows": at(rows), "row_bytes": fmt.row_bytes(256), "blocks": 256 // fmt.block_size}
+    words = EMBED.pack(ids=at(ids), **matrix, out=at(out), columns=256)
+    run(team, f"by_type.embed:{name}", words, items=1, per_tokens=1, tokens=4)
     assert fmt.decode is not None
     want = fmt.decode(rows.reshape(-1).view(fmt.dtype)).reshape(9, 256)
     assert np.array_equal(out, want[ids])
@@ -209,11 +229,10 @@ def chain(stages: int, tokens: int, columns: int = 64) -> tuple[Program, np.ndar
     for stage in range(stages):
         source, target = (a, b) if stage % 2 == 0 else (b, a)
         # The item is a value of 32: rows are cut among threads, differently in every other stage.
-        program.add(
-            "ops:silu_mul", at(source), at(source), at(target), items=columns // 32, per_tokens=1, grain=stage % 3 + 1
-        )
-        words = (at(target), columns, at(weight), float_bits(1e-5), at(target))
-        program.add("ops:rms_norm", *words, items=1, per_tokens=1)
+        words = SILU_MUL.pack(gate=at(source), up=at(source), out=at(target))
+        program.add("ops:silu_mul", words, items=columns // 32, per_tokens=1, grain=stage % 3 + 1)
+        words = RMS_NORM.pack(x=at(target), columns=columns, weight=at(weight), eps=float_bits(1e-5), out=at(target))
+        program.add("ops:rms_norm", words, items=1, per_tokens=1)
     return program, a, b, weight
 
 
@@ -257,10 +276,11 @@ def test_independent_ops_share_a_stage(team: Team) -> None:
     outs = [np.zeros_like(x) for _ in range(3)]
     program = Program()
     for index, out in enumerate(outs):
-        words = (at(x), 64, at(weight), float_bits(0.0), at(out))
-        program.add("ops:rms_norm", *words, items=1, per_tokens=1, barrier=index == 0)
+        words = RMS_NORM.pack(x=at(x), columns=64, weight=at(weight), eps=float_bits(0.0), out=at(out))
+        program.add("ops:rms_norm", words, items=1, per_tokens=1, barrier=index == 0)
     last = np.zeros_like(x)
-    program.add("ops:silu_mul", at(outs[2]), at(outs[1]), at(last), items=2, per_tokens=1)
+    words = SILU_MUL.pack(gate=at(outs[2]), up=at(outs[1]), out=at(last))
+    program.add("ops:silu_mul", words, items=2, per_tokens=1)
     team.run(program.link(), 4)
     assert np.array_equal(outs[0], outs[1])
     assert np.array_equal(outs[0], outs[2])
@@ -277,9 +297,12 @@ def test_each_thread_has_its_own(threads: int) -> None:
     own = Own(at(copies), copies.strides[0])
     program = Program()
     for _ in range(stages):
-        program.add("ops:rms_norm", at(x), columns, at(weight), float_bits(0.0), own, items=1, own=True)
-        program.add("ops:silu_mul", own, own, at(scratch), items=columns // 32, barrier=False)
-        program.add("ops:silu_mul", at(scratch), at(scratch), at(x), items=columns // 32)
+        words = RMS_NORM.pack(x=at(x), columns=columns, weight=at(weight), eps=float_bits(0.0), out=own)
+        program.add("ops:rms_norm", words, items=1, own=True)
+        words = SILU_MUL.pack(gate=own, up=own, out=at(scratch))
+        program.add("ops:silu_mul", words, items=columns // 32, barrier=False)
+        words = SILU_MUL.pack(gate=at(scratch), up=at(scratch), out=at(x))
+        program.add("ops:silu_mul", words, items=columns // 32)
     program.link()
     first = x.copy()
     for _ in range(20):
@@ -299,10 +322,10 @@ def test_chained_ops_follow_on_the_same_items(threads: int) -> None:
     x = np.random.default_rng(0).standard_normal(32 * 66, np.float32)
     a, b, c, d = (np.zeros_like(x) for _ in range(4))
     program = Program()
-    program.add("ops:silu_mul", at(x), at(x), at(a), items=22, each=3, grain=2)
-    program.add("ops:silu_mul", at(a), at(a), at(b), items=22, each=3, chained=True)
-    program.add("ops:silu_mul", at(a), at(b), at(c), items=22, each=3, chained=True)
-    program.add("ops:silu_mul", at(c), at(b), at(d), items=66)
+    program.add("ops:silu_mul", SILU_MUL.pack(gate=at(x), up=at(x), out=at(a)), items=22, each=3, grain=2)
+    program.add("ops:silu_mul", SILU_MUL.pack(gate=at(a), up=at(a), out=at(b)), items=22, each=3, chained=True)
+    program.add("ops:silu_mul", SILU_MUL.pack(gate=at(a), up=at(b), out=at(c)), items=22, each=3, chained=True)
+    program.add("ops:silu_mul", SILU_MUL.pack(gate=at(c), up=at(b), out=at(d)), items=66)
     program.link()
     steps = [x.astype(np.float64)]
     for gate, up in ((0, 0), (1, 1), (1, 2), (3, 2)):
@@ -359,7 +382,7 @@ def test_cache_takes_memory_only_when_used() -> None:
     cache = KVCache(2, 2, 64, 1000)
     assert cache.positions == 1024
     assert cache.nbytes == 2 * 2 * 2 * 64 * 1024 * 2
-    assert cache.addresses(1)[0] - cache.addresses(0)[0] == 2 * 64 * 1024 * 2
+    assert cache.addresses(1)["keys"] - cache.addresses(0)["keys"] == 2 * 64 * 1024 * 2
     small = KVCache(2, 2, 64, 1000, "q8_0")
     assert small.nbytes == cache.nbytes * 17 // 32
     assert bytes_per_position(2, 2, 64, "q8_0") * 1024 == small.nbytes

@@ -1,11 +1,8 @@
 """The ops around the matrix products: normalization and activation.
 
-Ops, in the sense of native.py, on float32 rows that stand side by side. Those ending in ``_q8`` hand their result on
-as the matmul ops read it (matmul/integer.py: int8 codes, a scale per 32, sums per 16), which saves writing and
-reading floats.
-
-    rms_norm(_q8)   items are tokens                X, COLUMNS, WEIGHT, EPS (float bits), OUT or CODES, SCALES, SUMS
-    silu_mul(_q8)   items are 32 values of a token  GATE, UP, OUT or CODES, SCALES, SUMS
+Ops, in the sense of native.py, on float32 rows that stand side by side; args.py has their argument words. Those ending
+in ``_q8`` hand their result on as the matmul ops read it (matmul/integer.py: int8 codes, a scale per 32, sums per 16),
+which saves writing and reading floats.
 """
 
 from __future__ import annotations
@@ -14,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from gguflike.kernels.engine.atomics import load_word
+from gguflike.kernels.args import RMS_NORM, RMS_NORM_Q8, SILU_MUL, SILU_MUL_Q8
+from gguflike.kernels.engine.atomics import load_args
 from gguflike.kernels.engine.jit import inner, op
 from gguflike.kernels.vector.lanes import exp, fma, reduce_add, splat
 from gguflike.kernels.vector.memory import float_of, load_f32, load_f32x16, store_f32, store_f32x16
@@ -40,32 +38,31 @@ def _rms_factor(x: int, columns: int, eps: Any) -> Any:
 
 @op("ops:rms_norm")
 def rms_norm(args: int, state: int, start: int, stop: int) -> None:
-    x, columns, weight, out = load_word(args), load_word(args + 8), load_word(args + 16), load_word(args + 32)
-    eps = float_of(load_word(args + 24))
-    vectors = columns // 16
+    """Write x * weight / sqrt(mean(x**2) + eps) of each token as float32. Items are tokens; words: ``RMS_NORM``."""
+    a = load_args(RMS_NORM, args)
+    columns, vectors, eps = a.columns, a.columns // 16, float_of(a.eps)
     for token in range(start, stop):
-        row, target = x + 4 * columns * token, out + 4 * columns * token
+        row, target = a.x + 4 * columns * token, a.out + 4 * columns * token
         factor = _rms_factor(row, columns, eps)
         for i in range(vectors):
-            store_f32x16(target + 64 * i, load_f32x16(row + 64 * i) * splat(factor) * load_f32x16(weight + 64 * i))
+            store_f32x16(target + 64 * i, load_f32x16(row + 64 * i) * splat(factor) * load_f32x16(a.weight + 64 * i))
         for i in range(16 * vectors, columns):
-            store_f32(target + 4 * i, np.float32(load_f32(row + 4 * i) * factor * load_f32(weight + 4 * i)))
+            store_f32(target + 4 * i, np.float32(load_f32(row + 4 * i) * factor * load_f32(a.weight + 4 * i)))
 
 
 @op("ops:rms_norm_q8")
 def rms_norm_q8(args: int, state: int, start: int, stop: int) -> None:
-    x, columns, weight = load_word(args), load_word(args + 8), load_word(args + 16)
-    eps = float_of(load_word(args + 24))
-    codes, scales, sums = load_word(args + 32), load_word(args + 40), load_word(args + 48)
-    blocks = columns // 32
+    """As ``rms_norm``, quantized to int8 like activations. Items are tokens; words: ``RMS_NORM_Q8``."""
+    a = load_args(RMS_NORM_Q8, args)
+    columns, blocks, eps = a.columns, a.columns // 32, float_of(a.eps)
     for token in range(start, stop):
-        row = x + 4 * columns * token
+        row = a.x + 4 * columns * token
         factor = splat(_rms_factor(row, columns, eps))
         for i in range(blocks):
-            a = load_f32x16(row + 128 * i) * factor * load_f32x16(weight + 128 * i)
-            b = load_f32x16(row + 128 * i + 64) * factor * load_f32x16(weight + 128 * i + 64)
+            low = load_f32x16(row + 128 * i) * factor * load_f32x16(a.weight + 128 * i)
+            high = load_f32x16(row + 128 * i + 64) * factor * load_f32x16(a.weight + 128 * i + 64)
             block = blocks * token + i
-            quantize_block(a, b, codes + 32 * block, scales + 4 * block, sums + 8 * block)
+            quantize_block(low, high, a.codes + 32 * block, a.scales + 4 * block, a.sums + 8 * block)
 
 
 @inner(inline="always")
@@ -77,16 +74,17 @@ def _silu_mul(gate: int, up: int) -> Any:
 
 @op("ops:silu_mul")
 def silu_mul(args: int, state: int, start: int, stop: int) -> None:
-    gate, up, out = load_word(args), load_word(args + 8), load_word(args + 16)
+    """Write silu(gate) * up as float32. Items are 32 values; words: ``SILU_MUL``."""
+    a = load_args(SILU_MUL, args)
     for i in range(2 * start, 2 * stop):
-        store_f32x16(out + 64 * i, _silu_mul(gate + 64 * i, up + 64 * i))
+        store_f32x16(a.out + 64 * i, _silu_mul(a.gate + 64 * i, a.up + 64 * i))
 
 
 @op("ops:silu_mul_q8")
 def silu_mul_q8(args: int, state: int, start: int, stop: int) -> None:
-    gate, up = load_word(args), load_word(args + 8)
-    codes, scales, sums = load_word(args + 16), load_word(args + 24), load_word(args + 32)
+    """As ``silu_mul``, quantized to int8 like activations. Items are 32 values; words: ``SILU_MUL_Q8``."""
+    a = load_args(SILU_MUL_Q8, args)
     for block in range(start, stop):
-        a = _silu_mul(gate + 128 * block, up + 128 * block)
-        b = _silu_mul(gate + 128 * block + 64, up + 128 * block + 64)
-        quantize_block(a, b, codes + 32 * block, scales + 4 * block, sums + 8 * block)
+        low = _silu_mul(a.gate + 128 * block, a.up + 128 * block)
+        high = _silu_mul(a.gate + 128 * block + 64, a.up + 128 * block + 64)
+        quantize_block(low, high, a.codes + 32 * block, a.scales + 4 * block, a.sums + 8 * block)

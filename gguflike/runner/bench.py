@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from gguflike.errors import UnsupportedError
-from gguflike.kernels.engine.program import Program, Team, aligned
+from gguflike.kernels.engine.memory import aligned
+from gguflike.kernels.engine.program import Program, Team
+from gguflike.kernels.matmul.args import LIMITS
 from gguflike.progress import Progress
 from gguflike.runner.model import Model, load
 
@@ -84,10 +86,10 @@ def machine_limits(threads: int, repeat: int = 3) -> tuple[float, float]:
     team = Team(threads)
     memory, result = aligned(READ_BYTES), aligned(64)
     memory[:] = 1
-    words = (int(memory.ctypes.data), int(result.ctypes.data))
+    words = LIMITS.pack(memory=int(memory.ctypes.data), result=int(result.ctypes.data))
     read, multiply = Program(keep=[memory, result]), Program(keep=[result])
-    read.add("matmul.limits:read", *words, items=READ_BYTES // READ_VECTORS)
-    multiply.add("matmul.limits:multiply", *words, items=MULTIPLY_ROUNDS)
+    read.add("matmul.limits:read", words, items=READ_BYTES // READ_VECTORS)
+    multiply.add("matmul.limits:multiply", words, items=MULTIPLY_ROUNDS)
     for program in (read, multiply):
         program.link()
     reading = _median(lambda: team.run(read, 1), repeat)

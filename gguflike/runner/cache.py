@@ -19,7 +19,7 @@ from typing import Any
 import numpy.typing as npt
 
 from gguflike.errors import UnsupportedError
-from gguflike.kernels.engine.program import aligned
+from gguflike.kernels.engine.memory import aligned
 
 BLOCK = 32  # positions are reserved in multiples of this; kernels read keys up to the next one
 TYPES = ("f16", "q8_0")
@@ -54,11 +54,11 @@ class KVCache:
         """Bytes reserved."""
         return sum(int(array.nbytes) for array in (*self._data, *self._scales))
 
-    def addresses(self, layer: int) -> tuple[int, int, int, int]:
-        """Of a layer's keys, their scales, values, their scales; 0 where there are no scales."""
+    def addresses(self, layer: int) -> dict[str, int]:
+        """Return where a layer's keys and values are, as argument words of attention; scales are 0 without any."""
         keys, values = (int(a.ctypes.data) + layer * self._layer * self._element for a in self._data)
-        at = [int(a.ctypes.data) + layer * self._layer // SCALED * 2 for a in self._scales] or [0, 0]
-        return keys, at[0], values, at[1]
+        scales = [int(a.ctypes.data) + layer * self._layer // SCALED * 2 for a in self._scales] or [0, 0]
+        return {"keys": keys, "key_scales": scales[0], "values": values, "value_scales": scales[1]}
 
 
 def bytes_per_position(layers: int, kv_heads: int, head_dim: int, cache_type: str) -> int:

@@ -15,10 +15,16 @@ import numpy.typing as npt
 
 from gguflike.arch.spec import ArchSpec, HParams
 from gguflike.errors import UnsupportedError
-from gguflike.kernels.attention.words import ATTENTION_HEADS, ATTENTION_KEYS, attention_part, attention_rows
+from gguflike.kernels.args import EMBED, RMS_NORM, RMS_NORM_Q8, SILU_MUL, SILU_MUL_Q8
+from gguflike.kernels.attention.args import ATTENTION, ATTENTION_ONE, MERGE, STORE_KV
+from gguflike.kernels.attention.sizes import ATTENTION_HEADS, ATTENTION_KEYS, attention_rows, part_bytes
 from gguflike.kernels.dispatch import embed_op
-from gguflike.kernels.engine.program import Own, Program, Word, aligned, float_bits
+from gguflike.kernels.engine.args import Own, Word, float_bits
+from gguflike.kernels.engine.memory import aligned
+from gguflike.kernels.engine.program import Program
+from gguflike.kernels.matmul.args import MATMUL
 from gguflike.kernels.matmul.records import LinearPlan, activation_arrays
+from gguflike.kernels.vector.args import QUANTIZE_ROWS
 from gguflike.runner.cache import KVCache
 from gguflike.runner.weights import Matrix, Weights
 
@@ -55,12 +61,17 @@ class Activations(NamedTuple):
     sums: Word
 
     @property
-    def quantized(self) -> tuple[Word, Word, Word]:
-        return self.codes, self.scales, self.sums
+    def quantized(self) -> dict[str, Word]:
+        """The words of an op that reads or writes them as int8."""
+        return {"codes": self.codes, "scales": self.scales, "sums": self.sums}
 
-    def words(self, plan: LinearPlan) -> tuple[Word, Word, Word]:
-        """As the matmul ops of ``plan`` take them."""
-        return self.quantized if plan.activations == "int8" else (self.floats, 0, 0)
+    def words(self, plan: LinearPlan) -> dict[str, Word]:
+        """Return the words of the matmul ops of ``plan``."""
+        return self.quantized if plan.activations == "int8" else {"codes": self.floats, "scales": 0, "sums": 0}
+
+    def quantize(self, columns: int) -> tuple[Word, ...]:
+        """Return the words of the op that makes int8 of the float32."""
+        return QUANTIZE_ROWS.pack(x=self.floats, columns=columns, **self.quantized)
 
 
 class Buffers:
@@ -74,13 +85,13 @@ class Buffers:
         widest = max(h["n_embd"], queries)
         self.ids: npt.NDArray[np.int32] = aligned(BATCH, np.int32)
         self.x: npt.NDArray[np.float32] = aligned(BATCH * h["n_embd"], np.float32).reshape(BATCH, -1)
-        self.angles: npt.NDArray[np.float32] = aligned(positions * 2 * h["n_rot"], np.float32)
-        self.angles = self.angles.reshape(positions, 2, -1)
+        self.cos_sin: npt.NDArray[np.float32] = aligned(positions * 2 * h["n_rot"], np.float32)
+        self.cos_sin = self.cos_sin.reshape(positions, 2, -1)
         self.logits: npt.NDArray[np.float32] = aligned(HEAD_TOKENS * h["n_vocab"], np.float32).reshape(HEAD_TOKENS, -1)
         self.head_x: npt.NDArray[np.float32] = aligned(HEAD_TOKENS * h["n_embd"], np.float32).reshape(HEAD_TOKENS, -1)
         self.q, self.k, self.v = (aligned(BATCH * size, np.float32) for size in (queries, keys, keys))
         self.gate, self.up = (aligned(BATCH * n_ff, np.float32) for _ in range(2))
-        self.parts = aligned(-(-positions // ATTENTION_KEYS) * h["n_head"] * attention_part(1, h["head_dim"]))
+        self.parts = aligned(-(-positions // ATTENTION_KEYS) * h["n_head"] * part_bytes(1, h["head_dim"]))
         self._floats = [aligned(BATCH * size, np.float32) for size in (h["n_embd"], queries)]
         self._quantized = activation_arrays(BATCH, max(widest, n_ff))
         quantized = [_at(self._quantized[name]) for name in ("codes", "scales", "sums")]
@@ -109,12 +120,12 @@ class _Builder:
         self.h, self.weights, self.buffers, self.many = h, weights, buffers, many
         self.program = Program(keep=[weights, buffers])
 
-    def between(self, name: str, *args: Word, items: int = 1) -> None:
+    def between(self, name: str, args: tuple[Word, ...], *, items: int = 1) -> None:
         """Add an op on all tokens that prepares what matrix products read; it may follow another such op."""
         if self.many:
-            self.program.add(name, *args, items=items, per_tokens=1)
+            self.program.add(name, args, items=items, per_tokens=1)
         else:
-            self.program.add(name, *args, items=items, own=True, barrier=not self._after_own())
+            self.program.add(name, args, items=items, own=True, barrier=not self._after_own())
 
     def _after_own(self) -> bool:
         return bool(self.program.ops) and self.program.ops[-1].own
@@ -124,65 +135,95 @@ class _Builder:
         result = self.buffers.normed if self.many else self.buffers.own
         columns, eps = self.h["n_embd"], float_bits(self.h["norm_eps"])
         kinds = {matrix.plan.activations for matrix in readers}
-        head = (x, columns, self.weights.vector(name), eps)
+        words: dict[str, Word] = {"x": x, "columns": columns, "weight": self.weights.vector(name), "eps": eps}
         if kinds == {"int8"}:
-            self.between("ops:rms_norm_q8", *head, *result.quantized)
+            self.between("ops:rms_norm_q8", RMS_NORM_Q8.pack(**words, **result.quantized))
         else:
-            self.between("ops:rms_norm", *head, result.floats)
+            self.between("ops:rms_norm", RMS_NORM.pack(**words, out=result.floats))
             if "int8" in kinds:
-                self.between("vector.quantize:rows", result.floats, columns, *result.quantized)
+                self.between("vector.quantize:rows", result.quantize(columns))
         return result
 
     def linear(self, matrix: Matrix, source: Activations, out: int, add: bool = False, **settings: Any) -> None:
         """``out`` (+)= activations @ matrix.T; ``settings`` are those of ``Op``."""
         plan, rows = matrix.plan, matrix.rows
-        words = (matrix.address, rows, matrix.columns, *source.words(plan), out, rows, int(add), matrix.bias)
+        words = MATMUL.pack(
+            weights=matrix.address,
+            rows=rows,
+            columns=matrix.columns,
+            **source.words(plan),
+            out=out,
+            stride=rows,
+            add=int(add),
+            bias=matrix.bias,
+        )
         settings = {"barrier": not self._after_own()} | settings
         if self.many:
-            self.program.add(plan.matmul, *words, **{"items": plan.matmul_items(rows)} | settings)
+            self.program.add(plan.matmul, words, **{"items": plan.matmul_items(rows)} | settings)
         else:
             items = {"items": plan.matvec_items(rows), "grain": MATVEC_GRAIN}
-            self.program.add(plan.matvec, *words, **items | settings)
+            self.program.add(plan.matvec, words, **items | settings)
 
     def attention(self, layer: int, cache: KVCache, rope: str, readers: Sequence[Matrix]) -> Activations:
-        """Rotation, cache and attention."""
+        """Rotate, store in the cache, and attend to it."""
         h, b = self.h, self.buffers
-        n_head, kv_heads, dim, n_rot = h["n_head"], h["n_head_kv"], h["head_dim"], h["n_rot"]
-        cached, turn = cache.addresses(layer), (_at(b.angles), n_rot, int(rope == "neox"))
-        heads = heads_together(n_head // kv_heads, attention_rows(dim) if self.many else ATTENTION_HEADS)
-        groups, scale = n_head // heads, float_bits(dim**-0.5)
-        shape = (_at(b.q), *turn, *cached, n_head, kv_heads, dim, cache.positions, heads, scale, _at(b.k), _at(b.v))
+        n_head, n_head_kv, dim = h["n_head"], h["n_head_kv"], h["head_dim"]
+        heads = heads_together(n_head // n_head_kv, attention_rows(dim) if self.many else ATTENTION_HEADS)
+        groups = n_head // heads
+        store: dict[str, Word] = {
+            "cos_sin": _at(b.cos_sin),
+            "n_rot": h["n_rot"],
+            "neox": int(rope == "neox"),
+            **cache.addresses(layer),
+            "n_head_kv": n_head_kv,
+            "head_dim": dim,
+            "context": cache.positions,
+            "k": _at(b.k),
+            "v": _at(b.v),
+        }
+        queries: dict[str, Word] = {
+            **store,
+            "q": _at(b.q),
+            "n_head": n_head,
+            "heads": heads,
+            "scale": float_bits(dim**-0.5),
+        }
+        result = b.attended if self.many else b.own
         quantized = all(matrix.plan.activations == "int8" for matrix in readers)
         fused = quantized and dim % 32 == 0
-        result = b.attended if self.many else b.own
-        target = (result.floats, *(result.quantized if fused else (0, 0, 0)))
+        codes = result.quantized if fused else dict.fromkeys(("codes", "scales", "sums"), 0)
         if self.many:
             span = attention_rows(dim) // heads
-            self.program.add(f"attention.rope:store_{cache.type}", *shape, items=1, per_tokens=1, grain=ROPE_GRAIN)
-            self.program.add(f"attention.causal:{cache.type}", *shape, span, *target, items=groups, per_tokens=span)
+            words = STORE_KV.pack(**store)
+            self.program.add(f"attention.rope:store_{cache.type}", words, items=1, per_tokens=1, grain=ROPE_GRAIN)
+            words = ATTENTION.pack(**queries, span=span, out=result.floats, **codes)
+            self.program.add(f"attention.causal:{cache.type}", words, items=groups, per_tokens=span)
         else:
-            name, parts = f"attention.causal:{cache.type}_{heads}", _at(b.parts)
-            self.program.add(name, *shape, parts, items=groups, per_keys=ATTENTION_KEYS)
-            self.between("attention.causal:merge", parts, heads, n_head, dim, *target, items=groups)
+            words = ATTENTION_ONE.pack(**queries, parts=_at(b.parts))
+            self.program.add(f"attention.causal:{cache.type}_{heads}", words, items=groups, per_keys=ATTENTION_KEYS)
+            words = MERGE.pack(parts=_at(b.parts), heads=heads, n_head=n_head, head_dim=dim, out=result.floats, **codes)
+            self.between("attention.causal:merge", words, items=groups)
         if quantized and not fused:
-            self.between("vector.quantize:rows", result.floats, n_head * dim, *result.quantized)
+            self.between("vector.quantize:rows", result.quantize(n_head * dim))
         return result
 
     def gated(self, gate: Matrix, up: Matrix, source: Activations, readers: Sequence[Matrix]) -> Activations:
-        """silu(gate) * up. Of one token, a thread takes the same rows through all three ops."""
+        """Multiply silu(gate) by up. Of one token, a thread takes the same rows through all three ops."""
         b, blocks = self.buffers, self.h["n_ff"] // 32
-        words, result = (_at(b.gate), _at(b.up)), b.gated
-        quantized = all(matrix.plan.activations == "int8" for matrix in readers)
-        name, target = ("ops:silu_mul_q8", result.quantized) if quantized else ("ops:silu_mul", (result.floats,))
+        places, result = {"gate": _at(b.gate), "up": _at(b.up)}, b.gated
+        if all(matrix.plan.activations == "int8" for matrix in readers):
+            name, words = "ops:silu_mul_q8", SILU_MUL_Q8.pack(**places, **result.quantized)
+        else:
+            name, words = "ops:silu_mul", SILU_MUL.pack(**places, out=result.floats)
         if self.many:
-            self.linear(gate, source, words[0])
-            self.linear(up, source, words[1], barrier=False)
-            self.program.add(name, *words, *target, items=blocks, per_tokens=1, grain=SILU_GRAIN)
+            self.linear(gate, source, _at(b.gate))
+            self.linear(up, source, _at(b.up), barrier=False)
+            self.program.add(name, words, items=blocks, per_tokens=1, grain=SILU_GRAIN)
         else:
             groups = {"items": blocks, "each": 2, "grain": MATVEC_GRAIN // 2}
-            self.linear(gate, source, words[0], **groups)
-            self.linear(up, source, words[1], **groups, chained=True)
-            self.program.add(name, *words, *target, items=blocks, chained=True)
+            self.linear(gate, source, _at(b.gate), **groups)
+            self.linear(up, source, _at(b.up), **groups, chained=True)
+            self.program.add(name, words, items=blocks, chained=True)
         return result
 
 
@@ -216,9 +257,15 @@ def head(h: HParams, weights: Weights, buffers: Buffers, many: bool) -> Program:
 def _body(build: _Builder, spec: ArchSpec, cache: KVCache) -> None:
     h, b, weights = build.h, build.buffers, build.weights
     table, x, matrix = weights.embedding, _at(b.x), weights.matrix
-    blocks = h["n_embd"] // table.format.block_size
-    words = (_at(b.ids), _at(table.data), table.format.row_bytes(h["n_embd"]), blocks, x, h["n_embd"])
-    build.program.add(embed_op(table.format), *words, items=1, per_tokens=1)
+    words = EMBED.pack(
+        ids=_at(b.ids),
+        rows=_at(table.data),
+        row_bytes=table.format.row_bytes(h["n_embd"]),
+        blocks=h["n_embd"] // table.format.block_size,
+        out=x,
+        columns=h["n_embd"],
+    )
+    build.program.add(embed_op(table.format), words, items=1, per_tokens=1)
     for layer in range(h["n_layer"]):
         q, k, v, out = (matrix(f"blk.{layer}.attn_{name}.weight") for name in ("q", "k", "v", "output"))
         gate, up, down = (matrix(f"blk.{layer}.ffn_{name}.weight") for name in ("gate", "up", "down"))

@@ -23,7 +23,7 @@ from gguflike.runner.tokenizer import Tokenizer
 from gguflike.runner.weights import Weights
 
 Logits = npt.NDArray[np.float32]
-ANGLES = 256  # positions whose rotation factors are computed together
+COS_SIN_POSITIONS = 256  # whose cosines and sines are computed together
 
 
 class Model:
@@ -56,7 +56,7 @@ class Model:
         self._rope = rope.from_hparams(h, spec.graph.rope, self.weights.floats("rope_freqs.weight"))
         self.cache = KVCache(h["n_layer"], h["n_head_kv"], h["head_dim"], self.context, cache_type)
         self._buffers = buffers = graph.Buffers(h, self.cache.positions, self._team.threads)
-        self._turned = 0  # positions whose rotation factors are in the buffers
+        self._rotations = 0  # positions whose cosines and sines are in the buffers
         self._one = graph.one(spec, h, self.weights, buffers, self.cache)
         self._body = graph.body(spec, h, self.weights, buffers, self.cache)
         self._heads = [graph.head(h, self.weights, buffers, many) for many in (False, True)]
@@ -137,9 +137,10 @@ class Model:
     def _pass(self, program: Program, batch: Sequence[int], position: int) -> None:
         count, buffers = len(batch), self._buffers
         buffers.ids[:count] = batch
-        if position + count > self._turned:
-            start, self._turned = self._turned, min(-(-(position + count) // ANGLES) * ANGLES, self.cache.positions)
-            self._rope.table(start, self._turned - start, buffers.angles[start:])
+        if position + count > self._rotations:
+            start, wanted = self._rotations, -(-(position + count) // COS_SIN_POSITIONS) * COS_SIN_POSITIONS
+            self._rotations = min(wanted, self.cache.positions)
+            self._rope.fill_cos_sin(start, self._rotations - start, buffers.cos_sin[start:])
         self._team.run(program, count, position)
         self._tokens += [int(token) for token in batch]
 

@@ -27,8 +27,8 @@ class Rope(NamedTuple):
     interleaved: bool
     magnitude: float = 1.0
 
-    def table(self, start: int, count: int, out: npt.NDArray[np.float32]) -> None:
-        """Fill ``out`` (count, 2, n_rot) for positions from ``start``: the factor of each value, and of its partner."""
+    def fill_cos_sin(self, start: int, count: int, out: npt.NDArray[np.float32]) -> None:
+        """Fill ``out`` (count, 2, n_rot) for positions from ``start``: each dimension's factor, and its partner's."""
         angles = np.arange(start, start + count, dtype=np.float64)[:, None] * self.frequencies
         cosines, sines = np.cos(angles) * self.magnitude, np.sin(angles) * self.magnitude
         half = len(self.frequencies)

@@ -20,7 +20,9 @@ from gguflike.container import GGUFFile, TensorInfo
 from gguflike.errors import GGUFError, UnsupportedError
 from gguflike.kernels.dispatch import linear_plan
 from gguflike.kernels.engine import native
-from gguflike.kernels.engine.program import Program, Team, aligned
+from gguflike.kernels.engine.memory import aligned
+from gguflike.kernels.engine.program import Program, Team
+from gguflike.kernels.matmul.args import REPACK
 from gguflike.kernels.matmul.records import LinearPlan
 from gguflike.progress import Progress
 from gguflike.tensor import QuantizedTensor
@@ -122,8 +124,8 @@ class Weights:
             rows, columns = tensor.shape
             data = memory[place : place + size]
             self._add_matrix(tensor, data)
-            args = plan.repack_args(tensor.data.ctypes.data, data.ctypes.data, rows, columns)
-            program.add(str(plan.repack), *args, items=plan.matvec_items(rows), barrier=False)
+            args = REPACK.pack(blocks=tensor.data.ctypes.data, records=data.ctypes.data, rows=rows, columns=columns)
+            program.add(str(plan.repack), args, items=plan.matvec_items(rows), barrier=False)
             batch.append(tensor.data)
             read = sum(part.nbytes for part in batch)
             if read > BATCH_BYTES or tensor is tensors[-1]:

@@ -1,78 +1,103 @@
 """Causal attention over the KV cache: grouped queries, online softmax, float32 arithmetic.
 
-Ops, for each type of cache (kv_f16.py, kv_q8.py):
+Ops, for each type of cache (kv_f16.py, kv_q8.py); args.py has their argument words:
 
-    attention:<type>            any number of tokens, whose keys and values are in the cache. An item is a group of
-                                query heads that share a key head, for SPAN successive tokens.
-    attention:<type>_<heads>    one token: writes its key and value into the cache too. An item is a group of heads by
-                                a block of keys, so that all threads have work; what it finds is left in PARTS for
-    attention:merge             whose items are groups of heads
+    <type>           any number of tokens, whose keys and values are in the cache (``ATTENTION``). An item is a group of
+                     query heads that share a key head, for ``span`` successive tokens.
+    <type>_<heads>   one token (``ATTENTION_ONE``): stores its key and value in the cache, too. An item is a group of
+                     heads by a block of keys, so that all threads have work; what it finds is left in ``parts`` for
+    merge            whose items are groups of heads (``MERGE``)
 
 Keys are taken in blocks of ATTENTION_KEYS from the first on, whose results are merged in order (softmax.py). Of a
-block, sixteen keys at a time are expanded to float32 and multiplied by all tiles of queries (attention/tile.py), then
-sixteen dimensions of the values by all tiles of weights: what is expanded stays in the first-level cache.
+block, sixteen keys at a time are expanded to float32 and multiplied by all tiles of queries (tile.py), then sixteen
+dimensions of the values by all tiles of weights: what is expanded stays in the first-level cache.
 
-Argument words of the first two:
-
-    0 Q            address of float32 (tokens, n_head, head_dim), not rotated yet
-    1 TABLE        2 N_ROT        3 NEOX          rotary position, see rope.py
-    4 KEYS         5 KEY_SCALES   6 VALUES        7 VALUE_SCALES   of the layer's cache
-    8 N_HEAD       9 N_HEAD_KV   10 HEAD_DIM     11 CONTEXT (positions of the cache)
-    12 HEADS       of a group, a divisor of n_head / n_head_kv
-    13 SCALE       float bits
-    14 K          15 V           float32 (tokens, n_head_kv, head_dim), for one token
-    16 SPAN       17 OUT         18 CODES        19 SCALES   20 SUMS   for several tokens
-    16 PARTS      for one token
-
-and of ``merge``: PARTS, HEADS, N_HEAD, HEAD_DIM, OUT, CODES, SCALES, SUMS. OUT is float32 (tokens, n_head, head_dim);
-where CODES is not 0, the result goes there, SCALES and SUMS instead, as the matmul ops read it.
+The result is float32, or where ``codes`` is not 0, int8 with scales and sums as the matmul ops read it.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gguflike.kernels.attention import kv_f16, kv_q8, softmax
-from gguflike.kernels.attention import words as w
+from gguflike.kernels.attention.args import ATTENTION, ATTENTION_ONE, MERGE, QUERIES
 from gguflike.kernels.attention.rope import make_store, rotated
+from gguflike.kernels.attention.sizes import ATTENTION_HEADS, part_bytes
+from gguflike.kernels.attention.sizes import ATTENTION_KEYS as KEYS
 from gguflike.kernels.attention.tile import HEIGHT, PANEL, make_scores, make_values, merge_row
-from gguflike.kernels.attention.words import ATTENTION_HEADS, attention_part
-from gguflike.kernels.attention.words import ATTENTION_KEYS as KEYS
-from gguflike.kernels.engine.atomics import load_word
+from gguflike.kernels.engine.atomics import load_args, load_word
 from gguflike.kernels.engine.jit import inner, op
-from gguflike.kernels.engine.program import POSITION, SCRATCH, TOKENS
+from gguflike.kernels.engine.memory import STATE
 from gguflike.kernels.vector.lanes import splat
 from gguflike.kernels.vector.memory import float_of, load_f32, load_f32x16, scatter_f32, store_f32x16
 from gguflike.kernels.vector.quantize import quantize_block
+from gguflike.kernels.vector.types import Address
+
+Op = Callable[[Address, Address, int, int], None]
 
 ZERO, ONE = np.float32(0), np.float32(1)
 LOG2 = np.float32(softmax.LOG2_E)
 
 
+class Item(NamedTuple):
+    """An item of attention for several tokens. Its queries are rows: the heads of its first token, of the second, ...
+
+    HEIGHT rows make a tile.
+    """
+
+    head: int  # the first of its query heads
+    token: int  # the first of its tokens, in the pass
+    tokens: int
+    position: int  # of the first token
+    cached: int  # index of the key head's first element in the layer's keys and values
+
+
+class Scratch(NamedTuple):
+    """Addresses in a thread's scratch memory."""
+
+    panel: Address  # float32 (head_dim or KEYS, 16): keys or values, expanded
+    states: Address  # a softmax state for each tile
+    queries: Address  # float32 (tiles, head_dim, HEIGHT)
+    out: Address  # float32 (tiles, HEIGHT, head_dim)
+    scores: Address  # float32 (tiles, HEIGHT, KEYS), then weights
+
+
+class Result(NamedTuple):
+    """Where a result goes: address ``out``, or the other three where ``codes`` is not 0."""
+
+    out: Address
+    codes: Address
+    scales: Address
+    sums: Address
+
+
 @inner(inline="always")
 def _least(a: int, b: int) -> int:
+    """Return the smaller of two integers."""
     return a if a < b else b
 
 
 @inner(inline="always")
 def _first_row(key: int, position: int, heads: int) -> int:
-    """The first of the rows from ``position`` on, ``heads`` to a position, that sees a key."""
+    """Return the first of the rows from ``position`` on, ``heads`` to a position, that sees a key."""
     return (key - position) * heads if key > position else 0
 
 
 @inner
-def _gather(args: int, source: int, factors: int, target: int, stride: int) -> None:
-    """One query, rotated and scaled, with ``stride`` bytes between its dimensions."""
-    n_rot, neox, dim = load_word(args + w.N_ROT), load_word(args + w.NEOX), load_word(args + w.HEAD_DIM)
-    scale = splat(np.float32(float_of(load_word(args + w.SCALE)) * LOG2))
-    for i in range(0, dim, 16):
-        scatter_f32(target + i * stride, stride, rotated(source, i, factors, n_rot, neox) * scale)
+def _gather(args: Address, query: Address, cos_sin: Address, target: Address, stride: int) -> None:
+    """Write one query, rotated and scaled, with ``stride`` bytes between its dimensions."""
+    a = load_args(QUERIES, args)
+    scale = splat(np.float32(float_of(a.scale) * LOG2))
+    for i in range(0, a.head_dim, 16):
+        scatter_f32(target + i * stride, stride, rotated(query, i, cos_sin, a.n_rot, a.neox) * scale)
 
 
 @inner
-def _mask(scores: int, valid: int, count: int) -> None:
+def _mask(scores: Address, valid: int, count: int) -> None:
     """Mask what a row does not see: all but the first ``valid`` of its ``count`` scores."""
     start = valid // 16 * 16 if valid > 0 else 0
     for i in range(start, count, 16):
@@ -81,176 +106,196 @@ def _mask(scores: int, valid: int, count: int) -> None:
 
 
 @inner
-def _write_row(out: int, total: Any, head_dim: int, target: int, codes: int, scales: int, sums: int, at: int) -> None:
-    """Normalize one finished row and hand it on as float32, or quantized where ``codes`` is not 0."""
+def _write_row(row: Address, total: np.float32, head_dim: int, result: Result, at: int) -> None:
+    """Divide a row of weighted sums by the sum of its weights, and write it to the result from value ``at`` on."""
     inverse = splat(ONE / total)
-    if codes == 0:
+    if result.codes == 0:
         for i in range(0, head_dim, 16):
-            store_f32x16(target + 4 * (at + i), load_f32x16(out + 4 * i) * inverse)
+            store_f32x16(result.out + 4 * (at + i), load_f32x16(row + 4 * i) * inverse)
     else:
         for i in range(0, head_dim, 32):
             block = (at + i) // 32
-            a, b = load_f32x16(out + 4 * i) * inverse, load_f32x16(out + 4 * i + 64) * inverse
-            quantize_block(a, b, codes + 32 * block, scales + 4 * block, sums + 8 * block)
+            low, high = load_f32x16(row + 4 * i) * inverse, load_f32x16(row + 4 * i + 64) * inverse
+            quantize_block(low, high, result.codes + 32 * block, result.scales + 4 * block, result.sums + 8 * block)
 
 
-def _make_attention(cache: Any) -> Any:
-    """Attention for several tokens over a cache whose kernels are in the module ``cache``.
+# Several tokens
 
-    The rows of an item are its heads of its first token, those of the second, ...: HEIGHT of them make a tile.
-    """
+
+@inner
+def _scratch(base: Address, rows: int, dim: int) -> Scratch:
+    """Divide a thread's scratch memory for items of at most ``rows`` queries of ``dim`` dimensions."""
+    tiles = (rows + HEIGHT - 1) // HEIGHT
+    states = base + PANEL * max(dim, KEYS)
+    queries = states + softmax.STATE_BYTES * tiles
+    out = queries + 4 * HEIGHT * dim * tiles
+    return Scratch(base, states, queries, out, out + 4 * HEIGHT * dim * tiles)
+
+
+@inner
+def _item(args: Address, state: Address, index: int) -> Item:
+    """Return item number ``index`` of the op."""
+    a = load_args(ATTENTION, args)
+    tokens = load_word(state + STATE.tokens)
+    spans = (tokens + a.span - 1) // a.span
+    head, turn = index // spans * a.heads, index % spans
+    # The last tokens see the most keys: by turns with the first, so that all threads have as many.
+    token = (turn // 2 if turn % 2 else spans - 1 - turn // 2) * a.span
+    cached = head * a.n_head_kv // a.n_head * a.context * a.head_dim
+    return Item(head, token, _least(a.span, tokens - token), load_word(state + STATE.position) + token, cached)
+
+
+@inner
+def _start(args: Address, item: Item, tiles: int, scratch: Scratch) -> None:
+    """Gather the queries of an item, tile by tile, zeros after the last row; start its states and sums."""
+    a = load_args(ATTENTION, args)
+    dim = a.head_dim
+    for i in range(0, HEIGHT * dim, 16):
+        store_f32x16(scratch.queries + 4 * ((tiles - 1) * HEIGHT * dim + i), splat(ZERO))
+    for r in range(item.tokens * a.heads):
+        token, head = r // a.heads, r % a.heads
+        query = a.q + 4 * dim * ((item.token + token) * a.n_head + item.head + head)
+        target = scratch.queries + 4 * (r // HEIGHT * HEIGHT * dim + r % HEIGHT)
+        _gather(args, query, a.cos_sin + 8 * a.n_rot * (item.position + token), target, 4 * HEIGHT)
+    for tile in range(tiles):
+        softmax.start(scratch.states + softmax.STATE_BYTES * tile)
+    for i in range(0, tiles * HEIGHT * dim, 16):
+        store_f32x16(scratch.out + 4 * i, splat(ZERO))
+
+
+@inner
+def _seen(item: Item, heads: int, tile: int, first: int) -> Any:
+    """Return how many keys of the block from ``first`` on the last row of a tile sees."""
+    last = _least((tile + 1) * HEIGHT, item.tokens * heads) - 1
+    return _least(KEYS, item.position + last // heads + 1 - first)
+
+
+@inner
+def _weigh(item: Item, heads: int, tile: int, first: int, scores: Address, state: Address) -> None:
+    """Turn a tile's scores of the keys from ``first`` on into weights, each row's of those that it sees."""
+    padded = (_seen(item, heads, tile, first) + 15) // 16 * 16
+    for r in range(HEIGHT):
+        valid = item.position + (tile * HEIGHT + r) // heads + 1 - first
+        if valid < padded:
+            _mask(scores + softmax.ROW * r, valid, padded)
+    softmax.softmax(scores, HEIGHT, padded, state)
+    softmax.merge(state, state)
+
+
+@inner
+def _finish(args: Address, item: Item, scratch: Scratch) -> None:
+    """Write the rows of an item as the result."""
+    a = load_args(ATTENTION, args)
+    dim = a.head_dim
+    for r in range(item.tokens * a.heads):
+        lane = scratch.states + softmax.STATE_BYTES * (r // HEIGHT) + 4 * (r % HEIGHT)
+        total = load_f32(lane + softmax.ALL_TOTAL)
+        at = ((item.token + r // a.heads) * a.n_head + item.head + r % a.heads) * dim
+        _write_row(scratch.out + 4 * dim * r, total, dim, Result(a.out, a.codes, a.scales, a.sums), at)
+
+
+def _make_attention(cache: ModuleType) -> Op:
+    """Return attention for several tokens over a cache whose kernels are in the module ``cache``."""
     score, add_values = make_scores(HEIGHT, 1), make_values(HEIGHT, 1, merged=True)
 
     @inner
-    def gather(args: int, token: int, head: int, position: int, rows: int, tiles: int, queries: int) -> None:
-        """The queries of an item, tile by tile; zeros fill up the last."""
-        q, table = load_word(args + w.Q), load_word(args + w.TABLE)
-        n_rot, n_head = load_word(args + w.N_ROT), load_word(args + w.N_HEAD)
-        dim, heads = load_word(args + w.HEAD_DIM), load_word(args + w.HEADS)
-        for d in range(0, HEIGHT * dim, 16):
-            store_f32x16(queries + 4 * ((tiles - 1) * HEIGHT * dim + d), splat(ZERO))
-        for r in range(rows):
-            t = token + r // heads
-            target = queries + 4 * (r // HEIGHT * HEIGHT * dim + r % HEIGHT)
-            source = q + 4 * dim * (t * n_head + head + r % heads)
-            _gather(args, source, table + 8 * n_rot * (position + r // heads), target, 4 * HEIGHT)
-
-    @inner
-    def score_block(
-        args: int, cached: int, first: int, count: int, position: int, tiles: int, panel: int, queries: int, scores: int
-    ) -> None:
-        keys, key_scales = load_word(args + w.KEYS), load_word(args + w.KEY_SCALES)
-        dim, heads = load_word(args + w.HEAD_DIM), load_word(args + w.HEADS)
+    def score_block(args: Address, item: Item, first: int, count: int, tiles: int, scratch: Scratch) -> None:
+        """Write the scores of ``count`` keys from ``first`` on, for the tiles that see them."""
+        dim, heads = load_word(args + ATTENTION.head_dim), load_word(args + ATTENTION.heads)
         for i in range(0, count, 16):
-            cache.expand_keys(keys, key_scales, cached, first + i, dim, panel)
-            for tile in range(_first_row(first + i, position, heads) // HEIGHT, tiles):
-                score(queries + 4 * HEIGHT * dim * tile, panel, dim, scores + softmax.ROW * HEIGHT * tile + 4 * i)
+            cache.expand_keys(args, item.cached, first + i, scratch.panel)
+            for tile in range(_first_row(first + i, item.position, heads) // HEIGHT, tiles):
+                target = scratch.scores + softmax.ROW * HEIGHT * tile + 4 * i
+                score(scratch.queries + 4 * HEIGHT * dim * tile, scratch.panel, dim, target)
 
-    @inner
-    def weigh(scores: int, count: int, row: int, first: int, position: int, heads: int, state: int) -> None:
-        """Scores of the tile that begins with ``row``, of ``count`` keys from ``first`` on, to weights."""
-        padded = (count + 15) // 16 * 16
-        for r in range(HEIGHT):
-            valid = position + (row + r) // heads + 1 - first
-            if valid < padded:
-                _mask(scores + softmax.ROW * r, valid, padded)
-        softmax.softmax(scores, HEIGHT, padded, state)
-        softmax.merge(state, state)
-
-    def attention(args: int, state: int, start: int, stop: int) -> None:
-        values, value_scales = load_word(args + w.VALUES), load_word(args + w.VALUE_SCALES)
-        n_head, n_head_kv, dim = load_word(args + w.N_HEAD), load_word(args + w.N_HEAD_KV), load_word(args + w.HEAD_DIM)
-        context, heads, span = load_word(args + w.CONTEXT), load_word(args + w.HEADS), load_word(args + w.SPAN)
-        target, codes = load_word(args + w.OUT), load_word(args + w.CODES)
-        scales, sums = load_word(args + w.SCALES), load_word(args + w.SUMS)
-        tokens = load_word(state + TOKENS)
-        spans = (tokens + span - 1) // span
-        most = (span * heads + HEIGHT - 1) // HEIGHT
-        panel = load_word(state + SCRATCH)
-        states = panel + PANEL * max(dim, KEYS)
-        queries = states + softmax.STATE_BYTES * most
-        out = queries + 4 * HEIGHT * dim * most
-        scores = out + 4 * HEIGHT * dim * most
-        for item in range(start, stop):
-            head, turn = item // spans * heads, item % spans
-            # The last tokens see the most keys: by turns with the first, so that all threads have as many.
-            token = (turn // 2 if turn % 2 else spans - 1 - turn // 2) * span
-            count = _least(span, tokens - token)
-            rows = count * heads
-            tiles = (rows + HEIGHT - 1) // HEIGHT
-            position = load_word(state + POSITION) + token
-            cached = head * n_head_kv // n_head * context * dim
-            gather(args, token, head, position, rows, tiles, queries)
-            for tile in range(tiles):
-                softmax.start(states + softmax.STATE_BYTES * tile)
-            for i in range(0, tiles * HEIGHT * dim, 16):
-                store_f32x16(out + 4 * i, splat(ZERO))
-            for first in range(0, position + count, KEYS):
-                present = _least(KEYS, position + count - first)
-                lowest = _first_row(first, position, heads) // HEIGHT
-                score_block(args, cached, first, present, position, tiles, panel, queries, scores)
+    def attention(args: Address, state: Address, start: int, stop: int) -> None:
+        a = load_args(ATTENTION, args)
+        heads, dim = a.heads, a.head_dim
+        scratch = _scratch(load_word(state + STATE.scratch), a.span * heads, dim)
+        for index in range(start, stop):
+            item = _item(args, state, index)
+            tiles = (item.tokens * heads + HEIGHT - 1) // HEIGHT
+            _start(args, item, tiles, scratch)
+            for first in range(0, item.position + item.tokens, KEYS):
+                count = _least(KEYS, item.position + item.tokens - first)
+                lowest = _first_row(first, item.position, heads) // HEIGHT
+                score_block(args, item, first, count, tiles, scratch)
                 for tile in range(lowest, tiles):
-                    last = _least((tile + 1) * HEIGHT, rows) - 1
-                    seen = _least(KEYS, position + last // heads + 1 - first)
-                    at = scores + softmax.ROW * HEIGHT * tile
-                    weigh(at, seen, tile * HEIGHT, first, position, heads, states + softmax.STATE_BYTES * tile)
+                    scores = scratch.scores + softmax.ROW * HEIGHT * tile
+                    _weigh(item, heads, tile, first, scores, scratch.states + softmax.STATE_BYTES * tile)
                 for d in range(0, dim, 16):
-                    cache.expand_values(values, value_scales, cached, first, present, dim, d, panel)
+                    cache.expand_values(args, item.cached, first, count, d, scratch.panel)
                     for tile in range(lowest, tiles):
-                        last = _least((tile + 1) * HEIGHT, rows) - 1
-                        seen = _least(KEYS, position + last // heads + 1 - first)
-                        at = scores + softmax.ROW * HEIGHT * tile
-                        place = out + 4 * (HEIGHT * dim * tile + d)
-                        add_values(at, panel, PANEL, seen, states + softmax.STATE_BYTES * tile, place, 4 * dim)
-            for r in range(rows):
-                lane = states + softmax.STATE_BYTES * (r // HEIGHT) + 4 * (r % HEIGHT)
-                total = load_f32(lane + softmax.ALL_TOTAL)
-                place = ((token + r // heads) * n_head + head + r % heads) * dim
-                _write_row(out + 4 * dim * r, total, dim, target, codes, scales, sums, place)
+                        weights = scratch.scores + softmax.ROW * HEIGHT * tile
+                        tile_state = scratch.states + softmax.STATE_BYTES * tile
+                        target = scratch.out + 4 * (HEIGHT * dim * tile + d)
+                        seen = _seen(item, heads, tile, first)
+                        add_values(weights, scratch.panel, PANEL, seen, tile_state, target, 4 * dim)
+            _finish(args, item, scratch)
 
     return attention
 
 
-_part_bytes = inner(attention_part)
+# One token
+
+_part_bytes = inner(part_bytes)
 
 
-def _make_one(heads: int, cache: Any) -> Any:
-    """Attention for one token, ``heads`` query heads at a time."""
+def _make_attention_one(heads: int, cache: ModuleType) -> Op:
+    """Return attention for one token, ``heads`` query heads at a time."""
     score, add_values, store = cache.make_scores(heads), cache.make_values(heads), make_store(cache)
 
-    def attention(args: int, state: int, start: int, stop: int) -> None:
-        q = load_word(args + w.Q)
-        values, value_scales = load_word(args + w.VALUES), load_word(args + w.VALUE_SCALES)
-        n_head, n_head_kv, dim = load_word(args + w.N_HEAD), load_word(args + w.N_HEAD_KV), load_word(args + w.HEAD_DIM)
-        context, position = load_word(args + w.CONTEXT), load_word(state + POSITION)
-        factors = load_word(args + w.TABLE) + 8 * load_word(args + w.N_ROT) * position
-        panel = load_word(state + SCRATCH)
+    def attention(args: Address, state: Address, start: int, stop: int) -> None:
+        a = load_args(ATTENTION_ONE, args)
+        dim, position, groups = a.head_dim, load_word(state + STATE.position), a.n_head // heads
+        panel = load_word(state + STATE.scratch)
         queries = panel + PANEL * max(dim, KEYS)
         scores = queries + 4 * heads * dim
         for item in range(start, stop):
-            head, first = item % (n_head // heads) * heads, item // (n_head // heads) * KEYS
-            part = load_word(args + w.PARTS) + item * _part_bytes(heads, dim)
-            kv_head = head * n_head_kv // n_head
-            cached = kv_head * context * dim
+            head, first = item % groups * heads, item // groups * KEYS
+            kv_head = head * a.n_head_kv // a.n_head
+            cached = kv_head * a.context * dim
             count = _least(KEYS, position + 1 - first)
             if first + count > position:
                 store(args, 0, kv_head, position, scores)
             for r in range(heads):
-                _gather(args, q + 4 * dim * (head + r), factors, queries + 4 * r, 4 * heads)
+                cos_sin = a.cos_sin + 8 * a.n_rot * position
+                _gather(args, a.q + 4 * dim * (head + r), cos_sin, queries + 4 * r, 4 * heads)
             padded = (count + 15) // 16 * 16
-            score(args, queries, cached, first, padded, dim, panel, scores)
+            score(args, queries, cached, first, padded, panel, scores)
             for r in range(heads):
                 _mask(scores + softmax.ROW * r, count, padded)
+            part = a.parts + item * _part_bytes(heads, dim)
             softmax.softmax(scores, heads, padded, part)
-            out = part + softmax.PART_BYTES
-            add_values(scores, values, value_scales, cached, first, count, dim, panel, out)
+            add_values(args, scores, cached, first, count, panel, part + softmax.PART_BYTES)
 
     return attention
 
 
 @op("attention.causal:merge")
-def _merge(args: int, state: int, start: int, stop: int) -> None:
-    parts, heads, n_head, dim = load_word(args), load_word(args + 8), load_word(args + 16), load_word(args + 24)
-    target, codes = load_word(args + 32), load_word(args + 40)
-    scales, sums = load_word(args + 48), load_word(args + 56)
-    blocks, groups = load_word(state + POSITION) // KEYS + 1, n_head // heads
-    all_blocks = load_word(state + SCRATCH)
+def _merge(args: Address, state: Address, start: int, stop: int) -> None:
+    """Merge what the items of attention for one token left, block by block. Items are groups of heads."""
+    a = load_args(MERGE, args)
+    heads, dim = a.heads, a.head_dim
+    blocks, groups = load_word(state + STATE.position) // KEYS + 1, a.n_head // heads
+    all_blocks = load_word(state + STATE.scratch)  # a softmax state, and the sums of its rows
     out = all_blocks + softmax.STATE_BYTES
     for group in range(start, stop):
         softmax.start(all_blocks)
         for i in range(0, heads * dim, 16):
             store_f32x16(out + 4 * i, splat(ZERO))
         for block in range(blocks):
-            part = parts + (block * groups + group) * _part_bytes(heads, dim)
+            part = a.parts + (block * groups + group) * _part_bytes(heads, dim)
             softmax.merge(all_blocks, part)
             for r in range(heads):
                 merge_row(out + 4 * dim * r, part + softmax.PART_BYTES + 4 * dim * r, dim, all_blocks, r)
         for r in range(heads):
             total = load_f32(all_blocks + softmax.ALL_TOTAL + 4 * r)
-            _write_row(out + 4 * dim * r, total, dim, target, codes, scales, sums, (group * heads + r) * dim)
+            at = (group * heads + r) * dim
+            _write_row(out + 4 * dim * r, total, dim, Result(a.out, a.codes, a.scales, a.sums), at)
 
 
 for _type, _cache in (("f16", kv_f16), ("q8_0", kv_q8)):
     op(f"attention.causal:{_type}")(_make_attention(_cache))
     for _heads in range(1, ATTENTION_HEADS + 1):
-        op(f"attention.causal:{_type}_{_heads}")(_make_one(_heads, _cache))
+        op(f"attention.causal:{_type}_{_heads}")(_make_attention_one(_heads, _cache))

@@ -1,70 +1,69 @@
-"""Rotary position, and the way of keys and values into the cache.
+"""Rotary position embedding, and the way of keys and values into the cache.
 
-``rope:store_<cache type>``: items are tokens; writes them to the cache, keys rotated. Its argument words are those of
-attention.py, numbers 1 to 15.
+The op ``store_<cache type>`` writes tokens to the cache, keys rotated; items are tokens, argument words ``STORE_KV``.
 
-The partner of value i is i ^ 1, or where NEOX is 1, half of n_rot away. Values from n_rot on stay as they are. TABLE is
-float32 (positions, 2, n_rot): factors for a value and for its partner.
+Dimension i of a head is rotated with a partner: i ^ 1, or where ``neox`` is 1, the one half of n_rot away. Dimensions
+from n_rot on stay as they are. ``cos_sin`` is float32 (positions, 2, n_rot): for each position, what every dimension is
+multiplied by (a cosine), then what its partner is (a sine, with its sign).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 from gguflike.kernels.attention import kv_f16, kv_q8
-from gguflike.kernels.attention import words as w
-from gguflike.kernels.engine.atomics import load_word
+from gguflike.kernels.attention.args import STORE_KV
+from gguflike.kernels.engine.atomics import load_args, load_word
 from gguflike.kernels.engine.jit import inner, op
-from gguflike.kernels.engine.program import POSITION, SCRATCH
+from gguflike.kernels.engine.memory import STATE
 from gguflike.kernels.vector.lanes import fma, swap_pairs
 from gguflike.kernels.vector.memory import load_f32x16, store_f32x16
+from gguflike.kernels.vector.types import Address, F32x16
 
 
 @inner
-def rotated(head: int, i: int, factors: int, n_rot: int, neox: int) -> Any:
-    """Values i to i + 15 of the head at address ``head``, rotated by a token's ``factors``."""
+def rotated(head: Address, i: int, cos_sin: Address, n_rot: int, neox: int) -> F32x16:
+    """Return dimensions i to i + 15 of a head, float32 at ``head``, rotated by the cosines and sines of a position."""
     value = load_f32x16(head + 4 * i)
     if i < n_rot:
         partner = swap_pairs(value)
         if neox:
             half = n_rot // 2
             partner = load_f32x16(head + 4 * (i + half if i < half else i - half))
-        value = fma(partner, load_f32x16(factors + 4 * (n_rot + i)), value * load_f32x16(factors + 4 * i))
+        value = fma(partner, load_f32x16(cos_sin + 4 * (n_rot + i)), value * load_f32x16(cos_sin + 4 * i))
     return value
 
 
 @inner
-def rotate(head: int, dim: int, factors: int, n_rot: int, neox: int, target: int) -> None:
-    """A whole head."""
+def rotate(head: Address, dim: int, cos_sin: Address, n_rot: int, neox: int, target: Address) -> None:
+    """Write a whole head of ``dim`` dimensions, rotated, to ``target``."""
     for i in range(0, dim, 16):
-        store_f32x16(target + 4 * i, rotated(head, i, factors, n_rot, neox))
+        store_f32x16(target + 4 * i, rotated(head, i, cos_sin, n_rot, neox))
 
 
-def make_store(cache: Any) -> Any:
-    """A kernel that stores one key head of a token at ``position``; ``key`` is the address of memory for the key."""
+def make_store(cache: ModuleType) -> Any:
+    """Return a kernel that stores one key head of a token at ``position`` in a cache of the module ``cache``."""
 
     @inner
-    def store(args: int, token: int, head: int, position: int, key: int) -> None:
-        table, n_rot, neox = load_word(args + w.TABLE), load_word(args + w.N_ROT), load_word(args + w.NEOX)
-        keys, key_scales = load_word(args + w.KEYS), load_word(args + w.KEY_SCALES)
-        values, value_scales = load_word(args + w.VALUES), load_word(args + w.VALUE_SCALES)
-        kv_heads, dim = load_word(args + w.N_HEAD_KV), load_word(args + w.HEAD_DIM)
-        context = load_word(args + w.CONTEXT)
-        at = 4 * dim * (kv_heads * token + head)
-        rotate(load_word(args + w.K) + at, dim, table + 8 * n_rot * position, n_rot, neox, key)
-        v = load_word(args + w.V) + at
-        cache.store(keys, key_scales, values, value_scales, head * context * dim, position, dim, key, v)
+    def store(args: Address, token: int, head: int, position: int, key: Address) -> None:
+        """Store key and value of a head; ``key`` is the address of float32 (head_dim,) for the rotated key."""
+        a = load_args(STORE_KV, args)
+        at = 4 * a.head_dim * (a.n_head_kv * token + head)
+        rotate(a.k + at, a.head_dim, a.cos_sin + 8 * a.n_rot * position, a.n_rot, a.neox, key)
+        cache.store(args, head * a.context * a.head_dim, position, key, a.v + at)
 
     return store
 
 
-def _make_store_op(cache: Any) -> Any:
+def _make_store_op(cache: ModuleType) -> Callable[[Address, Address, int, int], None]:
     store = make_store(cache)
 
-    def store_tokens(args: int, state: int, start: int, stop: int) -> None:
-        position, key = load_word(state + POSITION), load_word(state + SCRATCH)
+    def store_tokens(args: Address, state: Address, start: int, stop: int) -> None:
+        position, key = load_word(state + STATE.position), load_word(state + STATE.scratch)
         for token in range(start, stop):
-            for head in range(load_word(args + w.N_HEAD_KV)):
+            for head in range(load_word(args + STORE_KV.n_head_kv)):
                 store(args, token, head, position + token, key)
 
     return store_tokens

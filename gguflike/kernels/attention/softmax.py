@@ -1,6 +1,6 @@
 """The softmax of attention, block of keys by block of keys, for a tile of up to sixteen rows of scores.
 
-Scores are in units of log2 e (attention.py scales the queries so), and weights are powers of two of them. After Milakov
+Scores are in units of log2 e (causal.py scales the queries so), and weights are powers of two of them. After Milakov
 and Gimelshein, "Online normalizer calculation for softmax" (2018): each block is normalized by its own maximum, and
 merged into what came before by two factors per row. Blocks begin at the same keys however a pass is cut among threads
 and batches, and are merged in order, so that results are the same for every cut.
@@ -15,7 +15,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from gguflike.kernels.attention.words import ATTENTION_KEYS
+from gguflike.kernels.attention.sizes import ATTENTION_KEYS
 from gguflike.kernels.vector.emitter import I32, V16F32, V16I32, Emitter
 from gguflike.kernels.vector.lanes import int64, operation, void
 from gguflike.kernels.vector.sizes import LANES

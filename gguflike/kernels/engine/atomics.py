@@ -10,6 +10,7 @@ from typing import Any
 
 from llvmlite import ir
 
+from gguflike.kernels.engine.args import WORD_BYTES
 from gguflike.kernels.engine.jit import intrinsic, types
 
 _WORD = ir.IntType(64)
@@ -30,6 +31,20 @@ def load_word(typing_context: Any, address: Any) -> Any:
         return builder.load(_pointer(builder, args[0]))
 
     return _i64(_i64), build
+
+
+@intrinsic
+def load_args(typing_context: Any, struct: Any, args: Any) -> Any:
+    """Plain loads of all words of ``struct`` (an ``Args``, see args.py) at the address ``args``: a named tuple."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        words = [
+            builder.load(_pointer(builder, builder.add(arguments[1], ir.Constant(_WORD, WORD_BYTES * index))))
+            for index in range(struct.count)
+        ]
+        return context.make_tuple(builder, struct, words)
+
+    return struct(struct, _i64), build
 
 
 @intrinsic

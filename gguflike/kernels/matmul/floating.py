@@ -13,9 +13,10 @@ from typing import Any
 
 from llvmlite import ir
 
-from gguflike.kernels.engine.atomics import load_word
+from gguflike.kernels.engine.atomics import load_args, load_word
 from gguflike.kernels.engine.jit import inner
-from gguflike.kernels.engine.program import SCRATCH_BYTES
+from gguflike.kernels.engine.memory import SCRATCH_BYTES, STATE
+from gguflike.kernels.matmul.args import MATMUL
 from gguflike.kernels.matmul.output import bias_rows, panel_tokens, put_bias, put_rows, put_unit
 from gguflike.kernels.vector.emitter import F32, I16, I32, V16F32, V16I16, V16I32, Emitter, target
 from gguflike.kernels.vector.lanes import f32x16, int64, operation, void
@@ -119,10 +120,10 @@ def matvec_op(kind: str) -> Op:
         return e.loop(e.int64(0), count, 1, [e.zero(V16F32)], dot_row)[0]
 
     def matvec(args: int, state: int, start: int, stop: int) -> None:
-        weights, rows, columns, x = load_word(args), load_word(args + 8), load_word(args + 16), load_word(args + 24)
+        a = load_args(MATMUL, args)
         for group in range(start, stop):
             row = LANES * group
-            product = dot_rows(weights + row * columns * size, rows - row, x, columns)
+            product = dot_rows(a.weights + row * a.columns * size, a.rows - row, a.codes, a.columns)
             put_rows(args, group, 0, product + bias_rows(args, group))
 
     return matvec
@@ -228,31 +229,32 @@ def matmul_op(kind: str) -> Op:
     @inner
     def convert_strip(args: int, first: int, column: int, count: int, scratch: int) -> None:
         """STRIP rows from ``first`` on, ``count`` columns from ``column`` on."""
-        weights, rows, columns = load_word(args), load_word(args + 8), load_word(args + 16)
+        a = load_args(MATMUL, args)
         for group in range(TILE_GROUPS):
             # Groups past the end repeat the last row; nothing of them is stored.
-            row = min(first + LANES * group, rows - 1)
-            source = weights + (row * columns + column) * size
-            convert(source, columns * size, rows - row - 1, count, scratch + group * LANES * 4)
+            row = min(first + LANES * group, a.rows - 1)
+            source = a.weights + (row * a.columns + column) * size
+            convert(source, a.columns * size, a.rows - row - 1, count, scratch + group * LANES * 4)
 
     @inner
     def ask(args: int, row: int, column: int, count: int) -> None:
         """Asks for ``count`` columns of a row."""
-        line = load_word(args) + (row * load_word(args + 16) + column) * size
+        a = load_args(MATMUL, args)
+        line = a.weights + (row * a.columns + column) * size
         for at in range(0, count * size, 64):
             prefetch(line + at)
 
     @inner
     def multiply_panel(args: int, scratch: int, start: int, stop: int, first: int, count: int) -> None:
         """Units start to stop, at most UNITS, by tokens first to first + count, at most PANEL_TOKENS."""
-        columns = load_word(args + 16)
+        columns = load_word(args + MATMUL.columns)
         tiles = (count + TILE_TOKENS - 1) // TILE_TOKENS
         # A tile that is not full is copied too: it must not read behind the last token.
         in_place = count // TILE_TOKENS * TILE_TOKENS if IN_PLACE and columns % CROWDED else 0
         chunk = _chunk(columns)
         for column in range(0, columns, chunk):
             width = min(chunk, columns - column)
-            x = load_word(args + 24) + (first * columns + column) * 4
+            x = load_word(args + MATMUL.codes) + (first * columns + column) * 4
             for t in range(in_place, count):
                 _copy(x + t * columns * 4, width, scratch + PANEL_AT + (t - in_place) * TOKEN_BYTES)
             for row in range(UNIT * start, UNIT * stop, STRIP):
@@ -277,7 +279,7 @@ def matmul_op(kind: str) -> Op:
             put_unit(args, scratch + SUMS_AT + (unit - start) * UNIT_SUMS, unit, first, count)
 
     def matmul(args: int, state: int, start: int, stop: int) -> None:
-        tokens, scratch = load_word(state), load_word(state + 24)
+        tokens, scratch = load_word(state + STATE.tokens), load_word(state + STATE.scratch)
         panel = panel_tokens(tokens, PANEL_TOKENS)
         for unit in range(start, stop, UNITS):
             for first in range(0, tokens, panel):

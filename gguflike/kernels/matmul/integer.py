@@ -6,25 +6,10 @@ Ops, in the sense of native.py: ``op(args, state, start, stop)``. Names, work it
     matvec_<type>   one token; items are groups of 16 rows
     matmul_<type>   any number of tokens; items are 32 rows each
 
-and, in quantize.py, ``quantize:rows``: activations to int8; items are tokens.
+and, in vector/quantize.py, ``rows``: activations to int8; items are tokens.
 
-State words (see program.py): TOKENS (word 0), SCRATCH (word 3, address of 256 KiB that is this thread's own; used by
-``matmul`` only). ``matvec`` ignores TOKENS and computes one token.
-
-Argument words of ``matvec`` and ``matmul``:
-
-    0 WEIGHTS   address of the repacked weights (of the file's rows for F32, F16, BF16), 64-byte aligned for speed
-    1 ROWS      N, any
-    2 COLUMNS   K, a multiple of the block size (and of 32; for the float types, of 1)
-    3 CODES     address of the activations: int8 (tokens, K), rows side by side; float32 (tokens, K) for the float types
-    4 SCALES    address of float32 (tokens, K / 32), unused for the float types
-    5 SUMS      address of int32 (tokens, K / 16): sums of 16 codes, unused for the float types
-    6 OUT       address of float32 (tokens, OUT_STRIDE)
-    7 STRIDE    floats from one token's output to the next (>= N)
-    8 ADD       1: add to what OUT holds (residual stream); 0: overwrite
-    9 BIAS      address of float32 (N,), or 0
-
-Argument words of ``quantize:rows``: 0 X address of float32 (tokens, K), 1 COLUMNS, 2 CODES, 3 SCALES, 4 SUMS.
+Argument words are those of ``MATMUL`` (args.py). Of the state, ``matmul`` uses the tokens of the pass and the thread's
+scratch memory; ``matvec`` computes one token without either.
 
 Activations are quantized per token and 32 columns: ``code = round(x / s)`` with ``s = max|x| / 127``, and ``scale`` is
 s rounded to the 11 bits of mantissa that a float16 has (llama.cpp's Q8_0 does the same, so results agree closely). The
@@ -39,9 +24,11 @@ from typing import Any
 
 from llvmlite import ir
 
-from gguflike.kernels.engine.atomics import load_word
+from gguflike.kernels.engine.atomics import load_args, load_word
 from gguflike.kernels.engine.jit import inner
+from gguflike.kernels.engine.memory import STATE
 from gguflike.kernels.matmul import tile
+from gguflike.kernels.matmul.args import MATMUL
 from gguflike.kernels.matmul.output import bias_rows, panel_tokens, put_bias, put_rows, put_unit
 from gguflike.kernels.matmul.reader import STEPS, Record, sub_blocks
 from gguflike.kernels.matmul.records import RecordFormat
@@ -134,14 +121,14 @@ def matvec_op(layout: RecordFormat) -> Op:
     weights, record_bytes = layout.weights, layout.record_bytes
 
     def matvec(args: int, state: int, start: int, stop: int) -> None:
-        records = load_word(args + 16) // weights
-        codes, scales, sums = load_word(args + 24), load_word(args + 32), load_word(args + 40)
-        record = load_word(args) + start * records * record_bytes
+        a = load_args(MATMUL, args)
+        records = a.columns // weights
+        record = a.weights + start * records * record_bytes
         for group in range(start, stop):
             total = bias_rows(args, group)
             for r in range(records):
                 total = dot_record(
-                    record, codes + r * weights, scales + r * (weights // 8), sums + r * (weights // 4), total
+                    record, a.codes + r * weights, a.scales + r * (weights // 8), a.sums + r * (weights // 4), total
                 )
                 record += record_bytes
             put_rows(args, group, 0, total)
@@ -187,20 +174,19 @@ def matmul_op(layout: RecordFormat) -> Op:
     @inner
     def prepare_panel(args: int, first: int, count: int, column: int, blocks: int, scratch: int) -> None:
         """``count`` tokens from ``first`` on, ``blocks`` blocks from ``column`` on."""
-        columns = load_word(args + 16)
-        codes, scales, sums = load_word(args + 24), load_word(args + 32), load_word(args + 40)
+        a = load_args(MATMUL, args)
         for t in range(count):
-            at = (first + t) * columns + column
+            at = (first + t) * a.columns + column
             panel = scratch + tile.PANEL_AT + t * token_bytes
             if blocks == tile.CHUNK_BLOCKS:
-                prepare_whole(codes + at, scales + at // 8, sums + at // 4, panel)
+                prepare_whole(a.codes + at, a.scales + at // 8, a.sums + at // 4, panel)
             else:
-                prepare(codes + at, scales + at // 8, sums + at // 4, blocks, panel)
+                prepare(a.codes + at, a.scales + at // 8, a.sums + at // 4, blocks, panel)
 
     @inner
     def multiply_panel(args: int, scratch: int, start: int, stop: int, first: int, count: int) -> None:
         """Units start to stop, at most UNITS, by tokens first to first + count, at most PANEL_TOKENS."""
-        columns, packed = load_word(args + 16), load_word(args)
+        columns, packed = load_word(args + MATMUL.columns), load_word(args + MATMUL.weights)
         # What is unpacked next comes from afar, so a piece of it is asked for with every tile.
         tiles = (count + tile_tokens - 1) // tile_tokens
         piece = most // weights * record_bytes // tiles + 64
@@ -229,7 +215,7 @@ def matmul_op(layout: RecordFormat) -> Op:
             put_unit(args, sums + (unit - start) * UNIT_SUMS, unit, first, count)
 
     def matmul(args: int, state: int, start: int, stop: int) -> None:
-        tokens, scratch = load_word(state), load_word(state + 24)
+        tokens, scratch = load_word(state + STATE.tokens), load_word(state + STATE.scratch)
         panel = panel_tokens(tokens, tile.PANEL_TOKENS)
         for unit in range(start, stop, tile.UNITS):
             for first in range(0, tokens, panel):

@@ -1,7 +1,4 @@
-"""What the machine can do, for comparison: ops that only read memory, or only multiply.
-
-Argument words: 0 address of memory, 1 address of 64 bytes for a result (so that nothing is optimized away).
-"""
+"""What the machine can do, for comparison: ops that only read memory, or only multiply. Argument words: ``LIMITS``."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ from typing import Any
 
 from gguflike.kernels.engine.atomics import load_word
 from gguflike.kernels.engine.jit import op
+from gguflike.kernels.matmul.args import LIMITS
 from gguflike.kernels.vector.dot import ByteSums
 from gguflike.kernels.vector.emitter import V16I32, V64I8, Emitter
 from gguflike.kernels.vector.lanes import int64, operation, void
@@ -33,7 +31,7 @@ def _read(e: Emitter, memory: Any, result: Any, start: Any, stop: Any) -> None:
 @op("matmul.limits:read")
 def read(args: int, state: int, start: int, stop: int) -> None:
     """Reads memory; items are 256 bytes."""
-    _read(load_word(args), load_word(args + 8), start, stop)
+    _read(load_word(args + LIMITS.memory), load_word(args + LIMITS.result), start, stop)
 
 
 @operation(void, int64, int64, int64, int64)
@@ -62,4 +60,4 @@ def _multiply(e: Emitter, memory: Any, result: Any, start: Any, stop: Any) -> No
 @op("matmul.limits:multiply")
 def multiply(args: int, state: int, start: int, stop: int) -> None:
     """Dot products of 4-bit codes with bytes: an item is CHAINS sums of STEPS, each 64 multiplications and sums."""
-    _multiply(load_word(args), load_word(args + 8), start, stop)
+    _multiply(load_word(args + LIMITS.memory), load_word(args + LIMITS.result), start, stop)

@@ -14,10 +14,13 @@ import numpy.typing as npt
 from gguflike.blocks import BlockFormat
 from gguflike.errors import QuantizationError
 from gguflike.kernels.engine import native
+from gguflike.kernels.engine.args import Word
 from gguflike.kernels.engine.host import thread_count
-from gguflike.kernels.engine.program import SCRATCH_BYTES
+from gguflike.kernels.engine.memory import SCRATCH_BYTES, op_state
 from gguflike.kernels.engine.threads import run_rows
+from gguflike.kernels.matmul.args import MATMUL, REPACK
 from gguflike.kernels.matmul.records import LinearPlan, activation_arrays
+from gguflike.kernels.vector.args import QUANTIZE_ROWS
 
 
 class Tensor(Protocol):
@@ -32,14 +35,14 @@ class Tensor(Protocol):
 _packed: dict[int, npt.NDArray[np.uint8]] = {}  # by the id of the tensor's data
 
 
-def _run(name: str, items: int, args: tuple[int, ...], tokens: int, threads: int | None) -> None:
+def _run(name: str, items: int, args: tuple[Word, ...], tokens: int, threads: int | None) -> None:
     """The op over all items, on several threads, each piece with scratch of its own."""
     op = native.call(name)
     words = np.array(args, np.int64)
 
     def piece(start: int, stop: int) -> None:
         scratch = np.empty(SCRATCH_BYTES + 64, np.uint8)
-        state = np.array([tokens, 0, 0, -(-scratch.ctypes.data // 64) * 64], np.int64)
+        state = op_state(tokens=tokens, scratch=-(-scratch.ctypes.data // 64) * 64)
         op(words.ctypes.data, state.ctypes.data, start, stop)
 
     run_rows(piece, items, threads=threads, least=-(-items // thread_count(threads)))
@@ -54,7 +57,7 @@ def _weights(plan: LinearPlan, tensor: Tensor, rows: int, columns: int, threads:
         return known
     packed = plan.allocate(rows, columns)
     assert packed is not None
-    args = plan.repack_args(tensor.data.ctypes.data, packed.ctypes.data, rows, columns)
+    args = REPACK.pack(blocks=tensor.data.ctypes.data, records=packed.ctypes.data, rows=rows, columns=columns)
     _run(plan.repack, plan.matvec_items(rows), args, 0, threads)
     key = id(tensor.data)
     weakref.finalize(tensor.data, _packed.pop, key, None)
@@ -65,7 +68,8 @@ def _weights(plan: LinearPlan, tensor: Tensor, rows: int, columns: int, threads:
 def _quantized(x: npt.NDArray[np.float32], threads: int | None) -> dict[str, npt.NDArray[Any]]:
     tokens, columns = x.shape
     arrays = activation_arrays(tokens, columns)
-    args = (x.ctypes.data, columns, *(a.ctypes.data for a in arrays.values()))
+    places = {name: array.ctypes.data for name, array in arrays.items()}
+    args = QUANTIZE_ROWS.pack(x=x.ctypes.data, columns=columns, **places)
     _run("vector.quantize:rows", tokens, args, tokens, threads)
     return arrays
 
@@ -91,9 +95,18 @@ def linear(
     out = np.empty((tokens, rows), np.float32)
     if out.size and columns:
         activations = _quantized(flat, threads) if plan.activations == "int8" else {"codes": flat}
-        places = [a.ctypes.data for a in activations.values()]
+        places = {"scales": 0, "sums": 0} | {name: array.ctypes.data for name, array in activations.items()}
         weights = _weights(plan, tensor, rows, columns, threads)
-        args = (weights.ctypes.data, rows, columns, *places, *[0] * (3 - len(places)), out.ctypes.data, rows, 0, 0)
+        args = MATMUL.pack(
+            weights=weights.ctypes.data,
+            rows=rows,
+            columns=columns,
+            **places,
+            out=out.ctypes.data,
+            stride=rows,
+            add=0,
+            bias=0,
+        )
         one = tokens == 1
         items = plan.matvec_items(rows) if one else plan.matmul_items(rows)
         _run(plan.matvec if one else plan.matmul, items, args, tokens, threads)

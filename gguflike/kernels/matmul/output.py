@@ -6,6 +6,7 @@ from typing import Any
 
 from gguflike.kernels.engine.atomics import load_word
 from gguflike.kernels.engine.jit import inner
+from gguflike.kernels.matmul.args import MATMUL
 from gguflike.kernels.vector.emitter import V16F32, Emitter
 from gguflike.kernels.vector.lanes import f32x16, int64, operation, splat, void
 from gguflike.kernels.vector.memory import load_f32x16, store_f32x16
@@ -54,14 +55,14 @@ def _store_first(e: Emitter, value: Any, place: Any, count: Any) -> None:
 def put_rows(args: int, group: int, token: int, value: Any) -> None:
     """``value`` (16 lanes) to rows 16 * group and up of ``token``, added to what is there where ADD says so."""
     row = 16 * group
-    count = load_word(args + 8) - row
-    out = load_word(args + 48) + 4 * (token * load_word(args + 56) + row)
+    count = load_word(args + MATMUL.rows) - row
+    out = load_word(args + MATMUL.out) + 4 * (token * load_word(args + MATMUL.stride) + row)
     if count < 16:
-        if load_word(args + 64):
+        if load_word(args + MATMUL.add):
             value = _add_from(value, out, count)
         _store_first(value, out, count)
     else:
-        if load_word(args + 64):
+        if load_word(args + MATMUL.add):
             value = value + load_f32x16(out)
         store_f32x16(out, value)
 
@@ -69,10 +70,10 @@ def put_rows(args: int, group: int, token: int, value: Any) -> None:
 @inner
 def bias_rows(args: int, group: int) -> Any:
     """The bias of rows 16 * group and up, zero where there is none."""
-    bias, row = load_word(args + 72), 16 * group
+    bias, row = load_word(args + MATMUL.bias), 16 * group
     if bias == 0:  # not a masked access to nowhere, on which some machines spend hundreds of cycles
         return splat(0.0)
-    return _add_from(splat(0.0), bias + 4 * row, load_word(args + 8) - row)
+    return _add_from(splat(0.0), bias + 4 * row, load_word(args + MATMUL.rows) - row)
 
 
 @inner
@@ -85,12 +86,12 @@ def put_bias(args: int, unit: int, place: int) -> None:
 @inner
 def put_unit(args: int, sums: int, unit: int, first: int, count: int) -> None:
     """``count`` times the sums of 32 rows, float32 (count, 32), to the output from token ``first`` on."""
-    stride = 4 * load_word(args + 56)
-    out = load_word(args + 48) + first * stride + 128 * unit
-    if 32 * (unit + 1) > load_word(args + 8):
+    stride = 4 * load_word(args + MATMUL.stride)
+    out = load_word(args + MATMUL.out) + first * stride + 128 * unit
+    if 32 * (unit + 1) > load_word(args + MATMUL.rows):
         for i in range(2 * count):
             put_rows(args, 2 * unit + i % 2, first + i // 2, load_f32x16(sums + 64 * i))
-    elif load_word(args + 64):
+    elif load_word(args + MATMUL.add):
         _add_whole(sums, out, stride, count)
     else:
         _put_whole(sums, out, stride, count)

@@ -17,9 +17,10 @@ bits ``p * (step % (8 / p))`` and up. So a code is a shift and a mask, or two jo
 Rows are padded with zeros to whole row blocks. Floating-point types are not repacked: their ops read rows as the
 file has them.
 
-    plan = dispatch.linear_plan(tensor.format)  # -> LinearPlan: names of the ops, work items, argument words
+    plan = dispatch.linear_plan(tensor.format)  # -> LinearPlan: names of the ops, work items
     packed = plan.allocate(rows, columns)       # 64-byte aligned uint8; None where the file's rows serve as they are
-    native.call(plan.repack)(args, 0, 0, plan.matvec_items(rows))
+    words = np.array(REPACK.pack(blocks=..., records=..., rows=rows, columns=columns))
+    native.call(plan.repack)(words.ctypes.data, 0, 0, plan.matvec_items(rows))
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ class RecordFormat:
 
 @dataclass(frozen=True)
 class LinearPlan:
-    """How to multiply by weights of one block type. Ops are named as in native.py; integer.py has their arguments.
+    """How to multiply by weights of one block type. Ops are named as in native.py; args.py has their arguments.
 
     ``activations`` says what the ops read: "int8" (codes, scales and sums from ``matmul:quantize``) or "float32".
     ``repack`` is None where the file's own bytes are used.
@@ -171,10 +172,6 @@ class LinearPlan:
         raw = np.zeros(size + 64, np.uint8)
         start = -raw.ctypes.data % 64
         return raw[start : start + size]
-
-    def repack_args(self, source: int, target: int, rows: int, columns: int) -> tuple[int, ...]:
-        """Argument words of ``repack``, whose items are row blocks. Addresses: the file's blocks, the target."""
-        return (source, target, rows, columns)
 
 
 def activation_arrays(tokens: int, columns: int) -> dict[str, npt.NDArray[Any]]:

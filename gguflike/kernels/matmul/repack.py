@@ -1,8 +1,8 @@
 """Repacking of a file's blocks into records (records.py): ops ``by_type.repack:<type>``; items are row blocks.
 
-Argument words: 0 address of the blocks, 1 address of the records (zeroed), 2 rows, 3 columns. Planes that the file
-packs as the records do move as 4-byte words. The other types fill ``codes``, a byte per weight, from which the planes
-are made. What else is in a block moves by a function of scatter.py.
+Argument words: ``REPACK`` (args.py). Planes that the file packs as the records do move as 4-byte words. The other types
+fill ``codes``, a byte per weight, from which the planes are made. What else is in a block moves by a function of
+scatter.py.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from llvmlite import ir
 from gguflike.blocks import BlockFormat
 from gguflike.kernels.engine.atomics import load_word
 from gguflike.kernels.engine.jit import inner
+from gguflike.kernels.matmul.args import REPACK
 from gguflike.kernels.matmul.records import Plane, RecordFormat
 from gguflike.kernels.vector.emitter import I8, I32, Emitter
 from gguflike.kernels.vector.lanes import int64, operation, void
@@ -69,12 +70,12 @@ def repack_op(fmt: BlockFormat, record_format: RecordFormat, scatter: Callable[[
     block_bytes, weights, record_bytes = fmt.block_bytes, record_format.weights, record_format.record_bytes
 
     def repack(args: int, state: int, start: int, stop: int) -> None:
-        rows, records = load_word(args + 16), load_word(args + 24) // weights
+        rows, records = load_word(args + REPACK.rows), load_word(args + REPACK.columns) // weights
         codes = _codes_memory()
         for group in range(start, stop):
-            target = load_word(args + 8) + group * records * record_bytes
+            target = load_word(args + REPACK.records) + group * records * record_bytes
             for lane in range(min(LANES, rows - LANES * group)):
-                block = load_word(args) + (LANES * group + lane) * records * block_bytes
+                block = load_word(args + REPACK.blocks) + (LANES * group + lane) * records * block_bytes
                 for r in range(records):
                     record = target + r * record_bytes
                     scatter(block, record, lane, codes)

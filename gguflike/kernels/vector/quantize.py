@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gguflike.kernels.engine.atomics import load_word
+from gguflike.kernels.engine.atomics import load_args
 from gguflike.kernels.engine.jit import jit, op
+from gguflike.kernels.vector.args import QUANTIZE_ROWS
 from gguflike.kernels.vector.emitter import F32, I32, V16F32, V16I8, V16I32, Emitter
 from gguflike.kernels.vector.lanes import f32x16, int64, operation, void
 from gguflike.kernels.vector.sizes import BLOCK, LANES
@@ -53,8 +54,9 @@ def quantize_row(x: Address, columns: int, codes: Address, scales: Address, sums
 
 @op("vector.quantize:rows")
 def _rows(args: int, state: int, start: int, stop: int) -> None:
-    x, columns, codes = load_word(args), load_word(args + 8), load_word(args + 16)
-    scales, sums = load_word(args + 24), load_word(args + 32)
-    blocks = columns // BLOCK
+    """Quantize activations to int8. Items are tokens; words: ``QUANTIZE_ROWS``."""
+    a = load_args(QUANTIZE_ROWS, args)
+    columns, blocks = a.columns, a.columns // BLOCK
     for t in range(start, stop):
-        quantize_row(x + 4 * columns * t, columns, codes + columns * t, scales + 4 * blocks * t, sums + 8 * blocks * t)
+        scales, sums = a.scales + 4 * blocks * t, a.sums + 8 * blocks * t
+        quantize_row(a.x + 4 * columns * t, columns, a.codes + columns * t, scales, sums)

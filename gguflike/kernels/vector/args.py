@@ -1,0 +1,14 @@
+"""Argument words of the ops in this folder. Imports no numba."""
+
+from __future__ import annotations
+
+from gguflike.kernels.engine.args import Args
+
+QUANTIZE_ROWS = Args(
+    "vector.quantize:rows",
+    x="address of float32 (tokens, columns)",
+    columns="values of a row, a multiple of 32",
+    codes="address of int8 (tokens, columns)",
+    scales="address of float32 (tokens, columns / 32)",
+    sums="address of int32 (tokens, columns / 16)",
+)
