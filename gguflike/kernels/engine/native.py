@@ -65,7 +65,11 @@ def _linker() -> Any:
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    return llvm.create_lljit_compiler(llvm.Target.from_default_triple().create_target_machine())
+    machine = llvm.Target.from_default_triple().create_target_machine()
+    # JITLink keeps what belongs together within reach. On AArch64 LLVM's older linker does not, and ends the process
+    # when a section is more than 4 GiB from another.
+    on_arm = machine.triple.startswith(("aarch64", "arm64"))
+    return llvm.create_lljit_compiler(machine, use_jit_link=on_arm)
 
 
 @lru_cache(maxsize=256)
