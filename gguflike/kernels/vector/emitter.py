@@ -19,6 +19,7 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 from numba.core.registry import cpu_target
 
+from gguflike.kernels.vector import arm
 from gguflike.kernels.vector.sizes import LANES
 from gguflike.kernels.vector.types import Value
 
@@ -34,8 +35,14 @@ MASKED_ALIGN_OPERAND = llvm.llvm_version_info[0] < 22  # where masked accesses t
 @lru_cache(maxsize=1)
 def target() -> tuple[str, frozenset[str]]:
     """(triple, names of the CPU features) that numba compiles for."""
-    triple, _, features = cpu_target.target_context.codegen().magic_tuple()
-    return triple, frozenset(f[1:] for f in features.split(",") if f.startswith("+"))
+    triple, cpu, features = cpu_target.target_context.codegen().magic_tuple()
+    names = frozenset(f[1:] for f in features.split(",") if f.startswith("+"))
+    return triple, names | arm.dot_products(triple, cpu, features) if is_arm(triple) else names
+
+
+def is_arm(triple: str) -> bool:
+    """Whether a target is 64-bit Arm."""
+    return triple.startswith(("aarch64", "arm64"))
 
 
 def _like(value: Value, element: ir.Type) -> ir.Type:
@@ -49,7 +56,7 @@ class Emitter:
     def __init__(self, builder: ir.IRBuilder, triple: str = "", features: frozenset[str] | None = None) -> None:
         self.b = builder
         default_triple, default_features = target() if features is None else ("", frozenset())
-        self.arm = (triple or default_triple).startswith(("aarch64", "arm64"))
+        self.arm = is_arm(triple or default_triple)
         self.features = default_features if features is None else features
 
     # Constants and scalars
