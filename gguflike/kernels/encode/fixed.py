@@ -2,7 +2,10 @@
 
 Candidates are compared by the squares that their codes explain at the best factors for these codes, as in scale.py and
 affine.py; codes are then taken anew from the stored factors, in float32. The first candidate's codes are those of the
-textbook rule, so what that rule would explain is known: it is taken where the search is not clearly better.
+absmax rule, so what that rule would explain is known, too: it is taken where the search is not better beyond doubt.
+
+Variables without a prefix are in units of the fixed point (``unit`` of them make up the block's range, or its extreme
+value); ``d``, ``m`` and ``step`` are in the values' own. ``absmax_`` marks what the absmax rule would store.
 """
 
 from __future__ import annotations
@@ -14,8 +17,18 @@ import numpy as np
 from gguflike.kernels.encode.affine import affine_encoder, clamped_range
 from gguflike.kernels.encode.driver import Codec, codec
 from gguflike.kernels.encode.leastsquares import PHASES, affine_error, code_grid
-from gguflike.kernels.encode.packing import bit_string, layout, planes, strided, whole
-from gguflike.kernels.encode.pairs import ROWS, SIZE, Candidates, fill, join, near_ties, pair_moments, put_before, scan
+from gguflike.kernels.encode.packing import bit_string, plan_packing, planes, strided, whole
+from gguflike.kernels.encode.pairs import (
+    ROWS,
+    SIZE,
+    Candidates,
+    count_near_ties,
+    make_candidates,
+    pack_codes,
+    pair_moments,
+    prepend_short,
+    store_pairs,
+)
 from gguflike.kernels.encode.rounding import (
     LARGEST,
     clamp_tile,
@@ -26,41 +39,45 @@ from gguflike.kernels.encode.rounding import (
     stored_scale,
 )
 from gguflike.kernels.encode.scale import Absmax, extreme, scaled_encoder, squared_errors, target_grid
+from gguflike.kernels.encode.tiles import Importance, IntTile, Tile
 from gguflike.kernels.engine.jit import lean
 from gguflike.kernels.vector.arrays import store
 from gguflike.kernels.vector.lanes import any_lane, magnitude, maximum, minimum, splat, to_float, where
+from gguflike.kernels.vector.types import F32x16, I32x16, Mask
 
 _PAIRS = 10  # the rows of pairs, after the words of a block
 # ``pairs`` hold values to half a unit, so the difference of two sums of squared errors is off by 32 steps at most; half
 # of that is more than any data show. And float32 rounds the squares.
 _STEPS = np.float32(16)
 _SQUARES = np.float32(1e-6)
-_COARSE = np.float32(1 / 8)  # float16 loses so much of a step that exact errors must decide
+_COARSE = np.float32(1 / 8)  # of a step: where float16 loses more, exact errors must decide
 
 
 class Scaled(NamedTuple):
-    """Value = d * (code - zero), codes within ``bounds``.
+    """Value = d * (code - zero), codes within ``limits``, of ``width`` bits each.
 
-    ``scan.unit`` is the extreme value in ``pairs``; ``most`` as in ``pair_moments``; ``summed``: the block stores d
-    times the sum of its levels.
+    ``candidates.unit`` is the extreme value in ``pairs``; ``most`` as in ``pair_moments``; with ``summed`` the block
+    stores d times the sum of its levels, too.
     """
 
     absmax: Absmax
     zero: np.float32
-    bounds: tuple[np.float32, np.float32]
-    scan: Candidates
+    limits: tuple[np.float32, np.float32]
+    candidates: Candidates
     most: np.int64 | None
     width: int
     summed: bool
 
 
 @lean(forceinline=True)
-def best_scale(pairs: Any, scan: Candidates, most: Any) -> Any:
-    """Of the candidate that explains most: (sum of x*q, sum of q*q); the same of the first one."""
+def best_scale(
+    pairs: IntTile, candidates: Candidates, most: np.int64 | None
+) -> tuple[F32x16, F32x16, F32x16, F32x16]:  # fmt: skip
+    """(sum x q, sum q^2) of the candidate that explains most, (sum x q)^2 / sum q^2; then those of the first one."""
     best_xq, best_qq = splat(0.0), splat(1.0)
     first_xq, first_qq = best_xq, best_qq
-    for c in range(len(scan.candidates)):
-        sums = pair_moments(pairs, _PAIRS, scan.candidates[c, 0], None, most)
+    for c in range(len(candidates.table)):
+        sums = pair_moments(pairs, _PAIRS, candidates.table[c, 0], None, most)
         xq, qq = to_float(sums[0]), to_float(sums[1])
         if c == 0:
             first_xq, first_qq = xq, qq
@@ -71,70 +88,80 @@ def best_scale(pairs: Any, scan: Candidates, most: Any) -> Any:
 
 
 @lean(forceinline=True)
-def clearly_more(explained: Any, plainly: Any, step: Any, lost: Any, ties: Any) -> Any:
-    """Whether more squares are explained than by the textbook rule, beyond doubt.
+def clearly_more(
+    explained: F32x16, absmax_explained: F32x16, absmax_step: F32x16, rounding: F32x16, near_ties: F32x16
+) -> Mask:
+    """Whether more squares are explained than by the absmax rule, beyond doubt.
 
-    ``step`` is that of the rule before it is rounded, ``lost`` by how much rounding it moves values at most. ``ties``:
-    how many values may have another code than the rule's, which makes up to twice ``lost`` times a step each.
+    ``absmax_step`` is the rule's scale before it is rounded to float16, ``rounding`` by how much that moves values at
+    most. ``near_ties`` values may have another code at the rounded scale than at the unrounded one; for each, the
+    squares that the rule explains are off by up to 2 * rounding * step.
     """
-    return explained - plainly > (2.0 * lost * ties + _STEPS) * step + plainly * _SQUARES
+    doubt = (2.0 * rounding * near_ties + _STEPS) * absmax_step + absmax_explained * _SQUARES
+    return explained - absmax_explained > doubt
 
 
 @codec(Scaled)
-def scaled_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: Scaled) -> None:
-    """Symbols: the words of a block."""
+def scaled_lanes(batch: int, tile: Tile, importance: Importance, symbols: IntTile, s: Scaled) -> None:
+    """Encode blocks of one scale, all importance being equal. Symbols: the words of a block."""
     top = extreme(tile, 0, SIZE)
     clamp_tile(tile, SIZE, magnitude(top))
     top = minimum(maximum(top, -LARGEST), LARGEST)
     if not s.absmax.signed:
         top = magnitude(top)
-    to_pairs = reciprocal(top) * s.scan.unit
-    step = top * (np.float32(1) / s.scan.unit)
-    fill(tile, symbols, _PAIRS, None, to_pairs, np.float32(0), None)
-    xq, qq, plain_xq, plain_qq = best_scale(symbols, s.scan, s.most)
-    d = stored_scale(xq / qq * step)
-    plain_d = round_to_f16(top / s.absmax.top)
-    found, plainly = d * to_pairs, plain_d * to_pairs
-    plain_step = s.scan.unit / s.absmax.top
-    lost = magnitude(plainly - plain_step) * abs(s.absmax.top)
+    to_units = reciprocal(top) * s.candidates.unit
+    unit = top * (np.float32(1) / s.candidates.unit)
+    store_pairs(tile, symbols, _PAIRS, None, to_units, np.float32(0), None)
+    xq, qq, absmax_xq, absmax_qq = best_scale(symbols, s.candidates, s.most)
+    d = stored_scale(xq / qq * unit)
+    absmax_d = round_to_f16(top / s.absmax.top)
+    scale, absmax_scale = d * to_units, absmax_d * to_units
+    absmax_step = s.candidates.unit / s.absmax.top
+    rounding = magnitude(absmax_scale - absmax_step) * abs(s.absmax.top)
     better = clearly_more(
-        found * (2.0 * xq - found * qq),
-        plainly * (2.0 * plain_xq - plainly * plain_qq),
-        plain_step,
-        lost,
-        near_ties(symbols, _PAIRS, s.scan.candidates[0, 0]),
+        scale * (2.0 * xq - scale * qq),
+        absmax_scale * (2.0 * absmax_xq - absmax_scale * absmax_qq),
+        absmax_step,
+        rounding,
+        count_near_ties(symbols, _PAIRS, s.candidates.table[0, 0]),
     )
-    coarse = lost > plain_step * _COARSE
+    coarse = rounding > absmax_step * _COARSE
     if any_lane(coarse):
-        error, plain_error = squared_errors(tile, None, 0, SIZE, d, plain_d, s.absmax.levels)
-        better = (coarse & (error < plain_error)) | (~coarse & better)
-    d = where(better, d, plain_d)
-    sum_of_codes = fill(tile, symbols, _PAIRS, None, reciprocal(d), s.zero, s.bounds)
-    join(symbols, _PAIRS, symbols, 1, s.width)
+        error, absmax_error = squared_errors(tile, None, 0, SIZE, d, absmax_d, s.absmax.levels)
+        better = (coarse & (error < absmax_error)) | (~coarse & better)
+    d = where(better, d, absmax_d)
+    sum_of_codes = store_pairs(tile, symbols, _PAIRS, None, reciprocal(d), s.zero, s.limits)
+    pack_codes(symbols, _PAIRS, symbols, 1, s.width)
     head = f16_bits(d)
     if s.summed:
         total = to_float(sum_of_codes) - s.zero * np.float32(SIZE)
         store(symbols, 0, head | (f16_bits(round_to_f16(total * d)) << 16))
     else:
-        put_before(symbols, SIZE * s.width // 32, head)
+        prepend_short(symbols, SIZE * s.width // 32, head)
 
 
 class Affine(NamedTuple):
-    """Value = d * code + m, codes up to ``hi``. ``scan.unit`` is the range of the values in ``pairs``."""
+    """Value = d * code + m, codes 0 .. ``hi`` of ``width`` bits; ``candidates.unit`` is the values' range in pairs."""
 
     hi: np.float32
-    scan: Candidates
+    candidates: Candidates
     width: int
 
 
+Line = tuple[F32x16, F32x16, F32x16, F32x16]  # scale, sum x q, sum q^2, sum q
+
+
 @lean(forceinline=True)
-def best_line(pairs: Any, scan: Candidates, total: Any) -> Any:
-    """Of the candidate that explains most and of the first one: (scale, sum of x*q, sum of q*q, sum of q)."""
+def best_line(pairs: IntTile, candidates: Candidates, total: I32x16) -> tuple[Line, Line]:
+    """The line of the candidate that explains most, and that of the first one; ``total`` is the sum of the values.
+
+    As in affine.py: scale = n / det, and n^2 / det is compared.
+    """
     best_n, best_det = splat(0.0), splat(1.0)
     best_sq = best_n
     first_n, first_det, first_sq = best_n, best_det, best_sq
-    for c in range(len(scan.candidates)):
-        xq, qq, sums = pair_moments(pairs, _PAIRS, scan.candidates[c, 0], scan.candidates[c, 1], None)
+    for c in range(len(candidates.table)):
+        xq, qq, sums = pair_moments(pairs, _PAIRS, candidates.table[c, 0], candidates.table[c, 1], None)
         n, det, sq = to_float(xq * SIZE - total * sums), to_float(qq * SIZE - sums * sums), to_float(sums)
         if c == 0:
             first_n, first_det, first_sq = n, det, sq
@@ -146,68 +173,69 @@ def best_line(pairs: Any, scan: Candidates, total: Any) -> Any:
 
 
 @lean(forceinline=True)
-def _line(n: Any, det: Any, sq: Any, total: Any) -> Any:
-    each = np.float32(1 / SIZE)
-    return n / det, (n + to_float(total) * sq) * each, (det + sq * sq) * each, sq
+def _line(n: F32x16, det: F32x16, sq: F32x16, total: I32x16) -> Line:
+    """The scale and the moments, from n = 32 sum x q - total sum q and det = 32 sum q^2 - (sum q)^2."""
+    mean = np.float32(1 / SIZE)
+    return n / det, (n + to_float(total) * sq) * mean, (det + sq * sq) * mean, sq
 
 
 @lean(forceinline=True)
-def explained(d: Any, m: Any, total: Any, xq: Any, qq: Any, sq: Any) -> Any:
-    """Squares explained by d * q + m."""
+def explained(d: F32x16, m: F32x16, total: F32x16, xq: F32x16, qq: F32x16, sq: F32x16) -> F32x16:
+    """The squares that d * q + m explains: sum x^2 - sum (x - d q - m)^2."""
     return d * (2.0 * xq - d * qq) + m * (2.0 * (total - d * sq) - m * np.float32(SIZE))
 
 
 @codec(Affine)
-def affine_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: Affine) -> None:
-    """Symbols: the words of a block."""
+def affine_lanes(batch: int, tile: Tile, importance: Importance, symbols: IntTile, s: Affine) -> None:
+    """Encode blocks of a scale and a minimum, all importance being equal. Symbols: the words of a block."""
     least, span = clamped_range(tile)
-    to_pairs = reciprocal(span) * s.scan.unit
-    step = span * (np.float32(1) / s.scan.unit)
-    whole_total = fill(tile, symbols, _PAIRS, least, to_pairs, np.float32(0), None)
-    total = to_float(whole_total)
-    (scale, xq, qq, sq), (_, plain_xq, plain_qq, plain_sq) = best_line(symbols, s.scan, whole_total)
+    to_units = reciprocal(span) * s.candidates.unit
+    unit = span * (np.float32(1) / s.candidates.unit)
+    int_total = store_pairs(tile, symbols, _PAIRS, least, to_units, np.float32(0), None)
+    total = to_float(int_total)
+    (scale, xq, qq, sq), (_, absmax_xq, absmax_qq, absmax_sq) = best_line(symbols, s.candidates, int_total)
     offset = (total - scale * sq) * np.float32(1 / SIZE)
-    m = round_to_f16(offset * step + least)
-    moved = (m - least) * to_pairs
-    scale = maximum(scale - (moved - offset) * sq * reciprocal(qq), splat(0.0))  # refitted to the rounded minimum
-    d = stored_scale(scale * step)
-    plain_d, plain_m = round_to_f16(span / s.hi), round_to_f16(least)
-    plainly, plain_moved = plain_d * to_pairs, (plain_m - least) * to_pairs
-    plain_step = s.scan.unit / s.hi
-    lost = magnitude(plainly - plain_step) * s.hi + magnitude(plain_moved)
+    m = round_to_f16(offset * unit + least)
+    rounded_offset = (m - least) * to_units
+    scale = maximum(scale - (rounded_offset - offset) * sq * reciprocal(qq), splat(0.0))  # refitted to that offset
+    d = stored_scale(scale * unit)
+    absmax_d, absmax_m = round_to_f16(span / s.hi), round_to_f16(least)
+    absmax_scale, absmax_offset = absmax_d * to_units, (absmax_m - least) * to_units
+    absmax_step = s.candidates.unit / s.hi
+    rounding = magnitude(absmax_scale - absmax_step) * s.hi + magnitude(absmax_offset)
     better = clearly_more(
-        explained(d * to_pairs, moved, total, xq, qq, sq),
-        explained(plainly, plain_moved, total, plain_xq, plain_qq, plain_sq),
-        plain_step,
-        lost,
-        near_ties(symbols, _PAIRS, s.scan.candidates[0, 0]),
+        explained(d * to_units, rounded_offset, total, xq, qq, sq),
+        explained(absmax_scale, absmax_offset, total, absmax_xq, absmax_qq, absmax_sq),
+        absmax_step,
+        rounding,
+        count_near_ties(symbols, _PAIRS, s.candidates.table[0, 0]),
     )
-    coarse = lost > plain_step * _COARSE
+    coarse = rounding > absmax_step * _COARSE
     if any_lane(coarse):
         error = affine_error(tile, None, 0, SIZE, d, m, s.hi)
-        plain_error = affine_error(tile, None, 0, SIZE, plain_d, plain_m, s.hi)
-        better = (coarse & (error < plain_error)) | (~coarse & better)
-    d = where(better, d, plain_d)
-    m = where(better, m, plain_m)
-    fill(tile, symbols, _PAIRS, m, reciprocal(d), np.float32(0), (np.float32(0), s.hi))
-    join(symbols, _PAIRS, symbols, 1, s.width)
+        absmax_error = affine_error(tile, None, 0, SIZE, absmax_d, absmax_m, s.hi)
+        better = (coarse & (error < absmax_error)) | (~coarse & better)
+    d = where(better, d, absmax_d)
+    m = where(better, m, absmax_m)
+    store_pairs(tile, symbols, _PAIRS, m, reciprocal(d), np.float32(0), (np.float32(0), s.hi))
+    pack_codes(symbols, _PAIRS, symbols, 1, s.width)
     store(symbols, 0, f16_bits(d) | (f16_bits(m) << 16))
 
 
 def _unweighted(settings: Any, block_bytes: int) -> Codec:
-    """A codec of this module; symbols are the words of a block, the last of which may be half of one."""
+    """A codec of this module, whose symbols are the words of a block; the last word may be half of one."""
     words, rest = divmod(block_bytes, 4)
     fields = [whole(range(words), 4), whole(range(words, words + rest // 2), rest)]
-    return Codec(settings, _PAIRS + ROWS, layout(fields))
+    return Codec(settings, _PAIRS + ROWS, plan_packing(fields))
 
 
 def _scaled(absmax: Absmax, zero: int, most: int | None, targets: list[float], unit: int, width: int) -> Scaled:
-    """``targets``: the extreme value in levels, without its sign."""
+    """Settings of a type with one scale; ``targets`` are the levels that the extreme value maps to, without sign."""
     levels = absmax.levels
     assert levels.lo is not None
     assert levels.hi is not None
     limits = levels.lo + np.float32(zero), levels.hi + np.float32(zero)
-    candidates = scan(unit, [(target, 0) for target in targets])
+    candidates = make_candidates(unit, [(target, 0) for target in targets])
     if absmax.signed:
         candidates = candidates._replace(unit=-candidates.unit)
     highest = None if most is None else np.int64(most)
@@ -215,8 +243,9 @@ def _scaled(absmax: Absmax, zero: int, most: int | None, targets: list[float], u
 
 
 def _affine(hi: int, unit: int, grid: list[tuple[float, float]], width: int) -> Affine:
-    """``grid``: as for ``code_grid``; all codes must be within the bounds."""
-    return Affine(np.float32(hi), scan(unit, [(hi + more, shift - more / 2) for more, shift in grid]), width)
+    """Settings of a type with a minimum; ``grid`` is as ``code_grid`` makes it, with all codes within 0 .. hi."""
+    ranges = [(hi + stretch, shift - stretch / 2) for stretch, shift in grid]
+    return Affine(np.float32(hi), make_candidates(unit, ranges), width)
 
 
 # Few candidates, each of them the one that lowers the error on Gaussian rows most once those before it are there.

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from gguflike.blocks.float4 import E2M1_DOUBLED
 from gguflike.kernels.encode.driver import Codec, block_encoder, codec, encode_blocks
-from gguflike.kernels.encode.packing import layout, planes, strided, whole
+from gguflike.kernels.encode.packing import plan_packing, planes, strided, whole
 from gguflike.kernels.encode.rounding import (
     Levels,
     clamp_tile,
@@ -165,7 +165,7 @@ def plain_exponents(x: Array) -> Ints:
 
 
 _LEVELS = codebook(E2M1_DOUBLED[:8])
-_MX = layout([whole([MX]), planes(strided(MX, 2, 16), 4)])
+_MX = plan_packing([whole([MX]), planes(strided(MX, 2, 16), 4)])
 _MX_TRIES = np.array([1, -1, -2, -3], np.int32)
 # Codes a factor of two apart differ by 8, and at twice the scale the levels are a subset of those at the scale itself.
 _NV_SEARCH = NVFP4(np.array([*range(1, 8), *range(-1, -12, -1)], np.int32), _LEVELS)

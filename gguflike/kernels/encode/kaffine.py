@@ -18,7 +18,6 @@ import numpy as np
 from gguflike.kernels.encode.driver import Encode, block_encoder, codec
 from gguflike.kernels.encode.leastsquares import (
     PHASES,
-    Floats,
     affine_code,
     affine_error,
     affine_moments,
@@ -28,7 +27,7 @@ from gguflike.kernels.encode.leastsquares import (
     spans,
     value_sums,
 )
-from gguflike.kernels.encode.packing import Slot, planes, strided, whole
+from gguflike.kernels.encode.packing import Field, planes, strided, whole
 from gguflike.kernels.encode.rounding import (
     clamp_tile,
     f16_bits,
@@ -38,6 +37,7 @@ from gguflike.kernels.encode.rounding import (
     stored_scale,
 )
 from gguflike.kernels.encode.scale import extreme, value_range
+from gguflike.kernels.encode.tiles import Floats
 from gguflike.kernels.engine.jit import lean
 from gguflike.kernels.vector.arrays import load, make_tile, store
 from gguflike.kernels.vector.lanes import any_lane, magnitude, maximum, minimum, splat, to_int, where
@@ -225,7 +225,7 @@ def encode_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: SuperA
 
 def super_encoder(
     size: int, hi: int, most: int, grid: Floats, peaks: tuple[tuple[float, float], ...],
-    fields: list[list[list[Slot]]],
+    fields: list[Field],
 ) -> Encode:  # fmt: skip
     """Make the encoder of a type of super-blocks with a scale and a minimum for every ``size`` weights."""
     f32 = np.float32
@@ -238,12 +238,12 @@ def super_encoder(
 SC, MN = list(range(BLOCK, BLOCK + 8)), list(range(BLOCK + 8, BLOCK + 16))
 FACTORS = whole([BLOCK + 16, BLOCK + 17], 2)
 # Twelve bytes: six bits of scales 0-3 under the high bits of scales 4-7, mins likewise, then the low nibbles of both.
-SCALES_AND_MINS: list[list[Slot]] = (
+SCALES_AND_MINS: Field = (
     [[(SC[i], 0, 63, 0), (SC[i + 4], 4, 3, 6)] for i in range(4)]
     + [[(MN[i], 0, 63, 0), (MN[i + 4], 4, 3, 6)] for i in range(4)]
     + [[(SC[i + 4], 0, 15, 0), (MN[i + 4], 0, 15, 4)] for i in range(4)]
 )
-_Q2_SCALES: list[list[Slot]] = [[(BLOCK + i, 0, 15, 0), (BLOCK + 16 + i, 0, 15, 4)] for i in range(16)]
+_Q2_SCALES: Field = [[(BLOCK + i, 0, 15, 0), (BLOCK + 16 + i, 0, 15, 4)] for i in range(16)]
 _WIDE = code_grid(np.arange(-1, 4.5, 0.5), PHASES)
 
 # fmt: off

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.kernels.encode.driver import Encode, block_encoder, codec
-from gguflike.kernels.encode.packing import Slot, planes, strided, whole
+from gguflike.kernels.encode.packing import Field, planes, strided, whole
 from gguflike.kernels.encode.rounding import (
     Levels,
     clamp_tile,
@@ -28,13 +28,13 @@ from gguflike.kernels.encode.rounding import (
 )
 from gguflike.kernels.encode.scale import (
     IQ4_LEVELS,
-    Targets,
     best_scale,
     extreme,
     moments,
     squared_errors,
     target_grid,
 )
+from gguflike.kernels.encode.tiles import Floats
 from gguflike.kernels.engine.jit import lean
 from gguflike.kernels.vector.arrays import load, make_tile, store
 from gguflike.kernels.vector.lanes import magnitude, maximum, minimum, splat, to_int, where
@@ -52,7 +52,7 @@ class SuperScale(NamedTuple):
 
     size: int
     extreme_level: np.float32
-    targets: Targets
+    targets: Floats
     rounds: int
     peaks: npt.NDArray[np.float32]
     window: npt.NDArray[np.float32]
@@ -134,8 +134,8 @@ def encode_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: SuperS
 
 
 def super_encoder(
-    size: int, levels: Levels, extreme_level: float, targets: Targets, peaks: tuple[float, ...],
-    window: tuple[float, ...], scales: tuple[int, int], bias: int, fields: list[list[list[Slot]]],
+    size: int, levels: Levels, extreme_level: float, targets: Floats, peaks: tuple[float, ...],
+    window: tuple[float, ...], scales: tuple[int, int], bias: int, fields: list[Field],
 ) -> Encode:  # fmt: skip
     """Make the encoder of a type of super-blocks with a scale for every ``size`` weights."""
     f32 = np.float32
@@ -150,14 +150,14 @@ def super_encoder(
 SCALES = list(range(BLOCK, BLOCK + 16))
 
 
-def _q3_scales() -> list[list[Slot]]:
+def _q3_scales() -> Field:
     """Twelve bytes: the low nibbles of scales i and i + 8, then the high bits of scales i, i + 4, i + 8, i + 12."""
     low = [[(SCALES[i], 0, 15, 0), (SCALES[i + 8], 0, 15, 4)] for i in range(8)]
     high = [[(SCALES[i + 4 * k], 4, 3, 2 * k) for k in range(4)] for i in range(4)]
     return low + high
 
 
-def _iq4_xs_scales() -> list[list[Slot]]:
+def _iq4_xs_scales() -> Field:
     """High bits of the eight scales, two each, then the low nibbles of neighbours."""
     high = [[(SCALES[4 * b + k], 4, 3, 2 * k) for k in range(4)] for b in range(2)]
     low = [[(SCALES[2 * b], 0, 15, 0), (SCALES[2 * b + 1], 0, 15, 4)] for b in range(4)]

@@ -19,7 +19,8 @@ from gguflike.kernels.encode.rounding import (
     reciprocal,
     times_power,
 )
-from gguflike.kernels.encode.scale import Targets, best_scale, extreme, squared_errors, target_grid, unbounded
+from gguflike.kernels.encode.scale import best_scale, extreme, squared_errors, target_grid, unbounded
+from gguflike.kernels.encode.tiles import Floats
 from gguflike.kernels.vector.arrays import load, store
 from gguflike.kernels.vector.lanes import bits, magnitude, splat_i32, where
 
@@ -29,7 +30,7 @@ BLOCK, RUN = 256, 16
 class Settings(NamedTuple):
     """Targets as in scale.py; without, by ggml's rule: the extreme value at the lowest level."""
 
-    targets: Targets
+    targets: Floats
     scan: Levels
     levels: Levels
 

@@ -1,12 +1,13 @@
-"""What the searches share: rounding to codes and to float16 scales, and keeping squares within float32."""
+"""Rounding to codes and to float16 scales, and what keeps squares within float32: shared by all scalar encoders."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from gguflike.kernels.encode.tiles import Floats, Importance, Tile
 from gguflike.kernels.engine.jit import lean
 from gguflike.kernels.vector.arrays import load, store
 from gguflike.kernels.vector.lanes import (
@@ -22,6 +23,7 @@ from gguflike.kernels.vector.lanes import (
     to_int,
     where,
 )
+from gguflike.kernels.vector.types import F32x16, I32x16
 
 MAGIC = np.float32(12582912.0)  # 1.5 * 2**23: adding it rounds to the nearest integer, ties to even
 LARGEST = np.float32(2.0**40)  # beyond what any float16-scaled block can hold; keeps sums of squares finite
@@ -33,24 +35,25 @@ SIGN = -(1 << 31)  # the sign bit of int32 lanes
 
 
 class Levels(NamedTuple):
-    """What codes stand for: the integers ``lo .. hi`` (None: all), stored with ``offset`` added, or a codebook.
+    """The values that codes stand for before the scale: the integers ``lo .. hi`` (None: all), or a codebook.
 
-    ``book`` is None or float32: the levels in ascending order, then the midpoints between them.
+    An integer's code is the integer plus ``offset``; a codebook level's code is its index. ``book`` is None or float32
+    (2 n - 1,): the n levels in ascending order, then the midpoints between neighbours.
     """
 
     lo: np.float32 | None
     hi: np.float32 | None
     offset: np.float32
-    book: npt.NDArray[np.float32] | None
+    book: Floats | None
 
 
 def integers(lo: int, hi: int, first: int = 0) -> Levels:
-    """The integers ``lo .. hi``, stored from ``first`` on."""
+    """The integers ``lo .. hi``, whose codes count up from ``first``."""
     return Levels(np.float32(lo), np.float32(hi), np.float32(first - lo), None)
 
 
 def codebook(levels: npt.NDArray[np.int8]) -> Levels:
-    """These levels, in ascending order."""
+    """A codebook of these levels, which must ascend."""
     values = np.array(levels, np.float32)
     book = np.concatenate([values, (values[1:] + values[:-1]) / 2])
     return Levels(values[0], values[-1], np.float32(0), book)
@@ -60,13 +63,13 @@ def codebook(levels: npt.NDArray[np.int8]) -> Levels:
 
 
 @lean(forceinline=True)
-def nearest_level(x: Any, inverse: Any, levels: Levels) -> Any:
-    """The level nearest to ``x * inverse``."""
+def nearest_level(x: F32x16, inverse: F32x16, levels: Levels) -> F32x16:
+    """The level nearest to ``x * inverse``; of two integers as near the even one, of two codebook levels the lower."""
     return _nearest_level(x, inverse, levels, levels.book, levels.lo)
 
 
 @lean(forceinline=True)
-def _nearest_level(x: Any, inverse: Any, levels: Any, book: Any, lo: Any) -> Any:
+def _nearest_level(x: F32x16, inverse: F32x16, levels: Levels, book: Floats | None, lo: np.float32 | None) -> F32x16:
     if book is None:
         if lo is None:
             return fma(x, inverse, MAGIC) - MAGIC
@@ -80,13 +83,13 @@ def _nearest_level(x: Any, inverse: Any, levels: Any, book: Any, lo: Any) -> Any
 
 
 @lean(forceinline=True)
-def code_of(level: Any, levels: Levels) -> Any:
-    """The stored code of a level that ``nearest_level`` returned: level + offset, or its place in the codebook."""
+def code_of(level: F32x16, levels: Levels) -> I32x16:
+    """The code of a level that ``nearest_level`` returned."""
     return _code_of(level, levels, levels.book)
 
 
 @lean(forceinline=True)
-def _code_of(level: Any, levels: Levels, book: Any) -> Any:
+def _code_of(level: F32x16, levels: Levels, book: Floats | None) -> I32x16:
     if book is None:
         return to_int(level + levels.offset)
     code = splat_i32(0)
@@ -96,47 +99,50 @@ def _code_of(level: Any, levels: Levels, book: Any) -> Any:
 
 
 @lean(forceinline=True)
-def importance_of(tile: Any, j: Any) -> Any:
-    """Importance of weight ``j`` in each lane; 1 where there is no importance."""
-    if tile is None:
+def importance_of(importance: Importance, j: int) -> F32x16:
+    """The importance of weight ``j``; 1 where there is none."""
+    if importance is None:
         return splat(1.0)
-    return load(tile, j)
+    return load(importance, j)
 
 
 @lean(forceinline=True)
-def weighted(tile: Any, j: Any, value: Any) -> Any:
+def weighted(importance: Importance, j: int, value: F32x16) -> F32x16:
     """``value`` times the importance of weight ``j``."""
-    if tile is None:
+    if importance is None:
         return value
-    return value * load(tile, j)
+    return value * load(importance, j)
 
 
 @lean
-def clamp_tile(tile: Any, size: int, largest: Any) -> None:
-    """Bring values beyond ``LARGEST`` to it: they take the outermost code either way."""
+def clamp_tile(tile: Tile, size: int, largest: F32x16) -> None:
+    """Clamp rows ``0 .. size - 1`` to +-``LARGEST``: values beyond it take the outermost code either way.
+
+    ``largest`` is the largest magnitude among them.
+    """
     if any_lane(largest > LARGEST):
         for j in range(size):
             store(tile, j, minimum(maximum(load(tile, j), -LARGEST), LARGEST))
 
 
 @lean(forceinline=True)
-def power_of_two(exponent: Any) -> Any:
-    """2**exponent for int lanes in -126 .. 127."""
+def power_of_two(exponent: I32x16) -> F32x16:
+    """2**exponent, for exponents from -126 to 127."""
     return from_bits((exponent + 127) << 23)
 
 
 @lean(forceinline=True)
-def times_power(value: Any, exponent: Any) -> Any:
-    """value * 2**exponent for int lanes in -252 .. 254, in two exact steps (but for underflow)."""
+def times_power(value: F32x16, exponent: I32x16) -> F32x16:
+    """value * 2**exponent, for exponents from -252 to 254, in two steps that are exact but for underflow."""
     half = exponent >> 1
     return value * power_of_two(half) * power_of_two(exponent - half)
 
 
 @lean
-def normalize(tile: Any, size: int, largest: Any) -> Any:
-    """Scale each lane by the power of two that brings ``largest`` into [1, 2): squares neither vanish nor overflow.
+def normalize(tile: Tile, size: int, largest: F32x16) -> I32x16:
+    """Scale each block by the power of two that brings ``largest`` into [1, 2); returns the exponent.
 
-    Returns the exponent. For the types whose scales reach as far as float32 itself.
+    So squares neither vanish nor overflow, for types whose scales reach as far as float32 itself.
     """
     exponent = 127 - ((bits(largest) >> 23) & 255)
     for j in range(size):
@@ -145,14 +151,14 @@ def normalize(tile: Any, size: int, largest: Any) -> Any:
 
 
 @lean(forceinline=True)
-def reciprocal(d: Any) -> Any:
+def reciprocal(d: F32x16) -> F32x16:
     """1 / d, and 0 for d == 0. ``d`` is 0 or at least 2**-100 in magnitude."""
     return where(d == 0.0, splat(0.0), 1.0 / where(d == 0.0, splat(1.0), d))
 
 
 @lean(forceinline=True)
-def round_to_f16(value: Any) -> Any:
-    """Nearest value that float16 holds, ties to even; saturates instead of overflowing."""
+def round_to_f16(value: F32x16) -> F32x16:
+    """The float16 value nearest to ``value``, as float32: ties to even; saturates instead of overflowing."""
     raw = bits(value)
     normal = from_bits((raw + ((raw >> 13) & 1) + 0xFFF) & ~0x1FFF)
     size = magnitude(value)
@@ -163,8 +169,8 @@ def round_to_f16(value: Any) -> Any:
 
 
 @lean(forceinline=True)
-def stored_scale(d: Any) -> Any:
-    """The float16 value that stands for scale ``d``: never infinite, and zero only where ``d`` is.
+def stored_scale(d: F32x16) -> F32x16:
+    """The float16 value that is stored for scale ``d``: never infinite, and zero only where ``d`` is.
 
     A scale that would round to zero takes the smallest step instead: its codes are rounded anew, so it cannot do harm.
     """
@@ -174,8 +180,8 @@ def stored_scale(d: Any) -> Any:
 
 
 @lean(forceinline=True)
-def f16_bits(value: Any) -> Any:
-    """The 16 bits of a value on the float16 grid."""
+def f16_bits(value: F32x16) -> I32x16:
+    """The 16 bits of a value that float16 holds exactly."""
     raw = bits(value)
     size = magnitude(value)
     normal = ((raw & 0x7FFFFFFF) - (112 << 23)) >> 13
@@ -184,6 +190,6 @@ def f16_bits(value: Any) -> Any:
 
 
 @lean(forceinline=True)
-def round_to_int(value: Any) -> Any:
-    """Nearest integer as float32; |value| < 2**22."""
+def round_to_int(value: F32x16) -> F32x16:
+    """The nearest integer, as float32, for magnitudes below 2**22."""
     return (value + MAGIC) - MAGIC

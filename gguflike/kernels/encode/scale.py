@@ -1,21 +1,21 @@
 """Blocks of one float16 scale: Q8_0, Q8_1, Q4_0, Q5_0, Q2_0, IQ4_NL. Value = d * level, levels uniform or a codebook.
 
-The search tries scales that map the largest weight to a row of targets (of both signs where it pays, since the level
-ranges are lopsided), takes for each the codes nearest to the weights and the squared error that the best scale for
-these codes leaves, then alternates codes and closed-form scale from the best one. The outcome competes with absmax by
-exact error.
+The search tries scales that map the block's extreme value to each of a row of target levels (of both signs where it
+pays, since the ranges of levels are lopsided). For the levels q nearest to x / d it compares what the best scale for
+these levels explains of the squares: the d that minimizes sum w (x - d q)^2 is sum w x q / sum w q^2, and it explains
+(sum w x q)^2 / sum w q^2. From the best one on, levels and that closed-form scale alternate, as in Lloyd's algorithm.
+The outcome competes with absmax by its squared error as stored.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from gguflike.blocks import codebooks
 from gguflike.kernels.encode.driver import Codec, Encode, block_encoder, codec
-from gguflike.kernels.encode.packing import Slot, bit_string, planes, strided, whole
+from gguflike.kernels.encode.packing import Field, bit_string, planes, strided, whole
 from gguflike.kernels.encode.rounding import (
     HALF,
     LARGEST,
@@ -31,15 +31,15 @@ from gguflike.kernels.encode.rounding import (
     stored_scale,
     weighted,
 )
+from gguflike.kernels.encode.tiles import Floats, Importance, IntTile, Tile
 from gguflike.kernels.engine.jit import lean
 from gguflike.kernels.vector.arrays import load, store
 from gguflike.kernels.vector.lanes import any_lane, fma, magnitude, maximum, minimum, splat, to_float, to_int, where
-
-Targets = npt.NDArray[np.float32]
+from gguflike.kernels.vector.types import F32x16
 
 
 class Absmax(NamedTuple):
-    """The textbook rule: the extreme value (``signed``: with its sign) maps to level ``top``."""
+    """The absmax rule: the extreme value of ``size`` weights, with its sign if ``signed``, maps to level ``top``."""
 
     size: int
     top: np.float32
@@ -48,20 +48,20 @@ class Absmax(NamedTuple):
 
 
 class Search(NamedTuple):
-    """Search from ``targets`` for the extreme value, ``rounds`` of codes and scale in turn; competes with ``absmax``.
+    """Search from ``targets`` for the extreme value, then ``rounds`` of levels and scale in turn.
 
-    ``scan`` as in ``best_scale``.
+    ``absmax`` competes with the outcome. ``target_levels`` are the levels as ``best_scale`` takes them for the targets.
     """
 
     absmax: Absmax
-    scan: Levels
-    targets: Targets
+    target_levels: Levels
+    targets: Floats
     rounds: int
 
 
 @lean
-def value_range(tile: Any, first: int, count: int) -> Any:
-    """(least, greatest) value."""
+def value_range(tile: Tile, first: int, count: int) -> tuple[F32x16, F32x16]:
+    """The (least, greatest) value of rows ``first .. first + count - 1``."""
     least = load(tile, first)
     greatest = least
     for j in range(first + 1, first + count):
@@ -72,8 +72,8 @@ def value_range(tile: Any, first: int, count: int) -> Any:
 
 
 @lean
-def extreme(tile: Any, first: int, count: int) -> Any:
-    """The value of largest magnitude (the first of equals), with its sign."""
+def extreme(tile: Tile, first: int, count: int) -> F32x16:
+    """The value of largest magnitude, with its sign; of several the first."""
     least, greatest = value_range(tile, first, count)
     size = maximum(greatest, -least)
     value = where(greatest == size, greatest, least)
@@ -85,8 +85,10 @@ def extreme(tile: Any, first: int, count: int) -> Any:
 
 
 @lean
-def moments(tile: Any, importance: Any, first: int, count: int, inverse: Any, levels: Any) -> Any:
-    """(sum w*x*q, sum w*q*q) over the levels nearest at scale ``1 / inverse``."""
+def moments(
+    tile: Tile, importance: Importance, first: int, count: int, inverse: F32x16, levels: Levels
+) -> tuple[F32x16, F32x16]:
+    """(sum w x q, sum w q^2) over the levels q nearest to x * ``inverse``."""
     xq = splat(0.0)
     qq = splat(0.0)
     for j in range(first, first + count):
@@ -100,19 +102,19 @@ def moments(tile: Any, importance: Any, first: int, count: int, inverse: Any, le
 
 @lean
 def best_scale(
-    tile: Any, importance: Any, first: int, count: int, top: Any, targets: Any, rounds: int, scan: Any, levels: Any
-) -> Any:
-    """The scale, unrounded, found by the search described above; ``top`` is the extreme value.
+    tile: Tile, importance: Importance, first: int, count: int, top: F32x16, targets: Floats, rounds: int,
+    target_levels: Levels, levels: Levels,
+) -> F32x16:  # fmt: skip
+    """The scale that the search described above finds, not rounded; ``top`` is the extreme value.
 
-    ``scan``: the levels for the targets, ``levels``, but without bounds where no target reaches beyond them.
+    ``target_levels``: ``levels``, but without bounds where no target reaches beyond them (``unbounded``).
     """
     inverse_top = reciprocal(top)
     best_xq = splat(0.0)
     best_qq = splat(1.0)
     for t in range(len(targets)):  # one at a time: the sums of two do not fit the registers of AVX2
-        xq, qq = moments(tile, importance, first, count, inverse_top * targets[t], scan)
-        # The best scale for given codes is xq / qq, and it explains xq**2 / qq of the squares.
-        better = xq * xq * best_qq > best_xq * best_xq * qq
+        xq, qq = moments(tile, importance, first, count, inverse_top * targets[t], target_levels)
+        better = xq * xq * best_qq > best_xq * best_xq * qq  # xq^2 / qq is larger
         best_xq = where(better, xq, best_xq)
         best_qq = where(better, qq, best_qq)
     d = best_xq / best_qq
@@ -123,24 +125,26 @@ def best_scale(
 
 
 @lean
-def squared_errors(tile: Any, importance: Any, first: int, count: int, d1: Any, d2: Any, levels: Any) -> Any:
-    """Sums of w * (x - d * q)**2 with the levels nearest at each of two scales."""
+def squared_errors(
+    tile: Tile, importance: Importance, first: int, count: int, d1: F32x16, d2: F32x16, levels: Levels
+) -> tuple[F32x16, F32x16]:
+    """sum w (x - d q)^2 with the nearest levels q, for each of two scales d."""
     inverse1 = reciprocal(d1)
     inverse2 = reciprocal(d2)
     total1 = splat(0.0)
     total2 = splat(0.0)
     for j in range(first, first + count):
         x = load(tile, j)
-        rest1 = fma(-d1, nearest_level(x, inverse1, levels), x)
-        rest2 = fma(-d2, nearest_level(x, inverse2, levels), x)
-        total1 = fma(rest1, weighted(importance, j, rest1), total1)
-        total2 = fma(rest2, weighted(importance, j, rest2), total2)
+        residual1 = fma(-d1, nearest_level(x, inverse1, levels), x)
+        residual2 = fma(-d2, nearest_level(x, inverse2, levels), x)
+        total1 = fma(residual1, weighted(importance, j, residual1), total1)
+        total2 = fma(residual2, weighted(importance, j, residual2), total2)
     return total1, total2
 
 
 @lean
-def store_codes(tile: Any, symbols: Any, size: int, d: Any, levels: Any) -> Any:
-    """Codes at scale ``d``; returns the sum of their levels."""
+def store_codes(tile: Tile, symbols: IntTile, size: int, d: F32x16, levels: Levels) -> F32x16:
+    """Store the codes at scale ``d`` as symbols ``0 .. size - 1``; returns the sum of their levels."""
     inverse = reciprocal(d)
     total = splat(0.0)
     for j in range(size):
@@ -151,25 +155,28 @@ def store_codes(tile: Any, symbols: Any, size: int, d: Any, levels: Any) -> Any:
 
 
 @codec(Search)
-def search_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: Search) -> None:
-    """Symbols: the codes, the scale, scale * sum of levels."""
+def search_lanes(batch: int, tile: Tile, importance: Importance, symbols: IntTile, s: Search) -> None:
+    """Encode by the search. Symbols: the codes, the scale, and scale * sum of levels, both as float16 bits."""
     size, levels = s.absmax.size, s.absmax.levels
     top = extreme(tile, 0, size)
     clamp_tile(tile, size, magnitude(top))
     top = minimum(maximum(top, -LARGEST), LARGEST)
-    d = stored_scale(best_scale(tile, importance, 0, size, top, s.targets, s.rounds, s.scan, levels))
+    d = stored_scale(best_scale(tile, importance, 0, size, top, s.targets, s.rounds, s.target_levels, levels))
     absmax_d = round_to_f16((top if s.absmax.signed else magnitude(top)) / s.absmax.top)
-    found, plainly = squared_errors(tile, importance, 0, size, d, absmax_d, levels)
-    d = where(plainly < found, absmax_d, d)
+    error, absmax_error = squared_errors(tile, importance, 0, size, d, absmax_d, levels)
+    d = where(absmax_error < error, absmax_d, d)
     total = store_codes(tile, symbols, size, d, levels)
     store(symbols, size, f16_bits(d))
     store(symbols, size + 1, f16_bits(round_to_f16(total * d)))
 
 
 @codec(Absmax)
-def plain_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: Absmax) -> None:
-    """Codes are rounded from the unrounded scale, halves up where the scale is signed and away from zero otherwise, as
-    ggml's plain encoders do. Symbols as in ``search_lanes``."""
+def absmax_lanes(batch: int, tile: Tile, importance: Importance, symbols: IntTile, s: Absmax) -> None:
+    """Encode by the absmax rule, as ggml's ``quantize_row_*_ref`` do. Symbols as in ``search_lanes``.
+
+    Codes are rounded at the scale before it is rounded to float16: halves up where the scale is signed, away from zero
+    otherwise.
+    """
     levels = s.levels
     top = extreme(tile, 0, s.size)
     if not s.signed:
@@ -196,27 +203,23 @@ def plain_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: Absmax)
 
 
 def scaled_encoder(
-    absmax: Absmax,
-    fields: list[list[list[Slot]]],
-    targets: Targets,
-    rounds: int,
-    unweighted: Codec | None = None,
+    absmax: Absmax, fields: list[Field], targets: Floats, rounds: int, unweighted: Codec | None = None
 ) -> Encode:
     """Make the encoder of a type from the codecs of this module; ``unweighted`` as in ``block_encoder``."""
     search = Search(absmax, unbounded(absmax.levels, targets), targets, rounds)
     return block_encoder(absmax.size, absmax.size + 2, fields, search, absmax=absmax, unweighted=unweighted)
 
 
-def unbounded(levels: Levels, targets: Targets) -> Levels:
-    """The levels, without bounds if no value whose largest is at one of the targets can reach beyond them."""
+def unbounded(levels: Levels, targets: Floats) -> Levels:
+    """``levels``, without bounds if no value of a block whose extreme value is at one of ``targets`` is beyond them."""
     reach = np.abs(targets).max()
     lo, hi = levels.lo, levels.hi
     return levels if lo is None or hi is None or reach > min(-lo, hi) else levels._replace(lo=None, hi=None)
 
 
-def target_grid(*ranges: tuple[float, float, int]) -> Targets:
+def target_grid(*ranges: tuple[float, float, int]) -> Floats:
     """Evenly spaced targets: ``(first, last, count)`` of each range, one range after the other."""
-    return np.concatenate([np.linspace(*each, dtype=np.float32) for each in ranges])
+    return np.concatenate([np.linspace(first, last, count, dtype=np.float32) for first, last, count in ranges])
 
 
 IQ4_LEVELS = codebook(codebooks.IQ4_LEVELS)

@@ -1,0 +1,19 @@
+"""Names of the arrays that encoders work on. Those of single vectors are in vector/types.py.
+
+A *tile* is a flat array of vectors: its row j is elements ``16 j .. 16 j + 15``, one lane per block (vector/lanes.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
+Floats: TypeAlias = npt.NDArray[np.float32]
+Ints: TypeAlias = npt.NDArray[np.int32]
+Tile: TypeAlias = npt.NDArray[np.float32]
+IntTile: TypeAlias = npt.NDArray[np.int32]
+ShortTile: TypeAlias = npt.NDArray[np.int16]
+Importance: TypeAlias = Tile | None  # one row per weight, as a share of the largest in the block; None: all count 1
