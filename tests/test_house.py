@@ -45,7 +45,7 @@ ROOMS = {
     "dispatch": {"decode", "matmul", "table"},
 }
 TOP = {"__init__", "__main__", "cli", "demo"}  # may import everything
-NUMBA_OWNERS = {"kernels/engine/jit.py", "kernels/vector/lanes.py", "kernels/vector/emitter.py"}
+NUMBA_OWNERS = {f"kernels/{name}.py" for name in ("engine/jit", "engine/internals", "vector/lanes", "vector/emitter")}
 HEAVY = {"numba", "llvmlite", "huggingface_hub", "jinja2", "tokenizers", "tqdm"}
 
 

@@ -13,6 +13,7 @@ import pytest
 import gguflike
 from gguflike.kernels.engine import native, objects
 from gguflike.kernels.engine.memory import op_state
+from gguflike.kernels.engine.store import read
 from gguflike.kernels.vector.args import QUANTIZE_ROWS
 
 OP = "vector.quantize:rows"
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.skipif(objects.this_machine() is None, reason="elsewher
 def code() -> tuple[str, bytes]:
     """Symbol and object file of an op."""
     native.load([OP])
-    data = native._read(native._object_path(OP))
+    data = read(native._object_path(OP), OP)
     assert data is not None
     symbol, _, image = data.partition(b"\0")
     return symbol.decode(), image

@@ -5,16 +5,12 @@ Every run of a model imports this, so it does without pathlib, hashlib and concu
 
 from __future__ import annotations
 
+import operator
 import os
 from functools import lru_cache
-from importlib.util import source_hash
 
-from gguflike.errors import OutputError
-
-
-def digest(data: bytes) -> str:
-    """16 hex digits that tell sources apart: the hash by which Python knows its own (hashlib would load OpenSSL)."""
-    return source_hash(data).hex()
+from gguflike.errors import UnsupportedError
+from gguflike.kernels.engine.store import digest
 
 
 def _sources(folder: str) -> list[str]:
@@ -40,36 +36,60 @@ def sources_digest() -> str:
     return digest(b"\0".join(parts))
 
 
-def _usable(folder: str) -> bool:
+def _writable(folder: str) -> bool:
     """Whether the folder exists or can be made, takes files, and is ours alone (machine code is loaded from it)."""
     try:
         os.makedirs(folder, exist_ok=True, mode=0o700)
         owner = os.stat(folder).st_uid
     except OSError:
         return False
-    return os.access(folder, os.R_OK | os.W_OK | os.X_OK) and (not hasattr(os, "getuid") or owner == os.getuid())
+    return os.access(folder, os.R_OK | os.W_OK | os.X_OK) and owner == _user()
+
+
+def _holds_kernels(folder: str) -> bool:
+    """Whether the folder has files that can be read, as in an image made beforehand, and is ours or the system's."""
+    try:
+        return bool(os.listdir(folder)) and os.stat(folder).st_uid in (_user(), 0)
+    except OSError:
+        return False
+
+
+def _user() -> int:
+    return os.getuid() if hasattr(os, "getuid") else 0  # without users, os.stat says 0 as well
 
 
 @lru_cache(maxsize=1)
-def cache_dir() -> str:
-    """Folder for compiled kernels: $GGUFLIKE_CACHE_DIR, else the user's cache folder, else a temporary one."""
+def cache_dir() -> str | None:
+    """Return the folder for compiled kernels, or None where there is none, so that they cannot be kept.
+
+    It lies in $GGUFLIKE_CACHE_DIR, else in the user's cache folder; where that cannot be written to, and has no kernels
+    already, among the temporary files.
+    """
     home = os.path.join(os.path.expanduser("~"), ".cache")
     base = os.environ.get("GGUFLIKE_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or home
-    user = os.getuid() if hasattr(os, "getuid") else 0
     name = f"kernels-{sources_digest()}"
     folder = os.path.join(base, "gguflike", name)
-    if _usable(folder):
+    if _writable(folder) or _holds_kernels(folder):
         return folder
     import tempfile
 
-    other = os.path.join(tempfile.gettempdir(), f"gguflike-{user}-{name}")
-    if _usable(other):
-        return other
-    raise OutputError(
-        "no writable folder for compiled kernels",
-        got=f"{folder}, {other}",
-        remedy="set GGUFLIKE_CACHE_DIR to a folder of your own",
-    )
+    try:
+        other = os.path.join(tempfile.gettempdir(), f"gguflike-{_user()}-{name}")
+    except OSError:
+        return None
+    return other if _writable(other) else None
+
+
+def cache_path(file: str) -> str | None:
+    """Return the path of a file of the kernel cache, or None where there is no such folder."""
+    folder = cache_dir()
+    return None if folder is None else os.path.join(folder, file)
+
+
+def keeps_kernels() -> bool:
+    """Whether what is compiled now is there the next time, as far as the folder tells."""
+    folder = cache_dir()
+    return folder is not None and os.access(folder, os.W_OK)
 
 
 #: What /proc/cpuinfo tells of a CPU that decides which machine code it runs best, on x86, Arm and RISC-V.
@@ -93,9 +113,72 @@ def cpu() -> str:
 
 
 def thread_count(threads: int | None = None) -> int:
-    """``threads`` if given, else $GGUFLIKE_THREADS, else the CPUs this process may use."""
+    """Return ``threads`` if given, else $GGUFLIKE_THREADS, else as many as this process may have CPUs.
+
+    Those are the CPUs of its affinity mask, or fewer where a container's quota gives it less time (rounded up).
+    UnsupportedError unless the number is a whole one and at least 1.
+    """
     if threads is not None:
-        return max(1, threads)
+        return _at_least_one(threads, "threads")
     if value := os.environ.get("GGUFLIKE_THREADS"):
-        return max(1, int(value))
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return _at_least_one(int(value) if value.strip().isdecimal() else value, "GGUFLIKE_THREADS")
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cpus, cpu_quota() or cpus)
+
+
+def _at_least_one(threads: object, field: str) -> int:
+    try:
+        count = operator.index(threads)  # type: ignore[arg-type]  # numpy's integers have it, too
+    except TypeError:
+        count = 0
+    if count < 1 or isinstance(threads, bool):
+        raise UnsupportedError(
+            "this is no number of threads", field=field, expected="a whole number, at least 1", got=repr(threads)
+        )
+    return count
+
+
+_CGROUPS, _OWN_CGROUPS = "/sys/fs/cgroup", "/proc/self/cgroup"
+
+
+@lru_cache(maxsize=1)
+def cpu_quota() -> int | None:
+    """Return how many CPUs' time this process and those around it may use, rounded up, or None without a limit.
+
+    A control group, such as a container, and each group that it is part of may have a quota of microseconds a period:
+    ``cpu.max`` in version 2, ``cpu.cfs_quota_us`` and ``cpu.cfs_period_us`` in version 1 (Linux, cgroups(7)).
+    """
+    try:
+        with open(_OWN_CGROUPS, encoding="utf-8", errors="surrogateescape") as file:
+            groups = [line.rstrip("\n").split(":", 2) for line in file]
+    except OSError:
+        return None
+    quotas = []
+    for _, controllers, group in (entry for entry in groups if len(entry) == 3):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = os.path.join(_CGROUPS, controllers) if controllers else _CGROUPS
+        # Inside a container the group's own path may be one of the host's, which is not there; its root then is.
+        while True:
+            quotas += _quota(root + group.rstrip("/"))
+            if group in ("", "/"):
+                break
+            group = os.path.dirname(group)
+    return min(quotas, default=None)
+
+
+def _quota(folder: str) -> list[int]:
+    """The CPUs that a control group's files allow, as a list of one, or none."""
+    words = _words(f"{folder}/cpu.max") or _words(f"{folder}/cpu.cfs_quota_us") + _words(f"{folder}/cpu.cfs_period_us")
+    if len(words) != 2 or not all(word.isdecimal() for word in words):  # "max" and -1 mean that there is no limit
+        return []
+    quota, period = (int(word) for word in words)
+    return [max(1, -(-quota // period))] if period else []
+
+
+def _words(path: str) -> list[str]:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read().split()
+    except OSError:
+        return []

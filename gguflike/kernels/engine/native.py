@@ -22,7 +22,8 @@ from typing import Any
 import llvmlite
 
 from gguflike.kernels.engine import objects
-from gguflike.kernels.engine.host import cache_dir, cpu, digest
+from gguflike.kernels.engine.host import cache_path, cpu
+from gguflike.kernels.engine.store import digest, read, write
 
 Progress = Callable[[int, int, str], None]
 OP_TYPE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
@@ -55,8 +56,8 @@ def _llvm_cpu() -> str:
     return f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
 
 
-def _object_path(name: str) -> str:
-    return os.path.join(cache_dir(), f"{name.replace(':', '-')}-{_target()}.op")
+def _object_path(name: str) -> str | None:
+    return cache_path(f"{name.replace(':', '-')}-{_target()}.op")
 
 
 @lru_cache(maxsize=1)
@@ -99,27 +100,14 @@ def _link_by_llvm(name: str, symbol: str, image: bytes) -> int:
     return int(library[symbol])
 
 
-def _compile(name: str, path: str) -> bytes:
-    """Import the op's module, compile the op, and keep the machine code."""
-    import tempfile
-
+def _compile(name: str) -> bytes:
+    """Import the op's module, compile the op, and keep the machine code if there is a place for it."""
     from gguflike.kernels.engine import jit
 
-    module, _, _ = name.partition(":")
-    importlib.import_module(f"gguflike.kernels.{module}")
+    importlib.import_module(f"gguflike.kernels.{name.partition(':')[0]}")
     code = jit.compile_op(name)
-    with tempfile.NamedTemporaryFile(dir=os.path.dirname(path), delete=False) as file:
-        file.write(code)
-    os.replace(file.name, path)
+    write(_object_path(name), code, name)
     return code
-
-
-def _read(path: str) -> bytes | None:
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
 
 
 def load(names: Iterable[str], progress: Progress | None = None) -> dict[str, int]:
@@ -129,20 +117,18 @@ def load(names: Iterable[str], progress: Progress | None = None) -> dict[str, in
     """
     wanted = list(dict.fromkeys(names))
     with _lock:
-        missing = {}
+        missing = []
         for name in wanted:
-            if name in _addresses:
-                continue
-            path = _object_path(name)
-            code = _read(path)
-            if code is None:
-                missing[name] = path
-            else:
-                _addresses[name] = _link(name, code)
-        for done, (name, path) in enumerate(missing.items()):
+            if name not in _addresses:
+                code = read(_object_path(name), name)
+                if code is None:
+                    missing.append(name)
+                else:
+                    _addresses[name] = _link(name, code)
+        for done, name in enumerate(missing):
             if progress is not None:
                 progress(done, len(missing), f"compiling {name} (kept for next time)")
-            _addresses[name] = _link(name, _compile(name, path))
+            _addresses[name] = _link(name, _compile(name))
         if missing and progress is not None:
             progress(len(missing), len(missing), "kernels compiled")
         return {name: _addresses[name] for name in wanted}

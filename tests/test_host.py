@@ -1,0 +1,105 @@
+"""How many threads: what is asked for, what the CPUs allow, and what a container's quota leaves of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gguflike.errors import UnsupportedError
+from gguflike.kernels.engine import host
+
+
+@pytest.fixture
+def cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that stands for /sys/fs/cgroup and holds /proc/self/cgroup as ``self``."""
+    monkeypatch.delenv("GGUFLIKE_THREADS", raising=False)
+    monkeypatch.setattr(host, "_CGROUPS", str(tmp_path))
+    monkeypatch.setattr(host, "_OWN_CGROUPS", str(tmp_path / "self"))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    host.cpu_quota.cache_clear()
+    yield tmp_path
+    host.cpu_quota.cache_clear()
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("quota", "threads"),
+    [("200000 100000", 2), ("250000 100000", 3), ("1000 100000", 1), ("max 100000", 16), ("9900000 100000", 16)],
+)
+def test_quota_of_version_2(cgroups: Path, quota: str, threads: int) -> None:
+    write(cgroups / "self", "0::/\n")
+    write(cgroups / "cpu.max", quota + "\n")
+    assert host.thread_count() == threads
+
+
+def test_the_least_quota_of_all_groups_around_counts(cgroups: Path) -> None:
+    write(cgroups / "self", "0::/pod/container\n")
+    write(cgroups / "pod" / "cpu.max", "400000 100000\n")
+    write(cgroups / "pod" / "container" / "cpu.max", "700000 100000\n")
+    assert host.thread_count() == 4
+
+
+def test_a_group_of_the_host_that_the_container_does_not_see(cgroups: Path) -> None:
+    write(cgroups / "self", "0::/system.slice/docker-1.scope\n")
+    write(cgroups / "cpu.max", "500000 100000\n")
+    assert host.thread_count() == 5
+
+
+@pytest.mark.parametrize(("quota", "threads"), [("150000", 2), ("-1", 16)])
+def test_quota_of_version_1(cgroups: Path, quota: str, threads: int) -> None:
+    write(cgroups / "self", "12:memory:/docker/1\n4:cpu,cpuacct:/docker/1\n1:name=systemd:/\n")
+    write(cgroups / "cpu,cpuacct" / "docker" / "1" / "cpu.cfs_quota_us", quota + "\n")
+    write(cgroups / "cpu,cpuacct" / "docker" / "1" / "cpu.cfs_period_us", "100000\n")
+    assert host.thread_count() == threads
+
+
+@pytest.mark.parametrize("text", ["", "0\n", "0:cpu\n", "0::/../..\n", "::\n"])
+@pytest.mark.parametrize("quota", ["", "1", "0 0", "100000 0", "a b", "1 2 3"])
+def test_odd_files_are_no_limit(cgroups: Path, text: str, quota: str) -> None:
+    write(cgroups / "self", text)
+    write(cgroups / "cpu.max", quota)
+    assert host.thread_count() == 16
+
+
+def test_no_groups_at_all(cgroups: Path) -> None:
+    assert host.thread_count() == 16
+
+
+def test_fewer_cpus_than_the_quota(cgroups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(cgroups / "self", "0::/\n")
+    write(cgroups / "cpu.max", "400000 100000\n")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5}, raising=False)
+    assert host.thread_count() == 1
+
+
+def test_what_is_asked_for_goes_first(cgroups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(cgroups / "self", "0::/\n")
+    write(cgroups / "cpu.max", "100000 100000\n")
+    monkeypatch.setenv("GGUFLIKE_THREADS", " 6 ")
+    assert host.thread_count() == 6
+    assert host.thread_count(3) == 3
+    assert host.thread_count(np.int64(3)) == 3  # type: ignore[arg-type]
+    monkeypatch.setenv("GGUFLIKE_THREADS", "")
+    assert host.thread_count() == 1
+
+
+@pytest.mark.parametrize("value", ["abc", "0", "-1", "1.5", "2 2", "1e1"])
+def test_the_environment_must_give_a_number(cgroups: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("GGUFLIKE_THREADS", value)
+    with pytest.raises(UnsupportedError, match=r"GGUFLIKE_THREADS: .*at least 1; got") as caught:
+        host.thread_count()
+    assert value in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "2", True, np.float32(2)])
+def test_the_caller_must_give_a_number(value: object) -> None:
+    with pytest.raises(UnsupportedError, match=r"threads: .*at least 1; got"):
+        host.thread_count(value)  # type: ignore[arg-type]
