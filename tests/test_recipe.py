@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import gguf
 import pytest
 
@@ -10,6 +14,7 @@ from gguflike.convert import recipe as recipes
 from gguflike.convert.recipe import FALLBACK, RECIPES, Facts, by_name, category, choose, override, quantizable
 from gguflike.errors import UnsupportedError
 
+GOLDEN = Path(__file__).parent / "goldens" / "recipes.json"
 LAYERS = 32
 PER_LAYER = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 
@@ -25,6 +30,26 @@ def types(name: str, columns: int = 256, **facts: object) -> dict[str, str]:
 
 def layers(chosen: dict[str, str], role: str, kind: str) -> list[int]:
     return [i for i in range(LAYERS) if chosen[f"blk.{i}.{role}.weight"] == kind]
+
+
+def goldens() -> list[dict[str, Any]]:
+    return json.loads(GOLDEN.read_text())
+
+
+@pytest.mark.parametrize("model", dict.fromkeys(row["model"] for row in goldens()))
+def test_types_are_those_of_llama_quantize(model: str) -> None:
+    """Every recipe, with and without importance, on models of every kind that rules tell apart."""
+    rows = [row for row in goldens() if row["model"] == model]
+    assert len(rows) > 30
+    for row in rows:
+        facts = Facts(row["layers"], row["group"], row["experts"], imatrix=row["imatrix"])
+        for role, runs in list(row.items())[6:]:
+            kinds = [run.partition("*")[::2] for run in runs.split()]  # a type, and in how many layers if not in all
+            wanted = [kind for kind, count in kinds for _ in range(int(count or row["layers"]))]
+            for layer, want in enumerate(wanted):
+                name = f"{role}.weight" if role in ("token_embd", "output") else f"blk.{layer}.{role}.weight"
+                chosen = choose(by_name(row["recipe"]), name, (256, 256), facts)
+                assert chosen.format.name == want, (row["recipe"], row["imatrix"], name)
 
 
 def test_file_types_are_those_of_llama_cpp() -> None:
