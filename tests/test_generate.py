@@ -128,6 +128,14 @@ def test_lookup_proposes_what_followed_before() -> None:
     assert Lookup([], 3).propose([], 3) == []
 
 
+def test_lookup_prefers_the_longest_ending() -> None:
+    tokens = [1, 2, 3, 4, 50, 51, 9, 3, 4, 60, 61, 8, 1, 2, 3, 4]
+    assert Lookup(tokens, 2).propose(tokens, 9) == [50, 51]  # what followed 1, 2, 3, 4, not what last followed 3, 4
+    tokens = [7, 1, 2, 3, 4, 50, 0, 6, 1, 2, 3, 4, 60, 0, 7, 1, 2, 3, 4]
+    assert Lookup(tokens, 1).propose(tokens, 9) == [60]  # no more than four tokens are compared
+    assert Lookup([5, 6, 5], 1).propose([5, 6, 5], 9) == []  # and no fewer than two
+
+
 # Whole generations
 
 
