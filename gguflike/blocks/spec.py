@@ -60,10 +60,10 @@ class BlockFormat:
 
     @cached_property
     def offsets(self) -> Any:
-        """The byte offset of each field and ``block_bytes``: named constants for kernels that read blocks."""
+        """Named constants for kernels: the byte offset of each field, ``block_bytes``, and ``float_bytes``, decoded."""
         places = {name: place[1] for name, place in (self.dtype.fields or {}).items()}
-        make = cast("Any", namedtuple)("Offsets", [*places, "block_bytes"])
-        return make(*places.values(), self.block_bytes)
+        make = cast("Any", namedtuple)("Offsets", [*places, "block_bytes", "float_bytes"])
+        return make(*places.values(), self.block_bytes, 4 * self.block_size)
 
     @cached_property
     def block_bytes(self) -> int:

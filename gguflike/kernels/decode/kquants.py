@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from gguflike.blocks import FORMATS
 from gguflike.kernels.engine.jit import jit
 from gguflike.kernels.vector.lanes import to_float
 from gguflike.kernels.vector.memory import (
@@ -23,6 +24,13 @@ from gguflike.kernels.vector.memory import (
 )
 from gguflike.kernels.vector.unpack import u8x16_of
 
+# Byte offsets of the fields of a block.
+Q2_K = FORMATS["Q2_K"].offsets
+Q3_K = FORMATS["Q3_K"].offsets
+Q4_K = FORMATS["Q4_K"].offsets
+Q5_K = FORMATS["Q5_K"].offsets
+Q6_K = FORMATS["Q6_K"].offsets
+
 _LOW6, _TOP2, _LOW2 = np.uint64(0x3F3F3F3F), np.uint64(0x30303030), np.uint64(0x03030303)
 _LOW4 = np.uint64(0x0F0F0F0F0F0F0F0F)
 _2, _4, _6, _8, _32, _255 = (np.uint64(n) for n in (2, 4, 6, 8, 32, 255))
@@ -30,33 +38,35 @@ _2, _4, _6, _8, _32, _255 = (np.uint64(n) for n in (2, 4, 6, 8, 32, 255))
 
 @jit
 def decode_q2_k(start: int, stop: int, source: int, target: int) -> None:
+    """Decodes Q2_K: ``d * scale * q - dmin * min``."""
     for block in range(start, stop):
-        at, out = source + block * 84, target + block * 1024
-        nibbles = load_u8x16(at)
-        scales = spill(to_float(nibbles & 15) * load_f16(at + 80))
-        mins = spill(to_float(nibbles >> 4) * load_f16(at + 82))
+        at, out = source + block * Q2_K.block_bytes, target + block * Q2_K.float_bytes
+        nibbles = load_u8x16(at + Q2_K.scales)
+        scales = spill(to_float(nibbles & 15) * load_f16(at + Q2_K.d))
+        mins = spill(to_float(nibbles >> 4) * load_f16(at + Q2_K.dmin))
         for group in range(2):
             for plane in range(4):
                 for part in range(2):
                     sub = 8 * group + 2 * plane + part
-                    q = (load_u8x16(at + 16 + 32 * group + 16 * part) >> (2 * plane)) & 3
+                    q = (load_u8x16(at + Q2_K.qs + 32 * group + 16 * part) >> (2 * plane)) & 3
                     store_ahead(out + 64 * sub, to_float(q) * load_f32(scales + 4 * sub) - load_f32(mins + 4 * sub))
 
 
 @jit
 def decode_q3_k(start: int, stop: int, source: int, target: int) -> None:
+    """Decodes Q3_K: ``d * (scale - 32) * (q - 4)``."""
     for block in range(start, stop):
-        at, out = source + block * 110, target + block * 1024
-        nibbles, tops = load_u64(at + 96), load_u32(at + 104)
+        at, out = source + block * Q3_K.block_bytes, target + block * Q3_K.float_bytes
+        nibbles, tops = load_u64(at + Q3_K.scales), load_u32(at + Q3_K.scales + 8)
         low = (nibbles & _LOW4) | (tops & _LOW2 | (tops >> _2 & _LOW2) << _32) << _4
         high = (nibbles >> _4 & _LOW4) | (tops >> _4 & _LOW2 | (tops >> _6 & _LOW2) << _32) << _4
-        scales = spill(to_float(u8x16_of(low, high) - 32) * load_f16(at + 108))
+        scales = spill(to_float(u8x16_of(low, high) - 32) * load_f16(at + Q3_K.d))
         for group in range(2):
             for plane in range(4):
                 for part in range(2):
                     sub = 8 * group + 2 * plane + part
-                    q = (load_u8x16(at + 32 + 32 * group + 16 * part) >> (2 * plane)) & 3
-                    kept = (load_u8x16(at + 16 * part) >> (4 * group + plane)) & 1
+                    q = (load_u8x16(at + Q3_K.qs + 32 * group + 16 * part) >> (2 * plane)) & 3
+                    kept = (load_u8x16(at + Q3_K.hmask + 16 * part) >> (4 * group + plane)) & 1
                     store_ahead(out + 64 * sub, to_float(q + (kept << 2) - 4) * load_f32(scales + 4 * sub))
 
 
@@ -76,16 +86,17 @@ def six_bit_mins(at: int) -> Any:
 
 @jit
 def decode_q4_k(start: int, stop: int, source: int, target: int) -> None:
+    """Decodes Q4_K: ``d * scale * q - dmin * min``."""
     for block in range(start, stop):
-        at, out = source + block * 144, target + block * 1024
-        d, dmin = load_f16(at), load_f16(at + 2)
-        scales, mins = six_bit_scales(at + 4), six_bit_mins(at + 4)
+        at, out = source + block * Q4_K.block_bytes, target + block * Q4_K.float_bytes
+        d, dmin = load_f16(at + Q4_K.d), load_f16(at + Q4_K.dmin)
+        scales, mins = six_bit_scales(at + Q4_K.scales), six_bit_mins(at + Q4_K.scales)
         for pair in range(4):
             scale0, minimum0 = d * np.float32(scales & _255), dmin * np.float32(mins & _255)
             scales, mins = scales >> _8, mins >> _8
             scale1, minimum1 = d * np.float32(scales & _255), dmin * np.float32(mins & _255)
             scales, mins = scales >> _8, mins >> _8
-            q0, q1 = load_u8x16(at + 16 + 32 * pair), load_u8x16(at + 32 + 32 * pair)
+            q0, q1 = load_u8x16(at + Q4_K.qs + 32 * pair), load_u8x16(at + Q4_K.qs + 16 + 32 * pair)
             store_ahead(out + 256 * pair, to_float(q0 & 15) * scale0 - minimum0)
             store_ahead(out + 256 * pair + 64, to_float(q1 & 15) * scale0 - minimum0)
             store_ahead(out + 256 * pair + 128, to_float(q0 >> 4) * scale1 - minimum1)
@@ -94,17 +105,18 @@ def decode_q4_k(start: int, stop: int, source: int, target: int) -> None:
 
 @jit
 def decode_q5_k(start: int, stop: int, source: int, target: int) -> None:
+    """Decodes Q5_K: ``d * scale * q - dmin * min``."""
     for block in range(start, stop):
-        at, out = source + block * 176, target + block * 1024
-        d, dmin = load_f16(at), load_f16(at + 2)
-        scales, mins = six_bit_scales(at + 4), six_bit_mins(at + 4)
-        high0, high1 = load_u8x16(at + 16), load_u8x16(at + 32)
+        at, out = source + block * Q5_K.block_bytes, target + block * Q5_K.float_bytes
+        d, dmin = load_f16(at + Q5_K.d), load_f16(at + Q5_K.dmin)
+        scales, mins = six_bit_scales(at + Q5_K.scales), six_bit_mins(at + Q5_K.scales)
+        high0, high1 = load_u8x16(at + Q5_K.qh), load_u8x16(at + Q5_K.qh + 16)
         for pair in range(4):
             scale0, minimum0 = d * np.float32(scales & _255), dmin * np.float32(mins & _255)
             scales, mins = scales >> _8, mins >> _8
             scale1, minimum1 = d * np.float32(scales & _255), dmin * np.float32(mins & _255)
             scales, mins = scales >> _8, mins >> _8
-            low0, low1 = load_u8x16(at + 48 + 32 * pair), load_u8x16(at + 64 + 32 * pair)
+            low0, low1 = load_u8x16(at + Q5_K.qs + 32 * pair), load_u8x16(at + Q5_K.qs + 16 + 32 * pair)
             store_ahead(out + 256 * pair, to_float(low0 & 15 | (high0 & 1) << 4) * scale0 - minimum0)
             store_ahead(out + 256 * pair + 64, to_float(low1 & 15 | (high1 & 1) << 4) * scale0 - minimum0)
             store_ahead(out + 256 * pair + 128, to_float(low0 >> 4 | (high0 & 2) << 3) * scale1 - minimum1)
@@ -114,13 +126,14 @@ def decode_q5_k(start: int, stop: int, source: int, target: int) -> None:
 
 @jit
 def decode_q6_k(start: int, stop: int, source: int, target: int) -> None:
+    """Decodes Q6_K: ``d * scale * (q - 32)``."""
     for block in range(start, stop):
-        at, out = source + block * 210, target + block * 1024
-        scales = spill(to_float(load_i8x16(at + 192)) * load_f16(at + 208))
+        at, out = source + block * Q6_K.block_bytes, target + block * Q6_K.float_bytes
+        scales = spill(to_float(load_i8x16(at + Q6_K.scales)) * load_f16(at + Q6_K.d))
         for group in range(2):
             for plane in range(4):  # 32 weights each: low nibbles of 64 bytes, then the high ones
                 for part in range(2):
-                    low = load_u8x16(at + 64 * group + 32 * (plane % 2) + 16 * part) >> (plane // 2 * 4) & 15
-                    high = load_u8x16(at + 128 + 32 * group + 16 * part) >> (2 * plane) & 3
+                    low = load_u8x16(at + Q6_K.ql + 64 * group + 32 * (plane % 2) + 16 * part) >> (plane // 2 * 4) & 15
+                    high = load_u8x16(at + Q6_K.qh + 32 * group + 16 * part) >> (2 * plane) & 3
                     sub = 8 * group + 2 * plane + part
                     store_ahead(out + 64 * sub, to_float((low | high << 4) - 32) * load_f32(scales + 4 * sub))
