@@ -7,105 +7,71 @@ A tile is a plain one-dimensional array of float32 or int32 that holds vectors: 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 
-from gguflike.kernels.engine.jit import inner, intrinsic, types
+from gguflike.kernels.engine.jit import inner
 from gguflike.kernels.vector.emitter import F32, I32, I64, V16F32, V16I1, V16I32, V32I16, Emitter
-from gguflike.kernels.vector.lanes import f32x16, i16x32, i32x16
+from gguflike.kernels.vector.lanes import Array, array, f32x16, i16x32, i32x16, int64, operation, own, vector, void
 from gguflike.kernels.vector.sizes import LANES
 from gguflike.kernels.vector.types import Value
 
-_BLOCK = ir.VectorType(F32, 4)  # what a transposition moves at once: 128 bits
+_V4F32 = ir.VectorType(F32, 4)
 
 
-def _kind(array: Any) -> Any:
-    """The numba type of the vectors of an array of float32 or int32."""
-    return f32x16 if array.dtype == types.float32 else i32x16
-
-
-def _place(context: Any, builder: Any, array_type: Any, array: Value, index: Value) -> Value:
-    """Pointer to element ``index`` of a one-dimensional array."""
-    return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
-
-
-def _load(builder: Any, kind: ir.Type, place: Value, align: int) -> Value:
-    """Load a vector."""
-    value = builder.load(builder.bitcast(place, kind.as_pointer()))
+def _load(e: Emitter, kind: ir.Type, source: Array, index: Value, align: int) -> Value:
+    """Load a vector from element ``index`` on, which is aligned to ``align`` bytes."""
+    value = e.b.load(e.b.bitcast(e.b.gep(source.data, [index]), kind.as_pointer()))
     value.align = align
     return value
 
 
-def _store(builder: Any, value: Value, place: Value, align: int) -> None:
-    """Store a vector."""
-    builder.store(value, builder.bitcast(place, value.type.as_pointer())).align = align
+def _store(e: Emitter, value: Value, source: Array, index: Value, align: int) -> None:
+    """Store a vector from element ``index`` on, which is aligned to ``align`` bytes."""
+    e.b.store(value, e.b.bitcast(e.b.gep(source.data, [index]), value.type.as_pointer())).align = align
 
 
-def _row(builder: Any, row: Value, further: int = 0) -> Value:
+def _row(e: Emitter, row: Value, further: int = 0) -> Value:
     """The first element of row ``row + further`` of a tile."""
-    return builder.shl(builder.add(row, ir.Constant(I64, further)) if further else row, ir.Constant(I64, 4))
+    return e.b.shl(e.b.add(row, e.int64(further)) if further else row, e.int64(LANES.bit_length() - 1))
 
 
-@intrinsic
-def load(typingctx: Any, tile: Any, row: Any) -> Any:
+@operation(vector, array, int64)
+def load(e: Emitter, tile: Array, row: Value) -> Value:
     """Row ``row`` of a tile of float32 or int32."""
-    result = _kind(tile)
-
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Value:
-        return _load(builder, result.llvm, _place(context, builder, tile, args[0], _row(builder, args[1])), 4)
-
-    return result(tile, types.intp), build
+    return _load(e, tile.vector, tile, _row(e, row), 4)
 
 
-@intrinsic
-def store(typingctx: Any, tile: Any, row: Any, value: Any) -> Any:
+@operation(void, array, int64, vector)
+def store(e: Emitter, tile: Array, row: Value, value: Value) -> None:
     """Write row ``row`` of a tile of float32 or int32."""
-
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Value:
-        _store(builder, args[2], _place(context, builder, tile, args[0], _row(builder, args[1])), 4)
-        return context.get_dummy_value()
-
-    return types.void(tile, types.intp, _kind(tile)), build
+    _store(e, value, tile, _row(e, row), 4)
 
 
-@intrinsic
-def load_i16(typingctx: Any, array: Any, place: Any) -> Any:
-    """Elements ``place .. place + 31`` of an int16 array."""
-
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Value:
-        return _load(builder, V32I16, _place(context, builder, array, *args), 2)
-
-    return i16x32(array, types.intp), build
+@operation(i16x32, array, int64)
+def load_i16(e: Emitter, source: Array, index: Value) -> Value:
+    """Elements ``index .. index + 31`` of an int16 array."""
+    return _load(e, V32I16, source, index, 2)
 
 
-@intrinsic
-def store_i16(typingctx: Any, array: Any, place: Any, value: Any) -> Any:
-    """Write elements ``place .. place + 31`` of an int16 array."""
-
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Value:
-        _store(builder, args[2], _place(context, builder, array, *args[:2]), 2)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, i16x32), build
+@operation(void, array, int64, i16x32)
+def store_i16(e: Emitter, source: Array, index: Value, value: Value) -> None:
+    """Write elements ``index .. index + 31`` of an int16 array."""
+    _store(e, value, source, index, 2)
 
 
-@intrinsic
-def load_splat(typingctx: Any, array: Any, place: Any) -> Any:
-    """Element ``place`` (not negative) of a float32 array in every lane."""
-
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Value:
-        return Emitter(builder).splat(V16F32, builder.load(_place(context, builder, array, *args)))
-
-    return f32x16(array, types.intp), build
+@operation(f32x16, array, int64)
+def load_splat(e: Emitter, source: Array, index: Value) -> Value:
+    """Element ``index`` (not negative) of a float32 array in every lane."""
+    return e.splat(V16F32, e.b.load(e.b.gep(source.data, [index])))
 
 
 class _Addresses(ir.instructions.Instruction):  # type: ignore[misc]  # llvmlite's own takes no vector of indices
     """Addresses of the elements ``index`` (a vector of int64) of an array."""
 
-    def __init__(self, block: Any, data: Value, index: Value, element: ir.Type) -> None:
+    def __init__(self, block: ir.Block, data: Value, index: Value, element: ir.Type) -> None:
         self._element = element
         super().__init__(block, ir.VectorType(element.as_pointer(), LANES), "getelementptr", [data, index])
 
@@ -116,94 +82,53 @@ class _Addresses(ir.instructions.Instruction):  # type: ignore[misc]  # llvmlite
         buf.append(f"getelementptr inbounds {self._element}, {data.type} {data.get_reference()}, {places}\n")
 
 
-@intrinsic
-def gather(typingctx: Any, array: Any, index: Any) -> Any:
+@operation(vector, array, i32x16)
+def gather(e: Emitter, source: Array, index: Value) -> Value:
     """Elements ``index`` (int32 lanes, not negative) of a one-dimensional float32 or int32 array."""
-    result = _kind(array)
-    name = f"llvm.masked.gather.v16{'f32' if result is f32x16 else 'i32'}.v16p0"
-
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Value:
-        data = context.make_array(array)(context, builder, args[0]).data
-        places = _Addresses(builder.block, data, builder.sext(args[1], ir.VectorType(I64, LANES)), result.llvm.element)
-        builder._insert(places)
-        e = Emitter(builder)
-        nothing = ir.Constant(result.llvm, ir.Undefined)
-        return e.call(name, result.llvm, places, e.const(I32, 4), e.const(V16I1, 1), nothing)
-
-    return result(array, i32x16), build
+    kind = source.vector
+    places = _Addresses(e.b.block, source.data, e.b.sext(index, ir.VectorType(I64, LANES)), kind.element)
+    e.b._insert(places)
+    name = f"llvm.masked.gather.v16{'f32' if kind == V16F32 else 'i32'}.v16p0"
+    return e.call(name, kind, places, e.const(I32, 4), e.const(V16I1, 1), ir.Constant(kind, ir.Undefined))
 
 
-def _put_columns(
-    context: Any, builder: Any, sig: Any, args: Sequence[Value], first: int, places: Sequence[Value]
-) -> None:
-    """Rows ``row + first .. + 3`` of a tile: element k of the four at each of sixteen ``places`` of ``source``.
-
-    ``args`` begin with tile, row, source.
-    """
-    tile, row, source = args[:3]
-    blocks = [_load(builder, _BLOCK, _place(context, builder, sig.args[2], source, place), 4) for place in places]
-    for k, value in enumerate(Emitter(builder).transposed(blocks)):
-        _store(builder, value, _place(context, builder, sig.args[0], tile, _row(builder, row, first + k)), 4)
+def _store_columns(e: Emitter, tile: Array, row: Value, source: Array, places: Sequence[Value]) -> None:
+    """Rows ``row .. row+3`` of a tile: row k is element k of the four from each of sixteen ``places`` of ``source``."""
+    for k, column in enumerate(e.transposed([_load(e, _V4F32, source, place, 4) for place in places])):
+        _store(e, column, tile, _row(e, row, k), 4)
 
 
-@intrinsic
-def load_transposed(typingctx: Any, tile: Any, row: Any, source: Any, starts: Any, column: Any) -> Any:
+@operation(void, array, int64, array, array, int64)
+def load_transposed(e: Emitter, tile: Array, row: Value, source: Array, starts: Array, column: Value) -> None:
     """Rows ``row .. row+15`` of a tile: the 16 values of ``source`` from ``starts[lane] + column`` on, lane by lane."""
-
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Value:
-        starts_, column_ = args[3:]
-        begins = context.make_array(sig.args[3])(context, builder, starts_).data
-        places = [builder.load(builder.gep(begins, [ir.Constant(I32, lane)])) for lane in range(LANES)]
-        for r in range(0, LANES, 4):
-            at = builder.add(column_, ir.Constant(I64, r))
-            _put_columns(context, builder, sig, args, r, [builder.add(place, at) for place in places])
-        return context.get_dummy_value()
-
-    return types.void(tile, types.intp, source, starts, types.intp), build
+    begins = [e.b.load(e.b.gep(starts.data, [e.const(I32, lane)])) for lane in range(LANES)]
+    for r in range(0, LANES, 4):
+        at = e.b.add(column, e.int64(r))
+        _store_columns(e, tile, e.b.add(row, e.int64(r)), source, [e.b.add(begin, at) for begin in begins])
 
 
-@intrinsic
-def load_octets(typingctx: Any, tile: Any, row: Any, source: Any, start: Any) -> Any:
-    """Rows ``row .. row+7`` of a tile: the values 0 .. 7 of sixteen times eight values of ``source`` from ``start``."""
-
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Value:
-        for r in (0, 4):
-            places = [builder.add(args[3], ir.Constant(I64, 8 * lane + r)) for lane in range(LANES)]
-            _put_columns(context, builder, sig, args, r, places)
-        return context.get_dummy_value()
-
-    return types.void(tile, types.intp, source, types.intp), build
+@operation(void, array, int64, array, int64)
+def load_octets(e: Emitter, tile: Array, row: Value, source: Array, start: Value) -> None:
+    """Rows ``row .. row+7`` of a tile: row k is value k of sixteen octets of ``source`` from ``start`` on."""
+    for r in (0, 4):
+        places = [e.b.add(start, e.int64(8 * lane + r)) for lane in range(LANES)]
+        _store_columns(e, tile, e.b.add(row, e.int64(r)), source, places)
 
 
-@intrinsic
-def store_transposed(typingctx: Any, out: Any, offset: Any, stride: Any, tile: Any, row: Any) -> Any:
-    """Rows ``row .. row+3`` of an int32 tile, lane by lane, into 16 bytes of a uint8 array from ``offset + lane *
-    stride`` on."""
-
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Value:
-        out_, offset_, stride_, tile_, row_ = args
-        e = Emitter(builder)
-        rows = [
-            _load(builder, V16I32, _place(context, builder, tile, tile_, _row(builder, row_, k)), 4) for k in range(4)
-        ]
-        for k, value in enumerate(e.transposed_blocks(rows)):
-            for g in range(0, LANES, 4):
-                at = builder.add(offset_, builder.mul(stride_, ir.Constant(I64, g + k)))
-                _store(builder, e.shuffle(value, value, range(g, g + 4)), _place(context, builder, out, out_, at), 1)
-        return context.get_dummy_value()
-
-    return types.void(out, types.intp, types.intp, tile, types.intp), build
+@operation(void, array, int64, int64, array, int64)
+def store_transposed(e: Emitter, out: Array, offset: Value, stride: Value, tile: Array, row: Value) -> None:
+    """Write rows ``row .. row+3`` of an int32 tile, lane by lane: 16 bytes at ``offset + lane * stride`` of ``out``."""
+    rows = [_load(e, V16I32, tile, _row(e, row, k), 4) for k in range(4)]
+    for k, value in enumerate(e.transposed_blocks(rows)):
+        for lane in range(0, LANES, 4):
+            at = e.b.add(offset, e.b.mul(stride, e.int64(lane + k)))
+            _store(e, e.shuffle(value, value, range(lane, lane + 4)), out, at, 1)
 
 
-@intrinsic
-def store_word(typingctx: Any, out: Any, offset: Any, value: Any) -> Any:
+@operation(void, array, int64, own)
+def store_word(e: Emitter, out: Array, offset: Value, value: Value) -> None:
     """Write an unsigned integer at byte ``offset`` of a uint8 array, unaligned, little-endian."""
-
-    def build(context: Any, builder: Any, sig: Any, args: Any) -> Value:
-        _store(builder, args[2], _place(context, builder, out, *args[:2]), 1)
-        return context.get_dummy_value()
-
-    return types.void(out, types.intp, value), build
+    _store(e, value, out, offset, 1)
 
 
 @inner

@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba.core.imputils
 import numba.core.typeconv
@@ -78,28 +78,56 @@ def _splat_literal(context: Any, builder: Any, fromty: Any, toty: Any, value: Va
     return _splat_number(context, builder, fromty.literal_type, toty, value)
 
 
-def operation(result: Any, *operands: Any) -> Callable[[Callable[..., Value]], Any]:
-    """Decorator: a function for kernels of ``function(emitter, *values)``, which emits its code.
+# In the head of an operation, for types that depend on the arguments: any array; an argument's own type, whatever it
+# is; and f32x16 or i32x16, as are the elements of the array, or the other vectors, among the arguments.
+array, own, vector = object(), object(), object()
 
-    ``result`` and ``operands`` are its numba types; scalars are accepted for vectors. The emitting function returns the
-    LLVM value, or None where the result is ``void``.
+
+class Array(NamedTuple):
+    """A one-dimensional array as an emitting function gets it."""
+
+    data: Value  # pointer to the first element
+    vector: ir.Type  # sixteen of its elements
+
+
+def _vector_of(kinds: Sequence[Any]) -> Any:
+    """What ``vector`` stands for with arguments of these types."""
+    for kind in kinds:
+        if isinstance(kind, types.Array):
+            return f32x16 if kind.dtype == types.float32 else i32x16
+    return i32x16 if i32x16 in kinds else f32x16
+
+
+def operation(result: Any, *operands: Any) -> Callable[[Callable[..., Value]], Any]:
+    """Decorator: a function for kernels of ``emit(emitter, *values)``, which emits its code.
+
+    ``result`` and ``operands`` are its numba types, or ``array``, ``own`` and ``vector``. Scalars are accepted for
+    vectors. ``emit`` gets an ``Array`` for an array. It returns the LLVM value, or None where the result is ``void``.
     """
 
-    def decorate(function: Callable[..., Value]) -> Any:
+    def decorate(emit: Callable[..., Value]) -> Any:
         def lower(context: Any, builder: Any, signature: Any, values: Sequence[Value]) -> Value:
-            value = function(Emitter(builder), *values)
+            arguments = list(values)
+            for i, kind in enumerate(signature.args):
+                if isinstance(kind, types.Array):
+                    data = context.make_array(kind)(context, builder, values[i]).data
+                    arguments[i] = Array(data, ir.VectorType(context.get_data_type(kind.dtype), LANES))
+            value = emit(Emitter(builder), *arguments)
             return context.get_dummy_value() if value is None else value
 
-        def typer(typingctx: Any, *args: Any) -> Any:
-            return result(*operands), lower
+        def typer(typingctx: Any, *kinds: Any) -> Any:
+            found = _vector_of(kinds)
+            taken = [
+                kind if declared in (array, own) else found if declared is vector else declared
+                for declared, kind in zip(operands, kinds, strict=True)
+            ]
+            return (found if result is vector else result)(*taken), lower
 
-        typer.__name__, typer.__doc__ = function.__name__, function.__doc__
-        # Numba takes the number of operands from the signature.
+        # Numba takes the name from these, and the number of operands from the signature.
+        typer.__name__, typer.__doc__ = emit.__name__, emit.__doc__
         names = ["typingctx", *(f"operand{i}" for i in range(len(operands)))]
-        positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        typer.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [inspect.Parameter(name, positional) for name in names]
-        )
+        parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
+        typer.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         return intrinsic(typer)
 
     return decorate
@@ -164,11 +192,10 @@ def splat_i32(e: Emitter, x: Value) -> Value:
     return x
 
 
-@intrinsic
-def where(typingctx: Any, condition: Any, a: Any, b: Any) -> Any:
+@operation(vector, mask, vector, vector)
+def where(e: Emitter, condition: Value, a: Value, b: Value) -> Value:
     """``a`` in the lanes where ``condition`` holds, else ``b``; float32 lanes or int32 lanes."""
-    result = i32x16 if i32x16 in (a, b) else f32x16
-    return result(mask, result, result), lambda _context, builder, _signature, args: builder.select(*args)
+    return e.b.select(condition, a, b)
 
 
 @operation(f32x16, f32x16, f32x16, f32x16)
