@@ -140,16 +140,40 @@ def test_no_branch_on_a_block_type() -> None:
     """Block types differ by their row in the table, not by comparisons spread over the code."""
     wrong = []
     for path in modules():
+        # Kernels and safetensors have scalar types of their own.
+        quantized = part_of(path) in ("kernels", "checkpoint")
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Compare) and any(
-                isinstance(side, ast.Constant) and isinstance(side.value, str) and _is_type_name(side.value)
-                for side in [node.left, *node.comparators]
-            ):
+            if _asks_for_a_type(node, quantized):
                 wrong.append(f"{path.relative_to(PACKAGE)}:{node.lineno}")
     assert not wrong, "\n".join(wrong)
 
 
-def _is_type_name(text: str) -> bool:
+@pytest.mark.parametrize(
+    ("code", "asks"),
+    [
+        ('x == "Q4_K"', True),
+        ('x in ("Q4_K", y)', True),
+        ('"BF16" != x', True),
+        ('x.startswith("IQ")', True),
+        ('x.endswith("_K")', True),
+        ('x == "F32"', False),  # the type that holds every value
+        ('x in {"general.name"}', False),
+        ('x.startswith("blk.")', False),
+    ],
+)
+def test_what_counts_as_a_branch_on_a_type(code: str, asks: bool) -> None:
+    assert any(_asks_for_a_type(node) for node in ast.walk(ast.parse(code))) is asks
+
+
+def _asks_for_a_type(node: ast.AST, quantized: bool = False) -> bool:
+    """Whether an expression compares with the name of a type but F32, or looks at how such a name begins or ends."""
     from gguflike.blocks import FORMATS
 
-    return text in FORMATS and FORMATS[text].is_quantized
+    names = [name for name, fmt in FORMATS.items() if name != "F32" and (fmt.is_quantized or not quantized)]
+    texts = [each.value for each in ast.walk(node) if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+    match node:
+        case ast.Compare():
+            return any(text in names for text in texts)
+        case ast.Call(func=ast.Attribute(attr="startswith" | "endswith" as method)):
+            return any(getattr(name, method)(text) for name in names for text in texts if text)
+    return False

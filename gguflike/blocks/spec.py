@@ -78,6 +78,11 @@ class BlockFormat:
         """True where several weights share a block."""
         return self.block_size > 1
 
+    @property
+    def is_integer(self) -> bool:
+        """True for the types that hold one integer as it is: indices and the like, never weights."""
+        return not self.is_quantized and np.dtype(self.fields[0].dtype).kind == "i"
+
     def row_bytes(self, columns: int) -> int:
         """Bytes of one row of ``columns`` weights. QuantizationError where the block does not divide it."""
         if columns % self.block_size:

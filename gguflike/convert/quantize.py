@@ -12,6 +12,7 @@ import numpy as np
 
 from gguflike import container
 from gguflike.arch.spec import role_of
+from gguflike.blocks import format_by_name
 from gguflike.container import GGUFFile
 from gguflike.convert import imatrix as imatrices
 from gguflike.convert import metadata as general
@@ -85,7 +86,7 @@ def quantize_file(
 
 def _kept(source: Source) -> str | None:
     """What is not a weight matrix stays as it is."""
-    integers = source.stored.startswith("I") and not source.stored.startswith("IQ")
+    integers = format_by_name(source.stored).is_integer
     return source.stored if integers or not recipes.quantizable(source.name, source.shape) else None
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from gguflike import container
 from gguflike.arch import hparams, registry
 from gguflike.arch.spec import ArchSpec, Binding, HParams, expect_tensor
+from gguflike.blocks import format_by_name
 from gguflike.checkpoint.save import Entry, shards, write_json, write_tensors
 from gguflike.checkpoint.tokenizer import tokenizer_config_from_metadata, tokenizer_json_from_metadata
 from gguflike.container import GGUFFile
@@ -104,7 +105,8 @@ def _plan(opened: GGUFFile, target: Path, dtype: str) -> tuple[ExportPlan, dict[
         for name, b in bindings.items()
     }
     matrices = {source.stored for source in sources.values() if len(source.shape) > 1}
-    chosen = DTYPES[dtype] if dtype != "auto" else matrices.pop() if matrices in ({"F16"}, {"BF16"}) else "F32"
+    same = len(matrices) == 1 and matrices <= {*DTYPES.values()}
+    chosen = DTYPES[dtype] if dtype != "auto" else matrices.pop() if same else "F32"
     entries = [
         Entry(name, chosen if dtype != "auto" or _holds(chosen, sources[name]) else "F32", binding.hf_shape)
         for name, binding in bindings.items()
@@ -154,9 +156,10 @@ def _holds(dtype: str, source: GGUFSource) -> bool:
     values = source.read(0, source.shape[0], limit_of("F32"))
     if np.abs(values).max(initial=0.0) > limit_of(dtype):
         return False
-    stored = SCALARS[dtype](values)
-    back = (stored.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else stored.astype(np.float32)
-    return bool((back == values).all())
+    fmt = format_by_name(dtype)
+    assert fmt.decode is not None
+    back = fmt.decode(SCALARS[dtype](values).view(fmt.dtype))
+    return bool((back.reshape(-1) == values).all())
 
 
 def _parts(source: GGUFSource, binding: Binding, dtype: str) -> Iterator[memoryview]:
