@@ -13,10 +13,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
-
 from gguflike.kernels.attention.sizes import ATTENTION_KEYS
-from gguflike.kernels.vector.emitter import I32, V16F32, V16I32, Emitter
+from gguflike.kernels.vector.emitter import V16F32, V16I32, Emitter
 from gguflike.kernels.vector.lanes import int64, operation, void
 from gguflike.kernels.vector.sizes import LANES
 
@@ -43,18 +41,6 @@ def exp2(e: Emitter, x: Any) -> Any:
         power = e.fma(power, rest, e.const(V16F32, factor))
     exponent = e.b.shl(e.b.fptosi(whole, V16I32), e.const(V16I32, 23))
     return e.b.select(is_normal, e.b.bitcast(e.b.add(e.b.bitcast(power, V16I32), exponent), V16F32), e.zero(V16F32))
-
-
-def _maximum(e: Emitter, a: Any, b: Any) -> Any:
-    return e.b.select(e.b.fcmp_ordered(">", a, b), a, b)
-
-
-def _greatest(e: Emitter, value: Any) -> Any:
-    """The greatest lane, in every lane."""
-    for step in (8, 4, 2, 1):
-        order = ir.Constant(V16I32, [lane ^ step for lane in range(LANES)])
-        value = _maximum(e, value, e.b.shuffle_vector(value, value, order))
-    return value
 
 
 @operation(void, int64, int64)
@@ -85,16 +71,17 @@ def softmax(e: Emitter, scores: Any, rows: Any, count: Any, state: Any) -> None:
             return e.pointer(here, b.shl(key, e.int64(2)))
 
         def raise_top(key: Any, values: list[Any]) -> list[Any]:
-            return [_maximum(e, values[0], e.load(V16F32, at(key)))]
+            return [e.maximum(values[0], e.load(V16F32, at(key)))]
 
         def weigh(key: Any, values: list[Any]) -> list[Any]:
             weight = exp2(e, b.fsub(e.load(V16F32, at(key)), top))
             e.store(weight, at(key))
             return [b.fadd(values[0], weight)]
 
-        top = _greatest(e, e.loop(zero, count, LANES, [e.const(V16F32, MASKED)], raise_top)[0])
+        highest = e.loop(zero, count, LANES, [e.const(V16F32, MASKED)], raise_top)[0]
+        top = e.combine_lanes(highest, e.maximum)
         total = e.loop(zero, count, LANES, [e.zero(V16F32)], weigh)[0]
-        e.store(b.extract_element(top, ir.Constant(I32, 0)), lane, TOP)
+        e.store(e.extract(top, 0), lane, TOP)
         e.store(e.reduce_add(total), lane, TOTAL)
         return nothing
 
@@ -105,7 +92,7 @@ def softmax(e: Emitter, scores: Any, rows: Any, count: Any, state: Any) -> None:
 def merge(e: Emitter, state: Any, part: Any) -> None:
     """Take the block that ``part`` describes (often ``state`` itself) into what ``state`` says of all blocks."""
     before, top = e.load(V16F32, state, ALL_TOP), e.load(V16F32, part, TOP)
-    now = _maximum(e, before, top)
+    now = e.maximum(before, top)
     shrink, grow = exp2(e, e.b.fsub(before, now)), exp2(e, e.b.fsub(top, now))
     total = e.fma(e.load(V16F32, state, ALL_TOTAL), shrink, e.b.fmul(e.load(V16F32, part, TOTAL), grow))
     for field, value in ((ALL_TOP, now), (ALL_TOTAL, total), (SHRINK, shrink), (GROW, grow)):

@@ -151,7 +151,7 @@ def _convert(e: Emitter, kind: str, rows: Any, stride: Any, last: Any, count: An
         offset = e.b.mul(column, e.int64(size))
         value = ir.Constant(ir.VectorType(element, LANES), ir.Undefined)
         for r, place in enumerate(places):
-            value = e.b.insert_element(value, e.load(element, place, offset), ir.Constant(I32, r))
+            value = e.b.insert_element(value, e.load(element, place, offset), e.const(I32, r))
         e.store(_widened(e, kind, value), target_, e.b.mul(column, e.int64(STRIP_BYTES)))
         return []
 

@@ -22,8 +22,6 @@ from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any
 
-from llvmlite import ir
-
 from gguflike.kernels.engine.atomics import load_args, load_word
 from gguflike.kernels.engine.jit import inner
 from gguflike.kernels.engine.memory import STATE
@@ -74,7 +72,7 @@ def _add_block(
     folded, minima = None, []
     for sub in range(subs):
         halves = range(2 * block, 2 * block + 2) if subs == 1 else (2 * block + sub,)
-        activation_sum = ir.Constant(I32, 0)
+        activation_sum = e.const(I32, 0)
         if layout.offset or layout.minimum:
             for half in halves:
                 activation_sum = e.b.add(activation_sum, e.load(I32, sums, 4 * half))
@@ -99,7 +97,7 @@ def _dot_sub_block(
 ) -> Any:
     """V16I32: signed weights times activations."""
     subs = sub_blocks(layout)
-    start = e.b.mul(total, ir.Constant(I32, -layout.offset))
+    start = e.b.mul(total, e.const(I32, -layout.offset))
     sums = ByteSums(e, layout.largest)
     totals = [sums.begin(e.splat(V16I32, start) if layout.offset else e.zero(V16I32))]
     totals += [sums.begin(e.zero(V16I32)) for _ in range(1, sums.chains)]

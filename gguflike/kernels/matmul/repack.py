@@ -40,12 +40,12 @@ def _move_words(e: Emitter, block: Any, target: Any, count: int) -> None:
 
 def _plane_from_codes(e: Emitter, plane: Plane, lowest: int, weights: int, codes: Any, target: Any) -> None:
     """Packs bits ``lowest`` and up of the codes (uint8 (weights,)) into a lane's place in the plane's vectors."""
-    words: list[Any] = [ir.Constant(I32, 0)] * plane.vectors(weights)
+    words: list[Any] = [e.const(I32, 0)] * plane.vectors(weights)
     mask = ((1 << plane.bits) - 1) * 0x01010101
     for step in range(weights // 4):
         vector, position = plane.place(step)
-        four = e.b.lshr(e.load(I32, codes, 4 * step), ir.Constant(I32, lowest))
-        part = e.b.shl(e.b.and_(four, ir.Constant(I32, mask)), ir.Constant(I32, position))
+        four = e.b.lshr(e.load(I32, codes, 4 * step), e.const(I32, lowest))
+        part = e.b.shl(e.b.and_(four, e.const(I32, mask)), e.const(I32, position))
         words[vector] = e.b.or_(words[vector], part)
     for vector, word in enumerate(words):
         e.store(word, target, 4 * LANES * vector)

@@ -143,7 +143,7 @@ def prepare(e: Emitter, layout: RecordFormat, codes: Any, scales: Any, sums: Any
     panel = e.pointer(panel, CHUNK_BYTES)
     e.store(scale, panel)
     e.store(e.b.fmul(scale, e.const(V16F32, -MAGIC)), panel, FIELD_BYTES)
-    per_sub = [e.b.shuffle_vector(first, second, e.const(V16I32, list(range(odd, 32, 2)))) for odd in (0, 1)]
+    per_sub = [e.shuffle(first, second, range(odd, 32, 2)) for odd in (0, 1)]
     whole = [e.b.add(*per_sub)]
     offset = layout.offset if layout.folded_offset is None else layout.folded_offset
     if vectors_per_step(layout) == 2:
@@ -171,7 +171,7 @@ def _copy_words(e: Emitter, source: Any, place: Any, at: Any) -> list[Any]:
     bits = e.const(words, 8)
     even, odd = (e.b.bitcast(e.b.ashr(v, bits), eight) for v in (e.b.shl(pairs, bits), pairs))
     order = [index for step in range(STEPS) for index in (step, STEPS + step)]
-    e.store(e.b.shuffle_vector(even, odd, e.const(V16I32, order)), place, e.b.mul(at, e.int64(2)))
+    e.store(e.shuffle(even, odd, order), place, e.b.mul(at, e.int64(2)))
     return []
 
 

@@ -58,12 +58,9 @@ def byte_run(largest: int) -> int:
 
 
 class Sums:
-    """How to add up products on the machine that is compiled for. A sum under way is a list of LLVM values:
+    """How to add up products on the machine that is compiled for. A sum under way is a list of LLVM values.
 
-    ``begin(start)``      one that starts from V16I32
-    ``add(sum, a, b)``    with the products of two vectors of 64 bytes added
-    ``settle(sum)``       to be called after ``run`` additions
-    ``value(sum)``        V16I32
+    ``run``: after so many additions a sum must be settled.
 
     ``chains``: sums to be used in turn where there is only one to be had: a dot product waits for the one before it,
     while 16-bit sums are added in a cycle.
@@ -81,15 +78,19 @@ class Sums:
         self.loop = self._names is not None or "avx512f" not in e.features
 
     def begin(self, start: Value) -> list[Value]:
+        """A sum that starts from V16I32."""
         return [start]
 
     def add(self, sums: list[Value], a: Value, b: Value) -> list[Value]:
+        """The sum with the products of two vectors of 64 bytes added."""
         raise NotImplementedError
 
     def settle(self, sums: list[Value]) -> list[Value]:
+        """The sum with room for another ``run`` additions."""
         return sums
 
     def value(self, sums: list[Value]) -> Value:
+        """The sum as V16I32."""
         return self.settle(sums)[0]
 
 
@@ -108,9 +109,11 @@ class ByteSums(Sums):
             self.run, self.chains = byte_run(15 if self._wide else largest), 1
 
     def begin(self, start: Value) -> list[Value]:
+        """A sum that starts from V16I32, with 16-bit sums beside it where the machine adds in them."""
         return [start] + [self.e.zero(V32I16)] * ((1 + self._wide) if self._names else 0)
 
     def add(self, sums: list[Value], a: Value, b: Value) -> list[Value]:
+        """The sum with the products of the bytes ``a`` (two vectors of nibbles where ``halved``) and ``b`` added."""
         e = self.e
         if not self._names:
             return [_dot(e, sums[0], a, b, self._wide)]
@@ -118,6 +121,7 @@ class ByteSums(Sums):
         return [sums[0], *(e.b.add(old, new) for old, new in zip(sums[1:], products, strict=True))]
 
     def settle(self, sums: list[Value]) -> list[Value]:
+        """The sum with its 16-bit sums taken to 32 bits."""
         total, e = sums[0], self.e
         for waiting, factor in zip(sums[1:], (1, 16), strict=False):
             assert self._names
@@ -129,6 +133,7 @@ class WordSums(Sums):
     """Per lane and addition: the sum over i < 2 of ``a[2 * lane + i] * b[2 * lane + i]``, of int16."""
 
     def add(self, sums: list[Value], a: Value, b: Value) -> list[Value]:
+        """The sum with the products of the int16 of two V32I16 added."""
         e = self.e
         if names := _multiply_add(e.features):
             return [e.b.add(sums[0], _multiply_words(e, names.words, V16I32, a, b))]
@@ -155,7 +160,7 @@ def rounded_product(e: Emitter, a: Value, b: Value) -> Value:
     return e.b.trunc(e.b.ashr(product, e.const(wide, 15)), V32I16)
 
 
-def _multiply_words(e: Emitter, name: str, result: Value, a: Value, b: Value) -> Value:
+def _multiply_words(e: Emitter, name: str, result: ir.Type, a: Value, b: Value) -> Value:
     """vpmaddubsw or vpmaddwd on vectors of 64 bytes."""
     pieces = 2 if name.startswith("avx2") else 1
     kind = ir.VectorType(result.element, result.count // pieces)
@@ -176,12 +181,14 @@ def _dot(e: Emitter, acc: Value, unsigned: Value, signed: Value, wide: bool) -> 
 
 
 def _vnni(e: Emitter, bits: int, acc: Value, unsigned: Value, signed: Value) -> Value:
+    """vpdpbusd on vectors of ``bits`` bits."""
     operand = unsigned.type if _BYTE_DOT_OPERANDS else acc.type
     factors = (e.b.bitcast(factor, operand) for factor in (unsigned, signed))
     return e.call(f"llvm.x86.avx512.vpdpbusd.{bits}", acc.type, acc, *factors)
 
 
 def _arm_dot(e: Emitter, name: str, acc: Value, a: Value, b: Value) -> Value:
+    """usdot or sdot on vectors of 128 bits."""
     return e.call(f"llvm.aarch64.neon.{name}.v4i32.v16i8", acc.type, acc, a, b)
 
 
@@ -197,6 +204,7 @@ def _arm_signed(e: Emitter, wide: bool, acc: Value, unsigned: Value, signed: Val
 
 
 def _widening(e: Emitter, acc: Value, unsigned: Value, signed: Value) -> Value:
+    """Four products to a lane by multiplications of 32 bits, one byte of each lane after the other."""
     u, s = e.b.bitcast(unsigned, V16I32), e.b.bitcast(signed, V16I32)
     for byte in range(4):
         a = e.b.and_(e.b.lshr(u, e.const(V16I32, 8 * byte)), e.const(V16I32, 255))
