@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 
 import numpy as np
@@ -399,6 +400,16 @@ def test_default_context_fits_memory() -> None:
 
 
 def test_attention_takes_as_many_heads_as_it_can() -> None:
-    assert [heads_together(group, ATTENTION_HEADS) for group in (1, 3, 8, 12, 14)] == [1, 3, 8, 6, 7]
-    assert [attention_rows(dim) for dim in (16, 64, 128, 256, 512)] == [96, 96, 96, 84, 48]
-    assert aligned(10, np.float32).ctypes.data % 4096 == 0
+    for group in range(1, 65):
+        divisors = [heads for heads in range(1, ATTENTION_HEADS + 1) if group % heads == 0]
+        assert heads_together(group, ATTENTION_HEADS) == max(divisors)
+
+
+def test_queries_of_an_item_fill_tiles() -> None:
+    for dim in (16, 32, 64, 96, 128, 256, 512):
+        assert attention_rows(dim) > 0
+        assert all(attention_rows(dim) % rows == 0 for rows in (1, 2, 3, 4, 6))
+
+
+def test_memory_begins_at_a_page() -> None:
+    assert aligned(10, np.float32).ctypes.data % mmap.PAGESIZE == 0

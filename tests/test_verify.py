@@ -178,13 +178,15 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     assert peak < 4 * CHUNK
 
 
-def vocabulary(*more: bytes, scores: int = 2) -> bytes:
+def vocabulary(*more: bytes, scores: int = 2, rows: int = 2) -> bytes:
     tokens = bad.array_of("tokenizer.ggml.tokens", bad.STRING, 2, bad.string("a") + bad.string("b"))
     numbers = bad.array_of("tokenizer.ggml.scores", bad.F32, scores, bytes(4 * scores))
-    embedding = bad.tensor("token_embd.weight", [4, 2], bad.TYPE_F32, 0)
-    layer = bad.tensor("blk.0.w", [8], bad.TYPE_F32, 32)
+    embedding = bad.tensor("token_embd.weight", [8, rows], bad.TYPE_F32, 0)
+    layer = bad.tensor("blk.0.w", [8], bad.TYPE_F32, 32 * rows)
     return bad.build(
-        [bad.text("general.architecture", "llama"), tokens, numbers, *more], [embedding, layer], bad.floats(16)
+        [bad.text("general.architecture", "llama"), tokens, numbers, *more],
+        [embedding, layer],
+        bad.floats(8 * rows + 8),
     )
 
 
@@ -200,6 +202,8 @@ def vocabulary(*more: bytes, scores: int = 2) -> bytes:
         (vocabulary(bad.text("llama.block_count", "1")), "llama.block_count"),
         (vocabulary(bad.u32("tokenizer.ggml.bos_token_id", 2)), "tokenizer.ggml.bos_token_id"),
         (vocabulary(scores=1), "tokenizer.ggml.scores"),
+        (vocabulary(rows=1), "tokenizer.ggml.tokens"),
+        (vocabulary(rows=3), None),  # padded for the sake of speed
     ],
 )
 def test_metadata_that_does_not_fit_the_tensors(tmp_path: Path, data: bytes, field: str | None) -> None:
