@@ -10,8 +10,9 @@ from gguf import GGUFReader, LlamaFileType
 
 import gguflike
 from gguflike.container import Typed, ValueType
+from gguflike.container.file_types import FILE_TYPES
 from gguflike.convert.recipe import RECIPES
-from gguflike.describe import FILE_TYPES, LONGEST_STRING, describe
+from gguflike.describe import LONGEST_STRING, describe
 
 
 def write(path: Path, metadata: dict[str, object], tensors: list[gguflike.QuantizedTensor]) -> dict[str, object]:

@@ -11,8 +11,9 @@ import pytest
 
 from gguflike.blocks import FORMATS
 from gguflike.convert import recipe as recipes
-from gguflike.convert.recipe import FALLBACK, RECIPES, Facts, by_name, category, choose, override, quantizable
+from gguflike.convert.recipe import RECIPES, Facts, by_name, category, choose, override, quantizable
 from gguflike.errors import UnsupportedError
+from gguflike.kernels.table import KERNELS
 
 GOLDEN = Path(__file__).parent / "goldens" / "recipes.json"
 LAYERS = 32
@@ -64,10 +65,16 @@ def test_file_types_are_those_of_llama_cpp() -> None:
 def test_every_type_a_recipe_names_exists_and_every_large_block_has_a_substitute() -> None:
     for recipe in RECIPES.values():
         assert {recipe.type, *(rule.type for rule in recipe.rules)} <= FORMATS.keys()
-    for name, substitute in FALLBACK.items():
-        assert FORMATS[name].block_size > FORMATS[substitute].block_size == 32
     named = {recipe.type for recipe in RECIPES.values()} | {r.type for x in RECIPES.values() for r in x.rules}
-    assert {name for name in named if FORMATS[name].block_size > 32} == FALLBACK.keys()
+    for name in named:
+        if FORMATS[name].block_size > 32:
+            assert FORMATS[FORMATS[name].fallback].block_size == 32, f"blocks/table.py: {name} needs a fallback"
+
+
+def test_every_weight_type_is_the_main_type_of_a_recipe() -> None:
+    weights = {name for name, row in KERNELS.items() if row.record or row.floats}
+    missing = weights - {recipe.type for recipe in RECIPES.values()}
+    assert not missing, f"convert/recipe.py: no recipe for {missing}"
 
 
 def test_q4_k_m() -> None:
@@ -120,8 +127,8 @@ def test_an_imatrix_changes_what_llama_cpp_changes() -> None:
 
 def test_substitutions_where_the_block_does_not_divide_the_row() -> None:
     facts = Facts(n_layer=4)
-    for wanted, got in FALLBACK.items():
-        choice = choose(recipes.Recipe("X", 0, wanted), "blk.0.ffn_up.weight", (8, 32 * 9), facts)
+    for wanted, got in [("IQ1_S", "IQ4_NL"), ("Q2_K", "IQ4_NL"), ("TQ2_0", "Q4_0"), ("Q4_K", "Q5_0"), ("Q6_K", "Q8_0")]:
+        choice = choose(recipes.Recipe("X", wanted), "blk.0.ffn_up.weight", (8, 32 * 9), facts)
         assert (choice.format.name, choice.wanted.name) == (got, wanted)
     for columns in (48, 31):
         assert choose(by_name("Q4_K"), "blk.0.ffn_up.weight", (8, columns), facts).format.name == "F16"

@@ -9,6 +9,11 @@ import numpy.typing as npt
 
 from gguflike.blocks.bits import Blocks, Floats
 
+# The largest values that rounding to nearest does not carry to infinity: just below half a step above the largest
+# finite one.
+F16_LARGEST = float(np.nextafter(np.float32(65520.0), np.float32(0)))
+BF16_LARGEST = 3.3961775292304957e38
+
 
 def decode_native(blocks: Blocks) -> npt.NDArray[Any]:
     """F64, I8, I16, I32, I64: the stored values themselves, shape (n, 1)."""
@@ -26,3 +31,21 @@ def decode_bf16(blocks: Blocks) -> Floats:
     """BF16: the upper 16 bits of a float32 (exact)."""
     bits = blocks["x"].astype(np.uint32) << np.uint32(16)
     return bits.view(np.float32)[:, None]
+
+
+def encode_f32(values: Floats) -> npt.NDArray[Any]:
+    """float32 to F32, without a copy on little-endian machines."""
+    return values.astype("<f4", copy=False)
+
+
+def encode_f16(values: Floats) -> npt.NDArray[Any]:
+    """float32 to F16, rounded to nearest, ties to even."""
+    return values.astype("<f2")
+
+
+def encode_bf16(values: Floats) -> npt.NDArray[Any]:
+    """Finite float32 to BF16, the upper half of its bits, rounded to nearest, ties to even."""
+    bits = np.ascontiguousarray(values, "<f4").view("<u4")
+    odd = (bits >> np.uint32(16)) & np.uint32(1)
+    upper: npt.NDArray[Any] = ((bits + np.uint32(0x7FFF) + odd) >> np.uint32(16)).astype("<u2")
+    return upper

@@ -17,6 +17,10 @@ from gguflike.errors import QuantizationError
 Role = Literal["codes", "scale", "min", "packed"]
 Encoding = Literal["native", "bf16", "e8m0", "ue4m3", "nibbles"]
 Decode = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+Encode = Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]
+
+F16_MAX = 65504.0
+F32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,10 @@ class BlockFormat:
     ``decode`` is the numpy reference: structured blocks of shape (n,) and dtype ``self.dtype`` in,
     float32 of shape (n, block_size) out (plain integer and float64 types keep their own dtype).
     ``formula`` is the decoding rule as one line of text.
+
+    ``fallback`` names the type that recipes take instead where rows are no multiple of the block. ``encode`` rounds
+    finite float32 of any shape to the stored numbers of a type without blocks; ``largest`` is the largest magnitude
+    that this rounding keeps finite. Types with blocks are encoded by the kernels.
     """
 
     id: int
@@ -52,6 +60,9 @@ class BlockFormat:
     fields: tuple[Field, ...]
     formula: str = ""
     decode: Decode | None = field(default=None, compare=False, repr=False)
+    fallback: str = "F16"
+    encode: Encode | None = field(default=None, compare=False, repr=False)
+    largest: float | None = None
 
     @cached_property
     def dtype(self) -> np.dtype[Any]:
@@ -79,9 +90,23 @@ class BlockFormat:
         return self.block_size > 1
 
     @property
+    def is_float(self) -> bool:
+        """True for types without blocks that hold floating-point numbers."""
+        first = self.fields[0]
+        return not self.is_quantized and (first.encoding == "bf16" or np.dtype(first.dtype).kind == "f")
+
+    @property
     def is_integer(self) -> bool:
-        """True for the types that hold one integer as it is: indices and the like, never weights."""
-        return not self.is_quantized and np.dtype(self.fields[0].dtype).kind == "i"
+        """True for types without blocks that hold integers: positions and lookup tables, not weights."""
+        return not self.is_quantized and not self.is_float
+
+    @property
+    def limit(self) -> float:
+        """The largest magnitude that encoding stores as a finite number.
+
+        Block types have float16 scales, beyond which encoders saturate; no code of theirs is below 1, so 65504 fits.
+        """
+        return self.largest or (F16_MAX if self.is_quantized else F32_MAX)
 
     def row_bytes(self, columns: int) -> int:
         """Bytes of one row of ``columns`` weights. QuantizationError where the block does not divide it."""

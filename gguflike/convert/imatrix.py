@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike import container
+from gguflike.blocks import FORMATS
 from gguflike.convert.sources import Floats, Source
 from gguflike.errors import CheckpointError
 
@@ -52,7 +53,7 @@ def _read_gguf(path: Path) -> dict[str, Floats]:
             if not name.endswith(_SUMS):
                 continue
             base = name.removesuffix(_SUMS)
-            if base + _COUNTS not in file.tensors or tensor.format.name != "F32":
+            if base + _COUNTS not in file.tensors or tensor.format is not FORMATS["F32"]:
                 raise CheckpointError("importance sums without counts", path=path, tensor=base)
             sums = tensor.data.view("<f4").reshape(-1, tensor.shape[-1])
             counts = file.tensors[base + _COUNTS].data.view("<f4").reshape(-1, 1)

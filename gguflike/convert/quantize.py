@@ -86,8 +86,8 @@ def quantize_file(
 
 def _kept(source: Source) -> str | None:
     """What is not a weight matrix stays as it is."""
-    integers = format_by_name(source.stored).is_integer
-    return source.stored if integers or not recipes.quantizable(source.name, source.shape) else None
+    is_weights = recipes.quantizable(source.name, source.shape) and not format_by_name(source.stored).is_integer
+    return None if is_weights else source.stored
 
 
 def _metadata(file: GGUFFile, recipe: Recipe, overrides: Sequence[str], imatrix: str | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from gguflike.arch.spec import role_of
 from gguflike.blocks import BlockFormat, format_by_name
+from gguflike.container.file_types import file_type_number
 from gguflike.errors import UnsupportedError
 
 
@@ -105,13 +106,23 @@ class Rule:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A named mix. ``file_type`` is general.file_type; ``wants_imatrix`` where llama.cpp refuses to go without one."""
+    """A named mix: a type, and rules for tensors that get another.
+
+    ``wants_imatrix``: llama.cpp refuses to go without an importance matrix. ``alias`` is a second name, ``mix``
+    llama.cpp's name for it where that differs.
+    """
 
     name: str
-    file_type: int
     type: str
     rules: tuple[Rule, ...] = ()
     wants_imatrix: bool = False
+    alias: str = ""
+    mix: str = ""
+
+    @property
+    def file_type(self) -> int:
+        """The number of the mix in general.file_type."""
+        return file_type_number(self.mix or self.name)
 
 
 _OUT6 = Rule("output", "Q6_K")
@@ -166,29 +177,27 @@ _IQ4 = (
 )
 
 _TABLE = (
-    Recipe("F32", 0, "F32"),
-    Recipe("F16", 1, "F16"),
-    Recipe("BF16", 32, "BF16"),
-    Recipe("Q8_0", 7, "Q8_0"),
+    Recipe("F32", "F32"),
+    Recipe("F16", "F16"),
+    Recipe("BF16", "BF16"),
+    Recipe("Q8_0", "Q8_0"),
     # Q4_0 and Q5_0 "can go crazy" in the first ffn_down even with an imatrix (llama.cpp's words).
-    Recipe("Q4_0", 2, "Q4_0", (*_K, Rule("ffn_down", "Q4_1", first_eighth, with_imatrix))),
-    Recipe("Q4_1", 3, "Q4_1", _K),
-    Recipe("Q5_0", 8, "Q5_0", (*_K, Rule("ffn_down", "Q5_1", first_eighth, with_imatrix))),
-    Recipe("Q5_1", 9, "Q5_1", _K),
-    Recipe("Q6_K", 18, "Q6_K", _K),
-    Recipe("Q5_K_S", 16, "Q5_K", _K),
-    Recipe("Q5_K_M", 17, "Q5_K", (*_K, Rule("attn_v ffn_down", "Q6_K", more_bits))),
+    Recipe("Q4_0", "Q4_0", (*_K, Rule("ffn_down", "Q4_1", first_eighth, with_imatrix))),
+    Recipe("Q4_1", "Q4_1", _K),
+    Recipe("Q5_0", "Q5_0", (*_K, Rule("ffn_down", "Q5_1", first_eighth, with_imatrix))),
+    Recipe("Q5_1", "Q5_1", _K),
+    Recipe("Q6_K", "Q6_K", _K),
+    Recipe("Q5_K_S", "Q5_K", _K),
+    Recipe("Q5_K_M", "Q5_K", (*_K, Rule("attn_v ffn_down", "Q6_K", more_bits)), alias="Q5_K"),
     Recipe(
         "Q4_K_S",
-        14,
         "Q4_K",
         (*_K, Rule("attn_v", "Q5_K", first_four), _WIDE_V, Rule("ffn_down", "Q5_K", first_eighth), _EXPERTS_O),
     ),
-    Recipe("Q4_K_M", 15, "Q4_K", (*_K, Rule("attn_v ffn_down", "Q6_K", more_bits), _WIDE_V, _EXPERTS_O)),
-    Recipe("Q3_K_S", 11, "Q3_K", (*_K, _WIDE_V, _EXPERTS_O)),
+    Recipe("Q4_K_M", "Q4_K", (*_K, Rule("attn_v ffn_down", "Q6_K", more_bits), _WIDE_V, _EXPERTS_O), alias="Q4_K"),
+    Recipe("Q3_K_S", "Q3_K", (*_K, _WIDE_V, _EXPERTS_O)),
     Recipe(
         "Q3_K_M",
-        12,
         "Q3_K",
         (
             *_K,
@@ -200,16 +209,15 @@ _TABLE = (
             _EXPERTS_O,
             Rule("attn_output", "Q4_K"),
         ),
+        alias="Q3_K",
     ),
     Recipe(
         "Q3_K_L",
-        13,
         "Q3_K",
         (*_K, Rule("attn_output", "Q3_K", when=experts8), Rule("attn_v ffn_down attn_output", "Q5_K")),
     ),
     Recipe(
         "Q2_K",
-        10,
         "Q2_K",
         (
             *_K,
@@ -222,7 +230,6 @@ _TABLE = (
     ),
     Recipe(
         "Q2_K_S",
-        21,
         "Q2_K",
         (
             *_K,
@@ -232,11 +239,10 @@ _TABLE = (
         ),
         wants_imatrix=True,
     ),
-    Recipe("IQ4_NL", 25, "IQ4_NL", _IQ4),
-    Recipe("IQ4_XS", 30, "IQ4_XS", _IQ4),
+    Recipe("IQ4_NL", "IQ4_NL", _IQ4),
+    Recipe("IQ4_XS", "IQ4_XS", _IQ4),
     Recipe(
         "IQ3_M",
-        27,
         "IQ3_S",
         (
             *_K,
@@ -248,34 +254,25 @@ _TABLE = (
             Rule("attn_output", "Q4_K"),
         ),
     ),
-    Recipe("IQ3_S", 26, "IQ3_S", (*_K, _WIDE_V4, Rule("attn_v", "Q4_K", when=gqa4), _EXPERTS_O)),
-    Recipe("IQ3_XS", 22, "IQ3_S", _IQ3_XS, wants_imatrix=True),
-    Recipe("IQ3_XXS", 23, "IQ3_XXS", _IQ3_XXS, wants_imatrix=True),
-    Recipe("IQ2_M", 29, "IQ2_S", _low("IQ3_S", "IQ3_S", "IQ3_S"), wants_imatrix=True),
-    Recipe("IQ2_S", 28, "IQ2_XS", _low("IQ3_S", "IQ3_S", "IQ3_S"), wants_imatrix=True),
-    Recipe("IQ2_XS", 20, "IQ2_XS", _low("Q2_K", "Q2_K", None), wants_imatrix=True),
-    Recipe("IQ2_XXS", 19, "IQ2_XXS", _low("Q2_K", "Q2_K", None), wants_imatrix=True),
-    Recipe("IQ1_M", 31, "IQ1_M", _low("Q2_K", "Q2_K", "IQ2_XXS"), wants_imatrix=True),
-    Recipe("IQ1_S", 24, "IQ1_S", _low("Q2_K", "Q2_K", "IQ2_XXS"), wants_imatrix=True),
-    Recipe("TQ1_0", 36, "TQ1_0", (_OUT6, Rule("token_embd", "Q4_K"), _EXPERTS_VK)),
-    Recipe("TQ2_0", 37, "TQ2_0", (_OUT6, Rule("token_embd", "Q4_K"), _EXPERTS_VK)),
+    Recipe("IQ3_S", "IQ3_S", (*_K, _WIDE_V4, Rule("attn_v", "Q4_K", when=gqa4), _EXPERTS_O)),
+    Recipe("IQ3_XS", "IQ3_S", _IQ3_XS, wants_imatrix=True),
+    Recipe("IQ3_XXS", "IQ3_XXS", _IQ3_XXS, wants_imatrix=True),
+    Recipe("IQ2_M", "IQ2_S", _low("IQ3_S", "IQ3_S", "IQ3_S"), wants_imatrix=True),
+    Recipe("IQ2_S", "IQ2_XS", _low("IQ3_S", "IQ3_S", "IQ3_S"), wants_imatrix=True),
+    Recipe("IQ2_XS", "IQ2_XS", _low("Q2_K", "Q2_K", None), wants_imatrix=True),
+    Recipe("IQ2_XXS", "IQ2_XXS", _low("Q2_K", "Q2_K", None), wants_imatrix=True),
+    Recipe("IQ1_M", "IQ1_M", _low("Q2_K", "Q2_K", "IQ2_XXS"), wants_imatrix=True),
+    Recipe("IQ1_S", "IQ1_S", _low("Q2_K", "Q2_K", "IQ2_XXS"), wants_imatrix=True),
+    Recipe("TQ1_0", "TQ1_0", (_OUT6, Rule("token_embd", "Q4_K"), _EXPERTS_VK)),
+    Recipe("TQ2_0", "TQ2_0", (_OUT6, Rule("token_embd", "Q4_K"), _EXPERTS_VK)),
     # llama.cpp uses MXFP4 for expert tensors only; here for every matrix but the embedding and the output.
-    Recipe("MXFP4", 38, "MXFP4", (Rule("output token_embd", "Q8_0"),)),
-    Recipe("NVFP4", 39, "NVFP4", (Rule("output token_embd", "Q8_0"),)),
-    Recipe("Q1_0", 40, "Q1_0", _K),
-    Recipe("Q2_0", 41, "Q2_0", (_OUT6, Rule("token_embd", "Q4_K"), _EXPERTS_VK)),
+    Recipe("MXFP4", "MXFP4", (Rule("output token_embd", "Q8_0"),), mix="MXFP4_MOE"),
+    Recipe("NVFP4", "NVFP4", (Rule("output token_embd", "Q8_0"),)),
+    Recipe("Q1_0", "Q1_0", _K),
+    Recipe("Q2_0", "Q2_0", (_OUT6, Rule("token_embd", "Q4_K"), _EXPERTS_VK)),
 )
 RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in _TABLE}
-ALIASES: Mapping[str, str] = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
-
-# Where a row is no multiple of the block: the type with blocks of 32 that comes nearest, as in llama.cpp. For Q2_K and
-# Q3_K it lately takes Q4_0 instead of IQ4_NL, which has the same size and more error.
-FALLBACK: Mapping[str, str] = {
-    **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"),
-    **dict.fromkeys(("Q2_K", "Q3_K"), "IQ4_NL"),
-    **dict.fromkeys(("TQ1_0", "TQ2_0", "Q1_0", "Q2_0", "NVFP4"), "Q4_0"),
-    **{"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"},
-}
+ALIASES: Mapping[str, str] = {recipe.alias: recipe.name for recipe in reversed(_TABLE) if recipe.alias}
 
 # The categories that rules speak of, by GGUF role; matrices of experts (ffn_down_exps) belong to the plain ones.
 _VALUE_ROLES = ("attn_v", "attn_qkv", "attn_kv_b")
@@ -345,7 +342,7 @@ def choose(
 def _fitting(fmt: BlockFormat, columns: int) -> BlockFormat:
     if columns % fmt.block_size == 0:
         return fmt
-    fallback = format_by_name(FALLBACK.get(fmt.name, "F16"))
+    fallback = format_by_name(fmt.fallback)
     return fallback if columns % fallback.block_size == 0 else format_by_name("F16")
 
 

@@ -14,16 +14,17 @@ import numpy as np
 from gguflike import container
 from gguflike.arch import hparams, registry
 from gguflike.arch.spec import ArchSpec, Binding, HParams, expect_tensor
-from gguflike.blocks import format_by_name
+from gguflike.blocks import FORMATS
 from gguflike.checkpoint.save import Entry, shards, write_json, write_tensors
 from gguflike.checkpoint.tokenizer import tokenizer_config_from_metadata, tokenizer_json_from_metadata
 from gguflike.container import GGUFFile
-from gguflike.convert.encode import SCALARS, SLAB_BYTES, limit_of
+from gguflike.convert.encode import SLAB_BYTES
 from gguflike.convert.folder import new_folder
 from gguflike.convert.sources import Floats, GGUFSource, closing_sources, slabs, stamp
 from gguflike.errors import GGUFError, UnsupportedError
 from gguflike.progress import Progress
 
+# Names of the option -> dtypes of safetensors, which are called as the block types are.
 DTYPES: Mapping[str, str] = {"f32": "F32", "f16": "F16", "bf16": "BF16"}
 _TORCH = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _HEADER_ROOM = 1 << 20  # for the headers and the JSON files, in the estimate of space
@@ -105,10 +106,10 @@ def _plan(opened: GGUFFile, target: Path, dtype: str) -> tuple[ExportPlan, dict[
         for name, b in bindings.items()
     }
     matrices = {source.stored for source in sources.values() if len(source.shape) > 1}
-    same = len(matrices) == 1 and matrices <= {*DTYPES.values()}
-    chosen = DTYPES[dtype] if dtype != "auto" else matrices.pop() if same else "F32"
+    one_dtype = len(matrices) == 1 and matrices <= set(DTYPES.values())
+    chosen = DTYPES[dtype] if dtype != "auto" else matrices.pop() if one_dtype else DTYPES["f32"]
     entries = [
-        Entry(name, chosen if dtype != "auto" or _holds(chosen, sources[name]) else "F32", binding.hf_shape)
+        Entry(name, chosen if dtype != "auto" or _holds(chosen, sources[name]) else DTYPES["f32"], binding.hf_shape)
         for name, binding in bindings.items()
     ]
     plan = ExportPlan(
@@ -151,22 +152,25 @@ def _bindings(spec: ArchSpec, h: HParams, opened: GGUFFile) -> dict[str, Binding
 
 def _holds(dtype: str, source: GGUFSource) -> bool:
     """Whether a dtype holds a vector exactly. Matrices are in the dtype already, or it is float32."""
-    if dtype == "F32" or len(source.shape) > 1:
+    if len(source.shape) > 1:
         return True
-    values = source.read(0, source.shape[0], limit_of("F32"))
-    if np.abs(values).max(initial=0.0) > limit_of(dtype):
+    fmt = FORMATS[dtype]
+    values = source.read(0, source.shape[0], FORMATS[DTYPES["f32"]].limit)
+    if np.abs(values).max(initial=0.0) > fmt.limit:
         return False
-    fmt = format_by_name(dtype)
+    assert fmt.encode is not None  # the types of DTYPES have both
     assert fmt.decode is not None
-    back = fmt.decode(SCALARS[dtype](values).view(fmt.dtype))
-    return bool((back.reshape(-1) == values).all())
+    back = fmt.decode(fmt.encode(values).view(fmt.dtype)).reshape(-1)
+    return bool((back == values).all())
 
 
 def _parts(source: GGUFSource, binding: Binding, dtype: str) -> Iterator[memoryview]:
+    fmt = FORMATS[dtype]
+    assert fmt.encode is not None
     for start, stop in slabs(source, SLAB_BYTES):
-        rows = binding.via.undo(source.read(start, stop, limit_of(dtype)))
+        rows = binding.via.undo(source.read(start, stop, fmt.limit))
         if prod(rows.shape):
-            yield np.ascontiguousarray(SCALARS[dtype](rows)).data.cast("B")
+            yield np.ascontiguousarray(fmt.encode(rows)).data.cast("B")
 
 
 def _token_ids(metadata: Mapping[str, Any]) -> dict[str, Any]:

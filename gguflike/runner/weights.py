@@ -27,7 +27,6 @@ from gguflike.kernels.matmul.records import LinearPlan
 from gguflike.progress import Progress
 from gguflike.tensor import QuantizedTensor
 
-FLOATS = ("F32", "F16", "BF16", "F64")
 BATCH_BYTES = 1 << 25  # of the file, repacked by one pass and in memory twice until then
 LINE = 64  # bytes of a cache line: where the weights of a matrix begin
 
@@ -179,7 +178,7 @@ def _checked(file: GGUFFile, spec: ArchSpec, h: Mapping[str, Any]) -> dict[str, 
         remedy = "the file is incomplete, or was made for another architecture"
         expect_tensor(GGUFError, file.path, binding.gguf, binding.shape, info and info.shape, remedy)
         assert info is not None
-        if len(info.shape) == 1 and info.format.name not in FLOATS:
+        if len(info.shape) == 1 and not info.format.is_float:
             raise UnsupportedError(
                 "vectors must be floating point", path=file.path, tensor=binding.gguf, got=info.format.name
             )

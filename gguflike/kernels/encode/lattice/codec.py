@@ -43,6 +43,7 @@ class Lattice:
     importance makes weights differ.
     """
 
+    name: str
     grid: Callable[[], Array]
     size: int
     top: int
@@ -87,15 +88,16 @@ def _ladder(low: float, high: float, count: int) -> npt.NDArray[np.float32]:
 
 
 _DELTA = (0.125, -0.125)
-LATTICES = {
-    "IQ2_XXS": Lattice(codebooks.iq2_xxs, 32, 15, 1 / 8, EVEN, fields.iq2_xxs, 0.85, 1.3, 4),
-    "IQ2_XS": Lattice(codebooks.iq2_xs, 16, 15, 1 / 8, EVEN, fields.iq2_xs, 0.75, 1.45, 5),
-    "IQ2_S": Lattice(codebooks.iq2_s, 16, 15, 1 / 8, FREE, fields.iq2_s, 0.85, 1.25, 3, rough=True),
-    "IQ3_XXS": Lattice(codebooks.iq3_xxs, 32, 15, 1 / 4, EVEN, fields.iq3_xxs, 0.85, 1.8, 6, again=True),
-    "IQ3_S": Lattice(codebooks.iq3_s, 32, 15, 1.0, FREE, fields.iq3_s, 0.8, 1.8, 7, again=True),
-    "IQ1_S": Lattice(codebooks.iq1, 32, 7, 1.0, NONE, fields.iq1_s, 0.88, 1.15, 2, _DELTA),
-    "IQ1_M": Lattice(codebooks.iq1, 16, 7, 1.0, NONE, fields.iq1_m, 0.8, 1.3, 3, _DELTA),
-}
+_ROWS = (
+    Lattice("IQ2_XXS", codebooks.iq2_xxs, 32, 15, 1 / 8, EVEN, fields.iq2_xxs, 0.85, 1.3, 4),
+    Lattice("IQ2_XS", codebooks.iq2_xs, 16, 15, 1 / 8, EVEN, fields.iq2_xs, 0.75, 1.45, 5),
+    Lattice("IQ2_S", codebooks.iq2_s, 16, 15, 1 / 8, FREE, fields.iq2_s, 0.85, 1.25, 3, rough=True),
+    Lattice("IQ3_XXS", codebooks.iq3_xxs, 32, 15, 1 / 4, EVEN, fields.iq3_xxs, 0.85, 1.8, 6, again=True),
+    Lattice("IQ3_S", codebooks.iq3_s, 32, 15, 1.0, FREE, fields.iq3_s, 0.8, 1.8, 7, again=True),
+    Lattice("IQ1_S", codebooks.iq1, 32, 7, 1.0, NONE, fields.iq1_s, 0.88, 1.15, 2, _DELTA),
+    Lattice("IQ1_M", codebooks.iq1, 16, 7, 1.0, NONE, fields.iq1_m, 0.8, 1.3, 3, _DELTA),
+)
+LATTICES = {row.name: row for row in _ROWS}
 
 
 @cache
