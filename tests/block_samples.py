@@ -53,13 +53,13 @@ def edge_rows(fmt: BlockFormat) -> Rows:
         halves = pairs[:, which].view(np.float16)
         with np.errstate(all="ignore"):
             blocks[member.name] = halves.astype(np.dtype(member.dtype))
-    if fmt.name == "IQ1_M":  # the scale is spread over the top bits of four words
-        words = blocks["scales"].copy().view("<u2")
-        blocks["scales"] = (
-            ((words & 0xFFF) | (pairs[:, :1] >> np.array([0, 4, 8, 12]) << 12)).astype("<u2").view(np.uint8)
-        )
-    if fmt.name == "MXFP4":
-        blocks["e"] = np.resize(np.array([0, 1, 2, 3, 127, 253, 254, 255], np.uint8), len(blocks))
+    for member in fmt.fields:
+        if member.encoding == "nibbles":  # a float16 in the top bits of four words
+            words = blocks[member.name].copy().view("<u2")
+            words = (words & 0xFFF) | (pairs[:, :1] >> np.array([0, 4, 8, 12]) << 12)
+            blocks[member.name] = words.astype("<u2").view(np.uint8)
+        if member.encoding == "e8m0":
+            blocks[member.name] = np.resize(np.array([0, 1, 2, 3, 127, 253, 254, 255], np.uint8), len(blocks))
     return read_only(blocks.view(np.uint8).reshape(len(blocks), -1))
 
 

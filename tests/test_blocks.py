@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -54,9 +55,43 @@ def test_ragged_rows_are_refused() -> None:
 
 
 @every_type
-def test_every_row_is_complete(fmt: BlockFormat) -> None:
-    assert fmt.formula
+def test_a_row_is_complete(fmt: BlockFormat) -> None:
+    """It decodes, its formula names its factors, and its fallback fits more rows with no fewer bits."""
+    assert fmt.decode is not None, f"{fmt.name} has no decode"
+    assert fmt.decode(np.zeros(3, fmt.dtype)).shape == (3, fmt.block_size)
+    words = set(re.findall(r"\w+", fmt.formula))
+    factors = {field.name for field in fmt.fields if field.role in ("scale", "min") and field.encoding == "native"}
+    assert factors - {"s"} <= words, f"{fmt.name}: {factors - words} is not in its formula"
+    if fmt.is_quantized:
+        fallback = FORMATS[fmt.fallback]
+        assert fmt.block_size % fallback.block_size == 0
+        assert fallback.block_size < fmt.block_size
+        assert fallback.bits_per_weight >= fmt.bits_per_weight
+
+
+def test_float_types_round_to_nearest_and_ties_to_even() -> None:
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    values = np.concatenate([halves, -halves, (halves[1:] + halves[:-1]) / 2])
+    for name, kind in (("F32", np.float32), ("F16", np.float16)):
+        encode = FORMATS[name].encode
+        assert encode is not None
+        np.testing.assert_array_equal(encode(values).view(kind), values.astype(kind))
+    encode = FORMATS["BF16"].encode
+    assert encode is not None
+    bits = np.array([0x3F800000, 0x3F808000, 0x3F818000, 0x3F808001, 0xBF807FFF], np.uint32)
+    np.testing.assert_array_equal(encode(bits.view(np.float32)), [0x3F80, 0x3F80, 0x3F82, 0x3F81, 0xBF80])
+
+
+@pytest.mark.parametrize("name", ["F16", "BF16"])
+def test_the_limit_is_the_last_value_that_stays_finite(name: str) -> None:
+    fmt = FORMATS[name]
+    assert fmt.encode is not None
     assert fmt.decode is not None
+    edge = np.float32(fmt.limit)
+    with np.errstate(over="ignore"):
+        stored = fmt.encode(np.array([edge, np.nextafter(edge, np.float32(np.inf))], np.float32))
+        values = fmt.decode(stored.view(fmt.dtype)).reshape(-1)
+    assert np.isfinite(values).tolist() == [True, False]
 
 
 @every_type

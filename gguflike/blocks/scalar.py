@@ -12,7 +12,7 @@ from gguflike.blocks.bits import Blocks, Floats
 # The largest values that rounding to nearest does not carry to infinity: just below half a step above the largest
 # finite one.
 F16_LARGEST = float(np.nextafter(np.float32(65520.0), np.float32(0)))
-BF16_LARGEST = 3.3961775292304957e38
+BF16_LARGEST = float(np.nextafter(np.float32(1.99609375 * 2.0**127), np.float32(0)))
 
 
 def decode_native(blocks: Blocks) -> npt.NDArray[Any]:

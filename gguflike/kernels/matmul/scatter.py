@@ -46,27 +46,32 @@ IQ1_M = FORMATS["IQ1_M"].offsets
 
 
 @operation(void, int64, int64)
-def _put8(e: Emitter, place: Any, value: Any) -> None:
+def write_u8(e: Emitter, place: Any, value: Any) -> None:
+    """Stores the low 8 bits of an int64."""
     e.store(e.b.trunc(value, I8), place)
 
 
 @operation(void, int64, int64)
-def _put16(e: Emitter, place: Any, value: Any) -> None:
+def write_u16(e: Emitter, place: Any, value: Any) -> None:
+    """Stores the low 16 bits of an int64."""
     e.store(e.b.trunc(value, I16), place)
 
 
 @inner
-def _byte(place: int) -> Any:
+def read_u8(place: int) -> Any:
+    """Loads a byte as int64."""
     return np.int64(load_u8(place))
 
 
 @inner
-def _short(place: int) -> Any:
+def read_u16(place: int) -> Any:
+    """Loads two bytes as int64."""
     return np.int64(load_u16(place))
 
 
 @inner
-def _word(place: int) -> Any:
+def read_u32(place: int) -> Any:
+    """Loads four bytes as int64."""
     return np.int64(load_u32(place))
 
 
@@ -74,7 +79,7 @@ def _scale_at(at: int) -> Scatter:
     """Moves a float16 scale at byte ``at`` of the block."""
 
     def scatter(block: int, record: int, lane: int, codes: int) -> None:
-        _put16(record + 2 * lane, _short(block + at))
+        write_u16(record + 2 * lane, read_u16(block + at))
 
     return scatter
 
@@ -87,114 +92,114 @@ scatter_tq2_0 = _scale_at(FORMATS["TQ2_0"].offsets.d)
 
 def scatter_q4_1(block: int, record: int, lane: int, codes: int) -> None:
     """Moves a float16 scale and a float16 minimum."""
-    _put16(record + 2 * lane, _short(block + Q4_1.d))
-    _put16(record + 32 + 2 * lane, _short(block + Q4_1.m))
+    write_u16(record + 2 * lane, read_u16(block + Q4_1.d))
+    write_u16(record + 32 + 2 * lane, read_u16(block + Q4_1.m))
 
 
 @inner
 def _fifth_bits(place: int, codes: int) -> None:
     """Sets bit 4 of 32 codes, bit j of the word at ``place`` that of code j."""
-    bits = _word(place)
+    bits = read_u32(place)
     for j in range(32):
-        _put8(codes + j, ((bits >> j) & 1) << 4)
+        write_u8(codes + j, ((bits >> j) & 1) << 4)
 
 
 def scatter_q5_0(block: int, record: int, lane: int, codes: int) -> None:
     """Moves a float16 scale and the fifth bits of the codes."""
-    _put16(record + 2 * lane, _short(block + Q5_0.d))
+    write_u16(record + 2 * lane, read_u16(block + Q5_0.d))
     _fifth_bits(block + Q5_0.qh, codes)
 
 
 def scatter_q5_1(block: int, record: int, lane: int, codes: int) -> None:
     """Moves a float16 scale, a float16 minimum and the fifth bits of the codes."""
-    _put16(record + 2 * lane, _short(block + Q5_1.d))
-    _put16(record + 32 + 2 * lane, _short(block + Q5_1.m))
+    write_u16(record + 2 * lane, read_u16(block + Q5_1.d))
+    write_u16(record + 32 + 2 * lane, read_u16(block + Q5_1.m))
     _fifth_bits(block + Q5_1.qh, codes)
 
 
 def scatter_q2_k(block: int, record: int, lane: int, codes: int) -> None:
     """Moves d, dmin and 16 bytes, each with a scale and a minimum of 4 bits, as they are."""
-    _put16(record + 2 * lane, _short(block + Q2_K.d))
-    _put16(record + 32 + 2 * lane, _short(block + Q2_K.dmin))
+    write_u16(record + 2 * lane, read_u16(block + Q2_K.d))
+    write_u16(record + 32 + 2 * lane, read_u16(block + Q2_K.dmin))
     for i in range(16):
-        _put8(record + 64 + 16 * i + lane, _byte(block + Q2_K.scales + i))
+        write_u8(record + 64 + 16 * i + lane, read_u8(block + Q2_K.scales + i))
 
 
 def scatter_q3_k(block: int, record: int, lane: int, codes: int) -> None:
     """Moves d and 16 scales of 6 bits: low nibbles in 8 bytes, the two high bits in 4."""
-    _put16(record + 2 * lane, _short(block + Q3_K.d))
+    write_u16(record + 2 * lane, read_u16(block + Q3_K.d))
     for i in range(16):
-        low = (_byte(block + Q3_K.scales + i % 8) >> (4 * (i // 8))) & 15
-        high = (_byte(block + Q3_K.scales + 8 + i % 4) >> (2 * (i // 4))) & 3
-        _put8(record + 32 + 16 * i + lane, (low | (high << 4)) - 32)
+        low = (read_u8(block + Q3_K.scales + i % 8) >> (4 * (i // 8))) & 15
+        high = (read_u8(block + Q3_K.scales + 8 + i % 4) >> (2 * (i // 4))) & 3
+        write_u8(record + 32 + 16 * i + lane, (low | (high << 4)) - 32)
 
 
 @inner
 def _six_bit_scales(packed: int, scales: int, minima: int) -> None:
     """Moves 8 scales and 8 minima of 6 bits from 12 bytes, the top bits of the last 4 in the first 4."""
     for i in range(4):
-        d, m, both = _byte(packed + i), _byte(packed + 4 + i), _byte(packed + 8 + i)
-        _put8(scales + 16 * i, d & 63)
-        _put8(minima + 16 * i, m & 63)
-        _put8(scales + 16 * (i + 4), (both & 15) | ((d >> 2) & 48))
-        _put8(minima + 16 * (i + 4), (both >> 4) | ((m >> 2) & 48))
+        d, m, both = read_u8(packed + i), read_u8(packed + 4 + i), read_u8(packed + 8 + i)
+        write_u8(scales + 16 * i, d & 63)
+        write_u8(minima + 16 * i, m & 63)
+        write_u8(scales + 16 * (i + 4), (both & 15) | ((d >> 2) & 48))
+        write_u8(minima + 16 * (i + 4), (both >> 4) | ((m >> 2) & 48))
 
 
 def scatter_q4_k(block: int, record: int, lane: int, codes: int) -> None:
     """Moves d, dmin, 8 scales and 8 minima."""
-    _put16(record + 2 * lane, _short(block + Q4_K.d))
-    _put16(record + 32 + 2 * lane, _short(block + Q4_K.dmin))
+    write_u16(record + 2 * lane, read_u16(block + Q4_K.d))
+    write_u16(record + 32 + 2 * lane, read_u16(block + Q4_K.dmin))
     _six_bit_scales(block + Q4_K.scales, record + 64 + lane, record + 192 + lane)
 
 
 def scatter_q5_k(block: int, record: int, lane: int, codes: int) -> None:
     """Moves d, dmin, 8 scales and 8 minima."""
-    _put16(record + 2 * lane, _short(block + Q5_K.d))
-    _put16(record + 32 + 2 * lane, _short(block + Q5_K.dmin))
+    write_u16(record + 2 * lane, read_u16(block + Q5_K.d))
+    write_u16(record + 32 + 2 * lane, read_u16(block + Q5_K.dmin))
     _six_bit_scales(block + Q5_K.scales, record + 64 + lane, record + 192 + lane)
 
 
 def scatter_q6_k(block: int, record: int, lane: int, codes: int) -> None:
     """Moves d and 16 scales of 8 bits."""
-    _put16(record + 2 * lane, _short(block + Q6_K.d))
+    write_u16(record + 2 * lane, read_u16(block + Q6_K.d))
     for i in range(16):
-        _put8(record + 32 + 16 * i + lane, _byte(block + Q6_K.scales + i))
+        write_u8(record + 32 + 16 * i + lane, read_u8(block + Q6_K.scales + i))
 
 
 def scatter_iq4_xs(block: int, record: int, lane: int, codes: int) -> None:
     """Moves d and 8 scales of 6 bits: low nibbles in 4 bytes, the two high bits in 16 bits."""
-    _put16(record + 2 * lane, _short(block + IQ4_XS.d))
+    write_u16(record + 2 * lane, read_u16(block + IQ4_XS.d))
     for i in range(8):
-        low = (_byte(block + IQ4_XS.scales_l + i // 2) >> (4 * (i % 2))) & 15
-        high = (_short(block + IQ4_XS.scales_h) >> (2 * i)) & 3
-        _put8(record + 32 + 16 * i + lane, (low | (high << 4)) - 32)
+        low = (read_u8(block + IQ4_XS.scales_l + i // 2) >> (4 * (i % 2))) & 15
+        high = (read_u16(block + IQ4_XS.scales_h) >> (2 * i)) & 3
+        write_u8(record + 32 + 16 * i + lane, (low | (high << 4)) - 32)
 
 
 def scatter_mxfp4(block: int, record: int, lane: int, codes: int) -> None:
     """Moves an E8M0 scale."""
-    _put8(record + lane, _byte(block + MXFP4.e))
+    write_u8(record + lane, read_u8(block + MXFP4.e))
 
 
 def scatter_nvfp4(block: int, record: int, lane: int, codes: int) -> None:
     """Moves 4 UE4M3 scales."""
     for i in range(4):
-        scale = _byte(block + NVFP4.d + i)
+        scale = read_u8(block + NVFP4.d + i)
         # 127 is the NaN of the type and decodes to 0, as ggml has it; the top bit has no meaning.
-        _put8(record + 16 * i + lane, 0 if scale == 127 else scale & 127)
+        write_u8(record + 16 * i + lane, 0 if scale == 127 else scale & 127)
 
 
 def scatter_q1_0(block: int, record: int, lane: int, codes: int) -> None:
     """Moves a float16 scale and 128 codes of 1 bit, in the order of the weights, lowest bits first."""
-    _put16(record + 2 * lane, _short(block + Q1_0.d))
+    write_u16(record + 2 * lane, read_u16(block + Q1_0.d))
     for i in range(128):
-        _put8(codes + i, (_byte(block + Q1_0.qs + i // 8) >> (i % 8)) & 1)
+        write_u8(codes + i, (read_u8(block + Q1_0.qs + i // 8) >> (i % 8)) & 1)
 
 
 def scatter_q2_0(block: int, record: int, lane: int, codes: int) -> None:
     """Moves a float16 scale and 64 codes of 2 bits, in the order of the weights, lowest bits first."""
-    _put16(record + 2 * lane, _short(block + Q2_0.d))
+    write_u16(record + 2 * lane, read_u16(block + Q2_0.d))
     for i in range(64):
-        _put8(codes + i, (_byte(block + Q2_0.qs + i // 4) >> (2 * (i % 4))) & 3)
+        write_u8(codes + i, (read_u8(block + Q2_0.qs + i // 4) >> (2 * (i % 4))) & 3)
 
 
 def scatter_tq1_0(block: int, record: int, lane: int, codes: int) -> None:
@@ -202,12 +207,12 @@ def scatter_tq1_0(block: int, record: int, lane: int, codes: int) -> None:
 
     First come the first digits of all bytes of a part.
     """
-    _put16(record + 2 * lane, _short(block + TQ1_0.d))
+    write_u16(record + 2 * lane, read_u16(block + TQ1_0.d))
     for first, count, digits in ((0, 32, 5), (32, 16, 5), (48, 4, 4)):
         for i in range(count):
-            fraction = _byte(block + TQ1_0.qs + first + i)
+            fraction = read_u8(block + TQ1_0.qs + first + i)
             for digit in range(digits):
-                _put8(codes + 5 * first + count * digit + i, (3 * fraction) >> 8)
+                write_u8(codes + 5 * first + count * digit + i, (3 * fraction) >> 8)
                 fraction = (3 * fraction) & 255
 
 
@@ -231,16 +236,16 @@ _SIGNS = codebooks.SIGN_PATTERNS.astype(np.int64)
 def _put_point(codes: int, point: int, signs: int, sign_bit: int, count: int) -> None:
     """Writes ``count`` codes: a point's coordinates, with ``sign_bit`` where the bit in ``signs`` is set."""
     for i in range(count):
-        _put8(codes + i, ((point >> (8 * i)) & 255) | (((signs >> i) & 1) * sign_bit))
+        write_u8(codes + i, ((point >> (8 * i)) & 255) | (((signs >> i) & 1) * sign_bit))
 
 
 def scatter_iq2_xxs(block: int, record: int, lane: int, codes: int) -> None:
     """Moves d, 8 scales and 32 points: per 32 weights four 8-bit codes, then 7 bits of signs four times and a scale."""
-    _put16(record + 2 * lane, _short(block + IQ2_XXS.d))
+    write_u16(record + 2 * lane, read_u16(block + IQ2_XXS.d))
     for i in range(8):
         words = block + IQ2_XXS.qs + 8 * i
-        points, rest = _word(words), _word(words + 4)
-        _put8(record + 32 + 16 * i + lane, 2 * (rest >> 28) + 1)
+        points, rest = read_u32(words), read_u32(words + 4)
+        write_u8(record + 32 + 16 * i + lane, 2 * (rest >> 28) + 1)
         for j in range(4):
             point = _IQ2_XXS[(points >> (8 * j)) & 255]
             _put_point(codes + 32 * i + 8 * j, point, _SIGNS[(rest >> (7 * j)) & 127], 4, 8)
@@ -250,58 +255,58 @@ def scatter_iq2_xxs(block: int, record: int, lane: int, codes: int) -> None:
 def _nibble_scales(source: int, target: int, count: int) -> None:
     """Writes 2 s + 1 of ``count`` 4-bit scales s, low half first."""
     for i in range(count):
-        _put8(target + 16 * i, 2 * ((_byte(source + i // 2) >> (4 * (i % 2))) & 15) + 1)
+        write_u8(target + 16 * i, 2 * ((read_u8(source + i // 2) >> (4 * (i % 2))) & 15) + 1)
 
 
 def scatter_iq2_xs(block: int, record: int, lane: int, codes: int) -> None:
     """Moves d, 16 scales and 32 points: 9 bits of code and 7 of signs each."""
-    _put16(record + 2 * lane, _short(block + IQ2_XS.d))
+    write_u16(record + 2 * lane, read_u16(block + IQ2_XS.d))
     _nibble_scales(block + IQ2_XS.scales, record + 32 + lane, 16)
     for i in range(32):
-        code = _short(block + IQ2_XS.qs + 2 * i)
+        code = read_u16(block + IQ2_XS.qs + 2 * i)
         _put_point(codes + 8 * i, _IQ2_XS[code & 511], _SIGNS[code >> 9], 4, 8)
 
 
 def scatter_iq2_s(block: int, record: int, lane: int, codes: int) -> None:
     """Moves d, 16 scales and 32 points: 32 bytes of codes' low bits, 32 of signs; two high bits of each code in qh."""
-    _put16(record + 2 * lane, _short(block + IQ2_S.d))
+    write_u16(record + 2 * lane, read_u16(block + IQ2_S.d))
     _nibble_scales(block + IQ2_S.scales, record + 32 + lane, 16)
     for i in range(32):
-        low, signs = _byte(block + IQ2_S.qs + i), _byte(block + IQ2_S.qs + 32 + i)
-        high = (_byte(block + IQ2_S.qh + i // 4) >> (2 * (i % 4))) & 3
+        low, signs = read_u8(block + IQ2_S.qs + i), read_u8(block + IQ2_S.qs + 32 + i)
+        high = (read_u8(block + IQ2_S.qh + i // 4) >> (2 * (i % 4))) & 3
         _put_point(codes + 8 * i, _IQ2_S[low | (high << 8)], signs, 4, 8)
 
 
 def scatter_iq3_xxs(block: int, record: int, lane: int, codes: int) -> None:
     """Moves d, 8 scales and 64 points: 64 bytes of codes, then per 32 weights four times 7 signs and a scale."""
-    _put16(record + 2 * lane, _short(block + IQ3_XXS.d))
+    write_u16(record + 2 * lane, read_u16(block + IQ3_XXS.d))
     for i in range(8):
-        rest = _word(block + IQ3_XXS.qs + 64 + 4 * i)
-        _put8(record + 32 + 16 * i + lane, 2 * (rest >> 28) + 1)
+        rest = read_u32(block + IQ3_XXS.qs + 64 + 4 * i)
+        write_u8(record + 32 + 16 * i + lane, 2 * (rest >> 28) + 1)
         for j in range(8):
             signs = _SIGNS[(rest >> (7 * (j // 2))) & 127] >> (4 * (j % 2))
-            _put_point(codes + 32 * i + 4 * j, _IQ3_XXS[_byte(block + IQ3_XXS.qs + 8 * i + j)], signs, 8, 4)
+            _put_point(codes + 32 * i + 4 * j, _IQ3_XXS[read_u8(block + IQ3_XXS.qs + 8 * i + j)], signs, 8, 4)
 
 
 def scatter_iq3_s(block: int, record: int, lane: int, codes: int) -> None:
     """Moves d, 8 scales and 64 points, the ninth bit of each code in qh."""
-    _put16(record + 2 * lane, _short(block + IQ3_S.d))
+    write_u16(record + 2 * lane, read_u16(block + IQ3_S.d))
     _nibble_scales(block + IQ3_S.scales, record + 32 + lane, 8)
     for i in range(64):
-        high = (_byte(block + IQ3_S.qh + i // 8) >> (i % 8)) & 1
-        signs = _byte(block + IQ3_S.signs + i // 2) >> (4 * (i % 2))
-        _put_point(codes + 4 * i, _IQ3_S[_byte(block + IQ3_S.qs + i) | (high << 8)], signs, 8, 4)
+        high = (read_u8(block + IQ3_S.qh + i // 8) >> (i % 8)) & 1
+        signs = read_u8(block + IQ3_S.signs + i // 2) >> (4 * (i % 2))
+        _put_point(codes + 4 * i, _IQ3_S[read_u8(block + IQ3_S.qs + i) | (high << 8)], signs, 8, 4)
 
 
 def scatter_iq1_s(block: int, record: int, lane: int, codes: int) -> None:
     """Moves d, 8 scales and 32 points; qh holds per 32 weights four 3-bit tops of codes, a scale, the delta's sign."""
-    _put16(record + 2 * lane, _short(block + IQ1_S.d))
+    write_u16(record + 2 * lane, read_u16(block + IQ1_S.d))
     for i in range(8):
-        rest = _short(block + IQ1_S.qh + 2 * i)
-        _put8(record + 32 + 16 * i + lane, 2 * ((rest >> 12) & 7) + 1)
+        rest = read_u16(block + IQ1_S.qh + 2 * i)
+        write_u8(record + 32 + 16 * i + lane, 2 * ((rest >> 12) & 7) + 1)
         signs = -(rest >> 15)
         for j in range(4):
-            code = _byte(block + IQ1_S.qs + 4 * i + j) | (((rest >> (3 * j)) & 7) << 8)
+            code = read_u8(block + IQ1_S.qs + 4 * i + j) | (((rest >> (3 * j)) & 7) << 8)
             _put_point(codes + 32 * i + 8 * j, _IQ1[code], signs, 4, 8)
 
 
@@ -312,11 +317,11 @@ def scatter_iq1_m(block: int, record: int, lane: int, codes: int) -> None:
     """
     d = 0
     for i in range(4):
-        word = _short(block + IQ1_M.scales + 2 * i)
+        word = read_u16(block + IQ1_M.scales + 2 * i)
         d |= (word >> 12) << (4 * i)
         for j in range(4):
-            _put8(record + 32 + 16 * (4 * i + j) + lane, 2 * ((word >> (3 * j)) & 7) + 1)
-    _put16(record + 2 * lane, d)
+            write_u8(record + 32 + 16 * (4 * i + j) + lane, 2 * ((word >> (3 * j)) & 7) + 1)
+    write_u16(record + 2 * lane, d)
     for i in range(32):
-        top = (_byte(block + IQ1_M.qh + i // 2) >> (4 * (i % 2))) & 15
-        _put_point(codes + 8 * i, _IQ1[_byte(block + IQ1_M.qs + i) | ((top & 7) << 8)], -(top >> 3), 4, 8)
+        top = (read_u8(block + IQ1_M.qh + i // 2) >> (4 * (i % 2))) & 15
+        _put_point(codes + 8 * i, _IQ1[read_u8(block + IQ1_M.qs + i) | ((top & 7) << 8)], -(top >> 3), 4, 8)
