@@ -1,8 +1,8 @@
 """Super-blocks of integer scales and mins: Q2_K, Q4_K, Q5_K. Value = d * scale[i] * code - dmin * min[i].
 
-As in kscale.py, with two factors: the best real (scale, min) per sub-block first; then, for float16 (d, dmin) at hand,
-the pair of integers near them of least squared error, codes rounded anew for each pair; then (d, dmin) refitted by
-least squares for these integers and codes, and again.
+As in kscale.py, with two factors: first the best real (scale, offset) of each sub-block, by leastsquares.py; then, for
+float16 (d, dmin) at hand, the pair of integers near them of least squared error, codes rounded anew for each pair; then
+(d, dmin) refitted by least squares for these integers and codes, and again.
 
 The first search compares candidates by the squares that they explain. Where next to nothing is left to explain (a value
 far beyond the others, or an importance of few values only), float32 does not tell them apart: ``refine`` searches again
@@ -11,13 +11,14 @@ by what is left, and its result competes with the first.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from gguflike.kernels.encode.driver import Encode, block_encoder, codec
 from gguflike.kernels.encode.leastsquares import (
     PHASES,
+    SINGULAR,
     affine_code,
     affine_error,
     affine_moments,
@@ -37,20 +38,23 @@ from gguflike.kernels.encode.rounding import (
     stored_scale,
 )
 from gguflike.kernels.encode.scale import extreme, value_range
-from gguflike.kernels.encode.tiles import Floats
+from gguflike.kernels.encode.tiles import Floats, Importance, IntTile, Tile
 from gguflike.kernels.engine.jit import lean
 from gguflike.kernels.vector.arrays import load, make_tile, store
 from gguflike.kernels.vector.lanes import any_lane, magnitude, maximum, minimum, splat, to_int, where
+from gguflike.kernels.vector.types import F32x16
 
 BLOCK = 256
-HIDDEN = np.float32(1e-4)  # an error below this share of the squares: sums of these do not tell it from others
+HIDDEN = np.float32(1e-4)  # an error below this share of the squares is hidden by the rounding of their sums
 
 
 class SuperAffine(NamedTuple):
     """Sub-blocks of ``size`` codes 0 .. ``hi`` with integer scales and mins 0 .. ``most``.
 
-    ``grid``: where ``best_affine`` starts from. ``peaks``: integers to which the largest scale and min map; for each,
-    ``tries`` of pairs within ``window`` of their own; with no ``tries`` by the plain rule only, both to ``most``.
+    ``grid``, ``rounds``: where ``best_affine`` starts from, and how it goes on. ``peaks`` float32 (n, 2): integers to
+    which the largest scale and the largest min map; for each, ``refits`` rounds in which sub-blocks choose their pairs
+    and then (d, dmin) is fitted to them. ``window`` float32 (n, 2): offsets from a sub-block's own pair that it may
+    choose. Without ``refits`` the absmax rule is all there is; it maps both to ``most``.
     """
 
     size: int
@@ -60,20 +64,23 @@ class SuperAffine(NamedTuple):
     rounds: int
     peaks: Floats
     window: Floats
-    tries: int
+    refits: int
 
 
 @lean
-def refine(tile: Any, importance: Any, s: SuperAffine, sums: Any, rests: Any, scales: Any, mins: Any) -> bool:
-    """Search better scales and mins where ``best_affine`` cannot tell; whether there was such a sub-block.
+def refine(
+    tile: Tile, importance: Importance, s: SuperAffine, sums: Tile, unexplained: Tile, scales: Tile, mins: Tile
+) -> bool:
+    """Search again, by what is left of the squares, where ``best_affine`` cannot tell candidates apart.
 
-    ``rests``: the squares that it did not explain.
+    Tiles as in ``encode_lanes``; better scales and mins replace those in ``scales`` and ``mins``. Returns whether there
+    was such a sub-block.
     """
     size, hi = s.size, s.hi
     found = False
     for i in range(BLOCK // size):
         first = i * size
-        hidden = load(rests, i) < load(sums, 3 * i + 2) * HIDDEN
+        hidden = load(unexplained, i) < load(sums, 3 * i + 2) * HIDDEN
         if any_lane(hidden):
             found = True
             sw = load(sums, 3 * i)
@@ -100,13 +107,14 @@ def refine(tile: Any, importance: Any, s: SuperAffine, sums: Any, rests: Any, sc
 
 @lean
 def choose_pairs(
-    tile: Any, importance: Any, s: SuperAffine, sums: Any, scales: Any, mins: Any, d: Any, dmin: Any, window: Any,
-    pairs: Any,
-) -> Any:  # fmt: skip
-    """Per sub-block the integers (scale, min) of least error in a ``window`` around scales / d, mins / dmin: ``pairs``.
+    tile: Tile, importance: Importance, s: SuperAffine, sums: Tile, scales: Tile, mins: Tile, d: F32x16, dmin: F32x16,
+    window: Floats, pairs: Tile,
+) -> tuple[F32x16, F32x16, F32x16]:  # fmt: skip
+    """Choose for each sub-block the integers (scale, min) of least error near scales / d, mins / dmin: into ``pairs``.
 
-    ``sums``: ``value_sums`` of the sub-blocks. Returns the error over the super-block and the (d, dmin) of least
-    squares for these integers and codes.
+    Tiles as in ``encode_lanes``. Returns the error over the super-block, sum w (x - d scale q + dmin min)^2, and the
+    (d, dmin) >= 0 that minimize it for these integers and codes: with a = scale q and b = min, the normal equations are
+    d aa - dmin ab = ax and d ab - dmin bb = bx.
     """
     size, hi, most = s.size, s.hi, s.most
     subs = BLOCK // size
@@ -128,21 +136,21 @@ def choose_pairs(
         for k in range(window.shape[0]):
             other = minimum(maximum(middle + window[k, 0], splat(0.0)), splat(most))
             other_min = minimum(maximum(middle_min + window[k, 1], splat(0.0)), splat(most))
-            e = affine_error(tile, importance, first, size, d * other, -(dmin * other_min), hi)
-            better = e < error
+            other_error = affine_error(tile, importance, first, size, d * other, -(dmin * other_min), hi)
+            better = other_error < error
             scale = where(better, other, scale)
             low = where(better, other_min, low)
-            error = minimum(e, error)
+            error = minimum(other_error, error)
         sw = load(sums, 3 * i)
         sx = load(sums, 3 * i + 1)
         coarse = middle < 2.0
         if any_lane(coarse):  # the min sought belongs to a scale that is not to be had: the mean may do better
             flat = round_to_int(minimum(maximum(-sx * reciprocal(sw), splat(0.0)) * inverse_dmin, splat(most)))
-            e = affine_error(tile, importance, first, size, splat(0.0), -(dmin * flat), hi)
-            better = coarse & (e < error)
+            flat_error = affine_error(tile, importance, first, size, splat(0.0), -(dmin * flat), hi)
+            better = coarse & (flat_error < error)
             scale = where(better, splat(0.0), scale)
             low = where(better, flat, low)
-            error = where(better, e, error)
+            error = where(better, flat_error, error)
         inverse = reciprocal(d * scale)
         xq, qq, sq = affine_moments(tile, importance, first, size, inverse, dmin * low * inverse, hi)
         aa = aa + scale * scale * qq
@@ -154,7 +162,7 @@ def choose_pairs(
         store(pairs, 2 * i, scale)
         store(pairs, 2 * i + 1, low)
     det = aa * bb - ab * ab
-    usable = det > aa * bb * np.float32(1e-6)
+    usable = det > aa * bb * SINGULAR
     inverse_det = reciprocal(where(usable, det, splat(0.0)))
     new_d = where(usable, (ax * bb - bx * ab) * inverse_det, ax * reciprocal(aa))
     new_dmin = where(usable, (ax * ab - bx * aa) * inverse_det, splat(0.0))
@@ -162,14 +170,18 @@ def choose_pairs(
 
 
 @codec(SuperAffine)
-def encode_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: SuperAffine) -> None:
-    """Symbols: the codes, the scales, the mins, and the two scales of these."""
+def encode_lanes(batch: int, tile: Tile, importance: Importance, symbols: IntTile, s: SuperAffine) -> None:
+    """Encode super-blocks of scales and mins. Symbols: the codes, the scales, the mins, the bits of d and of dmin.
+
+    Of each sub-block, ``scales`` and ``mins`` hold a real scale and minus a real offset, ``sums`` its ``value_sums``,
+    ``unexplained`` the squares that are left, ``pairs`` and ``best`` an integer scale and min.
+    """
     size, hi = s.size, s.hi
     subs = BLOCK // size
     scales = make_tile(subs)
     mins = make_tile(subs)
     sums = make_tile(3 * subs)
-    rests = make_tile(subs)
+    unexplained = make_tile(subs)
     pairs = make_tile(2 * subs)
     best = make_tile(2 * subs)
     clamp_tile(tile, BLOCK, magnitude(extreme(tile, 0, BLOCK)))
@@ -182,28 +194,28 @@ def encode_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: SuperA
             store(sums, 3 * i + k, total)
     best_d = round_to_f16(extreme(scales, 0, subs) / s.most)
     best_dmin = round_to_f16(extreme(mins, 0, subs) / s.most)
-    error, d, dmin = choose_pairs(tile, importance, s, sums, scales, mins, best_d, best_dmin, s.window[:0], best)
-    if s.tries > 0:
+    best_error, d, dmin = choose_pairs(tile, importance, s, sums, scales, mins, best_d, best_dmin, s.window[:0], best)
+    if s.refits > 0:
         for i in range(subs):
             sw, sx = load(sums, 3 * i), load(sums, 3 * i + 1)
             scale, offset, explained = best_affine(tile, importance, i * size, size, sw, sx, s.grid, s.rounds, hi)
-            store(rests, i, load(sums, 3 * i + 2) - explained)
+            store(unexplained, i, load(sums, 3 * i + 2) - explained)
             store(scales, i, scale)
             store(mins, i, -offset)
         for search in range(2):
-            if search > 0 and not refine(tile, importance, s, sums, rests, scales, mins):
+            if search > 0 and not refine(tile, importance, s, sums, unexplained, scales, mins):
                 break
-            peak = extreme(scales, 0, subs)
-            peak_min = extreme(mins, 0, subs)
+            largest = extreme(scales, 0, subs)
+            largest_min = extreme(mins, 0, subs)
             for p in range(s.peaks.shape[0]):
-                d = stored_scale(peak / s.peaks[p, 0])
-                dmin = stored_scale(peak_min / s.peaks[p, 1])
-                for _ in range(s.tries):
-                    e, next_d, next_dmin = choose_pairs(
+                d = stored_scale(largest / s.peaks[p, 0])
+                dmin = stored_scale(largest_min / s.peaks[p, 1])
+                for _ in range(s.refits):
+                    error, next_d, next_dmin = choose_pairs(
                         tile, importance, s, sums, scales, mins, d, dmin, s.window, pairs
                     )
-                    better = e < error
-                    error = where(better, e, error)
+                    better = error < best_error
+                    best_error = where(better, error, best_error)
                     best_d = where(better, d, best_d)
                     best_dmin = where(better, dmin, best_dmin)
                     for i in range(2 * subs):
@@ -232,7 +244,7 @@ def super_encoder(
     around = [(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1) if a or b]
     settings = SuperAffine(size, f32(hi), f32(most), spans(hi, grid), 1, np.array(peaks, f32), np.array(around, f32), 2)
     symbols = BLOCK + 2 * (BLOCK // size) + 2
-    return block_encoder(BLOCK, symbols, fields, settings, absmax=settings._replace(tries=0))
+    return block_encoder(BLOCK, symbols, fields, settings, absmax=settings._replace(refits=0))
 
 
 SC, MN = list(range(BLOCK, BLOCK + 8)), list(range(BLOCK + 8, BLOCK + 16))

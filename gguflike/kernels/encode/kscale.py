@@ -1,16 +1,16 @@
 """Super-blocks of integer sub-block scales: Q3_K, Q6_K, IQ4_XS. Value = d * scale[i] * level.
 
-First each sub-block gets its own best real scale. Then, for a few float16 ``d`` that map the largest of them to the
-ends of the integer range, every sub-block picks the integer scale near its own of least squared error, its codes
-rounded anew for each, and ``d`` is refitted in closed form; the best of all, by the error of what is stored, is kept.
+First each sub-block gets its own best real scale, as in scale.py. Then, for a few float16 ``d`` that map the largest of
+these to the ends of the integer range, every sub-block chooses the integer scale near its own of least squared error,
+its codes rounded anew for each, and ``d`` is refitted in closed form. The best of all, by the error of what is stored,
+is kept.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from gguflike.kernels.encode.driver import Encode, block_encoder, codec
 from gguflike.kernels.encode.packing import Field, planes, strided, whole
@@ -34,29 +34,31 @@ from gguflike.kernels.encode.scale import (
     squared_errors,
     target_grid,
 )
-from gguflike.kernels.encode.tiles import Floats
+from gguflike.kernels.encode.tiles import Floats, Importance, IntTile, Tile
 from gguflike.kernels.engine.jit import lean
 from gguflike.kernels.vector.arrays import load, make_tile, store
 from gguflike.kernels.vector.lanes import magnitude, maximum, minimum, splat, to_int, where
+from gguflike.kernels.vector.types import F32x16
 
 BLOCK = 256
 
 
 class SuperScale(NamedTuple):
-    """Sub-blocks of ``size`` weights with scales ``least .. most``, stored plus ``bias``.
+    """Sub-blocks of ``size`` weights with integer scales ``least .. most``, stored plus ``bias``.
 
-    ``extreme_level``: the level of a sub-block's extreme value in the absmax rule, which is the only one without
-    ``targets`` (as in scale.py). ``peaks``: integers to which the largest scale maps, the absmax rule's first; for
-    each, ``tries`` of scales within ``window`` of their own.
+    ``extreme_level``: the level of a sub-block's extreme value by the absmax rule; without ``targets`` (as in scale.py)
+    that rule is all there is. ``peaks`` float32: integers to which the largest scale maps, the absmax rule's first; for
+    each, ``refits`` rounds in which sub-blocks choose their scales and then d is fitted to them. ``window`` float32:
+    offsets from a sub-block's own scale that it may choose, an even number of them.
     """
 
     size: int
     extreme_level: np.float32
     targets: Floats
     rounds: int
-    peaks: npt.NDArray[np.float32]
-    window: npt.NDArray[np.float32]
-    tries: int
+    peaks: Floats
+    window: Floats
+    refits: int
     least: np.float32
     most: np.float32
     bias: int
@@ -65,17 +67,19 @@ class SuperScale(NamedTuple):
 
 @lean
 def choose_scales(
-    tile: Any, importance: Any, s: SuperScale, ideal: Any, d: Any, window: Any, chosen: Any
-) -> Any:  # fmt: skip
-    """Per sub-block the integer scale of least error within ``window`` of ideal / d, into ``chosen``.
+    tile: Tile, importance: Importance, s: SuperScale, ideal: Tile, d: F32x16, window: Floats, chosen: Tile
+) -> tuple[F32x16, F32x16, F32x16]:
+    """Choose for each sub-block the integer scale of least squared error within ``window`` of ideal / d.
 
-    Returns the error over the super-block and the two sums whose quotient is the best d for these scales and codes.
+    ``ideal`` and ``chosen`` have a row per sub-block: real scales to start from, integer scales to be chosen. Returns
+    the error over the super-block, sum w (x - d scale q)^2, and the two sums whose quotient is the d that minimizes it
+    for these scales and levels: (sum w x scale q) / (sum w (scale q)^2).
     """
     size, least, most = s.size, s.least, s.most
     inverse = reciprocal(d)
     total = splat(0.0)
-    above = splat(0.0)
-    below = splat(0.0)
+    xq_total = splat(0.0)
+    qq_total = splat(0.0)
     for i in range(BLOCK // size):
         middle = round_to_int(minimum(maximum(load(ideal, i) * inverse, splat(least)), splat(most)))
         scale = middle
@@ -83,22 +87,22 @@ def choose_scales(
         for k in range(0, len(window), 2):
             one = minimum(maximum(middle + window[k], splat(least)), splat(most))
             two = minimum(maximum(middle + window[k + 1], splat(least)), splat(most))
-            e1, e2 = squared_errors(tile, importance, i * size, size, d * one, d * two, s.levels)
-            scale = where(e1 < error, one, scale)
-            error = minimum(e1, error)
-            scale = where(e2 < error, two, scale)
-            error = minimum(e2, error)
+            error1, error2 = squared_errors(tile, importance, i * size, size, d * one, d * two, s.levels)
+            scale = where(error1 < error, one, scale)
+            error = minimum(error1, error)
+            scale = where(error2 < error, two, scale)
+            error = minimum(error2, error)
         xq, qq = moments(tile, importance, i * size, size, reciprocal(d * scale), s.levels)
         total = total + error
-        above = above + scale * xq
-        below = below + scale * scale * qq
+        xq_total = xq_total + scale * xq
+        qq_total = qq_total + scale * scale * qq
         store(chosen, i, scale)
-    return total, above, below
+    return total, xq_total, qq_total
 
 
 @codec(SuperScale)
-def encode_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: SuperScale) -> None:
-    """Symbols: the codes, the scales, the scale of scales."""
+def encode_lanes(batch: int, tile: Tile, importance: Importance, symbols: IntTile, s: SuperScale) -> None:
+    """Encode super-blocks of scales. Symbols: the codes, the integer scales, the bits of d."""
     size = s.size
     subs = BLOCK // size
     ideal = make_tile(subs)
@@ -108,22 +112,22 @@ def encode_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: SuperS
     for i in range(subs):
         store(ideal, i, extreme(tile, i * size, size) / s.extreme_level)
     best_d = round_to_f16(extreme(ideal, 0, subs) / s.peaks[0])
-    error, above, below = choose_scales(tile, importance, s, ideal, best_d, s.window[:2] * np.float32(0.0), best)
+    best_error, xq, qq = choose_scales(tile, importance, s, ideal, best_d, s.window[:2] * np.float32(0.0), best)
     if len(s.targets) > 0:
         for i in range(subs):
             top = extreme(tile, i * size, size)
             store(ideal, i, best_scale(tile, importance, i * size, size, top, s.targets, s.rounds, s.levels, s.levels))
-        peak = extreme(ideal, 0, subs)
+        largest = extreme(ideal, 0, subs)
         for p in range(len(s.peaks)):
-            d = stored_scale(peak / s.peaks[p])
-            for _ in range(s.tries):
-                e, above, below = choose_scales(tile, importance, s, ideal, d, s.window, chosen)
-                better = e < error
-                error = where(better, e, error)
+            d = stored_scale(largest / s.peaks[p])
+            for _ in range(s.refits):
+                error, xq, qq = choose_scales(tile, importance, s, ideal, d, s.window, chosen)
+                better = error < best_error
+                best_error = where(better, error, best_error)
                 best_d = where(better, d, best_d)
                 for i in range(subs):
                     store(best, i, where(better, load(chosen, i), load(best, i)))
-                d = stored_scale(above * reciprocal(below))
+                d = stored_scale(xq * reciprocal(qq))
     for i in range(subs):
         scale = load(best, i)
         inverse = reciprocal(best_d * scale)

@@ -1,12 +1,12 @@
 """Q8_K: 256 codes, a float32 scale, and the sum of each 16 codes. Value = d * code.
 
-ggml uses it for activations only. Searched as in scale.py; since the scale is as wide as the weights, all is done on
-weights brought to the middle of float32's range.
+ggml uses it for activations only. Searched as in scale.py; since a float32 scale reaches as far as the weights, they
+are scaled by a power of two first, which keeps their squares within float32.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gguflike.kernels.encode.driver import block_encoder, codec
 from gguflike.kernels.encode.packing import whole
@@ -20,7 +20,7 @@ from gguflike.kernels.encode.rounding import (
     times_power,
 )
 from gguflike.kernels.encode.scale import best_scale, extreme, squared_errors, target_grid, unbounded
-from gguflike.kernels.encode.tiles import Floats
+from gguflike.kernels.encode.tiles import Floats, Importance, IntTile, Tile
 from gguflike.kernels.vector.arrays import load, store
 from gguflike.kernels.vector.lanes import bits, magnitude, splat_i32, where
 
@@ -28,24 +28,24 @@ BLOCK, RUN = 256, 16
 
 
 class Settings(NamedTuple):
-    """Targets as in scale.py; without, by ggml's rule: the extreme value at the lowest level."""
+    """``targets`` and ``target_levels`` as in scale.py; without targets, absmax: the extreme value at the lowest level."""
 
     targets: Floats
-    scan: Levels
+    target_levels: Levels
     levels: Levels
 
 
 @codec(Settings)
-def encode_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: Settings) -> None:
-    """Symbols: the codes, the sums of runs, the scale."""
+def encode_lanes(batch: int, tile: Tile, importance: Importance, symbols: IntTile, s: Settings) -> None:
+    """Encode Q8_K. Symbols: the codes, the sums of each 16, the bits of the float32 scale."""
     levels = s.levels
-    lift = normalize(tile, BLOCK, magnitude(extreme(tile, 0, BLOCK)))
+    exponent = normalize(tile, BLOCK, magnitude(extreme(tile, 0, BLOCK)))
     top = extreme(tile, 0, BLOCK)
     d = top / levels.lo
     if len(s.targets) > 0:
-        found = best_scale(tile, importance, 0, BLOCK, top, s.targets, 1, s.scan, levels)
-        new, old = squared_errors(tile, importance, 0, BLOCK, found, d, levels)
-        d = where(new < old, found, d)
+        searched_d = best_scale(tile, importance, 0, BLOCK, top, s.targets, 1, s.target_levels, levels)
+        error, absmax_error = squared_errors(tile, importance, 0, BLOCK, searched_d, d, levels)
+        d = where(error < absmax_error, searched_d, d)
     inverse = reciprocal(d)
     for run in range(BLOCK // RUN):
         total = splat_i32(0)
@@ -54,7 +54,7 @@ def encode_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: Settin
             total = total + code
             store(symbols, j, code)
         store(symbols, BLOCK + run, total)
-    store(symbols, BLOCK + BLOCK // RUN, bits(times_power(d, -lift)))
+    store(symbols, BLOCK + BLOCK // RUN, bits(times_power(d, -exponent)))
 
 
 _TARGETS = target_grid((-127, -120, 15), (120, 127, 14))
