@@ -1,18 +1,17 @@
 """Blocks of e2m1 floats (0, .5, 1, 1.5, 2, 3, 4, 6 and their negatives): MXFP4 and NVFP4.
 
-MXFP4 scales 32 weights by a power of two (e8m0): the few exponents that could be best are tried, by exact error.
-NVFP4 scales each 16 weights by an unsigned e4m3 float: its 126 values lie so close that the best of those from below
-half of the largest weight's on is the optimum in practice.
+MXFP4 scales 32 weights by a power of two (e8m0): the few exponents that can be best are tried, by squared error.
+NVFP4 scales each 16 weights by an unsigned e4m3 float, and tries those from less than half the one that the largest
+weight asks for to nearly twice it, which is the optimum in practice.
 
 As in ggml, levels are doubled (0, 1, 2, 3, 4, 6, 8, 12) and scales halved.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from gguflike.blocks.float4 import E2M1_DOUBLED
 from gguflike.kernels.encode.driver import Codec, block_encoder, codec, encode_blocks
@@ -29,6 +28,7 @@ from gguflike.kernels.encode.rounding import (
     weighted,
 )
 from gguflike.kernels.encode.scale import extreme
+from gguflike.kernels.encode.tiles import Array, Importance, Ints, IntTile, Tile
 from gguflike.kernels.engine.jit import lean
 from gguflike.kernels.vector.arrays import load, store
 from gguflike.kernels.vector.lanes import (
@@ -44,9 +44,8 @@ from gguflike.kernels.vector.lanes import (
     where,
 )
 from gguflike.kernels.vector.sizes import LANES
+from gguflike.kernels.vector.types import F32x16, I32x16
 
-Array = npt.NDArray[Any]
-Ints = npt.NDArray[np.int32]
 MX, NV, NV_SUB = 32, 64, 16
 MX_TOP = 252  # a larger exponent could decode to infinity
 NV_TOP = 126  # 127 is NaN
@@ -54,35 +53,37 @@ SIGN = 8
 
 
 class MXFP4(NamedTuple):
-    """``tries``: offsets from the plain rule's ``exponents``, one per block."""
+    """Settings of MXFP4: the absmax rule's ``exponents``, one per block, and which ``offsets`` from them to try."""
 
     exponents: Ints
-    tries: Ints
+    offsets: Ints
     levels: Levels
 
 
 class NVFP4(NamedTuple):
-    """``tries``: offsets from the code of largest / 6."""
+    """Settings of NVFP4: which ``offsets`` to try from the e4m3 code of a sixth of the largest magnitude."""
 
-    tries: Ints
+    offsets: Ints
     levels: Levels
 
 
 @lean
-def float4_error(tile: Any, importance: Any, first: int, count: int, d: Any, levels: Any) -> Any:
-    """Squared error with the levels nearest at (halved) scale ``d``."""
+def float4_error(
+    tile: Tile, importance: Importance, first: int, count: int, d: F32x16, levels: Levels
+) -> F32x16:  # fmt: skip
+    """sum w (|x| - d q)^2 with the levels q nearest at the (halved) scale ``d``."""
     inverse = reciprocal(d)
     total = splat(0.0)
     for j in range(first, first + count):
         size = magnitude(load(tile, j))
-        rest = size - d * nearest_level(size, inverse, levels)
-        total = fma(rest, weighted(importance, j, rest), total)
+        residual = size - d * nearest_level(size, inverse, levels)
+        total = fma(residual, weighted(importance, j, residual), total)
     return total
 
 
 @lean
-def store_codes(tile: Any, symbols: Any, first: int, count: int, d: Any, levels: Any) -> None:
-    """Codes at scale ``d``: three bits of magnitude, then the sign, zero without."""
+def store_codes(tile: Tile, symbols: IntTile, first: int, count: int, d: F32x16, levels: Levels) -> None:
+    """Store the codes at scale ``d``: three bits of magnitude, then the sign; zero has none."""
     inverse = reciprocal(d)
     for j in range(first, first + count):
         x = load(tile, j)
@@ -91,71 +92,71 @@ def store_codes(tile: Any, symbols: Any, first: int, count: int, d: Any, levels:
 
 
 @lean(forceinline=True)
-def clipped(value: Any, least: int, most: int) -> Any:
-    """Int lanes limited to least .. most."""
+def clamp(value: I32x16, least: int, most: int) -> I32x16:
+    """``value`` limited to least .. most."""
     low = where(value < least, splat_i32(least), value)
     return where(low > most, splat_i32(most), low)
 
 
 @codec(MXFP4)
-def mxfp4_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: MXFP4) -> None:
-    """Symbols: the codes, the exponent."""
+def mxfp4_lanes(batch: int, tile: Tile, importance: Importance, symbols: IntTile, s: MXFP4) -> None:
+    """Encode MXFP4. Symbols: the codes, the exponent (biased by 127)."""
     lift = normalize(tile, MX, magnitude(extreme(tile, 0, MX)))
     base = load(s.exponents, batch)
     best = base
-    d = power_of_two(clipped(base - 128 + lift, -126, 127))
-    error = float4_error(tile, importance, 0, MX, d, s.levels)
-    for t in range(len(s.tries)):
-        e = clipped(base + s.tries[t], 0, MX_TOP)
-        other = power_of_two(clipped(e - 128 + lift, -126, 127))
-        found = float4_error(tile, importance, 0, MX, other, s.levels)
-        better = found < error
-        best = where(better, e, best)
-        d = where(better, other, d)
-        error = minimum(found, error)
-    store_codes(tile, symbols, 0, MX, d, s.levels)
+    best_d = power_of_two(clamp(base - 128 + lift, -126, 127))
+    best_error = float4_error(tile, importance, 0, MX, best_d, s.levels)
+    for t in range(len(s.offsets)):
+        exponent = clamp(base + s.offsets[t], 0, MX_TOP)
+        d = power_of_two(clamp(exponent - 128 + lift, -126, 127))
+        error = float4_error(tile, importance, 0, MX, d, s.levels)
+        better = error < best_error
+        best = where(better, exponent, best)
+        best_d = where(better, d, best_d)
+        best_error = minimum(error, best_error)
+    store_codes(tile, symbols, 0, MX, best_d, s.levels)
     store(symbols, MX, best)
 
 
 @lean(forceinline=True)
-def e4m3_value(code: Any) -> Any:
-    """Value of an unsigned e4m3 code 0 .. 126 (bias 7; subnormals in steps of 2**-9), halved."""
+def e4m3_value(code: I32x16) -> F32x16:
+    """Half the value of an unsigned e4m3 code 0 .. 126 (bias 7; subnormals in steps of 2**-9)."""
     normal = from_bits((code + (119 << 3)) << 20)
     return where(code < 8, to_float(code) * np.float32(2.0**-10), normal)
 
 
 @lean(forceinline=True)
-def e4m3_code(value: Any) -> Any:
-    """The code whose value (not halved) is nearest to ``value`` >= 0, halves up; saturates."""
+def e4m3_code(value: F32x16) -> I32x16:
+    """The unsigned e4m3 code whose value (not halved) is nearest to ``value`` >= 0, halves up; saturates."""
     capped = minimum(value, splat(448.0))
     normal = ((bits(capped) + (1 << 19)) >> 20) - (120 << 3)
     small = to_int(fma(capped, splat(512.0), splat(0.5)))
-    return clipped(where(capped < np.float32(2.0**-6), small, normal), 0, NV_TOP)
+    return clamp(where(capped < np.float32(2.0**-6), small, normal), 0, NV_TOP)
 
 
 @codec(NVFP4)
-def nvfp4_lanes(batch: int, tile: Any, importance: Any, symbols: Any, s: NVFP4) -> None:
-    """Symbols: the codes, the codes of the scales."""
+def nvfp4_lanes(batch: int, tile: Tile, importance: Importance, symbols: IntTile, s: NVFP4) -> None:
+    """Encode NVFP4. Symbols: the codes, then the e4m3 codes of the sub-blocks' scales."""
     levels = s.levels
     clamp_tile(tile, NV, magnitude(extreme(tile, 0, NV)))
     for i in range(NV // NV_SUB):
         first = i * NV_SUB
         base = e4m3_code(magnitude(extreme(tile, first, NV_SUB)) / np.float32(6.0))
         best = base
-        error = float4_error(tile, importance, first, NV_SUB, e4m3_value(base), levels)
-        for t in range(len(s.tries)):
-            code = clipped(base + s.tries[t], 0, NV_TOP)
-            found = float4_error(tile, importance, first, NV_SUB, e4m3_value(code), levels)
-            best = where(found < error, code, best)
-            error = minimum(found, error)
+        best_error = float4_error(tile, importance, first, NV_SUB, e4m3_value(base), levels)
+        for t in range(len(s.offsets)):
+            code = clamp(base + s.offsets[t], 0, NV_TOP)
+            error = float4_error(tile, importance, first, NV_SUB, e4m3_value(code), levels)
+            best = where(error < best_error, code, best)
+            best_error = minimum(error, best_error)
         store_codes(tile, symbols, first, NV_SUB, e4m3_value(best), levels)
         store(symbols, NV + i, best)
 
 
-def plain_exponents(x: Array) -> Ints:
-    """Per block of 32, the e8m0 exponent of ggml's rule: floor(log2(largest)) - 2 + 127, and 0 for a zero block.
+def absmax_exponents(x: Array) -> Ints:
+    """The e8m0 exponents of ggml's rule, one per block of 32: floor(log2(largest)) - 2 + 127, and 0 for a zero block.
 
-    Padded to whole groups of blocks.
+    Padded to a multiple of 16 blocks by the last one.
     """
     largest = np.abs(x.reshape(-1, MX)).max(axis=1)
     with np.errstate(divide="ignore"):
@@ -166,22 +167,22 @@ def plain_exponents(x: Array) -> Ints:
 
 _LEVELS = codebook(E2M1_DOUBLED[:8])
 _MX = plan_packing([whole([MX]), planes(strided(MX, 2, 16), 4)])
-_MX_TRIES = np.array([1, -1, -2, -3], np.int32)
+_MX_OFFSETS = np.array([1, -1, -2, -3], np.int32)
 # Codes a factor of two apart differ by 8, and at twice the scale the levels are a subset of those at the scale itself.
 _NV_SEARCH = NVFP4(np.array([*range(1, 8), *range(-1, -12, -1)], np.int32), _LEVELS)
 
 
 def encode_mxfp4(x: Array, out: Array, importance: Array | None, method: str, threads: int | None = None) -> None:
-    """``absmax`` is ggml's rule: the largest weight is 4 to 8 times the scale, where 6 is the last level."""
-    tries = _MX_TRIES[:0] if method == "absmax" else _MX_TRIES
-    encode_blocks(x, importance, out, MX, Codec(MXFP4(plain_exponents(x), tries, _LEVELS), MX + 1, _MX), threads)
+    """Encode MXFP4. The absmax rule is ggml's: the largest weight is 4 to 8 times the scale; the last level is 6."""
+    offsets = _MX_OFFSETS[:0] if method == "absmax" else _MX_OFFSETS
+    encode_blocks(x, importance, out, MX, Codec(MXFP4(absmax_exponents(x), offsets, _LEVELS), MX + 1, _MX), threads)
 
 
-# The textbook rule is ggml's: the scale nearest to a sixth of the largest weight.
+# The absmax rule is ggml's: the scale nearest to a sixth of the largest weight.
 encode_nvfp4 = block_encoder(
     NV,
     NV + 4,
     [whole(range(NV, NV + 4)), planes(strided(NV, 2, 8), 4)],
     _NV_SEARCH,
-    absmax=_NV_SEARCH._replace(tries=_NV_SEARCH.tries[:0]),
+    absmax=_NV_SEARCH._replace(offsets=_NV_SEARCH.offsets[:0]),
 )

@@ -1,37 +1,34 @@
 """Types that store each weight on its own: F32, F16, BF16, F64 and the integers. Rounding is to nearest, ties to even.
 
-``absmax`` is the plain conversion, as numpy and gguf do it. ``search``, the default, differs where a value is beyond
+Method "absmax" is the plain conversion, as numpy and gguf do it. "search", the default, differs where a value is beyond
 the type's range: it takes the type's largest value instead of infinity, which is nearer and finite.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from gguflike.kernels.encode.driver import Encode
+from gguflike.kernels.encode.tiles import Array, Floats
 from gguflike.kernels.engine.jit import jit
 from gguflike.kernels.engine.threads import run_rows
 from gguflike.kernels.vector.lanes import f32_to_f16
 
-Array = npt.NDArray[Any]
 _BF16_MAX = np.array([0x7F7F0000], np.uint32).view(np.float32)[0]
 _F16_MAX = np.float32(65504.0)
 
 
 @jit
-def to_f16(start: int, stop: int, x: Any, out: Any, limit: Any) -> None:
-    """Rows of float32 to the bits of float16, after clamping to +-limit."""
+def to_f16(start: int, stop: int, x: Floats, out: Array, limit: np.float32) -> None:
+    """Round rows ``start .. stop - 1``, clamped to +-limit, to float16: its bits go to ``out``, uint16."""
     for r in range(start, stop):
         for c in range(x.shape[1]):
             out[r, c] = f32_to_f16(min(max(x[r, c], -limit), limit))
 
 
 @jit
-def to_bf16(start: int, stop: int, x: Any, out: Any, limit: Any) -> None:
-    """Rows of float32 to the upper half of their bits, after clamping to +-limit."""
+def to_bf16(start: int, stop: int, x: Floats, out: Array, limit: np.float32) -> None:
+    """Round rows ``start .. stop - 1``, clamped to +-limit, to the upper half of their bits: into ``out``, uint16."""
     for r in range(start, stop):
         for c in range(x.shape[1]):
             raw = np.float32(min(max(x[r, c], -limit), limit)).view(np.uint32)
@@ -39,24 +36,24 @@ def to_bf16(start: int, stop: int, x: Any, out: Any, limit: Any) -> None:
 
 
 def encode_f16(x: Array, out: Array, importance: Array | None, method: str, threads: int | None = None) -> None:
-    """float16, saturating at 65504 unless ``method`` is "absmax"."""
+    """Round to float16, saturating at 65504 unless ``method`` is "absmax"."""
     limit = np.float32(np.inf) if method == "absmax" else _F16_MAX
     run_rows(to_f16, len(x), x, out.view(np.uint16), limit, threads=threads)
 
 
 def encode_bf16(x: Array, out: Array, importance: Array | None, method: str, threads: int | None = None) -> None:
-    """bfloat16, saturating at its largest value unless ``method`` is "absmax"."""
+    """Round to bfloat16, saturating at its largest value unless ``method`` is "absmax"."""
     limit = np.float32(np.inf) if method == "absmax" else _BF16_MAX
     run_rows(to_bf16, len(x), x, out.view(np.uint16), limit, threads=threads)
 
 
 def encode_f32(x: Array, out: Array, importance: Array | None, method: str, threads: int | None = None) -> None:
-    """A copy."""
+    """Copy."""
     np.copyto(out.view("<f4"), x)
 
 
 def encode_f64(x: Array, out: Array, importance: Array | None, method: str, threads: int | None = None) -> None:
-    """Exact widening."""
+    """Widen to float64, which is exact."""
     np.copyto(out.view("<f8"), x)
 
 

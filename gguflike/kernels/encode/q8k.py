@@ -28,7 +28,7 @@ BLOCK, RUN = 256, 16
 
 
 class Settings(NamedTuple):
-    """``targets`` and ``target_levels`` as in scale.py; without targets, absmax: the extreme value at the lowest level."""
+    """Settings as in scale.py; without ``targets`` the absmax rule: the extreme value at the lowest level."""
 
     targets: Floats
     target_levels: Levels
