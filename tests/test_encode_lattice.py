@@ -12,7 +12,7 @@ import pytest
 
 from gguflike import quantize
 from gguflike.blocks import FORMATS, codebooks
-from gguflike.kernels.encode.lattice import fields as lattice_layout
+from gguflike.kernels.encode.lattice import fields as bit_fields
 from gguflike.kernels.encode.lattice.codebook import DIGITS, NUMBER_BIT, halve
 from gguflike.kernels.encode.lattice.codec import LATTICES
 from gguflike.kernels.vector.sizes import I16_LANES, LANES
@@ -89,7 +89,7 @@ def test_error_is_clearly_below_ggml(name: str, rows: Floats, importance: Floats
 
 
 @pytest.mark.parametrize("name", LATTICES)
-def test_error_is_never_above_ggml_or_the_plain_rule(name: str, heavy: Floats, importance: Floats) -> None:
+def test_error_is_never_above_ggml_or_absmax(name: str, heavy: Floats, importance: Floats) -> None:
     for weights, theirs in ((None, GGML[name][2]), (importance, GGML[name][3])):
         ours = rmse(heavy, encode(heavy, name, importance=weights), weights)
         assert ours <= rmse(heavy, encode(heavy, name, importance=weights, method="absmax"), weights)
@@ -97,7 +97,7 @@ def test_error_is_never_above_ggml_or_the_plain_rule(name: str, heavy: Floats, i
 
 
 def assert_never_worse(x: Floats, name: str) -> Floats:
-    """Finite, and no block of the search has a larger error than the plain rule's; returns what was decoded."""
+    """Finite, and no block of the search has a larger error than by absmax; returns what was decoded."""
     ours, plain = encode(x, name), encode(x, name, method="absmax")
     assert np.isfinite(ours).all()
     assert np.isfinite(plain).all()
@@ -159,9 +159,9 @@ def test_same_bytes_at_any_thread_count(name: str, importance: Floats, monkeypat
 
 @pytest.mark.parametrize("name", ["IQ2_S", "IQ3_S", "IQ1_M"])
 def test_points_are_the_nearest(name: str, rows: Floats, importance: Floats) -> None:
-    """No other codebook point (and shift) is nearer at the scales that were chosen (types with free signs).
+    """No other codebook point (and delta) is nearer at the scales that were chosen (types with free signs).
 
-    But for what rounding scores to 1/30000 costs, and the shortcuts of lattice_near.py for IQ1.
+    But for what rounding scores to 1/30000 costs, and the shortcuts of repair.py for IQ1.
     """
     lattice = LATTICES[name]
     grid = lattice.grid().astype(np.float64)
@@ -170,12 +170,12 @@ def test_points_are_the_nearest(name: str, rows: Floats, importance: Floats) -> 
         y = encode(rows, name, importance=importance, method=method)
         x, w = rows.astype(np.float64).reshape(-1, dim), np.tile(importance, 4).reshape(-1, dim)
         chosen = (w * (x - y.reshape(-1, dim)) ** 2).sum(axis=1)
-        candidates = np.concatenate([grid + shift for shift in lattice.shifts])
+        candidates = np.concatenate([grid + delta for delta in lattice.deltas])
         d = lattice.factor * scales(quantize(rows, name, importance=importance, method=method, threads=1), name, dim)
-        if lattice.shifts == (0.0,):
+        if lattice.deltas == (0.0,):
             x = np.abs(x)
         best = (w[:, None] * (x[:, None] - d[:, None, None] * candidates) ** 2).sum(axis=2).min(axis=1)
-        # The search may keep points of a neighbouring scale that are as good for the sub-block; the plain rule not.
+        # The search may keep points of a neighbouring scale that are as good for the sub-block; absmax may not.
         tolerance = 0.02 if method == "search" else 0.005 if name == "IQ1_M" else 1e-4
         assert chosen.sum() <= best.sum() * (1 + tolerance)
 
@@ -245,25 +245,25 @@ def test_moves_lead_to_points() -> None:
 
 @pytest.mark.parametrize("name", LATTICES)
 def test_quads_hold_the_bits_of_their_fields(name: str) -> None:
-    symbols = lattice_layout.Symbols(LATTICES[name].grid().shape[1], LATTICES[name].size)
+    symbols = bit_fields.Symbols(LATTICES[name].grid().shape[1], LATTICES[name].size)
     fields = LATTICES[name].fields(symbols)
-    drawn, quads = lattice_layout.draw_quads(fields, symbols.vectors)
+    joined, quads = bit_fields.join_quads(fields, symbols.vectors)
     values = np.random.default_rng(8).integers(0, 1 << 31, symbols.vectors * LANES).tolist()
     for vector, right, width in quads.tolist():
         cut = [value >> right & (1 << width) - 1 for value in values[vector * LANES : (vector + 2) * LANES]]
         values += [sum(cut[4 * i + j] << width * j for j in range(4)) for i in range(8)] + [0] * 8
 
-    def packed(fields: list[lattice_layout.Field]) -> int:
+    def packed(fields: list[bit_fields.Field]) -> int:
         whole, bit = 0, 0
         for symbol, right, width in fields:
             whole |= (values[symbol] >> right & (1 << width) - 1) << bit
             bit += width
         return whole
 
-    assert len(drawn) < len(fields)
-    assert packed(drawn) == packed(fields)
+    assert len(joined) < len(fields)
+    assert packed(joined) == packed(fields)
 
 
-def test_a_layout_fills_its_block() -> None:
+def test_fields_fill_their_block() -> None:
     with pytest.raises(ValueError, match="16 bits"):
-        lattice_layout.layout([(0, 0, 16)], 4)
+        bit_fields.plan_bits([(0, 0, 16)], 4)

@@ -1,4 +1,4 @@
-"""The parts of the lattice encoders one by one: points from moved levels against all points, and int16 lanes."""
+"""The parts of the lattice encoders one by one: repaired points against all points, and int16 lanes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from gguflike import quantize
 from gguflike.blocks import codebooks
-from gguflike.kernels.encode.lattice import repair as steps
+from gguflike.kernels.encode.lattice import repair
 from gguflike.kernels.encode.lattice.bound import least_error
 from gguflike.kernels.encode.lattice.codebook import DIGITS, NUMBER_BIT, halve
 from gguflike.kernels.engine.jit import jit
@@ -35,18 +35,18 @@ W, SCALE = 16, 32  # vectors of ``f``; the weights of 32 octets come first, then
 
 
 @jit
-def moved_levels(book: Any, t: int, f: Any, h: Any) -> None:
-    at = steps.trial_at(I16_LANES, 0)
-    steps.take_shares(f, W, h, I16_LANES)
-    steps.take_values(book.levels, f, 0, (load(f, SCALE), load(f, SCALE + 1)), h, I16_LANES)
-    steps.take_levels(book.levels, t, h, I16_LANES, at)
-    steps.find_ways(book, h, at)
-    steps.take_way(h, at)
-    store_i16(h, 0, load_i16(h, at + steps.NUMBER))
+def repaired(book: Any, t: int, f: Any, h: Any) -> None:
+    trial = repair.trial_at(I16_LANES, 0)
+    repair.load_importance(f, W, h, I16_LANES)
+    repair.load_values(book.levels, f, 0, (load(f, SCALE), load(f, SCALE + 1)), h, I16_LANES)
+    repair.round_to_levels(book.levels, t, h, I16_LANES, trial)
+    repair.find_repairs(book, h, trial)
+    repair.apply_repair(h, trial)
+    store_i16(h, 0, load_i16(h, trial + repair.NUMBER))
 
 
 @pytest.mark.parametrize("t", [0, 1])
-def test_moved_levels_are_nearly_always_the_best_point(t: int) -> None:
+def test_repaired_points_are_nearly_always_the_best(t: int) -> None:
     grid = codebooks.iq1()
     book = halve(grid, (DELTA, -DELTA))
     points = grid + np.array([DELTA, -DELTA])[t]
@@ -54,11 +54,11 @@ def test_moved_levels_are_nearly_always_the_best_point(t: int) -> None:
     best = np.empty((20, I16_LANES))
     found = np.empty((20, I16_LANES))
     for i in range(len(best)):
-        f, h = np.zeros((SCALE + 2) * LANES, np.float32), np.zeros(I16_LANES + steps.elements(1), np.int16)
+        f, h = np.zeros((SCALE + 2) * LANES, np.float32), np.zeros(I16_LANES + repair.trial_elements(1), np.int16)
         y, w = rng.standard_normal((I16_LANES, 8)), rng.random((I16_LANES, 8)) + 0.05
         scale = 0.5 + rng.random(I16_LANES)
         f[:] = np.concatenate([*(np.concatenate(np.split(a.T, 2, axis=1)).ravel() for a in (y, w)), scale])
-        moved_levels(book, t, f, h)
+        repaired(book, t, f, h)
         errors = (w[:, None] * (y[:, None] - scale[:, None, None] * points) ** 2).sum(axis=2)
         words = book.words[h[:I16_LANES]]
         assert (words >= 0).all()
@@ -74,10 +74,10 @@ def test_far_weights_take_their_sides() -> None:
     book = halve(codebooks.iq1(), (DELTA, -DELTA))
     signs = np.where(np.random.default_rng(15).random((8, I16_LANES)) < 0.5, -1, 1)
     for far, scale in ((1e4, 1.0), (1.0, 1e-12), (1.0, 1e-38)):
-        f, h = np.ones((SCALE + 2) * LANES, np.float32), np.zeros(I16_LANES + steps.elements(1), np.int16)
+        f, h = np.ones((SCALE + 2) * LANES, np.float32), np.zeros(I16_LANES + repair.trial_elements(1), np.int16)
         f[: W * LANES] = np.concatenate(np.split(far * signs, 2, axis=1)).ravel()
         f[SCALE * LANES :] = scale
-        moved_levels(book, 0, f, h)
+        repaired(book, 0, f, h)
         nearest = 3 ** np.arange(8) @ (signs + 1)
         is_point = book.words[nearest] >= 0
         np.testing.assert_array_equal(h[:I16_LANES][is_point], nearest[is_point])
@@ -92,8 +92,8 @@ def bound(book: Any, t: int, f: Any) -> None:
 @pytest.mark.parametrize(("name", "t"), [("iq1", 0), ("iq1", 1), ("iq2_s", 0)])
 def test_no_point_is_better_than_the_bound(name: str, t: int) -> None:
     grid = getattr(codebooks, name)()
-    shifts = (DELTA, -DELTA) if name == "iq1" else (0.0,)
-    book, points = halve(grid, shifts), grid + shifts[t]
+    deltas = (DELTA, -DELTA) if name == "iq1" else (0.0,)
+    book, points = halve(grid, deltas), grid + deltas[t]
     largest = np.abs(points).max()
     rng = np.random.default_rng(14)
     ratios = []
@@ -111,8 +111,8 @@ def test_no_point_is_better_than_the_bound(name: str, t: int) -> None:
     assert np.mean(ratios) > 0.75
 
 
-def test_rough_points_cost_little() -> None:
-    """IQ2_S without importance samples rough points; where it is given, though equal, it searches for the best."""
+def test_approximate_points_cost_little() -> None:
+    """IQ2_S without importance approximates the points of its candidates; with it, though equal, it finds the best."""
     x = np.random.default_rng(5).standard_normal((8, 1024)).astype(np.float32)
 
     def error(importance: npt.NDArray[np.float32] | None) -> float:

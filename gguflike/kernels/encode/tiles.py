@@ -1,4 +1,4 @@
-"""Names of the arrays that encoders work on. Those of single vectors are in vector/types.py.
+"""Names of the types that encoders work on, besides those of vector/types.py.
 
 A *tile* is a flat array of vectors: its row j is elements ``16 j .. 16 j + 15``, one lane per block (vector/lanes.py).
 """
@@ -17,3 +17,4 @@ Tile: TypeAlias = npt.NDArray[np.float32]
 IntTile: TypeAlias = npt.NDArray[np.int32]
 ShortTile: TypeAlias = npt.NDArray[np.int16]
 Importance: TypeAlias = Tile | None  # one row per weight, as a share of the largest in the block; None: all count 1
+F32: TypeAlias = Any  # in kernels: one float32, as functions of vectors return it

@@ -1,8 +1,8 @@
 """Where the numbers of a block go: bit fields from the lowest bit up, for each block type with a lattice codebook.
 
-A field is (symbol, right shift, width in bits). Symbols are elements of the tile that ``lattice_rows.write_symbols``
-fills; ``Symbols`` names them in the order of the weights. Fields of four consecutive octets or sub-blocks that follow
-each other in the block are drawn together by vectors before any bit is written: a quad is one field.
+A field is (symbol, right shift, width in bits). Symbols are elements of the int32 tile that ``search.write_symbols``
+fills; ``Symbols`` names them in the order of the weights. A *quad*, four fields of consecutive octets or sub-blocks
+that follow each other in the block, is joined to one symbol by vectors before any bit is written.
 """
 
 from __future__ import annotations
@@ -12,31 +12,34 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels.encode.lattice.block import OCTETS, SUPER
+from gguflike.kernels.encode.lattice.scratch import OCTETS, SUPER
+from gguflike.kernels.encode.tiles import Ints
 from gguflike.kernels.vector.sizes import LANES
 
 Field = tuple[int, int, int]
 
 
 class Symbols:
-    """Numbers of the symbols of a block with points of ``dim`` weights and sub-blocks of ``size`` weights."""
+    """The symbols of a block with points of ``dim`` weights and sub-blocks of ``size``: elements of the tile."""
 
     def __init__(self, dim: int, size: int) -> None:
-        parts, columns = 8 // dim, SUPER // dim // LANES
-        column = [group // parts // LANES * parts + group % parts for group in range(SUPER // dim)]
-        place = [c * LANES + group // parts % LANES for group, c in enumerate(column)]
-        self.point: Sequence[int] = place  # with the shift above the point's number, bit 11
+        per_octet, columns = 8 // dim, SUPER // dim // LANES
+        column = [point // per_octet // LANES * per_octet + point % per_octet for point in range(SUPER // dim)]
+        place = [c * LANES + point // per_octet % LANES for point, c in enumerate(column)]
+        self.point: Sequence[int] = place  # the number of the point, and in bit 11 its delta
         self.signs: Sequence[int] = range(columns * LANES, columns * LANES + OCTETS)
         self.k: Sequence[int] = range((columns + 2) * LANES, (columns + 2) * LANES + SUPER // size)
         self.d: int = (columns + 3) * LANES
-        self.vectors: int = columns + 4  # quads follow
+        self.vectors: int = columns + 4  # rows of the tile; quads follow
 
 
 def _each(symbols: Iterable[int], width: int, right: int = 0) -> list[Field]:
+    """A field of ``width`` bits of each symbol, from bit ``right`` on."""
     return [(symbol, right, width) for symbol in symbols]
 
 
 def iq2_xxs(s: Symbols) -> list[Field]:
+    """The fields of IQ2_XXS."""
     fields = [(s.d, 0, 16)]
     for b in range(8):
         points, signs = s.point[4 * b : 4 * b + 4], s.signs[4 * b : 4 * b + 4]
@@ -45,15 +48,18 @@ def iq2_xxs(s: Symbols) -> list[Field]:
 
 
 def iq2_xs(s: Symbols) -> list[Field]:
+    """The fields of IQ2_XS."""
     words = [field for g in range(32) for field in ((s.point[g], 0, 9), (s.signs[g], 0, 7))]
     return [(s.d, 0, 16), *words, *_each(s.k, 4)]
 
 
 def iq2_s(s: Symbols) -> list[Field]:
+    """The fields of IQ2_S."""
     return [(s.d, 0, 16), *_each(s.point, 8), *_each(s.signs, 8), *_each(s.point, 2, 8), *_each(s.k, 4)]
 
 
 def iq3_xxs(s: Symbols) -> list[Field]:
+    """The fields of IQ3_XXS."""
     fields = [(s.d, 0, 16), *_each(s.point, 8)]
     for b in range(8):
         fields += [*_each(s.signs[4 * b : 4 * b + 4], 7), (s.k[b], 0, 4)]
@@ -61,10 +67,12 @@ def iq3_xxs(s: Symbols) -> list[Field]:
 
 
 def iq3_s(s: Symbols) -> list[Field]:
+    """The fields of IQ3_S."""
     return [(s.d, 0, 16), *_each(s.point, 8), *_each(s.point, 1, 8), *_each(s.signs, 8), *_each(s.k, 4)]
 
 
 def iq1_s(s: Symbols) -> list[Field]:
+    """The fields of IQ1_S."""
     fields = [(s.d, 0, 16), *_each(s.point, 8)]
     for b in range(8):
         fields += [*_each(s.point[4 * b : 4 * b + 4], 3, 8), (s.k[b], 0, 3), (s.point[4 * b], 11, 1)]
@@ -72,40 +80,43 @@ def iq1_s(s: Symbols) -> list[Field]:
 
 
 def iq1_m(s: Symbols) -> list[Field]:
+    """The fields of IQ1_M."""
     fields = [*_each(s.point, 8), *_each(s.point, 4, 8)]
     for i in range(4):
         fields += [*_each(s.k[4 * i : 4 * i + 4], 3), (s.d, 4 * i, 4)]
     return fields
 
 
-def draw_quads(fields: list[Field], vectors: int) -> tuple[list[Field], npt.NDArray[np.int32]]:
-    """Fields with quads for runs of four, and the quads as int32 (n, 3): vector of symbols, right shift, width of each.
+def join_quads(fields: list[Field], vectors: int) -> tuple[list[Field], Ints]:
+    """Replace fields by quads where four make one; returns (fields, kinds of quads).
 
-    Quads of this vector and the next stand in the first eight lanes of the vectors from number ``vectors`` on.
+    The kinds, int32 (n, 3), are (row of symbols, right shift, width of each): the quads of that row and the next, eight
+    of them, stand in the first lanes of row ``vectors`` + their kind's index.
     """
-    drawn: list[Field] = []
-    quads: list[tuple[int, int, int]] = []
+    joined: list[Field] = []
+    kinds: list[tuple[int, int, int]] = []
     while fields:
         symbol, right, width = fields[0]
         run = [(symbol + i, right, width) for i in range(4)]
         if symbol % 4 == 0 and width <= 8 and fields[:4] == run:
             pair, octet = divmod(symbol, 2 * LANES)
-            quad = (2 * pair, right, width)
-            if quad not in quads:
-                quads.append(quad)
-            drawn.append(((vectors + quads.index(quad)) * LANES + octet // 4, 0, 4 * width))
+            kind = (2 * pair, right, width)
+            if kind not in kinds:
+                kinds.append(kind)
+            joined.append(((vectors + kinds.index(kind)) * LANES + octet // 4, 0, 4 * width))
             fields = fields[4:]
         else:
-            drawn.append(fields[0])
+            joined.append(fields[0])
             fields = fields[1:]
-    return drawn, np.array(quads, np.int32).reshape(-1, 3)
+    return joined, np.array(kinds, np.int32).reshape(-1, 3)
 
 
-def layout(fields: list[Field], block_bytes: int) -> npt.NDArray[np.uint32]:
-    """The fields as an array (n, 6): symbol, right shift, mask, then where their bits go: left shift, byte of the block
-    (of the last 4 at most), and by how much what is held moves right after the field.
+def plan_bits(fields: list[Field], block_bytes: int) -> npt.NDArray[np.uint32]:
+    """The fields as uint32 (n, 6) for ``search.write_bits``.
 
-    ValueError unless they fill a block.
+    Each row is symbol, right shift, mask; then the left shift of the field in the bits held, the byte of the block that
+    these begin at (of the last 4 at most), and by how much they move right after the field. ValueError unless the
+    fields fill a block.
     """
     if sum(width for _, _, width in fields) != 8 * block_bytes:
         raise ValueError(f"fields hold {sum(width for _, _, width in fields)} bits, the block {8 * block_bytes}")

@@ -1,18 +1,19 @@
-"""The scales of a super-block: which to sample, and the d and k that are best for the points found.
+"""The scales of a super-block: which to try, and the d and k that are best for the points found.
 
-For fixed points the error of a sub-block is a parabola in its scale, so all k and all samples compete at every d tried.
-``Shape``, ``Places`` and the scratch memory ``f``, ``n`` are those of block.py. Scales inside are relative to
-the block's largest magnitude; d itself is a float32 that float16 holds exactly.
+A candidate's error is a parabola in the scale (block.py), so all k and all candidates compete at every d tried. *Gain*
+is by how much points at a scale lower the squared error of zeros: s (dot - s norm). Scales inside are relative to the
+block's largest magnitude (``largest``); a *step* is such a scale for d alone, so that sub-blocks' scales are step *
+(2 k + 1). d itself is a float32 that float16 holds exactly.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from gguflike.kernels.encode.lattice.block import OCTETS, Effort, Places, Shape, add_octets
+from gguflike.kernels.encode.lattice.block import sum_sub_blocks
+from gguflike.kernels.encode.lattice.scratch import OCTETS, Scratch, Search, Shape
 from gguflike.kernels.encode.rounding import F16_MIN, round_to_f16
+from gguflike.kernels.encode.tiles import F32, Floats, IntTile, Tile
 from gguflike.kernels.engine.jit import lean
 from gguflike.kernels.vector.arrays import gather, load, load_splat, store
 from gguflike.kernels.vector.lanes import (
@@ -32,113 +33,120 @@ from gguflike.kernels.vector.lanes import (
     where,
 )
 from gguflike.kernels.vector.sizes import LANES
+from gguflike.kernels.vector.types import F32x16
 
 _HUGE = np.float32(1e10)  # relative scales above this are equally useless, and their squares stay finite
 
 
 @lean
-def _stored(step: Any, shape: Shape, largest: float) -> Any:
-    """The float16 values nearest to relative scale steps, finite and above zero."""
+def _stored_d(step: F32x16, shape: Shape, largest: float) -> F32x16:
+    """The float16 values d nearest to steps, finite and above zero."""
     return maximum(round_to_f16(step * splat(largest) / splat(np.float32(shape.factor))), splat(F16_MIN))
 
 
 @lean
-def _relative(d: Any, shape: Shape, largest: float) -> Any:
-    """The scale step that a float16 d amounts to."""
+def _step_of(d: F32x16, shape: Shape, largest: float) -> F32x16:
+    """The step that a float16 d amounts to."""
     return minimum(d * np.float32(shape.factor) / splat(largest), splat(_HUGE))
 
 
 @lean(forceinline=True)
-def first_scales(shape: Shape, effort: Effort, at: Places, f: Any, n: Any, largest: float) -> Any:
-    """Sample scales: the ladder of each sub-block, then the plain rule's. Picks the latter; returns its d.
+def first_scales(shape: Shape, search: Search, at: Scratch, floats: Tile, ints: IntTile, largest: float) -> F32:
+    """Set the scales of the candidates: those of ``search``, then the absmax rule's. Chooses the latter; returns its d.
 
-    Plain rule: d lets the largest magnitude of the block meet the largest coordinate of a point at the largest k; each
-    k is the nearest to what does the same for its sub-block.
+    Absmax rule: d lets the largest magnitude of the block meet the largest coordinate of a point at the largest k; each
+    k is the nearest to what does the same for its sub-block. Others are relative to sqrt(sum w y^2 / sum w).
     """
-    d = _stored(splat(np.float32(1 / (shape.largest * (2 * shape.top + 1)))), shape, largest)
-    step = _relative(d, shape, largest)
-    energy = add_octets(shape, load(f, at.octets), load(f, at.octets + 1))
-    mass = add_octets(shape, load(f, at.octets + 2), load(f, at.octets + 3))
-    root = sqrt(energy / where(mass > np.float32(0), mass, splat(np.float32(1))))
-    for m in range(len(effort.ladder)):
-        store(f, at.scale + m, maximum(root * effort.ladder[m], step))
-    plain = len(effort.ladder) + 2 * effort.again
-    low, high = load(f, at.octets + 4), load(f, at.octets + 5)
-    peak = maximum(evens(low, high), odds(low, high))
-    if shape.log_unit == 2:
+    d = _stored_d(splat(np.float32(1 / (shape.max_coordinate * (2 * shape.max_k + 1)))), shape, largest)
+    step = _step_of(d, shape, largest)
+    sum_wyy = sum_sub_blocks(shape, load(floats, at.octet_sums), load(floats, at.octet_sums + 1))
+    sum_w = sum_sub_blocks(shape, load(floats, at.octet_sums + 2), load(floats, at.octet_sums + 3))
+    root_mean_square = sqrt(sum_wyy / where(sum_w > np.float32(0), sum_w, splat(np.float32(1))))
+    for m in range(len(search.scales)):
+        store(floats, at.scale + m, maximum(root_mean_square * search.scales[m], step))
+    absmax = len(search.scales) + 2 * search.resample
+    peak0, peak1 = load(floats, at.octet_sums + 4), load(floats, at.octet_sums + 5)
+    peak = maximum(evens(peak0, peak1), odds(peak0, peak1))
+    if shape.log_octets == 2:
         peak = maximum(evens(peak, peak), odds(peak, peak))
-    k = minimum(peak / (step * np.float32(2 * shape.largest)), splat(np.float32(shape.top)))
-    store(n, at.pick, to_int(k))
-    store(n, at.pick + 1, splat_i32(plain))
+    k = minimum(peak / (step * np.float32(2 * shape.max_coordinate)), splat(np.float32(shape.max_k)))
+    store(ints, at.choice, to_int(k))
+    store(ints, at.choice + 1, splat_i32(absmax))
     k = to_float(to_int(k))
-    store(f, at.scale + plain, (k + k + np.float32(1)) * step)
+    store(floats, at.scale + absmax, (k + k + np.float32(1)) * step)
     return reduce_max(d)
 
 
 @lean
-def _best_k(ideal: Any, quarter: Any, top: int) -> Any:
-    """The k whose scale is nearest to half of ``ideal`` (not negative); ``quarter`` = 1 / (4 step)."""
-    return truncate(minimum(ideal * quarter, splat(np.float32(top))))
+def _best_k(ideal: F32x16, quarter: F32x16, max_k: int) -> F32x16:
+    """The k for which step * (2 k + 1) is nearest to ``ideal`` / 2 >= 0, as float32; ``quarter`` = 1 / (4 step)."""
+    return truncate(minimum(ideal * quarter, splat(np.float32(max_k))))
 
 
 @lean(forceinline=True)
-def choose(shape: Shape, at: Places, f: Any, n: Any, d: float, largest: float, samples: int) -> None:
-    """Best k and sample of every sub-block at a given d, into ``pick``."""
-    step = _relative(splat(d), shape, largest)
+def choose(shape: Shape, at: Scratch, floats: Tile, ints: IntTile, d: float, largest: float, candidates: int) -> None:
+    """Choose the k and the candidate of largest gain for every sub-block at a given d."""
+    step = _step_of(splat(d), shape, largest)
     quarter = np.float32(0.25) / step
     best = splat(np.float32(-np.inf))
     best_k = best
     best_m = splat_i32(0)
-    for m in range(samples):
-        k = _best_k(load(f, at.ideal + m), quarter, shape.top)
+    for m in range(candidates):
+        k = _best_k(load(floats, at.ideal + m), quarter, shape.max_k)
         scale = fma(k, step + step, step)
-        gain = scale * fma(-scale, load(f, at.norm + m), load(f, at.dot + m))
+        gain = scale * fma(-scale, load(floats, at.norm + m), load(floats, at.dot + m))
         better = gain > best
         best, best_k = where(better, gain, best), where(better, k, best_k)
         best_m = where(better, splat_i32(m), best_m)
-    store(n, at.pick, to_int(best_k))
-    store(n, at.pick + 1, best_m)
+    store(ints, at.choice, to_int(best_k))
+    store(ints, at.choice + 1, best_m)
 
 
 @lean
-def _reach(at: Places, f: Any, samples: int) -> Any:
-    """The largest of the sub-blocks' best scales."""
-    reach = splat(np.float32(0))
-    best = reach
-    for m in range(samples):
-        ideal = load(f, at.ideal + m)
-        gain = load(f, at.dot + m) * ideal
-        reach, best = where(gain > best, ideal, reach), maximum(gain, best)
-    return reduce_max(reach) * np.float32(0.5)
+def _largest_scale(at: Scratch, floats: Tile, candidates: int) -> F32:
+    """The largest of the sub-blocks' best scales, each at the candidate of largest gain."""
+    scale = splat(np.float32(0))
+    best = scale
+    for m in range(candidates):
+        ideal = load(floats, at.ideal + m)
+        gain = load(floats, at.dot + m) * ideal
+        scale, best = where(gain > best, ideal, scale), maximum(gain, best)
+    return reduce_max(scale) * np.float32(0.5)
+
+
+@lean(forceinline=True)
+def _best_gains(shape: Shape, at: Scratch, floats: Tile, candidates: int, sub_block: int, step: F32x16) -> F32x16:
+    """The largest gain of a sub-block over its candidates and all k, at a step per lane."""
+    quarter = np.float32(0.25) / step
+    best = splat(np.float32(-np.inf))
+    for place in range(sub_block, sub_block + candidates * LANES, LANES):
+        k = _best_k(load_splat(floats, place + at.ideal * LANES), quarter, shape.max_k)
+        scale = fma(k, step + step, step)
+        norm, dot = load_splat(floats, place + at.norm * LANES), load_splat(floats, place + at.dot * LANES)
+        best = maximum(scale * fma(-scale, norm, dot), best)
+    return best
 
 
 @lean
-def search_d(shape: Shape, spread: Any, at: Places, f: Any, largest: float, start: float, samples: int) -> Any:
-    """The best d for the samples taken, one candidate per lane; ``start`` stands in for the first.
+def search_d(
+    shape: Shape, d_grid: Floats, at: Scratch, floats: Tile, largest: float, first: float, candidates: int
+) -> tuple[F32, F32]:
+    """The d of largest gain over the block, and that gain; twice 0 where zeros are best. One d per lane is tried.
 
-    ``spread``: candidates, relative to the d that just holds the largest sub-block scale; a multiple of 16 of them.
-    Returns it, and how much better it is than zeros; twice 0 if none is.
+    ``d_grid`` holds the d to try, a multiple of 16 of them, relative to the d at which max_k just reaches the largest
+    sub-block's best scale; ``first`` stands in for its first.
     """
-    base = _reach(at, f, samples) / np.float32(2 * shape.top + 1)
+    largest_step = _largest_scale(at, floats, candidates) / np.float32(2 * shape.max_k + 1)
     best_gain, best_d = np.float32(0), np.float32(0)
-    for c in range(len(spread) // LANES):
-        store(f, at.tries, _stored(load(spread, c) * base, shape, largest))
-        if c == 0:
-            f[at.tries * LANES] = start
-        d = load(f, at.tries)
-        step = _relative(d, shape, largest)
-        quarter = np.float32(0.25) / step
+    for row in range(len(d_grid) // LANES):
+        store(floats, at.d_candidates, _stored_d(load(d_grid, row) * largest_step, shape, largest))
+        if row == 0:
+            floats[at.d_candidates * LANES] = first
+        d = load(floats, at.d_candidates)
+        step = _step_of(d, shape, largest)
         gains = splat(np.float32(0))
-        for b in range(OCTETS >> shape.log_unit):
-            best = splat(np.float32(-np.inf))
-            for place in range(b, b + samples * LANES, LANES):
-                k = _best_k(load_splat(f, place + at.ideal * LANES), quarter, shape.top)
-                scale = fma(k, step + step, step)
-                gain = scale * fma(
-                    -scale, load_splat(f, place + at.norm * LANES), load_splat(f, place + at.dot * LANES)
-                )
-                best = maximum(gain, best)
-            gains = gains + best
+        for sub_block in range(OCTETS >> shape.log_octets):
+            gains = gains + _best_gains(shape, at, floats, candidates, sub_block, step)
         gain = reduce_max(gains)
         if gain > best_gain:
             best_gain, best_d = gain, reduce_max(where(gains == gain, d, splat(np.float32(0))))
@@ -146,37 +154,40 @@ def search_d(shape: Shape, spread: Any, at: Places, f: Any, largest: float, star
 
 
 @lean
-def picked(at: Places, f: Any, n: Any, table: int) -> Any:
-    """A number of each sub-block at the sample chosen for it."""
-    return gather(f, (load(n, at.pick + 1) + table) * LANES + load(n, at.lane))
+def at_choice(at: Scratch, floats: Tile, ints: IntTile, table: int) -> F32x16:
+    """The number that each sub-block has in ``table`` at the candidate chosen for it."""
+    return gather(floats, (load(ints, at.choice + 1) + table) * LANES + load(ints, at.lane_numbers))
 
 
 @lean(forceinline=True)
-def resample(shape: Shape, at: Places, f: Any, n: Any, d: float, largest: float, m: int) -> None:
-    """Sample scales m and m + 1: the chosen ones, and their neighbours on the side where the ideal scale lies."""
-    step = _relative(splat(d), shape, largest)
-    k = to_float(load(n, at.pick))
+def resample(shape: Shape, at: Scratch, floats: Tile, ints: IntTile, d: float, largest: float, m: int) -> None:
+    """Set the scales of candidates m and m + 1: the chosen ones, and their neighbours towards the best real scale."""
+    step = _step_of(splat(d), shape, largest)
+    k = to_float(load(ints, at.choice))
     scale = (k + k + np.float32(1)) * step
-    above = picked(at, f, n, at.ideal) > scale + scale
+    above = at_choice(at, floats, ints, at.ideal) > scale + scale
     k = where(above, k + np.float32(1), maximum(k - np.float32(1), splat(np.float32(0))))
-    k = minimum(k, splat(np.float32(shape.top)))
-    store(f, at.scale + m, scale)
-    store(f, at.scale + m + 1, (k + k + np.float32(1)) * step)
+    k = minimum(k, splat(np.float32(shape.max_k)))
+    store(floats, at.scale + m, scale)
+    store(floats, at.scale + m + 1, (k + k + np.float32(1)) * step)
 
 
 @lean(forceinline=True)
-def refit(shape: Shape, at: Places, f: Any, n: Any, d: float, largest: float, change: Any) -> Any:
-    """The float16 nearest to the best d for the chosen points and k, if it is better than ``d``.
+def refit_d(
+    shape: Shape, at: Scratch, floats: Tile, ints: IntTile, d: float, largest: float, dot_change: F32x16
+) -> F32:  # fmt: skip
+    """The float16 nearest to the best d for the chosen points and k, if its gain is larger than that of ``d``.
 
-    ``change``: what to add to the products with the points since they were sampled.
+    With n = 2 k + 1 the gain is step (sum n dot - step sum n^2 norm), largest at step = (sum n dot) / (2 sum n^2 norm).
+    ``dot_change`` is what has to be added to ``dot``.
     """
-    k = to_float(load(n, at.pick))
+    k = to_float(load(ints, at.choice))
     steps = k + k + np.float32(1)
-    dots = reduce_add((picked(at, f, n, at.dot) + change) * steps)
-    norms = reduce_add(picked(at, f, n, at.norm) * steps * steps)
-    if dots <= 0 or norms <= 0:
+    dot = reduce_add((at_choice(at, floats, ints, at.dot) + dot_change) * steps)
+    norm = reduce_add(at_choice(at, floats, ints, at.norm) * steps * steps)
+    if dot <= 0 or norm <= 0:
         return d
-    ideal = _stored(splat(dots / (norms + norms)), shape, largest)
-    step, now = _relative(ideal, shape, largest), _relative(splat(d), shape, largest)
-    better = step * (dots - step * norms) > now * (dots - now * norms)
-    return reduce_max(where(better, ideal, splat(d)))
+    best = _stored_d(splat(dot / (norm + norm)), shape, largest)
+    step, old_step = _step_of(best, shape, largest), _step_of(splat(d), shape, largest)
+    better = step * (dot - step * norm) > old_step * (dot - old_step * norm)
+    return reduce_max(where(better, best, splat(d)))
