@@ -22,54 +22,54 @@ _V4F32 = ir.VectorType(F32, 4)
 
 
 def _load(e: Emitter, kind: ir.Type, source: Array, index: Value, align: int) -> Value:
-    """Load a vector from element ``index`` on, which is aligned to ``align`` bytes."""
+    """Load a vector that begins with element ``index``, which is aligned to ``align`` bytes."""
     value = e.b.load(e.b.bitcast(e.b.gep(source.data, [index]), kind.as_pointer()))
     value.align = align
     return value
 
 
 def _store(e: Emitter, value: Value, source: Array, index: Value, align: int) -> None:
-    """Store a vector from element ``index`` on, which is aligned to ``align`` bytes."""
+    """Store a vector that begins with element ``index``, which is aligned to ``align`` bytes."""
     e.b.store(value, e.b.bitcast(e.b.gep(source.data, [index]), value.type.as_pointer())).align = align
 
 
 def _row(e: Emitter, row: Value, further: int = 0) -> Value:
-    """The first element of row ``row + further`` of a tile."""
+    """Return the index of the first element of row ``row + further`` of a tile."""
     return e.b.shl(e.b.add(row, e.int64(further)) if further else row, e.int64(LANES.bit_length() - 1))
 
 
 @operation(vector, array, int64)
 def load(e: Emitter, tile: Array, row: Value) -> Value:
-    """Row ``row`` of a tile of float32 or int32."""
+    """Load row ``row`` of a tile of float32 or int32."""
     return _load(e, tile.vector, tile, _row(e, row), 4)
 
 
 @operation(void, array, int64, vector)
 def store(e: Emitter, tile: Array, row: Value, value: Value) -> None:
-    """Write row ``row`` of a tile of float32 or int32."""
+    """Store row ``row`` of a tile of float32 or int32."""
     _store(e, value, tile, _row(e, row), 4)
 
 
 @operation(i16x32, array, int64)
 def load_i16(e: Emitter, source: Array, index: Value) -> Value:
-    """Elements ``index .. index + 31`` of an int16 array."""
+    """Load elements ``index .. index + 31`` of an int16 array."""
     return _load(e, V32I16, source, index, 2)
 
 
 @operation(void, array, int64, i16x32)
 def store_i16(e: Emitter, source: Array, index: Value, value: Value) -> None:
-    """Write elements ``index .. index + 31`` of an int16 array."""
+    """Store elements ``index .. index + 31`` of an int16 array."""
     _store(e, value, source, index, 2)
 
 
 @operation(f32x16, array, int64)
 def load_splat(e: Emitter, source: Array, index: Value) -> Value:
-    """Element ``index`` (not negative) of a float32 array in every lane."""
+    """Load element ``index`` (not negative) of a float32 array into every lane."""
     return e.splat(V16F32, e.b.load(e.b.gep(source.data, [index])))
 
 
 class _Addresses(ir.instructions.Instruction):  # type: ignore[misc]  # llvmlite's own takes no vector of indices
-    """Addresses of the elements ``index`` (a vector of int64) of an array."""
+    """The addresses of the elements ``index`` (a vector of int64) of an array."""
 
     def __init__(self, block: ir.Block, data: Value, index: Value, element: ir.Type) -> None:
         self._element = element
@@ -84,7 +84,7 @@ class _Addresses(ir.instructions.Instruction):  # type: ignore[misc]  # llvmlite
 
 @operation(vector, array, i32x16)
 def gather(e: Emitter, source: Array, index: Value) -> Value:
-    """Elements ``index`` (int32 lanes, not negative) of a one-dimensional float32 or int32 array."""
+    """Load the elements ``index`` (int32 lanes, not negative) of a float32 or int32 array."""
     kind = source.vector
     places = _Addresses(e.b.block, source.data, e.b.sext(index, ir.VectorType(I64, LANES)), kind.element)
     e.b._insert(places)
@@ -93,14 +93,14 @@ def gather(e: Emitter, source: Array, index: Value) -> Value:
 
 
 def _store_columns(e: Emitter, tile: Array, row: Value, source: Array, places: Sequence[Value]) -> None:
-    """Rows ``row .. row+3`` of a tile: row k is element k of the four from each of sixteen ``places`` of ``source``."""
+    """Store rows ``row .. row+3`` of a tile: row ``row + k`` is the elements ``place + k`` of the sixteen places."""
     for k, column in enumerate(e.transposed([_load(e, _V4F32, source, place, 4) for place in places])):
         _store(e, column, tile, _row(e, row, k), 4)
 
 
 @operation(void, array, int64, array, array, int64)
 def load_transposed(e: Emitter, tile: Array, row: Value, source: Array, starts: Array, column: Value) -> None:
-    """Rows ``row .. row+15`` of a tile: the 16 values of ``source`` from ``starts[lane] + column`` on, lane by lane."""
+    """Fill rows ``row .. row+15`` of a tile: row ``row + k`` has ``source[starts[lane] + column + k]`` in each lane."""
     begins = [e.b.load(e.b.gep(starts.data, [e.const(I32, lane)])) for lane in range(LANES)]
     for r in range(0, LANES, 4):
         at = e.b.add(column, e.int64(r))
@@ -109,7 +109,7 @@ def load_transposed(e: Emitter, tile: Array, row: Value, source: Array, starts: 
 
 @operation(void, array, int64, array, int64)
 def load_octets(e: Emitter, tile: Array, row: Value, source: Array, start: Value) -> None:
-    """Rows ``row .. row+7`` of a tile: row k is value k of sixteen octets of ``source`` from ``start`` on."""
+    """Fill rows ``row .. row+7`` of a tile: row ``row + k`` has ``source[start + 8 * lane + k]`` in each lane."""
     for r in (0, 4):
         places = [e.b.add(start, e.int64(8 * lane + r)) for lane in range(LANES)]
         _store_columns(e, tile, e.b.add(row, e.int64(r)), source, places)
@@ -117,7 +117,7 @@ def load_octets(e: Emitter, tile: Array, row: Value, source: Array, start: Value
 
 @operation(void, array, int64, int64, array, int64)
 def store_transposed(e: Emitter, out: Array, offset: Value, stride: Value, tile: Array, row: Value) -> None:
-    """Write rows ``row .. row+3`` of an int32 tile, lane by lane: 16 bytes at ``offset + lane * stride`` of ``out``."""
+    """Store rows ``row .. row+3`` of an int32 tile, lane by lane: 16 bytes at ``offset + lane * stride`` of ``out``."""
     rows = [_load(e, V16I32, tile, _row(e, row, k), 4) for k in range(4)]
     for k, value in enumerate(e.transposed_blocks(rows)):
         for lane in range(0, LANES, 4):
@@ -127,13 +127,13 @@ def store_transposed(e: Emitter, out: Array, offset: Value, stride: Value, tile:
 
 @operation(void, array, int64, own)
 def store_word(e: Emitter, out: Array, offset: Value, value: Value) -> None:
-    """Write an unsigned integer at byte ``offset`` of a uint8 array, unaligned, little-endian."""
+    """Store an unsigned integer at byte ``offset`` of a uint8 array, unaligned, little-endian."""
     _store(e, value, out, offset, 1)
 
 
 @inner
 def make_tile(rows: int) -> npt.NDArray[np.float32]:
-    """Uninitialized float32 tile of ``rows`` vectors, aligned to a vector."""
+    """Make an uninitialized float32 tile of ``rows`` vectors, aligned to a vector."""
     raw = np.empty(rows * LANES + LANES, np.float32)
     skip = (-(raw.ctypes.data >> 2)) & (LANES - 1)
     return raw[skip : skip + rows * LANES]
@@ -141,7 +141,7 @@ def make_tile(rows: int) -> npt.NDArray[np.float32]:
 
 @inner
 def make_int_tile(rows: int) -> npt.NDArray[np.int32]:
-    """Uninitialized int32 tile of ``rows`` vectors, aligned to a vector."""
+    """Make an uninitialized int32 tile of ``rows`` vectors, aligned to a vector."""
     raw = np.empty(rows * LANES + LANES, np.int32)
     skip = (-(raw.ctypes.data >> 2)) & (LANES - 1)
     return raw[skip : skip + rows * LANES]

@@ -38,14 +38,14 @@ class _MultiplyAdd(NamedTuple):
 
 
 def _multiply_add(features: frozenset[str]) -> _MultiplyAdd | None:
-    """The instructions of this machine, if it has them."""
+    """Return the instructions of this machine, if it has them."""
     if "avx512bw" in features:
         return _MultiplyAdd("avx512.pmaddubs.w.512", "avx512.pmaddw.d.512")
     return _MultiplyAdd("avx2.pmadd.ub.sw", "avx2.pmadd.wd") if "avx2" in features else None
 
 
 def _for_bytes(features: frozenset[str]) -> _MultiplyAdd | None:
-    """The same, where the machine has nothing better for bytes."""
+    """Return the same, where the machine has nothing better for bytes."""
     return None if features & {"avx512vnni", "avxvnni"} else _multiply_add(features)
 
 
@@ -53,14 +53,14 @@ MULTIPLY_ADD = _for_bytes(target()[1]) is not None
 
 
 def byte_run(largest: int) -> int:
-    """Sums of two products of a byte up to ``largest`` by a signed one that fit in 16 bits together."""
+    """Return how many sums of two products, of a byte up to ``largest`` by a signed one, 16 bits hold together."""
     return _LARGEST_WORD // (2 * LARGEST_SIGNED * max(largest, 1))
 
 
 class Sums:
-    """How to add up products on the machine that is compiled for. A sum under way is a list of LLVM values.
+    """How to add up products on the machine that is compiled for. An unfinished sum is a list of LLVM values.
 
-    ``run``: after so many additions a sum must be settled.
+    ``run``: after this many additions a sum must be settled.
 
     ``chains``: sums to be used in turn where there is only one to be had: a dot product waits for the one before it,
     while 16-bit sums are added in a cycle.
@@ -78,24 +78,24 @@ class Sums:
         self.loop = self._names is not None or "avx512f" not in e.features
 
     def begin(self, start: Value) -> list[Value]:
-        """A sum that starts from V16I32."""
+        """Begin a sum, from V16I32 on."""
         return [start]
 
     def add(self, sums: list[Value], a: Value, b: Value) -> list[Value]:
-        """The sum with the products of two vectors of 64 bytes added."""
+        """Add the products of two vectors of 64 bytes."""
         raise NotImplementedError
 
     def settle(self, sums: list[Value]) -> list[Value]:
-        """The sum with room for another ``run`` additions."""
+        """Make room for another ``run`` additions."""
         return sums
 
     def value(self, sums: list[Value]) -> Value:
-        """The sum as V16I32."""
+        """Finish a sum, as V16I32."""
         return self.settle(sums)[0]
 
 
 class ByteSums(Sums):
-    """Per lane and addition: the sum over i < 4 of ``a[4 * lane + i] * b[4 * lane + i]``.
+    """Adds per lane: the sum over i < 4 of ``a[4 * lane + i] * b[4 * lane + i]``.
 
     Bytes of ``a`` are unsigned, at most ``largest``; bytes of ``b`` are signed and not -128. Sums must fit in 32 bits.
     Where ``halved``, ``a`` is given as two vectors, the low and the high nibbles.
@@ -109,11 +109,11 @@ class ByteSums(Sums):
             self.run, self.chains = byte_run(15 if self._wide else largest), 1
 
     def begin(self, start: Value) -> list[Value]:
-        """A sum that starts from V16I32, with 16-bit sums beside it where the machine adds in them."""
+        """Begin a sum, from V16I32 on, with 16-bit sums beside it where the machine adds in them."""
         return [start] + [self.e.zero(V32I16)] * ((1 + self._wide) if self._names else 0)
 
     def add(self, sums: list[Value], a: Value, b: Value) -> list[Value]:
-        """The sum with the products of the bytes ``a`` (two vectors of nibbles where ``halved``) and ``b`` added."""
+        """Add the products of the bytes ``a`` (two vectors of nibbles where ``halved``) and ``b``."""
         e = self.e
         if not self._names:
             return [_dot(e, sums[0], a, b, self._wide)]
@@ -121,7 +121,7 @@ class ByteSums(Sums):
         return [sums[0], *(e.b.add(old, new) for old, new in zip(sums[1:], products, strict=True))]
 
     def settle(self, sums: list[Value]) -> list[Value]:
-        """The sum with its 16-bit sums taken to 32 bits."""
+        """Add the 16-bit sums to those of 32 bits, and begin them anew."""
         total, e = sums[0], self.e
         for waiting, factor in zip(sums[1:], (1, 16), strict=False):
             assert self._names
@@ -130,10 +130,10 @@ class ByteSums(Sums):
 
 
 class WordSums(Sums):
-    """Per lane and addition: the sum over i < 2 of ``a[2 * lane + i] * b[2 * lane + i]``, of int16."""
+    """Adds per lane: the sum over i < 2 of ``a[2 * lane + i] * b[2 * lane + i]``, of int16."""
 
     def add(self, sums: list[Value], a: Value, b: Value) -> list[Value]:
-        """The sum with the products of the int16 of two V32I16 added."""
+        """Add the products of the int16 of two V32I16."""
         e = self.e
         if names := _multiply_add(e.features):
             return [e.b.add(sums[0], _multiply_words(e, names.words, V16I32, a, b))]
@@ -146,7 +146,7 @@ class WordSums(Sums):
 
 
 def rounded_product(e: Emitter, a: Value, b: Value) -> Value:
-    """V32I16 ``a * b / 2**15``, rounded to nearest, halves up; not for -2**15 times itself."""
+    """Compute V32I16 ``a * b / 2**15``, rounded to nearest, halves up. -2**15 times itself is not allowed."""
     for has_it, name, pieces in (
         (e.arm, "aarch64.neon.sqrdmulh.v8i16", 4),
         ("avx512bw" in e.features, "x86.avx512.pmul.hr.sw.512", 1),
@@ -161,14 +161,14 @@ def rounded_product(e: Emitter, a: Value, b: Value) -> Value:
 
 
 def _multiply_words(e: Emitter, name: str, result: ir.Type, a: Value, b: Value) -> Value:
-    """vpmaddubsw or vpmaddwd on vectors of 64 bytes."""
+    """Call vpmaddubsw or vpmaddwd on vectors of 64 bytes."""
     pieces = 2 if name.startswith("avx2") else 1
     kind = ir.VectorType(result.element, result.count // pieces)
     return e.pieces(pieces, lambda a, b: e.call(f"llvm.x86.{name}", kind, a, b), a, b)
 
 
 def _dot(e: Emitter, acc: Value, unsigned: Value, signed: Value, wide: bool) -> Value:
-    """``acc`` plus four products to a lane."""
+    """Add four products to each lane of ``acc``, in the way that suits the machine."""
     if "avx512vnni" in e.features:
         return _vnni(e, 512, acc, unsigned, signed)
     if "avxvnni" in e.features:
@@ -181,19 +181,19 @@ def _dot(e: Emitter, acc: Value, unsigned: Value, signed: Value, wide: bool) -> 
 
 
 def _vnni(e: Emitter, bits: int, acc: Value, unsigned: Value, signed: Value) -> Value:
-    """vpdpbusd on vectors of ``bits`` bits."""
+    """Call vpdpbusd on vectors of ``bits`` bits."""
     operand = unsigned.type if _BYTE_DOT_OPERANDS else acc.type
     factors = (e.b.bitcast(factor, operand) for factor in (unsigned, signed))
     return e.call(f"llvm.x86.avx512.vpdpbusd.{bits}", acc.type, acc, *factors)
 
 
 def _arm_dot(e: Emitter, name: str, acc: Value, a: Value, b: Value) -> Value:
-    """usdot or sdot on vectors of 128 bits."""
+    """Call usdot or sdot on vectors of 128 bits."""
     return e.call(f"llvm.aarch64.neon.{name}.v4i32.v16i8", acc.type, acc, a, b)
 
 
 def _arm_signed(e: Emitter, wide: bool, acc: Value, unsigned: Value, signed: Value) -> Value:
-    """Signed by signed: a byte with bit 7 set counts 256 too little, so bit 7 (as -128) is subtracted apart."""
+    """Use sdot, signed by signed: a byte with bit 7 set counts 256 too little, so bit 7 (-128) is subtracted apart."""
     if not wide:
         return _arm_dot(e, "sdot", acc, unsigned, signed)
     kind = unsigned.type
@@ -204,7 +204,7 @@ def _arm_signed(e: Emitter, wide: bool, acc: Value, unsigned: Value, signed: Val
 
 
 def _widening(e: Emitter, acc: Value, unsigned: Value, signed: Value) -> Value:
-    """Four products to a lane by multiplications of 32 bits, one byte of each lane after the other."""
+    """Multiply in 32 bits, one byte of each lane after the other."""
     u, s = e.b.bitcast(unsigned, V16I32), e.b.bitcast(signed, V16I32)
     for byte in range(4):
         a = e.b.and_(e.b.lshr(u, e.const(V16I32, 8 * byte)), e.const(V16I32, 255))

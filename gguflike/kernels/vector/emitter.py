@@ -1,7 +1,7 @@
 """Vectors for kernels: LLVM values of 64 bytes, the operations the matmuls need, and those that depend on the machine.
 
 ``Emitter`` wraps an LLVM builder; each method emits one operation. Vector types are named as LLVM names them in its
-intrinsics: ``V16F32`` is <16 x float>, one lane for each of 16 rows, ``V64I8`` is <64 x i8>.
+intrinsics: ``V16F32`` is <16 x float>, ``V64I8`` is <64 x i8>.
 
 LLVM maps a value to one AVX-512 register, two of AVX2 or four of Neon, so kernels are written once. Where a machine has
 an instruction that plain LLVM code does not reach, the features of the CPU that is compiled for choose: ``lookup``, a
@@ -34,24 +34,27 @@ MASKED_ALIGN_OPERAND = llvm.llvm_version_info[0] < 22  # where masked accesses t
 
 @lru_cache(maxsize=1)
 def target() -> tuple[str, frozenset[str]]:
-    """(triple, names of the CPU features) that numba compiles for."""
+    """Return the triple and the names of the CPU features that numba compiles for."""
     triple, cpu, features = cpu_target.target_context.codegen().magic_tuple()
     names = frozenset(f[1:] for f in features.split(",") if f.startswith("+"))
     return triple, names | arm.dot_products(triple, cpu, features) if is_arm(triple) else names
 
 
 def is_arm(triple: str) -> bool:
-    """Whether a target is 64-bit Arm."""
+    """Tell whether a target is 64-bit Arm."""
     return triple.startswith(("aarch64", "arm64"))
 
 
 def _like(value: Value, element: ir.Type) -> ir.Type:
-    """The type with as many elements as ``value`` has, of another kind: ``element`` itself for a scalar."""
+    """Return the type with as many elements as ``value`` has, of the kind ``element``: that itself for a scalar."""
     return ir.VectorType(element, value.type.count) if isinstance(value.type, ir.VectorType) else element
 
 
 class Emitter:
-    """Emits operations at a builder's position, for numba's target or for ``triple`` and ``features``."""
+    """Emits operations at the position of an LLVM builder, for numba's target or for ``triple`` and ``features``.
+
+    Methods return the LLVM value of their result.
+    """
 
     def __init__(self, builder: ir.IRBuilder, triple: str = "", features: frozenset[str] | None = None) -> None:
         self.b = builder
@@ -62,23 +65,23 @@ class Emitter:
     # Constants and scalars
 
     def const(self, kind: ir.Type, value: float | Sequence[int]) -> Value:
-        """A constant: of a scalar type, of a vector type with this value in every element, or with one value each."""
+        """Make a constant: a scalar, or a vector with this value in every element, or with one value for each."""
         if not isinstance(kind, ir.VectorType):
             return ir.Constant(kind, value)
         return ir.Constant(kind, list(value) if isinstance(value, Sequence) else [value] * kind.count)
 
     def zero(self, kind: ir.Type) -> Value:
-        """Zero, in every element of a vector type."""
+        """Make a zero: in every element of a vector type."""
         return ir.Constant(kind, None)
 
     def int64(self, value: int) -> Value:
-        """A constant of 64 bits."""
+        """Make an integer constant of 64 bits."""
         return ir.Constant(I64, value)
 
     # Memory. ``place`` is an int64 address or a pointer to bytes; ``offset`` is in bytes, a number or an int64 value.
 
     def pointer(self, place: Value, offset: Value | int = 0) -> Value:
-        """Pointer to the byte ``offset`` bytes after ``place``."""
+        """Make a pointer to the byte that is ``offset`` bytes after ``place``."""
         base = self.b.inttoptr(place, I8.as_pointer()) if isinstance(place.type, ir.IntType) else place
         if isinstance(offset, int):
             if not offset:
@@ -97,13 +100,13 @@ class Emitter:
         self.b.store(value, self.b.bitcast(self.pointer(place, offset), value.type.as_pointer())).align = 1
 
     def load_splat(self, kind: ir.Type, place: Value, offset: Value | int = 0) -> Value:
-        """A 4-byte scalar from memory in every lane of V16I32 or V16F32; for V64I8, four bytes repeated."""
+        """Load 4 bytes and repeat them: a scalar in every lane of V16I32 or V16F32, or all four bytes over V64I8."""
         if kind is V64I8:
             return self.b.bitcast(self.splat(V16I32, self.load(I32, place, offset)), V64I8)
         return self.splat(kind, self.load(kind.element, place, offset))
 
     def load_masked(self, kind: ir.Type, place: Value, offset: Value | int, mask: Value) -> Value:
-        """Lanes of V16I32, V16I16 or V16F32 where the mask is set; zero, and no access to memory, elsewhere."""
+        """Load the lanes of V16I32, V16I16 or V16F32 where the mask is set; others are zero, and not read."""
         pointer = self.b.bitcast(self.pointer(place, offset), kind.as_pointer())
         alignment = [self.const(I32, 2)] if MASKED_ALIGN_OPERAND else []
         element = "f32" if kind is V16F32 else f"i{kind.element.width}"
@@ -116,7 +119,7 @@ class Emitter:
         self.call("llvm.masked.store.v16f32.p0", ir.VoidType(), value, pointer, *alignment, mask)
 
     def prefetch(self, place: Value, offset: Value | int = 0, for_writing: bool = False) -> None:
-        """Ask for the cache line of a place, in all levels of the cache; never faults."""
+        """Ask for the cache line of a place, in all levels of the cache. This never faults."""
         pointer = self.pointer(place, offset)
         self.call(
             "llvm.prefetch.p0", ir.VoidType(), pointer, *(self.const(I32, flag) for flag in (int(for_writing), 3, 1))
@@ -125,21 +128,21 @@ class Emitter:
     # Lanes
 
     def splat(self, kind: ir.Type, value: Value) -> Value:
-        """A scalar in every element."""
+        """Put a scalar into every element."""
         undefined = ir.Constant(kind, ir.Undefined)
         first = self.b.insert_element(undefined, value, self.const(I32, 0))
         return self.shuffle(first, undefined, [0] * kind.count)
 
     def extract(self, vector: Value, lane: int) -> Value:
-        """One element as a scalar."""
+        """Take one element as a scalar."""
         return self.b.extract_element(vector, self.const(I32, lane))
 
     def shuffle(self, a: Value, b: Value, order: Sequence[int]) -> Value:
-        """The elements ``order`` of ``a`` and ``b``, whose elements are counted through."""
+        """Take the elements ``order`` of ``a`` and ``b``: those of ``b`` are numbered after those of ``a``."""
         return self.b.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(order)), list(order)))
 
     def concat(self, parts: Sequence[Value]) -> Value:
-        """Two vectors, or four, eight, ..., end to end."""
+        """Join two vectors, or four, eight, ..., end to end."""
         while len(parts) > 1:
             everything = range(2 * parts[0].type.count)
             parts = [self.shuffle(a, b, everything) for a, b in zip(parts[::2], parts[1::2], strict=True)]
@@ -155,35 +158,35 @@ class Emitter:
         return self.concat([function(*(cut(value, piece) for value in values)) for piece in range(pieces)])
 
     def first_lanes(self, count: Value) -> Value:
-        """Mask of the lanes below an int64 ``count`` (none where it is negative)."""
+        """Make a mask of the lanes below an int64 ``count``: of none where it is negative."""
         most = self.b.trunc(self.smin(count, self.int64(LANES)), I32)
         return self.b.icmp_signed("<", self.const(V16I32, range(LANES)), self.splat(V16I32, most))
 
     def combine_lanes(self, value: Value, combine: Callable[[Value, Value], Value]) -> Value:
-        """All sixteen lanes combined, in every lane; by halves, so in the same order on every machine."""
+        """Combine sixteen lanes, by halves and so in the same order on every machine. Every lane gets the result."""
         for step in (8, 4, 2, 1):
             value = combine(value, self.shuffle(value, value, [lane ^ step for lane in range(LANES)]))
         return value
 
     def reduce_add(self, floats: Value) -> Value:
-        """The sum of the lanes of V16F32, by halves."""
+        """Add up the lanes of V16F32, by halves."""
         return self.extract(self.combine_lanes(floats, self.b.fadd), 0)
 
     def reduce_max(self, floats: Value) -> Value:
-        """The largest lane of V16F32."""
+        """Find the largest lane of V16F32."""
         return self.extract(self.combine_lanes(floats, self.maximum), 0)
 
     def reduce_int(self, how: str, ints: Value) -> Value:
-        """V16I32 to one int32: ``how`` is "add" or "umax" (of unsigned integers)."""
+        """Reduce V16I32 to one int32; ``how`` is "add" or "umax", the largest of unsigned integers."""
         return self.call(f"llvm.vector.reduce.{how}.v16i32", I32, ints)
 
     def transposed(self, rows: Sequence[Value]) -> list[Value]:
-        """Sixteen vectors of four float32, or of eight int16, to four V16F32 or eight V16I16: one per column."""
+        """Transpose sixteen vectors of four float32, or of eight int16: four V16F32 or eight V16I16, one per column."""
         count = rows[0].type.count
         return self.transposed_blocks([self.concat(rows[first::count]) for first in range(count)])
 
     def transposed_blocks(self, rows: Sequence[Value]) -> list[Value]:
-        """n vectors of sixteen lanes, each n x n block of them transposed; n elements (4 or 8) are 128 bits.
+        """Transpose each n x n block of n vectors of sixteen lanes; n elements (4 or 8) are 128 bits.
 
         Lane ``n * g + j`` of result k is lane ``n * g + k`` of row j. No shuffle crosses 128 bits.
         """
@@ -201,7 +204,7 @@ class Emitter:
     # Bytes
 
     def shift_bytes(self, value: Value, left: int, mask: int) -> Value:
-        """Bytes shifted left (right where negative), then masked; the mask must clear what crosses bytes."""
+        """Shift bytes left (right where negative), then mask them; the mask must clear what crosses bytes."""
         if left:
             wide = self.b.bitcast(value, V32I16)
             shift, count = (self.b.shl, left) if left > 0 else (self.b.lshr, -left)
@@ -209,11 +212,11 @@ class Emitter:
         return self.b.and_(value, self.const(V64I8, mask))
 
     def nibbles(self, value: Value) -> tuple[Value, Value]:
-        """The low and the high halves of the bytes of V64I8."""
+        """Return the low and the high halves of the bytes of V64I8."""
         return self.shift_bytes(value, 0, 15), self.shift_bytes(value, -4, 15)
 
     def lookup(self, table: Sequence[int], codes: Value) -> Value:
-        """``table[code]`` for the byte codes 0..15 of V64I8; the table holds 16 bytes (0..255)."""
+        """Look up the byte codes 0..15 of V64I8 in a table of 16 bytes (0..255)."""
         signed = [t - 256 if t > 127 else t for t in table]
         if self.arm:
             return self.pieces(4, lambda c: self._table_call("llvm.aarch64.neon.tbl1.v16i8", signed, c), codes)
@@ -231,33 +234,33 @@ class Emitter:
         return result
 
     def _table_call(self, name: str, table: list[int], codes: Value) -> Value:
-        """The machine's instruction for a 16-entry table of bytes, which holds in each 128 bits."""
+        """Call the machine's instruction for a table of 16 bytes, which works on each 128 bits apart."""
         return self.call(name, codes.type, ir.Constant(codes.type, table * (codes.type.count // 16)), codes)
 
     # Arithmetic
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
-        """V16F32 ``a * b + c``, rounded once on every machine."""
+        """Compute V16F32 ``a * b + c``, rounded once on every machine."""
         return self.call("llvm.fma.v16f32", V16F32, a, b, c)
 
     def to_float(self, ints: Value) -> Value:
-        """Signed integers of up to 32 bits, to the nearest float32."""
+        """Convert sixteen signed integers of up to 32 bits to the nearest float32."""
         return self.b.sitofp(ints, V16F32)
 
     def round(self, floats: Value) -> Value:
-        """V16F32 to the nearest integers, ties to even."""
+        """Round V16F32 to the nearest integers, ties to even."""
         return self.call("llvm.rint.v16f32", V16F32, floats)
 
     def maximum(self, a: Value, b: Value) -> Value:
-        """The larger of two float32, in each lane; ``b`` where one is NaN. One instruction on x86."""
+        """Take the larger of two float32 in each lane, ``b`` where one is NaN: one instruction on x86."""
         return self.b.select(self.b.fcmp_ordered(">", a, b), a, b)
 
     def minimum(self, a: Value, b: Value) -> Value:
-        """The smaller of two float32, in each lane; ``b`` where one is NaN. One instruction on x86."""
+        """Take the smaller of two float32 in each lane, ``b`` where one is NaN: one instruction on x86."""
         return self.b.select(self.b.fcmp_ordered("<", a, b), a, b)
 
     def smin(self, a: Value, b: Value) -> Value:
-        """The smaller of two signed integers."""
+        """Take the smaller of two signed integers."""
         return self.b.select(self.b.icmp_signed("<", a, b), a, b)
 
     # float16 travels as its 16 bits, an integer. Where LLVM has no instruction for its conversion it would call
@@ -265,11 +268,11 @@ class Emitter:
     # Subnormals, infinities and signed zeros are kept; a NaN stays a NaN, its payload is not promised.
 
     def _converts_f16(self) -> bool:
-        """Whether the machine converts float16 by itself."""
+        """Tell whether the machine converts float16 by itself."""
         return self.arm or "f16c" in self.features or "avx512f" in self.features
 
     def f16_to_f32(self, bits: Value) -> Value:
-        """float16, as I16 or V16I16, to float32."""
+        """Convert float16, given as I16 or V16I16, to float32."""
         ints, floats = _like(bits, I32), _like(bits, F32)
         if self._converts_f16():
             return self.b.fpext(self.b.bitcast(bits, _like(bits, F16)), floats)
@@ -284,7 +287,7 @@ class Emitter:
         return self.b.bitcast(self.b.or_(magnitude, sign), floats)
 
     def f32_to_f16(self, value: Value) -> Value:
-        """float32, F32 or V16F32, to the bits of the nearest float16, ties to even; infinity on overflow."""
+        """Convert F32 or V16F32 to the bits of the nearest float16, ties to even; overflow gives infinity."""
         shorts, ints, floats = (_like(value, element) for element in (I16, I32, F32))
         if self._converts_f16():
             return self.b.bitcast(self.b.fptrunc(value, _like(value, F16)), shorts)
@@ -323,9 +326,9 @@ class Emitter:
         body: Callable[[Value, list[Value]], list[Value]],
         unroll: bool = True,
     ) -> list[Value]:
-        """``for index in range(start, stop, step): values = body(index, values)``, in registers; the last values.
+        """Emit ``for index in range(start, stop, step): values = body(index, values)`` and return the last values.
 
-        ``unroll``: whether LLVM may.
+        The values stay in registers. ``unroll``: whether LLVM may unroll the loop.
         """
         before = self.b.block
         head, inside, after = (self.b.append_basic_block(name) for name in ("head", "inside", "after"))
@@ -349,7 +352,7 @@ class Emitter:
         return list(phis)
 
     def in_turn(self, value: Value, steps: Sequence[Callable[[Value], Value]]) -> Value:
-        """``for step in steps: value = step(value)``, each in a basic block of its own.
+        """Emit ``for step in steps: value = step(value)``, each step in a basic block of its own.
 
         LLVM orders a block as a whole: in a long one it moves all prefetches to the start, where they fill the queue of
         outstanding loads, and has more values alive than there are registers. The branches between the blocks are never
@@ -373,7 +376,7 @@ class Emitter:
         return result
 
     def _not_unrolled(self) -> ir.MDValue:
-        """Metadata of a loop. It refers to itself, which makes it that loop's own."""
+        """Make the metadata of a loop that LLVM must not unroll. It refers to itself, as a loop's own metadata must."""
         module = self.b.module
         node = ir.MDValue(module, [module.add_metadata(["llvm.loop.unroll.disable"])], str(len(module.metadata)))
         node.operands = (node, *node.operands)

@@ -33,14 +33,14 @@ _safe: Any = numba.core.typeconv.Conversion.safe  # type: ignore[attr-defined]
 
 
 class Vector(types.Type):  # type: ignore[misc]  # numba ships no types
-    """The numba type of an LLVM vector. Numba's scalars of the kinds ``accepts`` convert to it: into every lane."""
+    """The numba type of an LLVM vector. Scalars of the numba kinds ``accepts`` convert to it, into every lane."""
 
     def __init__(self, name: str, llvm: ir.Type, scalar: types.Type | None, accepts: tuple[type, ...]) -> None:
         self.llvm, self.scalar, self.accepts = llvm, scalar, accepts
         super().__init__(name=name)
 
     def can_convert_from(self, typingctx: Any, other: Any) -> Any:  # noqa: ARG002  # numba's signature
-        """Numba's question whether a scalar will do where this type is asked for."""
+        """Tell numba whether a scalar will do where this type is asked for."""
         return _safe if isinstance(other, self.accepts) else None
 
 
@@ -48,14 +48,8 @@ f32x16 = Vector("f32x16", V16F32, types.float32, (types.Float, types.Integer))
 i32x16 = Vector("i32x16", V16I32, types.int32, (types.Integer,))
 i16x32 = Vector("i16x32", V32I16, types.int16, (types.Integer,))
 mask = Vector("mask", V16I1, None, ())
-boolean, float32, int64, uint16, uint64, void = (
-    types.boolean,
-    types.float32,
-    types.int64,
-    types.uint16,
-    types.uint64,
-    types.void,
-)
+boolean, float32, void = types.boolean, types.float32, types.void
+int64, uint16, uint64 = types.int64, types.uint16, types.uint64
 
 
 @register_model(Vector)
@@ -68,18 +62,18 @@ class _VectorModel(PrimitiveModel):  # type: ignore[misc]
 
 @_lowering.lower_cast(types.Number, Vector)
 def _splat_number(context: Any, builder: Any, fromty: Any, toty: Any, value: Value) -> Value:
-    """Numba's conversion of a scalar to a vector."""
+    """Convert a scalar to a vector where numba finds one for the other."""
     return Emitter(builder).splat(toty.llvm, context.cast(builder, value, fromty, toty.scalar))
 
 
 @_lowering.lower_cast(types.IntegerLiteral, Vector)
 def _splat_literal(context: Any, builder: Any, fromty: Any, toty: Any, value: Value) -> Value:
-    """Numba's conversion of an integer that stands in the source."""
+    """Convert an integer that stands in the source, whose type numba holds apart."""
     return _splat_number(context, builder, fromty.literal_type, toty, value)
 
 
 # In the head of an operation, for types that depend on the arguments: any array; an argument's own type, whatever it
-# is; and f32x16 or i32x16, as are the elements of the array, or the other vectors, among the arguments.
+# is; and f32x16 or i32x16, by the elements of the first array or by the vectors among the arguments.
 array, own, vector = object(), object(), object()
 
 
@@ -91,15 +85,17 @@ class Array(NamedTuple):
 
 
 def _vector_of(kinds: Sequence[Any]) -> Any:
-    """What ``vector`` stands for with arguments of these types."""
+    """Return what ``vector`` stands for with arguments of these types."""
     for kind in kinds:
         if isinstance(kind, types.Array):
-            return f32x16 if kind.dtype == types.float32 else i32x16
+            if kind.dtype not in (float32, types.int32):
+                raise TypeError(f"no vectors of {kind.dtype}; expected an array of float32 or int32")
+            return f32x16 if kind.dtype == float32 else i32x16
     return i32x16 if i32x16 in kinds else f32x16
 
 
 def operation(result: Any, *operands: Any) -> Callable[[Callable[..., Value]], Any]:
-    """Decorator: a function for kernels of ``emit(emitter, *values)``, which emits its code.
+    """Decorate ``emit(emitter, *values)``, which emits LLVM code, to make it a function for kernels.
 
     ``result`` and ``operands`` are its numba types, or ``array``, ``own`` and ``vector``. Scalars are accepted for
     vectors. ``emit`` gets an ``Array`` for an array. It returns the LLVM value, or None where the result is ``void``.
@@ -116,12 +112,12 @@ def operation(result: Any, *operands: Any) -> Callable[[Callable[..., Value]], A
             return context.get_dummy_value() if value is None else value
 
         def typer(typingctx: Any, *kinds: Any) -> Any:
-            found = _vector_of(kinds)
-            taken = [
-                kind if declared in (array, own) else found if declared is vector else declared
-                for declared, kind in zip(operands, kinds, strict=True)
-            ]
-            return (found if result is vector else result)(*taken), lower
+            def actual(declared: Any, kind: Any = None) -> Any:
+                if declared is vector:
+                    return _vector_of(kinds)
+                return kind if declared in (array, own) else declared
+
+            return actual(result)(*map(actual, operands, kinds)), lower
 
         # Numba takes the name from these, and the number of operands from the signature.
         typer.__name__, typer.__doc__ = emit.__name__, emit.__doc__
@@ -133,7 +129,7 @@ def operation(result: Any, *operands: Any) -> Callable[[Callable[..., Value]], A
     return decorate
 
 
-def define(operator_: Any, result: Any, operands: tuple[Any, ...], build: Callable[..., Value]) -> None:
+def _define(operator_: Any, result: Any, operands: tuple[Any, ...], build: Callable[..., Value]) -> None:
     """Give an operator of Python a meaning on vectors: its types, and ``build(builder, *operands)`` to emit it."""
 
     @_templates.infer_global(operator_)
@@ -166,174 +162,169 @@ _COMPARISONS = {
 }
 for _kind, _methods in ((f32x16, _FLOAT), (i32x16, _INTEGER), (i16x32, _INTEGER), (mask, _BITWISE)):
     for _operator, _method in _methods.items():
-        define(_operator, _kind, (_kind, _kind), lambda b, x, y, _method=_method: getattr(b, _method)(x, y))
-define(operator.neg, f32x16, (f32x16,), lambda b, x: b.fneg(x))
-define(operator.neg, i32x16, (i32x16,), lambda b, x: b.neg(x))
-define(operator.invert, mask, (mask,), lambda b, x: b.not_(x))
-for _kind, _method in ((f32x16, "fcmp_ordered"), (i32x16, "icmp_signed")):
-    for _operator, _relation in _COMPARISONS.items():
-        define(
-            _operator,
-            mask,
-            (_kind, _kind),
-            lambda b, x, y, _method=_method, _relation=_relation: getattr(b, _method)(_relation, x, y),
-        )
+        _define(_operator, _kind, (_kind, _kind), lambda b, x, y, _method=_method: getattr(b, _method)(x, y))
+_define(operator.neg, f32x16, (f32x16,), lambda b, x: b.fneg(x))
+_define(operator.neg, i32x16, (i32x16,), lambda b, x: b.neg(x))
+_define(operator.invert, mask, (mask,), lambda b, x: b.not_(x))
+for _operator, _relation in _COMPARISONS.items():
+    _define(_operator, mask, (f32x16, f32x16), lambda b, x, y, _relation=_relation: b.fcmp_ordered(_relation, x, y))
+    _define(_operator, mask, (i32x16, i32x16), lambda b, x, y, _relation=_relation: b.icmp_signed(_relation, x, y))
 
 
 @operation(f32x16, f32x16)
 def splat(e: Emitter, x: Value) -> Value:
-    """A scalar in every lane, as float32."""
+    """Put a scalar into every lane, as float32."""
     return x
 
 
 @operation(i32x16, i32x16)
 def splat_i32(e: Emitter, x: Value) -> Value:
-    """An integer in every lane, as int32."""
+    """Put an integer into every lane, as int32."""
     return x
 
 
 @operation(vector, mask, vector, vector)
 def where(e: Emitter, condition: Value, a: Value, b: Value) -> Value:
-    """``a`` in the lanes where ``condition`` holds, else ``b``; float32 lanes or int32 lanes."""
+    """Take ``a`` in the lanes where ``condition`` holds, else ``b``: float32 lanes or int32 lanes."""
     return e.b.select(condition, a, b)
 
 
 @operation(f32x16, f32x16, f32x16, f32x16)
 def fma(e: Emitter, a: Value, b: Value, c: Value) -> Value:
-    """``a * b + c``, in one rounding where the machine has an instruction for it."""
+    """Compute ``a * b + c``, rounded once where the machine has an instruction for it."""
     return e.call("llvm.fmuladd.v16f32", V16F32, a, b, c)
 
 
 @operation(f32x16, f32x16, f32x16)
 def minimum(e: Emitter, a: Value, b: Value) -> Value:
-    """The smaller of two floats, in each lane; ``b`` where one is NaN."""
+    """Take the smaller of two floats in each lane, ``b`` where one is NaN."""
     return e.minimum(a, b)
 
 
 @operation(f32x16, f32x16, f32x16)
 def maximum(e: Emitter, a: Value, b: Value) -> Value:
-    """The larger of two floats, in each lane; ``b`` where one is NaN."""
+    """Take the larger of two floats in each lane, ``b`` where one is NaN."""
     return e.maximum(a, b)
 
 
 @operation(f32x16, f32x16)
 def magnitude(e: Emitter, x: Value) -> Value:
-    """The absolute value of each lane."""
+    """Take the absolute value of each lane."""
     return e.call("llvm.fabs.v16f32", V16F32, x)
 
 
 @operation(f32x16, f32x16)
 def sqrt(e: Emitter, x: Value) -> Value:
-    """The square root of each lane."""
+    """Take the square root of each lane."""
     return e.call("llvm.sqrt.v16f32", V16F32, x)
 
 
 @operation(f32x16, f32x16)
 def truncate(e: Emitter, x: Value) -> Value:
-    """Each lane rounded to an integer toward zero, as float32."""
+    """Round each lane to an integer toward zero, as float32."""
     return e.call("llvm.trunc.v16f32", V16F32, x)
 
 
 @operation(f32x16, f32x16)
 def round_even(e: Emitter, x: Value) -> Value:
-    """Each lane rounded to the nearest integer, ties to even, as float32."""
+    """Round each lane to the nearest integer, ties to even, as float32."""
     return e.round(x)
 
 
 @operation(i32x16, f32x16)
 def to_int(e: Emitter, x: Value) -> Value:
-    """Each lane as int32, rounded toward zero."""
+    """Convert each lane to int32, rounded toward zero."""
     return e.b.fptosi(x, V16I32)
 
 
 @operation(f32x16, i32x16)
 def to_float(e: Emitter, x: Value) -> Value:
-    """Each int32 lane as the nearest float32."""
+    """Convert each int32 lane to the nearest float32."""
     return e.to_float(x)
 
 
 @operation(i32x16, f32x16)
 def bits(e: Emitter, x: Value) -> Value:
-    """The bits of float32 lanes as int32."""
+    """Take the bits of float32 lanes as int32 lanes."""
     return e.b.bitcast(x, V16I32)
 
 
 @operation(f32x16, i32x16)
 def from_bits(e: Emitter, x: Value) -> Value:
-    """The float32 lanes that have these bits."""
+    """Take int32 lanes as the bits of float32 lanes."""
     return e.b.bitcast(x, V16F32)
 
 
 @operation(int64, mask)
 def mask_bits(e: Emitter, x: Value) -> Value:
-    """A mask as the low 16 bits of an integer, lane 0 lowest."""
+    """Convert a mask to the low 16 bits of an integer, lane 0 lowest."""
     return e.b.zext(e.b.bitcast(x, ir.IntType(LANES)), I64)
 
 
 @operation(boolean, mask)
 def any_lane(e: Emitter, x: Value) -> Value:
-    """Whether any lane of a mask is set."""
+    """Tell whether any lane of a mask is set."""
     whole = ir.IntType(LANES)
     return e.b.icmp_unsigned("!=", e.b.bitcast(x, whole), e.const(whole, 0))
 
 
 @operation(int64, int64)
 def trailing_zeros(e: Emitter, x: Value) -> Value:
-    """The number of the lowest bit set; undefined for 0."""
+    """Return the number of the lowest bit that is set; it is undefined for 0."""
     return e.b.cttz(x, e.const(I1, 1))
 
 
 @operation(float32, f32x16)
 def reduce_add(e: Emitter, x: Value) -> Value:
-    """The sum of the lanes; in the same order, so with the same result, on every machine."""
+    """Add up the lanes, in the same order and so with the same result on every machine."""
     return e.reduce_add(x)
 
 
 @operation(float32, f32x16)
 def reduce_max(e: Emitter, x: Value) -> Value:
-    """The largest lane."""
+    """Find the largest lane."""
     return e.reduce_max(x)
 
 
 @operation(f32x16, f32x16, f32x16)
 def evens(e: Emitter, a: Value, b: Value) -> Value:
-    """The even lanes of ``a``, then those of ``b``."""
+    """Take the even lanes of ``a``, then those of ``b``."""
     return e.shuffle(a, b, range(0, 2 * LANES, 2))
 
 
 @operation(f32x16, f32x16, f32x16)
 def odds(e: Emitter, a: Value, b: Value) -> Value:
-    """The odd lanes of ``a``, then those of ``b``."""
+    """Take the odd lanes of ``a``, then those of ``b``."""
     return e.shuffle(a, b, range(1, 2 * LANES, 2))
 
 
 @operation(f32x16, f32x16)
 def repeat_low(e: Emitter, x: Value) -> Value:
-    """Each of the lower eight lanes twice: x[0], x[0], x[1], x[1], ... x[7], x[7]."""
+    """Take each of the lower eight lanes twice: x[0], x[0], x[1], x[1], ... x[7], x[7]."""
     return e.shuffle(x, x, [lane // 2 for lane in range(LANES)])
 
 
 @operation(f32x16, f32x16)
 def repeat_high(e: Emitter, x: Value) -> Value:
-    """Each of the upper eight lanes twice: x[8], x[8], ... x[15], x[15]."""
+    """Take each of the upper eight lanes twice: x[8], x[8], ... x[15], x[15]."""
     return e.shuffle(x, x, [LANES // 2 + lane // 2 for lane in range(LANES)])
 
 
 @operation(f32x16, f32x16)
 def swap_pairs(e: Emitter, x: Value) -> Value:
-    """Lanes 0 and 1 exchanged, 2 and 3, ..."""
+    """Exchange lanes 0 and 1, 2 and 3, ..."""
     return e.shuffle(x, x, [lane ^ 1 for lane in range(LANES)])
 
 
 @operation(float32, uint16)
 def f16_to_f32(e: Emitter, bits: Value) -> Value:
-    """The float32 value of the float16 with these 16 bits."""
+    """Convert the 16 bits of a float16 to its value as float32."""
     return e.f16_to_f32(bits)
 
 
 @operation(uint16, float32)
 def f32_to_f16(e: Emitter, value: Value) -> Value:
-    """The 16 bits of the float16 nearest to a float32, ties to even; infinity on overflow."""
+    """Convert a float32 to the 16 bits of the nearest float16, ties to even; overflow gives infinity."""
     return e.f32_to_f16(value)
 
 
@@ -344,7 +335,7 @@ EXP_LOWEST, EXP_HIGHEST = np.float32(-87.3), np.float32(88.3)
 
 @inner(inline="always")
 def exp(x: F32x16) -> F32x16:
-    """e**x within 2 units in the last place; arguments beyond float32's range are clamped, so never infinite.
+    """Compute e**x within 2 units in the last place; x is limited to -87.3 .. 88.3, so no result is infinite.
 
     Range reduction by ln 2 in two parts and the polynomial are those of Cephes' expf.
     """

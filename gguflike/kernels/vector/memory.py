@@ -20,79 +20,79 @@ _AHEAD = 1024
 
 @operation(uint64, int64)
 def load_u8(e: Emitter, place: Value) -> Value:
-    """One uint8, as uint64."""
+    """Load one uint8, as uint64."""
     return e.b.zext(e.load(I8, place), I64)
 
 
 @operation(uint64, int64)
 def load_u16(e: Emitter, place: Value) -> Value:
-    """One uint16, as uint64."""
+    """Load one uint16, as uint64."""
     return e.b.zext(e.load(I16, place), I64)
 
 
 @operation(uint64, int64)
 def load_u32(e: Emitter, place: Value) -> Value:
-    """One uint32, as uint64."""
+    """Load one uint32, as uint64."""
     return e.b.zext(e.load(I32, place), I64)
 
 
 @operation(uint64, int64)
 def load_u64(e: Emitter, place: Value) -> Value:
-    """One uint64."""
+    """Load one uint64."""
     return e.load(I64, place)
 
 
 @operation(int64, int64)
 def load_i32(e: Emitter, place: Value) -> Value:
-    """One int32, as int64."""
+    """Load one int32, as int64."""
     return e.b.sext(e.load(I32, place), I64)
 
 
 @operation(float32, int64)
 def load_f32(e: Emitter, place: Value) -> Value:
-    """One float32."""
+    """Load one float32."""
     return e.load(F32, place)
 
 
 @operation(float32, int64)
 def load_f16(e: Emitter, place: Value) -> Value:
-    """One float16, as float32."""
+    """Load one float16, as float32."""
     return e.f16_to_f32(e.load(I16, place))
 
 
 @operation(float32, int64)
 def float_of(e: Emitter, word: Value) -> Value:
-    """The float32 whose bits are in the low half of an argument word."""
+    """Take the low half of an argument word as the bits of a float32."""
     return e.b.bitcast(e.b.trunc(word, I32), F32)
 
 
 @operation(f32x16, int64)
 def load_f32x16(e: Emitter, place: Value) -> Value:
-    """Sixteen float32."""
+    """Load sixteen float32."""
     return e.load(V16F32, place)
 
 
 @operation(f32x16, int64)
 def load_f16x16(e: Emitter, place: Value) -> Value:
-    """Sixteen float16, as float32."""
+    """Load sixteen float16, as float32."""
     return e.f16_to_f32(e.load(V16I16, place))
 
 
 @operation(i32x16, int64)
 def load_u8x16(e: Emitter, place: Value) -> Value:
-    """Sixteen uint8, as int32."""
+    """Load sixteen uint8, as int32."""
     return e.b.zext(e.load(V16I8, place), V16I32)
 
 
 @operation(i32x16, int64)
 def load_i8x16(e: Emitter, place: Value) -> Value:
-    """Sixteen int8, as int32."""
+    """Load sixteen int8, as int32."""
     return e.b.sext(e.load(V16I8, place), V16I32)
 
 
 @operation(i32x16, int64)
 def load_u16x16(e: Emitter, place: Value) -> Value:
-    """Sixteen uint16, as int32."""
+    """Load sixteen uint16, as int32."""
     return e.b.zext(e.load(V16I16, place), V16I32)
 
 
@@ -116,7 +116,7 @@ def store_f32x16(e: Emitter, place: Value, value: Value) -> None:
 
 @operation(void, int64, f32x16)
 def store_ahead(e: Emitter, place: Value, value: Value) -> None:
-    """Store sixteen float32, and ask for the cache line of a later store: for output written from end to end."""
+    """Store sixteen float32 of output that is written from end to end, and ask for the cache line of a later store."""
     e.prefetch(place, _AHEAD, for_writing=True)
     e.store(value, place)
 
@@ -148,13 +148,16 @@ def scatter_i8(e: Emitter, place: Value, stride: Value, value: Value) -> None:
 
 @operation(void, int64)
 def prefetch(e: Emitter, place: Value) -> None:
-    """Ask for the cache line at any address; never faults."""
+    """Ask for the cache line at any address. This never faults."""
     e.prefetch(place)
 
 
 @operation(int64, f32x16)
 def spill(e: Emitter, value: Value) -> Value:
-    """Address of a copy of sixteen floats, the same each time in a kernel: for lanes that a variable selects."""
+    """Copy sixteen floats to the stack, where a variable can select a lane, and return the address.
+
+    It is the same each time in a kernel.
+    """
     with e.b.goto_entry_block():
         place = e.b.alloca(value.type)
     e.b.store(value, place)

@@ -16,7 +16,10 @@ TINY = 1e-30  # a block whose largest value is below counts as zero, so that 1 /
 
 
 def _emit_block(e: Emitter, values: Sequence[Value], codes: Value, scale_at: Value, sums_at: Value) -> None:
-    """32 float32 in two vectors to 32 int8, a float32 scale and two int32 sums in memory."""
+    """Store 32 float32, given in two vectors, as 32 int8, a float32 scale and two int32 sums.
+
+    The scale is max |x| / 127 with its last 13 bits rounded off, and codes are x * 127 / max |x| to the nearest.
+    """
     b = e.b
     # Bits of magnitudes order like the magnitudes, with NaN above all, so that NaN reaches the scale.
     bits = [b.and_(b.bitcast(v, V16I32), e.const(V16I32, 0x7FFFFFFF)) for v in values]
@@ -41,13 +44,13 @@ def quantize_block(e: Emitter, low: Value, high: Value, codes: Value, scale_at: 
 
 @operation(void, int64, int64, int64, int64)
 def _quantize_from(e: Emitter, x: Value, codes: Value, scale_at: Value, sums_at: Value) -> None:
-    """Do as ``quantize_block`` does, with the 32 float32 at ``x``."""
+    """Do what ``quantize_block`` does with the 32 float32 at ``x``."""
     _emit_block(e, [e.load(V16F32, x, 64 * half) for half in range(2)], codes, scale_at, sums_at)
 
 
 @jit
 def quantize_row(x: Address, columns: int, codes: Address, scales: Address, sums: Address) -> None:
-    """One token: ``columns`` float32 at ``x`` to codes (columns,), scales (columns / 32,), sums (columns / 16,)."""
+    """Quantize one token: ``columns`` float32 to codes (columns,), scales (columns / 32,), sums (columns / 16,)."""
     for block in range(columns // BLOCK):
         _quantize_from(x + 4 * BLOCK * block, codes + BLOCK * block, scales + 4 * block, sums + 8 * block)
 

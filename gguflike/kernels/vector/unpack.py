@@ -13,46 +13,46 @@ _V2I64, _V4I8 = ir.VectorType(I64, 2), ir.VectorType(I8, 4)
 
 
 def _bytes_of(e: Emitter, low: Value, high: Value) -> Value:
-    """Two 64-bit words as 16 bytes, in memory order."""
+    """Take two 64-bit words as 16 bytes, the lowest first."""
     words = e.b.insert_element(ir.Constant(_V2I64, ir.Undefined), low, e.const(I32, 0))
     return e.b.bitcast(e.b.insert_element(words, high, e.const(I32, 1)), V16I8)
 
 
 @operation(i32x16, uint64, uint64)
 def u8x16_of(e: Emitter, low: Value, high: Value) -> Value:
-    """The bytes of two words, the lowest first, as int32."""
+    """Take the bytes of two words, the lowest first, as int32."""
     return e.b.zext(_bytes_of(e, low, high), V16I32)
 
 
 @operation(i32x16, uint64, uint64)
 def i8x16_of(e: Emitter, low: Value, high: Value) -> Value:
-    """The signed bytes of two words, the lowest first, as int32."""
+    """Take the signed bytes of two words, the lowest first, as int32."""
     return e.b.sext(_bytes_of(e, low, high), V16I32)
 
 
 @operation(i32x16, uint64)
 def u8x4_of(e: Emitter, word: Value) -> Value:
-    """The bytes of the low 32 bits of a word, four times over, as int32."""
+    """Take the bytes of the low 32 bits of a word, four times over, as int32."""
     four = e.b.bitcast(e.b.trunc(word, I32), _V4I8)
     return e.b.zext(e.shuffle(four, four, [lane % 4 for lane in range(LANES)]), V16I32)
 
 
 @operation(i32x16, uint64)
 def u2x16_of(e: Emitter, word: Value) -> Value:
-    """In lane k, what is left of the low 32 bits of a word from bit 2 k on: a field of 2 bits lowest."""
+    """Shift the low 32 bits of a word right by 2 k bits in lane k: field k becomes lowest, later ones stay above."""
     shifts = e.const(V16I32, range(0, 2 * LANES, 2))
     return e.b.lshr(e.splat(V16I32, e.b.trunc(word, I32)), shifts)
 
 
 @operation(mask, uint64)
 def mask_of(e: Emitter, word: Value) -> Value:
-    """The low 16 bits of a word as a mask, lane 0 lowest."""
+    """Convert the low 16 bits of a word to a mask, lane 0 lowest."""
     return e.b.bitcast(e.b.trunc(word, I16), V16I1)
 
 
 @operation(i32x16, int64, i32x16)
 def lookup(e: Emitter, table: Value, codes: Value) -> Value:
-    """Entries, as int32, of a table of 16 int8 at an address; ``codes`` are 0..15."""
+    """Look up codes 0..15 in a table of 16 int8 at an address; the entries become int32."""
     entries, indices = e.load(V16I8, table), e.b.trunc(codes, V16I8)
     result = ir.Constant(V16I8, ir.Undefined)
     for lane in range(LANES):  # LLVM has no shuffle by variable; it makes one (pshufb, tbl) of this pattern
