@@ -1,4 +1,4 @@
-"""Encoders of the scalar-codebook types: textbook rules byte for byte, searched error against ggml and the optimum."""
+"""Encoders of the scalar-codebook types: absmax byte for byte, searched error against ggml and the optimum."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.measures import rmse
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 
-TEXTBOOK = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "TQ1_0", "TQ2_0", "MXFP4")  # what the gguf package encodes
-SEARCHED = (*TEXTBOOK, "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "NVFP4", "Q1_0")
+ABSMAX = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "TQ1_0", "TQ2_0", "MXFP4")  # what the gguf package encodes
+SEARCHED = (*ABSMAX, "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "NVFP4", "Q1_0")
 # Clearly below ggml, which leaves room here: the largest ratio of errors, without and with importance.
 CLEARLY = {
     "TQ1_0": (0.6, 0.6),
@@ -66,8 +66,8 @@ def importance() -> Floats:
     return (np.random.default_rng(6).random(1024) + 0.05).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", TEXTBOOK)
-def test_absmax_is_the_textbook_rule_byte_for_byte(name: str, rows: Floats) -> None:
+@pytest.mark.parametrize("name", ABSMAX)
+def test_absmax_is_what_gguf_makes_byte_for_byte(name: str, rows: Floats) -> None:
     x = rows * np.float32(0.02)
     x[0, :256] = 0  # a zero block of every type
     x[1, :256] = 0.25  # a constant one
@@ -88,9 +88,9 @@ def test_search_errs_no_more_than_ggml(name: str, weighted: bool, rows: Floats, 
     weights = importance if weighted else None
     ours = rmse(rows, decode(encode(rows, name, weights), name), weights)
     ggml = rmse(rows, decode(libgguf.quantize_rows(rows, FORMATS[name].id, weights), name), weights)
-    plain = rmse(rows, decode(encode(rows, name, weights, "absmax"), name), weights)
+    absmax = rmse(rows, decode(encode(rows, name, weights, "absmax"), name), weights)
     assert ours <= ggml * CLEARLY.get(name, (1, 1))[weighted]
-    assert ours <= plain
+    assert ours <= absmax
 
 
 @pytest.mark.parametrize("name", SEARCHED)
@@ -181,7 +181,7 @@ def test_scale_search_comes_close_to_the_optimum(name: str, lo: int, hi: int, ro
         )
     y = decode(encode(rows[:2], name), name).reshape(-1, 32)
     found = ((x - y) ** 2).sum(axis=1)
-    # Without importance the search is as short as ggml's plain rule takes (see scale.py), so it may miss a little.
+    # Without importance the search is as short as ggml's absmax rule takes (see scale.py), so it may miss a little.
     assert least.sum() * (1 - 1e-4) <= found.sum() <= least.sum() * {"Q4_0": 1.02, "Q5_0": 1.03, "Q8_0": 1.1}[name]
 
 

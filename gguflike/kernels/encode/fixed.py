@@ -4,8 +4,9 @@ Candidates are compared by the squares that their codes explain at the best fact
 affine.py; codes are then taken anew from the stored factors, in float32. The first candidate's codes are those of the
 absmax rule, so what that rule would explain is known, too: it is taken where the search is not better beyond doubt.
 
-Variables without a prefix are in units of the fixed point (``unit`` of them make up the block's range, or its extreme
-value); ``d``, ``m`` and ``step`` are in the values' own. ``absmax_`` marks what the absmax rule would store.
+Scales, offsets and sums are in units of the fixed point; ``Candidates.unit`` of these units make up the block's range,
+or its extreme value. Only ``d``, ``m`` and what is computed from the tile are in the values' own; ``unit`` is the value
+of one unit. ``absmax_`` marks what belongs to the absmax rule.
 """
 
 from __future__ import annotations
