@@ -2,7 +2,7 @@
 
     f = gguflike.open("model.gguf")              header only; .metadata, .tensors, .architecture
     t = f.tensors["blk.0.attn_q.weight"]         .shape, .format, .dequantize(), .linear(x)
-    q = gguflike.quantize(array, "Q4_K")         a QuantizedTensor
+    q = gguflike.quantize(array, "Q4_K", name="x")    a QuantizedTensor
     gguflike.write("out.gguf", metadata, [q])    atomic
     gguflike.convert("folder", "out.gguf", type="Q4_K_M")
     m = gguflike.load("out.gguf")                .tokenize, .logits, .generate

@@ -77,7 +77,7 @@ class Coverage:
         for test, (_, files) in self.tests.items():
             for path, lines in files.items():
                 for line in lines:
-                    found[path, line].add(test)
+                    found[path.removeprefix("child:"), line].add(test)
         return found
 
     def of(self, mutant: Mutant) -> list[str]:
@@ -86,7 +86,7 @@ class Coverage:
         if mutant.function:
             for line in range(mutant.line, mutant.end_line + 1):
                 found |= self.by_line.get((mutant.path, line), set())
-        if not found and (not mutant.function or not any(mutant.path in files for _, files in self.tests.values())):
+        if not found and (not mutant.function or not self._users({mutant.path})):
             # What runs at import belongs to all that use the module; a script that is only run by path, to its caller.
             found = self._users({mutant.path}) or self._users(_mentioning(Path(mutant.path).name))
         cost: dict[str, float] = defaultdict(float)
@@ -94,8 +94,18 @@ class Coverage:
             cost[_file(test)] += self.tests[test][0]
         return sorted(found, key=lambda test: (cost[_file(test)], _file(test), self.tests[test][0], test))
 
+    def in_children(self, mutant: Mutant, tests: Sequence[str]) -> list[str]:
+        """Those of the tests that run the module in a process of their own, which a fork of this one cannot change."""
+        if not self._users({mutant.path}):  # a script that is run by path
+            return list(tests)
+        return [test for test in tests if "child:" + mutant.path in self.tests[test][1]]
+
     def _users(self, paths: set[str]) -> set[str]:
-        return {test for test, (_, files) in self.tests.items() if not paths.isdisjoint(files)}
+        return {
+            test
+            for test, (_, files) in self.tests.items()
+            if any(path.removeprefix("child:") in paths for path in files)
+        }
 
 
 def _file(test: str) -> str:
@@ -162,7 +172,9 @@ class Sandbox:
         try:
             if mutant.function and FORKS:
                 status, detail = server.ask(mutant, tests, seconds)
-                if status in ("killed", "timeout"):
+                if status == "survived" and (rest := coverage.in_children(mutant, tests)):
+                    return self._in_a_copy(mutant, rest, seconds)
+                if status != "unknown":
                     return Outcome(mutant, status, detail, len(tests))
             return self._in_a_copy(mutant, tests, seconds)
         finally:

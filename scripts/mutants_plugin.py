@@ -1,9 +1,10 @@
 """The half of mutants.py that runs inside pytest, and in the processes that tests start.
 
 ``MUTANTS_TRACE=FOLDER`` records which lines of the package each test runs, one file of lines a process:
-``{test: [seconds, {path: [line, ...]}]}``. ``MUTANTS_SELECT=FILE`` runs only the tests which that file names, in its
-order. ``MUTANTS_SERVE=READ,WRITE`` (two file descriptors) collects the tests once and then tries mutants of functions,
-each in a fork of itself whose functions have the mutant's code.
+``{test: [seconds, {path: [line, ...]}]}``. The path of lines that a process of the test's ran begins with "child:".
+``MUTANTS_SELECT=FILE`` runs only the tests which that file names, in its order. ``MUTANTS_SERVE=READ,WRITE`` (two file
+descriptors) collects the tests once and then tries mutants of functions, each in a fork of itself whose functions have
+the mutant's code.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ PACKAGE = str(Path(os.environ.get("MUTANTS_ROOT", ".")).resolve() / "gguflike") 
 class Tracer:
     """Collects the lines that run, under the test that runs at the time."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str = "") -> None:
+        self.prefix = prefix
         self.seconds: dict[str, float] = {}
         self.lines: dict[str, set[tuple[str, int]]] = defaultdict(set)
         self.current: set[tuple[str, int]] = set()
@@ -61,7 +63,7 @@ class Tracer:
         for test, seen in self.lines.items():
             files: dict[str, set[int]] = defaultdict(set)
             for file, line in seen:
-                files["gguflike/" + file.removeprefix(PACKAGE).replace(os.sep, "/")].add(line)
+                files[f"{self.prefix}gguflike/{file.removeprefix(PACKAGE)}".replace(os.sep, "/")].add(line)
             record[test] = (self.seconds.get(test, 0.0), {path: sorted(lines) for path, lines in files.items()})
         Path(folder, f"{os.getpid()}-{os.urandom(4).hex()}.json").write_text(json.dumps(record))
 
@@ -200,6 +202,6 @@ def trace_child() -> None:
     """Trace a process that a test started; its lines count for that test (pytest names it in the environment)."""
     folder, test = os.environ.get("MUTANTS_TRACE"), os.environ.get("PYTEST_CURRENT_TEST")
     if folder and test:
-        tracer = Tracer()
+        tracer = Tracer("child:")
         atexit.register(tracer.save, folder)
         tracer.start(test.rpartition(" ")[0])
