@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from gguflike.describe import describe
     from gguflike.diff import diff
     from gguflike.errors import (
+        ArgumentError,
+        ArgumentTypeError,
         CheckpointError,
         DigestError,
         GGUFError,
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ArgumentError",
+    "ArgumentTypeError",
     "CheckpointError",
     "DigestError",
     "GGUFError",
@@ -66,6 +70,8 @@ __all__ = [
 __getattr__ = lazy.names(
     __name__,
     {
+        "ArgumentError": "errors",
+        "ArgumentTypeError": "errors",
         "CheckpointError": "errors",
         "DigestError": "errors",
         "GGUFError": "errors",

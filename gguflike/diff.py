@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.container import GGUFFile, open
+from gguflike.errors import check_threads
 from gguflike.progress import Progress
 from gguflike.tensor import QuantizedTensor
 
@@ -62,6 +63,7 @@ def diff(
     progress: Progress | None = None,
 ) -> FileDiff:
     """Compare two GGUF files. Errors as of ``gguflike.open``; UnsupportedError for a type without a decoder."""
+    check_threads(threads)
     with open(first) as a, open(second) as b:
         common = [name for name in a.infos if name in b.infos]
         total = sum(a.infos[name].nbytes for name in common)

@@ -5,6 +5,8 @@
     │   └── DigestError      the structure is sound but the bytes are not those that were written
     ├── CheckpointError      a Hugging Face folder or safetensors file is incomplete or contradictory
     ├── UnsupportedError     well-formed, but a type, architecture or setting that is not handled
+    │   └── ArgumentError    an argument's value is not one that the function takes; also a ValueError
+    ├── ArgumentTypeError    an argument is of a kind that the function does not take; also a TypeError
     ├── QuantizationError    values or shapes that cannot be stored in the block type asked for
     ├── TemplateError        a chat template failed, or tried what a template may not do
     └── OutputError          the target cannot be written (exists as the source, no space, no permission)
@@ -14,9 +16,15 @@ Every error says what is wrong, where, what was expected, what was found, and wh
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Callable, Iterable
+from operator import index
+from typing import Any, SupportsIndex
 
 __all__ = [
+    "ArgumentError",
+    "ArgumentTypeError",
     "CheckpointError",
     "DigestError",
     "GGUFError",
@@ -96,6 +104,14 @@ class UnsupportedError(GGUFLikeError):
     """The input is well-formed but asks for something that is not handled."""
 
 
+class ArgumentError(UnsupportedError, ValueError):
+    """An argument's value is not one that the function takes: an unknown name, a number out of range."""
+
+
+class ArgumentTypeError(GGUFLikeError, TypeError):
+    """An argument is of a kind that the function does not take: bytes for text, a float for a count."""
+
+
 class QuantizationError(GGUFLikeError):
     """Values (NaN, infinities) or shapes (ragged rows) that the block type cannot hold."""
 
@@ -106,3 +122,65 @@ class TemplateError(GGUFLikeError):
 
 class OutputError(GGUFLikeError):
     """The target cannot be written."""
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Raise ArgumentError unless the argument ``name`` is one of ``choices``, ArgumentTypeError if it is no string."""
+    check_text(name, value)
+    known = list(choices)
+    if value not in known:
+        raise ArgumentError("unknown value", field=name, expected="one of " + ", ".join(known), got=repr(value))
+
+
+def check_text(name: str, value: object) -> None:
+    """Raise ArgumentTypeError unless the argument ``name`` is a string."""
+    if not isinstance(value, str):
+        raise ArgumentTypeError("not text", field=name, expected="str", got=_kind(value))
+
+
+def check_integer(name: str, value: object, low: int, high: int | None = None, remedy: str | None = None) -> int:
+    """The argument ``name`` as an int.
+
+    ArgumentTypeError where it is not an integer (a bool is none), ArgumentError where it is below ``low`` or above
+    ``high``.
+    """
+    number = as_integer(value)
+    if number is None:
+        raise ArgumentTypeError("not an integer", field=name, expected="int", got=_kind(value), remedy=remedy)
+    if number < low or (high is not None and number > high):
+        expected = f"{low} or more" if high is None else f"{low} to {high}"
+        raise ArgumentError("out of range", field=name, expected=expected, got=number, remedy=remedy)
+    return number
+
+
+def as_integer(value: Any) -> int | None:
+    """``value`` as an int where it is an integer of Python's, numpy's or the like; None for all else and for bools."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex) or _is_array(value):
+        return None
+    try:
+        return None if getattr(getattr(value, "dtype", None), "kind", "") == "b" else index(value)
+    except TypeError:  # an array of floats has the method, and refuses
+        return None
+
+
+def check_number(name: str, value: Any, expected: str, fits: Callable[[float], bool]) -> None:
+    """Raise ArgumentTypeError unless argument ``name`` is a real number, ArgumentError unless it is finite and fits."""
+    if isinstance(value, bool) or not hasattr(value, "__float__") or _is_array(value):
+        raise ArgumentTypeError("not a number", field=name, expected=expected, got=_kind(value))
+    if not (math.isfinite(value) and fits(value)):
+        raise ArgumentError("out of range", field=name, expected=expected, got=repr(value))
+
+
+def check_threads(threads: object) -> None:
+    """Raise unless ``threads`` is None (all CPUs that the process may use) or a count of at least 1."""
+    if threads is not None:
+        check_integer("threads", threads, 1, remedy="leave it out to use all CPUs")
+
+
+def _is_array(value: object) -> bool:
+    dimensions: int = getattr(value, "ndim", 0)
+    return dimensions > 0
+
+
+def _kind(value: object) -> str:
+    return f"{type(value).__name__} {repr(value)[:60]}"

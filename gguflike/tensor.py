@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from gguflike.blocks import BlockFormat, format_by_name
-from gguflike.errors import QuantizationError
+from gguflike.errors import QuantizationError, check_choice, check_threads
 from gguflike.kernels import dispatch
 
 Method = Literal["search", "absmax"]
+METHODS: tuple[str, ...] = get_args(Method)
 _PART = 1 << 18  # float32 values looked at together: they and their mask stay in the cache
 
 
@@ -59,6 +60,7 @@ class QuantizedTensor:
 
     def dequantize(self, threads: int | None = None) -> npt.NDArray[np.float32]:
         """All weights as float32 of shape ``shape``."""
+        check_threads(threads)
         out = np.empty(
             (self.size // self.shape[-1] if self.size else 0, self.shape[-1] if self.shape else 1), np.float32
         )
@@ -68,6 +70,7 @@ class QuantizedTensor:
 
     def linear(self, x: npt.NDArray[np.float32], threads: int | None = None) -> npt.NDArray[np.float32]:
         """``x @ W.T`` on the blocks: (..., columns) -> (..., rows), never dequantized whole."""
+        check_threads(threads)
         return dispatch.linear(self.format)(self, x, threads)  # type: ignore[no-any-return]
 
 
@@ -84,9 +87,12 @@ def quantize(
 
     ``importance`` holds one non-negative weight per column; the encoder then minimizes the weighted squared error.
     ``method`` is "search" (least squared error) or "absmax" (the textbook rule of simple types).
-    QuantizationError on NaN or infinite values (naming the first) and on rows the block does not divide.
+    QuantizationError on NaN or infinite values (naming the first) and on rows the block does not divide, ArgumentError
+    on a block type or method that does not exist.
     """
-    fmt = format_by_name(format) if isinstance(format, str) else format
+    fmt = format if isinstance(format, BlockFormat) else format_by_name(format)
+    check_choice("method", method, METHODS)
+    check_threads(threads)
     x = np.ascontiguousarray(array, dtype=np.float32)
     columns = x.shape[-1] if x.ndim else 1
     rows = x.reshape(-1, columns)

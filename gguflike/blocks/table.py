@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from gguflike.blocks import codebook, float4, kquants, legacy, scalar, ternary
 from gguflike.blocks.spec import BlockFormat, Field
-from gguflike.errors import UnsupportedError
+from gguflike.errors import ArgumentError, check_text
 
 D = Field("d", "<f2", role="scale")
 DMIN = Field("dmin", "<f2", role="min")
@@ -92,10 +92,11 @@ _BY_ID: Mapping[int, BlockFormat] = {row.id: row for row in _ROWS}
 
 
 def format_by_name(name: str) -> BlockFormat:
-    """The row called ``name`` (any case). UnsupportedError lists the known names."""
+    """The row called ``name`` (any case). ArgumentError lists the known names."""
+    check_text("block type", name)
     row = FORMATS.get(name.upper())
     if row is None:
-        raise UnsupportedError("unknown block type", got=repr(name), expected="one of " + ", ".join(FORMATS))
+        raise ArgumentError("unknown block type", got=repr(name), expected="one of " + ", ".join(FORMATS))
     return row
 
 
