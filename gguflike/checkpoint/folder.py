@@ -15,6 +15,12 @@ from gguflike.errors import CheckpointError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+#: What a checkpoint may be read from beside its shards, by this package and by others.
+FILES = (
+    *("config.json", "generation_config.json", SINGLE, INDEX, "README.md"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model"),
+    *("vocab.json", "merges.txt", "chat_template.json", "chat_template.jinja"),
+)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -31,6 +37,13 @@ class Checkpoint:
     tensors: Mapping[str, LazyTensor]
     source: str
     revision: str | None = None
+
+    def inputs(self) -> list[Path]:
+        """The files that are, or would be, part of the checkpoint: those of FILES, and all of the folder but GGUF."""
+        folders = [self.folder, self.folder / "additional_chat_templates"]
+        present = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
+        named = [self.folder / name for name in FILES]
+        return [*named, *(path for path in present if path.suffix.lower() != ".gguf" and path not in named)]
 
 
 def open(source: str | os.PathLike[str], revision: str | None = None) -> Checkpoint:

@@ -33,6 +33,7 @@ _NUMPY: Mapping[str, str] = {
     **{"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"},
 }
 FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
+COMPARED = 1 << 22  # elements of two tensors that are compared at a time
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,22 @@ class LazyTensor:
             return (data.astype(np.uint32) << 16).view(np.float32)
         with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which the caller refuses by name
             return data.astype(np.float32, copy=False)
+
+
+def same_values(a: LazyTensor, b: LazyTensor) -> bool:
+    """Whether two tensors hold the same weights, bit for bit, once both are of the wider dtype. Read in pieces."""
+    if a.shape != b.shape or (a.dtype != b.dtype and not FLOATS.issuperset((a.dtype, b.dtype))):
+        return False
+    step = max(1, COMPARED // max(1, prod(a.shape[1:])))
+    for start in range(0, a.rows, step):
+        stop = min(start + step, a.rows)
+        if a.dtype == b.dtype:
+            x, y = a.read(start, stop), b.read(start, stop)
+        else:
+            x, y = a.read_f32(start, stop), b.read_f32(start, stop)
+        if x.tobytes() != y.tobytes():
+            return False
+    return True
 
 
 def _read_into(tensor: LazyTensor, offset: int, data: npt.NDArray[Any]) -> None:

@@ -40,13 +40,12 @@ def check(args: argparse.Namespace) -> None:
     """UsageError for a type or override that does not exist, before anything is opened."""
     from gguflike.cli import UsageError
     from gguflike.convert import recipe
-    from gguflike.errors import UnsupportedError
+    from gguflike.errors import ArgumentError
 
     try:
         recipe.by_name(args.type)
-        for text in args.tensor_type:
-            recipe.override(text)
-    except UnsupportedError as error:
+        recipe.overrides(args.tensor_type)
+    except ArgumentError as error:
         raise UsageError(str(error)) from error
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from gguflike.container.plan import FilePlan, plan
     from gguflike.container.reader import GGUFFile
     from gguflike.container.shards import open
-    from gguflike.container.target import refuse_source
+    from gguflike.container.target import check_target
     from gguflike.container.values import Typed, ValueType
     from gguflike.container.writer import Receipt, Slot, Writer, write
 
@@ -25,9 +25,9 @@ __all__ = [
     "Typed",
     "ValueType",
     "Writer",
+    "check_target",
     "open",
     "plan",
-    "refuse_source",
     "write",
 ]
 
@@ -44,9 +44,9 @@ __getattr__ = lazy.names(
         "Typed": "values",
         "ValueType": "values",
         "Writer": "writer",
+        "check_target": "target",
         "open": "shards",
         "plan": "plan",
-        "refuse_source": "target",
         "write": "writer",
     },
 )

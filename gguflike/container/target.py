@@ -15,8 +15,9 @@ from gguflike.errors import OutputError
 StrPath = str | os.PathLike[str]
 
 
-def refuse_source(target: StrPath, sources: Iterable[StrPath]) -> None:
-    """OutputError when ``target`` is one of the files read from, by name or through a link."""
+def check_target(target: StrPath, sources: Iterable[StrPath]) -> None:
+    """OutputError when ``target`` names a folder, or is one of the files read from, by name or through a link."""
+    _refuse_folder(target)
     for source in sources:
         same = os.path.realpath(source) == os.path.realpath(target)
         with suppress(OSError):
@@ -28,6 +29,12 @@ def refuse_source(target: StrPath, sources: Iterable[StrPath]) -> None:
                 got=os.fspath(source),
                 remedy="write to another name and rename it afterwards",
             )
+
+
+def _refuse_folder(target: StrPath) -> None:
+    text = os.fsdecode(target)
+    if os.path.basename(text) in ("", ".", "..") or os.path.isdir(text):  # noqa: PTH112, PTH119 - a Path drops the slash
+        raise OutputError("the target is a folder", path=text, remedy="name a file, such as model.gguf in that folder")
 
 
 def write_all(descriptor: int, data: Any, offset: int) -> None:

@@ -15,7 +15,7 @@ from gguflike.container.digest import patch
 from gguflike.container.layout import TensorInfo, TensorSpec
 from gguflike.container.plan import FilePlan, plan
 from gguflike.container.publish import output_errors
-from gguflike.container.target import StrPath, Target, refuse_source, write_all
+from gguflike.container.target import StrPath, Target, check_target, write_all
 from gguflike.errors import OutputError
 from gguflike.tensor import QuantizedTensor
 
@@ -121,12 +121,12 @@ class Writer:
 
     When the block raises, or a tensor is not complete, the target is as it was before and nothing else is left.
     ``write`` and ``write_part`` may be called from several threads; other processes use ``slot`` and ``accept``.
-    OutputError where the target is one of ``sources``, exists and ``overwrite`` is false, is not a regular file,
-    does not fit on the disk, or when the system refuses to write.
+    OutputError where the target is a folder or one of ``sources``, exists and ``overwrite`` is false, is not a regular
+    file, does not fit on the disk, or when the system refuses to write.
     """
 
     def __init__(self, path: StrPath, plan: FilePlan, overwrite: bool = True, sources: Iterable[StrPath] = ()) -> None:
-        refuse_source(path, sources)
+        check_target(path, sources)
         self.plan = plan
         self._target = Target(path, overwrite)
         self._tensors = {info.name: _Progress(info) for info in plan.tensors}

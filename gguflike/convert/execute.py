@@ -9,22 +9,27 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from gguflike.container import Receipt, Writer
 from gguflike.convert.encode import Job, run
 from gguflike.convert.plan import ConversionPlan, PlannedTensor
-from gguflike.errors import OutputError
+from gguflike.errors import OutputError, check_choice, check_threads
 from gguflike.progress import Progress
-from gguflike.tensor import Method
+from gguflike.tensor import METHODS, Method
+
+
+def check_options(method: str, threads: int | None) -> None:
+    """Raise ArgumentError for a method that does not exist or fewer threads than one, before anything is opened."""
+    check_choice("method", method, METHODS)
+    check_threads(threads)
 
 
 def execute(
     plan: ConversionPlan,
     *,
-    reads: Iterable[str | os.PathLike[str]],
     executor: Executor | None = None,
     progress: Progress | None = None,
     threads: int | None = None,
     method: Method = "search",
     overwrite: bool = True,
 ) -> None:
-    """Write the file of ``plan`` to its target. ``reads`` are the files read from, which the target must not be.
+    """Write the file of ``plan`` to its target, which must be none of the files that the plan reads.
 
     With an ``executor``, each task encodes one tensor and writes it to its place, so workers must share the file
     system; twice as many tensors as workers are submitted at a time. The bytes are the same whatever carries it out.
@@ -39,7 +44,7 @@ def execute(
         if progress is not None:
             progress(done, plan.file_bytes, what)
 
-    with Writer(plan.target, plan.file, overwrite, reads) as writer:
+    with Writer(plan.target, plan.file, overwrite, plan.inputs) as writer:
         advance(plan.file.header_bytes, "header")
         if executor is None:
             for tensor in plan.tensors:

@@ -20,8 +20,7 @@ def new_folder(target: Path, size: int) -> Iterator[Path]:
     small, or where the system refuses. What killed runs have left is removed.
     """
     target = target.absolute()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise OutputError("the target exists", path=target, remedy="choose a folder that does not exist yet")
+    refuse_existing(target)
     with output_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         sweep(str(target))
@@ -44,3 +43,9 @@ def _make(path: str) -> int:
     except OSError:
         Path(path).rmdir()
         raise
+
+
+def refuse_existing(target: Path) -> None:
+    """OutputError where there is a file or link at ``target``, or a folder that holds something."""
+    if os.path.lexists(target) and (target.is_symlink() or not target.is_dir() or any(target.iterdir())):
+        raise OutputError("the target exists", path=target, remedy="choose a folder that does not exist yet")

@@ -11,20 +11,20 @@ from typing import Any
 
 from gguflike import checkpoint
 from gguflike.arch import hparams, registry
-from gguflike.arch.spec import ArchSpec, Binding, HParams, expect_tensor
+from gguflike.arch.spec import ArchSpec, Binding, HParams, expect_tensor, holds
 from gguflike.checkpoint import Checkpoint, LazyTensor
-from gguflike.checkpoint.safetensors import FLOATS
+from gguflike.checkpoint.safetensors import FLOATS, same_values
 from gguflike.checkpoint.tokenizer import metadata_from_folder
 from gguflike.container import Typed, ValueType
 from gguflike.convert import imatrix as imatrices
 from gguflike.convert import metadata as general
 from gguflike.convert import plan as plans
 from gguflike.convert import recipe as recipes
-from gguflike.convert.execute import execute
+from gguflike.convert.execute import check_options, execute
 from gguflike.convert.plan import ConversionPlan
 from gguflike.convert.recipe import Facts
 from gguflike.convert.sources import CheckpointSource, MadeSource, Source
-from gguflike.errors import CheckpointError, UnsupportedError
+from gguflike.errors import ArgumentTypeError, CheckpointError, UnsupportedError
 from gguflike.progress import Progress
 from gguflike.tensor import Method
 
@@ -49,16 +49,16 @@ def convert(
     """Convert a checkpoint folder or Hub id to a GGUF file of the recipe ``type``; return the plan carried out.
 
     ``tensor_types`` are ``REGEX=TYPE`` overrides, ``imatrix`` an importance matrix, ``ignore_config`` config keys to
-    accept unread. With ``dry_run`` the plan is all: no tensor is read, nothing is written, ``out`` may be None. One
-    tensor (of a large one, a slab) is in memory at a time, or one per worker of ``executor``. The target appears
-    complete or not at all.
+    accept unread. With ``dry_run`` the plan is all: nothing is written, ``out`` may be None, and no tensor is read (but
+    an output matrix that config.json ties to the embedding is compared with it, and kept where they differ). One tensor
+    (of a large one, a slab) is in memory at a time, or one per worker of ``executor``. The target appears complete or
+    not at all; one that is a file of the checkpoint, by whatever path or link, or the importance matrix, is refused.
     """
+    check_options(method, threads)
     planned = plan_conversion(src, out, type, tensor_types, imatrix, name, revision, ignore_config)
     if not dry_run:
-        reads = {tensor.source.tensor.path for tensor in planned.tensors if isinstance(tensor.source, CheckpointSource)}
         execute(
             planned,
-            reads=sorted(reads),
             executor=executor,
             progress=progress,
             threads=threads,
@@ -79,13 +79,15 @@ def plan_conversion(
     ignore_config: Iterable[str] = (),
 ) -> ConversionPlan:
     """The plan of `convert`, from the configuration and the headers of the checkpoint."""
-    recipe = recipes.by_name(type)
-    overrides = tuple(recipes.override(text) for text in tensor_types)
+    recipe, overrides = recipes.by_name(type), recipes.overrides(tensor_types)
+    if isinstance(ignore_config, str | bytes):
+        raise ArgumentTypeError("not a list", field="ignore_config", expected="a list of keys", got=repr(ignore_config))
     opened = checkpoint.open(src, revision)
     spec = registry.for_config(opened.config)
     h, notices = hparams.from_config(spec, opened.config, ignore_config)
-    sources, more = match(spec, h, opened)
-    matrix = imatrices.read(imatrix) if imatrix else None
+    h, kept = untied(spec, h, opened)
+    sources, left_out = match(spec, h, opened)
+    matrix = imatrices.read(imatrix) if imatrix is not None else None
     importance, unused = imatrices.match(matrix, sources)
     label = str(opened.source)
     metadata = {
@@ -112,7 +114,8 @@ def plan_conversion(
         kept=_kept,
         overrides=overrides,
         importance=importance,
-        notices=[*notices, *more, *unused],
+        inputs=[*opened.inputs(), *(matrix.paths if matrix else ())],
+        notices=[*notices, *kept, *left_out, *unused],
     )
 
 
@@ -139,6 +142,22 @@ def facts(h: Mapping[str, Any], has_output: bool, imatrix: bool) -> Facts:
         tied=not has_output,
         imatrix=imatrix,
     )
+
+
+def untied(spec: ArchSpec, h: HParams, opened: Checkpoint) -> tuple[HParams, list[str]]:
+    """``h`` with the output matrix untied where config.json ties it to an embedding that differs from it, and a notice.
+
+    What is stored tells what was trained: a model merged or tuned after untying keeps the flag of its origin.
+    """
+    rules = {rule.gguf: rule for rule in spec.tensors}
+    head, embedding = rules.get("output.weight"), rules.get("token_embd.weight")
+    if head is None or embedding is None or head.when is None or holds(head.when, h):
+        return h, []
+    stored = [opened.tensors.get(str(rule.hf)) for rule in (head, embedding)]
+    if stored[0] is None or stored[1] is None or same_values(stored[0], stored[1]):
+        return h, []
+    notice = f"{head.hf} is kept: config.json ties it to {embedding.hf}, but the two differ"
+    return {**h, head.when: True}, [notice]
 
 
 def match(spec: ArchSpec, h: HParams, opened: Checkpoint) -> tuple[list[Source], list[str]]:

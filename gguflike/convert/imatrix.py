@@ -22,9 +22,13 @@ _MAX_ENTRIES = 1_000_000
 
 @dataclass(frozen=True)
 class Imatrix:
-    """Weights by GGUF tensor name, float32 of shape (matrices, columns); ``name`` is the file's own."""
+    """Weights by GGUF tensor name, float32 of shape (matrices, columns).
+
+    ``name`` is the file's own, ``paths`` what was read: one file, or the shards of a split one.
+    """
 
     name: str
+    paths: tuple[str, ...]
     weights: Mapping[str, Floats]
 
 
@@ -36,16 +40,16 @@ def read(path: str | os.PathLike[str]) -> Imatrix:
             magic = file.read(4)
     except OSError as error:
         raise CheckpointError(f"importance matrix cannot be read: {error.strerror}", path=source) from None
-    weights = _read_gguf(source) if magic == b"GGUF" else _read_legacy(source)
+    paths, weights = _read_gguf(source) if magic == b"GGUF" else ((str(source),), _read_legacy(source))
     if not weights:
         raise CheckpointError("importance matrix is empty", path=source)
     for name, values in weights.items():
         if not np.isfinite(values).all() or (values < 0).any():
             raise CheckpointError("importance must be finite and not negative", path=source, tensor=name)
-    return Imatrix(source.name, weights)
+    return Imatrix(source.name, paths, weights)
 
 
-def _read_gguf(path: Path) -> dict[str, Floats]:
+def _read_gguf(path: Path) -> tuple[tuple[str, ...], dict[str, Floats]]:
     """``<tensor>.in_sum2`` holds sums over ``<tensor>.counts`` tokens, one row per matrix (expert)."""
     weights = {}
     with container.open(path) as file:
@@ -60,7 +64,7 @@ def _read_gguf(path: Path) -> dict[str, Floats]:
             if len(counts) not in (1, len(sums)):
                 raise CheckpointError("importance counts do not fit the sums", path=path, tensor=base)
             weights[base] = _mean(sums, counts)
-    return weights
+        return file.paths, weights
 
 
 def _mean(sums: npt.NDArray[np.float32], counts: npt.NDArray[np.float32]) -> Floats:

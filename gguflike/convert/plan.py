@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -54,7 +54,8 @@ class PlannedTensor:
 
 @dataclass(frozen=True)
 class ConversionPlan:
-    """What a conversion will write. Pure and printable; ``file`` holds every size and offset.
+    """What a conversion will write. Pure and printable; ``file`` holds every size and offset,
+    ``inputs`` are the files that it is made from, none of which can be the target.
 
     ``notices`` are things to know that no error stopped: shortened contexts, requantized sources, missing importance.
     """
@@ -66,6 +67,7 @@ class ConversionPlan:
     tensors: tuple[PlannedTensor, ...] = field(repr=False)
     notices: tuple[str, ...]
     file: FilePlan = field(repr=False)
+    inputs: tuple[str, ...] = field(repr=False)
 
     @property
     def file_bytes(self) -> int:
@@ -123,11 +125,18 @@ def make(
     sources: Sequence[Source],
     metadata: Mapping[str, Any],
     kept: Callable[[Source], str | None],
+    inputs: Iterable[str | os.PathLike[str]],
     overrides: Overrides = (),
     importance: Mapping[str, Floats] | None = None,
     notices: Sequence[str] = (),
 ) -> ConversionPlan:
-    """Choose types and lay out the file. ``kept`` gives the type of tensors that recipes do not touch, else None."""
+    """Choose types and lay out the file. ``kept`` gives the type of tensors that recipes do not touch, else None.
+
+    OutputError where the target is a folder or one of ``inputs``: the files that the command reads.
+    """
+    paths = tuple(os.fspath(path) for path in inputs)
+    if target is not None:
+        container.check_target(target, paths)
     tensors = [_planned(each, recipe, facts, kept, overrides, importance or {}) for each in sources]
     _check_overrides(overrides, [each.name for each in sources if kept(each) is None])
     said = [*notices, *_requantized(tensors), *_importance_notices(recipe, tensors, importance)]
@@ -140,6 +149,7 @@ def make(
         tensors=tuple(tensors),
         notices=tuple(said),
         file=container.plan(metadata, specs),
+        inputs=paths,
     )
 
 

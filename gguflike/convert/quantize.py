@@ -18,7 +18,7 @@ from gguflike.convert import imatrix as imatrices
 from gguflike.convert import metadata as general
 from gguflike.convert import plan as plans
 from gguflike.convert import recipe as recipes
-from gguflike.convert.execute import execute
+from gguflike.convert.execute import check_options, execute
 from gguflike.convert.plan import ConversionPlan
 from gguflike.convert.recipe import Facts, Recipe
 from gguflike.convert.sources import GGUFSource, Source, closing_sources, stamp
@@ -48,14 +48,14 @@ def quantize_file(
     byte; encoding anew what was quantized before loses more than quantizing the original, and the plan says so. The
     other arguments are those of `gguflike.convert`.
     """
-    recipe = recipes.by_name(type)
-    overrides = tuple(recipes.override(text) for text in tensor_types)
+    recipe, overrides = recipes.by_name(type), recipes.overrides(tensor_types)
+    check_options(method, threads)
     with container.open(src) as file:
         stamps = tuple(stamp(path) for path in file.paths)
         sources: list[Source] = [
             GGUFSource(file.path, info.name, info.shape, info.format.name, stamps) for info in file.infos.values()
         ]
-        matrix = imatrices.read(imatrix) if imatrix else None
+        matrix = imatrices.read(imatrix) if imatrix is not None else None
         importance, notices = imatrices.match(matrix, sources)
         planned = plans.make(
             source=Path(src).name,
@@ -65,16 +65,15 @@ def quantize_file(
             sources=sources,
             metadata=_metadata(file, recipe, tensor_types, matrix.name if matrix else None),
             kept=_kept,
+            inputs=(*file.paths, *(matrix.paths if matrix else ())),
             overrides=overrides,
             importance=importance,
             notices=notices,
         )
-        reads = file.paths
     if not dry_run:
         with closing_sources():
             execute(
                 planned,
-                reads=reads,
                 executor=executor,
                 progress=progress,
                 threads=threads,

@@ -7,13 +7,13 @@ The first rule that fits a tensor decides; where none does, the recipe's own typ
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gguflike.arch.spec import role_of
 from gguflike.blocks import BlockFormat, format_by_name
 from gguflike.container.file_types import file_type_number
-from gguflike.errors import UnsupportedError
+from gguflike.errors import ArgumentError, ArgumentTypeError, check_text
 
 
 @dataclass(frozen=True)
@@ -293,11 +293,12 @@ class Choice:
 
 
 def by_name(name: str) -> Recipe:
-    """The recipe called ``name``, in any case. UnsupportedError lists the names."""
+    """The recipe called ``name``, in any case. ArgumentError lists the names."""
+    check_text("type", name)
     key = name.upper()
     recipe = RECIPES.get(ALIASES.get(key, key))
     if recipe is None:
-        raise UnsupportedError("unknown type", expected="one of " + ", ".join([*RECIPES, *ALIASES]), got=repr(name))
+        raise ArgumentError("unknown type", expected="one of " + ", ".join([*RECIPES, *ALIASES]), got=repr(name))
     return recipe
 
 
@@ -346,13 +347,21 @@ def _fitting(fmt: BlockFormat, columns: int) -> BlockFormat:
     return fallback if columns % fallback.block_size == 0 else format_by_name("F16")
 
 
+def overrides(texts: Sequence[str]) -> tuple[tuple[re.Pattern[str], BlockFormat], ...]:
+    """Each ``REGEX=TYPE`` of a list, parsed. Errors as of ``override``, ArgumentTypeError for a string alone."""
+    if isinstance(texts, str | bytes):
+        raise ArgumentTypeError("not a list", field="tensor_types", expected="a list of REGEX=TYPE", got=repr(texts))
+    return tuple(override(text) for text in texts)
+
+
 def override(text: str) -> tuple[re.Pattern[str], BlockFormat]:
-    """A ``REGEX=TYPE`` as given to --tensor-type. UnsupportedError where either half is not valid."""
+    """A ``REGEX=TYPE`` as given to --tensor-type. ArgumentError where either half is not valid."""
+    check_text("tensor type", text)
     pattern, separator, name = text.rpartition("=")
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise UnsupportedError(f"not a regular expression: {error}", field="tensor type", got=repr(text)) from None
+        raise ArgumentError(f"not a regular expression: {error}", field="tensor type", got=repr(text)) from None
     if not separator or not pattern:
-        raise UnsupportedError("tensor type", expected="REGEX=TYPE", got=repr(text))
+        raise ArgumentError("not an override", field="tensor type", expected="REGEX=TYPE", got=repr(text))
     return compiled, format_by_name(name)

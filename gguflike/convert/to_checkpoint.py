@@ -19,9 +19,9 @@ from gguflike.checkpoint.save import Entry, shards, write_json, write_tensors
 from gguflike.checkpoint.tokenizer import tokenizer_config_from_metadata, tokenizer_json_from_metadata
 from gguflike.container import GGUFFile
 from gguflike.convert.encode import SLAB_BYTES
-from gguflike.convert.folder import new_folder
+from gguflike.convert.folder import new_folder, refuse_existing
 from gguflike.convert.sources import Floats, GGUFSource, closing_sources, slabs, stamp
-from gguflike.errors import GGUFError, UnsupportedError
+from gguflike.errors import GGUFError, UnsupportedError, check_choice
 from gguflike.progress import Progress
 
 # Names of the option -> dtypes of safetensors, which are called as the block types are.
@@ -63,8 +63,11 @@ def export(
 
     ``dtype`` is f32, f16, bf16, or auto: what the weight matrices are stored in where that is one of them, float32
     where they are quantized, because only float32 holds every dequantized value exactly. Under auto a vector that the
-    dtype does not hold exactly stays float32. The folder appears complete or not at all; one that exists is left alone.
+    dtype does not hold exactly stays float32. The folder appears complete or not at all; one that exists and is not
+    empty, or a link in its place, is left alone (OutputError).
     """
+    check_choice("dtype", dtype, ("auto", *DTYPES))
+    refuse_existing(Path(folder))
     with container.open(file) as opened:
         plan, sources = _plan(opened, Path(folder), dtype)
         if dry_run:
@@ -93,8 +96,6 @@ def export(
 
 
 def _plan(opened: GGUFFile, target: Path, dtype: str) -> tuple[ExportPlan, dict[str, GGUFSource]]:
-    if dtype != "auto" and dtype not in DTYPES:
-        raise UnsupportedError("dtype", expected="auto, " + ", ".join(DTYPES), got=repr(dtype))
     if opened.architecture is None:
         raise GGUFError("the file names no architecture", path=opened.path, field="general.architecture")
     spec = registry.for_gguf(opened.architecture)
