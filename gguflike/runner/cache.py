@@ -16,22 +16,23 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
-from gguflike.errors import UnsupportedError
+from gguflike.errors import UnsupportedError, check_choice
 from gguflike.kernels.engine.memory import aligned
 
 BLOCK = 32  # positions are reserved in multiples of this; kernels read keys up to the next one
 TYPES = ("f16", "q8_0")
 SCALED = 32  # dimensions that share a scale
+KEYS = 16  # keys of one block
 
 
 class KVCache:
     """Keys and values of ``layers`` layers for up to ``context`` positions."""
 
     def __init__(self, layers: int, kv_heads: int, head_dim: int, context: int, cache_type: str = "f16") -> None:
-        if cache_type not in TYPES:
-            raise UnsupportedError("cache type", expected="one of " + ", ".join(TYPES), got=repr(cache_type))
+        check_choice("cache_type", cache_type, TYPES)
         quantized = cache_type == "q8_0"
         if quantized and head_dim % SCALED:
             raise UnsupportedError(
@@ -43,6 +44,7 @@ class KVCache:
         self.type = cache_type
         self.context = context
         self.positions = -(-context // BLOCK) * BLOCK
+        self._heads = layers * kv_heads
         self._layer = kv_heads * self.positions * head_dim  # elements
         self._element = 1 if quantized else 2  # bytes
         size = layers * self._layer
@@ -53,6 +55,20 @@ class KVCache:
     def nbytes(self) -> int:
         """Bytes reserved."""
         return sum(int(array.nbytes) for array in (*self._data, *self._scales))
+
+    def save(self, count: int) -> list[npt.NDArray[np.uint8]]:
+        """A copy of what the first ``count`` positions hold, for ``restore``."""
+        return [array[:, : -(-count // KEYS)].copy() for array in self._by_head()]
+
+    def restore(self, saved: list[npt.NDArray[np.uint8]]) -> None:
+        """Put back what ``save`` copied."""
+        for array, copy in zip(self._by_head(), saved, strict=True):
+            array[:, : copy.shape[1]] = copy
+
+    def _by_head(self) -> list[npt.NDArray[np.uint8]]:
+        """Everything as bytes of shape (layers * kv_heads, positions / KEYS, bytes): KEYS positions lie together."""
+        arrays = (*self._data, *self._scales)
+        return [array.view(np.uint8).reshape(self._heads, self.positions // KEYS, -1) for array in arrays]
 
     def addresses(self, layer: int) -> dict[str, int]:
         """Return where a layer's keys and values are, as argument words of attention; scales are 0 without any."""

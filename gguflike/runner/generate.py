@@ -7,12 +7,14 @@ stream decoder, and what may yet turn out to begin a stop string waits here.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from gguflike.errors import ArgumentTypeError, check_text
 from gguflike.runner.sampling import Sampler
 from gguflike.runner.speculate import Lookup
 
@@ -89,8 +91,29 @@ class StopText:
         return 0
 
 
+def stop_strings(stop: Iterable[str]) -> list[str]:
+    """The strings of ``stop`` in a list. ArgumentTypeError for what is no string."""
+    if isinstance(stop, bytes | bytearray | Mapping) or not isinstance(stop, Iterable):
+        raise ArgumentTypeError("not text", field="stop", expected="str, or a list of str", got=repr(stop)[:60])
+    texts = list(stop)
+    for text in texts:
+        check_text("stop", text)
+    return texts
+
+
+class Saved(NamedTuple):
+    """A copy of what the model's cache held of a text, and which tokens that is (see ``Model.turn``)."""
+
+    tokens: list[int]
+    prefilled: int
+    cache: list[npt.NDArray[np.uint8]]
+
+
 class Stream:
-    """A generation in progress: iterate over its pieces, or take its ``result()``, which runs it to the end."""
+    """A generation in progress: iterate over its pieces, or take its ``result()``, which runs it to the end.
+
+    Several streams of one model may be read in turns, or each from a thread of its own.
+    """
 
     def __init__(
         self,
@@ -103,32 +126,53 @@ class Stream:
         stop: Sequence[str],
         lookup: int,
     ) -> None:
-        self.generation = Generation(prompt_tokens=len(prompt))
         random = None if sampler.greedy else np.random.default_rng(seed)  # numpy loads its generators when asked
-        self._pieces = self._run(model, list(prompt), max_tokens, sampler, random, stop, lookup)
+        continuation = Continuation(model, list(prompt), max_tokens, sampler, random, lookup)
+        self.generation = continuation.result
+        self._pieces = continuation.pieces(stop)
 
     def __iter__(self) -> Iterator[Piece]:
         return self._pieces
 
     def result(self) -> Generation:
+        """The outcome, after generating what is left."""
         for _ in self._pieces:
             pass
         return self.generation
 
-    def _run(
+
+class Continuation:
+    """One prompt that is being continued: what a stream's generators work on, and whose the model's cache is meanwhile.
+
+    ``tokens`` are the prompt and what was chosen so far. ``saved`` is what the cache held of them, while another call
+    has the cache. A stream that is dropped lets go of this at once, since nothing here refers to the stream.
+    """
+
+    def __init__(
         self,
         model: Model,
         tokens: list[int],
         max_tokens: int,
         sampler: Sampler,
         random: np.random.Generator | None,
-        stop: Sequence[str],
         lookup: int,
-    ) -> Iterator[Piece]:
-        result, stop_text = self.generation, StopText(stop)
-        decoder = model.tokenizer.stream()
-        end_ids = frozenset(model.tokenizer.eos_ids)
-        for token in self._tokens(model, tokens, max_tokens, sampler, random, lookup):
+    ) -> None:
+        self.result = Generation(prompt_tokens=len(tokens))
+        self.saved: Saved | None = None
+        self._model, self._tokens, self._max_tokens = model, tokens, max_tokens
+        self._sampler, self._random, self._lookup = sampler, random, lookup
+
+    def pieces(self, stop: Sequence[str]) -> Iterator[Piece]:
+        """Generate; text ends before the first of the strings ``stop``."""
+        try:
+            yield from self._pieces(StopText(stop))
+        finally:
+            self._model.release(self)
+
+    def _pieces(self, stop_text: StopText) -> Iterator[Piece]:
+        result, tokenizer = self.result, self._model.tokenizer
+        decoder, end_ids = tokenizer.stream(), frozenset(tokenizer.eos_ids)
+        for token in self._chosen():
             if token in end_ids:
                 result.finish_reason = "stop"
                 break
@@ -146,25 +190,19 @@ class Stream:
             result.text += rest
             yield Piece(result.tokens[-1], rest)
 
-    def _tokens(
-        self,
-        model: Model,
-        tokens: list[int],
-        max_tokens: int,
-        sampler: Sampler,
-        random: np.random.Generator | None,
-        lookup: int,
-    ) -> Iterator[int]:
+    def _chosen(self) -> Iterator[int]:
         """Generated ids, end tokens included. Only computing is timed, not what the caller does between tokens."""
-        result = self.generation
-        drafts = Lookup(tokens, lookup) if lookup and sampler.greedy and sampler.repetition_penalty == 1.0 else None
-        begin = time.perf_counter()
-        result.cached_tokens = model.common_prefix(tokens)
-        logits = model.extend(tokens[result.cached_tokens :], result.cached_tokens)[-1]
-        chosen = [sampler.choose(logits, tokens, random)] if max_tokens > 0 else []
-        result.prefill_seconds = time.perf_counter() - begin
-        room = min(max_tokens, model.context - len(tokens))
-        result.finish_reason = "length" if room == max_tokens else "context"
+        result, tokens, sampler, model = self.result, self._tokens, self._sampler, self._model
+        lookup = self._lookup if sampler.greedy and sampler.repetition_penalty == 1.0 else 0
+        drafts = Lookup(tokens, lookup) if lookup else None
+        room = min(self._max_tokens, model.context - len(tokens))
+        result.finish_reason = "length" if room == self._max_tokens else "context"
+        with model.turn(self):
+            begin = time.perf_counter()
+            result.cached_tokens = model.common_prefix(tokens)
+            logits = model.extend(tokens[result.cached_tokens :], result.cached_tokens)[-1]
+            chosen = [sampler.choose(logits, tokens, self._random)] if room else []
+            result.prefill_seconds = time.perf_counter() - begin
         count = 0
         while chosen and count < room:
             for token in chosen[: room - count]:
@@ -173,15 +211,16 @@ class Stream:
                 yield token
             if count >= room:
                 return
-            begin = time.perf_counter()
             draft = drafts.propose(tokens, room - count - 1) if drafts else []
-            rows = model.extend([tokens[-1], *draft], len(tokens) - 1, all_logits=bool(draft))
-            if draft:
-                chosen = _accepted(rows.argmax(axis=1).tolist(), draft)
-                model.forget(len(tokens) + len(chosen) - 1)
-            else:
-                chosen = [sampler.choose(rows[-1], tokens, random)]
-            result.decode_seconds += time.perf_counter() - begin
+            with model.turn(self):
+                begin = time.perf_counter()
+                rows = model.extend([tokens[-1], *draft], len(tokens) - 1, all_logits=bool(draft))
+                if draft:
+                    chosen = _accepted(rows.argmax(axis=1).tolist(), draft)
+                    model.forget(len(tokens) + len(chosen) - 1)
+                else:
+                    chosen = [sampler.choose(rows[-1], tokens, self._random)]
+                result.decode_seconds += time.perf_counter() - begin
 
 
 def _accepted(greedy: list[int], draft: list[int]) -> list[int]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -12,14 +16,21 @@ import numpy.typing as npt
 
 from gguflike import container
 from gguflike.arch import hparams, registry
-from gguflike.errors import GGUFError, UnsupportedError
+from gguflike.errors import (
+    ArgumentError,
+    GGUFError,
+    UnsupportedError,
+    check_choice,
+    check_integer,
+    check_threads,
+)
 from gguflike.kernels.engine.program import Program, Team
 from gguflike.progress import Progress
 from gguflike.runner import graph, rope
-from gguflike.runner.cache import KVCache, bytes_per_position, default_context
-from gguflike.runner.generate import Generation, Stream
+from gguflike.runner.cache import TYPES, KVCache, bytes_per_position, default_context
+from gguflike.runner.generate import Continuation, Generation, Saved, Stream, stop_strings
 from gguflike.runner.sampling import Sampler
-from gguflike.runner.tokenizer import Tokenizer
+from gguflike.runner.tokenizer import Tokenizer, token_ids
 from gguflike.runner.weights import Weights
 
 Logits = npt.NDArray[np.float32]
@@ -27,10 +38,11 @@ COS_SIN_POSITIONS = 256  # whose cosines and sines are computed together
 
 
 class Model:
-    """One model and one conversation: the cache holds what was computed last, and what is asked for next builds on it.
+    """One model: the cache holds what was computed last, and what is asked for next builds on it.
 
     ``context`` is how many tokens fit, ``hparams`` the hyper-parameters by their names in ``gguflike.arch``. A context
-    manager; calls from several threads must take turns.
+    manager. Streams may be read in turns, and from several threads: each gives the text that it gives alone. What an
+    unfinished one has in the cache is copied when another call needs the cache, and copied back for its next piece.
     """
 
     def __init__(
@@ -42,6 +54,10 @@ class Model:
         cache_type: str = "f16",
         progress: Progress | None = None,
     ) -> None:
+        check_threads(threads)
+        check_choice("cache_type", cache_type, TYPES)
+        if context is not None:
+            context = check_integer("context", context, 1)
         self.path = os.fspath(path)
         self._file = file = container.open(path)
         if file.architecture is None:
@@ -63,6 +79,11 @@ class Model:
         for program in (self._one, self._body, *self._heads):
             program.link(progress)
         self._tokens: list[int] = []  # whose keys and values are in the cache
+        self._prefilled = 0  # of them, computed with others: the first so many
+        self._lock = threading.RLock()  # one computation at a time
+        self._owner: weakref.ref[Continuation] | None = None  # the unfinished one whose tokens are in the cache
+        self._turn: Continuation | None = None  # the one that is computing
+        self._closed = False
 
     @property
     def threads(self) -> int:
@@ -73,9 +94,11 @@ class Model:
         return int(self.hparams["n_vocab"])
 
     def close(self) -> None:
-        """Let go of the file. The model cannot be used afterwards."""
-        self._team.close()
-        self._file.close()
+        """Let go of the file. The model cannot be used afterwards (ArgumentError)."""
+        with self._lock:
+            self._closed = True
+            self._team.close()
+            self._file.close()
 
     def __enter__(self) -> Model:
         return self
@@ -88,39 +111,62 @@ class Model:
     # Text
 
     def tokenize(self, text: str, add_special: bool = True) -> list[int]:
+        """Token ids of ``text``; ``add_special`` adds BOS and EOS where the file asks for them."""
         return self.tokenizer.encode(text, add_special=add_special)
 
     def detokenize(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(ids)
+        """The text of token ids. ArgumentError for an id that is not in the vocabulary."""
+        return self.tokenizer.decode(token_ids(ids))
 
     # Computing
 
     def logits(self, ids: Sequence[int]) -> Logits:
-        """Logits after each of ``ids``, float32 (len(ids), vocab)."""
+        """Logits after each of ``ids``, float32 (len(ids), vocab). Errors as of ``extend``."""
         return self.extend(ids, 0, all_logits=True)
 
     def common_prefix(self, ids: Sequence[int]) -> int:
-        """How many of ``ids`` need not be computed again, leaving at least one to compute."""
-        count = 0
-        limit = min(len(ids) - 1, len(self._tokens))
+        """How many of ``ids`` need not be computed again, leaving at least one to compute.
+
+        Where a token computed alone differs from one computed with others (``Weights.exact``), only what was computed
+        with others counts, and two are left: so the same prompt gives the same logits whatever the cache holds.
+        """
+        count, exact = 0, self.weights.exact
+        limit = min(len(ids) - 1, len(self._tokens)) if exact else min(len(ids) - 2, self._prefilled)
         while count < limit and ids[count] == self._tokens[count]:
             count += 1
         return count
 
     def forget(self, position: int) -> None:
         """Drop what the cache holds from ``position`` on."""
+        check_integer("position", position, 0)
+        with self._lock:
+            self._claim(self._turn)
+            self._cut(position)
+
+    def _cut(self, position: int) -> None:
         del self._tokens[position:]
+        self._prefilled = min(self._prefilled, position)
 
     def extend(self, ids: Sequence[int], position: int, all_logits: bool = False) -> Logits:
         """Compute ``ids`` after the first ``position`` cached tokens: logits (1, vocab) of the last, or of all.
 
-        The result for one token is a view that the next call overwrites. UnsupportedError where an id is not in the
-        vocabulary or the context is too short.
+        Unless ``all_logits``, the result is a view that the next call overwrites. ArgumentError where an id is not in
+        the vocabulary or ``position`` is beyond what is cached, UnsupportedError where the context is too short,
+        ArgumentTypeError where the ids are no integers, GGUFError where logits are not finite.
         """
-        self._check(ids, position)
-        self.forget(position)
+        ids = token_ids(ids)
+        with self._lock:
+            self._claim(self._turn)
+            self._check(ids, position)
+            check_integer("position", position, 0, len(self._tokens), "compute the tokens before it first")
+            self._cut(position)
+            return self._computed(ids, position, all_logits)
+
+    def _computed(self, ids: Sequence[int], position: int, all_logits: bool) -> Logits:
+        """Logits of ``ids`` behind all cached tokens."""
         if len(ids) == 1:
             self._pass(self._one, ids, position)
+            self._check_finite(self._buffers.logits[:1])
             return self._buffers.logits[:1].copy() if all_logits else self._buffers.logits[:1]
         out = np.empty((len(ids), self.vocab_size), np.float32) if all_logits else self._buffers.logits[:1]
         for start in range(0, len(ids), graph.BATCH):
@@ -142,16 +188,67 @@ class Model:
             self._rotations = min(wanted, self.cache.positions)
             self._rope.fill_cos_sin(start, self._rotations - start, buffers.cos_sin[start:])
         self._team.run(program, count, position)
-        self._tokens += [int(token) for token in batch]
+        if program is self._body and self._prefilled == position:
+            self._prefilled += count
+        self._tokens += batch
 
     def _pass_head(self, first: int, count: int) -> Logits:
         self._buffers.head_x[:count] = self._buffers.x[first : first + count]
         self._team.run(self._heads[count > 1], count)
+        self._check_finite(self._buffers.logits[:count])
         return self._buffers.logits[:count]
 
+    def _check_finite(self, logits: Logits) -> None:
+        """GGUFError where a logit is NaN or infinite: no token can be chosen by it."""
+        if math.isfinite(logits.max()) and math.isfinite(logits.min()):  # NaN is the maximum of whatever holds one
+            return
+        self._cut(0)
+        damaged = self.weights.not_finite()
+        raise GGUFError(
+            "the logits are NaN or infinite, so no token can be chosen",
+            path=self.path,
+            tensor=damaged,
+            got="NaN or infinity among this tensor's values" if damaged else None,
+            remedy=f"`gguflike verify {self.path}` names damaged tensors; where there are none, the model overflows",
+        )
+
+    # Streams that take turns
+
+    @contextmanager
+    def turn(self, text: Continuation) -> Iterator[None]:
+        """A block in which the cache is that of ``text``, as ``text`` left it, and nobody else computes."""
+        with self._lock:
+            self._claim(text)
+            self._turn = text
+            try:
+                yield
+            finally:
+                self._turn = None
+
+    def release(self, text: Continuation) -> None:
+        """Take note that ``text`` is not continued: what it has in the cache need not be kept for it."""
+        with self._lock:
+            if self._owner is not None and self._owner() is text:
+                self._owner = None
+
+    def _claim(self, text: Continuation | None) -> None:
+        """Make the cache that of ``text`` (None: of no unfinished one), after copying what another still needs."""
+        if self._closed:
+            raise ArgumentError("the model is closed", path=self.path, remedy="load it again")
+        owner = self._owner() if self._owner is not None else None
+        if owner is text:
+            return
+        if owner is not None:
+            owner.saved = Saved(list(self._tokens), self._prefilled, self.cache.save(len(self._tokens)))
+        self._owner = None if text is None else weakref.ref(text)
+        if text is not None and text.saved is not None:
+            saved, text.saved = text.saved, None
+            self.cache.restore(saved.cache)
+            self._tokens, self._prefilled = saved.tokens, saved.prefilled
+
     def _check(self, ids: Sequence[int], position: int) -> None:
-        if not len(ids):
-            raise UnsupportedError("no tokens to compute", remedy="give a prompt of at least one token")
+        if not ids:
+            raise ArgumentError("no tokens to compute", remedy="give a prompt that is at least one token long")
         if position + len(ids) > self.context:
             raise UnsupportedError(
                 "the context is too short for these tokens",
@@ -161,7 +258,7 @@ class Model:
             )
         lowest, highest = min(ids), max(ids)
         if lowest < 0 or highest >= self.vocab_size:
-            raise UnsupportedError(
+            raise ArgumentError(
                 "token id is not in the vocabulary",
                 expected=f"0 to {self.vocab_size - 1}",
                 got=lowest if lowest < 0 else highest,
@@ -172,7 +269,7 @@ class Model:
     def generate(
         self,
         prompt: str | Sequence[int],
-        max_tokens: int = 128,
+        max_tokens: int | None = 128,
         *,
         temperature: float = 0.0,
         top_k: int = 0,
@@ -185,23 +282,40 @@ class Model:
     ) -> Stream:
         """Continue ``prompt`` (text, or token ids). Iterate over the pieces, or take ``.result()``.
 
+        Generation ends with an end token, before one of the strings ``stop``, after ``max_tokens`` tokens (None: no
+        limit) or when the context is full; ``finish_reason`` says which. ``temperature`` 0 takes the likeliest token.
+        Otherwise ``seed`` (0 or more) makes the text repeatable: the same file, prompt and settings give the same text,
+        whatever the model computed before. Without a seed each text is another.
+
         ``lookup`` is how many tokens to guess at a time from what the text repeats. It changes the speed at temperature
         0, not the result, and does nothing at others. (Weights in F32, F16 and BF16 are summed in another order for
         several tokens than for one, which may decide a tie within a millionth differently.)
-        """
-        ids = self.tokenize(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
-        self._check(ids, 0)
-        sampler = Sampler(temperature, top_k, top_p, min_p, repetition_penalty)
-        stops = [stop] if isinstance(stop, str) else list(stop)
-        return Stream(self, ids, max_tokens=max_tokens, sampler=sampler, seed=seed, stop=stops, lookup=lookup)
 
-    def chat(self, messages: list[dict[str, Any]], max_tokens: int = 512, **settings: Any) -> Stream:
-        """Answer a conversation, ``[{"role": ..., "content": ...}, ...]``; ``settings`` are those of ``generate``."""
+        ArgumentError (a ValueError) for a setting out of range, a token id that is not in the vocabulary and an empty
+        prompt; UnsupportedError for one longer than the context; ArgumentTypeError (a TypeError) for what is of another
+        kind, such as bytes for a prompt. Reading the stream raises GGUFError where logits are not finite.
+        """
+        sampler = Sampler(temperature, top_k, top_p, min_p, repetition_penalty)
+        limit = self.context if max_tokens is None else check_integer("max_tokens", max_tokens, 0, None, _UNLIMITED)
+        seed = None if seed is None else check_integer("seed", seed, 0, None, _UNSEEDED)
+        lookup = check_integer("lookup", lookup, 0)
+        stops = [stop] if isinstance(stop, str) else stop_strings(stop)
+        ids = self.tokenize(prompt) if isinstance(prompt, str) else token_ids(prompt)
+        self._check(ids, 0)
+        return Stream(self, ids, max_tokens=limit, sampler=sampler, seed=seed, stop=stops, lookup=lookup)
+
+    def chat(self, messages: list[dict[str, Any]], max_tokens: int | None = 512, **settings: Any) -> Stream:
+        """Answer a conversation, ``[{"role": ..., "content": ...}, ...]``; ``settings`` are those of ``generate``.
+
+        Errors as of ``generate`` and ``Tokenizer.apply_chat_template``.
+        """
         text = self.tokenizer.apply_chat_template(messages)
         return self.generate(self.tokenizer.encode(text, False, True), max_tokens, **settings)
 
     def perplexity(self, ids: Sequence[int], window: int = 256, progress: Progress | None = None) -> float:
         """exp of the mean negative log-likelihood of each token given those before it in its window of ``window``."""
+        check_integer("window", window, 2)
+        ids = token_ids(ids)
         total, count = 0.0, 0
         for start in range(0, len(ids), window):
             part = np.asarray(ids[start : start + window], dtype=np.int64)
@@ -214,14 +328,16 @@ class Model:
             if progress is not None:
                 progress(start + len(part), len(ids), "perplexity")
         if not count:
-            raise UnsupportedError("perplexity of too few tokens", expected="2 or more", got=len(ids))
+            raise ArgumentError("perplexity of too few tokens", expected="2 or more", got=len(ids))
         return float(np.exp(total / count))
+
+
+_UNLIMITED = "None generates until an end token or until the context is full"
+_UNSEEDED = "leave it out for another text each time"
 
 
 def _context(h: Any, wanted: int | None, cache_type: str) -> int:
     if wanted is not None:
-        if wanted < 1:
-            raise UnsupportedError("context", expected="1 or more", got=wanted)
         return wanted
     return default_context(h["n_ctx"], bytes_per_position(h["n_layer"], h["n_head_kv"], h["head_dim"], cache_type))
 

@@ -12,14 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.errors import UnsupportedError
+from gguflike.errors import check_integer, check_number
 
 Logits = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Settings of one generation. ``top_k`` 0, ``top_p`` 1, ``min_p`` 0 and ``repetition_penalty`` 1 mean off."""
+    """Settings of one generation. ``top_k`` 0, ``top_p`` 1, ``min_p`` 0 and ``repetition_penalty`` 1 mean off.
+
+    ArgumentError for a value out of range, ArgumentTypeError for what is no number.
+    """
 
     temperature: float = 0.0
     top_k: int = 0
@@ -29,17 +32,12 @@ class Sampler:
     repetition_window: int = 64
 
     def __post_init__(self) -> None:
-        limits = (
-            ("temperature", self.temperature >= 0, "0 or more"),
-            ("top_k", self.top_k >= 0, "0 or more"),
-            ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
-            ("min_p", 0 <= self.min_p < 1, "at least 0, below 1"),
-            ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
-            ("repetition_window", self.repetition_window >= 0, "0 or more"),
-        )
-        for name, valid, expected in limits:
-            if not valid:
-                raise UnsupportedError(f"sampling setting {name}", expected=expected, got=repr(getattr(self, name)))
+        check_number("temperature", self.temperature, "0 or more, finite", lambda x: x >= 0)
+        check_integer("top_k", self.top_k, 0)
+        check_number("top_p", self.top_p, "above 0, at most 1", lambda x: 0 < x <= 1)
+        check_number("min_p", self.min_p, "at least 0, below 1", lambda x: 0 <= x < 1)
+        check_number("repetition_penalty", self.repetition_penalty, "1e-6 to 1e6", lambda x: 1e-6 <= x <= 1e6)
+        check_integer("repetition_window", self.repetition_window, 0)
 
     @property
     def greedy(self) -> bool:
@@ -72,8 +70,9 @@ class Sampler:
         count = min(self.top_k or len(logits), len(logits))
         ids = np.argpartition(-logits, count - 1)[:count] if count < len(logits) else np.arange(len(logits))
         ids = ids[np.lexsort((ids, -logits[ids]))]
-        scaled = logits[ids].astype(np.float64) / self.temperature
-        p = np.exp(scaled - scaled[0])
+        below = logits[ids].astype(np.float64) - float(logits[ids[0]])
+        with np.errstate(over="ignore"):  # a temperature near 0 leaves only the likeliest
+            p = np.exp(below / self.temperature)
         p /= p.sum()
         keep = int(np.searchsorted(np.cumsum(p), self.top_p)) + 1 if self.top_p < 1 else len(p)
         if self.min_p > 0:

@@ -8,14 +8,22 @@ from __future__ import annotations
 import codecs
 import json
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from gguflike.checkpoint.excerpt import Excerpt, excerpt
 from gguflike.checkpoint.tokenizer_json import chat_templates, document
 from gguflike.checkpoint.vocabulary import BYTE_CHARACTERS, BYTE_TOKEN, SPACE, TokenType, Vocabulary
-from gguflike.errors import GGUFError, GGUFLikeError, TemplateError
+from gguflike.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    GGUFError,
+    GGUFLikeError,
+    TemplateError,
+    as_integer,
+    check_text,
+)
 
 if TYPE_CHECKING:
     import tokenizers
@@ -73,6 +81,7 @@ class Tokenizer:
         "<|im_end|>" in the text is text: use it for templates, never for what a user typed. A surrogate that no UTF-8
         can hold becomes "?".
         """
+        check_text("text", text)
         text = text.encode("utf-8", "replace").decode()
         with self._lock:
             encoder = self._encoder_for(text)
@@ -93,7 +102,7 @@ class Tokenizer:
     def token_bytes(self, index: int, skip_special: bool = False) -> bytes:
         """The bytes that one token stands for."""
         if not 0 <= index < self.vocab_size:
-            raise GGUFLikeError("no such token", expected=f"an id from 0 to {self.vocab_size - 1}", got=index)
+            raise ArgumentError("no such token", expected=f"an id from 0 to {self.vocab_size - 1}", got=index)
         vocabulary = self.vocabulary
         if index in vocabulary.raw:
             return vocabulary.raw[index]
@@ -128,8 +137,10 @@ class Tokenizer:
 
         Encode it with ``parse_special=True`` and ``add_special=False``: templates write their own BOS.
 
-        TemplateError where the file has no such template, or the template fails or misbehaves.
+        TemplateError where the file has no such template, or the template fails or misbehaves; ArgumentTypeError where
+        ``messages`` is no list of such objects, ArgumentError where one has no role or nothing to say.
         """
+        check_messages(messages)
         source = self.chat_templates.get(name)
         if source is None:
             raise TemplateError(
@@ -149,6 +160,38 @@ class Tokenizer:
 
 
 _BYTES = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
+
+
+def check_messages(messages: Any) -> None:
+    """Raise ArgumentTypeError or ArgumentError unless ``messages`` is a list of messages with role and content."""
+    expected = 'a list of {"role": ..., "content": ...}'
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
+        got = f"{type(messages).__name__} {repr(messages)[:60]}"
+        raise ArgumentTypeError("not a conversation", field="messages", expected=expected, got=got)
+    for number, message in enumerate(messages):
+        field, got = f"messages[{number}]", repr(message)[:60]
+        if not isinstance(message, Mapping):
+            raise ArgumentTypeError("not a message", field=field, expected=expected, got=got)
+        check_text(f"{field}: role", message.get("role"))
+        if message.get("content") is None and "tool_calls" not in message:
+            raise ArgumentError("a message without content", field=field, expected=expected, got=got)
+
+
+def token_ids(ids: Iterable[int]) -> list[int]:
+    """Token ids as a list of int. ArgumentTypeError for text, bytes, and whatever does not hold integers alone."""
+    dtype = getattr(ids, "dtype", None)
+    wrong = isinstance(ids, str | bytes | bytearray | memoryview | Mapping | Set) or not isinstance(ids, Iterable)
+    if wrong or getattr(ids, "ndim", 1) != 1 or getattr(dtype, "kind", "i") not in "iu":
+        shape = f"{dtype} of shape {ids.shape}" if hasattr(ids, "shape") else f"{type(ids).__name__} {repr(ids)[:60]}"
+        raise ArgumentTypeError("not token ids", expected="text, or a flat list of integers", got=shape)
+    numbers: list[int] = []
+    for token in ids:
+        number = as_integer(token)
+        if number is None:
+            got = f"{type(token).__name__} {repr(token)[:60]}"
+            raise ArgumentTypeError(f"item {len(numbers)} is no token id", expected="an integer", got=got)
+        numbers.append(number)
+    return numbers
 
 
 class StreamDecoder:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from gguflike.arch.spec import ArchSpec, HParams, expect_tensor
 from gguflike.container import GGUFFile, TensorInfo
+from gguflike.container.finite import first_not_finite
 from gguflike.errors import GGUFError, UnsupportedError
 from gguflike.kernels.dispatch import linear_plan
 from gguflike.kernels.engine import native
@@ -28,6 +29,7 @@ from gguflike.progress import Progress
 from gguflike.tensor import QuantizedTensor
 
 BATCH_BYTES = 1 << 25  # of the file, repacked by one pass and in memory twice until then
+SEARCHED = 1 << 28  # bytes read to say which weights are damaged: a tenth of a second or so
 LINE = 64  # bytes of a cache line: where the weights of a matrix begin
 
 
@@ -86,6 +88,14 @@ class Weights:
         output = self._matrices["output.weight"]
         return output.rows * output.columns
 
+    @property
+    def exact(self) -> bool:
+        """Whether a token's logits are the same bits computed alone or with others.
+
+        Sums of int8 products are exact; floats are summed in one order for one token and in another for several.
+        """
+        return all(matrix.plan.activations == "int8" for matrix in self._matrices.values())
+
     def vector(self, name: str) -> int:
         """Address of a float32 vector."""
         return self._vectors[name]
@@ -96,6 +106,17 @@ class Weights:
     def floats(self, name: str) -> npt.NDArray[np.float32] | None:
         """The values of a small tensor, or None where the file lacks it."""
         return _floats(self._file.tensors[name]) if name in self._file.tensors else None
+
+    def not_finite(self) -> str | None:
+        """The name of a tensor that holds NaN or infinity, if the first SEARCHED bytes (small tensors first) do."""
+        read = 0
+        for info in sorted(self._file.infos.values(), key=lambda info: info.nbytes):
+            read += info.nbytes
+            if read > SEARCHED:
+                return None
+            if first_not_finite(self._file.tensors[info.name].data, info.format) is not None:
+                return info.name
+        return None
 
     def _add_vector(self, name: str) -> None:
         values = _floats(self._file.tensors[name])
