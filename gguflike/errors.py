@@ -129,7 +129,7 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     check_text(name, value)
     known = list(choices)
     if value not in known:
-        raise ArgumentError("unknown value", field=name, expected="one of " + ", ".join(known), got=repr(value))
+        raise ArgumentError("unknown value", field=name, expected=", ".join(known), got=repr(value))
 
 
 def check_text(name: str, value: object) -> None:

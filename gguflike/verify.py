@@ -52,6 +52,7 @@ class Report:
     """What ``verify`` found. ``digests``: whether the contents of every file were compared with digests.
 
     ``paths`` are the files looked at (several for a split model), ``tensors`` and ``data_bytes`` count what was read.
+    ``opened`` is false where a header could not be read, so that nothing behind it was looked at.
     """
 
     paths: tuple[str, ...]
@@ -59,6 +60,7 @@ class Report:
     digests: bool
     tensors: int
     data_bytes: int
+    opened: bool = True
 
     @property
     def ok(self) -> bool:
@@ -68,6 +70,8 @@ class Report:
     @property
     def scope(self) -> str:
         """What the check covered, in a sentence."""
+        if not self.opened:
+            return "checked nothing behind the header, which cannot be read"
         if self.digests:
             return "checked structure, finite values and the SHA-256 of the header and of every tensor"
         return "checked structure and finite values only: without digests changed weights cannot be seen"
@@ -100,7 +104,7 @@ def verify(path: str | os.PathLike[str], progress: Progress | None = None) -> Re
         parts = (error.what, _pair("expected", error.expected), _pair("got", error.got))
         message = "; ".join(part for part in parts if part)
         findings.append(Finding("error", error.rule or "", message, at, error.offset, error.tensor, error.field))
-        return Report((at,), tuple(findings), False, 0, 0)
+        return Report((at,), tuple(findings), False, 0, 0, opened=False)
     try:
         checks = [_FileCheck(file) for file in files]
         total = sum(check.data_bytes for check in checks)

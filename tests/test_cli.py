@@ -258,7 +258,10 @@ def test_quantize_and_export(model: Path, tmp_path: Path, capsys: pytest.Capture
 
 def test_run(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = run_json(capsys, "run", model, "-p", "It is a truth", "-n", 8)
-    assert list(document) == ["text", "prompt_tokens", "tokens", "prefill_tokens_per_s", "decode_tokens_per_s"]
+    assert list(document) == [
+        *("text", "prompt_tokens", "tokens", "finish_reason", "prefill_tokens_per_s", "decode_tokens_per_s")
+    ]
+    assert document["finish_reason"] == "length"
     assert (document["prompt_tokens"], len(document["tokens"])) == (4, 8)
     assert main(["run", str(model), "-p", "It is a truth", "-n", "8"]) == 0
     assert capsys.readouterr().out == document["text"] + "\n"

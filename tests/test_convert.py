@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 import gguflike
-from gguflike.convert import ConversionPlan, convert
+from gguflike.checkpoint import LazyTensor, safetensors
+from gguflike.convert import ConversionPlan, convert, export
 from gguflike.convert.encode import Job
 from gguflike.convert.metadata import name_parts, read_card, size_label, title
 from gguflike.convert.sources import CheckpointSource
@@ -394,12 +395,45 @@ def test_integer_weights_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_output_matrix_of_a_tied_model_is_left_out_and_said_so(tmp_path: Path) -> None:
-    extra = np.zeros((260, 32), np.float32)
-    folder = tiny.checkpoint(tmp_path / "x", tie_word_embeddings=True, change={"lm_head.weight": extra})
+    same = tiny.weights(tiny.config(tie_word_embeddings=True))["model.embed_tokens.weight"]
+    folder = tiny.checkpoint(tmp_path / "x", tie_word_embeddings=True, change={"lm_head.weight": same})
     plan = convert(folder, tmp_path / "x.gguf", "F32")
     assert plan.notices == ("lm_head.weight is left out: config.json says the model does not use it",)
     assert "notice: lm_head.weight is left out" in str(plan)
     assert "output.weight" not in tiny.gguf_tensors(tmp_path / "x.gguf")
+
+
+@pytest.mark.parametrize("row", [0, 259])
+def test_an_output_matrix_that_differs_from_the_tied_embedding_is_kept(
+    row: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(safetensors, "COMPARED", 7 * 32)  # in pieces
+    head = tiny.weights(tiny.config(tie_word_embeddings=True))["model.embed_tokens.weight"].copy()
+    head[row, 31] += 1
+    folder = tiny.checkpoint(tmp_path / "x", tie_word_embeddings=True, change={"lm_head.weight": head})
+    plan = convert(folder, tmp_path / "x.gguf", "F32")
+    assert plan.notices == (
+        "lm_head.weight is kept: config.json ties it to model.embed_tokens.weight, but the two differ",
+    )
+    stored = tiny.gguf_tensors(tmp_path / "x.gguf")
+    np.testing.assert_array_equal(stored["output.weight"].data, head)
+    assert not np.array_equal(stored["token_embd.weight"].data, head)
+    export(tmp_path / "x.gguf", tmp_path / "back")
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["tie_word_embeddings"] is False
+
+
+def test_tensors_of_other_types_are_compared_by_value(tmp_path: Path) -> None:
+    def stored(x: np.ndarray, dtype: str) -> LazyTensor:
+        path = tmp_path / f"{dtype}.safetensors"
+        path.write_bytes(tiny.safetensors({"x": x}, dtype))
+        return safetensors.read_header(path)["x"]
+
+    x = tiny.exactly(np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4), "BF16")
+    wide, narrow = stored(x, "F32"), stored(x, "BF16")
+    assert safetensors.same_values(wide, narrow)
+    assert not safetensors.same_values(stored(x + np.float32(1e-3), "F32"), narrow)
+    assert not safetensors.same_values(stored(x[:2], "F64"), narrow)
+    assert not safetensors.same_values(LazyTensor("x", "I8", (3, 4), "", 0, 0), narrow)
 
 
 def test_bad_arguments(folder: Path, tmp_path: Path) -> None:
@@ -438,7 +472,8 @@ def test_a_full_disk_is_noticed_before(folder: Path, tmp_path: Path, monkeypatch
 
 KILLED = """
 import os, signal, sys
-from gguflike.convert import convert
+from gguflike.checkpoint import LazyTensor, safetensors
+from gguflike.convert import convert, export
 calls = 0
 def progress(done, total, what):
     global calls

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import io
 import os
 import sys
 from collections.abc import Sequence
 
 from gguflike import __version__
+from gguflike.cli import streams
 from gguflike.cli.output import clean
-from gguflike.errors import GGUFLikeError
+from gguflike.errors import ArgumentError, ArgumentTypeError, GGUFLikeError
 
 #: Command -> one line of help. Each module ``gguflike.cli.<command>`` has ``add_arguments(parser)`` and ``run(args)``.
 COMMANDS = {
@@ -38,38 +38,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0 done, 1 the file or data is bad, 2 usage, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's, which we never call, spin on a core as they start
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without Unicode must not end in an exception
+    streams.prepare()
     try:
         args = _parser(arguments).parse_args(arguments)
     except SystemExit as stop:  # argparse has said why, or printed the help
         return stop.code if isinstance(stop.code, int) else USAGE
+    command = f"gguflike {args.command}"
     try:
         status: int = args.run(args)
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        # Whoever read our output has enough. Python would complain when it flushes the closed pipe at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.drop_output()  # whoever read our output has enough
         return DONE
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        streams.say("interrupted")
         return INTERRUPTED
-    except UsageError as error:
-        print(f"gguflike {args.command}: {error}", file=sys.stderr)
+    except (UsageError, ArgumentError, ArgumentTypeError) as error:
+        if args.debug and not isinstance(error, UsageError):
+            raise
+        streams.say(f"{command}: {_one_line(error)}")
         return USAGE
     except (GGUFLikeError, OSError, MemoryError) as error:
         if args.debug:
             raise
-        print(f"gguflike {args.command}: {_one_line(error)}", file=sys.stderr)
+        streams.say(f"{command}: {_one_line(error)}")
+        streams.check_output()
         return BAD
     except Exception as error:  # a defect of ours; say so in one line all the same
         if args.debug:
             raise
-        print(
-            f"gguflike {args.command}: internal error: {type(error).__name__}: {_one_line(error)}; "
-            "--debug shows where; please report it",
-            file=sys.stderr,
+        streams.say(
+            f"{command}: internal error: {type(error).__name__}: {_one_line(error)}; "
+            "--debug shows where; please report it"
         )
         return BAD
 

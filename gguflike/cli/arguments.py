@@ -11,7 +11,8 @@ def _number(text: str, low: float, high: float, whole: bool) -> float:
     except ValueError:
         raise argparse.ArgumentTypeError(f"not a number: {text!r}") from None
     if not low <= number <= high:
-        raise argparse.ArgumentTypeError(f"{text} is not from {low:g} to {high:g}")
+        limits = f"{low} to {high}" if whole else f"{low:g} to {high:g}"
+        raise argparse.ArgumentTypeError(f"{text} is not from {limits}")
     return number
 
 
@@ -21,6 +22,13 @@ def positive(text: str) -> int:
 
 def count(text: str) -> int:
     return int(_number(text, 0, 1 << 31, True))
+
+
+def seed(text: str) -> int:
+    try:
+        return int(_number(text, 0, (1 << 64) - 1, True))
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; leave --seed out for another text each time") from None
 
 
 def at_least_zero(text: str) -> float:

@@ -7,8 +7,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from gguflike.cli.arguments import positive
-from gguflike.cli.generation import add_model_arguments, add_sampling_arguments, load, settings
+from gguflike.cli.generation import add_model_arguments, add_sampling_arguments, load, say_why_it_ended, settings
 from gguflike.cli.output import terminal
+from gguflike.cli.streams import need_input
 
 if TYPE_CHECKING:
     from gguflike.runner import Model
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    need_input("a conversation is read from it")
     messages = [{"role": "system", "content": args.system}] if args.system else []
     with load(args) as model:
         if sys.stdin.isatty():
@@ -35,14 +37,16 @@ def run(args: argparse.Namespace) -> int:
 def _answer(model: Model, messages: list[dict[str, str]], args: argparse.Namespace) -> str:
     """Print the answer as it comes. Ctrl-C in a terminal stops the answer, not the conversation."""
     pieces = []
+    stream = model.chat(messages, args.tokens, **settings(args))
     try:
-        for piece in model.chat(messages, args.tokens, **settings(args)):
+        for piece in stream:
             print(terminal(piece.text), end="", flush=True)
             pieces.append(piece.text)
     except KeyboardInterrupt:
         if not sys.stdin.isatty():
             raise
     print()
+    say_why_it_ended(model, stream.generation)
     return "".join(pieces)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from gguflike.cli.arguments import at_least_zero, count, positive, share
+from gguflike.cli.arguments import at_least_zero, count, positive, seed, share
 from gguflike.cli.output import progress_bar
+from gguflike.cli.streams import say
 
 if TYPE_CHECKING:
-    from gguflike.runner import Model
+    from gguflike.runner import Generation, Model
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +26,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, temperature: float) 
     parser.add_argument(
         "--min-p", type=share, default=0.0, metavar="P", help="drop what is P times less likely than the best"
     )
-    parser.add_argument("--seed", type=int, help="make sampling repeatable")
+    parser.add_argument("--seed", type=seed, metavar="N", help="make sampling repeatable; 0 or more")
 
 
 def load(args: argparse.Namespace) -> Model:
@@ -33,6 +34,12 @@ def load(args: argparse.Namespace) -> Model:
 
     with progress_bar() as progress:
         return runner.load(args.file, threads=args.threads, context=args.context, progress=progress)
+
+
+def say_why_it_ended(model: Model, result: Generation) -> None:
+    """A line on standard error where a text ends because nothing more fits."""
+    if result.finish_reason == "context":
+        say(f"the context of {model.context} tokens is full: nothing more fits; --context N sets a larger one")
 
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:

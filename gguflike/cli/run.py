@@ -6,8 +6,9 @@ import argparse
 import sys
 
 from gguflike.cli.arguments import count
-from gguflike.cli.generation import add_model_arguments, add_sampling_arguments, load, settings
+from gguflike.cli.generation import add_model_arguments, add_sampling_arguments, load, say_why_it_ended, settings
 from gguflike.cli.output import print_json, terminal
+from gguflike.cli.streams import need_input
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.prompt == "-":
+        need_input("the prompt is to be read from it; give it with -p TEXT")
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
     with load(args) as model:
         if args.chat:
@@ -29,7 +32,10 @@ def run(args: argparse.Namespace) -> int:
         if not args.json:
             for piece in stream:
                 print(terminal(piece.text), end="", flush=True)
-            print()
+            result = stream.result()
+            if result.text or result.finish_reason != "context":
+                print()
+            say_why_it_ended(model, result)
             return 0
         result = stream.result()
     print_json(
@@ -37,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
             "text": result.text,
             "prompt_tokens": result.prompt_tokens,
             "tokens": result.tokens,
+            "finish_reason": result.finish_reason,
             "prefill_tokens_per_s": result.prefill_tokens_per_s,
             "decode_tokens_per_s": result.decode_tokens_per_s,
         }

@@ -300,7 +300,7 @@ class Model:
         seed = None if seed is None else check_integer("seed", seed, 0, None, _UNSEEDED)
         lookup = check_integer("lookup", lookup, 0)
         stops = [stop] if isinstance(stop, str) else stop_strings(stop)
-        ids = self.tokenize(prompt) if isinstance(prompt, str) else token_ids(prompt)
+        ids = self.tokenize(prompt) if isinstance(prompt, str) else token_ids(prompt, _PROMPT)
         self._check(ids, 0)
         return Stream(self, ids, max_tokens=limit, sampler=sampler, seed=seed, stop=stops, lookup=lookup)
 
@@ -332,6 +332,7 @@ class Model:
         return float(np.exp(total / count))
 
 
+_PROMPT = "text, or a flat list of token ids"
 _UNLIMITED = "None generates until an end token or until the context is full"
 _UNSEEDED = "leave it out for another text each time"
 

@@ -177,19 +177,19 @@ def check_messages(messages: Any) -> None:
             raise ArgumentError("a message without content", field=field, expected=expected, got=got)
 
 
-def token_ids(ids: Iterable[int]) -> list[int]:
+def token_ids(ids: Iterable[int], expected: str = "a flat list of integers") -> list[int]:
     """Token ids as a list of int. ArgumentTypeError for text, bytes, and whatever does not hold integers alone."""
     dtype = getattr(ids, "dtype", None)
     wrong = isinstance(ids, str | bytes | bytearray | memoryview | Mapping | Set) or not isinstance(ids, Iterable)
     if wrong or getattr(ids, "ndim", 1) != 1 or getattr(dtype, "kind", "i") not in "iu":
         shape = f"{dtype} of shape {ids.shape}" if hasattr(ids, "shape") else f"{type(ids).__name__} {repr(ids)[:60]}"
-        raise ArgumentTypeError("not token ids", expected="text, or a flat list of integers", got=shape)
+        raise ArgumentTypeError("not token ids", expected=expected, got=shape)
     numbers: list[int] = []
     for token in ids:
         number = as_integer(token)
         if number is None:
             got = f"{type(token).__name__} {repr(token)[:60]}"
-            raise ArgumentTypeError(f"item {len(numbers)} is no token id", expected="an integer", got=got)
+            raise ArgumentTypeError(f"item {len(numbers)} is no token id", expected=expected, got=got)
         numbers.append(number)
     return numbers
 

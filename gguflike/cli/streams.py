@@ -1,0 +1,58 @@
+"""The standard streams as a command needs them, however the process was started: closed, full, not in UTF-8."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from contextlib import suppress
+
+
+def prepare() -> None:
+    """Make the three streams usable.
+
+    Where one is closed (a service, a cron job, ``>&-``), its descriptor is opened on the null device: else the next
+    file that is opened, such as the one being written, would get that number, and with it what is meant for the stream.
+    What is written to a closed stream is lost. Bytes of standard input that are not in its encoding, and characters
+    that standard output's lacks, do not end in an exception.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest free number, which is this one
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 - as long as the process
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # as for arguments: the tokenizer writes "?" for such a byte
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def need_input(purpose: str) -> None:
+    """UsageError where standard input was closed when the process was started."""
+    from gguflike.cli import UsageError
+
+    if sys.stdin is None:
+        raise UsageError(f"standard input is closed, and {purpose}")
+
+
+def say(line: str) -> None:
+    """One line on standard error, if that can be written."""
+    with suppress(OSError, ValueError):
+        print(line, file=sys.stderr)
+
+
+def check_output() -> None:
+    """Drop what standard output did not take (a full disk), of which Python would complain again at exit."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        drop_output()
+
+
+def drop_output() -> None:
+    """Send what is still to be written to standard output nowhere."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
