@@ -9,7 +9,7 @@ import operator
 import os
 from functools import lru_cache
 
-from gguflike.errors import UnsupportedError
+from gguflike.errors import ArgumentError
 from gguflike.kernels.engine.store import digest
 
 
@@ -116,7 +116,7 @@ def thread_count(threads: int | None = None) -> int:
     """Return ``threads`` if given, else $GGUFLIKE_THREADS, else as many as this process may have CPUs.
 
     Those are the CPUs of its affinity mask, or fewer where a container's quota gives it less time (rounded up).
-    UnsupportedError unless the number is a whole one and at least 1.
+    ArgumentError unless the number is a whole one and at least 1.
     """
     if threads is not None:
         return _at_least_one(threads, "threads")
@@ -132,7 +132,7 @@ def _at_least_one(threads: object, field: str) -> int:
     except TypeError:
         count = 0
     if count < 1 or isinstance(threads, bool):
-        raise UnsupportedError(
+        raise ArgumentError(
             "this is no number of threads", field=field, expected="a whole number, at least 1", got=repr(threads)
         )
     return count
