@@ -124,3 +124,17 @@ def test_settings_out_of_range(option: str, model: Path, capsys: pytest.CaptureF
 def test_an_empty_prompt(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(model), "-p", "", "-n", "2"]) == 2
     assert "give a prompt that is at least one token long" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["abc", "4.0", "0", "-2", "2 3"])
+@pytest.mark.parametrize("command", ["run M -p ab -n 2", "bench M", "diff M M", "quantize M {out} -t Q8_0"])
+def test_a_number_of_threads_that_is_none(command: str, value: str, model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.gguf"
+    tiny_gguf.write(other, "Q8_0", seed=1)
+    line = command.replace("M M", f"{model} {other}").replace("M", str(model)).format(out=tmp_path / "x.gguf")
+    done = shell(line, GGUFLIKE_THREADS=value)
+    assert (done.returncode, done.stdout if "quantize" not in line else b"") == (2, b"")
+    assert done.stderr.count(b"\n") == 1
+    assert b"GGUFLIKE_THREADS" in done.stderr
+    assert b"internal error" not in done.stderr
+    assert not (tmp_path / "x.gguf").exists()

@@ -44,6 +44,13 @@ def test_without_digests_it_says_what_it_cannot_see(tmp_path: Path) -> None:
     assert "cannot be seen" in report.scope
 
 
+def test_what_a_bad_header_hides_was_not_checked(tmp_path: Path) -> None:
+    (tmp_path / "file.gguf").write_bytes(b"GGUF\x03\x00\x00\x00" + b"\xff" * 16)
+    report = verify(tmp_path / "file.gguf")
+    assert not report.ok
+    assert report.scope == "checked nothing behind the header, which cannot be read"
+
+
 def test_changed_data_names_the_tensor(tmp_path: Path) -> None:
     path = tmp_path / "file.gguf"
     container.write(path, {}, [zeros("Q8_0", 2, "a"), zeros("Q8_0", 2, "b")])
