@@ -15,8 +15,9 @@ from gguflike.kernels.args import RMS_NORM, RMS_NORM_Q8, SILU_MUL, SILU_MUL_Q8
 from gguflike.kernels.engine.atomics import load_args
 from gguflike.kernels.engine.jit import inner, op
 from gguflike.kernels.vector.lanes import exp, fma, reduce_add, splat
-from gguflike.kernels.vector.memory import float_of, load_f32, load_f32x16, store_f32, store_f32x16
+from gguflike.kernels.vector.memory import load_f32, load_f32x16, store_f32, store_f32x16
 from gguflike.kernels.vector.quantize import quantize_block
+from gguflike.kernels.vector.unpack import f32_of
 
 ONE = np.float32(1)
 
@@ -40,7 +41,7 @@ def _rms_factor(x: int, columns: int, eps: Any) -> Any:
 def rms_norm(args: int, state: int, start: int, stop: int) -> None:
     """Write x * weight / sqrt(mean(x**2) + eps) of each token as float32. Items are tokens; words: ``RMS_NORM``."""
     a = load_args(RMS_NORM, args)
-    columns, vectors, eps = a.columns, a.columns // 16, float_of(a.eps)
+    columns, vectors, eps = a.columns, a.columns // 16, f32_of(a.eps)
     for token in range(start, stop):
         row, target = a.x + 4 * columns * token, a.out + 4 * columns * token
         factor = _rms_factor(row, columns, eps)
@@ -54,7 +55,7 @@ def rms_norm(args: int, state: int, start: int, stop: int) -> None:
 def rms_norm_q8(args: int, state: int, start: int, stop: int) -> None:
     """As ``rms_norm``, quantized to int8 like activations. Items are tokens; words: ``RMS_NORM_Q8``."""
     a = load_args(RMS_NORM_Q8, args)
-    columns, blocks, eps = a.columns, a.columns // 32, float_of(a.eps)
+    columns, blocks, eps = a.columns, a.columns // 32, f32_of(a.eps)
     for token in range(start, stop):
         row = a.x + 4 * columns * token
         factor = splat(_rms_factor(row, columns, eps))

@@ -33,9 +33,10 @@ from gguflike.kernels.engine.atomics import load_args, load_word
 from gguflike.kernels.engine.jit import inner, op
 from gguflike.kernels.engine.memory import STATE
 from gguflike.kernels.vector.lanes import splat
-from gguflike.kernels.vector.memory import float_of, load_f32, load_f32x16, scatter_f32, store_f32x16
+from gguflike.kernels.vector.memory import load_f32, load_f32x16, scatter_f32, store_f32x16
 from gguflike.kernels.vector.quantize import quantize_block
 from gguflike.kernels.vector.types import Address
+from gguflike.kernels.vector.unpack import f32_of
 
 Op = Callable[[Address, Address, int, int], None]
 
@@ -91,7 +92,7 @@ def _first_row(key: int, position: int, heads: int) -> int:
 def _gather(args: Address, query: Address, cos_sin: Address, target: Address, stride: int) -> None:
     """Write one query, rotated and scaled, with ``stride`` bytes between its dimensions."""
     a = load_args(QUERIES, args)
-    scale = splat(np.float32(float_of(a.scale) * LOG2))
+    scale = splat(np.float32(f32_of(a.scale) * LOG2))
     for i in range(0, a.head_dim, 16):
         scatter_f32(target + i * stride, stride, rotated(query, i, cos_sin, a.n_rot, a.neox) * scale)
 

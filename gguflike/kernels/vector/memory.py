@@ -60,12 +60,6 @@ def load_f16(e: Emitter, place: Value) -> Value:
     return e.f16_to_f32(e.load(I16, place))
 
 
-@operation(float32, int64)
-def float_of(e: Emitter, word: Value) -> Value:
-    """Take the low half of an argument word as the bits of a float32."""
-    return e.b.bitcast(e.b.trunc(word, I32), F32)
-
-
 @operation(f32x16, int64)
 def load_f32x16(e: Emitter, place: Value) -> Value:
     """Load sixteen float32."""

@@ -1,11 +1,11 @@
-"""Packed fields of words to lanes: how kernels read the codes of blocks."""
+"""Packed fields of words to lanes: how kernels read the codes of blocks. Names say what the words hold."""
 
 from __future__ import annotations
 
 from llvmlite import ir
 
-from gguflike.kernels.vector.emitter import I8, I16, I32, I64, V16I1, V16I8, V16I32, Emitter
-from gguflike.kernels.vector.lanes import i32x16, int64, mask, operation, uint64
+from gguflike.kernels.vector.emitter import F32, I8, I16, I32, I64, V16I1, V16I8, V16I32, Emitter
+from gguflike.kernels.vector.lanes import float32, i32x16, int64, mask, operation, uint64
 from gguflike.kernels.vector.sizes import LANES
 from gguflike.kernels.vector.types import Value
 
@@ -16,6 +16,12 @@ def _bytes_of(e: Emitter, low: Value, high: Value) -> Value:
     """Take two 64-bit words as 16 bytes, the lowest first."""
     words = e.b.insert_element(ir.Constant(_V2I64, ir.Undefined), low, e.const(I32, 0))
     return e.b.bitcast(e.b.insert_element(words, high, e.const(I32, 1)), V16I8)
+
+
+@operation(float32, int64)
+def f32_of(e: Emitter, word: Value) -> Value:
+    """Take the low 32 bits of a word as a float32."""
+    return e.b.bitcast(e.b.trunc(word, I32), F32)
 
 
 @operation(i32x16, uint64, uint64)
