@@ -256,6 +256,32 @@ def test_f16_to_f32(machine: Machine, choice: str) -> None:
     assert np.isnan(out[~finite]).all()
 
 
+@pytest.mark.parametrize("choice", ["native", "integer"])
+def test_f32_to_f16(machine: Machine, choice: str) -> None:
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    between = (halves[1:] + halves[:-1]) / 2  # ties
+    values = np.concatenate(
+        [halves, between, -between, [0.0, -0.0, np.inf, -np.inf, np.nan, 65519.9, 65520, 1e9, 1e-9]]
+    )
+    values = np.resize(values.astype(np.float32), (len(values) + 15) // 16 * 16)
+    out = np.zeros(len(values), np.uint16)
+
+    def emit(e: Emitter, v: Any, o: Any) -> None:
+        def body(index: Any, _: list[Any]) -> list[Any]:
+            value = e.f32_to_f16(e.load(V16F32, v, e.b.mul(index, e.int64(4))))
+            e.store(value, o, e.b.mul(index, e.int64(2)))
+            return []
+
+        e.loop(e.int64(0), e.int64(len(values)), 16, [], body)
+
+    machine.run(emit, values, out, features=None if choice == "native" else frozenset())
+    with np.errstate(over="ignore"):
+        expected = values.astype(np.float16)
+    np.testing.assert_array_equal(out.view(np.float16), expected)
+    finite = ~np.isnan(values)
+    np.testing.assert_array_equal(out[finite], expected.view(np.uint16)[finite])
+
+
 def test_lanes_and_masks(machine: Machine, rng: np.random.Generator) -> None:
     floats = rng.standard_normal(16).astype(np.float32)
     ints = rng.integers(0, 1000, 16, dtype=np.int32)
