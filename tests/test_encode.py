@@ -10,6 +10,7 @@ import pytest
 
 from gguflike.blocks import FORMATS
 from gguflike.kernels import dispatch
+from gguflike.kernels.encode.lattice.codec import LATTICES
 from tests.measures import rmse
 
 Floats = npt.NDArray[np.float32]
@@ -17,6 +18,7 @@ Bytes = npt.NDArray[np.uint8]
 
 ABSMAX = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "TQ1_0", "TQ2_0", "MXFP4")  # what the gguf package encodes
 SEARCHED = (*ABSMAX, "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "NVFP4", "Q1_0")
+ALONE = ("Q8_1", "Q8_K", "Q2_0")  # neither gguf nor libgguf encodes them
 # Clearly below ggml, which leaves room here: the largest ratio of errors, without and with importance.
 CLEARLY = {
     "TQ1_0": (0.6, 0.6),
@@ -75,6 +77,12 @@ def test_absmax_is_what_gguf_makes_byte_for_byte(name: str, rows: Floats) -> Non
     with np.errstate(divide="ignore", invalid="ignore"):
         expected = gguf.quants.quantize(x, gguf.GGMLQuantizationType[name])
     np.testing.assert_array_equal(encode(x, name, method="absmax"), expected)
+
+
+def test_every_type_with_blocks_is_compared() -> None:
+    compared = {*SEARCHED, *LATTICES, *ALONE}
+    missing = {name for name, fmt in FORMATS.items() if fmt.is_quantized} - compared
+    assert not missing, f"SEARCHED (what ggml's encoders are asked for) or ALONE lacks {missing}"
 
 
 @pytest.mark.parametrize("name", ["Q1_0", "NVFP4"])
@@ -185,7 +193,7 @@ def test_scale_search_comes_close_to_the_optimum(name: str, lo: int, hi: int, ro
     assert least.sum() * (1 - 1e-4) <= found.sum() <= least.sum() * {"Q4_0": 1.02, "Q5_0": 1.03, "Q8_0": 1.1}[name]
 
 
-@pytest.mark.parametrize("name", ["Q8_1", "Q8_K", "Q2_0"])
+@pytest.mark.parametrize("name", ALONE)
 def test_types_that_no_oracle_encodes(name: str, rows: Floats, importance: Floats) -> None:
     """Against the decoding rule: value = d * code, with the sums that the activation types carry."""
     limit = {"Q8_1": 0.0062, "Q8_K": 0.012, "Q2_0": 0.45}[name]

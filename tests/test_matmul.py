@@ -42,13 +42,13 @@ def random_tensor(name: str, rows: int, columns: int, seed: int = 0) -> Quantize
     for field in fmt.fields:
         if field.dtype == "<f2" and field.role in ("scale", "min"):
             blocks[field.name] = (rng.standard_normal(len(blocks)) * 0.01).astype(np.float16)
-    if name == "MXFP4":
-        blocks["e"] = rng.integers(118, 130, len(blocks))
-        blocks["e"][0] = seed % 2  # a subnormal scale
-    if name == "IQ1_M":  # whose float16 is spread over the tops of four words
-        words = blocks["scales"].view("<u2") & 0x0FFF
-        words[:, 3] |= 0x2000
-        blocks["scales"] = words.view(np.uint8)
+        elif field.encoding == "e8m0":
+            blocks[field.name] = rng.integers(118, 130, len(blocks))
+            blocks[field.name][0] = seed % 2  # a subnormal scale
+        elif field.encoding == "nibbles":  # a float16 in the tops of four words
+            words = blocks[field.name].view("<u2") & 0x0FFF
+            words[:, 3] |= 0x2000
+            blocks[field.name] = words.view(np.uint8)
     return QuantizedTensor("w", fmt, (rows, columns), data)
 
 

@@ -27,8 +27,9 @@ class TypeKernels:
     ``encode`` names ``encode(x float32 (rows, columns), out uint8 (rows, row_bytes), importance float32 (columns,) or
     None, method, threads)``; arrays are C-contiguous.
 
-    ``record`` is the layout that matrix products read, and ``repack`` names the jitted ``scatter(block, record, lane,
-    codes)`` that moves one block's scales, and codes where planes are made of them, there (matmul/scatter.py).
+    ``record`` is the layout that matrix products read (matmul/records.py), and ``repack`` names the function
+    ``scatter(block, to)`` that moves a block's scales there, and its codes where planes are made of codes
+    (matmul/scatter.py).
 
     ``floats`` is the kind of float that matrix products read from the file's own rows.
 

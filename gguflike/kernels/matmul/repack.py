@@ -17,6 +17,7 @@ from gguflike.kernels.engine.atomics import load_word
 from gguflike.kernels.engine.jit import inner
 from gguflike.kernels.matmul.args import REPACK
 from gguflike.kernels.matmul.records import Plane, RecordFormat
+from gguflike.kernels.matmul.scatter import Lane, Scatter
 from gguflike.kernels.vector.emitter import I8, I32, Emitter
 from gguflike.kernels.vector.lanes import int64, operation, void
 from gguflike.kernels.vector.sizes import LANES
@@ -51,7 +52,7 @@ def _plane_from_codes(e: Emitter, plane: Plane, lowest: int, weights: int, codes
         e.store(word, target, 4 * LANES * vector)
 
 
-def repack_op(fmt: BlockFormat, record_format: RecordFormat, scatter: Callable[[int, int, int, int], None]) -> Op:
+def repack_op(fmt: BlockFormat, record_format: RecordFormat, scatter: Scatter) -> Op:
     """The op that repacks blocks of ``fmt``; ``scatter`` moves a block's scales, and its codes if planes need them."""
     planes, offsets = record_format.planes, fmt.offsets
     lowest = [sum(plane.bits for plane in planes[:i]) for i in range(len(planes))]
@@ -68,17 +69,20 @@ def repack_op(fmt: BlockFormat, record_format: RecordFormat, scatter: Callable[[
 
     scatter = inner(scatter)
     block_bytes, weights, record_bytes = fmt.block_bytes, record_format.weights, record_format.record_bytes
+    scales_at, minima_at = record_format.scales_at, record_format.minima_at
+    scale_bytes, minimum_bytes = record_format.scale_bytes // LANES, record_format.minimum_bytes // LANES
 
     def repack(args: int, state: int, start: int, stop: int) -> None:
         rows, records = load_word(args + REPACK.rows), load_word(args + REPACK.columns) // weights
         codes = _codes_memory()
-        for group in range(start, stop):
-            target = load_word(args + REPACK.records) + group * records * record_bytes
-            for lane in range(min(LANES, rows - LANES * group)):
-                block = load_word(args + REPACK.blocks) + (LANES * group + lane) * records * block_bytes
+        for row_block in range(start, stop):
+            target = load_word(args + REPACK.records) + row_block * records * record_bytes
+            for lane in range(min(LANES, rows - LANES * row_block)):
+                block = load_word(args + REPACK.blocks) + (LANES * row_block + lane) * records * block_bytes
                 for r in range(records):
                     record = target + r * record_bytes
-                    scatter(block, record, lane, codes)
+                    scales, minima = record + scales_at + scale_bytes * lane, record + minima_at + minimum_bytes * lane
+                    scatter(block, Lane(record + 2 * lane, record + 2 * (LANES + lane), scales, minima, codes))
                     move_planes(block, record + 4 * lane, codes)
                     block += block_bytes
 

@@ -1,14 +1,13 @@
 """What repacking moves out of one block of each type: scales to their places, and codes where planes are made of them.
 
-A type's ``scatter(block, record, lane, codes)`` reads the block of one row at address ``block`` and writes what belongs
-to lane ``lane`` (the row in its row block) of the record at address ``record``. ``codes`` addresses a byte per weight
-(repack.py). A record holds super-scales, super-minima, scales and minima, 16 lanes to each (records.py).
+A type's ``scatter(block, to)`` reads one row's block at address ``block`` and writes its scales to the row's lane of a
+record, and a byte per weight to ``to.codes`` where a plane is made of codes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +17,21 @@ from gguflike.kernels.engine.jit import inner
 from gguflike.kernels.vector.emitter import I8, I16, Emitter
 from gguflike.kernels.vector.lanes import int64, operation, void
 from gguflike.kernels.vector.memory import load_u8, load_u16, load_u32
+from gguflike.kernels.vector.sizes import LANES
 
-Scatter = Callable[[int, int, int, int], None]
+
+class Lane(NamedTuple):
+    """Addresses of one lane of a record (records.py), and of the codes. A super-block has several scales and minima:
+    number i stands ``LANES * i`` bytes behind the first. Addresses of what the record does not have mean nothing."""
+
+    super_scale: int  # float16
+    super_minimum: int  # float16
+    scales: int
+    minima: int
+    codes: int
+
+
+Scatter = Callable[[int, Lane], None]
 
 # Byte offsets of the fields of a block.
 Q4_1 = FORMATS["Q4_1"].offsets
@@ -78,8 +90,8 @@ def read_u32(place: int) -> Any:
 def _scale_at(at: int) -> Scatter:
     """Moves a float16 scale at byte ``at`` of the block."""
 
-    def scatter(block: int, record: int, lane: int, codes: int) -> None:
-        write_u16(record + 2 * lane, read_u16(block + at))
+    def scatter(block: int, to: Lane) -> None:
+        write_u16(to.scales, read_u16(block + at))
 
     return scatter
 
@@ -90,10 +102,10 @@ scatter_iq4_nl = _scale_at(FORMATS["IQ4_NL"].offsets.d)
 scatter_tq2_0 = _scale_at(FORMATS["TQ2_0"].offsets.d)
 
 
-def scatter_q4_1(block: int, record: int, lane: int, codes: int) -> None:
+def scatter_q4_1(block: int, to: Lane) -> None:
     """Moves a float16 scale and a float16 minimum."""
-    write_u16(record + 2 * lane, read_u16(block + Q4_1.d))
-    write_u16(record + 32 + 2 * lane, read_u16(block + Q4_1.m))
+    write_u16(to.scales, read_u16(block + Q4_1.d))
+    write_u16(to.minima, read_u16(block + Q4_1.m))
 
 
 @inner
@@ -104,34 +116,34 @@ def _fifth_bits(place: int, codes: int) -> None:
         write_u8(codes + j, ((bits >> j) & 1) << 4)
 
 
-def scatter_q5_0(block: int, record: int, lane: int, codes: int) -> None:
+def scatter_q5_0(block: int, to: Lane) -> None:
     """Moves a float16 scale and the fifth bits of the codes."""
-    write_u16(record + 2 * lane, read_u16(block + Q5_0.d))
-    _fifth_bits(block + Q5_0.qh, codes)
+    write_u16(to.scales, read_u16(block + Q5_0.d))
+    _fifth_bits(block + Q5_0.qh, to.codes)
 
 
-def scatter_q5_1(block: int, record: int, lane: int, codes: int) -> None:
+def scatter_q5_1(block: int, to: Lane) -> None:
     """Moves a float16 scale, a float16 minimum and the fifth bits of the codes."""
-    write_u16(record + 2 * lane, read_u16(block + Q5_1.d))
-    write_u16(record + 32 + 2 * lane, read_u16(block + Q5_1.m))
-    _fifth_bits(block + Q5_1.qh, codes)
+    write_u16(to.scales, read_u16(block + Q5_1.d))
+    write_u16(to.minima, read_u16(block + Q5_1.m))
+    _fifth_bits(block + Q5_1.qh, to.codes)
 
 
-def scatter_q2_k(block: int, record: int, lane: int, codes: int) -> None:
+def scatter_q2_k(block: int, to: Lane) -> None:
     """Moves d, dmin and 16 bytes, each with a scale and a minimum of 4 bits, as they are."""
-    write_u16(record + 2 * lane, read_u16(block + Q2_K.d))
-    write_u16(record + 32 + 2 * lane, read_u16(block + Q2_K.dmin))
+    write_u16(to.super_scale, read_u16(block + Q2_K.d))
+    write_u16(to.super_minimum, read_u16(block + Q2_K.dmin))
     for i in range(16):
-        write_u8(record + 64 + 16 * i + lane, read_u8(block + Q2_K.scales + i))
+        write_u8(to.scales + LANES * i, read_u8(block + Q2_K.scales + i))
 
 
-def scatter_q3_k(block: int, record: int, lane: int, codes: int) -> None:
+def scatter_q3_k(block: int, to: Lane) -> None:
     """Moves d and 16 scales of 6 bits: low nibbles in 8 bytes, the two high bits in 4."""
-    write_u16(record + 2 * lane, read_u16(block + Q3_K.d))
+    write_u16(to.super_scale, read_u16(block + Q3_K.d))
     for i in range(16):
         low = (read_u8(block + Q3_K.scales + i % 8) >> (4 * (i // 8))) & 15
         high = (read_u8(block + Q3_K.scales + 8 + i % 4) >> (2 * (i // 4))) & 3
-        write_u8(record + 32 + 16 * i + lane, (low | (high << 4)) - 32)
+        write_u8(to.scales + LANES * i, (low | (high << 4)) - 32)
 
 
 @inner
@@ -139,80 +151,80 @@ def _six_bit_scales(packed: int, scales: int, minima: int) -> None:
     """Moves 8 scales and 8 minima of 6 bits from 12 bytes, the top bits of the last 4 in the first 4."""
     for i in range(4):
         d, m, both = read_u8(packed + i), read_u8(packed + 4 + i), read_u8(packed + 8 + i)
-        write_u8(scales + 16 * i, d & 63)
-        write_u8(minima + 16 * i, m & 63)
-        write_u8(scales + 16 * (i + 4), (both & 15) | ((d >> 2) & 48))
-        write_u8(minima + 16 * (i + 4), (both >> 4) | ((m >> 2) & 48))
+        write_u8(scales + LANES * i, d & 63)
+        write_u8(minima + LANES * i, m & 63)
+        write_u8(scales + LANES * (i + 4), (both & 15) | ((d >> 2) & 48))
+        write_u8(minima + LANES * (i + 4), (both >> 4) | ((m >> 2) & 48))
 
 
-def scatter_q4_k(block: int, record: int, lane: int, codes: int) -> None:
+def scatter_q4_k(block: int, to: Lane) -> None:
     """Moves d, dmin, 8 scales and 8 minima."""
-    write_u16(record + 2 * lane, read_u16(block + Q4_K.d))
-    write_u16(record + 32 + 2 * lane, read_u16(block + Q4_K.dmin))
-    _six_bit_scales(block + Q4_K.scales, record + 64 + lane, record + 192 + lane)
+    write_u16(to.super_scale, read_u16(block + Q4_K.d))
+    write_u16(to.super_minimum, read_u16(block + Q4_K.dmin))
+    _six_bit_scales(block + Q4_K.scales, to.scales, to.minima)
 
 
-def scatter_q5_k(block: int, record: int, lane: int, codes: int) -> None:
+def scatter_q5_k(block: int, to: Lane) -> None:
     """Moves d, dmin, 8 scales and 8 minima."""
-    write_u16(record + 2 * lane, read_u16(block + Q5_K.d))
-    write_u16(record + 32 + 2 * lane, read_u16(block + Q5_K.dmin))
-    _six_bit_scales(block + Q5_K.scales, record + 64 + lane, record + 192 + lane)
+    write_u16(to.super_scale, read_u16(block + Q5_K.d))
+    write_u16(to.super_minimum, read_u16(block + Q5_K.dmin))
+    _six_bit_scales(block + Q5_K.scales, to.scales, to.minima)
 
 
-def scatter_q6_k(block: int, record: int, lane: int, codes: int) -> None:
+def scatter_q6_k(block: int, to: Lane) -> None:
     """Moves d and 16 scales of 8 bits."""
-    write_u16(record + 2 * lane, read_u16(block + Q6_K.d))
+    write_u16(to.super_scale, read_u16(block + Q6_K.d))
     for i in range(16):
-        write_u8(record + 32 + 16 * i + lane, read_u8(block + Q6_K.scales + i))
+        write_u8(to.scales + LANES * i, read_u8(block + Q6_K.scales + i))
 
 
-def scatter_iq4_xs(block: int, record: int, lane: int, codes: int) -> None:
+def scatter_iq4_xs(block: int, to: Lane) -> None:
     """Moves d and 8 scales of 6 bits: low nibbles in 4 bytes, the two high bits in 16 bits."""
-    write_u16(record + 2 * lane, read_u16(block + IQ4_XS.d))
+    write_u16(to.super_scale, read_u16(block + IQ4_XS.d))
     for i in range(8):
         low = (read_u8(block + IQ4_XS.scales_l + i // 2) >> (4 * (i % 2))) & 15
         high = (read_u16(block + IQ4_XS.scales_h) >> (2 * i)) & 3
-        write_u8(record + 32 + 16 * i + lane, (low | (high << 4)) - 32)
+        write_u8(to.scales + LANES * i, (low | (high << 4)) - 32)
 
 
-def scatter_mxfp4(block: int, record: int, lane: int, codes: int) -> None:
+def scatter_mxfp4(block: int, to: Lane) -> None:
     """Moves an E8M0 scale."""
-    write_u8(record + lane, read_u8(block + MXFP4.e))
+    write_u8(to.scales, read_u8(block + MXFP4.e))
 
 
-def scatter_nvfp4(block: int, record: int, lane: int, codes: int) -> None:
+def scatter_nvfp4(block: int, to: Lane) -> None:
     """Moves 4 UE4M3 scales."""
     for i in range(4):
         scale = read_u8(block + NVFP4.d + i)
         # 127 is the NaN of the type and decodes to 0, as ggml has it; the top bit has no meaning.
-        write_u8(record + 16 * i + lane, 0 if scale == 127 else scale & 127)
+        write_u8(to.scales + LANES * i, 0 if scale == 127 else scale & 127)
 
 
-def scatter_q1_0(block: int, record: int, lane: int, codes: int) -> None:
+def scatter_q1_0(block: int, to: Lane) -> None:
     """Moves a float16 scale and 128 codes of 1 bit, in the order of the weights, lowest bits first."""
-    write_u16(record + 2 * lane, read_u16(block + Q1_0.d))
+    write_u16(to.scales, read_u16(block + Q1_0.d))
     for i in range(128):
-        write_u8(codes + i, (read_u8(block + Q1_0.qs + i // 8) >> (i % 8)) & 1)
+        write_u8(to.codes + i, (read_u8(block + Q1_0.qs + i // 8) >> (i % 8)) & 1)
 
 
-def scatter_q2_0(block: int, record: int, lane: int, codes: int) -> None:
+def scatter_q2_0(block: int, to: Lane) -> None:
     """Moves a float16 scale and 64 codes of 2 bits, in the order of the weights, lowest bits first."""
-    write_u16(record + 2 * lane, read_u16(block + Q2_0.d))
+    write_u16(to.scales, read_u16(block + Q2_0.d))
     for i in range(64):
-        write_u8(codes + i, (read_u8(block + Q2_0.qs + i // 4) >> (2 * (i % 4))) & 3)
+        write_u8(to.codes + i, (read_u8(block + Q2_0.qs + i // 4) >> (2 * (i % 4))) & 3)
 
 
-def scatter_tq1_0(block: int, record: int, lane: int, codes: int) -> None:
+def scatter_tq1_0(block: int, to: Lane) -> None:
     """Moves a float16 scale and 256 codes: base-3 digits, 5 in each of 32 bytes, 5 in 16, 4 in 4.
 
     First come the first digits of all bytes of a part.
     """
-    write_u16(record + 2 * lane, read_u16(block + TQ1_0.d))
+    write_u16(to.scales, read_u16(block + TQ1_0.d))
     for first, count, digits in ((0, 32, 5), (32, 16, 5), (48, 4, 4)):
         for i in range(count):
             fraction = read_u8(block + TQ1_0.qs + first + i)
             for digit in range(digits):
-                write_u8(codes + 5 * first + count * digit + i, (3 * fraction) >> 8)
+                write_u8(to.codes + 5 * first + count * digit + i, (3 * fraction) >> 8)
                 fraction = (3 * fraction) & 255
 
 
@@ -239,78 +251,78 @@ def _put_point(codes: int, point: int, signs: int, sign_bit: int, count: int) ->
         write_u8(codes + i, ((point >> (8 * i)) & 255) | (((signs >> i) & 1) * sign_bit))
 
 
-def scatter_iq2_xxs(block: int, record: int, lane: int, codes: int) -> None:
+def scatter_iq2_xxs(block: int, to: Lane) -> None:
     """Moves d, 8 scales and 32 points: per 32 weights four 8-bit codes, then 7 bits of signs four times and a scale."""
-    write_u16(record + 2 * lane, read_u16(block + IQ2_XXS.d))
+    write_u16(to.super_scale, read_u16(block + IQ2_XXS.d))
     for i in range(8):
         words = block + IQ2_XXS.qs + 8 * i
         points, rest = read_u32(words), read_u32(words + 4)
-        write_u8(record + 32 + 16 * i + lane, 2 * (rest >> 28) + 1)
+        write_u8(to.scales + LANES * i, 2 * (rest >> 28) + 1)
         for j in range(4):
             point = _IQ2_XXS[(points >> (8 * j)) & 255]
-            _put_point(codes + 32 * i + 8 * j, point, _SIGNS[(rest >> (7 * j)) & 127], 4, 8)
+            _put_point(to.codes + 32 * i + 8 * j, point, _SIGNS[(rest >> (7 * j)) & 127], 4, 8)
 
 
 @inner
 def _nibble_scales(source: int, target: int, count: int) -> None:
     """Writes 2 s + 1 of ``count`` 4-bit scales s, low half first."""
     for i in range(count):
-        write_u8(target + 16 * i, 2 * ((read_u8(source + i // 2) >> (4 * (i % 2))) & 15) + 1)
+        write_u8(target + LANES * i, 2 * ((read_u8(source + i // 2) >> (4 * (i % 2))) & 15) + 1)
 
 
-def scatter_iq2_xs(block: int, record: int, lane: int, codes: int) -> None:
+def scatter_iq2_xs(block: int, to: Lane) -> None:
     """Moves d, 16 scales and 32 points: 9 bits of code and 7 of signs each."""
-    write_u16(record + 2 * lane, read_u16(block + IQ2_XS.d))
-    _nibble_scales(block + IQ2_XS.scales, record + 32 + lane, 16)
+    write_u16(to.super_scale, read_u16(block + IQ2_XS.d))
+    _nibble_scales(block + IQ2_XS.scales, to.scales, 16)
     for i in range(32):
         code = read_u16(block + IQ2_XS.qs + 2 * i)
-        _put_point(codes + 8 * i, _IQ2_XS[code & 511], _SIGNS[code >> 9], 4, 8)
+        _put_point(to.codes + 8 * i, _IQ2_XS[code & 511], _SIGNS[code >> 9], 4, 8)
 
 
-def scatter_iq2_s(block: int, record: int, lane: int, codes: int) -> None:
+def scatter_iq2_s(block: int, to: Lane) -> None:
     """Moves d, 16 scales and 32 points: 32 bytes of codes' low bits, 32 of signs; two high bits of each code in qh."""
-    write_u16(record + 2 * lane, read_u16(block + IQ2_S.d))
-    _nibble_scales(block + IQ2_S.scales, record + 32 + lane, 16)
+    write_u16(to.super_scale, read_u16(block + IQ2_S.d))
+    _nibble_scales(block + IQ2_S.scales, to.scales, 16)
     for i in range(32):
         low, signs = read_u8(block + IQ2_S.qs + i), read_u8(block + IQ2_S.qs + 32 + i)
         high = (read_u8(block + IQ2_S.qh + i // 4) >> (2 * (i % 4))) & 3
-        _put_point(codes + 8 * i, _IQ2_S[low | (high << 8)], signs, 4, 8)
+        _put_point(to.codes + 8 * i, _IQ2_S[low | (high << 8)], signs, 4, 8)
 
 
-def scatter_iq3_xxs(block: int, record: int, lane: int, codes: int) -> None:
+def scatter_iq3_xxs(block: int, to: Lane) -> None:
     """Moves d, 8 scales and 64 points: 64 bytes of codes, then per 32 weights four times 7 signs and a scale."""
-    write_u16(record + 2 * lane, read_u16(block + IQ3_XXS.d))
+    write_u16(to.super_scale, read_u16(block + IQ3_XXS.d))
     for i in range(8):
         rest = read_u32(block + IQ3_XXS.qs + 64 + 4 * i)
-        write_u8(record + 32 + 16 * i + lane, 2 * (rest >> 28) + 1)
+        write_u8(to.scales + LANES * i, 2 * (rest >> 28) + 1)
         for j in range(8):
             signs = _SIGNS[(rest >> (7 * (j // 2))) & 127] >> (4 * (j % 2))
-            _put_point(codes + 32 * i + 4 * j, _IQ3_XXS[read_u8(block + IQ3_XXS.qs + 8 * i + j)], signs, 8, 4)
+            _put_point(to.codes + 32 * i + 4 * j, _IQ3_XXS[read_u8(block + IQ3_XXS.qs + 8 * i + j)], signs, 8, 4)
 
 
-def scatter_iq3_s(block: int, record: int, lane: int, codes: int) -> None:
+def scatter_iq3_s(block: int, to: Lane) -> None:
     """Moves d, 8 scales and 64 points, the ninth bit of each code in qh."""
-    write_u16(record + 2 * lane, read_u16(block + IQ3_S.d))
-    _nibble_scales(block + IQ3_S.scales, record + 32 + lane, 8)
+    write_u16(to.super_scale, read_u16(block + IQ3_S.d))
+    _nibble_scales(block + IQ3_S.scales, to.scales, 8)
     for i in range(64):
         high = (read_u8(block + IQ3_S.qh + i // 8) >> (i % 8)) & 1
         signs = read_u8(block + IQ3_S.signs + i // 2) >> (4 * (i % 2))
-        _put_point(codes + 4 * i, _IQ3_S[read_u8(block + IQ3_S.qs + i) | (high << 8)], signs, 8, 4)
+        _put_point(to.codes + 4 * i, _IQ3_S[read_u8(block + IQ3_S.qs + i) | (high << 8)], signs, 8, 4)
 
 
-def scatter_iq1_s(block: int, record: int, lane: int, codes: int) -> None:
+def scatter_iq1_s(block: int, to: Lane) -> None:
     """Moves d, 8 scales and 32 points; qh holds per 32 weights four 3-bit tops of codes, a scale, the delta's sign."""
-    write_u16(record + 2 * lane, read_u16(block + IQ1_S.d))
+    write_u16(to.super_scale, read_u16(block + IQ1_S.d))
     for i in range(8):
         rest = read_u16(block + IQ1_S.qh + 2 * i)
-        write_u8(record + 32 + 16 * i + lane, 2 * ((rest >> 12) & 7) + 1)
+        write_u8(to.scales + LANES * i, 2 * ((rest >> 12) & 7) + 1)
         signs = -(rest >> 15)
         for j in range(4):
             code = read_u8(block + IQ1_S.qs + 4 * i + j) | (((rest >> (3 * j)) & 7) << 8)
-            _put_point(codes + 32 * i + 8 * j, _IQ1[code], signs, 4, 8)
+            _put_point(to.codes + 32 * i + 8 * j, _IQ1[code], signs, 4, 8)
 
 
-def scatter_iq1_m(block: int, record: int, lane: int, codes: int) -> None:
+def scatter_iq1_m(block: int, to: Lane) -> None:
     """Moves d, 16 scales and 32 points; qh holds per point a nibble, 3 top bits of its code and the delta's sign.
 
     d is in the top bits of the four words of scales.
@@ -320,8 +332,8 @@ def scatter_iq1_m(block: int, record: int, lane: int, codes: int) -> None:
         word = read_u16(block + IQ1_M.scales + 2 * i)
         d |= (word >> 12) << (4 * i)
         for j in range(4):
-            write_u8(record + 32 + 16 * (4 * i + j) + lane, 2 * ((word >> (3 * j)) & 7) + 1)
-    write_u16(record + 2 * lane, d)
+            write_u8(to.scales + LANES * (4 * i + j), 2 * ((word >> (3 * j)) & 7) + 1)
+    write_u16(to.super_scale, d)
     for i in range(32):
         top = (read_u8(block + IQ1_M.qh + i // 2) >> (4 * (i % 2))) & 15
-        _put_point(codes + 8 * i, _IQ1[read_u8(block + IQ1_M.qs + i) | ((top & 7) << 8)], -(top >> 3), 4, 8)
+        _put_point(to.codes + 8 * i, _IQ1[read_u8(block + IQ1_M.qs + i) | ((top & 7) << 8)], -(top >> 3), 4, 8)
