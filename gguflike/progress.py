@@ -7,3 +7,6 @@ from collections.abc import Callable
 Progress = Callable[[int, int, str], None]
 """Called with how much is done, how much there is in all (bytes, unless a function says otherwise), and a description
 of what is being done."""
+
+COMPILING = "compiling kernels"
+"""The description while kernels are compiled, which are then what is counted. They are kept for the next time."""

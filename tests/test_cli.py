@@ -19,6 +19,8 @@ import gguflike
 from gguflike import cli, demo
 from gguflike.cli import COMMANDS, main
 from gguflike.cli.output import progress_bar
+from gguflike.kernels.engine import host
+from gguflike.progress import COMPILING
 from tests import tiny
 
 AUSTEN = Path(gguflike.__file__).parent / "data" / "austen-kjv-6m"
@@ -310,23 +312,43 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [Path(row["path"]).stat().st_size for row in rows] == [row["file_bytes"] for row in rows]
 
 
-def test_progress_is_for_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
-    with progress_bar() as progress:
-        assert progress is None  # under pytest stderr is no terminal
+
+def test_progress_is_drawn_on_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("COLUMNS", "100")
     with progress_bar() as progress:
-        assert progress is not None
+        for done in range(4):
+            progress(done, 17, COMPILING)
         progress(5, 10, "blk.0\x1b")
         time.sleep(0.2)  # tqdm draws ten times a second
         progress(10, 10, "blk.1\x1b")
+    assert "compiling kernels: 0 of 17 |" in screen.getvalue()
+    assert "compiling kernels: 3 of 17 |" in screen.getvalue()
     assert r"blk.1\x1b: 100%" in screen.getvalue()
+    assert "10.0/10.0" in screen.getvalue()
     assert "\x1b" not in screen.getvalue()
+
+
+def test_elsewhere_only_compiling_is_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with progress_bar() as progress:
+        progress(5, 10, "blk.0")
+        assert capsys.readouterr().err == ""
+        progress(0, 17, COMPILING)
+        progress(1, 17, COMPILING)
+        progress(0, 2, COMPILING)
+    assert capsys.readouterr().err == f"compiling 17 kernels, kept for next time in {host.cache_dir()}\n"
+    monkeypatch.setattr(host, "cache_dir", lambda: None)
+    with progress_bar() as progress:
+        progress(0, 1, COMPILING)
+    assert capsys.readouterr().err == "compiling 1 kernel, not kept: no folder takes them\n"
+    monkeypatch.setattr(sys, "stderr", None)
+    with progress_bar() as progress:
+        progress(0, 1, COMPILING)
 
 
 # As a process

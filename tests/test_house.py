@@ -20,7 +20,7 @@ BELOW = {
     "lazy": set(),
     "progress": set(),
     "texts": set(),
-    "kernels": {"errors", "blocks"},
+    "kernels": {"progress", "errors", "blocks"},
     "tensor": {"errors", "blocks", "kernels"},
     "container": {"errors", "texts", "blocks", "tensor"},
     "arch": {"errors", "blocks"},
@@ -45,6 +45,7 @@ ROOMS = {
     "table": {"matmul"},  # of which it takes what a row is made of; kernels it names as text
     "by_type": {"engine", "matmul", "embed", "table"},
     "dispatch": {"decode", "matmul", "table"},
+    "prepare": {"engine", "table", "dispatch"},
 }
 TOP = {"__init__", "__main__", "cli", "demo"}  # may import everything
 NUMBA_OWNERS = {f"kernels/{name}.py" for name in ("engine/jit", "engine/internals", "vector/lanes", "vector/emitter")}

@@ -9,8 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from gguflike.progress import COMPILING
+
 if TYPE_CHECKING:
     from gguflike.progress import Progress
+
+KERNELS_BAR = "{desc}{n} of {total} |{bar}| {elapsed}"
 
 
 def print_json(document: Any) -> None:
@@ -56,18 +60,42 @@ def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Progress | None]:
-    """A callback for the library that draws a bar on stderr; None where stderr is no terminal."""
-    if not sys.stderr.isatty():
-        yield None
+def progress_bar() -> Iterator[Progress]:
+    """A callback for the library that draws a bar on stderr; where that is no terminal, it only tells of compiling."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield _announcement()
         return
     from tqdm import tqdm
 
     with tqdm(unit="B", unit_scale=True, leave=False, file=sys.stderr, dynamic_ncols=True) as bar:
+        compiling: bool | None = None
 
         def show(done: int, total: int, what: str) -> None:
-            bar.total = total
+            nonlocal compiling
             bar.set_description(clean(what, 40), refresh=False)
+            if compiling != (what == COMPILING):
+                compiling = what == COMPILING
+                bar.bar_format = KERNELS_BAR if compiling else None
+                bar.reset(total)
+            bar.total = total
             bar.update(done - bar.n)
+            if compiling:
+                bar.refresh()  # kernels take seconds
 
         yield show
+
+
+def _announcement() -> Progress:
+    """Progress for a log file or a pipe: one line if kernels are compiled, which takes seconds without a word."""
+    said = False
+
+    def announce(_: int, total: int, what: str) -> None:
+        nonlocal said
+        if what == COMPILING and not said and sys.stderr is not None:
+            from gguflike.kernels.engine.host import cache_dir, keeps_kernels
+
+            kept = f"kept for next time in {cache_dir()}" if keeps_kernels() else "not kept: no folder takes them"
+            print(f"compiling {total} {'kernel' if total == 1 else 'kernels'}, {kept}", file=sys.stderr, flush=True)
+            said = True
+
+    return announce

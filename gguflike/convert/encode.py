@@ -12,6 +12,7 @@ import numpy.typing as npt
 from gguflike.blocks import BlockFormat, format_by_name
 from gguflike.container import Receipt, Slot
 from gguflike.convert.sources import Floats, GGUFSource, Source, slabs
+from gguflike.kernels.prepare import Need
 from gguflike.tensor import Method, quantize
 
 SLAB_BYTES = 32 << 20  # bytes of float32 values held at a time; an embedding of 128k x 4096 would be 2 GiB
@@ -29,6 +30,18 @@ class Job:
     importance: Floats | None = None
     method: Method = "search"
     threads: int | None = None
+
+    def kernels(self) -> list[Need]:
+        """The kernels that ``parts`` calls."""
+        stored = self.source.stored if isinstance(self.source, GGUFSource) else None
+        if stored == self.format:
+            return []
+        needs = []
+        if stored is not None and format_by_name(stored).is_quantized:
+            needs.append(Need("decode", stored))
+        if format_by_name(self.format).encode is None:
+            needs.append(Need("encode", self.format, self.importance is not None, self.method))
+        return needs
 
     def parts(self, slab_bytes: int = SLAB_BYTES) -> Iterator[npt.NDArray[np.uint8]]:
         """The tensor's bytes in order, slab by slab."""

@@ -10,6 +10,7 @@ from gguflike.container import Receipt, Writer
 from gguflike.convert.encode import Job, run
 from gguflike.convert.plan import ConversionPlan, PlannedTensor
 from gguflike.errors import OutputError, check_choice, check_threads
+from gguflike.kernels.prepare import prepare
 from gguflike.progress import Progress
 from gguflike.tensor import METHODS, Method
 
@@ -45,6 +46,7 @@ def execute(
             progress(done, plan.file_bytes, what)
 
     with Writer(plan.target, plan.file, overwrite, plan.inputs) as writer:
+        prepare((need for tensor in plan.tensors for need in _job(tensor, method, threads).kernels()), progress)
         advance(plan.file.header_bytes, "header")
         if executor is None:
             for tensor in plan.tensors:

@@ -24,6 +24,8 @@ from gguflike.errors import (
     check_integer,
     check_threads,
 )
+from gguflike.kernels.engine import native
+from gguflike.kernels.engine.host import thread_count
 from gguflike.kernels.engine.program import Program, Team
 from gguflike.progress import Progress
 from gguflike.runner import graph, rope
@@ -67,17 +69,20 @@ class Model:
         graph.check(spec, h)
         self.context = _context(h, context, cache_type)
         self.tokenizer = Tokenizer(file.metadata)
-        self._team = Team(threads, progress)
-        self.weights = Weights(file, spec, h, self._team, progress)
+        count = thread_count(threads)
+        self.weights = Weights(file, spec, h)
         self._rope = rope.from_hparams(h, spec.graph.rope, self.weights.floats("rope_freqs.weight"))
         self.cache = KVCache(h["n_layer"], h["n_head_kv"], h["head_dim"], self.context, cache_type)
-        self._buffers = buffers = graph.Buffers(h, self.cache.positions, self._team.threads)
+        self._buffers = buffers = graph.Buffers(h, self.cache.positions, count)
         self._rotations = 0  # positions whose cosines and sines are in the buffers
         self._one = graph.one(spec, h, self.weights, buffers, self.cache)
         self._body = graph.body(spec, h, self.weights, buffers, self.cache)
         self._heads = [graph.head(h, self.weights, buffers, many) for many in (False, True)]
-        for program in (self._one, self._body, *self._heads):
-            program.link(progress)
+        programs = (self._one, self._body, *self._heads)
+        # All at once: what is not in the kernel cache is compiled in parallel.
+        native.load([*Team.OPS, *self.weights.ops, *(op.name for program in programs for op in program.ops)], progress)
+        self._team = Team(count)
+        self.weights.repack(self._team, progress)
         self._tokens: list[int] = []  # whose keys and values are in the cache
         self._prefilled = 0  # of them, computed with others: the first so many
         self._lock = threading.RLock()  # one computation at a time

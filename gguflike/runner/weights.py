@@ -20,7 +20,6 @@ from gguflike.container import GGUFFile, TensorInfo
 from gguflike.container.finite import first_not_finite
 from gguflike.errors import GGUFError, UnsupportedError
 from gguflike.kernels.dispatch import linear_plan
-from gguflike.kernels.engine import native
 from gguflike.kernels.engine.memory import aligned
 from gguflike.kernels.engine.program import Program, Team
 from gguflike.kernels.matmul.args import REPACK
@@ -45,11 +44,12 @@ class Matrix(NamedTuple):
 
 
 class Weights:
-    """All tensors of a model. Vectors and biases are float32; ``embedding`` stays as the file has it."""
+    """All tensors of a model. Vectors and biases are float32; ``embedding`` stays as the file has it.
 
-    def __init__(
-        self, file: GGUFFile, spec: ArchSpec, h: HParams, team: Team, progress: Progress | None = None
-    ) -> None:
+    Every tensor has its address at once, so that programs can be made; matrices are only there after ``repack``.
+    """
+
+    def __init__(self, file: GGUFFile, spec: ArchSpec, h: HParams) -> None:
         self._file = file
         self._keep: list[Any] = []
         self._vectors: dict[str, int] = {}
@@ -68,7 +68,8 @@ class Weights:
             if linear_plan(tensor.format).repack is None:
                 self._keep.append(tensor)
                 self._add_matrix(tensor, tensor.data)
-        self._repack([tensor for tensor in tensors if linear_plan(tensor.format).repack is not None], team, progress)
+        self._repacked = [tensor for tensor in tensors if linear_plan(tensor.format).repack is not None]
+        self._places = self._lay_out(self._repacked)
         if tied:
             self._matrices["output.weight"] = self._matrices.pop("token_embd.weight")
 
@@ -129,32 +130,41 @@ class Weights:
         bias = self._vectors.get(tensor.name.removesuffix("weight") + "bias", 0)
         self._matrices[tensor.name] = Matrix(plan, int(data.ctypes.data), rows, columns, int(data.nbytes), bias)
 
-    def _repack(self, tensors: Sequence[QuantizedTensor], team: Team, progress: Progress | None) -> None:
-        """Lay out quantized matrices one behind the other in memory of their own."""
-        plans = [linear_plan(tensor.format) for tensor in tensors]
-        native.load([plan.repack for plan in plans if plan.repack], progress)
-        sizes = [plan.packed_bytes(*tensor.shape) for plan, tensor in zip(plans, tensors, strict=True)]
-        places = [0, *accumulate(-(-size // LINE) * LINE for size in sizes)]
-        memory = aligned(places[-1], huge=True)
+    def _lay_out(self, tensors: Sequence[QuantizedTensor]) -> list[npt.NDArray[np.uint8]]:
+        """Give each matrix its place, one behind the other in memory of their own."""
+        sizes = [linear_plan(tensor.format).packed_bytes(*tensor.shape) for tensor in tensors]
+        starts = [0, *accumulate(-(-size // LINE) * LINE for size in sizes)]
+        memory = aligned(starts[-1], huge=True)
         self._keep.append(memory)
-        total, done = sum(tensor.nbytes for tensor in tensors), 0
+        places = [memory[start : start + size] for start, size in zip(starts, sizes, strict=False)]
+        for tensor, place in zip(tensors, places, strict=True):
+            self._add_matrix(tensor, place)
+        return places
+
+    @property
+    def ops(self) -> list[str]:
+        """Names of the ops that ``repack`` runs."""
+        return sorted({str(linear_plan(tensor.format).repack) for tensor in self._repacked})
+
+    def repack(self, team: Team, progress: Progress | None = None) -> None:
+        """Move the quantized matrices from the file to their places; once."""
+        total, done = sum(tensor.nbytes for tensor in self._repacked), 0
         batch: list[npt.NDArray[np.uint8]] = []
         program = Program()
-        for tensor, plan, place, size in zip(tensors, plans, places, sizes, strict=False):
-            rows, columns = tensor.shape
-            data = memory[place : place + size]
-            self._add_matrix(tensor, data)
-            args = REPACK.pack(blocks=tensor.data.ctypes.data, records=data.ctypes.data, rows=rows, columns=columns)
+        for tensor, place in zip(self._repacked, self._places, strict=True):
+            plan, (rows, columns) = linear_plan(tensor.format), tensor.shape
+            args = REPACK.pack(blocks=tensor.data.ctypes.data, records=place.ctypes.data, rows=rows, columns=columns)
             program.add(str(plan.repack), args, items=plan.matvec_items(rows), barrier=False)
             batch.append(tensor.data)
             read = sum(part.nbytes for part in batch)
-            if read > BATCH_BYTES or tensor is tensors[-1]:
+            if read > BATCH_BYTES or tensor is self._repacked[-1]:
                 if progress is not None:
                     progress(done, total, f"loading {tensor.name}")
                 team.run(program.link(), 1)
                 _release(batch)
                 done += read
                 batch, program = [], Program()
+        self._repacked, self._places = [], []
         if progress is not None:
             progress(total, total, "loaded")
 

@@ -15,7 +15,7 @@ import ctypes
 import importlib
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -24,8 +24,8 @@ import llvmlite
 from gguflike.kernels.engine import objects
 from gguflike.kernels.engine.host import cache_path, cpu
 from gguflike.kernels.engine.store import digest, read, write
+from gguflike.progress import Progress
 
-Progress = Callable[[int, int, str], None]
 OP_TYPE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 
 # What the code that would report an exception of an op calls. Ops never raise, so nothing of numba's runtime is needed.
@@ -110,27 +110,39 @@ def _compile(name: str) -> bytes:
     return code
 
 
+def _compile_all(names: Sequence[str], progress: Progress | None) -> None:
+    """Compile ops and link them."""
+    from gguflike.kernels.engine.workers import Task, compile_all
+
+    def kept(task: Task) -> bool:
+        return _link_kept(*task.args)
+
+    def here(task: Task) -> None:
+        (name,) = task.args
+        _addresses[name] = _link(name, _compile(name))
+
+    tasks = [Task(name.partition(":")[0], f"{__name__}:_compile", (name,)) for name in names]
+    compile_all(tasks, here, kept, progress)
+
+
+def _link_kept(name: str) -> bool:
+    """Link an op from the cache; return whether it is there."""
+    code = read(_object_path(name), name)
+    if code is not None:
+        _addresses[name] = _link(name, code)
+    return code is not None
+
+
 def load(names: Iterable[str], progress: Progress | None = None) -> dict[str, int]:
     """Addresses of the ops called ``names``; those not in the cache are compiled (about a second each).
 
-    ``progress(done, total, what)`` is called before each compilation, and once after the last.
+    ``progress(done, total, what)`` counts kernels while that goes on; ``what`` is COMPILING then.
     """
     wanted = list(dict.fromkeys(names))
     with _lock:
-        missing = []
-        for name in wanted:
-            if name not in _addresses:
-                code = read(_object_path(name), name)
-                if code is None:
-                    missing.append(name)
-                else:
-                    _addresses[name] = _link(name, code)
-        for done, name in enumerate(missing):
-            if progress is not None:
-                progress(done, len(missing), f"compiling {name} (kept for next time)")
-            _addresses[name] = _link(name, _compile(name))
-        if missing and progress is not None:
-            progress(len(missing), len(missing), "kernels compiled")
+        missing = [name for name in wanted if name not in _addresses and not _link_kept(name)]
+        if missing:
+            _compile_all(missing, progress)
         return {name: _addresses[name] for name in wanted}
 
 

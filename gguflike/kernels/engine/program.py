@@ -35,6 +35,7 @@ from gguflike.kernels.engine.memory import (
     aligned,
     team_type,
 )
+from gguflike.progress import Progress
 
 Structure = npt.NDArray[np.void]
 
@@ -74,7 +75,7 @@ class Program:
         """Append an op with the words that ``Args.pack`` made; ``settings`` are the other fields of ``Op``."""
         self.ops.append(Op(name, args, items, **settings))
 
-    def link(self, progress: native.Progress | None = None) -> Program:
+    def link(self, progress: Progress | None = None) -> Program:
         """Compile or load the ops. A program can be run without it, but then nobody hears of progress."""
         native.load([op.name for op in self.ops], progress)
         return self
@@ -151,12 +152,14 @@ class Team:
     again in a forked child.
     """
 
-    def __init__(self, threads: int | None = None, progress: native.Progress | None = None) -> None:
+    OPS = ("engine.interpreter:run", "engine.interpreter:work")
+
+    def __init__(self, threads: int | None = None) -> None:
         self.threads = thread_count(threads)
         if not hasattr(ctypes.CDLL(None), "sem_init"):
             raise UnsupportedError("running models needs POSIX semaphores", expected="Linux", got=os.name)
         self._scratch = aligned(self.threads * SCRATCH_BYTES)
-        native.load(["engine.interpreter:run", "engine.interpreter:work"], progress)
+        native.load(self.OPS)
         self._run = native.call("engine.interpreter:run")
         self._lock = threading.Lock()
         self._process = self._base = 0
