@@ -48,10 +48,14 @@ class QuantizedTensor:
         return prod(self.shape)
 
     @property
+    def _columns(self) -> int:
+        """Weights of a row; a scalar is one."""
+        return self.shape[-1] if self.shape else 1
+
+    @property
     def rows(self) -> npt.NDArray[np.uint8]:
         """The blocks as uint8 of shape (rows, row_bytes), without copying."""
-        columns = self.shape[-1] if self.shape else 1
-        return self.data.reshape(-1, self.format.row_bytes(columns)) if self.size else self.data.reshape(0, 0)
+        return self.data.reshape(-1, self.format.row_bytes(self._columns)) if self.size else self.data.reshape(0, 0)
 
     @property
     def blocks(self) -> npt.NDArray[Any]:
@@ -61,9 +65,7 @@ class QuantizedTensor:
     def dequantize(self, threads: int | None = None) -> npt.NDArray[np.float32]:
         """All weights as float32 of shape ``shape``."""
         check_threads(threads)
-        out = np.empty(
-            (self.size // self.shape[-1] if self.size else 0, self.shape[-1] if self.shape else 1), np.float32
-        )
+        out = np.empty((self.size // self._columns if self.size else 0, self._columns), np.float32)
         if self.size:
             dispatch.decoder(self.format)(self.rows, out, threads)
         return out.reshape(self.shape)
@@ -93,7 +95,7 @@ def quantize(
     fmt = format if isinstance(format, BlockFormat) else format_by_name(format)
     check_choice("method", method, METHODS)
     check_threads(threads)
-    x = np.ascontiguousarray(array, dtype=np.float32)
+    x = np.asarray(array, dtype=np.float32, order="C")  # ascontiguousarray would make a scalar a vector
     columns = x.shape[-1] if x.ndim else 1
     rows = x.reshape(-1, columns)
     out = np.empty((rows.shape[0], fmt.row_bytes(columns)), np.uint8)

@@ -33,6 +33,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -52,6 +53,7 @@ if "PYTEST_CURRENT_TEST" in os.environ:
     mutants_plugin.trace_child()
 """
 FORKS = hasattr(os, "fork")
+BUDGET_SECONDS = 30.0  # of tests for what runs at import, which belongs to all that use a module
 STARTUP_SECONDS, SLOWER = 60.0, 10.0  # a mutant's time limit: this, and so many times what its tests took
 
 
@@ -92,7 +94,12 @@ class Coverage:
         cost: dict[str, float] = defaultdict(float)
         for test in found:
             cost[_file(test)] += self.tests[test][0]
-        return sorted(found, key=lambda test: (cost[_file(test)], _file(test), self.tests[test][0], test))
+        ordered = sorted(found, key=lambda test: (cost[_file(test)], _file(test), self.tests[test][0], test))
+        return ordered if mutant.function else self._affordable(ordered)
+
+    def _affordable(self, tests: list[str]) -> list[str]:
+        spent = accumulate(self.tests[test][0] for test in tests)
+        return [test for test, seconds in zip(tests, spent, strict=True) if seconds <= BUDGET_SECONDS] or tests[:1]
 
     def in_children(self, mutant: Mutant, tests: Sequence[str]) -> list[str]:
         """Those of the tests that run the module in a process of their own, which a fork of this one cannot change."""

@@ -271,3 +271,18 @@ def test_a_hub_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
     with pytest.raises(CheckpointError, match="org/name: cannot be fetched from the Hugging Face Hub: no network"):
         hub.snapshot("org/name")
+
+
+def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="cannot be read: No such file"):
+        read_header(tmp_path / "absent.safetensors")
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(tiny.safetensors({"x": np.ones((4, 4), "f4")}))
+    tensor = read_header(path)["x"]
+    path.unlink()
+    with pytest.raises(CheckpointError, match="'x': cannot be read: No such file"):
+        tensor.read()
+    text = b'{"x":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]}}'
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(2))
+    with pytest.raises(UnsupportedError, match=r"tensor of dtype F8_E4M3; expected one of .*F32"):
+        read_header(path)["x"].read()

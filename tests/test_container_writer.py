@@ -119,6 +119,11 @@ PLANS_REFUSED: dict[str, tuple[str, dict[str, Any], list[TensorSpec]]] = {
     "mixed list": ("M-002", {"a": ["a", 1]}, []),
     "matrix": ("M-002", {"a": np.zeros((2, 2))}, []),
     "complex": ("M-002", {"a": np.zeros(2, complex)}, []),
+    "complex scalar": ("M-002", {"a": np.complex64(1)}, []),
+    "typed list of numbers as text": ("M-002", {"a": Typed([1], ValueType.ARRAY, ValueType.STRING)}, []),
+    "typed list of text as numbers": ("M-002", {"a": Typed(["1"], ValueType.ARRAY, ValueType.INT32)}, []),
+    "typed list of flags as numbers": ("M-002", {"a": Typed([True], ValueType.ARRAY, ValueType.INT32)}, []),
+    "typed list of numpy fractions": ("M-002", {"a": Typed([np.float32(1.5)], ValueType.ARRAY, ValueType.INT8)}, []),
 }
 
 
@@ -616,3 +621,59 @@ def test_readers_see_old_or_new_only(tmp_path: Path) -> None:
         for reader in readers:
             reader.result()
     assert seen == {"old", "new"}
+
+
+def test_numbers_of_numpy_are_stored_as_the_type_says(tmp_path: Path) -> None:
+    values = [np.int8(-3), np.uint16(7), 5]
+    container.write(tmp_path / "a.gguf", {"a": Typed(values, ValueType.ARRAY, ValueType.INT16)}, [])
+    with container.open(tmp_path / "a.gguf") as file:
+        assert list(file.metadata["a"]) == [-3, 7, 5]
+        assert file.metadata.item_type_of("a") is ValueType.INT16
+
+
+def test_a_header_that_would_be_too_large_is_not_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = len(plan({"a": "text"}, [], digests=False).header)
+    monkeypatch.setattr(sys.modules["gguflike.container.plan"], "MAX_HEADER_BYTES", size)
+    plan({"a": "text"}, [], digests=False)
+    monkeypatch.setattr(sys.modules["gguflike.container.plan"], "MAX_HEADER_BYTES", size - 1)
+    with pytest.raises(GGUFError, match="header would be too large") as caught:
+        plan({"a": "text"}, [], digests=False)
+    assert (caught.value.rule, caught.value.expected) == ("C-006", f"at most {size - 1} bytes")
+
+
+def test_long_values_are_shown_in_part(tmp_path: Path) -> None:
+    for length, shown in ((78, "'" + "x" * 78 + "'"), (79, "'" + "x" * 76 + "...")):
+        with pytest.raises(GGUFError) as caught:
+            plan({"a": Typed("x" * length, ValueType.INT32)}, [])
+        assert caught.value.got == shown
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_file_swept_away_before_its_lock_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    """Another writer takes the new file for a dead one's in the moment before it is locked."""
+    made: list[Path] = []
+    real = os.open
+
+    def opened(path: Any, flags: int, *mode: int) -> int:
+        descriptor = real(path, flags, *mode)
+        if flags & os.O_EXCL:
+            made.append(Path(path))
+            if len(made) == 1 and not there:
+                made[0].unlink()
+        return descriptor
+
+    monkeypatch.setattr(os, "open", opened)
+    container.write(tmp_path / "a.gguf", METADATA, random_tensors())
+    assert len(made) == (1 if there else 2)
+    assert verify(tmp_path / "a.gguf").ok
+    assert left_over(tmp_path) == ["a.gguf"]
+
+
+def test_how_things_show_themselves(tmp_path: Path) -> None:
+    container.write(tmp_path / "a.gguf", {"general.architecture": "llama", "b": 1}, random_tensors()[:2])
+    with container.open(tmp_path / "a.gguf") as file:
+        assert repr(file) == f"GGUFFile({str(tmp_path / 'a.gguf')!r}, llama, 2 tensors)"
+        assert repr(file.metadata) == f"Metadata({len(file.metadata)} keys)"
+        assert repr(file.tensors) == "2 tensors"

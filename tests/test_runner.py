@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 from gguflike import runner
 from gguflike.arch.rope import llama3_factors
 from gguflike.errors import GGUFError, UnsupportedError
+from gguflike.runner.cache import KVCache, bytes_per_position, default_context
 from gguflike.runner.model import Model
+from gguflike.runner.rope import from_hparams
 from tests import naive_model, tiny_gguf
 from tests.measures import relative_error
 
@@ -256,3 +259,49 @@ def test_file_without_architecture(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(data)
     with pytest.raises(GGUFError, match=r"general\.architecture"):
         runner.load(tmp_path / "x.gguf")
+
+
+def test_the_cache_says_what_it_takes() -> None:
+    for kind, size in (("f16", 2 * 2 * 3 * 64 * 2 * 64), ("q8_0", 2 * 3 * 64 * 2 * 64 * 34 // 32)):
+        cache = KVCache(layers=3, kv_heads=2, head_dim=64, context=50, cache_type=kind)
+        assert (cache.positions, cache.nbytes) == (64, size)
+        assert bytes_per_position(3, 2, 64, kind) * 64 == size
+    with pytest.raises(UnsupportedError, match="head_dim a multiple of 32; got 48"):
+        KVCache(1, 1, 48, 32, "q8_0")
+    with pytest.raises(UnsupportedError, match="cache type; expected one of f16, q8_0; got 'q4_0'"):
+        KVCache(1, 1, 64, 32, "q4_0")
+
+
+@pytest.mark.parametrize(("pages", "context"), [(10**9, 4096), (16384, 4096), (16383, 2048), (4096, 1024), (1, 512)])
+def test_the_default_context_takes_half_of_the_memory(
+    monkeypatch: pytest.MonkeyPatch, pages: int, context: int
+) -> None:
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": pages}.__getitem__)
+    assert default_context(4096, 8192) == context
+
+
+def test_unknown_rope_scaling_is_refused() -> None:
+    h = {"n_rot": 32, "rope_base": 10000.0, "rope_scaling": "dynamic"}
+    with pytest.raises(UnsupportedError, match="none, linear or yarn; got 'dynamic'"):
+        from_hparams(h, "norm", None)
+
+
+def test_vectors_must_be_floats(tmp_path: Path) -> None:
+    name = "output_norm.weight"
+    tiny_gguf.write(tmp_path / "m.gguf", drop=name, tensors={name: np.ones(64, np.int32)})
+    with pytest.raises(UnsupportedError, match="vectors must be floating point; got I32") as error:
+        runner.load(tmp_path / "m.gguf")
+    assert error.value.tensor == name
+
+
+def test_loading_and_measuring_tell_how_far_they_are(tmp_path: Path) -> None:
+    tiny_gguf.write(tmp_path / "m.gguf", "Q8_0", n_vocab=300)
+    seen: list[tuple[int, int, str]] = []
+    model = runner.load(tmp_path / "m.gguf", progress=lambda *call: seen.append(call))
+    loading = [call for call in seen if call[2].startswith("load")]
+    assert loading[0][0] == 0
+    assert loading[0][2].startswith("loading ")
+    assert loading[-1] == (loading[-1][1], loading[-1][1], "loaded")
+    del seen[:]
+    model.perplexity(list(range(100)), window=40, progress=lambda *call: seen.append(call))
+    assert seen == [(40, 100, "perplexity"), (80, 100, "perplexity"), (100, 100, "perplexity")]

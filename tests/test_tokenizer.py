@@ -344,3 +344,73 @@ def test_added_token_files_are_read(tmp_path: Path) -> None:
     found = metadata_from_folder(folder, {})
     assert found["tokenizer.ggml.tokens"][267] == "<extra>"
     assert found["tokenizer.ggml.token_type"][267] == 4
+
+
+def test_schemes_that_are_nearly_known() -> None:
+    node = sequence(split(LLAMA3.replace("{1,3}", "")), BYTE_LEVEL)
+    with pytest.raises(UnsupportedError, match="with ignore_merges=True"):
+        pretokenizers.recognize(node, True)
+    with pytest.raises(UnsupportedError, match="got no splitting"):
+        pretokenizers.recognize(None, False)
+    for behavior, invert in (("Removed", False), ("MergedWithNext", True)):
+        with pytest.raises(UnsupportedError, match="Split is not handled"):
+            pretokenizers.recognize(sequence(split(LLAMA3, behavior, invert), BYTE_LEVEL), True)
+    with pytest.raises(UnsupportedError, match="Split is not handled"):
+        pretokenizers.recognize({"type": "Split", "pattern": {"String": " "}, "behavior": "Isolated"}, False)
+
+
+@pytest.mark.parametrize(
+    ("step", "expression"),
+    [
+        ({"type": "Digits", "individual_digits": True}, r"\p{N}"),
+        ({"type": "Digits", "individual_digits": False}, r"\p{N}+"),
+        ({"type": "Punctuation", "behavior": "Contiguous"}, pretokenizers._PUNCTUATION),
+        ({"type": "ByteLevel"}, pretokenizers.GPT2),
+    ],
+)
+def test_steps_and_their_expressions(step: dict[str, Any], expression: str) -> None:
+    assert pretokenizers.splits_of(step) == [expression]
+    assert pretokenizers.splits_of(BYTE_LEVEL) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "ends"),
+    [
+        ("<|end|> </s>", "<|end|> </s>"),
+        ("<|end|> <|return|> <|call|>", "<|return|> <|call|>"),
+        ("<|end|> <|return|>", "<|end|> <|return|>"),
+        ("<|end|> <|flush|> <|calls|>", "<|flush|> <|calls|>"),
+        ("<|end|> <|flush|>", "<|end|> <|flush|>"),
+        ("</s> <|tool_response> <|im_end|>", "<|tool_response> <|im_end|>"),
+    ],
+    ids=str,
+)
+def test_tokens_that_end_by_their_text(words: str, ends: str) -> None:
+    tokens = ["a", *words.split()]
+    metadata = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [1] + [3] * (len(tokens) - 1),
+        "tokenizer.ggml.merges": ["a a"],
+    }
+    assert {tokens[index] for index in Tokenizer(metadata).vocabulary.end_ids} == set(ends.split())
+
+
+def test_a_word_put_into_the_vocabulary_by_hand_is_its_text() -> None:
+    metadata = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": ["a", "\u4f60", "\u0120b"],
+        "tokenizer.ggml.token_type": [1, 1, 1],
+        "tokenizer.ggml.merges": ["a a"],
+    }
+    tokenizer = Tokenizer(metadata)
+    assert [tokenizer.token_bytes(index) for index in range(3)] == [b"a", "\u4f60".encode(), b" b"]
+
+
+def test_a_chat_template_that_cannot_be_read(tmp_path: Path) -> None:
+    write_folder(tmp_path, byte_level())
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(GGUFLikeError, match="cannot read the chat template"):
+        metadata_from_folder(tmp_path, {})
