@@ -508,7 +508,7 @@ def test_existing_targets(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="exists"):
         container.write(path, METADATA, [tensor], overwrite=False)
     assert path.read_bytes() == b"old"
-    with pytest.raises(OutputError, match="regular file"):
+    with pytest.raises(OutputError, match="is a folder"):
         container.write(tmp_path, METADATA, [tensor])
     with pytest.raises(OutputError) as caught:
         container.write(tmp_path / "no" / "file.gguf", METADATA, [tensor])
