@@ -224,9 +224,8 @@ def test_help_lists_every_command_with_what_it_does(capsys: pytest.CaptureFixtur
 
 
 def test_every_command_has_a_module_and_every_module_of_a_command_is_listed() -> None:
-    modules = {path.stem for path in (Path(gguflike.__file__).parent / "cli").glob("*.py")}
-    shared = {"__init__", "arguments", "generation", "output", "recipes"}
-    assert modules - shared == set(COMMANDS)
+    files = (Path(gguflike.__file__).parent / "cli").glob("*.py")
+    assert {path.stem for path in files if "\ndef run(" in path.read_text("utf-8")} == set(COMMANDS)
 
 
 def test_readme_s_python_runs(
