@@ -16,35 +16,35 @@ BF16_LARGEST = float(np.nextafter(np.float32(1.99609375 * 2.0**127), np.float32(
 
 
 def decode_native(blocks: Blocks) -> npt.NDArray[Any]:
-    """F64, I8, I16, I32, I64: the stored values themselves, shape (n, 1)."""
+    """Gives the stored values of F64, I8, I16, I32 or I64 themselves, of shape (n, 1)."""
     values: npt.NDArray[Any] = blocks["x"][:, None]
     return values.astype(values.dtype.newbyteorder("="))
 
 
 def decode_float(blocks: Blocks) -> Floats:
-    """F32, F16: the stored values as float32 (exact)."""
+    """Gives the stored values of F32 or F16 as float32 (n, 1), exactly."""
     values: Floats = blocks["x"].astype(np.float32)
     return values[:, None]
 
 
 def decode_bf16(blocks: Blocks) -> Floats:
-    """BF16: the upper 16 bits of a float32 (exact)."""
+    """Decodes BF16 to float32 (n, 1): ``float32 with x as its upper 16 bits``."""
     bits = blocks["x"].astype(np.uint32) << np.uint32(16)
     return bits.view(np.float32)[:, None]
 
 
 def encode_f32(values: Floats) -> npt.NDArray[Any]:
-    """float32 to F32, without a copy on little-endian machines."""
+    """Stores float32 as F32, without a copy on little-endian machines."""
     return values.astype("<f4", copy=False)
 
 
 def encode_f16(values: Floats) -> npt.NDArray[Any]:
-    """float32 to F16, rounded to nearest, ties to even."""
+    """Stores float32 as F16, rounded to nearest, ties to even."""
     return values.astype("<f2")
 
 
 def encode_bf16(values: Floats) -> npt.NDArray[Any]:
-    """Finite float32 to BF16, the upper half of its bits, rounded to nearest, ties to even."""
+    """Stores finite float32 as BF16, the upper half of its bits, rounded to nearest, ties to even."""
     bits = np.ascontiguousarray(values, "<f4").view("<u4")
     odd = (bits >> np.uint32(16)) & np.uint32(1)
     upper: npt.NDArray[Any] = ((bits + np.uint32(0x7FFF) + odd) >> np.uint32(16)).astype("<u2")

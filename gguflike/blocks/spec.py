@@ -78,10 +78,12 @@ class BlockFormat:
 
     @cached_property
     def block_bytes(self) -> int:
+        """Bytes of one block."""
         return self.dtype.itemsize
 
     @property
     def bits_per_weight(self) -> float:
+        """Bits of a block per weight, scales included."""
         return 8 * self.block_bytes / self.block_size
 
     @property

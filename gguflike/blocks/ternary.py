@@ -11,7 +11,7 @@ from gguflike.blocks.bits import Blocks, Floats, bit_planes, column
 
 
 def _trits(packed: npt.NDArray[Any], digits: int, run: int) -> npt.NDArray[np.uint8]:
-    """Base-3 digits, most significant first: uint8 (n, bytes) -> (n, bytes * digits), in planes of ``run`` bytes.
+    """Unpacks base-3 digits in planes of ``run`` bytes: uint8 (n, bytes) -> (n, bytes * digits), highest first.
 
     A byte b stands for the fraction b/256 of the digits' range, rounded up, so that digit k is the integer part of
     3 * frac(b * 3**k / 256): all in 8-bit arithmetic, no division.
@@ -23,6 +23,7 @@ def _trits(packed: npt.NDArray[Any], digits: int, run: int) -> npt.NDArray[np.ui
 
 
 def decode_tq1_0(blocks: Blocks) -> Floats:
+    """Decodes TQ1_0 to float32 (n, 256): ``d * (q - 1)``."""
     qs = blocks["qs"]
     parts = [_trits(qs[:, :32], 5, 32), _trits(qs[:, 32:], 5, 16), _trits(blocks["qh"], 4, 4)]  # 160 + 80 + 16
     codes = np.concatenate(parts, axis=1)
@@ -30,6 +31,9 @@ def decode_tq1_0(blocks: Blocks) -> Floats:
 
 
 def decode_tq2_0(blocks: Blocks) -> Floats:
-    """Code 3 never comes from an encoder; it decodes to +2 * d."""
+    """Decodes TQ2_0 to float32 (n, 256): ``d * (q - 1)``.
+
+    Code 3 never comes from an encoder; it decodes to +2 * d.
+    """
     codes = bit_planes(blocks["qs"], 2, 32)
     return column(blocks["d"]) * (codes.astype(np.float32) - np.float32(1))

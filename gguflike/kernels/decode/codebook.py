@@ -26,7 +26,7 @@ IQ1_M = FORMATS["IQ1_M"].offsets
 
 
 def _words(points: npt.NDArray[np.int8]) -> npt.NDArray[np.uint64]:
-    """The points of a codebook as one word each (8 or 4 bytes, the first coordinate lowest)."""
+    """Packs each point of a codebook into one word: 8 or 4 bytes, the first coordinate lowest."""
     dtype = np.uint64 if points.shape[1] == 8 else np.uint32
     return np.ascontiguousarray(points).view(dtype).reshape(-1).astype(np.uint64)
 
@@ -72,7 +72,7 @@ def decode_iq4_xs(start: int, stop: int, source: int, target: int) -> None:
 
 @jit
 def _store_signed(out: int, low: Any, high: Any, negative: Any, scale: Any) -> None:
-    """16 weights: the bytes of two codebook words times ``scale``, minus where the low 16 bits of ``negative`` say."""
+    """Stores the 16 bytes of two codebook words times ``scale``, negated where bits of ``negative`` are set."""
     values = to_float(i8x16_of(low, high)) * scale
     store_ahead(out, where(mask_of(negative), -values, values))
 

@@ -19,6 +19,7 @@ from gguflike.kernels.vector.memory import (
 
 @jit
 def decode_f32(start: int, stop: int, source: int, target: int) -> None:
+    """Copies float32."""
     whole = start + (stop - start) // 16 * 16
     for i in range(start, whole, 16):
         store_ahead(target + 4 * i, load_f32x16(source + 4 * i))
@@ -28,6 +29,7 @@ def decode_f32(start: int, stop: int, source: int, target: int) -> None:
 
 @jit
 def decode_f16(start: int, stop: int, source: int, target: int) -> None:
+    """Decodes float16, exactly."""
     whole = start + (stop - start) // 16 * 16
     for i in range(start, whole, 16):
         store_ahead(target + 4 * i, load_f16x16(source + 2 * i))
@@ -37,6 +39,7 @@ def decode_f16(start: int, stop: int, source: int, target: int) -> None:
 
 @jit
 def decode_bf16(start: int, stop: int, source: int, target: int) -> None:
+    """Decodes bfloat16, exactly: its bits are the upper half of a float32's."""
     whole = start + (stop - start) // 16 * 16
     for i in range(start, whole, 16):
         store_ahead(target + 4 * i, from_bits(load_u16x16(source + 2 * i) << 16))

@@ -1,18 +1,18 @@
-"""How each block type lies in memory for the matmul kernels. Imports neither numba nor llvmlite.
+"""How each block type's weights lie in memory for the matrix products. Imports neither numba nor llvmlite.
 
-A kernel gives every lane of a vector its own row of the weight matrix, so no sum ever crosses lanes. Sixteen rows form
-a *row block*, which is a run of *records*, one per ``RecordFormat.weights`` columns, each with 16 rows by that many
-columns:
+A kernel gives every lane of a vector its own row of the weight matrix, so no sum ever crosses lanes. Sixteen rows are a
+*row block*, whose columns are cut into *records*, one after the other in memory. A record holds, for 16 rows by
+``RecordFormat.weights`` columns (a block of the file each):
 
     super-scales   float16 (16,)                       where ``scale`` is an integer kind
     super-minima   float16 (16,)                       where ``minimum`` is an integer kind
-    scales         (weights / scale_weights, 16)       see ``RecordFormat.scale``
-    minima         (weights / scale_weights, 16)       see ``RecordFormat.minimum``
+    scales         (weights / scale_weights, 16)       see ``RecordFormat``
+    minima         (weights / scale_weights, 16)       see ``RecordFormat``
     planes         for each plane of p bits, low bits first: (weights * p / 32, 64) bytes
 
-Four consecutive columns make a *step*, the unit of the dot product instructions: 16 lanes x 4 bytes. A plane of p bits
-keeps the p bits of 8 / p successive steps in one 64-byte vector: byte ``4 * row + i`` holds column ``4 * step + i`` in
-bits ``p * (step % (8 / p))`` and up. So a code is a shift and a mask, or two joined.
+Four consecutive columns are a *step*, what a dot product instruction takes: 16 lanes x 4 bytes. A *plane* of p bits
+keeps p bits of every code, those of 8 / p steps in one 64-byte vector: byte ``4 * row + i`` holds column
+``4 * step + i`` in the bits that ``Plane.place`` says. So a code is a shift and a mask, or two joined.
 
 Rows are padded with zeros to whole row blocks. Floating-point types are not repacked: their ops read rows as the
 file has them.
@@ -39,11 +39,11 @@ MinimumKind = Literal["f16", "u8", "nibble"]
 
 @dataclass(frozen=True)
 class Plane:
-    """``bits`` of every code. ``run`` steps follow each other in successive vectors at one bit position, the next run
-    in the same vectors at the next position, and so on until the bytes are full.
+    """Where a record keeps ``bits`` of every code.
 
-    ``field`` names the field of the file's block whose bytes are packed like that already, so that they move as words;
-    without, the plane is made from codes.
+    ``run`` consecutive steps lie in as many consecutive vectors, all at one bit position; the next run lies in the same
+    vectors at the next position, and so on until the bytes are full. ``field`` names the field of the file's block that
+    is packed like that already, so that it moves as words; without one, the plane is made from codes.
     """
 
     bits: int
@@ -51,22 +51,24 @@ class Plane:
     field: str | None = None
 
     def vectors(self, weights: int) -> int:
-        """64-byte vectors that hold this plane of ``weights`` columns."""
+        """Number of 64-byte vectors that hold this plane of ``weights`` columns."""
         return weights * self.bits // 32
 
     def place(self, step: int) -> tuple[int, int]:
-        """(vector, lowest bit) of a step."""
+        """Number of the vector, and lowest bit in its bytes, that hold a step."""
         chunk, rest = divmod(step, self.run * (8 // self.bits))
         return chunk * self.run + rest % self.run, self.bits * (rest // self.run)
 
 
 @dataclass(frozen=True)
 class RecordFormat:
-    """How a block type's weights are laid out in records: the ``record`` column of kernels/table.py.
+    """How records of a block type are laid out: the ``record`` column of kernels/table.py.
 
-    ``weights`` columns per record; ``planes`` the bits of each plane; ``levels`` maps codes to integers where they are
-    not the integers themselves; the machine multiplies unsigned bytes, code (or level) + ``offset``. ``scale_weights``
-    columns share a scale, whose ``scale`` kind is
+    A weight is ``scale * integer + minimum``. Its code is kept in ``planes``; the integer is ``levels[code]``, or
+    ``code - offset`` where there are no levels. Dot products multiply unsigned bytes: integer + ``offset``.
+
+    A record has ``weights`` columns. Every ``scale_weights`` of them share a scale of the kind ``scale``, times the
+    constant ``unit``:
 
         f16     float16 (16,)
         u8, i8  uint8 / int8 (16,), times the super-scale
@@ -74,8 +76,8 @@ class RecordFormat:
         e8m0    uint8 (16,), a power of two
         ue4m3   uint8 (16,), unsigned float8
 
-    times the constant ``unit``. ``minimum`` kinds are alike, times ``minimum_unit``. A weight is
-    ``scale * integer + minimum``.
+    and, unless ``minimum`` is None, a minimum of that kind, times the constant ``minimum_unit`` (and the super-minimum
+    for integer kinds).
 
     Where scale * integer of every sub-block fits in 8 bits once ``folded_offset`` is added, the blocked matmul unpacks
     these products, and only the super-scale is left to multiply by.
@@ -101,10 +103,12 @@ class RecordFormat:
 
     @property
     def super_scales(self) -> bool:
+        """Whether scales are integers, times a float16 super-scale."""
         return self.scale in ("u8", "i8", "nibble")
 
     @property
     def super_minima(self) -> bool:
+        """Whether minima are integers, times a float16 super-minimum."""
         return self.minimum in ("u8", "nibble")
 
     @property
@@ -119,10 +123,12 @@ class RecordFormat:
 
     @property
     def minimum_bytes(self) -> int:
+        """Bytes of the minima of one sub-block of 16 rows, beside those of its scales."""
         return {None: 0, "nibble": 0, "f16": 2 * LANES, "u8": LANES}[self.minimum]
 
     @property
     def minima_at(self) -> int:
+        """Byte offset of the minima in a record."""
         return self.scales_at + self.weights // self.scale_weights * self.scale_bytes
 
     def plane_at(self, index: int) -> int:
@@ -132,6 +138,7 @@ class RecordFormat:
 
     @property
     def record_bytes(self) -> int:
+        """Bytes of a record."""
         return self.plane_at(len(self.planes))
 
 
@@ -139,8 +146,8 @@ class RecordFormat:
 class LinearPlan:
     """How to multiply by weights of one block type. Ops are named as in native.py; args.py has their arguments.
 
-    ``activations`` says what the ops read: "int8" (codes, scales and sums from ``matmul:quantize``) or "float32".
-    ``repack`` is None where the file's own bytes are used.
+    ``activations`` says what the ops read: "int8" (codes, scales and sums made by op ``vector.quantize:rows``) or
+    "float32". ``repack`` is None where the file's own bytes are used.
     """
 
     name: str
@@ -159,7 +166,7 @@ class LinearPlan:
         return -(-rows // (2 * LANES))
 
     def packed_bytes(self, rows: int, columns: int) -> int:
-        """Bytes of the repacked weights (0 without ``repack``). Groups come in pairs, as ``matmul`` takes them."""
+        """Bytes of the repacked weights (0 without ``repack``). Row blocks come in pairs, as ``matmul`` takes them."""
         if self.record is None:
             return 0
         return self.matmul_items(rows) * 2 * (columns // self.record.weights) * self.record.record_bytes
@@ -175,8 +182,10 @@ class LinearPlan:
 
 
 def activation_arrays(tokens: int, columns: int) -> dict[str, npt.NDArray[Any]]:
-    """Memory for quantized activations: codes int8 (tokens, columns), scales float32 (tokens, columns / 32), sums int32
-    (tokens, columns / 16)."""
+    """Allocates quantized activations, in the order of the ops' arguments.
+
+    codes int8 (tokens, columns), scales float32 (tokens, columns / 32), sums int32 (tokens, columns / 16).
+    """
     return {
         "codes": np.empty((tokens, columns), np.int8),
         "scales": np.empty((tokens, columns // BLOCK), np.float32),

@@ -27,14 +27,14 @@ Op = Callable[[int, int, int, int], None]
 
 @operation(int64)
 def _codes_memory(e: Emitter) -> Any:
-    """Address of 256 bytes that live as long as the calling op."""
+    """Allocates 256 bytes that live as long as the calling op and returns their address."""
     with e.b.goto_entry_block():
         memory = e.b.alloca(ir.ArrayType(I8, 256))
     return e.b.ptrtoint(memory, ir.IntType(64))
 
 
 def _move_words(e: Emitter, block: Any, target: Any, count: int) -> None:
-    """``count`` words of a block to a lane's place in as many vectors."""
+    """Copies ``count`` 4-byte words of a block to a lane's place in as many vectors."""
     for word in range(count):
         e.store(e.load(I32, block, 4 * word), target, 4 * LANES * word)
 
@@ -53,7 +53,7 @@ def _plane_from_codes(e: Emitter, plane: Plane, lowest: int, weights: int, codes
 
 
 def repack_op(fmt: BlockFormat, record_format: RecordFormat, scatter: Scatter) -> Op:
-    """The op that repacks blocks of ``fmt``; ``scatter`` moves a block's scales, and its codes if planes need them."""
+    """Make the op that repacks blocks of ``fmt``; ``scatter`` moves scales, and codes where planes need codes."""
     planes, offsets = record_format.planes, fmt.offsets
     lowest = [sum(plane.bits for plane in planes[:i]) for i in range(len(planes))]
 

@@ -21,8 +21,11 @@ from gguflike.kernels.vector.sizes import LANES
 
 
 class Lane(NamedTuple):
-    """Addresses of one lane of a record (records.py), and of the codes. A super-block has several scales and minima:
-    number i stands ``LANES * i`` bytes behind the first. Addresses of what the record does not have mean nothing."""
+    """Where one row's share of a record is: addresses of its scales, and of the codes, a byte per weight.
+
+    Of several scales or minima of 8 bits, number i stands ``LANES * i`` bytes behind the first. What the type's record
+    (records.py) does not have must not be written.
+    """
 
     super_scale: int  # float16
     super_minimum: int  # float16
@@ -88,7 +91,7 @@ def read_u32(place: int) -> Any:
 
 
 def _scale_at(at: int) -> Scatter:
-    """Moves a float16 scale at byte ``at`` of the block."""
+    """Make a function that moves the float16 scale at byte ``at`` of the block."""
 
     def scatter(block: int, to: Lane) -> None:
         write_u16(to.scales, read_u16(block + at))
@@ -232,7 +235,7 @@ def scatter_tq1_0(block: int, to: Lane) -> None:
 
 
 def _points(grid: npt.NDArray[np.int8]) -> npt.NDArray[np.int64]:
-    """int8 (points, dimension) -> int64 (points,): byte i is the rank of coordinate i among the levels."""
+    """Packs int8 (points, dimension) into int64 (points,): byte i is the rank of coordinate i among the levels."""
     ranks = np.searchsorted(np.unique(grid), grid).astype(np.uint64)
     shifts = np.arange(grid.shape[1], dtype=np.uint64) * np.uint64(8)
     packed: npt.NDArray[Any] = (ranks << shifts).sum(axis=1, dtype=np.uint64).view(np.int64)
