@@ -294,15 +294,17 @@ def all_mutants(modules: Sequence[str]) -> list[Mutant]:
     return found
 
 
-def explanations() -> dict[tuple[str, str, str], str]:
-    """Why a survivor makes no difference, by path, text before and text after."""
-    entries = json.loads(EXPLAINED.read_text("utf-8")) if EXPLAINED.exists() else []
-    return {(entry["path"], entry["before"], entry["after"]): entry["why"] for entry in entries}
+def explanation(mutant: Mutant) -> str | None:
+    """Why a survivor makes no difference. An entry without ``after`` holds for whatever the piece is changed into."""
+    for entry in json.loads(EXPLAINED.read_text("utf-8")):
+        if (entry["path"], entry["before"]) == (mutant.path, mutant.before):
+            if entry.get("after", mutant.after) == mutant.after:
+                return str(entry["why"])
+    return None
 
 
 def outcomes(mutants: Sequence[Mutant], jobs: int) -> Iterator[Outcome]:
     """Run mutants, as they finish."""
-    why = explanations()
     with tempfile.TemporaryDirectory(prefix="gguflike-mutants-", ignore_cleanup_errors=True) as folder:
         sandbox = Sandbox(Path(folder))
         coverage = coverage_of(sandbox, jobs)
@@ -316,9 +318,8 @@ def outcomes(mutants: Sequence[Mutant], jobs: int) -> Iterator[Outcome]:
                 running = [pool.submit(sandbox.try_out, mutant, coverage, servers) for mutant in mutants]
                 for done in as_completed(running):
                     outcome = done.result()
-                    text = why.get((outcome.mutant.path, outcome.mutant.before, outcome.mutant.after))
-                    if outcome.status in ("survived", "uncovered") and text:
-                        outcome.status, outcome.detail = "explained", text
+                    if outcome.status in ("survived", "uncovered") and (why := explanation(outcome.mutant)):
+                        outcome.status, outcome.detail = "explained", why
                     yield outcome
         finally:
             for server in all_servers:

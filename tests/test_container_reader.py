@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gguflike import container
-from gguflike.blocks import FORMATS
-from gguflike.container import ValueType
-from gguflike.container.layout import FOREIGN_TYPES, MAX_HEADER_BYTES
+from gguflike.blocks import FORMATS, format_by_id
+from gguflike.container import ValueType, layout
+from gguflike.container.layout import FOREIGN_TYPES, MAX_HEADER_BYTES, TensorInfo, spread
 from gguflike.container.strings import StringOverrun, decode, read_strings, skip_strings
 from gguflike.errors import GGUFError
 from tests.bad_vectors import bad
@@ -435,3 +435,51 @@ def test_holes_and_disorder_load(tmp_path: Path) -> None:
     with container.open(save(tmp_path, bad.build((), tensors, bad.floats(32)))) as file:
         assert file.tensors["late"].data.view("<f4")[0] == 25
         assert file.tensors["early"].data.view("<f4")[0] == 1
+
+
+def test_names_of_ik_llama_cpps_types() -> None:
+    """It numbers interleaved rows (``_R4``) 200 above the type itself; the last three go with no type of one number."""
+    ids = {fmt.name: number for number in range(200) if (fmt := format_by_id(number))}
+    ids |= {name: number for number, name in layout._IK_NAMES.items()}
+    repacked = [name for name in layout._IK_NAMES.values() if "_R" in name and not name.startswith("Q8_K")]
+    assert len(repacked) > 20
+    for name in repacked:
+        assert ids[name] - ids[name.rpartition("_R")[0]] == (100 if name == "Q6_0_R4" else 200), name
+    assert all(format_by_id(number) is None for number in FOREIGN_TYPES)
+
+
+def test_spread() -> None:
+    """What belongs to no tensor: before, between and behind them, padding included, to the byte."""
+
+    def tensor(name: str, offset: int, nbytes: int) -> TensorInfo:
+        return TensorInfo(name, (nbytes // 4,), FORMATS["F32"], offset, nbytes)
+
+    a, b, empty = tensor("a", 64, 40), tensor("b", 128, 32), tensor("e", 64, 0)
+    assert spread([b, empty, a], 32, 64, 160) == ([(104, 128, "a")], 160)
+    assert spread([a], 32, 32, 104) == ([(32, 64, "")], 128)  # the file ends without the padding
+    assert spread([a], 32, 64, 120) == ([(104, 120, "a")], 128)
+    assert spread([a], 32, 64, 128) == ([(104, 128, "a")], 128)
+    assert spread([a], 32, 64, 500) == ([(104, 128, "a")], 128)  # what is behind is for the caller
+    assert spread([], 32, 64, 64) == ([], 64)
+
+
+def test_a_scalar_is_a_row_of_one() -> None:
+    assert layout.tensor_bytes((), FORMATS["F32"]) == 4
+    with pytest.raises(GGUFError, match="a row of 1 weights is not a whole number of Q8_0 blocks"):
+        layout.tensor_bytes((), FORMATS["Q8_0"])
+
+
+@pytest.mark.parametrize(
+    ("rule", "words", "limit", "value"),
+    [
+        ("C-006", "at most 2^28 bytes", layout.MAX_HEADER_BYTES, 2**28),
+        ("C-008", "1 to 65535 bytes", layout.MAX_KEY_BYTES, 65535),
+        ("C-015", "from 1 to 2^21", layout.MAX_ALIGNMENT, 2**21),
+        ("C-017", "1 to 63 bytes", layout.MAX_NAME_BYTES, 63),
+    ],
+)
+def test_limits_are_those_of_the_specification(rule: str, words: str, limit: int, value: int) -> None:
+    spec = (Path(__file__).parent.parent / "spec" / "container.md").read_text(encoding="utf-8")
+    (line,) = (line for line in spec.splitlines() if line.startswith(f"| {rule} |"))
+    assert words in line
+    assert limit == value
