@@ -297,9 +297,9 @@ def all_mutants(modules: Sequence[str]) -> list[Mutant]:
 def explanation(mutant: Mutant) -> str | None:
     """Why a survivor makes no difference. An entry without ``after`` holds for whatever the piece is changed into."""
     for entry in json.loads(EXPLAINED.read_text("utf-8")):
-        if (entry["path"], entry["before"]) == (mutant.path, mutant.before):
-            if entry.get("after", mutant.after) == mutant.after:
-                return str(entry["why"])
+        entered = (entry["path"], entry["before"], entry.get("after", mutant.after))
+        if entered == (mutant.path, mutant.before, mutant.after):
+            return str(entry["why"])
     return None
 
 
