@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gguflike.container import GGUFFile, TensorInfo, ValueType
+from gguflike.container import GGUFFile, TensorInfo, ValueType, system
 from gguflike.container.consistency import inconsistencies
 from gguflike.container.digest import Recorded, header_digest, recorded
 from gguflike.container.finite import NotFinite, first_not_finite
@@ -157,7 +157,7 @@ class _FileCheck:
         self._strings()
         for rule, key, message in inconsistencies(self.file):
             self.add("warning", rule, message, field=key)
-        descriptor = os.open(self.file.path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = system.open_file(self.file.path, os.O_RDONLY)
         try:
             self._header(descriptor)
             self._layout(descriptor)
@@ -253,7 +253,7 @@ class _FileCheck:
             count = min(end - start, max(CHUNK // unit, 1) * unit)
             filled = 0
             while filled < count:
-                got = os.preadv(descriptor, [view[filled:count]], start + filled)
+                got = system.read_at(descriptor, view[filled:count], start + filled)
                 if not got:
                     return
                 filled += got

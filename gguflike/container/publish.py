@@ -7,7 +7,6 @@ the same target can tell a dead one's from a live one's and removes it.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from gguflike.container import system
 from gguflike.errors import OutputError
 
 _NO_SPACE = "free some space or choose another folder"
@@ -28,6 +28,7 @@ _REMEDIES = {
     errno.ENOENT: "make the folder first",
     errno.EFBIG: "choose a file system that holds files of this size",
 }
+_IN_USE = (5, 32)  # Windows' ERROR_ACCESS_DENIED, also for what is mapped, and ERROR_SHARING_VIOLATION
 
 
 @contextmanager
@@ -37,6 +38,8 @@ def output_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except OSError as error:
         remedy = _REMEDIES.get(error.errno or 0)
+        if getattr(error, "winerror", None) in _IN_USE:
+            remedy = "close what has the file open, or choose another name"
         raise OutputError("cannot write", path=path, got=error.strerror or str(error), remedy=remedy) from error
 
 
@@ -55,7 +58,7 @@ def make_temporary(target: str, make: Callable[[str], int]) -> tuple[str, int]:
         temporary = str(Path(target).parent / f"{temporary_prefix(target)}{os.urandom(6).hex()}.tmp")
         descriptor = make(temporary)
         with suppress(OSError):  # a file system without locks: nobody can sweep it away either
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            system.lock(descriptor)
         if os.path.lexists(temporary):
             return temporary, descriptor
         os.close(descriptor)
@@ -65,32 +68,30 @@ def sweep(target: str) -> None:
     """Remove temporary entries for ``target`` whose writer is dead: its lock went with it."""
     for path in Path(target).parent.glob(f"{temporary_prefix(target)}*.tmp"):
         with suppress(OSError):  # in use, gone by now, or not ours
+            if system.OPEN_IS_LOCKED:
+                _remove(path)
+                continue
             access = os.O_RDONLY if path.is_dir() else os.O_RDWR  # NFS locks only what is open for writing
-            descriptor = os.open(path, access | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = system.open_file(path, access, "O_NOFOLLOW")
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
+                system.lock(descriptor)
+                _remove(path)
             finally:
                 os.close(descriptor)
 
 
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        system.release_folder(path)
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
 def check_space(target: str, size: int) -> None:
     """OutputError where the folder of ``target`` has no room for ``size`` bytes."""
-    status = os.statvfs(Path(target).parent)
-    free = status.f_bavail * status.f_frsize
+    free = system.free_bytes(Path(target).parent)
     if free < size:
         raise OutputError(
             "not enough free space", path=target, expected=f"{size:,} bytes", got=f"{free:,}", remedy=_NO_SPACE
         )
-
-
-def sync_folder(folder: str | os.PathLike[str]) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

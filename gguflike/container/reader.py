@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from gguflike.blocks import BlockFormat, format_by_id
+from gguflike.container import system
 from gguflike.container.header import N_DIMS, NBYTES, OFFSET, TYPE, parse
 from gguflike.container.layout import ARCHITECTURE_KEY, TensorInfo
 from gguflike.container.metadata import Metadata
@@ -132,7 +133,7 @@ def _format(type_id: int) -> BlockFormat:
 
 def _map(path: str) -> mmap.mmap | bytes:
     """The whole file, read-only. OSError as the system gives it; GGUFError for what is not a regular file."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not make us wait
+    descriptor = system.open_file(path, os.O_RDONLY, "O_NONBLOCK")  # a FIFO must not make us wait
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):

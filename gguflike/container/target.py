@@ -7,9 +7,9 @@ import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from gguflike.container.publish import check_space, make_temporary, output_errors, sweep, sync_folder
+from gguflike.container import system
+from gguflike.container.publish import check_space, make_temporary, output_errors, sweep
 from gguflike.errors import OutputError
 
 StrPath = str | os.PathLike[str]
@@ -37,14 +37,6 @@ def _refuse_folder(target: StrPath) -> None:
         raise OutputError("the target is a folder", path=text, remedy="name a file, such as model.gguf in that folder")
 
 
-def write_all(descriptor: int, data: Any, offset: int) -> None:
-    """Write all of ``data`` at ``offset``; the system may take it in pieces."""
-    view = memoryview(data)
-    while len(view):
-        count = os.pwrite(descriptor, view, offset)
-        view, offset = view[count:], offset + count
-
-
 class Target:
     """The temporary file. ``create`` makes it, then exactly one of ``commit`` or ``discard`` ends it."""
 
@@ -67,24 +59,29 @@ class Target:
     def commit(self) -> None:
         """Make it durable, then visible under the target's name at once, then make the name durable."""
         with output_errors(self.path):
-            os.fsync(self.descriptor)
+            system.sync(self.descriptor)
+            if system.OPEN_IS_LOCKED:
+                self._close()
             if self.overwrite:
                 os.replace(self.temporary, self.path)  # noqa: PTH105
             else:
                 self._link()
             self._close()
-            sync_folder(self.folder)
+            system.sync_folder(self.folder)
 
     def discard(self) -> None:
-        """Remove the temporary file."""
-        if self.descriptor >= 0:
+        """Remove the temporary file, if it has not become the target."""
+        if system.OPEN_IS_LOCKED:
+            self._close()
+        if self.temporary:
             with suppress(OSError):
                 Path(self.temporary).unlink()
-            self._close()
+        self._close()
 
     def _close(self) -> None:
         descriptor, self.descriptor = self.descriptor, -1
-        os.close(descriptor)
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def _check_target(self) -> None:
         try:
@@ -106,4 +103,4 @@ class Target:
 
 
 def _make(path: str) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    return system.open_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from gguflike.container import system
 from gguflike.container.digest import patch
 from gguflike.container.layout import TensorInfo, TensorSpec
 from gguflike.container.plan import FilePlan, plan
 from gguflike.container.publish import output_errors
-from gguflike.container.target import StrPath, Target, check_target, write_all
+from gguflike.container.target import StrPath, Target, check_target
 from gguflike.errors import OutputError
 from gguflike.tensor import QuantizedTensor
 
@@ -55,9 +56,9 @@ class Slot:
         view = _bytes(data)
         _check_part(self.name, self.nbytes, offset, len(view))
         with output_errors(self.path):
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = system.open_file(self.path, os.O_WRONLY, "O_NOFOLLOW")
             try:
-                write_all(descriptor, view, self.offset + offset)
+                system.write_at(descriptor, view, self.offset + offset)
             finally:
                 os.close(descriptor)
         whole = offset == 0 and len(view) == self.nbytes
@@ -94,14 +95,18 @@ class _Progress:
                 self.sha.update(data)
                 self.hashed = self.written.pop(start)
             while self.hashed in self.written and self.hashed < self.info.nbytes:
-                end = self.written.pop(self.hashed)
-                while self.hashed < end:
-                    count = min(READ_BACK, end - self.hashed)
-                    piece = os.pread(descriptor, count, self.info.offset + self.hashed)
-                    if not piece:
-                        raise OutputError("the file was cut by someone else", tensor=self.info.name)
-                    self.sha.update(piece)
-                    self.hashed += len(piece)
+                self._hash_back(descriptor, self.written.pop(self.hashed))
+
+    def _hash_back(self, descriptor: int, end: int) -> None:
+        """Hash bytes that are in the file already, up to ``end``."""
+        buffer = memoryview(bytearray(min(READ_BACK, end - self.hashed)))
+        while self.hashed < end:
+            piece = buffer[: end - self.hashed]
+            count = system.read_at(descriptor, piece, self.info.offset + self.hashed)
+            if not count:
+                raise OutputError("the file was cut by someone else", tensor=self.info.name)
+            self.sha.update(piece[:count])
+            self.hashed += count
 
     def finish(self) -> str:
         """The digest; OutputError where bytes are missing."""
@@ -135,7 +140,7 @@ class Writer:
         try:
             self._target.create(self.plan.file_bytes)
             with output_errors(self._target.path):
-                write_all(self._target.descriptor, self.plan.header, 0)
+                system.write_at(self._target.descriptor, self.plan.header, 0)
         except BaseException:
             self._target.discard()
             raise
@@ -163,7 +168,7 @@ class Writer:
         _check_part(name, progress.info.nbytes, offset, len(view))
         progress.reserve(offset, offset + len(view))
         with output_errors(self._target.path):
-            write_all(self._target.descriptor, view, progress.info.offset + offset)
+            system.write_at(self._target.descriptor, view, progress.info.offset + offset)
             progress.complete(offset, offset + len(view), view, self._target.descriptor)
 
     def slot(self, name: str) -> Slot:
@@ -193,7 +198,7 @@ class Writer:
         if self.plan.digests is not None:
             header = patch(self.plan.header, self.plan.digests, digests)
             with output_errors(self._target.path):
-                write_all(self._target.descriptor, header, 0)
+                system.write_at(self._target.descriptor, header, 0)
         self._target.commit()
 
 

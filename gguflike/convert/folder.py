@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gguflike.container.publish import check_space, make_temporary, output_errors, sweep, sync_folder
+from gguflike.container import system
+from gguflike.container.publish import check_space, make_temporary, output_errors, sweep
 from gguflike.errors import OutputError
 
 
@@ -29,17 +30,35 @@ def new_folder(target: Path, size: int) -> Iterator[Path]:
         try:
             yield Path(temporary)
             os.fsync(lock)
-            Path(temporary).rename(target)
-            sync_folder(target.parent)
+            if system.OPEN_IS_LOCKED:
+                lock = _unlock(temporary, lock)
+            _rename(Path(temporary), target)
+            system.sync_folder(target.parent)
         finally:
-            os.close(lock)
+            _unlock(temporary, lock)
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _unlock(temporary: str, lock: int) -> int:
+    if lock >= 0:
+        os.close(lock)
+        system.release_folder(temporary)
+    return -1
+
+
+def _rename(temporary: Path, target: Path) -> None:
+    """Give the folder its name, which may be an empty folder's."""
+    try:
+        temporary.rename(target)
+    except FileExistsError:  # Windows renames to what does not exist only
+        target.rmdir()
+        temporary.rename(target)
 
 
 def _make(path: str) -> int:
     Path(path).mkdir()
     try:
-        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return system.open_folder(path)
     except OSError:
         Path(path).rmdir()
         raise

@@ -13,7 +13,6 @@ Memory is reserved for the whole context but only taken from the system as posit
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ import numpy.typing as npt
 
 from gguflike.errors import UnsupportedError, check_choice
 from gguflike.kernels.engine.memory import aligned
+from gguflike.runner.memory import machine_bytes
 
 BLOCK = 32  # positions are reserved in multiples of this; kernels read keys up to the next one
 TYPES = ("f16", "q8_0")
@@ -85,7 +85,7 @@ def bytes_per_position(layers: int, kv_heads: int, head_dim: int, cache_type: st
 
 def default_context(trained: int, bytes_per_position: int) -> int:
     """The trained context, or as much of it (halved until it fits) as half of the machine's memory holds."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = machine_bytes()
     context = trained
     while context > 512 and context * bytes_per_position > memory // 2:
         context //= 2

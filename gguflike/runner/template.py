@@ -2,25 +2,32 @@
 
 A template is Jinja2 code. It is compiled and rendered in a child process (template_child.py) under limits of CPU time,
 memory and output, in Jinja's immutable sandbox, without file descriptors to spare. Even compiling is done there, since
-Jinja folds constants: ``{{ 'A' * 10**10 }}`` allocates before anything is rendered.
+Jinja folds constants: ``{{ 'A' * 10**10 }}`` allocates before anything is rendered. The child limits itself where the
+system lets it; everywhere this process watches its time and memory, and kills it.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gguflike.errors import TemplateError
+from gguflike.runner.memory import process_bytes
 
 CPU_SECONDS = 2
 #: Only for a child that does not run at all; a busy machine must not fail a good template.
 WALL_SECONDS = 30.0
+#: For a child that cannot limit its own CPU time (Windows).
+UNLIMITED_SECONDS = 10.0
+WATCH_SECONDS = 0.05
 MEMORY_BYTES = 512 << 20
 OUTPUT_BYTES = 1 << 20
 SOURCE_CHARACTERS = 1 << 20
@@ -79,7 +86,8 @@ def _run(payload: bytes) -> tuple[int, bytes]:
     ) as child:
         assert child.stdin is not None
         assert child.stdout is not None
-        watchdog = threading.Timer(WALL_SECONDS, child.kill)
+        done = threading.Event()
+        watchdog = threading.Thread(target=_watch, args=(child, done), daemon=True)
         watchdog.start()
         try:
             try:
@@ -91,10 +99,21 @@ def _run(payload: bytes) -> tuple[int, bytes]:
             answer = child.stdout.read(6 * OUTPUT_BYTES + 1024)
         finally:
             child.stdout.close()
-            watchdog.cancel()
+            done.set()
+            watchdog.join()
             if child.poll() is None:
                 _stop(child)
     return child.returncode, answer
+
+
+def _watch(child: subprocess.Popen[bytes], done: threading.Event) -> None:
+    """Kill a child that takes too long or too much memory."""
+    limits_itself = importlib.util.find_spec("resource") is not None
+    end = time.monotonic() + (WALL_SECONDS if limits_itself else UNLIMITED_SECONDS)
+    while not done.wait(WATCH_SECONDS):
+        if time.monotonic() > end or (process_bytes(child) or 0) > MEMORY_BYTES:
+            child.kill()
+            return
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:

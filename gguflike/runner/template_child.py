@@ -33,7 +33,7 @@ def _limit(cpu_seconds: int, memory_bytes: int) -> None:
     """From here on: no new files, no more memory than this, no more time than this."""
     try:
         import resource
-    except ImportError:  # Windows: the parent's clock is the limit
+    except ImportError:  # Windows: template.py watches
         return
     used = math.ceil(
         sum(resource.getrusage(resource.RUSAGE_SELF)[:2])

@@ -76,7 +76,8 @@ def _linker() -> Any:
 @lru_cache(maxsize=256)
 def _resolve(symbol: str) -> int:
     """Address of a function or datum of this process. AttributeError where it has none of that name."""
-    found = getattr(ctypes.CDLL(None), "abort" if symbol in _UNREACHABLE else symbol)
+    process = ctypes.CDLL("ucrtbase" if hasattr(ctypes, "WinDLL") else None)
+    found = getattr(process, "abort" if symbol in _UNREACHABLE else symbol)
     return int(ctypes.cast(found, ctypes.c_void_p).value or 0)
 
 

@@ -1,0 +1,104 @@
+"""File calls that not every system has, and what does the same where they are missing (Windows, older macOS).
+
+A writer's temporary entries are locked for as long as it lives. With ``fcntl`` that is an advisory lock on the open
+entry. Without it (Windows) it is enough that the entry is open: there nobody can remove or rename an open file, not
+even its writer, who closes it first.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import suppress
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # type: ignore[assignment]
+
+StrPath = str | os.PathLike[str]
+
+#: Open entries can be neither removed nor renamed: being open is the lock.
+OPEN_IS_LOCKED = fcntl is None
+
+_FOLDER_LOCK = ".writing"  # the file that is open in a folder where folders cannot be opened themselves
+_position = threading.Lock()  # a descriptor has one position, which threads share
+
+
+def open_file(path: StrPath, flags: int, *more: str) -> int:
+    """A descriptor, as ``os.open`` gives it: of bytes, not text. ``more`` names flags that some systems lack."""
+    for name in ("O_BINARY", *more):
+        flags |= getattr(os, name, 0)
+    return os.open(path, flags, 0o666)
+
+
+def open_folder(path: StrPath) -> int:
+    """A descriptor that can be locked and synced for a folder of ours; ``release_folder`` before it is renamed."""
+    if hasattr(os, "O_DIRECTORY"):
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    return open_file(os.path.join(path, _FOLDER_LOCK), os.O_RDWR | os.O_CREAT | os.O_EXCL)  # noqa: PTH118
+
+
+def release_folder(path: StrPath) -> None:
+    """Remove what ``open_folder`` has made in the folder. OSError while its writer has it open."""
+    with suppress(FileNotFoundError):
+        os.unlink(os.path.join(path, _FOLDER_LOCK))  # noqa: PTH108, PTH118
+
+
+def lock(descriptor: int) -> None:
+    """Lock an open entry for as long as it is open. OSError where another process has locked it."""
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def read_at(descriptor: int, view: memoryview, offset: int) -> int:
+    """Read into ``view`` from ``offset`` on; how many bytes, 0 at the end of the file. May be less than asked for."""
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, [view], offset)
+    with _position:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        data = os.read(descriptor, len(view))
+    view[: len(data)] = data
+    return len(data)
+
+
+def write_at(descriptor: int, data: Any, offset: int) -> None:
+    """Write all of ``data`` at ``offset``; the system may take it in pieces."""
+    view = memoryview(data)
+    while len(view):
+        if hasattr(os, "pwrite"):
+            count = os.pwrite(descriptor, view, offset)
+        else:
+            with _position:
+                os.lseek(descriptor, offset, os.SEEK_SET)
+                count = os.write(descriptor, view)
+        view, offset = view[count:], offset + count
+
+
+def sync(descriptor: int) -> None:
+    """Wait until what was written is on the disk itself; macOS needs to be told that the disk's cache counts, too."""
+    full = getattr(fcntl, "F_FULLFSYNC", None)
+    if full is not None:
+        with suppress(OSError):  # a file system that does not know it
+            fcntl.fcntl(descriptor, full)
+            return
+    os.fsync(descriptor)
+
+
+def sync_folder(folder: StrPath) -> None:
+    """Make the names in a folder durable, where folders can be opened for that; Windows does it by itself."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = open_folder(folder)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def free_bytes(folder: StrPath) -> int:
+    """Bytes that the user may still write to the file system of a folder."""
+    import shutil  # every start of a model would wait for it
+
+    return shutil.disk_usage(folder).free
