@@ -1,9 +1,8 @@
-"""Ops against numpy, one by one, and the interpreter under stress: many threads, many stages, changing sizes."""
+"""Ops against numpy, one by one, and the cache."""
 
 from __future__ import annotations
 
 import mmap
-import threading
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from gguflike.errors import UnsupportedError
 from gguflike.kernels.args import EMBED, RMS_NORM, RMS_NORM_Q8, SILU_MUL, SILU_MUL_Q8
 from gguflike.kernels.attention.args import ATTENTION, ATTENTION_ONE, MERGE, STORE_KV
 from gguflike.kernels.attention.sizes import ATTENTION_HEADS, ATTENTION_KEYS, attention_rows, part_bytes
-from gguflike.kernels.engine.args import Own, Word, float_bits
+from gguflike.kernels.engine.args import Word, float_bits
 from gguflike.kernels.engine.memory import aligned
 from gguflike.kernels.engine.program import Program, Team
 from gguflike.runner.cache import KVCache, bytes_per_position, default_context
@@ -217,163 +216,6 @@ def test_embedding(team: Team, name: str) -> None:
     assert fmt.decode is not None
     want = fmt.decode(rows.reshape(-1).view(fmt.dtype)).reshape(9, 256)
     assert np.array_equal(out, want[ids])
-
-
-# The interpreter
-
-
-def chain(stages: int, tokens: int, columns: int = 64) -> tuple[Program, np.ndarray, np.ndarray, np.ndarray]:
-    """Stage after stage, each normalizes what the one before wrote: a barrier that leaks changes the result."""
-    a, b = (np.zeros((tokens, columns), np.float32) for _ in range(2))
-    weight = np.random.default_rng(0).standard_normal(columns, np.float32)
-    program = Program(keep=[a, b, weight])
-    for stage in range(stages):
-        source, target = (a, b) if stage % 2 == 0 else (b, a)
-        # The item is a value of 32: rows are cut among threads, differently in every other stage.
-        words = SILU_MUL.pack(gate=at(source), up=at(source), out=at(target))
-        program.add("ops:silu_mul", words, items=columns // 32, per_tokens=1, grain=stage % 3 + 1)
-        words = RMS_NORM.pack(x=at(target), columns=columns, weight=at(weight), eps=float_bits(1e-5), out=at(target))
-        program.add("ops:rms_norm", words, items=1, per_tokens=1)
-    return program, a, b, weight
-
-
-@pytest.mark.parametrize("threads", [1, 2, 3, 16])
-def test_barriers_hold_with_any_number_of_threads(threads: int) -> None:
-    team, one = Team(threads), Team(1)
-    x = np.random.default_rng(1).standard_normal((64, 64), np.float32)
-    program, a, _, _ = chain(40, 64)
-    reference, want, _, _ = chain(40, 64)
-    program.link()
-    reference.link()
-    for tokens in (64, 1, 7, 64, 33):
-        want[:] = x
-        one.run(reference, tokens)
-        for _ in range(10):
-            a[:] = x
-            team.run(program, tokens)
-            assert np.array_equal(a[:tokens], want[:tokens])
-    team.close()
-
-
-def test_programs_alternate_without_mixing(team: Team) -> None:
-    """Late threads must not take work of the next pass for that of the last."""
-    first, a, _, _ = chain(6, 9)
-    second, c, _, _ = chain(3, 40)
-    first.link()
-    second.link()
-    x = np.random.default_rng(1).standard_normal((40, 64), np.float32)
-    wants = []
-    for repeat in range(300):
-        a[:], c[:] = x[:9], x
-        team.run(first, 9)
-        team.run(second, 40 - repeat % 3)
-        got = a.copy(), c[:30].copy()
-        wants = wants or list(got)
-        assert all(np.array_equal(g, w) for g, w in zip(got, wants, strict=True))
-
-
-def test_independent_ops_share_a_stage(team: Team) -> None:
-    x, weight = np.random.default_rng(0).standard_normal((4, 64), np.float32), np.ones(64, np.float32)
-    outs = [np.zeros_like(x) for _ in range(3)]
-    program = Program()
-    for index, out in enumerate(outs):
-        words = RMS_NORM.pack(x=at(x), columns=64, weight=at(weight), eps=float_bits(0.0), out=at(out))
-        program.add("ops:rms_norm", words, items=1, per_tokens=1, barrier=index == 0)
-    last = np.zeros_like(x)
-    words = SILU_MUL.pack(gate=at(outs[2]), up=at(outs[1]), out=at(last))
-    program.add("ops:silu_mul", words, items=2, per_tokens=1)
-    team.run(program.link(), 4)
-    assert np.array_equal(outs[0], outs[1])
-    assert np.array_equal(outs[0], outs[2])
-    assert last.any()
-
-
-@pytest.mark.parametrize("threads", [1, 2, 5])
-def test_each_thread_has_its_own(threads: int) -> None:
-    """Every thread normalizes for itself; what follows reads its thread's copy, and ends the stage for all."""
-    team, stages, columns = Team(threads), 20, 1024
-    rng = np.random.default_rng(0)
-    x, weight, scratch = (rng.standard_normal(columns, np.float32) for _ in range(3))
-    copies = np.zeros((threads, columns), np.float32)
-    own = Own(at(copies), copies.strides[0])
-    program = Program()
-    for _ in range(stages):
-        words = RMS_NORM.pack(x=at(x), columns=columns, weight=at(weight), eps=float_bits(0.0), out=own)
-        program.add("ops:rms_norm", words, items=1, own=True)
-        words = SILU_MUL.pack(gate=own, up=own, out=at(scratch))
-        program.add("ops:silu_mul", words, items=columns // 32, barrier=False)
-        words = SILU_MUL.pack(gate=at(scratch), up=at(scratch), out=at(x))
-        program.add("ops:silu_mul", words, items=columns // 32)
-    program.link()
-    first = x.copy()
-    for _ in range(20):
-        x[:], want = first, first.astype(np.float64)
-        team.run(program, 1)
-        for _ in range(stages):
-            want = want / np.sqrt((want**2).mean()) * weight
-            for _ in range(2):
-                want = want / (1 + np.exp(-want)) * want
-        assert np.allclose(x, want, rtol=1e-3, atol=1e-6)
-    team.close()
-
-
-@pytest.mark.parametrize("threads", [1, 2, 5])
-def test_chained_ops_follow_on_the_same_items(threads: int) -> None:
-    team = Team(threads)
-    x = np.random.default_rng(0).standard_normal(32 * 66, np.float32)
-    a, b, c, d = (np.zeros_like(x) for _ in range(4))
-    program = Program()
-    program.add("ops:silu_mul", SILU_MUL.pack(gate=at(x), up=at(x), out=at(a)), items=22, each=3, grain=2)
-    program.add("ops:silu_mul", SILU_MUL.pack(gate=at(a), up=at(a), out=at(b)), items=22, each=3, chained=True)
-    program.add("ops:silu_mul", SILU_MUL.pack(gate=at(a), up=at(b), out=at(c)), items=22, each=3, chained=True)
-    program.add("ops:silu_mul", SILU_MUL.pack(gate=at(c), up=at(b), out=at(d)), items=66)
-    program.link()
-    steps = [x.astype(np.float64)]
-    for gate, up in ((0, 0), (1, 1), (1, 2), (3, 2)):
-        steps.append(steps[gate] / (1 + np.exp(-steps[gate])) * steps[up])
-    for _ in range(50):
-        for out in (a, b, c, d):
-            out[:] = np.nan
-        team.run(program, 1)
-        for out, want in zip((a, b, c, d), steps[1:], strict=True):
-            assert np.allclose(out, want, rtol=1e-5, atol=1e-30)
-    team.close()
-
-
-def test_workers_end_with_the_team() -> None:
-    before = threading.active_count()
-    team = Team(4)
-    program, a, _, _ = chain(1, 4)
-    program.link()
-    team.run(program, 4)
-    assert threading.active_count() == before + 3
-    team.close()
-    assert threading.active_count() == before
-    team.run(program, 4)  # and come back
-    assert threading.active_count() == before + 3
-    del team
-    assert threading.active_count() == before
-    assert np.isfinite(a).all()
-
-
-def test_calls_from_several_threads_take_turns(team: Team) -> None:
-    results = []
-
-    def work(seed: int) -> None:
-        program, a, _, _ = chain(4, 8)
-        program.link()
-        x = np.random.default_rng(seed).standard_normal((8, 64), np.float32)
-        for _ in range(20):
-            a[:] = x
-            team.run(program, 8)
-            results.append((seed, a.tobytes()))
-
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(set(results)) == 4
 
 
 # The cache

@@ -103,6 +103,17 @@ def call_op(typing_context: Any, function: Any, args: Any, state: Any, start: An
 
 
 @intrinsic
+def call_c(typing_context: Any, function: Any, argument: Any) -> Any:
+    """Call the C function at the address ``function``, which takes one word (or none, and ignores it): its int."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(_I32, [_WORD])
+        return builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), [arguments[1]])
+
+    return types.int32(_i64, _i64), build
+
+
+@intrinsic
 def pause(typing_context: Any) -> Any:
     """Tell the core that this is a spin loop."""
 
@@ -117,31 +128,3 @@ def pause(typing_context: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(), build
-
-
-def _libc(name: str, arguments: int) -> Callable[..., Any]:
-    """A function of the C library that takes addresses and returns int."""
-
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(_I32, [_WORD] * arguments)
-        function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-        return builder.call(function, args)
-
-    if arguments:
-
-        @intrinsic
-        def one(typing_context: Any, address: Any) -> Any:
-            return types.int32(_i64), build
-
-        return one  # type: ignore[no-any-return]
-
-    @intrinsic
-    def none(typing_context: Any) -> Any:
-        return types.int32(), build
-
-    return none  # type: ignore[no-any-return]
-
-
-sched_yield = _libc("sched_yield", 0)
-sem_wait = _libc("sem_wait", 1)
-sem_post = _libc("sem_post", 1)

@@ -58,6 +58,7 @@ STATE_TYPE = _structure(32, tokens=0, position=8, thread=16, scratch=24)
 BLOCK_TYPE = _structure(
     256,
     asleep=0,  # 1: the worker sleeps, or is about to
+    post_due=8,  # 1: Python has to wake the worker
     semaphore=(64, "V64"),
     state=(128, STATE_TYPE),
 )
@@ -71,6 +72,10 @@ def team_type(threads: int) -> np.dtype[np.void]:
         program=64,  # address of the pass's program
         quit=72,  # 1: workers shall end
         threads=80,
+        sem_wait=88,  # addresses of C functions, 0 where Python waits and posts (waiting.py)
+        sem_post=96,
+        yield_core=104,  # of a C function that offers the core to other threads, or 0
+        finished=112,  # number of the last pass that is complete
         busy=128,  # workers that look at a program
         blocks=(192, (BLOCK_TYPE, threads)),
     )

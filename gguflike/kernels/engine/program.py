@@ -1,17 +1,15 @@
 """Programs: a forward pass as a flat list of ops in memory, run by a team of threads without Python in between.
 
-``Program`` collects ops and lays them out for kernels/interpreter.py; ``Team`` owns the threads. No numba is imported
-when the machine code is in the cache.
-memory.py has the structures.
+``Program`` collects ops and lays them out for the interpreter (interpreter.py) in the structures of memory.py; ``Team``
+owns the threads. No numba is imported when the machine code is in the cache.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -19,22 +17,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.errors import UnsupportedError
 from gguflike.kernels.engine import native
 from gguflike.kernels.engine.args import WORD_BYTES, Own, Word
 from gguflike.kernels.engine.host import thread_count
 from gguflike.kernels.engine.memory import (
-    BLOCK,
-    BLOCK_BYTES,
     HEADER_TYPE,
     LINE_WORDS,
     RECORD_TYPE,
     SCRATCH_BYTES,
-    TEAM,
     Words,
     aligned,
     team_type,
 )
+from gguflike.kernels.engine.waiting import Waiting, prepare
 from gguflike.progress import Progress
 
 Structure = npt.NDArray[np.void]
@@ -131,16 +126,21 @@ def _followers(ops: Sequence[Op]) -> list[int]:
     return counts
 
 
-def _semaphore(team: Structure, thread: int) -> ctypes.c_void_p:
-    return ctypes.c_void_p(team.ctypes.data + TEAM.blocks + thread * BLOCK_BYTES + BLOCK.semaphore)
+def _serve(work: Callable[..., None], team: Structure, thread: int, waiting: Waiting) -> None:
+    """Work as one of a team's threads until it quits."""
+    while True:
+        work(int(team.ctypes.data), thread, 0, 0)
+        if team["quit"][0]:
+            return
+        waiting.wait(thread)
 
 
-def _quit(team: Structure, threads: Sequence[threading.Thread], recent: list[Program]) -> None:
-    libc = ctypes.CDLL(None)
+def _quit(team: Structure, waiting: Waiting, workers: Sequence[threading.Thread], recent: list[Program]) -> None:
+    """End a team's workers."""
     team["quit"] = 1
     for thread in range(1, int(team["threads"][0])):
-        libc.sem_post(_semaphore(team, thread))
-    for worker in threads:
+        waiting.post(thread)
+    for worker in workers:
         worker.join()
     recent.clear()
 
@@ -156,36 +156,32 @@ class Team:
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = thread_count(threads)
-        if not hasattr(ctypes.CDLL(None), "sem_init"):
-            raise UnsupportedError("running models needs POSIX semaphores", expected="Linux", got=os.name)
         self._scratch = aligned(self.threads * SCRATCH_BYTES)
         native.load(self.OPS)
         self._run = native.call("engine.interpreter:run")
         self._lock = threading.Lock()
-        self._process = self._base = 0
+        self._process = 0  # where the workers are
         self._team: Structure = np.zeros(1, team_type(1))
         self._recent: list[Program] = []  # programs that a late worker may still be looking at
 
     def _start(self) -> None:
         self._team = team = aligned(1, team_type(self.threads))
-        self._base = base = int(team.ctypes.data)
         team["threads"] = self.threads
         threads = np.arange(self.threads)
         states = team["blocks"][0]["state"]
         states["thread"], states["scratch"] = threads, self._scratch.ctypes.data + threads * SCRATCH_BYTES
-        libc = ctypes.CDLL(None)
-        for thread in range(self.threads):
-            libc.sem_init(_semaphore(team, thread), 0, 0)
+        self._waiting = waiting = prepare(team)
+        self._posts_due = team["blocks"][0]["post_due"]
         work = native.call("engine.interpreter:work")
         workers = [
-            threading.Thread(target=work, args=(base, thread, 0, 0), name=f"gguflike-{thread}", daemon=True)
+            threading.Thread(target=_serve, args=(work, team, thread, waiting), name=f"gguflike-{thread}", daemon=True)
             for thread in range(1, self.threads)
         ]
         for worker in workers:
             worker.start()
         self._process = os.getpid()
         # Machine code is unmapped when the interpreter shuts down, so workers must be gone by then.
-        self._finalizer = weakref.finalize(self, _quit, team, workers, self._recent)
+        self._finalizer = weakref.finalize(self, _quit, team, waiting, workers, self._recent)
 
     def run(self, program: Program, tokens: int, position: int = 0) -> None:
         """One pass of a linked program. Calls from several Python threads take turns."""
@@ -196,7 +192,13 @@ class Team:
                 # Workers that wake up from now on look at the last program, not at those before it.
                 del self._recent[:-1]
             self._recent.append(program)
-            self._run(self._base, program.address(self.threads), tokens, position)
+            team = int(self._team.ctypes.data)
+            self._run(team, program.address(self.threads), tokens, position)
+            if self._waiting.in_python and self._posts_due.any():
+                for thread in np.flatnonzero(self._posts_due):
+                    self._posts_due[thread] = 0
+                    self._waiting.post(int(thread))
+                self._run(team, 0, 0, 0)
 
     def close(self) -> None:
         """End the workers. They come back with the next pass."""
