@@ -104,6 +104,8 @@ def test_options_of_convert_and_quantize_file(
 def test_other_options_of_files(folder: Path, path: Path, tmp_path: Path) -> None:
     with pytest.raises(ArgumentTypeError, match="ignore_config"):
         gguflike.convert(folder, None, "F32", dry_run=True, ignore_config="key")
+    with pytest.raises(ArgumentError, match="a folder has no revisions"):
+        gguflike.convert(folder, None, "F32", dry_run=True, revision="main")
     with pytest.raises(ArgumentError, match="dtype"):
         gguflike.export(path, tmp_path / "x", "F16")
     with pytest.raises(ArgumentError, match="threads"):

@@ -16,6 +16,7 @@ from gguflike.cli import main
 from gguflike.errors import ArgumentError, GGUFError
 from gguflike.runner import Piece
 from gguflike.runner.model import Model
+from gguflike.runner.sampling import Sampler
 from tests import tiny_gguf
 
 PROMPTS = [[10, 20, 30, 40, 50], [10, 20, 31], [7], [*range(60, 100)], [10, 20, 30, 40, 50]]
@@ -81,6 +82,32 @@ def test_what_was_computed_before_does_not_matter(model: Model) -> None:
     again = model.generate(longer, 20, temperature=1.0, seed=9).result().tokens
     model.forget(0)
     assert model.generate(longer, 20, temperature=1.0, seed=9).result().tokens == again
+
+
+def test_the_same_prompt_gives_the_same_logits(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the bit, whatever is cached: a seed must not depend on a tie that rounding decides."""
+    seen: list[np.ndarray] = []
+    original = Sampler.choose
+
+    def recorded(self: Sampler, logits: np.ndarray, recent: Any, random: Any) -> int:
+        seen.append(logits.copy())
+        return original(self, logits, recent, random)
+
+    monkeypatch.setattr(Sampler, "choose", recorded)
+    model.forget(0)
+    first = model.generate(PROMPTS[3], 8).result()
+    longer = [*PROMPTS[3], *first.tokens]
+    runs = []
+    for prompt in (PROMPTS[3], longer, longer, PROMPTS[3]):
+        seen.clear()
+        model.generate(prompt, 2).result()
+        runs.append(np.array(seen))
+    assert np.array_equal(runs[0], runs[3])
+    model.forget(0)
+    seen.clear()
+    model.generate(longer, 2).result()
+    assert np.array_equal(runs[1], np.array(seen))
+    assert np.array_equal(runs[2], np.array(seen))
 
 
 def test_a_turn_between_does_not_cost_the_prompt_again(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from gguflike.checkpoint import strictjson
 from gguflike.checkpoint.safetensors import LazyTensor, read_header
-from gguflike.errors import CheckpointError
+from gguflike.errors import ArgumentError, CheckpointError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -49,10 +49,13 @@ class Checkpoint:
 def open(source: str | os.PathLike[str], revision: str | None = None) -> Checkpoint:
     """Open a folder, or a Hub id such as ``org/name`` (downloaded into the Hub's cache where it is not there yet).
 
-    CheckpointError where files are missing, incomplete or contradict each other.
+    CheckpointError where files are missing, incomplete or contradict each other; ArgumentError for the revision of a
+    folder.
     """
     folder = Path(source)
     if folder.is_dir():
+        if revision is not None:
+            raise ArgumentError("a folder has no revisions", path=folder, field="revision", got=repr(revision))
         return _open_folder(folder, folder.resolve().name, None)
     if isinstance(source, str) and _HUB_ID.fullmatch(source) and not folder.exists():
         from gguflike.checkpoint import hub

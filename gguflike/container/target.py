@@ -34,7 +34,9 @@ def check_target(target: StrPath, sources: Iterable[StrPath]) -> None:
 def _refuse_folder(target: StrPath) -> None:
     text = os.fsdecode(target)
     if os.path.basename(text) in ("", ".", "..") or os.path.isdir(text):  # noqa: PTH112, PTH119 - a Path drops the slash
-        raise OutputError("the target is a folder", path=text, remedy="name a file, such as model.gguf in that folder")
+        raise OutputError(
+            "the target is a folder", path=text or "''", remedy="name a file, such as model.gguf in that folder"
+        )
 
 
 class Target:

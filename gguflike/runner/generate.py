@@ -145,7 +145,8 @@ class Continuation:
     """One prompt that is being continued: what a stream's generators work on, and whose the model's cache is meanwhile.
 
     ``tokens`` are the prompt and what was chosen so far. ``saved`` is what the cache held of them, while another call
-    has the cache. A stream that is dropped lets go of this at once, since nothing here refers to the stream.
+    has the cache. Only the generators refer to this, and the model weakly: when they end, or the stream is dropped,
+    it is gone, and nothing is saved for it any more.
     """
 
     def __init__(
@@ -164,13 +165,7 @@ class Continuation:
 
     def pieces(self, stop: Sequence[str]) -> Iterator[Piece]:
         """Generate; text ends before the first of the strings ``stop``."""
-        try:
-            yield from self._pieces(StopText(stop))
-        finally:
-            self._model.release(self)
-
-    def _pieces(self, stop_text: StopText) -> Iterator[Piece]:
-        result, tokenizer = self.result, self._model.tokenizer
+        result, tokenizer, stop_text = self.result, self._model.tokenizer, StopText(stop)
         decoder, end_ids = tokenizer.stream(), frozenset(tokenizer.eos_ids)
         for token in self._chosen():
             if token in end_ids:

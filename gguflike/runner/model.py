@@ -230,12 +230,6 @@ class Model:
             finally:
                 self._turn = None
 
-    def release(self, text: Continuation) -> None:
-        """Take note that ``text`` is not continued: what it has in the cache need not be kept for it."""
-        with self._lock:
-            if self._owner is not None and self._owner() is text:
-                self._owner = None
-
     def _claim(self, text: Continuation | None) -> None:
         """Make the cache that of ``text`` (None: of no unfinished one), after copying what another still needs."""
         if self._closed:

@@ -179,6 +179,8 @@ def check_messages(messages: Any) -> None:
 
 def token_ids(ids: Iterable[int], expected: str = "a flat list of integers") -> list[int]:
     """Token ids as a list of int. ArgumentTypeError for text, bytes, and whatever does not hold integers alone."""
+    if type(ids) is list and all(type(token) is int for token in ids):
+        return ids  # as every generated token comes: nothing else is worth a microsecond
     dtype = getattr(ids, "dtype", None)
     wrong = isinstance(ids, str | bytes | bytearray | memoryview | Mapping | Set) or not isinstance(ids, Iterable)
     if wrong or getattr(ids, "ndim", 1) != 1 or getattr(dtype, "kind", "i") not in "iu":
