@@ -18,7 +18,7 @@ import numpy as np
 from gguflike.kernels.encode.affine import affine_encoder, clamped_range
 from gguflike.kernels.encode.driver import Codec, codec
 from gguflike.kernels.encode.leastsquares import PHASES, affine_error, code_grid
-from gguflike.kernels.encode.packing import bit_string, plan_packing, planes, strided, whole
+from gguflike.kernels.encode.packing import bit_planes, consecutive_bits, interleaved, plan_packing, whole_bytes
 from gguflike.kernels.encode.pairs import (
     ROWS,
     SIZE,
@@ -32,6 +32,7 @@ from gguflike.kernels.encode.pairs import (
 )
 from gguflike.kernels.encode.rounding import (
     LARGEST,
+    Levels,
     clamp_tile,
     f16_bits,
     integers,
@@ -115,10 +116,10 @@ def scaled_lanes(batch: int, tile: Tile, importance: Importance, symbols: IntTil
     store_pairs(tile, symbols, _PAIRS, None, to_units, np.float32(0), None)
     xq, qq, absmax_xq, absmax_qq = best_scale(symbols, s.candidates, s.most)
     d = stored_scale(xq / qq * unit)
-    absmax_d = round_to_f16(top / s.absmax.top)
+    absmax_d = round_to_f16(top / s.absmax.extreme_level)
     scale, absmax_scale = d * to_units, absmax_d * to_units
-    absmax_step = s.candidates.unit / s.absmax.top
-    rounding = magnitude(absmax_scale - absmax_step) * abs(s.absmax.top)
+    absmax_step = s.candidates.unit / s.absmax.extreme_level
+    rounding = magnitude(absmax_scale - absmax_step) * abs(s.absmax.extreme_level)
     better = clearly_more(
         scale * (2.0 * xq - scale * qq),
         absmax_scale * (2.0 * absmax_xq - absmax_scale * absmax_qq),
@@ -226,49 +227,59 @@ def affine_lanes(batch: int, tile: Tile, importance: Importance, symbols: IntTil
 def _unweighted(settings: Any, block_bytes: int) -> Codec:
     """A codec of this module, whose symbols are the words of a block; the last word may be half of one."""
     words, rest = divmod(block_bytes, 4)
-    fields = [whole(range(words), 4), whole(range(words, words + rest // 2), rest)]
+    fields = [whole_bytes(range(words), 4), whole_bytes(range(words, words + rest // 2), rest)]
     return Codec(settings, _PAIRS + ROWS, plan_packing(fields))
 
 
-def _scaled(absmax: Absmax, zero: int, most: int | None, targets: list[float], unit: int, width: int) -> Scaled:
-    """Settings of a type with one scale; ``targets`` are the levels that the extreme value maps to, without sign."""
-    levels = absmax.levels
+def _scaled(
+    extreme_level: int, levels: Levels, zero: int, most: int | None, targets: list[float], unit: int, width: int
+) -> Scaled:
+    """Settings of a type with one scale; ``targets`` are the levels that the extreme value maps to, without sign.
+
+    The extreme value keeps its sign where ``extreme_level`` is negative.
+    """
     assert levels.lo is not None
     assert levels.hi is not None
+    absmax = Absmax(SIZE, np.float32(extreme_level), extreme_level < 0, levels)
     limits = levels.lo + np.float32(zero), levels.hi + np.float32(zero)
     candidates = make_candidates(unit, [(target, 0) for target in targets])
     if absmax.signed:
         candidates = candidates._replace(unit=-candidates.unit)
     highest = None if most is None else np.int64(most)
-    return Scaled(absmax, np.float32(zero), limits, candidates, highest, width, False)
+    return Scaled(absmax, np.float32(zero), limits, candidates, highest, width, summed=False)
 
 
-def _affine(hi: int, unit: int, grid: list[tuple[float, float]], width: int) -> Affine:
+def _affine(hi: int, grid: list[tuple[float, float]], width: int) -> Affine:
     """Settings of a type with a minimum; ``grid`` is as ``code_grid`` makes it, with all codes within 0 .. hi."""
     ranges = [(hi + stretch, shift - stretch / 2) for stretch, shift in grid]
-    return Affine(np.float32(hi), make_candidates(unit, ranges), width)
+    return Affine(np.float32(hi), make_candidates(1 << 14, ranges), width)
 
 
 # Few candidates, each of them the one that lowers the error on Gaussian rows most once those before it are there.
-_Q4_0 = _scaled(Absmax(SIZE, np.float32(-8), True, integers(-8, 7)), 8, 7, [8, 8.5, 7, 7.5, 6], 1 << 14, 4)
+_Q4_0 = _scaled(-8, integers(-8, 7), zero=8, most=7, targets=[8, 8.5, 7, 7.5, 6], unit=1 << 14, width=4)
 _Q5_0 = _scaled(
-    Absmax(SIZE, np.float32(-16), True, integers(-16, 15)), 16, 15,
-    [16, 15, 16.5, 14, 15.5, 13, 14.5, 13.5], 1 << 14, 5,
-)  # fmt: skip
+    -16, integers(-16, 15), zero=16, most=15, targets=[16, 15, 16.5, 14, 15.5, 13, 14.5, 13.5], unit=1 << 14, width=5
+)
 _Q8_0 = _scaled(
-    Absmax(SIZE, np.float32(127), False, integers(-127, 127, first=-127)), 128, None,
-    [*range(127, 112, -1)], (1 << 15) - 1, 8,
-)  # fmt: skip
-_Q4_1 = _affine(15, 1 << 14, [(0, 0), (0, 0.3125), (0, -0.25), (0.5, 0.125)], 4)
+    127,
+    integers(-127, 127, first=-127),
+    zero=128,
+    most=None,
+    targets=[*range(127, 112, -1)],
+    unit=(1 << 15) - 1,
+    width=8,
+)
+_Q4_1 = _affine(15, [(0, 0), (0, 0.3125), (0, -0.25), (0.5, 0.125)], width=4)
 _Q5_1 = _affine(
-    31, 1 << 14,
-    [(0, 0), (-0.5, -0.5), (0, -0.25), (0, 0.1875), (-2, 0), (-1, -0.4375), (-1, -0.6875), (-3, -0.5)], 5,
-)  # fmt: skip
+    31,
+    [(0, 0), (-0.5, -0.5), (0, -0.25), (0, 0.1875), (-2, 0), (-1, -0.4375), (-1, -0.6875), (-3, -0.5)],
+    width=5,
+)
 
-_D, _TWO_FACTORS = whole([SIZE], 2), whole([SIZE, SIZE + 1], 2)
-_NIBBLES, _LOW_BITS = planes(strided(SIZE, 2, 16), 4), planes(strided(SIZE, 2, 16), 4, right=0)
-_HIGH_BITS = bit_string(range(SIZE), 1, right=4)
-_BYTES = whole(range(SIZE))
+_D, _TWO_FACTORS = whole_bytes([SIZE], 2), whole_bytes([SIZE, SIZE + 1], 2)
+_NIBBLES, _LOW_BITS = bit_planes(interleaved(SIZE, 2, 16), 4), bit_planes(interleaved(SIZE, 2, 16), 4, right=0)
+_HIGH_BITS = consecutive_bits(range(SIZE), 1, right=4)
+_BYTES = whole_bytes(range(SIZE))
 _NEAR_127 = target_grid((127, 114, 15))
 # With importance, the extreme value may hardly count and be cut off: many targets, on both sides.
 _WIDE = np.concatenate([code_grid([0], [0]), code_grid(np.linspace(-1, 6, 14), PHASES)])

@@ -15,7 +15,7 @@ import numpy as np
 
 from gguflike.blocks.float4 import E2M1_DOUBLED
 from gguflike.kernels.encode.driver import Codec, block_encoder, codec, encode_blocks
-from gguflike.kernels.encode.packing import plan_packing, planes, strided, whole
+from gguflike.kernels.encode.packing import bit_planes, interleaved, plan_packing, whole_bytes
 from gguflike.kernels.encode.rounding import (
     Levels,
     clamp_tile,
@@ -75,8 +75,8 @@ def float4_error(
     inverse = reciprocal(d)
     total = splat(0.0)
     for j in range(first, first + count):
-        size = magnitude(load(tile, j))
-        residual = size - d * nearest_level(size, inverse, levels)
+        absolute = magnitude(load(tile, j))
+        residual = absolute - d * nearest_level(absolute, inverse, levels)
         total = fma(residual, weighted(importance, j, residual), total)
     return total
 
@@ -166,7 +166,7 @@ def absmax_exponents(x: Array) -> Ints:
 
 
 _LEVELS = codebook(E2M1_DOUBLED[:8])
-_MX = plan_packing([whole([MX]), planes(strided(MX, 2, 16), 4)])
+_MX = plan_packing([whole_bytes([MX]), bit_planes(interleaved(MX, 2, 16), 4)])
 _MX_OFFSETS = np.array([1, -1, -2, -3], np.int32)
 # Codes a factor of two apart differ by 8, and at twice the scale the levels are a subset of those at the scale itself.
 _NV_SEARCH = NVFP4(np.array([*range(1, 8), *range(-1, -12, -1)], np.int32), _LEVELS)
@@ -182,7 +182,7 @@ def encode_mxfp4(x: Array, out: Array, importance: Array | None, method: str, th
 encode_nvfp4 = block_encoder(
     NV,
     NV + 4,
-    [whole(range(NV, NV + 4)), planes(strided(NV, 2, 8), 4)],
+    [whole_bytes(range(NV, NV + 4)), bit_planes(interleaved(NV, 2, 8), 4)],
     _NV_SEARCH,
     absmax=_NV_SEARCH._replace(offsets=_NV_SEARCH.offsets[:0]),
 )

@@ -28,7 +28,7 @@ from gguflike.kernels.encode.leastsquares import (
     spans,
     value_sums,
 )
-from gguflike.kernels.encode.packing import Field, planes, strided, whole
+from gguflike.kernels.encode.packing import Field, bit_planes, interleaved, whole_bytes
 from gguflike.kernels.encode.rounding import (
     clamp_tile,
     f16_bits,
@@ -247,24 +247,25 @@ def super_encoder(
     return block_encoder(BLOCK, symbols, fields, settings, absmax=settings._replace(refits=0))
 
 
-SC, MN = list(range(BLOCK, BLOCK + 8)), list(range(BLOCK + 8, BLOCK + 16))
-FACTORS = whole([BLOCK + 16, BLOCK + 17], 2)
+_SC, _MN = range(BLOCK, BLOCK + 8), range(BLOCK + 8, BLOCK + 16)  # symbols of the scales, of the mins
+_FACTORS = whole_bytes([BLOCK + 16, BLOCK + 17], 2)
 # Twelve bytes: six bits of scales 0-3 under the high bits of scales 4-7, mins likewise, then the low nibbles of both.
-SCALES_AND_MINS: Field = (
-    [[(SC[i], 0, 63, 0), (SC[i + 4], 4, 3, 6)] for i in range(4)]
-    + [[(MN[i], 0, 63, 0), (MN[i + 4], 4, 3, 6)] for i in range(4)]
-    + [[(SC[i + 4], 0, 15, 0), (MN[i + 4], 0, 15, 4)] for i in range(4)]
+_SCALES_AND_MINS: Field = (
+    [[(_SC[i], 0, 63, 0), (_SC[i + 4], 4, 3, 6)] for i in range(4)]
+    + [[(_MN[i], 0, 63, 0), (_MN[i + 4], 4, 3, 6)] for i in range(4)]
+    + [[(_SC[i + 4], 0, 15, 0), (_MN[i + 4], 0, 15, 4)] for i in range(4)]
 )
 _Q2_SCALES: Field = [[(BLOCK + i, 0, 15, 0), (BLOCK + 16 + i, 0, 15, 4)] for i in range(16)]
+_Q2_FACTORS = whole_bytes([BLOCK + 32, BLOCK + 33], 2)
 _WIDE = code_grid(np.arange(-1, 4.5, 0.5), PHASES)
 
 # fmt: off
 encode_q2_k = super_encoder(16, hi=3, most=15, grid=code_grid([-0.6, -0.2, 0.2, 0.6, 1], PHASES),
                             peaks=((15, 15), (14, 14), (15, 13.5), (13, 15)),
-                            fields=[_Q2_SCALES, planes(strided(256, 4, 32), 2), whole([BLOCK + 32, BLOCK + 33], 2)])
+                            fields=[_Q2_SCALES, bit_planes(interleaved(256, 4, 32), 2), _Q2_FACTORS])
 encode_q4_k = super_encoder(32, hi=15, most=63, grid=_WIDE, peaks=((63, 63), (60, 60)),
-                            fields=[FACTORS, SCALES_AND_MINS, planes(strided(256, 2, 32), 4)])
+                            fields=[_FACTORS, _SCALES_AND_MINS, bit_planes(interleaved(256, 2, 32), 4)])
 encode_q5_k = super_encoder(32, hi=31, most=63, grid=_WIDE, peaks=((63, 63), (60, 60)),
-                            fields=[FACTORS, SCALES_AND_MINS, planes(strided(256, 8, 32), 1, right=4),
-                                    planes(strided(256, 2, 32), 4, right=0)])
+                            fields=[_FACTORS, _SCALES_AND_MINS, bit_planes(interleaved(256, 8, 32), 1, right=4),
+                                    bit_planes(interleaved(256, 2, 32), 4, right=0)])
 # fmt: on

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gguflike.kernels.encode.driver import Encode, block_encoder, codec
-from gguflike.kernels.encode.packing import Field, planes, strided, whole
+from gguflike.kernels.encode.packing import Field, bit_planes, interleaved, whole_bytes
 from gguflike.kernels.encode.rounding import (
     Levels,
     clamp_tile,
@@ -151,37 +151,41 @@ def super_encoder(
     return block_encoder(BLOCK, BLOCK + BLOCK // size + 1, fields, settings, absmax)
 
 
-SCALES = list(range(BLOCK, BLOCK + 16))
+_SCALES = range(BLOCK, BLOCK + 16)  # symbols of the scales
 
 
 def _q3_scales() -> Field:
     """Twelve bytes: the low nibbles of scales i and i + 8, then the high bits of scales i, i + 4, i + 8, i + 12."""
-    low = [[(SCALES[i], 0, 15, 0), (SCALES[i + 8], 0, 15, 4)] for i in range(8)]
-    high = [[(SCALES[i + 4 * k], 4, 3, 2 * k) for k in range(4)] for i in range(4)]
+    low = [[(_SCALES[i], 0, 15, 0), (_SCALES[i + 8], 0, 15, 4)] for i in range(8)]
+    high = [[(_SCALES[i + 4 * k], 4, 3, 2 * k) for k in range(4)] for i in range(4)]
     return low + high
 
 
 def _iq4_xs_scales() -> Field:
     """High bits of the eight scales, two each, then the low nibbles of neighbours."""
-    high = [[(SCALES[4 * b + k], 4, 3, 2 * k) for k in range(4)] for b in range(2)]
-    low = [[(SCALES[2 * b], 0, 15, 0), (SCALES[2 * b + 1], 0, 15, 4)] for b in range(4)]
+    high = [[(_SCALES[4 * b + k], 4, 3, 2 * k) for k in range(4)] for b in range(2)]
+    low = [[(_SCALES[2 * b], 0, 15, 0), (_SCALES[2 * b + 1], 0, 15, 4)] for b in range(4)]
     return high + low
 
 
-_D16, _D8 = whole([BLOCK + 16], 2), whole([BLOCK + 8], 2)
+_D16, _D8 = whole_bytes([BLOCK + 16], 2), whole_bytes([BLOCK + 8], 2)
 
 # fmt: off
-encode_q3_k = super_encoder(16, integers(-4, 3), extreme_level=-4, scales=(-32, 31), bias=32,
-                            targets=target_grid((-4.9, -2.8, 7), (2.8, 4.0, 4)), peaks=(-32, 31), window=(0, 1),
-                            fields=[planes(strided(256, 8, 32), 1, right=2), planes(strided(256, 4, 32), 2, right=0),
-                                    _q3_scales(), _D16])
-encode_q6_k = super_encoder(16, integers(-32, 31), extreme_level=-32, scales=(-128, 127), bias=0,
-                            targets=target_grid((-33.5, -27, 9), (27, 32, 6)), peaks=(-128, -124, 127),
-                            window=(0, -1, 1, 2, -2, -3),
-                            fields=[planes(strided(256, 2, 64), 4, right=0), planes(strided(256, 4, 32), 2, right=4),
-                                    whole(SCALES), _D16])
-encode_iq4_xs = super_encoder(32, IQ4_LEVELS, extreme_level=-127, scales=(-32, 31), bias=32,
-                              targets=target_grid((-140, -100, 9), (100, 130, 6)), peaks=(-32, -30.5, 31),
-                              window=(0, -1, 1, 2),
-                              fields=[_D8, _iq4_xs_scales(), planes(strided(256, 2, 16), 4)])
+encode_q3_k = super_encoder(
+    16, integers(-4, 3), extreme_level=-4, scales=(-32, 31), bias=32,
+    targets=target_grid((-4.9, -2.8, 7), (2.8, 4.0, 4)), peaks=(-32, 31), window=(0, 1),
+    fields=[bit_planes(interleaved(256, 8, 32), 1, right=2), bit_planes(interleaved(256, 4, 32), 2, right=0),
+            _q3_scales(), _D16],
+)
+encode_q6_k = super_encoder(
+    16, integers(-32, 31), extreme_level=-32, scales=(-128, 127), bias=0,
+    targets=target_grid((-33.5, -27, 9), (27, 32, 6)), peaks=(-128, -124, 127), window=(0, -1, 1, 2, -2, -3),
+    fields=[bit_planes(interleaved(256, 2, 64), 4, right=0), bit_planes(interleaved(256, 4, 32), 2, right=4),
+            whole_bytes(_SCALES), _D16],
+)
+encode_iq4_xs = super_encoder(
+    32, IQ4_LEVELS, extreme_level=-127, scales=(-32, 31), bias=32,
+    targets=target_grid((-140, -100, 9), (100, 130, 6)), peaks=(-32, -30.5, 31), window=(0, -1, 1, 2),
+    fields=[_D8, _iq4_xs_scales(), bit_planes(interleaved(256, 2, 16), 4)],
+)
 # fmt: on

@@ -75,12 +75,12 @@ def _consecutive(rows: list[int]) -> int:
     return rows[0] if rows[0] >= 0 and rows == list(range(rows[0], rows[0] + len(rows))) else -1
 
 
-def whole(symbols: Iterable[int], size: int = 1) -> Field:
+def whole_bytes(symbols: Iterable[int], size: int = 1) -> Field:
     """Each symbol as ``size`` little-endian bytes; it may have higher bits (the sign of a negative one)."""
     return [[(symbol, 8 * b, 255, 0)] for symbol in symbols for b in range(size)]
 
 
-def planes(codes: npt.NDArray[np.int64], width: int, right: int | None = None) -> Field:
+def bit_planes(codes: npt.NDArray[np.int64], width: int, right: int | None = None) -> Field:
     """Byte i holds codes[0, i], codes[1, i], ... in ``width`` bits each, from its low end up.
 
     ``codes``: (codes per byte, bytes) array of symbols. With ``right``, only bits ``right .. right+width-1`` of the
@@ -90,13 +90,13 @@ def planes(codes: npt.NDArray[np.int64], width: int, right: int | None = None) -
     return [[(int(row), right, mask, width * k) for k, row in enumerate(column)] for column in codes.T]
 
 
-def strided(count: int, per_byte: int, span: int, first: int = 0) -> npt.NDArray[np.int64]:
-    """Symbols for ``planes``: each run of ``span`` bytes holds ``per_byte`` consecutive runs of ``span`` codes."""
+def interleaved(count: int, per_byte: int, span: int, first: int = 0) -> npt.NDArray[np.int64]:
+    """Symbols for ``bit_planes``: each run of ``span`` bytes holds ``per_byte`` consecutive runs of ``span`` codes."""
     grid = np.arange(first, first + count).reshape(-1, per_byte, span)  # (run, code in byte, byte)
     return np.ascontiguousarray(grid.transpose(1, 0, 2)).reshape(per_byte, -1)
 
 
-def bit_string(symbols: Iterable[int], width: int, right: int | None = None) -> Field:
-    """Consecutive codes from the low end of each byte up, ``8 // width`` to a byte; ``right`` as in ``planes``."""
+def consecutive_bits(symbols: Iterable[int], width: int, right: int | None = None) -> Field:
+    """Consecutive codes from the low end of each byte up, ``8 // width`` to a byte; ``right`` as in ``bit_planes``."""
     grid = np.array(list(symbols)).reshape(-1, 8 // width)
-    return planes(grid.T, width, right)
+    return bit_planes(grid.T, width, right)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gguflike.kernels.encode.driver import block_encoder, codec
-from gguflike.kernels.encode.packing import whole
+from gguflike.kernels.encode.packing import whole_bytes
 from gguflike.kernels.encode.rounding import (
     Levels,
     code_of,
@@ -61,7 +61,7 @@ _TARGETS = target_grid((-127, -120, 15), (120, 127, 14))
 _LEVELS = integers(-127, 127, first=-127)
 _SETTINGS = Settings(_TARGETS, unbounded(_LEVELS, _TARGETS), _LEVELS)
 _RUNS = range(BLOCK, BLOCK + BLOCK // RUN)
-_FIELDS = [whole([_RUNS.stop], 4), whole(range(BLOCK)), whole(_RUNS, 2)]
+_FIELDS = [whole_bytes([_RUNS.stop], 4), whole_bytes(range(BLOCK)), whole_bytes(_RUNS, 2)]
 encode_q8_k = block_encoder(
     BLOCK, _RUNS.stop + 1, _FIELDS, _SETTINGS, _SETTINGS._replace(targets=_SETTINGS.targets[:0])
 )

@@ -161,10 +161,10 @@ def round_to_f16(value: F32x16) -> F32x16:
     """The float16 value nearest to ``value``, as float32: ties to even; saturates instead of overflowing."""
     raw = bits(value)
     normal = from_bits((raw + ((raw >> 13) & 1) + 0xFFF) & ~0x1FFF)
-    size = magnitude(value)
-    small = (size + HALF) - HALF  # the last place of 0.5 is float16's smallest step
+    absolute = magnitude(value)
+    small = (absolute + HALF) - HALF  # the last place of 0.5 is float16's smallest step
     small = from_bits(bits(small) | (raw & SIGN))
-    rounded = where(size < F16_MIN_NORMAL, small, normal)
+    rounded = where(absolute < F16_MIN_NORMAL, small, normal)
     return minimum(maximum(rounded, -F16_MAX), F16_MAX)
 
 
@@ -183,10 +183,10 @@ def stored_scale(d: F32x16) -> F32x16:
 def f16_bits(value: F32x16) -> I32x16:
     """The 16 bits of a value that float16 holds exactly."""
     raw = bits(value)
-    size = magnitude(value)
+    absolute = magnitude(value)
     normal = ((raw & 0x7FFFFFFF) - (112 << 23)) >> 13
-    small = to_int(size * np.float32(2.0**24))
-    return where(size < F16_MIN_NORMAL, small, normal) | ((raw >> 16) & 0x8000)
+    small = to_int(absolute * np.float32(2.0**24))
+    return where(absolute < F16_MIN_NORMAL, small, normal) | ((raw >> 16) & 0x8000)
 
 
 @lean(forceinline=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from gguflike.blocks import codebooks
 from gguflike.kernels.encode.driver import Codec, Encode, block_encoder, codec
-from gguflike.kernels.encode.packing import Field, bit_string, planes, strided, whole
+from gguflike.kernels.encode.packing import Field, bit_planes, consecutive_bits, interleaved, whole_bytes
 from gguflike.kernels.encode.rounding import (
     HALF,
     LARGEST,
@@ -39,10 +39,10 @@ from gguflike.kernels.vector.types import F32x16
 
 
 class Absmax(NamedTuple):
-    """The absmax rule: the extreme value of ``size`` weights, with its sign if ``signed``, maps to level ``top``."""
+    """The absmax rule: the extreme value of a block, with its sign if ``signed``, maps to ``extreme_level``."""
 
     size: int
-    top: np.float32
+    extreme_level: np.float32
     signed: bool
     levels: Levels
 
@@ -75,12 +75,12 @@ def value_range(tile: Tile, first: int, count: int) -> tuple[F32x16, F32x16]:
 def extreme(tile: Tile, first: int, count: int) -> F32x16:
     """The value of largest magnitude, with its sign; of several the first."""
     least, greatest = value_range(tile, first, count)
-    size = maximum(greatest, -least)
-    value = where(greatest == size, greatest, least)
+    largest = maximum(greatest, -least)
+    value = where(greatest == largest, greatest, least)
     if any_lane(greatest == -least):
         for j in range(first + count - 1, first - 1, -1):
             x = load(tile, j)
-            value = where(magnitude(x) == size, x, value)
+            value = where(magnitude(x) == largest, x, value)
     return value
 
 
@@ -162,7 +162,7 @@ def search_lanes(batch: int, tile: Tile, importance: Importance, symbols: IntTil
     clamp_tile(tile, size, magnitude(top))
     top = minimum(maximum(top, -LARGEST), LARGEST)
     d = stored_scale(best_scale(tile, importance, 0, size, top, s.targets, s.rounds, s.target_levels, levels))
-    absmax_d = round_to_f16((top if s.absmax.signed else magnitude(top)) / s.absmax.top)
+    absmax_d = round_to_f16((top if s.absmax.signed else magnitude(top)) / s.absmax.extreme_level)
     error, absmax_error = squared_errors(tile, importance, 0, size, d, absmax_d, levels)
     d = where(absmax_error < error, absmax_d, d)
     total = store_codes(tile, symbols, size, d, levels)
@@ -181,7 +181,7 @@ def absmax_lanes(batch: int, tile: Tile, importance: Importance, symbols: IntTil
     top = extreme(tile, 0, s.size)
     if not s.signed:
         top = magnitude(top)
-    d = top / s.top
+    d = top / s.extreme_level
     inverse = where(d == 0.0, splat(0.0), 1.0 / where(d == 0.0, splat(1.0), d))
     total = splat(0.0)
     for j in range(s.size):
@@ -191,10 +191,10 @@ def absmax_lanes(batch: int, tile: Tile, importance: Importance, symbols: IntTil
         elif s.signed:
             level = to_float(to_int(t + (levels.offset + HALF))) - levels.offset
         else:
-            size_t = magnitude(t)
-            whole_part = to_float(to_int(size_t))
-            whole_part = where(size_t - whole_part >= HALF, whole_part + 1.0, whole_part)
-            level = where(t < 0.0, -whole_part, whole_part)
+            absolute = magnitude(t)
+            rounded = to_float(to_int(absolute))
+            rounded = where(absolute - rounded >= HALF, rounded + 1.0, rounded)
+            level = where(t < 0.0, -rounded, rounded)
         level = minimum(maximum(level, levels.lo), levels.hi)
         total = total + level
         store(symbols, j, code_of(level, levels))
@@ -225,10 +225,14 @@ def target_grid(*ranges: tuple[float, float, int]) -> Floats:
 IQ4_LEVELS = codebook(codebooks.IQ4_LEVELS)
 
 encode_q2_0 = scaled_encoder(
-    Absmax(64, np.float32(1), False, integers(-1, 2)), [whole([64], 2), bit_string(range(64), 2)],
-    target_grid((1, 4, 15), (-1, -4, 16)), rounds=2,
-)  # fmt: skip
+    Absmax(64, extreme_level=np.float32(1), signed=False, levels=integers(-1, 2)),
+    [whole_bytes([64], 2), consecutive_bits(range(64), 2)],
+    target_grid((1, 4, 15), (-1, -4, 16)),
+    rounds=2,
+)
 encode_iq4_nl = scaled_encoder(
-    Absmax(32, np.float32(-127), True, IQ4_LEVELS), [whole([32], 2), planes(strided(32, 2, 16), 4)],
-    target_grid((-160, -105, 9), (100, 140, 6)), rounds=1,
-)  # fmt: skip
+    Absmax(32, extreme_level=np.float32(-127), signed=True, levels=IQ4_LEVELS),
+    [whole_bytes([32], 2), bit_planes(interleaved(32, 2, 16), 4)],
+    target_grid((-160, -105, 9), (100, 140, 6)),
+    rounds=1,
+)

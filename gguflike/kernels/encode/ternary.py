@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.kernels.encode.driver import Encode, block_encoder, codec
-from gguflike.kernels.encode.packing import bit_string, strided, whole
+from gguflike.kernels.encode.packing import consecutive_bits, interleaved, whole_bytes
 from gguflike.kernels.encode.rounding import (
     F16_MIN_NORMAL,
     HALF,
@@ -85,10 +85,10 @@ class Binary(NamedTuple):
 @lean
 def largest(tile: Tile, count: int) -> F32x16:
     """The largest magnitude in rows ``0 .. count - 1``."""
-    size = splat(0.0)
+    top = splat(0.0)
     for j in range(count):
-        size = maximum(magnitude(load(tile, j)), size)
-    return size
+        top = maximum(magnitude(load(tile, j)), top)
+    return top
 
 
 @lean
@@ -254,8 +254,8 @@ def ternary_error(tile: Tile, importance: Importance, d: F32x16) -> F32x16:
     """The squared error with the nearest of -d, 0, d."""
     total = splat(0.0)
     for j in range(TERNARY):
-        size = magnitude(load(tile, j))
-        residual = size - where(size > d * HALF, d, splat(0.0))
+        absolute = magnitude(load(tile, j))
+        residual = absolute - where(absolute > d * HALF, d, splat(0.0))
         total = total + residual * weighted(importance, j, residual)
     return total
 
@@ -322,17 +322,18 @@ def _trits() -> Ints:
 
 def _bit_pairs() -> Ints:
     """The weights in each byte of TQ2_0, int32 (16, 4, 4): four codes of two bits."""
-    return np.ascontiguousarray(strided(256, 4, 32)[::-1].T, np.int32).reshape(16, 4, 4)
+    return np.ascontiguousarray(interleaved(256, 4, 32)[::-1].T, np.int32).reshape(16, 4, 4)
 
 
 def _ternary_encoder(search: Ternary) -> Encode:
     """Make the encoder of a ternary type; its words of codes come before the scale."""
     count = len(search.codes)
-    codes, d = whole(range(TERNARY + 1, TERNARY + 1 + count), 4), whole([TERNARY], 2)
+    codes, d = whole_bytes(range(TERNARY + 1, TERNARY + 1 + count), 4), whole_bytes([TERNARY], 2)
     return block_encoder(TERNARY, TERNARY + 1 + count, [codes, d], search, search._replace(absmax=True))
 
 
 encode_tq2_0 = _ternary_encoder(Ternary(False, _bit_pairs(), 4, 1 << 14))
 encode_tq1_0 = _ternary_encoder(Ternary(False, _trits(), 3, 17261))
 _MEAN = Binary(BINARY)
-encode_q1_0 = block_encoder(BINARY, BINARY + 1, [whole([BINARY], 2), bit_string(range(BINARY), 1)], _MEAN, absmax=_MEAN)
+_Q1_0_FIELDS = [whole_bytes([BINARY], 2), consecutive_bits(range(BINARY), 1)]
+encode_q1_0 = block_encoder(BINARY, BINARY + 1, _Q1_0_FIELDS, _MEAN, absmax=_MEAN)

@@ -138,10 +138,10 @@ def _fold_signs(even: bool, column: int, at: Scratch, floats: Tile, ints: IntTil
     store(ints, at.signs + column, minus)
     flip = parity & (np.int32(-(2**31)) if even else np.int32(0))
     for i in range(8):
-        size = magnitude(load(floats, values + i))
-        flipped = where(size * load(floats, importance + i) == least, flip, splat_i32(0))
+        absolute = magnitude(load(floats, values + i))
+        flipped = where(absolute * load(floats, importance + i) == least, flip, splat_i32(0))
         flip = flip ^ flipped
-        store(floats, values + i, from_bits(bits(size) ^ flipped))
+        store(floats, values + i, from_bits(bits(absolute) ^ flipped))
 
 
 @lean

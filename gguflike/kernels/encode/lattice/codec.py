@@ -98,15 +98,24 @@ def _geometric(low: float, high: float, count: int) -> Floats:
 
 
 _DELTAS = (0.125, -0.125)
+# fmt: off
 _ROWS = (
-    Lattice("IQ2_XXS", codebooks.iq2_xxs, 32, 15, 1 / 8, EVEN_SIGNS, fields.iq2_xxs, 0.85, 1.3, 4),
-    Lattice("IQ2_XS", codebooks.iq2_xs, 16, 15, 1 / 8, EVEN_SIGNS, fields.iq2_xs, 0.75, 1.45, 5),
-    Lattice("IQ2_S", codebooks.iq2_s, 16, 15, 1 / 8, FREE_SIGNS, fields.iq2_s, 0.85, 1.25, 3, approximate=True),
-    Lattice("IQ3_XXS", codebooks.iq3_xxs, 32, 15, 1 / 4, EVEN_SIGNS, fields.iq3_xxs, 0.85, 1.8, 6, resample=True),
-    Lattice("IQ3_S", codebooks.iq3_s, 32, 15, 1.0, FREE_SIGNS, fields.iq3_s, 0.8, 1.8, 7, resample=True),
-    Lattice("IQ1_S", codebooks.iq1, 32, 7, 1.0, NO_SIGNS, fields.iq1_s, 0.88, 1.15, 2, _DELTAS),
-    Lattice("IQ1_M", codebooks.iq1, 16, 7, 1.0, NO_SIGNS, fields.iq1_m, 0.8, 1.3, 3, _DELTAS),
+    Lattice("IQ2_XXS", codebooks.iq2_xxs, size=32, max_k=15, factor=1 / 8, signs=EVEN_SIGNS, fields=fields.iq2_xxs,
+            low=0.85, high=1.3, scales=4),
+    Lattice("IQ2_XS", codebooks.iq2_xs, size=16, max_k=15, factor=1 / 8, signs=EVEN_SIGNS, fields=fields.iq2_xs,
+            low=0.75, high=1.45, scales=5),
+    Lattice("IQ2_S", codebooks.iq2_s, size=16, max_k=15, factor=1 / 8, signs=FREE_SIGNS, fields=fields.iq2_s,
+            low=0.85, high=1.25, scales=3, approximate=True),
+    Lattice("IQ3_XXS", codebooks.iq3_xxs, size=32, max_k=15, factor=1 / 4, signs=EVEN_SIGNS, fields=fields.iq3_xxs,
+            low=0.85, high=1.8, scales=6, resample=True),
+    Lattice("IQ3_S", codebooks.iq3_s, size=32, max_k=15, factor=1.0, signs=FREE_SIGNS, fields=fields.iq3_s,
+            low=0.8, high=1.8, scales=7, resample=True),
+    Lattice("IQ1_S", codebooks.iq1, size=32, max_k=7, factor=1.0, signs=NO_SIGNS, fields=fields.iq1_s,
+            low=0.88, high=1.15, scales=2, deltas=_DELTAS),
+    Lattice("IQ1_M", codebooks.iq1, size=16, max_k=7, factor=1.0, signs=NO_SIGNS, fields=fields.iq1_m,
+            low=0.8, high=1.3, scales=3, deltas=_DELTAS),
 )
+# fmt: on
 LATTICES = {row.name: row for row in _ROWS}
 
 
