@@ -7,10 +7,13 @@
 A *mutant* is the package with one comparison, operator, number, condition, call, ``raise`` or ``return`` changed. The
 tests run once under a tracer first, which tells what lines each test runs (also in processes that it starts); the
 result is kept until the package or the tests change. A mutant then runs the tests that pass through its line, the
-fastest file first, until one fails: it is *killed*. One that fails none *survives*: a test is missing, or the change
-makes no difference, in which case mutants_explained.json says why. Kernels are left alone: compiling them takes
-minutes. Mutants of functions are tried in forks of a process that has collected the tests, where they take the place of
-the functions; the others, and those that survive, in temporary copies. The working tree is only read.
+fastest file first and no more than --budget allows, until one fails: it is *killed*. One that fails none *survives*: a
+test is missing, or the change makes no difference, in which case mutants_explained.json says why. Kernels are left
+alone: compiling them takes minutes.
+
+Mutants of functions are tried in forks of a process that has collected the tests, where their code takes the place of
+the functions'. The others, and those that only a process started by a test would show, are tried in temporary copies.
+The working tree is only read.
 
 Exit status: 0 if every mutant was killed or explained, 1 if not.
 """
@@ -31,7 +34,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -53,7 +56,6 @@ if "PYTEST_CURRENT_TEST" in os.environ:
     mutants_plugin.trace_child()
 """
 FORKS = hasattr(os, "fork")
-BUDGET_SECONDS = 30.0  # of tests for what runs at import, which belongs to all that use a module
 STARTUP_SECONDS, SLOWER = 60.0, 10.0  # a mutant's time limit: this, and so many times what its tests took
 
 
@@ -71,7 +73,8 @@ class Outcome:
 class Coverage:
     """Which lines of the package each test runs, and how long it takes."""
 
-    tests: dict[str, tuple[float, dict[str, list[int]]]] = field(default_factory=dict)
+    tests: dict[str, tuple[float, dict[str, list[int]]]]
+    budget: float
 
     @cached_property
     def by_line(self) -> dict[tuple[str, int], set[str]]:
@@ -95,11 +98,8 @@ class Coverage:
         for test in found:
             cost[_file(test)] += self.tests[test][0]
         ordered = sorted(found, key=lambda test: (cost[_file(test)], _file(test), self.tests[test][0], test))
-        return ordered if mutant.function else self._affordable(ordered)
-
-    def _affordable(self, tests: list[str]) -> list[str]:
-        spent = accumulate(self.tests[test][0] for test in tests)
-        return [test for test, seconds in zip(tests, spent, strict=True) if seconds <= BUDGET_SECONDS] or tests[:1]
+        spent = accumulate(self.tests[test][0] for test in ordered)
+        return [test for test, seconds in zip(ordered, spent, strict=True) if seconds <= self.budget] or ordered[:1]
 
     def in_children(self, mutant: Mutant, tests: Sequence[str]) -> list[str]:
         """Those of the tests that run the module in a process of their own, which a fork of this one cannot change."""
@@ -250,7 +250,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         process.kill()
 
 
-def coverage_of(sandbox: Sandbox, jobs: int) -> Coverage:
+def coverage_of(sandbox: Sandbox, jobs: int, budget: float) -> Coverage:
     """The map from tests to lines, from the cache where neither package nor tests have changed since."""
     digest = hashlib.sha256()
     for path in sorted(p for name in ("gguflike", "tests") for p in (sandbox.template / name).rglob("*.py")):
@@ -278,7 +278,7 @@ def coverage_of(sandbox: Sandbox, jobs: int) -> Coverage:
         if not tests:
             sys.exit("no test passes on the package as it is: a mutant would look the same")
         kept.write_text(json.dumps(tests))
-    return Coverage(json.loads(kept.read_text()))
+    return Coverage(json.loads(kept.read_text()), budget)
 
 
 def all_mutants(modules: Sequence[str]) -> list[Mutant]:
@@ -303,11 +303,11 @@ def explanation(mutant: Mutant) -> str | None:
     return None
 
 
-def outcomes(mutants: Sequence[Mutant], jobs: int) -> Iterator[Outcome]:
+def outcomes(mutants: Sequence[Mutant], jobs: int, budget: float) -> Iterator[Outcome]:
     """Run mutants, as they finish."""
     with tempfile.TemporaryDirectory(prefix="gguflike-mutants-", ignore_cleanup_errors=True) as folder:
         sandbox = Sandbox(Path(folder))
-        coverage = coverage_of(sandbox, jobs)
+        coverage = coverage_of(sandbox, jobs, budget)
         subprocess.run([sys.executable, "-m", "compileall", "-q", "."], cwd=sandbox.template, check=False)
         servers: Queue[Server] = Queue()
         all_servers = [Server(sandbox, sorted({_file(test) for test in coverage.tests})) for _ in range(jobs)]
@@ -337,6 +337,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="another draw (default 0)")
     parser.add_argument("--only", action="append", help="run the mutant with this name (repeat)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time (default: CPUs)")
+    parser.add_argument(
+        "--budget", type=float, default=60.0, metavar="SECONDS", help="of tests for one mutant, the fastest files first"
+    )
     parser.add_argument("--list", action="store_true", help="show the mutants and run none")
     parser.add_argument("--json", type=Path, help="write every outcome to this file")
     arguments = parser.parse_args()
@@ -353,7 +356,7 @@ def main() -> int:
         return 0
 
     done: list[Outcome] = []
-    for outcome in outcomes(mutants, arguments.jobs):
+    for outcome in outcomes(mutants, arguments.jobs, arguments.budget):
         done.append(outcome)
         print(f"{len(done)}/{len(mutants)} {outcome.status:9} {outcome.mutant}  {outcome.detail}", flush=True)
         if arguments.json:

@@ -17,7 +17,7 @@ from gguflike import container
 from gguflike.blocks import FORMATS, format_by_id
 from gguflike.container import ValueType, layout
 from gguflike.container.layout import FOREIGN_TYPES, MAX_HEADER_BYTES, TensorInfo, spread
-from gguflike.container.strings import StringOverrun, decode, read_strings, skip_strings
+from gguflike.container.strings import StringOverrun, _chain, decode, read_strings, skip_strings
 from gguflike.errors import GGUFError
 from tests.bad_vectors import bad
 
@@ -483,3 +483,14 @@ def test_limits_are_those_of_the_specification(rule: str, words: str, limit: int
     (line,) = (line for line in spec.splitlines() if line.startswith(f"| {rule} |"))
     assert words in line
     assert limit == value
+
+
+@pytest.mark.parametrize(("order", "last"), [("<", b"t"), (">", b"")])
+def test_most_strings_are_found_without_a_step_for_each(order: str, last: bytes) -> None:
+    """Every string but the last, which none behind it confirms."""
+    texts = [b"t" * (number % 200 + 1) for number in range(100)] + [last]
+    buffer = b"".join(bad.string(text, order=order) for text in texts)
+    found, stop = _chain(buffer, 0, len(texts), len(buffer), order)
+    assert len(found) == 100
+    assert stop == len(buffer) - 8 - len(last)
+    assert list(found[:3]) == [0, 9, 19]

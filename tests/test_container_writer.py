@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -486,6 +487,17 @@ def test_space_is_checked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(OutputError, match="free space"), Writer(tmp_path / "file.gguf", planned):
         pytest.fail("entered")
     assert left_over(tmp_path) == []
+
+
+@pytest.mark.parametrize(("missing", "fits"), [(0, True), (1, False)])
+def test_a_file_may_take_all_the_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: int, fits: bool
+) -> None:
+    tensor, planned = one_tensor()
+    free = os.statvfs_result((4096, 1, planned.file_bytes, 0, planned.file_bytes - missing, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _: free)
+    with nullcontext() if fits else pytest.raises(OutputError, match="free space"):
+        container.write(tmp_path / "file.gguf", METADATA, [tensor])
 
 
 def test_source_as_target_is_refused(tmp_path: Path) -> None:

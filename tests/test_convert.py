@@ -282,7 +282,10 @@ def test_an_executor_makes_the_same_bytes(pool: type[Executor], folder: Path, tm
     with pool(**options) as executor:
         convert(folder, tmp_path / "two.gguf", "F16", executor=executor, progress=lambda done, *_: seen.append(done))
     assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "two.gguf").read_bytes()
+    plan = convert(folder, None, "F16", dry_run=True)
     assert seen == sorted(seen)
+    assert len(seen) == 1 + len(plan.tensors)
+    assert seen[-1] == plan.file.header_bytes + sum(tensor.nbytes for tensor in plan.tensors)
 
 
 def test_an_executor_passes_errors_on(tmp_path: Path) -> None:

@@ -236,3 +236,37 @@ def test_files_that_do_not_fit_the_family(tmp_path: Path) -> None:
     refused(GGUFError, "more layers than tensors", **{"llama.block_count": 10**6})
     refused(UnsupportedError, "model architecture.*got 'gpt9'", **{"general.architecture": "gpt9"})
     refused(GGUFError, "names no architecture", **{"general.architecture": None})
+
+
+def test_folders_above_the_target_are_made(tmp_path: Path) -> None:
+    convert(tiny.checkpoint(tmp_path / "hf"), tmp_path / "x.gguf", "F32")
+    export(tmp_path / "x.gguf", tmp_path / "a" / "b" / "c")
+    assert (tmp_path / "a" / "b" / "c" / "config.json").exists()
+
+
+def test_a_folder_that_cannot_be_opened_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    convert(tiny.checkpoint(tmp_path / "hf"), tmp_path / "x.gguf", "F32")
+    real = os.open
+
+    def refuse(path: Any, flags: int, *mode: int) -> int:
+        if ".gguflike-" in str(path):
+            raise PermissionError(13, "Permission denied")
+        return real(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(OutputError, match="Permission denied"):
+        export(tmp_path / "x.gguf", tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "x.gguf"]
+
+
+def test_vectors_that_the_dtype_does_not_hold_stay_float32(tmp_path: Path) -> None:
+    """By rounding, and by size."""
+    for dtype, value in (("F16", 1.0 + 2.0**-12), ("F16", 1e6), ("BF16", 1.0 + 2.0**-9)):
+        norm = np.full(32, value, np.float32)
+        folder = tiny.checkpoint(tmp_path / f"{dtype}{value}", change={"model.norm.weight": norm})
+        convert(folder, tmp_path / "x.gguf", dtype)
+        plan = export(tmp_path / "x.gguf", tmp_path / "out", dry_run=True)
+        kinds = {entry.name: entry.dtype for entries in plan.files.values() for entry in entries}
+        assert plan.dtype == dtype
+        assert kinds["model.norm.weight"] == "F32"
+        assert kinds["lm_head.weight"] == dtype
