@@ -50,6 +50,8 @@ def importance_tile(importance: Floats | None, rows: int) -> Importance:
 
 @overload(importance_tile)
 def _importance_tile(importance: Any, rows: int) -> Any:
+    """Choose by the type of ``importance``, so that kernels without it are compiled without it."""
+
     def absent(importance: Any, rows: int) -> Any:
         return None
 
@@ -148,7 +150,8 @@ def write_blocks(batch: int, blocks: int, symbols: IntTile, packing: Packing, ou
 
 
 def _encode_lanes(batch: int, tile: Tile, importance: Importance, symbols: IntTile, s: Any) -> None:
-    raise NotImplementedError  # ``codec`` puts its function in this place
+    """Stand for the codec's function in the loop below; ``codec`` puts it in this place."""
+    raise NotImplementedError
 
 
 def _encode_batches(

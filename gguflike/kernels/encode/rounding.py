@@ -70,6 +70,7 @@ def nearest_level(x: F32x16, inverse: F32x16, levels: Levels) -> F32x16:
 
 @lean(forceinline=True)
 def _nearest_level(x: F32x16, inverse: F32x16, levels: Levels, book: Floats | None, lo: np.float32 | None) -> F32x16:
+    """``nearest_level``, with the fields of ``levels`` that decide which branch is compiled."""
     if book is None:
         if lo is None:
             return fma(x, inverse, MAGIC) - MAGIC
@@ -90,6 +91,7 @@ def code_of(level: F32x16, levels: Levels) -> I32x16:
 
 @lean(forceinline=True)
 def _code_of(level: F32x16, levels: Levels, book: Floats | None) -> I32x16:
+    """``code_of``, with the field of ``levels`` that decides which branch is compiled."""
     if book is None:
         return to_int(level + levels.offset)
     code = splat_i32(0)

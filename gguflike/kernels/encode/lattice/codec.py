@@ -94,6 +94,7 @@ class Lattice:
 
 
 def _geometric(low: float, high: float, count: int) -> Floats:
+    """``count`` numbers from ``low`` to ``high``, each the same multiple of the one before."""
     return np.geomspace(low, high, count).astype(np.float32)
 
 
@@ -121,6 +122,7 @@ LATTICES = {row.name: row for row in _ROWS}
 
 @cache
 def _codebook(name: str) -> Codebook:
+    """The codebook of a type, made once."""
     return halve(LATTICES[name].grid(), LATTICES[name].deltas)
 
 
@@ -137,6 +139,7 @@ class _Plan(NamedTuple):
 
 @cache
 def _plan(name: str, method: str, weighted: bool) -> _Plan:
+    """The plan of a type and a method, with importance or without, made once."""
     lattice = LATTICES[name]
     shape, search = lattice.shape(), lattice.search(method, weighted)
     symbols = fields.Symbols(shape.dim, lattice.size)
