@@ -7,8 +7,6 @@ which saves writing and reading floats.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gguflike.kernels.args import RMS_NORM, RMS_NORM_Q8, SILU_MUL, SILU_MUL_Q8
@@ -17,14 +15,15 @@ from gguflike.kernels.engine.jit import inner, op
 from gguflike.kernels.vector.lanes import exp, fma, reduce_add, splat
 from gguflike.kernels.vector.memory import load_f32, load_f32x16, store_f32, store_f32x16
 from gguflike.kernels.vector.quantize import quantize_block
+from gguflike.kernels.vector.types import Address, F32x16
 from gguflike.kernels.vector.unpack import f32_of
 
 ONE = np.float32(1)
 
 
 @inner(inline="always")
-def _rms_factor(x: int, columns: int, eps: Any) -> Any:
-    """1 / sqrt(mean(x**2) + eps) of one row at address ``x``."""
+def _rms_factor(x: Address, columns: int, eps: np.float32) -> np.float32:
+    """Return 1 / sqrt(mean(x**2) + eps) of one row, float32 (columns,)."""
     vectors = columns // 16
     total = splat(np.float32(0))
     for i in range(vectors):
@@ -34,11 +33,12 @@ def _rms_factor(x: int, columns: int, eps: Any) -> Any:
     for i in range(16 * vectors, columns):
         rest += load_f32(x + 4 * i) * load_f32(x + 4 * i)
     mean = np.float32((reduce_add(total) + rest) / np.float32(columns))
-    return ONE / np.sqrt(np.float32(mean + eps))
+    inverse: np.float32 = ONE / np.sqrt(np.float32(mean + eps))
+    return inverse
 
 
 @op("ops:rms_norm")
-def rms_norm(args: int, state: int, start: int, stop: int) -> None:
+def rms_norm(args: Address, state: Address, start: int, stop: int) -> None:
     """Write x * weight / sqrt(mean(x**2) + eps) of each token as float32. Items are tokens; words: ``RMS_NORM``."""
     a = load_args(RMS_NORM, args)
     columns, vectors, eps = a.columns, a.columns // 16, f32_of(a.eps)
@@ -52,7 +52,7 @@ def rms_norm(args: int, state: int, start: int, stop: int) -> None:
 
 
 @op("ops:rms_norm_q8")
-def rms_norm_q8(args: int, state: int, start: int, stop: int) -> None:
+def rms_norm_q8(args: Address, state: Address, start: int, stop: int) -> None:
     """As ``rms_norm``, quantized to int8 like activations. Items are tokens; words: ``RMS_NORM_Q8``."""
     a = load_args(RMS_NORM_Q8, args)
     columns, blocks, eps = a.columns, a.columns // 32, f32_of(a.eps)
@@ -67,14 +67,14 @@ def rms_norm_q8(args: int, state: int, start: int, stop: int) -> None:
 
 
 @inner(inline="always")
-def _silu_mul(gate: int, up: int) -> Any:
-    """gate * sigmoid(gate) * up of sixteen values."""
+def _silu_mul(gate: Address, up: Address) -> F32x16:
+    """Return silu(gate) * up of sixteen values, where silu(x) = x * sigmoid(x)."""
     g = load_f32x16(gate)
     return g / (splat(ONE) + exp(-g)) * load_f32x16(up)
 
 
 @op("ops:silu_mul")
-def silu_mul(args: int, state: int, start: int, stop: int) -> None:
+def silu_mul(args: Address, state: Address, start: int, stop: int) -> None:
     """Write silu(gate) * up as float32. Items are 32 values; words: ``SILU_MUL``."""
     a = load_args(SILU_MUL, args)
     for i in range(2 * start, 2 * stop):
@@ -82,7 +82,7 @@ def silu_mul(args: int, state: int, start: int, stop: int) -> None:
 
 
 @op("ops:silu_mul_q8")
-def silu_mul_q8(args: int, state: int, start: int, stop: int) -> None:
+def silu_mul_q8(args: Address, state: Address, start: int, stop: int) -> None:
     """As ``silu_mul``, quantized to int8 like activations. Items are 32 values; words: ``SILU_MUL_Q8``."""
     a = load_args(SILU_MUL_Q8, args)
     for block in range(start, stop):

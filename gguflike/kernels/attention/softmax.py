@@ -11,12 +11,11 @@ blocks, and the factors of the latest merge: for what came before, and for the l
 
 from __future__ import annotations
 
-from typing import Any
-
 from gguflike.kernels.attention.sizes import ATTENTION_KEYS
 from gguflike.kernels.vector.emitter import V16F32, V16I32, Emitter
 from gguflike.kernels.vector.lanes import int64, operation, void
 from gguflike.kernels.vector.sizes import LANES
+from gguflike.kernels.vector.types import Value
 
 LOG2_E = 1.4426950408889634
 MASKED = -1e30
@@ -30,8 +29,8 @@ _POWERS = (0.693147004, 0.240222424, 0.0555073358, 0.00967151299, 0.00132647296)
 _LOWEST = -126.0  # 2**-126 is the smallest normal float32
 
 
-def exp2(e: Emitter, x: Any) -> Any:
-    """2**x for x up to 127; 0 below -126, so that what is masked weighs nothing at all."""
+def exp2(e: Emitter, x: Value) -> Value:
+    """Return 2**x for x up to 127; 0 below -126, so that what is masked weighs nothing at all."""
     lowest = e.const(V16F32, _LOWEST)
     is_normal = e.b.fcmp_ordered(">=", x, lowest)
     whole = e.round(e.b.select(is_normal, x, lowest))
@@ -44,14 +43,14 @@ def exp2(e: Emitter, x: Any) -> Any:
 
 
 @operation(void, int64, int64)
-def mask_lanes(e: Emitter, place: Any, keep: Any) -> None:
+def mask_lanes(e: Emitter, place: Value, keep: Value) -> None:
     """Mask the sixteen scores at ``place`` but the first ``keep``."""
     e.store(e.b.select(e.first_lanes(keep), e.load(V16F32, place), e.const(V16F32, MASKED)), place)
 
 
 @operation(void, int64)
-def start(e: Emitter, state: Any) -> None:
-    """The state of a tile before its first block."""
+def start(e: Emitter, state: Value) -> None:
+    """Write the state of a tile before its first block."""
     for field in (TOP, ALL_TOP):
         e.store(e.const(V16F32, MASKED), state, field)
     for field in (TOTAL, ALL_TOTAL):
@@ -59,21 +58,21 @@ def start(e: Emitter, state: Any) -> None:
 
 
 @operation(void, int64, int64, int64, int64)
-def softmax(e: Emitter, scores: Any, rows: Any, count: Any, state: Any) -> None:
+def softmax(e: Emitter, scores: Value, rows: Value, count: Value, state: Value) -> None:
     """Turn ``count`` scores (a multiple of 16) of each row into weights; TOP and TOTAL of ``state`` describe them."""
     b, zero = e.b, e.int64(0)
 
-    def row(index: Any, nothing: list[Any]) -> list[Any]:
+    def row(index: Value, nothing: list[Value]) -> list[Value]:
         here = e.pointer(scores, b.mul(index, e.int64(ROW)))
         lane = e.pointer(state, b.shl(index, e.int64(2)))
 
-        def at(key: Any) -> Any:
+        def at(key: Value) -> Value:
             return e.pointer(here, b.shl(key, e.int64(2)))
 
-        def raise_top(key: Any, values: list[Any]) -> list[Any]:
+        def raise_top(key: Value, values: list[Value]) -> list[Value]:
             return [e.maximum(values[0], e.load(V16F32, at(key)))]
 
-        def weigh(key: Any, values: list[Any]) -> list[Any]:
+        def weigh(key: Value, values: list[Value]) -> list[Value]:
             weight = exp2(e, b.fsub(e.load(V16F32, at(key)), top))
             e.store(weight, at(key))
             return [b.fadd(values[0], weight)]
@@ -89,8 +88,8 @@ def softmax(e: Emitter, scores: Any, rows: Any, count: Any, state: Any) -> None:
 
 
 @operation(void, int64, int64)
-def merge(e: Emitter, state: Any, part: Any) -> None:
-    """Take the block that ``part`` describes (often ``state`` itself) into what ``state`` says of all blocks."""
+def merge(e: Emitter, state: Value, part: Value) -> None:
+    """Merge the block that ``part`` describes (often ``state`` itself) into what ``state`` says of all blocks."""
     before, top = e.load(V16F32, state, ALL_TOP), e.load(V16F32, part, TOP)
     now = e.maximum(before, top)
     shrink, grow = exp2(e, e.b.fsub(before, now)), exp2(e, e.b.fsub(top, now))

@@ -18,46 +18,47 @@ from typing import Any
 from gguflike.kernels.attention.softmax import GROW, ROW, SHRINK
 from gguflike.kernels.vector.emitter import V16F32, V16I16, Emitter, target
 from gguflike.kernels.vector.lanes import int64, operation, void
+from gguflike.kernels.vector.types import Value
 
 # Rows of a tile of many: a sum for each of them, a vector of the panel and one query fit in the registers.
 HEIGHT = 12 if "avx512f" in target()[1] else 6
 PANEL = 64  # bytes of a row of a panel
 
-Load = Callable[[Emitter, Any, Any], Any]  # (emitter, address, offset) -> V16F32
+Load = Callable[[Emitter, Value, Value], Value]  # (emitter, address, offset) -> V16F32
 
 
 def columns(rows: int) -> int:
-    """Panels that a tile of few ``rows`` takes at a time, as one chain of sums for each row would wait for results."""
+    """Return the panels that a tile of ``rows`` takes at a time: two where one chain of sums a row would wait."""
     return 2 if 2 * rows < HEIGHT else 1
 
 
 def _parts(rows: int) -> list[range]:
-    """Rows in pieces of HEIGHT at most."""
+    """Divide the rows into ranges of HEIGHT at most."""
     count = -(-rows // HEIGHT)
     return [range(i * rows // count, (i + 1) * rows // count) for i in range(count)]
 
 
-def floats(e: Emitter, place: Any, offset: Any) -> Any:
-    """Sixteen numbers of an expanded panel."""
+def floats(e: Emitter, place: Value, offset: Value) -> Value:
+    """Load sixteen float32 of an expanded panel."""
     return e.load(V16F32, place, offset)
 
 
-def halves(e: Emitter, place: Any, offset: Any) -> Any:
-    """Sixteen float16 of the cache."""
+def halves(e: Emitter, place: Value, offset: Value) -> Value:
+    """Load sixteen float16 of the cache, widened."""
     return e.f16_to_f32(e.load(V16I16, place, offset))
 
 
 def make_scores(rows: int, columns: int, load: Load = floats) -> Any:
-    """A kernel (queries, panels, dim, scores): the scores of ``columns`` panels side by side."""
+    """Return a kernel (queries, panels, dim, scores) that writes the scores of ``columns`` panels side by side."""
     width = _width(load)
 
     @operation(void, int64, int64, int64, int64)
-    def scores(e: Emitter, queries: Any, panel: Any, dim: Any, out: Any) -> None:
+    def scores(e: Emitter, queries: Value, panel: Value, dim: Value, out: Value) -> None:
         queries, out = e.pointer(queries), e.pointer(out)
         panels = [e.pointer(panel, e.b.mul(dim, e.int64(c * width))) for c in range(columns)]
         for part in _parts(rows):
 
-            def add(d: Any, sums: list[Any], part: range = part) -> list[Any]:
+            def add(d: Value, sums: list[Value], part: range = part) -> list[Value]:
                 keys = [load(e, each, e.b.mul(d, e.int64(width))) for each in panels]
                 here = e.pointer(queries, e.b.mul(d, e.int64(4 * rows)))
                 return _add_products(e, keys, [e.load_splat(V16F32, here, 4 * r) for r in part], sums)
@@ -70,7 +71,7 @@ def make_scores(rows: int, columns: int, load: Load = floats) -> Any:
 
 
 def make_values(rows: int, columns: int, load: Load = floats, merged: bool = False) -> Any:
-    """A kernel (weights, panel, step, count, state, out, stride): the sum of ``count`` values, weighted, of each row.
+    """Return a kernel (weights, panel, step, count, state, out, stride): the weighted sums of ``count`` values by row.
 
     Values are ``step`` bytes apart, and the ``columns`` panels side by side. ``out`` has rows ``stride`` bytes apart.
     ``merged``: the sums are merged into it as ``state`` says (softmax.py); else they replace it.
@@ -78,11 +79,13 @@ def make_values(rows: int, columns: int, load: Load = floats, merged: bool = Fal
     width = _width(load)
 
     @operation(void, int64, int64, int64, int64, int64, int64, int64)
-    def values(e: Emitter, weights: Any, panel: Any, step: Any, count: Any, state: Any, out: Any, stride: Any) -> None:
+    def values(
+        e: Emitter, weights: Value, panel: Value, step: Value, count: Value, state: Value, out: Value, stride: Value
+    ) -> None:
         weights, panel, state = e.pointer(weights), e.pointer(panel), e.pointer(state)
         for part in _parts(rows):
 
-            def add(key: Any, sums: list[Any], part: range = part) -> list[Any]:
+            def add(key: Value, sums: list[Value], part: range = part) -> list[Value]:
                 place = e.pointer(panel, e.b.mul(key, step))
                 vectors = [load(e, place, c * width) for c in range(columns)]
                 here = e.pointer(weights, e.b.mul(key, e.int64(4)))
@@ -101,24 +104,24 @@ def make_values(rows: int, columns: int, load: Load = floats, merged: bool = Fal
 
 
 def _width(load: Load) -> int:
-    """Bytes of what ``load`` takes."""
+    """Return the bytes that ``load`` takes."""
     return PANEL if load is floats else PANEL // 2
 
 
-def _add_products(e: Emitter, vectors: list[Any], factors: list[Any], sums: list[Any]) -> list[Any]:
-    """Adds the product of each factor by each vector, the vectors running faster."""
+def _add_products(e: Emitter, vectors: list[Value], factors: list[Value], sums: list[Value]) -> list[Value]:
+    """Add the product of each factor by each vector to the sums, the vectors running faster."""
     terms = [(vector, factor) for factor in factors for vector in vectors]
     return [e.fma(*term, total) for term, total in zip(terms, sums, strict=True)]
 
 
 @operation(void, int64, int64, int64, int64, int64)
-def merge_row(e: Emitter, out: Any, part: Any, dim: Any, state: Any, row: Any) -> None:
+def merge_row(e: Emitter, out: Value, part: Value, dim: Value, state: Value, row: Value) -> None:
     """Merge ``dim`` sums of a block at ``part`` into ``out``, as ``make_values`` does, for a row of the state's."""
     out, part = e.pointer(out), e.pointer(part)
     lane = e.pointer(state, e.b.mul(row, e.int64(4)))
     shrink, grow = e.load_splat(V16F32, lane, SHRINK), e.load_splat(V16F32, lane, GROW)
 
-    def add(index: Any, nothing: list[Any]) -> list[Any]:
+    def add(index: Value, nothing: list[Value]) -> list[Value]:
         at = e.b.mul(index, e.int64(4))
         e.store(e.fma(e.load(V16F32, out, at), shrink, e.b.fmul(e.load(V16F32, part, at), grow)), out, at)
         return nothing

@@ -49,6 +49,8 @@ def load_args(typing_context: Any, struct: Any, args: Any) -> Any:
 
 @intrinsic
 def load_acquire(typing_context: Any, address: Any) -> Any:
+    """Load that sees what was written before the store that it reads from."""
+
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.load_atomic(_pointer(builder, args[0]), "acquire", 8)
 
@@ -57,6 +59,8 @@ def load_acquire(typing_context: Any, address: Any) -> Any:
 
 @intrinsic
 def store_release(typing_context: Any, address: Any, value: Any) -> Any:
+    """Store after all that was written before."""
+
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         builder.store_atomic(args[1], _pointer(builder, args[0]), "release", 8)
         return context.get_dummy_value()
@@ -65,6 +69,8 @@ def store_release(typing_context: Any, address: Any, value: Any) -> Any:
 
 
 def _read_modify_write(operation: str) -> Callable[..., Any]:
+    """Return an intrinsic (address, value) that replaces a word and returns the one before."""
+
     @intrinsic
     def kernel(typing_context: Any, address: Any, value: Any) -> Any:
         def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -81,7 +87,7 @@ exchange = _read_modify_write("xchg")
 
 @intrinsic
 def compare_swap(typing_context: Any, address: Any, old: Any, new: Any) -> Any:
-    """Store ``new`` if the word is ``old``; whether it was."""
+    """Store ``new`` if the word is ``old``; returns whether it was."""
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         result = builder.cmpxchg(_pointer(builder, args[0]), args[1], args[2], _ORDERED, _ORDERED)

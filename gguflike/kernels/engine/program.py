@@ -36,14 +36,16 @@ Structure = npt.NDArray[np.void]
 
 
 class Op(NamedTuple):
-    """One step: the op called ``name`` over ``items`` items, or ``items`` for every ``per_tokens`` tokens of the pass,
-    or for every ``per_keys`` positions up to its end.
+    """One step of a program: an op, its argument words, and how its items are divided among the threads.
 
-    ``grain`` items are the least that a thread takes. ``barrier`` says whether the op depends on ops since the last
-    barrier; without it, it runs beside them. ``chained``: it follows the op before on the same items, in the same
-    thread. An item that is taken means ``each`` items of the op. ``own``: each thread does all items, for itself,
-    before its first of the other ops up to the next barrier; it writes only to ``Own`` memory, and comes first after a
-    barrier.
+    The op has ``items`` items, or as many for every ``per_tokens`` tokens of the pass, or for every ``per_keys``
+    positions up to its end; begun ones count. Threads claim pieces of ``grain`` items.
+
+    ``barrier``: the op reads what ops since the last barrier write, so these must be complete; without it, it runs
+    beside them. ``chained``: a thread that has done items of the op before goes on with the same items of this one;
+    where the two count items differently, ``each`` is how many of the op's own make one that is claimed. ``own``: each
+    thread does all items for itself, before it begins with the other ops up to the next barrier; such an op comes first
+    after a barrier and writes to ``Own`` memory only.
     """
 
     name: str
@@ -184,7 +186,10 @@ class Team:
         self._finalizer = weakref.finalize(self, _quit, team, waiting, workers, self._recent)
 
     def run(self, program: Program, tokens: int, position: int = 0) -> None:
-        """One pass of a linked program. Calls from several Python threads take turns."""
+        """Run a linked program once, over ``tokens`` tokens from ``position`` on.
+
+        Returns when all ops are complete. Calls from several Python threads take turns.
+        """
         with self._lock:
             if self._process != os.getpid():
                 self._start()

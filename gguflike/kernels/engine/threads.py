@@ -15,12 +15,12 @@ from typing import Any
 
 from gguflike.kernels.engine.host import thread_count
 
-Work = Callable[[bool], None]
+Work = Callable[[bool], None]  # (is_caller)
 Outcomes = SimpleQueue[BaseException | None]
 
 
 class _Helpers:
-    """Threads that wait for calls to help with, as many as one call has wanted so far."""
+    """Threads that wait for calls to help with: as many as one call has wanted at most."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -56,10 +56,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def together(work: Work, workers: int) -> None:
-    """Call ``work`` on this thread and up to ``workers - 1`` others, which share what there is to do between them.
+    """Call ``work(is_caller)`` on this thread and up to ``workers - 1`` others, which divide the work among them.
 
-    ``work(last)`` is told whether it is called on this thread. That call should have something left to do when the
-    others return, for to wait for them would end 50 us later. Returns when all calls have returned; a thread that is
+    ``is_caller`` is True on this thread. Its call should keep something to do until the others return: a thread that
+    waits for them wakes up 50 us after the last has ended. Returns when all calls have returned; a thread that comes
     late makes none. What one of them raises is raised here.
     """
     if workers == 1:
@@ -78,30 +78,31 @@ def together(work: Work, workers: int) -> None:
 
 
 def run_rows(kernel: Callable[..., Any], rows: int, *args: Any, threads: int | None = None, least: int = 1) -> None:
-    """Call ``kernel(start, stop, *args)`` over disjoint ranges of rows that cover ``range(rows)``, on several threads.
+    """Call ``kernel(start, stop, *args)`` on several threads, over ranges of rows that together are ``range(rows)``.
 
-    The result must not depend on the split: a kernel writes only to its own rows. Ranges are small enough that a thread
-    held up by another process delays the others little, but of ``least`` rows where there are as many.
+    A kernel writes only to the rows from ``start`` to ``stop``, so that the result does not depend on how they are
+    divided. Ranges are small enough that a thread held up by another process delays the others little, but have
+    ``least`` rows where there are as many.
     """
     workers = max(1, min(thread_count(threads), -(-rows // least)))
     *shared, final = _ranges(rows, workers, least)
     ranges = iter(shared)  # one iterator for all threads: each takes the next when it is done
 
-    def work(last: bool) -> None:
+    def work(is_caller: bool) -> None:
         try:
             for start, stop in ranges:
                 kernel(start, stop, *args)
         except BaseException:
             list(ranges)  # nobody goes on
             raise
-        if last:
+        if is_caller:
             kernel(*final, *args)
 
     together(work, workers)
 
 
 def _ranges(rows: int, workers: int, least: int) -> list[tuple[int, int]]:
-    """An eighth of a worker's share each, toward the end half a share of what is left."""
+    """Divide rows: an eighth of a worker's share each, toward the end half a worker's share of what is left."""
     if workers == 1:
         return [(0, rows)]
     most = -(-rows // (8 * workers))

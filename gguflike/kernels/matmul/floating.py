@@ -1,6 +1,6 @@
 """Matrix products for F32, F16 and BF16 weights, on the file's rows as they are: float32, weights converted on the fly.
 
-Argument and state words are those of matmul/integer.py, with float32 activations in CODES; columns may have any number.
+Argument and state words are those of integer.py, with float32 activations in ``codes``; columns may have any number.
 ``matvec`` takes one row after the other, as they lie, since memory is fastest when it is read in order; its lanes run
 along the columns and are added up at the end of each row. ``matmul`` converts a strip of rows by CHUNK columns to
 float32 in scratch, transposed so that every lane owns a row, and multiplies those by tile after tile of tokens.
@@ -9,7 +9,6 @@ float32 in scratch, transposed so that every lane owns a row, and multiplies tho
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from llvmlite import ir
 
@@ -22,17 +21,20 @@ from gguflike.kernels.vector.emitter import F32, I16, I32, V16F32, V16I16, V16I3
 from gguflike.kernels.vector.lanes import f32x16, int64, operation, void
 from gguflike.kernels.vector.memory import prefetch
 from gguflike.kernels.vector.sizes import LANES
+from gguflike.kernels.vector.types import Address, Value
 
-Op = Callable[[int, int, int, int], None]
+Op = Callable[[Address, Address, int, int], None]
 
-AHEAD = 1024  # bytes that matvec asks for memory in advance, beside what the machine guesses from reading in order
+AHEAD = 1024  # bytes that matvec prefetches in advance, beside what the machine guesses from reading in order
 CHAINS = 4  # sums of 16 lanes in matvec: more in flight than an fma takes cycles
 
 # Registers decide the tile: a sum for every token and row should stay in them.
-TILE_TOKENS, TILE_GROUPS = (12, 2) if "avx512f" in target()[1] else (6, 1)
-STRIP = TILE_GROUPS * LANES  # rows converted at a time, by at most CHUNK columns: half of a 32 KiB first-level cache
+TILE_TOKENS, TILE_ROW_BLOCKS = (12, 2) if "avx512f" in target()[1] else (6, 1)
+STRIP = (
+    TILE_ROW_BLOCKS * LANES
+)  # rows converted at a time, by at most CHUNK columns: half of a 32 KiB first-level cache
 STRIP_BYTES = 4 * STRIP  # of one column
-CHUNK = 192 if TILE_GROUPS == 1 else 128
+CHUNK = 192 if TILE_ROW_BLOCKS == 1 else 128
 UNIT = 2 * LANES  # rows of a work item
 ROW_BYTES = 4 * UNIT  # of one token's sums
 
@@ -54,11 +56,12 @@ UNITS = (SCRATCH_BYTES - SUMS_AT) // UNIT_SUMS
 
 
 def _element_bytes(kind: str) -> int:
+    """Return the bytes of a weight."""
     return 4 if kind == "f32" else 2
 
 
-def _widened(e: Emitter, kind: str, weights: Any) -> Any:
-    """Sixteen weights as V16F32."""
+def _widened(e: Emitter, kind: str, weights: Value) -> Value:
+    """Convert sixteen weights to V16F32."""
     if kind == "f32":
         return weights
     if kind == "f16":
@@ -66,33 +69,33 @@ def _widened(e: Emitter, kind: str, weights: Any) -> Any:
     return e.b.bitcast(e.b.shl(e.b.zext(weights, V16I32), e.const(V16I32, 16)), V16F32)
 
 
-def _load(e: Emitter, kind: str, place: Any, mask: Any = None) -> Any:
-    """V16F32: 16 weights, those outside the mask (if any) zero."""
+def _load(e: Emitter, kind: str, place: Value, mask: Value = None) -> Value:
+    """Load 16 weights as V16F32, zero outside the mask if there is one."""
     if kind == "f32":
         return e.load(V16F32, place) if mask is None else e.load_masked(V16F32, place, 0, mask)
     return _widened(e, kind, e.load(V16I16, place) if mask is None else e.load_masked(V16I16, place, 0, mask))
 
 
-def _dot_row(e: Emitter, kind: str, row: Any, x: Any, columns: Any) -> Any:
-    """V16F32 whose lanes add up to the product of a row by ``x``."""
+def _dot_row(e: Emitter, kind: str, row: Value, x: Value, columns: Value) -> Value:
+    """Return V16F32 whose lanes add up to the product of a row by ``x``."""
     size = _element_bytes(kind)
     row, x = e.pointer(row), e.pointer(x)
 
-    def add(at: Any, total: Any, mask: Any = None) -> Any:
+    def add(at: Value, total: Value, mask: Value = None) -> Value:
         values = e.pointer(x, e.b.mul(at, e.int64(4)))
         values = e.load(V16F32, values) if mask is None else e.load_masked(V16F32, values, 0, mask)
         return e.fma(_load(e, kind, e.pointer(row, e.b.mul(at, e.int64(size))), mask), values, total)
 
-    def chains(at: Any, totals: list[Any]) -> list[Any]:
+    def chains(at: Value, totals: list[Value]) -> list[Value]:
         here = e.pointer(row, e.b.mul(at, e.int64(size)))
         for line in range(0, CHAINS * LANES * size, 64):
             e.prefetch(here, AHEAD + line)
         return [add(e.b.add(at, e.int64(i * LANES)), total) for i, total in enumerate(totals)]
 
-    def single(at: Any, totals: list[Any]) -> list[Any]:
+    def single(at: Value, totals: list[Value]) -> list[Value]:
         return [add(at, totals[0])]
 
-    def rest(at: Any, totals: list[Any]) -> list[Any]:
+    def rest(at: Value, totals: list[Value]) -> list[Value]:
         return [add(at, totals[0], e.first_lanes(e.b.sub(columns, at)))]
 
     many, whole = e.b.and_(columns, e.int64(-CHAINS * LANES)), e.b.and_(columns, e.int64(-LANES))
@@ -104,14 +107,15 @@ def _dot_row(e: Emitter, kind: str, row: Any, x: Any, columns: Any) -> Any:
 
 
 def matvec_op(kind: str) -> Op:
+    """Return the op that multiplies rows by one token. Items are row blocks; words: ``MATMUL``."""
     size = _element_bytes(kind)
 
     @operation(f32x16, int64, int64, int64, int64)
-    def dot_rows(e: Emitter, weights: Any, rows: Any, x: Any, columns: Any) -> Any:
-        """Lane r: the product of row r by x, for at most 16 rows."""
+    def dot_rows(e: Emitter, weights: Value, rows: Value, x: Value, columns: Value) -> Value:
+        """Return V16F32: the products of at most 16 rows by x."""
         lanes, row_bytes = e.const(V16I32, range(LANES)), e.b.mul(columns, e.int64(size))
 
-        def dot_row(r: Any, results: list[Any]) -> list[Any]:
+        def dot_row(r: Value, results: list[Value]) -> list[Value]:
             product = e.reduce_add(_dot_row(e, kind, e.b.add(weights, e.b.mul(r, row_bytes)), x, columns))
             is_here = e.b.icmp_signed("==", lanes, e.splat(V16I32, e.b.trunc(r, I32)))
             return [e.b.select(is_here, e.splat(V16F32, product), results[0])]
@@ -119,17 +123,17 @@ def matvec_op(kind: str) -> Op:
         count = e.smin(rows, e.int64(LANES))
         return e.loop(e.int64(0), count, 1, [e.zero(V16F32)], dot_row)[0]
 
-    def matvec(args: int, state: int, start: int, stop: int) -> None:
+    def matvec(args: Address, state: Address, start: int, stop: int) -> None:
         a = load_args(MATMUL, args)
-        for group in range(start, stop):
-            row = LANES * group
+        for row_block in range(start, stop):
+            row = LANES * row_block
             product = dot_rows(a.weights + row * a.columns * size, a.rows - row, a.codes, a.columns)
-            put_rows(args, group, 0, product + bias_rows(args, group))
+            put_rows(args, row_block, 0, product + bias_rows(args, row_block))
 
     return matvec
 
 
-def _convert(e: Emitter, kind: str, rows: Any, stride: Any, last: Any, count: Any, target_: Any) -> None:
+def _convert(e: Emitter, kind: str, rows: Value, stride: Value, last: Value, count: Value, target_: Value) -> None:
     """``count`` columns of 16 rows ``stride`` bytes apart (those after number ``last`` repeat it), transposed to V16F32
     that lie ``STRIP_BYTES`` apart in ``target_``."""
     size = _element_bytes(kind)
@@ -137,17 +141,17 @@ def _convert(e: Emitter, kind: str, rows: Any, stride: Any, last: Any, count: An
     places = [e.pointer(rows, e.b.mul(e.smin(e.int64(r), last), stride)) for r in range(LANES)]
     target_ = e.pointer(target_)
 
-    def put(column: Any, vectors: list[Any]) -> None:
+    def put(column: Value, vectors: list[Value]) -> None:
         here = e.pointer(target_, e.b.mul(column, e.int64(STRIP_BYTES)))
         for i, value in enumerate(e.transposed(vectors)):
             e.store(_widened(e, kind, value), here, i * STRIP_BYTES)
 
-    def whole(column: Any, _: list[Any]) -> list[Any]:
+    def whole(column: Value, _: list[Value]) -> list[Value]:
         offset = e.b.mul(column, e.int64(size))
         put(column, [e.load(ir.VectorType(element, step), place, offset) for place in places])
         return []
 
-    def single(column: Any, _: list[Any]) -> list[Any]:
+    def single(column: Value, _: list[Value]) -> list[Value]:
         offset = e.b.mul(column, e.int64(size))
         value = ir.Constant(ir.VectorType(element, LANES), ir.Undefined)
         for r, place in enumerate(places):
@@ -161,16 +165,16 @@ def _convert(e: Emitter, kind: str, rows: Any, stride: Any, last: Any, count: An
 
 
 @operation(void, int64, int64, int64)
-def _copy(e: Emitter, x: Any, count: Any, place: Any) -> None:
-    """``count`` floats."""
+def _copy(e: Emitter, x: Value, count: Value, place: Value) -> None:
+    """Copy ``count`` float32."""
     x, place = e.pointer(x), e.pointer(place)
 
-    def whole(column: Any, _: list[Any]) -> list[Any]:
+    def whole(column: Value, _: list[Value]) -> list[Value]:
         at = e.b.mul(column, e.int64(4))
         e.store(e.load(V16F32, x, at), place, at)
         return []
 
-    def single(column: Any, _: list[Any]) -> list[Any]:
+    def single(column: Value, _: list[Value]) -> list[Value]:
         at = e.b.mul(column, e.int64(4))
         e.store(e.load(F32, x, at), place, at)
         return []
@@ -181,8 +185,8 @@ def _copy(e: Emitter, x: Any, count: Any, place: Any) -> None:
 
 
 @operation(void, int64, int64, int64, int64, int64, int64)
-def _multiply(e: Emitter, strip: Any, x: Any, stride: Any, columns: Any, start: Any, sums: Any) -> None:
-    """Converted weights by a tile of tokens, added to ``sums``, or to what every token starts from if that is not 0.
+def _multiply(e: Emitter, strip: Value, x: Value, stride: Value, columns: Value, start: Value, sums: Value) -> None:
+    """Multiply converted weights by a tile of tokens, adding to ``sums``, or to ``start`` where that is not 0.
 
     ``x`` and ``sums`` are the addresses of the first token's; activations lie ``stride`` bytes apart.
     """
@@ -193,28 +197,28 @@ def _multiply(e: Emitter, strip: Any, x: Any, stride: Any, columns: Any, start: 
     stride = stride if IN_PLACE else e.int64(TOKEN_BYTES)
     tokens = [e.pointer(x, e.b.mul(e.int64(t), stride)) for t in range(TILE_TOKENS)]
 
-    def body(column: Any, totals: list[Any]) -> list[Any]:
+    def body(column: Value, totals: list[Value]) -> list[Value]:
         here = e.pointer(strip, e.b.mul(column, e.int64(STRIP_BYTES)))
-        weights = [e.load(V16F32, here, group * LANES * 4) for group in range(TILE_GROUPS)]
+        weights = [e.load(V16F32, here, row_block * LANES * 4) for row_block in range(TILE_ROW_BLOCKS)]
         at = e.b.mul(column, e.int64(4))
         results = []
         for t, token in enumerate(tokens):  # one at a time, or registers run out
             value = e.load_splat(V16F32, token, at)
-            old = totals[t * TILE_GROUPS : (t + 1) * TILE_GROUPS]
+            old = totals[t * TILE_ROW_BLOCKS : (t + 1) * TILE_ROW_BLOCKS]
             results += [e.fma(w, value, total) for w, total in zip(weights, old, strict=True)]
         return results
 
     # From zero, so that no product waits for what earlier columns left in memory.
-    totals = e.loop(e.int64(0), columns, 1, [e.zero(V16F32)] * (TILE_TOKENS * TILE_GROUPS), body)
+    totals = e.loop(e.int64(0), columns, 1, [e.zero(V16F32)] * (TILE_TOKENS * TILE_ROW_BLOCKS), body)
     for i, total in enumerate(totals):
-        t, at = i // TILE_GROUPS, i % TILE_GROUPS * LANES * 4
+        t, at = i // TILE_ROW_BLOCKS, i % TILE_ROW_BLOCKS * LANES * 4
         before = e.load(V16F32, e.pointer(source, e.b.mul(e.int64(t), step)), at)
         e.store(e.b.fadd(before, total), sums, t * ROW_BYTES + at)
 
 
 @inner
 def _chunk(columns: int) -> int:
-    """Columns converted at a time, at most CHUNK: all but the last alike, or the last would be dear."""
+    """Return the columns converted at a time, at most CHUNK: chunks are alike, or the last would be dear."""
     chunks = (columns + CHUNK - 1) // CHUNK
     return ((columns + chunks - 1) // chunks + LANES - 1) // LANES * LANES
 
@@ -223,30 +227,30 @@ def matmul_op(kind: str) -> Op:
     size = _element_bytes(kind)
 
     @operation(void, int64, int64, int64, int64, int64)
-    def convert(e: Emitter, rows: Any, stride: Any, last: Any, count: Any, place: Any) -> None:
+    def convert(e: Emitter, rows: Value, stride: Value, last: Value, count: Value, place: Value) -> None:
         _convert(e, kind, rows, stride, last, count, place)
 
     @inner
-    def convert_strip(args: int, first: int, column: int, count: int, scratch: int) -> None:
-        """STRIP rows from ``first`` on, ``count`` columns from ``column`` on."""
+    def convert_strip(args: Address, first: int, column: int, count: int, scratch: Address) -> None:
+        """Convert STRIP rows from ``first`` on, ``count`` columns from ``column`` on."""
         a = load_args(MATMUL, args)
-        for group in range(TILE_GROUPS):
-            # Groups past the end repeat the last row; nothing of them is stored.
-            row = min(first + LANES * group, a.rows - 1)
+        for row_block in range(TILE_ROW_BLOCKS):
+            # Row blocks past the end repeat the last row; nothing of them is stored.
+            row = min(first + LANES * row_block, a.rows - 1)
             source = a.weights + (row * a.columns + column) * size
-            convert(source, a.columns * size, a.rows - row - 1, count, scratch + group * LANES * 4)
+            convert(source, a.columns * size, a.rows - row - 1, count, scratch + row_block * LANES * 4)
 
     @inner
-    def ask(args: int, row: int, column: int, count: int) -> None:
-        """Asks for ``count`` columns of a row."""
+    def prefetch_row(args: Address, row: int, column: int, count: int) -> None:
+        """Prefetch ``count`` columns of a row."""
         a = load_args(MATMUL, args)
         line = a.weights + (row * a.columns + column) * size
         for at in range(0, count * size, 64):
             prefetch(line + at)
 
     @inner
-    def multiply_panel(args: int, scratch: int, start: int, stop: int, first: int, count: int) -> None:
-        """Units start to stop, at most UNITS, by tokens first to first + count, at most PANEL_TOKENS."""
+    def multiply_panel(args: Address, scratch: Address, start: int, stop: int, first: int, count: int) -> None:
+        """Multiply units start to stop, at most UNITS, by tokens first to first + count, at most PANEL_TOKENS."""
         columns = load_word(args + MATMUL.columns)
         tiles = (count + TILE_TOKENS - 1) // TILE_TOKENS
         # A tile that is not full is copied too: it must not read behind the last token.
@@ -267,9 +271,9 @@ def matmul_op(kind: str) -> Op:
                 is_last = row + STRIP >= UNIT * stop
                 next_row, next_column = (UNIT * start, column + chunk) if is_last else (row + STRIP, column)
                 for tile in range(tiles):
-                    # What is converted next comes from afar, so some rows of it are asked for with every tile.
+                    # What is converted next comes from memory, so some rows of it are prefetched with every tile.
                     for r in range(tile, STRIP, tiles):
-                        ask(args, next_row + r, next_column, chunk)
+                        prefetch_row(args, next_row + r, next_column, chunk)
                     t = tile * TILE_TOKENS
                     here, stride = x + t * columns * 4, columns * 4
                     if t >= in_place:
@@ -278,7 +282,7 @@ def matmul_op(kind: str) -> Op:
         for unit in range(start, stop):
             put_unit(args, scratch + SUMS_AT + (unit - start) * UNIT_SUMS, unit, first, count)
 
-    def matmul(args: int, state: int, start: int, stop: int) -> None:
+    def matmul(args: Address, state: Address, start: int, stop: int) -> None:
         tokens, scratch = load_word(state + STATE.tokens), load_word(state + STATE.scratch)
         panel = panel_tokens(tokens, PANEL_TOKENS)
         for unit in range(start, stop, UNITS):

@@ -3,7 +3,7 @@
 Ops, in the sense of native.py: ``op(args, state, start, stop)``. Names, work items and memory come from
 ``dispatch.linear_plan(format)``, so that a caller never names a block type.
 
-    matvec_<type>   one token; items are groups of 16 rows
+    matvec_<type>   one token; items are row blocks of 16 rows
     matmul_<type>   any number of tokens; items are 32 rows each
 
 and, in vector/quantize.py, ``rows``: activations to int8; items are tokens.
@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial, reduce
-from typing import Any
 
 from gguflike.kernels.engine.atomics import load_args, load_word
 from gguflike.kernels.engine.jit import inner
@@ -35,54 +34,64 @@ from gguflike.kernels.vector.emitter import F32, I32, V16F32, V16I32, V64I8, Emi
 from gguflike.kernels.vector.lanes import f32x16, int64, operation, void
 from gguflike.kernels.vector.memory import prefetch
 from gguflike.kernels.vector.sizes import BLOCK
+from gguflike.kernels.vector.types import Address, Value
 
-Op = Callable[[int, int, int, int], None]
+Op = Callable[[Address, Address, int, int], None]
 
-AHEAD = 8192  # bytes that matvec asks for memory in advance; 1 to 24 KiB were measured
+AHEAD = 8192  # bytes that matvec prefetches in advance; 1 to 24 KiB were measured
 UNIT_SUMS = tile.PANEL_TOKENS * tile.ROW_BYTES  # bytes of the sums of one unit
 
 
-def _dot_record(e: Emitter, layout: RecordFormat, record: Any, codes: Any, scales: Any, sums: Any, total: Any) -> Any:
-    """Adds to ``total`` (V16F32) the product of one record by one token.
+def _dot_record(
+    e: Emitter, record_format: RecordFormat, record: Value, codes: Value, scales: Value, sums: Value, total: Value
+) -> Value:
+    """Add to ``total`` (V16F32, a row per lane) the product of one record by one token.
 
     Every rounding is that of the blocked matmul (tile.py), so that a token's result does not depend on how many are
     computed with it.
     """
-    reader = Record(e, layout, record)
+    reader = Record(e, record_format, record)
     codes, scales, sums = e.pointer(codes), e.pointer(scales), e.pointer(sums)
-    blocks = layout.weights // BLOCK
-    lines = layout.record_bytes // 64
+    blocks = record_format.weights // BLOCK
+    lines = record_format.record_bytes // 64
 
-    def add(block: int, total: Any) -> Any:
+    def add(block: int, total: Value) -> Value:
         for line in range(block * lines // blocks, (block + 1) * lines // blocks):
             e.prefetch(record, AHEAD + 64 * line)
         reader.forget()
-        return _add_block(e, layout, reader, block, codes, scales, sums, total)
+        return _add_block(e, record_format, reader, block, codes, scales, sums, total)
 
     return e.in_turn(total, [partial(add, block) for block in range(blocks)])
 
 
 def _add_block(
-    e: Emitter, layout: RecordFormat, reader: Record, block: int, codes: Any, scales: Any, sums: Any, total: Any
-) -> Any:
-    """Adds block number ``block`` of a record to ``total``."""
-    subs = sub_blocks(layout)
+    e: Emitter,
+    record_format: RecordFormat,
+    reader: Record,
+    block: int,
+    codes: Value,
+    scales: Value,
+    sums: Value,
+    total: Value,
+) -> Value:
+    """Add block number ``block`` of a record to ``total``."""
+    subs = sub_blocks(record_format)
     activation_scale = e.load(F32, scales, 4 * block)
     every_scale = e.splat(V16F32, activation_scale)
     folded, minima = None, []
     for sub in range(subs):
         halves = range(2 * block, 2 * block + 2) if subs == 1 else (2 * block + sub,)
         activation_sum = e.const(I32, 0)
-        if layout.offset or layout.minimum:
+        if record_format.offset or record_format.minimum:
             for half in halves:
                 activation_sum = e.b.add(activation_sum, e.load(I32, sums, 4 * half))
-        product = e.to_float(_dot_sub_block(e, layout, reader, codes, activation_sum, block, sub))
-        if layout.folded_offset is None:
+        product = e.to_float(_dot_sub_block(e, record_format, reader, codes, activation_sum, block, sub))
+        if record_format.folded_offset is None:
             total = e.fma(e.b.fmul(product, every_scale), reader.scale(block, sub), total)
         else:  # integers below 2**24: exact
             product = e.b.fmul(product, reader.folded_scale(block, sub))
             folded = product if folded is None else e.b.fadd(folded, product)
-        if layout.minimum:
+        if record_format.minimum:
             scaled_sum = e.b.fmul(e.b.sitofp(activation_sum, F32), activation_scale)
             minima.append((reader.minimum(block, sub), e.splat(V16F32, scaled_sum)))
     if folded is not None:
@@ -93,13 +102,13 @@ def _add_block(
 
 
 def _dot_sub_block(
-    e: Emitter, layout: RecordFormat, reader: Record, codes: Any, total: Any, block: int, sub: int
-) -> Any:
-    """V16I32: signed weights times activations."""
-    subs = sub_blocks(layout)
-    start = e.b.mul(total, e.const(I32, -layout.offset))
-    sums = ByteSums(e, layout.largest)
-    totals = [sums.begin(e.splat(V16I32, start) if layout.offset else e.zero(V16I32))]
+    e: Emitter, record_format: RecordFormat, reader: Record, codes: Value, total: Value, block: int, sub: int
+) -> Value:
+    """Multiply the signed weights of a sub-block by the activations: V16I32; ``total`` is the activations' sum."""
+    subs = sub_blocks(record_format)
+    start = e.b.mul(total, e.const(I32, -record_format.offset))
+    sums = ByteSums(e, record_format.largest)
+    totals = [sums.begin(e.splat(V16I32, start) if record_format.offset else e.zero(V16I32))]
     totals += [sums.begin(e.zero(V16I32)) for _ in range(1, sums.chains)]
     for count, step in enumerate(range(sub * STEPS // subs, (sub + 1) * STEPS // subs)):
         turn = count % sums.chains
@@ -111,67 +120,75 @@ def _dot_sub_block(
     return reduce(e.b.add, (sums.value(total) for total in totals))
 
 
-def matvec_op(layout: RecordFormat) -> Op:
+def matvec_op(record_format: RecordFormat) -> Op:
+    """Return the op that multiplies records by one token. Items are row blocks; words: ``MATMUL``."""
+
     @operation(f32x16, int64, int64, int64, int64, f32x16)
-    def dot_record(e: Emitter, record: Any, codes: Any, scales: Any, sums: Any, total: Any) -> Any:
-        return _dot_record(e, layout, record, codes, scales, sums, total)
+    def dot_record(e: Emitter, record: Value, codes: Value, scales: Value, sums: Value, total: Value) -> Value:
+        return _dot_record(e, record_format, record, codes, scales, sums, total)
 
-    weights, record_bytes = layout.weights, layout.record_bytes
+    weights, record_bytes = record_format.weights, record_format.record_bytes
 
-    def matvec(args: int, state: int, start: int, stop: int) -> None:
+    def matvec(args: Address, state: Address, start: int, stop: int) -> None:
         a = load_args(MATMUL, args)
         records = a.columns // weights
         record = a.weights + start * records * record_bytes
-        for group in range(start, stop):
-            total = bias_rows(args, group)
+        for row_block in range(start, stop):
+            total = bias_rows(args, row_block)
             for r in range(records):
                 total = dot_record(
                     record, a.codes + r * weights, a.scales + r * (weights // 8), a.sums + r * (weights // 4), total
                 )
                 record += record_bytes
-            put_rows(args, group, 0, total)
+            put_rows(args, row_block, 0, total)
 
     return matvec
 
 
-def matmul_op(layout: RecordFormat) -> Op:
+def matmul_op(record_format: RecordFormat) -> Op:
+    """Return the op that multiplies records by any number of tokens. Items are units of 32 rows; words: ``MATMUL``."""
+
     @operation(void, int64, int64, int64)
-    def unpack(e: Emitter, record: Any, codes: Any, scales: Any) -> None:
-        tile.unpack(e, layout, record, codes, scales)
+    def unpack(e: Emitter, record: Value, codes: Value, scales: Value) -> None:
+        tile.unpack(e, record_format, record, codes, scales)
 
     @operation(void, int64, int64, int64, int64, int64)
-    def prepare(e: Emitter, codes: Any, scales: Any, sums: Any, blocks: Any, panel: Any) -> None:
-        tile.prepare(e, layout, codes, scales, sums, blocks, panel)
+    def prepare(e: Emitter, codes: Value, scales: Value, sums: Value, blocks: Value, panel: Value) -> None:
+        tile.prepare(e, record_format, codes, scales, sums, blocks, panel)
 
     @operation(void, int64, int64, int64, int64)
-    def prepare_whole(e: Emitter, codes: Any, scales: Any, sums: Any, panel: Any) -> None:
-        tile.prepare(e, layout, codes, scales, sums, None, panel)
+    def prepare_whole(e: Emitter, codes: Value, scales: Value, sums: Value, panel: Value) -> None:
+        tile.prepare(e, record_format, codes, scales, sums, None, panel)
 
     @operation(void, int64, int64, int64, int64, int64)
-    def multiply(e: Emitter, scratch: Any, panel: Any, start: Any, sums: Any, blocks: Any) -> None:
-        tile.multiply(e, layout, scratch, panel, start, sums, blocks)
+    def multiply(e: Emitter, scratch: Value, panel: Value, start: Value, sums: Value, blocks: Value) -> None:
+        tile.multiply(e, record_format, scratch, panel, start, sums, blocks)
 
-    weights, record_bytes = layout.weights, layout.record_bytes
-    tile_tokens = tile.tile_tokens(layout)
-    record_blocks, sub_bytes = weights // BLOCK, sub_blocks(layout) * tile.SUB_BYTES
-    token_bytes, block_codes, most = tile.token_bytes(layout), tile.block_codes(layout), tile.chunk(layout)
+    weights, record_bytes = record_format.weights, record_format.record_bytes
+    tile_tokens = tile.tile_tokens(record_format)
+    record_blocks, sub_bytes = weights // BLOCK, sub_blocks(record_format) * tile.SUB_BYTES
+    token_bytes, block_codes, most = (
+        tile.token_bytes(record_format),
+        tile.block_codes(record_format),
+        tile.chunk(record_format),
+    )
 
     @inner
-    def unpack_unit(packed: int, columns: int, unit: int, column: int, chunk: int, scratch: int) -> None:
-        """32 rows of the columns from ``column`` on."""
-        for group in range(2):
-            record = packed + ((2 * unit + group) * columns + column) // weights * record_bytes
+    def unpack_unit(packed: Address, columns: int, unit: int, column: int, chunk: int, scratch: Address) -> None:
+        """Unpack ``chunk`` columns of 32 rows from ``column`` on."""
+        for row_block in range(2):
+            record = packed + ((2 * unit + row_block) * columns + column) // weights * record_bytes
             for r in range(chunk // weights):
                 block = r * record_blocks
                 unpack(
                     record + r * record_bytes,
-                    scratch + tile.CODES_AT + block * block_codes + group * 64,
-                    scratch + tile.SCALES_AT + block * sub_bytes + group * 64,
+                    scratch + tile.CODES_AT + block * block_codes + row_block * 64,
+                    scratch + tile.SCALES_AT + block * sub_bytes + row_block * 64,
                 )
 
     @inner
-    def prepare_panel(args: int, first: int, count: int, column: int, blocks: int, scratch: int) -> None:
-        """``count`` tokens from ``first`` on, ``blocks`` blocks from ``column`` on."""
+    def prepare_panel(args: Address, first: int, count: int, column: int, blocks: int, scratch: Address) -> None:
+        """Write the panel of ``count`` tokens from ``first`` on, ``blocks`` blocks from ``column`` on."""
         a = load_args(MATMUL, args)
         for t in range(count):
             at = (first + t) * a.columns + column
@@ -182,10 +199,10 @@ def matmul_op(layout: RecordFormat) -> Op:
                 prepare(a.codes + at, a.scales + at // 8, a.sums + at // 4, blocks, panel)
 
     @inner
-    def multiply_panel(args: int, scratch: int, start: int, stop: int, first: int, count: int) -> None:
-        """Units start to stop, at most UNITS, by tokens first to first + count, at most PANEL_TOKENS."""
+    def multiply_panel(args: Address, scratch: Address, start: int, stop: int, first: int, count: int) -> None:
+        """Multiply units start to stop, at most UNITS, by tokens first to first + count, at most PANEL_TOKENS."""
         columns, packed = load_word(args + MATMUL.columns), load_word(args + MATMUL.weights)
-        # What is unpacked next comes from afar, so a piece of it is asked for with every tile.
+        # What is unpacked next comes from memory, so a piece of it is prefetched with every tile.
         tiles = (count + tile_tokens - 1) // tile_tokens
         piece = most // weights * record_bytes // tiles + 64
         sums = scratch + tile.SUMS_AT
@@ -212,7 +229,7 @@ def matmul_op(layout: RecordFormat) -> Op:
         for unit in range(start, stop):
             put_unit(args, sums + (unit - start) * UNIT_SUMS, unit, first, count)
 
-    def matmul(args: int, state: int, start: int, stop: int) -> None:
+    def matmul(args: Address, state: Address, start: int, stop: int) -> None:
         tokens, scratch = load_word(state + STATE.tokens), load_word(state + STATE.scratch)
         panel = panel_tokens(tokens, tile.PANEL_TOKENS)
         for unit in range(start, stop, tile.UNITS):

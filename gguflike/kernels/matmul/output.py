@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gguflike.kernels.engine.atomics import load_word
 from gguflike.kernels.engine.jit import inner
 from gguflike.kernels.matmul.args import MATMUL
 from gguflike.kernels.vector.emitter import V16F32, Emitter
 from gguflike.kernels.vector.lanes import f32x16, int64, operation, splat, void
 from gguflike.kernels.vector.memory import load_f32x16, store_f32x16
+from gguflike.kernels.vector.types import Address, F32x16, Value
 
 
 @operation(void, int64, int64, int64, int64)
-def _put_whole(e: Emitter, source: Any, out: Any, stride: Any, tokens: Any) -> None:
-    """32 floats for each token, from neighbouring places to places ``stride`` bytes apart."""
+def _put_whole(e: Emitter, source: Value, out: Value, stride: Value, tokens: Value) -> None:
+    """Copy 32 float32 of each token, which stand side by side, to places ``stride`` bytes apart."""
     source, out = e.pointer(source), e.pointer(out)
 
-    def copy(index: Any, _: list[Any]) -> list[Any]:
+    def copy(index: Value, _: list[Value]) -> list[Value]:
         here, there = e.pointer(source, e.b.mul(index, e.int64(128))), e.pointer(out, e.b.mul(index, stride))
         for half in (0, 64):
             e.store(e.load(V16F32, here, half), there, half)
@@ -27,11 +26,11 @@ def _put_whole(e: Emitter, source: Any, out: Any, stride: Any, tokens: Any) -> N
 
 
 @operation(void, int64, int64, int64, int64)
-def _add_whole(e: Emitter, source: Any, out: Any, stride: Any, tokens: Any) -> None:
-    """As ``_put_whole``, added to what is there."""
+def _add_whole(e: Emitter, source: Value, out: Value, stride: Value, tokens: Value) -> None:
+    """Do as ``_put_whole``, adding to what is there."""
     source, out = e.pointer(source), e.pointer(out)
 
-    def add(index: Any, _: list[Any]) -> list[Any]:
+    def add(index: Value, _: list[Value]) -> list[Value]:
         here, there = e.pointer(source, e.b.mul(index, e.int64(128))), e.pointer(out, e.b.mul(index, stride))
         for half in (0, 64):
             e.store(e.b.fadd(e.load(V16F32, there, half), e.load(V16F32, here, half)), there, half)
@@ -41,20 +40,21 @@ def _add_whole(e: Emitter, source: Any, out: Any, stride: Any, tokens: Any) -> N
 
 
 @operation(f32x16, f32x16, int64, int64)
-def _add_from(e: Emitter, value: Any, place: Any, count: Any) -> Any:
-    """``value`` plus the first ``count`` floats at ``place``."""
+def _add_from(e: Emitter, value: Value, place: Value, count: Value) -> Value:
+    """Return ``value`` plus the first ``count`` float32 at ``place``."""
     return e.b.fadd(value, e.load_masked(V16F32, place, 0, e.first_lanes(count)))
 
 
 @operation(void, f32x16, int64, int64)
-def _store_first(e: Emitter, value: Any, place: Any, count: Any) -> None:
+def _store_first(e: Emitter, value: Value, place: Value, count: Value) -> None:
+    """Store the first ``count`` lanes."""
     e.store_masked(value, place, 0, e.first_lanes(count))
 
 
 @inner
-def put_rows(args: int, group: int, token: int, value: Any) -> None:
-    """``value`` (16 lanes) to rows 16 * group and up of ``token``, added to what is there where ADD says so."""
-    row = 16 * group
+def put_rows(args: Address, row_block: int, token: int, value: F32x16) -> None:
+    """Write the rows of a row block for ``token``, or add them where ``MATMUL.add`` says so."""
+    row = 16 * row_block
     count = load_word(args + MATMUL.rows) - row
     out = load_word(args + MATMUL.out) + 4 * (token * load_word(args + MATMUL.stride) + row)
     if count < 16:
@@ -68,24 +68,24 @@ def put_rows(args: int, group: int, token: int, value: Any) -> None:
 
 
 @inner
-def bias_rows(args: int, group: int) -> Any:
-    """The bias of rows 16 * group and up, zero where there is none."""
-    bias, row = load_word(args + MATMUL.bias), 16 * group
+def bias_rows(args: Address, row_block: int) -> F32x16:
+    """Return the bias of a row block, zero where there is none."""
+    bias, row = load_word(args + MATMUL.bias), 16 * row_block
     if bias == 0:  # not a masked access to nowhere, on which some machines spend hundreds of cycles
         return splat(0.0)
     return _add_from(splat(0.0), bias + 4 * row, load_word(args + MATMUL.rows) - row)
 
 
 @inner
-def put_bias(args: int, unit: int, place: int) -> None:
-    """What the sums of 32 rows start from."""
+def put_bias(args: Address, unit: int, place: Address) -> None:
+    """Write the bias of a unit of 32 rows, from which sums start, to ``place``."""
     store_f32x16(place, bias_rows(args, 2 * unit))
     store_f32x16(place + 64, bias_rows(args, 2 * unit + 1))
 
 
 @inner
-def put_unit(args: int, sums: int, unit: int, first: int, count: int) -> None:
-    """``count`` times the sums of 32 rows, float32 (count, 32), to the output from token ``first`` on."""
+def put_unit(args: Address, sums: Address, unit: int, first: int, count: int) -> None:
+    """Write the sums of a unit of 32 rows, float32 (count, 32), to the output from token ``first`` on."""
     stride = 4 * load_word(args + MATMUL.stride)
     out = load_word(args + MATMUL.out) + first * stride + 128 * unit
     if 32 * (unit + 1) > load_word(args + MATMUL.rows):
@@ -99,6 +99,6 @@ def put_unit(args: int, sums: int, unit: int, first: int, count: int) -> None:
 
 @inner
 def panel_tokens(tokens: int, most: int) -> int:
-    """Tokens per panel, at most ``most``, which is a multiple of 12: all panels alike, or the last would be dear."""
+    """Return the tokens per panel, at most ``most``, a multiple of 12: panels are alike, or the last would be dear."""
     panels = (tokens + most - 1) // most
     return ((tokens + panels - 1) // panels + 11) // 12 * 12

@@ -2,11 +2,11 @@
 
 A thread's scratch memory holds what the kernel reads and writes:
 
-    codes    uint8 (blocks, steps, 2 groups, 64): weights + offset, unpacked; where words are multiplied, int16
-             (blocks, steps, even or odd columns, 2 groups, 32): weights
-    scales   float32 (blocks, sub-blocks, 2 groups, 16), then minima alike
-    bias     float32 (2 groups, 16), what sums start from
-    sums     float32 (UNITS, PANEL_TOKENS, 2 groups, 16), which the chunks of columns add to
+    codes    uint8 (blocks, steps, 2 row blocks, 64): weights + offset, unpacked; where words are multiplied, int16
+             (blocks, steps, even or odd columns, 2 row blocks, 32): weights
+    scales   float32 (blocks, sub-blocks, 2 row blocks, 16), then minima alike
+    bias     float32 (2 row blocks, 16), what sums start from
+    sums     float32 (UNITS, PANEL_TOKENS, 2 row blocks, 16), which the chunks of columns add to
     panel    per token: CHUNK_BYTES of the activations' codes, int8 or int16, then fields of float32 or int32
              (CHUNK_BLOCKS,): their scales, those times -MAGIC, then per sub-block the start of the integer sum, then
              per sub-block the float sum for the minima
@@ -19,8 +19,10 @@ most 22 bits of mantissa, which makes MAGIC * scale a float. This saves a conver
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from itertools import product
 
 from llvmlite import ir
 
@@ -29,25 +31,26 @@ from gguflike.kernels.matmul.records import RecordFormat
 from gguflike.kernels.vector.dot import LARGEST_SIGNED, MULTIPLY_ADD, ByteSums, Sums, WordSums, byte_run
 from gguflike.kernels.vector.emitter import I8, I16, I32, V16F32, V16I32, V32I16, V64I8, Emitter, target
 from gguflike.kernels.vector.sizes import BLOCK, LANES
+from gguflike.kernels.vector.types import Value
 
 CHUNK_BYTES = 512  # of a row unpacked at a time: 32 rows of them fill half of a 32 KiB first-level cache
 CHUNK_BLOCKS = CHUNK_BYTES // BLOCK  # at most
 MAGIC = 3.0 * 2**22
 MAGIC_BITS = 0x4B400000
-GROUPS = 2
+ROW_BLOCKS = 2
 CODES = ir.VectorType(I8, BLOCK)
 
-TILE_GROUPS = 2 if "avx512f" in target()[1] else 1
+TILE_ROW_BLOCKS = 2 if "avx512f" in target()[1] else 1
 LONG_RUN = 4  # additions of products in 16 bits; where fewer can follow each other, sums stand in 32 bits all the time
 
 # A panel of tokens is prepared once for some units of 32 rows, whose sums stay in scratch until the last column:
 # writing them to the output for every chunk costs a third of the time, since its rows are far apart in memory.
 PANEL_TOKENS, UNITS = 120, 8  # tokens: a multiple of every tile's
 
-STEP_CODES = GROUPS * 64
-SUB_BYTES = GROUPS * LANES * 4
+STEP_CODES = ROW_BLOCKS * 64
+SUB_BYTES = ROW_BLOCKS * LANES * 4
 FIELD_BYTES = 4 * CHUNK_BLOCKS
-ROW_BYTES = GROUPS * LANES * 4
+ROW_BYTES = ROW_BLOCKS * LANES * 4
 
 # Byte offsets in scratch; sizes allow for two sub-blocks.
 CODES_AT = 0
@@ -58,58 +61,64 @@ SUMS_AT = BIAS_AT + ROW_BYTES
 PANEL_AT = SUMS_AT + UNITS * PANEL_TOKENS * ROW_BYTES
 
 
-def integer_sums(layout: RecordFormat) -> int:
-    """Sums of integers per block: one for each scale."""
-    return sub_blocks(layout) if layout.folded_offset is None else 1
+def integer_sums(record_format: RecordFormat) -> int:
+    """Return how many integer sums a block has: one for each scale that is not folded into the weights."""
+    return sub_blocks(record_format) if record_format.folded_offset is None else 1
 
 
-def fields(layout: RecordFormat) -> int:
-    """Fields per token of a panel."""
-    return 2 + integer_sums(layout) + (sub_blocks(layout) if layout.minimum else 0)
+def fields(record_format: RecordFormat) -> int:
+    """Return how many fields a token has in the panel, besides its codes."""
+    return 2 + integer_sums(record_format) + (sub_blocks(record_format) if record_format.minimum else 0)
 
 
-def token_bytes(layout: RecordFormat) -> int:
-    """Bytes per token of a panel."""
-    return CHUNK_BYTES + fields(layout) * FIELD_BYTES
+def token_bytes(record_format: RecordFormat) -> int:
+    """Return the bytes of a token in the panel."""
+    return CHUNK_BYTES + fields(record_format) * FIELD_BYTES
 
 
-def largest(layout: RecordFormat) -> int:
-    """The largest byte that weights are unpacked to."""
-    if layout.folded_offset is None:
-        return layout.largest
-    return layout.largest * 15 if layout.scale == "nibble" else 255
+def largest(record_format: RecordFormat) -> int:
+    """Return the largest byte that weights are unpacked to."""
+    if record_format.folded_offset is None:
+        return record_format.largest
+    return record_format.largest * 15 if record_format.scale == "nibble" else 255
 
 
-def vectors_per_step(layout: RecordFormat) -> int:
-    """1 where bytes are multiplied, 2 where words are."""
-    return 2 if MULTIPLY_ADD and largest(layout) > LARGEST_SIGNED else 1
+def vectors_per_step(record_format: RecordFormat) -> int:
+    """Return how many vectors a step of four columns is unpacked to: 1 of bytes, or 2 of int16."""
+    return 2 if MULTIPLY_ADD and largest(record_format) > LARGEST_SIGNED else 1
 
 
-def tile_tokens(layout: RecordFormat) -> int:
-    """Tokens of a tile: registers should hold a sum for each of them and each row, and what is multiplied."""
-    if not MULTIPLY_ADD or vectors_per_step(layout) == 2:
+def tile_tokens(record_format: RecordFormat) -> int:
+    """Return the tokens of a tile: registers should hold a sum for each of them and each row, and the factors."""
+    if not MULTIPLY_ADD or vectors_per_step(record_format) == 2:
         return 6
-    run = byte_run(largest(layout))
+    run = byte_run(largest(record_format))
     return 6 if run >= LONG_RUN else 3 if run > 1 else 4  # measured
 
 
-def chunk(layout: RecordFormat) -> int:
-    """Columns unpacked at a time."""
-    return CHUNK_BYTES // vectors_per_step(layout)
+def chunk(record_format: RecordFormat) -> int:
+    """Return how many columns are unpacked at a time."""
+    return CHUNK_BYTES // vectors_per_step(record_format)
 
 
-def block_codes(layout: RecordFormat) -> int:
-    """Bytes of the unpacked weights of a block."""
-    return STEPS * vectors_per_step(layout) * STEP_CODES
+def block_codes(record_format: RecordFormat) -> int:
+    """Return the bytes of the unpacked weights of a block."""
+    return STEPS * vectors_per_step(record_format) * STEP_CODES
 
 
-def unpack(e: Emitter, layout: RecordFormat, record: Any, codes: Any, scales: Any) -> None:
-    """Writes codes, scales and minima of one record of one group: ``codes`` and ``scales`` are the addresses of its
-    first block's."""
-    reader = Record(e, layout, record)
-    subs, folded, per_step = sub_blocks(layout), layout.folded_offset is not None, vectors_per_step(layout)
+def unpack(e: Emitter, record_format: RecordFormat, record: Value, codes: Value, scales: Value) -> None:
+    """Unpack one record of one row block: its codes, scales and minima.
+
+    ``codes`` and ``scales`` are the addresses of its first block's.
+    """
+    reader = Record(e, record_format, record)
+    subs, folded, per_step = (
+        sub_blocks(record_format),
+        record_format.folded_offset is not None,
+        vectors_per_step(record_format),
+    )
     codes, scales = e.pointer(codes), e.pointer(scales)
-    for block in range(layout.weights // BLOCK):
+    for block in range(record_format.weights // BLOCK):
         for step in range(block * STEPS, (block + 1) * STEPS):
             if per_step == 2:
                 vectors = list(reader.words(step, folded))
@@ -120,15 +129,19 @@ def unpack(e: Emitter, layout: RecordFormat, record: Any, codes: Any, scales: An
         for sub in range(subs):
             at = (block * subs + sub) * SUB_BYTES
             e.store(reader.super_scale() if folded else reader.scale(block, sub), scales, at)
-            if layout.minimum:
+            if record_format.minimum:
                 e.store(reader.minimum(block, sub), scales, MINIMA_AT - SCALES_AT + at)
 
 
-def prepare(e: Emitter, layout: RecordFormat, codes: Any, scales: Any, sums: Any, blocks: Any, panel: Any) -> None:
-    """Writes a token's part of the panel, for up to CHUNK_BLOCKS blocks (None: for all). The addresses are those of the
-    token's first block of the chunk."""
+def prepare(
+    e: Emitter, record_format: RecordFormat, codes: Value, scales: Value, sums: Value, blocks: Value, panel: Value
+) -> None:
+    """Write a token's part of the panel, for up to CHUNK_BLOCKS blocks (None: for all of them).
+
+    ``codes``, ``scales`` and ``sums`` are the addresses of the token's first block of the chunk.
+    """
     codes, panel = e.pointer(codes), e.pointer(panel)
-    copy = _copy_words if vectors_per_step(layout) == 2 else _copy_bytes
+    copy = _copy_words if vectors_per_step(record_format) == 2 else _copy_bytes
     if blocks is None:
         for block in range(CHUNK_BLOCKS):
             copy(e, codes, panel, e.int64(block * BLOCK))
@@ -145,27 +158,29 @@ def prepare(e: Emitter, layout: RecordFormat, codes: Any, scales: Any, sums: Any
     e.store(e.b.fmul(scale, e.const(V16F32, -MAGIC)), panel, FIELD_BYTES)
     per_sub = [e.shuffle(first, second, range(odd, 32, 2)) for odd in (0, 1)]
     whole = [e.b.add(*per_sub)]
-    offset = layout.offset if layout.folded_offset is None else layout.folded_offset
-    if vectors_per_step(layout) == 2:
+    offset = record_format.offset if record_format.folded_offset is None else record_format.folded_offset
+    if vectors_per_step(record_format) == 2:
         offset = 0
     values = [
         e.b.sub(e.const(V16I32, MAGIC_BITS), e.b.mul(total, e.const(V16I32, offset)))
-        for total in (whole if integer_sums(layout) == 1 else per_sub)
+        for total in (whole if integer_sums(record_format) == 1 else per_sub)
     ]
-    if layout.minimum:
-        values += [e.b.fmul(e.to_float(total), scale) for total in (whole if sub_blocks(layout) == 1 else per_sub)]
+    if record_format.minimum:
+        values += [
+            e.b.fmul(e.to_float(total), scale) for total in (whole if sub_blocks(record_format) == 1 else per_sub)
+        ]
     for field, value in enumerate(values):
         e.store(value, panel, (2 + field) * FIELD_BYTES)
 
 
-def _copy_bytes(e: Emitter, source: Any, place: Any, at: Any) -> list[Any]:
-    """Copies the codes of the block at column ``at``."""
+def _copy_bytes(e: Emitter, source: Value, place: Value, at: Value) -> list[Value]:
+    """Copy the codes of the block at column ``at``."""
     e.store(e.load(CODES, source, at), place, at)
     return []
 
 
-def _copy_words(e: Emitter, source: Any, place: Any, at: Any) -> list[Any]:
-    """As ``_copy_bytes``; every four bytes become their even ones, then their odd ones, as words."""
+def _copy_words(e: Emitter, source: Value, place: Value, at: Value) -> list[Value]:
+    """Do as ``_copy_bytes``; of every four bytes, first the even ones and then the odd ones become int16."""
     words, eight = ir.VectorType(I16, BLOCK // 2), ir.VectorType(I32, STEPS)
     pairs = e.b.bitcast(e.load(CODES, source, at), words)
     bits = e.const(words, 8)
@@ -175,138 +190,161 @@ def _copy_words(e: Emitter, source: Any, place: Any, at: Any) -> list[Any]:
     return []
 
 
-def multiply(e: Emitter, layout: RecordFormat, scratch: Any, panel: Any, start: Any, sums: Any, blocks: Any) -> None:
-    """Multiplies the unpacked weights by a tile of tokens, adding to ``sums``, or to the bias where ``start`` is not 0.
+def multiply(
+    e: Emitter, record_format: RecordFormat, scratch: Value, panel: Value, start: Value, sums: Value, blocks: Value
+) -> None:
+    """Multiply the unpacked weights by a tile of tokens, adding to ``sums``, or to the bias where ``start`` is not 0.
 
-    ``panel`` and ``sums`` are the addresses of the first token's parts.
+    ``panel`` and ``sums`` are the addresses of the first token's parts; ``blocks`` is how many to multiply.
     """
     base = e.pointer(scratch)
     is_start = e.b.icmp_signed("!=", start, e.int64(0))
     source = e.pointer(e.b.select(is_start, e.b.add(scratch, e.int64(BIAS_AT)), sums))
     stride = e.b.select(is_start, e.int64(0), e.int64(ROW_BYTES))
-    places = [e.pointer(source, e.b.mul(e.int64(t), stride)) for t in range(tile_tokens(layout))]
+    places = [e.pointer(source, e.b.mul(e.int64(t), stride)) for t in range(tile_tokens(record_format))]
     sums = e.pointer(sums)
-    for first in range(0, GROUPS, TILE_GROUPS):
-        groups = range(first, first + TILE_GROUPS)
-        starts = [[e.load(V16F32, place, group * 64) for group in groups] for place in places]
-        totals = _over_blocks(e, layout, base, e.pointer(panel), groups, blocks, starts)
-        for t, row in enumerate(totals):
-            for group, value in zip(groups, row, strict=True):
-                e.store(value, sums, t * ROW_BYTES + group * 64)
+    for first in range(0, ROW_BLOCKS, TILE_ROW_BLOCKS):
+        row_blocks = range(first, first + TILE_ROW_BLOCKS)
+        starts = [e.load(V16F32, place, row_block * 64) for place in places for row_block in row_blocks]
+        totals = _add_blocks(e, record_format, base, e.pointer(panel), row_blocks, blocks, starts)
+        for (t, row_block), total in zip(product(range(len(places)), row_blocks), totals, strict=True):
+            e.store(total, sums, t * ROW_BYTES + row_block * 64)
 
 
-def _over_blocks(
-    e: Emitter, layout: RecordFormat, base: Any, panel: Any, groups: range, blocks: Any, starts: list[list[Any]]
-) -> list[list[Any]]:
-    """The loop over blocks: adds to ``starts``, V16F32 [token][group]."""
-    width = len(groups)
+def _add_blocks(
+    e: Emitter,
+    record_format: RecordFormat,
+    base: Value,
+    panel: Value,
+    row_blocks: range,
+    blocks: Value,
+    totals: list[Value],
+) -> list[Value]:
+    """Add all blocks of the panel to ``totals``, a V16F32 for each token and row block, row blocks running fastest."""
 
-    def body(index: Any, values: list[Any]) -> list[Any]:
-        totals = _rows(values, width)
-        _add_block(e, layout, base, panel, groups, index, totals)
-        return _flat(totals)
+    def add_block(index: Value, totals: list[Value]) -> list[Value]:
+        return _add_block(e, record_format, base, panel, row_blocks, index, totals)
 
-    return _rows(e.loop(e.int64(0), blocks, 1, _flat(starts), body), width)
+    return e.loop(e.int64(0), blocks, 1, totals, add_block)
 
 
-def _over_steps(
-    e: Emitter, arithmetic: Sums, codes: Any, activations: Any, row: int, steps: int, sums: list[list[list[Any]]]
-) -> list[list[list[Any]]]:
-    """Adds the products of ``steps`` vectors of weights and as many times four bytes of activations, ``row`` bytes from
-    token to token, to ``sums`` [token][group]."""
+@dataclass(frozen=True)
+class TileSums:
+    """Unfinished integer sums of a tile (``Sums`` in vector/dot.py): one for each token and row block.
+
+    Row blocks run fastest. Every sum is as many LLVM values as the others.
+    """
+
+    sums: list[list[Value]]
+    row_blocks: int
+
+    def map(self, function: Callable[[list[Value]], list[Value]]) -> TileSums:
+        """Return ``function`` of every sum."""
+        return TileSums([function(each) for each in self.sums], self.row_blocks)
+
+    def of_token(self, token: int) -> list[list[Value]]:
+        """Return a token's sums, one for each row block."""
+        return self.sums[token * self.row_blocks : (token + 1) * self.row_blocks]
+
+    def flat(self) -> list[Value]:
+        """Return all values, as a loop carries them."""
+        return [value for each in self.sums for value in each]
+
+    def with_values(self, values: list[Value]) -> TileSums:
+        """Return sums of the same form with other values, as ``flat`` gives them."""
+        parts = len(self.sums[0])
+        return TileSums([values[i : i + parts] for i in range(0, len(values), parts)], self.row_blocks)
+
+
+def _add_steps(
+    e: Emitter, arithmetic: Sums, codes: Value, activations: Value, stride: int, steps: int, sums: TileSums
+) -> TileSums:
+    """Add the products of ``steps`` vectors of weights and as many times four bytes of activations to ``sums``.
+
+    Activations of a token lie ``stride`` bytes after those of the token before.
+    """
     kind = V32I16 if isinstance(arithmetic, WordSums) else V64I8
-    tokens, groups = range(len(sums)), range(len(sums[0]))
-    parts = len(sums[0][0])
+    tokens = range(len(sums.sums) // sums.row_blocks)
 
-    def flat(sums: list[list[list[Any]]]) -> list[Any]:
-        return _flat(_flat(sums))
-
-    def nested(values: list[Any]) -> list[list[list[Any]]]:
-        return _rows(_rows(values, parts), len(groups))
-
-    def step(codes: Any, activations: Any, sums: list[list[list[Any]]]) -> list[list[list[Any]]]:
-        weights = [e.load(kind, codes, group * 64) for group in groups]
-        result = []
-        for t in tokens:
-            four = e.b.bitcast(e.load_splat(V16I32, activations, t * row), kind)
-            result.append([arithmetic.add(sums[t][i], weights[i], four) for i in groups])
-        return result
-
-    def steps_from(index: Any, count: int, sums: list[list[list[Any]]]) -> list[list[list[Any]]]:
+    def add(index: Value, count: int, sums: TileSums) -> TileSums:
+        """Add ``count`` steps from number ``index`` on."""
         here = e.pointer(codes, e.b.mul(index, e.int64(STEP_CODES)))
         four = e.pointer(activations, e.b.mul(index, e.int64(4)))
-        for i in range(count):
-            sums = step(e.pointer(here, i * STEP_CODES), e.pointer(four, 4 * i), sums)
+        for step in range(count):
+            step_codes, step_activations = e.pointer(here, step * STEP_CODES), e.pointer(four, 4 * step)
+            weights = [e.load(kind, step_codes, row_block * 64) for row_block in range(sums.row_blocks)]
+            added = []
+            for t in tokens:
+                factor = e.b.bitcast(e.load_splat(V16I32, step_activations, t * stride), kind)
+                added += [arithmetic.add(each, w, factor) for each, w in zip(sums.of_token(t), weights, strict=True)]
+            sums = TileSums(added, sums.row_blocks)
         return sums
 
-    def settled(sums: list[list[list[Any]]]) -> list[list[list[Any]]]:
-        return [[arithmetic.settle(total) for total in totals] for totals in sums]
+    def begun(values: list[Value]) -> TileSums:
+        return TileSums([arithmetic.begin(value) for value in values], sums.row_blocks)
 
-    def two(index: Any, values: list[Any]) -> list[Any]:
-        return flat(steps_from(index, 2, nested(values)))
+    def add_run(index: Value, values: list[Value]) -> list[Value]:
+        """Add a whole run to sums that stand in 32 bits in between."""
+        return [each[0] for each in add(index, run, begun(values)).map(arithmetic.settle).sums]
 
-    def some(index: Any, values: list[Any]) -> list[Any]:
-        sums = [[arithmetic.begin(value) for value in totals] for totals in _rows(values, len(groups))]
-        sums = settled(steps_from(index, run, sums))
-        return [total[0] for totals in sums for total in totals]
+    def add_two(index: Value, values: list[Value]) -> list[Value]:
+        return add(index, 2, sums.with_values(values)).flat()
 
     if not arithmetic.loop:
-        return steps_from(e.int64(0), steps, sums)
+        return add(e.int64(0), steps, sums)
     run = 1 << (min(arithmetic.run, steps).bit_length() - 1)  # a power of two divides the steps, which are one
     if run < LONG_RUN:
-        values = [total[0] for totals in sums for total in totals]
-        values = e.loop(e.int64(0), e.int64(steps), run, values, some, unroll=False)
-        return [[arithmetic.begin(value) for value in totals] for totals in _rows(values, len(groups))]
+        values = [each[0] for each in sums.sums]
+        return begun(e.loop(e.int64(0), e.int64(steps), run, values, add_run, unroll=False))
     for first in range(0, steps, run):
-        stop = e.int64(first + run)
-        sums = settled(nested(e.loop(e.int64(first), stop, 2, flat(sums), two, unroll=False)))
+        values = e.loop(e.int64(first), e.int64(first + run), 2, sums.flat(), add_two, unroll=False)
+        sums = sums.with_values(values).map(arithmetic.settle)
     return sums
 
 
-def _flat(rows: list[list[Any]]) -> list[Any]:
-    return [value for row in rows for value in row]
-
-
-def _rows(values: list[Any], width: int) -> list[list[Any]]:
-    """The reverse of ``_flat`` for rows of ``width``."""
-    return [values[i : i + width] for i in range(0, len(values), width)]
-
-
 def _add_block(
-    e: Emitter, layout: RecordFormat, base: Any, panel: Any, groups: range, index: Any, totals: list[list[Any]]
-) -> None:
-    """Adds block number ``index`` to ``totals`` [token][group]."""
-    subs, scales_of, per_step = sub_blocks(layout), integer_sums(layout), vectors_per_step(layout)
-    row, tokens = token_bytes(layout), tile_tokens(layout)
-    codes = e.pointer(base, e.b.add(e.b.mul(index, e.int64(block_codes(layout))), e.int64(CODES_AT)))
+    e: Emitter,
+    record_format: RecordFormat,
+    base: Value,
+    panel: Value,
+    row_blocks: range,
+    index: Value,
+    totals: list[Value],
+) -> list[Value]:
+    """Add block number ``index`` to ``totals``, a V16F32 for each token and row block, row blocks running fastest."""
+    subs, scales_of, per_step = sub_blocks(record_format), integer_sums(record_format), vectors_per_step(record_format)
+    stride, tokens, width = token_bytes(record_format), range(tile_tokens(record_format)), len(row_blocks)
+    codes = e.pointer(base, e.b.add(e.b.mul(index, e.int64(block_codes(record_format))), e.int64(CODES_AT)))
     factors = e.pointer(base, e.b.add(e.b.mul(index, e.int64(subs * SUB_BYTES)), e.int64(SCALES_AT)))
     activations = e.pointer(panel, e.b.mul(index, e.int64(BLOCK * per_step)))
     panel = e.pointer(panel, e.b.add(e.b.mul(index, e.int64(4)), e.int64(CHUNK_BYTES)))
     steps = STEPS * per_step // scales_of
-    arithmetic = WordSums(e) if per_step == 2 else ByteSums(e, largest(layout))
+    arithmetic = WordSums(e) if per_step == 2 else ByteSums(e, largest(record_format))
     # A 32-bit start that only meets the sum at its end would cost a register, or a way through one, until then.
     late = per_step == 1 and arithmetic.loop and arithmetic.run >= LONG_RUN
+    totals = list(totals)
     for sub in range(scales_of):
-        starts = [partial(e.load_splat, V16I32, panel, t * row + (2 + sub) * FIELD_BYTES) for t in range(tokens)]
+        starts = [partial(e.load_splat, V16I32, panel, t * stride + (2 + sub) * FIELD_BYTES) for t in tokens]
         begins = [e.zero(V16I32) if late else start() for start in starts]
-        sums = [[arithmetic.begin(begin) for _ in groups] for begin in begins]
-        here = e.pointer(codes, sub * steps * STEP_CODES + groups.start * 64)
-        four = e.pointer(activations, 4 * sub * steps)
-        sums = _over_steps(e, arithmetic, here, four, row, steps, sums)
-        scales = [e.load(V16F32, factors, sub * SUB_BYTES + group * 64) for group in groups]
-        for t in range(tokens):
-            values = [arithmetic.value(total) for total in sums[t]]
+        sums = TileSums([arithmetic.begin(begin) for begin in begins for _ in row_blocks], width)
+        here = e.pointer(codes, sub * steps * STEP_CODES + row_blocks.start * 64)
+        sums = _add_steps(e, arithmetic, here, e.pointer(activations, 4 * sub * steps), stride, steps, sums)
+        scales = [e.load(V16F32, factors, sub * SUB_BYTES + row_block * 64) for row_block in row_blocks]
+        for t in tokens:
+            values = [arithmetic.value(each) for each in sums.of_token(t)]
             if late:
                 start = starts[t]()
                 values = [e.b.add(value, start) for value in values]
-            scale = e.load_splat(V16F32, panel, t * row)
-            bias = e.load_splat(V16F32, panel, t * row + FIELD_BYTES)
+            scale = e.load_splat(V16F32, panel, t * stride)
+            bias = e.load_splat(V16F32, panel, t * stride + FIELD_BYTES)
             for i, value in enumerate(values):
                 scaled = e.fma(e.b.bitcast(value, V16F32), scale, bias)
-                totals[t][i] = e.fma(scaled, scales[i], totals[t][i])
-    for sub in range(subs if layout.minimum else 0):
+                totals[t * width + i] = e.fma(scaled, scales[i], totals[t * width + i])
+    for sub in range(subs if record_format.minimum else 0):
         at = MINIMA_AT - SCALES_AT + sub * SUB_BYTES
-        minima = [e.load(V16F32, factors, at + group * 64) for group in groups]
-        for t in range(tokens):
-            total = e.load_splat(V16F32, panel, t * row + (2 + scales_of + sub) * FIELD_BYTES)
-            totals[t] = [e.fma(minimum, total, value) for minimum, value in zip(minima, totals[t], strict=True)]
+        minima = [e.load(V16F32, factors, at + row_block * 64) for row_block in row_blocks]
+        for t in tokens:
+            total = e.load_splat(V16F32, panel, t * stride + (2 + scales_of + sub) * FIELD_BYTES)
+            for i, minimum in enumerate(minima):
+                totals[t * width + i] = e.fma(minimum, total, totals[t * width + i])
+    return totals

@@ -56,7 +56,7 @@ def quantize_row(x: Address, columns: int, codes: Address, scales: Address, sums
 
 
 @op("vector.quantize:rows")
-def _rows(args: int, state: int, start: int, stop: int) -> None:
+def _rows(args: Address, state: Address, start: int, stop: int) -> None:
     """Quantize activations to int8. Items are tokens; words: ``QUANTIZE_ROWS``."""
     a = load_args(QUANTIZE_ROWS, args)
     columns, blocks = a.columns, a.columns // BLOCK
