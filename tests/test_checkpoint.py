@@ -286,3 +286,42 @@ def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(2))
     with pytest.raises(UnsupportedError, match=r"tensor of dtype F8_E4M3; expected one of .*F32"):
         read_header(path)["x"].read()
+
+
+def test_tensors_may_be_listed_in_any_order(tmp_path: Path) -> None:
+    text = (
+        b'{"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]},"empty":{"dtype":"U8","shape":[0],"data_offsets":[1,1]},'
+        b'"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'
+    )
+    (tmp_path / "x").write_bytes(struct.pack("<Q", len(text)) + text + b"\1\2\3")
+    tensors = read_header(tmp_path / "x")
+    assert list(tensors) == ["a", "empty", "b"]  # in order of their data
+    assert [tensors[name].read().tolist() for name in tensors] == [[1], [], [2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits"),
+    [
+        *(("F4", 4), ("F6_E2M3", 6), ("F6_E3M2", 6), ("F8_E4M3", 8), ("F8_E4M3FNUZ", 8), ("F8_E5M2", 8)),
+        *(
+            ("F8_E5M2FNUZ", 8),
+            ("F8_E8M0", 8),
+            ("BOOL", 8),
+            ("U16", 16),
+            ("C64", 64),
+            ("F64", 64),
+            ("I64", 64),
+            ("U64", 64),
+        ),
+    ],
+)
+def test_sizes_of_dtypes(tmp_path: Path, dtype: str, bits: int) -> None:
+    """Those that cannot be read as well; eight of anything fill whole bytes."""
+    for nbytes, good in ((bits, True), (bits + 1, False)):
+        text = f'{{"x":{{"dtype":"{dtype}","shape":[8],"data_offsets":[0,{nbytes}]}}}}'.encode()
+        (tmp_path / "x").write_bytes(struct.pack("<Q", len(text)) + text + bytes(nbytes))
+        if good:
+            assert read_header(tmp_path / "x")["x"].shape == (8,)
+        else:
+            with pytest.raises(CheckpointError, match="do not match dtype and shape"):
+                read_header(tmp_path / "x")

@@ -20,7 +20,7 @@ from gguflike.checkpoint import LazyTensor, safetensors
 from gguflike.convert import ConversionPlan, convert, export
 from gguflike.convert.encode import Job
 from gguflike.convert.metadata import name_parts, read_card, size_label, title
-from gguflike.convert.sources import CheckpointSource
+from gguflike.convert.sources import CheckpointSource, check
 from gguflike.errors import CheckpointError, OutputError, QuantizationError, UnsupportedError
 from tests import tiny
 
@@ -502,3 +502,17 @@ def test_killing_leaves_the_old_file_or_none(folder: Path, tmp_path: Path) -> No
     convert(folder, target, "F16")
     assert gguflike.verify(target).ok
     assert [path.name for path in tmp_path.iterdir()] == ["x.gguf"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 11.0, -11.0])
+def test_values_are_checked_against_the_limit_of_the_type(value: float) -> None:
+    rows = np.zeros((3, 4), np.float32)
+    rows[0, 0], rows[0, 1] = 10.0, -10.0
+    check(rows, "w", 100, 10.0)
+    check(rows[:0], "w", 100, 10.0)
+    rows[2, 1] = rows[2, 3] = value
+    with pytest.raises(QuantizationError) as caught:
+        check(rows, "w", 100, 10.0)
+    assert caught.value.tensor == "w"
+    assert caught.value.got == f"{np.float32(value)} at index (102, 1)"
+    assert caught.value.expected == ("at most 10" if np.isfinite(value) else None)

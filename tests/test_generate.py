@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gguflike import runner
 from gguflike.errors import ArgumentError
-from gguflike.runner.generate import StopText
+from gguflike.runner.generate import Generation, StopText
 from gguflike.runner.model import Model
 from gguflike.runner.sampling import Sampler
 from gguflike.runner.speculate import Lookup
@@ -257,3 +257,13 @@ def test_chat_applies_the_template(tmp_path: Path) -> None:
         assert result.prompt_tokens == len("user:") + 1 + len("|")  # "zq" is one token
         assert model.tokenize("zq") == [257]
         assert model.detokenize([257, 33]) == "zq!"
+
+
+def test_speeds_leave_out_what_was_not_computed() -> None:
+    done = Generation(
+        prompt_tokens=30, cached_tokens=10, tokens=[1, 2, 3, 4, 5], prefill_seconds=4.0, decode_seconds=8.0
+    )
+    assert done.prefill_tokens_per_s == 5.0
+    assert done.decode_tokens_per_s == 0.5  # the first token comes with the prompt
+    assert (Generation().prefill_tokens_per_s, Generation().decode_tokens_per_s) == (0.0, 0.0)
+    assert Generation(decode_seconds=1.0).decode_tokens_per_s == 0.0

@@ -305,3 +305,16 @@ def test_loading_and_measuring_tell_how_far_they_are(tmp_path: Path) -> None:
     del seen[:]
     model.perplexity(list(range(100)), window=40, progress=lambda *call: seen.append(call))
     assert seen == [(40, 100, "perplexity"), (80, 100, "perplexity"), (100, 100, "perplexity")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer_bytes", "scale_bytes"), [("f16", 2 * 64 * 64 * 2, 0), ("q8_0", 2 * 64 * 64, 2 * 64 * 64 // 32 * 2)]
+)
+def test_layers_of_the_cache_follow_each_other(kind: str, layer_bytes: int, scale_bytes: int) -> None:
+    """A layer has 2 heads x 64 positions x 64 dimensions; a scale of q8_0 is float16 and for 32 of them."""
+    cache = KVCache(layers=3, kv_heads=2, head_dim=64, context=64, cache_type=kind)
+    first, second, third = (cache.addresses(layer) for layer in range(3))
+    for name, size in (("keys", layer_bytes), ("values", layer_bytes), ("key_scales", scale_bytes)):
+        assert second[name] - first[name] == third[name] - second[name] == size
+    assert (first["key_scales"] == 0) == (kind == "f16")
+    assert first["value_scales"] - first["key_scales"] != 0 or kind == "f16"

@@ -8,6 +8,7 @@ import pytest
 
 from gguflike.errors import UnsupportedError
 from gguflike.runner.bench import bench
+from gguflike.runner.model import Model
 from tests import tiny_gguf
 
 
@@ -30,3 +31,20 @@ def test_bench_longer_than_the_context(tmp_path: Path) -> None:
     tiny_gguf.write(tmp_path / "m.gguf", "Q8_0", n_ctx=64)
     with pytest.raises(UnsupportedError, match="longer than the context"):
         bench(tmp_path / "m.gguf", threads=1, prompt_tokens=65, new_tokens=5)
+
+
+def test_what_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt of its length at once, then one token after the other, each behind the last."""
+    monkeypatch.setattr("gguflike.runner.bench.READ_BYTES", 1 << 20)
+    tiny_gguf.write(tmp_path / "m.gguf", "Q8_0")
+    passes: list[tuple[int, int]] = []
+    real = Model.extend
+
+    def extend(self: Model, ids: list[int], position: int, *more: bool) -> object:
+        passes.append((len(ids), position))
+        return real(self, ids, position, *more)
+
+    monkeypatch.setattr(Model, "extend", extend)
+    bench(tmp_path / "m.gguf", threads=1, prompt_tokens=20, new_tokens=5, repeat=1)
+    decoding = [(1, position) for position in range(6)]
+    assert passes == 2 * [(20, 0)] + 2 * decoding or passes == 2 * decoding + 2 * [(20, 0)]

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,6 +20,7 @@ from gguflike.checkpoint.tokenizer import (
     tokenizer_config_from_metadata,
     tokenizer_json_from_metadata,
 )
+from gguflike.checkpoint.vocabulary import BYTE_CHARACTERS, TokenType, Vocabulary
 from gguflike.errors import GGUFLikeError, TemplateError, UnsupportedError
 from gguflike.runner.tokenizer import Tokenizer
 from tests.small_tokenizers import SPACE, added, byte_level, naive_sentencepiece, spm_metadata, write_folder
@@ -414,3 +416,49 @@ def test_a_chat_template_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe")
     with pytest.raises(GGUFLikeError, match="cannot read the chat template"):
         metadata_from_folder(tmp_path, {})
+
+
+def test_byte_characters_are_gpt_2s() -> None:
+    """Printable Latin-1 stands for itself; the other bytes, in order, for the characters from U+0100 on."""
+    itself = [*range(ord("!"), ord("~") + 1), *range(ord("\u00a1"), ord("\u00ac") + 1), *range(ord("\u00ae"), 256)]
+    moved = [byte for byte in range(256) if byte not in itself]
+    assert len(moved) == 68
+    assert [ord(BYTE_CHARACTERS[byte]) for byte in itself] == itself
+    assert [ord(BYTE_CHARACTERS[byte]) for byte in moved] == list(range(0x100, 0x100 + 68))
+
+
+def test_token_types_are_those_of_the_gguf_package() -> None:
+    assert {kind.name: kind.value for kind in TokenType if kind.name != "UNDEFINED"} == {
+        kind.name: kind.value for kind in gguf.TokenType
+    }
+
+
+def test_merges_that_name_no_pair_are_left_out() -> None:
+    metadata = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": ["a", "b", "ab"],
+        "tokenizer.ggml.token_type": [1, 1, 1],
+        "tokenizer.ggml.merges": ["a b", "ab", "a ", " b", "  b", "a b c", b"\xff b", "b c"],
+    }
+    assert Vocabulary.from_metadata(metadata).merges() == [("a", "b"), (" ", "b"), ("a", "b c"), ("b", "c")]
+    assert tokenizer_json_from_metadata(metadata)["model"]["merges"] == [["a", "b"]]  # of tokens that make a token
+
+
+@pytest.mark.parametrize(
+    ("bos", "eos", "expected"),
+    [(True, False, [1, 0]), (False, True, [0, 2]), (True, True, [1, 0, 2]), (False, False, [0])],
+)
+def test_bos_stands_before_and_eos_behind(bos: bool, eos: bool, expected: list[int]) -> None:
+    metadata = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": ["a", "<s>", "</s>"],
+        "tokenizer.ggml.token_type": [1, 3, 3],
+        "tokenizer.ggml.merges": [],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.add_bos_token": bos,
+        "tokenizer.ggml.add_eos_token": eos,
+    }
+    assert Tokenizer(metadata).encode("a") == expected
