@@ -1,6 +1,7 @@
 """From the start of a process to the first token: gguflike beside llama-cpp-python, and the command line.
 
     python scripts/bench_startup.py FILE.gguf ... [--rounds 9] [--prompt TEXT] [--only NAMES] [--json OUT.json]
+    python scripts/bench_startup.py FILE.gguf ... --first [--rounds 3] [--json OUT.json]
 
 Every measurement is a process of its own, and the contestants take turns. The clock runs from before the process is
 started until its first token can be read (for commands that make none: until they end). A round before the first is
@@ -9,11 +10,15 @@ not counted: it compiles kernels and brings the files into memory. Medians count
 Memory is what the process has resident once the model is loaded and after the first token; "over file" is that less
 the file's size, of which the cache of keys and values is the model's own and the rest may be 150 MiB at most. What
 is missing (llama-cpp-python, gguf-dump) is left out.
+
+--first measures what a fresh machine waits for instead: ``run`` of each file, and ``convert`` of the bundled checkpoint
+to Q4_K_M, from start to end, once with an empty kernel cache and once more with what the first has left there.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -21,6 +26,7 @@ import random
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,11 +92,12 @@ class Result:
     cpu: list[float] = field(default_factory=list)
 
 
-def once(command: list[str], first_output: bool) -> tuple[float, float]:
+def once(command: list[str], first_output: bool, **environment: str) -> tuple[float, float]:
     """(seconds until the first byte of output, or the end; CPU seconds of the process). OSError where it fails."""
+    variables = ENVIRONMENT | environment
     before = os.times()
     begin = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=ENVIRONMENT) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=variables) as process:
         assert process.stdout is not None
         if first_output:
             os.read(process.stdout.fileno(), 1)
@@ -162,15 +169,43 @@ def report(path: str, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def first(paths: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """An empty kernel cache: prints a Markdown table and returns all figures."""
+    program = [sys.executable, "-m", "gguflike"]
+    commands = {f"run {Path(path).name}": [*program, "run", path, "-p", options.prompt, "-n", "1"] for path in paths}
+    checkpoint = Path(importlib.util.find_spec("gguflike").origin).parent / "data" / "austen-kjv-6m"
+    with tempfile.TemporaryDirectory() as folder:
+        target = str(Path(folder) / "model.gguf")
+        commands["convert to Q4_K_M"] = [*program, "convert", str(checkpoint), "-o", target, "-t", "Q4_K_M"]
+        results = {name: (Result(), Result()) for name in commands}
+        for number in range(options.rounds):
+            for index, (name, command) in enumerate(commands.items()):
+                for result in results[name]:
+                    wall, cpu = once(command, False, GGUFLIKE_CACHE_DIR=str(Path(folder) / f"{number}-{index}"))
+                    result.wall.append(wall)
+                    result.cpu.append(cpu)
+    print(f"\nAn empty kernel cache, {os.cpu_count()} CPUs, {options.rounds} rounds\n")
+    print("| command | first, s | again, s | difference | first, CPU seconds | again |\n|---|---|---|---|---|---|")
+    rows = []
+    for name, (empty, filled) in results.items():
+        wall, again = statistics.median(empty.wall), statistics.median(filled.wall)
+        cells = [wall, again, wall - again, statistics.median(empty.cpu), statistics.median(filled.cpu)]
+        print(f"| {name} | " + " | ".join(f"{cell:.2f}" for cell in cells) + " |")
+        rows.append({"command": name, "first": vars(empty), "again": vars(filled)})
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", metavar="FILE.gguf")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, help="default: 9, or 3 with --first")
     parser.add_argument("--prompt", default=PROMPT)
     parser.add_argument("--only", metavar="NAMES", help="contestants, by comma: " + ", ".join(commands("", "")))
     parser.add_argument("--json", metavar="FILE", help="also write everything that was measured")
+    parser.add_argument("--first", action="store_true", help="measure a fresh machine: an empty kernel cache")
     options = parser.parse_args()
-    rows = [report(path, options) for path in options.files]
+    options.rounds = options.rounds or (3 if options.first else 9)
+    rows = first(options.files, options) if options.first else [report(path, options) for path in options.files]
     if options.json:
         about = {"machine": platform.processor() or platform.machine(), "cpus": os.cpu_count()}
         Path(options.json).write_text(json.dumps({**about, "rounds": options.rounds, "files": rows}, indent=1))
