@@ -111,7 +111,7 @@ def store_f32x16(e: Emitter, place: Value, value: Value) -> None:
 @operation(void, int64, f32x16)
 def store_ahead(e: Emitter, place: Value, value: Value) -> None:
     """Store sixteen float32 of output that is written from end to end, and ask for the cache line of a later store."""
-    e.prefetch(place, _AHEAD, for_writing=True)
+    e.prefetch(e.b.add(place, e.int64(_AHEAD)), for_writing=True)
     e.store(value, place)
 
 
