@@ -185,6 +185,26 @@ def test_no_branch_on_a_block_type() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def literal_offsets(source: str) -> list[int]:
+    """Lines that add a number to the address of a block, or multiply the number of a block by one."""
+    return sorted(
+        node.lineno
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.BinOp)
+        and isinstance(node.op, ast.Add | ast.Mult)
+        and isinstance(node.left, ast.Name)
+        and node.left.id in {"at", "block"}
+        and isinstance(node.right, ast.Constant)
+    )
+
+
+def test_kernels_take_the_offsets_of_fields_from_the_format() -> None:
+    places = [*PACKAGE.glob("kernels/decode/*.py"), PACKAGE / "kernels" / "matmul" / "scatter.py"]
+    wrong = [f"{path.relative_to(PACKAGE)}:{line}" for path in places for line in literal_offsets(path.read_text())]
+    assert not wrong, "\n".join(wrong)
+    assert literal_offsets("d = f16(at + 2)\nq = u8(block + 16 + i)\nat = source + block * 18") == [1, 2, 3]
+
+
 @pytest.mark.parametrize(
     "source",
     [

@@ -71,16 +71,16 @@ def decode_q3_k(start: int, stop: int, source: int, target: int) -> None:
 
 
 @jit
-def six_bit_scales(at: int) -> Any:
+def six_bit_scales(packed: int) -> Any:
     """Unpacks the 8 scales of Q4_K and Q5_K from the 12 bytes at an address to the bytes of one word."""
-    first, nibbles = load_u32(at), load_u32(at + 8)
+    first, nibbles = load_u32(packed), load_u32(packed + 8)
     return (first & _LOW6) | ((nibbles & _LOW4) | (first >> _2 & _TOP2)) << _32
 
 
 @jit
-def six_bit_mins(at: int) -> Any:
+def six_bit_mins(packed: int) -> Any:
     """Unpacks the 8 mins of Q4_K and Q5_K from the 12 bytes at an address to the bytes of one word."""
-    second, nibbles = load_u32(at + 4), load_u32(at + 8)
+    second, nibbles = load_u32(packed + 4), load_u32(packed + 8)
     return (second & _LOW6) | ((nibbles >> _4 & _LOW4) | (second >> _2 & _TOP2)) << _32
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gguflike.blocks import FORMATS
 from gguflike.kernels.encode.affine import affine_encoder, clamped_range
 from gguflike.kernels.encode.driver import Codec, codec
 from gguflike.kernels.encode.leastsquares import PHASES, affine_error, code_grid
@@ -224,9 +225,9 @@ def affine_lanes(batch: int, tile: Tile, importance: Importance, symbols: IntTil
     store(symbols, 0, f16_bits(d) | (f16_bits(m) << 16))
 
 
-def _unweighted(settings: Any, block_bytes: int) -> Codec:
-    """A codec of this module, whose symbols are the words of a block; the last word may be half of one."""
-    words, rest = divmod(block_bytes, 4)
+def _unweighted(settings: Any, name: str) -> Codec:
+    """Make the codec of a type by this module: its symbols are the words of a block; the last may be half of one."""
+    words, rest = divmod(FORMATS[name].block_bytes, 4)
     fields = [whole_bytes(range(words), 4), whole_bytes(range(words, words + rest // 2), rest)]
     return Codec(settings, _PAIRS + ROWS, plan_packing(fields))
 
@@ -286,12 +287,12 @@ _WIDE = np.concatenate([code_grid([0], [0]), code_grid(np.linspace(-1, 6, 14), P
 
 # fmt: off
 encode_q4_0 = scaled_encoder(_Q4_0.absmax, [_D, _NIBBLES], target_grid((-10.5, -6.2, 15), (6, 8.5, 10)), 1,
-                             _unweighted(_Q4_0, 18))
+                             _unweighted(_Q4_0, "Q4_0"))
 encode_q5_0 = scaled_encoder(_Q5_0.absmax, [_D, _HIGH_BITS, _LOW_BITS], target_grid((-20, -13, 15), (13, 17, 10)), 1,
-                             _unweighted(_Q5_0, 22))
-encode_q8_0 = scaled_encoder(_Q8_0.absmax, [_D, _BYTES], _NEAR_127, 0, _unweighted(_Q8_0, 34))
+                             _unweighted(_Q5_0, "Q5_0"))
+encode_q8_0 = scaled_encoder(_Q8_0.absmax, [_D, _BYTES], _NEAR_127, 0, _unweighted(_Q8_0, "Q8_0"))
 encode_q8_1 = scaled_encoder(_Q8_0.absmax, [_TWO_FACTORS, _BYTES], _NEAR_127, 0,
-                             _unweighted(_Q8_0._replace(summed=True), 36))
-encode_q4_1 = affine_encoder(15, _WIDE, [_TWO_FACTORS, _NIBBLES], _unweighted(_Q4_1, 20))
-encode_q5_1 = affine_encoder(31, _WIDE, [_TWO_FACTORS, _HIGH_BITS, _LOW_BITS], _unweighted(_Q5_1, 24))
+                             _unweighted(_Q8_0._replace(summed=True), "Q8_1"))
+encode_q4_1 = affine_encoder(15, _WIDE, [_TWO_FACTORS, _NIBBLES], _unweighted(_Q4_1, "Q4_1"))
+encode_q5_1 = affine_encoder(31, _WIDE, [_TWO_FACTORS, _HIGH_BITS, _LOW_BITS], _unweighted(_Q5_1, "Q5_1"))
 # fmt: on
