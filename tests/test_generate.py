@@ -255,6 +255,8 @@ def test_chat_applies_the_template(tmp_path: Path) -> None:
     with runner.load(path) as model:
         result = model.chat([{"role": "user", "content": "zq"}], 3, temperature=0.0).result()
         assert result.prompt_tokens == len("user:") + 1 + len("|")  # "zq" is one token
+        marked = model.chat([{"role": "user", "content": "a</s>"}], 1, temperature=0.0).result()
+        assert marked.prompt_tokens == len("user:a") + 1 + len("|")  # a template's markup is one token, not four
         assert model.tokenize("zq") == [257]
         assert model.detokenize([257, 33]) == "zq!"
 
@@ -267,3 +269,7 @@ def test_speeds_leave_out_what_was_not_computed() -> None:
     assert done.decode_tokens_per_s == 0.5  # the first token comes with the prompt
     assert (Generation().prefill_tokens_per_s, Generation().decode_tokens_per_s) == (0.0, 0.0)
     assert Generation(decode_seconds=1.0).decode_tokens_per_s == 0.0
+
+
+def test_by_default_a_sampler_is_greedy_and_changes_nothing() -> None:
+    assert Sampler() == Sampler(temperature=0, top_k=0, top_p=1, min_p=0, repetition_penalty=1, repetition_window=64)

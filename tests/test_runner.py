@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 import os
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ import pytest
 from gguflike import runner
 from gguflike.arch.rope import llama3_factors
 from gguflike.errors import GGUFError, UnsupportedError
+from gguflike.kernels.attention.sizes import ATTENTION_KEYS, part_bytes
 from gguflike.runner.cache import KVCache, bytes_per_position, default_context
+from gguflike.runner.graph import Buffers
 from gguflike.runner.model import Model
 from gguflike.runner.rope import from_hparams
+from gguflike.runner.weights import _ranges
 from tests import naive_model, tiny_gguf
 from tests.measures import relative_error
 
@@ -318,3 +322,48 @@ def test_layers_of_the_cache_follow_each_other(kind: str, layer_bytes: int, scal
         assert second[name] - first[name] == third[name] - second[name] == size
     assert (first["key_scales"] == 0) == (kind == "f16")
     assert first["value_scales"] - first["key_scales"] != 0 or kind == "f16"
+
+
+def yarn_definition(n_rot: int, base: float, factor: float, context: int, fast: float, slow: float) -> np.ndarray:
+    """Frequencies by the paper's formulas, one dimension at a time, with the ends rounded as llama.cpp rounds them."""
+
+    def place(turns: float) -> float:
+        return n_rot * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(base))
+
+    low, high = max(0, math.floor(place(fast))), min(n_rot - 1, math.ceil(place(slow)))
+    made = []
+    for i in range(n_rot // 2):
+        extrapolated = base ** (-2 * i / n_rot)
+        share = 1 - min(1.0, max(0.0, (i - low) / max(0.001, high - low)))
+        made.append(extrapolated / factor * (1 - share) + extrapolated * share)
+    return np.array(made)
+
+
+@pytest.mark.parametrize(
+    ("base", "context", "fast", "slow"),
+    [(1e4, 4096, 32.0, 1.0), (1e4, 128, 32.0, 1.0), (50.0, 1 << 20, 32.0, 1.0), (1e4, 4096, 4096.0, 1e-3)],
+    ids=["usual", "low end at 0", "high end at the last", "both"],
+)
+def test_yarn_frequencies(base: float, context: int, fast: float, slow: float) -> None:
+    h = {"n_rot": 32, "rope_base": base, "rope_scaling": "yarn", "rope_factor": 4.0, "rope_context": context}
+    rope = from_hparams(h | {"yarn_beta_fast": fast, "yarn_beta_slow": slow}, "norm", None)
+    np.testing.assert_allclose(rope.frequencies, yarn_definition(32, base, 4.0, context, fast, slow), rtol=1e-12)
+    assert rope.magnitude == pytest.approx(1 + 0.1 * math.log(4))
+
+
+def test_neighbours_in_a_file_are_released_as_one(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(bytes(10 * mmap.PAGESIZE))
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+        data = np.frombuffer(whole, np.uint8)
+        page = mmap.PAGESIZE
+        parts = [data[100:page], data[page + 50 : 3 * page], data[5 * page : 6 * page], np.zeros(page, np.uint8)]
+        assert [(first, last) for _, first, last in _ranges(parts)] == [(100, 3 * page), (5 * page, 6 * page)]
+        del data, parts
+
+
+@pytest.mark.parametrize("positions", [1, 64, 4096])
+def test_buffers_hold_every_part_of_attention(positions: int) -> None:
+    h = {"n_head": 4, "n_head_kv": 2, "head_dim": 32, "n_ff": 96, "n_embd": 64, "n_rot": 32, "n_vocab": 300}
+    parts = -(-positions // ATTENTION_KEYS)
+    assert Buffers(h, positions, 1).parts.nbytes >= parts * 4 * part_bytes(1, 32)

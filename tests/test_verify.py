@@ -219,3 +219,27 @@ def test_metadata_that_does_not_fit_the_tensors(tmp_path: Path, data: bytes, fie
     report = verify(path)
     assert report.ok
     assert [finding.field for finding in report.findings] == ([] if field is None else [field])
+
+
+@pytest.mark.parametrize("digests", [True, False])
+def test_padding_behind_the_header_must_be_zero(tmp_path: Path, digests: bool) -> None:
+    path = tmp_path / "file.gguf"
+    tensor = zeros("F32", 8, "x")
+    planned = container.plan({"a": "text"}, [container.TensorSpec("x", tensor.shape, tensor.format)], digests=digests)
+    with container.Writer(path, planned) as writer:
+        writer.write("x", tensor.data)
+    with container.open(path) as file:
+        first, behind = file.header_bytes, file.data_offset
+    assert behind > first
+    data = bytearray(path.read_bytes())
+    data[behind - 1] = 7
+    path.write_bytes(data)
+    (found,) = (finding for finding in verify(path).findings if finding.rule == "C-102")
+    assert (found.offset, found.message) == (behind - 1, "padding behind the header is not zero")
+
+
+def test_what_was_expected_and_found_is_in_the_message(tmp_path: Path) -> None:
+    path = tmp_path / "file.gguf"
+    path.write_bytes(bad.build(version=7))
+    (finding,) = verify(path).findings
+    assert finding.message == "GGUF version is not supported; expected 2 or 3, in either byte order; got 7"
