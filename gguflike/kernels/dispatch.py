@@ -16,9 +16,9 @@ from gguflike.kernels.table import KERNELS, TypeKernels, load
 
 
 def decoder(fmt: BlockFormat) -> Callable[..., None]:
-    """``decode(blocks uint8 (rows, row_bytes), out float32 (rows, columns), threads)``; arrays are C-contiguous.
+    """Return ``decode(blocks uint8 (rows, row_bytes), out float32 (rows, columns), threads)`` of a block type.
 
-    UnsupportedError where the type has no row.
+    Arrays are C-contiguous. UnsupportedError where the type has no decoder.
     """
     from gguflike.kernels import decode
 
@@ -31,8 +31,10 @@ def decoder(fmt: BlockFormat) -> Callable[..., None]:
 
 
 def encoder(fmt: BlockFormat) -> Callable[..., None]:
-    """``encode(x float32 (rows, columns), out uint8 (rows, row_bytes), importance float32 (columns,) or None, method,
-    threads)``; arrays are C-contiguous. UnsupportedError where the type has no encoder.
+    """Return ``encode(x, out, importance, method, threads)`` of a block type.
+
+    ``x`` is float32 (rows, columns), ``out`` uint8 (rows, row_bytes), ``importance`` float32 (columns,) or None; arrays
+    are C-contiguous. UnsupportedError where the type has no encoder.
     """
     row = _row(fmt)
     if row.encode is None:
@@ -41,7 +43,7 @@ def encoder(fmt: BlockFormat) -> Callable[..., None]:
 
 
 def linear_plan(fmt: BlockFormat) -> LinearPlan:
-    """The plan for products with matrices of a block type.
+    """Return the plan for products with matrices of a block type.
 
     UnsupportedError for types that are no matrix weights (integers, Q8_1, ...).
     """
@@ -56,14 +58,17 @@ def linear_plan(fmt: BlockFormat) -> LinearPlan:
 
 
 def linear(fmt: BlockFormat) -> Callable[..., Any]:
-    """``linear(tensor, x, threads)``, see matmul/linear.py. UnsupportedError as for ``linear_plan``."""
+    """Return ``linear(tensor, x, threads)`` of a block type (matmul/linear.py). UnsupportedError as ``linear_plan``."""
     from gguflike.kernels.matmul.linear import linear
 
     return partial(linear, linear_plan(fmt))
 
 
 def embed_op(fmt: BlockFormat) -> str:
-    """The name of the op that looks up rows of an embedding matrix. UnsupportedError where the type has no kernel."""
+    """Return the name of the op that looks up rows of an embedding matrix.
+
+    UnsupportedError where the type has no decoding kernel.
+    """
     row = _row(fmt)
     if row.decode is None:
         raise _unsupported("embed", fmt, [name for name, row in KERNELS.items() if row.decode])
@@ -73,7 +78,12 @@ def embed_op(fmt: BlockFormat) -> str:
 def _row(fmt: BlockFormat) -> TypeKernels:
     row = KERNELS.get(fmt.name)
     if row is None:
-        raise _unsupported("kernels", fmt, list(KERNELS))
+        raise UnsupportedError(
+            f"block type {fmt.name} has no kernels",
+            expected="one of " + ", ".join(KERNELS),
+            got=fmt.name,
+            remedy="give it a row in kernels/table.py (CONTRIBUTING.md, Adding a block type)",
+        )
     return row
 
 

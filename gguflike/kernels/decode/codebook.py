@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -11,6 +9,7 @@ from gguflike.blocks import FORMATS, codebooks
 from gguflike.kernels.engine.jit import jit
 from gguflike.kernels.vector.lanes import f16_to_f32, splat, to_float, where
 from gguflike.kernels.vector.memory import load_f16, load_u8, load_u8x16, load_u16, load_u32, store_ahead
+from gguflike.kernels.vector.types import Address
 from gguflike.kernels.vector.unpack import i8x16_of, lookup, mask_of
 
 # Byte offsets of the fields of a block.
@@ -43,7 +42,7 @@ _DELTA = np.float32(0.125)
 
 
 @jit
-def decode_iq4_nl(start: int, stop: int, source: int, target: int) -> None:
+def decode_iq4_nl(start: int, stop: int, source: Address, target: Address) -> None:
     """Decodes IQ4_NL: ``d * level[q]``."""
     levels = _LEVELS.ctypes.data
     for block in range(start, stop):
@@ -55,7 +54,7 @@ def decode_iq4_nl(start: int, stop: int, source: int, target: int) -> None:
 
 
 @jit
-def decode_iq4_xs(start: int, stop: int, source: int, target: int) -> None:
+def decode_iq4_xs(start: int, stop: int, source: Address, target: Address) -> None:
     """Decodes IQ4_XS: ``d * (scale - 32) * level[q]``."""
     levels = _LEVELS.ctypes.data
     for block in range(start, stop):
@@ -71,14 +70,14 @@ def decode_iq4_xs(start: int, stop: int, source: int, target: int) -> None:
 
 
 @jit
-def _store_signed(out: int, low: Any, high: Any, negative: Any, scale: Any) -> None:
+def _store_signed(out: Address, low: np.uint64, high: np.uint64, negative: np.uint64, scale: np.float32) -> None:
     """Stores the 16 bytes of two codebook words times ``scale``, negated where bits of ``negative`` are set."""
     values = to_float(i8x16_of(low, high)) * scale
     store_ahead(out, where(mask_of(negative), -values, values))
 
 
 @jit
-def decode_iq2_xxs(start: int, stop: int, source: int, target: int) -> None:
+def decode_iq2_xxs(start: int, stop: int, source: Address, target: Address) -> None:
     """Decodes IQ2_XXS: ``d * (0.5 + scale) / 4 * grid[q] * sign``."""
     for block in range(start, stop):
         at, out = source + block * IQ2_XXS.block_bytes, target + block * IQ2_XXS.float_bytes
@@ -95,7 +94,7 @@ def decode_iq2_xxs(start: int, stop: int, source: int, target: int) -> None:
 
 
 @jit
-def decode_iq2_xs(start: int, stop: int, source: int, target: int) -> None:
+def decode_iq2_xs(start: int, stop: int, source: Address, target: Address) -> None:
     """Decodes IQ2_XS: ``d * (0.5 + scale) / 4 * grid[q] * sign``."""
     for block in range(start, stop):
         at, out = source + block * IQ2_XS.block_bytes, target + block * IQ2_XS.float_bytes
@@ -109,7 +108,7 @@ def decode_iq2_xs(start: int, stop: int, source: int, target: int) -> None:
 
 
 @jit
-def decode_iq2_s(start: int, stop: int, source: int, target: int) -> None:
+def decode_iq2_s(start: int, stop: int, source: Address, target: Address) -> None:
     """Decodes IQ2_S: ``d * (0.5 + scale) / 4 * grid[q] * sign``."""
     for block in range(start, stop):
         at, out = source + block * IQ2_S.block_bytes, target + block * IQ2_S.float_bytes
@@ -125,7 +124,7 @@ def decode_iq2_s(start: int, stop: int, source: int, target: int) -> None:
 
 
 @jit
-def decode_iq3_xxs(start: int, stop: int, source: int, target: int) -> None:
+def decode_iq3_xxs(start: int, stop: int, source: Address, target: Address) -> None:
     """Decodes IQ3_XXS: ``d * (0.5 + scale) / 2 * grid[q] * sign``."""
     for block in range(start, stop):
         at, out = source + block * IQ3_XXS.block_bytes, target + block * IQ3_XXS.float_bytes
@@ -143,7 +142,7 @@ def decode_iq3_xxs(start: int, stop: int, source: int, target: int) -> None:
 
 
 @jit
-def decode_iq3_s(start: int, stop: int, source: int, target: int) -> None:
+def decode_iq3_s(start: int, stop: int, source: Address, target: Address) -> None:
     """Decodes IQ3_S: ``d * (1 + 2 * scale) * grid[q] * sign``."""
     for block in range(start, stop):
         at, out = source + block * IQ3_S.block_bytes, target + block * IQ3_S.float_bytes
@@ -165,7 +164,7 @@ def decode_iq3_s(start: int, stop: int, source: int, target: int) -> None:
 
 
 @jit
-def decode_iq1_s(start: int, stop: int, source: int, target: int) -> None:
+def decode_iq1_s(start: int, stop: int, source: Address, target: Address) -> None:
     """Decodes IQ1_S: ``d * (2 * scale + 1) * (grid[q] + delta)``."""
     for block in range(start, stop):
         at, out = source + block * IQ1_S.block_bytes, target + block * IQ1_S.float_bytes
@@ -183,7 +182,7 @@ def decode_iq1_s(start: int, stop: int, source: int, target: int) -> None:
 
 
 @jit
-def decode_iq1_m(start: int, stop: int, source: int, target: int) -> None:
+def decode_iq1_m(start: int, stop: int, source: Address, target: Address) -> None:
     """Decodes IQ1_M: ``d * (2 * scale + 1) * (grid[q] + delta)``."""
     for block in range(start, stop):
         at, out = source + block * IQ1_M.block_bytes, target + block * IQ1_M.float_bytes

@@ -22,6 +22,7 @@ from gguflike.kernels.vector.memory import (
     spill,
     store_ahead,
 )
+from gguflike.kernels.vector.types import Address
 from gguflike.kernels.vector.unpack import u8x16_of
 
 # Byte offsets of the fields of a block.
@@ -37,7 +38,7 @@ _2, _4, _6, _8, _32, _255 = (np.uint64(n) for n in (2, 4, 6, 8, 32, 255))
 
 
 @jit
-def decode_q2_k(start: int, stop: int, source: int, target: int) -> None:
+def decode_q2_k(start: int, stop: int, source: Address, target: Address) -> None:
     """Decodes Q2_K: ``d * scale * q - dmin * min``."""
     for block in range(start, stop):
         at, out = source + block * Q2_K.block_bytes, target + block * Q2_K.float_bytes
@@ -53,7 +54,7 @@ def decode_q2_k(start: int, stop: int, source: int, target: int) -> None:
 
 
 @jit
-def decode_q3_k(start: int, stop: int, source: int, target: int) -> None:
+def decode_q3_k(start: int, stop: int, source: Address, target: Address) -> None:
     """Decodes Q3_K: ``d * (scale - 32) * (q - 4)``."""
     for block in range(start, stop):
         at, out = source + block * Q3_K.block_bytes, target + block * Q3_K.float_bytes
@@ -71,21 +72,21 @@ def decode_q3_k(start: int, stop: int, source: int, target: int) -> None:
 
 
 @jit
-def six_bit_scales(packed: int) -> Any:
+def six_bit_scales(packed: Address) -> Any:
     """Unpacks the 8 scales of Q4_K and Q5_K from the 12 bytes at an address to the bytes of one word."""
     first, nibbles = load_u32(packed), load_u32(packed + 8)
     return (first & _LOW6) | ((nibbles & _LOW4) | (first >> _2 & _TOP2)) << _32
 
 
 @jit
-def six_bit_mins(packed: int) -> Any:
+def six_bit_mins(packed: Address) -> Any:
     """Unpacks the 8 mins of Q4_K and Q5_K from the 12 bytes at an address to the bytes of one word."""
     second, nibbles = load_u32(packed + 4), load_u32(packed + 8)
     return (second & _LOW6) | ((nibbles >> _4 & _LOW4) | (second >> _2 & _TOP2)) << _32
 
 
 @jit
-def decode_q4_k(start: int, stop: int, source: int, target: int) -> None:
+def decode_q4_k(start: int, stop: int, source: Address, target: Address) -> None:
     """Decodes Q4_K: ``d * scale * q - dmin * min``."""
     for block in range(start, stop):
         at, out = source + block * Q4_K.block_bytes, target + block * Q4_K.float_bytes
@@ -104,7 +105,7 @@ def decode_q4_k(start: int, stop: int, source: int, target: int) -> None:
 
 
 @jit
-def decode_q5_k(start: int, stop: int, source: int, target: int) -> None:
+def decode_q5_k(start: int, stop: int, source: Address, target: Address) -> None:
     """Decodes Q5_K: ``d * scale * q - dmin * min``."""
     for block in range(start, stop):
         at, out = source + block * Q5_K.block_bytes, target + block * Q5_K.float_bytes
@@ -125,7 +126,7 @@ def decode_q5_k(start: int, stop: int, source: int, target: int) -> None:
 
 
 @jit
-def decode_q6_k(start: int, stop: int, source: int, target: int) -> None:
+def decode_q6_k(start: int, stop: int, source: Address, target: Address) -> None:
     """Decodes Q6_K: ``d * scale * (q - 32)``."""
     for block in range(start, stop):
         at, out = source + block * Q6_K.block_bytes, target + block * Q6_K.float_bytes

@@ -15,10 +15,11 @@ from gguflike.kernels.vector.memory import (
     store_ahead,
     store_f32,
 )
+from gguflike.kernels.vector.types import Address
 
 
 @jit
-def decode_f32(start: int, stop: int, source: int, target: int) -> None:
+def decode_f32(start: int, stop: int, source: Address, target: Address) -> None:
     """Copies float32."""
     whole = start + (stop - start) // 16 * 16
     for i in range(start, whole, 16):
@@ -28,7 +29,7 @@ def decode_f32(start: int, stop: int, source: int, target: int) -> None:
 
 
 @jit
-def decode_f16(start: int, stop: int, source: int, target: int) -> None:
+def decode_f16(start: int, stop: int, source: Address, target: Address) -> None:
     """Decodes float16, exactly."""
     whole = start + (stop - start) // 16 * 16
     for i in range(start, whole, 16):
@@ -38,7 +39,7 @@ def decode_f16(start: int, stop: int, source: int, target: int) -> None:
 
 
 @jit
-def decode_bf16(start: int, stop: int, source: int, target: int) -> None:
+def decode_bf16(start: int, stop: int, source: Address, target: Address) -> None:
     """Decodes bfloat16, exactly: its bits are the upper half of a float32's."""
     whole = start + (stop - start) // 16 * 16
     for i in range(start, whole, 16):

@@ -23,6 +23,7 @@ from gguflike.kernels.vector.memory import (
     load_u64,
     store_ahead,
 )
+from gguflike.kernels.vector.types import Address
 from gguflike.kernels.vector.unpack import lookup, mask_of, u2x16_of, u8x4_of, u8x16_of
 
 # Byte offsets of the fields of a block.
@@ -46,7 +47,7 @@ _POWERS_OF_3 = np.repeat(np.array([1, 3, 9, 27], dtype=np.uint8), 4).view(np.uin
 
 
 @jit
-def decode_q4_0(start: int, stop: int, source: int, target: int) -> None:
+def decode_q4_0(start: int, stop: int, source: Address, target: Address) -> None:
     """Decodes Q4_0: ``d * (q - 8)``."""
     for block in range(start, stop):
         at, out = source + block * Q4_0.block_bytes, target + block * Q4_0.float_bytes
@@ -57,7 +58,7 @@ def decode_q4_0(start: int, stop: int, source: int, target: int) -> None:
 
 
 @jit
-def decode_q4_1(start: int, stop: int, source: int, target: int) -> None:
+def decode_q4_1(start: int, stop: int, source: Address, target: Address) -> None:
     """Decodes Q4_1: ``d * q + m``."""
     for block in range(start, stop):
         at, out = source + block * Q4_1.block_bytes, target + block * Q4_1.float_bytes
@@ -68,7 +69,7 @@ def decode_q4_1(start: int, stop: int, source: int, target: int) -> None:
 
 
 @jit
-def decode_q5_0(start: int, stop: int, source: int, target: int) -> None:
+def decode_q5_0(start: int, stop: int, source: Address, target: Address) -> None:
     """Decodes Q5_0: ``d * (q - 16)``."""
     for block in range(start, stop):
         at, out = source + block * Q5_0.block_bytes, target + block * Q5_0.float_bytes
@@ -81,7 +82,7 @@ def decode_q5_0(start: int, stop: int, source: int, target: int) -> None:
 
 
 @jit
-def decode_q5_1(start: int, stop: int, source: int, target: int) -> None:
+def decode_q5_1(start: int, stop: int, source: Address, target: Address) -> None:
     """Decodes Q5_1: ``d * q + m``."""
     for block in range(start, stop):
         at, out = source + block * Q5_1.block_bytes, target + block * Q5_1.float_bytes
@@ -93,7 +94,7 @@ def decode_q5_1(start: int, stop: int, source: int, target: int) -> None:
 
 
 @jit
-def decode_q8_0(start: int, stop: int, source: int, target: int) -> None:
+def decode_q8_0(start: int, stop: int, source: Address, target: Address) -> None:
     """Decodes Q8_0: ``d * q``."""
     for block in range(start, stop):
         at, out = source + block * Q8_0.block_bytes, target + block * Q8_0.float_bytes
@@ -103,7 +104,7 @@ def decode_q8_0(start: int, stop: int, source: int, target: int) -> None:
 
 
 @jit
-def decode_q8_1(start: int, stop: int, source: int, target: int) -> None:
+def decode_q8_1(start: int, stop: int, source: Address, target: Address) -> None:
     """Decodes Q8_1: ``d * q``."""
     for block in range(start, stop):
         at, out = source + block * Q8_1.block_bytes, target + block * Q8_1.float_bytes
@@ -113,7 +114,7 @@ def decode_q8_1(start: int, stop: int, source: int, target: int) -> None:
 
 
 @jit
-def decode_q8_k(start: int, stop: int, source: int, target: int) -> None:
+def decode_q8_k(start: int, stop: int, source: Address, target: Address) -> None:
     """Decodes Q8_K: ``d * q``."""
     for block in range(start, stop):
         at, out = source + block * Q8_K.block_bytes, target + block * Q8_K.float_bytes
@@ -123,7 +124,7 @@ def decode_q8_k(start: int, stop: int, source: int, target: int) -> None:
 
 
 @jit
-def decode_q1_0(start: int, stop: int, source: int, target: int) -> None:
+def decode_q1_0(start: int, stop: int, source: Address, target: Address) -> None:
     """Decodes Q1_0: ``d * (2 * q - 1)``."""
     for block in range(start, stop):
         at, out = source + block * Q1_0.block_bytes, target + block * Q1_0.float_bytes
@@ -133,7 +134,7 @@ def decode_q1_0(start: int, stop: int, source: int, target: int) -> None:
 
 
 @jit
-def decode_q2_0(start: int, stop: int, source: int, target: int) -> None:
+def decode_q2_0(start: int, stop: int, source: Address, target: Address) -> None:
     """Decodes Q2_0: ``d * (q - 1)``."""
     for block in range(start, stop):
         at, out = source + block * Q2_0.block_bytes, target + block * Q2_0.float_bytes
@@ -143,7 +144,7 @@ def decode_q2_0(start: int, stop: int, source: int, target: int) -> None:
 
 
 @jit
-def decode_tq1_0(start: int, stop: int, source: int, target: int) -> None:
+def decode_tq1_0(start: int, stop: int, source: Address, target: Address) -> None:
     """Decodes TQ1_0: ``d * (q - 1)``."""
     for block in range(start, stop):
         at, out = source + block * TQ1_0.block_bytes, target + block * TQ1_0.float_bytes
@@ -164,7 +165,7 @@ def decode_tq1_0(start: int, stop: int, source: int, target: int) -> None:
 
 
 @jit
-def decode_tq2_0(start: int, stop: int, source: int, target: int) -> None:
+def decode_tq2_0(start: int, stop: int, source: Address, target: Address) -> None:
     """Decodes TQ2_0: ``d * (q - 1)``."""
     for block in range(start, stop):
         at, out = source + block * TQ2_0.block_bytes, target + block * TQ2_0.float_bytes
@@ -177,7 +178,7 @@ def decode_tq2_0(start: int, stop: int, source: int, target: int) -> None:
 
 
 @jit
-def decode_mxfp4(start: int, stop: int, source: int, target: int) -> None:
+def decode_mxfp4(start: int, stop: int, source: Address, target: Address) -> None:
     """Decodes MXFP4: ``2**(e - 128) * level[q]``."""
     levels = E2M1_DOUBLED.ctypes.data
     for block in range(start, stop):
@@ -192,7 +193,7 @@ def decode_mxfp4(start: int, stop: int, source: int, target: int) -> None:
 
 
 @jit
-def decode_nvfp4(start: int, stop: int, source: int, target: int) -> None:
+def decode_nvfp4(start: int, stop: int, source: Address, target: Address) -> None:
     """Decodes NVFP4: ``ue4m3(d) / 2 * level[q]``."""
     levels = E2M1_DOUBLED.ctypes.data
     for block in range(start, stop):

@@ -8,7 +8,6 @@ scatter.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from llvmlite import ir
 
@@ -21,27 +20,28 @@ from gguflike.kernels.matmul.scatter import Lane, Scatter
 from gguflike.kernels.vector.emitter import I8, I32, Emitter
 from gguflike.kernels.vector.lanes import int64, operation, void
 from gguflike.kernels.vector.sizes import LANES
+from gguflike.kernels.vector.types import Address, Value
 
-Op = Callable[[int, int, int, int], None]
+Op = Callable[[Address, Address, int, int], None]
 
 
 @operation(int64)
-def _codes_memory(e: Emitter) -> Any:
+def _codes_memory(e: Emitter) -> Value:
     """Allocates 256 bytes that live as long as the calling op and returns their address."""
     with e.b.goto_entry_block():
         memory = e.b.alloca(ir.ArrayType(I8, 256))
     return e.b.ptrtoint(memory, ir.IntType(64))
 
 
-def _move_words(e: Emitter, block: Any, target: Any, count: int) -> None:
+def _move_words(e: Emitter, block: Value, target: Value, count: int) -> None:
     """Copies ``count`` 4-byte words of a block to a lane's place in as many vectors."""
     for word in range(count):
         e.store(e.load(I32, block, 4 * word), target, 4 * LANES * word)
 
 
-def _plane_from_codes(e: Emitter, plane: Plane, lowest: int, weights: int, codes: Any, target: Any) -> None:
+def _plane_from_codes(e: Emitter, plane: Plane, lowest: int, weights: int, codes: Value, target: Value) -> None:
     """Packs bits ``lowest`` and up of the codes (uint8 (weights,)) into a lane's place in the plane's vectors."""
-    words: list[Any] = [e.const(I32, 0)] * plane.vectors(weights)
+    words: list[Value] = [e.const(I32, 0)] * plane.vectors(weights)
     mask = ((1 << plane.bits) - 1) * 0x01010101
     for step in range(weights // 4):
         vector, position = plane.place(step)
@@ -53,12 +53,12 @@ def _plane_from_codes(e: Emitter, plane: Plane, lowest: int, weights: int, codes
 
 
 def repack_op(fmt: BlockFormat, record_format: RecordFormat, scatter: Scatter) -> Op:
-    """Make the op that repacks blocks of ``fmt``; ``scatter`` moves scales, and codes where planes need codes."""
+    """Return the op that repacks blocks of ``fmt``; ``scatter`` moves scales, and codes where planes need codes."""
     planes, offsets = record_format.planes, fmt.offsets
     lowest = [sum(plane.bits for plane in planes[:i]) for i in range(len(planes))]
 
     @operation(void, int64, int64, int64)
-    def move_planes(e: Emitter, block: Any, target: Any, codes: Any) -> None:
+    def move_planes(e: Emitter, block: Value, target: Value, codes: Value) -> None:
         for index, plane in enumerate(planes):
             place = e.pointer(target, record_format.plane_at(index))
             if plane.field is not None:
@@ -72,7 +72,7 @@ def repack_op(fmt: BlockFormat, record_format: RecordFormat, scatter: Scatter) -
     scales_at, minima_at = record_format.scales_at, record_format.minima_at
     scale_bytes, minimum_bytes = record_format.scale_bytes // LANES, record_format.minimum_bytes // LANES
 
-    def repack(args: int, state: int, start: int, stop: int) -> None:
+    def repack(args: Address, state: Address, start: int, stop: int) -> None:
         rows, records = load_word(args + REPACK.rows), load_word(args + REPACK.columns) // weights
         codes = _codes_memory()
         for row_block in range(start, stop):

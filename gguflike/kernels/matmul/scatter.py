@@ -18,6 +18,7 @@ from gguflike.kernels.vector.emitter import I8, I16, Emitter
 from gguflike.kernels.vector.lanes import int64, operation, void
 from gguflike.kernels.vector.memory import load_u8, load_u16, load_u32
 from gguflike.kernels.vector.sizes import LANES
+from gguflike.kernels.vector.types import Address, Value
 
 
 class Lane(NamedTuple):
@@ -27,14 +28,14 @@ class Lane(NamedTuple):
     (records.py) does not have must not be written.
     """
 
-    super_scale: int  # float16
-    super_minimum: int  # float16
-    scales: int
-    minima: int
-    codes: int
+    super_scale: Address  # float16
+    super_minimum: Address  # float16
+    scales: Address
+    minima: Address
+    codes: Address
 
 
-Scatter = Callable[[int, Lane], None]
+Scatter = Callable[[Address, Lane], None]
 
 # Byte offsets of the fields of a block.
 Q4_1 = FORMATS["Q4_1"].offsets
@@ -61,31 +62,31 @@ IQ1_M = FORMATS["IQ1_M"].offsets
 
 
 @operation(void, int64, int64)
-def write_u8(e: Emitter, place: Any, value: Any) -> None:
+def write_u8(e: Emitter, place: Value, value: Value) -> None:
     """Stores the low 8 bits of an int64."""
     e.store(e.b.trunc(value, I8), place)
 
 
 @operation(void, int64, int64)
-def write_u16(e: Emitter, place: Any, value: Any) -> None:
+def write_u16(e: Emitter, place: Value, value: Value) -> None:
     """Stores the low 16 bits of an int64."""
     e.store(e.b.trunc(value, I16), place)
 
 
 @inner
-def read_u8(place: int) -> Any:
+def read_u8(place: Address) -> Any:
     """Loads a byte as int64."""
     return np.int64(load_u8(place))
 
 
 @inner
-def read_u16(place: int) -> Any:
+def read_u16(place: Address) -> Any:
     """Loads two bytes as int64."""
     return np.int64(load_u16(place))
 
 
 @inner
-def read_u32(place: int) -> Any:
+def read_u32(place: Address) -> Any:
     """Loads four bytes as int64."""
     return np.int64(load_u32(place))
 
@@ -93,7 +94,7 @@ def read_u32(place: int) -> Any:
 def _scale_at(at: int) -> Scatter:
     """Make a function that moves the float16 scale at byte ``at`` of the block."""
 
-    def scatter(block: int, to: Lane) -> None:
+    def scatter(block: Address, to: Lane) -> None:
         write_u16(to.scales, read_u16(block + at))
 
     return scatter
@@ -105,34 +106,34 @@ scatter_iq4_nl = _scale_at(FORMATS["IQ4_NL"].offsets.d)
 scatter_tq2_0 = _scale_at(FORMATS["TQ2_0"].offsets.d)
 
 
-def scatter_q4_1(block: int, to: Lane) -> None:
+def scatter_q4_1(block: Address, to: Lane) -> None:
     """Moves a float16 scale and a float16 minimum."""
     write_u16(to.scales, read_u16(block + Q4_1.d))
     write_u16(to.minima, read_u16(block + Q4_1.m))
 
 
 @inner
-def _fifth_bits(place: int, codes: int) -> None:
+def _fifth_bits(place: Address, codes: Address) -> None:
     """Sets bit 4 of 32 codes, bit j of the word at ``place`` that of code j."""
     bits = read_u32(place)
     for j in range(32):
         write_u8(codes + j, ((bits >> j) & 1) << 4)
 
 
-def scatter_q5_0(block: int, to: Lane) -> None:
+def scatter_q5_0(block: Address, to: Lane) -> None:
     """Moves a float16 scale and the fifth bits of the codes."""
     write_u16(to.scales, read_u16(block + Q5_0.d))
     _fifth_bits(block + Q5_0.qh, to.codes)
 
 
-def scatter_q5_1(block: int, to: Lane) -> None:
+def scatter_q5_1(block: Address, to: Lane) -> None:
     """Moves a float16 scale, a float16 minimum and the fifth bits of the codes."""
     write_u16(to.scales, read_u16(block + Q5_1.d))
     write_u16(to.minima, read_u16(block + Q5_1.m))
     _fifth_bits(block + Q5_1.qh, to.codes)
 
 
-def scatter_q2_k(block: int, to: Lane) -> None:
+def scatter_q2_k(block: Address, to: Lane) -> None:
     """Moves d, dmin and 16 bytes, each with a scale and a minimum of 4 bits, as they are."""
     write_u16(to.super_scale, read_u16(block + Q2_K.d))
     write_u16(to.super_minimum, read_u16(block + Q2_K.dmin))
@@ -140,7 +141,7 @@ def scatter_q2_k(block: int, to: Lane) -> None:
         write_u8(to.scales + LANES * i, read_u8(block + Q2_K.scales + i))
 
 
-def scatter_q3_k(block: int, to: Lane) -> None:
+def scatter_q3_k(block: Address, to: Lane) -> None:
     """Moves d and 16 scales of 6 bits: low nibbles in 8 bytes, the two high bits in 4."""
     write_u16(to.super_scale, read_u16(block + Q3_K.d))
     for i in range(16):
@@ -150,7 +151,7 @@ def scatter_q3_k(block: int, to: Lane) -> None:
 
 
 @inner
-def _six_bit_scales(packed: int, scales: int, minima: int) -> None:
+def _six_bit_scales(packed: Address, scales: Address, minima: Address) -> None:
     """Moves 8 scales and 8 minima of 6 bits from 12 bytes, the top bits of the last 4 in the first 4."""
     for i in range(4):
         d, m, both = read_u8(packed + i), read_u8(packed + 4 + i), read_u8(packed + 8 + i)
@@ -160,28 +161,28 @@ def _six_bit_scales(packed: int, scales: int, minima: int) -> None:
         write_u8(minima + LANES * (i + 4), (both >> 4) | ((m >> 2) & 48))
 
 
-def scatter_q4_k(block: int, to: Lane) -> None:
+def scatter_q4_k(block: Address, to: Lane) -> None:
     """Moves d, dmin, 8 scales and 8 minima."""
     write_u16(to.super_scale, read_u16(block + Q4_K.d))
     write_u16(to.super_minimum, read_u16(block + Q4_K.dmin))
     _six_bit_scales(block + Q4_K.scales, to.scales, to.minima)
 
 
-def scatter_q5_k(block: int, to: Lane) -> None:
+def scatter_q5_k(block: Address, to: Lane) -> None:
     """Moves d, dmin, 8 scales and 8 minima."""
     write_u16(to.super_scale, read_u16(block + Q5_K.d))
     write_u16(to.super_minimum, read_u16(block + Q5_K.dmin))
     _six_bit_scales(block + Q5_K.scales, to.scales, to.minima)
 
 
-def scatter_q6_k(block: int, to: Lane) -> None:
+def scatter_q6_k(block: Address, to: Lane) -> None:
     """Moves d and 16 scales of 8 bits."""
     write_u16(to.super_scale, read_u16(block + Q6_K.d))
     for i in range(16):
         write_u8(to.scales + LANES * i, read_u8(block + Q6_K.scales + i))
 
 
-def scatter_iq4_xs(block: int, to: Lane) -> None:
+def scatter_iq4_xs(block: Address, to: Lane) -> None:
     """Moves d and 8 scales of 6 bits: low nibbles in 4 bytes, the two high bits in 16 bits."""
     write_u16(to.super_scale, read_u16(block + IQ4_XS.d))
     for i in range(8):
@@ -190,12 +191,12 @@ def scatter_iq4_xs(block: int, to: Lane) -> None:
         write_u8(to.scales + LANES * i, (low | (high << 4)) - 32)
 
 
-def scatter_mxfp4(block: int, to: Lane) -> None:
+def scatter_mxfp4(block: Address, to: Lane) -> None:
     """Moves an E8M0 scale."""
     write_u8(to.scales, read_u8(block + MXFP4.e))
 
 
-def scatter_nvfp4(block: int, to: Lane) -> None:
+def scatter_nvfp4(block: Address, to: Lane) -> None:
     """Moves 4 UE4M3 scales."""
     for i in range(4):
         scale = read_u8(block + NVFP4.d + i)
@@ -203,21 +204,21 @@ def scatter_nvfp4(block: int, to: Lane) -> None:
         write_u8(to.scales + LANES * i, 0 if scale == 127 else scale & 127)
 
 
-def scatter_q1_0(block: int, to: Lane) -> None:
+def scatter_q1_0(block: Address, to: Lane) -> None:
     """Moves a float16 scale and 128 codes of 1 bit, in the order of the weights, lowest bits first."""
     write_u16(to.scales, read_u16(block + Q1_0.d))
     for i in range(128):
         write_u8(to.codes + i, (read_u8(block + Q1_0.qs + i // 8) >> (i % 8)) & 1)
 
 
-def scatter_q2_0(block: int, to: Lane) -> None:
+def scatter_q2_0(block: Address, to: Lane) -> None:
     """Moves a float16 scale and 64 codes of 2 bits, in the order of the weights, lowest bits first."""
     write_u16(to.scales, read_u16(block + Q2_0.d))
     for i in range(64):
         write_u8(to.codes + i, (read_u8(block + Q2_0.qs + i // 4) >> (2 * (i % 4))) & 3)
 
 
-def scatter_tq1_0(block: int, to: Lane) -> None:
+def scatter_tq1_0(block: Address, to: Lane) -> None:
     """Moves a float16 scale and 256 codes: base-3 digits, 5 in each of 32 bytes, 5 in 16, 4 in 4.
 
     First come the first digits of all bytes of a part.
@@ -248,13 +249,13 @@ _SIGNS = codebooks.SIGN_PATTERNS.astype(np.int64)
 
 
 @inner
-def _put_point(codes: int, point: int, signs: int, sign_bit: int, count: int) -> None:
+def _put_point(codes: Address, point: int, signs: int, sign_bit: int, count: int) -> None:
     """Writes ``count`` codes: a point's coordinates, with ``sign_bit`` where the bit in ``signs`` is set."""
     for i in range(count):
         write_u8(codes + i, ((point >> (8 * i)) & 255) | (((signs >> i) & 1) * sign_bit))
 
 
-def scatter_iq2_xxs(block: int, to: Lane) -> None:
+def scatter_iq2_xxs(block: Address, to: Lane) -> None:
     """Moves d, 8 scales and 32 points: per 32 weights four 8-bit codes, then 7 bits of signs four times and a scale."""
     write_u16(to.super_scale, read_u16(block + IQ2_XXS.d))
     for i in range(8):
@@ -267,13 +268,13 @@ def scatter_iq2_xxs(block: int, to: Lane) -> None:
 
 
 @inner
-def _nibble_scales(source: int, target: int, count: int) -> None:
+def _nibble_scales(source: Address, target: Address, count: int) -> None:
     """Writes 2 s + 1 of ``count`` 4-bit scales s, low half first."""
     for i in range(count):
         write_u8(target + LANES * i, 2 * ((read_u8(source + i // 2) >> (4 * (i % 2))) & 15) + 1)
 
 
-def scatter_iq2_xs(block: int, to: Lane) -> None:
+def scatter_iq2_xs(block: Address, to: Lane) -> None:
     """Moves d, 16 scales and 32 points: 9 bits of code and 7 of signs each."""
     write_u16(to.super_scale, read_u16(block + IQ2_XS.d))
     _nibble_scales(block + IQ2_XS.scales, to.scales, 16)
@@ -282,7 +283,7 @@ def scatter_iq2_xs(block: int, to: Lane) -> None:
         _put_point(to.codes + 8 * i, _IQ2_XS[code & 511], _SIGNS[code >> 9], 4, 8)
 
 
-def scatter_iq2_s(block: int, to: Lane) -> None:
+def scatter_iq2_s(block: Address, to: Lane) -> None:
     """Moves d, 16 scales and 32 points: 32 bytes of codes' low bits, 32 of signs; two high bits of each code in qh."""
     write_u16(to.super_scale, read_u16(block + IQ2_S.d))
     _nibble_scales(block + IQ2_S.scales, to.scales, 16)
@@ -292,7 +293,7 @@ def scatter_iq2_s(block: int, to: Lane) -> None:
         _put_point(to.codes + 8 * i, _IQ2_S[low | (high << 8)], signs, 4, 8)
 
 
-def scatter_iq3_xxs(block: int, to: Lane) -> None:
+def scatter_iq3_xxs(block: Address, to: Lane) -> None:
     """Moves d, 8 scales and 64 points: 64 bytes of codes, then per 32 weights four times 7 signs and a scale."""
     write_u16(to.super_scale, read_u16(block + IQ3_XXS.d))
     for i in range(8):
@@ -303,7 +304,7 @@ def scatter_iq3_xxs(block: int, to: Lane) -> None:
             _put_point(to.codes + 32 * i + 4 * j, _IQ3_XXS[read_u8(block + IQ3_XXS.qs + 8 * i + j)], signs, 8, 4)
 
 
-def scatter_iq3_s(block: int, to: Lane) -> None:
+def scatter_iq3_s(block: Address, to: Lane) -> None:
     """Moves d, 8 scales and 64 points, the ninth bit of each code in qh."""
     write_u16(to.super_scale, read_u16(block + IQ3_S.d))
     _nibble_scales(block + IQ3_S.scales, to.scales, 8)
@@ -313,7 +314,7 @@ def scatter_iq3_s(block: int, to: Lane) -> None:
         _put_point(to.codes + 4 * i, _IQ3_S[read_u8(block + IQ3_S.qs + i) | (high << 8)], signs, 8, 4)
 
 
-def scatter_iq1_s(block: int, to: Lane) -> None:
+def scatter_iq1_s(block: Address, to: Lane) -> None:
     """Moves d, 8 scales and 32 points; qh holds per 32 weights four 3-bit tops of codes, a scale, the delta's sign."""
     write_u16(to.super_scale, read_u16(block + IQ1_S.d))
     for i in range(8):
@@ -325,7 +326,7 @@ def scatter_iq1_s(block: int, to: Lane) -> None:
             _put_point(to.codes + 32 * i + 8 * j, _IQ1[code], signs, 4, 8)
 
 
-def scatter_iq1_m(block: int, to: Lane) -> None:
+def scatter_iq1_m(block: Address, to: Lane) -> None:
     """Moves d, 16 scales and 32 points; qh holds per point a nibble, 3 top bits of its code and the delta's sign.
 
     d is in the top bits of the four words of scales.
