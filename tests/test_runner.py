@@ -272,7 +272,7 @@ def test_the_cache_says_what_it_takes() -> None:
         assert bytes_per_position(3, 2, 64, kind) * 64 == size
     with pytest.raises(UnsupportedError, match="head_dim a multiple of 32; got 48"):
         KVCache(1, 1, 48, 32, "q8_0")
-    with pytest.raises(UnsupportedError, match="cache type; expected one of f16, q8_0; got 'q4_0'"):
+    with pytest.raises(UnsupportedError, match="expected f16, q8_0; got 'q4_0'"):
         KVCache(1, 1, 64, 32, "q4_0")
 
 
