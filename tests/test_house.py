@@ -226,3 +226,12 @@ def test_a_branch_on_a_block_type_is_seen(source: str) -> None:
 @pytest.mark.parametrize("source", ["x = 'Q4_K'", "x.startswith('blk.')", "f('Q4_K')", "x == 'q4'", "x = {'Q8_0': 1}"])
 def test_naming_a_block_type_is_no_branch(source: str) -> None:
     assert block_type_branches(source) == []
+
+
+@pytest.mark.parametrize("room", ["engine", "vector", "matmul", "attention"])
+def test_maps_of_rooms_name_every_file(room: str) -> None:
+    """The page at the top of a room says what each of its files is for."""
+    folder = PACKAGE / "kernels" / room
+    page = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()), clean=False) or ""
+    named = [line.split()[0] for line in page.splitlines() if line.startswith("    ")]
+    assert sorted(named) == sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")

@@ -64,7 +64,7 @@ def generators(change: tuple[str, str]) -> dict[str, Any]:
     code = compile(ast.fix_missing_locations(Generators(tree).visit(tree)), "interpreter", "exec")
     scope: dict[str, Any] = {"NamedTuple": __import__("typing").NamedTuple, "call_op": call_op}
     exec(code, scope)
-    scope["SPINS"] = 1
+    scope["SPINS"] = scope["PYTHON_SPINS"] = 1
     return scope
 
 

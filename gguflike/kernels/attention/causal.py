@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -165,10 +165,11 @@ def _start(args: Address, item: Item, tiles: int, scratch: Scratch) -> None:
 
 
 @inner
-def _seen(item: Item, heads: int, tile: int, first: int) -> Any:
+def _seen(item: Item, heads: int, tile: int, first: int) -> int:
     """Return how many keys of the block from ``first`` on the last row of a tile sees."""
     last = _least((tile + 1) * HEIGHT, item.tokens * heads) - 1
-    return _least(KEYS, item.position + last // heads + 1 - first)
+    seen: int = _least(KEYS, item.position + last // heads + 1 - first)
+    return seen
 
 
 @inner

@@ -19,4 +19,4 @@ def attention_rows(head_dim: int) -> int:
 
 def part_bytes(heads: int, head_dim: int) -> int:
     """Return the bytes that an item of attention for one token leaves: a softmax state, and float32 (heads, dim)."""
-    return 128 + 4 * heads * head_dim
+    return 2 * 64 + 4 * heads * head_dim

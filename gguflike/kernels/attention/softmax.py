@@ -5,8 +5,7 @@ and Gimelshein, "Online normalizer calculation for softmax" (2018): each block i
 merged into what came before by two factors per row. Blocks begin at the same keys however a pass is cut among threads
 and batches, and are merged in order, so that results are the same for every cut.
 
-The state of a tile is six vectors in memory, a row per lane: the maximum and the sum of the latest block, those of all
-blocks, and the factors of the latest merge: for what came before, and for the latest block.
+The state of a tile is six vectors in memory, a row per lane.
 """
 
 from __future__ import annotations
@@ -20,9 +19,13 @@ from gguflike.kernels.vector.types import Value
 LOG2_E = 1.4426950408889634
 MASKED = -1e30
 ROW = 4 * ATTENTION_KEYS  # bytes of a row of scores
-TOP, TOTAL, ALL_TOP, ALL_TOTAL, SHRINK, GROW = range(0, 6 * 64, 64)
-STATE_BYTES = 6 * 64
-PART_BYTES = 2 * 64  # of a state that only describes one block
+VECTOR_BYTES = 4 * LANES
+# Byte offsets of the vectors of a state.
+TOP, TOTAL = 0, VECTOR_BYTES  # the latest block: maximum and sum of its scores
+ALL_TOP, ALL_TOTAL = 2 * VECTOR_BYTES, 3 * VECTOR_BYTES  # all blocks
+SHRINK, GROW = 4 * VECTOR_BYTES, 5 * VECTOR_BYTES  # the latest merge: factors of what came before, and of the block
+STATE_BYTES = 6 * VECTOR_BYTES
+PART_BYTES = 2 * VECTOR_BYTES  # of a state that only describes one block
 
 # Fit of (2**r - 1) / r on [-0.5, 0.5], lowest power first: 2**0 is exactly 1, and the relative error at most 1e-7.
 _POWERS = (0.693147004, 0.240222424, 0.0555073358, 0.00967151299, 0.00132647296)

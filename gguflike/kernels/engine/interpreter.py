@@ -33,6 +33,7 @@ EPOCH_SHIFT, FRONT_SHIFT = 40, 20
 EPOCH_MASK, PIECE_MASK = (1 << 23) - 1, (1 << 20) - 1
 FEW = 4  # pieces that a thread takes of its own share without leaving any
 SPINS = 4000  # about 100 us of pauses before the core is offered to others
+PYTHON_SPINS = 5 * SPINS  # of a worker that then waits in Python, where it takes that much longer to wake
 
 
 class Claim(NamedTuple):
@@ -245,6 +246,8 @@ def work(team: int, thread: int, unused: int, also_unused: int) -> None:
     Where the team has no semaphores, returns when it should sleep until a post, and is to be called again after it.
     """
     block = team + TEAM.blocks + thread * BLOCK_BYTES
+    sem_wait = load_word(team + TEAM.sem_wait)
+    patience = SPINS if sem_wait else PYTHON_SPINS
     seen = spins = 0
     while not load_acquire(team + TEAM.quit):
         epoch = load_acquire(team + TEAM.epoch)
@@ -254,7 +257,7 @@ def work(team: int, thread: int, unused: int, also_unused: int) -> None:
             seen, spins = load_acquire(team + TEAM.epoch), 0
             _execute(team, load_acquire(team + TEAM.program), seen, block + BLOCK.state)
             fetch_add(team + TEAM.busy, -1)
-        elif spins < SPINS:
+        elif spins < patience:
             pause()
             spins += 1
         else:
@@ -262,7 +265,6 @@ def work(team: int, thread: int, unused: int, also_unused: int) -> None:
             exchange(block + BLOCK.asleep, 1)
             woken = load_acquire(team + TEAM.epoch) != seen or load_acquire(team + TEAM.quit) != 0
             if not woken or not exchange(block + BLOCK.asleep, 0):
-                sem_wait = load_word(team + TEAM.sem_wait)
                 if not sem_wait:
                     return
                 call_c(sem_wait, block + BLOCK.semaphore)

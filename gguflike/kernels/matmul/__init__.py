@@ -1,1 +1,16 @@
-"""Matrix products on quantized blocks and on floats: repacked weights, activations in int8 or float32."""
+"""Matrix products on quantized blocks and on floats: repacked weights, activations in int8 or float32.
+
+    records   how weights lie in memory for the products, a format for each block type; ``LinearPlan``
+    repack    blocks of a file to records
+    scatter   what repacking does with the fields of each block type
+    reader    records as vectors
+    integer   matvec and matmul on records, by int8 activations
+    tile      the inner kernel of matmul on records
+    floating  matvec and matmul on F32, F16 and BF16
+    output    bias, residual, and rows of results
+    linear    ``tensor.linear(x)``
+    limits    ops that only read, or only multiply
+    args      the argument words of this folder's ops
+
+*matvec* computes one token, a row block (16 rows) at a time; *matmul* any number, a *unit* (two row blocks) at a time.
+"""
