@@ -101,10 +101,10 @@ _CPU_FACTS = {
 
 
 @lru_cache(maxsize=1)
-def cpu() -> str:
+def cpu(path: str = "/proc/cpuinfo") -> str:
     """The first CPU's model and features as the kernel reports them; "" where it does not."""
     try:
-        with open("/proc/cpuinfo", "rb", buffering=0) as file:  # one page is enough, and all CPUs may take long
+        with open(path, "rb", buffering=0) as file:  # one page is enough, and all CPUs may take long
             first = file.read(1 << 12).decode("utf-8", "replace").strip().partition("\n\n")[0]
     except OSError:
         return ""

@@ -18,6 +18,7 @@ _MAGIC = b"gguflike kernel 1\n"
 _CHECKSUM_BYTES = 8
 _PART = ".tmp"  # how the name of a file ends while it is written
 _HOUR = 3600.0
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows would write two bytes for a line's end
 
 
 def digest(data: bytes) -> str:
@@ -47,7 +48,7 @@ def write(path: str | None, data: bytes, version: str = "") -> bool:
     try:
         _sweep(os.path.dirname(path))
         try:
-            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o600), "wb") as file:
                 file.write(_header(path, version, data) + data)
             os.replace(part, path)
         except BaseException:
