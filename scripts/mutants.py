@@ -6,10 +6,10 @@
 
 A *mutant* is the package with one comparison, operator, number, condition, call, ``raise`` or ``return`` changed. The
 tests run once under a tracer first, which tells what lines each test runs (also in processes that it starts); the
-result is kept until the package or the tests change. A mutant then runs the tests that pass through its line, the
-fastest file first and no more than --budget allows, until one fails: it is *killed*. One that fails none *survives*: a
-test is missing, or the change makes no difference, in which case mutants_explained.json says why. Kernels are left
-alone: compiling them takes minutes.
+result is kept until the package or the tests change. A mutant then runs the tests that pass through its line, as many
+as --budget allows, until one fails: it is *killed*. One that fails none *survives*: a test is missing, or the change
+makes no difference, in which case mutants_explained.json says why. Kernels are left alone: compiling them takes
+minutes.
 
 Mutants of functions are tried in forks of a process that has collected the tests, where their code takes the place of
 the functions'. The others, and those that only a process started by a test would show, are tried in temporary copies.
@@ -86,7 +86,7 @@ class Coverage:
         return found
 
     def of(self, mutant: Mutant) -> list[str]:
-        """The tests to run, all of one file together, the fastest file first."""
+        """The tests to run, all of one file together: the file named after the module, then the fastest ones."""
         found: set[str] = set()
         if mutant.function:
             for line in range(mutant.line, mutant.end_line + 1):
@@ -94,12 +94,17 @@ class Coverage:
         if not found and (not mutant.function or not self._users({mutant.path})):
             # What runs at import belongs to all that use the module; a script that is only run by path, to its caller.
             found = self._users({mutant.path}) or self._users(_mentioning(Path(mutant.path).name))
+        return self._in_order(found, Path(mutant.path).stem)
+
+    def _in_order(self, tests: set[str], module: str) -> list[str]:
+        """As many as the budget allows, the fastest, all of one file together; tests of recipe.py in test_recipe.py."""
+        fastest = sorted(tests, key=lambda test: (self.tests[test][0], test))
+        spent = list(accumulate(self.tests[test][0] for test in fastest))
+        chosen = [test for test, seconds in zip(fastest, spent, strict=True) if seconds <= self.budget] or fastest[:1]
         cost: dict[str, float] = defaultdict(float)
-        for test in found:
+        for test in chosen:
             cost[_file(test)] += self.tests[test][0]
-        ordered = sorted(found, key=lambda test: (cost[_file(test)], _file(test), self.tests[test][0], test))
-        spent = accumulate(self.tests[test][0] for test in ordered)
-        return [test for test, seconds in zip(ordered, spent, strict=True) if seconds <= self.budget] or ordered[:1]
+        return sorted(chosen, key=lambda test: (module not in _file(test), cost[_file(test)], _file(test)))
 
     def in_children(self, mutant: Mutant, tests: Sequence[str]) -> list[str]:
         """Those of the tests that run the module in a process of their own, which a fork of this one cannot change."""
@@ -338,7 +343,7 @@ def main() -> int:
     parser.add_argument("--only", action="append", help="run the mutant with this name (repeat)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time (default: CPUs)")
     parser.add_argument(
-        "--budget", type=float, default=60.0, metavar="SECONDS", help="of tests for one mutant, the fastest files first"
+        "--budget", type=float, default=60.0, metavar="SECONDS", help="of tests for one mutant: the fastest"
     )
     parser.add_argument("--list", action="store_true", help="show the mutants and run none")
     parser.add_argument("--json", type=Path, help="write every outcome to this file")

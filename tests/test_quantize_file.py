@@ -14,6 +14,7 @@ import gguflike
 from gguflike.container import Typed, ValueType
 from gguflike.convert import convert, quantize_file
 from gguflike.convert import imatrix as imatrices
+from gguflike.convert.encode import Job
 from gguflike.errors import CheckpointError, GGUFError, OutputError, QuantizationError
 from tests import tiny
 from tests.imatrix_files import imatrix_dat, imatrix_gguf
@@ -215,3 +216,39 @@ def test_bad_importance_gguf(tmp_path: Path) -> None:
         imatrices.read(imatrix_gguf(tmp_path / "j.gguf", {"a": np.ones((3, 4))}, {"a": np.ones((2, 1))}))
     with pytest.raises(CheckpointError, match="importance matrix is empty"):
         imatrices.read(imatrix_gguf(tmp_path / "k.gguf", {}, {}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"num_key_value_heads": 1}, {"num_key_value_heads": 4}, {"tie_word_embeddings": True, "num_key_value_heads": 2}],
+    ids=["grouped", "not grouped", "tied"],
+)
+def test_types_are_those_that_converting_chooses(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """What the recipes ask of a model is the same whether it comes from its configuration or from a GGUF file."""
+    sizes = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 4, "head_dim": 64}
+    folder = tiny.checkpoint(tmp_path / "hf", num_hidden_layers=7, **sizes, **changes)
+    convert(folder, tmp_path / "f32.gguf", "F32")
+    for name in ("Q4_K_M", "Q2_K", "Q3_K_M", "IQ2_M", "IQ3_XXS"):
+        ours = quantize_file(tmp_path / "f32.gguf", None, name, dry_run=True)
+        wanted = convert(folder, None, name, dry_run=True)
+        assert {t.name: t.format.name for t in ours.tensors} == {t.name: t.format.name for t in wanted.tensors}, name
+
+
+def test_slabs_scalars_and_empty_tensors_are_copied_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(3)
+    tensors = [
+        gguflike.quantize(rng.standard_normal((50, 2, 64)), "Q8_0", name="blk.0.x"),
+        gguflike.quantize(rng.standard_normal((50, 64)), "F16", name="blk.0.y.weight"),
+        gguflike.quantize(np.float32(2.5), "F32", name="scalar"),
+        gguflike.quantize(np.zeros((0, 32)), "F32", name="empty"),
+    ]
+    gguflike.write(tmp_path / "a.gguf", {"general.architecture": "llama"}, tensors)
+    monkeypatch.setattr(Job.parts, "__defaults__", (4096,))  # bytes of float32: 8 rows of x, 16 of y
+    quantize_file(tmp_path / "a.gguf", tmp_path / "b.gguf", "F16")
+    with gguflike.open(tmp_path / "b.gguf") as file:
+        for tensor in tensors:
+            copy = file.tensors[tensor.name]
+            assert (copy.format, copy.shape) == (tensor.format, tensor.shape)
+            np.testing.assert_array_equal(copy.data, tensor.data)

@@ -133,8 +133,10 @@ def test_substitutions_where_the_block_does_not_divide_the_row() -> None:
     for columns in (48, 31):
         assert choose(by_name("Q4_K"), "blk.0.ffn_up.weight", (8, columns), facts).format.name == "F16"
         assert choose(by_name("Q8_0"), "blk.0.ffn_up.weight", (8, columns), facts).format.name == "F16"
-    output = choose(by_name("IQ2_XS"), "output.weight", (8, 288), facts)
-    assert (output.format.name, output.wanted.name) == ("Q8_0", "Q5_K")
+    for rows in (8, 256):
+        output = choose(by_name("IQ2_XS"), "output.weight", (rows, 288), facts)
+        assert (output.format.name, output.wanted.name) == ("Q8_0", "Q5_K")
+        assert choose(by_name("IQ2_XS"), "output.weight", (rows, 512), facts).format.name == "Q5_K"
     fitting = choose(by_name("Q4_K"), "blk.0.ffn_up.weight", (8, 512), facts)
     assert fitting.format is fitting.wanted
 
