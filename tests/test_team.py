@@ -248,11 +248,13 @@ def test_an_interrupted_pass_is_finished_before_the_next(monkeypatch: pytest.Mon
         team.run(program, 8)
     team._waiting = real
     assert team._team["finished"][0] == team._team["epoch"][0] - 1
+    assert list(np.flatnonzero(team._posts_due)) == [1]  # the worker that still has to be woken
     other, b, _, _ = chain(4, 8)
     b[:] = x
     team.run(other.link(), 8)
     assert np.array_equal(b, want)
     assert team._team["finished"][0] == team._team["epoch"][0] == 3
+    assert not team._posts_due.any()
     team.close()
 
 

@@ -139,9 +139,9 @@ def _item(args: Address, state: Address, index: int) -> Item:
     a = load_args(ATTENTION, args)
     tokens = load_word(state + STATE.tokens)
     spans = (tokens + a.span - 1) // a.span
-    head, turn = index // spans * a.heads, index % spans
-    # The last tokens see the most keys: by turns with the first, so that all threads have as many.
-    token = (turn // 2 if turn % 2 else spans - 1 - turn // 2) * a.span
+    head, order = index // spans * a.heads, index % spans
+    # The last tokens see the most keys: they alternate with the first, so that all threads have as many.
+    token = (order // 2 if order % 2 else spans - 1 - order // 2) * a.span
     cached = head * a.n_head_kv // a.n_head * a.context * a.head_dim
     return Item(head, token, _least(a.span, tokens - token), load_word(state + STATE.position) + token, cached)
 

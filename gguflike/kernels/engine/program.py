@@ -200,9 +200,10 @@ class Team:
             team = int(self._team.ctypes.data)
             self._run(team, program.address(self.threads), tokens, position)
             if self._waiting.in_python and self._posts_due.any():
+                # Were this interrupted, a worker might be woken twice, but none is forgotten.
                 for thread in np.flatnonzero(self._posts_due):
-                    self._posts_due[thread] = 0
                     self._waiting.post(int(thread))
+                    self._posts_due[thread] = 0
                 self._run(team, 0, 0, 0)
 
     def close(self) -> None:
