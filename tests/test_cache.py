@@ -134,6 +134,14 @@ def test_a_full_disk_keeps_nothing_and_leaves_nothing(cache: tuple[Path, str], t
     assert kept(tmp_path) == {}
 
 
+def test_room_is_found_by_trying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert store.has_room(str(tmp_path))
+    assert not store.has_room(str(tmp_path / "nowhere"))
+    monkeypatch.setattr(store.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    assert not store.has_room(str(tmp_path))
+    assert names(tmp_path) == []
+
+
 @pytest.mark.parametrize("call", ["open", "replace"])
 def test_a_failure_to_write_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     def fail(*args: object) -> None:

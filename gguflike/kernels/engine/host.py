@@ -10,7 +10,7 @@ import os
 from functools import lru_cache
 
 from gguflike.errors import ArgumentError
-from gguflike.kernels.engine.store import digest
+from gguflike.kernels.engine.store import digest, has_room
 
 
 def _sources(folder: str) -> list[str]:
@@ -87,9 +87,9 @@ def cache_path(file: str) -> str | None:
 
 
 def keeps_kernels() -> bool:
-    """Whether what is compiled now is there the next time, as far as the folder tells."""
+    """Whether what is compiled now is there the next time: there is a folder for it, which is not full."""
     folder = cache_dir()
-    return folder is not None and os.access(folder, os.W_OK)
+    return folder is not None and has_room(folder)
 
 
 #: What /proc/cpuinfo tells of a CPU that decides which machine code it runs best, on x86, Arm and RISC-V.

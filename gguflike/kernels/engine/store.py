@@ -19,6 +19,7 @@ _CHECKSUM_BYTES = 8
 _PART = ".tmp"  # how the name of a file ends while it is written
 _HOUR = 3600.0
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows would write two bytes for a line's end
+_LARGE = 1 << 18  # bytes of a kernel
 
 
 def digest(data: bytes) -> str:
@@ -58,6 +59,15 @@ def write(path: str | None, data: bytes, version: str = "") -> bool:
     except OSError:
         return False
     return True
+
+
+def has_room(folder: str) -> bool:
+    """Whether a folder takes another kernel, tried with a file of the size of a large one."""
+    path = os.path.join(folder, f"room-{os.getpid()}")
+    taken = write(path, bytes(_LARGE))
+    with suppress(OSError):
+        os.unlink(path)
+    return taken
 
 
 def _header(path: str, version: str, data: bytes) -> bytes:
