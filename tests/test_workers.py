@@ -97,6 +97,17 @@ def test_one_process_where_others_do_not_help(
     assert watched.told == [(done, 3, COMPILING) for done in range(4)]
 
 
+def test_helpers_import_nothing_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("json", "types", "re", "numpy", "subprocess", "gguflike"):
+        (tmp_path / f"{name}.py").write_text("import os; os._exit(1)")
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(Path(each).absolute()) for each in sys.path if each])
+    watched = Watched(tmp_path / "out", *NAMES)
+    watched.run()
+    assert len(watched.processes()) == 2
+
+
 @pytest.mark.parametrize("how", ["dies", "raises"])
 def test_what_a_helper_fails_at_is_done_here(tmp_path: Path, how: str) -> None:
     watched = Watched(tmp_path, *NAMES, how=how)

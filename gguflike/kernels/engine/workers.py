@@ -24,9 +24,10 @@ from gguflike.progress import COMPILING, Progress
 
 MOST_PROCESSES = 4  # each takes 200 MB, and starts in a second: for twenty kernels, more gain little
 POLL_SECONDS = 0.05
+# Nothing is imported before the path is this process's: a new one looks in the current folder first.
 _PROGRAM = """
-import json, sys
-sys.path[:] = json.loads(sys.argv[1])
+import sys
+sys.path[:] = sys.argv[1:]
 from gguflike.kernels.engine.workers import serve
 serve()
 """
@@ -126,7 +127,7 @@ class _Helper(threading.Thread):
         super().__init__(name="gguflike-compile", daemon=True)
         self._waiting = waiting
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, json.dumps(sys.path)],
+            [sys.executable, "-c", _PROGRAM, *sys.path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
