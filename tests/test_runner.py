@@ -14,9 +14,8 @@ import pytest
 from gguflike import runner
 from gguflike.arch.rope import llama3_factors
 from gguflike.errors import GGUFError, UnsupportedError
-from gguflike.kernels.attention.sizes import ATTENTION_KEYS, part_bytes
 from gguflike.runner.cache import KVCache, bytes_per_position, default_context
-from gguflike.runner.graph import Buffers
+from gguflike.runner.graph import ATTENTION_KEYS, Buffers, part_bytes
 from gguflike.runner.model import Model
 from gguflike.runner.rope import from_hparams
 from gguflike.runner.weights import _ranges
