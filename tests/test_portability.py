@@ -33,6 +33,26 @@ class Mapping(mmap.mmap):
         return super().__new__(cls, fileno, length, access=access, offset=offset)
     madvise = property()
 
+class Kernel32:  # the numbers stand at their places in Windows' structures
+    def __init__(self, name):
+        assert name == "kernel32"
+    def GlobalMemoryStatusEx(self, status):
+        assert status._obj[0] == 64 == ctypes.sizeof(status._obj)
+        status._obj[1] = 16 << 30
+        return 1
+    def K32GetProcessMemoryInfo(self, handle, counters, size):
+        assert counters._obj[0] == size == ctypes.sizeof(counters._obj)
+        counters._obj[7] = 50 << 20
+        return 1
+
+def library(name, *args, real=ctypes.CDLL, **kwargs):
+    if sys._getframe(1).f_globals["__name__"].startswith("gguflike"):
+        if name is None:
+            raise TypeError("LoadLibrary() argument 1 must be str, not None")
+        name = None if name == "ucrtbase" else name
+    return real(name, *args, **kwargs)
+ctypes.CDLL, ctypes.WinDLL, subprocess.Popen._handle = library, Kernel32, 0
+
 free = shutil.disk_usage("/")
 shutil.disk_usage = lambda path: free
 mmap.mmap = Mapping
