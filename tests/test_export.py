@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -270,3 +271,15 @@ def test_vectors_that_the_dtype_does_not_hold_stay_float32(tmp_path: Path) -> No
         assert plan.dtype == dtype
         assert kinds["model.norm.weight"] == "F32"
         assert kinds["lm_head.weight"] == dtype
+
+
+@pytest.mark.parametrize(("missing", "fits"), [(0, True), (1, False)])
+def test_space_is_checked_for_tensors_and_headers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: int, fits: bool
+) -> None:
+    convert(tiny.checkpoint(tmp_path / "hf"), tmp_path / "x.gguf", "F32")
+    needed = export(tmp_path / "x.gguf", tmp_path / "out", dry_run=True).tensor_bytes + (1 << 20)
+    free = os.statvfs_result((4096, 1, needed, 0, needed - missing, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _: free)
+    with nullcontext() if fits else pytest.raises(OutputError, match="free space"):
+        export(tmp_path / "x.gguf", tmp_path / "out")
