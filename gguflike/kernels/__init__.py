@@ -1,1 +1,46 @@
-"""Kernels on quantized blocks. Other packages come in through ``dispatch`` and ``native``, which load on first use."""
+"""Kernels on quantized blocks. Other packages come in through ``dispatch`` and ``engine``, which load on first use.
+
+**Map.** A room imports only rooms on lines above its own (`tests/test_house.py`), and each has a page of its own in its
+``__init__.py``:
+
+    engine/      how code is compiled, kept, scheduled and waited for
+    vector/      sixteen lanes: one library of vectors for all that follow
+    decode/      blocks to float32
+    encode/      float32 to blocks; encode/lattice/ for the types with a codebook
+    matmul/      products of matrices in blocks with activations
+    attention/   attention over a cache of keys and values, rotary positions
+    ops  embed   what stands between the matrix products: normalization, activation, rows of the embedding
+    table        one row per block type: which kernels serve it, how its weights lie in memory
+    by_type/     the ops that exist once per block type, made from the table's rows
+    dispatch     the way in: decoder, encoder and products of a block type
+    prepare      which kernels a job needs, so that they can be compiled together before it starts
+
+**Two kinds of kernels.** Those that decode and encode are functions of numpy arrays, compiled by numba on first use.
+*Ops* are what a running model calls: functions of addresses, kept as object files and called without numba (engine/).
+
+**Words of the matrix products.** A vector gives every lane a row of the weight matrix, so no sum ever crosses lanes.
+
+    row block   16 rows of a weight matrix, one per lane
+    record      a row block by as many columns as a block of the file has (32 to 256), in one piece
+    sub-block   16 or 32 columns with a scale (and a minimum) of their own; several share a float16 super-scale
+    step        four consecutive columns: what one dot product instruction takes, 16 lanes by 4 bytes
+    code        the integer stored for a weight; its *level* is what it stands for before the scale
+    plane       p bits of every code, low bits first; 8 / p steps share a vector of 64 bytes at different bit positions
+    lane        one row's share of a record
+
+    a matrix (rows by columns)        one record of Q4_K: 16 rows by 256 columns, 2,368 bytes
+
+              record 0  record 1      +-----------------------------------------------------+
+             +---------+---------+--  | super-scales   16 lanes, float16                    |
+    16 rows  |     row block 0   |    | super-minima   16 lanes, float16                    |
+             +---------+---------+--  | scales         8 sub-blocks by 16 lanes, uint8      |
+    16 rows  |     row block 1   |    | minima         8 sub-blocks by 16 lanes, uint8      |
+             +---------+---------+--  | one plane of 4 bits: 32 vectors of 64 bytes         |
+              256 columns each        |   vector 0:   lane 0       lane 1     ...  lane 15  |
+                                      |             b0 b1 b2 b3  b0 b1 b2 b3                |
+                                      |   byte b_i of a lane holds column i of step 0 in    |
+                                      |   bits 0 to 3, and column i of step 8 in bits 4-7   |
+                                      +-----------------------------------------------------+
+
+The words of the encoders are in encode/__init__.py, those of attention in attention/__init__.py.
+"""
