@@ -144,16 +144,16 @@ def _place(image: bytes, symbol: str, resolve: Callable[[str], int], machine: in
     for number, offset in layout.entries.items():
         memory[offset : offset + ENTRY_BYTES] = ENTRY_CODE + address(number).to_bytes(8, "little")
     for patch in patches:
-        at, size = layout.sections[patch.section] + patch.offset, patch.relocation.size
-        if not _needs_entry(patch, symbols):
-            target = address(patch.symbol) + patch.addend
-        elif patch.addend:
+        section, offset, (size, changed, entry), symbol_number, addend = patch
+        at = layout.sections[section] + offset
+        if not (entry and _needs_entry(patch, symbols)):
+            target = address(symbol_number) + addend
+        elif addend:
             raise Unsupported("a table entry with an addend")
         else:
-            target = base + layout.entries[patch.symbol]
-            target += len(ENTRY_CODE) if patch.relocation.entry == "address" else 0
+            target = base + layout.entries[symbol_number] + (len(ENTRY_CODE) if entry == "address" else 0)
         old = int.from_bytes(memory[at : at + size], "little")
-        memory[at : at + size] = patch.relocation.patch(old, target, base + at).to_bytes(size, "little")
+        memory[at : at + size] = changed(old, target, base + at).to_bytes(size, "little")
     found = next((n for n, s in enumerate(symbols) if s.name == symbol and s.section != UNDEFINED), None)
     if found is None:
         raise Unsupported(f"{symbol} is not in the file")
