@@ -43,6 +43,7 @@ from queue import Queue
 from typing import Any
 
 from mutants_changes import Mutant, mutants_of
+from mutants_plugin import AT_IMPORT
 
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("gguflike", "tests", "spec", "scripts", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "pyproject.toml")
@@ -88,16 +89,25 @@ class Coverage:
                     found[path.removeprefix("child:"), line].add(test)
         return found
 
+    def at_import(self, mutant: Mutant) -> bool:
+        """Whether the mutated line runs when the module is imported, where no fork can change what it did."""
+        return not mutant.function or AT_IMPORT in self.by_line.get((mutant.path, mutant.line), ())
+
     def of(self, mutant: Mutant) -> list[str]:
-        """The tests to run, all of one file together: the file named after the module, then the fastest ones."""
+        """The tests to run: those that run the mutated lines.
+
+        What runs at import belongs to all tests of the files that use the module (a test may only look at a constant),
+        what only a script run by path runs to the callers of the script.
+        """
         found: set[str] = set()
-        if mutant.function:
+        if self.at_import(mutant) or not self._users({mutant.path}):
+            users = self._users({mutant.path}) or self._users(_mentioning(Path(mutant.path).name))
+            files = {_file(test) for test in users}
+            found = {test for test in self.tests if _file(test) in files}
+        else:
             for line in range(mutant.line, mutant.end_line + 1):
                 found |= self.by_line.get((mutant.path, line), set())
-        if not found and (not mutant.function or not self._users({mutant.path})):
-            # What runs at import belongs to all that use the module; a script that is only run by path, to its caller.
-            found = self._users({mutant.path}) or self._users(_mentioning(Path(mutant.path).name))
-        return self._in_order(found, Path(mutant.path).stem)
+        return self._in_order(found - {AT_IMPORT}, Path(mutant.path).stem)
 
     def _in_order(self, tests: set[str], module: str) -> list[str]:
         """As many as the budget allows, the fastest, all of one file together; tests of recipe.py in test_recipe.py."""
@@ -185,7 +195,7 @@ class Sandbox:
         seconds = STARTUP_SECONDS + SLOWER * sum(coverage.tests[test][0] for test in tests)
         server = servers.get()
         try:
-            if mutant.function and FORKS:
+            if FORKS and not coverage.at_import(mutant):
                 status, detail = server.ask(mutant, tests, seconds)
                 if status == "survived" and (rest := coverage.in_children(mutant, tests)):
                     return self._in_a_copy(mutant, rest, seconds)
@@ -281,9 +291,9 @@ def coverage_of(sandbox: Sandbox, jobs: int, budget: float) -> Coverage:
         tests = {
             test: (seconds, {file: sorted(numbers) for file, numbers in lines.items()})
             for test, (seconds, lines) in sorted(record.items())
-            if seconds
+            if seconds or test == AT_IMPORT
         }
-        if not tests:
+        if len(tests) < 2:
             sys.exit("no test passes on the package as it is: a mutant would look the same")
         kept.write_text(json.dumps(tests))
     return Coverage(json.loads(kept.read_text()), budget)
@@ -318,7 +328,9 @@ def outcomes(mutants: Sequence[Mutant], jobs: int, budget: float) -> Iterator[Ou
         coverage = coverage_of(sandbox, jobs, budget)
         subprocess.run([sys.executable, "-m", "compileall", "-q", "."], cwd=sandbox.template, check=False)
         servers: Queue[Server] = Queue()
-        all_servers = [Server(sandbox, sorted({_file(test) for test in coverage.tests})) for _ in range(jobs)]
+        all_servers = [
+            Server(sandbox, sorted({_file(test) for test in coverage.tests if test != AT_IMPORT})) for _ in range(jobs)
+        ]
         for server in all_servers:
             servers.put(server)
         try:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 PACKAGE = str(Path(os.environ.get("MUTANTS_ROOT", ".")).resolve() / "gguflike") + os.sep
 
+AT_IMPORT = ""  # stands for a test where lines are recorded that run while tests are imported
+
 
 class Tracer:
     """Collects the lines that run, under the test that runs at the time."""
@@ -73,6 +75,12 @@ class Recorder:
 
     def __init__(self, folder: str) -> None:
         self.folder, self.tracer = folder, Tracer()
+
+    def pytest_collection(self) -> None:
+        self.tracer.start(AT_IMPORT)
+
+    def pytest_collection_finish(self) -> None:
+        self.tracer.stop()
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.tracer.start(nodeid)
