@@ -54,7 +54,7 @@ class Watched:
         return {int(path.read_text()) for path in self.folder.iterdir()}
 
 
-NAMES = ("a1", "b1", "a2", "c1", "a3", "b2", "c2", "b3", "c3", *(f"d{i}" for i in range(60)))
+NAMES = ("a1", "b1", "a2", "c1", "a3", "b2", "c2", "b3", "c3", *(f"d{i}" for i in range(90)))
 
 
 @pytest.fixture(autouse=True)
@@ -63,11 +63,13 @@ def two_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "keeps_kernels", lambda: True)
 
 
-def test_two_processes_share_the_tasks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_share_the_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setenv("GGUFLIKE_THREADS", str(count))
     watched = Watched(tmp_path, *NAMES)
     watched.run()
     assert len(list(tmp_path.iterdir())) == len(NAMES)
-    assert len(watched.processes()) == 2
+    assert len(watched.processes()) == count
     assert os.getpid() in watched.processes()
     assert len(watched.here) < len(NAMES)
     done = [count for count, _, _ in watched.told]

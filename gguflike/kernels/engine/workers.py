@@ -74,8 +74,8 @@ def compile_all(
         while (task := waiting.take(kind)) is not None:
             kind = task.kind
             work(task)
-        while any(helper.is_alive() for helper in helpers):
-            helpers[0].join(POLL_SECONDS)
+        while busy := [helper for helper in helpers if helper.is_alive()]:
+            busy[0].join(POLL_SECONDS)
             tell()
     finally:
         for helper in helpers:
