@@ -88,7 +88,8 @@ def quantize(
     """Encode a real-valued array of shape (..., columns) in the given block type.
 
     ``importance`` holds one non-negative weight per column; the encoder then minimizes the weighted squared error.
-    ``method`` is "search" (least squared error) or "absmax" (the textbook rule of simple types).
+    ``method`` is "search" (least squared error) or "absmax": the scale comes from the largest magnitude and codes by
+    rounding to nearest; only the codebook types (IQ1 to IQ3) then weigh their points by importance.
     QuantizationError on NaN or infinite values (naming the first) and on rows the block does not divide, ArgumentError
     on a block type or method that does not exist.
     """
