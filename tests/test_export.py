@@ -18,7 +18,7 @@ import safetensors
 
 import gguflike
 from gguflike import checkpoint
-from gguflike.checkpoint.save import Entry, header, index, shards
+from gguflike.checkpoint.save import Entry, header, index, shards, write_tensors
 from gguflike.convert import convert, export
 from gguflike.errors import GGUFError, OutputError, QuantizationError, UnsupportedError
 from tests import tiny
@@ -283,3 +283,14 @@ def test_space_is_checked_for_tensors_and_headers(
     monkeypatch.setattr(os, "statvfs", lambda _: free)
     with nullcontext() if fits else pytest.raises(OutputError, match="free space"):
         export(tmp_path / "x.gguf", tmp_path / "out")
+
+
+@pytest.mark.parametrize("files", [1, 2, 3])
+def test_an_index_stands_beside_more_than_one_file(tmp_path: Path, files: int) -> None:
+    entries = [Entry(f"t{number}", "F32", (4,)) for number in range(files)]
+    split = shards(entries, 16)
+    assert len(split) == files
+    write_tensors(tmp_path, split, lambda entry: [memoryview(bytes(entry.nbytes))])
+    assert len(list(tmp_path.glob("*.safetensors"))) == files
+    indices = [json.loads(path.read_text()) for path in tmp_path.glob("*.index.json")]
+    assert [sorted(index["weight_map"]) for index in indices] == [[e.name for e in entries]] * (files > 1)

@@ -53,6 +53,17 @@ def test_types_are_those_of_llama_quantize(model: str) -> None:
                 assert chosen.format.name == want, (row["recipe"], row["imatrix"], name)
 
 
+def test_importance_is_wanted_where_llama_quantize_refuses_to_go_without() -> None:
+    """Where a matrix other than the embedding and the output gets one of these types; and for Q2_K_S."""
+    needing = {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"}
+    for row in goldens():
+        if row["model"] == "plain" and not row["imatrix"]:
+            kinds = [runs.split() for role, runs in list(row.items())[6:] if role not in ("token_embd", "output")]
+            used = {run.partition("*")[0] for runs in kinds for run in runs}
+            wanted = row["recipe"] == "Q2_K_S" or not used.isdisjoint(needing)
+            assert by_name(row["recipe"]).wants_imatrix is wanted, row["recipe"]
+
+
 def test_file_types_are_those_of_llama_cpp() -> None:
     for name, recipe in RECIPES.items():
         if name in ("NVFP4", "Q1_0", "Q2_0"):  # newer than the gguf package
