@@ -22,6 +22,7 @@ from gguflike.convert.encode import SLAB_BYTES
 from gguflike.convert.folder import new_folder, refuse_existing
 from gguflike.convert.sources import Floats, GGUFSource, closing_sources, slabs, stamp
 from gguflike.errors import GGUFError, UnsupportedError, check_choice
+from gguflike.kernels.prepare import Need, prepare
 from gguflike.progress import Progress
 
 # Names of the option -> dtypes of safetensors, which are called as the block types are.
@@ -88,7 +89,9 @@ def export(
             "tokenizer.json": tokenizer_json_from_metadata(opened.metadata),
             "tokenizer_config.json": tokenizer_config_from_metadata(opened.metadata),
         }
+        stored = {source.stored for source in sources.values()}
         with closing_sources(), new_folder(plan.target, plan.tensor_bytes + _HEADER_ROOM) as temporary:
+            prepare((Need("decode", name) for name in sorted(stored) if FORMATS[name].is_quantized), progress)
             write_tensors(temporary, plan.files, parts)
             for name, document in documents.items():
                 write_json(temporary / name, document)
