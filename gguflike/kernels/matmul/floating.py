@@ -121,7 +121,7 @@ def matvec_op(kind: str) -> Op:
             return [e.b.select(is_here, e.splat(V16F32, product), results[0])]
 
         count = e.smin(rows, e.int64(LANES))
-        return e.loop(e.int64(0), count, 1, [e.zero(V16F32)], dot_row)[0]
+        return e.loop(e.int64(0), count, 1, [e.zero(V16F32)], dot_row, unroll=False)[0]
 
     def matvec(args: Address, state: Address, start: int, stop: int) -> None:
         a = load_args(MATMUL, args)
