@@ -230,7 +230,7 @@ def test_cache_takes_memory_only_when_used() -> None:
     assert small.nbytes == cache.nbytes * 17 // 32
     assert bytes_per_position(2, 2, 64, "q8_0") * 1024 == small.nbytes
     assert bytes_per_position(2, 2, 64, "f16") * 1024 == cache.nbytes
-    with pytest.raises(UnsupportedError, match="cache type"):
+    with pytest.raises(UnsupportedError, match="cache_type: unknown value"):
         KVCache(1, 1, 32, 32, "q3_0")
     with pytest.raises(UnsupportedError, match="head_dim a multiple of 32"):
         KVCache(1, 1, 48, 32, "q8_0")
