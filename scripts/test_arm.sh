@@ -4,13 +4,14 @@
 #
 #   bash scripts/test_arm.sh [--all] [--cpu NAME]... [FOLDER] [-- PYTEST ARGUMENTS]
 #
-#   --all        all offline tests; otherwise a choice that runs every kind of kernel (hours; half an hour)
+#   --all        all offline tests; otherwise a choice that runs every kind of kernel (hours; under an hour a CPU)
 #   --cpu NAME   max (dot products of bytes: sdot and usdot), neoverse-n1 (sdot only), cortex-a57 (neither);
 #                may be repeated; by default max and cortex-a57
 #   FOLDER       where the Python and the compiled kernels are kept (1 GB); by default ~/.cache/gguflike-arm
 #   --           what follows is given to pytest instead of our choice of tests
 #
-# Made once: later calls go straight to the tests. FOLDER/CPU/python is the interpreter.
+# Made once: later calls go straight to the tests. FOLDER/CPU/python is the interpreter. Emulation on x86 keeps x86's
+# order of memory accesses: what only Arm's weaker order can break does not show here.
 set -euo pipefail
 
 repository=$(cd "$(dirname "$0")/.." && pwd)
@@ -142,7 +143,7 @@ else
   chosen=("${quick[@]}")
 fi
 
-export PYTHONPATH=$repository PYTHONDONTWRITEBYTECODE=1 GGUFLIKE_CACHE_DIR=$folder/cache
+export PYTHONPATH=$repository PYTHONPYCACHEPREFIX=$folder/pycache GGUFLIKE_CACHE_DIR=$folder/cache
 cd "$repository"
 failed=0
 for cpu in "${cpus[@]}"; do
