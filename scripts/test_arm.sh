@@ -128,7 +128,7 @@ quick=(
   "tests/test_objects.py tests/test_relocations.py"
   "tests/test_decode.py -k 'random_bits and (F16 or BF16 or Q4_0 or Q5_1 or Q8_0 or Q3_K or Q4_K or Q6_K or IQ4_NL or IQ2_XS or IQ3_S or IQ1_M or TQ1_0 or TQ2_0 or MXFP4 or NVFP4)'"
   "tests/test_matmul.py -k 'every_type and (F32 or F16 or BF16 or Q4_0 or Q4_1 or Q8_0 or Q2_K or Q6_K or IQ4_NL or IQ2_XS or TQ1_0)'"
-  "tests/test_program.py"
+  "tests/test_program.py tests/test_team.py"
   "tests/test_threads.py"
   "tests/test_runner.py -k 'definition or int8_activations or prefill or q8_cache'"
   "tests/test_encode.py -k 'no_more_than_ggml and not outliers and (Q8_0 or Q4_1 or Q4_K or Q6_K or IQ4_XS or MXFP4) or ternary and TQ2_0 or converted or integers'"
