@@ -298,7 +298,7 @@ def test_python_waits_where_there_are_no_semaphores(missing: str, monkeypatch: p
 
 def test_ops_need_no_function_of_posix() -> None:
     """Their machine code links on systems without semaphores."""
-    from gguflike.kernels.engine import jit
+    from gguflike.kernels.engine import interpreter, jit  # noqa: F401  # a warm cache leaves its ops unregistered
 
     for name in ("engine.interpreter:run", "engine.interpreter:work"):
         code = jit.compile_op(name)
