@@ -179,7 +179,7 @@ def replace_code(path: str, before: str, after: str) -> bool:
     new = {(old.co_name, old.co_firstlineno): code for old, code in pairs if before != after and old != code}
     found = before == after
     for function in gc.get_objects():
-        if isinstance(function, FunctionType) and function.__code__.co_filename == module.__file__:
+        if type(function) is FunctionType and function.__code__.co_filename == module.__file__:
             code = new.get((function.__code__.co_name, function.__code__.co_firstlineno))
             if code is not None:
                 function.__code__ = code.replace(co_filename=str(module.__file__))

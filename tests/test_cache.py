@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import gguflike
 from gguflike.kernels.engine import host, internals, store
 
 # An op, and two kernels of numba's kind, of which one is part of the other.
@@ -221,3 +223,21 @@ def test_numba_told_not_to_compile() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
     assert "UnsupportedError: NUMBA_DISABLE_JIT: " in done.stderr
     assert "unset" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("changed", ["kernels/encode/scale.py", "blocks/table.py"])
+def test_kernels_of_other_sources_are_others(tmp_path: Path, changed: str) -> None:
+    """Machine code holds offsets and levels of block types as constants, so it is kept apart by their sources, too."""
+    package = Path(gguflike.__file__).parent
+    shutil.copytree(package, tmp_path / "gguflike", ignore=shutil.ignore_patterns("__pycache__", "data"))
+    code = "from gguflike.kernels.engine.host import sources_digest; print(sources_digest())"
+
+    def digest() -> str:
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    before = digest()
+    path = tmp_path / "gguflike" / changed
+    path.write_text(path.read_text() + "\n")
+    assert digest() != before

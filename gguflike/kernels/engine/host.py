@@ -27,12 +27,14 @@ def _sources(folder: str) -> list[str]:
 
 @lru_cache(maxsize=1)
 def sources_digest() -> str:
-    """A digest over every source file of ``gguflike.kernels``, names included."""
-    root = os.path.dirname(os.path.dirname(__file__))
+    """A digest over every source file that machine code depends on, names included: the kernels, and the block types,
+    whose offsets and levels they hold as constants."""
+    package = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
     parts = []
-    for path in _sources(root):
-        with open(path, "rb", buffering=0) as file:
-            parts += [path[len(root) :].encode(), file.read()]
+    for part in ("blocks", "kernels"):
+        for path in _sources(os.path.join(package, part)):
+            with open(path, "rb", buffering=0) as file:
+                parts += [path[len(package) :].encode(), file.read()]
     return digest(b"\0".join(parts))
 
 
