@@ -14,6 +14,8 @@ from gguflike.errors import UnsupportedError
 from gguflike.kernels.matmul.records import LinearPlan
 from gguflike.kernels.table import KERNELS, TypeKernels, load
 
+_LINEAR: dict[str, Callable[..., Any]] = {}  # by block type: a small product takes less time than to find it
+
 
 def decoder(fmt: BlockFormat) -> Callable[..., None]:
     """Return ``decode(blocks uint8 (rows, row_bytes), out float32 (rows, columns), threads)`` of a block type.
@@ -59,9 +61,12 @@ def linear_plan(fmt: BlockFormat) -> LinearPlan:
 
 def linear(fmt: BlockFormat) -> Callable[..., Any]:
     """Return ``linear(tensor, x, threads)`` of a block type (matmul/linear.py). UnsupportedError as ``linear_plan``."""
-    from gguflike.kernels.matmul.linear import linear
+    found = _LINEAR.get(fmt.name)
+    if found is None:
+        from gguflike.kernels.matmul.linear import linear
 
-    return partial(linear, linear_plan(fmt))
+        found = _LINEAR[fmt.name] = partial(linear, linear_plan(fmt))
+    return found
 
 
 def embed_op(fmt: BlockFormat) -> str:

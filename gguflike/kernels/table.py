@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from gguflike.blocks import codebooks
@@ -45,6 +46,7 @@ class TypeKernels:
     cast: bool = False
 
 
+@lru_cache(maxsize=256)
 def load(place: str) -> Any:
     """What a column names as ``"module:name"``."""
     module, _, name = place.partition(":")

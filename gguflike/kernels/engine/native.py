@@ -147,6 +147,7 @@ def load(names: Iterable[str], progress: Progress | None = None) -> dict[str, in
         return {name: _addresses[name] for name in wanted}
 
 
+@lru_cache(maxsize=256)
 def call(name: str) -> Callable[[int, int, int, int], None]:
     """The op as a Python callable that releases the GIL while it runs."""
     return OP_TYPE(load([name])[name])
