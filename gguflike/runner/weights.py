@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from gguflike.arch.spec import ArchSpec, HParams, expect_tensor
 from gguflike.container import GGUFFile, TensorInfo
-from gguflike.container.finite import first_not_finite
 from gguflike.errors import GGUFError, UnsupportedError
 from gguflike.kernels.dispatch import linear_plan
 from gguflike.kernels.engine.memory import aligned
@@ -110,6 +109,8 @@ class Weights:
 
     def not_finite(self) -> str | None:
         """The name of a tensor that holds NaN or infinity, if the first SEARCHED bytes (small tensors first) do."""
+        from gguflike.container.finite import first_not_finite  # who starts a model need not load it
+
         read = 0
         for info in sorted(self._file.infos.values(), key=lambda info: info.nbytes):
             read += info.nbytes
