@@ -199,7 +199,7 @@ def other(path: Path, add: Any = None, drop: tuple[str, ...] = (), head_dim: int
 
 
 def test_llama3_factors_of_other_writers(tmp_path: Path) -> None:
-    from gguflike.arch.rope import llama3_factors
+    from gguflike.families.rope import llama3_factors
 
     factors = gguflike.quantize(llama3_factors(10000.0, 16, 32.0, 1.0, 4.0, 8192.0), "F32", name="rope_freqs.weight")
     export(other(tmp_path / "y.gguf", add=[factors], head_dim=16), tmp_path / "back")

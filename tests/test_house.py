@@ -23,13 +23,14 @@ BELOW = {
     "kernels": {"progress", "errors", "blocks"},
     "tensor": {"errors", "blocks", "kernels"},
     "container": {"errors", "texts", "blocks", "tensor"},
-    "arch": {"errors", "blocks"},
-    "checkpoint": {"errors", "texts", "blocks", "arch"},
+    "families": {"errors"},
+    "reference": {"families"},
+    "checkpoint": {"errors", "texts", "blocks", "families"},
     "describe": {"errors", "blocks", "tensor", "container"},
     "verify": {"progress", "errors", "blocks", "tensor", "container"},
     "diff": {"progress", "errors", "blocks", "tensor", "container"},
-    "convert": {"progress", "errors", "blocks", "kernels", "tensor", "container", "arch", "checkpoint"},
-    "runner": {"progress", "errors", "blocks", "kernels", "tensor", "container", "arch", "checkpoint"},
+    "convert": {"progress", "errors", "blocks", "kernels", "tensor", "container", "families", "checkpoint"},
+    "runner": {"progress", "errors", "blocks", "kernels", "tensor", "container", "families", "checkpoint"},
 }
 # And which rooms of kernels/ each room may import.
 ROOMS = {

@@ -15,9 +15,9 @@ from gguflike.kernels.attention.sizes import ATTENTION_HEADS, ATTENTION_KEYS, at
 from gguflike.kernels.engine.args import Word, float_bits
 from gguflike.kernels.engine.memory import aligned
 from gguflike.kernels.engine.program import Program, Team
-from gguflike.runner.cache import KVCache, bytes_per_position, default_context
-from gguflike.runner.graph import heads_together
-from gguflike.runner.rope import Rope
+from gguflike.runner.rope import Rotation
+from gguflike.runner.schedule import heads_together
+from gguflike.runner.state import KVCache, default_context, kv_bytes_per_position
 from tests import naive_model
 
 
@@ -94,10 +94,10 @@ def test_rotated_keys_and_values_are_stored(team: Team, kind: str, n_rot: int) -
     rng = np.random.default_rng(0)
     k, v = (rng.standard_normal((tokens, kv_heads, dim), np.float32) for _ in range(2))
     cos_sin, angles = rotation(kind, n_rot, position, tokens)
-    cache = KVCache(1, kv_heads, dim, 64)
+    cache = KVCache(kv_heads, dim, 64)
     rotation_words = {"cos_sin": at(cos_sin), "n_rot": n_rot, "neox": kind == "neox"}
     shape = {"n_head_kv": kv_heads, "head_dim": dim, "context": 64}
-    words = STORE_KV.pack(**rotation_words, **cache.addresses(0), **shape, k=at(k), v=at(v))
+    words = STORE_KV.pack(**rotation_words, **cache.addresses(), **shape, k=at(k), v=at(v))
     run(team, "attention.rope:store_f16", words, items=1, per_tokens=1, tokens=tokens, position=position)
     keys = (
         cache._data[0].view(np.float16).reshape(kv_heads, 4, dim, 16).transpose(1, 3, 0, 2).reshape(64, kv_heads, dim)
@@ -112,14 +112,14 @@ def test_rotated_keys_and_values_are_stored(team: Team, kind: str, n_rot: int) -
 
 def rotation(kind: str, n_rot: int, position: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and sines as ops read them, and the angles."""
-    rope = Rope(10000.0 ** (-np.arange(0, n_rot, 2) / n_rot), kind == "norm")
+    rope = Rotation(10000.0 ** (-np.arange(0, n_rot, 2) / n_rot), kind == "norm")
     cos_sin = np.zeros((position + tokens, 2, n_rot), np.float32)
     rope.fill_cos_sin(position, tokens, cos_sin[position:])
     return cos_sin, np.arange(position, position + tokens)[:, None] * rope.frequencies
 
 
 def fill(cache: KVCache, keys: np.ndarray, values: np.ndarray) -> None:
-    """Put keys and values (positions, kv_heads, dim) where the layout of cache.py has them."""
+    """Put keys and values (positions, kv_heads, dim) where the layout of state.py has them."""
     count, kv_heads, dim = keys.shape
     stored = cache._data[0].view(np.float16).reshape(kv_heads, -1, dim, 16)
     for position in range(count):
@@ -162,7 +162,7 @@ def test_attention(
     q = rng.standard_normal((tokens, n_head, dim), np.float32)
     keys, values = (rng.standard_normal((total, kv_heads, dim)).astype(np.float16) for _ in range(2))
     keys[0] *= 8  # a large score early on, so that later blocks do not raise the maximum
-    cache = KVCache(1, kv_heads, dim, 448)
+    cache = KVCache(kv_heads, dim, 448)
     for data in cache._data:
         data.view(np.uint16)[:] = 0x7BFF  # what lies beyond the last position must not matter
     cos_sin, angles = rotation(kind, n_rot, position, tokens)
@@ -181,7 +181,7 @@ def test_attention(
     else:
         fill(cache, keys, values)
     queries = {
-        **{"cos_sin": at(cos_sin), "n_rot": n_rot, "neox": kind == "neox", **cache.addresses(0)},
+        **{"cos_sin": at(cos_sin), "n_rot": n_rot, "neox": kind == "neox", **cache.addresses()},
         **{"n_head_kv": kv_heads, "head_dim": dim, "context": cache.positions, "k": at(k), "v": at(new)},
         **{"q": at(q), "n_head": n_head, "heads": heads, "scale": float_bits(dim**-0.5)},
     }
@@ -222,18 +222,17 @@ def test_embedding(team: Team, name: str) -> None:
 
 
 def test_cache_takes_memory_only_when_used() -> None:
-    cache = KVCache(2, 2, 64, 1000)
+    cache = KVCache(2, 64, 1000)
     assert cache.positions == 1024
-    assert cache.nbytes == 2 * 2 * 2 * 64 * 1024 * 2
-    assert cache.addresses(1)["keys"] - cache.addresses(0)["keys"] == 2 * 64 * 1024 * 2
-    small = KVCache(2, 2, 64, 1000, "q8_0")
+    assert cache.nbytes == 2 * 2 * 64 * 1024 * 2
+    small = KVCache(2, 64, 1000, "q8_0")
     assert small.nbytes == cache.nbytes * 17 // 32
-    assert bytes_per_position(2, 2, 64, "q8_0") * 1024 == small.nbytes
-    assert bytes_per_position(2, 2, 64, "f16") * 1024 == cache.nbytes
+    assert kv_bytes_per_position(2, 64, "q8_0") * 1024 == small.nbytes
+    assert kv_bytes_per_position(2, 64, "f16") * 1024 == cache.nbytes
     with pytest.raises(UnsupportedError, match="cache_type: unknown value"):
-        KVCache(1, 1, 32, 32, "q3_0")
+        KVCache(1, 32, 32, "q3_0")
     with pytest.raises(UnsupportedError, match="head_dim a multiple of 32"):
-        KVCache(1, 1, 48, 32, "q8_0")
+        KVCache(1, 48, 32, "q8_0")
 
 
 def test_default_context_fits_memory() -> None:

@@ -12,12 +12,16 @@ import numpy as np
 import pytest
 
 from gguflike import runner
-from gguflike.arch.rope import llama3_factors
 from gguflike.errors import GGUFError, UnsupportedError
-from gguflike.runner.cache import KVCache, bytes_per_position, default_context
-from gguflike.runner.graph import ATTENTION_KEYS, Buffers, part_bytes
+from gguflike.families.parts import Attention, Branch, Embedding, Graph, Head, Norm, Rope, Scaling
+from gguflike.families.rope import llama3_factors
+from gguflike.kernels.attention.args import ATTENTION_ONE
+from gguflike.kernels.attention.sizes import ATTENTION_KEYS, part_bytes
+from gguflike.runner.buffers import Buffers
 from gguflike.runner.model import Model
-from gguflike.runner.rope import from_hparams
+from gguflike.runner.rope import rotation
+from gguflike.runner.schedule import OneToken
+from gguflike.runner.state import KVCache, default_context, kv_bytes_per_position
 from gguflike.runner.weights import _ranges
 from tests import naive_model, tiny_gguf
 from tests.measures import relative_error
@@ -265,14 +269,14 @@ def test_file_without_architecture(tmp_path: Path) -> None:
 
 
 def test_the_cache_says_what_it_takes() -> None:
-    for kind, size in (("f16", 2 * 2 * 3 * 64 * 2 * 64), ("q8_0", 2 * 3 * 64 * 2 * 64 * 34 // 32)):
-        cache = KVCache(layers=3, kv_heads=2, head_dim=64, context=50, cache_type=kind)
+    for kind, size in (("f16", 2 * 2 * 64 * 2 * 64), ("q8_0", 2 * 64 * 2 * 64 * 34 // 32)):
+        cache = KVCache(kv_heads=2, head_dim=64, context=50, cache_type=kind)
         assert (cache.positions, cache.nbytes) == (64, size)
-        assert bytes_per_position(3, 2, 64, kind) * 64 == size
+        assert kv_bytes_per_position(2, 64, kind) * 64 == size
     with pytest.raises(UnsupportedError, match="head_dim a multiple of 32; got 48"):
-        KVCache(1, 1, 48, 32, "q8_0")
+        KVCache(1, 48, 32, "q8_0")
     with pytest.raises(UnsupportedError, match="expected f16, q8_0; got 'q4_0'"):
-        KVCache(1, 1, 64, 32, "q4_0")
+        KVCache(1, 64, 32, "q4_0")
 
 
 @pytest.mark.parametrize(("pages", "context"), [(10**9, 4096), (16384, 4096), (16383, 2048), (4096, 1024), (1, 512)])
@@ -284,9 +288,8 @@ def test_the_default_context_takes_half_of_the_memory(
 
 
 def test_unknown_rope_scaling_is_refused() -> None:
-    h = {"n_rot": 32, "rope_base": 10000.0, "rope_scaling": "dynamic"}
     with pytest.raises(UnsupportedError, match="none, linear or yarn; got 'dynamic'"):
-        from_hparams(h, "norm", None)
+        rotation(Rope(32, 10000.0, "norm", Scaling("dynamic")), None)
 
 
 def test_vectors_must_be_floats(tmp_path: Path) -> None:
@@ -310,17 +313,14 @@ def test_loading_and_measuring_tell_how_far_they_are(tmp_path: Path) -> None:
     assert seen == [(40, 100, "perplexity"), (80, 100, "perplexity"), (100, 100, "perplexity")]
 
 
-@pytest.mark.parametrize(
-    ("kind", "layer_bytes", "scale_bytes"), [("f16", 2 * 64 * 64 * 2, 0), ("q8_0", 2 * 64 * 64, 2 * 64 * 64 // 32 * 2)]
-)
-def test_layers_of_the_cache_follow_each_other(kind: str, layer_bytes: int, scale_bytes: int) -> None:
-    """A layer has 2 heads x 64 positions x 64 dimensions; a scale of q8_0 is float16 and for 32 of them."""
-    cache = KVCache(layers=3, kv_heads=2, head_dim=64, context=64, cache_type=kind)
-    first, second, third = (cache.addresses(layer) for layer in range(3))
-    for name, size in (("keys", layer_bytes), ("values", layer_bytes), ("key_scales", scale_bytes)):
-        assert second[name] - first[name] == third[name] - second[name] == size
-    assert (first["key_scales"] == 0) == (kind == "f16")
-    assert first["value_scales"] - first["key_scales"] != 0 or kind == "f16"
+@pytest.mark.parametrize(("kind", "scaled"), [("f16", False), ("q8_0", True)])
+def test_addresses_of_the_cache_are_apart(kind: str, scaled: bool) -> None:
+    cache = KVCache(kv_heads=2, head_dim=64, context=64, cache_type=kind)
+    places = cache.addresses()
+    assert (places["key_scales"] != 0) == (places["value_scales"] != 0) == scaled
+    taken = sorted(place for place in places.values() if place)
+    assert len(taken) == (4 if scaled else 2)
+    assert all(place % mmap.PAGESIZE == 0 for place in taken)
 
 
 def yarn_definition(n_rot: int, base: float, factor: float, context: int, fast: float, slow: float) -> np.ndarray:
@@ -344,8 +344,7 @@ def yarn_definition(n_rot: int, base: float, factor: float, context: int, fast: 
     ids=["usual", "low end at 0", "high end at the last", "both"],
 )
 def test_yarn_frequencies(base: float, context: int, fast: float, slow: float) -> None:
-    h = {"n_rot": 32, "rope_base": base, "rope_scaling": "yarn", "rope_factor": 4.0, "rope_context": context}
-    rope = from_hparams(h | {"yarn_beta_fast": fast, "yarn_beta_slow": slow}, "norm", None)
+    rope = rotation(Rope(32, base, "norm", Scaling("yarn", 4.0, context, fast, slow)), None)
     np.testing.assert_allclose(rope.frequencies, yarn_definition(32, base, 4.0, context, fast, slow), rtol=1e-12)
     assert rope.magnitude == pytest.approx(1 + 0.1 * math.log(4))
 
@@ -362,7 +361,12 @@ def test_neighbours_in_a_file_are_released_as_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("positions", [1, 64, 4096])
-def test_buffers_hold_every_part_of_attention(positions: int) -> None:
-    h = {"n_head": 4, "n_head_kv": 2, "head_dim": 32, "n_ff": 96, "n_embd": 64, "n_rot": 32, "n_vocab": 300}
-    parts = -(-positions // ATTENTION_KEYS)
-    assert Buffers(h, positions, 1).parts.nbytes >= parts * 4 * part_bytes(1, 32)
+def test_memory_holds_every_part_of_attention(positions: int) -> None:
+    part = Attention(64, 4, 2, 32, Rope(32, 10000.0, "norm"))
+    norm = Norm("attn_norm", 64, 1e-5)
+    graph = Graph(Embedding(300, 64), ((Branch(norm, part),),), norm, Head(300, 64))
+    schedule = OneToken(Buffers(graph, positions, 1))
+    schedule.attend(part, KVCache(2, 32, positions), [])
+    place = schedule.program.ops[0].args[ATTENTION_ONE.parts // 8]
+    [nbytes] = [array.nbytes for array in schedule.buffers._temps.values() if array.ctypes.data == place]
+    assert nbytes >= -(-positions // ATTENTION_KEYS) * 4 * part_bytes(1, 32)

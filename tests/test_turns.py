@@ -152,7 +152,7 @@ def test_a_dropped_stream_costs_nothing(model: Model, monkeypatch: pytest.Monkey
         next(iter(stream))
         del stream
         assert reference() is None
-        monkeypatch.setattr(model.cache, "save", lambda _: pytest.fail("nobody needs it"))
+        monkeypatch.setattr(model.states, "save", lambda _: pytest.fail("nobody needs it"))
         assert len(model.generate(PROMPTS[1], 10).result().tokens) == 10
         first: Piece | None = None
         for piece in model.generate(PROMPTS[2], 10):
@@ -167,12 +167,12 @@ def test_a_dropped_stream_costs_nothing(model: Model, monkeypatch: pytest.Monkey
 def test_saved_positions_come_back(model: Model) -> None:
     ids = list(range(100, 137))
     want = model.logits(ids)
-    saved = model.cache.save(36)
+    saved = model.states.save(36)
     model.logits([5] * 80)
-    model.cache.restore(saved)
+    model.states.restore(saved)
     model._tokens = ids[:36]
     assert np.allclose(model.extend(ids[36:], 36)[0], want[-1], atol=1e-3)
-    assert sum(part.nbytes for part in saved) < model.cache.nbytes / 4
+    assert sum(part.nbytes for copy in saved for part in copy) < model.states.nbytes / 4
 
 
 def test_a_closed_model(tmp_path: Path) -> None:

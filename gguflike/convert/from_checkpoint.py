@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -10,8 +9,6 @@ from math import prod
 from typing import Any
 
 from gguflike import checkpoint
-from gguflike.arch import hparams, registry
-from gguflike.arch.spec import ArchSpec, Binding, HParams, expect_tensor, holds
 from gguflike.checkpoint import Checkpoint, LazyTensor
 from gguflike.checkpoint.safetensors import FLOATS, same_values
 from gguflike.checkpoint.tokenizer import metadata_from_folder
@@ -25,6 +22,10 @@ from gguflike.convert.plan import ConversionPlan
 from gguflike.convert.recipe import Facts
 from gguflike.convert.sources import CheckpointSource, MadeSource, Source
 from gguflike.errors import ArgumentTypeError, CheckpointError, UnsupportedError
+from gguflike.families import config as configs
+from gguflike.families import registry
+from gguflike.families.family import Binding, Family, expect_tensor
+from gguflike.families.parts import Graph
 from gguflike.progress import Progress
 from gguflike.tensor import Method
 
@@ -83,16 +84,17 @@ def plan_conversion(
     if isinstance(ignore_config, str | bytes):
         raise ArgumentTypeError("not a list", field="ignore_config", expected="a list of keys", got=repr(ignore_config))
     opened = checkpoint.open(src, revision)
-    spec = registry.for_config(opened.config)
-    h, notices = hparams.from_config(spec, opened.config, ignore_config)
-    h, kept = untied(spec, h, opened)
-    sources, left_out = match(spec, h, opened)
+    family = registry.for_config(opened.config)
+    config, notices = family.from_config(opened.config, ignore_config)
+    check_layers(config, opened)
+    config, kept = untied(family, config, opened)
+    sources, left_out = match(family, config, opened)
     matrix = imatrices.read(imatrix) if imatrix is not None else None
     importance, unused = imatrices.match(matrix, sources)
     label = str(opened.source)
     metadata = {
         **general.general(
-            spec.name,
+            family.name,
             label,
             sum(prod(source.shape) for source in sources),
             recipe,
@@ -100,7 +102,7 @@ def plan_conversion(
             general.read_card(opened.folder),
             name,
         ),
-        **hparams.to_metadata(spec, h),
+        **configs.to_metadata(config, family.name),
         **_tokenizer(opened),
         **general.provenance(label, recipe, tensor_types, matrix.name if matrix else None, opened.revision),
     }
@@ -108,7 +110,7 @@ def plan_conversion(
         source=label,
         target=out,
         recipe=recipe,
-        facts=facts(h, any(source.name == "output.weight" for source in sources), imatrix is not None),
+        facts=facts(family.graph(config), imatrix is not None),
         sources=sources,
         metadata=metadata,
         kept=_kept,
@@ -133,55 +135,60 @@ def _kept(source: Source) -> str | None:
     return None if recipes.quantizable(source.name, source.shape) else "F32"
 
 
-def facts(h: Mapping[str, Any], has_output: bool, imatrix: bool) -> Facts:
-    """What recipes ask about a model with parameters ``h``."""
+def facts(graph: Graph, imatrix: bool) -> Facts:
+    """What recipes ask about a model."""
+    attention = next(graph.attentions(), None)
     return Facts(
-        n_layer=h["n_layer"],
-        gqa=h["n_head"] // max(h["n_head_kv"], 1),
-        n_expert=h.get("n_expert", 0),
-        tied=not has_output,
+        n_layer=len(graph.blocks),
+        gqa=attention.heads // max(attention.kv_heads, 1) if attention else 1,
+        tied=graph.head.tied,
         imatrix=imatrix,
     )
 
 
-def untied(spec: ArchSpec, h: HParams, opened: Checkpoint) -> tuple[HParams, list[str]]:
-    """``h`` with the output matrix untied where config.json ties it to an embedding that differs from it, and a notice.
+def untied(family: Family[Any], config: Any, opened: Checkpoint) -> tuple[Any, list[str]]:
+    """``config`` with the output matrix untied where config.json ties it to an embedding that differs from it, and a
+    notice.
 
     What is stored tells what was trained: a model merged or tuned after untying keeps the flag of its origin.
     """
-    rules = {rule.gguf: rule for rule in spec.tensors}
-    head, embedding = rules.get("output.weight"), rules.get("token_embd.weight")
-    if head is None or embedding is None or head.when is None or holds(head.when, h):
-        return h, []
-    stored = [opened.tensors.get(str(rule.hf)) for rule in (head, embedding)]
-    if stored[0] is None or stored[1] is None or same_values(stored[0], stored[1]):
-        return h, []
-    notice = f"{head.hf} is kept: config.json ties it to {embedding.hf}, but the two differ"
-    return {**h, head.when: True}, [notice]
+    if not family.graph(config).head.tied:
+        return config, []
+    names = [family.hf_name(role) for role in ("output.weight", "token_embd.weight")]
+    head, embedding = (opened.tensors.get(name) for name in names)
+    if head is None or embedding is None or same_values(head, embedding):
+        return config, []
+    notice = f"{names[0]} is kept: config.json ties it to {names[1]}, but the two differ"
+    return configs.changed(config, untied=True), [notice]
 
 
-def match(spec: ArchSpec, h: HParams, opened: Checkpoint) -> tuple[list[Source], list[str]]:
+def check_layers(config: Any, opened: Checkpoint) -> None:
+    """CheckpointError where config.json promises more layers than there are tensors: before a graph of them is made."""
+    available = opened.tensors
+    if config.n_layer > len(available):
+        raise CheckpointError(
+            "config.json promises more layers than there are tensors",
+            path=opened.folder,
+            expected=f"num_hidden_layers {config.n_layer}",
+            got=f"{len(available)} tensors",
+        )
+
+
+def match(family: Family[Any], config: Any, opened: Checkpoint) -> tuple[list[Source], list[str]]:
     """Pair every tensor of the checkpoint with its place; also say which are left out.
 
     CheckpointError on a tensor that is missing or misshapen, UnsupportedError on one that the family does not have.
     """
     available = opened.tensors
-    if h["n_layer"] > len(available):  # before names are made for that many layers
-        raise CheckpointError(
-            "config.json promises more layers than there are tensors",
-            path=opened.folder,
-            expected=f"num_hidden_layers {h['n_layer']}",
-            got=f"{len(available)} tensors",
-        )
-    bindings = spec.bind(h)
-    sources = [_source(binding, h, available, opened) for binding in bindings]
+    bindings = family.bind(config)
+    sources = [_source(binding, available, opened) for binding in bindings]
     dropped = set(available) - {binding.hf for binding in bindings}
-    unused = sorted(name for name in dropped if not spec.ignores(name))
-    ruled_out = set(spec.tensors_without_flag(h))
+    unused = sorted(name for name in dropped if not family.ignores(name))
+    ruled_out = set(family.ruled_out(config))
     unknown = [name for name in unused if name not in ruled_out]
     if unknown:
         raise UnsupportedError(
-            f"{len(unknown)} tensors that {spec.hf_names[0]} does not have",
+            f"{len(unknown)} tensors that {family.classes[0]} does not have",
             path=opened.folder,
             tensor=unknown[0],
             remedy="the checkpoint is of another architecture, or incomplete support; nothing was converted",
@@ -190,11 +197,10 @@ def match(spec: ArchSpec, h: HParams, opened: Checkpoint) -> tuple[list[Source],
     return sources, notices
 
 
-def _source(binding: Binding, h: HParams, available: Mapping[str, LazyTensor], opened: Checkpoint) -> Source:
+def _source(binding: Binding, available: Mapping[str, LazyTensor], opened: Checkpoint) -> Source:
     if binding.hf is None:
-        make = binding.make
-        assert make is not None, "a rule has either a name in the checkpoint or a function"
-        return MadeSource(binding.gguf, binding.shape, functools.partial(make, dict(h)))
+        assert binding.make is not None, "a tensor has either a name in the checkpoint or a function"
+        return MadeSource(binding.gguf, binding.shape, binding.make)
     tensor = available.get(binding.hf)
     path, shape = (tensor.path, tensor.shape) if tensor else (opened.folder, None)
     remedy = "the checkpoint is incomplete, or config.json belongs to another"

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from gguflike import container
-from gguflike.arch.spec import role_of
 from gguflike.blocks import format_by_name
 from gguflike.container import GGUFFile
 from gguflike.convert import imatrix as imatrices
@@ -22,6 +21,7 @@ from gguflike.convert.execute import check_options, execute
 from gguflike.convert.plan import ConversionPlan
 from gguflike.convert.recipe import Facts, Recipe
 from gguflike.convert.sources import GGUFSource, Source, closing_sources, stamp
+from gguflike.families.parts import role_of
 from gguflike.progress import Progress
 from gguflike.tensor import Method
 

@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gguflike.arch.spec import role_of
 from gguflike.blocks import BlockFormat, format_by_name
 from gguflike.container.file_types import file_type_number
 from gguflike.errors import ArgumentError, ArgumentTypeError, check_text
+from gguflike.families.parts import role_of
 
 
 @dataclass(frozen=True)

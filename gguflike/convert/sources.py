@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike import container
-from gguflike.arch.transforms import Transform
 from gguflike.checkpoint import LazyTensor
 from gguflike.errors import GGUFError, QuantizationError, UnsupportedError
+from gguflike.families.transforms import Transform
 from gguflike.tensor import QuantizedTensor
 
 Floats = npt.NDArray[np.float32]

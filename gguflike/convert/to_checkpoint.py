@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 
 from gguflike import container
-from gguflike.arch import hparams, registry
-from gguflike.arch.spec import ArchSpec, Binding, HParams, expect_tensor
 from gguflike.blocks import FORMATS
 from gguflike.checkpoint.save import Entry, shards, write_json, write_tensors
 from gguflike.checkpoint.tokenizer import tokenizer_config_from_metadata, tokenizer_json_from_metadata
@@ -22,6 +20,9 @@ from gguflike.convert.encode import SLAB_BYTES
 from gguflike.convert.folder import new_folder, refuse_existing
 from gguflike.convert.sources import Floats, GGUFSource, closing_sources, slabs, stamp
 from gguflike.errors import GGUFError, UnsupportedError, check_choice
+from gguflike.families import config as configs
+from gguflike.families import registry
+from gguflike.families.family import Binding, Family, expect_tensor
 from gguflike.kernels.prepare import Need, prepare
 from gguflike.progress import Progress
 
@@ -101,9 +102,9 @@ def export(
 def _plan(opened: GGUFFile, target: Path, dtype: str) -> tuple[ExportPlan, dict[str, GGUFSource]]:
     if opened.architecture is None:
         raise GGUFError("the file names no architecture", path=opened.path, field="general.architecture")
-    spec = registry.for_gguf(opened.architecture)
-    h = _hparams(spec, opened)
-    bindings = _bindings(spec, h, opened)
+    family = registry.for_gguf(opened.architecture)
+    config = _config(family, opened)
+    bindings = _bindings(family, config, opened)
     stamps = tuple(stamp(path) for path in opened.paths)
     sources = {
         name: GGUFSource(opened.path, b.gguf, b.shape, opened.infos[b.gguf].format.name, stamps, group=b.via.group)
@@ -120,7 +121,7 @@ def _plan(opened: GGUFFile, target: Path, dtype: str) -> tuple[ExportPlan, dict[
         source=Path(opened.path).name,
         target=target,
         dtype=chosen,
-        config={**hparams.to_config(spec, h), **_token_ids(opened.metadata), "torch_dtype": _TORCH[chosen]},
+        config={**family.to_config(config), **_token_ids(opened.metadata), "torch_dtype": _TORCH[chosen]},
         generation_config=_generation(opened.metadata),
         files=shards(entries),
         bindings=bindings,
@@ -128,20 +129,20 @@ def _plan(opened: GGUFFile, target: Path, dtype: str) -> tuple[ExportPlan, dict[
     return plan, sources
 
 
-def _hparams(spec: ArchSpec, opened: GGUFFile) -> HParams:
-    h = hparams.from_gguf(spec, opened.metadata, opened.infos.keys())
+def _config(family: Family[Any], opened: GGUFFile) -> Any:
+    config = configs.from_gguf(family.config, family.name, opened.metadata, opened.infos.keys())
 
     def read(name: str) -> Floats:
         return opened.tensors[name].dequantize()
 
-    return {**h, **spec.recover(h, read)} if spec.recover else h
+    return family.recover(config, read) if family.recover else config
 
 
-def _bindings(spec: ArchSpec, h: HParams, opened: GGUFFile) -> dict[str, Binding]:
+def _bindings(family: Family[Any], config: Any, opened: GGUFFile) -> dict[str, Binding]:
     """Name in the checkpoint -> binding, for every tensor of the file. GGUFError where file and family disagree."""
-    if h["n_layer"] > len(opened.infos):
-        raise GGUFError("more layers than tensors", path=opened.path, field="block_count", got=h["n_layer"])
-    bound = spec.bind(h)
+    if config.n_layer > len(opened.infos):
+        raise GGUFError("more layers than tensors", path=opened.path, field="block_count", got=config.n_layer)
+    bound = family.bind(config)
     for binding in bound:
         info = opened.infos.get(binding.gguf)
         remedy = "the file is incomplete, or was made for another architecture"
@@ -149,7 +150,7 @@ def _bindings(spec: ArchSpec, h: HParams, opened: GGUFFile) -> dict[str, Binding
     unknown = sorted(set(opened.infos) - {binding.gguf for binding in bound})
     if unknown:
         raise UnsupportedError(
-            f"{len(unknown)} tensors that {spec.name} does not have", path=opened.path, tensor=unknown[0]
+            f"{len(unknown)} tensors that {family.name} does not have", path=opened.path, tensor=unknown[0]
         )
     return {binding.hf: binding for binding in bound if binding.hf is not None}
 

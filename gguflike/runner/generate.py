@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from gguflike.errors import ArgumentTypeError, check_text
 from gguflike.runner.sampling import Sampler
 from gguflike.runner.speculate import Lookup
+from gguflike.runner.state import Copy
 
 if TYPE_CHECKING:
     from gguflike.runner.model import Model
@@ -106,7 +106,7 @@ class Saved(NamedTuple):
 
     tokens: list[int]
     prefilled: int
-    cache: list[npt.NDArray[np.uint8]]
+    states: list[Copy]
 
 
 class Stream:

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike import container
-from gguflike.arch import hparams, registry
 from gguflike.errors import (
     ArgumentError,
     GGUFError,
@@ -24,14 +23,18 @@ from gguflike.errors import (
     check_integer,
     check_threads,
 )
+from gguflike.families import config as configs
+from gguflike.families import registry
+from gguflike.families.parts import Graph
 from gguflike.kernels.engine import native
 from gguflike.kernels.engine.host import thread_count
 from gguflike.kernels.engine.program import Program, Team
 from gguflike.progress import Progress
 from gguflike.runner import graph, rope
-from gguflike.runner.cache import TYPES, KVCache, bytes_per_position, default_context
+from gguflike.runner.buffers import BATCH, HEAD_TOKENS, Buffers
 from gguflike.runner.generate import Continuation, Generation, Saved, Stream, stop_strings
 from gguflike.runner.sampling import Sampler
+from gguflike.runner.state import TYPES, default_context, padded
 from gguflike.runner.tokenizer import Tokenizer, token_ids
 from gguflike.runner.weights import Weights
 
@@ -42,9 +45,10 @@ COS_SIN_POSITIONS = 256  # whose cosines and sines are computed together
 class Model:
     """One model: the cache holds what was computed last, and what is asked for next builds on it.
 
-    ``context`` is how many tokens fit, ``hparams`` the hyper-parameters by their names in ``gguflike.arch``. A context
-    manager. Streams may be read in turns, and from several threads: each gives the text that it gives alone. What an
-    unfinished one has in the cache is copied when another call needs the cache, and copied back for its next piece.
+    ``context`` is how many tokens fit, ``config`` the typed hyper-parameters of the family and ``graph`` the parts that
+    they make (``gguflike.families``). A context manager. Streams may be read in turns, and from several threads: each
+    gives the text that it gives alone. What an unfinished one has in the cache is copied when another call needs the
+    cache, and copied back for its next piece.
     """
 
     def __init__(
@@ -64,20 +68,23 @@ class Model:
         self._file = file = container.open(path)
         if file.architecture is None:
             raise GGUFError("the file does not say what model it is", path=self.path, field="general.architecture")
-        spec = registry.for_gguf(file.architecture)
-        self.hparams = h = hparams.from_gguf(spec, file.metadata, file.infos)
-        graph.check(spec, h)
-        self.context = _context(h, context, cache_type)
+        family = registry.for_gguf(file.architecture)
+        self.config = configs.from_gguf(family.config, family.name, file.metadata, file.infos)
+        _check_layers(self.config, file)
+        self.graph = family.graph(self.config)
+        graph.check(self.graph)
+        self.context = context or _default_context(self.graph, self.config.n_ctx, cache_type)
         self.tokenizer = Tokenizer(file.metadata)
         count = thread_count(threads)
-        self.weights = Weights(file, spec, h)
-        self._rope = rope.from_hparams(h, spec.graph.rope, self.weights.floats("rope_freqs.weight"))
-        self.cache = KVCache(h["n_layer"], h["n_head_kv"], h["head_dim"], self.context, cache_type)
-        self._buffers = buffers = graph.Buffers(h, self.cache.positions, count)
-        self._rotations = 0  # positions whose cosines and sines are in the buffers
-        self._one = graph.one(spec, h, self.weights, buffers, self.cache)
-        self._body = graph.body(spec, h, self.weights, buffers, self.cache)
-        self._heads = [graph.head(h, self.weights, buffers, many) for many in (False, True)]
+        self.weights = Weights(file, self.graph)
+        factors = self.weights.floats("rope_freqs.weight")
+        self._rotations = {each: rope.rotation(each, factors) for each in self.graph.ropes()}
+        self._rotated = 0  # positions whose cosines and sines are in the buffers
+        self.states = graph.new_states(self.graph, self.context, cache_type)
+        self._buffers = buffers = Buffers(self.graph, padded(self.context), count)
+        self._one = graph.one(self.graph, self.weights, buffers, self.states)
+        self._body = graph.body(self.graph, self.weights, buffers, self.states)
+        self._heads = [graph.head(self.graph, self.weights, buffers, many) for many in (False, True)]
         programs = (self._one, self._body, *self._heads)
         # All at once: what is not in the kernel cache is compiled in parallel.
         native.load([*Team.OPS, *self.weights.ops, *(op.name for program in programs for op in program.ops)], progress)
@@ -96,7 +103,7 @@ class Model:
 
     @property
     def vocab_size(self) -> int:
-        return int(self.hparams["n_vocab"])
+        return self.graph.head.n_vocab
 
     def close(self) -> None:
         """Let go of the file. The model cannot be used afterwards (ArgumentError)."""
@@ -139,7 +146,7 @@ class Model:
         limit = min(len(ids) - 1, len(self._tokens)) if exact else min(len(ids) - 2, self._prefilled)
         while count < limit and ids[count] == self._tokens[count]:
             count += 1
-        return count
+        return self.states.reusable(count, len(self._tokens))
 
     def forget(self, position: int) -> None:
         """Drop what the cache holds from ``position`` on."""
@@ -174,12 +181,12 @@ class Model:
             self._check_finite(self._buffers.logits[:1])
             return self._buffers.logits[:1].copy() if all_logits else self._buffers.logits[:1]
         out = np.empty((len(ids), self.vocab_size), np.float32) if all_logits else self._buffers.logits[:1]
-        for start in range(0, len(ids), graph.BATCH):
-            batch = ids[start : start + graph.BATCH]
+        for start in range(0, len(ids), BATCH):
+            batch = ids[start : start + BATCH]
             self._pass(self._body, batch, position + start)
             if all_logits:
-                for first in range(0, len(batch), graph.HEAD_TOKENS):
-                    count = min(graph.HEAD_TOKENS, len(batch) - first)
+                for first in range(0, len(batch), HEAD_TOKENS):
+                    count = min(HEAD_TOKENS, len(batch) - first)
                     out[start + first : start + first + count] = self._pass_head(first, count)
             elif start + len(batch) == len(ids):
                 out = self._pass_head(len(batch) - 1, 1)
@@ -188,10 +195,11 @@ class Model:
     def _pass(self, program: Program, batch: Sequence[int], position: int) -> None:
         count, buffers = len(batch), self._buffers
         buffers.ids[:count] = batch
-        if position + count > self._rotations:
-            start, wanted = self._rotations, -(-(position + count) // COS_SIN_POSITIONS) * COS_SIN_POSITIONS
-            self._rotations = min(wanted, self.cache.positions)
-            self._rope.fill_cos_sin(start, self._rotations - start, buffers.cos_sin[start:])
+        if position + count > self._rotated:
+            start, wanted = self._rotated, -(-(position + count) // COS_SIN_POSITIONS) * COS_SIN_POSITIONS
+            self._rotated = min(wanted, buffers.positions)
+            for each, rotation in self._rotations.items():
+                rotation.fill_cos_sin(start, self._rotated - start, buffers.cos_sin[each][start:])
         self._team.run(program, count, position)
         if program is self._body and self._prefilled == position:
             self._prefilled += count
@@ -238,11 +246,11 @@ class Model:
         if owner is text:
             return
         if owner is not None:
-            owner.saved = Saved(list(self._tokens), self._prefilled, self.cache.save(len(self._tokens)))
+            owner.saved = Saved(list(self._tokens), self._prefilled, self.states.save(len(self._tokens)))
         self._owner = None if text is None else weakref.ref(text)
         if text is not None and text.saved is not None:
             saved, text.saved = text.saved, None
-            self.cache.restore(saved.cache)
+            self.states.restore(saved.states)
             self._tokens, self._prefilled = saved.tokens, saved.prefilled
 
     def _check(self, ids: Sequence[int], position: int) -> None:
@@ -253,7 +261,7 @@ class Model:
                 "the context is too short for these tokens",
                 expected=f"at most {self.context} tokens",
                 got=position + len(ids),
-                remedy=f"load it with a larger context (it was trained for {self.hparams['n_ctx']})",
+                remedy=f"load it with a larger context (it was trained for {self.config.n_ctx})",
             )
         lowest, highest = min(ids), max(ids)
         if lowest < 0 or highest >= self.vocab_size:
@@ -336,10 +344,14 @@ _UNLIMITED = "None generates until an end token or until the context is full"
 _UNSEEDED = "leave it out for another text each time"
 
 
-def _context(h: Any, wanted: int | None, cache_type: str) -> int:
-    if wanted is not None:
-        return wanted
-    return default_context(h["n_ctx"], bytes_per_position(h["n_layer"], h["n_head_kv"], h["head_dim"], cache_type))
+def _check_layers(config: Any, file: container.GGUFFile) -> None:
+    """GGUFError where there are more layers than tensors: before a graph of them is made."""
+    if config.n_layer > len(file.infos):
+        raise GGUFError("more layers than tensors", path=file.path, field="block_count", got=config.n_layer)
+
+
+def _default_context(parts: Graph, trained: int, cache_type: str) -> int:
+    return default_context(trained, graph.bytes_per_position(parts, cache_type))
 
 
 def load(

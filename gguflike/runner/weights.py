@@ -1,4 +1,4 @@
-"""The tensors of one model, checked against its ArchSpec and laid out for the kernels.
+"""The tensors of one model, checked against its graph and laid out for the kernels.
 
 Quantized matrices are repacked a few dozen megabytes at a time, by all threads, and the pages of the file that they
 came from are given back, so that the weights are in memory once. Floating-point matrices and the embedding are used
@@ -8,16 +8,17 @@ where they lie in the file.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.arch.spec import ArchSpec, HParams, expect_tensor
 from gguflike.container import GGUFFile, TensorInfo
 from gguflike.errors import GGUFError, UnsupportedError
+from gguflike.families.family import expect_tensor
+from gguflike.families.parts import Graph
 from gguflike.kernels.dispatch import linear_plan
 from gguflike.kernels.engine.memory import aligned
 from gguflike.kernels.engine.program import Program, Team
@@ -48,12 +49,12 @@ class Weights:
     Every tensor has its address at once, so that programs can be made; matrices are only there after ``repack``.
     """
 
-    def __init__(self, file: GGUFFile, spec: ArchSpec, h: HParams) -> None:
+    def __init__(self, file: GGUFFile, graph: Graph) -> None:
         self._file = file
         self._keep: list[Any] = []
         self._vectors: dict[str, int] = {}
         self._matrices: dict[str, Matrix] = {}
-        infos = _checked(file, spec, h)
+        infos = _checked(file, graph)
         matrices = [name for name, info in infos.items() if len(info.shape) == 2]
         self.embedding: QuantizedTensor = file.tensors["token_embd.weight"]
         self._keep.append(self.embedding)
@@ -102,6 +103,10 @@ class Weights:
 
     def matrix(self, name: str) -> Matrix:
         return self._matrices[name]
+
+    def layer(self, layer: int) -> LayerWeights:
+        """The tensors of a layer."""
+        return LayerWeights(self, f"blk.{layer}.")
 
     def floats(self, name: str) -> npt.NDArray[np.float32] | None:
         """The values of a small tensor, or None where the file lacks it."""
@@ -202,19 +207,34 @@ def _ranges(parts: Sequence[npt.NDArray[np.uint8]]) -> list[tuple[mmap.mmap, int
     return ranges
 
 
-def _checked(file: GGUFFile, spec: ArchSpec, h: Mapping[str, Any]) -> dict[str, TensorInfo]:
+class LayerWeights(NamedTuple):
+    """The tensors of one layer, by role."""
+
+    weights: Weights
+    prefix: str
+
+    def vector(self, role: str) -> int:
+        """Address of the float32 vector ``role`` (``attn_norm``, say)."""
+        return self.weights.vector(f"{self.prefix}{role}.weight")
+
+    def matrix(self, role: str) -> Matrix:
+        """The matrix ``role`` (``attn_q``, say), with its bias."""
+        return self.weights.matrix(f"{self.prefix}{role}.weight")
+
+
+def _checked(file: GGUFFile, graph: Graph) -> dict[str, TensorInfo]:
     """The model's tensors in order, after checking that each is there with its shape and a usable type."""
     infos = {}
-    for binding in spec.bind(h):
-        info = file.infos.get(binding.gguf)
+    for name, _, tensor in graph.tensors():
+        if not tensor.used:
+            continue
+        info = file.infos.get(name)
         remedy = "the file is incomplete, or was made for another architecture"
-        expect_tensor(GGUFError, file.path, binding.gguf, binding.shape, info and info.shape, remedy)
+        expect_tensor(GGUFError, file.path, name, tensor.shape, info and info.shape, remedy)
         assert info is not None
         if len(info.shape) == 1 and not info.format.is_float:
-            raise UnsupportedError(
-                "vectors must be floating point", path=file.path, tensor=binding.gguf, got=info.format.name
-            )
+            raise UnsupportedError("vectors must be floating point", path=file.path, tensor=name, got=info.format.name)
         if len(info.shape) == 2:
             linear_plan(info.format)
-        infos[binding.gguf] = info
+        infos[name] = info
     return infos

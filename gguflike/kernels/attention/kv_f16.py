@@ -1,4 +1,4 @@
-"""Keys and values of the cache as float16: how ops store and read them (layout: runner/cache.py).
+"""Keys and values of the cache as float16: how ops store and read them (layout: runner/state.py).
 
 ``args`` are argument words that begin as ``STORE_KV``. ``cached`` is the index of a key head's first element in the
 arrays of its layer. What is read becomes a panel of float32 (tile.py).

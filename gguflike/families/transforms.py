@@ -5,22 +5,23 @@ A transform works on whole groups of ``group`` consecutive rows, so that a large
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
+
+from gguflike.families.parts import Tensor
 
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Transform:
-    """The identity, and the base of the others. `bound` fills in sizes from the hyper-parameters."""
+    """The identity, and the base of the others. `bound` fills in sizes from the tensor that is made."""
 
     group: int = 1
 
-    def bound(self, h: Mapping[str, Any]) -> Transform:  # noqa: ARG002 - part of the interface
+    def bound(self, tensor: Tensor) -> Transform:  # noqa: ARG002 - part of the interface
         return self
 
     def hf_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -44,10 +45,8 @@ class RopePermute(Transform):
     with 2j + 1. Row 2j of a head in GGUF is therefore row j in the checkpoint, row 2j + 1 is row j + head_dim/2.
     """
 
-    size: str = "head_dim"
-
-    def bound(self, h: Mapping[str, Any]) -> Transform:
-        return RopePermute(group=h[self.size], size=self.size)
+    def bound(self, tensor: Tensor) -> Transform:
+        return RopePermute(group=tensor.shape[0] // tensor.heads)
 
     def apply(self, rows: Array) -> Array:
         return _swap(rows, rows.reshape(-1, 2, self.group // 2, *rows.shape[1:]))  # (heads, half, pair, ...)

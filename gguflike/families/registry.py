@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gguflike.arch.llama import LLAMA, MISTRAL
-from gguflike.arch.spec import ArchSpec
 from gguflike.errors import CheckpointError, UnsupportedError
+from gguflike.families.family import Family
+from gguflike.families.llama import LLAMA, MISTRAL
 
-# Of several specs with one GGUF name, the first speaks for files.
-SPECS: tuple[ArchSpec, ...] = (LLAMA, MISTRAL)
-_BY_HF_NAME: Mapping[str, ArchSpec] = {name: spec for spec in SPECS for name in spec.hf_names}
-_BY_GGUF_NAME: Mapping[str, ArchSpec] = {spec.name: spec for spec in reversed(SPECS)}
+# Of several families with one GGUF name, the first speaks for files.
+FAMILIES: tuple[Family[Any], ...] = (LLAMA, MISTRAL)
+_BY_CLASS: Mapping[str, Family[Any]] = {name: family for family in FAMILIES for name in family.classes}
+_BY_ARCHITECTURE: Mapping[str, Family[Any]] = {family.name: family for family in reversed(FAMILIES)}
 
 
-def for_config(config: Mapping[str, Any]) -> ArchSpec:
+def for_config(config: Mapping[str, Any]) -> Family[Any]:
     """The family of a checkpoint, by the ``architectures`` of its config.json."""
     names = config.get("architectures")
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
@@ -25,15 +25,15 @@ def for_config(config: Mapping[str, Any]) -> ArchSpec:
             expected="a list of one name",
             got=repr(names),
         )
-    return _find(_BY_HF_NAME, names[0], "config.json")
+    return _find(_BY_CLASS, names[0], "config.json")
 
 
-def for_gguf(architecture: str) -> ArchSpec:
+def for_gguf(architecture: str) -> Family[Any]:
     """The family of a GGUF file, by its ``general.architecture``."""
-    return _find(_BY_GGUF_NAME, architecture, "general.architecture")
+    return _find(_BY_ARCHITECTURE, architecture, "general.architecture")
 
 
-def _find(table: Mapping[str, ArchSpec], name: str, where: str) -> ArchSpec:
+def _find(table: Mapping[str, Family[Any]], name: str, where: str) -> Family[Any]:
     if name not in table:
         raise UnsupportedError("model architecture", field=where, expected="one of " + ", ".join(table), got=repr(name))
     return table[name]

@@ -8,29 +8,30 @@ import gguf
 import numpy as np
 import pytest
 
-from gguflike.arch import hparams, registry, rope
-from gguflike.arch.spec import role_of
-from gguflike.arch.transforms import RopePermute
 from gguflike.errors import CheckpointError, GGUFError, UnsupportedError
+from gguflike.families import config as configs
+from gguflike.families import registry, rope
+from gguflike.families.parts import Tensor, role_of
+from gguflike.families.transforms import RopePermute
 from tests import tiny
 from tests.tiny import LLAMA3, VARIANTS, YARN
 
 
 def read(**changes: Any) -> tuple[Any, Any, list[str]]:
     config = tiny.config(**changes)
-    spec = registry.for_config(config)
-    h, notices = hparams.from_config(spec, config)
-    return spec, h, notices
+    family = registry.for_config(config)
+    c, notices = family.from_config(config)
+    return family, c, notices
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_names_and_shapes_are_those_of_transformers_and_llama_cpp(variant: str) -> None:
     changes = VARIANTS[variant]
-    spec, h, _ = read(**changes)
-    bindings = spec.bind(h)
+    family, c, _ = read(**changes)
+    bindings = family.bind(c)
     config = {"num_key_value_heads": 4, **tiny.config(**changes)}
     assert {b.hf: b.hf_shape for b in bindings if b.hf} == tiny.shapes(config)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, h["n_layer"])
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, c.n_layer)
     for binding in bindings:
         if binding.hf:
             assert binding.gguf == names.get_name(binding.hf, try_suffixes=(".weight", ".bias"))
@@ -39,8 +40,8 @@ def test_names_and_shapes_are_those_of_transformers_and_llama_cpp(variant: str) 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_parameters_survive_gguf_and_config(variant: str) -> None:
-    spec, h, _ = read(**VARIANTS[variant])
-    metadata = hparams.to_metadata(spec, h)
+    family, c, _ = read(**VARIANTS[variant])
+    metadata = configs.to_metadata(c, family.name)
     known = {
         value.replace("{arch}", "llama")
         for group in (gguf.Keys.LLM, gguf.Keys.Attention, gguf.Keys.Rope)
@@ -48,15 +49,15 @@ def test_parameters_survive_gguf_and_config(variant: str) -> None:
         if isinstance(value, str)
     }
     assert {key for key in metadata if not key.startswith("gguflike.")} <= known
-    assert hparams.from_gguf(spec, metadata, {b.gguf for b in spec.bind(h)}) == h
-    config = {**hparams.to_config(spec, h), "bos_token_id": 1}
-    assert hparams.from_config(registry.for_config(config), config)[0] == h
+    assert configs.from_gguf(family.config, family.name, metadata, {b.gguf for b in family.bind(c)}) == c
+    config = {**family.to_config(c), "bos_token_id": 1}
+    assert registry.for_config(config).from_config(config)[0] == c
 
 
 def test_metadata_of_a_plain_model() -> None:
-    spec, h, notices = read()
+    family, c, notices = read()
     assert notices == []
-    assert hparams.to_metadata(spec, h) == {
+    assert configs.to_metadata(c, family.name) == {
         "llama.block_count": 2,
         "llama.context_length": 128,
         "llama.embedding_length": 32,
@@ -73,8 +74,8 @@ def test_metadata_of_a_plain_model() -> None:
 
 
 def test_rope_scaling_keys() -> None:
-    spec, h, _ = read(rope_scaling=YARN)
-    keys = {k: v for k, v in hparams.to_metadata(spec, h).items() if "scaling" in k}
+    family, c, _ = read(rope_scaling=YARN)
+    keys = {k: v for k, v in configs.to_metadata(c, family.name).items() if "scaling" in k}
     assert keys == {
         "llama.rope.scaling.type": "yarn",
         "llama.rope.scaling.factor": 4.0,
@@ -82,11 +83,11 @@ def test_rope_scaling_keys() -> None:
         "llama.rope.scaling.yarn_beta_fast": 32.0,
         "llama.rope.scaling.yarn_beta_slow": 1.0,
     }
-    spec, h, _ = read(rope_scaling={"type": "linear", "factor": 2.0})
-    keys = {k: v for k, v in hparams.to_metadata(spec, h).items() if "scaling" in k}
+    family, c, _ = read(rope_scaling={"type": "linear", "factor": 2.0})
+    keys = {k: v for k, v in configs.to_metadata(c, family.name).items() if "scaling" in k}
     assert keys == {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.0}
-    spec, h, _ = read(rope_scaling=LLAMA3)
-    keys = {k: v for k, v in hparams.to_metadata(spec, h).items() if "scaling" in k or "llama3" in k}
+    family, c, _ = read(rope_scaling=LLAMA3)
+    keys = {k: v for k, v in configs.to_metadata(c, family.name).items() if "scaling" in k or "llama3" in k}
     assert keys == {  # llama.cpp would take rope.scaling.factor for linear scaling
         "gguflike.rope.llama3.factor": 8.0,
         "gguflike.rope.llama3.low_freq_factor": 1.0,
@@ -134,7 +135,7 @@ def test_llama3_factors_by_the_published_loop() -> None:
 
 def test_rope_permutation_pairs_what_rotates_together() -> None:
     rows = np.arange(2 * 8)[:, None]  # two heads of eight dimensions
-    permute = RopePermute().bound({"head_dim": 8})
+    permute = RopePermute().bound(Tensor("attn_q.weight", (16, 1), heads=2))
     assert permute.group == 8
     assert permute.apply(rows)[:8, 0].tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
     assert permute.apply(rows)[8:, 0].tolist() == [8, 12, 9, 13, 10, 14, 11, 15]
@@ -144,18 +145,18 @@ def test_rope_permutation_pairs_what_rotates_together() -> None:
 
 
 def test_unknown_config_keys_are_errors() -> None:
-    spec = registry.for_config(tiny.config())
+    family = registry.for_config(tiny.config())
     with pytest.raises(UnsupportedError, match="quantization_config: the checkpoint is quantized already"):
-        hparams.from_config(spec, tiny.config(quantization_config={"bits": 4}))
+        family.from_config(tiny.config(quantization_config={"bits": 4}))
     for key, value in {"logit_softcapping": 30.0, "use_rope": False}.items():
         with pytest.raises(UnsupportedError, match=f"config.json: {key}"):
-            hparams.from_config(spec, tiny.config(**{key: value}))
-        h, _ = hparams.from_config(spec, tiny.config(**{key: value}), ignore=[key])
-        assert h["n_embd"] == 32
+            family.from_config(tiny.config(**{key: value}))
+        c, _ = family.from_config(tiny.config(**{key: value}), ignore=[key])
+        assert c.n_embd == 32
     inert = {"_name_or_path": "x", "pretraining_tp": 1, "rope_extra": None, "temperature": 0.6, "rope_theta": 1e10}
-    hparams.from_config(spec, tiny.config() | inert)
+    family.from_config(tiny.config() | inert)
     with pytest.raises(UnsupportedError, match=r"hidden_act.*expected 'silu' or 'swish'; got 'gelu'"):
-        hparams.from_config(spec, tiny.config(hidden_act="gelu"))
+        family.from_config(tiny.config(hidden_act="gelu"))
 
 
 @pytest.mark.parametrize(
@@ -192,14 +193,14 @@ def test_bad_configs(changes: dict[str, Any], error: type[Exception] | None, mes
 
 def test_a_sliding_window_shortens_the_context() -> None:
     mistral = {"architectures": ["MistralForCausalLM"]}
-    _, h, notices = read(**mistral, sliding_window=64)
-    assert h["n_ctx"] == 64
+    _, c, notices = read(**mistral, sliding_window=64)
+    assert c.n_ctx == 64
     assert notices == ["context length 128 shortened to the sliding window 64, which the llama graph lacks"]
     assert read(**mistral, sliding_window=None)[1:][1] == []
-    assert read(**mistral, sliding_window=128)[1]["n_ctx"] == 128
-    spec = registry.for_config(mistral)
+    assert read(**mistral, sliding_window=128)[1].n_ctx == 128
+    family = registry.for_config(mistral)
     bare = {k: v for k, v in tiny.config(**mistral).items() if k not in ("max_position_embeddings", "sliding_window")}
-    assert hparams.from_config(spec, bare)[0]["n_ctx"] == 4096  # MistralConfig's default window
+    assert family.from_config(bare)[0].n_ctx == 4096  # MistralConfig's default window
     with pytest.raises(CheckpointError, match="sliding window"):
         read(**mistral, sliding_window=0)
     with pytest.raises(UnsupportedError, match="sliding_window"):
@@ -207,20 +208,22 @@ def test_a_sliding_window_shortens_the_context() -> None:
 
 
 def test_gguf_parameters_of_other_writers() -> None:
-    spec, h, _ = read()
-    metadata = hparams.to_metadata(spec, h)
-    names = {b.gguf for b in spec.bind(h)}
+    family, c, _ = read()
+    metadata = configs.to_metadata(c, family.name)
+    names = {b.gguf for b in family.bind(c)}
     for key in ("llama.attention.key_length", "llama.attention.value_length", "llama.vocab_size"):
         del metadata[key]
     with pytest.raises(GGUFError, match=r"llama\.vocab_size"):
-        hparams.from_gguf(spec, metadata, names)
+        configs.from_gguf(family.config, family.name, metadata, names)
     metadata |= {"tokenizer.ggml.tokens": ["x"] * 260, "llama.rope.scaling.type": "none"}
     metadata["llama.attention.head_count_kv"] = np.array([2, 2], np.uint32)
-    assert hparams.from_gguf(spec, metadata, names) == h
+    assert configs.from_gguf(family.config, family.name, metadata, names) == c
     with pytest.raises(GGUFError, match=r"llama\.attention\.head_count_kv: wrong kind"):
-        hparams.from_gguf(spec, metadata | {"llama.attention.head_count_kv": np.array([2, 1])}, names)
+        configs.from_gguf(
+            family.config, family.name, metadata | {"llama.attention.head_count_kv": np.array([2, 1])}, names
+        )
     with pytest.raises(GGUFError, match=r"llama\.block_count: required value is missing"):
-        hparams.from_gguf(spec, {}, names)
+        configs.from_gguf(family.config, family.name, {}, names)
     with pytest.raises(UnsupportedError, match="got 'gpt9'"):
         registry.for_gguf("gpt9")
 

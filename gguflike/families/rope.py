@@ -1,4 +1,4 @@
-"""Rotary position settings: the three spellings of config.json, flattened to one and back, and Llama 3's factors.
+"""Rotary position settings: the three spellings of config.json, flattened to one and back, and the frequencies.
 
 Transformers 4 writes ``rope_theta`` and ``rope_scaling``, Transformers 5 one ``rope_parameters``. Flattened, they are
 ``rope.theta``, ``rope.type`` and the numbers that the type uses.
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.errors import CheckpointError, UnsupportedError
+from gguflike.families.parts import Rope, Scaling
 
 CONFIG_KEYS = frozenset({"rope_theta", "rope_scaling", "rope_parameters"})
 
@@ -129,6 +130,42 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
         numbers = {key: flat[kind.prefix + target] for key, (target, _) in kind.numbers.items()}
         config["rope_scaling"] = {"rope_type": name, **numbers}
     return config
+
+
+def frequencies(rope: Rope, factors: npt.NDArray[Any] | None = None) -> tuple[npt.NDArray[np.float64], float]:
+    """(radians per position of each pair, float64 (n_rot / 2,); what cosines and sines are multiplied by).
+
+    ``factors`` (n_rot / 2,), the values of ``rope_freqs.weight``, divide the frequencies where ``rope.divided``.
+    """
+    omega = rope.base ** (-np.arange(0, rope.n_rot, 2, dtype=np.float64) / rope.n_rot)
+    if rope.divided:
+        if factors is None:
+            raise ValueError("this rotation divides its frequencies by rope_freqs.weight, which was not given")
+        omega = omega / factors.astype(np.float64)
+    scaling = rope.scaling
+    if scaling is None:
+        return omega, 1.0
+    if scaling.kind == "linear":
+        return omega / scaling.factor, 1.0
+    if scaling.kind == "yarn":
+        kept = _kept_share(rope, scaling)
+        return omega / scaling.factor * (1.0 - kept) + omega * kept, 1.0 + 0.1 * math.log(scaling.factor)
+    raise UnsupportedError(
+        "rope scaling", field="rope.scaling.type", expected="none, linear or yarn", got=repr(scaling.kind)
+    )
+
+
+def _kept_share(rope: Rope, scaling: Scaling) -> npt.NDArray[np.float64]:
+    """YaRN: 1 for the fast pairs, kept as they are; 0 for the slow ones, interpolated; a ramp between them."""
+
+    def pair(turns: float) -> float:
+        """The pair that turns ``turns`` times within the original context."""
+        return rope.n_rot * math.log(scaling.context / (turns * 2 * math.pi)) / (2 * math.log(rope.base))
+
+    low = max(0, math.floor(pair(scaling.beta_fast)))
+    high = min(rope.n_rot - 1, math.ceil(pair(scaling.beta_slow)))
+    ramp = (np.arange(rope.n_rot // 2) - low) / max(0.001, high - low)
+    return 1.0 - np.clip(ramp, 0.0, 1.0)
 
 
 def llama3_factors(

@@ -1,0 +1,9 @@
+"""A model's mathematics on a page: one numpy function for each part, and the forward pass that calls them.
+
+This is what the runner's ops are tested against, and what a reader who wants to know what a model computes should open.
+"""
+
+from gguflike.reference.forward import branch as branch
+from gguflike.reference.forward import logits as logits
+from gguflike.reference.parts import mix as mix
+from gguflike.reference.parts import normalize as normalize

@@ -1,0 +1,93 @@
+"""What a pass writes between its ops: activations, temporaries, rotations, logits."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike.families.parts import Graph, Rope
+from gguflike.kernels.engine.args import Own, Word
+from gguflike.kernels.engine.memory import aligned
+from gguflike.kernels.matmul.records import LinearPlan, activation_arrays
+from gguflike.kernels.vector.args import QUANTIZE_ROWS
+
+BATCH = 512  # tokens of one pass: enough to reuse every weight from cache, few enough for small buffers
+HEAD_TOKENS = 32  # tokens whose logits one pass computes
+
+
+def address(array: npt.NDArray[Any]) -> int:
+    return int(array.ctypes.data)
+
+
+class Activations(NamedTuple):
+    """Where what a matrix product reads stands: addresses of float32, or of int8 codes, their scales and sums."""
+
+    floats: Word
+    codes: Word
+    scales: Word
+    sums: Word
+
+    @property
+    def quantized(self) -> dict[str, Word]:
+        """The words of an op that reads or writes them as int8."""
+        return {"codes": self.codes, "scales": self.scales, "sums": self.sums}
+
+    def words(self, plan: LinearPlan) -> dict[str, Word]:
+        """Return the words of the matmul ops of ``plan``."""
+        return self.quantized if plan.activations == "int8" else {"codes": self.floats, "scales": 0, "sums": 0}
+
+    def quantize(self, columns: int) -> tuple[Word, ...]:
+        """Return the words of the op that makes int8 of the float32."""
+        return QUANTIZE_ROWS.pack(x=self.floats, columns=columns, **self.quantized)
+
+
+class Buffers:
+    """Memory of the passes of one model. Large, but only the pages that a pass needs are ever touched.
+
+    ``ids`` int32 (BATCH,), ``x`` float32 (BATCH, n_embd), ``head_x`` (HEAD_TOKENS, n_embd) and ``logits``
+    (HEAD_TOKENS, n_vocab) are shared by all threads, and so is what `temp` gives; ``own`` is each thread's, for one
+    token. ``cos_sin`` holds float32 (positions, 2, n_rot) for each rotation of the model.
+    """
+
+    def __init__(self, graph: Graph, positions: int, threads: int) -> None:
+        n_embd, n_vocab = graph.embedding.n_embd, graph.head.n_vocab
+        self.positions = positions
+        self.ids: npt.NDArray[np.int32] = aligned(BATCH, np.int32)
+        self.x = _floats(BATCH, n_embd)
+        self.head_x = _floats(HEAD_TOKENS, n_embd)
+        self.logits = _floats(HEAD_TOKENS, n_vocab)
+        self.cos_sin: dict[Rope, npt.NDArray[np.float32]] = {
+            rope: _floats(positions, 2 * rope.n_rot).reshape(positions, 2, -1) for rope in graph.ropes()
+        }
+        self._temps: dict[tuple[str, int], npt.NDArray[Any]] = {}
+        widest = max([n_embd, *(mixer.widest for mixer in graph.mixers())])
+        self._quantized = activation_arrays(BATCH, widest)
+        stride = -(-widest * 6 // 1024) * 1024  # of 4 bytes of floats, 1 of codes, and 3/8 of scales and sums
+        self._own = aligned(threads * stride)
+        first = address(self._own)
+        places = (first, *(first + widest * eighths // 8 for eighths in (32, 40, 41)))
+        self.own = Activations(*(Own(place, stride) for place in places))
+
+    def temp(self, name: str, columns: int) -> int:
+        """The address of float32 (BATCH, columns) called ``name``, the same for every layer that asks alike."""
+        if (name, columns) not in self._temps:
+            self._temps[name, columns] = aligned(BATCH * columns, np.float32)
+        return address(self._temps[name, columns])
+
+    def scratch(self, name: str, count: int) -> int:
+        """The address of ``count`` bytes called ``name``."""
+        if (name, -count) not in self._temps:
+            self._temps[name, -count] = aligned(count)
+        return address(self._temps[name, -count])
+
+    def shared(self, name: str, columns: int) -> Activations:
+        """Activations of several tokens: floats of their own, int8 in the memory that all of these share."""
+        codes, scales, sums = (address(self._quantized[part]) for part in ("codes", "scales", "sums"))
+        return Activations(self.temp(name, columns), codes, scales, sums)
+
+
+def _floats(rows: int, columns: int) -> npt.NDArray[np.float32]:
+    made: npt.NDArray[np.float32] = aligned(rows * columns, np.float32).reshape(rows, columns)
+    return made

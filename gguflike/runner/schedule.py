@@ -1,0 +1,218 @@
+"""The verbs that parts are made of, on two schedules: one token, where threads do small things each for themselves, and
+several tokens, where they share everything.
+
+A part's emitter (runner/parts/) speaks these verbs and never asks which schedule it is on.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gguflike.families.parts import Attention, Norm
+from gguflike.kernels.args import RMS_NORM, RMS_NORM_Q8, SILU_MUL, SILU_MUL_Q8
+from gguflike.kernels.attention.args import ATTENTION, ATTENTION_ONE, MERGE, STORE_KV
+from gguflike.kernels.attention.sizes import ATTENTION_HEADS, ATTENTION_KEYS, attention_rows, part_bytes
+from gguflike.kernels.engine.args import Word, float_bits
+from gguflike.kernels.engine.program import Program
+from gguflike.kernels.matmul.args import MATMUL
+from gguflike.runner.buffers import Activations, Buffers
+from gguflike.runner.state import KVCache
+from gguflike.runner.weights import Matrix
+
+MATVEC_GRAIN = 2  # groups of 16 rows: an item of gate and up is two
+ROPE_GRAIN = 16  # tokens; keys of one block are then written by one thread
+SILU_GRAIN = 16  # blocks of 32 values
+
+
+class Schedule(ABC):
+    """Adds ops to one program."""
+
+    def __init__(self, buffers: Buffers) -> None:
+        self.buffers = buffers
+        self.program = Program(keep=[buffers])
+
+    def temp(self, name: str, columns: int) -> int:
+        """The address of float32 (tokens, columns) for what ops hand to each other."""
+        return self.buffers.temp(name, columns)
+
+    def norm(self, norm: Norm, weight: int, x: int, readers: Sequence[Matrix]) -> Activations:
+        """Normalize the rows at ``x`` for the matrices that read them."""
+        result = self._result("normed", norm.size)
+        kinds = {matrix.plan.activations for matrix in readers}
+        words: dict[str, Word] = {"x": x, "columns": norm.size, "weight": weight, "eps": float_bits(norm.eps)}
+        if kinds == {"int8"}:
+            self._prepare("ops:rms_norm_q8", RMS_NORM_Q8.pack(**words, **result.quantized))
+        else:
+            self._prepare("ops:rms_norm", RMS_NORM.pack(**words, out=result.floats))
+            if "int8" in kinds:
+                self._prepare("vector.quantize:rows", result.quantize(norm.size))
+        return result
+
+    def linear(self, matrix: Matrix, source: Activations, out: int, *, add: bool = False, beside: bool = False) -> None:
+        """``out`` (+)= activations @ matrix.T + bias. ``beside``: it does not depend on the op before."""
+        self._linear(matrix, source, out, add, {"barrier": False} if beside else {})
+
+    def _linear(self, matrix: Matrix, source: Activations, out: int, add: bool, settings: Mapping[str, Any]) -> None:
+        plan, rows = matrix.plan, matrix.rows
+        words = MATMUL.pack(
+            weights=matrix.address,
+            rows=rows,
+            columns=matrix.columns,
+            **source.words(plan),
+            out=out,
+            stride=rows,
+            add=int(add),
+            bias=matrix.bias,
+        )
+        self._multiply(matrix, words, {"barrier": not self._after_own(), **settings})
+
+    def attend(self, part: Attention, cache: KVCache, readers: Sequence[Matrix]) -> Activations:
+        """Rotate the queries and keys in the temporaries "q", "k" and "v", store the keys and values, and attend."""
+        result = self._result("attended", part.q_size)
+        quantized = all(matrix.plan.activations == "int8" for matrix in readers)
+        fused = quantized and part.head_dim % 32 == 0
+        codes: dict[str, Word] = result.quantized if fused else dict.fromkeys(("codes", "scales", "sums"), 0)
+        store: dict[str, Word] = {
+            "cos_sin": int(self.buffers.cos_sin[part.rope].ctypes.data),
+            "n_rot": part.rope.n_rot,
+            "neox": int(part.rope.pairs == "neox"),
+            **cache.addresses(),
+            "n_head_kv": part.kv_heads,
+            "head_dim": part.head_dim,
+            "context": cache.positions,
+            "k": self.temp("k", part.kv_size),
+            "v": self.temp("v", part.kv_size),
+        }
+        queries: dict[str, Word] = {
+            **store,
+            "q": self.temp("q", part.q_size),
+            "n_head": part.heads,
+            "scale": float_bits(part.head_dim**-0.5),
+        }
+        self._attend(part, cache, store, queries, result, codes)
+        if quantized and not fused:
+            self._prepare("vector.quantize:rows", result.quantize(part.q_size))
+        return result
+
+    def gated(self, gate: Matrix, up: Matrix, source: Activations, readers: Sequence[Matrix]) -> Activations:
+        """Multiply silu(gate) by up, each a product with ``source``."""
+        result = self.buffers.shared("gate", gate.rows)
+        places: dict[str, Word] = {"gate": result.floats, "up": self.temp("up", up.rows)}
+        if all(matrix.plan.activations == "int8" for matrix in readers):
+            name, words = "ops:silu_mul_q8", SILU_MUL_Q8.pack(**places, **result.quantized)
+        else:
+            name, words = "ops:silu_mul", SILU_MUL.pack(**places, out=result.floats)
+        self._gated(gate, up, source, (name, words))
+        return result
+
+    def _after_own(self) -> bool:
+        return bool(self.program.ops) and self.program.ops[-1].own
+
+    @abstractmethod
+    def _result(self, name: str, columns: int) -> Activations:
+        """Where an op that prepares activations of so many columns leaves them."""
+
+    @abstractmethod
+    def _prepare(self, name: str, words: tuple[Word, ...], *, items: int = 1) -> None:
+        """Add an op on all tokens that prepares what matrix products read; it may follow another such op."""
+
+    @abstractmethod
+    def _multiply(self, matrix: Matrix, words: tuple[Word, ...], settings: Mapping[str, Any]) -> None: ...
+
+    @abstractmethod
+    def _attend(
+        self,
+        part: Attention,
+        cache: KVCache,
+        store: dict[str, Word],
+        queries: dict[str, Word],
+        result: Activations,
+        codes: dict[str, Word],
+    ) -> None: ...
+
+    @abstractmethod
+    def _gated(self, gate: Matrix, up: Matrix, source: Activations, op: tuple[str, tuple[Word, ...]]) -> None: ...
+
+
+class OneToken(Schedule):
+    """One token. What stands between its matrix products is so little that each thread does it for itself rather than
+    wait for another; a thread takes the same rows through gate, up and their product."""
+
+    def _result(self, name: str, columns: int) -> Activations:  # noqa: ARG002 - for several tokens
+        return self.buffers.own
+
+    def _prepare(self, name: str, words: tuple[Word, ...], *, items: int = 1) -> None:
+        self.program.add(name, words, items=items, own=True, barrier=not self._after_own())
+
+    def _multiply(self, matrix: Matrix, words: tuple[Word, ...], settings: Mapping[str, Any]) -> None:
+        items = {"items": matrix.plan.matvec_items(matrix.rows), "grain": MATVEC_GRAIN}
+        self.program.add(matrix.plan.matvec, words, **{**items, **settings})
+
+    def _attend(
+        self,
+        part: Attention,
+        cache: KVCache,
+        store: dict[str, Word],  # noqa: ARG002 - the op stores the key and value of its one token itself
+        queries: dict[str, Word],
+        result: Activations,
+        codes: dict[str, Word],
+    ) -> None:
+        heads = heads_together(part.heads // part.kv_heads, ATTENTION_HEADS)
+        groups = part.heads // heads
+        blocks = -(-cache.positions // ATTENTION_KEYS)
+        parts = self.buffers.scratch("parts", blocks * part.heads * part_bytes(1, part.head_dim))
+        words = ATTENTION_ONE.pack(**queries, heads=heads, parts=parts)
+        self.program.add(f"attention.causal:{cache.type}_{heads}", words, items=groups, per_keys=ATTENTION_KEYS)
+        merge = MERGE.pack(
+            parts=parts, heads=heads, n_head=part.heads, head_dim=part.head_dim, out=result.floats, **codes
+        )
+        self._prepare("attention.causal:merge", merge, items=groups)
+
+    def _gated(self, gate: Matrix, up: Matrix, source: Activations, op: tuple[str, tuple[Word, ...]]) -> None:
+        blocks = gate.rows // 32
+        items = {"items": blocks, "each": 2, "grain": MATVEC_GRAIN // 2}
+        self._linear(gate, source, self.temp("gate", gate.rows), False, items)
+        self._linear(up, source, self.temp("up", up.rows), False, {**items, "chained": True})
+        self.program.add(*op, items=blocks, chained=True)
+
+
+class Tokens(Schedule):
+    """Several tokens, which all threads share."""
+
+    def _result(self, name: str, columns: int) -> Activations:
+        return self.buffers.shared(name, columns)
+
+    def _prepare(self, name: str, words: tuple[Word, ...], *, items: int = 1) -> None:
+        self.program.add(name, words, items=items, per_tokens=1)
+
+    def _multiply(self, matrix: Matrix, words: tuple[Word, ...], settings: Mapping[str, Any]) -> None:
+        self.program.add(matrix.plan.matmul, words, **{"items": matrix.plan.matmul_items(matrix.rows), **settings})
+
+    def _attend(
+        self,
+        part: Attention,
+        cache: KVCache,
+        store: dict[str, Word],
+        queries: dict[str, Word],
+        result: Activations,
+        codes: dict[str, Word],
+    ) -> None:
+        most = attention_rows(part.head_dim)
+        heads = heads_together(part.heads // part.kv_heads, most)
+        span = most // heads
+        words = STORE_KV.pack(**store)
+        self.program.add(f"attention.rope:store_{cache.type}", words, items=1, per_tokens=1, grain=ROPE_GRAIN)
+        words = ATTENTION.pack(**queries, heads=heads, span=span, out=result.floats, **codes)
+        self.program.add(f"attention.causal:{cache.type}", words, items=part.heads // heads, per_tokens=span)
+
+    def _gated(self, gate: Matrix, up: Matrix, source: Activations, op: tuple[str, tuple[Word, ...]]) -> None:
+        self.linear(gate, source, self.temp("gate", gate.rows))
+        self.linear(up, source, self.temp("up", up.rows), beside=True)
+        self.program.add(*op, items=gate.rows // 32, per_tokens=1, grain=SILU_GRAIN)
+
+
+def heads_together(group: int, most: int) -> int:
+    """How many of the ``group`` query heads of a key head an item of attention takes."""
+    return max(heads for heads in range(1, most + 1) if group % heads == 0)
