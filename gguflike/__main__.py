@@ -2,7 +2,7 @@
 
 import sys
 
-from gguflike.cli import main
+from gguflike.cli import script
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script())

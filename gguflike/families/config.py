@@ -14,8 +14,6 @@ it optional.
 from __future__ import annotations
 
 import math
-import types
-import typing
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import field, fields, replace
 from types import SimpleNamespace
@@ -31,6 +29,7 @@ Default = Callable[[Any], Any]
 
 _LIMIT = 2**31  # no size of a real model comes near; it keeps products of sizes within 64 bits
 _REQUIRED: Any = object()
+_KINDS: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 
 
 class Key(NamedTuple):
@@ -77,16 +76,13 @@ def key(
 
 def parameters(config: type) -> tuple[Parameter, ...]:
     """The fields of a configuration, in order."""
-    hints = typing.get_type_hints(config)
-    return tuple(Parameter(f.name, f.metadata["key"], *_kind(hints[f.name])) for f in fields(config))
+    return tuple(Parameter(f.name, f.metadata["key"], *_kind(str(f.type))) for f in fields(config))
 
 
-def _kind(hint: Any) -> tuple[type, bool]:
-    """(the type, whether None is admitted) of an annotation."""
-    if isinstance(hint, types.UnionType):
-        [kind] = [part for part in typing.get_args(hint) if part is not type(None)]
-        return kind, True
-    return hint, False
+def _kind(annotation: str) -> tuple[type, bool]:
+    """(the type, whether None is admitted) of an annotation. KeyError for one that a configuration cannot have."""
+    kind, _, none = annotation.partition(" | ")
+    return _KINDS[kind], none == "None"
 
 
 def config_keys(config: type) -> set[str]:
