@@ -77,7 +77,7 @@ def team_type(threads: int) -> np.dtype[np.void]:
         yield_core=104,  # of a C function that offers the core to other threads, or 0
         finished=112,  # number of the last pass that is complete
         busy=128,  # workers that look at a program
-        blocks=(192, (BLOCK_TYPE, threads)),
+        blocks=(192, (BLOCK_TYPE, (threads,))),
     )
 
 
