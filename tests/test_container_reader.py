@@ -494,3 +494,26 @@ def test_most_strings_are_found_without_a_step_for_each(order: str, last: bytes)
     assert len(found) == 100
     assert stop == len(buffer) - 8 - len(last)
     assert list(found[:3]) == [0, 9, 19]
+
+
+def test_counts_are_held_against_the_smallest_entries(tmp_path: Path) -> None:
+    """A key of one character with one byte takes 14 bytes, a scalar tensor's entry with such a name 25."""
+    pair = struct.pack("<Q1sIB", 1, b"a", 0, 7)
+    entry = struct.pack("<Q1sIIQ", 1, b"x", 0, 0, 0)
+    assert (len(pair), len(entry)) == (14, 25)
+    for rule, counts, body in (("C-004", (0, 2), pair * 2), ("C-003", (2, 0), entry * 2)):
+        head = b"GGUF" + struct.pack("<IQQ", 3, *counts)
+        (tmp_path / "x.gguf").write_bytes(head + body[:-1])
+        with pytest.raises(GGUFError) as caught:
+            container.open(tmp_path / "x.gguf")
+        assert caught.value.rule == rule
+        (tmp_path / "x.gguf").write_bytes(head + body)
+        with pytest.raises(GGUFError) as caught:  # the second has the name of the first
+            container.open(tmp_path / "x.gguf")
+        assert caught.value.rule != rule
+
+
+def test_foreign_types_are_the_numbers_that_ggml_skips() -> None:
+    known = {kind.value for kind in gguf.GGMLQuantizationType}
+    skipped = {number for number in range(max(known)) if number not in known}
+    assert {number for number in FOREIGN_TYPES if number < max(known)} == skipped

@@ -273,3 +273,8 @@ def test_speeds_leave_out_what_was_not_computed() -> None:
 
 def test_by_default_a_sampler_is_greedy_and_changes_nothing() -> None:
     assert Sampler() == Sampler(temperature=0, top_k=0, top_p=1, min_p=0, repetition_penalty=1, repetition_window=64)
+
+
+def test_a_generation_that_has_not_begun_has_no_speed() -> None:
+    nothing = Generation(prompt_tokens=5)
+    assert (nothing.prefill_tokens_per_s, nothing.decode_tokens_per_s) == (0.0, 0.0)
