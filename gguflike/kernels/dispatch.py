@@ -14,7 +14,7 @@ from gguflike.errors import UnsupportedError
 from gguflike.kernels.matmul.records import LinearPlan
 from gguflike.kernels.table import KERNELS, TypeKernels, load
 
-_LINEAR: dict[str, Callable[..., Any]] = {}  # by block type: a small product takes less time than to find it
+_PLANS: dict[str, LinearPlan] = {}  # by block type
 
 
 def decoder(fmt: BlockFormat) -> Callable[..., None]:
@@ -45,10 +45,17 @@ def encoder(fmt: BlockFormat) -> Callable[..., None]:
 
 
 def linear_plan(fmt: BlockFormat) -> LinearPlan:
-    """Return the plan for products with matrices of a block type.
+    """Return the plan for products with matrices of a block type, one object for each type.
 
     UnsupportedError for types that are no matrix weights (integers, Q8_1, ...).
     """
+    plan = _PLANS.get(fmt.name)  # a model asks for each of its matrices, several times
+    if plan is None:
+        plan = _PLANS[fmt.name] = _made_plan(fmt)
+    return plan
+
+
+def _made_plan(fmt: BlockFormat) -> LinearPlan:
     row = _row(fmt)
     if row.record is not None:
         ops = f"by_type.integer:matvec_{row.name}", f"by_type.integer:matmul_{row.name}"
@@ -61,12 +68,9 @@ def linear_plan(fmt: BlockFormat) -> LinearPlan:
 
 def linear(fmt: BlockFormat) -> Callable[..., Any]:
     """Return ``linear(tensor, x, threads)`` of a block type (matmul/linear.py). UnsupportedError as ``linear_plan``."""
-    found = _LINEAR.get(fmt.name)
-    if found is None:
-        from gguflike.kernels.matmul.linear import linear
+    from gguflike.kernels.matmul.linear import linear
 
-        found = _LINEAR[fmt.name] = partial(linear, linear_plan(fmt))
-    return found
+    return partial(linear, linear_plan(fmt))
 
 
 def embed_op(fmt: BlockFormat) -> str:
