@@ -22,7 +22,7 @@ from gguflike.convert.sources import Floats, GGUFSource, closing_sources, slabs,
 from gguflike.errors import GGUFError, UnsupportedError, check_choice
 from gguflike.families import config as configs
 from gguflike.families import registry
-from gguflike.families.family import Binding, Family, expect_tensor
+from gguflike.families.family import Binding, Family, check_layers, expect_tensor
 from gguflike.kernels.prepare import Need, prepare
 from gguflike.progress import Progress
 
@@ -140,8 +140,7 @@ def _config(family: Family[Any], opened: GGUFFile) -> Any:
 
 def _bindings(family: Family[Any], config: Any, opened: GGUFFile) -> dict[str, Binding]:
     """Name in the checkpoint -> binding, for every tensor of the file. GGUFError where file and family disagree."""
-    if config.n_layer > len(opened.infos):
-        raise GGUFError("more layers than tensors", path=opened.path, field="block_count", got=config.n_layer)
+    check_layers(config, opened.path, len(opened.infos))
     bound = family.bind(config)
     for binding in bound:
         info = opened.infos.get(binding.gguf)

@@ -17,7 +17,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.errors import CheckpointError, GGUFLikeError, UnsupportedError
+from gguflike.errors import CheckpointError, GGUFError, GGUFLikeError, UnsupportedError
 from gguflike.families import config as configs
 from gguflike.families import rope
 from gguflike.families.parts import Graph, Place
@@ -178,6 +178,12 @@ class Family(Generic[Config]):
     def to_config(self, c: Config) -> dict[str, Any]:
         """The part of config.json that describes the model. Inverse of `from_config`."""
         return {**self.constants, **configs.to_config(c)}
+
+
+def check_layers(config: Any, path: str | os.PathLike[str], tensors: int) -> None:
+    """GGUFError where a file promises more layers than it has tensors: before a graph of so many is made."""
+    if config.n_layer > tensors:
+        raise GGUFError("more layers than tensors", path=path, field="block_count", got=config.n_layer)
 
 
 def expect_tensor(

@@ -61,7 +61,7 @@ class Buffers:
         self.cos_sin: dict[Rope, npt.NDArray[np.float32]] = {
             rope: _floats(positions, 2 * rope.n_rot).reshape(positions, 2, -1) for rope in graph.ropes()
         }
-        self._temps: dict[tuple[str, int], npt.NDArray[Any]] = {}
+        self._temps: dict[tuple[str, int], npt.NDArray[np.uint8]] = {}  # by name and bytes
         widest = max([n_embd, *(mixer.widest for mixer in graph.mixers())])
         self._quantized = activation_arrays(BATCH, widest)
         stride = -(-widest * 6 // 1024) * 1024  # of 4 bytes of floats, 1 of codes, and 3/8 of scales and sums
@@ -72,15 +72,13 @@ class Buffers:
 
     def temp(self, name: str, columns: int) -> int:
         """The address of float32 (BATCH, columns) called ``name``, the same for every layer that asks alike."""
-        if (name, columns) not in self._temps:
-            self._temps[name, columns] = aligned(BATCH * columns, np.float32)
-        return address(self._temps[name, columns])
+        return self.scratch(name, 4 * BATCH * columns)
 
     def scratch(self, name: str, count: int) -> int:
         """The address of ``count`` bytes called ``name``."""
-        if (name, -count) not in self._temps:
-            self._temps[name, -count] = aligned(count)
-        return address(self._temps[name, -count])
+        if (name, count) not in self._temps:
+            self._temps[name, count] = aligned(count)
+        return address(self._temps[name, count])
 
     def shared(self, name: str, columns: int) -> Activations:
         """Activations of several tokens: floats of their own, int8 in the memory that all of these share."""

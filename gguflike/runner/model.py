@@ -25,7 +25,7 @@ from gguflike.errors import (
 )
 from gguflike.families import config as configs
 from gguflike.families import registry
-from gguflike.families.parts import Graph
+from gguflike.families.family import check_layers
 from gguflike.kernels.engine import native
 from gguflike.kernels.engine.host import thread_count
 from gguflike.kernels.engine.program import Program, Team
@@ -70,10 +70,11 @@ class Model:
             raise GGUFError("the file does not say what model it is", path=self.path, field="general.architecture")
         family = registry.for_gguf(file.architecture)
         self.config = configs.from_gguf(family.config, family.name, file.metadata, file.infos)
-        _check_layers(self.config, file)
+        check_layers(self.config, self.path, len(file.infos))
         self.graph = family.graph(self.config)
         graph.check(self.graph)
-        self.context = context or _default_context(self.graph, self.config.n_ctx, cache_type)
+        position_bytes = graph.bytes_per_position(self.graph, cache_type)
+        self.context = context or default_context(self.config.n_ctx, position_bytes)
         self.tokenizer = Tokenizer(file.metadata)
         count = thread_count(threads)
         self.weights = Weights(file, self.graph)
@@ -342,16 +343,6 @@ class Model:
 _PROMPT = "text, or a flat list of token ids"
 _UNLIMITED = "None generates until an end token or until the context is full"
 _UNSEEDED = "leave it out for another text each time"
-
-
-def _check_layers(config: Any, file: container.GGUFFile) -> None:
-    """GGUFError where there are more layers than tensors: before a graph of them is made."""
-    if config.n_layer > len(file.infos):
-        raise GGUFError("more layers than tensors", path=file.path, field="block_count", got=config.n_layer)
-
-
-def _default_context(parts: Graph, trained: int, cache_type: str) -> int:
-    return default_context(trained, graph.bytes_per_position(parts, cache_type))
 
 
 def load(
