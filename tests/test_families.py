@@ -54,6 +54,15 @@ def test_parameters_survive_gguf_and_config(variant: str) -> None:
     assert registry.for_config(config).from_config(config)[0] == c
 
 
+def test_the_registry_names_families_as_they_name_themselves() -> None:
+    for name in registry.CLASSES:
+        family = registry.for_config({"architectures": [name]})
+        assert name in family.classes
+        assert registry.for_gguf(family.name).name == family.name
+        assert all(registry.for_config({"architectures": [each]}) is family for each in family.classes)
+    assert {registry.for_gguf(name).name for name in registry.ARCHITECTURES} == set(registry.ARCHITECTURES)
+
+
 def test_metadata_of_a_plain_model() -> None:
     family, c, notices = read()
     assert notices == []
@@ -224,7 +233,7 @@ def test_gguf_parameters_of_other_writers() -> None:
         )
     with pytest.raises(GGUFError, match=r"llama\.block_count: required value is missing"):
         configs.from_gguf(family.config, family.name, {}, names)
-    with pytest.raises(UnsupportedError, match="got 'gpt9'"):
+    with pytest.raises(UnsupportedError, match=r"expected one of llama.*got 'gpt9'"):
         registry.for_gguf("gpt9")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import mmap
 import os
@@ -17,6 +18,7 @@ from gguflike.families.parts import Attention, Branch, Embedding, Graph, Head, N
 from gguflike.families.rope import llama3_factors
 from gguflike.kernels.attention.args import ATTENTION_ONE
 from gguflike.kernels.attention.sizes import ATTENTION_KEYS, part_bytes
+from gguflike.runner import parts
 from gguflike.runner.buffers import Buffers
 from gguflike.runner.model import Model
 from gguflike.runner.rope import rotation
@@ -234,6 +236,21 @@ def test_shapes_that_ops_cannot_compute(tmp_path: Path, changes: dict[str, Any],
     tiny_gguf.write(tmp_path / "m.gguf", **changes)
     with pytest.raises(UnsupportedError, match=message):
         runner.load(tmp_path / "m.gguf")
+
+
+def test_every_part_has_its_ops() -> None:
+    """A table names the module of each part, whose functions are all there and take what they are given."""
+    taken = {
+        "check": ["part"],
+        "new_state": ["part", "context", "cache_type"],
+        "bytes_per_position": ["part", "cache_type"],
+        "emit": ["part", "s", "weights", "state", "norm", "x"],
+    }
+    for name in parts.MODULES:
+        ops = parts.ops(type(name, (), {})())
+        assert {each: list(inspect.signature(getattr(ops, each)).parameters) for each in taken} == taken
+    with pytest.raises(UnsupportedError, match=r"no ops for a part.*expected one of Attention.*got Path"):
+        parts.ops(type("Path", (), {})())
 
 
 @pytest.mark.parametrize(("ids", "message"), [([5, 300], "got 300"), ([-1], "got -1"), ([], "no tokens")])

@@ -1,18 +1,25 @@
-"""The model families by the names they go by."""
+"""The model families by the names they go by. A family's module is imported when it is asked for."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gguflike.errors import CheckpointError, UnsupportedError
-from gguflike.families.family import Family
-from gguflike.families.llama import LLAMA, MISTRAL
 
-# Of several families with one GGUF name, the first speaks for files.
-FAMILIES: tuple[Family[Any], ...] = (LLAMA, MISTRAL)
-_BY_CLASS: Mapping[str, Family[Any]] = {name: family for family in FAMILIES for name in family.classes}
-_BY_ARCHITECTURE: Mapping[str, Family[Any]] = {family.name: family for family in reversed(FAMILIES)}
+if TYPE_CHECKING:
+    from gguflike.families.family import Family
+
+# Class of Transformers -> where its family is: "module:CONSTANT" below this package.
+CLASSES = {
+    "LlamaForCausalLM": "llama:LLAMA",
+    "MistralForCausalLM": "llama:MISTRAL",
+}
+# ``general.architecture`` -> the family that speaks for such files, where several write them.
+ARCHITECTURES = {
+    "llama": "llama:LLAMA",
+}
 
 
 def for_config(config: Mapping[str, Any]) -> Family[Any]:
@@ -25,15 +32,17 @@ def for_config(config: Mapping[str, Any]) -> Family[Any]:
             expected="a list of one name",
             got=repr(names),
         )
-    return _find(_BY_CLASS, names[0], "config.json")
+    return _find(CLASSES, names[0], "config.json")
 
 
 def for_gguf(architecture: str) -> Family[Any]:
     """The family of a GGUF file, by its ``general.architecture``."""
-    return _find(_BY_ARCHITECTURE, architecture, "general.architecture")
+    return _find(ARCHITECTURES, architecture, "general.architecture")
 
 
-def _find(table: Mapping[str, Family[Any]], name: str, where: str) -> Family[Any]:
+def _find(table: Mapping[str, str], name: str, where: str) -> Family[Any]:
     if name not in table:
         raise UnsupportedError("model architecture", field=where, expected="one of " + ", ".join(table), got=repr(name))
-    return table[name]
+    module, _, constant = table[name].partition(":")
+    family: Family[Any] = getattr(importlib.import_module(f"gguflike.families.{module}"), constant)
+    return family

@@ -11,8 +11,8 @@ from gguflike.families.parts import Graph
 from gguflike.kernels.args import EMBED
 from gguflike.kernels.dispatch import embed_op
 from gguflike.kernels.engine.program import Program
-from gguflike.runner import parts
 from gguflike.runner.buffers import Buffers, address
+from gguflike.runner.parts import ops
 from gguflike.runner.schedule import OneToken, Schedule, Tokens
 from gguflike.runner.state import States
 from gguflike.runner.weights import Weights
@@ -21,17 +21,17 @@ from gguflike.runner.weights import Weights
 def check(graph: Graph) -> None:
     """UnsupportedError where the model asks for what the ops cannot compute."""
     for mixer in dict.fromkeys(graph.mixers()):
-        parts.check(mixer)
+        ops(mixer).check(mixer)
 
 
 def new_states(graph: Graph, context: int, cache_type: str) -> States:
     """What the model's mixers keep from token to token, for up to ``context`` positions."""
-    return States([parts.new_state(mixer, context, cache_type) for mixer in graph.mixers()])
+    return States([ops(mixer).new_state(mixer, context, cache_type) for mixer in graph.mixers()])
 
 
 def bytes_per_position(graph: Graph, cache_type: str) -> int:
     """Bytes that the states take for one more position."""
-    return sum(parts.bytes_per_position(mixer, cache_type) for mixer in graph.mixers())
+    return sum(ops(mixer).bytes_per_position(mixer, cache_type) for mixer in graph.mixers())
 
 
 def one(graph: Graph, weights: Weights, buffers: Buffers, states: States) -> Program:
@@ -63,7 +63,7 @@ def _body(s: Schedule, graph: Graph, weights: Weights, states: States) -> None:
     for layer, block in enumerate(graph.blocks):
         here = weights.layer(layer)
         for branch in block:
-            parts.emit(branch.mixer, s, here, next(left), branch.norm, x)
+            ops(branch.mixer).emit(branch.mixer, s, here, next(left), branch.norm, x)
     s.program.keep += [weights, states]
 
 

@@ -1,12 +1,55 @@
 """From the parts of a model to ops: one module per kind of part, none for a family.
 
-`check` says whether the ops can compute a part, `new_state` makes what it keeps from token to token (and
-`bytes_per_position` says how much that is), `emit` adds its ops to a schedule. Each dispatches on the part's type.
+`ops` imports the module of a part when a graph first has one. What such a module holds, says `Ops`.
 """
 
-from gguflike.runner.parts import attention as attention
-from gguflike.runner.parts import feed_forward as feed_forward
-from gguflike.runner.parts.emit import bytes_per_position as bytes_per_position
-from gguflike.runner.parts.emit import check as check
-from gguflike.runner.parts.emit import emit as emit
-from gguflike.runner.parts.emit import new_state as new_state
+from __future__ import annotations
+
+import importlib
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from gguflike.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from gguflike.families.parts import Norm
+    from gguflike.runner.schedule import Schedule
+    from gguflike.runner.state import State
+    from gguflike.runner.weights import LayerWeights
+
+    class Ops(Protocol):
+        """The functions of a part's module. Where the part keeps nothing, stateless.py has the middle two."""
+
+        def check(self, part: Any) -> None:
+            """UnsupportedError where the ops cannot compute the part with its sizes."""
+
+        def new_state(self, part: Any, context: int, cache_type: str) -> State | None:
+            """What the part keeps from token to token, for up to ``context`` positions; None where it keeps nothing."""
+
+        def bytes_per_position(self, part: Any, cache_type: str) -> int:
+            """Bytes that the part's state takes for one more position."""
+
+        def emit(self, part: Any, s: Schedule, weights: LayerWeights, state: Any, norm: Norm, x: int) -> None:
+            """Add ``x + part(norm(x))`` for float32 (tokens, n_embd) at the address ``x``."""
+
+
+# Class of a part -> the module here with its ops. Several parts may share one.
+MODULES = {
+    "Attention": "attention",
+    "FeedForward": "feed_forward",
+}
+
+
+def ops(part: Any) -> Ops:
+    """The module with the ops of a part. UnsupportedError where there is none."""
+    module: Ops = _module(type(part).__name__)
+    return module
+
+
+@lru_cache(maxsize=64)
+def _module(name: str) -> Any:
+    if name not in MODULES:
+        raise UnsupportedError("no ops for a part of this model", expected="one of " + ", ".join(MODULES), got=name)
+    return importlib.import_module(f"{__name__}.{MODULES[name]}")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from gguflike.errors import UnsupportedError
 from gguflike.families.parts import Attention, Norm
-from gguflike.runner.parts.emit import bytes_per_position, check, emit, multiple, new_state
+from gguflike.runner.parts.checks import multiple
 from gguflike.runner.schedule import Schedule
 from gguflike.runner.state import KVCache, kv_bytes_per_position
 from gguflike.runner.weights import LayerWeights
 
 
-@check.register
-def _check(part: Attention) -> None:
+def check(part: Attention) -> None:
     multiple("head_dim", part.head_dim, 16)
     multiple("n_rot", part.rope.n_rot, 32 if part.rope.pairs == "neox" else 16)
     if part.heads % part.kv_heads or part.rope.n_rot > part.head_dim:
@@ -27,18 +26,15 @@ def _check(part: Attention) -> None:
         )
 
 
-@new_state.register
-def _new_state(part: Attention, context: int, cache_type: str) -> KVCache:
+def new_state(part: Attention, context: int, cache_type: str) -> KVCache:
     return KVCache(part.kv_heads, part.head_dim, context, cache_type)
 
 
-@bytes_per_position.register
-def _bytes_per_position(part: Attention, cache_type: str) -> int:
+def bytes_per_position(part: Attention, cache_type: str) -> int:
     return kv_bytes_per_position(part.kv_heads, part.head_dim, cache_type)
 
 
-@emit.register
-def _emit(part: Attention, s: Schedule, weights: LayerWeights, state: KVCache, norm: Norm, x: int) -> None:
+def emit(part: Attention, s: Schedule, weights: LayerWeights, state: KVCache, norm: Norm, x: int) -> None:
     q, k, v, out = (weights.matrix(f"attn_{name}") for name in ("q", "k", "v", "output"))
     normed = s.norm(norm, weights.vector(norm.role), x, (q, k, v))
     s.linear(q, normed, s.temp("q", part.q_size))
