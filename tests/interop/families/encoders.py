@@ -1,0 +1,127 @@
+"""Encoders: hidden states, pooled embeddings and the scores of classifiers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.interop.families.row import VOCABULARY, Row, layers, rope, text
+
+
+def _pooling(mode: str, size: int = 64) -> dict[str, Any]:
+    """The files by which sentence-transformers says how token states become one vector."""
+    return {
+        "modules.json": [
+            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+            {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        ],
+        "1_Pooling/config.json": {
+            "word_embedding_dimension": size,
+            "pooling_mode_cls_token": mode == "cls",
+            "pooling_mode_mean_tokens": mode == "mean",
+            "pooling_mode_max_tokens": False,
+            "pooling_mode_mean_sqrt_len_tokens": False,
+            "pooling_mode_lasttoken": mode == "last",
+        },
+    }
+
+
+_BERT = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "type_vocab_size": 2,
+    "pad_token_id": 0,
+}
+_ROBERTA = {
+    **_BERT,
+    "bos_token_id": 0,
+    "pad_token_id": 1,
+    "eos_token_id": 2,
+    "type_vocab_size": 1,
+    "layer_norm_eps": 1e-5,
+}
+_LABELS = {"id2label": {0: "no", 1: "maybe", 2: "yes"}, "label2id": {"no": 0, "maybe": 1, "yes": 2}}
+_MODERN = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "layer_types": layers("fssf"),
+    "local_attention": 16,
+    "rope_parameters": {"full_attention": rope(160000.0), "sliding_attention": rope(10000.0)},
+    "pad_token_id": 3,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "cls_token_id": 1,
+    "sep_token_id": 2,
+}
+
+ROWS = (
+    Row("BertModel", "bert", _BERT, "wordpiece", "hidden", _pooling("mean")),
+    Row("BertForSequenceClassification", "bert", {**_BERT, **_LABELS}, "wordpiece", "scores"),
+    Row("RobertaModel", "bert", _ROBERTA, "bpe", "hidden", _pooling("cls")),
+    Row("XLMRobertaModel", "bert", _ROBERTA, "unigram", "hidden", _pooling("cls")),
+    Row(
+        "XLMRobertaForSequenceClassification",
+        "bert",
+        {**_ROBERTA, "id2label": {0: "LABEL_0"}, "label2id": {"LABEL_0": 0}},
+        "unigram",
+        "scores",
+    ),
+    Row(
+        "DistilBertModel",
+        "bert",
+        {
+            "vocab_size": VOCABULARY,
+            "dim": 64,
+            "hidden_dim": 96,
+            "n_layers": 3,
+            "n_heads": 4,
+            "max_position_embeddings": 128,
+            "pad_token_id": 0,
+        },
+        "wordpiece",
+        "hidden",
+        _pooling("cls"),
+    ),
+    Row(
+        "NomicBertModel",
+        "nomic-bert",
+        {**_BERT, "rope_parameters": rope(1000.0)},
+        "wordpiece",
+        "hidden",
+        _pooling("mean"),
+    ),
+    Row("ModernBertModel", "modern-bert", _MODERN, "bpe", "hidden", _pooling("cls")),
+    Row(
+        "ModernBertForSequenceClassification",
+        "modern-bert",
+        {**_MODERN, **_LABELS, "classifier_pooling": "mean"},
+        "bpe",
+        "scores",
+    ),
+    Row(
+        "Gemma3TextModel",
+        "gemma-embedding",
+        text(
+            head_dim=32,
+            query_pre_attn_scalar=32,
+            num_hidden_layers=7,
+            sliding_window=16,
+            layer_types=layers("sssssfs"),
+            use_bidirectional_attention=True,
+            rope_parameters={"full_attention": rope(1e6), "sliding_attention": rope(1e4)},
+            tie_word_embeddings=True,
+        ),
+        "spm",
+        "hidden",
+        _pooling("mean"),
+    ),
+    Row("Qwen3Model", "qwen3", text(head_dim=32, rope_parameters=rope(1e6)), "bpe", "hidden", _pooling("last")),
+    Row("EuroBertModel", "eurobert", text(), "bpe", "hidden", _pooling("mean")),
+)
