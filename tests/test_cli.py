@@ -418,5 +418,7 @@ def test_output_that_cannot_be_encoded(small: Path) -> None:
 def test_a_process_of_its_own_spares_the_garbage_collector() -> None:
     """Neither a start nor the end looks through everything that a process holds."""
     code = "import gc; from gguflike import cli; cli.main = lambda: 3; print(cli.script(), gc.get_freeze_count() > 0)"
-    done = subprocess.run([sys.executable, "-c", f"{code}; print(gc.get_threshold()[0])"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; print(gc.get_threshold()[0])"], capture_output=True, text=True
+    )
     assert done.stdout.split() == ["3", "True", "50000"]

@@ -147,7 +147,7 @@ def test_plan_and_progress(tmp_path: Path) -> None:
     seen: list[tuple[int, int, str]] = []
     export(tmp_path / "x.gguf", tmp_path / "back", progress=lambda *call: seen.append(call))
     assert seen[-1][:2] == (plan.tensor_bytes, plan.tensor_bytes)
-    assert len(seen) == len(plan.bindings)
+    assert len(seen) == len(plan.runs)
 
 
 def test_a_folder_that_exists_is_not_touched(tmp_path: Path) -> None:

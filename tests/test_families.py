@@ -30,12 +30,12 @@ def test_names_and_shapes_are_those_of_transformers_and_llama_cpp(variant: str) 
     family, c, _ = read(**changes)
     bindings = family.bind(c)
     config = {"num_key_value_heads": 4, **tiny.config(**changes)}
-    assert {b.hf: b.hf_shape for b in bindings if b.hf} == tiny.shapes(config)
+    assert {piece.hf: piece.hf_shape for b in bindings for piece in b.pieces} == tiny.shapes(config)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, c.n_layer)
     for binding in bindings:
-        if binding.hf:
-            assert binding.gguf == names.get_name(binding.hf, try_suffixes=(".weight", ".bias"))
-    assert len({b.gguf for b in bindings}) == len({b.hf or b.gguf for b in bindings}) == len(bindings)
+        for piece in binding.pieces:
+            assert binding.gguf == names.get_name(piece.hf, try_suffixes=(".weight", ".bias"))
+    assert len({b.gguf for b in bindings}) == len(bindings)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

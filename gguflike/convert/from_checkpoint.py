@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from math import prod
+from pathlib import Path
 from typing import Any
 
 from gguflike import checkpoint
@@ -25,7 +27,8 @@ from gguflike.errors import ArgumentTypeError, CheckpointError, UnsupportedError
 from gguflike.families import config as configs
 from gguflike.families import registry
 from gguflike.families.family import Binding, Family, expect_tensor
-from gguflike.families.parts import Graph
+from gguflike.families.origins import Piece
+from gguflike.families.parts import Graph, Tensor
 from gguflike.progress import Progress
 from gguflike.tensor import Method
 
@@ -85,10 +88,11 @@ def plan_conversion(
         raise ArgumentTypeError("not a list", field="ignore_config", expected="a list of keys", got=repr(ignore_config))
     opened = checkpoint.open(src, revision)
     family = registry.for_config(opened.config)
-    config, notices = family.from_config(opened.config, ignore_config)
+    available = {family.canonical(name): tensor for name, tensor in opened.tensors.items()}
+    config, notices = family.from_config(opened.config, ignore_config, available.keys())
     check_layers(config, opened)
-    config, kept = untied(family, config, opened)
-    sources, left_out = match(family, config, opened)
+    config, kept = untied(family, config, available)
+    sources, left_out = match(family, config, available, opened.folder)
     matrix = imatrices.read(imatrix) if imatrix is not None else None
     importance, unused = imatrices.match(matrix, sources)
     label = str(opened.source)
@@ -146,7 +150,7 @@ def facts(graph: Graph, imatrix: bool) -> Facts:
     )
 
 
-def untied(family: Family[Any], config: Any, opened: Checkpoint) -> tuple[Any, list[str]]:
+def untied(family: Family[Any], config: Any, available: Mapping[str, LazyTensor]) -> tuple[Any, list[str]]:
     """``config`` with the output matrix untied where config.json ties it to an embedding that differs from it, and a
     notice.
 
@@ -154,8 +158,8 @@ def untied(family: Family[Any], config: Any, opened: Checkpoint) -> tuple[Any, l
     """
     if not family.graph(config).head.tied:
         return config, []
-    names = [family.hf_name(role) for role in ("output.weight", "token_embd.weight")]
-    head, embedding = (opened.tensors.get(name) for name in names)
+    names = [family.hf_names(Tensor(role, ()), None, available)[0] for role in ("output.weight", "token_embd.weight")]
+    head, embedding = (available.get(name) for name in names)
     if head is None or embedding is None or same_values(head, embedding):
         return config, []
     notice = f"{names[0]} is kept: config.json ties it to {names[1]}, but the two differ"
@@ -174,45 +178,53 @@ def check_layers(config: Any, opened: Checkpoint) -> None:
         )
 
 
-def match(family: Family[Any], config: Any, opened: Checkpoint) -> tuple[list[Source], list[str]]:
-    """Pair every tensor of the checkpoint with its place; also say which are left out.
+def match(
+    family: Family[Any], config: Any, available: Mapping[str, LazyTensor], folder: Path
+) -> tuple[list[Source], list[str]]:
+    """Pair every tensor of the checkpoint (by canonical name) with its place; also say which are left out.
 
     CheckpointError on a tensor that is missing or misshapen, UnsupportedError on one that the family does not have.
     """
-    available = opened.tensors
-    bindings = family.bind(config)
-    sources = [_source(binding, available, opened) for binding in bindings]
-    dropped = set(available) - {binding.hf for binding in bindings}
+    bindings = family.bind(config, available.keys())
+    sources = [_source(binding, available, folder) for binding in bindings]
+    dropped = set(available) - {piece.hf for binding in bindings for piece in binding.pieces}
     unused = sorted(name for name in dropped if not family.ignores(name))
-    ruled_out = set(family.ruled_out(config))
+    parts = Counter(part for name in unused if (part := family.part_left_out(name)) is not None)
+    unused = [name for name in unused if family.part_left_out(name) is None]
+    ruled_out = set(family.ruled_out(config, available.keys()))
     unknown = [name for name in unused if name not in ruled_out]
     if unknown:
         raise UnsupportedError(
             f"{len(unknown)} tensors that {family.classes[0]} does not have",
-            path=opened.folder,
+            path=folder,
             tensor=unknown[0],
             remedy="the checkpoint is of another architecture, or incomplete support; nothing was converted",
         )
     notices = [f"{name} is left out: config.json says the model does not use it" for name in unused]
-    return sources, notices
+    return sources, [*notices, *(f"{part} is left out: {count} tensors" for part, count in parts.items())]
 
 
-def _source(binding: Binding, available: Mapping[str, LazyTensor], opened: Checkpoint) -> Source:
-    if binding.hf is None:
-        assert binding.make is not None, "a tensor has either a name in the checkpoint or a function"
+def _source(binding: Binding, available: Mapping[str, LazyTensor], folder: Path) -> Source:
+    if binding.make is not None:
         return MadeSource(binding.gguf, binding.shape, binding.make)
-    tensor = available.get(binding.hf)
-    path, shape = (tensor.path, tensor.shape) if tensor else (opened.folder, None)
+    return CheckpointSource(
+        binding.gguf, binding.shape, tuple((_tensor(piece, available, folder), piece) for piece in binding.pieces)
+    )
+
+
+def _tensor(piece: Piece, available: Mapping[str, LazyTensor], folder: Path) -> LazyTensor:
+    tensor = available.get(piece.hf)
+    path, shape = (tensor.path, tensor.shape) if tensor else (folder, None)
     remedy = "the checkpoint is incomplete, or config.json belongs to another"
-    expect_tensor(CheckpointError, path, binding.hf, binding.hf_shape, shape, remedy)
+    expect_tensor(CheckpointError, path, piece.hf, piece.hf_shape, shape, remedy)
     assert tensor is not None
     if tensor.dtype not in FLOATS:
         raise UnsupportedError(
             "weights are not floating-point",
             path=tensor.path,
-            tensor=binding.hf,
+            tensor=piece.hf,
             expected="one of " + ", ".join(sorted(FLOATS)),
             got=tensor.dtype,
             remedy="a checkpoint that is already quantized has to be dequantized first",
         )
-    return CheckpointSource(binding.gguf, tensor, binding.shape, binding.via)
+    return tensor

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
+from math import lcm, prod
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from gguflike import container
 from gguflike.checkpoint import LazyTensor
 from gguflike.errors import GGUFError, QuantizationError, UnsupportedError
-from gguflike.families.transforms import Transform
+from gguflike.families.origins import Piece
 from gguflike.tensor import QuantizedTensor
 
 Floats = npt.NDArray[np.float32]
@@ -55,29 +55,41 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class CheckpointSource:
-    """A tensor of a checkpoint on its way through a transform."""
+    """A tensor put together of tensors of a checkpoint: ``pieces`` one behind the other, each of its tensor."""
 
     name: str
-    tensor: LazyTensor
     shape: tuple[int, ...]
-    via: Transform
+    pieces: tuple[tuple[LazyTensor, Piece], ...]
 
     @property
     def origin(self) -> str:
-        return self.tensor.name
+        return self.pieces[0][0].name
 
     @property
     def stored(self) -> str:
-        return self.tensor.dtype
+        return self.pieces[0][0].dtype
 
     @property
     def group(self) -> int:
-        return self.via.group
+        return lcm(*(piece.via.group for _, piece in self.pieces))
 
     def read(self, start: int, stop: int, limit: float) -> Floats:
-        rows = self.tensor.read_f32(start, stop)
-        check(rows, self.origin, start, limit)
-        return np.ascontiguousarray(self.via.apply(rows))
+        parts, first = [], 0
+        for tensor, piece in self.pieces:
+            low, high = max(start - first, 0), min(stop - first, piece.rows)
+            if low < high:
+                parts.append(_read_piece(tensor, piece, low, high, limit))
+            first += piece.rows
+        return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts))
+
+
+def _read_piece(tensor: LazyTensor, piece: Piece, start: int, stop: int, limit: float) -> Floats:
+    """Rows ``start`` to ``stop`` of what a piece makes, in whole groups."""
+    low, high = (piece.start + row * piece.hf_rows // piece.rows for row in (start, stop))
+    rows = tensor.read_f32(low, high)
+    check(rows, tensor.name, low, limit)
+    made: Floats = piece.via.apply(rows)
+    return made[None] if piece.stacked else made
 
 
 @dataclass(frozen=True)
@@ -179,8 +191,13 @@ def check(rows: Floats, name: str, start: int, limit: float) -> None:
 
 def slabs(source: Source, limit_bytes: int) -> list[tuple[int, int]]:
     """Ranges of the first axis whose float32 rows fill at most ``limit_bytes``, in whole groups (at least one)."""
-    if len(source.shape) < 2:
-        return [(0, source.shape[0] if source.shape else 1)]
-    row = 4 * prod(source.shape[1:])
-    step = max(limit_bytes // max(row, 1) // source.group, 1) * source.group
-    return [(start, min(start + step, source.shape[0])) for start in range(0, source.shape[0], step)]
+    return ranges(0, source.shape[0] if source.shape else 1, source.shape[1:], source.group, limit_bytes)
+
+
+def ranges(start: int, stop: int, row: tuple[int, ...], group: int, limit_bytes: int) -> list[tuple[int, int]]:
+    """The rows ``start`` to ``stop``, each of shape ``row``, in ranges of at most ``limit_bytes`` of float32, in whole
+    groups (at least one)."""
+    if not row:
+        return [(start, stop)]
+    step = max(limit_bytes // max(4 * prod(row), 1) // group, 1) * group
+    return [(first, min(first + step, stop)) for first in range(start, stop, step)]

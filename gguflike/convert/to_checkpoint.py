@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,11 +18,12 @@ from gguflike.checkpoint.tokenizer import tokenizer_config_from_metadata, tokeni
 from gguflike.container import GGUFFile
 from gguflike.convert.encode import SLAB_BYTES
 from gguflike.convert.folder import new_folder, refuse_existing
-from gguflike.convert.sources import Floats, GGUFSource, closing_sources, slabs, stamp
+from gguflike.convert.sources import Floats, GGUFSource, closing_sources, ranges, stamp
 from gguflike.errors import GGUFError, UnsupportedError, check_choice
 from gguflike.families import config as configs
 from gguflike.families import registry
 from gguflike.families.family import Binding, Family, check_layers, expect_tensor
+from gguflike.families.origins import Piece
 from gguflike.kernels.prepare import Need, prepare
 from gguflike.progress import Progress
 
@@ -32,9 +33,17 @@ _TORCH = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _HEADER_ROOM = 1 << 20  # for the headers and the JSON files, in the estimate of space
 
 
+class Run(NamedTuple):
+    """Rows of a GGUF tensor, from ``first`` on, that become a piece of a tensor of the checkpoint."""
+
+    binding: Binding
+    first: int
+    piece: Piece
+
+
 @dataclass(frozen=True)
 class ExportPlan:
-    """What an export will write: config.json, and each file's tensors with the binding that each comes through."""
+    """What an export will write: config.json, and each file's tensors with the runs of GGUF rows that make each."""
 
     source: str
     target: Path
@@ -42,7 +51,7 @@ class ExportPlan:
     config: Mapping[str, Any] = field(repr=False)
     generation_config: Mapping[str, Any] = field(repr=False)
     files: Mapping[str, list[Entry]] = field(repr=False)
-    bindings: Mapping[str, Binding] = field(repr=False)
+    runs: Mapping[str, list[Run]] = field(repr=False)
 
     @property
     def tensor_bytes(self) -> int:
@@ -78,11 +87,12 @@ def export(
 
         def parts(entry: Entry) -> Iterator[memoryview]:
             nonlocal done
-            for part in _parts(sources[entry.name], plan.bindings[entry.name], entry.dtype):
-                yield part
-                done += part.nbytes
-                if progress is not None:
-                    progress(done, plan.tensor_bytes, entry.name)
+            for run in plan.runs[entry.name]:
+                for part in _parts(sources[run.binding.gguf], run, entry.dtype):
+                    yield part
+                    done += part.nbytes
+                    if progress is not None:
+                        progress(done, plan.tensor_bytes, entry.name)
 
         documents = {
             "config.json": plan.config,
@@ -104,19 +114,22 @@ def _plan(opened: GGUFFile, target: Path, dtype: str) -> tuple[ExportPlan, dict[
         raise GGUFError("the file names no architecture", path=opened.path, field="general.architecture")
     family = registry.for_gguf(opened.architecture)
     config = _config(family, opened)
-    bindings = _bindings(family, config, opened)
+    runs = _runs(family, config, opened)
     stamps = tuple(stamp(path) for path in opened.paths)
+    bindings = {run.binding.gguf: run.binding for each in runs.values() for run in each}
     sources = {
-        name: GGUFSource(opened.path, b.gguf, b.shape, opened.infos[b.gguf].format.name, stamps, group=b.via.group)
+        name: GGUFSource(opened.path, name, b.shape, opened.infos[name].format.name, stamps)
         for name, b in bindings.items()
     }
     matrices = {source.stored for source in sources.values() if len(source.shape) > 1}
     one_dtype = len(matrices) == 1 and matrices <= set(DTYPES.values())
     chosen = DTYPES[dtype] if dtype != "auto" else matrices.pop() if one_dtype else DTYPES["f32"]
-    entries = [
-        Entry(name, chosen if dtype != "auto" or _holds(chosen, sources[name]) else DTYPES["f32"], binding.hf_shape)
-        for name, binding in bindings.items()
-    ]
+
+    def held(name: str) -> str:
+        fits = all(_holds(chosen, sources[run.binding.gguf]) for run in runs[name])
+        return chosen if dtype != "auto" or fits else DTYPES["f32"]
+
+    entries = [Entry(name, held(name), each[0].piece.hf_shape) for name, each in runs.items()]
     plan = ExportPlan(
         source=Path(opened.path).name,
         target=target,
@@ -124,7 +137,7 @@ def _plan(opened: GGUFFile, target: Path, dtype: str) -> tuple[ExportPlan, dict[
         config={**family.to_config(config), **_token_ids(opened.metadata), "torch_dtype": _TORCH[chosen]},
         generation_config=_generation(opened.metadata),
         files=shards(entries),
-        bindings=bindings,
+        runs=runs,
     )
     return plan, sources
 
@@ -138,8 +151,9 @@ def _config(family: Family[Any], opened: GGUFFile) -> Any:
     return family.recover(config, read) if family.recover else config
 
 
-def _bindings(family: Family[Any], config: Any, opened: GGUFFile) -> dict[str, Binding]:
-    """Name in the checkpoint -> binding, for every tensor of the file. GGUFError where file and family disagree."""
+def _runs(family: Family[Any], config: Any, opened: GGUFFile) -> dict[str, list[Run]]:
+    """Name in the checkpoint -> what makes it, for every tensor of the file. GGUFError where file and family
+    disagree."""
     check_layers(config, opened.path, len(opened.infos))
     bound = family.bind(config)
     for binding in bound:
@@ -151,7 +165,22 @@ def _bindings(family: Family[Any], config: Any, opened: GGUFFile) -> dict[str, B
         raise UnsupportedError(
             f"{len(unknown)} tensors that {family.name} does not have", path=opened.path, tensor=unknown[0]
         )
-    return {binding.hf: binding for binding in bound if binding.hf is not None}
+    runs: dict[str, list[Run]] = {}
+    for binding in bound:
+        first = 0
+        for piece in binding.pieces:
+            runs.setdefault(piece.hf, []).append(Run(binding, first, piece))
+            first += piece.rows
+    return {name: _complete(name, each, opened.path) for name, each in runs.items()}
+
+
+def _complete(name: str, runs: list[Run], path: str) -> list[Run]:
+    """The runs that make one tensor, in order. GGUFError where the file does not have all of it."""
+    ordered = sorted(runs, key=lambda run: run.piece.start)
+    rows, wanted = sum(run.piece.hf_rows for run in ordered), ordered[0].piece.hf_shape[0]
+    if rows != wanted:
+        raise GGUFError("the file does not hold all of a tensor", path=path, tensor=name, expected=wanted, got=rows)
+    return ordered
 
 
 def _holds(dtype: str, source: GGUFSource) -> bool:
@@ -168,11 +197,13 @@ def _holds(dtype: str, source: GGUFSource) -> bool:
     return bool((back == values).all())
 
 
-def _parts(source: GGUFSource, binding: Binding, dtype: str) -> Iterator[memoryview]:
-    fmt = FORMATS[dtype]
+def _parts(source: GGUFSource, run: Run, dtype: str) -> Iterator[memoryview]:
+    fmt, piece = FORMATS[dtype], run.piece
     assert fmt.encode is not None
-    for start, stop in slabs(source, SLAB_BYTES):
-        rows = binding.via.undo(source.read(start, stop, fmt.limit))
+    stop = run.first + piece.rows
+    for start, end in ranges(run.first, stop, source.shape[1:], piece.via.group, SLAB_BYTES):
+        rows = source.read(start, end, fmt.limit)
+        rows = piece.via.undo(rows[0] if piece.stacked else rows)
         if prod(rows.shape):
             yield np.ascontiguousarray(fmt.encode(rows)).data.cast("B")
 

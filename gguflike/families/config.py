@@ -8,7 +8,8 @@ A configuration is a frozen dataclass whose fields are made by `key`:
         head_dim: int = key("attention.key_length", "head_dim", default=lambda c: c.n_embd // c.n_head)
 
 The annotation says what kind of value it is: ``int``, ``float`` (both positive), ``str`` or ``bool``; ``| None`` makes
-it optional.
+it optional. ``tuple[int, ...]`` and its like hold a value for each layer, which files may say once for all; their
+numbers may be 0, and so may those of keys that say ``zero``.
 """
 
 from __future__ import annotations
@@ -35,43 +36,52 @@ _KINDS: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 class Key(NamedTuple):
     """What a field is called: below ``<architecture>.`` in GGUF, and in config.json.
 
-    A GGUF key that begins with ``gguflike.`` stands as it is. Config keys that begin with ``rope.`` are the flattened
-    form that rope.py makes. ``copies`` are further GGUF keys that carry the same value. ``tensor`` names a GGUF tensor
-    whose presence tells a boolean that GGUF does not store. ``negated``: config.json stores the opposite.
+    A GGUF key that begins with ``gguflike.``, ``tokenizer.`` or ``classifier.`` stands as it is. In config.json the
+    first of the names that is there counts (an export writes the first); a dot leads into an object; those that begin
+    with ``rope.`` are the flattened form that rope.py makes. ``copies`` are further GGUF keys that carry the same
+    value. ``tensor`` names a GGUF tensor whose presence tells a boolean that GGUF does not store, and config.json
+    neither where it has no name there. ``negated``: config.json stores the opposite. ``zero``: numbers may be 0.
+    ``array``: GGUF always has a value for each layer, even where all are alike.
     """
 
     gguf: str | None
-    config: str | None
+    config: tuple[str, ...]
     default: Any
     copies: tuple[str, ...]
     tensor: str | None
     negated: bool
+    zero: bool
+    array: bool
 
 
 class Parameter(NamedTuple):
-    """A field of a configuration."""
+    """A field of a configuration. ``layers``: it has a value of ``kind`` for each."""
 
     name: str
     key: Key
     kind: type
+    layers: bool
     optional: bool
 
 
 def key(
     gguf: str | None,
-    config: str | None,
+    config: str | tuple[str, ...] | None,
     *,
     default: Any = _REQUIRED,
     copies: tuple[str, ...] = (),
     tensor: str | None = None,
     negated: bool = False,
+    zero: bool = False,
+    array: bool = False,
 ) -> Any:
     """A field of a configuration (see `Key`).
 
     ``default`` is the value, or a function of the fields above it, that Transformers and llama.cpp assume where the key
     is missing. A field without one is required unless its annotation admits None.
     """
-    return field(metadata={"key": Key(gguf, config, default, copies, tensor, negated)})
+    names = (config,) if isinstance(config, str) else config or ()
+    return field(metadata={"key": Key(gguf, names, default, copies, tensor, negated, zero, array)})
 
 
 def parameters(config: type) -> tuple[Parameter, ...]:
@@ -79,26 +89,51 @@ def parameters(config: type) -> tuple[Parameter, ...]:
     return tuple(Parameter(f.name, f.metadata["key"], *_kind(str(f.type))) for f in fields(config))
 
 
-def _kind(annotation: str) -> tuple[type, bool]:
-    """(the type, whether None is admitted) of an annotation. KeyError for one that a configuration cannot have."""
+def _kind(annotation: str) -> tuple[type, bool, bool]:
+    """(the type, whether there is one for each layer, whether None is admitted) of an annotation. KeyError for one that
+    a configuration cannot have."""
     kind, _, none = annotation.partition(" | ")
-    return _KINDS[kind], none == "None"
+    one = kind.removeprefix("tuple[").removesuffix(", ...]")
+    return _KINDS[one], one != kind, none == "None"
 
 
 def config_keys(config: type) -> set[str]:
-    """The keys of config.json that a configuration reads."""
-    return {parameter.key.config for parameter in parameters(config) if parameter.key.config}
+    """The keys of config.json that a configuration reads, those of objects by the objects' names."""
+    return {
+        name if name.startswith("rope.") else name.partition(".")[0]
+        for p in parameters(config)
+        for name in p.key.config
+    }
 
 
-def from_config(config: type[Config], values: Mapping[str, Any]) -> Config:
-    """A configuration from config.json. CheckpointError where a value is missing or of the wrong kind."""
+def from_config(
+    config: type[Config], values: Mapping[str, Any], holds: Callable[[str], bool] = lambda _: False
+) -> Config:
+    """A configuration from config.json. CheckpointError where a value is missing or of the wrong kind.
+
+    ``holds(tensor)`` says whether the checkpoint has what a tensor of GGUF comes from.
+    """
     flat = {**{k: v for k, v in values.items() if k not in rope.CONFIG_KEYS}, **rope.flatten(values)}
 
     def value(parameter: Parameter) -> Any:
-        found = flat.get(parameter.key.config) if parameter.key.config else None
-        return not found if parameter.key.negated and isinstance(found, bool) else found
+        key = parameter.key
+        if key.tensor and not key.config and key.default is _REQUIRED:
+            return holds(key.tensor)
+        found = next((v for v in (_looked_up(flat, name) for name in key.config) if v is not None), None)
+        return not found if key.negated and isinstance(found, bool) else found
 
-    return _made(config, value, lambda p: CheckpointError("", field=f"config.json: {p.key.config or p.name}"))
+    def error(parameter: Parameter) -> GGUFLikeError:
+        return CheckpointError("", field=f"config.json: {(*parameter.key.config, parameter.name)[0]}")
+
+    return _made(config, value, error)
+
+
+def _looked_up(values: Mapping[str, Any], name: str) -> Any:
+    """The value of a key, or of one in an object: "a.b" is ``values["a"]["b"]`` unless there is a key "a.b"."""
+    outer, dot, inner = name.partition(".")
+    if name in values or not dot:
+        return values.get(name)
+    return _looked_up(values[outer], inner) if isinstance(values.get(outer), dict) else None
 
 
 def from_gguf(config: type[Config], architecture: str, metadata: Mapping[str, Any], tensors: Collection[str]) -> Config:
@@ -107,7 +142,11 @@ def from_gguf(config: type[Config], architecture: str, metadata: Mapping[str, An
     def value(parameter: Parameter) -> Any:
         if parameter.key.tensor:
             return parameter.key.tensor in tensors
-        found = _scalar(metadata.get(full_key(architecture, parameter.key.gguf))) if parameter.key.gguf else None
+        found = metadata.get(full_key(architecture, parameter.key.gguf)) if parameter.key.gguf else None
+        if not parameter.layers:
+            found = _scalar(found)
+        elif isinstance(found, np.ndarray):
+            found = found.tolist()
         if found is None and parameter.name == "n_vocab" and "tokenizer.ggml.tokens" in metadata:
             return len(metadata["tokenizer.ggml.tokens"])
         return None if parameter.name == "rope_scaling" and found == "none" else found
@@ -128,7 +167,7 @@ def _scalar(value: Any) -> Any:
 
 def full_key(architecture: str, key: str) -> str:
     """The key in a file of a `Key.gguf`."""
-    return key if key.startswith("gguflike.") else f"{architecture}.{key}"
+    return key if key.startswith(("gguflike.", "tokenizer.", "classifier.")) else f"{architecture}.{key}"
 
 
 def _made(
@@ -137,16 +176,35 @@ def _made(
     """The configuration of checked values. ``error`` gives the type and the place of a complaint."""
     known = SimpleNamespace()
     for parameter in parameters(config):
-        found = value(parameter)
+        found, place = value(parameter), error(parameter)
         if found is None:
-            found = _default(parameter, known, error(parameter))
-        elif parameter.kind in (int, float):
-            found = _number(parameter.kind, found, error(parameter))
-        elif not isinstance(found, parameter.kind):
-            kind, place = parameter.kind.__name__, error(parameter)
-            raise type(place)("wrong kind of value", field=place.field, expected=kind, got=repr(found))
+            found = _default(parameter, known, place)
+        if parameter.layers and found is not None:
+            found = _per_layer(parameter, found, known, place)
+        elif found is not None:
+            found = _checked(parameter, found, place)
         setattr(known, parameter.name, found)
     return config(**vars(known))
+
+
+def _per_layer(parameter: Parameter, value: Any, known: SimpleNamespace, place: GGUFLikeError) -> tuple[Any, ...]:
+    """A value for each layer: as given, or one for all."""
+    many = value if isinstance(value, list | tuple) else [value] * known.n_layer
+    if len(many) != known.n_layer:
+        raise type(place)(
+            "not one value for each layer", field=place.field, expected=f"{known.n_layer} values", got=len(many)
+        )
+    return tuple(_checked(parameter, each, place) for each in many)
+
+
+def _checked(parameter: Parameter, value: Any, place: GGUFLikeError) -> Any:
+    if parameter.kind in (int, float):
+        return _number(parameter.kind, value, parameter.key.zero or parameter.layers, place)
+    if not isinstance(value, parameter.kind):
+        raise type(place)(
+            "wrong kind of value", field=place.field, expected=parameter.kind.__name__, got=repr(value)[:80]
+        )
+    return value
 
 
 def _default(parameter: Parameter, known: SimpleNamespace, error: GGUFLikeError) -> Any:
@@ -158,10 +216,11 @@ def _default(parameter: Parameter, known: SimpleNamespace, error: GGUFLikeError)
     return default(known) if callable(default) else default
 
 
-def _number(kind: type, value: Any, error: GGUFLikeError) -> int | float:
-    number = not isinstance(value, bool) and isinstance(value, int | float) and 0 < value < math.inf
-    if not number or (kind is int and (value >= _LIMIT or value != int(value))):
+def _number(kind: type, value: Any, zero: bool, error: GGUFLikeError) -> int | float:
+    number = not isinstance(value, bool) and isinstance(value, int | float) and 0 <= value < math.inf
+    if not number or (value == 0 and not zero) or (kind is int and (value >= _LIMIT or value != int(value))):
         expected = "a positive integer below 2**31" if kind is int else "a positive number"
+        expected += " or 0" if zero else ""
         raise type(error)("wrong kind of value", field=error.field, expected=expected, got=repr(value)[:80])
     return int(value) if kind is int else float(value)
 
@@ -172,6 +231,9 @@ def to_metadata(config: Any, architecture: str) -> dict[str, Any]:
     for parameter in parameters(type(config)):
         value = getattr(config, parameter.name)
         if parameter.key.gguf and value is not None:
+            if parameter.layers:
+                alike = not parameter.key.array and len(set(value)) == 1
+                value = value[0] if alike else list(value)
             metadata |= {full_key(architecture, k): value for k in (parameter.key.gguf, *parameter.key.copies)}
     return metadata
 
@@ -182,9 +244,25 @@ def to_config(config: Any) -> dict[str, Any]:
     for parameter in parameters(type(config)):
         value = getattr(config, parameter.name)
         if parameter.key.config and value is not None:
-            value = _shortest(value) if parameter.kind is float else value
-            flat[parameter.key.config] = not value if parameter.key.negated else value
-    return {**{k: v for k, v in flat.items() if not k.startswith("rope.")}, **rope.unflatten(flat)}
+            if parameter.layers:
+                value = [_shortest(each) if parameter.kind is float else each for each in value]
+            elif parameter.kind is float:
+                value = _shortest(value)
+            flat[parameter.key.config[0]] = not value if parameter.key.negated else value
+    plain = {k: v for k, v in flat.items() if not k.startswith("rope.")}
+    return {**_nested(plain), **rope.unflatten(flat)}
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys with dots as objects: the opposite of `_looked_up`."""
+    made: dict[str, Any] = {}
+    for name, value in flat.items():
+        *outer, last = name.split(".")
+        at = made
+        for each in outer:
+            at = at.setdefault(each, {})
+        at[last] = value
+    return made
 
 
 def _shortest(value: float) -> float:

@@ -10,50 +10,29 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, TypeVar
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from gguflike.errors import CheckpointError, GGUFError, GGUFLikeError, UnsupportedError
 from gguflike.families import config as configs
 from gguflike.families import rope
-from gguflike.families.parts import Graph, Place
-from gguflike.families.transforms import IDENTITY, Transform
+from gguflike.families.origins import Either, Made, Origin, Piece
+from gguflike.families.parts import Graph, Place, Tensor, role_of
 
-Floats = npt.NDArray[np.float32]
+if TYPE_CHECKING:
+    from gguflike.families.origins import Floats
+
 Config = TypeVar("Config")
 
 
-@dataclass(frozen=True)
-class Named:
-    """A tensor of the checkpoint, by its name without ``.weight`` or ``.bias``: below the layer's prefix for one of a
-    layer. ``via`` is what happens to its rows."""
-
-    name: str
-    via: Transform = IDENTITY
-
-
-@dataclass(frozen=True)
-class Made:
-    """A tensor that the checkpoint does not hold: computed from the configuration."""
-
-    make: Callable[[Any], Floats]
-
-
-Origin = Named | Made
-
-
 class Binding(NamedTuple):
-    """One tensor of one model, on both sides. ``shape`` and ``hf_shape`` are in numpy order."""
+    """One tensor of one model, on both sides: of the ``shape`` that GGUF stores (numpy order), put together of
+    ``pieces``, or made from nothing by ``make``."""
 
     gguf: str
-    hf: str | None
     shape: tuple[int, ...]
-    hf_shape: tuple[int, ...]
-    via: Transform = IDENTITY
+    pieces: tuple[Piece, ...]
     make: Callable[[], Floats] | None = None
 
 
@@ -63,12 +42,17 @@ class Family(Generic[Config]):
 
     ``name`` is its ``general.architecture``, ``classes`` are the classes of Transformers. ``graph`` makes the graph of
     a configuration. ``origins`` say for every role without its suffix where the tensor comes from, ``layers`` how names
-    in a layer begin, ``ignored`` which tensors of a checkpoint are no weights.
+    in a layer begin, ``ignored`` which tensors of a checkpoint are no weights, ``left_out`` which are weights of what
+    is not converted (pattern of names -> what they are, "the vision tower", said in a notice). ``prefixes`` are
+    beginnings of names that stand for ``model.``: of models inside of others, or saved without it.
 
     Of config.json, ``implemented`` lists the values of behaviour-changing keys that the graph computes, ``inert`` the
     keys that change nothing, ``constants`` what an exported file says beyond the configuration, ``assumed`` what
-    Transformers assumes for absent keys. ``window`` is the key of a sliding window that the graph does not compute: the
-    context is shortened to it. ``recover`` gives fields that a GGUF file holds only as tensors, which it reads by name.
+    Transformers assumes for absent keys. ``normalized`` rewrites config.json before anything is read (what families
+    spell in their own way), ``spelled`` does the opposite for an export. ``window`` is the key of a sliding window that
+    the graph does not compute: the context is shortened to it. ``recover`` gives fields that a GGUF file holds only as
+    tensors, which it reads by name. ``variant`` gives the family that a configuration of these classes means, where it
+    is another one.
     """
 
     name: str
@@ -78,23 +62,31 @@ class Family(Generic[Config]):
     origins: Mapping[str, Origin]
     layers: str = "model.layers.{i}."
     ignored: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    prefixes: tuple[str, ...] = ("model.language_model.", "language_model.model.", "language_model.")
     implemented: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     inert: frozenset[str] = frozenset()
     constants: Mapping[str, Any] = field(default_factory=dict)
     assumed: Mapping[str, Any] = field(default_factory=dict)
+    normalized: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    spelled: Callable[[dict[str, Any]], dict[str, Any]] = dict
     window: str | None = None
+    variant: Callable[[Mapping[str, Any]], Family[Any] | None] | None = None
     recover: Callable[[Config, Callable[[str], Floats]], Config] | None = None
 
-    def from_config(self, values: Mapping[str, Any], ignore: Iterable[str] = ()) -> tuple[Config, list[str]]:
+    def from_config(
+        self, values: Mapping[str, Any], ignore: Iterable[str] = (), names: Collection[str] = ()
+    ) -> tuple[Config, list[str]]:
         """The configuration of a checkpoint, and what to tell the user about it.
 
-        ``ignore`` names keys to accept unread. UnsupportedError on a key or value that may change what the model
-        computes, CheckpointError on missing or malformed ones.
+        ``ignore`` names keys to accept unread, ``names`` are the (canonical) names of its tensors, whose presence tells
+        what config.json does not say. UnsupportedError on a key or value that may change what the model computes,
+        CheckpointError on missing or malformed ones.
         """
-        full = {**self.assumed, **values}
+        full = self.normalized({**self.assumed, **text_config(values)})
         self._check_keys(full, frozenset(ignore))
         window, notices = self._window(full)
-        c = configs.from_config(self.config, full)
+        c = configs.from_config(self.config, full, lambda tensor: self._holds(names, tensor))
         context = getattr(c, "n_ctx", None)
         if window is None or context is None or window >= context:
             return c, notices
@@ -138,38 +130,60 @@ class Family(Generic[Config]):
                     got=repr(value),
                 )
 
-    def bind(self, c: Config) -> tuple[Binding, ...]:
-        """Every tensor of a model with configuration ``c``, in file order."""
-        return tuple(self._bound(place, c) for place in self.graph(c).tensors() if place.tensor.used)
+    def bind(self, c: Config, available: Collection[str] | None = None) -> tuple[Binding, ...]:
+        """Every tensor of a model with configuration ``c``, in file order. ``available`` are the names of a
+        checkpoint's tensors, which say how it spells what has several spellings (None: as an export writes it)."""
+        return tuple(self._bound(place, c, available) for place in self.graph(c).tensors() if place.tensor.used)
 
-    def _bound(self, place: Place, c: Config) -> Binding:
-        tensor = place.tensor
-        origin = self.origins[tensor.role.rpartition(".")[0]]
+    def _bound(self, place: Place, c: Config, available: Collection[str] | None) -> Binding:
+        tensor, prefix = place.tensor, self._prefix(place.layer)
+        origin = self._origin(tensor, prefix, available)
         if isinstance(origin, Made):
-            return Binding(place.name, None, tensor.shape, tensor.shape, make=functools.partial(origin.make, c))
-        via = origin.via.bound(tensor)
-        name = self.hf_name(tensor.role, place.layer)
-        return Binding(place.name, name, tensor.shape, via.hf_shape(tensor.shape), via)
+            return Binding(place.name, tensor.shape, (), functools.partial(origin.make, c))
+        return Binding(place.name, tensor.shape, tuple(origin.pieces(prefix, tensor, c)))
 
-    def hf_name(self, role: str, layer: int | None = None) -> str:
-        """What a tensor of a part is called in the checkpoint. KeyError for one that is not there."""
-        stem, _, suffix = role.rpartition(".")
-        origin = self.origins[stem]
-        if isinstance(origin, Made):
-            raise KeyError(role)
-        prefix = "" if layer is None else self.layers.format(i=layer)
-        return f"{prefix}{origin.name}.{suffix}"
+    def _origin(self, tensor: Tensor, prefix: str, available: Collection[str] | None) -> Origin:
+        """The origin of a tensor: by its whole role, or by the role without its suffix."""
+        origin = self.origins.get(tensor.role) or self.origins[tensor.role.rpartition(".")[0]]
+        return origin.chosen(prefix, tensor, available) if isinstance(origin, Either) else origin
 
-    def ruled_out(self, c: Config) -> Iterator[str]:
+    def _prefix(self, layer: int | None) -> str:
+        return "" if layer is None else self.layers.format(i=layer)
+
+    def hf_names(self, tensor: Tensor, layer: int | None = None, available: Collection[str] | None = None) -> list[str]:
+        """What a tensor of a part is called in the checkpoint. Empty for one that is not there."""
+        prefix = self._prefix(layer)
+        return self._origin(tensor, prefix, available).names(prefix, tensor)
+
+    def canonical(self, name: str) -> str:
+        """The name that origins give a tensor of a checkpoint, whatever model it is nested in."""
+        for prefix in self.prefixes:
+            if name.startswith(prefix):
+                rest = name[len(prefix) :]
+                return rest if rest.startswith(("lm_head.", "model.")) else f"model.{rest}"
+        return name
+
+    def _holds(self, names: Collection[str], gguf: str) -> bool:
+        """Whether a checkpoint with tensors ``names`` has what the tensor ``gguf`` comes from."""
+        role, layer = role_of(gguf)
+        tensor = Tensor(role if role.endswith(".bias") else f"{role}.weight", ())
+        found = self.hf_names(tensor, layer, names)
+        return bool(found) and all(name in names for name in found)
+
+    def ruled_out(self, c: Config, available: Collection[str] | None = None) -> Iterator[str]:
         """Names in the checkpoint of tensors that the configuration says the model does not use (an output matrix that
         is tied to the embedding, say)."""
         for place in self.graph(c).tensors():
             if not place.tensor.used:
-                yield self.hf_name(place.tensor.role, place.layer)
+                yield from self.hf_names(place.tensor, place.layer, available)
 
     @functools.cached_property
     def _ignored(self) -> re.Pattern[str]:
         return re.compile("|".join(re.escape(name).replace(r"\{i\}", r"\d+") for name in self.ignored) or r"(?!)")
+
+    def part_left_out(self, hf_name: str) -> str | None:
+        """What a tensor of the checkpoint belongs to that is not converted, if it does."""
+        return next((what for pattern, what in self.left_out.items() if re.match(pattern, hf_name)), None)
 
     def ignores(self, hf_name: str) -> bool:
         """Whether a checkpoint tensor holds nothing that the model computes with."""
@@ -177,7 +191,21 @@ class Family(Generic[Config]):
 
     def to_config(self, c: Config) -> dict[str, Any]:
         """The part of config.json that describes the model. Inverse of `from_config`."""
-        return {**self.constants, **configs.to_config(c)}
+        return self.spelled({**self.constants, **configs.to_config(c)})
+
+
+def text_config(values: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json with that of its text model, where there is one, in the place of the whole."""
+    nested = next((values[key] for key in _NESTED if isinstance(values.get(key), dict)), None)
+    if nested is None:
+        return dict(values)
+    outer = {key: values[key] for key in _OUTER if key in values}
+    return {**nested, **outer}
+
+
+# Where a model of several kinds of input keeps the configuration of its text model, and what of the whole holds for it.
+_NESTED = ("text_config", "llm_config", "language_config")
+_OUTER = ("architectures", "quantization_config", "tie_word_embeddings")
 
 
 def check_layers(config: Any, path: str | os.PathLike[str], tensors: int) -> None:

@@ -1,139 +1,38 @@
-"""Llama and what shares its graph: Llama 2 and 3, Mistral, TinyLlama, SmolLM2.
-
-Key and tensor names are llama.cpp's (gguf's constants.py); defaults are those of Transformers' LlamaConfig.
-"""
+"""Llama and what shares its graph: Llama 2 and 3, Mistral, TinyLlama, SmolLM2."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 
-from gguflike.families.config import key
-from gguflike.families.family import Family, Floats, Made, Named
-from gguflike.families.inert import PRETRAINED_KEYS
-from gguflike.families.parts import Attention, Branch, Embedding, FeedForward, Graph, Head, Norm, Rope, Scaling
-from gguflike.families.rope import llama3_factors, recognise_llama3
+from gguflike.families.decoder import (
+    DECODER_NAMES,
+    INERT_KEYS,
+    Decoder,
+    attention,
+    decoder,
+    feed_forward,
+    llama3_rope_freqs,
+    pre_norm,
+    recover_llama3,
+    rope_of,
+)
+from gguflike.families.family import Family
+from gguflike.families.origins import Made, Named
+from gguflike.families.parts import Graph
 from gguflike.families.transforms import RopePermute
 
 
-@dataclass(frozen=True)
-class Llama:
-    """Hyper-parameters. Sizes are numbers of values, ``n_ctx`` is in tokens."""
-
-    n_layer: int = key("block_count", "num_hidden_layers")
-    n_ctx: int = key("context_length", "max_position_embeddings", default=2048)
-    n_embd: int = key("embedding_length", "hidden_size")
-    n_ff: int = key("feed_forward_length", "intermediate_size")
-    n_head: int = key("attention.head_count", "num_attention_heads")
-    n_head_kv: int = key("attention.head_count_kv", "num_key_value_heads", default=lambda c: c.n_head)
-    head_dim: int = key(
-        "attention.key_length",
-        "head_dim",
-        default=lambda c: c.n_embd // c.n_head,
-        copies=("attention.value_length",),
-    )
-    n_rot: int = key("rope.dimension_count", None, default=lambda c: c.head_dim)
-    n_vocab: int = key("vocab_size", "vocab_size")
-    rope_base: float = key("rope.freq_base", "rope.theta", default=10000.0)
-    rope_scaling: str | None = key("rope.scaling.type", "rope.scaling.type")  # "linear" or "yarn"
-    rope_factor: float | None = key("rope.scaling.factor", "rope.scaling.factor")
-    rope_context: int | None = key("rope.scaling.original_context_length", "rope.scaling.original_context_length")
-    yarn_beta_fast: float | None = key("rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_fast")
-    yarn_beta_slow: float | None = key("rope.scaling.yarn_beta_slow", "rope.scaling.yarn_beta_slow")
-    # llama.cpp knows Llama 3's scaling only as rope_freqs.weight, so its four numbers are kept under our own keys.
-    llama3_factor: float | None = key("gguflike.rope.llama3.factor", "rope.llama3.factor")
-    llama3_low: float | None = key("gguflike.rope.llama3.low_freq_factor", "rope.llama3.low_freq_factor")
-    llama3_high: float | None = key("gguflike.rope.llama3.high_freq_factor", "rope.llama3.high_freq_factor")
-    llama3_context: int | None = key(
-        "gguflike.rope.llama3.original_context_length", "rope.llama3.original_context_length"
-    )
-    rope_freqs: bool = key(None, None, default=lambda c: c.llama3_factor is not None, tensor="rope_freqs.weight")
-    norm_eps: float = key("attention.layer_norm_rms_epsilon", "rms_norm_eps", default=1e-6)
-    attention_bias: bool = key(None, "attention_bias", default=False, tensor="blk.0.attn_q.bias")
-    mlp_bias: bool = key(None, "mlp_bias", default=False, tensor="blk.0.ffn_up.bias")
-    untied: bool = key(None, "tie_word_embeddings", default=True, tensor="output.weight", negated=True)
-
-
-def llama(c: Llama) -> Graph:
+def llama(c: Decoder) -> Graph:
     """Pre-norm blocks of attention and a gated feed-forward."""
-    attention = Attention(c.n_embd, c.n_head, c.n_head_kv, c.head_dim, llama_rope(c), bias=c.attention_bias)
-    feed_forward = FeedForward(c.n_embd, c.n_ff, bias=c.mlp_bias)
-    block = (
-        Branch(Norm("attn_norm", c.n_embd, c.norm_eps), attention),
-        Branch(Norm("ffn_norm", c.n_embd, c.norm_eps), feed_forward),
-    )
-    return Graph(
-        Embedding(c.n_vocab, c.n_embd),
-        (block,) * c.n_layer,
-        Norm("output_norm", c.n_embd, c.norm_eps),
-        Head(c.n_vocab, c.n_embd, tied=not c.untied),
-    )
+    block = pre_norm(c, attention(c, rope_of(c, "norm")), feed_forward(c))
+    return decoder(c, lambda _: block)
 
-
-def llama_rope(c: Llama) -> Rope:
-    """Adjacent pairs turn; scaled as the configuration says."""
-    scaling = None
-    if c.rope_scaling is not None:
-        scaling = Scaling(
-            c.rope_scaling,
-            c.rope_factor or 1.0,
-            c.rope_context or c.n_ctx,
-            c.yarn_beta_fast or Scaling.beta_fast,
-            c.yarn_beta_slow or Scaling.beta_slow,
-        )
-    return Rope(c.n_rot, c.rope_base, "norm", scaling, divided=c.rope_freqs)
-
-
-def llama3_rope_freqs(c: Llama) -> Floats:
-    """``rope_freqs.weight`` of a model with Llama 3's scaling."""
-    assert c.llama3_factor is not None, "the graph has the tensor only with these four numbers"
-    assert c.llama3_low is not None
-    assert c.llama3_high is not None
-    assert c.llama3_context is not None
-    return llama3_factors(c.rope_base, c.n_rot, c.llama3_factor, c.llama3_low, c.llama3_high, c.llama3_context)
-
-
-def recover_llama3(c: Llama, read: Callable[[str], Floats]) -> Llama:
-    """Llama 3's scaling from the factors alone, for files that we did not write."""
-    if not c.rope_freqs or c.llama3_factor is not None:
-        return c
-    factor, low, high, context = recognise_llama3(read("rope_freqs.weight"), c.rope_base)
-    return replace(c, llama3_factor=factor, llama3_low=low, llama3_high=high, llama3_context=int(context))
-
-
-# The names of a decoder in Transformers, which most families share.
-DECODER_NAMES = MappingProxyType(
-    {
-        "token_embd": Named("model.embed_tokens"),
-        "attn_norm": Named("input_layernorm"),
-        "attn_q": Named("self_attn.q_proj"),
-        "attn_k": Named("self_attn.k_proj"),
-        "attn_v": Named("self_attn.v_proj"),
-        "attn_output": Named("self_attn.o_proj"),
-        "ffn_norm": Named("post_attention_layernorm"),
-        "ffn_gate": Named("mlp.gate_proj"),
-        "ffn_up": Named("mlp.up_proj"),
-        "ffn_down": Named("mlp.down_proj"),
-        "output_norm": Named("model.norm"),
-        "output": Named("lm_head"),
-    }
-)
-
-# Keys of config.json that describe training, serving or the file itself, not what the model computes.
-INERT_KEYS = PRETRAINED_KEYS | {
-    "attention_dropout",
-    "initializer_range",
-    "is_llama_config",
-    "pretraining_tp",  # splits the same matrix products over devices
-    "rope_interleaved",  # a note of SmolLM's trainer; LlamaForCausalLM does not read it
-    "use_cache",
-}
 
 LLAMA = Family(
     name="llama",
     classes=("LlamaForCausalLM",),
-    config=Llama,
+    config=Decoder,
     graph=llama,
     origins=MappingProxyType(
         {

@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from gguflike.errors import CheckpointError, UnsupportedError
 from gguflike.families.parts import Rope, Scaling
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 CONFIG_KEYS = frozenset({"rope_theta", "rope_scaling", "rope_parameters"})
 
@@ -135,24 +137,45 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 def frequencies(rope: Rope, factors: npt.NDArray[Any] | None = None) -> tuple[npt.NDArray[np.float64], float]:
     """(radians per position of each pair, float64 (n_rot / 2,); what cosines and sines are multiplied by).
 
-    ``factors`` (n_rot / 2,), the values of ``rope_freqs.weight``, divide the frequencies where ``rope.divided``.
+    ``factors`` (n_rot / 2,), the values of the tensor that `divisor` names, divide the frequencies where it names one.
     """
     omega = rope.base ** (-np.arange(0, rope.n_rot, 2, dtype=np.float64) / rope.n_rot)
-    if rope.divided:
+    if rope.divisors:
         if factors is None:
-            raise ValueError("this rotation divides its frequencies by rope_freqs.weight, which was not given")
+            raise ValueError(f"this rotation divides its frequencies by {rope.divisors[0]}, which was not given")
         omega = omega / factors.astype(np.float64)
     scaling = rope.scaling
     if scaling is None:
         return omega, 1.0
+    magnitude = scaling.magnitude
     if scaling.kind == "linear":
-        return omega / scaling.factor, 1.0
-    if scaling.kind == "yarn":
+        omega = omega / scaling.factor
+    elif scaling.kind == "yarn":
         kept = _kept_share(rope, scaling)
-        return omega / scaling.factor * (1.0 - kept) + omega * kept, 1.0 + 0.1 * math.log(scaling.factor)
+        omega = omega / scaling.factor * (1.0 - kept) + omega * kept
+        magnitude = 1.0 + 0.1 * math.log(scaling.factor) if magnitude is None else magnitude
+    return omega, 1.0 if magnitude is None else magnitude
+
+
+def scaling_kind(name: str) -> Literal["linear", "yarn", "longrope"]:
+    """The kind of `Scaling` that a file names. UnsupportedError for others."""
+    for kind in ("linear", "yarn", "longrope"):
+        if name == kind:
+            return kind
     raise UnsupportedError(
-        "rope scaling", field="rope.scaling.type", expected="none, linear or yarn", got=repr(scaling.kind)
+        "rope scaling", field="rope.scaling.type", expected="none, linear, yarn or longrope", got=repr(name)
     )
+
+
+def divisor(rope: Rope, context: int) -> str | None:
+    """The tensor that frequencies are divided by in a run with a context of so many positions, if any.
+
+    Of two, the first is for contexts longer than the model was first trained with, the second for others.
+    """
+    if not rope.divisors:
+        return None
+    short = rope.scaling is not None and context <= rope.scaling.context
+    return rope.divisors[-1] if short else rope.divisors[0]
 
 
 def _kept_share(rope: Rope, scaling: Scaling) -> npt.NDArray[np.float64]:
@@ -162,10 +185,13 @@ def _kept_share(rope: Rope, scaling: Scaling) -> npt.NDArray[np.float64]:
         """The pair that turns ``turns`` times within the original context."""
         return rope.n_rot * math.log(scaling.context / (turns * 2 * math.pi)) / (2 * math.log(rope.base))
 
-    low = max(0, math.floor(pair(scaling.beta_fast)))
-    high = min(rope.n_rot - 1, math.ceil(pair(scaling.beta_slow)))
+    low, high = pair(scaling.beta_fast), pair(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(0, low), min(rope.n_rot - 1, high)
     ramp = (np.arange(rope.n_rot // 2) - low) / max(0.001, high - low)
-    return 1.0 - np.clip(ramp, 0.0, 1.0)
+    share: npt.NDArray[np.float64] = 1.0 - np.clip(ramp, 0.0, 1.0)
+    return share
 
 
 def llama3_factors(

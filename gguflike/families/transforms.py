@@ -6,13 +6,14 @@ A transform works on whole groups of ``group`` consecutive rows, so that a large
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from gguflike.families.parts import Tensor
 
-Array = npt.NDArray[Any]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,38 @@ class Transform:
     def undo(self, rows: Array) -> Array:
         """GGUF to checkpoint."""
         return rows
+
+
+@dataclass(frozen=True)
+class PlusOne(Transform):
+    """Gemma and others store a norm's weight less 1."""
+
+    def apply(self, rows: Array) -> Array:
+        one: Array = rows + 1
+        return one
+
+    def undo(self, rows: Array) -> Array:
+        less: Array = rows - 1
+        return less
+
+
+@dataclass(frozen=True)
+class Transposed(Transform):
+    """The last two axes change places: a whole matrix, or each of a stack."""
+
+    def bound(self, tensor: Tensor) -> Transform:
+        return Transposed(group=1 if len(tensor.shape) > 2 else tensor.shape[0])
+
+    def hf_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (*shape[:-2], shape[-1], shape[-2])
+
+    def apply(self, rows: Array) -> Array:
+        swapped: Array = rows.swapaxes(-1, -2)
+        return swapped
+
+    def undo(self, rows: Array) -> Array:
+        swapped: Array = rows.swapaxes(-1, -2)
+        return swapped
 
 
 @dataclass(frozen=True)

@@ -3,27 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
 
 from gguflike.families.parts import Branch, Graph, role_of
-from gguflike.reference.parts import Array, Weights, mix, normalize
+from gguflike.reference.parts import Array, Context, Weights, mix, normalize
 
 
-def branch(part: Branch, weights: Weights, x: Array) -> Array:
-    """``x + mixer(norm(x))`` for ``x`` (tokens, n_embd)."""
-    result: Array = x + mix(part.mixer, weights, normalize(part.norm, weights, x))
+@singledispatch
+def step(part: Any, weights: Weights, x: Array, context: Context) -> Array:
+    """The residual stream ``x`` (tokens, n_embd) after a step of a block."""
+    raise NotImplementedError(type(part).__name__)
+
+
+@step.register
+def branch(part: Branch, weights: Weights, x: Array, context: Context) -> Array:
+    """``x + scale * after(mixer(norm(x)))``, or ``after(x + mixer(norm(x)))``."""
+    mixed = mix(part.mixer, weights, normalize(part.norm, weights, x), context)
+    if part.post:
+        return normalize(part.after, weights, x + mixed)
+    result: Array = x + np.asarray(part.scale, x.dtype) * normalize(part.after, weights, mixed)
     return result
 
 
-def logits(graph: Graph, weights: Mapping[str, Array], ids: Sequence[int]) -> Array:
-    """Logits (tokens, n_vocab) after each of ``ids``, the first at position 0. ``weights`` are by GGUF name."""
+def embed(graph: Graph, weights: Mapping[str, Array], ids: Sequence[int]) -> Array:
+    """The residual stream (tokens, n_embd) before the first block."""
+    part = graph.embedding
     x = weights["token_embd.weight"][list(ids)]
-    layers = _by_layer(graph, weights)
-    for block, here in zip(graph.blocks, layers, strict=True):
-        for part in block:
-            x = branch(part, here, x)
-    head = weights["token_embd.weight" if graph.head.tied else "output.weight"]
-    result: Array = normalize(graph.norm, weights, x) @ head.T
-    return result
+    x = x * np.asarray(part.scale, x.dtype)
+    if part.positions:
+        x = x + weights["position_embd.weight"][: len(ids)]
+    if part.types:
+        x = x + weights["token_types.weight"][0]
+    return normalize(part.norm, weights, x)
+
+
+def hidden(graph: Graph, weights: Mapping[str, Array], ids: Sequence[int], length: int = 0) -> Array:
+    """What the last norm gives (tokens, n_embd) for ``ids``, the first at position 0, in a model that runs with a
+    context of ``length`` positions (0: as many as there are ids)."""
+    x = embed(graph, weights, ids)
+    context = Context(length=length or len(ids))
+    for part in graph.inputs:
+        context.inputs[type(part)] = mix(part, {**weights, "ids": np.asarray(ids)}, x, context)
+    for layer, (block, here) in enumerate(zip(graph.blocks, _by_layer(graph, weights), strict=True)):
+        context.layer = layer
+        for each in block:
+            x = step(each, here, x, context)
+    return normalize(graph.norm, weights, x)
+
+
+def logits(graph: Graph, weights: Mapping[str, Array], ids: Sequence[int], length: int = 0) -> Array:
+    """Logits (tokens, n_vocab) after each of ``ids``, as of `hidden`. ``weights`` are by GGUF name."""
+    head = graph.head
+    matrix = weights["token_embd.weight" if head.tied else "output.weight"]
+    result: Array = hidden(graph, weights, ids, length) @ matrix.T
+    if head.bias:
+        result += weights["output.bias"]
+    result *= np.asarray(head.scale, result.dtype)
+    return np.tanh(result / head.softcap) * head.softcap if head.softcap else result
 
 
 def _by_layer(graph: Graph, weights: Mapping[str, Array]) -> list[dict[str, Array]]:

@@ -1,28 +1,51 @@
 """One function per part, forward. ``x`` is (tokens, n_embd), ``weights`` a layer's tensors by role ("attn_q.weight").
 
-Everything is computed in the dtype of its inputs: float32 as models run, float64 for a truth to compare with.
+Everything is computed in the dtype of its inputs: float32 as models run, float64 for a truth to compare with. Parts of
+other modules than families/parts/__init__.py have theirs beside this one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from functools import singledispatch
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.families.parts import Attention, FeedForward, Norm, Rope
-from gguflike.families.rope import frequencies
+from gguflike.families.parts import Attention, FeedForward, Norm, Rope, Temperature
+from gguflike.families.rope import divisor, frequencies
 
 Array = npt.NDArray[Any]
 Weights = Mapping[str, Array]
 
 
-def normalize(norm: Norm, weights: Weights, x: Array) -> Array:
-    """``x / sqrt(mean(x**2) + eps) * weight`` over the last axis."""
-    rms = np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + np.asarray(norm.eps, x.dtype))
-    result: Array = x / rms * weights[f"{norm.role}.weight"]
+class Context:
+    """What a layer computes with beside its weights and input: the other layers' keys and values, what stands beside
+    the residual stream.
+
+    ``length`` is the context that the model runs with, which chooses between rotations for short and long ones.
+    ``cached`` are the keys and values of layers that others read, ``inputs`` the results of ``Graph.inputs``.
+    """
+
+    def __init__(self, layer: int = 0, length: int = 0) -> None:
+        self.layer, self.length = layer, length
+        self.cached: dict[int, tuple[Array, Array]] = {}
+        self.inputs: dict[type, Array] = {}
+
+
+def normalize(norm: Norm | None, weights: Weights, x: Array) -> Array:
+    """What the `Norm` says, over the last axis; ``x`` itself without one."""
+    if norm is None:
+        return x
+    centred = x - x.mean(axis=-1, keepdims=True) if norm.kind == "layer" else x
+    mean_square = np.mean(np.square(centred), axis=-1, keepdims=True)
+    result: Array = centred / np.sqrt(mean_square + np.asarray(norm.eps, x.dtype))
+    if norm.weight:
+        result = result * weights[f"{norm.role}.weight"]
+    if norm.bias:
+        result = result + weights[f"{norm.role}.bias"]
     return result
 
 
@@ -34,12 +57,77 @@ def linear(weights: Weights, role: str, x: Array) -> Array:
     return product
 
 
-def rotate(rope: Rope, x: Array, positions: Array, factors: Array | None = None) -> Array:
+def sigmoid(x: Array) -> Array:
+    """``1 / (1 + exp(-x))``, without overflow."""
+    e = np.exp(-np.abs(x))
+    result: Array = np.where(x >= 0, 1, e) / (1 + e)
+    return result
+
+
+def softmax(x: Array) -> Array:
+    """Over the last axis."""
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    result: Array = e / e.sum(axis=-1, keepdims=True)
+    return result
+
+
+def softplus(x: Array) -> Array:
+    """``log(1 + exp(x))``, without overflow."""
+    result: Array = np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+    return result
+
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
+    "silu": lambda x: x * sigmoid(x),
+    "gelu": lambda x: (0.5 * x * (1 + _erf(x / math.sqrt(2)))).astype(x.dtype),
+    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "relu": lambda x: np.maximum(x, 0),
+    "relu2": lambda x: np.maximum(x, 0) ** 2,
+    "sigmoid": sigmoid,
+    "softplus": softplus,
+}
+
+
+def xielu(x: Array, alpha_n: float, alpha_p: float, beta: float, eps: float) -> Array:
+    """Huang and Schlag 2024 (arXiv:2411.13010): a square where x > 0, an expm1 below."""
+    below = (np.expm1(np.minimum(x, eps)) - x) * alpha_n + beta * x
+    result: Array = np.where(x > 0, alpha_p * x * x + beta * x, below)
+    return result.astype(x.dtype)
+
+
+def gated(part: Any, gate: Array | None, up: Array) -> Array:
+    """The hidden values of a feed-forward: ``act(gate) * up``, or ``act(up)`` without a gate.
+
+    "swiglu_oai" (gpt-oss): with gate at most ``clamp`` and up at most that in magnitude, gate * sigmoid(1.702 * gate) *
+    (up + 1).
+    """
+    if part.activation == "swiglu_oai":
+        assert gate is not None, "swiglu_oai is of gated feed-forwards"
+        gate, up = np.minimum(gate, part.clamp), np.clip(up, -part.clamp, part.clamp)
+        result: Array = gate * sigmoid(1.702 * gate) * (up + 1)
+        return result
+    if part.activation == "xielu":
+        return xielu(up, *part.xielu)
+    act = ACTIVATIONS[part.activation]
+    if gate is None:
+        return act(up)
+    hidden = act(gate)
+    if part.clamp:
+        hidden, up = np.minimum(hidden, part.clamp), np.clip(up, -part.clamp, part.clamp)
+    return hidden * up
+
+
+def rotate(rope: Rope | None, x: Array, positions: Array, weights: Weights, length: int = 0) -> Array:
     """Turn the pairs of the first ``n_rot`` dimensions of ``x`` (tokens, heads, head_dim) by position times frequency.
 
-    ``factors`` (n_rot / 2,) divide the frequencies where ``rope.divided``.
+    Tensors that divide frequencies are among the ``weights``; of two, ``length`` chooses.
     """
-    omega, magnitude = frequencies(rope, factors)
+    if rope is None:
+        return x
+    name = divisor(rope, length)
+    omega, magnitude = frequencies(rope, None if name is None else weights.get(name))
     angles = positions.astype(np.float64)[:, None] * omega
     cos, sin = ((f(angles) * magnitude).astype(x.dtype)[:, None, :] for f in (np.cos, np.sin))
     j = np.arange(rope.n_rot // 2)
@@ -50,31 +138,113 @@ def rotate(rope: Rope, x: Array, positions: Array, factors: Array | None = None)
     return out
 
 
+def seen(part: Attention, tokens: int) -> Array:
+    """bool (queries, keys): which keys each query sees."""
+    query, key = np.arange(tokens)[:, None], np.arange(tokens)
+    if not part.causal:
+        return abs(query - key) <= part.window // 2 if part.window else np.ones((tokens, tokens), bool)
+    mask: Array = key <= query
+    if part.chunked:
+        mask &= key >= query // part.window * part.window
+    elif part.window:
+        mask &= key > query - part.window
+    return mask
+
+
+def tempered(temperature: Temperature | None, q: Array, positions: Array) -> Array:
+    """Queries times the `Temperature` of their positions."""
+    if temperature is None:
+        return q
+    steps = np.floor((positions + temperature.offset) / temperature.length)
+    result: Array = q * (1 + temperature.scale * np.log(steps + 1)).astype(q.dtype)[:, None, None]
+    return result
+
+
+def attend(
+    q: Array, k: Array, v: Array, mask: Array, scale: float, softcap: float = 0.0, sinks: Array | None = None
+) -> Array:
+    """softmax(q k^T * scale) v for q (tokens, heads, dim), k (tokens, kv_heads, dim), v (tokens, kv_heads, v_dim)."""
+    k, v = (np.repeat(each, q.shape[1] // each.shape[1], axis=1) for each in (k, v))
+    scores = np.einsum("thd,shd->hts", q, k) * np.asarray(scale, q.dtype)
+    if softcap:
+        scores = np.tanh(scores / softcap) * softcap
+    scores = np.where(mask, scores, -np.inf)
+    if sinks is not None:
+        column = np.broadcast_to(sinks[:, None, None], (*scores.shape[:2], 1))
+        shares = softmax(np.concatenate([scores, column], axis=-1))[..., :-1]
+    else:
+        shares = softmax(scores)
+    result: Array = np.einsum("hts,shd->thd", shares, v)
+    return result
+
+
 @singledispatch
-def mix(part: Any, weights: Weights, x: Array) -> Array:
+def mix(part: Any, weights: Weights, x: Array, context: Context) -> Array:
     """What the mixer adds to its residual stream, given its normalized input ``x`` (tokens, n_embd) from position 0."""
     raise NotImplementedError(type(part).__name__)
 
 
 @mix.register
-def _attention(part: Attention, weights: Weights, x: Array) -> Array:
-    """softmax(q k^T / sqrt(head_dim)) v over the tokens up to one's own, by heads that share keys in groups."""
+def _attention(part: Attention, weights: Weights, x: Array, context: Context) -> Array:
+    """softmax(q k^T * scale) v over the keys that each query sees, by heads that share keys in groups."""
     tokens, dim, positions = len(x), part.head_dim, np.arange(len(x))
-    q = linear(weights, "attn_q", x).reshape(tokens, part.heads, dim)
-    k = linear(weights, "attn_k", x).reshape(tokens, part.kv_heads, dim)
-    v = linear(weights, "attn_v", x).reshape(tokens, part.kv_heads, dim)
-    factors = weights.get("rope_freqs.weight")
-    q, k = (rotate(part.rope, each, positions, factors) for each in (q, k))
-    k, v = (np.repeat(each, part.heads // part.kv_heads, axis=1) for each in (k, v))
-    scores = np.einsum("thd,shd->hts", q, k) * np.asarray(dim**-0.5, x.dtype)
-    scores = np.where(positions[:, None] >= positions, scores, -np.inf)
-    shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    shares /= shares.sum(axis=-1, keepdims=True)
-    return linear(weights, "attn_output", np.einsum("hts,shd->thd", shares, v).reshape(tokens, part.q_size))
+    if part.fused:
+        q, k, v = np.split(linear(weights, "attn_qkv", x), [part.q_size, part.q_size + part.kv_size], axis=-1)
+    else:
+        q = linear(weights, "attn_q", x)
+        k = v = np.empty(0)
+        if part.kv_layer is None:
+            k = linear(weights, "attn_k", x)
+            v = k if part.value_is_key else linear(weights, "attn_v", x)
+    gate = None
+    if part.gate == "query":
+        q, gate = np.split(q.reshape(tokens, part.heads, 2 * dim), 2, axis=-1)
+        q, gate = q.reshape(tokens, -1), gate.reshape(tokens, -1)
+    elif part.gate is not None:
+        gate = linear(weights, "attn_gate", x)
+    q = _turned(part, part.q_norm, q, part.heads, weights, context)
+    q = tempered(part.temperature, q, positions)
+    if part.kv_layer is None:
+        k = _turned(part, part.k_norm, k, part.kv_heads, weights, context)
+        v = normalize(part.v_norm, weights, _limited(part, v).reshape(tokens, part.kv_heads, dim))
+        context.cached[context.layer] = k, v
+    else:
+        k, v = context.cached[part.kv_layer]
+    scale = dim**-0.5 if part.scale is None else part.scale
+    sinks = weights["attn_sinks.weight"] if part.sinks else None
+    out = attend(q, k, v, seen(part, tokens), scale, part.softcap, sinks)
+    if gate is not None:
+        opened = ACTIVATIONS[part.gate_activation](gate)
+        out = out * opened.reshape(tokens, part.heads, -1)
+    return linear(weights, "attn_output", normalize(part.output_norm, weights, out.reshape(tokens, part.q_size)))
+
+
+def _limited(part: Attention, values: Array) -> Array:
+    return np.clip(values, -part.clamp, part.clamp) if part.clamp else values
+
+
+def _turned(part: Attention, norm: Norm | None, x: Array, heads: int, weights: Weights, context: Context) -> Array:
+    """Queries or keys (tokens, heads, head_dim), normalized and rotated."""
+    whole = norm is not None and norm.size == heads * part.head_dim and norm.size != part.head_dim
+    x = _limited(part, x)
+    split = (len(x), heads, part.head_dim)
+
+    def normed(values: Array) -> Array:
+        return normalize(norm, weights, values.reshape(len(x), -1) if whole else values).reshape(split)
+
+    def turned(values: Array) -> Array:
+        return rotate(part.rope, values, np.arange(len(x)), weights, context.length)
+
+    x = x.reshape(split)
+    return normed(turned(x)) if part.norm_after_rope else turned(normed(x))
 
 
 @mix.register
-def _feed_forward(part: FeedForward, weights: Weights, x: Array) -> Array:  # noqa: ARG001 - the sizes are the weights'
-    """``down(silu(gate(x)) * up(x))`` with silu(x) = x / (1 + exp(-x))."""
-    gate = linear(weights, "ffn_gate", x)
-    return linear(weights, "ffn_down", gate / (1 + np.exp(-gate)) * linear(weights, "ffn_up", x))
+def _feed_forward(part: FeedForward, weights: Weights, x: Array, context: Context) -> Array:  # noqa: ARG001
+    """``down(act(gate(x)) * up(x))``."""
+    up, gate = linear(weights, f"ffn_up{part.suffix}", x), None
+    if part.fused:
+        gate, up = np.split(up, 2, axis=-1)
+    elif part.gated:
+        gate = linear(weights, f"ffn_gate{part.suffix}", x)
+    return linear(weights, f"ffn_down{part.suffix}", normalize(part.down_norm, weights, gated(part, gate, up)))

@@ -7,7 +7,8 @@ logits.
 
 from __future__ import annotations
 
-from gguflike.families.parts import Graph
+from gguflike.errors import UnsupportedError
+from gguflike.families.parts import Branch, Embedding, Graph, Head, Norm
 from gguflike.kernels.args import EMBED
 from gguflike.kernels.dispatch import embed_op
 from gguflike.kernels.engine.program import Program
@@ -20,8 +21,23 @@ from gguflike.runner.weights import Weights
 
 def check(graph: Graph) -> None:
     """UnsupportedError where the model asks for what the ops cannot compute."""
+    embedding, head = graph.embedding, graph.head
+    if embedding != Embedding(embedding.n_vocab, embedding.n_embd):
+        raise UnsupportedError("an embedding of this kind has no ops in this version", got=embedding)
+    if not isinstance(head, Head) or head != Head(head.n_vocab, head.n_embd, head.tied):
+        raise UnsupportedError("a head of this kind has no ops in this version", got=head)
+    for step in dict.fromkeys(step for block in graph.blocks for step in block):
+        if not isinstance(step, Branch) or step != Branch(step.norm, step.mixer):
+            raise UnsupportedError("a block of this kind has no ops in this version", got=step)
+        _check_norm(step.norm)
+    _check_norm(graph.norm)
     for mixer in dict.fromkeys(graph.mixers()):
         ops(mixer).check(mixer)
+
+
+def _check_norm(norm: Norm | None) -> None:
+    if norm is None or norm != Norm(norm.role, norm.size, norm.eps):
+        raise UnsupportedError("a normalization of this kind has no ops in this version", got=norm)
 
 
 def new_states(graph: Graph, context: int, cache_type: str) -> States:
@@ -63,6 +79,8 @@ def _body(s: Schedule, graph: Graph, weights: Weights, states: States) -> None:
     for layer, block in enumerate(graph.blocks):
         here = weights.layer(layer)
         for branch in block:
+            assert isinstance(branch, Branch)  # checked, as is the norm
+            assert branch.norm is not None
             ops(branch.mixer).emit(branch.mixer, s, here, next(left), branch.norm, x)
     s.program.keep += [weights, states]
 
@@ -81,6 +99,7 @@ def _embed(s: Schedule, graph: Graph, weights: Weights, x: int) -> None:
 
 
 def _head(s: Schedule, graph: Graph, weights: Weights, x: int) -> None:
+    assert graph.norm is not None  # checked
     output = weights.matrix("output.weight")
     normed = s.norm(graph.norm, weights.vector(f"{graph.norm.role}.weight"), x, (output,))
     s.linear(output, normed, address(s.buffers.logits))

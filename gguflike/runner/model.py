@@ -26,6 +26,8 @@ from gguflike.errors import (
 from gguflike.families import config as configs
 from gguflike.families import registry
 from gguflike.families.family import check_layers
+from gguflike.families.parts import Rope
+from gguflike.families.rope import divisor
 from gguflike.kernels.engine import native
 from gguflike.kernels.engine.host import thread_count
 from gguflike.kernels.engine.program import Program, Team
@@ -78,8 +80,7 @@ class Model:
         self.tokenizer = Tokenizer(file.metadata)
         count = thread_count(threads)
         self.weights = Weights(file, self.graph)
-        factors = self.weights.floats("rope_freqs.weight")
-        self._rotations = {each: rope.rotation(each, factors) for each in self.graph.ropes()}
+        self._rotations = {each: self._rotation(each) for each in self.graph.ropes()}
         self._rotated = 0  # positions whose cosines and sines are in the buffers
         self.states = graph.new_states(self.graph, self.context, cache_type)
         self._buffers = buffers = Buffers(self.graph, padded(self.context), count)
@@ -97,6 +98,10 @@ class Model:
         self._owner: weakref.ref[Continuation] | None = None  # the unfinished one whose tokens are in the cache
         self._turn: Continuation | None = None  # the one that is computing
         self._closed = False
+
+    def _rotation(self, each: Rope) -> rope.Rotation:
+        name = divisor(each, self.context)
+        return rope.rotation(each, None if name is None else self.weights.floats(name))
 
     @property
     def threads(self) -> int:

@@ -71,6 +71,7 @@ class Schedule(ABC):
     def attend(self, part: Attention, cache: KVCache, readers: Sequence[Matrix]) -> Activations:
         """Rotate the queries and keys in the temporaries "q", "k" and "v", store the keys and values, and attend."""
         result = self._result("attended", part.q_size)
+        assert part.rope is not None  # checked
         quantized = all(matrix.plan.activations == "int8" for matrix in readers)
         fused = quantized and part.head_dim % 32 == 0
         codes: dict[str, Word] = result.quantized if fused else dict.fromkeys(("codes", "scales", "sums"), 0)

@@ -11,6 +11,10 @@ from gguflike.runner.weights import LayerWeights
 
 
 def check(part: Attention) -> None:
+    if part.rope is None or part != Attention(
+        part.n_embd, part.heads, part.kv_heads, part.head_dim, part.rope, part.bias, part.output_bias
+    ):
+        raise UnsupportedError("attention of this kind has no ops in this version", got=part)
     multiple("head_dim", part.head_dim, 16)
     multiple("n_rot", part.rope.n_rot, 32 if part.rope.pairs == "neox" else 16)
     if part.heads % part.kv_heads or part.rope.n_rot > part.head_dim:

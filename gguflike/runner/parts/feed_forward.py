@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gguflike.errors import UnsupportedError
 from gguflike.families.parts import FeedForward, Norm
 from gguflike.runner.parts.checks import multiple
 from gguflike.runner.parts.stateless import bytes_per_position as bytes_per_position
@@ -11,6 +12,8 @@ from gguflike.runner.weights import LayerWeights
 
 
 def check(part: FeedForward) -> None:
+    if part != FeedForward(part.n_embd, part.n_ff, part.bias):
+        raise UnsupportedError("a feed-forward of this kind has no ops in this version", got=part)
     multiple("n_ff", part.n_ff, 32)
     multiple("n_embd", part.n_embd, 16)
 

@@ -1,0 +1,408 @@
+"""What models are made of. A part knows its tensors and its settings; no part knows a model family.
+
+A *graph* is an embedding, blocks, a norm and a head. A *block* is a list of branches, a *branch* a norm, a mixer and a
+norm around a residual addition. Everything here is a frozen dataclass: a family is a short function from its
+configuration to a graph, and the converter, the exporter, the reference and the runner walk what it returns.
+
+Here stand the parts of which most models consist. The others have modules of their own, which only the families that
+use them import: experts.py, recurrent.py, latent.py, extras.py.
+
+Tensors are named as GGUF names them and have the shapes that GGUF stores, in numpy order. How a tensor comes out of a
+checkpoint is said elsewhere (origins.py), since that differs between families that share a part.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+_LAYER = re.compile(r"blk\.(\d+)\.(.+)")
+
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "swiglu_oai", "xielu", "sigmoid", "softplus"]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a part.
+
+    ``role`` is its GGUF name, below ``blk.<i>.`` for one of a layer. ``heads``: the rows are those of so many attention
+    heads, one after the other (0: they are not). ``used`` is false for a tensor that the configuration rules out.
+    """
+
+    role: str
+    shape: tuple[int, ...]
+    heads: int = 0
+    used: bool = True
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Normalization over the last axis, of ``size`` values.
+
+    "rms": ``x / sqrt(mean(x**2) + eps) * weight``; "layer": ``(x - mean) / sqrt(variance + eps) * weight + bias``.
+    Without ``weight`` there is neither. ``groups``: the weight has so many rows of ``size``, one for each head or
+    group.
+    """
+
+    role: str
+    size: int
+    eps: float
+    kind: Literal["rms", "layer"] = "rms"
+    weight: bool = True
+    bias: bool = False
+    groups: int = 0
+
+    def tensors(self) -> Iterator[Tensor]:
+        shape = (self.groups, self.size) if self.groups else (self.size,)
+        if self.weight:
+            yield Tensor(f"{self.role}.weight", shape)
+            yield Tensor(f"{self.role}.bias", shape, used=self.bias)
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How a rotation is stretched to longer contexts.
+
+    "linear" divides positions by ``factor``. "yarn" (Peng et al. 2023, arXiv:2309.00071) keeps frequencies that turn
+    more than ``beta_fast`` times within ``context`` tokens, divides those that turn less than ``beta_slow`` times, and
+    blends between them; the two pairs where blending begins and ends are rounded outwards where ``truncate``.
+    "longrope" (Ding et al. 2024, arXiv:2402.13753) divides frequencies by one of two tensors, the first where the model
+    runs with a context longer than ``context``.
+
+    ``magnitude`` is what cosines and sines are multiplied by; None: 1, for "yarn" 1 + 0.1 ln(factor).
+    """
+
+    kind: Literal["linear", "yarn", "longrope"]
+    factor: float = 1.0
+    context: int = 0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    magnitude: float | None = None
+    truncate: bool = True
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary positions on the first ``n_rot`` dimensions of each head: pair j turns by ``base**(-2j / n_rot)`` radians
+    per position.
+
+    ``pairs`` says which dimensions turn together: "norm" 2j and 2j + 1, "neox" j and j + n_rot / 2. ``divisors`` are
+    the tensors, float32 of shape (n_rot / 2,), that frequencies are divided by: ``rope_freqs.weight``, or the two of
+    "longrope", for long contexts and for short ones.
+    """
+
+    n_rot: int
+    base: float
+    pairs: Literal["norm", "neox"]
+    scaling: Scaling | None = None
+    divisors: tuple[str, ...] = ()
+
+    def tensors(self) -> Iterator[Tensor]:
+        for role in self.divisors:
+            yield Tensor(role, (self.n_rot // 2,))
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """Queries at position p are multiplied by ``1 + scale * ln(floor((p + offset) / length) + 1)`` (Llama 4)."""
+
+    scale: float
+    length: float
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Attention with ``heads`` query heads on ``kv_heads`` key and value heads of ``head_dim`` dimensions.
+
+    Scores are scaled by ``scale`` (None: ``head_dim**-0.5``), then by ``softcap * tanh(score / softcap)`` where there
+    is a cap. Queries and keys are normalized by ``q_norm`` and ``k_norm``, per head where the norm's size is
+    ``head_dim`` and as a whole where it is that of all heads, before they are rotated (``norm_after_rope``:
+    afterwards); values by ``v_norm``. ``clamp``: queries, keys and values are first limited to that magnitude.
+
+    A query sees keys up to its own position (all, where not ``causal``); of these, where there is a ``window``, only
+    the last so many, its own included; ``chunked``: only those of its own stretch of so many positions; not ``causal``:
+    those at most window // 2 away. ``sinks``: the softmax of each head has one more score, a weight, without a value.
+
+    ``bias`` is of queries, keys and values, ``output_bias`` of the output; ``fused``: one matrix ``attn_qkv`` gives
+    queries, keys and values, in this order. ``gate`` multiplies what the heads found by ``gate_activation``: "query" of
+    values that the query matrix gives behind each head's queries, "element" and "head" of those that a matrix
+    ``attn_gate`` gives, one for each value or for each head. ``output_norm`` comes before the output matrix.
+
+    ``kv_layer``: keys and values are those of that layer's cache; this one has none of its own. ``value_is_key``:
+    values are the keys before norm and rotation, there is no value matrix.
+    """
+
+    n_embd: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    rope: Rope | None
+    bias: bool = False
+    output_bias: bool = False
+    fused: bool = False
+    scale: float | None = None
+    q_norm: Norm | None = None
+    k_norm: Norm | None = None
+    v_norm: Norm | None = None
+    norm_after_rope: bool = False
+    causal: bool = True
+    window: int = 0
+    chunked: bool = False
+    softcap: float = 0.0
+    sinks: bool = False
+    temperature: Temperature | None = None
+    gate: Literal["query", "element", "head"] | None = None
+    gate_activation: Literal["sigmoid", "softplus"] = "sigmoid"
+    output_norm: Norm | None = None
+    clamp: float = 0.0
+    kv_layer: int | None = None
+    value_is_key: bool = False
+
+    @property
+    def q_size(self) -> int:
+        """Values of all queries of a token."""
+        return self.heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        """Values of all keys, or of all values, of a token."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def widest(self) -> int:
+        """Values of the longest row that one of the matrices reads."""
+        return max(self.n_embd, self.q_size)
+
+    @property
+    def ropes(self) -> tuple[Rope, ...]:
+        return () if self.rope is None else (self.rope,)
+
+    def tensors(self) -> Iterator[Tensor]:
+        shared = self.kv_layer is not None
+        q_rows = self.q_size * (2 if self.gate == "query" else 1)
+        for role, rows, heads, used in (
+            ("attn_qkv", self.q_size + 2 * self.kv_size, 0, self.fused),
+            ("attn_q", q_rows, self.heads, not self.fused),
+            ("attn_k", self.kv_size, self.kv_heads, not (self.fused or shared)),
+            ("attn_v", self.kv_size, self.kv_heads, not (self.fused or shared or self.value_is_key)),
+        ):
+            if used:
+                yield Tensor(f"{role}.weight", (rows, self.n_embd), heads)
+                yield Tensor(f"{role}.bias", (rows,), heads, used=self.bias)
+        if self.gate in ("element", "head"):
+            yield Tensor("attn_gate.weight", (self.q_size if self.gate == "element" else self.heads, self.n_embd))
+        for norm in (self.q_norm, self.k_norm, self.v_norm, self.output_norm):
+            if norm is not None and not (shared and norm is self.k_norm):
+                yield from norm.tensors()
+        if self.sinks:
+            yield Tensor("attn_sinks.weight", (self.heads,))
+        yield Tensor("attn_output.weight", (self.n_embd, self.q_size))
+        yield Tensor("attn_output.bias", (self.n_embd,), used=self.output_bias)
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """``down(act(gate(x)) * up(x))`` with ``n_ff`` hidden values; ``down(act(up(x)))`` where not ``gated``.
+
+    ``fused``: ``ffn_up`` gives the gate's values and then those of up. ``bias``: each of the matrices has one.
+    ``down_norm`` comes before the last matrix. ``suffix`` ends the roles: "_shexp" for experts that all tokens share.
+    ``clamp``: the gate's values after activation are at most that, those of up at most that in magnitude.
+    ``xielu`` are the constants (alpha_n, alpha_p, beta, eps) of the activation of that name.
+    """
+
+    n_embd: int
+    n_ff: int
+    bias: bool = False
+    activation: Activation = "silu"
+    gated: bool = True
+    fused: bool = False
+    down_norm: Norm | None = None
+    suffix: str = ""
+    clamp: float = 0.0
+    xielu: tuple[float, float, float, float] | None = None
+
+    @property
+    def widest(self) -> int:
+        """Values of the longest row that one of the matrices reads."""
+        return max(self.n_embd, self.n_ff)
+
+    @property
+    def ropes(self) -> tuple[Rope, ...]:
+        return ()
+
+    def tensors(self) -> Iterator[Tensor]:
+        up = 2 * self.n_ff if self.fused else self.n_ff
+        for role, rows, columns, used in (
+            ("ffn_gate", self.n_ff, self.n_embd, self.gated and not self.fused),
+            ("ffn_up", up, self.n_embd, True),
+            ("ffn_down", self.n_embd, self.n_ff, True),
+        ):
+            if used:
+                yield Tensor(f"{role}{self.suffix}.weight", (rows, columns))
+                yield Tensor(f"{role}{self.suffix}.bias", (rows,), used=self.bias)
+        if self.down_norm is not None:
+            yield from self.down_norm.tensors()
+
+
+class Mixer(Protocol):
+    """What a branch adds to the residual stream: `Attention`, `FeedForward`, or a part of another module."""
+
+    @property
+    def widest(self) -> int:
+        """Values of the longest row that one of the matrices reads."""
+        ...
+
+    @property
+    def ropes(self) -> tuple[Rope, ...]:
+        """The rotations that the part uses."""
+        ...
+
+    def tensors(self) -> Iterator[Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Branch:
+    """``x + scale * after(mixer(norm(x)))``; where ``post``, ``after(x + mixer(norm(x)))``. Either norm may be
+    missing."""
+
+    norm: Norm | None
+    mixer: Mixer
+    after: Norm | None = None
+    scale: float = 1.0
+    post: bool = False
+
+    def mixers(self) -> Iterator[Mixer]:
+        """The mixers that keep something or multiply: those of a sum, one by one."""
+        yield from getattr(self.mixer, "mixers", None) or (self.mixer,)
+
+    def tensors(self) -> Iterator[Tensor]:
+        if self.norm is not None:
+            yield from self.norm.tensors()
+        yield from self.mixer.tensors()
+        if self.after is not None:
+            yield from self.after.tensors()
+
+
+class Step(Protocol):
+    """What a block does to the residual stream: a `Branch`, or extras.Rescale."""
+
+    def mixers(self) -> Iterator[Mixer]: ...
+
+    def tensors(self) -> Iterator[Tensor]: ...
+
+
+Block = tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """The rows of a matrix (n_vocab, n_embd), looked up by token id, times ``scale``.
+
+    ``positions``: as many rows of ``position_embd``, of which a token's is added; ``types``: rows of ``token_types``,
+    of which the first is added. ``norm`` comes last.
+    """
+
+    n_vocab: int
+    n_embd: int
+    scale: float = 1.0
+    positions: int = 0
+    types: int = 0
+    norm: Norm | None = None
+
+    def tensors(self) -> Iterator[Tensor]:
+        yield Tensor("token_embd.weight", (self.n_vocab, self.n_embd))
+        if self.positions:
+            yield Tensor("position_embd.weight", (self.positions, self.n_embd))
+        if self.types:
+            yield Tensor("token_types.weight", (self.types, self.n_embd))
+        if self.norm is not None:
+            yield from self.norm.tensors()
+
+
+@dataclass(frozen=True)
+class Head:
+    """Logits: a matrix (n_vocab, n_embd) times what the last norm gives; ``tied``: the embedding's matrix.
+
+    They are multiplied by ``scale``, then capped to ``softcap * tanh(logit / softcap)`` where there is a cap.
+    """
+
+    n_vocab: int
+    n_embd: int
+    tied: bool = False
+    bias: bool = False
+    scale: float = 1.0
+    softcap: float = 0.0
+
+    def tensors(self) -> Iterator[Tensor]:
+        yield Tensor("output.weight", (self.n_vocab, self.n_embd), used=not self.tied)
+        yield Tensor("output.bias", (self.n_vocab,), used=self.bias)
+
+
+class Part(Protocol):
+    def tensors(self) -> Iterator[Tensor]: ...
+
+
+class Place(NamedTuple):
+    """A tensor of a graph: its GGUF name, the layer it belongs to (None for the others), and what the part says."""
+
+    name: str
+    layer: int | None
+    tensor: Tensor
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A whole model. Blocks need not be alike.
+
+    ``head`` makes logits; a model that gives vectors or scores has an extras.Pooling there. ``inputs`` are parts that
+    compute once per token what all blocks read (extras.LayerEmbeddings).
+    """
+
+    embedding: Embedding
+    blocks: tuple[Block, ...]
+    norm: Norm | None
+    head: Head
+    inputs: tuple[Part, ...] = ()
+
+    def mixers(self) -> Iterator[Mixer]:
+        """The mixers of all branches, in order; those of a sum one by one."""
+        return (mixer for block in self.blocks for step in block for mixer in step.mixers())
+
+    def attentions(self) -> Iterator[Attention]:
+        return (mixer for mixer in self.mixers() if isinstance(mixer, Attention))
+
+    def ropes(self) -> list[Rope]:
+        """The rotations that the model uses, each once."""
+        return list(dict.fromkeys(rope for mixer in self.mixers() for rope in mixer.ropes))
+
+    def tensors(self) -> Iterator[Place]:
+        """Every tensor in file order, those that the configuration rules out included (``Tensor.used`` is false)."""
+        yield from _places(_once(tensor for rope in self.ropes() for tensor in rope.tensors()))
+        yield from _places(self.embedding.tensors())
+        for part in self.inputs:
+            yield from _places(part.tensors())
+        for layer, block in enumerate(self.blocks):
+            for step in block:
+                for tensor in step.tensors():
+                    yield Place(f"blk.{layer}.{tensor.role}", layer, tensor)
+        for last in (self.norm, self.head):
+            yield from _places(last.tensors() if last is not None else ())
+
+
+def _once(tensors: Iterable[Tensor]) -> Iterable[Tensor]:
+    """Each tensor once: several rotations may be divided by the same."""
+    return dict.fromkeys(tensors)
+
+
+def _places(tensors: Iterable[Tensor]) -> Iterator[Place]:
+    return (Place(tensor.role, None, tensor) for tensor in tensors)
+
+
+def role_of(name: str) -> tuple[str, int | None]:
+    """Role and layer of a tensor by its GGUF name: ``blk.3.attn_q.weight`` is ("attn_q", 3)."""
+    match = _LAYER.fullmatch(name)
+    layer, rest = (int(match[1]), match[2]) if match else (None, name)
+    return rest.removesuffix(".weight"), layer
