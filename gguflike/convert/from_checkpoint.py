@@ -28,7 +28,7 @@ from gguflike.families import config as configs
 from gguflike.families import registry
 from gguflike.families.family import Binding, Family, expect_tensor
 from gguflike.families.origins import Piece
-from gguflike.families.parts import Graph, Tensor
+from gguflike.families.parts import Graph, Head, Tensor
 from gguflike.progress import Progress
 from gguflike.tensor import Method
 
@@ -145,9 +145,14 @@ def facts(graph: Graph, imatrix: bool) -> Facts:
     return Facts(
         n_layer=len(graph.blocks),
         gqa=attention.heads // max(attention.kv_heads, 1) if attention else 1,
-        tied=graph.head.tied,
+        tied=is_tied(graph),
         imatrix=imatrix,
     )
+
+
+def is_tied(graph: Graph) -> bool:
+    """Whether the embedding is also the output matrix."""
+    return isinstance(graph.head, Head) and graph.head.tied
 
 
 def untied(family: Family[Any], config: Any, available: Mapping[str, LazyTensor]) -> tuple[Any, list[str]]:
@@ -156,7 +161,7 @@ def untied(family: Family[Any], config: Any, available: Mapping[str, LazyTensor]
 
     What is stored tells what was trained: a model merged or tuned after untying keeps the flag of its origin.
     """
-    if not family.graph(config).head.tied:
+    if not is_tied(family.graph(config)):
         return config, []
     names = [family.hf_names(Tensor(role, ()), None, available)[0] for role in ("output.weight", "token_embd.weight")]
     head, embedding = (available.get(name) for name in names)

@@ -177,7 +177,7 @@ def _runs(family: Family[Any], config: Any, opened: GGUFFile) -> dict[str, list[
 def _complete(name: str, runs: list[Run], path: str) -> list[Run]:
     """The runs that make one tensor, in order. GGUFError where the file does not have all of it."""
     ordered = sorted(runs, key=lambda run: run.piece.start)
-    rows, wanted = sum(run.piece.hf_rows for run in ordered), ordered[0].piece.hf_shape[0]
+    rows, wanted = sum(run.piece.unused + run.piece.hf_rows for run in ordered), ordered[0].piece.hf_shape[0]
     if rows != wanted:
         raise GGUFError("the file does not hold all of a tensor", path=path, tensor=name, expected=wanted, got=rows)
     return ordered
@@ -201,6 +201,9 @@ def _parts(source: GGUFSource, run: Run, dtype: str) -> Iterator[memoryview]:
     fmt, piece = FORMATS[dtype], run.piece
     assert fmt.encode is not None
     stop = run.first + piece.rows
+    if piece.unused:
+        zeros = np.zeros((piece.unused, *piece.hf_shape[1:]), np.float32)
+        yield np.ascontiguousarray(fmt.encode(zeros)).data.cast("B")
     for start, end in ranges(run.first, stop, source.shape[1:], piece.via.group, SLAB_BYTES):
         rows = source.read(start, end, fmt.limit)
         rows = piece.via.undo(rows[0] if piece.stacked else rows)

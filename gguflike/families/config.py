@@ -41,7 +41,8 @@ class Key(NamedTuple):
     with ``rope.`` are the flattened form that rope.py makes. ``copies`` are further GGUF keys that carry the same
     value. ``tensor`` names a GGUF tensor whose presence tells a boolean that GGUF does not store, and config.json
     neither where it has no name there. ``negated``: config.json stores the opposite. ``zero``: numbers may be 0.
-    ``array``: GGUF always has a value for each layer, even where all are alike.
+    ``array``: GGUF always has a value for each layer, even where all are alike. ``listed``: a list of any length, that
+    has nothing to do with layers.
     """
 
     gguf: str | None
@@ -52,6 +53,7 @@ class Key(NamedTuple):
     negated: bool
     zero: bool
     array: bool
+    listed: bool
 
 
 class Parameter(NamedTuple):
@@ -74,6 +76,7 @@ def key(
     negated: bool = False,
     zero: bool = False,
     array: bool = False,
+    listed: bool = False,
 ) -> Any:
     """A field of a configuration (see `Key`).
 
@@ -81,7 +84,7 @@ def key(
     is missing. A field without one is required unless its annotation admits None.
     """
     names = (config,) if isinstance(config, str) else config or ()
-    return field(metadata={"key": Key(gguf, names, default, copies, tensor, negated, zero, array)})
+    return field(metadata={"key": Key(gguf, names, default, copies, tensor, negated, zero, array, listed)})
 
 
 def parameters(config: type) -> tuple[Parameter, ...]:
@@ -189,8 +192,9 @@ def _made(
 
 def _per_layer(parameter: Parameter, value: Any, known: SimpleNamespace, place: GGUFLikeError) -> tuple[Any, ...]:
     """A value for each layer: as given, or one for all."""
-    many = value if isinstance(value, list | tuple) else [value] * known.n_layer
-    if len(many) != known.n_layer:
+    listed = parameter.key.listed
+    many = value if isinstance(value, list | tuple) else [value] * (1 if listed else known.n_layer)
+    if not listed and len(many) != known.n_layer:
         raise type(place)(
             "not one value for each layer", field=place.field, expected=f"{known.n_layer} values", got=len(many)
         )
@@ -232,7 +236,7 @@ def to_metadata(config: Any, architecture: str) -> dict[str, Any]:
         value = getattr(config, parameter.name)
         if parameter.key.gguf and value is not None:
             if parameter.layers:
-                alike = not parameter.key.array and len(set(value)) == 1
+                alike = not (parameter.key.array or parameter.key.listed) and len(set(value)) == 1
                 value = value[0] if alike else list(value)
             metadata |= {full_key(architecture, k): value for k in (parameter.key.gguf, *parameter.key.copies)}
     return metadata

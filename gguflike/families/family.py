@@ -36,6 +36,13 @@ class Binding(NamedTuple):
     make: Callable[[], Floats] | None = None
 
 
+#: Names of a text model inside of one for several kinds of input -> its own.
+NESTED_NAMES = (
+    (r"^(model\.)?language_model\.lm_head\.", "lm_head."),
+    (r"^(model\.language_model|language_model\.model)\.", "model."),
+)
+
+
 @dataclass(frozen=True)
 class Family(Generic[Config]):
     """A model family.
@@ -43,8 +50,9 @@ class Family(Generic[Config]):
     ``name`` is its ``general.architecture``, ``classes`` are the classes of Transformers. ``graph`` makes the graph of
     a configuration. ``origins`` say for every role without its suffix where the tensor comes from, ``layers`` how names
     in a layer begin, ``ignored`` which tensors of a checkpoint are no weights, ``left_out`` which are weights of what
-    is not converted (pattern of names -> what they are, "the vision tower", said in a notice). ``prefixes`` are
-    beginnings of names that stand for ``model.``: of models inside of others, or saved without it.
+    is not converted (pattern of names -> what they are, "the vision tower", said in a notice). ``renamed`` are
+    (pattern, replacement) pairs that make canonical names, each applied in turn: of models inside of others, or saved in
+    an old way.
 
     Of config.json, ``implemented`` lists the values of behaviour-changing keys that the graph computes, ``inert`` the
     keys that change nothing, ``constants`` what an exported file says beyond the configuration, ``assumed`` what
@@ -63,7 +71,7 @@ class Family(Generic[Config]):
     layers: str = "model.layers.{i}."
     ignored: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
-    prefixes: tuple[str, ...] = ("model.language_model.", "language_model.model.", "language_model.")
+    renamed: tuple[tuple[str, str], ...] = NESTED_NAMES
     implemented: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     inert: frozenset[str] = frozenset()
     constants: Mapping[str, Any] = field(default_factory=dict)
@@ -157,10 +165,8 @@ class Family(Generic[Config]):
 
     def canonical(self, name: str) -> str:
         """The name that origins give a tensor of a checkpoint, whatever model it is nested in."""
-        for prefix in self.prefixes:
-            if name.startswith(prefix):
-                rest = name[len(prefix) :]
-                return rest if rest.startswith(("lm_head.", "model.")) else f"model.{rest}"
+        for pattern, replacement in self.renamed:
+            name = re.sub(pattern, replacement, name)
         return name
 
     def _holds(self, names: Collection[str], gguf: str) -> bool:

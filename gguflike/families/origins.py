@@ -27,7 +27,8 @@ class Piece(NamedTuple):
     """``rows`` rows of a GGUF tensor, in order, and where they come from: ``via`` of ``hf_rows`` rows, from ``start``
     on, of the tensor ``hf`` of shape ``hf_shape``.
 
-    ``stacked``: they are the whole of ``hf``, which lacks the first axis.
+    ``stacked``: they are the whole of ``hf``, which lacks the first axis. ``unused``: rows of ``hf`` before them that no
+    tensor of GGUF holds (an export fills them with zeros).
     """
 
     hf: str
@@ -37,6 +38,7 @@ class Piece(NamedTuple):
     start: int = 0
     via: Transform = IDENTITY
     stacked: bool = False
+    unused: int = 0
 
 
 class Origin(Protocol):
@@ -94,6 +96,22 @@ class Rows:
         part = via.hf_shape(tensor.shape)
         shape = (total, *part[1:])
         return [Piece(name, shape, tensor.shape[0], part[0], before, via) for name in self.names(prefix, tensor)]
+
+
+@dataclass(frozen=True)
+class Behind:
+    """All rows of a tensor but the first ``unused(c)``."""
+
+    name: str
+    unused: Callable[[Any], int]
+
+    def names(self, prefix: str, tensor: Tensor) -> list[str]:
+        return [prefix + suffixed(self.name, tensor)]
+
+    def pieces(self, prefix: str, tensor: Tensor, c: Any) -> list[Piece]:
+        rows, unused = tensor.shape[0], self.unused(c)
+        shape = (unused + rows, *tensor.shape[1:])
+        return [Piece(name, shape, rows, rows, unused, unused=unused) for name in self.names(prefix, tensor)]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gguflike.families.parts import Branch, Graph, role_of
+from gguflike.families.parts import Branch, Graph, Head, role_of
 from gguflike.reference.parts import Array, Context, Weights, mix, normalize
 
 
@@ -57,6 +57,7 @@ def hidden(graph: Graph, weights: Mapping[str, Array], ids: Sequence[int], lengt
 def logits(graph: Graph, weights: Mapping[str, Array], ids: Sequence[int], length: int = 0) -> Array:
     """Logits (tokens, n_vocab) after each of ``ids``, as of `hidden`. ``weights`` are by GGUF name."""
     head = graph.head
+    assert isinstance(head, Head), "a graph that pools has no logits"
     matrix = weights["token_embd.weight" if head.tied else "output.weight"]
     result: Array = hidden(graph, weights, ids, length) @ matrix.T
     if head.bias:

@@ -52,7 +52,7 @@ class Buffers:
     """
 
     def __init__(self, graph: Graph, positions: int, threads: int) -> None:
-        n_embd, n_vocab = graph.embedding.n_embd, graph.head.n_vocab
+        n_embd, n_vocab = graph.embedding.n_embd, graph.embedding.n_vocab
         self.positions = positions
         self.ids: npt.NDArray[np.int32] = aligned(BATCH, np.int32)
         self.x = _floats(BATCH, n_embd)

@@ -109,7 +109,7 @@ class Model:
 
     @property
     def vocab_size(self) -> int:
-        return self.graph.head.n_vocab
+        return self.graph.embedding.n_vocab
 
     def close(self) -> None:
         """Let go of the file. The model cannot be used afterwards (ArgumentError)."""

@@ -357,14 +357,14 @@ class Place(NamedTuple):
 class Graph:
     """A whole model. Blocks need not be alike.
 
-    ``head`` makes logits; a model that gives vectors or scores has an extras.Pooling there. ``inputs`` are parts that
+    ``head`` is a `Head`, which makes logits; a model that gives vectors or scores has an extras.Pooling there. ``inputs`` are parts that
     compute once per token what all blocks read (extras.LayerEmbeddings).
     """
 
     embedding: Embedding
     blocks: tuple[Block, ...]
     norm: Norm | None
-    head: Head
+    head: Part
     inputs: tuple[Part, ...] = ()
 
     def mixers(self) -> Iterator[Mixer]:

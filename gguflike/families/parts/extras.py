@@ -126,8 +126,6 @@ class Pooling:
     n_embd: int
     layers: tuple[Layer, ...] = ()
     labels: tuple[str, ...] = ()
-    tied: bool = True
-    n_vocab: int = 0
 
     def tensors(self) -> Iterator[Tensor]:
         for layer in self.layers:
