@@ -14,7 +14,7 @@ from gguflike.kernels.dispatch import embed_op
 from gguflike.kernels.engine.program import Program
 from gguflike.runner.buffers import Buffers, address
 from gguflike.runner.parts import ops
-from gguflike.runner.schedule import OneToken, Schedule, Tokens
+from gguflike.runner.schedule import OneToken, Schedule, Source, Target, Tokens
 from gguflike.runner.state import States
 from gguflike.runner.weights import Weights
 
@@ -79,9 +79,9 @@ def _body(s: Schedule, graph: Graph, weights: Weights, states: States) -> None:
     for layer, block in enumerate(graph.blocks):
         here = weights.layer(layer)
         for branch in block:
-            assert isinstance(branch, Branch)  # checked, as is the norm
-            assert branch.norm is not None
-            ops(branch.mixer).emit(branch.mixer, s, here, next(left), branch.norm, x)
+            assert isinstance(branch, Branch)  # checked
+            source = Source(x, graph.embedding.n_embd, branch.norm, here)
+            ops(branch.mixer).emit(branch.mixer, s, here, next(left), source, Target(x, add=True))
     s.program.keep += [weights, states]
 
 
@@ -99,8 +99,7 @@ def _embed(s: Schedule, graph: Graph, weights: Weights, x: int) -> None:
 
 
 def _head(s: Schedule, graph: Graph, weights: Weights, x: int) -> None:
-    assert graph.norm is not None  # checked
     output = weights.matrix("output.weight")
-    normed = s.norm(graph.norm, weights.vector(f"{graph.norm.role}.weight"), x, (output,))
+    normed = s.read(Source(x, graph.embedding.n_embd, graph.norm, weights.layer(None)), (output,))
     s.linear(output, normed, address(s.buffers.logits))
     s.program.keep.append(weights)

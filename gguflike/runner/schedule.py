@@ -19,11 +19,30 @@ from gguflike.kernels.engine.program import Program
 from gguflike.kernels.matmul.args import MATMUL
 from gguflike.runner.buffers import Activations, Buffers
 from gguflike.runner.state import KVCache
-from gguflike.runner.weights import Matrix
+from gguflike.runner.weights import LayerWeights, Matrix
 
 MATVEC_GRAIN = 2  # groups of 16 rows: an item of gate and up is two
 ROPE_GRAIN = 16  # tokens; keys of one block are then written by one thread
 SILU_GRAIN = 16  # blocks of 32 values
+
+
+class Source:
+    """What a mixer reads: float32 (tokens, size) at ``address``, normalized by ``norm``, whose weights are those of a
+    layer."""
+
+    __slots__ = ("address", "norm", "size", "weights")
+
+    def __init__(self, address: int, size: int, norm: Norm | None, weights: LayerWeights) -> None:
+        self.address, self.size, self.norm, self.weights = address, size, norm, weights
+
+
+class Target:
+    """Where a mixer's result goes: to float32 (tokens, n_embd) at ``address``; ``add``: onto what is there."""
+
+    __slots__ = ("add", "address")
+
+    def __init__(self, address: int, add: bool) -> None:
+        self.address, self.add = address, add
 
 
 class Schedule(ABC):
@@ -37,11 +56,19 @@ class Schedule(ABC):
         """The address of float32 (tokens, columns) for what ops hand to each other."""
         return self.buffers.temp(name, columns)
 
-    def norm(self, norm: Norm, weight: int, x: int, readers: Sequence[Matrix]) -> Activations:
-        """Normalize the rows at ``x`` for the matrices that read them."""
+    def read(self, source: Source, readers: Sequence[Matrix]) -> Activations:
+        """What a mixer reads, normalized, for the matrices that read it."""
+        norm = source.norm
+        assert norm is not None  # checked
         result = self._result("normed", norm.size)
         kinds = {matrix.plan.activations for matrix in readers}
-        words: dict[str, Word] = {"x": x, "columns": norm.size, "weight": weight, "eps": float_bits(norm.eps)}
+        weight = source.weights.vector(norm.role)
+        words: dict[str, Word] = {
+            "x": source.address,
+            "columns": norm.size,
+            "weight": weight,
+            "eps": float_bits(norm.eps),
+        }
         if kinds == {"int8"}:
             self._prepare("ops:rms_norm_q8", RMS_NORM_Q8.pack(**words, **result.quantized))
         else:

@@ -104,9 +104,9 @@ class Weights:
     def matrix(self, name: str) -> Matrix:
         return self._matrices[name]
 
-    def layer(self, layer: int) -> LayerWeights:
-        """The tensors of a layer."""
-        return LayerWeights(self, f"blk.{layer}.")
+    def layer(self, layer: int | None) -> LayerWeights:
+        """The tensors of a layer; None: those of no layer."""
+        return LayerWeights(self, "" if layer is None else f"blk.{layer}.")
 
     def floats(self, name: str) -> npt.NDArray[np.float32] | None:
         """The values of a small tensor, or None where the file lacks it."""

@@ -14,8 +14,7 @@ from gguflike.errors import UnsupportedError
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from gguflike.families.parts import Norm
-    from gguflike.runner.schedule import Schedule
+    from gguflike.runner.schedule import Schedule, Source, Target
     from gguflike.runner.state import State
     from gguflike.runner.weights import LayerWeights
 
@@ -31,8 +30,11 @@ if TYPE_CHECKING:
         def bytes_per_position(self, part: Any, cache_type: str) -> int:
             """Bytes that the part's state takes for one more position."""
 
-        def emit(self, part: Any, s: Schedule, weights: LayerWeights, state: Any, norm: Norm, x: int) -> None:
-            """Add ``x + part(norm(x))`` for float32 (tokens, n_embd) at the address ``x``."""
+        def emit(
+            self, part: Any, s: Schedule, weights: LayerWeights, state: Any, source: Source, target: Target
+        ) -> None:
+            """Add ops that compute the part on ``source``, which they read by ``Schedule.read``, and write or add its
+            result to ``target``."""
 
 
 # Class of a part -> the module here with its ops. Several parts may share one.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from gguflike.errors import UnsupportedError
-from gguflike.families.parts import Attention, Norm
+from gguflike.families.parts import Attention
 from gguflike.runner.parts.checks import multiple
-from gguflike.runner.schedule import Schedule
+from gguflike.runner.schedule import Schedule, Source, Target
 from gguflike.runner.state import KVCache, kv_bytes_per_position
 from gguflike.runner.weights import LayerWeights
 
@@ -38,10 +38,10 @@ def bytes_per_position(part: Attention, cache_type: str) -> int:
     return kv_bytes_per_position(part.kv_heads, part.head_dim, cache_type)
 
 
-def emit(part: Attention, s: Schedule, weights: LayerWeights, state: KVCache, norm: Norm, x: int) -> None:
+def emit(part: Attention, s: Schedule, weights: LayerWeights, state: KVCache, source: Source, target: Target) -> None:
     q, k, v, out = (weights.matrix(f"attn_{name}") for name in ("q", "k", "v", "output"))
-    normed = s.norm(norm, weights.vector(norm.role), x, (q, k, v))
+    normed = s.read(source, (q, k, v))
     s.linear(q, normed, s.temp("q", part.q_size))
     s.linear(k, normed, s.temp("k", part.kv_size), beside=True)
     s.linear(v, normed, s.temp("v", part.kv_size), beside=True)
-    s.linear(out, s.attend(part, state, (out,)), x, add=True)
+    s.linear(out, s.attend(part, state, (out,)), target.address, add=target.add)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from gguflike.errors import UnsupportedError
-from gguflike.families.parts import FeedForward, Norm
+from gguflike.families.parts import FeedForward
 from gguflike.runner.parts.checks import multiple
 from gguflike.runner.parts.stateless import bytes_per_position as bytes_per_position
 from gguflike.runner.parts.stateless import new_state as new_state
-from gguflike.runner.schedule import Schedule
+from gguflike.runner.schedule import Schedule, Source, Target
 from gguflike.runner.weights import LayerWeights
 
 
@@ -18,7 +18,7 @@ def check(part: FeedForward) -> None:
     multiple("n_embd", part.n_embd, 16)
 
 
-def emit(part: FeedForward, s: Schedule, weights: LayerWeights, state: None, norm: Norm, x: int) -> None:  # noqa: ARG001
+def emit(part: FeedForward, s: Schedule, weights: LayerWeights, state: None, source: Source, target: Target) -> None:  # noqa: ARG001
     gate, up, down = (weights.matrix(f"ffn_{name}") for name in ("gate", "up", "down"))
-    normed = s.norm(norm, weights.vector(norm.role), x, (gate, up))
-    s.linear(down, s.gated(gate, up, normed, (down,)), x, add=True)
+    normed = s.read(source, (gate, up))
+    s.linear(down, s.gated(gate, up, normed, (down,)), target.address, add=target.add)
