@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from gguflike.blocks import BlockFormat, format_by_name
 from gguflike.errors import QuantizationError, check_choice, check_threads
 from gguflike.kernels import dispatch
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 Method = Literal["search", "absmax"]
 METHODS: tuple[str, ...] = get_args(Method)

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Indices = npt.NDArray[np.int64]
 
 GAP = 8  # ASCII bytes before every text, which let all be decoded at once; in GGUF they held its length
 _MIX = tuple(np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9))
 _SIEVE_BITS = 17  # of a key's hash: few enough that the sieve stays in the first-level cache
-
-Indices = npt.NDArray[np.int64]
 
 
 class Texts(Sequence[str | bytes]):

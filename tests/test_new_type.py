@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gguflike.blocks import FORMATS, BlockFormat
+from gguflike.frozen import replace
 from gguflike.kernels.table import KERNELS, TypeKernels, load
 from tests.block_samples import ALL, ids
 
@@ -49,7 +49,7 @@ def test_a_row_of_kernels_has_every_column(fmt: BlockFormat) -> None:
 
 @pytest.mark.parametrize("column", ["decode", "encode", "record", "repack"])
 def test_a_forgotten_column_is_named(column: str) -> None:
-    row = dataclasses.replace(KERNELS["Q4_K"], **{column: None})  # type: ignore[arg-type]
+    row = replace(KERNELS["Q4_K"], **{column: None})
     assert [text.split(":")[0] for text in forgotten(FORMATS["Q4_K"], row)] == [column]
 
 

@@ -6,13 +6,15 @@ the lowest bits. With ``run=1`` that is plain little-endian order within each by
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-Blocks = npt.NDArray[Any]  # structured, shape (n,), dtype of the row
-Floats = npt.NDArray[np.float32]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Blocks = npt.NDArray[Any]  # structured, shape (n,), dtype of the row
+    Floats = npt.NDArray[np.float32]
 
 
 def bit_planes(packed: npt.NDArray[Any], width: int, run: int) -> npt.NDArray[np.uint8]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gguflike.blocks import codebooks
-from gguflike.blocks.bits import Blocks, Floats, bit_planes, column, repeat, signs_of
+from gguflike.blocks.bits import bit_planes, column, repeat, signs_of
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from gguflike.blocks.bits import Blocks, Floats
 
 IQ1_DELTA = np.float32(0.125)  # IQ1 levels are {-1, 0, 1} moved up or down by this
 

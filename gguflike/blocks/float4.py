@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from gguflike.blocks.bits import Blocks, Floats, bit_planes, repeat
+from gguflike.blocks.bits import bit_planes, repeat
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from gguflike.blocks.bits import Blocks, Floats
 
 # E2M1 (OCP Microscaling Formats 1.0) doubled, so that the levels are integers; the scales carry the factor 1/2.
 E2M1_DOUBLED = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], dtype=np.int8)

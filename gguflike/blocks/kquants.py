@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from gguflike.blocks.bits import Blocks, Floats, bit_planes, column, repeat
+from gguflike.blocks.bits import bit_planes, column, repeat
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from gguflike.blocks.bits import Blocks, Floats
 
 SCALE_OFFSET = np.float32(32)  # 6-bit scales of Q3_K are stored with this bias, as are the codes of Q6_K
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from gguflike.blocks.bits import Blocks, Floats, bit_planes, column, signs_of
+from gguflike.blocks.bits import bit_planes, column, signs_of
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from gguflike.blocks.bits import Blocks, Floats
 
 
 def decode_q4_0(blocks: Blocks) -> Floats:

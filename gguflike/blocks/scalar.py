@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from gguflike.blocks.bits import Blocks, Floats
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from gguflike.blocks.bits import Blocks, Floats
 
 # The largest values that rounding to nearest does not carry to infinity: just below half a step above the largest
 # finite one.

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from gguflike.errors import QuantizationError
+from gguflike.frozen import frozen
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Decode = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+    Encode = Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]
 
 Role = Literal["codes", "scale", "min", "packed"]
 Encoding = Literal["native", "bf16", "e8m0", "ue4m3", "nibbles"]
-Decode = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
-Encode = Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]
 
 F16_MAX = 65504.0
 F32_MAX = float(np.finfo(np.float32).max)
 
 
-@dataclass(frozen=True)
+@frozen
 class Field:
     """One member of a block, in file order.
 
@@ -41,7 +44,7 @@ class Field:
     encoding: Encoding = "native"
 
 
-@dataclass(frozen=True)
+@frozen
 class BlockFormat:
     """One row of the table of block types.
 
@@ -59,9 +62,9 @@ class BlockFormat:
     block_size: int
     fields: tuple[Field, ...]
     formula: str = ""
-    decode: Decode | None = field(default=None, compare=False, repr=False)
+    decode: Decode | None = None
     fallback: str = "F16"
-    encode: Encode | None = field(default=None, compare=False, repr=False)
+    encode: Encode | None = None
     largest: float | None = None
 
     @cached_property

@@ -11,10 +11,10 @@ not by a hash of its output, and a GGUF is given the structure back. The express
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from gguflike.errors import CheckpointError, UnsupportedError
+from gguflike.frozen import frozen
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -58,7 +58,7 @@ _PUNCTUATION = r"[\p{P}$+<=>^~|`]+"
 _DIGIT = r"\p{N}"
 
 
-@dataclass(frozen=True)
+@frozen
 class PreTokenizer:
     """One splitting scheme. The first of ``names`` is written; all are read."""
 

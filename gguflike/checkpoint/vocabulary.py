@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
 from itertools import chain
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 
 from gguflike.errors import GGUFError, UnsupportedError
+from gguflike.frozen import frozen
 from gguflike.texts import Texts
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 def _byte_characters() -> list[str]:
@@ -101,7 +103,7 @@ class Packed(Protocol):
     def texts(self, key: str) -> Texts | None: ...
 
 
-@dataclass(frozen=True)
+@frozen
 class Vocabulary:
     """A checked vocabulary. ``tokens[i]``, ``types[i]`` and ``scores[i]`` belong to token id i."""
 

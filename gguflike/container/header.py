@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import struct
 from array import array
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from gguflike.container.cursor import Cursor
 from gguflike.container.layout import (
@@ -36,6 +35,9 @@ from gguflike.container.metadata import Entry, Metadata
 from gguflike.container.strings import StringOverrun, skip_strings
 from gguflike.container.values import SIZES, ValueType
 from gguflike.errors import GGUFError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 # Columns of the table of tensors: ggml's four dimensions, their number, type id, relative offset, bytes, and where in
 # the header the offset stands. A table of numbers, not of objects: 200,000 tensors take 14 MB.

@@ -6,15 +6,17 @@ Sizes read from a file are Python integers, so they never wrap; each is compared
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from gguflike.blocks import BlockFormat, format_by_id
 from gguflike.errors import GGUFError
+from gguflike.frozen import frozen
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 MAGIC = b"GGUF"
 VERSION = 3  # what we write
@@ -164,7 +166,7 @@ def _text(data: bytes, what: str, rule: str) -> str:
     return text
 
 
-@dataclass(frozen=True)
+@frozen
 class Misplaced:
     """The first tensor (by index) whose place breaks a rule, and what it collides with."""
 

@@ -11,12 +11,14 @@ while.
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gguflike.texts import Texts
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 WINDOW = 1 << 15  # bytes looked at together: temporaries stay in the cache, whatever the file says
 FIRST_STEPS = 4  # plain steps after a broken chain; doubled each time that does not help

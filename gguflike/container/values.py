@@ -6,13 +6,13 @@ Plain Python values get the type that llama.cpp's own tools use for them; ``Type
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
 import numpy as np
 
 from gguflike.errors import GGUFError
+from gguflike.frozen import frozen
 
 
 class ValueType(IntEnum):
@@ -57,7 +57,7 @@ def dtype_of(kind: ValueType, order: str) -> np.dtype[Any]:
     return np.dtype(order + CODES[kind])
 
 
-@dataclass(frozen=True)
+@frozen
 class Typed:
     """A value with the type it is to be stored as; ``item_type`` is that of an array's elements."""
 

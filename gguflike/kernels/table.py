@@ -7,18 +7,18 @@ ops of by_type/ read the table; nothing else knows which kernel serves which typ
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
 from gguflike.blocks import codebooks
 from gguflike.blocks.float4 import E2M1_DOUBLED
+from gguflike.frozen import frozen
 from gguflike.kernels.matmul.records import Plane, RecordFormat
 
 FloatKind = Literal["f32", "f16", "bf16"]
 
 
-@dataclass(frozen=True)
+@frozen
 class TypeKernels:
     """One row of the table: the kernels of one block type.
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from gguflike.families.parts import Graph, Rope
 from gguflike.kernels.engine.args import Own, Word
 from gguflike.kernels.engine.memory import aligned
 from gguflike.kernels.matmul.records import LinearPlan, activation_arrays
 from gguflike.kernels.vector.args import QUANTIZE_ROWS
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 BATCH = 512  # tokens of one pass: enough to reuse every weight from cache, few enough for small buffers
 HEAD_TOKENS = 32  # tokens whose logits one pass computes
@@ -61,9 +63,12 @@ class Buffers:
         self.cos_sin: dict[Rope, npt.NDArray[np.float32]] = {
             rope: _floats(positions, 2 * rope.n_rot).reshape(positions, 2, -1) for rope in graph.ropes()
         }
-        self._temps: dict[tuple[str, int], npt.NDArray[np.uint8]] = {}  # by name and bytes
+        self._temps: dict[tuple[str, int], int] = {}  # addresses by name and bytes
+        self._keep: list[npt.NDArray[Any]] = []  # the memory there
         widest = max([n_embd, *(mixer.widest for mixer in graph.mixers())])
-        self._quantized = activation_arrays(BATCH, widest)
+        quantized = activation_arrays(BATCH, widest)
+        self._quantized = tuple(address(quantized[part]) for part in ("codes", "scales", "sums"))
+        self._keep += quantized.values()
         stride = -(-widest * 6 // 1024) * 1024  # of 4 bytes of floats, 1 of codes, and 3/8 of scales and sums
         self._own = aligned(threads * stride)
         first = address(self._own)
@@ -77,13 +82,14 @@ class Buffers:
     def scratch(self, name: str, count: int) -> int:
         """The address of ``count`` bytes called ``name``."""
         if (name, count) not in self._temps:
-            self._temps[name, count] = aligned(count)
-        return address(self._temps[name, count])
+            memory = aligned(count)
+            self._keep.append(memory)
+            self._temps[name, count] = address(memory)
+        return self._temps[name, count]
 
     def shared(self, name: str, columns: int) -> Activations:
         """Activations of several tokens: floats of their own, int8 in the memory that all of these share."""
-        codes, scales, sums = (address(self._quantized[part]) for part in ("codes", "scales", "sums"))
-        return Activations(self.temp(name, columns), codes, scales, sums)
+        return Activations(self.temp(name, columns), *self._quantized)
 
 
 def _floats(rows: int, columns: int) -> npt.NDArray[np.float32]:

@@ -16,10 +16,10 @@ import numpy as np
 from gguflike.errors import ArgumentTypeError, check_text
 from gguflike.runner.sampling import Sampler
 from gguflike.runner.speculate import Lookup
-from gguflike.runner.state import Copy
 
 if TYPE_CHECKING:
     from gguflike.runner.model import Model
+    from gguflike.runner.state import Copy
 
 FinishReason = Literal["stop", "length", "context"]
 

@@ -9,10 +9,9 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gguflike import container
 from gguflike.errors import (
@@ -40,7 +39,11 @@ from gguflike.runner.state import TYPES, default_context, padded
 from gguflike.runner.tokenizer import Tokenizer, token_ids
 from gguflike.runner.weights import Weights
 
-Logits = npt.NDArray[np.float32]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Logits = npt.NDArray[np.float32]
+
 COS_SIN_POSITIONS = 256  # whose cosines and sines are computed together
 
 

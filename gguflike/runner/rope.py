@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from gguflike.families.parts import Rope
 from gguflike.families.rope import frequencies
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 class Rotation(NamedTuple):

@@ -7,17 +7,20 @@ temperature, then one draw. Temperature 0 is the argmax (the lowest id among equ
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from gguflike.errors import check_integer, check_number
+from gguflike.frozen import frozen
 
-Logits = npt.NDArray[np.float32]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Logits = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+@frozen
 class Sampler:
     """Settings of one generation. ``top_k`` 0, ``top_p`` 1, ``min_p`` 0 and ``repetition_penalty`` 1 mean off.
 

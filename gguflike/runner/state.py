@@ -13,21 +13,23 @@ written.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from gguflike.errors import UnsupportedError, check_choice
 from gguflike.kernels.engine.memory import aligned
 from gguflike.runner.memory import machine_bytes
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Copy = list[npt.NDArray[np.uint8]]
+
 BLOCK = 32  # positions are reserved in multiples of this; kernels read keys up to the next one
 TYPES = ("f16", "q8_0")
 SCALED = 32  # dimensions that share a scale
 KEYS = 16  # keys of one block
-
-Copy = list[npt.NDArray[np.uint8]]
 
 
 class State(Protocol):

@@ -10,10 +10,9 @@ from __future__ import annotations
 import mmap
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from gguflike.container import GGUFFile, TensorInfo
 from gguflike.errors import GGUFError, UnsupportedError
@@ -26,6 +25,9 @@ from gguflike.kernels.matmul.args import REPACK
 from gguflike.kernels.matmul.records import LinearPlan
 from gguflike.progress import Progress
 from gguflike.tensor import QuantizedTensor
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 BATCH_BYTES = 1 << 25  # of the file, repacked by one pass and in memory twice until then
 SEARCHED = 1 << 28  # bytes read to say which weights are damaged: a tenth of a second or so

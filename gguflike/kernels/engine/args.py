@@ -33,6 +33,9 @@ def float_bits(value: float) -> int:
     return int(struct.unpack("<i", struct.pack("<f", value))[0])
 
 
+_OF_TUPLES = frozenset(dir(tuple))  # names that no word can have
+
+
 class Offsets(tuple[int, ...]):
     """Byte offsets by name: ``Offsets("point", {"x": 0, "y": 8}).y`` is 8.
 
@@ -43,7 +46,7 @@ class Offsets(tuple[int, ...]):
     _fields: ClassVar[tuple[str, ...]] = ()
 
     def __new__(cls, name: str, offsets: Mapping[str, int]) -> Offsets:
-        if taken := sorted(offsets.keys() & set(dir(tuple))):
+        if taken := sorted(offsets.keys() & _OF_TUPLES):
             raise ValueError(f"{name}: every tuple has {', '.join(taken)}; choose another name")
         own_class = type(name, (cls,), {"_fields": tuple(offsets)})
         return tuple.__new__(own_class, offsets.values())
@@ -78,7 +81,7 @@ class Args(Offsets):
         """Return the words in the order in which they are declared. TypeError for a missing or unknown name."""
         if values.keys() != self._words.keys():
             raise TypeError(self._mismatch(values))
-        return tuple(values[name] for name in self._fields)
+        return tuple(map(values.__getitem__, self._fields))
 
     def _mismatch(self, values: Mapping[str, Word]) -> str:
         missing = [f"{name} ({what})" for name, what in self._words.items() if name not in values]

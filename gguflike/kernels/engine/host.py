@@ -180,7 +180,7 @@ def _quota(folder: str) -> list[int]:
 
 def _words(path: str) -> list[str]:
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read().split()
     except OSError:
         return []

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import mmap
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gguflike.kernels.engine.args import Offsets
 
-Words = npt.NDArray[np.int64]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Words = npt.NDArray[np.int64]
+
 LINE_WORDS = 8  # of a cache line
 SCRATCH_BYTES = 1 << 18  # of each thread, which ops use as they like
 

@@ -73,11 +73,15 @@ def _linker() -> Any:
     return llvm.create_lljit_compiler(machine, use_jit_link=on_arm)
 
 
+@lru_cache(maxsize=1)
+def _process() -> ctypes.CDLL:
+    return ctypes.CDLL("ucrtbase" if hasattr(ctypes, "WinDLL") else None)
+
+
 @lru_cache(maxsize=256)
 def _resolve(symbol: str) -> int:
     """Address of a function or datum of this process. AttributeError where it has none of that name."""
-    process = ctypes.CDLL("ucrtbase" if hasattr(ctypes, "WinDLL") else None)
-    found = getattr(process, "abort" if symbol in _UNREACHABLE else symbol)
+    found = getattr(_process(), "abort" if symbol in _UNREACHABLE else symbol)
     return int(ctypes.cast(found, ctypes.c_void_p).value or 0)
 
 

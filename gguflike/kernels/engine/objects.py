@@ -14,6 +14,7 @@ import mmap
 import os
 import struct
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 from gguflike.kernels.engine.relocations import AARCH64, ENTRY_BYTES, ENTRY_CODE, RELOCATIONS, X86_64, Relocation
@@ -234,13 +235,20 @@ def _layout(sections: list[Section], symbols: list[Symbol], in_table: list[int])
     return layout._replace(executable=executable, total=total)
 
 
-def _map(size: int) -> int:
-    """Address of zeroed memory. Not a Python object: machine code must outlive the interpreter's modules."""
-    libc = ctypes.CDLL(None, use_errno=True)
+@lru_cache(maxsize=1)
+def _libc() -> ctypes.CDLL:
+    """The C library of this process, which says what its functions take."""
+    libc = ctypes.CDLL(None)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+    libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    return libc
+
+
+def _map(size: int) -> int:
+    """Address of zeroed memory. Not a Python object: machine code must outlive the interpreter's modules."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    address = libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
+    address = _libc().mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
     if address in (None, ctypes.c_void_p(-1).value):
         raise Unsupported("no memory to map the code in")
     return int(address)
@@ -248,8 +256,6 @@ def _map(size: int) -> int:
 
 def _make_executable(base: int, size: int, machine: int) -> None:
     """Make memory executable, and no longer writable."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     if machine == AARCH64:  # where instructions are cached apart from data: the compiler's runtime says how to clear it
         try:
             clear = ctypes.CDLL("libgcc_s.so.1").__clear_cache
@@ -257,5 +263,5 @@ def _make_executable(base: int, size: int, machine: int) -> None:
             raise Unsupported(f"the instruction cache cannot be cleared: {error}") from error
         clear.argtypes, clear.restype = (ctypes.c_void_p, ctypes.c_void_p), None
         clear(base, base + size)
-    if libc.mprotect(base, size, mmap.PROT_READ | mmap.PROT_EXEC):
+    if _libc().mprotect(base, size, mmap.PROT_READ | mmap.PROT_EXEC):
         raise Unsupported("the system lets no memory be made executable")

@@ -10,12 +10,10 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from gguflike.kernels.engine import native
 from gguflike.kernels.engine.args import WORD_BYTES, Own, Word
@@ -25,14 +23,19 @@ from gguflike.kernels.engine.memory import (
     LINE_WORDS,
     RECORD_TYPE,
     SCRATCH_BYTES,
-    Words,
     aligned,
     team_type,
 )
-from gguflike.kernels.engine.waiting import Waiting, prepare
+from gguflike.kernels.engine.waiting import prepare
 from gguflike.progress import Progress
 
-Structure = npt.NDArray[np.void]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from gguflike.kernels.engine.memory import Words
+    from gguflike.kernels.engine.waiting import Waiting
+
+    Structure = npt.NDArray[np.void]
 
 
 class Op(NamedTuple):
@@ -60,13 +63,13 @@ class Op(NamedTuple):
     own: bool = False
 
 
-@dataclass
 class Program:
     """A sequence of ops, for one team. ``keep`` holds the arrays whose addresses the ops use."""
 
-    ops: list[Op] = field(default_factory=list)
-    keep: list[Any] = field(default_factory=list)
-    _layouts: dict[int, _Layout] = field(default_factory=dict)
+    def __init__(self, keep: Sequence[Any] = ()) -> None:
+        self.ops: list[Op] = []
+        self.keep = list(keep)
+        self._layouts: dict[int, _Layout] = {}  # by number of threads
 
     def add(self, name: str, args: tuple[Word, ...], *, items: int, **settings: Any) -> None:
         """Append an op with the words that ``Args.pack`` made; ``settings`` are the other fields of ``Op``."""
@@ -93,8 +96,8 @@ class Program:
         header["ops"], header["claims"], header["dones"] = count, claims.ctypes.data, dones.ctypes.data
         header["claims_stride"], header["args_stride"] = claims.strides[0], args.strides[0]
         records = program[HEADER_TYPE.itemsize :].view(RECORD_TYPE)
-        for field_ in ("items", "per_tokens", "per_keys", "grain", "each", "own"):
-            records[field_] = [getattr(op, field_) for op in self.ops]
+        for field in ("items", "per_tokens", "per_keys", "grain", "each", "own"):
+            records[field] = [getattr(op, field) for op in self.ops]
         addresses = native.load(op.name for op in self.ops)
         records["function"] = [addresses[op.name] for op in self.ops]
         first_words = accumulate((len(op.args) for op in self.ops[:-1]), initial=0)

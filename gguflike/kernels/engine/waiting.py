@@ -10,15 +10,18 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from gguflike.errors import UnsupportedError
 from gguflike.kernels.engine.memory import BLOCK, BLOCK_BYTES, TEAM
 
-Team = npt.NDArray[np.void]  # one element of memory.team_type
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Team = npt.NDArray[np.void]  # one element of memory.team_type
+
 VARIABLE = "GGUFLIKE_WAIT"  # "posix" or "python" in the environment forces one
 
 

@@ -25,19 +25,21 @@ file has them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from gguflike.frozen import frozen
 from gguflike.kernels.vector.sizes import BLOCK, LANES
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 ScaleKind = Literal["f16", "u8", "i8", "nibble", "e8m0", "ue4m3"]
 MinimumKind = Literal["f16", "u8", "nibble"]
 
 
-@dataclass(frozen=True)
+@frozen
 class Plane:
     """Where a record keeps ``bits`` of every code.
 
@@ -60,7 +62,7 @@ class Plane:
         return chunk * self.run + rest % self.run, self.bits * (rest // self.run)
 
 
-@dataclass(frozen=True)
+@frozen
 class RecordFormat:
     """How records of a block type are laid out: the ``record`` column of kernels/table.py.
 
@@ -142,7 +144,7 @@ class RecordFormat:
         return self.plane_at(len(self.planes))
 
 
-@dataclass(frozen=True)
+@frozen
 class LinearPlan:
     """How to multiply by weights of one block type. Ops are named as in native.py; args.py has their arguments.
 
