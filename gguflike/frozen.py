@@ -19,6 +19,10 @@ else:
         return lambda function: function
 
 
+class About:
+    """What a field may be set to that has no default: an instance of a subclass, which says something about it."""
+
+
 @dataclass_transform(frozen_default=True)
 def frozen(cls: type[Record]) -> type[Record]:
     """Make a class a record: what is annotated in it and its bases are the fields, what they are set to the defaults.
@@ -29,11 +33,12 @@ def frozen(cls: type[Record]) -> type[Record]:
     All instances share the defaults, which must not be mutable. A function that the class defines itself is left alone.
     """
     record: Any = cls
-    names = dict.fromkeys(name for base in reversed(cls.__mro__) for name in getattr(base, "__annotations__", ()))
+    names = fields(cls)
     record._fields = tuple(names)
     record._names = frozenset(names)
     setattr(cls, "__match_args__", record._fields)  # noqa: B010 - which type checkers think they know
-    record._defaults = {name: getattr(cls, name) for name in names if hasattr(cls, name)}
+    defaults = {name: getattr(cls, name) for name in names if hasattr(cls, name)}
+    record._defaults = {name: value for name, value in defaults.items() if not isinstance(value, About)}
     for function in (__init__, __repr__, __eq__, __hash__, __setattr__, __delattr__):
         if function.__name__ not in cls.__dict__:
             setattr(cls, function.__name__, function)
@@ -42,14 +47,14 @@ def frozen(cls: type[Record]) -> type[Record]:
 
 def replace(record: Record, /, **changes: Any) -> Record:
     """A copy of a record with some fields changed. TypeError for a name that is no field."""
-    made: Record = type(record)(**{**dict(zip(fields(record), _values(record), strict=True)), **changes})
+    cls: Any = type(record)
+    made: Record = cls(**{**dict(zip(cls._fields, _values(record), strict=True)), **changes})
     return made
 
 
-def fields(record: Any) -> tuple[str, ...]:
-    """The names of the fields of a record, or of a class of records."""
-    names: tuple[str, ...] = record._fields
-    return names
+def fields(cls: type) -> dict[str, Any]:
+    """The fields of a class in order, and what annotates each (a text where the module postpones annotations)."""
+    return {name: kind for base in reversed(cls.__mro__) for name, kind in getattr(base, "__annotations__", {}).items()}
 
 
 def _values(record: Any) -> tuple[Any, ...]:

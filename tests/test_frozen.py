@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gguflike.frozen import fields, frozen, replace
+from gguflike.frozen import About, fields, frozen, replace
 
 
 @frozen
@@ -101,7 +101,23 @@ def test_what_is_wrong_with_the_values_is_said() -> None:
         Point(1, w=3)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="takes x, y, z; got 0 without a name, x, y, z, w"):
         replace(Solid(), w=3)
-    assert fields(Solid) == fields(Solid()) == Solid.__match_args__ == ("x", "y", "z")
+
+
+def test_the_fields_of_a_class_can_be_asked_for() -> None:
+    class Note(About):
+        pass
+
+    @frozen
+    class Noted:
+        plain: str | None
+        noted: int = Note()  # type: ignore[assignment]
+
+    assert list(fields(Solid).items()) == [("x", "int"), ("y", "int"), ("z", "tuple[int, ...]")]
+    assert Solid.__match_args__ == ("x", "y", "z")
+    assert isinstance(Noted.noted, Note)
+    with pytest.raises(TypeError, match="Noted takes plain, noted; got 1 without a name"):
+        Noted("a")
+    assert Noted("a", 4).noted == 4
 
 
 def test_a_class_keeps_what_it_defines() -> None:

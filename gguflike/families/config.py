@@ -1,8 +1,8 @@
 """Typed hyper-parameters: what each is called in config.json and in GGUF, read from either and written to either.
 
-A configuration is a frozen dataclass whose fields are made by `key`:
+A configuration is a frozen record whose fields are made by `key`:
 
-    @dataclass(frozen=True)
+    @frozen
     class Decoder:
         n_layer: int = key("block_count", "num_hidden_layers")
         head_dim: int = key("attention.key_length", "head_dim", default=lambda c: c.n_embd // c.n_head)
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import field, fields, replace
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,6 +23,7 @@ import numpy as np
 
 from gguflike.errors import CheckpointError, GGUFError, GGUFLikeError
 from gguflike.families import rope
+from gguflike.frozen import About, fields, frozen, replace
 
 Config = TypeVar("Config")
 Default = Callable[[Any], Any]
@@ -33,7 +33,8 @@ _REQUIRED: Any = object()
 _KINDS: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 
 
-class Key(NamedTuple):
+@frozen
+class Key(About):
     """What a field is called: below ``<architecture>.`` in GGUF, and in config.json.
 
     A GGUF key that begins with ``gguflike.``, ``tokenizer.`` or ``classifier.`` stands as it is. In config.json the
@@ -84,12 +85,12 @@ def key(
     is missing. A field without one is required unless its annotation admits None.
     """
     names = (config,) if isinstance(config, str) else config or ()
-    return field(metadata={"key": Key(gguf, names, default, copies, tensor, negated, zero, array, listed)})
+    return Key(gguf, names, default, copies, tensor, negated, zero, array, listed)
 
 
 def parameters(config: type) -> tuple[Parameter, ...]:
     """The fields of a configuration, in order."""
-    return tuple(Parameter(f.name, f.metadata["key"], *_kind(str(f.type))) for f in fields(config))
+    return tuple(Parameter(name, getattr(config, name), *_kind(kind)) for name, kind in fields(config).items())
 
 
 def _kind(annotation: str) -> tuple[type, bool, bool]:
@@ -277,4 +278,4 @@ def _shortest(value: float) -> float:
 
 def changed(config: Config, **values: Any) -> Config:
     """The configuration with some fields of other values."""
-    return replace(config, **values)  # type: ignore[type-var]
+    return replace(config, **values)

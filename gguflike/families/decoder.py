@@ -6,7 +6,6 @@ Key and tensor names are llama.cpp's (gguf's constants.py); defaults are those o
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -15,12 +14,13 @@ from gguflike.families.inert import PRETRAINED_KEYS
 from gguflike.families.origins import Named
 from gguflike.families.parts import Attention, Block, Branch, Embedding, FeedForward, Graph, Head, Norm, Rope, Scaling
 from gguflike.families.rope import llama3_factors, recognise_llama3, scaling_kind
+from gguflike.frozen import frozen, replace
 
 if TYPE_CHECKING:
     from gguflike.families.origins import Floats
 
 
-@dataclass(frozen=True)
+@frozen
 class Decoder:
     """Hyper-parameters. Sizes are numbers of values, ``n_ctx`` is in tokens."""
 

@@ -11,7 +11,7 @@ import functools
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from gguflike.errors import CheckpointError, GGUFError, GGUFLikeError, UnsupportedError
@@ -19,11 +19,13 @@ from gguflike.families import config as configs
 from gguflike.families import rope
 from gguflike.families.origins import Either, Made, Origin, Piece
 from gguflike.families.parts import Graph, Place, Tensor, role_of
+from gguflike.frozen import frozen
 
 if TYPE_CHECKING:
     from gguflike.families.origins import Floats
 
 Config = TypeVar("Config")
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class Binding(NamedTuple):
@@ -43,7 +45,7 @@ NESTED_NAMES = (
 )
 
 
-@dataclass(frozen=True)
+@frozen
 class Family(Generic[Config]):
     """A model family.
 
@@ -51,8 +53,8 @@ class Family(Generic[Config]):
     a configuration. ``origins`` say for every role without its suffix where the tensor comes from, ``layers`` how names
     in a layer begin, ``ignored`` which tensors of a checkpoint are no weights, ``left_out`` which are weights of what
     is not converted (pattern of names -> what they are, "the vision tower", said in a notice). ``renamed`` are
-    (pattern, replacement) pairs that make canonical names, each applied in turn: of models inside of others, or saved in
-    an old way.
+    (pattern, replacement) pairs that make canonical names, each applied in turn: of models inside of others, or saved
+    in an old way.
 
     Of config.json, ``implemented`` lists the values of behaviour-changing keys that the graph computes, ``inert`` the
     keys that change nothing, ``constants`` what an exported file says beyond the configuration, ``assumed`` what
@@ -70,12 +72,12 @@ class Family(Generic[Config]):
     origins: Mapping[str, Origin]
     layers: str = "model.layers.{i}."
     ignored: tuple[str, ...] = ()
-    left_out: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = _NONE
     renamed: tuple[tuple[str, str], ...] = NESTED_NAMES
-    implemented: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    implemented: Mapping[str, tuple[Any, ...]] = _NONE
     inert: frozenset[str] = frozenset()
-    constants: Mapping[str, Any] = field(default_factory=dict)
-    assumed: Mapping[str, Any] = field(default_factory=dict)
+    constants: Mapping[str, Any] = _NONE
+    assumed: Mapping[str, Any] = _NONE
     normalized: Callable[[dict[str, Any]], dict[str, Any]] = dict
     spelled: Callable[[dict[str, Any]], dict[str, Any]] = dict
     window: str | None = None

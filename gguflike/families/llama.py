@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import MappingProxyType
 
 from gguflike.families.decoder import (
@@ -21,6 +20,7 @@ from gguflike.families.family import Family
 from gguflike.families.origins import Made, Named
 from gguflike.families.parts import Graph
 from gguflike.families.transforms import RopePermute
+from gguflike.frozen import replace
 
 
 def llama(c: Decoder) -> Graph:

@@ -10,11 +10,11 @@ it.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gguflike.families.parts import Tensor
 from gguflike.families.transforms import IDENTITY, Transform
+from gguflike.frozen import frozen
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,8 +27,8 @@ class Piece(NamedTuple):
     """``rows`` rows of a GGUF tensor, in order, and where they come from: ``via`` of ``hf_rows`` rows, from ``start``
     on, of the tensor ``hf`` of shape ``hf_shape``.
 
-    ``stacked``: they are the whole of ``hf``, which lacks the first axis. ``unused``: rows of ``hf`` before them that no
-    tensor of GGUF holds (an export fills them with zeros).
+    ``stacked``: they are the whole of ``hf``, which lacks the first axis. ``unused``: rows of ``hf`` before them that
+    no tensor of GGUF holds (an export fills them with zeros).
     """
 
     hf: str
@@ -60,7 +60,7 @@ def suffixed(name: str, tensor: Tensor) -> str:
     return f"{name}.{suffix if suffix in ('weight', 'bias') else 'weight'}"
 
 
-@dataclass(frozen=True)
+@frozen
 class Named:
     """One tensor, by its name without ``.weight`` or ``.bias`` (``bare``: it has neither), below the layer's prefix for
     one of a layer. ``via`` is what happens to its rows."""
@@ -78,7 +78,7 @@ class Named:
         return [Piece(name, shape, tensor.shape[0], shape[0], via=via) for name in self.names(prefix, tensor)]
 
 
-@dataclass(frozen=True)
+@frozen
 class Rows:
     """Rows of a fused tensor: ``span(c, tensor)`` gives how many others stand before them and how many there are in
     all, from the configuration and what the part says."""
@@ -98,7 +98,7 @@ class Rows:
         return [Piece(name, shape, tensor.shape[0], part[0], before, via) for name in self.names(prefix, tensor)]
 
 
-@dataclass(frozen=True)
+@frozen
 class Behind:
     """All rows of a tensor but the first ``unused(c)``."""
 
@@ -114,7 +114,7 @@ class Behind:
         return [Piece(name, shape, rows, rows, unused, unused=unused) for name in self.names(prefix, tensor)]
 
 
-@dataclass(frozen=True)
+@frozen
 class Joined:
     """Rows of several tensors, one behind the other: ``rows(c, tensor)`` says how many each of ``parts`` gives."""
 
@@ -135,7 +135,7 @@ class Joined:
         return made
 
 
-@dataclass(frozen=True)
+@frozen
 class Stacked:
     """One tensor for each expert, whose number stands for ``{e}`` in the name. ``via`` works on one of them."""
 
@@ -152,7 +152,7 @@ class Stacked:
         return [Piece(name, shape, 1, shape[0], via=via, stacked=True) for name in self.names(prefix, tensor)]
 
 
-@dataclass(frozen=True)
+@frozen
 class Either:
     """The first of several that the checkpoint holds; the first of all where nothing is known of one (exports)."""
 
@@ -171,7 +171,7 @@ class Either:
         return self.choices[0]
 
 
-@dataclass(frozen=True)
+@frozen
 class Made:
     """A tensor that the checkpoint does not hold: computed from the configuration."""
 

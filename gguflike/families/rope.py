@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from gguflike.errors import CheckpointError, UnsupportedError
 from gguflike.families.parts import Rope, Scaling
+from gguflike.frozen import frozen
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 CONFIG_KEYS = frozenset({"rope_theta", "rope_scaling", "rope_parameters"})
 
 
-@dataclass(frozen=True)
+@frozen
 class _Kind:
     """One rope type: where its numbers go when flattened, and the values Transformers assumes (None: required)."""
 

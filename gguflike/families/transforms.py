@@ -5,10 +5,10 @@ A transform works on whole groups of ``group`` consecutive rows, so that a large
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gguflike.families.parts import Tensor
+from gguflike.frozen import frozen
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
+@frozen
 class Transform:
     """The identity, and the base of the others. `bound` fills in sizes from the tensor that is made."""
 
@@ -38,7 +38,7 @@ class Transform:
         return rows
 
 
-@dataclass(frozen=True)
+@frozen
 class PlusOne(Transform):
     """Gemma and others store a norm's weight less 1."""
 
@@ -51,7 +51,7 @@ class PlusOne(Transform):
         return less
 
 
-@dataclass(frozen=True)
+@frozen
 class Transposed(Transform):
     """The last two axes change places: a whole matrix, or each of a stack."""
 
@@ -70,7 +70,7 @@ class Transposed(Transform):
         return swapped
 
 
-@dataclass(frozen=True)
+@frozen
 class RopePermute(Transform):
     """Rows of each attention head from the half-split order of Transformers to adjacent pairs.
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from gguflike.blocks.bits import Blocks, Floats, bit_planes, column
+from gguflike.blocks.bits import bit_planes, column
+
+if TYPE_CHECKING:
+    from gguflike.blocks.bits import Blocks, Floats
 
 
 def decode_toy(blocks: Blocks) -> Floats:

@@ -1,7 +1,7 @@
 """What models are made of. A part knows its tensors and its settings; no part knows a model family.
 
 A *graph* is an embedding, blocks, a norm and a head. A *block* is a list of branches, a *branch* a norm, a mixer and a
-norm around a residual addition. Everything here is a frozen dataclass: a family is a short function from its
+norm around a residual addition. Everything here is a frozen record: a family is a short function from its
 configuration to a graph, and the converter, the exporter, the reference and the runner walk what it returns.
 
 Here stand the parts of which most models consist. The others have modules of their own, which only the families that
@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
+
+from gguflike.frozen import frozen
 
 _LAYER = re.compile(r"blk\.(\d+)\.(.+)")
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "swiglu_oai", "xielu", "sigmoid", "softplus"]
 
 
-@dataclass(frozen=True)
+@frozen
 class Tensor:
     """One tensor of a part.
 
@@ -37,7 +38,7 @@ class Tensor:
     used: bool = True
 
 
-@dataclass(frozen=True)
+@frozen
 class Norm:
     """Normalization over the last axis, of ``size`` values.
 
@@ -61,7 +62,7 @@ class Norm:
             yield Tensor(f"{self.role}.bias", shape, used=self.bias)
 
 
-@dataclass(frozen=True)
+@frozen
 class Scaling:
     """How a rotation is stretched to longer contexts.
 
@@ -83,7 +84,7 @@ class Scaling:
     truncate: bool = True
 
 
-@dataclass(frozen=True)
+@frozen
 class Rope:
     """Rotary positions on the first ``n_rot`` dimensions of each head: pair j turns by ``base**(-2j / n_rot)`` radians
     per position.
@@ -104,7 +105,7 @@ class Rope:
             yield Tensor(role, (self.n_rot // 2,))
 
 
-@dataclass(frozen=True)
+@frozen
 class Temperature:
     """Queries at position p are multiplied by ``1 + scale * ln(floor((p + offset) / length) + 1)`` (Llama 4)."""
 
@@ -113,7 +114,7 @@ class Temperature:
     offset: float = 0.0
 
 
-@dataclass(frozen=True)
+@frozen
 class Attention:
     """Attention with ``heads`` query heads on ``kv_heads`` key and value heads of ``head_dim`` dimensions.
 
@@ -203,7 +204,7 @@ class Attention:
         yield Tensor("attn_output.bias", (self.n_embd,), used=self.output_bias)
 
 
-@dataclass(frozen=True)
+@frozen
 class FeedForward:
     """``down(act(gate(x)) * up(x))`` with ``n_ff`` hidden values; ``down(act(up(x)))`` where not ``gated``.
 
@@ -263,7 +264,7 @@ class Mixer(Protocol):
     def tensors(self) -> Iterator[Tensor]: ...
 
 
-@dataclass(frozen=True)
+@frozen
 class Branch:
     """``x + scale * after(mixer(norm(x)))``; where ``post``, ``after(x + mixer(norm(x)))``. Either norm may be
     missing."""
@@ -297,7 +298,7 @@ class Step(Protocol):
 Block = tuple[Step, ...]
 
 
-@dataclass(frozen=True)
+@frozen
 class Embedding:
     """The rows of a matrix (n_vocab, n_embd), looked up by token id, times ``scale``.
 
@@ -322,7 +323,7 @@ class Embedding:
             yield from self.norm.tensors()
 
 
-@dataclass(frozen=True)
+@frozen
 class Head:
     """Logits: a matrix (n_vocab, n_embd) times what the last norm gives; ``tied``: the embedding's matrix.
 
@@ -353,12 +354,12 @@ class Place(NamedTuple):
     tensor: Tensor
 
 
-@dataclass(frozen=True)
+@frozen
 class Graph:
     """A whole model. Blocks need not be alike.
 
-    ``head`` is a `Head`, which makes logits; a model that gives vectors or scores has an extras.Pooling there. ``inputs`` are parts that
-    compute once per token what all blocks read (extras.LayerEmbeddings).
+    ``head`` is a `Head`, which makes logits; a model that gives vectors or scores has an extras.Pooling there.
+    ``inputs`` are parts that compute once per token what all blocks read (extras.LayerEmbeddings).
     """
 
     embedding: Embedding

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 from gguflike.families.parts import Activation, FeedForward, Norm, Rope, Tensor
+from gguflike.frozen import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Router:
     """How a token's experts are chosen and weighted, from a logit for each expert: ``ffn_gate_inp`` times the input.
 
@@ -37,7 +37,7 @@ class Router:
     scaled: bool = False
 
 
-@dataclass(frozen=True)
+@frozen
 class Experts:
     """``used`` of ``count`` feed-forwards of ``n_ff`` hidden values, chosen per token, and those that all tokens share.
 

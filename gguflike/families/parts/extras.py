@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 from gguflike.families.parts import Activation, Mixer, Norm, Rope, Tensor
+from gguflike.frozen import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Path:
     """``after(mixer(norm(x)))``: one of several that are added. Either norm may be missing."""
 
@@ -18,7 +18,7 @@ class Path:
     after: Norm | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class Sum:
     """Mixers on the same input, whose results are added: attention beside a feed-forward (Cohere, Phi-2), beside a
     state-space model (Falcon-H1), a dense feed-forward beside experts (Gemma 4)."""
@@ -44,7 +44,7 @@ class Sum:
                     yield from part.tensors()
 
 
-@dataclass(frozen=True)
+@frozen
 class LayerEmbeddings:
     """A vector of ``size`` values for each token and each of ``layers`` layers (Gemma 3n and 4).
 
@@ -65,7 +65,7 @@ class LayerEmbeddings:
         yield from self.norm.tensors()
 
 
-@dataclass(frozen=True)
+@frozen
 class LayerInput:
     """``proj(act(inp_gate(x)) * v)``, where v is the layer's vector of `LayerEmbeddings`."""
 
@@ -87,7 +87,7 @@ class LayerInput:
         yield Tensor("proj.weight", (self.n_embd, self.size))
 
 
-@dataclass(frozen=True)
+@frozen
 class Rescale:
     """Multiplies the residual stream by the one value of ``layer_output_scale``: a step of its own in a block."""
 
@@ -98,7 +98,7 @@ class Rescale:
         yield Tensor("layer_output_scale.weight", (1,))
 
 
-@dataclass(frozen=True)
+@frozen
 class Layer:
     """``act(weight x + bias)``, with the norm before or behind it, of a pooled vector."""
 
@@ -116,7 +116,7 @@ class Layer:
             yield from self.norm.tensors()
 
 
-@dataclass(frozen=True)
+@frozen
 class Pooling:
     """One vector for a text instead of logits: the mean of its tokens' vectors, the first's, the last's, or none (a
     vector for each token); ``layers`` follow, in order. ``labels``: the result is a score for each (a classifier, a

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from gguflike.families.parts import Norm, Rope, Temperature, Tensor
+from gguflike.frozen import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class LatentAttention:
     """Multi-head latent attention (DeepSeek-AI 2024, arXiv:2405.04434) in its absorbed form.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from gguflike.families.parts import Norm, Rope, Tensor
+from gguflike.frozen import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class _Recurrent:
     n_embd: int
 
@@ -17,7 +17,7 @@ class _Recurrent:
         return ()
 
 
-@dataclass(frozen=True)
+@frozen
 class ShortConv(_Recurrent):
     """LFM2's gated convolution: of ``shortconv.in_proj`` times the input, three rows b, c, x of ``n_embd`` values, it
     is ``out_proj(c * conv(b * x))``, a causal convolution of each channel over its last ``kernel`` tokens. ``bias``:
@@ -40,7 +40,7 @@ class ShortConv(_Recurrent):
             yield Tensor(f"shortconv.{role}.bias", (shape[0],), used=self.bias)
 
 
-@dataclass(frozen=True)
+@frozen
 class DeltaNet(_Recurrent):
     """The gated delta rule (Yang et al. 2024, arXiv:2412.06464) as Qwen3-Next and Qwen3.5 use it.
 
@@ -98,7 +98,7 @@ class DeltaNet(_Recurrent):
         yield Tensor("ssm_out.weight", (self.n_embd, self.value_size))
 
 
-@dataclass(frozen=True)
+@frozen
 class Mamba2(_Recurrent):
     """Mamba 2 (Dao and Gu 2024, arXiv:2405.21060).
 
@@ -144,7 +144,7 @@ class Mamba2(_Recurrent):
         yield Tensor("ssm_out.bias", (self.n_embd,), used=self.bias)
 
 
-@dataclass(frozen=True)
+@frozen
 class Mamba(_Recurrent):
     """Mamba (Gu and Dao 2023, arXiv:2312.00752).
 
