@@ -72,7 +72,7 @@ ROWS = (
             attention_multiplier=0.0781,
         ),
     ),
-    Row("Phi3ForCausalLM", "phi3", text(sliding_window=None)),
+    Row("Phi3ForCausalLM", "phi3", text(sliding_window=None), tokenizer="spm"),
     Row(
         "Phi3ForCausalLM/longrope",
         "phi3",
@@ -83,14 +83,20 @@ ROWS = (
             original_max_position_embeddings=32,
             tie_word_embeddings=True,
         ),
+        tokenizer_config={"tokenizer_class": "GPT2Tokenizer"},  # by which llama.cpp tells Phi-4
     ),
     Row(
         "PhiForCausalLM",
         "phi2",
-        text(num_key_value_heads=4, hidden_act="gelu_new", rope_parameters=rope(partial_rotary_factor=0.5)),
+        text(
+            intermediate_size=256,
+            num_key_value_heads=4,
+            hidden_act="gelu_new",
+            rope_parameters=rope(partial_rotary_factor=0.5),
+        ),
     ),
     Row("Glm4ForCausalLM", "glm4", text(head_dim=32, rope_parameters=rope(partial_rotary_factor=0.5))),
-    Row("GlmForCausalLM", "chatglm", text(head_dim=32, rope_parameters=rope(partial_rotary_factor=0.5))),
+    Row("GlmForCausalLM", "chatglm", text(head_dim=16, rope_parameters=rope(partial_rotary_factor=0.5))),
     Row("OlmoForCausalLM", "olmo", text(clip_qkv=0.9, num_key_value_heads=4)),
     Row("Olmo2ForCausalLM", "olmo2", text(rope_parameters=rope(5e5))),
     Row(
@@ -101,7 +107,7 @@ ROWS = (
     Row(
         "Exaone4ForCausalLM",
         "exaone4",
-        text(sliding_window=None, layer_types=layers("ffff"), rope_parameters={**LLAMA3, "factor": 16.0}, head_dim=32),
+        text(sliding_window=None, layer_types=layers("ffff"), rope_parameters={**LLAMA3, "factor": 16.0}),
     ),
     Row(
         "Exaone4ForCausalLM/32B",  # llama.cpp tells it by its 64 layers
@@ -127,8 +133,8 @@ ROWS = (
             sliding_window=16,
             layer_types=layers("sssfsssf"),
             num_hidden_layers=8,
-            head_dim=32,
         ),
+        published={"rotary_pct": 1.0},
     ),
     Row(
         "GemmaForCausalLM",
@@ -170,7 +176,11 @@ ROWS = (
     Row(
         "HunYuanDenseV1ForCausalLM",
         "hunyuan-dense",
-        text(head_dim=32, rope_parameters=rope(10000.0, "dynamic", alpha=1000.0, factor=1.0)),
+        text(
+            head_dim=32,
+            max_position_embeddings=262144,
+            rope_parameters=rope(10000.0, "dynamic", alpha=1000.0, factor=1.0),
+        ),
     ),
     Row(
         "NemotronForCausalLM",
@@ -193,11 +203,13 @@ ROWS = (
         "GPTNeoXForCausalLM",
         "gptneox",
         text(num_key_value_heads=..., rope_parameters=rope(partial_rotary_factor=0.25)),
+        published={"rotary_pct": 0.25},
     ),
     Row(
         "GPTNeoXForCausalLM/sequential",
         "gptneox",
         text(num_key_value_heads=..., use_parallel_residual=False, rope_parameters=rope(partial_rotary_factor=0.5)),
+        published={"rotary_pct": 0.5},
     ),
     Row(
         "GPT2LMHeadModel",
@@ -211,6 +223,7 @@ ROWS = (
             "bos_token_id": 1,
             "eos_token_id": 2,
         },
+        published={"n_ctx": 128},
     ),
     Row(
         "FalconForCausalLM",

@@ -96,6 +96,19 @@ ROWS = (
         "wordpiece",
         "hidden",
         _pooling("mean"),
+        published={
+            "n_positions": 8192,
+            "max_trained_positions": 2048,
+            "activation_function": "swiglu",
+            "causal": False,
+            "qkv_proj_bias": False,
+            "mlp_fc1_bias": False,
+            "mlp_fc2_bias": False,
+            "prenorm": False,
+            "rotary_emb_fraction": 1.0,
+            "rotary_emb_interleaved": False,
+            "rotary_emb_scale_base": None,
+        },
     ),
     Row("ModernBertModel", "modern-bert", _MODERN, "bpe", "hidden", _pooling("cls")),
     Row(
@@ -123,5 +136,7 @@ ROWS = (
         _pooling("mean"),
     ),
     Row("Qwen3Model", "qwen3", text(head_dim=32, rope_parameters=rope(1e6)), "bpe", "hidden", _pooling("last")),
-    Row("EuroBertModel", "eurobert", text(), "bpe", "hidden", _pooling("mean")),
+    Row(
+        "EuroBertModel", "eurobert", text(classifier_pooling="mean", mask_token_id=4), "bpe", "hidden", _pooling("mean")
+    ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.interop.families.row import YARN, Row, layers, rope, text
 
-_MLA = {
+MLA = {
     "num_key_value_heads": 4,
     "q_lora_rank": 48,
     "kv_lora_rank": 32,
@@ -12,7 +12,7 @@ _MLA = {
     "qk_rope_head_dim": 16,
     "v_head_dim": 32,
 }
-_DEEP_YARN = {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0, "beta_fast": 32.0, "beta_slow": 1.0}
+DEEP_YARN = {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0, "beta_fast": 32.0, "beta_slow": 1.0}
 _GRANITE = {
     "embedding_multiplier": 12.0,
     "logits_scaling": 6.0,
@@ -117,12 +117,13 @@ ROWS = (
             norm_topk_prob=True,
             rope_parameters=rope(1e6),
         ),
+        published={"partial_rotary_factor": 1.0, "first_k_dense_replace": 0},
     ),
     Row(
         "Glm4MoeLiteForCausalLM",
         "deepseek2",
         text(
-            **_MLA,
+            **MLA,
             n_routed_experts=8,
             num_experts_per_tok=3,
             n_shared_experts=1,
@@ -132,12 +133,13 @@ ROWS = (
             num_hidden_layers=3,
             rope_parameters=rope(1e6),
         ),
+        published={"first_k_dense_replace": 1},
     ),
     Row(
         "DeepseekV2ForCausalLM",
         "deepseek2",
         text(
-            **_MLA,
+            **MLA,
             n_routed_experts=8,
             num_experts_per_tok=3,
             n_shared_experts=2,
@@ -146,14 +148,14 @@ ROWS = (
             first_k_dense_replace=1,
             topk_method="greedy",
             norm_topk_prob=False,
-            rope_parameters={**_DEEP_YARN, "mscale": 0.707, "mscale_all_dim": 0.707},
+            rope_parameters={**DEEP_YARN, "mscale": 0.707, "mscale_all_dim": 0.707},
         ),
     ),
     Row(
         "DeepseekV2ForCausalLM/Lite",  # llama.cpp tells it by its 27 layers
         "deepseek2",
         text(
-            **{**_MLA, "q_lora_rank": None},
+            **{**MLA, "q_lora_rank": None},
             num_hidden_layers=27,
             n_routed_experts=4,
             num_experts_per_tok=2,
@@ -168,7 +170,7 @@ ROWS = (
         "DeepseekV3ForCausalLM",
         "deepseek2",
         text(
-            **_MLA,
+            **MLA,
             n_routed_experts=8,
             num_experts_per_tok=3,
             n_group=4,
@@ -178,30 +180,16 @@ ROWS = (
             routed_scaling_factor=2.5,
             first_k_dense_replace=1,
             norm_topk_prob=True,
-            rope_parameters=_DEEP_YARN,
+            rope_parameters=DEEP_YARN,
         ),
+        published={"scoring_func": "sigmoid"},
     ),
-    Row(
-        "Mistral4ForCausalLM",
-        "mistral4",
-        text(
-            **_MLA,
-            n_routed_experts=8,
-            num_experts_per_tok=3,
-            n_group=1,
-            topk_group=1,
-            n_shared_experts=1,
-            moe_intermediate_size=32,
-            first_k_dense_replace=1,
-            norm_topk_prob=True,
-            rope_parameters={**_DEEP_YARN, "llama_4_scaling_beta": 0.1},
-        ),
-    ),
-    Row("YoutuForCausalLM", "deepseek2", text(**_MLA, tie_word_embeddings=True, rope_parameters=rope(1.6e6))),
+    Row("YoutuForCausalLM", "deepseek2", text(**MLA, tie_word_embeddings=True, rope_parameters=rope(1.6e6))),
     Row(
         "Ernie4_5_MoeForCausalLM",
         "ernie4_5-moe",
         text(
+            intermediate_size=128,  # llama.cpp takes that of the shared experts from it and the heads
             moe_intermediate_size=32,
             moe_k=3,
             moe_num_experts=8,
@@ -223,6 +211,7 @@ ROWS = (
             num_experts_per_tok=3,
             rope_parameters=rope(5e6, partial_rotary_factor=0.5),
         ),
+        published={"rotary_dim": 16},
     ),
     Row(
         "Cohere2MoeForCausalLM",
@@ -259,16 +248,23 @@ ROWS = (
             n_group=1,
             topk_group=1,
         ),
+        published={"scoring_func": "sigmoid"},
     ),
     Row(
         "HunYuanMoEV1ForCausalLM",
         "hunyuan-moe",
         text(
-            head_dim=32,
+            hidden_size=256,  # llama.cpp's converter insists on heads of 128
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=128,
+            num_hidden_layers=2,
             num_experts=8,
             moe_topk=3,
+            max_position_embeddings=262144,
             rope_parameters=rope(10000.0, "dynamic", alpha=1000.0, factor=1.0),
         ),
+        published={"moe_intermediate_size": [96] * 2, "num_shared_expert": [1] * 2, "moe_topk": [3] * 2},
     ),
     Row(
         "HYV3ForCausalLM",
@@ -286,7 +282,7 @@ ROWS = (
     Row(
         "OlmoeForCausalLM",
         "olmoe",
-        text(num_experts=8, num_experts_per_tok=3, intermediate_size=32, norm_topk_prob=False),
+        text(num_key_value_heads=4, num_experts=8, num_experts_per_tok=3, intermediate_size=32, norm_topk_prob=False),
     ),
     Row(
         "PhimoeForCausalLM",
@@ -296,6 +292,14 @@ ROWS = (
             num_experts_per_tok=2,
             attention_bias=True,
             lm_head_bias=True,
+            rope_parameters=rope(
+                kind="longrope",
+                original_max_position_embeddings=32,
+                short_factor=[1.0 + 0.1 * i for i in range(8)],
+                long_factor=[1.5 + 0.5 * i for i in range(8)],
+                short_mscale=1.1,
+                long_mscale=1.2,
+            ),
             sliding_window=None,
         ),
         tokenizer="spm",
@@ -306,6 +310,7 @@ ROWS = (
         "dots1",
         text(
             head_dim=32,
+            num_key_value_heads=4,
             n_routed_experts=8,
             num_experts_per_tok=3,
             n_shared_experts=2,
@@ -348,6 +353,7 @@ ROWS = (
             sliding_window=16,
             layer_types=layers("sssf"),
         ),
+        published={"score_func": "sigmoid", "route_norm": True},
     ),
     Row(
         "LagunaForCausalLM",
@@ -394,18 +400,30 @@ ROWS = (
             layer_types=layers("fsss"),
             mlp_layer_types=["dense", "sparse", "sparse", "sparse"],
         ),
+        published={
+            "hybrid_layer_pattern": [0, 1, 1, 1],
+            "swa_head_dim": 48,
+            "swa_v_head_dim": 32,
+            "swa_num_attention_heads": 4,
+            "swa_num_key_value_heads": 4,
+            "topk_method": "noaux_tc",
+            "scoring_func": "sigmoid",
+            "swa_rope_theta": 10000.0,
+            "rope_parameters": {"rope_theta": 5000000.0, "partial_rotary_factor": 0.334},
+        },
     ),
     Row(
         "GlmMoeDsaForCausalLM",
         "glm-dsa",
         text(
-            **_MLA,
+            **MLA,
             n_routed_experts=8,
             num_experts_per_tok=3,
             n_shared_experts=1,
             moe_intermediate_size=32,
             routed_scaling_factor=2.5,
             mlp_layer_types=["dense", "sparse", "sparse", "sparse"],
+            first_k_dense_replace=1,
             index_topk=2048,
             index_head_dim=32,
             index_n_heads=4,
@@ -415,7 +433,7 @@ ROWS = (
         "DeepseekV32ForCausalLM",
         "deepseek32",
         text(
-            **_MLA,
+            **MLA,
             n_routed_experts=8,
             num_experts_per_tok=3,
             n_group=4,
@@ -423,9 +441,11 @@ ROWS = (
             n_shared_experts=1,
             moe_intermediate_size=32,
             mlp_layer_types=["dense", "sparse", "sparse", "sparse"],
+            first_k_dense_replace=1,
             index_topk=2048,
             index_head_dim=32,
             index_n_heads=4,
         ),
+        tokenizer_config={"add_bos_token": True, "tokenizer_class": "LlamaTokenizerFast"},
     ),
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.interop.families import tokenizers
+from tests.interop.families import vocabularies
 from tests.interop.families.row import VOCABULARY, Row
 from tests.interop.families.table import TABLE
 
@@ -29,7 +29,7 @@ def make(name: str, folder: Path) -> Path:
         path = folder / "config.json"
         config = json.loads(path.read_text())
         path.write_text(json.dumps({**config, "architectures": [row.registered]}, indent=2))
-    tokenizers.write(row.tokenizer, folder, VOCABULARY)
+    vocabularies.write(row.tokenizer, folder, VOCABULARY, row.tokenizer_config)
     for file, content in row.files.items():
         (folder / file).parent.mkdir(exist_ok=True)
         (folder / file).write_text(json.dumps(content, indent=2))

@@ -89,11 +89,13 @@ ROWS = (
         "GraniteMoeHybridForCausalLM",
         "granitehybrid",
         text(**_GRANITE, **_MAMBA2, intermediate_size=32, num_local_experts=8, num_experts_per_tok=3),
+        published={"layer_types": _GRANITE["layer_types"]},
     ),
     Row(
         "GraniteMoeHybridForCausalLM/dense",
         "granitehybrid",
-        text(**_GRANITE, **_MAMBA2, num_local_experts=0, num_experts_per_tok=0),
+        text(intermediate_size=64, **_GRANITE, **_MAMBA2, num_local_experts=0, num_experts_per_tok=0),
+        published={"layer_types": _GRANITE["layer_types"]},
     ),
     Row(
         "BambaForCausalLM",
@@ -115,6 +117,7 @@ ROWS = (
             chunk_size=16,
             mlp_hidden_act="relu2",
         ),
+        published={"hybrid_override_pattern": "M-*-M"},
     ),
     Row(
         "NemotronHForCausalLM/experts",
@@ -137,6 +140,7 @@ ROWS = (
             moe_shared_expert_intermediate_size=64,
             routed_scaling_factor=2.5,
         ),
+        published={"hybrid_override_pattern": "ME*EM"},
     ),
     Row(
         "FalconH1ForCausalLM",
@@ -219,6 +223,7 @@ ROWS = (
             mamba_dt_rank=4,
             use_mamba_kernels=False,
         ),
+        tokenizer="spm",
     ),
     Row(
         "KimiLinearForCausalLM",

@@ -25,6 +25,10 @@ class Row:
     result: Literal["logits", "hidden", "scores"] = "logits"
     #: Further files of the folder, by name, as JSON.
     files: Mapping[str, Any] = field(default_factory=dict)
+    #: Keys of config.json as published, which transformers 5 no longer writes and llama.cpp's converter reads.
+    published: Mapping[str, Any] = field(default_factory=dict)
+    #: What tokenizer_config.json says beside the usual.
+    tokenizer_config: Mapping[str, Any] = field(default_factory=dict)
     #: The class in ``architectures`` of config.json, where llama.cpp knows it by another name than transformers.
     registered: str | None = None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.interop.families.experts import DEEP_YARN, MLA
 from tests.interop.families.recurrent import DELTA, EXPERTS
 from tests.interop.families.row import LLAMA3, PLACEHOLDER, YARN, Row, layers, rope, text
 
@@ -35,6 +36,15 @@ _GEMMA_MARKS = dict.fromkeys(
 )
 _SIGLIP = {
     "model_type": "siglip_vision_model",
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+_PIXTRAL = {
+    "model_type": "pixtral",
     "hidden_size": 32,
     "intermediate_size": 32,
     "num_hidden_layers": 1,
@@ -110,6 +120,7 @@ ROWS = (
         "gemma4",
         {"text_config": text(**_DENSE4), "vision_config": None, "audio_config": None, **_GEMMA_MARKS},
         tokenizer="spm",
+        published={"moe_intermediate_size": None},
     ),
     Row(
         "Gemma3ForConditionalGeneration",
@@ -155,15 +166,7 @@ ROWS = (
                     },
                 ),
             },
-            "vision_config": {
-                "model_type": "pixtral",
-                "hidden_size": 32,
-                "intermediate_size": 32,
-                "num_hidden_layers": 1,
-                "num_attention_heads": 2,
-                "image_size": 28,
-                "patch_size": 14,
-            },
+            "vision_config": _PIXTRAL,
             "image_token_index": PLACEHOLDER,
             "tie_word_embeddings": False,
         },
@@ -173,15 +176,31 @@ ROWS = (
         "llama",
         {
             "text_config": {"model_type": "mistral", **text(head_dim=32, sliding_window=None)},
-            "vision_config": {
-                "model_type": "pixtral",
-                "hidden_size": 32,
-                "intermediate_size": 32,
-                "num_hidden_layers": 1,
-                "num_attention_heads": 2,
-                "image_size": 28,
-                "patch_size": 14,
+            "vision_config": _PIXTRAL,
+            "image_token_index": PLACEHOLDER,
+            "tie_word_embeddings": False,
+        },
+    ),
+    Row(
+        "Mistral3ForConditionalGeneration/experts",  # Mistral Small 4
+        "mistral4",
+        {
+            "text_config": {
+                "model_type": "mistral4",
+                **text(
+                    **MLA,
+                    n_routed_experts=8,
+                    num_experts_per_tok=3,
+                    n_group=1,
+                    topk_group=1,
+                    n_shared_experts=1,
+                    moe_intermediate_size=32,
+                    first_k_dense_replace=1,
+                    norm_topk_prob=True,
+                    rope_parameters={**DEEP_YARN, "llama_4_scaling_beta": 0.1},
+                ),
             },
+            "vision_config": _PIXTRAL,
             "image_token_index": PLACEHOLDER,
             "tie_word_embeddings": False,
         },

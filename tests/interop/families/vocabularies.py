@@ -11,87 +11,13 @@ from typing import Any
 from gguflike.checkpoint.vocabulary import BYTE_CHARACTERS
 
 SPACE = "\u2581"
-WORDS = [
-    "the",
-    "be",
-    "to",
-    "of",
-    "and",
-    "a",
-    "in",
-    "that",
-    "have",
-    "I",
-    "it",
-    "for",
-    "not",
-    "on",
-    "with",
-    "he",
-    "as",
-    "you",
-    "do",
-    "at",
-    "this",
-    "but",
-    "his",
-    "by",
-    "from",
-    "they",
-    "we",
-    "say",
-    "her",
-    "she",
-    "or",
-    "an",
-    "will",
-    "my",
-    "one",
-    "all",
-    "would",
-    "there",
-    "their",
-    "what",
-    "so",
-    "up",
-    "out",
-    "if",
-    "about",
-    "who",
-    "get",
-    "which",
-    "go",
-    "me",
-    "when",
-    "make",
-    "can",
-    "like",
-    "time",
-    "no",
-    "just",
-    "him",
-    "know",
-    "take",
-    "people",
-    "into",
-    "year",
-    "your",
-    "good",
-    "some",
-    "could",
-    "them",
-    "see",
-    "other",
-    "than",
-    "then",
-    "now",
-    "look",
-    "only",
-    "come",
-    "its",
-    "over",
-    "think",
-]
+_TEXT = """
+the be to of and a in that have I it for not on with he as you do at this but his by from they we say her she
+or an will my one all would there their what so up out if about who get which go me when make can like time no
+just him know take people into year your good some could them see other than then now look only come its over
+think
+"""
+WORDS = _TEXT.split()
 # What converters ask of vocabularies: GLM's and Hunyuan's markers among them.
 _MARKERS = (
     "<unk>", "<s>", "</s>", "<pad>", "<|endoftext|>", "<|im_start|>", "<|im_end|>", "[gMASK]", "<sop>", "<|system|>",
@@ -100,11 +26,11 @@ _MARKERS = (
 _SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 
 
-def write(kind: str, folder: Path, size: int) -> None:
-    """Write the tokenizer files of ``kind`` for an embedding of ``size`` rows."""
+def write(kind: str, folder: Path, size: int, changes: Mapping[str, Any]) -> None:
+    """Write the tokenizer files of ``kind`` for an embedding of ``size`` rows; ``changes`` are of tokenizer_config."""
     document, config, more = _KINDS[kind](size)
     (folder / "tokenizer.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, **changes}), encoding="utf-8")
     for name, content in more.items():
         (folder / name).write_bytes(content)
 
@@ -178,7 +104,7 @@ def _bpe(size: int) -> Files:
 
 def _spm(size: int) -> Files:
     """SentencePiece BPE with byte fallback, no space in front, as Gemma's; with tokenizer.model."""
-    first = ["<unk>", "<s>", "</s>", "<pad>"]
+    first = ["<unk>", "<s>", "</s>", "<pad>", "<|endoftext|>"]
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
     letters = [SPACE, *(chr(letter) for letter in range(ord("a"), ord("z") + 1)), *"ITHEW.,!?"]
     merges = _joined(size - len(first) - 256 - len(letters), set(letters), SPACE)
@@ -304,13 +230,13 @@ _KINDS: Mapping[str, Callable[[int], Files]] = {
 def sentencepiece(pieces: list[tuple[str, float, int]], model_type: int) -> bytes:
     """A SentencePiece model file: ``pieces`` of text, score and type; the type of model 1 is Unigram, 2 is BPE.
 
-    The format is protocol buffers' (sentencepiece_model.proto): field 1 the pieces, 2 the trainer, 3 the normalizer.
+    The format is protocol buffers' (sentencepiece_model.proto): field 1 the pieces, 2 the trainer (35: byte fallback), 3 the normalizer.
     """
     out = b"".join(
         _field(1, _field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + b"\x18" + _varint(kind))
         for text, score, kind in pieces
     )
-    trainer = b"\x18" + _varint(model_type) + b"".join(_ids())
+    trainer = b"\x18" + _varint(model_type) + _varint(35 << 3) + bytes([model_type == 2]) + b"".join(_ids())
     normalizer = _field(1, b"identity") + b"\x18\x00" + b"\x20\x00" + b"\x28\x01"
     return out + _field(2, trainer) + _field(3, normalizer)
 
