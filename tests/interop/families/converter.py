@@ -26,9 +26,9 @@ def source_tree() -> Path:
         return target
     MODELS.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=MODELS) as folder:
+        download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "llama-cpp-python"]
         subprocess.run(
-            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "llama-cpp-python"]
-            + ["--dest", folder, f"llama-cpp-python=={VERSION}"],
+            [*download, "--dest", folder, f"llama-cpp-python=={VERSION}"],
             check=False,  # pip also asks the archive for its metadata, which may need cmake; the archive is there then
             capture_output=True,
         )
