@@ -155,7 +155,7 @@ class Model:
         limit = min(len(ids) - 1, len(self._tokens)) if exact else min(len(ids) - 2, self._prefilled)
         while count < limit and ids[count] == self._tokens[count]:
             count += 1
-        return self.states.reusable(count, len(self._tokens))
+        return self.states.reusable(count)
 
     def forget(self, position: int) -> None:
         """Drop what the cache holds from ``position`` on."""
@@ -180,8 +180,17 @@ class Model:
             self._claim(self._turn)
             self._check(ids, position)
             check_integer("position", position, 0, len(self._tokens), "compute the tokens before it first")
-            self._cut(position)
+            self._return_to(position)
             return self._computed(ids, position, all_logits)
+
+    def _return_to(self, position: int) -> None:
+        """Let the states stand at ``position``. What they have forgotten since is computed again."""
+        kept = self.states.reusable(position)
+        again = self._tokens[kept:position]
+        self._cut(kept)
+        self.states.cut(kept)
+        if again:
+            self._computed(again, kept, all_logits=False)
 
     def _computed(self, ids: Sequence[int], position: int, all_logits: bool) -> Logits:
         """Logits of ``ids`` behind all cached tokens."""
@@ -209,7 +218,13 @@ class Model:
             self._rotated = min(wanted, buffers.positions)
             for each, rotation in self._rotations.items():
                 rotation.fill_cos_sin(start, self._rotated - start, buffers.cos_sin[each][start:])
-        self._team.run(program, count, position)
+        try:
+            self._team.run(program, count, position)
+            self.states.advance(position, count)
+        except BaseException:  # an interrupt: nobody knows what the states hold
+            self._cut(0)
+            self.states.cut(0)
+            raise
         if program is self._body and self._prefilled == position:
             self._prefilled += count
         self._tokens += batch

@@ -8,6 +8,9 @@ A *key-value cache* holds, for a context of C positions and D dimensions and for
 Type "f16" holds them as float16, "q8_0" as int8 with a float16 scale for 32 dimensions: (C / 16, D / 32, 16) for keys,
 (C, D / 32) for values. Memory is reserved for the whole context but only taken from the system as positions are
 written.
+
+Where queries see a window of keys only, C is about that plus a pass of tokens: the cache is a *ring*, in which position
+p stands at p modulo C and replaces what stood there.
 """
 
 from __future__ import annotations
@@ -18,13 +21,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from gguflike.errors import UnsupportedError, check_choice
+from gguflike.kernels.attention.sizes import ATTENTION_KEYS
 from gguflike.kernels.engine.memory import aligned
+from gguflike.runner.buffers import BATCH
 from gguflike.runner.memory import machine_bytes
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    Copy = list[npt.NDArray[np.uint8]]
+    Copy = list[npt.NDArray[Any]]
 
 BLOCK = 32  # positions are reserved in multiples of this; kernels read keys up to the next one
 TYPES = ("f16", "q8_0")
@@ -40,9 +45,22 @@ class State(Protocol):
         """Bytes reserved for the whole context."""
         ...
 
-    def reusable(self, common: int, cached: int) -> int:
-        """How many tokens need not be computed again, where ``cached`` were and the first ``common`` of them are asked
-        for once more."""
+    @property
+    def forgets(self) -> bool:
+        """Whether it loses what positions left as others follow. If not, any prefix stands as it was, and the next
+        three are never called."""
+        ...
+
+    def advance(self, start: int, count: int) -> None:
+        """A pass has computed ``count`` positions from ``start`` on, where it stood."""
+        ...
+
+    def reusable(self, count: int) -> int:
+        """From how many positions it can go on, at most ``count`` (which were computed): the largest number, or 0."""
+        ...
+
+    def cut(self, count: int) -> None:
+        """Stand at ``count`` positions, which is what `reusable` gave."""
         ...
 
     def save(self, count: int) -> Copy:
@@ -60,15 +78,31 @@ class States:
     def __init__(self, states: Sequence[State | None]) -> None:
         self.of_mixers = tuple(states)
         self._kept = [state for state in states if state is not None]
+        self._forgetful = [state for state in self._kept if state.forgets]
 
     @property
     def nbytes(self) -> int:
         """Bytes reserved for the whole context."""
         return sum(state.nbytes for state in self._kept)
 
-    def reusable(self, common: int, cached: int) -> int:
-        """As of a `State`: what every one of them can reuse."""
-        return min((state.reusable(common, cached) for state in self._kept), default=common)
+    def advance(self, start: int, count: int) -> None:
+        """As of a `State`, for all."""
+        for state in self._forgetful:
+            state.advance(start, count)
+
+    def reusable(self, count: int) -> int:
+        """From how many positions all of them can go on, at most ``count``: the largest number, or 0."""
+        agreed = -1
+        while agreed != count:
+            agreed = count
+            for state in self._forgetful:
+                count = state.reusable(count)
+        return count
+
+    def cut(self, count: int) -> None:
+        """As of a `State`, for all."""
+        for state in self._forgetful:
+            state.cut(count)
 
     def save(self, count: int) -> list[Copy]:
         """A copy of what the first ``count`` positions left, for ``restore``."""
@@ -81,9 +115,22 @@ class States:
 
 
 class KVCache:
-    """Keys and values of one layer for up to ``context`` positions. What is behind a position can be written anew."""
+    """Keys and values of one layer for up to ``context`` positions. What is behind a position can be written anew.
 
-    def __init__(self, kv_heads: int, head_dim: int, context: int, cache_type: str = "f16") -> None:
+    ``sees``: queries see so many keys at most, their own position's included, and what is farther back is forgotten (0:
+    they see all). ``once``: queries see keys behind them, too, so that a pass must hold all there is.
+    """
+
+    def __init__(
+        self,
+        kv_heads: int,
+        head_dim: int,
+        context: int,
+        cache_type: str = "f16",
+        *,
+        sees: int = 0,
+        once: bool = False,
+    ) -> None:
         check_choice("cache_type", cache_type, TYPES)
         quantized = cache_type == "q8_0"
         if quantized and head_dim % SCALED:
@@ -94,7 +141,11 @@ class KVCache:
                 remedy='load it with cache_type="f16"',
             )
         self.type = cache_type
-        self.positions = padded(context)
+        self.positions, self.ring = padded(context), False
+        if sees and ring_positions(sees) < self.positions:
+            self.positions, self.ring = ring_positions(sees), True
+        self._sees, self._once = sees, once
+        self._end = 0  # of a ring: behind the last position that was written
         self._heads = kv_heads
         count = kv_heads * self.positions * head_dim
         self._data: list[npt.NDArray[Any]] = [aligned(count * (1 if quantized else 2)) for _ in range(2)]
@@ -105,20 +156,39 @@ class KVCache:
         """Bytes reserved for the whole context."""
         return sum(int(array.nbytes) for array in (*self._data, *self._scales))
 
-    def reusable(self, common: int, cached: int) -> int:  # noqa: ARG002 - any prefix stands as it was
-        """All that is asked for alike: any prefix stands as it was."""
-        return common
+    @property
+    def forgets(self) -> bool:
+        """Whether it holds less than all positions, or positions that are only right together."""
+        return self.ring or self._once
+
+    def advance(self, start: int, count: int) -> None:
+        """Positions ``start`` to ``start + count`` have been written."""
+        self._end = max(self._end, start + count)
+
+    def reusable(self, count: int) -> int:
+        """``count`` where all that the next query sees is still there, else 0."""
+        if self._once:
+            return 0
+        lost = max(0, self._end - self.positions)
+        return count if max(0, count - self._sees + 1) >= lost else 0
+
+    def cut(self, count: int) -> None:
+        """What stands at ``count`` and behind will be written anew; a ring remembers what that replaced before."""
+        if count == 0:
+            self._end = 0
 
     def save(self, count: int) -> Copy:
-        """A copy of what the first ``count`` positions hold, for ``restore``."""
-        return [array[:, : -(-count // KEYS)].copy() for array in self._by_head()]
+        """A copy of what the first ``count`` positions hold, or of the whole ring, for ``restore``."""
+        held = self.positions if self.ring and self._end > self.positions else count
+        return [np.array([self._end]), *(array[:, : -(-held // KEYS)].copy() for array in self._by_head())]
 
     def restore(self, saved: Copy) -> None:
         """Put back what ``save`` copied."""
-        for array, copy in zip(self._by_head(), saved, strict=True):
+        self._end = int(saved[0][0])
+        for array, copy in zip(self._by_head(), saved[1:], strict=True):
             array[:, : copy.shape[1]] = copy
 
-    def _by_head(self) -> Copy:
+    def _by_head(self) -> list[npt.NDArray[np.uint8]]:
         """Everything as bytes of shape (kv_heads, positions / KEYS, bytes): KEYS positions lie together."""
         arrays = (*self._data, *self._scales)
         return [array.view(np.uint8).reshape(self._heads, self.positions // KEYS, -1) for array in arrays]
@@ -133,6 +203,11 @@ class KVCache:
 def padded(context: int) -> int:
     """Positions that are reserved for a context."""
     return -(-context // BLOCK) * BLOCK
+
+
+def ring_positions(sees: int) -> int:
+    """Positions of a ring for queries that see so many keys: theirs and a pass, in whole blocks of attention's."""
+    return -(-(sees + BATCH) // ATTENTION_KEYS) * ATTENTION_KEYS
 
 
 def kv_bytes_per_position(kv_heads: int, head_dim: int, cache_type: str) -> int:
