@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,13 @@ import numpy as np
 import pytest
 
 import gguflike
+from gguflike.families import parts as all_parts
+from gguflike.families import registry
 from gguflike.kernels.engine import host, native, objects
 from gguflike.kernels.engine.memory import op_state
 from gguflike.kernels.engine.store import read
 from gguflike.kernels.vector.args import QUANTIZE_ROWS
+from gguflike.runner import parts
 
 OP = "vector.quantize:rows"
 pytestmark = pytest.mark.skipif(objects.this_machine() is None, reason="elsewhere LLVM links everything")
@@ -110,9 +114,15 @@ def test_code_is_kept_apart_by_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def test_a_cached_model_needs_no_compiler_and_no_linker(tmp_path: Path) -> None:
+    """Nor any other module that only others need: of other families, of parts that it does not have, of conversions."""
     path = tmp_path / "austen.gguf"
     gguflike.convert(Path(gguflike.__file__).parent / "data" / "austen-kjv-6m", path, type="Q8_0")
     heavy = {"numba", "llvmlite.binding", "hashlib", "subprocess", "tempfile", "concurrent.futures", "numpy.random"}
+    heavy |= {"numpy.typing", "gguflike.convert", "gguflike.reference"}
+    families = {place.partition(":")[0] for place in (*registry.CLASSES.values(), *registry.ARCHITECTURES.values())}
+    heavy |= {f"gguflike.families.{name}" for name in families - {"llama"}}
+    heavy |= {f"gguflike.families.parts.{name}" for _, name, _ in pkgutil.iter_modules(all_parts.__path__)}
+    heavy |= {f"gguflike.runner.parts.{name}" for name in {*parts.MODULES.values()} - {"attention", "feed_forward"}}
     program = f"""
 import sys, numpy
 numpys = set(sys.modules)  # on Arm it imports tempfile

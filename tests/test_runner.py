@@ -244,7 +244,7 @@ def test_every_part_has_its_ops() -> None:
         "check": ["part"],
         "new_state": ["part", "context", "cache_type"],
         "bytes_per_position": ["part", "cache_type"],
-        "emit": ["part", "s", "weights", "state", "norm", "x"],
+        "emit": ["part", "s", "weights", "state", "source", "target"],
     }
     for name in parts.MODULES:
         ops = parts.ops(type(name, (), {})())
