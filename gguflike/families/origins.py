@@ -9,11 +9,11 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gguflike.families.parts import Tensor
-from gguflike.families.transforms import IDENTITY, Transform
+from gguflike.families.transforms import IDENTITY, Chain, Transform
 from gguflike.frozen import frozen
 
 if TYPE_CHECKING:
@@ -96,6 +96,39 @@ class Rows:
         part = via.hf_shape(tensor.shape)
         shape = (total, *part[1:])
         return [Piece(name, shape, tensor.shape[0], part[0], before, via) for name in self.names(prefix, tensor)]
+
+
+class Run(NamedTuple):
+    """Successive rows of a checkpoint's tensor, from ``start`` on, and what happens to them."""
+
+    start: int
+    rows: int
+    via: Transform = IDENTITY
+
+
+@frozen
+class Runs:
+    """Rows of one tensor in an order of GGUF's own, or changed by numbers of the configuration: ``order(c, tensor)``
+    gives the runs in GGUF's order, and how many rows there are in all. ``via`` is the kind of shape that all have;
+    ``bare`` as of `Named`."""
+
+    name: str
+    order: Callable[[Any, Tensor], tuple[Sequence[Run], int]]
+    via: Transform = IDENTITY
+    bare: bool = False
+
+    def names(self, prefix: str, tensor: Tensor) -> list[str]:
+        return [prefix + (self.name if self.bare else suffixed(self.name, tensor))]
+
+    def pieces(self, prefix: str, tensor: Tensor, c: Any) -> list[Piece]:
+        [name] = self.names(prefix, tensor)
+        runs, total = self.order(c, tensor)
+        shape = self.via.hf_shape((total, *tensor.shape[1:]))
+        made = []
+        for run in runs:
+            via = self.via if run.via is IDENTITY else run.via if self.via is IDENTITY else Chain((self.via, run.via))
+            made.append(Piece(name, shape, run.rows, run.rows, run.start, via))
+        return made
 
 
 @frozen

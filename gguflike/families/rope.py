@@ -125,6 +125,8 @@ def _check_extra(key: str, value: Any, kind: str, flat: Mapping[str, Any]) -> No
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     """``rope.*`` entries as Transformers 4 writes them; Transformers 5 reads that too."""
+    if "rope.theta" not in flat:  # the model rotates nothing
+        return {}
     config: dict[str, Any] = {"rope_theta": flat["rope.theta"], "rope_scaling": None}
     name = "llama3" if "rope.llama3.factor" in flat else flat.get("rope.scaling.type", "default")
     kind = _KINDS[name]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gguflike.families.parts import Tensor
 from gguflike.frozen import frozen
 
@@ -49,6 +51,109 @@ class PlusOne(Transform):
     def undo(self, rows: Array) -> Array:
         less: Array = rows - 1
         return less
+
+
+@frozen
+class Scaled(Transform):
+    """Multiplied by a number that config.json has and GGUF does not."""
+
+    factor: float = 1.0
+
+    def apply(self, rows: Array) -> Array:
+        scaled: Array = rows * rows.dtype.type(self.factor)
+        return scaled
+
+    def undo(self, rows: Array) -> Array:
+        divided: Array = rows / rows.dtype.type(self.factor)
+        return divided
+
+
+@frozen
+class NegExp(Transform):
+    """State-space models store the logarithm of a decay rate: GGUF has ``-exp(A_log)``."""
+
+    def apply(self, rows: Array) -> Array:
+        rates: Array = -np.exp(rows)
+        return rates
+
+    def undo(self, rows: Array) -> Array:
+        logarithms: Array = np.log(-rows)
+        return logarithms
+
+
+@frozen
+class Squeezed(Transform):
+    """A depthwise convolution's weight (channels, 1, kernel) without the axis between."""
+
+    def hf_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (shape[0], 1, *shape[1:])
+
+    def apply(self, rows: Array) -> Array:
+        return rows.reshape(len(rows), *rows.shape[2:])
+
+    def undo(self, rows: Array) -> Array:
+        return rows[:, None]
+
+
+@frozen
+class Flattened(Transform):
+    """The checkpoint has as a vector what GGUF has as rows of ``width`` values."""
+
+    width: int = 1
+
+    def bound(self, tensor: Tensor) -> Transform:
+        return Flattened(width=tensor.shape[1])
+
+    def hf_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (shape[0] * shape[1],)
+
+    def apply(self, rows: Array) -> Array:
+        return rows.reshape(-1, self.width)
+
+    def undo(self, rows: Array) -> Array:
+        return rows.reshape(-1)
+
+
+@frozen
+class Columns(Transform):
+    """Groups of columns in another order: group i of GGUF is group ``order[i]`` of the checkpoint."""
+
+    order: tuple[int, ...] = ()
+
+    def apply(self, rows: Array) -> Array:
+        return self._taken(rows, np.asarray(self.order))
+
+    def undo(self, rows: Array) -> Array:
+        return self._taken(rows, np.argsort(self.order))
+
+    def _taken(self, rows: Array, order: Array) -> Array:
+        taken: Array = rows.reshape(len(rows), len(order), -1)[:, order].reshape(rows.shape)
+        return taken
+
+
+@frozen
+class Chain(Transform):
+    """One transform after the other; none of them needs rows in groups."""
+
+    steps: tuple[Transform, ...] = ()
+
+    def bound(self, tensor: Tensor) -> Transform:
+        return Chain(steps=tuple(step.bound(tensor) for step in self.steps))
+
+    def hf_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        for step in reversed(self.steps):
+            shape = step.hf_shape(shape)
+        return shape
+
+    def apply(self, rows: Array) -> Array:
+        for step in self.steps:
+            rows = step.apply(rows)
+        return rows
+
+    def undo(self, rows: Array) -> Array:
+        for step in reversed(self.steps):
+            rows = step.undo(rows)
+        return rows
 
 
 @frozen
