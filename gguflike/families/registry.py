@@ -15,10 +15,18 @@ if TYPE_CHECKING:
 CLASSES = {
     "LlamaForCausalLM": "llama:LLAMA",
     "MistralForCausalLM": "llama:MISTRAL",
+    "Lfm2ForCausalLM": "lfm2:LFM2",
+    "LFM2ForCausalLM": "lfm2:LFM2",
+    "MambaForCausalLM": "mamba:MAMBA",
+    "FalconMambaForCausalLM": "mamba:MAMBA",
+    "Mamba2ForCausalLM": "mamba:MAMBA2",
 }
 # ``general.architecture`` -> the family that speaks for such files, where several write them.
 ARCHITECTURES = {
     "llama": "llama:LLAMA",
+    "lfm2": "lfm2:LFM2",
+    "mamba": "mamba:MAMBA",
+    "mamba2": "mamba:MAMBA2",
 }
 
 

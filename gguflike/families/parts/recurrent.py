@@ -164,6 +164,7 @@ class Mamba(_Recurrent):
     dt_norm: Norm | None = None
     b_norm: Norm | None = None
     c_norm: Norm | None = None
+    conv_bias: bool = True
 
     @property
     def widest(self) -> int:
@@ -172,7 +173,7 @@ class Mamba(_Recurrent):
     def tensors(self) -> Iterator[Tensor]:
         yield Tensor("ssm_in.weight", (2 * self.inner, self.n_embd))
         yield Tensor("ssm_conv1d.weight", (self.inner, self.kernel))
-        yield Tensor("ssm_conv1d.bias", (self.inner,))
+        yield Tensor("ssm_conv1d.bias", (self.inner,), used=self.conv_bias)
         yield Tensor("ssm_x.weight", (self.dt_rank + 2 * self.d_state, self.inner))
         yield Tensor("ssm_dt.weight", (self.inner, self.dt_rank))
         yield Tensor("ssm_dt.bias", (self.inner,))
