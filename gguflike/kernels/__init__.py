@@ -9,7 +9,8 @@
     encode/      float32 to blocks; encode/lattice/ for the types with a codebook
     matmul/      products of matrices in blocks with activations
     attention/   attention over a cache of keys and values, rotary positions
-    ops  embed   what stands between the matrix products: normalization, activation, rows of the embedding
+    ops  embed   what stands between the matrix products of most models: norm, silu, rows of the embedding
+    rows/        the same in all their forms: any norm, any activation, sums, scales, soft-caps
     table        one row per block type: which kernels serve it, how its weights lie in memory
     by_type/     the ops that exist once per block type, made from the table's rows
     dispatch     the way in: decoder, encoder and products of a block type

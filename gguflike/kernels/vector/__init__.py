@@ -8,6 +8,7 @@
     lanes      vectors as numba values: their types, operators and functions; ``operation`` makes more of them
     int16      functions of thirty-two int16 lanes
     memory     loads and stores at addresses
+    activations  silu, gelu and their like, tanh, sigmoid, softplus
     unpack     bit fields of words to lanes
     arrays     loads and stores of vectors in numpy arrays
     quantize   activations to int8

@@ -255,6 +255,12 @@ def from_bits(e: Emitter, x: Value) -> Value:
     return e.b.bitcast(x, V16F32)
 
 
+@operation(mask, int64)
+def first_lanes(e: Emitter, count: Value) -> Value:
+    """Set the first ``count`` lanes of a mask."""
+    return e.first_lanes(count)
+
+
 @operation(int64, mask)
 def mask_bits(e: Emitter, x: Value) -> Value:
     """Convert a mask to the low 16 bits of an integer, lane 0 lowest."""

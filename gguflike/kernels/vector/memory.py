@@ -108,6 +108,18 @@ def store_f32x16(e: Emitter, place: Value, value: Value) -> None:
     e.store(value, place)
 
 
+@operation(f32x16, int64, int64)
+def load_first(e: Emitter, place: Value, count: Value) -> Value:
+    """Load the first ``count`` of sixteen float32; the others are 0, and not read."""
+    return e.load_masked(V16F32, place, 0, e.first_lanes(count))
+
+
+@operation(void, int64, f32x16, int64)
+def store_first(e: Emitter, place: Value, value: Value, count: Value) -> None:
+    """Store the first ``count`` of sixteen float32."""
+    e.store_masked(value, place, 0, e.first_lanes(count))
+
+
 @operation(void, int64, f32x16)
 def store_ahead(e: Emitter, place: Value, value: Value) -> None:
     """Store sixteen float32 of output that is written from end to end, and ask for the cache line of a later store."""
