@@ -10,7 +10,7 @@ import pytest
 
 from gguflike.errors import CheckpointError, GGUFError, UnsupportedError
 from gguflike.families import config as configs
-from gguflike.families import registry, rope
+from gguflike.families import registry, rope, rope_settings
 from gguflike.families.parts import Tensor, role_of
 from gguflike.families.transforms import RopePermute
 from tests import tiny
@@ -89,8 +89,6 @@ def test_rope_scaling_keys() -> None:
         "llama.rope.scaling.type": "yarn",
         "llama.rope.scaling.factor": 4.0,
         "llama.rope.scaling.original_context_length": 32,
-        "llama.rope.scaling.yarn_beta_fast": 32.0,
-        "llama.rope.scaling.yarn_beta_slow": 1.0,
     }
     family, c, _ = read(rope_scaling={"type": "linear", "factor": 2.0})
     keys = {k: v for k, v in configs.to_metadata(c, family.name).items() if "scaling" in k}
@@ -112,14 +110,16 @@ def test_rope_scaling_keys() -> None:
 def test_transformers_5_spelling(parameters: dict[str, Any]) -> None:
     theta = parameters["rope_theta"]
     scaling = {k: v for k, v in parameters.items() if k != "rope_theta"}
-    old = rope.flatten({"rope_theta": theta, "rope_scaling": scaling})
-    assert rope.flatten({"rope_parameters": parameters}) == old
-    assert rope.flatten({"rope_parameters": parameters, "rope_scaling": parameters, "rope_theta": theta}) == old
-    assert rope.flatten(rope.unflatten(old)) == old
+    old = rope_settings.flatten({"rope_theta": theta, "rope_scaling": scaling})
+    assert rope_settings.flatten({"rope_parameters": parameters}) == old
+    assert (
+        rope_settings.flatten({"rope_parameters": parameters, "rope_scaling": parameters, "rope_theta": theta}) == old
+    )
+    assert rope_settings.flatten(rope_settings.unflatten(old)) == old
     with pytest.raises(CheckpointError, match="contradict"):
-        rope.flatten({"rope_parameters": parameters, "rope_scaling": {"type": "linear", "factor": 3.0}})
+        rope_settings.flatten({"rope_parameters": parameters, "rope_scaling": {"type": "linear", "factor": 3.0}})
     with pytest.raises(CheckpointError, match="two values of rope_theta"):
-        rope.flatten({"rope_parameters": parameters, "rope_theta": 1.0})
+        rope_settings.flatten({"rope_parameters": parameters, "rope_theta": 1.0})
 
 
 def test_llama3_factors_by_the_published_loop() -> None:
@@ -181,11 +181,11 @@ def test_unknown_config_keys_are_errors() -> None:
         ({"rope_theta": -1.0}, CheckpointError, "rope_theta is not a positive number"),
         ({"rope_scaling": []}, CheckpointError, "rope_scaling is not an object"),
         ({"rope_scaling": "llama3"}, CheckpointError, "rope_scaling is not an object"),
-        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, UnsupportedError, "rope type.*got 'dynamic'"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, UnsupportedError, "dynamic.factor: rope setting"),
         ({"rope_scaling": {"type": "linear"}}, CheckpointError, "factor is not a positive number"),
-        ({"rope_scaling": {**YARN, "mscale": 0.7}}, UnsupportedError, "mscale with type yarn"),
-        ({"rope_scaling": {**YARN, "attention_factor": 2.0}}, UnsupportedError, "attention_factor"),
-        ({"rope_scaling": {**YARN, "attention_factor": 1.1386294361119891}}, None, ""),
+        ({"rope_scaling": {"type": "ntk"}}, UnsupportedError, "rope type.*got 'ntk'"),
+        ({"rope_scaling": {**YARN, "temperature": 0.7}}, UnsupportedError, "temperature with type yarn"),
+        ({"rope_scaling": {**YARN, "attention_factor": "2"}}, CheckpointError, "attention_factor"),
         ({"rope_scaling": {**LLAMA3, "partial_rotary_factor": 0.5}}, UnsupportedError, "partial_rotary_factor"),
         ({"architectures": ["Other"]}, UnsupportedError, "model architecture.*LlamaForCausalLM.*got 'Other'"),
         ({"architectures": None}, CheckpointError, "one model class"),
@@ -200,18 +200,23 @@ def test_bad_configs(changes: dict[str, Any], error: type[Exception] | None, mes
         read(**changes)
 
 
-def test_a_sliding_window_shortens_the_context() -> None:
+def test_a_sliding_window_is_kept() -> None:
     mistral = {"architectures": ["MistralForCausalLM"]}
-    _, c, notices = read(**mistral, sliding_window=64)
-    assert c.n_ctx == 64
-    assert notices == ["context length 128 shortened to the sliding window 64, which the llama graph lacks"]
+    family, c, notices = read(**mistral, sliding_window=64)
+    assert (c.n_ctx, c.window) == (128, 64)
+    assert [attention.window for attention in family.graph(c).attentions()] == [64, 64]
+    assert notices == ["llama.cpp knows no sliding window in this architecture: beyond 64 tokens it computes otherwise"]
+    assert configs.to_metadata(c, family.name)["llama.attention.sliding_window"] == 64
+    assert family.to_config(c)["architectures"] == ["MistralForCausalLM"]
     assert read(**mistral, sliding_window=None)[1:][1] == []
-    assert read(**mistral, sliding_window=128)[1].n_ctx == 128
-    family = registry.for_config(mistral)
+    assert read(**mistral, sliding_window=64, use_sliding_window=False)[1].window == 0
+    _, c, notices = read(**mistral, sliding_window=128)
+    assert not notices
+    assert [attention.window for attention in family.graph(c).attentions()] == [0, 0]  # as long as the context
     bare = {k: v for k, v in tiny.config(**mistral).items() if k not in ("max_position_embeddings", "sliding_window")}
-    assert family.from_config(bare)[0].n_ctx == 4096  # MistralConfig's default window
-    with pytest.raises(CheckpointError, match="sliding window"):
-        read(**mistral, sliding_window=0)
+    assert registry.for_config(mistral).from_config(bare)[0].window == 4096  # MistralConfig's default window
+    with pytest.raises(CheckpointError, match="sliding_window: wrong kind"):
+        read(**mistral, sliding_window=-1)
     with pytest.raises(UnsupportedError, match="sliding_window"):
         read(sliding_window=64)  # LlamaForCausalLM has none
 

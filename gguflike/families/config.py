@@ -8,8 +8,8 @@ A configuration is a frozen record whose fields are made by `key`:
         head_dim: int = key("attention.key_length", "head_dim", default=lambda c: c.n_embd // c.n_head)
 
 The annotation says what kind of value it is: ``int``, ``float`` (both positive), ``str`` or ``bool``; ``| None`` makes
-it optional. ``tuple[int, ...]`` and its like hold a value for each layer, which files may say once for all; their
-numbers may be 0, and so may those of keys that say ``zero``.
+it optional. ``tuple[int, ...]`` and its like hold a value for each layer, which files may say once for all, or as many
+as the key says; their numbers may be 0, and so may those of keys that say ``zero``.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from gguflike.errors import CheckpointError, GGUFError, GGUFLikeError
-from gguflike.families import rope
+from gguflike.errors import CheckpointError, GGUFError, GGUFLikeError, UnsupportedError
 from gguflike.frozen import About, fields, frozen, replace
 
 Config = TypeVar("Config")
@@ -33,17 +32,30 @@ _REQUIRED: Any = object()
 _KINDS: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 
 
+class Via(NamedTuple):
+    """How the value of a field is said in files where it is not said as it is.
+
+    ``read(c, value)`` gives the field's value from that of config.json, and ``parse(c, value)`` from that of GGUF;
+    ``c`` has the fields above it. Both raise ValueError, with what was expected, on a value that has no meaning.
+    ``write(c)`` gives what an exported config.json says; None: nothing.
+    """
+
+    read: Callable[[Any, Any], Any]
+    write: Callable[[Any], Any]
+    parse: Callable[[Any, Any], Any] = lambda _, value: value
+
+
 @frozen
 class Key(About):
     """What a field is called: below ``<architecture>.`` in GGUF, and in config.json.
 
     A GGUF key that begins with ``gguflike.``, ``tokenizer.`` or ``classifier.`` stands as it is. In config.json the
     first of the names that is there counts (an export writes the first); a dot leads into an object; those that begin
-    with ``rope.`` are the flattened form that rope.py makes. ``copies`` are further GGUF keys that carry the same
+    with ``rope.`` are the flattened form of rope_settings.py. ``copies`` are further GGUF keys that carry the same
     value. ``tensor`` names a GGUF tensor whose presence tells a boolean that GGUF does not store, and config.json
     neither where it has no name there. ``negated``: config.json stores the opposite. ``zero``: numbers may be 0.
     ``array``: GGUF always has a value for each layer, even where all are alike. ``listed``: a list of any length, that
-    has nothing to do with layers.
+    has nothing to do with layers. ``implied``: GGUF lacks the key where the value is the default. ``via`` translates.
     """
 
     gguf: str | None
@@ -55,15 +67,17 @@ class Key(About):
     zero: bool
     array: bool
     listed: bool
+    implied: bool
+    via: Via | None
 
 
 class Parameter(NamedTuple):
-    """A field of a configuration. ``layers``: it has a value of ``kind`` for each."""
+    """A field of a configuration. ``many``: it has several values of ``kind``, for each layer or as the key says."""
 
     name: str
     key: Key
     kind: type
-    layers: bool
+    many: bool
     optional: bool
 
 
@@ -78,6 +92,8 @@ def key(
     zero: bool = False,
     array: bool = False,
     listed: bool = False,
+    implied: bool = False,
+    via: Via | None = None,
 ) -> Any:
     """A field of a configuration (see `Key`).
 
@@ -85,7 +101,7 @@ def key(
     is missing. A field without one is required unless its annotation admits None.
     """
     names = (config,) if isinstance(config, str) else config or ()
-    return Key(gguf, names, default, copies, tensor, negated, zero, array, listed)
+    return Key(gguf, names, default, copies, tensor, negated, zero, array, listed, implied, via)
 
 
 def parameters(config: type) -> tuple[Parameter, ...]:
@@ -94,7 +110,7 @@ def parameters(config: type) -> tuple[Parameter, ...]:
 
 
 def _kind(annotation: str) -> tuple[type, bool, bool]:
-    """(the type, whether there is one for each layer, whether None is admitted) of an annotation. KeyError for one that
+    """(the type, whether there are several, whether None is admitted) of an annotation. KeyError for one that
     a configuration cannot have."""
     kind, _, none = annotation.partition(" | ")
     one = kind.removeprefix("tuple[").removesuffix(", ...]")
@@ -117,19 +133,34 @@ def from_config(
 
     ``holds(tensor)`` says whether the checkpoint has what a tensor of GGUF comes from.
     """
-    flat = {**{k: v for k, v in values.items() if k not in rope.CONFIG_KEYS}, **rope.flatten(values)}
+    from gguflike.families import rope_settings  # a run reads no config.json
 
-    def value(parameter: Parameter) -> Any:
+    flat = {**values, **_rope_entries(config, rope_settings.flatten(values, config_keys(config)))}
+
+    def value(parameter: Parameter, known: SimpleNamespace) -> Any:
         key = parameter.key
         if key.tensor and not key.config and key.default is _REQUIRED:
             return holds(key.tensor)
         found = next((v for v in (_looked_up(flat, name) for name in key.config) if v is not None), None)
+        if found is not None and key.via is not None:
+            return key.via.read(known, found)
         return not found if key.negated and isinstance(found, bool) else found
 
     def error(parameter: Parameter) -> GGUFLikeError:
         return CheckpointError("", field=f"config.json: {(*parameter.key.config, parameter.name)[0]}")
 
     return _made(config, value, error)
+
+
+def _rope_entries(config: type, flat: dict[str, Any]) -> dict[str, Any]:
+    """The entries, of which each must be read: UnsupportedError for a setting that the configuration does not have."""
+    for name in flat.keys() - config_keys(config):
+        raise UnsupportedError(
+            "rope setting that models of this class are not known to have",
+            field=f"config.json: {name}",
+            got=repr(flat[name])[:120],
+        )
+    return flat
 
 
 def _looked_up(values: Mapping[str, Any], name: str) -> Any:
@@ -143,14 +174,16 @@ def _looked_up(values: Mapping[str, Any], name: str) -> Any:
 def from_gguf(config: type[Config], architecture: str, metadata: Mapping[str, Any], tensors: Collection[str]) -> Config:
     """A configuration from a GGUF file's metadata and its tensors' names. GGUFError if missing or malformed."""
 
-    def value(parameter: Parameter) -> Any:
+    def value(parameter: Parameter, known: SimpleNamespace) -> Any:
         if parameter.key.tensor:
             return parameter.key.tensor in tensors
         found = metadata.get(full_key(architecture, parameter.key.gguf)) if parameter.key.gguf else None
-        if not parameter.layers:
+        if not parameter.many:
             found = _scalar(found)
         elif isinstance(found, np.ndarray):
             found = found.tolist()
+        if found is not None and parameter.key.via is not None:
+            found = parameter.key.via.parse(known, found)
         if found is None and parameter.name == "n_vocab" and "tokenizer.ggml.tokens" in metadata:
             return len(metadata["tokenizer.ggml.tokens"])
         return None if parameter.name == "rope_scaling" and found == "none" else found
@@ -175,24 +208,30 @@ def full_key(architecture: str, key: str) -> str:
 
 
 def _made(
-    config: type[Config], value: Callable[[Parameter], Any], error: Callable[[Parameter], GGUFLikeError]
+    config: type[Config],
+    value: Callable[[Parameter, SimpleNamespace], Any],
+    error: Callable[[Parameter], GGUFLikeError],
 ) -> Config:
     """The configuration of checked values. ``error`` gives the type and the place of a complaint."""
     known = SimpleNamespace()
     for parameter in parameters(config):
-        found, place = value(parameter), error(parameter)
+        place = error(parameter)
+        try:
+            found = value(parameter, known)
+        except ValueError as expected:
+            raise type(place)("wrong kind of value", field=place.field, expected=str(expected)) from None
         if found is None:
             found = _default(parameter, known, place)
-        if parameter.layers and found is not None:
-            found = _per_layer(parameter, found, known, place)
+        if parameter.many and found is not None:
+            found = _several(parameter, found, known, place)
         elif found is not None:
             found = _checked(parameter, found, place)
         setattr(known, parameter.name, found)
     return config(**vars(known))
 
 
-def _per_layer(parameter: Parameter, value: Any, known: SimpleNamespace, place: GGUFLikeError) -> tuple[Any, ...]:
-    """A value for each layer: as given, or one for all."""
+def _several(parameter: Parameter, value: Any, known: SimpleNamespace, place: GGUFLikeError) -> tuple[Any, ...]:
+    """A value for each layer, as given or one for all; or a list."""
     listed = parameter.key.listed
     many = value if isinstance(value, list | tuple) else [value] * (1 if listed else known.n_layer)
     if not listed and len(many) != known.n_layer:
@@ -204,7 +243,7 @@ def _per_layer(parameter: Parameter, value: Any, known: SimpleNamespace, place: 
 
 def _checked(parameter: Parameter, value: Any, place: GGUFLikeError) -> Any:
     if parameter.kind in (int, float):
-        return _number(parameter.kind, value, parameter.key.zero or parameter.layers, place)
+        return _number(parameter.kind, value, parameter.key.zero or parameter.many, place)
     if not isinstance(value, parameter.kind):
         raise type(place)(
             "wrong kind of value", field=place.field, expected=parameter.kind.__name__, got=repr(value)[:80]
@@ -234,28 +273,40 @@ def to_metadata(config: Any, architecture: str) -> dict[str, Any]:
     """The ``<architecture>.*`` keys of a GGUF file."""
     metadata: dict[str, Any] = {}
     for parameter in parameters(type(config)):
-        value = getattr(config, parameter.name)
-        if parameter.key.gguf and value is not None:
-            if parameter.layers:
-                alike = not (parameter.key.array or parameter.key.listed) and len(set(value)) == 1
-                value = value[0] if alike else list(value)
-            metadata |= {full_key(architecture, k): value for k in (parameter.key.gguf, *parameter.key.copies)}
+        value, key = getattr(config, parameter.name), parameter.key
+        if not key.gguf or value is None or (key.implied and value == _implied(parameter, config)):
+            continue
+        if parameter.many:
+            alike = not (key.array or key.listed) and len(set(value)) == 1
+            value = value[0] if alike else list(value)
+        metadata |= {full_key(architecture, k): value for k in (key.gguf, *key.copies)}
     return metadata
+
+
+def _implied(parameter: Parameter, config: Any) -> Any:
+    """The value that a file without the key stands for."""
+    default = parameter.key.default(config) if callable(parameter.key.default) else parameter.key.default
+    return (default,) * config.n_layer if parameter.many and not isinstance(default, tuple) else default
 
 
 def to_config(config: Any) -> dict[str, Any]:
     """The part of config.json that the fields say. Inverse of `from_config`."""
+    from gguflike.families import rope_settings
+
     flat: dict[str, Any] = {}
     for parameter in parameters(type(config)):
-        value = getattr(config, parameter.name)
-        if parameter.key.config and value is not None:
-            if parameter.layers:
-                value = [_shortest(each) if parameter.kind is float else each for each in value]
-            elif parameter.kind is float:
-                value = _shortest(value)
-            flat[parameter.key.config[0]] = not value if parameter.key.negated else value
+        value, key = getattr(config, parameter.name), parameter.key
+        if key.via is not None:
+            value = key.via.write(config)
+        if not key.config or value is None:
+            continue
+        if isinstance(value, tuple | list):
+            value = [_shortest(each) if isinstance(each, float) else each for each in value]
+        elif isinstance(value, float):
+            value = _shortest(value)
+        flat[key.config[0]] = not value if key.negated else value
     plain = {k: v for k, v in flat.items() if not k.startswith("rope.")}
-    return {**_nested(plain), **rope.unflatten(flat)}
+    return {**_nested(plain), **rope_settings.unflatten(flat)}
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:

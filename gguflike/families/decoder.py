@@ -13,7 +13,7 @@ from gguflike.families.config import key
 from gguflike.families.inert import PRETRAINED_KEYS
 from gguflike.families.origins import Named
 from gguflike.families.parts import Attention, Block, Branch, Embedding, FeedForward, Graph, Head, Norm, Rope, Scaling
-from gguflike.families.rope import llama3_factors, recognise_llama3, scaling_kind
+from gguflike.families.rope import llama3_factors, recognise_llama3, scaling_kind, yarn_magnitude
 from gguflike.frozen import frozen, replace
 
 if TYPE_CHECKING:
@@ -44,6 +44,10 @@ class Decoder:
     rope_context: int | None = key("rope.scaling.original_context_length", "rope.scaling.original_context_length")
     yarn_beta_fast: float | None = key("rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_fast")
     yarn_beta_slow: float | None = key("rope.scaling.yarn_beta_slow", "rope.scaling.yarn_beta_slow")
+    # What cosines and sines are multiplied by beside YaRN's own; all in all, by a key that llama.cpp does not read.
+    rope_attn_factor: float | None = key("rope.scaling.attn_factor", "rope.scaling.attn_factor")
+    yarn_attn_factor: float | None = key("rope.scaling.yarn_attn_factor", "rope.scaling.yarn_attn_factor")
+    yarn_truncate: bool = key("gguflike.rope.yarn_truncate", "rope.scaling.truncate", default=True, implied=True)
     # llama.cpp knows Llama 3's scaling only as rope_freqs.weight, so its four numbers are kept under our own keys.
     llama3_factor: float | None = key("gguflike.rope.llama3.factor", "rope.llama3.factor")
     llama3_low: float | None = key("gguflike.rope.llama3.low_freq_factor", "rope.llama3.low_freq_factor")
@@ -104,9 +108,24 @@ def rope_of(c: Decoder, pairs: Literal["norm", "neox"], **changes: Any) -> Rope:
             c.rope_context or c.n_ctx,
             c.yarn_beta_fast or Scaling.beta_fast,
             c.yarn_beta_slow or Scaling.beta_slow,
+            magnitude(c),
+            c.yarn_truncate,
         )
     plain = Rope(c.n_rot, c.rope_base, pairs, scaling, ("rope_freqs.weight",) if c.rope_freqs else ())
     return replace(plain, **changes)
+
+
+def magnitude(c: Decoder) -> float | None:
+    """What cosines and sines are multiplied by, where the configuration says so."""
+    if c.yarn_attn_factor is not None or c.rope_attn_factor is None:
+        return c.yarn_attn_factor
+    return c.rope_attn_factor * (yarn_magnitude(c.rope_factor or 1.0) if c.rope_scaling == "yarn" else 1.0)
+
+
+def rope_notices(c: Decoder) -> list[str]:
+    """What llama.cpp does not compute of the configuration's rotation."""
+    said = "llama.cpp rounds the pairs where YaRN blends outwards (truncate), which this model does not"
+    return [] if c.yarn_truncate else [said]
 
 
 def llama3_rope_freqs(c: Decoder) -> Floats:

@@ -14,9 +14,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from gguflike.errors import CheckpointError, GGUFError, GGUFLikeError, UnsupportedError
+from gguflike.errors import GGUFError, GGUFLikeError, UnsupportedError
 from gguflike.families import config as configs
-from gguflike.families import rope
 from gguflike.families.origins import Either, Made, Origin, Piece
 from gguflike.families.parts import Graph, Place, Tensor, role_of
 from gguflike.frozen import frozen
@@ -59,10 +58,9 @@ class Family(Generic[Config]):
     Of config.json, ``implemented`` lists the values of behaviour-changing keys that the graph computes, ``inert`` the
     keys that change nothing, ``constants`` what an exported file says beyond the configuration, ``assumed`` what
     Transformers assumes for absent keys. ``normalized`` rewrites config.json before anything is read (what families
-    spell in their own way), ``spelled`` does the opposite for an export. ``window`` is the key of a sliding window that
-    the graph does not compute: the context is shortened to it. ``recover`` gives fields that a GGUF file holds only as
-    tensors, which it reads by name. ``variant`` gives the family that a configuration of these classes means, where it
-    is another one.
+    spell in their own way), ``spelled`` does the opposite for an export. ``notices`` says of a configuration what other
+    readers of the file will compute differently. ``recover`` gives fields that a GGUF file holds only as tensors, which
+    it reads by name. ``variant`` gives the family that a configuration of these classes means, where it is another one.
     """
 
     name: str
@@ -80,7 +78,7 @@ class Family(Generic[Config]):
     assumed: Mapping[str, Any] = _NONE
     normalized: Callable[[dict[str, Any]], dict[str, Any]] = dict
     spelled: Callable[[dict[str, Any]], dict[str, Any]] = dict
-    window: str | None = None
+    notices: Callable[[Config], list[str]] = lambda _: []
     variant: Callable[[Mapping[str, Any]], Family[Any] | None] | None = None
     recover: Callable[[Config, Callable[[str], Floats]], Config] | None = None
 
@@ -95,28 +93,16 @@ class Family(Generic[Config]):
         """
         full = self.normalized({**self.assumed, **text_config(values)})
         self._check_keys(full, frozenset(ignore))
-        window, notices = self._window(full)
         c = configs.from_config(self.config, full, lambda tensor: self._holds(names, tensor))
-        context = getattr(c, "n_ctx", None)
-        if window is None or context is None or window >= context:
-            return c, notices
-        said = f"context length {context} shortened to the sliding window {window}, which the {self.name} graph lacks"
-        return configs.changed(c, n_ctx=window), [*notices, said]
-
-    def _window(self, values: Mapping[str, Any]) -> tuple[int | None, list[str]]:
-        """The sliding window that the model asks for and the graph lacks, if any."""
-        window = values.get(self.window) if self.window else None
-        if window is None or values.get("use_sliding_window") is False:
-            return None, []
-        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-            raise CheckpointError("sliding window is not a positive integer", field="config.json", got=repr(window))
-        return window, []
+        return c, self.notices(c)
 
     def _check_keys(self, values: Mapping[str, Any], ignore: frozenset[str]) -> None:
-        known = configs.config_keys(self.config) | rope.CONFIG_KEYS | self.inert | ignore | {self.window}
+        from gguflike.families import rope_settings  # a run reads no config.json
+
+        known = configs.config_keys(self.config) | rope_settings.CONFIG_KEYS | self.inert
         for key, value in values.items():
             allowed = self.implemented.get(key)
-            if key in known or key.startswith("_") or value is None:
+            if key in ignore or key.startswith("_") or value is None or (key in known and allowed is None):
                 continue
             if key == "quantization_config":
                 raise UnsupportedError(

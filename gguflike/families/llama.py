@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from types import MappingProxyType
+from typing import Any
 
+from gguflike.families.config import Via, key
 from gguflike.families.decoder import (
     DECODER_NAMES,
     INERT_KEYS,
@@ -14,25 +16,59 @@ from gguflike.families.decoder import (
     llama3_rope_freqs,
     pre_norm,
     recover_llama3,
+    rope_notices,
     rope_of,
 )
 from gguflike.families.family import Family
 from gguflike.families.origins import Made, Named
 from gguflike.families.parts import Graph
 from gguflike.families.transforms import RopePermute
-from gguflike.frozen import replace
+from gguflike.frozen import frozen, replace
 
 
-def llama(c: Decoder) -> Graph:
+@frozen
+class Llama(Decoder):
+    """A decoder of which all layers may have a sliding window (the first Mistral's; Llama has none)."""
+
+    window: int = key(
+        "attention.sliding_window",
+        "sliding_window",
+        default=0,
+        zero=True,
+        implied=True,
+        via=Via(read=lambda _, value: value, write=lambda c: c.window or None),
+    )
+
+
+def llama(c: Llama) -> Graph:
     """Pre-norm blocks of attention and a gated feed-forward."""
-    block = pre_norm(c, attention(c, rope_of(c, "norm")), feed_forward(c))
+    window = c.window if c.window < c.n_ctx else 0  # one as long as the context hides nothing
+    block = pre_norm(c, attention(c, rope_of(c, "norm"), window=window), feed_forward(c))
     return decoder(c, lambda _: block)
+
+
+def notices(c: Llama) -> list[str]:
+    """What llama.cpp does not compute of files of this architecture."""
+    said = f"llama.cpp knows no sliding window in this architecture: beyond {c.window} tokens it computes otherwise"
+    return [*rope_notices(c), *([said] if 0 < c.window < c.n_ctx else [])]
+
+
+def without_idle_window(values: dict[str, Any]) -> dict[str, Any]:
+    """config.json without a sliding window that ``use_sliding_window`` switches off."""
+    switch = values.pop("use_sliding_window", None)
+    return {**values, "sliding_window": None} if switch is False else values
+
+
+def spelled(values: dict[str, Any]) -> dict[str, Any]:
+    """An exported config.json: of Mistral's class where there is a window, which Llama's does not have."""
+    mistral = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+    return {**values, **mistral} if "sliding_window" in values else values
 
 
 LLAMA = Family(
     name="llama",
     classes=("LlamaForCausalLM",),
-    config=Decoder,
+    config=Llama,
     graph=llama,
     origins=MappingProxyType(
         {
@@ -43,9 +79,11 @@ LLAMA = Family(
         }
     ),
     ignored=("model.layers.{i}.self_attn.rotary_emb.inv_freq",),
-    implemented=MappingProxyType({"hidden_act": ("silu", "swish")}),
+    implemented=MappingProxyType({"hidden_act": ("silu", "swish"), "sliding_window": ()}),
     inert=INERT_KEYS,
     constants=MappingProxyType({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu"}),
+    spelled=spelled,
+    notices=notices,
     recover=recover_llama3,
 )
 
@@ -54,5 +92,6 @@ MISTRAL = replace(
     LLAMA,
     classes=("MistralForCausalLM",),
     assumed=MappingProxyType({"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096}),
-    window="sliding_window",
+    implemented=MappingProxyType({"hidden_act": ("silu", "swish")}),
+    normalized=without_idle_window,
 )

@@ -40,7 +40,8 @@ def for_config(config: Mapping[str, Any]) -> Family[Any]:
             expected="a list of one name",
             got=repr(names),
         )
-    return _find(CLASSES, names[0], "config.json")
+    family = _find(CLASSES, names[0], "config.json")
+    return (family.variant(config) if family.variant else None) or family
 
 
 def for_gguf(architecture: str) -> Family[Any]:

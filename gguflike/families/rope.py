@@ -1,139 +1,17 @@
-"""Rotary position settings: the three spellings of config.json, flattened to one and back, and the frequencies.
-
-Transformers 4 writes ``rope_theta`` and ``rope_scaling``, Transformers 5 one ``rope_parameters``. Flattened, they are
-``rope.theta``, ``rope.type`` and the numbers that the type uses.
-"""
+"""Rotary position embeddings: the frequencies of a `Rope`, and the tensors that divide them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from gguflike.errors import CheckpointError, UnsupportedError
+from gguflike.errors import UnsupportedError
 from gguflike.families.parts import Rope, Scaling
-from gguflike.frozen import frozen
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
-CONFIG_KEYS = frozenset({"rope_theta", "rope_scaling", "rope_parameters"})
-
-
-@frozen
-class _Kind:
-    """One rope type: where its numbers go when flattened, and the values Transformers assumes (None: required)."""
-
-    prefix: str
-    numbers: Mapping[str, tuple[str, float | None]]
-
-
-_CONTEXT = "original_max_position_embeddings"
-_KINDS: Mapping[str, _Kind] = {
-    "default": _Kind("", {}),
-    "linear": _Kind("rope.scaling.", {"factor": ("factor", None)}),
-    "yarn": _Kind(
-        "rope.scaling.",
-        {
-            "factor": ("factor", None),
-            _CONTEXT: ("original_context_length", None),
-            "beta_fast": ("yarn_beta_fast", 32.0),
-            "beta_slow": ("yarn_beta_slow", 1.0),
-        },
-    ),
-    "llama3": _Kind(
-        "rope.llama3.",
-        {
-            "factor": ("factor", None),
-            "low_freq_factor": ("low_freq_factor", None),
-            "high_freq_factor": ("high_freq_factor", None),
-            _CONTEXT: ("original_context_length", None),
-        },
-    ),
-}
-# Settings that are accepted only with the value that llama.cpp computes with.
-_FIXED: Mapping[str, Any] = {"partial_rotary_factor": 1.0, "truncate": True}
-_NAMES = frozenset({"rope_type", "type", "rope_theta"})
-
-
-def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
-    """``rope.*`` entries from either spelling. CheckpointError if they contradict, UnsupportedError for others."""
-    spellings = [_dict(config, key) for key in ("rope_parameters", "rope_scaling")]
-    flat = [_flatten(each, config) for each in spellings if each] or [_flatten({}, config)]
-    if flat[0] != flat[-1]:
-        raise CheckpointError(
-            "rope_parameters and rope_scaling contradict each other",
-            field="config.json",
-            expected=str(flat[0]),
-            got=str(flat[-1]),
-            remedy="keep the one that is right",
-        )
-    return flat[0]
-
-
-def _dict(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = config.get(key)
-    if value is not None and not isinstance(value, dict):
-        raise CheckpointError(f"{key} is not an object", field="config.json", got=repr(value))
-    return value or {}
-
-
-def _flatten(given: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    name = given.get("rope_type", given.get("type")) or "default"
-    if not isinstance(name, str) or name not in _KINDS:
-        raise UnsupportedError("rope type", field="config.json", expected="one of " + ", ".join(_KINDS), got=repr(name))
-    kind = _KINDS[name]
-    flat: dict[str, Any] = {"rope.theta": _theta(given, config)}
-    if kind.prefix == "rope.scaling.":
-        flat["rope.scaling.type"] = name
-    for key, (target, default) in kind.numbers.items():
-        value = given.get(key, default)
-        if value is None and key == _CONTEXT:
-            value = config.get(key, config.get("max_position_embeddings"))
-        flat[kind.prefix + target] = _number(key, value)
-    for key, value in given.items():
-        if key not in _NAMES and key not in kind.numbers:
-            _check_extra(key, value, name, flat)
-    return flat
-
-
-def _theta(given: Mapping[str, Any], config: Mapping[str, Any]) -> float:
-    values = {_number("rope_theta", v) for v in (given.get("rope_theta"), config.get("rope_theta")) if v is not None}
-    if len(values) > 1:
-        raise CheckpointError("two values of rope_theta", field="config.json", got=str(sorted(values)))
-    return values.pop() if values else 10000.0
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise CheckpointError(f"rope setting {name} is not a positive number", field="config.json", got=repr(value))
-    return float(value)
-
-
-def _check_extra(key: str, value: Any, kind: str, flat: Mapping[str, Any]) -> None:
-    """A setting beside the numbers of the type must be unset, or say what is computed anyway."""
-    if value is None or (key in _FIXED and value == _FIXED[key]):
-        return
-    if key == "attention_factor" and kind == "yarn":
-        computed = 0.1 * math.log(flat["rope.scaling.factor"]) + 1.0
-        if isinstance(value, int | float) and math.isclose(value, computed, rel_tol=1e-6):
-            return
-    raise UnsupportedError(f"rope setting {key} with type {kind}", field="config.json", got=repr(value))
-
-
-def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """``rope.*`` entries as Transformers 4 writes them; Transformers 5 reads that too."""
-    if "rope.theta" not in flat:  # the model rotates nothing
-        return {}
-    config: dict[str, Any] = {"rope_theta": flat["rope.theta"], "rope_scaling": None}
-    name = "llama3" if "rope.llama3.factor" in flat else flat.get("rope.scaling.type", "default")
-    kind = _KINDS[name]
-    if kind.numbers:
-        numbers = {key: flat[kind.prefix + target] for key, (target, _) in kind.numbers.items()}
-        config["rope_scaling"] = {"rope_type": name, **numbers}
-    return config
 
 
 def frequencies(rope: Rope, factors: npt.NDArray[Any] | None = None) -> tuple[npt.NDArray[np.float64], float]:
@@ -155,8 +33,13 @@ def frequencies(rope: Rope, factors: npt.NDArray[Any] | None = None) -> tuple[np
     elif scaling.kind == "yarn":
         kept = _kept_share(rope, scaling)
         omega = omega / scaling.factor * (1.0 - kept) + omega * kept
-        magnitude = 1.0 + 0.1 * math.log(scaling.factor) if magnitude is None else magnitude
+        magnitude = yarn_magnitude(scaling.factor) if magnitude is None else magnitude
     return omega, 1.0 if magnitude is None else magnitude
+
+
+def yarn_magnitude(factor: float, multiplier: float = 1.0) -> float:
+    """1 + 0.1 m ln(factor), by which YaRN sharpens attention over longer contexts; 1 where nothing is stretched."""
+    return 1.0 + 0.1 * multiplier * math.log(factor) if factor > 1.0 else 1.0
 
 
 def scaling_kind(name: str) -> Literal["linear", "yarn", "longrope"]:

@@ -1,0 +1,97 @@
+"""Which layers have a sliding window, and which turn queries and keys: what models say in lists or as a period.
+
+config.json has ``layer_types`` (a name for each layer), or ``sliding_window_pattern`` (every so-manieth layer sees
+everything). GGUF has ``attention.sliding_window_pattern``, an array of booleans or that period; where it is absent the
+architecture implies a pattern.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from gguflike.families.config import Via, key
+from gguflike.families.decoder import Decoder
+from gguflike.frozen import frozen
+
+_WINDOW = Via(read=lambda _, value: value, write=lambda c: c.window or None)
+_NAMES = {"sliding_attention": True, "full_attention": False}
+Flags = tuple[bool, ...]
+
+
+def window(**changes: Any) -> Any:
+    """The field of the window: so many tokens, one's own included; 0: layers see everything."""
+    settings = {"default": 0, "zero": True, "implied": True, "via": _WINDOW, **changes}
+    return key("attention.sliding_window", "sliding_window", **settings)
+
+
+def windowed(
+    default: Callable[[Any], Flags], config: tuple[str, ...] = ("layer_types", "sliding_window_pattern")
+) -> Any:
+    """The field of which layers have the window; ``n_layer`` and ``window`` are above it, ``default`` is what the
+    architecture implies."""
+    return key(
+        "attention.sliding_window_pattern",
+        config,
+        default=lambda c: default(c) if c.window else (False,) * c.n_layer,
+        array=True,
+        implied=True,
+        via=Via(read=_flags, parse=_flags, write=_layer_types(config[0])),
+    )
+
+
+def every(period: int) -> Callable[[Any], Flags]:
+    """All layers but every ``period``-th, which is the last of so many; 1: none."""
+    return lambda c: tuple(layer % period < period - 1 for layer in range(c.n_layer))
+
+
+def all_layers(c: Any) -> Flags:
+    """Every layer."""
+    flags: Flags = (True,) * c.n_layer
+    return flags
+
+
+def _flags(c: Any, value: Any) -> list[bool]:
+    """Which layers a list of names or booleans, or a period, means. None without a window."""
+    if not c.window:
+        return [False] * c.n_layer
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return list(every(value)(c))
+    flags = [_NAMES.get(each) if isinstance(each, str) else each for each in value] if isinstance(value, list) else []
+    if not flags or not all(isinstance(each, bool) for each in flags):
+        raise ValueError(f"a list of {' or '.join(_NAMES)}, or a period")
+    return [bool(each) for each in flags]
+
+
+def _layer_types(name: str) -> Callable[[Any], Any]:
+    """What an export writes: names of layers, where the key is of names, otherwise the period."""
+    kinds = {windowed: kind for kind, windowed in _NAMES.items()}
+    return lambda c: [kinds[each] for each in c.windowed] if name == "layer_types" else None
+
+
+@frozen
+class Windowed(Decoder):
+    """A decoder of which all layers have a window, unless ``layer_types`` says otherwise."""
+
+    window: int = window()
+    windowed: tuple[bool, ...] = windowed(all_layers)
+
+
+def span(c: Any, layer: int) -> int:
+    """The window of a layer, as `parts.Attention` has it; 0: none."""
+    size: int = c.window if c.windowed[layer] else 0
+    return size
+
+
+def partial() -> Any:
+    """The field of how many dimensions of a head turn, for models that turn a share of it; ``head_dim`` is above it."""
+    return key("rope.dimension_count", "rope.partial_rotary_factor", default=lambda c: c.head_dim, via=_SHARE)
+
+
+def _share(c: Any) -> float | None:
+    """The share whose product with the head's size gives the dimensions again, whatever it was rounded from."""
+    share: float = c.n_rot / c.head_dim
+    return None if share == 1 else share if int(share * c.head_dim) == c.n_rot else (c.n_rot + 0.5) / c.head_dim
+
+
+_SHARE = Via(read=lambda c, share: int(share * c.head_dim), write=_share)
