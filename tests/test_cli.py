@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -67,6 +68,12 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert "--debug" in out
     assert main(["--help"]) == 0
     assert COMMANDS[command] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", ["", "100", "0", "-3", "wide"])
+def test_help_is_as_wide_as_the_terminal(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert cli._columns() == shutil.get_terminal_size().columns
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,18 +90,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BAD
 
 
+class _Help(argparse.HelpFormatter):
+    """Help as wide as the terminal. argparse makes one of these for every argument that is added, and to find the width
+    it would import shutil, which takes 3 ms."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+
+def _columns() -> int:
+    """Columns of the terminal, or what the environment says that they are."""
+    said = os.environ.get("COLUMNS", "")
+    if said.isdecimal() and int(said):
+        return int(said)
+    try:
+        return os.get_terminal_size().columns or 80
+    except OSError:  # no terminal
+        return 80
+
+
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser; only the command that is asked for loads its module and arguments."""
+    """The parser, with the command that is asked for and its arguments, or with all commands where none is."""
     parser = argparse.ArgumentParser(
         prog="gguflike",
         description="A Hugging Face checkpoint in, a small, trustworthy, fast GGUF out.",
         epilog="exit status: 0 done, 1 the file or data is bad, 2 usage",
+        formatter_class=_Help,
     )
     parser.add_argument("--version", action="version", version=f"gguflike {__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
+    subparsers = parser.add_subparsers(dest="command", metavar="command", required=True, prog=parser.prog)
     wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
-    for name, help_line in COMMANDS.items():
-        sub = subparsers.add_parser(name, help=help_line, description=help_line[0].upper() + help_line[1:] + ".")
+    for name in [wanted] if wanted in COMMANDS else COMMANDS:
+        line = COMMANDS[name]
+        description = f"{line[0].upper()}{line[1:]}."
+        sub = subparsers.add_parser(name, help=line, description=description, formatter_class=_Help)
         if name == wanted:
             module = importlib.import_module(f"gguflike.cli.{name}")
             module.add_arguments(sub)
