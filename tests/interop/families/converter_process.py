@@ -33,8 +33,8 @@ def start(tree: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
         """
         folder = Path(request["folder"])
         hparams = {**load(folder, False), **request["published"]}
-        conversion.ModelBase.load_hparams = staticmethod(lambda *_: dict(hparams))
-        TextModel.get_vocab_base_pre = lambda *_: request["pre"]
+        conversion.ModelBase.load_hparams = staticmethod(lambda *_, **__: dict(hparams))
+        TextModel.get_vocab_base_pre = lambda *_, **__: request["pre"]
         model_class = conversion.get_model_class(conversion.get_model_architecture(hparams, conversion.ModelType.TEXT))
         if model_class.supports_mtp_export:
             model_class.no_mtp = True

@@ -27,7 +27,7 @@ class Kept:
         self._command = [sys.executable, script, *arguments]
         self._environment = {**os.environ, "GGML_NO_BACKTRACE": "1", **(environment or {})}
         self._process: subprocess.Popen[str] | None = None
-        self._said = tempfile.TemporaryFile("w+")  # a pipe would fill up
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115  lives as long; a pipe would fill up
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """The answer to ``request``. Refused where the process says why not, or dies of it."""

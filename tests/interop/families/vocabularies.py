@@ -230,7 +230,8 @@ _KINDS: Mapping[str, Callable[[int], Files]] = {
 def sentencepiece(pieces: list[tuple[str, float, int]], model_type: int) -> bytes:
     """A SentencePiece model file: ``pieces`` of text, score and type; the type of model 1 is Unigram, 2 is BPE.
 
-    The format is protocol buffers' (sentencepiece_model.proto): field 1 the pieces, 2 the trainer (35: byte fallback), 3 the normalizer.
+    The format is that of sentencepiece_model.proto: field 1 the pieces, 2 the trainer (in it, 3 the type and
+    35 byte fallback), 3 the normalizer.
     """
     out = b"".join(
         _field(1, _field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + b"\x18" + _varint(kind))
