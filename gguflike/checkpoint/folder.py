@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gguflike.checkpoint import strictjson
+from gguflike.checkpoint import sentence_transformers, strictjson
 from gguflike.checkpoint.safetensors import LazyTensor, read_header
 from gguflike.errors import ArgumentError, CheckpointError
 
@@ -20,6 +20,7 @@ FILES = (
     *("config.json", "generation_config.json", SINGLE, INDEX, "README.md"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model"),
     *("vocab.json", "merges.txt", "chat_template.json", "chat_template.jinja"),
+    *(sentence_transformers.MODULES, sentence_transformers.POOLING),
 )
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -28,7 +29,9 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 class Checkpoint:
     """An opened checkpoint. No data has been read; ``tensors`` read themselves.
 
-    ``source`` is what to call it: a Hub id, or the folder's own name. ``revision`` is the Hub's commit.
+    ``source`` is what to call it: a Hub id, or the folder's own name. ``revision`` is the Hub's commit. ``pooling`` is
+    how vectors of tokens become one, where sentence-transformers says so; the tensors of its linear layers are among
+    the ``tensors``, as ``<module>.<name>``.
     """
 
     folder: Path
@@ -37,6 +40,7 @@ class Checkpoint:
     tensors: Mapping[str, LazyTensor]
     source: str
     revision: str | None = None
+    pooling: Mapping[str, Any] | None = None
 
     def inputs(self) -> list[Path]:
         """The files that are, or would be, part of the checkpoint: those of FILES, and all of the folder but GGUF."""
@@ -79,9 +83,10 @@ def _open_folder(folder: Path, source: str, revision: str | None) -> Checkpoint:
         folder=folder,
         config=config,
         generation_config=strictjson.load(generation) if generation.exists() else {},
-        tensors=tensors,
+        tensors={**tensors, **sentence_transformers.dense(folder)},
         source=source,
         revision=revision,
+        pooling=sentence_transformers.pooling(folder),
     )
 
 

@@ -82,7 +82,7 @@ def write_tensors(
         write_json(folder / INDEX, index(files))
 
 
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
+def write_json(path: Path, document: Any) -> None:
     """One JSON file as Transformers lays it out, on disk on return."""
     with path.open("x", encoding="utf-8") as out:
         json.dump(document, out, indent=2, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""JSON read strictly: UTF-8, no duplicate keys, no NaN, an object at the top."""
+"""JSON read strictly: UTF-8, no duplicate keys, no NaN, an object (or a list, where one is asked for) at the top."""
 
 from __future__ import annotations
 
@@ -31,6 +31,29 @@ def _no_constant(name: str) -> float:
 
 def parse(data: bytes, path: str | os.PathLike[str], field: str) -> dict[str, Any]:
     """The JSON object in ``data``. CheckpointError says where it stands and what is wrong with it."""
+    value: dict[str, Any] = _of_kind(dict, data, path, field)
+    return value
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. CheckpointError where it cannot be read."""
+    return parse(_read(path), path, path.name)
+
+
+def load_list(path: Path) -> list[Any]:
+    """The JSON list in a file. CheckpointError where it cannot be read."""
+    value: list[Any] = _of_kind(list, _read(path), path, path.name)
+    return value
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror}", path=path) from None
+
+
+def _of_kind(kind: type, data: bytes, path: str | os.PathLike[str], field: str) -> Any:
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
@@ -39,15 +62,7 @@ def parse(data: bytes, path: str | os.PathLike[str], field: str) -> dict[str, An
         raise CheckpointError("JSON is nested too deeply", path=path, field=field) from None
     except ValueError as error:
         raise CheckpointError(f"not valid JSON: {error}", path=path, field=field) from None
-    if not isinstance(value, dict):
-        raise CheckpointError("not a JSON object", path=path, field=field, got=type(value).__name__)
+    if not isinstance(value, kind):
+        wanted = "an object" if kind is dict else "a list"
+        raise CheckpointError(f"not {wanted} of JSON", path=path, field=field, got=type(value).__name__)
     return value
-
-
-def load(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. CheckpointError where it cannot be read."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror}", path=path) from None
-    return parse(data, path, path.name)

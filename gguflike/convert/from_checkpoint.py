@@ -29,6 +29,7 @@ from gguflike.families import registry
 from gguflike.families.family import Binding, Family, expect_tensor
 from gguflike.families.origins import Piece
 from gguflike.families.parts import Graph, Head, Tensor
+from gguflike.families.pooling import pooling_type
 from gguflike.progress import Progress
 from gguflike.tensor import Method
 
@@ -89,7 +90,8 @@ def plan_conversion(
     opened = checkpoint.open(src, revision)
     family = registry.for_config(opened.config)
     available = {family.canonical(name): tensor for name, tensor in opened.tensors.items()}
-    config, notices = family.from_config(opened.config, ignore_config, available.keys())
+    values = {**opened.config, **({} if opened.pooling is None else {"pooling_type": pooling_type(opened.pooling)})}
+    config, notices = family.from_config(values, ignore_config, available.keys())
     check_layers(config, opened)
     config, kept = untied(family, config, available)
     sources, left_out = match(family, config, available, opened.folder)

@@ -14,6 +14,7 @@ import numpy as np
 from gguflike import container
 from gguflike.blocks import FORMATS
 from gguflike.checkpoint.save import Entry, shards, write_json, write_tensors
+from gguflike.checkpoint.sentence_transformers import documents
 from gguflike.checkpoint.tokenizer import tokenizer_config_from_metadata, tokenizer_json_from_metadata
 from gguflike.container import GGUFFile
 from gguflike.convert.encode import SLAB_BYTES
@@ -24,6 +25,7 @@ from gguflike.families import config as configs
 from gguflike.families import registry
 from gguflike.families.family import Binding, Family, check_layers, expect_tensor
 from gguflike.families.origins import Piece
+from gguflike.families.pooling import NUMBERS, pooling_config
 from gguflike.kernels.prepare import Need, prepare
 from gguflike.progress import Progress
 
@@ -50,6 +52,7 @@ class ExportPlan:
     dtype: str
     config: Mapping[str, Any] = field(repr=False)
     generation_config: Mapping[str, Any] = field(repr=False)
+    modules: Mapping[str, Any] = field(repr=False)
     files: Mapping[str, list[Entry]] = field(repr=False)
     runs: Mapping[str, list[Run]] = field(repr=False)
 
@@ -94,7 +97,7 @@ def export(
                     if progress is not None:
                         progress(done, plan.tensor_bytes, entry.name)
 
-        documents = {
+        written = {
             "config.json": plan.config,
             "generation_config.json": plan.generation_config,
             "tokenizer.json": tokenizer_json_from_metadata(opened.metadata),
@@ -104,7 +107,8 @@ def export(
         with closing_sources(), new_folder(plan.target, plan.tensor_bytes + _HEADER_ROOM) as temporary:
             prepare((Need("decode", name) for name in sorted(stored) if FORMATS[name].is_quantized), progress)
             write_tensors(temporary, plan.files, parts)
-            for name, document in documents.items():
+            for name, document in {**written, **plan.modules}.items():
+                (temporary / name).parent.mkdir(exist_ok=True)
                 write_json(temporary / name, document)
     return plan
 
@@ -112,7 +116,7 @@ def export(
 def _plan(opened: GGUFFile, target: Path, dtype: str) -> tuple[ExportPlan, dict[str, GGUFSource]]:
     if opened.architecture is None:
         raise GGUFError("the file names no architecture", path=opened.path, field="general.architecture")
-    family = registry.for_gguf(opened.architecture)
+    family = registry.for_gguf(opened.architecture).of_file(opened.metadata, opened.infos)
     config = _config(family, opened)
     runs = _runs(family, config, opened)
     stamps = tuple(stamp(path) for path in opened.paths)
@@ -130,12 +134,15 @@ def _plan(opened: GGUFFile, target: Path, dtype: str) -> tuple[ExportPlan, dict[
         return chosen if dtype != "auto" or fits else DTYPES["f32"]
 
     entries = [Entry(name, held(name), each[0].piece.hf_shape) for name, each in runs.items()]
+    values = family.to_config(config)
+    pooling = values.pop("pooling_type", None)
     plan = ExportPlan(
         source=Path(opened.path).name,
         target=target,
         dtype=chosen,
-        config={**family.to_config(config), **_token_ids(opened.metadata), "torch_dtype": _TORCH[chosen]},
+        config={**values, **_token_ids(opened.metadata), "torch_dtype": _TORCH[chosen]},
         generation_config=_generation(opened.metadata),
+        modules={} if pooling not in NUMBERS else documents(pooling_config(pooling, config.n_embd), {}),
         files=shards(entries),
         runs=runs,
     )

@@ -49,7 +49,7 @@ class Via(NamedTuple):
 class Key(About):
     """What a field is called: below ``<architecture>.`` in GGUF, and in config.json.
 
-    A GGUF key that begins with ``gguflike.``, ``tokenizer.`` or ``classifier.`` stands as it is. In config.json the
+    A GGUF key that begins with ``gguflike.`` or ``tokenizer.`` stands as it is. In config.json the
     first of the names that is there counts (an export writes the first); a dot leads into an object; those that begin
     with ``rope.`` are the flattened form of rope_settings.py. ``copies`` are further GGUF keys that carry the same
     value. ``tensor`` names a GGUF tensor whose presence tells a boolean that GGUF does not store, and config.json
@@ -204,7 +204,7 @@ def _scalar(value: Any) -> Any:
 
 def full_key(architecture: str, key: str) -> str:
     """The key in a file of a `Key.gguf`."""
-    return key if key.startswith(("gguflike.", "tokenizer.", "classifier.")) else f"{architecture}.{key}"
+    return key if key.startswith(("gguflike.", "tokenizer.")) else f"{architecture}.{key}"
 
 
 def _made(
@@ -306,7 +306,7 @@ def to_config(config: Any) -> dict[str, Any]:
             value = _shortest(value)
         flat[key.config[0]] = not value if key.negated else value
     plain = {k: v for k, v in flat.items() if not k.startswith("rope.")}
-    return {**_nested(plain), **rope_settings.unflatten(flat)}
+    return {**_nested(plain), **(rope_settings.unflatten(flat) if "rope.theta" in flat else {})}
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,7 +60,8 @@ class Family(Generic[Config]):
     Transformers assumes for absent keys. ``normalized`` rewrites config.json before anything is read (what families
     spell in their own way), ``spelled`` does the opposite for an export. ``notices`` says of a configuration what other
     readers of the file will compute differently. ``recover`` gives fields that a GGUF file holds only as tensors, which
-    it reads by name. ``variant`` gives the family that a configuration of these classes means, where it is another one.
+    it reads by name. ``variant`` gives the family that a configuration of these classes means, where it is another one,
+    ``file_variant`` the one that a file of this architecture was made of (its metadata and names of tensors).
     """
 
     name: str
@@ -80,6 +81,7 @@ class Family(Generic[Config]):
     spelled: Callable[[dict[str, Any]], dict[str, Any]] = dict
     notices: Callable[[Config], list[str]] = lambda _: []
     variant: Callable[[Mapping[str, Any]], Family[Any] | None] | None = None
+    file_variant: Callable[[Mapping[str, Any], Collection[str]], Family[Any] | None] | None = None
     recover: Callable[[Config, Callable[[str], Floats]], Config] | None = None
 
     def from_config(
@@ -126,6 +128,14 @@ class Family(Generic[Config]):
                     got=repr(value),
                 )
 
+    def of_config(self, values: Mapping[str, Any]) -> Family[Any]:
+        """The family that config.json means: this one, or another that its classes also stand for."""
+        return (self.variant(values) if self.variant else None) or self
+
+    def of_file(self, metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[Any]:
+        """The family that a GGUF file was made of: this one, or another that shares its architecture's name."""
+        return (self.file_variant(metadata, tensors) if self.file_variant else None) or self
+
     def bind(self, c: Config, available: Collection[str] | None = None) -> tuple[Binding, ...]:
         """Every tensor of a model with configuration ``c``, in file order. ``available`` are the names of a
         checkpoint's tensors, which say how it spells what has several spellings (None: as an export writes it)."""
@@ -161,6 +171,8 @@ class Family(Generic[Config]):
         """Whether a checkpoint with tensors ``names`` has what the tensor ``gguf`` comes from."""
         role, layer = role_of(gguf)
         tensor = Tensor(role if role.endswith(".bias") else f"{role}.weight", ())
+        if tensor.role not in self.origins and tensor.role.rpartition(".")[0] not in self.origins:
+            return False
         found = self.hf_names(tensor, layer, names)
         return bool(found) and all(name in names for name in found)
 

@@ -20,6 +20,20 @@ CLASSES = {
     "MambaForCausalLM": "mamba:MAMBA",
     "FalconMambaForCausalLM": "mamba:MAMBA",
     "Mamba2ForCausalLM": "mamba:MAMBA2",
+    "BertModel": "bert:BERT",
+    "BertForMaskedLM": "bert:BERT",
+    "BertForSequenceClassification": "bert:BERT",
+    "RobertaModel": "bert:ROBERTA",
+    "RobertaForSequenceClassification": "bert:ROBERTA",
+    "XLMRobertaModel": "bert:XLM_ROBERTA",
+    "XLMRobertaForSequenceClassification": "bert:XLM_ROBERTA",
+    "CamembertModel": "bert:XLM_ROBERTA",
+    "DistilBertModel": "bert:DISTILBERT",
+    "DistilBertForMaskedLM": "bert:DISTILBERT",
+    "NomicBertModel": "bert:NOMIC_BERT",
+    "ModernBertModel": "modern_bert:MODERN_BERT",
+    "ModernBertForMaskedLM": "modern_bert:MODERN_BERT",
+    "ModernBertForSequenceClassification": "modern_bert:MODERN_BERT",
 }
 # ``general.architecture`` -> the family that speaks for such files, where several write them.
 ARCHITECTURES = {
@@ -27,6 +41,9 @@ ARCHITECTURES = {
     "lfm2": "lfm2:LFM2",
     "mamba": "mamba:MAMBA",
     "mamba2": "mamba:MAMBA2",
+    "bert": "bert:BERT",
+    "nomic-bert": "bert:NOMIC_BERT",
+    "modern-bert": "modern_bert:MODERN_BERT",
 }
 
 
@@ -40,8 +57,7 @@ def for_config(config: Mapping[str, Any]) -> Family[Any]:
             expected="a list of one name",
             got=repr(names),
         )
-    family = _find(CLASSES, names[0], "config.json")
-    return (family.variant(config) if family.variant else None) or family
+    return _find(CLASSES, names[0], "config.json").of_config(config)
 
 
 def for_gguf(architecture: str) -> Family[Any]:

@@ -73,7 +73,7 @@ class Model:
         self._file = file = container.open(path)
         if file.architecture is None:
             raise GGUFError("the file does not say what model it is", path=self.path, field="general.architecture")
-        family = registry.for_gguf(file.architecture)
+        family = registry.for_gguf(file.architecture).of_file(file.metadata, file.infos)
         self.config = configs.from_gguf(family.config, family.name, file.metadata, file.infos)
         check_layers(self.config, self.path, len(file.infos))
         self.graph = family.graph(self.config)

@@ -1,0 +1,83 @@
+"""What sentence-transformers keeps beside a model: ``modules.json`` and a folder for each module.
+
+An embedding model is a chain of modules: the transformer, how its vectors become one (Pooling), linear layers (Dense),
+normalization to length 1 (which is the caller's business here).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gguflike.checkpoint import strictjson
+from gguflike.checkpoint.safetensors import LazyTensor, read_header
+from gguflike.errors import CheckpointError, UnsupportedError
+
+MODULES = "modules.json"
+POOLING = "1_Pooling/config.json"
+_LINEAR = "torch.nn.modules.linear.Identity"
+
+
+def _paths(folder: Path, kind: str) -> list[str]:
+    """The folders of the modules of a kind ("Pooling", "Dense"), in order."""
+    path = folder / MODULES
+    if not path.exists():
+        return []
+    modules = strictjson.load_list(path)
+    known = all(isinstance(each, dict) and isinstance(each.get("type"), str) for each in modules)
+    if not known:
+        raise CheckpointError("not a list of modules with types", path=path)
+    chosen = [each.get("path") for each in modules if each["type"].rpartition(".")[2] == kind]
+    for each in chosen:
+        if not isinstance(each, str) or not each or Path(each).name != each or each.startswith("."):
+            raise CheckpointError("a module's path is not the name of a folder", path=path, got=repr(each)[:120])
+    return [str(each) for each in chosen]
+
+
+def pooling(folder: Path) -> Mapping[str, Any] | None:
+    """The configuration of the pooling, or None where the model is none of sentence-transformers."""
+    found = _paths(folder, "Pooling")
+    if len(found) > 1:
+        raise UnsupportedError("more than one pooling", path=folder / MODULES, got=", ".join(found))
+    return strictjson.load(folder / found[0] / "config.json") if found else None
+
+
+def dense(folder: Path) -> dict[str, LazyTensor]:
+    """The tensors of the linear layers behind the pooling, as ``<folder>.<name>``.
+
+    UnsupportedError where one has an activation function.
+    """
+    tensors: dict[str, LazyTensor] = {}
+    for name in _paths(folder, "Dense"):
+        config = strictjson.load(folder / name / "config.json")
+        if config.get("activation_function") != _LINEAR:
+            raise UnsupportedError(
+                "activation of a dense module",
+                path=folder / name / "config.json",
+                expected=_LINEAR,
+                got=repr(config.get("activation_function"))[:120],
+            )
+        read = read_header(folder / name / "model.safetensors")
+        tensors |= {f"{name}.{tensor}": value for tensor, value in read.items()}
+    return tensors
+
+
+def documents(pooling: Mapping[str, Any], dense: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """The JSON files, by path, of a model with that pooling and linear layers (name -> rows, columns)."""
+    chain = [("", "Transformer"), ("1_Pooling", "Pooling"), *((name, "Dense") for name in dense)]
+    chain.append((f"{len(chain)}_Normalize", "Normalize"))
+    kinds = "sentence_transformers.models"
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"{kinds}.{kind}"} for i, (path, kind) in enumerate(chain)
+    ]
+    layers = {
+        f"{name}/config.json": {
+            "in_features": columns,
+            "out_features": rows,
+            "bias": False,
+            "activation_function": _LINEAR,
+        }
+        for name, (rows, columns) in dense.items()
+    }
+    return {MODULES: modules, POOLING: pooling, **layers}
