@@ -235,7 +235,7 @@ def damaged(tmp_path: Path, what: str) -> Path:
         ("no weights", "no safetensors in the folder.*no weights"),
         ("only a pickle", "got pytorch_model.bin; save it again"),
         ("no config", "config.json: cannot be read: No such file"),
-        ("config is a list", "not a JSON object"),
+        ("config is a list", "not an object of JSON"),
         ("generation config is broken", "not valid JSON"),
     ],
 )

@@ -26,7 +26,7 @@ class ModernBert(Encoder):
     window: int = key("attention.sliding_window", "local_attention", default=128)
     period: int = key("attention.sliding_window_pattern", "global_attn_every_n_layers", default=3)
     rope_base: float = key("rope.freq_base", "rope.theta", default=160000.0)
-    rope_base_window: float = key("rope.freq_base_swa", "local_rope_theta", default=10000.0)
+    rope_base_window: float = key("rope.freq_base_swa", "rope.sliding.theta", default=10000.0)
     rope_scaling: str | None = key("rope.scaling.type", None, default="none")
     gate: str = key("hidden_activation", "hidden_activation", default="gelu")
     classifier_pooling: int | None = key("classifier.pooling_type", "classifier_pooling")
@@ -71,21 +71,13 @@ def _pooled(c: ModernBert, norm: Any) -> Pooling:
 
 
 def _normalized(values: dict[str, Any]) -> dict[str, Any]:
-    """Transformers 5's layer types and rotations by layer type as the period and the two bases of before."""
+    """Transformers 5's layer types as the period of before."""
     made = labelled(values)
     if "classifier_pooling" in made:
         made["classifier_pooling"] = {"mean": 1, "cls": 2}.get(made["classifier_pooling"])
     kinds = made.pop("layer_types", None)
     if kinds is not None:
         made["global_attn_every_n_layers"] = _period(kinds)
-    ropes = made.pop("rope_parameters", None) or {}
-    for kind, name in (("full_attention", "rope_theta"), ("sliding_attention", "local_rope_theta")):
-        given = ropes.get(kind)
-        if given is not None:
-            if given.get("rope_type", "default") != "default":
-                raise UnsupportedError("rope type", field=f"config.json: rope_parameters.{kind}", got=given)
-            made[name] = given["rope_theta"]
-    made.setdefault("rope_theta", made.pop("global_rope_theta", 160000.0))
     return made
 
 
@@ -103,12 +95,9 @@ def _spelled(config: dict[str, Any]) -> dict[str, Any]:
     made = spelled_labels("ModernBert")(config)
     period = made["global_attn_every_n_layers"]
     kinds = ["sliding_attention" if i % period else "full_attention" for i in range(made["num_hidden_layers"])]
-    bases = {"full_attention": made.pop("rope_theta"), "sliding_attention": made.pop("local_rope_theta")}
-    made.pop("rope_scaling", None)
     number = made.pop("classifier_pooling", None)
     made["classifier_pooling"] = {1: "mean", 2: "cls"}.get(number, "cls")
-    ropes = {kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()}
-    return {**made, "layer_types": kinds, "rope_parameters": ropes}
+    return {**made, "layer_types": kinds}
 
 
 MODERN_BERT = Family(
