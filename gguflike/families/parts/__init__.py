@@ -385,10 +385,12 @@ class Graph:
         yield from _places(self.embedding.tensors())
         for part in self.inputs:
             yield from _places(part.tensors())
+        made: dict[int, list[Tensor]] = {}  # of each block once, which many layers may share
         for layer, block in enumerate(self.blocks):
-            for step in block:
-                for tensor in step.tensors():
-                    yield Place(f"blk.{layer}.{tensor.role}", layer, tensor)
+            if id(block) not in made:
+                made[id(block)] = [tensor for step in block for tensor in step.tensors()]
+            for tensor in made[id(block)]:
+                yield Place(f"blk.{layer}.{tensor.role}", layer, tensor)
         for last in (self.norm, self.head):
             yield from _places(last.tensors() if last is not None else ())
 
