@@ -41,6 +41,7 @@ ROOMS = {
     "encode": {"engine", "vector"},
     "matmul": {"engine", "vector"},
     "attention": {"engine", "vector", "matmul"},
+    "experts": {"engine", "vector", "matmul"},
     "args": {"engine"},
     "ops": {"engine", "vector", "args"},
     "embed": {"engine", "vector", "args"},

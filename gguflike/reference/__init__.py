@@ -3,7 +3,8 @@
 This is what the runner's ops are tested against, and what a reader who wants to know what a model computes should open.
 """
 
-from gguflike.reference import recurrent as recurrent  # parts of other modules register their functions with ``mix``
+from gguflike.reference import experts as experts  # parts of other modules register their functions with ``mix``
+from gguflike.reference import recurrent as recurrent
 from gguflike.reference.forward import branch as branch
 from gguflike.reference.forward import logits as logits
 from gguflike.reference.parts import mix as mix

@@ -49,7 +49,8 @@ class Experts:
     ``ffn_latent_up``.
 
     ``shared`` is added, multiplied by sigmoid(``ffn_gate_inp_shexp`` times the input) where ``shared_gate``; the sum of
-    both is multiplied by ``total_scale``.
+    both is multiplied by ``total_scale``. ``input_norm`` normalizes what the experts read, but for the router and the
+    shared ones, which read the input as it is (Gemma 4).
     """
 
     n_embd: int
@@ -68,6 +69,7 @@ class Experts:
     shared: FeedForward | None = None
     shared_gate: bool = False
     total_scale: float = 1.0
+    input_norm: Norm | None = None
 
     @property
     def width(self) -> int:
@@ -89,8 +91,12 @@ class Experts:
         yield Tensor("ffn_gate_inp.bias", (self.count,), used=router.bias)
         if router.scaled:
             yield Tensor("ffn_gate_inp.scale", (self.n_embd,))
+        if router.norm is not None:
+            yield from router.norm.tensors()
         if router.choice_bias is not None:
             yield Tensor(router.choice_bias, (self.count,))
+        if self.input_norm is not None:
+            yield from self.input_norm.tensors()
         if self.latent:
             yield Tensor("ffn_latent_down.weight", (self.latent, self.n_embd))
             yield Tensor("ffn_latent_up.weight", (self.n_embd, self.latent))

@@ -34,6 +34,17 @@ def load_word(typing_context: Any, address: Any) -> Any:
 
 
 @intrinsic
+def store_word(typing_context: Any, address: Any, value: Any) -> Any:
+    """Plain store."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[1], _pointer(builder, args[0]))
+        return context.get_dummy_value()
+
+    return types.void(_i64, _i64), build
+
+
+@intrinsic
 def load_args(typing_context: Any, struct: Any, args: Any) -> Any:
     """Plain loads of all words of ``struct`` (an ``Args``, see args.py) at the address ``args``: a named tuple."""
 
