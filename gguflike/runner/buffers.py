@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 BATCH = 512  # tokens of one pass: enough to reuse every weight from cache, few enough for small buffers
+LINE = 64  # bytes of a cache line: what different threads write stands in different ones
 HEAD_TOKENS = 32  # tokens whose logits one pass computes
 
 
@@ -55,7 +56,7 @@ class Buffers:
 
     def __init__(self, graph: Graph, positions: int, threads: int) -> None:
         n_embd, n_vocab = graph.embedding.n_embd, graph.embedding.n_vocab
-        self.positions = positions
+        self.positions, self._threads = positions, threads
         self.ids: npt.NDArray[np.int32] = aligned(BATCH, np.int32)
         self.x = _floats(BATCH, n_embd)
         self.head_x = _floats(HEAD_TOKENS, n_embd)
@@ -86,6 +87,11 @@ class Buffers:
             self._keep.append(memory)
             self._temps[name, count] = address(memory)
         return self._temps[name, count]
+
+    def own_scratch(self, name: str, count: int) -> Own:
+        """The address of ``count`` bytes called ``name``, other ones for each thread."""
+        stride = -(-count // LINE) * LINE
+        return Own(self.scratch(name, self._threads * stride), stride)
 
     def shared(self, name: str, columns: int) -> Activations:
         """Activations of several tokens: floats of their own, int8 in the memory that all of these share."""

@@ -92,7 +92,7 @@ class Model:
         self._heads = [graph.head(self.graph, self.weights, buffers, many) for many in (False, True)]
         programs = (self._one, self._body, *self._heads)
         # All at once: what is not in the kernel cache is compiled in parallel.
-        native.load([*Team.OPS, *self.weights.ops, *(op.name for program in programs for op in program.ops)], progress)
+        native.load([*Team.OPS, *self.weights.ops, *(name for program in programs for name in program.names)], progress)
         self._team = Team(count)
         self.weights.repack(self._team, progress)
         self._tokens: list[int] = []  # whose keys and values are in the cache

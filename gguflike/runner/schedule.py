@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from gguflike.families.parts import Attention, Norm
 from gguflike.kernels.args import RMS_NORM, RMS_NORM_Q8, SILU_MUL, SILU_MUL_Q8
@@ -20,6 +20,8 @@ from gguflike.kernels.matmul.args import MATMUL
 from gguflike.runner.buffers import Activations, Buffers
 from gguflike.runner.state import KVCache
 from gguflike.runner.weights import LayerWeights, Matrix
+
+T = TypeVar("T")
 
 MATVEC_GRAIN = 2  # groups of 16 rows: an item of gate and up is two
 ROPE_GRAIN = 16  # tokens; keys of one block are then written by one thread
@@ -55,6 +57,10 @@ class Schedule(ABC):
     def temp(self, name: str, columns: int) -> int:
         """The address of float32 (tokens, columns) for what ops hand to each other."""
         return self.buffers.temp(name, columns)
+
+    @abstractmethod
+    def either(self, one: T, several: T) -> T:
+        """What is for one token, or what is for several."""
 
     def read(self, source: Source, readers: Sequence[Matrix]) -> Activations:
         """What a mixer reads, normalized, for the matrices that read it."""
@@ -168,6 +174,9 @@ class OneToken(Schedule):
     """One token. What stands between its matrix products is so little that each thread does it for itself rather than
     wait for another; a thread takes the same rows through gate, up and their product."""
 
+    def either(self, one: T, several: T) -> T:  # noqa: ARG002 - that is the point
+        return one
+
     def _result(self, name: str, columns: int) -> Activations:  # noqa: ARG002 - for several tokens
         return self.buffers.own
 
@@ -208,6 +217,9 @@ class OneToken(Schedule):
 
 class Tokens(Schedule):
     """Several tokens, which all threads share."""
+
+    def either(self, one: T, several: T) -> T:  # noqa: ARG002
+        return several
 
     def _result(self, name: str, columns: int) -> Activations:
         return self.buffers.shared(name, columns)

@@ -45,6 +45,29 @@ class Matrix(NamedTuple):
     bias: int = 0
 
 
+class Stack(NamedTuple):
+    """``size`` matrices of one shape: ``matrix`` is the first, the others follow ``stride`` bytes apart, their biases
+    ``bias_stride`` bytes. A token reads ``share`` of them."""
+
+    matrix: Matrix
+    size: int
+    stride: int
+    bias_stride: int
+    share: float
+
+    def of_rows(self, start: int, count: int) -> Stack:
+        """``count`` rows of each matrix, from row ``start`` on. Both are multiples of 32 where weights are repacked."""
+        matrix = self.matrix
+        plan, columns = matrix.plan, matrix.columns
+        if plan.record is None:
+            before, nbytes = (matrix.nbytes // matrix.rows * rows for rows in (start, count))
+        else:
+            before, nbytes = (plan.packed_bytes(rows, columns) for rows in (start, count))
+        bias = matrix.bias + 4 * start if matrix.bias else 0
+        part = Matrix(plan, matrix.address + before, count, columns, nbytes, bias)
+        return self._replace(matrix=part)
+
+
 class Weights:
     """All tensors of a model. Vectors and biases are float32; ``embedding`` stays as the file has it.
 
@@ -56,34 +79,40 @@ class Weights:
         self._keep: list[Any] = []
         self._vectors: dict[str, int] = {}
         self._matrices: dict[str, Matrix] = {}
-        infos = _checked(file, graph)
-        matrices = [name for name, info in infos.items() if len(info.shape) == 2]
+        self._stacks: dict[str, Stack] = {}
+        infos, self._shares = _checked(file, graph)
+        matrices = [name for name, info in infos.items() if _is_matrix(info)]
         self.embedding: QuantizedTensor = file.tensors["token_embd.weight"]
         self._keep.append(self.embedding)
         tied = "output.weight" not in infos
         wanted = [name for name in matrices if name != "token_embd.weight" or tied]
         for name, info in infos.items():
-            if len(info.shape) == 1:
+            if not _is_matrix(info):
                 self._add_vector(name)
         tensors = [file.tensors[name] for name in wanted]
         for tensor in tensors:
             if linear_plan(tensor.format).repack is None:
                 self._keep.append(tensor)
-                self._add_matrix(tensor, tensor.data)
-        self._repacked = [tensor for tensor in tensors if linear_plan(tensor.format).repack is not None]
-        self._places = self._lay_out(self._repacked)
+                each = tensor.nbytes // (tensor.shape[0] if len(tensor.shape) == 3 else 1)
+                self._add(tensor, tensor.data, each, each)
+        packed = [tensor for tensor in tensors if linear_plan(tensor.format).repack is not None]
+        self._repacked = [matrix for tensor in packed for matrix in _matrices(tensor)]
+        self._places = self._lay_out(packed)
         if tied:
             self._matrices["output.weight"] = self._matrices.pop("token_embd.weight")
 
     @property
     def matrix_bytes(self) -> int:
         """Bytes of weights that one token's pass reads."""
-        return sum(matrix.nbytes for matrix in self._matrices.values())
+        of_stacks = sum(stack.matrix.nbytes * stack.size * stack.share for stack in self._stacks.values())
+        return sum(matrix.nbytes for matrix in self._matrices.values()) + round(of_stacks)
 
     @property
     def matrix_weights(self) -> int:
         """Weights that one token's pass multiplies."""
-        return sum(matrix.rows * matrix.columns for matrix in self._matrices.values())
+        stacks = ((stack.matrix, stack.size * stack.share) for stack in self._stacks.values())
+        of_stacks = sum(matrix.rows * matrix.columns * read for matrix, read in stacks)
+        return sum(matrix.rows * matrix.columns for matrix in self._matrices.values()) + round(of_stacks)
 
     @property
     def head_weights(self) -> int:
@@ -97,7 +126,8 @@ class Weights:
 
         Sums of int8 products are exact; floats are summed in one order for one token and in another for several.
         """
-        return all(matrix.plan.activations == "int8" for matrix in self._matrices.values())
+        stacked = (stack.matrix for stack in self._stacks.values())
+        return all(matrix.plan.activations == "int8" for matrix in (*self._matrices.values(), *stacked))
 
     def vector(self, name: str) -> int:
         """Address of a float32 vector."""
@@ -105,6 +135,10 @@ class Weights:
 
     def matrix(self, name: str) -> Matrix:
         return self._matrices[name]
+
+    def stack(self, name: str) -> Stack:
+        """The matrices of a tensor of three axes."""
+        return self._stacks[name]
 
     def layer(self, layer: int | None) -> LayerWeights:
         """The tensors of a layer; None: those of no layer."""
@@ -132,22 +166,28 @@ class Weights:
         self._keep.append(values)
         self._vectors[name] = int(values.ctypes.data)
 
-    def _add_matrix(self, tensor: QuantizedTensor, data: npt.NDArray[np.uint8]) -> None:
-        """``data`` is what the ops read: the file's, or repacked."""
-        plan, (rows, columns) = linear_plan(tensor.format), tensor.shape
+    def _add(self, tensor: QuantizedTensor, data: npt.NDArray[np.uint8], each: int, stride: int) -> None:
+        """``data`` is what the ops read, the file's or repacked: a matrix of ``each`` bytes, or a stack of them that
+        begin ``stride`` bytes apart."""
+        plan, (*stacked, rows, columns) = linear_plan(tensor.format), tensor.shape
         bias = self._vectors.get(tensor.name.removesuffix("weight") + "bias", 0)
-        self._matrices[tensor.name] = Matrix(plan, int(data.ctypes.data), rows, columns, int(data.nbytes), bias)
+        matrix = Matrix(plan, int(data.ctypes.data), rows, columns, each, bias)
+        if stacked:
+            self._stacks[tensor.name] = Stack(matrix, stacked[0], stride, 4 * rows, self._shares[tensor.name])
+        else:
+            self._matrices[tensor.name] = matrix
 
     def _lay_out(self, tensors: Sequence[QuantizedTensor]) -> list[npt.NDArray[np.uint8]]:
         """Give each matrix its place, one behind the other in memory of their own."""
-        sizes = [linear_plan(tensor.format).packed_bytes(*tensor.shape) for tensor in tensors]
+        sizes = [linear_plan(matrix.format).packed_bytes(*matrix.shape) for matrix in self._repacked]
         starts = [0, *accumulate(-(-size // LINE) * LINE for size in sizes)]
         memory = aligned(starts[-1], huge=True)
         self._keep.append(memory)
-        places = [memory[start : start + size] for start, size in zip(starts, sizes, strict=False)]
-        for tensor, place in zip(tensors, places, strict=True):
-            self._add_matrix(tensor, place)
-        return places
+        index = 0
+        for tensor in tensors:
+            self._add(tensor, memory[starts[index] :], sizes[index], starts[index + 1] - starts[index])
+            index += tensor.shape[0] if len(tensor.shape) == 3 else 1
+        return [memory[start : start + size] for start, size in zip(starts, sizes, strict=False)]
 
     @property
     def ops(self) -> list[str]:
@@ -175,6 +215,22 @@ class Weights:
         self._repacked, self._places = [], []
         if progress is not None:
             progress(total, total, "loaded")
+
+
+def _is_matrix(info: TensorInfo) -> bool:
+    """Whether a tensor is what activations are multiplied by, or a stack of such."""
+    return len(info.shape) in (2, 3) and info.name.endswith(".weight")
+
+
+def _matrices(tensor: QuantizedTensor) -> list[QuantizedTensor]:
+    """The matrices of a tensor: itself, or those of a stack."""
+    if len(tensor.shape) == 2:
+        return [tensor]
+    each = tensor.nbytes // tensor.shape[0]
+    return [
+        QuantizedTensor(tensor.name, tensor.format, tensor.shape[1:], tensor.data[start : start + each])
+        for start in range(0, tensor.nbytes, each)
+    ]
 
 
 def _floats(tensor: QuantizedTensor) -> npt.NDArray[np.float32]:
@@ -219,14 +275,30 @@ class LayerWeights(NamedTuple):
         """Address of the float32 vector ``role`` (``attn_norm``, say)."""
         return self.weights.vector(f"{self.prefix}{role}.weight")
 
+    def address(self, role: str) -> int:
+        """Address of the float32 vector ``role``, suffix included."""
+        return self.weights.vector(f"{self.prefix}{role}")
+
+    def floats(self, role: str) -> npt.NDArray[np.float32]:
+        """The values of the small tensor ``role``, suffix included. KeyError where the file lacks it."""
+        found = self.weights.floats(f"{self.prefix}{role}")
+        if found is None:
+            raise KeyError(role)
+        return found
+
     def matrix(self, role: str) -> Matrix:
         """The matrix ``role`` (``attn_q``, say), with its bias."""
         return self.weights.matrix(f"{self.prefix}{role}.weight")
 
+    def stack(self, role: str) -> Stack:
+        """The matrices ``role`` (``ffn_up_exps``, say), with their biases."""
+        return self.weights.stack(f"{self.prefix}{role}.weight")
 
-def _checked(file: GGUFFile, graph: Graph) -> dict[str, TensorInfo]:
-    """The model's tensors in order, after checking that each is there with its shape and a usable type."""
-    infos = {}
+
+def _checked(file: GGUFFile, graph: Graph) -> tuple[dict[str, TensorInfo], dict[str, float]]:
+    """The model's tensors in order, after checking that each is there with its shape and a usable type, and what share
+    of each a token reads."""
+    infos, shares = {}, {}
     for name, _, tensor in graph.tensors():
         if not tensor.used:
             continue
@@ -234,9 +306,9 @@ def _checked(file: GGUFFile, graph: Graph) -> dict[str, TensorInfo]:
         remedy = "the file is incomplete, or was made for another architecture"
         expect_tensor(GGUFError, file.path, name, tensor.shape, info and info.shape, remedy)
         assert info is not None
-        if len(info.shape) == 1 and not info.format.is_float:
-            raise UnsupportedError("vectors must be floating point", path=file.path, tensor=name, got=info.format.name)
-        if len(info.shape) == 2:
+        if _is_matrix(info):
             linear_plan(info.format)
-        infos[name] = info
-    return infos
+        elif not info.format.is_float:
+            raise UnsupportedError("vectors must be floating point", path=file.path, tensor=name, got=info.format.name)
+        infos[name], shares[name] = info, tensor.share
+    return infos, shares

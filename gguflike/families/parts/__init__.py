@@ -30,12 +30,14 @@ class Tensor:
 
     ``role`` is its GGUF name, below ``blk.<i>.`` for one of a layer. ``heads``: the rows are those of so many attention
     heads, one after the other (0: they are not). ``used`` is false for a tensor that the configuration rules out.
+    ``share`` is how much of it a token reads.
     """
 
     role: str
     shape: tuple[int, ...]
     heads: int = 0
     used: bool = True
+    share: float = 1.0
 
 
 @frozen

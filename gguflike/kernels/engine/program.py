@@ -48,7 +48,8 @@ class Op(NamedTuple):
     beside them. ``chained``: a thread that has done items of the op before goes on with the same items of this one;
     where the two count items differently, ``each`` is how many of the op's own make one that is claimed. ``own``: each
     thread does all items for itself, before it begins with the other ops up to the next barrier; such an op comes first
-    after a barrier and writes to ``Own`` memory only.
+    after a barrier and writes to ``Own`` memory only. ``calls`` names an op whose code this one calls: the address of
+    that is its first word.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Op(NamedTuple):
     barrier: bool = True
     chained: bool = False
     own: bool = False
+    calls: str = ""
 
 
 class Program:
@@ -77,8 +79,13 @@ class Program:
 
     def link(self, progress: Progress | None = None) -> Program:
         """Compile or load the ops. A program can be run without it, but then nobody hears of progress."""
-        native.load([op.name for op in self.ops], progress)
+        native.load(self.names, progress)
         return self
+
+    @property
+    def names(self) -> list[str]:
+        """The ops that must be compiled for it."""
+        return [op.name for op in self.ops] + [op.calls for op in self.ops if op.calls]
 
     def address(self, threads: int) -> int:
         """Return the address of the program laid out in memory for so many threads."""
@@ -98,9 +105,12 @@ class Program:
         records = program[HEADER_TYPE.itemsize :].view(RECORD_TYPE)
         for field in ("items", "per_tokens", "per_keys", "grain", "each", "own"):
             records[field] = [getattr(op, field) for op in self.ops]
-        addresses = native.load(op.name for op in self.ops)
+        addresses = native.load(self.names)
         records["function"] = [addresses[op.name] for op in self.ops]
-        first_words = accumulate((len(op.args) for op in self.ops[:-1]), initial=0)
+        first_words = list(accumulate((len(op.args) for op in self.ops[:-1]), initial=0))
+        for op, word in zip(self.ops, first_words, strict=True):
+            if op.calls:
+                args[:, word] = addresses[op.calls]
         records["args"] = [args.ctypes.data + WORD_BYTES * word for word in first_words]
         records["starts_stage"] = [op.barrier or index == 0 for index, op in enumerate(self.ops)]
         records["chained"] = _followers(self.ops)

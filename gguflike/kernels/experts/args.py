@@ -62,7 +62,8 @@ CHOSEN_MATVEC = Args(
     scales="address of float32 (..., K / 32); 0 for floating-point weights",
     sums="address of int32 (..., K / 16); 0 for floating-point weights",
     of_slots="1: each slot has a row of activations; 0: all have the same",
-    bias="address of float32 (experts, N), or 0",
+    bias="address of the first expert's bias, float32 (N,), or 0",
+    bias_bytes="from one expert's bias to the next",
     chosen="address of int64 (used,)",
     out="address of float32 (used, N)",
 )
@@ -77,7 +78,8 @@ SORTED_MATMUL = Args(
     codes="address of the activations by place, (tokens * used, K)",
     scales="address of float32 (tokens * used, K / 32); 0 for floating-point weights",
     sums="address of int32 (tokens * used, K / 16); 0 for floating-point weights",
-    bias="address of float32 (experts, N), or 0",
+    bias="address of the first expert's bias, float32 (N,), or 0",
+    bias_bytes="from one expert's bias to the next",
     starts="address of int64 (experts + 1,)",
     out="address of float32 (tokens * used, N)",
 )

@@ -54,7 +54,7 @@ def matvec(args: Address, state: Address, start: int, stop: int) -> None:
         end = min(stop, (slot + 1) * row_blocks)
         expert = load_word(a.chosen + 8 * slot)
         store_word(words + MATMUL.weights, a.weights + expert * a.expert_bytes)
-        store_word(words + MATMUL.bias, a.bias + 4 * expert * a.rows if a.bias else 0)
+        store_word(words + MATMUL.bias, a.bias + expert * a.bias_bytes if a.bias else 0)
         store_word(words + MATMUL.out, a.out + 4 * slot * a.rows)
         _point(words, slot if a.of_slots else 0, a.columns, a.codes, a.scales, a.sums)
         call_op(a.function, words, state, start - slot * row_blocks, end - slot * row_blocks)
@@ -83,7 +83,7 @@ def matmul(args: Address, state: Address, start: int, stop: int) -> None:
         if tokens:
             store_word(own_state + STATE.tokens, tokens)
             store_word(words + MATMUL.weights, a.weights + expert * a.expert_bytes)
-            store_word(words + MATMUL.bias, a.bias + 4 * expert * a.rows if a.bias else 0)
+            store_word(words + MATMUL.bias, a.bias + expert * a.bias_bytes if a.bias else 0)
             store_word(words + MATMUL.out, a.out + 4 * place * a.rows)
             _point(words, place, a.columns, a.codes, a.scales, a.sums)
             call_op(a.function, words, own_state, start - expert * units, end - expert * units)

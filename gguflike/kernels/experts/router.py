@@ -64,7 +64,7 @@ def _exponentials(values: Address, count: int) -> np.float32:
     largest = load_f32(values + 4 * _largest(values, count))
     for i in range(0, count, LANES):
         store_f32x16(values + 4 * i, exp(load_f32x16(values + 4 * i) - splat(largest)))
-    total = np.float32(0)
+    total: np.float32 = np.float32(0)
     for i in range(count):
         total += load_f32(values + 4 * i)
     return total
@@ -103,7 +103,7 @@ def _keep_groups(choice: Address, groups: Address, args: Address) -> None:
             elif value > second:
                 second = value
         store_f32(groups + 4 * group, np.float32(best + second) if a.by_two and size > 1 else best)
-    for turn in range(a.groups - a.groups_used):  # the worst, and of equal ones the last, are left out
+    for _ in range(a.groups - a.groups_used):  # the worst, and of equal ones the last, are left out
         worst, lowest = -1, LOWEST
         for group in range(a.groups):
             value = load_f32(groups + 4 * group)

@@ -126,4 +126,5 @@ def _row(args: Address, pair: int) -> tuple[Address, np.float32]:
 @inner
 def _exp_one(x: np.float32) -> np.float32:
     """Compute e**x of one value as of many."""
-    return reduce_max(exp(splat(x)))
+    power: np.float32 = reduce_max(exp(splat(x)))
+    return power

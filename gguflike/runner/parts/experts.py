@@ -1,0 +1,331 @@
+"""Mixtures of experts as ops: the router, the chosen experts, those that all tokens share, and their sum."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from gguflike.blocks import FORMATS
+from gguflike.errors import UnsupportedError
+from gguflike.families.parts.experts import Experts
+from gguflike.kernels.args import SILU_MUL, SILU_MUL_Q8
+from gguflike.kernels.dispatch import linear_plan
+from gguflike.kernels.engine.args import Word, float_bits
+from gguflike.kernels.experts.args import (
+    CHOSEN_MATVEC,
+    COMBINE,
+    GATHER,
+    MOST_EXPERTS,
+    PIECE,
+    ROUTE,
+    SCORINGS,
+    SORT,
+    SORTED_MATMUL,
+    WEIGH,
+)
+from gguflike.runner.buffers import BATCH, Activations, address
+from gguflike.runner.parts import ops
+from gguflike.runner.parts.checks import multiple
+from gguflike.runner.parts.stateless import bytes_per_position as bytes_per_position
+from gguflike.runner.parts.stateless import new_state as new_state
+from gguflike.runner.schedule import MATVEC_GRAIN, SILU_GRAIN, Schedule, Source, Target
+from gguflike.runner.weights import LayerWeights, Matrix, Stack
+
+
+def check(part: Experts) -> None:
+    router = part.router
+    multiple("n_ff of an expert", part.n_ff, 32)
+    if part.shared is not None:
+        ops(part.shared).check(part.shared)
+    possible = part.count // max(router.groups, 1) * router.groups_used
+    grouped = router.groups > 0 and part.count % router.groups == 0 and 0 < router.groups_used <= router.groups
+    if not grouped or not 0 < part.used <= min(possible, part.count) or part.count > MOST_EXPERTS:
+        raise UnsupportedError(
+            "experts",
+            expected=f"at most {MOST_EXPERTS}, in groups of one size, of which those that are used have enough",
+            got={
+                "experts": part.count,
+                "used": part.used,
+                "groups": router.groups,
+                "groups_used": router.groups_used,
+            },
+        )
+    if part.weight_first and (part.bias or part.output_scaled):
+        raise UnsupportedError("experts whose input is weighted, and that have biases or scales of their outputs")
+
+
+def emit(part: Experts, s: Schedule, weights: LayerWeights, state: None, source: Source, target: Target) -> None:  # noqa: ARG001
+    shared = gate = 0
+    if part.shared is not None:  # first, since what it hands on stands where the experts' input will
+        shared = s.temp("shared", part.n_embd)
+        ops(part.shared).emit(part.shared, s, weights, None, source, Target(shared, add=False))
+    router, stacks = _router_matrix(part, s, weights), _stacks(part, weights)
+    readers = [stack.matrix for stack in stacks[:-1]]
+    logits = s.temp("router", part.count)
+    own_inputs = part.router.norm is not None or part.input_norm is not None
+    if own_inputs and source.norm is not None:
+        raise UnsupportedError("a router or experts with a norm of their own, behind one of both")
+    if own_inputs:
+        s.linear(router, s.read(Source(source.address, source.size, part.router.norm, weights), (router,)), logits)
+        source = Source(source.address, source.size, part.input_norm, weights)
+    inner = [weights.matrix("ffn_latent_down")] if part.latent else readers
+    gate_matrix = [_gate_matrix(part, weights)] if part.shared_gate else []
+    normed = s.read(source, [*inner, *([] if own_inputs else [router]), *gate_matrix])
+    if not own_inputs:
+        s.linear(router, normed, logits)
+    if part.shared_gate:
+        gate = s.temp("shared_gate", 1)
+        s.linear(gate_matrix[0], normed, gate, beside=True)
+    if part.latent:
+        latent = s.temp("latent", part.latent)
+        s.linear(inner[0], normed, latent, beside=True)
+        normed = s.read(Source(latent, part.latent, None, weights), readers)
+    routes = s.either(_route_one, _route_several)(part, s, weights, logits)
+    given = s.either(_multiply_one, _multiply_several)(part, s, routes, stacks, normed)
+    if not part.latent:
+        _combine(s, given, routes, part.used, part.n_embd, target, shared=shared, gate=gate, scale=part.total_scale)
+        return
+    summed, up, out = s.temp("latent", part.latent), weights.matrix("ffn_latent_up"), s.temp("latent_up", part.n_embd)
+    _combine(s, given, routes, part.used, part.latent, Target(summed, add=False))
+    s.linear(up, s.read(Source(summed, part.latent, None, weights), (up,)), out)
+    _combine(s, out, None, 1, part.n_embd, target, shared=shared, gate=gate, scale=part.total_scale)
+
+
+class _Routes(NamedTuple):
+    """Where the choice stands: a token's experts and their weights (0: those are not for the sum), and for several
+    tokens pairs sorted by expert."""
+
+    chosen: Word
+    shares: Word
+    weigh_first: bool
+    starts: int = 0
+    pairs: int = 0
+    places: int = 0
+
+
+def _router_matrix(part: Experts, s: Schedule, weights: LayerWeights) -> Matrix:
+    """The router's matrix, its columns multiplied by what multiplies its input."""
+    router, matrix = part.router, weights.matrix("ffn_gate_inp")
+    if not router.scaled and router.input_scale == 1.0:
+        return matrix
+    rows = weights.floats("ffn_gate_inp.weight").reshape(part.count, part.n_embd)
+    factors = weights.floats("ffn_gate_inp.scale") if router.scaled else np.ones(part.n_embd, np.float32)
+    made = np.ascontiguousarray(rows * (factors * np.float32(router.input_scale)))
+    s.program.keep.append(made)
+    return Matrix(linear_plan(FORMATS["F32"]), address(made), part.count, part.n_embd, made.nbytes, matrix.bias)
+
+
+def _gate_matrix(part: Experts, weights: LayerWeights) -> Matrix:
+    """The vector that gives the shared experts' gate, as a matrix of one row."""
+    plan = linear_plan(FORMATS["F32"])
+    return Matrix(plan, weights.vector("ffn_gate_inp_shexp"), 1, part.n_embd, 4 * part.n_embd)
+
+
+def _stacks(part: Experts, weights: LayerWeights) -> list[Stack]:
+    """The experts' matrices: gate, where there is one, up and down."""
+    down = weights.stack("ffn_down_exps")
+    if not part.gated:
+        return [weights.stack("ffn_up_exps"), down]
+    if not part.fused:
+        return [weights.stack("ffn_gate_exps"), weights.stack("ffn_up_exps"), down]
+    both = weights.stack("ffn_gate_up_exps")
+    return [both.of_rows(0, part.n_ff), both.of_rows(part.n_ff, part.n_ff), down]
+
+
+def _route(part: Experts, s: Schedule, weights: LayerWeights, logits: int, chosen: Word, shares: Word) -> None:
+    """Choose the experts of each token."""
+    router = part.router
+    words = ROUTE.pack(
+        logits=logits,
+        experts=part.count,
+        used=part.used,
+        scoring=SCORINGS[router.scoring],
+        choice_bias=weights.address(router.choice_bias) if router.choice_bias else 0,
+        groups=router.groups,
+        groups_used=router.groups_used,
+        by_two=int(router.group_score == "top2"),
+        normalize=int(router.normalize),
+        scale=float_bits(router.scale),
+        output_scale=weights.address("ffn_down_exps.scale") if part.output_scaled else 0,
+        chosen=chosen,
+        shares=shares,
+    )
+    s._prepare("experts.router:route", words)
+
+
+def _route_one(part: Experts, s: Schedule, weights: LayerWeights, logits: int) -> _Routes:
+    """Each thread chooses the experts of the one token for itself."""
+    chosen = s.buffers.own_scratch("chosen", 8 * part.used)
+    shares = s.buffers.own_scratch("shares", 4 * part.used)
+    _route(part, s, weights, logits, chosen, shares)
+    return _Routes(chosen, shares, part.weight_first)
+
+
+def _route_several(part: Experts, s: Schedule, weights: LayerWeights, logits: int) -> _Routes:
+    """Choose the experts of each token, and sort its pairs with them by expert."""
+    pairs = BATCH * part.used
+    chosen, shares = s.buffers.scratch("chosen_of_all", 8 * pairs), s.buffers.scratch("shares_of_all", 4 * pairs)
+    _route(part, s, weights, logits, chosen, shares)
+    places = {
+        "starts": s.buffers.scratch("starts", 8 * (part.count + 1)),
+        "pairs": s.buffers.scratch("pairs", 8 * pairs),
+        "places": s.buffers.scratch("places", 8 * pairs),
+    }
+    words = SORT.pack(chosen=chosen, experts=part.count, used=part.used, **places)
+    s.program.add("experts.rows:sort", words, items=1)
+    return _Routes(chosen, shares, part.weight_first, **places)
+
+
+def _multiply_one(part: Experts, s: Schedule, routes: _Routes, stacks: list[Stack], normed: Activations) -> int:
+    """What the experts of one token give, float32 (used, width): its address."""
+    hidden = _hidden(part, s)
+    *inner, down = stacks
+    for index, (stack, out) in enumerate(zip(inner, _inner_outputs(part, s), strict=True)):
+        words = _chosen_words(stack, routes, normed, False, out)
+        settings = {"each": 2, "grain": MATVEC_GRAIN // 2, "calls": stack.matrix.plan.matvec}
+        barrier = index == 0 and not s._after_own()
+        s.program.add(
+            "experts.products:matvec",
+            words,
+            items=part.used * part.n_ff // 32,
+            barrier=barrier,
+            chained=index > 0,
+            **settings,
+        )
+    for name, words in _activation(part, s, routes, hidden, down.matrix):
+        s.program.add(name, words, items=part.used * part.n_ff // 32, barrier=False, chained=True)
+    given = s.temp("given", part.used * part.width)
+    s.program.add(
+        "experts.products:matvec",
+        _chosen_words(down, routes, hidden, True, given),
+        items=part.used * down.matrix.plan.matvec_items(down.matrix.rows),
+        grain=MATVEC_GRAIN,
+        calls=down.matrix.plan.matvec,
+    )
+    return given
+
+
+def _multiply_several(part: Experts, s: Schedule, routes: _Routes, stacks: list[Stack], normed: Activations) -> int:
+    """What experts give for each place, float32 (tokens * used, width): its address."""
+    hidden, gathered = _hidden(part, s), _rows(s, "gathered", part.used * part.width)
+    *inner, down = stacks
+    for kind in sorted({stack.matrix.plan.activations for stack in inner}):
+        floats = kind == "float32"
+        words = GATHER.pack(
+            pairs=routes.pairs,
+            used=part.used,
+            columns=part.width,
+            codes=normed.floats if floats else normed.codes,
+            scales=0 if floats else normed.scales,
+            sums=0 if floats else normed.sums,
+            to_codes=gathered.floats if floats else gathered.codes,
+            to_scales=0 if floats else gathered.scales,
+            to_sums=0 if floats else gathered.sums,
+        )
+        s.program.add("experts.rows:gather", words, items=part.used, per_tokens=1)
+    for index, (stack, out) in enumerate(zip(inner, _inner_outputs(part, s), strict=True)):
+        _sorted_product(s, stack, routes, gathered, out, barrier=index == 0)
+    for name, words in _activation(part, s, routes, hidden, down.matrix):
+        s.program.add(name, words, items=part.used * part.n_ff // 32, per_tokens=1, grain=SILU_GRAIN)
+    given = s.temp("given", part.used * part.width)
+    _sorted_product(s, down, routes, hidden, given, barrier=True)
+    return given
+
+
+def _sorted_product(
+    s: Schedule, stack: Stack, routes: _Routes, source: Activations, out: int, *, barrier: bool
+) -> None:
+    """Multiply the rows of each expert's pairs by its matrix."""
+    matrix = stack.matrix
+    words = SORTED_MATMUL.pack(**_product_words(stack, source, out), starts=routes.starts)
+    items = stack.size * matrix.plan.matmul_items(matrix.rows)
+    s.program.add("experts.products:matmul", words, items=items, barrier=barrier, calls=matrix.plan.matmul)
+
+
+def _product_words(stack: Stack, source: Activations, out: int) -> dict[str, Word]:
+    matrix = stack.matrix
+    return {
+        "function": 0,  # the program fills it in
+        "weights": matrix.address,
+        "expert_bytes": stack.stride,
+        "rows": matrix.rows,
+        "columns": matrix.columns,
+        **source.words(matrix.plan),
+        "bias": matrix.bias,
+        "bias_bytes": stack.bias_stride,
+        "out": out,
+    }
+
+
+def _chosen_words(stack: Stack, routes: _Routes, source: Activations, of_slots: bool, out: int) -> tuple[Word, ...]:
+    return CHOSEN_MATVEC.pack(**_product_words(stack, source, out), of_slots=int(of_slots), chosen=routes.chosen)
+
+
+def _inner_outputs(part: Experts, s: Schedule) -> list[int]:
+    """Where the first matrices' results go: those of the gate, where there is one, and those of up."""
+    names = ("expert_gate", "expert_up") if part.gated else ("expert_up",)
+    return [s.temp(name, part.used * part.n_ff) for name in names]
+
+
+def _rows(s: Schedule, name: str, columns: int) -> Activations:
+    """Activations of so many columns for each token, in memory of their own."""
+    codes, scales, sums = (
+        s.buffers.scratch(f"{name}_{part}", BATCH * columns * eighths // 8)
+        for part, eighths in (("codes", 8), ("scales", 1), ("sums", 2))
+    )
+    return Activations(s.temp(name, columns), codes, scales, sums)
+
+
+def _hidden(part: Experts, s: Schedule) -> Activations:
+    """The hidden values of the experts, which overwrite those of the first matrix."""
+    rows = _rows(s, "expert_hidden", part.used * part.n_ff)
+    return rows._replace(floats=_inner_outputs(part, s)[0])
+
+
+def _activation(
+    part: Experts, s: Schedule, routes: _Routes, hidden: Activations, down: Matrix
+) -> list[tuple[str, tuple[Word, ...]]]:
+    """The ops, of 32 values an item, that make hidden values of the first matrices' results."""
+    made: list[tuple[str, tuple[Word, ...]]] = []
+    outputs = _inner_outputs(part, s)
+    if routes.weigh_first:
+        for rows in outputs:
+            words = WEIGH.pack(rows=rows, columns=part.n_ff, shares=routes.shares, pairs=routes.pairs)
+            made.append(("experts.rows:weigh", words))
+    gate, up = outputs
+    if down.plan.activations == "int8":
+        made.append(("ops:silu_mul_q8", SILU_MUL_Q8.pack(gate=gate, up=up, **hidden.quantized)))
+    else:
+        made.append(("ops:silu_mul", SILU_MUL.pack(gate=gate, up=up, out=hidden.floats)))
+    return made
+
+
+def _combine(
+    s: Schedule,
+    rows: int,
+    routes: _Routes | None,
+    used: int,
+    columns: int,
+    target: Target,
+    *,
+    shared: int = 0,
+    gate: int = 0,
+    scale: float = 1.0,
+) -> None:
+    """Add up ``used`` rows of each token, weighted by its routes, and what all tokens share."""
+    pieces = -(-columns // PIECE)
+    words = COMBINE.pack(
+        rows=rows,
+        places=routes.places if routes else 0,
+        shares=routes.shares if routes and not routes.weigh_first else 0,
+        used=used,
+        columns=columns,
+        pieces=pieces,
+        shared=shared,
+        shared_gate=gate,
+        scale=float_bits(scale),
+        add=int(target.add),
+        out=target.address,
+    )
+    s.program.add("experts.rows:combine", words, items=pieces, per_tokens=1)
