@@ -80,6 +80,7 @@ class Weights:
         self._vectors: dict[str, int] = {}
         self._matrices: dict[str, Matrix] = {}
         self._stacks: dict[str, Stack] = {}
+        self._alone: set[str] = set()  # matrices that several tokens are multiplied by one after the other
         infos, self._shares = _checked(file, graph)
         matrices = [name for name, info in infos.items() if _is_matrix(info)]
         self.embedding: QuantizedTensor = file.tensors["token_embd.weight"]
@@ -127,13 +128,19 @@ class Weights:
         Sums of int8 products are exact; floats are summed in one order for one token and in another for several.
         """
         stacked = (stack.matrix for stack in self._stacks.values())
-        return all(matrix.plan.activations == "int8" for matrix in (*self._matrices.values(), *stacked))
+        matrices = (matrix for name, matrix in self._matrices.items() if name not in self._alone)
+        return all(matrix.plan.activations == "int8" for matrix in (*matrices, *stacked))
 
     def vector(self, name: str) -> int:
         """Address of a float32 vector."""
         return self._vectors[name]
 
     def matrix(self, name: str) -> Matrix:
+        return self._matrices[name]
+
+    def alone(self, name: str) -> Matrix:
+        """A matrix that tokens are multiplied by one after the other, so that sums have one order (see ``exact``)."""
+        self._alone.add(name)
         return self._matrices[name]
 
     def stack(self, name: str) -> Stack:
@@ -289,6 +296,10 @@ class LayerWeights(NamedTuple):
     def matrix(self, role: str) -> Matrix:
         """The matrix ``role`` (``attn_q``, say), with its bias."""
         return self.weights.matrix(f"{self.prefix}{role}.weight")
+
+    def alone(self, role: str) -> Matrix:
+        """The matrix ``role`` as `Weights.alone` gives it."""
+        return self.weights.alone(f"{self.prefix}{role}.weight")
 
     def stack(self, role: str) -> Stack:
         """The matrices ``role`` (``ffn_up_exps``, say), with their biases."""

@@ -83,6 +83,19 @@ SORTED_MATMUL = Args(
     starts="address of int64 (experts + 1,)",
     out="address of float32 (tokens * used, N)",
 )
+# Of several tokens, each by itself: an item is a token.
+ALONE = Args(
+    "experts.products:alone",
+    function="address of the code of a matvec op",
+    weights="address of the matrix",
+    rows="N",
+    columns="K",
+    codes="address of the activations, (tokens, K)",
+    scales="address of float32 (tokens, K / 32); 0 for floating-point weights",
+    sums="address of int32 (tokens, K / 16); 0 for floating-point weights",
+    bias="address of float32 (N,), or 0",
+    out="address of float32 (tokens, N)",
+)
 WEIGH = Args(
     "experts.rows:weigh",
     rows="address of float32 (tokens * used, columns)",

@@ -8,7 +8,7 @@ from llvmlite import ir
 from gguflike.kernels.engine.atomics import call_op, load_args, load_word, store_word
 from gguflike.kernels.engine.jit import inner, op
 from gguflike.kernels.engine.memory import STATE
-from gguflike.kernels.experts.args import CHOSEN_MATVEC, SORTED_MATMUL
+from gguflike.kernels.experts.args import ALONE, CHOSEN_MATVEC, SORTED_MATMUL
 from gguflike.kernels.matmul.args import MATMUL
 from gguflike.kernels.vector.emitter import I64, Emitter
 from gguflike.kernels.vector.lanes import int64, operation
@@ -88,3 +88,21 @@ def matmul(args: Address, state: Address, start: int, stop: int) -> None:
             _point(words, place, a.columns, a.codes, a.scales, a.sums)
             call_op(a.function, words, own_state, start - expert * units, end - expert * units)
         start = end
+
+
+@op("experts.products:alone")
+def alone(args: Address, state: Address, start: int, stop: int) -> None:
+    """Multiply a matrix by each token as if there were no other: floats are then summed in the order of one token, and
+    experts chosen as for one. Items are tokens; words: ``ALONE``."""
+    a = load_args(ALONE, args)
+    words = _frame()
+    store_word(words + MATMUL.weights, a.weights)
+    store_word(words + MATMUL.rows, a.rows)
+    store_word(words + MATMUL.columns, a.columns)
+    store_word(words + MATMUL.stride, a.rows)
+    store_word(words + MATMUL.add, 0)
+    store_word(words + MATMUL.bias, a.bias)
+    for token in range(start, stop):
+        store_word(words + MATMUL.out, a.out + 4 * token * a.rows)
+        _point(words, token, a.columns, a.codes, a.scales, a.sums)
+        call_op(a.function, words, state, 0, (a.rows + LANES - 1) // LANES)

@@ -8,43 +8,20 @@ from gguflike.kernels.engine.atomics import load_args, load_word, store_word
 from gguflike.kernels.engine.jit import inner, op
 from gguflike.kernels.engine.memory import STATE
 from gguflike.kernels.experts.args import MOST_EXPERTS, ROUTE, SCORINGS
-from gguflike.kernels.vector.lanes import exp, fma, magnitude, maximum, splat, sqrt
+from gguflike.kernels.vector.activations import sigmoid, softplus
+from gguflike.kernels.vector.lanes import exp, splat, sqrt
 from gguflike.kernels.vector.memory import load_f32, load_f32x16, store_f32, store_f32x16
 from gguflike.kernels.vector.sizes import LANES
-from gguflike.kernels.vector.types import Address, F32x16
+from gguflike.kernels.vector.types import Address
 from gguflike.kernels.vector.unpack import f32_of
 
 SOFTMAX, SIGMOID = SCORINGS["softmax"], SCORINGS["sigmoid"]
 SOFTMAX_CHOSEN, SQRT_SOFTPLUS, RAW = SCORINGS["softmax_chosen"], SCORINGS["sqrt_softplus"], SCORINGS["raw"]
 LEAST_SUM = np.float32(2.0**-14)  # that weights are divided by, as in llama.cpp
 LOWEST = np.float32(-np.inf)  # of what is not to be chosen, or no longer
-ONE = np.float32(1)
 
 # Byte offsets in scratch: what experts are weighted with, what they are chosen by, what their groups are.
 SCORES_AT, CHOICE_AT, GROUPS_AT = 0, 4 * MOST_EXPERTS, 8 * MOST_EXPERTS
-
-
-@inner(inline="always")
-def _sigmoid(x: F32x16) -> F32x16:
-    return splat(ONE) / (splat(ONE) + exp(-x))
-
-
-@inner(inline="always")
-def _softplus(x: F32x16) -> F32x16:
-    """Compute log(1 + e**x) as max(x, 0) + log1p(t), t = e**-|x|: 2 artanh(t / (2 + t)), whose argument is below 1/3.
-
-    The series of artanh is cut behind the ninth power: relative errors are below 1e-6.
-    """
-    t = exp(-magnitude(x))
-    s = t / (splat(np.float32(2)) + t)
-    square = s * s
-    p = fma(square, splat(np.float32(1 / 13)), splat(np.float32(1 / 11)))
-    p = fma(p, square, splat(np.float32(1 / 9)))
-    p = fma(p, square, splat(np.float32(1 / 7)))
-    p = fma(p, square, splat(np.float32(1 / 5)))
-    p = fma(p, square, splat(np.float32(1 / 3)))
-    p = fma(p, square, splat(ONE))
-    return maximum(x, splat(np.float32(0))) + (s + s) * p
 
 
 @inner
@@ -83,10 +60,10 @@ def _score(scores: Address, count: int, scoring: int) -> None:
         _divide(scores, count, _exponentials(scores, count))
     elif scoring == SIGMOID:
         for i in range(0, count, LANES):
-            store_f32x16(scores + 4 * i, _sigmoid(load_f32x16(scores + 4 * i)))
+            store_f32x16(scores + 4 * i, sigmoid(load_f32x16(scores + 4 * i)))
     elif scoring == SQRT_SOFTPLUS:
         for i in range(0, count, LANES):
-            store_f32x16(scores + 4 * i, sqrt(_softplus(load_f32x16(scores + 4 * i))))
+            store_f32x16(scores + 4 * i, sqrt(softplus(load_f32x16(scores + 4 * i))))
 
 
 @inner
@@ -125,7 +102,7 @@ def _weigh(shares: Address, args: Address, scratch: Address) -> None:
         _divide(scratch, a.used, _exponentials(scratch, a.used))
     elif a.scoring == RAW:
         for i in range(0, a.used, LANES):
-            store_f32x16(scratch + 4 * i, _sigmoid(load_f32x16(scratch + 4 * i)))
+            store_f32x16(scratch + 4 * i, sigmoid(load_f32x16(scratch + 4 * i)))
     if a.normalize:
         total = np.float32(0)
         for slot in range(a.used):

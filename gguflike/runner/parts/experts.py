@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -9,10 +12,10 @@ import numpy as np
 from gguflike.blocks import FORMATS
 from gguflike.errors import UnsupportedError
 from gguflike.families.parts.experts import Experts
-from gguflike.kernels.args import SILU_MUL, SILU_MUL_Q8
 from gguflike.kernels.dispatch import linear_plan
 from gguflike.kernels.engine.args import Word, float_bits
 from gguflike.kernels.experts.args import (
+    ALONE,
     CHOSEN_MATVEC,
     COMBINE,
     GATHER,
@@ -24,6 +27,7 @@ from gguflike.kernels.experts.args import (
     SORTED_MATMUL,
     WEIGH,
 )
+from gguflike.kernels.rows.args import GATE, GATE_Q8
 from gguflike.runner.buffers import BATCH, Activations, address
 from gguflike.runner.parts import ops
 from gguflike.runner.parts.checks import multiple
@@ -32,10 +36,14 @@ from gguflike.runner.parts.stateless import new_state as new_state
 from gguflike.runner.schedule import MATVEC_GRAIN, SILU_GRAIN, Schedule, Source, Target
 from gguflike.runner.weights import LayerWeights, Matrix, Stack
 
+_Linear = Callable[..., None]
+
 
 def check(part: Experts) -> None:
     router = part.router
     multiple("n_ff of an expert", part.n_ff, 32)
+    if part.activation == "xielu":
+        raise UnsupportedError("experts with an activation that has constants", got=part.activation)
     if part.shared is not None:
         ops(part.shared).check(part.shared)
     possible = part.count // max(router.groups, 1) * router.groups_used
@@ -67,16 +75,17 @@ def emit(part: Experts, s: Schedule, weights: LayerWeights, state: None, source:
     if own_inputs and source.norm is not None:
         raise UnsupportedError("a router or experts with a norm of their own, behind one of both")
     if own_inputs:
-        s.linear(router, s.read(Source(source.address, source.size, part.router.norm, weights), (router,)), logits)
+        own = Source(source.address, source.size, part.router.norm, weights)
+        _linear_alone(s, router, s.read(own, (router,)), logits)
         source = Source(source.address, source.size, part.input_norm, weights)
     inner = [weights.matrix("ffn_latent_down")] if part.latent else readers
     gate_matrix = [_gate_matrix(part, weights)] if part.shared_gate else []
     normed = s.read(source, [*inner, *([] if own_inputs else [router]), *gate_matrix])
     if not own_inputs:
-        s.linear(router, normed, logits)
+        _linear_alone(s, router, normed, logits)
     if part.shared_gate:
         gate = s.temp("shared_gate", 1)
-        s.linear(gate_matrix[0], normed, gate, beside=True)
+        _linear_alone(s, gate_matrix[0], normed, gate, beside=True)
     if part.latent:
         latent = s.temp("latent", part.latent)
         s.linear(inner[0], normed, latent, beside=True)
@@ -106,7 +115,7 @@ class _Routes(NamedTuple):
 
 def _router_matrix(part: Experts, s: Schedule, weights: LayerWeights) -> Matrix:
     """The router's matrix, its columns multiplied by what multiplies its input."""
-    router, matrix = part.router, weights.matrix("ffn_gate_inp")
+    router, matrix = part.router, weights.alone("ffn_gate_inp")
     if not router.scaled and router.input_scale == 1.0:
         return matrix
     rows = weights.floats("ffn_gate_inp.weight").reshape(part.count, part.n_embd)
@@ -131,6 +140,28 @@ def _stacks(part: Experts, weights: LayerWeights) -> list[Stack]:
         return [weights.stack("ffn_gate_exps"), weights.stack("ffn_up_exps"), down]
     both = weights.stack("ffn_gate_up_exps")
     return [both.of_rows(0, part.n_ff), both.of_rows(part.n_ff, part.n_ff), down]
+
+
+def _linear_alone(s: Schedule, matrix: Matrix, source: Activations, out: int, beside: bool = False) -> None:
+    """As `Schedule.linear`, with the same bits for several tokens as for one: which experts are chosen must not hang on
+    how a text is cut into passes."""
+    one: _Linear = s.linear
+    several: _Linear = partial(_linear_by_token, s)
+    s.either(one, several)(matrix, source, out, beside=beside)
+
+
+def _linear_by_token(s: Schedule, matrix: Matrix, source: Activations, out: int, *, beside: bool) -> None:
+    words = ALONE.pack(
+        function=0,  # the program fills it in
+        weights=matrix.address,
+        rows=matrix.rows,
+        columns=matrix.columns,
+        **source.words(matrix.plan),
+        bias=matrix.bias,
+        out=out,
+    )
+    calls = matrix.plan.matvec
+    s.program.add("experts.products:alone", words, items=1, per_tokens=1, barrier=not beside, calls=calls)
 
 
 def _route(part: Experts, s: Schedule, weights: LayerWeights, logits: int, chosen: Word, shares: Word) -> None:
@@ -291,13 +322,22 @@ def _activation(
     outputs = _inner_outputs(part, s)
     if routes.weigh_first:
         for rows in outputs:
-            words = WEIGH.pack(rows=rows, columns=part.n_ff, shares=routes.shares, pairs=routes.pairs)
-            made.append(("experts.rows:weigh", words))
-    gate, up = outputs
-    if down.plan.activations == "int8":
-        made.append(("ops:silu_mul_q8", SILU_MUL_Q8.pack(gate=gate, up=up, **hidden.quantized)))
+            weigh = WEIGH.pack(rows=rows, columns=part.n_ff, shares=routes.shares, pairs=routes.pairs)
+            made.append(("experts.rows:weigh", weigh))
+    is_int8 = down.plan.activations == "int8"
+    words: dict[str, Word] = {
+        "gate": outputs[0],
+        "gate_stride": part.n_ff,
+        "up": outputs[1] if part.gated else 0,
+        "up_stride": part.n_ff,
+        "columns": part.n_ff,
+        "limit": float_bits(part.clamp or math.inf),
+        **dict.fromkeys(("alpha_n", "alpha_p", "beta", "eps"), 0),
+    }
+    if is_int8:
+        made.append((f"rows.gates:{part.activation}_q8", GATE_Q8.pack(**words, **hidden.quantized)))
     else:
-        made.append(("ops:silu_mul", SILU_MUL.pack(gate=gate, up=up, out=hidden.floats)))
+        made.append((f"rows.gates:{part.activation}", GATE.pack(**words, out=hidden.floats)))
     return made
 
 

@@ -1,0 +1,199 @@
+"""Mixtures of experts: the reference against plain loops, and the ops of both schedules against the reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from gguf.quants import dequantize, quantize
+
+from gguflike import container, reference
+from gguflike.errors import UnsupportedError
+from gguflike.families.parts import Branch, Embedding, Graph, Head, Norm
+from gguflike.families.parts.experts import Experts, Router
+from gguflike.frozen import replace
+from gguflike.kernels.engine.program import Team
+from gguflike.reference.experts import route
+from gguflike.reference.parts import Context
+from gguflike.runner.buffers import Buffers, address
+from gguflike.runner.parts import ops
+from gguflike.runner.schedule import OneToken, Source, Target, Tokens
+from gguflike.runner.weights import Weights
+
+N_EMBD, N_FF, COUNT, TOKENS = 64, 32, 8, 7
+NORM = Norm("ffn_norm", N_EMBD, 1e-5)
+SIGMOID = Router("sigmoid", choice_bias="exp_probs_b.bias")
+PLAIN = Experts(N_EMBD, N_FF, COUNT, 3, Router())
+
+# Every setting of the router and of the experts at least once.
+PARTS = {
+    "plain": PLAIN,
+    "sigmoid": replace(PLAIN, router=replace(SIGMOID, scale=2.5, bias=True)),
+    "groups": replace(PLAIN, router=replace(SIGMOID, groups=4, groups_used=2)),
+    "best of groups": replace(PLAIN, router=Router(groups=4, groups_used=2, group_score="max", normalize=False)),
+    "softplus": replace(PLAIN, router=Router("sqrt_softplus", choice_bias="exp_probs_b")),
+    "chosen softmax, biases": replace(
+        PLAIN,
+        router=Router("softmax_chosen", normalize=False, bias=True),
+        activation="swiglu_oai",
+        clamp=1.0,
+        bias=True,
+    ),
+    "weight first": replace(PLAIN, router=Router("raw", normalize=False), used=1, weight_first=True),
+    "fused, scaled": replace(PLAIN, fused=True, bias=True, output_scaled=True, activation="gelu_tanh"),
+    "clamped": replace(PLAIN, clamp=0.05),
+}
+
+
+def graph_of(part: Experts, norm: Norm | None) -> Graph:
+    return Graph(
+        Embedding(TOKENS, N_EMBD),
+        ((Branch(norm, part),),),
+        Norm("output_norm", N_EMBD, 1e-5),
+        Head(TOKENS, N_EMBD, True),
+    )
+
+
+def write(path: Path, graph: Graph, kind: str) -> dict[str, np.ndarray]:
+    """A file of the graph's tensors, matrices of experts in blocks of type ``kind``; returns what they stand for."""
+    rng = np.random.default_rng(7)
+    writer, weights = gguf.GGUFWriter(path, "experts"), {}
+    type_ = gguf.GGMLQuantizationType[kind]
+    for name, _, tensor in graph.tensors():
+        if not tensor.used:
+            continue
+        x = rng.standard_normal(tensor.shape).astype(np.float32)
+        x = (
+            x / np.float32(np.sqrt(tensor.shape[-1]))
+            if len(tensor.shape) > 1
+            else x * np.float32(0.2) + np.float32("norm" in name)
+        )
+        if "exps" in name and name.endswith("weight") and kind != "F32":
+            blocks = quantize(x, type_)
+            writer.add_tensor(name, blocks, raw_dtype=type_)
+            x = dequantize(blocks, type_)
+        else:
+            writer.add_tensor(name, x)
+        weights[name.removeprefix("blk.0.")] = x
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return weights
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def team(request: Any) -> Any:
+    made = Team(request.param)
+    yield made
+    made.close()
+
+
+def run(path: Path, graph: Graph, x: np.ndarray, team: Team) -> tuple[np.ndarray, np.ndarray]:
+    """The residual stream after the block: all tokens in one pass, and each in one of its own."""
+    (step,) = graph.blocks[0]
+    assert isinstance(step, Branch)
+    results = []
+    with container.open(path) as file:
+        weights = Weights(file, graph)
+        weights.repack(team)
+        for kind in (Tokens, OneToken):
+            buffers = Buffers(graph, 16, team.threads)
+            s, here = kind(buffers), weights.layer(0)
+            source = Source(address(buffers.x), N_EMBD, step.norm, here)
+            ops(step.mixer).check(step.mixer)
+            ops(step.mixer).emit(step.mixer, s, here, None, source, Target(address(buffers.x), add=True))
+            s.program.link()
+            out = np.empty_like(x)
+            for first in range(0, len(x), len(x) if kind is Tokens else 1):
+                count = len(x) if kind is Tokens else 1
+                buffers.x[:count] = x[first : first + count]
+                team.run(s.program, count)
+                out[first : first + count] = buffers.x[:count]
+            results.append(out)
+    return results[0], results[1]
+
+
+def inputs() -> np.ndarray:
+    return np.random.default_rng(3).standard_normal((TOKENS, N_EMBD)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_ops_compute_what_the_reference_says(name: str, tmp_path: Path, team: Team) -> None:
+    graph = graph_of(PARTS[name], NORM)
+    weights = write(tmp_path / "m.gguf", graph, "F32")
+    x = inputs()
+    expected = reference.branch(graph.blocks[0][0], weights, x, Context())
+    several, one = run(tmp_path / "m.gguf", graph, x, team)
+    np.testing.assert_allclose(several, expected, rtol=1e-5, atol=2e-6)
+    np.testing.assert_allclose(one, expected, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["plain", "chosen softmax, biases"])
+@pytest.mark.parametrize("kind", ["Q8_0", "MXFP4"])
+def test_blocks_of_experts(name: str, kind: str, tmp_path: Path, team: Team) -> None:
+    """Activations are int8, so results are near the reference's; they do not depend on how many tokens there are."""
+    graph = graph_of(PARTS[name], NORM)
+    weights = write(tmp_path / "m.gguf", graph, kind)
+    x = inputs()
+    expected = reference.branch(graph.blocks[0][0], weights, x, Context())
+    several, one = run(tmp_path / "m.gguf", graph, x, team)
+    assert np.abs(several - expected).max() < 0.02 * np.abs(expected - x).max()
+    np.testing.assert_array_equal(several, one)
+
+
+def test_a_token_reads_its_experts_alone(tmp_path: Path) -> None:
+    """What no token was sent to may hold anything: here NaN."""
+    graph = graph_of(PLAIN, NORM)
+    weights = write(tmp_path / "m.gguf", graph, "F32")
+    x = inputs()[:2]
+    logits = reference.experts.logits_of(PLAIN, weights, reference.normalize(NORM, weights, x))
+    chosen = set(route(PLAIN.router, PLAIN.used, logits).experts.reshape(-1).tolist())
+    assert len(chosen) < COUNT
+    for expert in set(range(COUNT)) - chosen:
+        for role in ("gate", "up", "down"):
+            weights[f"ffn_{role}_exps.weight"][expert] = np.nan
+    writer = gguf.GGUFWriter(tmp_path / "nan.gguf", "experts")
+    for name, _, _tensor in (place for place in graph.tensors() if place.tensor.used):
+        writer.add_tensor(name, weights[name.removeprefix("blk.0.")])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    one_thread = Team(1)
+    for result in run(tmp_path / "nan.gguf", graph, x, one_thread):
+        assert np.isfinite(result).all()
+    one_thread.close()
+
+
+def test_of_equal_experts_the_first_is_chosen() -> None:
+    routes = route(Router("sigmoid"), 2, np.zeros((1, 4), np.float32))
+    assert routes.experts.tolist() == [[0, 1]]
+    np.testing.assert_allclose(routes.weights, [[0.5, 0.5]])
+
+
+def test_groups_leave_experts_out() -> None:
+    logits = np.array([[9.0, -9.0, 5.0, 5.0, 4.0, 4.0]], np.float32)  # as sums: 0, 10, 8
+    by_two = route(Router("softmax_chosen", groups=3, groups_used=1), 1, logits)
+    assert by_two.experts.tolist() == [[2]]
+    best = route(Router("softmax_chosen", groups=3, groups_used=1, group_score="max"), 1, logits)
+    assert best.experts.tolist() == [[0]]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        replace(PLAIN, used=9),
+        replace(PLAIN, router=Router(groups=3)),
+        replace(PLAIN, used=3, router=Router(groups=8, groups_used=2)),
+        replace(PLAIN, n_ff=40),
+        replace(PLAIN, weight_first=True, bias=True),
+        replace(PLAIN, activation="xielu"),
+    ],
+)
+def test_what_ops_cannot_compute_is_refused(wrong: Experts) -> None:
+    with pytest.raises(UnsupportedError):
+        ops(wrong).check(wrong)
