@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Make tests/goldens/recipes.json: the types that llama-quantize chooses, for models with and without experts.
+"""Make tests/goldens/recipes.json: the types that llama-quantize chooses for models of many kinds.
 
     python scripts/gen_recipe_goldens.py        needs the interop extra; the package under test takes no part
 
-A dry run of llama.cpp's quantizer says the type of each matrix. A line of the file holds, for one model and recipe and
-with or without an importance matrix, the type of each role, from the first layer to the last ("Q6_K*2 Q4_K*14") where
-it varies. What importance does not change is not said twice.
+A dry run of llama.cpp's quantizer says the type of each matrix of the files that recipe_models.py describes; their
+values are holes. For each model the goldens hold its keys, its tensors with the layers that have them, the roles that
+are kept as they are, and for each recipe, with and without an importance matrix, the types of each role where they are
+not the most frequent ("*"): one ("Q6_K"), or all from the first layer to the last ("Q6_K*2 Q4_K*14"). What importance
+does not change is not said twice.
 """
 
 from __future__ import annotations
@@ -13,64 +15,60 @@ from __future__ import annotations
 import ctypes
 import itertools
 import json
+import os
 import re
-import sys
 import tempfile
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import gguf
 import llama_cpp
 import numpy as np
+from recipe_models import MODELS, Model, Shape
 
-ROOT = Path(__file__).resolve().parent.parent
-TARGET = ROOT / "tests" / "goldens" / "recipes.json"
-sys.path.insert(0, str(ROOT))
-
-from tests import tiny_gguf  # noqa: E402
-
-WIDTH = 256
-# What rules ask about: layers, query heads per key-value head, experts.
-MODELS = {
-    "plain": (16, 1, 0),
-    "grouped in twos": (16, 2, 0),
-    "grouped in fours": (33, 4, 0),
-    "80 layers": (80, 1, 0),
-    "80 layers, grouped in twos": (80, 2, 0),
-    "80 layers, grouped in fours": (80, 4, 0),
-    "3 experts": (16, 1, 3),
-    "4 experts": (16, 1, 4),
-    "8 experts": (16, 1, 8),
-    "8 experts, grouped in fours": (32, 4, 8),
-}
+TARGET = Path(__file__).resolve().parent.parent / "tests" / "goldens" / "recipes.json"
 TYPES = {
     name.removeprefix("MOSTLY_"): kind.value
     for name, kind in gguf.LlamaFileType.__members__.items()
-    if name.startswith("MOSTLY_") and "MXFP4" not in name  # for experts only there, for all matrices here
-} | {"Q1_0": 40}
+    if name.startswith("MOSTLY_") and "NVFP4" not in name  # none of its targets
+} | {"Q1_0": 40, "Q2_0": 41}
 CHOSEN = re.compile(r"\] +(\S+\.weight) .*-> .*\((\w+)\)")
+MISSING = re.compile(r"key not found in model: (\S+)|key (\S+) has wrong type \w+ but expected type (\w+)")
+SIZES = {"block_count": 0, "context_length": 512, "embedding_length": 256, "feed_forward_length": 256}
 
 
-def write_model(path: Path, layers: int, group: int, experts: int) -> dict[str, int]:
-    """A Llama or Mixtral of zeros; returns the columns of its matrices by name."""
-    h = tiny_gguf.SMALL | {"n_layer": layers, "n_embd": WIDTH, "n_ff": WIDTH, "n_head": 4, "n_head_kv": 4 // group}
-    h["head_dim"] = WIDTH // 4
-    writer = gguf.GGUFWriter(path, "llama")
-    tiny_gguf.metadata(writer, h)
-    shapes = tiny_gguf.shapes(h, tied=False, bias=False)
-    if experts:
-        writer.add_expert_count(experts)
-        writer.add_expert_used_count(2)
-        shapes = {name: shape for name, shape in shapes.items() if "ffn_" not in name or "norm" in name}
-        for i in range(layers):
-            shapes[f"blk.{i}.ffn_gate_inp.weight"] = (experts, WIDTH)
-            shapes |= {f"blk.{i}.ffn_{part}_exps.weight": (experts, WIDTH, WIDTH) for part in ("gate", "up", "down")}
-    for name, shape in shapes.items():
-        writer.add_tensor(name, np.zeros(shape, np.float32))
+def places(model: Model) -> dict[str, Shape]:
+    """Shapes by the names of tensors."""
+    found = {f"{role}.weight": shape for role, shape in model.tensors.items()}
+    for i, layer in enumerate(model.layers):
+        found |= {f"blk.{i}.{role}.weight": shape for role, shape in layer.items()}
+    return found
+
+
+def write(path: Path, model: Model, more: dict[str, Any]) -> None:
+    """A file of ``model`` whose values are one hole; ``more`` are keys that llama.cpp asks for."""
+    writer = gguf.GGUFWriter(path, model.architecture)
+    keys = SIZES | {"block_count": len(model.layers)} | model.keys
+    for key, value in ({f"{model.architecture}.{key}": value for key, value in keys.items()} | more).items():
+        if isinstance(value, list):
+            writer.add_array(key, value)
+        elif isinstance(value, bool):
+            writer.add_bool(key, value)
+        else:
+            (writer.add_float32 if isinstance(value, float) else writer.add_uint32)(key, value)
+    size = 0
+    for name, shape in places(model).items():
+        nbytes = 4 * int(np.prod(shape))
+        writer.add_tensor_info(name, shape, np.dtype(np.float32), nbytes)
+        size += -(-nbytes // 32) * 32
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
+    writer.write_ti_data_to_file()
     writer.close()
-    return {name: shape[-1] for name, shape in shapes.items() if len(shape) > 1}
+    with path.open("r+b") as file:
+        file.truncate(-(-path.stat().st_size // 32) * 32 + size)
 
 
 class Quantizer:
@@ -82,7 +80,7 @@ class Quantizer:
         llama_cpp.llama_log_set(self.listen, ctypes.c_void_p(0))
 
     def choices(self, source: Path, file_type: int, importance: dict[str, np.ndarray]) -> dict[str, str] | None:
-        """Type by tensor; None where llama.cpp refuses."""
+        """Type by tensor; None where llama.cpp refuses, which the log explains."""
         self.lines.clear()
         params = llama_cpp.llama_model_quantize_default_params()
         params.ftype, params.dry_run = file_type, True
@@ -97,37 +95,101 @@ class Quantizer:
             return None
         return {name: kind.upper() for name, kind in CHOSEN.findall("".join(self.lines))}
 
+    def complete(self, path: Path, model: Model) -> None:
+        """Write the file with every key that llama.cpp asks for; what they say changes no type."""
+        more: dict[str, Any] = {}
+        while True:
+            write(path, model, more)
+            if self.choices(path, TYPES["F16"], {}) is not None:
+                return
+            found = MISSING.search("".join(self.lines))
+            if found is None:
+                raise RuntimeError("".join(self.lines))
+            absent, key, wanted = found.groups()
+            if more.get(absent or key, 1) != 1:
+                raise RuntimeError(found[0])
+            more[absent or key] = {"f32": 0.5, "bool": True}.get(wanted, 1)
 
-def by_role(choices: dict[str, str], layers: int) -> dict[str, str]:
-    """Role -> its types from the first layer to the last."""
-    roles = dict.fromkeys(name.rpartition(".weight")[0].split(".")[-1] for name in choices)
+
+def by_role(choices: dict[str, str], main: str) -> dict[str, str]:
+    """Role -> its types from the first layer to the last, where they are not all ``main``."""
+    roles: dict[str, list[str]] = {}
+    for name, kind in sorted(choices.items(), key=lambda item: layer_of(item[0])):
+        roles.setdefault(role_of(name), []).append(kind)
     lines = {}
-    for role in sorted(roles):
-        names = [f"{role}.weight"] if f"{role}.weight" in choices else [f"blk.{i}.{role}.weight" for i in range(layers)]
-        runs = [(kind, len(list(run))) for kind, run in itertools.groupby(choices[name] for name in names)]
-        lines[role] = runs[0][0] if len(runs) == 1 else " ".join(f"{kind}*{count}" for kind, count in runs)
+    for role, kinds in sorted(roles.items()):
+        runs = [(kind, len(list(run))) for kind, run in itertools.groupby(kinds)]
+        said = runs[0][0] if len(runs) == 1 else " ".join(f"{kind}*{count}" for kind, count in runs)
+        if said != main:
+            lines[role] = said
     return lines
 
 
+def role_of(name: str) -> str:
+    return re.sub(r"^blk\.\d+\.", "", name).removesuffix(".weight")
+
+
+def layer_of(name: str) -> int:
+    return int(name.split(".")[1]) if name.startswith("blk.") else -1
+
+
+def runs_of(layers: list[int]) -> str:
+    """``0-3,7`` for layers 0, 1, 2, 3 and 7; nothing for a tensor of no layer."""
+    text = []
+    for _, group in itertools.groupby(enumerate(layers), lambda pair: pair[1] - pair[0]):
+        run = [layer for _, layer in group]
+        text.append(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]))
+    return ",".join(text) if layers != [-1] else ""
+
+
+def goldens(title: str) -> dict[str, Any]:
+    model, quantizer = MODELS[title], Quantizer()
+    shapes = places(model)
+    ones = {n: np.ones(s[-1] * (s[0] if len(s) == 3 else 1), np.float32) for n, s in shapes.items() if len(s) > 1}
+    tensors: dict[str, dict[Shape, list[int]]] = {}
+    for name, shape in shapes.items():
+        tensors.setdefault(role_of(name), {}).setdefault(shape, []).append(layer_of(name))
+    recipes: dict[str, dict[str, str]] = {}
+    kept: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.gguf"
+        quantizer.complete(path, model)
+        for name, file_type in TYPES.items():
+            known = None
+            for importance in ({}, ones):
+                choices = quantizer.choices(path, file_type, importance)
+                if choices is None:
+                    assert name == "Q1_0", "".join(quantizer.lines)  # has no substitute for ragged rows
+                    continue
+                kept = sorted({role_of(each) for each in shapes.keys() - choices.keys()})
+                main = Counter(choices.values()).most_common(1)[0][0]
+                row = {"*": main, **by_role(choices, main)}
+                if row != known:
+                    recipes[name + (" with importance" if importance else "")] = known = row
+    return {
+        "model": title,
+        "architecture": model.architecture,
+        "block_count": len(model.layers),
+        "keys": {k: v for k, v in model.keys.items() if k.startswith(("expert_count", "attention.head_count"))},
+        "tensors": {r: [[list(s), runs_of(x)] for s, x in found.items()] for r, found in tensors.items()},
+        "kept": kept,
+        "recipes": recipes,
+    }
+
+
 def main() -> None:
-    quantizer = Quantizer()
-    goldens: list[dict[str, object]] = []
-    for title, (layers, group, experts) in MODELS.items():
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.gguf"
-            columns = write_model(path, layers, group, experts)
-            ones = {name: np.ones(width * max(experts, 1), np.float32) for name, width in columns.items()}
-            rows = []
-            for name, file_type in TYPES.items():
-                known: dict[str, str] | None = None
-                for importance in ({}, ones):
-                    choices = quantizer.choices(path, file_type, importance)
-                    if choices and (roles := by_role(choices, layers)) != known:
-                        rows.append({"recipe": name, "imatrix": bool(importance), **roles})
-                        known = roles
-        goldens += [{"model": title, "layers": layers, "group": group, "experts": experts, **row} for row in rows]
-        print(f"{title}: {len(rows)} lines")
-    TARGET.write_text("[\n" + ",\n".join(json.dumps(row) for row in goldens) + "\n]\n")
+    os.environ["GGML_NO_BACKTRACE"] = "1"  # a debugger would wait for the process that it stands in
+    done = []
+    for title in MODELS:
+        with ProcessPoolExecutor(1) as alone:  # a failed assertion of llama.cpp ends its process
+            done.append(alone.submit(goldens, title).result())
+        print(f"{title}: {len(done[-1]['recipes'])} rows, kept: {', '.join(done[-1]['kept'])}", flush=True)
+    rows = []
+    for model in done:
+        recipes = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in model.pop("recipes").items())
+        head = ",\n".join(f" {json.dumps(k)}: {json.dumps(v)}" for k, v in model.items())
+        rows.append(f'{{\n{head},\n "recipes": {{\n{recipes}\n }}\n}}')
+    TARGET.write_text("[\n" + ",\n".join(rows) + "\n]\n")
 
 
 if __name__ == "__main__":

@@ -10,58 +10,125 @@ import gguf
 import pytest
 
 from gguflike.blocks import FORMATS
-from gguflike.convert import recipe as recipes
-from gguflike.convert.recipe import RECIPES, Facts, by_name, category, choose, override, quantizable
+from gguflike.convert.facts import Facts, category, facts, quantizable, single
+from gguflike.convert.mixes import Recipe
+from gguflike.convert.recipe import RECIPES, Choice, by_name, choose, override
 from gguflike.errors import UnsupportedError
+from gguflike.families.parts import role_of
 from gguflike.kernels.table import KERNELS
 
 GOLDEN = Path(__file__).parent / "goldens" / "recipes.json"
+Shapes = dict[str, tuple[int, ...]]
 LAYERS = 32
 PER_LAYER = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 
 
-def types(name: str, columns: int = 256, **facts: object) -> dict[str, str]:
-    """Types of a model's matrices; ``facts`` as in Facts."""
-    known = Facts(n_layer=LAYERS, **facts)  # type: ignore[arg-type]
+def model(columns: int = 256, tied: bool = False, imatrix: bool = False, gqa: int = 1) -> tuple[Shapes, Facts]:
+    """The matrices of a Llama, and what recipes ask about it."""
     names = ["token_embd.weight", *(f"blk.{i}.{role}.weight" for i in range(LAYERS) for role in PER_LAYER)]
-    if not known.tied:
-        names.append("output.weight")
-    return {each: choose(by_name(name), each, (columns, columns), known).format.name for each in names}
+    shapes = {name: (columns, columns) for name in names if not tied} | {"output.weight": (columns, columns)}
+    if tied:
+        shapes = dict.fromkeys(names, (columns, columns))
+    keys = {"block_count": LAYERS, "attention.head_count": 8, "attention.head_count_kv": 8 // gqa}
+    return shapes, facts(metadata("llama", keys), shapes, imatrix)
+
+
+def metadata(architecture: str, keys: dict[str, Any]) -> dict[str, Any]:
+    return {"general.architecture": architecture} | {f"{architecture}.{key}": value for key, value in keys.items()}
+
+
+def types(name: str, **options: Any) -> dict[str, str]:
+    """Types of a Llama's matrices; ``options`` as in `model`."""
+    shapes, known = model(**options)
+    return {each: choose(by_name(name), each, shape, known).format.name for each, shape in shapes.items()}
 
 
 def layers(chosen: dict[str, str], role: str, kind: str) -> list[int]:
     return [i for i in range(LAYERS) if chosen[f"blk.{i}.{role}.weight"] == kind]
 
 
-def goldens() -> list[dict[str, Any]]:
-    return json.loads(GOLDEN.read_text())
+GOLDENS: dict[str, dict[str, Any]] = {row["model"]: row for row in json.loads(GOLDEN.read_text())}
 
 
-@pytest.mark.parametrize("model", dict.fromkeys(row["model"] for row in goldens()))
-def test_types_are_those_of_llama_quantize(model: str) -> None:
+def expand(golden: dict[str, Any]) -> Shapes:
+    """Shapes by name of the tensors of a golden model, which says the layers of each as ``0-3,7``."""
+    shapes: Shapes = {}
+    for role, places in golden["tensors"].items():
+        for shape, runs in places:
+            for run in runs.split(",") if runs else [""]:
+                first, _, last = run.partition("-")
+                for layer in range(int(first), int(last or first) + 1) if run else [None]:
+                    shapes[f"{role}.weight" if layer is None else f"blk.{layer}.{role}.weight"] = tuple(shape)
+    return shapes
+
+
+def expand_types(golden: dict[str, Any], row: dict[str, str]) -> dict[str, str]:
+    """Types by name of a golden model's matrices; ``row`` says the types of each role from the first layer on."""
+    kinds: dict[str, list[str]] = {}
+    for role, runs in row.items():
+        parts = [run.partition("*")[::2] for run in runs.split()] if role != "*" else []
+        kinds[role] = [kind for kind, count in parts for _ in range(int(count or 1))]
+    wanted = {}
+    for name in sorted(expand(golden), key=lambda name: int(name.split(".")[1]) if name.startswith("blk.") else -1):
+        role = role_of(name)[0]
+        if role not in golden["kept"]:
+            known = kinds.get(role, [row["*"]])
+            wanted[name] = known.pop(0) if len(known) > 1 else known[0]
+    return wanted
+
+
+def deliberate(recipe: str, name: str, choice: Choice, want: str) -> bool:
+    """Where recipes differ from llama-quantize, and why is said in spec/recipes.md."""
+    if choice.wanted.name in ("Q2_K", "Q3_K") and want == "Q4_0":
+        return choice.format.name == "IQ4_NL"
+    if recipe == "MXFP4_MOE" and role_of(name)[0] in ("attn_k_b", "attn_v_b"):
+        return want == "MXFP4" and choice.format.name == "Q8_0"
+    return False
+
+
+@pytest.mark.parametrize("title", GOLDENS)
+def test_types_are_those_of_llama_quantize(title: str) -> None:
     """Every recipe, with and without importance, on models of every kind that rules tell apart."""
-    rows = [row for row in goldens() if row["model"] == model]
-    assert len(rows) > 30
-    for row in rows:
-        facts = Facts(row["layers"], row["group"], row["experts"], imatrix=row["imatrix"])
-        for role, runs in list(row.items())[6:]:
-            kinds = [run.partition("*")[::2] for run in runs.split()]  # a type, and in how many layers if not in all
-            wanted = [kind for kind, count in kinds for _ in range(int(count or row["layers"]))]
-            for layer, want in enumerate(wanted):
-                name = f"{role}.weight" if role in ("token_embd", "output") else f"blk.{layer}.{role}.weight"
-                chosen = choose(by_name(row["recipe"]), name, (256, 256), facts)
-                assert chosen.format.name == want, (row["recipe"], row["imatrix"], name)
+    golden = GOLDENS[title]
+    shapes = expand(golden)
+    keys = metadata(golden["architecture"], golden["keys"] | {"block_count": golden["block_count"]})
+    assert len(golden["recipes"]) > 30
+    known_by_importance = {given: facts(keys, shapes, given) for given in (False, True)}
+    known = known_by_importance[False]
+    kept = {role_of(name)[0] for name, shape in shapes.items() if not known.quantizable(name, shape)}
+    assert kept == set(golden["kept"])
+    for row, kinds in golden["recipes"].items():
+        recipe, _, importance = row.partition(" with ")
+        known = known_by_importance[bool(importance)]
+        for name, want in expand_types(golden, kinds).items():
+            choice = choose(by_name(recipe), name, shapes[name], known)
+            assert choice.format.name == want or deliberate(recipe, name, choice, want), (row, name, want)
+
+
+def test_every_recipe_of_llama_quantize_has_goldens() -> None:
+    """NVFP4 is none of its targets, F32 changes nothing of an F32 file; MXFP4 is ours, for models without experts."""
+    assert set(RECIPES) - set(GOLDENS["plain"]["recipes"]) == {"F32", "NVFP4", "MXFP4"}
+
+
+def test_an_override_does_not_move_the_layers_of_other_tensors() -> None:
+    """llama-quantize counts on without the tensors that an override names, so that its mix begins a layer late."""
+    shapes, known = model()
+    rules = (override(r"blk\.0\.(attn_v|ffn_down)=Q8_0"),)
+    chosen = {n: choose(by_name("Q4_K_M"), n, shape, known, rules).format.name for n, shape in shapes.items()}
+    changed = {name for name, kind in types("Q4_K_M").items() if chosen[name] != kind}
+    assert changed == {"blk.0.attn_v.weight", "blk.0.ffn_down.weight"}
 
 
 def test_importance_is_wanted_where_llama_quantize_refuses_to_go_without() -> None:
     """Where a matrix other than the embedding and the output gets one of these types; and for Q2_K_S."""
     needing = {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"}
-    for row in goldens():
-        if row["model"] == "plain" and not row["imatrix"]:
-            kinds = [runs.split() for role, runs in list(row.items())[6:] if role not in ("token_embd", "output")]
-            used = {run.partition("*")[0] for runs in kinds for run in runs}
-            wanted = row["recipe"] == "Q2_K_S" or not used.isdisjoint(needing)
-            assert by_name(row["recipe"]).wants_imatrix is wanted, row["recipe"]
+    golden = GOLDENS["plain"]
+    for recipe, row in golden["recipes"].items():
+        if "importance" not in recipe:
+            kinds = expand_types(golden, row)
+            used = {kind for name, kind in kinds.items() if name not in ("token_embd.weight", "output.weight")}
+            wanted = recipe == "Q2_K_S" or not used.isdisjoint(needing)
+            assert by_name(recipe).wants_imatrix is wanted, recipe
 
 
 def test_file_types_are_those_of_llama_cpp() -> None:
@@ -70,7 +137,8 @@ def test_file_types_are_those_of_llama_cpp() -> None:
             continue
         known = {"F32": "ALL_F32", "MXFP4": "MOSTLY_MXFP4_MOE"}.get(name, f"MOSTLY_{name}")
         assert gguf.LlamaFileType[known] == recipe.file_type, name
-    assert len({recipe.file_type for recipe in RECIPES.values()}) == len(RECIPES)
+    numbers = {recipe.file_type for name, recipe in RECIPES.items() if name != "MXFP4"}  # that of MXFP4_MOE
+    assert len(numbers) == len(RECIPES) - 1
 
 
 def test_every_type_a_recipe_names_exists_and_every_large_block_has_a_substitute() -> None:
@@ -137,18 +205,18 @@ def test_an_imatrix_changes_what_llama_cpp_changes() -> None:
 
 
 def test_substitutions_where_the_block_does_not_divide_the_row() -> None:
-    facts = Facts(n_layer=4)
+    known = Facts(n_layer=4)
     for wanted, got in [("IQ1_S", "IQ4_NL"), ("Q2_K", "IQ4_NL"), ("TQ2_0", "Q4_0"), ("Q4_K", "Q5_0"), ("Q6_K", "Q8_0")]:
-        choice = choose(recipes.Recipe("X", wanted), "blk.0.ffn_up.weight", (8, 32 * 9), facts)
+        choice = choose(Recipe("X", wanted), "blk.0.ffn_up.weight", (8, 32 * 9), known)
         assert (choice.format.name, choice.wanted.name) == (got, wanted)
     for columns in (48, 31):
-        assert choose(by_name("Q4_K"), "blk.0.ffn_up.weight", (8, columns), facts).format.name == "F16"
-        assert choose(by_name("Q8_0"), "blk.0.ffn_up.weight", (8, columns), facts).format.name == "F16"
+        assert choose(by_name("Q4_K"), "blk.0.ffn_up.weight", (8, columns), known).format.name == "F16"
+        assert choose(by_name("Q8_0"), "blk.0.ffn_up.weight", (8, columns), known).format.name == "F16"
     for rows in (8, 256):
-        output = choose(by_name("IQ2_XS"), "output.weight", (rows, 288), facts)
+        output = choose(by_name("IQ2_XS"), "output.weight", (rows, 288), known)
         assert (output.format.name, output.wanted.name) == ("Q8_0", "Q5_K")
-        assert choose(by_name("IQ2_XS"), "output.weight", (rows, 512), facts).format.name == "Q5_K"
-    fitting = choose(by_name("Q4_K"), "blk.0.ffn_up.weight", (8, 512), facts)
+        assert choose(by_name("IQ2_XS"), "output.weight", (rows, 512), known).format.name == "Q5_K"
+    fitting = choose(by_name("Q4_K"), "blk.0.ffn_up.weight", (8, 512), known)
     assert fitting.format is fitting.wanted
 
 
@@ -167,31 +235,55 @@ def test_substitutions_where_the_block_does_not_divide_the_row() -> None:
         ("rope_freqs.weight", (32,), False),
         ("output_norm.weight", (64, 2), False),
         ("blk.0.ssm_conv1d.weight", (64, 4), False),
+        ("v.blk.0.attn_rel_pos.weight", (64, 64), True),
+        ("v.position_embd.weight", (64, 64), False),
+        ("blk.0.ffn_gate_exps.scale", (8, 2), False),
     ],
 )
 def test_what_is_never_quantized(name: str, shape: tuple[int, ...], expected: bool) -> None:
     assert quantizable(name, shape) is expected
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        ("blk.0.attn_q.weight", (64, 64), False),
+        ("blk.0.attn_q.bias", (64,), True),
+        ("blk.0.ffn_up_exps.bias", (8, 64), True),
+        ("blk.0.ffn_gate_inp.weight", (8, 64), True),
+        ("blk.0.ffn_gate_inp_shexp.weight", (1, 64), True),
+        ("blk.0.ssm_norm.weight", (2, 64), True),
+        ("blk.0.ssm_a", (64, 1), True),
+        ("blk.0.indexer.proj.weight", (8, 64), True),
+        ("blk.0.indexer.k_proj.weight", (8, 64), False),
+        ("per_layer_model_proj.weight", (64, 64), False),
+        ("token_types.weight", (2, 64), True),
+    ],
+)
+def test_what_the_converter_stores_as_float32(name: str, shape: tuple[int, ...], expected: bool) -> None:
+    assert single(name, shape) is expected
+
+
 def test_categories() -> None:
-    assert category("blk.3.attn_qkv.weight", tied=False) == "attn_v"
-    assert category("blk.3.ffn_down_exps.weight", tied=False) == "ffn_down"
-    assert category("token_embd.weight", tied=False) == "token_embd"
-    assert category("token_embd.weight", tied=True) == "output"
-    assert category("blk.3.attn_q_a.weight", tied=False) == "attn_q_a"
+    assert category("blk.3.attn_qkv.weight") == "attn_v"
+    assert category("blk.3.ffn_down_exps.weight") == "ffn_down"
+    assert category("blk.3.ffn_gate_up_exps.weight") == "ffn_gate"
+    assert category("token_embd.weight") == category("per_layer_token_embd.weight") == "token_embd"
+    assert category("blk.3.attn_q_a.weight") == "other"
+    assert category("dec.blk.3.cross_attn_v.weight") == "attn_v"
 
 
 def test_overrides_come_first() -> None:
     rules = (override(r"blk\.[01]\..*=Q8_0"), override("attn_v=f16"))
-    facts = Facts(n_layer=4)
+    known = Facts(n_layer=4)
 
     def kind(name: str) -> str:
-        return choose(by_name("Q4_K_M"), name, (256, 256), facts, rules).format.name
+        return choose(by_name("Q4_K_M"), name, (256, 256), known, rules).format.name
 
     assert kind("blk.1.attn_v.weight") == "Q8_0"
     assert kind("blk.2.attn_v.weight") == "F16"
     assert kind("blk.2.attn_q.weight") == "Q4_K"
-    assert choose(by_name("F16"), "blk.0.attn_v.weight", (8, 96), facts, (override("v=Q4_K"),)).format.name == "Q5_0"
+    assert choose(by_name("F16"), "blk.0.attn_v.weight", (8, 96), known, (override("v=Q4_K"),)).format.name == "Q5_0"
 
 
 @pytest.mark.parametrize("text", ["attn_v", "=Q8_0", "attn_v=Q9", "(=Q8_0", "attn_v="])

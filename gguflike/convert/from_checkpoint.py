@@ -6,11 +6,13 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from gguflike import checkpoint
+from gguflike.blocks import FORMATS, format_by_name
 from gguflike.checkpoint import Checkpoint, LazyTensor
 from gguflike.checkpoint.safetensors import FLOATS, same_values
 from gguflike.checkpoint.tokenizer import metadata_from_folder
@@ -20,8 +22,9 @@ from gguflike.convert import metadata as general
 from gguflike.convert import plan as plans
 from gguflike.convert import recipe as recipes
 from gguflike.convert.execute import check_options, execute
+from gguflike.convert.facts import Facts, facts, single
+from gguflike.convert.mixes import Recipe
 from gguflike.convert.plan import ConversionPlan
-from gguflike.convert.recipe import Facts
 from gguflike.convert.sources import CheckpointSource, MadeSource, Source
 from gguflike.errors import ArgumentTypeError, CheckpointError, UnsupportedError
 from gguflike.families import config as configs
@@ -112,14 +115,15 @@ def plan_conversion(
         **_tokenizer(opened),
         **general.provenance(label, recipe, tensor_types, matrix.name if matrix else None, opened.revision),
     }
+    known = facts(metadata, {source.name: source.shape for source in sources}, imatrix is not None)
     return plans.make(
         source=label,
         target=out,
         recipe=recipe,
-        facts=facts(family.graph(config), imatrix is not None),
+        facts=known,
         sources=sources,
         metadata=metadata,
-        kept=_kept,
+        kept=partial(_kept, known, recipe),
         overrides=overrides,
         importance=importance,
         inputs=[*opened.inputs(), *(matrix.paths if matrix else ())],
@@ -136,20 +140,19 @@ def _tokenizer(opened: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _kept(source: Source) -> str | None:
-    """Norms and biases are float32, whatever they were."""
-    return None if recipes.quantizable(source.name, source.shape) else "F32"
-
-
-def facts(graph: Graph, imatrix: bool) -> Facts:
-    """What recipes ask about a model."""
-    attention = next(graph.attentions(), None)
-    return Facts(
-        n_layer=len(graph.blocks),
-        gqa=attention.heads // max(attention.kv_heads, 1) if attention else 1,
-        tied=is_tied(graph),
-        imatrix=imatrix,
-    )
+def _kept(known: Facts, recipe: Recipe, source: Source) -> str | None:
+    """What llama.cpp's converter does, which comes before its quantizer: float32 for norms, biases, routers and the
+    like; the few matrices that are never quantized keep their precision, or get the recipe's if that is a float type.
+    """
+    plain = not format_by_name(recipe.type).is_quantized
+    if single(source.name, source.shape):
+        return "F32" if plain or not known.quantizable(source.name, source.shape) else None
+    if known.quantizable(source.name, source.shape):
+        return None
+    if plain:
+        return recipe.type
+    stored = FORMATS.get(source.stored)
+    return source.stored if stored is not None and stored.is_float and stored.row_bytes(1) < 4 else "F32"
 
 
 def is_tied(graph: Graph) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gguflike
-from gguflike.convert.recipe import Recipe
+from gguflike.convert.mixes import Recipe
 
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION: the block layouts in use since May 2023
 

@@ -15,7 +15,8 @@ from gguflike import container
 from gguflike.blocks import FORMATS, BlockFormat, format_by_name
 from gguflike.container import FilePlan, TensorSpec
 from gguflike.convert import recipe as recipes
-from gguflike.convert.recipe import Facts, Recipe
+from gguflike.convert.facts import Facts
+from gguflike.convert.mixes import Recipe
 from gguflike.convert.sources import Floats, Source
 from gguflike.errors import UnsupportedError
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from gguflike import container
 from gguflike.blocks import format_by_name
@@ -18,10 +17,10 @@ from gguflike.convert import metadata as general
 from gguflike.convert import plan as plans
 from gguflike.convert import recipe as recipes
 from gguflike.convert.execute import check_options, execute
+from gguflike.convert.facts import Facts, facts
+from gguflike.convert.mixes import Recipe
 from gguflike.convert.plan import ConversionPlan
-from gguflike.convert.recipe import Facts, Recipe
 from gguflike.convert.sources import GGUFSource, Source, closing_sources, stamp
-from gguflike.families.parts import role_of
 from gguflike.progress import Progress
 from gguflike.tensor import Method
 
@@ -57,14 +56,15 @@ def quantize_file(
         ]
         matrix = imatrices.read(imatrix) if imatrix is not None else None
         importance, notices = imatrices.match(matrix, sources)
+        known = facts(file.metadata, {info.name: info.shape for info in file.infos.values()}, matrix is not None)
         planned = plans.make(
             source=Path(src).name,
             target=out,
             recipe=recipe,
-            facts=_facts(file, matrix is not None),
+            facts=known,
             sources=sources,
             metadata=_metadata(file, recipe, tensor_types, matrix.name if matrix else None),
-            kept=_kept,
+            kept=partial(_kept, known),
             inputs=(*file.paths, *(matrix.paths if matrix else ())),
             overrides=overrides,
             importance=importance,
@@ -83,9 +83,9 @@ def quantize_file(
     return planned
 
 
-def _kept(source: Source) -> str | None:
+def _kept(known: Facts, source: Source) -> str | None:
     """What is not a weight matrix stays as it is."""
-    is_weights = recipes.quantizable(source.name, source.shape) and not format_by_name(source.stored).is_integer
+    is_weights = known.quantizable(source.name, source.shape) and not format_by_name(source.stored).is_integer
     return None if is_weights else source.stored
 
 
@@ -99,24 +99,3 @@ def _metadata(file: GGUFFile, recipe: Recipe, overrides: Sequence[str], imatrix:
         **general.provenance(source, recipe, overrides, imatrix),
         "gguflike.source.file": Path(file.path).name,
     }
-
-
-def _facts(file: GGUFFile, imatrix: bool) -> Facts:
-    layers = [layer for layer in (role_of(name)[1] for name in file.infos) if layer is not None]
-    heads = _number(file.metadata, f"{file.architecture}.attention.head_count")
-    kv_heads = _number(file.metadata, f"{file.architecture}.attention.head_count_kv")
-    return Facts(
-        n_layer=max(layers, default=-1) + 1,
-        gqa=heads // kv_heads if heads and kv_heads else 1,
-        n_expert=_number(file.metadata, f"{file.architecture}.expert_count"),
-        tied="output.weight" not in file.infos,
-        imatrix=imatrix,
-    )
-
-
-def _number(metadata: Mapping[str, Any], key: str) -> int:
-    """An integer, or the first of an array of one per layer; 0 where there is none."""
-    value = metadata.get(key)
-    if isinstance(value, np.ndarray):
-        value = value[0].item() if len(value) else None
-    return value if isinstance(value, int) else 0
