@@ -46,6 +46,7 @@ ROOMS = {
     "ops": {"engine", "vector", "args"},
     "embed": {"engine", "vector", "args"},
     "rows": {"engine", "vector"},
+    "recurrent": {"engine", "vector"},
     "table": {"matmul"},  # of which it takes what a row is made of; kernels it names as text
     "by_type": {"engine", "matmul", "embed", "table"},
     "dispatch": {"decode", "matmul", "table"},
@@ -232,7 +233,7 @@ def test_naming_a_block_type_is_no_branch(source: str) -> None:
     assert block_type_branches(source) == []
 
 
-@pytest.mark.parametrize("room", ["engine", "vector", "matmul", "attention", "rows"])
+@pytest.mark.parametrize("room", ["engine", "vector", "matmul", "attention", "recurrent", "rows"])
 def test_maps_of_rooms_name_every_file(room: str) -> None:
     """The page at the top of a room says what each of its files is for."""
     folder = PACKAGE / "kernels" / room

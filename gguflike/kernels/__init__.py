@@ -12,6 +12,7 @@
     experts/     mixtures of experts: the choice of a token's experts, products with their matrices alone
     ops  embed   what stands between the matrix products of most models: norm, silu, rows of the embedding
     rows/        the same in all their forms: any norm, any activation, sums, scales, soft-caps
+    recurrent/   convolutions, the gated delta rule and state-space models, with their states
     table        one row per block type: which kernels serve it, how its weights lie in memory
     by_type/     the ops that exist once per block type, made from the table's rows
     dispatch     the way in: decoder, encoder and products of a block type
