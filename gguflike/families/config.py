@@ -49,20 +49,21 @@ class Via(NamedTuple):
 class Key(About):
     """What a field is called: below ``<architecture>.`` in GGUF, and in config.json.
 
-    A GGUF key that begins with ``gguflike.`` or ``tokenizer.`` stands as it is. In config.json the
-    first of the names that is there counts (an export writes the first); a dot leads into an object; those that begin
-    with ``rope.`` are the flattened form of rope_settings.py. ``copies`` are further GGUF keys that carry the same
-    value. ``tensor`` names a GGUF tensor whose presence tells a boolean that GGUF does not store, and config.json
-    neither where it has no name there. ``negated``: config.json stores the opposite. ``zero``: numbers may be 0.
-    ``array``: GGUF always has a value for each layer, even where all are alike. ``listed``: a list of any length, that
-    has nothing to do with layers. ``implied``: GGUF lacks the key where the value is the default. ``via`` translates.
+    A GGUF key that begins with ``gguflike.`` or ``tokenizer.`` stands as it is. In config.json the first of the names
+    that is there counts (an export writes the first); a dot leads into an object; those that begin with ``rope.`` are
+    the flattened form of rope_settings.py. ``copies`` are further GGUF keys that carry the same value. ``tensor`` names
+    a GGUF tensor (or a function of the fields above, its name) whose presence tells a boolean that GGUF does not store,
+    and config.json neither where it has no name there. ``negated``: config.json stores the opposite. ``zero``: numbers
+    may be 0. ``array``: GGUF always has a value for each layer, even where all are alike. ``listed``: a list of any
+    length, that has nothing to do with layers. ``implied``: GGUF lacks the key where the value is the default. ``via``
+    translates.
     """
 
     gguf: str | None
     config: tuple[str, ...]
     default: Any
     copies: tuple[str, ...]
-    tensor: str | None
+    tensor: str | Callable[[Any], str] | None
     negated: bool
     zero: bool
     array: bool
@@ -87,7 +88,7 @@ def key(
     *,
     default: Any = _REQUIRED,
     copies: tuple[str, ...] = (),
-    tensor: str | None = None,
+    tensor: str | Callable[[Any], str] | None = None,
     negated: bool = False,
     zero: bool = False,
     array: bool = False,
@@ -140,7 +141,7 @@ def from_config(
     def value(parameter: Parameter, known: SimpleNamespace) -> Any:
         key = parameter.key
         if key.tensor and not key.config and key.default is _REQUIRED:
-            return holds(key.tensor)
+            return holds(_named(key, known))
         found = next((v for v in (_looked_up(flat, name) for name in key.config) if v is not None), None)
         if found is not None and key.via is not None:
             return key.via.read(known, found)
@@ -150,6 +151,12 @@ def from_config(
         return CheckpointError("", field=f"config.json: {(*parameter.key.config, parameter.name)[0]}")
 
     return _made(config, value, error)
+
+
+def _named(key: Key, known: Any) -> str:
+    """The tensor whose presence tells."""
+    assert key.tensor is not None
+    return key.tensor if isinstance(key.tensor, str) else key.tensor(known)
 
 
 def _rope_entries(config: type, flat: dict[str, Any]) -> dict[str, Any]:
@@ -176,7 +183,7 @@ def from_gguf(config: type[Config], architecture: str, metadata: Mapping[str, An
 
     def value(parameter: Parameter, known: SimpleNamespace) -> Any:
         if parameter.key.tensor:
-            return parameter.key.tensor in tensors
+            return _named(parameter.key, known) in tensors
         found = metadata.get(full_key(architecture, parameter.key.gguf)) if parameter.key.gguf else None
         if not parameter.many:
             found = _scalar(found)

@@ -34,6 +34,9 @@ CLASSES = {
     "ModernBertModel": "modern_bert:MODERN_BERT",
     "ModernBertForMaskedLM": "modern_bert:MODERN_BERT",
     "ModernBertForSequenceClassification": "modern_bert:MODERN_BERT",
+    "Gemma4ForCausalLM": "gemma4:GEMMA4",
+    "Gemma4ForConditionalGeneration": "gemma4:GEMMA4",
+    "Gemma4UnifiedForConditionalGeneration": "gemma4:GEMMA4",
 }
 # ``general.architecture`` -> the family that speaks for such files, where several write them.
 ARCHITECTURES = {
@@ -44,6 +47,7 @@ ARCHITECTURES = {
     "bert": "bert:BERT",
     "nomic-bert": "bert:NOMIC_BERT",
     "modern-bert": "modern_bert:MODERN_BERT",
+    "gemma4": "gemma4:GEMMA4",
 }
 
 

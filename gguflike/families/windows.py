@@ -26,16 +26,18 @@ def window(**changes: Any) -> Any:
 
 
 def windowed(
-    default: Callable[[Any], Flags], config: tuple[str, ...] = ("layer_types", "sliding_window_pattern")
+    default: Callable[[Any], Flags],
+    config: tuple[str, ...] = ("layer_types", "sliding_window_pattern"),
+    implied: bool = True,
 ) -> Any:
     """The field of which layers have the window; ``n_layer`` and ``window`` are above it, ``default`` is what the
-    architecture implies."""
+    architecture implies (``implied``: files need not say it)."""
     return key(
         "attention.sliding_window_pattern",
         config,
         default=lambda c: default(c) if c.window else (False,) * c.n_layer,
         array=True,
-        implied=True,
+        implied=implied,
         via=Via(read=_flags, parse=_flags, write=_layer_types(config[0])),
     )
 
