@@ -428,4 +428,4 @@ def test_a_process_of_its_own_spares_the_garbage_collector() -> None:
     done = subprocess.run(
         [sys.executable, "-c", f"{code}; print(gc.get_threshold()[0])"], capture_output=True, text=True
     )
-    assert done.stdout.split() == ["3", "True", "50000"]
+    assert done.stdout.split() == ["3", "True", "100000"]

@@ -42,7 +42,7 @@ def script() -> int:
     At the end, Python would look through everything once more, which takes another fifteenth; but what is left then
     ends with the process.
     """
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(100_000, 20, 100)
     try:
         return main()
     finally:
