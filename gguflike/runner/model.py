@@ -219,6 +219,7 @@ class Model:
             for each, rotation in self._rotations.items():
                 rotation.fill_cos_sin(start, self._rotated - start, buffers.cos_sin[each][start:])
         try:
+            self.states.before(position, count)
             self._team.run(program, count, position)
             self.states.advance(position, count)
         except BaseException:  # an interrupt: nobody knows what the states hold

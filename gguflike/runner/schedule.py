@@ -101,6 +101,22 @@ class Schedule(ABC):
         )
         self._multiply(matrix, words, {"barrier": not self._after_own(), **settings})
 
+    def share(
+        self, name: str, words: tuple[Word, ...], *, items: int, per_tokens: int = 0, beside: bool = False
+    ) -> None:
+        """An op whose items all threads share, on one token and on many. ``beside``: it does not depend on the op
+        before."""
+        barrier = not (beside or self._after_own())
+        self.program.add(name, words, items=items, per_tokens=per_tokens, barrier=barrier)
+
+    def handed(self, x: int, columns: int, readers: Sequence[Matrix]) -> Activations:
+        """Float32 (tokens, columns) at the address ``x``, which ops of ``share`` wrote, for the matrices that read
+        them."""
+        result = self._result("handed", columns)._replace(floats=x)
+        if any(matrix.plan.activations == "int8" for matrix in readers):
+            self._prepare("vector.quantize:rows", result.quantize(columns))
+        return result
+
     def attend(self, part: Attention, cache: KVCache, readers: Sequence[Matrix]) -> Activations:
         """Rotate the queries and keys in the temporaries "q", "k" and "v", store the keys and values, and attend."""
         result = self._result("attended", part.q_size)

@@ -48,7 +48,11 @@ class State(Protocol):
     @property
     def forgets(self) -> bool:
         """Whether it loses what positions left as others follow. If not, any prefix stands as it was, and the next
-        three are never called."""
+        four are never called."""
+        ...
+
+    def before(self, start: int, count: int) -> None:
+        """A pass is going to compute ``count`` positions from ``start`` on, where it stands."""
         ...
 
     def advance(self, start: int, count: int) -> None:
@@ -84,6 +88,11 @@ class States:
     def nbytes(self) -> int:
         """Bytes reserved for the whole context."""
         return sum(state.nbytes for state in self._kept)
+
+    def before(self, start: int, count: int) -> None:
+        """As of a `State`, for all."""
+        for state in self._forgetful:
+            state.before(start, count)
 
     def advance(self, start: int, count: int) -> None:
         """As of a `State`, for all."""
@@ -160,6 +169,9 @@ class KVCache:
     def forgets(self) -> bool:
         """Whether it holds less than all positions, or positions that are only right together."""
         return self.ring or self._once
+
+    def before(self, start: int, count: int) -> None:
+        """Nothing: a ring has room for a pass."""
 
     def advance(self, start: int, count: int) -> None:
         """Positions ``start`` to ``start + count`` have been written."""

@@ -8,7 +8,7 @@ where they lie in the file.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +17,7 @@ import numpy as np
 from gguflike.container import GGUFFile, TensorInfo
 from gguflike.errors import GGUFError, UnsupportedError
 from gguflike.families.family import expect_tensor
-from gguflike.families.parts import Graph
+from gguflike.families.parts import Graph, Tensor
 from gguflike.kernels.dispatch import linear_plan
 from gguflike.kernels.engine.memory import aligned
 from gguflike.kernels.engine.program import Program, Team
@@ -82,13 +82,14 @@ class Weights:
         self._stacks: dict[str, Stack] = {}
         self._alone: set[str] = set()  # matrices that several tokens are multiplied by one after the other
         infos, self._shares = _checked(file, graph)
-        matrices = [name for name, info in infos.items() if _is_matrix(info)]
+        matrices = list(self._shares)
+        self._made: dict[tuple[str, str], int] = {}  # addresses of what is made of plain tensors, by name and function
         self.embedding: QuantizedTensor = file.tensors["token_embd.weight"]
         self._keep.append(self.embedding)
         tied = "output.weight" not in infos
         wanted = [name for name in matrices if name != "token_embd.weight" or tied]
-        for name, info in infos.items():
-            if not _is_matrix(info):
+        for name in infos:
+            if name not in self._shares:
                 self._add_vector(name)
         tensors = [file.tensors[name] for name in wanted]
         for tensor in tensors:
@@ -134,6 +135,19 @@ class Weights:
     def vector(self, name: str) -> int:
         """Address of a float32 vector."""
         return self._vectors[name]
+
+    def optional(self, name: str) -> int:
+        """Address of a float32 vector, 0 where the model has none of that name."""
+        return self._vectors.get(name, 0)
+
+    def made(self, name: str, make: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]) -> int:
+        """Address of what ``make`` makes of a plain tensor, in its shape; it is made once."""
+        place = name, make.__name__
+        if place not in self._made:
+            values = np.ascontiguousarray(make(_floats(self._file.tensors[name]).reshape(self._file.infos[name].shape)))
+            self._keep.append(values)
+            self._made[place] = int(values.ctypes.data)
+        return self._made[place]
 
     def matrix(self, name: str) -> Matrix:
         return self._matrices[name]
@@ -224,9 +238,9 @@ class Weights:
             progress(total, total, "loaded")
 
 
-def _is_matrix(info: TensorInfo) -> bool:
+def _is_matrix(tensor: Tensor) -> bool:
     """Whether a tensor is what activations are multiplied by, or a stack of such."""
-    return len(info.shape) in (2, 3) and info.name.endswith(".weight")
+    return len(tensor.shape) in (2, 3) and tensor.role.endswith(".weight") and not tensor.plain
 
 
 def _matrices(tensor: QuantizedTensor) -> list[QuantizedTensor]:
@@ -293,6 +307,14 @@ class LayerWeights(NamedTuple):
             raise KeyError(role)
         return found
 
+    def optional(self, role: str) -> int:
+        """Address of the plain tensor ``role`` (``ssm_conv1d.bias``, say: all of the name); 0 where there is none."""
+        return self.weights.optional(self.prefix + role)
+
+    def made(self, role: str, make: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]) -> int:
+        """Address of what ``make`` makes of the plain tensor ``role`` (all of the name)."""
+        return self.weights.made(self.prefix + role, make)
+
     def matrix(self, role: str) -> Matrix:
         """The matrix ``role`` (``attn_q``, say), with its bias."""
         return self.weights.matrix(f"{self.prefix}{role}.weight")
@@ -308,7 +330,7 @@ class LayerWeights(NamedTuple):
 
 def _checked(file: GGUFFile, graph: Graph) -> tuple[dict[str, TensorInfo], dict[str, float]]:
     """The model's tensors in order, after checking that each is there with its shape and a usable type, and what share
-    of each a token reads."""
+    of each matrix a token reads."""
     infos, shares = {}, {}
     for name, _, tensor in graph.tensors():
         if not tensor.used:
@@ -317,9 +339,10 @@ def _checked(file: GGUFFile, graph: Graph) -> tuple[dict[str, TensorInfo], dict[
         remedy = "the file is incomplete, or was made for another architecture"
         expect_tensor(GGUFError, file.path, name, tensor.shape, info and info.shape, remedy)
         assert info is not None
-        if _is_matrix(info):
+        if _is_matrix(tensor):
             linear_plan(info.format)
+            shares[name] = tensor.share
         elif not info.format.is_float:
             raise UnsupportedError("vectors must be floating point", path=file.path, tensor=name, got=info.format.name)
-        infos[name], shares[name] = info, tensor.share
+        infos[name] = info
     return infos, shares

@@ -31,6 +31,7 @@ class Tensor:
     ``role`` is its GGUF name, below ``blk.<i>.`` for one of a layer. ``heads``: the rows are those of so many attention
     heads, one after the other (0: they are not). ``used`` is false for a tensor that the configuration rules out.
     ``share`` is how much of it a token reads.
+    ``plain``: it is read as float32 values, not multiplied as a matrix, whatever its shape.
     """
 
     role: str
@@ -38,6 +39,7 @@ class Tensor:
     heads: int = 0
     used: bool = True
     share: float = 1.0
+    plain: bool = False
 
 
 @frozen
@@ -60,8 +62,8 @@ class Norm:
     def tensors(self) -> Iterator[Tensor]:
         shape = (self.groups, self.size) if self.groups else (self.size,)
         if self.weight:
-            yield Tensor(f"{self.role}.weight", shape)
-            yield Tensor(f"{self.role}.bias", shape, used=self.bias)
+            yield Tensor(f"{self.role}.weight", shape, plain=True)
+            yield Tensor(f"{self.role}.bias", shape, used=self.bias, plain=True)
 
 
 @frozen

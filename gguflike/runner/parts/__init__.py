@@ -40,8 +40,12 @@ if TYPE_CHECKING:
 # Class of a part -> the module here with its ops. Several parts may share one.
 MODULES = {
     "Attention": "attention",
+    "DeltaNet": "delta_net",
     "Experts": "experts",
     "FeedForward": "feed_forward",
+    "Mamba": "mamba",
+    "Mamba2": "mamba2",
+    "ShortConv": "short_conv",
 }
 
 

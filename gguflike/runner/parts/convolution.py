@@ -1,0 +1,60 @@
+"""What the recurrent parts share: the convolution, and weights as the ops read them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gguflike.kernels.recurrent.args import CONV
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from gguflike.runner.recurrent import Recurrent
+    from gguflike.runner.schedule import Schedule
+    from gguflike.runner.weights import LayerWeights
+
+    Floats = npt.NDArray[np.float32]
+
+
+def padded(heads: int) -> int:
+    """Heads rounded up to whole vectors."""
+    return -(-heads // 16) * 16
+
+
+def padded_heads(values: Floats) -> Floats:
+    """One value for each head, with zeros behind."""
+    return np.pad(values.reshape(-1), (0, padded(values.size) - values.size))
+
+
+def by_token(weight: Floats) -> Floats:
+    """A convolution's weight (channels, kernel) as (kernel, channels)."""
+    transposed: Floats = weight.T
+    return transposed
+
+
+def convolve(
+    s: Schedule,
+    weights: LayerWeights,
+    role: str,
+    state: Recurrent,
+    x: int,
+    stride: int,
+    channels: int,
+    kernel: int,
+    out: int,
+) -> None:
+    """silu(conv + bias) of ``channels`` values for each token, ``stride`` apart at the address ``x``, to float32
+    (tokens, channels) at ``out``."""
+    words = CONV.pack(
+        x=x,
+        stride=stride,
+        channels=channels,
+        kernel=kernel,
+        weight=weights.made(f"{role}.weight", by_token),
+        bias=weights.optional(f"{role}.bias"),
+        past=state.past,
+        out=out,
+    )
+    s.share("recurrent.conv:silu", words, items=channels // 16)
