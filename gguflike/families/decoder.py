@@ -5,7 +5,7 @@ Key and tensor names are llama.cpp's (gguf's constants.py); defaults are those o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -14,6 +14,7 @@ from gguflike.families.inert import PRETRAINED_KEYS
 from gguflike.families.origins import Named
 from gguflike.families.parts import Attention, Block, Branch, Embedding, FeedForward, Graph, Head, Norm, Rope, Scaling
 from gguflike.families.rope import llama3_factors, recognise_llama3, scaling_kind, yarn_magnitude
+from gguflike.families.transforms import RopePermute
 from gguflike.frozen import frozen, replace
 
 if TYPE_CHECKING:
@@ -80,13 +81,21 @@ def feed_forward(c: Decoder, **changes: Any) -> FeedForward:
     return replace(FeedForward(c.n_embd, c.n_ff, bias=c.mlp_bias), **changes)
 
 
+def qk_norms(c: Decoder, **changes: Any) -> dict[str, Norm]:
+    """The norms of queries and keys, each of one head; ``changes`` are their settings."""
+    return {
+        "q_norm": rms(c, "attn_q_norm", c.head_dim, **changes),
+        "k_norm": rms(c, "attn_k_norm", c.head_dim, **changes),
+    }
+
+
 def decoder(
-    c: Decoder, block: Callable[[int], Block], norm: Norm | None = None, scale: float = 1.0, **head: Any
+    c: Decoder, block: Callable[[int], Block], norm: Norm | None = None, embedding_scale: float = 1.0, **head: Any
 ) -> Graph:
-    """A graph of the blocks that ``block`` gives for each layer, between the embedding, times ``scale``, and the last
-    norm and logits, whose settings are ``head``."""
+    """A graph of the blocks that ``block`` gives for each layer, between the embedding, times ``embedding_scale``, and
+    the last norm and logits, whose settings are ``head``."""
     return Graph(
-        Embedding(c.n_vocab, c.n_embd, scale),
+        Embedding(c.n_vocab, c.n_embd, embedding_scale),
         tuple(block(layer) for layer in range(c.n_layer)),
         norm or rms(c, "output_norm"),
         Head(c.n_vocab, c.n_embd, tied=not c.untied, **head),
@@ -165,6 +174,29 @@ DECODER_NAMES = MappingProxyType(
         "output": Named("lm_head"),
     }
 )
+
+# The same where Transformers turns pairs half a head apart and llama.cpp adjacent ones.
+PERMUTED_NAMES = MappingProxyType(
+    {
+        **DECODER_NAMES,
+        "attn_q": Named("self_attn.q_proj", RopePermute()),
+        "attn_k": Named("self_attn.k_proj", RopePermute()),
+    }
+)
+
+# Names of the norms of queries and keys.
+QK_NAMES = MappingProxyType({"attn_q_norm": Named("self_attn.q_norm"), "attn_k_norm": Named("self_attn.k_norm")})
+
+# The activation of most gated feed-forwards, as config.json may call it.
+SILU = MappingProxyType({"hidden_act": ("silu", "swish")})
+
+
+def exported(model_class: str, model_type: str, hidden_act: str = "silu", **more: Any) -> Mapping[str, Any]:
+    """What an exported config.json says of a class of models beside their hyper-parameters."""
+    return MappingProxyType(
+        {"architectures": [model_class], "model_type": model_type, "hidden_act": hidden_act, **more}
+    )
+
 
 # Keys of config.json that describe training, serving or the file itself, not what the model computes.
 INERT_KEYS = PRETRAINED_KEYS | {

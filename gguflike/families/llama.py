@@ -7,8 +7,8 @@ from typing import Any
 
 from gguflike.families.config import Via, key
 from gguflike.families.decoder import (
-    DECODER_NAMES,
     INERT_KEYS,
+    PERMUTED_NAMES,
     Decoder,
     attention,
     decoder,
@@ -20,9 +20,8 @@ from gguflike.families.decoder import (
     rope_of,
 )
 from gguflike.families.family import Family
-from gguflike.families.origins import Made, Named
+from gguflike.families.origins import Made
 from gguflike.families.parts import Graph
-from gguflike.families.transforms import RopePermute
 from gguflike.frozen import frozen, replace
 
 
@@ -70,14 +69,7 @@ LLAMA = Family(
     classes=("LlamaForCausalLM",),
     config=Llama,
     graph=llama,
-    origins=MappingProxyType(
-        {
-            **DECODER_NAMES,
-            "rope_freqs": Made(llama3_rope_freqs),
-            "attn_q": Named("self_attn.q_proj", RopePermute()),
-            "attn_k": Named("self_attn.k_proj", RopePermute()),
-        }
-    ),
+    origins=MappingProxyType({**PERMUTED_NAMES, "rope_freqs": Made(llama3_rope_freqs)}),
     ignored=("model.layers.{i}.self_attn.rotary_emb.inv_freq",),
     implemented=MappingProxyType({"hidden_act": ("silu", "swish"), "sliding_window": ()}),
     inert=INERT_KEYS,

@@ -1,0 +1,51 @@
+"""ERNIE 4.5, dense."""
+
+from __future__ import annotations
+
+from gguflike.families.config import key
+from gguflike.families.decoder import (
+    DECODER_NAMES,
+    INERT_KEYS,
+    SILU,
+    Decoder,
+    attention,
+    decoder,
+    exported,
+    feed_forward,
+    pre_norm,
+    rope_notices,
+    rope_of,
+)
+from gguflike.families.family import NESTED_NAMES, Family
+from gguflike.families.parts import Graph
+from gguflike.frozen import frozen
+
+
+@frozen
+class Ernie(Decoder):
+    """Hyper-parameters; one key says whether matrices have biases."""
+
+    norm_eps: float = key("attention.layer_norm_rms_epsilon", "rms_norm_eps", default=1e-5)
+    attention_bias: bool = key(None, "use_bias", default=False, tensor="blk.0.attn_q.bias")
+    mlp_bias: bool = key(None, "use_bias", default=False, tensor="blk.0.ffn_up.bias")
+    untied: bool = key(None, "tie_word_embeddings", default=False, tensor="output.weight", negated=True)
+
+
+def ernie(c: Ernie) -> Graph:
+    """Llama's graph; adjacent pairs turn in the checkpoint, too."""
+    block = pre_norm(c, attention(c, rope_of(c, "norm")), feed_forward(c))
+    return decoder(c, lambda _: block)
+
+
+ERNIE = Family(
+    name="ernie4_5",
+    classes=("Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM"),
+    config=Ernie,
+    graph=ernie,
+    origins=DECODER_NAMES,
+    renamed=(*NESTED_NAMES, (r"^ernie\.", "model.")),
+    implemented=SILU,
+    inert=INERT_KEYS,
+    constants=exported("Ernie4_5ForCausalLM", "ernie4_5"),
+    notices=rope_notices,
+)

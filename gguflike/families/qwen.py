@@ -1,0 +1,166 @@
+"""Qwen 2 and 2.5, Qwen 3, and the text towers of their models that see."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any
+
+from gguflike.families.config import Via, key
+from gguflike.families.decoder import (
+    DECODER_NAMES,
+    INERT_KEYS,
+    QK_NAMES,
+    SILU,
+    Decoder,
+    attention,
+    decoder,
+    exported,
+    feed_forward,
+    llama3_rope_freqs,
+    pre_norm,
+    qk_norms,
+    recover_llama3,
+    rope_notices,
+    rope_of,
+)
+from gguflike.families.family import Family
+from gguflike.families.origins import Made
+from gguflike.families.parts import Graph
+from gguflike.families.windows import Windowed, span
+from gguflike.frozen import frozen, replace
+
+
+@frozen
+class Qwen2(Windowed):
+    """Hyper-parameters; queries, keys and values have biases."""
+
+    attention_bias: bool = key(None, None, tensor="blk.0.attn_q.bias")
+
+
+def qwen2(c: Qwen2) -> Graph:
+    """Llama's graph with biases of queries, keys and values, and pairs of half a head apart."""
+    rope = rope_of(c, "neox")
+    return decoder(
+        c,
+        lambda layer: pre_norm(c, attention(c, rope, output_bias=False, window=span(c, layer)), feed_forward(c)),
+    )
+
+
+def qwen3(c: Windowed) -> Graph:
+    """Queries and keys normalized per head before they turn; no biases unless the configuration has them."""
+    rope, norms = rope_of(c, "neox"), qk_norms(c)
+    return decoder(c, lambda layer: pre_norm(c, attention(c, rope, **norms, window=span(c, layer)), feed_forward(c)))
+
+
+def normalized(values: dict[str, Any]) -> dict[str, Any]:
+    """config.json with the window of the layers that have it: those from ``max_window_layers`` on, once it is on."""
+    made = dict(values)
+    switched, first = made.pop("use_sliding_window", False), made.pop("max_window_layers", 28)
+    if not switched:
+        made["sliding_window"] = None
+    elif made.get("layer_types") is None and isinstance(made.get("num_hidden_layers"), int):
+        layers = range(made["num_hidden_layers"])
+        made["layer_types"] = ["sliding_attention" if layer >= first else "full_attention" for layer in layers]
+    return made
+
+
+def spelled(values: dict[str, Any]) -> dict[str, Any]:
+    """An exported config.json, with the window switched on where there is one."""
+    return {**values, "use_sliding_window": True} if "sliding_window" in values else values
+
+
+def notices(c: Windowed) -> list[str]:
+    """What llama.cpp does not compute of files of these architectures."""
+    windows = any(c.windowed) and c.window < c.n_ctx
+    said = f"llama.cpp knows no sliding window in this architecture: beyond {c.window} tokens it computes otherwise"
+    return [*rope_notices(c), *([said] if windows else [])]
+
+
+QWEN2 = Family(
+    name="qwen2",
+    classes=("Qwen2ForCausalLM",),
+    config=Qwen2,
+    graph=qwen2,
+    origins=MappingProxyType({**DECODER_NAMES, "rope_freqs": Made(llama3_rope_freqs)}),
+    ignored=("model.layers.{i}.self_attn.rotary_emb.inv_freq",),
+    implemented=SILU,
+    inert=INERT_KEYS,
+    constants=exported("Qwen2ForCausalLM", "qwen2"),
+    assumed=MappingProxyType({"max_position_embeddings": 32768, "sliding_window": 4096}),
+    normalized=normalized,
+    spelled=spelled,
+    notices=notices,
+    recover=recover_llama3,
+)
+
+QWEN3 = replace(
+    QWEN2,
+    name="qwen3",
+    classes=("Qwen3ForCausalLM",),
+    config=Windowed,
+    graph=qwen3,
+    origins=MappingProxyType({**QWEN2.origins, **QK_NAMES}),
+    constants=exported("Qwen3ForCausalLM", "qwen3"),
+    assumed=MappingProxyType({**QWEN2.assumed, "head_dim": 128, "num_key_value_heads": 32}),
+)
+
+
+def _padded(_: Any, sections: Any) -> Any:
+    """Sections of time, height, width and a fourth."""
+    return [*sections, 0, 0, 0, 0][:4] if isinstance(sections, list) else sections
+
+
+def sections(default: tuple[int, ...]) -> Any:
+    """The field of how many pairs turn by which of an image's positions, which are all equal in a text."""
+    return key(
+        "rope.dimension_sections",
+        "rope.sections",
+        default=default,
+        listed=True,
+        via=Via(read=_padded, write=lambda _: None),  # an export is of a model without images
+    )
+
+
+@frozen
+class Qwen2VL(Qwen2):
+    """Hyper-parameters of the text tower of Qwen2-VL and Qwen2.5-VL."""
+
+    sections: tuple[int, ...] = sections((16, 24, 24, 0))
+
+
+@frozen
+class Qwen3VL(Decoder):
+    """Hyper-parameters of the text tower of Qwen3-VL. What it adds to the first layers for images is left out."""
+
+    sections: tuple[int, ...] = sections((24, 20, 20, 0))
+
+
+def text_norm(c: Any) -> Graph:
+    """Qwen 3's graph, of a configuration without windows."""
+    rope, norms = rope_of(c, "neox"), qk_norms(c)
+    block = pre_norm(c, attention(c, rope, **norms), feed_forward(c))
+    return decoder(c, lambda _: block)
+
+
+_VISION = MappingProxyType({r"(model\.)?visual\.": "the vision tower"})
+
+QWEN2VL = replace(
+    QWEN2,
+    name="qwen2vl",
+    classes=("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"),
+    config=Qwen2VL,
+    left_out=_VISION,
+)
+
+QWEN3VL = replace(
+    QWEN3,
+    name="qwen3vl",
+    classes=("Qwen3VLForConditionalGeneration",),
+    config=Qwen3VL,
+    graph=text_norm,
+    left_out=_VISION,
+    normalized=dict,
+    spelled=dict,
+    notices=rope_notices,
+    assumed=MappingProxyType({"head_dim": 128, "num_key_value_heads": 32}),
+)

@@ -1,0 +1,89 @@
+"""SmolLM 3."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any
+
+from gguflike.families.config import Via, key
+from gguflike.families.decoder import (
+    INERT_KEYS,
+    PERMUTED_NAMES,
+    SILU,
+    attention,
+    decoder,
+    exported,
+    feed_forward,
+    pre_norm,
+    rope_of,
+)
+from gguflike.families.family import Family
+from gguflike.families.parts import Graph
+from gguflike.families.qwen import normalized as with_windows
+from gguflike.families.qwen import notices as window_notices
+from gguflike.families.qwen import spelled
+from gguflike.families.windows import Windowed, every, span
+from gguflike.frozen import frozen
+
+
+def _rotated(_: Any, value: Any) -> list[bool]:
+    """Which layers turn queries and keys, from a list of ones and zeros."""
+    if not isinstance(value, list) or not all(each in (0, 1) for each in value):
+        raise ValueError("a list of 0 and 1")
+    return [bool(each) for each in value]
+
+
+@frozen
+class SmolLM3(Windowed):
+    """Hyper-parameters; ``rotated`` are the layers that turn queries and keys, all but every fourth as a rule."""
+
+    rotated: tuple[bool, ...] = key(
+        "attention.rope_pattern",
+        "no_rope_layers",
+        default=every(4),
+        array=True,
+        implied=True,
+        via=Via(read=_rotated, parse=_rotated, write=lambda c: [int(each) for each in c.rotated]),
+    )
+
+
+def smollm3(c: SmolLM3) -> Graph:
+    """Llama's graph, without a rotation in some layers."""
+    rope = rope_of(c, "norm")
+    return decoder(
+        c,
+        lambda layer: pre_norm(
+            c, attention(c, rope if c.rotated[layer] else None, window=span(c, layer)), feed_forward(c)
+        ),
+    )
+
+
+def normalized(values: dict[str, Any]) -> dict[str, Any]:
+    """config.json with the list of layers that an interval stands for."""
+    made = with_windows(values)
+    interval = made.pop("no_rope_layer_interval", 4)
+    if made.get("no_rope_layers") is None and isinstance(made.get("num_hidden_layers"), int):
+        made["no_rope_layers"] = [int((i + 1) % interval != 0) for i in range(made["num_hidden_layers"])]
+    return made
+
+
+def notices(c: SmolLM3) -> list[str]:
+    """What llama.cpp does not compute of files of this architecture."""
+    said = "llama.cpp turns queries and keys of all layers but every fourth, and this model of others"
+    return [*window_notices(c), *([] if c.rotated == every(4)(c) else [said])]
+
+
+SMOLLM3 = Family(
+    name="smollm3",
+    classes=("SmolLM3ForCausalLM",),
+    config=SmolLM3,
+    graph=smollm3,
+    origins=PERMUTED_NAMES,
+    implemented=SILU,
+    inert=INERT_KEYS,
+    constants=exported("SmolLM3ForCausalLM", "smollm3"),
+    assumed=MappingProxyType({"max_position_embeddings": 32768, "num_key_value_heads": 4, "tie_word_embeddings": True}),
+    normalized=normalized,
+    spelled=spelled,
+    notices=notices,
+)
