@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import tarfile
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from tests.interop.families.processes import Kept
 from tests.interop.families.row import Row
@@ -50,7 +52,22 @@ class Converter:
 
     def convert(self, row: Row, folder: Path, out: Path) -> None:
         """Convert the ``folder`` of ``row`` to F32. Refused with what the converter raised."""
-        self._kept.ask(folder=str(folder), out=str(out), pre=PRE[row.tokenizer], published=dict(row.published))
+        published = {key: value for key, value in row.published.items() if value is not ...}
+        removed = sorted(row.published.keys() - published.keys())
+        if published:
+            folder = _with_config(folder, folder.with_name("published"), published)
+        self._kept.ask(folder=str(folder), out=str(out), pre=PRE[row.tokenizer], published=published, removed=removed)
 
     def close(self) -> None:
         self._kept.close()
+
+
+def _with_config(folder: Path, copy: Path, changes: dict[str, Any]) -> Path:
+    """A copy of a folder with more in its config.json; the other files are links."""
+    copy.mkdir()
+    for path in folder.iterdir():
+        if path.name == "config.json":
+            (copy / path.name).write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+        else:
+            (copy / path.name).symlink_to(path)
+    return copy

@@ -29,10 +29,12 @@ def start(tree: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
         A pre-tokenizer is found there by a hash of the ids that the tokenizer gives for a text, so that only published
         vocabularies are known: for our small ones "pre" answers instead. "published" are keys that config.json has in
-        published checkpoints, and the converter reads, but transformers 5 does not write.
+        published checkpoints, and the converter reads, but transformers 5 does not write; "removed" the reverse.
         """
         folder = Path(request["folder"])
         hparams = {**load(folder, False), **request["published"]}
+        for key in request["removed"]:
+            del hparams[key]
         conversion.ModelBase.load_hparams = staticmethod(lambda *_, **__: dict(hparams))
         TextModel.get_vocab_base_pre = lambda *_, **__: request["pre"]
         model_class = conversion.get_model_class(conversion.get_model_architecture(hparams, conversion.ModelType.TEXT))

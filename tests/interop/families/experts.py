@@ -22,6 +22,18 @@ _GRANITE = {
     "num_experts_per_tok": 3,
     "tie_word_embeddings": True,
 }
+_LLAMA4 = {
+    "head_dim": 32,
+    "intermediate_size": 32,
+    "intermediate_size_mlp": 96,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 1,
+    "interleave_moe_layer_step": 2,
+    "layer_types": layers("cccfcccf"),
+    "num_hidden_layers": 8,
+    "no_rope_layers": [1, 1, 1, 0, 1, 1, 1, 0],
+    "rope_parameters": rope(5e5),
+}
 
 ROWS = (
     Row("MixtralForCausalLM", "llama", text(num_local_experts=4, num_experts_per_tok=2, sliding_window=None)),
@@ -133,7 +145,7 @@ ROWS = (
             num_hidden_layers=3,
             rope_parameters=rope(1e6),
         ),
-        published={"first_k_dense_replace": 1},
+        published={"first_k_dense_replace": 1, "scoring_func": "sigmoid"},
     ),
     Row(
         "DeepseekV2ForCausalLM",
@@ -211,7 +223,7 @@ ROWS = (
             num_experts_per_tok=3,
             rope_parameters=rope(5e6, partial_rotary_factor=0.5),
         ),
-        published={"rotary_dim": 16},
+        published={"rotary_dim": 16, "scoring_func": "sigmoid"},
     ),
     Row(
         "Cohere2MoeForCausalLM",
@@ -320,24 +332,11 @@ ROWS = (
             norm_topk_prob=True,
             sliding_window=None,
         ),
+        published={"scoring_func": "sigmoid"},
     ),
-    Row(
-        "Llama4ForCausalLM",
-        "llama4",
-        text(
-            head_dim=32,
-            intermediate_size=32,
-            intermediate_size_mlp=96,
-            num_local_experts=4,
-            num_experts_per_tok=1,
-            interleave_moe_layer_step=2,
-            attention_chunk_size=16,
-            layer_types=layers("cccfcccf"),
-            num_hidden_layers=8,
-            no_rope_layers=[1, 1, 1, 0, 1, 1, 1, 0],
-            rope_parameters=rope(5e5),
-        ),
-    ),
+    Row("Llama4ForCausalLM", "llama4", text(**_LLAMA4)),
+    # llama.cpp has chunks of 8192, whatever the file says
+    Row("Llama4ForCausalLM/chunks", "llama4", text(**{**_LLAMA4, "attention_chunk_size": 16})),
     Row(
         "AfmoeForCausalLM",
         "afmoe",
@@ -385,6 +384,7 @@ ROWS = (
             sliding_window=16,
             layer_types=layers("sssf"),
             mlp_layer_types=["sparse"] * 4,
+            rope_parameters={"full_attention": {**YARN, "rope_theta": 5e5}, "sliding_attention": rope(5e5)},
         ),
     ),
     Row(
@@ -425,9 +425,10 @@ ROWS = (
             mlp_layer_types=["dense", "sparse", "sparse", "sparse"],
             first_k_dense_replace=1,
             index_topk=2048,
-            index_head_dim=32,
+            index_head_dim=128,
             index_n_heads=4,
         ),
+        published={"scoring_func": "sigmoid"},
     ),
     Row(
         "DeepseekV32ForCausalLM",
@@ -443,9 +444,10 @@ ROWS = (
             mlp_layer_types=["dense", "sparse", "sparse", "sparse"],
             first_k_dense_replace=1,
             index_topk=2048,
-            index_head_dim=32,
+            index_head_dim=128,
             index_n_heads=4,
         ),
+        published={"scoring_func": "sigmoid"},
         tokenizer_config={"add_bos_token": True, "tokenizer_class": "LlamaTokenizerFast"},
     ),
 )

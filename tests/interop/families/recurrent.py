@@ -101,6 +101,7 @@ ROWS = (
         "BambaForCausalLM",
         "granitehybrid",
         text(**_MAMBA2, attn_layer_indices=[2], rope_parameters=rope(partial_rotary_factor=0.5)),
+        published={"attn_rotary_emb": 8},
     ),
     Row(
         "NemotronHForCausalLM",
@@ -117,7 +118,7 @@ ROWS = (
             chunk_size=16,
             mlp_hidden_act="relu2",
         ),
-        published={"hybrid_override_pattern": "M-*-M"},
+        published={"hybrid_override_pattern": "M-*-M", "num_experts_per_tok": ...},
     ),
     Row(
         "NemotronHForCausalLM/experts",

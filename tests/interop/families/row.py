@@ -25,7 +25,8 @@ class Row:
     result: Literal["logits", "hidden", "scores"] = "logits"
     #: Further files of the folder, by name, as JSON.
     files: Mapping[str, Any] = field(default_factory=dict)
-    #: Keys of config.json as published, which transformers 5 no longer writes and llama.cpp's converter reads.
+    #: Keys of config.json as published, which transformers 5 no longer writes and llama.cpp's converter reads;
+    #: ... for one that only transformers 5 writes.
     published: Mapping[str, Any] = field(default_factory=dict)
     #: What tokenizer_config.json says beside the usual.
     tokenizer_config: Mapping[str, Any] = field(default_factory=dict)

@@ -77,7 +77,13 @@ _GEMMA4 = {
     "vocab_size_per_layer_input": 384,
 }
 # E2B and E4B: embeddings per layer, shared keys and values
-_SMALL = {**_GEMMA4, "hidden_size_per_layer_input": 32, "num_kv_shared_layers": 2, "use_double_wide_mlp": True}
+_SMALL = {
+    **_GEMMA4,
+    "layer_types": layers("sssfsf"),
+    "hidden_size_per_layer_input": 32,
+    "num_kv_shared_layers": 2,
+    "use_double_wide_mlp": True,
+}
 # 26B-A4B: experts beside a dense network, values that are the keys on full layers
 _EXPERTS4 = {
     **_GEMMA4,
@@ -243,7 +249,6 @@ ROWS = (
                 num_local_experts=4,
                 num_experts_per_tok=1,
                 interleave_moe_layer_step=1,
-                attention_chunk_size=16,
                 layer_types=layers("cccf"),
                 no_rope_layers=[1, 1, 1, 0],
                 rope_parameters={**LLAMA3, "factor": 16.0},
