@@ -13,14 +13,14 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from tests.interop.families import TABLE
-from tests.interop.families.proofs import PROOFS, Oracles, Proofs
-from tests.interop.families.report import missing, page
 
 
 def main() -> int:
+    sys.path.insert(0, str(ROOT))
+    from tests.interop.families import TABLE
+    from tests.interop.families.proofs import PROOFS, Oracles, Proofs
+    from tests.interop.families.report import missing, page
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="rows of tests/interop/families, or classes; all without")
     parser.add_argument("--only", action="append", choices=list(PROOFS), help="a proof; all without")
