@@ -96,6 +96,20 @@ class Squeezed(Transform):
 
 
 @frozen
+class Unwrapped(Transform):
+    """The checkpoint has a vector as a matrix of one row."""
+
+    def hf_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (1, *shape)
+
+    def apply(self, rows: Array) -> Array:
+        return rows.reshape(-1)
+
+    def undo(self, rows: Array) -> Array:
+        return rows.reshape(1, -1)
+
+
+@frozen
 class Flattened(Transform):
     """The checkpoint has as a vector what GGUF has as rows of ``width`` values."""
 
