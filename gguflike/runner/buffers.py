@@ -49,16 +49,19 @@ class Activations(NamedTuple):
 class Buffers:
     """Memory of the passes of one model. Large, but only the pages that a pass needs are ever touched.
 
-    ``ids`` int32 (BATCH,), ``x`` float32 (BATCH, n_embd), ``head_x`` (HEAD_TOKENS, n_embd) and ``logits``
+    ``ids`` int32 (batch,), ``x`` float32 (batch, n_embd), ``head_x`` (HEAD_TOKENS, n_embd) and ``logits``
     (HEAD_TOKENS, n_vocab) are shared by all threads, and so is what `temp` gives; ``own`` is each thread's, for one
-    token. ``cos_sin`` holds float32 (positions, 2, n_rot) for each rotation of the model.
+    token. ``batch`` is BATCH; where ``whole`` (tokens see those behind them, so that a pass takes all of a text), the
+    positions. ``cos_sin`` holds float32 (positions, 2, n_rot) for each rotation of the model.
     """
 
     def __init__(self, graph: Graph, positions: int, threads: int) -> None:
         n_embd, n_vocab = graph.embedding.n_embd, graph.embedding.n_vocab
         self.positions, self._threads = positions, threads
-        self.ids: npt.NDArray[np.int32] = aligned(BATCH, np.int32)
-        self.x = _floats(BATCH, n_embd)
+        self.whole = not all(attention.causal for attention in graph.attentions())
+        self.batch = positions if self.whole else BATCH
+        self.ids: npt.NDArray[np.int32] = aligned(self.batch, np.int32)
+        self.x = _floats(self.batch, n_embd)
         self.head_x = _floats(HEAD_TOKENS, n_embd)
         self.logits = _floats(HEAD_TOKENS, n_vocab)
         self.cos_sin: dict[Rope, npt.NDArray[np.float32]] = {
@@ -67,7 +70,7 @@ class Buffers:
         self._temps: dict[tuple[str, int], int] = {}  # addresses by name and bytes
         self._keep: list[npt.NDArray[Any]] = []  # the memory there
         widest = max([n_embd, *(mixer.widest for mixer in graph.mixers())])
-        quantized = activation_arrays(BATCH, widest)
+        quantized = activation_arrays(self.batch, widest)
         self._quantized = tuple(address(quantized[part]) for part in ("codes", "scales", "sums"))
         self._keep += quantized.values()
         stride = -(-widest * 6 // 1024) * 1024  # of 4 bytes of floats, 1 of codes, and 3/8 of scales and sums
@@ -77,8 +80,8 @@ class Buffers:
         self.own = Activations(*(Own(place, stride) for place in places))
 
     def temp(self, name: str, columns: int) -> int:
-        """The address of float32 (BATCH, columns) called ``name``, the same for every layer that asks alike."""
-        return self.scratch(name, 4 * BATCH * columns)
+        """The address of float32 (batch, columns) called ``name``, the same for every layer that asks alike."""
+        return self.scratch(name, 4 * self.batch * columns)
 
     def scratch(self, name: str, count: int) -> int:
         """The address of ``count`` bytes called ``name``."""

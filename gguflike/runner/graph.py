@@ -8,14 +8,14 @@ logits.
 from __future__ import annotations
 
 from gguflike.errors import UnsupportedError
-from gguflike.families.parts import Branch, Embedding, Graph, Head, Norm
+from gguflike.families.parts import Attention, Branch, Embedding, Graph, Head, Norm
 from gguflike.kernels.args import EMBED
 from gguflike.kernels.dispatch import embed_op
 from gguflike.kernels.engine.program import Program
 from gguflike.runner.buffers import Buffers, address
 from gguflike.runner.parts import ops
 from gguflike.runner.schedule import OneToken, Schedule, Source, Target, Tokens
-from gguflike.runner.state import States
+from gguflike.runner.state import State, States
 from gguflike.runner.weights import Weights
 
 
@@ -42,7 +42,15 @@ def _check_norm(norm: Norm | None) -> None:
 
 def new_states(graph: Graph, context: int, cache_type: str) -> States:
     """What the model's mixers keep from token to token, for up to ``context`` positions."""
-    return States([ops(mixer).new_state(mixer, context, cache_type) for mixer in graph.mixers()])
+    states: list[State | None] = []
+    cached: dict[int, State | None] = {}  # by layer, which others may share
+    for layer, block in enumerate(graph.blocks):
+        for mixer in (mixer for step in block for mixer in step.mixers()):
+            shared = getattr(mixer, "kv_layer", None)
+            states.append(ops(mixer).new_state(mixer, context, cache_type) if shared is None else cached[shared])
+            if isinstance(mixer, Attention):
+                cached[layer] = states[-1]
+    return States(states)
 
 
 def bytes_per_position(graph: Graph, cache_type: str) -> int:

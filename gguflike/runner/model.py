@@ -32,7 +32,7 @@ from gguflike.kernels.engine.host import thread_count
 from gguflike.kernels.engine.program import Program, Team
 from gguflike.progress import Progress
 from gguflike.runner import graph, rope
-from gguflike.runner.buffers import BATCH, HEAD_TOKENS, Buffers
+from gguflike.runner.buffers import HEAD_TOKENS, Buffers
 from gguflike.runner.generate import Continuation, Generation, Saved, Stream, stop_strings
 from gguflike.runner.sampling import Sampler
 from gguflike.runner.state import TYPES, default_context, padded
@@ -173,13 +173,22 @@ class Model:
 
         Unless ``all_logits``, the result is a view that the next call overwrites. ArgumentError where an id is not in
         the vocabulary or ``position`` is beyond what is cached, UnsupportedError where the context is too short,
-        ArgumentTypeError where the ids are no integers, GGUFError where logits are not finite.
+        ArgumentTypeError where the ids are no integers, GGUFError where logits are not finite. A model whose tokens see
+        those behind them computes from position 0 only (UnsupportedError).
         """
         ids = token_ids(ids)
         with self._lock:
             self._claim(self._turn)
             self._check(ids, position)
             check_integer("position", position, 0, len(self._tokens), "compute the tokens before it first")
+            if position and self._buffers.whole:
+                raise UnsupportedError(
+                    "tokens of this model see those behind them, so a text cannot be computed in pieces",
+                    path=self.path,
+                    expected="position 0",
+                    got=position,
+                    remedy="give all tokens at once",
+                )
             self._return_to(position)
             return self._computed(ids, position, all_logits)
 
@@ -199,8 +208,9 @@ class Model:
             self._check_finite(self._buffers.logits[:1])
             return self._buffers.logits[:1].copy() if all_logits else self._buffers.logits[:1]
         out = np.empty((len(ids), self.vocab_size), np.float32) if all_logits else self._buffers.logits[:1]
-        for start in range(0, len(ids), BATCH):
-            batch = ids[start : start + BATCH]
+        size = self._buffers.batch
+        for start in range(0, len(ids), size):
+            batch = ids[start : start + size]
             self._pass(self._body, batch, position + start)
             if all_logits:
                 for first in range(0, len(batch), HEAD_TOKENS):

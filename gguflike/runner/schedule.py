@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gguflike.families.parts import Attention, Norm
 from gguflike.kernels.args import RMS_NORM, RMS_NORM_Q8, SILU_MUL, SILU_MUL_Q8
@@ -20,6 +20,9 @@ from gguflike.kernels.matmul.args import MATMUL
 from gguflike.runner.buffers import Activations, Buffers
 from gguflike.runner.state import KVCache
 from gguflike.runner.weights import LayerWeights, Matrix
+
+if TYPE_CHECKING:
+    from gguflike.runner.parts.general_attention import General
 
 T = TypeVar("T")
 
@@ -34,7 +37,7 @@ class Source:
 
     __slots__ = ("address", "norm", "size", "weights")
 
-    def __init__(self, address: int, size: int, norm: Norm | None, weights: LayerWeights) -> None:
+    def __init__(self, address: Word, size: int, norm: Norm | None, weights: LayerWeights) -> None:
         self.address, self.size, self.norm, self.weights = address, size, norm, weights
 
 
@@ -45,6 +48,16 @@ class Target:
 
     def __init__(self, address: int, add: bool) -> None:
         self.address, self.add = address, add
+
+
+class Found:
+    """Where what attention found stands: for matrices, as words of its ops; ``unquantized``: they read int8, which it
+    is not yet."""
+
+    __slots__ = ("activations", "unquantized", "words")
+
+    def __init__(self, activations: Activations, words: dict[str, Word], unquantized: bool) -> None:
+        self.activations, self.words, self.unquantized = activations, words, unquantized
 
 
 class Schedule(ABC):
@@ -119,11 +132,8 @@ class Schedule(ABC):
 
     def attend(self, part: Attention, cache: KVCache, readers: Sequence[Matrix]) -> Activations:
         """Rotate the queries and keys in the temporaries "q", "k" and "v", store the keys and values, and attend."""
-        result = self._result("attended", part.q_size)
         assert part.rope is not None  # checked
-        quantized = all(matrix.plan.activations == "int8" for matrix in readers)
-        fused = quantized and part.head_dim % 32 == 0
-        codes: dict[str, Word] = result.quantized if fused else dict.fromkeys(("codes", "scales", "sums"), 0)
+        found = self.found(part.q_size, part.head_dim, readers)
         store: dict[str, Word] = {
             "cos_sin": int(self.buffers.cos_sin[part.rope].ctypes.data),
             "n_rot": part.rope.n_rot,
@@ -141,10 +151,27 @@ class Schedule(ABC):
             "n_head": part.heads,
             "scale": float_bits(part.head_dim**-0.5),
         }
-        self._attend(part, cache, store, queries, result, codes)
-        if quantized and not fused:
-            self._prepare("vector.quantize:rows", result.quantize(part.q_size))
-        return result
+        self.attend_causal(part, cache, store, queries, found)
+        return self.ready(found, part.q_size)
+
+    def found(self, size: int, head_dim: int, readers: Sequence[Matrix]) -> Found:
+        """Where attention leaves ``size`` values for the matrices that read them; ``head_dim`` 0: always as float32."""
+        result = self._result("attended", size)
+        quantized = all(matrix.plan.activations == "int8" for matrix in readers)
+        fused = quantized and head_dim > 0 and head_dim % 32 == 0
+        codes: dict[str, Word] = result.quantized if fused else dict.fromkeys(("codes", "scales", "sums"), 0)
+        return Found(result, {"out": result.floats, **codes}, quantized and not fused)
+
+    def ready(self, found: Found, size: int) -> Activations:
+        """What attention left, quantized where it has not done that itself."""
+        if found.unquantized:
+            self._prepare("vector.quantize:rows", found.activations.quantize(size))
+        return found.activations
+
+    def each(self, name: str, words: tuple[Word, ...], *, beside: bool = False) -> None:
+        """An op whose items are tokens, from what all threads have written to what `local` gave. ``beside``: it does
+        not depend on the op before."""
+        self._each(name, words, beside)
 
     def gated(self, gate: Matrix, up: Matrix, source: Activations, readers: Sequence[Matrix]) -> Activations:
         """Multiply silu(gate) by up, each a product with ``source``."""
@@ -172,15 +199,21 @@ class Schedule(ABC):
     def _multiply(self, matrix: Matrix, words: tuple[Word, ...], settings: Mapping[str, Any]) -> None: ...
 
     @abstractmethod
-    def _attend(
-        self,
-        part: Attention,
-        cache: KVCache,
-        store: dict[str, Word],
-        queries: dict[str, Word],
-        result: Activations,
-        codes: dict[str, Word],
-    ) -> None: ...
+    def local(self, name: str, columns: int) -> Word:
+        """The address of float32 (tokens, columns) that `each` writes and the next stage reads."""
+
+    @abstractmethod
+    def _each(self, name: str, words: tuple[Word, ...], beside: bool) -> None: ...
+
+    @abstractmethod
+    def attend_causal(
+        self, part: Attention, cache: KVCache, store: dict[str, Word], queries: dict[str, Word], found: Found
+    ) -> None:
+        """Attention to all keys up to a query's own, with the words of STORE_KV, and of QUERIES but for ``heads``."""
+
+    @abstractmethod
+    def attend_general(self, part: Attention, cache: KVCache, words: General, found: Found) -> None:
+        """Attention in its general form."""
 
     @abstractmethod
     def _gated(self, gate: Matrix, up: Matrix, source: Activations, op: tuple[str, tuple[Word, ...]]) -> None: ...
@@ -203,25 +236,51 @@ class OneToken(Schedule):
         items = {"items": matrix.plan.matvec_items(matrix.rows), "grain": MATVEC_GRAIN}
         self.program.add(matrix.plan.matvec, words, **{**items, **settings})
 
-    def _attend(
+    def local(self, name: str, columns: int) -> Word:
+        return self.buffers.own_scratch(name, 4 * columns)
+
+    def _each(self, name: str, words: tuple[Word, ...], beside: bool) -> None:  # noqa: ARG002 - no thread waits
+        self._prepare(name, words)
+
+    def attend_causal(
         self,
         part: Attention,
         cache: KVCache,
         store: dict[str, Word],  # noqa: ARG002 - the op stores the key and value of its one token itself
         queries: dict[str, Word],
-        result: Activations,
-        codes: dict[str, Word],
+        found: Found,
     ) -> None:
-        heads = heads_together(part.heads // part.kv_heads, ATTENTION_HEADS)
-        groups = part.heads // heads
-        blocks = -(-cache.positions // ATTENTION_KEYS)
-        parts = self.buffers.scratch("parts", blocks * part.heads * part_bytes(1, part.head_dim))
-        words = ATTENTION_ONE.pack(**queries, heads=heads, parts=parts)
-        self.program.add(f"attention.causal:{cache.type}_{heads}", words, items=groups, per_keys=ATTENTION_KEYS)
-        merge = MERGE.pack(
-            parts=parts, heads=heads, n_head=part.heads, head_dim=part.head_dim, out=result.floats, **codes
+        heads, groups, shape = self._groups(part, cache)
+        shape["parts"] = self._parts(part, cache, -(-cache.positions // ATTENTION_KEYS))
+        words = ATTENTION_ONE.pack(**queries, heads=heads, parts=shape["parts"])
+        name, barrier = f"attention.causal:{cache.type}_{heads}", not self._after_own()
+        self.program.add(name, words, items=groups, per_keys=ATTENTION_KEYS, barrier=barrier)
+        self._prepare("attention.causal:merge", MERGE.pack(**shape, **found.words), items=groups)
+
+    def attend_general(self, part: Attention, cache: KVCache, words: General, found: Found) -> None:
+        from gguflike.kernels.attention.general_args import GENERAL_MERGE, GENERAL_ONE
+
+        heads, groups, shape = self._groups(part, cache)
+        # A window of n keys may touch so many blocks.
+        blocks = (words.most - 2) // ATTENTION_KEYS + 2 if words.most else -(-cache.positions // ATTENTION_KEYS)
+        shape["parts"] = self._parts(part, cache, blocks)
+        one = GENERAL_ONE.pack(
+            **words.queries, **words.changed, heads=heads, parts=shape["parts"], stores=int(words.stores)
         )
-        self._prepare("attention.causal:merge", merge, items=groups)
+        items = {"items": groups * blocks} if words.most else {"items": groups, "per_keys": ATTENTION_KEYS}
+        name = f"attention.general:{cache.type}_{heads}"
+        self.program.add(name, one, **items, barrier=not self._after_own())
+        seen = {name: word for name, word in words.changed.items() if name != "cap"}
+        self._prepare("attention.general:merge", GENERAL_MERGE.pack(**shape, **seen, **found.words), items=groups)
+
+    def _groups(self, part: Attention, cache: KVCache) -> tuple[int, int, dict[str, Word]]:
+        """Query heads of an item, how many such groups there are, and the words of merge that say so."""
+        heads = heads_together(part.heads // part.kv_heads, ATTENTION_HEADS)
+        return heads, part.heads // heads, {"heads": heads, "n_head": part.heads, "head_dim": cache.head_dim}
+
+    def _parts(self, part: Attention, cache: KVCache, blocks: int) -> int:
+        """The address of what the items for so many blocks of keys leave."""
+        return self.buffers.scratch("parts", blocks * part.heads * part_bytes(1, cache.head_dim))
 
     def _gated(self, gate: Matrix, up: Matrix, source: Activations, op: tuple[str, tuple[Word, ...]]) -> None:
         blocks = gate.rows // 32
@@ -246,22 +305,37 @@ class Tokens(Schedule):
     def _multiply(self, matrix: Matrix, words: tuple[Word, ...], settings: Mapping[str, Any]) -> None:
         self.program.add(matrix.plan.matmul, words, **{"items": matrix.plan.matmul_items(matrix.rows), **settings})
 
-    def _attend(
-        self,
-        part: Attention,
-        cache: KVCache,
-        store: dict[str, Word],
-        queries: dict[str, Word],
-        result: Activations,
-        codes: dict[str, Word],
+    def local(self, name: str, columns: int) -> Word:
+        return self.temp(name, columns)
+
+    def _each(self, name: str, words: tuple[Word, ...], beside: bool) -> None:
+        self.program.add(name, words, items=1, per_tokens=1, barrier=not beside)
+
+    def attend_causal(
+        self, part: Attention, cache: KVCache, store: dict[str, Word], queries: dict[str, Word], found: Found
     ) -> None:
-        most = attention_rows(part.head_dim)
-        heads = heads_together(part.heads // part.kv_heads, most)
-        span = most // heads
-        words = STORE_KV.pack(**store)
-        self.program.add(f"attention.rope:store_{cache.type}", words, items=1, per_tokens=1, grain=ROPE_GRAIN)
-        words = ATTENTION.pack(**queries, heads=heads, span=span, out=result.floats, **codes)
+        self._store(f"attention.rope:store_{cache.type}", store)
+        heads, span = self._span(part, cache)
+        words = ATTENTION.pack(**queries, heads=heads, span=span, **found.words)
         self.program.add(f"attention.causal:{cache.type}", words, items=part.heads // heads, per_tokens=span)
+
+    def attend_general(self, part: Attention, cache: KVCache, words: General, found: Found) -> None:
+        from gguflike.kernels.attention.general_args import GENERAL
+
+        if words.stores:
+            self._store(f"attention.general:store_{cache.type}", words.store)
+        heads, span = self._span(part, cache)
+        many = GENERAL.pack(**words.queries, **words.changed, heads=heads, span=span, **found.words)
+        self.program.add(f"attention.general:{cache.type}", many, items=part.heads // heads, per_tokens=span)
+
+    def _store(self, name: str, words: dict[str, Word]) -> None:
+        self.program.add(name, STORE_KV.pack(**words), items=1, per_tokens=1, grain=ROPE_GRAIN)
+
+    def _span(self, part: Attention, cache: KVCache) -> tuple[int, int]:
+        """Query heads of an item, and its tokens."""
+        most = attention_rows(cache.head_dim)
+        heads = heads_together(part.heads // part.kv_heads, most)
+        return heads, most // heads
 
     def _gated(self, gate: Matrix, up: Matrix, source: Activations, op: tuple[str, tuple[Word, ...]]) -> None:
         self.linear(gate, source, self.temp("gate", gate.rows))

@@ -81,7 +81,7 @@ class States:
 
     def __init__(self, states: Sequence[State | None]) -> None:
         self.of_mixers = tuple(states)
-        self._kept = [state for state in states if state is not None]
+        self._kept = [state for state in dict.fromkeys(states) if state is not None]  # layers may share one
         self._forgetful = [state for state in self._kept if state.forgets]
 
     @property
@@ -155,7 +155,7 @@ class KVCache:
             self.positions, self.ring = ring_positions(sees), True
         self._sees, self._once = sees, once
         self._end = 0  # of a ring: behind the last position that was written
-        self._heads = kv_heads
+        self._heads, self.head_dim = kv_heads, head_dim
         count = kv_heads * self.positions * head_dim
         self._data: list[npt.NDArray[Any]] = [aligned(count * (1 if quantized else 2)) for _ in range(2)]
         self._scales: list[npt.NDArray[Any]] = [aligned(count // SCALED * 2) for _ in range(2)] if quantized else []

@@ -1,6 +1,8 @@
-"""Causal attention over a cache of keys and values, and the rotary positions before it.
+"""Attention over a cache of keys and values, and the rotary positions before it.
 
-    causal   the ops: several tokens, one token, and the merge of its parts
+    causal   the ops of most models: several tokens, one token, and the merge of its parts
+    general  the same with windows, keys ahead, soft-caps and sinks, over a cache that may be a ring
+    heads    what else happens to heads: norms, rotation of any size, padding; gates
     tile     products of queries by keys, and of weights by values
     softmax  the softmax of scores, block of keys by block of keys
     rope     rotary position embedding, and storing keys and values
@@ -8,6 +10,7 @@
     kv_q8    the cache in int8 with scales
     sizes    sizes of work items
     args     the argument words of this folder's ops
+    general_args  those of general and heads
 
 A *tile* is a few queries that share the work of reading keys and values. A *panel* is what they are multiplied by at a
 time, as float32: sixteen keys, or sixteen dimensions of values.

@@ -77,7 +77,7 @@ class Result(NamedTuple):
 
 
 @inner(inline="always")
-def _least(a: int, b: int) -> int:
+def least(a: int, b: int) -> int:
     """Return the smaller of two integers."""
     return a if a < b else b
 
@@ -89,7 +89,7 @@ def _first_row(key: int, position: int, heads: int) -> int:
 
 
 @inner
-def _gather(args: Address, query: Address, cos_sin: Address, target: Address, stride: int) -> None:
+def gather(args: Address, query: Address, cos_sin: Address, target: Address, stride: int) -> None:
     """Write one query, rotated and scaled, with ``stride`` bytes between its dimensions."""
     a = load_args(QUERIES, args)
     scale = splat(np.float32(f32_of(a.scale) * LOG2))
@@ -98,7 +98,7 @@ def _gather(args: Address, query: Address, cos_sin: Address, target: Address, st
 
 
 @inner
-def _mask(scores: Address, valid: int, count: int) -> None:
+def mask(scores: Address, valid: int, count: int) -> None:
     """Mask what a row does not see: all but the first ``valid`` of its ``count`` scores."""
     start = valid // 16 * 16 if valid > 0 else 0
     for i in range(start, count, 16):
@@ -107,7 +107,7 @@ def _mask(scores: Address, valid: int, count: int) -> None:
 
 
 @inner
-def _write_row(row: Address, total: np.float32, head_dim: int, result: Result, at: int) -> None:
+def write_row(row: Address, total: np.float32, head_dim: int, result: Result, at: int) -> None:
     """Divide a row of weighted sums by the sum of its weights, and write it to the result from value ``at`` on."""
     inverse = splat(ONE / total)
     if result.codes == 0:
@@ -124,7 +124,7 @@ def _write_row(row: Address, total: np.float32, head_dim: int, result: Result, a
 
 
 @inner
-def _scratch(base: Address, rows: int, dim: int) -> Scratch:
+def scratch_of(base: Address, rows: int, dim: int) -> Scratch:
     """Divide a thread's scratch memory for items of at most ``rows`` queries of ``dim`` dimensions."""
     tiles = (rows + HEIGHT - 1) // HEIGHT
     states = base + PANEL * max(dim, KEYS)
@@ -134,7 +134,7 @@ def _scratch(base: Address, rows: int, dim: int) -> Scratch:
 
 
 @inner
-def _item(args: Address, state: Address, index: int) -> Item:
+def item_of(args: Address, state: Address, index: int) -> Item:
     """Return item number ``index`` of the op."""
     a = load_args(ATTENTION, args)
     tokens = load_word(state + STATE.tokens)
@@ -143,11 +143,11 @@ def _item(args: Address, state: Address, index: int) -> Item:
     # The last tokens see the most keys: they alternate with the first, so that all threads have as many.
     token = (order // 2 if order % 2 else spans - 1 - order // 2) * a.span
     cached = head * a.n_head_kv // a.n_head * a.context * a.head_dim
-    return Item(head, token, _least(a.span, tokens - token), load_word(state + STATE.position) + token, cached)
+    return Item(head, token, least(a.span, tokens - token), load_word(state + STATE.position) + token, cached)
 
 
 @inner
-def _start(args: Address, item: Item, tiles: int, scratch: Scratch) -> None:
+def start_item(args: Address, item: Item, tiles: int, scratch: Scratch) -> None:
     """Gather the queries of an item, tile by tile, zeros after the last row; start its states and sums."""
     a = load_args(ATTENTION, args)
     dim = a.head_dim
@@ -157,7 +157,7 @@ def _start(args: Address, item: Item, tiles: int, scratch: Scratch) -> None:
         token, head = r // a.heads, r % a.heads
         query = a.q + 4 * dim * ((item.token + token) * a.n_head + item.head + head)
         target = scratch.queries + 4 * (r // HEIGHT * HEIGHT * dim + r % HEIGHT)
-        _gather(args, query, a.cos_sin + 8 * a.n_rot * (item.position + token), target, 4 * HEIGHT)
+        gather(args, query, a.cos_sin + 8 * a.n_rot * (item.position + token), target, 4 * HEIGHT)
     for tile in range(tiles):
         softmax.start(scratch.states + softmax.STATE_BYTES * tile)
     for i in range(0, tiles * HEIGHT * dim, 16):
@@ -167,8 +167,8 @@ def _start(args: Address, item: Item, tiles: int, scratch: Scratch) -> None:
 @inner
 def _seen(item: Item, heads: int, tile: int, first: int) -> int:
     """Return how many keys of the block from ``first`` on the last row of a tile sees."""
-    last = _least((tile + 1) * HEIGHT, item.tokens * heads) - 1
-    seen: int = _least(KEYS, item.position + last // heads + 1 - first)
+    last = least((tile + 1) * HEIGHT, item.tokens * heads) - 1
+    seen: int = least(KEYS, item.position + last // heads + 1 - first)
     return seen
 
 
@@ -179,13 +179,13 @@ def _weigh(item: Item, heads: int, tile: int, first: int, scores: Address, state
     for r in range(HEIGHT):
         valid = item.position + (tile * HEIGHT + r) // heads + 1 - first
         if valid < padded:
-            _mask(scores + softmax.ROW * r, valid, padded)
+            mask(scores + softmax.ROW * r, valid, padded)
     softmax.softmax(scores, HEIGHT, padded, state)
     softmax.merge(state, state)
 
 
 @inner
-def _finish(args: Address, item: Item, scratch: Scratch) -> None:
+def finish(args: Address, item: Item, scratch: Scratch) -> None:
     """Write the rows of an item as the result."""
     a = load_args(ATTENTION, args)
     dim = a.head_dim
@@ -193,7 +193,7 @@ def _finish(args: Address, item: Item, scratch: Scratch) -> None:
         lane = scratch.states + softmax.STATE_BYTES * (r // HEIGHT) + 4 * (r % HEIGHT)
         total = load_f32(lane + softmax.ALL_TOTAL)
         at = ((item.token + r // a.heads) * a.n_head + item.head + r % a.heads) * dim
-        _write_row(scratch.out + 4 * dim * r, total, dim, Result(a.out, a.codes, a.scales, a.sums), at)
+        write_row(scratch.out + 4 * dim * r, total, dim, Result(a.out, a.codes, a.scales, a.sums), at)
 
 
 def _make_attention(cache: ModuleType) -> Op:
@@ -213,13 +213,13 @@ def _make_attention(cache: ModuleType) -> Op:
     def attention(args: Address, state: Address, start: int, stop: int) -> None:
         a = load_args(ATTENTION, args)
         heads, dim = a.heads, a.head_dim
-        scratch = _scratch(load_word(state + STATE.scratch), a.span * heads, dim)
+        scratch = scratch_of(load_word(state + STATE.scratch), a.span * heads, dim)
         for index in range(start, stop):
-            item = _item(args, state, index)
+            item = item_of(args, state, index)
             tiles = (item.tokens * heads + HEIGHT - 1) // HEIGHT
-            _start(args, item, tiles, scratch)
+            start_item(args, item, tiles, scratch)
             for first in range(0, item.position + item.tokens, KEYS):
-                count = _least(KEYS, item.position + item.tokens - first)
+                count = least(KEYS, item.position + item.tokens - first)
                 lowest = _first_row(first, item.position, heads) // HEIGHT
                 score_block(args, item, first, count, tiles, scratch)
                 for tile in range(lowest, tiles):
@@ -233,7 +233,7 @@ def _make_attention(cache: ModuleType) -> Op:
                         target = scratch.out + 4 * (HEIGHT * dim * tile + d)
                         seen = _seen(item, heads, tile, first)
                         add_values(weights, scratch.panel, PANEL, seen, tile_state, target, 4 * dim)
-            _finish(args, item, scratch)
+            finish(args, item, scratch)
 
     return attention
 
@@ -257,16 +257,16 @@ def _make_attention_one(heads: int, cache: ModuleType) -> Op:
             head, first = item % groups * heads, item // groups * KEYS
             kv_head = head * a.n_head_kv // a.n_head
             cached = kv_head * a.context * dim
-            count = _least(KEYS, position + 1 - first)
+            count = least(KEYS, position + 1 - first)
             if first + count > position:
                 store(args, 0, kv_head, position, scores)
             for r in range(heads):
                 cos_sin = a.cos_sin + 8 * a.n_rot * position
-                _gather(args, a.q + 4 * dim * (head + r), cos_sin, queries + 4 * r, 4 * heads)
+                gather(args, a.q + 4 * dim * (head + r), cos_sin, queries + 4 * r, 4 * heads)
             padded = (count + 15) // 16 * 16
             score(args, queries, cached, first, padded, panel, scores)
             for r in range(heads):
-                _mask(scores + softmax.ROW * r, count, padded)
+                mask(scores + softmax.ROW * r, count, padded)
             part = a.parts + item * _part_bytes(heads, dim)
             softmax.softmax(scores, heads, padded, part)
             add_values(args, scores, cached, first, count, panel, part + softmax.PART_BYTES)
@@ -294,7 +294,7 @@ def _merge(args: Address, state: Address, start: int, stop: int) -> None:
         for r in range(heads):
             total = load_f32(all_blocks + softmax.ALL_TOTAL + 4 * r)
             at = (group * heads + r) * dim
-            _write_row(out + 4 * dim * r, total, dim, Result(a.out, a.codes, a.scales, a.sums), at)
+            write_row(out + 4 * dim * r, total, dim, Result(a.out, a.codes, a.scales, a.sums), at)
 
 
 for _type, _cache in (("f16", kv_f16), ("q8_0", kv_q8)):

@@ -51,6 +51,12 @@ def mask_lanes(e: Emitter, place: Value, keep: Value) -> None:
     e.store(e.b.select(e.first_lanes(keep), e.load(V16F32, place), e.const(V16F32, MASKED)), place)
 
 
+@operation(void, int64, int64)
+def hide_lanes(e: Emitter, place: Value, count: Value) -> None:
+    """Mask the first ``count`` of the sixteen scores at ``place``."""
+    e.store(e.b.select(e.first_lanes(count), e.const(V16F32, MASKED), e.load(V16F32, place)), place)
+
+
 @operation(void, int64)
 def start(e: Emitter, state: Value) -> None:
     """Write the state of a tile before its first block."""

@@ -2,43 +2,63 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from gguflike.errors import UnsupportedError
 from gguflike.families.parts import Attention
-from gguflike.runner.parts.checks import multiple
+from gguflike.kernels.attention.sizes import attention_rows
 from gguflike.runner.schedule import Schedule, Source, Target
-from gguflike.runner.state import KVCache, kv_bytes_per_position
+from gguflike.runner.state import SCALED, KVCache, kv_bytes_per_position
 from gguflike.runner.weights import LayerWeights
+
+LANES = 16  # dimensions that ops take at a time
 
 
 def check(part: Attention) -> None:
-    if part.rope is None or part != Attention(
-        part.n_embd, part.heads, part.kv_heads, part.head_dim, part.rope, part.bias, part.output_bias
-    ):
-        raise UnsupportedError("attention of this kind has no ops in this version", got=part)
-    multiple("head_dim", part.head_dim, 16)
-    multiple("n_rot", part.rope.n_rot, 32 if part.rope.pairs == "neox" else 16)
-    if part.heads % part.kv_heads or part.rope.n_rot > part.head_dim:
+    n_rot = 0 if part.rope is None else part.rope.n_rot
+    if part.heads % part.kv_heads or n_rot > part.head_dim or n_rot % 2 or attention_rows(part.head_dim) <= 0:
         raise UnsupportedError(
             "attention shape",
-            expected="n_head a multiple of n_head_kv, n_rot at most head_dim",
-            got={
-                "n_head": part.heads,
-                "n_head_kv": part.kv_heads,
-                "n_rot": part.rope.n_rot,
-                "head_dim": part.head_dim,
-            },
+            expected="n_head a multiple of n_head_kv, n_rot even and at most head_dim, heads of a few thousand at most",
+            got={"n_head": part.heads, "n_head_kv": part.kv_heads, "n_rot": n_rot, "head_dim": part.head_dim},
         )
 
 
 def new_state(part: Attention, context: int, cache_type: str) -> KVCache:
-    return KVCache(part.kv_heads, part.head_dim, context, cache_type)
+    sees = part.window if part.causal else 0
+    dim = _padded(part.head_dim, cache_type)
+    return KVCache(part.kv_heads, dim, context, cache_type, sees=sees, once=not part.causal)
 
 
 def bytes_per_position(part: Attention, cache_type: str) -> int:
-    return kv_bytes_per_position(part.kv_heads, part.head_dim, cache_type)
+    """None for a window, whose cache does not grow with the context, and for keys of another layer."""
+    if part.kv_layer is not None or (part.causal and part.window):
+        return 0
+    return kv_bytes_per_position(part.kv_heads, _padded(part.head_dim, cache_type), cache_type)
+
+
+def _padded(head_dim: int, cache_type: str) -> int:
+    """Dimensions of a head in the cache."""
+    step = SCALED if cache_type == "q8_0" else LANES
+    return -(-head_dim // step) * step
+
+
+@lru_cache(maxsize=64)
+def _is_usual(part: Attention) -> bool:
+    """Whether there is nothing but matrices, biases and a rotation, of sizes that ops take as they are."""
+    rope = part.rope
+    if rope is None or rope.n_rot % (2 * LANES if rope.pairs == "neox" else LANES):
+        return False
+    usual = Attention(part.n_embd, part.heads, part.kv_heads, part.head_dim, rope, part.bias, part.output_bias)
+    return part == usual
 
 
 def emit(part: Attention, s: Schedule, weights: LayerWeights, state: KVCache, source: Source, target: Target) -> None:
+    if not _is_usual(part) or state.head_dim != part.head_dim:
+        from gguflike.runner.parts import general_attention  # most models do without
+
+        general_attention.emit(part, s, weights, state, source, target)
+        return
     q, k, v, out = (weights.matrix(f"attn_{name}") for name in ("q", "k", "v", "output"))
     normed = s.read(source, (q, k, v))
     s.linear(q, normed, s.temp("q", part.q_size))

@@ -1,0 +1,312 @@
+"""Attention in its general form: windows, keys ahead, soft-capped scores, sinks, a cache that is a ring.
+
+Ops as in causal.py, for each type of cache; general_args.py has their argument words:
+
+    <type>           any number of tokens, whose keys and values are in the cache (``GENERAL``)
+    <type>_<heads>   one token (``GENERAL_ONE``); its items are groups of heads by blocks of the keys that it sees
+    merge            whose items are groups of heads (``GENERAL_MERGE``)
+    store_<type>     the way of prepared keys and values to the cache: a token's go to its position modulo the cache's
+                     length (``STORE_KV``)
+
+A query sees a stretch of keys that its position tells. Blocks of keys end at the multiples of ATTENTION_KEYS, as in
+causal.py; what no query of an item sees is not read, and a block that a query does not see weighs nothing in its
+result, to the last bit. A sink is where a query's softmax starts from: a maximum, and a sum of 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gguflike.kernels.attention import kv_f16, kv_q8, softmax
+from gguflike.kernels.attention.args import STORE_KV
+from gguflike.kernels.attention.causal import (
+    LOG2,
+    ONE,
+    ZERO,
+    Item,
+    Op,
+    Result,
+    Scratch,
+    finish,
+    gather,
+    item_of,
+    least,
+    mask,
+    scratch_of,
+    start_item,
+    write_row,
+)
+from gguflike.kernels.attention.general_args import GENERAL, GENERAL_MERGE, GENERAL_ONE
+from gguflike.kernels.attention.rope import rotate
+from gguflike.kernels.attention.sizes import ATTENTION_HEADS, part_bytes
+from gguflike.kernels.attention.sizes import ATTENTION_KEYS as KEYS
+from gguflike.kernels.attention.tile import HEIGHT, PANEL, make_scores, make_values, merge_row
+from gguflike.kernels.engine.atomics import load_args, load_word
+from gguflike.kernels.engine.jit import inner, op
+from gguflike.kernels.engine.memory import STATE
+from gguflike.kernels.vector.activations import tanh
+from gguflike.kernels.vector.lanes import splat
+from gguflike.kernels.vector.memory import load_f32, load_f32x16, store_f32, store_f32x16
+from gguflike.kernels.vector.types import Address
+from gguflike.kernels.vector.unpack import f32_of
+
+
+class Sight(NamedTuple):
+    """What queries see: see general_args.py. ``end`` is behind the last key that there is."""
+
+    back: int
+    ahead: int
+    chunk: int
+    end: int
+
+
+class Block(NamedTuple):
+    """Keys ``first`` to ``first + keys``, which stand in the cache from ``slot`` on."""
+
+    first: int
+    keys: int
+    slot: int
+
+
+@inner(inline="always")
+def _lowest(sight: Sight, position: int) -> int:
+    """Return the first key that a query sees."""
+    return max(0, position - sight.back, position // sight.chunk * sight.chunk)
+
+
+@inner(inline="always")
+def _highest(sight: Sight, position: int) -> int:
+    """Return the last key that a query sees."""
+    highest: int = least(position + sight.ahead, sight.end - 1)
+    return highest
+
+
+@inner
+def _cap(scores: Address, count: int, cap: np.float32) -> None:
+    """Soft-cap ``count`` scores of a row, a multiple of 16; they are in units of log2 e."""
+    most = splat(np.float32(cap * LOG2))
+    for i in range(0, count, 16):
+        store_f32x16(scores + 4 * i, tanh(load_f32x16(scores + 4 * i) / most) * most)
+
+
+@inner
+def _hide(scores: Address, count: int, most: int) -> None:
+    """Mask the first ``count`` of a row's ``most`` scores."""
+    for i in range(0, least(count, most), 16):
+        softmax.hide_lanes(scores + 4 * i, count - i)
+
+
+@inner
+def _start_at_sink(state: Address, row: int, sink: np.float32) -> None:
+    """Let a row of a softmax state begin with a sink."""
+    store_f32(state + softmax.ALL_TOP + 4 * row, np.float32(sink * LOG2))
+    store_f32(state + softmax.ALL_TOTAL + 4 * row, ONE)
+
+
+# Several tokens
+
+
+@inner
+def _start_at_sinks(args: Address, item: Item, scratch: Scratch) -> None:
+    """Let the rows of an item begin with their heads' sinks."""
+    a = load_args(GENERAL, args)
+    for r in range(item.tokens * a.heads):
+        state = scratch.states + softmax.STATE_BYTES * (r // HEIGHT)
+        _start_at_sink(state, r % HEIGHT, load_f32(a.sinks + 4 * (item.head + r % a.heads)))
+
+
+@inner
+def _seen(args: Address, sight: Sight, item: Item, tile: int, block: Block) -> int:
+    """Return how many keys from the block's first on some row of a tile sees: 0 where no row sees any."""
+    heads = load_word(args + GENERAL.heads)
+    last = least((tile + 1) * HEIGHT, item.tokens * heads) - 1
+    if _lowest(sight, item.position + tile * HEIGHT // heads) >= block.first + block.keys:
+        return 0
+    seen: int = max(0, least(block.keys, _highest(sight, item.position + last // heads) + 1 - block.first))
+    return seen
+
+
+@inner
+def _weigh(args: Address, sight: Sight, item: Item, tile: int, block: Block, scores: Address, state: Address) -> None:
+    """Turn a tile's scores of a block into weights, each row's of those that it sees."""
+    a = load_args(GENERAL, args)
+    padded = (_seen(args, sight, item, tile, block) + 15) // 16 * 16
+    for r in range(HEIGHT):
+        position, row = item.position + (tile * HEIGHT + r) // a.heads, scores + softmax.ROW * r
+        if a.cap:
+            _cap(row, padded, f32_of(a.cap))
+        valid, hidden = _highest(sight, position) + 1 - block.first, _lowest(sight, position) - block.first
+        if valid < padded:
+            mask(row, valid, padded)
+        if hidden > 0:
+            _hide(row, hidden, padded)
+    softmax.softmax(scores, HEIGHT, padded, state)
+    softmax.merge(state, state)
+
+
+def _make_attention(cache: ModuleType) -> Op:
+    """Return attention for several tokens over a cache whose kernels are in the module ``cache``."""
+    score, add_values = make_scores(HEIGHT, 1), make_values(HEIGHT, 1, merged=True)
+
+    @inner
+    def score_block(args: Address, sight: Sight, item: Item, block: Block, tiles: int, scratch: Scratch) -> None:
+        """Write the scores of a block, sixteen keys at a time, for the tiles that see them."""
+        dim = load_word(args + GENERAL.head_dim)
+        for i in range(0, block.keys, 16):
+            cache.expand_keys(args, item.cached, block.slot + i, scratch.panel)
+            some = Block(block.first + i, 16, block.slot + i)
+            for tile in range(tiles):
+                if _seen(args, sight, item, tile, some):
+                    target = scratch.scores + softmax.ROW * HEIGHT * tile + 4 * i
+                    score(scratch.queries + 4 * HEIGHT * dim * tile, scratch.panel, dim, target)
+
+    @inner
+    def add_block(args: Address, sight: Sight, item: Item, block: Block, tiles: int, scratch: Scratch) -> None:
+        """Turn the scores of a block into weights, and add its values by them."""
+        dim = load_word(args + GENERAL.head_dim)
+        for tile in range(tiles):
+            if _seen(args, sight, item, tile, block):
+                scores = scratch.scores + softmax.ROW * HEIGHT * tile
+                _weigh(args, sight, item, tile, block, scores, scratch.states + softmax.STATE_BYTES * tile)
+        for d in range(0, dim, 16):
+            cache.expand_values(args, item.cached, block.slot, block.keys, d, scratch.panel)
+            for tile in range(tiles):
+                seen = _seen(args, sight, item, tile, block)
+                if seen:
+                    weights = scratch.scores + softmax.ROW * HEIGHT * tile
+                    state = scratch.states + softmax.STATE_BYTES * tile
+                    target = scratch.out + 4 * (HEIGHT * dim * tile + d)
+                    add_values(weights, scratch.panel, PANEL, seen, state, target, 4 * dim)
+
+    def attention(args: Address, state: Address, start: int, stop: int) -> None:
+        a = load_args(GENERAL, args)
+        scratch = scratch_of(load_word(state + STATE.scratch), a.span * a.heads, a.head_dim)
+        sight = Sight(a.back, a.ahead, a.chunk, load_word(state + STATE.position) + load_word(state + STATE.tokens))
+        for index in range(start, stop):
+            item = item_of(args, state, index)
+            tiles = (item.tokens * a.heads + HEIGHT - 1) // HEIGHT
+            start_item(args, item, tiles, scratch)
+            if a.sinks:
+                _start_at_sinks(args, item, scratch)
+            first = _lowest(sight, item.position) // 16 * 16
+            behind = _highest(sight, item.position + item.tokens - 1) + 1
+            while first < behind:
+                block = Block(first, least((first // KEYS + 1) * KEYS, behind) - first, first % a.context)
+                score_block(args, sight, item, block, tiles, scratch)
+                add_block(args, sight, item, block, tiles, scratch)
+                first += block.keys
+            finish(args, item, scratch)
+
+    return attention
+
+
+# One token
+
+_part_bytes = inner(part_bytes)
+STEP = 32  # keys that the scores of one token take at a time (tile.columns)
+
+
+def _make_attention_one(heads: int, cache: ModuleType) -> Op:
+    """Return attention for one token, ``heads`` query heads at a time."""
+    score, add_values, store = cache.make_scores(heads), cache.make_values(heads), _make_store(cache)
+
+    def attention(args: Address, state: Address, start: int, stop: int) -> None:
+        a = load_args(GENERAL_ONE, args)
+        dim, position, groups = a.head_dim, load_word(state + STATE.position), a.n_head // heads
+        lowest = _lowest(Sight(a.back, a.ahead, a.chunk, position + 1), position)
+        panel = load_word(state + STATE.scratch)
+        queries = panel + PANEL * max(dim, KEYS)
+        scores = queries + 4 * heads * dim
+        for item in range(start, stop):
+            head, begin = item % groups * heads, (lowest // KEYS + item // groups) * KEYS
+            first = max(begin, lowest // STEP * STEP)
+            count = least(begin + KEYS, position + 1) - first
+            if count <= 0:
+                continue  # there are items for as many blocks as a window may touch
+            kv_head = head * a.n_head_kv // a.n_head
+            cached, slot = kv_head * a.context * dim, first % a.context
+            if a.stores and first + count > position:
+                store(args, 0, kv_head, position, scores)
+            for r in range(heads):
+                cos_sin = a.cos_sin + 8 * a.n_rot * position
+                gather(args, a.q + 4 * dim * (head + r), cos_sin, queries + 4 * r, 4 * heads)
+            padded = (count + 15) // 16 * 16
+            score(args, queries, cached, slot, padded, panel, scores)
+            for r in range(heads):
+                if a.cap:
+                    _cap(scores + softmax.ROW * r, padded, f32_of(a.cap))
+                mask(scores + softmax.ROW * r, count, padded)
+                if lowest > first:
+                    _hide(scores + softmax.ROW * r, lowest - first, padded)
+            part = a.parts + item * _part_bytes(heads, dim)
+            softmax.softmax(scores, heads, padded, part)
+            add_values(args, scores, cached, slot, count, panel, part + softmax.PART_BYTES)
+
+    return attention
+
+
+@op("attention.general:merge")
+def _merge(args: Address, state: Address, start: int, stop: int) -> None:
+    """Merge what the items of attention for one token left, block by block. Items are groups of heads."""
+    a = load_args(GENERAL_MERGE, args)
+    heads, dim, groups, position = a.heads, a.head_dim, a.n_head // a.heads, load_word(state + STATE.position)
+    lowest = _lowest(Sight(a.back, a.ahead, a.chunk, position + 1), position)
+    blocks = position // KEYS + 1 - lowest // KEYS
+    all_blocks = load_word(state + STATE.scratch)  # a softmax state, and the sums of its rows
+    out = all_blocks + softmax.STATE_BYTES
+    for group in range(start, stop):
+        softmax.start(all_blocks)
+        for i in range(0, heads * dim, 16):
+            store_f32x16(out + 4 * i, splat(ZERO))
+        if a.sinks:
+            for r in range(heads):
+                _start_at_sink(all_blocks, r, load_f32(a.sinks + 4 * (group * heads + r)))
+        for block in range(blocks):
+            part = a.parts + (block * groups + group) * _part_bytes(heads, dim)
+            softmax.merge(all_blocks, part)
+            for r in range(heads):
+                merge_row(out + 4 * dim * r, part + softmax.PART_BYTES + 4 * dim * r, dim, all_blocks, r)
+        for r in range(heads):
+            total = load_f32(all_blocks + softmax.ALL_TOTAL + 4 * r)
+            at = (group * heads + r) * dim
+            write_row(out + 4 * dim * r, total, dim, Result(a.out, a.codes, a.scales, a.sums), at)
+
+
+# Into the ring
+
+
+def _make_store(cache: ModuleType) -> Any:
+    """Return a kernel that stores one key head of a token at ``position`` in a cache of the module ``cache``."""
+
+    @inner
+    def store(args: Address, token: int, head: int, position: int, key: Address) -> None:
+        """Store key and value of a head; ``key`` is the address of float32 (head_dim,) for the rotated key."""
+        a = load_args(STORE_KV, args)
+        at = 4 * a.head_dim * (a.n_head_kv * token + head)
+        rotate(a.k + at, a.head_dim, a.cos_sin + 8 * a.n_rot * position, a.n_rot, a.neox, key)
+        cache.store(args, head * a.context * a.head_dim, position % a.context, key, a.v + at)
+
+    return store
+
+
+def _make_store_op(cache: ModuleType) -> Callable[[Address, Address, int, int], None]:
+    store = _make_store(cache)
+
+    def store_tokens(args: Address, state: Address, start: int, stop: int) -> None:
+        position, key = load_word(state + STATE.position), load_word(state + STATE.scratch)
+        for token in range(start, stop):
+            for head in range(load_word(args + STORE_KV.n_head_kv)):
+                store(args, token, head, position + token, key)
+
+    return store_tokens
+
+
+for _type, _cache in (("f16", kv_f16), ("q8_0", kv_q8)):
+    op(f"attention.general:store_{_type}")(_make_store_op(_cache))
+    op(f"attention.general:{_type}")(_make_attention(_cache))
+    for _heads in range(1, ATTENTION_HEADS + 1):
+        op(f"attention.general:{_type}_{_heads}")(_make_attention_one(_heads, _cache))
