@@ -49,6 +49,12 @@ DELIBERATE = (
         "only ours",
         "where config.json leaves them out, transformers' default is written",
     ),
+    Deliberate(
+        ".*",
+        r".*\.(vocab_size|rope\.dimension_count|attention\.(key|value)_length)",
+        "only ours",
+        "written always; their readers derive it from other keys and tensors",
+    ),
     Deliberate(".*", r"blk\.\d+\.ssm_a", "rounding", "numpy and torch round an exponential differently"),
 )
 
