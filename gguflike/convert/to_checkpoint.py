@@ -18,6 +18,7 @@ from gguflike.checkpoint.sentence_transformers import documents
 from gguflike.checkpoint.tokenizer import tokenizer_config_from_metadata, tokenizer_json_from_metadata
 from gguflike.container import GGUFFile
 from gguflike.convert.encode import SLAB_BYTES
+from gguflike.convert.facts import single
 from gguflike.convert.folder import new_folder, refuse_existing
 from gguflike.convert.sources import Floats, GGUFSource, closing_sources, ranges, stamp
 from gguflike.errors import GGUFError, UnsupportedError, check_choice
@@ -26,6 +27,7 @@ from gguflike.families import registry
 from gguflike.families.family import Binding, Family, check_layers, expect_tensor
 from gguflike.families.origins import Piece
 from gguflike.families.pooling import NUMBERS, pooling_config
+from gguflike.families.transforms import Share
 from gguflike.kernels.prepare import Need, prepare
 from gguflike.progress import Progress
 
@@ -36,11 +38,13 @@ _HEADER_ROOM = 1 << 20  # for the headers and the JSON files, in the estimate of
 
 
 class Run(NamedTuple):
-    """Rows of a GGUF tensor, from ``first`` on, that become a piece of a tensor of the checkpoint."""
+    """Rows of a GGUF tensor, from ``first`` on, that become a piece of a tensor of the checkpoint: alone, or with those
+    of other tensors that share it (transforms.Share)."""
 
     binding: Binding
     first: int
     piece: Piece
+    others: tuple[Run, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ def export(
         def parts(entry: Entry) -> Iterator[memoryview]:
             nonlocal done
             for run in plan.runs[entry.name]:
-                for part in _parts(sources[run.binding.gguf], run, entry.dtype):
+                for part in _parts(sources, run, entry.dtype):
                     yield part
                     done += part.nbytes
                     if progress is not None:
@@ -120,17 +124,20 @@ def _plan(opened: GGUFFile, target: Path, dtype: str) -> tuple[ExportPlan, dict[
     config = _config(family, opened)
     runs = _runs(family, config, opened)
     stamps = tuple(stamp(path) for path in opened.paths)
-    bindings = {run.binding.gguf: run.binding for each in runs.values() for run in each}
+    bindings = {
+        part.binding.gguf: part.binding for each in runs.values() for run in each for part in (run, *run.others)
+    }
     sources = {
         name: GGUFSource(opened.path, name, b.shape, opened.infos[name].format.name, stamps)
         for name, b in bindings.items()
     }
-    matrices = {source.stored for source in sources.values() if len(source.shape) > 1}
+    matrices = {source.stored for name, source in sources.items() if not single(name, source.shape)}
     one_dtype = len(matrices) == 1 and matrices <= set(DTYPES.values())
     chosen = DTYPES[dtype] if dtype != "auto" else matrices.pop() if one_dtype else DTYPES["f32"]
 
     def held(name: str) -> str:
-        fits = all(_holds(chosen, sources[run.binding.gguf]) for run in runs[name])
+        made_of = (part.binding.gguf for run in runs[name] for part in (run, *run.others))
+        fits = all(_holds(chosen, sources[gguf]) for gguf in made_of)
         return chosen if dtype != "auto" or fits else DTYPES["f32"]
 
     entries = [Entry(name, held(name), each[0].piece.hf_shape) for name, each in runs.items()]
@@ -183,16 +190,27 @@ def _runs(family: Family[Any], config: Any, opened: GGUFFile) -> dict[str, list[
 
 def _complete(name: str, runs: list[Run], path: str) -> list[Run]:
     """The runs that make one tensor, in order. GGUFError where the file does not have all of it."""
-    ordered = sorted(runs, key=lambda run: run.piece.start)
-    rows, wanted = sum(run.piece.unused + run.piece.hf_rows for run in ordered), ordered[0].piece.hf_shape[0]
+    ordered = _with_others(sorted(runs, key=lambda run: run.piece.start))
+    rows, wanted = sum(run.piece.unused + run.piece.hf_rows for run in ordered), runs[0].piece.hf_shape[0]
     if rows != wanted:
         raise GGUFError("the file does not hold all of a tensor", path=path, tensor=name, expected=wanted, got=rows)
     return ordered
 
 
+def _with_others(runs: list[Run]) -> list[Run]:
+    """The first run of those that share their rows, with the others, in place of all; none where one is missing."""
+    shares = {via.index: (run, via.of) for run in runs if isinstance(via := run.piece.via, Share)}
+    if not shares:
+        return runs
+    if 0 not in shares or len(shares) != shares[0][1]:
+        return []
+    first, *others = (shares[index][0] for index in sorted(shares))
+    return [first._replace(others=tuple(others))]
+
+
 def _holds(dtype: str, source: GGUFSource) -> bool:
-    """Whether a dtype holds a vector exactly. Matrices are in the dtype already, or it is float32."""
-    if len(source.shape) > 1:
+    """Whether a dtype holds exactly what files keep in float32. Matrices are in the dtype already, or it is float32."""
+    if not single(source.name, source.shape):
         return True
     fmt = FORMATS[dtype]
     values = source.read(0, source.shape[0], FORMATS[DTYPES["f32"]].limit)
@@ -204,16 +222,21 @@ def _holds(dtype: str, source: GGUFSource) -> bool:
     return bool((back == values).all())
 
 
-def _parts(source: GGUFSource, run: Run, dtype: str) -> Iterator[memoryview]:
+def _parts(sources: Mapping[str, GGUFSource], run: Run, dtype: str) -> Iterator[memoryview]:
     fmt, piece = FORMATS[dtype], run.piece
     assert fmt.encode is not None
+    source = sources[run.binding.gguf]
     stop = run.first + piece.rows
     if piece.unused:
         zeros = np.zeros((piece.unused, *piece.hf_shape[1:]), np.float32)
         yield np.ascontiguousarray(fmt.encode(zeros)).data.cast("B")
     for start, end in ranges(run.first, stop, source.shape[1:], piece.via.group, SLAB_BYTES):
         rows = source.read(start, end, fmt.limit)
-        rows = piece.via.undo(rows[0] if piece.stacked else rows)
+        if isinstance(piece.via, Share):
+            shares = [rows, *(sources[run.binding.gguf].read(start, end, fmt.limit) for run in run.others)]
+            rows = piece.via.woven(shares)
+        else:
+            rows = piece.via.undo(rows[0] if piece.stacked else rows)
         if prod(rows.shape):
             yield np.ascontiguousarray(fmt.encode(rows)).data.cast("B")
 

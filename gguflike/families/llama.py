@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -64,6 +65,15 @@ def spelled(values: dict[str, Any]) -> dict[str, Any]:
     return {**values, **mistral} if "sliding_window" in values else values
 
 
+def _of_file(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[Any] | None:  # noqa: ARG001
+    """Mixtral, where a file of this architecture has experts."""
+    if not metadata.get("llama.expert_count"):
+        return None
+    from gguflike.families.mixtral import MIXTRAL
+
+    return MIXTRAL
+
+
 LLAMA = Family(
     name="llama",
     classes=("LlamaForCausalLM",),
@@ -76,6 +86,7 @@ LLAMA = Family(
     constants=MappingProxyType({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu"}),
     spelled=spelled,
     notices=notices,
+    file_variant=_of_file,
     recover=recover_llama3,
 )
 

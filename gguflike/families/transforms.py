@@ -5,12 +5,13 @@ A transform works on whole groups of ``group`` consecutive rows, so that a large
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gguflike.families.parts import Tensor
-from gguflike.frozen import frozen
+from gguflike.frozen import frozen, replace
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -187,6 +188,63 @@ class Transposed(Transform):
     def undo(self, rows: Array) -> Array:
         swapped: Array = rows.swapaxes(-1, -2)
         return swapped
+
+
+@frozen
+class Row(Transform):
+    """The checkpoint has a vector as the one row of a matrix."""
+
+    def bound(self, tensor: Tensor) -> Transform:
+        return Row(group=tensor.shape[0])
+
+    def hf_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (1, *shape)
+
+    def apply(self, rows: Array) -> Array:
+        return rows.reshape(-1)
+
+    def undo(self, rows: Array) -> Array:
+        return rows[None]
+
+
+@frozen
+class Share(Transform):
+    """One of ``of`` tensors of GGUF whose rows share those of each matrix of a stack: the first of them has the first
+    rows, or, where they ``alternate``, every ``of``-th. ``transposed``: the matrices are so in the checkpoint.
+
+    An export puts the shares together again: see `woven`.
+    """
+
+    index: int = 0
+    of: int = 2
+    alternate: bool = False
+    transposed: bool = False
+
+    def bound(self, tensor: Tensor) -> Transform:
+        is_matrix = len(tensor.shape) > 2  # not a bias
+        return replace(self, transposed=self.transposed and is_matrix)
+
+    def hf_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        first, rows, *rest = shape
+        whole = (first, rows * self.of, *rest)
+        return (*whole[:-2], whole[-1], whole[-2]) if self.transposed else whole
+
+    def apply(self, rows: Array) -> Array:
+        matrices = rows.swapaxes(-1, -2) if self.transposed else rows
+        size = matrices.shape[1] // self.of
+        if self.alternate:
+            return matrices[:, self.index :: self.of]
+        return matrices[:, self.index * size : (self.index + 1) * size]
+
+    def undo(self, rows: Array) -> Array:  # noqa: ARG002 - part of the interface
+        raise ValueError("a share is put together with the others (woven)")
+
+    def woven(self, shares: Sequence[Array]) -> Array:
+        """The rows of the checkpoint that these shares, in order, are of."""
+        axis = 2 if self.alternate else 1
+        whole = np.stack(shares, axis=axis)
+        made: Array = whole.reshape(len(whole), -1, *whole.shape[3:])
+        return made.swapaxes(-1, -2) if self.transposed else made
 
 
 @frozen

@@ -218,7 +218,7 @@ def graph_of(path: Path) -> Graph:
     """The graph of a GGUF file."""
     with gguflike.open(path) as file:
         assert file.architecture
-        family = registry.for_gguf(file.architecture)
+        family = registry.for_gguf(file.architecture).of_file(file.metadata, file.infos)
         return family.graph(configs.from_gguf(family.config, family.name, file.metadata, file.infos.keys()))
 
 

@@ -1,0 +1,94 @@
+"""What families with experts share: their hyper-parameters, their names in a checkpoint, which layers have experts.
+
+Key and tensor names are llama.cpp's (gguf's constants.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gguflike.families.config import Via, key
+from gguflike.families.decoder import Decoder
+from gguflike.families.origins import Either, Named, Origin, Stacked
+from gguflike.families.parts import FeedForward
+from gguflike.families.parts.experts import Experts, Router
+from gguflike.families.transforms import Row, Share
+from gguflike.frozen import frozen, replace
+
+# What trains routers or spreads experts over devices.
+ROUTER_KEYS = frozenset({"output_router_logits", "router_aux_loss_coef", "router_jitter_noise", "input_jitter_noise"})
+
+
+@frozen
+class Mixture(Decoder):
+    """A decoder whose tokens go to ``n_expert_used`` of ``n_expert`` feed-forwards of ``n_ff_expert`` hidden values."""
+
+    n_expert: int = key("expert_count", ("num_experts", "num_local_experts", "n_routed_experts"))
+    n_expert_used: int = key("expert_used_count", "num_experts_per_tok")
+    n_ff_expert: int = key("expert_feed_forward_length", "moe_intermediate_size")
+
+
+def experts(c: Any, router: Router, **changes: Any) -> Experts:
+    """Experts with the configuration's sizes; ``changes`` are their other settings."""
+    return replace(Experts(c.n_embd, c.n_ff_expert, c.n_expert, c.n_expert_used, router), **changes)
+
+
+def shared(c: Any, n_ff: int, **changes: Any) -> FeedForward | None:
+    """The feed-forward of ``n_ff`` hidden values that all tokens share; none of 0."""
+    return replace(FeedForward(c.n_embd, n_ff, suffix="_shexp"), **changes) if n_ff else None
+
+
+def groups(**changes: Any) -> tuple[Any, Any]:
+    """The fields of how many groups experts form, and from how many a token's are chosen."""
+    settings = {"default": 1, **changes}
+    return key("expert_group_count", "n_group", **settings), key("expert_group_used_count", "topk_group", **settings)
+
+
+def dense_lead(*config: str) -> Any:
+    """The field of how many layers at the beginning have no experts: a number, or the kind of each layer."""
+    return key(
+        "leading_dense_block_count", config, default=0, zero=True, via=Via(_lead, lambda c: _written(c, config[0]))
+    )
+
+
+def _lead(c: Any, value: Any) -> int:
+    if isinstance(value, int):
+        return value
+    count = next((i for i, kind in enumerate(value) if kind != "dense"), len(value)) if isinstance(value, list) else -1
+    if count < 0 or any(kind != "sparse" for kind in value[count:]) or len(value) != c.n_layer:
+        raise ValueError("a number, or a list for all layers of first 'dense' and then 'sparse'")
+    return count
+
+
+def _written(c: Any, name: str) -> Any:
+    if name != "mlp_layer_types":
+        return c.n_dense
+    return ["dense" if layer < c.n_dense else "sparse" for layer in range(c.n_layer)]
+
+
+def expert_names(
+    block: str = "mlp",
+    router: str = "gate",
+    names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
+) -> Mapping[str, Origin]:
+    """Origins of the router and of experts that are saved one by one, or, as Transformers has them in memory, stacked;
+    ``names`` are those of gate, up and down."""
+    gate, up, down = (f"{block}.experts.{{e}}.{name}" for name in names)
+    both = f"{block}.experts.gate_up_proj"
+    return {
+        "ffn_gate_inp": Named(f"{block}.{router}"),
+        "ffn_gate_exps": Either((Stacked(gate), Named(both, Share(index=0), bare=True))),
+        "ffn_up_exps": Either((Stacked(up), Named(both, Share(index=1), bare=True))),
+        "ffn_down_exps": Either((Stacked(down), Named(f"{block}.experts.down_proj", bare=True))),
+    }
+
+
+def shared_names(block: str) -> Mapping[str, Origin]:
+    """Origins of the experts that all tokens share."""
+    return {f"ffn_{role}_shexp": Named(f"{block}.{role}_proj") for role in ("gate", "up", "down")}
+
+
+def one_row(name: str, bare: bool = False) -> Named:
+    """The origin of a vector that is saved as a matrix of one row."""
+    return Named(name, Row(), bare)

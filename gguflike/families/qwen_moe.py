@@ -1,0 +1,154 @@
+"""Qwen's models with experts, and OLMoE: softmax routers on pre-norm blocks, every layer of experts."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any
+
+from gguflike.families.config import key
+from gguflike.families.decoder import DECODER_NAMES, INERT_KEYS, Decoder, attention, decoder, pre_norm, rms, rope_of
+from gguflike.families.family import Family
+from gguflike.families.mixture import ROUTER_KEYS, Mixture, expert_names, experts, one_row, shared, shared_names
+from gguflike.families.origins import Named
+from gguflike.families.parts import Graph
+from gguflike.families.parts.experts import Router
+from gguflike.frozen import frozen, replace
+
+_QWEN = MappingProxyType(
+    {
+        "hidden_act": ("silu",),
+        "decoder_sparse_step": (1,),
+        "mlp_only_layers": ([],),
+        "use_sliding_window": (False,),
+    }
+)
+_INERT = INERT_KEYS | ROUTER_KEYS | {"sliding_window", "max_window_layers", "layer_types"}  # unused without the switch
+
+
+def normalized(default: bool) -> Any:
+    """The field of whether weights are divided by their sum: ``default`` in llama.cpp's graph of the architecture."""
+    return key("expert_weights_norm", "norm_topk_prob", default=default, implied=True)
+
+
+def notices(c: Any, default: bool) -> list[str]:
+    """What llama.cpp computes otherwise."""
+    does = "divides" if default else "does not divide"
+    said = f"llama.cpp {does} the weights of experts by their sum in this architecture, unlike this model"
+    return [] if c.normalize == default else [said]
+
+
+@frozen
+class Qwen3Moe(Mixture):
+    """Qwen 3 with experts."""
+
+    normalize: bool = normalized(True)
+
+
+def qwen3moe(c: Qwen3Moe) -> Graph:
+    """Queries and keys normalized per head; all layers have experts."""
+    norms = {"q_norm": rms(c, "attn_q_norm", c.head_dim), "k_norm": rms(c, "attn_k_norm", c.head_dim)}
+    block = pre_norm(c, attention(c, rope_of(c, "neox"), **norms), experts(c, Router(normalize=c.normalize)))
+    return decoder(c, lambda _: block)
+
+
+QWEN3MOE = Family(
+    name="qwen3moe",
+    classes=("Qwen3MoeForCausalLM",),
+    config=Qwen3Moe,
+    graph=qwen3moe,
+    origins=MappingProxyType(
+        {
+            **DECODER_NAMES,
+            **expert_names(),
+            "attn_q_norm": Named("self_attn.q_norm"),
+            "attn_k_norm": Named("self_attn.k_norm"),
+        }
+    ),
+    implemented=_QWEN,
+    inert=_INERT,
+    constants=MappingProxyType(
+        {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "hidden_act": "silu"}
+    ),
+    assumed=MappingProxyType({"norm_topk_prob": False, "num_key_value_heads": 4, "max_position_embeddings": 32768}),
+    notices=lambda c: notices(c, True),
+)
+
+
+@frozen
+class Qwen2Moe(Mixture):
+    """Qwen 1.5 and 2 with experts, and one that all tokens share."""
+
+    qkv_bias: bool = key(None, "qkv_bias", default=True, tensor="blk.0.attn_q.bias")
+    n_ff_shared: int = key("expert_shared_feed_forward_length", "shared_expert_intermediate_size")
+    normalize: bool = normalized(False)
+
+
+def qwen2moe(c: Qwen2Moe) -> Graph:
+    """Queries, keys and values have biases; the shared expert has a gate of its own."""
+    mixture = experts(c, Router(normalize=c.normalize), shared=shared(c, c.n_ff_shared), shared_gate=True)
+    block = pre_norm(c, attention(c, rope_of(c, "neox"), bias=c.qkv_bias, output_bias=False), mixture)
+    return decoder(c, lambda _: block)
+
+
+QWEN2MOE = Family(
+    name="qwen2moe",
+    classes=("Qwen2MoeForCausalLM",),
+    config=Qwen2Moe,
+    graph=qwen2moe,
+    origins=MappingProxyType(
+        {
+            **DECODER_NAMES,
+            **expert_names(),
+            **shared_names("mlp.shared_expert"),
+            "ffn_gate_inp_shexp": one_row("mlp.shared_expert_gate"),
+        }
+    ),
+    implemented=_QWEN,
+    inert=_INERT,
+    constants=MappingProxyType(
+        {"architectures": ["Qwen2MoeForCausalLM"], "model_type": "qwen2_moe", "hidden_act": "silu"}
+    ),
+    assumed=MappingProxyType({"norm_topk_prob": False, "num_key_value_heads": 16, "max_position_embeddings": 32768}),
+    notices=lambda c: notices(c, False),
+)
+
+
+@frozen
+class Olmoe(Decoder):
+    """OLMoE, whose experts have as many hidden values as config.json says of a feed-forward."""
+
+    n_expert: int = key("expert_count", "num_experts", default=64)
+    n_expert_used: int = key("expert_used_count", "num_experts_per_tok", default=8)
+    clamp: float | None = key("attention.clamp_kqv", "clip_qkv")
+    normalize: bool = normalized(False)
+
+    @property
+    def n_ff_expert(self) -> int:
+        return self.n_ff
+
+
+def olmoe(c: Olmoe) -> Graph:
+    """Queries and keys normalized as a whole."""
+    mixer = attention(
+        c,
+        rope_of(c, "neox"),
+        q_norm=rms(c, "attn_q_norm", c.n_head * c.head_dim),
+        k_norm=rms(c, "attn_k_norm", c.n_head_kv * c.head_dim),
+        clamp=c.clamp or 0.0,
+    )
+    block = pre_norm(c, mixer, experts(c, Router(normalize=c.normalize)))
+    return decoder(c, lambda _: block)
+
+
+OLMOE = replace(
+    QWEN3MOE,
+    name="olmoe",
+    classes=("OlmoeForCausalLM",),
+    config=Olmoe,
+    graph=olmoe,
+    implemented=MappingProxyType({"hidden_act": ("silu",)}),
+    inert=INERT_KEYS | ROUTER_KEYS,
+    constants=MappingProxyType({"architectures": ["OlmoeForCausalLM"], "model_type": "olmoe", "hidden_act": "silu"}),
+    assumed=MappingProxyType({"norm_topk_prob": False, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5}),
+    notices=lambda c: notices(c, False),
+)
