@@ -218,7 +218,7 @@ def _holds(dtype: str, source: GGUFSource) -> bool:
         return False
     assert fmt.encode is not None  # the types of DTYPES have both
     assert fmt.decode is not None
-    back = fmt.decode(fmt.encode(values).view(fmt.dtype)).reshape(-1)
+    back = fmt.decode(fmt.encode(values).view(fmt.dtype)).reshape(values.shape)
     return bool((back == values).all())
 
 

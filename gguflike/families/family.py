@@ -231,5 +231,10 @@ def expect_tensor(
     """Raise an error of ``kind`` where the tensor ``name`` of a model is missing (``found`` is None) or misshapen."""
     if found is None:
         raise kind("tensor is missing", path=path, tensor=name, expected=f"shape {shape}", remedy=remedy)
-    if found != shape:
+    if found != shape and _without_ones(found) != _without_ones(shape):
         raise kind("tensor has the wrong shape", path=path, tensor=name, expected=shape, got=found, remedy=remedy)
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without axes of one value in front, which some files have and others not."""
+    return shape[1:] if len(shape) > 1 and shape[0] == 1 else shape

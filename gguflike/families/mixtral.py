@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from gguflike.families.config import key
-from gguflike.families.decoder import attention, decoder, pre_norm, rope_of
+from gguflike.families.decoder import attention, decoder, exported, pre_norm, rope_of
 from gguflike.families.llama import LLAMA, Llama
 from gguflike.families.mixture import ROUTER_KEYS, expert_names, experts
 from gguflike.families.parts import Graph
@@ -39,9 +39,7 @@ MIXTRAL = replace(
     graph=mixtral,
     origins=MappingProxyType({**LLAMA.origins, **expert_names("block_sparse_moe", names=("w1", "w3", "w2"))}),
     inert=LLAMA.inert | ROUTER_KEYS,
-    constants=MappingProxyType(
-        {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "hidden_act": "silu"}
-    ),
+    constants=exported("MixtralForCausalLM", "mixtral"),
     assumed=MappingProxyType({"num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5}),
     file_variant=None,
 )

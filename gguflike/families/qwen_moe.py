@@ -6,9 +6,22 @@ from types import MappingProxyType
 from typing import Any
 
 from gguflike.families.config import key
-from gguflike.families.decoder import DECODER_NAMES, INERT_KEYS, Decoder, attention, decoder, pre_norm, rms, rope_of
+from gguflike.families.decoder import (
+    DECODER_NAMES,
+    INERT_KEYS,
+    QK_NAMES,
+    SILU,
+    Decoder,
+    attention,
+    decoder,
+    exported,
+    pre_norm,
+    qk_norms,
+    rms,
+    rope_of,
+)
 from gguflike.families.family import Family
-from gguflike.families.mixture import ROUTER_KEYS, Mixture, expert_names, experts, one_row, shared, shared_names
+from gguflike.families.mixture import ROUTER_KEYS, Mixture, expert_names, experts, shared, shared_names
 from gguflike.families.origins import Named
 from gguflike.families.parts import Graph
 from gguflike.families.parts.experts import Router
@@ -16,7 +29,7 @@ from gguflike.frozen import frozen, replace
 
 _QWEN = MappingProxyType(
     {
-        "hidden_act": ("silu",),
+        **SILU,
         "decoder_sparse_step": (1,),
         "mlp_only_layers": ([],),
         "use_sliding_window": (False,),
@@ -46,8 +59,7 @@ class Qwen3Moe(Mixture):
 
 def qwen3moe(c: Qwen3Moe) -> Graph:
     """Queries and keys normalized per head; all layers have experts."""
-    norms = {"q_norm": rms(c, "attn_q_norm", c.head_dim), "k_norm": rms(c, "attn_k_norm", c.head_dim)}
-    block = pre_norm(c, attention(c, rope_of(c, "neox"), **norms), experts(c, Router(normalize=c.normalize)))
+    block = pre_norm(c, attention(c, rope_of(c, "neox"), **qk_norms(c)), experts(c, Router(normalize=c.normalize)))
     return decoder(c, lambda _: block)
 
 
@@ -56,19 +68,10 @@ QWEN3MOE = Family(
     classes=("Qwen3MoeForCausalLM",),
     config=Qwen3Moe,
     graph=qwen3moe,
-    origins=MappingProxyType(
-        {
-            **DECODER_NAMES,
-            **expert_names(),
-            "attn_q_norm": Named("self_attn.q_norm"),
-            "attn_k_norm": Named("self_attn.k_norm"),
-        }
-    ),
+    origins=MappingProxyType({**DECODER_NAMES, **QK_NAMES, **expert_names()}),
     implemented=_QWEN,
     inert=_INERT,
-    constants=MappingProxyType(
-        {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "hidden_act": "silu"}
-    ),
+    constants=exported("Qwen3MoeForCausalLM", "qwen3_moe"),
     assumed=MappingProxyType({"norm_topk_prob": False, "num_key_value_heads": 4, "max_position_embeddings": 32768}),
     notices=lambda c: notices(c, True),
 )
@@ -100,14 +103,12 @@ QWEN2MOE = Family(
             **DECODER_NAMES,
             **expert_names(),
             **shared_names("mlp.shared_expert"),
-            "ffn_gate_inp_shexp": one_row("mlp.shared_expert_gate"),
+            "ffn_gate_inp_shexp": Named("mlp.shared_expert_gate"),
         }
     ),
     implemented=_QWEN,
     inert=_INERT,
-    constants=MappingProxyType(
-        {"architectures": ["Qwen2MoeForCausalLM"], "model_type": "qwen2_moe", "hidden_act": "silu"}
-    ),
+    constants=exported("Qwen2MoeForCausalLM", "qwen2_moe"),
     assumed=MappingProxyType({"norm_topk_prob": False, "num_key_value_heads": 16, "max_position_embeddings": 32768}),
     notices=lambda c: notices(c, False),
 )
@@ -146,9 +147,9 @@ OLMOE = replace(
     classes=("OlmoeForCausalLM",),
     config=Olmoe,
     graph=olmoe,
-    implemented=MappingProxyType({"hidden_act": ("silu",)}),
+    implemented=SILU,
     inert=INERT_KEYS | ROUTER_KEYS,
-    constants=MappingProxyType({"architectures": ["OlmoeForCausalLM"], "model_type": "olmoe", "hidden_act": "silu"}),
+    constants=exported("OlmoeForCausalLM", "olmoe"),
     assumed=MappingProxyType({"norm_topk_prob": False, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5}),
     notices=lambda c: notices(c, False),
 )

@@ -89,7 +89,7 @@ def _experts(part: Experts, weights: Weights, x: Array, context: Context) -> Arr
     if part.shared is not None:
         shared = mix(part.shared, weights, x, context)
         if part.shared_gate:
-            shared = shared * sigmoid(x @ weights["ffn_gate_inp_shexp.weight"])[:, None]
+            shared = shared * sigmoid(x @ weights["ffn_gate_inp_shexp.weight"].reshape(-1, 1))
         total = total + shared
     result: Array = total * np.asarray(part.total_scale, x.dtype)
     return result

@@ -149,6 +149,9 @@ class Weights:
             self._made[place] = int(values.ctypes.data)
         return self._made[place]
 
+    def is_vector(self, name: str) -> bool:
+        return name in self._vectors
+
     def matrix(self, name: str) -> Matrix:
         return self._matrices[name]
 
@@ -295,6 +298,10 @@ class LayerWeights(NamedTuple):
     def vector(self, role: str) -> int:
         """Address of the float32 vector ``role`` (``attn_norm``, say)."""
         return self.weights.vector(f"{self.prefix}{role}.weight")
+
+    def is_vector(self, role: str) -> bool:
+        """Whether the file has ``role`` as a vector."""
+        return self.weights.is_vector(f"{self.prefix}{role}.weight")
 
     def address(self, role: str) -> int:
         """Address of the float32 vector ``role``, suffix included."""

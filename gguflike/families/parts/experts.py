@@ -112,6 +112,6 @@ class Experts:
         if self.output_scaled:
             yield Tensor("ffn_down_exps.scale", (self.count,))
         if self.shared_gate:
-            yield Tensor("ffn_gate_inp_shexp.weight", (self.n_embd,))
+            yield Tensor("ffn_gate_inp_shexp.weight", (1, self.n_embd))
         if self.shared is not None:
             yield from self.shared.tensors()

@@ -126,9 +126,12 @@ def _router_matrix(part: Experts, s: Schedule, weights: LayerWeights) -> Matrix:
 
 
 def _gate_matrix(part: Experts, weights: LayerWeights) -> Matrix:
-    """The vector that gives the shared experts' gate, as a matrix of one row."""
-    plan = linear_plan(FORMATS["F32"])
-    return Matrix(plan, weights.vector("ffn_gate_inp_shexp"), 1, part.n_embd, 4 * part.n_embd)
+    """What gives the shared experts' gate, as a matrix of one row: some files have it as a vector."""
+    role = "ffn_gate_inp_shexp"
+    if weights.is_vector(role):
+        plan = linear_plan(FORMATS["F32"])
+        return Matrix(plan, weights.vector(role), 1, part.n_embd, 4 * part.n_embd)
+    return weights.alone(role)
 
 
 def _stacks(part: Experts, weights: LayerWeights) -> list[Stack]:
