@@ -58,6 +58,14 @@ CLASSES = {
     "Gemma4ForCausalLM": "gemma4:GEMMA4",
     "Gemma4ForConditionalGeneration": "gemma4:GEMMA4",
     "Gemma4UnifiedForConditionalGeneration": "gemma4:GEMMA4",
+    "GemmaForCausalLM": "gemma:GEMMA",
+    "Gemma2ForCausalLM": "gemma:GEMMA2",
+    "Gemma3ForCausalLM": "gemma:GEMMA3",
+    "Gemma3ForConditionalGeneration": "gemma:GEMMA3",
+    "Phi3ForCausalLM": "phi:PHI3",
+    "PhiForCausalLM": "phi:PHI2",
+    "GlmForCausalLM": "glm:GLM",
+    "Glm4ForCausalLM": "glm:GLM4",
 }
 # ``general.architecture`` -> the family that speaks for such files, where several write them.
 ARCHITECTURES = {
@@ -84,6 +92,13 @@ ARCHITECTURES = {
     "nomic-bert": "bert:NOMIC_BERT",
     "modern-bert": "modern_bert:MODERN_BERT",
     "gemma4": "gemma4:GEMMA4",
+    "gemma": "gemma:GEMMA",
+    "gemma2": "gemma:GEMMA2",
+    "gemma3": "gemma:GEMMA3",
+    "phi3": "phi:PHI3",
+    "phi2": "phi:PHI2",
+    "chatglm": "glm:GLM",
+    "glm4": "glm:GLM4",
 }
 
 

@@ -1,0 +1,160 @@
+"""Phi 1 to 2, and Phi 3 to 4."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gguflike.families.config import key
+from gguflike.families.decoder import (
+    DECODER_NAMES,
+    INERT_KEYS,
+    SILU,
+    Decoder,
+    attention,
+    decoder,
+    exported,
+    feed_forward,
+    pre_norm,
+    rope_of,
+)
+from gguflike.families.family import Family
+from gguflike.families.layernorm import LayerNormed, layer_norm, parallel
+from gguflike.families.origins import Made, Named
+from gguflike.families.parts import Graph, Rope, Scaling
+from gguflike.families.windows import partial, window
+from gguflike.frozen import frozen, replace
+
+if TYPE_CHECKING:
+    from gguflike.families.origins import Floats
+
+
+@frozen
+class LongRope(Decoder):
+    """A decoder that may stretch its rotation by two lists of divisors, for long contexts and for short ones, which
+    GGUF holds as tensors."""
+
+    long_factor: tuple[float, ...] | None = key(None, "rope.longrope.long_factor", listed=True)
+    short_factor: tuple[float, ...] | None = key(None, "rope.longrope.short_factor", listed=True)
+    longrope: bool = key(None, None, default=lambda c: c.rope_scaling == "longrope", tensor="rope_factors_long.weight")
+
+
+def longrope_of(c: LongRope, pairs: Any) -> Rope:
+    """The configuration's rotation. A file may have the tensors without naming the type."""
+    if not c.longrope:
+        return rope_of(c, pairs)
+    scaling = Scaling("longrope", context=c.rope_context or c.n_ctx, magnitude=c.rope_attn_factor)
+    return Rope(c.n_rot, c.rope_base, pairs, scaling, ("rope_factors_long.weight", "rope_factors_short.weight"))
+
+
+def recover_longrope(c: Any, read: Callable[[str], Floats]) -> Any:
+    """The lists of divisors, from the tensors."""
+    if not c.longrope or c.long_factor is not None:
+        return c
+    long, short = (
+        tuple(float(str(value)) for value in read(f"rope_factors_{kind}.weight")) for kind in ("long", "short")
+    )
+    return replace(c, rope_scaling="longrope", long_factor=long, short_factor=short)
+
+
+LONGROPE_NAMES = MappingProxyType(
+    {
+        "rope_factors_long": Made(lambda c: np.asarray(c.long_factor, np.float32)),
+        "rope_factors_short": Made(lambda c: np.asarray(c.short_factor, np.float32)),
+    }
+)
+
+
+@frozen
+class Phi3(LongRope):
+    """Hyper-parameters."""
+
+    n_rot: int = partial()
+    rope_context: int | None = key(
+        "rope.scaling.original_context_length",
+        ("rope.scaling.original_context_length", "original_max_position_embeddings"),
+    )
+    norm_eps: float = key("attention.layer_norm_rms_epsilon", "rms_norm_eps", default=1e-5)
+    window: int = window(implied=False)
+
+
+def phi3(c: Phi3) -> Graph:
+    """Llama's graph with fused matrices, and a window in every layer where there is one."""
+    hidden = c.window if c.window < c.n_ctx else 0
+    mixer = attention(c, longrope_of(c, "neox"), fused=True, window=hidden)
+    block = pre_norm(c, mixer, feed_forward(c, fused=True))
+    return decoder(c, lambda _: block)
+
+
+def spelled(values: dict[str, Any]) -> dict[str, Any]:
+    """An exported config.json, with the original context where Phi3Config has it."""
+    context = (values.get("rope_scaling") or {}).get("original_max_position_embeddings")
+    return values if context is None else {**values, "original_max_position_embeddings": context}
+
+
+def notices(c: Phi3) -> list[str]:
+    """What llama.cpp does not compute of files of this architecture."""
+    said = f"llama.cpp knows no sliding window in this architecture: beyond {c.window} tokens it computes otherwise"
+    return [said] if 0 < c.window < c.n_ctx else []
+
+
+PHI3 = Family(
+    name="phi3",
+    classes=("Phi3ForCausalLM",),
+    config=Phi3,
+    graph=phi3,
+    origins=MappingProxyType(
+        {
+            **DECODER_NAMES,
+            **LONGROPE_NAMES,
+            "attn_qkv": Named("self_attn.qkv_proj"),
+            "ffn_up": Named("mlp.gate_up_proj"),
+        }
+    ),
+    implemented=MappingProxyType({**SILU, "attention_bias": (False,)}),
+    inert=INERT_KEYS | {"embd_pdrop", "resid_pdrop"},
+    constants=exported("Phi3ForCausalLM", "phi3"),
+    assumed=MappingProxyType({"max_position_embeddings": 4096, "original_max_position_embeddings": 4096}),
+    spelled=spelled,
+    notices=notices,
+    recover=recover_longrope,
+)
+
+
+@frozen
+class Phi2(LayerNormed):
+    """Hyper-parameters; everything has a bias."""
+
+    n_rot: int = partial()
+
+
+def phi2(c: Phi2) -> Graph:
+    """Attention and feed-forward in parallel behind one layer norm."""
+    mixer = attention(c, rope_of(c, "neox"), bias=True, output_bias=True)
+    after = feed_forward(c, gated=False, activation="gelu_tanh", bias=True)
+    block = parallel(layer_norm(c, "attn_norm"), mixer, after)
+    return decoder(c, lambda _: block, layer_norm(c, "output_norm"), bias=True)
+
+
+PHI2 = Family(
+    name="phi2",
+    classes=("PhiForCausalLM",),
+    config=Phi2,
+    graph=phi2,
+    origins=MappingProxyType(
+        {
+            **DECODER_NAMES,
+            "attn_output": Named("self_attn.dense"),
+            "ffn_up": Named("mlp.fc1"),
+            "ffn_down": Named("mlp.fc2"),
+            "output_norm": Named("model.final_layernorm"),
+        }
+    ),
+    implemented=MappingProxyType({"hidden_act": ("gelu_new",), "qk_layernorm": (False,)}),
+    inert=INERT_KEYS | {"embd_pdrop", "resid_pdrop"},
+    constants=exported("PhiForCausalLM", "phi", "gelu_new"),
+    assumed=MappingProxyType({"partial_rotary_factor": 0.5}),
+)
