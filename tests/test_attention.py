@@ -8,13 +8,18 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from gguf.quants import quantize
 
 from gguflike import reference, runner
+from gguflike.errors import UnsupportedError
 from gguflike.families import registry
 from gguflike.families.parts import Attention, Branch, Embedding, FeedForward, Graph, Head, Norm, Rope, Temperature
 from gguflike.frozen import replace
 from gguflike.runner import buffers, state
+from gguflike.runner.parts.attention import check as check_part
+from gguflike.runner.state import KVCache
 from tests import tiny_gguf
+from tests.tiny_gguf import TYPES
 
 N_EMBD, VOCAB = 64, 300
 ROPE = Rope(32, 10000.0, "neox")
@@ -37,7 +42,9 @@ def graph_of(*layers: Attention) -> Graph:
 class Tiny:
     """A model of a graph, with random weights, and what the reference says of it."""
 
-    def __init__(self, graph: Graph, path: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> None:
+    def __init__(
+        self, graph: Graph, path: Path, monkeypatch: pytest.MonkeyPatch, kind: str = "F32", **settings: Any
+    ) -> None:
         rng = np.random.default_rng(1)
         self.graph, self.weights = graph, {}
         writer = gguf.GGUFWriter(path, "llama")
@@ -45,14 +52,15 @@ class Tiny:
         for name, _, tensor in graph.tensors():
             if tensor.used:
                 x = rng.standard_normal(tensor.shape).astype(np.float32)
-                small = len(tensor.shape) == 1 or "norm" in name
-                x = (
-                    x * np.float32(0.3) + np.float32("norm" in name)
-                    if small
-                    else x / np.float32(tensor.shape[1] ** 0.5)
-                )
+                if len(tensor.shape) == 1 or "norm" in name:
+                    x = x * np.float32(0.3) + np.float32("norm" in name)
+                else:
+                    x /= np.float32(tensor.shape[1] ** 0.5)
                 self.weights[name] = x
-                writer.add_tensor(name, x)
+                if kind == "F32" or len(tensor.shape) == 1:
+                    writer.add_tensor(name, x)
+                else:
+                    writer.add_tensor(name, quantize(x, TYPES[kind]), raw_dtype=TYPES[kind])
         for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
             write()
         writer.close()
@@ -110,6 +118,8 @@ GROUPED = {
     "q_norm": Norm("attn_q_norm", 32, 1e-5, "layer", groups=4),
     "k_norm": Norm("attn_k_norm", 32, 1e-5, "layer", groups=2),
 }
+WHOLE_OF_8 = {"q_norm": Norm("attn_q_norm", 32, 1e-5), "k_norm": Norm("attn_k_norm", 16, 1e-5)}
+SOME = {"q_norm": Norm("attn_q_norm", 20, 1e-5), "k_norm": Norm("attn_k_norm", 20, 1e-5, "layer", bias=True)}
 BARE = {"q_norm": head_norm("", weight=False), "k_norm": head_norm("", weight=False), "norm_after_rope": True}
 CASES: dict[str, list[dict[str, Any]]] = {
     "norms of heads": [NORMS],
@@ -151,3 +161,99 @@ CASES: dict[str, list[dict[str, Any]]] = {
 def test_a_setting(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = graph_of(*(attention(**changes) for changes in CASES[name]))
     check(Tiny(graph, tmp_path / "m.gguf", monkeypatch), IDS[:150])
+
+
+@pytest.mark.usefixtures("small_passes")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"head_dim": 8, "rope": Rope(8, 100.0, "norm"), **WHOLE_OF_8},
+        {"head_dim": 20, "rope": Rope(20, 100.0, "neox"), "heads": 3, "kv_heads": 1, "window": 40},
+        {"head_dim": 80, "rope": Rope(80, 100.0, "norm"), "gate": "head"},
+        {"head_dim": 96, "rope": Rope(48, 100.0, "neox"), "sinks": True},
+        {"head_dim": 512, "rope": Rope(128, 100.0, "neox"), "heads": 2, "kv_heads": 1, "window": 10},
+    ],
+    ids=lambda changes: str(changes["head_dim"]),
+)
+def test_a_size_of_heads(changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(Tiny(graph_of(attention(**changes)), tmp_path / "m.gguf", monkeypatch), IDS[:100])
+
+
+@pytest.mark.usefixtures("small_passes")
+def test_a_cache_of_int8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = attention(head_dim=20, rope=Rope(20, 100.0, "norm"), **SOME)
+    graph = graph_of(attention(window=30, **NORMS), narrow)
+    check(Tiny(graph, tmp_path / "m.gguf", monkeypatch, cache_type="q8_0"), IDS[:150], 3e-2)
+
+
+@pytest.mark.usefixtures("small_passes")
+@pytest.mark.parametrize("cache_type", ["f16", "q8_0"])
+def test_the_same_bits_however_a_text_is_cut(cache_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = (
+        attention(window=30, sinks=True, softcap=4.0, **NORMS, gate="query"),
+        attention(window=48, chunked=True, temperature=Temperature(0.1, 8.0)),
+        attention(**WHOLE, gate="element", rope=Rope(10, 100.0, "neox"), output_norm=Norm("attn_sub_norm", 128, 1e-5)),
+    )
+    tiny = Tiny(graph_of(*layers), tmp_path / "m.gguf", monkeypatch, "Q8_0", cache_type=cache_type)
+    with tiny.model as model:
+        whole = model.logits(IDS)
+        assert error(whole, tiny.want(IDS)) < 0.1
+        assert np.array_equal(in_pieces(model, IDS, [9, 1, 64, 33]), whole)
+        assert np.array_equal(in_pieces(model, IDS[:150], [1]), whole[:150])
+
+
+def test_positions_are_forgotten_truly() -> None:
+    cache = KVCache(1, 16, 100_000, sees=100)
+    assert (cache.positions, cache.forgets) == (640, True)
+    assert cache.nbytes == 640 * 16 * 2 * 2
+    cache.advance(0, 512)
+    assert [cache.reusable(count) for count in (0, 1, 300, 512)] == [0, 1, 300, 512]
+    cache.advance(512, 512)  # positions up to 383 are lost
+    assert [cache.reusable(count) for count in (0, 1, 482, 483, 1024)] == [0, 0, 0, 483, 1024]
+    cache.advance(500, 1)  # going back brings nothing back
+    assert [cache.reusable(count) for count in (482, 483)] == [0, 483]
+    saved = cache.save(1024)
+    cache.cut(0)
+    cache.advance(0, 50)
+    assert cache.reusable(50) == 50
+    cache.restore(saved)
+    assert [cache.reusable(count) for count in (482, 483)] == [0, 483]
+    assert not KVCache(1, 16, 512, sees=100).forgets  # no larger than all positions
+
+
+@pytest.mark.usefixtures("small_passes")
+def test_windows_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts that share the rings, each longer than they are, are what they are alone."""
+    graph = graph_of(attention(window=40), attention())
+    tiny = Tiny(graph, tmp_path / "m.gguf", monkeypatch, "Q8_0")
+    prompts = [IDS[:200], IDS[100:130], [*IDS[:150], *IDS[:5]]]
+    with tiny.model as model:
+        alone = []
+        for prompt in prompts:
+            model.forget(0)
+            alone.append(model.generate(prompt, 30).result().tokens)
+        streams = [model.generate(prompt, 30, lookup=4) for prompt in prompts]
+        pieces = [iter(stream) for stream in streams]
+        for _ in range(30):
+            for each in pieces:
+                next(each, None)
+        assert [stream.generation.tokens for stream in streams] == alone
+        assert model.generate(IDS[:190], 30).result().tokens == model.generate(IDS[:190], 30).result().tokens
+
+
+@pytest.mark.parametrize("window", [0, 30])
+def test_tokens_see_those_behind_them(window: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buffers, "BATCH", 64)  # which such a model does not heed
+    tiny = Tiny(graph_of(attention(causal=False, window=window)), tmp_path / "m.gguf", monkeypatch)
+    with tiny.model as model:
+        for count in (200, 1, 30):
+            assert error(model.logits(IDS[:count]), tiny.want(IDS[:count])) < 2e-3
+        with pytest.raises(UnsupportedError, match="cannot be computed in pieces"):
+            model.extend([1], 30)
+
+
+def test_shapes_that_no_op_has() -> None:
+    rope = Rope(34, 100.0, "neox")
+    for changes in ({"heads": 3}, {"rope": rope}, {"rope": Rope(7, 100.0, "norm")}, {"head_dim": 8192}):
+        with pytest.raises(UnsupportedError, match="attention shape"):
+            check_part(attention(**changes))
