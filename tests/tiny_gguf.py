@@ -55,20 +55,24 @@ def metadata(writer: gguf.GGUFWriter, h: dict[str, Any]) -> None:
     writer.add_rope_dimension_count(h.get("n_rot", h["head_dim"]))
     for key, value in h.get("extra", {}).items():
         (writer.add_string if isinstance(value, str) else writer.add_float32)(f"llama.{key}", value)
+    tokenizer(writer, h["n_vocab"])
+    if "template" in h:
+        writer.add_chat_template(h["template"])
+
+
+def tokenizer(writer: gguf.GGUFWriter, n_vocab: int) -> None:
     # Byte-level BPE: the 256 bytes, end of text, one merge, and words that nothing encodes to.
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     letters = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
-    tokens = [letters[byte] for byte in range(256)] + ["</s>", "zq"] + [f"unused{i}" for i in range(258, h["n_vocab"])]
+    tokens = [letters[byte] for byte in range(256)] + ["</s>", "zq"] + [f"unused{i}" for i in range(258, n_vocab)]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
-    writer.add_token_types([1] * 256 + [3] + [1] * (h["n_vocab"] - 257))
+    writer.add_token_types([1] * 256 + [3] + [1] * (n_vocab - 257))
     writer.add_token_merges(["z q"])
     writer.add_eos_token_id(256)
     writer.add_add_bos_token(False)
-    if "template" in h:
-        writer.add_chat_template(h["template"])
 
 
 def write(

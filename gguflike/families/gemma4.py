@@ -87,7 +87,7 @@ def _block(c: Gemma4, layer: int) -> Block:
     attention = Branch(norm("attn_norm"), _attention(c, layer), norm("post_attention_norm"))
     block: Block = (attention, _feed_forward(c, layer, norm))
     if c.layer_input:
-        block = (*block, Branch(None, LayerInput(c.n_embd, c.layer_input, layer), norm("post_norm")))
+        block = (*block, Branch(None, LayerInput(c.n_embd, c.layer_input, layer, c.n_layer), norm("post_norm")))
     return (*block, Rescale()) if c.rescaled else block
 
 

@@ -1,4 +1,4 @@
-"""Keys that any config.json may hold and that do not change what a model computes."""
+"""What any config.json or GGUF file may hold and does not change what a model computes."""
 
 from __future__ import annotations
 
@@ -26,3 +26,6 @@ _OTHER = """
 """
 
 PRETRAINED_KEYS = frozenset(f"{_FILE} {_USE} {_GENERATION} {_OTHER}".split())
+
+# Tensors of GGUF files that nothing reads: frequencies that old converters kept.
+INERT_ROLES = frozenset({"attn_rot_embd"})

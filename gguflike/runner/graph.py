@@ -7,37 +7,40 @@ logits.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
 from gguflike.errors import UnsupportedError
-from gguflike.families.parts import Attention, Branch, Embedding, Graph, Head, Norm
-from gguflike.kernels.args import EMBED
-from gguflike.kernels.dispatch import embed_op
+from gguflike.families.parts import Attention, Branch, Graph, Head, Norm
 from gguflike.kernels.engine.program import Program
 from gguflike.runner.buffers import Buffers, address
 from gguflike.runner.parts import ops
 from gguflike.runner.schedule import OneToken, Schedule, Source, Target, Tokens
 from gguflike.runner.state import State, States
-from gguflike.runner.weights import Weights
+from gguflike.runner.weights import LayerWeights, Weights
 
 
 def check(graph: Graph) -> None:
     """UnsupportedError where the model asks for what the ops cannot compute."""
-    embedding, head = graph.embedding, graph.head
-    if embedding != Embedding(embedding.n_vocab, embedding.n_embd):
-        raise UnsupportedError("an embedding of this kind has no ops in this version", got=embedding)
-    if not isinstance(head, Head) or head != Head(head.n_vocab, head.n_embd, head.tied):
-        raise UnsupportedError("a head of this kind has no ops in this version", got=head)
-    for step in dict.fromkeys(step for block in graph.blocks for step in block):
-        if not isinstance(step, Branch) or step != Branch(step.norm, step.mixer):
-            raise UnsupportedError("a block of this kind has no ops in this version", got=step)
-        _check_norm(step.norm)
-    _check_norm(graph.norm)
-    for mixer in dict.fromkeys(graph.mixers()):
-        ops(mixer).check(mixer)
+    if not isinstance(graph.head, Head):
+        raise UnsupportedError("this model gives vectors or scores, not logits, so it has no text to continue")
+    for part in dict.fromkeys(chain(graph.inputs, _others(graph), graph.mixers())):
+        ops(part).check(part)
 
 
-def _check_norm(norm: Norm | None) -> None:
-    if norm is None or norm != Norm(norm.role, norm.size, norm.eps):
-        raise UnsupportedError("a normalization of this kind has no ops in this version", got=norm)
+def _others(graph: Graph) -> Iterator[Any]:
+    """What blocks consist of beside branches with one mixer."""
+    for step in chain.from_iterable(graph.blocks):
+        if not isinstance(step, Branch):
+            yield step
+        elif is_sum(step.mixer):
+            yield step.mixer
+
+
+def is_sum(mixer: Any) -> bool:
+    """Whether a branch has several mixers."""
+    return hasattr(mixer, "mixers")
 
 
 def new_states(graph: Graph, context: int, cache_type: str) -> States:
@@ -84,30 +87,58 @@ def _body(s: Schedule, graph: Graph, weights: Weights, states: States) -> None:
     x = address(s.buffers.x)
     _embed(s, graph, weights, x)
     left = iter(states.of_mixers)
+    for part in graph.inputs:
+        ops(part).emit(part, s, weights.layer(None), None, _whole(graph, weights, x), Target(x, add=True))
     for layer, block in enumerate(graph.blocks):
         here = weights.layer(layer)
-        for branch in block:
-            assert isinstance(branch, Branch)  # checked
-            source = Source(x, graph.embedding.n_embd, branch.norm, here)
-            ops(branch.mixer).emit(branch.mixer, s, here, next(left), source, Target(x, add=True))
+        for step in block:
+            source = Source(x, graph.embedding.n_embd, None, here)
+            if isinstance(step, Branch):
+                source.norm = step.norm
+                _branch(step, s, here, [next(left) for _ in step.mixers()], source, x)
+            else:
+                ops(step).emit(step, s, here, None, source, Target(x, add=False))
     s.program.keep += [weights, states]
 
 
+def _branch(step: Branch, s: Schedule, weights: LayerWeights, states: list[Any], source: Source, x: int) -> None:
+    """What a branch does to the residual stream at ``x``."""
+    mixer = step.mixer
+    state = states if is_sum(mixer) else states[0]
+    straight = step.post or (step.after is None and step.scale == 1)
+    target = Target(x, add=True) if straight else Target(s.temp("branch", source.size), add=False)
+    ops(mixer).emit(mixer, s, weights, state, source, target)
+    if step.post:
+        s.combine(Source(x, source.size, step.after, weights), x)
+    elif not straight:
+        s.combine(Source(target.address, source.size, step.after, weights), x, added=x, scale=step.scale)
+
+
+def _whole(graph: Graph, weights: Weights, x: int, norm: Norm | None = None) -> Source:
+    """The residual stream outside of layers."""
+    return Source(x, graph.embedding.n_embd, norm, weights.layer(None))
+
+
 def _embed(s: Schedule, graph: Graph, weights: Weights, x: int) -> None:
-    table, columns = weights.embedding, graph.embedding.n_embd
-    words = EMBED.pack(
-        ids=address(s.buffers.ids),
-        rows=address(table.data),
-        row_bytes=table.format.row_bytes(columns),
-        blocks=columns // table.format.block_size,
-        out=x,
-        columns=columns,
-    )
-    s.program.add(embed_op(table.format), words, items=1, per_tokens=1)
+    part = graph.embedding
+    s.lookup(weights.table("token_embd.weight"), address(s.buffers.ids), x)
+    if part.scale != 1:
+        s.combine(_whole(graph, weights, x), x, scale=part.scale)
+    if part.positions:
+        rows = s.temp("positions", part.n_embd)
+        s.lookup(weights.table("position_embd.weight"), address(s.buffers.position_ids), rows)
+        s.combine(_whole(graph, weights, rows), x, added=x)
+    if part.types:
+        s.shift(x, part.n_embd, weights.vector("token_types.weight"))
+    if part.norm is not None:
+        s.combine(_whole(graph, weights, x, part.norm), x)
 
 
 def _head(s: Schedule, graph: Graph, weights: Weights, x: int) -> None:
-    output = weights.matrix("output.weight")
-    normed = s.read(Source(x, graph.embedding.n_embd, graph.norm, weights.layer(None)), (output,))
-    s.linear(output, normed, address(s.buffers.logits))
+    output, head, logits = weights.matrix("output.weight"), graph.head, address(s.buffers.logits)
+    normed = s.read(_whole(graph, weights, x, graph.norm), (output,))
+    s.linear(output, normed, logits)
+    assert isinstance(head, Head)  # checked
+    if head.scale != 1 or head.softcap:
+        s.cap(head, logits)
     s.program.keep.append(weights)

@@ -223,6 +223,8 @@ class Model:
     def _pass(self, program: Program, batch: Sequence[int], position: int) -> None:
         count, buffers = len(batch), self._buffers
         buffers.ids[:count] = batch
+        if self.graph.embedding.positions:
+            buffers.position_ids[:count] = np.arange(position, position + count)
         if position + count > self._rotated:
             start, wanted = self._rotated, -(-(position + count) // COS_SIN_POSITIONS) * COS_SIN_POSITIONS
             self._rotated = min(wanted, buffers.positions)

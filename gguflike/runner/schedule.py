@@ -10,16 +10,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gguflike.families.parts import Attention, Norm
-from gguflike.kernels.args import RMS_NORM, RMS_NORM_Q8, SILU_MUL, SILU_MUL_Q8
+from gguflike.families.parts import Attention, Head, Norm
+from gguflike.kernels.args import EMBED, RMS_NORM, RMS_NORM_Q8, SILU_MUL, SILU_MUL_Q8
 from gguflike.kernels.attention.args import ATTENTION, ATTENTION_ONE, MERGE, STORE_KV
 from gguflike.kernels.attention.sizes import ATTENTION_HEADS, ATTENTION_KEYS, attention_rows, part_bytes
+from gguflike.kernels.dispatch import embed_op
 from gguflike.kernels.engine.args import Word, float_bits
 from gguflike.kernels.engine.program import Program
 from gguflike.kernels.matmul.args import MATMUL
-from gguflike.runner.buffers import Activations, Buffers
+from gguflike.runner.buffers import Activations, Buffers, address
 from gguflike.runner.state import KVCache
 from gguflike.runner.weights import LayerWeights, Matrix
+from gguflike.tensor import QuantizedTensor
 
 if TYPE_CHECKING:
     from gguflike.runner.parts.general_attention import General
@@ -77,24 +79,65 @@ class Schedule(ABC):
 
     def read(self, source: Source, readers: Sequence[Matrix]) -> Activations:
         """What a mixer reads, normalized, for the matrices that read it."""
-        norm = source.norm
-        assert norm is not None  # checked
-        result = self._result("normed", norm.size)
-        kinds = {matrix.plan.activations for matrix in readers}
-        weight = source.weights.vector(norm.role)
-        words: dict[str, Word] = {
-            "x": source.address,
-            "columns": norm.size,
-            "weight": weight,
-            "eps": float_bits(norm.eps),
-        }
-        if kinds == {"int8"}:
-            self._prepare("ops:rms_norm_q8", RMS_NORM_Q8.pack(**words, **result.quantized))
-        else:
+        norm, kinds = source.norm, {matrix.plan.activations for matrix in readers}
+        result = self._result("normed", source.size)
+        if norm is None:
+            result = result._replace(floats=source.address)
+        elif norm.kind == "rms" and norm.weight and not source.weights.bias(norm.role):
+            weight = source.weights.vector(norm.role)
+            words: dict[str, Word] = {
+                "x": source.address,
+                "columns": norm.size,
+                "weight": weight,
+                "eps": float_bits(norm.eps),
+            }
+            if kinds == {"int8"}:
+                self._prepare("ops:rms_norm_q8", RMS_NORM_Q8.pack(**words, **result.quantized))
+                return result
             self._prepare("ops:rms_norm", RMS_NORM.pack(**words, out=result.floats))
-            if "int8" in kinds:
-                self._prepare("vector.quantize:rows", result.quantize(norm.size))
+        else:
+            from gguflike.runner import rows  # most models do without
+
+            self._prepare(*rows.norm(source, result, kinds == {"int8"}))
+            if kinds == {"int8"}:
+                return result
+        if "int8" in kinds:
+            self._prepare("vector.quantize:rows", result.quantize(source.size))
         return result
+
+    def combine(self, source: Source, out: int, *, added: int = 0, scale: float = 1.0, count: int = 1) -> None:
+        """``out`` = ``added`` (an address; 0: nothing) + ``scale`` * what a mixer would read of ``source``; ``out`` may
+        be that of either. ``count``: as many rows for each token."""
+        from gguflike.runner import rows
+
+        name, words = rows.combine(source, out, added, scale)
+        self.program.add(name, words, items=count, per_tokens=1)
+
+    def shift(self, x: int, columns: int, vector: int) -> None:
+        """Add the vector at an address to the rows at ``x``."""
+        from gguflike.runner import rows
+
+        self.program.add(*rows.shift(x, columns, vector), items=1, per_tokens=1)
+
+    def cap(self, head: Head, logits: int) -> None:
+        """Scale and cap the logits as the head says."""
+        from gguflike.runner import rows
+
+        name, words, pieces = rows.cap(head, logits)
+        self.program.add(name, words, items=pieces, per_tokens=1)
+
+    def lookup(self, table: QuantizedTensor, ids: int, out: int) -> None:
+        """``out`` = the rows of ``table`` with the numbers int32 (tokens,) at the address ``ids``."""
+        columns = table.shape[1]
+        words = EMBED.pack(
+            ids=ids,
+            rows=address(table.data),
+            row_bytes=table.format.row_bytes(columns),
+            blocks=columns // table.format.block_size,
+            out=out,
+            columns=columns,
+        )
+        self.program.add(embed_op(table.format), words, items=1, per_tokens=1)
 
     def linear(self, matrix: Matrix, source: Activations, out: int, *, add: bool = False, beside: bool = False) -> None:
         """``out`` (+)= activations @ matrix.T + bias. ``beside``: it does not depend on the op before."""
@@ -157,7 +200,7 @@ class Schedule(ABC):
     def found(self, size: int, head_dim: int, readers: Sequence[Matrix]) -> Found:
         """Where attention leaves ``size`` values for the matrices that read them; ``head_dim`` 0: always as float32."""
         result = self._result("attended", size)
-        quantized = all(matrix.plan.activations == "int8" for matrix in readers)
+        quantized = reads_int8(readers)
         fused = quantized and head_dim > 0 and head_dim % 32 == 0
         codes: dict[str, Word] = result.quantized if fused else dict.fromkeys(("codes", "scales", "sums"), 0)
         return Found(result, {"out": result.floats, **codes}, quantized and not fused)
@@ -174,15 +217,25 @@ class Schedule(ABC):
         self._each(name, words, beside)
 
     def gated(self, gate: Matrix, up: Matrix, source: Activations, readers: Sequence[Matrix]) -> Activations:
-        """Multiply silu(gate) by up, each a product with ``source``."""
+        """Multiply silu(gate) by up, each a product with ``source``, of a multiple of 32 rows."""
         result = self.buffers.shared("gate", gate.rows)
         places: dict[str, Word] = {"gate": result.floats, "up": self.temp("up", up.rows)}
-        if all(matrix.plan.activations == "int8" for matrix in readers):
+        if reads_int8(readers):
             name, words = "ops:silu_mul_q8", SILU_MUL_Q8.pack(**places, **result.quantized)
         else:
             name, words = "ops:silu_mul", SILU_MUL.pack(**places, out=result.floats)
-        self._gated(gate, up, source, (name, words))
+        products = [(gate, self.temp("gate", gate.rows)), (up, self.temp("up", up.rows))]
+        self.activate(products, source, (name, words), gate.rows)
         return result
+
+    def activate(
+        self, products: Sequence[tuple[Matrix, int]], source: Activations, op: tuple[str, tuple[Word, ...]], rows: int
+    ) -> None:
+        """Products with ``source``, each to its address, and an op on ``rows`` values that come out of them, whose
+        items are 32 of these."""
+        self._activate(
+            products, source, op, -(-rows // 32), all(m.rows == rows and rows % 32 == 0 for m, _ in products)
+        )
 
     def _after_own(self) -> bool:
         return bool(self.program.ops) and self.program.ops[-1].own
@@ -216,7 +269,15 @@ class Schedule(ABC):
         """Attention in its general form."""
 
     @abstractmethod
-    def _gated(self, gate: Matrix, up: Matrix, source: Activations, op: tuple[str, tuple[Word, ...]]) -> None: ...
+    def _activate(
+        self,
+        products: Sequence[tuple[Matrix, int]],
+        source: Activations,
+        op: tuple[str, tuple[Word, ...]],
+        blocks: int,
+        aligned: bool,
+    ) -> None:
+        """As ``activate``; ``aligned``: each 32 values of the op are of as many rows of each matrix."""
 
 
 class OneToken(Schedule):
@@ -282,12 +343,22 @@ class OneToken(Schedule):
         """The address of what the items for so many blocks of keys leave."""
         return self.buffers.scratch("parts", blocks * part.heads * part_bytes(1, cache.head_dim))
 
-    def _gated(self, gate: Matrix, up: Matrix, source: Activations, op: tuple[str, tuple[Word, ...]]) -> None:
-        blocks = gate.rows // 32
-        items = {"items": blocks, "each": 2, "grain": MATVEC_GRAIN // 2}
-        self._linear(gate, source, self.temp("gate", gate.rows), False, items)
-        self._linear(up, source, self.temp("up", up.rows), False, {**items, "chained": True})
-        self.program.add(*op, items=blocks, chained=True)
+    def _activate(
+        self,
+        products: Sequence[tuple[Matrix, int]],
+        source: Activations,
+        op: tuple[str, tuple[Word, ...]],
+        blocks: int,
+        aligned: bool,
+    ) -> None:
+        for index, (matrix, out) in enumerate(products):
+            settings: dict[str, Any] = {"barrier": False} if index else {}
+            if aligned:
+                settings = {"items": blocks, "each": 2, "grain": MATVEC_GRAIN // 2} | (
+                    {"chained": True} if index else {}
+                )
+            self._linear(matrix, source, out, False, settings)
+        self.program.add(*op, items=blocks, chained=aligned)
 
 
 class Tokens(Schedule):
@@ -337,10 +408,22 @@ class Tokens(Schedule):
         heads = heads_together(part.heads // part.kv_heads, most)
         return heads, most // heads
 
-    def _gated(self, gate: Matrix, up: Matrix, source: Activations, op: tuple[str, tuple[Word, ...]]) -> None:
-        self.linear(gate, source, self.temp("gate", gate.rows))
-        self.linear(up, source, self.temp("up", up.rows), beside=True)
-        self.program.add(*op, items=gate.rows // 32, per_tokens=1, grain=SILU_GRAIN)
+    def _activate(
+        self,
+        products: Sequence[tuple[Matrix, int]],
+        source: Activations,
+        op: tuple[str, tuple[Word, ...]],
+        blocks: int,
+        aligned: bool,  # noqa: ARG002 - for one token
+    ) -> None:
+        for index, (matrix, out) in enumerate(products):
+            self.linear(matrix, source, out, beside=index > 0)
+        self.program.add(*op, items=blocks, per_tokens=1, grain=SILU_GRAIN)
+
+
+def reads_int8(readers: Sequence[Matrix]) -> bool:
+    """Whether all of these read activations as int8."""
+    return all(matrix.plan.activations == "int8" for matrix in readers)
 
 
 def heads_together(group: int, most: int) -> int:

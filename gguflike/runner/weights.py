@@ -8,7 +8,7 @@ where they lie in the file.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +17,8 @@ import numpy as np
 from gguflike.container import GGUFFile, TensorInfo
 from gguflike.errors import GGUFError, UnsupportedError
 from gguflike.families.family import expect_tensor
-from gguflike.families.parts import Graph, Tensor
+from gguflike.families.inert import INERT_ROLES
+from gguflike.families.parts import Graph, Head, role_of
 from gguflike.kernels.dispatch import linear_plan
 from gguflike.kernels.engine.memory import aligned
 from gguflike.kernels.engine.program import Program, Team
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 BATCH_BYTES = 1 << 25  # of the file, repacked by one pass and in memory twice until then
 SEARCHED = 1 << 28  # bytes read to say which weights are damaged: a tenth of a second or so
+EMBEDDING = "token_embd.weight"
 LINE = 64  # bytes of a cache line: where the weights of a matrix begin
 
 
@@ -43,6 +45,15 @@ class Matrix(NamedTuple):
     columns: int
     nbytes: int
     bias: int = 0
+
+    def part(self, start: int, rows: int) -> Matrix:
+        """``rows`` rows from ``start`` on. Repacked weights can be cut at multiples of 32 only."""
+        plan, repacked = self.plan, self.plan.repack is not None
+        assert not repacked or start % 32 == rows % 32 == 0
+        stored = plan.matmul_items(self.rows) * 32 if repacked else self.rows
+        bias = self.bias + 4 * start if self.bias else 0
+        address = self.address + start * self.nbytes // stored
+        return Matrix(plan, address, rows, self.columns, self.nbytes * rows // stored, bias)
 
 
 class Stack(NamedTuple):
@@ -69,29 +80,31 @@ class Stack(NamedTuple):
 
 
 class Weights:
-    """All tensors of a model. Vectors and biases are float32; ``embedding`` stays as the file has it.
+    """All tensors of a model. Vectors and biases are float32; tables stay as the file has them.
 
     Every tensor has its address at once, so that programs can be made; matrices are only there after ``repack``.
     """
 
-    def __init__(self, file: GGUFFile, graph: Graph) -> None:
+    def __init__(self, file: GGUFFile, graph: Graph, left_out: int = 0) -> None:
+        """``left_out``: layers behind those of the graph that the file may hold, and that are not computed.
+
+        GGUFError where a tensor is missing or has the wrong shape, UnsupportedError where one has a type that the ops
+        do not read, or is none that the graph reads.
+        """
         self._file = file
         self._keep: list[Any] = []
         self._vectors: dict[str, int] = {}
         self._matrices: dict[str, Matrix] = {}
         self._stacks: dict[str, Stack] = {}
         self._alone: set[str] = set()  # matrices that several tokens are multiplied by one after the other
-        infos, self._shares = _checked(file, graph)
-        matrices = list(self._shares)
-        self._made: dict[tuple[str, str], int] = {}  # addresses of what is made of plain tensors, by name and function
-        self.embedding: QuantizedTensor = file.tensors["token_embd.weight"]
-        self._keep.append(self.embedding)
-        tied = "output.weight" not in infos
-        wanted = [name for name in matrices if name != "token_embd.weight" or tied]
-        for name in infos:
-            if name not in self._shares:
+        self._made: dict[tuple[str, str], int] = {}  # addresses of what is made of values, by name and function
+        forms, self._shares = _checked(file, graph, left_out)
+        for name, form in forms.items():
+            if form == "values":
                 self._add_vector(name)
-        tensors = [file.tensors[name] for name in wanted]
+        matrices = [name for name, form in forms.items() if form == "matrix"]
+        tied = isinstance(graph.head, Head) and graph.head.tied
+        tensors = [file.tensors[name] for name in (matrices if not tied else [EMBEDDING, *matrices])]
         for tensor in tensors:
             if linear_plan(tensor.format).repack is None:
                 self._keep.append(tensor)
@@ -101,7 +114,8 @@ class Weights:
         self._repacked = [matrix for tensor in packed for matrix in _matrices(tensor)]
         self._places = self._lay_out(packed)
         if tied:
-            self._matrices["output.weight"] = self._matrices.pop("token_embd.weight")
+            bias = self._vectors.get("output.bias", 0)
+            self._matrices["output.weight"] = self._matrices.pop(EMBEDDING)._replace(bias=bias)
 
     @property
     def matrix_bytes(self) -> int:
@@ -133,15 +147,15 @@ class Weights:
         return all(matrix.plan.activations == "int8" for matrix in (*matrices, *stacked))
 
     def vector(self, name: str) -> int:
-        """Address of a float32 vector."""
+        """Address of the float32 values of a small tensor."""
         return self._vectors[name]
 
     def optional(self, name: str) -> int:
-        """Address of a float32 vector, 0 where the model has none of that name."""
+        """Address of the float32 values of a small tensor; 0 where the file lacks it."""
         return self._vectors.get(name, 0)
 
     def made(self, name: str, make: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]) -> int:
-        """Address of what ``make`` makes of a plain tensor, in its shape; it is made once."""
+        """Address of what ``make`` makes of a small tensor, in its shape; it is made once."""
         place = name, make.__name__
         if place not in self._made:
             values = np.ascontiguousarray(make(_floats(self._file.tensors[name]).reshape(self._file.infos[name].shape)))
@@ -151,6 +165,10 @@ class Weights:
 
     def is_vector(self, name: str) -> bool:
         return name in self._vectors
+
+    def table(self, name: str) -> QuantizedTensor:
+        """A tensor whose rows are looked up, as the file has it."""
+        return self._file.tensors[name]
 
     def matrix(self, name: str) -> Matrix:
         return self._matrices[name]
@@ -241,11 +259,6 @@ class Weights:
             progress(total, total, "loaded")
 
 
-def _is_matrix(tensor: Tensor) -> bool:
-    """Whether a tensor is what activations are multiplied by, or a stack of such."""
-    return len(tensor.shape) in (2, 3) and tensor.role.endswith(".weight") and not tensor.plain
-
-
 def _matrices(tensor: QuantizedTensor) -> list[QuantizedTensor]:
     """The matrices of a tensor: itself, or those of a stack."""
     if len(tensor.shape) == 2:
@@ -304,8 +317,12 @@ class LayerWeights(NamedTuple):
         return self.weights.is_vector(f"{self.prefix}{role}.weight")
 
     def address(self, role: str) -> int:
-        """Address of the float32 vector ``role``, suffix included."""
+        """Address of the float32 values of the small tensor ``role``, suffix included."""
         return self.weights.vector(f"{self.prefix}{role}")
+
+    def bias(self, role: str) -> int:
+        """Address of the bias of ``role``; 0 where the file has none."""
+        return self.weights.optional(f"{self.prefix}{role}.bias")
 
     def floats(self, role: str) -> npt.NDArray[np.float32]:
         """The values of the small tensor ``role``, suffix included. KeyError where the file lacks it."""
@@ -315,11 +332,11 @@ class LayerWeights(NamedTuple):
         return found
 
     def optional(self, role: str) -> int:
-        """Address of the plain tensor ``role`` (``ssm_conv1d.bias``, say: all of the name); 0 where there is none."""
+        """Address of the small tensor ``role`` (``ssm_conv1d.bias``, say: all of the name); 0 where there is none."""
         return self.weights.optional(self.prefix + role)
 
     def made(self, role: str, make: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]) -> int:
-        """Address of what ``make`` makes of the plain tensor ``role`` (all of the name)."""
+        """Address of what ``make`` makes of the small tensor ``role`` (all of the name)."""
         return self.weights.made(self.prefix + role, make)
 
     def matrix(self, role: str) -> Matrix:
@@ -335,21 +352,43 @@ class LayerWeights(NamedTuple):
         return self.weights.stack(f"{self.prefix}{role}.weight")
 
 
-def _checked(file: GGUFFile, graph: Graph) -> tuple[dict[str, TensorInfo], dict[str, float]]:
-    """The model's tensors in order, after checking that each is there with its shape and a usable type, and what share
-    of each matrix a token reads."""
-    infos, shares = {}, {}
-    for name, _, tensor in graph.tensors():
-        if not tensor.used:
-            continue
+def _checked(file: GGUFFile, graph: Graph, left_out: int) -> tuple[dict[str, str], dict[str, float]]:
+    """The forms (``Tensor.form``) of the tensors that the graph reads, by name, and what share of each a token reads,
+    after checking that each is there with its shape and a usable type, and that no other is."""
+    forms: dict[str, str] = {}
+    shares: dict[str, float] = {}
+    unread = dict(file.infos)
+    places = list(graph.tensors())
+    weighted = {name.removesuffix("weight") for name, _, _ in places if name.endswith(".weight")}
+    for name, _, tensor in places:
         info = file.infos.get(name)
+        # Biases are there or not in whatever files; one that is there counts, whatever the configuration says.
+        is_bias = name.endswith(".bias") and name.removesuffix("bias") in weighted
+        if (info is None) if is_bias else not tensor.used:
+            continue
         remedy = "the file is incomplete, or was made for another architecture"
         expect_tensor(GGUFError, file.path, name, tensor.shape, info and info.shape, remedy)
         assert info is not None
-        if _is_matrix(tensor):
-            linear_plan(info.format)
-            shares[name] = tensor.share
-        elif not info.format.is_float:
+        many = len(info.shape) > 1 and not name.endswith(".bias")
+        form = tensor.form or ("matrix" if many else "values")
+        if form == "values" and not info.format.is_float:
             raise UnsupportedError("vectors must be floating point", path=file.path, tensor=name, got=info.format.name)
-        infos[name] = info
-    return infos, shares
+        if form == "matrix" or name == EMBEDDING:
+            linear_plan(info.format)
+        unread.pop(name, None)
+        forms[name], shares[name] = form, tensor.share
+    _check_unread(file, unread, range(len(graph.blocks), len(graph.blocks) + left_out))
+    return forms, shares
+
+
+def _check_unread(file: GGUFFile, unread: Mapping[str, TensorInfo], left_out: range) -> None:
+    """UnsupportedError where a file has tensors that its model does not read, but for those of layers left out."""
+    names = [name for name in unread if role_of(name)[0] not in INERT_ROLES and role_of(name)[1] not in left_out]
+    if names:
+        raise UnsupportedError(
+            "the file has a tensor that no part of the model reads, so it means another computation",
+            path=file.path,
+            tensor=names[0],
+            expected="only tensors that this version computes with",
+            got=f"{len(names)} others" if len(names) > 1 else "one other",
+        )

@@ -30,8 +30,8 @@ class Tensor:
 
     ``role`` is its GGUF name, below ``blk.<i>.`` for one of a layer. ``heads``: the rows are those of so many attention
     heads, one after the other (0: they are not). ``used`` is false for a tensor that the configuration rules out.
-    ``share`` is how much of it a token reads.
-    ``plain``: it is read as float32 values, not multiplied as a matrix, whatever its shape.
+    ``share`` is how much of it a token reads. ``form`` is what it serves as: a "matrix" that is multiplied, "rows" that
+    are looked up, "values" for all else; unless it says, one of two axes or more is a matrix.
     """
 
     role: str
@@ -39,7 +39,7 @@ class Tensor:
     heads: int = 0
     used: bool = True
     share: float = 1.0
-    plain: bool = False
+    form: Literal["matrix", "rows", "values"] | None = None
 
 
 @frozen
@@ -62,8 +62,8 @@ class Norm:
     def tensors(self) -> Iterator[Tensor]:
         shape = (self.groups, self.size) if self.groups else (self.size,)
         if self.weight:
-            yield Tensor(f"{self.role}.weight", shape, plain=True)
-            yield Tensor(f"{self.role}.bias", shape, used=self.bias, plain=True)
+            yield Tensor(f"{self.role}.weight", shape, form="values")
+            yield Tensor(f"{self.role}.bias", shape, used=self.bias, form="values")
 
 
 @frozen
@@ -318,11 +318,11 @@ class Embedding:
     norm: Norm | None = None
 
     def tensors(self) -> Iterator[Tensor]:
-        yield Tensor("token_embd.weight", (self.n_vocab, self.n_embd))
+        yield Tensor("token_embd.weight", (self.n_vocab, self.n_embd), form="rows")
         if self.positions:
-            yield Tensor("position_embd.weight", (self.positions, self.n_embd))
+            yield Tensor("position_embd.weight", (self.positions, self.n_embd), form="rows")
         if self.types:
-            yield Tensor("token_types.weight", (self.types, self.n_embd))
+            yield Tensor("token_types.weight", (self.types, self.n_embd), form="values")
         if self.norm is not None:
             yield from self.norm.tensors()
 

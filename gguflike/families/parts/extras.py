@@ -60,18 +60,20 @@ class LayerEmbeddings:
     norm: Norm
 
     def tensors(self) -> Iterator[Tensor]:
-        yield Tensor("per_layer_token_embd.weight", (self.n_vocab, self.layers * self.size))
+        yield Tensor("per_layer_token_embd.weight", (self.n_vocab, self.layers * self.size), form="rows")
         yield Tensor("per_layer_model_proj.weight", (self.layers * self.size, self.n_embd))
         yield from self.norm.tensors()
 
 
 @frozen
 class LayerInput:
-    """``proj(act(inp_gate(x)) * v)``, where v is the layer's vector of `LayerEmbeddings`."""
+    """``proj(act(inp_gate(x)) * v)``, where v is that of layer number ``layer`` of the vectors of `LayerEmbeddings`,
+    of which there are ``layers``."""
 
     n_embd: int
     size: int
     layer: int
+    layers: int
     activation: Activation = "gelu_tanh"
 
     @property

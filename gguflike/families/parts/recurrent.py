@@ -36,7 +36,7 @@ class ShortConv(_Recurrent):
             ("conv", (self.n_embd, self.kernel)),
             ("out_proj", (self.n_embd, self.n_embd)),
         ):
-            yield Tensor(f"shortconv.{role}.weight", shape, plain=role == "conv")
+            yield Tensor(f"shortconv.{role}.weight", shape, form="values" if role == "conv" else "matrix")
             yield Tensor(f"shortconv.{role}.bias", (shape[0],), used=self.bias)
 
 
@@ -86,7 +86,7 @@ class DeltaNet(_Recurrent):
     def tensors(self) -> Iterator[Tensor]:
         yield Tensor("attn_qkv.weight", (self.channels, self.n_embd))
         yield Tensor("attn_gate.weight", (self.value_size, self.n_embd))
-        yield Tensor("ssm_conv1d.weight", (self.channels, self.kernel), plain=True)
+        yield Tensor("ssm_conv1d.weight", (self.channels, self.kernel), form="values")
         yield Tensor("ssm_dt.bias", (self.value_heads,))
         yield Tensor("ssm_a", (self.value_heads,))
         if self.joint:
@@ -133,11 +133,11 @@ class Mamba2(_Recurrent):
         rows = self.inner + self.channels + self.heads
         yield Tensor("ssm_in.weight", (rows, self.n_embd))
         yield Tensor("ssm_in.bias", (rows,), used=self.bias)
-        yield Tensor("ssm_conv1d.weight", (self.channels, self.kernel), plain=True)
+        yield Tensor("ssm_conv1d.weight", (self.channels, self.kernel), form="values")
         yield Tensor("ssm_conv1d.bias", (self.channels,), used=self.conv_bias)
         yield Tensor("ssm_dt.bias", (self.heads,))
-        yield Tensor("ssm_a", (self.heads, 1), plain=True)
-        yield Tensor("ssm_d", (self.heads, 1), plain=True)
+        yield Tensor("ssm_a", (self.heads, 1), form="values")
+        yield Tensor("ssm_d", (self.heads, 1), form="values")
         if self.norm is not None:
             yield from self.norm.tensors()
         yield Tensor("ssm_out.weight", (self.n_embd, self.inner))
@@ -172,12 +172,12 @@ class Mamba(_Recurrent):
 
     def tensors(self) -> Iterator[Tensor]:
         yield Tensor("ssm_in.weight", (2 * self.inner, self.n_embd))
-        yield Tensor("ssm_conv1d.weight", (self.inner, self.kernel), plain=True)
+        yield Tensor("ssm_conv1d.weight", (self.inner, self.kernel), form="values")
         yield Tensor("ssm_conv1d.bias", (self.inner,), used=self.conv_bias)
         yield Tensor("ssm_x.weight", (self.dt_rank + 2 * self.d_state, self.inner))
         yield Tensor("ssm_dt.weight", (self.inner, self.dt_rank))
         yield Tensor("ssm_dt.bias", (self.inner,))
-        yield Tensor("ssm_a", (self.inner, self.d_state), plain=True)
+        yield Tensor("ssm_a", (self.inner, self.d_state), form="values")
         yield Tensor("ssm_d", (self.inner,))
         for norm in (self.dt_norm, self.b_norm, self.c_norm):
             if norm is not None:

@@ -43,9 +43,13 @@ MODULES = {
     "DeltaNet": "delta_net",
     "Experts": "experts",
     "FeedForward": "feed_forward",
+    "LayerEmbeddings": "layer_embeddings",
+    "LayerInput": "layer_input",
     "Mamba": "mamba",
     "Mamba2": "mamba2",
+    "Rescale": "rescale",
     "ShortConv": "short_conv",
+    "Sum": "sums",
 }
 
 

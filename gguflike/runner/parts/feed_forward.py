@@ -1,24 +1,36 @@
-"""The gated feed-forward as ops."""
+"""The feed-forward as ops."""
 
 from __future__ import annotations
 
-from gguflike.errors import UnsupportedError
 from gguflike.families.parts import FeedForward
-from gguflike.runner.parts.checks import multiple
 from gguflike.runner.parts.stateless import bytes_per_position as bytes_per_position
 from gguflike.runner.parts.stateless import new_state as new_state
 from gguflike.runner.schedule import Schedule, Source, Target
-from gguflike.runner.weights import LayerWeights
+from gguflike.runner.weights import LayerWeights, Matrix
 
 
 def check(part: FeedForward) -> None:
-    if part != FeedForward(part.n_embd, part.n_ff, part.bias):
-        raise UnsupportedError("a feed-forward of this kind has no ops in this version", got=part)
-    multiple("n_ff", part.n_ff, 32)
-    multiple("n_embd", part.n_embd, 16)
+    """Every feed-forward can be computed."""
 
 
 def emit(part: FeedForward, s: Schedule, weights: LayerWeights, state: None, source: Source, target: Target) -> None:  # noqa: ARG001
-    gate, up, down = (weights.matrix(f"ffn_{name}") for name in ("gate", "up", "down"))
-    normed = s.read(source, (gate, up))
-    s.linear(down, s.gated(gate, up, normed, (down,)), target.address, add=target.add)
+    gate, up = _inputs(part, weights)
+    down = weights.matrix(f"ffn_down{part.suffix}")
+    normed = s.read(source, (up,) if gate is None else (gate, up))
+    plain = part.activation == "silu" and not part.clamp and part.down_norm is None
+    if plain and gate is not None and part.n_ff % 32 == 0:
+        hidden = s.gated(gate, up, normed, (down,))
+    else:
+        from gguflike.runner.parts import hidden as general  # most models do without
+
+        hidden = general.emit(part, s, weights, gate, up, normed, (down,))
+    s.linear(down, hidden, target.address, add=target.add)
+
+
+def _inputs(part: FeedForward, weights: LayerWeights) -> tuple[Matrix | None, Matrix]:
+    """Gate and up, in two where one matrix holds both and can be cut; no gate where there is none or it cannot."""
+    up = weights.matrix(f"ffn_up{part.suffix}")
+    if part.fused:
+        divisible = up.plan.repack is None or part.n_ff % 32 == 0
+        return (up.part(0, part.n_ff), up.part(part.n_ff, part.n_ff)) if divisible else (None, up)
+    return (weights.matrix(f"ffn_gate{part.suffix}") if part.gated else None), up
