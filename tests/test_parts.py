@@ -111,7 +111,7 @@ def check(model: Any, want: np.ndarray, most: float) -> None:
 def test_floats_equal_the_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     weights = by_hand.write(tmp_path / "m.gguf", GRAPHS[name])
     with by_hand.load(tmp_path / "m.gguf", GRAPHS[name], monkeypatch) as model:
-        check(model, by_hand.truth(GRAPHS[name], weights, IDS), 2e-4)
+        check(model, by_hand.truth(GRAPHS[name], weights, IDS), 5e-4)
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -129,4 +129,4 @@ def test_odd_widths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: d
     made = graph(branches(100, n_ff=173, **settings), width=100, scale=3.0)
     weights = by_hand.write(tmp_path / "m.gguf", made)
     with by_hand.load(tmp_path / "m.gguf", made, monkeypatch) as model:
-        check(model, by_hand.truth(made, weights, IDS), 2e-4)
+        check(model, by_hand.truth(made, weights, IDS), 5e-4)
