@@ -55,7 +55,8 @@ class Key(About):
     a GGUF tensor (or a function of the fields above, its name) whose presence tells a boolean that GGUF does not store,
     and config.json neither where it has no name there. ``negated``: config.json stores the opposite. ``zero``: numbers
     may be 0. ``array``: GGUF always has a value for each layer, even where all are alike. ``listed``: a list of any
-    length, that has nothing to do with layers. ``implied``: GGUF lacks the key where the value is the default. ``via``
+    length, that has nothing to do with layers. ``implied``: GGUF lacks the key where the value is the default
+    (and the configuration says so). ``via``
     translates.
     """
 
@@ -68,7 +69,7 @@ class Key(About):
     zero: bool
     array: bool
     listed: bool
-    implied: bool
+    implied: bool | Callable[[Any], bool]
     via: Via | None
 
 
@@ -93,7 +94,7 @@ def key(
     zero: bool = False,
     array: bool = False,
     listed: bool = False,
-    implied: bool = False,
+    implied: bool | Callable[[Any], bool] = False,
     via: Via | None = None,
 ) -> Any:
     """A field of a configuration (see `Key`).
@@ -281,7 +282,7 @@ def to_metadata(config: Any, architecture: str) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     for parameter in parameters(type(config)):
         value, key = getattr(config, parameter.name), parameter.key
-        if not key.gguf or value is None or (key.implied and value == _implied(parameter, config)):
+        if not key.gguf or value is None or _is_implied(parameter, value, config):
             continue
         if parameter.many:
             alike = not (key.array or key.listed) and len(set(value)) == 1
@@ -290,10 +291,16 @@ def to_metadata(config: Any, architecture: str) -> dict[str, Any]:
     return metadata
 
 
-def _implied(parameter: Parameter, config: Any) -> Any:
-    """The value that a file without the key stands for."""
-    default = parameter.key.default(config) if callable(parameter.key.default) else parameter.key.default
-    return (default,) * config.n_layer if parameter.many and not isinstance(default, tuple) else default
+def _is_implied(parameter: Parameter, value: Any, config: Any) -> bool:
+    """Whether a file without the key stands for the value."""
+    key = parameter.key
+    if not (key.implied(config) if callable(key.implied) else key.implied):
+        return False
+    default = key.default(config) if callable(key.default) else key.default
+    same: bool = value == (
+        (default,) * config.n_layer if parameter.many and not isinstance(default, tuple) else default
+    )
+    return same
 
 
 def to_config(config: Any) -> dict[str, Any]:

@@ -211,6 +211,20 @@ class Either:
 
 
 @frozen
+class Depending:
+    """One of several, as the configuration says; the first where only names are asked for."""
+
+    choices: tuple[Origin, ...]
+    which: Callable[[Any], int]
+
+    def names(self, prefix: str, tensor: Tensor) -> list[str]:
+        return self.choices[0].names(prefix, tensor)
+
+    def pieces(self, prefix: str, tensor: Tensor, c: Any) -> list[Piece]:
+        return self.choices[self.which(c)].pieces(prefix, tensor, c)
+
+
+@frozen
 class Made:
     """A tensor that the checkpoint does not hold: computed from the configuration."""
 

@@ -66,6 +66,14 @@ CLASSES = {
     "PhiForCausalLM": "phi:PHI2",
     "GlmForCausalLM": "glm:GLM",
     "Glm4ForCausalLM": "glm:GLM4",
+    "OlmoForCausalLM": "olmo:OLMO",
+    "Olmo2ForCausalLM": "olmo:OLMO2",
+    "Olmo3ForCausalLM": "olmo:OLMO2",
+    "Exaone4ForCausalLM": "exaone:EXAONE4",
+    "Exaone4_5_ForConditionalGeneration": "exaone:EXAONE4",
+    "CohereForCausalLM": "cohere:COHERE",
+    "Cohere2ForCausalLM": "cohere:COHERE2",
+    "HunYuanDenseV1ForCausalLM": "hunyuan:HUNYUAN",
 }
 # ``general.architecture`` -> the family that speaks for such files, where several write them.
 ARCHITECTURES = {
@@ -99,6 +107,12 @@ ARCHITECTURES = {
     "phi2": "phi:PHI2",
     "chatglm": "glm:GLM",
     "glm4": "glm:GLM4",
+    "olmo": "olmo:OLMO",
+    "olmo2": "olmo:OLMO2",
+    "exaone4": "exaone:EXAONE4",
+    "command-r": "cohere:COHERE",
+    "cohere2": "cohere:COHERE2",
+    "hunyuan-dense": "hunyuan:HUNYUAN",
 }
 
 

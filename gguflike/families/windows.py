@@ -28,7 +28,7 @@ def window(**changes: Any) -> Any:
 def windowed(
     default: Callable[[Any], Flags],
     config: tuple[str, ...] = ("layer_types", "sliding_window_pattern"),
-    implied: bool = True,
+    implied: bool | Callable[[Any], bool] = True,
 ) -> Any:
     """The field of which layers have the window; ``n_layer`` and ``window`` are above it, ``default`` is what the
     architecture implies (``implied``: files need not say it)."""
@@ -40,6 +40,11 @@ def windowed(
         implied=implied,
         via=Via(read=_flags, parse=_flags, write=_layer_types(config[0])),
     )
+
+
+def without_window(c: Any) -> bool:
+    """Whether there is no window, so that files need not say which layers have it."""
+    return not c.window
 
 
 def every(period: int) -> Callable[[Any], Flags]:
@@ -59,6 +64,8 @@ def _flags(c: Any, value: Any) -> list[bool]:
         return [False] * c.n_layer
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return list(every(value)(c))
+    if isinstance(value, str) and value and set(value) <= {"L", "G"}:  # EXAONE 4's LLLG
+        return [value[layer % len(value)] == "L" for layer in range(c.n_layer)]
     flags = [_NAMES.get(each) if isinstance(each, str) else each for each in value] if isinstance(value, list) else []
     if not flags or not all(isinstance(each, bool) for each in flags):
         raise ValueError(f"a list of {' or '.join(_NAMES)}, or a period")

@@ -1,0 +1,82 @@
+"""EXAONE 4."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any
+
+from gguflike.families.config import key
+from gguflike.families.decoder import (
+    INERT_KEYS,
+    SILU,
+    attention,
+    decoder,
+    exported,
+    feed_forward,
+    llama3_rope_freqs,
+    qk_norms,
+    recover_llama3,
+    rope_notices,
+    rope_of,
+)
+from gguflike.families.family import Family
+from gguflike.families.olmo import POST_NORM_NAMES, post_norm
+from gguflike.families.origins import Made
+from gguflike.families.parts import Block, Graph
+from gguflike.families.windows import Windowed, every, span, windowed, without_window
+from gguflike.frozen import frozen
+
+
+@frozen
+class Exaone4(Windowed):
+    """Hyper-parameters. Where there are windows, only layers that have one turn queries and keys."""
+
+    windowed: tuple[bool, ...] = windowed(every(4), implied=without_window)
+    norm_eps: float = key("attention.layer_norm_rms_epsilon", "rms_norm_eps", default=1e-5)
+
+
+def exaone4(c: Exaone4) -> Graph:
+    """Norms behind the mixers, and of queries and keys per head."""
+    rope, norms = rope_of(c, "neox"), qk_norms(c)
+
+    def block(layer: int) -> Block:
+        turns = not c.window or c.windowed[layer]
+        return post_norm(c, attention(c, rope if turns else None, **norms, window=span(c, layer)), feed_forward(c))
+
+    return decoder(c, block)
+
+
+def notices(c: Exaone4) -> list[str]:
+    """What llama.cpp does not compute of files of this architecture, whose windows it knows by their 64 layers."""
+    other = c.window and (c.n_layer != 64 or c.windowed != every(4)(c))
+    said = "llama.cpp knows windows in this architecture only of models of 64 layers, in all but every 4th"
+    return [*rope_notices(c), *([said] if other else [])]
+
+
+def normalized(values: dict[str, Any]) -> dict[str, Any]:
+    """config.json with one of the two spellings of its windows."""
+    if values.get("layer_types") is None:
+        return values
+    return {name: value for name, value in values.items() if name != "sliding_window_pattern"}
+
+
+def spelled(values: dict[str, Any]) -> dict[str, Any]:
+    """An exported config.json, in which no window is null: Exaone4Config assumes one."""
+    return {"sliding_window": None, **values}
+
+
+EXAONE4 = Family(
+    name="exaone4",
+    classes=("Exaone4ForCausalLM", "Exaone4_5_ForConditionalGeneration"),
+    config=Exaone4,
+    graph=exaone4,
+    origins=MappingProxyType({**POST_NORM_NAMES, "rope_freqs": Made(llama3_rope_freqs)}),
+    left_out=MappingProxyType({r"(model\.)?visual\.": "the vision tower"}),
+    implemented=SILU,
+    inert=INERT_KEYS,
+    constants=exported("Exaone4ForCausalLM", "exaone4"),
+    normalized=normalized,
+    spelled=spelled,
+    notices=notices,
+    recover=recover_llama3,
+)
