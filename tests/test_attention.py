@@ -5,72 +5,43 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
-from gguf.quants import quantize
 
-from gguflike import reference, runner
 from gguflike.errors import UnsupportedError
-from gguflike.families import registry
-from gguflike.families.parts import Attention, Branch, Embedding, FeedForward, Graph, Head, Norm, Rope, Temperature
-from gguflike.frozen import replace
-from gguflike.runner import buffers, state
+from gguflike.families.parts import Attention, Branch, Graph, Norm, Rope, Temperature
+from gguflike.runner import Model, buffers, state
 from gguflike.runner.parts.attention import check as check_part
 from gguflike.runner.state import KVCache
-from tests import tiny_gguf
-from tests.tiny_gguf import TYPES
+from tests import by_hand
+from tests.by_hand import TOKENS, WIDTH, in_pieces, rms, token_by_token
 
-N_EMBD, VOCAB = 64, 300
 ROPE = Rope(32, 10000.0, "neox")
-IDS = np.random.default_rng(5).integers(0, VOCAB, 400).tolist()
+IDS = np.random.default_rng(5).integers(0, TOKENS, 400).tolist()
 
 
 def attention(**changes: Any) -> Attention:
     """Four heads of 32 dimensions on two."""
-    settings: dict[str, Any] = {"n_embd": N_EMBD, "heads": 4, "kv_heads": 2, "head_dim": 32, "rope": ROPE}
+    settings: dict[str, Any] = {"n_embd": WIDTH, "heads": 4, "kv_heads": 2, "head_dim": 32, "rope": ROPE}
     return Attention(**settings | changes)
 
 
 def graph_of(*layers: Attention) -> Graph:
-    norm = Norm("attn_norm", N_EMBD, 1e-5)
-    forward = Branch(Norm("ffn_norm", N_EMBD, 1e-5), FeedForward(N_EMBD, 96))
-    blocks = tuple((Branch(norm, layer), forward) for layer in layers)
-    return Graph(Embedding(VOCAB, N_EMBD), blocks, Norm("output_norm", N_EMBD, 1e-5), Head(VOCAB, N_EMBD))
+    forward = by_hand.branches()[1]
+    return by_hand.graph(*((Branch(rms("attn_norm"), layer), forward) for layer in layers))
 
 
 class Tiny:
     """A model of a graph, with random weights, and what the reference says of it."""
 
     def __init__(
-        self, graph: Graph, path: Path, monkeypatch: pytest.MonkeyPatch, kind: str = "F32", **settings: Any
+        self, made: Graph, path: Path, monkeypatch: pytest.MonkeyPatch, kind: str = "F32", **settings: Any
     ) -> None:
-        rng = np.random.default_rng(1)
-        self.graph, self.weights = graph, {}
-        writer = gguf.GGUFWriter(path, "llama")
-        tiny_gguf.metadata(writer, tiny_gguf.SMALL | {"n_layer": len(graph.blocks), "n_ctx": 1024})
-        for name, _, tensor in graph.tensors():
-            if tensor.used:
-                x = rng.standard_normal(tensor.shape).astype(np.float32)
-                if len(tensor.shape) == 1 or "norm" in name:
-                    x = x * np.float32(0.3) + np.float32("norm" in name)
-                else:
-                    x /= np.float32(tensor.shape[1] ** 0.5)
-                self.weights[name] = x
-                if kind == "F32" or len(tensor.shape) == 1:
-                    writer.add_tensor(name, x)
-                else:
-                    writer.add_tensor(name, quantize(x, TYPES[kind]), raw_dtype=TYPES[kind])
-        for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
-            write()
-        writer.close()
-        family = registry.for_gguf("llama")
-        monkeypatch.setattr(registry, "for_gguf", lambda _: replace(family, graph=lambda _: graph))
-        self.model = runner.load(path, **{"context": 512, "threads": 2, **settings})
+        self._graph, self._weights = made, by_hand.write(path, made, kind, attends=1.0)
+        self.model: Model = by_hand.load(path, made, monkeypatch, **{"context": 512, **settings})
 
     def want(self, ids: list[int]) -> np.ndarray:
-        weights = {name: value.astype(np.float64) for name, value in self.weights.items()}
-        return reference.logits(self.graph, weights, ids, self.model.context)
+        return by_hand.truth(self._graph, self._weights, ids, length=self.model.context)
 
 
 @pytest.fixture
@@ -84,23 +55,13 @@ def error(got: np.ndarray, want: np.ndarray) -> float:
     return float(abs(got - want).max() / abs(want).max())
 
 
-def in_pieces(model: runner.Model, ids: list[int], sizes: list[int]) -> np.ndarray:
-    """Logits after each id, computed by passes of these sizes, in turns."""
-    model.forget(0)
-    rows: list[np.ndarray] = []
-    while len(rows) < len(ids):
-        start, size = len(rows), sizes[len(rows) % len(sizes)]
-        rows += list(model.extend(ids[start : start + size], start, all_logits=True).copy())
-    return np.array(rows)
-
-
 def check(tiny: Tiny, ids: list[int], tolerance: float = 2e-3) -> None:
     want = tiny.want(ids)
     with tiny.model as model:
-        assert error(model.logits(ids), want) < tolerance
-        assert error(in_pieces(model, ids, [7, 1, 40, 2, 70]), want) < tolerance
         few = ids[:60]
-        assert error(in_pieces(model, few, [1]), want[:60]) < tolerance
+        assert error(token_by_token(model, few), want[:60]) < tolerance
+        assert error(in_pieces(model, ids, (7, 1, 40, 2)), want) < tolerance
+        assert error(model.logits(ids), want) < tolerance
         # Another continuation after going back, and the first one again.
         other = [*ids[:41], *few[:9]]
         model.forget(41)
@@ -129,7 +90,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "no rope, temperature": [{"rope": None, "temperature": Temperature(0.1, 8.0, 1.0)}, {}],
     "odd rope": [{"rope": Rope(14, 500.0, "neox")}, {"rope": Rope(10, 500.0, "norm"), "scale": 0.3}],
     "clamp": [{"clamp": 0.8, **NORMS, "bias": True, "output_bias": True}],
-    "fused": [{"fused": True, "bias": True}],
+    "fused": [{"fused": True, "bias": True}, {"fused": True, **NORMS}],
     "values are keys": [{"value_is_key": True, "k_norm": NORMS["k_norm"], "v_norm": head_norm("", weight=False)}],
     "query gate": [{"gate": "query", **NORMS}],
     "element gate, norm": [{"gate": "element", "output_norm": Norm("attn_sub_norm", 128, 1e-5)}],
@@ -198,8 +159,8 @@ def test_the_same_bits_however_a_text_is_cut(cache_type: str, tmp_path: Path, mo
     with tiny.model as model:
         whole = model.logits(IDS)
         assert error(whole, tiny.want(IDS)) < 0.1
-        assert np.array_equal(in_pieces(model, IDS, [9, 1, 64, 33]), whole)
-        assert np.array_equal(in_pieces(model, IDS[:150], [1]), whole[:150])
+        assert np.array_equal(in_pieces(model, IDS, (9, 1, 64, 33, 1, 70, 20)), whole)
+        assert np.array_equal(token_by_token(model, IDS[:150]), whole[:150])
 
 
 def test_positions_are_forgotten_truly() -> None:
@@ -219,6 +180,16 @@ def test_positions_are_forgotten_truly() -> None:
     cache.restore(saved)
     assert [cache.reusable(count) for count in (482, 483)] == [0, 483]
     assert not KVCache(1, 16, 512, sees=100).forgets  # no larger than all positions
+
+
+def test_a_fused_matrix_that_cannot_be_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rows are repacked in groups that keys and values share."""
+    graph = graph_of(attention(fused=True, bias=True, heads=4, head_dim=24, rope=Rope(16, 100.0, "norm")))
+    tiny = Tiny(graph, tmp_path / "m.gguf", monkeypatch, "Q8_0")
+    with tiny.model as model:
+        whole = model.logits(IDS[:70])
+        assert error(whole, tiny.want(IDS[:70])) < 0.1
+        assert np.array_equal(token_by_token(model, IDS[:70]), whole)
 
 
 @pytest.mark.usefixtures("small_passes")

@@ -198,10 +198,10 @@ class Schedule(ABC):
         return self.ready(found, part.q_size)
 
     def found(self, size: int, head_dim: int, readers: Sequence[Matrix]) -> Found:
-        """Where attention leaves ``size`` values for the matrices that read them; ``head_dim`` 0: always as float32."""
+        """Where attention leaves ``size`` values of heads for the matrices that read them."""
         result = self._result("attended", size)
         quantized = reads_int8(readers)
-        fused = quantized and head_dim > 0 and head_dim % 32 == 0
+        fused = quantized and head_dim % 32 == 0
         codes: dict[str, Word] = result.quantized if fused else dict.fromkeys(("codes", "scales", "sums"), 0)
         return Found(result, {"out": result.floats, **codes}, quantized and not fused)
 

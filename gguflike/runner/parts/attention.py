@@ -9,7 +9,7 @@ from gguflike.families.parts import Attention
 from gguflike.kernels.attention.sizes import attention_rows
 from gguflike.runner.schedule import Schedule, Source, Target
 from gguflike.runner.state import SCALED, KVCache, kv_bytes_per_position
-from gguflike.runner.weights import LayerWeights
+from gguflike.runner.weights import LayerWeights, Matrix
 
 LANES = 16  # dimensions that ops take at a time
 
@@ -49,18 +49,31 @@ def _is_usual(part: Attention) -> bool:
     rope = part.rope
     if rope is None or rope.n_rot % (2 * LANES if rope.pairs == "neox" else LANES):
         return False
-    usual = Attention(part.n_embd, part.heads, part.kv_heads, part.head_dim, rope, part.bias, part.output_bias)
+    usual = Attention(
+        part.n_embd, part.heads, part.kv_heads, part.head_dim, rope, part.bias, part.output_bias, part.fused
+    )
     return part == usual
 
 
+def _inputs(part: Attention, weights: LayerWeights) -> tuple[Matrix, ...]:
+    """The matrices of queries, keys and values; the one that holds all three where it cannot be cut."""
+    if not part.fused:
+        return tuple(weights.matrix(f"attn_{name}") for name in ("q", "k", "v"))
+    whole, q, kv = weights.matrix("attn_qkv"), part.q_size, part.kv_size
+    if whole.plan.repack is not None and (q % 32 or kv % 32):
+        return (whole,)
+    return whole.part(0, q), whole.part(q, kv), whole.part(q + kv, kv)
+
+
 def emit(part: Attention, s: Schedule, weights: LayerWeights, state: KVCache, source: Source, target: Target) -> None:
-    if not _is_usual(part) or state.head_dim != part.head_dim:
+    inputs = _inputs(part, weights) if _is_usual(part) and state.head_dim == part.head_dim else ()
+    if len(inputs) < 3:
         from gguflike.runner.parts import general_attention  # most models do without
 
         general_attention.emit(part, s, weights, state, source, target)
         return
-    q, k, v, out = (weights.matrix(f"attn_{name}") for name in ("q", "k", "v", "output"))
-    normed = s.read(source, (q, k, v))
+    (q, k, v), out = inputs, weights.matrix("attn_output")
+    normed = s.read(source, inputs)
     s.linear(q, normed, s.temp("q", part.q_size))
     s.linear(k, normed, s.temp("k", part.kv_size), beside=True)
     s.linear(v, normed, s.temp("v", part.kv_size), beside=True)

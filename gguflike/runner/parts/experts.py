@@ -28,7 +28,7 @@ from gguflike.kernels.experts.args import (
     WEIGH,
 )
 from gguflike.kernels.rows.args import GATE, GATE_Q8
-from gguflike.runner.buffers import BATCH, Activations, address
+from gguflike.runner.buffers import Activations, address
 from gguflike.runner.parts import ops
 from gguflike.runner.parts.checks import multiple
 from gguflike.runner.parts.stateless import bytes_per_position as bytes_per_position
@@ -198,7 +198,7 @@ def _route_one(part: Experts, s: Schedule, weights: LayerWeights, logits: int) -
 
 def _route_several(part: Experts, s: Schedule, weights: LayerWeights, logits: int) -> _Routes:
     """Choose the experts of each token, and sort its pairs with them by expert."""
-    pairs = BATCH * part.used
+    pairs = s.buffers.batch * part.used
     chosen, shares = s.buffers.scratch("chosen_of_all", 8 * pairs), s.buffers.scratch("shares_of_all", 4 * pairs)
     _route(part, s, weights, logits, chosen, shares)
     places = {
@@ -305,7 +305,7 @@ def _inner_outputs(part: Experts, s: Schedule) -> list[int]:
 def _rows(s: Schedule, name: str, columns: int) -> Activations:
     """Activations of so many columns for each token, in memory of their own."""
     codes, scales, sums = (
-        s.buffers.scratch(f"{name}_{part}", BATCH * columns * eighths // 8)
+        s.buffers.scratch(f"{name}_{part}", s.buffers.batch * columns * eighths // 8)
         for part, eighths in (("codes", 8), ("scales", 1), ("sums", 2))
     )
     return Activations(s.temp(name, columns), codes, scales, sums)

@@ -68,11 +68,7 @@ def emit(part: Attention, s: Schedule, weights: LayerWeights, cache: KVCache, so
         _attend(part, s, cache, words, Found(Activations(values, 0, 0, 0), {"out": values, **nowhere}, False))
         if made.gate is not None or cache.head_dim != part.head_dim:
             values = _opened(part, s, cache, values, made.gate)
-        if part.output_norm is None:
-            place = s.found(part.q_size, 0, (out,))
-            result = s.ready(Found(place.activations._replace(floats=values), {}, place.unquantized), part.q_size)
-        else:
-            result = s.read(Source(values, part.q_size, part.output_norm, weights), (out,))
+        result = s.read(Source(values, part.q_size, part.output_norm, weights), (out,))
     s.linear(out, result, target.address, add=target.add)
 
 
@@ -213,7 +209,7 @@ def _prepared(
         kind=NONE if norm is None else LAYER if norm.kind == "layer" else RMS,
         whole=int(whole),
         weight=weights.vector(norm.role) if norm is not None and weighted else 0,
-        bias=weights.optional(f"{norm.role}.bias") if norm is not None and weighted else 0,
+        bias=weights.bias(norm.role) if norm is not None and weighted else 0,
         weight_step=part.head_dim if whole or (norm is not None and norm.groups) else 0,
         eps=float_bits(norm.eps if norm is not None else 0.0),
         turned_first=int(part.norm_after_rope),
