@@ -15,7 +15,7 @@ import pytest
 from gguflike import runner
 from gguflike.errors import GGUFError, UnsupportedError
 from gguflike.families.parts import Attention, Branch, Embedding, Graph, Head, Norm, Rope, Scaling
-from gguflike.families.rope import llama3_factors
+from gguflike.families.rope import llama3_factors, scaling_kind
 from gguflike.kernels.attention.args import ATTENTION_ONE
 from gguflike.kernels.attention.sizes import ATTENTION_KEYS, part_bytes
 from gguflike.runner import parts
@@ -227,9 +227,8 @@ def test_wrong_shape_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"head_dim": 8, "n_rot": 8}, "head_dim"),
         ({"n_head": 4, "n_head_kv": 3}, "multiple of n_head_kv"),
-        ({"n_rot": 48}, "n_rot at most head_dim"),
+        ({"n_rot": 48}, "n_rot even and at most head_dim"),
     ],
 )
 def test_shapes_that_ops_cannot_compute(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -305,8 +304,8 @@ def test_the_default_context_takes_half_of_the_memory(
 
 
 def test_unknown_rope_scaling_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match="none, linear or yarn; got 'dynamic'"):
-        rotation(Rope(32, 10000.0, "norm", Scaling("dynamic")), None)
+    with pytest.raises(UnsupportedError, match="none, linear, yarn or longrope; got 'dynamic'"):
+        scaling_kind("dynamic")
 
 
 def test_vectors_must_be_floats(tmp_path: Path) -> None:
