@@ -6,7 +6,7 @@ Key and tensor names are llama.cpp's (gguf's constants.py).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from gguflike.families.config import Via, key
 from gguflike.families.decoder import Decoder
@@ -39,10 +39,46 @@ def shared(c: Any, n_ff: int, **changes: Any) -> FeedForward | None:
     return replace(FeedForward(c.n_embd, n_ff, suffix="_shexp"), **changes) if n_ff else None
 
 
-def groups(**changes: Any) -> tuple[Any, Any]:
-    """The fields of how many groups experts form, and from how many a token's are chosen."""
-    settings = {"default": 1, **changes}
-    return key("expert_group_count", "n_group", **settings), key("expert_group_used_count", "topk_group", **settings)
+def n_groups() -> Any:
+    """The field of how many groups experts form."""
+    return key("expert_group_count", "n_group", default=1)
+
+
+def n_groups_used() -> Any:
+    """The field of from how many groups a token's experts are chosen."""
+    return key("expert_group_used_count", "topk_group", default=1)
+
+
+def nextn() -> Any:
+    """The field of how many layers at the end of a file predict further tokens. We convert none of them."""
+    via = Via(read=lambda _, value: 0 if isinstance(value, int) else value, write=lambda _: 0)
+    return key("nextn_predict_layers", "num_nextn_predict_layers", default=0, zero=True, implied=True, via=via)
+
+
+def trunk(c: Any) -> Any:
+    """The configuration without the layers that predict further tokens."""
+    return replace(c, n_layer=c.n_layer - c.n_nextn, n_nextn=0)
+
+
+SCORINGS: Mapping[int, Literal["softmax", "sigmoid"]] = {1: "softmax", 2: "sigmoid"}  # by expert_gating_func
+SOFTMAX, SIGMOID = SCORINGS
+
+
+def gating(default: int) -> Any:
+    """The field of how logits become scores, a key of SCORINGS."""
+    numbers = {name: number for number, name in SCORINGS.items()}
+
+    def read(_: Any, value: Any) -> int:
+        if value not in numbers:
+            raise ValueError(f"one of {', '.join(numbers)}")
+        return numbers[value]
+
+    def parse(_: Any, value: Any) -> Any:
+        if value not in SCORINGS:
+            raise ValueError(", ".join(f"{number} ({name})" for number, name in SCORINGS.items()))
+        return value
+
+    return key("expert_gating_func", "scoring_func", default=default, via=Via(read, lambda _: None, parse))
 
 
 def dense_lead(*config: str) -> Any:

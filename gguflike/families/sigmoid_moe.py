@@ -1,0 +1,329 @@
+"""Families whose routers use sigmoids, and whose first layers have none: GLM 4.5, dots.llm1, Hy 3, K-EXAONE, MiniMax.
+
+A bias that balances the experts' load is added where they are chosen. Most have experts that all tokens share.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any
+
+from gguflike.families.config import key
+from gguflike.families.decoder import (
+    DECODER_NAMES,
+    INERT_KEYS,
+    QK_NAMES,
+    SILU,
+    attention,
+    decoder,
+    exported,
+    feed_forward,
+    pre_norm,
+    qk_norms,
+    rms,
+    rope_notices,
+    rope_of,
+)
+from gguflike.families.family import Family
+from gguflike.families.mixture import (
+    ROUTER_KEYS,
+    SCORINGS,
+    SIGMOID,
+    Mixture,
+    dense_lead,
+    expert_names,
+    experts,
+    gating,
+    n_groups,
+    n_groups_used,
+    nextn,
+    shared,
+    shared_names,
+    trunk,
+)
+from gguflike.families.origins import Either, Named
+from gguflike.families.parts import Block, Branch, FeedForward, Graph
+from gguflike.families.parts.experts import Experts, Router
+from gguflike.families.windows import every, partial, span, window, windowed
+from gguflike.frozen import frozen, replace
+
+_INERT = INERT_KEYS | ROUTER_KEYS
+
+
+@frozen
+class SigmoidMixture(Mixture):
+    """Hyper-parameters: the first ``n_dense`` layers have a feed-forward, the others experts and ``n_shared`` more."""
+
+    n_expert: int = key("expert_count", ("n_routed_experts", "num_experts", "num_local_experts"))
+    n_dense: int = dense_lead("first_k_dense_replace", "mlp_layer_types")
+    n_shared: int = key("expert_shared_count", "n_shared_experts", default=0, zero=True)
+    expert_scale: float = key("expert_weights_scale", "routed_scaling_factor", default=1.0)
+    normalize: bool = key("expert_weights_norm", "norm_topk_prob", default=False)
+    n_groups: int = n_groups()
+    n_groups_used: int = n_groups_used()
+    gating: int = gating(SIGMOID)
+    n_nextn: int = nextn()
+
+
+def mixture(c: Any, choice_bias: Any = "exp_probs_b.bias") -> Experts:
+    """Experts, and the shared ones as a single feed-forward."""
+    router = Router(
+        SCORINGS[c.gating],
+        normalize=c.normalize,
+        scale=c.expert_scale,
+        choice_bias=choice_bias,
+        groups=c.n_groups,
+        groups_used=c.n_groups_used,
+    )
+    return experts(c, router, shared=shared(c, c.n_ff_expert * c.n_shared))
+
+
+def sparse(c: Any, layer: int, choice_bias: Any = "exp_probs_b.bias") -> Experts | FeedForward:
+    """What follows attention in a layer."""
+    return feed_forward(c) if layer < c.n_dense else mixture(c, choice_bias)
+
+
+@frozen
+class Glm4Moe(SigmoidMixture):
+    """GLM 4.5 to 4.7."""
+
+    n_rot: int = partial()
+    attention_bias: bool = key(None, "attention_bias", default=False, tensor="blk.0.attn_q.bias")
+    qk_norm: bool = key(None, "use_qk_norm", default=False, tensor="blk.0.attn_q_norm.weight")
+
+
+def glm4moe(c: Glm4Moe) -> Graph:
+    """Queries, keys and values may have biases, queries and keys norms."""
+    norms = qk_norms(c) if c.qk_norm else {}
+    mixer = attention(c, rope_of(c, "neox"), output_bias=False, **norms)
+    return decoder(
+        trunk(c),
+        lambda layer: (
+            Branch(rms(c, "attn_norm"), mixer),
+            Branch(rms(c, "post_attention_norm"), sparse(c, layer)),
+        ),
+    )
+
+
+_GLM_NAMES = MappingProxyType(
+    {
+        **DECODER_NAMES,
+        **QK_NAMES,
+        **expert_names(),
+        **shared_names("mlp.shared_experts"),
+        "post_attention_norm": Named("post_attention_layernorm"),
+        "exp_probs_b": Named("mlp.gate.e_score_correction_bias", bare=True),
+    }
+)
+
+GLM4MOE = Family(
+    name="glm4moe",
+    classes=("Glm4MoeForCausalLM",),
+    config=Glm4Moe,
+    graph=glm4moe,
+    origins=_GLM_NAMES,
+    implemented=SILU,
+    inert=_INERT,
+    constants=exported("Glm4MoeForCausalLM", "glm4_moe"),
+    assumed=MappingProxyType(
+        {"norm_topk_prob": True, "num_key_value_heads": 8, "partial_rotary_factor": 0.5, "rms_norm_eps": 1e-5}
+    ),
+    notices=rope_notices,
+)
+
+
+@frozen
+class SolarOpen(Glm4Moe):
+    """Solar Open: no feed-forwards without experts, whole heads turn."""
+
+    n_ff: int = key("feed_forward_length", "intermediate_size", default=lambda c: c.n_embd, implied=True)
+
+
+SOLAR_OPEN = replace(
+    GLM4MOE,
+    classes=("SolarOpenForCausalLM",),
+    config=SolarOpen,
+    constants=exported("SolarOpenForCausalLM", "solar_open"),
+    assumed=MappingProxyType({"norm_topk_prob": True, "num_key_value_heads": 8, "rms_norm_eps": 1e-5}),
+)
+
+
+def dots1(c: SigmoidMixture) -> Graph:
+    """Queries and keys normalized per head."""
+    mixer = attention(c, rope_of(c, "neox"), **qk_norms(c))
+    return decoder(trunk(c), lambda layer: pre_norm(c, mixer, sparse(c, layer)))
+
+
+DOTS1 = Family(
+    name="dots1",
+    classes=("Dots1ForCausalLM",),
+    config=SigmoidMixture,
+    graph=dots1,
+    origins=_GLM_NAMES,
+    implemented=MappingProxyType({**SILU, "sliding_window": (None,), "use_sliding_window": (False,)}),
+    inert=_INERT | {"max_window_layers", "layer_types"},  # which say something only of windows
+    constants=exported("Dots1ForCausalLM", "dots1"),
+    notices=rope_notices,
+)
+
+
+@frozen
+class HyV3(SigmoidMixture):
+    """Tencent's Hy 3."""
+
+    n_expert: int = key("expert_count", ("num_experts", "num_local_experts"))
+    n_dense: int = dense_lead("mlp_layer_types", "first_k_dense_replace")
+    n_shared: int = key(None, "num_shared_experts", default=1, zero=True)
+    n_ff_shared: int = key(
+        "expert_shared_feed_forward_length", None, default=lambda c: c.n_ff_expert * c.n_shared, zero=True
+    )
+    expert_scale: float = key("expert_weights_scale", "router_scaling_factor", default=1.0)
+    normalize: bool = key("expert_weights_norm", "route_norm", default=True)
+    n_groups: int = key("expert_group_count", None, default=1, implied=True)
+    n_groups_used: int = key("expert_group_used_count", None, default=1, implied=True)
+
+
+def hy_v3(c: HyV3) -> Graph:
+    """Queries and keys normalized per head."""
+    mixer = attention(c, rope_of(c, "neox"), **qk_norms(c))
+    with_shared = replace(mixture(c, "exp_probs_b"), shared=shared(c, c.n_ff_shared))
+    return decoder(trunk(c), lambda layer: pre_norm(c, mixer, feed_forward(c) if layer < c.n_dense else with_shared))
+
+
+HY_V3 = Family(
+    name="hy_v3",
+    classes=("HYV3ForCausalLM",),
+    config=HyV3,
+    graph=hy_v3,
+    origins=MappingProxyType(
+        {
+            **DECODER_NAMES,
+            **QK_NAMES,
+            **expert_names(router="router.gate"),
+            **shared_names("mlp.shared_mlp"),
+            "exp_probs_b": Named("mlp.expert_bias", bare=True),
+        }
+    ),
+    implemented=SILU,
+    inert=_INERT | {"enable_moe_fp32_combine", "enable_attention_fp32_softmax", "enable_lm_head_fp32"},
+    constants=exported("HYV3ForCausalLM", "hy_v3"),
+    assumed=MappingProxyType({"num_key_value_heads": 8}),
+    notices=rope_notices,
+)
+
+
+@frozen
+class ExaoneMoe(SigmoidMixture):
+    """K-EXAONE. Layers without a window do not turn queries and keys, where others have one."""
+
+    n_expert: int = key("expert_count", ("num_experts", "num_local_experts"))
+    window: int = window()
+    windowed: tuple[bool, ...] = windowed(every(4))
+    n_shared: int = key("expert_shared_count", "num_shared_experts", default=1, zero=True)
+    n_ff_shared: int = key(
+        "expert_shared_feed_forward_length", None, default=lambda c: c.n_ff_expert * c.n_shared, zero=True
+    )
+
+
+def exaone_moe(c: ExaoneMoe) -> Graph:
+    """Queries and keys normalized per head."""
+    rope = rope_of(c, "neox")
+
+    def block(layer: int) -> Block:
+        turns = not c.window or c.windowed[layer]
+        mixer = attention(c, rope if turns else None, window=span(c, layer), **qk_norms(c))
+        return pre_norm(c, mixer, sparse(c, layer))
+
+    return decoder(trunk(c), block)
+
+
+EXAONE_MOE = Family(
+    name="exaone-moe",
+    classes=("ExaoneMoeForCausalLM", "ExaoneMoEForCausalLM"),
+    config=ExaoneMoe,
+    graph=exaone_moe,
+    origins=MappingProxyType(
+        {
+            **DECODER_NAMES,
+            **QK_NAMES,
+            **expert_names(),
+            **shared_names("mlp.shared_experts"),
+            "exp_probs_b": Either(
+                (
+                    Named("mlp.e_score_correction_bias", bare=True),
+                    Named("mlp.gate.e_score_correction_bias", bare=True),
+                )
+            ),
+        }
+    ),
+    left_out=MappingProxyType({r"mtp\.": "what predicts further tokens"}),
+    implemented=SILU,
+    inert=_INERT,
+    constants=exported("ExaoneMoeForCausalLM", "exaone_moe"),
+    assumed=MappingProxyType({"norm_topk_prob": True, "routed_scaling_factor": 2.5, "rms_norm_eps": 1e-5}),
+    notices=rope_notices,
+)
+
+
+@frozen
+class MiniMaxM2(Mixture):
+    """MiniMax M2: all layers have experts, of as many hidden values as config.json says of a feed-forward."""
+
+    n_ff_expert: int = key("expert_feed_forward_length", "intermediate_size")
+    n_rot: int = partial()
+    gating: int = gating(SIGMOID)
+
+
+def minimax_m2(c: MiniMaxM2) -> Graph:
+    """Queries and keys normalized as a whole; part of a head turns."""
+    norms = {
+        "q_norm": rms(c, "attn_q_norm", c.n_head * c.head_dim),
+        "k_norm": rms(c, "attn_k_norm", c.n_head_kv * c.head_dim),
+    }
+    mixture = experts(c, Router(SCORINGS[c.gating], choice_bias="exp_probs_b.bias"))
+    block = pre_norm(c, attention(c, rope_of(c, "neox"), **norms), mixture)
+    return decoder(c, lambda _: block)
+
+
+def _rotary_share(values: dict[str, Any]) -> dict[str, Any]:
+    """config.json with the share of a head that turns, where it says how many dimensions."""
+    made = dict(values)
+    turned, size = made.pop("rotary_dim", None), made.get("head_dim")
+    if turned is None or not size or "partial_rotary_factor" in (made.get("rope_parameters") or made):
+        return made
+    if made.get("rope_parameters"):
+        return {**made, "rope_parameters": {**made["rope_parameters"], "partial_rotary_factor": turned / size}}
+    return {**made, "partial_rotary_factor": turned / size}
+
+
+MINIMAX_M2 = Family(
+    name="minimax-m2",
+    classes=("MiniMaxM2ForCausalLM",),
+    config=MiniMaxM2,
+    graph=minimax_m2,
+    origins=MappingProxyType(
+        {
+            **DECODER_NAMES,
+            **QK_NAMES,
+            **expert_names("block_sparse_moe", names=("w1", "w3", "w2")),
+            "exp_probs_b": Named("block_sparse_moe.e_score_correction_bias", bare=True),
+        }
+    ),
+    left_out=MappingProxyType({r"model\.mtp": "what predicts further tokens"}),
+    implemented=MappingProxyType(
+        {
+            **SILU,
+            "use_routing_bias": (True,),
+            "use_qk_norm": (True,),
+            "qk_norm_type": ("per_layer",),
+            "shared_intermediate_size": (0,),
+        }
+    ),
+    inert=_INERT
+    | {"use_mtp", "num_mtp_modules", "mtp_transformer_layers", "layernorm_full_attention_beta"}
+    | {"layernorm_linear_attention_beta", "layernorm_mlp_beta", "attn_type_list"},
+    constants=exported("MiniMaxM2ForCausalLM", "minimax_m2"),
+    assumed=MappingProxyType({"head_dim": 128, "num_key_value_heads": 8, "rope_theta": 5e6}),
+    normalized=_rotary_share,
+    notices=rope_notices,
+)
