@@ -12,7 +12,7 @@ from gguf.quants import dequantize, quantize
 
 from gguflike import container, reference
 from gguflike.errors import UnsupportedError
-from gguflike.families.parts import Branch, Embedding, Graph, Head, Norm
+from gguflike.families.parts import Branch, Embedding, FeedForward, Graph, Head, Norm
 from gguflike.families.parts.experts import Experts, Router
 from gguflike.frozen import replace
 from gguflike.kernels.engine.program import Team
@@ -44,8 +44,20 @@ PARTS = {
     ),
     "weight first": replace(PLAIN, router=Router("raw", normalize=False), used=1, weight_first=True),
     "fused, scaled": replace(PLAIN, fused=True, bias=True, output_scaled=True, activation="gelu_tanh"),
+    "no gate, latent": replace(
+        PLAIN, gated=False, activation="relu2", latent=32, shared=FeedForward(N_EMBD, 96, suffix="_shexp")
+    ),
     "clamped": replace(PLAIN, clamp=0.05),
+    "shared": replace(
+        PLAIN, shared=FeedForward(N_EMBD, 96, suffix="_shexp"), shared_gate=True, total_scale=0.5, used=COUNT
+    ),
 }
+# Where the experts stand behind no norm of the branch.
+OWN_NORMS = replace(
+    PLAIN,
+    router=Router(norm=Norm("router_norm", N_EMBD, 1e-5, weight=False), input_scale=0.125, scaled=True),
+    input_norm=Norm("pre_ffw_norm_2", N_EMBD, 1e-5),
+)
 
 
 def graph_of(part: Experts, norm: Norm | None) -> Graph:
@@ -132,7 +144,16 @@ def test_ops_compute_what_the_reference_says(name: str, tmp_path: Path, team: Te
     np.testing.assert_allclose(one, expected, rtol=1e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", ["plain", "chosen softmax, biases"])
+def test_router_and_experts_with_norms_of_their_own(tmp_path: Path, team: Team) -> None:
+    graph = graph_of(OWN_NORMS, None)
+    weights = write(tmp_path / "m.gguf", graph, "F32")
+    x = inputs()
+    expected = reference.branch(graph.blocks[0][0], weights, x, Context())
+    for result in run(tmp_path / "m.gguf", graph, x, team):
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["plain", "chosen softmax, biases", "fused, scaled"])
 @pytest.mark.parametrize("kind", ["Q8_0", "MXFP4"])
 def test_blocks_of_experts(name: str, kind: str, tmp_path: Path, team: Team) -> None:
     """Activations are int8, so results are near the reference's; they do not depend on how many tokens there are."""

@@ -45,7 +45,7 @@ def _of_file(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[An
     return GRANITE_MOE_SHARED if metadata.get("granitemoe.expert_shared_feed_forward_length") else None
 
 
-GRANITE_MOE: Family[GraniteMoe] = replace(
+GRANITE_MOE: Family[Any] = replace(
     GRANITE,
     name="granitemoe",
     classes=("GraniteMoeForCausalLM",),
@@ -68,7 +68,7 @@ GRANITE_MOE: Family[GraniteMoe] = replace(
     file_variant=_of_file,
 )
 
-GRANITE_MOE_SHARED: Family[GraniteMoe] = replace(
+GRANITE_MOE_SHARED: Family[Any] = replace(
     GRANITE_MOE,
     classes=("GraniteMoeSharedForCausalLM",),
     constants=exported("GraniteMoeSharedForCausalLM", "granitemoeshared"),

@@ -66,17 +66,9 @@ class Stack(NamedTuple):
     bias_stride: int
     share: float
 
-    def of_rows(self, start: int, count: int) -> Stack:
-        """``count`` rows of each matrix, from row ``start`` on. Both are multiples of 32 where weights are repacked."""
-        matrix = self.matrix
-        plan, columns = matrix.plan, matrix.columns
-        if plan.record is None:
-            before, nbytes = (matrix.nbytes // matrix.rows * rows for rows in (start, count))
-        else:
-            before, nbytes = (plan.packed_bytes(rows, columns) for rows in (start, count))
-        bias = matrix.bias + 4 * start if matrix.bias else 0
-        part = Matrix(plan, matrix.address + before, count, columns, nbytes, bias)
-        return self._replace(matrix=part)
+    def of_rows(self, start: int, rows: int) -> Stack:
+        """``rows`` rows of each matrix, as of `Matrix.part`."""
+        return self._replace(matrix=self.matrix.part(start, rows))
 
 
 class Weights:
