@@ -64,7 +64,7 @@ _MODERN = {
 ROWS = (
     Row("BertModel", "bert", _BERT, "wordpiece", "hidden", _pooling("mean")),
     Row("BertForSequenceClassification", "bert", {**_BERT, **_LABELS}, "wordpiece", "scores"),
-    Row("RobertaModel", "bert", _ROBERTA, "bpe", "hidden", _pooling("cls")),
+    Row("RobertaModel", "bert", _ROBERTA, "framed bpe", "hidden", _pooling("cls")),
     Row("XLMRobertaModel", "bert", _ROBERTA, "unigram", "hidden", _pooling("cls")),
     Row(
         "XLMRobertaForSequenceClassification",
@@ -110,12 +110,12 @@ ROWS = (
             "rotary_emb_scale_base": None,
         },
     ),
-    Row("ModernBertModel", "modern-bert", _MODERN, "bpe", "hidden", _pooling("cls")),
+    Row("ModernBertModel", "modern-bert", _MODERN, "framed bpe", "hidden", _pooling("cls")),
     Row(
         "ModernBertForSequenceClassification",
         "modern-bert",
         {**_MODERN, **_LABELS, "classifier_pooling": "mean"},
-        "bpe",
+        "framed bpe",
         "scores",
     ),
     Row(
@@ -137,6 +137,11 @@ ROWS = (
     ),
     Row("Qwen3Model", "qwen3", text(head_dim=32, rope_parameters=rope(1e6)), "bpe", "hidden", _pooling("last")),
     Row(
-        "EuroBertModel", "eurobert", text(classifier_pooling="mean", mask_token_id=4), "bpe", "hidden", _pooling("mean")
+        "EuroBertModel",
+        "eurobert",
+        text(classifier_pooling="mean", mask_token_id=4),
+        "framed bpe",
+        "hidden",
+        _pooling("mean"),
     ),
 )

@@ -20,7 +20,7 @@ class Row:
     name: str  # the class, and a variant behind a slash
     architecture: str  # general.architecture of its GGUF file
     config: Mapping[str, Any]  # arguments of its configuration class
-    tokenizer: Literal["bpe", "spm", "wordpiece", "unigram"] = "bpe"
+    tokenizer: Literal["bpe", "framed bpe", "spm", "wordpiece", "unigram"] = "bpe"
     #: What is compared: logits of every token, final hidden states, or the scores of a classifier.
     result: Literal["logits", "hidden", "scores"] = "logits"
     #: Further files of the folder, by name, as JSON.

@@ -102,6 +102,13 @@ def _bpe(size: int) -> Files:
     return document, {"tokenizer_class": "PreTrainedTokenizerFast", **_SPECIAL}, {}
 
 
+def _framed_bpe(size: int) -> Files:
+    """Byte-level, with markers around the text, as encoders have it."""
+    document, config, more = _bpe(size)
+    document["post_processor"] = _around("<s>", "</s>", document["model"]["vocab"])
+    return document, {**config, "cls_token": "<s>", "sep_token": "</s>"}, more
+
+
 def _spm(size: int) -> Files:
     """SentencePiece BPE with byte fallback, no space in front, as Gemma's; with tokenizer.model."""
     first = ["<unk>", "<s>", "</s>", "<pad>", "<|endoftext|>"]
@@ -221,6 +228,7 @@ def _around(first: str, last: str, ids: Mapping[str, int], double: bool = False)
 
 _KINDS: Mapping[str, Callable[[int], Files]] = {
     "bpe": _bpe,
+    "framed bpe": _framed_bpe,
     "spm": _spm,
     "wordpiece": _wordpiece,
     "unigram": _unigram,
