@@ -27,7 +27,7 @@ def gpt2(tmp_path: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({K + "model": "bert"}, "not handled; expected gpt2 or llama; got bert"),
+        ({K + "model": "rwkv"}, "not handled; expected gpt2, llama, bert, t5, gemma4; got rwkv"),
         ({K + "model": 7}, "model: wrong type"),
         ({K + "pre": b"\xff"}, "pre: wrong type"),
         ({K + "pre": "no-such"}, "pre-tokenizer is not handled"),
@@ -116,7 +116,7 @@ def test_context_length_of_the_wrong_type_is_left_out(gpt2: dict[str, Any]) -> N
     ("document", "message"),
     [
         ({}, "model: malformed tokenizer.json; expected dict; got NoneType"),
-        (byte_level(model={"type": "Unigram", "vocab": []}), "expected BPE; got Unigram"),
+        (byte_level(model={"type": "WordLevel", "vocab": {}}), "expected BPE, WordPiece or Unigram; got WordLevel"),
         (byte_level(model={"type": "BPE", "vocab": {}, "merges": []}, added_tokens=[]), "vocabulary is empty"),
         (byte_level(model={"type": "BPE", "vocab": {"a": -1}, "merges": []}), "malformed vocabulary entry"),
         (byte_level(model={"type": "BPE", "vocab": {"a": 2**40}, "merges": []}), "does not fit config.json"),

@@ -35,9 +35,12 @@ def excerpt(vocabulary: Vocabulary, text: str) -> Excerpt | None:
     """What encoding ``text`` needs of the vocabulary; None where all of it is the better choice.
 
     That is for a long text; for one that is changed before it is split, in ways that depend on where its parts begin;
-    and for a SentencePiece vocabulary of tokens too long to be split.
+    for a SentencePiece vocabulary of tokens too long to be split; and for kinds of vocabulary that this module does not
+    know.
     """
     byte_level = vocabulary.model == "gpt2"
+    if vocabulary.model not in ("gpt2", "llama"):
+        return None
     if len(text) > MAX_BYTES or vocabulary.swallows_space:
         return None
     if byte_level:

@@ -18,6 +18,8 @@ from gguflike.frozen import frozen
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+# Jais 2 splits runs of white space at lengths that are tokens.
+_RUNS = r"\s*[\r\n]+|" + "".join(rf"\s{{{2**n}}}(?!\S)|" for n in range(9, 1, -1)) + r"\s{1,2}(?!\S)|\s{1}"
 _WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _SYMBOLS = r" ?[^\s\p{L}\p{N}]+[\r\n]*"
 _UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
@@ -53,6 +55,14 @@ _DEEPSEEK_LETTERS = (
     "\U000104d8-\U000104fb\U00010c80-\U00010cb2\U00010cc0-\U00010cf2\U000118a0-\U000118df\U0001e900-\U0001e943"
     "]+"
 )
+# The words of GPT-4o without Chinese characters, whose runs stand alone.
+_K2_UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
+_K2_LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
+KIMI = (
+    rf"[\p{{Han}}]+|[^\r\n\p{{L}}\p{{N}}]?{_K2_UPPER}*{_K2_LOWER}+{_CONTRACTIONS}?"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?{_K2_UPPER}+{_K2_LOWER}*{_CONTRACTIONS}?|\p{{N}}{{1,3}}|{_SYMBOLS}|{_SPACES}"
+)
+YOUTU_SCRIPTS = "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+"
 _HAN = r"[一-龥ࠀ-一가-퟿]+"
 _PUNCTUATION = r"[\p{P}$+<=>^~|`]+"
 _DIGIT = r"\p{N}"
@@ -86,7 +96,9 @@ SCHEMES = (
         (LLAMA3,),
         ignore_merges=True,
     ),
-    PreTokenizer("dbrx smaug-bpe glm4 chatglm-bpe", (LLAMA3,)),
+    PreTokenizer("dbrx smaug-bpe chatglm-bpe", (LLAMA3,)),
+    PreTokenizer("glm4 glm5", (LLAMA3,), ignore_merges=True),
+    PreTokenizer("jais-2", (LLAMA3.replace(_SPACES, _RUNS),)),
     PreTokenizer(
         "qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2",
         (QWEN2,),
@@ -108,6 +120,30 @@ SCHEMES = (
     PreTokenizer("deepseek-coder", (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _HAN, _DIGIT)),
     PreTokenizer("tekken", (TEKKEN,), ignore_merges=True),
     PreTokenizer("gpt-4o llama4 kanana2 talkie minimax-m2", (GPT4O,)),
+    PreTokenizer("granite-embed-multi-97m", (GPT4O,), ignore_merges=True),
+    PreTokenizer("youtu", (YOUTU_SCRIPTS, GPT4O.replace(r"\p{N}{1,3}", r"\p{N}")), ignore_merges=True),
+    PreTokenizer("kimi-k2", (KIMI,)),
+    PreTokenizer("laguna", (r"[^\n]+|[\n]+", QWEN2)),
+    PreTokenizer("ufakzeka", (QWEN2.removeprefix(_CONTRACTIONS + "|"),)),
+    PreTokenizer(
+        "afmoe",
+        (
+            r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))",
+            "[一-鿿㐀-䶿豈-\ufaff぀-ゟ゠-ヿ･-ﾟ⼀-⿟เ-\u0e7f\u0e80-\u0effក-\u17ffက-႟ꩠ-ꩿꧠ-꧿가-\ud7afᄀ-ᇿ]+",
+            DEEPSEEK3,
+        ),
+    ),
+    PreTokenizer(
+        "chameleon",
+        (
+            "<sentinel:[0-9]+>",
+            "(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z",
+            r"([\t\n]|    |  )",
+            _DIGIT,
+            r"[\p{P}!-/:-@\[-`{-~]",
+            GPT2,
+        ),
+    ),
     PreTokenizer("tiny_aya cohere2moe", (r"\d{1,3}(?=(?:\d{3})*\b)", GPT4O)),
     PreTokenizer("minicpm5", (r"\p{N}{1,3}", QWEN2.replace(r"|\p{N}|", r"|\p{N}+|")), ignore_merges=True),
     PreTokenizer(

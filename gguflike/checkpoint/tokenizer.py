@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gguflike.checkpoint import pretokenizers
+from gguflike.checkpoint import pretokenizers, unigram, wordpiece
 from gguflike.checkpoint.tokenizer_files import TokenizerFiles
 from gguflike.checkpoint.tokenizer_json import (
     spm_merges,
@@ -22,6 +22,7 @@ from gguflike.checkpoint.tokenizer_json import (
 from gguflike.checkpoint.vocabulary import (
     ADD_BOS,
     ADD_EOS,
+    ADD_SEP,
     ADD_SPACE,
     BYTE_TOKEN,
     CHAT_TEMPLATE,
@@ -60,22 +61,45 @@ def metadata_from_folder(
     something that GGUF has no way to say.
     """
     source = TokenizerFiles(folder)
-    spm = _is_sentencepiece(source)
-    tokens = _vocabulary(source, _vocab_size(config))
+    model = _model(source, config)
+    tokens = _vocabulary(source, _vocab_size(config), model)
     special = _special_ids(source, tokens, config, generation_config)
-    types = _types(source, tokens, special.get("unk") if spm else None)
-    metadata: dict[str, Any] = {MODEL: "llama" if spm else "gpt2"}
-    if spm:
+    types = _types(source, tokens, special.get("unk") if model in ("llama", "t5") else None)
+    metadata: dict[str, Any] = {MODEL: model}
+    if model == "llama":
         metadata |= _spm_fields(source, tokens, types)
-    else:
+    elif model == "gpt2":
         metadata |= _byte_level_fields(source)
-    metadata[TOKENS] = tokens
+    elif model == "gemma4":
+        metadata |= _raw_fields(source, len(tokens))
+    elif model == "t5":
+        metadata |= unigram.fields(source, len(tokens))
+    else:
+        metadata |= wordpiece.fields(source)
+    metadata[TOKENS] = wordpiece.to_gguf(tokens, types) if model == "bert" else tokens
     metadata[TYPES] = np.array(types, np.int32)
     for role, index in special.items():
         metadata[SPECIAL_KEYS[role]] = index
     for key, role in ((ADD_BOS, "bos"), (ADD_EOS, "eos")):
         metadata[key] = role in special and _adds(source, role, tokens[special[role]])
+    separates = _separates(source, {tokens[special[role]] for role in ("sep", "eos") if role in special})
+    if separates is not None:
+        metadata[ADD_SEP] = separates and "sep" in special
     return metadata | _template_fields(source)
+
+
+#: Beginnings of ``model_type`` of models whose merges llama.cpp takes as they are, though SentencePiece made them.
+_RAW = ("gemma4",)
+
+
+def _model(source: TokenizerFiles, config: Mapping[str, Any]) -> str:
+    """GGUF's name for the kind of vocabulary. UnsupportedError where it has none."""
+    kind = source.model.get("type")
+    if kind in ("WordPiece", "Unigram"):
+        return "bert" if kind == "WordPiece" else "t5"
+    if not _is_sentencepiece(source):
+        return "gpt2"
+    return "gemma4" if str(config.get("model_type")).startswith(_RAW) else "llama"
 
 
 def _is_sentencepiece(source: TokenizerFiles) -> bool:
@@ -83,7 +107,11 @@ def _is_sentencepiece(source: TokenizerFiles) -> bool:
     kind = source.model.get("type")
     if kind not in (None, "BPE"):
         raise UnsupportedError(
-            "tokenizer model is not handled", path=source.path, field="model.type", expected="BPE", got=kind
+            "tokenizer model is not handled",
+            path=source.path,
+            field="model.type",
+            expected="BPE, WordPiece or Unigram",
+            got=kind,
         )
     steps = pretokenizers.flatten(source.node("pre_tokenizer"))
     if any(step.get("type") == "ByteLevel" for step in steps):
@@ -105,10 +133,10 @@ def _vocab_size(config: Mapping[str, Any]) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _vocabulary(source: TokenizerFiles, size: int | None) -> list[str]:
+def _vocabulary(source: TokenizerFiles, size: int | None, model: str) -> list[str]:
     """Token texts by id. Ids without a token become "[PAD<id>]"."""
     by_id: dict[int, str] = {}
-    entries = list(_entries(source))
+    entries = list(_entries(source, model))
     for text, index in entries:
         if not isinstance(text, str) or not isinstance(index, int) or isinstance(index, bool) or index < 0:
             raise CheckpointError("malformed vocabulary entry", path=source.path, got=f"{text!r}: {index!r}"[:200])
@@ -136,8 +164,8 @@ def _vocabulary(source: TokenizerFiles, size: int | None) -> list[str]:
     return tokens
 
 
-def _entries(source: TokenizerFiles) -> Iterator[tuple[Any, Any]]:
-    vocab = source.model.get("vocab")
+def _entries(source: TokenizerFiles, model: str) -> Iterator[tuple[Any, Any]]:
+    vocab = dict(unigram.entries(source)) if model == "t5" else source.model.get("vocab")
     if not isinstance(vocab, dict):
         raise CheckpointError(
             "malformed tokenizer.json", path=source.path, field="model.vocab", got=type(vocab).__name__
@@ -149,7 +177,9 @@ def _entries(source: TokenizerFiles) -> Iterator[tuple[Any, Any]]:
 
 def _types(source: TokenizerFiles, tokens: list[str], unknown: int | None) -> list[int]:
     """Token types; SentencePiece vocabularies (which have ``unknown``) also have byte tokens."""
-    known = set(source.model["vocab"]) | {entry["content"] for entry in source.added}
+    vocab = source.model["vocab"]
+    known = {entry if isinstance(entry, str) else entry[0] for entry in vocab}
+    known |= {entry["content"] for entry in source.added}
     types = [int(TokenType.NORMAL if text in known else TokenType.UNUSED) for text in tokens]
     if source.model.get("byte_fallback"):
         for index, text in enumerate(tokens):
@@ -162,6 +192,10 @@ def _types(source: TokenizerFiles, tokens: list[str], unknown: int | None) -> li
     return types
 
 
+#: What encoders call the tokens that begin and end a text.
+_ENCODERS_WORDS = {"bos": "cls", "eos": "sep"}
+
+
 def _special_ids(
     source: TokenizerFiles, tokens: list[str], config: Mapping[str, Any], generation_config: Mapping[str, Any] | None
 ) -> dict[str, int]:
@@ -172,7 +206,7 @@ def _special_ids(
     ]
     ids: dict[str, int] = {}
     for role in ("bos", "eos", "unk", "sep", "pad", "mask"):
-        text = source.token_text(role)
+        text = source.token_text(role) or source.token_text(_ENCODERS_WORDS.get(role, role))
         if text in by_text:
             ids[role] = by_text[text]
             continue
@@ -211,6 +245,8 @@ def _adds(source: TokenizerFiles, role: str, text: str) -> bool:
     if isinstance(stated, bool):
         return stated
     for step in pretokenizers.flatten(source.node("post_processor"), "processors"):
+        if step.get("type") in ("RobertaProcessing", "BertProcessing"):
+            return True
         if step.get("type") == "TemplateProcessing":
             single = step.get("single")
             piece = single[0 if role == "bos" else -1] if isinstance(single, list) and len(single) > 1 else None
@@ -218,6 +254,29 @@ def _adds(source: TokenizerFiles, role: str, text: str) -> bool:
             if isinstance(token, dict) and token.get("id") == text:
                 return True
     return False
+
+
+def _separates(source: TokenizerFiles, separators: set[str]) -> bool | None:
+    """Whether a separator of its own stands between two texts, beside what ends the first; None where nothing tells."""
+    for step in pretokenizers.flatten(source.node("post_processor"), "processors"):
+        if step.get("type") == "RobertaProcessing":
+            return True
+        pair = step.get("pair") if step.get("type") == "TemplateProcessing" else None
+        if isinstance(pair, list):
+            tokens = [None if "Sequence" in piece else piece.get("SpecialToken", {}).get("id") for piece in pair]
+            places = [place for place, token in enumerate(tokens) if token is None]
+            if len(places) == 2 and places[1] > places[0] + 1:
+                between = tokens[places[0] + 1 : places[1]]
+                ends = tokens[places[1] + 1 :]
+                return (between[0] in separators and not ends) or (len(between) == 2 and between[1] in separators)
+    return None
+
+
+def _raw_fields(source: TokenizerFiles, count: int) -> dict[str, Any]:
+    """Merges as they are; scores that nobody reads, as llama.cpp's converter writes them."""
+    merges = [" ".join(pair) for pair in _merge_pairs(source)]
+    _spm_prefix(source)  # refuses what is not handled
+    return {SCORES: np.full(count, -1000.0, np.float32), MERGES: merges, ADD_SPACE: False}
 
 
 def _byte_level_fields(source: TokenizerFiles) -> dict[str, Any]:

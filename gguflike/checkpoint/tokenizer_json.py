@@ -22,41 +22,67 @@ def tokenizer_json_from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return document(Vocabulary.from_metadata(metadata))
 
 
-def document(vocabulary: Vocabulary, excerpt: Excerpt | None = None) -> dict[str, Any]:
-    """tokenizer.json for a checked vocabulary, or for an excerpt of it."""
-    ids = range(len(vocabulary.texts)) if excerpt is None else excerpt.ids
-    tokens = vocabulary.texts.tolist() if excerpt is None else [vocabulary.tokens[index] for index in ids]
-    padding = _padding(vocabulary)
-    vocab = {token: index for token, index in zip(tokens, ids, strict=True) if index not in padding}
-    if vocabulary.model == "gpt2":
-        pairs = vocabulary.merges(None if excerpt is None else excerpt.merges)
-        merges = [[a, b] for a, b in pairs if a in vocab and b in vocab and a + b in vocab]
-        parts = _byte_level(vocabulary)
-    else:
-        merges = spm_merges(tokens, vocabulary.types[ids].tolist(), vocabulary.scores[ids].tolist())
-        parts = _sentencepiece(vocabulary)
+def document(vocabulary: Vocabulary, excerpt: Excerpt | None = None, markup: bool = True) -> dict[str, Any]:
+    """tokenizer.json for a checked vocabulary, or for an excerpt of it.
+
+    Without ``markup`` it cannot find control tokens in a text, if it is a Unigram (the others need only be told so).
+    """
+    parts = _parts(vocabulary, excerpt, markup)
+    hidden = vocabulary.model == "t5" and not markup
+    added = [index for index in vocabulary.added_ids() if not (hidden and vocabulary.is_special(index))]
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [_added(vocabulary, index) for index in vocabulary.added_ids()],
+        "added_tokens": [_added(vocabulary, index) for index in added],
         "normalizer": parts["normalizer"],
         "pre_tokenizer": parts["pre_tokenizer"],
         "post_processor": _post_processor(vocabulary),
         "decoder": parts["decoder"],
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": _unk(vocabulary),
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": vocabulary.model == "llama",
-            "byte_fallback": vocabulary.model == "llama",
-            "ignore_merges": parts["ignore_merges"],
-            "vocab": vocab,
-            "merges": merges,
-        },
+        "model": parts["model"],
     }
+
+
+def _parts(vocabulary: Vocabulary, excerpt: Excerpt | None, markup: bool) -> dict[str, Any]:
+    """normalizer, pre_tokenizer, decoder and model."""
+    if vocabulary.model == "t5":
+        from gguflike.checkpoint import unigram
+
+        return unigram.parts(vocabulary, markup)
+    if vocabulary.model == "bert":
+        from gguflike.checkpoint import wordpiece
+
+        padding = _padding(vocabulary)
+        ids = [index for index in range(len(vocabulary.texts)) if index not in padding]
+        return wordpiece.parts(vocabulary, {vocabulary.written(index): index for index in ids})
+    return _bpe(vocabulary, excerpt)
+
+
+def _bpe(vocabulary: Vocabulary, excerpt: Excerpt | None) -> dict[str, Any]:
+    ids = range(len(vocabulary.texts)) if excerpt is None else excerpt.ids
+    tokens = vocabulary.texts.tolist() if excerpt is None else [vocabulary.tokens[index] for index in ids]
+    padding = _padding(vocabulary)
+    vocab = {token: index for token, index in zip(tokens, ids, strict=True) if index not in padding}
+    if vocabulary.model == "llama":
+        merges = spm_merges(tokens, vocabulary.types[ids].tolist(), vocabulary.scores[ids].tolist())
+    else:
+        pairs = vocabulary.merges(None if excerpt is None else excerpt.merges)
+        merges = [[a, b] for a, b in pairs if a in vocab and b in vocab and a + b in vocab]
+    bytewise = vocabulary.model == "gpt2"
+    parts = _byte_level(vocabulary) if bytewise else _sentencepiece(vocabulary)
+    parts["model"] = {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": _unk(vocabulary),
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": not bytewise,
+        "byte_fallback": not bytewise,
+        "ignore_merges": parts.pop("ignore_merges"),
+        "vocab": vocab,
+        "merges": merges,
+    }
+    return parts
 
 
 def tokenizer_config_from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,7 +101,7 @@ def tokenizer_config_from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any
     for role in ("bos", "eos", "unk", "sep", "pad", "mask"):
         index = vocabulary.special.get(role)
         if index is not None:
-            config[f"{role}_token"] = vocabulary.tokens[index]
+            config[f"{role}_token"] = vocabulary.written(index)
     length = metadata.get(f"{metadata.get('general.architecture')}.context_length")
     if isinstance(length, int):
         config["model_max_length"] = length
@@ -104,7 +130,7 @@ def chat_templates(metadata: Mapping[str, Any]) -> dict[str, str]:
 def _added(vocabulary: Vocabulary, index: int) -> dict[str, Any]:
     return {
         "id": index,
-        "content": vocabulary.tokens[index],
+        "content": vocabulary.written(index),
         "single_word": False,
         "lstrip": False,
         "rstrip": vocabulary.swallows_space and vocabulary.tokens[index] not in ("<unk>", "<s>", "<|endoftext|>"),
@@ -116,7 +142,7 @@ def _added(vocabulary: Vocabulary, index: int) -> dict[str, Any]:
 def _padding(vocabulary: Vocabulary) -> set[int]:
     """Ids that only fill up the embedding: they have no place in tokenizer.json."""
     unused = np.flatnonzero(vocabulary.types == TokenType.UNUSED).tolist()
-    return {index for index in unused if vocabulary.tokens[index] == f"[PAD{index}]"}
+    return {index for index in unused if vocabulary.written(index) == f"[PAD{index}]"}
 
 
 def _unk(vocabulary: Vocabulary) -> str | None:
@@ -176,24 +202,31 @@ def spm_merges(tokens: list[str], types: list[int], scores: list[float]) -> list
 
 
 def _post_processor(vocabulary: Vocabulary) -> dict[str, Any]:
-    """TemplateProcessing that adds BOS and EOS where the file says so."""
+    """TemplateProcessing that adds BOS, EOS and separators where the file says so."""
 
-    def template(sequence: str, type_id: int) -> list[dict[str, Any]]:
+    def special(role: str, type_id: int) -> dict[str, Any]:
+        return {"SpecialToken": {"id": token(role), "type_id": type_id}}
+
+    def template(sequence: str, type_id: int, begins: bool = True) -> list[dict[str, Any]]:
         parts: list[dict[str, Any]] = [{"Sequence": {"id": sequence, "type_id": type_id}}]
-        if vocabulary.add_bos:
-            parts.insert(0, {"SpecialToken": {"id": token("bos"), "type_id": type_id}})
+        if vocabulary.add_bos and begins:
+            parts.insert(0, special("bos", type_id))
         if vocabulary.add_eos:
-            parts.append({"SpecialToken": {"id": token("eos"), "type_id": type_id}})
+            parts.append(special(vocabulary.ending, type_id))
         return parts
 
     def token(role: str) -> str:
-        return vocabulary.tokens[vocabulary.special[role]]
+        return vocabulary.written(vocabulary.special[role])
 
-    roles = [role for role, wanted in (("bos", vocabulary.add_bos), ("eos", vocabulary.add_eos)) if wanted]
+    wanted = (("bos", vocabulary.add_bos), (vocabulary.ending, vocabulary.add_eos), ("sep", vocabulary.add_sep))
+    roles = dict.fromkeys(role for role, adds in wanted if adds)
+    between = [special("sep", 0)] if vocabulary.add_sep else []
+    # Encoders begin a pair of texts once; decoders, whose pairs nobody defines, begin each.
+    begins = vocabulary.model in ("gpt2", "llama", "gemma4") and not vocabulary.add_sep
     return {
         "type": "TemplateProcessing",
         "single": template("A", 0),
-        "pair": [*template("A", 0), *template("B", 1)],
+        "pair": [*template("A", 0), *between, *template("B", 1, begins)],
         "special_tokens": {
             token(role): {"id": token(role), "ids": [vocabulary.special[role]], "tokens": [token(role)]}
             for role in roles

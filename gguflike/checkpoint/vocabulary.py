@@ -38,7 +38,12 @@ TYPES = PREFIX + "token_type"
 MERGES = PREFIX + "merges"
 ADD_BOS = PREFIX + "add_bos_token"
 ADD_EOS = PREFIX + "add_eos_token"
+ADD_SEP = PREFIX + "add_sep_token"
 ADD_SPACE = PREFIX + "add_space_prefix"
+REMOVE_SPACES = PREFIX + "remove_extra_whitespaces"
+CHARSMAP = PREFIX + "precompiled_charsmap"
+LOWERCASE = PREFIX + "normalizer.lowercase"
+STRIP_ACCENTS = PREFIX + "normalizer.strip_accents"
 CHAT_TEMPLATE = "tokenizer.chat_template"
 CHAT_TEMPLATES = "tokenizer.chat_templates"
 
@@ -60,11 +65,23 @@ SPECIAL_KEYS = {
 #: Roles whose token ends a generation.
 _END_ROLES = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
 
-#: What llama.cpp assumes where a file of model "llama" gives no id.
-_SPM_DEFAULTS = {"bos": 1, "eos": 2, "unk": 0}
+#: Models, and the ids that llama.cpp assumes where a file gives none.
+_DEFAULT_IDS: dict[str, dict[str, int]] = {
+    "gpt2": {},
+    "llama": {"bos": 1, "eos": 2, "unk": 0},
+    "bert": {"bos": 101, "unk": 100, "sep": 102, "pad": 0, "mask": 103},
+    "t5": {"eos": 1, "unk": 2, "pad": 0},
+    "gemma4": {},
+}
+
+#: Pre-tokenizers of byte-level BPE that say that there are no bytes: what model "gemma4" is by its name.
+_RAW_BPE = ("gemma4", "granite-embed-multi-311m", "sarvam-moe")
 
 #: Pre-tokenizers for which llama.cpp adds BOS unless the file says otherwise.
 _BOS_BY_DEFAULT = "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 tekken chameleon"
+
+#: Pre-tokenizers for which llama.cpp puts a separator between two texts unless the file says otherwise.
+_SEP_BY_DEFAULT = ("jina-v1-en", "jina-v2-code", "roberta-bpe")
 
 #: Tokens that end a generation whatever the special ids say (llama.cpp decides by text too).
 _END_TEXTS = (
@@ -107,7 +124,9 @@ class Packed(Protocol):
 class Vocabulary:
     """A checked vocabulary. ``tokens[i]``, ``types[i]`` and ``scores[i]`` belong to token id i."""
 
-    model: str  # "gpt2": byte-level BPE; "llama": SentencePiece BPE with byte fallback
+    # "gpt2": byte-level BPE; "llama": SentencePiece BPE with byte fallback; "gemma4": the same with merges instead of
+    # scores; "bert": WordPiece; "t5": Unigram
+    model: str
     pre: str
     texts: Texts  # the tokens, unique; one that is not UTF-8 stands as "[BYTES_<hex>]", with its bytes in ``raw``
     raw: dict[int, bytes]
@@ -118,24 +137,36 @@ class Vocabulary:
     add_bos: bool
     add_eos: bool
     add_space_prefix: bool
+    add_sep: bool = False  # whether a separator stands between two texts, beside what ends the first
     swallows_space: bool = False  # whether markup takes the white space behind it along
+    lowercase: bool = True  # WordPiece: whether letters lose their case, and their accents
+    strip_accents: bool = True
+    removes_spaces: bool = False  # Unigram: whether a run of white space is as good as one space
+    charsmap: bytes = b""  # Unigram: normal forms of characters
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> Vocabulary:
         """Read and check the ``tokenizer.ggml.*`` keys. GGUFError or UnsupportedError names the key at fault."""
         model = _string(metadata, MODEL, None)
-        if model not in ("gpt2", "llama"):
-            raise UnsupportedError("tokenizer model is not handled", field=MODEL, expected="gpt2 or llama", got=model)
+        if model not in _DEFAULT_IDS:
+            expected = ", ".join(_DEFAULT_IDS)
+            raise UnsupportedError("tokenizer model is not handled", field=MODEL, expected=expected, got=model)
         pre = _string(metadata, PRE, "default")
+        if model == "gpt2" and pre in _RAW_BPE:
+            model = "gemma4"
         texts, raw = _tokens(metadata)
         types = _numbers(metadata, TYPES, "i", len(texts), TokenType.NORMAL).astype(np.int64)
         scores = _numbers(metadata, SCORES, "if", len(texts), 0.0).astype(np.float64)
         if not np.isfinite(scores).all():
             raise GGUFError("a token score is not finite", field=SCORES)
-        special = _special_ids(metadata, len(texts), _SPM_DEFAULTS if model == "llama" else {})
-        add_bos = _flag(metadata, ADD_BOS, model == "llama" or pre in _BOS_BY_DEFAULT.split())
-        add_eos = _flag(metadata, ADD_EOS, False)
-        for wanted, key, role in ((add_bos, ADD_BOS, "bos"), (add_eos, ADD_EOS, "eos")):
+        special = _special_ids(metadata, len(texts), _DEFAULT_IDS[model])
+        add_bos = _flag(metadata, ADD_BOS, model in ("llama", "gemma4") or pre in _BOS_BY_DEFAULT.split())
+        add_eos = _flag(metadata, ADD_EOS, model == "t5")
+        add_sep = _flag(metadata, ADD_SEP, pre in _SEP_BY_DEFAULT)
+        if model == "bert":  # whatever the file says, as in llama.cpp
+            add_bos = add_eos = True
+        ending = "sep" if model == "bert" else "eos"
+        for wanted, key, role in ((add_bos, ADD_BOS, "bos"), (add_eos, ADD_EOS, ending), (add_sep, ADD_SEP, "sep")):
             if wanted and role not in special:
                 raise GGUFError(f"{key} is true but there is no such token", field=SPECIAL_KEYS[role])
         vocabulary = cls(
@@ -145,14 +176,19 @@ class Vocabulary:
             raw=raw,
             types=types,
             scores=scores,
-            merge_texts=_strings(metadata, MERGES) if model == "gpt2" else Texts.of(()),
+            merge_texts=_strings(metadata, MERGES) if model in ("gpt2", "gemma4") else Texts.of(()),
             special=special,
             add_bos=add_bos,
             add_eos=add_eos,
-            add_space_prefix=_flag(metadata, ADD_SPACE, model == "llama"),
+            add_space_prefix=_flag(metadata, ADD_SPACE, model in ("llama", "t5")),
+            add_sep=add_sep,
             swallows_space=_is_phi3(metadata),
+            lowercase=(lowercase := _flag(metadata, LOWERCASE, True)),
+            strip_accents=_flag(metadata, STRIP_ACCENTS, lowercase),
+            removes_spaces=_flag(metadata, REMOVE_SPACES, False),
+            charsmap=_bytes(metadata, CHARSMAP),
         )
-        if model == "llama":
+        if model in ("llama", "gemma4"):
             vocabulary._check_byte_tokens()
         return vocabulary
 
@@ -187,6 +223,19 @@ class Vocabulary:
         if "<|tool_response>" in texts:
             ends.pop("</s>", None)
         return frozenset(ends.values()) | {self.special[role] for role in _END_ROLES if role in self.special}
+
+    @property
+    def ending(self) -> str:
+        """The role of the token that ends a text where ``add_eos`` is set."""
+        return "sep" if self.model == "bert" else "eos"
+
+    def written(self, index: int) -> str:
+        """A token as tokenizer.json writes it."""
+        if self.model != "bert":
+            return self.tokens[index]
+        from gguflike.checkpoint import wordpiece
+
+        return wordpiece.from_gguf(self.tokens[index], int(self.types[index]))
 
     def added_ids(self) -> list[int]:
         """Ids matched in text before anything else: control, unknown and user-defined tokens, in order of id."""
@@ -233,6 +282,16 @@ def _flag(metadata: Mapping[str, Any], key: str, default: bool) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise GGUFError("wrong type", field=key, expected="a boolean", got=type(value).__name__)
     return bool(value)
+
+
+def _bytes(metadata: Mapping[str, Any], key: str) -> bytes:
+    value = metadata.get(key)
+    if value is None:
+        return b""
+    array = np.asarray(value) if isinstance(value, (np.ndarray, list, tuple)) else None
+    if array is None or array.ndim != 1 or array.dtype not in (np.uint8, np.int8):
+        raise GGUFError("wrong type", field=key, expected="an array of bytes", got=type(value).__name__)
+    return array.tobytes()
 
 
 def _strings(metadata: Mapping[str, Any], key: str) -> Texts:

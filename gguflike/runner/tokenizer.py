@@ -52,7 +52,7 @@ class Tokenizer:
     def _whole(self) -> tokenizers.Tokenizer:
         return self._encoder(None)
 
-    def _encoder_for(self, text: str) -> tokenizers.Tokenizer:
+    def _encoder_for(self, text: str, markup: bool) -> tokenizers.Tokenizer:
         """An encoder that is right for ``text``: for the first few short ones, of what they need of the vocabulary."""
         cost = EXCERPT + len(text.encode())
         if cost <= self._excerpts and "_whole" not in self.__dict__:
@@ -60,13 +60,18 @@ class Tokenizer:
             part = excerpt(self.vocabulary, text)
             if part is not None:
                 return self._encoder(part)
-        return self._whole
+        return self._whole if markup or self.vocabulary.model != "t5" else self._plain
 
-    def _encoder(self, part: Excerpt | None) -> tokenizers.Tokenizer:
+    @cached_property
+    def _plain(self) -> tokenizers.Tokenizer:
+        """The encoder of a Unigram for texts whose markup is text: its model would find control tokens by itself."""
+        return self._encoder(None, markup=False)
+
+    def _encoder(self, part: Excerpt | None, markup: bool = True) -> tokenizers.Tokenizer:
         from tokenizers import Tokenizer as Encoder
 
         try:
-            return Encoder.from_str(json.dumps(document(self.vocabulary, part)))
+            return Encoder.from_str(json.dumps(document(self.vocabulary, part, markup)))
         except Exception as error:  # tokenizers raises bare Exception for whatever it does not like
             if isinstance(error, GGUFLikeError):
                 raise
@@ -84,16 +89,21 @@ class Tokenizer:
         check_text("text", text)
         text = text.encode("utf-8", "replace").decode()
         with self._lock:
-            encoder = self._encoder_for(text)
+            encoder = self._encoder_for(text, parse_special)
             encoder.encode_special_tokens = not parse_special
             return encoder.encode(text, add_special_tokens=add_special).ids
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
         """Text of token ids; bytes that are not UTF-8 become U+FFFD. The space that encode put before it is removed."""
         data = b"".join(self.token_bytes(index, skip_special) for index in ids)
-        if self.vocabulary.model == "llama" and self.vocabulary.add_space_prefix:
+        if self._begins_with_space:
             data = data.removeprefix(b" ")
         return data.decode("utf-8", "replace")
+
+    @property
+    def _begins_with_space(self) -> bool:
+        vocabulary = self.vocabulary
+        return vocabulary.model == "bert" or (vocabulary.model in ("llama", "t5") and vocabulary.add_space_prefix)
 
     def stream(self, skip_special: bool = True) -> StreamDecoder:
         """A decoder for ids that arrive one by one, continuing a text."""

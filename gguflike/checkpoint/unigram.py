@@ -1,0 +1,135 @@
+"""Unigram vocabularies of SentencePiece (T5, XLM-R), as tokenizer.json and as GGUF have them.
+
+Each token has a score, the logarithm of its probability; a text becomes the tokens whose sum is highest. A map from
+characters to their normal forms (``precompiled_charsmap``) goes from one to the other byte for byte.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gguflike.checkpoint import pretokenizers
+from gguflike.checkpoint.tokenizer_files import TokenizerFiles
+from gguflike.checkpoint.vocabulary import (
+    ADD_SPACE,
+    CHARSMAP,
+    PRE,
+    REMOVE_SPACES,
+    SCORES,
+    SPACE,
+    TokenType,
+    Vocabulary,
+)
+from gguflike.errors import CheckpointError, UnsupportedError
+
+_UNUSED = -10000.0  # the score of ids without a token, as llama.cpp's converter writes it
+_SPACES = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
+
+
+def entries(source: TokenizerFiles) -> list[tuple[str, int]]:
+    """(token, id) of tokenizer.json. CheckpointError for a malformed vocabulary."""
+    return [(text, index) for index, (text, _) in enumerate(_scored(source))]
+
+
+def _scored(source: TokenizerFiles) -> list[tuple[str, float]]:
+    vocab = source.model.get("vocab")
+    pairs: list[tuple[str, float]] = []
+    for entry in vocab if isinstance(vocab, list) else [vocab]:
+        pair = isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)
+        if not pair or not isinstance(entry[1], int | float) or not np.isfinite(entry[1]):
+            raise CheckpointError(
+                "malformed vocabulary entry",
+                path=source.path,
+                field="model.vocab",
+                expected="[token, score]",
+                got=repr(entry)[:200],
+            )
+        pairs.append((entry[0], float(entry[1])))
+    return pairs
+
+
+def fields(source: TokenizerFiles, count: int) -> dict[str, Any]:
+    """Scores of ``count`` tokens, and what happens to spaces and characters. UnsupportedError where GGUF cannot say."""
+    if source.model.get("byte_fallback"):
+        raise UnsupportedError(
+            "Unigram tokenizer is not handled", path=source.path, field="model.byte_fallback", got=True
+        )
+    scores = np.full(count, _UNUSED, np.float32)
+    for index, (_, score) in enumerate(_scored(source)):
+        scores[index] = score
+    charsmap, merged = _normalizer(source)
+    prefix, split = _spaces(source)
+    found: dict[str, Any] = {PRE: "default", SCORES: scores, ADD_SPACE: prefix, REMOVE_SPACES: merged or split}
+    if charsmap:
+        found[CHARSMAP] = np.frombuffer(charsmap, np.uint8)
+    return found
+
+
+def _normalizer(source: TokenizerFiles) -> tuple[bytes, bool]:
+    """(the map of characters, whether runs of spaces become one)."""
+    charsmap, merged = b"", False
+    for step in pretokenizers.flatten(source.node("normalizer"), "normalizers"):
+        if step.get("type") == "Precompiled" and not charsmap:
+            try:
+                charsmap = base64.b64decode(step.get("precompiled_charsmap") or "", validate=True)
+            except (binascii.Error, TypeError, ValueError) as error:
+                raise CheckpointError(
+                    "malformed tokenizer.json", path=source.path, field="precompiled_charsmap", got=str(error)
+                ) from None
+        elif step.get("type") == "Replace" and step.get("pattern") == _SPACES["pattern"]:
+            merged = True  # by a space or by U+2581, which is what spaces become
+        elif step.get("type") != "Strip":  # of spaces at the ends, which do not count where runs become one
+            raise UnsupportedError("normalizer is not handled", path=source.path, field="normalizer", got=dict(step))
+    return charsmap, merged
+
+
+def _spaces(source: TokenizerFiles) -> tuple[bool, bool]:
+    """(whether a space is put before the text, whether runs of white space separate words)."""
+    prefix = split = False
+    for step in pretokenizers.flatten(source.node("pre_tokenizer")):
+        if step.get("type") == "WhitespaceSplit":
+            split = True
+        elif step.get("type") == "Metaspace" and step.get("replacement") == SPACE:
+            prefix = step.get("prepend_scheme", "always" if step.get("add_prefix_space", True) else "never") != "never"
+        else:
+            raise UnsupportedError(
+                "pre_tokenizer step is not handled", path=source.path, field="pre_tokenizer", got=dict(step)
+            )
+    return prefix, split
+
+
+def parts(vocabulary: Vocabulary, markup: bool) -> dict[str, Any]:
+    """The parts of tokenizer.json that are Unigram's own. Unless ``markup``, no text becomes a control token."""
+    hidden = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.BYTE)
+    pairs: list[Mapping[str, Any] | list[Any]] = []
+    for index, text in enumerate(vocabulary.texts.tolist()):
+        # A space cannot occur in what is looked up, so that a token with one is never found.
+        shown = text if markup or vocabulary.types[index] not in hidden else f" {text}"
+        pairs.append([shown, float(vocabulary.scores[index])])
+    metaspace = {
+        "type": "Metaspace",
+        "replacement": SPACE,
+        "prepend_scheme": "always" if vocabulary.add_space_prefix or vocabulary.removes_spaces else "never",
+        "split": True,
+    }
+    steps = [{"type": "WhitespaceSplit"}, metaspace]
+    normalizer = None
+    if vocabulary.charsmap:
+        text = base64.b64encode(vocabulary.charsmap).decode()
+        normalizer = {"type": "Precompiled", "precompiled_charsmap": text}
+    return {
+        "normalizer": normalizer,
+        "pre_tokenizer": ({"type": "Sequence", "pretokenizers": steps} if vocabulary.removes_spaces else metaspace),
+        "decoder": metaspace,
+        "model": {
+            "type": "Unigram",
+            "unk_id": vocabulary.special.get("unk"),
+            "vocab": pairs,
+            "byte_fallback": False,
+        },
+    }
