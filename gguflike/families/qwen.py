@@ -69,7 +69,7 @@ def spelled(values: dict[str, Any]) -> dict[str, Any]:
     return {**values, "use_sliding_window": True} if "sliding_window" in values else values
 
 
-def notices(c: Windowed) -> list[str]:
+def notices(c: Any) -> list[str]:
     """What llama.cpp does not compute of files of these architectures."""
     windows = any(c.windowed) and c.window < c.n_ctx
     said = f"llama.cpp knows no sliding window in this architecture: beyond {c.window} tokens it computes otherwise"

@@ -85,6 +85,15 @@ CLASSES = {
     "CohereForCausalLM": "cohere:COHERE",
     "Cohere2ForCausalLM": "cohere:COHERE2",
     "HunYuanDenseV1ForCausalLM": "hunyuan:HUNYUAN",
+    "NemotronForCausalLM": "nemotron:NEMOTRON",
+    "Starcoder2ForCausalLM": "starcoder:STARCODER2",
+    "StableLmForCausalLM": "stablelm:STABLELM",
+    "GPTNeoXForCausalLM": "gptneox:GPTNEOX",
+    "GPT2LMHeadModel": "gpt2:GPT2",
+    "FalconForCausalLM": "falcon:FALCON",
+    "ArceeForCausalLM": "arcee:ARCEE",
+    "Jais2ForCausalLM": "jais2:JAIS2",
+    "BitNetForCausalLM": "bitnet:BITNET",
 }
 # ``general.architecture`` -> the family that speaks for such files, where several write them.
 ARCHITECTURES = {
@@ -132,6 +141,15 @@ ARCHITECTURES = {
     "command-r": "cohere:COHERE",
     "cohere2": "cohere:COHERE2",
     "hunyuan-dense": "hunyuan:HUNYUAN",
+    "nemotron": "nemotron:NEMOTRON",
+    "starcoder2": "starcoder:STARCODER2",
+    "stablelm": "stablelm:STABLELM",
+    "gptneox": "gptneox:GPTNEOX",
+    "gpt2": "gpt2:GPT2",
+    "falcon": "falcon:FALCON",
+    "arcee": "arcee:ARCEE",
+    "jais2": "jais2:JAIS2",
+    "bitnet": "bitnet:BITNET",
 }
 
 

@@ -1,0 +1,80 @@
+"""GPT-NeoX and Pythia."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any
+
+from gguflike.families.config import key
+from gguflike.families.decoder import INERT_KEYS, attention, decoder, exported, feed_forward, rope_of
+from gguflike.families.family import Family
+from gguflike.families.layernorm import LayerNormed, layer_norm, parallel_norms, sequential
+from gguflike.families.origins import Named, Run, Runs
+from gguflike.families.parts import Graph, Tensor
+from gguflike.families.windows import partial
+from gguflike.frozen import frozen
+
+
+@frozen
+class GptNeoX(LayerNormed):
+    """Hyper-parameters. ``parallel``: attention and feed-forward, each with its norm, read the same."""
+
+    n_rot: int = partial()
+    attention_bias: bool = key(None, "attention_bias", default=True, tensor="blk.0.attn_qkv.bias")
+    parallel: bool = key("use_parallel_residual", "use_parallel_residual", default=True)
+
+
+def gptneox(c: GptNeoX) -> Graph:
+    """Layer norms, one matrix for queries, keys and values, a feed-forward without a gate; biases everywhere."""
+    mixer = attention(c, rope_of(c, "neox"), fused=True)
+    after = feed_forward(c, gated=False, activation="gelu", bias=True)
+    if c.parallel:
+        block = parallel_norms(layer_norm(c, "attn_norm"), mixer, layer_norm(c, "ffn_norm"), after)
+    else:
+        block = sequential(c, mixer, after)
+    return decoder(c, lambda _: block, layer_norm(c, "output_norm"))
+
+
+def by_part(c: Any, tensor: Tensor) -> tuple[list[Run], int]:
+    """Rows of all queries, all keys and all values; the checkpoint has the three of each head together."""
+    size = c.head_dim
+    runs = [Run((3 * head + part) * size, size) for part in range(3) for head in range(c.n_head)]
+    return runs, tensor.shape[0]
+
+
+def spelled(values: dict[str, Any]) -> dict[str, Any]:
+    """An exported config.json, with the share of a head that turns where GPTNeoXConfig has it."""
+    made = dict(values)
+    return {"rotary_pct": made.pop("partial_rotary_factor", 1.0), **made}
+
+
+GPTNEOX = Family(
+    name="gptneox",
+    classes=("GPTNeoXForCausalLM",),
+    config=GptNeoX,
+    graph=gptneox,
+    layers="gpt_neox.layers.{i}.",
+    origins=MappingProxyType(
+        {
+            "token_embd": Named("gpt_neox.embed_in"),
+            "attn_norm": Named("input_layernorm"),
+            "attn_qkv": Runs("attention.query_key_value", by_part),
+            "attn_output": Named("attention.dense"),
+            "ffn_norm": Named("post_attention_layernorm"),
+            "ffn_up": Named("mlp.dense_h_to_4h"),
+            "ffn_down": Named("mlp.dense_4h_to_h"),
+            "output_norm": Named("gpt_neox.final_layer_norm"),
+            "output": Named("embed_out"),
+        }
+    ),
+    ignored=(
+        "gpt_neox.layers.{i}.attention.bias",
+        "gpt_neox.layers.{i}.attention.masked_bias",
+        "gpt_neox.layers.{i}.attention.rotary_emb.inv_freq",
+    ),
+    implemented=MappingProxyType({"hidden_act": ("gelu",)}),
+    inert=INERT_KEYS | {"classifier_dropout", "hidden_dropout"},
+    constants=exported("GPTNeoXForCausalLM", "gpt_neox", "gelu"),
+    assumed=MappingProxyType({"rotary_pct": 0.25}),
+    spelled=spelled,
+)
