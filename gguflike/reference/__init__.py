@@ -7,6 +7,7 @@ from gguflike.reference import experts as experts  # parts of other modules regi
 from gguflike.reference import extras as extras
 from gguflike.reference import recurrent as recurrent
 from gguflike.reference.forward import branch as branch
+from gguflike.reference.forward import hidden as hidden
 from gguflike.reference.forward import logits as logits
 from gguflike.reference.parts import mix as mix
 from gguflike.reference.parts import normalize as normalize

@@ -55,6 +55,9 @@ def pooled(part: Pooling, weights: Weights, x: Array) -> Array:
         x = x[0 if part.kind == "cls" else -1]
     for layer in part.layers:
         x = _layer(layer, weights, x)
+    if part.probabilities:
+        powers = np.exp(x - x.max(axis=-1, keepdims=True))
+        x = powers / powers.sum(axis=-1, keepdims=True)
     return x
 
 

@@ -28,22 +28,26 @@ def branch(part: Branch, weights: Weights, x: Array, context: Context) -> Array:
     return result
 
 
-def embed(graph: Graph, weights: Mapping[str, Array], ids: Sequence[int]) -> Array:
-    """The residual stream (tokens, n_embd) before the first block."""
+def embed(graph: Graph, weights: Mapping[str, Array], ids: Sequence[int], second: int | None = None) -> Array:
+    """The residual stream (tokens, n_embd) before the first block. Ids from the place ``second`` on are those of the
+    second of two texts."""
     part = graph.embedding
     x = weights["token_embd.weight"][list(ids)]
     x = x * np.asarray(part.scale, x.dtype)
     if part.positions:
         x = x + weights["position_embd.weight"][: len(ids)]
     if part.types:
-        x = x + weights["token_types.weight"][0]
+        split = len(ids) if second is None else second
+        x = x + weights["token_types.weight"][[int(place >= split) for place in range(len(ids))]]
     return normalize(part.norm, weights, x)
 
 
-def hidden(graph: Graph, weights: Mapping[str, Array], ids: Sequence[int], length: int = 0) -> Array:
+def hidden(
+    graph: Graph, weights: Mapping[str, Array], ids: Sequence[int], length: int = 0, second: int | None = None
+) -> Array:
     """What the last norm gives (tokens, n_embd) for ``ids``, the first at position 0, in a model that runs with a
-    context of ``length`` positions (0: as many as there are ids)."""
-    x = embed(graph, weights, ids)
+    context of ``length`` positions (0: as many as there are ids). ``second`` as of `embed`."""
+    x = embed(graph, weights, ids, second)
     context = Context(length=length or len(ids))
     for part in graph.inputs:
         context.inputs[type(part)] = mix(part, {**weights, "ids": np.asarray(ids)}, x, context)

@@ -49,10 +49,10 @@ class Activations(NamedTuple):
 class Buffers:
     """Memory of the passes of one model. Large, but only the pages that a pass needs are ever touched.
 
-    ``ids`` and ``position_ids`` int32 (batch,), ``x`` float32 (batch, n_embd), ``head_x`` (HEAD_TOKENS, n_embd) and
-    ``logits`` (HEAD_TOKENS, n_vocab) are shared by all threads, and so is what `temp` gives; ``own`` is each thread's,
-    for one token. ``batch`` is BATCH; where ``whole`` (tokens see those behind them, so that a pass takes all of a
-    text), the positions. ``cos_sin`` holds float32 (positions, 2, n_rot) for each rotation of the model.
+    ``ids``, ``position_ids`` and ``type_ids`` int32 (batch,), ``x`` float32 (batch, n_embd), ``head_x`` (HEAD_TOKENS,
+    n_embd) and ``logits`` (HEAD_TOKENS, n_vocab) are shared by all threads, and so is what `temp` gives; ``own`` is
+    each thread's, for one token. ``batch`` is BATCH; where ``whole`` (tokens see those behind them, so that a pass
+    takes all of a text), the positions. ``cos_sin`` holds float32 (positions, 2, n_rot) for each rotation of the model.
     """
 
     def __init__(self, graph: Graph, positions: int, threads: int) -> None:
@@ -62,6 +62,8 @@ class Buffers:
         self.batch = positions if self.whole else BATCH
         self.ids: npt.NDArray[np.int32] = aligned(self.batch, np.int32)
         self.position_ids: npt.NDArray[np.int32] = aligned(self.batch, np.int32)
+        self.type_ids: npt.NDArray[np.int32] = aligned(self.batch, np.int32)
+        self.type_ids[:] = 0
         self.x = _floats(self.batch, n_embd)
         self.head_x = _floats(HEAD_TOKENS, n_embd)
         self.logits = _floats(HEAD_TOKENS, n_vocab)

@@ -1,8 +1,8 @@
 """From a model's graph to programs of ops.
 
 One token goes from its id to its logits in one pass (``one``, of ``matvec`` ops). Several take two: the *body*, up to
-``BATCH`` tokens from ids to the last layer's output (``matmul``), and the *head*, up to ``HEAD_TOKENS`` of them to
-logits.
+``Buffers.batch`` tokens from ids to the last layer's output (``matmul``), and the *head*, up to ``HEAD_TOKENS`` of them
+to logits. Where hidden states are asked for, the *last* norm follows the body instead.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
-from gguflike.errors import UnsupportedError
-from gguflike.families.parts import Attention, Branch, Graph, Head, Norm
+from gguflike.families.parts import Attention, Branch, Graph, Head, Mixer, Norm
 from gguflike.kernels.engine.program import Program
 from gguflike.runner.buffers import Buffers, address
 from gguflike.runner.parts import ops
@@ -23,8 +22,6 @@ from gguflike.runner.weights import LayerWeights, Weights
 
 def check(graph: Graph) -> None:
     """UnsupportedError where the model asks for what the ops cannot compute."""
-    if not isinstance(graph.head, Head):
-        raise UnsupportedError("this model gives vectors or scores, not logits, so it has no text to continue")
     for part in dict.fromkeys(chain(graph.inputs, _others(graph), graph.mixers())):
         ops(part).check(part)
 
@@ -47,18 +44,34 @@ def new_states(graph: Graph, context: int, cache_type: str) -> States:
     """What the model's mixers keep from token to token, for up to ``context`` positions."""
     states: list[State | None] = []
     cached: dict[int, State | None] = {}  # by layer, which others may share
+    passing: dict[tuple[int, int] | None, State | None] = {}
     for layer, block in enumerate(graph.blocks):
         for mixer in (mixer for step in block for mixer in step.mixers()):
             shared = getattr(mixer, "kv_layer", None)
-            states.append(ops(mixer).new_state(mixer, context, cache_type) if shared is None else cached[shared])
+            if shared is not None:
+                states.append(cached[shared])
+            elif _once(mixer) in passing:
+                states.append(passing[_once(mixer)])
+            else:
+                states.append(ops(mixer).new_state(mixer, context, cache_type))
             if isinstance(mixer, Attention):
                 cached[layer] = states[-1]
+            if _once(mixer) is not None:
+                passing[_once(mixer)] = states[-1]
     return States(states)
+
+
+def _once(mixer: Mixer) -> tuple[int, int] | None:
+    """The shape of keys and values where tokens see those behind them, too. A pass computes whole texts then, so that
+    nothing is kept after it, and all layers alike can use one memory. None for what keeps something."""
+    return (mixer.kv_heads, mixer.head_dim) if isinstance(mixer, Attention) and not mixer.causal else None
 
 
 def bytes_per_position(graph: Graph, cache_type: str) -> int:
     """Bytes that the states take for one more position."""
-    return sum(ops(mixer).bytes_per_position(mixer, cache_type) for mixer in graph.mixers())
+    kept = [mixer for mixer in graph.mixers() if _once(mixer) is None]
+    passing = {_once(mixer): mixer for mixer in graph.mixers() if _once(mixer) is not None}
+    return sum(ops(mixer).bytes_per_position(mixer, cache_type) for mixer in (*kept, *passing.values()))
 
 
 def one(graph: Graph, weights: Weights, buffers: Buffers, states: States) -> Program:
@@ -80,6 +93,16 @@ def head(graph: Graph, weights: Weights, buffers: Buffers, many: bool) -> Progra
     """From ``buffers.head_x`` to ``buffers.logits``, for one token or several."""
     schedule = (Tokens if many else OneToken)(buffers)
     _head(schedule, graph, weights, address(buffers.head_x))
+    return schedule.program
+
+
+def last(graph: Graph, weights: Weights, buffers: Buffers) -> Program:
+    """The last norm of what the body left in ``buffers.x``, in its place."""
+    schedule = Tokens(buffers)
+    x = address(buffers.x)
+    if graph.norm is not None:
+        schedule.combine(_whole(graph, weights, x, graph.norm), x)
+    schedule.program.keep.append(weights)
     return schedule.program
 
 
@@ -129,7 +152,9 @@ def _embed(s: Schedule, graph: Graph, weights: Weights, x: int) -> None:
         s.lookup(weights.table("position_embd.weight"), address(s.buffers.position_ids), rows)
         s.combine(_whole(graph, weights, rows), x, added=x)
     if part.types:
-        s.shift(x, part.n_embd, weights.vector("token_types.weight"))
+        rows = s.temp("types", part.n_embd)
+        s.lookup(weights.table("token_types.weight"), address(s.buffers.type_ids), rows)
+        s.combine(_whole(graph, weights, rows), x, added=x)
     if part.norm is not None:
         s.combine(_whole(graph, weights, x, part.norm), x)
 

@@ -6,8 +6,9 @@ import math
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ from gguflike.errors import (
 from gguflike.families import config as configs
 from gguflike.families import registry
 from gguflike.families.family import check_layers
-from gguflike.families.parts import Rope
+from gguflike.families.parts import Head, Rope
 from gguflike.families.rope import divisor
 from gguflike.kernels.engine import native
 from gguflike.kernels.engine.host import thread_count
@@ -80,6 +81,7 @@ class Model:
         graph.check(self.graph)
         position_bytes = graph.bytes_per_position(self.graph, cache_type)
         self.context = context or default_context(self.config.n_ctx, position_bytes)
+        self._check_context()
         self.tokenizer = Tokenizer(file.metadata)
         count = thread_count(threads)
         self.weights = Weights(file, self.graph)
@@ -87,10 +89,13 @@ class Model:
         self._rotated = 0  # positions whose cosines and sines are in the buffers
         self.states = graph.new_states(self.graph, self.context, cache_type)
         self._buffers = buffers = Buffers(self.graph, padded(self.context), count)
-        self._one = graph.one(self.graph, self.weights, buffers, self.states)
         self._body = graph.body(self.graph, self.weights, buffers, self.states)
-        self._heads = [graph.head(self.graph, self.weights, buffers, many) for many in (False, True)]
-        programs = (self._one, self._body, *self._heads)
+        if self._makes_logits:
+            self._one = graph.one(self.graph, self.weights, buffers, self.states)
+            self._heads = [graph.head(self.graph, self.weights, buffers, many) for many in (False, True)]
+            programs = (self._one, self._body, *self._heads)
+        else:
+            programs = (self._body, self._last)
         # All at once: what is not in the kernel cache is compiled in parallel.
         native.load([*Team.OPS, *self.weights.ops, *(name for program in programs for name in program.names)], progress)
         self._team = Team(count)
@@ -105,6 +110,27 @@ class Model:
     def _rotation(self, each: Rope) -> rope.Rotation:
         name = divisor(each, self.context)
         return rope.rotation(each, None if name is None else self.weights.floats(name))
+
+    def _check_context(self) -> None:
+        """ArgumentError for a context longer than the table of a model that has learned its positions."""
+        positions = self.graph.embedding.positions
+        if positions and self.context > positions:
+            expected = f"at most {positions}, the positions that the model has learned"
+            raise ArgumentError("out of range", path=self.path, field="context", expected=expected, got=self.context)
+
+    @property
+    def _makes_logits(self) -> bool:
+        return isinstance(self.graph.head, Head)
+
+    @cached_property
+    def _last(self) -> Program:
+        return graph.last(self.graph, self.weights, self._buffers)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What a classifier's scores are of, "" where the file has no name for one; empty for other models."""
+        labels: tuple[str, ...] = getattr(self.graph.head, "labels", ())
+        return labels
 
     @property
     def threads(self) -> int:
@@ -174,8 +200,9 @@ class Model:
         Unless ``all_logits``, the result is a view that the next call overwrites. ArgumentError where an id is not in
         the vocabulary or ``position`` is beyond what is cached, UnsupportedError where the context is too short,
         ArgumentTypeError where the ids are no integers, GGUFError where logits are not finite. A model whose tokens see
-        those behind them computes from position 0 only (UnsupportedError).
+        those behind them computes from position 0 only, and an encoder has no logits (UnsupportedError).
         """
+        self._check_logits()
         ids = token_ids(ids)
         with self._lock:
             self._claim(self._turn)
@@ -220,6 +247,32 @@ class Model:
                 out = self._pass_head(len(batch) - 1, 1)
         return out
 
+    def hidden(self, ids: Sequence[int], second: int | None = None) -> Logits:
+        """What the last norm makes of each of ``ids``, float32 (len(ids), n_embd): what vectors of texts are made of.
+
+        ``second``: the ids from there on are those of the second of two texts, which some encoders are told. Errors as
+        of ``extend``. A model whose tokens see those behind them computes all at once, in memory that grows with the
+        text: a few dozen times ``n_embd`` float32 values for a token.
+        """
+        ids = token_ids(ids)
+        with self._lock:
+            self._claim(self._turn)
+            self._check(ids, 0)
+            self._return_to(0)
+            buffers, out = self._buffers, np.empty((len(ids), self.graph.embedding.n_embd), np.float32)
+            types = np.arange(len(ids)) >= (len(ids) if second is None else second)
+            types &= self.graph.embedding.types > 1
+            for start in range(0, len(ids), buffers.batch):
+                batch = ids[start : start + buffers.batch]
+                buffers.type_ids[: len(batch)] = types[start : start + len(batch)]
+                self._pass(self._body, batch, start)
+                if self.graph.norm is not None:
+                    self._team.run(self._last, len(batch))
+                out[start : start + len(batch)] = buffers.x[: len(batch)]
+            buffers.type_ids[:] = 0
+            self._check_finite(out, "hidden states")
+            return out
+
     def _pass(self, program: Program, batch: Sequence[int], position: int) -> None:
         count, buffers = len(batch), self._buffers
         buffers.ids[:count] = batch
@@ -248,14 +301,14 @@ class Model:
         self._check_finite(self._buffers.logits[:count])
         return self._buffers.logits[:count]
 
-    def _check_finite(self, logits: Logits) -> None:
-        """GGUFError where a logit is NaN or infinite: no token can be chosen by it."""
+    def _check_finite(self, logits: Logits, what: str = "logits") -> None:
+        """GGUFError where a value is NaN or infinite: no token can be chosen by it, and nothing else told."""
         if math.isfinite(logits.max()) and math.isfinite(logits.min()):  # NaN is the maximum of whatever holds one
             return
         self._cut(0)
         damaged = self.weights.not_finite()
         raise GGUFError(
-            "the logits are NaN or infinite, so no token can be chosen",
+            f"the {what} are NaN or infinite, so nothing can be made of them",
             path=self.path,
             tensor=damaged,
             got="NaN or infinity among this tensor's values" if damaged else None,
@@ -308,6 +361,55 @@ class Model:
                 got=lowest if lowest < 0 else highest,
             )
 
+    def _check_logits(self) -> None:
+        if not self._makes_logits:
+            raise UnsupportedError(
+                "this model gives vectors or scores, not logits, so it has no text to continue",
+                path=self.path,
+                remedy="embed() gives vectors, scores() and rerank() scores (`gguflike embed`, `gguflike rerank`)",
+            )
+
+    # Vectors and scores
+
+    def embed(
+        self,
+        texts: str | Iterable[str],
+        *,
+        pooling: str | None = None,
+        normalize: bool = True,
+        truncate: bool = False,
+    ) -> Logits:
+        """A vector for each text (one for a single one), float32 (texts, n), of length 1 unless not ``normalize``.
+
+        ``pooling``, "mean", "cls" (the first token's vector) or "last", is what the file says unless it is given; for a
+        model that makes text it must be. ``truncate`` cuts texts longer than the context, which are UnsupportedError
+        otherwise; so is a model that scores texts. ArgumentError for a pooling that the file does not say, and where
+        there is no text or no token in one, ArgumentTypeError for what is no text.
+        """
+        from gguflike.runner import embedding  # most models make text
+
+        return embedding.embed(self, texts, pooling, normalize, truncate)
+
+    def scores(self, texts: Iterable[str | tuple[str, str]], *, truncate: bool = False) -> Logits:
+        """What a classifier gives each of ``labels``, float32 (texts, labels), for texts or for pairs of them.
+
+        Scores are as the model makes them, before softmax or sigmoid, unless ``graph.head.probabilities``. Errors as of
+        ``embed``.
+        """
+        from gguflike.runner import embedding
+
+        return embedding.scores(self, texts, truncate)
+
+    def rerank(self, query: str, documents: str | Iterable[str], *, truncate: bool = False) -> Logits:
+        """How well each document answers the query by a reranker, float32 (documents,): more is better.
+
+        The score of the model's one label, or the probability of the first ("yes"). Errors as of ``embed``, and
+        UnsupportedError for a classifier of several labels.
+        """
+        from gguflike.runner import embedding
+
+        return embedding.rerank(self, query, documents, truncate)
+
     # Generating
 
     def generate(
@@ -339,6 +441,7 @@ class Model:
         prompt; UnsupportedError for one longer than the context; ArgumentTypeError (a TypeError) for what is of another
         kind, such as bytes for a prompt. Reading the stream raises GGUFError where logits are not finite.
         """
+        self._check_logits()
         sampler = Sampler(temperature, top_k, top_p, min_p, repetition_penalty)
         limit = self.context if max_tokens is None else check_integer("max_tokens", max_tokens, 0, None, _UNLIMITED)
         seed = None if seed is None else check_integer("seed", seed, 0, None, _UNSEEDED)
@@ -358,22 +461,9 @@ class Model:
 
     def perplexity(self, ids: Sequence[int], window: int = 256, progress: Progress | None = None) -> float:
         """exp of the mean negative log-likelihood of each token given those before it in its window of ``window``."""
-        check_integer("window", window, 2)
-        ids = token_ids(ids)
-        total, count = 0.0, 0
-        for start in range(0, len(ids), window):
-            part = np.asarray(ids[start : start + window], dtype=np.int64)
-            if len(part) < 2:
-                break
-            rows = self.logits(part.tolist())[:-1].astype(np.float64)
-            rows -= rows.max(axis=1, keepdims=True)
-            total += float(np.log(np.exp(rows).sum(axis=1)).sum() - rows[np.arange(len(rows)), part[1:]].sum())
-            count += len(rows)
-            if progress is not None:
-                progress(start + len(part), len(ids), "perplexity")
-        if not count:
-            raise ArgumentError("perplexity of too few tokens", expected="2 or more", got=len(ids))
-        return float(np.exp(total / count))
+        from gguflike.runner import perplexity  # who runs a model need not load it
+
+        return perplexity.measure(self, ids, window, progress)
 
 
 _PROMPT = "text, or a flat list of token ids"

@@ -48,12 +48,6 @@ def combine(source: Source, out: int, added: int, scale: float) -> NamedOp:
     return "rows.norms:norm", NORM.pack(**_norm_words(source, added, scale), out=out)
 
 
-def shift(x: int, columns: int, vector: int) -> NamedOp:
-    """The op of ``Schedule.shift``."""
-    words: dict[str, Word] = {"x": x, "columns": columns, "kind": PLAIN, "weight": 0, "bias": vector, "groups": 1}
-    return "rows.norms:norm", NORM.pack(**words, eps=0, scale=float_bits(1.0), added=0, out=x)
-
-
 def gate(
     activation: Activation,
     columns: int,

@@ -113,12 +113,6 @@ class Schedule(ABC):
         name, words = rows.combine(source, out, added, scale)
         self.program.add(name, words, items=count, per_tokens=1)
 
-    def shift(self, x: int, columns: int, vector: int) -> None:
-        """Add the vector at an address to the rows at ``x``."""
-        from gguflike.runner import rows
-
-        self.program.add(*rows.shift(x, columns, vector), items=1, per_tokens=1)
-
     def cap(self, head: Head, logits: int) -> None:
         """Scale and cap the logits as the head says."""
         from gguflike.runner import rows

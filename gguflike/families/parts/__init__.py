@@ -31,7 +31,7 @@ class Tensor:
     ``role`` is its GGUF name, below ``blk.<i>.`` for one of a layer. ``heads``: the rows are those of so many attention
     heads, one after the other (0: they are not). ``used`` is false for a tensor that the configuration rules out.
     ``share`` is how much of it a token reads. ``form`` is what it serves as: a "matrix" that is multiplied, "rows" that
-    are looked up, "values" for all else; unless it says, one of two axes or more is a matrix.
+    are looked up or read one by one, "values" for all else; unless it says, one of two axes or more is a matrix.
     """
 
     role: str
@@ -307,7 +307,7 @@ class Embedding:
     """The rows of a matrix (n_vocab, n_embd), looked up by token id, times ``scale``.
 
     ``positions``: as many rows of ``position_embd``, of which a token's is added; ``types``: rows of ``token_types``,
-    of which the first is added. ``norm`` comes last.
+    of which the first is added, or the second for tokens of the second of two texts. ``norm`` comes last.
     """
 
     n_vocab: int
@@ -322,7 +322,7 @@ class Embedding:
         if self.positions:
             yield Tensor("position_embd.weight", (self.positions, self.n_embd), form="rows")
         if self.types:
-            yield Tensor("token_types.weight", (self.types, self.n_embd), form="values")
+            yield Tensor("token_types.weight", (self.types, self.n_embd), form="rows")
         if self.norm is not None:
             yield from self.norm.tensors()
 

@@ -112,7 +112,7 @@ class Layer:
     norm: Norm | None = None
 
     def tensors(self) -> Iterator[Tensor]:
-        yield Tensor(f"{self.role}.weight", (self.rows, self.columns))
+        yield Tensor(f"{self.role}.weight", (self.rows, self.columns), form="rows")
         yield Tensor(f"{self.role}.bias", (self.rows,), used=self.bias)
         if self.norm is not None:
             yield from self.norm.tensors()
@@ -122,12 +122,14 @@ class Layer:
 class Pooling:
     """One vector for a text instead of logits: the mean of its tokens' vectors, the first's, the last's, or none (a
     vector for each token); ``layers`` follow, in order. ``labels``: the result is a score for each (a classifier, a
-    reranker), otherwise an embedding, which callers normalize to length 1."""
+    reranker), otherwise an embedding, which callers normalize to length 1. ``probabilities``: scores become
+    probabilities that sum to 1 (softmax)."""
 
     kind: Literal["none", "mean", "cls", "last"]
     n_embd: int
     layers: tuple[Layer, ...] = ()
     labels: tuple[str, ...] = ()
+    probabilities: bool = False
 
     def tensors(self) -> Iterator[Tensor]:
         for layer in self.layers:
