@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 from gguflike.families.config import key
 from gguflike.families.decoder import (
     DECODER_NAMES,
@@ -44,8 +46,8 @@ ERNIE = Family(
     graph=ernie,
     origins=DECODER_NAMES,
     renamed=(*NESTED_NAMES, (r"^ernie\.", "model.")),
-    implemented=SILU,
-    inert=INERT_KEYS,
+    implemented=MappingProxyType({**SILU, "compression_ratio": (1.0,)}),
+    inert=INERT_KEYS | {"use_flash_attention"},
     constants=exported("Ernie4_5ForCausalLM", "ernie4_5"),
     notices=rope_notices,
 )

@@ -114,7 +114,16 @@ PHI3 = Family(
             "ffn_up": Named("mlp.gate_up_proj"),
         }
     ),
-    implemented=MappingProxyType({**SILU, "attention_bias": (False,)}),
+    implemented=MappingProxyType(
+        {
+            **SILU,
+            "attention_bias": (False,),
+            "full_attn_mod": (1,),
+            "interpolate_factor": (1,),
+            "lm_head_bias": (False,),
+            "mlp_bias": (False,),
+        }
+    ),
     inert=INERT_KEYS | {"embd_pdrop", "resid_pdrop"},
     constants=exported("Phi3ForCausalLM", "phi3"),
     assumed=MappingProxyType({"max_position_embeddings": 4096, "original_max_position_embeddings": 4096}),

@@ -83,7 +83,7 @@ QWEN2 = Family(
     graph=qwen2,
     origins=MappingProxyType({**DECODER_NAMES, "rope_freqs": Made(llama3_rope_freqs)}),
     ignored=("model.layers.{i}.self_attn.rotary_emb.inv_freq",),
-    implemented=SILU,
+    implemented=MappingProxyType({**SILU, "use_mrope": (False,)}),
     inert=INERT_KEYS,
     constants=exported("Qwen2ForCausalLM", "qwen2"),
     assumed=MappingProxyType({"max_position_embeddings": 32768, "sliding_window": 4096}),
@@ -142,6 +142,17 @@ def text_norm(c: Any) -> Graph:
     return decoder(c, lambda _: block)
 
 
+# Of models that see, where config.json does not hold the text tower apart.
+_SEEING = frozenset(
+    {
+        "image_token_id",
+        "video_token_id",
+        "vision_config",
+        "vision_end_token_id",
+        "vision_start_token_id",
+        "vision_token_id",
+    }
+)
 _VISION = MappingProxyType({r"(model\.)?visual\.": "the vision tower"})
 
 QWEN2VL = replace(
@@ -150,6 +161,7 @@ QWEN2VL = replace(
     classes=("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"),
     config=Qwen2VL,
     left_out=_VISION,
+    inert=INERT_KEYS | _SEEING,
 )
 
 QWEN3VL = replace(

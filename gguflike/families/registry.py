@@ -94,6 +94,7 @@ CLASSES = {
     "ArceeForCausalLM": "arcee:ARCEE",
     "Jais2ForCausalLM": "jais2:JAIS2",
     "BitNetForCausalLM": "bitnet:BITNET",
+    "GraniteSWAForCausalLM": "granite_swa:GRANITE_SWA",
 }
 # ``general.architecture`` -> the family that speaks for such files, where several write them.
 ARCHITECTURES = {
@@ -150,6 +151,7 @@ ARCHITECTURES = {
     "arcee": "arcee:ARCEE",
     "jais2": "jais2:JAIS2",
     "bitnet": "bitnet:BITNET",
+    "granite_swa": "granite_swa:GRANITE_SWA",
 }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any
 
-from gguflike.families.config import Via, key
 from gguflike.families.decoder import (
     INERT_KEYS,
     PERMUTED_NAMES,
@@ -22,29 +21,15 @@ from gguflike.families.parts import Graph
 from gguflike.families.qwen import normalized as with_windows
 from gguflike.families.qwen import notices as window_notices
 from gguflike.families.qwen import spelled
-from gguflike.families.windows import Windowed, every, span
+from gguflike.families.windows import Windowed, every, rotated, span
 from gguflike.frozen import frozen
-
-
-def _rotated(_: Any, value: Any) -> list[bool]:
-    """Which layers turn queries and keys, from a list of ones and zeros."""
-    if not isinstance(value, list) or not all(each in (0, 1) for each in value):
-        raise ValueError("a list of 0 and 1")
-    return [bool(each) for each in value]
 
 
 @frozen
 class SmolLM3(Windowed):
     """Hyper-parameters; ``rotated`` are the layers that turn queries and keys, all but every fourth as a rule."""
 
-    rotated: tuple[bool, ...] = key(
-        "attention.rope_pattern",
-        "no_rope_layers",
-        default=every(4),
-        array=True,
-        implied=True,
-        via=Via(read=_rotated, parse=_rotated, write=lambda c: [int(each) for each in c.rotated]),
-    )
+    rotated: tuple[bool, ...] = rotated(every(4))
 
 
 def smollm3(c: SmolLM3) -> Graph:

@@ -1,4 +1,4 @@
-"""StarCoder (GPT-BigCode) and StarCoder 2."""
+"""StarCoder 2."""
 
 from __future__ import annotations
 
@@ -57,7 +57,13 @@ STARCODER2 = Family(
             "norm_type": ("layer_norm",),
         }
     ),
-    inert=INERT_KEYS | {"embedding_dropout", "residual_dropout"},
+    inert=INERT_KEYS
+    | {
+        "attention_softmax_in_fp32",
+        "embedding_dropout",
+        "residual_dropout",
+        "scale_attention_softmax_in_fp32",
+    },
     constants=exported("Starcoder2ForCausalLM", "starcoder2", "gelu_pytorch_tanh"),
     assumed=MappingProxyType({"max_position_embeddings": 4096, "num_key_value_heads": 2}),
     spelled=spelled,

@@ -42,6 +42,20 @@ def windowed(
     )
 
 
+def rotated(default: Callable[[Any], Flags]) -> Any:
+    """The field of which layers turn queries and keys; ``n_layer`` is above it, ``default`` is what the architecture
+    implies."""
+    via = Via(read=_ones, parse=_ones, write=lambda c: [int(each) for each in c.rotated])
+    return key("attention.rope_pattern", "no_rope_layers", default=default, array=True, implied=True, via=via)
+
+
+def _ones(_: Any, value: Any) -> list[bool]:
+    """Which layers a list of ones and zeros means."""
+    if not isinstance(value, list) or not all(each in (0, 1) for each in value):
+        raise ValueError("a list of 0 and 1")
+    return [bool(each) for each in value]
+
+
 def without_window(c: Any) -> bool:
     """Whether there is no window, so that files need not say which layers have it."""
     return not c.window
