@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
-from gguflike.families.config import key
-from gguflike.families.decoder import Decoder
+from gguflike.families.config import Via, key
+from gguflike.families.decoder import Decoder, rms
 from gguflike.families.origins import Named, Origin
+from gguflike.families.parts.recurrent import Mamba2
 from gguflike.families.transforms import Chain, Flattened, NegExp, Squeezed
-from gguflike.frozen import frozen
+from gguflike.frozen import frozen, replace
 
 # Limits of Mamba 2's time steps that change nothing, as JSON writes infinity.
 TIME_STEP_LIMITS = ([0.0, math.inf], [0.0, {"__float__": "Infinity"}])
@@ -78,3 +80,32 @@ def mamba_origins(mixer: str) -> dict[str, Origin]:
         "ssm_d": Named(f"{mixer}.D", bare=True),
         "ssm_out": Named(f"{mixer}.out_proj"),
     }
+
+
+@frozen
+class Mamba2Hybrid(Hybrid):
+    """A decoder with Mamba 2, whose sizes config.json begins with ``mamba_``."""
+
+    kernel: int = key("ssm.conv_kernel", "mamba_d_conv", default=4)
+    d_state: int = key("ssm.state_size", "mamba_d_state", default=256)
+    groups: int = key("ssm.group_count", "mamba_n_groups", default=1)
+    heads: int = key("ssm.time_step_rank", "mamba_n_heads", default=128)
+    inner: int = key(
+        "ssm.inner_size",
+        "mamba_expand",
+        default=lambda c: 2 * c.n_embd,
+        via=Via(read=lambda c, factor: int(c.n_embd * factor), write=lambda c: c.inner // c.n_embd),
+    )
+
+
+def mamba2(c: Mamba2Hybrid, **changes: Any) -> Mamba2:
+    """Mamba 2 with the configuration's sizes; ``changes`` are its other settings."""
+    norm = rms(c, "ssm_norm", c.inner // c.groups, groups=c.groups)
+    return replace(Mamba2(c.n_embd, c.inner, c.d_state, c.groups, c.heads, c.kernel, norm), **changes)
+
+
+# Settings of Mamba 2 that have no other value here, and those that change nothing.
+MAMBA2_IMPLEMENTED = MappingProxyType(
+    {"mamba_conv_bias": (True,), "mamba_proj_bias": (False,), "time_step_limit": TIME_STEP_LIMITS}
+)
+MAMBA2_INERT = frozenset({"mamba_chunk_size", "mamba_d_head", "num_logits_to_keep"})

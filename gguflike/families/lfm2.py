@@ -9,11 +9,12 @@ from gguflike.families.config import key
 from gguflike.families.decoder import DECODER_NAMES, INERT_KEYS, attention, decoder, feed_forward, rms, rope_of
 from gguflike.families.family import Family
 from gguflike.families.hybrid import Hybrid, attending, with_layer_heads, with_layer_types
-from gguflike.families.origins import Named
+from gguflike.families.origins import Named, Stacked
 from gguflike.families.parts import Block, Branch, Graph, Mixer
+from gguflike.families.parts.experts import Experts, Router
 from gguflike.families.parts.recurrent import ShortConv
 from gguflike.families.transforms import Squeezed
-from gguflike.frozen import frozen
+from gguflike.frozen import frozen, replace
 
 
 @frozen
@@ -112,4 +113,53 @@ LFM2 = Family(
     assumed=MappingProxyType({"tie_word_embeddings": True, "rope_theta": 1000000.0, "num_key_value_heads": 8}),
     normalized=normalized,
     spelled=spelled,
+)
+
+
+@frozen
+class Lfm2Moe(Lfm2):
+    """Hyper-parameters; the first ``n_dense`` layers have no experts."""
+
+    experts: int = key("expert_count", "num_experts")
+    experts_used: int = key("expert_used_count", "num_experts_per_tok")
+    n_ff_expert: int = key("expert_feed_forward_length", "moe_intermediate_size")
+    n_dense: int = key("leading_dense_block_count", "num_dense_layers", default=0, zero=True)
+    scoring: int = key("expert_gating_func", None, default=2)  # sigmoid
+
+
+def lfm2moe(c: Lfm2Moe) -> Graph:
+    """The same with experts behind the first layers."""
+    router = Router("sigmoid", choice_bias="exp_probs_b.bias")
+    sparse: Mixer = Experts(c.n_embd, c.n_ff_expert, c.experts, c.experts_used, router)
+
+    def block(layer: int) -> Block:
+        after = feed_forward(c) if layer < c.n_dense else sparse
+        return (Branch(rms(c, "attn_norm"), mixer_of(c, layer)), Branch(rms(c, "ffn_norm"), after))
+
+    return decoder(c, block, rms(c, "token_embd_norm"))
+
+
+LFM2MOE = replace(
+    LFM2,
+    name="lfm2moe",
+    classes=("Lfm2MoeForCausalLM",),
+    config=Lfm2Moe,
+    graph=lfm2moe,
+    origins=MappingProxyType(
+        {
+            **LFM2_NAMES,
+            "ffn_gate_inp": Named("feed_forward.gate"),
+            "exp_probs_b": Named("feed_forward.expert_bias", bare=True),
+            "ffn_gate_exps": Stacked("feed_forward.experts.{e}.w1"),
+            "ffn_down_exps": Stacked("feed_forward.experts.{e}.w2"),
+            "ffn_up_exps": Stacked("feed_forward.experts.{e}.w3"),
+        }
+    ),
+    implemented=MappingProxyType(
+        {"norm_topk_prob": (True,), "routed_scaling_factor": (1.0,), "use_expert_bias": (True,)}
+    ),
+    inert=LFM2_INERT | {"output_router_logits", "router_aux_loss_coef"},
+    constants=MappingProxyType({"architectures": ["Lfm2MoeForCausalLM"], "model_type": "lfm2_moe"}),
+    normalized=lambda values: normalized({**values, "block_auto_adjust_ff_dim": False}),
+    spelled=lambda values: with_layer_types(values, "full_attention", "conv"),
 )

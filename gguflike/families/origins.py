@@ -126,13 +126,7 @@ class Runs:
         shape = self.via.hf_shape((total, *tensor.shape[1:]))
         made = []
         for run in runs:
-            via = (
-                self.via
-                if run.via is IDENTITY
-                else run.via
-                if self.via is IDENTITY
-                else Chain(steps=(self.via, run.via))
-            )
+            via = Chain(group=run.via.group, steps=(self.via, run.via))
             made.append(Piece(name, shape, run.rows, run.rows, run.start, via))
         return made
 

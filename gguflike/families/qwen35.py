@@ -16,11 +16,12 @@ from gguflike.errors import UnsupportedError
 from gguflike.families.config import Via, key
 from gguflike.families.decoder import DECODER_NAMES, INERT_KEYS, Decoder, attention, decoder, feed_forward, rms, rope_of
 from gguflike.families.family import Family
-from gguflike.families.origins import Named, Origin, Run, Runs, Stacked
+from gguflike.families.mixture import expert_names, shared_names
+from gguflike.families.origins import Named, Origin, Run, Runs
 from gguflike.families.parts import Block, Branch, FeedForward, Graph, Mixer, Tensor
 from gguflike.families.parts.experts import Experts, Router
 from gguflike.families.parts.recurrent import DeltaNet
-from gguflike.families.transforms import Columns, NegExp, PlusOne, Squeezed, Unwrapped
+from gguflike.families.transforms import Columns, NegExp, PlusOne, Squeezed
 from gguflike.frozen import frozen, replace
 
 _LINEAR, _FULL = "linear_attention", "full_attention"
@@ -181,14 +182,9 @@ _SHARED: Mapping[str, Origin] = {
     "attn_k_norm": Named("self_attn.k_norm", PlusOne()),
     "output_norm": Named("model.norm", PlusOne()),
     "ssm_norm": Named("linear_attn.norm"),
-    "ffn_gate_inp": Named("mlp.gate"),
-    "ffn_gate_exps": Stacked("mlp.experts.{e}.gate_proj"),
-    "ffn_up_exps": Stacked("mlp.experts.{e}.up_proj"),
-    "ffn_down_exps": Stacked("mlp.experts.{e}.down_proj"),
-    "ffn_gate_inp_shexp": Named("mlp.shared_expert_gate", Unwrapped()),
-    "ffn_gate_shexp": Named("mlp.shared_expert.gate_proj"),
-    "ffn_up_shexp": Named("mlp.shared_expert.up_proj"),
-    "ffn_down_shexp": Named("mlp.shared_expert.down_proj"),
+    **expert_names(),
+    **shared_names("mlp.shared_expert"),
+    "ffn_gate_inp_shexp": Named("mlp.shared_expert_gate"),
 }
 
 QWEN35 = Family(

@@ -97,20 +97,6 @@ class Squeezed(Transform):
 
 
 @frozen
-class Unwrapped(Transform):
-    """The checkpoint has a vector as a matrix of one row."""
-
-    def hf_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return (1, *shape)
-
-    def apply(self, rows: Array) -> Array:
-        return rows.reshape(-1)
-
-    def undo(self, rows: Array) -> Array:
-        return rows.reshape(1, -1)
-
-
-@frozen
 class Flattened(Transform):
     """The checkpoint has as a vector what GGUF has as rows of ``width`` values."""
 
@@ -251,23 +237,30 @@ class Share(Transform):
 class RopePermute(Transform):
     """Rows of each attention head from the half-split order of Transformers to adjacent pairs.
 
-    Transformers rotates dimension j of a head together with j + head_dim/2; llama.cpp's rope type "norm" rotates 2j
-    with 2j + 1. Row 2j of a head in GGUF is therefore row j in the checkpoint, row 2j + 1 is row j + head_dim/2.
+    Transformers rotates dimension j of the ``turned`` first of a head (0: of all) together with j + turned / 2;
+    llama.cpp's rope type "norm" rotates 2j with 2j + 1. Row 2j of a head in GGUF is therefore row j in the checkpoint,
+    row 2j + 1 is row j + turned / 2.
     """
 
+    turned: int = 0
+
     def bound(self, tensor: Tensor) -> Transform:
-        return RopePermute(group=tensor.shape[0] // tensor.heads)
+        return replace(self, group=tensor.shape[0] // tensor.heads)
 
     def apply(self, rows: Array) -> Array:
-        return _swap(rows, rows.reshape(-1, 2, self.group // 2, *rows.shape[1:]))  # (heads, half, pair, ...)
+        return self._swapped(rows, (2, -1))  # (half, pair)
 
     def undo(self, rows: Array) -> Array:
-        return _swap(rows, rows.reshape(-1, self.group // 2, 2, *rows.shape[1:]))  # (heads, pair, half, ...)
+        return self._swapped(rows, (-1, 2))  # (pair, half)
 
-
-def _swap(rows: Array, heads: Array) -> Array:
-    swapped: Array = heads.swapaxes(1, 2).reshape(rows.shape)
-    return swapped
+    def _swapped(self, rows: Array, order: tuple[int, int]) -> Array:
+        """The rows that turn of each head with both axes of ``order`` exchanged."""
+        turned = self.turned or self.group
+        made = rows.reshape(-1, self.group, *rows.shape[1:]).copy()
+        first = made[:, :turned]
+        first[:] = first.reshape(len(made), *order, *rows.shape[1:]).swapaxes(1, 2).reshape(first.shape)
+        whole: Array = made.reshape(rows.shape)
+        return whole
 
 
 IDENTITY = Transform()

@@ -43,7 +43,7 @@ def normalize(norm: Norm | None, weights: Weights, x: Array) -> Array:
     mean_square = np.mean(np.square(centred), axis=-1, keepdims=True)
     result: Array = centred / np.sqrt(mean_square + np.asarray(norm.eps, x.dtype))
     if norm.weight:
-        result = result * weights[f"{norm.role}.weight"]
+        result = result * weights[norm.weight_role]
     if norm.bias:
         result = result + weights[f"{norm.role}.bias"]
     return result

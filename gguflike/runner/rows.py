@@ -26,7 +26,7 @@ def _norm_words(source: Source, added: int, scale: float) -> dict[str, Word]:
         "x": source.address,
         "columns": source.size,
         "kind": PLAIN if norm is None else KINDS[norm.kind],
-        "weight": weights.vector(norm.role) if norm is not None and norm.weight else 0,
+        "weight": weights.address(norm.weight_role) if norm is not None and norm.weight else 0,
         "bias": weights.bias(norm.role) if norm is not None and norm.weight else 0,
         "groups": 1 if norm is None else max(1, norm.groups),
         "eps": float_bits(0.0 if norm is None else norm.eps),

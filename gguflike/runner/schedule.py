@@ -84,7 +84,7 @@ class Schedule(ABC):
         if norm is None:
             result = result._replace(floats=source.address)
         elif norm.kind == "rms" and norm.weight and not source.weights.bias(norm.role):
-            weight = source.weights.vector(norm.role)
+            weight = source.weights.address(norm.weight_role)
             words: dict[str, Word] = {
                 "x": source.address,
                 "columns": norm.size,

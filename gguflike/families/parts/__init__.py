@@ -47,8 +47,8 @@ class Norm:
     """Normalization over the last axis, of ``size`` values.
 
     "rms": ``x / sqrt(mean(x**2) + eps) * weight``; "layer": ``(x - mean) / sqrt(variance + eps) * weight + bias``.
-    Without ``weight`` there is neither. ``groups``: the weight has so many rows of ``size``, one for each head or
-    group.
+    Without ``weight`` there is neither; where it is ``bare``, its tensor is called as the norm, without ".weight".
+    ``groups``: the weight has so many rows of ``size``, one for each head or group.
     """
 
     role: str
@@ -58,11 +58,17 @@ class Norm:
     weight: bool = True
     bias: bool = False
     groups: int = 0
+    bare: bool = False
+
+    @property
+    def weight_role(self) -> str:
+        """The role of its weight."""
+        return self.role if self.bare else f"{self.role}.weight"
 
     def tensors(self) -> Iterator[Tensor]:
         shape = (self.groups, self.size) if self.groups else (self.size,)
         if self.weight:
-            yield Tensor(f"{self.role}.weight", shape, form="values")
+            yield Tensor(self.weight_role, shape, form="values")
             yield Tensor(f"{self.role}.bias", shape, used=self.bias, form="values")
 
 

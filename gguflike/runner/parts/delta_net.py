@@ -86,7 +86,7 @@ def emit(part: DeltaNet, s: Schedule, weights: LayerWeights, state: Recurrent, s
         stride=part.value_size,
         groups=part.value_heads,
         size=part.head_dim,
-        weight=weights.vector(part.norm.role),
+        weight=weights.address(part.norm.weight_role),
         next_weight=0,
         eps=float_bits(part.norm.eps),
         gate_first=0,

@@ -208,7 +208,7 @@ def _prepared(
         limit=float_bits(part.clamp or math.inf),
         kind=NONE if norm is None else LAYER if norm.kind == "layer" else RMS,
         whole=int(whole),
-        weight=weights.vector(norm.role) if norm is not None and weighted else 0,
+        weight=weights.address(norm.weight_role) if norm is not None and weighted else 0,
         bias=weights.bias(norm.role) if norm is not None and weighted else 0,
         weight_step=part.head_dim if whole or (norm is not None and norm.groups) else 0,
         eps=float_bits(norm.eps if norm is not None else 0.0),

@@ -46,7 +46,7 @@ def _slice(
         stride=stride,
         columns=columns,
         normed=int(norm is not None),
-        weight=weights.vector(norm.role) if norm is not None and norm.weight else 0,
+        weight=weights.address(norm.weight_role) if norm is not None and norm.weight else 0,
         eps=float_bits(norm.eps if norm is not None else 0.0),
         out=out,
         out_stride=out_stride,

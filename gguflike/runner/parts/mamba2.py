@@ -72,7 +72,7 @@ def emit(part: Mamba2, s: Schedule, weights: LayerWeights, state: Recurrent, sou
         stride=into.rows,
         groups=part.groups,
         size=size,
-        weight=weights.vector(part.norm.role) if part.norm else 0,
+        weight=weights.address(part.norm.weight_role) if part.norm else 0,
         next_weight=4 * size if part.norm and part.norm.groups else 0,
         eps=float_bits(part.norm.eps if part.norm else 0.0),
         gate_first=1,

@@ -1,0 +1,160 @@
+"""Granite 4 hybrids and Bamba: Mamba 2 in most layers, attention in the others."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any
+
+from gguflike.errors import UnsupportedError
+from gguflike.families.config import Via, key
+from gguflike.families.decoder import INERT_KEYS, PERMUTED_NAMES, SILU, attention, decoder, exported, rope_of
+from gguflike.families.family import Family
+from gguflike.families.granite import ASSUMED, Granite, scaled_block, scales
+from gguflike.families.hybrid import (
+    MAMBA2_IMPLEMENTED,
+    MAMBA2_INERT,
+    Mamba2Hybrid,
+    attending,
+    mamba2,
+    mamba2_origins,
+    with_layer_heads,
+    with_layer_types,
+)
+from gguflike.families.origins import Named, Rows, Run, Runs
+from gguflike.families.parts import FeedForward, Graph, Mixer, Tensor
+from gguflike.families.parts.experts import Experts, Router
+from gguflike.families.transforms import RopePermute, Share
+from gguflike.frozen import frozen, replace
+
+
+@frozen
+class GraniteHybrid(Mamba2Hybrid, Granite):
+    """Hyper-parameters; ``rotates``: attention turns queries and keys."""
+
+    n_rot: int = key(
+        "rope.dimension_count",
+        "rope.partial_rotary_factor",
+        default=lambda c: c.head_dim,
+        via=Via(
+            read=lambda c, share: int(c.head_dim * share),
+            write=lambda c: None if c.n_rot == c.head_dim else c.n_rot / c.head_dim,
+        ),
+    )
+    rotates: bool = key(
+        "rope.scaling.finetuned",
+        "position_embedding_type",
+        default=True,
+        via=Via(read=lambda _, kind: kind == "rope", write=lambda c: "rope" if c.rotates else "nope"),
+    )
+    experts: int = key("expert_count", "num_local_experts", default=0, zero=True, implied=True)
+    experts_used: int = key("expert_used_count", "num_experts_per_tok", default=0, zero=True, implied=True)
+    n_ff_shared: int = key(
+        "expert_shared_feed_forward_length", "shared_intermediate_size", default=0, zero=True, implied=True
+    )
+
+
+def after(c: GraniteHybrid) -> Mixer:
+    """What follows the mixer: experts and one that all tokens share, or the latter alone."""
+    if not c.experts:
+        return FeedForward(c.n_embd, c.n_ff, bias=c.mlp_bias)
+    shared = FeedForward(c.n_embd, c.n_ff_shared, suffix="_shexp") if c.n_ff_shared else None
+    return Experts(c.n_embd, c.n_ff, c.experts, c.experts_used, Router(), shared=shared)
+
+
+def granite_hybrid(c: GraniteHybrid) -> Graph:
+    """Granite's blocks with either mixer."""
+    rope = rope_of(c, "norm") if c.rotates else None
+    full = attention(c, rope, kv_heads=c.key_heads or c.n_head, scale=c.attention_scale)
+    mixers, second = (mamba2(c), full), after(c)
+    return decoder(c, lambda layer: scaled_block(c, mixers[c.n_head_kv[layer] > 0], second), **scales(c))
+
+
+def _normalized(values: dict[str, Any]) -> dict[str, Any]:
+    """config.json with a number of key heads for each layer and the feed-forward's size."""
+    made = with_layer_heads(values, attending(values))
+    del made["layer_types"]
+    if not made.get("num_local_experts"):
+        made["intermediate_size"] = made.get("shared_intermediate_size")
+    if made.get("position_embedding_type") != "rope":
+        made["position_embedding_type"] = "nope"
+        made["max_position_embeddings"] = 2**20  # as llama.cpp's converter says: nothing in these models ends
+    return made
+
+
+def _spelled(values: dict[str, Any]) -> dict[str, Any]:
+    """The opposite. UnsupportedError for heads that turn in part, as Bamba's: Granite's class turns all."""
+    if "partial_rotary_factor" in values:
+        raise UnsupportedError("export of a granitehybrid model whose heads turn in part (Bamba)")
+    made = with_layer_types(values, "attention", "mamba")
+    if made["position_embedding_type"] == "nope":
+        made["position_embedding_type"] = None
+    if not made["num_local_experts"]:
+        made["shared_intermediate_size"] = made["intermediate_size"]
+    return made
+
+
+GRANITE_HYBRID = Family(
+    name="granitehybrid",
+    classes=("GraniteMoeHybridForCausalLM",),
+    config=GraniteHybrid,
+    graph=granite_hybrid,
+    origins=MappingProxyType(
+        {
+            **PERMUTED_NAMES,
+            **mamba2_origins("mamba"),
+            "ffn_gate": Rows("shared_mlp.input_linear", lambda _, tensor: (0, 2 * tensor.shape[0])),
+            "ffn_up": Rows("shared_mlp.input_linear", lambda _, tensor: (tensor.shape[0], 2 * tensor.shape[0])),
+            "ffn_down": Named("shared_mlp.output_linear"),
+            "ffn_gate_shexp": Rows("shared_mlp.input_linear", lambda _, tensor: (0, 2 * tensor.shape[0])),
+            "ffn_up_shexp": Rows("shared_mlp.input_linear", lambda _, tensor: (tensor.shape[0], 2 * tensor.shape[0])),
+            "ffn_down_shexp": Named("shared_mlp.output_linear"),
+            "ffn_gate_inp": Named("block_sparse_moe.router.layer"),
+            "ffn_gate_exps": Named("block_sparse_moe.input_linear", Share(index=0)),
+            "ffn_up_exps": Named("block_sparse_moe.input_linear", Share(index=1)),
+            "ffn_down_exps": Named("block_sparse_moe.output_linear"),
+        }
+    ),
+    implemented=MappingProxyType({**SILU, **MAMBA2_IMPLEMENTED}),
+    inert=INERT_KEYS | MAMBA2_INERT | {"init_method", "output_router_logits", "router_aux_loss_coef"},
+    constants=exported("GraniteMoeHybridForCausalLM", "granitemoehybrid"),
+    assumed=MappingProxyType({**ASSUMED, "num_local_experts": 8, "num_experts_per_tok": 2}),
+    normalized=_normalized,
+    spelled=_spelled,
+)
+
+
+def _turned(c: GraniteHybrid, tensor: Tensor) -> tuple[list[Run], int]:
+    """Rows of heads of which only the first dimensions turn. (llama.cpp's converter moves all of them.)"""
+    via = RopePermute(group=tensor.shape[0] // tensor.heads, turned=c.n_rot)
+    return [Run(0, tensor.shape[0], via)], tensor.shape[0]
+
+
+def _bamba_normalized(values: dict[str, Any]) -> dict[str, Any]:
+    """config.json of Bamba as if it were Granite's."""
+    made = dict(values)
+    indices, layers = made.pop("attn_layer_indices", None) or [], range(made.get("num_hidden_layers", 0))
+    made = {**with_layer_heads(made, [layer in indices for layer in layers]), "position_embedding_type": "rope"}
+    made["partial_rotary_factor"] = 0.5
+    return made
+
+
+BAMBA = replace(
+    GRANITE_HYBRID,
+    classes=("BambaForCausalLM",),
+    origins=MappingProxyType(
+        {
+            **PERMUTED_NAMES,
+            **mamba2_origins("mamba"),
+            "attn_q": Runs("self_attn.q_proj", _turned),
+            "attn_k": Runs("self_attn.k_proj", _turned),
+            "ffn_norm": Named("pre_ff_layernorm"),
+            "ffn_gate": Named("feed_forward.gate_proj"),
+            "ffn_up": Named("feed_forward.up_proj"),
+            "ffn_down": Named("feed_forward.down_proj"),
+            "output_norm": Named("model.final_layernorm"),
+        }
+    ),
+    inert=INERT_KEYS | MAMBA2_INERT | {"attn_rotary_emb", "z_loss_coefficient"},
+    assumed=MappingProxyType({"num_key_value_heads": 8}),
+    normalized=_bamba_normalized,
+)

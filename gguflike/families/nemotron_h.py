@@ -1,0 +1,232 @@
+"""Nemotron-H and Nemotron 3: layers of one mixer each, Mamba 2, attention without rotation, or a feed-forward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from gguflike.families.config import Via, key
+from gguflike.families.decoder import INERT_KEYS, PERMUTED_NAMES, attention, decoder, rms
+from gguflike.families.family import Family
+from gguflike.families.hybrid import (
+    ATTENDS,
+    TIME_STEP_LIMITS,
+    Mamba2Hybrid,
+    mamba2,
+    mamba2_origins,
+    with_layer_heads,
+)
+from gguflike.families.origins import Named, Stacked
+from gguflike.families.parts import Block, Branch, FeedForward, Graph, Mixer
+from gguflike.families.parts.experts import Experts, Router
+from gguflike.frozen import frozen, replace
+
+_PATTERN = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
+
+
+@frozen
+class NemotronH(Mamba2Hybrid):
+    """Hyper-parameters: a layer without key heads and without hidden values is Mamba 2."""
+
+    n_ff: tuple[int, ...] = key(  # type: ignore[assignment]  # one value for each layer
+        "feed_forward_length", "intermediate_size", array=True
+    )
+    norm_eps: float = key(
+        "attention.layer_norm_rms_epsilon",
+        "layer_norm_epsilon",
+        default=1e-5,
+        copies=("attention.layer_norm_epsilon",),
+    )
+    kernel: int = key("ssm.conv_kernel", "conv_kernel", default=4)
+    d_state: int = key("ssm.state_size", "ssm_state_size", default=128)
+    groups: int = key("ssm.group_count", "n_groups", default=8)
+    heads: int = key("ssm.time_step_rank", "mamba_num_heads", default=128)
+    inner: int = key(
+        "ssm.inner_size",
+        "mamba_head_dim",
+        default=lambda c: c.heads * 64,
+        via=Via(read=lambda c, dim: c.heads * dim, write=lambda c: c.inner // c.heads),
+    )
+    # What readers take for "queries and keys turn".
+    rotates: bool = key("rope.scaling.finetuned", None, default=False)
+
+
+@frozen
+class NemotronHMoe(NemotronH):
+    """Hyper-parameters; the hidden values of a layer are those of its experts."""
+
+    experts: int = key("expert_count", "n_routed_experts")
+    experts_used: int = key("expert_used_count", "num_experts_per_tok", default=2)
+    n_ff_expert: int = key("expert_feed_forward_length", "moe_intermediate_size")
+    n_ff_shared: int = key("expert_shared_feed_forward_length", "moe_shared_expert_intermediate_size")
+    shared: int = key("expert_shared_count", "n_shared_experts", default=1)
+    normalized: bool = key("expert_weights_norm", "norm_topk_prob", default=True)
+    scale: float = key("expert_weights_scale", "routed_scaling_factor", default=1.0)
+    expert_groups: int = key("expert_group_count", "n_group", default=1)
+    groups_used: int = key("expert_group_used_count", "topk_group", default=1)
+    latent: int | None = key("moe_latent_size", "moe_latent_size")
+
+
+def after(c: NemotronH, layer: int) -> Mixer:
+    """A feed-forward without gate, or experts of such and one that all tokens share."""
+    if not isinstance(c, NemotronHMoe):
+        return FeedForward(c.n_embd, c.n_ff[layer], bias=c.mlp_bias, activation="relu2", gated=False)
+    router = Router(
+        "sigmoid",
+        c.normalized,
+        c.scale,
+        choice_bias="exp_probs_b.bias",
+        groups=c.expert_groups,
+        groups_used=c.groups_used,
+    )
+    shared = FeedForward(c.n_embd, c.n_ff_shared, activation="relu2", gated=False, suffix="_shexp")
+    return Experts(
+        c.n_embd,
+        c.n_ff_expert,
+        c.experts,
+        c.experts_used,
+        router,
+        activation="relu2",
+        gated=False,
+        latent=c.latent or 0,
+        shared=shared if c.shared else None,
+    )
+
+
+def nemotron_h(c: NemotronH) -> Graph:
+    """Blocks of one branch."""
+
+    def block(layer: int) -> Block:
+        if c.n_ff[layer]:
+            mixer = after(c, layer)
+        elif c.n_head_kv[layer]:
+            mixer = attention(c, None, kv_heads=c.key_heads)
+        else:
+            mixer = mamba2(c)
+        return (Branch(rms(c, "attn_norm"), mixer),)
+
+    return decoder(c, block)
+
+
+def _layer_types(values: Mapping[str, Any]) -> list[str]:
+    """The kinds of layers, which were letters once."""
+    pattern = values.get("hybrid_override_pattern")
+    given = values.get("layers_block_type") or [_PATTERN.get(letter, letter) for letter in pattern or ""]
+    return [str(each) for each in given]
+
+
+def _normalized(values: dict[str, Any], hidden: str, kind: str) -> dict[str, Any]:
+    types = _layer_types(values)
+    made = with_layer_heads(values, [each in ATTENDS for each in types])
+    made["intermediate_size"] = [values.get(hidden) if each == kind else 0 for each in types]
+    made["num_hidden_layers"] = len(types)
+    made["max_position_embeddings"] = 2**20  # as llama.cpp's converter says: nothing in these models ends
+    dropped = ("layers_block_type", "hybrid_override_pattern")
+    return {key: value for key, value in made.items() if key not in dropped}
+
+
+def _spelled(values: dict[str, Any], kind: str) -> dict[str, Any]:
+    heads, hidden = values["num_key_value_heads"], values["intermediate_size"]
+    types = [kind if n_ff else "attention" if n else "mamba" for n, n_ff in zip(heads, hidden, strict=True)]
+    sizes = {"num_key_value_heads": max(heads), "intermediate_size": max(hidden), "layers_block_type": types}
+    return {**{key: value for key, value in values.items() if key != "num_hidden_layers"}, **sizes}
+
+
+def _with_experts(values: Mapping[str, Any]) -> Family[Any] | None:
+    """The family of models with experts, if this is one."""
+    return NEMOTRON_H_MOE if "moe" in _layer_types(values) else None
+
+
+_MOE_KEYS = frozenset(
+    {
+        "moe_intermediate_size",
+        "moe_latent_size",
+        "moe_shared_expert_intermediate_size",
+        "n_group",
+        "n_routed_experts",
+        "n_shared_experts",
+        "norm_topk_prob",
+        "num_experts_per_tok",
+        "routed_scaling_factor",
+        "topk_group",
+    }
+)
+NEMOTRON_H: Family[Any] = Family(
+    name="nemotron_h",
+    classes=("NemotronHForCausalLM",),
+    config=NemotronH,
+    graph=nemotron_h,
+    origins=MappingProxyType(
+        {
+            **PERMUTED_NAMES,
+            **mamba2_origins("mixer"),
+            "token_embd": Named("backbone.embeddings"),
+            "attn_norm": Named("norm"),
+            "attn_q": replace(PERMUTED_NAMES["attn_q"], name="mixer.q_proj"),
+            "attn_k": replace(PERMUTED_NAMES["attn_k"], name="mixer.k_proj"),
+            "attn_v": Named("mixer.v_proj"),
+            "attn_output": Named("mixer.o_proj"),
+            "ffn_up": Named("mixer.up_proj"),
+            "ffn_down": Named("mixer.down_proj"),
+            "ffn_gate_inp": Named("mixer.gate"),
+            "exp_probs_b": Named("mixer.gate.e_score_correction_bias", bare=True),
+            "ffn_latent_down": Named("mixer.fc1_latent_proj"),
+            "ffn_latent_up": Named("mixer.fc2_latent_proj"),
+            "ffn_up_exps": Stacked("mixer.experts.{e}.up_proj"),
+            "ffn_down_exps": Stacked("mixer.experts.{e}.down_proj"),
+            "ffn_up_shexp": Named("mixer.shared_experts.up_proj"),
+            "ffn_down_shexp": Named("mixer.shared_experts.down_proj"),
+            "output_norm": Named("backbone.norm_f"),
+        }
+    ),
+    layers="backbone.layers.{i}.",
+    left_out=MappingProxyType({r"mtp\.": "the head that predicts several tokens"}),
+    implemented=MappingProxyType(
+        {
+            "mamba_hidden_act": ("silu", "swish"),
+            "mamba_proj_bias": (False,),
+            "mlp_hidden_act": ("relu2",),
+            "time_step_limit": TIME_STEP_LIMITS,
+            "use_bias": (False,),
+            "use_conv_bias": (True,),
+        }
+    ),
+    # A configuration without experts has their keys nevertheless. Steps are not limited from below: time_step_min is
+    # for new models, as the authors' code has it.
+    inert=INERT_KEYS
+    | _MOE_KEYS
+    | {
+        "chunk_size",
+        "expand",
+        "hidden_dropout",
+        "mamba_ssm_cache_dtype",
+        "moe_shared_expert_overlap",
+        "mtp_hybrid_override_pattern",
+        "mtp_layers_block_type",
+        "num_logits_to_keep",
+        "num_nextn_predict_layers",
+        "output_router_logits",
+        "rescale_prenorm_residual",
+        "residual_in_fp32",
+        "time_step_floor",
+        "time_step_max",
+        "time_step_min",
+        "use_mamba_kernels",
+    },
+    constants=MappingProxyType(
+        {"architectures": ["NemotronHForCausalLM"], "model_type": "nemotron_h", "mlp_hidden_act": "relu2"}
+    ),
+    normalized=lambda values: _normalized(values, "intermediate_size", "mlp"),
+    spelled=lambda values: _spelled(values, "mlp"),
+    variant=_with_experts,
+)
+
+NEMOTRON_H_MOE: Family[Any] = replace(
+    NEMOTRON_H,
+    name="nemotron_h_moe",
+    config=NemotronHMoe,
+    normalized=lambda values: _normalized(values, "moe_intermediate_size", "moe"),
+    spelled=lambda values: _spelled(values, "moe"),
+    variant=None,
+)
