@@ -15,7 +15,8 @@ from gguflike.errors import UnsupportedError
 from gguflike.families.parts import Branch, Embedding, FeedForward, Graph, Head, Norm
 from gguflike.families.parts.experts import Experts, Router
 from gguflike.frozen import replace
-from gguflike.kernels.engine.program import Team
+from gguflike.kernels.engine.args import Own
+from gguflike.kernels.engine.program import Op, Program, Team
 from gguflike.reference.experts import route
 from gguflike.reference.parts import Context
 from gguflike.runner.buffers import Buffers, address
@@ -127,6 +128,36 @@ def run(path: Path, graph: Graph, x: np.ndarray, team: Team) -> tuple[np.ndarray
                 out[first : first + count] = buffers.x[:count]
             results.append(out)
     return results[0], results[1]
+
+
+def stages(program: Program) -> list[list[Op]]:
+    """The ops between barriers."""
+    made: list[list[Op]] = []
+    for op in program.ops:
+        if (op.barrier and not op.chained) or not made:
+            made.append([])
+        made[-1].append(op)
+    return made
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_what_a_thread_has_chosen_serves_one_stage(name: str, tmp_path: Path) -> None:
+    """A thread that finds nothing to do in a stage skips what it would do for itself there."""
+    graph = graph_of(PARTS[name], NORM)
+    write(tmp_path / "m.gguf", graph, "F32")
+    with container.open(tmp_path / "m.gguf") as file:
+        weights = Weights(file, graph)
+        buffers = Buffers(graph, 16, 2)
+        s, here = OneToken(buffers), weights.layer(0)
+        target = Target(address(buffers.x), add=True)
+        ops(PARTS[name]).emit(PARTS[name], s, here, None, Source(target.address, N_EMBD, NORM, here), target)
+        seen = 0
+        for stage in stages(s.program):
+            made = {word for op in stage if op.own for word in op.args if isinstance(word, Own)}
+            read = {word for op in stage if not op.own for word in op.args if isinstance(word, Own)}
+            assert read <= made
+            seen += len(read)
+        assert seen
 
 
 def inputs() -> np.ndarray:

@@ -87,6 +87,8 @@ def sparse(c: Any, layer: int, choice_bias: Any = "exp_probs_b.bias") -> Experts
 class Glm4Moe(SigmoidMixture):
     """GLM 4.5 to 4.7."""
 
+    n_ff: int = key("feed_forward_length", "intermediate_size", default=lambda c: c.n_embd, implied=True)
+
     n_rot: int = partial()
     attention_bias: bool = key(None, "attention_bias", default=False, tensor="blk.0.attn_q.bias")
     qk_norm: bool = key(None, "use_qk_norm", default=False, tensor="blk.0.attn_q_norm.weight")
@@ -134,9 +136,7 @@ GLM4MOE = Family(
 
 @frozen
 class SolarOpen(Glm4Moe):
-    """Solar Open: no feed-forwards without experts, whole heads turn."""
-
-    n_ff: int = key("feed_forward_length", "intermediate_size", default=lambda c: c.n_embd, implied=True)
+    """Solar Open: no feed-forwards without experts, whole heads turn. (Its files say no size of the former.)"""
 
 
 SOLAR_OPEN = replace(

@@ -71,27 +71,31 @@ def emit(part: Experts, s: Schedule, weights: LayerWeights, state: None, source:
     router, stacks = _router_matrix(part, s, weights), _stacks(part, weights)
     readers = [stack.matrix for stack in stacks[:-1]]
     logits = s.temp("router", part.count)
+    first = [weights.matrix("ffn_latent_down")] if part.latent else []
+    gates = [_gate_matrix(part, weights)] if part.shared_gate else []
     own_inputs = part.router.norm is not None or part.input_norm is not None
-    if own_inputs and source.norm is not None:
-        raise UnsupportedError("a router or experts with a norm of their own, behind one of both")
     if own_inputs:
+        if source.norm is not None:
+            raise UnsupportedError("a router or experts with a norm of their own, behind one of both")
         own = Source(source.address, source.size, part.router.norm, weights)
         _linear_alone(s, router, s.read(own, (router,)), logits)
         source = Source(source.address, source.size, part.input_norm, weights)
-    inner = [weights.matrix("ffn_latent_down")] if part.latent else readers
-    gate_matrix = [_gate_matrix(part, weights)] if part.shared_gate else []
-    normed = s.read(source, [*inner, *([] if own_inputs else [router]), *gate_matrix])
+    routers = [] if own_inputs else [router]
+    early = [*first, *routers, *gates]
+    normed = s.read(source, [*early, *s.either([], readers)]) if early else s.read(source, readers)
     if not own_inputs:
         _linear_alone(s, router, normed, logits)
-    if part.shared_gate:
+    if gates:
         gate = s.temp("shared_gate", 1)
-        _linear_alone(s, gate_matrix[0], normed, gate, beside=True)
+        _linear_alone(s, gates[0], normed, gate, beside=not own_inputs)
     if part.latent:
         latent = s.temp("latent", part.latent)
-        s.linear(inner[0], normed, latent, beside=True)
+        s.linear(first[0], normed, latent, beside=not own_inputs or part.shared_gate)
         normed = s.read(Source(latent, part.latent, None, weights), readers)
-    routes = s.either(_route_one, _route_several)(part, s, weights, logits)
-    given = s.either(_multiply_one, _multiply_several)(part, s, routes, stacks, normed)
+    elif early and s.either(True, False):
+        normed = s.read(source, readers)  # again: a thread may have had nothing to do before, and not have read it
+    mixture = s.either(_one, _several)
+    given, routes = mixture(part, s, weights, logits, stacks, normed)
     if not part.latent:
         _combine(s, given, routes, part.used, part.n_embd, target, shared=shared, gate=gate, scale=part.total_scale)
         return
@@ -167,10 +171,10 @@ def _linear_by_token(s: Schedule, matrix: Matrix, source: Activations, out: int,
     s.program.add("experts.products:alone", words, items=1, per_tokens=1, barrier=not beside, calls=calls)
 
 
-def _route(part: Experts, s: Schedule, weights: LayerWeights, logits: int, chosen: Word, shares: Word) -> None:
-    """Choose the experts of each token."""
+def _route_words(part: Experts, weights: LayerWeights, logits: int, chosen: Word, shares: Word) -> tuple[Word, ...]:
+    """The words of the op that chooses the experts of each token."""
     router = part.router
-    words = ROUTE.pack(
+    return ROUTE.pack(
         logits=logits,
         experts=part.count,
         used=part.used,
@@ -185,14 +189,25 @@ def _route(part: Experts, s: Schedule, weights: LayerWeights, logits: int, chose
         chosen=chosen,
         shares=shares,
     )
-    s._prepare("experts.router:route", words)
 
 
 def _route_one(part: Experts, s: Schedule, weights: LayerWeights, logits: int) -> _Routes:
-    """Each thread chooses the experts of the one token for itself."""
+    """Each thread chooses the experts of the one token for itself, and goes on with their first matrices."""
     chosen = s.buffers.own_scratch("chosen", 8 * part.used)
     shares = s.buffers.own_scratch("shares", 4 * part.used)
-    _route(part, s, weights, logits, chosen, shares)
+    s._prepare("experts.router:route", _route_words(part, weights, logits, chosen, shares))
+    return _Routes(chosen, shares, part.weight_first)
+
+
+def _publish(part: Experts, s: Schedule, weights: LayerWeights, logits: int) -> _Routes:
+    """The same choice once more, beside those matrices, for what follows: threads that had nothing to do for them have
+    not chosen."""
+    chosen, shares = (
+        s.buffers.scratch("chosen_of_all", 8 * part.used),
+        s.buffers.scratch("shares_of_all", 4 * part.used),
+    )
+    words = _route_words(part, weights, logits, chosen, shares)
+    s.program.add("experts.router:route", words, items=1, barrier=False)
     return _Routes(chosen, shares, part.weight_first)
 
 
@@ -200,7 +215,7 @@ def _route_several(part: Experts, s: Schedule, weights: LayerWeights, logits: in
     """Choose the experts of each token, and sort its pairs with them by expert."""
     pairs = s.buffers.batch * part.used
     chosen, shares = s.buffers.scratch("chosen_of_all", 8 * pairs), s.buffers.scratch("shares_of_all", 4 * pairs)
-    _route(part, s, weights, logits, chosen, shares)
+    s._prepare("experts.router:route", _route_words(part, weights, logits, chosen, shares))
     places = {
         "starts": s.buffers.scratch("starts", 8 * (part.count + 1)),
         "pairs": s.buffers.scratch("pairs", 8 * pairs),
@@ -211,8 +226,11 @@ def _route_several(part: Experts, s: Schedule, weights: LayerWeights, logits: in
     return _Routes(chosen, shares, part.weight_first, **places)
 
 
-def _multiply_one(part: Experts, s: Schedule, routes: _Routes, stacks: list[Stack], normed: Activations) -> int:
-    """What the experts of one token give, float32 (used, width): its address."""
+def _one(
+    part: Experts, s: Schedule, weights: LayerWeights, logits: int, stacks: list[Stack], normed: Activations
+) -> tuple[int, _Routes]:
+    """The address of what the experts of one token give, float32 (used, width), and which these are."""
+    routes = _route_one(part, s, weights, logits)
     hidden = _hidden(part, s)
     *inner, down = stacks
     for index, (stack, out) in enumerate(zip(inner, _inner_outputs(part, s), strict=True)):
@@ -229,6 +247,7 @@ def _multiply_one(part: Experts, s: Schedule, routes: _Routes, stacks: list[Stac
         )
     for name, words in _activation(part, s, routes, hidden, down.matrix):
         s.program.add(name, words, items=part.used * part.n_ff // 32, barrier=False, chained=True)
+    routes = _publish(part, s, weights, logits)
     given = s.temp("given", part.used * part.width)
     s.program.add(
         "experts.products:matvec",
@@ -237,11 +256,14 @@ def _multiply_one(part: Experts, s: Schedule, routes: _Routes, stacks: list[Stac
         grain=MATVEC_GRAIN,
         calls=down.matrix.plan.matvec,
     )
-    return given
+    return given, routes
 
 
-def _multiply_several(part: Experts, s: Schedule, routes: _Routes, stacks: list[Stack], normed: Activations) -> int:
-    """What experts give for each place, float32 (tokens * used, width): its address."""
+def _several(
+    part: Experts, s: Schedule, weights: LayerWeights, logits: int, stacks: list[Stack], normed: Activations
+) -> tuple[int, _Routes]:
+    """The address of what experts give for each place, float32 (tokens * used, width), and where places are."""
+    routes = _route_several(part, s, weights, logits)
     hidden, gathered = _hidden(part, s), _rows(s, "gathered", part.used * part.width)
     *inner, down = stacks
     for kind in sorted({stack.matrix.plan.activations for stack in inner}):
@@ -264,7 +286,7 @@ def _multiply_several(part: Experts, s: Schedule, routes: _Routes, stacks: list[
         s.program.add(name, words, items=part.used * part.n_ff // 32, per_tokens=1, grain=SILU_GRAIN)
     given = s.temp("given", part.used * part.width)
     _sorted_product(s, down, routes, hidden, given, barrier=True)
-    return given
+    return given, routes
 
 
 def _sorted_product(
