@@ -28,9 +28,12 @@ SMALL: dict[str, Any] = {
 
 def shapes(h: dict[str, Any], tied: bool, bias: bool) -> dict[str, tuple[int, ...]]:
     d, ff, q, kv = h["n_embd"], h["n_ff"], h["n_head"] * h["head_dim"], h["n_head_kv"] * h["head_dim"]
-    table: dict[str, tuple[int, ...]] = {"token_embd.weight": (h["n_vocab"], d), "output_norm.weight": (d,)}
+    table: dict[str, tuple[int, ...]] = {
+        "token_embd.weight": (h.get("rows", h["n_vocab"]), d),
+        "output_norm.weight": (d,),
+    }
     if not tied:
-        table["output.weight"] = (h["n_vocab"], d)
+        table["output.weight"] = (h.get("rows", h["n_vocab"]), d)
     for i in range(h["n_layer"]):
         table |= {f"blk.{i}.attn_norm.weight": (d,), f"blk.{i}.ffn_norm.weight": (d,)}
         for name, rows, columns in (("q", q, d), ("k", kv, d), ("v", kv, d), ("output", d, q)):
@@ -43,7 +46,11 @@ def shapes(h: dict[str, Any], tied: bool, bias: bool) -> dict[str, tuple[int, ..
 
 
 def metadata(writer: gguf.GGUFWriter, h: dict[str, Any]) -> None:
-    writer.add_block_count(h["n_layer"])
+    writer.add_block_count(h["n_layer"] + h.get("nextn", 0))
+    if "nextn" in h:
+        writer.add_nextn_predict_layers(h["nextn"])
+    if h.get("vocab_size"):
+        writer.add_vocab_size(h["vocab_size"])
     writer.add_context_length(h["n_ctx"])
     writer.add_embedding_length(h["n_embd"])
     writer.add_feed_forward_length(h["n_ff"])
@@ -54,7 +61,10 @@ def metadata(writer: gguf.GGUFWriter, h: dict[str, Any]) -> None:
     writer.add_rope_freq_base(h["rope_base"])
     writer.add_rope_dimension_count(h.get("n_rot", h["head_dim"]))
     for key, value in h.get("extra", {}).items():
-        (writer.add_string if isinstance(value, str) else writer.add_float32)(f"llama.{key}", value)
+        add = {str: writer.add_string, int: writer.add_uint32, bool: writer.add_bool}.get(
+            type(value), writer.add_float32
+        )
+        add(f"llama.{key}", value)
     tokenizer(writer, h["n_vocab"])
     if "template" in h:
         writer.add_chat_template(h["template"])

@@ -22,7 +22,6 @@ from gguflike.convert.facts import single
 from gguflike.convert.folder import new_folder, refuse_existing
 from gguflike.convert.sources import Floats, GGUFSource, closing_sources, ranges, stamp
 from gguflike.errors import GGUFError, UnsupportedError, check_choice
-from gguflike.families import config as configs
 from gguflike.families import registry
 from gguflike.families.family import Binding, Family, check_layers, expect_tensor
 from gguflike.families.origins import Piece
@@ -157,7 +156,7 @@ def _plan(opened: GGUFFile, target: Path, dtype: str) -> tuple[ExportPlan, dict[
 
 
 def _config(family: Family[Any], opened: GGUFFile) -> Any:
-    config = configs.from_gguf(family.config, family.name, opened.metadata, opened.infos.keys())
+    config = family.from_file(opened.metadata, opened.infos.keys())
 
     def read(name: str) -> Floats:
         return opened.tensors[name].dequantize()

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from gguflike.errors import CheckpointError, GGUFError, GGUFLikeError, UnsupportedError
+from gguflike.families.inert import FILE_KEYS
 from gguflike.frozen import About, fields, frozen, replace
 
 Config = TypeVar("Config")
@@ -181,6 +182,7 @@ def _looked_up(values: Mapping[str, Any], name: str) -> Any:
 
 def from_gguf(config: type[Config], architecture: str, metadata: Mapping[str, Any], tensors: Collection[str]) -> Config:
     """A configuration from a GGUF file's metadata and its tensors' names. GGUFError if missing or malformed."""
+    behind = layers_left_out(architecture, metadata)
 
     def value(parameter: Parameter, known: SimpleNamespace) -> Any:
         if parameter.key.tensor:
@@ -190,17 +192,93 @@ def from_gguf(config: type[Config], architecture: str, metadata: Mapping[str, An
             found = _scalar(found)
         elif isinstance(found, np.ndarray):
             found = found.tolist()
+            if behind and not parameter.key.listed and len(found) == known.n_layer + behind:
+                del found[-behind:]
+        if parameter.name in _READINGS:
+            found = _READINGS[parameter.name](found, architecture, metadata)
         if found is not None and parameter.key.via is not None:
             found = parameter.key.via.parse(known, found)
-        if found is None and parameter.name == "n_vocab" and "tokenizer.ggml.tokens" in metadata:
-            return len(metadata["tokenizer.ggml.tokens"])
-        return None if parameter.name == "rope_scaling" and found == "none" else found
+        return found
 
     def error(parameter: Parameter) -> GGUFLikeError:
         gguf = parameter.key.gguf
         return GGUFError("", field=full_key(architecture, gguf) if gguf else parameter.name)
 
     return _made(config, value, error)
+
+
+def layers_left_out(architecture: str, metadata: Mapping[str, Any]) -> int:
+    """How many of the layers that a file counts come behind the others to predict further tokens."""
+    count = metadata.get(f"{architecture}.nextn_predict_layers", 0)
+    return count if isinstance(count, int) else 0
+
+
+def _layers(found: Any, architecture: str, metadata: Mapping[str, Any]) -> Any:
+    """The layers that a text goes through."""
+    return found - layers_left_out(architecture, metadata) if isinstance(found, int) else found
+
+
+def _vocabulary(found: Any, _: str, metadata: Mapping[str, Any]) -> Any:
+    """As many tokens as the tokenizer has, where a file says fewer or nothing: it was given some after the fact."""
+    tokens = len(metadata.get("tokenizer.ggml.tokens", ()))
+    return max(found or 0, tokens) or None if found is None or isinstance(found, int) else found
+
+
+def _rope_factor(found: Any, architecture: str, metadata: Mapping[str, Any]) -> Any:
+    """The factor by which positions are stretched, which old files call otherwise."""
+    return metadata.get(f"{architecture}.rope.scale_linear") if found is None else found
+
+
+def _rope_scaling(found: Any, architecture: str, metadata: Mapping[str, Any]) -> Any:
+    """How positions are stretched: linearly, where a file has a factor and does not say."""
+    if found is None:
+        key = f"{architecture}.rope.scaling.factor"
+        return "linear" if _rope_factor(metadata.get(key), architecture, metadata) not in (None, 0, 1) else None
+    return None if found == "none" else found
+
+
+# Fields whose values in files mean something else than they say, or something where they are missing.
+_READINGS: Mapping[str, Callable[[Any, str, Mapping[str, Any]], Any]] = {
+    "n_layer": _layers,
+    "n_vocab": _vocabulary,
+    "rope_factor": _rope_factor,
+    "rope_scaling": _rope_scaling,
+}
+
+
+def check_keys(
+    config: Any, architecture: str, metadata: Mapping[str, Any], implied: Mapping[str, tuple[Any, ...] | None]
+) -> None:
+    """UnsupportedError where a GGUF file says of its model what the configuration does not hold.
+
+    ``implied`` has the keys whose meaning the graph includes, and the values for which it does (None: any value).
+    """
+    known: set[str | None] = set()
+    for parameter in parameters(type(config)):
+        known |= {parameter.key.gguf, *parameter.key.copies}
+        for name in parameter.key.copies:
+            value, here = metadata.get(full_key(architecture, name)), getattr(config, parameter.name)
+            if value is not None and not np.allclose(value, here, rtol=1e-6, atol=0):
+                raise _unread(full_key(architecture, name), value, (here,))
+    if "rope.scaling.factor" in known:
+        known.add("rope.scale_linear")
+    beginning = f"{architecture}."
+    for key, value in metadata.items():
+        name = key.removeprefix(beginning)
+        if name == key or name in known:
+            continue
+        allowed = implied.get(name, FILE_KEYS.get(name, ()))
+        if allowed is not None and _scalar(value) not in allowed:
+            raise _unread(key, value, allowed)
+
+
+def _unread(key: str, value: Any, allowed: tuple[Any, ...]) -> UnsupportedError:
+    return UnsupportedError(
+        "the file asks for what this version does not compute with models of its architecture",
+        field=key,
+        expected=" or ".join(map(repr, allowed)) or "no such key",
+        got=repr(value)[:80],
+    )
 
 
 def _scalar(value: Any) -> Any:

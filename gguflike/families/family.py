@@ -62,6 +62,8 @@ class Family(Generic[Config]):
     readers of the file will compute differently. ``recover`` gives fields that a GGUF file holds only as tensors, which
     it reads by name. ``variant`` gives the family that a configuration of these classes means, where it is another one,
     ``file_variant`` the one that a file of this architecture was made of (its metadata and names of tensors).
+    ``file_keys`` are keys of such a file, below the architecture, that the configuration does not hold, and the values
+    that the graph computes (None: it does not depend on them).
     """
 
     name: str
@@ -82,7 +84,18 @@ class Family(Generic[Config]):
     notices: Callable[[Config], list[str]] = lambda _: []
     variant: Callable[[Mapping[str, Any]], Family[Any] | None] | None = None
     file_variant: Callable[[Mapping[str, Any], Collection[str]], Family[Any] | None] | None = None
+    file_keys: Mapping[str, tuple[Any, ...] | None] = _NONE
     recover: Callable[[Config, Callable[[str], Floats]], Config] | None = None
+
+    def from_file(self, metadata: Mapping[str, Any], tensors: Collection[str]) -> Config:
+        """The configuration of a GGUF file, by its metadata and the names of its tensors.
+
+        GGUFError where something is missing or malformed, UnsupportedError where the file asks for more than the
+        configuration can say.
+        """
+        c = configs.from_gguf(self.config, self.name, metadata, tensors)
+        configs.check_keys(c, self.name, metadata, self.file_keys)
+        return c
 
     def from_config(
         self, values: Mapping[str, Any], ignore: Iterable[str] = (), names: Collection[str] = ()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 _FILE = """
     architectures auto_map dtype model_type name_or_path tokenizer_class torch_dtype transformers_version
     transformers.js_config unsloth_fixed unsloth_version
@@ -26,6 +29,51 @@ _OTHER = """
 """
 
 PRETRAINED_KEYS = frozenset(f"{_FILE} {_USE} {_GENERATION} {_OTHER}".split())
+
+# Keys of a GGUF file, below its architecture, and the values with which they change no logits (None: any).
+FILE_KEYS: Mapping[str, tuple[Any, ...] | None] = {
+    # Sizes that tensors have or the tokenizer says, and what belongs to use or training.
+    "block_count": None,
+    "context_length": None,
+    "vocab_size": None,
+    "tensor_data_layout": None,
+    "rope.scaling.finetuned": None,
+    "rope.dimension_sections": None,  # of positions in pictures; those of a text are alike in all sections
+    "n_deepstack_layers": None,  # where pictures enter
+    "nextn_predict_layers": None,  # layers that predict further tokens: config.layers_left_out
+    "pooling_type": None,  # for embeddings, not logits
+    # Epsilons of norms that the model does not have.
+    "attention.layer_norm_epsilon": None,
+    "attention.layer_norm_rms_epsilon": None,
+    "attention.group_norm_epsilon": None,
+    # What is off.
+    "attention.causal": (True,),
+    "attention.scale": (0.0,),
+    "attention.sliding_window": (0,),
+    "attention.clamp_kqv": (0.0,),
+    "attention.max_alibi_bias": (0.0,),
+    "attn_logit_softcapping": (0.0,),
+    "final_logit_softcapping": (0.0,),
+    "router_logit_softcapping": (0.0,),
+    "embedding_scale": (0.0, 1.0),
+    "residual_scale": (0.0, 1.0),
+    "logit_scale": (0.0, 1.0),
+    "expert_count": (0,),
+    "expert_used_count": (0,),
+    "expert_shared_count": (0,),
+    "expert_group_count": (0, 1),
+    "expert_group_used_count": (0, 1),
+    "expert_weights_scale": (0.0, 1.0),
+    "leading_dense_block_count": (0,),
+    "rope.scale_linear": (1.0,),
+    "rope.scaling.type": ("none",),
+    "rope.scaling.factor": (0.0, 1.0),
+    "rope.scaling.original_context_length": None,  # which only stretching needs
+    "rope.scaling.attn_factor": (1.0,),
+    "rope.scaling.yarn_attn_factor": (1.0,),
+    "rope.scaling.yarn_ext_factor": (1.0,),  # YaRN in whole, which the type asks for
+    "rope.scaling.yarn_log_multiplier": (0.0,),
+}
 
 # Tensors of GGUF files that nothing reads: frequencies that old converters kept.
 INERT_ROLES = frozenset({"attn_rot_embd"})

@@ -23,8 +23,8 @@ from gguflike.errors import (
     check_integer,
     check_threads,
 )
-from gguflike.families import config as configs
 from gguflike.families import registry
+from gguflike.families.config import layers_left_out
 from gguflike.families.family import check_layers
 from gguflike.families.parts import Head, Rope
 from gguflike.families.rope import divisor
@@ -75,16 +75,17 @@ class Model:
         if file.architecture is None:
             raise GGUFError("the file does not say what model it is", path=self.path, field="general.architecture")
         family = registry.for_gguf(file.architecture).of_file(file.metadata, file.infos)
-        self.config = configs.from_gguf(family.config, family.name, file.metadata, file.infos)
+        self.config = family.from_file(file.metadata, file.infos)
         check_layers(self.config, self.path, len(file.infos))
         self.graph = family.graph(self.config)
         graph.check(self.graph)
         position_bytes = graph.bytes_per_position(self.graph, cache_type)
-        self.context = context or default_context(self.config.n_ctx, position_bytes)
+        trained = min(self.config.n_ctx, self.graph.embedding.positions or self.config.n_ctx)
+        self.context = context or default_context(trained, position_bytes)
         self._check_context()
         self.tokenizer = Tokenizer(file.metadata)
         count = thread_count(threads)
-        self.weights = Weights(file, self.graph)
+        self.weights = Weights(file, self.graph, layers_left_out(family.name, file.metadata))
         self._rotations = {each: self._rotation(each) for each in self.graph.ropes()}
         self._rotated = 0  # positions whose cosines and sines are in the buffers
         self.states = graph.new_states(self.graph, self.context, cache_type)

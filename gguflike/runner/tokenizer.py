@@ -215,7 +215,9 @@ class StreamDecoder:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, index: int) -> str:
-        """The text that this token completes, which may be empty."""
+        """The text that this token completes, which may be empty: that of ids for which only the model has a row."""
+        if index >= self._tokenizer.vocab_size:
+            return ""
         return self._decoder.decode(self._tokenizer.token_bytes(index, self._skip_special))
 
     def flush(self) -> str:
