@@ -1,4 +1,5 @@
-"""What families with layer norms share: hyper-parameters, and graphs whose attention and feed-forward run in parallel."""
+"""What families with layer norms share: hyper-parameters, and graphs whose attention and feed-forward run in
+parallel."""
 
 from __future__ import annotations
 

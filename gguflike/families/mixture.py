@@ -81,11 +81,10 @@ def gating(default: int) -> Any:
     return key("expert_gating_func", "scoring_func", default=default, via=Via(read, lambda _: None, parse))
 
 
-def dense_lead(*config: str) -> Any:
+def dense_lead(*config: str, default: Any = 0) -> Any:
     """The field of how many layers at the beginning have no experts: a number, or the kind of each layer."""
-    return key(
-        "leading_dense_block_count", config, default=0, zero=True, via=Via(_lead, lambda c: _written(c, config[0]))
-    )
+    via = Via(_lead, lambda c: _written(c, config[0]))
+    return key("leading_dense_block_count", config, default=default, zero=True, via=via)
 
 
 def _lead(c: Any, value: Any) -> int:

@@ -1,0 +1,269 @@
+"""Models with multi-head latent attention: DeepSeek V2 and V3, GLM 4.7 Flash, Youtu, Mistral 4.
+
+GGUF stores it absorbed, with one key head: keys are the latent and the rotated key, values are the latent.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any
+
+from gguflike.families.config import Via, key
+from gguflike.families.decoder import (
+    DECODER_NAMES,
+    INERT_KEYS,
+    SILU,
+    decoder,
+    exported,
+    feed_forward,
+    magnitude,
+    rms,
+    rope_of,
+)
+from gguflike.families.family import Family
+from gguflike.families.mixture import (
+    ROUTER_KEYS,
+    Mixture,
+    dense_lead,
+    expert_names,
+    experts,
+    groups,
+    shared,
+    shared_names,
+)
+from gguflike.families.origins import Named, Piece, suffixed
+from gguflike.families.parts import Block, Branch, Graph, Mixer, Rope, Temperature, Tensor
+from gguflike.families.parts.experts import Router
+from gguflike.families.parts.latent import LatentAttention
+from gguflike.families.rope import yarn_magnitude
+from gguflike.families.transforms import IDENTITY, Transposed
+from gguflike.frozen import frozen, replace
+
+_SCORING = {"softmax": 1, "sigmoid": 2}
+
+
+def _scoring(_: Any, name: Any) -> int:
+    if name not in _SCORING:
+        raise ValueError(" or ".join(_SCORING))
+    return _SCORING[name]
+
+
+@frozen
+class Latent:
+    """Sizes of latent attention: of the latents of queries and of keys, of a head's rotated and other dimensions
+    together, and of its values."""
+
+    rope_dim: int = key("rope.dimension_count", "qk_rope_head_dim", default=64)
+    kv_rank: int = key("attention.kv_lora_rank", "kv_lora_rank", default=512)
+    q_rank: int | None = key("attention.q_lora_rank", "q_lora_rank")
+    key_dim: int = key(
+        "attention.key_length_mla",
+        "qk_nope_head_dim",
+        default=lambda c: 128 + c.rope_dim,
+        via=Via(read=lambda c, nope: nope + c.rope_dim, write=lambda c: c.key_dim - c.rope_dim),
+    )
+    value_dim: int = key("attention.value_length_mla", "v_head_dim", default=128)
+
+
+@frozen
+class DeepSeek(Mixture, Latent):
+    """Hyper-parameters. ``log_multiplier`` is a tenth of config.json's mscale_all_dim, as llama.cpp has it for this
+    architecture; ``scoring`` llama.cpp's number: 1 softmax, 2 sigmoid."""
+
+    n_head_kv: int = key("attention.head_count_kv", None, default=1)
+    head_dim: int = key("attention.key_length", None, default=lambda c: c.kv_rank + c.rope_dim)
+    value_length: int = key("attention.value_length", None, default=lambda c: c.kv_rank)
+    n_rot: int = key(None, None, default=lambda c: c.rope_dim)
+    log_multiplier: float | None = key(
+        "rope.scaling.yarn_log_multiplier",
+        "rope.scaling.yarn_log_multiplier",
+        via=Via(
+            read=lambda _, scale: 0.1 * scale, write=lambda c: c.log_multiplier and round(10 * c.log_multiplier, 6)
+        ),
+    )
+    temperature: float | None = key("attention.temperature_scale", "rope.temperature")
+    n_expert: int = key("expert_count", "n_routed_experts", default=0, zero=True, implied=True)
+    n_expert_used: int = key("expert_used_count", "num_experts_per_tok", default=0, zero=True, implied=True)
+    n_ff_expert: int = key("expert_feed_forward_length", "moe_intermediate_size", default=lambda c: c.n_ff)
+    n_dense: int = dense_lead(
+        "first_k_dense_replace", "mlp_layer_types", default=lambda c: 0 if c.n_expert else c.n_layer
+    )
+    n_shared: int = key("expert_shared_count", "n_shared_experts", default=0, zero=True)
+    scale: float = key("expert_weights_scale", "routed_scaling_factor", default=1.0)
+    normalize: bool = key("expert_weights_norm", "norm_topk_prob", default=False, implied=True)
+    scoring: int = key(
+        "expert_gating_func",
+        "scoring_func",
+        default=1,
+        via=Via(read=_scoring, write=lambda c: {v: k for k, v in _SCORING.items()}[c.scoring]),
+    )
+    choice_bias: bool = key(None, None, tensor=lambda c: f"blk.{c.n_dense}.exp_probs_b.bias")
+    n_group: int = groups()[0]
+    n_group_used: int = groups()[1]
+
+
+def deepseek(c: DeepSeek) -> Graph:
+    """Pre-norm blocks of latent attention and, after the first dense layers, experts beside shared ones."""
+    attention = _attention(c)
+
+    def block(layer: int) -> Block:
+        second: Mixer = feed_forward(c) if layer < c.n_dense else _experts(c)
+        return (Branch(rms(c, "attn_norm"), attention), Branch(rms(c, "ffn_norm"), second))
+
+    return decoder(c, block)
+
+
+def _attention(c: DeepSeek) -> LatentAttention:
+    rope = _rope(c)
+    # Scores grow with the square of YaRN's magnitude for mscale_all_dim.
+    grown = yarn_magnitude(c.rope_factor or 1.0, 10 * c.log_multiplier) if c.log_multiplier else 1.0
+    return LatentAttention(
+        c.n_embd,
+        c.n_head,
+        c.q_rank or 0,
+        c.kv_rank,
+        c.key_dim - c.rope_dim,
+        c.rope_dim,
+        c.value_dim,
+        grown**2 / c.key_dim**0.5,
+        rope,
+        rms(c, "attn_kv_a_norm", c.kv_rank),
+        rms(c, "attn_q_a_norm", c.q_rank) if c.q_rank else None,
+        bias=c.attention_bias,
+        temperature=None if c.temperature is None else Temperature(c.temperature, float(c.rope_context or c.n_ctx)),
+    )
+
+
+def _rope(c: DeepSeek) -> Rope:
+    """Cosines and sines are multiplied by the ratio of YaRN's magnitudes for mscale and mscale_all_dim."""
+    rope = rope_of(c, "norm")
+    if rope.scaling is None or not c.log_multiplier:
+        return rope
+    own = magnitude(c) or yarn_magnitude(rope.scaling.factor)
+    divided = own / yarn_magnitude(rope.scaling.factor, 10 * c.log_multiplier)
+    return replace(rope, scaling=replace(rope.scaling, magnitude=divided))
+
+
+def _experts(c: DeepSeek) -> Mixer:
+    softmax = c.scoring == _SCORING["softmax"]
+    router = Router(
+        "softmax" if softmax else "sigmoid",
+        c.normalize,
+        c.scale,
+        choice_bias="exp_probs_b.bias" if c.choice_bias else None,
+        groups=c.n_group,
+        groups_used=c.n_group_used,
+        # V2 takes the groups of the best experts, V3 those of the best two together.
+        group_score="max" if softmax else "top2",
+    )
+    return experts(c, router, shared=shared(c, c.n_ff_expert * c.n_shared))
+
+
+@frozen
+class _OfHeads:
+    """Rows of ``kv_b_proj``, which has those that make keys and then those that make values for each head.
+
+    ``first`` and ``rows`` say where a head's begin behind its first, and how many they are; ``turned``: GGUF has them
+    as columns.
+    """
+
+    values: bool
+
+    def names(self, prefix: str, tensor: Tensor) -> list[str]:
+        return [prefix + suffixed("self_attn.kv_b_proj", tensor)]
+
+    def pieces(self, prefix: str, tensor: Tensor, c: DeepSeek) -> list[Piece]:
+        nope, each = c.key_dim - c.rope_dim, c.key_dim - c.rope_dim + c.value_dim
+        rows, before = (c.value_dim, nope) if self.values else (nope, 0)
+        via = IDENTITY if self.values else Transposed()
+        shape = (c.n_head * each, c.kv_rank)
+        [name] = self.names(prefix, tensor)
+        return [Piece(name, shape, 1, rows, head * each + before, via, stacked=True) for head in range(c.n_head)]
+
+
+def _normalized(values: dict[str, Any]) -> dict[str, Any]:
+    """Without what the absorbed form does not say, and without groups where experts are chosen among all."""
+    made = {
+        key: value for key, value in values.items() if key not in ("num_key_value_heads", "head_dim", "qk_head_dim")
+    }
+    if made.pop("topk_method", None) == "greedy":
+        made |= {"n_group": 1, "topk_group": 1}
+    made.pop("partial_rotary_factor", None)
+    ropes = made.get("rope_parameters")
+    if isinstance(ropes, dict):
+        without = ("partial_rotary_factor", "max_position_embeddings")
+        made["rope_parameters"] = {key: value for key, value in ropes.items() if key not in without}
+    return made
+
+
+def _spelled(config: dict[str, Any]) -> dict[str, Any]:
+    """With as many key heads as query heads, as the checkpoint's form has, and DeepSeek's ways of choosing."""
+    made = {**config, "num_key_value_heads": config["num_attention_heads"]}
+    if made["model_type"] == "deepseek_v2":
+        made["topk_method"] = "group_limited_greedy" if made["n_group"] > 1 else "greedy"
+    return made
+
+
+_ORIGINS = MappingProxyType(
+    {
+        **DECODER_NAMES,
+        **expert_names(),
+        **shared_names("mlp.shared_experts"),
+        "exp_probs_b": Named("mlp.gate.e_score_correction_bias", bare=True),
+        "attn_q_a": Named("self_attn.q_a_proj"),
+        "attn_q_a_norm": Named("self_attn.q_a_layernorm"),
+        "attn_q_b": Named("self_attn.q_b_proj"),
+        "attn_kv_a_mqa": Named("self_attn.kv_a_proj_with_mqa"),
+        "attn_kv_a_norm": Named("self_attn.kv_a_layernorm"),
+        "attn_k_b": _OfHeads(values=False),
+        "attn_v_b": _OfHeads(values=True),
+    }
+)
+DEEPSEEK_V2 = Family(
+    name="deepseek2",
+    classes=("DeepseekV2ForCausalLM",),
+    config=DeepSeek,
+    graph=deepseek,
+    origins=_ORIGINS,
+    ignored=("model.layers.{i}.self_attn.rotary_emb.inv_freq",),
+    implemented=MappingProxyType({**SILU, "moe_layer_freq": (1,), "rope_interleave": (True,)}),
+    inert=INERT_KEYS
+    | ROUTER_KEYS
+    | {"aux_loss_alpha", "ep_size", "num_nextn_predict_layers", "seq_aux", "embedding_initializer_range"},
+    constants=exported("DeepseekV2ForCausalLM", "deepseek_v2"),
+    assumed=MappingProxyType({"n_routed_experts": 64, "n_shared_experts": 2, "moe_intermediate_size": 1407}),
+    normalized=_normalized,
+    spelled=_spelled,
+)
+DEEPSEEK_V3 = replace(
+    DEEPSEEK_V2,
+    classes=("DeepseekV3ForCausalLM",),
+    constants=exported("DeepseekV3ForCausalLM", "deepseek_v3"),
+    assumed=MappingProxyType(
+        {
+            "first_k_dense_replace": 3,
+            "moe_intermediate_size": 2048,
+            "n_group": 8,
+            "n_routed_experts": 256,
+            "n_shared_experts": 1,
+            "norm_topk_prob": True,
+            "num_experts_per_tok": 8,
+            "q_lora_rank": 1536,
+            "routed_scaling_factor": 2.5,
+            "scoring_func": "sigmoid",
+            "topk_group": 4,
+        }
+    ),
+)
+GLM4_MOE_LITE = replace(
+    DEEPSEEK_V2,
+    classes=("Glm4MoeLiteForCausalLM",),
+    constants=exported("Glm4MoeLiteForCausalLM", "glm4_moe_lite"),
+    assumed=MappingProxyType({"norm_topk_prob": True, "routed_scaling_factor": 1.8, "scoring_func": "sigmoid"}),
+)
+YOUTU = replace(
+    DEEPSEEK_V2,
+    classes=("YoutuForCausalLM",),
+    constants=exported("YoutuForCausalLM", "youtu"),
+    assumed=MappingProxyType({}),
+)
