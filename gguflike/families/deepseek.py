@@ -23,11 +23,15 @@ from gguflike.families.decoder import (
 from gguflike.families.family import Family
 from gguflike.families.mixture import (
     ROUTER_KEYS,
+    SCORINGS,
+    SOFTMAX,
     Mixture,
     dense_lead,
     expert_names,
     experts,
-    groups,
+    gating,
+    n_groups,
+    n_groups_used,
     shared,
     shared_names,
 )
@@ -38,14 +42,6 @@ from gguflike.families.parts.latent import LatentAttention
 from gguflike.families.rope import yarn_magnitude
 from gguflike.families.transforms import IDENTITY, Transposed
 from gguflike.frozen import frozen, replace
-
-_SCORING = {"softmax": 1, "sigmoid": 2}
-
-
-def _scoring(_: Any, name: Any) -> int:
-    if name not in _SCORING:
-        raise ValueError(" or ".join(_SCORING))
-    return _SCORING[name]
 
 
 @frozen
@@ -68,7 +64,7 @@ class Latent:
 @frozen
 class DeepSeek(Mixture, Latent):
     """Hyper-parameters. ``log_multiplier`` is a tenth of config.json's mscale_all_dim, as llama.cpp has it for this
-    architecture; ``scoring`` llama.cpp's number: 1 softmax, 2 sigmoid."""
+    architecture; ``scoring`` is a key of SCORINGS."""
 
     n_head_kv: int = key("attention.head_count_kv", None, default=1)
     head_dim: int = key("attention.key_length", None, default=lambda c: c.kv_rank + c.rope_dim)
@@ -91,15 +87,10 @@ class DeepSeek(Mixture, Latent):
     n_shared: int = key("expert_shared_count", "n_shared_experts", default=0, zero=True)
     scale: float = key("expert_weights_scale", "routed_scaling_factor", default=1.0)
     normalize: bool = key("expert_weights_norm", "norm_topk_prob", default=False, implied=True)
-    scoring: int = key(
-        "expert_gating_func",
-        "scoring_func",
-        default=1,
-        via=Via(read=_scoring, write=lambda c: {v: k for k, v in _SCORING.items()}[c.scoring]),
-    )
+    scoring: int = gating(SOFTMAX)
     choice_bias: bool = key(None, None, tensor=lambda c: f"blk.{c.n_dense}.exp_probs_b.bias")
-    n_group: int = groups()[0]
-    n_group_used: int = groups()[1]
+    n_groups: int = n_groups()
+    n_groups_used: int = n_groups_used()
 
 
 def deepseek(c: DeepSeek) -> Graph:
@@ -145,16 +136,15 @@ def _rope(c: DeepSeek) -> Rope:
 
 
 def _experts(c: DeepSeek) -> Mixer:
-    softmax = c.scoring == _SCORING["softmax"]
     router = Router(
-        "softmax" if softmax else "sigmoid",
+        SCORINGS[c.scoring],
         c.normalize,
         c.scale,
         choice_bias="exp_probs_b.bias" if c.choice_bias else None,
-        groups=c.n_group,
-        groups_used=c.n_group_used,
+        groups=c.n_groups,
+        groups_used=c.n_groups_used,
         # V2 takes the groups of the best experts, V3 those of the best two together.
-        group_score="max" if softmax else "top2",
+        group_score="max" if c.scoring == SOFTMAX else "top2",
     )
     return experts(c, router, shared=shared(c, c.n_ff_expert * c.n_shared))
 
