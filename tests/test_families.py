@@ -246,3 +246,12 @@ def test_roles() -> None:
     assert role_of("blk.12.attn_q.weight") == ("attn_q", 12)
     assert role_of("blk.0.attn_q.bias") == ("attn_q.bias", 0)
     assert role_of("token_embd.weight") == ("token_embd", None)
+
+
+def test_layers_that_predict_further_tokens_are_left_out() -> None:
+    family = registry.for_config(tiny.config())
+    said = "what predicts further tokens"
+    assert family.part_left_out("model.layers.2.mlp.up_proj.weight", 2, 1) == said
+    assert family.part_left_out("model.layers.3.mlp.up_proj.weight", 2, 1) is None
+    assert family.part_left_out("model.layers.1.mlp.up_proj.weight", 2, 1) is None
+    assert family.part_left_out("model.layers.2.mlp.up_proj.weight", 2, 0) is None

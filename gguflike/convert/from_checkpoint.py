@@ -97,7 +97,8 @@ def plan_conversion(
     config, notices = family.from_config(values, ignore_config, available.keys())
     check_layers(config, opened)
     config, kept = untied(family, config, available)
-    sources, left_out = match(family, config, available, opened.folder)
+    further = opened.config.get("num_nextn_predict_layers")
+    sources, left_out = match(family, config, available, opened.folder, further if isinstance(further, int) else 0)
     matrix = imatrices.read(imatrix) if imatrix is not None else None
     importance, unused = imatrices.match(matrix, sources)
     label = str(opened.source)
@@ -189,9 +190,10 @@ def check_layers(config: Any, opened: Checkpoint) -> None:
 
 
 def match(
-    family: Family[Any], config: Any, available: Mapping[str, LazyTensor], folder: Path
+    family: Family[Any], config: Any, available: Mapping[str, LazyTensor], folder: Path, further: int = 0
 ) -> tuple[list[Source], list[str]]:
-    """Pair every tensor of the checkpoint (by canonical name) with its place; also say which are left out.
+    """Pair every tensor of the checkpoint (by canonical name) with its place; also say which are left out: those of
+    ``further`` layers that predict more than the next token, for one.
 
     CheckpointError on a tensor that is missing or misshapen, UnsupportedError on one that the family does not have.
     """
@@ -199,8 +201,9 @@ def match(
     sources = [_source(binding, available, folder) for binding in bindings]
     dropped = set(available) - {piece.hf for binding in bindings for piece in binding.pieces}
     unused = sorted(name for name in dropped if not family.ignores(name))
-    parts = Counter(part for name in unused if (part := family.part_left_out(name)) is not None)
-    unused = [name for name in unused if family.part_left_out(name) is None]
+    parts_of = {name: family.part_left_out(name, config.n_layer, further) for name in unused}
+    parts = Counter(part for part in parts_of.values() if part is not None)
+    unused = [name for name, part in parts_of.items() if part is None]
     ruled_out = set(family.ruled_out(config, available.keys()))
     unknown = [name for name in unused if name not in ruled_out]
     if unknown:

@@ -200,9 +200,17 @@ class Family(Generic[Config]):
     def _ignored(self) -> re.Pattern[str]:
         return re.compile("|".join(re.escape(name).replace(r"\{i\}", r"\d+") for name in self.ignored) or r"(?!)")
 
-    def part_left_out(self, hf_name: str) -> str | None:
-        """What a tensor of the checkpoint belongs to that is not converted, if it does."""
+    def part_left_out(self, hf_name: str, layers: int, further: int) -> str | None:
+        """What a tensor of the checkpoint belongs to that is not converted, if it does: of a model of so many
+        ``layers`` and ``further`` ones behind them, which predict more than the next token."""
+        layer = self._layer.match(hf_name)
+        if layer and layers <= int(layer[1]) < layers + further:
+            return "what predicts further tokens"
         return next((what for pattern, what in self.left_out.items() if re.match(pattern, hf_name)), None)
+
+    @functools.cached_property
+    def _layer(self) -> re.Pattern[str]:
+        return re.compile(re.escape(self.layers).replace(r"\{i\}", r"(\d+)"))
 
     def ignores(self, hf_name: str) -> bool:
         """Whether a checkpoint tensor holds nothing that the model computes with."""
