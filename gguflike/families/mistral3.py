@@ -51,9 +51,11 @@ def mistral3(c: Mistral3) -> Graph:
 
 def spelled(values: dict[str, Any]) -> dict[str, Any]:
     """An exported config.json: of Mistral's class where queries do not grow, as in Mistral Small 3."""
-    mistral = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
-    grows = "llama_4_scaling_beta" in (values.get("rope_scaling") or {})
-    return values if grows else {**values, **mistral}
+    if "llama_4_scaling_beta" in (values.get("rope_scaling") or {}):
+        return values
+    same = len(set(values.get("layer_types", ()))) < 2  # of MistralConfig, all layers have the window or none
+    kept = {name: value for name, value in values.items() if name != "layer_types" or not same}
+    return {**kept, "architectures": ["MistralForCausalLM"], "model_type": "mistral"}
 
 
 # What models that also see hold beside their text tower.

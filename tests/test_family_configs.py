@@ -1,0 +1,211 @@
+"""The configuration of every class of models, from config.json to GGUF's keys and back, and to config.json and back."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from gguflike.errors import CheckpointError, UnsupportedError
+from gguflike.families import config as configs
+from gguflike.families import registry, rope, rope_settings
+from gguflike.families.parts import Attention, Rope
+from tests.interop.families.table import TABLE
+
+ROWS = [
+    row
+    for row in TABLE.values()
+    if (row.registered or row.model_class) in registry.CLASSES and row.architecture in registry.ARCHITECTURES
+]
+
+
+def read(config: dict[str, Any]) -> tuple[Any, Any, list[str]]:
+    family = registry.for_config(config)
+    return family, *family.from_config(config)
+
+
+def plain(**changes: Any) -> dict[str, Any]:
+    """config.json of a small decoder."""
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4}
+    return {**sizes, "vocab_size": 384, "max_position_embeddings": 512, "head_dim": 16, **changes}
+
+
+def differences(config: type, one: Any, other: Any) -> list[str]:
+    """The fields in which two configurations differ beyond what a float32 keeps, but for those that only tensors of a
+    file tell."""
+    found = []
+    for parameter in configs.parameters(config):
+        a, b = getattr(one, parameter.name), getattr(other, parameter.name)
+        same = math.isclose(a, b, rel_tol=1e-6) if isinstance(a, float) and isinstance(b, float) else a == b
+        if not same and parameter.key.tensor is None:
+            found.append(parameter.name)
+    return found
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
+def test_configurations_survive_gguf_and_config(row: Any) -> None:
+    family, c, _ = read({"architectures": [row.registered or row.model_class], **row.config})
+    metadata = configs.to_metadata(c, family.name)
+    metadata["tokenizer.ggml.tokens"] = ["x"] * c.n_vocab  # which stands for a key of the vocabulary's size
+    names = {binding.gguf for binding in family.bind(c)}
+    assert len(names) > c.n_layer
+    only_tensors = {"long_factor", "short_factor"}  # which `recover` reads
+    again = configs.from_gguf(family.config, family.name, metadata, names)
+    assert set(differences(family.config, c, again)) <= only_tensors
+    exported = family.to_config(c)
+    other, back, _ = read(exported)
+    if other is family:
+        assert not set(differences(family.config, c, back)) - {"classifier_pooling"}
+    else:  # a model that only reads is exported as one, whose graph is the same
+        assert [type(step) for block in other.graph(back).blocks for step in block] == [
+            type(step) for block in family.graph(c).blocks for step in block
+        ]
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+
+
+@pytest.mark.parametrize(
+    ("settings", "magnitude"),
+    [
+        ({}, 1 + 0.1 * math.log(4)),
+        ({"attention_factor": 1.5}, 1.5),
+        ({"attn_factor": 1.25}, 1.25),
+        ({"mscale": 0.7, "mscale_all_dim": 0.7}, 1.0),
+        ({"mscale": 2.0, "mscale_all_dim": 1.0}, (1 + 0.2 * math.log(4)) / (1 + 0.1 * math.log(4))),
+        ({"mscale": 0.7}, 1 + 0.1 * math.log(4)),  # Transformers wants both
+    ],
+)
+def test_the_magnitude_of_yarn(settings: dict[str, Any], magnitude: float) -> None:
+    """By the rule of _compute_yarn_parameters; and as llama.cpp multiplies: 1 + 0.1 ln(factor), times attn_factor."""
+    family, c, _ = read(plain(architectures=["LlamaForCausalLM"], rope_theta=1e4, rope_scaling=YARN | settings))
+    [turned] = family.graph(c).ropes()
+    assert rope.frequencies(turned)[1] == pytest.approx(magnitude)
+    factor = configs.to_metadata(c, "llama").get("llama.rope.scaling.attn_factor", 1.0)
+    assert factor * rope.yarn_magnitude(4.0) == pytest.approx(magnitude)
+    _, again, _ = read(family.to_config(c))
+    [exported] = family.graph(again).ropes()
+    assert rope.frequencies(exported)[1] == pytest.approx(magnitude)
+
+
+def test_yarn_without_a_factor_takes_the_ratio_of_the_contexts() -> None:
+    scaling = {"type": "yarn", "original_max_position_embeddings": 128}
+    _, c, _ = read(plain(architectures=["LlamaForCausalLM"], rope_scaling=scaling))
+    assert c.rope_factor == 4.0
+    # what stands beside the settings counts first, as in Transformers
+    beside = {"original_max_position_embeddings": 256, "rope_scaling": scaling}
+    assert read(plain(architectures=["LlamaForCausalLM"], **beside))[1].rope_factor == 2.0
+
+
+def test_types_of_layers_may_turn_differently() -> None:
+    nested = {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    }
+    flat = {
+        "rope.theta": 1e6,
+        "rope.scaling.type": "linear",
+        "rope.scaling.factor": 8.0,
+        "rope.sliding.theta": 1e4,
+    }
+    assert rope_settings.flatten({"rope_parameters": nested}) == flat
+    older = {
+        "rope_theta": 1e6,
+        "rope_local_base_freq": 1e4,
+        "rope_scaling": {"type": "linear", "factor": 8.0},
+    }
+    assert rope_settings.flatten(older) == flat
+    assert rope_settings.unflatten(flat) == {"rope_parameters": nested}
+    with pytest.raises(UnsupportedError, match=r"rope\.sliding\.theta: rope setting that models of this class"):
+        read(plain(architectures=["LlamaForCausalLM"], **older))
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        (
+            {"rope_type": "longrope", "short_factor": 1.0, "long_factor": [1.0]},
+            CheckpointError,
+            "short_factor is not a",
+        ),
+        ({"rope_type": "longrope", "short_factor": [0.0], "long_factor": [1.0]}, CheckpointError, "not a positive"),
+        ({"rope_type": "default", "mrope_section": 3}, CheckpointError, "mrope_section is not a list"),
+        ({"rope_type": "default", "mrope_section": [1, 2]}, UnsupportedError, "rope.sections"),
+        ({"rope_type": "default", "low_freq_factor": 1.0}, UnsupportedError, "low_freq_factor with type default"),
+        ({"rope_type": "proportional"}, UnsupportedError, "rope.proportional.share"),
+        ({"rope_type": "yarn", "factor": 2.0, "extrapolation_factor": 0.5}, UnsupportedError, "extrapolation_factor"),
+    ],
+)
+def test_rope_settings_that_llama_does_not_have(settings: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        read(plain(architectures=["LlamaForCausalLM"], rope_parameters=settings))
+
+
+def windows(family: Any, c: Any) -> list[int]:
+    return [attention.window for attention in family.graph(c).attentions()]
+
+
+def test_layers_with_windows_in_every_spelling() -> None:
+    gemma = {"architectures": ["Gemma3ForCausalLM"], "sliding_window": 16, "query_pre_attn_scalar": 16}
+    types = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+    family, c, notices = read(plain(**gemma, layer_types=types))
+    assert windows(family, c) == [16, 0, 16, 0]
+    assert configs.to_metadata(c, "gemma3")["gemma3.attention.sliding_window_pattern"] == [True, False, True, False]
+    assert "llama.cpp takes every 6th layer" in notices[0]
+    assert [attention.rope.base for attention in family.graph(c).attentions()] == [1e4, 1e6, 1e4, 1e6]  # type: ignore[union-attr]
+    assert read(plain(**gemma, sliding_window_pattern=2))[1] == c
+    by_period = {**configs.to_metadata(c, "gemma3"), "gemma3.attention.sliding_window_pattern": 2}
+    assert configs.from_gguf(family.config, "gemma3", by_period, ()) == c
+    family, c, notices = read(plain(**gemma))
+    assert "gemma3.attention.sliding_window_pattern" not in configs.to_metadata(c, "gemma3")  # which it implies
+    assert windows(family, c) == [16] * 4
+    assert not notices
+    assert windows(*read(plain(**gemma, sliding_window_pattern=1))[:2]) == [0] * 4
+    with pytest.raises(CheckpointError, match="layer_types: wrong kind of value; expected a list of sliding_attention"):
+        read(plain(**gemma, layer_types=["chunked_attention"] * 4))
+    with pytest.raises(CheckpointError, match="not one value for each layer"):
+        read(plain(**gemma, layer_types=types[:3]))
+
+
+def test_qwen_has_its_window_where_it_is_switched_on() -> None:
+    qwen = {"architectures": ["Qwen2ForCausalLM"], "sliding_window": 32, "max_window_layers": 2}
+    assert windows(*read(plain(**qwen))[:2]) == [0] * 4
+    family, c, notices = read(plain(**qwen, use_sliding_window=True))
+    assert windows(family, c) == [0, 0, 32, 32]
+    assert "beyond 32 tokens it computes otherwise" in notices[0]
+    assert read(family.to_config(c))[1] == c
+
+
+def test_scores_of_gemma_are_scaled_as_the_file_says() -> None:
+    gemma = plain(architectures=["Gemma3ForCausalLM"], num_key_value_heads=2)
+    family, c, notices = read(gemma | {"query_pre_attn_scalar": 16})
+    assert c.attention_scale == 0.25
+    assert not notices
+    assert "gemma3.attention.scale" not in configs.to_metadata(c, "gemma3")  # what llama.cpp computes
+    family, c, notices = read(gemma | {"query_pre_attn_scalar": 64})
+    assert {attention.scale for attention in family.graph(c).attentions()} == {0.125}
+    assert configs.to_metadata(c, "gemma3")["gemma3.attention.scale"] == 0.125
+    assert "llama.cpp multiplies scores by 0.25, this model by 0.125" in notices[0]
+    assert family.to_config(c)["query_pre_attn_scalar"] == 64
+
+
+def test_a_share_of_the_head_turns() -> None:
+    glm = plain(architectures=["Glm4ForCausalLM"], head_dim=80)
+    family, c, _ = read(glm | {"partial_rotary_factor": 0.4})
+    assert c.n_rot == 32
+    assert read(family.to_config(c))[1].n_rot == 32
+    assert read(glm)[1].n_rot == 40  # Glm4Config's default
+    with pytest.raises(UnsupportedError, match="partial_rotary_factor"):
+        read(plain(architectures=["LlamaForCausalLM"], partial_rotary_factor=0.5))
+
+
+def test_layers_that_turn_nothing() -> None:
+    family, c, notices = read(plain(architectures=["SmolLM3ForCausalLM"], no_rope_layers=[1, 0, 1, 1]))
+    assert [type(attention.rope) for attention in family.graph(c).attentions()] == [Rope, type(None), Rope, Rope]
+    assert configs.to_metadata(c, "smollm3")["smollm3.attention.rope_pattern"] == [True, False, True, True]
+    assert "all layers but every fourth" in notices[-1]
+    family, c, notices = read(plain(architectures=["SmolLM3ForCausalLM"]))
+    assert "smollm3.attention.rope_pattern" not in configs.to_metadata(c, "smollm3")
+    assert not notices
+    assert [isinstance(a, Attention) and a.rope is None for a in family.graph(c).attentions()] == [False] * 3 + [True]
