@@ -285,13 +285,17 @@ def test_file_without_architecture(tmp_path: Path) -> None:
 
 
 def test_the_cache_says_what_it_takes() -> None:
-    for kind, size in (("f16", 2 * 2 * 64 * 2 * 64), ("q8_0", 2 * 64 * 2 * 64 * 34 // 32)):
+    for kind, size in (
+        ("f16", 2 * 2 * 64 * 2 * 64),
+        ("f32", 4 * 2 * 64 * 2 * 64),
+        ("q8_0", 2 * 64 * 2 * 64 * 34 // 32),
+    ):
         cache = KVCache(kv_heads=2, head_dim=64, context=50, cache_type=kind)
         assert (cache.positions, cache.nbytes) == (64, size)
         assert kv_bytes_per_position(2, 64, kind) * 64 == size
     with pytest.raises(UnsupportedError, match="head_dim a multiple of 32; got 48"):
         KVCache(1, 48, 32, "q8_0")
-    with pytest.raises(UnsupportedError, match="expected f16, q8_0; got 'q4_0'"):
+    with pytest.raises(UnsupportedError, match="expected f16, q8_0, f32; got 'q4_0'"):
         KVCache(1, 64, 32, "q4_0")
 
 

@@ -483,8 +483,8 @@ def load(
     """Load a GGUF file to run it.
 
     ``threads`` defaults to the CPUs that this process may use, ``context`` to what the model was trained for as far as
-    memory allows. ``cache_type`` is "f16" or "q8_0" (half the memory). ``progress(done, total, what)`` hears of loading
-    and, on the first ever run, of kernels being compiled.
+    memory allows. ``cache_type`` is "f16", "q8_0" (half the memory) or "f32" (twice the memory, nothing rounded).
+    ``progress(done, total, what)`` hears of loading and, on the first ever run, of kernels being compiled.
     """
     return Model(path, threads=threads, context=context, cache_type=cache_type, progress=progress)
 

@@ -5,9 +5,9 @@ A *key-value cache* holds, for a context of C positions and D dimensions and for
     keys    (C / 16, D, 16): sixteen keys to a block, the key running fastest, so that kernels take a key per lane
     values  (C, D)
 
-Type "f16" holds them as float16, "q8_0" as int8 with a float16 scale for 32 dimensions: (C / 16, D / 32, 16) for keys,
-(C, D / 32) for values. Memory is reserved for the whole context but only taken from the system as positions are
-written.
+Type "f16" holds them as float16, "f32" as float32, "q8_0" as int8 with a float16 scale for 32 dimensions: (C / 16,
+D / 32, 16) for keys, (C, D / 32) for values. Memory is reserved for the whole context but only taken from the system as
+positions are written.
 
 Where queries see a window of keys only, C is about that plus a pass of tokens: the cache is a *ring*, in which position
 p stands at p modulo C and replaces what stood there.
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     Copy = list[npt.NDArray[Any]]
 
 BLOCK = 32  # positions are reserved in multiples of this; kernels read keys up to the next one
-TYPES = ("f16", "q8_0")
+TYPES = ("f16", "q8_0", "f32")
+BYTES = {"f16": 2, "q8_0": 1, "f32": 4}  # of a key's dimension, without scales
 SCALED = 32  # dimensions that share a scale
 KEYS = 16  # keys of one block
 
@@ -157,7 +158,7 @@ class KVCache:
         self._end = 0  # of a ring: behind the last position that was written
         self._heads, self.head_dim = kv_heads, head_dim
         count = kv_heads * self.positions * head_dim
-        self._data: list[npt.NDArray[Any]] = [aligned(count * (1 if quantized else 2)) for _ in range(2)]
+        self._data: list[npt.NDArray[Any]] = [aligned(count * BYTES[cache_type]) for _ in range(2)]
         self._scales: list[npt.NDArray[Any]] = [aligned(count // SCALED * 2) for _ in range(2)] if quantized else []
 
     @property
@@ -225,7 +226,7 @@ def ring_positions(sees: int) -> int:
 def kv_bytes_per_position(kv_heads: int, head_dim: int, cache_type: str) -> int:
     """Bytes of one layer's cache for one position."""
     elements = 2 * kv_heads * head_dim
-    return elements + elements // SCALED * 2 if cache_type == "q8_0" else 2 * elements
+    return BYTES[cache_type] * elements + (elements // SCALED * 2 if cache_type == "q8_0" else 0)
 
 
 def default_context(trained: int, bytes_per_position: int) -> int:

@@ -6,7 +6,9 @@
     tile     products of queries by keys, and of weights by values
     softmax  the softmax of scores, block of keys by block of keys
     rope     rotary position embedding, and storing keys and values
-    kv_f16   the cache in float16
+    kv_float  the cache in floats
+    kv_f16   in float16
+    kv_f32   in float32
     kv_q8    the cache in int8 with scales
     sizes    sizes of work items
     args     the argument words of this folder's ops

@@ -1,6 +1,6 @@
 """Causal attention over the KV cache: grouped queries, online softmax, float32 arithmetic.
 
-Ops, for each type of cache (kv_f16.py, kv_q8.py); args.py has their argument words:
+Ops, for each type of cache (kv_float.py, kv_q8.py); args.py has their argument words:
 
     <type>           any number of tokens, whose keys and values are in the cache (``ATTENTION``). An item is a group of
                      query heads that share a key head, for ``span`` successive tokens.
@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gguflike.kernels.attention import kv_f16, kv_q8, softmax
+from gguflike.kernels.attention import kv_f16, kv_f32, kv_q8, softmax
 from gguflike.kernels.attention.args import ATTENTION, ATTENTION_ONE, MERGE, QUERIES
 from gguflike.kernels.attention.rope import make_store, rotated
 from gguflike.kernels.attention.sizes import ATTENTION_HEADS, part_bytes
@@ -297,7 +297,7 @@ def _merge(args: Address, state: Address, start: int, stop: int) -> None:
             write_row(out + 4 * dim * r, total, dim, Result(a.out, a.codes, a.scales, a.sums), at)
 
 
-for _type, _cache in (("f16", kv_f16), ("q8_0", kv_q8)):
+for _type, _cache in (("f16", kv_f16), ("f32", kv_f32), ("q8_0", kv_q8)):
     op(f"attention.causal:{_type}")(_make_attention(_cache))
     for _heads in range(1, ATTENTION_HEADS + 1):
         op(f"attention.causal:{_type}_{_heads}")(_make_attention_one(_heads, _cache))

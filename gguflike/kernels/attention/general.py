@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gguflike.kernels.attention import kv_f16, kv_q8, softmax
+from gguflike.kernels.attention import kv_f16, kv_f32, kv_q8, softmax
 from gguflike.kernels.attention.args import STORE_KV
 from gguflike.kernels.attention.causal import (
     LOG2,
@@ -305,7 +305,7 @@ def _make_store_op(cache: ModuleType) -> Callable[[Address, Address, int, int], 
     return store_tokens
 
 
-for _type, _cache in (("f16", kv_f16), ("q8_0", kv_q8)):
+for _type, _cache in (("f16", kv_f16), ("f32", kv_f32), ("q8_0", kv_q8)):
     op(f"attention.general:store_{_type}")(_make_store_op(_cache))
     op(f"attention.general:{_type}")(_make_attention(_cache))
     for _heads in range(1, ATTENTION_HEADS + 1):

@@ -1,4 +1,4 @@
-"""Keys and values of the cache as int8 with a float16 scale per 32 dimensions ("q8_0"): see kv_f16.py."""
+"""Keys and values of the cache as int8 with a float16 scale per 32 dimensions ("q8_0"): see kv_float.py."""
 
 from __future__ import annotations
 
