@@ -82,6 +82,7 @@ def write(
         is_norm = name.endswith("norm.weight") or name.endswith("scale.weight")
         x = (x * 0.2 + is_norm if is_norm or len(tensor.shape) == 1 else x / tensor.shape[-1] ** 0.5).astype(np.float32)
         x *= np.float32(attends if name.endswith("attn_output.weight") else 1)
+        x = -abs(x) - np.float32(0.1) if name.endswith("ssm_a") else x  # rates of decay
         if kind == "F32" or len(tensor.shape) < 2 or tensor.form == "values" or tensor.shape[-1] % 32:
             writer.add_tensor(name, x)
         else:

@@ -74,7 +74,8 @@ class Recurrent:
             self._past[:] = self._matrices[:] = 0
         elif count != self._stand:
             self._past[:], self._matrices[:] = self._checkpoints[count]
-        self._stand, self._several = count, False
+        self._several = self._several and count == self._stand
+        self._stand = count
         self._checkpoints = {position: copy for position, copy in self._checkpoints.items() if position <= count}
 
     def save(self, count: int) -> Copy:  # noqa: ARG002 - it stands at one position only
