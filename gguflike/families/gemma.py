@@ -132,7 +132,8 @@ def spelled(values: dict[str, Any]) -> dict[str, Any]:
 def idle_window(values: dict[str, Any]) -> dict[str, Any]:
     """config.json without the window that no layer has."""
     types = values.get("layer_types")
-    idle = "sliding_attention" not in types if isinstance(types, list) else values.get("sliding_window_pattern") == 1
+    pattern = values.get("sliding_window_pattern")
+    idle = set(types) == {"full_attention"} if isinstance(types, list) else pattern == 1
     return {**values, "sliding_window": None} if idle else values
 
 

@@ -73,17 +73,18 @@ def all_layers(c: Any) -> Flags:
 
 
 def _flags(c: Any, value: Any) -> list[bool]:
-    """Which layers a list of names or booleans, or a period, means. None without a window."""
-    if not c.window:
-        return [False] * c.n_layer
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return list(every(value)(c))
-    if isinstance(value, str) and value and set(value) <= {"L", "G"}:  # EXAONE 4's LLLG
-        return [value[layer % len(value)] == "L" for layer in range(c.n_layer)]
-    flags = [_NAMES.get(each) if isinstance(each, str) else each for each in value] if isinstance(value, list) else []
-    if not flags or not all(isinstance(each, bool) for each in flags):
-        raise ValueError(f"a list of {' or '.join(_NAMES)}, or a period")
-    return [bool(each) for each in flags]
+    """Which layers a list of names or booleans, a text of L and G, or a period, means: none without a window."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        flags = list(every(value)(c)) if value > 0 else [False] * c.n_layer
+    elif isinstance(value, str) and value and set(value) <= {"L", "G"}:  # EXAONE 4's LLLG
+        flags = [value[layer % len(value)] == "L" for layer in range(c.n_layer)]
+    else:
+        given = value if isinstance(value, list) else []
+        found = [_NAMES.get(each) if isinstance(each, str) else each for each in given]
+        flags = [each for each in found if isinstance(each, bool)]
+        if not found or len(flags) != len(found):
+            raise ValueError(f"a list of {' or '.join(_NAMES)}, or a period")
+    return flags if c.window else [False] * len(flags)
 
 
 def _layer_types(name: str) -> Callable[[Any], Any]:
