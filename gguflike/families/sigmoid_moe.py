@@ -130,6 +130,7 @@ GLM4MOE = Family(
     assumed=MappingProxyType(
         {"norm_topk_prob": True, "num_key_value_heads": 8, "partial_rotary_factor": 0.5, "rms_norm_eps": 1e-5}
     ),
+    spelled=lambda values: {"partial_rotary_factor": 1.0, **values},
     notices=rope_notices,
 )
 

@@ -81,6 +81,7 @@ def emit(part: Experts, s: Schedule, weights: LayerWeights, state: None, source:
         _linear_alone(s, router, s.read(own, (router,)), logits)
         source = Source(source.address, source.size, part.input_norm, weights)
     routers = [] if own_inputs else [router]
+    is_one: bool = s.either(True, False)
     early = [*first, *routers, *gates]
     normed = s.read(source, [*early, *s.either([], readers)]) if early else s.read(source, readers)
     if not own_inputs:
@@ -92,7 +93,7 @@ def emit(part: Experts, s: Schedule, weights: LayerWeights, state: None, source:
         latent = s.temp("latent", part.latent)
         s.linear(first[0], normed, latent, beside=not own_inputs or part.shared_gate)
         normed = s.read(Source(latent, part.latent, None, weights), readers)
-    elif early and s.either(True, False):
+    elif is_one and early:
         normed = s.read(source, readers)  # again: a thread may have had nothing to do before, and not have read it
     mixture = s.either(_one, _several)
     given, routes = mixture(part, s, weights, logits, stacks, normed)

@@ -1,0 +1,88 @@
+"""Command with experts (North): parallel blocks behind one norm, shared experts averaged with the others."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from gguflike.families.cohere import Cohere2
+from gguflike.families.config import key
+from gguflike.families.decoder import DECODER_NAMES, INERT_KEYS, SILU, attention, decoder, exported, rope_of
+from gguflike.families.family import Family
+from gguflike.families.layernorm import layer_norm, parallel
+from gguflike.families.mixture import (
+    ROUTER_KEYS,
+    SCORINGS,
+    SIGMOID,
+    dense_lead,
+    expert_names,
+    experts,
+    gating,
+    nextn,
+    shared,
+    shared_names,
+    trunk,
+)
+from gguflike.families.parts import Block, FeedForward, Graph
+from gguflike.families.parts.experts import Router
+from gguflike.families.windows import window, windowed
+from gguflike.frozen import frozen
+
+
+@frozen
+class CohereMoe(Cohere2):
+    """Hyper-parameters; layers without experts, and those with a window, turn queries and keys."""
+
+    n_ff: int = key("feed_forward_length", ("prefix_dense_intermediate_size", "intermediate_size"))
+    n_expert: int = key("expert_count", ("num_experts", "num_local_experts"))
+    n_expert_used: int = key("expert_used_count", "num_experts_per_tok")
+    n_ff_expert: int = key("expert_feed_forward_length", "intermediate_size")
+    n_dense: int = dense_lead("mlp_layer_types", "first_k_dense_replace")
+    n_shared: int = key("expert_shared_count", "num_shared_experts", default=0, zero=True, implied=True)
+    n_ff_shared: int = key(
+        "expert_shared_feed_forward_length",
+        None,
+        default=lambda c: c.n_ff_expert * c.n_shared,
+        zero=True,
+    )
+    normalize: bool = key("expert_weights_norm", "norm_topk_prob", default=False)
+    gating: int = gating(SIGMOID)
+    window: int = window()
+    windowed: tuple[bool, ...] = windowed(lambda c: tuple(layer % 4 > 0 for layer in range(c.n_layer)))
+    n_nextn: int = nextn()
+
+
+def cohere_moe(c: CohereMoe) -> Graph:
+    """Attention beside experts."""
+    rope = rope_of(c, "norm")
+    router = Router(SCORINGS[c.gating], normalize=c.normalize)
+    mixture = experts(c, router, shared=shared(c, c.n_ff_shared), total_scale=0.5 if c.n_ff_shared else 1.0)
+
+    def block(layer: int) -> Block:
+        is_dense = layer < c.n_dense
+        turned = rope if is_dense or c.windowed[layer] else None
+        mixer = attention(c, turned, window=c.window if c.windowed[layer] else 0)
+        after = FeedForward(c.n_embd, c.n_ff) if is_dense else mixture
+        return parallel(layer_norm(c, "attn_norm", bias=False), mixer, after)
+
+    return decoder(trunk(c), block, layer_norm(c, "output_norm", bias=False), scale=c.logit_scale)
+
+
+COHERE_MOE = Family(
+    name="cohere2moe",
+    classes=("Cohere2MoeForCausalLM",),
+    config=CohereMoe,
+    graph=cohere_moe,
+    origins=MappingProxyType({**DECODER_NAMES, **expert_names(), **shared_names("mlp.shared_experts")}),
+    implemented=MappingProxyType(
+        {
+            **SILU,
+            "expert_selection_fn": ("sigmoid",),
+            "shared_expert_combination_strategy": ("average",),
+            "prefix_dense_sliding_window_pattern": (1,),
+            "rms_norm_eps": (None,),
+        }
+    ),
+    inert=INERT_KEYS | ROUTER_KEYS | {"cache_implementation", "sliding_window_pattern"},  # layer_types says it
+    constants=exported("Cohere2MoeForCausalLM", "cohere2_moe", expert_selection_fn="sigmoid"),
+    assumed=MappingProxyType({"max_position_embeddings": 8192, "sliding_window": 4096}),
+)
