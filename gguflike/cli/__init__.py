@@ -24,6 +24,8 @@ COMMANDS = {
     "diff": "compare two files",
     "run": "continue a prompt",
     "chat": "talk to a model",
+    "embed": "vectors of texts",
+    "rerank": "sort documents by how well they answer a query",
     "bench": "measure speed",
     "demo": "the whole path on a bundled checkpoint",
 }

@@ -1,4 +1,4 @@
-"""What run and chat share: the options of sampling and of loading a model."""
+"""What commands that run a model share: the options of loading it and of sampling."""
 
 from __future__ import annotations
 

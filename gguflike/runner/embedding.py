@@ -28,10 +28,12 @@ RERANK = "rerank"
 
 
 class Tokens(NamedTuple):
-    """A text, or a pair of texts, as token ids. The tokens from ``second`` on are the second text's."""
+    """A text, or a pair of texts, as token ids. The tokens from ``second`` on are the second text's. ``begin``: so many
+    from the first on must stay."""
 
     ids: list[int]
     second: int
+    begin: int
 
 
 def embed(model: Model, texts: str | Iterable[str], pooling: str | None, normalize: bool, truncate: bool) -> Floats:
@@ -143,7 +145,7 @@ def _scored(model: Model, pooler: Pooler, text: str | tuple[str, str], truncate:
 def single(tokenizer: Tokenizer, text: str) -> Tokens:
     """A text with the tokens that the file wants around it."""
     ids = tokenizer.encode(text)
-    return Tokens(ids, len(ids))
+    return Tokens(ids, len(ids), 0)
 
 
 def paired(tokenizer: Tokenizer, first: str, second: str) -> Tokens:
@@ -151,18 +153,19 @@ def paired(tokenizer: Tokenizer, first: str, second: str) -> Tokens:
     template = tokenizer.chat_templates.get(RERANK)
     if template is not None:
         ids = _filled(tokenizer, template, {"query": first, "document": second})
-        return Tokens(ids, len(ids))
+        return Tokens(ids, len(ids), len(ids))
     vocabulary = tokenizer.vocabulary
     bos = [vocabulary.special["bos"]] if vocabulary.add_bos else []
-    end = [vocabulary.special["eos"]] if vocabulary.add_eos else []
-    begin = [*bos, *tokenizer.encode(first, add_special=False), *end]
-    return Tokens([*begin, *tokenizer.encode(second, add_special=False), *end], len(begin))
+    end = [vocabulary.special[vocabulary.ending]] if vocabulary.add_eos else []
+    between = [vocabulary.special["sep"]] if vocabulary.add_sep else []
+    begin = [*bos, *tokenizer.encode(first, add_special=False), *end, *between]
+    return Tokens([*begin, *tokenizer.encode(second, add_special=False), *end], len(begin), len(begin))
 
 
 def _filled(tokenizer: Tokenizer, template: str, texts: dict[str, str]) -> list[int]:
     """Token ids of a template in which ``{name}`` stands for a text. What looks like markup in a text is text."""
     vocabulary = tokenizer.vocabulary
-    markup = {vocabulary.tokens[index] for index in vocabulary.added_ids() if vocabulary.is_special(index)}
+    markup = {vocabulary.written(index) for index in vocabulary.added_ids() if vocabulary.is_special(index)}
     known = sorted((text for text in markup if text and text in template), key=len, reverse=True)
     ids: list[int] = []
     for place, piece in enumerate(re.split(f"({'|'.join(map(re.escape, known))})", template) if known else [template]):
@@ -183,7 +186,7 @@ def fitting(model: Model, tokens: Tokens, truncate: bool) -> Tokens:
     vocabulary = model.tokenizer.vocabulary
     end = 1 if vocabulary.add_eos else 0
     room = most - end
-    if not truncate or room <= (tokens.second if tokens.second < len(ids) else 0):
+    if not truncate or room <= tokens.begin:
         raise UnsupportedError(
             "the text is longer than the context",
             path=model.path,
@@ -191,4 +194,4 @@ def fitting(model: Model, tokens: Tokens, truncate: bool) -> Tokens:
             got=len(ids),
             remedy="shorten it, or cut it by truncate=True (--truncate)",
         )
-    return Tokens(ids[:room] + ids[len(ids) - end :], min(tokens.second, most))
+    return Tokens(ids[:room] + ids[len(ids) - end :], min(tokens.second, most), tokens.begin)
