@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 
@@ -118,4 +119,22 @@ def test_positions_end_where_their_table_does(tmp_path: Path, monkeypatch: pytes
 def test_a_missing_matrix_is_missing_and_no_bias(tmp_path: Path) -> None:
     tiny_gguf.write(tmp_path / "m.gguf", drop="blk.0.ffn_up.weight")
     with pytest.raises(GGUFError, match=r"blk\.0\.ffn_up\.weight.*missing"):
+        runner.load(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize("kind", ["adapter", "mmproj"])
+def test_what_is_no_model_is_called_so(tmp_path: Path, kind: str) -> None:
+    tiny_gguf.write(tmp_path / "m.gguf", kind_of_file=kind)
+    with pytest.raises(GGUFError, match=f"general.type: the file is no model; expected model; got {kind}"):
+        runner.load(tmp_path / "m.gguf")
+
+
+def test_a_vocabulary_is_no_model(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    tiny_gguf.metadata(writer, tiny_gguf.SMALL)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(GGUFError, match="a vocabulary at most"):
         runner.load(tmp_path / "m.gguf")

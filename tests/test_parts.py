@@ -130,3 +130,12 @@ def test_odd_widths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: d
     weights = by_hand.write(tmp_path / "m.gguf", made)
     with by_hand.load(tmp_path / "m.gguf", made, monkeypatch) as model:
         check(model, by_hand.truth(made, weights, IDS), 5e-4)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_hidden_values_that_blocks_do_not_divide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fused: bool) -> None:
+    """Gate and up are quantized; down, whose rows are no multiple of 32, is not."""
+    made = graph(branches(n_ff=172, fused=fused))
+    weights = by_hand.write(tmp_path / "m.gguf", made, "Q8_0")
+    with by_hand.load(tmp_path / "m.gguf", made, monkeypatch) as model:
+        check(model, by_hand.truth(made, weights, IDS), 0.04)

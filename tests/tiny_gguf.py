@@ -49,6 +49,8 @@ def metadata(writer: gguf.GGUFWriter, h: dict[str, Any]) -> None:
     writer.add_block_count(h["n_layer"] + h.get("nextn", 0))
     if "nextn" in h:
         writer.add_nextn_predict_layers(h["nextn"])
+    if "kind_of_file" in h:
+        writer.add_type(h["kind_of_file"])
     if h.get("vocab_size"):
         writer.add_vocab_size(h["vocab_size"])
     writer.add_context_length(h["n_ctx"])

@@ -72,9 +72,7 @@ class Model:
             context = check_integer("context", context, 1)
         self.path = os.fspath(path)
         self._file = file = container.open(path)
-        if file.architecture is None:
-            raise GGUFError("the file does not say what model it is", path=self.path, field="general.architecture")
-        family = registry.for_gguf(file.architecture).of_file(file.metadata, file.infos)
+        family = registry.for_gguf(_architecture(file)).of_file(file.metadata, file.infos)
         self.config = family.from_file(file.metadata, file.infos)
         check_layers(self.config, self.path, len(file.infos))
         self.graph = family.graph(self.config)
@@ -465,6 +463,21 @@ class Model:
         from gguflike.runner import perplexity  # who runs a model need not load it
 
         return perplexity.measure(self, ids, window, progress)
+
+
+def _architecture(file: container.GGUFFile) -> str:
+    """The architecture of the model in a file. GGUFError where it holds something else."""
+    kind = file.metadata.get("general.type", "model")
+    if kind != "model":
+        remedy = "run the model that it belongs to" if kind == "adapter" else None
+        raise GGUFError(
+            "the file is no model", path=file.path, field="general.type", expected="model", got=kind, remedy=remedy
+        )
+    if file.architecture is None:
+        raise GGUFError("the file does not say what model it is", path=file.path, field="general.architecture")
+    if not file.infos:
+        raise GGUFError("the file holds a vocabulary at most, no weights", path=file.path, got="no tensors")
+    return file.architecture
 
 
 _PROMPT = "text, or a flat list of token ids"
