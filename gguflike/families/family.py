@@ -56,10 +56,11 @@ class Family(Generic[Config]):
     in an old way.
 
     Of config.json, ``implemented`` lists the values of behaviour-changing keys that the graph computes, ``inert`` the
-    keys that change nothing, ``constants`` what an exported file says beyond the configuration, ``assumed`` what
-    Transformers assumes for absent keys. ``normalized`` rewrites config.json before anything is read (what families
-    spell in their own way), ``spelled`` does the opposite for an export. ``notices`` says of a configuration what other
-    readers of the file will compute differently. ``recover`` gives fields that a GGUF file holds only as tensors, which
+    keys that change nothing, ``outer`` those that count around the configuration of a text model, ``constants`` what an
+    exported file says beyond the configuration, ``assumed`` what Transformers assumes for absent keys. ``normalized``
+    rewrites config.json before anything is read (what families spell in their own way), ``spelled`` does the opposite
+    for an export. ``notices`` says of a configuration what other readers of the file will compute differently.
+    ``recover`` gives fields that a GGUF file holds only as tensors, which
     it reads by name. ``variant`` gives the family that a configuration of these classes means, where it is another one,
     ``file_variant`` the one that a file of this architecture was made of (its metadata and names of tensors).
     ``file_keys`` are keys of such a file, below the architecture, that the configuration does not hold, and the values
@@ -77,6 +78,7 @@ class Family(Generic[Config]):
     renamed: tuple[tuple[str, str], ...] = NESTED_NAMES
     implemented: Mapping[str, tuple[Any, ...]] = _NONE
     inert: frozenset[str] = frozenset()
+    outer: tuple[str, ...] = ()
     constants: Mapping[str, Any] = _NONE
     assumed: Mapping[str, Any] = _NONE
     normalized: Callable[[dict[str, Any]], dict[str, Any]] = dict
@@ -106,7 +108,7 @@ class Family(Generic[Config]):
         what config.json does not say. UnsupportedError on a key or value that may change what the model computes,
         CheckpointError on missing or malformed ones.
         """
-        full = self.normalized({**self.assumed, **text_config(values)})
+        full = self.normalized({**self.assumed, **text_config(values, self.outer)})
         self._check_keys(full, frozenset(ignore))
         c = configs.from_config(self.config, full, lambda tensor: self._holds(names, tensor))
         return c, self.notices(c)
@@ -221,12 +223,13 @@ class Family(Generic[Config]):
         return self.spelled({**self.constants, **configs.to_config(c)})
 
 
-def text_config(values: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json with that of its text model, where there is one, in the place of the whole."""
+def text_config(values: Mapping[str, Any], kept: Iterable[str] = ()) -> dict[str, Any]:
+    """config.json with that of its text model, where there is one, in the place of the whole, of which the keys
+    ``kept`` stay."""
     nested = next((values[key] for key in _NESTED if isinstance(values.get(key), dict)), None)
     if nested is None:
         return dict(values)
-    outer = {key: values[key] for key in _OUTER if key in values}
+    outer = {key: values[key] for key in (*_OUTER, *kept) if key in values}
     return {**nested, **outer}
 
 

@@ -121,6 +121,12 @@ def sections(default: tuple[int, ...]) -> Any:
     )
 
 
+def _length(_: Any, value: Any) -> int:
+    if not isinstance(value, list):
+        raise ValueError("a list")
+    return len(value)
+
+
 @frozen
 class Qwen2VL(Qwen2):
     """Hyper-parameters of the text tower of Qwen2-VL and Qwen2.5-VL."""
@@ -130,9 +136,17 @@ class Qwen2VL(Qwen2):
 
 @frozen
 class Qwen3VL(Decoder):
-    """Hyper-parameters of the text tower of Qwen3-VL. What it adds to the first layers for images is left out."""
+    """Hyper-parameters of the text tower of Qwen3-VL. ``deepstack`` is to how many of the first layers a vision tower,
+    which others keep in a file of its own, adds something; in a text nothing is added."""
 
     sections: tuple[int, ...] = sections((24, 20, 20, 0))
+    deepstack: int = key(
+        "n_deepstack_layers",
+        "vision_config.deepstack_visual_indexes",
+        default=0,
+        zero=True,
+        via=Via(read=_length, write=lambda _: None),
+    )
 
 
 def text_norm(c: Any) -> Graph:
@@ -169,6 +183,7 @@ QWEN3VL = replace(
     name="qwen3vl",
     classes=("Qwen3VLForConditionalGeneration",),
     config=Qwen3VL,
+    outer=("vision_config",),
     graph=text_norm,
     left_out=_VISION,
     normalized=dict,
