@@ -62,11 +62,11 @@ def falcon_h1(c: FalconH1) -> Graph:
     return decoder(c, lambda _: block)
 
 
-def _scaled(name: str, factor: Callable[[FalconH1], float]) -> Runs:
-    """A tensor times a multiplier."""
+def _scaled(name: str, *factors: Callable[[FalconH1], float]) -> Runs:
+    """A tensor times multipliers."""
 
     def order(c: FalconH1, tensor: Tensor) -> tuple[list[Run], int]:
-        return [Run(0, tensor.shape[0], Scaled(factor=factor(c)))], tensor.shape[0]
+        return [Run(0, tensor.shape[0], Scaled(factors=tuple(factor(c) for factor in factors)))], tensor.shape[0]
 
     return Runs(name, order)
 
@@ -75,7 +75,7 @@ def _into(c: FalconH1, tensor: Tensor) -> tuple[list[Run], int]:
     """Rows of z, x, B, C and dt, each times a multiplier of its own."""
     state, runs, start = c.groups * c.d_state, [], 0
     for rows, factor in zip((c.inner, c.inner, state, state, c.heads), c.ssm, strict=True):
-        runs.append(Run(start, rows, Scaled(factor=c.ssm_in * factor)))
+        runs.append(Run(start, rows, Scaled(factors=(c.ssm_in, factor))))
         start += rows
     return runs, tensor.shape[0]
 
@@ -108,7 +108,7 @@ FALCON_H1 = Family(
             "output": Either((_scaled("lm_head", lambda c: c.head), _scaled("model.embed_tokens", lambda c: c.head))),
             "output_norm": Named("model.final_layernorm"),
             "attn_q": _scaled("self_attn.q_proj", lambda c: c.attention_in),
-            "attn_k": _scaled("self_attn.k_proj", lambda c: c.attention_in * c.keys),
+            "attn_k": _scaled("self_attn.k_proj", lambda c: c.keys, lambda c: c.attention_in),
             "attn_v": _scaled("self_attn.v_proj", lambda c: c.attention_in),
             "attn_output": _scaled("self_attn.o_proj", lambda c: c.attention_out),
             "ssm_in": Runs("mamba.in_proj", _into),

@@ -46,8 +46,8 @@ class GraniteHybrid(Mamba2Hybrid, Granite):
         default=True,
         via=Via(read=lambda _, kind: kind == "rope", write=lambda c: "rope" if c.rotates else "nope"),
     )
-    experts: int = key("expert_count", "num_local_experts", default=0, zero=True, implied=True)
-    experts_used: int = key("expert_used_count", "num_experts_per_tok", default=0, zero=True, implied=True)
+    experts: int | None = key("expert_count", "num_local_experts", zero=True)
+    experts_used: int | None = key("expert_used_count", "num_experts_per_tok", zero=True)
     n_ff_shared: int = key(
         "expert_shared_feed_forward_length", "shared_intermediate_size", default=0, zero=True, implied=True
     )
@@ -55,7 +55,7 @@ class GraniteHybrid(Mamba2Hybrid, Granite):
 
 def after(c: GraniteHybrid) -> Mixer:
     """What follows the mixer: experts and one that all tokens share, or the latter alone."""
-    if not c.experts:
+    if not c.experts or not c.experts_used:
         return FeedForward(c.n_embd, c.n_ff, bias=c.mlp_bias)
     shared = FeedForward(c.n_embd, c.n_ff_shared, suffix="_shexp") if c.n_ff_shared else None
     return Experts(c.n_embd, c.n_ff, c.experts, c.experts_used, Router(), shared=shared)
@@ -88,7 +88,8 @@ def _spelled(values: dict[str, Any]) -> dict[str, Any]:
     made = with_layer_types(values, "attention", "mamba")
     if made["position_embedding_type"] == "nope":
         made["position_embedding_type"] = None
-    if not made["num_local_experts"]:
+    if not made.get("num_local_experts"):
+        made |= {"num_local_experts": 0, "num_experts_per_tok": 0}
         made["shared_intermediate_size"] = made["intermediate_size"]
     return made
 

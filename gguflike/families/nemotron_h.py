@@ -32,12 +32,11 @@ class NemotronH(Mamba2Hybrid):
     n_ff: tuple[int, ...] = key(  # type: ignore[assignment]  # one value for each layer
         "feed_forward_length", "intermediate_size", array=True
     )
-    norm_eps: float = key(
-        "attention.layer_norm_rms_epsilon",
-        "layer_norm_epsilon",
-        default=1e-5,
-        copies=("attention.layer_norm_epsilon",),
-    )
+    # Nothing turns, but readers ask for this.
+    n_rot: int = key("rope.dimension_count", None, default=lambda c: c.n_embd // c.n_head)
+    rope_base: float = key(None, None, default=10000.0)
+    # Of root-mean-square norms all the same.
+    norm_eps: float = key("attention.layer_norm_epsilon", "layer_norm_epsilon", default=1e-5)
     kernel: int = key("ssm.conv_kernel", "conv_kernel", default=4)
     d_state: int = key("ssm.state_size", "ssm_state_size", default=128)
     groups: int = key("ssm.group_count", "n_groups", default=8)

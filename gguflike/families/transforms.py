@@ -56,17 +56,19 @@ class PlusOne(Transform):
 
 @frozen
 class Scaled(Transform):
-    """Multiplied by a number that config.json has and GGUF does not."""
+    """Multiplied by numbers that config.json has and GGUF does not, one after the other."""
 
-    factor: float = 1.0
+    factors: tuple[float, ...] = ()
 
     def apply(self, rows: Array) -> Array:
-        scaled: Array = rows * rows.dtype.type(self.factor)
-        return scaled
+        for factor in self.factors:
+            rows = rows * rows.dtype.type(factor)
+        return rows
 
     def undo(self, rows: Array) -> Array:
-        divided: Array = rows / rows.dtype.type(self.factor)
-        return divided
+        for factor in self.factors:
+            rows = rows / rows.dtype.type(factor)
+        return rows
 
 
 @frozen
