@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.interop.families.row import LLAMA3, YARN, Row, layers, rope, text
+from tests.interop.families.row import EOS, GLM_ENDS, LLAMA3, YARN, Row, layers, rope, text
 
 _FACTORS = {"short_factor": [1.0 + 0.1 * i for i in range(6)], "long_factor": [1.5 + 0.5 * i for i in range(6)]}
 
@@ -95,8 +95,19 @@ ROWS = (
             rope_parameters=rope(partial_rotary_factor=0.5),
         ),
     ),
-    Row("Glm4ForCausalLM", "glm4", text(head_dim=32, rope_parameters=rope(partial_rotary_factor=0.5))),
-    Row("GlmForCausalLM", "chatglm", text(head_dim=16, rope_parameters=rope(partial_rotary_factor=0.5))),
+    Row(
+        "Glm4ForCausalLM",
+        "glm4",
+        text(head_dim=32, rope_parameters=rope(partial_rotary_factor=0.5), eos_token_id=GLM_ENDS[:2]),
+        tokenizer_config={"eos_token": "<|endoftext|>"},
+    ),
+    Row(
+        "GlmForCausalLM",
+        "chatglm",
+        text(head_dim=16, rope_parameters=rope(partial_rotary_factor=0.5), eos_token_id=GLM_ENDS[:2]),
+        published={"seq_length": 512, "layernorm_epsilon": 1.5625e-07},
+        tokenizer_config={"eos_token": "<|endoftext|>"},
+    ),
     Row("OlmoForCausalLM", "olmo", text(clip_qkv=0.9, num_key_value_heads=4)),
     Row("Olmo2ForCausalLM", "olmo2", text(rope_parameters=rope(5e5))),
     Row(
@@ -178,6 +189,7 @@ ROWS = (
         "hunyuan-dense",
         text(
             head_dim=32,
+            eod_token_id=EOS,
             max_position_embeddings=262144,
             rope_parameters=rope(10000.0, "dynamic", alpha=1000.0, factor=1.0),
         ),

@@ -110,13 +110,22 @@ ROWS = (
             "rotary_emb_scale_base": None,
         },
     ),
-    Row("ModernBertModel", "modern-bert", _MODERN, "framed bpe", "hidden", _pooling("cls")),
+    Row(
+        "ModernBertModel",
+        "modern-bert",
+        _MODERN,
+        "framed bpe",
+        "hidden",
+        _pooling("cls"),
+        published={"layer_norm_eps": 1e-5},
+    ),
     Row(
         "ModernBertForSequenceClassification",
         "modern-bert",
         {**_MODERN, **_LABELS, "classifier_pooling": "mean"},
         "framed bpe",
         "scores",
+        published={"layer_norm_eps": 1e-5},
     ),
     Row(
         "Gemma3TextModel",

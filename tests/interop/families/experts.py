@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.interop.families.row import YARN, Row, layers, rope, text
+from tests.interop.families.row import EOS, GLM_ENDS, YARN, Row, layers, rope, text
 
 MLA = {
     "num_key_value_heads": 4,
@@ -103,6 +103,7 @@ ROWS = (
         "glm4moe",
         text(
             head_dim=32,
+            eos_token_id=GLM_ENDS,
             attention_bias=True,
             use_qk_norm=True,
             n_routed_experts=8,
@@ -114,6 +115,7 @@ ROWS = (
             norm_topk_prob=True,
             rope_parameters=rope(1e6, partial_rotary_factor=0.5),
         ),
+        tokenizer_config={"eos_token": "<|endoftext|>"},
     ),
     Row(
         "SolarOpenForCausalLM",
@@ -250,9 +252,8 @@ ROWS = (
         text(
             head_dim=32,
             sliding_window=16,
-            layer_types=layers("sssfsssf"),
-            num_hidden_layers=8,
-            mlp_layer_types=["dense", *["sparse"] * 7],
+            layer_types=layers("sssf"),
+            mlp_layer_types=["dense", *["sparse"] * 3],
             moe_intermediate_size=32,
             num_experts=8,
             num_experts_per_tok=3,
@@ -270,6 +271,7 @@ ROWS = (
             num_attention_heads=2,
             num_key_value_heads=1,
             head_dim=128,
+            eod_token_id=EOS,
             num_hidden_layers=2,
             num_experts=8,
             moe_topk=3,

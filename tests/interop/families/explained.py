@@ -7,10 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-_GELU = (
-    "llama.cpp looks GELU up in a table of float16, as it does for every model; its graph is the same, and the rest is "
-    "this rounding, which adds up here"
-)
 _TOKENIZER = "its converter reads this model's vocabulary only from a tokenizer class that the original repository has"
 _STABLELM = "its converter stacks the norms of the heads in a generator that returns them instead of yielding them"
 _FALCON = "its converter takes transformers 5's num_kv_heads for the number of groups; with multi_query there is one"
@@ -31,10 +27,15 @@ _SPARSEMIXER = (
     "experts near it"
 )
 
+_SOLAR = "its converter names the end token again as the end of a turn"
+_GEMMA = "its converter names the ids that the published vocabulary has for its markers"
+
 #: Row -> proof -> why.
 EXPLAINED: Mapping[str, Mapping[str, str]] = {
     "StableLmForCausalLM/parallel": {"converter": _STABLELM},
     "FalconForCausalLM": {"converter": _FALCON},
+    "SolarOpenForCausalLM": {"converter": _SOLAR},
+    "GemmaForCausalLM": {"converter": _GEMMA},
     "BitNetForCausalLM": {"converter": _BITNET},
     "HunYuanMoEV1ForCausalLM": {"converter": _TOKENIZER},
     "DeepseekV32ForCausalLM": {"converter": _BOS},
@@ -43,13 +44,10 @@ EXPLAINED: Mapping[str, Mapping[str, str]] = {
     "Llama4ForCausalLM/chunks": {"llama.cpp": _CHUNKS},
     "Mistral3ForConditionalGeneration/experts": {"llama.cpp": _TEMPERATURE},
     "PhimoeForCausalLM": {"llama.cpp": _SPARSEMIXER},
-    "Gemma4ForCausalLM": {"llama.cpp": _GELU},
-    "Gemma4ForCausalLM/experts": {"llama.cpp": _GELU},
-    "Gemma4ForConditionalGeneration": {"llama.cpp": _GELU},
-    "Gemma4UnifiedForConditionalGeneration": {"llama.cpp": _GELU},
 }
 
 
 def why(row: str, proof: str) -> str | None:
-    """The explanation of a proof that cannot be given, if there is one."""
-    return EXPLAINED.get(row, {}).get(proof)
+    """The explanation of a proof that cannot be given, if there is one. What is quantized is compared with llama.cpp."""
+    reasons = EXPLAINED.get(row, {})
+    return reasons.get(proof) or (reasons.get("llama.cpp") if proof == "quantized" else None)

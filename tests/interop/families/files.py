@@ -13,11 +13,12 @@ from tests.interop.families.row import Row
 from tests.tiny import gguf_fields, gguf_tensors
 
 SCORES = "tokenizer.ggml.scores"
-Kind = Literal["only ours", "missing", "rounding", "other"]
+Kind = Literal["only ours", "missing", "missing none", "rounding", "other"]
 
 
 class Difference(NamedTuple):
-    """A key or tensor that only one file has, or that is another in it ("rounding": in the last places only)."""
+    """A key or tensor that only one file has, or that is another in it ("missing none": theirs says "none";
+    "rounding": in the last places only)."""
 
     name: str
     kind: Kind
@@ -51,10 +52,27 @@ DELIBERATE = (
     ),
     Deliberate(
         ".*",
-        r".*\.(vocab_size|rope\.dimension_count|attention\.(key|value)_length)",
+        r".*\.(vocab_size|rope\.(dimension_count|freq_base)|attention\.(key|value)_length)",
         "only ours",
         "written always; their readers derive it from other keys and tensors",
     ),
+    Deliberate(".*", r".*\.rope\.scaling\.type", "missing none", "no scaling is what a file without the key has"),
+    Deliberate(
+        "hunyuan-.*",
+        r".*\.rope\.scaling\.(factor|original_context_length)",
+        "missing",
+        "the base carries the scaling, these say that there is none",
+    ),
+    Deliberate("phi3", r".*\.rope\.scaling\.type", "only ours", "longrope is written, as for all other architectures"),
+    Deliberate(
+        "phi3|phimoe",
+        r"tokenizer\.ggml\.token_type",
+        "other",
+        "its converter for these calls every special token a control token, <unk>, too",
+    ),
+    Deliberate("modern-bert", r".*\.layer_norm_rms_epsilon", "missing", "its norms are of another kind"),
+    Deliberate("modern-bert", r".*\.sliding_window_pattern", "only ours", "written, though it is llama.cpp's default"),
+    Deliberate("hy_v3", r".*\.leading_dense_block_count", "only ours", "written, as for all other architectures"),
     Deliberate(".*", r"blk\.\d+\.ssm_a", "rounding", "numpy and torch round an exponential differently"),
 )
 
@@ -106,7 +124,8 @@ def _keys(architecture: str, ours: Path, theirs: Path) -> Iterator[Difference]:
     a, b = (_relevant(architecture, gguf_fields(path)) for path in (ours, theirs))
     for name in sorted(a.keys() | b.keys()):
         if name not in a:
-            yield Difference(name, "missing", f"missing, {_short(b[name])} there")
+            kind: Kind = "missing none" if b[name][1] == "none" else "missing"
+            yield Difference(name, kind, f"missing, {_short(b[name])} there")
         elif name not in b:
             yield Difference(name, "only ours", f"{_short(a[name])}, not there")
         elif name == SCORES and not _same_order(a, b):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,8 @@ def build(row: Row) -> Any:
     with torch.no_grad():
         for name, tensor in saved.items():
             if tensor.is_floating_point():
-                tensor.copy_(torch.from_numpy(_values(name, tensor.numpy())))
+                gain = prod(gain for part, gain in row.gains.items() if part in name)
+                tensor.copy_(torch.from_numpy(_values(name, tensor.numpy())) * gain)
     return model
 
 

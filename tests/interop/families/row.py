@@ -9,6 +9,8 @@ from typing import Any, Literal
 #: Rows of every embedding; the byte-level tokenizer has a few tokens fewer, so that padding tokens occur.
 VOCABULARY = 384
 BOS, EOS, PAD = 1, 2, 3
+#: GLM's <|endoftext|>, <|user|> and <|observation|>.
+GLM_ENDS = [4, 10, 12]
 #: An id that no test text contains: the placeholder of images, videos and sounds.
 PLACEHOLDER = VOCABULARY - 1
 
@@ -30,6 +32,8 @@ class Row:
     published: Mapping[str, Any] = field(default_factory=dict)
     #: What tokenizer_config.json says beside the usual.
     tokenizer_config: Mapping[str, Any] = field(default_factory=dict)
+    #: Part of tensors' names -> what their values are multiplied by, for models with unusual scales.
+    gains: Mapping[str, float] = field(default_factory=dict)
     #: The class in ``architectures`` of config.json, where llama.cpp knows it by another name than transformers.
     registered: str | None = None
 
@@ -37,6 +41,11 @@ class Row:
     def model_class(self) -> str:
         """The class of transformers."""
         return self.name.partition("/")[0]
+
+    @property
+    def routed(self) -> bool:
+        """Whether experts are chosen."""
+        return any("experts" in key for key in {**self.config, **self.config.get("text_config", {})})
 
 
 def text(**changes: Any) -> dict[str, Any]:

@@ -76,6 +76,8 @@ _GEMMA4 = {
     },
     "vocab_size_per_layer_input": 384,
 }
+# Gemma 4 does not scale scores: what training makes small, the norm of queries, is small here, too.
+_UNSCALED = {"q_norm": 0.25}
 # E2B and E4B: embeddings per layer, shared keys and values
 _SMALL = {
     **_GEMMA4,
@@ -99,8 +101,8 @@ _DENSE4 = {**_GEMMA4, "hidden_size_per_layer_input": 0, "attention_k_eq_v": True
 _MROPE: dict[str, Any] = {"rope_parameters": rope(1e6, mrope_section=[4, 2, 2])}
 
 ROWS = (
-    Row("Gemma4ForCausalLM", "gemma4", text(**_SMALL), tokenizer="spm"),
-    Row("Gemma4ForCausalLM/experts", "gemma4", text(**_EXPERTS4), tokenizer="spm"),
+    Row("Gemma4ForCausalLM", "gemma4", text(**_SMALL), tokenizer="spm", gains=_UNSCALED),
+    Row("Gemma4ForCausalLM/experts", "gemma4", text(**_EXPERTS4), tokenizer="spm", gains=_UNSCALED),
     Row(
         "Gemma4ForConditionalGeneration",
         "gemma4",
@@ -120,12 +122,14 @@ ROWS = (
             **_GEMMA_MARKS,
         },
         tokenizer="spm",
+        gains=_UNSCALED,
     ),
     Row(
         "Gemma4UnifiedForConditionalGeneration",
         "gemma4",
         {"text_config": text(**_DENSE4), "vision_config": None, "audio_config": None, **_GEMMA_MARKS},
         tokenizer="spm",
+        gains=_UNSCALED,
         published={"moe_intermediate_size": None},
     ),
     Row(

@@ -105,13 +105,13 @@ def _bpe(size: int) -> Files:
 def _framed_bpe(size: int) -> Files:
     """Byte-level, with markers around the text, as encoders have it."""
     document, config, more = _bpe(size)
-    document["post_processor"] = _around("<s>", "</s>", document["model"]["vocab"])
+    document["post_processor"] = _framed(document["model"]["vocab"], "<s>", "</s>")
     return document, {**config, "cls_token": "<s>", "sep_token": "</s>"}, more
 
 
 def _spm(size: int) -> Files:
     """SentencePiece BPE with byte fallback, no space in front, as Gemma's; with tokenizer.model."""
-    first = ["<unk>", "<s>", "</s>", "<pad>", "<|endoftext|>"]
+    first = ["<unk>", "<s>", "</s>", "<pad>"]
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
     letters = [SPACE, *(chr(letter) for letter in range(ord("a"), ord("z") + 1)), *"ITHEW.,!?"]
     merges = _joined(size - len(first) - 256 - len(letters), set(letters), SPACE)
@@ -125,6 +125,7 @@ def _spm(size: int) -> Files:
         {token: vocab[token] for token in first},
         _bpe_model(vocab, _spm_merges(pieces), unk_token="<unk>", fuse_unk=True, byte_fallback=True),
         normalizer=replace,
+        post_processor=_framed(vocab, "<s>"),
         decoder={
             "type": "Sequence",
             "decoders": [
@@ -160,7 +161,6 @@ def _wordpiece(size: int) -> Files:
             if piece not in tokens and len(tokens) < size:
                 tokens.append(piece)
     vocab = {token: index for index, token in enumerate(tokens)}
-    parts = {"[CLS]": vocab["[CLS]"], "[SEP]": vocab["[SEP]"]}
     document = _document(
         {token: vocab[token] for token in first},
         {
@@ -178,7 +178,7 @@ def _wordpiece(size: int) -> Files:
             "lowercase": True,
         },
         pre_tokenizer={"type": "BertPreTokenizer"},
-        post_processor=_around("[CLS]", "[SEP]", parts),
+        post_processor=_framed(vocab, "[CLS]", "[SEP]"),
         decoder={"type": "WordPiece", "prefix": "##", "cleanup": True},
     )
     names = {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]", "pad_token": "[PAD]"}
@@ -198,7 +198,7 @@ def _unigram(size: int) -> Files:
         {token: vocab[token] for token in ("<s>", "<pad>", "</s>", "<unk>", "<mask>")},
         {"type": "Unigram", "unk_id": 3, "vocab": [list(entry) for entry in table], "byte_fallback": False},
         pre_tokenizer={"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "always", "split": True},
-        post_processor=_around("<s>", "</s>", vocab, double=True),
+        post_processor=_framed(vocab, "<s>", "</s>", double=True),
         decoder={"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "always", "split": True},
     )
     kinds = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3), *((piece, score, 1) for piece, score in scored)]
@@ -207,22 +207,23 @@ def _unigram(size: int) -> Files:
     return document, config, {"sentencepiece.bpe.model": sentencepiece(kinds, model_type=1)}
 
 
-def _around(first: str, last: str, ids: Mapping[str, int], double: bool = False) -> dict[str, Any]:
-    """A post-processor that puts text between two markers, and two texts apart by one marker or a doubled one."""
+def _framed(ids: Mapping[str, int], first: str, last: str | None = None, double: bool = False) -> dict[str, Any]:
+    """A post-processor that puts ``first`` before a text and ``last`` behind it; ``double``: twice between two texts."""
 
     def sequence(name: str, kind: int) -> dict[str, Any]:
         return {"Sequence": {"id": name, "type_id": kind}}
 
-    def marker(token: str, kind: int) -> dict[str, Any]:
-        return {"SpecialToken": {"id": token, "type_id": kind}}
+    def marker(token: str | None, kind: int) -> list[dict[str, Any]]:
+        return [] if token is None else [{"SpecialToken": {"id": token, "type_id": kind}}]
 
-    middle = [marker(last, 0)] * (2 if double else 1)
+    between = marker(last, 0) * 2 if double else marker(last or first, 0)
     second = 0 if double else 1
+    markers = [token for token in (first, last) if token is not None]
     return {
         "type": "TemplateProcessing",
-        "single": [marker(first, 0), sequence("A", 0), marker(last, 0)],
-        "pair": [marker(first, 0), sequence("A", 0), *middle, sequence("B", second), marker(last, second)],
-        "special_tokens": {token: {"id": token, "ids": [ids[token]], "tokens": [token]} for token in (first, last)},
+        "single": [*marker(first, 0), sequence("A", 0), *marker(last, 0)],
+        "pair": [*marker(first, 0), sequence("A", 0), *between, sequence("B", second), *marker(last, second)],
+        "special_tokens": {token: {"id": token, "ids": [ids[token]], "tokens": [token]} for token in markers},
     }
 
 
