@@ -99,9 +99,7 @@ LLAMA4 = Family(
             **DECODER_NAMES,
             "rope_freqs": Made(llama3_rope_freqs),
             **{f"ffn_{role}": Named(f"feed_forward.{role}_proj") for role in ("gate", "up", "down")},
-            **{
-                f"ffn_{role}_shexp": Named(f"feed_forward.shared_expert.{role}_proj") for role in ("gate", "up", "down")
-            },
+            **shared_names("feed_forward.shared_expert"),
             "ffn_gate_inp": Named("feed_forward.router"),
             "ffn_gate_exps": Named("feed_forward.experts.gate_up_proj", Share(index=0, transposed=True), bare=True),
             "ffn_up_exps": Named("feed_forward.experts.gate_up_proj", Share(index=1, transposed=True), bare=True),
