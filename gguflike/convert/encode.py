@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from gguflike.blocks import BlockFormat, format_by_name
 from gguflike.container import Receipt, Slot
-from gguflike.convert.sources import Floats, GGUFSource, Source, slabs
+from gguflike.convert.sources import STORED, Floats, Source, slabs
 from gguflike.kernels.prepare import Need
 from gguflike.tensor import Method, quantize
 
@@ -33,7 +33,7 @@ class Job:
 
     def kernels(self) -> list[Need]:
         """The kernels that ``parts`` calls."""
-        stored = self.source.stored if isinstance(self.source, GGUFSource) else None
+        stored = self.source.stored if isinstance(self.source, STORED) else None
         if stored == self.format:
             return []
         needs = []
@@ -46,9 +46,9 @@ class Job:
     def parts(self, slab_bytes: int = SLAB_BYTES) -> Iterator[npt.NDArray[np.uint8]]:
         """The tensor's bytes in order, slab by slab."""
         fmt = format_by_name(self.format)
-        copied = isinstance(self.source, GGUFSource) and self.source.stored == self.format
+        copied = isinstance(self.source, STORED) and self.source.stored == self.format
         for start, stop in slabs(self.source, slab_bytes):
-            if copied and isinstance(self.source, GGUFSource):
+            if copied and isinstance(self.source, STORED):
                 yield self.source.part(start, stop).data
             else:
                 yield self._encode(self.source.read(start, stop, fmt.limit), fmt, start)

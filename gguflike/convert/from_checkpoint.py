@@ -25,7 +25,7 @@ from gguflike.convert.execute import check_options, execute
 from gguflike.convert.facts import Facts, facts, single
 from gguflike.convert.mixes import Recipe
 from gguflike.convert.plan import ConversionPlan
-from gguflike.convert.sources import CheckpointSource, MadeSource, Source
+from gguflike.convert.sources import CheckpointSource, MadeSource, MicroscaledSource, Source
 from gguflike.errors import ArgumentTypeError, CheckpointError, UnsupportedError
 from gguflike.families import config as configs
 from gguflike.families import registry
@@ -220,6 +220,9 @@ def match(
 def _source(binding: Binding, available: Mapping[str, LazyTensor], folder: Path) -> Source:
     if binding.make is not None:
         return MadeSource(binding.gguf, binding.shape, binding.make)
+    if binding.pieces[0].packed:
+        blocks, scales = (_tensor(piece, available, folder) for piece in binding.pieces)
+        return MicroscaledSource(binding.gguf, binding.shape, blocks, scales, binding.pieces[0].via)
     return CheckpointSource(
         binding.gguf, binding.shape, tuple((_tensor(piece, available, folder), piece) for piece in binding.pieces)
     )
@@ -231,12 +234,13 @@ def _tensor(piece: Piece, available: Mapping[str, LazyTensor], folder: Path) -> 
     remedy = "the checkpoint is incomplete, or config.json belongs to another"
     expect_tensor(CheckpointError, path, piece.hf, piece.hf_shape, shape, remedy)
     assert tensor is not None
-    if tensor.dtype not in FLOATS:
+    wanted = {"U8"} if piece.packed else FLOATS
+    if tensor.dtype not in wanted:
         raise UnsupportedError(
-            "weights are not floating-point",
+            "weights are not bytes of 4-bit floats" if piece.packed else "weights are not floating-point",
             path=tensor.path,
             tensor=piece.hf,
-            expected="one of " + ", ".join(sorted(FLOATS)),
+            expected="one of " + ", ".join(sorted(wanted)),
             got=tensor.dtype,
             remedy="a checkpoint that is already quantized has to be dequantized first",
         )

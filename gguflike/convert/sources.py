@@ -17,9 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike import container
+from gguflike.blocks import FORMATS
 from gguflike.checkpoint import LazyTensor
 from gguflike.errors import GGUFError, QuantizationError, UnsupportedError
 from gguflike.families.origins import Piece
+from gguflike.families.transforms import Transform
 from gguflike.tensor import QuantizedTensor
 
 Floats = npt.NDArray[np.float32]
@@ -93,6 +95,38 @@ def _read_piece(tensor: LazyTensor, piece: Piece, start: int, stop: int, limit: 
 
 
 @dataclass(frozen=True)
+class MicroscaledSource:
+    """A stack of matrices of 4-bit floats in blocks with a scale, whose codes and scales are two tensors of a
+    checkpoint (origins.Microscaled). MXFP4 holds the same bits in another order."""
+
+    name: str
+    shape: tuple[int, ...]
+    blocks: LazyTensor
+    scales: LazyTensor
+    via: Transform
+    stored: str = "MXFP4"
+    group: int = 1
+
+    @property
+    def origin(self) -> str:
+        return self.blocks.name
+
+    def read(self, start: int, stop: int, limit: float) -> Floats:
+        rows = self.part(start, stop).dequantize()
+        check(rows, self.origin, start, limit)
+        return rows
+
+    def part(self, start: int, stop: int) -> QuantizedTensor:
+        """Matrices as MXFP4. Byte j of a block holds values 2j and 2j + 1, low bits first; in MXFP4 it holds j and
+        j + 16."""
+        codes, scales = (self.via.apply(part.read(start, stop)) for part in (self.blocks, self.scales))
+        values = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*scales.shape, 2, 16)
+        packed = values[..., 0, :] | values[..., 1, :] << 4
+        data = np.concatenate([scales[..., None], packed], axis=-1).reshape(-1)
+        return QuantizedTensor(self.name, FORMATS[self.stored], (stop - start, *self.shape[1:]), data)
+
+
+@dataclass(frozen=True)
 class GGUFSource:
     """A tensor of a GGUF file, decoded on reading. ``stamps`` tell whether the files are still those planned with."""
 
@@ -119,6 +153,10 @@ class GGUFSource:
         each = tensor.nbytes // self.shape[0] if self.shape and self.shape[0] else tensor.nbytes
         shape = (stop - start, *self.shape[1:]) if self.shape else ()
         return QuantizedTensor(self.name, tensor.format, shape, tensor.data[start * each : stop * each])
+
+
+#: Sources of tensors that are in blocks already, which ``part`` gives as they are.
+STORED = (GGUFSource, MicroscaledSource)
 
 
 def stamp(path: str) -> Stamp:

@@ -17,10 +17,8 @@ from gguflike.families.mixture import (
     expert_names,
     experts,
     gating,
-    nextn,
     shared,
     shared_names,
-    trunk,
 )
 from gguflike.families.parts import Block, FeedForward, Graph
 from gguflike.families.parts.experts import Router
@@ -48,7 +46,6 @@ class CohereMoe(Cohere2):
     gating: int = gating(SIGMOID)
     window: int = window()
     windowed: tuple[bool, ...] = windowed(lambda c: tuple(layer % 4 > 0 for layer in range(c.n_layer)))
-    n_nextn: int = nextn()
 
 
 def cohere_moe(c: CohereMoe) -> Graph:
@@ -64,7 +61,7 @@ def cohere_moe(c: CohereMoe) -> Graph:
         after = FeedForward(c.n_embd, c.n_ff) if is_dense else mixture
         return parallel(layer_norm(c, "attn_norm", bias=False), mixer, after)
 
-    return decoder(trunk(c), block, layer_norm(c, "output_norm", bias=False), scale=c.logit_scale)
+    return decoder(c, block, layer_norm(c, "output_norm", bias=False), scale=c.logit_scale)
 
 
 COHERE_MOE = Family(

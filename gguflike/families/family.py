@@ -84,6 +84,7 @@ class Family(Generic[Config]):
     normalized: Callable[[dict[str, Any]], dict[str, Any]] = dict
     spelled: Callable[[dict[str, Any]], dict[str, Any]] = dict
     notices: Callable[[Config], list[str]] = lambda _: []
+    quantized: frozenset[str] = frozenset()
     variant: Callable[[Mapping[str, Any]], Family[Any] | None] | None = None
     file_variant: Callable[[Mapping[str, Any], Collection[str]], Family[Any] | None] | None = None
     file_keys: Mapping[str, tuple[Any, ...] | None] = _NONE
@@ -120,6 +121,8 @@ class Family(Generic[Config]):
         for key, value in values.items():
             allowed = self.implemented.get(key)
             if key in ignore or key.startswith("_") or value is None or (key in known and allowed is None):
+                continue
+            if key == "quantization_config" and _method(value) in self.quantized:
                 continue
             if key == "quantization_config":
                 raise UnsupportedError(
@@ -262,3 +265,9 @@ def expect_tensor(
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     """A shape without axes of one value in front, which some files have and others not."""
     return shape[1:] if len(shape) > 1 and shape[0] == 1 else shape
+
+
+def _method(value: Any) -> str | None:
+    """The method of a ``quantization_config``."""
+    name = value.get("quant_method") if isinstance(value, dict) else None
+    return name if isinstance(name, str) else None

@@ -18,7 +18,7 @@ from gguflike.families.decoder import (
 )
 from gguflike.families.family import Family
 from gguflike.families.mixture import ROUTER_KEYS, Mixture, experts
-from gguflike.families.origins import Named
+from gguflike.families.origins import Either, Microscaled, Named, Origin
 from gguflike.families.parts import Branch, Graph
 from gguflike.families.parts.experts import Router
 from gguflike.families.transforms import Share, Transposed
@@ -52,13 +52,14 @@ def gpt_oss(c: GptOss) -> Graph:
     )
 
 
-def _halves(name: str) -> dict[str, Named]:
-    """Rows of gate and up, which take turns in one tensor of the checkpoint."""
-    return {
-        f"ffn_{role}_exps.{suffix}": Named(name + end, Share(index=i, alternate=True, transposed=True), bare=True)
-        for i, role in enumerate(("gate", "up"))
-        for suffix, end in (("weight", ""), ("bias", "_bias"))
-    }
+def _halves(name: str) -> dict[str, Origin]:
+    """Rows of gate and up, which take turns in one tensor of the checkpoint: floats, or as they are published."""
+    made: dict[str, Origin] = {}
+    for index, role in enumerate(("gate", "up")):
+        floats = Named(name, Share(index=index, alternate=True, transposed=True), bare=True)
+        made[f"ffn_{role}_exps.weight"] = Either((floats, Microscaled(name, Share(index=index, alternate=True))))
+        made[f"ffn_{role}_exps.bias"] = Named(f"{name}_bias", Share(index=index, alternate=True), bare=True)
+    return made
 
 
 GPT_OSS = Family(
@@ -73,13 +74,16 @@ GPT_OSS = Family(
             "post_attention_norm": Named("post_attention_layernorm"),
             "attn_sinks": Named("self_attn.sinks", bare=True),
             "ffn_gate_inp": Named("mlp.router"),
-            "ffn_down_exps.weight": Named("mlp.experts.down_proj", Transposed(), bare=True),
+            "ffn_down_exps.weight": Either(
+                (Named("mlp.experts.down_proj", Transposed(), bare=True), Microscaled("mlp.experts.down_proj"))
+            ),
             "ffn_down_exps.bias": Named("mlp.experts.down_proj_bias", bare=True),
         }
     ),
     implemented=MappingProxyType({**SILU, "swiglu_alpha": (1.702,), "swiglu_limit": (7.0,)}),
     inert=INERT_KEYS | ROUTER_KEYS | {"experts_per_token", "initial_context_length"},  # others say the same
     constants=exported("GptOssForCausalLM", "gpt_oss"),
+    quantized=frozenset({"mxfp4"}),
     assumed=MappingProxyType({"head_dim": 64, "num_key_value_heads": 8, "max_position_embeddings": 131072}),
     notices=rope_notices,
 )

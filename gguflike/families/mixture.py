@@ -16,8 +16,16 @@ from gguflike.families.parts.experts import Experts, Router
 from gguflike.families.transforms import Row, Share
 from gguflike.frozen import frozen, replace
 
-# What trains routers or spreads experts over devices.
-ROUTER_KEYS = frozenset({"output_router_logits", "router_aux_loss_coef", "router_jitter_noise", "input_jitter_noise"})
+# What trains routers or spreads experts over devices, and layers behind the others, which are left out.
+ROUTER_KEYS = frozenset(
+    {
+        "input_jitter_noise",
+        "num_nextn_predict_layers",
+        "output_router_logits",
+        "router_aux_loss_coef",
+        "router_jitter_noise",
+    }
+)
 
 
 @frozen
@@ -47,17 +55,6 @@ def n_groups() -> Any:
 def n_groups_used() -> Any:
     """The field of from how many groups a token's experts are chosen."""
     return key("expert_group_used_count", "topk_group", default=1)
-
-
-def nextn() -> Any:
-    """The field of how many layers at the end of a file predict further tokens. We convert none of them."""
-    via = Via(read=lambda _, value: 0 if isinstance(value, int) else value, write=lambda _: 0)
-    return key("nextn_predict_layers", "num_nextn_predict_layers", default=0, zero=True, implied=True, via=via)
-
-
-def trunk(c: Any) -> Any:
-    """The configuration without the layers that predict further tokens."""
-    return replace(c, n_layer=c.n_layer - c.n_nextn, n_nextn=0)
 
 
 SCORINGS: Mapping[int, Literal["softmax", "sigmoid"]] = {1: "softmax", 2: "sigmoid"}  # by expert_gating_func

@@ -28,7 +28,8 @@ class Piece(NamedTuple):
     on, of the tensor ``hf`` of shape ``hf_shape``.
 
     ``stacked``: they are the whole of ``hf``, which lacks the first axis. ``unused``: rows of ``hf`` before them that
-    no tensor of GGUF holds (an export fills them with zeros).
+    no tensor of GGUF holds (an export fills them with zeros). ``packed``: values are 4-bit floats, and this is the
+    tensor of their codes or that of their scales (`Microscaled`).
     """
 
     hf: str
@@ -39,6 +40,7 @@ class Piece(NamedTuple):
     via: Transform = IDENTITY
     stacked: bool = False
     unused: int = 0
+    packed: bool = False
 
 
 class Origin(Protocol):
@@ -183,6 +185,29 @@ class Stacked:
         via = self.via.bound(Tensor(tensor.role, one))
         shape = via.hf_shape(one)
         return [Piece(name, shape, 1, shape[0], via=via, stacked=True) for name in self.names(prefix, tensor)]
+
+
+@frozen
+class Microscaled:
+    """A stack of matrices that is saved as 4-bit floats in blocks of 32 with a scale: the bytes ``<name>_blocks``
+    (matrices, rows, blocks, 16) and ``<name>_scales`` (matrices, rows, blocks). ``via`` is what happens to the rows of
+    both."""
+
+    name: str
+    via: Transform = IDENTITY
+
+    def names(self, prefix: str, tensor: Tensor) -> list[str]:  # noqa: ARG002 - part of the interface
+        return [f"{prefix}{self.name}_{part}" for part in ("blocks", "scales")]
+
+    def pieces(self, prefix: str, tensor: Tensor, c: Any) -> list[Piece]:  # noqa: ARG002 - part of the interface
+        via = self.via.bound(tensor)
+        matrices, rows, columns = tensor.shape
+        scales = via.hf_shape((matrices, rows, columns // 32))
+        blocks, of_scales = self.names(prefix, tensor)
+        return [
+            Piece(name, shape, matrices, matrices, via=via, packed=True)
+            for name, shape in ((blocks, (*scales, 16)), (of_scales, scales))
+        ]
 
 
 @frozen

@@ -36,10 +36,8 @@ from gguflike.families.mixture import (
     gating,
     n_groups,
     n_groups_used,
-    nextn,
     shared,
     shared_names,
-    trunk,
 )
 from gguflike.families.origins import Either, Named
 from gguflike.families.parts import Block, Branch, FeedForward, Graph
@@ -62,7 +60,6 @@ class SigmoidMixture(Mixture):
     n_groups: int = n_groups()
     n_groups_used: int = n_groups_used()
     gating: int = gating(SIGMOID)
-    n_nextn: int = nextn()
 
 
 def mixture(c: Any, choice_bias: Any = "exp_probs_b.bias") -> Experts:
@@ -99,7 +96,7 @@ def glm4moe(c: Glm4Moe) -> Graph:
     norms = qk_norms(c) if c.qk_norm else {}
     mixer = attention(c, rope_of(c, "neox"), output_bias=False, **norms)
     return decoder(
-        trunk(c),
+        c,
         lambda layer: (
             Branch(rms(c, "attn_norm"), mixer),
             Branch(rms(c, "post_attention_norm"), sparse(c, layer)),
@@ -130,7 +127,7 @@ GLM4MOE = Family(
     assumed=MappingProxyType(
         {"norm_topk_prob": True, "num_key_value_heads": 8, "partial_rotary_factor": 0.5, "rms_norm_eps": 1e-5}
     ),
-    spelled=lambda values: {"partial_rotary_factor": 1.0, **values},
+    spelled=lambda values: {"partial_rotary_factor": 1.0, "num_nextn_predict_layers": 0, **values},
     notices=rope_notices,
 )
 
@@ -152,7 +149,7 @@ SOLAR_OPEN = replace(
 def dots1(c: SigmoidMixture) -> Graph:
     """Queries and keys normalized per head."""
     mixer = attention(c, rope_of(c, "neox"), **qk_norms(c))
-    return decoder(trunk(c), lambda layer: pre_norm(c, mixer, sparse(c, layer)))
+    return decoder(c, lambda layer: pre_norm(c, mixer, sparse(c, layer)))
 
 
 DOTS1 = Family(
@@ -188,7 +185,7 @@ def hy_v3(c: HyV3) -> Graph:
     """Queries and keys normalized per head."""
     mixer = attention(c, rope_of(c, "neox"), **qk_norms(c))
     with_shared = replace(mixture(c, "exp_probs_b"), shared=shared(c, c.n_ff_shared))
-    return decoder(trunk(c), lambda layer: pre_norm(c, mixer, feed_forward(c) if layer < c.n_dense else with_shared))
+    return decoder(c, lambda layer: pre_norm(c, mixer, feed_forward(c) if layer < c.n_dense else with_shared))
 
 
 HY_V3 = Family(
@@ -235,7 +232,7 @@ def exaone_moe(c: ExaoneMoe) -> Graph:
         mixer = attention(c, rope if turns else None, window=span(c, layer), **qk_norms(c))
         return pre_norm(c, mixer, sparse(c, layer))
 
-    return decoder(trunk(c), block)
+    return decoder(c, block)
 
 
 EXAONE_MOE = Family(

@@ -1,0 +1,219 @@
+"""Checkpoints with experts, there and back: stacks, fused halves, rows that take turns, 4-bit floats."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+import gguflike
+from gguflike.checkpoint.safetensors import read_header
+from gguflike.errors import CheckpointError, GGUFError, UnsupportedError
+from tests import tiny
+
+D, FF, E, VOCAB = 32, 64, 4, 300
+COMMON: dict[str, Any] = {
+    "hidden_size": D,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "vocab_size": VOCAB,
+    "num_experts_per_tok": 2,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+    "bos_token_id": 256,
+    "eos_token_id": 257,
+}
+L = "model.layers.0."
+ATTENTION = {
+    "model.embed_tokens.weight": (VOCAB, D),
+    "model.norm.weight": (D,),
+    f"{L}input_layernorm.weight": (D,),
+    f"{L}post_attention_layernorm.weight": (D,),
+    f"{L}self_attn.q_proj.weight": (32, D),
+    f"{L}self_attn.k_proj.weight": (16, D),
+    f"{L}self_attn.v_proj.weight": (16, D),
+    f"{L}self_attn.o_proj.weight": (D, 32),
+}
+BIASES = {f"{L}self_attn.{name}_proj.bias": (rows,) for name, rows in (("q", 32), ("k", 16), ("v", 16))}
+QWEN = {
+    **ATTENTION,
+    **BIASES,
+    f"{L}mlp.gate.weight": (E, D),
+    f"{L}mlp.shared_expert_gate.weight": (1, D),
+    **{f"{L}mlp.shared_expert.{name}_proj.weight": (FF, D) for name in ("gate", "up")},
+    f"{L}mlp.shared_expert.down_proj.weight": (D, FF),
+}
+ONE_BY_ONE = {
+    **{f"{L}mlp.experts.{e}.{name}_proj.weight": (FF, D) for e in range(E) for name in ("gate", "up")},
+    **{f"{L}mlp.experts.{e}.down_proj.weight": (D, FF) for e in range(E)},
+}
+STACKED = {f"{L}mlp.experts.gate_up_proj": (E, 2 * FF, D), f"{L}mlp.experts.down_proj": (E, D, FF)}
+QWEN_CONFIG = {
+    **COMMON,
+    "architectures": ["Qwen2MoeForCausalLM"],
+    "intermediate_size": 96,
+    "moe_intermediate_size": FF,
+    "shared_expert_intermediate_size": FF,
+    "num_experts": E,
+    "norm_topk_prob": False,
+}
+OSS_CONFIG = {
+    **COMMON,
+    "architectures": ["GptOssForCausalLM"],
+    "intermediate_size": FF,
+    "num_local_experts": E,
+    "attention_bias": True,
+    "sliding_window": 8,
+    "layer_types": ["sliding_attention"],
+}
+OSS = {
+    **ATTENTION,
+    **BIASES,
+    f"{L}self_attn.o_proj.bias": (D,),
+    f"{L}self_attn.sinks": (2,),
+    f"{L}mlp.router.weight": (E, D),
+    f"{L}mlp.router.bias": (E,),
+    f"{L}mlp.experts.gate_up_proj_bias": (E, 2 * FF),
+    f"{L}mlp.experts.down_proj_bias": (E, D),
+}
+OSS_FLOATS = {f"{L}mlp.experts.gate_up_proj": (E, D, 2 * FF), f"{L}mlp.experts.down_proj": (E, FF, D)}
+OSS_PACKED = {
+    f"{L}mlp.experts.gate_up_proj_blocks": (E, 2 * FF, D // 32, 16),
+    f"{L}mlp.experts.gate_up_proj_scales": (E, 2 * FF, D // 32),
+    f"{L}mlp.experts.down_proj_blocks": (E, D, FF // 32, 16),
+    f"{L}mlp.experts.down_proj_scales": (E, D, FF // 32),
+}
+# The values of 4-bit floats (OCP Microscaling Formats 1.0).
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+
+
+def made(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(11)
+    bytes_of = {"blocks": 256, "scales": 8}
+    return {
+        name: rng.integers(0, bytes_of[name.rsplit("_", 1)[1]], shape).astype(np.uint8)
+        + np.uint8(120) * ("scales" in name)
+        if name.endswith(("_blocks", "_scales"))
+        else rng.standard_normal(shape).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+
+
+def write(folder: Path, config: dict[str, Any], tensors: dict[str, np.ndarray]) -> Path:
+    folder.mkdir()
+    header: dict[str, Any] = {}
+    data = b""
+    for name, x in tensors.items():
+        raw = x.tobytes()
+        kind = "U8" if x.dtype == np.uint8 else "F32"
+        header[name] = {"dtype": kind, "shape": list(x.shape), "data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text(json.dumps(tiny.tokenizer(VOCAB)))
+    (folder / "tokenizer_config.json").write_text("{}")
+    return folder
+
+
+def values(path: Path) -> dict[str, np.ndarray]:
+    with gguflike.open(path) as file:
+        return {name: tensor.dequantize() for name, tensor in file.tensors.items()}
+
+
+def assert_same_back(path: Path, folder: Path, wanted: dict[str, np.ndarray]) -> None:
+    gguflike.export(path, folder)
+    found = read_header(folder / "model.safetensors")
+    assert found.keys() == wanted.keys()
+    for name, tensor in found.items():
+        np.testing.assert_array_equal(tensor.read_f32(), wanted[name], err_msg=name)
+
+
+def test_experts_saved_one_by_one(tmp_path: Path) -> None:
+    tensors = made({**QWEN, **ONE_BY_ONE})
+    gguflike.convert(write(tmp_path / "hf", QWEN_CONFIG, tensors), tmp_path / "m.gguf", "F32")
+    found = values(tmp_path / "m.gguf")
+    for role in ("gate", "up", "down"):
+        wanted = np.stack([tensors[f"{L}mlp.experts.{e}.{role}_proj.weight"] for e in range(E)])
+        np.testing.assert_array_equal(found[f"blk.0.ffn_{role}_exps.weight"], wanted)
+    np.testing.assert_array_equal(
+        found["blk.0.ffn_gate_inp_shexp.weight"], tensors[f"{L}mlp.shared_expert_gate.weight"]
+    )
+    assert_same_back(tmp_path / "m.gguf", tmp_path / "back", tensors)
+
+
+def test_experts_saved_as_stacks(tmp_path: Path) -> None:
+    """As Transformers has them in memory; an export saves them one by one."""
+    tensors = made({**QWEN, **STACKED})
+    gguflike.convert(write(tmp_path / "hf", QWEN_CONFIG, tensors), tmp_path / "m.gguf", "F32")
+    found, both = values(tmp_path / "m.gguf"), tensors[f"{L}mlp.experts.gate_up_proj"]
+    np.testing.assert_array_equal(found["blk.0.ffn_gate_exps.weight"], both[:, :FF])
+    np.testing.assert_array_equal(found["blk.0.ffn_up_exps.weight"], both[:, FF:])
+    np.testing.assert_array_equal(found["blk.0.ffn_down_exps.weight"], tensors[f"{L}mlp.experts.down_proj"])
+
+
+def test_a_missing_expert_is_named(tmp_path: Path) -> None:
+    tensors = made({**QWEN, **ONE_BY_ONE})
+    del tensors[f"{L}mlp.experts.2.up_proj.weight"]
+    with pytest.raises(CheckpointError, match=r"experts\.2\.up_proj\.weight"):
+        gguflike.convert(write(tmp_path / "hf", QWEN_CONFIG, tensors), tmp_path / "m.gguf", "F32")
+
+
+def test_rows_that_take_turns(tmp_path: Path) -> None:
+    tensors = made({**OSS, **OSS_FLOATS})
+    gguflike.convert(write(tmp_path / "hf", OSS_CONFIG, tensors), tmp_path / "m.gguf", "F32")
+    found, both = values(tmp_path / "m.gguf"), tensors[f"{L}mlp.experts.gate_up_proj"].swapaxes(1, 2)
+    biases = tensors[f"{L}mlp.experts.gate_up_proj_bias"]
+    for index, role in enumerate(("gate", "up")):
+        np.testing.assert_array_equal(found[f"blk.0.ffn_{role}_exps.weight"], both[:, index::2])
+        np.testing.assert_array_equal(found[f"blk.0.ffn_{role}_exps.bias"], biases[:, index::2])
+    assert_same_back(tmp_path / "m.gguf", tmp_path / "back", tensors)
+
+
+def test_an_export_needs_all_that_share_a_tensor(tmp_path: Path) -> None:
+    tensors = made({**OSS, **OSS_FLOATS})
+    gguflike.convert(write(tmp_path / "hf", OSS_CONFIG, tensors), tmp_path / "m.gguf", "F32")
+    with gguflike.open(tmp_path / "m.gguf") as file:
+        others = [tensor for name, tensor in file.tensors.items() if name != "blk.0.ffn_up_exps.weight"]
+        gguflike.write(tmp_path / "less.gguf", file.metadata, others)
+    with pytest.raises(GGUFError, match="ffn_up_exps"):
+        gguflike.export(tmp_path / "less.gguf", tmp_path / "back")
+
+
+def unpacked(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """The values of 4-bit floats, two in a byte, low bits first, times their block's power of two."""
+    levels = np.stack([E2M1[blocks & 15], E2M1[blocks >> 4]], axis=-1).reshape(*scales.shape, 32)
+    return np.ldexp(levels, scales.astype(np.int32)[..., None] - 127).reshape(*scales.shape[:-1], -1)
+
+
+@pytest.mark.parametrize("kind", ["MXFP4_MOE", "F32"])
+def test_4_bit_floats_are_kept_bit_for_bit_or_decoded(kind: str, tmp_path: Path) -> None:
+    tensors = made({**OSS, **OSS_PACKED})
+    config = {**OSS_CONFIG, "quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}}
+    plan = gguflike.convert(write(tmp_path / "hf", config, tensors), tmp_path / "m.gguf", kind)
+    both, down = (
+        unpacked(tensors[f"{L}mlp.experts.{name}_blocks"], tensors[f"{L}mlp.experts.{name}_scales"])
+        for name in ("gate_up_proj", "down_proj")
+    )
+    found = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
+    for name, wanted in (("gate", both[:, ::2]), ("up", both[:, 1::2]), ("down", down)):
+        tensor = found[f"blk.0.ffn_{name}_exps.weight"]
+        assert tensor.tensor_type.name == ("MXFP4" if kind == "MXFP4_MOE" else "F32")
+        decoded = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        np.testing.assert_array_equal(decoded.reshape(wanted.shape), wanted)
+    assert ("quantized already" in "".join(plan.notices)) == (kind == "F32")
+
+
+def test_other_quantization_is_refused(tmp_path: Path) -> None:
+    config = {**OSS_CONFIG, "quantization_config": {"quant_method": "fp8"}}
+    with pytest.raises(UnsupportedError, match="quantized already"):
+        gguflike.convert(write(tmp_path / "hf", config, made({**OSS, **OSS_FLOATS})), tmp_path / "m.gguf", "F32")
