@@ -286,6 +286,17 @@ def test_overrides_come_first() -> None:
     assert choose(by_name("F16"), "blk.0.attn_v.weight", (8, 96), known, (override("v=Q4_K"),)).format.name == "Q5_0"
 
 
+def test_facts_where_a_file_says_little() -> None:
+    """As llama.cpp: keys and values have as many heads as queries, and layers are counted by the tensors."""
+    shapes: Shapes = {"token_embd.weight": (8, 256), "blk.79.attn_v.weight": (8, 256), "output.weight": (8, 256)}
+    known = facts(metadata("llama", {"attention.head_count": 8}), shapes, False)
+    assert (known.n_layer, known.gqa, known.tied, known.wide, known.n_values) == (80, 1, False, False, 1)
+    grouped = facts(metadata("llama", {"attention.head_count": 8, "attention.head_count_kv": 2}), shapes, True)
+    assert (grouped.gqa, grouped.wide, grouped.imatrix) == (4, True, True)
+    nothing = facts(metadata("mamba2", {}), {}, False)
+    assert (nothing.n_layer, nothing.gqa, nothing.n_expert, nothing.tied, nothing.wide) == (0, 0, 0, True, False)
+
+
 @pytest.mark.parametrize("text", ["attn_v", "=Q8_0", "attn_v=Q9", "(=Q8_0", "attn_v="])
 def test_bad_overrides(text: str) -> None:
     with pytest.raises(UnsupportedError):

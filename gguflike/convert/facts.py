@@ -107,7 +107,7 @@ def facts(metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], im
         n_expert=n_expert,
         tied="output.weight" not in shapes,
         imatrix=imatrix,
-        wide=n_layer == storage.wide_layers and not (storage.grouped and heads == kv_heads),
+        wide=n_layer == storage.wide_layers > 0 and not (storage.grouped and heads == kv_heads),
         storage=storage,
         order=order,
         n_values=sum(category(name) == "attn_v" for name in names),
