@@ -116,10 +116,13 @@ def test_floats_equal_the_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_quantized_are_near_the_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Activations are rounded to int8, so only a wrong op shows; the float test above finds wrong numbers."""
+    """Activations are rounded to int8, so only a wrong op shows; the float test above finds wrong numbers. A token's
+    logits are the same bits, computed alone or with others."""
     weights = by_hand.write(tmp_path / "m.gguf", GRAPHS[name], "Q8_0")
     with by_hand.load(tmp_path / "m.gguf", GRAPHS[name], monkeypatch) as model:
         check(model, by_hand.truth(GRAPHS[name], weights, IDS), 0.04)
+        assert model.weights.exact
+        assert np.array_equal(by_hand.token_by_token(model, IDS), model.logits(IDS))
 
 
 @pytest.mark.parametrize(
