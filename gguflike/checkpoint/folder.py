@@ -79,6 +79,11 @@ def _open_folder(folder: Path, source: str, revision: str | None) -> Checkpoint:
     config = strictjson.load(folder / "config.json")
     generation = folder / "generation_config.json"
     tensors = _tensors(folder)
+    quantized = config.get("quantization_config")
+    if isinstance(quantized, dict) and quantized.get("quant_method") == "bitnet":
+        from gguflike.checkpoint import bitnet
+
+        tensors = bitnet.ternary(tensors, quantized)
     return Checkpoint(
         folder=folder,
         config=config,

@@ -1,0 +1,109 @@
+"""Weights of BitNet b1.58: one of -1, 0 and 1, times a number for the whole matrix.
+
+A checkpoint holds them packed, or as the weights they were trained as, which the model rounds each time it runs.
+Either way they are read as what the model computes with (Transformers, integrations/bitnet.py).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike.checkpoint.safetensors import LazyTensor
+from gguflike.errors import CheckpointError, UnsupportedError
+
+Floats = npt.NDArray[np.float32]
+_STEP = 1 << 22  # values of which the mean magnitude is taken at once
+
+
+@dataclass(frozen=True)
+class Packed(LazyTensor):
+    """A matrix of four times as many rows as ``packed`` (uint8): row r is in row r mod n of n, in bits 2 (r div n) and
+    the next, as its value plus 1. ``scale`` holds one number by which values are multiplied, or ``divides`` them."""
+
+    packed: LazyTensor
+    scale: LazyTensor
+    divides: bool
+
+    def read(self, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        return self.read_f32(start, stop)
+
+    def read_f32(self, start: int = 0, stop: int | None = None) -> Floats:
+        stop, each = self.rows if stop is None else stop, self.packed.rows
+        values = np.empty((stop - start, *self.shape[1:]), np.float32)
+        for quarter in range(4):
+            low, high = max(start, quarter * each), min(stop, (quarter + 1) * each)
+            if low < high:
+                codes = self.packed.read(low - quarter * each, high - quarter * each) >> 2 * quarter & 3
+                values[low - start : high - start] = codes.astype(np.float32) - 1
+        number = self.scale.read_f32().reshape(-1)[0]
+        scaled: Floats = values / number if self.divides else values * number
+        return scaled
+
+
+@dataclass(frozen=True)
+class Rounded(LazyTensor):
+    """A matrix rounded to -s, 0 and s, where s is the mean magnitude of its ``trained`` values."""
+
+    trained: LazyTensor
+
+    def read(self, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        return self.read_f32(start, stop)
+
+    def read_f32(self, start: int = 0, stop: int | None = None) -> Floats:
+        inverse = np.float32(1) / np.float32(_mean_magnitude(self.trained))
+        signs = np.clip(np.rint(self.trained.read_f32(start, stop) * inverse), -1, 1)
+        values: Floats = signs / inverse
+        return _as_bfloat16(values) if self.trained.dtype == "BF16" else values
+
+
+@functools.lru_cache(maxsize=4)
+def _mean_magnitude(tensor: LazyTensor) -> float:
+    """The mean of absolute values, at least 1e-5."""
+    rows = max(1, _STEP // max(1, tensor.size // max(1, tensor.rows)))
+    total = 0.0
+    for start in range(0, tensor.rows, rows):
+        part = tensor.read_f32(start, min(start + rows, tensor.rows))
+        total += float(np.abs(part).sum(dtype=np.float64))
+    return max(total / max(1, tensor.size), 1e-5)
+
+
+def _as_bfloat16(values: Floats) -> Floats:
+    """The nearest values that bfloat16 has, ties to even."""
+    bits = values.view(np.uint32)
+    rounded: Floats = ((bits + (0x7FFF + (bits >> 16 & 1))) & np.uint32(0xFFFF0000)).view(np.float32)
+    return rounded
+
+
+def ternary(tensors: Mapping[str, LazyTensor], settings: Mapping[str, Any]) -> dict[str, LazyTensor]:
+    """The tensors, with packed matrices, or those that a model rounds, as what it computes with; ``settings`` are
+    ``quantization_config``.
+
+    CheckpointError for a packed matrix without its scale, UnsupportedError for settings that are not known.
+    """
+    kind, mode = settings.get("linear_class", "bitlinear"), settings.get("quantization_mode", "offline")
+    if kind not in ("bitlinear", "autobitlinear") or mode not in ("offline", "online") or settings.get("use_rms_norm"):
+        raise UnsupportedError(
+            "kind of BitNet", field="config.json: quantization_config", got=repr(dict(settings))[:120]
+        )
+    scales = {name for name in tensors if name.endswith(".weight_scale")}
+    made: dict[str, LazyTensor] = {}
+    for name, tensor in tensors.items():
+        if name in scales:
+            continue
+        place = (tensor.path, tensor.offset, tensor.file_bytes)
+        if tensor.dtype == "U8":
+            if f"{name}_scale" not in scales:
+                raise CheckpointError("packed matrix without a scale", path=tensor.path, tensor=name)
+            shape, scale = (4 * tensor.rows, *tensor.shape[1:]), tensors[f"{name}_scale"]
+            made[name] = Packed(name, "F32", shape, *place, tensor, scale, kind == "bitlinear")
+        elif mode == "online" and name.endswith("_proj.weight"):
+            made[name] = Rounded(name, "F32", tensor.shape, *place, tensor)
+        else:
+            made[name] = tensor
+    return made
