@@ -94,6 +94,20 @@ def test_sentencepiece(words: list[str], text: str, prefix: bool) -> None:
     same(*both(metadata), text)
 
 
+@settings(max_examples=40, deadline=None)
+@given(text=st.text(st.sampled_from("abc h\ne\u2581\u00e9<>t"), max_size=30))
+def test_merges_on_characters(text: str) -> None:
+    """A SentencePiece vocabulary with merges of its own, which scores could not say."""
+    words = [SPACE, *"abche\n<>", "ab", "bc", "abc", "he", SPACE + "he", "\n\n", "<t>"]
+    merges = ["a b", "b c", "h e", f"{SPACE} he", "\n \n", "a bc"]
+    changes = {"model": "gemma4", "merges": merges, "add_bos_token": True, "bos_token_id": 1}
+    metadata = spm_metadata(words, **{f"tokenizer.ggml.{key}": value for key, value in changes.items()})
+    metadata["tokenizer.ggml.token_type"][-1] = 4
+    vocabulary, whole = both(metadata)
+    same(vocabulary, whole, text)
+    assert vocabulary.model == "gemma4"
+
+
 def test_odd_merges(tmp_path: Path) -> None:
     """Merges that are there twice, of no tokens, or with a space in a part: what the whole makes of them."""
     metadata = metadata_from_folder(write_folder(tmp_path, byte_level()), {})

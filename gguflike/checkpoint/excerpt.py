@@ -25,7 +25,7 @@ _NEVER = b"\xff"  # a byte that no token has
 
 
 class Excerpt(NamedTuple):
-    """``ids`` of tokens in order; ``merges``, indices of those that byte-level BPE may need, in order of rank."""
+    """``ids`` of tokens in order; ``merges``, indices of those that the file lists and the text may need, by rank."""
 
     ids: list[int]
     merges: list[int]
@@ -38,17 +38,16 @@ def excerpt(vocabulary: Vocabulary, text: str) -> Excerpt | None:
     for a SentencePiece vocabulary of tokens too long to be split; and for kinds of vocabulary that this module does not
     know.
     """
-    byte_level = vocabulary.model == "gpt2"
-    if vocabulary.model not in ("gpt2", "llama"):
+    if vocabulary.model not in ("gpt2", "llama", "gemma4"):
         return None
     if len(text) > MAX_BYTES or vocabulary.swallows_space:
         return None
-    if byte_level:
+    if vocabulary.model == "gpt2":
         scheme = pretokenizers.by_name(vocabulary.pre)
         every_word_spaced = vocabulary.add_space_prefix and scheme.splits != (pretokenizers.GPT2,)
         if every_word_spaced or (scheme.nfc and not _is_normalized(text)):
             return None
-    elif int((vocabulary.texts.lengths**2).sum()) > MAX_SPLIT_WORK:
+    elif vocabulary.model == "llama" and int((vocabulary.texts.lengths**2).sum()) > MAX_SPLIT_WORK:
         return None
     added = vocabulary.added_ids()
     written = _written(vocabulary, text, added)
@@ -56,7 +55,9 @@ def excerpt(vocabulary: Vocabulary, text: str) -> Excerpt | None:
         return None
     occurring = vocabulary.texts.within(written)
     words = {vocabulary.tokens[index] for index in occurring}
-    pairs = {f"{a} {b}" for word in words for a, b in _splits(word) if a in words and b in words} if byte_level else ()
+    pairs: set[str] = set()
+    if vocabulary.model != "llama":  # whose merges follow from the scores
+        pairs = {f"{a} {b}" for word in words for a, b in _splits(word) if a in words and b in words}
     always = np.flatnonzero(vocabulary.types == TokenType.BYTE).tolist()
     ids = {*occurring, *added, *always, *vocabulary.special.values()}
     return Excerpt(sorted(ids), vocabulary.merge_texts.find(pairs))
