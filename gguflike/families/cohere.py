@@ -16,6 +16,7 @@ from gguflike.families.decoder import (
     exported,
     feed_forward,
     rope_of,
+    unscaled,
 )
 from gguflike.families.family import Family
 from gguflike.families.layernorm import LayerNormed, layer_norm, parallel
@@ -28,6 +29,7 @@ from gguflike.frozen import frozen, replace
 class Cohere(LayerNormed):
     """Hyper-parameters; logits are multiplied by ``logit_scale``."""
 
+    rope_scaling: str | None = unscaled()
     logit_scale: float = key("logit_scale", "logit_scale", default=0.0625)
     qk_norm: bool = key(None, "use_qk_norm", default=False, tensor="blk.0.attn_q_norm.weight")
     untied: bool = key(None, "tie_word_embeddings", default=False, tensor="output.weight", negated=True)
@@ -37,6 +39,7 @@ class Cohere(LayerNormed):
 class Cohere2(LayerNormed):
     """Hyper-parameters; only layers with a window turn queries and keys."""
 
+    rope_scaling: str | None = unscaled()
     logit_scale: float = key("logit_scale", "logit_scale", default=0.0625)
     window: int = window()
     windowed: tuple[bool, ...] = windowed(every(4))

@@ -63,6 +63,14 @@ class Decoder:
     untied: bool = key(None, "tie_word_embeddings", default=True, tensor="output.weight", negated=True)
 
 
+UNSCALED = "none"
+
+
+def unscaled() -> Any:
+    """The field of the scaling for models whose files say that there is none, where there is none."""
+    return key("rope.scaling.type", "rope.scaling.type", default=UNSCALED)
+
+
 def rms(c: Decoder, role: str, size: int | None = None, **changes: Any) -> Norm:
     """A norm with the configuration's epsilon, of ``n_embd`` values unless told otherwise."""
     return Norm(role, size or c.n_embd, c.norm_eps, **changes)
@@ -110,9 +118,9 @@ def pre_norm(c: Decoder, mixer: Attention, after: Any) -> Block:
 def rope_of(c: Decoder, pairs: Literal["norm", "neox"], **changes: Any) -> Rope:
     """The configuration's rotation; ``changes`` are settings of layers that differ."""
     scaling = None
-    if c.rope_scaling is not None:
+    if c.rope_scaling not in (None, UNSCALED):
         scaling = Scaling(
-            scaling_kind(c.rope_scaling),
+            scaling_kind(str(c.rope_scaling)),
             c.rope_factor or 1.0,
             c.rope_context or c.n_ctx,
             c.yarn_beta_fast or Scaling.beta_fast,

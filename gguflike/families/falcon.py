@@ -18,6 +18,7 @@ from gguflike.frozen import frozen
 class Falcon(LayerNormed):
     """Hyper-parameters. ``two_norms``: attention and feed-forward have each their own."""
 
+    rope_base: float = key("rope.freq_base", "rope.theta", default=10000.0, implied=True)
     n_ff: int = key("feed_forward_length", "ffn_hidden_size", default=lambda c: 4 * c.n_embd)
     head_dim: int = key(
         "attention.key_length", None, default=lambda c: c.n_embd // c.n_head, copies=("attention.value_length",)

@@ -32,6 +32,7 @@ from gguflike.frozen import frozen
 class Gemma(Decoder):
     """Hyper-parameters; the output matrix is the embedding's."""
 
+    rope_base: float = key("rope.freq_base", "rope.theta", default=10000.0, implied=True)
     untied: bool = key(None, "tie_word_embeddings", default=False, tensor="output.weight", negated=True)
 
 

@@ -24,7 +24,7 @@ class Gpt2(LayerNormed):
     n_embd: int = key("embedding_length", "n_embd")
     n_ff: int = key("feed_forward_length", "n_inner", default=lambda c: 4 * c.n_embd)
     n_head: int = key("attention.head_count", "n_head")
-    n_head_kv: int = key("attention.head_count_kv", None, default=lambda c: c.n_head)
+    n_head_kv: int = key("attention.head_count_kv", None, default=lambda c: c.n_head, implied=True)
     head_dim: int = key(
         "attention.key_length", None, default=lambda c: c.n_embd // c.n_head, copies=("attention.value_length",)
     )

@@ -19,6 +19,8 @@ from gguflike.frozen import frozen
 class GptNeoX(LayerNormed):
     """Hyper-parameters. ``parallel``: attention and feed-forward, each with its norm, read the same."""
 
+    rope_base: float = key("rope.freq_base", "rope.theta", default=10000.0, implied=True)
+    n_head_kv: int = key("attention.head_count_kv", None, default=lambda c: c.n_head, implied=True)
     n_rot: int = partial()
     attention_bias: bool = key(None, "attention_bias", default=True, tensor="blk.0.attn_qkv.bias")
     parallel: bool = key("use_parallel_residual", "use_parallel_residual", default=True)

@@ -19,6 +19,7 @@ from gguflike.families.decoder import (
     qk_norms,
     rope_notices,
     rope_of,
+    unscaled,
 )
 from gguflike.families.family import Family
 from gguflike.families.origins import Named
@@ -30,6 +31,8 @@ from gguflike.frozen import frozen
 class Hunyuan(Decoder):
     """Hyper-parameters."""
 
+    rope_scaling: str | None = unscaled()
+    rope_factor: float | None = key("rope.scaling.factor", "rope.scaling.factor", default=1.0)
     norm_eps: float = key("attention.layer_norm_rms_epsilon", "rms_norm_eps", default=1e-5)
 
 

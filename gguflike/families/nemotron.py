@@ -5,7 +5,16 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from gguflike.families.config import key
-from gguflike.families.decoder import DECODER_NAMES, INERT_KEYS, attention, decoder, exported, feed_forward, rope_of
+from gguflike.families.decoder import (
+    DECODER_NAMES,
+    INERT_KEYS,
+    attention,
+    decoder,
+    exported,
+    feed_forward,
+    rope_of,
+    unscaled,
+)
 from gguflike.families.family import Family
 from gguflike.families.layernorm import LayerNormed, layer_norm, sequential
 from gguflike.families.origins import Named
@@ -20,7 +29,10 @@ class Nemotron(LayerNormed):
     """Hyper-parameters; half of each head turns."""
 
     n_rot: int = partial()
-    norm_eps: float = key("attention.layer_norm_epsilon", "norm_eps", default=1e-5)
+    norm_eps: float = key(
+        "attention.layer_norm_epsilon", "norm_eps", default=1e-5, copies=("attention.layer_norm_rms_epsilon",)
+    )
+    rope_scaling: str | None = unscaled()
 
 
 def nemotron(c: Nemotron) -> Graph:

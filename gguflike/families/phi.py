@@ -137,6 +137,7 @@ PHI3 = Family(
 class Phi2(LayerNormed):
     """Hyper-parameters; everything has a bias."""
 
+    rope_base: float = key("rope.freq_base", "rope.theta", default=10000.0, implied=True)
     n_rot: int = partial()
 
 

@@ -286,8 +286,8 @@ def _type_of(flat: Mapping[str, Any]) -> str:
         return "llama3"
     if "rope.proportional.share" in flat:
         return "proportional"
-    name: str = flat.get("rope.scaling.type", "default")
-    return name
+    name: str = flat.get("rope.scaling.type", "none")
+    return "default" if name == "none" else name
 
 
 def _spelled_magnitude(flat: Mapping[str, Any]) -> dict[str, Any]:

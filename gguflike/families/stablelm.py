@@ -27,6 +27,7 @@ from gguflike.frozen import frozen
 class StableLm(LayerNormed):
     """Hyper-parameters. ``parallel``: attention and feed-forward read the same norm."""
 
+    rope_base: float = key("rope.freq_base", "rope.theta", default=10000.0, implied=True)
     n_rot: int = partial()
     attention_bias: bool = key(None, "use_qkv_bias", default=False, tensor="blk.0.attn_q.bias")
     parallel: bool = key("use_parallel_residual", "use_parallel_residual", default=False)
