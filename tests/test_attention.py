@@ -86,7 +86,7 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "norms of heads": [NORMS],
     "whole norms, values": [{**WHOLE, "v_norm": head_norm("attn_v_norm", weight=False)}],
     "layer norms by head": [GROUPED],
-    "weightless norms after rope": [BARE],
+    "norms after rope": [BARE, {**NORMS, "norm_after_rope": True}],
     "no rope, temperature": [{"rope": None, "temperature": Temperature(0.1, 8.0, 1.0)}, {}],
     "odd rope": [{"rope": Rope(14, 500.0, "neox")}, {"rope": Rope(10, 500.0, "norm"), "scale": 0.3}],
     "clamp": [{"clamp": 0.8, **NORMS, "bias": True, "output_bias": True}],
@@ -171,6 +171,7 @@ def test_positions_are_forgotten_truly() -> None:
     assert [cache.reusable(count) for count in (0, 1, 300, 512)] == [0, 1, 300, 512]
     cache.advance(512, 512)  # positions up to 383 are lost
     assert [cache.reusable(count) for count in (0, 1, 482, 483, 1024)] == [0, 0, 0, 483, 1024]
+    cache.cut(500)
     cache.advance(500, 1)  # going back brings nothing back
     assert [cache.reusable(count) for count in (482, 483)] == [0, 483]
     saved = cache.save(1024)
@@ -180,6 +181,14 @@ def test_positions_are_forgotten_truly() -> None:
     cache.restore(saved)
     assert [cache.reusable(count) for count in (482, 483)] == [0, 483]
     assert not KVCache(1, 16, 512, sees=100).forgets  # no larger than all positions
+
+
+def test_a_window_nearly_as_long_as_the_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No ring, since it would be longer than the context, but keys that are not seen."""
+    tiny = Tiny(graph_of(attention(window=100)), tmp_path / "m.gguf", monkeypatch, context=128)
+    with tiny.model as model:
+        assert error(in_pieces(model, IDS[:128], (60, 1, 50, 10)), tiny.want(IDS[:128])) < 2e-5
+        assert not model.states.of_mixers[0].forgets  # type: ignore[union-attr]
 
 
 def test_a_fused_matrix_that_cannot_be_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,6 +218,9 @@ def test_windows_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             for each in pieces:
                 next(each, None)
         assert [stream.generation.tokens for stream in streams] == alone
+        model.logits(IDS)
+        model.logits(prompts[1])
+        assert model.common_prefix([*prompts[1], 1]) == len(prompts[1])  # a ring begun anew has lost nothing
         assert model.generate(IDS[:190], 30).result().tokens == model.generate(IDS[:190], 30).result().tokens
 
 

@@ -191,8 +191,8 @@ class KVCache:
             self._end = 0
 
     def save(self, count: int) -> Copy:
-        """A copy of what the first ``count`` positions hold, or of the whole ring, for ``restore``."""
-        held = self.positions if self.ring and self._end > self.positions else count
+        """A copy of what the first ``count`` positions hold, all of a ring at most, for ``restore``."""
+        held = min(count, self.positions)
         return [np.array([self._end]), *(array[:, : -(-held // KEYS)].copy() for array in self._by_head())]
 
     def restore(self, saved: Copy) -> None:

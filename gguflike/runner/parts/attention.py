@@ -31,7 +31,7 @@ def new_state(part: Attention, context: int, cache_type: str) -> KVCache:
 
 
 def bytes_per_position(part: Attention, cache_type: str) -> int:
-    """None for a window, whose cache does not grow with the context, and for keys of another layer."""
+    """As of the cache; 0 for that of a window, which does not grow with the context, and for keys of another layer."""
     if part.kv_layer is not None or (part.causal and part.window):
         return 0
     return kv_bytes_per_position(part.kv_heads, _padded(part.head_dim, cache_type), cache_type)
