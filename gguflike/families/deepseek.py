@@ -6,7 +6,7 @@ GGUF stores it absorbed, with one key head: keys are the latent and the rotated 
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from gguflike.families.config import Via, key
 from gguflike.families.decoder import (
@@ -21,6 +21,7 @@ from gguflike.families.decoder import (
     rope_of,
 )
 from gguflike.families.family import Family
+from gguflike.families.mistral3 import LEFT_OUT
 from gguflike.families.mixture import (
     ROUTER_KEYS,
     SCORINGS,
@@ -94,11 +95,23 @@ class DeepSeek(Mixture, Latent):
 
 
 def deepseek(c: DeepSeek) -> Graph:
-    """Pre-norm blocks of latent attention and, after the first dense layers, experts beside shared ones."""
+    """Pre-norm blocks of latent attention and, after the first dense layers, experts beside shared ones.
+
+    V2, whose scores are a softmax, takes the groups of the best experts, V3 those of the best two together.
+    """
+    return _graph(c, "max" if c.scoring == SOFTMAX else "top2")
+
+
+def mistral4(c: DeepSeek) -> Graph:
+    """The same with a softmax and the groups of the best two experts together."""
+    return _graph(c, "top2")
+
+
+def _graph(c: DeepSeek, group_score: Literal["max", "top2"]) -> Graph:
     attention = _attention(c)
 
     def block(layer: int) -> Block:
-        second: Mixer = feed_forward(c) if layer < c.n_dense else _experts(c)
+        second: Mixer = feed_forward(c) if layer < c.n_dense else _experts(c, group_score)
         return (Branch(rms(c, "attn_norm"), attention), Branch(rms(c, "ffn_norm"), second))
 
     return decoder(c, block)
@@ -135,7 +148,7 @@ def _rope(c: DeepSeek) -> Rope:
     return replace(rope, scaling=replace(rope.scaling, magnitude=divided))
 
 
-def _experts(c: DeepSeek) -> Mixer:
+def _experts(c: DeepSeek, group_score: Literal["max", "top2"]) -> Mixer:
     router = Router(
         SCORINGS[c.scoring],
         c.normalize,
@@ -143,8 +156,7 @@ def _experts(c: DeepSeek) -> Mixer:
         choice_bias="exp_probs_b.bias" if c.choice_bias else None,
         groups=c.n_groups,
         groups_used=c.n_groups_used,
-        # V2 takes the groups of the best experts, V3 those of the best two together.
-        group_score="max" if c.scoring == SOFTMAX else "top2",
+        group_score=group_score,
     )
     return experts(c, router, shared=shared(c, c.n_ff_expert * c.n_shared))
 
@@ -256,4 +268,13 @@ YOUTU = replace(
     classes=("YoutuForCausalLM",),
     constants=exported("YoutuForCausalLM", "youtu"),
     assumed=MappingProxyType({}),
+)
+MISTRAL4 = replace(
+    DEEPSEEK_V2,
+    name="mistral4",
+    classes=("Mistral4ForCausalLM",),
+    graph=mistral4,
+    left_out=LEFT_OUT,
+    constants=exported("Mistral4ForCausalLM", "mistral4"),
+    assumed=MappingProxyType({"norm_topk_prob": True, "n_shared_experts": 1, "num_experts_per_tok": 4}),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -18,7 +19,7 @@ from gguflike.families.decoder import (
     pre_norm,
     rope_of,
 )
-from gguflike.families.family import Family
+from gguflike.families.family import Family, text_config
 from gguflike.families.parts import Graph, Temperature
 from gguflike.families.qwen import notices
 from gguflike.families.rope import yarn_magnitude
@@ -66,6 +67,16 @@ LEFT_OUT = MappingProxyType(
     }
 )
 
+
+def _variant(values: Mapping[str, Any]) -> Family[Any] | None:
+    """Mistral 4 is another architecture inside of the same class."""
+    if text_config(values).get("model_type") != "mistral4":
+        return None
+    from gguflike.families.deepseek import MISTRAL4
+
+    return MISTRAL4
+
+
 MISTRAL3 = Family(
     name="mistral3",
     classes=("Ministral3ForCausalLM", "Mistral3ForConditionalGeneration"),
@@ -79,4 +90,5 @@ MISTRAL3 = Family(
     assumed=MappingProxyType({"head_dim": 128, "num_key_value_heads": 8}),
     spelled=spelled,
     notices=notices,
+    variant=_variant,
 )
