@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from gguflike.errors import UnsupportedError
 from gguflike.families.config import Via, key
 from gguflike.families.decoder import INERT_KEYS, PERMUTED_NAMES, SILU, attention, decoder, exported, rope_of
 from gguflike.families.family import Family
@@ -53,6 +53,15 @@ class GraniteHybrid(Mamba2Hybrid, Granite):
     )
 
 
+@frozen
+class Bamba(GraniteHybrid):
+    """Hyper-parameters, without multipliers."""
+
+    embedding_scale: float = key("embedding_scale", None, default=1.0, implied=True)
+    residual_scale: float = key("residual_scale", None, default=1.0, implied=True)
+    logit_scale: float = key("logit_scale", None, default=1.0, implied=True)
+
+
 def after(c: GraniteHybrid) -> Mixer:
     """What follows the mixer: experts and one that all tokens share, or the latter alone."""
     if not c.experts or not c.experts_used:
@@ -82,9 +91,7 @@ def _normalized(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _spelled(values: dict[str, Any]) -> dict[str, Any]:
-    """The opposite. UnsupportedError for heads that turn in part, as Bamba's: Granite's class turns all."""
-    if "partial_rotary_factor" in values:
-        raise UnsupportedError("export of a granitehybrid model whose heads turn in part (Bamba)")
+    """The opposite."""
     made = with_layer_types(values, "attention", "mamba")
     if made["position_embedding_type"] == "nope":
         made["position_embedding_type"] = None
@@ -94,7 +101,15 @@ def _spelled(values: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-GRANITE_HYBRID = Family(
+def _made_of_bamba(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[Any] | None:  # noqa: ARG001
+    """The family of Bamba for a file whose heads turn in part."""
+    heads, width = (metadata.get(f"granitehybrid.{name}", 0) for name in ("attention.head_count", "embedding_length"))
+    head_dim = metadata.get("granitehybrid.attention.key_length", width // max(heads, 1))
+    turned = metadata.get("granitehybrid.rope.dimension_count", head_dim)
+    return BAMBA if metadata.get("granitehybrid.rope.scaling.finetuned", True) and turned < head_dim else None
+
+
+GRANITE_HYBRID: Family[Any] = Family(
     name="granitehybrid",
     classes=("GraniteMoeHybridForCausalLM",),
     config=GraniteHybrid,
@@ -121,6 +136,7 @@ GRANITE_HYBRID = Family(
     assumed=MappingProxyType({**ASSUMED, "num_local_experts": 8, "num_experts_per_tok": 2}),
     normalized=_normalized,
     spelled=_spelled,
+    file_variant=_made_of_bamba,
 )
 
 
@@ -139,9 +155,31 @@ def _bamba_normalized(values: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-BAMBA = replace(
+def _bamba_spelled(values: dict[str, Any]) -> dict[str, Any]:
+    """The opposite."""
+    heads = values["num_key_value_heads"]
+    made = {name: value for name, value in values.items() if name not in _BAMBA_LACKS}
+    attends = [layer for layer, number in enumerate(heads) if number]
+    return {**made, "num_key_value_heads": max(heads), "attn_layer_indices": attends}
+
+
+# Keys of Granite, and the share that turns, which Transformers fixes for Bamba.
+_BAMBA_LACKS = frozenset(
+    {
+        "attention_multiplier",
+        "num_experts_per_tok",
+        "num_local_experts",
+        "partial_rotary_factor",
+        "position_embedding_type",
+        "shared_intermediate_size",
+    }
+)
+
+BAMBA: Family[Any] = replace(
     GRANITE_HYBRID,
     classes=("BambaForCausalLM",),
+    config=Bamba,
+    constants=exported("BambaForCausalLM", "bamba"),
     origins=MappingProxyType(
         {
             **PERMUTED_NAMES,
@@ -158,4 +196,6 @@ BAMBA = replace(
     inert=INERT_KEYS | MAMBA2_INERT | {"attn_rotary_emb", "z_loss_coefficient"},
     assumed=MappingProxyType({"num_key_value_heads": 8}),
     normalized=_bamba_normalized,
+    spelled=_bamba_spelled,
+    file_variant=None,
 )

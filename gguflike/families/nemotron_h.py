@@ -191,8 +191,8 @@ NEMOTRON_H: Family[Any] = Family(
             "use_conv_bias": (True,),
         }
     ),
-    # A configuration without experts has their keys nevertheless. Steps are not limited from below: time_step_min is
-    # for new models, as the authors' code has it.
+    # A configuration without experts has their keys nevertheless. time_step_min is for new models: the authors' code
+    # limits steps by time_step_limit, Transformers 5 by both.
     inert=INERT_KEYS
     | _MOE_KEYS
     | {

@@ -30,6 +30,20 @@ _SPARSEMIXER = (
 _SOLAR = "its converter names the end token again as the end of a turn"
 _GEMMA = "its converter names the ids that the published vocabulary has for its markers"
 
+_STEPS = (
+    "transformers 5 limits the steps of Mamba 2 from below by time_step_min; the authors' code limits them by "
+    "time_step_limit, which is 0 to infinity, and so do llama.cpp and we"
+)
+_NO_EXPERTS = "its converter says how many experts there are although no layer has any; we leave that out"
+_PARTIAL = (
+    "its converter permutes whole heads although only the first half of each turns, and llama.cpp computes something "
+    "else with that; we permute what turns"
+)
+_MAGNIFIED = (
+    "the delta rule magnifies the rounding of activations to int8 in a tiny random model: llama.cpp and we are each "
+    "farther from float activations (0.2) than from each other"
+)
+
 #: Row -> proof -> why.
 EXPLAINED: Mapping[str, Mapping[str, str]] = {
     "StableLmForCausalLM/parallel": {"converter": _STABLELM},
@@ -41,6 +55,15 @@ EXPLAINED: Mapping[str, Mapping[str, str]] = {
     "DeepseekV32ForCausalLM": {"converter": _BOS},
     "KimiLinearForCausalLM": {"converter": _KIMI},
     "GptOssForCausalLM": {"llama.cpp": _TRUNCATE},
+    "BambaForCausalLM": {"converter": _PARTIAL},
+    "NemotronHForCausalLM": {
+        "converter": _NO_EXPERTS,
+        "reference": _STEPS,
+        "llama.cpp": _STEPS,
+        "runner": _STEPS,
+    },
+    "NemotronHForCausalLM/experts": {"reference": _STEPS, "llama.cpp": _STEPS, "runner": _STEPS},
+    "Qwen3NextForCausalLM": {"quantized": _MAGNIFIED},
     "Llama4ForCausalLM/chunks": {"llama.cpp": _CHUNKS},
     "Mistral3ForConditionalGeneration/experts": {"llama.cpp": _TEMPERATURE},
     "PhimoeForCausalLM": {"llama.cpp": _SPARSEMIXER},
