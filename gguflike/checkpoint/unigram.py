@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -105,12 +104,12 @@ def _spaces(source: TokenizerFiles) -> tuple[bool, bool]:
 
 def parts(vocabulary: Vocabulary, markup: bool) -> dict[str, Any]:
     """The parts of tokenizer.json that are Unigram's own. Unless ``markup``, no text becomes a control token."""
-    hidden = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.BYTE)
-    pairs: list[Mapping[str, Any] | list[Any]] = []
-    for index, text in enumerate(vocabulary.texts.tolist()):
-        # A space cannot occur in what is looked up, so that a token with one is never found.
-        shown = text if markup or vocabulary.types[index] not in hidden else f" {text}"
-        pairs.append([shown, float(vocabulary.scores[index])])
+    pairs = [list(pair) for pair in zip(vocabulary.texts.tolist(), vocabulary.scores.tolist(), strict=True)]
+    if not markup:
+        hidden = np.isin(vocabulary.types, (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.BYTE))
+        for index in np.flatnonzero(hidden).tolist():
+            # A space cannot occur in what is looked up, so that a token with one is never found.
+            pairs[index][0] = f" {pairs[index][0]}"
     metaspace = {
         "type": "Metaspace",
         "replacement": SPACE,
