@@ -1,4 +1,6 @@
-"""Typed hyper-parameters: what each is called in config.json and in GGUF, read from either and written to either.
+"""Typed hyper-parameters: what each is called in config.json and in GGUF, read from and written to GGUF.
+
+config_json.py does so for config.json.
 
 A configuration is a frozen record whose fields are made by `key`:
 
@@ -21,7 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from gguflike.errors import CheckpointError, GGUFError, GGUFLikeError, UnsupportedError
+from gguflike.errors import GGUFError, GGUFLikeError, UnsupportedError
 from gguflike.families.inert import FILE_KEYS
 from gguflike.frozen import About, fields, frozen, replace
 
@@ -29,7 +31,7 @@ Config = TypeVar("Config")
 Default = Callable[[Any], Any]
 
 _LIMIT = 2**31  # no size of a real model comes near; it keeps products of sizes within 64 bits
-_REQUIRED: Any = object()
+REQUIRED: Any = object()
 _KINDS: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 
 
@@ -88,7 +90,7 @@ def key(
     gguf: str | None,
     config: str | tuple[str, ...] | None,
     *,
-    default: Any = _REQUIRED,
+    default: Any = REQUIRED,
     copies: tuple[str, ...] = (),
     tensor: str | Callable[[Any], str] | None = None,
     negated: bool = False,
@@ -120,64 +122,10 @@ def _kind(annotation: str) -> tuple[type, bool, bool]:
     return _KINDS[one], one != kind, none == "None"
 
 
-def config_keys(config: type) -> set[str]:
-    """The keys of config.json that a configuration reads, those of objects by the objects' names."""
-    return {
-        name if name.startswith("rope.") else name.partition(".")[0]
-        for p in parameters(config)
-        for name in p.key.config
-    }
-
-
-def from_config(
-    config: type[Config], values: Mapping[str, Any], holds: Callable[[str], bool] = lambda _: False
-) -> Config:
-    """A configuration from config.json. CheckpointError where a value is missing or of the wrong kind.
-
-    ``holds(tensor)`` says whether the checkpoint has what a tensor of GGUF comes from.
-    """
-    from gguflike.families import rope_settings  # a run reads no config.json
-
-    flat = {**values, **_rope_entries(config, rope_settings.flatten(values, config_keys(config)))}
-
-    def value(parameter: Parameter, known: SimpleNamespace) -> Any:
-        key = parameter.key
-        if key.tensor and not key.config and key.default is _REQUIRED:
-            return holds(_named(key, known))
-        found = next((v for v in (_looked_up(flat, name) for name in key.config) if v is not None), None)
-        if found is not None and key.via is not None:
-            return key.via.read(known, found)
-        return not found if key.negated and isinstance(found, bool) else found
-
-    def error(parameter: Parameter) -> GGUFLikeError:
-        return CheckpointError("", field=f"config.json: {(*parameter.key.config, parameter.name)[0]}")
-
-    return _made(config, value, error)
-
-
-def _named(key: Key, known: Any) -> str:
+def named(key: Key, known: Any) -> str:
     """The tensor whose presence tells."""
     assert key.tensor is not None
     return key.tensor if isinstance(key.tensor, str) else key.tensor(known)
-
-
-def _rope_entries(config: type, flat: dict[str, Any]) -> dict[str, Any]:
-    """The entries, of which each must be read: UnsupportedError for a setting that the configuration does not have."""
-    for name in flat.keys() - config_keys(config):
-        raise UnsupportedError(
-            "rope setting that models of this class are not known to have",
-            field=f"config.json: {name}",
-            got=repr(flat[name])[:120],
-        )
-    return flat
-
-
-def _looked_up(values: Mapping[str, Any], name: str) -> Any:
-    """The value of a key, or of one in an object: "a.b" is ``values["a"]["b"]`` unless there is a key "a.b"."""
-    outer, dot, inner = name.partition(".")
-    if name in values or not dot:
-        return values.get(name)
-    return _looked_up(values[outer], inner) if isinstance(values.get(outer), dict) else None
 
 
 def from_gguf(config: type[Config], architecture: str, metadata: Mapping[str, Any], tensors: Collection[str]) -> Config:
@@ -186,7 +134,7 @@ def from_gguf(config: type[Config], architecture: str, metadata: Mapping[str, An
 
     def value(parameter: Parameter, known: SimpleNamespace) -> Any:
         if parameter.key.tensor:
-            return _named(parameter.key, known) in tensors
+            return named(parameter.key, known) in tensors
         found = metadata.get(full_key(architecture, parameter.key.gguf)) if parameter.key.gguf else None
         if not parameter.many:
             found = _scalar(found)
@@ -204,7 +152,7 @@ def from_gguf(config: type[Config], architecture: str, metadata: Mapping[str, An
         gguf = parameter.key.gguf
         return GGUFError("", field=full_key(architecture, gguf) if gguf else parameter.name)
 
-    return _made(config, value, error)
+    return made(config, value, error)
 
 
 def layers_left_out(architecture: str, metadata: Mapping[str, Any]) -> int:
@@ -293,7 +241,7 @@ def full_key(architecture: str, key: str) -> str:
     return key if key.startswith(("gguflike.", "tokenizer.")) else f"{architecture}.{key}"
 
 
-def _made(
+def made(
     config: type[Config],
     value: Callable[[Parameter, SimpleNamespace], Any],
     error: Callable[[Parameter], GGUFLikeError],
@@ -339,7 +287,7 @@ def _checked(parameter: Parameter, value: Any, place: GGUFLikeError) -> Any:
 
 def _default(parameter: Parameter, known: SimpleNamespace, error: GGUFLikeError) -> Any:
     default = parameter.key.default
-    if default is _REQUIRED:
+    if default is REQUIRED:
         if parameter.optional:
             return None
         raise type(error)("required value is missing", field=error.field)
@@ -379,44 +327,6 @@ def _is_implied(parameter: Parameter, value: Any, config: Any) -> bool:
         (default,) * config.n_layer if parameter.many and not isinstance(default, tuple) else default
     )
     return same
-
-
-def to_config(config: Any) -> dict[str, Any]:
-    """The part of config.json that the fields say. Inverse of `from_config`."""
-    from gguflike.families import rope_settings
-
-    flat: dict[str, Any] = {}
-    for parameter in parameters(type(config)):
-        value, key = getattr(config, parameter.name), parameter.key
-        if key.via is not None:
-            value = key.via.write(config)
-        if not key.config or value is None:
-            continue
-        if isinstance(value, tuple | list):
-            value = [_shortest(each) if isinstance(each, float) else each for each in value]
-        elif isinstance(value, float):
-            value = _shortest(value)
-        flat[key.config[0]] = not value if key.negated else value
-    plain = {k: v for k, v in flat.items() if not k.startswith("rope.")}
-    return {**_nested(plain), **(rope_settings.unflatten(flat) if "rope.theta" in flat else {})}
-
-
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys with dots as objects: the opposite of `_looked_up`."""
-    made: dict[str, Any] = {}
-    for name, value in flat.items():
-        *outer, last = name.split(".")
-        at = made
-        for each in outer:
-            at = at.setdefault(each, {})
-        at[last] = value
-    return made
-
-
-def _shortest(value: float) -> float:
-    """The shortest decimal that a float32 in GGUF stands for: 1e-05, not 9.999999747378752e-06."""
-    single = np.float32(value)
-    return float(str(single)) if single == value else value
 
 
 def changed(config: Config, **values: Any) -> Config:

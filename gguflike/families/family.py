@@ -109,15 +109,17 @@ class Family(Generic[Config]):
         what config.json does not say. UnsupportedError on a key or value that may change what the model computes,
         CheckpointError on missing or malformed ones.
         """
+        from gguflike.families import config_json  # a run reads no config.json
+
         full = self.normalized({**self.assumed, **text_config(values, self.outer)})
         self._check_keys(full, frozenset(ignore))
-        c = configs.from_config(self.config, full, lambda tensor: self._holds(names, tensor))
+        c = config_json.from_config(self.config, full, lambda tensor: self._holds(names, tensor))
         return c, self.notices(c)
 
     def _check_keys(self, values: Mapping[str, Any], ignore: frozenset[str]) -> None:
-        from gguflike.families import rope_settings  # a run reads no config.json
+        from gguflike.families import config_json, rope_settings
 
-        known = configs.config_keys(self.config) | rope_settings.CONFIG_KEYS | self.inert
+        known = config_json.config_keys(self.config) | rope_settings.CONFIG_KEYS | self.inert
         for key, value in values.items():
             allowed = self.implemented.get(key)
             if key in ignore or key.startswith("_") or value is None or (key in known and allowed is None):
@@ -223,7 +225,9 @@ class Family(Generic[Config]):
 
     def to_config(self, c: Config) -> dict[str, Any]:
         """The part of config.json that describes the model. Inverse of `from_config`."""
-        return self.spelled({**self.constants, **configs.to_config(c)})
+        from gguflike.families import config_json
+
+        return self.spelled({**self.constants, **config_json.to_config(c)})
 
 
 def text_config(values: Mapping[str, Any], kept: Iterable[str] = ()) -> dict[str, Any]:
