@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from gguflike.families.config import key
+from gguflike.errors import UnsupportedError
+from gguflike.families.config import Via, key
 from gguflike.families.decoder import (
     DECODER_NAMES,
     INERT_KEYS,
@@ -20,8 +21,10 @@ from gguflike.families.decoder import (
     rope_of,
 )
 from gguflike.families.family import Family
-from gguflike.families.origins import Named
+from gguflike.families.origins import Depending, Named
 from gguflike.families.parts import Attention, Branch, Graph
+from gguflike.families.qwen import padded
+from gguflike.families.transforms import RopeSplit
 from gguflike.families.windows import partial
 from gguflike.frozen import frozen, replace
 
@@ -34,9 +37,40 @@ class Glm(Decoder):
     attention_bias: bool = key(None, "attention_bias", default=False, tensor="blk.0.attn_q.bias")
 
 
+@frozen
+class Glm4(Glm):
+    """Hyper-parameters. Of models that see, ``sections`` say how many pairs turn by which of an image's positions;
+    GGUF then has the pairs half apart."""
+
+    sections: tuple[int, ...] | None = key(
+        "rope.dimension_sections", "rope.sections", listed=True, via=Via(read=padded, write=lambda _: None)
+    )
+
+
+@frozen
+class Glm4v(Glm4):
+    """Hyper-parameters of a text tower, whose config.json does not say whether there are biases."""
+
+    attention_bias: bool = key(None, None, tensor="blk.0.attn_q.bias")
+
+
 def mixer_of(c: Glm) -> Attention:
     """Attention, in which queries, keys and values may have biases."""
-    return attention(c, rope_of(c, "norm"), output_bias=False)
+    sees = isinstance(c, Glm4) and c.sections is not None
+    return attention(c, rope_of(c, "neox" if sees else "norm"), output_bias=False)
+
+
+def _pairs(c: Glm4) -> int:
+    """Which of the origins of queries and keys: as they are, or split where all of a head turns, or half of it."""
+    if c.sections is None:
+        return 0
+    if c.n_rot not in (c.head_dim, c.head_dim // 2):
+        raise UnsupportedError("share of a head that turns", expected="all of it or half", got=c.n_rot / c.head_dim)
+    return 1 if c.n_rot == c.head_dim else 2
+
+
+def _turned(name: str) -> Depending:
+    return Depending((Named(name), Named(name, RopeSplit(part=1)), Named(name, RopeSplit(part=2))), _pairs)
 
 
 def glm(c: Glm) -> Graph:
@@ -73,13 +107,25 @@ GLM4 = replace(
     GLM,
     name="glm4",
     classes=("Glm4ForCausalLM",),
+    config=Glm4,
     graph=glm4,
     origins=MappingProxyType(
         {
             **GLM.origins,
+            "attn_q": _turned("self_attn.q_proj"),
+            "attn_k": _turned("self_attn.k_proj"),
             "post_attention_norm": Named("post_self_attn_layernorm"),
             "post_ffw_norm": Named("post_mlp_layernorm"),
         }
     ),
     constants=exported("Glm4ForCausalLM", "glm4"),
+)
+
+GLM4V = replace(
+    GLM4,
+    classes=("Glm4vForConditionalGeneration", "GlmOcrForConditionalGeneration"),
+    config=Glm4v,
+    left_out=MappingProxyType({r"(model\.)?visual\.": "the vision tower"}),
+    inert=INERT_KEYS | {"num_nextn_predict_layers"},
+    assumed=MappingProxyType({"num_key_value_heads": 2, "partial_rotary_factor": 0.5}),
 )

@@ -105,7 +105,7 @@ QWEN3 = replace(
 )
 
 
-def _padded(_: Any, sections: Any) -> Any:
+def padded(_: Any, sections: Any) -> Any:
     """Sections of time, height, width and a fourth."""
     return [*sections, 0, 0, 0, 0][:4] if isinstance(sections, list) else sections
 
@@ -117,7 +117,7 @@ def sections(default: tuple[int, ...]) -> Any:
         "rope.sections",
         default=default,
         listed=True,
-        via=Via(read=_padded, write=lambda _: None),  # an export is of a model without images
+        via=Via(read=padded, write=lambda _: None),  # an export is of a model without images
     )
 
 

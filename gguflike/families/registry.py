@@ -112,6 +112,8 @@ CLASSES = {
     "Jais2ForCausalLM": "jais2:JAIS2",
     "BitNetForCausalLM": "bitnet:BITNET",
     "GraniteSWAForCausalLM": "granite_swa:GRANITE_SWA",
+    "Glm4vForConditionalGeneration": "glm:GLM4V",
+    "GlmOcrForConditionalGeneration": "glm:GLM4V",
 }
 # ``general.architecture`` -> the family that speaks for such files, where several write them.
 ARCHITECTURES = {

@@ -265,4 +265,22 @@ class RopePermute(Transform):
         return whole
 
 
+@frozen
+class RopeSplit(RopePermute):
+    """The opposite, where the checkpoint turns adjacent pairs and GGUF has them half apart; ``1 / part`` of a head
+    turns."""
+
+    part: int = 1
+
+    def bound(self, tensor: Tensor) -> Transform:
+        size = tensor.shape[0] // tensor.heads
+        return replace(self, group=size, turned=size // self.part)
+
+    def apply(self, rows: Array) -> Array:
+        return self._swapped(rows, (-1, 2))  # (pair, half)
+
+    def undo(self, rows: Array) -> Array:
+        return self._swapped(rows, (2, -1))  # (half, pair)
+
+
 IDENTITY = Transform()

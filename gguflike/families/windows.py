@@ -112,10 +112,10 @@ def partial() -> Any:
     return key("rope.dimension_count", "rope.partial_rotary_factor", default=lambda c: c.head_dim, via=_SHARE)
 
 
-def _share(c: Any) -> float | None:
+def _share(c: Any) -> float:
     """The share whose product with the head's size gives the dimensions again, whatever it was rounded from."""
     share: float = c.n_rot / c.head_dim
-    return None if share == 1 else share if int(share * c.head_dim) == c.n_rot else (c.n_rot + 0.5) / c.head_dim
+    return share if int(share * c.head_dim) == c.n_rot else (c.n_rot + 0.5) / c.head_dim
 
 
 _SHARE = Via(read=lambda c, share: int(share * c.head_dim), write=_share)
