@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gguflike.checkpoint import sentence_transformers, strictjson
-from gguflike.checkpoint.safetensors import LazyTensor, read_header
+from gguflike.checkpoint.safetensors import INDEX, SINGLE, LazyTensor, read_header
 from gguflike.errors import ArgumentError, CheckpointError
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 #: What a checkpoint may be read from beside its shards, by this package and by others.
 FILES = (
     *("config.json", "generation_config.json", SINGLE, INDEX, "README.md"),
@@ -31,7 +29,7 @@ class Checkpoint:
 
     ``source`` is what to call it: a Hub id, or the folder's own name. ``revision`` is the Hub's commit. ``pooling`` is
     how vectors of tokens become one, where sentence-transformers says so; the tensors of its linear layers are among
-    the ``tensors``, as ``<module>.<name>``.
+    the ``tensors``, as ``<module>.<name>``, and ``dense`` says their sizes.
     """
 
     folder: Path
@@ -41,6 +39,7 @@ class Checkpoint:
     source: str
     revision: str | None = None
     pooling: Mapping[str, Any] | None = None
+    dense: Mapping[str, int] = field(default_factory=dict)
 
     def inputs(self) -> list[Path]:
         """The files that are, or would be, part of the checkpoint: those of FILES, and all of the folder but GGUF."""
@@ -78,7 +77,7 @@ def open(source: str | os.PathLike[str], revision: str | None = None) -> Checkpo
 def _open_folder(folder: Path, source: str, revision: str | None) -> Checkpoint:
     config = strictjson.load(folder / "config.json")
     generation = folder / "generation_config.json"
-    tensors = _tensors(folder)
+    tensors, dense = _tensors(folder), sentence_transformers.dense(folder)
     quantized = config.get("quantization_config")
     if isinstance(quantized, dict) and quantized.get("quant_method") == "bitnet":
         from gguflike.checkpoint import bitnet
@@ -88,10 +87,11 @@ def _open_folder(folder: Path, source: str, revision: str | None) -> Checkpoint:
         folder=folder,
         config=config,
         generation_config=strictjson.load(generation) if generation.exists() else {},
-        tensors={**tensors, **sentence_transformers.dense(folder)},
+        tensors={**tensors, **dense},
         source=source,
         revision=revision,
         pooling=sentence_transformers.pooling(folder),
+        dense=sentence_transformers.dense_sizes(dense),
     )
 
 

@@ -19,6 +19,8 @@ import numpy.typing as npt
 from gguflike.checkpoint import strictjson
 from gguflike.errors import CheckpointError, UnsupportedError
 
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 MAX_DIMS = 8
 

@@ -10,7 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from gguflike.checkpoint.folder import INDEX, SINGLE
+from gguflike.checkpoint.safetensors import INDEX, SINGLE
 
 SHARD_BYTES = 5_000_000_000  # what Transformers splits at
 ITEM_BYTES: Mapping[str, int] = {"F32": 4, "F16": 2, "BF16": 2}
@@ -18,11 +18,12 @@ ITEM_BYTES: Mapping[str, int] = {"F32": 4, "F16": 2, "BF16": 2}
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor to be written, as ``dtype`` F32, F16 or BF16."""
+    """One tensor to be written, as ``dtype`` F32, F16 or BF16. ``title`` is its name in the file, if another."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    title: str | None = None
 
     @property
     def nbytes(self) -> int:
@@ -51,7 +52,7 @@ def header(entries: Iterable[Entry]) -> tuple[bytes, list[Entry]]:
     position = 0
     for entry in ordered:
         offsets = [position, position + entry.nbytes]
-        table[entry.name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": offsets}
+        table[entry.title or entry.name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": offsets}
         position += entry.nbytes
     text = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -71,6 +72,7 @@ def write_tensors(
     """Write all files into ``folder``; ``parts`` gives a tensor's bytes in order. Data is on disk on return."""
     for file, entries in files.items():
         head, ordered = header(entries)
+        (folder / file).parent.mkdir(exist_ok=True)
         with (folder / file).open("xb") as out:
             out.write(head)
             for entry in ordered:

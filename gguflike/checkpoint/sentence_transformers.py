@@ -6,12 +6,14 @@ normalization to length 1 (which is the caller's business here).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gguflike.checkpoint import strictjson
 from gguflike.checkpoint.safetensors import LazyTensor, read_header
+from gguflike.checkpoint.save import Entry
 from gguflike.errors import CheckpointError, UnsupportedError
 
 MODULES = "modules.json"
@@ -63,7 +65,32 @@ def dense(folder: Path) -> dict[str, LazyTensor]:
     return tensors
 
 
-def documents(pooling: Mapping[str, Any], dense: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+def dense_sizes(tensors: Mapping[str, LazyTensor]) -> dict[str, int]:
+    """The sizes of the linear layers of `dense`, called as llama.cpp does: ``dense_2_feat_in`` of the module 2_Dense.
+
+    UnsupportedError for a bias, which GGUF has no place for.
+    """
+    sizes: dict[str, int] = {}
+    for name, tensor in tensors.items():
+        module, _, role = name.partition(".")
+        if role != "linear.weight" or len(tensor.shape) != 2:
+            raise UnsupportedError("tensor of a dense module", path=tensor.path, tensor=role, expected="linear.weight")
+        stem = f"dense_{module.partition('_')[0]}_feat"
+        sizes |= {f"{stem}_out": tensor.shape[0], f"{stem}_in": tensor.shape[1]}
+    return sizes
+
+
+def in_modules(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+    """The files of linear layers, each with its tensors, of all that an export writes."""
+    files: dict[str, list[Entry]] = {}
+    for entry in entries:
+        module, _, title = entry.name.partition(".")
+        if module.endswith("_Dense"):
+            files.setdefault(f"{module}/model.safetensors", []).append(replace(entry, title=title))
+    return files
+
+
+def documents(pooling: Mapping[str, Any], dense: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """The JSON files, by path, of a model with that pooling and linear layers (name -> rows, columns)."""
     chain = [("", "Transformer"), ("1_Pooling", "Pooling"), *((name, "Dense") for name in dense)]
     chain.append((f"{len(chain)}_Normalize", "Normalize"))

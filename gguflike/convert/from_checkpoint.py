@@ -91,9 +91,11 @@ def plan_conversion(
     if isinstance(ignore_config, str | bytes):
         raise ArgumentTypeError("not a list", field="ignore_config", expected="a list of keys", got=repr(ignore_config))
     opened = checkpoint.open(src, revision)
-    family = registry.for_config(opened.config)
+    values = {**opened.config, **opened.dense}
+    if opened.pooling is not None:
+        values["pooling_type"] = pooling_type(opened.pooling)
+    family = registry.for_config(values)
     available = {family.canonical(name): tensor for name, tensor in opened.tensors.items()}
-    values = {**opened.config, **({} if opened.pooling is None else {"pooling_type": pooling_type(opened.pooling)})}
     config, notices = family.from_config(values, ignore_config, available.keys())
     check_layers(config, opened)
     config, kept = untied(family, config, available)

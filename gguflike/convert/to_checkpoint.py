@@ -14,7 +14,7 @@ import numpy as np
 from gguflike import container
 from gguflike.blocks import FORMATS
 from gguflike.checkpoint.save import Entry, shards, write_json, write_tensors
-from gguflike.checkpoint.sentence_transformers import documents
+from gguflike.checkpoint.sentence_transformers import documents, in_modules
 from gguflike.checkpoint.tokenizer import tokenizer_config_from_metadata, tokenizer_json_from_metadata
 from gguflike.container import GGUFFile
 from gguflike.convert.encode import SLAB_BYTES
@@ -57,11 +57,13 @@ class ExportPlan:
     generation_config: Mapping[str, Any] = field(repr=False)
     modules: Mapping[str, Any] = field(repr=False)
     files: Mapping[str, list[Entry]] = field(repr=False)
+    module_files: Mapping[str, list[Entry]] = field(repr=False)
     runs: Mapping[str, list[Run]] = field(repr=False)
 
     @property
     def tensor_bytes(self) -> int:
-        return sum(entry.nbytes for entries in self.files.values() for entry in entries)
+        every = (*self.files.values(), *self.module_files.values())
+        return sum(entry.nbytes for entries in every for entry in entries)
 
     def __str__(self) -> str:
         lines = [f"{self.source} -> {self.target}", f"{_TORCH[self.dtype]}: {self.tensor_bytes:,} bytes of tensors"]
@@ -110,6 +112,8 @@ def export(
         with closing_sources(), new_folder(plan.target, plan.tensor_bytes + _HEADER_ROOM) as temporary:
             prepare((Need("decode", name) for name in sorted(stored) if FORMATS[name].is_quantized), progress)
             write_tensors(temporary, plan.files, parts)
+            for file, entries in plan.module_files.items():
+                write_tensors(temporary, {file: entries}, parts)
             for name, document in {**written, **plan.modules}.items():
                 (temporary / name).parent.mkdir(exist_ok=True)
                 write_json(temporary / name, document)
@@ -142,14 +146,18 @@ def _plan(opened: GGUFFile, target: Path, dtype: str) -> tuple[ExportPlan, dict[
     entries = [Entry(name, held(name), each[0].piece.hf_shape) for name, each in runs.items()]
     values = family.to_config(config)
     pooling = values.pop("pooling_type", None)
+    of_modules = in_modules(entries)
+    others = [entry for entry in entries if not any(entry.name == each.name for e in of_modules.values() for each in e)]
+    dense = {file.partition("/")[0]: each[0].shape for file, each in of_modules.items()}
     plan = ExportPlan(
         source=Path(opened.path).name,
         target=target,
         dtype=chosen,
-        config={**values, **_token_ids(opened.metadata), "torch_dtype": _TORCH[chosen]},
+        config={**_token_ids(opened.metadata), **values, "torch_dtype": _TORCH[chosen]},
         generation_config=_generation(opened.metadata),
-        modules={} if pooling not in NUMBERS else documents(pooling_config(pooling, config.n_embd), {}),
-        files=shards(entries),
+        modules={} if pooling not in NUMBERS else documents(pooling_config(pooling, config.n_embd), dense),
+        files=shards(others),
+        module_files=of_modules,
         runs=runs,
     )
     return plan, sources

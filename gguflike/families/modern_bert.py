@@ -21,6 +21,7 @@ class ModernBert(Encoder):
     """``period``: one layer of so many, the first to begin with, attends to everything; the others to the tokens at
     most ``window`` // 2 away. ``gate`` is the activation of the feed-forward."""
 
+    types: int = key(None, None, default=1)
     norm_eps: float = key("attention.layer_norm_epsilon", "norm_eps", default=1e-5)
     n_vocab: int = key("vocab_size", "vocab_size")
     window: int = key("attention.sliding_window", "local_attention", default=128)

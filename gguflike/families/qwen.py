@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -93,10 +94,31 @@ QWEN2 = Family(
     recover=recover_llama3,
 )
 
+
+def _pooled(values: Mapping[str, Any]) -> Family[Any] | None:
+    """The family of a model that gives vectors, where sentence-transformers says how they are pooled."""
+    if "pooling_type" not in values:
+        return None
+    from gguflike.families.embedders import QWEN3_EMBEDDING
+
+    return QWEN3_EMBEDDING
+
+
+def _pooled_file(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[Any] | None:
+    """The same of a GGUF file."""
+    if "qwen3.pooling_type" not in metadata and "cls.output.weight" not in tensors:
+        return None
+    from gguflike.families.embedders import of_qwen3_file
+
+    return of_qwen3_file(metadata, tensors)
+
+
 QWEN3 = replace(
     QWEN2,
     name="qwen3",
     classes=("Qwen3ForCausalLM",),
+    variant=_pooled,
+    file_variant=_pooled_file,
     config=Windowed,
     graph=qwen3,
     origins=MappingProxyType({**QWEN2.origins, **QK_NAMES}),

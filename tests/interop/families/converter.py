@@ -18,7 +18,7 @@ from tests.interop.families.row import Row
 VERSION = "0.3.36"
 MODELS = Path(os.environ.get("GGUFLIKE_MODELS") or Path.home() / ".cache" / "gguflike-models")
 #: What tokenizer.ggml.pre the "bpe" vocabulary gets: it splits as SmolLM2's.
-PRE = {"bpe": "smollm", "framed bpe": "smollm", "wordpiece": "bert-bge", "spm": "default", "unigram": "default"}
+PRE = {"bpe": "smollm", "framed bpe": "smollm", "wordpiece": "jina-v2-en", "spm": "default", "unigram": "default"}
 
 
 def source_tree() -> Path:

@@ -26,6 +26,8 @@ from gguflike.families.parts import Graph
 from gguflike.families.parts.extras import Pooling
 from gguflike.reference import forward
 from gguflike.reference.extras import pooled
+from gguflike.runner import Model
+from gguflike.runner.pooling import Pooler
 from tests.interop.families.converter import Converter
 from tests.interop.families.files import differences
 from tests.interop.families.make import make
@@ -135,8 +137,10 @@ class Proofs:
 
     def runner(self) -> Cell:
         """Our runner computes what transformers computes: in one piece, in several, and token by token."""
-        with gguflike.load(self.file, threads=1, context=128) as model:
-            whole = model.logits(IDS)
+        with gguflike.load(self.file, threads=1, context=128 if self.row.result == "logits" else None) as model:
+            whole = by_runner(model, self.row)
+            if self.row.result != "logits":
+                return _judged("runner", whole, self.wanted)
             pieces = [model.extend(IDS[a:b], a, all_logits=True) for a, b in pairwise(CUTS)]
             single = [model.extend(IDS[i : i + 1], i, all_logits=True) for i in range(len(IDS))]
         ways = [whole, np.concatenate(pieces), np.concatenate(single)]
@@ -158,8 +162,8 @@ class Proofs:
         for kind, tolerance in QUANTIZED_TOLERANCE.items():
             path = self.converted(kind)
             theirs = self.by_llama_cpp(path)
-            with gguflike.load(path, threads=1, context=128) as model:
-                error = typical_error(self.row, model.logits(IDS), theirs)
+            with gguflike.load(path, threads=1, context=128 if self.row.result == "logits" else None) as model:
+                error = typical_error(self.row, by_runner(model, self.row), theirs)
             proven &= error < tolerance
             said.append(f"{error:.0e}")
         return Cell(proven, ", ".join(said))
@@ -237,6 +241,18 @@ def graph_of(path: Path) -> Graph:
         assert file.architecture
         family = registry.for_gguf(file.architecture).of_file(file.metadata, file.infos)
         return family.graph(configs.from_gguf(family.config, family.name, file.metadata, file.infos.keys()))
+
+
+def by_runner(model: Model, row: Row) -> np.ndarray:
+    """What the runner computes, all tokens at once."""
+    if row.result == "logits":
+        return np.asarray(model.logits(IDS))
+    hidden = model.hidden(IDS)
+    if row.result == "hidden":
+        return np.asarray(hidden)
+    head = model.graph.head
+    assert isinstance(head, Pooling)
+    return np.asarray(Pooler(head, model.weights).pooled(hidden, head.kind))[None]
 
 
 def by_reference(path: Path, row: Row) -> np.ndarray:

@@ -1,0 +1,189 @@
+"""Decoders that give vectors of texts: Qwen3-Embedding and Qwen3-Reranker, EmbeddingGemma, EuroBERT."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from gguflike.families.config import key
+from gguflike.families.decoder import DECODER_NAMES, SILU, Decoder, attention, feed_forward, pre_norm, qk_norms, rope_of
+from gguflike.families.family import NESTED_NAMES, Family
+from gguflike.families.gemma import GEMMA3, SANDWICH_NAMES, Gemma3, sandwich
+from gguflike.families.origins import Named
+from gguflike.families.parts import Block, Embedding, Graph, Norm, Rope
+from gguflike.families.parts.extras import Layer, Pooling
+from gguflike.families.pooling import KINDS
+from gguflike.families.qwen import QWEN3, qwen3
+from gguflike.families.windows import Windowed, span
+from gguflike.frozen import frozen, replace
+
+# Models without a head begin their names where others have "model.".
+_BARE_NAMES = (*NESTED_NAMES, (r"^(embed_tokens|layers|norm)\.", r"model.\1."))
+_LEFT_OUT = MappingProxyType({r"lm_head\.": "the head for text, which embeddings do not use,"})
+
+
+def pooling_field() -> Any:
+    """The field of llama.cpp's number of a kind of pooling."""
+    return key("pooling_type", "pooling_type", zero=True)
+
+
+@frozen
+class Qwen3Embedding(Windowed):
+    """Hyper-parameters."""
+
+    pooling: int | None = pooling_field()
+
+
+def qwen3_embedding(c: Qwen3Embedding) -> Graph:
+    """Qwen 3's graph with pooling instead of a head."""
+    return replace(qwen3(c), head=Pooling(KINDS[c.pooling or 0], c.n_embd))
+
+
+QWEN3_EMBEDDING = replace(
+    QWEN3,
+    classes=("Qwen3Model",),
+    config=Qwen3Embedding,
+    graph=qwen3_embedding,
+    renamed=_BARE_NAMES,
+    left_out=_LEFT_OUT,
+    constants=MappingProxyType({**QWEN3.constants, "architectures": ["Qwen3Model"]}),
+    variant=None,
+    file_variant=None,
+)
+
+
+@frozen
+class Qwen3Reranker(Qwen3Embedding):
+    """Hyper-parameters. The labels are words that the model may answer."""
+
+    labels: tuple[str, ...] = key("classifier.output_labels", "labels", listed=True)
+
+
+def qwen3_reranker(c: Qwen3Reranker) -> Graph:
+    """Qwen 3's graph with a head for a few words, whose probabilities are the scores."""
+    output = Layer("cls.output", len(c.labels), c.n_embd)
+    return replace(qwen3(c), head=Pooling("last", c.n_embd, (output,), c.labels, probabilities=True))
+
+
+# Of files only: which rows of the head a checkpoint's reranker uses, its tokenizer and its model card say.
+QWEN3_RERANKER = replace(
+    QWEN3_EMBEDDING, classes=("Qwen3ForCausalLM",), config=Qwen3Reranker, graph=qwen3_reranker, left_out={}
+)
+
+
+def of_qwen3_file(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[Any] | None:
+    """The family of a file of architecture "qwen3"."""
+    if "cls.output.weight" in tensors:
+        return QWEN3_RERANKER
+    return QWEN3_EMBEDDING if "qwen3.pooling_type" in metadata else None
+
+
+@frozen
+class GemmaEmbedding(Gemma3):
+    """Hyper-parameters. ``dense_2_out`` and ``dense_3_in`` are sizes of two linear layers that may follow pooling."""
+
+    pooling: int | None = pooling_field()
+    dense_2: bool = key(None, None, tensor="dense_2.weight")
+    dense_2_in: int | None = key("dense_2_feat_in", "dense_2_feat_in")
+    dense_2_out: int | None = key("dense_2_feat_out", "dense_2_feat_out")
+    dense_3: bool = key(None, None, tensor="dense_3.weight")
+    dense_3_in: int | None = key("dense_3_feat_in", "dense_3_feat_in")
+    dense_3_out: int | None = key("dense_3_feat_out", "dense_3_feat_out")
+
+
+def gemma_embedding(c: GemmaEmbedding) -> Graph:
+    """Gemma 3's graph in which tokens see those behind them, too: in windows, as far back as ahead."""
+    full, local, norms = rope_of(c, "neox"), Rope(c.n_rot, c.rope_base_swa, "neox"), qk_norms(c)
+
+    def block(layer: int) -> Block:
+        rope = local if c.windowed[layer] else full
+        mixer = attention(c, rope, **norms, scale=c.attention_scale, window=span(c, layer), causal=False)
+        return sandwich(c, mixer)
+
+    layers = []
+    if c.dense_2:
+        layers.append(Layer("dense_2", c.dense_2_out or c.n_embd, c.dense_2_in or c.n_embd))
+    if c.dense_3:
+        layers.append(Layer("dense_3", c.dense_3_out or c.n_embd, c.dense_3_in or c.n_embd))
+    return Graph(
+        Embedding(c.n_vocab, c.n_embd, c.n_embd**0.5),
+        tuple(block(layer) for layer in range(c.n_layer)),
+        Norm("output_norm", c.n_embd, c.norm_eps),
+        Pooling(KINDS[c.pooling or 0], c.n_embd, tuple(layers)),
+    )
+
+
+def _without_dense(config: dict[str, Any]) -> dict[str, Any]:
+    """An exported config.json, which says nothing of the linear layers: their own do."""
+    return {name: value for name, value in config.items() if not name.startswith("dense_")}
+
+
+GEMMA_EMBEDDING = replace(
+    GEMMA3,
+    name="gemma-embedding",
+    classes=("Gemma3TextModel",),
+    config=GemmaEmbedding,
+    graph=gemma_embedding,
+    origins=MappingProxyType(
+        {**SANDWICH_NAMES, "dense_2": Named("2_Dense.linear"), "dense_3": Named("3_Dense.linear")}
+    ),
+    renamed=_BARE_NAMES,
+    left_out=_LEFT_OUT,
+    implemented=MappingProxyType({**GEMMA3.implemented, "use_bidirectional_attention": (True,)}),
+    constants=MappingProxyType(
+        {**GEMMA3.constants, "architectures": ["Gemma3TextModel"], "use_bidirectional_attention": True}
+    ),
+    spelled=lambda config: _without_dense(GEMMA3.spelled(config)),
+)
+
+
+@frozen
+class EuroBert(Decoder):
+    """Hyper-parameters (Boizard et al. 2025, arXiv:2503.05500)."""
+
+    n_ctx: int = key("context_length", "max_position_embeddings", default=8192)
+    norm_eps: float = key("attention.layer_norm_rms_epsilon", "rms_norm_eps", default=1e-5)
+    rope_base: float = key("rope.freq_base", "rope.theta", default=250000.0)
+    rope_scaling: str | None = key("rope.scaling.type", None, default="none")
+    causal: bool = key("attention.causal", None, default=False)
+    pooling: int | None = pooling_field()
+    # Of its classifiers, which these are not; llama.cpp's converter writes it where it knows the kind.
+    classifier_pooling: int | None = key("classifier.pooling_type", "classifier_pooling")
+
+
+def eurobert(c: EuroBert) -> Graph:
+    """Llama's graph in which tokens see those behind them, too."""
+    mixer = attention(c, Rope(c.n_rot, c.rope_base, "neox"), causal=c.causal)
+    block = pre_norm(c, mixer, feed_forward(c))
+    return Graph(
+        Embedding(c.n_vocab, c.n_embd),
+        (block,) * c.n_layer,
+        Norm("output_norm", c.n_embd, c.norm_eps),
+        Pooling(KINDS[c.pooling or 0], c.n_embd),
+    )
+
+
+_NUMBERS = {"mean": 1, "cls": 2}
+
+
+def _named_pooling(config: dict[str, Any]) -> dict[str, Any]:
+    """An exported config.json, in which the kind of pooling has its name."""
+    kinds = {number: name for name, number in _NUMBERS.items()}
+    return {name: kinds[value] if name == "classifier_pooling" else value for name, value in config.items()}
+
+
+EUROBERT = Family(
+    name="eurobert",
+    classes=("EuroBertModel", "EuroBertForMaskedLM"),
+    config=EuroBert,
+    graph=eurobert,
+    origins=DECODER_NAMES,
+    renamed=_BARE_NAMES,
+    left_out=_LEFT_OUT,
+    implemented=SILU,
+    inert=QWEN3.inert | {"mask_token", "mask_token_id"},
+    constants=MappingProxyType({"architectures": ["EuroBertModel"], "model_type": "eurobert", "hidden_act": "silu"}),
+    normalized=lambda values: {**values, "classifier_pooling": _NUMBERS.get(str(values.get("classifier_pooling")))},
+    spelled=_named_pooling,
+)
