@@ -48,8 +48,8 @@ class Op(NamedTuple):
     beside them. ``chained``: a thread that has done items of the op before goes on with the same items of this one;
     where the two count items differently, ``each`` is how many of the op's own make one that is claimed. ``own``: each
     thread does all items for itself, before it begins with the other ops up to the next barrier; such an op comes first
-    after a barrier and writes to ``Own`` memory only. ``calls`` names an op whose code this one calls: the address of
-    that is its first word.
+    after a barrier and writes to ``Own`` memory only. ``calls`` names ops whose code this one calls: their addresses
+    are its first words.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Op(NamedTuple):
     barrier: bool = True
     chained: bool = False
     own: bool = False
-    calls: str = ""
+    calls: tuple[str, ...] = ()
 
 
 class Program:
@@ -85,7 +85,7 @@ class Program:
     @property
     def names(self) -> list[str]:
         """The ops that must be compiled for it."""
-        return [op.name for op in self.ops] + [op.calls for op in self.ops if op.calls]
+        return [op.name for op in self.ops] + [called for op in self.ops for called in op.calls]
 
     def address(self, threads: int) -> int:
         """Return the address of the program laid out in memory for so many threads."""
@@ -109,8 +109,8 @@ class Program:
         records["function"] = [addresses[op.name] for op in self.ops]
         first_words = list(accumulate((len(op.args) for op in self.ops[:-1]), initial=0))
         for op, word in zip(self.ops, first_words, strict=True):
-            if op.calls:
-                args[:, word] = addresses[op.calls]
+            for index, called in enumerate(op.calls):
+                args[:, word + index] = addresses[called]
         records["args"] = [args.ctypes.data + WORD_BYTES * word for word in first_words]
         records["starts_stage"] = [op.barrier or index == 0 for index, op in enumerate(self.ops)]
         records["chained"] = _followers(self.ops)

@@ -70,7 +70,9 @@ CHOSEN_MATVEC = Args(
 # Of several tokens: an item is 32 rows of the matrix of an expert.
 SORTED_MATMUL = Args(
     "experts.products:matmul",
-    function="address of the code of a matmul op",
+    matmul="address of the code of a matmul op",
+    matvec="address of the code of the matvec op of the same weights, for experts with FEW pairs; used where few is 1",
+    few="1: both give the same bits",
     weights="address of the first expert's matrix",
     expert_bytes="from one expert's matrix to the next",
     rows="N of a matrix",
@@ -117,4 +119,5 @@ COMBINE = Args(
     add="1: add to what out holds; 0: overwrite it",
     out="address of float32 (tokens, columns)",
 )
+FEW = 3  # pairs that an expert multiplies one by one: unpacking weights for all to use would take longer
 PIECE = 256  # columns of an item of COMBINE

@@ -8,7 +8,7 @@ from llvmlite import ir
 from gguflike.kernels.engine.atomics import call_op, load_args, load_word, store_word
 from gguflike.kernels.engine.jit import inner, op
 from gguflike.kernels.engine.memory import STATE
-from gguflike.kernels.experts.args import ALONE, CHOSEN_MATVEC, SORTED_MATMUL
+from gguflike.kernels.experts.args import ALONE, CHOSEN_MATVEC, FEW, SORTED_MATMUL
 from gguflike.kernels.matmul.args import MATMUL
 from gguflike.kernels.vector.emitter import I64, Emitter
 from gguflike.kernels.vector.lanes import int64, operation
@@ -80,13 +80,20 @@ def matmul(args: Address, state: Address, start: int, stop: int) -> None:
         end = min(stop, (expert + 1) * units)
         place = load_word(a.starts + 8 * expert)
         tokens = load_word(a.starts + 8 * expert + 8) - place
-        if tokens:
+        first, last = start - expert * units, end - expert * units
+        store_word(words + MATMUL.weights, a.weights + expert * a.expert_bytes)
+        store_word(words + MATMUL.bias, a.bias + expert * a.bias_bytes if a.bias else 0)
+        if a.few and tokens <= FEW:
+            last = min(2 * last, (a.rows + LANES - 1) // LANES)
+            for token in range(tokens):
+                store_word(words + MATMUL.out, a.out + 4 * (place + token) * a.rows)
+                _point(words, place + token, a.columns, a.codes, a.scales, a.sums)
+                call_op(a.matvec, words, state, 2 * first, last)
+        elif tokens:
             store_word(own_state + STATE.tokens, tokens)
-            store_word(words + MATMUL.weights, a.weights + expert * a.expert_bytes)
-            store_word(words + MATMUL.bias, a.bias + expert * a.bias_bytes if a.bias else 0)
             store_word(words + MATMUL.out, a.out + 4 * place * a.rows)
             _point(words, place, a.columns, a.codes, a.scales, a.sums)
-            call_op(a.function, words, own_state, start - expert * units, end - expert * units)
+            call_op(a.matmul, words, own_state, first, last)
         start = end
 
 

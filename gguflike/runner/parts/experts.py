@@ -168,7 +168,7 @@ def _linear_by_token(s: Schedule, matrix: Matrix, source: Activations, out: int,
         bias=matrix.bias,
         out=out,
     )
-    calls = matrix.plan.matvec
+    calls = (matrix.plan.matvec,)
     s.program.add("experts.products:alone", words, items=1, per_tokens=1, barrier=not beside, calls=calls)
 
 
@@ -236,7 +236,7 @@ def _one(
     *inner, down = stacks
     for index, (stack, out) in enumerate(zip(inner, _inner_outputs(part, s), strict=True)):
         words = _chosen_words(stack, routes, normed, False, out)
-        settings = {"each": 2, "grain": MATVEC_GRAIN // 2, "calls": stack.matrix.plan.matvec}
+        settings = {"each": 2, "grain": MATVEC_GRAIN // 2, "calls": (stack.matrix.plan.matvec,)}
         barrier = index == 0 and not s._after_own()
         s.program.add(
             "experts.products:matvec",
@@ -255,7 +255,7 @@ def _one(
         _chosen_words(down, routes, hidden, True, given),
         items=part.used * down.matrix.plan.matvec_items(down.matrix.rows),
         grain=MATVEC_GRAIN,
-        calls=down.matrix.plan.matvec,
+        calls=(down.matrix.plan.matvec,),
     )
     return given, routes
 
@@ -295,15 +295,17 @@ def _sorted_product(
 ) -> None:
     """Multiply the rows of each expert's pairs by its matrix."""
     matrix = stack.matrix
-    words = SORTED_MATMUL.pack(**_product_words(stack, source, out), starts=routes.starts)
+    few = int(matrix.plan.activations == "int8")
+    codes = {"matmul": 0, "matvec": 0}  # the program fills them in
+    words = SORTED_MATMUL.pack(**codes, few=few, **_product_words(stack, source, out), starts=routes.starts)
     items = stack.size * matrix.plan.matmul_items(matrix.rows)
-    s.program.add("experts.products:matmul", words, items=items, barrier=barrier, calls=matrix.plan.matmul)
+    calls = (matrix.plan.matmul, matrix.plan.matvec)
+    s.program.add("experts.products:matmul", words, items=items, barrier=barrier, calls=calls)
 
 
 def _product_words(stack: Stack, source: Activations, out: int) -> dict[str, Word]:
     matrix = stack.matrix
     return {
-        "function": 0,  # the program fills it in
         "weights": matrix.address,
         "expert_bytes": stack.stride,
         "rows": matrix.rows,
@@ -316,7 +318,9 @@ def _product_words(stack: Stack, source: Activations, out: int) -> dict[str, Wor
 
 
 def _chosen_words(stack: Stack, routes: _Routes, source: Activations, of_slots: bool, out: int) -> tuple[Word, ...]:
-    return CHOSEN_MATVEC.pack(**_product_words(stack, source, out), of_slots=int(of_slots), chosen=routes.chosen)
+    return CHOSEN_MATVEC.pack(
+        function=0, **_product_words(stack, source, out), of_slots=int(of_slots), chosen=routes.chosen
+    )
 
 
 def _inner_outputs(part: Experts, s: Schedule) -> list[int]:
