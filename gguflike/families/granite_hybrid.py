@@ -6,10 +6,12 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from gguflike.errors import UnsupportedError
 from gguflike.families.config import Via, key
 from gguflike.families.decoder import INERT_KEYS, PERMUTED_NAMES, SILU, attention, decoder, exported, rope_of
 from gguflike.families.family import Family
-from gguflike.families.granite import ASSUMED, Granite, scaled_block, scales
+from gguflike.families.granite import ASSUMED, GRANITE, Granite, scaled_block, scales
+from gguflike.families.granite_moe import GRANITE_MOE_SHARED
 from gguflike.families.hybrid import (
     MAMBA2_IMPLEMENTED,
     MAMBA2_INERT,
@@ -101,6 +103,13 @@ def _spelled(values: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
+def _attends_only(values: Mapping[str, Any]) -> Family[Any] | None:
+    """The family of a configuration without recurrent layers."""
+    if not all(attending(values)) or not values.get("layer_types"):
+        return None
+    return ATTENTION_MOE if values.get("num_local_experts", 8) else ATTENTION
+
+
 def _made_of_bamba(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[Any] | None:  # noqa: ARG001
     """The family of Bamba for a file whose heads turn in part."""
     heads, width = (metadata.get(f"granitehybrid.{name}", 0) for name in ("attention.head_count", "embedding_length"))
@@ -136,7 +145,51 @@ GRANITE_HYBRID: Family[Any] = Family(
     assumed=MappingProxyType({**ASSUMED, "num_local_experts": 8, "num_experts_per_tok": 2}),
     normalized=_normalized,
     spelled=_spelled,
+    variant=_attends_only,
     file_variant=_made_of_bamba,
+)
+
+
+# Models of this class of which every layer attends, small Granite 4 among them, are Granite's in GGUF.
+
+_UNUSED = frozenset({"layer_types", "num_experts_per_tok", "num_local_experts", "position_embedding_type"})
+
+
+def _rotating(values: dict[str, Any]) -> dict[str, Any]:
+    """config.json of a model that attends only. UnsupportedError where nothing turns, which GGUF cannot say of it."""
+    if values.get("position_embedding_type") != "rope":
+        raise UnsupportedError(
+            "attention without positions in every layer",
+            field="position_embedding_type",
+            expected="'rope'",
+            got=values.get("position_embedding_type"),
+        )
+    dense = not values.get("num_local_experts", 8)
+    made = {name: value for name, value in values.items() if not (dense and name in _UNUSED)}
+    for name in ("layer_types", "position_embedding_type"):
+        made.pop(name, None)
+    if dense:
+        made["intermediate_size"] = made.pop("shared_intermediate_size", None)
+    return {name: value for name, value in made.items() if not name.startswith("mamba_")}
+
+
+ATTENTION: Family[Any] = replace(
+    GRANITE,
+    classes=("GraniteMoeHybridForCausalLM",),
+    origins=MappingProxyType(
+        {**GRANITE.origins, **{role: GRANITE_HYBRID.origins[role] for role in ("ffn_gate", "ffn_up", "ffn_down")}}
+    ),
+    implemented=GRANITE_HYBRID.implemented,
+    inert=GRANITE_HYBRID.inert,
+    normalized=_rotating,
+)
+ATTENTION_MOE: Family[Any] = replace(
+    GRANITE_MOE_SHARED,
+    classes=("GraniteMoeHybridForCausalLM",),
+    implemented=GRANITE_HYBRID.implemented,
+    inert=GRANITE_HYBRID.inert,
+    assumed=GRANITE_HYBRID.assumed,
+    normalized=_rotating,
 )
 
 
@@ -197,5 +250,6 @@ BAMBA: Family[Any] = replace(
     assumed=MappingProxyType({"num_key_value_heads": 8}),
     normalized=_bamba_normalized,
     spelled=_bamba_spelled,
+    variant=None,
     file_variant=None,
 )

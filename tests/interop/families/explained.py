@@ -39,6 +39,10 @@ _PARTIAL = (
     "its converter permutes whole heads although only the first half of each turns, and llama.cpp computes something "
     "else with that; we permute what turns"
 )
+_FULL = (
+    "transformers 5 saves the layers as full_attention, which its converter takes for recurrent ones where there are no "
+    "others"
+)
 _MAGNIFIED = (
     "the delta rule magnifies the rounding of activations to int8 in a tiny random model: llama.cpp and we are each "
     "farther from float activations (0.2) than from each other"
@@ -66,6 +70,7 @@ EXPLAINED: Mapping[str, Mapping[str, str]] = {
     "KimiLinearForCausalLM": {"converter": _KIMI},
     "GptOssForCausalLM": {"llama.cpp": _TRUNCATE},
     "BambaForCausalLM": {"converter": _PARTIAL},
+    "GraniteMoeHybridForCausalLM/attention": {"converter": _FULL},
     "NemotronHForCausalLM": {
         "converter": _NO_EXPERTS,
         "reference": _STEPS,

@@ -99,6 +99,16 @@ ROWS = (
         published={"layer_types": _GRANITE["layer_types"]},
     ),
     Row(
+        "GraniteMoeHybridForCausalLM/attention",
+        "granite",
+        text(
+            **{**_GRANITE, "layer_types": ["attention"] * 4, "position_embedding_type": "rope"},
+            **_MAMBA2,
+            num_local_experts=0,
+            num_experts_per_tok=0,
+        ),
+    ),
+    Row(
         "BambaForCausalLM",
         "granitehybrid",
         text(**_MAMBA2, attn_layer_indices=[2], rope_parameters=rope(partial_rotary_factor=0.5)),
