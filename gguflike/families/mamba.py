@@ -42,7 +42,9 @@ class MambaConfig(StateSpace):
     dt_rank: int = key("ssm.time_step_rank", "time_step_rank", default=lambda c: -(-c.n_embd // 16))
     normed: bool = key("ssm.dt_b_c_rms", "dt_b_c_rms", default=False)
     # GGUF has one epsilon for all norms.
-    mixer_eps: float = key("gguflike.ssm.dt_b_c_rms_epsilon", "mixer_rms_eps", default=lambda c: c.norm_eps)
+    mixer_eps: float = key(
+        "gguflike.ssm.dt_b_c_rms_epsilon", "mixer_rms_eps", default=lambda c: c.norm_eps, implied=True
+    )
 
 
 @frozen

@@ -10,7 +10,7 @@ D / 32, 16) for keys, (C, D / 32) for values. Memory is reserved for the whole c
 positions are written.
 
 Where queries see a window of keys only, C is about that plus a pass of tokens: the cache is a *ring*, in which position
-p stands at p modulo C and replaces what stood there.
+p stands at p modulo C and replaces what stood there. What recurrent mixers keep is in recurrent.py.
 """
 
 from __future__ import annotations
