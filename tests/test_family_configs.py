@@ -214,3 +214,13 @@ def test_layers_that_turn_nothing() -> None:
     assert "smollm3.attention.rope_pattern" not in configs.to_metadata(c, "smollm3")
     assert not notices
     assert [isinstance(a, Attention) and a.rope is None for a in family.graph(c).attentions()] == [False] * 3 + [True]
+
+
+def test_bases_of_the_rotation_that_config_json_lacks() -> None:
+    """The defaults of the classes of Transformers (``default_theta``)."""
+    cohere = plain(architectures=["CohereForCausalLM"])
+    assert read(cohere)[1].rope_base == 5e5
+    assert read(cohere | {"rope_theta": 1e4})[1].rope_base == 1e4
+    assert read(cohere | {"rope_parameters": {"rope_type": "default", "rope_theta": 2e4}})[1].rope_base == 2e4
+    assert read(plain(architectures=["LlamaForCausalLM"]))[1].rope_base == 1e4
+    assert read(plain(architectures=["Gemma3ForCausalLM"]))[1].rope_base == 1e6

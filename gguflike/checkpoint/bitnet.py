@@ -7,7 +7,7 @@ Either way they are read as what the model computes with (Transformers, integrat
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +59,8 @@ class Rounded(LazyTensor):
         inverse = np.float32(1) / np.float32(_mean_magnitude(self.trained))
         signs = np.clip(np.rint(self.trained.read_f32(start, stop) * inverse), -1, 1)
         values: Floats = signs / inverse
-        return _as_bfloat16(values) if self.trained.dtype == "BF16" else values
+        stored = _STORED.get(self.trained.dtype)
+        return stored(values) if stored is not None else values
 
 
 @functools.lru_cache(maxsize=4)
@@ -78,6 +79,13 @@ def _as_bfloat16(values: Floats) -> Floats:
     bits = values.view(np.uint32)
     rounded: Floats = ((bits + (0x7FFF + (bits >> 16 & 1))) & np.uint32(0xFFFF0000)).view(np.float32)
     return rounded
+
+
+# What a dtype of less than float32 keeps of the values.
+_STORED: Mapping[str, Callable[[Floats], Floats]] = {
+    "BF16": _as_bfloat16,
+    "F16": lambda values: values.astype(np.float16).astype(np.float32),
+}
 
 
 def ternary(tensors: Mapping[str, LazyTensor], settings: Mapping[str, Any]) -> dict[str, LazyTensor]:

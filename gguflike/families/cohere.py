@@ -91,7 +91,7 @@ COHERE = Family(
     implemented=SILU,
     inert=INERT_KEYS,
     constants=exported("CohereForCausalLM", "cohere"),
-    assumed=MappingProxyType({"max_position_embeddings": 8192}),
+    assumed=MappingProxyType({"max_position_embeddings": 8192, "rope_theta": 500000.0}),
     normalized=normalized,
 )
 

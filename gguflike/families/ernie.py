@@ -49,5 +49,6 @@ ERNIE = Family(
     implemented=MappingProxyType({**SILU, "compression_ratio": (1.0,)}),
     inert=INERT_KEYS | {"use_flash_attention"},
     constants=exported("Ernie4_5ForCausalLM", "ernie4_5"),
+    assumed=MappingProxyType({"rope_theta": 500000.0}),
     notices=rope_notices,
 )

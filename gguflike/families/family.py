@@ -111,7 +111,8 @@ class Family(Generic[Config]):
         """
         from gguflike.families import config_json  # a run reads no config.json
 
-        full = self.normalized({**self.assumed, **text_config(values, self.outer)})
+        text = text_config(values, self.outer)
+        full = self.normalized({**config_json.assumed(self.assumed, text), **text})
         self._check_keys(full, frozenset(ignore))
         c = config_json.from_config(self.config, full, lambda tensor: self._holds(names, tensor))
         return c, self.notices(c)

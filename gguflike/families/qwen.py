@@ -198,6 +198,7 @@ QWEN2VL = replace(
     config=Qwen2VL,
     left_out=_VISION,
     inert=INERT_KEYS | _SEEING,
+    assumed=MappingProxyType({**QWEN2.assumed, "rope_theta": 1e6}),
 )
 
 QWEN3VL = replace(
@@ -211,5 +212,5 @@ QWEN3VL = replace(
     normalized=dict,
     spelled=dict,
     notices=rope_notices,
-    assumed=MappingProxyType({"head_dim": 128, "num_key_value_heads": 32}),
+    assumed=MappingProxyType({"head_dim": 128, "num_key_value_heads": 32, "rope_theta": 500000.0}),
 )

@@ -69,6 +69,13 @@ _COMMON = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor",
 _MAGNITUDES = frozenset({"attention_factor", "attn_factor", "mscale", "mscale_all_dim"})
 
 
+def has_base(config: Mapping[str, Any]) -> bool:
+    """Whether config.json gives the base of the rotation, by whatever name."""
+    objects = [config[key] for key in _DICTIONARIES if isinstance(config.get(key), dict)]
+    nested = [each for found in objects for each in found.values() if isinstance(each, dict)]
+    return any(name in config for name in _THETA) or any("rope_theta" in each for each in (*objects, *nested))
+
+
 def flatten(config: Mapping[str, Any], read: Collection[str] = ()) -> dict[str, Any]:
     """``rope.*`` entries from any spelling; ``read`` are those that the configuration has fields for.
 

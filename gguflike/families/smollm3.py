@@ -67,7 +67,9 @@ SMOLLM3 = Family(
     implemented=SILU,
     inert=INERT_KEYS,
     constants=exported("SmolLM3ForCausalLM", "smollm3"),
-    assumed=MappingProxyType({"max_position_embeddings": 32768, "num_key_value_heads": 4, "tie_word_embeddings": True}),
+    assumed=MappingProxyType(
+        {"max_position_embeddings": 32768, "num_key_value_heads": 4, "rope_theta": 2e6, "tie_word_embeddings": True}
+    ),
     normalized=normalized,
     spelled=spelled,
     notices=notices,
