@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import MappingProxyType
+from typing import Any
 
 from gguflike.families.cohere import Cohere2
 from gguflike.families.config import key
@@ -22,8 +23,13 @@ from gguflike.families.mixture import (
 )
 from gguflike.families.parts import Block, FeedForward, Graph
 from gguflike.families.parts.experts import Router
-from gguflike.families.windows import window, windowed
+from gguflike.families.windows import window, windowed, without_window
 from gguflike.frozen import frozen
+
+
+def _all_but_first(c: Any) -> tuple[bool, ...]:
+    """All layers but the first of every four."""
+    return tuple(layer % 4 > 0 for layer in range(c.n_layer))
 
 
 @frozen
@@ -45,7 +51,9 @@ class CohereMoe(Cohere2):
     normalize: bool = key("expert_weights_norm", "norm_topk_prob", default=False)
     gating: int = gating(SIGMOID)
     window: int = window()
-    windowed: tuple[bool, ...] = windowed(lambda c: tuple(layer % 4 > 0 for layer in range(c.n_layer)))
+    windowed: tuple[bool, ...] = windowed(
+        lambda c: tuple(layer % 4 > 0 for layer in range(c.n_layer)), implied=without_window
+    )
 
 
 def cohere_moe(c: CohereMoe) -> Graph:

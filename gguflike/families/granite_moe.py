@@ -1,4 +1,4 @@
-"""Granite 3 with experts, and with one that all tokens share."""
+"""Granite with experts, with one that all tokens share, and with sliding windows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from gguflike.families.config import key
 from gguflike.families.decoder import attention, decoder, exported, rope_of
 from gguflike.families.family import Family
 from gguflike.families.granite import GRANITE, Granite, scaled_block, scales
+from gguflike.families.granite_swa import GRANITE_SWA, GraniteSwa, mixer
 from gguflike.families.mixture import ROUTER_KEYS, experts, shared
 from gguflike.families.origins import Named, Rows
 from gguflike.families.parts import Graph
@@ -73,5 +74,47 @@ GRANITE_MOE_SHARED: Family[Any] = replace(
     classes=("GraniteMoeSharedForCausalLM",),
     constants=exported("GraniteMoeSharedForCausalLM", "granitemoeshared"),
     assumed=MappingProxyType({**GRANITE.assumed, "shared_intermediate_size": 1024}),
+    file_variant=None,
+)
+
+
+@frozen
+class GraniteMoeSwa(GraniteSwa):
+    """Granite's with windows, and the experts'."""
+
+    n_expert: int = key("expert_count", "num_local_experts", default=8)
+    n_expert_used: int = key("expert_used_count", "num_experts_per_tok", default=2)
+    n_ff_shared: int = key(
+        "expert_shared_feed_forward_length", "shared_intermediate_size", default=0, zero=True, implied=True
+    )
+
+    @property
+    def n_ff_expert(self) -> int:
+        return self.n_ff
+
+
+def granite_moe_swa(c: GraniteMoeSwa) -> Graph:
+    """Granite's graph with windows and experts, whose gate and up are one matrix, as in the checkpoint."""
+    mixture = experts(c, Router(), fused=True, shared=shared(c, c.n_ff_shared, fused=True))
+    return decoder(c, lambda layer: scaled_block(c, mixer(c, layer), mixture), **scales(c))
+
+
+GRANITE_MOE_SWA: Family[Any] = replace(
+    GRANITE_SWA,
+    classes=("GraniteMoeSWAForCausalLM",),
+    config=GraniteMoeSwa,
+    graph=granite_moe_swa,
+    origins=MappingProxyType(
+        {
+            **GRANITE_SWA.origins,
+            "ffn_gate_inp": Named("block_sparse_moe.router"),
+            "ffn_gate_up_exps": Named("block_sparse_moe.experts.gate_up_proj", bare=True),
+            "ffn_down_exps": Named("block_sparse_moe.experts.down_proj", bare=True),
+            "ffn_up_shexp": Named("shared_mlp.input_linear"),
+            "ffn_down_shexp": Named("shared_mlp.output_linear"),
+        }
+    ),
+    inert=GRANITE_SWA.inert | ROUTER_KEYS,
+    constants=exported("GraniteMoeSWAForCausalLM", "granitemoe_swa"),
     file_variant=None,
 )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from gguflike.errors import UnsupportedError
 from gguflike.families.decoder import attention, decoder, exported, feed_forward, rope_of
+from gguflike.families.family import Family
 from gguflike.families.granite import GRANITE, Granite, scaled_block, scales
 from gguflike.families.origins import Named
-from gguflike.families.parts import Block, Graph
+from gguflike.families.parts import Attention, Graph
 from gguflike.families.windows import all_layers, rotated, span, window, windowed, without_window
 from gguflike.frozen import frozen, replace
 
@@ -30,14 +32,13 @@ class GraniteSwa(Granite):
 
 def granite_swa(c: GraniteSwa) -> Graph:
     """Granite's graph with sinks, windows, and layers that do not turn queries and keys."""
-    rope = rope_of(c, "norm")
+    return decoder(c, lambda layer: scaled_block(c, mixer(c, layer), feed_forward(c)), **scales(c))
 
-    def block(layer: int) -> Block:
-        turns = rope if c.rotated[layer] else None
-        mixer = attention(c, turns, scale=c.attention_scale, sinks=True, window=span(c, layer))
-        return scaled_block(c, mixer, feed_forward(c))
 
-    return decoder(c, block, **scales(c))
+def mixer(c: GraniteSwa, layer: int) -> Attention:
+    """A layer's attention."""
+    turns = rope_of(c, "norm") if c.rotated[layer] else None
+    return attention(c, turns, scale=c.attention_scale, sinks=True, window=span(c, layer))
 
 
 def normalized(values: dict[str, Any]) -> dict[str, Any]:
@@ -65,6 +66,15 @@ def spelled(values: dict[str, Any]) -> dict[str, Any]:
     return {**made, "layer_rope_theta": [made["rope_theta"] if each else 0.0 for each in turns]}
 
 
+def _of_file(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[Any] | None:  # noqa: ARG001
+    """The family with experts, where a file has them."""
+    if not metadata.get("granite_swa.expert_count"):
+        return None
+    from gguflike.families.granite_moe import GRANITE_MOE_SWA
+
+    return GRANITE_MOE_SWA
+
+
 GRANITE_SWA = replace(
     GRANITE,
     name="granite_swa",
@@ -76,4 +86,5 @@ GRANITE_SWA = replace(
     assumed=MappingProxyType({**GRANITE.assumed, "sliding_window": 128}),
     normalized=normalized,
     spelled=spelled,
+    file_variant=_of_file,
 )

@@ -11,7 +11,7 @@ from gguflike.families.mixture import experts
 from gguflike.families.parts import Block, Graph
 from gguflike.families.parts.experts import Router
 from gguflike.families.qwen_moe import QWEN3MOE, Qwen3Moe
-from gguflike.families.windows import every, span, window, windowed
+from gguflike.families.windows import every, span, window, windowed, without_window
 from gguflike.frozen import frozen, replace
 
 
@@ -20,7 +20,7 @@ class Mellum(Qwen3Moe):
     """Hyper-parameters. Rotations of layers with a window are not stretched."""
 
     window: int = window()
-    windowed: tuple[bool, ...] = windowed(every(4))
+    windowed: tuple[bool, ...] = windowed(every(4), implied=without_window)
     rope_base_swa: float = key("rope.freq_base_swa", "rope.sliding.theta", default=lambda c: c.rope_base)
 
 

@@ -44,6 +44,7 @@ CLASSES = {
     "MiniMaxM2ForCausalLM": "sigmoid_moe:MINIMAX_M2",
     "Ernie4_5_MoeForCausalLM": "ernie_moe:ERNIE_MOE",
     "GraniteMoeForCausalLM": "granite_moe:GRANITE_MOE",
+    "GraniteMoeSWAForCausalLM": "granite_moe:GRANITE_MOE_SWA",
     "GraniteMoeSharedForCausalLM": "granite_moe:GRANITE_MOE_SHARED",
     "Qwen2MoeForCausalLM": "qwen_moe:QWEN2MOE",
     "Qwen3MoeForCausalLM": "qwen_moe:QWEN3MOE",

@@ -42,7 +42,7 @@ from gguflike.families.mixture import (
 from gguflike.families.origins import Either, Named
 from gguflike.families.parts import Block, Branch, FeedForward, Graph
 from gguflike.families.parts.experts import Experts, Router
-from gguflike.families.windows import every, partial, span, window, windowed
+from gguflike.families.windows import every, partial, span, window, windowed, without_window
 from gguflike.frozen import frozen, replace
 
 _INERT = INERT_KEYS | ROUTER_KEYS
@@ -216,7 +216,7 @@ class ExaoneMoe(SigmoidMixture):
 
     n_expert: int = key("expert_count", ("num_experts", "num_local_experts"))
     window: int = window()
-    windowed: tuple[bool, ...] = windowed(every(4))
+    windowed: tuple[bool, ...] = windowed(every(4), implied=without_window)
     n_shared: int = key("expert_shared_count", "num_shared_experts", default=1, zero=True)
     n_ff_shared: int = key(
         "expert_shared_feed_forward_length", None, default=lambda c: c.n_ff_expert * c.n_shared, zero=True

@@ -36,6 +36,8 @@ class Deliberate(NamedTuple):
 
 #: Differences that we want, with the reasons that spec/families.md gives.
 DELIBERATE = (
+    Deliberate("ernie4_5-moe", r"blk\.\d+\.exp_probs_b\.bias", "other", "a vector, as in other architectures"),
+    Deliberate(".*", r".*\.nextn_predict_layers", "missing", "0, which a missing key means"),
     Deliberate(".*", r"tokenizer\.ggml\.add_(bos|eos)_token", "only ours", "written always, so that no reader guesses"),
     Deliberate(".*", r"tokenizer\.ggml\.add_space_prefix", "only ours", "written always, so that no reader guesses"),
     Deliberate(
