@@ -72,6 +72,13 @@ class Block(NamedTuple):
     slot: int
 
 
+class Tiles(NamedTuple):
+    """Some of an item's tiles, which follow each other."""
+
+    first: int
+    behind: int
+
+
 @inner(inline="always")
 def _lowest(sight: Sight, position: int) -> int:
     """Return the first key that a query sees."""
@@ -120,21 +127,28 @@ def _start_at_sinks(args: Address, item: Item, scratch: Scratch) -> None:
 
 
 @inner
-def _seen(args: Address, sight: Sight, item: Item, tile: int, block: Block) -> int:
-    """Return how many keys from the block's first on some row of a tile sees: 0 where no row sees any."""
+def _tiles(args: Address, sight: Sight, item: Item, block: Block) -> Tiles:
+    """Return the tiles of which some row sees a key of a block. What rows see moves on from each to the next."""
     heads = load_word(args + GENERAL.heads)
-    last = least((tile + 1) * HEIGHT, item.tokens * heads) - 1
-    if _lowest(sight, item.position + tile * HEIGHT // heads) >= block.first + block.keys:
-        return 0
-    seen: int = max(0, least(block.keys, _highest(sight, item.position + last // heads) + 1 - block.first))
-    return seen
+    rows = item.tokens * heads
+    first, behind = 0, (rows + HEIGHT - 1) // HEIGHT
+    while first < behind:
+        last_row = least((first + 1) * HEIGHT, rows) - 1
+        if _highest(sight, item.position + last_row // heads) >= block.first:
+            break
+        first += 1
+    while first < behind:
+        if _lowest(sight, item.position + (behind - 1) * HEIGHT // heads) < block.first + block.keys:
+            break
+        behind -= 1
+    return Tiles(first, behind)
 
 
 @inner
 def _weigh(args: Address, sight: Sight, item: Item, tile: int, block: Block, scores: Address, state: Address) -> None:
-    """Turn a tile's scores of a block into weights, each row's of those that it sees."""
+    """Turn a tile's scores of a block into weights: 0 for what a row does not see."""
     a = load_args(GENERAL, args)
-    padded = (_seen(args, sight, item, tile, block) + 15) // 16 * 16
+    padded = (block.keys + 15) // 16 * 16
     for r in range(HEIGHT):
         position, row = item.position + (tile * HEIGHT + r) // a.heads, scores + softmax.ROW * r
         if a.cap:
@@ -153,34 +167,30 @@ def _make_attention(cache: ModuleType) -> Op:
     score, add_values = make_scores(HEIGHT, 1), make_values(HEIGHT, 1, merged=True)
 
     @inner
-    def score_block(args: Address, sight: Sight, item: Item, block: Block, tiles: int, scratch: Scratch) -> None:
+    def score_block(args: Address, sight: Sight, item: Item, block: Block, scratch: Scratch) -> None:
         """Write the scores of a block, sixteen keys at a time, for the tiles that see them."""
         dim = load_word(args + GENERAL.head_dim)
         for i in range(0, block.keys, 16):
             cache.expand_keys(args, item.cached, block.slot + i, scratch.panel)
-            some = Block(block.first + i, 16, block.slot + i)
-            for tile in range(tiles):
-                if _seen(args, sight, item, tile, some):
-                    target = scratch.scores + softmax.ROW * HEIGHT * tile + 4 * i
-                    score(scratch.queries + 4 * HEIGHT * dim * tile, scratch.panel, dim, target)
+            tiles = _tiles(args, sight, item, Block(block.first + i, 16, block.slot + i))
+            for tile in range(tiles.first, tiles.behind):
+                target = scratch.scores + softmax.ROW * HEIGHT * tile + 4 * i
+                score(scratch.queries + 4 * HEIGHT * dim * tile, scratch.panel, dim, target)
 
     @inner
-    def add_block(args: Address, sight: Sight, item: Item, block: Block, tiles: int, scratch: Scratch) -> None:
+    def add_block(args: Address, sight: Sight, item: Item, block: Block, scratch: Scratch) -> None:
         """Turn the scores of a block into weights, and add its values by them."""
-        dim = load_word(args + GENERAL.head_dim)
-        for tile in range(tiles):
-            if _seen(args, sight, item, tile, block):
-                scores = scratch.scores + softmax.ROW * HEIGHT * tile
-                _weigh(args, sight, item, tile, block, scores, scratch.states + softmax.STATE_BYTES * tile)
+        dim, tiles = load_word(args + GENERAL.head_dim), _tiles(args, sight, item, block)
+        for tile in range(tiles.first, tiles.behind):
+            scores = scratch.scores + softmax.ROW * HEIGHT * tile
+            _weigh(args, sight, item, tile, block, scores, scratch.states + softmax.STATE_BYTES * tile)
         for d in range(0, dim, 16):
             cache.expand_values(args, item.cached, block.slot, block.keys, d, scratch.panel)
-            for tile in range(tiles):
-                seen = _seen(args, sight, item, tile, block)
-                if seen:
-                    weights = scratch.scores + softmax.ROW * HEIGHT * tile
-                    state = scratch.states + softmax.STATE_BYTES * tile
-                    target = scratch.out + 4 * (HEIGHT * dim * tile + d)
-                    add_values(weights, scratch.panel, PANEL, seen, state, target, 4 * dim)
+            for tile in range(tiles.first, tiles.behind):
+                weights = scratch.scores + softmax.ROW * HEIGHT * tile
+                state = scratch.states + softmax.STATE_BYTES * tile
+                target = scratch.out + 4 * (HEIGHT * dim * tile + d)
+                add_values(weights, scratch.panel, PANEL, block.keys, state, target, 4 * dim)
 
     def attention(args: Address, state: Address, start: int, stop: int) -> None:
         a = load_args(GENERAL, args)
@@ -196,8 +206,8 @@ def _make_attention(cache: ModuleType) -> Op:
             behind = _highest(sight, item.position + item.tokens - 1) + 1
             while first < behind:
                 block = Block(first, least((first // KEYS + 1) * KEYS, behind) - first, first % a.context)
-                score_block(args, sight, item, block, tiles, scratch)
-                add_block(args, sight, item, block, tiles, scratch)
+                score_block(args, sight, item, block, scratch)
+                add_block(args, sight, item, block, scratch)
                 first += block.keys
             finish(args, item, scratch)
 
