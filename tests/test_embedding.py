@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 
 from gguflike import reference
+from gguflike.checkpoint.tokenizer import metadata_from_folder
 from gguflike.errors import ArgumentError, ArgumentTypeError, GGUFError, UnsupportedError
 from gguflike.families.parts import Attention, Branch, Embedding, FeedForward, Graph, Norm, Rope
 from gguflike.families.parts.extras import Layer, Pooling
 from gguflike.reference.extras import pooled
 from gguflike.runner import Model
+from gguflike.runner.embedding import paired
+from gguflike.runner.tokenizer import Tokenizer
 from tests import by_hand
 from tests.by_hand import CONTEXT, IDS, TOKENS, WIDTH
+from tests.small_tokenizers import byte_level, write_folder
 
 Load = Callable[..., tuple[Model, dict[str, np.ndarray]]]
 NEAR = 1e-4  # keys and values are kept in float16
@@ -219,6 +223,41 @@ def test_a_text_longer_than_the_context(load: Load) -> None:
     assert (pair == model.scores([("query", "x" * (CONTEXT - len("query")))])).all()
     with pytest.raises(UnsupportedError, match="longer than the context"):
         model.scores([(long, "document")], truncate=True)
+
+
+def bert_tokenizer(**changes: Any) -> Tokenizer:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "\u2581one", "\u2581two", "\u2581three"]
+    metadata = {
+        "tokenizer.ggml.model": "bert",
+        "tokenizer.ggml.tokens": words,
+        "tokenizer.ggml.token_type": [3, 3, 3, 3, 1, 1, 1],
+        "tokenizer.ggml.bos_token_id": 2,
+        "tokenizer.ggml.eos_token_id": 3,
+        "tokenizer.ggml.seperator_token_id": 3,
+        "tokenizer.ggml.unknown_token_id": 1,
+    }
+    return Tokenizer({**metadata, **changes})
+
+
+def test_how_pairs_are_framed() -> None:
+    pair = paired(bert_tokenizer(), "one", "two three")
+    assert pair.ids == [2, 4, 3, 5, 6, 3]  # [CLS] one [SEP] two three [SEP]
+    assert pair.second == 3
+    doubled = paired(bert_tokenizer(**{"tokenizer.ggml.add_sep_token": True}), "one", "two")
+    assert doubled.ids == [2, 4, 3, 3, 5, 3]
+
+
+def test_a_template_for_pairs_takes_texts_as_texts(tmp_path: Path) -> None:
+    template = "<s>q {query} d {document} {other}</s>"
+    folder = write_folder(tmp_path, byte_level(), tokenizer_config={"bos_token": "<s>", "eos_token": "</s>"})
+    metadata = metadata_from_folder(folder, {})
+    tokenizer = Tokenizer({**metadata, "tokenizer.chat_template.rerank": template})
+    plain = tokenizer.encode("q is {document} </s> it d yes <s> {other}", False, False)
+    start, end = (tokenizer.encode(text, False, True) for text in ("<s>", "</s>"))
+    assert len(start) == len(end) == 1
+    pair = paired(tokenizer, "is {document} </s> it", "yes <s>")
+    assert pair.ids == [*start, *plain, *end]
+    assert pair.second == len(pair.ids)
 
 
 def test_positions_that_the_model_has_not_learned(load: Load) -> None:
