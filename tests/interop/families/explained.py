@@ -11,6 +11,10 @@ _TOKENIZER = "its converter reads this model's vocabulary only from a tokenizer 
 _STABLELM = "its converter stacks the norms of the heads in a generator that returns them instead of yielding them"
 _FALCON = "its converter takes transformers 5's num_kv_heads for the number of groups; with multi_query there is one"
 _BITNET = "its tables do not know ffn_sub_norm and attn_sub_norm, the names of the published checkpoint"
+_SILU = "llama.cpp activates the gate of this architecture by silu; the model's own code, and we, by relu squared"
+_CONTEXT = "its converter writes a context of 2048 whatever the configuration says; we follow the configuration"
+_FILE_TYPE = "its converter forgets general.file_type for this architecture"
+_TABLE_IDS = "its converter takes ids of special tokens from tables of its own instead of from the folder"
 _BOS = "its converter asks the tokenizer for add_bos_token, which those of transformers 5 do not have"
 _KIMI = "transformers 5 saves the dense first layer as block_sparse_moe, a name that published checkpoints do not have"
 _TRUNCATE = (
@@ -58,11 +62,17 @@ _POOLER = (
 
 #: Row -> proof -> why.
 EXPLAINED: Mapping[str, Mapping[str, str]] = {
+    "FalconForCausalLM/40B": {"converter": _CONTEXT},
+    "GPTNeoXForCausalLM": {"converter": _FILE_TYPE},
+    "GPTNeoXForCausalLM/sequential": {"converter": _FILE_TYPE},
+    "NemotronForCausalLM": {"converter": _TABLE_IDS},
+    "Glm4vForConditionalGeneration": {"converter": _TABLE_IDS},
+    "GlmOcrForConditionalGeneration": {"converter": _TABLE_IDS},
     "StableLmForCausalLM/parallel": {"converter": _STABLELM},
     "FalconForCausalLM": {"converter": _FALCON},
     "SolarOpenForCausalLM": {"converter": _SOLAR},
     "GemmaForCausalLM": {"converter": _GEMMA},
-    "BitNetForCausalLM": {"converter": _BITNET},
+    "BitNetForCausalLM": {"converter": _BITNET, "llama.cpp": _SILU},
     "BertForSequenceClassification": {"converter": _POOLER},
     "XLMRobertaForSequenceClassification": {"llama.cpp": _GELU},
     "HunYuanMoEV1ForCausalLM": {"converter": _TOKENIZER},
