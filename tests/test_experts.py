@@ -244,6 +244,7 @@ def test_groups_leave_experts_out() -> None:
         replace(PLAIN, n_ff=40),
         replace(PLAIN, weight_first=True, bias=True),
         replace(PLAIN, activation="xielu"),
+        replace(OWN_NORMS, shared=FeedForward(N_EMBD, 96, suffix="_shexp"), shared_gate=True),
     ],
 )
 def test_what_ops_cannot_compute_is_refused(wrong: Experts) -> None:

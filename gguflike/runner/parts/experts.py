@@ -61,6 +61,8 @@ def check(part: Experts) -> None:
         )
     if part.weight_first and (part.bias or part.output_scaled):
         raise UnsupportedError("experts whose input is weighted, and that have biases or scales of their outputs")
+    if (router.norm or part.input_norm) and part.shared_gate:
+        raise UnsupportedError("a gate of shared experts beside a router or experts with norms of their own")
 
 
 def emit(part: Experts, s: Schedule, weights: LayerWeights, state: None, source: Source, target: Target) -> None:  # noqa: ARG001
@@ -107,8 +109,8 @@ def emit(part: Experts, s: Schedule, weights: LayerWeights, state: None, source:
 
 
 class _Routes(NamedTuple):
-    """Where the choice stands: a token's experts and their weights (0: those are not for the sum), and for several
-    tokens pairs sorted by expert."""
+    """Where the choice stands: a token's experts and their weights, which are of the experts' input where
+    ``weigh_first``, and for several tokens the pairs sorted by expert."""
 
     chosen: Word
     shares: Word
