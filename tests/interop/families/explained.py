@@ -96,6 +96,6 @@ EXPLAINED: Mapping[str, Mapping[str, str]] = {
 
 
 def why(row: str, proof: str) -> str | None:
-    """The explanation of a proof that cannot be given, if there is one. What is quantized is compared with llama.cpp."""
+    """The explanation of a proof that cannot be given, if any. What is quantized is compared with llama.cpp."""
     reasons = EXPLAINED.get(row, {})
     return reasons.get(proof) or (reasons.get("llama.cpp") if proof == "quantized" else None)

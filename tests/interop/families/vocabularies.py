@@ -208,7 +208,7 @@ def _unigram(size: int) -> Files:
 
 
 def _framed(ids: Mapping[str, int], first: str, last: str | None = None, double: bool = False) -> dict[str, Any]:
-    """A post-processor that puts ``first`` before a text and ``last`` behind it; ``double``: twice between two texts."""
+    """A post-processor that puts ``first`` before a text and ``last`` behind it; ``double``: twice between two."""
 
     def sequence(name: str, kind: int) -> dict[str, Any]:
         return {"Sequence": {"id": name, "type_id": kind}}
