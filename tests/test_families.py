@@ -12,7 +12,7 @@ from gguflike.errors import CheckpointError, GGUFError, UnsupportedError
 from gguflike.families import config as configs
 from gguflike.families import registry, rope, rope_settings
 from gguflike.families.parts import Tensor, role_of
-from gguflike.families.transforms import RopePermute
+from gguflike.families.transforms import RopePermute, RopeSplit
 from tests import tiny
 from tests.tiny import LLAMA3, VARIANTS, YARN
 
@@ -151,6 +151,15 @@ def test_rope_permutation_pairs_what_rotates_together() -> None:
     np.testing.assert_array_equal(permute.undo(permute.apply(rows)), rows)
     bias = np.arange(16)
     np.testing.assert_array_equal(permute.apply(bias), permute.apply(rows)[:, 0])
+
+
+def test_adjacent_pairs_are_split_into_halves() -> None:
+    rows = np.arange(2 * 8)[:, None]
+    split = RopeSplit(part=2).bound(Tensor("attn_q.weight", (16, 1), heads=2))
+    assert split.apply(rows)[:8, 0].tolist() == [0, 2, 1, 3, 4, 5, 6, 7]  # the second half of a head stays
+    np.testing.assert_array_equal(split.undo(split.apply(rows)), rows)
+    whole = Tensor("attn_q.weight", (16, 1), heads=2)
+    np.testing.assert_array_equal(RopeSplit().bound(whole).apply(RopePermute().bound(whole).apply(rows)), rows)
 
 
 def test_unknown_config_keys_are_errors() -> None:
