@@ -219,6 +219,10 @@ NEMOTRON_H: Family[Any] = Family(
     normalized=lambda values: _normalized(values, "intermediate_size", "mlp"),
     spelled=lambda values: _spelled(values, "mlp"),
     variant=_with_experts,
+    # llama.cpp's converter says them of models without experts, too.
+    file_keys=MappingProxyType(
+        dict.fromkeys(("expert_count", "expert_used_count", "expert_group_count", "expert_group_used_count"))
+    ),
 )
 
 NEMOTRON_H_MOE: Family[Any] = replace(
@@ -228,4 +232,5 @@ NEMOTRON_H_MOE: Family[Any] = replace(
     normalized=lambda values: _normalized(values, "moe_intermediate_size", "moe"),
     spelled=lambda values: _spelled(values, "moe"),
     variant=None,
+    file_keys=MappingProxyType({}),
 )
