@@ -194,11 +194,10 @@ def _route_words(part: Experts, weights: LayerWeights, logits: int, chosen: Word
     )
 
 
-def _route_one(part: Experts, s: Schedule, weights: LayerWeights, logits: int) -> _Routes:
-    """Each thread chooses the experts of the one token for itself, and goes on with their first matrices."""
-    chosen = s.buffers.own_scratch("chosen", 8 * part.used)
-    shares = s.buffers.own_scratch("shares", 4 * part.used)
-    s._prepare("experts.router:route", _route_words(part, weights, logits, chosen, shares))
+def _route(part: Experts, s: Schedule, weights: LayerWeights, logits: int) -> _Routes:
+    """Choose the experts of each token; of one token, each thread does so for itself."""
+    chosen, shares = s.local("chosen", 2 * part.used), s.local("shares", part.used)  # int64 and float32
+    s.each("experts.router:route", _route_words(part, weights, logits, chosen, shares))
     return _Routes(chosen, shares, part.weight_first)
 
 
@@ -214,37 +213,33 @@ def _publish(part: Experts, s: Schedule, weights: LayerWeights, logits: int) -> 
     return _Routes(chosen, shares, part.weight_first)
 
 
-def _route_several(part: Experts, s: Schedule, weights: LayerWeights, logits: int) -> _Routes:
-    """Choose the experts of each token, and sort its pairs with them by expert."""
-    pairs = s.buffers.batch * part.used
-    chosen, shares = s.buffers.scratch("chosen_of_all", 8 * pairs), s.buffers.scratch("shares_of_all", 4 * pairs)
-    s._prepare("experts.router:route", _route_words(part, weights, logits, chosen, shares))
+def _sorted(part: Experts, s: Schedule, routes: _Routes) -> _Routes:
+    """Sort the pairs of tokens and experts by expert."""
     places = {
         "starts": s.buffers.scratch("starts", 8 * (part.count + 1)),
-        "pairs": s.buffers.scratch("pairs", 8 * pairs),
-        "places": s.buffers.scratch("places", 8 * pairs),
+        "pairs": s.temp("pairs", 2 * part.used),
+        "places": s.temp("places", 2 * part.used),
     }
-    words = SORT.pack(chosen=chosen, experts=part.count, used=part.used, **places)
+    words = SORT.pack(chosen=routes.chosen, experts=part.count, used=part.used, **places)
     s.program.add("experts.rows:sort", words, items=1)
-    return _Routes(chosen, shares, part.weight_first, **places)
+    return _Routes(routes.chosen, routes.shares, routes.weigh_first, **places)
 
 
 def _one(
     part: Experts, s: Schedule, weights: LayerWeights, logits: int, stacks: list[Stack], normed: Activations
 ) -> tuple[int, _Routes]:
     """The address of what the experts of one token give, float32 (used, width), and which these are."""
-    routes = _route_one(part, s, weights, logits)
+    routes = _route(part, s, weights, logits)  # by each thread, so that no op waits
     hidden = _hidden(part, s)
     *inner, down = stacks
     for index, (stack, out) in enumerate(zip(inner, _inner_outputs(part, s), strict=True)):
         words = _chosen_words(stack, routes, normed, False, out)
         settings = {"each": 2, "grain": MATVEC_GRAIN // 2, "calls": (stack.matrix.plan.matvec,)}
-        barrier = index == 0 and not s._after_own()
         s.program.add(
             "experts.products:matvec",
             words,
             items=part.used * part.n_ff // 32,
-            barrier=barrier,
+            barrier=False,
             chained=index > 0,
             **settings,
         )
@@ -266,7 +261,7 @@ def _several(
     part: Experts, s: Schedule, weights: LayerWeights, logits: int, stacks: list[Stack], normed: Activations
 ) -> tuple[int, _Routes]:
     """The address of what experts give for each place, float32 (tokens * used, width), and where places are."""
-    routes = _route_several(part, s, weights, logits)
+    routes = _sorted(part, s, _route(part, s, weights, logits))
     hidden, gathered = _hidden(part, s), _rows(s, "gathered", part.used * part.width)
     *inner, down = stacks
     for kind in sorted({stack.matrix.plan.activations for stack in inner}):
