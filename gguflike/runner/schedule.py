@@ -133,11 +133,29 @@ class Schedule(ABC):
         )
         self.program.add(embed_op(table.format), words, items=1, per_tokens=1)
 
-    def linear(self, matrix: Matrix, source: Activations, out: int, *, add: bool = False, beside: bool = False) -> None:
-        """``out`` (+)= activations @ matrix.T + bias. ``beside``: it does not depend on the op before."""
-        self._linear(matrix, source, out, add, {"barrier": False} if beside else {})
+    def linear(
+        self,
+        matrix: Matrix,
+        source: Activations,
+        out: int,
+        *,
+        add: bool = False,
+        beside: bool = False,
+        stride: int = 0,
+    ) -> None:
+        """``out`` (+)= activations @ matrix.T + bias. ``beside``: it does not depend on the op before. ``stride``:
+        values from one token's results to the next's, where they are not those of the matrix alone."""
+        self._linear(matrix, source, out, add, {"barrier": False} if beside else {}, stride)
 
-    def _linear(self, matrix: Matrix, source: Activations, out: int, add: bool, settings: Mapping[str, Any]) -> None:
+    def _linear(
+        self,
+        matrix: Matrix,
+        source: Activations,
+        out: int,
+        add: bool,
+        settings: Mapping[str, Any],
+        stride: int = 0,
+    ) -> None:
         plan, rows = matrix.plan, matrix.rows
         words = MATMUL.pack(
             weights=matrix.address,
@@ -145,7 +163,7 @@ class Schedule(ABC):
             columns=matrix.columns,
             **source.words(plan),
             out=out,
-            stride=rows,
+            stride=stride or rows,
             add=int(add),
             bias=matrix.bias,
         )

@@ -46,7 +46,7 @@ class LatentAttention:
 
     @property
     def widest(self) -> int:
-        return max(self.n_embd, self.q_rank, self.heads * max(self.value_dim, self.cached))
+        return max(self.n_embd, self.q_rank, self.heads * max(self.value_dim, self.nope_dim, self.cached))
 
     @property
     def ropes(self) -> tuple[Rope, ...]:

@@ -43,6 +43,7 @@ MODULES = {
     "DeltaNet": "delta_net",
     "Experts": "experts",
     "FeedForward": "feed_forward",
+    "LatentAttention": "latent",
     "LayerEmbeddings": "layer_embeddings",
     "LayerInput": "layer_input",
     "Mamba": "mamba",

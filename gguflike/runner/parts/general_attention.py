@@ -108,7 +108,7 @@ def _project(part: Attention, s: Schedule, weights: LayerWeights, source: Source
 def _words(part: Attention, s: Schedule, weights: LayerWeights, cache: KVCache, made: Projected) -> General:
     """Prepare what needs it, and say what attention works on."""
     rope, q, k, v = part.rope, made.q, made.k, made.v
-    factors = _factors(part.temperature, s)
+    factors = temperatures(part.temperature, s)
     kept = not factors and _turns_itself(rope) and part.q_norm is None and part.k_norm is None
     kept = kept and all(_stands(part, cache, heads) for heads in (q, k) if heads is not None)
     q_at: Word = q.address
@@ -220,17 +220,17 @@ def _prepared(
     return out
 
 
-def _factors(temperature: Temperature | None, s: Schedule) -> int:
+def temperatures(temperature: Temperature | None, s: Schedule) -> int:
     """The address of what the queries of each position are multiplied by; 0 where there is no temperature."""
     if temperature is None:
         return 0
-    table = _temperatures(temperature, s.buffers.positions)
+    table = _temperature_table(temperature, s.buffers.positions)
     s.program.keep.append(table)
     return int(table.ctypes.data)
 
 
 @lru_cache(maxsize=4)
-def _temperatures(temperature: Temperature, positions: int) -> npt.NDArray[np.float32]:
+def _temperature_table(temperature: Temperature, positions: int) -> npt.NDArray[np.float32]:
     steps = np.floor((np.arange(positions) + temperature.offset) / temperature.length)
     table: npt.NDArray[np.float32] = (1 + temperature.scale * np.log(steps + 1)).astype(np.float32)
     return table
