@@ -63,4 +63,4 @@ def test_the_cache_holds_a_row_for_all_heads(tmp_path: Path, monkeypatch: pytest
     made = latent()
     by_hand.write(tmp_path / "m.gguf", made)
     with by_hand.load(tmp_path / "m.gguf", made, monkeypatch) as model:
-        assert model.states.nbytes == by_hand.CONTEXT * (64 + 16) * 2
+        assert model.states.nbytes == by_hand.CONTEXT * (64 + 16) * 2  # float16

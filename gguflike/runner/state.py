@@ -127,8 +127,9 @@ class States:
 class KVCache:
     """Keys and values of one layer for up to ``context`` positions. What is behind a position can be written anew.
 
-    ``sees``: queries see so many keys at most, their own position's included, and what is farther back is forgotten (0:
-    they see all). ``once``: queries see keys behind them, too, so that a pass must hold all there is.
+    ``shared``: a row is key and value alike, and stands as a key. ``sees``: queries see so many keys at most, their own
+    position's included, and what is farther back is forgotten (0: they see all). ``once``: queries see keys behind
+    them, too, so that a pass must hold all there is.
     """
 
     def __init__(
@@ -140,6 +141,7 @@ class KVCache:
         *,
         sees: int = 0,
         once: bool = False,
+        shared: bool = False,
     ) -> None:
         check_choice("cache_type", cache_type, TYPES)
         quantized = cache_type == "q8_0"
@@ -150,7 +152,7 @@ class KVCache:
                 got=head_dim,
                 remedy='load it with cache_type="f16"',
             )
-        self.type = cache_type
+        self.type = f"shared_{cache_type}" if shared else cache_type
         self.positions, self.ring = padded(context), False
         if sees and ring_positions(sees) < self.positions:
             self.positions, self.ring = ring_positions(sees), True
@@ -158,8 +160,9 @@ class KVCache:
         self._end = 0  # of a ring: behind the last position that was written
         self._heads, self.head_dim = kv_heads, head_dim
         count = kv_heads * self.positions * head_dim
-        self._data: list[npt.NDArray[Any]] = [aligned(count * BYTES[cache_type]) for _ in range(2)]
-        self._scales: list[npt.NDArray[Any]] = [aligned(count // SCALED * 2) for _ in range(2)] if quantized else []
+        kinds = 1 if shared else 2  # of rows
+        self._data: list[npt.NDArray[Any]] = [aligned(count * BYTES[cache_type]) for _ in range(kinds)]
+        self._scales: list[npt.NDArray[Any]] = [aligned(count // SCALED * 2) for _ in range(kinds)] if quantized else []
 
     @property
     def nbytes(self) -> int:
@@ -207,9 +210,9 @@ class KVCache:
         return [array.view(np.uint8).reshape(self._heads, self.positions // KEYS, -1) for array in arrays]
 
     def addresses(self) -> dict[str, int]:
-        """Where the keys and values are, as argument words of attention; scales are 0 without any."""
-        keys, values = (int(array.ctypes.data) for array in self._data)
-        key_scales, value_scales = [int(array.ctypes.data) for array in self._scales] or [0, 0]
+        """Where the keys and values are, as argument words of attention; 0 for what there is none of."""
+        keys, values = [*(int(array.ctypes.data) for array in self._data), 0][:2]
+        key_scales, value_scales = [*(int(array.ctypes.data) for array in self._scales), 0, 0][:2]
         return {"keys": keys, "key_scales": key_scales, "values": values, "value_scales": value_scales}
 
 

@@ -23,9 +23,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gguflike.kernels.attention import kv_f16, kv_f32, kv_q8, softmax
+from gguflike.kernels.attention import softmax
 from gguflike.kernels.attention.args import ATTENTION, ATTENTION_ONE, MERGE, QUERIES
-from gguflike.kernels.attention.rope import make_store, rotated
+from gguflike.kernels.attention.rope import CACHES, make_store, rotated
 from gguflike.kernels.attention.sizes import ATTENTION_HEADS, part_bytes
 from gguflike.kernels.attention.sizes import ATTENTION_KEYS as KEYS
 from gguflike.kernels.attention.tile import HEIGHT, PANEL, make_scores, make_values, merge_row
@@ -297,7 +297,7 @@ def _merge(args: Address, state: Address, start: int, stop: int) -> None:
             write_row(out + 4 * dim * r, total, dim, Result(a.out, a.codes, a.scales, a.sums), at)
 
 
-for _type, _cache in (("f16", kv_f16), ("f32", kv_f32), ("q8_0", kv_q8)):
+for _type, _cache in CACHES.items():
     op(f"attention.causal:{_type}")(_make_attention(_cache))
     for _heads in range(1, ATTENTION_HEADS + 1):
         op(f"attention.causal:{_type}_{_heads}")(_make_attention_one(_heads, _cache))

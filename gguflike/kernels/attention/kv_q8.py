@@ -28,7 +28,7 @@ ZERO, ONE, LARGEST_CODE = np.float32(0), np.float32(1), np.float32(127)
 
 
 @inner
-def _store_block(source: Address, codes: Address, stride: int, scale_at: Address) -> None:
+def store_block(source: Address, codes: Address, stride: int, scale_at: Address) -> None:
     """Quantize 32 float32 to int8, ``stride`` bytes apart, and a float16 scale."""
     a, b = load_f32x16(source), load_f32x16(source + 64)
     store_f16(scale_at, np.float32(reduce_max(maximum(magnitude(a), magnitude(b))) / LARGEST_CODE))
@@ -52,8 +52,8 @@ def store(args: Address, cached: int, position: int, k: Address, v: Address) -> 
     block, lane = cached + position // 16 * 16 * dim, position % 16
     row = cached + position * dim
     for i in range(0, dim, 32):
-        _store_block(k + 4 * i, a.keys + block + 16 * i + lane, 16, a.key_scales + 2 * (block // 32 + i // 2 + lane))
-        _store_block(v + 4 * i, a.values + row + i, 1, a.value_scales + 2 * ((row + i) // 32))
+        store_block(k + 4 * i, a.keys + block + 16 * i + lane, 16, a.key_scales + 2 * (block // 32 + i // 2 + lane))
+        store_block(v + 4 * i, a.values + row + i, 1, a.value_scales + 2 * ((row + i) // 32))
 
 
 @inner

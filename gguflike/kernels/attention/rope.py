@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from gguflike.kernels.attention import kv_f16, kv_f32, kv_q8
+from gguflike.kernels.attention import kv_f16, kv_f32, kv_q8, kv_shared_f16, kv_shared_f32, kv_shared_q8
 from gguflike.kernels.attention.args import STORE_KV
 from gguflike.kernels.engine.atomics import load_args, load_word
 from gguflike.kernels.engine.jit import inner, op
@@ -69,6 +69,13 @@ def _make_store_op(cache: ModuleType) -> Callable[[Address, Address, int, int], 
     return store_tokens
 
 
-op("attention.rope:store_f16")(_make_store_op(kv_f16))
-op("attention.rope:store_f32")(_make_store_op(kv_f32))
-op("attention.rope:store_q8_0")(_make_store_op(kv_q8))
+CACHES = {
+    "f16": kv_f16,
+    "f32": kv_f32,
+    "q8_0": kv_q8,
+    "shared_f16": kv_shared_f16,
+    "shared_f32": kv_shared_f32,
+    "shared_q8_0": kv_shared_q8,
+}
+for _type, _cache in CACHES.items():
+    op(f"attention.rope:store_{_type}")(_make_store_op(_cache))

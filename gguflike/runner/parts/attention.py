@@ -26,7 +26,7 @@ def check(part: Attention) -> None:
 
 def new_state(part: Attention, context: int, cache_type: str) -> KVCache:
     sees = part.window if part.causal else 0
-    dim = _padded(part.head_dim, cache_type)
+    dim = padded_dim(part.head_dim, cache_type)
     return KVCache(part.kv_heads, dim, context, cache_type, sees=sees, once=not part.causal)
 
 
@@ -34,10 +34,10 @@ def bytes_per_position(part: Attention, cache_type: str) -> int:
     """As of the cache; 0 for that of a window, which does not grow with the context, and for keys of another layer."""
     if part.kv_layer is not None or (part.causal and part.window):
         return 0
-    return kv_bytes_per_position(part.kv_heads, _padded(part.head_dim, cache_type), cache_type)
+    return kv_bytes_per_position(part.kv_heads, padded_dim(part.head_dim, cache_type), cache_type)
 
 
-def _padded(head_dim: int, cache_type: str) -> int:
+def padded_dim(head_dim: int, cache_type: str) -> int:
     """Dimensions of a head in the cache."""
     step = SCALED if cache_type == "q8_0" else LANES
     return -(-head_dim // step) * step

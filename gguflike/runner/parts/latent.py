@@ -31,11 +31,11 @@ def check(part: LatentAttention) -> None:
 
 
 def new_state(part: LatentAttention, context: int, cache_type: str) -> KVCache:
-    return attention.new_state(_usual(part), context, cache_type)
+    return KVCache(1, attention.padded_dim(part.cached, cache_type), context, cache_type, shared=True)
 
 
 def bytes_per_position(part: LatentAttention, cache_type: str) -> int:
-    return attention.bytes_per_position(_usual(part), cache_type)
+    return attention.bytes_per_position(_usual(part), cache_type) // 2  # a row is key and value alike
 
 
 def _usual(part: LatentAttention) -> Attention:
