@@ -13,7 +13,7 @@ from typing import Any
 
 from gguflike import checkpoint
 from gguflike.blocks import FORMATS, format_by_name
-from gguflike.checkpoint import Checkpoint, LazyTensor
+from gguflike.checkpoint import Checkpoint, LazyTensor, strictjson
 from gguflike.checkpoint.safetensors import FLOATS, same_values
 from gguflike.checkpoint.tokenizer import metadata_from_folder
 from gguflike.container import Typed, ValueType
@@ -32,7 +32,7 @@ from gguflike.families import registry
 from gguflike.families.family import Binding, Family, expect_tensor
 from gguflike.families.origins import Piece
 from gguflike.families.parts import Graph, Head, Tensor
-from gguflike.families.pooling import pooling_type
+from gguflike.families.pooling import RANK, answers, pooling_type
 from gguflike.progress import Progress
 from gguflike.tensor import Method
 
@@ -91,7 +91,7 @@ def plan_conversion(
     if isinstance(ignore_config, str | bytes):
         raise ArgumentTypeError("not a list", field="ignore_config", expected="a list of keys", got=repr(ignore_config))
     opened = checkpoint.open(src, revision)
-    values = {**opened.config, **opened.dense}
+    values = {**opened.config, **opened.dense, **_reranker(opened)}
     if opened.pooling is not None:
         values["pooling_type"] = pooling_type(opened.pooling)
     family = registry.for_config(values)
@@ -132,6 +132,29 @@ def plan_conversion(
         inputs=[*opened.inputs(), *(matrix.paths if matrix else ())],
         notices=[*notices, *kept, *left_out, *unused],
     )
+
+
+def _reranker(opened: Checkpoint) -> dict[str, Any]:
+    """What the family is told of a checkpoint that ranks documents by the words it would answer with.
+
+    CheckpointError where its tokenizer has no such token.
+    """
+    card = opened.folder / "README.md"
+    titles = card.read_text("utf-8", "replace").splitlines() if card.exists() else []
+    titles = [line for line in titles if line.startswith("# ")]
+    words = answers([opened.folder.name, opened.source, str(opened.config.get("_name_or_path", "")), *titles])
+    if not words:
+        return {}
+    vocabulary = strictjson.load(opened.folder / "tokenizer.json").get("model", {}).get("vocab", {})
+    missing = [word for word in words if word not in vocabulary]
+    if missing:
+        raise CheckpointError(
+            "the tokenizer lacks a word that this reranker answers with",
+            path=opened.folder / "tokenizer.json",
+            expected=", ".join(words),
+            got=f"no {missing[0]!r}",
+        )
+    return {"pooling_type": RANK, "labels": list(words), "answers": [vocabulary[word] for word in words]}
 
 
 def _tokenizer(opened: Checkpoint) -> dict[str, Any]:

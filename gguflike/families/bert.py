@@ -15,7 +15,7 @@ from gguflike.families.inert import PRETRAINED_KEYS
 from gguflike.families.origins import Behind, Named, Origin
 from gguflike.families.parts import Attention, Branch, Embedding, FeedForward, Graph, Norm, Rope
 from gguflike.families.parts.extras import Layer, Pooling
-from gguflike.families.pooling import KINDS, labelled, spelled_labels
+from gguflike.families.pooling import kind_of, labelled, spelled_labels
 from gguflike.frozen import frozen, replace
 
 
@@ -93,7 +93,7 @@ def pooled(c: Encoder) -> Pooling:
     """The vector of a text, or where the model is a classifier the score of each label: of its first token's vector
     through a dense layer and tanh."""
     if not c.scored:
-        return Pooling(KINDS[c.pooling or 0], c.n_embd)
+        return Pooling(kind_of(c.pooling), c.n_embd)
     dense = (Layer("cls", c.n_embd, c.n_embd, bias=True, activation="tanh"),) if c.dense else ()
     output = Layer("cls.output", c.n_labels, c.n_embd, bias=True)
     return Pooling("cls", c.n_embd, (*dense, output), c.labels or ("",) * c.n_labels)

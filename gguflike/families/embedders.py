@@ -6,14 +6,15 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from gguflike.errors import UnsupportedError
 from gguflike.families.config import key
 from gguflike.families.decoder import DECODER_NAMES, SILU, Decoder, attention, feed_forward, pre_norm, qk_norms, rope_of
 from gguflike.families.family import NESTED_NAMES, Family
 from gguflike.families.gemma import GEMMA3, SANDWICH_NAMES, Gemma3, sandwich
-from gguflike.families.origins import Named
-from gguflike.families.parts import Block, Embedding, Graph, Norm, Rope
+from gguflike.families.origins import Named, Piece
+from gguflike.families.parts import Block, Embedding, Graph, Norm, Rope, Tensor
 from gguflike.families.parts.extras import Layer, Pooling
-from gguflike.families.pooling import KINDS
+from gguflike.families.pooling import RANK, kind_of
 from gguflike.families.qwen import QWEN3, qwen3
 from gguflike.families.windows import Windowed, span
 from gguflike.frozen import frozen, replace
@@ -37,7 +38,7 @@ class Qwen3Embedding(Windowed):
 
 def qwen3_embedding(c: Qwen3Embedding) -> Graph:
     """Qwen 3's graph with pooling instead of a head."""
-    return replace(qwen3(c), head=Pooling(KINDS[c.pooling or 0], c.n_embd))
+    return replace(qwen3(c), head=Pooling(kind_of(c.pooling), c.n_embd))
 
 
 QWEN3_EMBEDDING = replace(
@@ -53,11 +54,24 @@ QWEN3_EMBEDDING = replace(
 )
 
 
+#: What the model is asked, as it was trained (Zhang et al. 2025, arXiv:2506.05176).
+PROMPT = (
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
+    'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n'
+    "<|im_start|>user\n<Instruct>: Given a web search query, retrieve relevant passages that answer the query\n"
+    "<Query>: {query}\n<Document>: {document}<|im_end|>\n"
+    "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+)
+
+
 @frozen
 class Qwen3Reranker(Qwen3Embedding):
     """Hyper-parameters. The labels are words that the model may answer."""
 
     labels: tuple[str, ...] = key("classifier.output_labels", "labels", listed=True)
+    answers: tuple[int, ...] | None = key("gguflike.answers", "answers", listed=True)  # ids of the words
+    prompt: str = key("tokenizer.chat_template.rerank", "prompt", default=PROMPT)
+    prompts: tuple[str, ...] = key("tokenizer.chat_templates", "prompts", default=("rerank",), listed=True)
 
 
 def qwen3_reranker(c: Qwen3Reranker) -> Graph:
@@ -66,10 +80,40 @@ def qwen3_reranker(c: Qwen3Reranker) -> Graph:
     return replace(qwen3(c), head=Pooling("last", c.n_embd, (output,), c.labels, probabilities=True))
 
 
-# Of files only: which rows of the head a checkpoint's reranker uses, its tokenizer and its model card say.
+@frozen
+class Answers:
+    """The rows of the head, or of the embedding that serves as one, of the words that a reranker answers with."""
+
+    def names(self, prefix: str, tensor: Tensor) -> list[str]:  # noqa: ARG002 - part of the interface
+        return ["lm_head.weight"]
+
+    def pieces(self, prefix: str, tensor: Tensor, c: Qwen3Reranker) -> list[Piece]:  # noqa: ARG002
+        name = "lm_head.weight" if c.untied else "model.embed_tokens.weight"
+        return [Piece(name, (c.n_vocab, c.n_embd), 1, 1, start) for start in c.answers or ()]
+
+
+def _no_export(c: Qwen3Reranker, read: Any) -> Qwen3Reranker:  # noqa: ARG001
+    raise UnsupportedError(
+        "a reranker's file holds of the head only what it answers with, so the checkpoint cannot be made of it again",
+        tensor="cls.output.weight",
+        remedy="take the checkpoint that it was converted from",
+    )
+
+
 QWEN3_RERANKER = replace(
-    QWEN3_EMBEDDING, classes=("Qwen3ForCausalLM",), config=Qwen3Reranker, graph=qwen3_reranker, left_out={}
+    QWEN3_EMBEDDING,
+    classes=("Qwen3ForCausalLM",),
+    config=Qwen3Reranker,
+    graph=qwen3_reranker,
+    origins=MappingProxyType({**QWEN3.origins, "cls.output": Answers()}),
+    left_out=MappingProxyType({r"lm_head\.": "what the head has for other words"}),
+    recover=_no_export,
 )
+
+
+def of_qwen3_config(values: Mapping[str, Any]) -> Family[Any]:
+    """The family of a checkpoint whose config.json, with what else is known of it, has ``pooling_type``."""
+    return QWEN3_RERANKER if values["pooling_type"] == RANK else QWEN3_EMBEDDING
 
 
 def of_qwen3_file(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[Any] | None:
@@ -110,7 +154,7 @@ def gemma_embedding(c: GemmaEmbedding) -> Graph:
         Embedding(c.n_vocab, c.n_embd, c.n_embd**0.5),
         tuple(block(layer) for layer in range(c.n_layer)),
         Norm("output_norm", c.n_embd, c.norm_eps),
-        Pooling(KINDS[c.pooling or 0], c.n_embd, tuple(layers)),
+        Pooling(kind_of(c.pooling), c.n_embd, tuple(layers)),
     )
 
 
@@ -160,7 +204,7 @@ def eurobert(c: EuroBert) -> Graph:
         Embedding(c.n_vocab, c.n_embd),
         (block,) * c.n_layer,
         Norm("output_norm", c.n_embd, c.norm_eps),
-        Pooling(KINDS[c.pooling or 0], c.n_embd),
+        Pooling(kind_of(c.pooling), c.n_embd),
     )
 
 

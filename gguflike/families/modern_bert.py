@@ -12,7 +12,7 @@ from gguflike.families.family import Family
 from gguflike.families.origins import Named
 from gguflike.families.parts import Attention, Block, Branch, Embedding, FeedForward, Graph, Norm, Rope
 from gguflike.families.parts.extras import Layer, Pooling
-from gguflike.families.pooling import KINDS, labelled, spelled_labels
+from gguflike.families.pooling import kind_of, labelled, spelled_labels
 from gguflike.frozen import frozen
 
 
@@ -64,10 +64,10 @@ def modern_bert(c: ModernBert) -> Graph:
 
 def _pooled(c: ModernBert, norm: Any) -> Pooling:
     if not c.scored:
-        return Pooling(KINDS[c.pooling or 0], c.n_embd)
+        return Pooling(kind_of(c.pooling), c.n_embd)
     dense = Layer("cls", c.n_embd, c.n_embd, bias=c.dense_bias, activation="gelu", norm=norm("cls.norm"))
     output = Layer("cls.output", c.n_labels, c.n_embd, bias=True)
-    kind = KINDS[c.classifier_pooling or 1]
+    kind = kind_of(c.classifier_pooling or 1)
     return Pooling(kind, c.n_embd, (dense, output), c.labels or ("",) * c.n_labels)
 
 

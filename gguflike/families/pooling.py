@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from gguflike.errors import UnsupportedError
@@ -11,6 +11,17 @@ Kind = Literal["none", "mean", "cls", "last"]
 #: llama.cpp's numbers (``pooling_type``). 4, "rank", is a classifier's, whose pooling its head says.
 KINDS: dict[int, Kind] = {0: "none", 1: "mean", 2: "cls", 3: "last"}
 RANK = 4
+
+
+def kind_of(number: int | None) -> Kind:
+    """The kind of pooling of llama.cpp's number, of vectors; None: none. UnsupportedError for others."""
+    kind = KINDS.get(number or 0)
+    if kind is None:
+        expected = ", ".join(f"{number} ({kind})" for number, kind in KINDS.items())
+        raise UnsupportedError("pooling", field="pooling_type", expected=expected, got=number)
+    return kind
+
+
 #: Those that sentence-transformers knows.
 NUMBERS = (1, 2, 3)
 
@@ -45,6 +56,19 @@ def spelled_labels(stem: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
         return {**config, "architectures": [f"{stem}ForSequenceClassification"], "id2label": named, "label2id": back}
 
     return spelled
+
+
+#: Names of models that rank documents by the words that they would answer with -> these words, the good one first.
+_ANSWERS = {"qwen3-reranker": ("yes", "no")}
+
+
+def answers(names: Iterable[str]) -> tuple[str, ...]:
+    """The words that a reranker answers with which a checkpoint is by one of its names; none for other models.
+
+    Nothing else tells it from a model that makes text.
+    """
+    lowered = [name.lower() for name in names]
+    return next((words for name, words in _ANSWERS.items() if any(name in each for each in lowered)), ())
 
 
 _OF_NAME = {"mean": 1, "cls": 2, "lasttoken": 3}

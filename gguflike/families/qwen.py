@@ -96,12 +96,12 @@ QWEN2 = Family(
 
 
 def _pooled(values: Mapping[str, Any]) -> Family[Any] | None:
-    """The family of a model that gives vectors, where sentence-transformers says how they are pooled."""
+    """The family of a model that gives vectors or scores."""
     if "pooling_type" not in values:
         return None
-    from gguflike.families.embedders import QWEN3_EMBEDDING
+    from gguflike.families.embedders import of_qwen3_config
 
-    return QWEN3_EMBEDDING
+    return of_qwen3_config(values)
 
 
 def _pooled_file(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[Any] | None:

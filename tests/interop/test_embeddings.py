@@ -13,7 +13,12 @@ import pytest
 
 import gguflike
 from gguflike.container import GGUFFile
+from gguflike.errors import UnsupportedError
+from gguflike.runner.embedding import paired
 from tests.interop.conftest import MODELS
+from tests.interop.families import TABLE
+from tests.interop.families.converter import Converter
+from tests.interop.families.files import differences
 from tests.interop.families.make import make
 from tests.interop.families.processes import Kept
 from tests.measures import relative_error
@@ -204,6 +209,44 @@ def test_a_reranker_that_answers_yes_or_no(tmp_path: Path) -> None:
         assert abs(scores[0] - np.load(tmp_path / "x.npy")[0, 0]) < 1e-4
         logits = words @ _hidden(folder, exact)[-1]
         assert abs(scores[0] - np.exp(logits[0]) / np.exp(logits).sum()) < 1e-3
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_reranker_is_known_by_its_name(tied: bool, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    made = make("Qwen3ForCausalLM", tmp_path / "made")
+    folder = tmp_path / "Qwen3-Reranker-0.1B"
+    model = AutoModelForCausalLM.from_pretrained(made)
+    model.config.tie_word_embeddings = tied
+    model.tie_weights()
+    model.save_pretrained(folder)
+    for path in made.glob("token*"):
+        (folder / path.name).write_text(path.read_text())
+    document = json.loads((folder / "tokenizer.json").read_text())
+    document["model"]["vocab"] |= {"yes": 380, "no": 381}
+    (folder / "tokenizer.json").write_text(json.dumps(document))
+    gguflike.convert(folder, tmp_path / "ours.gguf", "F32")
+    converter = Converter()
+    converter.convert(TABLE["Qwen3ForCausalLM"], folder, tmp_path / "theirs.gguf")
+    converter.close()
+    found, _ = differences(TABLE["Qwen3ForCausalLM"], tmp_path / "ours.gguf", tmp_path / "theirs.gguf")
+    assert not found
+    with gguflike.load(tmp_path / "ours.gguf") as ours, gguflike.load(tmp_path / "theirs.gguf") as theirs:
+        scores = ours.rerank("a query", ["a document", "another"])
+        assert (theirs.rerank("a query", ["a document", "another"]) == scores).all()
+        ids = paired(ours.tokenizer, "a query", "a document").ids
+        assert "<Query>: a query\n<Document>: a document" in ours.tokenizer.decode(ids)
+        logits = model(torch_ids(ids)).logits[0, -1, [380, 381]].detach().numpy().astype(np.float64)
+        assert abs(scores[0] - np.exp(logits[0]) / np.exp(logits).sum()) < 1e-3
+    with pytest.raises(UnsupportedError, match="of the head only"):
+        gguflike.export(tmp_path / "ours.gguf", tmp_path / "back")
+
+
+def torch_ids(ids: list[int]) -> Any:
+    import torch
+
+    return torch.tensor([ids])
 
 
 def _as_reranker(plain: GGUFFile, template: str) -> dict[str, Any]:
