@@ -31,6 +31,10 @@ _SPARSEMIXER = (
     "experts near it"
 )
 
+_FALCON_CONTEXT = "its converter writes a context of 2048 for every Falcon"
+_NEMOTRON = (
+    "its converter writes the ids of padding and unknown tokens that the published vocabulary has, and an RMS epsilon"
+)
 _SOLAR = "its converter names the end token again as the end of a turn"
 _GEMMA = "its converter names the ids that the published vocabulary has for its markers"
 
@@ -75,6 +79,8 @@ EXPLAINED: Mapping[str, Mapping[str, str]] = {
     "BitNetForCausalLM": {"converter": _BITNET, "llama.cpp": _SILU},
     "BertForSequenceClassification": {"converter": _POOLER},
     "XLMRobertaForSequenceClassification": {"llama.cpp": _GELU},
+    "FalconForCausalLM/40B": {"converter": _FALCON_CONTEXT},
+    "NemotronForCausalLM": {"converter": _NEMOTRON},
     "HunYuanMoEV1ForCausalLM": {"converter": _TOKENIZER},
     "DeepseekV32ForCausalLM": {"converter": _BOS},
     "KimiLinearForCausalLM": {"converter": _KIMI},

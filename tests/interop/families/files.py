@@ -54,7 +54,7 @@ DELIBERATE = (
     ),
     Deliberate(
         ".*",
-        r".*\.(vocab_size|rope\.(dimension_count|freq_base)|attention\.(key|value)_length)",
+        r"general\.file_type|.*\.(vocab_size|rope\.(dimension_count|freq_base)|attention\.(head_count_kv|(key|value)_length))",
         "only ours",
         "written always; their readers derive it from other keys and tensors",
     ),
