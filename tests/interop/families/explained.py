@@ -31,10 +31,7 @@ _SPARSEMIXER = (
     "experts near it"
 )
 
-_FALCON_CONTEXT = "its converter writes a context of 2048 for every Falcon"
-_NEMOTRON = (
-    "its converter writes the ids of padding and unknown tokens that the published vocabulary has, and an RMS epsilon"
-)
+_CHUNK_KEY = "its converter does not write the length of chunks"
 _SOLAR = "its converter names the end token again as the end of a turn"
 _GEMMA = "its converter names the ids that the published vocabulary has for its markers"
 
@@ -79,8 +76,6 @@ EXPLAINED: Mapping[str, Mapping[str, str]] = {
     "BitNetForCausalLM": {"converter": _BITNET, "llama.cpp": _SILU},
     "BertForSequenceClassification": {"converter": _POOLER},
     "XLMRobertaForSequenceClassification": {"llama.cpp": _GELU},
-    "FalconForCausalLM/40B": {"converter": _FALCON_CONTEXT},
-    "NemotronForCausalLM": {"converter": _NEMOTRON},
     "HunYuanMoEV1ForCausalLM": {"converter": _TOKENIZER},
     "DeepseekV32ForCausalLM": {"converter": _BOS},
     "KimiLinearForCausalLM": {"converter": _KIMI},
@@ -95,7 +90,7 @@ EXPLAINED: Mapping[str, Mapping[str, str]] = {
     },
     "NemotronHForCausalLM/experts": {"reference": _STEPS, "llama.cpp": _STEPS, "runner": _STEPS},
     "Qwen3NextForCausalLM": {"quantized": _MAGNIFIED},
-    "Llama4ForCausalLM/chunks": {"llama.cpp": _CHUNKS},
+    "Llama4ForCausalLM/chunks": {"converter": _CHUNK_KEY, "llama.cpp": _CHUNKS},
     "Mistral3ForConditionalGeneration/experts": {"llama.cpp": _TEMPERATURE},
     "PhimoeForCausalLM": {"llama.cpp": _SPARSEMIXER},
 }

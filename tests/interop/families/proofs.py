@@ -231,8 +231,9 @@ def _forward(model: Any, ids: Any, row: Row) -> Any:
     try:
         return model(ids, use_cache=False).logits[0]
     except AttributeError:  # transformers 5.24's Qwen3VLMoe asks for the outputs of images that are not there
-        hidden = model.model.language_model(ids, use_cache=False).last_hidden_state
-        return model.lm_head(hidden)[0]
+        if hasattr(model, "language_model"):  # and its Llama4
+            return model.language_model(ids, use_cache=False).logits[0]
+        return model.lm_head(model.model.language_model(ids, use_cache=False).last_hidden_state)[0]
 
 
 def graph_of(path: Path) -> Graph:
