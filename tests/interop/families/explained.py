@@ -45,8 +45,8 @@ _PARTIAL = (
     "else with that; we permute what turns"
 )
 _FULL = (
-    "transformers 5 saves the layers as full_attention, which its converter takes for recurrent ones where there are no "
-    "others"
+    "transformers 5 saves the layers as full_attention, which its converter takes for recurrent ones where there are "
+    "no others"
 )
 _MAGNIFIED = (
     "the delta rule magnifies the rounding of activations to int8 in a tiny random model: llama.cpp and we are each "
