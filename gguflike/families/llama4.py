@@ -71,6 +71,12 @@ def llama4(c: Llama4) -> Graph:
     return decoder(c, lambda layer: pre_norm(c, mixer(layer), after(layer)))
 
 
+def notices(c: Llama4) -> list[str]:
+    """What llama.cpp does not compute of files of this architecture."""
+    said = f"llama.cpp takes stretches of {CHUNK} positions in this architecture, this model {c.chunk}"
+    return [*rope_notices(c), *([said] if c.chunk not in (0, CHUNK) else [])]
+
+
 def _normalized(values: dict[str, Any]) -> dict[str, Any]:
     """config.json without lists of layers that say what the graph does anyway, and no stretches where all layers see
     everything."""
@@ -121,6 +127,6 @@ LLAMA4 = Family(
     constants=exported("Llama4ForCausalLM", "llama4_text"),
     assumed=MappingProxyType({"num_key_value_heads": 8, "max_position_embeddings": 131072, "rope_theta": 5e5}),
     normalized=_normalized,
-    notices=rope_notices,
+    notices=notices,
     recover=recover_llama3,
 )

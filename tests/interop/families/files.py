@@ -36,6 +36,7 @@ class Deliberate(NamedTuple):
 
 #: Differences that we want, with the reasons that spec/families.md gives.
 DELIBERATE = (
+    Deliberate("llama4", r"llama4\.attention\.sliding_window", "only ours", "llama.cpp knows stretches of 8192 only"),
     Deliberate("ernie4_5-moe", r"blk\.\d+\.exp_probs_b\.bias", "other", "a vector, as in other architectures"),
     Deliberate(".*", r".*\.nextn_predict_layers", "missing", "0, which a missing key means"),
     Deliberate(".*", r"tokenizer\.ggml\.add_(bos|eos)_token", "only ours", "written always, so that no reader guesses"),
