@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 
+from gguflike import families
 from gguflike.errors import CheckpointError, GGUFError, UnsupportedError
 from gguflike.families import config as configs
 from gguflike.families import registry, rope, rope_settings
+from gguflike.families.family import Family
 from gguflike.families.parts import Tensor, role_of
 from gguflike.families.transforms import RopePermute, RopeSplit
 from tests import tiny
@@ -55,12 +59,27 @@ def test_parameters_survive_gguf_and_config(variant: str) -> None:
 
 
 def test_the_registry_names_families_as_they_name_themselves() -> None:
-    for name in registry.CLASSES:
-        family = registry.for_config({"architectures": [name]})
-        assert name in family.classes
-        assert registry.for_gguf(family.name).name == family.name
-        assert all(registry.for_config({"architectures": [each]}) is family for each in family.classes)
-    assert {registry.for_gguf(name).name for name in registry.ARCHITECTURES} == set(registry.ARCHITECTURES)
+    for place, architecture, *classes in registry.FAMILIES:
+        family = at(place)
+        assert family.name == architecture
+        assert not classes or sorted(family.classes) == sorted(classes)
+        assert all(registry.for_config({"architectures": [name]}) is family for name in classes)
+        assert registry.for_gguf(architecture).name == architecture
+
+
+def test_the_registry_knows_every_family() -> None:
+    """By a row of its own, or by that of the family whose variant it is."""
+    for _, name, _ in pkgutil.iter_modules(families.__path__):
+        for constant, value in vars(importlib.import_module(f"{families.__name__}.{name}")).items():
+            if isinstance(value, Family):
+                assert value.name in registry.ARCHITECTURES, f"{name}:{constant}"
+                assert set(value.classes) <= set(registry.CLASSES), f"{name}:{constant}"
+
+
+def at(place: str) -> Family[Any]:
+    module, _, constant = place.partition(":")
+    family: Family[Any] = getattr(importlib.import_module(f"{families.__name__}.{module}"), constant)
+    return family
 
 
 def test_metadata_of_a_plain_model() -> None:
@@ -247,7 +266,7 @@ def test_gguf_parameters_of_other_writers() -> None:
         )
     with pytest.raises(GGUFError, match=r"llama\.block_count: required value is missing"):
         configs.from_gguf(family.config, family.name, {}, names)
-    with pytest.raises(UnsupportedError, match=r"expected one of llama.*got 'gpt9'"):
+    with pytest.raises(UnsupportedError, match=r"expected one of .*, llama, .*got 'gpt9'"):
         registry.for_gguf("gpt9")
 
 

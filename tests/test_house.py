@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gguflike.blocks import FORMATS
+from gguflike.families import registry
 
 PACKAGE = Path(__file__).parent.parent / "gguflike"
 
@@ -190,6 +191,50 @@ def test_no_branch_on_a_block_type() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+FAMILY_MODULES = {place.partition(":")[0] for place, *_ in registry.FAMILIES}
+FAMILY_NAMES = FAMILY_MODULES | set(registry.CLASSES) | set(registry.ARCHITECTURES)
+WITHOUT_FAMILIES = ("convert", "kernels", "reference", "runner", "families/parts")
+OF_TOKENIZERS = {"runner/tokenizer.py"}  # kinds of vocabularies are called as families are
+
+
+def family_branches(source: str) -> list[int]:
+    """Lines that compare with the name of a model family, or have a dictionary keyed by several."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Compare):
+            names = [name for side in [node.left, *node.comparators] for name in _texts(side) if name in FAMILY_NAMES]
+        elif isinstance(node, ast.MatchValue):
+            names = [name for name in _texts(node.value) if name in FAMILY_NAMES]
+        elif isinstance(node, ast.Dict):
+            names = [name for key in node.keys if key for name in _texts(key) if name in FAMILY_NAMES]
+            names = names if len(names) > 1 else []
+        else:
+            names = []
+        found += [node.lineno for _ in names[:1]]  # type: ignore[attr-defined]
+    return found
+
+
+def test_no_branch_on_a_family() -> None:
+    """The part is the unit: what runs, converts or defines models neither asks for a family nor imports one."""
+    wrong = []
+    for path in (path for folder in WITHOUT_FAMILIES for path in (PACKAGE / folder).rglob("*.py")):
+        place = str(path.relative_to(PACKAGE))
+        for line, name in imports(path):
+            if name.startswith("gguflike.families.") and name.split(".")[2] in FAMILY_MODULES:
+                wrong.append(f"{place}:{line}: imports {name}")
+        if place not in OF_TOKENIZERS:
+            wrong += [f"{place}:{line}: asks for a family" for line in family_branches(path.read_text())]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["x == 'llama'", "x in ('qwen3', 'y')", "x = {'gemma': 1, 'BertModel': 2}", "match x:\n case 'glm4': pass"],
+)
+def test_a_branch_on_a_family_is_seen(source: str) -> None:
+    assert family_branches(source) == [2 if "\n" in source else 1]
+
+
 def literal_offsets(source: str) -> list[int]:
     """Lines that add a number to the address of a block, or multiply the number of a block by one."""
     return sorted(
@@ -233,13 +278,15 @@ def test_naming_a_block_type_is_no_branch(source: str) -> None:
     assert block_type_branches(source) == []
 
 
-@pytest.mark.parametrize("room", ["engine", "vector", "matmul", "attention", "recurrent", "rows"])
+@pytest.mark.parametrize("room", ["engine", "vector", "matmul", "attention", "experts", "recurrent", "rows"])
 def test_maps_of_rooms_name_every_file(room: str) -> None:
     """The page at the top of a room says what each of its files is for."""
     folder = PACKAGE / "kernels" / room
     page = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()), clean=False) or ""
-    named = [line.split()[0] for line in page.splitlines() if line.startswith("    ")]
-    assert sorted(named) == sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+    lines = [line.split() for line in page.splitlines() if line.startswith("    ")]
+    files = {path.stem for path in folder.glob("*.py") if path.stem != "__init__"}
+    named = [word.rstrip(",") for first, *words in lines for word in (first, *words) if word is first or "_" in word]
+    assert sorted(named) == sorted(files)
 
 
 def test_parts_families_and_rows_are_no_dataclasses() -> None:
