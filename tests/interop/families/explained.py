@@ -56,6 +56,10 @@ _GELU = (
     "llama.cpp looks GELU up in a table of float16, as it does for every model; its graph is the same, and the rest is "
     "this rounding, which the classifier magnifies"
 )
+_MASK = (
+    "its converter reads sentencepiece.bpe.model, which lacks <mask>, the last token of tokenizer.json, and numbers the "
+    "padding behind it one too low"
+)
 _POOLER = (
     "its converter drops the pooler, through which the classifier of this class reads; we keep it as cls, which "
     "llama.cpp computes where it is there"
@@ -75,7 +79,8 @@ EXPLAINED: Mapping[str, Mapping[str, str]] = {
     "GemmaForCausalLM": {"converter": _GEMMA},
     "BitNetForCausalLM": {"converter": _BITNET, "llama.cpp": _SILU},
     "BertForSequenceClassification": {"converter": _POOLER},
-    "XLMRobertaForSequenceClassification": {"llama.cpp": _GELU},
+    "XLMRobertaModel": {"converter": _MASK},
+    "XLMRobertaForSequenceClassification": {"converter": _MASK, "llama.cpp": _GELU},
     "HunYuanMoEV1ForCausalLM": {"converter": _TOKENIZER},
     "DeepseekV32ForCausalLM": {"converter": _BOS},
     "KimiLinearForCausalLM": {"converter": _KIMI},

@@ -247,7 +247,8 @@ def sentencepiece(pieces: list[tuple[str, float, int]], model_type: int) -> byte
         for text, score, kind in pieces
     )
     trainer = b"\x18" + _varint(model_type) + _varint(35 << 3) + bytes([model_type == 2]) + b"".join(_ids())
-    normalizer = _field(1, b"identity") + b"\x18\x00" + b"\x20\x00" + b"\x28\x01"
+    # Unigram models put a space before a text
+    normalizer = _field(1, b"identity") + b"\x18" + bytes([model_type == 1]) + b"\x20\x00" + b"\x28\x01"
     return out + _field(2, trainer) + _field(3, normalizer)
 
 
