@@ -5,7 +5,7 @@
     q = gguflike.quantize(array, "Q4_K", name="x")    a QuantizedTensor
     gguflike.write("out.gguf", metadata, [q])    atomic
     gguflike.convert("folder", "out.gguf", type="Q4_K_M")
-    m = gguflike.load("out.gguf")                .tokenize, .logits, .generate
+    m = gguflike.load("out.gguf")                .tokenize, .logits, .generate, .embed
 
 Each name is imported on first use, so that ``import gguflike`` costs nothing and looking into a file never loads a
 compiler.

@@ -48,6 +48,8 @@ def test_vectors(model: Model, capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert said(capsys, "embed", model.path).splitlines() == lines
     raw = json.loads(said(capsys, "embed", model.path, "one text", "--json", "--raw", "--pooling", "cls"))
     assert (np.array(raw["vectors"], np.float32) == model.embed("one text", pooling="cls", normalize=False)).all()
+    assert said(capsys, "embed", model.path, "--pooling", "mean", *texts).splitlines() == lines
+    assert said(capsys, "embed", model.path, texts[0], "--pooling", "mean", texts[1]).splitlines() == lines
     long = "x" * 200
     cut = json.loads(said(capsys, "embed", model.path, long, "--json", "--truncate"))
     assert (np.array(cut["vectors"], np.float32) == model.embed(long, truncate=True)).all()
@@ -79,7 +81,9 @@ def test_a_command_for_another_kind_of_model(model: Model, capsys: pytest.Captur
     assert "gguflike embed" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["embed"], ["rerank", "x"], ["embed", "x", "y", "--pooling", "max"]])
+@pytest.mark.parametrize(
+    "arguments", [["embed"], ["rerank", "x"], ["embed", "x", "y", "--pooling", "max"], ["embed", "x", "--no", "y"]]
+)
 def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     assert "usage" in capsys.readouterr().err

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's, which we never call, spin on a core as they start
     streams.prepare()
     try:
-        args = _parser(arguments).parse_args(arguments)
+        args = _parsed(arguments)
     except SystemExit as stop:  # argparse has said why, or printed the help
         return stop.code if isinstance(stop.code, int) else USAGE
     command = f"gguflike {args.command}"
@@ -90,6 +90,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             "--debug shows where; please report it"
         )
         return BAD
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The arguments, where a list at the end may have options in front of it, which argparse takes for its end.
+
+    ``args.listed`` names the list of a command that has one.
+    """
+    parser = _parser(arguments)
+    args, left = parser.parse_known_args(arguments)
+    if left:
+        listed = getattr(args, "listed", None)
+        if listed is None or any(argument.startswith("-") for argument in left):
+            parser.error(f"unrecognized arguments: {' '.join(left)}")
+        getattr(args, listed).extend(left)
+    return args
 
 
 class _Help(argparse.HelpFormatter):

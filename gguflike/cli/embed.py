@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--raw", action="store_true", help="vectors as the model gives them, not of length 1")
     add_truncate(parser)
+    parser.set_defaults(listed="texts")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of a line of numbers for each")
 
 

@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "documents", metavar="DOCUMENT", nargs="*", help="documents (default: each line of standard input is one)"
     )
     add_truncate(parser)
+    parser.set_defaults(listed="documents")
     parser.add_argument("--json", action="store_true", help="one JSON document")
 
 

@@ -57,8 +57,8 @@ _GELU = (
     "this rounding, which the classifier magnifies"
 )
 _MASK = (
-    "its converter reads sentencepiece.bpe.model, which lacks <mask>, the last token of tokenizer.json, and numbers the "
-    "padding behind it one too low"
+    "its converter reads sentencepiece.bpe.model, which lacks <mask>, the last token of tokenizer.json, and numbers "
+    "the padding behind it one too low"
 )
 _POOLER = (
     "its converter drops the pooler, through which the classifier of this class reads; we keep it as cls, which "
