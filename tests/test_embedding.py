@@ -160,6 +160,18 @@ def test_a_decoder_has_vectors_when_asked(load: Load) -> None:
         assert error(model.embed(text, pooling=kind)[0], unit(want)) < 1e-3
 
 
+@pytest.mark.parametrize("kind", ["F32", "Q8_0"])
+def test_a_common_beginning_gives_the_same_bits(kind: str, load: Load) -> None:
+    model, _ = load(by_hand.graph(), kind)
+    texts = [f"the same instruction for all of them: {end}" for end in ("one", "another", "", "one and more")]
+    alone = []
+    for text in texts:
+        model.forget(0)
+        alone.append(model.embed(text, pooling="last")[0])
+    together = model.embed([*texts, *reversed(texts)], pooling="last")
+    assert (together == np.stack([*alone, *reversed(alone)])).all()
+
+
 def test_vectors_between_the_pieces_of_a_stream(load: Load) -> None:
     model, _ = load(by_hand.graph())
     want = model.generate("a prompt", 12).result().tokens

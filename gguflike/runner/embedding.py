@@ -1,6 +1,7 @@
 """Texts to vectors and scores: `Model.embed`, `Model.scores` and `Model.rerank`.
 
-Texts are computed one after the other, each from its beginning, so that what one comes to depends on no other.
+Texts are computed one after the other, and what one comes to depends on no other: a model that sees no token ahead goes
+on from what two texts have in common (a reranker's instruction, say), which gives the same bits.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ def embed(model: Model, texts: str | Iterable[str], pooling: str | None, normali
     pooler, kind = _pooler(model), _kind(model, pooling)
     rows = []
     for text in checked_texts("texts", texts):
-        hidden = model.hidden(fitting(model, single(model.tokenizer, text), truncate).ids)
+        tokens = fitting(model, single(model.tokenizer, text), truncate)
+        hidden = model.hidden(tokens.ids, last=kind == "last")
         vector = pooler.pooled(hidden, kind)
         rows.append(unit(vector) if normalize else vector)
     return np.stack(rows)
@@ -139,7 +141,8 @@ def _scored(model: Model, pooler: Pooler, text: str | tuple[str, str], truncate:
             raise ArgumentTypeError("not a pair", field="texts", expected="two texts", got=f"{len(pair)}")
         tokens = paired(model.tokenizer, *pair)
     tokens = fitting(model, tokens, truncate)
-    return pooler.pooled(model.hidden(tokens.ids, tokens.second), pooler.part.kind)
+    kind = pooler.part.kind
+    return pooler.pooled(model.hidden(tokens.ids, tokens.second, last=kind == "last"), kind)
 
 
 def single(tokenizer: Tokenizer, text: str) -> Tokens:

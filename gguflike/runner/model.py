@@ -246,22 +246,24 @@ class Model:
                 out = self._pass_head(len(batch) - 1, 1)
         return out
 
-    def hidden(self, ids: Sequence[int], second: int | None = None) -> Logits:
+    def hidden(self, ids: Sequence[int], second: int | None = None, *, last: bool = False) -> Logits:
         """What the last norm makes of each of ``ids``, float32 (len(ids), n_embd): what vectors of texts are made of.
 
-        ``second``: the ids from there on are those of the second of two texts, which some encoders are told. Errors as
-        of ``extend``. A model whose tokens see those behind them computes all at once, in memory that grows with the
-        text: a few dozen times ``n_embd`` float32 values for a token.
+        ``second``: the ids from there on are those of the second of two texts, which some encoders are told. ``last``:
+        only of the last id, (1, n_embd), for which what is cached is not computed again. Errors as of ``extend``. A
+        model whose tokens see those behind them computes all at once, in memory that grows with the text: a few dozen
+        times ``n_embd`` float32 values for a token.
         """
         ids = token_ids(ids)
         with self._lock:
             self._claim(self._turn)
             self._check(ids, 0)
-            self._return_to(0)
+            begin = self.common_prefix(ids) if last and not self._buffers.whole else 0
+            self._return_to(begin)
             buffers, out = self._buffers, np.empty((len(ids), self.graph.embedding.n_embd), np.float32)
             types = np.arange(len(ids)) >= (len(ids) if second is None else second)
             types &= self.graph.embedding.types > 1
-            for start in range(0, len(ids), buffers.batch):
+            for start in range(begin, len(ids), buffers.batch):
                 batch = ids[start : start + buffers.batch]
                 buffers.type_ids[: len(batch)] = types[start : start + len(batch)]
                 self._pass(self._body, batch, start)
@@ -269,6 +271,7 @@ class Model:
                     self._team.run(self._last, len(batch))
                 out[start : start + len(batch)] = buffers.x[: len(batch)]
             buffers.type_ids[:] = 0
+            out = out[-1:] if last else out
             self._check_finite(out, "hidden states")
             return out
 
