@@ -15,8 +15,8 @@ from gguflike.kernels.attention.sizes import ATTENTION_HEADS, ATTENTION_KEYS, at
 from gguflike.kernels.engine.args import Word, float_bits
 from gguflike.kernels.engine.memory import aligned
 from gguflike.kernels.engine.program import Program, Team
+from gguflike.runner.parts.attention import heads_together
 from gguflike.runner.rope import Rotation
-from gguflike.runner.schedule import heads_together
 from gguflike.runner.state import KVCache, default_context, kv_bytes_per_position
 from tests import naive_model
 

@@ -103,6 +103,14 @@ class Buffers:
         """Activations of several tokens: floats of their own, int8 in the memory that all of these share."""
         return Activations(self.temp(name, columns), *self._quantized)
 
+    def apart(self, name: str, columns: int) -> Activations:
+        """Activations of several tokens, int8 in memory of their own, too. ``columns`` is a multiple of 32."""
+        codes, scales, sums = (
+            self.scratch(f"{name}: {part}", self.batch * columns * eighths // 8)
+            for part, eighths in (("codes", 8), ("scales", 1), ("sums", 2))
+        )
+        return Activations(self.temp(name, columns), codes, scales, sums)
+
 
 def _floats(rows: int, columns: int) -> npt.NDArray[np.float32]:
     made: npt.NDArray[np.float32] = aligned(rows * columns, np.float32).reshape(rows, columns)

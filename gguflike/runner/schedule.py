@@ -8,28 +8,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from gguflike.families.parts import Attention, Head, Norm
+from gguflike.families.parts import Head, Norm
 from gguflike.kernels.args import EMBED, RMS_NORM, RMS_NORM_Q8, SILU_MUL, SILU_MUL_Q8
-from gguflike.kernels.attention.args import ATTENTION, ATTENTION_ONE, MERGE, STORE_KV
-from gguflike.kernels.attention.sizes import ATTENTION_HEADS, ATTENTION_KEYS, attention_rows, part_bytes
 from gguflike.kernels.dispatch import embed_op
 from gguflike.kernels.engine.args import Word, float_bits
 from gguflike.kernels.engine.program import Program
 from gguflike.kernels.matmul.args import MATMUL
 from gguflike.runner.buffers import Activations, Buffers, address
-from gguflike.runner.state import KVCache
 from gguflike.runner.weights import LayerWeights, Matrix
 from gguflike.tensor import QuantizedTensor
-
-if TYPE_CHECKING:
-    from gguflike.runner.parts.general_attention import General
 
 T = TypeVar("T")
 
 MATVEC_GRAIN = 2  # groups of 16 rows: an item of gate and up is two
-ROPE_GRAIN = 16  # tokens; keys of one block are then written by one thread
 SILU_GRAIN = 16  # blocks of 32 values
 
 
@@ -52,16 +45,6 @@ class Target:
         self.address, self.add = address, add
 
 
-class Found:
-    """Where what attention found stands: for matrices, as words of its ops; ``unquantized``: they read int8, which it
-    is not yet."""
-
-    __slots__ = ("activations", "unquantized", "words")
-
-    def __init__(self, activations: Activations, words: dict[str, Word], unquantized: bool) -> None:
-        self.activations, self.words, self.unquantized = activations, words, unquantized
-
-
 class Schedule(ABC):
     """Adds ops to one program."""
 
@@ -80,7 +63,7 @@ class Schedule(ABC):
     def read(self, source: Source, readers: Sequence[Matrix]) -> Activations:
         """What a mixer reads, normalized, for the matrices that read it."""
         norm, kinds = source.norm, {matrix.plan.activations for matrix in readers}
-        result = self._result("normed", source.size)
+        result = self.result("normed", source.size)
         if norm is None:
             result = result._replace(floats=source.address)
         elif norm.kind == "rms" and norm.weight and not source.weights.bias(norm.role):
@@ -92,17 +75,17 @@ class Schedule(ABC):
                 "eps": float_bits(norm.eps),
             }
             if kinds == {"int8"}:
-                self._prepare("ops:rms_norm_q8", RMS_NORM_Q8.pack(**words, **result.quantized))
+                self.prepare("ops:rms_norm_q8", RMS_NORM_Q8.pack(**words, **result.quantized))
                 return result
-            self._prepare("ops:rms_norm", RMS_NORM.pack(**words, out=result.floats))
+            self.prepare("ops:rms_norm", RMS_NORM.pack(**words, out=result.floats))
         else:
             from gguflike.runner import rows  # most models do without
 
-            self._prepare(*rows.norm(source, result, kinds == {"int8"}))
+            self.prepare(*rows.norm(source, result, kinds == {"int8"}))
             if kinds == {"int8"}:
                 return result
         if "int8" in kinds:
-            self._prepare("vector.quantize:rows", result.quantize(source.size))
+            self.prepare("vector.quantize:rows", result.quantize(source.size))
         return result
 
     def combine(self, source: Source, out: int, *, added: int = 0, scale: float = 1.0, count: int = 1) -> None:
@@ -170,58 +153,27 @@ class Schedule(ABC):
         self._multiply(matrix, words, {"barrier": not self._after_own(), **settings})
 
     def share(
-        self, name: str, words: tuple[Word, ...], *, items: int, per_tokens: int = 0, beside: bool = False
+        self,
+        name: str,
+        words: tuple[Word, ...],
+        *,
+        items: int,
+        per_tokens: int = 0,
+        per_keys: int = 0,
+        beside: bool = False,
     ) -> None:
-        """An op whose items all threads share, on one token and on many. ``beside``: it does not depend on the op
-        before."""
+        """An op whose items all threads share, on one token and on many: ``items`` of them, or as many for each
+        ``per_tokens`` tokens or ``per_keys`` positions. ``beside``: it does not depend on the op before."""
         barrier = not (beside or self._after_own())
-        self.program.add(name, words, items=items, per_tokens=per_tokens, barrier=barrier)
+        self.program.add(name, words, items=items, per_tokens=per_tokens, per_keys=per_keys, barrier=barrier)
 
     def handed(self, x: int, columns: int, readers: Sequence[Matrix]) -> Activations:
         """Float32 (tokens, columns) at the address ``x``, which ops of ``share`` wrote, for the matrices that read
         them."""
-        result = self._result("handed", columns)._replace(floats=x)
+        result = self.result("handed", columns)._replace(floats=x)
         if any(matrix.plan.activations == "int8" for matrix in readers):
-            self._prepare("vector.quantize:rows", result.quantize(columns))
+            self.prepare("vector.quantize:rows", result.quantize(columns))
         return result
-
-    def attend(self, part: Attention, cache: KVCache, readers: Sequence[Matrix]) -> Activations:
-        """Rotate the queries and keys in the temporaries "q", "k" and "v", store the keys and values, and attend."""
-        assert part.rope is not None  # checked
-        found = self.found(part.q_size, part.head_dim, readers)
-        store: dict[str, Word] = {
-            "cos_sin": int(self.buffers.cos_sin[part.rope].ctypes.data),
-            "n_rot": part.rope.n_rot,
-            "neox": int(part.rope.pairs == "neox"),
-            **cache.addresses(),
-            "n_head_kv": part.kv_heads,
-            "head_dim": part.head_dim,
-            "context": cache.positions,
-            "k": self.temp("k", part.kv_size),
-            "v": self.temp("v", part.kv_size),
-        }
-        queries: dict[str, Word] = {
-            **store,
-            "q": self.temp("q", part.q_size),
-            "n_head": part.heads,
-            "scale": float_bits(part.head_dim**-0.5),
-        }
-        self.attend_causal(part, cache, store, queries, found)
-        return self.ready(found, part.q_size)
-
-    def found(self, size: int, head_dim: int, readers: Sequence[Matrix]) -> Found:
-        """Where attention leaves ``size`` values of heads for the matrices that read them."""
-        result = self._result("attended", size)
-        quantized = reads_int8(readers)
-        fused = quantized and head_dim % 32 == 0
-        codes: dict[str, Word] = result.quantized if fused else dict.fromkeys(("codes", "scales", "sums"), 0)
-        return Found(result, {"out": result.floats, **codes}, quantized and not fused)
-
-    def ready(self, found: Found, size: int) -> Activations:
-        """What attention left, quantized where it has not done that itself."""
-        if found.unquantized:
-            self._prepare("vector.quantize:rows", found.activations.quantize(size))
-        return found.activations
 
     def each(self, name: str, words: tuple[Word, ...], *, beside: bool = False) -> None:
         """An op whose items are tokens, from what all threads have written to what `local` gave. ``beside``: it does
@@ -253,11 +205,11 @@ class Schedule(ABC):
         return bool(self.program.ops) and self.program.ops[-1].own
 
     @abstractmethod
-    def _result(self, name: str, columns: int) -> Activations:
+    def result(self, name: str, columns: int) -> Activations:
         """Where an op that prepares activations of so many columns leaves them."""
 
     @abstractmethod
-    def _prepare(self, name: str, words: tuple[Word, ...], *, items: int = 1) -> None:
+    def prepare(self, name: str, words: tuple[Word, ...], *, items: int = 1) -> None:
         """Add an op on all tokens that prepares what matrix products read; it may follow another such op."""
 
     @abstractmethod
@@ -269,16 +221,6 @@ class Schedule(ABC):
 
     @abstractmethod
     def _each(self, name: str, words: tuple[Word, ...], beside: bool) -> None: ...
-
-    @abstractmethod
-    def attend_causal(
-        self, part: Attention, cache: KVCache, store: dict[str, Word], queries: dict[str, Word], found: Found
-    ) -> None:
-        """Attention to all keys up to a query's own, with the words of STORE_KV, and of QUERIES but for ``heads``."""
-
-    @abstractmethod
-    def attend_general(self, part: Attention, cache: KVCache, words: General, found: Found) -> None:
-        """Attention in its general form."""
 
     @abstractmethod
     def _activate(
@@ -299,10 +241,10 @@ class OneToken(Schedule):
     def either(self, one: T, several: T) -> T:  # noqa: ARG002 - that is the point
         return one
 
-    def _result(self, name: str, columns: int) -> Activations:  # noqa: ARG002 - for several tokens
+    def result(self, name: str, columns: int) -> Activations:  # noqa: ARG002 - for several tokens
         return self.buffers.own
 
-    def _prepare(self, name: str, words: tuple[Word, ...], *, items: int = 1) -> None:
+    def prepare(self, name: str, words: tuple[Word, ...], *, items: int = 1) -> None:
         self.program.add(name, words, items=items, own=True, barrier=not self._after_own())
 
     def _multiply(self, matrix: Matrix, words: tuple[Word, ...], settings: Mapping[str, Any]) -> None:
@@ -313,47 +255,7 @@ class OneToken(Schedule):
         return self.buffers.own_scratch(name, 4 * columns)
 
     def _each(self, name: str, words: tuple[Word, ...], beside: bool) -> None:  # noqa: ARG002 - no thread waits
-        self._prepare(name, words)
-
-    def attend_causal(
-        self,
-        part: Attention,
-        cache: KVCache,
-        store: dict[str, Word],  # noqa: ARG002 - the op stores the key and value of its one token itself
-        queries: dict[str, Word],
-        found: Found,
-    ) -> None:
-        heads, groups, shape = self._groups(part, cache)
-        shape["parts"] = self._parts(part, cache, -(-cache.positions // ATTENTION_KEYS))
-        words = ATTENTION_ONE.pack(**queries, heads=heads, parts=shape["parts"])
-        name, barrier = f"attention.causal:{cache.type}_{heads}", not self._after_own()
-        self.program.add(name, words, items=groups, per_keys=ATTENTION_KEYS, barrier=barrier)
-        self._prepare("attention.causal:merge", MERGE.pack(**shape, **found.words), items=groups)
-
-    def attend_general(self, part: Attention, cache: KVCache, words: General, found: Found) -> None:
-        from gguflike.kernels.attention.general_args import GENERAL_MERGE, GENERAL_ONE
-
-        heads, groups, shape = self._groups(part, cache)
-        # A window of n keys may touch so many blocks.
-        blocks = (words.most - 2) // ATTENTION_KEYS + 2 if words.most else -(-cache.positions // ATTENTION_KEYS)
-        shape["parts"] = self._parts(part, cache, blocks)
-        one = GENERAL_ONE.pack(
-            **words.queries, **words.changed, heads=heads, parts=shape["parts"], stores=int(words.stores)
-        )
-        items = {"items": groups * blocks} if words.most else {"items": groups, "per_keys": ATTENTION_KEYS}
-        name = f"attention.general:{cache.type}_{heads}"
-        self.program.add(name, one, **items, barrier=not self._after_own())
-        seen = {name: word for name, word in words.changed.items() if name != "cap"}
-        self._prepare("attention.general:merge", GENERAL_MERGE.pack(**shape, **seen, **found.words), items=groups)
-
-    def _groups(self, part: Attention, cache: KVCache) -> tuple[int, int, dict[str, Word]]:
-        """Query heads of an item, how many such groups there are, and the words of merge that say so."""
-        heads = heads_together(part.heads // part.kv_heads, ATTENTION_HEADS)
-        return heads, part.heads // heads, {"heads": heads, "n_head": part.heads, "head_dim": cache.head_dim}
-
-    def _parts(self, part: Attention, cache: KVCache, blocks: int) -> int:
-        """The address of what the items for so many blocks of keys leave."""
-        return self.buffers.scratch("parts", blocks * part.heads * part_bytes(1, cache.head_dim))
+        self.prepare(name, words)
 
     def _activate(
         self,
@@ -379,10 +281,10 @@ class Tokens(Schedule):
     def either(self, one: T, several: T) -> T:  # noqa: ARG002
         return several
 
-    def _result(self, name: str, columns: int) -> Activations:
+    def result(self, name: str, columns: int) -> Activations:
         return self.buffers.shared(name, columns)
 
-    def _prepare(self, name: str, words: tuple[Word, ...], *, items: int = 1) -> None:
+    def prepare(self, name: str, words: tuple[Word, ...], *, items: int = 1) -> None:
         self.program.add(name, words, items=items, per_tokens=1)
 
     def _multiply(self, matrix: Matrix, words: tuple[Word, ...], settings: Mapping[str, Any]) -> None:
@@ -393,32 +295,6 @@ class Tokens(Schedule):
 
     def _each(self, name: str, words: tuple[Word, ...], beside: bool) -> None:
         self.program.add(name, words, items=1, per_tokens=1, barrier=not beside)
-
-    def attend_causal(
-        self, part: Attention, cache: KVCache, store: dict[str, Word], queries: dict[str, Word], found: Found
-    ) -> None:
-        self._store(f"attention.rope:store_{cache.type}", store)
-        heads, span = self._span(part, cache)
-        words = ATTENTION.pack(**queries, heads=heads, span=span, **found.words)
-        self.program.add(f"attention.causal:{cache.type}", words, items=part.heads // heads, per_tokens=span)
-
-    def attend_general(self, part: Attention, cache: KVCache, words: General, found: Found) -> None:
-        from gguflike.kernels.attention.general_args import GENERAL
-
-        if words.stores:
-            self._store(f"attention.general:store_{cache.type}", words.store)
-        heads, span = self._span(part, cache)
-        many = GENERAL.pack(**words.queries, **words.changed, heads=heads, span=span, **found.words)
-        self.program.add(f"attention.general:{cache.type}", many, items=part.heads // heads, per_tokens=span)
-
-    def _store(self, name: str, words: dict[str, Word]) -> None:
-        self.program.add(name, STORE_KV.pack(**words), items=1, per_tokens=1, grain=ROPE_GRAIN)
-
-    def _span(self, part: Attention, cache: KVCache) -> tuple[int, int]:
-        """Query heads of an item, and its tokens."""
-        most = attention_rows(cache.head_dim)
-        heads = heads_together(part.heads // part.kv_heads, most)
-        return heads, most // heads
 
     def _activate(
         self,
@@ -436,8 +312,3 @@ class Tokens(Schedule):
 def reads_int8(readers: Sequence[Matrix]) -> bool:
     """Whether all of these read activations as int8."""
     return all(matrix.plan.activations == "int8" for matrix in readers)
-
-
-def heads_together(group: int, most: int) -> int:
-    """How many of the ``group`` query heads of a key head an item of attention takes."""
-    return max(heads for heads in range(1, most + 1) if group % heads == 0)

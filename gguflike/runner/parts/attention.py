@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 from gguflike.errors import UnsupportedError
 from gguflike.families.parts import Attention
-from gguflike.kernels.attention.sizes import attention_rows
-from gguflike.runner.schedule import Schedule, Source, Target
+from gguflike.kernels.attention.args import ATTENTION, ATTENTION_ONE, MERGE, STORE_KV
+from gguflike.kernels.attention.sizes import ATTENTION_HEADS, ATTENTION_KEYS, attention_rows, part_bytes
+from gguflike.kernels.engine.args import Word, float_bits
+from gguflike.runner.buffers import Activations
+from gguflike.runner.schedule import Schedule, Source, Target, reads_int8
 from gguflike.runner.state import SCALED, KVCache, kv_bytes_per_position
 from gguflike.runner.weights import LayerWeights, Matrix
 
 LANES = 16  # dimensions that ops take at a time
+ROPE_GRAIN = 16  # tokens; keys of one block are then written by one thread
+
+
+class Found:
+    """Where what the heads found stands: for matrices, as words of its ops; ``unquantized``: they read int8, which it
+    is not yet."""
+
+    __slots__ = ("activations", "unquantized", "words")
+
+    def __init__(self, activations: Activations, words: dict[str, Word], unquantized: bool) -> None:
+        self.activations, self.words, self.unquantized = activations, words, unquantized
 
 
 def check(part: Attention) -> None:
@@ -77,4 +92,109 @@ def emit(part: Attention, s: Schedule, weights: LayerWeights, state: KVCache, so
     s.linear(q, normed, s.temp("q", part.q_size))
     s.linear(k, normed, s.temp("k", part.kv_size), beside=True)
     s.linear(v, normed, s.temp("v", part.kv_size), beside=True)
-    s.linear(out, s.attend(part, state, (out,)), target.address, add=target.add)
+    s.linear(out, _attend(part, s, state, (out,)), target.address, add=target.add)
+
+
+def _attend(part: Attention, s: Schedule, cache: KVCache, readers: Sequence[Matrix]) -> Activations:
+    """Rotate the queries and keys in the temporaries "q", "k" and "v", store the keys and values, and attend."""
+    assert part.rope is not None  # of what is usual
+    found = found_for(readers, s, part.q_size, part.head_dim)
+    store: dict[str, Word] = {
+        "cos_sin": int(s.buffers.cos_sin[part.rope].ctypes.data),
+        "n_rot": part.rope.n_rot,
+        "neox": int(part.rope.pairs == "neox"),
+        **cache.addresses(),
+        "n_head_kv": part.kv_heads,
+        "head_dim": part.head_dim,
+        "context": cache.positions,
+        "k": s.temp("k", part.kv_size),
+        "v": s.temp("v", part.kv_size),
+    }
+    queries: dict[str, Word] = {
+        **store,
+        "q": s.temp("q", part.q_size),
+        "n_head": part.heads,
+        "scale": float_bits(part.head_dim**-0.5),
+    }
+    attend(part, s, cache, store, queries, found)
+    return ready(found, s, part.q_size)
+
+
+def found_for(readers: Sequence[Matrix], s: Schedule, size: int, head_dim: int) -> Found:
+    """Where attention leaves ``size`` values of heads for the matrices that read them."""
+    result = s.result("attended", size)
+    quantized = reads_int8(readers)
+    fused = quantized and head_dim % 32 == 0
+    codes: dict[str, Word] = result.quantized if fused else dict.fromkeys(("codes", "scales", "sums"), 0)
+    return Found(result, {"out": result.floats, **codes}, quantized and not fused)
+
+
+def found_as_floats(values: Word) -> Found:
+    """Float32 at an address, for what is not a matrix."""
+    return Found(Activations(values, 0, 0, 0), {"out": values, **dict.fromkeys(("codes", "scales", "sums"), 0)}, False)
+
+
+def ready(found: Found, s: Schedule, size: int) -> Activations:
+    """What attention left, quantized where it has not done that itself."""
+    if found.unquantized:
+        s.prepare("vector.quantize:rows", found.activations.quantize(size))
+    return found.activations
+
+
+def attend(
+    part: Attention, s: Schedule, cache: KVCache, store: dict[str, Word], queries: dict[str, Word], found: Found
+) -> None:
+    """Attention to all keys up to a query's own, with the words of STORE_KV, and of QUERIES but for ``heads``."""
+    s.either(_attend_one, _attend_several)(part, s, cache, store, queries, found)
+
+
+def _attend_one(
+    part: Attention,
+    s: Schedule,
+    cache: KVCache,
+    store: dict[str, Word],  # noqa: ARG001 - the op stores the key and value of its one token itself
+    queries: dict[str, Word],
+    found: Found,
+) -> None:
+    heads, groups, shape = groups_of_one(part, cache)
+    shape["parts"] = parts_of_one(part, s, cache, -(-cache.positions // ATTENTION_KEYS))
+    words = ATTENTION_ONE.pack(**queries, heads=heads, parts=shape["parts"])
+    s.share(f"attention.causal:{cache.type}_{heads}", words, items=groups, per_keys=ATTENTION_KEYS)
+    s.prepare("attention.causal:merge", MERGE.pack(**shape, **found.words), items=groups)
+
+
+def _attend_several(
+    part: Attention, s: Schedule, cache: KVCache, store: dict[str, Word], queries: dict[str, Word], found: Found
+) -> None:
+    store_kv(f"attention.rope:store_{cache.type}", s, store)
+    heads, span = span_of_several(part, cache)
+    words = ATTENTION.pack(**queries, heads=heads, span=span, **found.words)
+    s.share(f"attention.causal:{cache.type}", words, items=part.heads // heads, per_tokens=span)
+
+
+def groups_of_one(part: Attention, cache: KVCache) -> tuple[int, int, dict[str, Word]]:
+    """For one token: query heads of an item, how many such groups there are, and the words of merge that say so."""
+    heads = heads_together(part.heads // part.kv_heads, ATTENTION_HEADS)
+    return heads, part.heads // heads, {"heads": heads, "n_head": part.heads, "head_dim": cache.head_dim}
+
+
+def parts_of_one(part: Attention, s: Schedule, cache: KVCache, blocks: int) -> int:
+    """The address of what the items for so many blocks of keys leave."""
+    return s.buffers.scratch("parts", blocks * part.heads * part_bytes(1, cache.head_dim))
+
+
+def span_of_several(part: Attention, cache: KVCache) -> tuple[int, int]:
+    """For several tokens: query heads of an item, and its tokens."""
+    most = attention_rows(cache.head_dim)
+    heads = heads_together(part.heads // part.kv_heads, most)
+    return heads, most // heads
+
+
+def store_kv(name: str, s: Schedule, words: dict[str, Word]) -> None:
+    """Store the keys and values of several tokens."""
+    s.program.add(name, STORE_KV.pack(**words), items=1, per_tokens=1, grain=ROPE_GRAIN)
+
+
+def heads_together(group: int, most: int) -> int:
+    """How many of the ``group`` query heads of a key head an item of attention takes."""
+    return max(heads for heads in range(1, most + 1) if group % heads == 0)

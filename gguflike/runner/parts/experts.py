@@ -262,7 +262,7 @@ def _several(
 ) -> tuple[int, _Routes]:
     """The address of what experts give for each place, float32 (tokens * used, width), and where places are."""
     routes = _sorted(part, s, _route(part, s, weights, logits))
-    hidden, gathered = _hidden(part, s), _rows(s, "gathered", part.used * part.width)
+    hidden, gathered = _hidden(part, s), s.buffers.apart("gathered", part.used * part.width)
     *inner, down = stacks
     for kind in sorted({stack.matrix.plan.activations for stack in inner}):
         floats = kind == "float32"
@@ -326,18 +326,9 @@ def _inner_outputs(part: Experts, s: Schedule) -> list[int]:
     return [s.temp(name, part.used * part.n_ff) for name in names]
 
 
-def _rows(s: Schedule, name: str, columns: int) -> Activations:
-    """Activations of so many columns for each token, in memory of their own."""
-    codes, scales, sums = (
-        s.buffers.scratch(f"{name}_{part}", s.buffers.batch * columns * eighths // 8)
-        for part, eighths in (("codes", 8), ("scales", 1), ("sums", 2))
-    )
-    return Activations(s.temp(name, columns), codes, scales, sums)
-
-
 def _hidden(part: Experts, s: Schedule) -> Activations:
     """The hidden values of the experts, which overwrite those of the first matrix."""
-    rows = _rows(s, "expert_hidden", part.used * part.n_ff)
+    rows = s.buffers.apart("expert_hidden", part.used * part.n_ff)
     return rows._replace(floats=_inner_outputs(part, s)[0])
 
 

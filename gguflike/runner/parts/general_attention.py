@@ -14,10 +14,31 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from gguflike.families.parts import Attention, Norm, Rope, Temperature
-from gguflike.kernels.attention.general_args import EVERYWHERE, HEADS, LAYER, NONE, OPEN, RMS
+from gguflike.kernels.attention.general_args import (
+    EVERYWHERE,
+    GENERAL,
+    GENERAL_MERGE,
+    GENERAL_ONE,
+    HEADS,
+    LAYER,
+    NONE,
+    OPEN,
+    RMS,
+)
+from gguflike.kernels.attention.sizes import ATTENTION_KEYS
 from gguflike.kernels.engine.args import Word, float_bits
-from gguflike.runner.buffers import Activations
-from gguflike.runner.schedule import Found, Schedule, Source, Target
+from gguflike.runner.parts.attention import (
+    Found,
+    attend,
+    found_as_floats,
+    found_for,
+    groups_of_one,
+    parts_of_one,
+    ready,
+    span_of_several,
+    store_kv,
+)
+from gguflike.runner.schedule import Schedule, Source, Target
 from gguflike.runner.state import KVCache
 from gguflike.runner.weights import LayerWeights, Matrix
 
@@ -59,13 +80,12 @@ def emit(part: Attention, s: Schedule, weights: LayerWeights, cache: KVCache, so
     words = _words(part, s, weights, cache, made)
     out = weights.matrix("attn_output")
     if made.gate is None and part.output_norm is None and cache.head_dim == part.head_dim:
-        found = s.found(part.q_size, part.head_dim, (out,))
+        found = found_for((out,), s, part.q_size, part.head_dim)
         _attend(part, s, cache, words, found)
-        result = s.ready(found, part.q_size)
+        result = ready(found, s, part.q_size)
     else:
         values = s.local("attended", part.heads * cache.head_dim)
-        nowhere: dict[str, Word] = dict.fromkeys(("codes", "scales", "sums"), 0)
-        _attend(part, s, cache, words, Found(Activations(values, 0, 0, 0), {"out": values, **nowhere}, False))
+        _attend(part, s, cache, words, found_as_floats(values))
         if made.gate is not None or cache.head_dim != part.head_dim:
             values = _opened(part, s, cache, values, made.gate)
         result = s.read(Source(values, part.q_size, part.output_norm, weights), (out,))
@@ -140,9 +160,31 @@ def _words(part: Attention, s: Schedule, weights: LayerWeights, cache: KVCache, 
 def _attend(part: Attention, s: Schedule, cache: KVCache, words: General, found: Found) -> None:
     """In the usual form where that will do."""
     if words.stores and _sees_all(part, cache) and not part.softcap and not part.sinks:
-        s.attend_causal(part, cache, words.store, words.queries, found)
+        attend(part, s, cache, words.store, words.queries, found)
     else:
-        s.attend_general(part, cache, words, found)
+        s.either(_attend_one, _attend_several)(part, s, cache, words, found)
+
+
+def _attend_one(part: Attention, s: Schedule, cache: KVCache, words: General, found: Found) -> None:
+    heads, groups, shape = groups_of_one(part, cache)
+    # A window of n keys may touch so many blocks.
+    blocks = (words.most - 2) // ATTENTION_KEYS + 2 if words.most else -(-cache.positions // ATTENTION_KEYS)
+    shape["parts"] = parts_of_one(part, s, cache, blocks)
+    one = GENERAL_ONE.pack(
+        **words.queries, **words.changed, heads=heads, parts=shape["parts"], stores=int(words.stores)
+    )
+    items, per_keys = (groups * blocks, 0) if words.most else (groups, ATTENTION_KEYS)
+    s.share(f"attention.general:{cache.type}_{heads}", one, items=items, per_keys=per_keys)
+    seen = {name: word for name, word in words.changed.items() if name != "cap"}
+    s.prepare("attention.general:merge", GENERAL_MERGE.pack(**shape, **seen, **found.words), items=groups)
+
+
+def _attend_several(part: Attention, s: Schedule, cache: KVCache, words: General, found: Found) -> None:
+    if words.stores:
+        store_kv(f"attention.general:store_{cache.type}", s, words.store)
+    heads, span = span_of_several(part, cache)
+    many = GENERAL.pack(**words.queries, **words.changed, heads=heads, span=span, **found.words)
+    s.share(f"attention.general:{cache.type}", many, items=part.heads // heads, per_tokens=span)
 
 
 def _sees_all(part: Attention, cache: KVCache) -> bool:

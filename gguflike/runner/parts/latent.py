@@ -18,7 +18,7 @@ from gguflike.runner.buffers import Activations
 from gguflike.runner.parts import attention
 from gguflike.runner.parts.checks import multiple
 from gguflike.runner.parts.general_attention import temperatures
-from gguflike.runner.schedule import Found, Schedule, Source, Target
+from gguflike.runner.schedule import Schedule, Source, Target
 from gguflike.runner.state import KVCache
 from gguflike.runner.weights import LayerWeights, Matrix, Stack
 
@@ -115,8 +115,7 @@ def _attend(part: LatentAttention, s: Schedule, cache: KVCache, queries: int, ke
     }
     asked: dict[str, Word] = {**store, "q": queries, "n_head": part.heads, "scale": float_bits(part.scale)}
     values = s.local("attended", part.heads * cache.head_dim)
-    nowhere: dict[str, Word] = dict.fromkeys(("codes", "scales", "sums"), 0)
-    s.attend_causal(usual, cache, store, asked, Found(Activations(values, 0, 0, 0), {"out": values, **nowhere}, False))
+    attention.attend(usual, s, cache, store, asked, attention.found_as_floats(values))
     return values
 
 
@@ -132,7 +131,7 @@ def _by_head_one(s: Schedule, stack: Stack, rows: _Rows, out: int, step: int, fa
     s.each("attention.heads:prepare", _copied(rows, heads, copied, columns, factors))
     read = s.buffers.own._replace(floats=copied)
     if stack.matrix.plan.activations == "int8":
-        s._prepare("vector.quantize:rows", read.quantize(heads * columns))
+        s.prepare("vector.quantize:rows", read.quantize(heads * columns))
     for head in range(heads):
         s.linear(_of_head(stack, head), _of_columns(read, head * columns), out + 4 * head * step, beside=head > 0)
 
@@ -141,11 +140,7 @@ def _by_head_several(s: Schedule, stack: Stack, rows: _Rows, out: int, step: int
     """Each head's rows are copied to stand behind each other, since products read them so."""
     heads, columns, batch = stack.size, rows.columns, s.buffers.batch
     size = batch * columns
-    floats, codes, scales, sums = (
-        s.buffers.scratch(f"rows of heads: {name}", heads * size * eighths // 8)
-        for name, eighths in (("floats", 32), ("codes", 8), ("scales", 1), ("sums", 2))
-    )
-    all_rows = Activations(floats, codes, scales, sums)
+    all_rows = s.buffers.apart("rows of heads", heads * columns)
     reads = [_of_columns(all_rows, head * size) for head in range(heads)]
     for head, read in enumerate(reads):
         one = rows._replace(address=_shifted(rows.address, 4 * head * rows.step))
