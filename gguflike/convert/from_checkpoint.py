@@ -126,7 +126,7 @@ def plan_conversion(
         facts=known,
         sources=sources,
         metadata=metadata,
-        kept=partial(_kept, known, recipe),
+        kept=partial(kept_type, known, recipe),
         overrides=overrides,
         importance=importance,
         inputs=[*opened.inputs(), *(matrix.paths if matrix else ())],
@@ -166,7 +166,7 @@ def _tokenizer(opened: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _kept(known: Facts, recipe: Recipe, source: Source) -> str | None:
+def kept_type(known: Facts, recipe: Recipe, source: Source) -> str | None:
     """What llama.cpp's converter does, which comes before its quantizer: float32 for norms, biases, routers and the
     like; the few matrices that are never quantized keep their precision, or get the recipe's if that is a float type.
     """
