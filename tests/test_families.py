@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from pathlib import Path
 from typing import Any
 
 import gguf
@@ -74,6 +75,18 @@ def test_the_registry_knows_every_family() -> None:
             if isinstance(value, Family):
                 assert value.name in registry.ARCHITECTURES, f"{name}:{constant}"
                 assert set(value.classes) <= set(registry.CLASSES), f"{name}:{constant}"
+
+
+def test_the_specification_names_every_key_of_our_own() -> None:
+    page = (Path(__file__).parent.parent / "spec" / "metadata.md").read_text()
+    ours = {
+        parameter.key.gguf
+        for place, *_ in registry.FAMILIES
+        for parameter in configs.parameters(at(place).config)
+        if parameter.key.gguf and parameter.key.gguf.startswith("gguflike.")
+    }
+    assert "gguflike.rope.llama3.factor" in ours
+    assert [key for key in sorted(ours) if f"`{key}`" not in page] == []
 
 
 def at(place: str) -> Family[Any]:

@@ -29,7 +29,6 @@ class BitNet(Decoder):
     """Hyper-parameters."""
 
     norm_eps: float = key("attention.layer_norm_rms_epsilon", "rms_norm_eps", default=1e-5)
-    untied: bool = key(None, "tie_word_embeddings", default=True, tensor="output.weight", negated=True)
 
 
 def bitnet(c: BitNet) -> Graph:

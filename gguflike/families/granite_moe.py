@@ -82,11 +82,9 @@ GRANITE_MOE_SHARED: Family[Any] = replace(
 class GraniteMoeSwa(GraniteSwa):
     """Granite's with windows, and the experts'."""
 
-    n_expert: int = key("expert_count", "num_local_experts", default=8)
-    n_expert_used: int = key("expert_used_count", "num_experts_per_tok", default=2)
-    n_ff_shared: int = key(
-        "expert_shared_feed_forward_length", "shared_intermediate_size", default=0, zero=True, implied=True
-    )
+    n_expert: int = GraniteMoe.n_expert
+    n_expert_used: int = GraniteMoe.n_expert_used
+    n_ff_shared: int = GraniteMoe.n_ff_shared
 
     @property
     def n_ff_expert(self) -> int:
