@@ -23,7 +23,7 @@ from gguflike.families.mixture import (
 )
 from gguflike.families.parts import Block, FeedForward, Graph
 from gguflike.families.parts.experts import Router
-from gguflike.families.windows import window, windowed, without_window
+from gguflike.families.windows import windowed, without_window
 from gguflike.frozen import frozen
 
 
@@ -50,10 +50,7 @@ class CohereMoe(Cohere2):
     )
     normalize: bool = key("expert_weights_norm", "norm_topk_prob", default=False)
     gating: int = gating(SIGMOID)
-    window: int = window()
-    windowed: tuple[bool, ...] = windowed(
-        lambda c: tuple(layer % 4 > 0 for layer in range(c.n_layer)), implied=without_window
-    )
+    windowed: tuple[bool, ...] = windowed(_all_but_first, implied=without_window)
 
 
 def cohere_moe(c: CohereMoe) -> Graph:

@@ -183,7 +183,7 @@ class _OfHeads:
         return [Piece(name, shape, 1, rows, head * each + before, via, stacked=True) for head in range(c.n_head)]
 
 
-def _normalized(values: dict[str, Any]) -> dict[str, Any]:
+def normalized(values: dict[str, Any]) -> dict[str, Any]:
     """Without what the absorbed form does not say, and without groups where experts are chosen among all."""
     made = {
         key: value for key, value in values.items() if key not in ("num_key_value_heads", "head_dim", "qk_head_dim")
@@ -198,7 +198,7 @@ def _normalized(values: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _spelled(config: dict[str, Any]) -> dict[str, Any]:
+def spelled(config: dict[str, Any]) -> dict[str, Any]:
     """With as many key heads as query heads, as the checkpoint's form has, and DeepSeek's ways of choosing."""
     made = {**config, "num_key_value_heads": config["num_attention_heads"]}
     if made["model_type"] == "deepseek_v2":
@@ -234,8 +234,8 @@ DEEPSEEK_V2 = Family(
     | {"aux_loss_alpha", "ep_size", "num_nextn_predict_layers", "seq_aux", "embedding_initializer_range"},
     constants=exported("DeepseekV2ForCausalLM", "deepseek_v2"),
     assumed=MappingProxyType({"n_routed_experts": 64, "n_shared_experts": 2, "moe_intermediate_size": 1407}),
-    normalized=_normalized,
-    spelled=_spelled,
+    normalized=normalized,
+    spelled=spelled,
 )
 DEEPSEEK_V3 = replace(
     DEEPSEEK_V2,

@@ -80,7 +80,7 @@ def _into(c: FalconH1, tensor: Tensor) -> tuple[list[Run], int]:
     return runs, tensor.shape[0]
 
 
-def _normalized(values: dict[str, Any]) -> dict[str, Any]:
+def normalized(values: dict[str, Any]) -> dict[str, Any]:
     """config.json with both matrices of tied embeddings, which multipliers make different."""
     made = {**values, "tie_word_embeddings": False}
     if made.get("mamba_d_ssm") is None and isinstance(made.get("hidden_size"), int):
@@ -90,7 +90,7 @@ def _normalized(values: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _spelled(values: dict[str, Any]) -> dict[str, Any]:
+def spelled(values: dict[str, Any]) -> dict[str, Any]:
     """One number of key heads."""
     return {**values, "num_key_value_heads": max(values["num_key_value_heads"])}
 
@@ -132,6 +132,6 @@ FALCON_H1 = Family(
     inert=INERT_KEYS | MAMBA2_INERT | {"mamba_expand", "mamba_use_mlp"},
     constants=exported("FalconH1ForCausalLM", "falcon_h1", mamba_norm_before_gate=False),
     assumed=MappingProxyType({"rms_norm_eps": 1e-5, "num_key_value_heads": 8}),
-    normalized=_normalized,
-    spelled=_spelled,
+    normalized=normalized,
+    spelled=spelled,
 )

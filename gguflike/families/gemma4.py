@@ -160,7 +160,7 @@ def _recover(c: Gemma4, read: Callable[[str], Floats]) -> Gemma4:
     return replace(c, rope_share=float((divisors == 1.0).mean()))
 
 
-def _normalized(values: dict[str, Any]) -> dict[str, Any]:
+def normalized(values: dict[str, Any]) -> dict[str, Any]:
     """What config.json says of full layers apart, as values of their own and lists by layer."""
     made = dict(values)
     kinds = made.get("layer_types") or [
@@ -204,8 +204,8 @@ def _of_full_layers(given: dict[str, Any], kinds: list[str]) -> dict[str, Any]:
     return first
 
 
-def _spelled(config: dict[str, Any]) -> dict[str, Any]:
-    """The opposite of `_normalized`."""
+def spelled(config: dict[str, Any]) -> dict[str, Any]:
+    """The opposite of `normalized`."""
     made = dict(config)
     kinds, heads, n_ff = made["layer_types"], made["num_key_value_heads"], made["intermediate_size"]
     by_kind = dict(zip(kinds, heads, strict=True))
@@ -269,7 +269,7 @@ GEMMA4 = Family(
             "hidden_activation": "gelu_pytorch_tanh",
         }
     ),
-    normalized=_normalized,
-    spelled=_spelled,
+    normalized=normalized,
+    spelled=spelled,
     recover=_recover,
 )

@@ -34,7 +34,6 @@ class Glm(Decoder):
     """Hyper-parameters; half of each head turns, in adjacent pairs."""
 
     n_rot: int = partial()
-    attention_bias: bool = key(None, "attention_bias", default=False, tensor="blk.0.attn_q.bias")
 
 
 @frozen

@@ -30,7 +30,6 @@ from gguflike.frozen import frozen
 class GptOss(Mixture):
     """Hyper-parameters. What config.json calls a feed-forward's size is an expert's."""
 
-    n_ff: int = key("feed_forward_length", "intermediate_size")
     n_ff_expert: int = key("expert_feed_forward_length", "intermediate_size")
     norm_eps: float = key("attention.layer_norm_rms_epsilon", "rms_norm_eps", default=1e-5)
     attention_bias: bool = key(None, "attention_bias", default=True, tensor="blk.0.attn_q.bias")

@@ -80,7 +80,7 @@ def granite_hybrid(c: GraniteHybrid) -> Graph:
     return decoder(c, lambda layer: scaled_block(c, mixers[c.n_head_kv[layer] > 0], second), **scales(c))
 
 
-def _normalized(values: dict[str, Any]) -> dict[str, Any]:
+def normalized(values: dict[str, Any]) -> dict[str, Any]:
     """config.json with a number of key heads for each layer and the feed-forward's size."""
     made = with_layer_heads(values, attending(values))
     del made["layer_types"]
@@ -92,7 +92,7 @@ def _normalized(values: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _spelled(values: dict[str, Any]) -> dict[str, Any]:
+def spelled(values: dict[str, Any]) -> dict[str, Any]:
     """The opposite."""
     made = with_layer_types(values, "attention", "mamba")
     if made["position_embedding_type"] == "nope":
@@ -143,8 +143,8 @@ GRANITE_HYBRID: Family[Any] = Family(
     inert=INERT_KEYS | MAMBA2_INERT | {"init_method", "output_router_logits", "router_aux_loss_coef"},
     constants=exported("GraniteMoeHybridForCausalLM", "granitemoehybrid"),
     assumed=MappingProxyType({**ASSUMED, "num_local_experts": 8, "num_experts_per_tok": 2}),
-    normalized=_normalized,
-    spelled=_spelled,
+    normalized=normalized,
+    spelled=spelled,
     variant=_attends_only,
     file_variant=_made_of_bamba,
 )

@@ -66,7 +66,7 @@ def jamba(c: Jamba) -> Graph:
     return decoder(c, block)
 
 
-def _normalized(values: dict[str, Any]) -> dict[str, Any]:
+def normalized(values: dict[str, Any]) -> dict[str, Any]:
     """config.json with a number of key heads for each layer."""
     made = {name: value for name, value in values.items() if (name, value) != ("mamba_dt_rank", "auto")}
     period, offset = made.pop("attn_layer_period", 8), made.pop("attn_layer_offset", 4)
@@ -74,7 +74,7 @@ def _normalized(values: dict[str, Any]) -> dict[str, Any]:
     return with_layer_heads(made, [layer % period == offset for layer in layers])
 
 
-def _spelled(values: dict[str, Any]) -> dict[str, Any]:
+def spelled(values: dict[str, Any]) -> dict[str, Any]:
     """The opposite: the distance of layers that attend, and the first of them."""
     heads = values["num_key_value_heads"]
     attends = [layer for layer, number in enumerate(heads) if number]
@@ -123,6 +123,6 @@ JAMBA = Family(
     },
     constants=exported("JambaForCausalLM", "jamba"),
     assumed=MappingProxyType({"num_key_value_heads": 8, "max_position_embeddings": 262144}),
-    normalized=_normalized,
-    spelled=_spelled,
+    normalized=normalized,
+    spelled=spelled,
 )

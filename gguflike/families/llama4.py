@@ -77,7 +77,7 @@ def notices(c: Llama4) -> list[str]:
     return [*rope_notices(c), *([said] if c.chunk not in (0, CHUNK) else [])]
 
 
-def _normalized(values: dict[str, Any]) -> dict[str, Any]:
+def normalized(values: dict[str, Any]) -> dict[str, Any]:
     """config.json without lists of layers that say what the graph does anyway, and no stretches where all layers see
     everything."""
     made, layers = dict(values), range(values.get("num_hidden_layers") or 0)
@@ -126,7 +126,7 @@ LLAMA4 = Family(
     inert=INERT_KEYS | ROUTER_KEYS | {"image_token_index", "boi_token_index", "eoi_token_index"},
     constants=exported("Llama4ForCausalLM", "llama4_text"),
     assumed=MappingProxyType({"num_key_value_heads": 8, "max_position_embeddings": 131072, "rope_theta": 5e5}),
-    normalized=_normalized,
+    normalized=normalized,
     notices=notices,
     recover=recover_llama3,
 )

@@ -81,7 +81,7 @@ def mamba2(c: Mamba2Config) -> Graph:
     return _graph(c, Mamba2(c.n_embd, c.inner, c.d_state, c.groups, c.heads, c.kernel, norm, conv_bias=c.conv_bias))
 
 
-def _normalized(values: dict[str, Any]) -> dict[str, Any]:
+def normalized(values: dict[str, Any]) -> dict[str, Any]:
     """config.json with what follows from other keys."""
     made = {key: value for key, value in values.items() if (key, value) != ("time_step_rank", "auto")}
     made["dt_b_c_rms"] = made.get("model_type") == "falcon_mamba"
@@ -90,7 +90,7 @@ def _normalized(values: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-def _spelled(values: dict[str, Any]) -> dict[str, Any]:
+def spelled(values: dict[str, Any]) -> dict[str, Any]:
     """config.json of the class that the norms tell."""
     normed, made = values["dt_b_c_rms"], {key: value for key, value in values.items() if key != "dt_b_c_rms"}
     if normed:
@@ -138,8 +138,8 @@ MAMBA = Family(
     inert=_INERT,
     constants=MappingProxyType({"architectures": ["MambaForCausalLM"], "model_type": "mamba", "hidden_act": "silu"}),
     assumed=MappingProxyType({"tie_word_embeddings": True}),
-    normalized=_normalized,
-    spelled=_spelled,
+    normalized=normalized,
+    spelled=spelled,
 )
 
 

@@ -71,7 +71,7 @@ def _pooled(c: ModernBert, norm: Any) -> Pooling:
     return Pooling(kind, c.n_embd, (dense, output), c.labels or ("",) * c.n_labels)
 
 
-def _normalized(values: dict[str, Any]) -> dict[str, Any]:
+def normalized(values: dict[str, Any]) -> dict[str, Any]:
     """Transformers 5's layer types as the period of before."""
     made = labelled(values)
     if "classifier_pooling" in made:
@@ -92,7 +92,7 @@ def _period(kinds: list[str]) -> int:
     )
 
 
-def _spelled(config: dict[str, Any]) -> dict[str, Any]:
+def spelled(config: dict[str, Any]) -> dict[str, Any]:
     made = spelled_labels("ModernBert")(config)
     period = made["global_attn_every_n_layers"]
     kinds = ["sliding_attention" if i % period else "full_attention" for i in range(made["num_hidden_layers"])]
@@ -149,6 +149,6 @@ MODERN_BERT = Family(
         "sparse_prediction",
     },
     constants=MappingProxyType({"architectures": ["ModernBertModel"], "model_type": "modernbert"}),
-    normalized=_normalized,
-    spelled=_spelled,
+    normalized=normalized,
+    spelled=spelled,
 )

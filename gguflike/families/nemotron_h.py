@@ -115,7 +115,7 @@ def _layer_types(values: Mapping[str, Any]) -> list[str]:
     return [str(each) for each in given]
 
 
-def _normalized(values: dict[str, Any], hidden: str, kind: str) -> dict[str, Any]:
+def normalized(values: dict[str, Any], hidden: str, kind: str) -> dict[str, Any]:
     types = _layer_types(values)
     made = with_layer_heads(values, [each in ATTENDS for each in types])
     made["intermediate_size"] = [values.get(hidden) if each == kind else 0 for each in types]
@@ -125,7 +125,7 @@ def _normalized(values: dict[str, Any], hidden: str, kind: str) -> dict[str, Any
     return {key: value for key, value in made.items() if key not in dropped}
 
 
-def _spelled(values: dict[str, Any], kind: str) -> dict[str, Any]:
+def spelled(values: dict[str, Any], kind: str) -> dict[str, Any]:
     heads, hidden = values["num_key_value_heads"], values["intermediate_size"]
     types = [kind if n_ff else "attention" if n else "mamba" for n, n_ff in zip(heads, hidden, strict=True)]
     sizes = {"num_key_value_heads": max(heads), "intermediate_size": max(hidden), "layers_block_type": types}
@@ -216,8 +216,8 @@ NEMOTRON_H: Family[Any] = Family(
     constants=MappingProxyType(
         {"architectures": ["NemotronHForCausalLM"], "model_type": "nemotron_h", "mlp_hidden_act": "relu2"}
     ),
-    normalized=lambda values: _normalized(values, "intermediate_size", "mlp"),
-    spelled=lambda values: _spelled(values, "mlp"),
+    normalized=lambda values: normalized(values, "intermediate_size", "mlp"),
+    spelled=lambda values: spelled(values, "mlp"),
     variant=_with_experts,
     # llama.cpp's converter says them of models without experts, too.
     file_keys=MappingProxyType(
@@ -229,8 +229,8 @@ NEMOTRON_H_MOE: Family[Any] = replace(
     NEMOTRON_H,
     name="nemotron_h_moe",
     config=NemotronHMoe,
-    normalized=lambda values: _normalized(values, "moe_intermediate_size", "moe"),
-    spelled=lambda values: _spelled(values, "moe"),
+    normalized=lambda values: normalized(values, "moe_intermediate_size", "moe"),
+    spelled=lambda values: spelled(values, "moe"),
     variant=None,
     file_keys=MappingProxyType({}),
 )

@@ -249,10 +249,10 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
         name.replace("rope.sliding.", "rope.", 1): v for name, v in flat.items() if name.startswith("rope.sliding.")
     }
     if sliding:
-        return {"rope_parameters": {_FULL: _spelled(flat), _SLIDING: _spelled(sliding)}}
+        return {"rope_parameters": {_FULL: spelled(flat), _SLIDING: spelled(sliding)}}
     if "rope.theta" not in flat:
         return {}
-    parameters = _spelled(flat)
+    parameters = spelled(flat)
     config = {"rope_theta": parameters.pop("rope_theta"), "rope_scaling": None}
     if "partial_rotary_factor" in parameters and parameters["rope_type"] != "proportional":
         config["partial_rotary_factor"] = parameters.pop("partial_rotary_factor")
@@ -261,7 +261,7 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _spelled(flat: Mapping[str, Any]) -> dict[str, Any]:
+def spelled(flat: Mapping[str, Any]) -> dict[str, Any]:
     """``rope_parameters`` of one type of layer."""
     name = _type_of(flat)
     kind = _KINDS[name]

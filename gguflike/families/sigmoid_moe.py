@@ -85,9 +85,7 @@ class Glm4Moe(SigmoidMixture):
     """GLM 4.5 to 4.7."""
 
     n_ff: int = key("feed_forward_length", "intermediate_size", default=lambda c: c.n_embd, implied=True)
-
     n_rot: int = partial()
-    attention_bias: bool = key(None, "attention_bias", default=False, tensor="blk.0.attn_q.bias")
     qk_norm: bool = key(None, "use_qk_norm", default=False, tensor="blk.0.attn_q_norm.weight")
 
 
