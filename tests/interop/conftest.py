@@ -30,7 +30,7 @@ def smollm2() -> Path:
     """SmolLM2-135M-Instruct as others quantized it (Q4_1)."""
     path = MODELS / "SmolLM2-135M-Instruct.Q4_1.gguf"
     if not path.exists():
-        pytest.fail(f"{path} is missing; run scripts/get_smollm2.py")
+        pytest.fail(f"{path} is missing; run scripts/get_models.py")
     return path
 
 
