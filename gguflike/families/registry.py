@@ -102,6 +102,7 @@ FAMILIES = (
     # Encoders and embedding models
     ("bert:BERT", "bert", "BertModel", "BertForMaskedLM", "BertForSequenceClassification"),
     ("bert:NOMIC_BERT", "nomic-bert", "NomicBertModel"),
+    ("jina:JINA_V3", "jina-bert-v3", "JinaEmbeddingsV3Model", "JinaEmbeddingsV3ForMaskedLM"),
     ("bert:ROBERTA", "bert", "RobertaModel", "RobertaForSequenceClassification"),
     ("bert:XLM_ROBERTA", "bert", "XLMRobertaModel", "XLMRobertaForSequenceClassification", "CamembertModel"),
     ("bert:DISTILBERT", "bert", "DistilBertModel", "DistilBertForMaskedLM"),

@@ -90,6 +90,14 @@ ROWS = (
         _pooling("cls"),
     ),
     Row(
+        "JinaEmbeddingsV3Model",
+        "jina-bert-v3",
+        {**_ROBERTA, "rope_parameters": rope(20000.0)},
+        "unigram",
+        "hidden",
+        _pooling("mean"),
+    ),
+    Row(
         "NomicBertModel",
         "nomic-bert",
         {**_BERT, "rope_parameters": rope(1000.0)},

@@ -56,6 +56,7 @@ _GELU = (
     "llama.cpp looks GELU up in a table of float16, as it does for every model; its graph is the same, and the rest is "
     "this rounding, which the classifier magnifies"
 )
+_JINA = "its converter knows this model by the original's class, and writes the adapters of that to files of their own"
 _MASK = (
     "its converter reads sentencepiece.bpe.model, which lacks <mask>, the last token of tokenizer.json, and numbers "
     "the padding behind it one too low"
@@ -80,6 +81,7 @@ EXPLAINED: Mapping[str, Mapping[str, str]] = {
     "BitNetForCausalLM": {"converter": _BITNET, "llama.cpp": _SILU},
     "BertForSequenceClassification": {"converter": _POOLER},
     "XLMRobertaModel": {"converter": _MASK},
+    "JinaEmbeddingsV3Model": {"converter": _JINA},
     "XLMRobertaForSequenceClassification": {"converter": _MASK, "llama.cpp": _GELU},
     "HunYuanMoEV1ForCausalLM": {"converter": _TOKENIZER},
     "DeepseekV32ForCausalLM": {"converter": _BOS},
