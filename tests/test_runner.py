@@ -21,6 +21,7 @@ from gguflike.kernels.attention.sizes import ATTENTION_KEYS, part_bytes
 from gguflike.runner import parts
 from gguflike.runner.buffers import Buffers
 from gguflike.runner.model import Model
+from gguflike.runner.parts.attention import attended
 from gguflike.runner.rope import rotation
 from gguflike.runner.schedule import OneToken
 from gguflike.runner.state import KVCache, default_context, kv_bytes_per_position
@@ -386,7 +387,7 @@ def test_memory_holds_every_part_of_attention(positions: int) -> None:
     norm = Norm("attn_norm", 64, 1e-5)
     graph = Graph(Embedding(300, 64), ((Branch(norm, part),),), norm, Head(300, 64))
     schedule = OneToken(Buffers(graph, positions, 1))
-    schedule.attend(part, KVCache(2, 32, positions), [])
+    attended(part, schedule, KVCache(2, 32, positions), [])
     place = schedule.program.ops[0].args[ATTENTION_ONE.parts // 8]
     [nbytes] = [count for (_, count), temp in schedule.buffers._temps.items() if temp == place]
     assert nbytes >= -(-positions // ATTENTION_KEYS) * 4 * part_bytes(1, 32)

@@ -19,7 +19,7 @@ from gguflike.runner.speculate import Lookup
 
 if TYPE_CHECKING:
     from gguflike.runner.model import Model
-    from gguflike.runner.state import Copy
+    from gguflike.runner.passes import Saved
 
 FinishReason = Literal["stop", "length", "context"]
 
@@ -101,14 +101,6 @@ def stop_strings(stop: Iterable[str]) -> list[str]:
     return texts
 
 
-class Saved(NamedTuple):
-    """A copy of what the model's cache held of a text, and which tokens that is (see ``Model.turn``)."""
-
-    tokens: list[int]
-    prefilled: int
-    states: list[Copy]
-
-
 class Stream:
     """A generation in progress: iterate over its pieces, or take its ``result()``, which runs it to the end.
 
@@ -159,7 +151,7 @@ class Continuation:
         lookup: int,
     ) -> None:
         self.result = Generation(prompt_tokens=len(tokens))
-        self.saved: Saved | None = None
+        self.saved: Saved | None = None  # what the model held of it, while another computes (see ``Model.turn``)
         self._model, self._tokens, self._max_tokens = model, tokens, max_tokens
         self._sampler, self._random, self._lookup = sampler, random, lookup
 

@@ -8,11 +8,8 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from gguflike import container
 from gguflike.errors import (
@@ -26,26 +23,19 @@ from gguflike.errors import (
 from gguflike.families import registry
 from gguflike.families.config import layers_left_out
 from gguflike.families.family import check_layers
-from gguflike.families.parts import Head, Rope
-from gguflike.families.rope import divisor
-from gguflike.kernels.engine import native
-from gguflike.kernels.engine.host import thread_count
-from gguflike.kernels.engine.program import Program, Team
+from gguflike.families.parts import Head
 from gguflike.progress import Progress
-from gguflike.runner import graph, rope
-from gguflike.runner.buffers import HEAD_TOKENS, Buffers
-from gguflike.runner.generate import Continuation, Generation, Saved, Stream, stop_strings
+from gguflike.runner import graph
+from gguflike.runner.generate import Continuation, Generation, Stream, stop_strings
+from gguflike.runner.passes import Passes
 from gguflike.runner.sampling import Sampler
-from gguflike.runner.state import TYPES, default_context, padded
+from gguflike.runner.state import TYPES, default_context
 from gguflike.runner.tokenizer import Tokenizer, token_ids
 from gguflike.runner.weights import Weights
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    Logits = npt.NDArray[np.float32]
-
-COS_SIN_POSITIONS = 256  # whose cosines and sines are computed together
+    from gguflike.runner.passes import Floats
+    from gguflike.runner.state import States
 
 
 class Model:
@@ -82,33 +72,12 @@ class Model:
         self.context = context or default_context(trained, position_bytes)
         self._check_context()
         self.tokenizer = Tokenizer(file.metadata)
-        count = thread_count(threads)
         self.weights = Weights(file, self.graph, layers_left_out(family.name, file.metadata))
-        self._rotations = {each: self._rotation(each) for each in self.graph.ropes()}
-        self._rotated = 0  # positions whose cosines and sines are in the buffers
-        self.states = graph.new_states(self.graph, self.context, cache_type)
-        self._buffers = buffers = Buffers(self.graph, padded(self.context), count)
-        self._body = graph.body(self.graph, self.weights, buffers, self.states)
-        if self._makes_logits:
-            self._one = graph.one(self.graph, self.weights, buffers, self.states)
-            self._heads = [graph.head(self.graph, self.weights, buffers, many) for many in (False, True)]
-            programs = (self._one, self._body, *self._heads)
-        else:
-            programs = (self._body, self._last)
-        # All at once: what is not in the kernel cache is compiled in parallel.
-        native.load([*Team.OPS, *self.weights.ops, *(name for program in programs for name in program.names)], progress)
-        self._team = Team(count)
-        self.weights.repack(self._team, progress)
-        self._tokens: list[int] = []  # whose keys and values are in the cache
-        self._prefilled = 0  # of them, computed with others: the first so many
+        self._passes = Passes(self.graph, self.weights, self.context, cache_type, threads, progress)
         self._lock = threading.RLock()  # one computation at a time
         self._owner: weakref.ref[Continuation] | None = None  # the unfinished one whose tokens are in the cache
         self._turn: Continuation | None = None  # the one that is computing
         self._closed = False
-
-    def _rotation(self, each: Rope) -> rope.Rotation:
-        name = divisor(each, self.context)
-        return rope.rotation(each, None if name is None else self.weights.floats(name))
 
     def _check_context(self) -> None:
         """ArgumentError for a context longer than the table of a model that has learned its positions."""
@@ -118,14 +87,6 @@ class Model:
             raise ArgumentError("out of range", path=self.path, field="context", expected=expected, got=self.context)
 
     @property
-    def _makes_logits(self) -> bool:
-        return isinstance(self.graph.head, Head)
-
-    @cached_property
-    def _last(self) -> Program:
-        return graph.last(self.graph, self.weights, self._buffers)
-
-    @property
     def labels(self) -> tuple[str, ...]:
         """What a classifier's scores are of, "" where the file has no name for one; empty for other models."""
         labels: tuple[str, ...] = getattr(self.graph.head, "labels", ())
@@ -133,7 +94,12 @@ class Model:
 
     @property
     def threads(self) -> int:
-        return self._team.threads
+        return self._passes.threads
+
+    @property
+    def states(self) -> States:
+        """What the model keeps from token to token."""
+        return self._passes.states
 
     @property
     def vocab_size(self) -> int:
@@ -143,7 +109,7 @@ class Model:
         """Let go of the file. The model cannot be used afterwards (ArgumentError)."""
         with self._lock:
             self._closed = True
-            self._team.close()
+            self._passes.close()
             self._file.close()
 
     def __enter__(self) -> Model:
@@ -166,7 +132,7 @@ class Model:
 
     # Computing
 
-    def logits(self, ids: Sequence[int]) -> Logits:
+    def logits(self, ids: Sequence[int]) -> Floats:
         """Logits after each of ``ids``, float32 (len(ids), vocab). Errors as of ``extend``."""
         return self.extend(ids, 0, all_logits=True)
 
@@ -176,24 +142,16 @@ class Model:
         Where a token computed alone differs from one computed with others (``Weights.exact``), only what was computed
         with others counts, and two are left: so the same prompt gives the same logits whatever the cache holds.
         """
-        count, exact = 0, self.weights.exact
-        limit = min(len(ids) - 1, len(self._tokens)) if exact else min(len(ids) - 2, self._prefilled)
-        while count < limit and ids[count] == self._tokens[count]:
-            count += 1
-        return self.states.reusable(count)
+        return self._passes.common_prefix(ids)
 
     def forget(self, position: int) -> None:
         """Drop what the cache holds from ``position`` on."""
         check_integer("position", position, 0)
         with self._lock:
             self._claim(self._turn)
-            self._cut(position)
+            self._passes.forget(position)
 
-    def _cut(self, position: int) -> None:
-        del self._tokens[position:]
-        self._prefilled = min(self._prefilled, position)
-
-    def extend(self, ids: Sequence[int], position: int, all_logits: bool = False) -> Logits:
+    def extend(self, ids: Sequence[int], position: int, all_logits: bool = False) -> Floats:
         """Compute ``ids`` after the first ``position`` cached tokens: logits (1, vocab) of the last, or of all.
 
         Unless ``all_logits``, the result is a view that the next call overwrites. ArgumentError where an id is not in
@@ -206,8 +164,8 @@ class Model:
         with self._lock:
             self._claim(self._turn)
             self._check(ids, position)
-            check_integer("position", position, 0, len(self._tokens), "compute the tokens before it first")
-            if position and self._buffers.whole:
+            check_integer("position", position, 0, len(self._passes.tokens), "compute the tokens before it first")
+            if position and self._passes.whole:
                 raise UnsupportedError(
                     "tokens of this model see those behind them, so a text cannot be computed in pieces",
                     path=self.path,
@@ -215,38 +173,9 @@ class Model:
                     got=position,
                     remedy="give all tokens at once",
                 )
-            self._return_to(position)
-            return self._computed(ids, position, all_logits)
+            return self._finite(self._passes.logits(ids, position, all_logits), "logits")
 
-    def _return_to(self, position: int) -> None:
-        """Let the states stand at ``position``. What they have forgotten since is computed again."""
-        kept = self.states.reusable(position)
-        again = self._tokens[kept:position]
-        self._cut(kept)
-        self.states.cut(kept)
-        if again:
-            self._computed(again, kept, all_logits=False)
-
-    def _computed(self, ids: Sequence[int], position: int, all_logits: bool) -> Logits:
-        """Logits of ``ids`` behind all cached tokens."""
-        if len(ids) == 1:
-            self._pass(self._one, ids, position)
-            self._check_finite(self._buffers.logits[:1])
-            return self._buffers.logits[:1].copy() if all_logits else self._buffers.logits[:1]
-        out = np.empty((len(ids), self.vocab_size), np.float32) if all_logits else self._buffers.logits[:1]
-        size = self._buffers.batch
-        for start in range(0, len(ids), size):
-            batch = ids[start : start + size]
-            self._pass(self._body, batch, position + start)
-            if all_logits:
-                for first in range(0, len(batch), HEAD_TOKENS):
-                    count = min(HEAD_TOKENS, len(batch) - first)
-                    out[start + first : start + first + count] = self._pass_head(first, count)
-            elif start + len(batch) == len(ids):
-                out = self._pass_head(len(batch) - 1, 1)
-        return out
-
-    def hidden(self, ids: Sequence[int], second: int | None = None, *, last: bool = False) -> Logits:
+    def hidden(self, ids: Sequence[int], second: int | None = None, *, last: bool = False) -> Floats:
         """What the last norm makes of each of ``ids``, float32 (len(ids), n_embd): what vectors of texts are made of.
 
         ``second``: the ids from there on are those of the second of two texts, which some encoders are told. ``last``:
@@ -258,56 +187,13 @@ class Model:
         with self._lock:
             self._claim(self._turn)
             self._check(ids, 0)
-            begin = self.common_prefix(ids) if last and not self._buffers.whole else 0
-            self._return_to(begin)
-            buffers, out = self._buffers, np.empty((len(ids), self.graph.embedding.n_embd), np.float32)
-            types = np.arange(len(ids)) >= (len(ids) if second is None else second)
-            types &= self.graph.embedding.types > 1
-            for start in range(begin, len(ids), buffers.batch):
-                batch = ids[start : start + buffers.batch]
-                buffers.type_ids[: len(batch)] = types[start : start + len(batch)]
-                self._pass(self._body, batch, start)
-                if self.graph.norm is not None:
-                    self._team.run(self._last, len(batch))
-                out[start : start + len(batch)] = buffers.x[: len(batch)]
-            buffers.type_ids[:] = 0
-            out = out[-1:] if last else out
-            self._check_finite(out, "hidden states")
-            return out
+            return self._finite(self._passes.hidden(ids, len(ids) if second is None else second, last), "hidden states")
 
-    def _pass(self, program: Program, batch: Sequence[int], position: int) -> None:
-        count, buffers = len(batch), self._buffers
-        buffers.ids[:count] = batch
-        if self.graph.embedding.positions:
-            buffers.position_ids[:count] = np.arange(position, position + count)
-        if position + count > self._rotated:
-            start, wanted = self._rotated, -(-(position + count) // COS_SIN_POSITIONS) * COS_SIN_POSITIONS
-            self._rotated = min(wanted, buffers.positions)
-            for each, rotation in self._rotations.items():
-                rotation.fill_cos_sin(start, self._rotated - start, buffers.cos_sin[each][start:])
-        try:
-            self.states.before(position, count)
-            self._team.run(program, count, position)
-            self.states.advance(position, count)
-        except BaseException:  # an interrupt: nobody knows what the states hold
-            self._cut(0)
-            self.states.cut(0)
-            raise
-        if program is self._body and self._prefilled == position:
-            self._prefilled += count
-        self._tokens += batch
-
-    def _pass_head(self, first: int, count: int) -> Logits:
-        self._buffers.head_x[:count] = self._buffers.x[first : first + count]
-        self._team.run(self._heads[count > 1], count)
-        self._check_finite(self._buffers.logits[:count])
-        return self._buffers.logits[:count]
-
-    def _check_finite(self, logits: Logits, what: str = "logits") -> None:
-        """GGUFError where a value is NaN or infinite: no token can be chosen by it, and nothing else told."""
-        if math.isfinite(logits.max()) and math.isfinite(logits.min()):  # NaN is the maximum of whatever holds one
-            return
-        self._cut(0)
+    def _finite(self, values: Floats, what: str) -> Floats:
+        """The values. GGUFError where one is NaN or infinite: no token can be chosen by it, and nothing else told."""
+        if math.isfinite(values.max()) and math.isfinite(values.min()):  # NaN is the maximum of whatever holds one
+            return values
+        self._passes.forget(0)
         damaged = self.weights.not_finite()
         raise GGUFError(
             f"the {what} are NaN or infinite, so nothing can be made of them",
@@ -338,12 +224,11 @@ class Model:
         if owner is text:
             return
         if owner is not None:
-            owner.saved = Saved(list(self._tokens), self._prefilled, self.states.save(len(self._tokens)))
+            owner.saved = self._passes.save()
         self._owner = None if text is None else weakref.ref(text)
         if text is not None and text.saved is not None:
             saved, text.saved = text.saved, None
-            self.states.restore(saved.states)
-            self._tokens, self._prefilled = saved.tokens, saved.prefilled
+            self._passes.restore(saved)
 
     def _check(self, ids: Sequence[int], position: int) -> None:
         if not ids:
@@ -364,7 +249,7 @@ class Model:
             )
 
     def _check_logits(self) -> None:
-        if not self._makes_logits:
+        if not isinstance(self.graph.head, Head):
             raise UnsupportedError(
                 "this model gives vectors or scores, not logits, so it has no text to continue",
                 path=self.path,
@@ -380,7 +265,7 @@ class Model:
         pooling: str | None = None,
         normalize: bool = True,
         truncate: bool = False,
-    ) -> Logits:
+    ) -> Floats:
         """A vector for each text (one for a single one), float32 (texts, n), of length 1 unless not ``normalize``.
 
         ``pooling``, "mean", "cls" (the first token's vector) or "last", is what the file says unless it is given; for a
@@ -392,7 +277,7 @@ class Model:
 
         return embedding.embed(self, texts, pooling, normalize, truncate)
 
-    def scores(self, texts: Iterable[str | tuple[str, str]], *, truncate: bool = False) -> Logits:
+    def scores(self, texts: Iterable[str | tuple[str, str]], *, truncate: bool = False) -> Floats:
         """What a classifier gives each of ``labels``, float32 (texts, labels), for texts or for pairs of them.
 
         Scores are as the model makes them, before softmax or sigmoid, unless ``graph.head.probabilities``. Errors as of
@@ -402,7 +287,7 @@ class Model:
 
         return embedding.scores(self, texts, truncate)
 
-    def rerank(self, query: str, documents: str | Iterable[str], *, truncate: bool = False) -> Logits:
+    def rerank(self, query: str, documents: str | Iterable[str], *, truncate: bool = False) -> Floats:
         """How well each document answers the query by a reranker, float32 (documents,): more is better.
 
         The score of the model's one label, or the probability of the first ("yes"). Errors as of ``embed``, and

@@ -92,10 +92,10 @@ def emit(part: Attention, s: Schedule, weights: LayerWeights, state: KVCache, so
     s.linear(q, normed, s.temp("q", part.q_size))
     s.linear(k, normed, s.temp("k", part.kv_size), beside=True)
     s.linear(v, normed, s.temp("v", part.kv_size), beside=True)
-    s.linear(out, _attend(part, s, state, (out,)), target.address, add=target.add)
+    s.linear(out, attended(part, s, state, (out,)), target.address, add=target.add)
 
 
-def _attend(part: Attention, s: Schedule, cache: KVCache, readers: Sequence[Matrix]) -> Activations:
+def attended(part: Attention, s: Schedule, cache: KVCache, readers: Sequence[Matrix]) -> Activations:
     """Rotate the queries and keys in the temporaries "q", "k" and "v", store the keys and values, and attend."""
     assert part.rope is not None  # of what is usual
     found = found_for(readers, s, part.q_size, part.head_dim)

@@ -53,15 +53,15 @@ class _Rows(NamedTuple):
 
 
 def emit(
-    part: LatentAttention, s: Schedule, weights: LayerWeights, cache: KVCache, source: Source, target: Target
+    part: LatentAttention, s: Schedule, weights: LayerWeights, state: KVCache, source: Source, target: Target
 ) -> None:
     q, latent = _project(part, s, weights, source)
-    queries, keys = s.temp("latent queries", part.heads * cache.head_dim), s.temp("latent keys", cache.head_dim)
+    queries, keys = s.temp("latent queries", part.heads * state.head_dim), s.temp("latent keys", state.head_dim)
     factors = temperatures(part.temperature, s)
     step = part.nope_dim + part.rope_dim
     turned = _Rows(q + 4 * part.nope_dim, part.q_size, step, part.rope_dim)
     s.share(
-        "attention.heads:prepare", _copied(turned, part.heads, queries, cache.head_dim, factors), items=1, per_tokens=1
+        "attention.heads:prepare", _copied(turned, part.heads, queries, state.head_dim, factors), items=1, per_tokens=1
     )
     words = KEYS.pack(
         x=latent,
@@ -69,15 +69,15 @@ def emit(
         rope_dim=part.rope_dim,
         weight=weights.address(part.kv_norm.weight_role),
         eps=float_bits(part.kv_norm.eps),
-        padded=cache.head_dim,
+        padded=state.head_dim,
         out=keys,
     )
     s.share("attention.latent:keys", words, items=1, per_tokens=1, beside=True)
     asked = _Rows(q, part.q_size, step, part.nope_dim)
     absorbed = queries + 4 * part.rope_dim
-    _by_head(s, weights.stack("attn_k_b"), asked, absorbed, cache.head_dim, factors)
-    values = _attend(part, s, cache, queries, keys)
-    found = _Rows(_shifted(values, 4 * part.rope_dim), part.heads * cache.head_dim, cache.head_dim, part.kv_rank)
+    _by_head(s, weights.stack("attn_k_b"), asked, absorbed, state.head_dim, factors)
+    values = _attend(part, s, state, queries, keys)
+    found = _Rows(_shifted(values, 4 * part.rope_dim), part.heads * state.head_dim, state.head_dim, part.kv_rank)
     size = part.heads * part.value_dim
     result, out = s.temp("latent values", size), weights.matrix("attn_output")
     _by_head(s, weights.stack("attn_v_b"), found, result, part.value_dim, 0)
