@@ -5,6 +5,7 @@ GGUF stores it absorbed, with one key head: keys are the latent and the rotated 
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -16,7 +17,6 @@ from gguflike.families.decoder import (
     decoder,
     exported,
     feed_forward,
-    magnitude,
     rms,
     rope_of,
 )
@@ -25,14 +25,13 @@ from gguflike.families.mistral3 import LEFT_OUT
 from gguflike.families.mixture import (
     ROUTER_KEYS,
     SCORINGS,
+    SIGMOID,
     SOFTMAX,
     Mixture,
     dense_lead,
     expert_names,
     experts,
     gating,
-    n_groups,
-    n_groups_used,
     shared,
     shared_names,
 )
@@ -73,12 +72,17 @@ class DeepSeek(Mixture, Latent):
     n_rot: int = key(None, None, default=lambda c: c.rope_dim)
     log_multiplier: float | None = key(
         "rope.scaling.yarn_log_multiplier",
-        "rope.scaling.yarn_log_multiplier",
+        "rope.scaling.mscale_all_dim",
         via=Via(
             read=lambda _, scale: 0.1 * scale, write=lambda c: c.log_multiplier and round(10 * c.log_multiplier, 6)
         ),
     )
     temperature: float | None = key("attention.temperature_scale", "rope.temperature")
+    temperature_length: int | None = key(
+        "attention.temperature_length",
+        None,
+        default=lambda c: None if c.temperature is None else c.rope_context or c.n_ctx,
+    )
     n_expert: int = key("expert_count", "n_routed_experts", default=0, zero=True, implied=True)
     n_expert_used: int = key("expert_used_count", "num_experts_per_tok", default=0, zero=True, implied=True)
     n_ff_expert: int = key("expert_feed_forward_length", "moe_intermediate_size", default=lambda c: c.n_ff)
@@ -86,12 +90,13 @@ class DeepSeek(Mixture, Latent):
         "first_k_dense_replace", "mlp_layer_types", default=lambda c: 0 if c.n_expert else c.n_layer
     )
     n_shared: int = key("expert_shared_count", "n_shared_experts", default=0, zero=True)
-    scale: float = key("expert_weights_scale", "routed_scaling_factor", default=1.0)
+    scale: float | None = key("expert_weights_scale", "routed_scaling_factor")
     normalize: bool = key("expert_weights_norm", "norm_topk_prob", default=False, implied=True)
-    scoring: int = gating(SOFTMAX)
+    scoring: int = replace(gating(SOFTMAX), implied=True)
+    fused: bool = key(None, None, tensor=lambda c: f"blk.{c.n_dense}.ffn_gate_up_exps.weight")
     choice_bias: bool = key(None, None, tensor=lambda c: f"blk.{c.n_dense}.exp_probs_b.bias")
-    n_groups: int = n_groups()
-    n_groups_used: int = n_groups_used()
+    n_groups: int | None = key("expert_group_count", "n_group")
+    n_groups_used: int | None = key("expert_group_used_count", "topk_group")
 
 
 def deepseek(c: DeepSeek) -> Graph:
@@ -134,31 +139,29 @@ def _attention(c: DeepSeek) -> LatentAttention:
         rms(c, "attn_kv_a_norm", c.kv_rank),
         rms(c, "attn_q_a_norm", c.q_rank) if c.q_rank else None,
         bias=c.attention_bias,
-        temperature=None if c.temperature is None else Temperature(c.temperature, float(c.rope_context or c.n_ctx)),
+        temperature=None if c.temperature is None else Temperature(c.temperature, float(c.temperature_length or 1)),
     )
 
 
 def _rope(c: DeepSeek) -> Rope:
-    """Cosines and sines are multiplied by the ratio of YaRN's magnitudes for mscale and mscale_all_dim."""
+    """Where scores grow by mscale_all_dim, cosines and sines are multiplied by what the file says and nothing else."""
     rope = rope_of(c, "norm")
     if rope.scaling is None or not c.log_multiplier:
         return rope
-    own = magnitude(c) or yarn_magnitude(rope.scaling.factor)
-    divided = own / yarn_magnitude(rope.scaling.factor, 10 * c.log_multiplier)
-    return replace(rope, scaling=replace(rope.scaling, magnitude=divided))
+    return replace(rope, scaling=replace(rope.scaling, magnitude=c.yarn_attn_factor or c.rope_attn_factor or 1.0))
 
 
 def _experts(c: DeepSeek, group_score: Literal["max", "top2"]) -> Mixer:
     router = Router(
         SCORINGS[c.scoring],
         c.normalize,
-        c.scale,
+        c.scale or 1.0,
         choice_bias="exp_probs_b.bias" if c.choice_bias else None,
-        groups=c.n_groups,
-        groups_used=c.n_groups_used,
+        groups=c.n_groups or 1,
+        groups_used=c.n_groups_used or 1,
         group_score=group_score,
     )
-    return experts(c, router, shared=shared(c, c.n_ff_expert * c.n_shared))
+    return experts(c, router, fused=c.fused, shared=shared(c, c.n_ff_expert * c.n_shared))
 
 
 @frozen
@@ -189,7 +192,7 @@ def normalized(values: dict[str, Any]) -> dict[str, Any]:
         key: value for key, value in values.items() if key not in ("num_key_value_heads", "head_dim", "qk_head_dim")
     }
     if made.pop("topk_method", None) == "greedy":
-        made |= {"n_group": 1, "topk_group": 1}
+        made |= {name: 1 for name in ("n_group", "topk_group") if made.get(name)}
     made.pop("partial_rotary_factor", None)
     ropes = made.get("rope_parameters")
     if isinstance(ropes, dict):
@@ -202,7 +205,15 @@ def spelled(config: dict[str, Any]) -> dict[str, Any]:
     """With as many key heads as query heads, as the checkpoint's form has, and DeepSeek's ways of choosing."""
     made = {**config, "num_key_value_heads": config["num_attention_heads"]}
     if made["model_type"] == "deepseek_v2":
-        made["topk_method"] = "group_limited_greedy" if made["n_group"] > 1 else "greedy"
+        made["topk_method"] = "group_limited_greedy" if made.get("n_group", 1) > 1 else "greedy"
+    made.setdefault("q_lora_rank", None)  # which is not what its absence means
+    if made["model_type"] == "mistral4":
+        share = made["qk_rope_head_dim"] / (made["qk_rope_head_dim"] + made["qk_nope_head_dim"])
+        stretched = {"rope_type": "default", **(made.pop("rope_scaling", None) or {})}
+        made["rope_parameters"] = {**stretched, "rope_theta": made.pop("rope_theta"), "partial_rotary_factor": share}
+    if made["model_type"] == "youtu":
+        for name in ("moe_intermediate_size", "first_k_dense_replace", "n_shared_experts", "n_routed_experts"):
+            made.pop(name, None)
     return made
 
 
@@ -221,6 +232,15 @@ _ORIGINS = MappingProxyType(
         "attn_v_b": _OfHeads(values=True),
     }
 )
+
+
+def _of_file(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[Any] | None:  # noqa: ARG001
+    """The class that a file was made of: by whether it has experts, and how their logits become scores."""
+    if not metadata.get("deepseek2.expert_count"):
+        return YOUTU
+    return DEEPSEEK_V3 if metadata.get("deepseek2.expert_gating_func") == SIGMOID else None
+
+
 DEEPSEEK_V2 = Family(
     name="deepseek2",
     classes=("DeepseekV2ForCausalLM",),
@@ -236,6 +256,7 @@ DEEPSEEK_V2 = Family(
     assumed=MappingProxyType({"n_routed_experts": 64, "n_shared_experts": 2, "moe_intermediate_size": 1407}),
     normalized=normalized,
     spelled=spelled,
+    file_variant=_of_file,
 )
 DEEPSEEK_V3 = replace(
     DEEPSEEK_V2,
@@ -272,8 +293,16 @@ YOUTU = replace(
 MISTRAL4 = replace(
     DEEPSEEK_V2,
     name="mistral4",
+    file_variant=None,
     classes=("Mistral4ForCausalLM",),
     graph=mistral4,
+    origins=MappingProxyType(
+        {
+            **_ORIGINS,
+            "ffn_gate_up_exps": Named("mlp.experts.gate_up_proj", bare=True),
+            "ffn_down_exps": Named("mlp.experts.down_proj", bare=True),
+        }
+    ),
     left_out=LEFT_OUT,
     constants=exported("Mistral4ForCausalLM", "mistral4"),
     assumed=MappingProxyType({"norm_topk_prob": True, "n_shared_experts": 1, "num_experts_per_tok": 4}),

@@ -80,9 +80,9 @@ FAMILIES = (
     ("llama4:LLAMA4", "llama4", "Llama4ForCausalLM", "Llama4ForConditionalGeneration"),
     ("mellum:MELLUM", "mellum", "MellumForCausalLM"),
     # Latent attention
+    ("deepseek:DEEPSEEK_V2", "deepseek2", "DeepseekV2ForCausalLM"),
     ("deepseek:DEEPSEEK_V3", "deepseek2", "DeepseekV3ForCausalLM"),
     ("deepseek:MISTRAL4", "mistral4", "Mistral4ForCausalLM"),
-    ("deepseek:DEEPSEEK_V2", "deepseek2", "DeepseekV2ForCausalLM"),
     ("deepseek:GLM4_MOE_LITE", "deepseek2", "Glm4MoeLiteForCausalLM"),
     ("deepseek:YOUTU", "deepseek2", "YoutuForCausalLM"),
     # Recurrent and hybrid

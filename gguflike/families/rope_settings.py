@@ -202,6 +202,9 @@ def _magnitude(
     if all_dim and "rope.scaling.yarn_log_multiplier" in read:
         flat["rope.scaling.yarn_log_multiplier"] = _number("mscale_all_dim", all_dim)
         own /= yarn_magnitude(stretched, flat["rope.scaling.yarn_log_multiplier"])
+    if all_dim and "rope.scaling.mscale_all_dim" in read:  # of which readers multiply by nothing
+        flat["rope.scaling.mscale_all_dim"] = _number("mscale_all_dim", all_dim)
+        own = 1.0
     if factor is not None:
         flat["rope.scaling.yarn_attn_factor"] = magnitude = _number("attention_factor", factor)
     elif mscale and all_dim:
@@ -301,6 +304,11 @@ def _spelled_magnitude(flat: Mapping[str, Any]) -> dict[str, Any]:
     """YaRN's settings of the magnitude, as `_magnitude` reads them."""
     multiplier, factor = flat.get("rope.scaling.yarn_log_multiplier"), flat["rope.scaling.factor"]
     spelled = {} if multiplier is None else {"mscale": 1.0, "mscale_all_dim": multiplier}
+    if (all_dim := flat.get("rope.scaling.mscale_all_dim")) is not None:
+        spelled = {"mscale": all_dim, "mscale_all_dim": all_dim}
+        if (more := flat.get("rope.scaling.attn_factor")) is not None:
+            spelled["attention_factor"] = more
+        return spelled
     if (whole := flat.get("rope.scaling.yarn_attn_factor")) is not None:
         spelled["attention_factor"] = whole
     elif (more := flat.get("rope.scaling.attn_factor")) is not None:

@@ -198,7 +198,12 @@ ROWS = (
         ),
         published={"scoring_func": "sigmoid"},
     ),
-    Row("YoutuForCausalLM", "deepseek2", text(**MLA, tie_word_embeddings=True, rope_parameters=rope(1.6e6))),
+    # transformers makes the row of a padding token zero when it loads one
+    Row(
+        "YoutuForCausalLM",
+        "deepseek2",
+        text(**MLA, tie_word_embeddings=True, rope_parameters=rope(1.6e6), pad_token_id=None),
+    ),
     Row(
         "Ernie4_5_MoeForCausalLM",
         "ernie4_5-moe",

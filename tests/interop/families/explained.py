@@ -61,6 +61,10 @@ _MASK = (
     "its converter reads sentencepiece.bpe.model, which lacks <mask>, the last token of tokenizer.json, and numbers "
     "the padding behind it one too low"
 )
+_PADDING = (
+    "transformers makes the row of the padding token zero when it loads this class; an export says which token pads, "
+    "which the row of the table does not"
+)
 _POOLER = (
     "its converter drops the pooler, through which the classifier of this class reads; we keep it as cls, which "
     "llama.cpp computes where it is there"
@@ -68,6 +72,9 @@ _POOLER = (
 
 #: Row -> proof -> why.
 EXPLAINED: Mapping[str, Mapping[str, str]] = {
+    "YoutuForCausalLM": {"back": _PADDING},
+    "Glm4MoeLiteForCausalLM": {"converter": _TABLE_IDS},
+    "Mistral3ForConditionalGeneration/experts": {"converter": _TEMPERATURE},
     "FalconForCausalLM/40B": {"converter": _CONTEXT},
     "GPTNeoXForCausalLM": {"converter": _FILE_TYPE},
     "GPTNeoXForCausalLM/sequential": {"converter": _FILE_TYPE},
@@ -98,7 +105,6 @@ EXPLAINED: Mapping[str, Mapping[str, str]] = {
     "NemotronHForCausalLM/experts": {"reference": _STEPS, "llama.cpp": _STEPS, "runner": _STEPS},
     "Qwen3NextForCausalLM": {"quantized": _MAGNIFIED},
     "Llama4ForCausalLM/chunks": {"converter": _CHUNK_KEY, "llama.cpp": _CHUNKS},
-    "Mistral3ForConditionalGeneration/experts": {"llama.cpp": _TEMPERATURE},
     "PhimoeForCausalLM": {"llama.cpp": _SPARSEMIXER},
 }
 
