@@ -278,6 +278,14 @@ def test_naming_a_block_type_is_no_branch(source: str) -> None:
     assert block_type_branches(source) == []
 
 
+def test_the_map_of_the_kernels_names_every_room() -> None:
+    page = ast.get_docstring(ast.parse((PACKAGE / "kernels" / "__init__.py").read_text()), clean=False) or ""
+    start, end = page.index("**Map.**"), page.index("**Two kinds of kernels.**")
+    named = set(page[start:end].replace("/", " ").replace(":", " ").split())
+    assert set(ROOMS) <= named
+    assert {path.stem for path in (PACKAGE / "kernels").iterdir() if not path.name.startswith("__")} == set(ROOMS)
+
+
 @pytest.mark.parametrize("room", ["engine", "vector", "matmul", "attention", "experts", "recurrent", "rows"])
 def test_maps_of_rooms_name_every_file(room: str) -> None:
     """The page at the top of a room says what each of its files is for."""

@@ -10,7 +10,8 @@
     matmul/      products of matrices in blocks with activations
     attention/   attention over a cache of keys and values, rotary positions
     experts/     mixtures of experts: the choice of a token's experts, products with their matrices alone
-    ops  embed   what stands between the matrix products of most models: norm, silu, rows of the embedding
+    ops  embed   what stands between the matrix products of most models: norm, silu, rows of the embedding;
+                 args: the argument words of both
     rows/        the same in all their forms: any norm, any activation, sums, scales, soft-caps
     recurrent/   convolutions, the gated delta rule and state-space models, with their states
     table        one row per block type: which kernels serve it, how its weights lie in memory
@@ -45,6 +46,6 @@
                                       |   bits 0 to 3, and column i of step 8 in bits 4-7   |
                                       +-----------------------------------------------------+
 
-The words of the encoders are in encode/__init__.py, those of attention in attention/__init__.py, and those of
-mixtures of experts in experts/__init__.py.
+The words of the encoders, of attention, of mixtures of experts and of recurrent states are in the pages of their rooms:
+encode/, attention/, experts/ and recurrent/.
 """
