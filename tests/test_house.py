@@ -278,6 +278,21 @@ def test_naming_a_block_type_is_no_branch(source: str) -> None:
     assert block_type_branches(source) == []
 
 
+def test_the_map_of_the_families_names_what_they_are_made_with() -> None:
+    folder = PACKAGE / "families"
+    shared = {path.stem for path in folder.iterdir() if not path.name.startswith("__")} - FAMILY_MODULES
+    page = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()), clean=False) or ""
+    assert {line.split()[0].rstrip("/") for line in page.splitlines() if line.startswith("    ")} == shared
+    wrong = [
+        f"{path.relative_to(PACKAGE)}:{line}: imports the family {name}"
+        for path in sorted(folder.rglob("*.py"))
+        if path.relative_to(folder).parts[0].removesuffix(".py") in shared
+        for line, name in imports(path)
+        if name.startswith("gguflike.families.") and name.split(".")[2] in FAMILY_MODULES
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_the_map_of_the_kernels_names_every_room() -> None:
     page = ast.get_docstring(ast.parse((PACKAGE / "kernels" / "__init__.py").read_text()), clean=False) or ""
     start, end = page.index("**Map.**"), page.index("**Two kinds of kernels.**")

@@ -1,4 +1,21 @@
-"""Running models on the CPU, straight on the quantized blocks. Importing this imports neither numba nor tokenizers."""
+"""Running models on the CPU, straight on the quantized blocks. Importing this imports neither numba nor tokenizers.
+
+A model, from what users call down to ops:
+
+    model      what users hold: text in, text, logits or vectors out, in turns
+    generate   one token after another; sampling, speculate (drafts), template and template_child (chats)
+    embedding  texts to vectors and scores; pooling
+    passes     from token ids to logits or hidden states, and what stays of them
+    graph      from a graph of parts to programs of ops
+    parts/     a module for each kind of part: its checks, its state, its ops
+    schedule   the verbs by which parts add ops, for one token and for several; rows, rope
+    state      what is kept from token to token; recurrent
+    weights    the tensors of a file as the ops read them
+    buffers    what a pass writes between its ops
+    tokenizer  text to token ids and back
+
+Beside it: bench, perplexity, memory.
+"""
 
 from gguflike.runner.generate import Generation, Piece, Stream
 from gguflike.runner.model import Model, load
