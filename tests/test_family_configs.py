@@ -47,7 +47,9 @@ def differences(config: type, one: Any, other: Any) -> list[str]:
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
 def test_configurations_survive_gguf_and_config(row: Any) -> None:
-    family, c, _ = read({"architectures": [row.registered or row.model_class], **row.config})
+    config = {"architectures": [row.registered or row.model_class], **row.config}
+    of_tensors = {key: [0.25, -0.5, 0.0, 1.0] for key in registry.for_config(config).scalars}
+    family, c, _ = read({**config, **of_tensors})
     metadata = configs.to_metadata(c, family.name)
     metadata["tokenizer.ggml.tokens"] = ["x"] * c.n_vocab  # which stands for a key of the vocabulary's size
     names = {binding.gguf for binding in family.bind(c)}

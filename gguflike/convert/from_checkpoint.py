@@ -96,6 +96,7 @@ def plan_conversion(
         values["pooling_type"] = pooling_type(opened.pooling)
     family = registry.for_config(values)
     available = {family.canonical(name): tensor for name, tensor in opened.tensors.items()}
+    values |= scalars(family, available)
     config, notices = family.from_config(values, ignore_config, available.keys())
     check_layers(config, opened)
     config, kept = untied(family, config, available)
@@ -214,6 +215,18 @@ def check_layers(config: Any, opened: Checkpoint) -> None:
         )
 
 
+def scalars(family: Family[Any], available: Mapping[str, LazyTensor]) -> dict[str, list[float]]:
+    """The hyper-parameters that the checkpoint holds as tensors, by their keys: a value for each layer that has one."""
+    return {
+        key: [
+            float(available[name].read_f32().reshape(()))
+            for name in family.scalar_names(key, len(available))
+            if name in available
+        ]
+        for key in family.scalars
+    }
+
+
 def match(
     family: Family[Any], config: Any, available: Mapping[str, LazyTensor], folder: Path, further: int = 0
 ) -> tuple[list[Source], list[str]]:
@@ -222,7 +235,7 @@ def match(
 
     CheckpointError on a tensor that is missing or misshapen, UnsupportedError on one that the family does not have.
     """
-    bindings = family.bind(config, available.keys())
+    bindings = family.bind(config, {name: tensor.shape for name, tensor in available.items()})
     sources = [_source(binding, available, folder) for binding in bindings]
     dropped = set(available) - {piece.hf for binding in bindings for piece in binding.pieces}
     unused = sorted(name for name in dropped if not family.ignores(name))

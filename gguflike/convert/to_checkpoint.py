@@ -48,7 +48,8 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class ExportPlan:
-    """What an export will write: config.json, and each file's tensors with the runs of GGUF rows that make each."""
+    """What an export will write: config.json, and each file's tensors with the runs of GGUF rows that make each, or the
+    value that is all it holds."""
 
     source: str
     target: Path
@@ -59,6 +60,7 @@ class ExportPlan:
     files: Mapping[str, list[Entry]] = field(repr=False)
     module_files: Mapping[str, list[Entry]] = field(repr=False)
     runs: Mapping[str, list[Run]] = field(repr=False)
+    scalars: Mapping[str, float] = field(repr=False)
 
     @property
     def tensor_bytes(self) -> int:
@@ -95,6 +97,9 @@ def export(
 
         def parts(entry: Entry) -> Iterator[memoryview]:
             nonlocal done
+            if entry.name in plan.scalars:
+                yield np.array([plan.scalars[entry.name]], np.float32).data.cast("B")
+                return
             for run in plan.runs[entry.name]:
                 for part in _parts(sources, run, entry.dtype):
                     yield part
@@ -146,6 +151,11 @@ def _plan(opened: GGUFFile, target: Path, dtype: str) -> tuple[ExportPlan, dict[
     entries = [Entry(name, held(name), each[0].piece.hf_shape) for name, each in runs.items()]
     values = family.to_config(config)
     pooling = values.pop("pooling_type", None)
+    scalars: dict[str, float] = {}
+    for key, (_, shape) in family.scalars.items():
+        found = dict(zip(family.scalar_names(key, config.n_layer), values.pop(key), strict=True))
+        entries += [Entry(name, DTYPES["f32"], shape) for name in found]
+        scalars |= found
     of_modules = in_modules(entries)
     others = [entry for entry in entries if not any(entry.name == each.name for e in of_modules.values() for each in e)]
     dense = {file.partition("/")[0]: each[0].shape for file, each in of_modules.items()}
@@ -159,6 +169,7 @@ def _plan(opened: GGUFFile, target: Path, dtype: str) -> tuple[ExportPlan, dict[
         files=shards(others),
         module_files=of_modules,
         runs=runs,
+        scalars=scalars,
     )
     return plan, sources
 

@@ -11,7 +11,8 @@ A configuration is a frozen record whose fields are made by `key`:
 
 The annotation says what kind of value it is: ``int``, ``float`` (both positive), ``str`` or ``bool``; ``| None`` makes
 it optional. ``tuple[int, ...]`` and its like hold a value for each layer, which files may say once for all, or as many
-as the key says; their numbers may be 0, and so may those of keys that say ``zero``.
+as the key says; their numbers may be 0, and so may those of keys that say ``zero``; those of keys that say ``signed``
+may be negative.
 """
 
 from __future__ import annotations
@@ -52,15 +53,14 @@ class Via(NamedTuple):
 class Key(About):
     """What a field is called: below ``<architecture>.`` in GGUF, and in config.json.
 
-    A GGUF key that begins with ``gguflike.`` or ``tokenizer.`` stands as it is. In config.json the first of the names
-    that is there counts (an export writes the first); a dot leads into an object; those that begin with ``rope.`` are
-    the flattened form of rope_settings.py. ``copies`` are further GGUF keys that carry the same value. ``tensor`` names
-    a GGUF tensor (or a function of the fields above, its name) whose presence tells a boolean that GGUF does not store,
-    and config.json neither where it has no name there. ``negated``: config.json stores the opposite. ``zero``: numbers
-    may be 0. ``array``: GGUF always has a value for each layer, even where all are alike. ``listed``: a list of any
-    length, that has nothing to do with layers. ``implied``: GGUF lacks the key where the value is the default
-    (and the configuration says so). ``via``
-    translates.
+    A GGUF key that begins with ``gguflike.``, ``tokenizer.`` or ``xielu.`` stands as it is. In config.json the first of
+    the names that is there counts (an export writes the first); a dot leads into an object; those that begin with
+    ``rope.`` are the flattened form of rope_settings.py. ``copies`` are further GGUF keys that carry the same value.
+    ``tensor`` names a GGUF tensor (or a function of the fields above, its name) whose presence tells a boolean that
+    GGUF does not store, and config.json neither where it has no name there. ``negated``: config.json stores the
+    opposite. ``zero``: numbers may be 0; ``signed``: they may be negative, too. ``array``: GGUF always has a value for
+    each layer, even where all are alike. ``listed``: a list of any length, that has nothing to do with layers.
+    ``implied``: GGUF lacks the key where the value is the default (and the configuration says so). ``via`` translates.
     """
 
     gguf: str | None
@@ -70,6 +70,7 @@ class Key(About):
     tensor: str | Callable[[Any], str] | None
     negated: bool
     zero: bool
+    signed: bool
     array: bool
     listed: bool
     implied: bool | Callable[[Any], bool]
@@ -95,6 +96,7 @@ def key(
     tensor: str | Callable[[Any], str] | None = None,
     negated: bool = False,
     zero: bool = False,
+    signed: bool = False,
     array: bool = False,
     listed: bool = False,
     implied: bool | Callable[[Any], bool] = False,
@@ -106,7 +108,7 @@ def key(
     is missing. A field without one is required unless its annotation admits None.
     """
     names = (config,) if isinstance(config, str) else config or ()
-    return Key(gguf, names, default, copies, tensor, negated, zero, array, listed, implied, via)
+    return Key(gguf, names, default, copies, tensor, negated, zero, signed, array, listed, implied, via)
 
 
 def parameters(config: type) -> tuple[Parameter, ...]:
@@ -238,7 +240,7 @@ def _scalar(value: Any) -> Any:
 
 def full_key(architecture: str, key: str) -> str:
     """The key in a file of a `Key.gguf`."""
-    return key if key.startswith(("gguflike.", "tokenizer.")) else f"{architecture}.{key}"
+    return key if key.startswith(("gguflike.", "tokenizer.", "xielu.")) else f"{architecture}.{key}"
 
 
 def made(
@@ -277,6 +279,8 @@ def _several(parameter: Parameter, value: Any, known: SimpleNamespace, place: GG
 
 def _checked(parameter: Parameter, value: Any, place: GGUFLikeError) -> Any:
     if parameter.kind in (int, float):
+        if parameter.key.signed:
+            return _signed(value, place)
         return _number(parameter.kind, value, parameter.key.zero or parameter.many, place)
     if not isinstance(value, parameter.kind):
         raise type(place)(
@@ -301,6 +305,12 @@ def _number(kind: type, value: Any, zero: bool, error: GGUFLikeError) -> int | f
         expected += " or 0" if zero else ""
         raise type(error)("wrong kind of value", field=error.field, expected=expected, got=repr(value)[:80])
     return int(value) if kind is int else float(value)
+
+
+def _signed(value: Any, error: GGUFLikeError) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise type(error)("wrong kind of value", field=error.field, expected="a number", got=repr(value)[:80])
+    return float(value)
 
 
 def to_metadata(config: Any, architecture: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""ERNIE 4.5, dense."""
+"""ERNIE 4.5, dense, and the text tower of PaddleOCR-VL."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from gguflike.families.decoder import (
 )
 from gguflike.families.family import NESTED_NAMES, Family
 from gguflike.families.parts import Graph
-from gguflike.frozen import frozen
+from gguflike.families.qwen import SEEING, VISION, sections
+from gguflike.frozen import frozen, replace
 
 
 @frozen
@@ -39,6 +40,21 @@ def ernie(c: Ernie) -> Graph:
     return decoder(c, lambda _: block)
 
 
+@frozen
+class Paddle(Ernie):
+    """Hyper-parameters of the text tower of PaddleOCR-VL, whose names LlamaForCausalLM has, too."""
+
+    attention_bias: bool = key(None, ("attention_bias", "use_bias"), default=False, tensor="blk.0.attn_q.bias")
+    mlp_bias: bool = key(None, ("mlp_bias", "use_bias"), default=False, tensor="blk.0.ffn_up.bias")
+    sections: tuple[int, ...] = sections((16, 24, 24, 0))
+
+
+def paddle(c: Paddle) -> Graph:
+    """The same with pairs half a head apart."""
+    block = pre_norm(c, attention(c, rope_of(c, "neox")), feed_forward(c))
+    return decoder(c, lambda _: block)
+
+
 ERNIE = Family(
     name="ernie4_5",
     classes=("Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM"),
@@ -51,4 +67,16 @@ ERNIE = Family(
     constants=exported("Ernie4_5ForCausalLM", "ernie4_5"),
     assumed=MappingProxyType({"rope_theta": 500000.0}),
     notices=rope_notices,
+)
+
+PADDLE_OCR = replace(
+    ERNIE,
+    name="paddleocr",
+    classes=("PaddleOCRVLForConditionalGeneration",),
+    config=Paddle,
+    graph=paddle,
+    left_out=MappingProxyType({**VISION, r"(model\.)?(mlp_AR|projector)\.": "the projector of images"}),
+    inert=ERNIE.inert | SEEING,
+    constants=exported("LlamaForCausalLM", "llama"),
+    assumed=MappingProxyType({**ERNIE.assumed, "head_dim": 128, "num_key_value_heads": 2}),
 )

@@ -60,11 +60,12 @@ class Family(Generic[Config]):
     exported file says beyond the configuration, ``assumed`` what Transformers assumes for absent keys. ``normalized``
     rewrites config.json before anything is read (what families spell in their own way), ``spelled`` does the opposite
     for an export. ``notices`` says of a configuration what other readers of the file will compute differently.
-    ``recover`` gives fields that a GGUF file holds only as tensors, which
-    it reads by name. ``variant`` gives the family that a configuration of these classes means, where it is another one,
-    ``file_variant`` the one that a file of this architecture was made of (its metadata and names of tensors).
-    ``file_keys`` are keys of such a file, below the architecture, that the configuration does not hold, and the values
-    that the graph computes (None: it does not depend on them).
+    ``recover`` gives fields that a GGUF file holds only as tensors, which it reads by name; ``scalars`` are keys that a
+    checkpoint holds only as tensors of one value, one in each layer (what the configuration calls them in config.json
+    -> name below the layer's, and shape). ``variant`` gives the family that a configuration of these classes means,
+    where it is another one, ``file_variant`` the one that a file of this architecture was made of (its metadata and
+    names of tensors). ``file_keys`` are keys of such a file, below the architecture, that the configuration does not
+    hold, and the values that the graph computes (None: it does not depend on them).
     """
 
     name: str
@@ -89,6 +90,7 @@ class Family(Generic[Config]):
     file_variant: Callable[[Mapping[str, Any], Collection[str]], Family[Any] | None] | None = None
     file_keys: Mapping[str, tuple[Any, ...] | None] = _NONE
     recover: Callable[[Config, Callable[[str], Floats]], Config] | None = None
+    scalars: Mapping[str, tuple[str, tuple[int, ...]]] = _NONE
 
     def from_file(self, metadata: Mapping[str, Any], tensors: Collection[str]) -> Config:
         """The configuration of a GGUF file, by its metadata and the names of its tensors.
@@ -159,7 +161,8 @@ class Family(Generic[Config]):
 
     def bind(self, c: Config, available: Collection[str] | None = None) -> tuple[Binding, ...]:
         """Every tensor of a model with configuration ``c``, in file order. ``available`` are the names of a
-        checkpoint's tensors, which say how it spells what has several spellings (None: as an export writes it)."""
+        checkpoint's tensors, or their shapes by name, which say how it spells what has several spellings (None: as an
+        export writes it)."""
         return tuple(self._bound(place, c, available) for place in self.graph(c).tensors() if place.tensor.used)
 
     def _bound(self, place: Place, c: Config, available: Collection[str] | None) -> Binding:
@@ -206,7 +209,8 @@ class Family(Generic[Config]):
 
     @functools.cached_property
     def _ignored(self) -> re.Pattern[str]:
-        return re.compile("|".join(re.escape(name).replace(r"\{i\}", r"\d+") for name in self.ignored) or r"(?!)")
+        names = (*self.ignored, *(self.layers + name for name, _ in self.scalars.values()))
+        return re.compile("|".join(re.escape(name).replace(r"\{i\}", r"\d+") for name in names) or r"(?!)")
 
     def part_left_out(self, hf_name: str, layers: int, further: int) -> str | None:
         """What a tensor of the checkpoint belongs to that is not converted, if it does: of a model of so many
@@ -221,8 +225,12 @@ class Family(Generic[Config]):
         return re.compile(re.escape(self.layers).replace(r"\{i\}", r"(\d+)"))
 
     def ignores(self, hf_name: str) -> bool:
-        """Whether a checkpoint tensor holds nothing that the model computes with."""
+        """Whether a checkpoint tensor is no weight: nothing that the model computes with, or a hyper-parameter."""
         return self._ignored.fullmatch(hf_name) is not None
+
+    def scalar_names(self, key: str, layers: int) -> list[str]:
+        """The tensors, in order of layers, that hold a hyper-parameter of ``scalars``."""
+        return [self._prefix(layer) + self.scalars[key][0] for layer in range(layers)]
 
     def to_config(self, c: Config) -> dict[str, Any]:
         """The part of config.json that describes the model. Inverse of `from_config`."""

@@ -1,4 +1,4 @@
-"""GPT-2."""
+"""GPT-2, and the first StarCoder."""
 
 from __future__ import annotations
 
@@ -36,6 +36,13 @@ class Gpt2(LayerNormed):
     untied: bool = key(None, "tie_word_embeddings", default=False, tensor="output.weight", negated=True)
 
 
+@frozen
+class BigCode(Gpt2):
+    """Hyper-parameters of StarCoder; all heads share one key and value."""
+
+    n_head_kv: int = key("attention.head_count_kv", None, default=1)
+
+
 def gpt2(c: Gpt2) -> Graph:
     """Layer norms, one matrix for queries, keys and values, a feed-forward without a gate; biases everywhere."""
     block = sequential(c, attention(c, None, fused=True), feed_forward(c, gated=False, activation="gelu_tanh"))
@@ -48,6 +55,22 @@ def normalized(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name != "n_ctx" or value != values.get("n_positions")}
 
 
+_NAMES = MappingProxyType(
+    {
+        "token_embd": Named("transformer.wte"),
+        "position_embd": Named("transformer.wpe"),
+        "attn_norm": Named("ln_1"),
+        "attn_qkv": Named("attn.c_attn"),
+        "attn_output": Named("attn.c_proj"),
+        "ffn_norm": Named("ln_2"),
+        "ffn_up": Named("mlp.c_fc"),
+        "ffn_down": Named("mlp.c_proj"),
+        "output_norm": Named("transformer.ln_f"),
+        "output": Named("lm_head"),
+    }
+)
+_MATRICES = ("attn_qkv", "attn_output", "ffn_up", "ffn_down")
+
 GPT2 = Family(
     name="gpt2",
     classes=("GPT2LMHeadModel",),
@@ -55,22 +78,7 @@ GPT2 = Family(
     graph=gpt2,
     layers="transformer.h.{i}.",
     origins=MappingProxyType(
-        {
-            "token_embd": Named("transformer.wte"),
-            "position_embd": Named("transformer.wpe"),
-            "attn_norm": Named("ln_1"),
-            "attn_qkv": Named("attn.c_attn"),
-            "attn_qkv.weight": Named("attn.c_attn", Transposed()),
-            "attn_output": Named("attn.c_proj"),
-            "attn_output.weight": Named("attn.c_proj", Transposed()),
-            "ffn_norm": Named("ln_2"),
-            "ffn_up": Named("mlp.c_fc"),
-            "ffn_up.weight": Named("mlp.c_fc", Transposed()),
-            "ffn_down": Named("mlp.c_proj"),
-            "ffn_down.weight": Named("mlp.c_proj", Transposed()),
-            "output_norm": Named("transformer.ln_f"),
-            "output": Named("lm_head"),
-        }
+        {**_NAMES, **{f"{role}.weight": Named(_NAMES[role].name, Transposed()) for role in _MATRICES}}
     ),
     # OpenAI's own files lack the first part of the names.
     renamed=(*NESTED_NAMES, (r"^(h\.\d|wte\.|wpe\.|ln_f\.)", r"transformer.\1")),
@@ -98,4 +106,31 @@ GPT2 = Family(
         {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "activation_function": "gelu_new"}
     ),
     normalized=normalized,
+)
+
+GPT_BIGCODE = replace(
+    GPT2,
+    name="starcoder",
+    classes=("GPTBigCodeForCausalLM",),
+    config=BigCode,
+    origins=_NAMES,
+    implemented=MappingProxyType(
+        {
+            "activation_function": ("gelu_pytorch_tanh",),
+            "add_cross_attention": (False,),
+            "multi_query": (True,),
+            "num_key_value_heads": (1,),
+            "scale_attn_weights": (True,),
+        }
+    ),
+    inert=GPT2.inert
+    | {"attention_softmax_in_fp32", "inference_runner", "max_batch_size", "max_sequence_length", "pad_key_length"}
+    | {"pre_allocate_kv_cache", "scale_attention_softmax_in_fp32", "validate_runner_input"},
+    constants=MappingProxyType(
+        {
+            "architectures": ["GPTBigCodeForCausalLM"],
+            "model_type": "gpt_bigcode",
+            "activation_function": "gelu_pytorch_tanh",
+        }
+    ),
 )

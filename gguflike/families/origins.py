@@ -9,7 +9,7 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gguflike.families.parts import Tensor
@@ -225,6 +225,19 @@ class Either:
     def chosen(self, prefix: str, tensor: Tensor, available: Collection[str] | None) -> Origin:
         for origin in self.choices:
             if available is not None and all(name in available for name in origin.names(prefix, tensor)):
+                return origin
+        return self.choices[0]
+
+
+@frozen
+class Turned(Either):
+    """The last of several whose tensors the checkpoint holds in the shapes that they have there: matrices may be
+    transposed. An export writes the first."""
+
+    def chosen(self, prefix: str, tensor: Tensor, available: Collection[str] | None) -> Origin:
+        shapes = available if isinstance(available, Mapping) else {}
+        for origin in reversed(self.choices):
+            if all(shapes.get(piece.hf) == piece.hf_shape for piece in origin.pieces(prefix, tensor, None)):
                 return origin
         return self.choices[0]
 

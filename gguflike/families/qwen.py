@@ -149,6 +149,18 @@ def _length(_: Any, value: Any) -> int:
     return len(value)
 
 
+def deepstack() -> Any:
+    """The field of to how many of the first layers a vision tower, which others keep in a file of its own, adds
+    something; in a text nothing is added."""
+    return key(
+        "n_deepstack_layers",
+        "vision_config.deepstack_visual_indexes",
+        default=0,
+        zero=True,
+        via=Via(read=_length, write=lambda _: None),
+    )
+
+
 @frozen
 class Qwen2VL(Qwen2):
     """Hyper-parameters of the text tower of Qwen2-VL and Qwen2.5-VL."""
@@ -158,17 +170,10 @@ class Qwen2VL(Qwen2):
 
 @frozen
 class Qwen3VL(Decoder):
-    """Hyper-parameters of the text tower of Qwen3-VL. ``deepstack`` is to how many of the first layers a vision tower,
-    which others keep in a file of its own, adds something; in a text nothing is added."""
+    """Hyper-parameters of the text tower of Qwen3-VL."""
 
     sections: tuple[int, ...] = sections((24, 20, 20, 0))
-    deepstack: int = key(
-        "n_deepstack_layers",
-        "vision_config.deepstack_visual_indexes",
-        default=0,
-        zero=True,
-        via=Via(read=_length, write=lambda _: None),
-    )
+    deepstack: int = deepstack()
 
 
 def text_norm(c: Any) -> Graph:
@@ -179,7 +184,7 @@ def text_norm(c: Any) -> Graph:
 
 
 # Of models that see, where config.json does not hold the text tower apart.
-_SEEING = frozenset(
+SEEING = frozenset(
     {
         "image_token_id",
         "video_token_id",
@@ -189,15 +194,15 @@ _SEEING = frozenset(
         "vision_token_id",
     }
 )
-_VISION = MappingProxyType({r"(model\.)?visual\.": "the vision tower"})
+VISION = MappingProxyType({r"(model\.)?visual\.": "the vision tower"})
 
 QWEN2VL = replace(
     QWEN2,
     name="qwen2vl",
     classes=("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"),
     config=Qwen2VL,
-    left_out=_VISION,
-    inert=INERT_KEYS | _SEEING,
+    left_out=VISION,
+    inert=INERT_KEYS | SEEING,
     assumed=MappingProxyType({**QWEN2.assumed, "rope_theta": 1e6}),
 )
 
@@ -208,7 +213,7 @@ QWEN3VL = replace(
     config=Qwen3VL,
     outer=("vision_config",),
     graph=text_norm,
-    left_out=_VISION,
+    left_out=VISION,
     normalized=dict,
     spelled=dict,
     notices=rope_notices,

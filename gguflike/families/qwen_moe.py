@@ -22,9 +22,11 @@ from gguflike.families.decoder import (
 )
 from gguflike.families.family import Family
 from gguflike.families.mixture import ROUTER_KEYS, Mixture, expert_names, experts, shared, shared_names
-from gguflike.families.origins import Named
+from gguflike.families.origins import Named, Stacked, Turned
 from gguflike.families.parts import Graph
 from gguflike.families.parts.experts import Router
+from gguflike.families.qwen import VISION, deepstack, sections
+from gguflike.families.transforms import IDENTITY, Share, Transform, Transposed
 from gguflike.frozen import frozen, replace
 
 _QWEN = MappingProxyType(
@@ -74,6 +76,42 @@ QWEN3MOE = Family(
     constants=exported("Qwen3MoeForCausalLM", "qwen3_moe"),
     assumed=MappingProxyType({"norm_topk_prob": False, "num_key_value_heads": 4, "max_position_embeddings": 32768}),
     notices=lambda c: notices(c, True),
+)
+
+
+@frozen
+class Qwen3VLMoe(Qwen3Moe):
+    """The text tower of Qwen3-VL with experts."""
+
+    sections: tuple[int, ...] = sections((24, 20, 20, 0))
+    deepstack: int = deepstack()
+
+
+def _stack(role: str, name: str, published: Transform, saved: Transform) -> Turned:
+    """The origin of the experts' matrices of a stack, which are transposed in published checkpoints, and not where
+    Transformers saves one; an export has them one by one, as Qwen 3 does."""
+    stacks = (Named(f"mlp.experts.{name}", via, bare=True) for via in (published, saved))
+    return Turned((Stacked(f"mlp.experts.{{e}}.{role}_proj"), *stacks))
+
+
+QWEN3VLMOE = replace(
+    QWEN3MOE,
+    name="qwen3vlmoe",
+    classes=("Qwen3VLMoeForConditionalGeneration",),
+    config=Qwen3VLMoe,
+    outer=("vision_config",),
+    left_out=VISION,
+    origins=MappingProxyType(
+        {
+            **QWEN3MOE.origins,
+            "ffn_gate_exps": _stack("gate", "gate_up_proj", Share(index=0, transposed=True), Share(index=0)),
+            "ffn_up_exps": _stack("up", "gate_up_proj", Share(index=1, transposed=True), Share(index=1)),
+            "ffn_down_exps": _stack("down", "down_proj", Transposed(), IDENTITY),
+        }
+    ),
+    assumed=MappingProxyType(
+        {"num_key_value_heads": 16, "max_position_embeddings": 128000, "rope_theta": 5e5, "norm_topk_prob": True}
+    ),
 )
 
 

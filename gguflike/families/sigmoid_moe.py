@@ -8,7 +8,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any
 
-from gguflike.families.config import key
+from gguflike.families.config import Via, key
 from gguflike.families.decoder import (
     DECODER_NAMES,
     INERT_KEYS,
@@ -42,6 +42,7 @@ from gguflike.families.mixture import (
 from gguflike.families.origins import Either, Named
 from gguflike.families.parts import Block, Branch, FeedForward, Graph
 from gguflike.families.parts.experts import Experts, Router
+from gguflike.families.qwen import VISION, padded
 from gguflike.families.windows import every, partial, span, window, windowed, without_window
 from gguflike.frozen import frozen, replace
 
@@ -82,11 +83,15 @@ def sparse(c: Any, layer: int, choice_bias: Any = "exp_probs_b.bias") -> Experts
 
 @frozen
 class Glm4Moe(SigmoidMixture):
-    """GLM 4.5 to 4.7."""
+    """GLM 4.5 to 4.7. Of models that see, ``sections`` say how many pairs turn by which of an image's positions, which
+    are all equal in a text."""
 
     n_ff: int = key("feed_forward_length", "intermediate_size", default=lambda c: c.n_embd, implied=True)
     n_rot: int = partial()
     qk_norm: bool = key(None, "use_qk_norm", default=False, tensor="blk.0.attn_q_norm.weight")
+    sections: tuple[int, ...] | None = key(
+        "rope.dimension_sections", "rope.sections", listed=True, via=Via(read=padded, write=lambda _: None)
+    )
 
 
 def glm4moe(c: Glm4Moe) -> Graph:
@@ -127,6 +132,14 @@ GLM4MOE = Family(
     ),
     spelled=lambda values: {"partial_rotary_factor": 1.0, "num_nextn_predict_layers": 0, **values},
     notices=rope_notices,
+)
+
+
+GLM4V_MOE = replace(
+    GLM4MOE,
+    classes=("Glm4vMoeForConditionalGeneration",),
+    left_out=VISION,
+    assumed=MappingProxyType({**GLM4MOE.assumed, "attention_bias": True}),
 )
 
 

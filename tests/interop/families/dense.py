@@ -238,6 +238,19 @@ ROWS = (
         published={"n_ctx": 128},
     ),
     Row(
+        "GPTBigCodeForCausalLM",
+        "starcoder",
+        {
+            "vocab_size": 384,
+            "n_embd": 64,
+            "n_layer": 3,
+            "n_head": 4,
+            "n_positions": 128,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+    ),
+    Row(
         "FalconForCausalLM",
         "falcon",
         text(

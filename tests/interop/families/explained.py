@@ -15,6 +15,9 @@ _SILU = "llama.cpp activates the gate of this architecture by silu; the model's 
 _CONTEXT = "its converter writes a context of 2048 whatever the configuration says; we follow the configuration"
 _FILE_TYPE = "its converter forgets general.file_type for this architecture"
 _TABLE_IDS = "its converter takes ids of special tokens from tables of its own instead of from the folder"
+_TURNED = (
+    "transformers 5 saves the matrices of experts as they are, which its converter transposes, as published ones need"
+)
 _BOS = "its converter asks the tokenizer for add_bos_token, which those of transformers 5 do not have"
 _KIMI = "transformers 5 saves the dense first layer as block_sparse_moe, a name that published checkpoints do not have"
 _TRUNCATE = (
@@ -23,8 +26,8 @@ _TRUNCATE = (
 )
 _CHUNKS = "llama.cpp attends in chunks of 8192 whatever the configuration says; we follow the configuration"
 _TEMPERATURE = (
-    "llama.cpp's converter writes no attention.temperature_scale for this class, so its graph leaves the temperature "
-    "out; we follow the configuration"
+    "its converter writes no attention.temperature_scale for this class, so llama.cpp leaves the temperature out of "
+    "its files; it computes ours as the configuration says"
 )
 _SPARSEMIXER = (
     "llama.cpp chooses experts by a plain top-k; the model's own router (SparseMixer) weighs each choice against the "
@@ -80,6 +83,8 @@ EXPLAINED: Mapping[str, Mapping[str, str]] = {
     "GPTNeoXForCausalLM/sequential": {"converter": _FILE_TYPE},
     "NemotronForCausalLM": {"converter": _TABLE_IDS},
     "Glm4vForConditionalGeneration": {"converter": _TABLE_IDS},
+    "Glm4vMoeForConditionalGeneration": {"converter": _TABLE_IDS},
+    "Qwen3VLMoeForConditionalGeneration": {"converter": _TURNED},
     "GlmOcrForConditionalGeneration": {"converter": _TABLE_IDS},
     "StableLmForCausalLM/parallel": {"converter": _STABLELM},
     "FalconForCausalLM": {"converter": _FALCON},
