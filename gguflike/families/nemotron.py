@@ -35,7 +35,7 @@ class Nemotron(LayerNormed):
     rope_scaling: str | None = unscaled()
 
 
-def nemotron(c: Nemotron) -> Graph:
+def nemotron(c: LayerNormed) -> Graph:
     """Layer norms and a feed-forward without a gate."""
     block = sequential(c, attention(c, rope_of(c, "neox")), feed_forward(c, gated=False, activation="relu2"))
     return decoder(c, lambda _: block, layer_norm(c, "output_norm"))
