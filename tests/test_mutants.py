@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -91,3 +92,13 @@ class A:
     assert replace_code("mutated_module.py", source, source.replace("return 3", "return 4"))
     assert object_.size == 4
     assert not replace_code("mutated_module.py", source, source + "\nLIMIT = 4\n")
+
+
+def test_explanations_are_of_code_that_is_there() -> None:
+    def bare(text: str) -> str:
+        return "".join(text.split())
+
+    explained = json.loads((ROOT / "scripts" / "mutants_explained.json").read_text())
+    gone = [each for each in explained if bare(each["before"]) not in bare((ROOT / each["path"]).read_text())]
+    assert explained
+    assert gone == []
