@@ -14,7 +14,7 @@ import pytest
 from gguflike import families
 from gguflike.errors import CheckpointError, GGUFError, UnsupportedError
 from gguflike.families import config as configs
-from gguflike.families import registry, rope, rope_settings
+from gguflike.families import refused, registry, rope, rope_settings
 from gguflike.families.family import Family
 from gguflike.families.parts import Tensor, role_of
 from gguflike.families.transforms import RopePermute, RopeSplit
@@ -296,3 +296,22 @@ def test_layers_that_predict_further_tokens_are_left_out() -> None:
     assert family.part_left_out("model.layers.3.mlp.up_proj.weight", 2, 1) is None
     assert family.part_left_out("model.layers.1.mlp.up_proj.weight", 2, 1) is None
     assert family.part_left_out("model.layers.2.mlp.up_proj.weight", 2, 0) is None
+
+
+def test_models_that_are_refused_say_what_they_need() -> None:
+    assert not set(refused.CLASSES) & set(registry.CLASSES)
+    assert not set(refused.ARCHITECTURES) & set(registry.ARCHITECTURES)
+    with pytest.raises(UnsupportedError, match=r"config\.json: KimiLinearForCausalLM needs .*: Kimi's delta attention"):
+        registry.for_config({"architectures": ["KimiLinearForCausalLM"]})
+    with pytest.raises(UnsupportedError, match=r"general\.architecture: t5 needs .*: a decoder that attends to an enc"):
+        registry.for_gguf("t5")
+
+
+def test_models_that_see_or_hear_are_of_the_family_of_their_text_model() -> None:
+    of = {"architectures": ["LlavaForConditionalGeneration"]}
+    family = registry.for_config({**of, "text_config": {"model_type": "qwen2"}})
+    assert family.name == "qwen2"
+    assert family.part_left_out("model.vision_tower.layers.0.weight", 2, 0) == "the vision tower"
+    assert family.part_left_out("model.layers.0.self_attn.q_proj.weight", 2, 0) is None
+    with pytest.raises(UnsupportedError, match=r"text_config\.model_type: text model of a model that sees or hears"):
+        registry.for_config({**of, "text_config": {"model_type": "opt"}})

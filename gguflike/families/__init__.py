@@ -4,6 +4,7 @@ What families are made with:
 
     parts/         what models are made of; no part knows a family
     family         what a family is: data, and a short function from a configuration to a graph of parts
+    refused        models that are refused by name, and why
     registry       one line a family: its file, its general.architecture, its classes
     config         typed hyper-parameters and their side of GGUF
     config_json    their side of config.json

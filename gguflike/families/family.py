@@ -40,7 +40,7 @@ class Binding(NamedTuple):
 #: Names of a text model inside of one for several kinds of input -> its own.
 NESTED_NAMES = (
     (r"^(model\.)?language_model\.lm_head\.", "lm_head."),
-    (r"^(model\.language_model|language_model\.model)\.", "model."),
+    (r"^(model\.language_model|language_model\.model|model\.text_model)\.", "model."),
 )
 
 

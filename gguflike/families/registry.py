@@ -18,6 +18,29 @@ FAMILIES = (
     # Dense decoders
     ("llama:LLAMA", "llama", "LlamaForCausalLM"),
     ("llama:MISTRAL", "llama", "MistralForCausalLM"),
+    (
+        "towers:TOWER",
+        "llama",
+        "AudioFlamingo3ForConditionalGeneration",
+        "Cohere2VisionForConditionalGeneration",
+        "GlmAsrForConditionalGeneration",
+        "GotOcr2ForConditionalGeneration",
+        "GraniteSpeechForConditionalGeneration",
+        "Idefics3ForConditionalGeneration",
+        "InternVLForConditionalGeneration",
+        "JanusForConditionalGeneration",
+        "Lfm2VlForConditionalGeneration",
+        "LightOnOcrForConditionalGeneration",
+        "LlavaForConditionalGeneration",
+        "LlavaNextForConditionalGeneration",
+        "LlavaOnevisionForConditionalGeneration",
+        "MiniCPMV4_6ForConditionalGeneration",
+        "Ovis2ForConditionalGeneration",
+        "Qwen2AudioForConditionalGeneration",
+        "SmolVLMForConditionalGeneration",
+        "VideoLlama3ForConditionalGeneration",
+        "VoxtralForConditionalGeneration",
+    ),
     ("mistral3:MISTRAL3", "mistral3", "Ministral3ForCausalLM", "Mistral3ForConditionalGeneration"),
     ("qwen:QWEN2", "qwen2", "Qwen2ForCausalLM"),
     ("qwen:QWEN3", "qwen3", "Qwen3ForCausalLM"),
@@ -136,16 +159,20 @@ def for_config(config: Mapping[str, Any]) -> Family[Any]:
             expected="a list of one name",
             got=repr(names),
         )
-    return _find(CLASSES, names[0], "config.json").of_config(config)
+    return _find(CLASSES, names[0], "config.json", "CLASSES").of_config(config)
 
 
 def for_gguf(architecture: str) -> Family[Any]:
     """The family of a GGUF file, by its ``general.architecture``."""
-    return _find(ARCHITECTURES, architecture, "general.architecture")
+    return _find(ARCHITECTURES, architecture, "general.architecture", "ARCHITECTURES")
 
 
-def _find(table: Mapping[str, str], name: str, where: str) -> Family[Any]:
+def _find(table: Mapping[str, str], name: str, where: str, known: str) -> Family[Any]:
     if name not in table:
+        from gguflike.families import refused
+
+        if (needs := getattr(refused, known).get(name)) is not None:
+            raise UnsupportedError(f"{name} needs what this version does not compute: {needs}", field=where)
         raise UnsupportedError(
             "model architecture", field=where, expected="one of " + ", ".join(sorted(table)), got=repr(name)
         )

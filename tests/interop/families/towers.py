@@ -52,6 +52,14 @@ _PIXTRAL = {
     "image_size": 28,
     "patch_size": 14,
 }
+_EAR = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_mel_bins": 8,
+    "max_source_positions": 16,
+}
 _QWEN_EYE = {
     "depth": 1,
     "hidden_size": 32,
@@ -320,6 +328,64 @@ ROWS = (
             ),
             "vision_config": _QWEN_EYE,
             **_MARKS,
+        },
+    ),
+    Row(
+        "LlavaForConditionalGeneration",
+        "llama",
+        {
+            "text_config": {"model_type": "mistral", **text(head_dim=16, sliding_window=None)},
+            "vision_config": _PIXTRAL,
+            "image_token_index": PLACEHOLDER,
+        },
+    ),
+    Row(
+        "VoxtralForConditionalGeneration",
+        "llama",
+        {
+            "text_config": {"model_type": "llama", **text(head_dim=32)},
+            "audio_config": _EAR,
+            "audio_token_id": PLACEHOLDER,
+        },
+    ),
+    Row(
+        "SmolVLMForConditionalGeneration",
+        "llama",
+        {
+            "text_config": {"model_type": "llama", **text()},
+            "vision_config": {**_SIGLIP, "model_type": "smolvlm_vision"},
+            "image_token_id": PLACEHOLDER,
+            "tie_word_embeddings": False,
+        },
+    ),
+    Row(
+        "Lfm2VlForConditionalGeneration",
+        "lfm2",
+        {
+            "text_config": {
+                "model_type": "lfm2",
+                **text(layer_types=["conv", "full_attention", "conv", "full_attention"], tie_word_embeddings=True),
+            },
+            "vision_config": {**_SIGLIP, "model_type": "siglip2_vision_model", "num_patches": 4},
+            "image_token_id": PLACEHOLDER,
+            "tie_word_embeddings": True,
+        },
+    ),
+    Row(
+        "InternVLForConditionalGeneration",
+        "qwen3",
+        {
+            "text_config": {"model_type": "qwen3", **text(head_dim=32)},
+            "vision_config": {
+                "hidden_size": 32,
+                "intermediate_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "image_size": [28, 28],
+                "patch_size": [14, 14],
+            },
+            "image_token_id": PLACEHOLDER,
+            "tie_word_embeddings": False,
         },
     ),
     Row(

@@ -1,0 +1,85 @@
+"""Models that are refused by name, and why: what their graphs need and no part computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+_INDEXER = "an indexer chooses which keys a query sees (sparse attention)"
+_HYPER = "layers are joined by hyper-connections"
+_ENCODER_DECODER = "a decoder that attends to an encoder's output"
+_ALIBI = "scores fall with distance (ALiBi)"
+_GEMMA3N = "layers predict and correct several streams (AltUp), beside low-rank ones (Laurel)"
+_KDA = "Kimi's delta attention, in which each channel decays by itself"
+_VALUES = "values of other sizes than keys, and numbers of key heads that differ between layers"
+_SPARSEMIXER = "its router (SparseMixer) weighs each choice against the experts near it, which no other program does"
+_LIGHTNING = "lightning attention"
+_RWKV = "RWKV's time mixing"
+_ASSISTANT = "a model that drafts for another one, whose states it reads"
+_IMAGES = "images are tokens of its vocabulary, and its norms differ between heads"
+_SPEECH = "it makes sound"
+
+#: Class of Transformers -> what it needs.
+CLASSES: Mapping[str, str] = MappingProxyType(
+    {
+        "BloomForCausalLM": _ALIBI,
+        "BloomModel": _ALIBI,
+        "ChameleonForConditionalGeneration": _IMAGES,
+        "DeepseekV32ForCausalLM": _INDEXER,
+        "DeepseekV4ForCausalLM": _HYPER,
+        "Dots3NoteForCausalLM": _INDEXER,
+        "Dots3NoteForConditionalGeneration": _INDEXER,
+        "Gemma3nForCausalLM": _GEMMA3N,
+        "Gemma3nForConditionalGeneration": _GEMMA3N,
+        "Gemma4AssistantForCausalLM": _ASSISTANT,
+        "Gemma4UnifiedAssistantForCausalLM": _ASSISTANT,
+        "Glm5NextForConditionalGeneration": _INDEXER,
+        "GlmMoeDsaForCausalLM": _INDEXER,
+        "HYV4ForCausalLM": _HYPER,
+        "KimiLinearForCausalLM": _KDA,
+        "MPTForCausalLM": _ALIBI,
+        "MT5ForConditionalGeneration": _ENCODER_DECODER,
+        "MiMoV2FlashForCausalLM": _VALUES,
+        "MiniMaxForCausalLM": _LIGHTNING,
+        "MiniMaxM3SparseForConditionalGeneration": _INDEXER,
+        "MptForCausalLM": _ALIBI,
+        "MuseGlimmerAssistantModel": _ASSISTANT,
+        "PhiMoEForCausalLM": _SPARSEMIXER,
+        "PhimoeForCausalLM": _SPARSEMIXER,
+        "PocketTTSModel": _SPEECH,
+        "Qwen4ExpForCausalLM": _INDEXER,
+        "Qwen4ExpForConditionalGeneration": _INDEXER,
+        "RwkvForCausalLM": _RWKV,
+        "T5EncoderModel": _ENCODER_DECODER,
+        "T5ForConditionalGeneration": _ENCODER_DECODER,
+        "UMT5ForConditionalGeneration": _ENCODER_DECODER,
+    }
+)
+
+#: ``general.architecture`` -> what it needs.
+ARCHITECTURES: Mapping[str, str] = MappingProxyType(
+    {
+        "bloom": _ALIBI,
+        "chameleon": _IMAGES,
+        "deepseek32": _INDEXER,
+        "deepseek4": _HYPER,
+        "dots3note": _INDEXER,
+        "gemma3n": _GEMMA3N,
+        "gemma4-assistant": _ASSISTANT,
+        "glm-dsa": _INDEXER,
+        "glm5-next": _INDEXER,
+        "hy_v4": _HYPER,
+        "jina-bert-v2": _ALIBI,
+        "kimi-linear": _KDA,
+        "mimo2": _VALUES,
+        "minimax-01": _LIGHTNING,
+        "minimax-m3": _INDEXER,
+        "mpt": _ALIBI,
+        "phimoe": _SPARSEMIXER,
+        "qwen4exp": _INDEXER,
+        "rwkv6": _RWKV,
+        "rwkv7": _RWKV,
+        "t5": _ENCODER_DECODER,
+        "t5encoder": _ENCODER_DECODER,
+    }
+)

@@ -1,0 +1,102 @@
+"""Text models inside of models that see or hear, which are of another class: LLaVA, SmolVLM, Voxtral and their like.
+
+Their config.json has that of the text model as ``text_config``, whose ``model_type`` says which family it is of; the
+rest of their tensors is left out. (Text towers that differ from every text model have families of their own.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from gguflike.errors import UnsupportedError
+from gguflike.families.family import Family, text_config
+from gguflike.families.llama import LLAMA
+from gguflike.frozen import replace
+
+# model_type of a text model -> its class.
+_TEXT_CLASSES = MappingProxyType(
+    {
+        "cohere2": "Cohere2ForCausalLM",
+        "granite": "GraniteForCausalLM",
+        "lfm2": "Lfm2ForCausalLM",
+        "lfm2_moe": "Lfm2MoeForCausalLM",
+        "llama": "LlamaForCausalLM",
+        "mistral": "MistralForCausalLM",
+        "ministral3": "Ministral3ForCausalLM",
+        "qwen2": "Qwen2ForCausalLM",
+        "qwen3": "Qwen3ForCausalLM",
+        "qwen3_moe": "Qwen3MoeForCausalLM",
+        "qwen3_5_text": "Qwen3_5ForCausalLM",
+        "smollm3": "SmolLM3ForCausalLM",
+    }
+)
+# Beginnings of names -> what it is that the text model does without.
+_LEFT_OUT = MappingProxyType(
+    {
+        r"(model\.)?(vision_(tower|model|encoder)|visual_embeddings_table|vqmodel)\.": "the vision tower",
+        r"(model\.)?(audio_tower|encoder)\.": "the audio tower",
+        r"(model\.)?(multi_modal_projector|vision_projection|connector|projector|aligner|merger)\.": "the projector",
+        r"(model\.)?image_newline$": "the end of a row of an image",
+        r"(model\.)?generation_(aligner|embeddings|head)\.": "what makes images",
+    }
+)
+# Idefics' text configurations say of a resampler that the model has none.
+_UNUSED = frozenset({"neftune_noise_alpha", "perceiver_config", "pixel_shuffle_factor"})
+_OFF = MappingProxyType({"qk_layer_norms": (False,), "use_resampler": (False,)})
+
+
+def _text_model(values: Mapping[str, Any]) -> Family[Any] | None:
+    """The family of the text model, where config.json says which."""
+    from gguflike.families import registry
+
+    text = text_config(values)
+    kind = text.get("model_type")
+    if kind is None:
+        return None
+    if kind not in _TEXT_CLASSES:
+        raise UnsupportedError(
+            "text model of a model that sees or hears",
+            field="config.json: text_config.model_type",
+            expected="one of " + ", ".join(_TEXT_CLASSES),
+            got=repr(kind),
+        )
+    return _with_towers(registry.for_config({**text, "architectures": [_TEXT_CLASSES[kind]]}))
+
+
+def _with_towers(family: Family[Any]) -> Family[Any]:
+    """A family that leaves out what is not its text model."""
+    return replace(
+        family,
+        left_out=MappingProxyType({**family.left_out, **_LEFT_OUT}),
+        inert=family.inert | _UNUSED,
+        implemented=MappingProxyType({**_OFF, **family.implemented}),
+    )
+
+
+TOWER = replace(
+    _with_towers(LLAMA),
+    classes=(
+        "AudioFlamingo3ForConditionalGeneration",
+        "Cohere2VisionForConditionalGeneration",
+        "GlmAsrForConditionalGeneration",
+        "GotOcr2ForConditionalGeneration",
+        "GraniteSpeechForConditionalGeneration",
+        "Idefics3ForConditionalGeneration",
+        "InternVLForConditionalGeneration",
+        "JanusForConditionalGeneration",
+        "Lfm2VlForConditionalGeneration",
+        "LightOnOcrForConditionalGeneration",
+        "LlavaForConditionalGeneration",
+        "LlavaNextForConditionalGeneration",
+        "LlavaOnevisionForConditionalGeneration",
+        "MiniCPMV4_6ForConditionalGeneration",
+        "Ovis2ForConditionalGeneration",
+        "Qwen2AudioForConditionalGeneration",
+        "SmolVLMForConditionalGeneration",
+        "VideoLlama3ForConditionalGeneration",
+        "VoxtralForConditionalGeneration",
+    ),
+    variant=_text_model,
+)
