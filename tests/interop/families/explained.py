@@ -18,9 +18,7 @@ _TABLE_IDS = "its converter takes ids of special tokens from tables of its own i
 _TURNED = (
     "transformers 5 saves the matrices of experts as they are, which its converter transposes, as published ones need"
 )
-_UNNAMED = (
-    "its converter takes the text model's class from text_config.architectures, which transformers 5 does not write"
-)
+_UNNAMED = "its converter takes the text tower's class from text_config.architectures, which transformers 5 leaves out"
 _BOS = "its converter asks the tokenizer for add_bos_token, which those of transformers 5 do not have"
 _KIMI = "transformers 5 saves the dense first layer as block_sparse_moe, a name that published checkpoints do not have"
 _TRUNCATE = (
