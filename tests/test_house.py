@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -67,10 +68,16 @@ def part_of(path: Path) -> str:
     return relative.parts[0] if len(relative.parts) > 1 else relative.stem
 
 
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
 def imports(path: Path) -> list[tuple[int, str]]:
     """(line, dotted name) of every import in the file, also those inside functions."""
     found = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             found += [(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -151,13 +158,13 @@ OF_SAFETENSORS = {"checkpoint/bitnet.py", "checkpoint/safetensors.py", "checkpoi
 AFFIXES = {"startswith", "endswith", "removeprefix", "removesuffix"}
 
 
-def block_type_branches(source: str) -> list[tuple[int, str]]:
+def block_type_branches(module: ast.Module) -> list[tuple[int, str]]:
     """(line, what) of code that asks for a block type's name.
 
     It compares with one (==, in, match), tests for the start or end of one, or has a dictionary keyed by several.
     """
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(module):
         names: list[str] = []
         if isinstance(node, ast.Compare):
             names = [name for side in [node.left, *node.comparators] for name in _texts(side) if name in FORMATS]
@@ -187,7 +194,7 @@ def test_no_branch_on_a_block_type() -> None:
     for path in modules():
         place = str(path.relative_to(PACKAGE))
         if place not in TABLES | OF_SAFETENSORS:
-            wrong += [f"{place}:{line}: {what}" for line, what in block_type_branches(path.read_text())]
+            wrong += [f"{place}:{line}: {what}" for line, what in block_type_branches(tree(path))]
     assert not wrong, "\n".join(wrong)
 
 
@@ -197,10 +204,10 @@ WITHOUT_FAMILIES = ("convert", "kernels", "reference", "runner", "families/parts
 OF_TOKENIZERS = {"runner/tokenizer.py"}  # kinds of vocabularies are called as families are
 
 
-def family_branches(source: str) -> list[int]:
+def family_branches(module: ast.Module) -> list[int]:
     """Lines that compare with the name of a model family, or have a dictionary keyed by several."""
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(module):
         if isinstance(node, ast.Compare):
             names = [name for side in [node.left, *node.comparators] for name in _texts(side) if name in FAMILY_NAMES]
         elif isinstance(node, ast.MatchValue):
@@ -223,7 +230,7 @@ def test_no_branch_on_a_family() -> None:
             if name.startswith("gguflike.families.") and name.split(".")[2] in FAMILY_MODULES:
                 wrong.append(f"{place}:{line}: imports {name}")
         if place not in OF_TOKENIZERS:
-            wrong += [f"{place}:{line}: asks for a family" for line in family_branches(path.read_text())]
+            wrong += [f"{place}:{line}: asks for a family" for line in family_branches(tree(path))]
     assert not wrong, "\n".join(wrong)
 
 
@@ -232,7 +239,7 @@ def test_no_branch_on_a_family() -> None:
     ["x == 'llama'", "x in ('qwen3', 'y')", "x = {'gemma': 1, 'BertModel': 2}", "match x:\n case 'glm4': pass"],
 )
 def test_a_branch_on_a_family_is_seen(source: str) -> None:
-    assert family_branches(source) == [2 if "\n" in source else 1]
+    assert family_branches(ast.parse(source)) == [2 if "\n" in source else 1]
 
 
 def literal_offsets(source: str) -> list[int]:
@@ -270,12 +277,12 @@ def test_kernels_take_the_offsets_of_fields_from_the_format() -> None:
     ],
 )
 def test_a_branch_on_a_block_type_is_seen(source: str) -> None:
-    assert len(block_type_branches(source)) >= 1
+    assert len(block_type_branches(ast.parse(source))) >= 1
 
 
 @pytest.mark.parametrize("source", ["x = 'Q4_K'", "x.startswith('blk.')", "f('Q4_K')", "x == 'q4'", "x = {'Q8_0': 1}"])
 def test_naming_a_block_type_is_no_branch(source: str) -> None:
-    assert block_type_branches(source) == []
+    assert block_type_branches(ast.parse(source)) == []
 
 
 def test_the_map_of_the_families_names_what_they_are_made_with() -> None:
