@@ -64,7 +64,7 @@ class Latent:
 @frozen
 class DeepSeek(Mixture, Latent):
     """Hyper-parameters. ``log_multiplier`` is a tenth of config.json's mscale_all_dim, as llama.cpp has it for this
-    architecture; ``scoring`` is a key of SCORINGS."""
+    architecture; ``gating`` is a key of SCORINGS."""
 
     n_head_kv: int = key("attention.head_count_kv", None, default=1)
     head_dim: int = key("attention.key_length", None, default=lambda c: c.kv_rank + c.rope_dim)
@@ -90,9 +90,9 @@ class DeepSeek(Mixture, Latent):
         "first_k_dense_replace", "mlp_layer_types", default=lambda c: 0 if c.n_expert else c.n_layer
     )
     n_shared: int = key("expert_shared_count", "n_shared_experts", default=0, zero=True)
-    scale: float | None = key("expert_weights_scale", "routed_scaling_factor")
+    expert_scale: float | None = key("expert_weights_scale", "routed_scaling_factor")
     normalize: bool = key("expert_weights_norm", "norm_topk_prob", default=False, implied=True)
-    scoring: int = replace(gating(SOFTMAX), implied=True)
+    gating: int = replace(gating(SOFTMAX), implied=True)
     fused: bool = key(None, None, tensor=lambda c: f"blk.{c.n_dense}.ffn_gate_up_exps.weight")
     choice_bias: bool = key(None, None, tensor=lambda c: f"blk.{c.n_dense}.exp_probs_b.bias")
     n_groups: int | None = key("expert_group_count", "n_group")
@@ -104,7 +104,7 @@ def deepseek(c: DeepSeek) -> Graph:
 
     V2, whose scores are a softmax, takes the groups of the best experts, V3 those of the best two together.
     """
-    return _graph(c, "max" if c.scoring == SOFTMAX else "top2")
+    return _graph(c, "max" if c.gating == SOFTMAX else "top2")
 
 
 def mistral4(c: DeepSeek) -> Graph:
@@ -153,9 +153,9 @@ def _rope(c: DeepSeek) -> Rope:
 
 def _experts(c: DeepSeek, group_score: Literal["max", "top2"]) -> Mixer:
     router = Router(
-        SCORINGS[c.scoring],
+        SCORINGS[c.gating],
         c.normalize,
-        c.scale or 1.0,
+        c.expert_scale or 1.0,
         choice_bias="exp_probs_b.bias" if c.choice_bias else None,
         groups=c.n_groups or 1,
         groups_used=c.n_groups_used or 1,
@@ -166,11 +166,8 @@ def _experts(c: DeepSeek, group_score: Literal["max", "top2"]) -> Mixer:
 
 @frozen
 class _OfHeads:
-    """Rows of ``kv_b_proj``, which has those that make keys and then those that make values for each head.
-
-    ``first`` and ``rows`` say where a head's begin behind its first, and how many they are; ``turned``: GGUF has them
-    as columns.
-    """
+    """Rows of ``kv_b_proj``, which has for each head those that make keys, which GGUF has as columns, and then those
+    that make ``values``."""
 
     values: bool
 

@@ -13,9 +13,10 @@ from gguflike.errors import UnsupportedError
 from gguflike.families.config import key
 from gguflike.families.decoder import DECODER_NAMES, INERT_KEYS
 from gguflike.families.family import Family
+from gguflike.families.mixture import experts
 from gguflike.families.origins import Made, Named
 from gguflike.families.parts import Attention, Block, Branch, Embedding, FeedForward, Graph, Head, Norm, Part, Rope
-from gguflike.families.parts.experts import Experts, Router
+from gguflike.families.parts.experts import Router
 from gguflike.families.parts.extras import LayerEmbeddings, LayerInput, Path, Rescale, Sum
 from gguflike.families.windows import every, windowed
 from gguflike.frozen import frozen, replace
@@ -57,9 +58,9 @@ class Gemma4:
     softcap: float = key("final_logit_softcapping", "final_logit_softcapping", default=0.0, zero=True, implied=True)
     shared: int = key("attention.shared_kv_layers", "num_kv_shared_layers", default=0, zero=True)
     layer_input: int = key("embedding_length_per_layer_input", "hidden_size_per_layer_input", default=0, zero=True)
-    experts: int | None = key("expert_count", "num_experts")
-    used: int | None = key("expert_used_count", "top_k_experts")
-    n_ff_experts: int | None = key("expert_feed_forward_length", "moe_intermediate_size")
+    n_expert: int | None = key("expert_count", "num_experts")
+    n_expert_used: int | None = key("expert_used_count", "top_k_experts")
+    n_ff_expert: int | None = key("expert_feed_forward_length", "moe_intermediate_size")
     value_matrix: bool = key(None, "attention_k_eq_v", default=True, tensor=_value_matrix, negated=True)
     rescaled: bool = key(None, None, tensor="blk.0.layer_output_scale.weight")
     untied: bool = key(None, "tie_word_embeddings", default=True, tensor="output.weight", negated=True)
@@ -125,23 +126,15 @@ def _source(c: Gemma4, layer: int) -> int | None:
 def _feed_forward(c: Gemma4, layer: int, norm: Callable[[str], Norm]) -> Branch:
     dense = FeedForward(c.n_embd, c.n_ff[layer], activation="gelu_tanh")
     after = norm("post_ffw_norm")
-    if not c.experts or not c.used or not c.n_ff_experts:
+    if not c.n_expert or not c.n_expert_used or not c.n_ff_expert:
         return Branch(norm("ffn_norm"), dense, after)
     router = Router(norm=Norm("", c.n_embd, c.norm_eps, weight=False), input_scale=c.n_embd**-0.5, scaled=True)
-    experts = Experts(
-        c.n_embd,
-        c.n_ff_experts,
-        c.experts,
-        c.used,
-        router,
-        activation="gelu_tanh",
-        fused=True,
-        output_scaled=True,
-        input_norm=norm("pre_ffw_norm_2"),
+    sparse = experts(
+        c, router, activation="gelu_tanh", fused=True, output_scaled=True, input_norm=norm("pre_ffw_norm_2")
     )
     paths = (
         Path(norm("ffn_norm"), dense, norm("post_ffw_norm_1")),
-        Path(None, experts, norm("post_ffw_norm_2")),
+        Path(None, sparse, norm("post_ffw_norm_2")),
     )
     return Branch(None, Sum(paths), after)
 

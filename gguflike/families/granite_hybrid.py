@@ -22,6 +22,7 @@ from gguflike.families.hybrid import (
     with_layer_heads,
     with_layer_types,
 )
+from gguflike.families.mixture import shared
 from gguflike.families.origins import Named, Rows, Run, Runs
 from gguflike.families.parts import FeedForward, Graph, Mixer, Tensor
 from gguflike.families.parts.experts import Experts, Router
@@ -48,8 +49,8 @@ class GraniteHybrid(Mamba2Hybrid, Granite):
         default=True,
         via=Via(read=lambda _, kind: kind == "rope", write=lambda c: "rope" if c.rotates else "nope"),
     )
-    experts: int | None = key("expert_count", "num_local_experts", zero=True)
-    experts_used: int | None = key("expert_used_count", "num_experts_per_tok", zero=True)
+    n_expert: int | None = key("expert_count", "num_local_experts", zero=True)
+    n_expert_used: int | None = key("expert_used_count", "num_experts_per_tok", zero=True)
     n_ff_shared: int = key(
         "expert_shared_feed_forward_length", "shared_intermediate_size", default=0, zero=True, implied=True
     )
@@ -66,10 +67,9 @@ class Bamba(GraniteHybrid):
 
 def after(c: GraniteHybrid) -> Mixer:
     """What follows the mixer: experts and one that all tokens share, or the latter alone."""
-    if not c.experts or not c.experts_used:
+    if not c.n_expert or not c.n_expert_used:
         return FeedForward(c.n_embd, c.n_ff, bias=c.mlp_bias)
-    shared = FeedForward(c.n_embd, c.n_ff_shared, suffix="_shexp") if c.n_ff_shared else None
-    return Experts(c.n_embd, c.n_ff, c.experts, c.experts_used, Router(), shared=shared)
+    return Experts(c.n_embd, c.n_ff, c.n_expert, c.n_expert_used, Router(), shared=shared(c, c.n_ff_shared))
 
 
 def granite_hybrid(c: GraniteHybrid) -> Graph:

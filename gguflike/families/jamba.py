@@ -29,8 +29,8 @@ class Jamba(Hybrid):
         default=lambda c: 2 * c.n_embd,
         via=Via(read=lambda c, factor: int(c.n_embd * factor), write=lambda c: c.inner // c.n_embd),
     )
-    experts: int = key("expert_count", "num_experts", default=16)
-    experts_used: int = key("expert_used_count", "num_experts_per_tok", default=2)
+    n_expert: int = key("expert_count", "num_experts", default=16)
+    n_expert_used: int = key("expert_used_count", "num_experts_per_tok", default=2)
     # llama.cpp asks which tensors a layer has; all published models have these.
     expert_period: int = key("gguflike.expert_layer_period", "expert_layer_period", default=2)
     expert_offset: int = key("gguflike.expert_layer_offset", "expert_layer_offset", default=1, zero=True)
@@ -54,10 +54,10 @@ def jamba(c: Jamba) -> Graph:
     )
     mixers: tuple[Mixer, Mixer] = (scan, attention(c, None, kv_heads=c.key_heads))
     dense: Mixer = feed_forward(c)
-    sparse: Mixer = Experts(c.n_embd, c.n_ff, c.experts, c.experts_used, Router(normalize=False))
+    sparse: Mixer = Experts(c.n_embd, c.n_ff, c.n_expert, c.n_expert_used, Router(normalize=False))
 
     def block(layer: int) -> Block:
-        has_experts = c.experts > 1 and layer % c.expert_period == c.expert_offset
+        has_experts = c.n_expert > 1 and layer % c.expert_period == c.expert_offset
         return (
             Branch(rms(c, "attn_norm"), mixers[c.n_head_kv[layer] > 0]),
             Branch(rms(c, "ffn_norm"), sparse if has_experts else dense),

@@ -9,9 +9,10 @@ from gguflike.families.config import key
 from gguflike.families.decoder import DECODER_NAMES, INERT_KEYS, attention, decoder, feed_forward, rms, rope_of
 from gguflike.families.family import Family
 from gguflike.families.hybrid import Hybrid, attending, with_layer_heads, with_layer_types
+from gguflike.families.mixture import SIGMOID, experts
 from gguflike.families.origins import Named, Stacked
 from gguflike.families.parts import Block, Branch, Graph, Mixer
-from gguflike.families.parts.experts import Experts, Router
+from gguflike.families.parts.experts import Router
 from gguflike.families.parts.recurrent import ShortConv
 from gguflike.families.transforms import Squeezed
 from gguflike.frozen import frozen, replace
@@ -120,17 +121,17 @@ LFM2 = Family(
 class Lfm2Moe(Lfm2):
     """Hyper-parameters; the first ``n_dense`` layers have no experts."""
 
-    experts: int = key("expert_count", "num_experts")
-    experts_used: int = key("expert_used_count", "num_experts_per_tok")
+    n_expert: int = key("expert_count", "num_experts")
+    n_expert_used: int = key("expert_used_count", "num_experts_per_tok")
     n_ff_expert: int = key("expert_feed_forward_length", "moe_intermediate_size")
     n_dense: int = key("leading_dense_block_count", "num_dense_layers", default=0, zero=True)
-    scoring: int = key("expert_gating_func", None, default=2)  # sigmoid
+    gating: int = key("expert_gating_func", None, default=SIGMOID)
 
 
 def lfm2moe(c: Lfm2Moe) -> Graph:
     """The same with experts behind the first layers."""
     router = Router("sigmoid", choice_bias="exp_probs_b.bias")
-    sparse: Mixer = Experts(c.n_embd, c.n_ff_expert, c.experts, c.experts_used, router)
+    sparse: Mixer = experts(c, router)
 
     def block(layer: int) -> Block:
         after = feed_forward(c) if layer < c.n_dense else sparse

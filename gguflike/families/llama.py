@@ -10,6 +10,7 @@ from gguflike.families.config import Via, key
 from gguflike.families.decoder import (
     INERT_KEYS,
     PERMUTED_NAMES,
+    SILU,
     Decoder,
     attention,
     decoder,
@@ -81,7 +82,7 @@ LLAMA = Family(
     graph=llama,
     origins=MappingProxyType({**PERMUTED_NAMES, "rope_freqs": Made(llama3_rope_freqs)}),
     ignored=("model.layers.{i}.self_attn.rotary_emb.inv_freq",),
-    implemented=MappingProxyType({"hidden_act": ("silu", "swish"), "sliding_window": ()}),
+    implemented=MappingProxyType({**SILU, "sliding_window": ()}),
     inert=INERT_KEYS,
     constants=MappingProxyType({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu"}),
     spelled=spelled,
@@ -95,6 +96,6 @@ MISTRAL = replace(
     LLAMA,
     classes=("MistralForCausalLM",),
     assumed=MappingProxyType({"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096}),
-    implemented=MappingProxyType({"hidden_act": ("silu", "swish")}),
+    implemented=SILU,
     normalized=without_idle_window,
 )

@@ -17,9 +17,10 @@ from gguflike.families.hybrid import (
     mamba2_origins,
     with_layer_heads,
 )
+from gguflike.families.mixture import experts, n_groups, n_groups_used, shared
 from gguflike.families.origins import Named, Stacked
 from gguflike.families.parts import Block, Branch, FeedForward, Graph, Mixer
-from gguflike.families.parts.experts import Experts, Router
+from gguflike.families.parts.experts import Router
 from gguflike.frozen import frozen, replace
 
 _PATTERN = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
@@ -55,15 +56,15 @@ class NemotronH(Mamba2Hybrid):
 class NemotronHMoe(NemotronH):
     """Hyper-parameters; the hidden values of a layer are those of its experts."""
 
-    experts: int = key("expert_count", "n_routed_experts")
-    experts_used: int = key("expert_used_count", "num_experts_per_tok", default=2)
+    n_expert: int = key("expert_count", "n_routed_experts")
+    n_expert_used: int = key("expert_used_count", "num_experts_per_tok", default=2)
     n_ff_expert: int = key("expert_feed_forward_length", "moe_intermediate_size")
     n_ff_shared: int = key("expert_shared_feed_forward_length", "moe_shared_expert_intermediate_size")
-    shared: int = key("expert_shared_count", "n_shared_experts", default=1)
-    normalized: bool = key("expert_weights_norm", "norm_topk_prob", default=True)
-    scale: float = key("expert_weights_scale", "routed_scaling_factor", default=1.0)
-    expert_groups: int = key("expert_group_count", "n_group", default=1)
-    groups_used: int = key("expert_group_used_count", "topk_group", default=1)
+    n_shared: int = key("expert_shared_count", "n_shared_experts", default=1)
+    normalize: bool = key("expert_weights_norm", "norm_topk_prob", default=True)
+    expert_scale: float = key("expert_weights_scale", "routed_scaling_factor", default=1.0)
+    n_groups: int = n_groups()
+    n_groups_used: int = n_groups_used()
     latent: int | None = key("moe_latent_size", "moe_latent_size")
 
 
@@ -73,23 +74,15 @@ def after(c: NemotronH, layer: int) -> Mixer:
         return FeedForward(c.n_embd, c.n_ff[layer], bias=c.mlp_bias, activation="relu2", gated=False)
     router = Router(
         "sigmoid",
-        c.normalized,
-        c.scale,
+        c.normalize,
+        c.expert_scale,
         choice_bias="exp_probs_b.bias",
-        groups=c.expert_groups,
-        groups_used=c.groups_used,
+        groups=c.n_groups,
+        groups_used=c.n_groups_used,
     )
-    shared = FeedForward(c.n_embd, c.n_ff_shared, activation="relu2", gated=False, suffix="_shexp")
-    return Experts(
-        c.n_embd,
-        c.n_ff_expert,
-        c.experts,
-        c.experts_used,
-        router,
-        activation="relu2",
-        gated=False,
-        latent=c.latent or 0,
-        shared=shared if c.shared else None,
+    plain: dict[str, Any] = {"activation": "relu2", "gated": False}
+    return experts(
+        c, router, **plain, latent=c.latent or 0, shared=shared(c, c.n_ff_shared if c.n_shared else 0, **plain)
     )
 
 
@@ -116,6 +109,8 @@ def _layer_types(values: Mapping[str, Any]) -> list[str]:
 
 
 def normalized(values: dict[str, Any], hidden: str, kind: str) -> dict[str, Any]:
+    """config.json with a number of key heads and of hidden values for each layer: those of key ``hidden`` where it is
+    of the ``kind``."""
     types = _layer_types(values)
     made = with_layer_heads(values, [each in ATTENDS for each in types])
     made["intermediate_size"] = [values.get(hidden) if each == kind else 0 for each in types]
@@ -126,6 +121,7 @@ def normalized(values: dict[str, Any], hidden: str, kind: str) -> dict[str, Any]
 
 
 def spelled(values: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The opposite: the kinds of layers, and sizes once for all."""
     heads, hidden = values["num_key_value_heads"], values["intermediate_size"]
     types = [kind if n_ff else "attention" if n else "mamba" for n, n_ff in zip(heads, hidden, strict=True)]
     sizes = {"num_key_value_heads": max(heads), "intermediate_size": max(hidden), "layers_block_type": types}

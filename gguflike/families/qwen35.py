@@ -14,12 +14,23 @@ from typing import Any
 
 from gguflike.errors import UnsupportedError
 from gguflike.families.config import Via, key
-from gguflike.families.decoder import DECODER_NAMES, INERT_KEYS, Decoder, attention, decoder, feed_forward, rms, rope_of
+from gguflike.families.decoder import (
+    DECODER_NAMES,
+    INERT_KEYS,
+    SILU,
+    Decoder,
+    attention,
+    decoder,
+    exported,
+    feed_forward,
+    rms,
+    rope_of,
+)
 from gguflike.families.family import Family
-from gguflike.families.mixture import expert_names, shared_names
+from gguflike.families.mixture import expert_names, experts, shared, shared_names
 from gguflike.families.origins import Named, Origin, Run, Runs
-from gguflike.families.parts import Block, Branch, FeedForward, Graph, Mixer, Tensor
-from gguflike.families.parts.experts import Experts, Router
+from gguflike.families.parts import Block, Branch, Graph, Mixer, Tensor
+from gguflike.families.parts.experts import Router
 from gguflike.families.parts.recurrent import DeltaNet
 from gguflike.families.transforms import Columns, NegExp, PlusOne, Squeezed
 from gguflike.frozen import frozen, replace
@@ -28,7 +39,7 @@ _LINEAR, _FULL = "linear_attention", "full_attention"
 
 
 def _by_interval(c: Any) -> tuple[bool, ...]:
-    """Which layers are recurrent where nothing says so: all but every so-manieth."""
+    """Which layers are recurrent where nothing says so: all but the last of every ``interval``."""
     return tuple((layer + 1) % c.interval != 0 for layer in range(c.n_layer))
 
 
@@ -65,8 +76,8 @@ class Qwen3Next(Decoder):
         default=lambda c: c.value_heads * c.key_dim,
         via=Via(read=lambda c, dim: c.value_heads * dim, write=lambda c: c.inner // c.value_heads),
     )
-    experts: int = key("expert_count", "num_experts", default=0, zero=True, implied=True)
-    experts_used: int = key("expert_used_count", "num_experts_per_tok", default=0, zero=True, implied=True)
+    n_expert: int = key("expert_count", "num_experts", default=0, zero=True, implied=True)
+    n_expert_used: int = key("expert_used_count", "num_experts_per_tok", default=0, zero=True, implied=True)
     n_ff_expert: int = key("expert_feed_forward_length", "moe_intermediate_size", default=0, zero=True, implied=True)
     n_ff_shared: int = key(
         "expert_shared_feed_forward_length", "shared_expert_intermediate_size", default=0, zero=True, implied=True
@@ -101,18 +112,9 @@ def delta_net(c: Qwen3Next, tiled: bool) -> DeltaNet:
 
 def after(c: Qwen3Next) -> Mixer:
     """What follows the mixer: a feed-forward, or experts and one that all tokens share, gated."""
-    if not c.experts:
+    if not c.n_expert:
         return feed_forward(c)
-    shared = FeedForward(c.n_embd, c.n_ff_shared, suffix="_shexp") if c.n_ff_shared else None
-    return Experts(
-        c.n_embd,
-        c.n_ff_expert,
-        c.experts,
-        c.experts_used,
-        Router(),
-        shared=shared,
-        shared_gate=shared is not None,
-    )
+    return experts(c, Router(), shared=shared(c, c.n_ff_shared), shared_gate=c.n_ff_shared > 0)
 
 
 def _graph(c: Qwen3Next, tiled: bool) -> Graph:
@@ -210,7 +212,7 @@ QWEN35 = Family(
     ),
     implemented=MappingProxyType(
         {
-            "hidden_act": ("silu", "swish"),
+            **SILU,
             "attn_output_gate": (True,),
             "norm_topk_prob": (True,),
             "mlp_only_layers": ([],),
@@ -226,9 +228,7 @@ QWEN35 = Family(
         "output_router_logits",
         "router_aux_loss_coef",
     },
-    constants=MappingProxyType(
-        {"architectures": ["Qwen3_5ForCausalLM"], "model_type": "qwen3_5_text", "hidden_act": "silu"}
-    ),
+    constants=exported("Qwen3_5ForCausalLM", "qwen3_5_text"),
     assumed=MappingProxyType({"head_dim": 256, "partial_rotary_factor": 0.25}),
 )
 
@@ -236,9 +236,7 @@ QWEN35MOE = replace(
     QWEN35,
     name="qwen35moe",
     classes=("Qwen3_5MoeForCausalLM", "Qwen3_5MoeForConditionalGeneration"),
-    constants=MappingProxyType(
-        {"architectures": ["Qwen3_5MoeForCausalLM"], "model_type": "qwen3_5_moe_text", "hidden_act": "silu"}
-    ),
+    constants=exported("Qwen3_5MoeForCausalLM", "qwen3_5_moe_text"),
 )
 
 QWEN3NEXT = replace(
@@ -259,7 +257,5 @@ QWEN3NEXT = replace(
             "ssm_out": Named("linear_attn.out_proj"),
         }
     ),
-    constants=MappingProxyType(
-        {"architectures": ["Qwen3NextForCausalLM"], "model_type": "qwen3_next", "hidden_act": "silu"}
-    ),
+    constants=exported("Qwen3NextForCausalLM", "qwen3_next"),
 )

@@ -1,6 +1,6 @@
 """Which layers have a sliding window, and which turn queries and keys: what models say in lists or as a period.
 
-config.json has ``layer_types`` (a name for each layer), or ``sliding_window_pattern`` (every so-manieth layer sees
+config.json has ``layer_types`` (a name for each layer), or ``sliding_window_pattern`` (every n-th layer sees
 everything). GGUF has ``attention.sliding_window_pattern``, an array of booleans or that period; where it is absent the
 architecture implies a pattern.
 """
