@@ -107,6 +107,7 @@ FAMILIES = (
     ("afmoe:AFMOE", "afmoe", "AfmoeForCausalLM"),
     ("llama4:LLAMA4", "llama4", "Llama4ForCausalLM", "Llama4ForConditionalGeneration"),
     ("mellum:MELLUM", "mellum", "MellumForCausalLM"),
+    ("laguna:LAGUNA", "laguna", "LagunaForCausalLM"),
     # Latent attention
     ("deepseek:DEEPSEEK_V2", "deepseek2", "DeepseekV2ForCausalLM"),
     ("deepseek:DEEPSEEK_V3", "deepseek2", "DeepseekV3ForCausalLM"),

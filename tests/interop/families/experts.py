@@ -366,6 +366,7 @@ ROWS = (
         "laguna",
         text(
             head_dim=32,
+            num_attention_heads_per_layer=[4, 8, 8, 8],
             num_experts=8,
             num_experts_per_tok=3,
             moe_intermediate_size=32,
