@@ -111,7 +111,7 @@ MODELS: Mapping[str, dict[str, Any]] = {
         "layer_types": ["sliding_attention", "full_attention"],
         "tie_word_embeddings": False,
     },
-    # DeepSeek V3 in the sizes of V2 Lite: latent attention, 64 experts, 6 used, 2 for all.
+    # DeepSeek V3 in the sizes of V2 Lite, with the latent queries of GLM 4.7 Flash: 64 experts, 6 used, 2 for all.
     "deepseek": {
         **_COMMON,
         "architectures": ["DeepseekV3ForCausalLM"],
@@ -121,7 +121,7 @@ MODELS: Mapping[str, dict[str, Any]] = {
         "num_hidden_layers": 3,
         "num_attention_heads": 16,
         "num_key_value_heads": 16,
-        "q_lora_rank": None,
+        "q_lora_rank": 768,
         "kv_lora_rank": 512,
         "qk_nope_head_dim": 128,
         "qk_rope_head_dim": 64,
