@@ -3,6 +3,7 @@ that go back, take turns and are bounded."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from gguflike.errors import UnsupportedError
 from gguflike.families.parts import Branch, FeedForward, Graph
 from gguflike.families.parts.recurrent import DeltaNet, Mamba, Mamba2, ShortConv
+from gguflike.kernels.engine import waiting
 from gguflike.reference.parts import Context, mix, softplus
 from gguflike.reference.recurrent import convolve, delta_rule
 from gguflike.runner import Model
@@ -125,6 +127,28 @@ def test_streams_in_turns_and_guesses_give_the_text_of_each_alone(model: Model) 
     assert [stream.generation.tokens for stream in streams] == alone
     for prompt, want in zip(prompts, alone, strict=True):
         assert text(model, prompt, lookup=6) == want
+
+
+def test_an_interrupt_leaves_nothing_behind(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C where threads wait in Python: the pass that it stops must not go on in a state that was cleared."""
+    monkeypatch.setenv(waiting.VARIABLE, "python")
+    want = model.logits(IDS)
+    model._passes._team.close()  # its threads come back, and wait in Python
+
+    def interrupted(thread: int) -> None:
+        raise KeyboardInterrupt
+
+    for ids, position in ((IDS[:1], 0), (IDS, 0), (OTHERS, 7)):
+        model.logits(IDS[:7])
+        team = model._passes._team
+        deadline = time.monotonic() + 10
+        while not team._team["blocks"][0]["asleep"][1] and time.monotonic() < deadline:
+            time.sleep(0.001)
+        with monkeypatch.context() as patched:
+            patched.setattr(team._waiting, "post", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                model.extend(ids, position)
+        assert np.array_equal(model.logits(IDS), want)
 
 
 def test_a_state_keeps_few_checkpoints() -> None:

@@ -224,8 +224,9 @@ def test_sleeping_workers_are_woken(wait: str) -> None:
     team.close()
 
 
-def test_an_interrupted_pass_is_finished_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C between the publication of a pass and the call that takes part in it."""
+def test_an_interrupted_pass_is_finished_before_the_interrupt_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C between the publication of a pass and the call that takes part in it. Who hears of it may go on to clear
+    what the pass writes, so that nothing may be written afterwards."""
     monkeypatch.setenv(waiting.VARIABLE, "python")
     team = Team(2)
     program, a, _, _ = chain(4, 8)
@@ -244,15 +245,19 @@ def test_an_interrupted_pass_is_finished_before_the_next(monkeypatch: pytest.Mon
     while not team._team["blocks"][0]["asleep"][1] and time.monotonic() < deadline:
         time.sleep(0.001)
     real, team._waiting = team._waiting, Interrupted()
+    a[:] = x
     with pytest.raises(KeyboardInterrupt):
         team.run(program, 8)
     team._waiting = real
-    assert team._team["finished"][0] == team._team["epoch"][0] - 1
+    assert team._team["finished"][0] == team._team["epoch"][0] == 2
+    assert np.array_equal(a, want)
     assert list(np.flatnonzero(team._posts_due)) == [1]  # the worker that still has to be woken
+    a[:] = 0
     other, b, _, _ = chain(4, 8)
     b[:] = x
     team.run(other.link(), 8)
     assert np.array_equal(b, want)
+    assert not a.any()
     assert team._team["finished"][0] == team._team["epoch"][0] == 3
     assert not team._posts_due.any()
     team.close()

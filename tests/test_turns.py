@@ -17,6 +17,7 @@ from gguflike.errors import ArgumentError, GGUFError
 from gguflike.runner import Piece
 from gguflike.runner.model import Model
 from gguflike.runner.sampling import Sampler
+from gguflike.runner.state import KVCache
 from tests import tiny_gguf
 
 PROMPTS = [[10, 20, 30, 40, 50], [10, 20, 31], [7], [*range(60, 100)], [10, 20, 30, 40, 50]]
@@ -173,6 +174,31 @@ def test_saved_positions_come_back(model: Model) -> None:
     model._passes.tokens = ids[:36]
     assert np.allclose(model.extend(ids[36:], 36)[0], want[-1], atol=1e-3)
     assert sum(part.nbytes for copy in saved for part in copy) < model.states.nbytes / 4
+
+
+def test_an_interrupt_between_two_texts_leaves_neither(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a text's keys and values come back, layer by layer, what is held belongs to no text."""
+    ids, others = list(range(100, 137)), list(range(200, 250))
+    model.forget(0)
+    want = model.logits(others)
+    model.logits(ids)
+    saved = model._passes.save()
+    model.logits(others)
+    restored: list[Any] = []
+    restore = KVCache.restore
+
+    def interrupted(self: KVCache, copy: Any) -> None:
+        restored.append(copy)
+        if len(restored) > 1:
+            raise KeyboardInterrupt
+        restore(self, copy)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(KVCache, "restore", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model._passes.restore(saved)
+    assert model.common_prefix([*others, 1]) == 0
+    assert np.array_equal(model.logits(others), want)
 
 
 def test_a_closed_model(tmp_path: Path) -> None:

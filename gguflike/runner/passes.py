@@ -115,6 +115,7 @@ class Passes:
 
     def restore(self, saved: Saved) -> None:
         """Hold again what was copied."""
+        self.forget(0)  # were this interrupted, the states would be of neither text
         self.states.restore(saved.states)
         self.tokens, self._prefilled = saved.tokens, saved.prefilled
 

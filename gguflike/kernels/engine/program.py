@@ -201,7 +201,8 @@ class Team:
     def run(self, program: Program, tokens: int, position: int = 0) -> None:
         """Run a linked program once, over ``tokens`` tokens from ``position`` on.
 
-        Returns when all ops are complete. Calls from several Python threads take turns.
+        Returns when all ops are complete, and an interrupt is raised no earlier. Calls from several Python threads take
+        turns.
         """
         with self._lock:
             if self._process != os.getpid():
@@ -210,14 +211,17 @@ class Team:
                 # Workers that wake up from now on look at the last program, not at those before it.
                 del self._recent[:-1]
             self._recent.append(program)
-            team = int(self._team.ctypes.data)
-            self._run(team, program.address(self.threads), tokens, position)
-            if self._waiting.in_python and self._posts_due.any():
-                # Were this interrupted, a worker might be woken twice, but none is forgotten.
-                for thread in np.flatnonzero(self._posts_due):
-                    self._waiting.post(int(thread))
-                    self._posts_due[thread] = 0
-                self._run(team, 0, 0, 0)
+            team, address = int(self._team.ctypes.data), program.address(self.threads)
+            try:
+                self._run(team, address, tokens, position)
+                if self._waiting.in_python and self._posts_due.any():
+                    # Were this interrupted, a worker might be woken twice, but none is forgotten.
+                    for thread in np.flatnonzero(self._posts_due):
+                        self._waiting.post(int(thread))
+                        self._posts_due[thread] = 0
+            finally:  # whoever hears of an interrupt may change what the pass reads and writes
+                if self._waiting.in_python:
+                    self._run(team, 0, 0, 0)
 
     def close(self) -> None:
         """End the workers. They come back with the next pass."""
