@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 
+from gguflike.convert.sources import CheckpointSource, MadeSource, ranges, slabs
 from gguflike.errors import CheckpointError, UnsupportedError
 from gguflike.families import config as configs
 from gguflike.families import registry, rope, rope_settings
-from gguflike.families.parts import Attention, Rope
+from gguflike.families.parts import Attention, Rope, role_of
+from gguflike.families.transforms import Share
 from tests.interop.families.table import TABLE
 
 ROWS = [
@@ -68,6 +72,51 @@ def test_configurations_survive_gguf_and_config(row: Any) -> None:
         assert [type(step) for block in other.graph(back).blocks for step in block] == [
             type(step) for block in family.graph(c).blocks for step in block
         ]
+
+
+class Tensor:
+    """A checkpoint's tensor of random values."""
+
+    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
+        self.name, self.dtype, self.shape = name, "F32", shape
+        self.values = np.random.default_rng(len(name)).standard_normal(shape, np.float32)
+
+    def read_f32(self, start: int, stop: int) -> np.ndarray:
+        return self.values[start:stop]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
+def test_tensors_are_the_same_in_slabs_and_in_other_processes(row: Any) -> None:
+    """Of every role of a class: read in the smallest slabs, by a copy that a worker of an executor would get; and each
+    piece comes back as it was, in slabs, too."""
+    config = {"architectures": [row.registered or row.model_class], **row.config}
+    of_tensors = {key: [0.25, -0.5, 0.0, 1.0] for key in registry.for_config(config).scalars}
+    family, c, _ = read({**config, **of_tensors})
+    roles = {role_of(binding.gguf)[0]: binding for binding in family.bind(c)}
+    for binding in roles.values():
+        if binding.make is not None:
+            made = MadeSource(binding.gguf, binding.shape, binding.make)
+            want = made.read(0, binding.shape[0], math.inf)
+            assert want.shape == binding.shape
+            assert np.array_equal(pickle.loads(pickle.dumps(made)).read(0, binding.shape[0], math.inf), want)
+            continue
+        if binding.pieces[0].packed:
+            continue
+        pieces = tuple((Tensor(piece.hf, piece.hf_shape), piece) for piece in binding.pieces)
+        source = CheckpointSource(binding.gguf, binding.shape, pieces)
+        want = source.read(0, binding.shape[0], math.inf)
+        assert want.shape == binding.shape
+        copy = pickle.loads(pickle.dumps(source))
+        assert np.array_equal(np.concatenate([copy.read(*slab, math.inf) for slab in slabs(copy, 1)]), want)
+        first = 0
+        for tensor, piece in pieces:
+            rows, first = want[first : first + piece.rows], first + piece.rows
+            if isinstance(piece.via, Share):
+                continue  # which comes back with the others
+            places = ranges(0, piece.rows, binding.shape[1:], piece.via.group, 1)
+            back = np.concatenate([piece.via.undo(rows[a] if piece.stacked else rows[a:b]) for a, b in places])
+            original = tensor.values[piece.start : piece.start + piece.hf_rows]
+            np.testing.assert_allclose(back, original, rtol=1e-5, atol=1e-6)
 
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}

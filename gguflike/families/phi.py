@@ -60,10 +60,18 @@ def recover_longrope(c: Any, read: Callable[[str], Floats]) -> Any:
     return replace(c, rope_scaling="longrope", long_factor=long, short_factor=short)
 
 
+def _long_factors(c: LongRope) -> Floats:
+    return np.asarray(c.long_factor, np.float32)
+
+
+def _short_factors(c: LongRope) -> Floats:
+    return np.asarray(c.short_factor, np.float32)
+
+
 LONGROPE_NAMES = MappingProxyType(
     {
-        "rope_factors_long": Made(lambda c: np.asarray(c.long_factor, np.float32)),
-        "rope_factors_short": Made(lambda c: np.asarray(c.short_factor, np.float32)),
+        "rope_factors_long": Made(_long_factors),
+        "rope_factors_short": Made(_short_factors),
     }
 )
 
