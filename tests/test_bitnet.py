@@ -124,6 +124,25 @@ def test_trained_weights_are_rounded_as_the_model_does(tmp_path: Path) -> None:
     )
 
 
+def test_a_matrix_that_was_trained_on_is_rounded_anew(tmp_path: Path) -> None:
+    """One process may convert a folder twice, whose file has other weights in the same places by then."""
+    name = "model.layers.0.mlp.up_proj.weight"
+    folder, later = (
+        write(
+            tmp_path / str(value),
+            {**others(), name: np.full((512, 256), value, "f4")},
+            {**OFFLINE, "quantization_mode": "online"},
+        )
+        for value in (1, 4)
+    )
+    before = checkpoint.open(folder).tensors[name]
+    assert set(before.read_f32().flat) == {1}
+    (later / "model.safetensors").replace(folder / "model.safetensors")
+    after = checkpoint.open(folder).tensors[name]
+    assert after == before
+    assert set(after.read_f32().flat) == {4}
+
+
 def test_ternary_weights_that_cannot_be_read(tmp_path: Path) -> None:
     lone = {**others(), "model.layers.0.mlp.up_proj.weight": np.zeros((128, 256), np.uint8)}
     with pytest.raises(CheckpointError, match="packed matrix without a scale"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,16 +57,22 @@ class Rounded(LazyTensor):
         return self.read_f32(start, stop)
 
     def read_f32(self, start: int = 0, stop: int | None = None) -> Floats:
-        inverse = np.float32(1) / np.float32(_mean_magnitude(self.trained))
+        inverse = np.float32(1) / np.float32(_mean_magnitude(self.trained, _changed(self.trained.path)))
         signs = np.clip(np.rint(self.trained.read_f32(start, stop) * inverse), -1, 1)
         values: Floats = signs / inverse
         stored = _STORED.get(self.trained.dtype)
         return stored(values) if stored is not None else values
 
 
+def _changed(path: str) -> tuple[int, int]:
+    """What tells a file from one that replaces it: its inode, and when it was changed, in ns."""
+    status = Path(path).stat()
+    return status.st_ino, status.st_mtime_ns
+
+
 @functools.lru_cache(maxsize=4)
-def _mean_magnitude(tensor: LazyTensor) -> float:
-    """The mean of absolute values, at least 1e-5."""
+def _mean_magnitude(tensor: LazyTensor, changed: tuple[int, int]) -> float:  # noqa: ARG001 - another file, another mean
+    """The mean of absolute values, at least 1e-5; of a file that was ``changed`` then."""
     rows = max(1, _STEP // max(1, tensor.size // max(1, tensor.rows)))
     total = 0.0
     for start in range(0, tensor.rows, rows):
