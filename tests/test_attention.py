@@ -11,7 +11,9 @@ import pytest
 from gguflike.errors import UnsupportedError
 from gguflike.families.parts import Attention, Branch, Graph, Norm, Rope, Temperature
 from gguflike.runner import Model, buffers, state
+from gguflike.runner.graph import check as check_graph
 from gguflike.runner.parts.attention import check as check_part
+from gguflike.runner.parts.attention import padded_dim, span_of_several
 from gguflike.runner.state import KVCache
 from tests import by_hand
 from tests.by_hand import TOKENS, WIDTH, in_pieces, rms, token_by_token
@@ -240,3 +242,35 @@ def test_shapes_that_no_op_has() -> None:
     for changes in ({"heads": 3}, {"rope": rope}, {"rope": Rope(7, 100.0, "norm")}, {"head_dim": 8192}):
         with pytest.raises(UnsupportedError, match="attention shape"):
             check_part(attention(**changes))
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        ({}, {"kv_layer": 0, "kv_heads": 4}),
+        ({}, {"kv_layer": 0, "head_dim": 48}),
+        ({"window": 20}, {"kv_layer": 0}),
+        ({}, {"kv_layer": 0, "window": 20}),
+        ({"window": 20}, {"kv_layer": 0, "window": 20, "chunked": True}),
+        ({}, {"kv_layer": 1}),
+        ({"kv_layer": 1}, {}),
+    ],
+    ids=str,
+)
+def test_keys_of_another_layer_must_be_there_in_the_same_form(layers: tuple[dict[str, Any], ...]) -> None:
+    with pytest.raises(UnsupportedError, match=r"layer \d reads the keys and values of layer \d, which has none"):
+        check_graph(graph_of(*(attention(**changes) for changes in layers)))
+
+
+@pytest.mark.parametrize("cache_type", ["f16", "q8_0"])
+def test_the_longest_heads_have_room(cache_type: str) -> None:
+    """Ops have room for the queries of an item with whatever padding a type of cache has."""
+    for dim in range(1440, 1620, 4):
+        part = attention(head_dim=dim)
+        try:
+            check_part(part)
+        except UnsupportedError:
+            assert dim > 1500
+        else:
+            cache = KVCache(1, padded_dim(dim, cache_type), 32, cache_type)
+            assert span_of_several(part, cache)[1] > 0

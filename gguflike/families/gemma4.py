@@ -120,7 +120,15 @@ def _source(c: Gemma4, layer: int) -> int | None:
     first = c.n_layer - c.shared
     if layer < first:
         return None
-    return max(other for other in range(first) if c.windowed[other] == c.windowed[layer])
+    alike = [other for other in range(first) if c.windowed[other] == c.windowed[layer]]
+    if not alike:
+        raise UnsupportedError(
+            "a layer without keys and values of its own",
+            field="num_kv_shared_layers",
+            expected="one of its kind before it that has some",
+            got=c.shared,
+        )
+    return alike[-1]
 
 
 def _feed_forward(c: Gemma4, layer: int, norm: Callable[[str], Norm]) -> Branch:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
+from gguflike.errors import UnsupportedError
 from gguflike.families.parts import Attention, Branch, Graph, Head, Mixer, Norm
 from gguflike.kernels.engine.program import Program
 from gguflike.runner.buffers import Buffers, address
@@ -24,6 +25,23 @@ def check(graph: Graph) -> None:
     """UnsupportedError where the model asks for what the ops cannot compute."""
     for part in dict.fromkeys(chain(graph.inputs, _others(graph), graph.mixers())):
         ops(part).check(part)
+    _check_shared(graph)
+
+
+def _check_shared(graph: Graph) -> None:
+    """UnsupportedError where a layer reads keys and values that no layer before it has in the same form: its ops would
+    read elsewhere."""
+    before: dict[int | None, tuple[int, ...]] = {}
+    for layer, block in enumerate(graph.blocks):
+        for mixer in (mixer for step in block for mixer in step.mixers() if isinstance(mixer, Attention)):
+            form = (mixer.kv_heads, mixer.head_dim, mixer.window, mixer.chunked, mixer.causal)
+            if mixer.kv_layer is not None and before.get(mixer.kv_layer) != form:
+                raise UnsupportedError(
+                    f"layer {layer} reads the keys and values of layer {mixer.kv_layer}, which has none in its form",
+                    expected="the same (heads, dimensions, window, chunked, causal), of a layer before it",
+                    got=f"{form} and {before.get(mixer.kv_layer)}",
+                )
+            before[layer] = form
 
 
 def _others(graph: Graph) -> Iterator[Any]:

@@ -31,7 +31,12 @@ class Found:
 
 def check(part: Attention) -> None:
     n_rot = 0 if part.rope is None else part.rope.n_rot
-    if part.heads % part.kv_heads or n_rot > part.head_dim or n_rot % 2 or attention_rows(part.head_dim) <= 0:
+    if (
+        part.heads % part.kv_heads
+        or n_rot > part.head_dim
+        or n_rot % 2
+        or attention_rows(padded_dim(part.head_dim, "q8_0")) <= 0
+    ):
         raise UnsupportedError(
             "attention shape",
             expected="n_head a multiple of n_head_kv, n_rot even and at most head_dim, heads of a few thousand at most",
