@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +296,15 @@ def test_facts_where_a_file_says_little() -> None:
     assert (grouped.gqa, grouped.wide, grouped.imatrix) == (4, True, True)
     nothing = facts(metadata("mamba2", {}), {}, False)
     assert (nothing.n_layer, nothing.gqa, nothing.n_expert, nothing.tied, nothing.wide) == (0, 0, 0, True, False)
+
+
+@pytest.mark.parametrize("value", [8.5, "8", [], ["8"], [8.5], math.nan])
+def test_numbers_that_are_none_say_nothing(value: Any) -> None:
+    """What is wrong with a file's keys is for those who compute with them to say."""
+    shapes: Shapes = {"token_embd.weight": (8, 256), "blk.3.attn_v.weight": (8, 256)}
+    keys = dict.fromkeys(("attention.head_count", "block_count", "expert_count"), value)
+    known = facts(metadata("llama", keys), shapes, False)
+    assert (known.n_layer, known.gqa, known.n_expert) == (4, 0, 0)
 
 
 @pytest.mark.parametrize("text", ["attn_v", "=Q8_0", "attn_v=Q9", "(=Q8_0", "attn_v="])

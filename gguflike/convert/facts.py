@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from gguflike.container import Typed
 from gguflike.families.parts import role_of
@@ -147,6 +149,6 @@ def _layer(name: str) -> int:
 def _number(value: Any) -> int:
     """An integer, or the first of an array of one per layer; 0 where there is none."""
     value = value.value if isinstance(value, Typed) else value
-    if value is not None and not isinstance(value, int | str):
+    if isinstance(value, Iterable) and not isinstance(value, str):
         value = next(iter(value), 0)
-    return int(value) if value is not None and not isinstance(value, str) else 0
+    return int(value) if isinstance(value, int | np.integer) else 0
