@@ -70,8 +70,11 @@ def graph_of(part: Experts, norm: Norm | None) -> Graph:
     )
 
 
-def write(path: Path, graph: Graph, kind: str) -> dict[str, np.ndarray]:
-    """A file of the graph's tensors, matrices of experts in blocks of type ``kind``; returns what they stand for."""
+def write(path: Path, graph: Graph, kind: str, *, squeezed: bool = False) -> dict[str, np.ndarray]:
+    """A file of the graph's tensors, matrices of experts in blocks of type ``kind``; returns what they stand for.
+
+    ``squeezed``: a first axis of one value is left out, as ggml does when it writes.
+    """
     rng = np.random.default_rng(7)
     writer, weights = gguf.GGUFWriter(path, "experts"), {}
     type_ = gguf.GGMLQuantizationType[kind]
@@ -84,12 +87,13 @@ def write(path: Path, graph: Graph, kind: str) -> dict[str, np.ndarray]:
             if len(tensor.shape) > 1
             else x * np.float32(0.2) + np.float32("norm" in name)
         )
+        lost = 1 if squeezed and x.shape[0] == 1 else 0
         if "exps" in name and name.endswith("weight") and kind != "F32":
             blocks = quantize(x, type_)
-            writer.add_tensor(name, blocks, raw_dtype=type_)
+            writer.add_tensor(name, blocks[0] if lost else blocks, raw_dtype=type_)
             x = dequantize(blocks, type_)
         else:
-            writer.add_tensor(name, x)
+            writer.add_tensor(name, x[0] if lost else x)
         weights[name.removeprefix("blk.0.")] = x
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -173,6 +177,21 @@ def test_ops_compute_what_the_reference_says(name: str, tmp_path: Path, team: Te
     several, one = run(tmp_path / "m.gguf", graph, x, team)
     np.testing.assert_allclose(several, expected, rtol=1e-5, atol=2e-6)
     np.testing.assert_allclose(one, expected, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q8_0"])
+def test_axes_of_one_value_may_be_left_out(kind: str, tmp_path: Path, team: Team) -> None:
+    shared = FeedForward(N_EMBD, 96, suffix="_shexp")
+    part = replace(PLAIN, count=1, used=1, bias=True, shared=shared, shared_gate=True)
+    graph = graph_of(part, NORM)
+    results = []
+    for squeezed in (False, True):
+        path = tmp_path / f"{squeezed}.gguf"
+        write(path, graph, kind, squeezed=squeezed)
+        with container.open(path) as file:
+            assert len(file.infos["blk.0.ffn_up_exps.weight"].shape) == (2 if squeezed else 3)
+        results.append(run(path, graph, inputs(), team))
+    np.testing.assert_array_equal(results[0], results[1])
 
 
 def test_router_and_experts_with_norms_of_their_own(tmp_path: Path, team: Team) -> None:

@@ -90,13 +90,14 @@ class Weights:
         self._stacks: dict[str, Stack] = {}
         self._alone: set[str] = set()  # matrices that several tokens are multiplied by one after the other
         self._made: dict[tuple[str, str], int] = {}  # addresses of what is made of values, by name and function
-        forms, self._shares = _checked(file, graph, left_out)
+        forms, shapes, self._shares = _checked(file, graph, left_out)
         for name, form in forms.items():
             if form == "values":
                 self._add_vector(name)
         matrices = [name for name, form in forms.items() if form == "matrix"]
         tied = isinstance(graph.head, Head) and graph.head.tied
-        tensors = [file.tensors[name] for name in (matrices if not tied else [EMBEDDING, *matrices])]
+        names = [EMBEDDING, *matrices] if tied else matrices
+        tensors = [_in_shape(file.tensors[name], shapes[name]) for name in names]
         for tensor in tensors:
             if linear_plan(tensor.format).repack is None:
                 self._keep.append(tensor)
@@ -154,9 +155,6 @@ class Weights:
             self._keep.append(values)
             self._made[place] = int(values.ctypes.data)
         return self._made[place]
-
-    def is_vector(self, name: str) -> bool:
-        return name in self._vectors
 
     def table(self, name: str) -> QuantizedTensor:
         """A tensor whose rows are looked up, as the file has it."""
@@ -251,6 +249,13 @@ class Weights:
             progress(total, total, "loaded")
 
 
+def _in_shape(tensor: QuantizedTensor, shape: tuple[int, ...]) -> QuantizedTensor:
+    """A tensor in the shape of its part: some files leave out axes of one value in front."""
+    if tensor.shape == shape:
+        return tensor
+    return QuantizedTensor(tensor.name, tensor.format, shape, tensor.data)
+
+
 def _matrices(tensor: QuantizedTensor) -> list[QuantizedTensor]:
     """The matrices of a tensor: itself, or those of a stack."""
     if len(tensor.shape) == 2:
@@ -304,10 +309,6 @@ class LayerWeights(NamedTuple):
         """Address of the float32 vector ``role`` (``attn_norm``, say)."""
         return self.weights.vector(f"{self.prefix}{role}.weight")
 
-    def is_vector(self, role: str) -> bool:
-        """Whether the file has ``role`` as a vector."""
-        return self.weights.is_vector(f"{self.prefix}{role}.weight")
-
     def address(self, role: str) -> int:
         """Address of the float32 values of the small tensor ``role``, suffix included."""
         return self.weights.vector(f"{self.prefix}{role}")
@@ -344,10 +345,13 @@ class LayerWeights(NamedTuple):
         return self.weights.stack(f"{self.prefix}{role}.weight")
 
 
-def _checked(file: GGUFFile, graph: Graph, left_out: int) -> tuple[dict[str, str], dict[str, float]]:
-    """The forms (``Tensor.form``) of the tensors that the graph reads, by name, and what share of each a token reads,
-    after checking that each is there with its shape and a usable type, and that no other is."""
+def _checked(
+    file: GGUFFile, graph: Graph, left_out: int
+) -> tuple[dict[str, str], dict[str, tuple[int, ...]], dict[str, float]]:
+    """The forms (``Tensor.form``) of the tensors that the graph reads, by name, their shapes, and what share of each a
+    token reads, after checking that each is there with its shape and a usable type, and that no other is."""
     forms: dict[str, str] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     shares: dict[str, float] = {}
     unread = dict(file.infos)
     places = list(graph.tensors())
@@ -361,16 +365,16 @@ def _checked(file: GGUFFile, graph: Graph, left_out: int) -> tuple[dict[str, str
         remedy = "the file is incomplete, or was made for another architecture"
         expect_tensor(GGUFError, file.path, name, tensor.shape, info and info.shape, remedy)
         assert info is not None
-        many = len(info.shape) > 1 and not name.endswith(".bias")
+        many = len(tensor.shape) > 1 and not name.endswith(".bias")
         form = tensor.form or ("matrix" if many else "values")
         if form == "values" and not info.format.is_float:
             raise UnsupportedError("vectors must be floating point", path=file.path, tensor=name, got=info.format.name)
         if form == "matrix" or name == EMBEDDING:
             linear_plan(info.format)
         unread.pop(name, None)
-        forms[name], shares[name] = form, tensor.share
+        forms[name], shapes[name], shares[name] = form, tensor.shape, tensor.share
     _check_unread(file, unread, range(len(graph.blocks), len(graph.blocks) + left_out))
-    return forms, shares
+    return forms, shapes, shares
 
 
 def _check_unread(file: GGUFFile, unread: Mapping[str, TensorInfo], left_out: range) -> None:

@@ -74,7 +74,7 @@ def emit(part: Experts, s: Schedule, weights: LayerWeights, state: None, source:
     readers = [stack.matrix for stack in stacks[:-1]]
     logits = s.temp("router", part.count)
     first = [weights.matrix("ffn_latent_down")] if part.latent else []
-    gates = [_gate_matrix(part, weights)] if part.shared_gate else []
+    gates = [weights.alone("ffn_gate_inp_shexp")] if part.shared_gate else []
     own_inputs = part.router.norm is not None or part.input_norm is not None
     if own_inputs:
         if source.norm is not None:
@@ -130,15 +130,6 @@ def _router_matrix(part: Experts, s: Schedule, weights: LayerWeights) -> Matrix:
     made = np.ascontiguousarray(rows * (factors * np.float32(router.input_scale)))
     s.program.keep.append(made)
     return Matrix(linear_plan(FORMATS["F32"]), address(made), part.count, part.n_embd, made.nbytes, matrix.bias)
-
-
-def _gate_matrix(part: Experts, weights: LayerWeights) -> Matrix:
-    """What gives the shared experts' gate, as a matrix of one row: some files have it as a vector."""
-    role = "ffn_gate_inp_shexp"
-    if weights.is_vector(role):
-        plan = linear_plan(FORMATS["F32"])
-        return Matrix(plan, weights.vector(role), 1, part.n_embd, 4 * part.n_embd)
-    return weights.alone(role)
 
 
 def _stacks(part: Experts, weights: LayerWeights) -> list[Stack]:
