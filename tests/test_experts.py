@@ -19,6 +19,7 @@ from gguflike.kernels.engine.args import Own
 from gguflike.kernels.engine.program import Op, Program, Team
 from gguflike.reference.experts import route
 from gguflike.reference.parts import Context
+from gguflike.runner import schedule as schedules
 from gguflike.runner.buffers import Buffers, address
 from gguflike.runner.parts import ops
 from gguflike.runner.schedule import OneToken, Source, Target, Tokens
@@ -162,6 +163,29 @@ def test_what_a_thread_has_chosen_serves_one_stage(name: str, tmp_path: Path) ->
             assert read <= made
             seen += len(read)
         assert seen
+
+
+@pytest.mark.parametrize("schedule", [OneToken, Tokens])
+@pytest.mark.parametrize("name", PARTS)
+def test_pieces_can_be_counted(name: str, schedule: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread's share of an op has so many pieces at most, however many experts of whatever size a file asks for."""
+    monkeypatch.setattr(schedules, "MOST_PIECES", 8)
+    graph = graph_of(PARTS[name], NORM)
+    write(tmp_path / "m.gguf", graph, "Q8_0")
+    with container.open(tmp_path / "m.gguf") as file:
+        weights = Weights(file, graph)
+        buffers = Buffers(graph, 16, 2)
+        s, here = schedule(buffers), weights.layer(0)
+        target = Target(address(buffers.x), add=True)
+        ops(PARTS[name]).emit(PARTS[name], s, here, None, Source(target.address, N_EMBD, NORM, here), target)
+        tokens = 1 if schedule is OneToken else buffers.batch
+        grown = 0
+        for op in s.program.ops:
+            if op.name.startswith(("experts.products:mat", "experts.rows:gather", "rows.gates", "ops:silu_mul")):
+                pieces = -(-op.items * (tokens if op.per_tokens else 1) // op.grain)
+                assert op.chained or pieces <= 8
+                grown += op.grain > 16
+        assert grown or schedule is OneToken
 
 
 def inputs(tokens: int = TOKENS) -> np.ndarray:

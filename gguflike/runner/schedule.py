@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 MATVEC_GRAIN = 2  # groups of 16 rows: an item of gate and up is two
 SILU_GRAIN = 16  # blocks of 32 values
+MOST_PIECES = 1 << 19  # of an op in a pass; threads count those of their share to 2**20 (engine/interpreter.py)
 
 
 class Source:
@@ -306,7 +307,12 @@ class Tokens(Schedule):
     ) -> None:
         for index, (matrix, out) in enumerate(products):
             self.linear(matrix, source, out, beside=index > 0)
-        self.program.add(*op, items=blocks, per_tokens=1, grain=SILU_GRAIN)
+        self.program.add(*op, items=blocks, per_tokens=1, grain=grain(blocks * self.buffers.batch, SILU_GRAIN))
+
+
+def grain(items: int, least: int) -> int:
+    """Items of a piece, at least so many, of an op that has at most ``items`` in a pass: pieces must be countable."""
+    return max(least, -(-items // MOST_PIECES))
 
 
 def reads_int8(readers: Sequence[Matrix]) -> bool:

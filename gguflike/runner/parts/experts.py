@@ -33,7 +33,7 @@ from gguflike.runner.parts import ops
 from gguflike.runner.parts.checks import multiple
 from gguflike.runner.parts.stateless import bytes_per_position as bytes_per_position
 from gguflike.runner.parts.stateless import new_state as new_state
-from gguflike.runner.schedule import MATVEC_GRAIN, SILU_GRAIN, Schedule, Source, Target
+from gguflike.runner.schedule import MATVEC_GRAIN, SILU_GRAIN, Schedule, Source, Target, grain
 from gguflike.runner.weights import LayerWeights, Matrix, Stack
 
 _Linear = Callable[..., None]
@@ -225,7 +225,8 @@ def _one(
     *inner, down = stacks
     for index, (stack, out) in enumerate(zip(inner, _inner_outputs(part, s), strict=True)):
         words = _chosen_words(stack, routes, normed, False, out)
-        settings = {"each": 2, "grain": MATVEC_GRAIN // 2, "calls": (stack.matrix.plan.matvec,)}
+        size = grain(part.used * part.n_ff // 32, MATVEC_GRAIN // 2)
+        settings = {"each": 2, "grain": size, "calls": (stack.matrix.plan.matvec,)}
         s.program.add(
             "experts.products:matvec",
             words,
@@ -237,12 +238,12 @@ def _one(
     for name, words in _activation(part, s, routes, hidden, down.matrix):
         s.program.add(name, words, items=part.used * part.n_ff // 32, barrier=False, chained=True)
     routes = _publish(part, s, weights, logits)
-    given = s.temp("given", part.used * part.width)
+    given, items = s.temp("given", part.used * part.width), part.used * down.matrix.plan.matvec_items(down.matrix.rows)
     s.program.add(
         "experts.products:matvec",
         _chosen_words(down, routes, hidden, True, given),
-        items=part.used * down.matrix.plan.matvec_items(down.matrix.rows),
-        grain=MATVEC_GRAIN,
+        items=items,
+        grain=grain(items, MATVEC_GRAIN),
         calls=(down.matrix.plan.matvec,),
     )
     return given, routes
@@ -268,11 +269,13 @@ def _several(
             to_scales=0 if floats else gathered.scales,
             to_sums=0 if floats else gathered.sums,
         )
-        s.program.add("experts.rows:gather", words, items=part.used, per_tokens=1)
+        size = grain(part.used * s.buffers.batch, 1)
+        s.program.add("experts.rows:gather", words, items=part.used, per_tokens=1, grain=size)
     for index, (stack, out) in enumerate(zip(inner, _inner_outputs(part, s), strict=True)):
         _sorted_product(s, stack, routes, gathered, out, barrier=index == 0)
+    blocks = part.used * part.n_ff // 32
     for name, words in _activation(part, s, routes, hidden, down.matrix):
-        s.program.add(name, words, items=part.used * part.n_ff // 32, per_tokens=1, grain=SILU_GRAIN)
+        s.program.add(name, words, items=blocks, per_tokens=1, grain=grain(blocks * s.buffers.batch, SILU_GRAIN))
     given = s.temp("given", part.used * part.width)
     _sorted_product(s, down, routes, hidden, given, barrier=True)
     return given, routes
@@ -288,7 +291,7 @@ def _sorted_product(
     words = SORTED_MATMUL.pack(**codes, few=few, **_product_words(stack, source, out), starts=routes.starts)
     items = stack.size * matrix.plan.matmul_items(matrix.rows)
     calls = (matrix.plan.matmul, matrix.plan.matvec)
-    s.program.add("experts.products:matmul", words, items=items, barrier=barrier, calls=calls)
+    s.program.add("experts.products:matmul", words, items=items, grain=grain(items, 1), barrier=barrier, calls=calls)
 
 
 def _product_words(stack: Stack, source: Activations, out: int) -> dict[str, Word]:
