@@ -217,3 +217,33 @@ def test_other_quantization_is_refused(tmp_path: Path) -> None:
     config = {**OSS_CONFIG, "quantization_config": {"quant_method": "fp8"}}
     with pytest.raises(UnsupportedError, match="quantized already"):
         gguflike.convert(write(tmp_path / "hf", config, made({**OSS, **OSS_FLOATS})), tmp_path / "m.gguf", "F32")
+
+
+SEEING_CONFIG = {
+    **COMMON,
+    "architectures": ["Qwen3VLMoeForConditionalGeneration"],
+    "intermediate_size": 96,
+    "moe_intermediate_size": FF,
+    "num_experts": E,
+}
+SEEING = {
+    **ATTENTION,
+    **{f"{L}self_attn.{name}_norm.weight": (16,) for name in ("q", "k")},
+    f"{L}mlp.gate.weight": (E, D),
+}
+
+
+def test_stacks_are_told_by_their_shapes_to_be_transposed(tmp_path: Path) -> None:
+    """Qwen3-VL's experts are published transposed, Transformers 5 saves them as it multiplies them."""
+    tensors = made({**SEEING, **STACKED})
+    turned = {name: x.swapaxes(1, 2).copy() if name in STACKED else x for name, x in tensors.items()}
+    for name, each in (("saved", tensors), ("published", turned)):
+        gguflike.convert(write(tmp_path / name, SEEING_CONFIG, each), tmp_path / f"{name}.gguf", "F32")
+    saved, published = values(tmp_path / "saved.gguf"), values(tmp_path / "published.gguf")
+    both = tensors[f"{L}mlp.experts.gate_up_proj"]
+    np.testing.assert_array_equal(saved["blk.0.ffn_gate_exps.weight"], both[:, :FF])
+    np.testing.assert_array_equal(saved["blk.0.ffn_up_exps.weight"], both[:, FF:])
+    np.testing.assert_array_equal(saved["blk.0.ffn_down_exps.weight"], tensors[f"{L}mlp.experts.down_proj"])
+    assert saved.keys() == published.keys()
+    for name, x in saved.items():
+        np.testing.assert_array_equal(published[name], x, name)

@@ -294,3 +294,32 @@ def test_an_index_stands_beside_more_than_one_file(tmp_path: Path, files: int) -
     assert len(list(tmp_path.glob("*.safetensors"))) == files
     indices = [json.loads(path.read_text()) for path in tmp_path.glob("*.index.json")]
     assert [sorted(index["weight_map"]) for index in indices] == [[e.name for e in entries]] * (files > 1)
+
+
+def test_hyper_parameters_that_a_checkpoint_holds_as_tensors(tmp_path: Path) -> None:
+    """Apertus has the constants of its activation in each layer, in shapes of their own; GGUF has them as keys."""
+    names = {"attention_layernorm": (32,), "feedforward_layernorm": (32,), "mlp.up_proj": (64, 32)}
+    names |= {"mlp.down_proj": (32, 64), "self_attn.q_norm": (16,), "self_attn.k_norm": (16,)}
+    names |= {f"self_attn.{name}_proj": (32, 32) for name in "qkvo"}
+    rng = np.random.default_rng(3)
+    shapes = {"model.embed_tokens.weight": (260, 32), "model.norm.weight": (32,)}
+    shapes |= {f"model.layers.{i}.{name}.weight": shape for i in range(2) for name, shape in names.items()}
+    constants = {"alpha_n": (1,), "alpha_p": (1,), "beta": (), "eps": ()}
+    shapes |= {f"model.layers.{i}.mlp.act_fn.{name}": shape for i in range(2) for name, shape in constants.items()}
+    tensors = {name: np.asarray(rng.standard_normal(shape), np.float32) for name, shape in shapes.items()}
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = {**sizes, "architectures": ["ApertusForCausalLM"], "vocab_size": 260, "tie_word_embeddings": True}
+    folder = tiny.checkpoint(tmp_path / "in")
+    (folder / "model.safetensors").write_bytes(tiny.safetensors(tensors))
+    (folder / "config.json").write_text(json.dumps(config))
+    gguflike.convert(folder, tmp_path / "m.gguf", "F32")
+    with gguflike.open(tmp_path / "m.gguf") as file:
+        eps = [tensors[f"model.layers.{i}.mlp.act_fn.eps"].item() for i in range(2)]
+        assert file.metadata["xielu.eps"].tolist() == eps
+        assert not any("act_fn" in name for name in file.tensors)
+    gguflike.export(tmp_path / "m.gguf", tmp_path / "out")
+    back = checkpoint.open(tmp_path / "out").tensors
+    assert back.keys() == tensors.keys()
+    for name, want in tensors.items():
+        assert back[name].shape == want.shape
+        np.testing.assert_array_equal(back[name].read_f32(), want, name)

@@ -315,3 +315,14 @@ def test_models_that_see_or_hear_are_of_the_family_of_their_text_model() -> None
     assert family.part_left_out("model.layers.0.self_attn.q_proj.weight", 2, 0) is None
     with pytest.raises(UnsupportedError, match=r"text_config\.model_type: text model of a model that sees or hears"):
         registry.for_config({**of, "text_config": {"model_type": "opt"}})
+
+
+def test_layers_without_experts_are_those_before_the_first_router_where_a_file_does_not_say() -> None:
+    sizes = {"embedding_length": 64, "feed_forward_length": 96, "attention.head_count": 4, "block_count": 4}
+    metadata = {f"hy_v3.{key}": value for key, value in sizes.items()}
+    metadata |= {"hy_v3.expert_count": 8, "hy_v3.expert_used_count": 2, "hy_v3.expert_feed_forward_length": 32}
+    metadata["tokenizer.ggml.tokens"] = ["x"] * 260
+    family = registry.for_gguf("hy_v3")
+    routers = {f"blk.{layer}.ffn_gate_inp.weight" for layer in (2, 3)}
+    assert family.from_file(metadata, routers).n_dense == 2
+    assert family.from_file({**metadata, "hy_v3.leading_dense_block_count": 1}, routers).n_dense == 1

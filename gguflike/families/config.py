@@ -26,6 +26,7 @@ import numpy as np
 
 from gguflike.errors import GGUFError, GGUFLikeError, UnsupportedError
 from gguflike.families.inert import FILE_KEYS
+from gguflike.families.parts import role_of
 from gguflike.frozen import About, fields, frozen, replace
 
 Config = TypeVar("Config")
@@ -145,7 +146,7 @@ def from_gguf(config: type[Config], architecture: str, metadata: Mapping[str, An
             if behind and not parameter.key.listed and len(found) == known.n_layer + behind:
                 del found[-behind:]
         if parameter.name in _READINGS:
-            found = _READINGS[parameter.name](found, architecture, metadata)
+            found = _READINGS[parameter.name](found, architecture, metadata, tensors)
         if found is not None and parameter.key.via is not None:
             found = parameter.key.via.parse(known, found)
         return found
@@ -163,23 +164,23 @@ def layers_left_out(architecture: str, metadata: Mapping[str, Any]) -> int:
     return count if isinstance(count, int) else 0
 
 
-def _layers(found: Any, architecture: str, metadata: Mapping[str, Any]) -> Any:
+def _layers(found: Any, architecture: str, metadata: Mapping[str, Any], _: Collection[str]) -> Any:
     """The layers that a text goes through."""
     return found - layers_left_out(architecture, metadata) if isinstance(found, int) else found
 
 
-def _vocabulary(found: Any, _: str, metadata: Mapping[str, Any]) -> Any:
+def _vocabulary(found: Any, _: str, metadata: Mapping[str, Any], __: Collection[str]) -> Any:
     """As many tokens as the tokenizer has, where a file says fewer or nothing: it was given some after the fact."""
     tokens = len(metadata.get("tokenizer.ggml.tokens", ()))
     return max(found or 0, tokens) or None if found is None or isinstance(found, int) else found
 
 
-def _rope_factor(found: Any, architecture: str, metadata: Mapping[str, Any]) -> Any:
+def _rope_factor(found: Any, architecture: str, metadata: Mapping[str, Any], _: Collection[str] = ()) -> Any:
     """The factor by which positions are stretched, which old files call otherwise."""
     return metadata.get(f"{architecture}.rope.scale_linear") if found is None else found
 
 
-def _rope_scaling(found: Any, architecture: str, metadata: Mapping[str, Any]) -> Any:
+def _rope_scaling(found: Any, architecture: str, metadata: Mapping[str, Any], _: Collection[str]) -> Any:
     """How positions are stretched: linearly, where a file has a factor and does not say."""
     if found is None:
         key = f"{architecture}.rope.scaling.factor"
@@ -187,10 +188,19 @@ def _rope_scaling(found: Any, architecture: str, metadata: Mapping[str, Any]) ->
     return None if found == "none" else found
 
 
+def _dense_lead(found: Any, _: str, __: Mapping[str, Any], tensors: Collection[str]) -> Any:
+    """The layers before the first that has a router of experts, where a file does not say how many."""
+    if found is not None:
+        return found
+    layers = (layer for role, layer in map(role_of, tensors) if role == "ffn_gate_inp" and layer is not None)
+    return min(layers, default=None)
+
+
 # Fields whose values in files mean something else than they say, or something where they are missing.
-_READINGS: Mapping[str, Callable[[Any, str, Mapping[str, Any]], Any]] = {
+_READINGS: Mapping[str, Callable[[Any, str, Mapping[str, Any], Collection[str]], Any]] = {
     "n_layer": _layers,
     "n_vocab": _vocabulary,
+    "n_dense": _dense_lead,
     "rope_factor": _rope_factor,
     "rope_scaling": _rope_scaling,
 }
