@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 
 import gguflike
+from gguflike import checkpoint
 from gguflike.checkpoint.strictjson import load as read_json
 from gguflike.convert import convert, export
-from gguflike.errors import CheckpointError, UnsupportedError
+from gguflike.errors import CheckpointError, OutputError, UnsupportedError
 from gguflike.families.pooling import answers, kind_of
 from tests import tiny
 
@@ -88,6 +90,36 @@ def test_an_embedding_model_made_of_a_decoder(tmp_path: Path) -> None:
     convert(plain, tmp_path / "plain.gguf", "F32")
     with gguflike.open(tmp_path / "plain.gguf") as file:
         assert "output.weight" in file.tensors
+
+
+def test_modules_are_inputs_too(tmp_path: Path) -> None:
+    folder = qwen3(tmp_path / "hf")
+    chain = [("3_Pooling", "Pooling"), ("2_Dense", "Dense")]
+    linear = {"activation_function": "torch.nn.modules.linear.Identity"}
+    configs: dict[str, Any] = {"3_Pooling": {"pooling_mode_lasttoken": True}, "2_Dense": linear}
+    listed = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in chain]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    for name, _ in chain:
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps(configs[name]))
+    (folder / "2_Dense" / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    for name in ("3_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors"):
+        assert folder / name in checkpoint.open(folder).inputs()
+        before = (folder / name).read_bytes()
+        with pytest.raises(OutputError, match="the target is also a source"):
+            convert(folder, folder / name, "F32", dry_run=True)
+        assert (folder / name).read_bytes() == before
+
+
+def test_folders_of_modules_are_durable_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = qwen3(tmp_path / "hf")
+    modules(folder, pooling_mode_lasttoken=True, pooling_mode_mean_tokens=False)
+    convert(folder, tmp_path / "x.gguf", "F32")
+    synced: list[int] = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(descriptor), real(descriptor)))
+    export(tmp_path / "x.gguf", tmp_path / "back")
+    assert len(synced) == len(list((tmp_path / "back").rglob("*"))) + 2  # files and folders, this, and that above
 
 
 def test_names_of_rerankers() -> None:

@@ -303,6 +303,13 @@ def test_unigram_finds_the_best_sum_and_no_markup_in_texts(tmp_path: Path) -> No
         ({"model": xlmr()["model"] | {"vocab": [["a", "b"]]}}, CheckpointError, r"expected \[token, score\]"),
         ({"model": xlmr()["model"] | {"vocab": {"a": 1}}}, CheckpointError, r"expected \[token, score\]"),
         ({"model": xlmr()["model"] | {"vocab": [["a"]]}}, CheckpointError, "malformed vocabulary entry"),
+        ({"model": xlmr()["model"] | {"vocab": [["a", -(10**400)]]}}, CheckpointError, "malformed vocabulary entry"),
+        ({"model": xlmr()["model"] | {"vocab": [["a", -1e39]]}}, CheckpointError, "malformed vocabulary entry"),
+        (
+            {"normalizer": {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": ""}},
+            UnsupportedError,
+            "normalizer is not handled",
+        ),
         ({"normalizer": {"type": "Lowercase"}}, UnsupportedError, "normalizer is not handled"),
         ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "?"}}, CheckpointError, "precompiled_charsmap"),
         ({"pre_tokenizer": {"type": "ByteLevel"}}, UnsupportedError, "pre_tokenizer step is not handled"),

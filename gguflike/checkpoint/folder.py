@@ -42,8 +42,10 @@ class Checkpoint:
     dense: Mapping[str, int] = field(default_factory=dict)
 
     def inputs(self) -> list[Path]:
-        """The files that are, or would be, part of the checkpoint: those of FILES, and all of the folder but GGUF."""
-        folders = [self.folder, self.folder / "additional_chat_templates"]
+        """The files that are, or would be, part of the checkpoint: those of FILES, and all of the folder and those of
+        its modules but GGUF."""
+        inner = ["additional_chat_templates", *sentence_transformers.folders(self.folder)]
+        folders = [self.folder, *(self.folder / name for name in inner)]
         present = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
         named = [self.folder / name for name in FILES]
         return [*named, *(path for path in present if path.suffix.lower() != ".gguf" and path not in named)]

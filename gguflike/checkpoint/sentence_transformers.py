@@ -37,6 +37,11 @@ def _paths(folder: Path, kind: str) -> list[str]:
     return [str(each) for each in chosen]
 
 
+def folders(folder: Path) -> list[str]:
+    """The folders of the modules that are read."""
+    return [*_paths(folder, "Pooling"), *_paths(folder, "Dense")]
+
+
 def pooling(folder: Path) -> Mapping[str, Any] | None:
     """The configuration of the pooling, or None where the model is none of sentence-transformers."""
     found = _paths(folder, "Pooling")

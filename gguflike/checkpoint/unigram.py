@@ -26,8 +26,9 @@ from gguflike.checkpoint.vocabulary import (
 )
 from gguflike.errors import CheckpointError, UnsupportedError
 
+_HIGHEST = 3e38  # magnitude of a score, which is a float32
 _UNUSED = -10000.0  # the score of ids without a token, as llama.cpp's converter writes it
-_SPACES = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
+_SPACES = [{"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": one} for one in (" ", SPACE)]
 
 
 def entries(source: TokenizerFiles) -> list[tuple[str, int]]:
@@ -40,7 +41,7 @@ def _scored(source: TokenizerFiles) -> list[tuple[str, float]]:
     pairs: list[tuple[str, float]] = []
     for entry in vocab if isinstance(vocab, list) else [vocab]:
         pair = isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)
-        if not pair or not isinstance(entry[1], int | float) or not np.isfinite(entry[1]):
+        if not pair or not isinstance(entry[1], int | float) or not abs(entry[1]) < _HIGHEST:
             raise CheckpointError(
                 "malformed vocabulary entry",
                 path=source.path,
@@ -80,8 +81,8 @@ def _normalizer(source: TokenizerFiles) -> tuple[bytes, bool]:
                 raise CheckpointError(
                     "malformed tokenizer.json", path=source.path, field="precompiled_charsmap", got=str(error)
                 ) from None
-        elif step.get("type") == "Replace" and step.get("pattern") == _SPACES["pattern"]:
-            merged = True  # by a space or by U+2581, which is what spaces become
+        elif step in _SPACES:
+            merged = True  # into a space or into U+2581, which is what spaces become
         elif step.get("type") != "Strip":  # of spaces at the ends, which do not count where runs become one
             raise UnsupportedError("normalizer is not handled", path=source.path, field="normalizer", got=dict(step))
     return charsmap, merged

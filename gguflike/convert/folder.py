@@ -29,6 +29,8 @@ def new_folder(target: Path, size: int) -> Iterator[Path]:
         temporary, lock = make_temporary(str(target), _make)
         try:
             yield Path(temporary)
+            for inner in (path for path in Path(temporary).rglob("*") if path.is_dir()):
+                system.sync_folder(inner)
             os.fsync(lock)
             if system.OPEN_IS_LOCKED:
                 lock = _unlock(temporary, lock)
