@@ -35,7 +35,6 @@ _SPARSEMIXER = (
     "experts near it"
 )
 
-_CHUNK_KEY = "its converter does not write the length of chunks"
 _SOLAR = "its converter names the end token again as the end of a turn"
 _GEMMA = "its converter names the ids that the published vocabulary has for its markers"
 
@@ -113,7 +112,7 @@ EXPLAINED: Mapping[str, Mapping[str, str]] = {
     },
     "NemotronHForCausalLM/experts": {"reference": _STEPS, "llama.cpp": _STEPS, "runner": _STEPS},
     "Qwen3NextForCausalLM": {"quantized": _MAGNIFIED},
-    "Llama4ForCausalLM/chunks": {"converter": _CHUNK_KEY, "llama.cpp": _CHUNKS},
+    "Llama4ForCausalLM/chunks": {"llama.cpp": _CHUNKS},
     "PhimoeForCausalLM": {"llama.cpp": _SPARSEMIXER},
 }
 

@@ -21,7 +21,7 @@ import numpy as np
 import gguflike
 from gguflike.errors import GGUFLikeError, UnsupportedError
 from gguflike.families import config as configs
-from gguflike.families import registry
+from gguflike.families import refused, registry
 from gguflike.families.parts import Graph
 from gguflike.families.parts.extras import Pooling
 from gguflike.reference import forward
@@ -102,7 +102,9 @@ class Proofs:
     def run(self, names: Iterable[str]) -> dict[str, Cell]:
         """The proofs called ``names``. What raises one of our errors is not proven, with what it says."""
         if not has_family(self.row):
-            return dict.fromkeys(names, Cell(False, "there is no family for it"))
+            needs = refused.CLASSES.get(self.row.registered or self.row.model_class)
+            said = f"refused: {needs}" if needs else "there is no family for it"
+            return dict.fromkeys(names, Cell(False, said))
         converted = _cell(Proofs.plan, self)
         if not converted.proven:
             return dict.fromkeys(names, converted)
