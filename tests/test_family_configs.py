@@ -119,6 +119,29 @@ def test_tensors_are_the_same_in_slabs_and_in_other_processes(row: Any) -> None:
             np.testing.assert_allclose(back, original, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
+def test_every_row_of_a_checkpoint_has_one_place(row: Any) -> None:
+    """The pieces of all tensors of a file cover each tensor of the checkpoint, without a gap and without overlap."""
+    config = {"architectures": [row.registered or row.model_class], **row.config}
+    of_tensors = {key: [0.25, -0.5, 0.0, 1.0] for key in registry.for_config(config).scalars}
+    family, c, _ = read({**config, **of_tensors})
+    rows: dict[str, int] = {}
+    runs: dict[str, list[tuple[int, int]]] = {}
+    shares: dict[str, list[Share]] = {}
+    for piece in (piece for binding in family.bind(c) for piece in binding.pieces):
+        assert rows.setdefault(piece.hf, piece.hf_shape[0]) == piece.hf_shape[0]
+        if isinstance(piece.via, Share):
+            shares.setdefault(piece.hf, []).append(piece.via)
+        else:
+            runs.setdefault(piece.hf, []).append((piece.start - piece.unused, piece.start + piece.hf_rows))
+    for name, places in runs.items():
+        begins, ends = zip(*sorted(places), strict=True)
+        assert (*begins, rows[name]) == (0, *ends)
+    for vias in shares.values():
+        assert sorted(via.index for via in vias) == list(range(vias[0].of))
+    assert not runs.keys() & shares.keys()
+
+
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
 
 
@@ -275,3 +298,22 @@ def test_bases_of_the_rotation_that_config_json_lacks() -> None:
     assert read(cohere | {"rope_parameters": {"rope_type": "default", "rope_theta": 2e4}})[1].rope_base == 2e4
     assert read(plain(architectures=["LlamaForCausalLM"]))[1].rope_base == 1e4
     assert read(plain(architectures=["Gemma3ForCausalLM"]))[1].rope_base == 1e6
+
+
+def test_what_gemma_multiplies_embeddings_by() -> None:
+    for row in ROWS:
+        if row.model_class in ("GemmaForCausalLM", "Gemma2ForCausalLM", "Gemma3ForCausalLM", "Gemma4ForCausalLM"):
+            family, c, _ = read({"architectures": [row.model_class], **row.config})
+            assert family.graph(c).embedding.scale == pytest.approx(math.sqrt(c.n_embd))
+
+
+def test_which_layers_of_gemma_4_share_keys() -> None:
+    """The last so many layers read those of the last layer of their kind before them."""
+    kinds = ["sliding_attention", "full_attention"] * 4
+    sizes = {"num_hidden_layers": 8, "layer_types": kinds, "num_kv_shared_layers": 4, "head_dim": 16}
+    family, c, _ = read(plain(architectures=["Gemma4ForCausalLM"], global_head_dim=32, **sizes))
+    assert [each.kv_layer for each in family.graph(c).attentions()] == [None] * 4 + [2, 3] * 2
+    for shared in (8, 9):
+        family, c, _ = read(plain(architectures=["Gemma4ForCausalLM"], **{**sizes, "num_kv_shared_layers": shared}))
+        with pytest.raises(UnsupportedError, match="num_kv_shared_layers: a layer without keys and values of its own"):
+            family.graph(c)
