@@ -247,6 +247,25 @@ def test_layers_with_windows_in_every_spelling() -> None:
         read(plain(**gemma, layer_types=types[:3]))
 
 
+@pytest.mark.parametrize(
+    ("changes", "full"),
+    [
+        ({"first_k_dense_replace": 1}, [0, 4, 8]),
+        ({"first_k_dense_replace": 2, "sliding_window_pattern": 3}, [0, 1, 4, 7]),
+        ({}, [3, 7]),
+        ({"first_k_dense_replace": 1, "layer_types": ["sliding_attention"] * 8 + ["full_attention"]}, [8]),
+    ],
+    ids=str,
+)
+def test_layers_of_cohere_with_experts_that_see_everything(changes: dict[str, Any], full: list[int]) -> None:
+    """As Cohere2MoeConfig has them where ``layer_types`` is missing."""
+    [row] = [row for row in ROWS if row.model_class == "Cohere2MoeForCausalLM"]
+    config = {key: value for key, value in row.config.items() if key not in ("layer_types", "mlp_layer_types")}
+    _, c, _ = read({"architectures": [row.model_class], **config, "num_hidden_layers": 9, **changes})
+    assert [layer for layer in range(9) if not c.windowed[layer]] == full
+    assert c.n_dense == changes.get("first_k_dense_replace", 0)
+
+
 def test_qwen_has_its_window_where_it_is_switched_on() -> None:
     qwen = {"architectures": ["Qwen2ForCausalLM"], "sliding_window": 32, "max_window_layers": 2}
     assert windows(*read(plain(**qwen))[:2]) == [0] * 4

@@ -69,6 +69,21 @@ def cohere_moe(c: CohereMoe) -> Graph:
     return decoder(c, block, layer_norm(c, "output_norm", bias=False), scale=c.logit_scale)
 
 
+def normalized(values: dict[str, Any]) -> dict[str, Any]:
+    """config.json with the kinds of layers: where it lacks them, those without experts see everything, and so does
+    every so many-th of the others."""
+    layers: Any = values.get("num_hidden_layers")
+    first, period = values.get("first_k_dense_replace") or 0, values.get("sliding_window_pattern", 4)
+    numbers = all(isinstance(value, int) for value in (layers, first, period)) and period > 0
+    if values.get("layer_types") is not None or not numbers:
+        return dict(values)
+    kinds = [
+        "full_attention" if layer < first or (layer - first + 1) % period == 0 else "sliding_attention"
+        for layer in range(layers)
+    ]
+    return {**values, "layer_types": kinds}
+
+
 COHERE_MOE = Family(
     name="cohere2moe",
     classes=("Cohere2MoeForCausalLM",),
@@ -87,4 +102,5 @@ COHERE_MOE = Family(
     inert=INERT_KEYS | ROUTER_KEYS | {"cache_implementation", "sliding_window_pattern"},  # layer_types says it
     constants=exported("Cohere2MoeForCausalLM", "cohere2_moe", expert_selection_fn="sigmoid"),
     assumed=MappingProxyType({"max_position_embeddings": 8192, "sliding_window": 4096}),
+    normalized=normalized,
 )
