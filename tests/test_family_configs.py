@@ -266,6 +266,18 @@ def test_layers_of_cohere_with_experts_that_see_everything(changes: dict[str, An
     assert c.n_dense == changes.get("first_k_dense_replace", 0)
 
 
+def test_layers_whose_kinds_config_json_lacks() -> None:
+    """As the class of Transformers has it there is no window in Mellum; an error where nothing can be assumed."""
+    for row in ROWS:
+        config = {"architectures": [row.model_class], **row.config}
+        config.pop("layer_types", None)
+        if row.model_class == "MellumForCausalLM":
+            assert not any(read(config)[1].windowed)
+        if row.name == "GraniteMoeHybridForCausalLM":
+            with pytest.raises(CheckpointError, match="not one value for each layer"):
+                read(config)
+
+
 def test_qwen_has_its_window_where_it_is_switched_on() -> None:
     qwen = {"architectures": ["Qwen2ForCausalLM"], "sliding_window": 32, "max_window_layers": 2}
     assert windows(*read(plain(**qwen))[:2]) == [0] * 4

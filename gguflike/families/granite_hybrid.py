@@ -83,7 +83,7 @@ def granite_hybrid(c: GraniteHybrid) -> Graph:
 def normalized(values: dict[str, Any]) -> dict[str, Any]:
     """config.json with a number of key heads for each layer and the feed-forward's size."""
     made = with_layer_heads(values, attending(values))
-    del made["layer_types"]
+    made.pop("layer_types", None)
     if not made.get("num_local_experts"):
         made["intermediate_size"] = made.get("shared_intermediate_size")
     if made.get("position_embedding_type") != "rope":

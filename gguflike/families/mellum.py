@@ -37,8 +37,12 @@ def mellum(c: Mellum) -> Graph:
 
 
 def _all_sparse(values: dict[str, Any]) -> dict[str, Any]:
-    """config.json without the kinds of feed-forwards where all layers have experts."""
+    """config.json without the kinds of feed-forwards where all layers have experts. Layers see everything where it does
+    not say what they see."""
     made = dict(values)
+    layers = made.get("num_hidden_layers")
+    if made.get("layer_types") is None and isinstance(layers, int):
+        made["layer_types"] = ["full_attention"] * layers
     if set(made.get("mlp_layer_types") or ["sparse"]) == {"sparse"}:
         made.pop("mlp_layer_types", None)
     return made
