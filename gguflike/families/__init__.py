@@ -8,6 +8,7 @@ What families are made with:
     registry       one line a family: its file, its general.architecture, its classes
     config         typed hyper-parameters and their side of GGUF
     config_json    their side of config.json
+    kinds          what values of config.json must be before families compute with them
     inert          keys of either that change nothing
     origins        where a tensor stands in a checkpoint
     transforms     what happens to its rows on the way

@@ -18,7 +18,7 @@ may be negative.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sized
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeVar
 
@@ -33,6 +33,10 @@ Config = TypeVar("Config")
 Default = Callable[[Any], Any]
 
 _LIMIT = 2**31  # no size of a real model comes near; it keeps products of sizes within 64 bits
+#: More of what is made one by one no model has: layers, and experts and heads whose tensors are put together.
+COUNTED = 2**14
+_COUNTS = frozenset({"block_count", "expert_count", "attention.head_count", "ssm.time_step_rank"})
+LARGEST = 3.4e38  # that a float32 holds, as which GGUF stores numbers
 REQUIRED: Any = object()
 _KINDS: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 
@@ -171,8 +175,12 @@ def _layers(found: Any, architecture: str, metadata: Mapping[str, Any], _: Colle
 
 def _vocabulary(found: Any, _: str, metadata: Mapping[str, Any], __: Collection[str]) -> Any:
     """As many tokens as the tokenizer has, where a file says fewer or nothing: it was given some after the fact."""
-    tokens = len(metadata.get("tokenizer.ggml.tokens", ()))
-    return max(found or 0, tokens) or None if found is None or isinstance(found, int) else found
+    given = metadata.get("tokenizer.ggml.tokens", ())
+    if isinstance(given, str) or not isinstance(given, Sized):
+        raise GGUFError(
+            "wrong kind of value", field="tokenizer.ggml.tokens", expected="an array of texts", got=repr(given)[:80]
+        )
+    return max(found or 0, len(given)) or None if found is None or isinstance(found, int) else found
 
 
 def _rope_factor(found: Any, architecture: str, metadata: Mapping[str, Any], _: Collection[str] = ()) -> Any:
@@ -218,7 +226,7 @@ def check_keys(
         known |= {parameter.key.gguf, *parameter.key.copies}
         for name in parameter.key.copies:
             value, here = metadata.get(full_key(architecture, name)), getattr(config, parameter.name)
-            if value is not None and not np.allclose(value, here, rtol=1e-6, atol=0):
+            if value is not None and not _close(value, here):
                 raise _unread(full_key(architecture, name), value, (here,))
     if "rope.scaling.factor" in known:
         known.add("rope.scale_linear")
@@ -230,6 +238,12 @@ def check_keys(
         allowed = implied.get(name, FILE_KEYS.get(name, ()))
         if allowed is not None and _scalar(value) not in allowed:
             raise _unread(key, value, allowed)
+
+
+def _close(value: Any, other: Any) -> bool:
+    """Whether a value of a file is the number, or are the numbers, that another of its keys gave."""
+    given = np.asarray(value)
+    return given.dtype.kind in "iufb" and bool(np.allclose(given, other, rtol=1e-6, atol=0))
 
 
 def _unread(key: str, value: Any, allowed: tuple[Any, ...]) -> UnsupportedError:
@@ -291,7 +305,8 @@ def _checked(parameter: Parameter, value: Any, place: GGUFLikeError) -> Any:
     if parameter.kind in (int, float):
         if parameter.key.signed:
             return _signed(value, place)
-        return _number(parameter.kind, value, parameter.key.zero or parameter.many, place)
+        limit = COUNTED if parameter.key.gguf in _COUNTS or parameter.name == "n_labels" else _LIMIT
+        return _number(parameter.kind, value, parameter.key.zero or parameter.many, place, limit)
     if not isinstance(value, parameter.kind):
         raise type(place)(
             "wrong kind of value", field=place.field, expected=parameter.kind.__name__, got=repr(value)[:80]
@@ -308,10 +323,11 @@ def _default(parameter: Parameter, known: SimpleNamespace, error: GGUFLikeError)
     return default(known) if callable(default) else default
 
 
-def _number(kind: type, value: Any, zero: bool, error: GGUFLikeError) -> int | float:
-    number = not isinstance(value, bool) and isinstance(value, int | float) and 0 <= value < math.inf
-    if not number or (value == 0 and not zero) or (kind is int and (value >= _LIMIT or value != int(value))):
-        expected = "a positive integer below 2**31" if kind is int else "a positive number"
+def _number(kind: type, value: Any, zero: bool, error: GGUFLikeError, limit: int = _LIMIT) -> int | float:
+    number = not isinstance(value, bool) and isinstance(value, int | float) and 0 <= value <= LARGEST
+    if not number or (value == 0 and not zero) or (kind is int and (value >= limit or value != int(value))):
+        below = "2**31" if limit == _LIMIT else str(limit)
+        expected = f"a positive integer below {below}" if kind is int else "a positive number"
         expected += " or 0" if zero else ""
         raise type(error)("wrong kind of value", field=error.field, expected=expected, got=repr(value)[:80])
     return int(value) if kind is int else float(value)

@@ -20,7 +20,7 @@ from gguflike.families.decoder import (
     rms,
     rope_of,
 )
-from gguflike.families.family import Family
+from gguflike.families.family import Family, said
 from gguflike.families.mistral3 import LEFT_OUT
 from gguflike.families.mixture import (
     ROUTER_KEYS,
@@ -233,9 +233,9 @@ _ORIGINS = MappingProxyType(
 
 def _of_file(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[Any] | None:  # noqa: ARG001
     """The class that a file was made of: by whether it has experts, and how their logits become scores."""
-    if not metadata.get("deepseek2.expert_count"):
+    if not said(metadata, "deepseek2.expert_count"):
         return YOUTU
-    return DEEPSEEK_V3 if metadata.get("deepseek2.expert_gating_func") == SIGMOID else None
+    return DEEPSEEK_V3 if said(metadata, "deepseek2.expert_gating_func") == SIGMOID else None
 
 
 DEEPSEEK_V2 = Family(

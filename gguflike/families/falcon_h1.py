@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
 
-from gguflike.families.config import key
+from gguflike.families.config import Via, key
 from gguflike.families.decoder import (
     DECODER_NAMES,
     INERT_KEYS,
@@ -30,6 +30,15 @@ from gguflike.families.transforms import Scaled
 from gguflike.frozen import frozen, replace
 
 
+def _list_of(count: int) -> Callable[[Any, Any], Any]:
+    def read(_: Any, value: Any) -> Any:
+        if not isinstance(value, list) or len(value) != count:
+            raise ValueError(f"a list of {count} numbers")
+        return value
+
+    return read
+
+
 @frozen
 class FalconH1(Mamba2Hybrid):
     """Hyper-parameters, and the multipliers that weights are multiplied by."""
@@ -46,8 +55,12 @@ class FalconH1(Mamba2Hybrid):
     keys: float = key(None, "key_multiplier", default=1.0)
     ssm_in: float = key(None, "ssm_in_multiplier", default=1.0)
     ssm_out: float = key(None, "ssm_out_multiplier", default=1.0)
-    ssm: tuple[float, ...] = key(None, "ssm_multipliers", default=(1.0,) * 5, listed=True)
-    mlp: tuple[float, ...] = key(None, "mlp_multipliers", default=(1.0, 1.0), listed=True)
+    ssm: tuple[float, ...] = key(
+        None, "ssm_multipliers", default=(1.0,) * 5, listed=True, via=Via(_list_of(5), lambda c: list(c.ssm))
+    )
+    mlp: tuple[float, ...] = key(
+        None, "mlp_multipliers", default=(1.0, 1.0), listed=True, via=Via(_list_of(2), lambda c: list(c.mlp))
+    )
 
 
 def falcon_h1(c: FalconH1) -> Graph:

@@ -111,8 +111,9 @@ class Family(Generic[Config]):
         what config.json does not say. UnsupportedError on a key or value that may change what the model computes,
         CheckpointError on missing or malformed ones.
         """
-        from gguflike.families import config_json  # a run reads no config.json
+        from gguflike.families import config_json, kinds  # a run reads no config.json
 
+        kinds.check_kinds(values)
         text = text_config(values, self.outer)
         full = self.normalized({**config_json.assumed(self.assumed, text), **text})
         self._check_keys(full, frozenset(ignore))
@@ -153,6 +154,9 @@ class Family(Generic[Config]):
 
     def of_config(self, values: Mapping[str, Any]) -> Family[Any]:
         """The family that config.json means: this one, or another that its classes also stand for."""
+        from gguflike.families import kinds
+
+        kinds.check_kinds(values)
         return (self.variant(values) if self.variant else None) or self
 
     def of_file(self, metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[Any]:
@@ -239,10 +243,17 @@ class Family(Generic[Config]):
         return self.spelled({**self.constants, **config_json.to_config(c)})
 
 
+def said(metadata: Mapping[str, Any], key: str) -> int | float | None:
+    """The number that a file says, for choosing its family. None for anything else, of which the configuration
+    complains."""
+    value = metadata.get(key)
+    return value if isinstance(value, int | float) else None
+
+
 def text_config(values: Mapping[str, Any], kept: Iterable[str] = ()) -> dict[str, Any]:
     """config.json with that of its text model, where there is one, in the place of the whole, of which the keys
     ``kept`` stay."""
-    nested = next((values[key] for key in _NESTED if isinstance(values.get(key), dict)), None)
+    nested = next((values[key] for key in NESTED if isinstance(values.get(key), dict)), None)
     if nested is None:
         return dict(values)
     outer = {key: values[key] for key in (*_OUTER, *kept) if key in values}
@@ -250,7 +261,7 @@ def text_config(values: Mapping[str, Any], kept: Iterable[str] = ()) -> dict[str
 
 
 # Where a model of several kinds of input keeps the configuration of its text model, and what of the whole holds for it.
-_NESTED = ("text_config", "llm_config", "language_config")
+NESTED = ("text_config", "llm_config", "language_config")
 _OUTER = ("architectures", "quantization_config", "tie_word_embeddings")
 
 

@@ -165,7 +165,7 @@ def normalized(values: dict[str, Any]) -> dict[str, Any]:
     """What config.json says of full layers apart, as values of their own and lists by layer."""
     made = dict(values)
     kinds = made.get("layer_types") or [
-        "full_attention" if i % 6 == 5 else "sliding_attention" for i in range(made["num_hidden_layers"])
+        "full_attention" if i % 6 == 5 else "sliding_attention" for i in range(made.get("num_hidden_layers") or 0)
     ]
     kinds = [*kinds[:-1], "full_attention"]  # as Transformers has it
     full = _of_full_layers(made.pop("per_layer_config", None) or {}, kinds)

@@ -9,7 +9,7 @@ from typing import Any
 from gguflike.errors import UnsupportedError
 from gguflike.families.config import Via, key
 from gguflike.families.decoder import INERT_KEYS, PERMUTED_NAMES, SILU, attention, decoder, exported, rope_of
-from gguflike.families.family import Family
+from gguflike.families.family import Family, said
 from gguflike.families.granite import ASSUMED, GRANITE, Granite, scaled_block, scales
 from gguflike.families.granite_moe import GRANITE_MOE_SHARED
 from gguflike.families.hybrid import (
@@ -112,10 +112,13 @@ def _attends_only(values: Mapping[str, Any]) -> Family[Any] | None:
 
 def _made_of_bamba(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[Any] | None:  # noqa: ARG001
     """The family of Bamba for a file whose heads turn in part."""
-    heads, width = (metadata.get(f"granitehybrid.{name}", 0) for name in ("attention.head_count", "embedding_length"))
-    head_dim = metadata.get("granitehybrid.attention.key_length", width // max(heads, 1))
-    turned = metadata.get("granitehybrid.rope.dimension_count", head_dim)
-    return BAMBA if metadata.get("granitehybrid.rope.scaling.finetuned", True) and turned < head_dim else None
+    heads, width, turned = (
+        said(metadata, f"granitehybrid.{name}") or 0
+        for name in ("attention.head_count", "embedding_length", "rope.dimension_count")
+    )
+    head_dim = said(metadata, "granitehybrid.attention.key_length") or width // max(heads, 1)
+    rotates = metadata.get("granitehybrid.rope.scaling.finetuned", True) is not False
+    return BAMBA if rotates and 0 < turned < head_dim else None
 
 
 GRANITE_HYBRID: Family[Any] = Family(
@@ -202,7 +205,7 @@ def _turned(c: GraniteHybrid, tensor: Tensor) -> tuple[list[Run], int]:
 def _bamba_normalized(values: dict[str, Any]) -> dict[str, Any]:
     """config.json of Bamba as if it were Granite's."""
     made = dict(values)
-    indices, layers = made.pop("attn_layer_indices", None) or [], range(made.get("num_hidden_layers", 0))
+    indices, layers = made.pop("attn_layer_indices", None) or [], range(made.get("num_hidden_layers") or 0)
     made = {**with_layer_heads(made, [layer in indices for layer in layers]), "position_embedding_type": "rope"}
     made["partial_rotary_factor"] = 0.5
     return made

@@ -8,7 +8,7 @@ from typing import Any
 
 from gguflike.families.config import key
 from gguflike.families.decoder import attention, decoder, exported, rope_of
-from gguflike.families.family import Family
+from gguflike.families.family import Family, said
 from gguflike.families.granite import GRANITE, Granite, scaled_block, scales
 from gguflike.families.granite_swa import GRANITE_SWA, GraniteSwa, mixer
 from gguflike.families.mixture import ROUTER_KEYS, experts, shared
@@ -43,7 +43,7 @@ def granite_moe(c: GraniteMoe) -> Graph:
 
 def _of_file(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[Any] | None:  # noqa: ARG001
     """The family with a shared expert, where a file has one."""
-    return GRANITE_MOE_SHARED if metadata.get("granitemoe.expert_shared_feed_forward_length") else None
+    return GRANITE_MOE_SHARED if said(metadata, "granitemoe.expert_shared_feed_forward_length") else None
 
 
 GRANITE_MOE: Family[Any] = replace(

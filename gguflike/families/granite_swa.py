@@ -8,7 +8,7 @@ from typing import Any
 
 from gguflike.errors import UnsupportedError
 from gguflike.families.decoder import attention, decoder, exported, feed_forward, rope_of
-from gguflike.families.family import Family
+from gguflike.families.family import Family, said
 from gguflike.families.granite import GRANITE, Granite, scaled_block, scales
 from gguflike.families.origins import Named
 from gguflike.families.parts import Attention, Graph
@@ -68,7 +68,7 @@ def spelled(values: dict[str, Any]) -> dict[str, Any]:
 
 def _of_file(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[Any] | None:  # noqa: ARG001
     """The family with experts, where a file has them."""
-    if not metadata.get("granite_swa.expert_count"):
+    if not said(metadata, "granite_swa.expert_count"):
         return None
     from gguflike.families.granite_moe import GRANITE_MOE_SWA
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any
 
+from gguflike.errors import CheckpointError
 from gguflike.families.config import key
 from gguflike.families.decoder import (
     DECODER_NAMES,
@@ -45,15 +46,20 @@ def hunyuan(c: Hunyuan) -> Graph:
 
 def normalized(values: dict[str, Any]) -> dict[str, Any]:
     """config.json with the base of the rotation that the factor ``alpha`` of "dynamic" scaling stands for."""
+    from gguflike.families.rope_settings import number  # a run reads no config.json
+
     made = dict(values)
     for name in ("rope_parameters", "rope_scaling"):
         rope = made.get(name)
         if not isinstance(rope, dict) or not rope.get("alpha"):
             continue
         size = made.get("head_dim") or made.get("hidden_size", 0) // made.get("num_attention_heads", 1)
-        base = rope.get("rope_theta") or made.get("rope_theta") or 10000.0
+        if size <= 2:
+            raise CheckpointError("heads too small", field="config.json: head_dim", expected="more than 2", got=size)
+        base = number("rope_theta", rope.get("rope_theta") or made.get("rope_theta") or 10000.0)
+        stretch = number("alpha", rope["alpha"]) ** (size / (size - 2))
         made.pop("rope_theta", None)
-        made[name] = {"rope_type": "default", "rope_theta": base * rope["alpha"] ** (size / (size - 2))}
+        made[name] = {"rope_type": "default", "rope_theta": base * stretch}
     return made
 
 

@@ -70,7 +70,7 @@ def normalized(values: dict[str, Any]) -> dict[str, Any]:
     """config.json with a number of key heads for each layer."""
     made = {name: value for name, value in values.items() if (name, value) != ("mamba_dt_rank", "auto")}
     period, offset = made.pop("attn_layer_period", 8), made.pop("attn_layer_offset", 4)
-    layers = range(made.get("num_hidden_layers", 0))
+    layers = range(made.get("num_hidden_layers") or 0)
     return with_layer_heads(made, [layer % period == offset for layer in layers])
 
 

@@ -59,7 +59,7 @@ def normalized(values: dict[str, Any]) -> dict[str, Any]:
         size = -(-size // multiple) * multiple
     made["intermediate_size"] = size
     indices = made.pop("full_attn_idxs", None)
-    layers = range(made.get("num_hidden_layers", 0))
+    layers = range(made.get("num_hidden_layers") or 0)
     attends = attending(made) or [indices is None or layer in indices for layer in layers]
     made.pop("layer_types", None)
     return with_layer_heads(made, attends)

@@ -21,7 +21,7 @@ from gguflike.families.decoder import (
     rope_notices,
     rope_of,
 )
-from gguflike.families.family import Family
+from gguflike.families.family import Family, said
 from gguflike.families.origins import Made
 from gguflike.families.parts import Graph
 from gguflike.frozen import frozen, replace
@@ -68,7 +68,7 @@ def spelled(values: dict[str, Any]) -> dict[str, Any]:
 
 def _of_file(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[Any] | None:  # noqa: ARG001
     """Mixtral, where a file of this architecture has experts."""
-    if not metadata.get("llama.expert_count"):
+    if not said(metadata, "llama.expert_count"):
         return None
     from gguflike.families.mixtral import MIXTRAL
 

@@ -71,7 +71,7 @@ def gating(default: int) -> Any:
         return numbers[value]
 
     def parse(_: Any, value: Any) -> Any:
-        if value not in SCORINGS:
+        if not isinstance(value, int) or value not in SCORINGS:
             raise ValueError(", ".join(f"{number} ({name})" for number, name in SCORINGS.items()))
         return value
 

@@ -19,6 +19,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from gguflike.errors import CheckpointError, UnsupportedError
+from gguflike.families.config import LARGEST
 from gguflike.families.rope import yarn_magnitude
 
 _THETA = ("rope_theta", "global_rope_theta", "rope_global_theta", "rope_theta_global", "rotary_emb_base")
@@ -136,7 +137,7 @@ def _one(
         if value is None and key == "factor" and name == "yarn":  # DeepSeek: the ratio of the contexts
             value = _ratio(given, config)
         if value is not None or key in kind.numbers:
-            flat[f"rope.{kind.prefix}{target}"] = _number(key, value)
+            flat[f"rope.{kind.prefix}{target}"] = number(key, value)
     _partial(name, given, config, flat)
     _magnitude(name, given, config, flat, read)
     _others(name, given, flat)
@@ -145,14 +146,14 @@ def _one(
 
 def _theta(given: Mapping[str, Any], config: Mapping[str, Any], names: tuple[str, ...]) -> float | None:
     values = [(name, config.get(name)) for name in names] + [("rope_theta", given.get("rope_theta"))]
-    found = {_number(name, value) for name, value in values if value is not None}
+    found = {number(name, value) for name, value in values if value is not None}
     if len(found) > 1:
         raise CheckpointError("two values of rope_theta", field="config.json", got=str(sorted(found)))
     return found.pop() if found else None
 
 
 def _number_of(config: Mapping[str, Any], names: tuple[str, ...]) -> float | None:
-    return next((_number(name, config[name]) for name in names if config.get(name) is not None), None)
+    return next((number(name, config[name]) for name in names if config.get(name) is not None), None)
 
 
 def _context(given: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
@@ -163,11 +164,12 @@ def _context(given: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
 
 def _ratio(given: Mapping[str, Any], config: Mapping[str, Any]) -> float | None:
     longest, context = config.get("max_position_embeddings"), _context(given, config)
-    return None if longest is None else _number("max_position_embeddings", longest) / _number(_CONTEXT, context)
+    return None if longest is None else number("max_position_embeddings", longest) / number(_CONTEXT, context)
 
 
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+def number(name: str, value: Any) -> float:
+    """The value of a setting as a float. CheckpointError for what is no positive number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LARGEST:
         raise CheckpointError(f"rope setting {name} is not a positive number", field="config.json", got=repr(value))
     return float(value)
 
@@ -175,11 +177,11 @@ def _number(name: str, value: Any) -> float:
 def _partial(name: str, given: Mapping[str, Any], config: Mapping[str, Any], flat: dict[str, Any]) -> None:
     """The share of a head that turns; "proportional" has all of it turn, a part of it by angles of zero."""
     share = given.get("partial_rotary_factor")
-    number = _number_of(config, _PARTIAL) if share is None else _number("partial_rotary_factor", share)
+    turned = _number_of(config, _PARTIAL) if share is None else number("partial_rotary_factor", share)
     if name == "proportional":
-        flat["rope.proportional.share"] = 1.0 if number is None else number
-    elif number not in (None, 1.0):
-        flat["rope.partial_rotary_factor"] = number
+        flat["rope.proportional.share"] = 1.0 if turned is None else turned
+    elif turned not in (None, 1.0):
+        flat["rope.partial_rotary_factor"] = turned
 
 
 def _magnitude(
@@ -190,25 +192,25 @@ def _magnitude(
     factor = given.get("attention_factor", given.get("attn_factor"))
     if name == "longrope":
         if factor is None:
-            ratio = _number("factor", given["factor"]) if given.get("factor") else _ratio(given, config) or 1.0
+            ratio = number("factor", given["factor"]) if given.get("factor") else _ratio(given, config) or 1.0
             context = flat["rope.scaling.original_context_length"]
             factor = math.sqrt(1.0 + math.log(ratio) / math.log(context)) if ratio > 1.0 else 1.0
-        flat["rope.scaling.attn_factor"] = _number("attention_factor", factor)
+        flat["rope.scaling.attn_factor"] = number("attention_factor", factor)
     if name != "yarn":
         return
     stretched = flat["rope.scaling.factor"]
     mscale, all_dim = given.get("mscale"), given.get("mscale_all_dim")
     own = yarn_magnitude(stretched)
     if all_dim and "rope.scaling.yarn_log_multiplier" in read:
-        flat["rope.scaling.yarn_log_multiplier"] = _number("mscale_all_dim", all_dim)
+        flat["rope.scaling.yarn_log_multiplier"] = number("mscale_all_dim", all_dim)
         own /= yarn_magnitude(stretched, flat["rope.scaling.yarn_log_multiplier"])
     if all_dim and "rope.scaling.mscale_all_dim" in read:  # of which readers multiply by nothing
-        flat["rope.scaling.mscale_all_dim"] = _number("mscale_all_dim", all_dim)
+        flat["rope.scaling.mscale_all_dim"] = number("mscale_all_dim", all_dim)
         own = 1.0
     if factor is not None:
-        flat["rope.scaling.yarn_attn_factor"] = magnitude = _number("attention_factor", factor)
+        flat["rope.scaling.yarn_attn_factor"] = magnitude = number("attention_factor", factor)
     elif mscale and all_dim:
-        upper, lower = _number("mscale", mscale), _number("mscale_all_dim", all_dim)
+        upper, lower = number("mscale", mscale), number("mscale_all_dim", all_dim)
         magnitude = yarn_magnitude(stretched, upper) / yarn_magnitude(stretched, lower)
     else:
         magnitude = yarn_magnitude(stretched)
@@ -226,12 +228,12 @@ def _others(name: str, given: Mapping[str, Any], flat: dict[str, Any]) -> None:
     if name == "longrope":
         known |= {"attention_factor", "short_factor", "long_factor"}
         for key in ("short_factor", "long_factor"):
-            flat[f"rope.longrope.{key}"] = [_number(key, each) for each in _list(key, given.get(key))]
+            flat[f"rope.longrope.{key}"] = [number(key, each) for each in _list(key, given.get(key))]
     if given.get("mrope_section") is not None:
         flat["rope.sections"] = _list("mrope_section", given["mrope_section"])
     if given.get("llama_4_scaling_beta"):
         known |= {"llama_4_scaling_beta"}
-        flat["rope.temperature"] = _number("llama_4_scaling_beta", given["llama_4_scaling_beta"])
+        flat["rope.temperature"] = number("llama_4_scaling_beta", given["llama_4_scaling_beta"])
     for key, value in given.items():
         if key in known or value is None or isinstance(value, dict):
             continue

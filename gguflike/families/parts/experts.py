@@ -107,7 +107,7 @@ class Experts:
             ("ffn_down_exps", self.width, self.n_ff, True),
         ):
             if used:
-                yield Tensor(f"{role}.weight", (self.count, rows, columns), share=self.used / self.count)
+                yield Tensor(f"{role}.weight", (self.count, rows, columns), share=self.used / max(self.count, 1))
                 yield Tensor(f"{role}.bias", (self.count, rows), used=self.bias)
         if self.output_scaled:
             yield Tensor("ffn_down_exps.scale", (self.count,))

@@ -1,0 +1,83 @@
+"""What values of config.json must be before functions of families compute with them.
+
+A configuration checks the values that its fields hold (config.py). Some families compute these from other keys first:
+lists of layers from a period, sizes from factors. What such functions read of config.json is checked here, in one
+place, so that they may take it for what it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from gguflike.errors import CheckpointError
+from gguflike.families.config import COUNTED
+from gguflike.families.family import NESTED
+
+
+class _Kind(NamedTuple):
+    """What a value is: in words, and whether one is it."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def _integer(least: int, limit: int = 2**31) -> _Kind:
+    words = f"an integer from {least} to {limit - 1}"
+    return _Kind(words, lambda value: type(value) is int and least <= value < limit)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < 2**31
+
+
+def _is_sizes(value: Any) -> bool:
+    return all(type(each) is int and 0 <= each < 2**31 for each in (value if isinstance(value, list) else [value]))
+
+
+def _list_of(words: str, holds: Callable[[Any], bool]) -> _Kind:
+    return _Kind(f"a list of {words}", lambda value: isinstance(value, list) and all(map(holds, value)))
+
+
+def _is_labels(value: Any) -> bool:
+    return isinstance(value, dict) and all(str(name).isdecimal() for name in value)
+
+
+_SIZE, _STEP, _COUNT = _integer(0), _integer(1), _integer(0, COUNTED)
+_NUMBER = _Kind("a number from 0 to 2**31", _is_number)
+_TEXT = _Kind("a text", lambda value: isinstance(value, str))
+_TEXTS = _list_of("texts", lambda value: isinstance(value, str))
+_INTEGERS = _list_of("integers", lambda value: isinstance(value, int))
+_OBJECT = _Kind("an object", lambda value: isinstance(value, dict))
+
+_KINDS: Mapping[str, _Kind] = {
+    **dict.fromkeys(NESTED, _OBJECT),
+    **dict.fromkeys(("num_hidden_layers", "num_kv_shared_layers", "num_labels"), _COUNT),
+    **dict.fromkeys(("hidden_size", "head_dim", "n_group", "num_local_experts", "attn_layer_offset"), _SIZE),
+    **dict.fromkeys(("interleave_moe_layer_step", "no_rope_layer_interval", "attn_layer_period"), _STEP),
+    **dict.fromkeys(("num_attention_heads", "block_multiple_of"), _STEP),
+    "pad_token_id": _integer(-1),
+    **dict.fromkeys(("max_position_embeddings", "expand", "mamba_expand", "query_pre_attn_scalar"), _NUMBER),
+    "block_ffn_dim_multiplier": _NUMBER,
+    **dict.fromkeys(("qk_nope_head_dim", "linear_value_head_dim", "mamba_head_dim"), _SIZE),
+    **dict.fromkeys(("model_type", "scoring_func", "classifier_pooling", "hybrid_override_pattern"), _TEXT),
+    **dict.fromkeys(("layer_types", "layers_block_type", "mlp_layer_types"), _TEXTS),
+    **dict.fromkeys(("attn_layer_indices", "full_attn_idxs", "no_rope_layers"), _INTEGERS),
+    **dict.fromkeys(("intermediate_size", "num_key_value_heads"), _Kind("an integer, or a list of them", _is_sizes)),
+    "per_layer_config": _Kind(
+        "an object of objects", lambda value: isinstance(value, dict) and all(map(_OBJECT.holds, value.values()))
+    ),
+    "id2label": _Kind("an object of texts by number", _is_labels),
+}
+
+
+def check_kinds(values: Mapping[str, Any]) -> None:
+    """CheckpointError for the first value of config.json that is not of its key's kind. A null stands for no value."""
+    for key, value in values.items():
+        kind = _KINDS.get(key)
+        if kind is not None and value is not None and not kind.holds(value):
+            raise CheckpointError(
+                "wrong kind of value", field=f"config.json: {key}", expected=kind.words, got=repr(value)[:80]
+            )
+        if key in NESTED and isinstance(value, dict):
+            check_kinds(value)
