@@ -101,6 +101,6 @@ COHERE_MOE = Family(
     ),
     inert=INERT_KEYS | ROUTER_KEYS | {"cache_implementation", "sliding_window_pattern"},  # layer_types says it
     constants=exported("Cohere2MoeForCausalLM", "cohere2_moe", expert_selection_fn="sigmoid"),
-    assumed=MappingProxyType({"max_position_embeddings": 8192, "sliding_window": 4096}),
+    assumed=MappingProxyType({"max_position_embeddings": 8192, "sliding_window": 4096, "norm_topk_prob": True}),
     normalized=normalized,
 )

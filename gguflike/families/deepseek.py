@@ -279,7 +279,9 @@ GLM4_MOE_LITE = replace(
     DEEPSEEK_V2,
     classes=("Glm4MoeLiteForCausalLM",),
     constants=exported("Glm4MoeLiteForCausalLM", "glm4_moe_lite"),
-    assumed=MappingProxyType({"norm_topk_prob": True, "routed_scaling_factor": 1.8, "scoring_func": "sigmoid"}),
+    assumed=MappingProxyType(
+        {"norm_topk_prob": True, "routed_scaling_factor": 1.8, "scoring_func": "sigmoid", "rms_norm_eps": 1e-5}
+    ),
 )
 YOUTU = replace(
     DEEPSEEK_V2,

@@ -97,7 +97,14 @@ GLM = Family(
     inert=INERT_KEYS,
     constants=exported("GlmForCausalLM", "glm"),
     assumed=MappingProxyType(
-        {"head_dim": 128, "num_key_value_heads": 2, "max_position_embeddings": 131072, "partial_rotary_factor": 0.5}
+        {
+            "head_dim": 128,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 131072,
+            "partial_rotary_factor": 0.5,
+            "attention_bias": True,
+            "rms_norm_eps": 1.5625e-07,
+        }
     ),
     notices=rope_notices,
 )
@@ -126,5 +133,5 @@ GLM4V = replace(
     config=Glm4v,
     left_out=MappingProxyType({r"(model\.)?visual\.": "the vision tower"}),
     inert=INERT_KEYS | {"num_nextn_predict_layers"},
-    assumed=MappingProxyType({"num_key_value_heads": 2, "partial_rotary_factor": 0.5}),
+    assumed=MappingProxyType({"num_key_value_heads": 2, "partial_rotary_factor": 0.5, "rms_norm_eps": 1e-5}),
 )

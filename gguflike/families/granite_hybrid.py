@@ -250,7 +250,7 @@ BAMBA: Family[Any] = replace(
         }
     ),
     inert=INERT_KEYS | MAMBA2_INERT | {"attn_rotary_emb", "z_loss_coefficient"},
-    assumed=MappingProxyType({"num_key_value_heads": 8}),
+    assumed=MappingProxyType({"num_key_value_heads": 8, "rms_norm_eps": 1e-5}),
     normalized=_bamba_normalized,
     spelled=_bamba_spelled,
     variant=None,

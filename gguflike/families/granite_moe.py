@@ -113,6 +113,7 @@ GRANITE_MOE_SWA: Family[Any] = replace(
         }
     ),
     inert=GRANITE_SWA.inert | ROUTER_KEYS,
+    assumed=MappingProxyType({**GRANITE_SWA.assumed, "rms_norm_eps": 1e-6}),
     constants=exported("GraniteMoeSWAForCausalLM", "granitemoe_swa"),
     file_variant=None,
 )

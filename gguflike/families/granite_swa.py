@@ -83,7 +83,7 @@ GRANITE_SWA = replace(
     graph=granite_swa,
     origins=MappingProxyType({**GRANITE.origins, "attn_sinks": Named("self_attn.sinks", bare=True)}),
     constants=exported("GraniteSWAForCausalLM", "granite_swa"),
-    assumed=MappingProxyType({**GRANITE.assumed, "sliding_window": 128}),
+    assumed=MappingProxyType({**GRANITE.assumed, "sliding_window": 128, "rms_norm_eps": 1e-5}),
     normalized=normalized,
     spelled=spelled,
     file_variant=_of_file,

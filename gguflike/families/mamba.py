@@ -85,6 +85,8 @@ def normalized(values: dict[str, Any]) -> dict[str, Any]:
     """config.json with what follows from other keys."""
     made = {key: value for key, value in values.items() if (key, value) != ("time_step_rank", "auto")}
     made["dt_b_c_rms"] = made.get("model_type") == "falcon_mamba"
+    if made["dt_b_c_rms"]:
+        made.setdefault("mixer_rms_eps", 1e-6)
     if made.get("intermediate_size") is None and isinstance(made.get("hidden_size"), int):
         made["intermediate_size"] = made.get("expand", 2) * made["hidden_size"]
     return made

@@ -77,6 +77,11 @@ def _variant(values: Mapping[str, Any]) -> Family[Any] | None:
     return MISTRAL4
 
 
+def normalized(values: dict[str, Any]) -> dict[str, Any]:
+    """config.json with the epsilon that the class of the text model assumes."""
+    return {"rms_norm_eps": 1e-6 if values.get("model_type") == "mistral" else 1e-5, **values}
+
+
 MISTRAL3 = Family(
     name="mistral3",
     classes=("Ministral3ForCausalLM", "Mistral3ForConditionalGeneration"),
@@ -87,6 +92,7 @@ MISTRAL3 = Family(
     implemented=SILU,
     inert=INERT_KEYS,
     constants=exported("Ministral3ForCausalLM", "ministral3"),
+    normalized=normalized,
     assumed=MappingProxyType({"head_dim": 128, "num_key_value_heads": 8}),
     spelled=spelled,
     notices=notices,

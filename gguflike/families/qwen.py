@@ -203,7 +203,7 @@ QWEN2VL = replace(
     config=Qwen2VL,
     left_out=VISION,
     inert=INERT_KEYS | SEEING,
-    assumed=MappingProxyType({**QWEN2.assumed, "rope_theta": 1e6}),
+    assumed=MappingProxyType({**QWEN2.assumed, "rope_theta": 1e6, "rms_norm_eps": 1e-5}),
 )
 
 QWEN3VL = replace(

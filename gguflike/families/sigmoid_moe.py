@@ -216,7 +216,7 @@ HY_V3 = Family(
     implemented=SILU,
     inert=_INERT | {"enable_moe_fp32_combine", "enable_attention_fp32_softmax", "enable_lm_head_fp32"},
     constants=exported("HYV3ForCausalLM", "hy_v3"),
-    assumed=MappingProxyType({"num_key_value_heads": 8}),
+    assumed=MappingProxyType({"num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 11158840.0}),
     notices=rope_notices,
 )
 
