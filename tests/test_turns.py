@@ -14,6 +14,7 @@ import pytest
 from gguflike import runner
 from gguflike.cli import main
 from gguflike.errors import ArgumentError, GGUFError
+from gguflike.families.rope import frequencies
 from gguflike.runner import Piece
 from gguflike.runner.model import Model
 from gguflike.runner.sampling import Sampler
@@ -251,3 +252,16 @@ def test_sums_that_overflow_are_said_so(tmp_path: Path) -> None:
     with runner.load(path) as model, pytest.raises(GGUFError, match="the model overflows") as caught:
         model.generate([1, 2, 3]).result()
     assert caught.value.tensor is None
+
+
+def test_a_small_tensor_that_is_not_finite_though_the_logits_are(tmp_path: Path) -> None:
+    """Divisors of infinity stand still, as NaN in norms of heads or in sinks disappears in the softmax."""
+    path, name = tmp_path / "m.gguf", "rope_freqs.weight"
+    tiny_gguf.write(path, "F32")
+    with runner.load(path) as model:
+        [rope] = set(model.graph.ropes())
+    divisors = np.full(len(frequencies(rope)[0]), np.inf, np.float32)
+    tiny_gguf.write(path, "F32", tensors={name: divisors})
+    with runner.load(path) as model, pytest.raises(GGUFError, match="tensor of the model is NaN or infinite") as caught:
+        model.logits([5, 5])
+    assert caught.value.tensor == name

@@ -190,13 +190,16 @@ class Model:
             return self._finite(self._passes.hidden(ids, len(ids) if second is None else second, last), "hidden states")
 
     def _finite(self, values: Floats, what: str) -> Floats:
-        """The values. GGUFError where one is NaN or infinite: no token can be chosen by it, and nothing else told."""
-        if math.isfinite(values.max()) and math.isfinite(values.min()):  # NaN is the maximum of whatever holds one
+        """The values. GGUFError where one is NaN or infinite: no token can be chosen by it, and nothing else told; or
+        where a small tensor holds such values, which a softmax or a clamp may hide."""
+        finite = math.isfinite(values.max()) and math.isfinite(values.min())  # NaN is the maximum of whatever holds one
+        if finite and self.weights.finite:
             return values
         self._passes.forget(0)
         damaged = self.weights.not_finite()
+        wrong = "a tensor of the model is" if finite else f"the {what} are"
         raise GGUFError(
-            f"the {what} are NaN or infinite, so nothing can be made of them",
+            f"{wrong} NaN or infinite, so nothing can be made of the {what}",
             path=self.path,
             tensor=damaged,
             got="NaN or infinity among this tensor's values" if damaged else None,

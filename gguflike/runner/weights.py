@@ -86,6 +86,8 @@ class Weights:
         self._file = file
         self._keep: list[Any] = []
         self._vectors: dict[str, int] = {}
+        #: Whether the small tensors are: of norms of heads, sinks or decays, NaN need not reach the logits.
+        self.finite = True
         self._matrices: dict[str, Matrix] = {}
         self._stacks: dict[str, Stack] = {}
         self._alone: set[str] = set()  # matrices that several tokens are multiplied by one after the other
@@ -195,6 +197,7 @@ class Weights:
 
     def _add_vector(self, name: str) -> None:
         values = _floats(self._file.tensors[name])
+        self.finite = self.finite and bool(np.isfinite(values).all())
         self._keep.append(values)
         self._vectors[name] = int(values.ctypes.data)
 
