@@ -57,6 +57,6 @@ MELLUM = replace(
     implemented=MappingProxyType({**QWEN3MOE.implemented, "use_sliding_window": (True,)}),
     normalized=_all_sparse,
     constants=exported("MellumForCausalLM", "mellum"),
-    assumed=MappingProxyType({**QWEN3MOE.assumed, "norm_topk_prob": True}),
+    assumed=MappingProxyType({**QWEN3MOE.assumed, "norm_topk_prob": True, "sliding_window": 1024}),
     notices=rope_notices,
 )

@@ -153,7 +153,9 @@ SOLAR_OPEN = replace(
     classes=("SolarOpenForCausalLM",),
     config=SolarOpen,
     constants=exported("SolarOpenForCausalLM", "solar_open"),
-    assumed=MappingProxyType({"norm_topk_prob": True, "num_key_value_heads": 8, "rms_norm_eps": 1e-5}),
+    assumed=MappingProxyType(
+        {"norm_topk_prob": True, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 1e6}
+    ),
 )
 
 
@@ -216,7 +218,9 @@ HY_V3 = Family(
     implemented=SILU,
     inert=_INERT | {"enable_moe_fp32_combine", "enable_attention_fp32_softmax", "enable_lm_head_fp32"},
     constants=exported("HYV3ForCausalLM", "hy_v3"),
-    assumed=MappingProxyType({"num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 11158840.0}),
+    assumed=MappingProxyType(
+        {"num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 11158840.0, "router_scaling_factor": 2.826}
+    ),
     notices=rope_notices,
 )
 
@@ -269,7 +273,9 @@ EXAONE_MOE = Family(
     implemented=SILU,
     inert=_INERT,
     constants=exported("ExaoneMoeForCausalLM", "exaone_moe"),
-    assumed=MappingProxyType({"norm_topk_prob": True, "routed_scaling_factor": 2.5, "rms_norm_eps": 1e-5}),
+    assumed=MappingProxyType(
+        {"norm_topk_prob": True, "routed_scaling_factor": 2.5, "rms_norm_eps": 1e-5, "sliding_window": 4096}
+    ),
     notices=rope_notices,
 )
 
