@@ -13,7 +13,6 @@ _FALCON = "its converter takes transformers 5's num_kv_heads for the number of g
 _BITNET = "its tables do not know ffn_sub_norm and attn_sub_norm, the names of the published checkpoint"
 _SILU = "llama.cpp activates the gate of this architecture by silu; the model's own code, and we, by relu squared"
 _CONTEXT = "its converter writes a context of 2048 whatever the configuration says; we follow the configuration"
-_FILE_TYPE = "its converter forgets general.file_type for this architecture"
 _TABLE_IDS = "its converter takes ids of special tokens from tables of its own instead of from the folder"
 _TURNED = (
     "transformers 5 saves the matrices of experts as they are, which its converter transposes, as published ones need"
@@ -51,10 +50,6 @@ _FULL = (
     "transformers 5 saves the layers as full_attention, which its converter takes for recurrent ones where there are "
     "no others"
 )
-_MAGNIFIED = (
-    "the delta rule magnifies the rounding of activations to int8 in a tiny random model: llama.cpp and we are each "
-    "farther from float activations (0.2) than from each other"
-)
 _GELU = (
     "llama.cpp looks GELU up in a table of float16, as it does for every model; its graph is the same, and the rest is "
     "this rounding, which the classifier magnifies"
@@ -79,8 +74,6 @@ EXPLAINED: Mapping[str, Mapping[str, str]] = {
     "Glm4MoeLiteForCausalLM": {"converter": _TABLE_IDS},
     "Mistral3ForConditionalGeneration/experts": {"converter": _TEMPERATURE},
     "FalconForCausalLM/40B": {"converter": _CONTEXT},
-    "GPTNeoXForCausalLM": {"converter": _FILE_TYPE},
-    "GPTNeoXForCausalLM/sequential": {"converter": _FILE_TYPE},
     "NemotronForCausalLM": {"converter": _TABLE_IDS},
     "Glm4vForConditionalGeneration": {"converter": _TABLE_IDS},
     "Glm4vMoeForConditionalGeneration": {"converter": _TABLE_IDS},
@@ -111,7 +104,6 @@ EXPLAINED: Mapping[str, Mapping[str, str]] = {
         "runner": _STEPS,
     },
     "NemotronHForCausalLM/experts": {"reference": _STEPS, "llama.cpp": _STEPS, "runner": _STEPS},
-    "Qwen3NextForCausalLM": {"quantized": _MAGNIFIED},
     "Llama4ForCausalLM/chunks": {"llama.cpp": _CHUNKS},
     "PhimoeForCausalLM": {"llama.cpp": _SPARSEMIXER},
 }

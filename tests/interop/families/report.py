@@ -34,12 +34,13 @@ checkpoint in which every kind of layer occurs and no norm, bias or scale has th
 
 
 def missing(row: Row, results: Results) -> list[str]:
-    """Proofs that failed and are not explained, and explanations of proofs that did not fail."""
+    """Proofs that failed and are not explained, and explanations of a converter's proof that did not fail (how far
+    numbers differ depends on the CPU)."""
     said = []
     for proof, cell in results.items():
         if not cell.proven and why(row.name, proof) is None:
             said.append(f"{proof}: {cell.text}")
-        if cell.proven and proof in EXPLAINED.get(row.name, {}):
+        if proof == "converter" and cell.proven and proof in EXPLAINED.get(row.name, {}):
             said.append(f"{proof}: is proven ({cell.text}), so tests/interop/families/explained.py need not excuse it")
     return said
 
