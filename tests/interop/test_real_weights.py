@@ -12,6 +12,7 @@ import gguflike
 from gguflike.convert import convert, export, quantize_file
 from tests.interop.conftest import MODELS, LlamaCpp
 from tests.interop.families import vocabularies
+from tests.interop.families.row import VOCABULARY
 from tests.measures import relative_error
 
 TEXT = (Path(__file__).parent / "pride_and_prejudice.txt").read_text(encoding="utf-8")
@@ -64,7 +65,7 @@ def test_gemma_3_in_float_is_what_transformers_computes(gemma3: Path, tmp_path: 
             ids = ours.tokenize(prompt)
             with torch.no_grad():
                 greedy = theirs.generate(torch.tensor([ids]), max_new_tokens=12, do_sample=False)[0, len(ids) :]
-            assert ours.generate(ids, 12).result().ids == greedy.tolist(), prompt
+            assert ours.generate(ids, 12).result().tokens == greedy.tolist(), prompt
 
 
 def test_gemma_3_quantized_is_as_likely_as_in_llama_cpp(gemma3: Path) -> None:
@@ -83,13 +84,13 @@ def test_gemma_3_quantized_is_as_likely_as_in_llama_cpp(gemma3: Path) -> None:
 
 def test_a_gpt_2(tmp_path: Path) -> None:
     """As PyTorch saved it, by way of transformers' own safetensors; its words are names of bacteria, so any tokenizer
-    of as many tokens will do."""
+    will do, and the ids that it has no tokens for are padding."""
     import torch
     from transformers import GPT2LMHeadModel
 
     model = GPT2LMHeadModel.from_pretrained(fetched("mgm"), dtype=torch.float32)
     model.save_pretrained(tmp_path / "hf")
-    vocabularies.write("bpe", tmp_path / "hf", model.config.vocab_size, {})
+    vocabularies.write("bpe", tmp_path / "hf", VOCABULARY, {})
     convert(tmp_path / "hf", tmp_path / "x.gguf", "F32")
     ids = [int(i) for i in np.random.default_rng(3).integers(4, model.config.vocab_size, 96)]
     want = by_transformers(tmp_path / "hf", ids)
@@ -98,6 +99,6 @@ def test_a_gpt_2(tmp_path: Path) -> None:
         assert abs(perplexity(ours.logits(ids), ids) / perplexity(want, ids) - 1) < 1e-3
         with torch.no_grad():
             greedy = model.generate(torch.tensor([ids[:8]]), max_new_tokens=24, do_sample=False)[0, 8:].tolist()
-        continued = ours.generate(ids[:8], 24).result().ids
+        continued = ours.generate(ids[:8], 24).result().tokens
         assert len(continued) > 4
         assert continued == greedy[: len(continued)]
