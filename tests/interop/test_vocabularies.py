@@ -33,6 +33,8 @@ WITHOUT_GOLDENS = ("nomic-bert-moe",)
 # Of WordPiece, whose texts are taken apart: llama.cpp orders the parts of Korean syllables otherwise than Unicode does,
 # and strips spacing marks (of Hindi, say), not accents alone. The models were trained with what transformers does.
 TAKEN_APART = ("bert-bge",)
+# Names of pre-tokenizers that split alike: of a rule, a folder tells the first.
+SPLIT_ALIKE = ("command-r", "mpt", "refact", "starcoder")
 AWKWARD = (
     "<|im_start|>user\nhi<|im_end|>\n<|endoftext|> x",
     "<s> a b <s>  c",
@@ -65,6 +67,7 @@ def test_golden_ids(vocabulary: tuple[Path, dict[str, Any]]) -> None:
     tokenizer = Tokenizer(metadata)
     texts = path.with_name(path.name + ".inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
     lines = path.with_name(path.name + ".out").read_text().split("\n")
+    lines = lines[: len(texts)] if lines[-1] == "" else lines  # some end with a line break
     assert len(texts) in (46, 47)
     for text, line in zip(texts, lines, strict=True):
         assert tokenizer.encode(text, add_special=False) == [int(number) for number in line.split()], text
@@ -102,7 +105,8 @@ def test_there_and_back(vocabulary: tuple[Path, dict[str, Any]], tmp_path: Path)
     again["general.name"] = metadata["general.name"]
     assert tokenizer_json_from_metadata(again) == document
     for key in ("model", "pre", "tokens", "merges", "bos_token_id", "eos_token_id"):
-        if f"tokenizer.ggml.{key}" in metadata and (key, kind) != ("pre", "bert"):  # there a name that nobody reads
+        unread = key == "pre" and (kind == "bert" or metadata["tokenizer.ggml.pre"] in SPLIT_ALIKE)
+        if f"tokenizer.ggml.{key}" in metadata and not unread:
             assert np.array_equal(again[f"tokenizer.ggml.{key}"], metadata[f"tokenizer.ggml.{key}"]), key
     ours, theirs = Tokenizer(again), AutoTokenizer.from_pretrained(tmp_path)
     text = TEXT.read_text(encoding="utf-8")
