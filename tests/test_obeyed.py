@@ -9,8 +9,11 @@ import gguf
 import numpy as np
 import pytest
 
+import gguflike
 from gguflike import runner
+from gguflike.container.metadata import Metadata
 from gguflike.errors import GGUFError, UnsupportedError
+from gguflike.families import registry
 from gguflike.families.parts import Norm
 from tests import by_hand, naive_model, tiny_gguf
 from tests.by_hand import IDS
@@ -138,3 +141,20 @@ def test_a_vocabulary_is_no_model(tmp_path: Path) -> None:
     writer.close()
     with pytest.raises(GGUFError, match="a vocabulary at most"):
         runner.load(tmp_path / "m.gguf")
+
+
+def test_what_a_file_asks_for_is_read_without_its_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens are the largest part of a header, and a start would wait for them to be decoded."""
+    tiny_gguf.write(tmp_path / "m.gguf")
+    with gguflike.open(tmp_path / "m.gguf") as file:
+        asked: list[str] = []
+        whole = Metadata.__getitem__
+
+        def recorded(metadata: Metadata, key: str) -> Any:
+            asked.append(key)
+            return whole(metadata, key)
+
+        monkeypatch.setattr(Metadata, "__getitem__", recorded)
+        registry.for_gguf("llama").from_file(file.metadata, file.infos.keys())
+    assert "llama.block_count" in asked
+    assert not [key for key in asked if key.startswith("tokenizer.")]
