@@ -274,6 +274,36 @@ def _make_attention_one(heads: int, cache: ModuleType) -> Op:
     return attention
 
 
+@inner(inline="always")
+def start_group(all_blocks: Address, heads: int, dim: int) -> None:
+    """Begin the merge of a group of heads: a softmax state of nothing at ``all_blocks``, and sums of zero behind it."""
+    softmax.start(all_blocks)
+    for i in range(0, heads * dim, 16):
+        store_f32x16(all_blocks + softmax.STATE_BYTES + 4 * i, splat(ZERO))
+
+
+@inner(inline="always")
+def merge_blocks(
+    parts: Address, blocks: int, group: int, groups: int, heads: int, dim: int, all_blocks: Address
+) -> None:
+    """Merge what the items of a group left, block by block."""
+    out = all_blocks + softmax.STATE_BYTES
+    for block in range(blocks):
+        part = parts + (block * groups + group) * _part_bytes(heads, dim)
+        softmax.merge(all_blocks, part)
+        for r in range(heads):
+            merge_row(out + 4 * dim * r, part + softmax.PART_BYTES + 4 * dim * r, dim, all_blocks, r)
+
+
+@inner(inline="always")
+def write_group(all_blocks: Address, group: int, heads: int, dim: int, result: Result) -> None:
+    """Write what a group of heads found."""
+    for r in range(heads):
+        total = load_f32(all_blocks + softmax.ALL_TOTAL + 4 * r)
+        row = all_blocks + softmax.STATE_BYTES + 4 * dim * r
+        write_row(row, total, dim, result, (group * heads + r) * dim)
+
+
 @op("attention.causal:merge")
 def _merge(args: Address, state: Address, start: int, stop: int) -> None:
     """Merge what the items of attention for one token left, block by block. Items are groups of heads."""
@@ -281,20 +311,10 @@ def _merge(args: Address, state: Address, start: int, stop: int) -> None:
     heads, dim = a.heads, a.head_dim
     blocks, groups = load_word(state + STATE.position) // KEYS + 1, a.n_head // heads
     all_blocks = load_word(state + STATE.scratch)  # a softmax state, and the sums of its rows
-    out = all_blocks + softmax.STATE_BYTES
     for group in range(start, stop):
-        softmax.start(all_blocks)
-        for i in range(0, heads * dim, 16):
-            store_f32x16(out + 4 * i, splat(ZERO))
-        for block in range(blocks):
-            part = a.parts + (block * groups + group) * _part_bytes(heads, dim)
-            softmax.merge(all_blocks, part)
-            for r in range(heads):
-                merge_row(out + 4 * dim * r, part + softmax.PART_BYTES + 4 * dim * r, dim, all_blocks, r)
-        for r in range(heads):
-            total = load_f32(all_blocks + softmax.ALL_TOTAL + 4 * r)
-            at = (group * heads + r) * dim
-            write_row(out + 4 * dim * r, total, dim, Result(a.out, a.codes, a.scales, a.sums), at)
+        start_group(all_blocks, heads, dim)
+        merge_blocks(a.parts, blocks, group, groups, heads, dim, all_blocks)
+        write_group(all_blocks, group, heads, dim, Result(a.out, a.codes, a.scales, a.sums))
 
 
 for _type, _cache in CACHES.items():

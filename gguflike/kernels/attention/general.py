@@ -15,18 +15,15 @@ result, to the last bit. A sink is where a query's softmax starts from: a maximu
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from gguflike.kernels.attention import kv_f16, kv_f32, kv_q8, softmax
-from gguflike.kernels.attention.args import STORE_KV
 from gguflike.kernels.attention.causal import (
     LOG2,
     ONE,
-    ZERO,
     Item,
     Op,
     Result,
@@ -36,15 +33,17 @@ from gguflike.kernels.attention.causal import (
     item_of,
     least,
     mask,
+    merge_blocks,
     scratch_of,
+    start_group,
     start_item,
-    write_row,
+    write_group,
 )
 from gguflike.kernels.attention.general_args import GENERAL, GENERAL_MERGE, GENERAL_ONE
-from gguflike.kernels.attention.rope import rotate
+from gguflike.kernels.attention.rope import make_store, make_store_op
 from gguflike.kernels.attention.sizes import ATTENTION_HEADS, part_bytes
 from gguflike.kernels.attention.sizes import ATTENTION_KEYS as KEYS
-from gguflike.kernels.attention.tile import HEIGHT, PANEL, make_scores, make_values, merge_row
+from gguflike.kernels.attention.tile import HEIGHT, PANEL, make_scores, make_values
 from gguflike.kernels.engine.atomics import load_args, load_word
 from gguflike.kernels.engine.jit import inner, op
 from gguflike.kernels.engine.memory import STATE
@@ -222,7 +221,7 @@ STEP = 32  # keys that the scores of one token take at a time (tile.columns)
 
 def _make_attention_one(heads: int, cache: ModuleType) -> Op:
     """Return attention for one token, ``heads`` query heads at a time."""
-    score, add_values, store = cache.make_scores(heads), cache.make_values(heads), _make_store(cache)
+    score, add_values, store = cache.make_scores(heads), cache.make_values(heads), make_store(cache, ring=True)
 
     def attention(args: Address, state: Address, start: int, stop: int) -> None:
         a = load_args(GENERAL_ONE, args)
@@ -267,56 +266,17 @@ def _merge(args: Address, state: Address, start: int, stop: int) -> None:
     lowest = _lowest(Sight(a.back, a.ahead, a.chunk, position + 1), position)
     blocks = position // KEYS + 1 - lowest // KEYS
     all_blocks = load_word(state + STATE.scratch)  # a softmax state, and the sums of its rows
-    out = all_blocks + softmax.STATE_BYTES
     for group in range(start, stop):
-        softmax.start(all_blocks)
-        for i in range(0, heads * dim, 16):
-            store_f32x16(out + 4 * i, splat(ZERO))
+        start_group(all_blocks, heads, dim)
         if a.sinks:
             for r in range(heads):
                 _start_at_sink(all_blocks, r, load_f32(a.sinks + 4 * (group * heads + r)))
-        for block in range(blocks):
-            part = a.parts + (block * groups + group) * _part_bytes(heads, dim)
-            softmax.merge(all_blocks, part)
-            for r in range(heads):
-                merge_row(out + 4 * dim * r, part + softmax.PART_BYTES + 4 * dim * r, dim, all_blocks, r)
-        for r in range(heads):
-            total = load_f32(all_blocks + softmax.ALL_TOTAL + 4 * r)
-            at = (group * heads + r) * dim
-            write_row(out + 4 * dim * r, total, dim, Result(a.out, a.codes, a.scales, a.sums), at)
-
-
-# Into the ring
-
-
-def _make_store(cache: ModuleType) -> Any:
-    """Return a kernel that stores one key head of a token at ``position`` in a cache of the module ``cache``."""
-
-    @inner
-    def store(args: Address, token: int, head: int, position: int, key: Address) -> None:
-        """Store key and value of a head; ``key`` is the address of float32 (head_dim,) for the rotated key."""
-        a = load_args(STORE_KV, args)
-        at = 4 * a.head_dim * (a.n_head_kv * token + head)
-        rotate(a.k + at, a.head_dim, a.cos_sin + 8 * a.n_rot * position, a.n_rot, a.neox, key)
-        cache.store(args, head * a.context * a.head_dim, position % a.context, key, a.v + at)
-
-    return store
-
-
-def _make_store_op(cache: ModuleType) -> Callable[[Address, Address, int, int], None]:
-    store = _make_store(cache)
-
-    def store_tokens(args: Address, state: Address, start: int, stop: int) -> None:
-        position, key = load_word(state + STATE.position), load_word(state + STATE.scratch)
-        for token in range(start, stop):
-            for head in range(load_word(args + STORE_KV.n_head_kv)):
-                store(args, token, head, position + token, key)
-
-    return store_tokens
+        merge_blocks(a.parts, blocks, group, groups, heads, dim, all_blocks)
+        write_group(all_blocks, group, heads, dim, Result(a.out, a.codes, a.scales, a.sums))
 
 
 for _type, _cache in (("f16", kv_f16), ("f32", kv_f32), ("q8_0", kv_q8)):
-    op(f"attention.general:store_{_type}")(_make_store_op(_cache))
+    op(f"attention.general:store_{_type}")(make_store_op(_cache, ring=True))
     op(f"attention.general:{_type}")(_make_attention(_cache))
     for _heads in range(1, ATTENTION_HEADS + 1):
         op(f"attention.general:{_type}_{_heads}")(_make_attention_one(_heads, _cache))

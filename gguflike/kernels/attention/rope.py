@@ -43,8 +43,11 @@ def rotate(head: Address, dim: int, cos_sin: Address, n_rot: int, neox: int, tar
         store_f32x16(target + 4 * i, rotated(head, i, cos_sin, n_rot, neox))
 
 
-def make_store(cache: ModuleType) -> Any:
-    """Return a kernel that stores one key head of a token at ``position`` in a cache of the module ``cache``."""
+def make_store(cache: ModuleType, ring: bool = False) -> Any:
+    """Return a kernel that stores one key head of a token at ``position`` in a cache of the module ``cache``.
+
+    In a ``ring`` it stands at that position modulo the cache's length.
+    """
 
     @inner
     def store(args: Address, token: int, head: int, position: int, key: Address) -> None:
@@ -52,13 +55,15 @@ def make_store(cache: ModuleType) -> Any:
         a = load_args(STORE_KV, args)
         at = 4 * a.head_dim * (a.n_head_kv * token + head)
         rotate(a.k + at, a.head_dim, a.cos_sin + 8 * a.n_rot * position, a.n_rot, a.neox, key)
-        cache.store(args, head * a.context * a.head_dim, position, key, a.v + at)
+        place = position % a.context if ring else position
+        cache.store(args, head * a.context * a.head_dim, place, key, a.v + at)
 
     return store
 
 
-def _make_store_op(cache: ModuleType) -> Callable[[Address, Address, int, int], None]:
-    store = make_store(cache)
+def make_store_op(cache: ModuleType, ring: bool = False) -> Callable[[Address, Address, int, int], None]:
+    """Return an op that stores the keys and values of tokens, its items (``STORE_KV``)."""
+    store = make_store(cache, ring)
 
     def store_tokens(args: Address, state: Address, start: int, stop: int) -> None:
         position, key = load_word(state + STATE.position), load_word(state + STATE.scratch)
@@ -78,4 +83,4 @@ CACHES = {
     "shared_q8_0": kv_shared_q8,
 }
 for _type, _cache in CACHES.items():
-    op(f"attention.rope:store_{_type}")(_make_store_op(_cache))
+    op(f"attention.rope:store_{_type}")(make_store_op(_cache))

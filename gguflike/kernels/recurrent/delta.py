@@ -16,6 +16,7 @@ from gguflike.kernels.engine.atomics import load_args, load_word
 from gguflike.kernels.engine.jit import inner, op
 from gguflike.kernels.engine.memory import STATE
 from gguflike.kernels.recurrent.args import DELTA
+from gguflike.kernels.recurrent.columns import written
 from gguflike.kernels.vector.lanes import fma, splat
 from gguflike.kernels.vector.memory import load_f32, load_f32x16, store_f32x16
 from gguflike.kernels.vector.types import Address, F32x16
@@ -35,24 +36,16 @@ def _product(block: Address, x: Address, dim: int) -> F32x16:
     return (s0 + s1) + (s2 + s3)
 
 
-@inner(inline="always")
-def _written(place: Address, decay: F32x16, change: F32x16, k: Address) -> F32x16:
-    """Return a column after a token, and store it."""
-    column = fma(load_f32x16(place), decay, change * splat(load_f32(k)))
-    store_f32x16(place, column)
-    return column
-
-
 @inner
 def _write(block: Address, decay: F32x16, change: F32x16, k: Address, q: Address, dim: int) -> F32x16:
     """Write outer(change, k) onto decay times a block, and return what the query reads of it."""
     o0, o1, o2, o3 = splat(ZERO), splat(ZERO), splat(ZERO), splat(ZERO)
     for i in range(0, dim, 4):
         place, key, query = block + 64 * i, k + 4 * i, q + 4 * i
-        o0 = fma(_written(place, decay, change, key), splat(load_f32(query)), o0)
-        o1 = fma(_written(place + 64, decay, change, key + 4), splat(load_f32(query + 4)), o1)
-        o2 = fma(_written(place + 128, decay, change, key + 8), splat(load_f32(query + 8)), o2)
-        o3 = fma(_written(place + 192, decay, change, key + 12), splat(load_f32(query + 12)), o3)
+        o0 = fma(written(place, decay, change, key), splat(load_f32(query)), o0)
+        o1 = fma(written(place + 64, decay, change, key + 4), splat(load_f32(query + 4)), o1)
+        o2 = fma(written(place + 128, decay, change, key + 8), splat(load_f32(query + 8)), o2)
+        o3 = fma(written(place + 192, decay, change, key + 12), splat(load_f32(query + 12)), o3)
     return (o0 + o1) + (o2 + o3)
 
 

@@ -14,23 +14,16 @@ from __future__ import annotations
 import numpy as np
 
 from gguflike.kernels.engine.atomics import load_args, load_word
-from gguflike.kernels.engine.jit import inner, op
+from gguflike.kernels.engine.jit import op
 from gguflike.kernels.engine.memory import STATE
 from gguflike.kernels.recurrent.args import SCAN_CHANNELS, SCAN_HEADS
+from gguflike.kernels.recurrent.columns import written
 from gguflike.kernels.vector.activations import softplus
 from gguflike.kernels.vector.lanes import exp, fma, splat
 from gguflike.kernels.vector.memory import load_f32, load_f32x16, store_f32x16
-from gguflike.kernels.vector.types import Address, F32x16
+from gguflike.kernels.vector.types import Address
 
 ZERO = np.float32(0)
-
-
-@inner(inline="always")
-def _written(place: Address, decay: F32x16, change: F32x16, b: Address) -> F32x16:
-    """Return a column after a token, and store it."""
-    column = fma(load_f32x16(place), decay, change * splat(load_f32(b)))
-    store_f32x16(place, column)
-    return column
 
 
 @op("recurrent.scan:heads")
@@ -52,10 +45,10 @@ def heads(args: Address, state: Address, start: int, stop: int) -> None:
             y0, y1, y2, y3 = splat(ZERO), splat(ZERO), splat(ZERO), splat(ZERO)
             for n in range(0, a.d_state, 4):
                 place, at, of = block + 64 * n, b + 4 * n, c + 4 * n
-                y0 = fma(_written(place, decay, change, at), splat(load_f32(of)), y0)
-                y1 = fma(_written(place + 64, decay, change, at + 4), splat(load_f32(of + 4)), y1)
-                y2 = fma(_written(place + 128, decay, change, at + 8), splat(load_f32(of + 8)), y2)
-                y3 = fma(_written(place + 192, decay, change, at + 12), splat(load_f32(of + 12)), y3)
+                y0 = fma(written(place, decay, change, at), splat(load_f32(of)), y0)
+                y1 = fma(written(place + 64, decay, change, at + 4), splat(load_f32(of + 4)), y1)
+                y2 = fma(written(place + 128, decay, change, at + 8), splat(load_f32(of + 8)), y2)
+                y3 = fma(written(place + 192, decay, change, at + 12), splat(load_f32(of + 12)), y3)
             y = fma(x, skip, (y0 + y1) + (y2 + y3))
             store_f32x16(a.out + 4 * (a.inner * token + 16 * item), y)
 
@@ -75,5 +68,5 @@ def channels(args: Address, state: Address, start: int, stop: int) -> None:
             change, y = step * x, splat(ZERO)
             for n in range(a.d_state):
                 decay = exp(step * load_f32x16(rate + 64 * n))
-                y = fma(_written(block + 64 * n, decay, change, b + 4 * n), splat(load_f32(c + 4 * n)), y)
+                y = fma(written(block + 64 * n, decay, change, b + 4 * n), splat(load_f32(c + 4 * n)), y)
             store_f32x16(a.out + at, fma(x, skip, y))
