@@ -150,27 +150,6 @@ class Behind:
 
 
 @frozen
-class Joined:
-    """Rows of several tensors, one behind the other: ``rows(c, tensor)`` says how many each of ``parts`` gives."""
-
-    parts: tuple[str, ...]
-    rows: Callable[[Any, Tensor], tuple[int, ...]]
-    via: Transform = IDENTITY
-
-    def names(self, prefix: str, tensor: Tensor) -> list[str]:
-        return [prefix + suffixed(name, tensor) for name in self.parts]
-
-    def pieces(self, prefix: str, tensor: Tensor, c: Any) -> list[Piece]:
-        made = []
-        for name, rows in zip(self.names(prefix, tensor), self.rows(c, tensor), strict=True):
-            shape = (rows, *tensor.shape[1:])
-            via = self.via.bound(Tensor(tensor.role, shape, tensor.heads))
-            hf_shape = via.hf_shape(shape)
-            made.append(Piece(name, hf_shape, rows, hf_shape[0], via=via))
-        return made
-
-
-@frozen
 class Stacked:
     """One tensor for each expert, whose number stands for ``{e}`` in the name. ``via`` works on one of them."""
 
