@@ -37,6 +37,8 @@ _LIMIT = 2**31  # no size of a real model comes near; it keeps products of sizes
 COUNTED = 2**14
 _COUNTS = frozenset({"block_count", "expert_count", "attention.head_count", "ssm.time_step_rank"})
 LARGEST = 3.4e38  # that a float32 holds, as which GGUF stores numbers
+#: Where a model of several kinds of input keeps the configuration of its text model.
+NESTED = ("text_config", "llm_config", "language_config")
 REQUIRED: Any = object()
 _KINDS: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 

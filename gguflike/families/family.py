@@ -253,15 +253,14 @@ def said(metadata: Mapping[str, Any], key: str) -> int | float | None:
 def text_config(values: Mapping[str, Any], kept: Iterable[str] = ()) -> dict[str, Any]:
     """config.json with that of its text model, where there is one, in the place of the whole, of which the keys
     ``kept`` stay."""
-    nested = next((values[key] for key in NESTED if isinstance(values.get(key), dict)), None)
+    nested = next((values[key] for key in configs.NESTED if isinstance(values.get(key), dict)), None)
     if nested is None:
         return dict(values)
     outer = {key: values[key] for key in (*_OUTER, *kept) if key in values}
     return {**nested, **outer}
 
 
-# Where a model of several kinds of input keeps the configuration of its text model, and what of the whole holds for it.
-NESTED = ("text_config", "llm_config", "language_config")
+# What of the whole config.json holds for the text model inside.
 _OUTER = ("architectures", "quantization_config", "tie_word_embeddings")
 
 

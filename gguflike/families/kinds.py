@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from gguflike.errors import CheckpointError
-from gguflike.families.config import COUNTED
-from gguflike.families.family import NESTED
+from gguflike.families.config import COUNTED, NESTED
 
 
 class _Kind(NamedTuple):
