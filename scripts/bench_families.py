@@ -8,6 +8,9 @@ they are measured; --file is a model to quantize to each type instead (Gemma 3, 
 tokens into an empty cache, decoding of --new tokens after the first, and, of the last type only, decoding at --context
 (0: not at all). A ratio is our speed to the other's, the median of those of each round; the table gives that to the
 faster other. What an engine does not load, it is left out of. For the time to the first token see bench_startup.py.
+
+Decoding reads the matrices (of experts the chosen ones) once a token. A loop in C that only reads memory takes turns
+with the engines, and the last column says which part of its bytes per second the two reach: nobody can do more.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import random_models
-from bench_engines import ENGINES, Child, start
+from bench_engines import ENGINES, Child, end, start
+from bench_runner import ReadLoop, read_loop, weight_bytes
 
 import gguflike
 
@@ -42,6 +46,17 @@ def children(path: Path, engines: list[str], threads: int, context: int) -> Iter
     finally:
         for child in started:
             child.end()
+
+
+@contextmanager
+def reading(threads: int, folder: str) -> Iterator[ReadLoop | None]:
+    """A process that only reads memory; None without a C compiler."""
+    loop = read_loop(threads, folder)
+    try:
+        yield loop
+    finally:
+        if loop:
+            end(loop.process)
 
 
 def ratios(found: list[Child], what: str, named: str = "") -> dict[str, Any]:
@@ -69,7 +84,7 @@ def short(path: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     """A prompt, and tokens after the first."""
     context = max(options.prompt, options.new + 1) + 1
     engines = [engine for engine in ENGINES if "flash" not in engine]
-    with children(path, engines, options.threads, context) as found:
+    with children(path, engines, options.threads, context) as found, reading(options.threads, options.folder) as loop:
         for child in found:  # caches, pages, clocks
             child.run("prefill", 64)
             child.run("decode", 4)
@@ -79,7 +94,12 @@ def short(path: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
             for what, count in (("prefill", options.prompt), ("decode", options.new)):
                 for child in order.sample(found, len(found)):
                     child.run(what, count, options.clock)
-        return [ratios(found, "prefill", f"prompt of {options.prompt}"), ratios(found, "decode")]
+                    if loop and what == "decode":
+                        loop.run()
+        decode = ratios(found, "decode")
+        if loop:
+            decode["limit"] = statistics.median(loop.speeds) / weight_bytes(str(path))
+        return [ratios(found, "prefill", f"prompt of {options.prompt}"), decode]
 
 
 def long(path: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -118,13 +138,15 @@ def measure(name: str, source: str | None, kinds: list[str], options: argparse.N
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
     lines = [
-        "| model | type | what | gguflike, tokens/s | fastest other, tokens/s | ratio |",
-        "|---|---|---|---|---|---|",
+        "| model | type | what | gguflike, tokens/s | fastest other, tokens/s | ratio | of read loop: ours, other |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         other = f"{row['other']:.1f} ({row['peer']})" if row["peer"] else "none loads it"
         ratio = f"{row['ratio']:.2f}" if row["peer"] else ""
-        lines.append(f"| {row['model']} | {row['type']} | {row['what']} | {row['ours']:.1f} | {other} | {ratio} |")
+        of_limit = [f"{row[who] / row['limit']:.0%}" for who in ("ours", "other") if "limit" in row and row[who]]
+        cells = [row["model"], row["type"], row["what"], f"{row['ours']:.1f}", other, ratio, ", ".join(of_limit)]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -53,12 +53,19 @@ def read_loop(threads: int, folder: str) -> ReadLoop | None:
 
 
 def weight_bytes(path: str) -> int:
-    """Bytes that one token's pass reads: every matrix, but an embedding that is not also the output once a token."""
+    """Bytes that one token's pass reads: every matrix, of experts those of the chosen ones, but no embedding of which
+    a token takes a row."""
     import gguflike
 
-    infos = gguflike.open(path).infos
-    skipped = {"token_embd.weight"} if "output.weight" in infos else set()
-    return sum(info.nbytes for name, info in infos.items() if len(info.shape) == 2 and name not in skipped)
+    with gguflike.open(path) as file:
+        key = f"{file.architecture}.expert"
+        used, count = (file.metadata.get(f"{key}_{what}", 1) for what in ("used_count", "count"))
+        looked_up = {"per_layer_token_embd.weight", *(["token_embd.weight"] if "output.weight" in file.infos else [])}
+        return sum(
+            info.nbytes * used // count if "_exps." in name else info.nbytes
+            for name, info in file.infos.items()
+            if len(info.shape) >= 2 and name not in looked_up
+        )
 
 
 def measure(path: str, options: argparse.Namespace) -> list[dict[str, Any]]:
