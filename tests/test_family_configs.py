@@ -348,3 +348,45 @@ def test_which_layers_of_gemma_4_share_keys() -> None:
         family, c, _ = read(plain(architectures=["Gemma4ForCausalLM"], **{**sizes, "num_kv_shared_layers": shared}))
         with pytest.raises(UnsupportedError, match="num_kv_shared_layers: a layer without keys and values of its own"):
             family.graph(c)
+
+
+@pytest.mark.parametrize(
+    ("said", "kinds"),
+    [
+        ({}, "FFFF"),
+        ({"index_topk_freq": 2}, "FFSF"),
+        ({"index_topk_freq": 4, "index_skip_topk_offset": 3}, "FFFS"),
+        ({"index_topk_pattern": "FSSF", "index_topk_freq": 2}, "FSSF"),
+        ({"index_topk_pattern": ["full", "full", "shared", "full"]}, "FFSF"),
+        ({"indexer_types": ["full", "shared", "shared", "full"], "index_topk_pattern": "FFFF"}, "FSSF"),
+    ],
+)
+def test_which_layers_of_glm_5_have_an_indexer(said: dict[str, Any], kinds: str) -> None:
+    """As GlmMoeDsaConfig of transformers says it: a list, a pattern, or every so many layers behind an offset."""
+    of = {"architectures": ["GlmMoeDsaForCausalLM"], "head_dim": 64}
+    family, c, _ = read(plain(**of, **said, n_routed_experts=8, first_k_dense_replace=1))
+    assert ["FS"[not own] for own in c.indexed] == list(kinds)
+    names = {binding.gguf for binding in family.bind(c)}
+    assert [f"blk.{layer}.indexer.attn_k.weight" in names for layer in range(4)] == list(c.indexed)
+
+
+@pytest.mark.parametrize(
+    "said", [{"index_topk_pattern": "FXSF"}, {"indexer_types": ["shared"] * 4}, {"index_topk_freq": "2"}]
+)
+def test_indexers_that_nobody_has(said: dict[str, Any]) -> None:
+    of = {"architectures": ["GlmMoeDsaForCausalLM"], "head_dim": 64}
+    with pytest.raises(CheckpointError, match="wrong kind of value"):
+        read(plain(**of, **said, n_routed_experts=8, first_k_dense_replace=1))
+
+
+def test_layers_of_glm_5_where_a_file_does_not_say() -> None:
+    """GLM 5.2, with its longer context, has an indexer in every fourth layer, older ones have one in each."""
+    of = {"architectures": ["GlmMoeDsaForCausalLM"], "head_dim": 64}
+    for context, expected in ((1 << 20, [0, 1, 2, 6]), (202752, list(range(8)))):
+        config = {**plain(**of, n_routed_experts=8), "num_hidden_layers": 8, "max_position_embeddings": context}
+        family, c, _ = read(config)
+        metadata = configs.to_metadata(c, family.name)
+        del metadata["glm-dsa.attention.indexer.types"]
+        metadata["tokenizer.ggml.tokens"] = ["x"] * c.n_vocab
+        again = family.from_file(metadata, set())
+        assert [layer for layer, own in enumerate(again.indexed) if own] == expected

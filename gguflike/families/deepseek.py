@@ -5,7 +5,7 @@ GGUF stores it absorbed, with one key head: keys are the latent and the rotated 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -104,26 +104,31 @@ def deepseek(c: DeepSeek) -> Graph:
 
     V2, whose scores are a softmax, takes the groups of the best experts, V3 those of the best two together.
     """
-    return _graph(c, "max" if c.gating == SOFTMAX else "top2")
+    attention = latent_attention(c)
+    return latent_decoder(c, lambda _: attention, "max" if c.gating == SOFTMAX else "top2")
 
 
 def mistral4(c: DeepSeek) -> Graph:
     """The same with a softmax and the groups of the best two experts together."""
-    return _graph(c, "top2")
+    attention = latent_attention(c)
+    return latent_decoder(c, lambda _: attention)
 
 
-def _graph(c: DeepSeek, group_score: Literal["max", "top2"]) -> Graph:
-    attention = _attention(c)
+def latent_decoder(
+    c: DeepSeek, attention: Callable[[int], LatentAttention], group_score: Literal["max", "top2"] = "top2"
+) -> Graph:
+    """A graph of pre-norm blocks with the ``attention`` of each layer, and experts after the first dense layers."""
 
     def block(layer: int) -> Block:
         second: Mixer = feed_forward(c) if layer < c.n_dense else _experts(c, group_score)
-        return (Branch(rms(c, "attn_norm"), attention), Branch(rms(c, "ffn_norm"), second))
+        return (Branch(rms(c, "attn_norm"), attention(layer)), Branch(rms(c, "ffn_norm"), second))
 
     return decoder(c, block)
 
 
-def _attention(c: DeepSeek) -> LatentAttention:
-    rope = _rope(c)
+def latent_attention(c: DeepSeek) -> LatentAttention:
+    """Latent attention with the configuration's sizes."""
+    rope = rope_of_latent(c)
     # Scores grow with the square of YaRN's magnitude for mscale_all_dim.
     grown = yarn_magnitude(c.rope_factor or 1.0, 10 * c.log_multiplier) if c.log_multiplier else 1.0
     return LatentAttention(
@@ -143,7 +148,7 @@ def _attention(c: DeepSeek) -> LatentAttention:
     )
 
 
-def _rope(c: DeepSeek) -> Rope:
+def rope_of_latent(c: DeepSeek) -> Rope:
     """Where scores grow by mscale_all_dim, cosines and sines are multiplied by what the file says and nothing else."""
     rope = rope_of(c, "norm")
     if rope.scaling is None or not c.log_multiplier:

@@ -114,6 +114,8 @@ FAMILIES = (
     ("deepseek:MISTRAL4", "mistral4", "Mistral4ForCausalLM"),
     ("deepseek:GLM4_MOE_LITE", "deepseek2", "Glm4MoeLiteForCausalLM"),
     ("deepseek:YOUTU", "deepseek2", "YoutuForCausalLM"),
+    ("sparse_latent:DEEPSEEK_V32", "deepseek32", "DeepseekV32ForCausalLM"),
+    ("sparse_latent:GLM5", "glm-dsa", "GlmMoeDsaForCausalLM"),
     # Recurrent and hybrid
     ("mamba:MAMBA", "mamba", "MambaForCausalLM", "FalconMambaForCausalLM"),
     ("mamba:MAMBA2", "mamba2", "Mamba2ForCausalLM"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gguflike.families.parts.latent import LatentAttention
+from gguflike.families.parts.latent import Indexer, LatentAttention
 from gguflike.reference.parts import Array, Context, Weights, attend, linear, mix, normalize, rotate, tempered
 
 
@@ -12,10 +12,8 @@ from gguflike.reference.parts import Array, Context, Weights, attend, linear, mi
 def _latent_attention(part: LatentAttention, weights: Weights, x: Array, context: Context) -> Array:
     """Attention of all heads to one row per token: its normalized latent and its rotated key."""
     tokens, positions = len(x), np.arange(len(x))
-    if part.q_rank:
-        q = linear(weights, "attn_q_b", normalize(part.q_norm, weights, linear(weights, "attn_q_a", x)))
-    else:
-        q = linear(weights, "attn_q", x)
+    narrow = normalize(part.q_norm, weights, linear(weights, "attn_q_a", x)) if part.q_rank else x
+    q = linear(weights, "attn_q_b" if part.q_rank else "attn_q", narrow)
     q = q.reshape(tokens, part.heads, part.nope_dim + part.rope_dim)
     latent, k = np.split(linear(weights, "attn_kv_a_mqa", x), [part.kv_rank], axis=-1)
     latent = normalize(part.kv_norm, weights, latent)
@@ -24,6 +22,27 @@ def _latent_attention(part: LatentAttention, weights: Weights, x: Array, context
     key = rotate(part.rope, k[:, None, :], positions, weights, context.length)
     query = tempered(part.temperature, np.concatenate([absorbed, turned], axis=-1), positions)
     keys = np.concatenate([latent[:, None, :], key], axis=-1)
-    found = attend(query, keys, latent[:, None, :], positions[:, None] >= positions, part.scale)
+    mask = positions[:, None] >= positions
+    if part.indexer is not None:
+        if not part.indexer.shared:
+            context.chosen = chosen(part.indexer, weights, x, narrow, mask, context)
+        assert context.chosen is not None, "the first layer has an indexer of its own"
+        mask = context.chosen
+    found = attend(query, keys, latent[:, None, :], mask, part.scale)
     values = np.einsum("thr,hvr->thv", found, weights["attn_v_b.weight"])
     return linear(weights, "attn_output", values.reshape(tokens, -1))
+
+
+def chosen(part: Indexer, weights: Weights, x: Array, narrow: Array, mask: Array, context: Context) -> Array:
+    """bool (queries, keys): which of the keys in ``mask`` the indexer chooses, by the input and by the latent of the
+    queries, ``narrow``."""
+    tokens, positions = len(x), np.arange(len(x))
+    q = linear(weights, "indexer.attn_q_b", narrow).reshape(tokens, part.heads, part.head_dim)
+    k = normalize(part.k_norm, weights, linear(weights, "indexer.attn_k", x))[:, None, :]
+    q, k = (rotate(part.rope, each, positions, weights, context.length) for each in (q, k))
+    agreement = np.maximum(np.einsum("thd,sd->ths", q, k[:, 0]), 0)
+    scores = np.einsum("th,ths->ts", linear(weights, "indexer.proj", x), agreement)  # whose scale changes no order
+    best = np.argsort(np.where(mask, -scores, np.inf), axis=-1, kind="stable")[:, : part.top_k]
+    among: Array = np.zeros(mask.shape, bool)
+    np.put_along_axis(among, best, True, axis=-1)
+    return among & mask

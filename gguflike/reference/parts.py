@@ -26,12 +26,14 @@ class Context:
     the residual stream.
 
     ``length`` is the context that the model runs with, which chooses between rotations for short and long ones.
-    ``cached`` are the keys and values of layers that others read, ``inputs`` the results of ``Graph.inputs``.
+    ``cached`` are the keys and values of layers that others read, ``chosen`` says which keys the last indexer chose for
+    each query (bool (queries, keys)), ``inputs`` are the results of ``Graph.inputs``.
     """
 
     def __init__(self, layer: int = 0, length: int = 0) -> None:
         self.layer, self.length = layer, length
         self.cached: dict[int, tuple[Array, Array]] = {}
+        self.chosen: Array | None = None
         self.inputs: dict[type, Array] = {}
 
 

@@ -28,6 +28,16 @@ def check(graph: Graph) -> None:
     _check_shared(graph)
 
 
+def limits(graph: Graph) -> dict[int, str]:
+    """Of how many positions at most the model can be computed, and why."""
+    known = {
+        graph.embedding.positions: "the positions that the model has learned",
+        graph.reach: "the positions up to which tokens see all before them; beyond, an indexer chooses which ones "
+        "(sparse attention), which this version does not compute",
+    }
+    return {limit: why for limit, why in known.items() if limit}
+
+
 def _check_shared(graph: Graph) -> None:
     """UnsupportedError where a layer reads keys and values that no layer before it has in the same form: its ops would
     read elsewhere."""

@@ -68,8 +68,8 @@ class Model:
         self.graph = family.graph(self.config)
         graph.check(self.graph)
         position_bytes = graph.bytes_per_position(self.graph, cache_type)
-        trained = min(self.config.n_ctx, self.graph.embedding.positions or self.config.n_ctx)
-        self.context = context or default_context(trained, position_bytes)
+        self._longest = min((self.config.n_ctx, *graph.limits(self.graph)))
+        self.context = context or default_context(self._longest, position_bytes)
         self._check_context()
         self.tokenizer = Tokenizer(file.metadata)
         self.weights = Weights(file, self.graph, layers_left_out(family.name, file.metadata))
@@ -80,11 +80,13 @@ class Model:
         self._closed = False
 
     def _check_context(self) -> None:
-        """ArgumentError for a context longer than the table of a model that has learned its positions."""
-        positions = self.graph.embedding.positions
-        if positions and self.context > positions:
-            expected = f"at most {positions}, the positions that the model has learned"
-            raise ArgumentError("out of range", path=self.path, field="context", expected=expected, got=self.context)
+        """ArgumentError for a context of more positions than the model can be computed with."""
+        for limit, why in graph.limits(self.graph).items():
+            if self.context > limit:
+                expected = f"at most {limit}, {why}"
+                raise ArgumentError(
+                    "out of range", path=self.path, field="context", expected=expected, got=self.context
+                )
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -241,7 +243,7 @@ class Model:
                 "the context is too short for these tokens",
                 expected=f"at most {self.context} tokens",
                 got=position + len(ids),
-                remedy=f"load it with a larger context (it was trained for {self.config.n_ctx})",
+                remedy=self._more_context(),
             )
         lowest, highest = min(ids), max(ids)
         if lowest < 0 or highest >= self.vocab_size:
@@ -250,6 +252,13 @@ class Model:
                 expected=f"0 to {self.vocab_size - 1}",
                 got=lowest if lowest < 0 else highest,
             )
+
+    def _more_context(self) -> str:
+        """What to do about a context that is too short."""
+        limits = graph.limits(self.graph)
+        if self.context in limits:
+            return f"shorten the text: {self.context} are {limits[self.context]}"
+        return f"load it with a larger context (at most {self._longest} tokens make sense with this model)"
 
     def _check_logits(self) -> None:
         if not isinstance(self.graph.head, Head):

@@ -31,7 +31,8 @@ class Tensor:
     ``role`` is its GGUF name, below ``blk.<i>.`` for one of a layer. ``heads``: the rows are those of so many attention
     heads, one after the other (0: they are not). ``used`` is false for a tensor that the configuration rules out.
     ``share`` is how much of it a token reads. ``form`` is what it serves as: a "matrix" that is multiplied, "rows" that
-    are looked up or read one by one, "values" for all else; unless it says, one of two axes or more is a matrix.
+    are looked up or read one by one, "values" for all else; unless it says, one of two axes or more is a matrix. What
+    only counts beyond the positions that a run computes (``Graph.reach``) is "beyond": a file has it, no op reads it.
     """
 
     role: str
@@ -39,7 +40,7 @@ class Tensor:
     heads: int = 0
     used: bool = True
     share: float = 1.0
-    form: Literal["matrix", "rows", "values"] | None = None
+    form: Literal["matrix", "rows", "values", "beyond"] | None = None
 
 
 @frozen
@@ -384,6 +385,11 @@ class Graph:
 
     def attentions(self) -> Iterator[Attention]:
         return (mixer for mixer in self.mixers() if isinstance(mixer, Attention))
+
+    @property
+    def reach(self) -> int:
+        """Positions up to which ops compute what all parts say (``LatentAttention.reach``); 0: any number."""
+        return min((reach for mixer in self.mixers() if (reach := getattr(mixer, "reach", 0))), default=0)
 
     def ropes(self) -> list[Rope]:
         """The rotations that the model uses, each once."""

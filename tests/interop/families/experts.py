@@ -34,6 +34,22 @@ _LLAMA4 = {
     "no_rope_layers": [1, 1, 1, 0, 1, 1, 1, 0],
     "rope_parameters": rope(5e5),
 }
+# Up to index_topk tokens, 2048 unless said otherwise, indexers have no choice.
+_GLM5 = {
+    **MLA,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 32,
+    "routed_scaling_factor": 2.5,
+    "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"],
+    "first_k_dense_replace": 1,
+    "indexer_types": ["full", "shared", "full", "full"],
+    "index_head_dim": 128,
+    "index_n_heads": 4,
+}
+_V32 = {**_GLM5, "n_group": 4, "topk_group": 2, "indexer_types": ...}
+_SPARSE = {"index_topk": 24, "index_n_heads": 32}  # so many that scores are not zero, which many would be alike
 
 ROWS = (
     Row("MixtralForCausalLM", "llama", text(num_local_experts=4, num_experts_per_tok=2, sliding_window=None)),
@@ -420,42 +436,18 @@ ROWS = (
             "rope_parameters": {"rope_theta": 5000000.0, "partial_rotary_factor": 0.334},
         },
     ),
+    Row("GlmMoeDsaForCausalLM", "glm-dsa", text(**_GLM5), published={"scoring_func": "sigmoid"}),
     Row(
-        "GlmMoeDsaForCausalLM",
+        "GlmMoeDsaForCausalLM/sparse",
         "glm-dsa",
-        text(
-            **MLA,
-            n_routed_experts=8,
-            num_experts_per_tok=3,
-            n_shared_experts=1,
-            moe_intermediate_size=32,
-            routed_scaling_factor=2.5,
-            mlp_layer_types=["dense", "sparse", "sparse", "sparse"],
-            first_k_dense_replace=1,
-            index_topk=2048,
-            index_head_dim=128,
-            index_n_heads=4,
-        ),
+        text(**{**_GLM5, **_SPARSE}),
         published={"scoring_func": "sigmoid"},
     ),
+    Row("DeepseekV32ForCausalLM", "deepseek32", text(**_V32), published={"scoring_func": "sigmoid"}),
     Row(
-        "DeepseekV32ForCausalLM",
+        "DeepseekV32ForCausalLM/sparse",
         "deepseek32",
-        text(
-            **MLA,
-            n_routed_experts=8,
-            num_experts_per_tok=3,
-            n_group=4,
-            topk_group=2,
-            n_shared_experts=1,
-            moe_intermediate_size=32,
-            mlp_layer_types=["dense", "sparse", "sparse", "sparse"],
-            first_k_dense_replace=1,
-            index_topk=2048,
-            index_head_dim=128,
-            index_n_heads=4,
-        ),
+        text(**{**_V32, **_SPARSE}),
         published={"scoring_func": "sigmoid"},
-        tokenizer_config={"add_bos_token": True, "tokenizer_class": "LlamaTokenizerFast"},
     ),
 )

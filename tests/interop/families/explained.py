@@ -68,6 +68,10 @@ _POOLER = (
     "llama.cpp computes where it is there"
 )
 
+_DENSE = (
+    "from index_topk tokens on an indexer chooses which keys are seen; our runner ends there, by an error that says so"
+)
+
 #: Row -> proof -> why.
 EXPLAINED: Mapping[str, Mapping[str, str]] = {
     "YoutuForCausalLM": {"back": _PADDING},
@@ -93,6 +97,9 @@ EXPLAINED: Mapping[str, Mapping[str, str]] = {
     "XLMRobertaForSequenceClassification": {"converter": _MASK, "llama.cpp": _GELU},
     "HunYuanMoEV1ForCausalLM": {"converter": _TOKENIZER},
     "DeepseekV32ForCausalLM": {"converter": _BOS},
+    "DeepseekV32ForCausalLM/sparse": {"converter": _BOS, "runner": _DENSE, "quantized": _DENSE},
+    "GlmMoeDsaForCausalLM": {"converter": _TABLE_IDS},
+    "GlmMoeDsaForCausalLM/sparse": {"converter": _TABLE_IDS, "runner": _DENSE, "quantized": _DENSE},
     "KimiLinearForCausalLM": {"converter": _KIMI},
     "GptOssForCausalLM": {"llama.cpp": _TRUNCATE},
     "BambaForCausalLM": {"converter": _PARTIAL},
