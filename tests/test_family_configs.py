@@ -390,3 +390,20 @@ def test_layers_of_glm_5_where_a_file_does_not_say() -> None:
         metadata["tokenizer.ggml.tokens"] = ["x"] * c.n_vocab
         again = family.from_file(metadata, set())
         assert [layer for layer, own in enumerate(again.indexed) if own] == expected
+
+
+def test_scales_of_minicpm_3() -> None:
+    """GGUF has those of the published model only by their absence, as llama.cpp, which reads none, takes them."""
+    of = {"architectures": ["MiniCPM3ForCausalLM"], "qk_rope_head_dim": 32}
+    family, c, notices = read(plain(**of))
+    assert (c.embedding_scale, c.residual_scale, c.logit_scale) == (12.0, 0.7, 0.25)
+    assert not notices
+    assert not {key for key in configs.to_metadata(c, family.name) if key.endswith("_scale")}
+    none = {"scale_emb": 1, "scale_depth": None, "dim_model_base": None}
+    family, c, notices = read(plain(**of, **none))
+    assert (c.embedding_scale, c.residual_scale, c.logit_scale) == (1.0, 1.0, 1.0)
+    assert "llama.cpp takes scale_emb 12, scale_depth 1.4 and dim_model_base 256" in notices[0]
+    again = family.to_config(c)
+    assert (again["scale_emb"], again["scale_depth"], again["dim_model_base"]) == (1.0, 2.0, 64)
+    with pytest.raises(CheckpointError, match="expected 4, num_attention_heads"):
+        read(plain(**of, num_key_value_heads=2))

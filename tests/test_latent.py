@@ -36,6 +36,7 @@ GRAPHS = {
     "a query that grows": latent(temperature=Temperature(0.3, 4.0, 1.0)),
     "no rotation": latent(rope=None),
     "sizes that are not padded alike": latent(kv_rank=48, nope_dim=48, rope_dim=32, rope=Rope(32, 500.0, "norm")),
+    "matrices kept together": latent(together=True, value_dim=32, rope_dim=32, rope=Rope(32, 500.0, "neox")),
 }
 
 
@@ -59,6 +60,26 @@ def test_quantized_weights_and_caches(tmp_path: Path, monkeypatch: pytest.Monkey
         assert relative_error(got, by_hand.truth(made, weights, IDS)) < 0.04
         assert model.weights.exact
         assert np.array_equal(by_hand.token_by_token(model, IDS), got)
+
+
+def test_matrices_kept_together_are_read_as_they_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of keys are made anew as float32, so a token computed alone may differ in its last bits."""
+    made = latent(together=True, value_dim=64)
+    weights = by_hand.write(tmp_path / "m.gguf", made, "Q8_0", attends=1.0)
+    with by_hand.load(tmp_path / "m.gguf", made, monkeypatch, cache_type="f32") as model:
+        for got in (model.logits(IDS), by_hand.token_by_token(model, IDS)):
+            assert relative_error(got, by_hand.truth(made, weights, IDS)) < 0.02
+        assert not model.weights.exact
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"nope_dim": 48}, {"value_dim": 48}, {"rope_dim": 16, "rope": Rope(16, 500.0, "neox")}]
+)
+def test_sizes_at_which_ops_cannot_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: dict[str, Any]) -> None:
+    made = latent(**{"together": True, "value_dim": 32, **sizes})
+    by_hand.write(tmp_path / "m.gguf", made)
+    with pytest.raises(UnsupportedError, match=r"expected a multiple of 32; got (48|16)"):
+        by_hand.load(tmp_path / "m.gguf", made, monkeypatch)
 
 
 def test_the_cache_holds_a_row_for_all_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,14 +41,14 @@ class Granite(Decoder):
 ASSUMED = MappingProxyType({"attention_multiplier": 1.0})
 
 
-def scaled_block(c: Granite, mixer: Mixer, after: Mixer) -> Block:
-    """A block of two branches that begin with a norm and whose results are scaled."""
+def scaled_block(c: Any, mixer: Mixer, after: Mixer) -> Block:
+    """A block of two branches that begin with a norm and whose results are scaled as a configuration says."""
     scale = c.residual_scale
     return (Branch(rms(c, "attn_norm"), mixer, scale=scale), Branch(rms(c, "ffn_norm"), after, scale=scale))
 
 
-def scales(c: Granite) -> dict[str, Any]:
-    """The scales of embedding and logits, as `decoder` takes them."""
+def scales(c: Any) -> dict[str, Any]:
+    """The scales of embedding and logits that a configuration has, as `decoder` takes them."""
     return {"embedding_scale": c.embedding_scale, "scale": 1.0 / c.logit_scale}
 
 

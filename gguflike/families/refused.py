@@ -12,7 +12,6 @@ _ALIBI = "scores fall with distance (ALiBi)"
 _GEMMA3N = "layers predict and correct several streams (AltUp), beside low-rank ones (Laurel)"
 _KDA = "Kimi's delta attention, in which each channel decays by itself"
 _VALUES = "values of other sizes than keys, and numbers of key heads that differ between layers"
-_TOGETHER = "latent attention whose matrices its files keep together, and scales that they do not say"
 _SPARSEMIXER = "its router (SparseMixer) weighs each choice against the experts near it, which no other program does"
 _LIGHTNING = "lightning attention"
 _RWKV = "RWKV's time mixing"
@@ -41,7 +40,6 @@ CLASSES: Mapping[str, str] = MappingProxyType(
         "MiMoV2FlashForCausalLM": _VALUES,
         "MiniMaxForCausalLM": _LIGHTNING,
         "MiniMaxM3SparseForConditionalGeneration": _INDEXER,
-        "MiniCPM3ForCausalLM": _TOGETHER,
         "MptForCausalLM": _ALIBI,
         "MuseGlimmerAssistantModel": _ASSISTANT,
         "PhiMoEForCausalLM": _SPARSEMIXER,
@@ -70,7 +68,6 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "jina-bert-v2": _ALIBI,
         "kimi-linear": _KDA,
         "mimo2": _VALUES,
-        "minicpm3": _TOGETHER,
         "minimax-01": _LIGHTNING,
         "minimax-m3": _INDEXER,
         "mpt": _ALIBI,

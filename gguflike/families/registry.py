@@ -114,6 +114,7 @@ FAMILIES = (
     ("deepseek:MISTRAL4", "mistral4", "Mistral4ForCausalLM"),
     ("deepseek:GLM4_MOE_LITE", "deepseek2", "Glm4MoeLiteForCausalLM"),
     ("deepseek:YOUTU", "deepseek2", "YoutuForCausalLM"),
+    ("minicpm3:MINICPM3", "minicpm3", "MiniCPM3ForCausalLM"),
     ("sparse_latent:DEEPSEEK_V32", "deepseek32", "DeepseekV32ForCausalLM"),
     ("sparse_latent:GLM5", "glm-dsa", "GlmMoeDsaForCausalLM"),
     # Recurrent and hybrid

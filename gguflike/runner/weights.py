@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from gguflike.blocks import FORMATS
 from gguflike.container import GGUFFile, TensorInfo
 from gguflike.errors import GGUFError, UnsupportedError
 from gguflike.families.family import expect_tensor
@@ -54,6 +55,11 @@ class Matrix(NamedTuple):
         bias = self.bias + 4 * start if self.bias else 0
         address = self.address + start * self.nbytes // stored
         return Matrix(plan, address, rows, self.columns, self.nbytes * rows // stored, bias)
+
+    def stacked(self, count: int, start: int, rows: int) -> Stack:
+        """``rows`` rows from ``start`` on of each of ``count`` equal blocks of rows, as of ``part``."""
+        each = self.part(0, self.rows // count)
+        return Stack(each.part(start, rows), count, each.nbytes, 0, 1.0)
 
 
 class Stack(NamedTuple):
@@ -157,6 +163,22 @@ class Weights:
             self._keep.append(values)
             self._made[place] = int(values.ctypes.data)
         return self._made[place]
+
+    def turned(self, name: str, count: int, rows: int) -> Stack:
+        """The first ``rows`` rows of each of ``count`` equal blocks of rows of a matrix, as the columns of float32
+        matrices, which are made once."""
+        made = f"{name}, turned"
+        if made not in self._stacks:
+            tensor = self._file.tensors[name]
+            blocks = _floats(tensor).reshape(count, -1, tensor.shape[-1])
+            values = np.ascontiguousarray(blocks[:, :rows].transpose(0, 2, 1))
+            data = values.reshape(-1).view(np.uint8)
+            self._keep.append(data)
+            self._shares[made] = 1.0
+            self._add(
+                QuantizedTensor(made, FORMATS["F32"], values.shape, data), data, values[0].nbytes, values[0].nbytes
+            )
+        return self._stacks[made]
 
     def table(self, name: str) -> QuantizedTensor:
         """A tensor whose rows are looked up, as the file has it."""
@@ -342,6 +364,10 @@ class LayerWeights(NamedTuple):
     def alone(self, role: str) -> Matrix:
         """The matrix ``role`` as `Weights.alone` gives it."""
         return self.weights.alone(f"{self.prefix}{role}.weight")
+
+    def turned(self, role: str, count: int, rows: int) -> Stack:
+        """Rows of the matrix ``role`` as columns, as `Weights.turned` gives them."""
+        return self.weights.turned(f"{self.prefix}{role}.weight", count, rows)
 
     def stack(self, role: str) -> Stack:
         """The matrices ``role`` (``ffn_up_exps``, say), with their biases."""

@@ -51,7 +51,8 @@ class LatentAttention:
     which ``attn_k_b`` (heads, kv_rank, nope_dim) turns into ``kv_rank``, and ``rope_dim`` rotated ones. Scores are
     products of [latent | rotated], times ``scale``; what a head finds is a mean of latents, which ``attn_v_b`` (heads,
     value_dim, kv_rank) turns into ``value_dim`` values. ``q_rank``: queries come out of ``attn_q_a``, ``q_norm`` and
-    ``attn_q_b``; 0: out of ``attn_q``. ``indexer`` chooses which keys a query sees.
+    ``attn_q_b``; 0: out of ``attn_q``. ``indexer`` chooses which keys a query sees. ``together``: one matrix
+    ``attn_kv_b`` has for each head the columns of ``attn_k_b`` as rows, and behind them those of ``attn_v_b``.
     """
 
     n_embd: int
@@ -68,6 +69,7 @@ class LatentAttention:
     bias: bool = False
     temperature: Temperature | None = None
     indexer: Indexer | None = None
+    together: bool = False
 
     @property
     def reach(self) -> int:
@@ -104,8 +106,11 @@ class LatentAttention:
         yield Tensor("attn_kv_a_mqa.weight", (self.cached, self.n_embd))
         yield Tensor("attn_kv_a_mqa.bias", (self.cached,), used=self.bias)
         yield from self.kv_norm.tensors()
-        yield Tensor("attn_k_b.weight", (self.heads, self.kv_rank, self.nope_dim))
-        yield Tensor("attn_v_b.weight", (self.heads, self.value_dim, self.kv_rank))
+        if self.together:
+            yield Tensor("attn_kv_b.weight", (self.heads * (self.nope_dim + self.value_dim), self.kv_rank))
+        else:
+            yield Tensor("attn_k_b.weight", (self.heads, self.kv_rank, self.nope_dim))
+            yield Tensor("attn_v_b.weight", (self.heads, self.value_dim, self.kv_rank))
         yield Tensor("attn_output.weight", (self.n_embd, self.heads * self.value_dim))
         yield Tensor("attn_output.bias", (self.n_embd,), used=self.bias)
         if self.indexer is not None:

@@ -25,8 +25,10 @@ from gguflike.runner.weights import LayerWeights, Matrix, Stack
 
 def check(part: LatentAttention) -> None:
     multiple("kv_lora_rank", part.kv_rank, 16)
-    multiple("qk_rope_head_dim", part.rope_dim, 16)
-    multiple("qk_nope_head_dim", part.nope_dim, 16)
+    multiple("qk_rope_head_dim", part.rope_dim, 32 if part.rope is not None and part.rope.pairs == "neox" else 16)
+    multiple("qk_nope_head_dim", part.nope_dim, 32 if part.together else 16)
+    if part.together:  # where a matrix can be cut
+        multiple("v_head_dim", part.value_dim, 32)
     attention.check(_usual(part))
 
 
@@ -75,13 +77,26 @@ def emit(
     s.share("attention.latent:keys", words, items=1, per_tokens=1, beside=True)
     asked = _Rows(q, part.q_size, step, part.nope_dim)
     absorbed = queries + 4 * part.rope_dim
-    _by_head(s, weights.stack("attn_k_b"), asked, absorbed, state.head_dim, factors)
+    _by_head(s, _of_keys(part, weights), asked, absorbed, state.head_dim, factors)
     values = _attend(part, s, state, queries, keys)
     found = _Rows(_shifted(values, 4 * part.rope_dim), part.heads * state.head_dim, state.head_dim, part.kv_rank)
     size = part.heads * part.value_dim
     result, out = s.temp("latent values", size), weights.matrix("attn_output")
-    _by_head(s, weights.stack("attn_v_b"), found, result, part.value_dim, 0)
+    _by_head(s, _of_values(part, weights), found, result, part.value_dim, 0)
     s.linear(out, s.read(Source(result, size, None, weights), (out,)), target.address, add=target.add)
+
+
+def _of_keys(part: LatentAttention, weights: LayerWeights) -> Stack:
+    """The matrices that turn queries into latents. Where a file has them as rows, nothing reads them as it stores them:
+    they are made anew, as float32, which holds all values."""
+    return weights.turned("attn_kv_b", part.heads, part.nope_dim) if part.together else weights.stack("attn_k_b")
+
+
+def _of_values(part: LatentAttention, weights: LayerWeights) -> Stack:
+    """The matrices that turn latents into values."""
+    if not part.together:
+        return weights.stack("attn_v_b")
+    return weights.matrix("attn_kv_b").stacked(part.heads, part.nope_dim, part.value_dim)
 
 
 def _project(part: LatentAttention, s: Schedule, weights: LayerWeights, source: Source) -> tuple[int, int]:

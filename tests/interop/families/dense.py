@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from tests.interop.families.row import EOS, GLM_ENDS, LLAMA3, YARN, Row, layers, rope, text
 
-_FACTORS = {"short_factor": [1.0 + 0.1 * i for i in range(6)], "long_factor": [1.5 + 0.5 * i for i in range(6)]}
+
+def _factors(pairs: int) -> dict[str, list[float]]:
+    return {name: [round(first + step * i, 1) for i in range(pairs)] for name, first, step in _STEPS}
+
+
+_STEPS = (("short_factor", 1.0, 0.1), ("long_factor", 1.5, 0.5))
 
 ROWS = (
     Row("LlamaForCausalLM", "llama", text(rope_parameters=LLAMA3, rms_norm_eps=1e-5)),
@@ -78,12 +83,27 @@ ROWS = (
         "phi3",
         text(
             rope_parameters=rope(
-                kind="longrope", partial_rotary_factor=0.75, original_max_position_embeddings=32, **_FACTORS
+                kind="longrope", partial_rotary_factor=0.75, original_max_position_embeddings=32, **_factors(6)
             ),
             original_max_position_embeddings=32,
             tie_word_embeddings=True,
         ),
         tokenizer_config={"tokenizer_class": "GPT2Tokenizer"},  # by which llama.cpp tells Phi-4
+    ),
+    Row(
+        "MiniCPM3ForCausalLM",
+        "minicpm3",
+        text(
+            num_key_value_heads=4,
+            q_lora_rank=48,
+            kv_lora_rank=32,
+            qk_nope_head_dim=32,
+            qk_rope_head_dim=32,
+            v_head_dim=32,
+            rope_parameters=rope(kind="longrope", original_max_position_embeddings=512, **_factors(16)),
+            tie_word_embeddings=True,
+        ),
+        tokenizer="spm",
     ),
     Row(
         "PhiForCausalLM",

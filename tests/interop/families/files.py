@@ -73,6 +73,12 @@ DELIBERATE = (
         "other",
         "its converter for these calls every special token a control token, <unk>, too",
     ),
+    Deliberate(
+        "minicpm3",
+        r".*\.rope\.scaling\.(attn_factor|original_context_length|type)",
+        "only ours",
+        "longrope is written, as for all other architectures",
+    ),
     Deliberate("modern-bert", r".*\.layer_norm_rms_epsilon", "missing", "its norms are of another kind"),
     Deliberate("modern-bert", r".*\.sliding_window_pattern", "only ours", "written, though it is llama.cpp's default"),
     Deliberate("hy_v3", r".*\.leading_dense_block_count", "only ours", "written, as for all other architectures"),

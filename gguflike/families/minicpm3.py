@@ -1,0 +1,137 @@
+"""MiniCPM 3: Llama with latent attention, whose matrices GGUF keeps together, and with scales."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any
+
+from gguflike.families.config import Via, key
+from gguflike.families.decoder import DECODER_NAMES, INERT_KEYS, SILU, decoder, exported, feed_forward, rms
+from gguflike.families.family import Family
+from gguflike.families.granite import scaled_block, scales
+from gguflike.families.origins import Named
+from gguflike.families.parts import Graph
+from gguflike.families.parts.latent import LatentAttention
+from gguflike.families.phi import LONGROPE_NAMES, LongRope, longrope_of, recover_longrope
+from gguflike.frozen import frozen
+
+# The published model's, which llama.cpp takes for all files of this architecture.
+_EMBEDDING, _DEPTH, _BASE = 12.0, 1.4, 256
+
+
+def _all_heads(c: Any, heads: Any) -> Any:
+    if heads != c.n_head:
+        raise ValueError(f"{c.n_head}, num_attention_heads: each head has keys of its own")
+    return heads
+
+
+@frozen
+class MiniCPM3(LongRope):
+    """Hyper-parameters: what embeddings and results of mixers are multiplied by, and logits divided."""
+
+    n_head_kv: int = key(
+        "attention.head_count_kv",
+        "num_key_value_heads",
+        default=lambda c: c.n_head,
+        via=Via(_all_heads, lambda c: c.n_head, _all_heads),
+    )
+    head_dim: int = key(None, None, default=lambda c: c.n_embd // c.n_head)
+    n_rot: int = key("rope.dimension_count", "qk_rope_head_dim", default=32)
+    rope_context: int | None = key(
+        "rope.scaling.original_context_length",
+        ("rope.scaling.original_context_length", "original_max_position_embeddings"),
+    )
+    norm_eps: float = key("attention.layer_norm_rms_epsilon", "rms_norm_eps", default=1e-5)
+    kv_rank: int = key("attention.kv_lora_rank", "kv_lora_rank", default=256)
+    q_rank: int = key("attention.q_lora_rank", "q_lora_rank", default=768)
+    key_dim: int = key(
+        "attention.key_length",
+        "qk_nope_head_dim",
+        default=lambda c: 64 + c.n_rot,
+        via=Via(read=lambda c, nope: nope + c.n_rot, write=lambda c: c.key_dim - c.n_rot),
+    )
+    value_dim: int = key("attention.value_length", "v_head_dim", default=lambda c: c.head_dim)
+    embedding_scale: float = key("embedding_scale", "scale_emb", default=_EMBEDDING, implied=True)
+    residual_scale: float = key(
+        "residual_scale",
+        "scale_depth",
+        default=lambda c: _DEPTH / c.n_layer**0.5,
+        implied=True,
+        via=Via(
+            read=lambda c, depth: depth / c.n_layer**0.5, write=lambda c: round(c.residual_scale * c.n_layer**0.5, 6)
+        ),
+    )
+    logit_scale: float = key(
+        "logit_scale",
+        "dim_model_base",
+        default=lambda c: c.n_embd / _BASE,
+        implied=True,
+        via=Via(read=lambda c, base: c.n_embd / base, write=lambda c: round(c.n_embd / c.logit_scale)),
+    )
+
+
+def minicpm3(c: MiniCPM3) -> Graph:
+    """Pre-norm blocks whose results are scaled; halves of what turns of a head turn together."""
+    mixer = LatentAttention(
+        c.n_embd,
+        c.n_head,
+        c.q_rank,
+        c.kv_rank,
+        c.key_dim - c.n_rot,
+        c.n_rot,
+        c.value_dim,
+        c.key_dim**-0.5,
+        longrope_of(c, "neox"),
+        rms(c, "attn_kv_a_norm", c.kv_rank),
+        rms(c, "attn_q_a_norm", c.q_rank),
+        together=True,
+    )
+    block = scaled_block(c, mixer, feed_forward(c))
+    return decoder(c, lambda _: block, **scales(c))
+
+
+def normalized(values: dict[str, Any]) -> dict[str, Any]:
+    """Without the sizes of heads that others say, and with scales of null, which do nothing."""
+    made = {key: value for key, value in values.items() if key not in ("head_dim", "qk_head_dim")}
+    for name, like in (("scale_depth", "num_hidden_layers"), ("dim_model_base", "hidden_size")):
+        size = made.get(like)
+        if name in made and made[name] is None and isinstance(size, int):
+            made[name] = size**0.5 if name == "scale_depth" else size
+    return made
+
+
+def notices(c: MiniCPM3) -> list[str]:
+    """What llama.cpp does not compute of files of this architecture."""
+    scales = (c.embedding_scale, c.residual_scale, c.logit_scale)
+    usual = (_EMBEDDING, _DEPTH / c.n_layer**0.5, c.n_embd / _BASE)
+    if all(abs(a - b) <= 1e-6 * b for a, b in zip(scales, usual, strict=True)):
+        return []
+    said = f"scale_emb {_EMBEDDING:g}, scale_depth {_DEPTH:g} and dim_model_base {_BASE}"
+    return [f"llama.cpp takes {said} for all models of this architecture; this one says otherwise"]
+
+
+MINICPM3 = Family(
+    name="minicpm3",
+    classes=("MiniCPM3ForCausalLM",),
+    config=MiniCPM3,
+    graph=minicpm3,
+    origins=MappingProxyType(
+        {
+            **DECODER_NAMES,
+            **LONGROPE_NAMES,
+            "attn_q_a": Named("self_attn.q_a_proj"),
+            "attn_q_a_norm": Named("self_attn.q_a_layernorm"),
+            "attn_q_b": Named("self_attn.q_b_proj"),
+            "attn_kv_a_mqa": Named("self_attn.kv_a_proj_with_mqa"),
+            "attn_kv_a_norm": Named("self_attn.kv_a_layernorm"),
+            "attn_kv_b": Named("self_attn.kv_b_proj"),
+        }
+    ),
+    implemented=MappingProxyType({**SILU, "attention_bias": (False,), "mlp_bias": (False,)}),
+    inert=INERT_KEYS,
+    constants=exported("MiniCPM3ForCausalLM", "minicpm3"),
+    assumed=MappingProxyType({"max_position_embeddings": 32768, "tie_word_embeddings": True}),
+    normalized=normalized,
+    notices=notices,
+    recover=recover_longrope,
+)
