@@ -97,7 +97,9 @@ class LazyTensor:
             )
         data = self.read(start, stop)
         if self.dtype == "BF16":
-            return (data.astype(np.uint32) << 16).view(np.float32)
+            bits = np.empty(data.shape, np.uint32)
+            np.left_shift(data, 16, out=bits, dtype=np.uint32)
+            return bits.view(np.float32)
         with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which the caller refuses by name
             return data.astype(np.float32, copy=False)
 

@@ -68,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         streams.drop_output()  # whoever read our output has enough
         return DONE
-    except KeyboardInterrupt:
-        streams.say("interrupted")
+    except KeyboardInterrupt as stop:
+        streams.say(": ".join(["interrupted", *map(str, stop.args)]))
         return INTERRUPTED
     except (UsageError, ArgumentError, ArgumentTypeError) as error:
         if args.debug and not isinstance(error, UsageError):

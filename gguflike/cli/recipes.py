@@ -31,9 +31,21 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, default_type: str | No
         help="type for the tensors whose names match; may be given several times",
     )
     parser.add_argument("--threads", type=positive, help="threads for encoding (default: all CPUs)")
+    add_split_arguments(parser)
+    parser.add_argument(
+        "--no-resume",
+        action="store_true",
+        help="begin anew where an earlier run was cut off, and leave nothing if this is",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan, read and write no tensor")
     parser.add_argument("--no-overwrite", action="store_true", help="fail where the target exists")
     parser.add_argument("--json", action="store_true", help="the plan as one JSON document")
+
+
+def add_split_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--split-max-size", metavar="N", help="begin another file at so many bytes, such as 4G or 500M")
+    parser.add_argument("--split-max-tensors", type=positive, metavar="N", help="begin another file at so many tensors")
+    parser.add_argument("--no-tensor-first-split", action="store_true", help="only metadata in the first of the files")
 
 
 def check(args: argparse.Namespace) -> None:
@@ -52,7 +64,14 @@ def check(args: argparse.Namespace) -> None:
 def plan_and_run(args: argparse.Namespace, command: Callable[..., ConversionPlan], **options: Any) -> int:
     """Show the plan of ``command(source, out, type, ...)``, carry it out unless it is a dry run, and report."""
     call = [args.source, args.out, args.type]
-    options |= {"tensor_types": args.tensor_type, "imatrix": args.imatrix}
+    options |= {
+        "tensor_types": args.tensor_type,
+        "imatrix": args.imatrix,
+        "resume": not args.no_resume,
+        "split_max_size": args.split_max_size,
+        "split_max_tensors": args.split_max_tensors,
+        "no_tensor_first_split": args.no_tensor_first_split,
+    }
     if not args.json:
         plan = command(*call, dry_run=True, **options)
         print("\n".join(map(clean, str(plan).splitlines())), flush=True)
@@ -69,7 +88,8 @@ def plan_and_run(args: argparse.Namespace, command: Callable[..., ConversionPlan
     if args.json:
         print_json(plan_document(plan, args.dry_run))
     elif not args.dry_run:
-        print(f"wrote {clean(args.out)}")
+        first, *others = plan.paths
+        print(f"wrote {clean(first)}" + (f" and {len(others)} more" if others else ""))
     return 0
 
 
@@ -80,6 +100,7 @@ def plan_document(plan: ConversionPlan, dry_run: bool) -> dict[str, Any]:
         "target": None if plan.target is None else str(plan.target),
         "type": plan.recipe.name,
         "written": not dry_run,
+        "files": list(plan.paths),
         "parameters": plan.parameters,
         "file_bytes": plan.file_bytes,
         "bits_per_weight": plan.bits_per_weight,
@@ -95,7 +116,9 @@ def plan_document(plan: ConversionPlan, dry_run: bool) -> dict[str, Any]:
                 "type": info.format.name,
                 "bytes": info.nbytes,
                 "offset": info.offset,
+                "shard": shard,
             }
-            for info in plan.file.tensors
+            for shard, file in enumerate(plan.files)
+            for info in file.tensors
         ],
     }

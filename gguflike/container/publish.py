@@ -1,7 +1,8 @@
 """How a file or folder appears complete or not at all: it is built under a hidden name beside its place, then renamed.
 
 A process that is killed leaves at most the hidden entry. Its writer holds a lock on it for life, so the next writer to
-the same target can tell a dead one's from a live one's and removes it.
+the same target can tell a dead one's from a live one's: it goes on with a file that is the beginning of its own
+(journal.py), and removes all others. So there is never more than one for each target and living writer.
 """
 
 from __future__ import annotations
@@ -55,29 +56,91 @@ def make_temporary(target: str, make: Callable[[str], int]) -> tuple[str, int]:
     Another writer may sweep the entry away in the moment before the lock; then another one is made.
     """
     while True:
-        temporary = str(Path(target).parent / f"{temporary_prefix(target)}{os.urandom(6).hex()}.tmp")
+        temporary = _temporary_name(target)
         descriptor = make(temporary)
         with suppress(OSError):  # a file system without locks: nobody can sweep it away either
             system.lock(descriptor)
         if os.path.lexists(temporary):
             return temporary, descriptor
-        os.close(descriptor)
+        system.close(descriptor)
 
 
 def sweep(target: str) -> None:
     """Remove temporary entries for ``target`` whose writer is dead: its lock went with it."""
-    for path in Path(target).parent.glob(f"{temporary_prefix(target)}*.tmp"):
+    for path in _entries(target):
         with suppress(OSError):  # in use, gone by now, or not ours
             if system.OPEN_IS_LOCKED:
                 _remove(path)
                 continue
-            access = os.O_RDONLY if path.is_dir() else os.O_RDWR  # NFS locks only what is open for writing
-            descriptor = system.open_file(path, access, "O_NOFOLLOW")
+            descriptor = _locked(path)
             try:
-                system.lock(descriptor)
                 _remove(path)
             finally:
-                os.close(descriptor)
+                system.close(descriptor)
+
+
+def take_over(target: str, fits: Callable[[int], bool]) -> tuple[str, int] | None:
+    """Go on with a temporary file that a dead writer to ``target`` has left: its path and descriptor, locked.
+
+    It is the first that ``fits(descriptor)``. None where there is none. Those of other targets are not looked at.
+    """
+    for path in _entries(target):
+        with suppress(OSError):  # in use, gone by now, or not ours
+            if path.is_dir():
+                continue
+            if system.OPEN_IS_LOCKED:  # what is open cannot be renamed
+                path = path.rename(_temporary_name(target))
+            descriptor = _locked(path)
+            taken = False
+            try:
+                taken = _is_still(path, descriptor) and fits(descriptor)
+                if taken:
+                    return str(path), descriptor
+            finally:
+                if not taken:
+                    system.close(descriptor)
+    return None
+
+
+def left_over(target: str, fits: Callable[[int], bool]) -> list[bool]:
+    """For each temporary file that a dead writer to ``target`` has left, whether it ``fits(descriptor)``."""
+    found = []
+    for path in _entries(target):
+        with suppress(OSError):
+            if path.is_dir() or system.OPEN_IS_LOCKED:
+                continue
+            descriptor = _locked(path)
+            try:
+                found.append(fits(descriptor))
+            finally:
+                system.close(descriptor)
+    return found
+
+
+def _entries(target: str) -> list[Path]:
+    return sorted(Path(target).parent.glob(f"{temporary_prefix(target)}*.tmp"))
+
+
+def _temporary_name(target: str) -> str:
+    return str(Path(target).parent / f"{temporary_prefix(target)}{os.urandom(6).hex()}.tmp")
+
+
+def _locked(path: Path) -> int:
+    """A descriptor of a temporary entry that no living writer has. OSError where one has it."""
+    access = os.O_RDONLY if path.is_dir() else os.O_RDWR  # NFS locks only what is open for writing
+    descriptor = system.open_file(path, access, "O_NOFOLLOW")
+    try:
+        system.lock(descriptor)
+    except OSError:
+        system.close(descriptor)
+        raise
+    return descriptor
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    """Whether a name stands for an open file, and is its only one: its writer may just have given it the target's."""
+    status = os.fstat(descriptor)
+    return status.st_nlink == 1 and os.path.samestat(status, path.lstat())
 
 
 def _remove(path: Path) -> None:

@@ -24,6 +24,7 @@ OPEN_IS_LOCKED = fcntl is None
 
 _FOLDER_LOCK = ".writing"  # the file that is open in a folder where folders cannot be opened themselves
 _position = threading.Lock()  # a descriptor has one position, which threads share
+_locked: set[int] = set()  # descriptors that forked processes must not keep
 
 
 def open_file(path: StrPath, flags: int, *more: str) -> int:
@@ -50,6 +51,25 @@ def lock(descriptor: int) -> None:
     """Lock an open entry for as long as it is open. OSError where another process has locked it."""
     if fcntl is not None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _locked.add(descriptor)
+
+
+def close(descriptor: int) -> None:
+    """Close an entry that may have been locked."""
+    _locked.discard(descriptor)
+    os.close(descriptor)
+
+
+def _close_in_child() -> None:
+    """Locks live as long as any process has the entry open, and workers can outlive the writer that forked them."""
+    for descriptor in _locked:
+        with suppress(OSError):
+            os.close(descriptor)
+    _locked.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)
 
 
 def read_at(descriptor: int, view: memoryview, offset: int) -> int:
@@ -95,6 +115,11 @@ def sync_folder(folder: StrPath) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def allocated_bytes(descriptor: int) -> int:
+    """Bytes that an open file takes on the disk; 0 where the system does not say. Those never written take none."""
+    return 512 * int(getattr(os.fstat(descriptor), "st_blocks", 0))
 
 
 def free_bytes(folder: StrPath) -> int:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from gguflike.container import system
-from gguflike.container.publish import check_space, make_temporary, output_errors, sweep
+from gguflike.container.publish import make_temporary, output_errors, sweep, take_over
 from gguflike.errors import OutputError
 
 StrPath = str | os.PathLike[str]
@@ -40,7 +40,8 @@ def _refuse_folder(target: StrPath) -> None:
 
 
 class Target:
-    """The temporary file. ``create`` makes it, then exactly one of ``commit`` or ``discard`` ends it."""
+    """The temporary file. ``create`` makes it or goes on with one; then ``sync`` and ``publish`` make it the target, or
+    ``discard`` removes it, or ``keep`` leaves it to the next writer."""
 
     def __init__(self, path: StrPath, overwrite: bool) -> None:
         self.path = os.path.realpath(path)  # through a link, to the file itself
@@ -48,26 +49,58 @@ class Target:
         self.folder = Path(self.path).parent
         self.temporary = ""
         self.descriptor = -1
+        self.published = False
 
-    def create(self, size: int) -> None:
-        """Remove dead writers' files, check the space, make a file of ``size`` zero bytes."""
+    def take_over(self, fits: Callable[[int], bool] | None) -> int:
+        """Go on with a dead writer's file that ``fits(descriptor)`` if there is one, and remove the others. The number
+        of bytes that it takes on the disk already."""
         self._check_target()
         with output_errors(self.path):
+            taken = take_over(self.path, fits) if fits is not None else None
+            if taken is not None:
+                self.temporary, self.descriptor = taken
             sweep(self.path)
-            check_space(self.path, size)
-            self.temporary, self.descriptor = make_temporary(self.path, _make)
-            os.ftruncate(self.descriptor, size)  # unwritten bytes read as zero: padding costs nothing
+            return system.allocated_bytes(self.descriptor) if taken is not None else 0
 
-    def commit(self) -> None:
-        """Make it durable, then visible under the target's name at once, then make the name durable."""
+    def create(self, size: int) -> None:
+        """Make a file of ``size`` zero bytes, unless one was taken over."""
+        with output_errors(self.path):
+            if self.descriptor < 0:
+                self.temporary, self.descriptor = make_temporary(self.path, _make)
+                os.ftruncate(self.descriptor, size)  # unwritten bytes read as zero: padding costs nothing
+
+    def sync(self) -> None:
+        """Make the contents durable."""
         with output_errors(self.path):
             system.sync(self.descriptor)
+
+    def publish(self) -> None:
+        """Make it visible under the target's name at once."""
+        with output_errors(self.path):
             if system.OPEN_IS_LOCKED:
                 self._close()
             if self.overwrite:
                 os.replace(self.temporary, self.path)  # noqa: PTH105
             else:
                 self._link()
+            self.temporary = ""
+            self.published = True
+
+    def withdraw(self) -> None:
+        """Remove an old file that has the target's name, if that is allowed at all."""
+        if self.overwrite:
+            with output_errors(self.path):
+                Path(self.path).unlink(missing_ok=True)
+
+    def retract(self) -> None:
+        """Take the target back, if it is new: what was there before is as it was."""
+        if self.published and not self.overwrite:
+            with suppress(OSError):
+                Path(self.path).unlink()
+
+    def sync_folder(self) -> None:
+        """Make the name durable."""
+        with output_errors(self.path):
             self._close()
             system.sync_folder(self.folder)
 
@@ -78,12 +111,20 @@ class Target:
         if self.temporary:
             with suppress(OSError):
                 Path(self.temporary).unlink()
+            self.temporary = ""
+        self._close()
+
+    def keep(self) -> None:
+        """Leave the temporary file where it is, for the next writer. OSError where the file system has no locks, by
+        which that tells a dead writer's file."""
+        system.lock(self.descriptor)
+        self.temporary = ""
         self._close()
 
     def _close(self) -> None:
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
-            os.close(descriptor)
+            system.close(descriptor)
 
     def _check_target(self) -> None:
         try:

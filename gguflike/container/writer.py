@@ -6,21 +6,25 @@ import hashlib
 import os
 import threading
 from bisect import insort
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from gguflike.container import system
 from gguflike.container.digest import patch
+from gguflike.container.journal import READ_BACK, Journal, sha256_of
 from gguflike.container.layout import TensorInfo, TensorSpec
 from gguflike.container.plan import FilePlan, plan
-from gguflike.container.publish import output_errors
+from gguflike.container.publish import check_space, left_over, output_errors
+from gguflike.container.splitting import paths_of
 from gguflike.container.target import StrPath, Target, check_target
-from gguflike.errors import OutputError
+from gguflike.errors import GGUFError, OutputError, QuantizationError, UnsupportedError
 from gguflike.tensor import QuantizedTensor
 
-READ_BACK = 1 << 22  # bytes at a time when data that came out of order is hashed from the file
+#: Errors that come again however often the same thing is written: nothing is kept for the next time.
+_FINAL = (QuantizationError, UnsupportedError, GGUFError)
 
 
 @dataclass(frozen=True)
@@ -85,10 +89,11 @@ class _Progress:
             if start < end:
                 insort(self.reserved, (start, end))
 
-    def complete(self, start: int, end: int, data: Any, descriptor: int) -> None:
-        """Count bytes as written and hash what now follows without a gap: from ``data``, or back from the file."""
+    def complete(self, start: int, end: int, data: Any, descriptor: int) -> bool:
+        """Count bytes as written and hash what now follows without a gap: from ``data``, or back from the file.
+        Whether that is the whole tensor."""
         if start == end:
-            return
+            return False
         with self.lock:
             self.written[start] = end
             if data is not None and start == self.hashed:
@@ -96,6 +101,7 @@ class _Progress:
                 self.hashed = self.written.pop(start)
             while self.hashed in self.written and self.hashed < self.info.nbytes:
                 self._hash_back(descriptor, self.written.pop(self.hashed))
+            return self.hashed == self.info.nbytes
 
     def _hash_back(self, descriptor: int, end: int) -> None:
         """Hash bytes that are in the file already, up to ``end``."""
@@ -121,85 +127,214 @@ class _Progress:
         return self.digest or self.sha.hexdigest()
 
 
-class Writer:
-    """Writes a planned file; a context manager. The target appears, complete and on disk, when the block is left.
+class _File:
+    """One of the files that are written: its plan, the temporary file, the journal, and how far its tensors are."""
 
-    When the block raises, or a tensor is not complete, the target is as it was before and nothing else is left.
-    ``write`` and ``write_part`` may be called from several threads; other processes use ``slot`` and ``accept``.
+    def __init__(self, path: StrPath, plan: FilePlan, overwrite: bool, made_of: str | None) -> None:
+        self.plan = plan
+        self.target = Target(path, overwrite)
+        self.journal = None if made_of is None else Journal(plan, made_of)
+        self.tensors = {info.name: _Progress(info) for info in plan.tensors}
+        self.durable = True  # unless the system has said otherwise: then nothing is known of what it holds
+
+    def take_over(self) -> int:
+        """Go on with what a dead writer has left, or remove it; the bytes that it takes on the disk already."""
+        return self.target.take_over(self.journal.take_over if self.journal else None)
+
+    def create(self) -> None:
+        self.target.create(self.plan.file_bytes)
+        with self.errors():
+            system.write_at(self.target.descriptor, self.plan.header, 0)
+            if self.journal is not None:
+                self.journal.begin(self.target.descriptor)
+
+    def errors(self) -> AbstractContextManager[None]:
+        return output_errors(self.target.path)
+
+    def done(self, info: TensorInfo, digest: str) -> None:
+        """Note that a tensor is complete."""
+        if self.journal is not None:
+            with self.errors():
+                self.journal.note(self.target.descriptor, info, digest)
+
+    def finish(self) -> None:
+        """Fill in the digests and make all of it durable."""
+        digests = [self.tensors[info.name].finish() for info in self.plan.tensors]
+        descriptor = self.target.descriptor
+        with self.errors():
+            if self.plan.digests is not None:
+                system.write_at(descriptor, patch(self.plan.header, self.plan.digests, digests), 0)
+        self.durable = False
+        self.target.sync()
+        if self.journal is not None:
+            with self.errors():
+                self.journal.end(descriptor)
+            self.target.sync()
+        self.durable = True
+
+    def give_up(self, keep: bool) -> int:
+        """Leave the temporary file to the next writer, or remove it; how many tensors are left."""
+        descriptor, kept = self.target.descriptor, 0
+        if keep and self.journal and self.journal.tensors and self.durable and descriptor >= 0:
+            with suppress(OSError):
+                self.journal.begin(descriptor)  # again, if it was cut off already
+                self.target.keep()
+                kept = self.journal.tensors
+        self.target.discard()
+        return kept
+
+
+class Writer:
+    """Writes planned files; a context manager. The targets appear, complete and on disk, when the block is left.
+
+    ``plan`` is that of one file, or those of the shards of a model, whose names are then made of ``path`` as llama.cpp
+    does (shard_path). When the block raises, or a tensor is not complete, the target is as it was before and nothing
+    else is left. ``write`` and ``write_part`` may be called from several threads; other processes use ``slot`` and
+    ``accept``.
+
+    With ``made_of``, a text that names all that the data depend on (sources, options, versions), the temporary files
+    have a journal, and what is complete outlives the writer: after a kill, and after an error that need not come again
+    (not one about the data themselves), the next writer of the same plan and text finds those tensors by ``restore``.
+
+    Of several files the first, which has the metadata, appears last, and an old one disappears before the first of the
+    new files is in its place: whatever happens, a set of shards that opens is not mixed of two models.
+
     OutputError where the target is a folder or one of ``sources``, exists and ``overwrite`` is false, is not a regular
     file, does not fit on the disk, or when the system refuses to write.
     """
 
-    def __init__(self, path: StrPath, plan: FilePlan, overwrite: bool = True, sources: Iterable[StrPath] = ()) -> None:
-        check_target(path, sources)
-        self.plan = plan
-        self._target = Target(path, overwrite)
-        self._tensors = {info.name: _Progress(info) for info in plan.tensors}
+    def __init__(
+        self,
+        path: StrPath,
+        plan: FilePlan | Sequence[FilePlan],
+        overwrite: bool = True,
+        sources: Iterable[StrPath] = (),
+        made_of: str | None = None,
+    ) -> None:
+        sources = list(sources)
+        named = paths_of(path, plan)
+        for each, _ in named:
+            check_target(each, sources)
+        self.files = [_File(each, of, overwrite, made_of) for each, of in named]
+        self._owner = {name: file for file in self.files for name in file.tensors}
+        self.kept = 0  # complete tensors that are left to the next writer
 
     def __enter__(self) -> Writer:
         try:
-            self._target.create(self.plan.file_bytes)
-            with output_errors(self._target.path):
-                system.write_at(self._target.descriptor, self.plan.header, 0)
+            there = sum(file.take_over() for file in self.files)
+            with self.files[0].errors():
+                check_space(self.files[0].target.path, sum(file.plan.file_bytes for file in self.files) - there)
+            for file in self.files:
+                file.create()
         except BaseException:
-            self._target.discard()
+            self._give_up(keep=True)
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        keep = kind is None or not issubclass(kind, _FINAL)
         try:
             if kind is None:
                 self._finish()
         finally:
-            self._target.discard()
+            self._give_up(keep)
+
+    def restore(self, name: str) -> bool:
+        """Whether a tensor is there already, from a writer that was cut off. Its data are read to see."""
+        file = self._file(name)
+        claim = file.journal.claim(name) if file.journal else None
+        if claim is None:
+            return False
+        progress = file.tensors[name]
+        info = progress.info
+        with file.errors():
+            found = sha256_of(file.target.descriptor, info.offset, info.offset + info.nbytes)
+        if found != claim:
+            return False
+        progress.reserve(0, info.nbytes)
+        progress.digest = claim
+        return True
 
     def write(self, name: str, data: Any) -> None:
         """Write a whole tensor: bytes, or a contiguous array of bytes. Tensors may come in any order."""
         view = _bytes(data)
-        _check_part(name, self._progress(name).info.nbytes, 0, len(view), whole=True)
+        _check_part(name, self._file(name).tensors[name].info.nbytes, 0, len(view), whole=True)
         self.write_part(name, 0, view)
 
     def write_part(self, name: str, offset: int, data: Any) -> None:
         """Write the bytes of a tensor from ``offset`` (within the tensor) on. Parts may come in any order."""
-        progress = self._progress(name)
+        file = self._file(name)
+        progress = file.tensors[name]
         view = _bytes(data)
         _check_part(name, progress.info.nbytes, offset, len(view))
         progress.reserve(offset, offset + len(view))
-        with output_errors(self._target.path):
-            system.write_at(self._target.descriptor, view, progress.info.offset + offset)
-            progress.complete(offset, offset + len(view), view, self._target.descriptor)
+        with file.errors():
+            system.write_at(file.target.descriptor, view, progress.info.offset + offset)
+            whole = progress.complete(offset, offset + len(view), view, file.target.descriptor)
+        if whole:
+            file.done(progress.info, progress.finish())
 
     def slot(self, name: str) -> Slot:
         """The tensor's place, for writing it from another process."""
-        info = self._progress(name).info
-        return Slot(self._target.temporary, name, info.offset, info.nbytes)
+        file = self._file(name)
+        info = file.tensors[name].info
+        return Slot(file.target.temporary, name, info.offset, info.nbytes)
 
     def accept(self, receipt: Receipt) -> None:
         """Take note of what another process wrote through a slot."""
-        progress = self._progress(receipt.name)
+        file = self._file(receipt.name)
+        progress = file.tensors[receipt.name]
         progress.reserve(receipt.start, receipt.end)
         if receipt.sha256 is not None:
             progress.digest = receipt.sha256
-            return
-        with output_errors(self._target.path):
-            progress.complete(receipt.start, receipt.end, None, self._target.descriptor)
+            whole = receipt.end > receipt.start
+        else:
+            with file.errors():
+                whole = progress.complete(receipt.start, receipt.end, None, file.target.descriptor)
+        if whole:
+            file.done(progress.info, progress.finish())
 
-    def _progress(self, name: str) -> _Progress:
-        if name not in self._tensors:
-            raise OutputError("the plan has no such tensor", path=self._target.path, tensor=name)
-        if self._target.descriptor < 0:
-            raise OutputError("not open for writing", path=self._target.path, remedy="use `with Writer(...)`")
-        return self._tensors[name]
+    def _file(self, name: str) -> _File:
+        file = self._owner.get(name)
+        if file is None:
+            raise OutputError("the plan has no such tensor", path=self.files[0].target.path, tensor=name)
+        if file.target.descriptor < 0:
+            raise OutputError("not open for writing", path=file.target.path, remedy="use `with Writer(...)`")
+        return file
 
     def _finish(self) -> None:
-        digests = [self._tensors[info.name].finish() for info in self.plan.tensors]
-        if self.plan.digests is not None:
-            header = patch(self.plan.header, self.plan.digests, digests)
-            with output_errors(self._target.path):
-                system.write_at(self._target.descriptor, header, 0)
-        self._target.commit()
+        first, *others = self.files
+        for file in self.files:
+            file.finish()
+        if any(os.path.lexists(file.target.path) for file in others):
+            first.target.withdraw()
+        try:
+            for file in [*others, first]:
+                file.target.publish()
+        except BaseException:
+            for file in self.files:
+                file.target.retract()
+            raise
+        for file in self.files:
+            file.target.sync_folder()
+
+    def _give_up(self, keep: bool) -> None:
+        keep = keep and any(file.journal for file in self.files)
+        self.kept = sum(file.give_up(keep) for file in self.files)
+
+
+def left_behind(path: StrPath, plan: FilePlan | Sequence[FilePlan], made_of: str | None) -> tuple[int, int]:
+    """What writers to ``path`` that were cut off have left there: the number of tensors that a Writer of this plan and
+    ``made_of`` would find complete, and of files that it would remove."""
+    tensors = others = 0
+    for each, of in paths_of(path, plan):
+        journal = None if made_of is None else Journal(of, made_of)
+        found = left_over(os.path.realpath(each), journal.take_over if journal else lambda _: False)
+        tensors += journal.tensors if journal else 0
+        others += found.count(False)
+    return tensors, others
 
 
 def write(

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.blocks import BlockFormat, format_by_name
+from gguflike.blocks import FORMATS, BlockFormat, format_by_name
 from gguflike.container import Receipt, Slot
-from gguflike.convert.sources import STORED, Floats, Source, slabs
+from gguflike.convert.sources import STORED, Floats, Source, Span, is_half, part_of, read_span, slabs
 from gguflike.kernels.prepare import Need
 from gguflike.tensor import Method, quantize
 
-SLAB_BYTES = 32 << 20  # bytes of float32 values held at a time; an embedding of 128k x 4096 would be 2 GiB
+SLAB_BYTES = 32 << 20  # bytes of float32 values read at a time; an embedding of 128k x 4096 would be 2 GiB
+Rows = npt.NDArray[Any]  # float32, or bytes that are copied
 
 
 @dataclass(frozen=True)
@@ -33,34 +35,45 @@ class Job:
 
     def kernels(self) -> list[Need]:
         """The kernels that ``parts`` calls."""
-        stored = self.source.stored if isinstance(self.source, STORED) else None
-        if stored == self.format:
+        if isinstance(self.source, STORED) and self.source.stored == self.format:
             return []
+        compiled = format_by_name(self.format).encode is None
+        stored = FORMATS.get(self.source.stored)
         needs = []
-        if stored is not None and format_by_name(stored).is_quantized:
-            needs.append(Need("decode", stored))
-        if format_by_name(self.format).encode is None:
+        if stored is not None and (stored.is_quantized or (compiled and is_half(stored))):
+            needs.append(Need("decode", stored.name))
+        if compiled:
             needs.append(Need("encode", self.format, self.importance is not None, self.method))
         return needs
 
-    def parts(self, slab_bytes: int = SLAB_BYTES) -> Iterator[npt.NDArray[np.uint8]]:
-        """The tensor's bytes in order, slab by slab."""
-        fmt = format_by_name(self.format)
-        copied = isinstance(self.source, STORED) and self.source.stored == self.format
-        for start, stop in slabs(self.source, slab_bytes):
-            if copied and isinstance(self.source, STORED):
-                yield self.source.part(start, stop).data
-            else:
-                yield self._encode(self.source.read(start, stop, fmt.limit), fmt, start)
+    def spans(self, slab_bytes: int | None = None) -> list[Span]:
+        """The slabs of the tensor, in order."""
+        return slabs(self.source, SLAB_BYTES if slab_bytes is None else slab_bytes)
 
-    def _encode(self, rows: Floats, fmt: BlockFormat, start: int) -> npt.NDArray[np.uint8]:
+    def read(self, span: Span) -> Rows:
+        """The rows of a slab: as float32, or as the bytes they are stored in if those are what is wanted."""
+        fmt = format_by_name(self.format)
+        if isinstance(self.source, STORED) and self.source.stored == self.format:
+            return part_of(self.source, span).data
+        return read_span(self.source, span, fmt.limit, compiled=fmt.encode is None)
+
+    def encode(self, rows: Rows, span: Span) -> npt.NDArray[np.uint8]:
+        """The bytes of a slab that was read."""
+        fmt = format_by_name(self.format)
+        if rows.dtype == np.uint8:
+            return rows
         if fmt.encode is not None:
             return fmt.encode(rows).reshape(-1).view(np.uint8)
         if self.importance is None or len(self.importance) == 1:
             weights = None if self.importance is None else self.importance[0]
             return self._quantize(rows, fmt, weights)
-        matrices = [self._quantize(rows[i], fmt, self.importance[start + i]) for i in range(len(rows))]
+        matrices = [self._quantize(rows[i], fmt, self.importance[span.start + i]) for i in range(len(rows))]
         return np.concatenate(matrices)
+
+    def parts(self, slab_bytes: int | None = None) -> Iterator[npt.NDArray[np.uint8]]:
+        """The tensor's bytes in order, slab by slab."""
+        for span in self.spans(slab_bytes):
+            yield self.encode(self.read(span), span)
 
     def _quantize(self, rows: Floats, fmt: BlockFormat, weights: Floats | None) -> npt.NDArray[np.uint8]:
         done = quantize(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextlib import contextmanager
 
 from gguflike.container import Receipt, Writer
+from gguflike.convert import pipeline
 from gguflike.convert.encode import Job, run
 from gguflike.convert.plan import ConversionPlan, PlannedTensor
-from gguflike.errors import OutputError, check_choice, check_threads
+from gguflike.convert.resume import made_of
+from gguflike.errors import GGUFLikeError, OutputError, check_choice, check_threads
 from gguflike.kernels.prepare import prepare
 from gguflike.progress import Progress
 from gguflike.tensor import METHODS, Method
@@ -29,11 +32,15 @@ def execute(
     threads: int | None = None,
     method: Method = "search",
     overwrite: bool = True,
+    resume: bool = True,
 ) -> None:
-    """Write the file of ``plan`` to its target, which must be none of the files that the plan reads.
+    """Write the files of ``plan`` to its target, which must be none of the files that the plan reads.
 
     With an ``executor``, each task encodes one tensor and writes it to its place, so workers must share the file
     system; twice as many tensors as workers are submitted at a time. The bytes are the same whatever carries it out.
+
+    With ``resume``, what is complete is kept when the run is cut off, by a kill or by an error that need not come
+    again, and the next run of the same plan goes on from there; without, it begins anew.
     """
     if plan.target is None:
         raise OutputError("the plan names no target")
@@ -45,43 +52,64 @@ def execute(
         if progress is not None:
             progress(done, plan.file_bytes, what)
 
-    with Writer(plan.target, plan.file, overwrite, plan.inputs) as writer:
+    made = made_of(plan, method) if resume else None
+    writer = Writer(plan.target, plan.layout, overwrite, plan.inputs, made)
+    with _saying_what_is_kept(writer, len(plan.tensors)), writer:
         prepare((need for tensor in plan.tensors for need in _job(tensor, method, threads).kernels()), progress)
-        advance(plan.file.header_bytes, "header")
+        advance(sum(file.header_bytes for file in plan.files), "header")
         if executor is None:
-            for tensor in plan.tensors:
-                _write(writer, tensor.name, _job(tensor, method, threads), advance)
+            pipeline.run(_jobs(writer, plan.tensors, method, threads), writer.write_part, advance)
         else:
             # Parallel over tensors, so each task stays on one thread unless told otherwise.
-            _spread(writer, plan.tensors, executor, lambda tensor: _job(tensor, method, threads or 1), advance)
+            _spread(writer, _jobs(writer, plan.tensors, method, threads or 1), executor, advance)
+
+
+@contextmanager
+def _saying_what_is_kept(writer: Writer, tensors: int) -> Iterator[None]:
+    """Add to an error inside that the next run goes on from what is written, where it does."""
+    try:
+        yield
+    except (GGUFLikeError, KeyboardInterrupt) as error:
+        if writer.kept:
+            told = f"{writer.kept} of {tensors} tensors are kept: the same command goes on from there"
+            if isinstance(error, GGUFLikeError):
+                error.remedy = f"{error.remedy}; {told}" if error.remedy else told
+            else:
+                error.args = (told,)
+        raise
+
+
+def _jobs(
+    writer: Writer, tensors: Iterable[PlannedTensor], method: Method, threads: int | None
+) -> Iterator[tuple[str, Job | int]]:
+    """What is to be done for each tensor, or its size where it is there already."""
+    for tensor in tensors:
+        if writer.restore(tensor.name):
+            yield tensor.name, tensor.nbytes
+        else:
+            yield tensor.name, _job(tensor, method, threads)
 
 
 def _job(tensor: PlannedTensor, method: Method, threads: int | None) -> Job:
     return Job(tensor.source, tensor.format.name, tensor.importance, method, threads)
 
 
-def _write(writer: Writer, name: str, job: Job, advance: Callable[[int, str], None]) -> None:
-    offset = 0
-    for part in job.parts():
-        writer.write_part(name, offset, part)
-        offset += part.nbytes
-        advance(part.nbytes, name)
-
-
 def _spread(
     writer: Writer,
-    tensors: Iterable[PlannedTensor],
+    jobs: Iterable[tuple[str, Job | int]],
     executor: Executor,
-    job: Callable[[PlannedTensor], Job],
     advance: Callable[[int, str], None],
 ) -> None:
     workers = getattr(executor, "_max_workers", None) or os.cpu_count() or 1
     pending: set[Future[Receipt]] = set()
     try:
-        for tensor in tensors:
+        for name, job in jobs:
+            if isinstance(job, int):
+                advance(job, name)
+                continue
             if len(pending) >= 2 * workers:
                 pending = _collect(writer, pending, advance)
-            pending.add(executor.submit(run, job(tensor), writer.slot(tensor.name)))
+            pending.add(executor.submit(run, job, writer.slot(name)))
         while pending:
             pending = _collect(writer, pending, advance)
     except BaseException:

@@ -43,7 +43,7 @@ def new_folder(target: Path, size: int) -> Iterator[Path]:
 
 def _unlock(temporary: str, lock: int) -> int:
     if lock >= 0:
-        os.close(lock)
+        system.close(lock)
         system.release_folder(temporary)
     return -1
 

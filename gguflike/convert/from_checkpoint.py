@@ -17,6 +17,7 @@ from gguflike.checkpoint import Checkpoint, LazyTensor, strictjson
 from gguflike.checkpoint.safetensors import FLOATS, same_values
 from gguflike.checkpoint.tokenizer import metadata_from_folder
 from gguflike.container import Typed, ValueType
+from gguflike.container.splitting import Split, split_of
 from gguflike.convert import imatrix as imatrices
 from gguflike.convert import metadata as general
 from gguflike.convert import plan as plans
@@ -25,6 +26,7 @@ from gguflike.convert.execute import check_options, execute
 from gguflike.convert.facts import Facts, facts, single
 from gguflike.convert.mixes import Recipe
 from gguflike.convert.plan import ConversionPlan
+from gguflike.convert.resume import with_notice
 from gguflike.convert.sources import CheckpointSource, MadeSource, MicroscaledSource, Source
 from gguflike.errors import ArgumentTypeError, CheckpointError, UnsupportedError
 from gguflike.families import config as configs
@@ -53,17 +55,28 @@ def convert(
     revision: str | None = None,
     ignore_config: Iterable[str] = (),
     overwrite: bool = True,
+    resume: bool = True,
+    split_max_size: int | str | None = None,
+    split_max_tensors: int | None = None,
+    no_tensor_first_split: bool = False,
 ) -> ConversionPlan:
     """Convert a checkpoint folder or Hub id to a GGUF file of the recipe ``type``; return the plan carried out.
 
     ``tensor_types`` are ``REGEX=TYPE`` overrides, ``imatrix`` an importance matrix, ``ignore_config`` config keys to
     accept unread. With ``dry_run`` the plan is all: nothing is written, ``out`` may be None, and no tensor is read (but
     an output matrix that config.json ties to the embedding is compared with it, and kept where they differ). One tensor
-    (of a large one, a slab) is in memory at a time, or one per worker of ``executor``. The target appears complete or
-    not at all; one that is a file of the checkpoint, by whatever path or link, or the importance matrix, is refused.
+    (of a large one, a few slabs) is in memory at a time, or one per worker of ``executor``. The target appears complete
+    or not at all; one that is a file of the checkpoint, by whatever path or link, or the importance matrix, is refused.
+
+    A run that is cut off leaves what it has written beside the target, and the same call goes on from there and ends
+    with the same bytes; ``resume=False`` begins anew and leaves nothing. ``split_max_size`` (bytes, or text such as
+    "4G") and ``split_max_tensors`` make several files, out-00001-of-00003.gguf and so on; ``no_tensor_first_split``
+    puts nothing but metadata into the first.
     """
     check_options(method, threads)
-    planned = plan_conversion(src, out, type, tensor_types, imatrix, name, revision, ignore_config)
+    split = split_of(split_max_size, split_max_tensors, no_tensor_first_split)
+    planned = plan_conversion(src, out, type, tensor_types, imatrix, name, revision, ignore_config, split)
+    planned = with_notice(planned, method, resume)
     if not dry_run:
         execute(
             planned,
@@ -72,6 +85,7 @@ def convert(
             threads=threads,
             method=method,
             overwrite=overwrite,
+            resume=resume,
         )
     return planned
 
@@ -85,6 +99,7 @@ def plan_conversion(
     name: str | None = None,
     revision: str | None = None,
     ignore_config: Iterable[str] = (),
+    split: Split | None = None,
 ) -> ConversionPlan:
     """The plan of `convert`, from the configuration and the headers of the checkpoint."""
     recipe, overrides = recipes.by_name(type), recipes.overrides(tensor_types)
@@ -132,6 +147,7 @@ def plan_conversion(
         importance=importance,
         inputs=[*opened.inputs(), *(matrix.paths if matrix else ())],
         notices=[*notices, *kept, *left_out, *unused],
+        split=split,
     )
 
 

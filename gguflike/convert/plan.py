@@ -14,6 +14,7 @@ from typing import Any
 from gguflike import container
 from gguflike.blocks import FORMATS, BlockFormat, format_by_name
 from gguflike.container import FilePlan, TensorSpec
+from gguflike.container.splitting import Split, paths_of, plan_split
 from gguflike.convert import recipe as recipes
 from gguflike.convert.facts import Facts
 from gguflike.convert.mixes import Recipe
@@ -55,8 +56,8 @@ class PlannedTensor:
 
 @dataclass(frozen=True)
 class ConversionPlan:
-    """What a conversion will write. Pure and printable; ``file`` holds every size and offset,
-    ``inputs`` are the files that it is made from, none of which can be the target.
+    """What a conversion will write. Pure and printable; ``files`` hold every size and offset: one, or the shards of a
+    model in several. ``inputs`` are the files that it is made from, none of which can be the target.
 
     ``notices`` are things to know that no error stopped: shortened contexts, requantized sources, missing importance.
     """
@@ -67,12 +68,28 @@ class ConversionPlan:
     metadata: Mapping[str, Any] = field(repr=False)
     tensors: tuple[PlannedTensor, ...] = field(repr=False)
     notices: tuple[str, ...]
-    file: FilePlan = field(repr=False)
+    files: tuple[FilePlan, ...] = field(repr=False)
     inputs: tuple[str, ...] = field(repr=False)
 
     @property
+    def file(self) -> FilePlan:
+        """The file, or the shard that has the metadata."""
+        return self.files[0]
+
+    @property
+    def layout(self) -> FilePlan | tuple[FilePlan, ...]:
+        """The plan of the one file, or those of all shards."""
+        return self.files if len(self.files) > 1 else self.file
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files that appear; none where the plan names no target."""
+        return () if self.target is None else tuple(os.fspath(path) for path, _ in paths_of(self.target, self.layout))
+
+    @property
     def file_bytes(self) -> int:
-        return self.file.file_bytes
+        """Bytes of all files."""
+        return sum(file.file_bytes for file in self.files)
 
     @property
     def parameters(self) -> int:
@@ -105,6 +122,8 @@ class ConversionPlan:
         ]
         for name, (count, weights, size) in self.by_type().items():
             lines.append(f"  {name:<8} {count:>5} tensors {weights:>16,} weights {size:>16,} bytes")
+        if len(self.files) > 1:
+            lines.append(f"in {len(self.files)} files of at most {max(file.file_bytes for file in self.files):,} bytes")
         lines += self._substitution_lines()
         lines += [f"notice: {notice}" for notice in self.notices]
         return "\n".join(lines)
@@ -130,6 +149,7 @@ def make(
     overrides: Overrides = (),
     importance: Mapping[str, Floats] | None = None,
     notices: Sequence[str] = (),
+    split: Split | None = None,
 ) -> ConversionPlan:
     """Choose types and lay out the file. ``kept`` gives the type of tensors that recipes do not touch, else None.
 
@@ -142,6 +162,10 @@ def make(
     _check_overrides(overrides, [each.name for each in sources if kept(each) is None])
     said = [*notices, *_requantized(tensors), *_importance_notices(recipe, tensors, importance)]
     specs = [TensorSpec(tensor.name, tensor.shape, tensor.format) for tensor in tensors]
+    files = (container.plan(metadata, specs),) if split is None else plan_split(metadata, specs, split)
+    if target is not None and len(files) > 1:
+        for path, _ in paths_of(target, files):
+            container.check_target(path, paths)
     return ConversionPlan(
         source=source,
         target=None if target is None else Path(target),
@@ -149,7 +173,7 @@ def make(
         metadata=metadata,
         tensors=tuple(tensors),
         notices=tuple(said),
-        file=container.plan(metadata, specs),
+        files=tuple(files),
         inputs=paths,
     )
 

@@ -12,6 +12,7 @@ from typing import Any
 from gguflike import container
 from gguflike.blocks import format_by_name
 from gguflike.container import GGUFFile
+from gguflike.container.splitting import split_of
 from gguflike.convert import imatrix as imatrices
 from gguflike.convert import metadata as general
 from gguflike.convert import plan as plans
@@ -20,6 +21,7 @@ from gguflike.convert.execute import check_options, execute
 from gguflike.convert.facts import Facts, facts
 from gguflike.convert.mixes import Recipe
 from gguflike.convert.plan import ConversionPlan
+from gguflike.convert.resume import with_notice
 from gguflike.convert.sources import GGUFSource, Source, closing_sources, stamp
 from gguflike.progress import Progress
 from gguflike.tensor import Method
@@ -40,6 +42,10 @@ def quantize_file(
     threads: int | None = None,
     method: Method = "search",
     overwrite: bool = True,
+    resume: bool = True,
+    split_max_size: int | str | None = None,
+    split_max_tensors: int | None = None,
+    no_tensor_first_split: bool = False,
 ) -> ConversionPlan:
     """Write the GGUF file ``src`` (or the split model it belongs to) as ``type`` to ``out``; return the plan.
 
@@ -49,6 +55,7 @@ def quantize_file(
     """
     recipe, overrides = recipes.by_name(type), recipes.overrides(tensor_types)
     check_options(method, threads)
+    split = split_of(split_max_size, split_max_tensors, no_tensor_first_split)
     with container.open(src) as file:
         stamps = tuple(stamp(path) for path in file.paths)
         sources: list[Source] = [
@@ -69,7 +76,9 @@ def quantize_file(
             overrides=overrides,
             importance=importance,
             notices=notices,
+            split=split,
         )
+    planned = with_notice(planned, method, resume)
     if not dry_run:
         with closing_sources():
             execute(
@@ -79,6 +88,7 @@ def quantize_file(
                 threads=threads,
                 method=method,
                 overwrite=overwrite,
+                resume=resume,
             )
     return planned
 

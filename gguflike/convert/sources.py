@@ -8,24 +8,32 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import lcm, prod
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from gguflike import container
-from gguflike.blocks import FORMATS
+from gguflike.blocks import FORMATS, BlockFormat
 from gguflike.checkpoint import LazyTensor
 from gguflike.errors import GGUFError, QuantizationError, UnsupportedError
 from gguflike.families.origins import Piece
 from gguflike.families.transforms import Transform
+from gguflike.kernels import dispatch
 from gguflike.tensor import QuantizedTensor
 
 Floats = npt.NDArray[np.float32]
 Stamp = tuple[int, int, int, int]
+
+
+class Span(NamedTuple):
+    """Rows of a tensor that are read together: ``start`` to ``stop`` of the first axis."""
+
+    start: int
+    stop: int
 
 
 class Source(Protocol):
@@ -62,6 +70,7 @@ class CheckpointSource:
     name: str
     shape: tuple[int, ...]
     pieces: tuple[tuple[LazyTensor, Piece], ...]
+    compiled: bool = False  # halves are decoded by the kernels, in a tenth of the time
 
     @property
     def origin(self) -> str:
@@ -80,18 +89,35 @@ class CheckpointSource:
         for tensor, piece in self.pieces:
             low, high = max(start - first, 0), min(stop - first, piece.rows)
             if low < high:
-                parts.append(_read_piece(tensor, piece, low, high, limit))
+                parts.append(_read_piece(tensor, piece, low, high, limit, self.compiled))
             first += piece.rows
         return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts))
 
 
-def _read_piece(tensor: LazyTensor, piece: Piece, start: int, stop: int, limit: float) -> Floats:
+def _read_piece(tensor: LazyTensor, piece: Piece, start: int, stop: int, limit: float, compiled: bool) -> Floats:
     """Rows ``start`` to ``stop`` of what a piece makes, in whole groups."""
     low, high = (piece.start + row * piece.hf_rows // piece.rows for row in (start, stop))
-    rows = tensor.read_f32(low, high)
+    rows = _floats(tensor, low, high, compiled)
     check(rows, tensor.name, low, limit)
     made: Floats = piece.via.apply(rows)
     return made[None] if piece.stacked else made
+
+
+def is_half(fmt: BlockFormat) -> bool:
+    """Whether a type is a float of two bytes."""
+    return fmt.is_float and fmt.block_bytes == 2
+
+
+def _floats(tensor: LazyTensor, start: int, stop: int, compiled: bool) -> Floats:
+    """Rows of a checkpoint's tensor as float32."""
+    fmt = FORMATS.get(tensor.dtype)
+    if not compiled or fmt is None or not is_half(fmt):
+        return tensor.read_f32(start, stop)
+    stored = tensor.read(start, stop)
+    out = np.empty((1, stored.size), np.float32)
+    if stored.size:
+        dispatch.decoder(fmt)(stored.reshape(1, -1).view(np.uint8), out, 1)  # this is one thread of several
+    return out.reshape(stored.shape)
 
 
 @dataclass(frozen=True)
@@ -227,9 +253,23 @@ def check(rows: Floats, name: str, start: int, limit: float) -> None:
     )
 
 
-def slabs(source: Source, limit_bytes: int) -> list[tuple[int, int]]:
+def slabs(source: Source, limit_bytes: int) -> list[Span]:
     """Ranges of the first axis whose float32 rows fill at most ``limit_bytes``, in whole groups (at least one)."""
-    return ranges(0, source.shape[0] if source.shape else 1, source.shape[1:], source.group, limit_bytes)
+    every = ranges(0, source.shape[0] if source.shape else 1, source.shape[1:], source.group, limit_bytes)
+    return [Span(start, stop) for start, stop in every]
+
+
+def read_span(source: Source, span: Span, limit: float, compiled: bool) -> Floats:
+    """The rows of a slab. ``compiled``: kernels may be used, as those that encode it will be."""
+    if compiled and isinstance(source, CheckpointSource):
+        source = replace(source, compiled=True)
+    return source.read(span.start, span.stop, limit)
+
+
+def part_of(source: Source, span: Span) -> QuantizedTensor:
+    """A slab of one of the STORED sources as it is stored."""
+    assert isinstance(source, STORED)
+    return source.part(span.start, span.stop)
 
 
 def ranges(start: int, stop: int, row: tuple[int, ...], group: int, limit_bytes: int) -> list[tuple[int, int]]:

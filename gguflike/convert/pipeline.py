@@ -1,0 +1,135 @@
+"""Reading, encoding and writing at the same time: a thread ahead of the encoder and one behind it.
+
+The encoder has its own threads, so that all cores are busy while a disk or a network is waited for. Between two stages
+at most one slab waits: memory holds three slabs of float32, whatever the size of a tensor, and as many encoded ones.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike.convert.encode import Job, Rows
+from gguflike.convert.sources import Span
+
+T = TypeVar("T")
+Write = Callable[[str, int, npt.NDArray[np.uint8]], None]  # (tensor, offset in it, bytes)
+
+
+def run(jobs: Iterable[tuple[str, Job | int]], write: Write, advance: Callable[[int, str], None]) -> None:
+    """Write the bytes of every tensor that has a job, in order; of one that is written already, ``jobs`` has the size.
+
+    ``advance(bytes, tensor)`` is called, on this thread, for each part that is written. What one of the stages raises
+    is raised here, when none of them works any more.
+    """
+    read: _Channel[tuple[str, Job, Span, Rows]] = _Channel()
+    encoded: _Channel[tuple[str, int, npt.NDArray[np.uint8]]] = _Channel()
+    written: deque[tuple[int, str]] = deque()
+
+    def reader() -> None:
+        for name, job in jobs:
+            if isinstance(job, int):
+                written.append((job, name))
+                continue
+            for span in job.spans():
+                if not read.put((name, job, span, job.read(span))):
+                    return  # nobody wants it
+
+    def writer() -> None:
+        for name, offset, part in encoded:
+            write(name, offset, part)
+            written.append((part.nbytes, name))
+
+    def tell() -> None:
+        while written:
+            advance(*written.popleft())
+
+    stages = [_Stage(reader, read, encoded), _Stage(writer, encoded, read)]
+    try:
+        current, offset = "", 0
+        for name, job, span, rows in read:
+            part = job.encode(rows, span)
+            del rows  # the reader's next slab takes its place
+            current, offset = name, offset if name == current else 0
+            if not encoded.put((name, offset, part)):
+                break
+            offset += part.nbytes
+            tell()
+        encoded.end()
+        stages[1].join()
+        tell()
+    finally:
+        for channel in (read, encoded):
+            channel.close()
+        for stage in stages:
+            stage.join()
+    for stage in stages:
+        if stage.error is not None:
+            raise stage.error
+
+
+class _Channel(Generic[T]):
+    """Room for one item between two threads. Iterating takes items until there are no more."""
+
+    def __init__(self) -> None:
+        self._items: deque[T] = deque()
+        self._changed = threading.Condition()
+        self._ended = self._closed = False
+
+    def put(self, item: T) -> bool:
+        """Hand an item on when there is room; whether anybody takes items any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._items or self._closed)
+            if not self._closed:
+                self._items.append(item)
+                self._changed.notify_all()
+            return not self._closed
+
+    def end(self) -> None:
+        """No item will follow."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Nothing is put or taken any more."""
+        with self._changed:
+            self._closed = True
+            self._items.clear()
+            self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[T]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._items or self._ended or self._closed)
+                if not self._items:
+                    return
+                item = self._items.popleft()
+                self._changed.notify_all()
+            yield item
+            del item
+
+
+class _Stage(threading.Thread):
+    """A thread that works on ``own`` channel. When it fails, the ``other`` is closed too, so that all stop."""
+
+    def __init__(self, work: Callable[[], None], own: _Channel[Any], other: _Channel[Any]) -> None:
+        super().__init__(name=f"gguflike-{work.__name__}", daemon=True)
+        self.error: BaseException | None = None
+        self._work, self._channels = work, (own, other)
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:  # raised where the stages are joined
+            self.error = error
+            for channel in self._channels:
+                channel.close()
+        else:
+            self._channels[0].end()
