@@ -149,5 +149,5 @@ def test_ternary_weights_that_cannot_be_read(tmp_path: Path) -> None:
         checkpoint.open(write(tmp_path / "lone", lone, OFFLINE))
     with pytest.raises(UnsupportedError, match="kind of BitNet"):
         checkpoint.open(write(tmp_path / "kind", others(), {**OFFLINE, "linear_class": "other"}))
-    with pytest.raises(UnsupportedError, match="quantized already"):
-        gguflike.convert(write(tmp_path / "gptq", others(), {"quant_method": "gptq"}), None, dry_run=True)
+    with pytest.raises(UnsupportedError, match="quantized by a scheme that is not known"):
+        checkpoint.open(write(tmp_path / "other", lone, {"quant_method": "other"}))

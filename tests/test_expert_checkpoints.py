@@ -12,7 +12,7 @@ import pytest
 
 import gguflike
 from gguflike.checkpoint.safetensors import read_header
-from gguflike.errors import CheckpointError, GGUFError, UnsupportedError
+from gguflike.errors import CheckpointError, GGUFError
 from tests import tiny
 
 D, FF, E, VOCAB = 32, 64, 4, 300
@@ -213,10 +213,11 @@ def test_4_bit_floats_are_kept_bit_for_bit_or_decoded(kind: str, tmp_path: Path)
     assert ("quantized already" in "".join(plan.notices)) == (kind == "F32")
 
 
-def test_other_quantization_is_refused(tmp_path: Path) -> None:
-    config = {**OSS_CONFIG, "quantization_config": {"quant_method": "fp8"}}
-    with pytest.raises(UnsupportedError, match="quantized already"):
-        gguflike.convert(write(tmp_path / "hf", config, made({**OSS, **OSS_FLOATS})), tmp_path / "m.gguf", "F32")
+@pytest.mark.parametrize("method", ["fp8", "mxfp4"])
+def test_plain_floats_are_taken_for_what_they_are(method: str, tmp_path: Path) -> None:
+    config = {**OSS_CONFIG, "quantization_config": {"quant_method": method}}
+    plan = gguflike.convert(write(tmp_path / "hf", config, made({**OSS, **OSS_FLOATS})), tmp_path / "m.gguf", "F32")
+    assert "quantization_config of config.json is left aside: the weights are not quantized" in plan.notices
 
 
 SEEING_CONFIG = {

@@ -18,6 +18,7 @@ PACKAGE = Path(__file__).parent.parent / "gguflike"
 # Which parts of the package each part may import (besides itself).
 BELOW = {
     "errors": set(),
+    "foreign": set(),
     "blocks": {"errors"},
     "lazy": set(),
     "frozen": set(),
@@ -25,10 +26,10 @@ BELOW = {
     "texts": set(),
     "kernels": {"progress", "errors", "blocks"},
     "tensor": {"errors", "blocks", "kernels"},
-    "container": {"errors", "texts", "blocks", "tensor"},
+    "container": {"errors", "foreign", "texts", "blocks", "tensor"},
     "families": {"errors"},
     "reference": {"families"},
-    "checkpoint": {"errors", "texts", "blocks", "families"},
+    "checkpoint": {"errors", "foreign", "texts", "blocks", "families"},
     "describe": {"errors", "blocks", "tensor", "container"},
     "verify": {"progress", "errors", "blocks", "tensor", "container"},
     "diff": {"progress", "errors", "blocks", "tensor", "container"},

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gguflike.checkpoint import sentence_transformers, strictjson
-from gguflike.checkpoint.safetensors import INDEX, SINGLE, LazyTensor, read_header
+from gguflike.checkpoint import files, recognize, sentence_transformers, strictjson, weights
+from gguflike.checkpoint.safetensors import INDEX, SINGLE, LazyTensor
 from gguflike.errors import ArgumentError, CheckpointError
 
 #: What a checkpoint may be read from beside its shards, by this package and by others.
@@ -21,6 +21,7 @@ FILES = (
     *(sentence_transformers.MODULES, sentence_transformers.POOLING),
 )
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_CACHED = re.compile(r"models--(?:(.+?)--)?(.+)")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Checkpoint:
 
     ``source`` is what to call it: a Hub id, or the folder's own name. ``revision`` is the Hub's commit. ``pooling`` is
     how vectors of tokens become one, where sentence-transformers says so; the tensors of its linear layers are among
-    the ``tensors``, as ``<module>.<name>``, and ``dense`` says their sizes.
+    the ``tensors``, as ``<module>.<name>``, and ``dense`` says their sizes. ``files`` are those with weights;
+    ``notices`` say what was found in the folder and is not used, or used in another way than it says.
     """
 
     folder: Path
@@ -40,122 +42,87 @@ class Checkpoint:
     revision: str | None = None
     pooling: Mapping[str, Any] | None = None
     dense: Mapping[str, int] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+    notices: tuple[str, ...] = ()
 
     def inputs(self) -> list[Path]:
-        """The files that are, or would be, part of the checkpoint: those of FILES, and all of the folder and those of
-        its modules but GGUF."""
+        """The files that are, or would be, part of the checkpoint: those of FILES, those with weights, and all of the
+        folder and those of its modules but GGUF."""
         inner = ["additional_chat_templates", *sentence_transformers.folders(self.folder)]
         folders = [self.folder, *(self.folder / name for name in inner)]
         present = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
-        named = [self.folder / name for name in FILES]
+        named = [*self.files, *(self.folder / name for name in FILES)]
         return [*named, *(path for path in present if path.suffix.lower() != ".gguf" and path not in named)]
 
 
 def open(source: str | os.PathLike[str], revision: str | None = None) -> Checkpoint:
-    """Open a folder, or a Hub id such as ``org/name`` (downloaded into the Hub's cache where it is not there yet).
+    """Open a folder, a file of weights in one, or a Hub id such as ``org/name`` (downloaded into the Hub's cache where
+    it is not there yet).
 
-    CheckpointError where files are missing, incomplete or contradict each other; ArgumentError for the revision of a
-    folder.
+    CheckpointError where files are missing, incomplete or contradict each other; UnsupportedError for what is known and
+    no checkpoint; ArgumentError for the revision of a folder.
     """
-    folder = Path(source)
-    if folder.is_dir():
+    path = Path(source)
+    folder = path if path.is_dir() else path.parent
+    if path.is_dir() or (path.is_file() and path.name.endswith(weights.ENDINGS)):
         if revision is not None:
             raise ArgumentError("a folder has no revisions", path=folder, field="revision", got=repr(revision))
-        return _open_folder(folder, folder.resolve().name, None)
-    if isinstance(source, str) and _HUB_ID.fullmatch(source) and not folder.exists():
+        return _open_folder(folder, *_called(folder), file=None if path.is_dir() else path)
+    if isinstance(source, str) and _HUB_ID.fullmatch(source) and not files.present(path):
         from gguflike.checkpoint import hub
 
         found, commit = hub.snapshot(source, revision)
         return _open_folder(found, source, commit)
     raise CheckpointError(
         "no such checkpoint",
-        path=folder,
+        path=path,
         expected="a folder with config.json and *.safetensors, or a Hugging Face id such as org/name",
-        got="a file" if folder.exists() else "nothing there",
-        remedy="a GGUF file is quantized with `gguflike quantize`" if folder.suffix == ".gguf" else None,
+        got="a file" if files.present(path) else "nothing there",
+        remedy="a GGUF file is quantized with `gguflike quantize`" if path.suffix == ".gguf" else None,
     )
 
 
-def _open_folder(folder: Path, source: str, revision: str | None) -> Checkpoint:
+def _called(folder: Path) -> tuple[str, str | None]:
+    """What to call a folder, and its commit where it is a snapshot in the Hub's cache, which is called as its
+    repository."""
+    folder = folder.resolve()
+    repository = _CACHED.fullmatch(folder.parent.parent.name) if folder.parent.name == "snapshots" else None
+    if repository is None:
+        return folder.name, None
+    return "/".join(part for part in repository.groups() if part), folder.name
+
+
+def _open_folder(folder: Path, source: str, revision: str | None, file: Path | None = None) -> Checkpoint:
+    if not files.present(folder / "config.json"):
+        recognize.check_folder(folder)
+        if file is not None:
+            recognize.check_tensors(weights.of_file(file).tensors, file)
     config = strictjson.load(folder / "config.json")
-    generation = folder / "generation_config.json"
-    tensors, dense = _tensors(folder), sentence_transformers.dense(folder)
+    if "peft_type" in config:
+        recognize.check_folder(folder, config)
+    found = weights.of_file(file) if file is not None else weights.of_folder(folder, config)
+    tensors, notices = found.tensors, [*found.notices, *recognize.unapplied(folder)]
     quantized = config.get("quantization_config")
     if isinstance(quantized, dict) and quantized.get("quant_method") == "bitnet":
         from gguflike.checkpoint import bitnet
 
         tensors = bitnet.ternary(tensors, quantized)
+    else:
+        recognize.check_tensors(tensors, folder)
+        for key in recognize.stale_settings(config, tensors):
+            notices.append(f"{key} of config.json is left aside: the weights are not quantized")
+            config = {name: value for name, value in config.items() if name != key}
+    generation = folder / "generation_config.json"
+    dense = sentence_transformers.dense(folder)
     return Checkpoint(
         folder=folder,
         config=config,
-        generation_config=strictjson.load(generation) if generation.exists() else {},
+        generation_config=strictjson.load(generation) if files.present(generation) else {},
         tensors={**tensors, **dense},
         source=source,
         revision=revision,
         pooling=sentence_transformers.pooling(folder),
         dense=sentence_transformers.dense_sizes(dense),
+        files=found.files,
+        notices=tuple(notices),
     )
-
-
-def _tensors(folder: Path) -> dict[str, LazyTensor]:
-    index, single = folder / INDEX, folder / SINGLE
-    if index.exists():
-        return _indexed(folder, index)
-    if single.exists():
-        return read_header(single)
-    others = sorted(path.name for path in folder.glob("*.bin")) or sorted(path.name for path in folder.glob("*.pt*"))
-    raise CheckpointError(
-        "no safetensors in the folder",
-        path=folder,
-        expected=f"{SINGLE} or {INDEX}",
-        got=", ".join(others[:3]) or "no weights",
-        remedy="save it again with save_pretrained(..., safe_serialization=True)" if others else None,
-    )
-
-
-def _indexed(folder: Path, index: Path) -> dict[str, LazyTensor]:
-    """Tensors of a sharded checkpoint; the index and the shards must tell the same story."""
-    weight_map = strictjson.load(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError("weight_map is missing or empty", path=index, field="weight_map")
-    files = sorted({_shard_name(name, index) for name in weight_map.values()})
-    if SINGLE not in files and (folder / SINGLE).exists():
-        raise CheckpointError(
-            f"the folder holds both {SINGLE} and an index of other files",
-            path=folder,
-            remedy="remove whichever is stale",
-        )
-    tensors: dict[str, LazyTensor] = {}
-    for file in files:
-        if not (folder / file).is_file():
-            raise CheckpointError(
-                "shard is missing", path=folder / file, remedy="the download is incomplete; fetch the checkpoint again"
-            )
-        for name, tensor in read_header(folder / file).items():
-            if weight_map.get(name) != file:
-                raise CheckpointError(
-                    "shard holds a tensor that the index places elsewhere",
-                    path=folder / file,
-                    tensor=name[:200],
-                    expected=weight_map.get(name, "no such tensor"),
-                    got=file,
-                )
-            tensors[name] = tensor
-    missing = [name for name in weight_map if name not in tensors]
-    if missing:
-        raise CheckpointError(
-            f"{len(missing)} tensors of the index are in no shard", path=index, tensor=missing[0][:200]
-        )
-    return tensors
-
-
-def _shard_name(name: Any, index: Path) -> str:
-    """A file name and nothing else: an index must not reach out of its folder."""
-    if not isinstance(name, str) or not re.fullmatch(r"[\w][\w.-]*\.safetensors", name):
-        raise CheckpointError(
-            "weight_map names something other than a safetensors file of the folder",
-            path=index,
-            field="weight_map",
-            got=repr(name)[:120],
-        )
-    return name

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.checkpoint import strictjson
+from gguflike import foreign
+from gguflike.checkpoint import files, strictjson
 from gguflike.errors import CheckpointError, UnsupportedError
 
 SINGLE = "model.safetensors"
@@ -106,6 +107,8 @@ class LazyTensor:
 
 def same_values(a: LazyTensor, b: LazyTensor) -> bool:
     """Whether two tensors hold the same weights, bit for bit, once both are of the wider dtype. Read in pieces."""
+    if replace(a, name=b.name) == b:
+        return True
     if a.shape != b.shape or (a.dtype != b.dtype and not FLOATS.issuperset((a.dtype, b.dtype))):
         return False
     step = max(1, COMPARED // max(1, prod(a.shape[1:])))
@@ -145,38 +148,47 @@ def _read_into(tensor: LazyTensor, offset: int, data: npt.NDArray[Any]) -> None:
 
 
 def read_header(path: Path) -> dict[str, LazyTensor]:
-    """The tensors of one file, in order of their data. CheckpointError on any departure from the format."""
+    """The tensors of one file, in order of their data. CheckpointError on any departure from the format.
+
+    A tensor that shared its memory with another is stored once, and ``__metadata__`` says the other name (as
+    safetensors' save_model writes it): both names are given.
+    """
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            head = file.read(8)
-            length = int.from_bytes(head, "little")
-            if len(head) < 8 or length > min(MAX_HEADER, size - 8):
-                raise CheckpointError(
+            start = file.read(foreign.SAMPLE)
+            length = int.from_bytes(start[:8], "little")
+            if len(start) < 8 or length > min(MAX_HEADER, size - 8):
+                raise files.not_the_file(path, start, "safetensors") or CheckpointError(
                     "header does not fit",
                     path=path,
                     offset=0,
                     field="header length",
                     expected=f"at most {max(0, min(MAX_HEADER, size - 8))} bytes in a file of {size}",
-                    got=length if len(head) == 8 else f"a file of {size} bytes",
+                    got=length if len(start) >= 8 else f"a file of {size} bytes",
                     remedy="the file is truncated or is not safetensors; download it again",
                 )
-            text = file.read(length)
+            text = start[8 : 8 + length] + file.read(max(0, 8 + length - len(start)))
     except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror}", path=path) from None
+        raise files.unreadable(path, error) from None
     if not text.startswith(b"{"):
-        raise CheckpointError("header does not begin with '{'", path=path, offset=8, field="header")
+        raise files.not_the_file(path, start, "safetensors") or CheckpointError(
+            "header does not begin with '{'", path=path, offset=8, field="header"
+        )
     header = strictjson.parse(text, path, "header")
-    _check_metadata(header.pop("__metadata__", {}), path)
+    metadata = _metadata(header.pop("__metadata__", {}), path)
     tensors = [_tensor(name, entry, path, 8 + length, size) for name, entry in header.items()]
     tensors.sort(key=lambda t: (t.offset, t.nbytes))
     _check_tiling(tensors, path, 8 + length, size)
-    return {tensor.name: tensor for tensor in tensors}
+    table = {tensor.name: tensor for tensor in tensors}
+    shared = {name: table[kept] for name, kept in metadata.items() if kept in table and name not in table}
+    return table | {name: replace(tensor, name=name) for name, tensor in shared.items()}
 
 
-def _check_metadata(metadata: Any, path: Path) -> None:
+def _metadata(metadata: Any, path: Path) -> dict[str, str]:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CheckpointError("__metadata__ must map strings to strings", path=path, field="header: __metadata__")
+    return metadata
 
 
 def _tensor(name: str, entry: Any, path: Path, start: int, size: int) -> LazyTensor:

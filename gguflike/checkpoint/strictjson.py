@@ -7,7 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from gguflike.checkpoint import files
 from gguflike.errors import CheckpointError
+
+_BOM = b"\xef\xbb\xbf"
 
 
 class _Reject(ValueError):
@@ -37,32 +40,34 @@ def parse(data: bytes, path: str | os.PathLike[str], field: str) -> dict[str, An
 
 def load(path: Path) -> dict[str, Any]:
     """The JSON object in a file. CheckpointError where it cannot be read."""
-    return parse(_read(path), path, path.name)
+    return parse(files.read(path), path, path.name)
 
 
 def load_list(path: Path) -> list[Any]:
     """The JSON list in a file. CheckpointError where it cannot be read."""
-    value: list[Any] = _of_kind(list, _read(path), path, path.name)
+    value: list[Any] = _of_kind(list, files.read(path), path, path.name)
     return value
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror}", path=path) from None
 
 
 def _of_kind(kind: type, data: bytes, path: str | os.PathLike[str], field: str) -> Any:
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
-        raise CheckpointError("not UTF-8", path=path, field=field, offset=error.start) from None
+        raise _foreign(data, path) or CheckpointError("not UTF-8", path=path, field=field, offset=error.start) from None
     except RecursionError:
         raise CheckpointError("JSON is nested too deeply", path=path, field=field) from None
     except ValueError as error:
-        raise CheckpointError(f"not valid JSON: {error}", path=path, field=field) from None
+        remedy = "save it as UTF-8 without a byte order mark" if data.startswith(_BOM) else None
+        raise _foreign(data, path) or CheckpointError(
+            f"not valid JSON: {error}", path=path, field=field, remedy=remedy
+        ) from None
     if not isinstance(value, kind):
         wanted = "an object" if kind is dict else "a list"
         raise CheckpointError(f"not {wanted} of JSON", path=path, field=field, got=type(value).__name__)
     return value
+
+
+def _foreign(data: bytes, path: str | os.PathLike[str]) -> CheckpointError | None:
+    """What a file is that is no JSON, where its first bytes tell."""
+    is_json = data.removeprefix(_BOM).lstrip()[:1] in (b"{", b"[")
+    return None if is_json else files.not_the_file(Path(path), data, "JSON")

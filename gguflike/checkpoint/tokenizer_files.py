@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gguflike.checkpoint import strictjson
+from gguflike.checkpoint import files, strictjson
 from gguflike.errors import CheckpointError
 
 
@@ -16,7 +16,7 @@ class TokenizerFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / "tokenizer.json"
-        if not self.path.exists():
+        if not files.present(self.path):
             raise CheckpointError(
                 "the folder has no tokenizer.json",
                 path=folder,
@@ -73,20 +73,14 @@ class TokenizerFiles:
             for entry in stored:
                 if isinstance(entry, dict) and isinstance(entry.get("template"), str):
                     found[str(entry.get("name", "default"))] = entry["template"]
-        files = [
-            self.folder / "chat_template.jinja",
-            *sorted((self.folder / "additional_chat_templates").glob("*.jinja")),
-        ]
-        for path in files:
-            try:
-                text = path.read_text(encoding="utf-8")
-            except FileNotFoundError:
+        named = sorted((self.folder / "additional_chat_templates").glob("*.jinja"))
+        for path in (self.folder / "chat_template.jinja", *named):
+            if not files.present(path):
                 continue
-            except (OSError, ValueError) as error:
-                raise CheckpointError("cannot read the chat template", path=path, got=str(error)) from error
+            text = files.read_text(path)
             found["default" if path.name == "chat_template.jinja" else path.stem] = text
         return found
 
 
 def _optional(path: Path) -> dict[str, Any]:
-    return strictjson.load(path) if path.exists() else {}
+    return strictjson.load(path) if files.present(path) else {}

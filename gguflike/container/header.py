@@ -17,7 +17,6 @@ from gguflike.container.layout import (
     MAGIC,
     MAX_ALIGNMENT,
     MAX_DIMS,
-    MAX_HEADER_BYTES,
     MIN_KV_BYTES,
     MIN_STRING_BYTES,
     MIN_TENSOR_BYTES,
@@ -43,20 +42,6 @@ if TYPE_CHECKING:
 # the header the offset stands. A table of numbers, not of objects: 200,000 tensors take 14 MB.
 NE, N_DIMS, TYPE, OFFSET, NBYTES, PLACE = slice(0, 4), 4, 5, 6, 7, 8
 COLUMNS = 9
-
-# What people save as .gguf by mistake: first bytes, what it is, what to do.
-_IMPOSTORS = (
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "fetch it with `git lfs pull`"),
-    (b"PK\x03\x04", "a zip archive (or a PyTorch checkpoint)", "unpack it, or convert the checkpoint"),
-    (b"\x1f\x8b", "a gzip archive", "unpack it first"),
-    (b"ustar", "a tar archive", "unpack it first"),
-    (b"lmgg", "a GGML file from before GGUF", "convert the model again from its original checkpoint"),
-    (b"tjgg", "a GGJT file from before GGUF", "convert the model again from its original checkpoint"),
-    (b"fmgg", "a GGMF file from before GGUF", "convert the model again from its original checkpoint"),
-    (b"FUGG", "a file whose magic is byte-swapped", "make it again: the magic reads GGUF in both byte orders"),
-    (b"<", "a web page (HTML or XML), perhaps an error or login page", "download the file itself"),
-    (b"{", "a JSON document", "download the file itself, or convert the checkpoint it belongs to"),
-)
 
 
 class Header(NamedTuple):
@@ -97,7 +82,7 @@ def _preamble(cursor: Cursor) -> tuple[int, str]:
     """Magic and version; sets the byte order."""
     start = bytes(cursor.buffer[:HEADER_BYTES])
     if start[:4] != MAGIC:
-        what, remedy = _impostor(start)
+        what, remedy = _impostor(cursor.buffer)
         cursor.fail(what, "C-001", "magic", expected="'GGUF'", got=repr(start[:8]), remedy=remedy)
     cursor.position = 4
     cursor.need(HEADER_BYTES - 4, "version")
@@ -122,18 +107,14 @@ def _preamble(cursor: Cursor) -> tuple[int, str]:
     )
 
 
-def _impostor(start: bytes) -> tuple[str, str]:
+def _impostor(buffer: Any) -> tuple[str, str]:
     """What a file without the magic may be, and what to do."""
-    if not start:
-        return "file is empty", "get the file again"
-    if not start.strip(b"\0"):
-        return "file begins with zeros: it was never written to the end", "get or make the file again"
-    if len(start) > 8 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < MAX_HEADER_BYTES:
-        return "this is a safetensors file, not GGUF", "convert its folder with `gguflike convert`"
-    for first, what, remedy in _IMPOSTORS:
-        if start.lstrip().startswith(first):
-            return f"this is {what}, not GGUF", remedy
-    return "not a GGUF file", "check that this is the file you meant"
+    from gguflike import foreign
+
+    return foreign.describe(bytes(buffer[: foreign.SAMPLE]), "GGUF") or (
+        "not a GGUF file",
+        "check that this is the file you meant",
+    )
 
 
 def _metadata(cursor: Cursor, count: int, order: str) -> dict[str, Entry]:

@@ -32,6 +32,7 @@ from gguflike.errors import ArgumentTypeError, CheckpointError, UnsupportedError
 from gguflike.families import config as configs
 from gguflike.families import registry
 from gguflike.families.family import Binding, Family, expect_tensor
+from gguflike.families.names import canonical_names
 from gguflike.families.origins import Piece
 from gguflike.families.parts import Graph, Head, Tensor
 from gguflike.families.pooling import RANK, answers, pooling_type
@@ -110,11 +111,11 @@ def plan_conversion(
     if opened.pooling is not None:
         values["pooling_type"] = pooling_type(opened.pooling)
     family = registry.for_config(values)
-    available = {family.canonical(name): tensor for name, tensor in opened.tensors.items()}
+    available: Mapping[str, LazyTensor] = by_canonical_name(family, opened.tensors)
     values |= scalars(family, available)
     config, notices = family.from_config(values, ignore_config, available.keys())
     check_layers(config, opened)
-    config, kept = untied(family, config, available)
+    config, available, kept = tied_or_not(family, config, available)
     further = opened.config.get("num_nextn_predict_layers")
     sources, left_out = match(family, config, available, opened.folder, further if isinstance(further, int) else 0)
     matrix = imatrices.read(imatrix) if imatrix is not None else None
@@ -146,7 +147,7 @@ def plan_conversion(
         overrides=overrides,
         importance=importance,
         inputs=[*opened.inputs(), *(matrix.paths if matrix else ())],
-        notices=[*notices, *kept, *left_out, *unused],
+        notices=[*opened.notices, *notices, *kept, *left_out, *unused],
         split=split,
     )
 
@@ -203,20 +204,44 @@ def is_tied(graph: Graph) -> bool:
     return isinstance(graph.head, Head) and graph.head.tied
 
 
-def untied(family: Family[Any], config: Any, available: Mapping[str, LazyTensor]) -> tuple[Any, list[str]]:
-    """``config`` with the output matrix untied where config.json ties it to an embedding that differs from it, and a
-    notice.
+def by_canonical_name(family: Family[Any], tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """The tensors of a checkpoint by the names that the family's origins give them.
 
-    What is stored tells what was trained: a model merged or tuned after untying keeps the flag of its origin.
+    CheckpointError where two with different values come to one name.
+    """
+    found: dict[str, LazyTensor] = {}
+    for name, canonical in canonical_names(family, tensors).items():
+        other = found.setdefault(canonical, tensors[name])
+        if not same_values(other, tensors[name]):
+            raise CheckpointError(
+                "two tensors of the checkpoint stand for one of the model, and differ",
+                path=tensors[name].path,
+                tensor=name,
+                got=f"{other.name} and {name}",
+                remedy="remove the one that is not the model's",
+            )
+    return found
+
+
+def tied_or_not(
+    family: Family[Any], config: Any, available: Mapping[str, LazyTensor]
+) -> tuple[Any, Mapping[str, LazyTensor], list[str]]:
+    """The configuration and the tensors as they belong together, where config.json ties the output matrix to the
+    embedding, and a notice.
+
+    What is stored tells what was trained. A model merged or tuned after untying keeps the flag of its origin: where the
+    two differ, the output matrix is kept. Where only one is stored, under either name, it is both.
     """
     if not is_tied(family.graph(config)):
-        return config, []
+        return config, available, []
     names = [family.hf_names(Tensor(role, ()), None, available)[0] for role in ("output.weight", "token_embd.weight")]
     head, embedding = (available.get(name) for name in names)
+    if head is not None and embedding is None:
+        return config, {names[1] if name == names[0] else name: each for name, each in available.items()}, []
     if head is None or embedding is None or same_values(head, embedding):
-        return config, []
+        return config, available, []
     notice = f"{names[0]} is kept: config.json ties it to {names[1]}, but the two differ"
-    return configs.changed(config, untied=True), [notice]
+    return configs.changed(config, untied=True), available, [notice]
 
 
 def check_layers(config: Any, opened: Checkpoint) -> None:
@@ -258,6 +283,8 @@ def match(
     parts_of = {name: family.part_left_out(name, config.n_layer, further) for name in unused}
     parts = Counter(part for part in parts_of.values() if part is not None)
     unused = [name for name, part in parts_of.items() if part is None]
+    beside = [name for name in unused if family.stands_beside(name)]
+    unused = [name for name in unused if name not in beside]
     ruled_out = set(family.ruled_out(config, available.keys()))
     unknown = [name for name in unused if name not in ruled_out]
     if unknown:
@@ -268,7 +295,10 @@ def match(
             remedy="the checkpoint is of another architecture, or incomplete support; nothing was converted",
         )
     notices = [f"{name} is left out: config.json says the model does not use it" for name in unused]
-    return sources, [*notices, *(f"{part} is left out: {count} tensors" for part, count in parts.items())]
+    notices += [f"{part} is left out: {count} tensors" for part, count in parts.items()]
+    for root, count in Counter(name.partition(".")[0] for name in beside).items():
+        notices.append(f"{root} is left out, which {family.classes[0]} does not have: {count} tensors")
+    return sources, notices
 
 
 def _source(binding: Binding, available: Mapping[str, LazyTensor], folder: Path) -> Source:

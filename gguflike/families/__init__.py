@@ -11,6 +11,7 @@ What families are made with:
     kinds          what values of config.json must be before families compute with them
     inert          keys of either that change nothing
     origins        where a tensor stands in a checkpoint
+    names          what checkpoints call tensors, and what they hold beside the model's
     transforms     what happens to its rows on the way
     rope           frequencies of rotary positions
     rope_settings  how config.json spells them

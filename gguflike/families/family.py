@@ -219,10 +219,31 @@ class Family(Generic[Config]):
     def part_left_out(self, hf_name: str, layers: int, further: int) -> str | None:
         """What a tensor of the checkpoint belongs to that is not converted, if it does: of a model of so many
         ``layers`` and ``further`` ones behind them, which predict more than the next token."""
+        from gguflike.families import names
+
+        if (of_others := names.scales(hf_name)) is not None:
+            return of_others
         layer = self._layer.match(hf_name)
         if layer and layers <= int(layer[1]) < layers + further:
             return "what predicts further tokens"
         return next((what for pattern, what in self.left_out.items() if re.match(pattern, hf_name)), None)
+
+    @functools.cached_property
+    def _known(self) -> frozenset[str]:
+        from gguflike.families import names  # a run knows no checkpoint
+
+        scalars = (names.masked(self.layers.format(i=0) + name) for name, _ in self.scalars.values())
+        return frozenset((*names.known_names(self.origins.items(), self.layers), *scalars))
+
+    def knows(self, hf_name: str) -> bool:
+        """Whether models of the family may have a tensor of that (canonical) name."""
+        from gguflike.families import names
+
+        return names.masked(hf_name) in self._known
+
+    def stands_beside(self, hf_name: str) -> bool:
+        """Whether a tensor is in no module that the family has one in: a head for training, a second model."""
+        return hf_name.partition(".")[0] not in {name.partition(".")[0] for name in self._known}
 
     @functools.cached_property
     def _layer(self) -> re.Pattern[str]:
@@ -230,7 +251,9 @@ class Family(Generic[Config]):
 
     def ignores(self, hf_name: str) -> bool:
         """Whether a checkpoint tensor is no weight: nothing that the model computes with, or a hyper-parameter."""
-        return self._ignored.fullmatch(hf_name) is not None
+        from gguflike.families import names
+
+        return (self._ignored.fullmatch(hf_name) or names.BUFFERS.fullmatch(hf_name)) is not None
 
     def scalar_names(self, key: str, layers: int) -> list[str]:
         """The tensors, in order of layers, that hold a hyper-parameter of ``scalars``."""

@@ -7,7 +7,7 @@ from typing import Any
 
 _FILE = """
     architectures auto_map dtype model_type name_or_path tokenizer_class torch_dtype transformers_version
-    transformers.js_config unsloth_fixed unsloth_version
+    transformers.js_config transformers_weights unsloth_fixed unsloth_version
 """
 # Tokens and texts, and what Transformers returns: the caller's business.
 _USE = """

@@ -1,0 +1,59 @@
+"""Small files of a checkpoint, read whole: what stands in their place is named where it is not the file itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gguflike import foreign
+from gguflike.errors import CheckpointError
+
+
+def read(path: Path) -> bytes:
+    """All bytes of a file. CheckpointError where it cannot be read, is no file, or is a git-lfs pointer."""
+    try:
+        if path.exists() and not path.is_file():
+            raise CheckpointError("not a file", path=path)
+        data = path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, error) from None
+    pointer = not_the_file(path, data, "the file itself") if foreign.is_pointer(data[: foreign.SAMPLE]) else None
+    if pointer is not None:
+        raise pointer
+    return data
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, its lines ended by line feeds alone. CheckpointError as `read` says, and where it is
+    not UTF-8."""
+    try:
+        text = read(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError("not UTF-8", path=path, offset=error.start) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def present(path: Path) -> bool:
+    """Whether there is something of that name. CheckpointError for a link that points nowhere."""
+    if path.exists():
+        return True
+    if path.is_symlink():
+        raise unreadable(path, FileNotFoundError())
+    return False
+
+
+def unreadable(path: Path, error: OSError) -> CheckpointError:
+    """The error for a file that the system does not let read."""
+    if path.is_symlink() and not path.exists():
+        return CheckpointError(
+            "the link points nowhere",
+            path=path,
+            got=str(path.readlink()),
+            remedy="what it stood for was moved or deleted; download the checkpoint again",
+        )
+    return CheckpointError(f"cannot be read: {error.strerror}", path=path)
+
+
+def not_the_file(path: Path, start: bytes, wanted: str) -> CheckpointError | None:
+    """The error for a file that begins with ``start`` and is not what is ``wanted``; None where that does not tell."""
+    found = foreign.describe(start[: foreign.SAMPLE], wanted)
+    return CheckpointError(found.what, path=path, remedy=found.remedy) if found else None

@@ -1,0 +1,96 @@
+"""Names of tensors as checkpoints have them, brought to those that a family's origins know.
+
+A family knows each tensor by one name. People save models in wrappers (of compilers, of parallel training, of
+adapters), as part of others, or without the prefix that Transformers puts before the base of a model; and beside
+weights they save buffers, scales of caches and heads that the model computes without.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from gguflike.families.origins import Origin
+from gguflike.families.parts import Tensor
+
+if TYPE_CHECKING:
+    from gguflike.families.family import Family
+
+# What wrappers put into names wherever they stand: torch.compile, FSDP, activation checkpointing, DeepSpeed, PEFT.
+_WRAPPERS = re.compile(
+    r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module|base_layer)\."
+)
+#: Tensors that no model computes with: buffers, which it makes anew when it is loaded.
+BUFFERS = re.compile(r"(.*\.)?(rotary_emb(_\w+)?\..*|rotary_pos_emb\.inv_freq|position_ids|num_batches_tracked)")
+#: Tensors that are of use to other engines only -> what they are.
+SCALES = (
+    (
+        re.compile(r".*attn.*\.((k|v|q|kv|prob)_(scale|zero_point)|[kv]_proj\.output_scale|kv_cache_scaling_factor)"),
+        "what scales an 8-bit KV cache",
+    ),
+    (re.compile(r".*\.(input_scale|input_global_scale|act_scale|input_amax)"), "what scales 8-bit activations"),
+)
+
+
+def scales(name: str) -> str | None:
+    """What a tensor of no use but to other engines is; None for others."""
+    return next((what for pattern, what in SCALES if pattern.fullmatch(name)), None)
+
+
+def canonical_names(family: Family[Any], names: Collection[str]) -> dict[str, str]:
+    """The names of a checkpoint's tensors -> what the family's origins call them."""
+    plain = {name: _WRAPPERS.sub("", name) for name in names}
+    prefix = _wrapping_prefix(family, plain.values())
+    return {name: _canonical(family, text.removeprefix(prefix)) for name, text in plain.items()}
+
+
+def _canonical(family: Family[Any], name: str) -> str:
+    """The name, with the prefix of the family's base where a model of the base alone was saved."""
+    name = family.canonical(name)
+    if family.knows(name):
+        return name
+    whole = base_prefix(family) + name
+    return whole if family.knows(whole) else name
+
+
+def _wrapping_prefix(family: Family[Any], names: Collection[str]) -> str:
+    """What stands before every name of a model that was saved as part of another one: before that of the embedding."""
+    [anchor, *_] = family.hf_names(Tensor("token_embd.weight", ()))
+    found = {_canonical(family, name) for name in names}
+    if anchor in found:
+        return ""
+    endings = {"." + anchor, "." + anchor.removeprefix(base_prefix(family))}
+    prefixes = {name[: -len(end) + 1] for name in names for end in endings if name.endswith(end)}
+    # Of "a.model." and "a.", which both fit one name, the shorter leaves the prefix of the base.
+    shortest = {each for each in prefixes if not any(each != other and each.startswith(other) for other in prefixes)}
+    return shortest.pop() if len(shortest) == 1 else ""
+
+
+def base_prefix(family: Family[Any]) -> str:
+    """What Transformers puts before the names of the base of a model: "model." of "model.layers.{i}."."""
+    first, dot, rest = family.layers.partition(".")
+    return first + dot if "{i}" not in first and rest.count(".") > 1 else ""
+
+
+def masked(name: str) -> str:
+    """A name with numbers of layers and experts alike."""
+    return re.sub(r"\d+", "#", name)
+
+
+def known_names(origins: Iterable[tuple[str, Origin]], layers: str) -> Iterator[str]:
+    """The names, masked, of all tensors that a family has, however they are spelled."""
+    for role, origin in origins:
+        whole = role.endswith((".weight", ".bias"))
+        for full in [role] if whole else [f"{role}.weight", f"{role}.bias"]:
+            for prefix in ("", layers.format(i=0)):
+                for spelled in _spellings(origin):
+                    yield from map(masked, spelled.names(prefix, Tensor(full, (1, 1, 1))))
+
+
+def _spellings(origin: Origin) -> Iterator[Origin]:
+    choices: tuple[Origin, ...] = getattr(origin, "choices", ())
+    if not choices:
+        yield origin
+    for choice in choices:
+        yield from _spellings(choice)
