@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _WRAPPERS = re.compile(
     r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module|base_layer)\."
 )
+_LONGEST = 100  # characters of a prefix
 #: Tensors that no model computes with: buffers, which it makes anew when it is loaded.
 BUFFERS = re.compile(r"(.*\.)?(rotary_emb(_\w+)?\..*|rotary_pos_emb\.inv_freq|position_ids|num_batches_tracked)")
 #: Tensors that are of use to other engines only -> what they are.
@@ -55,16 +56,24 @@ def _canonical(family: Family[Any], name: str) -> str:
 
 
 def _wrapping_prefix(family: Family[Any], names: Collection[str]) -> str:
-    """What stands before every name of a model that was saved as part of another one: before that of the embedding."""
+    """What stands before the names of a model that was saved as part of another one.
+
+    Where that is before all names, it is what they share; else it is what stands before the name of the embedding.
+    """
+    shared, split = "", [name.split(".") for name in names]
+    for parts in zip(*split, strict=False):
+        if any(family.knows(_canonical(family, name.removeprefix(shared))) for name in names):
+            return shared
+        if len(set(parts)) > 1 or len(shared) > _LONGEST:
+            break
+        shared += parts[0] + "."
+    names = [name.removeprefix(shared) for name in names]
     [anchor, *_] = family.hf_names(Tensor("token_embd.weight", ()))
-    found = {_canonical(family, name) for name in names}
-    if anchor in found:
-        return ""
     endings = {"." + anchor, "." + anchor.removeprefix(base_prefix(family))}
     prefixes = {name[: -len(end) + 1] for name in names for end in endings if name.endswith(end)}
     # Of "a.model." and "a.", which both fit one name, the shorter leaves the prefix of the base.
     shortest = {each for each in prefixes if not any(each != other and each.startswith(other) for other in prefixes)}
-    return shortest.pop() if len(shortest) == 1 else ""
+    return shared + (shortest.pop() if len(shortest) == 1 else "")
 
 
 def base_prefix(family: Family[Any]) -> str:
