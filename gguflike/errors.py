@@ -11,14 +11,15 @@
     ├── TemplateError        a chat template failed, or tried what a template may not do
     └── OutputError          the target cannot be written (exists as the source, no space, no permission)
 
-Every error says what is wrong, where, what was expected, what was found, and what to do about it.
+Every error says what is wrong, where, what was expected, what was found, and what to do about it. Where it speaks of an
+argument of a function, that stands in backticks, as in Python: `overwrite=True`; `in_flags` turns it into a flag.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from operator import index
 from typing import Any, SupportsIndex
 
@@ -67,13 +68,20 @@ class GGUFLikeError(Exception):
         super().__init__(what)
 
     def __str__(self) -> str:
+        return self._text(self.field)
+
+    def for_command(self, flags: Mapping[str, str]) -> str:
+        """The message for who gave ``flags`` rather than arguments: name of an argument -> flag."""
+        return in_flags(self._text(flags.get(self.field or "", self.field)), flags)
+
+    def _text(self, field: str | None) -> str:
         where = [
             text
             for value, text in (
                 (self.path, f"{self.path}"),
                 (self.offset, f"byte {self.offset}"),
                 (self.tensor, f"tensor {self.tensor!r}"),
-                (self.field, f"{self.field}"),
+                (field, f"{field}"),
             )
             if value is not None
         ]
@@ -124,12 +132,57 @@ class OutputError(GGUFLikeError):
     """The target cannot be written."""
 
 
+def in_flags(text: str, flags: Mapping[str, str]) -> str:
+    """``text`` with the arguments that it names in backticks as they are given on the command line.
+
+    With {"dtype": "--dtype", "overwrite": "--overwrite"}, `dtype="f32"` becomes --dtype f32, and `overwrite=True`
+    --overwrite.
+    """
+    import re
+
+    def spelled(match: re.Match[str]) -> str:
+        name, value = match[1], match[2]
+        if name not in flags:
+            return match[0]
+        return flags[name] if value in (None, "True") else f"{flags[name]} {value.strip(_QUOTES)}"
+
+    return re.sub(r"`(\w+)(?:=([^`]*))?`", spelled, text)
+
+
+_QUOTES = "[]\"'"
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The one of ``known`` that ``word`` was probably meant to be, whatever the case; None where none is near."""
+    import difflib
+
+    plain = {_letters(each): each for each in known}
+    found = difflib.get_close_matches(_letters(word), plain, 1)
+    return plain[found[0]] if found else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str | None:
+    """A remedy for a name that is not known, or None where no other is near."""
+    near = nearest(word, known)
+    return None if near is None else f"did you mean {near}?"
+
+
+def _letters(word: str) -> str:
+    return "".join(letter for letter in word.casefold() if letter.isalnum())
+
+
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     """Raise ArgumentError unless the argument ``name`` is one of ``choices``, ArgumentTypeError if it is no string."""
     check_text(name, value)
     known = list(choices)
     if value not in known:
-        raise ArgumentError("unknown value", field=name, expected=", ".join(known), got=repr(value))
+        raise ArgumentError(
+            "unknown value",
+            field=name,
+            expected=", ".join(known),
+            got=repr(value),
+            remedy=did_you_mean(str(value), known),
+        )
 
 
 def check_text(name: str, value: object) -> None:

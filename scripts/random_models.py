@@ -27,6 +27,7 @@ from gguflike.convert import recipe as recipes
 from gguflike.convert.facts import facts
 from gguflike.convert.from_checkpoint import kept_type
 from gguflike.convert.mixes import Recipe
+from gguflike.convert.selection import select
 from gguflike.families import config as configs
 from gguflike.families import registry
 
@@ -208,7 +209,7 @@ def plan(name: str, recipe: Recipe, out: Path) -> plans.ConversionPlan:
         **tokenizer(),
     }
     known = facts(metadata, {each.name: each.shape for each in sources}, False)
-    overrides = recipes.overrides(["ffn_(gate|up|down)_exps.weight=MXFP4"] if name in MXFP4 else [])
+    selection = select({"tensor_types": ["ffn_(gate|up|down)_exps.weight=MXFP4"]} if name in MXFP4 else {})
     return plans.make(
         source=name,
         target=out,
@@ -216,9 +217,9 @@ def plan(name: str, recipe: Recipe, out: Path) -> plans.ConversionPlan:
         facts=known,
         sources=sources,
         metadata=metadata,
-        kept=partial(kept_type, known, recipe),
+        kept=partial(kept_type, known, recipe, selection),
         inputs=(),
-        overrides=overrides,
+        selection=selection,
     )
 
 

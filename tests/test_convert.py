@@ -321,7 +321,7 @@ def refused(
     target = tmp_path / "old.gguf"
     target.write_bytes(b"old")
     with pytest.raises(error, match=message):
-        convert(folder or tmp_path / "x", target, kind, **options)
+        convert(folder or tmp_path / "x", target, kind, **{"overwrite": True, **options})
     assert target.read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["old.gguf", "x"]
 
@@ -360,8 +360,9 @@ def test_the_largest_values_pass(tmp_path: Path) -> None:
         big = tiny.weights(tiny.config())["lm_head.weight"].copy()
         big[0, 0] = value
         folder = tiny.checkpoint(tmp_path / kind, change={"lm_head.weight": big})
-        convert(folder, tmp_path / "x.gguf", kind)
-        assert gguflike.open(tmp_path / "x.gguf").tensors["output.weight"].dequantize()[0, 0] == np.float32(stored)
+        path = tmp_path / f"{kind}.gguf"
+        convert(folder, path, kind)
+        assert gguflike.open(path).tensors["output.weight"].dequantize()[0, 0] == np.float32(stored)
 
 
 def test_tensors_and_rules_must_agree(tmp_path: Path) -> None:
@@ -382,7 +383,7 @@ def test_tensors_and_rules_must_agree(tmp_path: Path) -> None:
     with_tensors({**good, "model.norm.weight": np.ones(33, "f4")})
     refused(tmp_path, CheckpointError, r"wrong shape; expected \(32,\); got \(33,\)")
     with_tensors({**good, "model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(4, "f4")})
-    convert(folder, tmp_path / "old.gguf", "F32")  # Llama 1 checkpoints carry it; it is no weight
+    convert(folder, tmp_path / "old.gguf", "F32", overwrite=True)  # Llama 1 checkpoints carry it; it is no weight
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 10**4}))
     refused(tmp_path, CheckpointError, "more layers than there are tensors")
@@ -487,7 +488,7 @@ def progress(done, total, what):
     calls += 1
     if calls == int(sys.argv[3]):
         os.kill(os.getpid(), signal.SIGKILL)
-convert(sys.argv[1], sys.argv[2], "F16", progress=progress)
+convert(sys.argv[1], sys.argv[2], "F16", progress=progress, overwrite=True)
 """
 
 
@@ -503,7 +504,7 @@ def test_killing_leaves_the_old_file_or_none(folder: Path, tmp_path: Path) -> No
             done = subprocess.run([sys.executable, "-c", KILLED, folder, target, str(call)], check=False)
             assert done.returncode == -signal.SIGKILL
             assert (target.read_bytes() if target.exists() else None) == old
-    convert(folder, target, "F16")
+    convert(folder, target, "F16", overwrite=True)
     assert gguflike.verify(target).ok
     assert [path.name for path in tmp_path.iterdir()] == ["x.gguf"]
 

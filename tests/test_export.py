@@ -190,7 +190,7 @@ def test_killing_leaves_nothing_at_the_target(tmp_path: Path) -> None:
 
 def other(path: Path, add: Any = None, drop: tuple[str, ...] = (), head_dim: int = 8, **metadata: Any) -> Path:
     """The tiny model as another program might write it."""
-    convert(tiny.checkpoint(path.parent / "hf", head_dim=head_dim), path.parent / "x.gguf", "F32")
+    convert(tiny.checkpoint(path.parent / "hf", head_dim=head_dim), path.parent / "x.gguf", "F32", overwrite=True)
     with gguflike.open(path.parent / "x.gguf") as file:
         values = {k: file.metadata.typed(k) for k in file.metadata if not k.startswith("gguflike.")}
         kept = [t for name, t in file.tensors.items() if name not in drop]
@@ -265,7 +265,7 @@ def test_vectors_that_the_dtype_does_not_hold_stay_float32(tmp_path: Path) -> No
     for dtype, value in (("F16", 1.0 + 2.0**-12), ("F16", 1e6), ("BF16", 1.0 + 2.0**-9)):
         norm = np.full(32, value, np.float32)
         folder = tiny.checkpoint(tmp_path / f"{dtype}{value}", change={"model.norm.weight": norm})
-        convert(folder, tmp_path / "x.gguf", dtype)
+        convert(folder, tmp_path / "x.gguf", dtype, overwrite=True)
         plan = export(tmp_path / "x.gguf", tmp_path / "out", dry_run=True)
         kinds = {entry.name: entry.dtype for entries in plan.files.values() for entry in entries}
         assert plan.dtype == dtype

@@ -112,7 +112,9 @@ def test_a_file_that_is_not_there_yet_but_would_be_read(source: Path) -> None:
 
 def test_a_gguf_beside_the_checkpoint_may_be_replaced(source: Path) -> None:
     first = convert(source, source / "model.gguf", "F32")
-    assert convert(source, source / "model.gguf", "F16").file_bytes < first.file_bytes
+    with pytest.raises(OutputError, match="the target exists; choose another name, or replace it by `overwrite=True`"):
+        convert(source, source / "model.gguf", "F16")
+    assert convert(source, source / "model.gguf", "F16", overwrite=True).file_bytes < first.file_bytes
     assert (source / "model.gguf").read_bytes()[:4] == b"GGUF"
 
 
@@ -155,15 +157,17 @@ def test_every_shard_of_a_gguf_is_an_input(source: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("ending", ["dir/", "dir/.", "dir/sub/..", "there", "there/"])
-def test_a_folder_is_no_target(ending: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_is_where_the_file_goes(ending: str, source: Path, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     convert(source, tmp_path / "f32.gguf", "F32")
-    target, before = f"{tmp_path}/{ending}", sorted(tmp_path.iterdir())
-    assert main(["convert", str(source), "-o", target]) == 1
-    assert main(["convert", str(source), "-o", target, "--dry-run"]) == 1
-    assert main(["quantize", str(tmp_path / "f32.gguf"), target, "-t", "Q8_0"]) == 1
-    assert capsys.readouterr().err.count("the target is a folder; name a file") == 3
-    assert sorted(tmp_path.iterdir()) == before
+    target = f"{tmp_path}/{ending}"
+    assert main(["convert", str(source), "-o", target, "--dry-run"]) == 0
+    assert sorted(path.name for path in tmp_path.rglob("*.gguf")) == ["f32.gguf"]
+    assert main(["convert", str(source), "-o", target, "-t", "f16"]) == 0
+    assert main(["quantize", str(tmp_path / "f32.gguf"), target, "-t", "Q8_0"]) == 0
+    assert sorted(path.name for path in Path(target).iterdir() if path.is_file()) == [
+        *("f32-Q8_0.gguf", f"{source.name}-F16.gguf")
+    ]
 
 
 def test_export_touches_nothing_that_exists(source: Path, tmp_path: Path) -> None:

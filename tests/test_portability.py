@@ -112,7 +112,7 @@ def command(*arguments):
     return status, out.getvalue().replace(str(work), "")
 found = {
     "convert": command("convert", source, "-o", file, "--type", "Q8_0")[0],
-    "again": command("convert", source, "-o", file, "--type", "Q8_0")[0],
+    "again": command("convert", source, "-o", file, "--type", "Q8_0", "--overwrite")[0],
     "bytes": hashlib.sha256(file.read_bytes()).hexdigest(),
     "inspect": command("inspect", file, "--json"),
     "verify": command("verify", file),

@@ -154,7 +154,7 @@ def test_importance_reaches_the_encoder(f32: Path, tmp_path: Path) -> None:
     assert want != gguflike.quantize(np.array(x), "Q4_0").data.tobytes()
     for path in (new, old):
         np.testing.assert_allclose(imatrices.read(path).weights[name], mean[None], rtol=1e-6)
-        plan = quantize_file(f32, tmp_path / "x.gguf", "Q4_0", imatrix=path)
+        plan = quantize_file(f32, tmp_path / "x.gguf", "Q4_0", imatrix=path, overwrite=True)
         assert tiny.gguf_tensors(tmp_path / "x.gguf")[name].data.tobytes() == want
         assert plan.notices == ("no importance for 14 of 16 quantized tensors, blk.0.attn_k.weight first",)
         assert tiny.gguf_fields(tmp_path / "x.gguf")["gguflike.imatrix"] == ("STRING", path.name)
@@ -179,7 +179,7 @@ def test_importance_that_fits_nothing_is_noticed(f32: Path, tmp_path: Path) -> N
     plan = quantize_file(f32, None, "Q8_0", imatrix=path, dry_run=True)
     assert plan.notices[0] == "2 entries of i.dat fit no tensor, blk.0.attn_q.weight first"
     plan = quantize_file(f32, None, "IQ2_XS", dry_run=True)
-    assert plan.notices == ("IQ2_XS loses much without an importance matrix (--imatrix)",)
+    assert plan.notices == ("IQ2_XS loses much without an importance matrix (`imatrix`)",)
 
 
 GOOD = struct.pack("<iii", 1, 1, 0x61)[:9] + struct.pack("<ii", 1, 1) + struct.pack("<f", 1.0)

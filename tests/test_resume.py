@@ -25,7 +25,7 @@ def progress(done, total, what):
     calls += 1
     if calls == int(sys.argv[3]):
         os.kill(os.getpid(), signal.SIGKILL)
-convert(sys.argv[1], sys.argv[2], "F16", progress=progress, split_max_tensors=int(sys.argv[4]) or None)
+convert(sys.argv[1], sys.argv[2], "F16", progress=progress, split_max_tensors=int(sys.argv[4]) or None, overwrite=True)
 """
 
 
@@ -87,7 +87,7 @@ def test_killed_at_any_tensor(folder: Path, tmp_path: Path, split: int, encoded:
         assert {(tmp_path / name).read_bytes() for name in names} == {b"old"}
         assert len(partials(tmp_path)) == max(len(names), 1)
     del encoded[:]
-    done = convert(folder, target, "F16", split_max_tensors=split or None)
+    done = convert(folder, target, "F16", split_max_tensors=split or None, overwrite=True)
     assert "goes on where it was cut off" in done.notices[-1]
     assert 0 < len(encoded) < len(planned.tensors) - 8
     assert digests(tmp_path) == digests(whole)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from gguflike.blocks import codebook, float4, kquants, legacy, scalar, ternary
 from gguflike.blocks.spec import BlockFormat, Field
-from gguflike.errors import ArgumentError, check_text
+from gguflike.errors import ArgumentError, check_text, did_you_mean
 
 D = Field("d", "<f2", role="scale")
 DMIN = Field("dmin", "<f2", role="min")
@@ -96,7 +96,12 @@ def format_by_name(name: str) -> BlockFormat:
     check_text("block type", name)
     row = FORMATS.get(name.upper())
     if row is None:
-        raise ArgumentError("unknown block type", got=repr(name), expected="one of " + ", ".join(FORMATS))
+        raise ArgumentError(
+            "unknown block type",
+            expected="one of " + ", ".join(FORMATS),
+            got=repr(name),
+            remedy=did_you_mean(name, FORMATS),
+        )
     return row
 
 

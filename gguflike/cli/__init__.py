@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from gguflike import __version__
 from gguflike.cli import streams
-from gguflike.cli.output import clean
-from gguflike.errors import ArgumentError, ArgumentTypeError, GGUFLikeError
+from gguflike.cli.output import clean, flags_of
+from gguflike.errors import ArgumentError, ArgumentTypeError, GGUFLikeError, did_you_mean
 
 #: Command -> one line of help. Each module ``gguflike.cli.<command>`` has ``add_arguments(parser)`` and ``run(args)``.
 COMMANDS = {
@@ -74,12 +74,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UsageError, ArgumentError, ArgumentTypeError) as error:
         if args.debug and not isinstance(error, UsageError):
             raise
-        streams.say(f"{command}: {_one_line(error)}")
+        streams.say(f"{command}: {_one_line(error, args)}")
         return USAGE
     except (GGUFLikeError, OSError, MemoryError) as error:
         if args.debug:
             raise
-        streams.say(f"{command}: {_one_line(error)}")
+        streams.say(f"{command}: {_one_line(error, args)}")
         streams.check_output()
         return BAD
     except Exception as error:  # a defect of ours; say so in one line all the same
@@ -100,11 +100,23 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = _parser(arguments)
     args, left = parser.parse_known_args(arguments)
     if left:
-        listed = getattr(args, "listed", None)
-        if listed is None or any(argument.startswith("-") for argument in left):
-            parser.error(f"unrecognized arguments: {' '.join(left)}")
+        listed: str | None = getattr(args, "listed", None)
+        flags = [argument for argument in left if argument.startswith("-")]
+        if listed is None or flags:
+            command: argparse.ArgumentParser = args.parser
+            command.error(f"unrecognized arguments: {' '.join(left)}{_meant(flags, command)}")
         getattr(args, listed).extend(left)
     return args
+
+
+def _meant(flags: Sequence[str], parser: argparse.ArgumentParser) -> str:
+    """What to do instead of flags that the command does not have, as far as that is known."""
+    from gguflike.cli.paths import FOREIGN
+
+    remedies = []
+    for flag in (flag.partition("=")[0] for flag in flags):
+        remedies.append(FOREIGN.get(flag) or did_you_mean(flag, parser._option_string_actions))
+    return "".join(f"; {remedy}" for remedy in remedies if remedy)
 
 
 class _Help(argparse.HelpFormatter):
@@ -137,6 +149,9 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"gguflike {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="command", required=True, prog=parser.prog)
     wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
+    if wanted is not None and wanted not in COMMANDS:
+        near = did_you_mean(wanted, COMMANDS)
+        parser.error(f"no command {wanted!r}; {near or 'expected one of ' + ', '.join(COMMANDS)}")
     for name in [wanted] if wanted in COMMANDS else COMMANDS:
         line = COMMANDS[name]
         description = f"{line[0].upper()}{line[1:]}."
@@ -145,13 +160,14 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
             module = importlib.import_module(f"gguflike.cli.{name}")
             module.add_arguments(sub)
             sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
-            sub.set_defaults(run=module.run)
+            sub.set_defaults(run=module.run, parser=sub)
     return parser
 
 
-def _one_line(error: BaseException) -> str:
+def _one_line(error: BaseException, args: argparse.Namespace | None = None) -> str:
     if isinstance(error, MemoryError):
         return "out of memory"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
-    return clean(" ".join(str(error).split())) or type(error).__name__
+    text = error.for_command(flags_of(args)) if args is not None and isinstance(error, GGUFLikeError) else str(error)
+    return clean(" ".join(text.split())) or type(error).__name__

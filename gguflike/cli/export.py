@@ -1,17 +1,19 @@
-"""gguflike export FILE DIR"""
+"""gguflike export IN OUT"""
 
 from __future__ import annotations
 
 import argparse
 
-from gguflike.cli.output import clean, print_json, progress_bar
+from gguflike.cli.output import clean, print_json, progress_bar, show
+from gguflike.cli.paths import add_path_arguments, take_rest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="GGUF file")
-    parser.add_argument("folder", metavar="DIR", help="folder to create")
+    add_path_arguments(parser, "IN", "GGUF file", "OUT", "folder to create")
+    parser.usage = "gguflike export IN OUT [options]"
     parser.add_argument(
         "--dtype",
+        type=str.lower,
         choices=("auto", "f32", "f16", "bf16"),
         default="auto",
         help="of the tensors written; auto loses nothing (default)",
@@ -21,10 +23,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from gguflike.cli import UsageError
     from gguflike.convert import export
 
+    take_rest(args, typed=False)
+    if args.out is None:
+        raise UsageError("OUT is required: a folder to create")
     with progress_bar() as progress:
-        plan = export(args.file, args.folder, args.dtype, progress=progress, dry_run=args.dry_run)
+        plan = export(
+            args.source, args.out, args.dtype, progress=progress, dry_run=args.dry_run, overwrite=args.overwrite
+        )
     if args.json:
         print_json(
             {
@@ -37,5 +45,7 @@ def run(args: argparse.Namespace) -> int:
             }
         )
     else:
-        print("\n".join(map(clean, str(plan).splitlines())))
+        show(args, str(plan))
+        if not args.dry_run:
+            print(f"wrote {clean(str(plan.target))}")
     return 0

@@ -15,8 +15,13 @@ if TYPE_CHECKING:
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="GGUF file")
-    parser.add_argument("--threads", type=positive, help="threads (default: all CPUs)")
-    parser.add_argument("--context", type=positive, metavar="N", help="tokens to remember (default: the model's own)")
+    parser.add_argument("-t", "--threads", type=positive, metavar="N", help="threads (default: all CPUs)")
+    parser.add_argument(
+        *("-c", "--context", "--ctx-size"),
+        type=positive,
+        metavar="N",
+        help="tokens to remember (default: the model's own)",
+    )
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser, temperature: float) -> None:

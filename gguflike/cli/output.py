@@ -9,9 +9,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from gguflike.errors import in_flags
 from gguflike.progress import COMPILING
 
 if TYPE_CHECKING:
+    import argparse
+
     from gguflike.progress import Progress
 
 KERNELS_BAR = "{desc}{n} of {total} |{bar}| {elapsed}"
@@ -31,6 +34,21 @@ def clean(text: str, limit: int = 0) -> str:
     if limit and len(text) > limit:
         text = text[: limit - 1] + "…"
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
+def show(args: argparse.Namespace, text: str) -> None:
+    """Print lines of the library for a terminal, arguments that they name as the command's flags."""
+    flags = flags_of(args)
+    print("\n".join(clean(in_flags(line, flags)) for line in text.splitlines()), flush=True)
+
+
+def flags_of(args: argparse.Namespace) -> dict[str, str]:
+    """How the command spells the arguments that the library knows by name: {"overwrite": "--overwrite", ...}."""
+    flags = {}
+    for action in args.parser._actions:  # argparse has no other way to ask
+        long = [text for text in action.option_strings if text.startswith("--")]
+        flags[action.dest] = long[0] if long else str(action.metavar or action.dest)
+    return flags
 
 
 def terminal(text: str) -> str:

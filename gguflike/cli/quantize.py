@@ -1,23 +1,27 @@
-"""gguflike quantize IN.gguf OUT.gguf -t TYPE"""
+"""gguflike quantize IN.gguf OUT.gguf TYPE"""
 
 from __future__ import annotations
 
 import argparse
 
-from gguflike.cli.recipes import add_recipe_arguments, check, plan_and_run
+from gguflike.cli.paths import add_path_arguments
+from gguflike.cli.recipes import add_recipe_arguments, plan_and_run, take
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="IN", help="GGUF file")
-    parser.add_argument("out", metavar="OUT", nargs="?", help="GGUF file to write (not needed with --dry-run)")
-    add_recipe_arguments(parser, None)
+    add_path_arguments(
+        parser,
+        "IN",
+        "GGUF file",
+        "OUT",
+        "GGUF file to write, or a folder for FOLDER/NAME-TYPE.gguf (default: the folder of IN)",
+    )
+    parser.usage = "gguflike quantize IN [OUT] TYPE [THREADS] [options]"
+    add_recipe_arguments(parser, "recipe, such as Q8_0, Q4_K_M or F16, or COPY to encode nothing anew; also without -t")
 
 
 def run(args: argparse.Namespace) -> int:
-    from gguflike.cli import UsageError
-    from gguflike.convert import quantize_file
+    options = take(args, None)
+    from gguflike.convert.quantize import plan_quantization
 
-    if args.out is None and not args.dry_run:
-        raise UsageError("OUT is required without --dry-run")
-    check(args)
-    return plan_and_run(args, quantize_file)
+    return plan_and_run(args, plan_quantization, **options)

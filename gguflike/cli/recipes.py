@@ -7,29 +7,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from gguflike.cli.arguments import positive
-from gguflike.cli.output import clean, print_json, progress_bar
+from gguflike.cli.output import clean, print_json, progress_bar, show
+from gguflike.cli.paths import default_out, near_type, take_rest
 
 if TYPE_CHECKING:
     from gguflike.convert import ConversionPlan
 
 
-def add_recipe_arguments(parser: argparse.ArgumentParser, default_type: str | None) -> None:
-    parser.add_argument(
-        "-t",
-        "--type",
-        default=default_type,
-        required=default_type is None,
-        metavar="TYPE",
-        help="recipe, such as Q8_0, Q4_K_M or F16" + (f" (default: {default_type})" if default_type else ""),
-    )
+def add_recipe_arguments(parser: argparse.ArgumentParser, types: str) -> None:
+    parser.add_argument("-t", "--type", "--outtype", metavar="TYPE", help=types)
     parser.add_argument("--imatrix", metavar="F", help="importance matrix: columns that matter more")
-    parser.add_argument(
-        "--tensor-type",
-        action="append",
-        default=[],
-        metavar="REGEX=TYPE",
-        help="type for the tensors whose names match; may be given several times",
-    )
     parser.add_argument("--threads", type=positive, help="threads for encoding (default: all CPUs)")
     add_split_arguments(parser)
     parser.add_argument(
@@ -37,8 +24,31 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, default_type: str | No
         action="store_true",
         help="begin anew where an earlier run was cut off, and leave nothing if this is",
     )
+    tensors = parser.add_argument_group("types of single tensors, as of llama-quantize")
+    add = tensors.add_argument
+    add(
+        "--tensor-type",
+        dest="tensor_types",
+        action="append",
+        metavar="REGEX=TYPE",
+        help="type for the tensors in whose name REGEX is found; may be given several times, the first decides",
+    )
+    add("--tensor-type-file", metavar="F", help="a file of more REGEX=TYPE, separated by spaces or lines")
+    add("--output-tensor-type", metavar="TYPE", help="of output.weight")
+    add("--token-embedding-type", metavar="TYPE", help="of token_embd.weight")
+    add("--leave-output-tensor", action="store_true", default=None, help="output.weight keeps the type it has")
+    add("--pure", action="store_true", default=None, help="one type for all weight matrices, no exceptions")
+    add("--include-weights", action="append", metavar="WORD", help="use only importance of tensors named so")
+    add("--exclude-weights", action="append", metavar="WORD", help="use no importance of tensors named so")
+    changes = parser.add_argument_group("changes to the model, as of llama-quantize")
+    add = changes.add_argument
+    add("--prune-layers", type=_layers, metavar="L0,L1,...", help="leave layers out; those behind move up")
+    add("--override-kv", action="append", metavar="KEY=TYPE:VALUE", help="set a metadata key: int, float, bool or str")
+    parser.add_argument(
+        "--allow-requantize", action="store_true", default=None, help="no notice about tensors quantized before"
+    )
+    parser.add_argument("--strict", action="store_true", default=None, help="notices are errors")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, read and write no tensor")
-    parser.add_argument("--no-overwrite", action="store_true", help="fail where the target exists")
     parser.add_argument("--json", action="store_true", help="the plan as one JSON document")
 
 
@@ -48,49 +58,62 @@ def add_split_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-tensor-first-split", action="store_true", help="only metadata in the first of the files")
 
 
-def check(args: argparse.Namespace) -> None:
-    """UsageError for a type or override that does not exist, before anything is opened."""
+#: Of `SelectionOptions`.
+OPTIONS = (
+    *("tensor_types", "tensor_type_file", "output_tensor_type", "token_embedding_type", "leave_output_tensor", "pure"),
+    *("include_weights", "exclude_weights", "prune_layers", "override_kv", "allow_requantize", "strict"),
+)
+
+
+def take(args: argparse.Namespace, default_type: str | None) -> dict[str, Any]:
+    """The arguments in order, and the options of the selection among them. UsageError, or ArgumentError, for what is
+    not valid, before anything is opened."""
     from gguflike.cli import UsageError
-    from gguflike.convert import recipe
-    from gguflike.errors import ArgumentError
+    from gguflike.convert.selection import SelectionOptions, select
 
-    try:
-        recipe.by_name(args.type)
-        recipe.overrides(args.tensor_type)
-    except ArgumentError as error:
-        raise UsageError(str(error)) from error
+    take_rest(args, typed=True)
+    args.type = args.type or default_type
+    if args.type is None:
+        raise UsageError(f"the type is required, such as -t Q4_K_M{near_type(args.out or '')}")
+    default_out(args)
+    given = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    options: SelectionOptions = given  # type: ignore[assignment]
+    select(options)
+    return given
 
 
-def plan_and_run(args: argparse.Namespace, command: Callable[..., ConversionPlan], **options: Any) -> int:
-    """Show the plan of ``command(source, out, type, ...)``, carry it out unless it is a dry run, and report."""
-    call = [args.source, args.out, args.type]
-    options |= {
-        "tensor_types": args.tensor_type,
-        "imatrix": args.imatrix,
-        "resume": not args.no_resume,
-        "split_max_size": args.split_max_size,
-        "split_max_tensors": args.split_max_tensors,
-        "no_tensor_first_split": args.no_tensor_first_split,
-    }
+def plan_and_run(args: argparse.Namespace, plan: Callable[..., ConversionPlan], **options: Any) -> int:
+    """Show what ``plan(source, out, type, ...)`` gives, carry it out unless it is a dry run, and report."""
+    from gguflike.container import check_free
+    from gguflike.container.splitting import split_of
+    from gguflike.convert.execute import execute
+    from gguflike.convert.resume import with_notice
+
+    resume = not args.no_resume
+    split = split_of(args.split_max_size, args.split_max_tensors, args.no_tensor_first_split)
+    planned = plan(args.source, args.out, args.type, imatrix=args.imatrix, split=split, **options)
+    if not args.dry_run:
+        for path in planned.paths:
+            check_free(path, args.overwrite)
+    planned = with_notice(planned, "search", resume)
     if not args.json:
-        plan = command(*call, dry_run=True, **options)
-        print("\n".join(map(clean, str(plan).splitlines())), flush=True)
-    if args.json or not args.dry_run:
+        show(args, str(planned))
+    if not args.dry_run:
         with progress_bar() as progress:
-            plan = command(
-                *call,
-                progress=progress,
-                dry_run=args.dry_run,
-                threads=args.threads,
-                overwrite=not args.no_overwrite,
-                **options,
-            )
+            execute(planned, progress=progress, threads=args.threads, overwrite=args.overwrite, resume=resume)
     if args.json:
-        print_json(plan_document(plan, args.dry_run))
+        print_json(plan_document(planned, args.dry_run))
     elif not args.dry_run:
-        first, *others = plan.paths
+        first, *others = planned.paths
         print(f"wrote {clean(first)}" + (f" and {len(others)} more" if others else ""))
     return 0
+
+
+def _layers(text: str) -> list[int]:
+    try:
+        return [int(each) for each in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"not numbers of layers, such as 3,4: {text!r}") from None
 
 
 def plan_document(plan: ConversionPlan, dry_run: bool) -> dict[str, Any]:

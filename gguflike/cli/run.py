@@ -14,7 +14,9 @@ from gguflike.cli.streams import need_input
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument("-p", "--prompt", required=True, help="text to continue; - reads it from standard input")
-    parser.add_argument("-n", "--tokens", type=count, default=128, metavar="N", help="tokens at most (%(default)s)")
+    parser.add_argument(
+        "-n", "--tokens", "--predict", type=count, default=128, metavar="N", help="tokens at most (%(default)s)"
+    )
     add_sampling_arguments(parser, 0.0)
     parser.add_argument("--chat", action="store_true", help="put the prompt through the file's chat template")
     parser.add_argument("--json", action="store_true", help="one JSON document at the end instead of text as it comes")

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from gguflike.container.plan import FilePlan, plan
     from gguflike.container.reader import GGUFFile
     from gguflike.container.shards import open
-    from gguflike.container.target import check_target
+    from gguflike.container.target import check_free, check_target
     from gguflike.container.values import Typed, ValueType
     from gguflike.container.writer import Receipt, Slot, Writer, write
 
@@ -25,6 +25,7 @@ __all__ = [
     "Typed",
     "ValueType",
     "Writer",
+    "check_free",
     "check_target",
     "open",
     "plan",
@@ -44,6 +45,7 @@ __getattr__ = lazy.names(
         "Typed": "values",
         "ValueType": "values",
         "Writer": "writer",
+        "check_free": "target",
         "check_target": "target",
         "open": "shards",
         "plan": "plan",

@@ -44,6 +44,23 @@ def output_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         raise OutputError("cannot write", path=path, got=error.strerror or str(error), remedy=remedy) from error
 
 
+@contextmanager
+def made_folder(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """A folder that is there while the block runs: made with its parents, and what was made removed again where the
+    block raises and leaves it empty."""
+    wanted = Path(folder)
+    made = [path for path in (wanted, *wanted.parents) if not path.exists()]
+    with output_errors(folder):
+        wanted.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # not empty
+            for path in made:
+                path.rmdir()
+        raise
+
+
 def temporary_prefix(target: str) -> str:
     """How the names of temporary entries for ``target`` begin: short, whatever the target is called."""
     name = os.fsencode(os.path.basename(target))  # noqa: PTH119  # bytes of the name, not a Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterable
@@ -13,6 +14,9 @@ from gguflike.container.publish import make_temporary, output_errors, sweep, tak
 from gguflike.errors import OutputError
 
 StrPath = str | os.PathLike[str]
+
+OCCUPIED = "choose another name, or replace it by `overwrite=True`"
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # FAT, and some over networks
 
 
 def check_target(target: StrPath, sources: Iterable[StrPath]) -> None:
@@ -39,6 +43,18 @@ def _refuse_folder(target: StrPath) -> None:
         )
 
 
+def check_free(target: StrPath, overwrite: bool) -> None:
+    """OutputError when there is something at ``target`` that is no file, or a file that may not be overwritten."""
+    try:
+        mode = os.lstat(os.path.realpath(target)).st_mode
+    except OSError:
+        return
+    if not stat.S_ISREG(mode):
+        raise OutputError("the target is not a regular file", path=target, remedy="choose another name")
+    if not overwrite:
+        raise OutputError("the target exists", path=target, remedy=OCCUPIED)
+
+
 class Target:
     """The temporary file. ``create`` makes it or goes on with one; then ``sync`` and ``publish`` make it the target, or
     ``discard`` removes it, or ``keep`` leaves it to the next writer."""
@@ -54,7 +70,7 @@ class Target:
     def take_over(self, fits: Callable[[int], bool] | None) -> int:
         """Go on with a dead writer's file that ``fits(descriptor)`` if there is one, and remove the others. The number
         of bytes that it takes on the disk already."""
-        self._check_target()
+        check_free(self.path, self.overwrite)
         with output_errors(self.path):
             taken = take_over(self.path, fits) if fits is not None else None
             if taken is not None:
@@ -126,22 +142,18 @@ class Target:
         if descriptor >= 0:
             system.close(descriptor)
 
-    def _check_target(self) -> None:
-        try:
-            mode = os.lstat(self.path).st_mode
-        except OSError:
-            return
-        if not stat.S_ISREG(mode):
-            raise OutputError("the target is not a regular file", path=self.path, remedy="choose another name")
-        if not self.overwrite:
-            raise OutputError("the target exists", path=self.path, remedy="choose another name, or allow overwriting")
-
     def _link(self) -> None:
         """Give the file the target's name only if that is free."""
         try:
             os.link(self.temporary, self.path)
         except FileExistsError as error:
-            raise OutputError("the target exists", path=self.path, remedy="choose another name") from error
+            raise OutputError("the target exists", path=self.path, remedy=OCCUPIED) from error
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            check_free(self.path, overwrite=False)  # as near as such a file system comes
+            os.replace(self.temporary, self.path)  # noqa: PTH105
+            return
         Path(self.temporary).unlink()
 
 

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import contextmanager
 
-from gguflike.container import Receipt, Writer
+from gguflike.container import Receipt, Writer, check_free
+from gguflike.container.publish import made_folder
 from gguflike.convert import pipeline
 from gguflike.convert.encode import Job, run
 from gguflike.convert.plan import ConversionPlan, PlannedTensor
 from gguflike.convert.resume import made_of
+from gguflike.convert.sources import closing_sources
 from gguflike.errors import GGUFLikeError, OutputError, check_choice, check_threads
 from gguflike.kernels.prepare import prepare
 from gguflike.progress import Progress
@@ -31,19 +33,22 @@ def execute(
     progress: Progress | None = None,
     threads: int | None = None,
     method: Method = "search",
-    overwrite: bool = True,
+    overwrite: bool = False,
     resume: bool = True,
 ) -> None:
     """Write the files of ``plan`` to its target, which must be none of the files that the plan reads.
 
     With an ``executor``, each task encodes one tensor and writes it to its place, so workers must share the file
     system; twice as many tensors as workers are submitted at a time. The bytes are the same whatever carries it out.
+    A folder that is missing is made.
 
     With ``resume``, what is complete is kept when the run is cut off, by a kill or by an error that need not come
     again, and the next run of the same plan goes on from there; without, it begins anew.
     """
     if plan.target is None:
         raise OutputError("the plan names no target")
+    for path in plan.paths:
+        check_free(path, overwrite)
     done = 0
 
     def advance(count: int, what: str) -> None:
@@ -54,7 +59,12 @@ def execute(
 
     made = made_of(plan, method) if resume else None
     writer = Writer(plan.target, plan.layout, overwrite, plan.inputs, made)
-    with _saying_what_is_kept(writer, len(plan.tensors)), writer:
+    with (
+        closing_sources(),
+        made_folder(plan.target.parent),
+        _saying_what_is_kept(writer, len(plan.tensors)),
+        writer,
+    ):
         prepare((need for tensor in plan.tensors for need in _job(tensor, method, threads).kernels()), progress)
         advance(sum(file.header_bytes for file in plan.files), "header")
         if executor is None:

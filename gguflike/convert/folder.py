@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,18 +11,19 @@ from pathlib import Path
 
 from gguflike.container import system
 from gguflike.container.publish import check_space, make_temporary, output_errors, sweep
+from gguflike.container.target import OCCUPIED
 from gguflike.errors import OutputError
 
 
 @contextmanager
-def new_folder(target: Path, size: int) -> Iterator[Path]:
+def new_folder(target: Path, size: int, overwrite: bool = False) -> Iterator[Path]:
     """A folder to fill, which takes its place at ``target`` when the block ends without an error.
 
-    ``size`` is the number of bytes to come. OutputError where the target exists and is not empty, where the disk is too
-    small, or where the system refuses. What killed runs have left is removed.
+    ``size`` is the number of bytes to come. OutputError where the target may not be replaced (`check_free`), where the
+    disk is too small, or where the system refuses. What killed runs have left is removed.
     """
     target = target.absolute()
-    refuse_existing(target)
+    check_free(target, overwrite)
     with output_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         sweep(str(target))
@@ -49,12 +51,22 @@ def _unlock(temporary: str, lock: int) -> int:
 
 
 def _rename(temporary: Path, target: Path) -> None:
-    """Give the folder its name, which may be an empty folder's."""
+    """Give the folder its name, which may be an empty folder's or that of one to be replaced."""
+    if not target.is_dir() or not any(target.iterdir()):
+        try:
+            temporary.rename(target)
+        except FileExistsError:  # Windows renames to what does not exist only
+            target.rmdir()
+            temporary.rename(target)
+        return
+    old = temporary.with_suffix(".old")  # the name comes free for a moment: no system swaps two folders portably
+    target.rename(old)
     try:
         temporary.rename(target)
-    except FileExistsError:  # Windows renames to what does not exist only
-        target.rmdir()
-        temporary.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
+    shutil.rmtree(old)
 
 
 def _make(path: str) -> int:
@@ -66,7 +78,31 @@ def _make(path: str) -> int:
         raise
 
 
-def refuse_existing(target: Path) -> None:
-    """OutputError where there is a file or link at ``target``, or a folder that holds something."""
-    if os.path.lexists(target) and (target.is_symlink() or not target.is_dir() or any(target.iterdir())):
+def check_free(target: Path, overwrite: bool) -> None:
+    """OutputError where there is a file or link at ``target``, or a folder that holds something, unless that is an
+    earlier export which may be overwritten."""
+    if not os.path.lexists(target):
+        return
+    if target.is_symlink() or not target.is_dir():
         raise OutputError("the target exists", path=target, remedy="choose a folder that does not exist yet")
+    present = [path.relative_to(target) for path in sorted(target.rglob("*")) if not path.is_dir()]
+    if not present:
+        return
+    if not overwrite:
+        raise OutputError("the target exists", path=target, remedy=OCCUPIED)
+    foreign = [path for path in present if not _EXPORTED.fullmatch(path.as_posix())]
+    if foreign:
+        raise OutputError(
+            "the folder holds more than an export, which would be lost",
+            path=target,
+            got=str(foreign[0]),
+            remedy="choose another folder",
+        )
+
+
+# What `export` writes: the files of Transformers, and those of sentence-transformers with a folder for each module.
+_EXPORTED = re.compile(
+    r"(config|generation_config|tokenizer|tokenizer_config|modules|config_sentence_transformers)\.json"
+    r"|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
+    r"|\d+_[A-Z]\w+/(config\.json|model\.safetensors)"
+)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from gguflike import checkpoint
 from gguflike.blocks import FORMATS, format_by_name
@@ -27,6 +28,7 @@ from gguflike.convert.facts import Facts, facts, single
 from gguflike.convert.mixes import Recipe
 from gguflike.convert.plan import ConversionPlan
 from gguflike.convert.resume import with_notice
+from gguflike.convert.selection import Selection, SelectionOptions, select
 from gguflike.convert.sources import CheckpointSource, MadeSource, MicroscaledSource, Source
 from gguflike.errors import ArgumentTypeError, CheckpointError, UnsupportedError
 from gguflike.families import config as configs
@@ -39,6 +41,11 @@ from gguflike.families.pooling import RANK, answers, pooling_type
 from gguflike.progress import Progress
 from gguflike.tensor import Method
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+AUTO = "auto"
+
 
 def convert(
     src: str | os.PathLike[str],
@@ -48,26 +55,31 @@ def convert(
     executor: Executor | None = None,
     progress: Progress | None = None,
     dry_run: bool = False,
-    tensor_types: Sequence[str] = (),
     imatrix: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     method: Method = "search",
     name: str | None = None,
     revision: str | None = None,
     ignore_config: Iterable[str] = (),
-    overwrite: bool = True,
+    overwrite: bool = False,
     resume: bool = True,
     split_max_size: int | str | None = None,
     split_max_tensors: int | None = None,
     no_tensor_first_split: bool = False,
+    **options: Unpack[SelectionOptions],
 ) -> ConversionPlan:
     """Convert a checkpoint folder or Hub id to a GGUF file of the recipe ``type``; return the plan carried out.
 
-    ``tensor_types`` are ``REGEX=TYPE`` overrides, ``imatrix`` an importance matrix, ``ignore_config`` config keys to
-    accept unread. With ``dry_run`` the plan is all: nothing is written, ``out`` may be None, and no tensor is read (but
-    an output matrix that config.json ties to the embedding is compared with it, and kept where they differ). One tensor
-    (of a large one, a few slabs) is in memory at a time, or one per worker of ``executor``. The target appears complete
-    or not at all; one that is a file of the checkpoint, by whatever path or link, or the importance matrix, is refused.
+    ``type`` may also be auto: BF16 or F16, as the checkpoint has it. ``out`` may be a folder (one that exists, or a
+    name that ends in a slash), for ``out/NAME-TYPE.gguf``; folders that are missing are made. ``imatrix`` is an
+    importance matrix, ``ignore_config`` are config keys to accept unread. Types of single tensors, layers left out and
+    metadata set by hand are the ``options``: those of `SelectionOptions`.
+
+    With ``dry_run`` the plan is all: nothing is written, ``out`` may be None, and no tensor is read (but an output
+    matrix that config.json ties to the embedding is compared with it, and kept where they differ). One tensor (of a
+    large one, a few slabs) is in memory at a time, or one per worker of ``executor``. The target appears complete or
+    not at all; one that exists is left alone unless ``overwrite`` says so, and one that is a file of the checkpoint, by
+    whatever path or link, or the importance matrix, is refused.
 
     A run that is cut off leaves what it has written beside the target, and the same call goes on from there and ends
     with the same bytes; ``resume=False`` begins anew and leaves nothing. ``split_max_size`` (bytes, or text such as
@@ -76,7 +88,7 @@ def convert(
     """
     check_options(method, threads)
     split = split_of(split_max_size, split_max_tensors, no_tensor_first_split)
-    planned = plan_conversion(src, out, type, tensor_types, imatrix, name, revision, ignore_config, split)
+    planned = plan_conversion(src, out, type, imatrix, name, revision, ignore_config, split, **options)
     planned = with_notice(planned, method, resume)
     if not dry_run:
         execute(
@@ -95,18 +107,20 @@ def plan_conversion(
     src: str | os.PathLike[str],
     out: str | os.PathLike[str] | None,
     type: str,
-    tensor_types: Sequence[str] = (),
     imatrix: str | os.PathLike[str] | None = None,
     name: str | None = None,
     revision: str | None = None,
     ignore_config: Iterable[str] = (),
     split: Split | None = None,
+    **options: Unpack[SelectionOptions],
 ) -> ConversionPlan:
     """The plan of `convert`, from the configuration and the headers of the checkpoint."""
-    recipe, overrides = recipes.by_name(type), recipes.overrides(tensor_types)
+    by_source = isinstance(type, str) and type.lower() == AUTO
+    recipe, selection = recipes.by_name("F16" if by_source else type), select(options)
     if isinstance(ignore_config, str | bytes):
         raise ArgumentTypeError("not a list", field="ignore_config", expected="a list of keys", got=repr(ignore_config))
     opened = checkpoint.open(src, revision)
+    recipe = recipes.by_name(half_type(opened.tensors.values())) if by_source else recipe
     values = {**opened.config, **opened.dense, **_reranker(opened)}
     if opened.pooling is not None:
         values["pooling_type"] = pooling_type(opened.pooling)
@@ -118,8 +132,9 @@ def plan_conversion(
     config, available, kept = tied_or_not(family, config, available)
     further = opened.config.get("num_nextn_predict_layers")
     sources, left_out = match(family, config, available, opened.folder, further if isinstance(further, int) else 0)
+    sources = [renamed(each, selection) for each in sources if not selection.leaves_out(each.name)]
     matrix = imatrices.read(imatrix) if imatrix is not None else None
-    importance, unused = imatrices.match(matrix, sources)
+    importance, unused = imatrices.match(matrix, sources, selection)
     label = str(opened.source)
     metadata = {
         **general.general(
@@ -133,9 +148,11 @@ def plan_conversion(
         ),
         **configs.to_metadata(config, family.name),
         **_tokenizer(opened),
-        **general.provenance(label, recipe, tensor_types, matrix.name if matrix else None, opened.revision),
+        **general.provenance(label, recipe, selection, matrix.name if matrix else None, opened.revision),
     }
-    known = facts(metadata, {source.name: source.shape for source in sources}, imatrix is not None)
+    metadata = selection.with_overrides(metadata)
+    known = facts(metadata, {source.name: source.shape for source in sources}, bool(importance))
+    metadata, counted = selection.without_layers(metadata)
     return plans.make(
         source=label,
         target=out,
@@ -143,11 +160,11 @@ def plan_conversion(
         facts=known,
         sources=sources,
         metadata=metadata,
-        kept=partial(kept_type, known, recipe),
-        overrides=overrides,
+        kept=partial(kept_type, known, recipe, selection),
+        selection=selection,
         importance=importance,
         inputs=[*opened.inputs(), *(matrix.paths if matrix else ())],
-        notices=[*opened.notices, *notices, *kept, *left_out, *unused],
+        notices=[*opened.notices, *notices, *kept, *left_out, *unused, *counted],
         split=split,
     )
 
@@ -184,16 +201,28 @@ def _tokenizer(opened: Checkpoint) -> dict[str, Any]:
     }
 
 
-def kept_type(known: Facts, recipe: Recipe, source: Source) -> str | None:
+def half_type(tensors: Iterable[LazyTensor]) -> str:
+    """The 16-bit type that a checkpoint's matrices have: that of the first which has one, else F16."""
+    stored = (FORMATS.get(tensor.dtype) for tensor in tensors if len(tensor.shape) > 1)
+    return next((fmt.name for fmt in stored if fmt is not None and fmt.is_float and fmt.row_bytes(1) == 2), "F16")
+
+
+def renamed(source: Source, selection: Selection) -> Source:
+    """``source`` by the name that its tensor will have."""
+    name = selection.renamed(source.name)
+    return source if name == source.name else replace(cast("Any", source), name=name)
+
+
+def kept_type(known: Facts, recipe: Recipe, selection: Selection, source: Source) -> str | None:
     """What llama.cpp's converter does, which comes before its quantizer: float32 for norms, biases, routers and the
     like; the few matrices that are never quantized keep their precision, or get the recipe's if that is a float type.
     """
     plain = not format_by_name(recipe.type).is_quantized
     if single(source.name, source.shape):
         return "F32" if plain or not known.quantizable(source.name, source.shape) else None
-    if known.quantizable(source.name, source.shape):
+    if known.quantizable(source.name, source.shape) and not selection.keeps(source.name):
         return None
-    if plain:
+    if plain and not selection.keeps(source.name):
         return recipe.type
     stored = FORMATS.get(source.stored)
     return source.stored if stored is not None and stored.is_float and stored.row_bytes(1) < 4 else "F32"

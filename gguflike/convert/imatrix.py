@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from gguflike import container
 from gguflike.blocks import FORMATS
+from gguflike.convert.selection import Selection
 from gguflike.convert.sources import Floats, Source
 from gguflike.errors import CheckpointError
 
@@ -104,12 +105,15 @@ def _read_legacy(path: Path) -> dict[str, Floats]:
     return weights
 
 
-def match(matrix: Imatrix | None, sources: Sequence[Source]) -> tuple[dict[str, Floats] | None, list[str]]:
-    """Importance by tensor, and notices about entries that fit none."""
+def match(
+    matrix: Imatrix | None, sources: Sequence[Source], selection: Selection
+) -> tuple[dict[str, Floats] | None, list[str]]:
+    """Importance by tensor, of the entries that are selected, and notices about those that fit none."""
     if matrix is None:
         return None, []
     shapes = {source.name: source.shape for source in sources}
-    fitted = {n: _fit(w, shapes[n]) if n in shapes else None for n, w in matrix.weights.items()}
+    selected = selection.important(matrix.weights)
+    fitted = {n: _fit(w, shapes[n]) if n in shapes else None for n, w in selected.items()}
     bad = [name for name, weights in fitted.items() if weights is None]
     notices = [f"{len(bad)} entries of {matrix.name} fit no tensor, {bad[0]} first"] if bad else []
     return {name: weights for name, weights in fitted.items() if weights is not None}, notices

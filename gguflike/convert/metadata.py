@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import gguflike
 from gguflike.convert.mixes import Recipe
+from gguflike.convert.selection import Selection
 
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION: the block layouts in use since May 2023
 
@@ -58,7 +59,7 @@ def general(
 
 
 def provenance(
-    source: str, recipe: Recipe, overrides: Sequence[str], imatrix: str | None, revision: str | None = None
+    source: str, recipe: Recipe, selection: Selection, imatrix: str | None, revision: str | None = None
 ) -> dict[str, Any]:
     """Where the file came from and how: enough to make the same bytes again. No paths, dates or host names."""
     metadata: dict[str, Any] = {
@@ -68,8 +69,10 @@ def provenance(
     }
     if revision:
         metadata["gguflike.source.revision"] = revision
-    if overrides:
-        metadata["gguflike.recipe.overrides"] = list(overrides)
+    if selection.texts:
+        metadata["gguflike.recipe.overrides"] = list(selection.texts)
+    if options := selection.options():
+        metadata["gguflike.recipe.options"] = options
     if imatrix:
         metadata["gguflike.imatrix"] = imatrix
     return metadata

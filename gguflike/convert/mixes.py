@@ -105,7 +105,7 @@ class Recipe:
 
     ``wants_imatrix``: llama.cpp refuses to go without an importance matrix. ``alias`` is a second name, ``mix``
     llama.cpp's name for it where that differs. ``counted``: rules for layers count feed-forward matrices, also in
-    models with several in a layer.
+    models with several in a layer. ``pure``: the type without any rules, if another than ``type``.
     """
 
     name: str
@@ -115,6 +115,7 @@ class Recipe:
     alias: str = ""
     mix: str = ""
     counted: bool = False
+    pure: str = ""
 
     @property
     def file_type(self) -> int:
@@ -296,10 +297,13 @@ RECIPES = (
     Recipe("TQ1_0", "TQ1_0", (*_OUT6, Rule("token_embd", "Q4_K"), _EXPERTS_VK)),
     Recipe("TQ2_0", "TQ2_0", (*_OUT6, Rule("token_embd", "Q4_K"), _EXPERTS_VK)),
     # llama.cpp's mix: MXFP4 for experts only (it takes MLA's stacks of heads for experts; here these have 8 bits).
-    Recipe("MXFP4_MOE", "Q8_0", (Rule("ffn_gate ffn_up ffn_down", "MXFP4", stacked=True),)),
+    Recipe("MXFP4_MOE", "Q8_0", (Rule("ffn_gate ffn_up ffn_down", "MXFP4", stacked=True),), pure="MXFP4"),
     # For models without experts: every matrix but the embedding and the output.
     Recipe("MXFP4", "MXFP4", (Rule("output token_embd", "Q8_0"),), mix="MXFP4_MOE"),
     Recipe("NVFP4", "NVFP4", (Rule("output token_embd", "Q8_0"),)),
     Recipe("Q1_0", "Q1_0", _K),
     Recipe("Q2_0", "Q2_0", (*_OUT6, Rule("token_embd", "Q4_K"), _EXPERTS_VK)),
 )
+
+#: llama-quantize's way to write a file anew without touching a tensor: to merge shards, leave layers out, set a key.
+COPY = Recipe("COPY", "F32")

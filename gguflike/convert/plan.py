@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,13 +14,13 @@ from gguflike import container
 from gguflike.blocks import FORMATS, BlockFormat, format_by_name
 from gguflike.container import FilePlan, TensorSpec
 from gguflike.container.splitting import Split, paths_of, plan_split
-from gguflike.convert import recipe as recipes
 from gguflike.convert.facts import Facts
 from gguflike.convert.mixes import Recipe
+from gguflike.convert.recipe import Overrides
+from gguflike.convert.selection import Selection
 from gguflike.convert.sources import Floats, Source
+from gguflike.convert.target import place
 from gguflike.errors import UnsupportedError
-
-Overrides = tuple[tuple[re.Pattern[str], BlockFormat], ...]
 
 
 @dataclass(frozen=True)
@@ -124,11 +123,12 @@ class ConversionPlan:
             lines.append(f"  {name:<8} {count:>5} tensors {weights:>16,} weights {size:>16,} bytes")
         if len(self.files) > 1:
             lines.append(f"in {len(self.files)} files of at most {max(file.file_bytes for file in self.files):,} bytes")
-        lines += self._substitution_lines()
+        lines += self.substitution_lines()
         lines += [f"notice: {notice}" for notice in self.notices]
         return "\n".join(lines)
 
-    def _substitution_lines(self) -> list[str]:
+    def substitution_lines(self) -> list[str]:
+        """What is to be said of `substitutions`: a line for each pair of types and length of rows."""
         counted = Counter((t.wanted.name, t.format.name, t.shape[-1]) for t in self.substitutions)
         return [
             f"substituted: {count} tensors {got} instead of {wanted}, whose block does not divide rows of {columns}"
@@ -146,29 +146,33 @@ def make(
     metadata: Mapping[str, Any],
     kept: Callable[[Source], str | None],
     inputs: Iterable[str | os.PathLike[str]],
-    overrides: Overrides = (),
+    selection: Selection | None = None,
     importance: Mapping[str, Floats] | None = None,
     notices: Sequence[str] = (),
     split: Split | None = None,
 ) -> ConversionPlan:
     """Choose types and lay out the file. ``kept`` gives the type of tensors that recipes do not touch, else None.
 
-    OutputError where the target is a folder or one of ``inputs``: the files that the command reads.
+    OutputError where the target is one of ``inputs``: the files that the command reads. UnsupportedError
+    where the selection is strict and there is something to know.
     """
-    paths = tuple(os.fspath(path) for path in inputs)
-    if target is not None:
-        container.check_target(target, paths)
-    tensors = [_planned(each, recipe, facts, kept, overrides, importance or {}) for each in sources]
-    _check_overrides(overrides, [each.name for each in sources if kept(each) is None])
-    said = [*notices, *_requantized(tensors), *_importance_notices(recipe, tensors, importance)]
+    selection = selection or Selection()
+    paths = (*(os.fspath(path) for path in inputs), *selection.files)
+    file = None if target is None else place(target, source, recipe.name)
+    if file is not None:
+        container.check_target(file, paths)
+    tensors = [_planned(each, recipe, facts, kept, selection, importance or {}) for each in sources]
+    _check_overrides(selection.tensor_types, [each.name for each in sources if kept(each) is None])
+    again = [] if selection.allow_requantize else _requantized(tensors)
+    said = [*notices, *again, *_importance_notices(recipe, tensors, importance)]
     specs = [TensorSpec(tensor.name, tensor.shape, tensor.format) for tensor in tensors]
     files = (container.plan(metadata, specs),) if split is None else plan_split(metadata, specs, split)
-    if target is not None and len(files) > 1:
-        for path, _ in paths_of(target, files):
+    if file is not None and len(files) > 1:
+        for path, _ in paths_of(file, files):
             container.check_target(path, paths)
-    return ConversionPlan(
+    planned = ConversionPlan(
         source=source,
-        target=None if target is None else Path(target),
+        target=file,
         recipe=recipe,
         metadata=metadata,
         tensors=tuple(tensors),
@@ -176,6 +180,20 @@ def make(
         files=tuple(files),
         inputs=paths,
     )
+    if selection.strict:
+        _refuse_notices(planned)
+    return planned
+
+
+def _refuse_notices(plan: ConversionPlan) -> None:
+    """UnsupportedError where there is something to know of a plan."""
+    said = [*plan.notices, *plan.substitution_lines()]
+    if said:
+        raise UnsupportedError(
+            f"{len(said)} {'notice' if len(said) == 1 else 'notices'}, each an error by `strict=True`",
+            got=" | ".join(said),
+            remedy="leave `strict=True` out to accept them",
+        )
 
 
 def _planned(
@@ -183,13 +201,13 @@ def _planned(
     recipe: Recipe,
     facts: Facts,
     kept: Callable[[Source], str | None],
-    overrides: Overrides,
+    selection: Selection,
     importance: Mapping[str, Floats],
 ) -> PlannedTensor:
     fixed = kept(source)
     if fixed is not None:
         return PlannedTensor(source, format_by_name(fixed), format_by_name(fixed))
-    choice = recipes.choose(recipe, source.name, source.shape, facts, overrides)
+    choice = selection.choose(recipe, source.name, source.shape, facts)
     weights = importance.get(source.name)
     return PlannedTensor(source, choice.format, choice.wanted, weights if choice.format.is_quantized else None)
 
@@ -199,7 +217,7 @@ def _check_overrides(overrides: Overrides, names: Sequence[str]) -> None:
         if not any(pattern.search(name) for name in names):
             raise UnsupportedError(
                 "no weight matrix has a name that this tensor type is for",
-                field="tensor type",
+                field="tensor_types",
                 got=f"{pattern.pattern}={fmt.name}",
                 remedy="names are those of GGUF, such as blk.0.attn_v.weight",
             )
@@ -211,7 +229,7 @@ def _importance_notices(
     quantized = [t for t in tensors if t.format.is_quantized]
     if importance is None:
         wants = recipe.wants_imatrix and quantized
-        return [f"{recipe.name} loses much without an importance matrix (--imatrix)"] if wants else []
+        return [f"{recipe.name} loses much without an importance matrix (`imatrix`)"] if wants else []
     # The embedding is looked up, not multiplied, so no importance matrix covers it.
     without = [t.name for t in quantized if t.importance is None and t.name != "token_embd.weight"]
     if not without:

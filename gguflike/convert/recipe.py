@@ -14,7 +14,10 @@ from gguflike.blocks import BlockFormat, format_by_name
 from gguflike.convert import mixes
 from gguflike.convert.facts import Facts, category
 from gguflike.convert.mixes import Recipe
-from gguflike.errors import ArgumentError, ArgumentTypeError, check_text
+from gguflike.errors import ArgumentError, ArgumentTypeError, check_text, did_you_mean
+from gguflike.kernels.table import KERNELS
+
+Overrides = tuple[tuple[re.Pattern[str], BlockFormat], ...]
 
 RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in mixes.RECIPES}
 ALIASES: Mapping[str, str] = {recipe.alias: recipe.name for recipe in reversed(mixes.RECIPES) if recipe.alias}
@@ -34,7 +37,15 @@ def by_name(name: str) -> Recipe:
     key = name.upper()
     recipe = RECIPES.get(ALIASES.get(key, key))
     if recipe is None:
-        raise ArgumentError("unknown type", expected="one of " + ", ".join([*RECIPES, *ALIASES]), got=repr(name))
+        known = [*RECIPES, *ALIASES]
+        threads = "threads are `threads`" if key.isdecimal() else None  # -t of llama.cpp's programs
+        raise ArgumentError(
+            "unknown type",
+            field="type",
+            expected="one of " + ", ".join(known),
+            got=repr(name),
+            remedy=threads or did_you_mean(name, known),
+        )
     return recipe
 
 
@@ -43,31 +54,32 @@ def choose(
     name: str,
     shape: tuple[int, ...],
     facts: Facts,
-    overrides: tuple[tuple[re.Pattern[str], BlockFormat], ...] = (),
+    overrides: Overrides = (),
 ) -> Choice:
     """The type of one quantizable tensor of ``shape`` (numpy order)."""
     for pattern, fmt in overrides:
         if pattern.search(name):
-            return Choice(_fitting(fmt, shape[-1]), fmt)
+            return Choice(fitting(fmt, shape[-1]), fmt)
     careful = facts.storage.careful
     if careful is not None and careful.search(name) and format_by_name(recipe.type).is_quantized:
-        return Choice(_fitting(format_by_name("Q8_0"), shape[-1]), format_by_name("Q8_0"))
+        return Choice(fitting(format_by_name("Q8_0"), shape[-1]), format_by_name("Q8_0"))
     rule = next((rule for rule in recipe.rules if rule.fits(name, shape, facts, recipe.counted)), None)
     wanted = format_by_name(rule.type if rule else recipe.type)
     is_output = name == "output.weight" or (facts.tied and category(name) == "token_embd")
     if is_output and wanted.is_quantized and shape[-1] % wanted.block_size:
-        return Choice(_fitting(format_by_name("Q8_0"), shape[-1]), wanted)  # the output never goes below 8 bits for it
-    return Choice(_fitting(wanted, shape[-1]), wanted)
+        return Choice(fitting(format_by_name("Q8_0"), shape[-1]), wanted)  # the output never goes below 8 bits for it
+    return Choice(fitting(wanted, shape[-1]), wanted)
 
 
-def _fitting(fmt: BlockFormat, columns: int) -> BlockFormat:
+def fitting(fmt: BlockFormat, columns: int) -> BlockFormat:
+    """``fmt``, or what takes its place where its blocks do not divide rows of ``columns``."""
     if columns % fmt.block_size == 0:
         return fmt
     fallback = format_by_name(fmt.fallback)
     return fallback if columns % fallback.block_size == 0 else format_by_name("F16")
 
 
-def overrides(texts: Sequence[str]) -> tuple[tuple[re.Pattern[str], BlockFormat], ...]:
+def overrides(texts: Sequence[str]) -> Overrides:
     """Each ``REGEX=TYPE`` of a list, parsed. Errors as of ``override``, ArgumentTypeError for a string alone."""
     if isinstance(texts, str | bytes):
         raise ArgumentTypeError("not a list", field="tensor_types", expected="a list of REGEX=TYPE", got=repr(texts))
@@ -75,13 +87,23 @@ def overrides(texts: Sequence[str]) -> tuple[tuple[re.Pattern[str], BlockFormat]
 
 
 def override(text: str) -> tuple[re.Pattern[str], BlockFormat]:
-    """A ``REGEX=TYPE`` as given to --tensor-type. ArgumentError where either half is not valid."""
-    check_text("tensor type", text)
+    """A ``REGEX=TYPE``, parsed; the case of letters is ignored. ArgumentError where either half is not valid."""
+    check_text("tensor_types", text)
     pattern, separator, name = text.rpartition("=")
     try:
-        compiled = re.compile(pattern)
+        compiled = re.compile(pattern, re.IGNORECASE)
     except re.error as error:
-        raise ArgumentError(f"not a regular expression: {error}", field="tensor type", got=repr(text)) from None
+        raise ArgumentError(f"not a regular expression: {error}", field="tensor_types", got=repr(text)) from None
     if not separator or not pattern:
-        raise ArgumentError("not an override", field="tensor type", expected="REGEX=TYPE", got=repr(text))
-    return compiled, format_by_name(name)
+        raise ArgumentError("not an override", field="tensor_types", expected="REGEX=TYPE", got=repr(text))
+    return compiled, weight_type(name)
+
+
+def weight_type(name: str) -> BlockFormat:
+    """The block type of a name, for weights. ArgumentError where there is none, or it is not multiplied with: integers,
+    types of activations."""
+    fmt = format_by_name(name)
+    known = [row.name for row in KERNELS.values() if row.record or row.floats]
+    if fmt.name not in known:
+        raise ArgumentError("no type of weights", expected="one of " + ", ".join(known), got=repr(name))
+    return fmt

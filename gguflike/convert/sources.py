@@ -157,25 +157,22 @@ class GGUFSource:
     """A tensor of a GGUF file, decoded on reading. ``stamps`` tell whether the files are still those planned with."""
 
     path: str
-    name: str
+    origin: str
     shape: tuple[int, ...]
     stored: str
     stamps: tuple[Stamp, ...]
+    name: str
     group: int = 1
-
-    @property
-    def origin(self) -> str:
-        return self.name
 
     def read(self, start: int, stop: int, limit: float) -> Floats:
         part = self.part(start, stop)
         rows = part.dequantize() if part.format.is_quantized else _plain(part)
-        check(rows, self.name, start, limit)
+        check(rows, self.origin, start, limit)
         return rows
 
     def part(self, start: int, stop: int) -> QuantizedTensor:
         """Rows of the first axis as they are stored, without copying. GGUFError where the file has changed."""
-        tensor = _opened(self.path, self.stamps).tensors[self.name]
+        tensor = _opened(self.path, self.stamps).tensors[self.origin]
         each = tensor.nbytes // self.shape[0] if self.shape and self.shape[0] else tensor.nbytes
         shape = (stop - start, *self.shape[1:]) if self.shape else ()
         return QuantizedTensor(self.name, tensor.format, shape, tensor.data[start * each : stop * each])

@@ -19,7 +19,7 @@ from gguflike.checkpoint.tokenizer import tokenizer_config_from_metadata, tokeni
 from gguflike.container import GGUFFile
 from gguflike.convert.encode import SLAB_BYTES
 from gguflike.convert.facts import single
-from gguflike.convert.folder import new_folder, refuse_existing
+from gguflike.convert.folder import check_free, new_folder
 from gguflike.convert.sources import Floats, GGUFSource, closing_sources, ranges, stamp
 from gguflike.errors import GGUFError, UnsupportedError, check_choice
 from gguflike.families import registry
@@ -79,16 +79,18 @@ def export(
     *,
     progress: Progress | None = None,
     dry_run: bool = False,
+    overwrite: bool = False,
 ) -> ExportPlan:
     """Write a GGUF file as a folder that Transformers loads: configuration, safetensors, tokenizer; return the plan.
 
     ``dtype`` is f32, f16, bf16, or auto: what the weight matrices are stored in where that is one of them, float32
     where they are quantized, because only float32 holds every dequantized value exactly. Under auto a vector that the
     dtype does not hold exactly stays float32. The folder appears complete or not at all; one that exists and is not
-    empty, or a link in its place, is left alone (OutputError).
+    empty, or a link in its place, is left alone (OutputError). ``overwrite`` replaces an earlier export, and nothing
+    else.
     """
     check_choice("dtype", dtype, ("auto", *DTYPES))
-    refuse_existing(Path(folder))
+    check_free(Path(folder), overwrite)
     with container.open(file) as opened:
         plan, sources = _plan(opened, Path(folder), dtype)
         if dry_run:
@@ -114,7 +116,7 @@ def export(
             "tokenizer_config.json": tokenizer_config_from_metadata(opened.metadata),
         }
         stored = {source.stored for source in sources.values()}
-        with closing_sources(), new_folder(plan.target, plan.tensor_bytes + _HEADER_ROOM) as temporary:
+        with closing_sources(), new_folder(plan.target, plan.tensor_bytes + _HEADER_ROOM, overwrite) as temporary:
             prepare((Need("decode", name) for name in sorted(stored) if FORMATS[name].is_quantized), progress)
             write_tensors(temporary, plan.files, parts)
             for file, entries in plan.module_files.items():
@@ -136,7 +138,7 @@ def _plan(opened: GGUFFile, target: Path, dtype: str) -> tuple[ExportPlan, dict[
         part.binding.gguf: part.binding for each in runs.values() for run in each for part in (run, *run.others)
     }
     sources = {
-        name: GGUFSource(opened.path, name, b.shape, opened.infos[name].format.name, stamps)
+        name: GGUFSource(opened.path, name, b.shape, opened.infos[name].format.name, stamps, name)
         for name, b in bindings.items()
     }
     matrices = {source.stored for name, source in sources.items() if not single(name, source.shape)}

@@ -142,7 +142,7 @@ class Family(Generic[Config]):
                     f"config key that {self.classes[0]} is not known to have",
                     field=f"config.json: {key}",
                     got=repr(value)[:120],
-                    remedy="if it does not change what the model computes, name it in ignore_config",
+                    remedy="if it does not change what the model computes, name it in `ignore_config`",
                 )
             if value not in allowed:
                 raise UnsupportedError(

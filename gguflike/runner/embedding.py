@@ -195,6 +195,6 @@ def fitting(model: Model, tokens: Tokens, truncate: bool) -> Tokens:
             path=model.path,
             expected=f"at most {most} tokens",
             got=len(ids),
-            remedy="shorten it, or cut it by truncate=True (--truncate)",
+            remedy="shorten it, or cut it by `truncate=True`",
         )
     return Tokens(ids[:room] + ids[len(ids) - end :], min(tokens.second, most), tokens.begin)
