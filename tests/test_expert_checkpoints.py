@@ -220,6 +220,14 @@ def test_plain_floats_are_taken_for_what_they_are(method: str, tmp_path: Path) -
     assert "quantization_config of config.json is left aside: the weights are not quantized" in plan.notices
 
 
+def test_codes_without_scales_are_refused(tmp_path: Path) -> None:
+    config = {**OSS_CONFIG, "quantization_config": {"quant_method": "mxfp4"}}
+    tensors = made({**OSS, **OSS_PACKED})
+    del tensors[f"{L}mlp.experts.down_proj_scales"]
+    with pytest.raises(CheckpointError, match=r"lacks a part; expected .*down_proj_scales"):
+        gguflike.convert(write(tmp_path / "hf", config, tensors), tmp_path / "m.gguf", "F32")
+
+
 SEEING_CONFIG = {
     **COMMON,
     "architectures": ["Qwen3VLMoeForConditionalGeneration"],

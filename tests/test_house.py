@@ -155,7 +155,10 @@ def test_light_modules_load_nothing_heavy(module: str) -> None:
 
 TABLES = {"blocks/table.py", "kernels/table.py"}
 # Names of these files are dtypes of safetensors, some of which are called as block types are.
-OF_SAFETENSORS = {"checkpoint/bitnet.py", "checkpoint/safetensors.py", "checkpoint/save.py", "convert/to_checkpoint.py"}
+OF_SAFETENSORS = {
+    *("checkpoint/safetensors.py", "checkpoint/save.py", "convert/to_checkpoint.py"),
+    *(str(path.relative_to(PACKAGE)) for path in (PACKAGE / "checkpoint" / "quantized").iterdir()),
+}
 AFFIXES = {"startswith", "endswith", "removeprefix", "removesuffix"}
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gguflike.checkpoint import files, recognize, sentence_transformers, strictjson, weights
+from gguflike.checkpoint import files, quantized, recognize, sentence_transformers, strictjson, weights
 from gguflike.checkpoint.safetensors import INDEX, SINGLE, LazyTensor
 from gguflike.errors import ArgumentError, CheckpointError
 
@@ -31,7 +31,8 @@ class Checkpoint:
     ``source`` is what to call it: a Hub id, or the folder's own name. ``revision`` is the Hub's commit. ``pooling`` is
     how vectors of tokens become one, where sentence-transformers says so; the tensors of its linear layers are among
     the ``tensors``, as ``<module>.<name>``, and ``dense`` says their sizes. ``files`` are those with weights;
-    ``notices`` say what was found in the folder and is not used, or used in another way than it says.
+    ``notices`` say what was found in the folder and is not used, or used in another way than it says. Quantized weights
+    are among the tensors as the floats that they stand for, and ``config`` does not say that they are.
     """
 
     folder: Path
@@ -55,9 +56,9 @@ class Checkpoint:
         return [*named, *(path for path in present if path.suffix.lower() != ".gguf" and path not in named)]
 
 
-def open(source: str | os.PathLike[str], revision: str | None = None) -> Checkpoint:
+def open(source: str | os.PathLike[str], revision: str | None = None, ignored: Iterable[str] = ()) -> Checkpoint:
     """Open a folder, a file of weights in one, or a Hub id such as ``org/name`` (downloaded into the Hub's cache where
-    it is not there yet).
+    it is not there yet). ``ignored`` are keys of config.json to accept unread.
 
     CheckpointError where files are missing, incomplete or contradict each other; UnsupportedError for what is known and
     no checkpoint; ArgumentError for the revision of a folder.
@@ -67,12 +68,12 @@ def open(source: str | os.PathLike[str], revision: str | None = None) -> Checkpo
     if path.is_dir() or (path.is_file() and path.name.endswith(weights.ENDINGS)):
         if revision is not None:
             raise ArgumentError("a folder has no revisions", path=folder, field="revision", got=repr(revision))
-        return _open_folder(folder, *_called(folder), file=None if path.is_dir() else path)
+        return _open_folder(folder, *_called(folder), ignored, file=None if path.is_dir() else path)
     if isinstance(source, str) and _HUB_ID.fullmatch(source) and not files.present(path):
         from gguflike.checkpoint import hub
 
         found, commit = hub.snapshot(source, revision)
-        return _open_folder(found, source, commit)
+        return _open_folder(found, source, commit, ignored)
     raise CheckpointError(
         "no such checkpoint",
         path=path,
@@ -92,7 +93,9 @@ def _called(folder: Path) -> tuple[str, str | None]:
     return "/".join(part for part in repository.groups() if part), folder.name
 
 
-def _open_folder(folder: Path, source: str, revision: str | None, file: Path | None = None) -> Checkpoint:
+def _open_folder(
+    folder: Path, source: str, revision: str | None, ignored: Iterable[str], file: Path | None = None
+) -> Checkpoint:
     if not files.present(folder / "config.json"):
         recognize.check_folder(folder)
         if file is not None:
@@ -101,28 +104,19 @@ def _open_folder(folder: Path, source: str, revision: str | None, file: Path | N
     if "peft_type" in config:
         recognize.check_folder(folder, config)
     found = weights.of_file(file) if file is not None else weights.of_folder(folder, config)
-    tensors, notices = found.tensors, [*found.notices, *recognize.unapplied(folder)]
-    quantized = config.get("quantization_config")
-    if isinstance(quantized, dict) and quantized.get("quant_method") == "bitnet":
-        from gguflike.checkpoint import bitnet
-
-        tensors = bitnet.ternary(tensors, quantized)
-    else:
-        recognize.check_tensors(tensors, folder)
-        for key in recognize.stale_settings(config, tensors):
-            notices.append(f"{key} of config.json is left aside: the weights are not quantized")
-            config = {name: value for name, value in config.items() if name != key}
+    plain = quantized.resolved(found.tensors, config, folder, frozenset(ignored))
+    recognize.check_tensors(plain.tensors, folder)
     generation = folder / "generation_config.json"
     dense = sentence_transformers.dense(folder)
     return Checkpoint(
         folder=folder,
-        config=config,
+        config=plain.config,
         generation_config=strictjson.load(generation) if files.present(generation) else {},
-        tensors={**tensors, **dense},
+        tensors={**plain.tensors, **dense},
         source=source,
         revision=revision,
         pooling=sentence_transformers.pooling(folder),
         dense=sentence_transformers.dense_sizes(dense),
         files=found.files,
-        notices=tuple(notices),
+        notices=(*found.notices, *recognize.unapplied(folder), *plain.notices),
     )

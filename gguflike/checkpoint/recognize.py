@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gguflike.checkpoint import strictjson
-from gguflike.checkpoint.safetensors import FLOATS, LazyTensor
+from gguflike.checkpoint.safetensors import LazyTensor
 from gguflike.errors import CheckpointError, UnsupportedError
 
 ADAPTER = "adapter_config.json"
@@ -20,6 +20,7 @@ _ORIGINAL = "convert the original, in bfloat16 or float32"
 _MERGE = "merge it first: peft's merge_and_unload(), then save_pretrained()"
 _SAVE = "save it again with save_pretrained(..., safe_serialization=True)"
 _TAKE = "take the original, in safetensors"
+_SETTINGS = "its settings are missing: download quantize_config.json, or config.json with quantization_config, too"
 _HF_FILES = "take the files in the format of Hugging Face: config.json, model.safetensors"
 
 
@@ -129,25 +130,30 @@ def _packed_beside_scales(tensors: Tensors, names: list[str]) -> bool:
     return any(tensors[name].dtype == "U32" and f"{name.removesuffix('weight')}scales" in tensors for name in names)
 
 
-def _quantized(names: str, scheme: str, held: str, seen: Any = lambda _, __: True) -> _Kind:
-    return _Kind(names, f"the checkpoint is quantized by {scheme}: it holds {held}", _ORIGINAL, seen)
+def _quantized(names: str, scheme: str, held: str, seen: Any = lambda _, __: True, remedy: str = _ORIGINAL) -> _Kind:
+    return _Kind(names, f"the checkpoint is quantized by {scheme}: it holds {held}", remedy, seen)
+
+
+def _unsaid(names: str, scheme: str, held: str, seen: Any = lambda _, __: True) -> _Kind:
+    """Of a scheme that is read (quantized/) where something says how."""
+    return _quantized(names, scheme, held, seen, _SETTINGS)
 
 
 QUANTIZED = (
-    _quantized(r".*\.qweight", "GPTQ", "qweight, qzeros and scales", _has_g_idx),
-    _quantized(r".*\.qweight", "AWQ", "qweight, qzeros and scales"),
-    _quantized(r".*\.weight", "MLX", "packed weights, scales and biases", _packed_beside_scales),
-    _quantized(r".*\.(absmax|quant_map|quant_state\..*)", "bitsandbytes, in 4 bits", "packed weights and absmax"),
-    _quantized(r".*\.(SCB|weight_format)", "bitsandbytes, in 8 bits", "integers and their scales (SCB)"),
-    _quantized(r".*\.weight_scale_2", "ModelOpt, in 4-bit floats", "packed weights and two scales"),
-    _quantized(r".*\.weight_(packed|shape|zero_point)", "compressed-tensors", "packed weights and scales"),
+    _unsaid(r".*\.qweight", "GPTQ", "qweight, qzeros and scales", _has_g_idx),
+    _unsaid(r".*\.qweight", "AWQ", "qweight, qzeros and scales"),
+    _unsaid(r".*\.weight", "MLX", "packed weights, scales and biases", _packed_beside_scales),
+    _unsaid(r".*\.(absmax|quant_map|quant_state\..*)", "bitsandbytes, in 4 bits", "packed weights and absmax"),
+    _unsaid(r".*\.(SCB|weight_format)", "bitsandbytes, in 8 bits", "integers and their scales (SCB)"),
+    _unsaid(r".*\.weight_scale_2", "ModelOpt, in 4-bit floats", "packed weights and two scales"),
+    _unsaid(r".*\.weight_(packed|shape|zero_point)", "compressed-tensors", "packed weights and scales"),
+    _unsaid(r".*\.weight_scale", "FP8 or int8", "weights and their scales"),
     _quantized(r".*\.(q_weight|q_scale_max|q_invperm)", "ExLlamaV2", "EXL2's codes"),
     _quantized(r".*\.(trellis|suh|svh)", "ExLlamaV3", "EXL3's codes"),
     _quantized(r".*\.W_q", "HQQ", "codes and their scales"),
     _quantized(r".*\.(codes|codebooks)", "AQLM", "codes and code books"),
     _quantized(r".*\.Qidxs.*", "QuIP#", "codes"),
     _quantized(r".*(\._data|:qdata|_qdata)", "quanto or torchao", "codes and their scales"),
-    _quantized(r".*", "FP8", "weights in 8-bit floats and their scales", _dtypes("F8_")),
     _quantized(r".*\.weight", "a scheme that is not known", "integers", _dtypes("I8", "U8", "I32", "U32")),
 )
 _ADAPTED = (
@@ -191,7 +197,6 @@ _OTHERS = (
         "gguflike converts language models and embedding models",
     ),
 )
-_SETTINGS = ("quantization_config", "quantization", "compression_config")
 
 
 def check_tensors(tensors: Tensors, path: Path) -> None:
@@ -200,13 +205,3 @@ def check_tensors(tensors: Tensors, path: Path) -> None:
         found = [name for name in tensors if re.fullmatch(row.names, name)]
         if found and row.seen(tensors, found):
             raise UnsupportedError(row.what, path=path, tensor=found[0][:200], remedy=row.remedy)
-
-
-def stale_settings(config: Mapping[str, Any], tensors: Tensors) -> list[str]:
-    """The keys of config.json that say how the weights are quantized, where they are not: all are plain floats.
-
-    Models are dequantized, or merged with an adapter, by tools that leave the configuration as it was.
-    """
-    keys = [key for key in _SETTINGS if config.get(key) is not None]
-    plain = all(tensor.dtype in FLOATS for name, tensor in tensors.items() if len(tensor.shape) > 1)
-    return keys if plain else []

@@ -7,8 +7,9 @@ is by position (no mapping), so a file that shrinks meanwhile is an error and no
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from io import FileIO
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike import foreign
-from gguflike.checkpoint import files, strictjson
+from gguflike.checkpoint import files, float8, strictjson
 from gguflike.errors import CheckpointError, UnsupportedError
 
 SINGLE = "model.safetensors"
@@ -34,9 +35,11 @@ _BITS: Mapping[str, int] = {
 _NUMPY: Mapping[str, str] = {
     **{"U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8", "I64": "<i8"},
     **{"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8"},
+    **{"F8_E4M3": "u1", "F8_E5M2": "u1", "F8_E4M3FNUZ": "u1", "F8_E5M2FNUZ": "u1", "F8_E8M0": "u1"},
 }
-FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
+FLOATS = frozenset({"F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"})
 COMPARED = 1 << 22  # elements of two tensors that are compared at a time
+PIECE = 1 << 25  # bytes of whole rows that are read at a time for some of their columns
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,33 @@ class LazyTensor:
         return self.shape[0] if self.shape else 1
 
     def read(self, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
-        """Rows ``start`` to ``stop`` of the first axis in their own dtype; bfloat16 comes as its bits in uint16.
+        """Rows ``start`` to ``stop`` of the first axis in their own dtype; bfloat16 comes as its bits in uint16, floats
+        of 8 bits in uint8.
 
-        CheckpointError where the file has changed since, UnsupportedError for 8-bit floats and smaller.
+        CheckpointError where the file has changed since, UnsupportedError for what is smaller than a byte.
         """
+        dtype = self._numpy_dtype()
+        stop = self.rows if stop is None else stop
+        row = prod(self.shape[1:])
+        data = np.empty((stop - start) * row, dtype)
+        _read_into(self, [(self.offset + start * row * data.itemsize, data)])
+        return data.reshape((stop - start, *self.shape[1:])) if self.shape else data.reshape(())
+
+    def read_columns(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Columns ``start`` to ``stop`` of a matrix, as of ``read``: the rest of the rows is not kept."""
+        rows, columns = self.shape
+        dtype = np.dtype(self._numpy_dtype())
+        data = np.empty((rows, stop - start), dtype)
+        if 4 * (stop - start) < columns:
+            first, step = self.offset + start * dtype.itemsize, columns * dtype.itemsize
+            _read_into(self, [(first + row * step, data[row]) for row in range(rows)])
+        else:
+            each = max(1, PIECE // max(1, columns * dtype.itemsize))
+            for row in range(0, rows, each):
+                data[row : row + each] = self.read(row, min(row + each, rows))[:, start:stop]
+        return data
+
+    def _numpy_dtype(self) -> str:
         dtype = _NUMPY.get(self.dtype)
         if dtype is None:
             raise UnsupportedError(
@@ -80,14 +106,13 @@ class LazyTensor:
                 expected="one of " + ", ".join(_NUMPY),
                 remedy="convert the checkpoint to bfloat16 first",
             )
-        stop = self.rows if stop is None else stop
-        row = prod(self.shape[1:])
-        data = np.empty((stop - start) * row, dtype)
-        _read_into(self, self.offset + start * row * data.itemsize, data)
-        return data.reshape((stop - start, *self.shape[1:])) if self.shape else data.reshape(())
+        return dtype
 
     def read_f32(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float32]:
         """The same rows as float32 (float64 is rounded). UnsupportedError for integers, which are not weights."""
+        if self.dtype in float8.KINDS:
+            decoded: npt.NDArray[np.float32] = float8.values(self.dtype)[self.read(start, stop)]
+            return decoded
         if self.dtype not in FLOATS:
             raise UnsupportedError(
                 f"weights of dtype {self.dtype}",
@@ -123,21 +148,15 @@ def same_values(a: LazyTensor, b: LazyTensor) -> bool:
     return True
 
 
-def _read_into(tensor: LazyTensor, offset: int, data: npt.NDArray[Any]) -> None:
-    view = data.data.cast("B") if data.size else memoryview(b"")
+def _read_into(tensor: LazyTensor, runs: Sequence[tuple[int, npt.NDArray[Any]]]) -> None:
+    """Fill arrays, each with what follows a byte of the file."""
     try:
         with Path(tensor.path).open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
-            file.seek(offset)
-            done = 0
-            while size == tensor.file_bytes and done < len(view):
-                count = file.readinto(view[done:])
-                if not count:
-                    break
-                done += count
+            complete = size == tensor.file_bytes and all(_filled(file, offset, data) for offset, data in runs)
     except OSError as error:
         raise CheckpointError(f"cannot be read: {error.strerror}", path=tensor.path, tensor=tensor.name) from None
-    if size != tensor.file_bytes or done != len(view):
+    if not complete:
         raise CheckpointError(
             "file changed while it was being read",
             path=tensor.path,
@@ -145,6 +164,14 @@ def _read_into(tensor: LazyTensor, offset: int, data: npt.NDArray[Any]) -> None:
             expected=f"{tensor.file_bytes} bytes",
             got=f"{size} bytes",
         )
+
+
+def _filled(file: FileIO, offset: int, data: npt.NDArray[Any]) -> bool:
+    view, done = data.data.cast("B") if data.size else memoryview(b""), 0
+    file.seek(offset)
+    while done < len(view) and (count := file.readinto(view[done:])):
+        done += count
+    return done == len(view)
 
 
 def read_header(path: Path) -> dict[str, LazyTensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import Any
 
 from gguflike.families.config import key
 from gguflike.families.decoder import (
@@ -38,13 +37,6 @@ def bitnet(c: BitNet) -> Graph:
     return decoder(c, lambda _: pre_norm(c, mixer, after))
 
 
-def normalized(values: dict[str, Any]) -> dict[str, Any]:
-    """config.json without the settings of ternary weights, which are read as what they stand for."""
-    quantized = values.get("quantization_config")
-    ternary = isinstance(quantized, dict) and quantized.get("quant_method") == "bitnet"
-    return {name: value for name, value in values.items() if name != "quantization_config" or not ternary}
-
-
 def notices(_: BitNet) -> list[str]:
     """What is computed otherwise of files of this architecture."""
     return ["llama.cpp activates the gate of this architecture by silu, the model's authors by relu squared"]
@@ -66,6 +58,5 @@ BITNET = Family(
     inert=INERT_KEYS,
     constants=exported("BitNetForCausalLM", "bitnet", "relu2"),
     assumed=MappingProxyType({"num_key_value_heads": 5, "rope_theta": 500000.0}),
-    normalized=normalized,
     notices=notices,
 )

@@ -85,7 +85,6 @@ class Family(Generic[Config]):
     normalized: Callable[[dict[str, Any]], dict[str, Any]] = dict
     spelled: Callable[[dict[str, Any]], dict[str, Any]] = dict
     notices: Callable[[Config], list[str]] = lambda _: []
-    quantized: frozenset[str] = frozenset()
     variant: Callable[[Mapping[str, Any]], Family[Any] | None] | None = None
     file_variant: Callable[[Mapping[str, Any], Collection[str]], Family[Any] | None] | None = None
     file_keys: Mapping[str, tuple[Any, ...] | None] = _NONE
@@ -128,15 +127,6 @@ class Family(Generic[Config]):
             allowed = self.implemented.get(key)
             if key in ignore or key.startswith("_") or value is None or (key in known and allowed is None):
                 continue
-            if key == "quantization_config" and _method(value) in self.quantized:
-                continue
-            if key == "quantization_config":
-                raise UnsupportedError(
-                    "the checkpoint is quantized already",
-                    field=f"config.json: {key}",
-                    got=repr(value)[:120],
-                    remedy="convert the original, in bfloat16 or float32",
-                )
             if allowed is None:
                 raise UnsupportedError(
                     f"config key that {self.classes[0]} is not known to have",
@@ -284,7 +274,7 @@ def text_config(values: Mapping[str, Any], kept: Iterable[str] = ()) -> dict[str
 
 
 # What of the whole config.json holds for the text model inside.
-_OUTER = ("architectures", "quantization_config", "tie_word_embeddings")
+_OUTER = ("architectures", "tie_word_embeddings")
 
 
 def check_layers(config: Any, path: str | os.PathLike[str], tensors: int) -> None:
@@ -311,9 +301,3 @@ def expect_tensor(
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     """A shape without axes of one value in front, which some files have and others not."""
     return shape[1:] if len(shape) > 1 and shape[0] == 1 else shape
-
-
-def _method(value: Any) -> str | None:
-    """The method of a ``quantization_config``."""
-    name = value.get("quant_method") if isinstance(value, dict) else None
-    return name if isinstance(name, str) else None

@@ -10,29 +10,24 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from gguflike.checkpoint.quantized.pool import Pool, Settings
+from gguflike.checkpoint.quantized.tensors import Computed, Floats, computed
 from gguflike.checkpoint.safetensors import LazyTensor
-from gguflike.errors import CheckpointError, UnsupportedError
 
-Floats = npt.NDArray[np.float32]
 _STEP = 1 << 22  # values of which the mean magnitude is taken at once
 
 
 @dataclass(frozen=True)
-class Packed(LazyTensor):
+class Packed(Computed):
     """A matrix of four times as many rows as ``packed`` (uint8): row r is in row r mod n of n, in bits 2 (r div n) and
     the next, as its value plus 1. ``scale`` holds one number by which values are multiplied, or ``divides`` them."""
 
     packed: LazyTensor
     scale: LazyTensor
     divides: bool
-
-    def read(self, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
-        return self.read_f32(start, stop)
 
     def read_f32(self, start: int = 0, stop: int | None = None) -> Floats:
         stop, each = self.rows if stop is None else stop, self.packed.rows
@@ -48,13 +43,10 @@ class Packed(LazyTensor):
 
 
 @dataclass(frozen=True)
-class Rounded(LazyTensor):
+class Rounded(Computed):
     """A matrix rounded to -s, 0 and s, where s is the mean magnitude of its ``trained`` values."""
 
     trained: LazyTensor
-
-    def read(self, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
-        return self.read_f32(start, stop)
 
     def read_f32(self, start: int = 0, stop: int | None = None) -> Floats:
         inverse = np.float32(1) / np.float32(_mean_magnitude(self.trained, _changed(self.trained.path)))
@@ -95,30 +87,23 @@ _STORED: Mapping[str, Callable[[Floats], Floats]] = {
 }
 
 
-def ternary(tensors: Mapping[str, LazyTensor], settings: Mapping[str, Any]) -> dict[str, LazyTensor]:
-    """The tensors, with packed matrices, or those that a model rounds, as what it computes with; ``settings`` are
-    ``quantization_config``.
+def read(pool: Pool, settings: Settings) -> str:
+    """Read packed matrices, and those that a model rounds, as what it computes with; say what they were.
 
     CheckpointError for a packed matrix without its scale, UnsupportedError for settings that are not known.
     """
-    kind, mode = settings.get("linear_class", "bitlinear"), settings.get("quantization_mode", "offline")
-    if kind not in ("bitlinear", "autobitlinear") or mode not in ("offline", "online") or settings.get("use_rms_norm"):
-        raise UnsupportedError(
-            "kind of BitNet", field="config.json: quantization_config", got=repr(dict(settings))[:120]
-        )
-    scales = {name for name in tensors if name.endswith(".weight_scale")}
-    made: dict[str, LazyTensor] = {}
-    for name, tensor in tensors.items():
-        if name in scales:
-            continue
-        place = (tensor.path, tensor.offset, tensor.file_bytes)
+    kind = settings.choice("linear_class", among=("bitlinear", "autobitlinear"), default="bitlinear")
+    mode = settings.choice("quantization_mode", among=("offline", "online"), default="offline")
+    settings.choice("use_rms_norm", among=(False,), default=False)
+    settings.inert("modules_to_not_convert rms_norm_eps")
+    for name, tensor in list(pool.left.items()):
         if tensor.dtype == "U8":
-            if f"{name}_scale" not in scales:
-                raise CheckpointError("packed matrix without a scale", path=tensor.path, tensor=name)
-            shape, scale = (4 * tensor.rows, *tensor.shape[1:]), tensors[f"{name}_scale"]
-            made[name] = Packed(name, "F32", shape, *place, tensor, scale, kind == "bitlinear")
+            scale = pool.take(f"{name}_scale", name)
+            del pool.left[name]
+            shape = (4 * tensor.rows, *tensor.shape[1:])
+            pool.give(computed(Packed, name, shape, tensor, packed=tensor, scale=scale, divides=kind == "bitlinear"))
         elif mode == "online" and name.endswith("_proj.weight"):
-            made[name] = Rounded(name, "F32", tensor.shape, *place, tensor)
-        else:
-            made[name] = tensor
-    return made
+            del pool.left[name]
+            pool.give(computed(Rounded, name, tensor.shape, tensor, trained=tensor))
+    pool.drop((".weight_scale",), "scales of matrices that are not packed")
+    return f"BitNet's ternary weights, {'packed' if mode == 'offline' else 'rounded as the model does'}"
