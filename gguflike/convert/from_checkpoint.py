@@ -119,12 +119,8 @@ def plan_conversion(
     recipe, selection = recipes.by_name("F16" if by_source else type), select(options)
     if isinstance(ignore_config, str | bytes):
         raise ArgumentTypeError("not a list", field="ignore_config", expected="a list of keys", got=repr(ignore_config))
-<<<<<<< HEAD
-    opened = checkpoint.open(src, revision)
-    recipe = recipes.by_name(half_type(opened.tensors.values())) if by_source else recipe
-=======
     opened = checkpoint.open(src, revision, ignore_config)
->>>>>>> d8d1fba (Read quantized checkpoints as the floats that they stand for)
+    recipe = recipes.by_name(half_type(opened.tensors.values())) if by_source else recipe
     values = {**opened.config, **opened.dense, **_reranker(opened)}
     if opened.pooling is not None:
         values["pooling_type"] = pooling_type(opened.pooling)
