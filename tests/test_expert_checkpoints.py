@@ -12,8 +12,13 @@ import pytest
 
 import gguflike
 from gguflike.checkpoint.safetensors import read_header
-from gguflike.errors import CheckpointError, GGUFError
+from gguflike.errors import CheckpointError, GGUFError, UnsupportedError
+from gguflike.families import config as configs
+from gguflike.families import registry
+from gguflike.reference.forward import hidden
 from tests import tiny
+from tests.by_hand import IDS
+from tests.measures import relative_error
 
 D, FF, E, VOCAB = 32, 64, 4, 300
 COMMON: dict[str, Any] = {
@@ -256,3 +261,106 @@ def test_stacks_are_told_by_their_shapes_to_be_transposed(tmp_path: Path) -> Non
     assert saved.keys() == published.keys()
     for name, x in saved.items():
         np.testing.assert_array_equal(published[name], x, name)
+
+
+NOMIC_CONFIG = {
+    "architectures": ["NomicBertModel"],
+    "model_type": "nomic_bert",
+    "activation_function": "gelu",
+    "n_embd": D,
+    "n_inner": FF,
+    "n_layer": 2,
+    "n_head": 2,
+    "n_positions": 2048,
+    "max_trained_positions": 2048,
+    "layer_norm_epsilon": 1e-5,
+    "rotary_emb_base": 10000,
+    "rotary_scaling_factor": None,
+    "vocab_size": VOCAB,
+    "type_vocab_size": 1,
+    "moe_every_n_layers": 2,
+    "moe_top_k": 2,
+    "moe_normalize_expert_weights": False,
+    "num_experts": E,
+    **dict.fromkeys(("qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias"), True),
+}
+
+
+def nomic(experts: bool = True) -> dict[str, tuple[int, ...]]:
+    """Tensors of nomic-bert: two layers, the second of them with experts."""
+    norms = {f"{name}.{kind}": (D,) for name in ("emb_ln",) for kind in ("weight", "bias")}
+    names = {
+        **norms,
+        "embeddings.word_embeddings.weight": (VOCAB, D),
+        "embeddings.token_type_embeddings.weight": (1, D),
+    }
+    for layer in range(2):
+        at = f"encoder.layers.{layer}."
+        names |= {f"{at}norm{i}.{kind}": (D,) for i in (1, 2) for kind in ("weight", "bias")}
+        names |= {f"{at}attn.Wqkv.weight": (3 * D, D), f"{at}attn.out_proj.weight": (D, D)}
+        if not experts:
+            names |= {f"{at}mlp.fc11.weight": (FF, D), f"{at}mlp.fc12.weight": (FF, D), f"{at}mlp.fc2.weight": (D, FF)}
+            continue
+        names |= {f"{at}attn.Wqkv.bias": (3 * D,), f"{at}attn.out_proj.bias": (D,)}
+        if layer:
+            names |= {f"{at}mlp.router.layer.weight": (E, D), f"{at}mlp.experts.bias": (D,)}
+            names |= {f"{at}mlp.experts.mlp.w{i}": (E * FF, D) for i in (1, 2)}
+        else:
+            names |= {f"{at}mlp.fc1.weight": (FF, D), f"{at}mlp.fc1.bias": (FF,)}
+            names |= {f"{at}mlp.fc2.weight": (D, FF), f"{at}mlp.fc2.bias": (D,)}
+    return names
+
+
+def test_nomic_experts_and_the_bias_that_they_share(tmp_path: Path) -> None:
+    tensors = made(nomic())
+    folder = write(tmp_path / "hf", NOMIC_CONFIG, tensors)
+    plan = gguflike.convert(folder, tmp_path / "x.gguf", "F32")
+    assert any("mlp.experts.bias" in notice for notice in plan.notices)
+    found, at = values(tmp_path / "x.gguf"), "encoder.layers.1.mlp.experts."
+    first, second = (tensors[f"{at}mlp.w{i}"].reshape(E, FF, D) for i in (1, 2))
+    np.testing.assert_array_equal(found["blk.1.ffn_up_exps.weight"], first)
+    np.testing.assert_array_equal(found["blk.1.ffn_down_exps.weight"], second.transpose(0, 2, 1))
+    assert not any("gate_exps" in name or "exps.bias" in name for name in found)
+    with gguflike.load(tmp_path / "x.gguf", threads=1, cache_type="f32") as model:
+        assert model.context == model.config.n_ctx == 512
+        np.testing.assert_array_equal(np.float32(model.config.expert_bias), tensors[f"{at}bias"])
+        got = model.hidden(IDS)
+        assert relative_error(got, hidden(model.graph, found, IDS)) < 1e-5
+        without = configs.changed(model.config, expert_bias=(0.0,) * D)
+        other = hidden(registry.for_gguf("nomic-bert-moe").graph(without), found, IDS)
+        assert relative_error(got, other) > 0.01
+    assert_same_back(tmp_path / "x.gguf", tmp_path / "back", tensors)
+    config = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert {name: config[name] for name in ("n_embd", "n_positions", "moe_top_k")} == {
+        "n_embd": D,
+        "n_positions": 2048,
+        "moe_top_k": 2,
+    }
+
+
+@pytest.mark.parametrize(("shape", "message"), [((D + 1,), "expected 32 values"), ((2**17,), "at most 65536 values")])
+def test_a_shared_bias_of_another_size(tmp_path: Path, shape: tuple[int, ...], message: str) -> None:
+    tensors = made(nomic() | {"encoder.layers.1.mlp.experts.bias": shape})
+    with pytest.raises(CheckpointError, match=message):
+        gguflike.convert(write(tmp_path / "hf", NOMIC_CONFIG, tensors), None, "F32", dry_run=True)
+
+
+def test_a_shared_bias_that_is_missing(tmp_path: Path) -> None:
+    tensors = made(nomic())
+    del tensors["encoder.layers.1.mlp.experts.bias"]
+    with pytest.raises(CheckpointError, match=r"expected 32 values: 32 of each tensor mlp\.experts\.bias"):
+        gguflike.convert(write(tmp_path / "hf", NOMIC_CONFIG, tensors), None, "F32", dry_run=True)
+
+
+def test_nomic_without_experts_in_the_words_of_its_own_code(tmp_path: Path) -> None:
+    config = {key: value for key, value in NOMIC_CONFIG.items() if "moe" not in key and key != "num_experts"}
+    config |= dict.fromkeys(("qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias"), False)
+    config |= {"activation_function": "swiglu", "n_positions": 8192, "rotary_emb_base": 1000}
+    gguflike.convert(write(tmp_path / "hf", config, made(nomic(experts=False))), tmp_path / "x.gguf", "F32")
+    with gguflike.open(tmp_path / "x.gguf") as file:
+        assert file.architecture == "nomic-bert"
+        assert file.metadata["nomic-bert.context_length"] == 2048
+        assert file.metadata["nomic-bert.rope.freq_base"] == 1000
+    (tmp_path / "hf" / "config.json").write_text(json.dumps({**config, "rotary_scaling_factor": 2}))
+    with pytest.raises(UnsupportedError, match="rotary_scaling_factor"):
+        gguflike.convert(tmp_path / "hf", None, "F32", dry_run=True)

@@ -126,7 +126,7 @@ def plan_conversion(
         values["pooling_type"] = pooling_type(opened.pooling)
     family = registry.for_config(values)
     available: Mapping[str, LazyTensor] = by_canonical_name(family, opened.tensors)
-    values |= scalars(family, available)
+    values |= small_values(family, available)
     config, notices = family.from_config(values, ignore_config, available.keys())
     check_layers(config, opened)
     config, available, kept = tied_or_not(family, config, available)
@@ -285,16 +285,32 @@ def check_layers(config: Any, opened: Checkpoint) -> None:
         )
 
 
-def scalars(family: Family[Any], available: Mapping[str, LazyTensor]) -> dict[str, list[float]]:
-    """The hyper-parameters that the checkpoint holds as tensors, by their keys: a value for each layer that has one."""
+def small_values(family: Family[Any], available: Mapping[str, LazyTensor]) -> dict[str, list[float]]:
+    """The hyper-parameters that the checkpoint holds as tensors, by their keys: the values of each layer that has them.
+
+    CheckpointError for a tensor of so many values that it cannot be one.
+    """
     return {
         key: [
-            float(available[name].read_f32().reshape(()))
-            for name in family.scalar_names(key, len(available))
+            value
+            for name in family.small_names(key, range(len(available)))
             if name in available
+            for value in _few(available[name])
         ]
-        for key in family.scalars
+        for key in family.small
     }
+
+
+def _few(tensor: LazyTensor) -> list[float]:
+    if prod(tensor.shape) > _FEW:
+        raise CheckpointError(
+            "tensor has the wrong shape", tensor=tensor.name, expected=f"at most {_FEW} values", got=tensor.shape
+        )
+    values: list[float] = tensor.read_f32().reshape(-1).tolist()
+    return values
+
+
+_FEW = 2**16  # values of a tensor that a configuration holds
 
 
 def match(

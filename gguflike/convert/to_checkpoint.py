@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -60,7 +60,7 @@ class ExportPlan:
     files: Mapping[str, list[Entry]] = field(repr=False)
     module_files: Mapping[str, list[Entry]] = field(repr=False)
     runs: Mapping[str, list[Run]] = field(repr=False)
-    scalars: Mapping[str, float] = field(repr=False)
+    small: Mapping[str, Sequence[float]] = field(repr=False)
 
     @property
     def tensor_bytes(self) -> int:
@@ -99,8 +99,8 @@ def export(
 
         def parts(entry: Entry) -> Iterator[memoryview]:
             nonlocal done
-            if entry.name in plan.scalars:
-                yield np.array([plan.scalars[entry.name]], np.float32).data.cast("B")
+            if entry.name in plan.small:
+                yield np.array(plan.small[entry.name], np.float32).data.cast("B")
                 return
             for run in plan.runs[entry.name]:
                 for part in _parts(sources, run, entry.dtype):
@@ -153,11 +153,12 @@ def _plan(opened: GGUFFile, target: Path, dtype: str) -> tuple[ExportPlan, dict[
     entries = [Entry(name, held(name), each[0].piece.hf_shape) for name, each in runs.items()]
     values = family.to_config(config)
     pooling = values.pop("pooling_type", None)
-    scalars: dict[str, float] = {}
-    for key, (_, shape) in family.scalars.items():
-        found = dict(zip(family.scalar_names(key, config.n_layer), values.pop(key), strict=True))
-        entries += [Entry(name, DTYPES["f32"], shape) for name in found]
-        scalars |= found
+    small: dict[str, Sequence[float]] = {}
+    for key, each in family.small.items():
+        shape, given = each.shape(config), values.pop(key)
+        for index, name in enumerate(family.small_names(key, each.layers(config))):
+            entries.append(Entry(name, DTYPES["f32"], shape))
+            small[name] = given[index * prod(shape) : (index + 1) * prod(shape)]
     of_modules = in_modules(entries)
     others = [entry for entry in entries if not any(entry.name == each.name for e in of_modules.values() for each in e)]
     dense = {file.partition("/")[0]: each[0].shape for file, each in of_modules.items()}
@@ -171,7 +172,7 @@ def _plan(opened: GGUFFile, target: Path, dtype: str) -> tuple[ExportPlan, dict[
         files=shards(others),
         module_files=of_modules,
         runs=runs,
-        scalars=scalars,
+        small=small,
     )
     return plan, sources
 

@@ -23,7 +23,7 @@ from gguflike.families.decoder import (
     rope_notices,
     rope_of,
 )
-from gguflike.families.family import Family
+from gguflike.families.family import Family, Small
 from gguflike.families.origins import Made, Named
 from gguflike.families.parts import Block, Graph
 from gguflike.frozen import frozen
@@ -31,10 +31,10 @@ from gguflike.frozen import frozen
 # What a checkpoint holds as tensors of each layer: the constants of its activation.
 _CONSTANTS = MappingProxyType(
     {
-        "xielu_alpha_n": ("mlp.act_fn.alpha_n", (1,)),
-        "xielu_alpha_p": ("mlp.act_fn.alpha_p", (1,)),
-        "xielu_beta": ("mlp.act_fn.beta", ()),
-        "xielu_eps": ("mlp.act_fn.eps", ()),
+        "xielu_alpha_n": Small("mlp.act_fn.alpha_n", lambda _: (1,)),
+        "xielu_alpha_p": Small("mlp.act_fn.alpha_p", lambda _: (1,)),
+        "xielu_beta": Small("mlp.act_fn.beta", lambda _: ()),
+        "xielu_eps": Small("mlp.act_fn.eps", lambda _: ()),
     }
 )
 
@@ -89,7 +89,7 @@ APERTUS = Family(
     inert=INERT_KEYS,
     constants=exported("ApertusForCausalLM", "apertus", "xielu"),
     assumed=MappingProxyType({"max_position_embeddings": 65536}),
-    scalars=_CONSTANTS,
+    small=_CONSTANTS,
     notices=rope_notices,
     recover=recover_llama3,
 )

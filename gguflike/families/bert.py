@@ -1,11 +1,11 @@
 """Encoders in the order of BERT (Devlin et al. 2018, arXiv:1810.04805): a norm behind each residual addition.
 
-BERT, RoBERTa and XLM-RoBERTa, DistilBERT, nomic-bert; as embeddings and as classifiers (rerankers).
+BERT, RoBERTa and XLM-RoBERTa, DistilBERT; as embeddings and as classifiers (rerankers).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -13,7 +13,7 @@ from gguflike.families.config import key
 from gguflike.families.family import Family
 from gguflike.families.inert import PRETRAINED_KEYS
 from gguflike.families.origins import Behind, Named, Origin
-from gguflike.families.parts import Attention, Branch, Embedding, FeedForward, Graph, Norm, Rope
+from gguflike.families.parts import Attention, Block, Branch, Embedding, FeedForward, Graph, Mixer, Norm
 from gguflike.families.parts.extras import Layer, Pooling
 from gguflike.families.pooling import kind_of, labelled, spelled_labels
 from gguflike.frozen import frozen, replace
@@ -47,46 +47,29 @@ class Bert(Encoder):
     position_offset: int = key("gguflike.position_offset", "position_offset", default=0, zero=True)
 
 
-@frozen
-class NomicBert(Encoder):
-    """Rotary positions."""
-
-    head_dim: int = key(
-        "attention.key_length",
-        "head_dim",
-        default=lambda c: c.n_embd // c.n_head,
-        copies=("attention.value_length",),
-    )
-    rope_base: float = key("rope.freq_base", "rope.theta", default=1000.0)
-
-
 def bert(c: Bert) -> Graph:
     """Learned positions, biases everywhere, a feed-forward without gate."""
     attention = Attention(c.n_embd, c.n_head, c.n_head, c.n_embd // c.n_head, None, True, True, causal=c.causal)
     feed_forward = FeedForward(c.n_embd, c.n_ff, bias=True, activation="gelu", gated=False)
-    return encoder(c, attention, feed_forward, positions=c.n_ctx)
+    return encoder(c, attention, lambda _: feed_forward, positions=c.n_ctx)
 
 
-def nomic_bert(c: NomicBert) -> Graph:
-    """Rotary positions, no biases but those of the norms, a gated feed-forward."""
-    rope = Rope(c.head_dim, c.rope_base, "neox")
-    attention = Attention(c.n_embd, c.n_head, c.n_head, c.head_dim, rope, fused=True, causal=c.causal)
-    return encoder(c, attention, FeedForward(c.n_embd, c.n_ff))
-
-
-def encoder(c: Encoder, attention: Attention, feed_forward: FeedForward, positions: int = 0) -> Graph:
-    """Blocks of two branches with a norm behind each sum, on normalized embeddings of tokens, positions and types."""
+def encoder(c: Encoder, attention: Attention, second: Callable[[int], Mixer], positions: int = 0) -> Graph:
+    """Blocks of two branches with a norm behind each sum, on normalized embeddings of tokens, positions and types.
+    ``second`` gives each layer's second mixer."""
 
     def norm(role: str) -> Norm:
         return Norm(role, c.n_embd, c.norm_eps, "layer", bias=True)
 
-    block = (
-        Branch(None, attention, norm("attn_output_norm"), post=True),
-        Branch(None, feed_forward, norm("layer_output_norm"), post=True),
-    )
+    def block(layer: int) -> Block:
+        return (
+            Branch(None, attention, norm("attn_output_norm"), post=True),
+            Branch(None, second(layer), norm("layer_output_norm"), post=True),
+        )
+
     types = c.types if c.typed else 0
     embedding = Embedding(c.n_vocab, c.n_embd, positions=positions, types=types, norm=norm("token_embd_norm"))
-    return Graph(embedding, (block,) * c.n_layer, None, pooled(c))
+    return Graph(embedding, tuple(block(layer) for layer in range(c.n_layer)), None, pooled(c))
 
 
 def pooled(c: Encoder) -> Pooling:
@@ -131,7 +114,7 @@ _NAMES = MappingProxyType(
         "cls.output": Named("classifier"),
     }
 )
-_HEADS = MappingProxyType(
+HEADS = MappingProxyType(
     {
         r"pooler\.": "the pooler, which embeddings do not use,",
         r"cls\.(predictions|seq_relationship)\.": "the head of pretraining",
@@ -156,7 +139,7 @@ BERT = Family(
     origins=_NAMES,
     layers="encoder.layer.{i}.",
     ignored=("embeddings.position_ids", "embeddings.token_type_ids"),
-    left_out=_HEADS,
+    left_out=HEADS,
     renamed=((r"^bert\.", ""), (r"\.gamma$", ".weight"), (r"\.beta$", ".bias")),
     implemented=MappingProxyType(
         {
@@ -257,35 +240,3 @@ def _distilbert(config: dict[str, Any]) -> dict[str, Any]:
     """The names of DistilBertConfig, which has neither types nor an epsilon (it is 1e-12)."""
     without = {k: v for k, v in config.items() if k not in ("type_vocab_size", "layer_norm_eps", "position_offset")}
     return {_DISTILBERT_KEYS.get(name, name): value for name, value in without.items()}
-
-
-NOMIC_BERT = Family(
-    name="nomic-bert",
-    classes=("NomicBertModel",),
-    config=NomicBert,
-    graph=nomic_bert,
-    layers="encoder.layers.{i}.",
-    origins=MappingProxyType(
-        {
-            "token_embd": Named("embeddings.word_embeddings"),
-            "token_types": Named("embeddings.token_type_embeddings"),
-            "token_embd_norm": Named("emb_ln"),
-            "attn_qkv": Named("attn.Wqkv"),
-            "attn_output": Named("attn.out_proj"),
-            "attn_output_norm": Named("norm1"),
-            # The original multiplies fc11 by the activation of fc12.
-            "ffn_up": Named("mlp.fc11"),
-            "ffn_gate": Named("mlp.fc12"),
-            "ffn_down": Named("mlp.fc2"),
-            "layer_output_norm": Named("norm2"),
-        }
-    ),
-    ignored=("embeddings.position_ids", "encoder.layers.{i}.attn.rotary_emb.inv_freq"),
-    left_out=_HEADS,
-    renamed=((r"^(bert|nomic_bert)\.", ""),),
-    inert=INERT_KEYS,
-    implemented=MappingProxyType({"hidden_act": ("silu",), "tie_word_embeddings": (True, False)}),
-    constants=MappingProxyType({"architectures": ["NomicBertModel"], "model_type": "nomic_bert", "hidden_act": "silu"}),
-    normalized=labelled,
-    spelled=spelled_labels("NomicBert"),
-)

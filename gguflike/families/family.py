@@ -37,6 +37,15 @@ class Binding(NamedTuple):
     make: Callable[[], Floats] | None = None
 
 
+class Small(NamedTuple):
+    """A tensor ``name``, below the layer's name, of so few values that a configuration holds them: those of all
+    ``layers`` that have one, as one list. ``shape`` and ``layers`` are of the configuration."""
+
+    name: str
+    shape: Callable[[Any], tuple[int, ...]]
+    layers: Callable[[Any], Iterable[int]] = lambda c: range(c.n_layer)
+
+
 #: Names of a text model inside of one for several kinds of input -> its own.
 NESTED_NAMES = (
     (r"^(model\.)?language_model\.lm_head\.", "lm_head."),
@@ -60,12 +69,12 @@ class Family(Generic[Config]):
     exported file says beyond the configuration, ``assumed`` what Transformers assumes for absent keys. ``normalized``
     rewrites config.json before anything is read (what families spell in their own way), ``spelled`` does the opposite
     for an export. ``notices`` says of a configuration what other readers of the file will compute differently.
-    ``recover`` gives fields that a GGUF file holds only as tensors, which it reads by name; ``scalars`` are keys that a
-    checkpoint holds only as tensors of one value, one in each layer (what the configuration calls them in config.json
-    -> name below the layer's, and shape). ``variant`` gives the family that a configuration of these classes means,
-    where it is another one, ``file_variant`` the one that a file of this architecture was made of (its metadata and
-    names of tensors). ``file_keys`` are keys of such a file, below the architecture, that the configuration does not
-    hold, and the values that the graph computes (None: it does not depend on them).
+    ``recover`` gives fields that a GGUF file holds only as tensors, which it reads by name; ``small`` are the tensors
+    that a checkpoint holds in place of keys, by what the configuration calls these in config.json. ``variant`` gives
+    the family that a configuration of these classes means, where it is another one, ``file_variant`` the one that a
+    file of this architecture was made of (its metadata and names of tensors). ``file_keys`` are keys of such a file,
+    below the architecture, that the configuration does not hold, and the values that the graph computes (None: it does
+    not depend on them).
     """
 
     name: str
@@ -89,7 +98,7 @@ class Family(Generic[Config]):
     file_variant: Callable[[Mapping[str, Any], Collection[str]], Family[Any] | None] | None = None
     file_keys: Mapping[str, tuple[Any, ...] | None] = _NONE
     recover: Callable[[Config, Callable[[str], Floats]], Config] | None = None
-    scalars: Mapping[str, tuple[str, tuple[int, ...]]] = _NONE
+    small: Mapping[str, Small] = _NONE
 
     def from_file(self, metadata: Mapping[str, Any], tensors: Collection[str]) -> Config:
         """The configuration of a GGUF file, by its metadata and the names of its tensors.
@@ -203,7 +212,7 @@ class Family(Generic[Config]):
 
     @functools.cached_property
     def _ignored(self) -> re.Pattern[str]:
-        names = (*self.ignored, *(self.layers + name for name, _ in self.scalars.values()))
+        names = (*self.ignored, *(self.layers + small.name for small in self.small.values()))
         return re.compile("|".join(re.escape(name).replace(r"\{i\}", r"\d+") for name in names) or r"(?!)")
 
     def part_left_out(self, hf_name: str, layers: int, further: int) -> str | None:
@@ -222,8 +231,8 @@ class Family(Generic[Config]):
     def _known(self) -> frozenset[str]:
         from gguflike.families import names  # a run knows no checkpoint
 
-        scalars = (names.masked(self.layers.format(i=0) + name) for name, _ in self.scalars.values())
-        return frozenset((*names.known_names(self.origins.items(), self.layers), *scalars))
+        small = (names.masked(self.layers.format(i=0) + each.name) for each in self.small.values())
+        return frozenset((*names.known_names(self.origins.items(), self.layers), *small))
 
     def knows(self, hf_name: str) -> bool:
         """Whether models of the family may have a tensor of that (canonical) name."""
@@ -245,9 +254,9 @@ class Family(Generic[Config]):
 
         return (self._ignored.fullmatch(hf_name) or names.BUFFERS.fullmatch(hf_name)) is not None
 
-    def scalar_names(self, key: str, layers: int) -> list[str]:
-        """The tensors, in order of layers, that hold a hyper-parameter of ``scalars``."""
-        return [self._prefix(layer) + self.scalars[key][0] for layer in range(layers)]
+    def small_names(self, key: str, layers: Iterable[int]) -> list[str]:
+        """The tensors, in order of ``layers``, that hold a hyper-parameter of ``small``."""
+        return [self._prefix(layer) + self.small[key].name for layer in layers]
 
     def to_config(self, c: Config) -> dict[str, Any]:
         """The part of config.json that describes the model. Inverse of `from_config`."""

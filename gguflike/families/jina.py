@@ -26,7 +26,8 @@ def jina_v3(c: JinaV3) -> Graph:
     dim = c.n_embd // c.n_head
     rope = Rope(dim, c.rope_base, "neox")
     attention = Attention(c.n_embd, c.n_head, c.n_head, dim, rope, True, True, fused=True, causal=c.causal)
-    return encoder(c, attention, FeedForward(c.n_embd, c.n_ff, bias=True, activation="gelu", gated=False))
+    feed_forward = FeedForward(c.n_embd, c.n_ff, bias=True, activation="gelu", gated=False)
+    return encoder(c, attention, lambda _: feed_forward)
 
 
 # Positions that XLM-RoBERTa, from which the configuration was taken, leaves unused, and where its padding stands.

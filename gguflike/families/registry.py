@@ -133,7 +133,8 @@ FAMILIES = (
     ("lfm2:LFM2MOE", "lfm2moe", "Lfm2MoeForCausalLM"),
     # Encoders and embedding models
     ("bert:BERT", "bert", "BertModel", "BertForMaskedLM", "BertForSequenceClassification"),
-    ("bert:NOMIC_BERT", "nomic-bert", "NomicBertModel"),
+    ("nomic:NOMIC_BERT", "nomic-bert", "NomicBertModel"),
+    ("nomic:NOMIC_BERT_MOE", "nomic-bert-moe"),
     ("jina:JINA_V3", "jina-bert-v3", "JinaEmbeddingsV3Model", "JinaEmbeddingsV3ForMaskedLM"),
     ("bert:ROBERTA", "bert", "RobertaModel", "RobertaForSequenceClassification"),
     ("bert:XLM_ROBERTA", "bert", "XLMRobertaModel", "XLMRobertaForSequenceClassification", "CamembertModel"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gguflike.families.parts.extras import Layer, LayerEmbeddings, LayerInput, Pooling, Rescale, Sum
+from gguflike.families.parts.extras import Constant, Layer, LayerEmbeddings, LayerInput, Pooling, Rescale, Sum
 from gguflike.reference.forward import step
 from gguflike.reference.parts import ACTIVATIONS, Array, Context, Weights, linear, mix, normalize
 
@@ -18,6 +18,12 @@ def _sum(part: Sum, weights: Weights, x: Array, context: Context) -> Array:
     ]
     total: Array = np.sum(results, axis=0)
     return total
+
+
+@mix.register
+def _constant(part: Constant, weights: Weights, x: Array, context: Context) -> Array:  # noqa: ARG001
+    """The same for each token."""
+    return np.broadcast_to(np.asarray(part.values, x.dtype), x.shape)
 
 
 @step.register

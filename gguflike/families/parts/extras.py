@@ -45,6 +45,25 @@ class Sum:
 
 
 @frozen
+class Constant:
+    """A vector that is the same for all tokens, whatever the input: the bias of what experts give together, which is
+    none of their matrices' (nomic-bert). It is no tensor of the file."""
+
+    values: tuple[float, ...]
+
+    @property
+    def widest(self) -> int:
+        return len(self.values)
+
+    @property
+    def ropes(self) -> tuple[Rope, ...]:
+        return ()
+
+    def tensors(self) -> Iterator[Tensor]:
+        return iter(())
+
+
+@frozen
 class LayerEmbeddings:
     """A vector of ``size`` values for each token and each of ``layers`` layers (Gemma 3n and 4).
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 # Class of a part -> the module here with its ops. Several parts may share one.
 MODULES = {
     "Attention": "attention",
+    "Constant": "constant",
     "DeltaNet": "delta_net",
     "Experts": "experts",
     "FeedForward": "feed_forward",

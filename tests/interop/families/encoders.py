@@ -60,6 +60,44 @@ _MODERN = {
     "cls_token_id": 1,
     "sep_token_id": 2,
 }
+# As published, in words of its own code.
+_NOMIC_MOE = {
+    "vocab_size": VOCABULARY,
+    "n_embd": 64,
+    "n_inner": 96,
+    "n_layer": 4,
+    "n_head": 4,
+    "n_positions": 2048,
+    "max_trained_positions": 2048,
+    "type_vocab_size": 1,
+    "layer_norm_epsilon": 1e-5,
+    "pad_token_id": 1,
+    "activation_function": "gelu",
+    "causal": False,
+    "qkv_proj_bias": True,
+    "mlp_fc1_bias": True,
+    "mlp_fc2_bias": True,
+    "prenorm": False,
+    "rotary_emb_base": 10000.0,
+    "rotary_emb_fraction": 1.0,
+    "rotary_emb_interleaved": False,
+    "rotary_emb_scale_base": None,
+    "moe_every_n_layers": 2,
+    "moe_top_k": 2,
+    "moe_normalize_expert_weights": False,
+    "num_experts": 8,
+}
+# llama.cpp's converter reads config.json by the class of transformers, for which these are other words.
+_OF_TRANSFORMERS = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "head_dim": 16,
+    "layer_norm_eps": 1e-5,
+    "rope_parameters": rope(10000.0),
+    "max_position_embeddings": ...,
+}
 
 ROWS = (
     Row("BertModel", "bert", _BERT, "wordpiece", "hidden", _pooling("mean")),
@@ -117,6 +155,25 @@ ROWS = (
             "rotary_emb_interleaved": False,
             "rotary_emb_scale_base": None,
         },
+    ),
+    Row(
+        "NomicBertModel/experts",
+        "nomic-bert-moe",
+        _NOMIC_MOE,
+        "wordpiece",
+        "hidden",
+        _pooling("mean"),
+        published=_OF_TRANSFORMERS,
+    ),
+    Row(
+        "NomicBertModel/experts without bias",
+        "nomic-bert-moe",
+        _NOMIC_MOE,
+        "wordpiece",
+        "hidden",
+        _pooling("mean"),
+        published=_OF_TRANSFORMERS,
+        gains={"experts.bias": 0.0},
     ),
     Row(
         "ModernBertModel",

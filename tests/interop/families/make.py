@@ -38,15 +38,20 @@ def make(name: str, folder: Path) -> Path:
 
 
 def build(row: Row) -> Any:
-    """The model of transformers, in evaluation mode, with seeded weights."""
+    """The model, of transformers unless it is one of own.py, in evaluation mode, with seeded weights."""
     import torch
     import transformers
 
-    model_class = getattr(transformers, row.model_class)
-    config = model_class.config_class(**row.config)
-    config._attn_implementation = "eager"
+    from tests.interop.families.own import OWN
+
     torch.manual_seed(0)
-    model = model_class(config).float().eval()
+    if row.name in OWN:
+        model: Any = OWN[row.name](row.config).float().eval()
+    else:
+        model_class = getattr(transformers, row.model_class)
+        config = model_class.config_class(**row.config)
+        config._attn_implementation = "eager"
+        model = model_class(config).float().eval()
     saved = model.state_dict()
     with torch.no_grad():
         for name, tensor in saved.items():
