@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import gguflike
+from gguflike import container
 from gguflike.cli import main
 from gguflike.convert import convert, export, quantize_file
 from gguflike.errors import ArgumentError, ArgumentTypeError, OutputError, UnsupportedError, did_you_mean, in_flags
@@ -403,3 +404,19 @@ def test_a_copy_has_every_byte(f32: Path, tmp_path: Path, capsys: pytest.Capture
 def test_arguments_that_are_not_valid(options: dict[str, Any], kind: type[Exception], f32: Path) -> None:
     with pytest.raises(kind):
         quantize_file(f32, None, "F32", dry_run=True, **options)
+
+
+def test_the_same_shards(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = convert(folder, tmp_path / "f.gguf", "F32", split_max_tensors=10)
+    first = plan.paths[0]
+    out = told(capsys, "quantize", first, tmp_path / "q.gguf", "q8_0", "--keep-split")
+    assert out.splitlines()[-1].endswith(f"q-00001-of-{len(plan.paths):05}.gguf and {len(plan.paths) - 1} more")
+    for number, path in enumerate(plan.paths):
+        with container.open(path, shards=False) as a:
+            other = path.replace("/f-", "/q-")
+            with container.open(other, shards=False) as b:
+                assert list(a.infos) == list(b.infos), number
+    without = quantize_file(first, None, "Q8_0", dry_run=True, keep_split=True, prune_layers=[0])
+    assert sum(len(file.tensors) for file in without.files) == len(without.tensors) < len(plan.tensors)
+    with pytest.raises(ArgumentError, match="keep_split"):
+        quantize_file(first, None, "Q8_0", dry_run=True, keep_split=True, split_max_tensors=3)

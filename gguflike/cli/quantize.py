@@ -18,10 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.usage = "gguflike quantize IN [OUT] TYPE [THREADS] [options]"
     add_recipe_arguments(parser, "recipe, such as Q8_0, Q4_K_M or F16, or COPY to encode nothing anew; also without -t")
+    parser.add_argument("--keep-split", action="store_true", help="as many files as IN has, each with the same tensors")
 
 
 def run(args: argparse.Namespace) -> int:
     options = take(args, None)
     from gguflike.convert.quantize import plan_quantization
 
-    return plan_and_run(args, plan_quantization, **options)
+    return plan_and_run(args, plan_quantization, keep_split=args.keep_split, **options)

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from gguflike.container.layout import ALIGNMENT_KEY, DEFAULT_ALIGNMENT, TensorSpec, align_up
@@ -29,14 +30,19 @@ class Split:
     """Where to begin a new file: before ``max_bytes`` of tensors are exceeded, or behind ``max_tensors`` of them.
 
     A tensor that is larger than ``max_bytes`` has a file of its own. ``metadata_first``: the first file has no tensors.
+    ``counts``: how many tensors each file has, in place of limits.
     """
 
     max_bytes: int | None = None
     max_tensors: int | None = None
     metadata_first: bool = False
+    counts: tuple[int, ...] = ()
 
     def groups(self, tensors: Sequence[TensorSpec]) -> list[list[TensorSpec]]:
         """The tensors of each file, in order."""
+        if self.counts:
+            ends = list(accumulate(self.counts))
+            return [list(tensors[end - count : end]) for end, count in zip(ends, self.counts, strict=True)]
         groups: list[list[TensorSpec]] = [[], []] if self.metadata_first else [[]]
         filled = 0
         for tensor in tensors:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from gguflike.convert.plan import ConversionPlan
 from gguflike.convert.resume import with_notice
 from gguflike.convert.selection import Selection, SelectionOptions, select
 from gguflike.convert.sources import GGUFSource, Source, stamp
+from gguflike.errors import ArgumentError
 from gguflike.progress import Progress
 from gguflike.tensor import Method
 
@@ -49,17 +51,20 @@ def quantize_file(
     split_max_size: int | str | None = None,
     split_max_tensors: int | None = None,
     no_tensor_first_split: bool = False,
+    keep_split: bool = False,
     **options: Unpack[SelectionOptions],
 ) -> ConversionPlan:
     """Write the GGUF file ``src`` (or the split model it belongs to) as ``type`` to ``out``; return the plan.
 
     Any architecture will do: roles are told by tensor names. Tensors that have their type already are copied byte for
     byte, all of them where ``type`` is COPY; encoding anew what was quantized before loses more than quantizing the
-    original, and the plan says so. The other arguments are those of `gguflike.convert`.
+    original, and the plan says so. ``keep_split`` makes as many files as ``src`` has, each with the same tensors. The
+    other arguments are those of `gguflike.convert`.
     """
     check_options(method, threads)
     split = split_of(split_max_size, split_max_tensors, no_tensor_first_split)
-    planned = with_notice(plan_quantization(src, out, type, imatrix, split, **options), method, resume)
+    planned = plan_quantization(src, out, type, imatrix, split, keep_split, **options)
+    planned = with_notice(planned, method, resume)
     if not dry_run:
         execute(
             planned,
@@ -79,10 +84,13 @@ def plan_quantization(
     type: str,
     imatrix: str | os.PathLike[str] | None = None,
     split: Split | None = None,
+    keep_split: bool = False,
     **options: Unpack[SelectionOptions],
 ) -> ConversionPlan:
     """The plan of `quantize_file`, from the header of the file."""
     recipe, selection = by_name(type), select(options)
+    if keep_split and split is not None:
+        raise ArgumentError("the files are either those of the source or made by limits", field="keep_split")
     with container.open(src) as file:
         stamps = tuple(stamp(path) for path in file.paths)
         sources: list[Source] = [
@@ -107,8 +115,15 @@ def plan_quantization(
             selection=selection,
             importance=importance,
             notices=[*notices, *counted],
-            split=split,
+            split=_same_shards(file, selection) if keep_split else split,
         )
+
+
+def _same_shards(file: GGUFFile, selection: Selection) -> Split | None:
+    """The files that the source has, without those whose layers are all left out; None where it is one."""
+    kept = Counter(info.shard for info in file.infos.values() if not selection.leaves_out(info.name))
+    counts = [kept[number] for number in range(len(file.paths))]
+    return Split(counts=tuple(c for i, c in enumerate(counts) if c or i == 0)) if len(counts) > 1 else None
 
 
 def by_name(type: str) -> Recipe:
