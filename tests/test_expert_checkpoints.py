@@ -31,7 +31,7 @@ COMMON: dict[str, Any] = {
     "num_experts_per_tok": 2,
     "max_position_embeddings": 64,
     "rms_norm_eps": 1e-5,
-    "rope_theta": 10000.0,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
     "tie_word_embeddings": True,
     "bos_token_id": 256,
     "eos_token_id": 257,

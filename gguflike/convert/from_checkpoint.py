@@ -334,7 +334,7 @@ def match(
     unknown = [name for name in unused if name not in ruled_out]
     if unknown:
         raise UnsupportedError(
-            f"{len(unknown)} tensors that {family.classes[0]} does not have",
+            f"{len(unknown)} tensors that models of architecture {family.name} do not have",
             path=folder,
             tensor=unknown[0],
             remedy="the checkpoint is of another architecture, or incomplete support; nothing was converted",
@@ -342,7 +342,7 @@ def match(
     notices = [f"{name} is left out: config.json says the model does not use it" for name in unused]
     notices += [f"{part} is left out: {count} tensors" for part, count in parts.items()]
     for root, count in Counter(name.partition(".")[0] for name in beside).items():
-        notices.append(f"{root} is left out, which {family.classes[0]} does not have: {count} tensors")
+        notices.append(f"{root} is left out, which no model of architecture {family.name} has: {count} tensors")
     return sources, notices
 
 

@@ -6,6 +6,7 @@ What families are made with:
     family         what a family is: data, and a short function from a configuration to a graph of parts
     refused        models that are refused by name, and why
     registry       one line a family: its file, its general.architecture, its classes
+    assumed        what Transformers assumes for keys that config.json lacks, and what model_type means
     config         typed hyper-parameters and their side of GGUF
     config_json    their side of config.json
     kinds          what values of config.json must be before families compute with them

@@ -59,7 +59,6 @@ def afmoe(c: Afmoe) -> Graph:
 
 AFMOE = Family(
     name="afmoe",
-    classes=("AfmoeForCausalLM",),
     config=Afmoe,
     graph=afmoe,
     origins=MappingProxyType(
@@ -81,8 +80,5 @@ AFMOE = Family(
     | {"global_attn_every_n_layers", "load_balance_coeff", "use_grouped_mm"}
     | {"num_expert_groups", "num_limited_groups"},
     constants=exported("AfmoeForCausalLM", "afmoe", mup_enabled=True),
-    assumed=MappingProxyType(
-        {"rms_norm_eps": 1e-5, "num_dense_layers": 1, "mup_enabled": False, "sliding_window": 1024}
-    ),
     notices=rope_notices,
 )

@@ -73,7 +73,6 @@ def _softplus(x: float) -> float:
 
 APERTUS = Family(
     name="apertus",
-    classes=("ApertusForCausalLM",),
     config=Apertus,
     graph=apertus,
     origins=MappingProxyType(
@@ -88,7 +87,6 @@ APERTUS = Family(
     implemented=MappingProxyType({"hidden_act": ("xielu",), "qk_norm": (True,), "post_norm": (False,)}),
     inert=INERT_KEYS,
     constants=exported("ApertusForCausalLM", "apertus", "xielu"),
-    assumed=MappingProxyType({"max_position_embeddings": 65536}),
     small=_CONSTANTS,
     notices=rope_notices,
     recover=recover_llama3,

@@ -38,13 +38,11 @@ def arcee(c: Arcee) -> Graph:
 
 ARCEE = Family(
     name="arcee",
-    classes=("ArceeForCausalLM",),
     config=Arcee,
     graph=arcee,
     origins=PERMUTED_NAMES,
     implemented=MappingProxyType({"hidden_act": ("relu2",)}),
     inert=INERT_KEYS,
     constants=exported("ArceeForCausalLM", "arcee", "relu2"),
-    assumed=MappingProxyType({"max_position_embeddings": 4096}),
     notices=rope_notices,
 )

@@ -133,7 +133,6 @@ def _is_roberta(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family
 
 BERT = Family(
     name="bert",
-    classes=("BertModel", "BertForMaskedLM", "BertForSequenceClassification"),
     config=Bert,
     graph=bert,
     origins=_NAMES,
@@ -187,7 +186,6 @@ _ROBERTA_NAMES: Mapping[str, Origin] = MappingProxyType(
 )
 ROBERTA = replace(
     BERT,
-    classes=("RobertaModel", "RobertaForSequenceClassification"),
     origins=_ROBERTA_NAMES,
     renamed=((r"^roberta\.", ""),),
     constants=MappingProxyType({"architectures": ["RobertaModel"], "model_type": "roberta", "hidden_act": "gelu"}),
@@ -197,7 +195,6 @@ ROBERTA = replace(
 )
 XLM_ROBERTA = replace(
     ROBERTA,
-    classes=("XLMRobertaModel", "XLMRobertaForSequenceClassification", "CamembertModel"),
     constants=MappingProxyType(
         {"architectures": ["XLMRobertaModel"], "model_type": "xlm-roberta", "hidden_act": "gelu"}
     ),
@@ -205,7 +202,6 @@ XLM_ROBERTA = replace(
 )
 DISTILBERT = replace(
     BERT,
-    classes=("DistilBertModel", "DistilBertForMaskedLM"),
     layers="transformer.layer.{i}.",
     origins=MappingProxyType(
         {

@@ -44,7 +44,6 @@ def notices(_: BitNet) -> list[str]:
 
 BITNET = Family(
     name="bitnet",
-    classes=("BitNetForCausalLM",),
     config=BitNet,
     graph=bitnet,
     origins=MappingProxyType(
@@ -57,6 +56,5 @@ BITNET = Family(
     implemented=MappingProxyType({"hidden_act": ("relu2",)}),
     inert=INERT_KEYS,
     constants=exported("BitNetForCausalLM", "bitnet", "relu2"),
-    assumed=MappingProxyType({"num_key_value_heads": 5, "rope_theta": 500000.0}),
     notices=notices,
 )

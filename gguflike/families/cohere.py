@@ -84,21 +84,18 @@ def notices(c: Cohere2) -> list[str]:
 
 COHERE = Family(
     name="command-r",
-    classes=("CohereForCausalLM",),
     config=Cohere,
     graph=cohere,
     origins=MappingProxyType({**DECODER_NAMES, **QK_NAMES}),
     implemented=SILU,
     inert=INERT_KEYS,
     constants=exported("CohereForCausalLM", "cohere"),
-    assumed=MappingProxyType({"max_position_embeddings": 8192, "rope_theta": 500000.0}),
     normalized=normalized,
 )
 
 COHERE2 = replace(
     COHERE,
     name="cohere2",
-    classes=("Cohere2ForCausalLM",),
     config=Cohere2,
     graph=cohere2,
     implemented=MappingProxyType(
@@ -115,6 +112,5 @@ COHERE2 = replace(
     ),
     inert=INERT_KEYS | {"cache_implementation", "layer_switch", "order_of_interleaved_layers"},
     constants=exported("Cohere2ForCausalLM", "cohere2"),
-    assumed=MappingProxyType({"max_position_embeddings": 8192, "sliding_window": 4096}),
     notices=notices,
 )

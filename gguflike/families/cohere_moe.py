@@ -86,7 +86,6 @@ def normalized(values: dict[str, Any]) -> dict[str, Any]:
 
 COHERE_MOE = Family(
     name="cohere2moe",
-    classes=("Cohere2MoeForCausalLM",),
     config=CohereMoe,
     graph=cohere_moe,
     origins=MappingProxyType({**DECODER_NAMES, **expert_names(), **shared_names("mlp.shared_experts")}),
@@ -101,6 +100,5 @@ COHERE_MOE = Family(
     ),
     inert=INERT_KEYS | ROUTER_KEYS | {"cache_implementation", "sliding_window_pattern"},  # layer_types says it
     constants=exported("Cohere2MoeForCausalLM", "cohere2_moe", expert_selection_fn="sigmoid"),
-    assumed=MappingProxyType({"max_position_embeddings": 8192, "sliding_window": 4096, "norm_topk_prob": True}),
     normalized=normalized,
 )

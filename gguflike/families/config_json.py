@@ -27,12 +27,6 @@ def config_keys(config: type) -> set[str]:
     }
 
 
-def assumed(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults of keys that config.json lacks; not of a base of the rotation that it has elsewhere."""
-    elsewhere = rope_settings.has_base(values)
-    return {name: value for name, value in defaults.items() if name != "rope_theta" or not elsewhere}
-
-
 def from_config(
     config: type[Config], values: Mapping[str, Any], holds: Callable[[str], bool] = lambda _: False
 ) -> Config:

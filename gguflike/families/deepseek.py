@@ -34,6 +34,7 @@ from gguflike.families.mixture import (
     gating,
     shared,
     shared_names,
+    unsaid_is_one_dense,
 )
 from gguflike.families.origins import Named, Piece, suffixed
 from gguflike.families.parts import Block, Branch, Graph, Mixer, Rope, Temperature, Tensor
@@ -195,12 +196,19 @@ def normalized(values: dict[str, Any]) -> dict[str, Any]:
     }
     if made.pop("topk_method", None) == "greedy":
         made |= {name: 1 for name in ("n_group", "topk_group") if made.get(name)}
+    if made.get("mlp_layer_types") is not None:
+        made.pop("first_k_dense_replace", None)  # which counts where kinds of layers are not listed
     made.pop("partial_rotary_factor", None)
     ropes = made.get("rope_parameters")
     if isinstance(ropes, dict):
         without = ("partial_rotary_factor", "max_position_embeddings")
         made["rope_parameters"] = {key: value for key, value in ropes.items() if key not in without}
     return made
+
+
+def _sigmoid(values: dict[str, Any]) -> dict[str, Any]:
+    """Of classes whose router has sigmoids, whether config.json says so or not."""
+    return normalized({"scoring_func": "sigmoid", **values})
 
 
 def spelled(config: dict[str, Any]) -> dict[str, Any]:
@@ -245,7 +253,6 @@ def _of_file(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[An
 
 DEEPSEEK_V2 = Family(
     name="deepseek2",
-    classes=("DeepseekV2ForCausalLM",),
     config=DeepSeek,
     graph=deepseek,
     origins=_ORIGINS,
@@ -255,50 +262,28 @@ DEEPSEEK_V2 = Family(
     | ROUTER_KEYS
     | {"aux_loss_alpha", "ep_size", "num_nextn_predict_layers", "seq_aux", "embedding_initializer_range"},
     constants=exported("DeepseekV2ForCausalLM", "deepseek_v2"),
-    assumed=MappingProxyType({"n_routed_experts": 64, "n_shared_experts": 2, "moe_intermediate_size": 1407}),
     normalized=normalized,
     spelled=spelled,
     file_variant=_of_file,
 )
 DEEPSEEK_V3 = replace(
     DEEPSEEK_V2,
-    classes=("DeepseekV3ForCausalLM",),
     constants=exported("DeepseekV3ForCausalLM", "deepseek_v3"),
-    assumed=MappingProxyType(
-        {
-            "first_k_dense_replace": 3,
-            "moe_intermediate_size": 2048,
-            "n_group": 8,
-            "n_routed_experts": 256,
-            "n_shared_experts": 1,
-            "norm_topk_prob": True,
-            "num_experts_per_tok": 8,
-            "q_lora_rank": 1536,
-            "routed_scaling_factor": 2.5,
-            "scoring_func": "sigmoid",
-            "topk_group": 4,
-        }
-    ),
+    normalized=_sigmoid,
 )
 GLM4_MOE_LITE = replace(
     DEEPSEEK_V2,
-    classes=("Glm4MoeLiteForCausalLM",),
     constants=exported("Glm4MoeLiteForCausalLM", "glm4_moe_lite"),
-    assumed=MappingProxyType(
-        {"norm_topk_prob": True, "routed_scaling_factor": 1.8, "scoring_func": "sigmoid", "rms_norm_eps": 1e-5}
-    ),
+    normalized=lambda values: _sigmoid(unsaid_is_one_dense(values)),
 )
 YOUTU = replace(
     DEEPSEEK_V2,
-    classes=("YoutuForCausalLM",),
     constants=exported("YoutuForCausalLM", "youtu"),
-    assumed=MappingProxyType({}),
 )
 MISTRAL4 = replace(
     DEEPSEEK_V2,
     name="mistral4",
     file_variant=None,
-    classes=("Mistral4ForCausalLM",),
     graph=mistral4,
     origins=MappingProxyType(
         {
@@ -309,5 +294,4 @@ MISTRAL4 = replace(
     ),
     left_out=LEFT_OUT,
     constants=exported("Mistral4ForCausalLM", "mistral4"),
-    assumed=MappingProxyType({"norm_topk_prob": True, "n_shared_experts": 1, "num_experts_per_tok": 4}),
 )

@@ -43,7 +43,6 @@ def qwen3_embedding(c: Qwen3Embedding) -> Graph:
 
 QWEN3_EMBEDDING = replace(
     QWEN3,
-    classes=("Qwen3Model",),
     config=Qwen3Embedding,
     graph=qwen3_embedding,
     renamed=_BARE_NAMES,
@@ -102,7 +101,6 @@ def _no_export(c: Qwen3Reranker, read: Any) -> Qwen3Reranker:  # noqa: ARG001
 
 QWEN3_RERANKER = replace(
     QWEN3_EMBEDDING,
-    classes=("Qwen3ForCausalLM",),
     config=Qwen3Reranker,
     graph=qwen3_reranker,
     origins=MappingProxyType({**QWEN3.origins, "cls.output": Answers()}),
@@ -166,7 +164,6 @@ def _without_dense(config: dict[str, Any]) -> dict[str, Any]:
 GEMMA_EMBEDDING = replace(
     GEMMA3,
     name="gemma-embedding",
-    classes=("Gemma3TextModel",),
     config=GemmaEmbedding,
     graph=gemma_embedding,
     origins=MappingProxyType(
@@ -219,7 +216,6 @@ def _named_pooling(config: dict[str, Any]) -> dict[str, Any]:
 
 EUROBERT = Family(
     name="eurobert",
-    classes=("EuroBertModel", "EuroBertForMaskedLM"),
     config=EuroBert,
     graph=eurobert,
     origins=DECODER_NAMES,

@@ -57,7 +57,6 @@ def paddle(c: Paddle) -> Graph:
 
 ERNIE = Family(
     name="ernie4_5",
-    classes=("Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM"),
     config=Ernie,
     graph=ernie,
     origins=DECODER_NAMES,
@@ -65,18 +64,15 @@ ERNIE = Family(
     implemented=MappingProxyType({**SILU, "compression_ratio": (1.0,)}),
     inert=INERT_KEYS | {"use_flash_attention"},
     constants=exported("Ernie4_5ForCausalLM", "ernie4_5"),
-    assumed=MappingProxyType({"rope_theta": 500000.0}),
     notices=rope_notices,
 )
 
 PADDLE_OCR = replace(
     ERNIE,
     name="paddleocr",
-    classes=("PaddleOCRVLForConditionalGeneration",),
     config=Paddle,
     graph=paddle,
     left_out=MappingProxyType({**VISION, r"(model\.)?(mlp_AR|projector)\.": "the projector of images"}),
     inert=ERNIE.inert | SEEING,
     constants=exported("LlamaForCausalLM", "llama"),
-    assumed=MappingProxyType({**ERNIE.assumed, "head_dim": 128, "num_key_value_heads": 2}),
 )

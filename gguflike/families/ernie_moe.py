@@ -51,7 +51,6 @@ def _to_the_end(values: dict[str, object]) -> dict[str, object]:
 ERNIE_MOE = replace(
     ERNIE,
     name="ernie4_5-moe",
-    classes=("Ernie4_5_MoeForCausalLM",),
     config=ErnieMoe,
     graph=ernie_moe,
     origins=MappingProxyType(
@@ -65,7 +64,6 @@ ERNIE_MOE = replace(
     left_out=MappingProxyType({r"model\.mtp_": "what predicts further tokens"}),
     inert=ERNIE.inert | ROUTER_KEYS | {"moe_norm_min", "moe_capacity", "moe_gate", "moe_use_aux_free"},
     constants=exported("Ernie4_5_MoeForCausalLM", "ernie4_5_moe"),
-    assumed=MappingProxyType({"num_key_value_heads": 4, "rope_theta": 5e5, "max_position_embeddings": 131072}),
     normalized=_to_the_end,
     notices=rope_notices,
 )

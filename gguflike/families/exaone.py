@@ -67,7 +67,6 @@ def spelled(values: dict[str, Any]) -> dict[str, Any]:
 
 EXAONE4 = Family(
     name="exaone4",
-    classes=("Exaone4ForCausalLM", "Exaone4_5_ForConditionalGeneration"),
     config=Exaone4,
     graph=exaone4,
     origins=MappingProxyType({**POST_NORM_NAMES, "rope_freqs": Made(llama3_rope_freqs)}),

@@ -83,7 +83,6 @@ def spelled(values: dict[str, Any]) -> dict[str, Any]:
 
 FALCON = Family(
     name="falcon",
-    classes=("FalconForCausalLM",),
     config=Falcon,
     graph=falcon,
     layers="transformer.h.{i}.",

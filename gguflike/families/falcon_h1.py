@@ -110,7 +110,6 @@ def spelled(values: dict[str, Any]) -> dict[str, Any]:
 
 FALCON_H1 = Family(
     name="falcon-h1",
-    classes=("FalconH1ForCausalLM",),
     config=FalconH1,
     graph=falcon_h1,
     origins=MappingProxyType(
@@ -144,7 +143,6 @@ FALCON_H1 = Family(
     ),
     inert=INERT_KEYS | MAMBA2_INERT | {"mamba_expand", "mamba_use_mlp"},
     constants=exported("FalconH1ForCausalLM", "falcon_h1", mamba_norm_before_gate=False),
-    assumed=MappingProxyType({"rms_norm_eps": 1e-5, "num_key_value_heads": 8}),
     normalized=normalized,
     spelled=spelled,
 )

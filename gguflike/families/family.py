@@ -57,28 +57,27 @@ NESTED_NAMES = (
 class Family(Generic[Config]):
     """A model family.
 
-    ``name`` is its ``general.architecture``, ``classes`` are the classes of Transformers. ``graph`` makes the graph of
-    a configuration. ``origins`` say for every role without its suffix where the tensor comes from, ``layers`` how names
-    in a layer begin, ``ignored`` which tensors of a checkpoint are no weights, ``left_out`` which are weights of what
-    is not converted (pattern of names -> what they are, "the vision tower", said in a notice). ``renamed`` are
+    ``name`` is its ``general.architecture``; registry.py says which classes of Transformers it has. ``graph`` makes the
+    graph of a configuration. ``origins`` say for every role without its suffix where the tensor comes from, ``layers``
+    how names in a layer begin, ``ignored`` which tensors of a checkpoint are no weights, ``left_out`` which are weights
+    of what is not converted (pattern of names -> what they are, "the vision tower", said in a notice). ``renamed`` are
     (pattern, replacement) pairs that make canonical names, each applied in turn: of models inside of others, or saved
     in an old way.
 
     Of config.json, ``implemented`` lists the values of behaviour-changing keys that the graph computes, ``inert`` the
     keys that change nothing, ``outer`` those that count around the configuration of a text model, ``constants`` what an
-    exported file says beyond the configuration, ``assumed`` what Transformers assumes for absent keys. ``normalized``
-    rewrites config.json before anything is read (what families spell in their own way), ``spelled`` does the opposite
+    exported file says beyond the configuration. ``normalized`` rewrites config.json, with what Transformers assumes for
+    absent keys, before anything is read (what families spell in their own way), ``spelled`` does the opposite
     for an export. ``notices`` says of a configuration what other readers of the file will compute differently.
     ``recover`` gives fields that a GGUF file holds only as tensors, which it reads by name; ``small`` are the tensors
     that a checkpoint holds in place of keys, by what the configuration calls these in config.json. ``variant`` gives
-    the family that a configuration of these classes means, where it is another one, ``file_variant`` the one that a
+    the family that a configuration of its classes means, where it is another one, ``file_variant`` the one that a
     file of this architecture was made of (its metadata and names of tensors). ``file_keys`` are keys of such a file,
     below the architecture, that the configuration does not hold, and the values that the graph computes (None: it does
     not depend on them).
     """
 
     name: str
-    classes: tuple[str, ...]
     config: type[Config]
     graph: Callable[[Config], Graph]
     origins: Mapping[str, Origin]
@@ -90,7 +89,6 @@ class Family(Generic[Config]):
     inert: frozenset[str] = frozenset()
     outer: tuple[str, ...] = ()
     constants: Mapping[str, Any] = _NONE
-    assumed: Mapping[str, Any] = _NONE
     normalized: Callable[[dict[str, Any]], dict[str, Any]] = dict
     spelled: Callable[[dict[str, Any]], dict[str, Any]] = dict
     notices: Callable[[Config], list[str]] = lambda _: []
@@ -119,16 +117,18 @@ class Family(Generic[Config]):
         what config.json does not say. UnsupportedError on a key or value that may change what the model computes,
         CheckpointError on missing or malformed ones.
         """
-        from gguflike.families import config_json, kinds  # a run reads no config.json
+        from gguflike.families import assumed, config_json, kinds, registry  # a run reads no config.json
 
         kinds.check_kinds(values)
-        text = text_config(values, self.outer)
-        full = self.normalized({**config_json.assumed(self.assumed, text), **text})
-        self._check_keys(full, frozenset(ignore))
+        model_class = registry.class_of(values)
+        text = text_config({**assumed.whole(model_class), **values}, self.outer)
+        synonyms = [parameter.key.config for parameter in configs.parameters(self.config)]
+        full = self.normalized(assumed.completed(text, model_class, synonyms))
+        self._check_keys(full, frozenset(ignore), model_class)
         c = config_json.from_config(self.config, full, lambda tensor: self._holds(names, tensor))
-        return c, self.notices(c)
+        return c, [*_taken_for(values, model_class), *self.notices(c)]
 
-    def _check_keys(self, values: Mapping[str, Any], ignore: frozenset[str]) -> None:
+    def _check_keys(self, values: Mapping[str, Any], ignore: frozenset[str], model_class: str) -> None:
         from gguflike.families import config_json, rope_settings
 
         known = config_json.config_keys(self.config) | rope_settings.CONFIG_KEYS | self.inert
@@ -138,7 +138,7 @@ class Family(Generic[Config]):
                 continue
             if allowed is None:
                 raise UnsupportedError(
-                    f"config key that {self.classes[0]} is not known to have",
+                    f"config key that {model_class} is not known to have",
                     field=f"config.json: {key}",
                     got=repr(value)[:120],
                     remedy="if it does not change what the model computes, name it in `ignore_config`",
@@ -260,9 +260,9 @@ class Family(Generic[Config]):
 
     def to_config(self, c: Config) -> dict[str, Any]:
         """The part of config.json that describes the model. Inverse of `from_config`."""
-        from gguflike.families import config_json
+        from gguflike.families import assumed, config_json
 
-        return self.spelled({**self.constants, **config_json.to_config(c)})
+        return assumed.unassumed(self.spelled({**self.constants, **config_json.to_config(c)}))
 
 
 def said(metadata: Mapping[str, Any], key: str) -> int | float | None:
@@ -270,6 +270,14 @@ def said(metadata: Mapping[str, Any], key: str) -> int | float | None:
     complains."""
     value = metadata.get(key)
     return value if isinstance(value, int | float) else None
+
+
+def _taken_for(values: Mapping[str, Any], model_class: str) -> list[str]:
+    """A notice of the class that config.json means where it names another one."""
+    names = values.get("architectures")
+    if not names or model_class in names:
+        return []
+    return [f"{', '.join(names)} is taken for {model_class}, as model_type {values.get('model_type')} says"]
 
 
 def text_config(values: Mapping[str, Any], kept: Iterable[str] = ()) -> dict[str, Any]:

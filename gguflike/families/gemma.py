@@ -179,7 +179,6 @@ GEMMA_INERT = INERT_KEYS | {"cache_implementation"}  # how Transformers keeps ke
 
 GEMMA = Family(
     name="gemma",
-    classes=("GemmaForCausalLM",),
     config=Gemma,
     graph=gemma,
     origins=GEMMA_NAMES,
@@ -200,9 +199,6 @@ GEMMA = Family(
             "hidden_activation": "gelu_pytorch_tanh",
         }
     ),
-    assumed=MappingProxyType(
-        {"head_dim": 256, "max_position_embeddings": 8192, "num_key_value_heads": 16, "vocab_size": 256000}
-    ),
     notices=rope_notices,
 )
 
@@ -216,7 +212,6 @@ _ACTIVATION = MappingProxyType(
 
 GEMMA2 = Family(
     name="gemma2",
-    classes=("Gemma2ForCausalLM",),
     config=Gemma2,
     graph=gemma2,
     origins=SANDWICH_NAMES,
@@ -229,16 +224,6 @@ GEMMA2 = Family(
             "hidden_activation": "gelu_pytorch_tanh",
         }
     ),
-    assumed=MappingProxyType(
-        {
-            "head_dim": 256,
-            "max_position_embeddings": 8192,
-            "num_key_value_heads": 4,
-            "query_pre_attn_scalar": 256,
-            "sliding_window": 4096,
-            "vocab_size": 256000,
-        }
-    ),
     normalized=uncapped,
     spelled=spelled,
     notices=notices(2, 46),
@@ -246,7 +231,6 @@ GEMMA2 = Family(
 
 GEMMA3 = Family(
     name="gemma3",
-    classes=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
     config=Gemma3,
     graph=gemma3,
     origins=SANDWICH_NAMES,
@@ -263,17 +247,6 @@ GEMMA3 = Family(
             "architectures": ["Gemma3ForCausalLM"],
             "model_type": "gemma3_text",
             "hidden_activation": "gelu_pytorch_tanh",
-        }
-    ),
-    assumed=MappingProxyType(
-        {
-            "head_dim": 256,
-            "max_position_embeddings": 131072,
-            "num_attention_heads": 8,
-            "num_key_value_heads": 4,
-            "query_pre_attn_scalar": 256,
-            "sliding_window": 4096,
-            "vocab_size": 262208,
         }
     ),
     normalized=idle_window,

@@ -172,7 +172,8 @@ def normalized(values: dict[str, Any]) -> dict[str, Any]:
     made["layer_types"] = kinds
     made["global_head_dim"] = made.get("global_head_dim") or full.get("head_dim", 512)
     heads = made.get("num_key_value_heads", 4)
-    others = made.pop("num_global_key_value_heads", None) or full.get("num_key_value_heads") or heads
+    others = made.pop("num_global_key_value_heads", None)  # which counts where values are the keys
+    others = (others if made.get("attention_k_eq_v", True) else None) or full.get("num_key_value_heads") or heads
     made["num_key_value_heads"] = [others if kind == "full_attention" else heads for kind in kinds]
     n_ff, first = made.get("intermediate_size", 9216), len(kinds) - (made.get("num_kv_shared_layers") or 0)
     wide = 2 if made.pop("use_double_wide_mlp", False) else 1
@@ -192,8 +193,8 @@ def normalized(values: dict[str, Any]) -> dict[str, Any]:
 
 def _of_full_layers(given: dict[str, Any], kinds: list[str]) -> dict[str, Any]:
     """What ``per_layer_config`` says of full layers. UnsupportedError where it is not one thing for all of them."""
-    found = {str(layer): value for layer, value in given.items()}
-    full = [str(layer) for layer, kind in enumerate(kinds) if kind == "full_attention"]
+    found = {int(layer) if layer.isdecimal() else layer: value for layer, value in given.items()}  # saved as "05"
+    full = [layer for layer, kind in enumerate(kinds) if kind == "full_attention"]
     first: dict[str, Any] = found.get(full[0], {})
     if any(found.get(layer, {}) != first for layer in full) or set(found) - set(full):
         raise UnsupportedError(
@@ -220,7 +221,6 @@ def spelled(config: dict[str, Any]) -> dict[str, Any]:
 
 GEMMA4 = Family(
     name="gemma4",
-    classes=("Gemma4ForCausalLM", "Gemma4ForConditionalGeneration", "Gemma4UnifiedForConditionalGeneration"),
     config=Gemma4,
     graph=gemma4,
     origins=MappingProxyType(

@@ -89,30 +89,18 @@ def glm4(c: Glm) -> Graph:
 
 GLM = Family(
     name="chatglm",
-    classes=("GlmForCausalLM",),
     config=Glm,
     graph=glm,
     origins=MappingProxyType({**DECODER_NAMES, "ffn_up": Named("mlp.gate_up_proj")}),
     implemented=SILU,
     inert=INERT_KEYS,
     constants=exported("GlmForCausalLM", "glm"),
-    assumed=MappingProxyType(
-        {
-            "head_dim": 128,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 131072,
-            "partial_rotary_factor": 0.5,
-            "attention_bias": True,
-            "rms_norm_eps": 1.5625e-07,
-        }
-    ),
     notices=rope_notices,
 )
 
 GLM4 = replace(
     GLM,
     name="glm4",
-    classes=("Glm4ForCausalLM",),
     config=Glm4,
     graph=glm4,
     origins=MappingProxyType(
@@ -129,9 +117,7 @@ GLM4 = replace(
 
 GLM4V = replace(
     GLM4,
-    classes=("Glm4vForConditionalGeneration", "GlmOcrForConditionalGeneration"),
     config=Glm4v,
     left_out=MappingProxyType({r"(model\.)?visual\.": "the vision tower"}),
     inert=INERT_KEYS | {"num_nextn_predict_layers"},
-    assumed=MappingProxyType({"num_key_value_heads": 2, "partial_rotary_factor": 0.5, "rms_norm_eps": 1e-5}),
 )

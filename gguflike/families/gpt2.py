@@ -73,7 +73,6 @@ _MATRICES = ("attn_qkv", "attn_output", "ffn_up", "ffn_down")
 
 GPT2 = Family(
     name="gpt2",
-    classes=("GPT2LMHeadModel",),
     config=Gpt2,
     graph=gpt2,
     layers="transformer.h.{i}.",
@@ -111,7 +110,6 @@ GPT2 = Family(
 GPT_BIGCODE = replace(
     GPT2,
     name="starcoder",
-    classes=("GPTBigCodeForCausalLM",),
     config=BigCode,
     origins=_NAMES,
     implemented=MappingProxyType(

@@ -63,7 +63,6 @@ def _halves(name: str) -> dict[str, Origin]:
 
 GPT_OSS = Family(
     name="gpt-oss",
-    classes=("GptOssForCausalLM",),
     config=GptOss,
     graph=gpt_oss,
     origins=MappingProxyType(
@@ -82,8 +81,5 @@ GPT_OSS = Family(
     implemented=MappingProxyType({**SILU, "swiglu_alpha": (1.702,), "swiglu_limit": (7.0,)}),
     inert=INERT_KEYS | ROUTER_KEYS | {"experts_per_token", "initial_context_length"},  # others say the same
     constants=exported("GptOssForCausalLM", "gpt_oss"),
-    assumed=MappingProxyType(
-        {"head_dim": 64, "num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 128}
-    ),
     notices=rope_notices,
 )

@@ -52,7 +52,6 @@ def spelled(values: dict[str, Any]) -> dict[str, Any]:
 
 GPTNEOX = Family(
     name="gptneox",
-    classes=("GPTNeoXForCausalLM",),
     config=GptNeoX,
     graph=gptneox,
     layers="gpt_neox.layers.{i}.",
@@ -77,6 +76,5 @@ GPTNEOX = Family(
     implemented=MappingProxyType({"hidden_act": ("gelu",)}),
     inert=INERT_KEYS | {"classifier_dropout", "hidden_dropout"},
     constants=exported("GPTNeoXForCausalLM", "gpt_neox", "gelu"),
-    assumed=MappingProxyType({"rotary_pct": 0.25}),
     spelled=spelled,
 )

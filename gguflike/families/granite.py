@@ -38,7 +38,6 @@ class Granite(Decoder):
 
 
 # What GraniteConfig assumes. (A GGUF file without attention.scale means the usual scale.)
-ASSUMED = MappingProxyType({"attention_multiplier": 1.0})
 
 
 def scaled_block(c: Any, mixer: Mixer, after: Mixer) -> Block:
@@ -60,14 +59,12 @@ def granite(c: Granite) -> Graph:
 
 GRANITE = Family(
     name="granite",
-    classes=("GraniteForCausalLM",),
     config=Granite,
     graph=granite,
     origins=MappingProxyType({**PERMUTED_NAMES, "rope_freqs": Made(llama3_rope_freqs)}),
     implemented=SILU,
     inert=INERT_KEYS,
     constants=exported("GraniteForCausalLM", "granite"),
-    assumed=ASSUMED,
     notices=rope_notices,
     recover=recover_llama3,
 )

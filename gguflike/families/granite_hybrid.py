@@ -10,7 +10,7 @@ from gguflike.errors import UnsupportedError
 from gguflike.families.config import Via, key
 from gguflike.families.decoder import INERT_KEYS, PERMUTED_NAMES, SILU, attention, decoder, exported, rope_of
 from gguflike.families.family import Family, said
-from gguflike.families.granite import ASSUMED, GRANITE, Granite, scaled_block, scales
+from gguflike.families.granite import GRANITE, Granite, scaled_block, scales
 from gguflike.families.granite_moe import GRANITE_MOE_SHARED
 from gguflike.families.hybrid import (
     MAMBA2_IMPLEMENTED,
@@ -82,7 +82,7 @@ def granite_hybrid(c: GraniteHybrid) -> Graph:
 
 def normalized(values: dict[str, Any]) -> dict[str, Any]:
     """config.json with a number of key heads for each layer and the feed-forward's size."""
-    made = with_layer_heads(values, attending(values))
+    made = with_layer_heads(values, attending(values) or [False] * (values.get("num_hidden_layers") or 0))
     made.pop("layer_types", None)
     if not made.get("num_local_experts"):
         made["intermediate_size"] = made.get("shared_intermediate_size")
@@ -123,7 +123,6 @@ def _made_of_bamba(metadata: Mapping[str, Any], tensors: Collection[str]) -> Fam
 
 GRANITE_HYBRID: Family[Any] = Family(
     name="granitehybrid",
-    classes=("GraniteMoeHybridForCausalLM",),
     config=GraniteHybrid,
     graph=granite_hybrid,
     origins=MappingProxyType(
@@ -145,7 +144,6 @@ GRANITE_HYBRID: Family[Any] = Family(
     implemented=MappingProxyType({**SILU, **MAMBA2_IMPLEMENTED}),
     inert=INERT_KEYS | MAMBA2_INERT | {"init_method", "output_router_logits", "router_aux_loss_coef"},
     constants=exported("GraniteMoeHybridForCausalLM", "granitemoehybrid"),
-    assumed=MappingProxyType({**ASSUMED, "num_local_experts": 8, "num_experts_per_tok": 2}),
     normalized=normalized,
     spelled=spelled,
     variant=_attends_only,
@@ -178,7 +176,6 @@ def _rotating(values: dict[str, Any]) -> dict[str, Any]:
 
 ATTENTION: Family[Any] = replace(
     GRANITE,
-    classes=("GraniteMoeHybridForCausalLM",),
     origins=MappingProxyType(
         {**GRANITE.origins, **{role: GRANITE_HYBRID.origins[role] for role in ("ffn_gate", "ffn_up", "ffn_down")}}
     ),
@@ -188,10 +185,8 @@ ATTENTION: Family[Any] = replace(
 )
 ATTENTION_MOE: Family[Any] = replace(
     GRANITE_MOE_SHARED,
-    classes=("GraniteMoeHybridForCausalLM",),
     implemented=GRANITE_HYBRID.implemented,
     inert=GRANITE_HYBRID.inert,
-    assumed=GRANITE_HYBRID.assumed,
     normalized=_rotating,
 )
 
@@ -233,7 +228,6 @@ _BAMBA_LACKS = frozenset(
 
 BAMBA: Family[Any] = replace(
     GRANITE_HYBRID,
-    classes=("BambaForCausalLM",),
     config=Bamba,
     constants=exported("BambaForCausalLM", "bamba"),
     origins=MappingProxyType(
@@ -250,7 +244,6 @@ BAMBA: Family[Any] = replace(
         }
     ),
     inert=INERT_KEYS | MAMBA2_INERT | {"attn_rotary_emb", "z_loss_coefficient"},
-    assumed=MappingProxyType({"num_key_value_heads": 8, "rms_norm_eps": 1e-5}),
     normalized=_bamba_normalized,
     spelled=_bamba_spelled,
     variant=None,

@@ -49,7 +49,6 @@ def _of_file(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[An
 GRANITE_MOE: Family[Any] = replace(
     GRANITE,
     name="granitemoe",
-    classes=("GraniteMoeForCausalLM",),
     config=GraniteMoe,
     graph=granite_moe,
     origins=MappingProxyType(
@@ -71,9 +70,7 @@ GRANITE_MOE: Family[Any] = replace(
 
 GRANITE_MOE_SHARED: Family[Any] = replace(
     GRANITE_MOE,
-    classes=("GraniteMoeSharedForCausalLM",),
     constants=exported("GraniteMoeSharedForCausalLM", "granitemoeshared"),
-    assumed=MappingProxyType({**GRANITE.assumed, "shared_intermediate_size": 1024}),
     file_variant=None,
 )
 
@@ -99,7 +96,6 @@ def granite_moe_swa(c: GraniteMoeSwa) -> Graph:
 
 GRANITE_MOE_SWA: Family[Any] = replace(
     GRANITE_SWA,
-    classes=("GraniteMoeSWAForCausalLM",),
     config=GraniteMoeSwa,
     graph=granite_moe_swa,
     origins=MappingProxyType(
@@ -113,7 +109,6 @@ GRANITE_MOE_SWA: Family[Any] = replace(
         }
     ),
     inert=GRANITE_SWA.inert | ROUTER_KEYS,
-    assumed=MappingProxyType({**GRANITE_SWA.assumed, "rms_norm_eps": 1e-6}),
     constants=exported("GraniteMoeSWAForCausalLM", "granitemoe_swa"),
     file_variant=None,
 )

@@ -78,12 +78,10 @@ def _of_file(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[An
 GRANITE_SWA = replace(
     GRANITE,
     name="granite_swa",
-    classes=("GraniteSWAForCausalLM",),
     config=GraniteSwa,
     graph=granite_swa,
     origins=MappingProxyType({**GRANITE.origins, "attn_sinks": Named("self_attn.sinks", bare=True)}),
     constants=exported("GraniteSWAForCausalLM", "granite_swa"),
-    assumed=MappingProxyType({**GRANITE.assumed, "sliding_window": 128, "rms_norm_eps": 1e-5}),
     normalized=normalized,
     spelled=spelled,
     file_variant=_of_file,

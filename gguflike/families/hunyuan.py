@@ -100,7 +100,6 @@ HUNYUAN_IMPLEMENTED = MappingProxyType(
 
 HUNYUAN = Family(
     name="hunyuan-dense",
-    classes=("HunYuanDenseV1ForCausalLM",),
     config=Hunyuan,
     graph=hunyuan,
     origins=HUNYUAN_NAMES,

@@ -50,7 +50,6 @@ def hunyuan_moe(c: HunyuanMoe) -> Graph:
 HUNYUAN_MOE = replace(
     HUNYUAN,
     name="hunyuan-moe",
-    classes=("HunYuanMoEV1ForCausalLM",),
     config=HunyuanMoe,
     graph=hunyuan_moe,
     origins=MappingProxyType({**HUNYUAN.origins, **expert_names(router="gate.wg"), **shared_names("mlp.shared_mlp")}),

@@ -35,7 +35,7 @@ class Hybrid(Decoder):
 
 def with_layer_heads(values: Mapping[str, Any], attends: Sequence[bool]) -> dict[str, Any]:
     """config.json with ``num_key_value_heads`` for each layer, 0 where it does not attend."""
-    heads = values.get("num_key_value_heads", values.get("num_attention_heads"))
+    heads = values.get("num_key_value_heads") or values.get("num_attention_heads")
     return {**values, "num_key_value_heads": [heads if each else 0 for each in attends]}
 
 

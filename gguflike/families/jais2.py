@@ -22,12 +22,10 @@ class Jais2(LayerNormed):
 
 JAIS2 = Family(
     name="jais2",
-    classes=("Jais2ForCausalLM",),
     config=Jais2,
     graph=nemotron,
     origins=DECODER_NAMES,
     implemented=MappingProxyType({"hidden_act": ("relu2",)}),
     inert=INERT_KEYS,
     constants=exported("Jais2ForCausalLM", "jais2", "relu2"),
-    assumed=MappingProxyType({"max_position_embeddings": 8192}),
 )

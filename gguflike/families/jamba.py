@@ -90,7 +90,6 @@ def spelled(values: dict[str, Any]) -> dict[str, Any]:
 
 JAMBA = Family(
     name="jamba",
-    classes=("JambaForCausalLM",),
     config=Jamba,
     graph=jamba,
     origins=MappingProxyType(
@@ -122,7 +121,6 @@ JAMBA = Family(
         "use_mambapy",
     },
     constants=exported("JambaForCausalLM", "jamba"),
-    assumed=MappingProxyType({"num_key_value_heads": 8, "max_position_embeddings": 262144}),
     normalized=normalized,
     spelled=spelled,
 )

@@ -47,7 +47,6 @@ def _spelled(config: dict[str, Any]) -> dict[str, Any]:
 
 JINA_V3 = Family(
     name="jina-bert-v3",
-    classes=("JinaEmbeddingsV3Model", "JinaEmbeddingsV3ForMaskedLM"),
     config=JinaV3,
     graph=jina_v3,
     layers="encoder.layers.{i}.",

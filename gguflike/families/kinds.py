@@ -53,6 +53,7 @@ _KINDS: Mapping[str, _Kind] = {
     **dict.fromkeys(NESTED, _OBJECT),
     **dict.fromkeys(("num_hidden_layers", "num_kv_shared_layers", "num_labels"), _COUNT),
     **dict.fromkeys(("hidden_size", "head_dim", "n_group", "num_local_experts", "attn_layer_offset"), _SIZE),
+    "max_window_layers": _SIZE,
     **dict.fromkeys(("interleave_moe_layer_step", "no_rope_layer_interval", "attn_layer_period"), _STEP),
     **dict.fromkeys(("num_attention_heads", "block_multiple_of"), _STEP),
     "pad_token_id": _integer(-1),

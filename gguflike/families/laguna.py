@@ -36,7 +36,7 @@ from gguflike.families.mixture import (
 from gguflike.families.origins import Named
 from gguflike.families.parts import Block, Graph
 from gguflike.families.parts.experts import Router
-from gguflike.families.windows import partial, span, window, windowed
+from gguflike.families.windows import partial, span, unsaid_is_full, window, windowed
 from gguflike.frozen import frozen
 
 # What config.json says of the gate -> what the part has.
@@ -115,7 +115,6 @@ def laguna(c: Laguna) -> Graph:
 
 LAGUNA = Family(
     name="laguna",
-    classes=("LagunaForCausalLM",),
     config=Laguna,
     graph=laguna,
     origins=MappingProxyType(
@@ -132,8 +131,8 @@ LAGUNA = Family(
         {**SILU, "moe_apply_router_weight_on_input": (False,), "moe_router_logit_softcapping": (0.0,)}
     ),
     inert=INERT_KEYS | ROUTER_KEYS,
+    normalized=unsaid_is_full,
     constants=exported("LagunaForCausalLM", "laguna"),
-    assumed=MappingProxyType({"max_position_embeddings": 131072, "moe_intermediate_size": 512}),
     spelled=lambda values: {**values, "num_attention_heads": values["num_attention_heads_per_layer"][0]},
     notices=rope_notices,
 )

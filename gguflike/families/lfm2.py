@@ -105,13 +105,11 @@ LFM2_INERT = INERT_KEYS | {
 
 LFM2 = Family(
     name="lfm2",
-    classes=("Lfm2ForCausalLM", "LFM2ForCausalLM"),
     config=Lfm2,
     graph=lfm2,
     origins=LFM2_NAMES,
     inert=LFM2_INERT,
     constants=MappingProxyType({"architectures": ["Lfm2ForCausalLM"], "model_type": "lfm2"}),
-    assumed=MappingProxyType({"tie_word_embeddings": True, "rope_theta": 1000000.0, "num_key_value_heads": 8}),
     normalized=normalized,
     spelled=spelled,
 )
@@ -143,7 +141,6 @@ def lfm2moe(c: Lfm2Moe) -> Graph:
 LFM2MOE = replace(
     LFM2,
     name="lfm2moe",
-    classes=("Lfm2MoeForCausalLM",),
     config=Lfm2Moe,
     graph=lfm2moe,
     origins=MappingProxyType(

@@ -77,7 +77,6 @@ def _of_file(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[An
 
 LLAMA = Family(
     name="llama",
-    classes=("LlamaForCausalLM",),
     config=Llama,
     graph=llama,
     origins=MappingProxyType({**PERMUTED_NAMES, "rope_freqs": Made(llama3_rope_freqs)}),
@@ -94,8 +93,6 @@ LLAMA = Family(
 # The same graph; only what Transformers assumes for absent keys differs (MistralConfig).
 MISTRAL = replace(
     LLAMA,
-    classes=("MistralForCausalLM",),
-    assumed=MappingProxyType({"num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096}),
     implemented=SILU,
     normalized=without_idle_window,
 )

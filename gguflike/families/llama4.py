@@ -97,7 +97,6 @@ def normalized(values: dict[str, Any]) -> dict[str, Any]:
 
 LLAMA4 = Family(
     name="llama4",
-    classes=("Llama4ForCausalLM", "Llama4ForConditionalGeneration"),
     config=Llama4,
     graph=llama4,
     origins=MappingProxyType(
@@ -125,7 +124,6 @@ LLAMA4 = Family(
     ),
     inert=INERT_KEYS | ROUTER_KEYS | {"image_token_index", "boi_token_index", "eoi_token_index"},
     constants=exported("Llama4ForCausalLM", "llama4_text"),
-    assumed=MappingProxyType({"num_key_value_heads": 8, "max_position_embeddings": 131072, "rope_theta": 5e5}),
     normalized=normalized,
     notices=notices,
     recover=recover_llama3,

@@ -131,7 +131,6 @@ _IMPLEMENTED = {"hidden_act": ("silu", "swish"), "use_bias": (False,), "time_ste
 
 MAMBA = Family(
     name="mamba",
-    classes=("MambaForCausalLM", "FalconMambaForCausalLM"),
     config=MambaConfig,
     graph=mamba,
     origins=MappingProxyType({**_NAMES, **mamba_origins("mixer")}),
@@ -139,7 +138,6 @@ MAMBA = Family(
     implemented=MappingProxyType(_IMPLEMENTED),
     inert=_INERT,
     constants=MappingProxyType({"architectures": ["MambaForCausalLM"], "model_type": "mamba", "hidden_act": "silu"}),
-    assumed=MappingProxyType({"tie_word_embeddings": True}),
     normalized=normalized,
     spelled=spelled,
 )
@@ -163,12 +161,10 @@ def _spelled2(values: dict[str, Any]) -> dict[str, Any]:
 MAMBA2 = replace(
     MAMBA,
     name="mamba2",
-    classes=("Mamba2ForCausalLM",),
     config=Mamba2Config,
     graph=mamba2,
     origins=MappingProxyType({**_NAMES, **mamba2_origins("mixer")}),
     constants=MappingProxyType({"architectures": ["Mamba2ForCausalLM"], "model_type": "mamba2", "hidden_act": "silu"}),
-    assumed=MappingProxyType({}),
     normalized=_normalized2,
     spelled=_spelled2,
 )

@@ -11,7 +11,7 @@ from gguflike.families.mixture import experts
 from gguflike.families.parts import Block, Graph
 from gguflike.families.parts.experts import Router
 from gguflike.families.qwen_moe import QWEN3MOE, Qwen3Moe
-from gguflike.families.windows import every, span, window, windowed, without_window
+from gguflike.families.windows import every, span, unsaid_is_full, window, windowed, without_window
 from gguflike.frozen import frozen, replace
 
 
@@ -37,12 +37,8 @@ def mellum(c: Mellum) -> Graph:
 
 
 def _all_sparse(values: dict[str, Any]) -> dict[str, Any]:
-    """config.json without the kinds of feed-forwards where all layers have experts. Layers see everything where it does
-    not say what they see."""
-    made = dict(values)
-    layers = made.get("num_hidden_layers")
-    if made.get("layer_types") is None and isinstance(layers, int):
-        made["layer_types"] = ["full_attention"] * layers
+    """config.json without the kinds of feed-forwards where all layers have experts."""
+    made = unsaid_is_full(dict(values))
     if set(made.get("mlp_layer_types") or ["sparse"]) == {"sparse"}:
         made.pop("mlp_layer_types", None)
     return made
@@ -51,12 +47,10 @@ def _all_sparse(values: dict[str, Any]) -> dict[str, Any]:
 MELLUM = replace(
     QWEN3MOE,
     name="mellum",
-    classes=("MellumForCausalLM",),
     config=Mellum,
     graph=mellum,
     implemented=MappingProxyType({**QWEN3MOE.implemented, "use_sliding_window": (True,)}),
     normalized=_all_sparse,
     constants=exported("MellumForCausalLM", "mellum"),
-    assumed=MappingProxyType({**QWEN3MOE.assumed, "norm_topk_prob": True, "sliding_window": 1024}),
     notices=rope_notices,
 )

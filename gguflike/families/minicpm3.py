@@ -112,7 +112,6 @@ def notices(c: MiniCPM3) -> list[str]:
 
 MINICPM3 = Family(
     name="minicpm3",
-    classes=("MiniCPM3ForCausalLM",),
     config=MiniCPM3,
     graph=minicpm3,
     origins=MappingProxyType(
@@ -130,7 +129,6 @@ MINICPM3 = Family(
     implemented=MappingProxyType({**SILU, "attention_bias": (False,), "mlp_bias": (False,)}),
     inert=INERT_KEYS,
     constants=exported("MiniCPM3ForCausalLM", "minicpm3"),
-    assumed=MappingProxyType({"max_position_embeddings": 32768, "tie_word_embeddings": True}),
     normalized=normalized,
     notices=notices,
     recover=recover_longrope,

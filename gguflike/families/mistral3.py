@@ -84,7 +84,6 @@ def normalized(values: dict[str, Any]) -> dict[str, Any]:
 
 MISTRAL3 = Family(
     name="mistral3",
-    classes=("Ministral3ForCausalLM", "Mistral3ForConditionalGeneration"),
     config=Mistral3,
     graph=mistral3,
     origins=PERMUTED_NAMES,
@@ -93,7 +92,6 @@ MISTRAL3 = Family(
     inert=INERT_KEYS,
     constants=exported("Ministral3ForCausalLM", "ministral3"),
     normalized=normalized,
-    assumed=MappingProxyType({"head_dim": 128, "num_key_value_heads": 8}),
     spelled=spelled,
     notices=notices,
     variant=_variant,

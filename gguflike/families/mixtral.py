@@ -34,14 +34,10 @@ def mixtral(c: Mixtral) -> Graph:
 
 MIXTRAL = replace(
     LLAMA,
-    classes=("MixtralForCausalLM",),
     config=Mixtral,
     graph=mixtral,
     origins=MappingProxyType({**LLAMA.origins, **expert_names("block_sparse_moe", names=("w1", "w3", "w2"))}),
     inert=LLAMA.inert | ROUTER_KEYS,
     constants=exported("MixtralForCausalLM", "mixtral"),
-    assumed=MappingProxyType(
-        {"num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "rope_theta": 1e6}
-    ),
     file_variant=None,
 )

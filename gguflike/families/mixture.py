@@ -84,6 +84,13 @@ def dense_lead(*config: str, default: Any = 0) -> Any:
     return key("leading_dense_block_count", config, default=default, zero=True, via=via)
 
 
+def unsaid_is_one_dense(values: dict[str, Any]) -> dict[str, Any]:
+    """config.json of models of which the first layer has no experts where it does not say which have."""
+    layers: int = values.get("num_hidden_layers") or 1
+    unsaid = values.get("mlp_layer_types") is None and values.get("first_k_dense_replace") is None
+    return {**values, "mlp_layer_types": ["dense", *["sparse"] * (layers - 1)]} if unsaid else values
+
+
 def _lead(c: Any, value: Any) -> int:
     if isinstance(value, int):
         return value

@@ -103,7 +103,6 @@ def spelled(config: dict[str, Any]) -> dict[str, Any]:
 
 MODERN_BERT = Family(
     name="modern-bert",
-    classes=("ModernBertModel", "ModernBertForMaskedLM", "ModernBertForSequenceClassification"),
     config=ModernBert,
     graph=modern_bert,
     layers="layers.{i}.",

@@ -43,7 +43,6 @@ def nemotron(c: LayerNormed) -> Graph:
 
 NEMOTRON = Family(
     name="nemotron",
-    classes=("NemotronForCausalLM",),
     config=Nemotron,
     graph=nemotron,
     origins=MappingProxyType(
@@ -57,5 +56,4 @@ NEMOTRON = Family(
     implemented=MappingProxyType({"hidden_act": ("relu2",)}),
     inert=INERT_KEYS,
     constants=exported("NemotronForCausalLM", "nemotron", "relu2"),
-    assumed=MappingProxyType({"max_position_embeddings": 4096, "partial_rotary_factor": 0.5}),
 )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from gguflike.errors import CheckpointError
 from gguflike.families.config import Via, key
 from gguflike.families.decoder import INERT_KEYS, PERMUTED_NAMES, attention, decoder, rms
 from gguflike.families.family import Family
@@ -105,6 +106,8 @@ def _layer_types(values: Mapping[str, Any]) -> list[str]:
     """The kinds of layers, which were letters once."""
     pattern = values.get("hybrid_override_pattern")
     given = values.get("layers_block_type") or [_PATTERN.get(letter, letter) for letter in pattern or ""]
+    if not given:
+        raise CheckpointError("required value is missing", field="config.json: layers_block_type")
     return [str(each) for each in given]
 
 
@@ -149,7 +152,6 @@ _MOE_KEYS = frozenset(
 )
 NEMOTRON_H: Family[Any] = Family(
     name="nemotron_h",
-    classes=("NemotronHForCausalLM",),
     config=NemotronH,
     graph=nemotron_h,
     origins=MappingProxyType(

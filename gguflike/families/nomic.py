@@ -212,7 +212,6 @@ _INERT = INERT_KEYS | frozenset(_SWITCHES.split())
 
 NOMIC_BERT = Family(
     name="nomic-bert",
-    classes=("NomicBertModel",),
     config=NomicBert,
     graph=nomic_bert,
     layers="encoder.layers.{i}.",

@@ -50,7 +50,6 @@ def unclamped(values: dict[str, Any]) -> dict[str, Any]:
 
 OLMO = Family(
     name="olmo",
-    classes=("OlmoForCausalLM",),
     config=Olmo,
     graph=olmo,
     origins=PERMUTED_NAMES,
@@ -120,7 +119,6 @@ def spelled(values: dict[str, Any]) -> dict[str, Any]:
 
 OLMO2 = Family(
     name="olmo2",
-    classes=("Olmo2ForCausalLM", "Olmo3ForCausalLM"),
     config=Olmo2,
     graph=olmo2,
     origins=POST_NORM_NAMES,

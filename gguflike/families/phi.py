@@ -111,7 +111,6 @@ def notices(c: Phi3) -> list[str]:
 
 PHI3 = Family(
     name="phi3",
-    classes=("Phi3ForCausalLM",),
     config=Phi3,
     graph=phi3,
     origins=MappingProxyType(
@@ -134,7 +133,6 @@ PHI3 = Family(
     ),
     inert=INERT_KEYS | {"embd_pdrop", "resid_pdrop"},
     constants=exported("Phi3ForCausalLM", "phi3"),
-    assumed=MappingProxyType({"max_position_embeddings": 4096, "original_max_position_embeddings": 4096}),
     spelled=spelled,
     notices=notices,
     recover=recover_longrope,
@@ -159,7 +157,6 @@ def phi2(c: Phi2) -> Graph:
 
 PHI2 = Family(
     name="phi2",
-    classes=("PhiForCausalLM",),
     config=Phi2,
     graph=phi2,
     origins=MappingProxyType(
@@ -174,5 +171,4 @@ PHI2 = Family(
     implemented=MappingProxyType({"hidden_act": ("gelu_new",), "qk_layernorm": (False,)}),
     inert=INERT_KEYS | {"embd_pdrop", "resid_pdrop"},
     constants=exported("PhiForCausalLM", "phi", "gelu_new"),
-    assumed=MappingProxyType({"partial_rotary_factor": 0.5}),
 )

@@ -79,7 +79,6 @@ def notices(c: Any) -> list[str]:
 
 QWEN2 = Family(
     name="qwen2",
-    classes=("Qwen2ForCausalLM",),
     config=Qwen2,
     graph=qwen2,
     origins=MappingProxyType({**DECODER_NAMES, "rope_freqs": Made(llama3_rope_freqs)}),
@@ -87,7 +86,6 @@ QWEN2 = Family(
     implemented=MappingProxyType({**SILU, "use_mrope": (False,)}),
     inert=INERT_KEYS,
     constants=exported("Qwen2ForCausalLM", "qwen2"),
-    assumed=MappingProxyType({"max_position_embeddings": 32768, "sliding_window": 4096}),
     normalized=normalized,
     spelled=spelled,
     notices=notices,
@@ -116,14 +114,12 @@ def _pooled_file(metadata: Mapping[str, Any], tensors: Collection[str]) -> Famil
 QWEN3 = replace(
     QWEN2,
     name="qwen3",
-    classes=("Qwen3ForCausalLM",),
     variant=_pooled,
     file_variant=_pooled_file,
     config=Windowed,
     graph=qwen3,
     origins=MappingProxyType({**QWEN2.origins, **QK_NAMES}),
     constants=exported("Qwen3ForCausalLM", "qwen3"),
-    assumed=MappingProxyType({**QWEN2.assumed, "head_dim": 128, "num_key_value_heads": 32}),
 )
 
 
@@ -199,17 +195,14 @@ VISION = MappingProxyType({r"(model\.)?visual\.": "the vision tower"})
 QWEN2VL = replace(
     QWEN2,
     name="qwen2vl",
-    classes=("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"),
     config=Qwen2VL,
     left_out=VISION,
     inert=INERT_KEYS | SEEING,
-    assumed=MappingProxyType({**QWEN2.assumed, "rope_theta": 1e6, "rms_norm_eps": 1e-5}),
 )
 
 QWEN3VL = replace(
     QWEN3,
     name="qwen3vl",
-    classes=("Qwen3VLForConditionalGeneration",),
     config=Qwen3VL,
     outer=("vision_config",),
     graph=text_norm,
@@ -217,5 +210,4 @@ QWEN3VL = replace(
     normalized=dict,
     spelled=dict,
     notices=rope_notices,
-    assumed=MappingProxyType({"head_dim": 128, "num_key_value_heads": 32, "rope_theta": 500000.0}),
 )

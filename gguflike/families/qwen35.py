@@ -191,7 +191,6 @@ _SHARED: Mapping[str, Origin] = {
 
 QWEN35 = Family(
     name="qwen35",
-    classes=("Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration"),
     config=Qwen35,
     graph=qwen35,
     origins=MappingProxyType(
@@ -229,20 +228,17 @@ QWEN35 = Family(
         "router_aux_loss_coef",
     },
     constants=exported("Qwen3_5ForCausalLM", "qwen3_5_text"),
-    assumed=MappingProxyType({"head_dim": 256, "partial_rotary_factor": 0.25}),
 )
 
 QWEN35MOE = replace(
     QWEN35,
     name="qwen35moe",
-    classes=("Qwen3_5MoeForCausalLM", "Qwen3_5MoeForConditionalGeneration"),
     constants=exported("Qwen3_5MoeForCausalLM", "qwen3_5_moe_text"),
 )
 
 QWEN3NEXT = replace(
     QWEN35,
     name="qwen3next",
-    classes=("Qwen3NextForCausalLM",),
     config=Qwen3Next,
     graph=qwen3next,
     origins=MappingProxyType(

@@ -67,14 +67,12 @@ def qwen3moe(c: Qwen3Moe) -> Graph:
 
 QWEN3MOE = Family(
     name="qwen3moe",
-    classes=("Qwen3MoeForCausalLM",),
     config=Qwen3Moe,
     graph=qwen3moe,
     origins=MappingProxyType({**DECODER_NAMES, **QK_NAMES, **expert_names()}),
     implemented=_QWEN,
     inert=_INERT,
     constants=exported("Qwen3MoeForCausalLM", "qwen3_moe"),
-    assumed=MappingProxyType({"norm_topk_prob": False, "num_key_value_heads": 4, "max_position_embeddings": 32768}),
     notices=lambda c: notices(c, True),
 )
 
@@ -97,7 +95,6 @@ def _stack(role: str, name: str, published: Transform, saved: Transform) -> Turn
 QWEN3VLMOE = replace(
     QWEN3MOE,
     name="qwen3vlmoe",
-    classes=("Qwen3VLMoeForConditionalGeneration",),
     config=Qwen3VLMoe,
     outer=("vision_config",),
     left_out=VISION,
@@ -108,9 +105,6 @@ QWEN3VLMOE = replace(
             "ffn_up_exps": _stack("up", "gate_up_proj", Share(index=1, transposed=True), Share(index=1)),
             "ffn_down_exps": _stack("down", "down_proj", Transposed(), IDENTITY),
         }
-    ),
-    assumed=MappingProxyType(
-        {"num_key_value_heads": 16, "max_position_embeddings": 128000, "rope_theta": 5e5, "norm_topk_prob": True}
     ),
 )
 
@@ -133,7 +127,6 @@ def qwen2moe(c: Qwen2Moe) -> Graph:
 
 QWEN2MOE = Family(
     name="qwen2moe",
-    classes=("Qwen2MoeForCausalLM",),
     config=Qwen2Moe,
     graph=qwen2moe,
     origins=MappingProxyType(
@@ -147,7 +140,6 @@ QWEN2MOE = Family(
     implemented=_QWEN,
     inert=_INERT,
     constants=exported("Qwen2MoeForCausalLM", "qwen2_moe"),
-    assumed=MappingProxyType({"norm_topk_prob": False, "num_key_value_heads": 16, "max_position_embeddings": 32768}),
     notices=lambda c: notices(c, False),
 )
 
@@ -182,12 +174,10 @@ def olmoe(c: Olmoe) -> Graph:
 OLMOE = replace(
     QWEN3MOE,
     name="olmoe",
-    classes=("OlmoeForCausalLM",),
     config=Olmoe,
     graph=olmoe,
     implemented=SILU,
     inert=INERT_KEYS | ROUTER_KEYS,
     constants=exported("OlmoeForCausalLM", "olmoe"),
-    assumed=MappingProxyType({"norm_topk_prob": False, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5}),
     notices=lambda c: notices(c, False),
 )

@@ -155,16 +155,38 @@ ARCHITECTURES = {architecture: place for place, architecture, *_ in reversed(FAM
 
 
 def for_config(config: Mapping[str, Any]) -> Family[Any]:
-    """The family of a checkpoint, by the ``architectures`` of its config.json."""
-    names = config.get("architectures")
-    if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
+    """The family of a checkpoint, by the class of models that its config.json means."""
+    return family_of(class_of(config)).of_config(config)
+
+
+def class_of(config: Mapping[str, Any]) -> str:
+    """The class of models that config.json means: what ``architectures`` names, or else what ``model_type`` does.
+
+    CheckpointError where it says neither, UnsupportedError where it says nothing that is known.
+    """
+    from gguflike.families import assumed
+
+    names = config.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise CheckpointError(
-            "architectures must name one model class",
-            field="config.json",
-            expected="a list of one name",
-            got=repr(names),
+            "wrong kind of value", field="config.json: architectures", expected="a list of texts", got=repr(names)
         )
-    return _find(CLASSES, names[0], "config.json", "CLASSES").of_config(config)
+    found = next((name for name in names if name in CLASSES), None)
+    found = found or next((name for name in names if _needs(name, "CLASSES")), None)
+    found = found or assumed.class_of_type(config.get("model_type"))
+    if found is None and not names:
+        raise CheckpointError(
+            "config.json does not say of which class the model is",
+            field="config.json: architectures",
+            expected="a list of one name, such as LlamaForCausalLM, or a model_type, such as llama",
+            got=f"model_type {config.get('model_type')!r}",
+        )
+    return found or names[0]
+
+
+def family_of(model_class: str) -> Family[Any]:
+    """The family of a class of models."""
+    return _find(CLASSES, model_class, "config.json: architectures", "CLASSES")
 
 
 def for_gguf(architecture: str) -> Family[Any]:
@@ -174,13 +196,25 @@ def for_gguf(architecture: str) -> Family[Any]:
 
 def _find(table: Mapping[str, str], name: str, where: str, known: str) -> Family[Any]:
     if name not in table:
-        from gguflike.families import refused
-
-        if (needs := getattr(refused, known).get(name)) is not None:
+        if (needs := _needs(name, known)) is not None:
             raise UnsupportedError(f"{name} needs what this version does not compute: {needs}", field=where)
-        raise UnsupportedError(
-            "model architecture", field=where, expected="one of " + ", ".join(sorted(table)), got=repr(name)
-        )
+        raise UnsupportedError("model architecture", field=where, expected=_nearest(table, name), got=repr(name))
     module, _, constant = table[name].partition(":")
     family: Family[Any] = getattr(importlib.import_module(f"gguflike.families.{module}"), constant)
     return family
+
+
+def _needs(name: str, known: str) -> str | None:
+    """What a model that is refused by name needs."""
+    from gguflike.families import refused
+
+    needs: str | None = getattr(refused, known).get(name)
+    return needs
+
+
+def _nearest(table: Mapping[str, str], name: str) -> str:
+    """The few names of a table that are most like one that is not there, and how many there are."""
+    import difflib
+
+    near = difflib.get_close_matches(name, table, n=3, cutoff=0.0)
+    return f"one of {len(table)} that are known, such as {', '.join(near)}"

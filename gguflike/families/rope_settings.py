@@ -70,11 +70,31 @@ _COMMON = frozenset({"rope_type", "type", "rope_theta", "partial_rotary_factor",
 _MAGNITUDES = frozenset({"attention_factor", "attn_factor", "mscale", "mscale_all_dim"})
 
 
+def has_settings(config: Mapping[str, Any]) -> bool:
+    """Whether config.json has an object of settings."""
+    return any(isinstance(config.get(key), dict) and config[key] for key in _DICTIONARIES)
+
+
 def has_base(config: Mapping[str, Any]) -> bool:
     """Whether config.json gives the base of the rotation, by whatever name."""
+    return _somewhere(config, "rope_theta", _THETA)
+
+
+def said(config: Mapping[str, Any]) -> set[str]:
+    """The keys of the rotation of which config.json says something, by whatever name: none may be assumed besides."""
+    found = set(_LOCAL) if any(config.get(name) is not None for name in _LOCAL) else set()
+    if has_base(config):
+        found |= set(_THETA)
+    if _somewhere(config, "partial_rotary_factor", _PARTIAL):
+        found |= set(_PARTIAL)
+    return found | ({*_DICTIONARIES} if found or has_settings(config) else set())
+
+
+def _somewhere(config: Mapping[str, Any], inside: str, names: Collection[str]) -> bool:
+    """Whether config.json has one of ``names``, or ``inside`` in its objects of settings."""
     objects = [config[key] for key in _DICTIONARIES if isinstance(config.get(key), dict)]
     nested = [each for found in objects for each in found.values() if isinstance(each, dict)]
-    return any(name in config for name in _THETA) or any("rope_theta" in each for each in (*objects, *nested))
+    return any(config.get(name) is not None for name in names) or any(inside in each for each in (*objects, *nested))
 
 
 def flatten(config: Mapping[str, Any], read: Collection[str] = ()) -> dict[str, Any]:

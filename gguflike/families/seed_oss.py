@@ -41,13 +41,11 @@ def seed_oss(c: SeedOss) -> Graph:
 
 SEED_OSS = Family(
     name="seed_oss",
-    classes=("SeedOssForCausalLM",),
     config=SeedOss,
     graph=seed_oss,
     origins=MappingProxyType({**DECODER_NAMES, "post_attention_norm": Named("post_attention_layernorm")}),
     implemented=SILU,
     inert=INERT_KEYS | {"residual_dropout"},
     constants=exported("SeedOssForCausalLM", "seed_oss"),
-    assumed=MappingProxyType({"head_dim": 128, "max_position_embeddings": 524288}),
     notices=rope_notices,
 )

@@ -38,6 +38,7 @@ from gguflike.families.mixture import (
     n_groups_used,
     shared,
     shared_names,
+    unsaid_is_one_dense,
 )
 from gguflike.families.origins import Either, Named
 from gguflike.families.parts import Block, Branch, FeedForward, Graph
@@ -120,16 +121,12 @@ _GLM_NAMES = MappingProxyType(
 
 GLM4MOE = Family(
     name="glm4moe",
-    classes=("Glm4MoeForCausalLM",),
     config=Glm4Moe,
     graph=glm4moe,
     origins=_GLM_NAMES,
     implemented=SILU,
     inert=_INERT,
     constants=exported("Glm4MoeForCausalLM", "glm4_moe"),
-    assumed=MappingProxyType(
-        {"norm_topk_prob": True, "num_key_value_heads": 8, "partial_rotary_factor": 0.5, "rms_norm_eps": 1e-5}
-    ),
     spelled=lambda values: {"partial_rotary_factor": 1.0, "num_nextn_predict_layers": 0, **values},
     notices=rope_notices,
 )
@@ -137,9 +134,7 @@ GLM4MOE = Family(
 
 GLM4V_MOE = replace(
     GLM4MOE,
-    classes=("Glm4vMoeForConditionalGeneration",),
     left_out=VISION,
-    assumed=MappingProxyType({**GLM4MOE.assumed, "attention_bias": True}),
 )
 
 
@@ -150,12 +145,8 @@ class SolarOpen(Glm4Moe):
 
 SOLAR_OPEN = replace(
     GLM4MOE,
-    classes=("SolarOpenForCausalLM",),
     config=SolarOpen,
     constants=exported("SolarOpenForCausalLM", "solar_open"),
-    assumed=MappingProxyType(
-        {"norm_topk_prob": True, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 1e6}
-    ),
 )
 
 
@@ -165,15 +156,23 @@ def dots1(c: SigmoidMixture) -> Graph:
     return decoder(c, lambda layer: pre_norm(c, mixer, sparse(c, layer)))
 
 
+def _without_idle_window(values: dict[str, Any]) -> dict[str, Any]:
+    """config.json without a window that no layer has: only those behind ``max_window_layers`` do, where it does not
+    list them."""
+    kinds, layers = values.get("layer_types"), values.get("num_hidden_layers") or 0
+    idle = set(kinds) == {"full_attention"} if kinds else layers <= values.get("max_window_layers", 62)
+    return {**values, "sliding_window": None} if idle else values
+
+
 DOTS1 = Family(
     name="dots1",
-    classes=("Dots1ForCausalLM",),
     config=SigmoidMixture,
     graph=dots1,
     origins=_GLM_NAMES,
     implemented=MappingProxyType({**SILU, "sliding_window": (None,), "use_sliding_window": (False,)}),
     inert=_INERT | {"max_window_layers", "layer_types"},  # which say something only of windows
     constants=exported("Dots1ForCausalLM", "dots1"),
+    normalized=_without_idle_window,
     notices=rope_notices,
 )
 
@@ -203,7 +202,6 @@ def hy_v3(c: HyV3) -> Graph:
 
 HY_V3 = Family(
     name="hy_v3",
-    classes=("HYV3ForCausalLM",),
     config=HyV3,
     graph=hy_v3,
     origins=MappingProxyType(
@@ -217,10 +215,8 @@ HY_V3 = Family(
     ),
     implemented=SILU,
     inert=_INERT | {"enable_moe_fp32_combine", "enable_attention_fp32_softmax", "enable_lm_head_fp32"},
+    normalized=unsaid_is_one_dense,
     constants=exported("HYV3ForCausalLM", "hy_v3"),
-    assumed=MappingProxyType(
-        {"num_key_value_heads": 8, "rms_norm_eps": 1e-5, "rope_theta": 11158840.0, "router_scaling_factor": 2.826}
-    ),
     notices=rope_notices,
 )
 
@@ -229,6 +225,7 @@ HY_V3 = Family(
 class ExaoneMoe(SigmoidMixture):
     """K-EXAONE. Layers without a window do not turn queries and keys, where others have one."""
 
+    n_dense: int = dense_lead("mlp_layer_types", "first_k_dense_replace")
     n_expert: int = key("expert_count", ("num_experts", "num_local_experts"))
     window: int = window()
     windowed: tuple[bool, ...] = windowed(every(4), implied=without_window)
@@ -252,7 +249,6 @@ def exaone_moe(c: ExaoneMoe) -> Graph:
 
 EXAONE_MOE = Family(
     name="exaone-moe",
-    classes=("ExaoneMoeForCausalLM", "ExaoneMoEForCausalLM"),
     config=ExaoneMoe,
     graph=exaone_moe,
     origins=MappingProxyType(
@@ -273,9 +269,6 @@ EXAONE_MOE = Family(
     implemented=SILU,
     inert=_INERT,
     constants=exported("ExaoneMoeForCausalLM", "exaone_moe"),
-    assumed=MappingProxyType(
-        {"norm_topk_prob": True, "routed_scaling_factor": 2.5, "rms_norm_eps": 1e-5, "sliding_window": 4096}
-    ),
     notices=rope_notices,
 )
 
@@ -313,7 +306,6 @@ def _rotary_share(values: dict[str, Any]) -> dict[str, Any]:
 
 MINIMAX_M2 = Family(
     name="minimax-m2",
-    classes=("MiniMaxM2ForCausalLM",),
     config=MiniMaxM2,
     graph=minimax_m2,
     origins=MappingProxyType(
@@ -338,7 +330,6 @@ MINIMAX_M2 = Family(
     | {"use_mtp", "num_mtp_modules", "mtp_transformer_layers", "layernorm_full_attention_beta"}
     | {"layernorm_linear_attention_beta", "layernorm_mlp_beta", "attn_type_list"},
     constants=exported("MiniMaxM2ForCausalLM", "minimax_m2"),
-    assumed=MappingProxyType({"head_dim": 128, "num_key_value_heads": 8, "rope_theta": 5e6}),
     normalized=_rotary_share,
     notices=rope_notices,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
 from typing import Any
 
 from gguflike.families.decoder import (
@@ -60,16 +59,12 @@ def notices(c: SmolLM3) -> list[str]:
 
 SMOLLM3 = Family(
     name="smollm3",
-    classes=("SmolLM3ForCausalLM",),
     config=SmolLM3,
     graph=smollm3,
     origins=PERMUTED_NAMES,
     implemented=SILU,
     inert=INERT_KEYS,
     constants=exported("SmolLM3ForCausalLM", "smollm3"),
-    assumed=MappingProxyType(
-        {"max_position_embeddings": 32768, "num_key_value_heads": 4, "rope_theta": 2e6, "tie_word_embeddings": True}
-    ),
     normalized=normalized,
     spelled=spelled,
     notices=notices,

@@ -128,40 +128,23 @@ _ORIGINS = MappingProxyType(
         "indexer.proj": Named("self_attn.indexer.weights_proj"),
     }
 )
-_INDEXER = {"index_head_dim": 128, "index_topk": 2048}
 
 DEEPSEEK_V32 = replace(
     DEEPSEEK_V3,
     name="deepseek32",
     file_variant=None,
-    classes=("DeepseekV32ForCausalLM",),
     config=Sparse,
     graph=deepseek_v32,
     origins=_ORIGINS,
     normalized=normalized_v32,
     constants=exported("DeepseekV32ForCausalLM", "deepseek_v32"),
-    assumed=MappingProxyType({**DEEPSEEK_V3.assumed, **_INDEXER, "index_n_heads": 64}),
 )
 GLM5 = replace(
     DEEPSEEK_V32,
     name="glm-dsa",
-    classes=("GlmMoeDsaForCausalLM",),
     config=Glm5,
     graph=glm5,
     normalized=normalized_glm5,
     implemented=MappingProxyType({**DEEPSEEK_V32.implemented, "indexer_rope_interleave": (True,)}),
     constants=exported("GlmMoeDsaForCausalLM", "glm_moe_dsa"),
-    assumed=MappingProxyType(
-        {
-            **DEEPSEEK_V32.assumed,
-            "index_n_heads": 32,
-            "moe_intermediate_size": 2048,
-            "n_group": 1,
-            "q_lora_rank": 2048,
-            "qk_nope_head_dim": 192,
-            "rms_norm_eps": 1e-5,
-            "topk_group": 1,
-            "v_head_dim": 256,
-        }
-    ),
 )

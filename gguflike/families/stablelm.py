@@ -52,7 +52,6 @@ def stablelm(c: StableLm) -> Graph:
 
 STABLELM = Family(
     name="stablelm",
-    classes=("StableLmForCausalLM",),
     config=StableLm,
     graph=stablelm,
     origins=MappingProxyType(
@@ -66,5 +65,4 @@ STABLELM = Family(
     implemented=SILU,
     inert=INERT_KEYS | {"hidden_dropout"},
     constants=exported("StableLmForCausalLM", "stablelm"),
-    assumed=MappingProxyType({"max_position_embeddings": 4096, "partial_rotary_factor": 0.25}),
 )

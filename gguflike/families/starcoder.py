@@ -45,7 +45,6 @@ def spelled(values: dict[str, Any]) -> dict[str, Any]:
 
 STARCODER2 = Family(
     name="starcoder2",
-    classes=("Starcoder2ForCausalLM",),
     config=Starcoder2,
     graph=starcoder2,
     origins=MappingProxyType({**DECODER_NAMES, "ffn_up": Named("mlp.c_fc"), "ffn_down": Named("mlp.c_proj")}),
@@ -65,7 +64,6 @@ STARCODER2 = Family(
         "scale_attention_softmax_in_fp32",
     },
     constants=exported("Starcoder2ForCausalLM", "starcoder2", "gelu_pytorch_tanh"),
-    assumed=MappingProxyType({"max_position_embeddings": 4096, "num_key_value_heads": 2}),
     spelled=spelled,
     notices=notices,
 )

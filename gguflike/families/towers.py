@@ -15,23 +15,6 @@ from gguflike.families.family import Family, text_config
 from gguflike.families.llama import LLAMA
 from gguflike.frozen import replace
 
-# model_type of a text model -> its class.
-_TEXT_CLASSES = MappingProxyType(
-    {
-        "cohere2": "Cohere2ForCausalLM",
-        "granite": "GraniteForCausalLM",
-        "lfm2": "Lfm2ForCausalLM",
-        "lfm2_moe": "Lfm2MoeForCausalLM",
-        "llama": "LlamaForCausalLM",
-        "mistral": "MistralForCausalLM",
-        "ministral3": "Ministral3ForCausalLM",
-        "qwen2": "Qwen2ForCausalLM",
-        "qwen3": "Qwen3ForCausalLM",
-        "qwen3_moe": "Qwen3MoeForCausalLM",
-        "qwen3_5_text": "Qwen3_5ForCausalLM",
-        "smollm3": "SmolLM3ForCausalLM",
-    }
-)
 # Beginnings of names -> what it is that the text model does without.
 _LEFT_OUT = MappingProxyType(
     {
@@ -47,22 +30,21 @@ _UNUSED = frozenset({"neftune_noise_alpha", "perceiver_config", "pixel_shuffle_f
 _OFF = MappingProxyType({"qk_layer_norms": (False,), "use_resampler": (False,)})
 
 
-def _text_model(values: Mapping[str, Any]) -> Family[Any] | None:
-    """The family of the text model, where config.json says which."""
-    from gguflike.families import registry
+def _text_model(values: Mapping[str, Any]) -> Family[Any]:
+    """The family of the text model."""
+    from gguflike.families import assumed, registry
 
     text = text_config(values)
-    kind = text.get("model_type")
-    if kind is None:
-        return None
-    if kind not in _TEXT_CLASSES:
+    kind = text.get("model_type") or assumed.type_of_text(registry.class_of(values))
+    model_class = assumed.class_of_type(kind) or ""
+    if not model_class.endswith("ForCausalLM"):
         raise UnsupportedError(
             "text model of a model that sees or hears",
             field="config.json: text_config.model_type",
-            expected="one of " + ", ".join(_TEXT_CLASSES),
+            expected="that of a known class for text, such as llama or qwen2",
             got=repr(kind),
         )
-    return _with_towers(registry.for_config({**text, "architectures": [_TEXT_CLASSES[kind]]}))
+    return _with_towers(registry.for_config({**text, "architectures": [model_class]}))
 
 
 def _with_towers(family: Family[Any]) -> Family[Any]:
@@ -77,26 +59,5 @@ def _with_towers(family: Family[Any]) -> Family[Any]:
 
 TOWER = replace(
     _with_towers(LLAMA),
-    classes=(
-        "AudioFlamingo3ForConditionalGeneration",
-        "Cohere2VisionForConditionalGeneration",
-        "GlmAsrForConditionalGeneration",
-        "GotOcr2ForConditionalGeneration",
-        "GraniteSpeechForConditionalGeneration",
-        "Idefics3ForConditionalGeneration",
-        "InternVLForConditionalGeneration",
-        "JanusForConditionalGeneration",
-        "Lfm2VlForConditionalGeneration",
-        "LightOnOcrForConditionalGeneration",
-        "LlavaForConditionalGeneration",
-        "LlavaNextForConditionalGeneration",
-        "LlavaOnevisionForConditionalGeneration",
-        "MiniCPMV4_6ForConditionalGeneration",
-        "Ovis2ForConditionalGeneration",
-        "Qwen2AudioForConditionalGeneration",
-        "SmolVLMForConditionalGeneration",
-        "VideoLlama3ForConditionalGeneration",
-        "VoxtralForConditionalGeneration",
-    ),
     variant=_text_model,
 )

@@ -101,6 +101,12 @@ class Windowed(Decoder):
     windowed: tuple[bool, ...] = windowed(all_layers)
 
 
+def unsaid_is_full(values: dict[str, Any]) -> dict[str, Any]:
+    """config.json of models whose layers see everything where it does not say what they see."""
+    unsaid = values.get("layer_types") is None
+    return {**values, "layer_types": ["full_attention"] * (values.get("num_hidden_layers") or 0)} if unsaid else values
+
+
 def span(c: Any, layer: int) -> int:
     """The window of a layer, as `parts.Attention` has it; 0: none."""
     size: int = c.window if c.windowed[layer] else 0
