@@ -204,7 +204,7 @@ def plan(name: str, recipe: Recipe, out: Path) -> plans.ConversionPlan:
         config = configs.changed(config, choice_bias=name == "deepseek")
     sources = [Noise(place.name, place.tensor.shape) for place in family.graph(config).tensors() if place.tensor.used]
     metadata = {
-        **general.general(family.name, name, sum(prod(each.shape) for each in sources), recipe, {}, {}),
+        **general.general(family.name, name, {each.name: each.shape for each in sources}, recipe, {}, {}),
         **configs.to_metadata(config, family.name),
         **tokenizer(),
     }

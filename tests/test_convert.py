@@ -19,7 +19,6 @@ import gguflike
 from gguflike.checkpoint import LazyTensor, safetensors
 from gguflike.convert import ConversionPlan, convert, export
 from gguflike.convert.encode import Job
-from gguflike.convert.metadata import name_parts, read_card, size_label, title
 from gguflike.convert.sources import CheckpointSource, check
 from gguflike.errors import CheckpointError, OutputError, QuantizationError, UnsupportedError
 from tests import tiny
@@ -166,7 +165,7 @@ def test_card_generation_config_and_hub_id(tmp_path: Path, monkeypatch: pytest.M
         "general.tags": ("ARRAY of STRING", ["a", "b"]),
         "general.languages": ("ARRAY of STRING", ["en", "de"]),
         "general.source.repo_url": ("STRING", "https://huggingface.co/some-org/Tiny-v2"),
-        "general.sampling.top_k": ("UINT32", 40),
+        "general.sampling.top_k": ("INT32", 40),
         "general.sampling.top_p": ("FLOAT32", 1.0),
         "general.sampling.temp": ("FLOAT32", float(np.float32(0.7))),
         "general.file_type": ("UINT32", 0),
@@ -177,35 +176,6 @@ def test_card_generation_config_and_hub_id(tmp_path: Path, monkeypatch: pytest.M
         "gguflike.recipe": ("STRING", "F32"),
         "gguflike.recipe.overrides": ("ARRAY of STRING", ["attn_v=F16"]),
     }
-
-
-@pytest.mark.parametrize(
-    ("name", "parts"),
-    [
-        ("SmolLM2-135M-Instruct", {"basename": "SmolLM2", "size_label": "135M", "finetune": "Instruct"}),
-        (
-            "TinyLlama-135m-Chat-v1.0",
-            {"basename": "TinyLlama", "size_label": "135M", "finetune": "Chat", "version": "v1.0"},
-        ),
-        ("smollm2-135M-8k-lc100k", {"basename": "smollm2", "size_label": "135M", "finetune": "8k-lc100k"}),
-        ("Mixtral-8x7b", {"basename": "Mixtral", "size_label": "8x7B"}),
-        ("my-model", {"basename": "my-model"}),
-        ("Llama-3.2-1B", {"basename": "Llama", "version": "3.2", "finetune": "1B"}),  # 1B is not near 135M
-        ("", {}),
-    ],
-)
-def test_names(name: str, parts: dict[str, str]) -> None:
-    assert name_parts(name, 134_515_008) == parts
-
-
-def test_titles_and_sizes(tmp_path: Path) -> None:
-    assert title("smollm2-135M-instruct-v1") == "Smollm2 135M Instruct v1"
-    assert [size_label(n) for n in (134_515_008, 1_100_048_384, 5_770_496, 999, 8e9, 1.2e12)] == [
-        "135M", "1.1B", "5.8M", "1.0K", "8.0B", "1.2T",
-    ]  # fmt: skip
-    assert read_card(tmp_path) == {}
-    (tmp_path / "README.md").write_text("no front matter")
-    assert read_card(tmp_path) == {}
 
 
 def test_llama3_scaling_becomes_a_tensor(tmp_path: Path) -> None:

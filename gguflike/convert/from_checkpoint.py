@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gguflike import checkpoint
 from gguflike.blocks import FORMATS, format_by_name
-from gguflike.checkpoint import Checkpoint, LazyTensor, strictjson
+from gguflike.checkpoint import Checkpoint, LazyTensor, card, strictjson
 from gguflike.checkpoint.safetensors import FLOATS, same_values
 from gguflike.checkpoint.tokenizer import metadata_from_folder
 from gguflike.container import Typed, ValueType
@@ -136,15 +136,17 @@ def plan_conversion(
     matrix = imatrices.read(imatrix) if imatrix is not None else None
     importance, unused = imatrices.match(matrix, sources, selection)
     label = str(opened.source)
+    described, unread = card.read(opened.folder, general.CARD_KEYS)
     metadata = {
         **general.general(
             family.name,
             label,
-            sum(prod(source.shape) for source in sources),
+            {source.name: source.shape for source in sources},
             recipe,
             opened.generation_config,
-            general.read_card(opened.folder),
+            described,
             name,
+            opened.config.get("_name_or_path"),
         ),
         **configs.to_metadata(config, family.name),
         **_tokenizer(opened),
@@ -164,7 +166,7 @@ def plan_conversion(
         selection=selection,
         importance=importance,
         inputs=[*opened.inputs(), *(matrix.paths if matrix else ())],
-        notices=[*opened.notices, *notices, *kept, *left_out, *unused, *counted],
+        notices=[*opened.notices, *unread, *notices, *kept, *left_out, *unused, *counted],
         split=split,
     )
 

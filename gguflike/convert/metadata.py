@@ -1,61 +1,197 @@
-"""The ``general.*`` metadata of a converted file, and where it came from (``gguflike.*``)."""
+"""The ``general.*`` metadata of a converted file, and where it came from (``gguflike.*``).
+
+Names, makers, base models and the rest are told from the same places and in the same order as by llama.cpp's converter
+(gguf-py, metadata.py): the model card, then ``_name_or_path`` of config.json, then the folder's name. Of a repository
+of the Hub, its id comes before ``_name_or_path``, which often is that of the model it was made from.
+"""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import gguflike
+from gguflike.container import Typed, ValueType
 from gguflike.convert.mixes import Recipe
+from gguflike.convert.model_names import Names, parse, size_label, title
 from gguflike.convert.selection import Selection
+from gguflike.errors import CheckpointError
 
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION: the block layouts in use since May 2023
+HUB = "https://huggingface.co"
 
-# generation_config.json -> general.sampling.*, as llama.cpp's converter maps them.
+# general.sampling.* -> keys of generation_config.json, and type.
 _SAMPLING = {
-    "top_k": ("top_k", int),
-    "top_p": ("top_p", float),
-    "min_p": ("min_p", float),
-    "temperature": ("temp", float),
+    "sequence": (("sequence",), ValueType.STRING),
+    "top_k": (("top_k",), ValueType.INT32),
+    "top_p": (("top_p",), ValueType.FLOAT32),
+    "min_p": (("min_p",), ValueType.FLOAT32),
+    "xtc_probability": (("xtc_probability",), ValueType.FLOAT32),
+    "xtc_threshold": (("xtc_threshold",), ValueType.FLOAT32),
+    "temp": (("temperature",), ValueType.FLOAT32),
+    "penalty_last_n": (("penalty_last_n",), ValueType.INT32),
+    "penalty_repeat": (("penalty_repeat", "repetition_penalty"), ValueType.FLOAT32),
+    "mirostat": (("mirostat",), ValueType.INT32),
+    "mirostat_tau": (("mirostat_tau",), ValueType.FLOAT32),
+    "mirostat_eta": (("mirostat_eta",), ValueType.FLOAT32),
 }
-_SIZE = re.compile(r"(\d+x)?(\d+(?:[._]\d+)?)([kmbt])", re.IGNORECASE)
-_VERSION = re.compile(r"v?\d+(\.\d+)*", re.IGNORECASE)
-_FINETUNE = re.compile(r"chat|instruct|it|vision|base", re.IGNORECASE)
+# general.* -> keys of a model card, the first of which counts.
+_CARD: Mapping[str, tuple[str, ...]] = {
+    "name": ("name", "model_name"),
+    "author": ("author", "model_author", "model_creator"),
+    "version": ("version", "model_version"),
+    "organization": ("organization", "model_organization"),
+    "description": ("description", "model_description"),
+    "finetune": ("finetune", "model_finetune"),
+    "basename": ("basename", "model_basename", "model_type"),
+    "size_label": ("size_label", "model_size_label"),
+    "source.url": ("url", "model_url"),
+    "source.doi": ("doi", "model_doi"),
+    "source.uuid": ("uuid", "model_uuid"),
+    "source.repo_url": ("repo_url", "model_repo_url"),
+    "license.name": ("license_name",),
+    "license.link": ("license_link",),
+}
+_LISTS: Mapping[str, tuple[str, ...]] = {"tags": ("tags", "pipeline_tag"), "languages": ("languages", "language")}
+_RELATED: Mapping[str, tuple[str, ...]] = {
+    "base_model": ("base_model", "base_models", "base_model_sources"),
+    "dataset": ("datasets", "dataset", "dataset_sources"),
+}
+_OF_RELATED = ("name", "author", "version", "organization", "description", "url", "doi", "uuid", "repo_url")
+#: The keys of a model card that there is a place for.
+CARD_KEYS = frozenset(
+    ("license", *(key for table in (_CARD, _LISTS, _RELATED) for keys in table.values() for key in keys))
+)
 
 
 def general(
     architecture: str,
     source: str,
-    parameters: int,
+    shapes: Mapping[str, tuple[int, ...]],
     recipe: Recipe,
     generation_config: Mapping[str, Any],
     card: Mapping[str, Any],
     name: str | None = None,
+    called: object = None,
 ) -> dict[str, Any]:
-    """The ``general.*`` keys. ``source`` is a Hub id or folder name, ``card`` the front matter of its README."""
-    organization, _, model = source.rpartition("/")
-    parts = name_parts(model, parameters)
+    """The ``general.*`` keys of a file of tensors of these ``shapes``. ``source`` is a Hub id or folder name, ``card``
+    what `checkpoint.card` reads, ``called`` the ``_name_or_path`` of config.json.
+
+    CheckpointError where the model has no name in UTF-8.
+    """
+    parameters = sum(map(prod, shapes.values()))
+    ids = [source] if "/" in source else [*_path_of_model(called), source]
+    parts = [parse(each, parameters) for each in ids]
+    said = {key: value for key, keys in _CARD.items() if (value := _text(card, keys)) is not None}
+    found = {**_first(parts), **said}
+    named = name or found.get("name") or source
     metadata: dict[str, Any] = {
         "general.architecture": architecture,
         "general.type": "model",
-        "general.name": name or title(model),
+        **{f"general.{key}": value for key, value in found.items()},
+        "general.name": _utf8(named),
+        "general.size_label": found.get("size_label") or size_label(shapes),
     }
-    if organization:
-        metadata["general.organization"] = title(organization)
-    metadata |= {f"general.{key}": value for key, value in parts.items()}
-    metadata["general.size_label"] = parts.get("size_label") or size_label(parameters)
-    metadata |= _card(card)
-    if organization:
-        metadata["general.source.repo_url"] = f"https://huggingface.co/{source}"
-    for key, (target, kind) in _SAMPLING.items():
-        value = generation_config.get(key)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            metadata[f"general.sampling.{target}"] = kind(value)
+    if "/" in source:
+        metadata.setdefault("general.source.repo_url", f"{HUB}/{source}")
+    if license := card.get("license"):
+        metadata["general.license"] = ",".join(map(_plain, license)) if isinstance(license, list) else _plain(license)
+    for key, keys in _LISTS.items():
+        if values := [_plain(each) for k in keys for each in _listed(card.get(k))]:
+            metadata[f"general.{key}"] = values
+    for kind, keys in _RELATED.items():
+        metadata |= _related(kind, _listed(next((card[key] for key in keys if key in card), None)), parameters)
+    metadata |= _sampling(generation_config)
     metadata["general.file_type"] = recipe.file_type
     metadata["general.quantization_version"] = QUANTIZATION_VERSION
     return metadata
+
+
+def _path_of_model(called: object) -> list[str]:
+    """``_name_or_path`` where it names a model, and no place on somebody's disk."""
+    return [called] if isinstance(called, str) and called.count("/") <= 1 and called.strip("./") else []
+
+
+def _first(parts: Iterable[Names]) -> dict[str, str]:
+    """What the names say, the first that says anything, the name and its maker as titles."""
+    found: dict[str, str] = {}
+    for each in parts:
+        for key, value in each._asdict().items():
+            if value:
+                found.setdefault(key, title(value) if key in ("name", "organization") else value)
+    return found
+
+
+def _text(card: Mapping[str, Any], keys: Iterable[str]) -> str | None:
+    return next((card[key] for key in keys if isinstance(card.get(key), str)), None)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _plain(value: Any) -> str:
+    """An entry of a list as a text: "a: b" of a mapping, which is what an entry with a colon in it becomes."""
+    return ", ".join(f"{key}: {each}" for key, each in value.items()) if isinstance(value, dict) else str(value)[:1000]
+
+
+def _related(kind: str, entries: Sequence[Any], parameters: int) -> dict[str, Any]:
+    """The keys of the models or data sets that a model was made from: ids of the Hub, URLs, or all that is known."""
+    if not entries:
+        return {}
+    keys: dict[str, Any] = {f"general.{kind}.count": len(entries)}
+    for number, entry in enumerate(entries):
+        known = entry if isinstance(entry, dict) else _of_id(str(entry), parameters)
+        texts = {key: known[key] for key in _OF_RELATED if isinstance(known.get(key), str)}
+        keys |= {f"general.{kind}.{number}.{key}": value for key, value in texts.items()}
+    return keys
+
+
+def _of_id(entry: str, parameters: int) -> dict[str, str]:
+    is_url = entry.startswith(("http://", "https://", "ssh://"))
+    of_hub = re.fullmatch(r"https?://huggingface\.co/([^/]+/[^/]+)", entry)
+    if is_url and of_hub is None:
+        return {"repo_url": entry}
+    parts = parse(of_hub[1] if of_hub else entry, parameters)
+    found = _first([parts])
+    url = entry if is_url else f"{HUB}/{parts.organization}/{parts.name}" if parts.organization and parts.name else None
+    return {
+        **{key: found[key] for key in ("name", "organization", "version") if key in found},
+        **({"repo_url": url} if url else {}),
+    }
+
+
+def _sampling(generation_config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of generation_config.json that GGUF has, of the kind that they must be of."""
+    found = {}
+    for target, (keys, kind) in _SAMPLING.items():
+        value: Any = next((generation_config[key] for key in keys if generation_config.get(key) is not None), None)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, str) if kind is ValueType.STRING else is_number:
+            typed = int(value) if kind is ValueType.INT32 else value
+            found[f"general.sampling.{target}"] = Typed(typed, kind)
+    return found
+
+
+def _utf8(name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise CheckpointError(
+            "the model's name is not UTF-8",
+            field="general.name",
+            got=readable(name),
+            remedy="name it: --name on the command line, name= in Python",
+        ) from None
+    return name
+
+
+def readable(text: str) -> str:
+    """A text in UTF-8: bytes of a file's name that are none are replaced."""
+    return os.fsencode(text).decode("utf-8", "replace")
 
 
 def provenance(
@@ -64,7 +200,7 @@ def provenance(
     """Where the file came from and how: enough to make the same bytes again. No paths, dates or host names."""
     metadata: dict[str, Any] = {
         "gguflike.version": gguflike.__version__,
-        "gguflike.source": source,
+        "gguflike.source": readable(source),
         "gguflike.recipe": recipe.name,
     }
     if revision:
@@ -74,87 +210,5 @@ def provenance(
     if options := selection.options():
         metadata["gguflike.recipe.options"] = options
     if imatrix:
-        metadata["gguflike.imatrix"] = imatrix
+        metadata["gguflike.imatrix"] = readable(imatrix)
     return metadata
-
-
-def title(name: str) -> str:
-    """``smollm2-135M-instruct`` -> ``Smollm2 135M Instruct``: words that are all lower case get a capital."""
-    words = re.split(r"[-\s]+", name.strip("- "))
-    return " ".join(w.title() if w.islower() and not _VERSION.fullmatch(w) and not w[0].isdigit() else w for w in words)
-
-
-def name_parts(model: str, parameters: int) -> dict[str, str]:
-    """basename, size_label, finetune and version of a name such as ``SmolLM2-135M-Instruct``, as far as given."""
-    words = [word for word in model.split("-") if word]
-    sizes = [i for i, word in enumerate(words) if i and _is_size(word, parameters)]
-    versions = [i for i, word in enumerate(words) if i and _VERSION.fullmatch(word)]
-    tunes = [i for i, word in enumerate(words) if i and _FINETUNE.fullmatch(word)]
-    stem = min([*sizes, *versions, *tunes], default=len(words))
-    rest = [word for i, word in enumerate(words) if i >= stem and i not in (*sizes[:1], *versions[:1])]
-    found = {"basename": "-".join(words[:stem]), "finetune": "-".join(rest)}
-    if sizes:
-        found["size_label"] = words[sizes[0]].replace("_", ".").upper().replace("X", "x")
-    if versions:
-        found["version"] = words[versions[0]]
-    return {key: value for key, value in found.items() if value}
-
-
-def _is_size(word: str, parameters: int) -> bool:
-    """Whether a word such as 135M tells the size, and not a context length: it must be near the number of weights."""
-    match = _SIZE.fullmatch(word)
-    if match is None or match[1]:
-        return match is not None
-    stated = float(match[2].replace("_", ".")) * 1000.0 ** " KMBT".index(match[3].upper())
-    return abs(stated - parameters) <= 0.875 * parameters
-
-
-def size_label(parameters: int) -> str:
-    """Two significant digits at least and a suffix: 5.8M, 135M, 1.1B."""
-    scale, suffix = next(((s, x) for s, x in ((1e12, "T"), (1e9, "B"), (1e6, "M")) if parameters > s), (1e3, "K"))
-    value = parameters / scale
-    digits = max(2 - len(str(round(value)).lstrip("0")), 0)
-    return f"{value:.{digits}f}{suffix}"
-
-
-def _card(card: Mapping[str, Any]) -> dict[str, Any]:
-    metadata: dict[str, Any] = {}
-    licence = card.get("license")
-    if licence:
-        metadata["general.license"] = ",".join(licence) if isinstance(licence, list) else licence
-    for key, target in (("license_name", "license.name"), ("license_link", "license.link")):
-        if isinstance(card.get(key), str):
-            metadata[f"general.{target}"] = card[key]
-    for key, target in (("tags", "tags"), ("language", "languages")):
-        value = card.get(key)
-        if value:
-            metadata[f"general.{target}"] = value if isinstance(value, list) else [value]
-    return metadata
-
-
-def read_card(folder: Path) -> dict[str, Any]:
-    """Plain keys and flat lists of the YAML front matter of README.md; whatever is more complicated is left out."""
-    try:
-        lines = (folder / "README.md").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return {}
-    if not lines or lines[0] != "---" or "---" not in lines[1:]:
-        return {}
-    card: dict[str, Any] = {}
-    key = ""
-    for line in lines[1 : lines.index("---", 1)]:
-        item = re.fullmatch(r"\s*-\s+([^:{\[]+)", line)
-        pair = re.fullmatch(r"([\w.-]+):\s*(.*)", line)
-        if pair:
-            key, text = pair[1], _plain(pair[2])
-            inner = re.fullmatch(r"\[(.*)\]", text)
-            card[key] = [_plain(part) for part in inner[1].split(",") if part.strip()] if inner else text
-        elif item and (card.get(key) == "" or isinstance(card.get(key), list)):
-            card[key] = [*(card[key] or []), _plain(item[1])]
-        else:
-            card.pop(key, None)  # a nested mapping
-    return {k: v for k, v in card.items() if v}
-
-
-def _plain(text: str) -> str:
-    return text.strip().strip("\"'")

@@ -148,5 +148,5 @@ def _metadata(file: GGUFFile, recipe: Recipe, selection: Selection, imatrix: str
         "general.file_type": recipe.file_type,
         "general.quantization_version": general.QUANTIZATION_VERSION,
         **general.provenance(source, recipe, selection, imatrix),
-        "gguflike.source.file": Path(file.path).name,
+        "gguflike.source.file": general.readable(Path(file.path).name),
     }

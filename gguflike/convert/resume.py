@@ -25,7 +25,7 @@ def made_of(plan: ConversionPlan, method: str) -> str:
     """
     digest = hashlib.sha256()
     for text in (__version__, method, *_stamps(plan.inputs)):
-        digest.update(f"{text}\n".encode())
+        digest.update(f"{text}\n".encode("utf-8", "surrogatepass"))
     for tensor in plan.tensors:
         for text in _described((tensor.source, tensor.format.name, tensor.importance)):
             digest.update(f"{text}\n".encode("utf-8", "surrogatepass"))
