@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from gguflike import lazy
 
 if TYPE_CHECKING:
-    from gguflike.container import GGUFFile, open, write
+    from gguflike.container import GGUFFile, write
     from gguflike.convert import convert, export, quantize_file
     from gguflike.describe import describe
     from gguflike.diff import diff
@@ -31,9 +31,11 @@ if TYPE_CHECKING:
         GGUFLikeError,
         OutputError,
         QuantizationError,
+        RemoteError,
         TemplateError,
         UnsupportedError,
     )
+    from gguflike.locate import open
     from gguflike.runner import Model, load
     from gguflike.tensor import QuantizedTensor, quantize
     from gguflike.verify import verify
@@ -52,6 +54,7 @@ __all__ = [
     "OutputError",
     "QuantizationError",
     "QuantizedTensor",
+    "RemoteError",
     "TemplateError",
     "UnsupportedError",
     "__version__",
@@ -81,6 +84,7 @@ __getattr__ = lazy.names(
         "OutputError": "errors",
         "QuantizationError": "errors",
         "QuantizedTensor": "tensor",
+        "RemoteError": "errors",
         "TemplateError": "errors",
         "UnsupportedError": "errors",
         "convert": "convert",
@@ -88,7 +92,7 @@ __getattr__ = lazy.names(
         "diff": "diff",
         "export": "convert",
         "load": "runner",
-        "open": "container",
+        "open": "locate",
         "quantize": "tensor",
         "quantize_file": "convert",
         "verify": "verify",

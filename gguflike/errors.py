@@ -4,6 +4,7 @@
     ├── GGUFError            a GGUF file breaks a rule of spec/container.md (or ends too early)
     │   └── DigestError      the structure is sound but the bytes are not those that were written
     ├── CheckpointError      a Hugging Face folder or safetensors file is incomplete or contradictory
+    │   └── RemoteError      what is on the Hub or behind a URL cannot be had: missing, not allowed, no network, changed
     ├── UnsupportedError     well-formed, but a type, architecture or setting that is not handled
     │   └── ArgumentError    an argument's value is not one that the function takes; also a ValueError
     ├── ArgumentTypeError    an argument is of a kind that the function does not take; also a TypeError
@@ -32,6 +33,7 @@ __all__ = [
     "GGUFLikeError",
     "OutputError",
     "QuantizationError",
+    "RemoteError",
     "TemplateError",
     "UnsupportedError",
 ]
@@ -106,6 +108,13 @@ class DigestError(GGUFError):
 
 class CheckpointError(GGUFLikeError):
     """A Hugging Face folder or one of its files is missing, incomplete or contradictory."""
+
+
+class RemoteError(CheckpointError):
+    """What is on the Hugging Face Hub or behind a URL cannot be had.
+
+    It is not there, not for everyone, out of reach, or not what it was.
+    """
 
 
 class UnsupportedError(GGUFLikeError):

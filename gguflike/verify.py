@@ -94,8 +94,13 @@ class Report:
 def verify(path: str | os.PathLike[str], progress: Progress | None = None) -> Report:
     """Check a GGUF file, or all shards of a split model. Reads everything once, in pieces of a megabyte.
 
-    A bad file is reported, not raised; OSError where the file cannot be opened or read.
+    ``path`` may also name a file of the Hub or behind a URL (`gguflike.locate`), which is fetched into a cache. A bad
+    file is reported, not raised; OSError where the file cannot be opened or read, RemoteError where it cannot be had.
     """
+    if not os.path.lexists(path):
+        from gguflike.locate import locate
+
+        path = locate(path, progress)
     findings: list[Finding] = []
     try:
         files = open_shards(path)

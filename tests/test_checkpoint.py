@@ -13,7 +13,6 @@ import pytest
 import safetensors.numpy
 
 from gguflike import checkpoint
-from gguflike.checkpoint import hub
 from gguflike.checkpoint.safetensors import read_header
 from gguflike.errors import CheckpointError, UnsupportedError
 from tests import tiny
@@ -234,33 +233,15 @@ def test_incomplete_folders(what: str, message: str, tmp_path: Path) -> None:
         checkpoint.open(damaged(tmp_path, what))
 
 
-def test_hub_ids_go_to_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tiny.checkpoint(tmp_path / "cache" / "0123abc")
-    asked = []
-
-    def snapshot_download(repo_id: str, **options: Any) -> str:
-        asked.append((repo_id, options["revision"]))
-        return str(folder)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    opened = checkpoint.open("org/name", revision="main")
-    assert (opened.source, opened.revision, asked) == ("org/name", "0123abc", [("org/name", "main")])
+def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         checkpoint.open(tmp_path / "nothing")
+    folder = tiny.checkpoint(tmp_path / "0123abc")
     with pytest.raises(CheckpointError, match="got a file"):
         checkpoint.open(folder / "config.json")
     (tmp_path / "x.gguf").touch()
     with pytest.raises(CheckpointError, match="got a file; a GGUF file is quantized with"):
         checkpoint.open(tmp_path / "x.gguf")
-
-
-def test_a_hub_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: Any, **options: Any) -> str:
-        raise OSError("no network")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
-    with pytest.raises(CheckpointError, match="org/name: cannot be fetched from the Hugging Face Hub: no network"):
-        hub.snapshot("org/name")
 
 
 def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 import gguflike
 from gguflike.checkpoint import LazyTensor, safetensors
+from gguflike.checkpoint.hub import repository
 from gguflike.convert import ConversionPlan, convert, export
 from gguflike.convert.encode import Job
 from gguflike.convert.sources import CheckpointSource, check
@@ -148,7 +149,8 @@ def test_card_generation_config_and_hub_id(tmp_path: Path, monkeypatch: pytest.M
     (folder / "generation_config.json").write_text(
         json.dumps({"temperature": 0.7, "top_k": 40, "top_p": 1, "eos_token_id": 257})
     )
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
+    taken = repository.Snapshot(folder, "0123abc")
+    monkeypatch.setattr(repository, "snapshot", lambda *_, **__: taken)
     convert("some-org/Tiny-v2", tmp_path / "x.gguf", "F32", name="A name", tensor_types=["attn_v=F16"])
     fields = tiny.gguf_fields(tmp_path / "x.gguf")
     found = {k: v for k, v in fields.items() if k.startswith(("general.", "gguflike.")) and "digest" not in k}

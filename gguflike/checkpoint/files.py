@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gguflike import foreign
+from gguflike.checkpoint import elsewhere
 from gguflike.errors import CheckpointError
 
 
@@ -33,8 +34,8 @@ def read_text(path: Path) -> str:
 
 
 def present(path: Path) -> bool:
-    """Whether there is something of that name. CheckpointError for a link that points nowhere."""
-    if path.exists():
+    """Whether there is something of that name, on disk or elsewhere. CheckpointError for a link that points nowhere."""
+    if path.exists() or elsewhere.name_of(path) is not None:
         return True
     if path.is_symlink():
         raise unreadable(path, FileNotFoundError())

@@ -12,6 +12,7 @@ from typing import Any
 from gguflike.checkpoint import files, quantized, recognize, sentence_transformers, strictjson, weights
 from gguflike.checkpoint.safetensors import INDEX, SINGLE, LazyTensor
 from gguflike.errors import ArgumentError, CheckpointError
+from gguflike.progress import Progress
 
 #: What a checkpoint may be read from beside its shards, by this package and by others.
 FILES = (
@@ -20,7 +21,6 @@ FILES = (
     *("vocab.json", "merges.txt", "chat_template.json", "chat_template.jinja"),
     *(sentence_transformers.MODULES, sentence_transformers.POOLING),
 )
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _CACHED = re.compile(r"models--(?:(.+?)--)?(.+)")
 
 
@@ -56,12 +56,20 @@ class Checkpoint:
         return [*named, *(path for path in present if path.suffix.lower() != ".gguf" and path not in named)]
 
 
-def open(source: str | os.PathLike[str], revision: str | None = None, ignored: Iterable[str] = ()) -> Checkpoint:
-    """Open a folder, a file of weights in one, or a Hub id such as ``org/name`` (downloaded into the Hub's cache where
-    it is not there yet). ``ignored`` are keys of config.json to accept unread.
+def open(
+    source: str | os.PathLike[str],
+    revision: str | None = None,
+    ignored: Iterable[str] = (),
+    keep_copy: bool = False,
+    progress: Progress | None = None,
+) -> Checkpoint:
+    """Open a folder, a file of weights in one, or a repository of the Hub: ``org/name``, ``org/name@revision``, or its
+    address. ``ignored`` are keys of config.json to accept unread.
 
-    CheckpointError where files are missing, incomplete or contradict each other; UnsupportedError for what is known and
-    no checkpoint; ArgumentError for the revision of a folder.
+    Of a repository, configuration and tokenizer are fetched into the Hub's cache, and so are weights with
+    ``keep_copy``; else tensors read themselves by ranges. CheckpointError where files are missing, incomplete or
+    contradict each other; RemoteError where the Hub refuses; UnsupportedError for what is known and no checkpoint;
+    ArgumentError for the revision of a folder.
     """
     path = Path(source)
     folder = path if path.is_dir() else path.parent
@@ -69,11 +77,17 @@ def open(source: str | os.PathLike[str], revision: str | None = None, ignored: I
         if revision is not None:
             raise ArgumentError("a folder has no revisions", path=folder, field="revision", got=repr(revision))
         return _open_folder(folder, *_called(folder), ignored, file=None if path.is_dir() else path)
-    if isinstance(source, str) and _HUB_ID.fullmatch(source) and not files.present(path):
-        from gguflike.checkpoint import hub
+    if isinstance(source, str) and not files.present(path):
+        from gguflike.checkpoint.hub import reference
 
-        found, commit = hub.snapshot(source, revision)
-        return _open_folder(found, source, commit, ignored)
+        found = reference.parse(source)
+        if found is not None and found.repo and found.file is None and found.type is None:
+            from gguflike.checkpoint.hub import repository
+
+            if revision is not None and found.revision not in (None, revision):
+                raise ArgumentError("two revisions", path=source, field="revision", got=repr(revision))
+            taken = repository.snapshot(found.repo, revision or found.revision, keep_copy, progress)
+            return _open_folder(taken.folder, found.repo, taken.commit, ignored)
     raise CheckpointError(
         "no such checkpoint",
         path=path,

@@ -7,18 +7,18 @@ is by position (no mapping), so a file that shrinks meanwhile is an error and no
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import FileIO
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from gguflike import foreign
-from gguflike.checkpoint import files, float8, strictjson
+from gguflike.checkpoint import elsewhere, files, float8, strictjson
 from gguflike.errors import CheckpointError, UnsupportedError
 
 SINGLE = "model.safetensors"
@@ -38,8 +38,18 @@ _NUMPY: Mapping[str, str] = {
     **{"F8_E4M3": "u1", "F8_E5M2": "u1", "F8_E4M3FNUZ": "u1", "F8_E5M2FNUZ": "u1", "F8_E8M0": "u1"},
 }
 FLOATS = frozenset({"F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"})
+FIRST_READ = 1 << 18  # bytes of a file elsewhere that are fetched at once: most headers are shorter
 COMPARED = 1 << 22  # elements of two tensors that are compared at a time
 PIECE = 1 << 25  # bytes of whole rows that are read at a time for some of their columns
+
+
+class Extent(NamedTuple):
+    """``nbytes`` from ``offset`` on of the file at ``path``, which has ``file_bytes``."""
+
+    path: str
+    file_bytes: int
+    offset: int
+    nbytes: int
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,11 @@ class LazyTensor:
         """Length of the first axis (1 for a scalar)."""
         return self.shape[0] if self.shape else 1
 
+    def extents(self, start: int, stop: int) -> list[Extent]:
+        """What of files is read for the rows ``start`` to ``stop`` of the first axis."""
+        row = prod(self.shape[1:]) * _BITS[self.dtype] // 8
+        return [Extent(self.path, self.file_bytes, self.offset + start * row, (stop - start) * row)]
+
     def read(self, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
         """Rows ``start`` to ``stop`` of the first axis in their own dtype; bfloat16 comes as its bits in uint16, floats
         of 8 bits in uint8.
@@ -87,7 +102,7 @@ class LazyTensor:
         rows, columns = self.shape
         dtype = np.dtype(self._numpy_dtype())
         data = np.empty((rows, stop - start), dtype)
-        if 4 * (stop - start) < columns:
+        if 4 * (stop - start) < columns and "://" not in self.path:
             first, step = self.offset + start * dtype.itemsize, columns * dtype.itemsize
             _read_into(self, [(first + row * step, data[row]) for row in range(rows)])
         else:
@@ -150,6 +165,14 @@ def same_values(a: LazyTensor, b: LazyTensor) -> bool:
 
 def _read_into(tensor: LazyTensor, runs: Sequence[tuple[int, npt.NDArray[Any]]]) -> None:
     """Fill arrays, each with what follows a byte of the file."""
+    if "://" in tensor.path:
+        from gguflike.checkpoint.hub import ahead
+
+        for offset, data in runs:
+            ahead.read_into(
+                tensor.path, tensor.file_bytes, offset, data.data.cast("B") if data.size else memoryview(b"")
+            )
+        return
     try:
         with Path(tensor.path).open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
@@ -178,38 +201,56 @@ def read_header(path: Path) -> dict[str, LazyTensor]:
     """The tensors of one file, in order of their data. CheckpointError on any departure from the format.
 
     A tensor that shared its memory with another is stored once, and ``__metadata__`` says the other name (as
-    safetensors' save_model writes it): both names are given.
+    safetensors' save_model writes it): both names are given. Of a file that is not on disk (elsewhere), the header is
+    fetched, and its tensors read themselves by ranges.
     """
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            start = file.read(foreign.SAMPLE)
-            length = int.from_bytes(start[:8], "little")
-            if len(start) < 8 or length > min(MAX_HEADER, size - 8):
-                raise files.not_the_file(path, start, "safetensors") or CheckpointError(
-                    "header does not fit",
-                    path=path,
-                    offset=0,
-                    field="header length",
-                    expected=f"at most {max(0, min(MAX_HEADER, size - 8))} bytes in a file of {size}",
-                    got=length if len(start) >= 8 else f"a file of {size} bytes",
-                    remedy="the file is truncated or is not safetensors; download it again",
-                )
-            text = start[8 : 8 + length] + file.read(max(0, 8 + length - len(start)))
-    except OSError as error:
-        raise files.unreadable(path, error) from None
+    name = elsewhere.name_of(path)
+    if name is None:
+        start, text, size = _head(path)
+    else:
+        from gguflike.checkpoint.hub import remote
+
+        file = remote.opened(name)
+        start, text, size = _split(path, file.size, file.read(0, FIRST_READ), file.read)
+    length = len(text)
     if not text.startswith(b"{"):
         raise files.not_the_file(path, start, "safetensors") or CheckpointError(
             "header does not begin with '{'", path=path, offset=8, field="header"
         )
     header = strictjson.parse(text, path, "header")
     metadata = _metadata(header.pop("__metadata__", {}), path)
-    tensors = [_tensor(name, entry, path, 8 + length, size) for name, entry in header.items()]
+    tensors = [_tensor(key, entry, name or path, 8 + length, size) for key, entry in header.items()]
     tensors.sort(key=lambda t: (t.offset, t.nbytes))
     _check_tiling(tensors, path, 8 + length, size)
     table = {tensor.name: tensor for tensor in tensors}
     shared = {name: table[kept] for name, kept in metadata.items() if kept in table and name not in table}
     return table | {name: replace(tensor, name=name) for name, tensor in shared.items()}
+
+
+def _head(path: Path) -> tuple[bytes, bytes, int]:
+    """The first bytes of a file on disk, the text of its header, and its size."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            return _split(path, size, file.read(foreign.SAMPLE), lambda _, count: file.read(count))
+    except OSError as error:
+        raise files.unreadable(path, error) from None
+
+
+def _split(path: Path, size: int, start: bytes, read: Callable[[int, int], bytes]) -> tuple[bytes, bytes, int]:
+    """What `_head` gives, of a file that begins with ``start`` and goes on with ``read(offset, count)``."""
+    length = int.from_bytes(start[:8], "little")
+    if len(start) < 8 or length > min(MAX_HEADER, size - 8):
+        raise files.not_the_file(path, start, "safetensors") or CheckpointError(
+            "header does not fit",
+            path=path,
+            offset=0,
+            field="header length",
+            expected=f"at most {max(0, min(MAX_HEADER, size - 8))} bytes in a file of {size}",
+            got=length if len(start) >= 8 else f"a file of {size} bytes",
+            remedy="the file is truncated or is not safetensors; download it again",
+        )
+    return start, start[8 : 8 + length] + read(len(start), max(0, 8 + length - len(start))), size
 
 
 def _metadata(metadata: Any, path: Path) -> dict[str, str]:
@@ -218,7 +259,7 @@ def _metadata(metadata: Any, path: Path) -> dict[str, str]:
     return metadata
 
 
-def _tensor(name: str, entry: Any, path: Path, start: int, size: int) -> LazyTensor:
+def _tensor(name: str, entry: Any, path: Path | str, start: int, size: int) -> LazyTensor:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(
             "entry is malformed",

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from gguflike.checkpoint import files, recognize, strictjson
+from gguflike.checkpoint import elsewhere, files, recognize, strictjson
 from gguflike.checkpoint.safetensors import INDEX, SINGLE, LazyTensor, read_header, same_values
 from gguflike.errors import CheckpointError
 
@@ -128,7 +128,7 @@ def _noticed(weights: Weights, notice: str) -> Weights:
 def _sets(folder: Path) -> list[_Set]:
     """The safetensors files of a folder, shards of one model together."""
     groups: dict[tuple[str, ...], dict[int, Path]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted({*folder.glob("*.safetensors"), *elsewhere.inside(folder)}):
         if not files.present(path) or path.is_dir():
             continue
         shard = _SHARD.fullmatch(path.name)
@@ -189,7 +189,7 @@ def _inside(name: Any, source: Path, field: str, endings: tuple[str, ...] = (".s
 def _indexed(index: Path, chosen: Mapping[str, list[str]]) -> Weights:
     """The tensors of the files that an index names: all that are in them, whatever the index says of each."""
     folder = index.parent
-    missing = [name for name in chosen if not (folder / name).is_file()]
+    missing = [name for name in chosen if not ((folder / name).is_file() or elsewhere.name_of(folder / name))]
     if missing:
         others = [each.name for each in _sets(folder) if not each.missing and len(missing) == len(chosen)]
         remedy = f"or the index is stale: name {others[0]} as the source to take it" if others else ""

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
+from gguflike.cli.output import progress_bar
 from gguflike.cli.paths import add_path_arguments
 from gguflike.cli.recipes import add_recipe_arguments, plan_and_run, take
+
+if TYPE_CHECKING:
+    from gguflike.convert import ConversionPlan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_path_arguments(
         parser,
         "SRC",
-        "folder with config.json and safetensors, or a Hub id (org/name)",
+        "folder with config.json and safetensors, or a Hub id: org/name[@revision]",
         "OUT",
         "GGUF file to write, or a folder for FOLDER/NAME-TYPE.gguf (default: the folder SRC)",
     )
     parser.usage = "gguflike convert SRC [OUT] [-t TYPE] [options]"
     parser.add_argument("--revision", metavar="REV", help="revision of a Hub id")
+    parser.add_argument(
+        "--cache",
+        action="store_true",
+        help="keep the weights of a Hub id in the Hub's cache, instead of streaming them",
+    )
     parser.add_argument("--name", "--model-name", metavar="NAME", help="general.name to write")
     parser.add_argument(
         "--ignore-config",
@@ -35,6 +45,9 @@ def run(args: argparse.Namespace) -> int:
     options = take(args, "Q4_K_M")
     from gguflike.convert.from_checkpoint import plan_conversion
 
-    return plan_and_run(
-        args, plan_conversion, name=args.name, revision=args.revision, ignore_config=args.ignore_config, **options
-    )
+    def plan(source: str, out: str | None, type: str, **options: Any) -> ConversionPlan:
+        """`plan_conversion`, which shows what it downloads."""
+        with progress_bar() as progress:
+            return plan_conversion(source, out, type, cache=args.cache, progress=progress, **options)
+
+    return plan_and_run(args, plan, name=args.name, revision=args.revision, ignore_config=args.ignore_config, **options)

@@ -17,10 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from gguflike.container import open
     from gguflike.describe import describe
+    from gguflike.locate import open_header
 
-    with open(args.file) as file:
+    with open_header(args.file) as file:
         document = describe(file)
     if args.json:
         print_json(document)

@@ -12,11 +12,11 @@ from gguflike.errors import GGUFError
 class Cursor:
     """Reads forward through a buffer and fails with the place and the field it stands at."""
 
-    def __init__(self, buffer: Any, path: str) -> None:
+    def __init__(self, buffer: Any, path: str, file_bytes: int | None = None) -> None:
         self.buffer = buffer
         self.path = path
-        self.file_bytes = len(buffer)
-        self.end = min(self.file_bytes, MAX_HEADER_BYTES)
+        self.file_bytes = len(buffer) if file_bytes is None else file_bytes
+        self.end = min(len(buffer), MAX_HEADER_BYTES)
         self.position = 0
         self.record = "header"
         self.set_order("<")

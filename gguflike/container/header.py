@@ -57,9 +57,10 @@ class Header(NamedTuple):
     table: npt.NDArray[np.uint64]
 
 
-def parse(buffer: Any, path: str) -> Header:
-    """Parse the header at the start of ``buffer`` (the whole file, mapped). GGUFError with place and rule."""
-    cursor = Cursor(buffer, path)
+def parse(buffer: Any, path: str, file_bytes: int | None = None) -> Header:
+    """Parse the header at the start of ``buffer``: the whole file, mapped, or the beginning of one of ``file_bytes``.
+    GGUFError with place and rule, which for a beginning that is too short is one that `is_cut` knows."""
+    cursor = Cursor(buffer, path, file_bytes)
     version, order = _preamble(cursor)
     tensor_count_at = cursor.position
     tensor_count = cursor.read_u64("tensor_count")
@@ -76,6 +77,13 @@ def parse(buffer: Any, path: str) -> Header:
     header = Header(version, order, metadata, alignment, data_offset, cursor.position, names, table)
     _check_places(cursor, header)
     return header
+
+
+def is_cut(error: GGUFError, file_bytes: int) -> bool:
+    """Whether parsing the beginning of a file of ``file_bytes`` failed because the header goes on behind it."""
+    if error.rule == "C-007" and isinstance(error.got, int):
+        return error.got <= file_bytes - (error.offset or 0) - 8
+    return error.rule == "C-006"
 
 
 def _preamble(cursor: Cursor) -> tuple[int, str]:

@@ -14,13 +14,17 @@ import numpy as np
 
 from gguflike.blocks import BlockFormat, format_by_id
 from gguflike.container import system
-from gguflike.container.header import N_DIMS, NBYTES, OFFSET, TYPE, parse
-from gguflike.container.layout import ARCHITECTURE_KEY, TensorInfo
+from gguflike.container.header import N_DIMS, NBYTES, OFFSET, TYPE, Header, is_cut, parse
+from gguflike.container.layout import ARCHITECTURE_KEY, MAX_HEADER_BYTES, TensorInfo
 from gguflike.container.metadata import Metadata
-from gguflike.errors import GGUFError
+from gguflike.errors import GGUFError, UnsupportedError
 from gguflike.tensor import QuantizedTensor
 
 T = TypeVar("T")
+
+FIRST_READ = (
+    1 << 20
+)  # bytes of a file elsewhere that are read at once; a vocabulary of 150,000 words takes six times it
 
 
 class Lazy(Mapping[str, T]):
@@ -62,9 +66,11 @@ class GGUFFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self._map: Any = _map(self.path)
-        self._header = parse(self._map, self.path)
-        self.file_bytes = len(self._map)
-        header = self._header
+        self._take(parse(self._map, self.path), len(self._map))
+
+    def _take(self, header: Header, file_bytes: int) -> None:
+        self._header = header
+        self.file_bytes = file_bytes
         self.version = header.version
         self.byteorder: Literal["little", "big"] = "little" if header.order == "<" else "big"
         self.alignment = header.alignment
@@ -118,6 +124,32 @@ class GGUFFile:
             stored = data.view(_swapped(info.format))
             data = stored.astype(info.format.dtype).view(np.uint8).reshape(-1)
         return QuantizedTensor(name, info.format, info.shape, data)
+
+
+class HeaderFile(GGUFFile):
+    """The header of a file that lies elsewhere: ``read(offset, count)`` gives its bytes. ``tensors`` cannot be read.
+
+    What is read is the beginning of the file, twice as much each time until the header is in it.
+    """
+
+    def __init__(self, path: str, file_bytes: int, read: Callable[[int, int], bytes]) -> None:
+        self.path = path
+        most = min(file_bytes, MAX_HEADER_BYTES)
+        data = b""
+        while True:
+            data += read(len(data), min(max(len(data), FIRST_READ), most - len(data)))
+            try:
+                header = parse(data, path, file_bytes)
+                break
+            except GGUFError as error:
+                if len(data) >= most or not is_cut(error, file_bytes):
+                    raise
+        self._map = data
+        self._take(header, file_bytes)
+
+    def _tensor(self, name: str) -> QuantizedTensor:
+        remedy = "download the file to read its tensors"
+        raise UnsupportedError("only the header of the file was fetched", path=self.path, tensor=name, remedy=remedy)
 
 
 def _swapped(fmt: BlockFormat) -> np.dtype[Any]:

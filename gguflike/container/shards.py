@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from gguflike.container.layout import TensorInfo
 from gguflike.container.metadata import Metadata
@@ -26,11 +26,18 @@ def open(path: str | os.PathLike[str], *, shards: bool = True) -> GGUFFile:
 
     GGUFError names the field, the byte and the rule that the file breaks; OSError where it cannot be opened.
     """
-    file = GGUFFile(path)
+    return open_with(GGUFFile, path, shards=shards)
+
+
+def open_with(
+    opener: Callable[[str | os.PathLike[str]], GGUFFile], path: str | os.PathLike[str], *, shards: bool = True
+) -> GGUFFile:
+    """What `open` does, of files that ``opener`` opens by their paths."""
+    file = opener(path)
     try:
         if not shards or _number(file, COUNT_KEY, 1) <= 1:
             return file
-        return ShardedFile(file)
+        return ShardedFile(file, opener)
     except BaseException:
         file.close()
         raise
@@ -50,10 +57,10 @@ class ShardedFile(GGUFFile):
     ``file_bytes`` is the sum.
     """
 
-    def __init__(self, member: GGUFFile) -> None:
+    def __init__(self, member: GGUFFile, opener: Callable[[str], GGUFFile] = GGUFFile) -> None:
         opened = [member]
         try:
-            self.shards = _siblings(member, opened)
+            self.shards = _siblings(member, opened, opener)
             self._owner = _owners(self.shards)
             _check_total(self.shards, len(self._owner))
         except BaseException:
@@ -102,10 +109,11 @@ def _number(file: GGUFFile, key: str, default: int | None = None) -> int:
     return int(file.metadata[key])
 
 
-def _siblings(member: GGUFFile, opened: list[GGUFFile]) -> list[GGUFFile]:
+def _siblings(member: GGUFFile, opened: list[GGUFFile], opener: Callable[[str], GGUFFile]) -> list[GGUFFile]:
     """All shards in order. Their names come from the name of the one that was opened, never from metadata."""
     count = _number(member, COUNT_KEY)
-    folder, filename = os.path.split(member.path)
+    filename = os.path.basename(member.path)
+    folder = member.path[: len(member.path) - len(filename)]
     match = _NAME.fullmatch(filename)
     if match is None or count > MAX_SHARDS or int(match["count"]) != count:
         raise GGUFError(
@@ -123,7 +131,7 @@ def _siblings(member: GGUFFile, opened: list[GGUFFile]) -> list[GGUFFile]:
         if number == own:
             file = member
         else:
-            file = _open_sibling(os.path.join(folder, f"{match['stem']}-{number + 1:05}-of-{count:05}.gguf"))
+            file = _open_sibling(f"{folder}{match['stem']}-{number + 1:05}-of-{count:05}.gguf", opener)
             opened.append(file)
         stated = (_number(file, NUMBER_KEY), _number(file, COUNT_KEY))
         if stated != (number, count):
@@ -140,9 +148,9 @@ def _siblings(member: GGUFFile, opened: list[GGUFFile]) -> list[GGUFFile]:
     return files
 
 
-def _open_sibling(path: str) -> GGUFFile:
+def _open_sibling(path: str, opener: Callable[[str], GGUFFile]) -> GGUFFile:
     try:
-        return GGUFFile(path)
+        return opener(path)
     except OSError as error:
         raise GGUFError(
             "a shard of the model is missing",

@@ -241,6 +241,11 @@ class Writer:
         finally:
             self._give_up(keep)
 
+    def claims(self, name: str) -> bool:
+        """Whether a writer that was cut off says that it has written a tensor; `restore` looks."""
+        journal = self._file(name).journal
+        return journal is not None and journal.claim(name) is not None
+
     def restore(self, name: str) -> bool:
         """Whether a tensor is there already, from a writer that was cut off. Its data are read to see."""
         file = self._file(name)

@@ -13,7 +13,7 @@ from gguflike.convert import pipeline
 from gguflike.convert.encode import Job, run
 from gguflike.convert.plan import ConversionPlan, PlannedTensor
 from gguflike.convert.resume import made_of
-from gguflike.convert.sources import closing_sources
+from gguflike.convert.sources import closing_sources, reading_ahead
 from gguflike.errors import GGUFLikeError, OutputError, check_choice, check_threads
 from gguflike.kernels.prepare import prepare
 from gguflike.progress import Progress
@@ -68,7 +68,8 @@ def execute(
         prepare((need for tensor in plan.tensors for need in _job(tensor, method, threads).kernels()), progress)
         advance(sum(file.header_bytes for file in plan.files), "header")
         if executor is None:
-            pipeline.run(_jobs(writer, plan.tensors, method, threads), writer.write_part, advance)
+            with reading_ahead(tensor.source for tensor in plan.tensors if not writer.claims(tensor.name)):
+                pipeline.run(_jobs(writer, plan.tensors, method, threads), writer.write_part, advance)
         else:
             # Parallel over tensors, so each task stays on one thread unless told otherwise.
             _spread(writer, _jobs(writer, plan.tensors, method, threads or 1), executor, advance)

@@ -66,6 +66,7 @@ def convert(
     split_max_size: int | str | None = None,
     split_max_tensors: int | None = None,
     no_tensor_first_split: bool = False,
+    cache: bool = False,
     **options: Unpack[SelectionOptions],
 ) -> ConversionPlan:
     """Convert a checkpoint folder or Hub id to a GGUF file of the recipe ``type``; return the plan carried out.
@@ -74,6 +75,9 @@ def convert(
     name that ends in a slash), for ``out/NAME-TYPE.gguf``; folders that are missing are made. ``imatrix`` is an
     importance matrix, ``ignore_config`` are config keys to accept unread. Types of single tensors, layers left out and
     metadata set by hand are the ``options``: those of `SelectionOptions`.
+
+    The weights of a Hub id (``org/name``, ``org/name@revision``) are read from there as they are needed; with ``cache``
+    they are downloaded into the Hub's cache first, and stay there.
 
     With ``dry_run`` the plan is all: nothing is written, ``out`` may be None, and no tensor is read (but an output
     matrix that config.json ties to the embedding is compared with it, and kept where they differ). One tensor (of a
@@ -88,7 +92,7 @@ def convert(
     """
     check_options(method, threads)
     split = split_of(split_max_size, split_max_tensors, no_tensor_first_split)
-    planned = plan_conversion(src, out, type, imatrix, name, revision, ignore_config, split, **options)
+    planned = plan_conversion(src, out, type, imatrix, name, revision, ignore_config, split, cache, progress, **options)
     planned = with_notice(planned, method, resume)
     if not dry_run:
         execute(
@@ -112,6 +116,8 @@ def plan_conversion(
     revision: str | None = None,
     ignore_config: Iterable[str] = (),
     split: Split | None = None,
+    cache: bool = False,
+    progress: Progress | None = None,
     **options: Unpack[SelectionOptions],
 ) -> ConversionPlan:
     """The plan of `convert`, from the configuration and the headers of the checkpoint."""
@@ -119,7 +125,7 @@ def plan_conversion(
     recipe, selection = recipes.by_name("F16" if by_source else type), select(options)
     if isinstance(ignore_config, str | bytes):
         raise ArgumentTypeError("not a list", field="ignore_config", expected="a list of keys", got=repr(ignore_config))
-    opened = checkpoint.open(src, revision, ignore_config)
+    opened = checkpoint.open(src, revision, ignore_config, cache, progress)
     recipe = recipes.by_name(half_type(opened.tensors.values())) if by_source else recipe
     values = {**opened.config, **opened.dense, **_reranker(opened)}
     if opened.pooling is not None:

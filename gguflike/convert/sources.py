@@ -6,7 +6,7 @@ A source is a small description that can be sent to another process and reads it
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import lcm, prod
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from gguflike import container
 from gguflike.blocks import FORMATS, BlockFormat
 from gguflike.checkpoint import LazyTensor
+from gguflike.checkpoint.safetensors import Extent
 from gguflike.errors import GGUFError, QuantizationError, UnsupportedError
 from gguflike.families.origins import Piece
 from gguflike.families.transforms import Transform
@@ -84,6 +85,10 @@ class CheckpointSource:
     def group(self) -> int:
         return lcm(*(piece.via.group for _, piece in self.pieces))
 
+    def extents(self) -> list[Extent]:
+        """Where what is read stands, in the order of reading."""
+        return [each for tensor, piece in self.pieces for each in tensor.extents(*_rows(piece, 0, piece.rows))]
+
     def read(self, start: int, stop: int, limit: float) -> Floats:
         parts, first = [], 0
         for tensor, piece in self.pieces:
@@ -96,11 +101,17 @@ class CheckpointSource:
 
 def _read_piece(tensor: LazyTensor, piece: Piece, start: int, stop: int, limit: float, compiled: bool) -> Floats:
     """Rows ``start`` to ``stop`` of what a piece makes, in whole groups."""
-    low, high = (piece.start + row * piece.hf_rows // piece.rows for row in (start, stop))
+    low, high = _rows(piece, start, stop)
     rows = _floats(tensor, low, high, compiled)
     check(rows, tensor.name, low, limit)
     made: Floats = piece.via.apply(rows)
     return made[None] if piece.stacked else made
+
+
+def _rows(piece: Piece, start: int, stop: int) -> tuple[int, int]:
+    """The rows of the tensor of a checkpoint that become the rows ``start`` to ``stop`` of a piece."""
+    low, high = (piece.start + row * piece.hf_rows // piece.rows for row in (start, stop))
+    return low, high
 
 
 def is_half(fmt: BlockFormat) -> bool:
@@ -141,6 +152,10 @@ class MicroscaledSource:
         rows = self.part(start, stop).dequantize()
         check(rows, self.origin, start, limit)
         return rows
+
+    def extents(self) -> list[Extent]:
+        """Where what is read stands, in the order of reading."""
+        return [each for part in (self.blocks, self.scales) for each in part.extents(0, part.rows)]
 
     def part(self, start: int, stop: int) -> QuantizedTensor:
         """Matrices as MXFP4. Byte j of a block holds values 2j and 2j + 1, low bits first; in MXFP4 it holds j and
@@ -194,6 +209,19 @@ def _opened(path: str, stamps: tuple[Stamp, ...]) -> container.GGUFFile:
     if tuple(stamp(each) for each in file.paths) != stamps:
         raise GGUFError("file changed while it was being read", path=path)
     return file
+
+
+@contextmanager
+def reading_ahead(sources: Iterable[Source]) -> Iterator[None]:
+    """Fetch what lies elsewhere before it is asked for, where the sources are read in this order in this process."""
+    spans = [span for source in sources for span in getattr(source, "extents", list)() if "://" in span.path]
+    if not spans:
+        yield
+        return
+    from gguflike.checkpoint.hub import ahead
+
+    with ahead.reading(spans):
+        yield
 
 
 @contextmanager

@@ -398,7 +398,13 @@ def load(
     ``threads`` defaults to the CPUs that this process may use, ``context`` to what the model was trained for as far as
     memory allows. ``cache_type`` is "f16", "q8_0" (half the memory) or "f32" (twice the memory, nothing rounded).
     ``progress(done, total, what)`` hears of loading and, on the first ever run, of kernels being compiled.
+
+    ``path`` may also name a file of the Hub or behind a URL (`gguflike.locate`), which is fetched into a cache.
     """
+    if not os.path.lexists(path):
+        from gguflike.locate import locate
+
+        path = locate(path, progress)
     return Model(path, threads=threads, context=context, cache_type=cache_type, progress=progress)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import prod
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.checkpoint import float8
-from gguflike.checkpoint.safetensors import LazyTensor
+from gguflike.checkpoint.safetensors import Extent, LazyTensor
 from gguflike.errors import CheckpointError
 
 Floats = npt.NDArray[np.float32]
@@ -27,6 +27,16 @@ class Computed(LazyTensor):
 
     def read_columns(self, start: int, stop: int) -> npt.NDArray[Any]:
         return self.read_f32()[:, start:stop]
+
+    def extents(self, start: int, stop: int) -> list[Extent]:
+        """What of files is read for the tensors that this is computed of: the same rows, where they have as many."""
+        held = (getattr(self, each.name) for each in fields(self))
+        parts = [each.stored if isinstance(each, Scales) else each for each in held]
+        found: list[Extent] = []
+        for part in parts:
+            if isinstance(part, LazyTensor):
+                found += part.extents(*(start, stop) if part.rows == self.rows else (0, part.rows))
+        return found
 
 
 def computed(kind: type[Kind], name: str, shape: Sequence[int], main: LazyTensor, **fields: Any) -> Kind:

@@ -1,0 +1,353 @@
+"""What is asked of huggingface_hub: the one module that imports it, and only when something is asked of the Hub.
+
+The library knows tokens (HF_TOKEN, ``hf auth login``), where the Hub and the cache are (HF_ENDPOINT, HF_HOME), whether
+to stay offline (HF_HUB_OFFLINE), proxies and certificates. Its errors become RemoteError, in plain words.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+
+from gguflike.checkpoint.hub.reference import endpoint
+from gguflike.checkpoint.hub.retry import Attempts, retry_after
+from gguflike.errors import RemoteError
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    from gguflike.progress import Progress
+
+DEFAULT_REVISION = "main"
+CHUNK = 1 << 20  # bytes hashed or copied at a time
+AGAIN = (408, 429, 500, 502, 503, 504)  # answers that may be another one in a moment
+TIMEOUT = 30.0  # seconds for an answer of the Hub's API
+
+
+class RepositoryFile(NamedTuple):
+    """A file of a repository: its ``size`` in bytes, and the digest that the Hub has of it: ``sha256`` of one in large
+    file storage (LFS, Xet), ``blob``, git's SHA-1, of any other."""
+
+    size: int
+    sha256: str | None = None
+    blob: str | None = None
+
+
+class Repository(NamedTuple):
+    """A repository at one commit, to which the ``revision`` pointed that was asked for. ``files`` by their paths;
+    ``offline``: they are those that the cache has."""
+
+    id: str
+    commit: str
+    files: Mapping[str, RepositoryFile]
+    revision: str = DEFAULT_REVISION
+    offline: bool = False
+
+
+def list_repository(repo: str, revision: str | None = None) -> Repository:
+    """The files of a repository at a branch, tag or commit. RemoteError where the Hub does not tell.
+
+    In offline mode they are those that the cache has of it.
+    """
+    if is_offline():
+        return _cached_repository(repo, revision)
+    attempts = Attempts(repo)
+    while True:
+        try:
+            with plain_errors(repo, revision):
+                info = api().model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT)
+            break
+        except RemoteError as error:
+            response = getattr(error.__cause__, "response", None)
+            refused = response is not None and response.status_code not in AGAIN
+            if refused or not isinstance(error.__cause__, transport_errors()):
+                raise
+            attempts.failed(error, retry_after(response.headers) if response is not None else None)
+    files = {}
+    for sibling in info.siblings or ():
+        lfs = sibling.lfs
+        size = lfs.size if lfs is not None else sibling.size
+        files[sibling.rfilename] = RepositoryFile(size or 0, lfs.sha256 if lfs is not None else None, sibling.blob_id)
+    if info.sha is None:
+        raise RemoteError("the Hub does not say which commit this is", path=repo)
+    return Repository(repo, info.sha, files, revision or DEFAULT_REVISION)
+
+
+def cached(repository: Repository, name: str) -> Path | None:
+    """Where the cache has a file of a repository, or None."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repository.id, name, revision=repository.commit)
+    return Path(found) if isinstance(found, str) else None
+
+
+def fetch(repository: Repository, name: str, progress: Progress | None = None) -> Path:
+    """The path of a file of a repository in the Hub's cache, downloaded if it is not there.
+
+    What is downloaded is compared with the digest that the Hub has of it. RemoteError where it differs, or where the
+    file cannot be had.
+    """
+    from huggingface_hub import hf_hub_download
+
+    found = cached(repository, name)
+    if found is not None:
+        _remember(repository)
+        return found
+    with plain_errors(repository.id, repository.commit, name):
+        options: dict[str, Any] = {**_agent(), "tqdm_class": _bar(progress, name)}
+        path = Path(hf_hub_download(repository.id, name, revision=repository.commit, endpoint=endpoint(), **options))
+    _check_digest(path, repository, name, progress)
+    _remember(repository)
+    return path
+
+
+def url_of(repo: str, commit: str, name: str) -> str:
+    """The address of a file of a repository."""
+    from huggingface_hub import hf_hub_url
+
+    return hf_hub_url(repo, name, revision=commit, endpoint=endpoint())
+
+
+def headers(url: str) -> dict[str, str]:
+    """What is sent along with a request: who asks, and on the Hub alone the token."""
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    built: dict[str, str] = build_hf_headers(token=None if is_hub(url) else False, **_agent())
+    return built
+
+
+def has_token() -> bool:
+    """Whether there is a token to be sent to the Hub."""
+    from huggingface_hub import get_token
+
+    return bool(get_token())
+
+
+def is_hub(url: str) -> bool:
+    """Whether an address is one of the Hub itself, which may see the token."""
+    there, hub = urlsplit(url), urlsplit(endpoint())
+    return (there.scheme, there.netloc) == (hub.scheme, hub.netloc)
+
+
+@contextmanager
+def get(url: str, sent: Mapping[str, str]) -> Iterator[Any]:
+    """The answer to a GET as it comes (of httpx or httpx2); redirects are answers too."""
+    from huggingface_hub import constants, get_session
+
+    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    with get_session().stream("GET", url, headers=dict(sent), follow_redirects=False, timeout=timeout) as response:
+        yield response
+
+
+@lru_cache(maxsize=1)
+def transport_errors() -> tuple[type[Exception], ...]:
+    """What a connection that fails raises: the base of the errors of the HTTP client in use."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return (HfHubHTTPError.__bases__[0],)
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Keep other processes that take the same lock out; where a file system has no locks, nobody is."""
+    from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
+
+    with WeakFileLock(path):
+        yield
+
+
+def addition(path_in_repo: str, content: bytes | str) -> CommitOperationAdd:
+    """A file to be added: its bytes, or the path of one on disk."""
+    from huggingface_hub import CommitOperationAdd
+
+    return CommitOperationAdd(path_in_repo=path_in_repo, path_or_fileobj=content)
+
+
+def is_missing_repository(error: RemoteError) -> bool:
+    """Whether the Hub says that there is no such repository, or none for this user."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    cause = error.__cause__
+    return isinstance(cause, RepositoryNotFoundError) and not isinstance(cause, GatedRepoError)
+
+
+@contextmanager
+def plain_errors(repo: str, revision: str | None = None, name: str | None = None) -> Iterator[None]:
+    """Turn what huggingface_hub raises inside into a RemoteError that says what happened and what to do."""
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    where = f"{repo}/{name}" if name else repo
+    page = f"{endpoint()}/{repo}"
+    try:
+        yield
+    except GatedRepoError as error:
+        remedy = (
+            f"accept its conditions on {page} with the account of the token in use"
+            if has_token()
+            else f"accept its conditions on {page}, then set HF_TOKEN or run `hf auth login`"
+        )
+        raise RemoteError(
+            "the repository is gated: its authors decide who reads it", path=repo, remedy=remedy
+        ) from error
+    except RepositoryNotFoundError as error:
+        remedy = (
+            "check the name; if it is private, use the token of an account that may read it"
+            if has_token()
+            else "check the name; if it is private, set HF_TOKEN or run `hf auth login`"
+        )
+        raise RemoteError("there is no such repository, or it is private", path=repo, remedy=remedy) from error
+    except RevisionNotFoundError as error:
+        raise RemoteError(
+            "the repository has no such revision", path=repo, field="revision", got=repr(revision)
+        ) from error
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
+        offline = is_offline()
+        raise RemoteError(
+            "not in the cache, and offline mode is on" if offline else "the Hub cannot be reached",
+            path=where,
+            got=None if offline else _reason(error.__cause__ or error),
+            remedy="unset HF_HUB_OFFLINE to fetch it" if offline else _OFFLINE,
+        ) from error
+    except EntryNotFoundError as error:
+        raise RemoteError("the repository has no such file", path=where) from error
+    except HfHubHTTPError as error:
+        what, advice = refusal(error.response.status_code, has_token())
+        raise RemoteError(what, path=where, got=_reason(error), remedy=advice) from error
+    except transport_errors() as error:
+        raise RemoteError("the Hub cannot be reached", path=where, got=_reason(error), remedy=_OFFLINE) from error
+    except (OSError, ValueError) as error:  # a full disk, an id that the Hub's rules do not allow
+        raise RemoteError("cannot be fetched from the Hub", path=where, got=_reason(error)) from error
+
+
+def refusal(status: int, known: bool) -> tuple[str, str | None]:
+    """What the status of an answer that refuses means, and what to do; ``known``: a token was sent."""
+    login = "set HF_TOKEN or run `hf auth login`"
+    if status == 401:
+        return "the server does not accept who asks", f"check the token: {login}" if known else login
+    if status == 403:
+        return "access is forbidden", "use a token with the right to do this" if known else login
+    if status == 404:
+        return "there is no such file", "check the name"
+    if status == 429:
+        return "the server has had too many requests", "wait a while" + ("" if known else f", or {login}")
+    return ("the server has a fault", "try again later") if status >= 500 else ("the server refuses", None)
+
+
+_OFFLINE = "check the network; HF_HUB_OFFLINE=1 takes what is in the cache already"
+
+
+def _reason(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+@lru_cache(maxsize=1)
+def _agent() -> dict[str, Any]:
+    import gguflike
+
+    return {"library_name": "gguflike", "library_version": gguflike.__version__}
+
+
+def api() -> HfApi:
+    """The Hub's API."""
+    from huggingface_hub import HfApi
+
+    return HfApi(endpoint=endpoint(), **_agent())
+
+
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE, or what it stands for, says that no server is to be asked."""
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE
+
+
+def _cache_of(repo: str) -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+
+
+def _remember(repository: Repository) -> None:
+    """Write down in the cache to which commit a branch or tag points, as huggingface_hub does, for offline mode."""
+    path = _cache_of(repository.id) / "refs" / repository.revision
+    with suppress(OSError):  # a cache that others made, and that we may only read
+        if repository.revision != repository.commit and not (path.exists() and path.read_text() == repository.commit):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(repository.commit)
+
+
+def _cached_repository(repo: str, revision: str | None) -> Repository:
+    """What the cache has of a repository, by its documented layout: refs/<name> holds a commit, snapshots/<commit> the
+    files."""
+    folder = _cache_of(repo)
+    commit = revision or DEFAULT_REVISION
+    with suppress(OSError, ValueError):
+        commit = (folder / "refs" / commit).read_text("utf-8").strip()
+    snapshot = folder / "snapshots" / commit
+    if not snapshot.is_dir():
+        raise RemoteError(
+            "not in the cache, and offline mode is on",
+            path=f"{repo}@{revision}" if revision else repo,
+            remedy="unset HF_HUB_OFFLINE to fetch it",
+        )
+    paths = [path for path in snapshot.rglob("*") if path.is_file()]
+    files = {path.relative_to(snapshot).as_posix(): RepositoryFile(path.stat().st_size) for path in paths}
+    return Repository(repo, commit, files, revision or DEFAULT_REVISION, offline=True)
+
+
+def _check_digest(path: Path, repository: Repository, name: str, progress: Progress | None) -> None:
+    """RemoteError where a file that was downloaded is not what the Hub says it is; it is then removed."""
+    stated = repository.files.get(name)
+    if stated is None or not (stated.sha256 or stated.blob):
+        return
+    size = path.stat().st_size
+    digest = hashlib.sha256() if stated.sha256 else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    done = 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            done += len(chunk)
+            if progress is not None and not done % (CHUNK << 6):
+                progress(done, size, f"checking {name}")
+    wanted = stated.sha256 or stated.blob
+    if digest.hexdigest() != wanted:
+        for each in {path.resolve(), path}:
+            each.unlink(missing_ok=True)
+        raise RemoteError(
+            "what was downloaded is not what the Hub has, and was removed",
+            path=f"{repository.id}/{name}",
+            expected=f"{'SHA-256' if stated.sha256 else 'git blob'} {wanted}",
+            got=digest.hexdigest(),
+            remedy="try again",
+        )
+
+
+def _bar(progress: Progress | None, name: str) -> type:
+    """What huggingface_hub takes for a progress bar, which draws nothing and tells ``progress``."""
+    from tqdm.std import tqdm
+
+    class Bar(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            options.pop("name", None)
+            super().__init__(*args, **{**options, "disable": True})
+
+        def update(self, count: float | None = 1) -> None:
+            self.n += count or 0
+            if progress is not None:
+                progress(int(self.n), int(self.total or self.n), name)
+
+    return Bar

@@ -1,0 +1,66 @@
+"""How often a request that failed is made again, and after how long."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import NoReturn
+
+from gguflike.errors import RemoteError
+
+REDIRECTS = 8  # that one answer may take
+WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds after each failure in a row
+LONGEST_WAIT = 300.0  # seconds; what a server may ask for. The Hub counts requests in windows of five minutes
+
+wait = time.sleep
+
+
+class Attempts:
+    """Counts failures in a row; what makes progress starts anew."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.failures = 0
+        self.redirects = self.renewals = 0
+
+    def succeeded(self) -> None:
+        self.failures = self.redirects = self.renewals = 0
+
+    def redirected(self) -> None:
+        """RemoteError where the server sends us from one address to the next without end."""
+        self.redirects += 1
+        if self.redirects > REDIRECTS:
+            raise RemoteError("the server redirects without end", path=self.name)
+
+    def renewed(self, error: RemoteError) -> None:
+        """Raise ``error`` where a link that has expired was renewed, and is refused again."""
+        self.renewals += 1
+        if self.renewals > 1:
+            raise error
+
+    def failed(self, error: RemoteError, after: float | None = None) -> None:
+        """Wait as long as the server asks (``after``, seconds), or longer from failure to failure; raise ``error``
+        where it is one too many, or the wait too long."""
+        if self.failures >= len(WAITS):
+            self._give_up(error, f"{self.failures + 1} times in a row")
+        if after is not None and after > LONGEST_WAIT:
+            self._give_up(error, f"the server asks to wait for {after:.0f} s")
+        wait(WAITS[self.failures] if after is None else after)
+        self.failures += 1
+        self.redirects = 0
+
+    def _give_up(self, error: RemoteError, why: str) -> NoReturn:
+        got = f"{error.got}, {why}" if error.got is not None else why
+        raise RemoteError(error.what, path=error.path or self.name, got=got, remedy=error.remedy) from error.__cause__
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """The seconds that a server asks to wait (Retry-After, a number or a date), or None."""
+    stated = headers.get("retry-after") or ""
+    if stated.strip().isdigit():
+        return float(stated)
+    try:
+        return max(parsedate_to_datetime(stated).timestamp() - time.time(), 0.0)
+    except (TypeError, ValueError):
+        return None
