@@ -8,6 +8,6 @@ venv=${GGUFLIKE_FLOORS_VENV:-.venv-floors}
 mapfile -t floors < <(sed -n '/^dependencies = \[/,/^\]/s/^ *"\(.*\)>=\(.*\)",.*$/\1==\2/p' pyproject.toml)
 "$venv/bin/python" -m pip install --quiet "${floors[@]}" 'pytest>=8' 'pytest-timeout>=2.3' 'hypothesis>=6.100' 'gguf>=0.19' 'libgguf>=0.2.2'
 "$venv/bin/python" -m pip install --quiet --no-deps -e .
-"$venv/bin/python" -m pip list | grep -iE '^(numba|llvmlite|numpy|safetensors|huggingface|tqdm|tokenizers|jinja2) '
+"$venv/bin/python" -m pip list | grep -iE '^(numba|llvmlite|numpy|safetensors|huggingface|tqdm|tokenizers|jinja2|pyyaml) '
 [ $# -gt 0 ] || set -- tests/test_decode.py tests/test_encode.py tests/test_matmul.py
 exec "$venv/bin/python" -m pytest "$@"

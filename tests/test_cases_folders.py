@@ -467,3 +467,53 @@ def test_a_snapshot_in_the_cache_is_called_as_its_repository(tmp_path: Path) -> 
     assert checkpoint.open(one_word).source == "gpt2"
     with pytest.raises(UnsupportedError, match="the Hub cache's folder"):
         checkpoint.open(folder.parent.parent)
+
+
+HALF = {
+    "tokenizer.json": ("comment", '"\\ud83d"'),
+    "tokenizer_config.json": ("chat_template", '"\\ud83d{{ messages[0].content }}"'),
+    "special_tokens_map.json": ("pad_token", '"x\\ude00"'),
+    "added_tokens.json": ("\\ud83d", "300"),
+}
+
+
+@pytest.mark.parametrize("name", HALF)
+def test_half_of_a_surrogate_pair(name: str, folder: Path) -> None:
+    """Python's JSON takes it for a character, which it is not; the library ``tokenizers`` refuses it, too."""
+    key, value = HALF[name]
+    document = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
+    text = json.dumps({**document, "KEY": "VALUE"}).replace("KEY", key).replace('"VALUE"', value)
+    (folder / name).write_text(text)
+    with pytest.raises(CheckpointError, match=rf"{name}: half of a surrogate pair") as caught:
+        convert(folder, None, "F32", dry_run=True)
+    assert caught.value.remedy == "write the character that was meant"
+
+
+def test_a_whole_pair_and_an_escaped_escape(folder: Path, tmp_path: Path) -> None:
+    (folder / "tokenizer_config.json").write_text('{"chat_template": "\\ud83d\\ude00 \\\\ud83d", "bos_token": "<s>"}')
+    convert(folder, tmp_path / "m.gguf", "F32")
+    assert tiny.gguf_fields(tmp_path / "m.gguf")["tokenizer.chat_template"] == ("STRING", "\U0001f600 \\ud83d")
+
+
+def templates(folder: Path, tmp_path: Path) -> dict[str, Any]:
+    convert(folder, tmp_path / "m.gguf", "F32", overwrite=True)
+    fields = tiny.gguf_fields(tmp_path / "m.gguf")
+    return {key: value for key, (_, value) in fields.items() if "chat_template" in key}
+
+
+def test_named_templates(folder: Path, tmp_path: Path) -> None:
+    (folder / "chat_template.jinja").write_text("D{{ messages[0].content }}")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "Tool Use.jinja").write_text("T")
+    (folder / "additional_chat_templates" / "rag.jinja").write_text("R")
+    found = templates(folder, tmp_path)
+    assert found["tokenizer.chat_template"] == "D{{ messages[0].content }}"
+    assert found["tokenizer.chat_templates"] == ["Tool Use", "rag"]
+    assert (found["tokenizer.chat_template.Tool Use"], found["tokenizer.chat_template.rag"]) == ("T", "R")
+
+
+@pytest.mark.parametrize("stored", [5, {"a": 1}, [5], [{"name": "a"}], [{"name": "a", "template": 5}]])
+def test_a_malformed_template(stored: Any, folder: Path) -> None:
+    write_json(folder / "tokenizer_config.json", {"chat_template": stored})
+    with pytest.raises(CheckpointError, match="malformed chat template"):
+        convert(folder, None, "F32", dry_run=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,9 +63,20 @@ def relative(path: Path, folder: Path) -> str:
     return os.path.relpath(path)
 
 
+def by_descriptor(path: Path, folder: Path) -> str:
+    descriptor = os.open(path, os.O_RDONLY)  # closed with the process
+    return f"/proc/self/fd/{descriptor}"
+
+
+def link_to_a_descriptor(path: Path, folder: Path) -> Path:
+    (folder / "fd.gguf").symlink_to(by_descriptor(path, folder))
+    return folder / "fd.gguf"
+
+
 ALIASES: list[Alias] = [
     *(itself, symbolic, chain, hard, hard_beside),
     *(through_a_folder_link, roundabout, relative),
+    *((by_descriptor, link_to_a_descriptor) if sys.platform == "linux" else ()),
 ]
 
 
@@ -116,6 +128,37 @@ def test_a_gguf_beside_the_checkpoint_may_be_replaced(source: Path) -> None:
         convert(source, source / "model.gguf", "F16")
     assert convert(source, source / "model.gguf", "F16", overwrite=True).file_bytes < first.file_bytes
     assert (source / "model.gguf").read_bytes()[:4] == b"GGUF"
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_files_that_are_read_elsewhere_are_inputs(alias: Alias, source: Path, tmp_path: Path) -> None:
+    """A shard in a subfolder, one that is given itself, a module's weights, a list of types."""
+    (tmp_path / "out").mkdir()
+    document = json.loads((source / "model.safetensors.index.json").read_text())
+    (source / "weights").mkdir()
+    for shard in sorted(source.glob("*.safetensors")):
+        shard.rename(source / "weights" / shard.name)
+    document["weight_map"] = {name: f"weights/{file}" for name, file in document["weight_map"].items()}
+    (source / "model.safetensors.index.json").write_text(json.dumps(document))
+    (tmp_path / "types.txt").write_text("attn_v=F16\n")
+    other = tiny.checkpoint(tmp_path / "other")
+    (other / "model.safetensors").rename(other / "llama.safetensors")
+    cases = (
+        (source, source / "weights" / "model-00001-of-00002.safetensors", {}),
+        (other, other / "llama.safetensors", {}),
+        (other / "llama.safetensors", other / "llama.safetensors", {}),
+        (other / "llama.safetensors", other / "config.json", {}),
+        (other, tmp_path / "types.txt", {"tensor_type_file": tmp_path / "types.txt"}),
+    )
+    for number, (src, path, options) in enumerate(cases):
+        (tmp_path / "out" / str(number)).mkdir()
+        target = alias(path, tmp_path / "out" / str(number))
+        before = contents(tmp_path)
+        with pytest.raises(OutputError, match="the target is also a source"):
+            convert(src, target, "F32", overwrite=True, **options)
+        assert contents(tmp_path) == before
+        if alias is hard_beside:
+            target.unlink()
 
 
 @pytest.mark.parametrize("kind", ["dat", "gguf"])

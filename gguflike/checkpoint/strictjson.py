@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from gguflike.checkpoint import files
 from gguflike.errors import CheckpointError
 
 _BOM = b"\xef\xbb\xbf"
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # of a surrogate pair, or one of a whole pair
 
 
 class _Reject(ValueError):
@@ -41,6 +43,24 @@ def parse(data: bytes, path: str | os.PathLike[str], field: str) -> dict[str, An
 def load(path: Path) -> dict[str, Any]:
     """The JSON object in a file. CheckpointError where it cannot be read."""
     return parse(files.read(path), path, path.name)
+
+
+def load_texts(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of which every text goes into another. CheckpointError as well where one is not
+    Unicode: JSON can escape half of a surrogate pair."""
+    data = files.read(path)
+    value = parse(data, path, path.name)
+    if _HALF.search(data):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise CheckpointError(
+                "half of a surrogate pair, which is no character",
+                path=path,
+                got=repr(error.object[max(0, error.start - 20) : error.end + 20]),
+                remedy="write the character that was meant",
+            ) from None
+    return value
 
 
 def load_list(path: Path) -> list[Any]:

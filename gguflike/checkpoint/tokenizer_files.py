@@ -22,7 +22,7 @@ class TokenizerFiles:
                 path=folder,
                 remedy="save one with transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...)",
             )
-        self.document = document = strictjson.load(self.path)
+        self.document = document = strictjson.load_texts(self.path)
         self.config = _optional(folder / "tokenizer_config.json")
         self.special_map = _optional(folder / "special_tokens_map.json")
         self.model = self._part("model", dict)
@@ -69,10 +69,17 @@ class TokenizerFiles:
             stored = _optional(self.folder / "chat_template.json").get("chat_template")
         if isinstance(stored, str):
             found["default"] = stored
-        elif isinstance(stored, list):
-            for entry in stored:
-                if isinstance(entry, dict) and isinstance(entry.get("template"), str):
-                    found[str(entry.get("name", "default"))] = entry["template"]
+        elif stored is not None:
+            entries = stored if isinstance(stored, list) else [stored]
+            if not all(isinstance(e, dict) and isinstance(e.get("template"), str) for e in entries):
+                raise CheckpointError(
+                    "malformed chat template",
+                    path=self.folder,
+                    field="chat_template",
+                    expected="a text, or a list of objects with name and template",
+                    got=repr(stored)[:120],
+                )
+            found |= {str(entry.get("name", "default")): entry["template"] for entry in entries}
         named = sorted((self.folder / "additional_chat_templates").glob("*.jinja"))
         for path in (self.folder / "chat_template.jinja", *named):
             if not files.present(path):
@@ -83,4 +90,4 @@ class TokenizerFiles:
 
 
 def _optional(path: Path) -> dict[str, Any]:
-    return strictjson.load(path) if files.present(path) else {}
+    return strictjson.load_texts(path) if files.present(path) else {}
