@@ -21,7 +21,7 @@ from gguflike.container.digest import Recorded, header_digest, recorded
 from gguflike.container.finite import NotFinite, first_not_finite
 from gguflike.container.layout import align_up, spread
 from gguflike.container.shards import open_shards
-from gguflike.errors import DigestError, GGUFError
+from gguflike.errors import DigestError, GGUFError, counted
 from gguflike.progress import Progress
 
 CHUNK = 1 << 20  # bytes read at a time: bounds the memory
@@ -212,10 +212,10 @@ class _FileCheck:
             padded = min(align_up(start, file.alignment), stop)
             self._zeros(descriptor, start, padded, behind)
             if padded < stop:
-                message = f"{stop - padded} bytes {behind} belong to no tensor; llama.cpp refuses such a file"
+                message = f"{counted(stop - padded, 'byte')} {behind} in no tensor; llama.cpp refuses such a file"
                 self.add(self.odd, "C-101", message, offset=padded)
         if file.file_bytes > end:
-            message = f"{file.file_bytes - end} bytes stand behind the last tensor"
+            message = f"{counted(file.file_bytes - end, 'byte')} behind the last tensor"
             self.add(self.odd, "C-103", message, offset=end)
         elif file.file_bytes < end and self.data_bytes:
             message = f"the last {end - file.file_bytes} bytes of padding are missing: the file may be truncated"

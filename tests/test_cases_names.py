@@ -126,7 +126,7 @@ SCALES = {
 @pytest.mark.parametrize("shape", [(), (1,), (2,)])
 def test_scales_of_other_engines_are_left_out_and_said_so(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
     plan = convert(checkpoint(tmp_path / "hf", str, {name: np.ones(shape, "f4")}), tmp_path / "m.gguf", "F32")
-    assert plan.notices == (f"{SCALES[name]} is left out: 1 tensors",)
+    assert plan.notices == (f"{SCALES[name]} is left out: 1 tensor",)
 
 
 def test_what_stands_beside_a_model_is_left_out_and_said_so(tmp_path: Path) -> None:
@@ -136,11 +136,11 @@ def test_what_stands_beside_a_model_is_left_out_and_said_so(tmp_path: Path) -> N
     plan = convert(checkpoint(tmp_path / "a", str, beside), tmp_path / "m.gguf", "F32")
     assert set(plan.notices) == {
         "v_head is left out, which no model of architecture llama has: 2 tensors",
-        "score is left out, which no model of architecture llama has: 1 tensors",
-        "ema is left out, which no model of architecture llama has: 1 tensors",
+        "score is left out, which no model of architecture llama has: 1 tensor",
+        "ema is left out, which no model of architecture llama has: 1 tensor",
     }
     for name in ("model.layers.0.self_attn.q_norm.weight", "model.embed_scale", "lm_head.scale"):
-        with pytest.raises(UnsupportedError, match="1 tensors that models of architecture llama do not have"):
+        with pytest.raises(UnsupportedError, match="1 tensor that no model of architecture llama has"):
             convert(checkpoint(tmp_path / "b", str, {name: np.ones(8, "f4")}), None, dry_run=True)
 
 

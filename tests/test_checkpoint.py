@@ -218,7 +218,7 @@ def damaged(tmp_path: Path, what: str) -> Path:
     ("what", "message"),
     [
         ("shard missing", "shard is missing"),
-        ("tensor in no shard", "1 tensors of the index are in no shard"),
+        ("tensor in no shard", "1 tensor of the index in no shard"),
         ("no weight_map", "weight_map is missing"),
         ("stale single file", "both model.safetensors and an index"),
         ("shard truncated", "outside the file|bytes after"),

@@ -231,7 +231,7 @@ def test_files_that_do_not_fit_the_family(tmp_path: Path) -> None:
         assert not (tmp_path / "back").exists()
 
     more = gguflike.quantize(np.ones(32, "f4"), "F32", name="blk.0.attn_q_norm.weight")
-    refused(UnsupportedError, "attn_q_norm.weight': 1 tensors that llama does not have", add=[more])
+    refused(UnsupportedError, "attn_q_norm.weight': 1 tensor that no model of architecture llama has", add=[more])
     refused(GGUFError, "'output_norm.weight': tensor is missing", drop=("output_norm.weight",))
     refused(GGUFError, "tensor has the wrong shape", **{"llama.feed_forward_length": 96})
     refused(GGUFError, "more layers than tensors", **{"llama.block_count": 10**4})

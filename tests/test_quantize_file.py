@@ -177,7 +177,7 @@ def test_importance_of_experts(tmp_path: Path) -> None:
 def test_importance_that_fits_nothing_is_noticed(f32: Path, tmp_path: Path) -> None:
     path = imatrix_dat(tmp_path / "i.dat", {"blk.0.attn_q.weight": (1, np.ones(31)), "more": (1, np.ones(32))})
     plan = quantize_file(f32, None, "Q8_0", imatrix=path, dry_run=True)
-    assert plan.notices[0] == "2 entries of i.dat fit no tensor, blk.0.attn_q.weight first"
+    assert plan.notices[0] == "i.dat: 2 entries for no tensor, blk.0.attn_q.weight first"
     plan = quantize_file(f32, None, "IQ2_XS", dry_run=True)
     assert plan.notices == ("IQ2_XS loses much without an importance matrix (`imatrix`)",)
 
@@ -195,7 +195,7 @@ GOOD = struct.pack("<iii", 1, 1, 0x61)[:9] + struct.pack("<ii", 1, 1) + struct.p
         (struct.pack("<ii", 1, -5), "a name of -5 bytes"),
         (GOOD[:9] + struct.pack("<ii", 1, 2**30), "1073741824 values in 0 bytes"),
         (GOOD[:9] + struct.pack("<ii", 1, -1), "-1 values"),
-        (GOOD[:-1], "1 values in 3 bytes"),
+        (GOOD[:-1], "1 value in 3 bytes"),
         (GOOD[:8] + b"\xff" + GOOD[9:], "codec can't decode"),
         (GOOD[:-4] + struct.pack("<f", float("nan")), "finite and not negative"),
         (GOOD[:-4] + struct.pack("<f", -1.0), "finite and not negative"),

@@ -429,7 +429,7 @@ def test_a_quantized_checkpoint_becomes_a_file(name: str, tmp_path: Path) -> Non
     case = CASES[name]()
     plan = gguflike.convert(written(tmp_path / "m", case), tmp_path / "m.gguf", "F32")
     assert f"notice: {case.said}" in str(plan)
-    assert "have lost precision before" in str(plan)
+    assert "which lost precision before" in str(plan)
     found = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
     for weight, role in ((f"{UP}.weight", "ffn_up"), (f"{DOWN}.weight", "ffn_down")):
         np.testing.assert_array_equal(found[f"blk.0.{role}.weight"].data, case.weights[weight])

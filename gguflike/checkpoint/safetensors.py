@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from gguflike import foreign
 from gguflike.checkpoint import elsewhere, files, float8, strictjson
-from gguflike.errors import CheckpointError, UnsupportedError
+from gguflike.errors import CheckpointError, UnsupportedError, counted
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -184,8 +184,8 @@ def _read_into(tensor: LazyTensor, runs: Sequence[tuple[int, npt.NDArray[Any]]])
             "file changed while it was being read",
             path=tensor.path,
             tensor=tensor.name,
-            expected=f"{tensor.file_bytes} bytes",
-            got=f"{size} bytes",
+            expected=counted(tensor.file_bytes, "byte"),
+            got=counted(size, "byte"),
         )
 
 
@@ -290,8 +290,8 @@ def _tensor(name: str, entry: Any, path: Path | str, start: int, size: int) -> L
             "data_offsets do not match dtype and shape",
             path=path,
             tensor=name[:200],
-            expected=f"{bits // 8} bytes",
-            got=f"{offsets[1] - offsets[0]} bytes",
+            expected=counted(bits // 8, "byte"),
+            got=counted(offsets[1] - offsets[0], "byte"),
         )
     return LazyTensor(name, dtype, tuple(shape), str(path), start + offsets[0], size)
 

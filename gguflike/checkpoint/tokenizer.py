@@ -37,7 +37,7 @@ from gguflike.checkpoint.vocabulary import (
     TYPES,
     TokenType,
 )
-from gguflike.errors import CheckpointError, UnsupportedError
+from gguflike.errors import CheckpointError, UnsupportedError, counted
 
 __all__ = ["metadata_from_folder", "tokenizer_config_from_metadata", "tokenizer_json_from_metadata"]
 
@@ -155,7 +155,7 @@ def _vocabulary(source: TokenizerFiles, size: int | None, model: str) -> list[st
             "tokenizer.json does not fit config.json",
             path=source.path,
             expected=f"ids below vocab_size {size}",
-            got=f"{len(by_id)} tokens up to id {count - 1}",
+            got=f"{counted(len(by_id), 'token')} up to id {count - 1}",
         )
     tokens = [by_id.get(index, f"[PAD{index}]") for index in range(size)]
     if len(set(tokens)) != size:
@@ -321,7 +321,7 @@ def _spm_fields(source: TokenizerFiles, tokens: list[str], types: list[int]) -> 
             path=source.path,
             field="model.merges",
             expected=f"a merge of {left!r} and {right!r}, as {left + right!r} is a token",
-            got=f"{len(pairs)} merges without it, {len(missing)} missing in all",
+            got=f"{counted(len(pairs), 'merge')} without it, {len(missing)} missing in all",
         )
     return {PRE: "default", SCORES: np.array(scores, np.float32), ADD_SPACE: _spm_prefix(source)}
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
-from gguflike.errors import GGUFError, UnsupportedError
+from gguflike.errors import GGUFError, UnsupportedError, counted
 from gguflike.frozen import frozen
 from gguflike.texts import Texts
 
@@ -334,7 +334,12 @@ def _numbers(metadata: Mapping[str, Any], key: str, kinds: str, count: int, defa
         expected = "an array of 32-bit " + " or ".join({"i": "integers", "f": "floats"}[kind] for kind in kinds)
         raise GGUFError("wrong type", field=key, expected=expected, got=got)
     if len(array) < count:
-        raise GGUFError("array is shorter than the vocabulary", field=key, expected=f"{count} entries", got=len(array))
+        raise GGUFError(
+            "array is shorter than the vocabulary",
+            field=key,
+            expected=counted(count, "entry", "entries"),
+            got=len(array),
+        )
     return array[:count]
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from gguflike.checkpoint import elsewhere, files, recognize, strictjson
 from gguflike.checkpoint.safetensors import INDEX, SINGLE, LazyTensor, read_header, same_values
-from gguflike.errors import CheckpointError
+from gguflike.errors import CheckpointError, counted
 
 #: The key of config.json by which Transformers finds weights under another name.
 NAMED = "transformers_weights"
@@ -197,7 +197,9 @@ def _indexed(index: Path, chosen: Mapping[str, list[str]]) -> Weights:
     weights = _read([folder / name for name in chosen])
     absent = [name for names in chosen.values() for name in names if name not in weights.tensors]
     if absent:
-        raise CheckpointError(f"{len(absent)} tensors of the index are in no shard", path=index, tensor=absent[0][:200])
+        raise CheckpointError(
+            f"{counted(len(absent), 'tensor')} of the index in no shard", path=index, tensor=absent[0][:200]
+        )
     return weights
 
 

@@ -6,6 +6,7 @@ import argparse
 
 from gguflike.cli.arguments import positive
 from gguflike.cli.output import print_json, progress_bar
+from gguflike.errors import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,8 +34,8 @@ def run(args: argparse.Namespace) -> int:
         print_json(result)
     else:
         print(f"load     {result['load_s']:.2f} s")
-        print(f"prefill  {result['prefill_tokens_per_s']:.1f} tokens/s ({result['prompt_tokens']} tokens)")
-        print(f"decode   {result['decode_tokens_per_s']:.1f} tokens/s ({result['new_tokens']} tokens)")
+        print(f"prefill  {result['prefill_tokens_per_s']:.1f} tokens/s ({counted(result['prompt_tokens'], 'token')})")
+        print(f"decode   {result['decode_tokens_per_s']:.1f} tokens/s ({counted(result['new_tokens'], 'token')})")
         print(f"reads    {result['decode_gb_per_s']:.1f} GB/s; the machine can {result['machine_gb_per_s']:.1f}")
         did, can = result["prefill_tera_ops_per_s"], result["machine_tera_ops_per_s"]
         print(f"computes {did:.2f} Tops; the machine can {can:.2f}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gguflike.cli.arguments import at_least_zero, count, positive, seed, share
 from gguflike.cli.output import progress_bar
 from gguflike.cli.streams import say
+from gguflike.errors import counted
 
 if TYPE_CHECKING:
     from gguflike.runner import Generation, Model
@@ -44,7 +45,8 @@ def load(args: argparse.Namespace) -> Model:
 def say_why_it_ended(model: Model, result: Generation) -> None:
     """A line on standard error where a text ends because nothing more fits."""
     if result.finish_reason == "context":
-        say(f"the context of {model.context} tokens is full: nothing more fits; --context N sets a larger one")
+        context = counted(model.context, "token")
+        say(f"the context of {context} is full: nothing more fits; --context N sets a larger one")
 
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:

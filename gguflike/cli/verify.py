@@ -6,6 +6,7 @@ import argparse
 from dataclasses import asdict
 
 from gguflike.cli.output import clean, print_json, progress_bar, size
+from gguflike.errors import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +24,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         for finding in report.findings:
             print(f"{finding.severity}: {clean(str(finding))}")
-        print(
-            f"{'good' if report.ok else 'BAD'}: {report.tensors:,} tensors, {size(report.data_bytes)}; {report.scope}"
-        )
+        verdict = "good" if report.ok else "BAD"
+        print(f"{verdict}: {counted(report.tensors, 'tensor')}, {size(report.data_bytes)}; {report.scope}")
     return 0 if report.ok else 1

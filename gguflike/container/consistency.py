@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from gguflike.container.reader import GGUFFile
 from gguflike.container.values import INTEGERS, ValueType
+from gguflike.errors import counted
 
 TOKENS = "tokenizer.ggml.tokens"
 EMBEDDING = "token_embd.weight"
@@ -32,9 +33,9 @@ def _layers(file: GGUFFile) -> Iterator[tuple[str, str, str]]:
     stated = file.metadata[key]
     missing = next((number for number in range(len(found) + 1) if number not in found), 0)
     if missing < stated:
-        yield "M-010", key, f"metadata says {stated} layers, layer {missing} has no tensors"
+        yield "M-010", key, f"metadata says {counted(stated, 'layer')}, layer {missing} has no tensors"
     if max(found) >= stated:
-        yield "M-010", key, f"metadata says {stated} layers, there are tensors of layer {max(found)}"
+        yield "M-010", key, f"metadata says {counted(stated, 'layer')}, there are tensors of layer {max(found)}"
 
 
 def _vocabulary(file: GGUFFile) -> Iterator[tuple[str, str, str]]:
@@ -45,12 +46,12 @@ def _vocabulary(file: GGUFFile) -> Iterator[tuple[str, str, str]]:
     tokens = metadata.count_of(TOKENS)
     for key in PER_TOKEN:
         if key in metadata and metadata.count_of(key) != tokens:
-            yield "M-011", key, f"{metadata.count_of(key)} values for {tokens} tokens"
+            yield "M-011", key, f"{counted(metadata.count_of(key), 'value')} for {counted(tokens, 'token')}"
     info = file.infos.get(EMBEDDING)
     if info and len(info.shape) == 2 and info.shape[0] < tokens:
-        yield "M-011", TOKENS, f"{tokens} tokens, but {EMBEDDING} has {info.shape[0]} rows"
+        yield "M-011", TOKENS, f"{counted(tokens, 'token')}, but {EMBEDDING} has {counted(info.shape[0], 'row')}"
     for key in metadata:
         if key.startswith("tokenizer.ggml.") and key.endswith("_token_id") and metadata.type_of(key) in INTEGERS:
             value = metadata[key]
             if value >= tokens and value != 2**32 - 1:  # all ones: "none"
-                yield "M-011", key, f"id {value} is not among {tokens} tokens"
+                yield "M-011", key, f"id {value} is not among {counted(tokens, 'token')}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from gguflike.container.metadata import Metadata
 from gguflike.container.values import Typed, ValueType
-from gguflike.errors import GGUFError
+from gguflike.errors import GGUFError, counted
 
 PREFIX = "gguflike.digest."
 TENSORS_KEY = PREFIX + "tensors"
@@ -88,8 +88,8 @@ def recorded(metadata: Metadata, names: list[str]) -> Recorded | None:
             "digests do not fit the tensors",
             rule="M-001",
             field=TENSORS_KEY,
-            expected=f"{len(names)} strings",
-            got=f"{metadata.count_of(TENSORS_KEY)} values",
+            expected=counted(len(names), "string"),
+            got=counted(metadata.count_of(TENSORS_KEY), "value"),
         )
     for key, text in [(HEADER_KEY, header), *((TENSORS_KEY, text) for text in texts)]:
         if not isinstance(text, str) or len(text) != WIDTH or text.strip("0123456789abcdef"):

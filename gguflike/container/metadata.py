@@ -9,6 +9,7 @@ import numpy as np
 
 from gguflike.container.strings import decode, read_strings
 from gguflike.container.values import CODES, SIZES, Typed, ValueType, dtype_of
+from gguflike.errors import counted
 from gguflike.texts import Texts
 
 
@@ -49,7 +50,7 @@ class Metadata(Mapping[str, Any]):
         return key in self._entries
 
     def __repr__(self) -> str:
-        return f"Metadata({len(self)} keys)"
+        return f"Metadata({counted(len(self), 'key')})"
 
     def entry(self, key: str) -> Entry:
         """Type, size and place in the file of a value. KeyError for a key that is not there."""

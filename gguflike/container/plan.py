@@ -26,7 +26,7 @@ from gguflike.container.layout import (
 )
 from gguflike.container.metadata import Metadata
 from gguflike.container.values import Typed, ValueType, encode_string, encode_value, typed
-from gguflike.errors import GGUFError
+from gguflike.errors import GGUFError, counted
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class FilePlan:
 
     def __str__(self) -> str:
         width = max((len(info.name) for info in self.tensors), default=0)
-        lines = [f"{self.file_bytes:,} bytes: header {self.header_bytes:,}, {len(self.tensors)} tensors"]
+        lines = [f"{self.file_bytes:,} bytes: header {self.header_bytes:,}, {counted(len(self.tensors), 'tensor')}"]
         for info in self.tensors:
             shape = " x ".join(map(str, info.shape)) or "scalar"
             name = info.name.ljust(width)

@@ -17,7 +17,7 @@ from gguflike.container import system
 from gguflike.container.header import N_DIMS, NBYTES, OFFSET, TYPE, Header, is_cut, parse
 from gguflike.container.layout import ARCHITECTURE_KEY, MAX_HEADER_BYTES, TensorInfo
 from gguflike.container.metadata import Metadata
-from gguflike.errors import GGUFError, UnsupportedError
+from gguflike.errors import GGUFError, UnsupportedError, counted
 from gguflike.tensor import QuantizedTensor
 
 T = TypeVar("T")
@@ -49,7 +49,7 @@ class Lazy(Mapping[str, T]):
         return name in self._names
 
     def __repr__(self) -> str:
-        return f"{len(self)} tensors"
+        return counted(len(self), "tensor")
 
 
 class GGUFFile:
@@ -106,7 +106,7 @@ class GGUFFile:
         self.close()
 
     def __repr__(self) -> str:
-        return f"GGUFFile({self.path!r}, {self.architecture}, {len(self.infos)} tensors)"
+        return f"GGUFFile({self.path!r}, {self.architecture}, {counted(len(self.infos), 'tensor')})"
 
     def _info(self, name: str) -> TensorInfo:
         header = self._header

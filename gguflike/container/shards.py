@@ -10,7 +10,7 @@ from gguflike.container.layout import TensorInfo
 from gguflike.container.metadata import Metadata
 from gguflike.container.reader import GGUFFile, Lazy
 from gguflike.container.values import INTEGERS
-from gguflike.errors import GGUFError
+from gguflike.errors import GGUFError, counted
 from gguflike.tensor import QuantizedTensor
 
 PREFIX = "split."
@@ -187,7 +187,7 @@ def _check_total(files: list[GGUFFile], found: int) -> None:
                 path=file.path,
                 field=TENSORS_KEY,
                 rule="C-027",
-                expected=f"{stated} tensors in all shards",
+                expected=f"{counted(stated, 'tensor')} in all shards",
                 got=found,
                 remedy="get all shards of the same model again",
             )

@@ -20,7 +20,7 @@ from gguflike.container.plan import FilePlan, plan
 from gguflike.container.publish import check_space, left_over, output_errors
 from gguflike.container.splitting import paths_of
 from gguflike.container.target import StrPath, Target, check_target
-from gguflike.errors import GGUFError, OutputError, QuantizationError, UnsupportedError
+from gguflike.errors import GGUFError, OutputError, QuantizationError, UnsupportedError, counted
 from gguflike.tensor import QuantizedTensor
 
 #: Errors that come again however often the same thing is written: nothing is kept for the next time.
@@ -120,7 +120,7 @@ class _Progress:
             raise OutputError(
                 "tensor was not written completely",
                 tensor=self.info.name,
-                expected=f"{self.info.nbytes} bytes",
+                expected=counted(self.info.nbytes, "byte"),
                 got=f"{sum(e - s for s, e in self.reserved)}",
                 remedy="write every tensor of the plan exactly once",
             )
@@ -374,6 +374,6 @@ def _check_part(name: str, nbytes: int, start: int, count: int, whole: bool = Fa
         raise OutputError(
             "data does not fit the tensor's place",
             tensor=name,
-            expected=f"{nbytes} bytes",
-            got=f"{count} bytes at {start}",
+            expected=counted(nbytes, "byte"),
+            got=f"{counted(count, 'byte')} at {start}",
         )

@@ -30,7 +30,7 @@ from gguflike.convert.plan import ConversionPlan
 from gguflike.convert.resume import with_notice
 from gguflike.convert.selection import Selection, SelectionOptions, select
 from gguflike.convert.sources import CheckpointSource, MadeSource, MicroscaledSource, Source
-from gguflike.errors import ArgumentTypeError, CheckpointError, UnsupportedError
+from gguflike.errors import ArgumentTypeError, CheckpointError, UnsupportedError, counted
 from gguflike.families import config as configs
 from gguflike.families import registry
 from gguflike.families.family import Binding, Family, expect_tensor
@@ -289,7 +289,7 @@ def check_layers(config: Any, opened: Checkpoint) -> None:
             "config.json promises more layers than there are tensors",
             path=opened.folder,
             expected=f"num_hidden_layers {config.n_layer}",
-            got=f"{len(available)} tensors",
+            got=counted(len(available), "tensor"),
         )
 
 
@@ -342,15 +342,17 @@ def match(
     unknown = [name for name in unused if name not in ruled_out]
     if unknown:
         raise UnsupportedError(
-            f"{len(unknown)} tensors that models of architecture {family.name} do not have",
+            f"{counted(len(unknown), 'tensor')} that no model of architecture {family.name} has",
             path=folder,
             tensor=unknown[0],
             remedy="the checkpoint is of another architecture, or incomplete support; nothing was converted",
         )
     notices = [f"{name} is left out: config.json says the model does not use it" for name in unused]
-    notices += [f"{part} is left out: {count} tensors" for part, count in parts.items()]
+    notices += [f"{part} is left out: {counted(count, 'tensor')}" for part, count in parts.items()]
     for root, count in Counter(name.partition(".")[0] for name in beside).items():
-        notices.append(f"{root} is left out, which no model of architecture {family.name} has: {count} tensors")
+        notices.append(
+            f"{root} is left out, which no model of architecture {family.name} has: {counted(count, 'tensor')}"
+        )
     return sources, notices
 
 

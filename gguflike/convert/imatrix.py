@@ -15,7 +15,7 @@ from gguflike import container
 from gguflike.blocks import FORMATS
 from gguflike.convert.selection import Selection
 from gguflike.convert.sources import Floats, Source
-from gguflike.errors import CheckpointError
+from gguflike.errors import CheckpointError, counted
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _MAX_ENTRIES = 1_000_000
@@ -82,16 +82,16 @@ def _read_legacy(path: Path) -> dict[str, Floats]:
     try:
         (entries,) = struct.unpack_from("<i", data, 0)
         if not 0 < entries <= _MAX_ENTRIES:
-            raise ValueError(f"{entries} entries")
+            raise ValueError(counted(entries, "entry", "entries"))
         for _ in range(entries):
             (length,) = struct.unpack_from("<i", data, offset)
             if not 0 < length <= len(data) - offset:
-                raise ValueError(f"a name of {length} bytes")
+                raise ValueError(f"a name of {counted(length, 'byte')}")
             name = data[offset + 4 : offset + 4 + length].decode()
             calls, count = struct.unpack_from("<ii", data, offset + 4 + length)
             offset += 12 + length
             if count < 1 or 4 * count > len(data) - offset:
-                raise ValueError(f"{count} values in {len(data) - offset} bytes")
+                raise ValueError(f"{counted(count, 'value')} in {counted(len(data) - offset, 'byte')}")
             values = np.frombuffer(data, "<f4", count, offset)
             weights[name] = (values / max(calls, 1)).astype(np.float32).reshape(1, -1)
             offset += 4 * count
@@ -115,7 +115,7 @@ def match(
     selected = selection.important(matrix.weights)
     fitted = {n: _fit(w, shapes[n]) if n in shapes else None for n, w in selected.items()}
     bad = [name for name, weights in fitted.items() if weights is None]
-    notices = [f"{len(bad)} entries of {matrix.name} fit no tensor, {bad[0]} first"] if bad else []
+    notices = [f"{matrix.name}: {counted(len(bad), 'entry', 'entries')} for no tensor, {bad[0]} first"] if bad else []
     return {name: weights for name, weights in fitted.items() if weights is not None}, notices
 
 

@@ -20,7 +20,7 @@ from gguflike.convert.recipe import Overrides
 from gguflike.convert.selection import Selection
 from gguflike.convert.sources import Floats, Source
 from gguflike.convert.target import place
-from gguflike.errors import UnsupportedError
+from gguflike.errors import UnsupportedError, counted
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class ConversionPlan:
             f"{self.bits_per_weight:.3f} bits per weight",
         ]
         for name, (count, weights, size) in self.by_type().items():
-            lines.append(f"  {name:<8} {count:>5} tensors {weights:>16,} weights {size:>16,} bytes")
+            lines.append(f"  {name:<8} {counted(count, 'tensor', width=5)} {weights:>16,} weights {size:>16,} bytes")
         if len(self.files) > 1:
             lines.append(f"in {len(self.files)} files of at most {max(file.file_bytes for file in self.files):,} bytes")
         lines += self.substitution_lines()
@@ -129,10 +129,11 @@ class ConversionPlan:
 
     def substitution_lines(self) -> list[str]:
         """What is to be said of `substitutions`: a line for each pair of types and length of rows."""
-        counted = Counter((t.wanted.name, t.format.name, t.shape[-1]) for t in self.substitutions)
+        found = Counter((t.wanted.name, t.format.name, t.shape[-1]) for t in self.substitutions)
         return [
-            f"substituted: {count} tensors {got} instead of {wanted}, whose block does not divide rows of {columns}"
-            for (wanted, got, columns), count in counted.items()
+            f"substituted: {counted(count, 'tensor')} {got} instead of {wanted}, "
+            f"whose block does not divide rows of {columns}"
+            for (wanted, got, columns), count in found.items()
         ]
 
 

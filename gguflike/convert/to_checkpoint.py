@@ -21,7 +21,7 @@ from gguflike.convert.encode import SLAB_BYTES
 from gguflike.convert.facts import single
 from gguflike.convert.folder import check_free, new_folder
 from gguflike.convert.sources import Floats, GGUFSource, closing_sources, ranges, stamp
-from gguflike.errors import GGUFError, UnsupportedError, check_choice
+from gguflike.errors import GGUFError, UnsupportedError, check_choice, counted
 from gguflike.families import registry
 from gguflike.families.family import Binding, Family, check_layers, expect_tensor
 from gguflike.families.origins import Piece
@@ -69,7 +69,9 @@ class ExportPlan:
 
     def __str__(self) -> str:
         lines = [f"{self.source} -> {self.target}", f"{_TORCH[self.dtype]}: {self.tensor_bytes:,} bytes of tensors"]
-        return "\n".join([*lines, *(f"  {name}: {len(entries)} tensors" for name, entries in self.files.items())])
+        return "\n".join(
+            [*lines, *(f"  {name}: {counted(len(entries), 'tensor')}" for name, entries in self.files.items())]
+        )
 
 
 def export(
@@ -198,7 +200,9 @@ def _runs(family: Family[Any], config: Any, opened: GGUFFile) -> dict[str, list[
     unknown = sorted(set(opened.infos) - {binding.gguf for binding in bound})
     if unknown:
         raise UnsupportedError(
-            f"{len(unknown)} tensors that {family.name} does not have", path=opened.path, tensor=unknown[0]
+            f"{counted(len(unknown), 'tensor')} that no model of architecture {family.name} has",
+            path=opened.path,
+            tensor=unknown[0],
         )
     runs: dict[str, list[Run]] = {}
     for binding in bound:

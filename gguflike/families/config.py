@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from gguflike.errors import GGUFError, GGUFLikeError, UnsupportedError
+from gguflike.errors import GGUFError, GGUFLikeError, UnsupportedError, counted
 from gguflike.families.inert import FILE_KEYS
 from gguflike.families.parts import role_of
 from gguflike.frozen import About, fields, frozen, replace
@@ -300,7 +300,7 @@ def _several(parameter: Parameter, value: Any, known: SimpleNamespace, place: GG
     many = value if isinstance(value, list | tuple) else [value] * (1 if listed else known.n_layer)
     if not listed and len(many) != known.n_layer:
         raise type(place)(
-            "not one value for each layer", field=place.field, expected=f"{known.n_layer} values", got=len(many)
+            "not one value for each layer", field=place.field, expected=counted(known.n_layer, "value"), got=len(many)
         )
     return tuple(_checked(parameter, each, place) for each in many)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
 
+from gguflike.errors import counted
 from gguflike.families.config import Via, key
 from gguflike.families.decoder import (
     DECODER_NAMES,
@@ -33,7 +34,7 @@ from gguflike.frozen import frozen, replace
 def _list_of(count: int) -> Callable[[Any, Any], Any]:
     def read(_: Any, value: Any) -> Any:
         if not isinstance(value, list) or len(value) != count:
-            raise ValueError(f"a list of {count} numbers")
+            raise ValueError(f"a list of {counted(count, 'number')}")
         return value
 
     return read

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gguflike.errors import ArgumentError, ArgumentTypeError, UnsupportedError, check_choice, check_text
+from gguflike.errors import ArgumentError, ArgumentTypeError, UnsupportedError, check_choice, check_text, counted
 from gguflike.families.parts.extras import Pooling
 from gguflike.runner.pooling import KINDS, Pooler, unit
 
@@ -69,7 +69,7 @@ def rerank(model: Model, query: str, documents: str | Iterable[str], truncate: b
             "this model tells classes apart, it does not rank documents",
             path=model.path,
             expected="one score",
-            got=f"{len(pooler.part.labels)} labels",
+            got=counted(len(pooler.part.labels), "label"),
             remedy="scores() gives a score for each label",
         )
     pairs = ((query, document) for document in checked_texts("documents", documents))
@@ -193,7 +193,7 @@ def fitting(model: Model, tokens: Tokens, truncate: bool) -> Tokens:
         raise UnsupportedError(
             "the text is longer than the context",
             path=model.path,
-            expected=f"at most {most} tokens",
+            expected=f"at most {counted(most, 'token')}",
             got=len(ids),
             remedy="shorten it, or cut it by `truncate=True`",
         )

@@ -19,6 +19,7 @@ from gguflike.errors import (
     check_choice,
     check_integer,
     check_threads,
+    counted,
 )
 from gguflike.families import registry
 from gguflike.families.config import layers_left_out
@@ -241,7 +242,7 @@ class Model:
         if position + len(ids) > self.context:
             raise UnsupportedError(
                 "the context is too short for these tokens",
-                expected=f"at most {self.context} tokens",
+                expected=f"at most {counted(self.context, 'token')}",
                 got=position + len(ids),
                 remedy=self._more_context(),
             )
@@ -258,7 +259,7 @@ class Model:
         limits = graph.limits(self.graph)
         if self.context in limits:
             return f"shorten the text: {self.context} are {limits[self.context]}"
-        return f"load it with a larger context (at most {self._longest} tokens make sense with this model)"
+        return f"load it with a larger context (at most {counted(self._longest, 'token')} for this model)"
 
     def _check_logits(self) -> None:
         if not isinstance(self.graph.head, Head):

@@ -19,7 +19,7 @@ from gguflike.checkpoint import strictjson
 from gguflike.checkpoint.quantized.float4 import Float4
 from gguflike.checkpoint.quantized.pool import Pool, Settings
 from gguflike.checkpoint.safetensors import LazyTensor
-from gguflike.errors import CheckpointError, UnsupportedError
+from gguflike.errors import CheckpointError, UnsupportedError, counted
 
 METHODS: Mapping[str, tuple[str, str]] = {
     "awq": ("AWQ", "awq:read"),
@@ -124,7 +124,7 @@ def resolved(
         from gguflike.checkpoint.quantized import mlx
 
         made = mlx.unstacked(made)
-    left_out = [f"{what} are left out: {count} tensors" for what, count in pool.dropped.items()]
+    left_out = [f"{what} are left out: {counted(count, 'tensor')}" for what, count in pool.dropped.items()]
     return Resolved(made, plain, [*notices, *left_out])
 
 
@@ -157,7 +157,8 @@ def _read(pool: Pool, stated: _Stated, strict: bool) -> str:
             expected="the tensors of that method, or weights that are all floating-point",
         )
     kept = stated.method == "mxfp4" or all(isinstance(tensor, Float4) for tensor in pool.made.values())
-    return f"from {label}: {pool.count} tensors{'' if kept else ' dequantized'}, which have lost precision before"
+    made = counted(pool.count, "tensor") + ("" if kept else " dequantized")
+    return f"from {label}: {made}, which lost precision before"
 
 
 def _stated(config: Mapping[str, Any], folder: Path) -> _Stated | None:
