@@ -147,7 +147,7 @@ def test_ternary_weights_that_cannot_be_read(tmp_path: Path) -> None:
     lone = {**others(), "model.layers.0.mlp.up_proj.weight": np.zeros((128, 256), np.uint8)}
     with pytest.raises(CheckpointError, match=r"lacks a part; expected model.layers.0.mlp.up_proj.weight_scale"):
         checkpoint.open(write(tmp_path / "lone", lone, OFFLINE))
-    with pytest.raises(UnsupportedError, match="linear_class: setting of the quantization"):
+    with pytest.raises(UnsupportedError, match="linear_class: the checkpoint is quantized by BitNet"):
         checkpoint.open(write(tmp_path / "kind", lone, {**OFFLINE, "linear_class": "other"}))
     with pytest.raises(UnsupportedError, match="quantized by a method that is not known"):
         checkpoint.open(write(tmp_path / "other", lone, {"quant_method": "other"}))

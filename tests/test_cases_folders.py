@@ -106,9 +106,9 @@ def test_the_name_that_config_json_gives(folder: Path) -> None:
     write_json(folder / "config.json", config)
     assert checkpoint.open(folder).files == (folder / "other.safetensors",)
     convert(folder, None, "F32", dry_run=True)
-    for bad in ("../hf/other.safetensors", "/etc/passwd", "other.bin", 3):
+    for bad in ("../hf/other.safetensors", "/etc/passwd", "other.txt", 3):
         write_json(folder / "config.json", {**config, "transformers_weights": bad})
-        with pytest.raises(CheckpointError, match="names something other than a safetensors file of the folder"):
+        with pytest.raises(CheckpointError, match="names something other than a file of weights in the folder"):
             checkpoint.open(folder)
 
 

@@ -18,7 +18,7 @@ from gguflike.errors import CheckpointError, UnsupportedError
 ADAPTER = "adapter_config.json"
 _ORIGINAL = "convert the original, in bfloat16 or float32"
 _MERGE = "merge it first: peft's merge_and_unload(), then save_pretrained()"
-_SAVE = "save it again with save_pretrained(..., safe_serialization=True)"
+_CONFIG = "put config.json and the files of its tokenizer beside it"
 _TAKE = "take the original, in safetensors"
 _SETTINGS = "its settings are missing: download quantize_config.json, or config.json with quantization_config, too"
 _HF_FILES = "take the files in the format of Hugging Face: config.json, model.safetensors"
@@ -46,7 +46,7 @@ _FOLDERS = (
     _Files(r"checkpoint-\d+/", "the folder of a training run", "give one of the checkpoints in it", True),
     _Files(r".*\.(incomplete|crdownload|part|aria2|!qB)", "an unfinished download", "download it to the end"),
     _Files(r".*\.gguf", "a folder of GGUF files", "give the file; `gguflike quantize` writes it in another type"),
-    _Files(r"(pytorch_)?model.*\.bin|.*\.(pt|pth|ckpt)", "a PyTorch checkpoint", _SAVE),
+    _Files(r"(pytorch_)?model.*\.bin|.*\.(pt|pth|ckpt)", "a PyTorch checkpoint without config.json", _CONFIG),
     _Files(r".*\.onnx(_data)?|onnx/", "an ONNX model", _TAKE),
     _Files(r"tf_model.*|.*\.(h5|keras)|saved_model\.pb|.*\.ckpt\..*", "a TensorFlow or Keras checkpoint", _TAKE),
     _Files(r"flax_model.*\.msgpack", "a Flax checkpoint", _TAKE),

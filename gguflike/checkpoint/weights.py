@@ -1,7 +1,8 @@
 """Which files hold the tensors of a checkpoint, and their tensors behind one mapping.
 
 What Transformers would take comes first: the files of an index, or ``model.safetensors``. A folder without either may
-have a whole set of files all the same: shards whose index was not downloaded, or one file of another name.
+have a whole set of files all the same: shards whose index was not downloaded, or one file of another name. PyTorch's
+own files come last.
 """
 
 from __future__ import annotations
@@ -20,15 +21,18 @@ from gguflike.errors import CheckpointError, counted
 #: The key of config.json by which Transformers finds weights under another name.
 NAMED = "transformers_weights"
 
-#: How the names of files end that weights can be taken from.
-ENDINGS = (".safetensors", ".safetensors.index.json")
+#: How the names of files end that weights can be taken from: PyTorch's are pickles.
+PICKLES = (".bin", ".pth", ".pt")
+ENDINGS = (".safetensors", ".safetensors.index.json", ".bin.index.json", *PICKLES)
 
-_SHARD = re.compile(r"(?P<stem>.*?)[-_.]?(?P<number>\d+)-of-(?P<total>\d+)(?P<rest>.*)\.safetensors")
-_INDEX = re.compile(r".*\.safetensors\.index(\..+)?\.json")
+_SHARD = re.compile(r"(?P<stem>.*?)[-_.]?(?P<number>\d+)-of-(?P<total>\d+)(?P<rest>.*\.(safetensors|bin|pth|pt))")
+_INDEX = re.compile(r".*\.(safetensors|bin)\.index(\..+)?\.json")
 _PATH = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
 # Files of these names are no model, or one with other names of tensors, whatever stands beside them.
 _OTHERS = re.compile(
-    r"(adapters?|adapter_model|consolidated|optimizer|scheduler|pytorch_lora_weights)\b.*", re.IGNORECASE
+    r"(adapters?|adapter_model|consolidated|optimizer|scheduler|scaler|training_args|pytorch_lora_weights)\b.*"
+    r"|(rng_state|random_states).*",
+    re.IGNORECASE,
 )
 
 
@@ -60,9 +64,7 @@ def of_folder(folder: Path, config: Mapping[str, Any]) -> Weights:
     """
     named = config.get(NAMED)
     if named is not None:
-        return of_file(
-            folder / _inside(named, folder / "config.json", NAMED, (".safetensors", ".safetensors.index.json"))
-        )
+        return of_file(folder / _inside(named, folder / "config.json", NAMED, ENDINGS))
     index, single = folder / INDEX, folder / SINGLE
     if files.present(index):
         chosen = _listed(index)
@@ -98,10 +100,13 @@ def _unnamed(folder: Path) -> Weights:
     """The weights of a folder with neither ``model.safetensors`` nor its index."""
     indices = [path for path in sorted(folder.glob("*.json")) if _INDEX.fullmatch(path.name)]
     indices = [path for path in indices if not _OTHERS.fullmatch(path.name)]
+    if any(folder.glob("*.safetensors")):
+        indices = [path for path in indices if not path.name.endswith(".bin.index.json")]
     if len(indices) == 1:
         found = _indexed(indices[0], _listed(indices[0]))
         return _noticed(found, f"the weights are those of {indices[0].name}: there is no {INDEX}")
     sets = [each for each in _sets(folder) if not _OTHERS.fullmatch(each.name)]
+    sets = [each for each in sets if not each.name.endswith(PICKLES)] or _pickled(sets)
     if not sets:
         recognize.check_folder(folder)
         raise CheckpointError(
@@ -121,14 +126,20 @@ def _unnamed(folder: Path) -> Weights:
     return _noticed(found, f"the weights are those of {names}: there is neither {SINGLE} nor {INDEX}")
 
 
+def _pickled(sets: list[_Set]) -> list[_Set]:
+    """Those of the name that Transformers gives, where there are any, else all of PyTorch's files."""
+    return [each for each in sets if each.name.startswith("pytorch_model")] or sets
+
+
 def _noticed(weights: Weights, notice: str) -> Weights:
     return replace(weights, notices=(notice, *weights.notices))
 
 
 def _sets(folder: Path) -> list[_Set]:
-    """The safetensors files of a folder, shards of one model together."""
+    """The files of weights in a folder, shards of one model together."""
     groups: dict[tuple[str, ...], dict[int, Path]] = {}
-    for path in sorted({*folder.glob("*.safetensors"), *elsewhere.inside(folder)}):
+    present = [path for path in folder.iterdir() if path.name.endswith((".safetensors", *PICKLES))]
+    for path in sorted({*present, *elsewhere.inside(folder)}):
         if not files.present(path) or path.is_dir():
             continue
         shard = _SHARD.fullmatch(path.name)
@@ -174,11 +185,11 @@ def _listed(index: Path) -> dict[str, list[str]]:
     return dict(sorted(chosen.items()))
 
 
-def _inside(name: Any, source: Path, field: str, endings: tuple[str, ...] = (".safetensors",)) -> str:
+def _inside(name: Any, source: Path, field: str, endings: tuple[str, ...] = (".safetensors", *PICKLES)) -> str:
     """A path below the folder and nothing else: an index must not reach out of it."""
     if not isinstance(name, str) or not name.endswith(endings) or not _PATH.fullmatch(name):
         raise CheckpointError(
-            f"{field} names something other than a safetensors file of the folder",
+            f"{field} names something other than a file of weights in the folder",
             path=source,
             field=field,
             got=repr(name)[:120],
@@ -203,13 +214,21 @@ def _indexed(index: Path, chosen: Mapping[str, list[str]]) -> Weights:
     return weights
 
 
+def _tensors(path: Path) -> dict[str, LazyTensor]:
+    if not path.name.endswith(PICKLES):
+        return read_header(path)
+    from gguflike.checkpoint import pickled  # few have such files
+
+    return pickled.read(path)
+
+
 def _read(paths: Iterable[Path], notices: Iterable[str] = ()) -> Weights:
     """The tensors of files. Of one that is in several with different values, the last is taken, as Transformers does,
     and said so."""
     chosen, said = tuple(paths), list(notices)
     tensors: dict[str, LazyTensor] = {}
     for path in chosen:
-        for name, tensor in read_header(path).items():
+        for name, tensor in _tensors(path).items():
             if name in tensors and not same_values(tensors[name], tensor):
                 before = Path(tensors[name].path).name
                 said.append(f"{name} is in {before} and, with other values, in {path.name}, from which it is taken")
