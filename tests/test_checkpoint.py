@@ -167,7 +167,7 @@ def test_single_and_sharded_are_the_same(tmp_path: Path) -> None:
         "a//b.safetensors",
         "..",
         ".safetensors",
-        "x.bin",
+        "x.txt",
         "",
         3,
         None,

@@ -159,6 +159,7 @@ TABLES = {"blocks/table.py", "kernels/table.py"}
 OF_SAFETENSORS = {
     *("checkpoint/safetensors.py", "checkpoint/save.py", "convert/to_checkpoint.py"),
     *(str(path.relative_to(PACKAGE)) for path in (PACKAGE / "checkpoint" / "quantized").iterdir()),
+    "checkpoint/pickled/machine.py",
 }
 AFFIXES = {"startswith", "endswith", "removeprefix", "removesuffix"}
 
