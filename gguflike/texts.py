@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 GAP = 8  # ASCII bytes before every text, which let all be decoded at once; in GGUF they held its length
 _MIX = tuple(np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9))
+_MANY = 1 << 20  # parts of a text that are looked at, one by one
 _SIEVE_BITS = 17  # of a key's hash: few enough that the sieve stays in the first-level cache
 
 
@@ -124,16 +125,30 @@ class Texts(Sequence[str | bytes]):
     def within(self, text: bytes) -> list[int]:
         """The indices of all texts but empty ones that occur in ``text``, in order.
 
-        Takes time and memory for every place in ``text`` and every length that texts have.
+        Takes time and memory for every place in ``text`` and every length that texts have, of a long text up to eight.
         """
         lengths = np.flatnonzero(np.bincount(self.lengths[(self.lengths > 0) & (self.lengths <= len(text))]))
+        longer: list[int] = []
+        if len(text) * len(lengths) > _MANY:
+            lengths = lengths[lengths <= 8]
+            longer = self._longer_within(text)
         places = np.arange(GAP, GAP + len(text))
         starts, sizes = (grid.reshape(-1) for grid in np.meshgrid(places, lengths, indexing="ij"))
         inside = starts + sizes <= GAP + len(text)
         data = np.frombuffer(bytes(GAP) + text, np.uint8)
         parts = Texts(data, starts[inside], sizes[inside])
         found = self._with_keys(parts.keys)
-        return [index for index in found[self.lengths[found] > 0].tolist() if self.raw(index) in text]
+        occurring = {index for index in found[self.lengths[found] > 0].tolist() if self.raw(index) in text}
+        return sorted(occurring.union(longer))
+
+    def _longer_within(self, text: bytes) -> list[int]:
+        """The indices of texts of more than eight bytes that occur in ``text``: first by how they begin and end."""
+        index = np.flatnonzero(self.lengths > 8)
+        places = np.ndarray((max(len(text) - 7, 0),), "<u8", text, strides=(1,))
+        words = np.ndarray((len(self.data) - 7,), "<u8", self.data, strides=(1,))
+        index = index[np.isin(words[self.starts[index]], places)]
+        index = index[np.isin(words[self.starts[index] + self.lengths[index] - 8], places)]
+        return [each for each in index.tolist() if self.raw(each) in text]
 
     def repeated(self) -> tuple[int, int] | None:
         """The first index (by the second) of two equal texts, as (earlier, later); None where all differ."""

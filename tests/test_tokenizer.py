@@ -15,11 +15,8 @@ from tokenizers import Tokenizer as HF
 
 import gguflike
 from gguflike.checkpoint import pretokenizers
-from gguflike.checkpoint.tokenizer import (
-    metadata_from_folder,
-    tokenizer_config_from_metadata,
-    tokenizer_json_from_metadata,
-)
+from gguflike.checkpoint.tokenizer import metadata_from_folder
+from gguflike.checkpoint.tokenizer_json import tokenizer_config_from_metadata, tokenizer_json_from_metadata
 from gguflike.checkpoint.vocabulary import BYTE_CHARACTERS, TokenType, Vocabulary
 from gguflike.errors import GGUFLikeError, TemplateError, UnsupportedError
 from gguflike.runner.tokenizer import Tokenizer
@@ -66,9 +63,10 @@ def test_metadata_is_what_the_container_writes(austen: dict[str, Any]) -> None:
 def test_export_and_conversion_are_inverse(tmp_path: Path) -> None:
     """Folder -> metadata -> folder -> metadata: the same metadata."""
     config = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "add_bos_token": True, "chat_template": "{{ 1 }}"}
-    first = metadata_from_folder(
-        write_folder(tmp_path / "a", byte_level(), tokenizer_config=config), {"vocab_size": 300}
-    )
+    single = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    original = byte_level(post_processor={"type": "TemplateProcessing", "single": single})
+    first = metadata_from_folder(write_folder(tmp_path / "a", original, tokenizer_config=config), {"vocab_size": 300})
+    assert first["tokenizer.ggml.add_bos_token"] is True
     document, settings = tokenizer_json_from_metadata(first), tokenizer_config_from_metadata(first)
     again = metadata_from_folder(write_folder(tmp_path / "b", document, tokenizer_config=settings), {"vocab_size": 300})
     assert again.pop("tokenizer.ggml.add_sep_token") is False  # the exported template for pairs says so
@@ -281,7 +279,7 @@ def test_bos_is_added_where_the_post_processor_does(tmp_path: Path) -> None:
     tokenizer = Tokenizer(metadata_from_folder(folder, {}))
     assert tokenizer.encode("hello") == [1, *tokenizer.encode("hello", add_special=False)]
     stated = write_folder(tmp_path, byte_level(post_processor=processor), tokenizer_config={"add_bos_token": False})
-    assert metadata_from_folder(stated, {"bos_token_id": 1})["tokenizer.ggml.add_bos_token"] is False
+    assert metadata_from_folder(stated, {"bos_token_id": 1})["tokenizer.ggml.add_bos_token"] is True
 
 
 def test_end_tokens_known_by_text() -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gguflike.checkpoint.tokenizer import metadata_from_folder, tokenizer_config_from_metadata
+from gguflike.checkpoint.tokenizer import metadata_from_folder
+from gguflike.checkpoint.tokenizer_json import tokenizer_config_from_metadata
 from gguflike.errors import CheckpointError, GGUFError, GGUFLikeError, UnsupportedError
 from gguflike.runner.tokenizer import Tokenizer
 from tests.small_tokenizers import added, byte_level, spm_metadata, write_folder
@@ -122,7 +123,7 @@ def test_context_length_of_the_wrong_type_is_left_out(gpt2: dict[str, Any]) -> N
         (byte_level(model={"type": "BPE", "vocab": {"a": 2**40}, "merges": []}), "does not fit config.json"),
         (byte_level(model={"type": "BPE", "vocab": {"a": True}, "merges": []}), "malformed vocabulary entry"),
         (byte_level(model={"type": "BPE", "vocab": {"a": 7, "b": 7}, "merges": []}), "two tokens share an id"),
-        (byte_level(added_tokens=[added(300, "<s>")]), "two ids share a token"),
+        (byte_level(added_tokens=[added(4, "<new>")]), "two tokens share an id; got .* and '<new>' at 4"),
         (byte_level(added_tokens=[5]), "added_tokens: malformed tokenizer.json; expected objects with id"),
         (byte_level(normalizer={"type": "Lowercase"}), "normalizer is not handled"),
         (byte_level(pre_tokenizer=None), "neither byte-level nor has byte fallback"),

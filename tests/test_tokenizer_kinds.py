@@ -17,11 +17,8 @@ import pytest
 from tokenizers import Tokenizer as Original
 
 from gguflike.checkpoint import unigram, wordpiece
-from gguflike.checkpoint.tokenizer import (
-    metadata_from_folder,
-    tokenizer_config_from_metadata,
-    tokenizer_json_from_metadata,
-)
+from gguflike.checkpoint.tokenizer import metadata_from_folder
+from gguflike.checkpoint.tokenizer_json import tokenizer_config_from_metadata, tokenizer_json_from_metadata
 from gguflike.checkpoint.vocabulary import Vocabulary
 from gguflike.errors import CheckpointError, GGUFError, UnsupportedError
 from gguflike.runner.tokenizer import Tokenizer
@@ -420,7 +417,7 @@ def test_merges_on_characters_there_and_back(tmp_path: Path) -> None:
 
 
 def test_unigram_entries_have_their_place_as_id(tmp_path: Path) -> None:
-    from gguflike.checkpoint.tokenizer_files import TokenizerFiles
+    from gguflike.checkpoint.tokenizer.files import TokenizerFiles
 
     source = TokenizerFiles(write_folder(tmp_path, xlmr(), tokenizer_config=XLMR_NAMES))
     assert unigram.entries(source) == [(piece, index) for index, (piece, _) in enumerate(PIECES)]

@@ -1,13 +1,14 @@
-"""The part of a vocabulary that can matter for one text: enough to encode it exactly, without building the whole.
+"""The part of a vocabulary that can matter for a text: enough to encode it exactly, without building the whole.
 
 BPE starts from characters and joins neighbours, so that every token on its way stands in the text: a token that does
 not occur there, and a merge that makes one, might as well not exist. What occurs is looked for in the text as the
-vocabulary writes it, of which every word that is joined is a part, wherever the words are split.
+vocabulary writes it, of which every word that is joined is a part, wherever the words are split. A Unigram cuts the
+text in tokens, which stand in it as well.
 """
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,9 @@ MAX_BYTES = 4096
 #: Sum of squared token lengths up to which splitting every token is worth it; Gemma's 262k tokens need 2e7.
 MAX_SPLIT_WORK = 1 << 30
 
+#: Runs of what Unicode calls white space, where words are split.
+_WHITE_SPACE = "[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+"
+
 _NEVER = b"\xff"  # a byte that no token has
 
 
@@ -31,27 +35,28 @@ class Excerpt(NamedTuple):
     merges: list[int]
 
 
-def excerpt(vocabulary: Vocabulary, text: str) -> Excerpt | None:
+def excerpt(vocabulary: Vocabulary, text: str, most: int = MAX_BYTES) -> Excerpt | None:
     """What encoding ``text`` needs of the vocabulary; None where all of it is the better choice.
 
-    That is for a long text; for one that is changed before it is split, in ways that depend on where its parts begin;
-    for a SentencePiece vocabulary of tokens too long to be split; and for kinds of vocabulary that this module does not
-    know.
+    That is for a text longer than ``most``; for one that is changed before it is split, in ways that depend on where
+    its parts begin; for a SentencePiece vocabulary of tokens too long to be split; and for kinds of vocabulary that
+    this module does not know.
     """
-    if vocabulary.model not in ("gpt2", "llama", "gemma4"):
+    if vocabulary.model not in ("gpt2", "llama", "gemma4", "t5") or len(text) > most:
         return None
-    if len(text) > MAX_BYTES or vocabulary.swallows_space:
+    if vocabulary.model == "t5":
+        return _unigram(vocabulary, text, most)
+    if vocabulary.strips.side:
         return None
     if vocabulary.model == "gpt2":
         scheme = pretokenizers.by_name(vocabulary.pre)
-        every_word_spaced = vocabulary.add_space_prefix and scheme.splits != (pretokenizers.GPT2,)
-        if every_word_spaced or (scheme.nfc and not _is_normalized(text)):
+        if vocabulary.add_space_prefix and scheme.splits != (pretokenizers.GPT2,):  # before every word
             return None
     elif vocabulary.model == "llama" and int((vocabulary.texts.lengths**2).sum()) > MAX_SPLIT_WORK:
         return None
     added = vocabulary.added_ids()
     written = _written(vocabulary, text, added)
-    if len(written) > MAX_BYTES:
+    if len(written) > most:
         return None
     occurring = vocabulary.texts.within(written)
     words = {vocabulary.tokens[index] for index in occurring}
@@ -63,9 +68,27 @@ def excerpt(vocabulary: Vocabulary, text: str) -> Excerpt | None:
     return Excerpt(sorted(ids), vocabulary.merge_texts.find(pairs))
 
 
-def _is_normalized(text: str) -> bool:
-    """Whether NFC leaves the text as it is, and so every part of it, by the rules of any version of Unicode in use."""
-    return text.isascii() or (max(text) <= "\uffff" and unicodedata.is_normalized("NFC", text))
+def _unigram(vocabulary: Vocabulary, text: str, most: int) -> Excerpt | None:
+    added = vocabulary.added_ids()
+    # Markup divides a text in parts, which are normalized one by one.
+    markup = sorted((vocabulary.tokens[index] for index in added), key=len, reverse=True)
+    parts = [text, *re.split("|".join(map(re.escape, markup)), text)] if markup else [text]
+    if vocabulary.charsmap:
+        from tokenizers.normalizers import Precompiled
+
+        try:
+            parts = list(map(Precompiled(vocabulary.charsmap).normalize_str, parts))
+        except Exception:  # of a broken map, which the whole vocabulary tells of
+            return None
+    text = "\n".join(f" {part}" for part in parts)
+    if vocabulary.removes_spaces:
+        text = re.sub(_WHITE_SPACE, " ", text)
+    written = text.replace(" ", SPACE).encode()
+    if len(written) > most:
+        return None
+    # The lowest score of all tells what an unknown character costs.
+    lowest = int(vocabulary.scores.argmin())
+    return Excerpt(sorted({*vocabulary.texts.within(written), *added, *vocabulary.special.values(), lowest}), [])
 
 
 def _splits(word: str) -> list[tuple[str, str]]:

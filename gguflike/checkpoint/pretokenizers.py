@@ -76,7 +76,7 @@ class PreTokenizer:
     splits: tuple[str, ...]
     #: A word that is a token is taken whole, without trying the merges.
     ignore_merges: bool = False
-    #: Unicode normalization the models of this scheme were trained with; not recorded in GGUF.
+    #: Unicode normalization the models of this scheme were trained with; not recorded in GGUF, nor done by its readers.
     nfc: bool = False
 
     @property

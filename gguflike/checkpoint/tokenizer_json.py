@@ -16,14 +16,19 @@ from gguflike.errors import GGUFError
 def tokenizer_json_from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """A complete tokenizer.json document for ``tokenizers.Tokenizer.from_str(json.dumps(...))``.
 
-    Byte-level BPE gets the pre-tokenizer named by ``tokenizer.ggml.pre``. A SentencePiece vocabulary becomes BPE with
-    byte fallback whose merges are rebuilt from the scores (``spm_merges``).
+    Byte-level BPE gets the pre-tokenizer named by ``tokenizer.ggml.pre``, and the normalizer that models of that name
+    were trained with, which readers of GGUF leave out. A SentencePiece vocabulary becomes BPE with byte fallback whose
+    merges are rebuilt from the scores (``spm_merges``).
     """
-    return document(Vocabulary.from_metadata(metadata))
+    vocabulary = Vocabulary.from_metadata(metadata)
+    found = document(vocabulary)
+    if vocabulary.model == "gpt2" and pretokenizers.by_name(vocabulary.pre).nfc:
+        found["normalizer"] = {"type": "NFC"}
+    return found
 
 
 def document(vocabulary: Vocabulary, excerpt: Excerpt | None = None, markup: bool = True) -> dict[str, Any]:
-    """tokenizer.json for a checked vocabulary, or for an excerpt of it.
+    """tokenizer.json that does what llama.cpp does with a checked vocabulary; or with an excerpt of it.
 
     Without ``markup`` it cannot find control tokens in a text, if it is a Unigram (the others need only be told so).
     """
@@ -48,7 +53,7 @@ def _parts(vocabulary: Vocabulary, excerpt: Excerpt | None, markup: bool) -> dic
     if vocabulary.model == "t5":
         from gguflike.checkpoint import unigram
 
-        return unigram.parts(vocabulary, markup)
+        return unigram.parts(vocabulary, markup, None if excerpt is None else excerpt.ids)
     if vocabulary.model == "bert":
         from gguflike.checkpoint import wordpiece
 
@@ -128,12 +133,13 @@ def chat_templates(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _added(vocabulary: Vocabulary, index: int) -> dict[str, Any]:
+    text = vocabulary.written(index)
     return {
         "id": index,
-        "content": vocabulary.written(index),
+        "content": text,
         "single_word": False,
-        "lstrip": False,
-        "rstrip": vocabulary.swallows_space and vocabulary.tokens[index] not in ("<unk>", "<s>", "<|endoftext|>"),
+        "lstrip": vocabulary.strips.takes(text, "lstrip"),
+        "rstrip": vocabulary.strips.takes(text, "rstrip"),
         "normalized": False,
         "special": vocabulary.is_special(index),
     }
@@ -153,7 +159,7 @@ def _unk(vocabulary: Vocabulary) -> str | None:
 def _byte_level(vocabulary: Vocabulary) -> dict[str, Any]:
     scheme = pretokenizers.by_name(vocabulary.pre)
     return {
-        "normalizer": {"type": "NFC"} if scheme.nfc else None,
+        "normalizer": None,
         "pre_tokenizer": pretokenizers.to_json(scheme, vocabulary.add_space_prefix),
         "decoder": pretokenizers.byte_level(True, True),
         "ignore_merges": scheme.ignore_merges,

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gguflike.checkpoint import pretokenizers
-from gguflike.checkpoint.tokenizer_files import TokenizerFiles
 from gguflike.checkpoint.vocabulary import (
     ADD_SPACE,
     CHARSMAP,
@@ -26,6 +26,10 @@ from gguflike.checkpoint.vocabulary import (
 )
 from gguflike.errors import CheckpointError, UnsupportedError
 
+if TYPE_CHECKING:
+    from gguflike.checkpoint.tokenizer.files import TokenizerFiles
+    from gguflike.checkpoint.tokenizer.losses import Losses
+
 _HIGHEST = 3e38  # magnitude of a score, which is a float32
 _UNUSED = -10000.0  # the score of ids without a token, as llama.cpp's converter writes it
 _SPACES = [{"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": one} for one in (" ", SPACE)]
@@ -37,8 +41,9 @@ def entries(source: TokenizerFiles) -> list[tuple[str, int]]:
 
 
 def _scored(source: TokenizerFiles) -> list[tuple[str, float]]:
-    vocab = source.model.get("vocab")
+    vocab: Any = source.model.get("vocab")
     pairs: list[tuple[str, float]] = []
+    entry: Any
     for entry in vocab if isinstance(vocab, list) else [vocab]:
         pair = isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)
         if not pair or not isinstance(entry[1], int | float) or not abs(entry[1]) < _HIGHEST:
@@ -53,17 +58,23 @@ def _scored(source: TokenizerFiles) -> list[tuple[str, float]]:
     return pairs
 
 
-def fields(source: TokenizerFiles, count: int) -> dict[str, Any]:
+def fields(source: TokenizerFiles, count: int, losses: Losses) -> dict[str, Any]:
     """Scores of ``count`` tokens, and what happens to spaces and characters. UnsupportedError where GGUF cannot say."""
     if source.model.get("byte_fallback"):
-        raise UnsupportedError(
-            "Unigram tokenizer is not handled", path=source.path, field="model.byte_fallback", got=True
+        losses.differs(
+            UnsupportedError(
+                "unknown characters become bytes, which readers of GGUF do not do with a Unigram vocabulary",
+                path=source.path,
+                field="model.byte_fallback",
+                got=True,
+            )
         )
+        losses.reference["model"] = {**source.model, "byte_fallback": False}
     scores = np.full(count, _UNUSED, np.float32)
     for index, (_, score) in enumerate(_scored(source)):
         scores[index] = score
     charsmap, merged = _normalizer(source)
-    prefix, split = _spaces(source)
+    prefix, split = _spaces(source, losses)
     found: dict[str, Any] = {PRE: "default", SCORES: scores, ADD_SPACE: prefix, REMOVE_SPACES: merged or split}
     if charsmap:
         found[CHARSMAP] = np.frombuffer(charsmap, np.uint8)
@@ -88,14 +99,23 @@ def _normalizer(source: TokenizerFiles) -> tuple[bytes, bool]:
     return charsmap, merged
 
 
-def _spaces(source: TokenizerFiles) -> tuple[bool, bool]:
+def _spaces(source: TokenizerFiles, losses: Losses) -> tuple[bool, bool]:
     """(whether a space is put before the text, whether runs of white space separate words)."""
     prefix = split = False
-    for step in pretokenizers.flatten(source.node("pre_tokenizer")):
+    steps = pretokenizers.flatten(source.node("pre_tokenizer"))
+    for step in steps:
         if step.get("type") == "WhitespaceSplit":
             split = True
         elif step.get("type") == "Metaspace" and step.get("replacement") == SPACE:
-            prefix = step.get("prepend_scheme", "always" if step.get("add_prefix_space", True) else "never") != "never"
+            scheme = step.get("prepend_scheme", "always" if step.get("add_prefix_space", True) else "never")
+            prefix = scheme != "never"
+            if scheme == "first":
+                losses.say(
+                    "Metaspace ('first') puts a space before a text; readers of GGUF put one also behind every special "
+                    "token"
+                )
+                steps = [{**each, "prepend_scheme": "always"} if each is step else each for each in steps]
+                losses.reference["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
         else:
             raise UnsupportedError(
                 "pre_tokenizer step is not handled", path=source.path, field="pre_tokenizer", got=dict(step)
@@ -103,11 +123,19 @@ def _spaces(source: TokenizerFiles) -> tuple[bool, bool]:
     return prefix, split
 
 
-def parts(vocabulary: Vocabulary, markup: bool) -> dict[str, Any]:
-    """The parts of tokenizer.json that are Unigram's own. Unless ``markup``, no text becomes a control token."""
-    pairs = [list(pair) for pair in zip(vocabulary.texts.tolist(), vocabulary.scores.tolist(), strict=True)]
+def parts(vocabulary: Vocabulary, markup: bool, ids: Sequence[int] | None = None) -> dict[str, Any]:
+    """The parts of tokenizer.json that are Unigram's own, with all tokens or those of ``ids`` in their order.
+
+    Unless ``markup``, no text becomes a control token.
+    """
+    types, scores = vocabulary.types, vocabulary.scores
+    if ids is None:
+        pairs = [list(pair) for pair in zip(vocabulary.texts.tolist(), scores.tolist(), strict=True)]
+    else:
+        types = types[ids]
+        pairs = [[vocabulary.tokens[index], float(scores[index])] for index in ids]
     if not markup:
-        hidden = np.isin(vocabulary.types, (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.BYTE))
+        hidden = np.isin(types, (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.BYTE))
         for index in np.flatnonzero(hidden).tolist():
             # A space cannot occur in what is looked up, so that a token with one is never found.
             pairs[index][0] = f" {pairs[index][0]}"

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 
@@ -90,7 +90,19 @@ _END_TEXTS = (
     "<EOT> _<EOT> [EOT] [EOS] <|end_of_text|> <end_of_utterance> <eos> <turn|> <|tool_response> [e~[ "
     "<\uff5cend\u2581of\u2581sentence\uff5c>"
 )
-_ENDS = frozenset(_END_TEXTS.split())
+ENDS = frozenset(_END_TEXTS.split())
+
+
+def ends_by_text(ids: Mapping[str, int]) -> frozenset[int]:
+    """The ids of tokens that end a generation by their text. ``ids`` may be all tokens, or those known by text only."""
+    texts = ENDS.intersection(ids)
+    # Harmony (gpt-oss) and Solar end messages, not turns, with <|end|>; Gemma 4 keeps an unrelated </s>.
+    if {"<|return|>", "<|call|>"} <= texts or ("<|flush|>" in texts and texts & {"<|call|>", "<|calls|>"}):
+        texts -= {"<|end|>"}
+    if "<|tool_response>" in texts:
+        texts -= {"</s>"}
+    return frozenset(ids[text] for text in texts)
+
 
 #: SentencePiece writes a space as this character.
 SPACE = "\u2581"
@@ -111,6 +123,35 @@ class TokenType(IntEnum):
     USER_DEFINED = 4
     UNUSED = 5
     BYTE = 6
+
+
+class Stripping(NamedTuple):
+    """Which tokens take white space along: on one side, those of ``texts`` (or all markup but those)."""
+
+    side: str = ""  # "lstrip" before the token, "rstrip" behind it, or neither
+    texts: frozenset[str] = frozenset()
+    others: bool = False
+
+    def takes(self, text: str, side: str) -> bool:
+        """Whether the token ``text`` takes the white space on this side along."""
+        return side == self.side and (text in self.texts) != self.others
+
+
+def stripping(metadata: Mapping[str, Any]) -> Stripping:
+    """What markup strips. GGUF has no field for that; llama.cpp goes by the names of models and pre-tokenizers."""
+    pre, architecture, name = (
+        value.lower() if isinstance(value := metadata.get(key), str) else ""
+        for key in (PRE, "general.architecture", "general.name")
+    )
+    if any(part in pre for part in ("jina-v2-de", "jina-v2-es", "jina-v2-code")) or any(
+        part in architecture for part in ("nomic-bert-moe", "jina-bert-v3")
+    ):
+        return Stripping("lstrip", frozenset({"<mask>"}))
+    if "phi-3" in name or "phi3" in name:
+        return Stripping("rstrip", frozenset({"<unk>", "<s>", "<|endoftext|>"}), others=True)
+    if "modern-bert" in name:
+        return Stripping("lstrip", frozenset({"[MASK]"}))
+    return Stripping()
 
 
 @runtime_checkable
@@ -138,7 +179,7 @@ class Vocabulary:
     add_eos: bool
     add_space_prefix: bool
     add_sep: bool = False  # whether a separator stands between two texts, beside what ends the first
-    swallows_space: bool = False  # whether markup takes the white space behind it along
+    strips: Stripping = Stripping()
     lowercase: bool = True  # WordPiece: whether letters lose their case, and their accents
     strip_accents: bool = True
     removes_spaces: bool = False  # Unigram: whether a run of white space is as good as one space
@@ -165,6 +206,8 @@ class Vocabulary:
         add_sep = _flag(metadata, ADD_SEP, pre in _SEP_BY_DEFAULT)
         if model == "bert":  # whatever the file says, as in llama.cpp
             add_bos = add_eos = True
+        if model == "gemma4" and pre != "sarvam-moe":
+            add_bos = True
         ending = "sep" if model == "bert" else "eos"
         for wanted, key, role in ((add_bos, ADD_BOS, "bos"), (add_eos, ADD_EOS, ending), (add_sep, ADD_SEP, "sep")):
             if wanted and role not in special:
@@ -182,7 +225,7 @@ class Vocabulary:
             add_eos=add_eos,
             add_space_prefix=_flag(metadata, ADD_SPACE, model in ("llama", "t5")),
             add_sep=add_sep,
-            swallows_space=_is_phi3(metadata),
+            strips=stripping(metadata),
             lowercase=(lowercase := _flag(metadata, LOWERCASE, True)),
             strip_accents=_flag(metadata, STRIP_ACCENTS, lowercase),
             removes_spaces=_flag(metadata, REMOVE_SPACES, False),
@@ -210,19 +253,23 @@ class Vocabulary:
     @cached_property
     def _ends(self) -> frozenset[int]:
         """Ids of tokens that by their text end a generation."""
-        return frozenset(self.texts.find(_ENDS))
+        return frozenset(self.texts.find(ENDS))
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
         """Every id that ends a generation: those of the end roles, and tokens known by their text."""
-        ends = {self.tokens[index]: index for index in self._ends}
-        texts = set(ends)
-        # Harmony (gpt-oss) and Solar end messages, not turns, with <|end|>; Gemma 4 keeps an unrelated </s>.
-        if {"<|return|>", "<|call|>"} <= texts or ("<|flush|>" in texts and texts & {"<|call|>", "<|calls|>"}):
-            ends.pop("<|end|>", None)
-        if "<|tool_response>" in texts:
-            ends.pop("</s>", None)
-        return frozenset(ends.values()) | {self.special[role] for role in _END_ROLES if role in self.special}
+        by_text = ends_by_text({self.tokens[index]: index for index in self._ends})
+        return by_text | {self.special[role] for role in _END_ROLES if role in self.special}
+
+    @property
+    def bytewise(self) -> bool:
+        """Whether tokens write bytes, one character for each."""
+        return self.model == "gpt2"
+
+    @property
+    def finds_markup(self) -> bool:
+        """Whether the library's model finds control tokens in a text by itself, as that of a Unigram does."""
+        return self.model == "t5"
 
     @property
     def ending(self) -> str:
@@ -269,12 +316,6 @@ def _string(metadata: Mapping[str, Any], key: str, default: str | None) -> str:
     if not isinstance(value, str):
         raise GGUFError("wrong type", field=key, expected="a string", got=type(value).__name__)
     return value
-
-
-def _is_phi3(metadata: Mapping[str, Any]) -> bool:
-    """Phi-3 strips what follows its markup. GGUF has no field for that; llama.cpp goes by the model's name."""
-    name = metadata.get("general.name")
-    return isinstance(name, str) and ("phi-3" in name.lower() or "phi3" in name.lower())
 
 
 def _flag(metadata: Mapping[str, Any], key: str, default: bool) -> bool:

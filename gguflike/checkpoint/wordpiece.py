@@ -7,11 +7,13 @@ writes it. Words are split and normalized in one way, of which GGUF says whether
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gguflike.checkpoint.tokenizer_files import TokenizerFiles
 from gguflike.checkpoint.vocabulary import LOWERCASE, PRE, SPACE, STRIP_ACCENTS, TokenType, Vocabulary
 from gguflike.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from gguflike.checkpoint.tokenizer.files import TokenizerFiles
 
 _CONTINUES = "##"
 _LONGEST = 100  # characters of a word; longer ones are unknown, as in every published tokenizer.json

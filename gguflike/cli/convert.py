@@ -36,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY",
         help="accept a config.json key that is not handled",
     )
+    parser.add_argument(
+        "--tokenizer-proof",
+        choices=("error", "warn"),
+        default="error",
+        help="what to do where the file's tokenizer gives other ids than the source's (default: error)",
+    )
     add_recipe_arguments(
         parser, "recipe, such as Q8_0, Q4_K_M or F16, or auto for the checkpoint's own 16 bits (default: Q4_K_M)"
     )
@@ -50,4 +56,12 @@ def run(args: argparse.Namespace) -> int:
         with progress_bar() as progress:
             return plan_conversion(source, out, type, cache=args.cache, progress=progress, **options)
 
-    return plan_and_run(args, plan, name=args.name, revision=args.revision, ignore_config=args.ignore_config, **options)
+    return plan_and_run(
+        args,
+        plan,
+        name=args.name,
+        revision=args.revision,
+        ignore_config=args.ignore_config,
+        tokenizer_proof=args.tokenizer_proof,
+        **options,
+    )

@@ -87,6 +87,7 @@ def plan_and_run(args: argparse.Namespace, plan: Callable[..., ConversionPlan], 
     from gguflike.container import check_free
     from gguflike.container.splitting import split_of
     from gguflike.convert.execute import execute
+    from gguflike.convert.proof import proven
     from gguflike.convert.resume import with_notice
 
     resume = not args.no_resume
@@ -96,6 +97,8 @@ def plan_and_run(args: argparse.Namespace, plan: Callable[..., ConversionPlan], 
         for path in planned.paths:
             check_free(path, args.overwrite)
     planned = with_notice(planned, "search", resume)
+    if not args.dry_run:
+        planned = proven(planned)
     if not args.json:
         show(args, str(planned))
     if not args.dry_run:

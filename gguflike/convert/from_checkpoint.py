@@ -16,7 +16,8 @@ from gguflike import checkpoint
 from gguflike.blocks import FORMATS, format_by_name
 from gguflike.checkpoint import Checkpoint, LazyTensor, card, strictjson
 from gguflike.checkpoint.safetensors import FLOATS, same_values
-from gguflike.checkpoint.tokenizer import metadata_from_folder
+from gguflike.checkpoint.tokenizer import Reading
+from gguflike.checkpoint.tokenizer import read as read_tokenizer
 from gguflike.container import Typed, ValueType
 from gguflike.container.splitting import Split, split_of
 from gguflike.convert import imatrix as imatrices
@@ -27,10 +28,11 @@ from gguflike.convert.execute import check_options, execute
 from gguflike.convert.facts import Facts, facts, single
 from gguflike.convert.mixes import Recipe
 from gguflike.convert.plan import ConversionPlan
+from gguflike.convert.proof import proven
 from gguflike.convert.resume import with_notice
 from gguflike.convert.selection import Selection, SelectionOptions, select
 from gguflike.convert.sources import CheckpointSource, MadeSource, MicroscaledSource, Source
-from gguflike.errors import ArgumentTypeError, CheckpointError, UnsupportedError, counted
+from gguflike.errors import ArgumentTypeError, CheckpointError, UnsupportedError, check_choice, counted
 from gguflike.families import config as configs
 from gguflike.families import registry
 from gguflike.families.family import Binding, Family, expect_tensor
@@ -67,6 +69,7 @@ def convert(
     split_max_tensors: int | None = None,
     no_tensor_first_split: bool = False,
     cache: bool = False,
+    tokenizer_proof: str = "error",
     **options: Unpack[SelectionOptions],
 ) -> ConversionPlan:
     """Convert a checkpoint folder or Hub id to a GGUF file of the recipe ``type``; return the plan carried out.
@@ -89,12 +92,19 @@ def convert(
     with the same bytes; ``resume=False`` begins anew and leaves nothing. ``split_max_size`` (bytes, or text such as
     "4G") and ``split_max_tensors`` make several files, out-00001-of-00003.gguf and so on; ``no_tensor_first_split``
     puts nothing but metadata into the first.
+
+    Before anything is written, texts of many scripts are tokenized with what the file will say and with the source's
+    tokenizer: UnsupportedError shows where they differ, also where the tokenizer does what GGUF cannot say. With
+    ``tokenizer_proof="warn"`` that is a notice.
     """
     check_options(method, threads)
     split = split_of(split_max_size, split_max_tensors, no_tensor_first_split)
-    planned = plan_conversion(src, out, type, imatrix, name, revision, ignore_config, split, cache, progress, **options)
+    planned = plan_conversion(
+        src, out, type, imatrix, name, revision, ignore_config, split, cache, progress, tokenizer_proof, **options
+    )
     planned = with_notice(planned, method, resume)
     if not dry_run:
+        planned = proven(planned)
         execute(
             planned,
             executor=executor,
@@ -118,9 +128,11 @@ def plan_conversion(
     split: Split | None = None,
     cache: bool = False,
     progress: Progress | None = None,
+    tokenizer_proof: str = "error",
     **options: Unpack[SelectionOptions],
 ) -> ConversionPlan:
     """The plan of `convert`, from the configuration and the headers of the checkpoint."""
+    check_choice("tokenizer_proof", tokenizer_proof, ("error", "warn"))
     by_source = isinstance(type, str) and type.lower() == AUTO
     recipe, selection = recipes.by_name("F16" if by_source else type), select(options)
     if isinstance(ignore_config, str | bytes):
@@ -142,20 +154,24 @@ def plan_conversion(
     matrix = imatrices.read(imatrix) if imatrix is not None else None
     importance, unused = imatrices.match(matrix, sources, selection)
     label = str(opened.source)
-    described, unread = card.read(opened.folder, general.CARD_KEYS)
+    told, unread = card.read(opened.folder, general.CARD_KEYS)
+    described = general.general(
+        family.name,
+        label,
+        {source.name: source.shape for source in sources},
+        recipe,
+        opened.generation_config,
+        told,
+        name,
+        opened.config.get("_name_or_path"),
+    )
+    tokenizer = read_tokenizer(
+        opened.folder, opened.config, opened.generation_config, described, lenient=tokenizer_proof == "warn"
+    )
     metadata = {
-        **general.general(
-            family.name,
-            label,
-            {source.name: source.shape for source in sources},
-            recipe,
-            opened.generation_config,
-            described,
-            name,
-            opened.config.get("_name_or_path"),
-        ),
+        **described,
         **configs.to_metadata(config, family.name),
-        **_tokenizer(opened),
+        **_typed(tokenizer),
         **general.provenance(label, recipe, selection, matrix.name if matrix else None, opened.revision),
     }
     metadata = selection.with_overrides(metadata)
@@ -172,7 +188,8 @@ def plan_conversion(
         selection=selection,
         importance=importance,
         inputs=[*opened.inputs(), *(matrix.paths if matrix else ())],
-        notices=[*opened.notices, *unread, *notices, *kept, *left_out, *unused, *counted],
+        notices=[*opened.notices, *unread, *notices, *kept, *left_out, *unused, *counted, *tokenizer.notices],
+        tokenizer=tokenizer,
         split=split,
     )
 
@@ -200,12 +217,11 @@ def _reranker(opened: Checkpoint) -> dict[str, Any]:
     return {"pooling_type": RANK, "labels": list(words), "answers": [vocabulary[word] for word in words]}
 
 
-def _tokenizer(opened: Checkpoint) -> dict[str, Any]:
+def _typed(tokenizer: Reading) -> dict[str, Any]:
     """The ``tokenizer.*`` keys. A list without entries (a BPE that merges nothing) is one of strings."""
-    metadata = metadata_from_folder(opened.folder, opened.config, opened.generation_config)
     return {
         key: Typed([], ValueType.ARRAY, ValueType.STRING) if isinstance(value, list) and not value else value
-        for key, value in metadata.items()
+        for key, value in tokenizer.metadata.items()
     }
 
 

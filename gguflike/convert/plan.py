@@ -12,6 +12,7 @@ from typing import Any
 
 from gguflike import container
 from gguflike.blocks import FORMATS, BlockFormat, format_by_name
+from gguflike.checkpoint.tokenizer import Reading
 from gguflike.container import FilePlan, TensorSpec
 from gguflike.container.splitting import Split, paths_of, plan_split
 from gguflike.convert.facts import Facts
@@ -69,6 +70,7 @@ class ConversionPlan:
     notices: tuple[str, ...]
     files: tuple[FilePlan, ...] = field(repr=False)
     inputs: tuple[str, ...] = field(repr=False)
+    tokenizer: Reading | None = field(default=None, repr=False, compare=False)  # what the proof of it needs
 
     @property
     def file(self) -> FilePlan:
@@ -151,6 +153,7 @@ def make(
     importance: Mapping[str, Floats] | None = None,
     notices: Sequence[str] = (),
     split: Split | None = None,
+    tokenizer: Reading | None = None,
 ) -> ConversionPlan:
     """Choose types and lay out the file. ``kept`` gives the type of tensors that recipes do not touch, else None.
 
@@ -180,6 +183,7 @@ def make(
         notices=tuple(said),
         files=tuple(files),
         inputs=paths,
+        tokenizer=tokenizer,
     )
     if selection.strict:
         _refuse_notices(planned)

@@ -15,7 +15,7 @@ from gguflike import container
 from gguflike.blocks import FORMATS
 from gguflike.checkpoint.save import Entry, shards, write_json, write_tensors
 from gguflike.checkpoint.sentence_transformers import documents, in_modules
-from gguflike.checkpoint.tokenizer import tokenizer_config_from_metadata, tokenizer_json_from_metadata
+from gguflike.checkpoint.tokenizer_json import tokenizer_config_from_metadata, tokenizer_json_from_metadata
 from gguflike.container import GGUFFile
 from gguflike.convert.encode import SLAB_BYTES
 from gguflike.convert.facts import single

@@ -1,38 +1,24 @@
 """Text to token ids and back, from the metadata of a GGUF file alone.
 
-Encoding is Hugging Face ``tokenizers`` on the tokenizer.json that the metadata amounts to; decoding joins bytes.
+Encoding is `gguflike.checkpoint.encoder`'s; decoding joins bytes.
 """
 
 from __future__ import annotations
 
 import codecs
-import json
-import threading
 from collections.abc import Iterable, Mapping, Sequence, Set
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gguflike.checkpoint.excerpt import Excerpt, excerpt
-from gguflike.checkpoint.tokenizer_json import chat_templates, document
+from gguflike.checkpoint.encoder import Encoder
+from gguflike.checkpoint.tokenizer_json import chat_templates
 from gguflike.checkpoint.vocabulary import BYTE_CHARACTERS, BYTE_TOKEN, SPACE, TokenType, Vocabulary
 from gguflike.errors import (
     ArgumentError,
     ArgumentTypeError,
-    GGUFError,
-    GGUFLikeError,
     TemplateError,
     as_integer,
     check_text,
 )
-
-if TYPE_CHECKING:
-    import tokenizers
-
-
-#: Bytes of texts that are encoded with what they need of the vocabulary, before all of it is made ready.
-EXCERPTS = 8192
-#: What an excerpt costs beside its text, in the same unit.
-EXCERPT = 1024
 
 
 class Tokenizer:
@@ -45,39 +31,7 @@ class Tokenizer:
         self.bos_id = self.vocabulary.special.get("bos")
         self.eos_ids = self.vocabulary.end_ids
         self.vocab_size = len(self.vocabulary.texts)
-        self._lock = threading.Lock()
-        self._excerpts = EXCERPTS
-
-    @cached_property
-    def _whole(self) -> tokenizers.Tokenizer:
-        return self._encoder(None)
-
-    def _encoder_for(self, text: str, markup: bool) -> tokenizers.Tokenizer:
-        """An encoder that is right for ``text``: for the first few short ones, of what they need of the vocabulary."""
-        cost = EXCERPT + len(text.encode())
-        if cost <= self._excerpts and "_whole" not in self.__dict__:
-            self._excerpts -= cost
-            part = excerpt(self.vocabulary, text)
-            if part is not None:
-                return self._encoder(part)
-        return self._whole if markup or self.vocabulary.model != "t5" else self._plain
-
-    @cached_property
-    def _plain(self) -> tokenizers.Tokenizer:
-        """The encoder of a Unigram for texts whose markup is text: its model would find control tokens by itself."""
-        return self._encoder(None, markup=False)
-
-    def _encoder(self, part: Excerpt | None, markup: bool = True) -> tokenizers.Tokenizer:
-        from tokenizers import Tokenizer as Encoder
-
-        try:
-            return Encoder.from_str(json.dumps(document(self.vocabulary, part, markup)))
-        except Exception as error:  # tokenizers raises bare Exception for whatever it does not like
-            if isinstance(error, GGUFLikeError):
-                raise
-            raise GGUFError(
-                "the vocabulary makes no tokenizer", field="tokenizer.ggml", got=str(error)[:300]
-            ) from error
+        self._encoder = Encoder(self.vocabulary)
 
     def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """Token ids of ``text``.
@@ -88,10 +42,7 @@ class Tokenizer:
         """
         check_text("text", text)
         text = text.encode("utf-8", "replace").decode()
-        with self._lock:
-            encoder = self._encoder_for(text, parse_special)
-            encoder.encode_special_tokens = not parse_special
-            return encoder.encode(text, add_special_tokens=add_special).ids
+        return self._encoder.encode(text, add_special, parse_special)
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
         """Text of token ids; bytes that are not UTF-8 become U+FFFD. The space that encode put before it is removed."""

@@ -17,11 +17,8 @@ import numpy as np
 import pytest
 
 import gguflike
-from gguflike.checkpoint.tokenizer import (
-    metadata_from_folder,
-    tokenizer_config_from_metadata,
-    tokenizer_json_from_metadata,
-)
+from gguflike.checkpoint.tokenizer import metadata_from_folder
+from gguflike.checkpoint.tokenizer_json import tokenizer_config_from_metadata, tokenizer_json_from_metadata
 from gguflike.runner.tokenizer import Tokenizer
 from tests.interop.conftest import MODELS, TEXT
 

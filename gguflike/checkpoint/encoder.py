@@ -1,0 +1,104 @@
+"""Text to token ids: Hugging Face ``tokenizers`` on the tokenizer.json that a vocabulary amounts to."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from gguflike.checkpoint.excerpt import MAX_BYTES, Excerpt, excerpt
+from gguflike.checkpoint.tokenizer_json import document
+from gguflike.checkpoint.vocabulary import Vocabulary
+from gguflike.errors import GGUFError, GGUFLikeError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+#: Bytes of texts that are encoded with what they need of the vocabulary, before all of it is made ready.
+EXCERPTS = 8192
+#: What an excerpt costs beside its text, in the same unit.
+EXCERPT = 1024
+
+
+class Encoder:
+    """Encodes texts as a vocabulary says. Safe to use from several threads."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self._lock = threading.Lock()
+        self._left = EXCERPTS
+
+    def encode(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
+        """Token ids of ``text``, with BOS and EOS where the file asks for them if ``add_special``.
+
+        Unless ``parse_special``, markup in the text is text.
+        """
+        with self._lock:
+            encode = self._for(text, parse_special)
+            return encode([text], add_special, parse_special)[0]
+
+    def ready_for(self, texts: Sequence[str]) -> Part:
+        """An encoder of all of ``texts``, with no more of the vocabulary than they need together."""
+        # Also with the space that may be put before each.
+        part = excerpt(self.vocabulary, "".join(f"\n {text}" for text in texts), most=1 << 30)
+        return Part(self.vocabulary, part)
+
+    @cached_property
+    def _whole(self) -> Part:
+        return Part(self.vocabulary, None)
+
+    @cached_property
+    def _plain(self) -> Part:
+        """The encoder of a Unigram for texts whose markup is text: its model would find control tokens by itself."""
+        return Part(self.vocabulary, None, markup=False)
+
+    def _for(self, text: str, markup: bool) -> Part:
+        """An encoder that is right for ``text``: for the first few short ones, of what they need of the vocabulary."""
+        cost = EXCERPT + len(text.encode())
+        if cost <= self._left and "_whole" not in self.__dict__:
+            self._left -= cost
+            part = excerpt(self.vocabulary, text, most=MAX_BYTES)
+            if part is not None:
+                return Part(self.vocabulary, part, markup)
+        return self._whole if markup or not self.vocabulary.finds_markup else self._plain
+
+
+class Part:
+    """An encoder of ``part`` of a vocabulary, or of all of it."""
+
+    def __init__(self, vocabulary: Vocabulary, part: Excerpt | None, markup: bool = True) -> None:
+        """``markup`` matters to a Unigram: whether texts hold some. GGUFError where there is no such tokenizer."""
+        from tokenizers import Tokenizer
+
+        self._ids = None
+        try:
+            made = document(vocabulary, part, markup)
+            if part is not None and vocabulary.model == "t5":  # whose ids are places in the list of tokens
+                self._ids = part.ids
+                _renumber(made, {index: place for place, index in enumerate(part.ids)})
+            self._encoder: tokenizers.Tokenizer = Tokenizer.from_str(json.dumps(made))
+        except Exception as error:  # tokenizers raises bare Exception for whatever it does not like
+            if isinstance(error, GGUFLikeError):
+                raise
+            raise GGUFError(
+                "the vocabulary makes no tokenizer", field="tokenizer.ggml", got=str(error)[:300]
+            ) from error
+
+    def __call__(self, texts: Sequence[str], add_special: bool, parse_special: bool) -> list[list[int]]:
+        self._encoder.encode_special_tokens = not parse_special
+        encoded = (self._encoder.encode(text, add_special_tokens=add_special).ids for text in texts)
+        if self._ids is None:
+            return list(encoded)
+        return [[self._ids[place] for place in places] for places in encoded]
+
+
+def _renumber(made: dict[str, Any], places: dict[int, int]) -> None:
+    """Let tokenizer.json speak of places in an excerpt where it speaks of ids."""
+    for entry in made["added_tokens"]:
+        entry["id"] = places[entry["id"]]
+    for token in made["post_processor"]["special_tokens"].values():
+        token["ids"] = [places[index] for index in token["ids"]]
+    unknown = made["model"]["unk_id"]
+    made["model"]["unk_id"] = None if unknown is None else places[unknown]
