@@ -99,12 +99,25 @@ def quantize(
     check_choice("method", method, METHODS)
     check_threads(threads)
     x = np.asarray(array, dtype=np.float32, order="C")  # ascontiguousarray would make a scalar a vector
-    columns = x.shape[-1] if x.ndim else 1
-    rows = x.reshape(-1, columns)
-    out = np.empty((rows.shape[0], fmt.row_bytes(columns)), np.uint8)
+    fmt.row_bytes(x.shape[-1] if x.ndim else 1)
     if not _all_finite(x.reshape(-1), threads):
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
         raise QuantizationError("value is not finite", tensor=name or None, got=f"{x[where]} at index {where}")
+    return quantize_finite(x, fmt, importance, method, threads, name)
+
+
+def quantize_finite(
+    x: npt.NDArray[np.float32],
+    fmt: BlockFormat,
+    importance: npt.NDArray[Any] | None,
+    method: Method,
+    threads: int | None,
+    name: str,
+) -> QuantizedTensor:
+    """`quantize` of C-contiguous float32 that was checked: finite values, and arguments that there are."""
+    columns = x.shape[-1] if x.ndim else 1
+    rows = x.reshape(-1, columns)
+    out = np.empty((rows.shape[0], fmt.row_bytes(columns)), np.uint8)
     weights = None
     if importance is not None:
         weights = np.ascontiguousarray(importance, dtype=np.float32)

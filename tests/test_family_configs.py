@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import pickle
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gguflike.convert.sources import CheckpointSource, MadeSource, ranges, slabs
+from gguflike.checkpoint import LazyTensor
+from gguflike.convert.sources import CheckpointSource, MadeSource, ranges, read_slab, slabs
 from gguflike.errors import CheckpointError, UnsupportedError
 from gguflike.families import config as configs
 from gguflike.families import registry, rope, rope_settings
@@ -74,19 +77,17 @@ def test_configurations_survive_gguf_and_config(row: Any) -> None:
         ]
 
 
-class Tensor:
-    """A checkpoint's tensor of random values."""
-
-    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
-        self.name, self.dtype, self.shape = name, "F32", shape
-        self.values = np.random.default_rng(len(name)).standard_normal(shape, np.float32)
-
-    def read_f32(self, start: int, stop: int) -> np.ndarray:
-        return self.values[start:stop]
+def tensor(path: Path, name: str, shape: tuple[int, ...]) -> tuple[LazyTensor, np.ndarray]:
+    """A checkpoint's tensor of random values, appended to a file, and the values."""
+    values = np.random.default_rng(len(name)).standard_normal(shape, np.float32)
+    with path.open("ab") as file:
+        offset = file.tell()
+        file.write(values.tobytes())
+    return LazyTensor(name, "F32", shape, str(path), offset, offset + values.nbytes), values
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
-def test_tensors_are_the_same_in_slabs_and_in_other_processes(row: Any) -> None:
+def test_tensors_are_the_same_in_slabs_and_in_other_processes(row: Any, tmp_path: Path) -> None:
     """Of every role of a class: read in the smallest slabs, by a copy that a worker of an executor would get; and each
     piece comes back as it was, in slabs, too."""
     config = {"architectures": [row.registered or row.model_class], **row.config}
@@ -102,20 +103,23 @@ def test_tensors_are_the_same_in_slabs_and_in_other_processes(row: Any) -> None:
             continue
         if binding.pieces[0].packed:
             continue
-        pieces = tuple((Tensor(piece.hf, piece.hf_shape), piece) for piece in binding.pieces)
+        stored = [tensor(tmp_path / binding.gguf, piece.hf, piece.hf_shape) for piece in binding.pieces]
+        size = (tmp_path / binding.gguf).stat().st_size
+        pieces = tuple((replace(t, file_bytes=size), p) for (t, _), p in zip(stored, binding.pieces, strict=True))
         source = CheckpointSource(binding.gguf, binding.shape, pieces)
         want = source.read(0, binding.shape[0], math.inf)
         assert want.shape == binding.shape
         copy = pickle.loads(pickle.dumps(source))
-        assert np.array_equal(np.concatenate([copy.read(*slab, math.inf) for slab in slabs(copy, 1)]), want)
+        smallest = [read_slab(copy, slab, math.inf, compiled=False).ravel() for slab in slabs(copy, 1)]
+        assert np.array_equal(np.concatenate(smallest), want.ravel())
         first = 0
-        for tensor, piece in pieces:
+        for (_, values), piece in zip(stored, binding.pieces, strict=True):
             rows, first = want[first : first + piece.rows], first + piece.rows
             if isinstance(piece.via, Share):
                 continue  # which comes back with the others
             places = ranges(0, piece.rows, binding.shape[1:], piece.via.group, 1)
             back = np.concatenate([piece.via.undo(rows[a] if piece.stacked else rows[a:b]) for a, b in places])
-            original = tensor.values[piece.start : piece.start + piece.hf_rows]
+            original = values[piece.start : piece.start + piece.hf_rows]
             np.testing.assert_allclose(back, original, rtol=1e-5, atol=1e-6)
 
 

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from gguflike.container.layout import ARCHITECTURE_KEY, MAX_HEADER_BYTES, Tensor
 from gguflike.container.metadata import Metadata
 from gguflike.errors import GGUFError, UnsupportedError, counted
 from gguflike.tensor import QuantizedTensor
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 T = TypeVar("T")
 
@@ -97,6 +100,24 @@ class GGUFFile:
             with suppress(BufferError):  # tensors are still in use: the mapping goes with the last of them
                 mapping.close()
 
+    def read(self, name: str, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """Bytes ``start`` to ``stop`` of a tensor, in whole blocks and little-endian, read into memory of their own.
+
+        GGUFError where the file has become shorter, OSError where it cannot be read.
+        """
+        info = self._info(name)
+        data = np.empty(stop - start, np.uint8)
+        view, done = data.data, 0
+        descriptor = system.open_file(self.path, os.O_RDONLY)
+        try:
+            while done < len(view) and (count := system.read_at(descriptor, view[done:], info.offset + start + done)):
+                done += count
+        finally:
+            os.close(descriptor)
+        if done < len(view):
+            raise GGUFError("the file became shorter while it was read", path=self.path, tensor=name, rule="C-025")
+        return _little_endian(data, info.format) if self._header.order == ">" else data
+
     def __enter__(self) -> GGUFFile:
         return self
 
@@ -121,8 +142,7 @@ class GGUFFile:
         info = self._info(name)
         data = np.frombuffer(self._map, np.uint8, info.nbytes, info.offset) if info.nbytes else np.empty(0, np.uint8)
         if self._header.order == ">":
-            stored = data.view(_swapped(info.format))
-            data = stored.astype(info.format.dtype).view(np.uint8).reshape(-1)
+            data = _little_endian(data, info.format)
         return QuantizedTensor(name, info.format, info.shape, data)
 
 
@@ -150,6 +170,10 @@ class HeaderFile(GGUFFile):
     def _tensor(self, name: str) -> QuantizedTensor:
         remedy = "download the file to read its tensors"
         raise UnsupportedError("only the header of the file was fetched", path=self.path, tensor=name, remedy=remedy)
+
+
+def _little_endian(data: npt.NDArray[np.uint8], fmt: BlockFormat) -> npt.NDArray[np.uint8]:
+    return data.view(_swapped(fmt)).astype(fmt.dtype).view(np.uint8).reshape(-1)
 
 
 def _swapped(fmt: BlockFormat) -> np.dtype[Any]:

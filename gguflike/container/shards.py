@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from gguflike.container.layout import TensorInfo
 from gguflike.container.metadata import Metadata
@@ -12,6 +13,10 @@ from gguflike.container.reader import GGUFFile, Lazy
 from gguflike.container.values import INTEGERS
 from gguflike.errors import GGUFError, counted
 from gguflike.tensor import QuantizedTensor
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 PREFIX = "split."
 NUMBER_KEY = "split.no"
@@ -82,6 +87,9 @@ class ShardedFile(GGUFFile):
     def close(self) -> None:
         for file in self.shards:
             file.close()
+
+    def read(self, name: str, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        return self.shards[self._owner[name]].read(name, start, stop)
 
     def _info(self, name: str) -> TensorInfo:
         number = self._owner[name]

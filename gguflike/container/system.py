@@ -106,6 +106,12 @@ def sync(descriptor: int) -> None:
     os.fsync(descriptor)
 
 
+def flush(descriptor: int) -> None:
+    """Wait until what was written so far is on its way to the disk, where the system has a call for that alone."""
+    if hasattr(os, "fdatasync"):
+        os.fdatasync(descriptor)
+
+
 def sync_folder(folder: StrPath) -> None:
     """Make the names in a folder durable, where folders can be opened for that; Windows does it by itself."""
     if not hasattr(os, "O_DIRECTORY"):

@@ -281,6 +281,15 @@ class Writer:
         if whole:
             file.done(progress.info, progress.finish())
 
+    def flush(self, name: str) -> None:
+        """Have the file of a tensor brought to the disk as far as it is written, so that there is less to wait for at
+        the end. May be called while other threads write."""
+        file = self._file(name)
+        file.durable = False
+        with file.errors():
+            system.flush(file.target.descriptor)
+        file.durable = True
+
     def slot(self, name: str) -> Slot:
         """The tensor's place, for writing it from another process."""
         file = self._file(name)

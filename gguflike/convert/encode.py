@@ -12,11 +12,11 @@ import numpy.typing as npt
 
 from gguflike.blocks import FORMATS, BlockFormat, format_by_name
 from gguflike.container import Receipt, Slot
-from gguflike.convert.sources import STORED, Floats, Source, Span, is_half, part_of, read_span, slabs
+from gguflike.convert.sources import STORED, Floats, Slab, Source, is_half, read_slab, slabs, stored_slab
 from gguflike.kernels.prepare import Need
-from gguflike.tensor import Method, quantize
+from gguflike.tensor import Method, quantize_finite
 
-SLAB_BYTES = 32 << 20  # bytes of float32 values read at a time; an embedding of 128k x 4096 would be 2 GiB
+SLAB_BYTES = 16 << 20  # bytes of float32 values read at a time; an embedding of 128k x 4096 would be 2 GiB
 Rows = npt.NDArray[Any]  # float32, or bytes that are copied
 
 
@@ -46,18 +46,18 @@ class Job:
             needs.append(Need("encode", self.format, self.importance is not None, self.method))
         return needs
 
-    def spans(self, slab_bytes: int | None = None) -> list[Span]:
-        """The slabs of the tensor, in order."""
+    def slabs(self, slab_bytes: int | None = None) -> list[Slab]:
+        """What is read and encoded at a time, in order."""
         return slabs(self.source, SLAB_BYTES if slab_bytes is None else slab_bytes)
 
-    def read(self, span: Span) -> Rows:
+    def read(self, slab: Slab) -> Rows:
         """The rows of a slab: as float32, or as the bytes they are stored in if those are what is wanted."""
         fmt = format_by_name(self.format)
         if isinstance(self.source, STORED) and self.source.stored == self.format:
-            return part_of(self.source, span).data
-        return read_span(self.source, span, fmt.limit, compiled=fmt.encode is None)
+            return stored_slab(self.source, slab).data
+        return read_slab(self.source, slab, fmt.limit, compiled=fmt.encode is None)
 
-    def encode(self, rows: Rows, span: Span) -> npt.NDArray[np.uint8]:
+    def encode(self, rows: Rows, slab: Slab) -> npt.NDArray[np.uint8]:
         """The bytes of a slab that was read."""
         fmt = format_by_name(self.format)
         if rows.dtype == np.uint8:
@@ -67,19 +67,17 @@ class Job:
         if self.importance is None or len(self.importance) == 1:
             weights = None if self.importance is None else self.importance[0]
             return self._quantize(rows, fmt, weights)
-        matrices = [self._quantize(rows[i], fmt, self.importance[span.start + i]) for i in range(len(rows))]
+        matrices = [self._quantize(rows[i], fmt, self.importance[slab.start + i]) for i in range(len(rows))]
         return np.concatenate(matrices)
 
     def parts(self, slab_bytes: int | None = None) -> Iterator[npt.NDArray[np.uint8]]:
         """The tensor's bytes in order, slab by slab."""
-        for span in self.spans(slab_bytes):
-            yield self.encode(self.read(span), span)
+        for slab in self.slabs(slab_bytes):
+            yield self.encode(self.read(slab), slab)
 
     def _quantize(self, rows: Floats, fmt: BlockFormat, weights: Floats | None) -> npt.NDArray[np.uint8]:
-        done = quantize(
-            rows, fmt, importance=weights, method=self.method, threads=self.threads, name=self.source.origin
-        )
-        return done.data
+        # What a source gives was checked when it was read (sources.check).
+        return quantize_finite(rows, fmt, weights, self.method, self.threads, self.source.origin).data
 
 
 def run(job: Job, slot: Slot) -> Receipt:

@@ -69,7 +69,7 @@ def execute(
         advance(sum(file.header_bytes for file in plan.files), "header")
         if executor is None:
             with reading_ahead(tensor.source for tensor in plan.tensors if not writer.claims(tensor.name)):
-                pipeline.run(_jobs(writer, plan.tensors, method, threads), writer.write_part, advance)
+                pipeline.run(_jobs(writer, plan.tensors, method, threads), writer, advance)
         else:
             # Parallel over tensors, so each task stays on one thread unless told otherwise.
             _spread(writer, _jobs(writer, plan.tensors, method, threads or 1), executor, advance)

@@ -2,33 +2,36 @@
 
 The encoder has its own threads, so that all cores are busy while a disk or a network is waited for. Between two stages
 at most one slab waits: memory holds three slabs of float32, whatever the size of a tensor, and as many encoded ones.
+What is written is sent to the disk meanwhile, since the file is not done before the disk has it.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from gguflike.container import Writer
 from gguflike.convert.encode import Job, Rows
-from gguflike.convert.sources import Span
+from gguflike.convert.sources import Slab
 
 T = TypeVar("T")
-Write = Callable[[str, int, npt.NDArray[np.uint8]], None]  # (tensor, offset in it, bytes)
+FLUSHED_BYTES = 1 << 26  # what is written before it is sent to the disk: the end waits for little more
 
 
-def run(jobs: Iterable[tuple[str, Job | int]], write: Write, advance: Callable[[int, str], None]) -> None:
+def run(jobs: Iterable[tuple[str, Job | int]], out: Writer, advance: Callable[[int, str], None]) -> None:
     """Write the bytes of every tensor that has a job, in order; of one that is written already, ``jobs`` has the size.
 
     ``advance(bytes, tensor)`` is called, on this thread, for each part that is written. What one of the stages raises
     is raised here, when none of them works any more.
     """
-    read: _Channel[tuple[str, Job, Span, Rows]] = _Channel()
+    read: _Channel[tuple[str, Job, Slab, Rows]] = _Channel()
     encoded: _Channel[tuple[str, int, npt.NDArray[np.uint8]]] = _Channel()
+    dirty: _Channel[str] = _Channel()
     written: deque[tuple[int, str]] = deque()
 
     def reader() -> None:
@@ -36,24 +39,38 @@ def run(jobs: Iterable[tuple[str, Job | int]], write: Write, advance: Callable[[
             if isinstance(job, int):
                 written.append((job, name))
                 continue
-            for span in job.spans():
-                if not read.put((name, job, span, job.read(span))):
+            for slab in job.slabs():
+                if not read.put((name, job, slab, job.read(slab))):
                     return  # nobody wants it
 
     def writer() -> None:
+        unflushed = 0
         for name, offset, part in encoded:
-            write(name, offset, part)
+            out.write_part(name, offset, part)
             written.append((part.nbytes, name))
+            unflushed += part.nbytes
+            if unflushed >= FLUSHED_BYTES and dirty.offer(name):
+                unflushed = 0
+
+    def flusher() -> None:
+        for name in dirty:
+            out.flush(name)
 
     def tell() -> None:
         while written:
             advance(*written.popleft())
 
-    stages = [_Stage(reader, read, encoded), _Stage(writer, encoded, read)]
+    channels: list[_Channel[Any]] = [read, encoded, dirty]
+    stages = [_Stage(work, channels) for work in (reader, writer, flusher)]
+    reading, writing, _ = stages
+    reading.then(read.end)
+    writing.then(dirty.end)
+    for stage in stages:
+        stage.start()
     try:
         current, offset = "", 0
-        for name, job, span, rows in read:
-            part = job.encode(rows, span)
+        for name, job, slab, rows in read:
+            part = job.encode(rows, slab)
             del rows  # the reader's next slab takes its place
             current, offset = name, offset if name == current else 0
             if not encoded.put((name, offset, part)):
@@ -61,10 +78,11 @@ def run(jobs: Iterable[tuple[str, Job | int]], write: Write, advance: Callable[[
             offset += part.nbytes
             tell()
         encoded.end()
-        stages[1].join()
+        for stage in stages:
+            stage.join()
         tell()
     finally:
-        for channel in (read, encoded):
+        for channel in channels:
             channel.close()
         for stage in stages:
             stage.join()
@@ -89,6 +107,15 @@ class _Channel(Generic[T]):
                 self._items.append(item)
                 self._changed.notify_all()
             return not self._closed
+
+    def offer(self, item: T) -> bool:
+        """Hand an item on if there is room now; whether there was."""
+        with self._changed:
+            fits = not self._items and not self._closed
+            if fits:
+                self._items.append(item)
+                self._changed.notify_all()
+            return fits
 
     def end(self) -> None:
         """No item will follow."""
@@ -116,20 +143,23 @@ class _Channel(Generic[T]):
 
 
 class _Stage(threading.Thread):
-    """A thread that works on ``own`` channel. When it fails, the ``other`` is closed too, so that all stop."""
+    """A thread that does ``work``, and then what follows. When it fails, it closes all ``channels``: all stop."""
 
-    def __init__(self, work: Callable[[], None], own: _Channel[Any], other: _Channel[Any]) -> None:
+    def __init__(self, work: Callable[[], None], channels: Sequence[_Channel[Any]]) -> None:
         super().__init__(name=f"gguflike-{work.__name__}", daemon=True)
         self.error: BaseException | None = None
-        self._work, self._channels = work, (own, other)
-        self.start()
+        self._work, self._channels = work, channels
+        self._following: Callable[[], None] | None = None
+
+    def then(self, follow: Callable[[], None]) -> None:
+        self._following = follow
 
     def run(self) -> None:
         try:
             self._work()
+            if self._following is not None:
+                self._following()
         except BaseException as error:  # raised where the stages are joined
             self.error = error
             for channel in self._channels:
                 channel.close()
-        else:
-            self._channels[0].end()

@@ -9,15 +9,16 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from math import lcm, prod
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from gguflike import container
-from gguflike.blocks import FORMATS, BlockFormat
+from gguflike.blocks import FORMATS, BlockFormat, format_by_name
 from gguflike.checkpoint import LazyTensor
 from gguflike.checkpoint.safetensors import Extent
 from gguflike.errors import GGUFError, QuantizationError, UnsupportedError
@@ -28,13 +29,16 @@ from gguflike.tensor import QuantizedTensor
 
 Floats = npt.NDArray[np.float32]
 Stamp = tuple[int, int, int, int]
+DECODED_BYTES = 1 << 22  # bytes of float32 that halves are decoded to at a time
 
 
-class Span(NamedTuple):
-    """Rows of a tensor that are read together: ``start`` to ``stop`` of the first axis."""
+class Slab(NamedTuple):
+    """What is read of a tensor at a time: ``start`` to ``stop`` of the first axis; where that is one matrix of a stack
+    that is too large, only its ``rows``."""
 
     start: int
     stop: int
+    rows: tuple[int, int] | None = None
 
 
 class Source(Protocol):
@@ -64,6 +68,17 @@ class Source(Protocol):
         ...
 
 
+class StackSource(Source, Protocol):
+    """A stack of matrices of which parts can be read. ``is_divisible``: whether they can for this one."""
+
+    @property
+    def is_divisible(self) -> bool: ...
+
+    def read_rows(self, index: int, low: int, high: int, limit: float) -> Floats:
+        """Rows ``low`` to ``high`` of one matrix, of shape (1, rows, columns), as of ``read``."""
+        ...
+
+
 @dataclass(frozen=True)
 class CheckpointSource:
     """A tensor put together of tensors of a checkpoint: ``pieces`` one behind the other, each of its tensor."""
@@ -83,32 +98,100 @@ class CheckpointSource:
 
     @property
     def group(self) -> int:
-        return lcm(*(piece.via.group for _, piece in self.pieces))
+        return lcm(*(1 if _by_columns(tensor, piece) else piece.via.group for tensor, piece in self.pieces))
+
+    @property
+    def is_divisible(self) -> bool:
+        return len(self.shape) == 3 and all(_is_divisible(tensor, piece) for tensor, piece in self.pieces)
 
     def extents(self) -> list[Extent]:
         """Where what is read stands, in the order of reading."""
-        return [each for tensor, piece in self.pieces for each in tensor.extents(*_rows(piece, 0, piece.rows))]
+        return [each for tensor, piece in self.pieces for each in tensor.extents(*_places(piece, 0, piece.rows))]
 
     def read(self, start: int, stop: int, limit: float) -> Floats:
         parts, first = [], 0
         for tensor, piece in self.pieces:
             low, high = max(start - first, 0), min(stop - first, piece.rows)
             if low < high:
-                parts.append(_read_piece(tensor, piece, low, high, limit, self.compiled))
+                parts.append(self._read_piece(tensor, piece, low, high, limit))
             first += piece.rows
         return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts))
 
+    def _read_piece(self, tensor: LazyTensor, piece: Piece, start: int, stop: int, limit: float) -> Floats:
+        """Rows ``start`` to ``stop`` of what a piece makes, in whole groups."""
+        if _by_columns(tensor, piece):
+            return self._read_window(tensor, piece.via, start, stop, piece.rows, limit)
+        low, high = _places(piece, start, stop)
+        rows = self._rows(tensor, low, high)
+        check(rows, tensor.name, (low,), limit)
+        made: Floats = piece.via.apply(rows)
+        return made[None] if piece.stacked else made
 
-def _read_piece(tensor: LazyTensor, piece: Piece, start: int, stop: int, limit: float, compiled: bool) -> Floats:
-    """Rows ``start`` to ``stop`` of what a piece makes, in whole groups."""
-    low, high = _rows(piece, start, stop)
-    rows = _floats(tensor, low, high, compiled)
-    check(rows, tensor.name, low, limit)
-    made: Floats = piece.via.apply(rows)
-    return made[None] if piece.stacked else made
+    def read_rows(self, index: int, low: int, high: int, limit: float) -> Floats:
+        for tensor, piece in self.pieces:
+            if index < piece.rows:
+                matrix = _matrix(tensor, piece, index)
+                made = self._read_window(matrix, piece.via, low, high, self.shape[1], limit)
+                return np.ascontiguousarray(made[None])
+            index -= piece.rows
+        raise IndexError(index)
+
+    def _read_window(self, matrix: LazyTensor, via: Transform, low: int, high: int, rows: int, limit: float) -> Floats:
+        """Rows ``low`` to ``high`` of the ``rows`` of what a matrix becomes."""
+        window = via.window(low, high, rows)
+        assert window is not None
+        is_columns = window.axis == -1
+        part = (self._columns if is_columns else self._rows)(matrix, window.start, window.stop)
+        check(part, matrix.name, (0, window.start) if is_columns else (window.start,), limit)
+        made: Floats = window.via.apply(part[None])[0]  # of a stack of one
+        return made
+
+    def _rows(self, tensor: LazyTensor, start: int, stop: int) -> Floats:
+        fmt = FORMATS.get(tensor.dtype)
+        if not self.compiled or not _has_windows(tensor) or fmt is None or not is_half(fmt):
+            return tensor.read_f32(start, stop)
+        out = np.empty((stop - start, *tensor.shape[1:]), np.float32)
+        for first, last in ranges(start, stop, tensor.shape[1:], 1, DECODED_BYTES):  # the halves stay in the cache
+            stored = tensor.read(first, last)
+            if stored.size:
+                into = out[first - start : last - start].reshape(1, -1)
+                dispatch.decoder(fmt)(stored.reshape(1, -1).view(np.uint8), into, 1)  # one thread: others work, too
+        return out if tensor.shape else out.reshape(())
+
+    def _columns(self, tensor: LazyTensor, start: int, stop: int) -> Floats:
+        fmt = FORMATS[tensor.dtype]
+        assert fmt.decode is not None
+        stored = tensor.read_columns(start, stop)
+        with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and is refused by name
+            return fmt.decode(stored.reshape(-1).view(fmt.dtype)).reshape(stored.shape).astype(np.float32, copy=False)
 
 
-def _rows(piece: Piece, start: int, stop: int) -> tuple[int, int]:
+def _by_columns(tensor: LazyTensor, piece: Piece) -> bool:
+    """Whether rows of a matrix come from columns of a tensor that can be read so."""
+    whole = _has_windows(tensor) and len(tensor.shape) == 2 and piece.hf_rows == piece.hf_shape[0] and not piece.stacked
+    window = piece.via.window(0, 1, piece.rows) if whole else None
+    return window is not None and window.axis == -1
+
+
+def _is_divisible(tensor: LazyTensor, piece: Piece) -> bool:
+    """Whether matrices of a stack are matrices of a checkpoint's tensor, or are one, of which parts can be read."""
+    alike = len(tensor.shape) == (2 if piece.stacked else 3) and (piece.stacked or piece.hf_rows == piece.rows)
+    return _has_windows(tensor) and alike and piece.via.window(0, 1, 1) is not None
+
+
+def _has_windows(tensor: LazyTensor) -> bool:
+    """Whether any part of a tensor can be read for what it takes: it is stored as it is, and not far away."""
+    return type(tensor) is LazyTensor and tensor.dtype in FORMATS and "://" not in tensor.path
+
+
+def _matrix(tensor: LazyTensor, piece: Piece, index: int) -> LazyTensor:
+    """One of the matrices that a piece makes, as a tensor: rows of the checkpoint's, or one of its own stack."""
+    one = replace(tensor, shape=tensor.shape[1:])
+    start = tensor.offset + (piece.start + index) * one.nbytes
+    return replace(one, shape=(piece.hf_rows, *one.shape) if piece.stacked else one.shape, offset=start)
+
+
+def _places(piece: Piece, start: int, stop: int) -> tuple[int, int]:
     """The rows of the tensor of a checkpoint that become the rows ``start`` to ``stop`` of a piece."""
     low, high = (piece.start + row * piece.hf_rows // piece.rows for row in (start, stop))
     return low, high
@@ -117,18 +200,6 @@ def _rows(piece: Piece, start: int, stop: int) -> tuple[int, int]:
 def is_half(fmt: BlockFormat) -> bool:
     """Whether a type is a float of two bytes."""
     return fmt.is_float and fmt.block_bytes == 2
-
-
-def _floats(tensor: LazyTensor, start: int, stop: int, compiled: bool) -> Floats:
-    """Rows of a checkpoint's tensor as float32."""
-    fmt = FORMATS.get(tensor.dtype)
-    if not compiled or fmt is None or not is_half(fmt):
-        return tensor.read_f32(start, stop)
-    stored = tensor.read(start, stop)
-    out = np.empty((1, stored.size), np.float32)
-    if stored.size:
-        dispatch.decoder(fmt)(stored.reshape(1, -1).view(np.uint8), out, 1)  # this is one thread of several
-    return out.reshape(stored.shape)
 
 
 @dataclass(frozen=True)
@@ -179,22 +250,50 @@ class GGUFSource:
     name: str
     group: int = 1
 
+    @property
+    def is_divisible(self) -> bool:
+        return len(self.shape) > 2
+
     def read(self, start: int, stop: int, limit: float) -> Floats:
-        part = self.part(start, stop)
-        rows = part.dequantize() if part.format.is_quantized else _plain(part)
-        check(rows, self.origin, start, limit)
-        return rows
+        return _decoded(self.part(start, stop), self.origin, (start,), limit)
+
+    def read_rows(self, index: int, low: int, high: int, limit: float) -> Floats:
+        return _decoded(self.part_rows(index, low, high), self.origin, (index, low), limit)
 
     def part(self, start: int, stop: int) -> QuantizedTensor:
-        """Rows of the first axis as they are stored, without copying. GGUFError where the file has changed."""
-        tensor = _opened(self.path, self.stamps).tensors[self.origin]
-        each = tensor.nbytes // self.shape[0] if self.shape and self.shape[0] else tensor.nbytes
+        """Rows of the first axis as they are stored. GGUFError where the file has changed."""
         shape = (stop - start, *self.shape[1:]) if self.shape else ()
-        return QuantizedTensor(self.name, tensor.format, shape, tensor.data[start * each : stop * each])
+        return self._read(shape, start * prod(self.shape[1:]))
+
+    def part_rows(self, index: int, low: int, high: int) -> QuantizedTensor:
+        """Rows ``low`` to ``high`` of one matrix of a stack, as of ``part``."""
+        first = index * prod(self.shape[1:]) + low * prod(self.shape[2:])
+        return self._read((1, high - low, *self.shape[2:]), first)
+
+    def _read(self, shape: tuple[int, ...], first: int) -> QuantizedTensor:
+        """Weights of a ``shape`` from the one numbered ``first`` on.
+
+        They are read and not mapped: pages that are mapped stay in memory as long as the file is open.
+        """
+        file = _opened(self.path, self.stamps)
+        fmt = format_by_name(self.stored)
+        start = first // fmt.block_size * fmt.block_bytes
+        data = file.read(self.origin, start, start + fmt.tensor_bytes(shape))
+        shard = file.infos[self.origin].shard
+        if stamp(file.paths[shard]) != self.stamps[shard]:
+            raise GGUFError("file changed while it was being read", path=file.paths[shard])
+        return QuantizedTensor(self.name, fmt, shape, data)
+
+
+def _decoded(part: QuantizedTensor, origin: str, start: tuple[int, ...], limit: float) -> Floats:
+    rows = part.dequantize() if part.format.is_quantized else _plain(part)
+    check(rows, origin, start, limit)
+    return rows
 
 
 #: Sources of tensors that are in blocks already, which ``part`` gives as they are.
 STORED = (GGUFSource, MicroscaledSource)
+StoredSource = GGUFSource | MicroscaledSource
 
 
 def stamp(path: str) -> Stamp:
@@ -261,14 +360,15 @@ class MadeSource:
         return rows
 
 
-def check(rows: Floats, name: str, start: int, limit: float) -> None:
-    """QuantizationError naming the first NaN, infinity or value beyond ``limit``; ``start``: index of the first row."""
+def check(rows: Floats, name: str, start: int | tuple[int, ...], limit: float) -> None:
+    """QuantizationError naming the first NaN, infinity or value beyond ``limit``; ``start``: index of the first row,
+    or of the first value along the first axes."""
     if rows.size == 0 or (rows.min() >= -limit and rows.max() <= limit):  # false where there is a NaN
         return
     where = np.argwhere(~(np.abs(rows) <= limit))[0]
     value = rows[tuple(where)]
-    index = tuple(int(i) for i in where)
-    index = (index[0] + start, *index[1:]) if index else index
+    offsets = start if isinstance(start, tuple) else (start,)
+    index = tuple(int(i) + offset for i, offset in zip_longest(where, offsets[: len(where)], fillvalue=0))
     raise QuantizationError(
         "value is too large for the type" if np.isfinite(value) else "value is not finite",
         tensor=name,
@@ -278,23 +378,30 @@ def check(rows: Floats, name: str, start: int, limit: float) -> None:
     )
 
 
-def slabs(source: Source, limit_bytes: int) -> list[Span]:
-    """Ranges of the first axis whose float32 rows fill at most ``limit_bytes``, in whole groups (at least one)."""
-    every = ranges(0, source.shape[0] if source.shape else 1, source.shape[1:], source.group, limit_bytes)
-    return [Span(start, stop) for start, stop in every]
+def slabs(source: Source, limit_bytes: int) -> list[Slab]:
+    """A tensor in slabs whose float32 values fill at most ``limit_bytes``, in whole groups of rows (at least one)."""
+    rows, row = (source.shape[0], source.shape[1:]) if source.shape else (1, ())
+    if 4 * prod(row) > limit_bytes and getattr(source, "is_divisible", False):
+        inner = ranges(0, row[0], row[1:], 1, limit_bytes)
+        return [Slab(index, index + 1, each) for index in range(rows) for each in inner]
+    return [Slab(start, stop) for start, stop in ranges(0, rows, row, source.group, limit_bytes)]
 
 
-def read_span(source: Source, span: Span, limit: float, compiled: bool) -> Floats:
+def read_slab(source: Source, slab: Slab, limit: float, compiled: bool) -> Floats:
     """The rows of a slab. ``compiled``: kernels may be used, as those that encode it will be."""
     if compiled and isinstance(source, CheckpointSource):
         source = replace(source, compiled=True)
-    return source.read(span.start, span.stop, limit)
+    if slab.rows is None:
+        return source.read(slab.start, slab.stop, limit)
+    return cast("StackSource", source).read_rows(slab.start, *slab.rows, limit)
 
 
-def part_of(source: Source, span: Span) -> QuantizedTensor:
-    """A slab of one of the STORED sources as it is stored."""
-    assert isinstance(source, STORED)
-    return source.part(span.start, span.stop)
+def stored_slab(source: StoredSource, slab: Slab) -> QuantizedTensor:
+    """A slab as it is stored."""
+    if slab.rows is None:
+        return source.part(slab.start, slab.stop)
+    assert isinstance(source, GGUFSource)
+    return source.part_rows(slab.start, *slab.rows)
 
 
 def ranges(start: int, stop: int, row: tuple[int, ...], group: int, limit_bytes: int) -> list[tuple[int, int]]:

@@ -6,7 +6,7 @@ A transform works on whole groups of ``group`` consecutive rows, so that a large
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,11 +19,26 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
 
 
+class Window(NamedTuple):
+    """The part of a matrix of the checkpoint that makes some rows of the one in GGUF: rows or, of an ``axis`` -1,
+    columns ``start`` to ``stop``, and what happens to them."""
+
+    axis: int
+    start: int
+    stop: int
+    via: Transform
+
+
 @frozen
 class Transform:
     """The identity, and the base of the others. `bound` fills in sizes from the tensor that is made."""
 
     group: int = 1
+
+    def window(self, low: int, high: int, rows: int) -> Window | None:  # noqa: ARG002 - part of the interface
+        """What makes rows ``low`` to ``high`` of the ``rows`` of a matrix, or of each of a stack, that is too large to
+        be made at once. None for what works on a matrix as a whole, or on groups of rows."""
+        return Window(-2, low, high, self) if type(self) in _BY_VALUE else None
 
     def bound(self, tensor: Tensor) -> Transform:  # noqa: ARG002 - part of the interface
         return self
@@ -166,6 +181,9 @@ class Transposed(Transform):
     def bound(self, tensor: Tensor) -> Transform:
         return Transposed(group=1 if len(tensor.shape) > 2 else tensor.shape[0])
 
+    def window(self, low: int, high: int, rows: int) -> Window | None:  # noqa: ARG002
+        return Window(-1, low, high, self)
+
     def hf_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (*shape[:-2], shape[-1], shape[-2])
 
@@ -211,6 +229,13 @@ class Share(Transform):
     def bound(self, tensor: Tensor) -> Transform:
         is_matrix = len(tensor.shape) > 2  # not a bias
         return replace(self, transposed=self.transposed and is_matrix)
+
+    def window(self, low: int, high: int, rows: int) -> Window | None:
+        axis = -1 if self.transposed else -2
+        if self.alternate:
+            return Window(axis, low * self.of, high * self.of, self)
+        alone = replace(self, index=0, of=1)
+        return Window(axis, self.index * rows + low, self.index * rows + high, alone)
 
     def hf_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         first, rows, *rest = shape
@@ -284,3 +309,4 @@ class RopeSplit(RopePermute):
 
 
 IDENTITY = Transform()
+_BY_VALUE = {Transform, PlusOne, Scaled, NegExp}  # of which each value is made alone
