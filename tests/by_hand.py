@@ -99,7 +99,7 @@ def write(
 
 def load(path: Path, made: Graph, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Model:
     """The model in a file that ``write`` made."""
-    family = Family("by-hand", ("ByHand",), Sizes, lambda _: made, {})
+    family = Family("by-hand", Sizes, lambda _: made, {})
     monkeypatch.setattr(registry, "for_gguf", lambda _: family)
     return Model(path, threads=2, **settings)
 

@@ -411,3 +411,54 @@ def test_scales_of_minicpm_3() -> None:
     assert (again["scale_emb"], again["scale_depth"], again["dim_model_base"]) == (1.0, 2.0, 64)
     with pytest.raises(CheckpointError, match="expected 4, num_attention_heads"):
         read(plain(**{**of, "num_key_value_heads": 2}))
+
+
+M3 = {
+    "architectures": ["MiniMaxM3SparseForConditionalGeneration"],
+    "head_dim": 32,
+    "dense_intermediate_size": 96,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+    "rotary_dim": 16,
+    "n_shared_experts": 1,
+    "shared_intermediate_size": 96,
+    "hidden_act": "swigluoai",
+    "moe_layer_freq": [0, 0, 1, 1],
+}
+M3_INDEXER = {
+    "use_sparse_attention": True,
+    "sparse_score_type": "max",
+    "sparse_index_dim": 32,
+    "sparse_num_index_heads": 2,
+    "sparse_topk_blocks": 4,
+    "sparse_block_size": 64,
+    "sparse_init_block": 0,
+    "sparse_local_block": 1,
+    "sparse_disable_index_value": [0, 0, 1, 1],
+    "sparse_attention_freq": [0, 0, 1, 1],
+}
+
+
+def test_minimax_m3_as_published() -> None:
+    family, c, _ = read({**plain(), **M3, "sparse_attention_config": M3_INDEXER})
+    assert (c.n_dense, c.n_shared, c.n_rot, c.index_heads, c.index_block, c.index_local) == (2, 1, 16, 2, 64, 1)
+    graph = family.graph(c)
+    assert graph.reach == 256
+    assert [mixer.indexer is not None for mixer in graph.attentions()] == [False, False, True, True]
+    exported = family.to_config(c)
+    assert exported["layer_types"] == ["full_attention"] * 2 + ["minimax_m3_sparse"] * 2
+    assert read(exported)[1] == c
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sparse_init_block": 1}, "sparse_attention_config.sparse_init_block: config value; expected 0"),
+        ({"sparse_score_type": "mean"}, "expected 'max'"),
+        ({"sparse_attention_freq": [0, 1, 1, 1]}, "layers whose indexers are not those with experts"),
+        ({"more": 1}, "expected no such key"),
+    ],
+)
+def test_indexers_of_blocks_that_nobody_has(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnsupportedError, match=message):
+        read({**plain(), **M3, "sparse_attention_config": {**M3_INDEXER, **changes}})

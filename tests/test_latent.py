@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gguflike.errors import ArgumentError, GGUFError, UnsupportedError
-from gguflike.families.parts import Branch, Graph, Norm, Rope, Temperature
-from gguflike.families.parts.latent import Indexer, LatentAttention
-from gguflike.frozen import replace
+from gguflike.errors import UnsupportedError
+from gguflike.families.parts import Branch, Graph, Rope, Temperature
+from gguflike.families.parts.latent import LatentAttention
 from tests import by_hand
 from tests.by_hand import IDS, WIDTH, branches, graph, rms
 from tests.measures import relative_error
@@ -87,51 +86,3 @@ def test_the_cache_holds_a_row_for_all_heads(tmp_path: Path, monkeypatch: pytest
     by_hand.write(tmp_path / "m.gguf", made)
     with by_hand.load(tmp_path / "m.gguf", made, monkeypatch) as model:
         assert model.states.nbytes == by_hand.CONTEXT * (64 + 16) * 2  # float16
-
-
-def indexed(top_k: int, **settings: Any) -> Graph:
-    """Two such blocks: an indexer of two heads chooses keys, and the second attends to the same ones."""
-    norm = Norm("indexer.k_norm", 32, 1e-6, "layer", bias=True)
-    indexer = Indexer(WIDTH, 96, 2, 32, top_k, ROPE, norm)
-    first, second = (latent(indexer=replace(indexer, shared=shared), **settings) for shared in (False, True))
-    return graph(first.blocks[0], second.blocks[0])
-
-
-def test_an_indexer_chooses_nothing_of_few_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever its tensors hold: the reference, which computes it, agrees with a run, which does not."""
-    made = indexed(len(IDS))
-    weights = by_hand.write(tmp_path / "m.gguf", made, attends=1.0)
-    want = by_hand.truth(made, weights, IDS)
-    with by_hand.load(tmp_path / "m.gguf", made, monkeypatch, cache_type="f32", context=len(IDS)) as model:
-        assert relative_error(model.logits(IDS), want) < 2e-5
-        assert relative_error(by_hand.token_by_token(model, IDS), want) < 2e-5
-
-
-def test_an_indexer_chooses_of_more_keys(tmp_path: Path) -> None:
-    """The first queries, with as many keys before them as are chosen, find what others find; later ones do not."""
-    made = indexed(4)
-    weights = by_hand.write(tmp_path / "m.gguf", made, attends=1.0)
-    sparse, dense = (by_hand.truth(each, weights, IDS) for each in (made, indexed(len(IDS))))
-    assert np.allclose(sparse[:4], dense[:4])
-    assert (abs(sparse - dense)[4:].max(axis=1) > 1e-4).all()
-
-
-def test_a_run_ends_where_an_indexer_would_choose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = indexed(8)
-    by_hand.write(tmp_path / "m.gguf", made)
-    with by_hand.load(tmp_path / "m.gguf", made, monkeypatch, context=None) as model:
-        assert model.context == 8
-        with pytest.raises(UnsupportedError, match=r"got 9; shorten the text: 8 are .* an indexer chooses"):
-            model.logits(IDS[:9])
-    with pytest.raises(ArgumentError, match=r"context: .* at most 8, .* an indexer chooses which ones"):
-        by_hand.load(tmp_path / "m.gguf", made, monkeypatch, context=9)
-
-
-@pytest.mark.parametrize("missing", ["indexer.proj.weight", "indexer.attn_k.weight"])
-def test_an_indexer_is_checked_though_no_op_reads_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
-) -> None:
-    made = indexed(8)
-    by_hand.write(tmp_path / "m.gguf", made, drop=f"blk.0.{missing}")
-    with pytest.raises(GGUFError, match=f"blk.0.{missing}"):
-        by_hand.load(tmp_path / "m.gguf", made, monkeypatch, context=8)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-_INDEXER = "an indexer chooses which keys a query sees (sparse attention)"
+_WINDOWED_LATENTS = "latent attention with windows, gates and sizes of its own in some layers, beside indexers"
+_QWEN4 = "layers are joined by hyper-connections, and it looks up n-grams of tokens in a table"
+_GLM5_NEXT = "layers are joined by hyper-connections, and some have Kimi's delta attention"
 _HYPER = "layers are joined by hyper-connections"
 _ENCODER_DECODER = "a decoder that attends to an encoder's output"
 _ALIBI = "scores fall with distance (ALiBi)"
@@ -26,27 +28,26 @@ CLASSES: Mapping[str, str] = MappingProxyType(
         "BloomModel": _ALIBI,
         "ChameleonForConditionalGeneration": _IMAGES,
         "DeepseekV4ForCausalLM": _HYPER,
-        "Dots3NoteForCausalLM": _INDEXER,
-        "Dots3NoteForConditionalGeneration": _INDEXER,
+        "Dots3NoteForCausalLM": _WINDOWED_LATENTS,
+        "Dots3NoteForConditionalGeneration": _WINDOWED_LATENTS,
         "Gemma3nForCausalLM": _GEMMA3N,
         "Gemma3nForConditionalGeneration": _GEMMA3N,
         "Gemma4AssistantForCausalLM": _ASSISTANT,
         "Gemma4UnifiedAssistantForCausalLM": _ASSISTANT,
-        "Glm5NextForConditionalGeneration": _INDEXER,
+        "Glm5NextForConditionalGeneration": _GLM5_NEXT,
         "HYV4ForCausalLM": _HYPER,
         "KimiLinearForCausalLM": _KDA,
         "MPTForCausalLM": _ALIBI,
         "MT5ForConditionalGeneration": _ENCODER_DECODER,
         "MiMoV2FlashForCausalLM": _VALUES,
         "MiniMaxForCausalLM": _LIGHTNING,
-        "MiniMaxM3SparseForConditionalGeneration": _INDEXER,
         "MptForCausalLM": _ALIBI,
         "MuseGlimmerAssistantModel": _ASSISTANT,
         "PhiMoEForCausalLM": _SPARSEMIXER,
         "PhimoeForCausalLM": _SPARSEMIXER,
         "PocketTTSModel": _SPEECH,
-        "Qwen4ExpForCausalLM": _INDEXER,
-        "Qwen4ExpForConditionalGeneration": _INDEXER,
+        "Qwen4ExpForCausalLM": _QWEN4,
+        "Qwen4ExpForConditionalGeneration": _QWEN4,
         "RwkvForCausalLM": _RWKV,
         "T5EncoderModel": _ENCODER_DECODER,
         "T5ForConditionalGeneration": _ENCODER_DECODER,
@@ -60,19 +61,18 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "bloom": _ALIBI,
         "chameleon": _IMAGES,
         "deepseek4": _HYPER,
-        "dots3note": _INDEXER,
+        "dots3note": _WINDOWED_LATENTS,
         "gemma3n": _GEMMA3N,
         "gemma4-assistant": _ASSISTANT,
-        "glm5-next": _INDEXER,
+        "glm5-next": _GLM5_NEXT,
         "hy_v4": _HYPER,
         "jina-bert-v2": _ALIBI,
         "kimi-linear": _KDA,
         "mimo2": _VALUES,
         "minimax-01": _LIGHTNING,
-        "minimax-m3": _INDEXER,
         "mpt": _ALIBI,
         "phimoe": _SPARSEMIXER,
-        "qwen4exp": _INDEXER,
+        "qwen4exp": _QWEN4,
         "rwkv6": _RWKV,
         "rwkv7": _RWKV,
         "t5": _ENCODER_DECODER,

@@ -100,6 +100,13 @@ FAMILIES = (
     ("sigmoid_moe:HY_V3", "hy_v3", "HYV3ForCausalLM"),
     ("sigmoid_moe:EXAONE_MOE", "exaone-moe", "ExaoneMoeForCausalLM", "ExaoneMoEForCausalLM"),
     ("sigmoid_moe:MINIMAX_M2", "minimax-m2", "MiniMaxM2ForCausalLM"),
+    (
+        "minimax_m3:MINIMAX_M3",
+        "minimax-m3",
+        "MiniMaxM3SparseForConditionalGeneration",
+        "MiniMaxM3SparseForCausalLM",
+        "MiniMaxM3VLForCausalLM",
+    ),
     ("sigmoid_moe:SOLAR_OPEN", "glm4moe", "SolarOpenForCausalLM"),
     ("ernie_moe:ERNIE_MOE", "ernie4_5-moe", "Ernie4_5_MoeForCausalLM"),
     ("hunyuan_moe:HUNYUAN_MOE", "hunyuan-moe", "HunYuanMoEV1ForCausalLM"),

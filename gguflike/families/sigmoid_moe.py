@@ -293,7 +293,7 @@ def minimax_m2(c: MiniMaxM2) -> Graph:
     return decoder(c, lambda _: block)
 
 
-def _rotary_share(values: dict[str, Any]) -> dict[str, Any]:
+def rotary_share(values: dict[str, Any]) -> dict[str, Any]:
     """config.json with the share of a head that turns, where it says how many dimensions."""
     made = dict(values)
     turned, size = made.pop("rotary_dim", None), made.get("head_dim")
@@ -330,6 +330,6 @@ MINIMAX_M2 = Family(
     | {"use_mtp", "num_mtp_modules", "mtp_transformer_layers", "layernorm_full_attention_beta"}
     | {"layernorm_linear_attention_beta", "layernorm_mlp_beta", "attn_type_list"},
     constants=exported("MiniMaxM2ForCausalLM", "minimax_m2"),
-    normalized=_rotary_share,
+    normalized=rotary_share,
     notices=rope_notices,
 )

@@ -22,7 +22,7 @@ from gguflike.families.deepseek import (
 from gguflike.families.mixture import SIGMOID, gating
 from gguflike.families.origins import Named
 from gguflike.families.parts import Graph, Norm
-from gguflike.families.parts.latent import Indexer
+from gguflike.families.parts.indexers import Indexer
 from gguflike.frozen import frozen, replace
 
 _EPS = 1e-6  # of the norm of an indexer's keys, in both

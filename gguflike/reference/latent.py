@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from gguflike.families.parts.latent import Indexer, LatentAttention
+from gguflike.families.parts.latent import LatentAttention
+from gguflike.reference.indexers import chosen
 from gguflike.reference.parts import Array, Context, Weights, attend, linear, mix, normalize, rotate, tempered
 
 
@@ -36,18 +37,3 @@ def _latent_attention(part: LatentAttention, weights: Weights, x: Array, context
     found = attend(query, keys, latent[:, None, :], mask, part.scale)
     values = np.einsum("thr,hvr->thv", found, of_values)
     return linear(weights, "attn_output", values.reshape(tokens, -1))
-
-
-def chosen(part: Indexer, weights: Weights, x: Array, narrow: Array, mask: Array, context: Context) -> Array:
-    """bool (queries, keys): which of the keys in ``mask`` the indexer chooses, by the input and by the latent of the
-    queries, ``narrow``."""
-    tokens, positions = len(x), np.arange(len(x))
-    q = linear(weights, "indexer.attn_q_b", narrow).reshape(tokens, part.heads, part.head_dim)
-    k = normalize(part.k_norm, weights, linear(weights, "indexer.attn_k", x))[:, None, :]
-    q, k = (rotate(part.rope, each, positions, weights, context.length) for each in (q, k))
-    agreement = np.maximum(np.einsum("thd,sd->ths", q, k[:, 0]), 0)
-    scores = np.einsum("th,ths->ts", linear(weights, "indexer.proj", x), agreement)  # whose scale changes no order
-    best = np.argsort(np.where(mask, -scores, np.inf), axis=-1, kind="stable")[:, : part.top_k]
-    among: Array = np.zeros(mask.shape, bool)
-    np.put_along_axis(among, best, True, axis=-1)
-    return among & mask

@@ -214,7 +214,13 @@ def _attention(part: Attention, weights: Weights, x: Array, context: Context) ->
         k, v = context.cached[part.kv_layer]
     scale = dim**-0.5 if part.scale is None else part.scale
     sinks = weights["attn_sinks.weight"] if part.sinks else None
-    out = attend(q, k, v, seen(part, tokens), scale, part.softcap, sinks)
+    mask = seen(part, tokens)
+    if part.indexer is not None:
+        from gguflike.reference.indexers import chosen_blocks  # which needs this module
+
+        chosen = chosen_blocks(part.indexer, weights, x, mask, context)
+        mask = np.repeat(chosen, part.heads // part.indexer.heads, axis=0)
+    out = attend(q, k, v, mask, scale, part.softcap, sinks)
     if gate is not None:
         opened = ACTIVATIONS[part.gate_activation](gate)
         out = out * opened.reshape(tokens, part.heads, -1)

@@ -5,7 +5,7 @@ norm around a residual addition. Everything here is a frozen record: a family is
 configuration to a graph, and the converter, the exporter, the reference and the runner walk what it returns.
 
 Here stand the parts of which most models consist. The others have modules of their own, which only the families that
-use them import: experts.py, recurrent.py, latent.py, extras.py.
+use them import: experts.py, recurrent.py, latent.py, indexers.py, extras.py.
 
 Tensors are named as GGUF names them and have the shapes that GGUF stores, in numpy order. How a tensor comes out of a
 checkpoint is said elsewhere (origins.py), since that differs between families that share a part.
@@ -15,9 +15,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from gguflike.frozen import frozen
+
+if TYPE_CHECKING:
+    from gguflike.families.parts.indexers import BlockIndexer
 
 _LAYER = re.compile(r"blk\.(\d+)\.(.+)")
 
@@ -144,7 +147,8 @@ class Attention:
     ``attn_gate`` gives, one for each value or for each head. ``output_norm`` comes before the output matrix.
 
     ``kv_layer``: keys and values are those of that layer's cache; this one has none of its own. ``value_is_key``:
-    values are the keys before norm and rotation, there is no value matrix.
+    values are the keys before norm and rotation, there is no value matrix. ``indexer``: of the keys that a query sees
+    these are the ones it attends to.
     """
 
     n_embd: int
@@ -172,6 +176,12 @@ class Attention:
     clamp: float = 0.0
     kv_layer: int | None = None
     value_is_key: bool = False
+    indexer: BlockIndexer | None = None
+
+    @property
+    def reach(self) -> int:
+        """Positions up to which no indexer has a choice; 0: any number."""
+        return self.indexer.reach if self.indexer is not None else 0
 
     @property
     def q_size(self) -> int:
@@ -213,6 +223,8 @@ class Attention:
             yield Tensor("attn_sinks.weight", (self.heads,))
         yield Tensor("attn_output.weight", (self.n_embd, self.q_size))
         yield Tensor("attn_output.bias", (self.n_embd,), used=self.output_bias)
+        if self.indexer is not None:
+            yield from self.indexer.tensors()
 
 
 @frozen
@@ -388,7 +400,7 @@ class Graph:
 
     @property
     def reach(self) -> int:
-        """Positions up to which ops compute what all parts say (``LatentAttention.reach``); 0: any number."""
+        """Positions up to which ops compute what all parts say (``Attention.reach``); 0: any number."""
         return min((reach for mixer in self.mixers() if (reach := getattr(mixer, "reach", 0))), default=0)
 
     def ropes(self) -> list[Rope]:

@@ -5,41 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gguflike.families.parts import Norm, Rope, Temperature, Tensor
-from gguflike.frozen import frozen, replace
-
-
-@frozen
-class Indexer:
-    """Chooses the ``top_k`` keys that a query attends to (DeepSeek-AI 2025, DeepSeek-V3.2: the lightning indexer).
-
-    ``indexer.attn_q_b`` turns the latent of queries into ``heads`` queries of ``head_dim`` values, ``indexer.attn_k``
-    the input into one key, which ``k_norm`` normalizes; ``rope`` turns the first dimensions of both. A key's score is
-    the sum over the heads of ``relu(q k)`` times that head's value of ``indexer.proj`` times the input, times
-    ``(heads * head_dim)**-0.5``. ``shared``: the choice is that of the last layer before which makes its own, and there
-    are no tensors.
-
-    Of up to ``top_k`` keys all are chosen, so attention is then what it is without an indexer.
-    """
-
-    n_embd: int
-    q_rank: int
-    heads: int
-    head_dim: int
-    top_k: int
-    rope: Rope
-    k_norm: Norm
-    shared: bool = False
-
-    def tensors(self) -> Iterator[Tensor]:
-        if self.shared:
-            return
-        for tensor in (
-            *self.k_norm.tensors(),
-            Tensor("indexer.proj.weight", (self.heads, self.n_embd)),
-            Tensor("indexer.attn_k.weight", (self.head_dim, self.n_embd)),
-            Tensor("indexer.attn_q_b.weight", (self.heads * self.head_dim, self.q_rank)),
-        ):
-            yield replace(tensor, form="beyond")
+from gguflike.families.parts.indexers import Indexer
+from gguflike.frozen import frozen
 
 
 @frozen
@@ -74,7 +41,7 @@ class LatentAttention:
     @property
     def reach(self) -> int:
         """Positions up to which no indexer has a choice; 0: any number."""
-        return self.indexer.top_k if self.indexer is not None else 0
+        return self.indexer.reach if self.indexer is not None else 0
 
     @property
     def q_size(self) -> int:

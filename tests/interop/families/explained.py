@@ -77,6 +77,11 @@ _SHARED_BIAS = (
     "we, add it"
 )
 
+_NO_FLASH = (
+    "llama.cpp computes the sparse attention of this architecture by flash attention only, without which these proofs "
+    "are; our reference computes what transformers does"
+)
+
 #: Row -> proof -> why.
 EXPLAINED: Mapping[str, Mapping[str, str]] = {
     "YoutuForCausalLM": {"back": _PADDING},
@@ -116,6 +121,7 @@ EXPLAINED: Mapping[str, Mapping[str, str]] = {
         "runner": _STEPS,
     },
     "NemotronHForCausalLM/experts": {"reference": _STEPS, "llama.cpp": _STEPS, "runner": _STEPS},
+    "MiniMaxM3SparseForConditionalGeneration/sparse": {"llama.cpp": _NO_FLASH, "runner": _DENSE, "quantized": _DENSE},
     "NomicBertModel/experts": {"llama.cpp": _SHARED_BIAS},
     "Llama4ForCausalLM/chunks": {"llama.cpp": _CHUNKS},
     "PhimoeForCausalLM": {"llama.cpp": _SPARSEMIXER},

@@ -108,6 +108,62 @@ _EXPERTS4 = {
 _DENSE4 = {**_GEMMA4, "hidden_size_per_layer_input": 0, "attention_k_eq_v": True, "num_global_key_value_heads": 1}
 _MROPE: dict[str, Any] = {"rope_parameters": rope(1e6, mrope_section=[4, 2, 2])}
 
+_M3 = {
+    "head_dim": 32,
+    "dense_intermediate_size": 96,
+    "intermediate_size": 32,
+    "shared_intermediate_size": 32,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 3,
+    "rotary_dim": 16,
+    "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"],
+    "layer_types": layers("fsss", s="minimax_m3_sparse"),
+    "index_n_heads": 2,
+    "index_head_dim": 32,
+    "rope_parameters": rope(5e6, partial_rotary_factor=0.5),
+}
+_M3_INDEXER = {
+    "sparse_num_index_heads": 2,
+    "sparse_index_dim": 32,
+    "sparse_block_size": 128,
+    "sparse_topk_blocks": 16,
+    "sparse_local_block": 1,
+}
+_M3_PUBLISHED = {
+    "scoring_func": "sigmoid",
+    "n_shared_experts": 1,
+    "moe_layer_freq": [0, 1, 1, 1],
+    "sparse_attention_config": _M3_INDEXER,
+}
+
+
+def _m3(name: str, **blocks: int) -> Row:
+    """MiniMax M3 with an indexer of ``blocks``, by their published names."""
+    indexer = {**_M3_INDEXER, **blocks}
+    names = {"sparse_block_size": "index_block_size", "sparse_topk_blocks": "index_topk_blocks"}
+    return Row(
+        name,
+        "minimax-m3",
+        {
+            "text_config": text(**_M3, **{names[key]: size for key, size in blocks.items()}),
+            "vision_config": {**_EYE_M3},
+            "projector_hidden_size": 32,
+            "image_token_index": PLACEHOLDER,
+            "video_token_index": PLACEHOLDER,
+        },
+        published={**_M3_PUBLISHED, "sparse_attention_config": indexer},
+    )
+
+
+_EYE_M3 = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+
 ROWS = (
     Row("Gemma4ForCausalLM", "gemma4", text(**_SMALL), tokenizer="spm", gains=_UNSCALED),
     Row("Gemma4ForCausalLM/experts", "gemma4", text(**_EXPERTS4), tokenizer="spm", gains=_UNSCALED),
@@ -481,4 +537,6 @@ ROWS = (
             "video_token_id": PLACEHOLDER,
         },
     ),
+    _m3("MiniMaxM3SparseForConditionalGeneration"),
+    _m3("MiniMaxM3SparseForConditionalGeneration/sparse", sparse_block_size=8, sparse_topk_blocks=3),
 )
