@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gguflike.convert import convert, from_checkpoint
-from gguflike.convert.from_checkpoint import is_tied, tied_or_not
+from gguflike.convert import convert, matching
+from gguflike.convert.matching import is_tied, tied_or_not
 from gguflike.errors import CheckpointError, UnsupportedError
 from gguflike.families import registry
 from gguflike.families.names import base_prefix, canonical_names, masked
@@ -192,7 +192,7 @@ def test_what_is_stored_tells_what_is_tied(row: Any, monkeypatch: pytest.MonkeyP
     head, embedding = (family.hf_names(Tensor(role, ()))[0] for role in ("output.weight", "token_embd.weight"))
     both = {head: Held(head), embedding: Held(embedding)}
     for same in (True, False):
-        monkeypatch.setattr(from_checkpoint, "same_values", lambda *_, same=same: same)
+        monkeypatch.setattr(matching, "same_values", lambda *_, same=same: same)
         config, tensors, notices = tied_or_not(family, c, both)
         assert is_tied(family.graph(config)) == same
         assert (tensors, len(notices)) == (both, 0 if same else 1)

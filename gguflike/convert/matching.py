@@ -1,0 +1,169 @@
+"""A checkpoint's tensors paired with their places in the file: which is which, what is left out, what is missing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from gguflike.checkpoint import Checkpoint, LazyTensor
+from gguflike.checkpoint.safetensors import FLOATS, same_values
+from gguflike.convert.sources import CheckpointSource, MadeSource, MicroscaledSource, Source
+from gguflike.errors import CheckpointError, UnsupportedError, counted
+from gguflike.families import config as configs
+from gguflike.families.family import Binding, Family, expect_tensor
+from gguflike.families.names import canonical_names
+from gguflike.families.origins import Piece
+from gguflike.families.parts import Graph, Head, Tensor
+
+
+def is_tied(graph: Graph) -> bool:
+    """Whether the embedding is also the output matrix."""
+    return isinstance(graph.head, Head) and graph.head.tied
+
+
+def by_canonical_name(family: Family[Any], tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """The tensors of a checkpoint by the names that the family's origins give them.
+
+    CheckpointError where two with different values come to one name.
+    """
+    found: dict[str, LazyTensor] = {}
+    for name, canonical in canonical_names(family, tensors).items():
+        other = found.setdefault(canonical, tensors[name])
+        if not same_values(other, tensors[name]):
+            raise CheckpointError(
+                "two tensors of the checkpoint stand for one of the model, and differ",
+                path=tensors[name].path,
+                tensor=name,
+                got=f"{other.name} and {name}",
+                remedy="remove the one that is not the model's",
+            )
+    return found
+
+
+def tied_or_not(
+    family: Family[Any], config: Any, available: Mapping[str, LazyTensor]
+) -> tuple[Any, Mapping[str, LazyTensor], list[str]]:
+    """The configuration and the tensors as they belong together, where config.json ties the output matrix to the
+    embedding, and a notice.
+
+    What is stored tells what was trained. A model merged or tuned after untying keeps the flag of its origin: where the
+    two differ, the output matrix is kept. Where only one is stored, under either name, it is both.
+    """
+    if not is_tied(family.graph(config)):
+        return config, available, []
+    names = [family.hf_names(Tensor(role, ()), None, available)[0] for role in ("output.weight", "token_embd.weight")]
+    head, embedding = (available.get(name) for name in names)
+    if head is not None and embedding is None:
+        return config, {names[1] if name == names[0] else name: each for name, each in available.items()}, []
+    if head is None or embedding is None or same_values(head, embedding):
+        return config, available, []
+    notice = f"{names[0]} is kept: config.json ties it to {names[1]}, but the two differ"
+    return configs.changed(config, untied=True), available, [notice]
+
+
+def check_layers(config: Any, opened: Checkpoint) -> None:
+    """CheckpointError where config.json promises more layers than there are tensors: before a graph of them is made."""
+    available = opened.tensors
+    if config.n_layer > len(available):
+        raise CheckpointError(
+            "config.json promises more layers than there are tensors",
+            path=opened.folder,
+            expected=f"num_hidden_layers {config.n_layer}",
+            got=counted(len(available), "tensor"),
+        )
+
+
+def small_values(family: Family[Any], available: Mapping[str, LazyTensor]) -> dict[str, list[float]]:
+    """The hyper-parameters that the checkpoint holds as tensors, by their keys: the values of each layer that has them.
+
+    CheckpointError for a tensor of so many values that it cannot be one.
+    """
+    return {
+        key: [
+            value
+            for name in family.small_names(key, range(len(available)))
+            if name in available
+            for value in _few(available[name])
+        ]
+        for key in family.small
+    }
+
+
+def _few(tensor: LazyTensor) -> list[float]:
+    if prod(tensor.shape) > _FEW:
+        raise CheckpointError(
+            "tensor has the wrong shape", tensor=tensor.name, expected=f"at most {_FEW} values", got=tensor.shape
+        )
+    values: list[float] = tensor.read_f32().reshape(-1).tolist()
+    return values
+
+
+_FEW = 2**16  # values of a tensor that a configuration holds
+
+
+def match(
+    family: Family[Any], config: Any, available: Mapping[str, LazyTensor], folder: Path, further: int = 0
+) -> tuple[list[Source], list[str]]:
+    """Pair every tensor of the checkpoint (by canonical name) with its place; also say which are left out: those of
+    ``further`` layers that predict more than the next token, for one.
+
+    CheckpointError on a tensor that is missing or misshapen, UnsupportedError on one that the family does not have.
+    """
+    bindings = family.bind(config, {name: tensor.shape for name, tensor in available.items()})
+    sources = [_source(binding, available, folder) for binding in bindings]
+    dropped = set(available) - {piece.hf for binding in bindings for piece in binding.pieces}
+    unused = sorted(name for name in dropped if not family.ignores(name))
+    parts_of = {name: family.part_left_out(name, config.n_layer, further) for name in unused}
+    parts = Counter(part for part in parts_of.values() if part is not None)
+    unused = [name for name, part in parts_of.items() if part is None]
+    beside = [name for name in unused if family.stands_beside(name)]
+    unused = [name for name in unused if name not in beside]
+    ruled_out = set(family.ruled_out(config, available.keys()))
+    unknown = [name for name in unused if name not in ruled_out]
+    if unknown:
+        raise UnsupportedError(
+            f"{counted(len(unknown), 'tensor')} that no model of architecture {family.name} has",
+            path=folder,
+            tensor=unknown[0],
+            remedy="the checkpoint is of another architecture, or incomplete support; nothing was converted",
+        )
+    notices = [f"{name} is left out: config.json says the model does not use it" for name in unused]
+    notices += [f"{part} is left out: {counted(count, 'tensor')}" for part, count in parts.items()]
+    for root, count in Counter(name.partition(".")[0] for name in beside).items():
+        notices.append(
+            f"{root} is left out, which no model of architecture {family.name} has: {counted(count, 'tensor')}"
+        )
+    return sources, notices
+
+
+def _source(binding: Binding, available: Mapping[str, LazyTensor], folder: Path) -> Source:
+    if binding.make is not None:
+        return MadeSource(binding.gguf, binding.shape, binding.make)
+    if binding.pieces[0].packed:
+        blocks, scales = (_tensor(piece, available, folder) for piece in binding.pieces)
+        return MicroscaledSource(binding.gguf, binding.shape, blocks, scales, binding.pieces[0].via)
+    return CheckpointSource(
+        binding.gguf, binding.shape, tuple((_tensor(piece, available, folder), piece) for piece in binding.pieces)
+    )
+
+
+def _tensor(piece: Piece, available: Mapping[str, LazyTensor], folder: Path) -> LazyTensor:
+    tensor = available.get(piece.hf)
+    path, shape = (tensor.path, tensor.shape) if tensor else (folder, None)
+    remedy = "the checkpoint is incomplete, or config.json belongs to another"
+    expect_tensor(CheckpointError, path, piece.hf, piece.hf_shape, shape, remedy)
+    assert tensor is not None
+    wanted = {"U8"} if piece.packed else FLOATS
+    if tensor.dtype not in wanted:
+        raise UnsupportedError(
+            "weights are not bytes of 4-bit floats" if piece.packed else "weights are not floating-point",
+            path=tensor.path,
+            tensor=piece.hf,
+            expected="one of " + ", ".join(sorted(wanted)),
+            got=tensor.dtype,
+            remedy="a checkpoint that is already quantized has to be dequantized first",
+        )
+    return tensor
