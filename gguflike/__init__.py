@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from gguflike.locate import open
     from gguflike.runner import Model, load
     from gguflike.tensor import QuantizedTensor, quantize
+    from gguflike.upload import upload
     from gguflike.verify import verify
 
 __version__ = "0.1.0"
@@ -66,6 +67,7 @@ __all__ = [
     "open",
     "quantize",
     "quantize_file",
+    "upload",
     "verify",
     "write",
 ]
@@ -95,6 +97,7 @@ __getattr__ = lazy.names(
         "open": "locate",
         "quantize": "tensor",
         "quantize_file": "convert",
+        "upload": "upload",
         "verify": "verify",
         "write": "container",
     },

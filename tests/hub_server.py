@@ -183,8 +183,7 @@ class Handler(BaseHTTPRequestHandler):
                 fault.times -= 1
                 if not fault.times:
                     hub.faults.remove(fault)
-        size = int(self.headers.get("Content-Length") or 0)
-        self.sent = self.rfile.read(size)
+        self.sent = self.received()
         body = hub.storage.get(path.rpartition("/")[2], hub.files.get(path, b""))
         try:
             if fault is not None:
@@ -193,6 +192,16 @@ class Handler(BaseHTTPRequestHandler):
                 self.route(path)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
+
+    def received(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
 
     def route(self, path: str) -> None:
         routes: list[tuple[str, Callable[..., None]]] = [
@@ -323,7 +332,9 @@ class Handler(BaseHTTPRequestHandler):
             body = json.dumps({"url": f"{self.hub.url}/{name}", "error": "exists"}).encode()
             return self.reply(409, body, {"Content-Type": "application/json"})
         self.hub.repo(name, {".gitattributes": b""})
-        self.hub.commits.append({"created": name, "private": asked.get("private")})
+        self.hub.commits.append(
+            {"created": name, "private": asked.get("private") or asked.get("visibility") == "private"}
+        )
         return self.json({"url": f"{self.hub.url}/{name}", "id": name, "name": name})
 
     def branch(self, name: str, branch: str) -> None:

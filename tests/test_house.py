@@ -31,6 +31,8 @@ BELOW = {
     "reference": {"families"},
     "checkpoint": {"progress", "errors", "foreign", "texts", "blocks", "families"},
     "locate": {"progress", "container", "checkpoint"},
+    "model_card": {"checkpoint"},
+    "upload": {"progress", "errors", "container", "describe", "checkpoint", "model_card"},
     "describe": {"errors", "blocks", "tensor", "container"},
     "verify": {"progress", "errors", "blocks", "tensor", "container", "locate"},
     "diff": {"progress", "errors", "blocks", "tensor", "container"},

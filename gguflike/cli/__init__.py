@@ -19,6 +19,7 @@ COMMANDS = {
     "convert": "Hugging Face checkpoint to GGUF",
     "quantize": "GGUF to GGUF of another type",
     "export": "GGUF to a Hugging Face folder",
+    "upload": "GGUF files into a repository of the Hub, with a model card",
     "inspect": "show what a file holds",
     "verify": "check a file's structure and contents",
     "diff": "compare two files",

@@ -4,7 +4,6 @@ From what a user names down to requests:
 
     resolver     the GGUF files that a name stands for, fetched into a cache
     repository   a repository as a checkpoint: small files on disk, weights by ranges
-    upload       files into a repository; card, the page that says what they are
     downloads    files behind other URLs, in a cache folder of our own
     ahead        what will be read next, fetched before it is asked for
     remote       a file read by ranges: resumed, on several connections, all of one state

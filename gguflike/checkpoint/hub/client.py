@@ -19,7 +19,7 @@ from gguflike.checkpoint.hub.retry import Attempts, retry_after
 from gguflike.errors import RemoteError
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import HfApi
 
     from gguflike.progress import Progress
 
@@ -161,11 +161,43 @@ def lock(path: Path) -> Iterator[None]:
         yield
 
 
-def addition(path_in_repo: str, content: bytes | str) -> CommitOperationAdd:
-    """A file to be added: its bytes, or the path of one on disk."""
+def commit(
+    repo: str, additions: Mapping[str, bytes | str], message: str, *, revision: str | None, private: bool, bars: bool
+) -> str:
+    """Add files to a repository, which is made if there is none of that name, and say the address of the commit.
+
+    ``additions`` are bytes, or paths on disk, by their paths in the repository. ``revision`` is a branch, which is made
+    too; ``private`` counts for a new repository; ``bars``: huggingface_hub draws how far it is. RemoteError where the
+    Hub refuses.
+    """
     from huggingface_hub import CommitOperationAdd
 
-    return CommitOperationAdd(path_in_repo=path_in_repo, path_or_fileobj=content)
+    operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=each) for name, each in additions.items()]
+    with plain_errors(repo, revision), _bars(bars):
+        hub = api()
+        hub.create_repo(repo, private=private, exist_ok=True)
+        if revision not in (None, DEFAULT_REVISION):
+            hub.create_branch(repo, branch=revision, exist_ok=True)
+        try:
+            made = hub.create_commit(repo, operations, commit_message=message, revision=revision)
+        except RuntimeError as error:  # what an upload in one of its threads raised
+            raise error.__cause__ or error from None
+    return str(made.commit_url)
+
+
+@contextmanager
+def _bars(shown: bool) -> Iterator[None]:
+    """Let huggingface_hub draw progress, or not, in the block."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if shown or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 def is_missing_repository(error: RemoteError) -> bool:
@@ -174,6 +206,13 @@ def is_missing_repository(error: RemoteError) -> bool:
 
     cause = error.__cause__
     return isinstance(cause, RepositoryNotFoundError) and not isinstance(cause, GatedRepoError)
+
+
+def is_missing_revision(error: RemoteError) -> bool:
+    """Whether the Hub says that there is no such branch, tag or commit."""
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    return isinstance(error.__cause__, RevisionNotFoundError)
 
 
 @contextmanager
@@ -229,7 +268,7 @@ def plain_errors(repo: str, revision: str | None = None, name: str | None = None
     except transport_errors() as error:
         raise RemoteError("the Hub cannot be reached", path=where, got=_reason(error), remedy=_OFFLINE) from error
     except (OSError, ValueError) as error:  # a full disk, an id that the Hub's rules do not allow
-        raise RemoteError("cannot be fetched from the Hub", path=where, got=_reason(error)) from error
+        raise RemoteError("the request to the Hub failed", path=where, got=_reason(error)) from error
 
 
 def refusal(status: int, known: bool) -> tuple[str, str | None]:
