@@ -36,6 +36,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     monkeypatch.chdir(tmp_path)
     with hub_server.running() as running:
         monkeypatch.setenv("HF_ENDPOINT", running.url)
+        monkeypatch.setattr(constants, "ENDPOINT", running.url)  # which is read from there at import
         remote._files.clear()
         yield running
 
