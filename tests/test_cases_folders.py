@@ -159,11 +159,11 @@ def test_a_stale_index(sharded: Path, tmp_path: Path) -> None:
     assert opened.notices == (f"{INDEX} is left aside: none of its files is there, but {SINGLE} is",)
 
 
-@pytest.mark.parametrize("where", ["weights", "a/b-1.2"])
+@pytest.mark.parametrize("where", ["weights", "a/b-1.2", "./weights", "."])
 def test_shards_in_a_subfolder(where: str, sharded: Path, tmp_path: Path) -> None:
     wanted = names(checkpoint.open(sharded).tensors)
     document = json.loads((sharded / INDEX).read_text())
-    (sharded / where).mkdir(parents=True)
+    (sharded / where).mkdir(parents=True, exist_ok=True)
     for shard in sorted(sharded.glob("*.safetensors")):
         shard.rename(sharded / where / shard.name)
     document["weight_map"] = {name: f"{where}/{file}" for name, file in document["weight_map"].items()}
@@ -206,13 +206,17 @@ def test_a_tensor_in_two_files(same: bool, sharded: Path, tmp_path: Path) -> Non
 
 
 def dangling(path: Path) -> None:
-    path.unlink()
+    path.unlink(missing_ok=True)
     path.symlink_to("../../blobs/" + "ab" * 32)
 
 
-@pytest.mark.parametrize(
-    "name", ["config.json", SINGLE, "tokenizer.json", "tokenizer_config.json", "generation_config.json"]
+LINKS = (
+    *("config.json", SINGLE, "tokenizer.json", "tokenizer_config.json", "generation_config.json", "README.md"),
+    *("chat_template.jinja", "special_tokens_map.json", "added_tokens.json", "modules.json"),
 )
+
+
+@pytest.mark.parametrize("name", LINKS)
 def test_a_link_that_points_nowhere(name: str, folder: Path, tmp_path: Path) -> None:
     dangling(folder / name)
     with pytest.raises(CheckpointError, match=rf"{name}: the link points nowhere; got ../../blobs/abab") as caught:
@@ -339,6 +343,7 @@ FOLDERS = {
     "flax_model.msgpack": "a Flax checkpoint",
     "openvino_model.xml": "a compiled model",
     "mlc-chat-config.json": "compiled by MLC",
+    "shared_vocabulary.json": "a model of CTranslate2",
     "model.nemo": "a model in another format",
     "model.tar.gz": "an archive.*unpack it first",
     "sub/config.json": "the checkpoint is in a subfolder.*give .*sub",
@@ -354,6 +359,12 @@ def test_what_a_folder_is(name: str, config: bool, tmp_path: Path) -> None:
         write_json(tmp_path / "config.json", tiny.config())
     with pytest.raises(GGUFLikeError, match=FOLDERS[name]):
         checkpoint.open(tmp_path)
+
+
+def test_a_file_of_no_tensors(folder: Path) -> None:
+    (folder / SINGLE).write_bytes(tiny.safetensors({}))
+    with pytest.raises(CheckpointError, match=f"{SINGLE}: there are no tensors in the file"):
+        checkpoint.open(folder)
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:

@@ -77,6 +77,11 @@ def test_wrappers_of_all_classes(row: Any) -> None:
     bare = {name.removeprefix(prefix): name for name in names}
     assert len(bare) == len(names)
     assert canonical_names(family, bare) == bare
+    elsewhere = {prefix + name: name for name in names if not name.startswith(prefix)}
+    assert canonical_names(family, {**elsewhere, **{name: name for name in names if name.startswith(prefix)}}) == {
+        **elsewhere,
+        **{name: name for name in names if name.startswith(prefix)},
+    }
     assert canonical_names(family, {f"module.{name}": name for name in bare}) == {
         f"module.{name}": whole for name, whole in bare.items()
     }
@@ -112,13 +117,11 @@ def test_buffers_are_no_weights(name: str, tmp_path: Path) -> None:
     assert plan.notices == ()
 
 
+CACHE, ACTIVATIONS = "scales of a quantized KV cache", "scales of activations"
 SCALES = {
-    **{f"{L}{name}": "what scales an 8-bit KV cache" for name in ("k_scale", "v_scale", "kv_scale", "q_scale")},
-    **{
-        f"{L}{name}": "what scales an 8-bit KV cache" for name in ("attn.k_scale", "k_proj.k_scale", "qkv_proj.v_scale")
-    },
-    **{f"{L}{name}": "what scales an 8-bit KV cache" for name in ("k_proj.output_scale", "v_zero_point", "prob_scale")},
-    f"{L}q_proj.input_scale": "what scales 8-bit activations",
+    **{f"{L}{name}": CACHE for name in ("k_scale", "v_scale", "kv_scale", "q_scale", "prob_scale", "v_zero_point")},
+    **{f"{L}{name}": CACHE for name in ("attn.k_scale", "k_proj.k_scale", "qkv_proj.v_scale", "k_proj.output_scale")},
+    **{f"{L}q_proj.{name}": ACTIVATIONS for name in ("input_scale", "act_scale")},
 }
 
 
@@ -126,7 +129,7 @@ SCALES = {
 @pytest.mark.parametrize("shape", [(), (1,), (2,)])
 def test_scales_of_other_engines_are_left_out_and_said_so(name: str, shape: tuple[int, ...], tmp_path: Path) -> None:
     plan = convert(checkpoint(tmp_path / "hf", str, {name: np.ones(shape, "f4")}), tmp_path / "m.gguf", "F32")
-    assert plan.notices == (f"{SCALES[name]} is left out: 1 tensor",)
+    assert plan.notices == (f"{SCALES[name]} are left out: 1 tensor",)
 
 
 def test_what_stands_beside_a_model_is_left_out_and_said_so(tmp_path: Path) -> None:

@@ -237,11 +237,14 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         checkpoint.open(tmp_path / "nothing")
     folder = tiny.checkpoint(tmp_path / "0123abc")
-    with pytest.raises(CheckpointError, match="got a file"):
+    with pytest.raises(CheckpointError, match=r"a file, and not the checkpoint; give its folder, .*0123abc"):
         checkpoint.open(folder / "config.json")
-    (tmp_path / "x.gguf").touch()
-    with pytest.raises(CheckpointError, match="got a file; a GGUF file is quantized with"):
-        checkpoint.open(tmp_path / "x.gguf")
+    (tmp_path / "x.txt").write_text("x")
+    with pytest.raises(CheckpointError, match=r"no such checkpoint.*got a file"):
+        checkpoint.open(tmp_path / "x.txt")
+    (tmp_path / "model").write_bytes(b"GGUF\3\0\0\0")
+    with pytest.raises(CheckpointError, match="this is a GGUF file, not a checkpoint; `gguflike quantize` writes it"):
+        checkpoint.open(tmp_path / "model")
 
 
 def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:

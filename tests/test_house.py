@@ -36,7 +36,7 @@ BELOW = {
     "describe": {"errors", "blocks", "tensor", "container"},
     "verify": {"progress", "errors", "blocks", "tensor", "container", "locate"},
     "diff": {"progress", "errors", "blocks", "tensor", "container"},
-    "convert": {"progress", "errors", "blocks", "kernels", "tensor", "container", "families", "checkpoint"},
+    "convert": {"progress", "errors", "foreign", "blocks", "kernels", "tensor", "container", "families", "checkpoint"},
     "runner": {"progress", "errors", "blocks", "kernels", "tensor", "container", "families", "checkpoint", "locate"},
 }
 # And which rooms of kernels/ each room may import.

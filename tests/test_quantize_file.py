@@ -188,7 +188,7 @@ GOOD = struct.pack("<iii", 1, 1, 0x61)[:9] + struct.pack("<ii", 1, 1) + struct.p
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "not an importance matrix"),
+        (b"", "file is empty"),
         (b"\xff\xff\xff\xff", "-1 entries"),
         (struct.pack("<i", 2**31 - 1), "2147483647 entries"),
         (struct.pack("<ii", 1, 2**30), "a name of 1073741824 bytes"),

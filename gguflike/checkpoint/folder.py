@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gguflike import foreign
 from gguflike.checkpoint import files, quantized, recognize, sentence_transformers, strictjson, weights
 from gguflike.checkpoint.safetensors import INDEX, SINGLE, LazyTensor
 from gguflike.errors import ArgumentError, CheckpointError
@@ -21,6 +22,7 @@ FILES = (
     *("vocab.json", "merges.txt", "chat_template.json", "chat_template.jinja"),
     *(sentence_transformers.MODULES, sentence_transformers.POOLING),
 )
+_EXPECTED = "a folder with config.json and *.safetensors, or a Hugging Face id such as org/name"
 _CACHED = re.compile(r"models--(?:(.+?)--)?(.+)")
 
 
@@ -88,13 +90,23 @@ def open(
                 raise ArgumentError("two revisions", path=source, field="revision", got=repr(revision))
             taken = repository.snapshot(found.repo, revision or found.revision, keep_copy, progress)
             return _open_folder(taken.folder, found.repo, taken.commit, ignored)
+    if path.is_file():
+        raise _no_checkpoint(path)
     raise CheckpointError(
         "no such checkpoint",
         path=path,
-        expected="a folder with config.json and *.safetensors, or a Hugging Face id such as org/name",
-        got="a file" if files.present(path) else "nothing there",
-        remedy="a GGUF file is quantized with `gguflike quantize`" if path.suffix == ".gguf" else None,
+        expected=_EXPECTED,
+        got="nothing there" if not files.present(path) else "neither a folder nor a file",
     )
+
+
+def _no_checkpoint(path: Path) -> CheckpointError:
+    """The error for a file that is not one of weights."""
+    with path.open("rb") as file:
+        known = files.not_the_file(path, file.read(foreign.SAMPLE), "a checkpoint")
+    if (path.parent / "config.json").exists():
+        return CheckpointError("a file, and not the checkpoint", path=path, remedy=f"give its folder, {path.parent}")
+    return known or CheckpointError("no such checkpoint", path=path, expected=_EXPECTED, got="a file")
 
 
 def _called(folder: Path) -> tuple[str, str | None]:

@@ -50,6 +50,7 @@ _FOLDERS = (
     _Files(r".*\.onnx(_data)?|onnx/", "an ONNX model", _TAKE),
     _Files(r"tf_model.*|.*\.(h5|keras)|saved_model\.pb|.*\.ckpt\..*", "a TensorFlow or Keras checkpoint", _TAKE),
     _Files(r"flax_model.*\.msgpack", "a Flax checkpoint", _TAKE),
+    _Files(r"(shared_|source_|target_)?vocabulary\.(json|txt)", "a model of CTranslate2", _TAKE),
     _Files(r"mlc-chat-config\.json|(nd|tensor)(array)?-cache\.json", "a model compiled by MLC", _TAKE),
     _Files(r"openvino_model.*|.*\.(engine|plan|mlmodelc?|mlpackage|tflite|pte|litertlm)/?", "a compiled model", _TAKE),
     _Files(r".*\.(nemo|llamafile|npz|ot|mar|task)", "a model in another format", _TAKE),

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gguflike.checkpoint import strictjson
+from gguflike.checkpoint import files, strictjson
 from gguflike.checkpoint.safetensors import LazyTensor, read_header
 from gguflike.checkpoint.save import Entry
 from gguflike.errors import CheckpointError, UnsupportedError
@@ -24,7 +24,7 @@ _LINEAR = "torch.nn.modules.linear.Identity"
 def _paths(folder: Path, kind: str) -> list[str]:
     """The folders of the modules of a kind ("Pooling", "Dense"), in order."""
     path = folder / MODULES
-    if not path.exists():
+    if not files.present(path):
         return []
     modules = strictjson.load_list(path)
     known = all(isinstance(each, dict) and isinstance(each.get("type"), str) for each in modules)

@@ -27,7 +27,7 @@ ENDINGS = (".safetensors", ".safetensors.index.json", ".bin.index.json", *PICKLE
 
 _SHARD = re.compile(r"(?P<stem>.*?)[-_.]?(?P<number>\d+)-of-(?P<total>\d+)(?P<rest>.*\.(safetensors|bin|pth|pt))")
 _INDEX = re.compile(r".*\.(safetensors|bin)\.index(\..+)?\.json")
-_PATH = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
+_PATH = re.compile(r"(\./)?\w[\w.+-]*(/\w[\w.+-]*)*")
 # Files of these names are no model, or one with other names of tensors, whatever stands beside them.
 _OTHERS = re.compile(
     r"(adapters?|adapter_model|consolidated|optimizer|scheduler|scaler|training_args|pytorch_lora_weights)\b.*"
@@ -233,4 +233,6 @@ def _read(paths: Iterable[Path], notices: Iterable[str] = ()) -> Weights:
                 before = Path(tensors[name].path).name
                 said.append(f"{name} is in {before} and, with other values, in {path.name}, from which it is taken")
             tensors[name] = tensor
+    if not tensors:
+        raise CheckpointError("there are no tensors in the file", path=chosen[0])
     return Weights(chosen, tensors, tuple(said))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from gguflike import container
+from gguflike import container, foreign
 from gguflike.blocks import FORMATS
 from gguflike.convert.selection import Selection
 from gguflike.convert.sources import Floats, Source
@@ -96,11 +96,13 @@ def _read_legacy(path: Path) -> dict[str, Floats]:
             weights[name] = (values / max(calls, 1)).astype(np.float32).reshape(1, -1)
             offset += 4 * count
     except (struct.error, ValueError) as error:
+        known = foreign.describe(data[: foreign.SAMPLE], "an importance matrix")
         raise CheckpointError(
-            f"not an importance matrix: {error}",
+            known.what if known else f"not an importance matrix: {error}",
             path=path,
-            offset=offset,
+            offset=None if known else offset,
             expected="a GGUF or .dat file of llama-imatrix",
+            remedy=known.remedy if known else None,
         ) from None
     return weights
 

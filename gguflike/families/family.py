@@ -218,10 +218,6 @@ class Family(Generic[Config]):
     def part_left_out(self, hf_name: str, layers: int, further: int) -> str | None:
         """What a tensor of the checkpoint belongs to that is not converted, if it does: of a model of so many
         ``layers`` and ``further`` ones behind them, which predict more than the next token."""
-        from gguflike.families import names
-
-        if (of_others := names.scales(hf_name)) is not None:
-            return of_others
         layer = self._layer.match(hf_name)
         if layer and layers <= int(layer[1]) < layers + further:
             return "what predicts further tokens"

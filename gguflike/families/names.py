@@ -2,7 +2,7 @@
 
 A family knows each tensor by one name. People save models in wrappers (of compilers, of parallel training, of
 adapters), as part of others, or without the prefix that Transformers puts before the base of a model; and beside
-weights they save buffers, scales of caches and heads that the model computes without.
+weights they save buffers.
 """
 
 from __future__ import annotations
@@ -24,19 +24,6 @@ _WRAPPERS = re.compile(
 _LONGEST = 100  # characters of a prefix
 #: Tensors that no model computes with: buffers, which it makes anew when it is loaded.
 BUFFERS = re.compile(r"(.*\.)?(rotary_emb(_\w+)?\..*|rotary_pos_emb\.inv_freq|position_ids|num_batches_tracked)")
-#: Tensors that are of use to other engines only -> what they are.
-SCALES = (
-    (
-        re.compile(r".*attn.*\.((k|v|q|kv|prob)_(scale|zero_point)|[kv]_proj\.output_scale|kv_cache_scaling_factor)"),
-        "what scales an 8-bit KV cache",
-    ),
-    (re.compile(r".*\.(input_scale|input_global_scale|act_scale|input_amax)"), "what scales 8-bit activations"),
-)
-
-
-def scales(name: str) -> str | None:
-    """What a tensor of no use but to other engines is; None for others."""
-    return next((what for pattern, what in SCALES if pattern.fullmatch(name)), None)
 
 
 def canonical_names(family: Family[Any], names: Collection[str]) -> dict[str, str]:
@@ -47,12 +34,12 @@ def canonical_names(family: Family[Any], names: Collection[str]) -> dict[str, st
 
 
 def _canonical(family: Family[Any], name: str) -> str:
-    """The name, with the prefix of the family's base where a model of the base alone was saved."""
+    """The name, with the prefix of the family's base where a model of the base alone was saved, or without it where it
+    is before what is not of the base."""
     name = family.canonical(name)
-    if family.knows(name):
-        return name
-    whole = base_prefix(family) + name
-    return whole if family.knows(whole) else name
+    base = base_prefix(family)
+    spelled = (name, base + name, name.removeprefix(base))
+    return next((each for each in spelled if family.knows(each)), name)
 
 
 def _wrapping_prefix(family: Family[Any], names: Collection[str]) -> str:

@@ -11,13 +11,14 @@ an error: a tensor of another dtype or shape, a partner that is missing, a setti
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from gguflike.checkpoint import strictjson
 from gguflike.checkpoint.quantized.float4 import Float4
-from gguflike.checkpoint.quantized.pool import Pool, Settings
+from gguflike.checkpoint.quantized.pool import ACTIVATIONS, Pool, Settings
 from gguflike.checkpoint.safetensors import LazyTensor
 from gguflike.errors import CheckpointError, UnsupportedError, counted
 
@@ -73,9 +74,11 @@ _SIDECARS = ("quantize_config.json", "quant_config.json", "hf_quant_config.json"
 _NESTED = ("text_config", "llm_config", "language_config", "thinker_config")
 _KEYS = ("quantization_config", "compression_config", "quantization")
 _FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
-_KV_SCALES = tuple(
-    f".{part}_scale" for part in ("k", "v", "q", "kv", "k_proj.output", "v_proj.output", "k_zero", "prob")
+# Scales that are of use to other engines only, whether weights are quantized or not.
+_KV_SCALES = re.compile(
+    r".*att.*\.((k|v|q|kv|prob)_(scale|zero_point)|[kv]_proj\.output_(scale|zero_point)|kv_cache_scaling_factor)"
 )
+_OF_ACTIVATIONS = re.compile(r".*\.(input_scale|input_global_scale|act_scale|input_amax)")
 _REMEDY = "convert the model that it was made from, in bfloat16 or float32"
 
 
@@ -111,7 +114,7 @@ def resolved(
     """
     stated = _stated(config, folder) or _told(tensors)
     pool = Pool(tensors)
-    pool.drop(_KV_SCALES, "scales of a quantized KV cache")
+    pool.drop_like(_KV_SCALES, "scales of a quantized KV cache")
     plain = {key: value for key, value in config.items() if key not in _KEYS or not isinstance(value, dict | None)}
     plain = {key: _without(value) if key in _NESTED else value for key, value in plain.items()}
     notices: list[str] = []
@@ -119,6 +122,7 @@ def resolved(
         notices.append(f"{stated.field} is left aside: the weights are not quantized")
     elif stated is not None:
         notices.append(_read(pool, stated, "quantization_config" not in ignored))
+    pool.drop_like(_OF_ACTIVATIONS, ACTIVATIONS)
     made = {**pool.left, **pool.made}
     if any(".switch_mlp." in name for name in made):
         from gguflike.checkpoint.quantized import mlx

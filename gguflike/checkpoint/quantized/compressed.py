@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.checkpoint.quantized.float4 import MX, NV, float4
-from gguflike.checkpoint.quantized.fp8 import ACTIVATIONS, FLOATS8, described, refuse_unscaled
-from gguflike.checkpoint.quantized.pool import Pool, Settings, expect_shape
+from gguflike.checkpoint.quantized.fp8 import FLOATS8, described, refuse_unscaled
+from gguflike.checkpoint.quantized.pool import ACTIVATIONS, Pool, Settings, expect_shape
 from gguflike.checkpoint.quantized.tensors import (
     Computed,
     Floats,

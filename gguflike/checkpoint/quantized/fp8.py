@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gguflike.checkpoint.quantized.float4 import MX, float4
-from gguflike.checkpoint.quantized.pool import Pool, Settings
+from gguflike.checkpoint.quantized.pool import ACTIVATIONS, Pool, Settings
 from gguflike.checkpoint.quantized.tensors import Scaled, computed, scales_of
 from gguflike.checkpoint.safetensors import LazyTensor
 from gguflike.errors import CheckpointError
 
-ACTIVATIONS = "scales of activations"
 FLOATS8 = frozenset({"F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"})
 _SCALES = frozenset({"F32", "F16", "BF16", "F8_E8M0", "U8"})
 

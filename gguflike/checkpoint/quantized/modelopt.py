@@ -10,8 +10,8 @@
 from __future__ import annotations
 
 from gguflike.checkpoint.quantized.float4 import MX, NV, float4
-from gguflike.checkpoint.quantized.fp8 import ACTIVATIONS, FLOATS8, described, refuse_unscaled
-from gguflike.checkpoint.quantized.pool import Pool, Settings
+from gguflike.checkpoint.quantized.fp8 import FLOATS8, described, refuse_unscaled
+from gguflike.checkpoint.quantized.pool import ACTIVATIONS, Pool, Settings
 from gguflike.checkpoint.quantized.tensors import Scaled, computed, scales_of
 from gguflike.errors import UnsupportedError
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from gguflike.checkpoint.safetensors import LazyTensor
 from gguflike.errors import CheckpointError, UnsupportedError
+
+ACTIVATIONS = "scales of activations"  # which other engines round
 
 
 class Pool:
@@ -63,7 +66,13 @@ class Pool:
     def drop(self, suffixes: Iterable[str], what: str) -> None:
         """Leave out tensors whose names end so."""
         ends = tuple(suffixes)
-        names = [name for name in self.left if name.endswith(ends)]
+        self._drop([name for name in self.left if name.endswith(ends)], what)
+
+    def drop_like(self, pattern: re.Pattern[str], what: str) -> None:
+        """Leave out tensors whose whole names match a pattern."""
+        self._drop([name for name in self.left if pattern.fullmatch(name)], what)
+
+    def _drop(self, names: Sequence[str], what: str) -> None:
         for name in names:
             del self.left[name]
         if names:
