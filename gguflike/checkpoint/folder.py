@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gguflike import foreign
-from gguflike.checkpoint import files, quantized, recognize, sentence_transformers, strictjson, weights
+from gguflike.checkpoint import files, mistral, quantized, recognize, sentence_transformers, strictjson, weights
 from gguflike.checkpoint.safetensors import INDEX, SINGLE, LazyTensor
 from gguflike.errors import ArgumentError, CheckpointError
 from gguflike.progress import Progress
@@ -119,9 +119,8 @@ def _called(folder: Path) -> tuple[str, str | None]:
     return "/".join(part for part in repository.groups() if part), folder.name
 
 
-def _open_folder(
-    folder: Path, source: str, revision: str | None, ignored: Iterable[str], file: Path | None = None
-) -> Checkpoint:
+def _of_transformers(folder: Path, file: Path | None) -> tuple[dict[str, Any], weights.Weights]:
+    """config.json, and the weights of a folder or of one file in it."""
     if not files.present(folder / "config.json"):
         recognize.check_folder(folder)
         if file is not None:
@@ -129,8 +128,33 @@ def _open_folder(
     config = strictjson.load(folder / "config.json")
     if "peft_type" in config:
         recognize.check_folder(folder, config)
-    found = weights.of_file(file) if file is not None else weights.of_folder(folder, config)
-    plain = quantized.resolved(found.tensors, config, folder, frozenset(ignored))
+    return config, weights.of_file(file) if file is not None else weights.of_folder(folder, config)
+
+
+def _original(
+    folder: Path, file: Path | None, ignored: frozenset[str]
+) -> tuple[dict[str, Any], weights.Weights] | None:
+    """The same of a folder in Mistral's or Meta's own format, where it is in no other, or its file is asked for."""
+    if not files.present(folder / mistral.PARAMS) or not (paths := mistral.weight_files(folder)):
+        return None
+    if file not in paths and (file is not None or weights.has_any(folder)):
+        return None
+    original = mistral.read(folder, [weights.read(path) for path in paths], ignored)
+    stated = folder / "config.json"
+    config = strictjson.load(stated) if files.present(stated) else {}
+    config = {name: value for name, value in config.items() if name != "quantization_config"} or original.config
+    if "quantization_config" in original.config:
+        config["quantization_config"] = original.config["quantization_config"]
+    notice = f"read from {mistral.PARAMS} and {paths[0].name}, in Mistral's or Meta's own format"
+    return config, weights.Weights(original.files, original.tensors, (notice, *original.notices))
+
+
+def _open_folder(
+    folder: Path, source: str, revision: str | None, ignored: Iterable[str], file: Path | None = None
+) -> Checkpoint:
+    ignored = frozenset(ignored)
+    config, found = _original(folder, file, ignored) or _of_transformers(folder, file)
+    plain = quantized.resolved(found.tensors, config, folder, ignored)
     recognize.check_tensors(plain.tensors, folder)
     generation = folder / "generation_config.json"
     dense = sentence_transformers.dense(folder)

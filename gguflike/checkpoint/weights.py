@@ -57,6 +57,21 @@ class _Set(NamedTuple):
         return self.files[0].name
 
 
+def has_any(folder: Path) -> bool:
+    """Whether a folder holds weights under a name that is a model's, all of them or not."""
+    named = any(files.present(folder / name) for name in (INDEX, SINGLE))
+    return named or any(not _OTHERS.fullmatch(each.name) for each in _sets(folder))
+
+
+def read(path: Path) -> dict[str, LazyTensor]:
+    """The tensors of one file, of whatever format."""
+    if not path.name.endswith(PICKLES):
+        return read_header(path)
+    from gguflike.checkpoint import pickled  # few have such files
+
+    return pickled.read(path)
+
+
 def of_folder(folder: Path, config: Mapping[str, Any]) -> Weights:
     """The weights of a folder.
 
@@ -214,21 +229,13 @@ def _indexed(index: Path, chosen: Mapping[str, list[str]]) -> Weights:
     return weights
 
 
-def _tensors(path: Path) -> dict[str, LazyTensor]:
-    if not path.name.endswith(PICKLES):
-        return read_header(path)
-    from gguflike.checkpoint import pickled  # few have such files
-
-    return pickled.read(path)
-
-
 def _read(paths: Iterable[Path], notices: Iterable[str] = ()) -> Weights:
     """The tensors of files. Of one that is in several with different values, the last is taken, as Transformers does,
     and said so."""
     chosen, said = tuple(paths), list(notices)
     tensors: dict[str, LazyTensor] = {}
     for path in chosen:
-        for name, tensor in _tensors(path).items():
+        for name, tensor in read(path).items():
             if name in tensors and not same_values(tensors[name], tensor):
                 before = Path(tensors[name].path).name
                 said.append(f"{name} is in {before} and, with other values, in {path.name}, from which it is taken")

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from gguflike.checkpoint import files
 from gguflike.checkpoint.pickled import archive
 from gguflike.checkpoint.pickled.machine import MAX_BYTES, REMEDY, SIZES, EndOfPickle, Machine, View
-from gguflike.checkpoint.safetensors import LazyTensor
+from gguflike.checkpoint.safetensors import Extent, LazyTensor
 from gguflike.errors import CheckpointError, UnsupportedError
 
 #: Where training frameworks put the state dict among other things.
@@ -47,15 +47,15 @@ class Strided(LazyTensor):
     strides: tuple[int, ...]
     swapped: bool
 
+    def extents(self, start: int, stop: int) -> list[Extent]:  # noqa: ARG002 - part of the interface
+        return []  # all over the storage
+
     def read(self, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
         stop = self.rows if stop is None else stop
         shape = (stop - start, *self.shape[1:]) if self.shape else ()
         made = np.empty(shape, self._numpy_dtype())
         self._fill(made, self.offset + (start * self.strides[0] * made.itemsize if self.shape else 0))
         return made.byteswap() if self.swapped else made
-
-    def read_columns(self, start: int, stop: int) -> npt.NDArray[Any]:
-        return self.read()[:, start:stop]
 
     def _fill(self, made: npt.NDArray[Any], offset: int) -> None:
         """Numbers from byte ``offset`` of the file on: at once where they are near each other, else in parts along the

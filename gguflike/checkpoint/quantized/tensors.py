@@ -25,9 +25,6 @@ class Computed(LazyTensor):
     def read(self, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
         return self.read_f32(start, stop)
 
-    def read_columns(self, start: int, stop: int) -> npt.NDArray[Any]:
-        return self.read_f32()[:, start:stop]
-
     def extents(self, start: int, stop: int) -> list[Extent]:
         """What of files is read for the tensors that this is computed of: the same rows, where they have as many."""
         held = (getattr(self, each.name) for each in fields(self))
@@ -186,6 +183,9 @@ class OfStack(LazyTensor):
     stack: LazyTensor
     index: int
 
+    def extents(self, start: int, stop: int) -> list[Extent]:  # noqa: ARG002 - it is read whole
+        return self.stack.extents(self.index, self.index + 1)
+
     def read(self, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
         values: npt.NDArray[Any] = self.stack.read(self.index, self.index + 1)[0][start:stop]
         return values
@@ -193,9 +193,6 @@ class OfStack(LazyTensor):
     def read_f32(self, start: int = 0, stop: int | None = None) -> Floats:
         values: Floats = self.stack.read_f32(self.index, self.index + 1)[0][start:stop]
         return values
-
-    def read_columns(self, start: int, stop: int) -> npt.NDArray[Any]:
-        return self.read()[:, start:stop]
 
 
 def of_stack(name: str, stack: LazyTensor, index: int) -> OfStack:
