@@ -19,7 +19,7 @@ from gguflike import lazy
 
 if TYPE_CHECKING:
     from gguflike.container import GGUFFile, write
-    from gguflike.convert import convert, export, quantize_file
+    from gguflike.convert import convert, export, merge, quantize_file, split
     from gguflike.describe import describe
     from gguflike.diff import diff
     from gguflike.errors import (
@@ -64,9 +64,11 @@ __all__ = [
     "diff",
     "export",
     "load",
+    "merge",
     "open",
     "quantize",
     "quantize_file",
+    "split",
     "upload",
     "verify",
     "write",
@@ -94,9 +96,11 @@ __getattr__ = lazy.names(
         "diff": "diff",
         "export": "convert",
         "load": "runner",
+        "merge": "convert",
         "open": "locate",
         "quantize": "tensor",
         "quantize_file": "convert",
+        "split": "convert",
         "upload": "upload",
         "verify": "verify",
         "write": "container",

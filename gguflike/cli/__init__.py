@@ -20,6 +20,8 @@ COMMANDS = {
     "quantize": "GGUF to GGUF of another type",
     "export": "GGUF to a Hugging Face folder",
     "upload": "GGUF files into a repository of the Hub, with a model card",
+    "split": "a GGUF file into several",
+    "merge": "several GGUF files into one",
     "inspect": "show what a file holds",
     "verify": "check a file's structure and contents",
     "diff": "compare two files",

@@ -81,15 +81,20 @@ def _bytes(size: int | str) -> int:
 
 
 def plan_split(
-    metadata: Mapping[str, Any], tensors: Sequence[TensorSpec], split: Split, *, always: bool = False
+    metadata: Mapping[str, Any],
+    tensors: Sequence[TensorSpec],
+    split: Split,
+    *,
+    always: bool = False,
+    digests: bool = True,
 ) -> list[FilePlan]:
     """Lay out the files. A model that fits into one is not split, unless ``always``: then it is the first of one.
 
-    GGUFError as of ``plan``, ArgumentError where there would be too many.
+    ``digests`` is that of ``plan``. GGUFError as of ``plan``, ArgumentError where there would be too many.
     """
     groups = split.groups(tensors)
     if len(groups) == 1 and not always:
-        return [plan(_unsplit(metadata), tensors)]
+        return [plan(_unsplit(metadata), tensors, digests=digests)]
     if len(groups) > MAX_SHARDS:
         raise ArgumentError(
             "the model would be split into too many files",
@@ -102,6 +107,7 @@ def plan_split(
         plan(
             {**(_unsplit(metadata) if number == 0 else shared), **_place(number, len(groups), len(tensors))},
             group,
+            digests=digests,
         )
         for number, group in enumerate(groups)
     ]

@@ -20,7 +20,7 @@ from gguflike.container.plan import FilePlan, plan
 from gguflike.container.publish import check_space, left_over, output_errors
 from gguflike.container.splitting import paths_of
 from gguflike.container.target import StrPath, Target, check_target
-from gguflike.errors import GGUFError, OutputError, QuantizationError, UnsupportedError, counted
+from gguflike.errors import DigestError, GGUFError, OutputError, QuantizationError, UnsupportedError, counted
 from gguflike.tensor import QuantizedTensor
 
 #: Errors that come again however often the same thing is written: nothing is kept for the next time.
@@ -130,8 +130,11 @@ class _Progress:
 class _File:
     """One of the files that are written: its plan, the temporary file, the journal, and how far its tensors are."""
 
-    def __init__(self, path: StrPath, plan: FilePlan, overwrite: bool, made_of: str | None) -> None:
+    def __init__(
+        self, path: StrPath, plan: FilePlan, overwrite: bool, made_of: str | None, digests: Mapping[str, str]
+    ) -> None:
         self.plan = plan
+        self.digests = digests
         self.target = Target(path, overwrite)
         self.journal = None if made_of is None else Journal(plan, made_of)
         self.tensors = {info.name: _Progress(info) for info in plan.tensors}
@@ -152,7 +155,17 @@ class _File:
         return output_errors(self.target.path)
 
     def done(self, info: TensorInfo, digest: str) -> None:
-        """Note that a tensor is complete."""
+        """Note that a tensor is complete. DigestError where it is not what it must be."""
+        expected = self.digests.get(info.name, digest)
+        if digest != expected:
+            raise DigestError(
+                "the data are not those that were written",
+                tensor=info.name,
+                rule="M-004",
+                expected=f"SHA-256 {expected}",
+                got=digest,
+                remedy="the source is damaged: get it again",
+            )
         if self.journal is not None:
             with self.errors():
                 self.journal.note(self.target.descriptor, info, digest)
@@ -196,6 +209,8 @@ class Writer:
     have a journal, and what is complete outlives the writer: after a kill, and after an error that need not come again
     (not one about the data themselves), the next writer of the same plan and text finds those tensors by ``restore``.
 
+    ``digests`` are SHA-256 that tensors must have: DigestError where one has another.
+
     Of several files the first, which has the metadata, appears last, and an old one disappears before the first of the
     new files is in its place: whatever happens, a set of shards that opens is not mixed of two models.
 
@@ -210,12 +225,13 @@ class Writer:
         overwrite: bool = True,
         sources: Iterable[StrPath] = (),
         made_of: str | None = None,
+        digests: Mapping[str, str] | None = None,
     ) -> None:
         sources = list(sources)
         named = paths_of(path, plan)
         for each, _ in named:
             check_target(each, sources)
-        self.files = [_File(each, of, overwrite, made_of) for each, of in named]
+        self.files = [_File(each, of, overwrite, made_of, digests or {}) for each, of in named]
         self._owner = {name: file for file in self.files for name in file.tensors}
         self.kept = 0  # complete tensors that are left to the next writer
 

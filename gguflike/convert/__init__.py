@@ -3,6 +3,7 @@
 from gguflike.convert.from_checkpoint import convert
 from gguflike.convert.plan import ConversionPlan, PlannedTensor
 from gguflike.convert.quantize import quantize_file
+from gguflike.convert.shards import merge, split
 from gguflike.convert.to_checkpoint import ExportPlan, export
 
-__all__ = ["ConversionPlan", "ExportPlan", "PlannedTensor", "convert", "export", "quantize_file"]
+__all__ = ["ConversionPlan", "ExportPlan", "PlannedTensor", "convert", "export", "merge", "quantize_file", "split"]

@@ -58,7 +58,7 @@ def execute(
             progress(done, plan.file_bytes, what)
 
     made = made_of(plan, method) if resume else None
-    writer = Writer(plan.target, plan.layout, overwrite, plan.inputs, made)
+    writer = Writer(plan.target, plan.layout, overwrite, plan.inputs, made, plan.digests)
     with (
         closing_sources(),
         made_folder(plan.target.parent),

@@ -71,6 +71,8 @@ class ConversionPlan:
     files: tuple[FilePlan, ...] = field(repr=False)
     inputs: tuple[str, ...] = field(repr=False)
     tokenizer: Reading | None = field(default=None, repr=False, compare=False)  # what the proof of it needs
+    is_split: bool = False  # named as shards are, even if it is one file
+    digests: Mapping[str, str] = field(default_factory=dict, repr=False)  # SHA-256 that tensors must have
 
     @property
     def file(self) -> FilePlan:
@@ -80,7 +82,7 @@ class ConversionPlan:
     @property
     def layout(self) -> FilePlan | tuple[FilePlan, ...]:
         """The plan of the one file, or those of all shards."""
-        return self.files if len(self.files) > 1 else self.file
+        return self.files if self.is_split else self.file
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -123,8 +125,9 @@ class ConversionPlan:
         ]
         for name, (count, weights, size) in self.by_type().items():
             lines.append(f"  {name:<8} {counted(count, 'tensor', width=5)} {weights:>16,} weights {size:>16,} bytes")
-        if len(self.files) > 1:
-            lines.append(f"in {len(self.files)} files of at most {max(file.file_bytes for file in self.files):,} bytes")
+        if self.is_split:
+            largest = max(file.file_bytes for file in self.files)
+            lines.append(f"in {counted(len(self.files), 'file')} of at most {largest:,} bytes")
         lines += self.substitution_lines()
         lines += [f"notice: {notice}" for notice in self.notices]
         return "\n".join(lines)
@@ -171,7 +174,8 @@ def make(
     said = [*notices, *again, *_importance_notices(recipe, tensors, importance)]
     specs = [TensorSpec(tensor.name, tensor.shape, tensor.format) for tensor in tensors]
     files = (container.plan(metadata, specs),) if split is None else plan_split(metadata, specs, split)
-    if file is not None and len(files) > 1:
+    is_split = len(files) > 1  # what fits into one file is not named as a shard
+    if file is not None and is_split:
         for path, _ in paths_of(file, files):
             container.check_target(path, paths)
     planned = ConversionPlan(
@@ -184,6 +188,7 @@ def make(
         files=tuple(files),
         inputs=paths,
         tokenizer=tokenizer,
+        is_split=is_split,
     )
     if selection.strict:
         _refuse_notices(planned)
