@@ -17,7 +17,7 @@ from gguflike.errors import CheckpointError, UnsupportedError
 
 ADAPTER = "adapter_config.json"
 _ORIGINAL = "convert the original, in bfloat16 or float32"
-_MERGE = "merge it first: peft's merge_and_unload(), then save_pretrained()"
+_MERGE = "merge it first: convert its base with `lora`"
 _CONFIG = "put config.json and the files of its tokenizer beside it"
 _TAKE = "take the original, in safetensors"
 _SETTINGS = "its settings are missing: download quantize_config.json, or config.json with quantization_config, too"

@@ -42,6 +42,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="error",
         help="what to do where the file's tokenizer gives other ids than the source's (default: error)",
     )
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="ADAPTER[:SCALE]",
+        help="merge a LoRA adapter of PEFT; may be given several times",
+    )
+    parser.add_argument(
+        "--base", metavar="B", help="of an adapter as SRC: folder or Hub id with its model's config.json"
+    )
     add_recipe_arguments(
         parser, "recipe, such as Q8_0, Q4_K_M or F16, or auto for the checkpoint's own 16 bits (default: Q4_K_M)"
     )
@@ -50,11 +60,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     options = take(args, "Q4_K_M")
     from gguflike.convert.from_checkpoint import plan_conversion
+    from gguflike.convert.lora import parse
+
+    lora = [parse(each) for each in args.lora]
 
     def plan(source: str, out: str | None, type: str, **options: Any) -> ConversionPlan:
         """`plan_conversion`, which shows what it downloads."""
         with progress_bar() as progress:
-            return plan_conversion(source, out, type, cache=args.cache, progress=progress, **options)
+            options |= {"cache": args.cache, "lora": lora, "base": args.base}
+            return plan_conversion(source, out, type, progress=progress, **options)
 
     return plan_and_run(
         args,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
@@ -12,24 +12,28 @@ from typing import TYPE_CHECKING, Any, cast
 from gguflike import checkpoint
 from gguflike.blocks import FORMATS, format_by_name
 from gguflike.checkpoint import Checkpoint, LazyTensor, card, strictjson
+from gguflike.checkpoint.adapter import is_adapter
+from gguflike.checkpoint.recognize import unapplied
 from gguflike.checkpoint.tokenizer import Reading
 from gguflike.checkpoint.tokenizer import read as read_tokenizer
 from gguflike.container import Typed, ValueType
 from gguflike.container.splitting import Split, split_of
 from gguflike.convert import imatrix as imatrices
+from gguflike.convert import lora as loras
 from gguflike.convert import metadata as general
 from gguflike.convert import plan as plans
 from gguflike.convert import recipe as recipes
 from gguflike.convert.execute import check_options, execute
 from gguflike.convert.facts import Facts, facts, single
-from gguflike.convert.matching import by_canonical_name, check_layers, match, small_values, tied_or_not
+from gguflike.convert.lora import Lora
+from gguflike.convert.matching import by_canonical_name, check_layers, is_tied, match, small_values, tied_or_not
 from gguflike.convert.mixes import Recipe
 from gguflike.convert.plan import ConversionPlan
 from gguflike.convert.proof import proven
 from gguflike.convert.resume import with_notice
 from gguflike.convert.selection import Selection, SelectionOptions, select
 from gguflike.convert.sources import Source
-from gguflike.errors import ArgumentTypeError, CheckpointError, check_choice
+from gguflike.errors import ArgumentError, ArgumentTypeError, CheckpointError, check_choice
 from gguflike.families import config as configs
 from gguflike.families import registry
 from gguflike.families.pooling import RANK, answers, pooling_type
@@ -63,6 +67,8 @@ def convert(
     no_tensor_first_split: bool = False,
     cache: bool = False,
     tokenizer_proof: str = "error",
+    lora: Sequence[Lora] = (),
+    base: str | os.PathLike[str] | None = None,
     **options: Unpack[SelectionOptions],
 ) -> ConversionPlan:
     """Convert a checkpoint folder or Hub id to a GGUF file of the recipe ``type``; return the plan carried out.
@@ -71,6 +77,10 @@ def convert(
     name that ends in a slash), for ``out/NAME-TYPE.gguf``; folders that are missing are made. ``imatrix`` is an
     importance matrix, ``ignore_config`` are config keys to accept unread. Types of single tensors, layers left out and
     metadata set by hand are the ``options``: those of `SelectionOptions`.
+
+    ``lora`` are folders of LoRA adapters that are merged in float32, or pairs of a folder and how much of it, such as
+    ``("folder", 0.5)``. An adapter as ``src`` becomes a file that llama.cpp applies to a model; ``base`` is a folder or
+    Hub id with the configuration of that model, by default what the adapter names.
 
     The weights of a Hub id (``org/name``, ``org/name@revision``) are read from there as they are needed; with ``cache``
     they are downloaded into the Hub's cache first, and stay there.
@@ -93,7 +103,20 @@ def convert(
     check_options(method, threads)
     split = split_of(split_max_size, split_max_tensors, no_tensor_first_split)
     planned = plan_conversion(
-        src, out, type, imatrix, name, revision, ignore_config, split, cache, progress, tokenizer_proof, **options
+        src,
+        out,
+        type,
+        imatrix=imatrix,
+        name=name,
+        revision=revision,
+        ignore_config=ignore_config,
+        split=split,
+        cache=cache,
+        progress=progress,
+        tokenizer_proof=tokenizer_proof,
+        lora=lora,
+        base=base,
+        **options,
     )
     planned = with_notice(planned, method, resume)
     if not dry_run:
@@ -114,6 +137,7 @@ def plan_conversion(
     src: str | os.PathLike[str],
     out: str | os.PathLike[str] | None,
     type: str,
+    *,
     imatrix: str | os.PathLike[str] | None = None,
     name: str | None = None,
     revision: str | None = None,
@@ -122,6 +146,8 @@ def plan_conversion(
     cache: bool = False,
     progress: Progress | None = None,
     tokenizer_proof: str = "error",
+    lora: Sequence[Lora] = (),
+    base: str | os.PathLike[str] | None = None,
     **options: Unpack[SelectionOptions],
 ) -> ConversionPlan:
     """The plan of `convert`, from the configuration and the headers of the checkpoint."""
@@ -130,6 +156,13 @@ def plan_conversion(
     recipe, selection = recipes.by_name("F16" if by_source else type), select(options)
     if isinstance(ignore_config, str | bytes):
         raise ArgumentTypeError("not a list", field="ignore_config", expected="a list of keys", got=repr(ignore_config))
+    adapters = loras.open_all(lora)
+    if not adapters and is_adapter(src):
+        from gguflike.convert.adapter import plan_adapter
+
+        return plan_adapter(src, out, recipe.name, selection, base, name, ignore_config)
+    if base is not None:
+        raise ArgumentError("only an adapter has a base", field="base", got=repr(base), remedy="leave it out")
     opened = checkpoint.open(src, revision, ignore_config, cache, progress)
     recipe = recipes.by_name(half_type(opened.tensors.values())) if by_source else recipe
     values = {**opened.config, **opened.dense, **_reranker(opened)}
@@ -140,6 +173,11 @@ def plan_conversion(
     values |= small_values(family, available)
     config, notices = family.from_config(values, ignore_config, available.keys())
     check_layers(config, opened)
+    said = list(opened.notices)
+    if adapters:
+        applied = unapplied(opened.folder) if any(a.adapter.folder.samefile(opened.folder) for a in adapters) else []
+        said = [each for each in said if each not in applied]
+        available = loras.merge(family, available, adapters, is_tied(family.graph(config)))
     config, available, kept = tied_or_not(family, config, available)
     further = opened.config.get("num_nextn_predict_layers")
     sources, left_out = match(family, config, available, opened.folder, further if isinstance(further, int) else 0)
@@ -166,6 +204,7 @@ def plan_conversion(
         **configs.to_metadata(config, family.name),
         **_typed(tokenizer),
         **general.provenance(label, recipe, selection, matrix.name if matrix else None, opened.revision),
+        **({"gguflike.lora": loras.labels(adapters)} if adapters else {}),
     }
     metadata = selection.with_overrides(metadata)
     known = facts(metadata, {source.name: source.shape for source in sources}, bool(importance))
@@ -180,8 +219,12 @@ def plan_conversion(
         kept=partial(kept_type, known, recipe, selection),
         selection=selection,
         importance=importance,
-        inputs=[*opened.inputs(), *(matrix.paths if matrix else ())],
-        notices=[*opened.notices, *unread, *notices, *kept, *left_out, *unused, *counted, *tokenizer.notices],
+        inputs=[
+            *opened.inputs(),
+            *(path for each in adapters for path in each.adapter.inputs()),
+            *(matrix.paths if matrix else ()),
+        ],
+        notices=[*said, *unread, *notices, *kept, *left_out, *unused, *counted, *tokenizer.notices],
         tokenizer=tokenizer,
         split=split,
     )

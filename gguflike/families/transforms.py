@@ -55,6 +55,11 @@ class Transform:
         """GGUF to checkpoint."""
         return rows
 
+    def factored(self, a: Array, b: Array) -> tuple[Array, Array] | None:
+        """The factors of ``apply(b @ a)``, of (rank, columns) and (rows, rank), of a whole matrix; None where that is
+        no such product."""
+        return (a, b) if type(self) is Transform else None
+
 
 @frozen
 class PlusOne(Transform):
@@ -84,6 +89,9 @@ class Scaled(Transform):
         for factor in self.factors:
             rows = rows / rows.dtype.type(factor)
         return rows
+
+    def factored(self, a: Array, b: Array) -> tuple[Array, Array]:
+        return a, self.apply(b)
 
 
 @frozen
@@ -144,6 +152,9 @@ class Columns(Transform):
     def undo(self, rows: Array) -> Array:
         return self._taken(rows, np.argsort(self.order))
 
+    def factored(self, a: Array, b: Array) -> tuple[Array, Array]:
+        return self.apply(a), b
+
     def _taken(self, rows: Array, order: Array) -> Array:
         taken: Array = rows.reshape(len(rows), len(order), -1)[:, order].reshape(rows.shape)
         return taken
@@ -173,6 +184,12 @@ class Chain(Transform):
             rows = step.undo(rows)
         return rows
 
+    def factored(self, a: Array, b: Array) -> tuple[Array, Array] | None:
+        made: tuple[Array, Array] | None = (a, b)
+        for step in self.steps:
+            made = step.factored(*made) if made is not None else None
+        return made
+
 
 @frozen
 class Transposed(Transform):
@@ -194,6 +211,9 @@ class Transposed(Transform):
     def undo(self, rows: Array) -> Array:
         swapped: Array = rows.swapaxes(-1, -2)
         return swapped
+
+    def factored(self, a: Array, b: Array) -> tuple[Array, Array]:
+        return b.T, a.T
 
 
 @frozen
@@ -279,6 +299,9 @@ class RopePermute(Transform):
 
     def undo(self, rows: Array) -> Array:
         return self._swapped(rows, (-1, 2))  # (pair, half)
+
+    def factored(self, a: Array, b: Array) -> tuple[Array, Array]:
+        return a, self.apply(b)
 
     def _swapped(self, rows: Array, order: tuple[int, int]) -> Array:
         """The rows that turn of each head with both axes of ``order`` exchanged."""
