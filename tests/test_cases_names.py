@@ -178,6 +178,20 @@ def test_a_tied_matrix_under_either_name(metadata: bool, kept: str, tmp_path: Pa
     assert "output.weight" not in found
 
 
+def test_what_is_missing_and_what_is_there_instead(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "a", lambda name: name.replace("self_attn", "attention"))
+    with pytest.raises(
+        CheckpointError, match=r"layers.0.self_attn.q_proj.weight': tensor is missing; .*got names such"
+    ) as e:
+        convert(folder, None, dry_run=True)
+    assert "model.layers.0.attention.q_proj.weight" in str(e.value)
+    folder = tiny.checkpoint(tmp_path / "b", tie_word_embeddings=True)
+    (folder / "config.json").write_text(json.dumps(tiny.config()))
+    with pytest.raises(CheckpointError, match=r"'lm_head.weight': tensor is missing") as e:
+        convert(folder, None, dry_run=True)
+    assert "config.json should say tie_word_embeddings true" in str(e.value)
+
+
 class Held:
     """A tensor of which only the name counts."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from gguflike.families import config as configs
 from gguflike.families.family import Binding, Family, expect_tensor
 from gguflike.families.names import canonical_names
 from gguflike.families.origins import Piece
-from gguflike.families.parts import Graph, Head, Tensor
+from gguflike.families.parts import Graph, Head, Tensor, role_of
 
 
 def is_tied(graph: Graph) -> bool:
@@ -113,7 +113,8 @@ def match(
     CheckpointError on a tensor that is missing or misshapen, UnsupportedError on one that the family does not have.
     """
     bindings = family.bind(config, {name: tensor.shape for name, tensor in available.items()})
-    sources = [_source(binding, available, folder) for binding in bindings]
+    _expect(family, bindings, available, folder)
+    sources = [_source(binding, available) for binding in bindings]
     dropped = set(available) - {piece.hf for binding in bindings for piece in binding.pieces}
     unused = sorted(name for name in dropped if not family.ignores(name))
     parts_of = {name: family.part_left_out(name, config.n_layer, further) for name in unused}
@@ -139,23 +140,43 @@ def match(
     return sources, notices
 
 
-def _source(binding: Binding, available: Mapping[str, LazyTensor], folder: Path) -> Source:
+def _expect(
+    family: Family[Any], bindings: Iterable[Binding], available: Mapping[str, LazyTensor], folder: Path
+) -> None:
+    """CheckpointError where a tensor of the model is missing, with the names that are there instead, or misshapen."""
+    for binding in bindings:
+        for piece in binding.pieces:
+            tensor = available.get(piece.hf)
+            if tensor is not None:
+                remedy = "the checkpoint is incomplete, or config.json belongs to another"
+                expect_tensor(CheckpointError, tensor.path, piece.hf, piece.hf_shape, tensor.shape, remedy)
+                continue
+            others = [each.name for name, each in available.items() if not family.knows(name)]
+            of_head = role_of(binding.gguf)[0] == "output"
+            tie = "or it is the embedding: then config.json should say tie_word_embeddings true"
+            raise CheckpointError(
+                "tensor is missing",
+                path=folder,
+                tensor=piece.hf,
+                expected=f"shape {piece.hf_shape}",
+                got=f"names such as {', '.join(others[:3])}"[:300] if others else None,
+                remedy=f"the checkpoint is incomplete, {tie if of_head else 'or config.json belongs to another'}",
+            )
+
+
+def _source(binding: Binding, available: Mapping[str, LazyTensor]) -> Source:
     if binding.make is not None:
         return MadeSource(binding.gguf, binding.shape, binding.make)
     if binding.pieces[0].packed:
-        blocks, scales = (_tensor(piece, available, folder) for piece in binding.pieces)
+        blocks, scales = (_tensor(piece, available) for piece in binding.pieces)
         return MicroscaledSource(binding.gguf, binding.shape, blocks, scales, binding.pieces[0].via)
     return CheckpointSource(
-        binding.gguf, binding.shape, tuple((_tensor(piece, available, folder), piece) for piece in binding.pieces)
+        binding.gguf, binding.shape, tuple((_tensor(piece, available), piece) for piece in binding.pieces)
     )
 
 
-def _tensor(piece: Piece, available: Mapping[str, LazyTensor], folder: Path) -> LazyTensor:
-    tensor = available.get(piece.hf)
-    path, shape = (tensor.path, tensor.shape) if tensor else (folder, None)
-    remedy = "the checkpoint is incomplete, or config.json belongs to another"
-    expect_tensor(CheckpointError, path, piece.hf, piece.hf_shape, shape, remedy)
-    assert tensor is not None
+def _tensor(piece: Piece, available: Mapping[str, LazyTensor]) -> LazyTensor:
+    tensor = available[piece.hf]
     wanted = {"U8"} if piece.packed else FLOATS
     if tensor.dtype not in wanted:
         raise UnsupportedError(
