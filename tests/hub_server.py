@@ -15,8 +15,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+from huggingface_hub import constants
+
+from gguflike.checkpoint import elsewhere
+from gguflike.checkpoint.hub import remote, retry
 
 LARGE = (".safetensors", ".gguf", ".bin")
 Answer = Callable[["Handler", bytes], None]
@@ -66,6 +73,7 @@ class Hub:
         self.links = 0  # number of the link that is good now: older ones have expired
         self.etags: dict[str, str] = {}
         self.commits: list[dict[str, Any]] = []
+        self.waits: list[float] = []
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": self}))
         self.server.daemon_threads = True
@@ -96,6 +104,28 @@ def running() -> Iterator[Hub]:
     finally:
         hub.server.shutdown()
         hub.server.server_close()
+
+
+@contextmanager
+def in_use(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Hub]:
+    """The server as huggingface_hub's one, with caches in ``folder``, as a new process without a token finds it. Nobody
+    waits between requests; ``waits`` are the seconds that it would have been."""
+    with running() as hub:
+        monkeypatch.setattr(retry, "wait", hub.waits.append)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        for name, value in {
+            "ENDPOINT": hub.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": hub.url + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_CACHE": str(folder / "hub"),
+            "HF_TOKEN_PATH": str(folder / "token"),
+            "HF_HUB_DOWNLOAD_TIMEOUT": 2,
+            "HF_HUB_DISABLE_XET": True,  # the older protocol, which this server speaks
+        }.items():
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.setattr(remote, "_files", {})
+        monkeypatch.setattr(elsewhere, "_names", {})
+        yield hub
 
 
 # Faults

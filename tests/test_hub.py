@@ -18,7 +18,7 @@ from huggingface_hub import constants
 import gguflike
 from gguflike import checkpoint
 from gguflike.checkpoint import elsewhere
-from gguflike.checkpoint.hub import ahead, remote, retry
+from gguflike.checkpoint.hub import ahead, remote
 from gguflike.cli import main
 from gguflike.container import reader
 from gguflike.convert import convert
@@ -30,17 +30,10 @@ from tests.hub_server import Hub
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    monkeypatch.setattr(retry, "wait", lambda _: None)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     monkeypatch.setattr(remote, "PART", 1 << 12)
     monkeypatch.setattr(ahead, "WINDOW", 1 << 15)
-    monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.chdir(tmp_path)
-    with hub_server.running() as running:
-        monkeypatch.setenv("HF_ENDPOINT", running.url)
-        remote._files.clear()
-        elsewhere._names.clear()
+    with hub_server.in_use(monkeypatch, tmp_path) as running:
         yield running
 
 

@@ -21,17 +21,8 @@ BODY = np.random.default_rng(5).bytes(300_001)
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    waits: list[float] = []
-    monkeypatch.setattr(retry, "wait", waits.append)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 2)
     monkeypatch.setattr(remote, "PART", 1 << 16)
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    with hub_server.running() as running:
-        monkeypatch.setenv("HF_ENDPOINT", running.url)
-        running.waits = waits  # type: ignore[attr-defined]
-        remote._files.clear()
+    with hub_server.in_use(monkeypatch, tmp_path) as running:
         yield running
 
 
@@ -77,7 +68,7 @@ def test_busy_servers_are_asked_again_after_as_long_as_they_say(hub: Hub) -> Non
     hub.fault("/storage/", hub_server.status(429, Retry_After="7"))
     hub.fault("/resolve/", hub_server.status(500))
     assert file.read(0, 100) == BODY[:100]
-    assert sorted(hub.waits) == [0.5, 1.0, 7.0]  # type: ignore[attr-defined]
+    assert sorted(hub.waits) == [0.5, 1.0, 7.0]
     hub.fault("/storage/", hub_server.status(503, Retry_After="4000"))
     with pytest.raises(
         RemoteError, match="the server has a fault; got HTTP status 503, the server asks to wait for 4000 s"
@@ -122,7 +113,7 @@ def test_a_connection_that_always_fails_is_given_up(hub: Hub) -> None:
     hub.fault("/storage/", hub_server.cut(0), times=99)
     with pytest.raises(RemoteError, match=r"the connection fails; got 0 of 100 bytes \(.*\), 7 times in a row"):
         file.read(0, 100)
-    assert hub.waits == list(retry.WAITS)  # type: ignore[attr-defined]
+    assert hub.waits == list(retry.WAITS)
 
 
 def test_what_is_not_the_file_that_the_list_has_is_refused(hub: Hub) -> None:
@@ -255,7 +246,7 @@ def test_a_hub_that_is_busy_or_gone(hub: Hub, monkeypatch: pytest.MonkeyPatch) -
     hub.fault("/api/models", hub_server.status(429, Retry_After="3"))
     hub.fault("/api/models", hub_server.status(503))
     assert client.list_repository("org/name").files == {}
-    assert hub.waits == [3.0, 1.0]  # type: ignore[attr-defined]
+    assert hub.waits == [3.0, 1.0]
     hub.fault("/api/models", hub_server.status(401))
     with pytest.raises(RemoteError, match=r"does not accept who asks; got .*; set HF_TOKEN"):
         client.list_repository("org/name")

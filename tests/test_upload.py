@@ -10,11 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from huggingface_hub import constants
 
 import gguflike
 from gguflike import model_card
-from gguflike.checkpoint.hub import remote, retry
 from gguflike.cli import main
 from gguflike.errors import ArgumentError, GGUFError, OutputError, RemoteError
 from gguflike.upload import upload
@@ -29,15 +27,9 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    monkeypatch.setattr(retry, "wait", lambda _: None)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # the older protocol, which the server here speaks
-    monkeypatch.setenv("HF_TOKEN", "hf_x")
     monkeypatch.chdir(tmp_path)
-    with hub_server.running() as running:
-        monkeypatch.setenv("HF_ENDPOINT", running.url)
-        monkeypatch.setattr(constants, "ENDPOINT", running.url)  # which is read from there at import
-        remote._files.clear()
+    with hub_server.in_use(monkeypatch, tmp_path) as running:
+        monkeypatch.setenv("HF_TOKEN", "hf_x")
         yield running
 
 
