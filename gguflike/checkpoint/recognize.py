@@ -105,6 +105,7 @@ def unapplied(folder: Path) -> list[str]:
 
 
 Tensors = Mapping[str, LazyTensor]
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 class _Kind(NamedTuple):
@@ -202,7 +203,11 @@ _OTHERS = (
 
 def check_tensors(tensors: Tensors, path: Path) -> None:
     """Raise an error that names what tensors are, where it is known and nothing that is converted."""
+    alike: dict[str, list[str]] = {}  # names but for their numbers: there may be thousands of experts
+    for name in tensors:
+        alike.setdefault(_NUMBER.sub("0", name), []).append(name)
     for row in (*_OTHERS[:2], *QUANTIZED, *_OTHERS[2:]):
-        found = [name for name in tensors if re.fullmatch(row.names, name)]
+        pattern = re.compile(row.names)
+        found = [name for one, names in alike.items() if pattern.fullmatch(one) for name in names]
         if found and row.seen(tensors, found):
             raise UnsupportedError(row.what, path=path, tensor=found[0][:200], remedy=row.remedy)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _WRAPPERS = re.compile(
     r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module|base_layer)\."
 )
+_NUMBER = re.compile(r"\d+")
 _LONGEST = 100  # characters of a prefix
 #: Tensors that no model computes with: buffers, which it makes anew when it is loaded.
 BUFFERS = re.compile(r"(.*\.)?(rotary_emb(_\w+)?\..*|rotary_pos_emb\.inv_freq|position_ids|num_batches_tracked)")
@@ -28,6 +29,8 @@ BUFFERS = re.compile(r"(.*\.)?(rotary_emb(_\w+)?\..*|rotary_pos_emb\.inv_freq|po
 
 def canonical_names(family: Family[Any], names: Collection[str]) -> dict[str, str]:
     """The names of a checkpoint's tensors -> what the family's origins call them."""
+    if all(family.knows(name) for name in names):
+        return {name: name for name in names}
     plain = {name: _WRAPPERS.sub("", name) for name in names}
     prefix = _wrapping_prefix(family, plain.values())
     return {name: _canonical(family, text.removeprefix(prefix)) for name, text in plain.items()}
@@ -36,6 +39,8 @@ def canonical_names(family: Family[Any], names: Collection[str]) -> dict[str, st
 def _canonical(family: Family[Any], name: str) -> str:
     """The name, with the prefix of the family's base where a model of the base alone was saved, or without it where it
     is before what is not of the base."""
+    if family.knows(name):
+        return name
     name = family.canonical(name)
     base = base_prefix(family)
     spelled = (name, base + name, name.removeprefix(base))
@@ -50,12 +55,14 @@ def _wrapping_prefix(family: Family[Any], names: Collection[str]) -> str:
     shared, split = "", [name.split(".") for name in names]
     for parts in zip(*split, strict=False):
         if any(family.knows(_canonical(family, name.removeprefix(shared))) for name in names):
-            return shared
+            break
         if len(set(parts)) > 1 or len(shared) > _LONGEST:
             break
         shared += parts[0] + "."
     names = [name.removeprefix(shared) for name in names]
     [anchor, *_] = family.hf_names(Tensor("token_embd.weight", ()))
+    if any(_canonical(family, name) == anchor for name in names):
+        return shared
     endings = {"." + anchor, "." + anchor.removeprefix(base_prefix(family))}
     prefixes = {name[: -len(end) + 1] for name in names for end in endings if name.endswith(end)}
     # Of "a.model." and "a.", which both fit one name, the shorter leaves the prefix of the base.
@@ -71,7 +78,7 @@ def base_prefix(family: Family[Any]) -> str:
 
 def masked(name: str) -> str:
     """A name with numbers of layers and experts alike."""
-    return re.sub(r"\d+", "#", name)
+    return _NUMBER.sub("#", name)
 
 
 def known_names(origins: Iterable[tuple[str, Origin]], layers: str) -> Iterator[str]:
