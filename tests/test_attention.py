@@ -103,6 +103,15 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "chunks": [{"window": 24, "chunked": True}],
     "wide window": [{"window": 5000}],
     "shared keys": [{"window": 20}, {}, {"window": 20, "kv_layer": 0, "q_norm": NORMS["q_norm"]}, {"kv_layer": 1}],
+    "smaller values": [
+        {"value_dim": 16, "bias": True, "output_bias": True},
+        {"value_dim": 20, "kv_heads": 4, "window": 20, "sinks": True, "rope": Rope(14, 100.0, "neox")},
+    ],
+    "smaller values, fused": [{"value_dim": 16, "fused": True}, {"value_dim": 16, "fused": True, **NORMS}],
+    "smaller values, gates": [
+        {"value_dim": 16, "gate": "element", "output_norm": Norm("attn_sub_norm", 64, 1e-5)},
+        {"value_dim": 16, "gate": "head", "v_norm": Norm("attn_v_norm", 16, 1e-5), "clamp": 0.9},
+    ],
     "everything": [
         {
             **NORMS,
@@ -239,7 +248,13 @@ def test_tokens_see_those_behind_them(window: int, tmp_path: Path, monkeypatch: 
 
 def test_shapes_that_no_op_has() -> None:
     rope = Rope(34, 100.0, "neox")
-    for changes in ({"heads": 3}, {"rope": rope}, {"rope": Rope(7, 100.0, "norm")}, {"head_dim": 8192}):
+    for changes in (
+        {"heads": 3},
+        {"rope": rope},
+        {"rope": Rope(7, 100.0, "norm")},
+        {"head_dim": 8192},
+        {"value_dim": 33},
+    ):
         with pytest.raises(UnsupportedError, match="attention shape"):
             check_part(attention(**changes))
 
@@ -249,6 +264,7 @@ def test_shapes_that_no_op_has() -> None:
     [
         ({}, {"kv_layer": 0, "kv_heads": 4}),
         ({}, {"kv_layer": 0, "head_dim": 48}),
+        ({"value_dim": 16}, {"kv_layer": 0}),
         ({"window": 20}, {"kv_layer": 0}),
         ({}, {"kv_layer": 0, "window": 20}),
         ({"window": 20}, {"kv_layer": 0, "window": 20, "chunked": True}),

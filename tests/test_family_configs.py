@@ -462,3 +462,58 @@ def test_minimax_m3_as_published() -> None:
 def test_indexers_of_blocks_that_nobody_has(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UnsupportedError, match=message):
         read({**plain(), **M3, "sparse_attention_config": {**M3_INDEXER, **changes}})
+
+
+MIMO = {
+    "architectures": ["MiMoV2FlashForCausalLM"],
+    "head_dim": 48,
+    "v_head_dim": 32,
+    "num_key_value_heads": 1,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "layernorm_epsilon": 1e-5,
+    "routed_scaling_factor": None,
+    "n_shared_experts": None,
+    "partial_rotary_factor": 0.334,
+    "rope_theta": 5000000,
+    "swa_rope_theta": 10000,
+    "swa_num_key_value_heads": 2,
+    "swa_head_dim": 48,
+    "hybrid_layer_pattern": [0, 1, 1, 0],
+    "moe_layer_freq": [0, 1, 1, 1],
+    "sliding_window": 128,
+    "sliding_window_size": 128,
+    "add_swa_attention_sink_bias": True,
+    "add_full_attention_sink_bias": False,
+    "attention_value_scale": 0.707,
+}
+
+
+def test_mimo_v2_as_published() -> None:
+    """A window of so many keys before a query's own; Transformers 5 has all of this in words of its own."""
+    family, c, _ = read({**plain(), **MIMO})
+    assert c.n_head_kv == (1, 2, 2, 1)
+    assert (c.window, c.windowed, c.n_dense, c.n_rot) == (129, (False, True, True, False), 1, 16)
+    assert (c.rope_base, c.rope_base_window) == (5e6, 1e4)
+    mixers = list(family.graph(c).attentions())
+    assert [(mixer.kv_heads, mixer.sinks, mixer.window) for mixer in mixers[:2]] == [(1, False, 0), (2, True, 129)]
+    exported = family.to_config(c)
+    assert (exported["num_key_value_heads"], exported["sliding_window"]) == (1, 129)
+    assert read(exported)[1] == c
+    uneven = configs.changed(c, n_head_kv=(1, 4, 4, 1))
+    with pytest.raises(UnsupportedError, match="numbers of key heads that Transformers' class does not have"):
+        family.to_config(uneven)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"swa_head_dim": 32}, "swa_head_dim: .* expected 48, head_dim; got 32"),
+        ({"add_full_attention_sink_bias": True}, "add_full_attention_sink_bias"),
+        ({"n_shared_experts": 1}, "n_shared_experts"),
+    ],
+)
+def test_layers_of_mimo_v2_that_nobody_has(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnsupportedError, match=message):
+        read({**plain(), **MIMO, **changes})

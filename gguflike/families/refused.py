@@ -13,7 +13,6 @@ _ENCODER_DECODER = "a decoder that attends to an encoder's output"
 _ALIBI = "scores fall with distance (ALiBi)"
 _GEMMA3N = "layers predict and correct several streams (AltUp), beside low-rank ones (Laurel)"
 _KDA = "Kimi's delta attention, in which each channel decays by itself"
-_VALUES = "values of other sizes than keys, and numbers of key heads that differ between layers"
 _SPARSEMIXER = "its router (SparseMixer) weighs each choice against the experts near it, which no other program does"
 _LIGHTNING = "lightning attention"
 _RWKV = "RWKV's time mixing"
@@ -39,7 +38,6 @@ CLASSES: Mapping[str, str] = MappingProxyType(
         "KimiLinearForCausalLM": _KDA,
         "MPTForCausalLM": _ALIBI,
         "MT5ForConditionalGeneration": _ENCODER_DECODER,
-        "MiMoV2FlashForCausalLM": _VALUES,
         "MiniMaxForCausalLM": _LIGHTNING,
         "MptForCausalLM": _ALIBI,
         "MuseGlimmerAssistantModel": _ASSISTANT,
@@ -68,7 +66,6 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "hy_v4": _HYPER,
         "jina-bert-v2": _ALIBI,
         "kimi-linear": _KDA,
-        "mimo2": _VALUES,
         "minimax-01": _LIGHTNING,
         "mpt": _ALIBI,
         "phimoe": _SPARSEMIXER,

@@ -113,6 +113,7 @@ FAMILIES = (
     ("cohere_moe:COHERE_MOE", "cohere2moe", "Cohere2MoeForCausalLM"),
     ("afmoe:AFMOE", "afmoe", "AfmoeForCausalLM"),
     ("llama4:LLAMA4", "llama4", "Llama4ForCausalLM", "Llama4ForConditionalGeneration"),
+    ("mimo2:MIMO2", "mimo2", "MiMoV2FlashForCausalLM"),
     ("mellum:MELLUM", "mellum", "MellumForCausalLM"),
     ("laguna:LAGUNA", "laguna", "LagunaForCausalLM"),
     # Latent attention

@@ -208,7 +208,7 @@ def _attention(part: Attention, weights: Weights, x: Array, context: Context) ->
     q = tempered(part.temperature, q, positions)
     if part.kv_layer is None:
         k = _turned(part, part.k_norm, k, part.kv_heads, weights, context)
-        v = normalize(part.v_norm, weights, _limited(part, v).reshape(tokens, part.kv_heads, dim))
+        v = normalize(part.v_norm, weights, _limited(part, v).reshape(tokens, part.kv_heads, part.of_values))
         context.cached[context.layer] = k, v
     else:
         k, v = context.cached[part.kv_layer]
@@ -224,7 +224,7 @@ def _attention(part: Attention, weights: Weights, x: Array, context: Context) ->
     if gate is not None:
         opened = ACTIVATIONS[part.gate_activation](gate)
         out = out * opened.reshape(tokens, part.heads, -1)
-    return linear(weights, "attn_output", normalize(part.output_norm, weights, out.reshape(tokens, part.q_size)))
+    return linear(weights, "attn_output", normalize(part.output_norm, weights, out.reshape(tokens, part.found_size)))
 
 
 def _limited(part: Attention, values: Array) -> Array:

@@ -44,11 +44,11 @@ def _check_shared(graph: Graph) -> None:
     before: dict[int | None, tuple[int, ...]] = {}
     for layer, block in enumerate(graph.blocks):
         for mixer in (mixer for step in block for mixer in step.mixers() if isinstance(mixer, Attention)):
-            form = (mixer.kv_heads, mixer.head_dim, mixer.window, mixer.chunked, mixer.causal)
+            form = (mixer.kv_heads, mixer.head_dim, mixer.of_values, mixer.window, mixer.chunked, mixer.causal)
             if mixer.kv_layer is not None and before.get(mixer.kv_layer) != form:
                 raise UnsupportedError(
                     f"layer {layer} reads the keys and values of layer {mixer.kv_layer}, which has none in its form",
-                    expected="the same (heads, dimensions, window, chunked, causal), of a layer before it",
+                    expected="the same (heads, dimensions, those of values, window, chunked, causal), of one before it",
                     got=f"{form} and {before.get(mixer.kv_layer)}",
                 )
             before[layer] = form

@@ -130,7 +130,8 @@ class Temperature:
 
 @frozen
 class Attention:
-    """Attention with ``heads`` query heads on ``kv_heads`` key and value heads of ``head_dim`` dimensions.
+    """Attention with ``heads`` query heads on ``kv_heads`` key and value heads of ``head_dim`` dimensions; values have
+    ``value_dim`` (0: as many).
 
     Scores are scaled by ``scale`` (None: ``head_dim**-0.5``), then by ``softcap * tanh(score / softcap)`` where there
     is a cap. Queries and keys are normalized by ``q_norm`` and ``k_norm``, per head where the norm's size is
@@ -177,6 +178,7 @@ class Attention:
     kv_layer: int | None = None
     value_is_key: bool = False
     indexer: BlockIndexer | None = None
+    value_dim: int = 0
 
     @property
     def reach(self) -> int:
@@ -190,13 +192,23 @@ class Attention:
 
     @property
     def kv_size(self) -> int:
-        """Values of all keys, or of all values, of a token."""
+        """Values of all keys of a token."""
         return self.kv_heads * self.head_dim
+
+    @property
+    def of_values(self) -> int:
+        """Dimensions of a head's values."""
+        return self.value_dim or self.head_dim
+
+    @property
+    def found_size(self) -> int:
+        """Values of what all heads of a token find."""
+        return self.heads * self.of_values
 
     @property
     def widest(self) -> int:
         """Values of the longest row that one of the matrices reads."""
-        return max(self.n_embd, self.q_size)
+        return max(self.n_embd, self.q_size, self.found_size)
 
     @property
     def ropes(self) -> tuple[Rope, ...]:
@@ -205,23 +217,24 @@ class Attention:
     def tensors(self) -> Iterator[Tensor]:
         shared = self.kv_layer is not None
         q_rows = self.q_size * (2 if self.gate == "query" else 1)
+        v_rows = self.kv_heads * self.of_values
         for role, rows, heads, used in (
-            ("attn_qkv", self.q_size + 2 * self.kv_size, 0, self.fused),
+            ("attn_qkv", self.q_size + self.kv_size + v_rows, 0, self.fused),
             ("attn_q", q_rows, self.heads, not self.fused),
             ("attn_k", self.kv_size, self.kv_heads, not (self.fused or shared)),
-            ("attn_v", self.kv_size, self.kv_heads, not (self.fused or shared or self.value_is_key)),
+            ("attn_v", v_rows, self.kv_heads, not (self.fused or shared or self.value_is_key)),
         ):
             if used:
                 yield Tensor(f"{role}.weight", (rows, self.n_embd), heads)
                 yield Tensor(f"{role}.bias", (rows,), heads, used=self.bias)
         if self.gate in ("element", "head"):
-            yield Tensor("attn_gate.weight", (self.q_size if self.gate == "element" else self.heads, self.n_embd))
+            yield Tensor("attn_gate.weight", (self.found_size if self.gate == "element" else self.heads, self.n_embd))
         for norm in (self.q_norm, self.k_norm, self.v_norm, self.output_norm):
             if norm is not None and not (shared and norm is self.k_norm):
                 yield from norm.tensors()
         if self.sinks:
             yield Tensor("attn_sinks.weight", (self.heads,))
-        yield Tensor("attn_output.weight", (self.n_embd, self.q_size))
+        yield Tensor("attn_output.weight", (self.n_embd, self.found_size))
         yield Tensor("attn_output.bias", (self.n_embd,), used=self.output_bias)
         if self.indexer is not None:
             yield from self.indexer.tensors()

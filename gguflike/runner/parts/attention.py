@@ -35,12 +35,20 @@ def check(part: Attention) -> None:
         part.heads % part.kv_heads
         or n_rot > part.head_dim
         or n_rot % 2
+        or part.of_values > part.head_dim
         or attention_rows(padded_dim(part.head_dim, "q8_0")) <= 0
     ):
         raise UnsupportedError(
             "attention shape",
-            expected="n_head a multiple of n_head_kv, n_rot even and at most head_dim, heads of a few thousand at most",
-            got={"n_head": part.heads, "n_head_kv": part.kv_heads, "n_rot": n_rot, "head_dim": part.head_dim},
+            expected="n_head a multiple of n_head_kv, n_rot even, it and value_dim at most head_dim, heads of a few "
+            "thousand at most",
+            got={
+                "n_head": part.heads,
+                "n_head_kv": part.kv_heads,
+                "n_rot": n_rot,
+                "head_dim": part.head_dim,
+                "value_dim": part.of_values,
+            },
         )
 
 

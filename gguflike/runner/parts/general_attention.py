@@ -79,22 +79,23 @@ def emit(part: Attention, s: Schedule, weights: LayerWeights, cache: KVCache, so
     made = _project(part, s, weights, source)
     words = _words(part, s, weights, cache, made)
     out = weights.matrix("attn_output")
-    if made.gate is None and part.output_norm is None and cache.head_dim == part.head_dim:
+    unpadded = cache.head_dim == part.of_values
+    if made.gate is None and part.output_norm is None and unpadded:
         found = found_for((out,), s, part.q_size, part.head_dim)
         _attend(part, s, cache, words, found)
         result = ready(found, s, part.q_size)
     else:
         values = s.local("attended", part.heads * cache.head_dim)
         _attend(part, s, cache, words, found_as_floats(values))
-        if made.gate is not None or cache.head_dim != part.head_dim:
+        if made.gate is not None or not unpadded:
             values = _opened(part, s, cache, values, made.gate)
-        result = s.read(Source(values, part.q_size, part.output_norm, weights), (out,))
+        result = s.read(Source(values, part.found_size, part.output_norm, weights), (out,))
     s.linear(out, result, target.address, add=target.add)
 
 
 def _project(part: Attention, s: Schedule, weights: LayerWeights, source: Source) -> Projected:
     """The products of the matrices with the source."""
-    heads, kv_heads, dim = part.heads, part.kv_heads, part.head_dim
+    heads, kv_heads, dim, v_dim = part.heads, part.kv_heads, part.head_dim, part.of_values
     products: list[tuple[Matrix, int]] = []
 
     def product(role: str, name: str, rows: int) -> int:
@@ -103,11 +104,11 @@ def _project(part: Attention, s: Schedule, weights: LayerWeights, source: Source
 
     k = v = gate = None
     if part.fused:
-        stride = part.q_size + 2 * part.kv_size
+        stride = part.q_size + part.kv_size + kv_heads * v_dim
         at = product("attn_qkv", "qkv", stride)
         q = Heads(at, stride, dim, heads)
         k = Heads(at + 4 * part.q_size, stride, dim, kv_heads)
-        v = Heads(at + 4 * (part.q_size + part.kv_size), stride, dim, kv_heads)
+        v = Heads(at + 4 * (part.q_size + part.kv_size), stride, v_dim, kv_heads)
     else:
         step = 2 * dim if part.gate == "query" else dim
         q = Heads(product("attn_q", "q", heads * step), heads * step, step, heads)
@@ -115,9 +116,11 @@ def _project(part: Attention, s: Schedule, weights: LayerWeights, source: Source
             gate = q._replace(address=q.address + 4 * dim)
         if part.kv_layer is None:
             k = Heads(product("attn_k", "k", part.kv_size), part.kv_size, dim, kv_heads)
-            v = k if part.value_is_key else k._replace(address=product("attn_v", "v", part.kv_size))
+            v = k
+            if not part.value_is_key:
+                v = Heads(product("attn_v", "v", kv_heads * v_dim), kv_heads * v_dim, v_dim, kv_heads)
     if part.gate in ("element", "head"):
-        step = dim if part.gate == "element" else 1
+        step = v_dim if part.gate == "element" else 1
         gate = Heads(product("attn_gate", "attention gate", heads * step), heads * step, step, heads)
     read = s.read(source, [matrix for matrix, _ in products])
     for index, (matrix, address) in enumerate(products):
@@ -130,7 +133,7 @@ def _words(part: Attention, s: Schedule, weights: LayerWeights, cache: KVCache, 
     rope, q, k, v = part.rope, made.q, made.k, made.v
     factors = temperatures(part.temperature, s)
     kept = not factors and _turns_itself(rope) and part.q_norm is None and part.k_norm is None
-    kept = kept and all(_stands(part, cache, heads) for heads in (q, k) if heads is not None)
+    kept = kept and all(_stands(part, cache, heads, part.head_dim) for heads in (q, k) if heads is not None)
     q_at: Word = q.address
     k_at: Word = 0 if k is None else k.address
     v_at: Word = 0 if v is None else v.address
@@ -138,7 +141,7 @@ def _words(part: Attention, s: Schedule, weights: LayerWeights, cache: KVCache, 
         q_at = _prepared("queries", part, s, weights, cache, q, part.q_norm, rope, factors)
         if k is not None:
             k_at = _prepared("keys", part, s, weights, cache, k, part.k_norm, rope, 0, beside=True)
-    if v is not None and not (_stands(part, cache, v) and part.v_norm is None):
+    if v is not None and not (_stands(part, cache, v, part.of_values) and part.v_norm is None):
         v_at = _prepared("values", part, s, weights, cache, v, part.v_norm, None, 0, beside=not kept)
     store: dict[str, Word] = {
         **_rotation(rope if kept else None, s),
@@ -209,10 +212,10 @@ def _turns_itself(rope: Rope | None) -> bool:
     return rope is None or rope.n_rot % (32 if rope.pairs == "neox" else 16) == 0
 
 
-def _stands(part: Attention, cache: KVCache, heads: Heads) -> bool:
-    """Whether heads stand as attention's ops read them: side by side, unpadded, not to be clamped."""
-    side_by_side = heads.step == part.head_dim and heads.stride == heads.heads * part.head_dim
-    return side_by_side and cache.head_dim == part.head_dim and not part.clamp
+def _stands(part: Attention, cache: KVCache, heads: Heads, dim: int) -> bool:
+    """Whether heads of ``dim`` values stand as attention's ops read them: side by side, unpadded, not to be clamped."""
+    side_by_side = heads.step == dim and heads.stride == heads.heads * dim
+    return side_by_side and cache.head_dim == dim and not part.clamp
 
 
 def _rotation(rope: Rope | None, s: Schedule) -> dict[str, Word]:
@@ -237,14 +240,15 @@ def _prepared(
 ) -> Word:
     """Where queries, keys or values stand when they are what attention works on."""
     out = s.local(name, heads.heads * cache.head_dim)
-    whole = norm is not None and norm.size == heads.heads * part.head_dim and norm.size != part.head_dim
+    dim = part.of_values if name == "values" else part.head_dim
+    whole = norm is not None and norm.size == heads.heads * dim and norm.size != dim
     weighted = norm is not None and norm.weight
     words = HEADS.pack(
         x=heads.address,
         stride=heads.stride,
         step=heads.step,
         heads=heads.heads,
-        dim=part.head_dim,
+        dim=dim,
         out=out,
         padded=cache.head_dim,
         limit=float_bits(part.clamp or math.inf),
@@ -252,7 +256,7 @@ def _prepared(
         whole=int(whole),
         weight=weights.address(norm.weight_role) if norm is not None and weighted else 0,
         bias=weights.bias(norm.role) if norm is not None and weighted else 0,
-        weight_step=part.head_dim if whole or (norm is not None and norm.groups) else 0,
+        weight_step=dim if whole or (norm is not None and norm.groups) else 0,
         eps=float_bits(norm.eps if norm is not None else 0.0),
         turned_first=int(part.norm_after_rope),
         **_rotation(rope, s),
@@ -280,11 +284,11 @@ def _temperature_table(temperature: Temperature, positions: int) -> npt.NDArray[
 
 def _opened(part: Attention, s: Schedule, cache: KVCache, values: Word, gate: Heads | None) -> Word:
     """Where what the heads found stands without padding, times its gate."""
-    out = s.local("opened", part.q_size)
+    out = s.local("opened", part.found_size)
     words = OPEN.pack(
         x=values,
         heads=part.heads,
-        dim=part.head_dim,
+        dim=part.of_values,
         padded=cache.head_dim,
         gate=0 if gate is None else gate.address,
         stride=0 if gate is None else gate.stride,

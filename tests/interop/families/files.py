@@ -81,7 +81,8 @@ DELIBERATE = (
     ),
     Deliberate("modern-bert", r".*\.layer_norm_rms_epsilon", "missing", "its norms are of another kind"),
     Deliberate("modern-bert", r".*\.sliding_window_pattern", "only ours", "written, though it is llama.cpp's default"),
-    Deliberate("hy_v3", r".*\.leading_dense_block_count", "only ours", "written, as for all other architectures"),
+    Deliberate("mimo2", r".*\.sliding_window_pattern", "other", "an array of booleans, as for all other architectures"),
+    Deliberate("hy_v3|mimo2", r".*\.leading_dense_block_count", "only ours", "written, as for all other architectures"),
     Deliberate(".*", r"blk\.\d+\.ssm_a", "rounding", "numpy and torch round an exponential differently"),
 )
 

@@ -1,0 +1,195 @@
+"""MiMo V2: windows with sinks and more key heads than the other layers, values smaller than keys, experts."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any
+
+from gguflike.errors import UnsupportedError
+from gguflike.families.config import Via, key
+from gguflike.families.decoder import (
+    DECODER_NAMES,
+    INERT_KEYS,
+    SILU,
+    attention,
+    decoder,
+    exported,
+    feed_forward,
+    rms,
+    rope_notices,
+    rope_of,
+)
+from gguflike.families.family import Family
+from gguflike.families.mixture import (
+    ROUTER_KEYS,
+    SCORINGS,
+    SIGMOID,
+    Mixture,
+    dense_lead,
+    expert_names,
+    experts,
+    gating,
+)
+from gguflike.families.origins import Named
+from gguflike.families.parts import Block, Branch, Graph
+from gguflike.families.parts.experts import Router
+from gguflike.families.windows import partial, span, window, windowed
+from gguflike.frozen import frozen
+
+
+def _alike(c: Any, share: Any) -> int:
+    turned = int(share * c.head_dim)
+    if turned != c.n_rot:
+        raise ValueError(f"a share of which {c.n_rot} dimensions of a head turn, as in layers without a window")
+    return turned
+
+
+@frozen
+class MiMo2(Mixture):
+    """Hyper-parameters. Numbers of key heads differ between layers; those with a window turn by angles of their own."""
+
+    n_head_kv: tuple[int, ...] = key(  # type: ignore[assignment]
+        "attention.head_count_kv", "num_key_value_heads", array=True
+    )
+    head_dim: int = key("attention.key_length", "head_dim", default=192)
+    n_expert: int = key("expert_count", ("n_routed_experts", "num_local_experts"))
+    value_dim: int = key("attention.value_length", "v_head_dim", default=128)
+    value_scale: float | None = key("attention.value_scale", "attention_value_scale")
+    n_rot: int = partial()
+    norm_eps: float = key("attention.layer_norm_rms_epsilon", ("rms_norm_eps", "layernorm_epsilon"), default=1e-5)
+    window: int = window(implied=False)
+    windowed: tuple[bool, ...] = windowed(
+        lambda c: tuple(layer > 0 and (layer + 1) % 6 > 0 for layer in range(c.n_layer)), implied=False
+    )
+    rope_base_window: float = key("rope.freq_base_swa", "rope.sliding.theta", default=lambda c: c.rope_base)
+    n_rot_window: int = key(
+        None,
+        "rope.sliding.partial_rotary_factor",
+        default=lambda c: c.n_rot,
+        via=Via(_alike, lambda c: (c.n_rot + 0.5) / c.head_dim),
+    )
+    n_dense: int = dense_lead("mlp_layer_types")
+    expert_scale: float = key("expert_weights_scale", "routed_scaling_factor", default=1.0, implied=True)
+    normalize: bool = key("expert_weights_norm", "norm_topk_prob", default=True, implied=True)
+    gating: int = gating(SIGMOID)
+    n_groups: int = key("expert_group_count", "n_group", default=1)
+    n_groups_used: int = key("expert_group_used_count", "topk_group", default=1)
+
+
+def mimo2(c: MiMo2) -> Graph:
+    """What the heads find is scaled; layers with a window have a sink for each head."""
+    full, near = rope_of(c, "neox"), rope_of(c, "neox", base=c.rope_base_window)
+    router = Router(
+        SCORINGS[c.gating],
+        c.normalize,
+        c.expert_scale,
+        choice_bias="exp_probs_b.bias",
+        groups=c.n_groups,
+        groups_used=c.n_groups_used,
+    )
+    mixture = experts(c, router)
+
+    def block(layer: int) -> Block:
+        near_only = c.windowed[layer]
+        mixer = attention(
+            c,
+            near if near_only else full,
+            kv_heads=c.n_head_kv[layer],
+            value_dim=c.value_dim,
+            output_bias=False,
+            window=span(c, layer),
+            sinks=near_only,
+        )
+        second = feed_forward(c) if layer < c.n_dense else mixture
+        # The output matrix has no bias, so that what it gives can be scaled in place of what it reads.
+        return Branch(rms(c, "attn_norm"), mixer, scale=c.value_scale or 1.0), Branch(rms(c, "ffn_norm"), second)
+
+    return decoder(c, block)
+
+
+# Settings of layers with a window that are those of the others in all published models.
+_SAME = {
+    "swa_head_dim": "head_dim",
+    "swa_v_head_dim": "v_head_dim",
+    "swa_num_attention_heads": "num_attention_heads",
+}
+
+
+def normalized(values: dict[str, Any]) -> dict[str, Any]:
+    """config.json in Transformers' words, with a number of key heads for each layer."""
+    made = dict(values)
+    for name, other in _SAME.items():
+        given = made.pop(name, None)
+        if given is not None and given != made.get(other):
+            raise UnsupportedError(
+                "layers with a window of other sizes than the others",
+                field=f"config.json: {name}",
+                expected=f"{made.get(other)!r}, {other}",
+                got=repr(given)[:80],
+            )
+    pattern, mixtures = made.pop("hybrid_layer_pattern", None), made.pop("moe_layer_freq", None)
+    if isinstance(pattern, list):
+        made["layer_types"] = ["sliding_attention" if flag else "full_attention" for flag in pattern]
+    if isinstance(mixtures, list):
+        made["mlp_layer_types"] = ["sparse" if flag else "dense" for flag in mixtures]
+    layers, kv_heads, near = made.get("num_hidden_layers"), made.get("num_key_value_heads"), None
+    near = made.pop("swa_num_key_value_heads", None)
+    if isinstance(layers, int) and isinstance(kv_heads, int):
+        kinds = made.get("layer_types") or [
+            "sliding_attention" if layer and (layer + 1) % 6 else "full_attention" for layer in range(layers)
+        ]
+        wide = 2 * kv_heads if near is None else near
+        made["num_key_value_heads"] = [wide if kind == "sliding_attention" else kv_heads for kind in kinds]
+    size = made.pop("sliding_window_size", None)
+    if isinstance(size, int):  # the keys before a query's own
+        made["sliding_window"] = size + 1
+    if isinstance(layers, int):
+        made["mlp_layer_types"] = made.get("mlp_layer_types") or ["dense"] + ["sparse"] * (layers - 1)
+    return made
+
+
+def spelled(config: dict[str, Any]) -> dict[str, Any]:
+    """An exported config.json, with one number of key heads, of which layers with a window have twice as many."""
+    kinds, counts = config["layer_types"], config["num_key_value_heads"]
+    full = {count for kind, count in zip(kinds, counts, strict=True) if kind == "full_attention"}
+    near = {count for kind, count in zip(kinds, counts, strict=True) if kind == "sliding_attention"}
+    [count] = full or {each // 2 for each in near}
+    if full != {count} or not near <= {2 * count}:
+        raise UnsupportedError(
+            "numbers of key heads that Transformers' class does not have",
+            field="attention.head_count_kv",
+            expected="one number, twice as many in layers with a window",
+            got=repr(counts)[:80],
+        )
+    return {**config, "num_key_value_heads": count}
+
+
+MIMO2 = Family(
+    name="mimo2",
+    config=MiMo2,
+    graph=mimo2,
+    origins=MappingProxyType(
+        {
+            **DECODER_NAMES,
+            **expert_names(),
+            "attn_sinks": Named("self_attn.attention_sink_bias", bare=True),
+            "exp_probs_b": Named("mlp.gate.e_score_correction_bias", bare=True),
+        }
+    ),
+    left_out=MappingProxyType({r"model\.mtp\.": "what predicts further tokens"}),
+    implemented=MappingProxyType(
+        {
+            **SILU,
+            "add_full_attention_sink_bias": (False,),
+            "add_swa_attention_sink_bias": (True,),
+            "attention_bias": (False,),
+            "n_shared_experts": (0,),
+            "topk_method": ("noaux_tc",),
+        }
+    ),
+    inert=INERT_KEYS | ROUTER_KEYS | {"attention_chunk_size", "hybrid_block_size"},
+    normalized=normalized,
+    constants=exported("MiMoV2FlashForCausalLM", "mimo_v2_flash"),
+    spelled=spelled,
+    notices=rope_notices,
+)
