@@ -244,12 +244,12 @@ def naive(kind: str, strategy: str, zeroed: bool = False) -> Case:
     return Case(tensors, settings, weights, f"from compressed-tensors, {kind} 8 bits, ")
 
 
-def float4(kind: str, maker: str) -> Case:
+def float4(kind: str, maker: str, shapes: dict[str, tuple[int, int]] = SHAPES) -> Case:
     """4-bit floats of compressed-tensors, whose global scale divides, and of ModelOpt, whose second one multiplies."""
     rng = np.random.default_rng(6)
     tensors, weights = {}, {}
     size = 16 if kind == "NVFP4" else 32
-    for name, (rows, columns) in SHAPES.items():
+    for name, (rows, columns) in shapes.items():
         q = rng.integers(0, 16, (rows, columns), np.uint8)
         if kind == "NVFP4":
             scales = rng.integers(1, 0x7E, (rows, columns // size), dtype=np.uint8)
@@ -671,3 +671,76 @@ def test_groups_that_are_not_there(tmp_path: Path) -> None:
     opened = checkpoint.open(written(tmp_path / "m", wrong))
     with pytest.raises(CheckpointError, match="group of a column is not there"):
         opened.tensors[f"{UP}.weight"].read_f32()
+
+
+ROLES = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+def decoded(tensors: dict[str, Any], name: str) -> np.ndarray:
+    """The values of a tensor of a file, times the number beside it, by the ``gguf`` package."""
+    tensor = tensors[name]
+    values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+    beside = tensors.get(name.replace(".weight", ".scale"))
+    return values if beside is None else values * beside.data.reshape(-1, *(1 for _ in values.shape[1:]))
+
+
+@pytest.mark.parametrize("maker", ["compressed-tensors", "modelopt"])
+@pytest.mark.parametrize("kind", ["NVFP4", "MXFP4"])
+def test_4_bit_floats_are_kept_bit_for_bit(kind: str, maker: str, tmp_path: Path) -> None:
+    shapes = {name: shape for name, shape in tiny.shapes(tiny.config(**stored.SIZES)).items() if "_proj" in name}
+    case = float4(kind, maker, {name.removesuffix(".weight"): shape for name, shape in shapes.items()})
+    plan = gguflike.convert(written(tmp_path / "m", case), tmp_path / "kept.gguf", kind)
+    assert f"kept bit for bit: 7 tensors of {kind}" in str(plan)
+    assert f"{case.said}: 7 tensors, which lost precision before" in plan.notices
+    gguflike.convert(tmp_path / "m", tmp_path / "f32.gguf", "F32")
+    found, floats = (tiny.gguf_tensors(tmp_path / f"{name}.gguf") for name in ("kept", "f32"))
+    for part, role in ROLES.items():
+        name = f"blk.0.{role}.weight"
+        assert found[name].tensor_type.name == kind
+        assert (f"blk.0.{role}.scale" in found) == (kind == "NVFP4")
+        np.testing.assert_allclose(decoded(found, name), floats[name].data, rtol=1e-6)
+        if role not in ("attn_q", "attn_k"):  # whose rows are in another order
+            np.testing.assert_array_equal(floats[name].data, case.weights[f"model.layers.0.{part}.weight"])
+    q8 = gguflike.convert(tmp_path / "m", None, "Q8_0", dry_run=True)
+    assert f"encoded anew from tensors that are quantized already: 7 of {kind}" in q8.notices
+    assert not any(tensor.name.endswith(".scale") for tensor in q8.tensors)
+
+
+def test_experts_are_kept_with_a_number_for_each(tmp_path: Path) -> None:
+    parts = {"w1": (128, 64), "w3": (128, 64), "w2": (64, 128)}
+    experts = {
+        f"model.layers.0.block_sparse_moe.experts.{e}.{p}": shape for e in range(3) for p, shape in parts.items()
+    }
+    case = float4("NVFP4", "modelopt", experts)
+    gate = stored.floats(np.random.default_rng(0).standard_normal((3, 64)).astype("f4"))
+    tensors = {**case.tensors, "model.layers.0.block_sparse_moe.gate.weight": gate}
+    changes = {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_local_experts": 3}
+    without = tuple(name for name in tiny.shapes(tiny.config(**stored.SIZES)) if ".mlp." in name)
+    folder = stored.folder(tmp_path / "m", tensors, case.settings, without, **changes)
+    gguflike.convert(folder, tmp_path / "kept.gguf", "NVFP4")
+    found = tiny.gguf_tensors(tmp_path / "kept.gguf")
+    for part, role in (("w1", "ffn_gate_exps"), ("w3", "ffn_up_exps"), ("w2", "ffn_down_exps")):
+        wanted = np.stack(
+            [case.weights[f"model.layers.0.block_sparse_moe.experts.{e}.{part}.weight"] for e in range(3)]
+        )
+        assert found[f"blk.0.{role}.scale"].data.shape == (3,)
+        np.testing.assert_allclose(decoded(found, f"blk.0.{role}.weight"), wanted, rtol=1e-6)
+
+
+def test_scales_that_the_type_has_not(tmp_path: Path) -> None:
+    case = float4("NVFP4", "modelopt")
+    name = f"{UP}.weight_scale"
+    wrong = case.tensors[name].bits.copy()
+    wrong[3, 1] = 0x90
+    folder = written(tmp_path / "m", case._replace(tensors={**case.tensors, name: Stored("F8_E4M3", wrong)}))
+    with pytest.raises(CheckpointError, match=r"scale is negative or not a number; got code 144 at index \(3, 1\)"):
+        gguflike.convert(folder, tmp_path / "m.gguf", "NVFP4")
+    assert not (tmp_path / "m.gguf").exists()

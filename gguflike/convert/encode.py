@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from gguflike.blocks import FORMATS, BlockFormat, format_by_name
 from gguflike.container import Receipt, Slot
-from gguflike.convert.sources import STORED, Floats, Slab, Source, is_half, read_slab, slabs, stored_slab
+from gguflike.convert.sources import Floats, Slab, Source, is_half, read_slab, slabs, stored_as, stored_slab
 from gguflike.kernels.prepare import Need
 from gguflike.tensor import Method, quantize_finite
 
@@ -35,7 +35,7 @@ class Job:
 
     def kernels(self) -> list[Need]:
         """The kernels that ``parts`` calls."""
-        if isinstance(self.source, STORED) and self.source.stored == self.format:
+        if stored_as(self.source, self.format):
             return []
         compiled = format_by_name(self.format).encode is None
         stored = FORMATS.get(self.source.stored)
@@ -53,8 +53,9 @@ class Job:
     def read(self, slab: Slab) -> Rows:
         """The rows of a slab: as float32, or as the bytes they are stored in if those are what is wanted."""
         fmt = format_by_name(self.format)
-        if isinstance(self.source, STORED) and self.source.stored == self.format:
-            return stored_slab(self.source, slab).data
+        stored = stored_as(self.source, self.format)
+        if stored is not None:
+            return stored_slab(stored, slab).data
         return read_slab(self.source, slab, fmt.limit, compiled=fmt.encode is None)
 
     def encode(self, rows: Rows, slab: Slab) -> npt.NDArray[np.uint8]:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from gguflike.checkpoint import Checkpoint, LazyTensor
+from gguflike.checkpoint.quantized.float4 import stack
 from gguflike.checkpoint.safetensors import FLOATS, same_values
-from gguflike.convert.sources import CheckpointSource, MadeSource, MicroscaledSource, Source
+from gguflike.convert.float4 import Float4Source, float4_source
+from gguflike.convert.sources import CheckpointSource, MadeSource, Source
 from gguflike.errors import CheckpointError, UnsupportedError, counted
 from gguflike.families import config as configs
 from gguflike.families.family import Binding, Family, expect_tensor
@@ -169,10 +171,10 @@ def _source(binding: Binding, available: Mapping[str, LazyTensor]) -> Source:
         return MadeSource(binding.gguf, binding.shape, binding.make)
     if binding.pieces[0].packed:
         blocks, scales = (_tensor(piece, available) for piece in binding.pieces)
-        return MicroscaledSource(binding.gguf, binding.shape, blocks, scales, binding.pieces[0].via)
-    return CheckpointSource(
-        binding.gguf, binding.shape, tuple((_tensor(piece, available), piece) for piece in binding.pieces)
-    )
+        return Float4Source(binding.gguf, binding.shape, ((stack(blocks, scales), binding.pieces[0]),))
+    pieces = tuple((_tensor(piece, available), piece) for piece in binding.pieces)
+    kept = float4_source(binding.gguf, binding.shape, pieces)
+    return kept or CheckpointSource(binding.gguf, binding.shape, pieces)
 
 
 def _tensor(piece: Piece, available: Mapping[str, LazyTensor]) -> LazyTensor:

@@ -19,7 +19,7 @@ from gguflike.convert.facts import Facts
 from gguflike.convert.mixes import Recipe
 from gguflike.convert.recipe import Overrides
 from gguflike.convert.selection import Selection
-from gguflike.convert.sources import Floats, Source
+from gguflike.convert.sources import Floats, Source, stored_as
 from gguflike.convert.target import place
 from gguflike.errors import UnsupportedError, counted
 
@@ -48,6 +48,11 @@ class PlannedTensor:
     @property
     def nbytes(self) -> int:
         return self.format.tensor_bytes(self.shape)
+
+    @property
+    def kept(self) -> bool:
+        """Whether the source holds the very blocks, which are copied."""
+        return self.format.is_quantized and stored_as(self.source, self.format.name) is not None
 
     @property
     def substituted(self) -> bool:
@@ -128,9 +133,14 @@ class ConversionPlan:
         if self.is_split:
             largest = max(file.file_bytes for file in self.files)
             lines.append(f"in {counted(len(self.files), 'file')} of at most {largest:,} bytes")
+        lines += self._kept_lines()
         lines += self.substitution_lines()
         lines += [f"notice: {notice}" for notice in self.notices]
         return "\n".join(lines)
+
+    def _kept_lines(self) -> list[str]:
+        found = Counter(t.format.name for t in self.tensors if t.kept)
+        return [f"kept bit for bit: {counted(count, 'tensor')} of {name}" for name, count in found.items()]
 
     def substitution_lines(self) -> list[str]:
         """What is to be said of `substitutions`: a line for each pair of types and length of rows."""
@@ -169,6 +179,7 @@ def make(
     if file is not None:
         container.check_target(file, paths)
     tensors = [_planned(each, recipe, facts, kept, selection, importance or {}) for each in sources]
+    tensors += [each for tensor in tensors for each in _beside(tensor)]
     _check_overrides(selection.tensor_types, [each.name for each in sources if kept(each) is None])
     again = [] if selection.allow_requantize else _requantized(tensors)
     said = [*notices, *again, *_importance_notices(recipe, tensors, importance)]
@@ -220,6 +231,13 @@ def _planned(
     choice = selection.choose(recipe, source.name, source.shape, facts)
     weights = importance.get(source.name)
     return PlannedTensor(source, choice.format, choice.wanted, weights if choice.format.is_quantized else None)
+
+
+def _beside(tensor: PlannedTensor) -> list[PlannedTensor]:
+    """What a file needs beside a tensor whose blocks are kept."""
+    stored = stored_as(tensor.source, tensor.format.name)
+    made = [(each, format_by_name(each.stored)) for each in (stored.beside() if stored else [])]
+    return [PlannedTensor(each, fmt, fmt) for each, fmt in made]
 
 
 def _check_overrides(overrides: Overrides, names: Sequence[str]) -> None:

@@ -79,6 +79,15 @@ class StackSource(Source, Protocol):
         ...
 
 
+class StoredSource(Source, Protocol):
+    """A tensor that is in blocks already, which ``part`` gives as they are; ``beside`` are further tensors that a file
+    needs then."""
+
+    def part(self, start: int, stop: int) -> QuantizedTensor: ...
+
+    def beside(self) -> list[Source]: ...
+
+
 @dataclass(frozen=True)
 class CheckpointSource:
     """A tensor put together of tensors of a checkpoint: ``pieces`` one behind the other, each of its tensor."""
@@ -106,7 +115,7 @@ class CheckpointSource:
 
     def extents(self) -> list[Extent]:
         """Where what is read stands, in the order of reading."""
-        return [each for tensor, piece in self.pieces for each in tensor.extents(*_places(piece, 0, piece.rows))]
+        return [each for tensor, piece in self.pieces for each in tensor.extents(*places(piece, 0, piece.rows))]
 
     def read(self, start: int, stop: int, limit: float) -> Floats:
         parts, first = [], 0
@@ -121,7 +130,7 @@ class CheckpointSource:
         """Rows ``start`` to ``stop`` of what a piece makes, in whole groups."""
         if _by_columns(tensor, piece):
             return self._read_window(tensor, piece.via, start, stop, piece.rows, limit)
-        low, high = _places(piece, start, stop)
+        low, high = places(piece, start, stop)
         rows = self._rows(tensor, low, high)
         check(rows, tensor.name, (low,), limit)
         made: Floats = piece.via.apply(rows)
@@ -191,7 +200,7 @@ def _matrix(tensor: LazyTensor, piece: Piece, index: int) -> LazyTensor:
     return replace(one, shape=(piece.hf_rows, *one.shape) if piece.stacked else one.shape, offset=start)
 
 
-def _places(piece: Piece, start: int, stop: int) -> tuple[int, int]:
+def places(piece: Piece, start: int, stop: int) -> tuple[int, int]:
     """The rows of the tensor of a checkpoint that become the rows ``start`` to ``stop`` of a piece."""
     low, high = (piece.start + row * piece.hf_rows // piece.rows for row in (start, stop))
     return low, high
@@ -200,42 +209,6 @@ def _places(piece: Piece, start: int, stop: int) -> tuple[int, int]:
 def is_half(fmt: BlockFormat) -> bool:
     """Whether a type is a float of two bytes."""
     return fmt.is_float and fmt.block_bytes == 2
-
-
-@dataclass(frozen=True)
-class MicroscaledSource:
-    """A stack of matrices of 4-bit floats in blocks with a scale, whose codes and scales are two tensors of a
-    checkpoint (origins.Microscaled). MXFP4 holds the same bits in another order."""
-
-    name: str
-    shape: tuple[int, ...]
-    blocks: LazyTensor
-    scales: LazyTensor
-    via: Transform
-    stored: str = "MXFP4"
-    group: int = 1
-
-    @property
-    def origin(self) -> str:
-        return self.blocks.name
-
-    def read(self, start: int, stop: int, limit: float) -> Floats:
-        rows = self.part(start, stop).dequantize()
-        check(rows, self.origin, start, limit)
-        return rows
-
-    def extents(self) -> list[Extent]:
-        """Where what is read stands, in the order of reading."""
-        return [each for part in (self.blocks, self.scales) for each in part.extents(0, part.rows)]
-
-    def part(self, start: int, stop: int) -> QuantizedTensor:
-        """Matrices as MXFP4. Byte j of a block holds values 2j and 2j + 1, low bits first; in MXFP4 it holds j and
-        j + 16."""
-        codes, scales = (self.via.apply(part.read(start, stop)) for part in (self.blocks, self.scales))
-        values = np.stack([codes & 15, codes >> 4], axis=-1).reshape(*scales.shape, 2, 16)
-        packed = values[..., 0, :] | values[..., 1, :] << 4
-        data = np.concatenate([scales[..., None], packed], axis=-1).reshape(-1)
-        return QuantizedTensor(self.name, FORMATS[self.stored], (stop - start, *self.shape[1:]), data)
 
 
 @dataclass(frozen=True)
@@ -265,6 +238,9 @@ class GGUFSource:
         shape = (stop - start, *self.shape[1:]) if self.shape else ()
         return self._read(shape, start * prod(self.shape[1:]))
 
+    def beside(self) -> list[Source]:
+        return []  # the file has what belongs to it
+
     def part_rows(self, index: int, low: int, high: int) -> QuantizedTensor:
         """Rows ``low`` to ``high`` of one matrix of a stack, as of ``part``."""
         first = index * prod(self.shape[1:]) + low * prod(self.shape[2:])
@@ -289,11 +265,6 @@ def _decoded(part: QuantizedTensor, origin: str, start: tuple[int, ...], limit: 
     rows = part.dequantize() if part.format.is_quantized else _plain(part)
     check(rows, origin, start, limit)
     return rows
-
-
-#: Sources of tensors that are in blocks already, which ``part`` gives as they are.
-STORED = (GGUFSource, MicroscaledSource)
-StoredSource = GGUFSource | MicroscaledSource
 
 
 def stamp(path: str) -> Stamp:
@@ -394,6 +365,11 @@ def read_slab(source: Source, slab: Slab, limit: float, compiled: bool) -> Float
     if slab.rows is None:
         return source.read(slab.start, slab.stop, limit)
     return cast("StackSource", source).read_rows(slab.start, *slab.rows, limit)
+
+
+def stored_as(source: Source, name: str) -> StoredSource | None:
+    """The source, where it gives blocks of the type called ``name``."""
+    return cast("StoredSource", source) if hasattr(source, "part") and source.stored == name else None
 
 
 def stored_slab(source: StoredSource, slab: Slab) -> QuantizedTensor:

@@ -40,6 +40,11 @@ class Transform:
         be made at once. None for what works on a matrix as a whole, or on groups of rows."""
         return Window(-2, low, high, self) if type(self) in _BY_VALUE else None
 
+    @property
+    def moves_rows(self) -> bool:
+        """Whether it changes no row of a matrix, only which rows there are and in what order."""
+        return type(self) is Transform
+
     def bound(self, tensor: Tensor) -> Transform:  # noqa: ARG002 - part of the interface
         return self
 
@@ -166,6 +171,10 @@ class Chain(Transform):
 
     steps: tuple[Transform, ...] = ()
 
+    @property
+    def moves_rows(self) -> bool:
+        return all(step.moves_rows for step in self.steps)
+
     def bound(self, tensor: Tensor) -> Transform:
         return Chain(steps=tuple(step.bound(tensor) for step in self.steps))
 
@@ -246,6 +255,10 @@ class Share(Transform):
     alternate: bool = False
     transposed: bool = False
 
+    @property
+    def moves_rows(self) -> bool:
+        return not self.transposed
+
     def bound(self, tensor: Tensor) -> Transform:
         is_matrix = len(tensor.shape) > 2  # not a bias
         return replace(self, transposed=self.transposed and is_matrix)
@@ -290,6 +303,10 @@ class RopePermute(Transform):
     """
 
     turned: int = 0
+
+    @property
+    def moves_rows(self) -> bool:
+        return True
 
     def bound(self, tensor: Tensor) -> Transform:
         return replace(self, group=tensor.shape[0] // tensor.heads)

@@ -127,3 +127,10 @@ def float4(
         raise CheckpointError("scale is not one number", path=factor.path, tensor=factor.name, got=factor.shape)
     fields: dict[str, Any] = {"of": kind, "factor": factor, "inverse": inverse}
     return computed(Float4, name, shape, codes, codes=codes, scales=scales, **fields)
+
+
+def stack(blocks: LazyTensor, scales: LazyTensor) -> Float4:
+    """`Float4` of MXFP4 as gpt-oss is published: matrices of (rows, groups, 16) bytes, and of (rows, groups) scales."""
+    expect_shape(scales, blocks.shape[:-1])
+    shape = (*scales.shape[:-1], MX.group * scales.shape[-1])
+    return computed(Float4, blocks.name, shape, blocks, codes=blocks, scales=scales, of=MX)
