@@ -364,6 +364,12 @@ def test_models_that_see_or_hear_are_of_the_family_of_their_text_model() -> None
     assert family.part_left_out("model.layers.0.self_attn.q_proj.weight", 2, 0) is None
     with pytest.raises(UnsupportedError, match=r"text_config\.model_type: text model of a model that sees or hears"):
         registry.for_config({**of, "text_config": {"model_type": "opt"}})
+    kimi = registry.for_config(
+        {"architectures": ["KimiK25ForConditionalGeneration"], "text_config": {"model_type": "kimi_k2"}}
+    )
+    assert kimi.name == "deepseek2"
+    assert kimi.canonical("language_model.model.blocks.3.mlp.up_proj.weight") == "model.layers.3.mlp.up_proj.weight"
+    assert kimi.part_left_out("mm_projector.proj.0.weight", 2, 0) == "the projector"
 
 
 def test_layers_without_experts_are_those_before_the_first_router_where_a_file_does_not_say() -> None:

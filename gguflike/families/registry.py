@@ -119,6 +119,13 @@ FAMILIES = (
     # Latent attention
     ("deepseek:DEEPSEEK_V2", "deepseek2", "DeepseekV2ForCausalLM"),
     ("deepseek:DEEPSEEK_V3", "deepseek2", "DeepseekV3ForCausalLM"),
+    (
+        "towers:KIMI",
+        "deepseek2",
+        "Kimi_K25ForConditionalGeneration",
+        "KimiK25ForConditionalGeneration",
+        "KimiVLForConditionalGeneration",
+    ),
     ("deepseek:MISTRAL4", "mistral4", "Mistral4ForCausalLM"),
     ("deepseek:GLM4_MOE_LITE", "deepseek2", "Glm4MoeLiteForCausalLM"),
     ("deepseek:YOUTU", "deepseek2", "YoutuForCausalLM"),

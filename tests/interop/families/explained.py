@@ -82,6 +82,8 @@ _NO_FLASH = (
     "are; our reference computes what transformers does"
 )
 
+_BLOCKS = "transformers 5 saves the layers of this class as blocks, a name that published checkpoints do not have"
+
 #: Row -> proof -> why.
 EXPLAINED: Mapping[str, Mapping[str, str]] = {
     "YoutuForCausalLM": {"back": _PADDING},
@@ -122,6 +124,7 @@ EXPLAINED: Mapping[str, Mapping[str, str]] = {
     },
     "NemotronHForCausalLM/experts": {"reference": _STEPS, "llama.cpp": _STEPS, "runner": _STEPS},
     "MiniMaxM3SparseForConditionalGeneration/sparse": {"llama.cpp": _NO_FLASH, "runner": _DENSE, "quantized": _DENSE},
+    "Kimi_K25ForConditionalGeneration": {"converter": _BLOCKS},
     "NomicBertModel/experts": {"llama.cpp": _SHARED_BIAS},
     "Llama4ForCausalLM/chunks": {"llama.cpp": _CHUNKS},
     "PhimoeForCausalLM": {"llama.cpp": _SPARSEMIXER},
