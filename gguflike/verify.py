@@ -19,7 +19,7 @@ from gguflike.container import GGUFFile, TensorInfo, ValueType, system
 from gguflike.container.consistency import inconsistencies
 from gguflike.container.digest import Recorded, header_digest, recorded
 from gguflike.container.finite import NotFinite, first_not_finite
-from gguflike.container.layout import align_up, spread
+from gguflike.container.layout import MAX_NAME_BYTES, align_up, spread
 from gguflike.container.shards import open_shards
 from gguflike.errors import DigestError, GGUFError, counted
 from gguflike.progress import Progress
@@ -203,6 +203,13 @@ class _FileCheck:
     def _layout(self, descriptor: int) -> None:
         """Order, holes, padding and what stands behind the last tensor."""
         file = self.file
+        for name in file.infos:
+            if len(name.encode()) > MAX_NAME_BYTES:
+                message = (
+                    f"name of {len(name.encode())} bytes, more than {MAX_NAME_BYTES}; llama.cpp refuses such a file"
+                )
+                self.add("warning", "C-017", message, tensor=name)
+                break
         names = [info.name for info in self.infos if info.nbytes]
         if names != [info.name for info in file.infos.values() if info.nbytes]:
             self.add(self.odd, "C-106", "data is not in the order of the header; llama.cpp refuses such a file")

@@ -55,7 +55,7 @@ LLAMA_REJECTS = {
     "KV_DUPLICATE_KEY": ("C-010", bad.build([bad.u32("key", 1), bad.u32("key", 1)])),
     "KV_BAD_ALIGN": ("C-015", bad.build([bad.u32("general.alignment", 13)])),
     "KV_WRONG_TYPE_ALIGN": ("C-015", bad.build([bad.kv("general.alignment", bad.I32, struct.pack("<i", 64))])),
-    "TENSORS_BAD_NAME_SIZE": ("C-017", one("n" * 64)),
+    "TENSORS_BAD_NAME_SIZE": ("C-017", one("n" * 128)),  # 64 there; names of 64 to 127 bytes are read
     "TENSORS_BAD_N_DIMS": ("C-020", one(dims=(1,) * 5)),
     "TENSORS_BAD_SHAPE": ("C-021", one(dims=(bad.TOP,))),
     "TENSORS_NE_TOO_BIG": ("C-021", one(dims=(2**31,) * 4)),

@@ -28,6 +28,7 @@ ARCHITECTURE_KEY = "general.architecture"
 INT64_MAX = 2**63 - 1  # llama.cpp keeps dimensions and sizes in int64
 MAX_DIMS = 4  # GGML_MAX_DIMS
 MAX_NAME_BYTES = 63  # GGML_MAX_NAME is 64 with the closing NUL
+READABLE_NAME_BYTES = 127  # what stable-diffusion.cpp and gguf-py write, of networks that llama.cpp does not run
 MAX_KEY_BYTES = 65535  # the GGUF specification's limit
 MAX_ALIGNMENT = 1 << 21  # the largest page a file is mapped with; more is only a way to inflate a file
 MAX_HEADER_BYTES = 1 << 28  # about 15 times the largest header known (262k tokens, 514k merges): bounds time and memory
@@ -139,12 +140,10 @@ def known_format(type_id: int) -> BlockFormat:
     )
 
 
-def check_name(data: bytes) -> str:
+def check_name(data: bytes, longest: int = READABLE_NAME_BYTES) -> str:
     """A tensor name from its bytes. GGUFError C-017 (length), C-018 (UTF-8 without NUL), without a place."""
-    if not 1 <= len(data) <= MAX_NAME_BYTES:
-        raise GGUFError(
-            "tensor name has a bad length", rule="C-017", expected=f"1 to {MAX_NAME_BYTES} bytes", got=len(data)
-        )
+    if not 1 <= len(data) <= longest:
+        raise GGUFError("tensor name has a bad length", rule="C-017", expected=f"1 to {longest} bytes", got=len(data))
     return _text(data, "tensor name", "C-018")
 
 

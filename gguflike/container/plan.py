@@ -15,6 +15,8 @@ from gguflike.container.layout import (
     MAX_ALIGNMENT,
     MAX_DIMS,
     MAX_HEADER_BYTES,
+    MAX_NAME_BYTES,
+    READABLE_NAME_BYTES,
     VERSION,
     TensorInfo,
     TensorSpec,
@@ -63,19 +65,21 @@ def plan(
     *,
     alignment: int | None = None,
     digests: bool = True,
+    long_names: bool = False,
 ) -> FilePlan:
     """Lay out a file: header, then the tensors in the order given, each aligned, without holes.
 
     ``metadata`` holds plain values, ``Typed`` ones, or is another file's ``Metadata`` (stored types are then kept).
     ``alignment`` is by default what ``general.alignment`` in ``metadata`` says, else 32. With ``digests`` two values
     under ``gguflike.digest.`` are reserved; any that ``metadata`` holds belong to another file and are left out.
+    ``long_names``: names of tensors may have 127 bytes, not 63, and llama.cpp then refuses the file.
     GGUFError with the rule that the file would break.
     """
     values = _values(metadata, alignment)
     align = int(values[ALIGNMENT_KEY].value) if ALIGNMENT_KEY in values else DEFAULT_ALIGNMENT
     if digests:
         values |= digest.blank_values(len(tensors))
-    sizes = _check_tensors(tensors)
+    sizes = _check_tensors(tensors, READABLE_NAME_BYTES if long_names else MAX_NAME_BYTES)
 
     head = bytearray(MAGIC + VERSION.to_bytes(4, "little"))
     head += len(tensors).to_bytes(8, "little") + len(values).to_bytes(8, "little")
@@ -147,13 +151,13 @@ def _values(metadata: Mapping[str, Any], alignment: int | None) -> dict[str, Typ
     return values
 
 
-def _check_tensors(tensors: Sequence[TensorSpec]) -> list[int]:
-    """Bytes of each tensor; GGUFError naming the first that breaks a rule."""
+def _check_tensors(tensors: Sequence[TensorSpec], longest: int) -> list[int]:
+    """Bytes of each tensor; GGUFError naming the first that breaks a rule. ``longest``: bytes of a name."""
     sizes = []
     seen: set[str] = set()
     for spec in tensors:
         try:
-            check_name(_utf8(spec.name, "tensor name", "C-018"))
+            check_name(_utf8(spec.name, "tensor name", "C-018"), longest)
             if spec.name in seen:
                 raise GGUFError("duplicate tensor name", rule="C-019")
             if len(spec.shape) > MAX_DIMS:

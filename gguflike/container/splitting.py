@@ -87,14 +87,16 @@ def plan_split(
     *,
     always: bool = False,
     digests: bool = True,
+    long_names: bool = False,
 ) -> list[FilePlan]:
     """Lay out the files. A model that fits into one is not split, unless ``always``: then it is the first of one.
 
-    ``digests`` is that of ``plan``. GGUFError as of ``plan``, ArgumentError where there would be too many.
+    ``digests`` and ``long_names`` are those of ``plan``. GGUFError as of ``plan``, ArgumentError where there would be
+    too many.
     """
     groups = split.groups(tensors)
     if len(groups) == 1 and not always:
-        return [plan(_unsplit(metadata), tensors, digests=digests)]
+        return [plan(_unsplit(metadata), tensors, digests=digests, long_names=long_names)]
     if len(groups) > MAX_SHARDS:
         raise ArgumentError(
             "the model would be split into too many files",
@@ -108,6 +110,7 @@ def plan_split(
             {**(_unsplit(metadata) if number == 0 else shared), **_place(number, len(groups), len(tensors))},
             group,
             digests=digests,
+            long_names=long_names,
         )
         for number, group in enumerate(groups)
     ]

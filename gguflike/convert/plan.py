@@ -14,6 +14,7 @@ from gguflike import container
 from gguflike.blocks import FORMATS, BlockFormat, format_by_name
 from gguflike.checkpoint.tokenizer import Reading
 from gguflike.container import FilePlan, TensorSpec
+from gguflike.container.layout import MAX_NAME_BYTES
 from gguflike.container.splitting import Split, paths_of, plan_split
 from gguflike.convert.facts import Facts
 from gguflike.convert.mixes import Recipe
@@ -184,7 +185,14 @@ def make(
     again = [] if selection.allow_requantize else _requantized(tensors)
     said = [*notices, *again, *_importance_notices(recipe, tensors, importance)]
     specs = [TensorSpec(tensor.name, tensor.shape, tensor.format) for tensor in tensors]
-    files = (container.plan(metadata, specs),) if split is None else plan_split(metadata, specs, split)
+    long = sum(len(tensor.name.encode()) > MAX_NAME_BYTES for tensor in tensors)
+    if long:
+        what = f"{counted(long, 'tensor')} with names of more than {MAX_NAME_BYTES} bytes"
+        said.append(f"{what}: llama.cpp refuses the file")
+    if split is None:
+        files = [container.plan(metadata, specs, long_names=long > 0)]
+    else:
+        files = plan_split(metadata, specs, split, long_names=long > 0)
     is_split = len(files) > 1  # what fits into one file is not named as a shard
     if file is not None and is_split:
         for path, _ in paths_of(file, files):

@@ -95,9 +95,9 @@ def _planned(src: str | os.PathLike[str], target: str | os.PathLike[str], split:
         specs = [TensorSpec(info.name, info.shape, info.format) for info in infos]
         metadata = {key: file.metadata.typed(key) for key in file.metadata if not key.startswith(PREFIX)}
         if split is None:
-            files = [container.plan(metadata, specs, digests=digests is not None)]
+            files = [container.plan(metadata, specs, digests=digests is not None, long_names=True)]
         else:
-            files = plan_split(metadata, specs, split, always=True, digests=digests is not None)
+            files = plan_split(metadata, specs, split, always=True, digests=digests is not None, long_names=True)
         planned = ConversionPlan(
             source=Path(file.path).name,
             target=Path(target),
