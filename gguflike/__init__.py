@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gguflike.errors import (
         ArgumentError,
         ArgumentTypeError,
+        ChangedError,
         CheckpointError,
         DigestError,
         GGUFError,
@@ -46,6 +47,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
+    "ChangedError",
     "CheckpointError",
     "DigestError",
     "GGUFError",
@@ -79,6 +81,7 @@ __getattr__ = lazy.names(
     {
         "ArgumentError": "errors",
         "ArgumentTypeError": "errors",
+        "ChangedError": "errors",
         "CheckpointError": "errors",
         "DigestError": "errors",
         "GGUFError": "errors",

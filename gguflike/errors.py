@@ -4,7 +4,8 @@
     ├── GGUFError            a GGUF file breaks a rule of spec/container.md (or ends too early)
     │   └── DigestError      the structure is sound but the bytes are not those that were written
     ├── CheckpointError      a Hugging Face folder or safetensors file is incomplete or contradictory
-    │   └── RemoteError      what is on the Hub or behind a URL cannot be had: missing, not allowed, no network, changed
+    │   └── RemoteError      what is on the Hub or behind a URL cannot be had: missing, not allowed, no network
+    │       └── ChangedError it is there, but not what it was, or not what the Hub says it is
     ├── UnsupportedError     well-formed, but a type, architecture or setting that is not handled
     │   └── ArgumentError    an argument's value is not one that the function takes; also a ValueError
     ├── ArgumentTypeError    an argument is of a kind that the function does not take; also a TypeError
@@ -27,6 +28,7 @@ from typing import Any, SupportsIndex
 __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
+    "ChangedError",
     "CheckpointError",
     "DigestError",
     "GGUFError",
@@ -119,8 +121,12 @@ class CheckpointError(GGUFLikeError):
 class RemoteError(CheckpointError):
     """What is on the Hugging Face Hub or behind a URL cannot be had.
 
-    It is not there, not for everyone, out of reach, or not what it was.
+    It is not there, not for everyone, or out of reach.
     """
+
+
+class ChangedError(RemoteError):
+    """What is read from elsewhere is not what it was, or not what the Hub says it is."""
 
 
 class UnsupportedError(GGUFLikeError):

@@ -22,7 +22,7 @@ from gguflike.checkpoint.hub import ahead, remote
 from gguflike.cli import main
 from gguflike.container import reader
 from gguflike.convert import convert
-from gguflike.errors import ArgumentError, CheckpointError, RemoteError, UnsupportedError
+from gguflike.errors import ArgumentError, ChangedError, CheckpointError, RemoteError, UnsupportedError
 from gguflike.locate import locate, open_header
 from tests import hub_server, tiny, tiny_gguf
 from tests.hub_server import Hub
@@ -76,6 +76,9 @@ def test_what_is_streamed_is_what_a_folder_gives(hub: Hub, tmp_path: Path, shard
     assert len(hub.asked("/storage/")) == asked + shards
     convert("org/Tiny-35K", tmp_path / "again.gguf", "Q8_0")  # what the cache has is not fetched
     assert digest(tmp_path / "again.gguf") == digest(tmp_path / "streamed.gguf")
+    [snapshot] = (tmp_path / "hub").glob("models--*/snapshots/*")
+    convert(snapshot, tmp_path / "folder.gguf", "Q8_0")
+    assert digest(tmp_path / "folder.gguf") == digest(tmp_path / "streamed.gguf")
     assert len(hub.asked("/storage/")) == asked + shards
 
 
@@ -131,6 +134,34 @@ def test_what_cannot_be_had_leaves_nothing(hub: Hub, tmp_path: Path) -> None:
         hub.faults.clear()
     assert (tmp_path / "x.gguf").read_bytes() == b"mine"
     assert not list(tmp_path.glob(".gguflike-*"))
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_what_is_read_whole_is_compared_with_the_hubs_digest(hub: Hub, tmp_path: Path, shards: int) -> None:
+    files = contents(tiny.checkpoint(tmp_path / "folder", shards=shards))
+    hub.repo("org/name", files)
+    body = files[sorted(name for name in files if name.endswith(".safetensors"))[-1]]
+    hub.storage[hashlib.sha256(body).hexdigest()] = body[:-40_000] + bytes([body[-40_000] ^ 1]) + body[-39_999:]
+    with pytest.raises(
+        ChangedError, match=f"what was read is not what the Hub has; .*{hashlib.sha256(body).hexdigest()}"
+    ):
+        convert("org/name", "x.gguf", "F16")
+    assert not [path for path in tmp_path.iterdir() if "gguf" in path.name]  # nor is anything kept to go on from
+    del hub.storage[hashlib.sha256(body).hexdigest()]
+    convert("org/name", "x.gguf", "F16")
+
+
+def test_what_was_cut_off_goes_on(hub: Hub, tmp_path: Path) -> None:
+    hub.repo("org/name", contents(tiny.checkpoint(tmp_path / "folder", shards=3)))
+    convert("org/name", "whole.gguf", "F16")
+    hub.fault("/storage/", hub_server.status(503), 999, after=60)
+    with pytest.raises(RemoteError, match=r"7 times in a row; .* tensors are kept: the same command goes on from"):
+        convert("org/name", "x.gguf", "F16")
+    hub.faults.clear()
+    hub.log.clear()
+    plan = convert("org/name", "x.gguf", "F16")
+    assert any("tensors are written already" in notice for notice in plan.notices)
+    assert digest(tmp_path / "x.gguf") == digest(tmp_path / "whole.gguf")
 
 
 @pytest.mark.parametrize("kind", [ThreadPoolExecutor, ProcessPoolExecutor])

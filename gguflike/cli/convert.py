@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "SRC",
         "folder with config.json and safetensors, or a Hub id: org/name[@revision]",
         "OUT",
-        "GGUF file to write, or a folder for FOLDER/NAME-TYPE.gguf (default: the folder SRC)",
+        "GGUF file to write, or a folder for FOLDER/NAME-TYPE.gguf (default: the folder SRC, or this one)",
     )
     parser.usage = "gguflike convert SRC [OUT] [-t TYPE] [options]"
     parser.add_argument("--revision", metavar="REV", help="revision of a Hub id")

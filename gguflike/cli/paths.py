@@ -56,13 +56,19 @@ def take_rest(args: argparse.Namespace, *, typed: bool) -> None:
 
 
 def default_out(args: argparse.Namespace) -> None:
-    """Without OUT, the file goes into the source's folder, as llama.cpp's programs have it. UsageError where the source
-    is not there."""
+    """Without OUT, the file goes into the source's folder, as llama.cpp's programs have it; into the current one, where
+    that is on the Hub. UsageError where the source is not there."""
     from gguflike.cli import UsageError
 
     if args.out is not None or args.dry_run:
         return
     if not os.path.exists(args.source):  # noqa: PTH110 - text
+        from gguflike.checkpoint.hub import reference
+
+        found = reference.parse(args.source)
+        if found is not None and found.repo:
+            args.out = os.path.join(".", "")  # noqa: PTH118 - ends as a folder does
+            return
         raise UsageError("OUT is required: a file, or a folder for FOLDER/NAME-TYPE.gguf")
     folder = args.source if os.path.isdir(args.source) else os.path.dirname(args.source)  # noqa: PTH112, PTH120
     args.out = os.path.join(folder or ".", "")  # noqa: PTH118 - ends as a folder does

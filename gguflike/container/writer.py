@@ -20,11 +20,19 @@ from gguflike.container.plan import FilePlan, plan
 from gguflike.container.publish import check_space, left_over, output_errors
 from gguflike.container.splitting import paths_of
 from gguflike.container.target import StrPath, Target, check_target
-from gguflike.errors import DigestError, GGUFError, OutputError, QuantizationError, UnsupportedError, counted
+from gguflike.errors import (
+    ChangedError,
+    DigestError,
+    GGUFError,
+    OutputError,
+    QuantizationError,
+    UnsupportedError,
+    counted,
+)
 from gguflike.tensor import QuantizedTensor
 
 #: Errors that come again however often the same thing is written: nothing is kept for the next time.
-_FINAL = (QuantizationError, UnsupportedError, GGUFError)
+_FINAL = (QuantizationError, UnsupportedError, GGUFError, ChangedError)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from gguflike.convert import pipeline
 from gguflike.convert.encode import Job, run
 from gguflike.convert.plan import ConversionPlan, PlannedTensor
 from gguflike.convert.resume import made_of
-from gguflike.convert.sources import closing_sources, reading_ahead
+from gguflike.convert.sources import closing_sources, elsewhere, reading_ahead
 from gguflike.errors import GGUFLikeError, OutputError, check_choice, check_threads
 from gguflike.kernels.prepare import prepare
 from gguflike.progress import Progress
@@ -68,8 +68,9 @@ def execute(
         prepare((need for tensor in plan.tensors for need in _job(tensor, method, threads).kernels()), progress)
         advance(sum(file.header_bytes for file in plan.files), "header")
         if executor is None:
-            with reading_ahead(tensor.source for tensor in plan.tensors if not writer.claims(tensor.name)):
-                pipeline.run(_jobs(writer, plan.tensors, method, threads), writer, advance)
+            tensors = sorted(plan.tensors, key=_place)
+            with reading_ahead(tensor.source for tensor in tensors if not writer.claims(tensor.name)):
+                pipeline.run(_jobs(writer, tensors, method, threads), writer, advance)
         else:
             # Parallel over tensors, so each task stays on one thread unless told otherwise.
             _spread(writer, _jobs(writer, plan.tensors, method, threads or 1), executor, advance)
@@ -99,6 +100,12 @@ def _jobs(
             yield tensor.name, tensor.nbytes
         else:
             yield tensor.name, _job(tensor, method, threads)
+
+
+def _place(tensor: PlannedTensor) -> tuple[str, int]:
+    """Where what is read from elsewhere begins, so that it is read in that order; all else stays in the plan's."""
+    extents = elsewhere(tensor.source)
+    return (extents[0].path, extents[0].offset) if extents else ("", 0)
 
 
 def _job(tensor: PlannedTensor, method: Method, threads: int | None) -> Job:

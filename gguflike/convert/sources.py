@@ -281,16 +281,24 @@ def _opened(path: str, stamps: tuple[Stamp, ...]) -> container.GGUFFile:
     return file
 
 
+def elsewhere(source: Source) -> list[Extent]:
+    """What of files that are read by ranges is read for a source, in the order of reading."""
+    return [each for each in getattr(source, "extents", list)() if "://" in each.path]
+
+
 @contextmanager
 def reading_ahead(sources: Iterable[Source]) -> Iterator[None]:
-    """Fetch what lies elsewhere before it is asked for, where the sources are read in this order in this process."""
-    spans = [span for source in sources for span in getattr(source, "extents", list)() if "://" in span.path]
-    if not spans:
+    """Fetch what lies elsewhere before it is asked for, where the sources are read in this order in this process.
+
+    ChangedError, at the end at the latest, for a file that was read whole and is not what the Hub says.
+    """
+    extents = [each for source in sources for each in elsewhere(source)]
+    if not extents:
         yield
         return
     from gguflike.checkpoint.hub import ahead
 
-    with ahead.reading(spans):
+    with ahead.reading(extents):
         yield
 
 

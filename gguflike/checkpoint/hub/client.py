@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from gguflike.checkpoint.hub.reference import endpoint
 from gguflike.checkpoint.hub.retry import Attempts, retry_after
-from gguflike.errors import RemoteError
+from gguflike.errors import ChangedError, RemoteError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -349,7 +349,7 @@ def _cached_repository(repo: str, revision: str | None) -> Repository:
 
 
 def _check_digest(path: Path, repository: Repository, name: str, progress: Progress | None) -> None:
-    """RemoteError where a file that was downloaded is not what the Hub says it is; it is then removed."""
+    """ChangedError where a file that was downloaded is not what the Hub says it is; it is then removed."""
     stated = repository.files.get(name)
     if stated is None or not (stated.sha256 or stated.blob):
         return
@@ -366,7 +366,7 @@ def _check_digest(path: Path, repository: Repository, name: str, progress: Progr
     if digest.hexdigest() != wanted:
         for each in {path.resolve(), path}:
             each.unlink(missing_ok=True)
-        raise RemoteError(
+        raise ChangedError(
             "what was downloaded is not what the Hub has, and was removed",
             path=f"{repository.id}/{name}",
             expected=f"{'SHA-256' if stated.sha256 else 'git blob'} {wanted}",

@@ -18,7 +18,7 @@ from urllib.parse import urljoin
 from gguflike.checkpoint.hub import client, reference
 from gguflike.checkpoint.hub.client import Repository
 from gguflike.checkpoint.hub.retry import Attempts, retry_after
-from gguflike.errors import RemoteError
+from gguflike.errors import ChangedError, RemoteError
 
 CONNECTIONS = 8
 PART = 8 << 20  # bytes of a request; a larger piece is read by several at a time
@@ -195,7 +195,7 @@ class RemoteFile:
             self.etag = etag
 
     def _changed(self, what: str, expected: object, got: object) -> NoReturn:
-        raise RemoteError(
+        raise ChangedError(
             "the file is not what it was, or what the Hub's list of files says",
             path=self.name,
             field=what,
