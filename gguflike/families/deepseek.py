@@ -256,7 +256,6 @@ DEEPSEEK_V2 = Family(
     config=DeepSeek,
     graph=deepseek,
     origins=_ORIGINS,
-    ignored=("model.layers.{i}.self_attn.rotary_emb.inv_freq",),
     implemented=MappingProxyType({**SILU, "moe_layer_freq": (1,), "rope_interleave": (True,)}),
     inert=INERT_KEYS
     | ROUTER_KEYS

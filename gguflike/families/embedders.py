@@ -9,7 +9,7 @@ from typing import Any
 from gguflike.errors import UnsupportedError
 from gguflike.families.config import key
 from gguflike.families.decoder import DECODER_NAMES, SILU, Decoder, attention, feed_forward, pre_norm, qk_norms, rope_of
-from gguflike.families.family import NESTED_NAMES, Family
+from gguflike.families.family import Family
 from gguflike.families.gemma import GEMMA3, SANDWICH_NAMES, Gemma3, sandwich
 from gguflike.families.origins import Named, Piece
 from gguflike.families.parts import Block, Embedding, Graph, Norm, Rope, Tensor
@@ -20,7 +20,6 @@ from gguflike.families.windows import Windowed, span
 from gguflike.frozen import frozen, replace
 
 # Models without a head begin their names where others have "model.".
-_BARE_NAMES = (*NESTED_NAMES, (r"^(embed_tokens|layers|norm)\.", r"model.\1."))
 _LEFT_OUT = MappingProxyType({r"lm_head\.": "the head for text, which embeddings do not use,"})
 
 
@@ -45,7 +44,6 @@ QWEN3_EMBEDDING = replace(
     QWEN3,
     config=Qwen3Embedding,
     graph=qwen3_embedding,
-    renamed=_BARE_NAMES,
     left_out=_LEFT_OUT,
     constants=MappingProxyType({**QWEN3.constants, "architectures": ["Qwen3Model"]}),
     variant=None,
@@ -169,7 +167,6 @@ GEMMA_EMBEDDING = replace(
     origins=MappingProxyType(
         {**SANDWICH_NAMES, "dense_2": Named("2_Dense.linear"), "dense_3": Named("3_Dense.linear")}
     ),
-    renamed=_BARE_NAMES,
     left_out=_LEFT_OUT,
     implemented=MappingProxyType({**GEMMA3.implemented, "use_bidirectional_attention": (True,)}),
     constants=MappingProxyType(
@@ -219,7 +216,6 @@ EUROBERT = Family(
     config=EuroBert,
     graph=eurobert,
     origins=DECODER_NAMES,
-    renamed=_BARE_NAMES,
     left_out=_LEFT_OUT,
     implemented=SILU,
     inert=QWEN3.inert | {"mask_token", "mask_token_id"},

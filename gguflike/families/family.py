@@ -59,10 +59,11 @@ class Family(Generic[Config]):
 
     ``name`` is its ``general.architecture``; registry.py says which classes of Transformers it has. ``graph`` makes the
     graph of a configuration. ``origins`` say for every role without its suffix where the tensor comes from, ``layers``
-    how names in a layer begin, ``ignored`` which tensors of a checkpoint are no weights, ``left_out`` which are weights
-    of what is not converted (pattern of names -> what they are, "the vision tower", said in a notice). ``renamed`` are
-    (pattern, replacement) pairs that make canonical names, each applied in turn: of models inside of others, or saved
-    in an old way.
+    how names in a layer begin, ``ignored`` which tensors of a checkpoint are no weights (beside the buffers of all
+    models, names.py), ``left_out`` which are weights of what is not converted (pattern of names -> what they are, "the
+    vision tower", said in a notice). ``renamed`` are (pattern, replacement) pairs that make canonical names, each
+    applied in turn: of models inside of others, or saved in an old way; wrappers and the prefix of the base are known
+    (names.py).
 
     Of config.json, ``implemented`` lists the values of behaviour-changing keys that the graph computes, ``inert`` the
     keys that change nothing, ``outer`` those that count around the configuration of a text model, ``constants`` what an

@@ -7,7 +7,7 @@ from typing import Any
 
 from gguflike.families.config import key
 from gguflike.families.decoder import INERT_KEYS, attention, decoder, feed_forward
-from gguflike.families.family import NESTED_NAMES, Family
+from gguflike.families.family import Family
 from gguflike.families.layernorm import LayerNormed, layer_norm, sequential
 from gguflike.families.origins import Named
 from gguflike.families.parts import Graph
@@ -80,7 +80,6 @@ GPT2 = Family(
         {**_NAMES, **{f"{role}.weight": Named(_NAMES[role].name, Transposed()) for role in _MATRICES}}
     ),
     # OpenAI's own files lack the first part of the names.
-    renamed=(*NESTED_NAMES, (r"^(h\.\d|wte\.|wpe\.|ln_f\.)", r"transformer.\1")),
     ignored=("transformer.h.{i}.attn.bias", "transformer.h.{i}.attn.masked_bias"),
     implemented=MappingProxyType(
         {

@@ -80,7 +80,6 @@ LLAMA = Family(
     config=Llama,
     graph=llama,
     origins=MappingProxyType({**PERMUTED_NAMES, "rope_freqs": Made(llama3_rope_freqs)}),
-    ignored=("model.layers.{i}.self_attn.rotary_emb.inv_freq",),
     implemented=MappingProxyType({**SILU, "sliding_window": ()}),
     inert=INERT_KEYS,
     constants=MappingProxyType({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu"}),

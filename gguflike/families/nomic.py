@@ -216,7 +216,6 @@ NOMIC_BERT = Family(
     graph=nomic_bert,
     layers="encoder.layers.{i}.",
     origins=_NAMES,
-    ignored=("embeddings.position_ids", "encoder.layers.{i}.attn.rotary_emb.inv_freq"),
     left_out=HEADS,
     renamed=((r"^(bert|nomic_bert)\.", ""),),
     inert=_INERT,

@@ -82,7 +82,6 @@ QWEN2 = Family(
     config=Qwen2,
     graph=qwen2,
     origins=MappingProxyType({**DECODER_NAMES, "rope_freqs": Made(llama3_rope_freqs)}),
-    ignored=("model.layers.{i}.self_attn.rotary_emb.inv_freq",),
     implemented=MappingProxyType({**SILU, "use_mrope": (False,)}),
     inert=INERT_KEYS,
     constants=exported("Qwen2ForCausalLM", "qwen2"),

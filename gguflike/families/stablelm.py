@@ -61,7 +61,6 @@ STABLELM = Family(
             "attn_k_norm": Stacked("self_attn.k_layernorm.norms.{e}"),
         }
     ),
-    ignored=("model.layers.{i}.self_attn.rotary_emb.inv_freq",),
     implemented=SILU,
     inert=INERT_KEYS | {"hidden_dropout"},
     constants=exported("StableLmForCausalLM", "stablelm"),
