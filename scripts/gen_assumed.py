@@ -32,9 +32,11 @@ _LEFT_OUT = {"rope_parameters", "rope_scaling", "rope_theta", "partial_rotary_fa
 
 
 def config_class(name: str) -> Any:
-    """The configuration class of a model class, or of its sibling where the name is only that of a Hub's own code."""
+    """The configuration class of a model class, or of its sibling where the name is only that of a Hub's own code; None
+    for models that Transformers does not have."""
     siblings = [other for other, place in registry.CLASSES.items() if place == registry.CLASSES[name]]
-    return next(getattr(transformers, each).config_class for each in (name, *siblings) if hasattr(transformers, each))
+    known = (getattr(transformers, each).config_class for each in (name, *siblings) if hasattr(transformers, each))
+    return next(known, None)
 
 
 def text_class(kind: Any) -> Any:
@@ -98,6 +100,8 @@ def table() -> tuple[dict[str, list[str]], dict[str, Any]]:
     classes, entries = {}, {}
     for name in sorted(registry.CLASSES):
         kind = config_class(name)
+        if kind is None:
+            continue
         text = text_class(kind)
         classes[name] = [kind.model_type, text.model_type]
         names = {"names": dict(text.attribute_map)} if text.attribute_map else {}

@@ -65,6 +65,7 @@ FAMILIES = (
     ("glm:GLM4", "glm4", "Glm4ForCausalLM"),
     ("glm:GLM4V", "glm4", "Glm4vForConditionalGeneration", "GlmOcrForConditionalGeneration"),
     ("granite:GRANITE", "granite", "GraniteForCausalLM"),
+    ("minicpm:MINICPM", "minicpm", "MiniCPMForCausalLM"),
     ("granite_swa:GRANITE_SWA", "granite_swa", "GraniteSWAForCausalLM"),
     ("olmo:OLMO", "olmo", "OlmoForCausalLM"),
     ("olmo:OLMO2", "olmo2", "Olmo2ForCausalLM", "Olmo3ForCausalLM"),
@@ -129,7 +130,7 @@ FAMILIES = (
     ("deepseek:MISTRAL4", "mistral4", "Mistral4ForCausalLM"),
     ("deepseek:GLM4_MOE_LITE", "deepseek2", "Glm4MoeLiteForCausalLM"),
     ("deepseek:YOUTU", "deepseek2", "YoutuForCausalLM"),
-    ("minicpm3:MINICPM3", "minicpm3", "MiniCPM3ForCausalLM"),
+    ("minicpm:MINICPM3", "minicpm3", "MiniCPM3ForCausalLM"),
     ("sparse_latent:DEEPSEEK_V32", "deepseek32", "DeepseekV32ForCausalLM"),
     ("sparse_latent:GLM5", "glm-dsa", "GlmMoeDsaForCausalLM"),
     # Recurrent and hybrid

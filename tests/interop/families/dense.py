@@ -91,6 +91,18 @@ ROWS = (
         tokenizer_config={"tokenizer_class": "GPT2Tokenizer"},  # by which llama.cpp tells Phi-4
     ),
     Row(
+        "MiniCPMForCausalLM",
+        "minicpm",
+        text(
+            rms_norm_eps=1e-5,
+            rope_theta=10000.0,
+            scale_emb=12,
+            scale_depth=1.4,
+            dim_model_base=256,
+        ),
+        tokenizer="spm",
+    ),
+    Row(
         "MiniCPM3ForCausalLM",
         "minicpm3",
         text(

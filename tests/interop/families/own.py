@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -135,12 +135,44 @@ class NomicBertMoe(nn.Module):
         return x
 
     def save_pretrained(self, folder: Path) -> None:
-        save_file({name: each.contiguous() for name, each in self.state_dict().items()}, folder / "model.safetensors")
-        (folder / "config.json").write_text(json.dumps(self.config, indent=2))
+        _save(self, self.config, folder)
+
+
+class MiniCPM(nn.Module):
+    """MiniCPM (Hu et al. 2024, arXiv:2404.06395) is Granite with multipliers that are said otherwise."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        from transformers import GraniteConfig, GraniteForCausalLM
+
+        super().__init__()
+        self.config = {"architectures": ["MiniCPMForCausalLM"], "model_type": "minicpm", **config}
+        scales = {
+            "embedding_multiplier": config["scale_emb"],
+            "residual_multiplier": config["scale_depth"] / config["num_hidden_layers"] ** 0.5,
+            "logits_scaling": config["hidden_size"] / config["dim_model_base"],
+            "attention_multiplier": (config["hidden_size"] / config["num_attention_heads"]) ** -0.5,
+        }
+        shared = {key: config[key] for key in config if not key.startswith(("scale_", "dim_model"))}
+        granite = GraniteForCausalLM._from_config(GraniteConfig(**shared, **scales), attn_implementation="eager")
+        self.model, self.lm_head = granite.model, granite.lm_head
+        self._granite = (granite,)  # not a module of this one
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self._granite[0](ids, use_cache=False).logits
+        return logits
+
+    def save_pretrained(self, folder: Path) -> None:
+        _save(self, self.config, folder)
+
+
+def _save(model: nn.Module, config: Mapping[str, Any], folder: Path) -> None:
+    save_file({name: each.contiguous() for name, each in model.state_dict().items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
 
 
 #: Row -> the class of its model.
-OWN: Mapping[str, type[NomicBertMoe]] = {
+OWN: Mapping[str, Callable[[Mapping[str, Any]], nn.Module]] = {
+    "MiniCPMForCausalLM": MiniCPM,
     "NomicBertModel/experts": NomicBertMoe,
     "NomicBertModel/experts without bias": NomicBertMoe,
 }
@@ -148,7 +180,8 @@ OWN: Mapping[str, type[NomicBertMoe]] = {
 
 def computed(name: str, folder: Path, ids: list[int]) -> Any:
     """What the model of a row gives for a folder. RuntimeError where it lacks a tensor, or has one too many."""
-    model = OWN[name](json.loads((folder / "config.json").read_text()))
+    said = json.loads((folder / "config.json").read_text())
+    model = OWN[name]({key: said[key] for key in said if key not in ("architectures", "auto_map", "model_type")})
     tensors: dict[str, torch.Tensor] = {}
     for path in folder.glob("*.safetensors"):
         tensors |= load_file(path)

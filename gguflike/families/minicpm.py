@@ -1,4 +1,4 @@
-"""MiniCPM 3: Llama with latent attention, whose matrices GGUF keeps together, and with scales."""
+"""MiniCPM: Llama with scales; MiniCPM 3: the same with latent attention, whose matrices GGUF keeps together."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ from types import MappingProxyType
 from typing import Any
 
 from gguflike.families.config import Via, key
-from gguflike.families.decoder import DECODER_NAMES, INERT_KEYS, SILU, decoder, exported, feed_forward, rms
+from gguflike.families.decoder import (
+    DECODER_NAMES,
+    INERT_KEYS,
+    PERMUTED_NAMES,
+    SILU,
+    attention,
+    decoder,
+    exported,
+    feed_forward,
+    rms,
+)
 from gguflike.families.family import Family
 from gguflike.families.granite import scaled_block, scales
 from gguflike.families.origins import Named
@@ -15,7 +25,7 @@ from gguflike.families.parts.latent import LatentAttention
 from gguflike.families.phi import LONGROPE_NAMES, LongRope, longrope_of, recover_longrope
 from gguflike.frozen import frozen
 
-# The published model's, which llama.cpp takes for all files of this architecture.
+# The published models', which llama.cpp takes for all files of MiniCPM 3.
 _EMBEDDING, _DEPTH, _BASE = 12.0, 1.4, 256
 
 
@@ -23,6 +33,58 @@ def _all_heads(c: Any, heads: Any) -> Any:
     if heads != c.n_head:
         raise ValueError(f"{c.n_head}, num_attention_heads: each head has keys of its own")
     return heads
+
+
+def _embedding_scale(*, implied: bool) -> Any:
+    """The field of what embeddings are multiplied by."""
+    return key("embedding_scale", "scale_emb", default=_EMBEDDING, implied=implied)
+
+
+def _residual_scale(*, implied: bool) -> Any:
+    """The field of what results of mixers are multiplied by: a depth over the root of the number of layers."""
+    return key(
+        "residual_scale",
+        "scale_depth",
+        default=lambda c: _DEPTH / c.n_layer**0.5,
+        implied=implied,
+        via=Via(
+            read=lambda c, depth: depth / c.n_layer**0.5, write=lambda c: round(c.residual_scale * c.n_layer**0.5, 6)
+        ),
+    )
+
+
+def _logit_scale(*, implied: bool) -> Any:
+    """The field of what logits are divided by: how much wider the model is than a base."""
+    return key(
+        "logit_scale",
+        "dim_model_base",
+        default=lambda c: c.n_embd / _BASE,
+        implied=implied,
+        via=Via(read=lambda c, base: c.n_embd / base, write=lambda c: round(c.n_embd / c.logit_scale)),
+    )
+
+
+def _rope_context() -> Any:
+    """The field of the context that a stretched rotation was first trained with."""
+    names = ("rope.scaling.original_context_length", "original_max_position_embeddings")
+    return key("rope.scaling.original_context_length", names)
+
+
+@frozen
+class MiniCPM(LongRope):
+    """Hyper-parameters: what embeddings and results of mixers are multiplied by, and logits divided."""
+
+    rope_context: int | None = _rope_context()
+    norm_eps: float = key("attention.layer_norm_rms_epsilon", "rms_norm_eps", default=1e-6)
+    embedding_scale: float = _embedding_scale(implied=False)
+    residual_scale: float = _residual_scale(implied=False)
+    logit_scale: float = _logit_scale(implied=False)
+
+
+def minicpm(c: MiniCPM) -> Graph:
+    """Llama's blocks, whose results are scaled."""
+    block = scaled_block(c, attention(c, longrope_of(c, "norm")), feed_forward(c))
+    return decoder(c, lambda _: block, **scales(c))
 
 
 @frozen
@@ -37,10 +99,7 @@ class MiniCPM3(LongRope):
     )
     head_dim: int = key(None, None, default=lambda c: c.n_embd // c.n_head)
     n_rot: int = key("rope.dimension_count", "qk_rope_head_dim", default=32)
-    rope_context: int | None = key(
-        "rope.scaling.original_context_length",
-        ("rope.scaling.original_context_length", "original_max_position_embeddings"),
-    )
+    rope_context: int | None = _rope_context()
     norm_eps: float = key("attention.layer_norm_rms_epsilon", "rms_norm_eps", default=1e-5)
     kv_rank: int = key("attention.kv_lora_rank", "kv_lora_rank", default=256)
     q_rank: int = key("attention.q_lora_rank", "q_lora_rank", default=768)
@@ -51,23 +110,9 @@ class MiniCPM3(LongRope):
         via=Via(read=lambda c, nope: nope + c.n_rot, write=lambda c: c.key_dim - c.n_rot),
     )
     value_dim: int = key("attention.value_length", "v_head_dim", default=lambda c: c.head_dim)
-    embedding_scale: float = key("embedding_scale", "scale_emb", default=_EMBEDDING, implied=True)
-    residual_scale: float = key(
-        "residual_scale",
-        "scale_depth",
-        default=lambda c: _DEPTH / c.n_layer**0.5,
-        implied=True,
-        via=Via(
-            read=lambda c, depth: depth / c.n_layer**0.5, write=lambda c: round(c.residual_scale * c.n_layer**0.5, 6)
-        ),
-    )
-    logit_scale: float = key(
-        "logit_scale",
-        "dim_model_base",
-        default=lambda c: c.n_embd / _BASE,
-        implied=True,
-        via=Via(read=lambda c, base: c.n_embd / base, write=lambda c: round(c.n_embd / c.logit_scale)),
-    )
+    embedding_scale: float = _embedding_scale(implied=True)
+    residual_scale: float = _residual_scale(implied=True)
+    logit_scale: float = _logit_scale(implied=True)
 
 
 def minicpm3(c: MiniCPM3) -> Graph:
@@ -110,6 +155,24 @@ def notices(c: MiniCPM3) -> list[str]:
     return [f"llama.cpp takes {said} for all models of this architecture; this one says otherwise"]
 
 
+# As of the models' own code, which Transformers has none for.
+_ASSUMED = {"tie_word_embeddings": True, "scale_emb": 1, "dim_model_base": 1, "scale_depth": 1}
+_CODE = {
+    "AutoConfig": "configuration_minicpm.MiniCPMConfig",
+    "AutoModelForCausalLM": "modeling_minicpm.MiniCPMForCausalLM",
+}
+
+MINICPM = Family(
+    name="minicpm",
+    config=MiniCPM,
+    graph=minicpm,
+    origins=MappingProxyType({**PERMUTED_NAMES, **LONGROPE_NAMES}),
+    implemented=MappingProxyType({**SILU, "attention_bias": (False,), "mlp_bias": (False,), "num_experts": (0,)}),
+    inert=INERT_KEYS,
+    constants=exported("MiniCPMForCausalLM", "minicpm", auto_map=_CODE),
+    normalized=lambda values: normalized({**_ASSUMED, **values}),
+    recover=recover_longrope,
+)
 MINICPM3 = Family(
     name="minicpm3",
     config=MiniCPM3,
