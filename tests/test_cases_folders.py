@@ -205,6 +205,16 @@ def test_a_tensor_in_two_files(same: bool, sharded: Path, tmp_path: Path) -> Non
     np.testing.assert_array_equal(stored, last)  # Transformers reads files in order, and the last one counts
 
 
+def test_what_macos_keeps_beside_files_is_none(sharded: Path) -> None:
+    (sharded / INDEX).unlink()
+    (sharded / "additional_chat_templates").mkdir()
+    for name in ("model-00001-of-00002.safetensors", "config.json", "additional_chat_templates/rag.jinja"):
+        path = sharded / name
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7" + bytes(4000))
+    assert len(checkpoint.open(sharded).files) == 2
+    convert(sharded, None, "F32", dry_run=True)
+
+
 def dangling(path: Path) -> None:
     path.unlink(missing_ok=True)
     path.symlink_to("../../blobs/" + "ab" * 32)

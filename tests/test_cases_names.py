@@ -107,7 +107,8 @@ L = "model.layers.0.self_attn."
 BUFFERS = (
     *(f"{L}rotary_emb.{name}" for name in ("inv_freq", "cos_cached", "sin_cached", "original_inv_freq")),
     *("model.rotary_emb.inv_freq", "rotary_emb.inv_freq", "model.position_ids", "model.rotary_emb_local.inv_freq"),
-    "_orig_mod.model.rotary_emb.inv_freq",
+    *(f"{L}{name}" for name in ("masked_bias", "causal_mask", "total_ops", "rotary_pos_emb.inv_freq")),
+    *("_orig_mod.model.rotary_emb.inv_freq", "freqs_cis", "model.layers.0.mlp._extra_state", "model.token_type_ids"),
 )
 
 

@@ -71,7 +71,7 @@ def check_folder(folder: Path, config: Mapping[str, Any] | None = None) -> None:
         if found and (row.beside or not weights):
             listed = ", ".join(found[:3])
             raise UnsupportedError(
-                f"this is {row.what}, not a checkpoint of Hugging Face", path=folder, got=listed, remedy=row.remedy
+                f"this is {row.what}, not a checkpoint of Transformers", path=folder, got=listed, remedy=row.remedy
             )
     if not entries:
         raise CheckpointError("the folder is empty", path=folder)

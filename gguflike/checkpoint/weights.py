@@ -155,7 +155,7 @@ def _sets(folder: Path) -> list[_Set]:
     groups: dict[tuple[str, ...], dict[int, Path]] = {}
     present = [path for path in folder.iterdir() if path.name.endswith((".safetensors", *PICKLES))]
     for path in sorted({*present, *elsewhere.inside(folder)}):
-        if not files.present(path) or path.is_dir():
+        if path.name.startswith(".") or not files.present(path) or path.is_dir():  # "._x" is what macOS keeps of x
             continue
         shard = _SHARD.fullmatch(path.name)
         key = (shard["stem"], shard["total"], shard["rest"]) if shard else (path.name,)

@@ -137,7 +137,6 @@ BERT = Family(
     graph=bert,
     origins=_NAMES,
     layers="encoder.layer.{i}.",
-    ignored=("embeddings.token_type_ids",),
     left_out=HEADS,
     renamed=((r"^bert\.", ""), (r"\.gamma$", ".weight"), (r"\.beta$", ".bias")),
     implemented=MappingProxyType(

@@ -24,7 +24,10 @@ _WRAPPERS = re.compile(
 _NUMBER = re.compile(r"\d+")
 _LONGEST = 100  # characters of a prefix
 #: Tensors that no model computes with: buffers, which it makes anew when it is loaded.
-BUFFERS = re.compile(r"(.*\.)?(rotary_emb(_\w+)?\..*|rotary_pos_emb\.inv_freq|position_ids|num_batches_tracked)")
+BUFFERS = re.compile(
+    r"(.*\.)?(rotary_emb(_\w+)?\..*|rotary_pos_emb\.inv_freq|freqs_(cis|cos|sin)|position_ids|token_type_ids|masked_bias"
+    r"|causal_mask|num_batches_tracked|_extra_state|total_(ops|params))"
+)
 
 
 def canonical_names(family: Family[Any], names: Collection[str]) -> dict[str, str]:

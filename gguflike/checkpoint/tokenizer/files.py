@@ -137,7 +137,7 @@ class TokenizerFiles:
                     got=repr(stored)[:120],
                 )
             found |= {str(entry.get("name", "default")): entry["template"] for entry in entries}
-        named = sorted((self.folder / "additional_chat_templates").glob("*.jinja"))
+        named = sorted((self.folder / "additional_chat_templates").glob("[!.]*.jinja"))
         for path in (self.folder / "chat_template.jinja", *named):
             if not files.present(path):
                 continue
