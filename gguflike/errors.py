@@ -156,8 +156,8 @@ class OutputError(GGUFLikeError):
 def in_flags(text: str, flags: Mapping[str, str]) -> str:
     """``text`` with the arguments that it names in backticks as they are given on the command line.
 
-    With {"dtype": "--dtype", "overwrite": "--overwrite"}, `dtype="f32"` becomes --dtype f32, and `overwrite=True`
-    --overwrite.
+    With {"dtype": "--dtype", "overwrite": "--overwrite"}, `dtype="f32"` becomes --dtype f32, `overwrite=True`
+    --overwrite, and `names=['a', 'b']` --names a,b where "names" is "--names".
     """
     import re
 
@@ -165,12 +165,12 @@ def in_flags(text: str, flags: Mapping[str, str]) -> str:
         name, value = match[1], match[2]
         if name not in flags:
             return match[0]
-        return flags[name] if value in (None, "True") else f"{flags[name]} {value.strip(_QUOTES)}"
+        return flags[name] if value in (None, "True") else f"{flags[name]} {value.translate(_QUOTES)}"
 
     return re.sub(r"`(\w+)(?:=([^`]*))?`", spelled, text)
 
 
-_QUOTES = "[]\"'"
+_QUOTES = str.maketrans("", "", "[]\"' ")  # so that several values stand with commas between them
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from gguflike import families
-from gguflike.errors import CheckpointError, GGUFError, UnsupportedError
+from gguflike.errors import CheckpointError, GGUFError, UnsupportedError, in_flags
 from gguflike.families import config as configs
 from gguflike.families import refused, registry, rope, rope_settings
 from gguflike.families.family import Family
@@ -220,7 +221,7 @@ OTHER = {"model_type": "other"}
         ({"rope_theta": -1.0}, CheckpointError, "rope_theta is not a positive number"),
         ({"rope_scaling": []}, CheckpointError, "rope_scaling is not an object"),
         ({"rope_scaling": "llama3"}, CheckpointError, "rope_scaling is not an object"),
-        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, UnsupportedError, "dynamic.factor: rope setting"),
+        ({"rope_scaling": {"type": "dynamic", "factor": "2"}}, CheckpointError, "factor is not a positive number"),
         ({"rope_scaling": {"type": "linear"}}, CheckpointError, "factor is not a positive number"),
         ({"rope_scaling": {"type": "ntk"}}, UnsupportedError, "rope type.*got 'ntk'"),
         ({"rope_scaling": {**YARN, "temperature": 0.7}}, UnsupportedError, "temperature with type yarn"),
@@ -275,6 +276,79 @@ def test_absent_keys_mean_what_transformers_assumes() -> None:
         registry.for_config({"model_type": "gpt_oss"}).from_config({"model_type": "gpt_oss", "rope_theta": 1e6})
 
 
+def test_keys_that_llama_does_not_read_are_said() -> None:
+    """As LlamaForCausalLM of Transformers has it: there is no window, whatever config.json says."""
+    said = "changes nothing: LlamaForCausalLM of Transformers does not read it"
+    plain = read()[1]
+    for key, value in {"sliding_window": 64, "bias": True, "max_window_layers": 1, "use_sliding_window": True}.items():
+        assert read(**{key: value})[1:] == (plain, [f"{key} {value!r} {said}"])
+    assert read(sliding_window=None, bias=False, use_sliding_window=False)[1:] == (plain, [])
+
+
+def test_keys_that_are_off_and_those_of_training_change_nothing() -> None:
+    """In whatever class; but not with other values, and none that only looks like them."""
+    off = {"layer_types": ["full_attention"] * 2, "is_causal": True, "qk_norm": False, "logits_scaling": 1.0}
+    off |= {
+        "moe_router_aux_loss_coef": 0.1,
+        "hidden_dropout_prob": 0.1,
+        "initializer_cutoff_factor": 2.0,
+        "use_mup": False,
+    }
+    for key, value in off.items():
+        assert read(**{key: value})[1:] == (read()[1], []), key
+    on = {"layer_types": ["full_attention", "sliding_attention"], "is_causal": False, "qk_norm": True}
+    on |= {"logits_scaling": 2.0, "use_mup": True, "dropout_gate": 1, "use_rope": False}
+    for key, value in on.items():
+        with pytest.raises(UnsupportedError, match=f"config.json: {key}"):
+            read(**{key: value})
+
+
+def test_all_unknown_keys_are_named_at_once() -> None:
+    """With what accepts them, in the words of who reads it."""
+    unknown = {"max_sequence_length": 2048, "attn_implementation": "sdpa"}
+    with pytest.raises(UnsupportedError, match="2 keys that LlamaForCausalLM is not known to have") as error:
+        read(**unknown)
+    text = str(error.value)
+    assert "config.json: max_sequence_length, attn_implementation" in text
+    assert "max_sequence_length=2048, attn_implementation='sdpa'" in text
+    assert text.endswith("`ignore_config=['max_sequence_length', 'attn_implementation']`")
+    flags = {"ignore_config": "--ignore-config"}
+    assert in_flags(text, flags).endswith("--ignore-config max_sequence_length,attn_implementation")
+    family = registry.for_config(tiny.config())
+    assert family.from_config(tiny.config(**unknown), ignore=unknown)[0] == read()[1]
+
+
+def test_a_dynamic_rotation_is_plain_within_the_context() -> None:
+    """Transformers stretches only texts beyond it, by their length, which GGUF cannot say."""
+    _, c, notices = read(rope_scaling={"type": "dynamic", "factor": 2.0})
+    assert c == read()[1]
+    assert notices == ["GGUF cannot say a dynamic rotation (rope_type): beyond 128 tokens, positions are not stretched"]
+
+
+def test_llama_with_two_lists_of_divisors() -> None:
+    """As llama.cpp reads them in this architecture: long ones beyond the first context, short ones within."""
+    lists = {"long_factor": [2.0, 3.0, 4.0, 5.0], "short_factor": [1.0, 1.25, 1.5, 1.75]}
+    longrope = {"rope_type": "longrope", **lists, "factor": 4.0, "original_max_position_embeddings": 32}
+    family, c, notices = read(rope_scaling=longrope)
+    assert not notices
+    bindings = {binding.gguf: binding for binding in family.bind(c)}
+    for kind in ("long", "short"):
+        made = bindings[f"rope_factors_{kind}.weight"].make
+        assert made is not None
+        assert made().tolist() == lists[f"{kind}_factor"]
+    metadata = configs.to_metadata(c, family.name)
+    assert metadata["llama.rope.scaling.type"] == "longrope"
+    assert metadata["llama.rope.scaling.original_context_length"] == 32
+    assert metadata["llama.rope.scaling.attn_factor"] == pytest.approx((1 + math.log(4) / math.log(32)) ** 0.5)
+    held = {name: np.array(lists[f"{name.split('_')[2][:-7]}_factor"], "f4") for name in bindings if "factors" in name}
+    back = configs.from_gguf(family.config, family.name, metadata, bindings)
+    assert family.recover is not None
+    assert family.graph(family.recover(back, held.__getitem__)) == family.graph(c)
+    again = read(**{"rope_scaling": None, **family.to_config(c)})[1]
+    assert again.rope_attn_factor == pytest.approx(c.rope_attn_factor)
+    assert configs.changed(again, rope_attn_factor=c.rope_attn_factor) == c
+
+
 def test_an_export_says_of_a_plain_rotation_that_it_is_plain() -> None:
     """Where Transformers would assume another one."""
     sizes = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 1, "num_local_experts": 4}
@@ -307,8 +381,6 @@ def test_a_sliding_window_is_kept() -> None:
     assert registry.for_config(mistral).from_config(bare)[0].window == 4096  # MistralConfig's default window
     with pytest.raises(CheckpointError, match="sliding_window: wrong kind"):
         read(**mistral, sliding_window=-1)
-    with pytest.raises(UnsupportedError, match="sliding_window"):
-        read(sliding_window=64)  # LlamaForCausalLM has none
 
 
 def test_gguf_parameters_of_other_writers() -> None:

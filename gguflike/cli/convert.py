@@ -31,10 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", "--model-name", metavar="NAME", help="general.name to write")
     parser.add_argument(
         "--ignore-config",
-        action="append",
+        action="extend",
+        type=lambda text: text.split(","),
         default=[],
-        metavar="KEY",
-        help="accept a config.json key that is not handled",
+        metavar="KEY[,KEY...]",
+        help="accept config.json keys that are not handled",
     )
     parser.add_argument(
         "--tokenizer-proof",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from gguflike.checkpoint import Checkpoint, LazyTensor
 from gguflike.checkpoint.quantized.float4 import stack
@@ -19,6 +22,9 @@ from gguflike.families.family import Binding, Family, expect_tensor
 from gguflike.families.names import canonical_names
 from gguflike.families.origins import Piece
 from gguflike.families.parts import Graph, Head, Tensor, role_of
+
+if TYPE_CHECKING:
+    from gguflike.families.origins import Floats
 
 
 def is_tied(graph: Graph) -> bool:
@@ -103,6 +109,7 @@ def _few(tensor: LazyTensor) -> list[float]:
     return values
 
 
+_OF_TOKENS = ("token_embd", "output")  # with a row for each
 _FEW = 2**16  # values of a tensor that a configuration holds
 
 
@@ -115,6 +122,8 @@ def match(
     CheckpointError on a tensor that is missing or misshapen, UnsupportedError on one that the family does not have.
     """
     bindings = family.bind(config, {name: tensor.shape for name, tensor in available.items()})
+    zero = _zero_biases(bindings, available)
+    bindings = tuple(zero.get(binding.gguf, binding) for binding in bindings)
     _expect(family, bindings, available, folder)
     sources = [_source(binding, available) for binding in bindings]
     dropped = set(available) - {piece.hf for binding in bindings for piece in binding.pieces}
@@ -126,6 +135,15 @@ def match(
     unused = [name for name in unused if name not in beside]
     ruled_out = set(family.ruled_out(config, available.keys()))
     unknown = [name for name in unused if name not in ruled_out]
+    layers = [layer for name in unknown if (layer := family.layer_of(name)) is not None]
+    if layers and min(layers) >= config.n_layer:
+        raise CheckpointError(
+            "the checkpoint has more layers than config.json says",
+            path=folder,
+            expected=f"num_hidden_layers {config.n_layer}",
+            got=f"{max(layers) + 1} layers",
+            remedy="set num_hidden_layers to as many, or save the model again without the others",
+        )
     if unknown:
         raise UnsupportedError(
             f"{counted(len(unknown), 'tensor')} that no model of architecture {family.name} has",
@@ -133,13 +151,40 @@ def match(
             tensor=unknown[0],
             remedy="the checkpoint is of another architecture, or incomplete support; nothing was converted",
         )
-    notices = [f"{name} is left out: config.json says the model does not use it" for name in unused]
+    roles = Counter(role_of(name)[0] for name in zero)
+    notices = [f"{role} is zero, as no tensor gives it: {counted(count, 'tensor')}" for role, count in roles.items()]
+    notices += [f"{name} is left out: config.json says the model does not use it" for name in unused]
     notices += [f"{part} is left out: {counted(count, 'tensor')}" for part, count in parts.items()]
     for root, count in Counter(name.partition(".")[0] for name in beside).items():
         notices.append(
             f"{root} is left out, which no model of architecture {family.name} has: {counted(count, 'tensor')}"
         )
     return sources, notices
+
+
+def _zero_biases(bindings: Iterable[Binding], available: Collection[str]) -> dict[str, Binding]:
+    """Biases of matrices and norms that config.json promises and no layer has: Transformers makes them anew, as zeros.
+
+    By their names in the file.
+    """
+    weighted = {binding.gguf.removesuffix("weight") for binding in bindings if binding.gguf.endswith(".weight")}
+    missing: dict[str, list[Binding]] = {}
+    here: set[str] = set()
+    for binding in bindings:
+        if binding.gguf.endswith(".bias") and binding.gguf.removesuffix("bias") in weighted and binding.pieces:
+            role = role_of(binding.gguf)[0]
+            missing.setdefault(role, []).append(binding)
+            if any(piece.hf in available for piece in binding.pieces):
+                here.add(role)
+    return {
+        binding.gguf: Binding(binding.gguf, binding.shape, (), partial(_zeros, binding.shape))
+        for role in missing.keys() - here
+        for binding in missing[role]
+    }
+
+
+def _zeros(shape: tuple[int, ...]) -> Floats:
+    return np.zeros(shape, np.float32)
 
 
 def _expect(
@@ -151,6 +196,8 @@ def _expect(
             tensor = available.get(piece.hf)
             if tensor is not None:
                 remedy = "the checkpoint is incomplete, or config.json belongs to another"
+                if role_of(binding.gguf)[0] in _OF_TOKENS and tensor.shape[1:] == piece.hf_shape[1:]:
+                    remedy = f"if the vocabulary was resized, set vocab_size in config.json to {tensor.shape[0]}"
                 expect_tensor(CheckpointError, tensor.path, piece.hf, piece.hf_shape, tensor.shape, remedy)
                 continue
             others = [each.name for name, each in available.items() if not family.knows(name)]

@@ -5,17 +5,59 @@ Apart from config.py, since a run of a model reads no config.json.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import numpy as np
 
-from gguflike.errors import CheckpointError, GGUFLikeError, UnsupportedError
+from gguflike.errors import CheckpointError, GGUFLikeError, UnsupportedError, counted
 from gguflike.families import rope_settings
 from gguflike.families.config import REQUIRED, Parameter, made, named, parameters
 
 Config = TypeVar("Config")
+# Keys of config.json that classes have, and the values with which others need not have them: all these are off.
+_OFF: Mapping[str, tuple[Any, ...]] = {
+    "add_bias_linear": (False,),
+    "add_qkv_bias": (False,),
+    "alibi": (False,),
+    "attention_bias": (False,),
+    "attention_out_bias": (False,),
+    "bias": (False,),
+    "causal": (True,),
+    "embedding_multiplier": (1,),
+    "is_causal": (True,),
+    "lm_head_bias": (False,),
+    "lm_head_multiplier": (1,),
+    "logits_scaling": (1,),
+    "mlp_bias": (False,),
+    "mup_enabled": (False,),
+    "n_routed_experts": (0,),
+    "norm_bias": (False,),
+    "num_experts": (0,),
+    "num_kv_shared_layers": (0,),
+    "num_local_experts": (0,),
+    "output_router_logits": (False, True),
+    "qk_layernorm": (False,),
+    "qk_norm": (False,),
+    "qkv_bias": (False,),
+    "residual_multiplier": (1,),
+    "use_alibi": (False,),
+    "use_bias": (False,),
+    "use_bidirectional_attention": (False,),
+    "use_mup": (False,),
+    "use_parallel_residual": (False,),
+    "use_qk_layernorm": (False,),
+    "use_qk_norm": (False,),
+    "use_qkv_bias": (False,),
+    "use_sliding_window": (False,),
+}
+# Of training, wherever they are: what is left out at random, terms of the loss, noise, first values.
+_TRAINING = re.compile(
+    r".*(dropout|pdrop)(_prob|_rate|_p)?|.*(aux|router_z|z)_loss(_coef|_coefficient|_alpha)?|.*jitter_noise"
+    r"|.*initializer(_\w+)?"
+)
 
 
 def config_keys(config: type) -> set[str]:
@@ -25,6 +67,51 @@ def config_keys(config: type) -> set[str]:
         for p in parameters(config)
         for name in p.key.config
     }
+
+
+def check_keys(
+    values: Mapping[str, Any],
+    known: Collection[str],
+    implemented: Mapping[str, tuple[Any, ...]],
+    ignore: Collection[str],
+    model_class: str,
+) -> None:
+    """UnsupportedError on keys, all at once, that are not ``known`` and may change what the model computes, and on a
+    value that is none of the ``implemented`` ones of its key; but for the keys to ``ignore``."""
+    unknown: dict[str, Any] = {}
+    for key, value in values.items():
+        if key in ignore or key.startswith("_") or value is None:
+            continue
+        if key not in implemented:
+            if not (key in known or key in rope_settings.CONFIG_KEYS or is_off(key, value)):
+                unknown[key] = value
+        elif value not in implemented[key]:
+            raise UnsupportedError(
+                "config value",
+                field=f"config.json: {key}",
+                expected=" or ".join(map(repr, implemented[key])),
+                got=repr(value),
+            )
+    if unknown:
+        raise UnsupportedError(
+            f"{counted(len(unknown), 'key')} that {model_class} is not known to have",
+            field=f"config.json: {', '.join(unknown)}",
+            got=", ".join(f"{key}={value!r}"[:120] for key, value in unknown.items()),
+            remedy=f"what does not change what the model computes may be accepted: `ignore_config={list(unknown)}`",
+        )
+
+
+def is_off(key: str, value: Any) -> bool:
+    """Whether a key of config.json changes nothing in a class that does not have it."""
+    if key == "layer_types":
+        return isinstance(value, list) and all(kind == "full_attention" for kind in value)
+    return value in _OFF.get(key, ()) or _TRAINING.fullmatch(key) is not None
+
+
+def unread_notices(values: Mapping[str, Any], unread: Collection[str], model_class: str) -> list[str]:
+    """What to say of keys that a class does not read."""
+    said = [f"{key} {values[key]!r}" for key in unread if values.get(key) not in (None, False)]
+    return [f"{', '.join(said)} changes nothing: {model_class} of Transformers does not read it"] if said else []
 
 
 def from_config(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from gguflike.errors import GGUFError, GGUFLikeError, UnsupportedError
+from gguflike.errors import GGUFError, GGUFLikeError
 from gguflike.families import config as configs
 from gguflike.families.origins import Either, Made, Origin, Piece
 from gguflike.families.parts import Graph, Place, Tensor, role_of
@@ -66,8 +66,9 @@ class Family(Generic[Config]):
     (names.py).
 
     Of config.json, ``implemented`` lists the values of behaviour-changing keys that the graph computes, ``inert`` the
-    keys that change nothing, ``outer`` those that count around the configuration of a text model, ``constants`` what an
-    exported file says beyond the configuration. ``normalized`` rewrites config.json, with what Transformers assumes for
+    keys that change nothing, ``unread`` those that the classes of Transformers do not read though people write them,
+    ``outer`` those that count around the configuration of a text model, ``constants`` what an exported file says beyond
+    the configuration. ``normalized`` rewrites config.json, with what Transformers assumes for
     absent keys, before anything is read (what families spell in their own way), ``spelled`` does the opposite
     for an export. ``notices`` says of a configuration what other readers of the file will compute differently.
     ``recover`` gives fields that a GGUF file holds only as tensors, which it reads by name; ``small`` are the tensors
@@ -88,6 +89,7 @@ class Family(Generic[Config]):
     renamed: tuple[tuple[str, str], ...] = NESTED_NAMES
     implemented: Mapping[str, tuple[Any, ...]] = _NONE
     inert: frozenset[str] = frozenset()
+    unread: frozenset[str] = frozenset()
     outer: tuple[str, ...] = ()
     constants: Mapping[str, Any] = _NONE
     normalized: Callable[[dict[str, Any]], dict[str, Any]] = dict
@@ -118,39 +120,21 @@ class Family(Generic[Config]):
         what config.json does not say. UnsupportedError on a key or value that may change what the model computes,
         CheckpointError on missing or malformed ones.
         """
-        from gguflike.families import assumed, config_json, kinds, registry  # a run reads no config.json
+        # A run reads no config.json.
+        from gguflike.families import assumed, config_json, kinds, registry, rope_settings
 
         kinds.check_kinds(values)
         model_class = registry.class_of(values)
         text = text_config({**assumed.whole(model_class), **values}, self.outer)
         synonyms = [parameter.key.config for parameter in configs.parameters(self.config)]
+        said = config_json.unread_notices(text, self.unread, model_class)
+        text = {key: value for key, value in text.items() if key not in self.unread}
         full = self.normalized(assumed.completed(text, model_class, synonyms))
-        self._check_keys(full, frozenset(ignore), model_class)
+        known = config_json.config_keys(self.config) | self.inert
+        config_json.check_keys(full, known, self.implemented, frozenset(ignore), model_class)
         c = config_json.from_config(self.config, full, lambda tensor: self._holds(names, tensor))
-        return c, [*_taken_for(values, model_class), *self.notices(c)]
-
-    def _check_keys(self, values: Mapping[str, Any], ignore: frozenset[str], model_class: str) -> None:
-        from gguflike.families import config_json, rope_settings
-
-        known = config_json.config_keys(self.config) | rope_settings.CONFIG_KEYS | self.inert
-        for key, value in values.items():
-            allowed = self.implemented.get(key)
-            if key in ignore or key.startswith("_") or value is None or (key in known and allowed is None):
-                continue
-            if allowed is None:
-                raise UnsupportedError(
-                    f"config key that {model_class} is not known to have",
-                    field=f"config.json: {key}",
-                    got=repr(value)[:120],
-                    remedy="if it does not change what the model computes, name it in `ignore_config`",
-                )
-            if value not in allowed:
-                raise UnsupportedError(
-                    "config value",
-                    field=f"config.json: {key}",
-                    expected=" or ".join(map(repr, allowed)),
-                    got=repr(value),
-                )
+        said += rope_settings.notices(full, config_json.config_keys(self.config))
+        return c, [*_taken_for(values, model_class), *said, *self.notices(c)]
 
     def of_config(self, values: Mapping[str, Any]) -> Family[Any]:
         """The family that config.json means: this one, or another that its classes also stand for."""
@@ -219,8 +203,8 @@ class Family(Generic[Config]):
     def part_left_out(self, hf_name: str, layers: int, further: int) -> str | None:
         """What a tensor of the checkpoint belongs to that is not converted, if it does: of a model of so many
         ``layers`` and ``further`` ones behind them, which predict more than the next token."""
-        layer = self._layer.match(hf_name)
-        if layer and layers <= int(layer[1]) < layers + further:
+        layer = self.layer_of(hf_name)
+        if layer is not None and layers <= layer < layers + further:
             return "what predicts further tokens"
         return next((what for pattern, what in self.left_out.items() if re.match(pattern, hf_name)), None)
 
@@ -230,6 +214,11 @@ class Family(Generic[Config]):
 
         small = (names.masked(self.layers.format(i=0) + each.name) for each in self.small.values())
         return frozenset((*names.known_names(self.origins.items(), self.layers), *small))
+
+    def layer_of(self, hf_name: str) -> int | None:
+        """The layer of a tensor of the checkpoint; None for one of none."""
+        found = self._layer.match(hf_name)
+        return int(found[1]) if found else None
 
     def knows(self, hf_name: str) -> bool:
         """Whether models of the family may have a tensor of that (canonical) name."""

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gguflike.families.config import Via, key
 from gguflike.families.decoder import (
     INERT_KEYS,
+    LONGROPE_NAMES,
     PERMUTED_NAMES,
     SILU,
-    Decoder,
+    LongRope,
     attention,
     decoder,
     feed_forward,
     llama3_rope_freqs,
+    longrope_of,
     pre_norm,
     recover_llama3,
+    recover_longrope,
     rope_notices,
-    rope_of,
 )
 from gguflike.families.family import Family, said
 from gguflike.families.origins import Made
 from gguflike.families.parts import Graph
 from gguflike.frozen import frozen, replace
 
+if TYPE_CHECKING:
+    from gguflike.families.origins import Floats
+
 
 @frozen
-class Llama(Decoder):
+class Llama(LongRope):
     """A decoder of which all layers may have a sliding window (the first Mistral's; Llama has none)."""
 
     window: int = key(
@@ -44,7 +49,7 @@ class Llama(Decoder):
 def llama(c: Llama) -> Graph:
     """Pre-norm blocks of attention and a gated feed-forward."""
     window = c.window if c.window < c.n_ctx else 0  # one as long as the context hides nothing
-    block = pre_norm(c, attention(c, rope_of(c, "norm"), window=window), feed_forward(c))
+    block = pre_norm(c, attention(c, longrope_of(c, "norm"), window=window), feed_forward(c))
     return decoder(c, lambda _: block)
 
 
@@ -66,6 +71,12 @@ def spelled(values: dict[str, Any]) -> dict[str, Any]:
     return {**values, **mistral} if "sliding_window" in values else values
 
 
+def _recover(c: Llama, read: Callable[[str], Floats]) -> Llama:
+    """What stretches positions, from the tensors that do."""
+    stretched: Llama = recover_longrope(c, read)
+    return recover_llama3(stretched, read)
+
+
 def _of_file(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[Any] | None:  # noqa: ARG001
     """Mixtral, where a file of this architecture has experts."""
     if not said(metadata, "llama.expert_count"):
@@ -79,19 +90,20 @@ LLAMA = Family(
     name="llama",
     config=Llama,
     graph=llama,
-    origins=MappingProxyType({**PERMUTED_NAMES, "rope_freqs": Made(llama3_rope_freqs)}),
-    implemented=MappingProxyType({**SILU, "sliding_window": ()}),
+    origins=MappingProxyType({**PERMUTED_NAMES, **LONGROPE_NAMES, "rope_freqs": Made(llama3_rope_freqs)}),
+    implemented=SILU,
     inert=INERT_KEYS,
+    unread=frozenset({"bias", "max_window_layers", "sliding_window", "use_sliding_window"}),
     constants=MappingProxyType({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu"}),
     spelled=spelled,
     notices=notices,
     file_variant=_of_file,
-    recover=recover_llama3,
+    recover=_recover,
 )
 
 # The same graph; only what Transformers assumes for absent keys differs (MistralConfig).
 MISTRAL = replace(
     LLAMA,
-    implemented=SILU,
+    unread=frozenset(),
     normalized=without_idle_window,
 )

@@ -9,12 +9,16 @@ from gguflike.families.config import Via, key
 from gguflike.families.decoder import (
     DECODER_NAMES,
     INERT_KEYS,
+    LONGROPE_NAMES,
     PERMUTED_NAMES,
     SILU,
+    LongRope,
     attention,
     decoder,
     exported,
     feed_forward,
+    longrope_of,
+    recover_longrope,
     rms,
 )
 from gguflike.families.family import Family
@@ -22,7 +26,6 @@ from gguflike.families.granite import scaled_block, scales
 from gguflike.families.origins import Named
 from gguflike.families.parts import Graph
 from gguflike.families.parts.latent import LatentAttention
-from gguflike.families.phi import LONGROPE_NAMES, LongRope, longrope_of, recover_longrope
 from gguflike.frozen import frozen
 
 # The published models', which llama.cpp takes for all files of MiniCPM 3.

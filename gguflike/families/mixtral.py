@@ -38,6 +38,7 @@ MIXTRAL = replace(
     graph=mixtral,
     origins=MappingProxyType({**LLAMA.origins, **expert_names("block_sparse_moe", names=("w1", "w3", "w2"))}),
     inert=LLAMA.inert | ROUTER_KEYS,
+    unread=frozenset(),
     constants=exported("MixtralForCausalLM", "mixtral"),
     file_variant=None,
 )

@@ -2,78 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from gguflike.families.config import key
 from gguflike.families.decoder import (
     DECODER_NAMES,
     INERT_KEYS,
+    LONGROPE_NAMES,
     SILU,
-    Decoder,
+    LongRope,
     attention,
     decoder,
     exported,
     feed_forward,
+    longrope_of,
     pre_norm,
+    recover_longrope,
     rope_of,
 )
 from gguflike.families.family import Family
 from gguflike.families.layernorm import LayerNormed, layer_norm, parallel
-from gguflike.families.origins import Made, Named
-from gguflike.families.parts import Graph, Rope, Scaling
+from gguflike.families.origins import Named
+from gguflike.families.parts import Graph
 from gguflike.families.windows import partial, window
-from gguflike.frozen import frozen, replace
-
-if TYPE_CHECKING:
-    from gguflike.families.origins import Floats
-
-
-@frozen
-class LongRope(Decoder):
-    """A decoder that may stretch its rotation by two lists of divisors, for long contexts and for short ones, which
-    GGUF holds as tensors."""
-
-    long_factor: tuple[float, ...] | None = key(None, "rope.longrope.long_factor", listed=True)
-    short_factor: tuple[float, ...] | None = key(None, "rope.longrope.short_factor", listed=True)
-    longrope: bool = key(None, None, default=lambda c: c.rope_scaling == "longrope", tensor="rope_factors_long.weight")
-
-
-def longrope_of(c: LongRope, pairs: Any) -> Rope:
-    """The configuration's rotation. A file may have the tensors without naming the type."""
-    if not c.longrope:
-        return rope_of(c, pairs)
-    scaling = Scaling("longrope", context=c.rope_context or c.n_ctx, magnitude=c.rope_attn_factor)
-    return Rope(c.n_rot, c.rope_base, pairs, scaling, ("rope_factors_long.weight", "rope_factors_short.weight"))
-
-
-def recover_longrope(c: Any, read: Callable[[str], Floats]) -> Any:
-    """The lists of divisors, from the tensors."""
-    if not c.longrope or c.long_factor is not None:
-        return c
-    long, short = (
-        tuple(float(str(value)) for value in read(f"rope_factors_{kind}.weight")) for kind in ("long", "short")
-    )
-    return replace(c, rope_scaling="longrope", long_factor=long, short_factor=short)
-
-
-def _long_factors(c: LongRope) -> Floats:
-    return np.asarray(c.long_factor, np.float32)
-
-
-def _short_factors(c: LongRope) -> Floats:
-    return np.asarray(c.short_factor, np.float32)
-
-
-LONGROPE_NAMES = MappingProxyType(
-    {
-        "rope_factors_long": Made(_long_factors),
-        "rope_factors_short": Made(_short_factors),
-    }
-)
+from gguflike.frozen import frozen
 
 
 @frozen

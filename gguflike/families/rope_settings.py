@@ -161,7 +161,20 @@ def _one(
     _partial(name, given, config, flat)
     _magnitude(name, given, config, flat, read)
     _others(name, given, flat)
+    if name == "dynamic" and "rope.dynamic.factor" not in read:  # which stretches nothing within the context
+        flat = {key: value for key, value in flat.items() if not key.startswith("rope.dynamic.")}
     return flat
+
+
+def notices(config: Mapping[str, Any], read: Collection[str] = ()) -> list[str]:
+    """What readers of the file will not compute of the settings: how a dynamic rotation changes with a text's length
+    beyond the context."""
+    objects = [each for each in (_object(config, key) for key in _DICTIONARIES) if each]
+    kinds = {each.get("rope_type", each.get("type")) for each in objects}
+    if "dynamic" not in kinds or "rope.dynamic.factor" in read:
+        return []
+    context = config.get("max_position_embeddings")
+    return [f"GGUF cannot say a dynamic rotation (rope_type): beyond {context} tokens, positions are not stretched"]
 
 
 def _theta(given: Mapping[str, Any], config: Mapping[str, Any], names: tuple[str, ...]) -> float | None:
