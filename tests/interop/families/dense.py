@@ -20,6 +20,11 @@ ROWS = (
         "llama",
         text(rope_parameters=rope(kind="linear", factor=2.0), num_key_value_heads=4),
     ),
+    Row(
+        "LlamaForCausalLM/longrope",
+        "llama",
+        text(rope_parameters=rope(kind="longrope", original_max_position_embeddings=32, **_factors(8))),
+    ),
     Row("LlamaForCausalLM/spm", "llama", text(), tokenizer="spm"),
     Row("MistralForCausalLM", "llama", text(sliding_window=None, head_dim=32)),
     Row(

@@ -72,6 +72,10 @@ _DENSE = (
     "from index_topk tokens on an indexer chooses which keys are seen; our runner ends there, by an error that says so"
 )
 
+_LONGROPE = (
+    "its converter writes no factors of this class's longrope, nor what its attention is multiplied by, though "
+    "llama.cpp reads both in this architecture; we write them"
+)
 _SHARED_BIAS = (
     "llama.cpp knows no bias of what experts give together, and its converter leaves it out; the model's own code, and "
     "we, add it"
@@ -87,6 +91,7 @@ _BLOCKS = "transformers 5 saves the layers of this class as blocks, a name that 
 #: Row -> proof -> why.
 EXPLAINED: Mapping[str, Mapping[str, str]] = {
     "YoutuForCausalLM": {"back": _PADDING},
+    "LlamaForCausalLM/longrope": {"converter": _LONGROPE},
     "Glm4MoeLiteForCausalLM": {"converter": _TABLE_IDS},
     "Mistral3ForConditionalGeneration/experts": {"converter": _TEMPERATURE},
     "FalconForCausalLM/40B": {"converter": _CONTEXT},
