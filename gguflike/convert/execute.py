@@ -118,23 +118,31 @@ def _spread(
     executor: Executor,
     advance: Callable[[int, str], None],
 ) -> None:
-    workers = getattr(executor, "_max_workers", None) or os.cpu_count() or 1
     pending: set[Future[Receipt]] = set()
     try:
         for name, job in jobs:
             if isinstance(job, int):
                 advance(job, name)
                 continue
-            if len(pending) >= 2 * workers:
+            if len(pending) >= 2 * _workers(executor):
                 pending = _collect(writer, pending, advance)
             pending.add(executor.submit(run, job, writer.slot(name)))
         while pending:
             pending = _collect(writer, pending, advance)
     except BaseException:
-        for future in pending:
-            future.cancel()
-        wait(pending)  # nobody writes any more when the temporary file is removed
+        # Nobody writes any more when the temporary file is removed; on a cluster somebody may, who finds no file then.
+        wait([future for future in pending if not future.cancel()])
         raise
+
+
+def _workers(executor: Executor) -> int:
+    """How many tasks an executor works on at a time: executors of the standard library say so, and dask's knows whom to
+    ask, each time anew, since workers come and go. One for each CPU where nothing is known."""
+    known = getattr(executor, "_max_workers", None)
+    of_each = getattr(getattr(executor, "_client", None), "nthreads", None)
+    if known is None and of_each is not None:
+        known = sum(of_each().values())
+    return known or os.cpu_count() or 1
 
 
 def _collect(
