@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from gguflike.checkpoint.tokenizer_json import document
 from gguflike.checkpoint.vocabulary import Vocabulary
 from gguflike.runner.tokenizer import Tokenizer
 from tests.small_tokenizers import SPACE, byte_level, spm_metadata, write_folder
+from tests.test_tokenizer_kinds import XLMR_NAMES, xlmr
 
 AUSTEN = Path(gguflike.__file__).parent / "data" / "austen-kjv-6m"
 
@@ -97,6 +99,29 @@ def test_merges_on_characters(text: str) -> None:
     vocabulary, whole = both(metadata)
     same(vocabulary, whole, text)
     assert vocabulary.model == "gemma4"
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(st.sampled_from(["hello", "worlds", "s", "he", " ", "  ", "\u00e9", "\u2603", "<s>", "<mask>", "q"])).map(
+        "".join
+    ),
+    st.booleans(),
+    st.booleans(),
+)
+def test_unigram(text: str, merged: bool, markup: bool) -> None:
+    vocabulary = Vocabulary.from_metadata(xlmr_metadata() | {"tokenizer.ggml.remove_extra_whitespaces": merged})
+    part = excerpt(vocabulary, text)
+    assert part is not None
+    few, whole = encoder.Part(vocabulary, part, markup), encoder.Part(vocabulary, None, markup)
+    for special in (True, False):
+        assert few([text], special, markup) == whole([text], special, markup)
+
+
+@lru_cache
+def xlmr_metadata() -> dict[str, Any]:
+    with TemporaryDirectory() as folder:
+        return metadata_from_folder(write_folder(Path(folder) / "x", xlmr(), tokenizer_config=XLMR_NAMES), {})
 
 
 def test_odd_merges(tmp_path: Path) -> None:

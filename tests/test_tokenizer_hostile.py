@@ -140,7 +140,7 @@ def test_bad_merges_and_files(tmp_path: Path) -> None:
     document["model"]["merges"] = ["a b c"]
     with pytest.raises(CheckpointError, match="malformed merge"):
         metadata_from_folder(write_folder(tmp_path, document), {})
-    with pytest.raises(CheckpointError, match=r"no tokenizer\.json"):
+    with pytest.raises(CheckpointError, match="the folder has no tokenizer"):
         metadata_from_folder(tmp_path / "nowhere", {})
     (tmp_path / "tokenizer.json").write_text('{"a": 1, "a": 2}')
     with pytest.raises(CheckpointError, match="duplicate key"):

@@ -253,6 +253,8 @@ def test_unigram_there_and_back(tmp_path: Path) -> None:
     first = metadata_from_folder(write_folder(tmp_path / "a", document, tokenizer_config=XLMR_NAMES), {})
     ours, original = Tokenizer(first), Original.from_str(json.dumps(document))
     for text in (*TEXTS, "héllo <mask> <unk>"):
+        # White space of which the map makes no space separates words in the source, and is a character to llama.cpp.
+        text = text.replace("\n", " ").replace("\t", " ")
         assert ours.encode(text, parse_special=True) == original.encode(text).ids, text
     exported, settings = tokenizer_json_from_metadata(first), tokenizer_config_from_metadata(first)
     again = metadata_from_folder(write_folder(tmp_path / "b", exported, tokenizer_config=settings), {})
@@ -273,7 +275,7 @@ def test_unigram_finds_the_best_sum_and_no_markup_in_texts(tmp_path: Path) -> No
     def naive(text: str) -> list[int]:
         """The best of all ways to cut a word, each word for itself; neighbours that are unknown are one."""
         found: list[int] = []
-        for word in text.replace("é", "e").split():
+        for word in filter(None, text.replace("é", "e").split(" ")):
             best: list[tuple[float, list[int]]] = [(0.0, [])]
             spaced = SPACE + word
             for end in range(1, len(spaced) + 1):

@@ -22,9 +22,6 @@ MAX_BYTES = 4096
 #: Sum of squared token lengths up to which splitting every token is worth it; Gemma's 262k tokens need 2e7.
 MAX_SPLIT_WORK = 1 << 30
 
-#: Runs of what Unicode calls white space, where words are split.
-_WHITE_SPACE = "[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+"
-
 _NEVER = b"\xff"  # a byte that no token has
 
 
@@ -82,7 +79,7 @@ def _unigram(vocabulary: Vocabulary, text: str, most: int) -> Excerpt | None:
             return None
     text = "\n".join(f" {part}" for part in parts)
     if vocabulary.removes_spaces:
-        text = re.sub(_WHITE_SPACE, " ", text)
+        text = re.sub(" +", " ", text)
     written = text.replace(" ", SPACE).encode()
     if len(written) > most:
         return None

@@ -19,7 +19,8 @@ from gguflike.progress import Progress
 FILES = (
     *("config.json", "generation_config.json", SINGLE, INDEX, "README.md"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model"),
-    *("vocab.json", "merges.txt", "chat_template.json", "chat_template.jinja"),
+    *("spiece.model", "sentencepiece.bpe.model", "tiktoken.model", "tekken.json", "vocab.json", "merges.txt"),
+    *("vocab.txt", "chat_template.json", "chat_template.jinja"),
     *(sentence_transformers.MODULES, sentence_transformers.POOLING),
 )
 _EXPECTED = "a folder with config.json and *.safetensors, or a Hugging Face id such as org/name"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 
 _HIGHEST = 3e38  # magnitude of a score, which is a float32
 _UNUSED = -10000.0  # the score of ids without a token, as llama.cpp's converter writes it
+_REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+_PREPEND = {"type": "Prepend", "prepend": SPACE}
+_TRIMS = [{"type": "Replace", "pattern": {"Regex": end}, "content": ""} for end in (r"\A +", r" +\z")]
+#: What Unicode calls white space, beside the space.
+_WHITE_SPACE = (*range(0x09, 0x0E), 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000)
 _SPACES = [{"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": one} for one in (" ", SPACE)]
 
 
@@ -73,17 +78,20 @@ def fields(source: TokenizerFiles, count: int, losses: Losses) -> dict[str, Any]
     scores = np.full(count, _UNUSED, np.float32)
     for index, (_, score) in enumerate(_scored(source)):
         scores[index] = score
-    charsmap, merged = _normalizer(source)
-    prefix, split = _spaces(source, losses)
-    found: dict[str, Any] = {PRE: "default", SCORES: scores, ADD_SPACE: prefix, REMOVE_SPACES: merged or split}
+    charsmap, merged, prepended = _normalizer(source)
+    prefix, split = _spaces(source, charsmap, losses)
+    if prefix and not split:
+        _tell_ends(source, merged, losses)
+    found: dict[str, Any] = {PRE: "default", SCORES: scores, ADD_SPACE: prefix or prepended}
+    found[REMOVE_SPACES] = merged or split
     if charsmap:
         found[CHARSMAP] = np.frombuffer(charsmap, np.uint8)
     return found
 
 
-def _normalizer(source: TokenizerFiles) -> tuple[bytes, bool]:
-    """(the map of characters, whether runs of spaces become one)."""
-    charsmap, merged = b"", False
+def _normalizer(source: TokenizerFiles) -> tuple[bytes, bool, bool]:
+    """(the map of characters, whether runs of spaces become one, whether a space is put before the text)."""
+    charsmap, merged, prefix = b"", False, False
     for step in pretokenizers.flatten(source.node("normalizer"), "normalizers"):
         if step.get("type") == "Precompiled" and not charsmap:
             try:
@@ -94,18 +102,24 @@ def _normalizer(source: TokenizerFiles) -> tuple[bytes, bool]:
                 ) from None
         elif step in _SPACES:
             merged = True  # into a space or into U+2581, which is what spaces become
-        elif step.get("type") != "Strip":  # of spaces at the ends, which do not count where runs become one
-            raise UnsupportedError("normalizer is not handled", path=source.path, field="normalizer", got=dict(step))
-    return charsmap, merged
+        elif step == _PREPEND:
+            prefix = True
+        # Strips of spaces at the ends, which do not count where runs become one.
+        elif step not in (*_TRIMS, _REPLACE) and step.get("type") != "Strip":
+            got = repr(dict(step))[:200]
+            raise UnsupportedError("normalizer is not handled", path=source.path, field="normalizer", got=got)
+    return charsmap, merged, prefix
 
 
-def _spaces(source: TokenizerFiles, losses: Losses) -> tuple[bool, bool]:
+def _spaces(source: TokenizerFiles, charsmap: bytes, losses: Losses) -> tuple[bool, bool]:
     """(whether a space is put before the text, whether runs of white space separate words)."""
     prefix = split = False
-    steps = pretokenizers.flatten(source.node("pre_tokenizer"))
-    for step in steps:
+    kept: list[Mapping[str, Any]] = []
+    for step in pretokenizers.flatten(source.node("pre_tokenizer")):
         if step.get("type") == "WhitespaceSplit":
             split = True
+            _tell_white_space(charsmap, losses)
+            kept.append({"type": "Split", "pattern": {"String": " "}, "behavior": "Removed", "invert": False})
         elif step.get("type") == "Metaspace" and step.get("replacement") == SPACE:
             scheme = step.get("prepend_scheme", "always" if step.get("add_prefix_space", True) else "never")
             prefix = scheme != "never"
@@ -114,13 +128,46 @@ def _spaces(source: TokenizerFiles, losses: Losses) -> tuple[bool, bool]:
                     "Metaspace ('first') puts a space before a text; readers of GGUF put one also behind every special "
                     "token"
                 )
-                steps = [{**each, "prepend_scheme": "always"} if each is step else each for each in steps]
-                losses.reference["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
+            kept.append({**step, "prepend_scheme": "always" if prefix else "never"})
         else:
             raise UnsupportedError(
-                "pre_tokenizer step is not handled", path=source.path, field="pre_tokenizer", got=dict(step)
+                "pre_tokenizer step is not handled",
+                path=source.path,
+                field="pre_tokenizer",
+                got=repr(dict(step))[:200],
             )
+    if kept:
+        losses.reference["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": kept}
     return prefix, split
+
+
+def _tell_ends(source: TokenizerFiles, merged: bool, losses: Losses) -> None:
+    """Tell what readers of GGUF do with spaces at the ends of a text, and let the reference do so too."""
+    steps = list(pretokenizers.flatten(source.node("normalizer"), "normalizers"))
+    if not merged:
+        losses.say(
+            "Metaspace puts no space before a text that begins with one; readers of GGUF do: such texts get other ids"
+        )
+    elif not any(step == _TRIMS[1] or (step.get("type") == "Strip" and step.get("strip_right")) for step in steps):
+        losses.say("readers of GGUF leave out spaces at the end of a text, where runs of them become one")
+    steps += [*(_TRIMS if merged else ()), _PREPEND]
+    losses.reference["normalizer"] = {"type": "Sequence", "normalizers": steps}
+    never = [{**step, "prepend_scheme": "never"} for step in losses.reference["pre_tokenizer"]["pretokenizers"]]
+    losses.reference["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": never}
+
+
+def _tell_white_space(charsmap: bytes, losses: Losses) -> None:
+    """Tell of white space that separates words, though the map of characters does not make a space of it."""
+    from tokenizers.normalizers import Precompiled
+
+    normalized = Precompiled(charsmap).normalize_str if charsmap else str
+    try:
+        others = [code for code in _WHITE_SPACE if normalized(chr(code)).strip(" ")]
+    except Exception:  # of a broken map, which the proof tells of
+        return
+    if others:
+        shown = ", ".join(f"U+{code:04X}" for code in others[:4]) + (" and others" if others[4:] else "")
+        losses.say(f"white space that is no space ({shown}) separates words; readers of GGUF take it for characters")
 
 
 def parts(vocabulary: Vocabulary, markup: bool, ids: Sequence[int] | None = None) -> dict[str, Any]:
@@ -139,21 +186,18 @@ def parts(vocabulary: Vocabulary, markup: bool, ids: Sequence[int] | None = None
         for index in np.flatnonzero(hidden).tolist():
             # A space cannot occur in what is looked up, so that a token with one is never found.
             pairs[index][0] = f" {pairs[index][0]}"
-    metaspace = {
-        "type": "Metaspace",
-        "replacement": SPACE,
-        "prepend_scheme": "always" if vocabulary.add_space_prefix or vocabulary.removes_spaces else "never",
-        "split": True,
-    }
-    steps = [{"type": "WhitespaceSplit"}, metaspace]
-    normalizer = None
+    steps: list[dict[str, Any]] = []
     if vocabulary.charsmap:
         text = base64.b64encode(vocabulary.charsmap).decode()
-        normalizer = {"type": "Precompiled", "precompiled_charsmap": text}
+        steps.append({"type": "Precompiled", "precompiled_charsmap": text})
+    if vocabulary.removes_spaces:
+        steps += [*_TRIMS, _SPACES[0]]
+    if vocabulary.add_space_prefix or vocabulary.removes_spaces:
+        steps.append(_PREPEND)
     return {
-        "normalizer": normalizer,
-        "pre_tokenizer": ({"type": "Sequence", "pretokenizers": steps} if vocabulary.removes_spaces else metaspace),
-        "decoder": metaspace,
+        "normalizer": {"type": "Sequence", "normalizers": [*steps, _REPLACE]},
+        "pre_tokenizer": None,
+        "decoder": {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "always", "split": True},
         "model": {
             "type": "Unigram",
             "unk_id": vocabulary.special.get("unk"),

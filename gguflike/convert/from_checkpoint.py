@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gguflike import checkpoint
 from gguflike.blocks import FORMATS, format_by_name
-from gguflike.checkpoint import Checkpoint, LazyTensor, card, strictjson
+from gguflike.checkpoint import Checkpoint, LazyTensor, card
 from gguflike.checkpoint.adapter import is_adapter
 from gguflike.checkpoint.recognize import unapplied
 from gguflike.checkpoint.tokenizer import Reading
 from gguflike.checkpoint.tokenizer import read as read_tokenizer
+from gguflike.checkpoint.tokenizer.files import TokenizerFiles
 from gguflike.container import Typed, ValueType
 from gguflike.container.splitting import Split, split_of
 from gguflike.convert import imatrix as imatrices
@@ -241,12 +242,13 @@ def _reranker(opened: Checkpoint) -> dict[str, Any]:
     words = answers([opened.folder.name, opened.source, str(opened.config.get("_name_or_path", "")), *titles])
     if not words:
         return {}
-    vocabulary = strictjson.load(opened.folder / "tokenizer.json").get("model", {}).get("vocab", {})
+    tokenizer = TokenizerFiles(opened.folder, opened.config)
+    vocabulary = tokenizer.model.get("vocab", {})
     missing = [word for word in words if word not in vocabulary]
     if missing:
         raise CheckpointError(
             "the tokenizer lacks a word that this reranker answers with",
-            path=opened.folder / "tokenizer.json",
+            path=tokenizer.path,
             expected=", ".join(words),
             got=f"no {missing[0]!r}",
         )

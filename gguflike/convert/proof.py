@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
-from itertools import chain, pairwise
 from typing import Any
 
 from gguflike.checkpoint import pretokenizers
@@ -15,9 +14,6 @@ from gguflike.checkpoint.tokenizer import Reading
 from gguflike.checkpoint.vocabulary import BYTE_CHARACTERS, BYTE_TOKEN, SPACE, Vocabulary
 from gguflike.convert.plan import ConversionPlan
 from gguflike.errors import CheckpointError, GGUFLikeError, UnsupportedError
-
-#: Texts to ids, of which the two sides have one each.
-_Encode = Callable[[Sequence[str]], list[list[int]]]
 
 _WHITE_SPACE = (
     " ",
@@ -61,21 +57,14 @@ def prove(reading: Reading, metadata: Mapping[str, Any]) -> None:
     texts = [*corpus(), *_WHITE_SPACE, *_words(vocabulary), *reading.words]
     marked = list(_marked(markup))
     source = _source(reading, [*texts, *marked])
-    encoder = Encoder(vocabulary)
-    ours = encoder.ready_for([*texts, *marked])
+    ours = Encoder(vocabulary).ready_for([*texts, *marked])
     for parse_special in (True,) if vocabulary.finds_markup else (True, False):
         source.encode_special_tokens = not parse_special
-
-        def theirs(batch: Sequence[str]) -> list[list[int]]:
-            return _encoded(source, batch, reading)
-
-        def written(batch: Sequence[str], parse_special: bool = parse_special) -> list[list[int]]:
-            return ours(batch, reading.surrounded, parse_special)
-
         tried = [*texts, *marked] if parse_special else [texts[-1], *marked]  # which differ where there is markup
-        for text, a, b in zip(tried, theirs(tried), written(tried), strict=True):
+        theirs, written = _encoded(source, tried, reading), ours(tried, reading.surrounded, parse_special)
+        for text, a, b in zip(tried, theirs, written, strict=True):
             if a != b:
-                _differ(text, theirs, written, reading)
+                _differ(text, reading, vocabulary, parse_special)
 
 
 def corpus() -> list[str]:
@@ -159,23 +148,29 @@ def _reduced(document: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any
     return {**document, "model": {**document["model"], "vocab": vocab, "merges": merges}}
 
 
-def _differ(text: str, theirs: _Encode, written: _Encode, reading: Reading) -> None:
-    """Raise with the shortest part of ``text`` whose ids differ by themselves."""
-    lines = text.split("\n")
-    parts = chain(text.split(), lines, (" ".join(pair) for line in lines for pair in pairwise(line.split(" "))), [text])
-    for part in sorted(dict.fromkeys(parts), key=len):
-        ((a,), (b,)) = theirs([part]), written([part])
-        if a != b:
-            first = next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-            start = max(0, first - 4) if max(len(a), len(b)) > _SHOWN else 0
-            raise UnsupportedError(
-                f"what the file says gives other token ids than the source for {part[:120]!r}",
-                path=reading.path,
-                expected=_ids(a, start),
-                got=_ids(b, start),
-                remedy="--tokenizer-proof=warn (in Python tokenizer_proof='warn') converts it nevertheless",
-            )
-    raise AssertionError("a text differs from itself")
+def _differ(text: str, reading: Reading, vocabulary: Vocabulary, parse_special: bool) -> None:
+    """Raise with a part of ``text`` that is as short as can be, and whose ids differ by themselves."""
+
+    def both(part: str) -> tuple[list[int], list[int]]:
+        source = _source(reading, [part])
+        source.encode_special_tokens = not parse_special
+        written = Encoder(vocabulary).ready_for([part])([part], reading.surrounded, parse_special)
+        return _encoded(source, [part], reading)[0], written[0]
+
+    step, part = len(text) // 2, text
+    while step:
+        shorter = next((cut for cut in (part[step:], part[:-step]) if len(set(map(tuple, both(cut)))) > 1), None)
+        part, step = (part, step // 2) if shorter is None else (shorter, min(step, len(shorter) // 2))
+    a, b = both(part)
+    first = next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    start = max(0, first - 4) if max(len(a), len(b)) > _SHOWN else 0
+    raise UnsupportedError(
+        f"what the file says gives other token ids than the source for {part[:120]!r}",
+        path=reading.path,
+        expected=_ids(a, start),
+        got=_ids(b, start),
+        remedy="--tokenizer-proof=warn (in Python tokenizer_proof='warn') converts it nevertheless",
+    )
 
 
 def _ids(ids: list[int], start: int) -> str:

@@ -112,6 +112,10 @@ def complete(source: TokenizerFiles, tokens: list[str], general: Mapping[str, An
     for _, _, text in source.named():
         known = entries.get(text, {"content": text, "id": by_text[text], **plain})
         entries[text] = {**known, "special": True}
+    by_text_only = [text for text in tokens if text in ENDS and text not in entries and text != "</s>"]
+    if by_text_only:
+        losses.say(f"readers of GGUF know {listed(by_text_only)} by the text, and take it for markup: it is none here")
+    entries |= {text: {"content": text, "id": by_text[text], **plain} for text in by_text_only}
     strips = stripping(general)
     changed = _normalizes(source)
     lost: dict[str, list[str]] = {}
@@ -129,6 +133,11 @@ def complete(source: TokenizerFiles, tokens: list[str], general: Mapping[str, An
         special = bool(entry.get("special")) or text in ENDS  # which every reader takes for markup
         kept.append({**plain, **entry, **wanted, "special": special})
     losses.reference["added_tokens"] = kept
+    model = losses.reference["model"]
+    if not source.is_json and isinstance(
+        model["vocab"], dict
+    ):  # the library numbers anew what is not in the vocabulary
+        losses.reference["model"] = {**model, "vocab": {**model["vocab"], **{e["content"]: e["id"] for e in kept}}}
     for flag, texts in lost.items():
         losses.say(f"{_MEANING[flag].format(listed(texts))}: such texts get other ids")
 

@@ -127,7 +127,9 @@ def _byte_level_normalizer(source: TokenizerFiles, losses: Losses) -> None:
             )
         else:
             losses.differs(
-                UnsupportedError("normalizer is not handled", path=source.path, field="normalizer", got=dict(step))
+                UnsupportedError(
+                    "normalizer is not handled", path=source.path, field="normalizer", got=repr(dict(step))[:200]
+                )
             )
     losses.reference["normalizer"] = None
 
@@ -240,7 +242,9 @@ def _spm_prefix(source: TokenizerFiles, losses: Losses) -> bool:
             replaces = True
         else:
             losses.differs(
-                UnsupportedError("normalizer is not handled", path=source.path, field="normalizer", got=dict(step))
+                UnsupportedError(
+                    "normalizer is not handled", path=source.path, field="normalizer", got=repr(dict(step))[:200]
+                )
             )
     for step in pretokenizers.flatten(source.node("pre_tokenizer")):
         if step.get("type") == "Metaspace" and step.get("replacement") == SPACE:
@@ -249,7 +253,10 @@ def _spm_prefix(source: TokenizerFiles, losses: Losses) -> bool:
         elif not (step.get("type") == "Split" and step.get("pattern") == {"String": " "} and replaces):
             losses.differs(
                 UnsupportedError(
-                    "pre_tokenizer step is not handled", path=source.path, field="pre_tokenizer", got=dict(step)
+                    "pre_tokenizer step is not handled",
+                    path=source.path,
+                    field="pre_tokenizer",
+                    got=repr(dict(step))[:200],
                 )
             )
     if not replaces:

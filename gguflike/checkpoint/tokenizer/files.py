@@ -16,7 +16,7 @@ class TokenizerFiles:
     """The tokenizer files of a folder, parsed; the optional ones are empty where absent.
 
     ``path`` is the file that has the vocabulary, ``document`` that file as tokenizer.json, and ``scores`` the scores of
-    its tokens by id where it is one of SentencePiece.
+    its tokens by id where it is one of SentencePiece. ``names`` are special tokens that go without saying.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any] | None = None) -> None:
@@ -25,13 +25,15 @@ class TokenizerFiles:
         self.config = _optional(folder / "tokenizer_config.json")
         self.special_map = _optional(folder / "special_tokens_map.json")
         self.scores: Sequence[float] | None = None
+        self.names: Mapping[str, str] = {}
         self.path = folder / "tokenizer.json"
         if files.present(self.path):
             self.document = strictjson.load_texts(self.path)
         else:
             from gguflike.checkpoint.tokenizer import sources
 
-            self.path, self.document, self.scores = sources.read(folder, self.config, config or {})
+            found = sources.read(folder, self.config, config or {})
+            self.path, self.document, self.scores, self.names = found
         self.model: dict[str, Any] = self._part("model", dict)
         self.added = self._added()
 
@@ -109,7 +111,7 @@ class TokenizerFiles:
 
     def token_text(self, role: str) -> str | None:
         """Text of the special token for ``role`` as the tokenizer's own files name it."""
-        for mapping in (self.config, self.special_map, self.model if role == "unk" else {}):
+        for mapping in (self.config, self.special_map, self.names, self.model if role == "unk" else {}):
             entry = mapping.get(f"{role}_token")
             if isinstance(entry, dict):
                 entry = entry.get("content")
