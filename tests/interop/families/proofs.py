@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import gguflike
-from gguflike.errors import GGUFLikeError, UnsupportedError
+from gguflike.errors import GGUFLikeError
 from gguflike.families import config as configs
 from gguflike.families import refused, registry
 from gguflike.families.parts import Graph
@@ -67,11 +67,7 @@ class Oracles:
 
 def has_family(row: Row) -> bool:
     """Whether gguflike converts the class."""
-    try:
-        registry.for_config({"architectures": [row.registered or row.model_class]})
-    except UnsupportedError:
-        return False
-    return True
+    return (row.registered or row.model_class) in registry.CLASSES
 
 
 class Proofs:
