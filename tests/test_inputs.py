@@ -161,6 +161,37 @@ def test_files_that_are_read_elsewhere_are_inputs(alias: Alias, source: Path, tm
             target.unlink()
 
 
+@pytest.mark.parametrize("alias", [itself, symbolic, hard])
+def test_an_adapter_and_its_base_are_inputs(alias: Alias, source: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    settings = {"peft_type": "LORA", "base_model_name_or_path": str(source), "r": 4, "lora_alpha": 8}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
+    factors = {name.format("A"): np.ones((4, 32), "f4"), name.format("B"): np.ones((32, 4), "f4")}
+    (adapter / "adapter_model.safetensors").write_bytes(tiny.safetensors(factors))
+    config_only = tmp_path / "config only"
+    config_only.mkdir()
+    (config_only / "config.json").write_bytes((source / "config.json").read_bytes())
+    cases = (
+        *((source, path, {"lora": [adapter]}) for path in sorted(adapter.iterdir())),
+        *((adapter, path, {}) for path in sorted(adapter.iterdir())),
+        *((adapter, source / name, {}) for name in ("config.json", "model-00002-of-00002.safetensors")),
+        (adapter, source / "config.json", {"base": source}),
+        (adapter, config_only / "config.json", {"base": config_only}),
+    )
+    for number, (src, path, options) in enumerate(cases):
+        (tmp_path / f"out{number}").mkdir()
+        target = alias(path, tmp_path / f"out{number}")
+        before = contents(tmp_path)
+        with pytest.raises(OutputError, match="the target is also a source"):
+            convert(src, target, "F32", overwrite=True, **options)
+        assert contents(tmp_path) == before
+    (adapter / "config.json").write_bytes((source / "config.json").read_bytes())
+    with pytest.raises(OutputError, match="the target is also a source"):
+        convert(adapter, adapter / "config.json", "F32", overwrite=True)
+
+
 @pytest.mark.parametrize("kind", ["dat", "gguf"])
 @pytest.mark.parametrize("alias", [itself, symbolic, hard])
 def test_the_importance_matrix_is_an_input(kind: str, alias: Alias, source: Path, tmp_path: Path) -> None:

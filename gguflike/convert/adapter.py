@@ -109,7 +109,7 @@ def plan_adapter(
     adapter = open_adapter(src)
     asked = recipes.by_name(type)
     recipe = asked if not format_by_name(asked.type).is_quantized else recipes.by_name("F32")
-    config, tensors = _base(adapter, base, ignore_config)
+    config, tensors, read = _base(adapter, base, ignore_config)
     family = registry.for_config(config)
     shapes = {new: tensors[old].shape for old, new in canonical_names(family, tensors).items()} if tensors else None
     values, notices = family.from_config(config, ignore_config, shapes or ())
@@ -144,7 +144,7 @@ def plan_adapter(
         sources=sources,
         metadata=selection.with_overrides(metadata),
         kept=lambda _: recipe.type,
-        inputs=adapter.inputs(),
+        inputs=[*adapter.inputs(), *read],
         selection=selection,
         notices=[*unread, *notices],
     )
@@ -152,18 +152,18 @@ def plan_adapter(
 
 def _base(
     adapter: Adapter, base: StrPath | None, ignored: Iterable[str]
-) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """The configuration of the model, and its tensors as far as they are at hand."""
+) -> tuple[Mapping[str, Any], Mapping[str, Any], list[Path]]:
+    """The configuration of the model, its tensors as far as they are at hand, and the files that it has."""
     own = adapter.folder / "config.json"
     if base is None and files.present(own) and "peft_type" not in strictjson.load(own):
-        return strictjson.load(own), {}
+        return strictjson.load(own), {}, [own]
     named = adapter.base if base is None else base
     try:
         if named is None:
             raise CheckpointError("the adapter names no base", path=adapter.folder)
         folder = Path(named)
         if folder.is_dir() and not model_files(folder):
-            return strictjson.load(folder / "config.json"), {}
+            return strictjson.load(folder / "config.json"), {}, [folder / "config.json"]
         opened = checkpoint.open(named, ignored=ignored)
     except GGUFLikeError as error:
         of = f" of {adapter.base}" if adapter.base else ""
@@ -173,7 +173,7 @@ def _base(
             got=str(error),
             remedy=f"name a folder that has it by `base`, or {_MERGE}",
         ) from error
-    return opened.config, opened.tensors
+    return opened.config, opened.tensors, opened.inputs()
 
 
 def _check(adapter: Adapter) -> None:
