@@ -365,7 +365,31 @@ def mlx(bits: int, size: int, mode: str = "affine") -> Case:
     return Case(tensors, settings, weights, "from MLX, ")
 
 
+def renamed(case: Case, ending: str, other: str, **settings: Any) -> Case:
+    """A case whose tensors that end so end in another way."""
+    tensors = {f"{n.removesuffix(ending)}{other}" if n.endswith(ending) else n: t for n, t in case.tensors.items()}
+    return case._replace(tensors=tensors, settings={**case.settings, **settings})
+
+
+def of_deepseek(dtype: str) -> Case:
+    """Experts of 4-bit floats among matrices of 8 bits."""
+    made = float4("MXFP4", "modelopt")
+    tensors = {name.replace("weight_scale", "weight_scale_inv"): tensor for name, tensor in made.tensors.items()}
+    for name, tensor in tensors.items():
+        if name.endswith(".weight"):
+            tensors[name] = Stored(dtype, tensor.bits.view(np.int8))
+        elif name.endswith("_scale_inv"):
+            tensors[name] = Stored("F8_E8M0", tensor.bits)
+    return Case(tensors, {"quant_method": "fp8", "expert_dtype": "fp4"}, made.weights, "from FP8, MXFP4")
+
+
 CASES: dict[str, Callable[[], Case]] = {
+    "fp8 of AutoFP8": lambda: renamed(fp8(None, "tensor"), "_scale_inv", "_scale", activation_scheme="static"),
+    "fp8 of FBGEMM": lambda: renamed(fp8(None, "row"), "_scale_inv", "_scale")._replace(
+        settings={"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0},
+        said="from FBGEMM FP8, one scale for each",
+    ),
+    "fp8 with 4-bit floats": lambda: of_deepseek("I8"),
     "fp8 blocks": lambda: fp8((128, 128)),
     "fp8 small blocks": lambda: fp8((48, 40)),
     "fp8 rows": lambda: fp8(None, "row"),

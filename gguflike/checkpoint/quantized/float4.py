@@ -8,6 +8,7 @@ bit where the same type is asked for (`Float4.read_blocks`); else values are com
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -111,8 +112,8 @@ def float4(
     inverse: bool = False,
 ) -> Float4:
     """`Float4` of what is stored. CheckpointError where shapes do not fit, or the factor is not one number."""
-    itemsize = codes.nbytes // max(1, codes.size)
-    columns = 2 * itemsize * codes.shape[-1] if codes.shape else 0
+    codes = _in_bytes(codes)
+    columns = 2 * codes.shape[-1] if codes.shape else 0
     shape = (*codes.shape[:-1], columns)
     expect_shape(scales, (*shape[:-1], -(-columns // kind.group)))
     if columns % kind.group:
@@ -127,6 +128,13 @@ def float4(
         raise CheckpointError("scale is not one number", path=factor.path, tensor=factor.name, got=factor.shape)
     fields: dict[str, Any] = {"of": kind, "factor": factor, "inverse": inverse}
     return computed(Float4, name, shape, codes, codes=codes, scales=scales, **fields)
+
+
+def _in_bytes(codes: LazyTensor) -> LazyTensor:
+    """Codes as bytes of two, whatever dtype the file calls them."""
+    count = codes.nbytes // max(1, prod(codes.shape[:-1]))
+    place = (codes.path, codes.offset, codes.file_bytes)
+    return LazyTensor(codes.name, "U8", (*codes.shape[:-1], count), *place) if codes.dtype in ("F4", "U32") else codes
 
 
 def stack(blocks: LazyTensor, scales: LazyTensor) -> Float4:

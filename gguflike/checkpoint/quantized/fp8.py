@@ -2,7 +2,7 @@
 
 ``weight * weight_scale_inv`` (Transformers, integrations/finegrained_fp8.py), where one scale is for a block of
 ``weight_block_size`` values, for a row or for the whole matrix; ``weight * weight_scale`` of FBGEMM
-(integrations/fbgemm_fp8.py). Scales of activations are left out: what multiplies floats needs none.
+(integrations/fbgemm_fp8.py) and AutoFP8. Scales of activations are left out: what multiplies floats needs none.
 """
 
 from __future__ import annotations
@@ -26,17 +26,8 @@ def read(pool: Pool, settings: Settings) -> str:
     settings.inert(
         "activation_scheme fmt scale_fmt dequantize modules_to_not_convert modules_to_convert ignored_layers"
     )
-    shapes = set()
-    for name in pool.modules("_scale_inv"):
-        scales = pool.take(f"{name}_scale_inv", name, _SCALES)
-        weight = pool.take(name, f"{name}_scale_inv", FLOATS8 | {"I8", "F4"})
-        if weight.dtype == "I8":  # two 4-bit floats in a byte, as DeepSeek and others store experts
-            pool.give(float4(name, weight, scales, MX))
-            continue
-        exponents = scales.dtype == "U8"
-        made = scales_of(weight, scales, block, exponents=exponents, even=True)
-        shapes.add(described(made.shape, made.sizes))
-        pool.give(computed(Scaled, name, weight.shape, weight, values=weight, scales=made))
+    shapes = {_weight(pool, name, "_scale_inv", block) for name in pool.modules("_scale_inv")}
+    shapes |= _scaled(pool, block)
     pool.drop((".activation_scale", "_activation_scale", ".input_scale"), ACTIVATIONS)
     refuse_unscaled(pool)
     return ", ".join(["FP8", *sorted(shapes)])
@@ -45,13 +36,27 @@ def read(pool: Pool, settings: Settings) -> str:
 def read_fbgemm(pool: Pool, settings: Settings) -> str:
     """Dequantize the weights of ``quant_method`` fbgemm_fp8; say what they were."""
     settings.inert("activation_scale_ub modules_to_not_convert")
-    for name in pool.modules("_scale"):
-        scales = pool.take(f"{name}_scale", name, _SCALES)
-        weight = pool.take(name, f"{name}_scale", FLOATS8)
-        pool.give(computed(Scaled, name, weight.shape, weight, values=weight, scales=scales_of(weight, scales)))
+    shapes = _scaled(pool, None)
     pool.drop(("input_scale_ub",), ACTIVATIONS)
     refuse_unscaled(pool)
-    return "FBGEMM FP8, one scale for each row"
+    return ", ".join(["FBGEMM FP8", *sorted(shapes)])
+
+
+def _scaled(pool: Pool, block: Sequence[int] | None) -> set[str]:
+    """Dequantize what has a scale of the other name; say what scales are for."""
+    dtypes = {name: pool.left[name].dtype for name in pool.modules("_scale") if name in pool.left}
+    return {_weight(pool, name, "_scale", block) for name, dtype in dtypes.items() if dtype in FLOATS8}
+
+
+def _weight(pool: Pool, name: str, ending: str, block: Sequence[int] | None) -> str:
+    scales = pool.take(f"{name}{ending}", name, _SCALES)
+    weight = pool.take(name, scales.name, FLOATS8 | {"I8", "F4"})
+    if weight.dtype not in FLOATS8:  # two 4-bit floats in a byte, as DeepSeek and others store experts
+        pool.give(float4(name, weight, scales, MX))
+        return MX.name
+    made = scales_of(weight, scales, block, exponents=scales.dtype == "U8", even=True)
+    pool.give(computed(Scaled, name, weight.shape, weight, values=weight, scales=made))
+    return described(made.shape, made.sizes)
 
 
 def _block(settings: Settings) -> tuple[int, ...]:
