@@ -10,3 +10,6 @@ of what is being done."""
 
 COMPILING = "compiling kernels"
 """The description while kernels are compiled, which are then what is counted. They are kept for the next time."""
+
+FETCHING = "fetching "
+"""How the description begins while a file is fetched from elsewhere; its name follows."""

@@ -17,9 +17,10 @@ from huggingface_hub import constants
 
 import gguflike
 from gguflike import checkpoint
-from gguflike.checkpoint import elsewhere
+from gguflike.checkpoint import elsewhere, safetensors
 from gguflike.checkpoint.hub import ahead, remote
 from gguflike.cli import main
+from gguflike.cli.output import size
 from gguflike.container import reader
 from gguflike.convert import convert
 from gguflike.errors import ArgumentError, ChangedError, CheckpointError, RemoteError, UnsupportedError
@@ -32,6 +33,7 @@ from tests.hub_server import Hub
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     monkeypatch.setattr(remote, "PART", 1 << 12)
     monkeypatch.setattr(ahead, "WINDOW", 1 << 15)
+    monkeypatch.setattr(safetensors, "FIRST_READ", 1 << 12)
     monkeypatch.chdir(tmp_path)
     with hub_server.in_use(monkeypatch, tmp_path) as running:
         yield running
@@ -130,7 +132,7 @@ def test_what_cannot_be_had_leaves_nothing(hub: Hub, tmp_path: Path) -> None:
         remote._files.clear()
         hub.fault("/storage/", fault, 99, after=3)
         with pytest.raises(RemoteError, match=message):
-            convert("org/name", "x.gguf", "F16")
+            convert("org/name", "x.gguf", "F16", overwrite=True, resume=False)
         hub.faults.clear()
     assert (tmp_path / "x.gguf").read_bytes() == b"mine"
     assert not list(tmp_path.glob(".gguflike-*"))
@@ -154,7 +156,7 @@ def test_what_is_read_whole_is_compared_with_the_hubs_digest(hub: Hub, tmp_path:
 def test_what_was_cut_off_goes_on(hub: Hub, tmp_path: Path) -> None:
     hub.repo("org/name", contents(tiny.checkpoint(tmp_path / "folder", shards=3)))
     convert("org/name", "whole.gguf", "F16")
-    hub.fault("/storage/", hub_server.status(503), 999, after=60)
+    hub.fault("/storage/", hub_server.status(503), 999, after=25)
     with pytest.raises(RemoteError, match=r"7 times in a row; .* tensors are kept: the same command goes on from"):
         convert("org/name", "x.gguf", "F16")
     hub.faults.clear()
@@ -303,7 +305,9 @@ def test_names_that_stand_for_nothing(hub: Hub, tmp_path: Path) -> None:
     assert hub.log == []
 
 
-def test_commands_take_names(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_take_names(
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = tmp_path / "tiny.gguf"
     tiny_gguf.write(model)
     hub.repo("org/tiny", {"tiny-F32.gguf": model.read_bytes()})
@@ -312,13 +316,22 @@ def test_commands_take_names(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["inspect", str(model), "--json"]) == 0
     assert document == json.loads(capsys.readouterr().out)
     assert not list((tmp_path / "hub").rglob("*.gguf"))  # the header was read, and the file is not here
-    assert main(["run", str(model), "-p", "a", "-n", "4"]) == 0
+    assert main(["run", str(model), "-p", "a", "-n", "4"]) == 0  # after which nothing is compiled
     text = capsys.readouterr().out
-    for name in ("org/tiny:f32", "hf://org/tiny/tiny-F32.gguf"):
+    for name, told in (("org/tiny:f32", "fetching tiny-F32.gguf, "), ("hf://org/tiny/tiny-F32.gguf", "")):
         assert main(["run", name, "-p", "a", "-n", "4"]) == 0
-        assert capsys.readouterr().out == text
+        printed = capsys.readouterr()
+        assert printed.out == text
+        assert printed.err.startswith(told)
     assert main(["verify", "org/tiny"]) == 0
     assert "good" in capsys.readouterr().out
+    hub.files["/m.gguf"] = model.read_bytes()
+    assert main(["verify", f"{hub.storage_url}/m.gguf"]) == 0
+    assert capsys.readouterr().err == f"fetching m.gguf, {size(model.stat().st_size)}\n"
+    with monkeypatch.context() as offline:
+        offline.setattr(constants, "HF_HUB_OFFLINE", True)
+        assert main(["run", "org/tiny", "-p", "a", "-n", "4"]) == 0
+        assert capsys.readouterr().out == text
     with gguflike.load("org/tiny") as loaded, gguflike.open("org/tiny") as opened:
         assert loaded.path == opened.path
     assert main(["inspect", "org/tiny:Q4_K_M"]) == 1

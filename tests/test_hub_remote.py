@@ -293,8 +293,8 @@ def test_a_file_behind_a_url_is_kept_and_continued(hub: Hub, monkeypatch: pytest
     path = downloads.fetch(url, lambda *progress: told.append(progress))
     assert path == folder / "m.gguf"
     assert path.read_bytes() == BODY
-    assert told[0] == (150_000, len(BODY), "m.gguf")  # what was there is not asked for again
-    assert told[-1] == (len(BODY), len(BODY), "m.gguf")
+    assert told[0] == (150_000, len(BODY), "fetching m.gguf")  # what was there is not asked for again
+    assert told[-1] == (len(BODY), len(BODY), "fetching m.gguf")
     hub.log.clear()
     assert downloads.fetch(url) == path
     assert hub.asked("m.gguf") == ["bytes=0-0"]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from gguflike.errors import in_flags
-from gguflike.progress import COMPILING
+from gguflike.progress import COMPILING, FETCHING
 
 if TYPE_CHECKING:
     import argparse
@@ -79,7 +79,8 @@ def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """A callback for the library that draws a bar on stderr; where that is no terminal, it only tells of compiling."""
+    """A callback for the library that draws a bar on stderr; where that is no terminal, it only tells of what may take
+    long without a word: compiling, and files that are fetched."""
     if sys.stderr is None or not sys.stderr.isatty():
         yield _announcement()
         return
@@ -91,7 +92,7 @@ def progress_bar() -> Iterator[Progress]:
         def show(done: int, total: int, what: str) -> None:
             nonlocal compiling
             bar.set_description(clean(what, 40), refresh=False)
-            if compiling != (what == COMPILING):
+            if compiling != (what == COMPILING) or done < bar.n:
                 compiling = what == COMPILING
                 bar.bar_format = KERNELS_BAR if compiling else None
                 bar.reset(total)
@@ -104,16 +105,20 @@ def progress_bar() -> Iterator[Progress]:
 
 
 def _announcement() -> Progress:
-    """Progress for a log file or a pipe: one line if kernels are compiled, which takes seconds without a word."""
-    said = False
+    """Progress for a log file or a pipe: one line if kernels are compiled, and one for each file that is fetched."""
+    said: set[str] = set()
 
     def announce(_: int, total: int, what: str) -> None:
-        nonlocal said
-        if what == COMPILING and not said and sys.stderr is not None:
+        if what in said or sys.stderr is None:
+            return
+        if what.startswith(FETCHING):
+            print(f"{clean(what)}, {size(total)}", file=sys.stderr, flush=True)
+            said.add(what)
+        if what == COMPILING:
             from gguflike.kernels.engine.host import cache_dir, keeps_kernels
 
             kept = f"kept for next time in {cache_dir()}" if keeps_kernels() else "not kept: no folder takes them"
             print(f"compiling {total} {'kernel' if total == 1 else 'kernels'}, {kept}", file=sys.stderr, flush=True)
-            said = True
+            said.add(what)
 
     return announce

@@ -19,7 +19,7 @@ from gguflike.checkpoint.hub.remote import RemoteFile
 from gguflike.checkpoint.safetensors import Extent
 from gguflike.errors import ChangedError
 
-WINDOW = 128 << 20  # bytes fetched and not yet read
+WINDOW = 48 << 20  # bytes fetched and not yet read
 MISSES = 4  # reads in a row of what was not fetched, before some of what was makes room
 LEFT_OUT = 0.1  # share of a file that is fetched for its digest alone, at most
 

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from gguflike.checkpoint.hub.reference import endpoint
 from gguflike.checkpoint.hub.retry import Attempts, retry_after
 from gguflike.errors import ChangedError, RemoteError
+from gguflike.progress import FETCHING
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -383,10 +384,11 @@ def _bar(progress: Progress | None, name: str) -> type:
         def __init__(self, *args: Any, **options: Any) -> None:
             options.pop("name", None)
             super().__init__(*args, **{**options, "disable": True})
+            self.update(0)
 
         def update(self, count: float | None = 1) -> None:
             self.n += count or 0
-            if progress is not None:
-                progress(int(self.n), int(self.total or self.n), name)
+            if progress is not None and self.total:
+                progress(int(self.n), int(self.total), f"{FETCHING}{name}")
 
     return Bar

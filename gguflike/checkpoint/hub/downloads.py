@@ -6,14 +6,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from gguflike.checkpoint.hub import client
 from gguflike.checkpoint.hub.remote import RemoteFile
-from gguflike.errors import RemoteError
-from gguflike.progress import Progress
+from gguflike.errors import OutputError, RemoteError
+from gguflike.progress import FETCHING, Progress
 
 PIECE = 64 << 20  # bytes that are read on several connections before they are written
 _PART, _FACTS = ".part", ".json"
@@ -55,6 +56,12 @@ def _download(file: RemoteFile, path: Path, facts: Path, stated: dict[str, objec
     if _read(facts) != stated or file.etag is None:  # of another state, or of one that cannot be told from another
         part.unlink(missing_ok=True)
     path.unlink(missing_ok=True)
+    free, left = shutil.disk_usage(path.parent).free, file.size - (part.stat().st_size if part.exists() else 0)
+    if free < left:
+        remedy = "free some space, or choose another folder by GGUFLIKE_CACHE_DIR"
+        raise OutputError(
+            "not enough free space", path=path, expected=f"{left:,} bytes", got=f"{free:,}", remedy=remedy
+        )
     facts.write_text(json.dumps(stated), "utf-8")
     buffer = memoryview(bytearray(min(PIECE, file.size)))
     with part.open("ab") as out:
@@ -63,7 +70,7 @@ def _download(file: RemoteFile, path: Path, facts: Path, stated: dict[str, objec
             done = out.truncate(0)
         while done < file.size:
             if progress is not None:
-                progress(done, file.size, path.name)
+                progress(done, file.size, f"{FETCHING}{path.name}")
             piece = buffer[: min(len(buffer), file.size - done)]
             file.read_into(done, piece)
             out.write(piece)
@@ -72,7 +79,7 @@ def _download(file: RemoteFile, path: Path, facts: Path, stated: dict[str, objec
         os.fsync(out.fileno())
     part.replace(path)
     if progress is not None:
-        progress(file.size, file.size, path.name)
+        progress(file.size, file.size, f"{FETCHING}{path.name}")
 
 
 def _read(facts: Path) -> object:

@@ -21,7 +21,7 @@ from gguflike.checkpoint.hub.retry import Attempts, retry_after
 from gguflike.errors import ChangedError, RemoteError
 
 CONNECTIONS = 8
-PART = 8 << 20  # bytes of a request; a larger piece is read by several at a time
+PART = 4 << 20  # bytes of a request; a larger piece is read by several at a time
 SKIPPED = 32 << 20  # bytes thrown away at most, of a server that sends files whole whatever part is asked for
 MOVED = (301, 302, 303, 307, 308)
 EXPIRED = (400, 401, 403, 404, 410)  # what storages answer to a link that is too old
@@ -133,8 +133,13 @@ class RemoteFile:
         if client.is_hub(location):
             self._check_stated(headers.get("x-linked-etag"), headers.get("x-linked-size"))
         target = urljoin(location, headers.get("location") or "")
-        if not target.startswith(("https://", "http://")) or target == location:
-            raise RemoteError("the server redirects to no address", path=self.name, got=headers.get("location"))
+        secure = location.startswith("https://")
+        if not target.startswith("https://" if secure else ("https://", "http://")) or target == location:
+            raise RemoteError(
+                "the server redirects to what is no address, or no longer encrypted",
+                path=self.name,
+                got=headers.get("location"),
+            )
         self._location = target
 
     def _chunks(self, answer: Any, start: int, location: str) -> Any:
