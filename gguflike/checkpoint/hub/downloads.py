@@ -56,12 +56,7 @@ def _download(file: RemoteFile, path: Path, facts: Path, stated: dict[str, objec
     if _read(facts) != stated or file.etag is None:  # of another state, or of one that cannot be told from another
         part.unlink(missing_ok=True)
     path.unlink(missing_ok=True)
-    free, left = shutil.disk_usage(path.parent).free, file.size - (part.stat().st_size if part.exists() else 0)
-    if free < left:
-        remedy = "free some space, or choose another folder by GGUFLIKE_CACHE_DIR"
-        raise OutputError(
-            "not enough free space", path=path, expected=f"{left:,} bytes", got=f"{free:,}", remedy=remedy
-        )
+    _check_space(path, file.size - (part.stat().st_size if part.exists() else 0))
     facts.write_text(json.dumps(stated), "utf-8")
     buffer = memoryview(bytearray(min(PIECE, file.size)))
     with part.open("ab") as out:
@@ -80,6 +75,18 @@ def _download(file: RemoteFile, path: Path, facts: Path, stated: dict[str, objec
     part.replace(path)
     if progress is not None:
         progress(file.size, file.size, f"{FETCHING}{path.name}")
+
+
+def _check_space(path: Path, needed: int) -> None:
+    free = shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise OutputError(
+            "not enough free space",
+            path=path,
+            expected=f"{needed:,} bytes",
+            got=f"{free:,}",
+            remedy="free some space, or choose another folder by GGUFLIKE_CACHE_DIR",
+        )
 
 
 def _read(facts: Path) -> object:

@@ -135,11 +135,8 @@ class RemoteFile:
         target = urljoin(location, headers.get("location") or "")
         secure = location.startswith("https://")
         if not target.startswith("https://" if secure else ("https://", "http://")) or target == location:
-            raise RemoteError(
-                "the server redirects to what is no address, or no longer encrypted",
-                path=self.name,
-                got=headers.get("location"),
-            )
+            what = "the server redirects to what is no address, or is not encrypted any more"
+            raise RemoteError(what, path=self.name, got=target)
         self._location = target
 
     def _chunks(self, answer: Any, start: int, location: str) -> Any:
