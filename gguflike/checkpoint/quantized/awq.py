@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.checkpoint.quantized.gptq import as_floats_of_columns
+from gguflike.checkpoint.quantized.gptq import columns_of, grouped
 from gguflike.checkpoint.quantized.pool import Pool, Settings, exactly, expect_shape
 from gguflike.checkpoint.quantized.tensors import Computed, Floats, computed, unpacked
 from gguflike.checkpoint.safetensors import LazyTensor
@@ -31,11 +31,9 @@ class AWQ(Computed):
 
     def read_f32(self, start: int = 0, stop: int | None = None) -> Floats:
         stop = self.shape[0] if stop is None else stop
-        values: Floats = _columns(self.words, start, stop).T.astype(np.float32)
-        groups = np.arange(self.shape[1]) // (self.shape[1] // self.scales.shape[0])
-        values -= _columns(self.zeros, start, stop).T.astype(np.float32)[:, groups]
-        values *= as_floats_of_columns(self.scales, start, stop).T[:, groups]
-        return values
+        parts = (_columns(part, start, stop).T for part in (self.words, self.zeros))
+        values, zeros = (part.astype(np.float32, order="C") for part in parts)
+        return grouped(values, zeros, columns_of(self.scales, start, stop).T)
 
 
 def _columns(words: LazyTensor, start: int, stop: int) -> npt.NDArray[np.uint8]:

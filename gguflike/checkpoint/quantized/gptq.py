@@ -49,16 +49,13 @@ class GPTQ(Computed):
     def read_f32(self, start: int = 0, stop: int | None = None) -> Floats:
         stop = self.shape[0] if stop is None else stop
         values: Floats = unpacked(self.words.read_columns(start, stop).T, self.bits).astype(np.float32)
-        groups = self._groups()
-        values -= self._zeros(start, stop)[:, groups]
-        values *= as_floats_of_columns(self.scales, start, stop).T[:, groups]
-        return values
+        return grouped(values, self._zeros(start, stop), columns_of(self.scales, start, stop).T, self._groups())
 
-    def _groups(self) -> npt.NDArray[np.int64]:
-        """The group of each input."""
+    def _groups(self) -> npt.NDArray[np.int64] | None:
+        """The group of each input; None where they follow each other, all of one size."""
         count, inputs = self.scales.shape[0], self.shape[1]
         if self.groups_of is None:
-            return np.arange(inputs) // (inputs // count)
+            return None
         groups = self.groups_of.read().astype(np.int64)
         if groups.size and not 0 <= groups.min() <= groups.max() < count:
             raise CheckpointError(
@@ -68,7 +65,8 @@ class GPTQ(Computed):
                 expected=f"0 to {count - 1}",
                 got=f"{groups.min()} to {groups.max()}",
             )
-        return groups
+        in_order = inputs % count == 0 and np.array_equal(groups, np.arange(inputs) // (inputs // count))
+        return None if in_order else groups
 
     def _zeros(self, start: int, stop: int) -> Floats:
         """The zeros (outputs, groups)."""
@@ -83,7 +81,20 @@ class GPTQ(Computed):
         return found
 
 
-def as_floats_of_columns(tensor: LazyTensor, start: int, stop: int) -> Floats:
+def grouped(values: Floats, zeros: Floats, scales: Floats, groups: npt.NDArray[np.int64] | None = None) -> Floats:
+    """``(values - zeros) * scales`` of numbers (rows, groups), in place; ``groups`` are those of the columns, where
+    they do not follow each other, all of one size."""
+    if groups is None:
+        parts = values.reshape(*zeros.shape, -1)
+        parts -= zeros[..., None]
+        parts *= scales[..., None]
+    else:
+        values -= np.take(zeros, groups, axis=1)
+        values *= np.take(scales, groups, axis=1)
+    return values
+
+
+def columns_of(tensor: LazyTensor, start: int, stop: int) -> Floats:
     """Columns of a matrix of floats, as float32."""
     read = tensor.read_columns(start, stop)
     if tensor.dtype == "BF16":

@@ -164,16 +164,19 @@ def unpacked(words: npt.NDArray[Any], bits: int) -> npt.NDArray[np.uint8]:
     if bits == 8:
         return stored
     mask = (1 << bits) - 1
+    count = stored.shape[-1] * 8 // bits
+    numbers = np.empty((*stored.shape[:-1], count), np.uint8)
     if 8 % bits == 0:
-        parts: npt.NDArray[np.uint8] = stored[..., None] >> np.arange(0, 8, bits, dtype=np.uint8) & np.uint8(mask)
-        return parts.reshape(*stored.shape[:-1], -1)
+        for place in range(8 // bits):
+            numbers[..., place :: 8 // bits] = stored >> np.uint8(bits * place) & np.uint8(mask)
+        return numbers
     groups = stored.reshape(*stored.shape[:-1], -1, bits)  # eight numbers in as many bytes as a number has bits
     joined = np.zeros(groups.shape[:-1], np.uint64)
     for index in range(bits):
         joined |= groups[..., index].astype(np.uint64) << np.uint64(8 * index)
-    shifts = np.arange(0, 8 * bits, bits).astype(np.uint64)
-    numbers: npt.NDArray[np.uint8] = (joined[..., None] >> shifts & np.uint64(mask)).astype(np.uint8)
-    return numbers.reshape(*stored.shape[:-1], -1)
+    for place in range(8):
+        numbers[..., place::8] = joined >> np.uint64(bits * place) & np.uint64(mask)
+    return numbers
 
 
 @dataclass(frozen=True)
