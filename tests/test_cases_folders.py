@@ -320,6 +320,15 @@ def test_an_adapter_is_no_model(folder: Path) -> None:
         checkpoint.open(folder / "adapter_model.safetensors")
 
 
+@pytest.mark.parametrize("place", ["adapter_config.json", "config.json"])
+def test_an_adapter_that_is_not_whole_is_named_too(place: str, folder: Path) -> None:
+    adapter_only(folder)  # of which one factor is missing
+    write_json(folder / place, ADAPTER)
+    said = "this is a LoRA adapter of org/base, not a model: a matrix of the adapter is missing; merge it first"
+    with pytest.raises(CheckpointError, match=said):
+        convert(folder, None, "F32", dry_run=True)
+
+
 def test_an_adapter_under_the_name_of_a_model(folder: Path) -> None:
     (folder / SINGLE).write_bytes(tiny.safetensors(LORA))
     with pytest.raises(UnsupportedError, match="this is an adapter, not a model; merge it first"):

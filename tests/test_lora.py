@@ -337,5 +337,5 @@ def test_beside_its_model(base: Path) -> None:
 def test_what_a_file_of_adapters_cannot_hold(
     tensors: dict[str, np.ndarray], message: str, base: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UnsupportedError, match=f"{message}.*convert that with `lora`"):
+    with pytest.raises(UnsupportedError, match=f"{message}.*convert its base with `lora`"):
         convert(adapter(tmp_path / "a", tensors), None, dry_run=True, base=base)

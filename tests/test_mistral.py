@@ -290,7 +290,7 @@ def having(tensor: str | None = None, **params: Any) -> Callable[[dict[str, Any]
 
 BAD: dict[str, tuple[Callable[[dict[str, Any], dict[str, np.ndarray]], None], str]] = {
     "no width": (without("dim"), "dim is no count; got None"),
-    "no embedding": (without("tok_embeddings.weight"), "tok_embeddings.weight'?: tensor is missing"),
+    "no embedding": (without("tok_embeddings.weight"), "tok_embeddings.weight'?: .*tensor is missing"),
     "no matrix": (
         without("layers.1.attention.wq.weight"),
         r"model.layers.1.self_attn.q_proj.weight.*tensor is missing",

@@ -12,7 +12,7 @@ from typing import Any
 from gguflike import foreign
 from gguflike.checkpoint import files, mistral, quantized, recognize, sentence_transformers, strictjson, weights
 from gguflike.checkpoint.safetensors import INDEX, SINGLE, LazyTensor
-from gguflike.errors import ArgumentError, CheckpointError
+from gguflike.errors import ArgumentError, CheckpointError, UnsupportedError
 from gguflike.progress import Progress
 
 #: What a checkpoint may be read from beside its shards, by this package and by others.
@@ -128,7 +128,7 @@ def _of_transformers(folder: Path, file: Path | None) -> tuple[dict[str, Any], w
             recognize.check_tensors(weights.of_file(file).tensors, file)
     config = strictjson.load(folder / "config.json")
     if "peft_type" in config:
-        recognize.check_folder(folder, config)
+        recognize.check_folder(folder)
     return config, weights.of_file(file) if file is not None else weights.of_folder(folder, config)
 
 
@@ -140,7 +140,12 @@ def _original(
         return None
     if file not in paths and (file is not None or weights.has_any(folder)):
         return None
-    original = mistral.read(folder, [weights.read(path) for path in paths], ignored)
+    try:
+        original = mistral.read(folder, [weights.read(path) for path in paths], ignored)
+    except (CheckpointError, UnsupportedError) as error:
+        error.what = f"in Mistral's or Meta's own format ({mistral.PARAMS}, consolidated): {error.what}"
+        error.remedy = error.remedy or recognize.HF_FILES
+        raise
     stated = folder / "config.json"
     config = strictjson.load(stated) if files.present(stated) else {}
     config = {name: value for name, value in config.items() if name != "quantization_config"} or original.config

@@ -21,7 +21,7 @@ _MERGE = "merge it first: convert its base with `lora`"
 _CONFIG = "put config.json and the files of its tokenizer beside it"
 _TAKE = "take the original, in safetensors"
 _SETTINGS = "its settings are missing: download quantize_config.json, or config.json with quantization_config, too"
-_HF_FILES = "take the files in the format of Hugging Face: config.json, model.safetensors"
+HF_FILES = "take the files in the format of Hugging Face: config.json, model.safetensors"
 
 
 class _Files(NamedTuple):
@@ -39,7 +39,7 @@ class _Files(NamedTuple):
 _FOLDERS = (
     _Files(r"model_index\.json", "a pipeline of Diffusers", "its models are in subfolders, none of language", True),
     _Files(r"snapshots/", "the Hub cache's folder of a repository", "give the folder snapshots/COMMIT in it", True),
-    _Files(r"params\.json|consolidated.*\.(safetensors|pth)", "in Mistral's or Meta's own format", _HF_FILES, True),
+    _Files(r"params\.json|consolidated.*\.(safetensors|pth)", "in Mistral's or Meta's own format", HF_FILES, True),
     _Files(r"zero_to_fp32\.py|global_step\d+/", "a training state of DeepSpeed", "python zero_to_fp32.py . OUTPUT"),
     _Files(r"(bf16_)?zero_pp_rank_.*|mp_rank_\d+.*", "a training state of DeepSpeed", "gather it with zero_to_fp32.py"),
     _Files(r"\.metadata|.*\.distcp|pytorch_model_fsdp_\d+/", "a training state of FSDP", "accelerate merge-weights"),
@@ -58,10 +58,10 @@ _FOLDERS = (
 )
 
 
-def check_folder(folder: Path, config: Mapping[str, Any] | None = None) -> None:
+def check_folder(folder: Path) -> None:
     """Raise an error that names what a folder is, where it is known and no checkpoint: called where something is
-    missing that every checkpoint has. ``config`` is its config.json, if it has one."""
-    adapter = adapter_of(folder, config or {})
+    missing that every checkpoint has."""
+    adapter = adapter_of(folder)
     if adapter is not None:
         raise UnsupportedError(f"this is {adapter}, not a model", path=folder, remedy=_MERGE)
     entries = [path.name + "/" * path.is_dir() for path in sorted(folder.iterdir())]
@@ -85,12 +85,12 @@ def check_folder(folder: Path, config: Mapping[str, Any] | None = None) -> None:
         )
 
 
-def adapter_of(folder: Path, config: Mapping[str, Any]) -> str | None:
+def adapter_of(folder: Path) -> str | None:
     """What adapter a folder has, of which model: told by adapter_config.json, or by a config.json that is a copy of
     one. None where it has none."""
-    path = folder / ADAPTER
-    settings = config if "peft_type" in config else strictjson.load(path) if path.exists() else None
-    if settings is None:
+    path, copy = folder / ADAPTER, folder / "config.json"
+    settings = strictjson.load(path if path.exists() else copy) if path.exists() or copy.exists() else {}
+    if not path.exists() and "peft_type" not in settings:
         return None
     method = str(settings.get("peft_type", "LORA"))
     kind = "a LoRA adapter" if method == "LORA" else f"an adapter ({method[:80]})"
@@ -100,7 +100,7 @@ def adapter_of(folder: Path, config: Mapping[str, Any]) -> str | None:
 
 def unapplied(folder: Path) -> list[str]:
     """A notice of an adapter that lies beside a model."""
-    adapter = adapter_of(folder, {})
+    adapter = adapter_of(folder)
     return [f"{adapter} lies beside the model and is not applied; {_MERGE}"] if adapter else []
 
 
@@ -184,7 +184,7 @@ _OTHERS = (
     _Kind(
         r"layers\.\d+\.attention\.w[qkvo]\.weight",
         "tensors are named as in Mistral's or Meta's own format (consolidated)",
-        _HF_FILES,
+        HF_FILES,
     ),
     _Kind(r"blk\.\d+\..*|token_embd\.weight", "tensors are named as in GGUF", _ORIGINAL),
     _Kind(

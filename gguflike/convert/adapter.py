@@ -7,7 +7,8 @@ GGUF may stand in another order than the checkpoint's, and so do those of the fa
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from gguflike import checkpoint
 from gguflike.blocks import format_by_name
 from gguflike.checkpoint import card, files, strictjson
 from gguflike.checkpoint.adapter import Adapter, Factors, model_files, open_adapter
+from gguflike.checkpoint.recognize import adapter_of
 from gguflike.container import Typed, ValueType
 from gguflike.convert import metadata as general
 from gguflike.convert import plan as plans
@@ -37,7 +39,7 @@ Floats = npt.NDArray[np.float32]
 StrPath = str | os.PathLike[str]
 
 _EMBEDDING = "token_embd.weight."
-_MERGE = "merge it into its base: convert that with `lora`"
+_MERGE = "merge it first: convert its base with `lora`"
 
 
 @dataclass(frozen=True)
@@ -106,16 +108,18 @@ def plan_adapter(
     Matrices are F32, or F16 or BF16 where the type says so. UnsupportedError where a file cannot say what the adapter
     does.
     """
-    adapter = open_adapter(src)
+    with _named(Path(src)):
+        adapter = open_adapter(src)
     asked = recipes.by_name(type)
     recipe = asked if not format_by_name(asked.type).is_quantized else recipes.by_name("F32")
     config, tensors, read = _base(adapter, base, ignore_config)
     family = registry.for_config(config)
     shapes = {new: tensors[old].shape for old, new in canonical_names(family, tensors).items()} if tensors else None
     values, notices = family.from_config(config, ignore_config, shapes or ())
-    _check(adapter)
-    alpha = _alpha(adapter)
-    sources = _sources(adapter, family, family.bind(values, shapes), alpha)
+    with _named(adapter.folder):
+        _check(adapter)
+        alpha = _alpha(adapter)
+        sources = _sources(adapter, family, family.bind(values, shapes), alpha)
     described, unread = card.read(adapter.folder, general.CARD_KEYS)
     if asked is not recipe:
         notices.append(f"the matrices of an adapter are stored as {recipe.name}, whatever the type of the model")
@@ -148,6 +152,17 @@ def plan_adapter(
         selection=selection,
         notices=[*unread, *notices],
     )
+
+
+@contextmanager
+def _named(folder: Path) -> Iterator[None]:
+    """Say of errors what it is that is wrong: an adapter, of which model, which may have been taken for one."""
+    try:
+        yield
+    except (CheckpointError, UnsupportedError) as error:
+        error.what = f"this is {adapter_of(folder) or 'an adapter'}, not a model: {error.what}"
+        error.remedy = error.remedy or _MERGE
+        raise
 
 
 def _base(
