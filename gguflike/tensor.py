@@ -20,11 +20,22 @@ _PART = 1 << 18  # float32 values looked at together: they and their mask stay i
 
 
 class QuantizedTensor:
-    """Blocks of one tensor: ``shape`` in numpy order, ``data`` uint8 of shape (nbytes,), often a view of a file."""
+    """Blocks of one tensor: ``shape`` in numpy order, ``data`` uint8 of shape (nbytes,), often a view of a file.
 
-    __slots__ = ("data", "format", "name", "shape")
+    ``original_shape`` is that of the tensor in its network, where the file has it in another: convolutions, whose rows
+    are shorter than blocks, and tensors of more than four axes.
+    """
 
-    def __init__(self, name: str, format: BlockFormat, shape: tuple[int, ...], data: npt.NDArray[np.uint8]) -> None:
+    __slots__ = ("data", "format", "name", "original_shape", "shape")
+
+    def __init__(
+        self,
+        name: str,
+        format: BlockFormat,
+        shape: tuple[int, ...],
+        data: npt.NDArray[np.uint8],
+        original_shape: tuple[int, ...] | None = None,
+    ) -> None:
         if data.dtype != np.uint8 or data.ndim != 1 or data.nbytes != format.tensor_bytes(shape):
             raise QuantizationError(
                 "tensor data has the wrong size",
@@ -36,6 +47,7 @@ class QuantizedTensor:
         self.format = format
         self.shape = shape
         self.data = data
+        self.original_shape = shape if original_shape is None else original_shape
 
     def __repr__(self) -> str:
         return f"QuantizedTensor({self.name!r}, {self.format.name}, {self.shape})"
@@ -65,12 +77,12 @@ class QuantizedTensor:
         return self.data.view(self.format.dtype)
 
     def dequantize(self, threads: int | None = None) -> npt.NDArray[np.float32]:
-        """All weights as float32 of shape ``shape``."""
+        """All weights as float32 of shape ``original_shape``."""
         check_threads(threads)
         out = np.empty((self.size // self._columns if self.size else 0, self._columns), np.float32)
         if self.size:
             dispatch.decoder(self.format)(self.rows, out, threads)
-        return out.reshape(self.shape)
+        return out.reshape(self.original_shape)
 
     def linear(self, x: npt.NDArray[np.float32], threads: int | None = None) -> npt.NDArray[np.float32]:
         """``x @ W.T`` on the blocks: (..., columns) -> (..., rows), never dequantized whole."""

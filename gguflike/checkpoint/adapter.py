@@ -21,7 +21,7 @@ from gguflike.checkpoint.recognize import ADAPTER
 from gguflike.checkpoint.safetensors import LazyTensor
 from gguflike.errors import CheckpointError, UnsupportedError
 
-WEIGHTS = ("adapter_model.safetensors", "adapter_model.safetensors.index.json")
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.safetensors.index.json", "adapter_model.bin")
 _PREFIX = re.compile(r"^base_model\.(model\.)?")
 _PARTS = re.compile(
     r"(?P<module>.+?)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_embedding_A|lora_embedding_B"

@@ -13,12 +13,17 @@ from typing import Any
 from gguflike.checkpoint.safetensors import INDEX, SINGLE
 
 SHARD_BYTES = 5_000_000_000  # what Transformers splits at
-ITEM_BYTES: Mapping[str, int] = {"F32": 4, "F16": 2, "BF16": 2}
+#: What can be written, and numpy's dtype of it; bfloat16 comes as its bits.
+DTYPES: Mapping[str, str] = {
+    **{"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8", "BOOL": "u1"},
+    **{"U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8", "I64": "<i8"},
+}
+ITEM_BYTES: Mapping[str, int] = {name: int(code[-1]) for name, code in DTYPES.items()}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor to be written, as ``dtype`` F32, F16 or BF16. ``title`` is its name in the file, if another."""
+    """One tensor to be written, as a dtype of DTYPES. ``title`` is its name in the file, if another."""
 
     name: str
     dtype: str

@@ -53,6 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base", metavar="B", help="of an adapter as SRC: folder or Hub id with its model's config.json"
     )
+    parser.add_argument(
+        "--generic",
+        action="store_true",
+        help="any network: SRC is a file of safetensors, or a folder of them; names and shapes are kept",
+    )
+    parser.add_argument("--arch", metavar="NAME", help="general.architecture of a generic file, such as flux")
     add_recipe_arguments(
         parser, "recipe, such as Q8_0, Q4_K_M or F16, or auto for the checkpoint's own 16 bits (default: Q4_K_M)"
     )
@@ -69,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
         """`plan_conversion`, which shows what it downloads."""
         with progress_bar() as progress:
             options |= {"cache": args.cache, "lora": lora, "base": args.base}
+            options |= {"generic": args.generic, "arch": args.arch}
             return plan_conversion(source, out, type, progress=progress, **options)
 
     return plan_and_run(

@@ -18,6 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="of the tensors written; auto loses nothing (default)",
     )
+    parser.add_argument(
+        "--generic",
+        action=argparse.BooleanOptionalAction,
+        help="only the tensors, of a network of any kind (default: as the file says)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
     parser.add_argument("--json", action="store_true", help="the plan as one JSON document")
 
@@ -31,7 +36,13 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("OUT is required: a folder to create")
     with progress_bar() as progress:
         plan = export(
-            args.source, args.out, args.dtype, progress=progress, dry_run=args.dry_run, overwrite=args.overwrite
+            args.source,
+            args.out,
+            args.dtype,
+            progress=progress,
+            dry_run=args.dry_run,
+            overwrite=args.overwrite,
+            generic=args.generic,
         )
     if args.json:
         print_json(

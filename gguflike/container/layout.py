@@ -24,6 +24,7 @@ READABLE_VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 ALIGNMENT_KEY = "general.alignment"
 ARCHITECTURE_KEY = "general.architecture"
+ORIGINAL_SHAPE = "comfy.gguf.orig_shape."  # and a tensor's name: the shape that it has in its network
 
 INT64_MAX = 2**63 - 1  # llama.cpp keeps dimensions and sizes in int64
 MAX_DIMS = 4  # GGML_MAX_DIMS

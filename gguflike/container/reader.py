@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from math import prod
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -15,8 +16,9 @@ import numpy as np
 from gguflike.blocks import BlockFormat, format_by_id
 from gguflike.container import system
 from gguflike.container.header import N_DIMS, NBYTES, OFFSET, TYPE, Header, is_cut, parse
-from gguflike.container.layout import ARCHITECTURE_KEY, MAX_HEADER_BYTES, TensorInfo
+from gguflike.container.layout import ARCHITECTURE_KEY, MAX_HEADER_BYTES, ORIGINAL_SHAPE, TensorInfo
 from gguflike.container.metadata import Metadata
+from gguflike.container.values import INTEGERS
 from gguflike.errors import GGUFError, UnsupportedError, counted
 from gguflike.tensor import QuantizedTensor
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 T = TypeVar("T")
+
+MAX_ORIGINAL_DIMS = 8  # of safetensors; numpy has 32 or 64
 
 FIRST_READ = (
     1 << 20
@@ -143,7 +147,27 @@ class GGUFFile:
         data = np.frombuffer(self._map, np.uint8, info.nbytes, info.offset) if info.nbytes else np.empty(0, np.uint8)
         if self._header.order == ">":
             data = _little_endian(data, info.format)
-        return QuantizedTensor(name, info.format, info.shape, data)
+        return QuantizedTensor(name, info.format, info.shape, data, original_shape(self, info))
+
+
+def original_shape(file: GGUFFile, info: TensorInfo) -> tuple[int, ...] | None:
+    """The shape of a tensor in its network, where the file says another than it has. GGUFError where the two do not
+    fit each other."""
+    key = ORIGINAL_SHAPE + info.name
+    if key not in file.metadata:
+        return None
+    stated = file.metadata[key]
+    shape = tuple(int(size) for size in stated) if file.metadata.item_type_of(key) in INTEGERS else (-1,)
+    if min(shape, default=0) < 0 or len(shape) > MAX_ORIGINAL_DIMS or prod(shape) != prod(info.shape):
+        raise GGUFError(
+            "the original shape is not one of the tensor",
+            path=file.path,
+            tensor=info.name,
+            field=key,
+            expected=f"sizes whose product is {prod(info.shape)}",
+            got=str(stated)[:80],
+        )
+    return shape
 
 
 class HeaderFile(GGUFFile):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gguflike.container.layout import TensorInfo
 from gguflike.container.metadata import Metadata
-from gguflike.container.reader import GGUFFile, Lazy
+from gguflike.container.reader import GGUFFile, Lazy, original_shape
 from gguflike.container.values import INTEGERS
 from gguflike.errors import GGUFError, counted
 from gguflike.tensor import QuantizedTensor
@@ -97,7 +97,9 @@ class ShardedFile(GGUFFile):
         return TensorInfo(info.name, info.shape, info.format, info.offset, info.nbytes, number)
 
     def _tensor(self, name: str) -> QuantizedTensor:
-        return self.shards[self._owner[name]].tensors[name]
+        tensor = self.shards[self._owner[name]].tensors[name]
+        original = original_shape(self, self._info(name))
+        return tensor if original is None else QuantizedTensor(name, tensor.format, tensor.shape, tensor.data, original)
 
 
 def _number(file: GGUFFile, key: str, default: int | None = None) -> int:

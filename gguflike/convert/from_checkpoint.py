@@ -70,6 +70,8 @@ def convert(
     tokenizer_proof: str = "error",
     lora: Sequence[Lora] = (),
     base: str | os.PathLike[str] | None = None,
+    generic: bool = False,
+    arch: str | None = None,
     **options: Unpack[SelectionOptions],
 ) -> ConversionPlan:
     """Convert a checkpoint folder or Hub id to a GGUF file of the recipe ``type``; return the plan carried out.
@@ -82,6 +84,9 @@ def convert(
     ``lora`` are folders of LoRA adapters that are merged in float32, or pairs of a folder and how much of it, such as
     ``("folder", 0.5)``. An adapter as ``src`` becomes a file that llama.cpp applies to a model; ``base`` is a folder or
     Hub id with the configuration of that model, by default what the adapter names.
+
+    With ``generic``, ``src`` is a file of safetensors, or a folder of them, of any network: names and shapes of tensors
+    are kept, and ``arch`` is the name of its architecture that readers ask for, such as "flux".
 
     The weights of a Hub id (``org/name``, ``org/name@revision``) are read from there as they are needed; with ``cache``
     they are downloaded into the Hub's cache first, and stay there.
@@ -117,6 +122,8 @@ def convert(
         tokenizer_proof=tokenizer_proof,
         lora=lora,
         base=base,
+        generic=generic,
+        arch=arch,
         **options,
     )
     planned = with_notice(planned, method, resume)
@@ -149,15 +156,22 @@ def plan_conversion(
     tokenizer_proof: str = "error",
     lora: Sequence[Lora] = (),
     base: str | os.PathLike[str] | None = None,
+    generic: bool = False,
+    arch: str | None = None,
     **options: Unpack[SelectionOptions],
 ) -> ConversionPlan:
     """The plan of `convert`, from the configuration and the headers of the checkpoint."""
     check_choice("tokenizer_proof", tokenizer_proof, ("error", "warn"))
-    by_source = isinstance(type, str) and type.lower() == AUTO
-    recipe, selection = recipes.by_name("F16" if by_source else type), select(options)
+    selection = select(options)
     if isinstance(ignore_config, str | bytes):
         raise ArgumentTypeError("not a list", field="ignore_config", expected="a list of keys", got=repr(ignore_config))
+    if generic:
+        return _plan_generic(src, out, type, selection, arch, name, split, lora, base, imatrix, revision)
+    by_source = isinstance(type, str) and type.lower() == AUTO
+    recipe = recipes.by_name("F16" if by_source else type)
     adapters = loras.open_all(lora)
+    if arch is not None:
+        raise ArgumentError("only a network of any kind is given an architecture", field="arch", remedy=_GENERIC)
     if not adapters and is_adapter(src):
         from gguflike.convert.adapter import plan_adapter
 
@@ -165,7 +179,8 @@ def plan_conversion(
     if base is not None:
         raise ArgumentError("only an adapter has a base", field="base", got=repr(base), remedy="leave it out")
     opened = checkpoint.open(src, revision, ignore_config, cache, progress)
-    recipe = recipes.by_name(half_type(opened.tensors.values())) if by_source else recipe
+    if by_source:
+        recipe = recipes.by_name(recipes.half_type(t.dtype for t in opened.tensors.values() if len(t.shape) > 1))
     values = {**opened.config, **opened.dense, **_reranker(opened)}
     if opened.pooling is not None:
         values["pooling_type"] = pooling_type(opened.pooling)
@@ -231,6 +246,32 @@ def plan_conversion(
     )
 
 
+_GENERIC = "add `generic=True`"
+
+
+def _plan_generic(
+    src: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None,
+    type: str,
+    selection: Selection,
+    arch: str | None,
+    name: str | None,
+    split: Split | None,
+    *others: Any,
+) -> ConversionPlan:
+    """The plan of `convert` with ``generic``. ArgumentError where arguments are given (``others``) that say nothing of
+    any network."""
+    from gguflike.convert.generic import plan_generic
+
+    if any(others) or selection.pruned:
+        raise ArgumentError(
+            "of a network of any kind, only types of tensors, metadata and files can be chosen",
+            field="generic",
+            remedy="leave out `lora`, `base`, `imatrix`, `revision` and `prune_layers`",
+        )
+    return plan_generic(src, out, type, selection, arch, name, split)
+
+
 def _reranker(opened: Checkpoint) -> dict[str, Any]:
     """What the family is told of a checkpoint that ranks documents by the words it would answer with.
 
@@ -261,12 +302,6 @@ def _typed(tokenizer: Reading) -> dict[str, Any]:
         key: Typed([], ValueType.ARRAY, ValueType.STRING) if isinstance(value, list) and not value else value
         for key, value in tokenizer.metadata.items()
     }
-
-
-def half_type(tensors: Iterable[LazyTensor]) -> str:
-    """The 16-bit type that a checkpoint's matrices have: that of the first which has one, else F16."""
-    stored = (FORMATS.get(tensor.dtype) for tensor in tensors if len(tensor.shape) > 1)
-    return next((fmt.name for fmt in stored if fmt is not None and fmt.is_float and fmt.row_bytes(1) == 2), "F16")
 
 
 def renamed(source: Source, selection: Selection) -> Source:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from gguflike import container
 from gguflike.blocks import format_by_name
 from gguflike.container import GGUFFile
 from gguflike.container.splitting import Split, split_of
+from gguflike.convert import generic
 from gguflike.convert import imatrix as imatrices
 from gguflike.convert import metadata as general
 from gguflike.convert import plan as plans
@@ -103,6 +105,10 @@ def plan_quantization(
         metadata = selection.with_overrides(_metadata(file, recipe, selection, matrix.name if matrix else None))
         known = facts(metadata, {source.name: source.shape for source in sources}, bool(importance))
         metadata, counted = selection.without_layers(metadata)
+        keep = partial(_kept, known, recipe, selection)
+        if generic.is_generic(file.metadata):
+            selection = replace(selection, pure=True)
+            keep = partial(generic.kept_again, recipe, {name: t.original_shape for name, t in file.tensors.items()})
         return plans.make(
             source=Path(src).name,
             target=out,
@@ -110,7 +116,7 @@ def plan_quantization(
             facts=known,
             sources=sources,
             metadata=metadata,
-            kept=partial(_kept, known, recipe, selection),
+            kept=keep,
             inputs=(*file.paths, *(matrix.paths if matrix else ())),
             selection=selection,
             importance=importance,

@@ -7,10 +7,10 @@ tensor are no multiple of the type's block, a type with a smaller block.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gguflike.blocks import BlockFormat, format_by_name
+from gguflike.blocks import FORMATS, BlockFormat, format_by_name
 from gguflike.convert import mixes
 from gguflike.convert.facts import Facts, category
 from gguflike.convert.mixes import Recipe
@@ -47,6 +47,12 @@ def by_name(name: str) -> Recipe:
             remedy=threads or did_you_mean(name, known),
         )
     return recipe
+
+
+def half_type(dtypes: Iterable[str]) -> str:
+    """The 16-bit type of a checkpoint, by the dtypes of its matrices: that of the first which has one, else F16."""
+    formats = (FORMATS.get(dtype) for dtype in dtypes)
+    return next((fmt.name for fmt in formats if fmt is not None and fmt.is_float and fmt.row_bytes(1) == 2), "F16")
 
 
 def choose(

@@ -20,6 +20,8 @@ from gguflike.container import GGUFFile
 from gguflike.convert.encode import SLAB_BYTES
 from gguflike.convert.facts import single
 from gguflike.convert.folder import check_free, new_folder
+from gguflike.convert.generic import is_generic
+from gguflike.convert.generic_export import GenericExportPlan, export_generic
 from gguflike.convert.sources import Floats, GGUFSource, closing_sources, ranges, stamp
 from gguflike.errors import GGUFError, UnsupportedError, check_choice, counted
 from gguflike.families import registry
@@ -82,18 +84,23 @@ def export(
     progress: Progress | None = None,
     dry_run: bool = False,
     overwrite: bool = False,
-) -> ExportPlan:
+    generic: bool | None = None,
+) -> ExportPlan | GenericExportPlan:
     """Write a GGUF file as a folder that Transformers loads: configuration, safetensors, tokenizer; return the plan.
 
     ``dtype`` is f32, f16, bf16, or auto: what the weight matrices are stored in where that is one of them, float32
     where they are quantized, because only float32 holds every dequantized value exactly. Under auto a vector that the
     dtype does not hold exactly stays float32. The folder appears complete or not at all; one that exists and is not
     empty, or a link in its place, is left alone (OutputError). ``overwrite`` replaces an earlier export, and nothing
-    else.
+    else. With ``generic``, which files made so say themselves, only the tensors are written, by the names and in the
+    shapes of their network.
     """
     check_choice("dtype", dtype, ("auto", *DTYPES))
     check_free(Path(folder), overwrite)
     with container.open(file) as opened:
+        if is_generic(opened.metadata) if generic is None else generic:
+            options: Any = {"progress": progress, "dry_run": dry_run, "overwrite": overwrite}
+            return export_generic(file, folder, DTYPES.get(dtype), **options)
         plan, sources = _plan(opened, Path(folder), dtype)
         if dry_run:
             return plan
