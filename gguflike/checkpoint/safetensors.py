@@ -40,6 +40,14 @@ _NUMPY: Mapping[str, str] = {
 }
 FLOATS = frozenset({"F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"})
 FIRST_READ = 1 << 18  # bytes of a file elsewhere that are fetched at once: most headers are shorter
+#: dtype -> the type of GGUF that holds its values exactly, but for those of ROUNDED.
+GGUF_TYPES: Mapping[str, str] = {
+    **{"F16": "F16", "BF16": "BF16", "F32": "F32", "F64": "F32"},
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), "F16"),
+    **{"I8": "I8", "I16": "I16", "I32": "I32", "I64": "I64"},
+    **{"BOOL": "I8", "U8": "I16", "U16": "I32", "U32": "I64", "U64": "I64"},
+}
+ROUNDED = frozenset({"F64"})
 COMPARED = 1 << 22  # elements of two tensors that are compared at a time
 PIECE = 1 << 25  # bytes of whole rows that are read at a time for some of their columns
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from gguflike.blocks import FORMATS, format_by_name
 from gguflike.checkpoint import LazyTensor, weights
+from gguflike.checkpoint.safetensors import GGUF_TYPES, ROUNDED
 from gguflike.container import Typed, ValueType
 from gguflike.container.layout import MAX_DIMS, ORIGINAL_SHAPE
 from gguflike.container.splitting import Split
@@ -46,13 +47,6 @@ UNKNOWN = "generic"  # general.architecture where nothing is said
 # Norms, and what is added to activations or scales them.
 _DELICATE = re.compile(r"norm|pos_embed|positional|modulation$|scale_shift_table|logit_scale|register_tokens", re.I)
 _ARCHITECTURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-# dtype of safetensors -> the type that holds it exactly; float64 is rounded.
-_EXACT: Mapping[str, str] = {
-    **{"F16": "F16", "BF16": "BF16", "F32": "F32", "F64": "F32"},
-    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), "F16"),
-    **{"I8": "I8", "I16": "I16", "I32": "I32", "I64": "I64"},
-    **{"BOOL": "I8", "U8": "I16", "U16": "I32", "U32": "I64", "U64": "I64"},
-}
 
 
 @dataclass(frozen=True)
@@ -100,7 +94,7 @@ class IntegerSource:
 
     @property
     def stored(self) -> str:
-        return _EXACT[self.tensor.dtype]
+        return GGUF_TYPES[self.tensor.dtype]
 
     def read(self, start: int, stop: int, limit: float) -> Floats:
         rows = self.part(start, stop).dequantize()
@@ -141,7 +135,7 @@ def plan_generic(
     architecture = UNKNOWN if arch is None else _architecture(arch)
     sources = [_source(tensor) for tensor in found.tensors.values()]
     shapes = {source.name: source.tensor.shape for source in sources if source.shape != source.tensor.shape}
-    wide = [source.name for source in sources if source.stored == "F64"]
+    wide = [source.name for source in sources if source.stored in ROUNDED]
     metadata = {
         "general.architecture": architecture,
         "general.name": name or title(label),
@@ -186,7 +180,7 @@ def is_generic(metadata: Mapping[str, Any]) -> bool:
 
 def kept(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]], source: Source) -> str | None:
     """The type of what recipes do not touch, else None. ``shapes``: those of the network, where they differ."""
-    exact = _EXACT.get(source.stored, source.stored)
+    exact = GGUF_TYPES.get(source.stored, source.stored)
     if format_by_name(exact).is_integer or recipe is COPY:
         return exact
     if is_delicate(source.name, shapes.get(source.name, source.shape)):
@@ -233,13 +227,13 @@ def _architecture(arch: str) -> str:
 
 
 def _source(tensor: LazyTensor) -> GenericSource | IntegerSource:
-    exact = _EXACT.get(tensor.dtype)
+    exact = GGUF_TYPES.get(tensor.dtype)
     if exact is None:
         raise UnsupportedError(
             f"tensor of dtype {tensor.dtype}, which GGUF has no type for",
             path=tensor.path,
             tensor=tensor.name,
-            expected="one of " + ", ".join(_EXACT),
+            expected="one of " + ", ".join(GGUF_TYPES),
         )
     is_integer = format_by_name(exact).is_integer
     return (IntegerSource if is_integer else GenericSource)(tensor.name, _shape(tensor, is_integer), tensor)
