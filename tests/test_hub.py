@@ -334,6 +334,15 @@ def test_commands_take_names(
         assert capsys.readouterr().out == text
     with gguflike.load("org/tiny") as loaded, gguflike.open("org/tiny") as opened:
         assert loaded.path == opened.path
+    assert main(["quantize", "org/tiny", "-t", "F16"]) == 0
+    assert main(["quantize", str(model), "local.gguf", "-t", "F16"]) == 0
+    assert main(["diff", "tiny-F16.gguf", "local.gguf"]) == 0
+    assert capsys.readouterr().out.endswith("0 of 21 common tensors differ\n")  # only the name of the source does
+    assert main(["diff", "org/tiny", str(model)]) == 0
+    assert capsys.readouterr().out.endswith("identical\n")
+    assert main(["export", "org/tiny", "folder"]) == 0
+    assert main(["convert", "folder", "--dry-run"]) == 0
+    capsys.readouterr()
     assert main(["inspect", "org/tiny:Q4_K_M"]) == 1
     assert "expected one of F32; got 'Q4_K_M'" in capsys.readouterr().err
 

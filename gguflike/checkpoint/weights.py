@@ -8,7 +8,7 @@ own files come last.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -24,6 +24,8 @@ NAMED = "transformers_weights"
 #: How the names of files end that weights can be taken from: PyTorch's are pickles.
 PICKLES = (".bin", ".pth", ".pt")
 ENDINGS = (".safetensors", ".safetensors.index.json", ".bin.index.json", *PICKLES)
+
+HEADERS = 8  # that are fetched at the same time
 
 _SHARD = re.compile(r"(?P<stem>.*?)[-_.]?(?P<number>\d+)-of-(?P<total>\d+)(?P<rest>.*\.(safetensors|bin|pth|pt))")
 _INDEX = re.compile(r".*\.(safetensors|bin)\.index(\..+)?\.json")
@@ -115,7 +117,7 @@ def _unnamed(folder: Path) -> Weights:
     """The weights of a folder with neither ``model.safetensors`` nor its index."""
     indices = [path for path in sorted(folder.glob("*.json")) if _INDEX.fullmatch(path.name)]
     indices = [path for path in indices if not _OTHERS.fullmatch(path.name)]
-    if any(folder.glob("*.safetensors")):
+    if any(each.name.endswith(".safetensors") for each in (*folder.iterdir(), *elsewhere.inside(folder))):
         indices = [path for path in indices if not path.name.endswith(".bin.index.json")]
     if len(indices) == 1:
         found = _indexed(indices[0], _listed(indices[0]))
@@ -229,13 +231,23 @@ def _indexed(index: Path, chosen: Mapping[str, list[str]]) -> Weights:
     return weights
 
 
+def _tables(paths: Sequence[Path]) -> Iterable[dict[str, LazyTensor]]:
+    """The tensors of each file; of files elsewhere, several headers are fetched at a time."""
+    if not any(map(elsewhere.name_of, paths)):
+        return map(read, paths)
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(HEADERS) as threads:
+        return list(threads.map(read, paths))
+
+
 def _read(paths: Iterable[Path], notices: Iterable[str] = ()) -> Weights:
     """The tensors of files. Of one that is in several with different values, the last is taken, as Transformers does,
     and said so."""
     chosen, said = tuple(paths), list(notices)
     tensors: dict[str, LazyTensor] = {}
-    for path in chosen:
-        for name, tensor in read(path).items():
+    for path, table in zip(chosen, _tables(chosen), strict=True):
+        for name, tensor in table.items():
             if name in tensors and not same_values(tensors[name], tensor):
                 before = Path(tensors[name].path).name
                 said.append(f"{name} is in {before} and, with other values, in {path.name}, from which it is taken")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+#: Help on an argument that `gguflike.locate` takes.
+MODEL = "GGUF file; or one of the Hub, org/repo[:TYPE] or hf://org/repo/file.gguf; or a URL"
+
 
 def _number(text: str, low: float, high: float, whole: bool) -> float:
     try:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from gguflike.cli.arguments import positive
+from gguflike.cli.arguments import MODEL, positive
 from gguflike.cli.output import print_json, progress_bar
 from gguflike.errors import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="GGUF file")
+    parser.add_argument("file", metavar="FILE", help=MODEL)
     parser.add_argument("--threads", type=positive, help="threads (default: all CPUs)")
     parser.add_argument("--prompt-tokens", type=positive, metavar="N", default=512, help="prompt length (%(default)s)")
     parser.add_argument("--new-tokens", type=positive, metavar="N", default=128, help="tokens written (%(default)s)")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from gguflike.cli.arguments import positive
 from gguflike.cli.output import clean, print_json, progress_bar, table
+from gguflike.cli.paths import fetched
 
 if TYPE_CHECKING:
     from gguflike.diff import FileDiff, TensorDiff
@@ -24,8 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from gguflike.diff import diff
 
+    first, second = fetched(args.first), fetched(args.second)
     with progress_bar() as progress:
-        result = diff(args.first, args.second, threads=args.threads, progress=progress)
+        result = diff(first, second, threads=args.threads, progress=progress)
     if args.json:
         tensors = [_finite(asdict(tensor)) for tensor in result.tensors]
         print_json({**asdict(result), "identical": result.identical, "tensors": tensors})

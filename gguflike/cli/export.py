@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from gguflike.cli.output import clean, print_json, progress_bar, show
-from gguflike.cli.paths import add_path_arguments, take_rest
+from gguflike.cli.paths import add_path_arguments, fetched, take_rest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     take_rest(args, typed=False)
     if args.out is None:
         raise UsageError("OUT is required: a folder to create")
+    args.source = fetched(args.source)
     with progress_bar() as progress:
         plan = export(
             args.source,

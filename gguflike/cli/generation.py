@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from gguflike.cli.arguments import at_least_zero, count, positive, seed, share
+from gguflike.cli.arguments import MODEL, at_least_zero, count, positive, seed, share
 from gguflike.cli.output import progress_bar
 from gguflike.cli.streams import say
 from gguflike.errors import counted
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="GGUF file")
+    parser.add_argument("file", metavar="FILE", help=MODEL)
     parser.add_argument("-t", "--threads", type=positive, metavar="N", help="threads (default: all CPUs)")
     parser.add_argument(
         *("-c", "--context", "--ctx-size"),

@@ -7,11 +7,12 @@ import json
 import math
 from typing import Any
 
+from gguflike.cli.arguments import MODEL
 from gguflike.cli.output import clean, print_json, size, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="GGUF file")
+    parser.add_argument("file", metavar="FILE", help=MODEL)
     parser.add_argument("--tensors", action="store_true", help="list every tensor")
     parser.add_argument("--json", action="store_true", help="one JSON document")
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 
 from gguflike.cli.arguments import positive
+from gguflike.cli.output import progress_bar
 
 #: Flags of llama.cpp's programs that have no place here, and what to do without them.
 FOREIGN: Mapping[str, str] = {
@@ -30,6 +31,16 @@ def add_path_arguments(parser: argparse.ArgumentParser, source: str, help_source
     parser.add_argument("-o", "--out", "--outfile", metavar=out, help=help_out)
     parser.add_argument("--overwrite", action=argparse.BooleanOptionalAction, default=False, help="replace the target")
     parser.set_defaults(listed="rest")
+
+
+def fetched(file: str) -> str:
+    """The path of a GGUF file, which is fetched where ``file`` names one on the Hub or behind a URL."""
+    if os.path.lexists(file):
+        return file
+    from gguflike.locate import locate
+
+    with progress_bar() as progress:
+        return os.fspath(locate(file, progress))
 
 
 def take_rest(args: argparse.Namespace, *, typed: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from gguflike.cli.paths import add_path_arguments
+from gguflike.cli.paths import add_path_arguments, fetched
 from gguflike.cli.recipes import add_recipe_arguments, plan_and_run, take
 
 
@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     options = take(args, None)
+    args.source = fetched(args.source)
     from gguflike.convert.quantize import plan_quantization
 
     return plan_and_run(args, plan_quantization, keep_split=args.keep_split, **options)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
+from gguflike.cli.arguments import MODEL
 from gguflike.cli.output import clean, print_json, progress_bar, size
 from gguflike.errors import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="GGUF file, or the first shard of a split model")
+    parser.add_argument("file", metavar="FILE", help=MODEL)
     parser.add_argument("--json", action="store_true", help="one JSON document")
 
 

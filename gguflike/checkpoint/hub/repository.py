@@ -20,7 +20,7 @@ _SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".spm", ".bpe")
 _CARD = "README.md"
 # Of what lies in folders: templates, and the modules of sentence-transformers.
 _INNER = re.compile(r"additional_chat_templates/[^/]+\.jinja|\d+_\w+/(config\.json|model\.safetensors)")
-_PICKLED = re.compile(r"(pytorch_model|consolidated)[\w.-]*\.(bin|pth?)")
+_PICKLED = re.compile(r"(pytorch_model|model|consolidated)\b[\w.-]*\.(bin|pth?)")
 
 
 class Snapshot(NamedTuple):
@@ -39,8 +39,9 @@ def snapshot(
     Hub or the network refuses.
     """
     found = client.list_repository(repo, revision)
-    weights = [name for name in found.files if "/" not in name and name.endswith(".safetensors")]
-    pickled = [] if weights else [name for name in found.files if _PICKLED.fullmatch(name)]
+    weights = [name for name in found.files if name.endswith(".safetensors")]
+    top = [name for name in weights if "/" not in name]
+    pickled = [] if top else [name for name in found.files if _PICKLED.fullmatch(name)]
     small = [name for name, file in found.files.items() if _is_small(name, file.size)]
     if not small:
         raise RemoteError(
@@ -50,7 +51,7 @@ def snapshot(
             got=", ".join(list(found.files)[:3]) or "no files",
         )
     paths = _fetch(found, small)
-    for name in [*(weights if keep_copy and not found.offline else ()), *pickled]:
+    for name in [*(top if keep_copy and not found.offline else ()), *pickled]:
         client.fetch(found, name, progress)
     folder = _root(paths[0], small[0])
     if not found.offline:
