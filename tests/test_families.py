@@ -422,8 +422,8 @@ def test_layers_that_predict_further_tokens_are_left_out() -> None:
 def test_models_that_are_refused_say_what_they_need() -> None:
     assert not set(refused.CLASSES) & set(registry.CLASSES)
     assert not set(refused.ARCHITECTURES) & set(registry.ARCHITECTURES)
-    with pytest.raises(UnsupportedError, match=r"architectures: KimiLinearForCausalLM needs .*: Kimi's delta"):
-        registry.for_config({"architectures": ["KimiLinearForCausalLM"]})
+    with pytest.raises(UnsupportedError, match=r"architectures: DeepseekV4ForCausalLM needs .*: layers are joined"):
+        registry.for_config({"architectures": ["DeepseekV4ForCausalLM"]})
     with pytest.raises(UnsupportedError, match=r"general\.architecture: t5 needs .*: a decoder that attends to an enc"):
         registry.for_gguf("t5")
 

@@ -517,3 +517,66 @@ def test_mimo_v2_as_published() -> None:
 def test_layers_of_mimo_v2_that_nobody_has(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UnsupportedError, match=message):
         read({**plain(), **MIMO, **changes})
+
+
+KIMI = {
+    "architectures": ["KimiLinearForCausalLM"],
+    "model_type": "kimi_linear",
+    "num_key_value_heads": 4,
+    "model_max_length": 512,
+    "kv_lora_rank": 32,
+    "q_lora_rank": None,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 32,
+    "mla_use_nope": True,
+    "first_k_dense_replace": 1,
+    "moe_layer_freq": 1,
+    "num_experts": 8,
+    "num_experts_per_token": 2,
+    "num_shared_experts": 1,
+    "moe_intermediate_size": 32,
+    "moe_renormalize": True,
+    "moe_router_activation_func": "sigmoid",
+    "num_expert_group": 1,
+    "topk_group": 1,
+    "use_grouped_topk": True,
+    "rope_theta": 10000.0,
+    "rope_scaling": None,
+    "routed_scaling_factor": 2.446,
+    "num_nextn_predict_layers": 0,
+    "linear_attn_config": {
+        "head_dim": 16,
+        "num_heads": 4,
+        "short_conv_kernel_size": 4,
+        "full_attn_layers": [2, 4],
+        "kda_layers": [1, 3],
+    },
+}
+
+
+def test_kimi_linear_as_published() -> None:
+    """Layers are counted from 1; none of them turns anything."""
+    sizes = {key: value for key, value in plain().items() if key != "max_position_embeddings"}
+    family, c, _ = read({**sizes, **KIMI})
+    assert (c.n_ctx, c.n_head_kv, c.delta_dim, c.kernel, c.n_dense) == (512, (0, 1, 0, 1), 16, 4, 1)
+    graph = family.graph(c)
+    assert graph.ropes() == []
+    kinds = [type(block[0].mixer).__name__ for block in graph.blocks]
+    assert kinds == ["KimiDelta", "LatentAttention"] * 2
+    exported = family.to_config(c)
+    assert exported["layer_types"] == ["linear_attention", "full_attention"] * 2
+    assert exported["num_key_value_heads"] == 4
+    assert read(exported)[1] == c
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"num_heads": 2}, CheckpointError, "linear_num_heads: .* expected 4, num_attention_heads"),
+        ({"kda_layers": [1, 2, 3]}, UnsupportedError, "layers that are of no kind, or of both"),
+    ],
+)
+def test_layers_of_kimi_linear_that_nobody_has(changes: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        read({**plain(), **KIMI, "linear_attn_config": {**KIMI["linear_attn_config"], **changes}})

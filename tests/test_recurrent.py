@@ -12,7 +12,7 @@ import pytest
 
 from gguflike.errors import UnsupportedError
 from gguflike.families.parts import Branch, FeedForward, Graph
-from gguflike.families.parts.recurrent import DeltaNet, Mamba, Mamba2, ShortConv
+from gguflike.families.parts.recurrent import DeltaNet, KimiDelta, Mamba, Mamba2, ShortConv
 from gguflike.kernels.engine import waiting
 from gguflike.reference.parts import Context, mix, softplus
 from gguflike.reference.recurrent import convolve, delta_rule
@@ -34,6 +34,8 @@ PARTS = {
     "delta, one matrix of gates, odd heads": DeltaNet(
         WIDTH, 3, 18, 16, 3, rms("ssm_norm", 16), tiled=False, joint=True
     ),
+    "delta, channels": KimiDelta(WIDTH, 4, 32, 4, rms("ssm_norm", 32)),
+    "delta, channels, odd heads": KimiDelta(WIDTH, 18, 16, 3, rms("ssm_norm", 16)),
     "short convolution": ShortConv(WIDTH, 3),
     "short convolution, biases": ShortConv(WIDTH, 4, bias=True),
     "mamba 2": MAMBA2,

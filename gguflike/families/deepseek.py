@@ -121,7 +121,7 @@ def latent_decoder(
     """A graph of pre-norm blocks with the ``attention`` of each layer, and experts after the first dense layers."""
 
     def block(layer: int) -> Block:
-        second: Mixer = feed_forward(c) if layer < c.n_dense else _experts(c, group_score)
+        second: Mixer = feed_forward(c) if layer < c.n_dense else mixture(c, group_score)
         return (Branch(rms(c, "attn_norm"), attention(layer)), Branch(rms(c, "ffn_norm"), second))
 
     return decoder(c, block)
@@ -157,7 +157,8 @@ def rope_of_latent(c: DeepSeek) -> Rope:
     return replace(rope, scaling=replace(rope.scaling, magnitude=c.yarn_attn_factor or c.rope_attn_factor or 1.0))
 
 
-def _experts(c: DeepSeek, group_score: Literal["max", "top2"]) -> Mixer:
+def mixture(c: DeepSeek, group_score: Literal["max", "top2"]) -> Mixer:
+    """Experts beside shared ones, with the configuration's sizes."""
     router = Router(
         SCORINGS[c.gating],
         c.normalize,

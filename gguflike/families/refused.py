@@ -12,7 +12,6 @@ _HYPER = "layers are joined by hyper-connections"
 _ENCODER_DECODER = "a decoder that attends to an encoder's output"
 _ALIBI = "scores fall with distance (ALiBi)"
 _GEMMA3N = "layers predict and correct several streams (AltUp), beside low-rank ones (Laurel)"
-_KDA = "Kimi's delta attention, in which each channel decays by itself"
 _SPARSEMIXER = "its router (SparseMixer) weighs each choice against the experts near it, which no other program does"
 _LIGHTNING = "lightning attention"
 _RWKV = "RWKV's time mixing"
@@ -35,7 +34,6 @@ CLASSES: Mapping[str, str] = MappingProxyType(
         "Gemma4UnifiedAssistantForCausalLM": _ASSISTANT,
         "Glm5NextForConditionalGeneration": _GLM5_NEXT,
         "HYV4ForCausalLM": _HYPER,
-        "KimiLinearForCausalLM": _KDA,
         "MPTForCausalLM": _ALIBI,
         "MT5ForConditionalGeneration": _ENCODER_DECODER,
         "MiniMaxForCausalLM": _LIGHTNING,
@@ -65,7 +63,6 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "glm5-next": _GLM5_NEXT,
         "hy_v4": _HYPER,
         "jina-bert-v2": _ALIBI,
-        "kimi-linear": _KDA,
         "minimax-01": _LIGHTNING,
         "mpt": _ALIBI,
         "phimoe": _SPARSEMIXER,

@@ -145,6 +145,7 @@ FAMILIES = (
     ("nemotron_h:NEMOTRON_H_MOE", "nemotron_h_moe"),
     ("falcon_h1:FALCON_H1", "falcon-h1", "FalconH1ForCausalLM"),
     ("jamba:JAMBA", "jamba", "JambaForCausalLM"),
+    ("kimi_linear:KIMI_LINEAR", "kimi-linear", "KimiLinearForCausalLM"),
     ("lfm2:LFM2", "lfm2", "Lfm2ForCausalLM", "LFM2ForCausalLM"),
     ("lfm2:LFM2MOE", "lfm2moe", "Lfm2MoeForCausalLM"),
     # Encoders and embedding models

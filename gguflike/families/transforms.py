@@ -127,6 +127,20 @@ class Squeezed(Transform):
 
 
 @frozen
+class Unsqueezed(Transform):
+    """The opposite: the axis between is only in GGUF."""
+
+    def hf_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (shape[0], *shape[2:])
+
+    def apply(self, rows: Array) -> Array:
+        return rows[:, None]
+
+    def undo(self, rows: Array) -> Array:
+        return rows.reshape(len(rows), *rows.shape[2:])
+
+
+@frozen
 class Flattened(Transform):
     """The checkpoint has as a vector what GGUF has as rows of ``width`` values."""
 

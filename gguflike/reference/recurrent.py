@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from gguflike.families.parts import Norm
-from gguflike.families.parts.recurrent import DeltaNet, Mamba, Mamba2, ShortConv
+from gguflike.families.parts.recurrent import DeltaNet, KimiDelta, Mamba, Mamba2, ShortConv
 from gguflike.reference.parts import Array, Context, Weights, linear, mix, normalize, sigmoid, softplus
 
 
@@ -46,17 +46,37 @@ def normalized_heads(x: Array, eps: float) -> Array:
 def delta_rule(q: Array, k: Array, v: Array, decay: Array, beta: Array) -> Array:
     """The outputs (tokens, heads, dim) of ``S = decay * S; S += outer(beta * (v - S k), k); o = S q`` for each head.
 
-    ``q``, ``k``, ``v`` are (tokens, heads, dim), ``decay`` and ``beta`` (tokens, heads).
+    ``q``, ``k``, ``v`` are (tokens, heads, dim), ``beta`` is (tokens, heads), ``decay`` the same or, where each channel
+    of keys has its own, (tokens, heads, dim).
     """
+    decay = decay if decay.ndim == 3 else decay[..., None]
     heads, dim = v.shape[1:]
     state = np.zeros((heads, dim, dim), v.dtype)
     out = np.empty_like(v)
     for t in range(len(v)):
-        state *= decay[t, :, None, None]
+        state *= decay[t, :, None, :]
         error = v[t] - np.einsum("hvk,hk->hv", state, k[t])
         state += np.einsum("hv,hk->hvk", beta[t, :, None] * error, k[t])
         out[t] = np.einsum("hvk,hk->hv", state, q[t])
     return out
+
+
+@mix.register
+def _kimi_delta(part: KimiDelta, weights: Weights, x: Array, context: Context) -> Array:  # noqa: ARG001
+    """The delta rule with channels that decay apart, between convolutions and a gated norm."""
+    shape = (len(x), part.heads, part.head_dim)
+
+    def mixed(name: str) -> Array:
+        weight = weights[f"ssm_conv1d_{name}.weight"].reshape(part.size, part.kernel)
+        return silu(convolve({"conv.weight": weight}, "conv", linear(weights, f"attn_{name}", x))).reshape(shape)
+
+    q, k = (normalized_heads(mixed(name), 1e-6) for name in "qk")
+    forget = linear(weights, "ssm_f_b", linear(weights, "ssm_f_a", x)) + weights["ssm_dt.bias"]
+    decay = np.exp(weights["ssm_a"].reshape(-1, 1) * softplus(forget).reshape(shape))
+    beta = sigmoid(linear(weights, "ssm_beta", x))
+    found = delta_rule(q * np.asarray(part.head_dim**-0.5, x.dtype), k, mixed("v"), decay, beta)
+    gate = sigmoid(linear(weights, "ssm_g_b", linear(weights, "ssm_g_a", x)))
+    return linear(weights, "attn_output", normalize(part.norm, weights, found).reshape(len(x), -1) * gate)
 
 
 @mix.register

@@ -99,6 +99,52 @@ class DeltaNet(_Recurrent):
 
 
 @frozen
+class KimiDelta(_Recurrent):
+    """Kimi's delta attention (Kimi Team 2025, arXiv:2510.26692): the gated delta rule, in which each channel of a key
+    decays by itself.
+
+    Queries, keys and values of ``heads`` heads of ``head_dim`` dimensions come out of ``attn_q``, ``attn_k`` and
+    ``attn_v``, each through a causal convolution over ``kernel`` tokens and silu; queries and keys are normalized to
+    length 1 (``x / sqrt(sum(x**2) + 1e-6)``), queries multiplied by ``head_dim**-0.5``. For each head, with
+    ``decay = exp(ssm_a * softplus(ssm_f_b(ssm_f_a(x)) + ssm_dt))``, a value for each channel, and ``beta`` = sigmoid of
+    the head's value of ``ssm_beta``:
+
+        S = S * decay;  S = S + outer(beta * (v - S k), k);  o = S q
+
+    Then ``attn_output(rms_norm(o) * sigmoid(ssm_g_b(ssm_g_a(x))))``.
+    """
+
+    heads: int
+    head_dim: int
+    kernel: int
+    norm: Norm
+
+    @property
+    def size(self) -> int:
+        """Values of all queries of a token, of its keys, and of its values."""
+        return self.heads * self.head_dim
+
+    @property
+    def widest(self) -> int:
+        return max(self.n_embd, self.size)
+
+    def tensors(self) -> Iterator[Tensor]:
+        for name in "qkv":
+            yield Tensor(f"attn_{name}.weight", (self.size, self.n_embd))
+        for name in "qkv":
+            yield Tensor(f"ssm_conv1d_{name}.weight", (1, self.size, 1, self.kernel), form="values")
+        yield Tensor("ssm_f_a.weight", (self.head_dim, self.n_embd))
+        yield Tensor("ssm_f_b.weight", (self.size, self.head_dim))
+        yield Tensor("ssm_dt.bias", (self.size,))
+        yield Tensor("ssm_a", (1, 1, self.heads, 1), form="values")
+        yield Tensor("ssm_beta.weight", (self.heads, self.n_embd))
+        yield Tensor("ssm_g_a.weight", (self.head_dim, self.n_embd))
+        yield Tensor("ssm_g_b.weight", (self.size, self.head_dim))
+        yield from self.norm.tensors()
+        yield Tensor("attn_output.weight", (self.n_embd, self.size))
+
+
+@frozen
 class Mamba2(_Recurrent):
     """Mamba 2 (Dao and Gu 2024, arXiv:2405.21060).
 

@@ -3,6 +3,7 @@
     conv     causal convolutions of each channel, with what stands beside them
     gates    step sizes, decays and strengths of writing, for all heads of a token
     delta    the gated delta rule
+    channels the same where each channel of a key decays by itself
     scan     the recurrences of Mamba 2 and Mamba
     columns  what the two do to a column of a state
     norms    normalization of heads and groups, gated by another product

@@ -59,6 +59,17 @@ DELTA = Args(
     matrices="address of float32 (value_heads, head_dim / 16, head_dim, 16)",
     out="address of float32 (tokens, value_heads * head_dim)",
 )
+DELTA_CHANNELS = Args(
+    "recurrent.channels:rule",
+    x="address of float32 (tokens, 3 * heads * head_dim): queries, keys, values; queries and keys are normalized",
+    heads="heads of queries, of keys and of values",
+    head_dim="dimensions of a head, a multiple of 16",
+    decay="address of float32 (tokens, heads * head_dim): of each channel of keys",
+    strength="address of float32 (tokens, padded)",
+    padded="heads rounded up to a multiple of 16",
+    matrices="address of float32 (heads, head_dim / 16, head_dim, 16)",
+    out="address of float32 (tokens, heads * head_dim)",
+)
 SCAN_HEADS = Args(
     "recurrent.scan:heads",
     x="address of float32 (tokens, channels): x, B, C",

@@ -44,6 +44,7 @@ MODULES = {
     "DeltaNet": "delta_net",
     "Experts": "experts",
     "FeedForward": "feed_forward",
+    "KimiDelta": "kimi_delta",
     "LatentAttention": "latent",
     "LayerEmbeddings": "layer_embeddings",
     "LayerInput": "layer_input",

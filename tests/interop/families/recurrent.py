@@ -250,7 +250,7 @@ ROWS = (
             num_experts_per_tok=3,
             moe_intermediate_size=32,
             linear_head_dim=32,
-            linear_num_heads=2,
+            linear_num_heads=4,
             layer_types=layers("lllf"),
             mlp_layer_types=["dense", "sparse", "sparse", "sparse"],
         ),
