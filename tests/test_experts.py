@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ PARTS = {
         clamp=1.0,
         bias=True,
     ),
+    "sparse mixer": replace(PLAIN, router=Router("sparse_mixer", normalize=False, near=0.4), used=2),
     "weight first": replace(PLAIN, router=Router("raw", normalize=False), used=1, weight_first=True),
     "fused, scaled": replace(PLAIN, fused=True, bias=True, output_scaled=True, activation="gelu_tanh"),
     "no gate, latent": replace(
@@ -240,6 +242,36 @@ def test_blocks_of_experts(name: str, kind: str, tmp_path: Path, team: Team) -> 
     np.testing.assert_array_equal(several, one)
 
 
+def save(path: Path, graph: Graph, weights: Mapping[str, np.ndarray]) -> None:
+    writer = gguf.GGUFWriter(path, "experts")
+    for name, _, _tensor in (place for place in graph.tensors() if place.tensor.used):
+        writer.add_tensor(name, weights[name.removeprefix("blk.0.")])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_router_that_is_not_finite_is_noticed(tmp_path: Path, team: Team) -> None:
+    """Though an expert whose logit is NaN would never be chosen: all that comes of it is NaN."""
+    graph = graph_of(PLAIN, NORM)
+    weights = write(tmp_path / "m.gguf", graph, "F32")
+    x = inputs()[:2]
+    assert all(np.isfinite(result).all() for result in run(tmp_path / "m.gguf", graph, x, team))
+    for value in (np.nan, np.inf):
+        weights["ffn_gate_inp.weight"][3, 5] = value
+        save(tmp_path / "nan.gguf", graph, weights)
+        for result in run(tmp_path / "nan.gguf", graph, x, team):
+            assert not np.isfinite(result).any()
+
+
+def test_shares_of_a_sparse_mixer() -> None:
+    """By hand: of logits 4, 3.9 and 2 the second is near the first, and nothing is near the second but the first."""
+    routes = route(Router("sparse_mixer", near=0.05), 2, np.array([[4.0, 2.0, 3.9]]))
+    assert routes.experts.tolist() == [[0, 2]]
+    np.testing.assert_allclose(routes.weights, [[1 / (1 + np.exp(-0.1)), 1.0]])
+
+
 def test_a_token_reads_its_experts_alone(tmp_path: Path) -> None:
     """What no token was sent to may hold anything: here NaN."""
     graph = graph_of(PLAIN, NORM)
@@ -251,13 +283,7 @@ def test_a_token_reads_its_experts_alone(tmp_path: Path) -> None:
     for expert in set(range(COUNT)) - chosen:
         for role in ("gate", "up", "down"):
             weights[f"ffn_{role}_exps.weight"][expert] = np.nan
-    writer = gguf.GGUFWriter(tmp_path / "nan.gguf", "experts")
-    for name, _, _tensor in (place for place in graph.tensors() if place.tensor.used):
-        writer.add_tensor(name, weights[name.removeprefix("blk.0.")])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    save(tmp_path / "nan.gguf", graph, weights)
     one_thread = Team(1)
     for result in run(tmp_path / "nan.gguf", graph, x, one_thread):
         assert np.isfinite(result).all()

@@ -281,6 +281,25 @@ def test_layers_whose_kinds_config_json_lacks() -> None:
             assert not any(read(config)[1].n_head_kv)
 
 
+def test_the_rotation_of_phi_3_5_moe_has_one_magnitude() -> None:
+    """It says it twice, for short contexts and for long ones: alike, or GGUF has no place for it."""
+    lists = {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8, "original_max_position_embeddings": 64}
+    phimoe = plain(architectures=["PhimoeForCausalLM"], num_local_experts=4)
+
+    def said(short: Any, long: Any) -> dict[str, Any]:
+        return {**phimoe, "rope_scaling": {"type": "longrope", **lists, "short_mscale": short, "long_mscale": long}}
+
+    family, c, notices = read(said(1.25, 1.25))
+    assert c.rope_attn_factor == 1.25
+    assert configs.to_metadata(c, "phimoe")["phimoe.rope.scaling.attn_factor"] == 1.25
+    assert read(family.to_config(c))[1] == c
+    assert "plain softmax" in notices[0]
+    with pytest.raises(UnsupportedError, match=r"two magnitudes.*; got 1.25 and 1.5"):
+        read(said(1.25, 1.5))
+    with pytest.raises(UnsupportedError, match=r"num_experts_per_tok.*expected 2; got 3"):
+        read({**phimoe, "num_experts_per_tok": 3})
+
+
 def test_qwen_has_its_window_where_it_is_switched_on() -> None:
     qwen = {"architectures": ["Qwen2ForCausalLM"], "sliding_window": 32, "max_window_layers": 2}
     assert windows(*read(plain(**qwen))[:2]) == [0] * 4

@@ -12,7 +12,6 @@ _HYPER = "layers are joined by hyper-connections"
 _ENCODER_DECODER = "a decoder that attends to an encoder's output"
 _ALIBI = "scores fall with distance (ALiBi)"
 _GEMMA3N = "layers predict and correct several streams (AltUp), beside low-rank ones (Laurel)"
-_SPARSEMIXER = "its router (SparseMixer) weighs each choice against the experts near it, which no other program does"
 _LIGHTNING = "lightning attention"
 _RWKV = "RWKV's time mixing"
 _ASSISTANT = "a model that drafts for another one, whose states it reads"
@@ -39,8 +38,6 @@ CLASSES: Mapping[str, str] = MappingProxyType(
         "MiniMaxForCausalLM": _LIGHTNING,
         "MptForCausalLM": _ALIBI,
         "MuseGlimmerAssistantModel": _ASSISTANT,
-        "PhiMoEForCausalLM": _SPARSEMIXER,
-        "PhimoeForCausalLM": _SPARSEMIXER,
         "PocketTTSModel": _SPEECH,
         "Qwen4ExpForCausalLM": _QWEN4,
         "Qwen4ExpForConditionalGeneration": _QWEN4,
@@ -65,7 +62,6 @@ ARCHITECTURES: Mapping[str, str] = MappingProxyType(
         "jina-bert-v2": _ALIBI,
         "minimax-01": _LIGHTNING,
         "mpt": _ALIBI,
-        "phimoe": _SPARSEMIXER,
         "qwen4exp": _QWEN4,
         "rwkv6": _RWKV,
         "rwkv7": _RWKV,

@@ -87,6 +87,7 @@ FAMILIES = (
     ("ernie:PADDLE_OCR", "paddleocr", "PaddleOCRVLForConditionalGeneration"),
     # Mixtures of experts
     ("mixtral:MIXTRAL", "llama", "MixtralForCausalLM"),
+    ("phimoe:PHIMOE", "phimoe", "PhimoeForCausalLM", "PhiMoEForCausalLM"),
     ("qwen_moe:QWEN2MOE", "qwen2moe", "Qwen2MoeForCausalLM"),
     ("qwen_moe:QWEN3MOE", "qwen3moe", "Qwen3MoeForCausalLM"),
     ("qwen_moe:QWEN3VLMOE", "qwen3vlmoe", "Qwen3VLMoeForConditionalGeneration"),

@@ -22,6 +22,8 @@ class Routes(NamedTuple):
 
 def route(router: Router, used: int, logits: Array, choice_bias: Array | None = None) -> Routes:
     """Choose and weight experts by their logits (tokens, count). Of equal ones, the first is chosen."""
+    if router.scoring == "sparse_mixer":
+        return _sparse_mixer(router, used, logits)
     scores = _scores(router, logits)
     chosen_by = scores if choice_bias is None else scores + choice_bias
     if router.groups > 1:
@@ -35,6 +37,20 @@ def route(router: Router, used: int, logits: Array, choice_bias: Array | None = 
     if router.normalize:
         weights = weights / np.maximum(weights.sum(axis=-1, keepdims=True), np.asarray(LEAST_SUM, weights.dtype))
     return Routes(experts, weights * np.asarray(router.scale, weights.dtype))
+
+
+def _sparse_mixer(router: Router, used: int, logits: Array) -> Routes:
+    """One expert after the other: the best of those left, and its share among those near it."""
+    left, experts, weights = logits.copy(), [], []
+    for _ in range(used):
+        best = left.argmax(-1, keepdims=True)
+        largest = np.take_along_axis(left, best, -1)
+        far = (largest - logits) / np.maximum(np.abs(logits), largest) > router.near
+        experts.append(best)
+        weights.append(np.take_along_axis(softmax(np.where(far, -np.inf, left)), best, -1))
+        np.put_along_axis(left, best, -np.inf, -1)
+    shares = np.concatenate(weights, -1)
+    return Routes(np.concatenate(experts, -1), shares * np.asarray(router.scale, shares.dtype))
 
 
 def _scores(router: Router, logits: Array) -> Array:

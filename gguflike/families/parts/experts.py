@@ -15,16 +15,18 @@ class Router:
 
     Logits become probabilities by ``scoring``: "softmax", "sigmoid", "sqrt_softplus"; "softmax_chosen": they stay as
     they are until some are chosen, whose softmax is their weight; "raw": experts are chosen by the logits and weighted
-    by their sigmoid (Llama 4). ``choice_bias``: ``exp_probs_b`` is added to choose, not to weight. With ``groups`` only
-    the experts of the best ``groups_used`` groups can be chosen; a group's score is the sum of its best two, or its
-    "max". Weights are divided by their sum where ``normalize``, then multiplied by ``scale``. ``bias``: the logits have
-    one.
+    by their sigmoid (Llama 4); "sparse_mixer": chosen by the logits, one after the other, each weighted by its share in
+    the softmax of those left whose logit is at most ``near`` below it, relative to the larger of either's magnitude
+    (SparseMixer, Liu et al. 2024, arXiv:2409.12136). ``choice_bias``: ``exp_probs_b`` is added to choose, not to
+    weight. With ``groups`` only the experts of the best ``groups_used`` groups can be chosen; a group's score is the
+    sum of its best two, or its "max". Weights are divided by their sum where ``normalize``, then multiplied by
+    ``scale``. ``bias``: the logits have one.
 
     ``norm`` normalizes the router's own input, which is then multiplied by ``input_scale`` and, where ``scaled``, by
     the vector ``ffn_gate_inp.scale`` (Gemma 4).
     """
 
-    scoring: Literal["softmax", "sigmoid", "softmax_chosen", "sqrt_softplus", "raw"] = "softmax"
+    scoring: Literal["softmax", "sigmoid", "softmax_chosen", "sqrt_softplus", "raw", "sparse_mixer"] = "softmax"
     normalize: bool = True
     scale: float = 1.0
     bias: bool = False
@@ -35,6 +37,7 @@ class Router:
     norm: Norm | None = None
     input_scale: float = 1.0
     scaled: bool = False
+    near: float = 0.0
 
 
 @frozen

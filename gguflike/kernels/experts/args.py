@@ -11,7 +11,7 @@ from gguflike.kernels.engine.args import Args
 MOST_EXPERTS = 4096  # whose scores a thread's scratch memory has room for
 
 # How logits become scores: the codes of ``ROUTE.scoring``.
-SCORINGS = {"softmax": 1, "sigmoid": 2, "softmax_chosen": 3, "sqrt_softplus": 4, "raw": 5}
+SCORINGS = {"softmax": 1, "sigmoid": 2, "softmax_chosen": 3, "sqrt_softplus": 4, "raw": 5, "sparse_mixer": 6}
 
 ROUTE = Args(
     "experts.router:route",
@@ -24,6 +24,7 @@ ROUTE = Args(
     groups_used="how many of them experts are chosen from; used or more experts together",
     by_two="1: a group is as good as the sum of its best two experts; 0: as its best",
     normalize="1: weights are divided by their sum",
+    near="float bits: how far below the best, relative to either's magnitude, SparseMixer weighs others against it",
     scale="float bits of what weights are multiplied by",
     output_scale="address of float32 (experts,), by which weights are multiplied, too, or 0",
     chosen="address of int64 (tokens, used): the experts, best first",

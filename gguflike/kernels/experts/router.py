@@ -17,8 +17,10 @@ from gguflike.kernels.vector.unpack import f32_of
 
 SOFTMAX, SIGMOID = SCORINGS["softmax"], SCORINGS["sigmoid"]
 SOFTMAX_CHOSEN, SQRT_SOFTPLUS, RAW = SCORINGS["softmax_chosen"], SCORINGS["sqrt_softplus"], SCORINGS["raw"]
+SPARSE_MIXER = SCORINGS["sparse_mixer"]
 LEAST_SUM = np.float32(2.0**-14)  # that weights are divided by, as in llama.cpp
 LOWEST = np.float32(-np.inf)  # of what is not to be chosen, or no longer
+FAR = np.float32(1000.0)  # below the best: e**-FAR is nothing
 
 # Byte offsets in scratch: what experts are weighted with, what they are chosen by, what their groups are.
 SCORES_AT, CHOICE_AT, GROUPS_AT = 0, 4 * MOST_EXPERTS, 8 * MOST_EXPERTS
@@ -93,6 +95,31 @@ def _keep_groups(choice: Address, groups: Address, args: Address) -> None:
 
 
 @inner
+def _share_among_near(choice: Address, best: int, args: Address, scratch: Address) -> np.float32:
+    """Return the share of the ``best`` of the experts that may be chosen in the softmax of those near it
+    (SparseMixer)."""
+    a = load_args(ROUTE, args)
+    largest = load_f32(choice + 4 * best)
+    for i in range(a.experts):
+        value = load_f32(choice + 4 * i)
+        size = max(-value if value < np.float32(0) else value, largest)
+        kept = value > LOWEST and not np.float32((largest - value) / size) > f32_of(a.near)
+        store_f32(scratch + 4 * i, value if kept else np.float32(largest - FAR))
+    total = _exponentials(scratch, a.experts)
+    share: np.float32 = np.float32(load_f32(scratch + 4 * best) / total)
+    return share
+
+
+@inner
+def _disorder(logits: Address, count: int) -> np.float32:
+    """Return NaN where one of ``count`` float32 is not finite, else 0."""
+    total: np.float32 = np.float32(0)
+    for i in range(count):
+        total += np.float32(load_f32(logits + 4 * i) * np.float32(0))
+    return total
+
+
+@inner
 def _weigh(shares: Address, args: Address, scratch: Address) -> None:
     """Make weights of the scores of a token's experts; ``scratch`` has room for them in whole vectors."""
     a = load_args(ROUTE, args)
@@ -116,7 +143,8 @@ def _weigh(shares: Address, args: Address, scratch: Address) -> None:
 def route(args: Address, state: Address, start: int, stop: int) -> None:
     """Choose and weight the experts of each token. Items are tokens; words: ``ROUTE``.
 
-    Whatever the logits are, what is chosen is the number of an expert.
+    Whatever the logits are, what is chosen is the number of an expert. Where one is not finite, all weights are NaN: an
+    expert whose logit is NaN would never be chosen, and what is wrong with the model not be seen.
     """
     a = load_args(ROUTE, args)
     scratch = load_word(state + STATE.scratch)
@@ -136,9 +164,15 @@ def route(args: Address, state: Address, start: int, stop: int) -> None:
         for slot in range(a.used):
             expert = _largest(choice, a.experts)
             store_word(chosen + 8 * slot, expert)
-            store_f32(shares + 4 * slot, load_f32(scores + 4 * expert))
+            share = load_f32(scores + 4 * expert)
+            if a.scoring == SPARSE_MIXER:
+                share = _share_among_near(choice, expert, args, scratch + GROUPS_AT)
+            store_f32(shares + 4 * slot, share)
             store_f32(choice + 4 * expert, LOWEST)
         _weigh(shares, args, scratch + GROUPS_AT)
+        disorder = _disorder(a.logits + 4 * token * a.experts, a.experts)
+        for slot in range(a.used):
+            store_f32(shares + 4 * slot, np.float32(load_f32(shares + 4 * slot) + disorder))
         if a.output_scale:
             for slot in range(a.used):
                 factor = load_f32(a.output_scale + 4 * load_word(chosen + 8 * slot))

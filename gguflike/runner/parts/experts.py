@@ -178,6 +178,7 @@ def _route_words(part: Experts, weights: LayerWeights, logits: int, chosen: Word
         groups_used=router.groups_used,
         by_two=int(router.group_score == "top2"),
         normalize=int(router.normalize),
+        near=float_bits(router.near),
         scale=float_bits(router.scale),
         output_scale=weights.address("ffn_down_exps.scale") if part.output_scaled else 0,
         chosen=chosen,

@@ -329,10 +329,10 @@ ROWS = (
             lm_head_bias=True,
             rope_parameters=rope(
                 kind="longrope",
-                original_max_position_embeddings=32,
-                short_factor=[1.0 + 0.1 * i for i in range(8)],
+                original_max_position_embeddings=512,  # beyond which transformers 5 keeps the short ones
+                short_factor=[round(1.0 + 0.1 * i, 1) for i in range(8)],
                 long_factor=[1.5 + 0.5 * i for i in range(8)],
-                short_mscale=1.1,
+                short_mscale=1.2,
                 long_mscale=1.2,
             ),
             sliding_window=None,

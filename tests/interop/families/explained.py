@@ -30,8 +30,8 @@ _TEMPERATURE = (
     "its files; it computes ours as the configuration says"
 )
 _SPARSEMIXER = (
-    "llama.cpp chooses experts by a plain top-k; the model's own router (SparseMixer) weighs each choice against the "
-    "experts near it"
+    "llama.cpp weighs experts by a plain softmax and norms without subtracting the mean; the model's own router "
+    "(SparseMixer) weighs each choice against the experts near it, and its norms are layer norms"
 )
 
 _SOLAR = "its converter names the end token again as the end of a turn"
@@ -132,7 +132,7 @@ EXPLAINED: Mapping[str, Mapping[str, str]] = {
     "Kimi_K25ForConditionalGeneration": {"converter": _BLOCKS},
     "NomicBertModel/experts": {"llama.cpp": _SHARED_BIAS},
     "Llama4ForCausalLM/chunks": {"llama.cpp": _CHUNKS},
-    "PhimoeForCausalLM": {"llama.cpp": _SPARSEMIXER},
+    "PhimoeForCausalLM": {"llama.cpp": _SPARSEMIXER, "quantized": _SPARSEMIXER},
 }
 
 

@@ -66,7 +66,15 @@ DELIBERATE = (
         "missing",
         "the base carries the scaling, these say that there is none",
     ),
-    Deliberate("phi3", r".*\.rope\.scaling\.type", "only ours", "longrope is written, as for all other architectures"),
+    Deliberate(
+        "phi3|phimoe", r".*\.rope\.scaling\.type", "only ours", "longrope is written, as for all other architectures"
+    ),
+    Deliberate(
+        "phimoe",
+        r".*\.rope\.scaling\.attn_factor",
+        "other",
+        "what config.json says (short_mscale, long_mscale), which its converter does not read",
+    ),
     Deliberate(
         "phi3|phimoe",
         r"tokenizer\.ggml\.token_type",
