@@ -204,6 +204,13 @@ def test_a_tied_model_is_untied_where_one_of_the_two_changes(part: str, tmp_path
     assert ("output.weight" in together) == (part == "lm_head")
 
 
+def test_values_that_are_not_finite(base: Path, tmp_path: Path) -> None:
+    tensors = factors(DOWN, 32, 64)
+    next(iter(tensors.values()))[0, 0] = np.inf
+    with pytest.raises(CheckpointError, match=r"lora_.\.weight'.*not finite"):
+        merged(base, [adapter(tmp_path / "a", tensors)])
+
+
 # What is refused
 
 

@@ -66,27 +66,36 @@ class Added:
     transposed: bool
 
     def rows(self, start: int, stop: int) -> Floats:
-        """Rows ``start`` to ``stop`` of the product.
-
-        A product of matrices by numpy differs in its last bits from one CPU to another; here, products are added in
-        their order, which none of them does in another way.
-        """
+        """Rows ``start`` to ``stop`` of the product."""
         a, b = self.factors.a, self.factors.b
         if self.transposed:
             left, right = _columns_f32(a, start, stop).T, b.read_f32().T
         else:
             left, right = b.read_f32(start, stop), a.read_f32()
-        left, right = np.ascontiguousarray(left), np.ascontiguousarray(right)
-        out = np.zeros((stop - start, right.shape[1]), np.float32)
-        step = max(1, TILE // max(1, out.shape[1]))
-        for first in range(0, len(out), step):
-            tile = out[first : first + step]
-            product = np.empty_like(tile)
-            for k in range(len(right)):
-                np.multiply(left[first : first + step, k, None], right[k], out=product)
-                tile += product
-        out *= np.float32(self.scale)
-        return out
+        for factor, tensor in ((left, a), (right, b)):
+            if not np.isfinite(factor).all():
+                raise CheckpointError("value is not finite", path=tensor.path, tensor=tensor.name)
+        product = ordered_product(left, right)
+        product *= np.float32(self.scale)
+        return product
+
+
+def ordered_product(left: Floats, right: Floats) -> Floats:
+    """``left @ right``, with the same bits on every CPU.
+
+    numpy's product differs in its last bits from one CPU to another. Here products are added one behind the other, as
+    no CPU does in another way.
+    """
+    left, right = np.ascontiguousarray(left), np.ascontiguousarray(right)
+    out: Floats = np.zeros((len(left), right.shape[1]), np.float32)
+    step = max(1, TILE // max(1, out.shape[1]))
+    for first in range(0, len(out), step):
+        tile = out[first : first + step]
+        product = np.empty_like(tile)
+        for k in range(len(right)):
+            np.multiply(left[first : first + step, k, None], right[k], out=product)
+            tile += product
+    return out
 
 
 def _columns_f32(tensor: LazyTensor, start: int, stop: int) -> Floats:
