@@ -66,7 +66,7 @@ def test_a_newcomers_first_ten_commands(
         ("quantize --leave-output-tensor --tensor-type attn_v=q8_0 models/tiny-f16.gguf a.gguf Q4_0 2", "a.gguf"),
         ("quantize --allow-requantize --pure models/tiny-Q4_K_M.gguf b.gguf Q4_0", "b.gguf"),
         ("quantize --dry-run models/tiny-f16.gguf Q4_K", None),
-        ("run models/tiny-f16.gguf -p AB -n 4 -t 2 -c 64 --temp 0", None),
+        ("run -m models/tiny-f16.gguf -p AB -n 4 -t 2 -c 64 --temp 0", None),
     ]
     for line, target in commands:
         out = told(capsys, *line.split())
@@ -114,6 +114,8 @@ def test_a_newcomers_first_ten_commands(
         ("quantize x y Q4_0 --override-kv a.b=bool:1", "--override-kv: not a metadata value"),
         ("quantize x y Q4_0 --prune-layers a", "not numbers of layers"),
         ("quantize x y Q4_0 --include-weights a --exclude-weights b", "cannot be given with --include-weights"),
+        ("run -p x", "FILE is required: the model"),
+        ("run x -m y -p z", "two models: x and y"),
         ("export x", "OUT is required"),
         ("export x y --dtype f61", "invalid choice: 'f61'"),
         ("export x y z", "unrecognized arguments: z"),

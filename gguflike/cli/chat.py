@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model_arguments(parser)
+    add_model_arguments(parser, by_flag=True)
     parser.add_argument("--system", metavar="TEXT", help="system message")
     parser.add_argument("-n", "--tokens", type=positive, default=1024, metavar="N", help="per answer (%(default)s)")
     add_sampling_arguments(parser, 0.7)

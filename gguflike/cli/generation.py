@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from gguflike.runner import Generation, Model
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help=MODEL)
+def add_model_arguments(parser: argparse.ArgumentParser, *, by_flag: bool = False) -> None:
+    """``by_flag``: the model may also be given as to llama.cpp's programs, by -m or -hf."""
+    parser.add_argument("file", metavar="FILE", nargs="?" if by_flag else None, help=MODEL)
+    if by_flag:
+        parser.add_argument("-m", "--model", "-hf", "--hf-repo", metavar="FILE", help="the same, as llama.cpp has it")
     parser.add_argument("-t", "--threads", type=positive, metavar="N", help="threads (default: all CPUs)")
     parser.add_argument(
         *("-c", "--context", "--ctx-size"),
@@ -37,9 +40,13 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, temperature: float) 
 
 def load(args: argparse.Namespace) -> Model:
     from gguflike import runner
+    from gguflike.cli import UsageError
 
+    given = [each for each in (args.file, getattr(args, "model", None)) if each is not None]
+    if len(given) != 1:
+        raise UsageError("FILE is required: the model" if not given else f"two models: {' and '.join(given)}")
     with progress_bar() as progress:
-        return runner.load(args.file, threads=args.threads, context=args.context, progress=progress)
+        return runner.load(given[0], threads=args.threads, context=args.context, progress=progress)
 
 
 def say_why_it_ended(model: Model, result: Generation) -> None:

@@ -12,7 +12,7 @@ from gguflike.cli.streams import need_input
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model_arguments(parser)
+    add_model_arguments(parser, by_flag=True)
     parser.add_argument("-p", "--prompt", required=True, help="text to continue; - reads it from standard input")
     parser.add_argument(
         "-n", "--tokens", "--predict", type=count, default=128, metavar="N", help="tokens at most (%(default)s)"
