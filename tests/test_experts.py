@@ -12,7 +12,7 @@ import pytest
 from gguf.quants import dequantize, quantize
 
 from gguflike import container, reference
-from gguflike.errors import UnsupportedError
+from gguflike.errors import GGUFError, UnsupportedError
 from gguflike.families.parts import Branch, Embedding, FeedForward, Graph, Head, Norm
 from gguflike.families.parts.experts import Experts, Router
 from gguflike.frozen import replace
@@ -25,6 +25,7 @@ from gguflike.runner.buffers import Buffers, address
 from gguflike.runner.parts import ops
 from gguflike.runner.schedule import OneToken, Source, Target, Tokens
 from gguflike.runner.weights import Weights
+from tests import by_hand
 
 N_EMBD, N_FF, COUNT, TOKENS = 64, 32, 8, 7
 NORM = Norm("ffn_norm", N_EMBD, 1e-5)
@@ -263,6 +264,23 @@ def test_a_router_that_is_not_finite_is_noticed(tmp_path: Path, team: Team) -> N
         save(tmp_path / "nan.gguf", graph, weights)
         for result in run(tmp_path / "nan.gguf", graph, x, team):
             assert not np.isfinite(result).any()
+
+
+def test_a_run_names_the_router_that_is_not_finite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, part = tmp_path / "m.gguf", Experts(by_hand.WIDTH, 32, COUNT, 2, Router("softmax_chosen", normalize=False))
+    made = by_hand.graph((Branch(by_hand.rms("ffn_norm"), part),))
+    by_hand.write(path, made)
+    with by_hand.load(path, made, monkeypatch) as model:
+        assert np.isfinite(model.logits([1, 2])).all()
+    file = gguf.GGUFReader(path, "r+")
+    [router] = (tensor for tensor in file.tensors if tensor.name == "blk.0.ffn_gate_inp.weight")
+    router.data[3, 5] = np.nan
+    file.data.flush()
+    with by_hand.load(path, made, monkeypatch) as model:
+        for ids in ([1], [1, 2, 3]):
+            with pytest.raises(GGUFError, match="logits are NaN or infinite") as caught:
+                model.logits(ids)
+            assert caught.value.tensor == "blk.0.ffn_gate_inp.weight"
 
 
 def test_shares_of_a_sparse_mixer() -> None:
