@@ -335,9 +335,12 @@ def test_spellings_of_spaces_in_a_unigram(tmp_path: Path) -> None:
     join = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
     for index, (normalizer, pre_tokenizer, expected) in enumerate(
         [
-            ({"type": "Sequence", "normalizers": [join, {"type": "Strip"}]}, metaspace, (False, True)),
+            (
+                {"type": "Sequence", "normalizers": [join, {"type": "Strip"}]},
+                metaspace | {"prepend_scheme": "always"},
+                (True, True),
+            ),
             (None, metaspace, (False, False)),
-            (None, {"type": "WhitespaceSplit"}, (False, True)),
             (None, {"type": "Metaspace", "replacement": SPACE, "add_prefix_space": True}, (True, False)),
         ]
     ):
@@ -346,6 +349,11 @@ def test_spellings_of_spaces_in_a_unigram(tmp_path: Path) -> None:
         found = (metadata[PREFIX + "add_space_prefix"], metadata[PREFIX + "remove_extra_whitespaces"])
         assert found == expected
         assert PREFIX + "precompiled_charsmap" not in metadata
+    # Readers of GGUF put a space before every text where runs of spaces become one.
+    for normalizer, pre_tokenizer in ((join, metaspace), (None, {"type": "WhitespaceSplit"})):
+        document = xlmr(normalizer=normalizer, pre_tokenizer=pre_tokenizer)
+        with pytest.raises(UnsupportedError, match="no space is put before a text"):
+            metadata_from_folder(write_folder(tmp_path, document, tokenizer_config=XLMR_NAMES), {})
 
 
 def test_a_map_of_characters_is_an_array_of_bytes() -> None:

@@ -157,6 +157,9 @@ def test_sentencepiece_unigram(tmp_path: Path) -> None:
     tokenizer = Tokenizer(found.metadata)
     ids = tokenizer.encode("  h\u00e9llo   worlds ")
     assert [tokenizer.vocabulary.tokens[i] for i in ids] == [SPACE + "hello", SPACE + "worlds", "</s>"]
+    bare = written(tmp_path / "bare", spiece_dot_model=unigram_model(normalizer=field(3, 0)))
+    with pytest.raises(UnsupportedError, match="no space is put before a text; readers of GGUF put one"):
+        read(bare, {})
     with pytest.raises(UnsupportedError, match="byte_fallback: unknown characters become bytes"):
         read(written(tmp_path / "bytes", spiece_dot_model=unigram_model(training=field(35, 1))), {})
 

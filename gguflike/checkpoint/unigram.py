@@ -82,6 +82,14 @@ def fields(source: TokenizerFiles, count: int, losses: Losses) -> dict[str, Any]
     prefix, split = _spaces(source, charsmap, losses)
     if prefix and not split:
         _tell_ends(source, merged, losses)
+    if (merged or split) and not (prefix or prepended):
+        losses.differs(
+            UnsupportedError(
+                "no space is put before a text; readers of GGUF put one where runs of spaces become one",
+                path=source.path,
+                field="pre_tokenizer",
+            )
+        )
     found: dict[str, Any] = {PRE: "default", SCORES: scores, ADD_SPACE: prefix or prepended}
     found[REMOVE_SPACES] = merged or split
     if charsmap:

@@ -102,17 +102,12 @@ def _unigram(path: Path, model: Model, asked: Asked) -> Source:
     encodes = fairseq is not None or "t5" in asked.kind
     begin, end = (asked.text(role, names.get(f"{role}_token", "")) for role in ("bos", "eos"))
     adds_bos, adds_eos = asked.flag("add_bos_token", "t5" not in asked.kind), asked.flag("add_eos_token", encodes)
-    metaspace = {
-        "type": "Metaspace",
-        "replacement": SPACE,
-        "prepend_scheme": "always" if asked.flag("add_prefix_space", model.prefix) else "never",
-        "split": True,
-    }
+    prefix = [_PREPEND] if asked.flag("add_prefix_space", model.prefix) else []
     made = document(
         {"type": "Unigram", "unk_id": unknown, "vocab": pairs, "byte_fallback": model.byte_fallback},
         tokens,
-        [*_charsmap(model), *_spaces(model)],
-        metaspace,
+        [*_charsmap(model), *_spaces(model), *prefix, _REPLACE],
+        None,
         around(begin if adds_bos else None, end if adds_eos else None, ids, double=fairseq is not None),
     )
     return Source(path, made, names=names)
