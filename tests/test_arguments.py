@@ -138,7 +138,12 @@ PROMPTS = [
 ]
 
 
-@pytest.mark.parametrize("prompt", PROMPTS, ids=repr)
+def said(prompt: object) -> str:
+    """The same in every process, so that several share the tests."""
+    return f"memoryview({bytes(prompt)!r})" if isinstance(prompt, memoryview) else repr(prompt)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS, ids=said)
 def test_prompts_of_another_kind(prompt: Any, model: Model) -> None:
     for call in (model.generate, model.logits, model.detokenize, model.perplexity):
         with pytest.raises(ArgumentTypeError, match=r"token id|expected"):

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import gguflike
 from gguflike import checkpoint
@@ -17,6 +16,8 @@ from tests import stored, test_quantized, tiny
 from tests.interop.families.converter import Converter
 from tests.stored import Stored
 from tests.test_quantized import SHAPES, Case
+
+torch = pytest.importorskip("torch")
 
 DTYPES = {
     torch.float32: ("F32", np.float32),
