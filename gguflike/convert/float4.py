@@ -18,19 +18,10 @@ from gguflike.blocks import format_by_name
 from gguflike.checkpoint.quantized.float4 import Float4
 from gguflike.checkpoint.safetensors import Extent
 from gguflike.convert.sources import Floats, Source, check, places
+from gguflike.families.inert import SCALED_ROLES
 from gguflike.families.origins import Piece
 from gguflike.families.parts import role_of
 from gguflike.tensor import QuantizedTensor
-
-# Matrices whose products llama.cpp multiplies by a number of the file.
-_SCALED = frozenset(
-    {
-        *(f"attn_{part}" for part in ("q", "k", "v", "qkv", "gate", "output")),
-        *(f"ffn_{part}{kind}" for part in ("gate", "up", "down") for kind in ("", "_exps", "_shexp")),
-        *(f"ssm_{part}" for part in ("in", "out", "alpha", "beta")),
-        "output",
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -127,6 +118,6 @@ def float4_source(name: str, shape: tuple[int, ...], pieces: tuple[tuple[Any, Pi
         one_each = len(shape) == 3 and all(piece.stacked for _, piece in pieces)
         if not all(tensor.factor for tensor in tensors) or not (one_each or (len(pieces) == 1 and len(shape) == 2)):
             return None
-        if role_of(name)[0].removesuffix(".weight") not in _SCALED:
+        if role_of(name)[0] not in SCALED_ROLES:
             return None
     return Float4Source(name, shape, pieces)

@@ -77,3 +77,14 @@ FILE_KEYS: Mapping[str, tuple[Any, ...] | None] = {
 
 # Tensors of GGUF files that nothing reads: frequencies that old converters kept.
 INERT_ROLES = frozenset({"attn_rot_embd"})
+
+# Matrices beside which a file may hold a number, by which their products are multiplied: NVFP4 has one for a tensor, or
+# for each of the stacked ones of experts. It is called ".scale" where the matrix is ".weight" (llama.cpp's models).
+SCALED_ROLES = frozenset(
+    {
+        *(f"attn_{part}" for part in ("q", "k", "v", "qkv", "gate", "output")),
+        *(f"ffn_{part}{kind}" for part in ("gate", "up", "down") for kind in ("", "_exps", "_shexp")),
+        *(f"ssm_{part}" for part in ("in", "out", "alpha", "beta")),
+        "output",
+    }
+)

@@ -18,7 +18,7 @@ from gguflike.blocks import FORMATS
 from gguflike.container import GGUFFile, TensorInfo
 from gguflike.errors import GGUFError, UnsupportedError
 from gguflike.families.family import expect_tensor
-from gguflike.families.inert import INERT_ROLES
+from gguflike.families.inert import INERT_ROLES, SCALED_ROLES
 from gguflike.families.parts import Graph, Head, role_of
 from gguflike.kernels.dispatch import linear_plan
 from gguflike.kernels.engine.memory import aligned
@@ -38,7 +38,8 @@ LINE = 64  # bytes of a cache line: where the weights of a matrix begin
 
 
 class Matrix(NamedTuple):
-    """One weight matrix as the matmul ops read it. ``bias`` is an address or 0; ``nbytes`` what one pass reads."""
+    """One weight matrix as the matmul ops read it. ``bias`` is an address or 0; ``nbytes`` what one pass reads.
+    Products, with the bias, are multiplied by ``scale``."""
 
     plan: LinearPlan
     address: int
@@ -46,6 +47,7 @@ class Matrix(NamedTuple):
     columns: int
     nbytes: int
     bias: int = 0
+    scale: float = 1.0
 
     def part(self, start: int, rows: int) -> Matrix:
         """``rows`` rows from ``start`` on. Repacked weights can be cut at multiples of 32 only."""
@@ -54,7 +56,7 @@ class Matrix(NamedTuple):
         stored = plan.matmul_items(self.rows) * 32 if repacked else self.rows
         bias = self.bias + 4 * start if self.bias else 0
         address = self.address + start * self.nbytes // stored
-        return Matrix(plan, address, rows, self.columns, self.nbytes * rows // stored, bias)
+        return Matrix(plan, address, rows, self.columns, self.nbytes * rows // stored, bias, self.scale)
 
     def stacked(self, count: int, start: int, rows: int) -> Stack:
         """``rows`` rows from ``start`` on of each of ``count`` equal blocks of rows, as of ``part``."""
@@ -223,12 +225,22 @@ class Weights:
         self._keep.append(values)
         self._vectors[name] = int(values.ctypes.data)
 
+    def _divided(self, name: str, scale: float) -> int:
+        """Address of a bias divided by what it is multiplied by together with the products."""
+        values = _floats(self._file.tensors[name]) / np.float32(scale)
+        self._keep.append(values)
+        return int(values.ctypes.data)
+
     def _add(self, tensor: QuantizedTensor, data: npt.NDArray[np.uint8], each: int, stride: int) -> None:
         """``data`` is what the ops read, the file's or repacked: a matrix of ``each`` bytes, or a stack of them that
         begin ``stride`` bytes apart."""
         plan, (*stacked, rows, columns) = linear_plan(tensor.format), tensor.shape
-        bias = self._vectors.get(tensor.name.removesuffix("weight") + "bias", 0)
-        matrix = Matrix(plan, int(data.ctypes.data), rows, columns, each, bias)
+        base = tensor.name.removesuffix("weight")
+        bias, scale = self._vectors.get(f"{base}bias", 0), 1.0
+        if f"{base}scale" in self._vectors:
+            scale = float(_floats(self._file.tensors[f"{base}scale"])[0])
+            bias = self._divided(f"{base}bias", scale) if bias else 0
+        matrix = Matrix(plan, int(data.ctypes.data), rows, columns, each, bias, scale)
         if stacked:
             self._stacks[tensor.name] = Stack(matrix, stacked[0], stride, 4 * rows, self._shares[tensor.name])
         else:
@@ -402,13 +414,37 @@ def _checked(
             linear_plan(info.format)
         unread.pop(name, None)
         forms[name], shapes[name], shares[name] = form, tensor.shape, tensor.share
+    for name in _scales(file, [name for name, form in forms.items() if form == "matrix" and len(shapes[name]) == 2]):
+        forms[name], shapes[name], shares[name] = "values", (1,), 1.0
+        unread.pop(name)
     _check_unread(file, unread, range(len(graph.blocks), len(graph.blocks) + left_out))
     return forms, shapes, shares
+
+
+def _scales(file: GGUFFile, matrices: Sequence[str]) -> list[str]:
+    """The numbers that lie beside matrices, by which products are multiplied: NVFP4 has them. GGUFError for more than
+    one number."""
+    scaled = [name for name in matrices if role_of(name)[0] in SCALED_ROLES and name.endswith(".weight")]
+    names = [name.removesuffix("weight") + "scale" for name in scaled]
+    names = [name for name in names if name in file.infos]
+    for name in names:
+        if file.infos[name].shape != (1,):
+            raise GGUFError("scale is not one number", path=file.path, tensor=name, got=file.infos[name].shape)
+    return names
 
 
 def _check_unread(file: GGUFFile, unread: Mapping[str, TensorInfo], left_out: range) -> None:
     """UnsupportedError where a file has tensors that its model does not read, but for those of layers left out."""
     names = [name for name in unread if role_of(name)[0] not in INERT_ROLES and role_of(name)[1] not in left_out]
+    names = [name for name in names if not name.endswith(".input_scale")]  # for those who round activations
+    of_experts = next((name for name in names if name.endswith("_exps.scale")), None)
+    if of_experts is not None:
+        raise UnsupportedError(
+            "experts of 4-bit floats have numbers beside them that this version does not compute with",
+            path=file.path,
+            tensor=of_experts,
+            remedy="convert the checkpoint to another type, such as Q4_K_M",
+        )
     if names:
         raise UnsupportedError(
             "the file has a tensor that no part of the model reads, so it means another computation",
