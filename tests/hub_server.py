@@ -111,7 +111,7 @@ def in_use(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Hub]:
     """The server as huggingface_hub's one, with caches in ``folder``, as a new process without a token finds it. Nobody
     waits between requests; ``waits`` are the seconds that it would have been."""
     with running() as hub:
-        monkeypatch.setattr(retry, "wait", hub.waits.append)
+        monkeypatch.setattr(retry, "wait", lambda seconds, _: hub.waits.append(seconds))
         monkeypatch.delenv("HF_TOKEN", raising=False)
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         for name, value in {

@@ -211,6 +211,9 @@ def test_what_is_no_checkpoint(hub: Hub, tmp_path: Path) -> None:
     hub.repo("org/data", {"x.parquet": b"1"})
     with pytest.raises(RemoteError, match=r"org/data: the repository holds no model; expected .*; got x.parquet"):
         convert("org/data", "x.gguf")
+    hub.repo("org/gguf", {"x.gguf": b"1", "config.json": b"{}"})
+    with pytest.raises(RemoteError, match="holds GGUF files, and no checkpoint; got x.gguf; .*gguflike run org/gguf"):
+        convert("org/gguf", "x.gguf")
     with pytest.raises(RemoteError, match="org/none: there is no such repository, or it is private"):
         convert("org/none", "x.gguf")
     with pytest.raises(CheckpointError, match="no such checkpoint"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -205,6 +206,21 @@ def test_reading_ahead_stays_in_its_window_and_gives_way(hub: Hub, monkeypatch: 
             ahead.read_into(file.name, file.size, at, memoryview(data))
             assert data == BODY[at : at + 1000]
             assert reader._bytes <= 3 << 16
+
+
+def test_what_nobody_wants_any_more_is_not_waited_for(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither an error beside it nor an interrupt waits for a server that says: in five minutes."""
+    monkeypatch.setattr(retry, "wait", lambda seconds, stop: stop.wait(seconds))
+    file = large(hub)
+    file.read(0, 1)
+    hub.fault("/storage/", hub_server.longer)
+    hub.fault("/storage/", hub_server.status(429, Retry_After="300"), times=99)
+    started = time.monotonic()
+    with pytest.raises(RemoteError, match="not what it was"):
+        file.read(0, len(BODY))
+    with pytest.raises(KeyboardInterrupt), ahead.reading([Extent(file.name, file.size, 0, len(BODY))]):
+        raise KeyboardInterrupt
+    assert time.monotonic() - started < 30
 
 
 def test_reading_ahead_raises_what_a_request_met(hub: Hub) -> None:

@@ -27,10 +27,10 @@ LEFT_OUT = 0.1  # share of a file that is fetched for its digest alone, at most
 class _Part:
     """A piece of a file that one request fetches; ``wanted``: somebody will read it."""
 
-    def __init__(self, file: RemoteFile, extent: Extent, wanted: bool) -> None:
+    def __init__(self, file: RemoteFile, extent: Extent, wanted: bool, stop: threading.Event) -> None:
         self.name, self.offset, self.wanted = file.name, extent.offset, wanted
         self.data = bytearray(extent.nbytes)
-        self.done: Future[None] = remote.pool().submit(file.read_part, extent.offset, memoryview(self.data))
+        self.done: Future[None] = remote.pool().submit(file.read_part, extent.offset, memoryview(self.data), stop)
 
     def overlap(self, offset: int, count: int) -> range:
         """Which of ``count`` bytes from ``offset`` on it has."""
@@ -47,7 +47,7 @@ class ReadAhead:
         self._parts: list[_Part] = []  # in order
         self._bytes = self._misses = 0
         self._lock = threading.RLock()
-        self._closed = False
+        self._stop = threading.Event()
         with self._lock:
             self._fill()
 
@@ -89,8 +89,9 @@ class ReadAhead:
         self._check()
 
     def close(self) -> None:
+        """Stop fetching."""
+        self._stop.set()
         with self._lock:
-            self._closed = True
             self._drop(list(self._parts))
 
     def _check(self) -> None:
@@ -120,12 +121,12 @@ class ReadAhead:
                     self._bytes -= len(part.data)
 
     def _fill(self) -> None:
-        while not self._closed and self._bytes < WINDOW:
+        while not self._stop.is_set() and self._bytes < WINDOW:
             piece = next(self._coming, None)
             if piece is None:
                 return
             extent, wanted, whole = piece
-            part = _Part(remote.opened(extent.path, extent.file_bytes), extent, wanted)
+            part = _Part(remote.opened(extent.path, extent.file_bytes), extent, wanted, self._stop)
             self._parts.append(part)
             self._bytes += extent.nbytes
             if whole:

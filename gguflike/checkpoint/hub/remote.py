@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import lru_cache
+from threading import Event
 from typing import Any, NoReturn
 from urllib.parse import urljoin
 
@@ -67,20 +68,22 @@ class RemoteFile:
             self.read_part(offset, view)
             return
         parts = [(start, view[start : start + PART]) for start in range(0, len(view), PART)]
-        futures = [pool().submit(self.read_part, offset + start, part) for start, part in parts]
+        stop = Event()
+        futures = [pool().submit(self.read_part, offset + start, part, stop) for start, part in parts]
         try:
-            for future in futures:
+            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                 future.result()
         finally:
-            for future in futures:
-                future.cancel()
+            stop.set()
             wait(futures)  # nothing writes into the caller's memory any more
 
-    def read_part(self, offset: int, view: memoryview) -> None:
-        """Fill ``view`` by one request, and as many more as it takes; at the end of the file, only its beginning."""
-        attempts = Attempts(self.name)
+    def read_part(self, offset: int, view: memoryview, stop: Event | None = None) -> None:
+        """Fill ``view`` by one request, and as many more as it takes; at the end of the file, only its beginning.
+        RemoteError also where ``stop`` is set meanwhile."""
+        attempts = Attempts(self.name, stop)
         done = 0
         while done < len(view):
+            attempts.check()
             count, failure, after = self._request(offset + done, view[done:], attempts)
             done += count
             if count:
@@ -110,6 +113,7 @@ class RemoteFile:
                 if answer.status_code in client.AGAIN:
                     return 0, self._refused(answer), retry_after(answer.headers)
                 for chunk in self._chunks(answer, offset, location):
+                    attempts.check()
                     count = min(len(chunk), len(view) - done)
                     view[done : done + count] = chunk[:count]
                     done += count

@@ -42,6 +42,14 @@ def snapshot(
     weights = [name for name in found.files if name.endswith(".safetensors")]
     top = [name for name in weights if "/" not in name]
     pickled = [] if top else [name for name in found.files if _PICKLED.fullmatch(name)]
+    models = [name for name in found.files if name.lower().endswith(".gguf")]
+    if models and not weights and not pickled:
+        raise RemoteError(
+            "the repository holds GGUF files, and no checkpoint",
+            path=repo,
+            got=", ".join(models[:3]),
+            remedy=f"they are run as they are, gguflike run {repo}, or changed: gguflike quantize {repo}:TYPE",
+        )
     small = [name for name, file in found.files.items() if _is_small(name, file.size)]
     if not small:
         raise RemoteError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from threading import Event
 from typing import NoReturn
 
 from gguflike.errors import RemoteError
@@ -13,19 +14,29 @@ REDIRECTS = 8  # that one answer may take
 WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds after each failure in a row
 LONGEST_WAIT = 300.0  # seconds; what a server may ask for. The Hub counts requests in windows of five minutes
 
-wait = time.sleep
+
+def wait(seconds: float, stop: Event | None) -> None:
+    """Wait, but no longer than until ``stop`` is set."""
+    (stop or Event()).wait(seconds)
 
 
 class Attempts:
-    """Counts failures in a row; what makes progress starts anew."""
+    """Counts failures in a row; what makes progress starts anew. ``stop`` is set when nobody wants the answer any more,
+    which is a RemoteError."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, stop: Event | None = None) -> None:
         self.name = name
+        self.stop = stop
         self.failures = 0
         self.redirects = self.renewals = 0
 
     def succeeded(self) -> None:
         self.failures = self.redirects = self.renewals = 0
+
+    def check(self) -> None:
+        """RemoteError where nobody wants the answer any more."""
+        if self.stop is not None and self.stop.is_set():
+            raise RemoteError("stopped", path=self.name)
 
     def redirected(self) -> None:
         """RemoteError where the server sends us from one address to the next without end."""
@@ -46,7 +57,8 @@ class Attempts:
             self._give_up(error, f"{self.failures + 1} times in a row")
         if after is not None and after > LONGEST_WAIT:
             self._give_up(error, f"the server asks to wait for {after:.0f} s")
-        wait(WAITS[self.failures] if after is None else after)
+        wait(WAITS[self.failures] if after is None else after, self.stop)
+        self.check()
         self.failures += 1
         self.redirects = 0
 
