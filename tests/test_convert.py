@@ -141,7 +141,7 @@ def test_metadata_is_what_llama_cpp_expects(folder: Path, tmp_path: Path) -> Non
 
 
 def test_card_generation_config_and_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tiny.checkpoint(tmp_path / "0123abc")
+    folder = tiny.checkpoint(tmp_path / "models--some-org--Tiny-v2" / "snapshots" / "0123abc")
     (folder / "README.md").write_text(
         "---\nlicense: apache-2.0\nlanguage:\n- en\n- de\ntags: [a, 'b']\nmodel-index:\n- name: x\n  results: []\n"
         'license_name: "x"\nextra:\n  nested: 1\n---\n# Title\nlicense: wrong\n'
@@ -149,8 +149,7 @@ def test_card_generation_config_and_hub_id(tmp_path: Path, monkeypatch: pytest.M
     (folder / "generation_config.json").write_text(
         json.dumps({"temperature": 0.7, "top_k": 40, "top_p": 1, "eos_token_id": 257})
     )
-    taken = repository.Snapshot(folder, "0123abc")
-    monkeypatch.setattr(repository, "snapshot", lambda *_, **__: taken)
+    monkeypatch.setattr(repository, "snapshot", lambda *_, **__: folder)
     convert("some-org/Tiny-v2", tmp_path / "x.gguf", "F32", name="A name", tensor_types=["attn_v=F16"])
     fields = tiny.gguf_fields(tmp_path / "x.gguf")
     found = {k: v for k, v in fields.items() if k.startswith(("general.", "gguflike.")) and "digest" not in k}

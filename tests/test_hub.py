@@ -25,7 +25,7 @@ from gguflike.container import reader
 from gguflike.convert import convert
 from gguflike.errors import ArgumentError, ChangedError, CheckpointError, RemoteError, UnsupportedError
 from gguflike.locate import locate, open_header
-from tests import hub_server, tiny, tiny_gguf
+from tests import hub_server, test_lora, tiny, tiny_gguf
 from tests.hub_server import Hub
 
 
@@ -207,12 +207,26 @@ def test_a_dry_run_reads_headers_only(hub: Hub, tmp_path: Path, capsys: pytest.C
     assert sent <= 1 << 18
 
 
+def test_adapters_come_from_the_hub_too(hub: Hub, tmp_path: Path) -> None:
+    base = tiny.checkpoint(tmp_path / "base")
+    lora = test_lora.adapter(tmp_path / "lora", test_lora.factors("model.layers.0.self_attn.q_proj", 32, 32))
+    hub.repo("org/base", contents(base))
+    hub.repo("org/lora", contents(lora))
+    convert("org/base", "streamed.gguf", "F32", lora=["org/lora"])
+    convert(base, "local.gguf", "F32", lora=[lora])
+    assert tensors(tmp_path / "streamed.gguf") == tensors(tmp_path / "local.gguf")
+    convert("org/lora", "alone.gguf", "F32", base="org/base")
+    convert(lora, "local-alone.gguf", "F32", base=base)
+    assert tensors(tmp_path / "alone.gguf") == tensors(tmp_path / "local-alone.gguf")
+    assert weights_on_disk(tmp_path) == []
+
+
 def test_what_is_no_checkpoint(hub: Hub, tmp_path: Path) -> None:
     hub.repo("org/data", {"x.parquet": b"1"})
     with pytest.raises(RemoteError, match=r"org/data: the repository holds no model; expected .*; got x.parquet"):
         convert("org/data", "x.gguf")
     hub.repo("org/gguf", {"x.gguf": b"1", "config.json": b"{}"})
-    with pytest.raises(RemoteError, match="holds GGUF files, and no checkpoint; got x.gguf; .*gguflike run org/gguf"):
+    with pytest.raises(RemoteError, match=r"holds GGUF files, and no checkpoint; got x.gguf; .*gguflike run org/gguf"):
         convert("org/gguf", "x.gguf")
     with pytest.raises(RemoteError, match="org/none: there is no such repository, or it is private"):
         convert("org/none", "x.gguf")

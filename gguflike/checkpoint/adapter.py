@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gguflike.checkpoint import files, strictjson, weights
+from gguflike.checkpoint import elsewhere, files, strictjson, weights
 from gguflike.checkpoint.recognize import ADAPTER
 from gguflike.checkpoint.safetensors import LazyTensor
+from gguflike.checkpoint.source import called, fetched
 from gguflike.errors import CheckpointError, UnsupportedError
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.safetensors.index.json", "adapter_model.bin")
@@ -104,17 +105,18 @@ def is_adapter(source: str | os.PathLike[str]) -> bool:
 
 def model_files(folder: Path) -> list[Path]:
     """The files of a folder that may hold the weights of a model."""
-    named = [path for path in folder.iterdir() if path.name.endswith((".safetensors", ".bin", ".pth"))]
+    present = (*folder.iterdir(), *elsewhere.inside(folder))
+    named = [path for path in present if path.name.endswith((".safetensors", ".bin", ".pth"))]
     return [path for path in named if not path.name.startswith(("adapter", "training_args", "optimizer", "scheduler"))]
 
 
 def open_adapter(source: str | os.PathLike[str]) -> Adapter:
-    """Open a folder that PEFT has saved.
+    """Open a folder that PEFT has saved, or a repository of the Hub with one.
 
     CheckpointError where a file is missing or the tensors do not belong together, UnsupportedError for a method that is
     not LoRA or DoRA, and for a tensor that is none of theirs.
     """
-    folder = Path(source)
+    folder = Path(fetched(source)[0])
     path = _settings_path(folder) if folder.is_dir() else None
     if path is None:
         raise CheckpointError(
@@ -133,7 +135,7 @@ def open_adapter(source: str | os.PathLike[str]) -> Adapter:
     factors, replaced, biases = _sorted(found.tensors, settings, weight_file)
     return Adapter(
         folder=folder,
-        source=folder.resolve().name,
+        source=called(folder)[0],
         base=base if isinstance(base, str) and base else None,
         settings=settings,
         factors=factors,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Any
 from gguflike import foreign
 from gguflike.checkpoint import files, mistral, quantized, recognize, sentence_transformers, strictjson, weights
 from gguflike.checkpoint.safetensors import INDEX, SINGLE, LazyTensor
+from gguflike.checkpoint.source import called, fetched
 from gguflike.errors import ArgumentError, CheckpointError, UnsupportedError
-from gguflike.progress import Progress
 
 #: What a checkpoint may be read from beside its shards, by this package and by others.
 FILES = (
@@ -24,7 +23,6 @@ FILES = (
     *(sentence_transformers.MODULES, sentence_transformers.POOLING),
 )
 _EXPECTED = "a folder with config.json and *.safetensors, or a Hugging Face id such as org/name"
-_CACHED = re.compile(r"models--(?:(.+?)--)?(.+)")
 
 
 @dataclass(frozen=True)
@@ -59,38 +57,20 @@ class Checkpoint:
         return [*named, *(path for path in present if path.suffix.lower() != ".gguf" and path not in named)]
 
 
-def open(
-    source: str | os.PathLike[str],
-    revision: str | None = None,
-    ignored: Iterable[str] = (),
-    keep_copy: bool = False,
-    progress: Progress | None = None,
-) -> Checkpoint:
-    """Open a folder, a file of weights in one, or a repository of the Hub: ``org/name``, ``org/name@revision``, or its
-    address. ``ignored`` are keys of config.json to accept unread.
+def open(source: str | os.PathLike[str], revision: str | None = None, ignored: Iterable[str] = ()) -> Checkpoint:
+    """Open a folder, a file of weights in one, or a repository of the Hub (`source.fetched`). ``ignored`` are keys of
+    config.json to accept unread.
 
-    Of a repository, configuration and tokenizer are fetched into the Hub's cache, and so are weights with
-    ``keep_copy``; else tensors read themselves by ranges. CheckpointError where files are missing, incomplete or
-    contradict each other; RemoteError where the Hub refuses; UnsupportedError for what is known and no checkpoint;
-    ArgumentError for the revision of a folder.
+    CheckpointError where files are missing, incomplete or contradict each other; RemoteError where the Hub refuses;
+    UnsupportedError for what is known and no checkpoint; ArgumentError for the revision of a folder.
     """
+    source, revision = fetched(source, revision)
     path = Path(source)
     folder = path if path.is_dir() else path.parent
     if path.is_dir() or (path.is_file() and path.name.endswith(weights.ENDINGS)):
         if revision is not None:
             raise ArgumentError("a folder has no revisions", path=folder, field="revision", got=repr(revision))
-        return _open_folder(folder, *_called(folder), ignored, file=None if path.is_dir() else path)
-    if isinstance(source, str) and not files.present(path):
-        from gguflike.checkpoint.hub import reference
-
-        found = reference.parse(source)
-        if found is not None and found.repo and found.file is None and found.type is None:
-            from gguflike.checkpoint.hub import repository
-
-            if revision is not None and found.revision not in (None, revision):
-                raise ArgumentError("two revisions", path=source, field="revision", got=repr(revision))
-            taken = repository.snapshot(found.repo, revision or found.revision, keep_copy, progress)
-            return _open_folder(taken.folder, found.repo, taken.commit, ignored)
+        return _open_folder(folder, *called(folder), ignored, file=None if path.is_dir() else path)
     if path.is_file():
         raise _no_checkpoint(path)
     raise CheckpointError(
@@ -108,16 +88,6 @@ def _no_checkpoint(path: Path) -> CheckpointError:
     if (path.parent / "config.json").exists():
         return CheckpointError("a file, and not the checkpoint", path=path, remedy=f"give its folder, {path.parent}")
     return known or CheckpointError("no such checkpoint", path=path, expected=_EXPECTED, got="a file")
-
-
-def _called(folder: Path) -> tuple[str, str | None]:
-    """What to call a folder, and its commit where it is a snapshot in the Hub's cache, which is called as its
-    repository."""
-    folder = folder.resolve()
-    repository = _CACHED.fullmatch(folder.parent.parent.name) if folder.parent.name == "snapshots" else None
-    if repository is None:
-        return folder.name, None
-    return "/".join(part for part in repository.groups() if part), folder.name
 
 
 def _of_transformers(folder: Path, file: Path | None) -> tuple[dict[str, Any], weights.Weights]:

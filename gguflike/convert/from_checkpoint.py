@@ -14,6 +14,7 @@ from gguflike.blocks import FORMATS, format_by_name
 from gguflike.checkpoint import Checkpoint, LazyTensor, card
 from gguflike.checkpoint.adapter import is_adapter
 from gguflike.checkpoint.recognize import unapplied
+from gguflike.checkpoint.source import fetched
 from gguflike.checkpoint.tokenizer import Reading
 from gguflike.checkpoint.tokenizer import read as read_tokenizer
 from gguflike.checkpoint.tokenizer.files import TokenizerFiles
@@ -165,6 +166,7 @@ def plan_conversion(
     selection = select(options)
     if isinstance(ignore_config, str | bytes):
         raise ArgumentTypeError("not a list", field="ignore_config", expected="a list of keys", got=repr(ignore_config))
+    src, revision = fetched(src, revision, cache, progress)
     if generic:
         return _plan_generic(src, out, type, selection, arch, name, split, lora, base, imatrix, revision)
     by_source = isinstance(type, str) and type.lower() == AUTO
@@ -178,7 +180,7 @@ def plan_conversion(
         return plan_adapter(src, out, recipe.name, selection, base, name, ignore_config)
     if base is not None:
         raise ArgumentError("only an adapter has a base", field="base", got=repr(base), remedy="leave it out")
-    opened = checkpoint.open(src, revision, ignore_config, cache, progress)
+    opened = checkpoint.open(src, revision, ignore_config)
     if by_source:
         recipe = recipes.by_name(recipes.half_type(t.dtype for t in opened.tensors.values() if len(t.shape) > 1))
     values = {**opened.config, **opened.dense, **_reranker(opened)}

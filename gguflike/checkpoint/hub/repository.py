@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 from gguflike.checkpoint import elsewhere
 from gguflike.checkpoint.hub import client, remote
@@ -23,17 +22,9 @@ _INNER = re.compile(r"additional_chat_templates/[^/]+\.jinja|\d+_\w+/(config\.js
 _PICKLED = re.compile(r"(pytorch_model|model|consolidated)\b[\w.-]*\.(bin|pth?)")
 
 
-class Snapshot(NamedTuple):
-    """A repository at one commit as a checkpoint is read: ``folder``, of which some files may be elsewhere."""
-
-    folder: Path
-    commit: str
-
-
-def snapshot(
-    repo: str, revision: str | None = None, keep_copy: bool = False, progress: Progress | None = None
-) -> Snapshot:
-    """A repository at a branch, tag or commit. With ``keep_copy``, weights are downloaded into the Hub's cache too.
+def snapshot(repo: str, revision: str | None = None, keep_copy: bool = False, progress: Progress | None = None) -> Path:
+    """The folder of a repository at a branch, tag or commit, of whose files some may be elsewhere. With ``keep_copy``,
+    weights are downloaded into the Hub's cache too.
 
     Weights that the cache has, and those that only a loader of pickles reads, are files as well. RemoteError where the
     Hub or the network refuses.
@@ -65,7 +56,7 @@ def snapshot(
     if not found.offline:
         for name in weights:
             elsewhere.place(folder / name, remote.place(found, name))
-    return Snapshot(folder, found.commit)
+    return folder
 
 
 def _is_small(name: str, size: int) -> bool:
