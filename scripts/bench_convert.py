@@ -100,6 +100,7 @@ def make(folder: Path, shape: Shape, dtype: str, shard_bytes: float = 2e9) -> in
     for name in TOKENIZER_FILES:
         if (AUSTEN / name).exists():
             shutil.copy(AUSTEN / name, folder)
+    fill_vocabulary(folder / "tokenizer.json", shape.rows)
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -137,6 +138,15 @@ def make(folder: Path, shape: Shape, dtype: str, shard_bytes: float = 2e9) -> in
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
+def fill_vocabulary(path: Path, size: int) -> None:
+    """Give a tokenizer as many tokens as the model has rows: texts are made of the same ones as before."""
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    vocabulary = tokenizer["model"]["vocab"]
+    first = max([*vocabulary.values(), *(token["id"] for token in tokenizer["added_tokens"])]) + 1
+    vocabulary |= {f"unused{number}": number for number in range(first, size)}
+    path.write_text(json.dumps(tokenizer), encoding="utf-8")
+
+
 def write(path: Path, tensors: dict[str, tuple[int, ...]], dtype: str, data: bytes) -> None:
     """One file of safetensors: ``data`` again and again."""
     header, offset = {}, 0
@@ -162,12 +172,12 @@ def run(command: list[str | Path]) -> tuple[float, int]:
     seconds = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        sys.exit(f"{' '.join(map(str, command))}\n{output.decode(errors='replace')}")
+        sys.exit(f"{' '.join(map(str, command))}\n{output.decode(errors='replace')[-2000:]}")
     return seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def ours(source: Path, target: Path, kind: str) -> tuple[float, int]:
-    return run([sys.executable, "-m", "gguflike", "convert", source, "-o", target, "-t", kind])
+    return run([sys.executable, "-m", "gguflike", "convert", source, "-o", target, "-t", kind, "--overwrite"])
 
 
 def memory(args: argparse.Namespace, work: Path) -> dict[str, Any]:
