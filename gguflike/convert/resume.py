@@ -8,6 +8,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,11 @@ def _described(value: Any) -> Iterator[str]:
     elif dataclasses.is_dataclass(value):
         yield type(value).__qualname__
         yield from _described([getattr(value, each.name) for each in dataclasses.fields(value)])
-    elif callable(value):
-        yield f"{getattr(value, '__module__', '')} {getattr(value, '__qualname__', type(value).__qualname__)}"
-    else:
+    elif isinstance(value, FunctionType):
+        yield f"{value.__module__} {value.__qualname__}"
+        yield from _described([cell.cell_contents for cell in value.__closure__ or ()])
+    elif isinstance(value, type) or not hasattr(value, "__dict__"):
         yield repr(value)
+    else:
+        yield type(value).__qualname__
+        yield from _described(vars(value))
