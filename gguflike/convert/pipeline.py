@@ -124,22 +124,26 @@ class _Channel(Generic[T]):
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Nothing is put or taken any more."""
+        """Nothing is put any more, and nobody waits for an item."""
         with self._changed:
             self._closed = True
-            self._items.clear()
             self._changed.notify_all()
 
     def __iter__(self) -> Iterator[T]:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._items or self._ended or self._closed)
-                if not self._items:
-                    return
-                item = self._items.popleft()
-                self._changed.notify_all()
-            yield item
-            del item
+        while self._has_item():
+            yield self._take()  # which nothing here refers to any more
+
+    def _has_item(self) -> bool:
+        """Whether there is an item, or there will be: waits until that is known."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._items or self._ended or self._closed)
+            return bool(self._items)
+
+    def _take(self) -> T:
+        with self._changed:
+            item = self._items.popleft()
+            self._changed.notify_all()
+            return item
 
 
 class _Stage(threading.Thread):

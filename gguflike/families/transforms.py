@@ -336,10 +336,13 @@ class RopePermute(Transform):
 
     def _swapped(self, rows: Array, order: tuple[int, int]) -> Array:
         """The rows that turn of each head with both axes of ``order`` exchanged."""
-        turned = self.turned or self.group
-        made = rows.reshape(-1, self.group, *rows.shape[1:]).copy()
+        turned, heads = self.turned or self.group, len(rows) // self.group
+        if turned == self.group:  # one copy, not two: rows may be all that memory is meant for
+            alone: Array = rows.reshape(heads, *order, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+            return alone
+        made = rows.reshape(heads, self.group, *rows.shape[1:]).copy()
         first = made[:, :turned]
-        first[:] = first.reshape(len(made), *order, *rows.shape[1:]).swapaxes(1, 2).reshape(first.shape)
+        first[:] = first.reshape(heads, *order, *rows.shape[1:]).swapaxes(1, 2).reshape(first.shape)
         whole: Array = made.reshape(rows.shape)
         return whole
 
