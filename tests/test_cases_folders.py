@@ -547,3 +547,24 @@ def test_a_malformed_template(stored: Any, folder: Path) -> None:
     write_json(folder / "tokenizer_config.json", {"chat_template": stored})
     with pytest.raises(CheckpointError, match="malformed chat template"):
         convert(folder, None, "F32", dry_run=True)
+
+
+@pytest.mark.parametrize("name", [*LINKS, "additional_chat_templates/rag.jinja"])
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_what_is_no_file_is_not_read(name: str, kind: str, folder: Path) -> None:
+    """A pipe would be waited for."""
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(folder / name)
+    else:
+        (folder / name).mkdir()
+    with pytest.raises(CheckpointError, match=f"{name}: not a file"):
+        convert(folder, None, "F32", dry_run=True)
+
+
+def test_a_file_too_large_to_be_read_whole(folder: Path) -> None:
+    with (folder / "tokenizer.json").open("r+b") as file:
+        file.truncate(1 << 40)  # sparse
+    with pytest.raises(CheckpointError, match=r"tokenizer.json: too large; expected at most 536,870,912 bytes"):
+        convert(folder, None, "F32", dry_run=True)

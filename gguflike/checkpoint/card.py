@@ -22,25 +22,28 @@ def read(folder: Path, keys: Collection[str]) -> tuple[dict[str, Any], list[str]
     Values are texts, lists and mappings of them, without empty entries: numbers, dates and words such as "no" stay as
     they are written. CheckpointError where README.md is a link that points nowhere, or a git-lfs pointer.
     """
-    path = folder / "README.md"
-    if not files.present(path):
-        return {}, []
-    lines = files.read(path).decode("utf-8-sig", "replace").splitlines()
+    lines = text(folder).splitlines()
     if not lines or lines[0].rstrip() != "---" or "---" not in (line.rstrip() for line in lines[1:]):
         return {}, []
     found: dict[str, Any] = {}
     notices = []
-    for key, text in _blocks(lines[1:]).items():
+    for key, block in _blocks(lines[1:]).items():
         if key not in keys and key:
             continue
         try:
-            value = _parse(text)
+            value = _parse(block)
         except ValueError as error:
             notices.append(f"README.md: {key or 'what is before its text'} cannot be read: {error}")
             continue
         found |= value if isinstance(value, dict) else {}
     filled = {key: _filled(found[key]) for key in keys if key in found}
     return {key: value for key, value in filled.items() if value}, notices
+
+
+def text(folder: Path) -> str:
+    """All of README.md; nothing where there is none. CheckpointError as `read` says."""
+    path = folder / "README.md"
+    return files.read(path).decode("utf-8-sig", "replace") if files.present(path) else ""
 
 
 def _blocks(lines: list[str]) -> dict[str, str]:
@@ -57,17 +60,17 @@ def _blocks(lines: list[str]) -> dict[str, str]:
         elif not blocks and line.strip() and not line.startswith("#"):
             rest = blocks.setdefault("", rest)
         rest.append(line.replace("\t", "  "))
-    return {key: "\n".join(text) for key, text in blocks.items()}
+    return {key: "\n".join(each) for key, each in blocks.items()}
 
 
-def _parse(text: str) -> Any:
+def _parse(block: str) -> Any:
     """YAML of nothing but texts: no tag makes an object, no alias is copied. ValueError where it is none."""
     import yaml
 
-    if len(text) > LIMIT:
+    if len(block) > LIMIT:
         raise ValueError(f"longer than {LIMIT:,} characters")
     try:
-        return yaml.load(text, Loader=yaml.BaseLoader)
+        return yaml.load(block, Loader=yaml.BaseLoader)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:

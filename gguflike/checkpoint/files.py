@@ -8,12 +8,17 @@ from gguflike import foreign
 from gguflike.checkpoint import elsewhere
 from gguflike.errors import CheckpointError
 
+LIMIT = 1 << 29  # bytes; the largest vocabularies fill a tenth of it
+
 
 def read(path: Path) -> bytes:
-    """All bytes of a file. CheckpointError where it cannot be read, is no file, or is a git-lfs pointer."""
+    """All bytes of a file. CheckpointError where it cannot be read, is no file or too large for one that is read whole,
+    or is a git-lfs pointer."""
+    check(path)
     try:
-        if path.exists() and not path.is_file():
-            raise CheckpointError("not a file", path=path)
+        size = path.stat().st_size
+        if size > LIMIT:
+            raise CheckpointError("too large", path=path, expected=f"at most {LIMIT:,} bytes", got=f"{size:,}")
         data = path.read_bytes()
     except OSError as error:
         raise unreadable(path, error) from None
@@ -31,6 +36,12 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         raise CheckpointError("not UTF-8", path=path, offset=error.start) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def check(path: Path) -> None:
+    """CheckpointError for what stands in the place of a file and is none: reading a pipe would wait for ever."""
+    if path.exists() and not path.is_file():
+        raise CheckpointError("not a file", path=path)
 
 
 def present(path: Path) -> bool:

@@ -250,6 +250,7 @@ def read_header(path: Path) -> dict[str, LazyTensor]:
 
 def _head(path: Path) -> tuple[bytes, bytes, int]:
     """The first bytes of a file on disk, the text of its header, and its size."""
+    files.check(path)
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size

@@ -279,9 +279,7 @@ def _reranker(opened: Checkpoint) -> dict[str, Any]:
 
     CheckpointError where its tokenizer has no such token.
     """
-    card = opened.folder / "README.md"
-    titles = card.read_text("utf-8", "replace").splitlines() if card.exists() else []
-    titles = [line for line in titles if line.startswith("# ")]
+    titles = [line for line in card.text(opened.folder).splitlines() if line.startswith("# ")]
     words = answers([opened.folder.name, opened.source, str(opened.config.get("_name_or_path", "")), *titles])
     if not words:
         return {}

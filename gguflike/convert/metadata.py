@@ -112,7 +112,8 @@ def general(
 
 def _path_of_model(called: object) -> list[str]:
     """``_name_or_path`` where it names a model, and no place on somebody's disk."""
-    return [called] if isinstance(called, str) and called.count("/") <= 1 and called.strip("./") else []
+    is_text = isinstance(called, str) and called == called.encode(errors="ignore").decode()
+    return [str(called)] if is_text and str(called).count("/") <= 1 and str(called).strip("./") else []
 
 
 def _first(parts: Iterable[Names]) -> dict[str, str]:
