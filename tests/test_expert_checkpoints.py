@@ -364,3 +364,32 @@ def test_nomic_without_experts_in_the_words_of_its_own_code(tmp_path: Path) -> N
     (tmp_path / "hf" / "config.json").write_text(json.dumps({**config, "rotary_scaling_factor": 2}))
     with pytest.raises(UnsupportedError, match="rotary_scaling_factor"):
         gguflike.convert(tmp_path / "hf", None, "F32", dry_run=True)
+
+
+def test_an_adapter_of_some_experts(tmp_path: Path) -> None:
+    """Merged, it changes these; as a file of its own, the stack has zeros for the others."""
+    tensors = made({**QWEN, **ONE_BY_ONE})
+    base = write(tmp_path / "hf", QWEN_CONFIG, tensors)
+    a, b = made({"a": (2, D), "b": (FF, 2)}).values()
+    module = f"base_model.model.{L}mlp.experts.2.up_proj"
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    data = tiny.safetensors({f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b})
+    (adapter / "adapter_model.safetensors").write_bytes(data)
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 6, "base_model_name_or_path": str(base)}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    gguflike.convert(base, tmp_path / "plain.gguf", "F32")
+    gguflike.convert(base, tmp_path / "merged.gguf", "F32", lora=[adapter])
+    gguflike.convert(adapter, tmp_path / "adapter.gguf")
+    name = "blk.0.ffn_up_exps.weight"
+    plain, merged, alone = (values(tmp_path / f"{each}.gguf") for each in ("plain", "merged", "adapter"))
+    expected = plain[name].copy()
+    expected[2] += 3 * (b @ a)
+    np.testing.assert_allclose(merged[name], expected, atol=1e-4)
+    assert all(np.array_equal(merged[other], plain[other]) for other in plain if other != name)
+    assert {each: x.shape for each, x in alone.items()} == {
+        f"{name}.lora_a": (E, 2, D),
+        f"{name}.lora_b": (E, FF, 2),
+    }
+    change = 3 * np.einsum("eor,eri->eoi", alone[f"{name}.lora_b"], alone[f"{name}.lora_a"])
+    np.testing.assert_allclose(plain[name] + change, expected, atol=1e-4)

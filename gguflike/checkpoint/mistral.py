@@ -263,7 +263,7 @@ def _config(
             "keys that models in this format are not known to have",
             path=path,
             got=", ".join(f"{name}: {value!r}"[:80] for name, value in unknown.items()),
-            remedy="if they do not change what the model computes, name them in ignore_config",
+            remedy=f"if they do not change what the model computes, add `ignore_config={list(unknown)}`",
         )
     return config, notices
 

@@ -185,7 +185,7 @@ def _utf8(name: str) -> str:
             "the model's name is not UTF-8",
             field="general.name",
             got=readable(name),
-            remedy="name it: --name on the command line, name= in Python",
+            remedy="name it by `name`",
         ) from None
     return name
 

@@ -169,7 +169,7 @@ def _differ(text: str, reading: Reading, vocabulary: Vocabulary, parse_special: 
         path=reading.path,
         expected=_ids(a, start),
         got=_ids(b, start),
-        remedy="--tokenizer-proof=warn (in Python tokenizer_proof='warn') converts it nevertheless",
+        remedy="to convert it nevertheless, add `tokenizer_proof='warn'`",
     )
 
 

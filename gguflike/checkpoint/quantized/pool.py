@@ -161,5 +161,5 @@ class Settings:
                 "settings of the quantization that are not known",
                 field=self.field,
                 got=", ".join(f"{name}: {self.values[name]!r}"[:80] for name in unknown),
-                remedy="if they do not change what weights stand for, name quantization_config in ignore_config",
+                remedy="if they do not change what weights stand for, add `ignore_config=['quantization_config']`",
             )
