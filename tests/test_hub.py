@@ -291,7 +291,7 @@ def test_which_file_where_the_usual_ones_are_missing(hub: Hub) -> None:
     assert Path(locate("org/b")).name == "a.gguf"
 
 
-def test_names_that_stand_for_nothing(hub: Hub, tmp_path: Path) -> None:
+def test_names_that_stand_for_nothing(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.repo("org/m", {path: text.encode() for path, text in GGUFS.items()})
     hub.repo("org/base", {"model.safetensors": b"", "config.json": b"{}"})
     hub.repo("org/cut", {"x-00001-of-00002.gguf": b""})
@@ -310,6 +310,12 @@ def test_names_that_stand_for_nothing(hub: Hub, tmp_path: Path) -> None:
     ):
         with pytest.raises(RemoteError, match=message):
             locate(name)
+    with monkeypatch.context() as gone:
+        gone.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+        with pytest.raises(RemoteError, match="org/m: no such file here, and the Hub cannot be reached"):
+            locate("org/m")
+        with pytest.raises(RemoteError, match="org/m: the Hub cannot be reached"):
+            locate("hf://org/m")
     hub.log.clear()
     for path in ("x.gguf", "org/m.gguf", "./org/m", "a/b/c.gguf"):
         assert locate(path) == path

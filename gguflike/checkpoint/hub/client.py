@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -27,14 +27,15 @@ if TYPE_CHECKING:
 DEFAULT_REVISION = "main"
 CHUNK = 1 << 20  # bytes hashed or copied at a time
 AGAIN = (408, 429, 500, 502, 503, 504)  # answers that may be another one in a moment
+UNREACHABLE = 2  # times that a Hub is asked again which does not answer at all
 TIMEOUT = 30.0  # seconds for an answer of the Hub's API
 
 
 class RepositoryFile(NamedTuple):
-    """A file of a repository: its ``size`` in bytes, and the digest that the Hub has of it: ``sha256`` of one in large
-    file storage (LFS, Xet), ``blob``, git's SHA-1, of any other."""
+    """A file of a repository: its ``size`` in bytes, None where the server does not tell, and the digest that the Hub
+    has of it: ``sha256`` of one in large file storage (LFS, Xet), ``blob``, git's SHA-1, of any other."""
 
-    size: int
+    size: int | None
     sha256: str | None = None
     blob: str | None = None
 
@@ -68,12 +69,17 @@ def list_repository(repo: str, revision: str | None = None) -> Repository:
             refused = response is not None and response.status_code not in AGAIN
             if refused or not isinstance(error.__cause__, transport_errors()):
                 raise
-            attempts.failed(error, retry_after(response.headers) if response is not None else None)
+            if response is None:
+                attempts.failed(error, most=UNREACHABLE)
+            else:
+                attempts.failed(error, retry_after(response.headers))
     files = {}
     for sibling in info.siblings or ():
-        lfs = sibling.lfs
+        path, lfs = PurePosixPath(sibling.rfilename), sibling.lfs
+        if path.is_absolute() or ".." in path.parts:  # no name of a file below a folder
+            continue
         size = lfs.size if lfs is not None else sibling.size
-        files[sibling.rfilename] = RepositoryFile(size or 0, lfs.sha256 if lfs is not None else None, sibling.blob_id)
+        files[sibling.rfilename] = RepositoryFile(size, lfs.sha256 if lfs is not None else None, sibling.blob_id)
     if info.sha is None:
         raise RemoteError("the Hub does not say which commit this is", path=repo)
     return Repository(repo, info.sha, files, revision or DEFAULT_REVISION)
@@ -207,6 +213,11 @@ def is_missing_repository(error: RemoteError) -> bool:
 
     cause = error.__cause__
     return isinstance(cause, RepositoryNotFoundError) and not isinstance(cause, GatedRepoError)
+
+
+def is_unreachable(error: RemoteError) -> bool:
+    """Whether there was no answer at all."""
+    return isinstance(error.__cause__, transport_errors()) and not hasattr(error.__cause__, "response")
 
 
 def is_missing_revision(error: RemoteError) -> bool:

@@ -242,7 +242,8 @@ def place(repository: Repository, file: str) -> str:
 
 def opened(name: str, size: int | None = None) -> RemoteFile:
     """The file of that name: ``hf://org/name@revision/file`` or a URL. The same one is given again in a process."""
-    return _files.setdefault((os.getpid(), name), RemoteFile(name, _url(name), size))
+    key = (os.getpid(), name)
+    return _files.get(key) or _files.setdefault(key, RemoteFile(name, _url(name), size))
 
 
 def _url(name: str) -> str:

@@ -59,8 +59,8 @@ def snapshot(repo: str, revision: str | None = None, keep_copy: bool = False, pr
     return folder
 
 
-def _is_small(name: str, size: int) -> bool:
-    if size > MOST_BYTES:
+def _is_small(name: str, size: int | None) -> bool:
+    if size is not None and size > MOST_BYTES:
         return False
     return _INNER.fullmatch(name) is not None or ("/" not in name and (name.endswith(_SUFFIXES) or name == _CARD))
 

@@ -30,7 +30,7 @@ def fetch(name: str, progress: Progress | None = None) -> str:
     found = _parse(name)
     if found.url:
         return str(downloads.fetch(found.url, progress))
-    repository = list_files(found)
+    repository = _list(name, found)
     chosen = choose(repository, found)
     paths = [client.fetch(repository, each, progress) for each in chosen]
     return str(paths[0])
@@ -42,7 +42,7 @@ def places(name: str) -> list[str]:
     found = _parse(name)
     if found.url:
         return [found.url]
-    repository = list_files(found)
+    repository = _list(name, found)
     chosen = choose(repository, found)
     cached = [client.cached(repository, each) for each in chosen]
     if None not in cached:
@@ -57,15 +57,17 @@ def _parse(name: str) -> Reference:
     return found
 
 
-def list_files(found: Reference) -> Repository:
-    """The files of the repository. A name without a scheme may have been meant for a path, so that errors say so."""
+def _list(name: str, found: Reference) -> Repository:
+    """The files of the repository. What is not found by a name that may have been meant for a path is said to be no
+    file either."""
     try:
         return client.list_repository(found.repo, found.revision)
     except RemoteError as error:
-        if not client.is_missing_repository(error):
+        if "://" in name or not (client.is_missing_repository(error) or client.is_unreachable(error)):
             raise
+        what = error.what if client.is_unreachable(error) else f"on the Hub {error.what}"
         raise RemoteError(
-            f"no such file here, and on the Hub {error.what}", path=error.path, remedy=error.remedy
+            f"no such file here, and {what}", path=error.path, got=error.got, remedy=error.remedy
         ) from error.__cause__
 
 

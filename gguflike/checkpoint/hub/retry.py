@@ -50,10 +50,10 @@ class Attempts:
         if self.renewals > 1:
             raise error
 
-    def failed(self, error: RemoteError, after: float | None = None) -> None:
+    def failed(self, error: RemoteError, after: float | None = None, most: int = len(WAITS)) -> None:
         """Wait as long as the server asks (``after``, seconds), or longer from failure to failure; raise ``error``
-        where it is one too many, or the wait too long."""
-        if self.failures >= len(WAITS):
+        where it is one more than ``most``, or the wait too long."""
+        if self.failures >= most:
             self._give_up(error, f"{self.failures + 1} times in a row")
         if after is not None and after > LONGEST_WAIT:
             self._give_up(error, f"the server asks to wait for {after:.0f} s")
