@@ -331,7 +331,7 @@ def test_an_adapter_that_is_not_whole_is_named_too(place: str, folder: Path) -> 
 
 def test_an_adapter_under_the_name_of_a_model(folder: Path) -> None:
     (folder / SINGLE).write_bytes(tiny.safetensors(LORA))
-    with pytest.raises(UnsupportedError, match="this is an adapter, not a model; merge it first"):
+    with pytest.raises(UnsupportedError, match="this is an adapter, not a model; give its folder"):
         checkpoint.open(folder)
     (folder / SINGLE).write_bytes(tiny.safetensors({**weights(), **LORA}))
     with pytest.raises(UnsupportedError, match="the model holds an adapter that was not merged; merge it first"):

@@ -109,34 +109,45 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 class _Kind(NamedTuple):
-    """``names`` is a pattern of the names of tensors that are told by them alone, or by ``seen`` among them."""
+    """``names`` is a pattern of the names of tensors that are told by them alone, or those that ``seen`` picks."""
 
     names: str
     what: str
     remedy: str
-    seen: Callable[[Tensors, list[str]], bool] = lambda _, __: True
+    seen: Callable[[Tensors, list[str]], list[str]] = lambda _, names: names
 
 
-def _has_g_idx(tensors: Tensors, names: list[str]) -> bool:
+def _has_g_idx(tensors: Tensors, names: list[str]) -> list[str]:
     """GPTQ packs its weights along columns of what it multiplies, so that scales have as many columns as the codes."""
     stem = names[0].removesuffix("qweight")
     scales = tensors.get(f"{stem}scales")
-    return f"{stem}g_idx" in tensors or (scales is not None and scales.shape[-1:] == tensors[names[0]].shape[-1:])
+    alike = scales is not None and scales.shape[-1:] == tensors[names[0]].shape[-1:]
+    return names if f"{stem}g_idx" in tensors or alike else []
 
 
-def _dtypes(*wanted: str) -> Callable[[Tensors, list[str]], bool]:
-    return lambda tensors, names: any(tensors[name].dtype.startswith(wanted) for name in names)
+def _dtypes(*wanted: str) -> Callable[[Tensors, list[str]], list[str]]:
+    return lambda tensors, names: [name for name in names if tensors[name].dtype in wanted]
 
 
-def _packed_beside_scales(tensors: Tensors, names: list[str]) -> bool:
-    return any(tensors[name].dtype == "U32" and f"{name.removesuffix('weight')}scales" in tensors for name in names)
+def _packed_beside_scales(tensors: Tensors, names: list[str]) -> list[str]:
+    packed = (name for name in names if tensors[name].dtype == "U32")
+    return [name for name in packed if f"{name.removesuffix('weight')}scales" in tensors]
 
 
-def _quantized(names: str, scheme: str, held: str, seen: Any = lambda _, __: True, remedy: str = _ORIGINAL) -> _Kind:
-    return _Kind(names, f"the checkpoint is quantized by {scheme}: it holds {held}", remedy, seen)
+def _nothing_else(tensors: Tensors, names: list[str]) -> list[str]:
+    return names if len(names) == sum(len(tensor.shape) > 1 for tensor in tensors.values()) else []
 
 
-def _unsaid(names: str, scheme: str, held: str, seen: Any = lambda _, __: True) -> _Kind:
+def _empty(tensors: Tensors, names: list[str]) -> list[str]:
+    return [name for name in names if tensors[name].size == 0]
+
+
+def _quantized(names: str, scheme: str, held: str, seen: Any = None, remedy: str = _ORIGINAL) -> _Kind:
+    what = f"the checkpoint is quantized by {scheme}: it holds {held}"
+    return _Kind(names, what, remedy, seen) if seen else _Kind(names, what, remedy)
+
+
+def _unsaid(names: str, scheme: str, held: str, seen: Any = None) -> _Kind:
     """Of a scheme that is read (quantized/) where something says how."""
     return _quantized(names, scheme, held, seen, _SETTINGS)
 
@@ -166,15 +177,19 @@ _OTHERS = (
     _Kind(
         _ADAPTED,
         "this is an adapter, not a model",
-        _MERGE,
-        lambda tensors, names: len(names) == len([t for t in tensors.values() if len(t.shape) > 1]),
+        "give its folder, with adapter_config.json",
+        _nothing_else,
     ),
-    _Kind(_ADAPTED, "the model holds an adapter that was not merged", _MERGE),
+    _Kind(
+        _ADAPTED,
+        "the model holds an adapter that was not merged",
+        "merge it first: peft's merge_and_unload(), then save_pretrained()",
+    ),
     _Kind(
         r".*\.weight",
         "tensors are empty: the weights were not gathered when they were saved (DeepSpeed ZeRO-3)",
         "save with stage3_gather_16bit_weights_on_model_save, or gather them with zero_to_fp32.py",
-        lambda tensors, names: any(tensors[name].size == 0 for name in names),
+        _empty,
     ),
     _Kind(
         r".*flat_param(_\d+)?",
@@ -208,6 +223,6 @@ def check_tensors(tensors: Tensors, path: Path) -> None:
         alike.setdefault(_NUMBER.sub("0", name), []).append(name)
     for row in (*_OTHERS[:2], *QUANTIZED, *_OTHERS[2:]):
         pattern = re.compile(row.names)
-        found = [name for one, names in alike.items() if pattern.fullmatch(one) for name in names]
-        if found and row.seen(tensors, found):
-            raise UnsupportedError(row.what, path=path, tensor=found[0][:200], remedy=row.remedy)
+        names = [name for one, each in alike.items() if pattern.fullmatch(one) for name in each]
+        if names and (seen := row.seen(tensors, names)):
+            raise UnsupportedError(row.what, path=path, tensor=seen[0][:200], remedy=row.remedy)
