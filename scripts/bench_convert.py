@@ -91,7 +91,7 @@ def of_size(gigabytes: float) -> Shape:
 
 def one_large(gigabytes: float) -> Shape:
     """A model of one layer whose embedding takes so much."""
-    return Shape(1, 8192, 256, round(gigabytes * 1e9 / 2 / 8192))
+    return Shape(1, 16384, 512, round(gigabytes * 1e9 / 2 / 16384))
 
 
 def make(folder: Path, shape: Shape, dtype: str, shard_bytes: float = 2e9) -> int:
