@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -194,6 +195,29 @@ def test_offline_mode_takes_what_the_cache_has(hub: Hub, tmp_path: Path, monkeyp
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     convert(f"org/name@{commit}", "y.gguf", "F16")
     assert digest(tmp_path / "y.gguf") == digest(tmp_path / "x.gguf")
+
+
+def test_a_process_obeys_its_environment(hub: Hub, tmp_path: Path) -> None:
+    hub.repo("org/private", contents(tiny.checkpoint(tmp_path / "folder")), token="hf_secret")
+    environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+
+    def convert_(**more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "gguflike", "convert", "org/private", "--cache", "-t", "F16", "--overwrite"]
+        env = {**os.environ, **environment, **more}
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env, check=False)
+
+    refused = convert_()
+    assert refused.returncode == 1
+    assert "org/private: there is no such repository, or it is private; check the name" in refused.stderr
+    done = convert_(HF_TOKEN="hf_secret")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "wrote private-F16.gguf"), done.stderr
+    assert "fetching model.safetensors, 143.2 kB" in done.stderr
+    assert list((tmp_path / "home" / "hub" / "models--org--private").glob("snapshots/*/model.safetensors"))
+    first = digest(tmp_path / "private-F16.gguf")
+    hub.log.clear()
+    assert convert_(HF_HUB_OFFLINE="1").returncode == 0
+    assert hub.log == []
+    assert digest(tmp_path / "private-F16.gguf") == first
 
 
 def test_a_dry_run_reads_headers_only(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -166,6 +166,15 @@ def test_redirects_without_end(hub: Hub) -> None:
         _ = remote.RemoteFile("x", f"{hub.url}/a").size
 
 
+def test_places_that_a_server_must_not_name(hub: Hub) -> None:
+    for target in ("file:///etc/passwd", "ftp://x/y", ""):
+        hub.fault("/a$", hub_server.status(302, Location=target))
+        with pytest.raises(RemoteError, match="redirects to what is no address"):
+            _ = remote.RemoteFile("x", f"{hub.url}/a").size
+    hub.repo("org/name", {"../up.json": b"1", "a/../../up.json": b"1", "/etc/up.json": b"1", "config.json": b"{}"})
+    assert list(client.list_repository("org/name").files) == ["config.json"]
+
+
 def test_offline_mode_asks_nobody(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     file = large(hub)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

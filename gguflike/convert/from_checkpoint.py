@@ -89,8 +89,9 @@ def convert(
     With ``generic``, ``src`` is a file of safetensors, or a folder of them, of any network: names and shapes of tensors
     are kept, and ``arch`` is the name of its architecture that readers ask for, such as "flux".
 
-    The weights of a Hub id (``org/name``, ``org/name@revision``) are read from there as they are needed; with ``cache``
-    they are downloaded into the Hub's cache first, and stay there.
+    The weights of a Hub id (``org/name``, ``org/name@revision``) are read from there as they are needed; files that are
+    read whole and in order by this process are compared with the Hub's SHA-256. With ``cache`` they are downloaded into
+    the Hub's cache first, and stay there.
 
     With ``dry_run`` the plan is all: nothing is written, ``out`` may be None, and no tensor is read (but an output
     matrix that config.json ties to the embedding is compared with it, and kept where they differ). One tensor (of a
