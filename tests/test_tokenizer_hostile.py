@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gguflike.checkpoint.tokenizer import metadata_from_folder
+from gguflike.checkpoint.tokenizer import metadata_from_folder, read
 from gguflike.checkpoint.tokenizer_json import tokenizer_config_from_metadata
+from gguflike.convert.proof import prove
 from gguflike.errors import CheckpointError, GGUFError, GGUFLikeError, UnsupportedError
 from gguflike.runner.tokenizer import Tokenizer
 from tests.small_tokenizers import added, byte_level, spm_metadata, write_folder
@@ -206,10 +207,13 @@ def test_mutated_folders_give_typed_errors_or_metadata(tmp_path: Path) -> None:
             continue
         folder = write_folder(tmp_path, document, tokenizer_config=config)
         try:
-            metadata = metadata_from_folder(folder, model_config)
+            found = read(folder, model_config, lenient=seed % 2 == 0)
+            if seed % 10 == 0:
+                prove(found, found.metadata)
         except GGUFLikeError:
             outcomes["error"] += 1
         else:
+            metadata = found.metadata
             outcomes["metadata"] += 1
             assert all(isinstance(token, str) for token in metadata[K + "tokens"])
             json.dumps({k: v for k, v in metadata.items() if not isinstance(v, np.ndarray)})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 import struct
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +21,7 @@ from gguflike.checkpoint import pretokenizers
 from gguflike.checkpoint.tokenizer import Reading, read
 from gguflike.checkpoint.vocabulary import BYTE_CHARACTERS
 from gguflike.convert.proof import prove
-from gguflike.errors import CheckpointError, UnsupportedError
+from gguflike.errors import CheckpointError, GGUFLikeError, UnsupportedError
 from gguflike.runner.tokenizer import Tokenizer
 from tests import tiny
 from tests.small_tokenizers import SPACE, byte_level, naive_sentencepiece
@@ -200,6 +201,25 @@ def test_sentencepiece_of_fairseq(tmp_path: Path, kind: str, first: int) -> None
 def test_broken_sentencepiece(tmp_path: Path, data: bytes, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         read(written(tmp_path, tokenizer_dot_model=data), {})
+
+
+def test_mutated_sentencepiece_gives_typed_errors_or_a_reading(tmp_path: Path) -> None:
+    pieces = [*SPECIAL, *((word, -1.0, 1) for word in SPM), ("<|x|>", 0.0, 4)]
+    data = model(pieces, field(3, 1) + field(40, 0), field(2, charsmap()[:40]))
+    outcomes = {"error": 0, "reading": 0}
+    for seed in range(400):
+        rng = random.Random(seed)
+        changed = bytearray(data)
+        for _ in range(rng.randrange(1, 4)):
+            changed[rng.randrange(len(changed))] = rng.randrange(256)
+        folder = written(tmp_path, tokenizer_dot_model=bytes(changed[: rng.choice((len(changed), len(changed) - 5))]))
+        try:
+            read(folder, {})
+        except GGUFLikeError:
+            outcomes["error"] += 1
+        else:
+            outcomes["reading"] += 1
+    assert min(outcomes.values()) > 20
 
 
 @pytest.mark.parametrize(("training", "name"), [(field(3, 3), "WORD"), (field(3, 4), "CHAR"), (field(3, 77), "77")])

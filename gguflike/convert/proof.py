@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Any
 
 from gguflike.checkpoint import pretokenizers
-from gguflike.checkpoint.encoder import Encoder
+from gguflike.checkpoint.encoder import Encoder, Part
 from gguflike.checkpoint.tokenizer import Reading
 from gguflike.checkpoint.vocabulary import BYTE_CHARACTERS, BYTE_TOKEN, SPACE, Vocabulary
 from gguflike.convert.plan import ConversionPlan
@@ -27,7 +27,7 @@ _WHITE_SPACE = (
 )
 _MOST_MARKUP = 400  # added tokens that are tried
 _SMALL = 4000  # tokens of a vocabulary that is tried as a whole
-_SAMPLE = 400  # tokens of a larger one that are tried
+_SAMPLE = 1000  # tokens of a larger one that are tried
 _LARGE = 20_000  # tokens from which on it is worth it to leave out of the source what no text needs
 _LONG = 8  # characters up to which a token is looked up, not searched for
 _SHOWN = 24  # ids of a difference that are shown
@@ -64,7 +64,7 @@ def prove(reading: Reading, metadata: Mapping[str, Any]) -> None:
         theirs, written = _encoded(source, tried, reading), ours(tried, reading.surrounded, parse_special)
         for text, a, b in zip(tried, theirs, written, strict=True):
             if a != b:
-                _differ(text, reading, vocabulary, parse_special)
+                _differ(text, reading, vocabulary, source, ours, parse_special)
 
 
 def corpus() -> list[str]:
@@ -148,24 +148,27 @@ def _reduced(document: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any
     return {**document, "model": {**document["model"], "vocab": vocab, "merges": merges}}
 
 
-def _differ(text: str, reading: Reading, vocabulary: Vocabulary, parse_special: bool) -> None:
+def _differ(text: str, reading: Reading, vocabulary: Vocabulary, source: Any, ours: Part, parse_special: bool) -> None:
     """Raise with a part of ``text`` that is as short as can be, and whose ids differ by themselves."""
 
-    def both(part: str) -> tuple[list[int], list[int]]:
-        source = _source(reading, [part])
-        source.encode_special_tokens = not parse_special
-        written = Encoder(vocabulary).ready_for([part])([part], reading.surrounded, parse_special)
-        return _encoded(source, [part], reading)[0], written[0]
+    def differ(part: str) -> bool:
+        return _encoded(source, [part], reading) != ours([part], reading.surrounded, parse_special)
 
     step, part = len(text) // 2, text
     while step:
-        shorter = next((cut for cut in (part[step:], part[:-step]) if len(set(map(tuple, both(cut)))) > 1), None)
+        shorter = next((cut for cut in (part[step:], part[:-step]) if differ(cut)), None)
         part, step = (part, step // 2) if shorter is None else (shorter, min(step, len(shorter) // 2))
-    a, b = both(part)
+    for shown in (part, text):  # what the texts as a whole need of the vocabularies may not be all that a part does
+        source = _source(reading, [shown])
+        source.encode_special_tokens = not parse_special
+        (a,) = _encoded(source, [shown], reading)
+        (b,) = Encoder(vocabulary).ready_for([shown])([shown], reading.surrounded, parse_special)
+        if a != b:
+            break
     first = next((at for at, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
     start = max(0, first - 4) if max(len(a), len(b)) > _SHOWN else 0
     raise UnsupportedError(
-        f"what the file says gives other token ids than the source for {part[:120]!r}",
+        f"what the file says gives other token ids than the source for {shown[:120]!r}",
         path=reading.path,
         expected=_ids(a, start),
         got=_ids(b, start),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from gguflike.checkpoint import pretokenizers, unigram
@@ -17,8 +18,10 @@ def token_texts(source: TokenizerFiles, size: int | None, losses: Losses) -> lis
 
     CheckpointError where two tokens share an id, a named token does not exist, or there are more tokens than rows.
     """
-    by_id: dict[int, str] = {}
-    for text, index in [*_entries(source), *_added_entries(source, losses)]:
+    vocab = _vocab(source)
+    by_id = dict(zip(vocab.values(), vocab.keys(), strict=True)) if _is_plain(vocab) else {}
+    further = _added_entries(source, vocab, losses)
+    for text, index in further if by_id else [*vocab.items(), *further]:
         if not isinstance(text, str) or not isinstance(index, int) or isinstance(index, bool) or index < 0:
             raise CheckpointError("malformed vocabulary entry", path=source.path, got=f"{text!r}: {index!r}"[:200])
         if by_id.setdefault(index, text) != text:
@@ -44,31 +47,41 @@ def token_texts(source: TokenizerFiles, size: int | None, losses: Losses) -> lis
         )
     tokens = [by_id.get(index, f"[PAD{index}]") for index in range(size)]
     if len(set(tokens)) != size:
-        repeated = next(text for text in tokens if tokens.count(text) > 1)
+        ((repeated, _),) = Counter(tokens).most_common(1)
         raise CheckpointError("two ids share a token", path=source.path, got=repr(repeated))
     _check_named(source, by_id)
     return tokens
 
 
-def _entries(source: TokenizerFiles) -> Iterator[tuple[Any, Any]]:
-    vocab = dict(unigram.entries(source)) if source.model.get("type") == "Unigram" else source.model.get("vocab")
+def _vocab(source: TokenizerFiles) -> dict[str, int]:
+    """The model's tokens and their ids, as they stand there."""
+    vocab: Any = dict(unigram.entries(source)) if source.model.get("type") == "Unigram" else source.model.get("vocab")
     if not isinstance(vocab, dict):
         raise CheckpointError(
             "malformed tokenizer.json", path=source.path, field="model.vocab", got=type(vocab).__name__
         )
-    yield from vocab.items()
+    return vocab
 
 
-def _added_entries(source: TokenizerFiles, losses: Losses) -> Iterator[tuple[Any, Any]]:
+def _is_plain(vocab: Mapping[Any, Any]) -> bool:
+    """Whether all of a vocabulary is as it should be; looking at each entry takes ten times as long."""
+    if set(map(type, vocab.values())) != {int}:
+        return False
+    ids = set(vocab.values())
+    return len(ids) == len(vocab) and min(ids) >= 0
+
+
+def _added_entries(source: TokenizerFiles, vocab: Mapping[str, int], losses: Losses) -> list[tuple[Any, Any]]:
     """(text, id) of added tokens. The vocabulary's own id goes before the one of an entry, as in ``tokenizers``."""
-    vocab = dict(_entries(source))
+    found: list[tuple[Any, Any]] = []
     for entry in source.added:
         text, index = entry["content"], entry.get("id")
         own = vocab.get(text, index)
         if own != index:
             losses.say(f"{text!r} has id {own} in the vocabulary, and {index} among the added tokens: {own} is used")
             entry["id"] = own
-        yield text, own
+        found.append((text, own))
+    return found
 
 
 def _check_named(source: TokenizerFiles, by_id: Mapping[int, str]) -> None:
@@ -87,7 +100,7 @@ def _check_named(source: TokenizerFiles, by_id: Mapping[int, str]) -> None:
 
 def token_types(source: TokenizerFiles, tokens: list[str], unknown: int | None) -> list[int]:
     """Token types; SentencePiece vocabularies (which have ``unknown``) also have byte tokens."""
-    known = {text for text, _ in _entries(source)} | {entry["content"] for entry in source.added}
+    known = _vocab(source).keys() | {entry["content"] for entry in source.added}
     types = [int(TokenType.NORMAL if text in known else TokenType.UNUSED) for text in tokens]
     if source.model.get("byte_fallback"):
         for index, text in enumerate(tokens):

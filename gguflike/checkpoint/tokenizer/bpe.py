@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -40,8 +41,10 @@ def byte_level(source: TokenizerFiles, losses: Losses) -> dict[str, Any]:
             "a space is put before a text (add_prefix_space); llama.cpp does not do so with byte-level vocabularies: "
             "its texts begin with other ids"
         )
-    # A space inside a part cannot be written in "left right"; byte-level vocabularies write spaces as U+0120 anyway.
-    merges = [" ".join(part.replace(" ", "\u0120") for part in pair) for pair in merge_pairs(source)]
+    merges = list(map(" ".join, merge_pairs(source)))
+    if sum(merge.count(" ") for merge in merges) > len(merges):
+        # A space in a part cannot be written in "left right"; byte-level vocabularies write spaces as U+0120 anyway.
+        merges = [" ".join(part.replace(" ", "\u0120") for part in pair) for pair in merge_pairs(source)]
     return {PRE: scheme.name, MERGES: merges, ADD_SPACE: prefix}
 
 
@@ -74,16 +77,27 @@ def merge_pairs(source: TokenizerFiles) -> list[tuple[str, str]]:
 
     Of a merge that is listed twice the second counts, as in ``tokenizers``.
     """
-    merges = source.model.get("merges")
-    pairs: list[tuple[str, str]] = []
-    for merge in merges if isinstance(merges, list) else ():
-        parts = merge.split(" ") if isinstance(merge, str) else merge
-        if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):
-            raise CheckpointError("malformed merge", path=source.path, field="model.merges", got=repr(merge)[:200])
-        pairs.append((parts[0], parts[1]))
+    merges = source.model.get("merges") or []
+    split = [merge.split(" ") if isinstance(merge, str) else merge for merge in _items(merges)]
+    pairs: list[tuple[str, str]] = list(map(tuple, split)) if _are_pairs(split) else []
+    if not pairs and merges:
+        wrong = (merge for merge, parts in zip(_items(merges), split, strict=True) if not _are_pairs([parts]))
+        got = repr(next(wrong, merges))[:200]
+        raise CheckpointError("malformed merge", path=source.path, field="model.merges", got=got)
     if len(set(pairs)) != len(pairs):
         pairs = list(dict.fromkeys(reversed(pairs)))[::-1]
     return pairs
+
+
+def _items(merges: Any) -> list[Any]:
+    return merges if isinstance(merges, list) else []
+
+
+def _are_pairs(merges: list[Any]) -> bool:
+    """Whether all are lists of two texts; looking at each takes several times as long."""
+    if not merges or set(map(type, merges)) != {list} or set(map(len, merges)) != {2}:
+        return False
+    return set(map(type, chain.from_iterable(merges))) == {str}
 
 
 def _check_model(source: TokenizerFiles, losses: Losses) -> None:

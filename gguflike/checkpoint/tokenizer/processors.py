@@ -45,7 +45,7 @@ def separates(source: TokenizerFiles, separators: set[str]) -> bool | None:
             return True
         pair = step.get("pair") if step.get("type") == "TemplateProcessing" else None
         if isinstance(pair, list):
-            tokens = [None if "Sequence" in piece else piece.get("SpecialToken", {}).get("id") for piece in pair]
+            tokens = [_special(source, piece) for piece in pair]
             places = [place for place, token in enumerate(tokens) if token is None]
             if len(places) == 2 and places[1] > places[0] + 1:
                 between = tokens[places[0] + 1 : places[1]]
@@ -69,18 +69,26 @@ def _template(source: TokenizerFiles, step: Mapping[str, Any], ids: Mapping[str,
     sides: tuple[list[int], list[int]] = ([], [])
     texts = 0
     for piece in pieces:
-        token = piece.get("SpecialToken") if isinstance(piece, dict) else None
-        name = token.get("id") if isinstance(token, dict) else None
-        if isinstance(name, str):
+        name = _special(source, piece)
+        if name is not None:
             entry = table.get(name)
             listed = entry.get("ids") if isinstance(entry, dict) else None
             found = [_id(source, name, index, ids) for index in (listed if isinstance(listed, list) else [None])]
             sides[min(texts, 1)].extend(found)
-        elif isinstance(piece, dict) and "Sequence" in piece:
-            texts += 1
         else:
-            raise _malformed(source, repr(piece))
+            texts += 1
     return sides
+
+
+def _special(source: TokenizerFiles, piece: Any) -> str | None:
+    """The special token that a piece of a template is, or None for the text."""
+    if isinstance(piece, dict) and "Sequence" in piece:
+        return None
+    token = piece.get("SpecialToken") if isinstance(piece, dict) else None
+    name = token.get("id") if isinstance(token, dict) else None
+    if not isinstance(name, str):
+        raise _malformed(source, repr(piece))
+    return name
 
 
 def _id(source: TokenizerFiles, text: str, index: Any, ids: Mapping[str, int]) -> int:
