@@ -520,6 +520,39 @@ def test_settings_of_modelopt_in_a_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(opened.tensors[f"{UP}.weight"].read_f32(), case.weights[f"{UP}.weight"])
 
 
+def test_groups_of_settings_for_some_modules(tmp_path: Path) -> None:
+    """One names a module, one is for a class, one is of activations only."""
+    four, eight = packed(4, 32, False), packed(8, 64, True)
+    names = [name for name in eight.tensors if name.startswith(DOWN)]
+    weights = {
+        key: {**groups("group", bits, "int", size, sym)["group_0"]}
+        for key, bits, size, sym in (("a", 4, 32, True), ("b", 8, 64, False))
+    }
+    weights["b"]["targets"] = ["re:.*down_proj$"]
+    settings = {**weights, "c": {"targets": ["re:.*self_attn$"], "weights": None, "input_activations": {"num_bits": 8}}}
+    case = four._replace(
+        tensors={**four.tensors, **{name: eight.tensors[name] for name in names}},
+        settings={**four.settings, "config_groups": settings},
+    )
+    opened = checkpoint.open(written(tmp_path / "m", case))
+    np.testing.assert_array_equal(opened.tensors[f"{UP}.weight"].read_f32(), four.weights[f"{UP}.weight"])
+    np.testing.assert_array_equal(opened.tensors[f"{DOWN}.weight"].read_f32(), eight.weights[f"{DOWN}.weight"])
+
+
+def test_stacks_of_8_bit_floats(tmp_path: Path) -> None:
+    """Experts as Transformers 5 saves them: three axes, and scales for blocks of the last two."""
+    rng = np.random.default_rng(0)
+    codes, name = codes8(rng, (3, 64, 96)), "model.layers.0.mlp.experts.gate_up_proj"
+    scales = rng.uniform(0.01, 0.1, (3, 2, 3)).astype(np.float32)
+    tensors = {name: Stored("F8_E4M3", codes), f"{name}_scale_inv": Stored("F32", scales)}
+    opened = checkpoint.open(
+        stored.folder(tmp_path / "m", tensors, {"quant_method": "fp8", "weight_block_size": [32, 32]})
+    )
+    wanted = E4M3[codes] * np.repeat(np.repeat(scales, 32, 1), 32, 2)
+    np.testing.assert_array_equal(opened.tensors[name].read_f32(), wanted)
+    np.testing.assert_array_equal(opened.tensors[name].read_f32(1, 3), wanted[1:])
+
+
 def test_settings_of_mlx_for_one_layer(tmp_path: Path) -> None:
     case, other = mlx(4, 32), mlx(6, 64)
     names = [name for name in other.tensors if name.startswith(DOWN)]

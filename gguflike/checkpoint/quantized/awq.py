@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.checkpoint.quantized.gptq import columns_of, grouped
+from gguflike.checkpoint.quantized.gptq import HOW, columns_of, grouped
 from gguflike.checkpoint.quantized.pool import Pool, Settings, exactly, expect_shape
 from gguflike.checkpoint.quantized.tensors import Computed, Floats, computed, unpacked
 from gguflike.checkpoint.safetensors import LazyTensor
@@ -50,10 +50,8 @@ def read(pool: Pool, settings: Settings) -> str:
     group = settings.integer("group_size", "q_group_size", default=-1)
     settings.choice("version", "format", "checkpoint_format", among=("gemm",), default="gemm")
     settings.choice("zero_point", among=(True,), default=True)
-    settings.inert(
-        "backend do_fuse fuse_max_seq_len modules_to_fuse exllama_config modules_to_not_convert sym desc_act lm_head"
-        " meta pack_dtype true_sequential damp_percent quantizer data_type iters autoround_version"
-    )
+    settings.inert(HOW)
+    settings.inert("do_fuse fuse_max_seq_len modules_to_fuse modules_to_not_convert dynamic pack_dtype")
     for module in pool.modules(".qweight"):
         pool.give(_matrix(pool, module, group))
     return "AWQ 4 bits, " + (f"groups of {group}" if group > 0 else "one group for each row")

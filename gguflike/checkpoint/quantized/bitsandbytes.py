@@ -17,7 +17,7 @@ import numpy as np
 
 from gguflike.checkpoint import strictjson
 from gguflike.checkpoint.quantized.pool import Pool, Settings, expect_shape
-from gguflike.checkpoint.quantized.tensors import Computed, Floats, Scaled, computed, scales_of
+from gguflike.checkpoint.quantized.tensors import Computed, Floats, Scaled, computed, scales_of, unpacked
 from gguflike.checkpoint.safetensors import LazyTensor
 from gguflike.errors import CheckpointError, UnsupportedError
 
@@ -43,7 +43,7 @@ class FourBits(Computed):
         row = prod(self.shape[1:])
         first, last = start * row, stop * row
         pairs = self.codes.read(first // 2, -(-last // 2)).reshape(-1)
-        codes = np.stack([pairs >> 4, pairs & 15], axis=-1).reshape(-1)[first % 2 :][: last - first]
+        codes = unpacked(pairs >> 4 | pairs << 4, 4)[first % 2 :][: last - first]
         low, high = first // self.block, -(-last // self.block)
         scales = np.repeat(self._scales(low, high), self.block)[first - low * self.block :][: last - first]
         values: Floats = self.table.read_f32()[codes] * scales

@@ -138,7 +138,7 @@ def read(pool: Pool, settings: Settings) -> str:
     _refuse_sparse(settings)
     settings.inert("ignore kv_cache_scheme global_compression_ratio version run_compressed dequantize")
     settings.inert("use_optimized_inference moe_sparsity_config")
-    groups = [_group(values, settings.field) for values in settings.get("config_groups", default={}).values()]
+    groups = _groups(settings)
     kinds: set[str] = set()
     for module in pool.modules(f".{_PACKED}"):
         kinds.add(_packed(pool, module, _of(groups, module)))
@@ -166,16 +166,18 @@ def _refuse_sparse(settings: Settings) -> None:
             )
 
 
-def _group(values: Any, field: str) -> Group:
-    weights = values.get("weights") if isinstance(values, dict) else None
-    field = f"{field}: config_groups"
+def _groups(settings: Settings) -> list[Group]:
+    """The groups of settings that say something of weights, and not of activations alone."""
+    stated, field = settings.get("config_groups", default={}), f"{settings.field}: config_groups"
+    if not isinstance(stated, dict) or not all(isinstance(values, dict) for values in stated.values()):
+        raise CheckpointError("groups of settings are malformed", field=field, got=repr(stated)[:120])
+    return [_group(values, field) for values in stated.values() if values.get("weights")]
+
+
+def _group(values: Mapping[str, Any], field: str) -> Group:
+    weights = values["weights"]
     if not isinstance(weights, dict):
-        raise UnsupportedError(
-            "group of settings without weights",
-            field=field,
-            got=repr(values)[:120],
-            remedy="only activations are quantized",
-        )
+        raise CheckpointError("settings of weights are malformed", field=field, got=repr(weights)[:120])
     of = Settings(weights, field)
     size, block = of.get("group_size"), of.get("block_structure")
     targets = values.get("targets") or []
@@ -198,16 +200,17 @@ def _group(values: Any, field: str) -> Group:
 
 
 def _of(groups: list[Group], module: str) -> Group | None:
-    """The group of settings for a module: one that names it, or one for its class; None where several could be."""
+    """The group of settings for a module: the first that names it, or one for its class; None where there is none."""
     by_name = [group for group in groups if group.names(module)]
-    found = by_name or [group for group in groups if any(target.isidentifier() for target in group.targets)]
-    return found[0] if len(found) == 1 or by_name else None
+    by_class = [group for group in groups if any(target.isidentifier() for target in group.targets)]
+    linear = [group for group in by_class if "Linear" in group.targets]
+    return next(iter([*by_name, *linear, *by_class]), None)
 
 
 def _needed(group: Group | None, tensor: LazyTensor) -> Group:
     if group is None:
         raise CheckpointError(
-            "no settings, or several, are for a quantized weight",
+            "no settings are for a quantized weight",
             path=tensor.path,
             tensor=tensor.name,
             expected="one of config_groups whose targets name it",

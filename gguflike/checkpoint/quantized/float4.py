@@ -17,7 +17,7 @@ import numpy.typing as npt
 from gguflike.blocks.float4 import E2M1_DOUBLED
 from gguflike.checkpoint import float8
 from gguflike.checkpoint.quantized.pool import expect_shape
-from gguflike.checkpoint.quantized.tensors import Computed, Floats, computed
+from gguflike.checkpoint.quantized.tensors import Computed, Floats, computed, unpacked
 from gguflike.checkpoint.safetensors import LazyTensor
 from gguflike.errors import CheckpointError
 
@@ -87,8 +87,7 @@ class Float4(Computed):
         return float(np.float32(1) / np.float32(stored)) if self.inverse else stored
 
     def _stored(self, start: int, stop: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        pairs = np.ascontiguousarray(self.codes.read(start, stop)).view(np.uint8)
-        codes = np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(stop - start, *self.shape[1:])
+        codes = unpacked(self.codes.read(start, stop), 4).reshape(stop - start, *self.shape[1:])
         return codes, self.scales.read(start, stop)
 
     def _check_scales(self, scales: npt.NDArray[np.uint8]) -> None:

@@ -21,7 +21,8 @@ from gguflike.checkpoint.safetensors import LazyTensor
 from gguflike.errors import CheckpointError, UnsupportedError
 
 BITS = (2, 3, 4, 8)
-_HOW = """
+#: Settings of how weights were found, and of what computes with them.
+HOW = """
     damp_percent damp_auto_increment desc_act static_groups sym true_sequential model_name_or_path model_file_base_name
     model_seqlen block_name_to_quantize module_name_preceding_first_block batch_size pad_token_id max_input_length
     cache_block_outputs modules_in_block_to_quantize act_group_aware tokenizer dataset exllama_config use_exllama
@@ -111,7 +112,7 @@ def read(pool: Pool, settings: Settings) -> str:
     settings.choice("pack_dtype", among=("int32",), default="int32")
     if settings.get("is_marlin_format"):
         raise UnsupportedError("GPTQ weights in Marlin's arrangement", field=settings.field, remedy=REMEDY)
-    settings.inert(_HOW)
+    settings.inert(HOW)
     by_words = "gptqmodel" in str(settings.get("meta", default={})).lower()
     widths = set()
     for module in pool.modules(".qweight"):
