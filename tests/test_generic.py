@@ -251,6 +251,21 @@ def test_float64_is_rounded_and_said(tmp_path: Path) -> None:
     assert convert(path, None, "F32", generic=True, dry_run=True).notices == ("1 tensor of float64 rounded to float32",)
 
 
+def test_8_bit_floats(tmp_path: Path) -> None:
+    """Their values are kept, not what scales beside them make of them, and that is said."""
+    codes = np.tile(np.arange(64, dtype=np.uint8), (8, 8))
+    tensors = {"x.weight": ("F8_E4M3", codes), "x.scale_weight": ("F32", np.array(0.5, np.float32))}
+    path = safetensors(tmp_path / "a.safetensors", tensors)
+    plan = convert(path, tmp_path / "a.gguf", "F16", generic=True)
+    assert plan.notices == (
+        "1 tensor of 8-bit floats and 1 scale, x.scale_weight first, stay apart: "
+        "most readers of such files do not multiply them",
+    )
+    np.testing.assert_array_equal(arrays(tmp_path / "a.gguf")["x.weight"], read_header(path)["x.weight"].read_f32())
+    del tensors["x.scale_weight"]
+    assert convert(safetensors(path, tensors), None, "F16", generic=True, dry_run=True).notices == ()
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

@@ -81,6 +81,16 @@ def test_what_is_added(settings: dict[str, Any], scale: float, base: Path, tmp_p
         np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
+def test_names_with_that_of_the_adapter(base: Path, tmp_path: Path) -> None:
+    """As who saves a model's whole state leaves them."""
+    parts = factors(DOWN, 32, 64)
+    named = {name.replace(".weight", ".default.weight"): values for name, values in parts.items()}
+    whole = {"base_model.model.lm_head.modules_to_save.default.weight": matrix(260, 32)}
+    found = merged(base, [adapter(tmp_path / "a", {**named, **whole})])
+    expected = merged(base, [adapter(tmp_path / "b", {**parts, "base_model.model.lm_head.weight": matrix(260, 32)})])
+    assert all(np.array_equal(values, expected[name]) for name, values in found.items())
+
+
 def test_several_and_scales(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = factors(DOWN, 32, 64), factors(DOWN, 32, 64, seed=5)
     first, second = adapter(tmp_path / "one", one), adapter(tmp_path / "two", two)

@@ -24,6 +24,8 @@ from gguflike.errors import CheckpointError, UnsupportedError
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.safetensors.index.json", "adapter_model.bin")
 _PREFIX = re.compile(r"^base_model\.(model\.)?")
+# The name of the adapter, which PEFT leaves out when it saves, and whoever saves a model's whole state does not.
+_ADAPTER = re.compile(r"(\.lora_(?:[AB]|embedding_[AB]|magnitude_vector)|\.modules_to_save)\.default(\.|$)")
 _PARTS = re.compile(
     r"(?P<module>.+?)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_embedding_A|lora_embedding_B"
     r"|lora_magnitude_vector(\.weight)?|base_layer\.(?P<base>weight|bias)"
@@ -189,7 +191,7 @@ def _sorted(
     parts: dict[str, dict[str, LazyTensor]] = {}
     replaced: dict[str, LazyTensor] = {}
     for name, tensor in tensors.items():
-        match = _PARTS.fullmatch(_PREFIX.sub("", name))
+        match = _PARTS.fullmatch(_ADAPTER.sub(r"\1\2", _PREFIX.sub("", name)))
         if match is None or "lora_" in match["module"]:
             raise UnsupportedError("a tensor that is none of LoRA's", path=path, tensor=name[:200])
         whole = match["whole"] or match["base"]

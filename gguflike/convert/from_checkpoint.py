@@ -167,11 +167,11 @@ def plan_conversion(
     selection = select(options)
     if isinstance(ignore_config, str | bytes):
         raise ArgumentTypeError("not a list", field="ignore_config", expected="a list of keys", got=repr(ignore_config))
+    by_source = isinstance(type, str) and type.lower() == AUTO
+    recipe = recipes.by_name("F16" if by_source or generic else type)
     src, revision = fetched(src, revision, cache, progress)
     if generic:
         return _plan_generic(src, out, type, selection, arch, name, split, lora, base, imatrix, revision)
-    by_source = isinstance(type, str) and type.lower() == AUTO
-    recipe = recipes.by_name("F16" if by_source else type)
     adapters = loras.open_all(lora)
     if arch is not None:
         raise ArgumentError("only a network of any kind is given an architecture", field="arch", remedy=_GENERIC)

@@ -21,7 +21,8 @@ import numpy as np
 
 from gguflike.blocks import FORMATS, format_by_name
 from gguflike.checkpoint import LazyTensor, weights
-from gguflike.checkpoint.safetensors import GGUF_TYPES, ROUNDED
+from gguflike.checkpoint.safetensors import FLOATS, GGUF_TYPES, ROUNDED
+from gguflike.checkpoint.source import called
 from gguflike.container import Typed, ValueType
 from gguflike.container.layout import MAX_DIMS, ORIGINAL_SHAPE
 from gguflike.container.splitting import Split
@@ -46,6 +47,7 @@ UNKNOWN = "generic"  # general.architecture where nothing is said
 
 # Norms, and what is added to activations or scales them.
 _DELICATE = re.compile(r"norm|pos_embed|positional|modulation$|scale_shift_table|logit_scale|register_tokens", re.I)
+_SCALE = re.compile(r"(^|\.)(scale_weight|weight_scale(_inv)?|scaled_fp8)$")
 _ARCHITECTURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -148,6 +150,7 @@ def plan_generic(
         },
     }
     notices = [*found.notices, *([f"{counted(len(wide), 'tensor')} of float64 rounded to float32"] if wide else [])]
+    notices += _scaled(found.tensors)
     return plans.make(
         source=label,
         target=out,
@@ -202,12 +205,22 @@ def is_delicate(name: str, shape: tuple[int, ...]) -> bool:
 
 def _open(path: Path) -> tuple[str, weights.Weights]:
     if path.is_file():
-        return path.name.partition(".safetensors")[0], weights.of_file(path)
+        return path.name.partition(".safetensors")[0].removesuffix(path.suffix), weights.of_file(path)
     if path.is_dir():
-        return path.resolve().name, weights.of_folder(path, {})
+        return called(path)[0], weights.of_folder(path, {})
     raise CheckpointError(
         "no such file or folder", path=path, expected="a file of safetensors, or a folder with one or more of them"
     )
+
+
+def _scaled(tensors: Mapping[str, LazyTensor]) -> list[str]:
+    """A notice of 8-bit floats that stand for other values than theirs."""
+    scales = [name for name in tensors if _SCALE.search(name)]
+    coded = [tensor for tensor in tensors.values() if tensor.dtype in FLOATS and tensor.dtype not in FORMATS]
+    if not scales or not coded:
+        return []
+    apart = f"{counted(len(coded), 'tensor')} of 8-bit floats and {counted(len(scales), 'scale')}, {scales[0]} first"
+    return [f"{apart}, stay apart: most readers of such files do not multiply them"]
 
 
 def _recipe(type: str, tensors: Iterable[LazyTensor]) -> Recipe:
