@@ -186,6 +186,13 @@ def test_folders_that_were_made_go_where_nothing_was_written(
     assert [path.name for path in tmp_path.rglob("*")] == ["there"]
 
 
+def test_a_file_in_place_of_a_folder(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    with pytest.raises(OutputError, match="cannot write"):
+        convert(folder, tmp_path / "file" / "a" / "x.gguf", "F32")
+    assert (tmp_path / "file").read_bytes() == b"x"
+
+
 def test_without_hard_links_the_file_is_renamed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on FAT, where the default would fail else."""
     import errno

@@ -84,9 +84,8 @@ def take(args: argparse.Namespace, default_type: str | None) -> dict[str, Any]:
 
 def plan_and_run(args: argparse.Namespace, plan: Callable[..., ConversionPlan], **options: Any) -> int:
     """Show what ``plan(source, out, type, ...)`` gives, carry it out unless it is a dry run, and report."""
-    from gguflike.container import check_free
     from gguflike.container.splitting import split_of
-    from gguflike.convert.execute import execute
+    from gguflike.convert.execute import check_targets, execute
     from gguflike.convert.proof import proven
     from gguflike.convert.resume import with_notice
 
@@ -94,8 +93,7 @@ def plan_and_run(args: argparse.Namespace, plan: Callable[..., ConversionPlan], 
     split = split_of(args.split_max_size, args.split_max_tensors, args.no_tensor_first_split)
     planned = plan(args.source, args.out, args.type, imatrix=args.imatrix, split=split, **options)
     if not args.dry_run:
-        for path in planned.paths:
-            check_free(path, args.overwrite)
+        check_targets(planned, args.overwrite)
     planned = with_notice(planned, "search", resume)
     if not args.dry_run:
         planned = proven(planned)

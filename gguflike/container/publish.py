@@ -49,8 +49,8 @@ def made_folder(folder: str | os.PathLike[str]) -> Iterator[None]:
     """A folder that is there while the block runs: made with its parents, and what was made removed again where the
     block raises and leaves it empty."""
     wanted = Path(folder)
-    made = [path for path in (wanted, *wanted.parents) if not path.exists()]
     with output_errors(folder):
+        made = [path for path in (wanted, *wanted.parents) if not path.exists()]
         wanted.mkdir(parents=True, exist_ok=True)
     try:
         yield

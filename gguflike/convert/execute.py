@@ -26,6 +26,12 @@ def check_options(method: str, threads: int | None) -> None:
     check_threads(threads)
 
 
+def check_targets(plan: ConversionPlan, overwrite: bool) -> None:
+    """OutputError where a file that is to be written exists and may not be replaced: before anything takes time."""
+    for path in plan.paths:
+        check_free(path, overwrite)
+
+
 def execute(
     plan: ConversionPlan,
     *,
@@ -47,8 +53,7 @@ def execute(
     """
     if plan.target is None:
         raise OutputError("the plan names no target")
-    for path in plan.paths:
-        check_free(path, overwrite)
+    check_targets(plan, overwrite)
     done = 0
 
     def advance(count: int, what: str) -> None:

@@ -25,7 +25,7 @@ from gguflike.convert import lora as loras
 from gguflike.convert import metadata as general
 from gguflike.convert import plan as plans
 from gguflike.convert import recipe as recipes
-from gguflike.convert.execute import check_options, execute
+from gguflike.convert.execute import check_options, check_targets, execute
 from gguflike.convert.facts import Facts, facts, single
 from gguflike.convert.lora import Lora
 from gguflike.convert.matching import by_canonical_name, check_layers, is_tied, match, small_values, tied_or_not
@@ -130,6 +130,7 @@ def convert(
     )
     planned = with_notice(planned, method, resume)
     if not dry_run:
+        check_targets(planned, overwrite)
         planned = proven(planned)
         execute(
             planned,
