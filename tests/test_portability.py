@@ -76,11 +76,11 @@ removed = [
 for module, name in removed:
     delattr(module, name)
 
-def missing(name, globals=None, *args, real=builtins.__import__):
+def missing(name, globals=None, *args, real=builtins.__import__, **kwargs):
     ours = (globals or {}).get("__name__", "").startswith("gguflike")
     if ours and name in ("resource", "fcntl", "pwd", "grp", "termios", "posix"):
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-    return real(name, globals, *args)
+    return real(name, globals, *args, **kwargs)
 builtins.__import__ = missing
 
 def hidden(real):
