@@ -10,6 +10,7 @@ import struct
 import time
 import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,29 @@ def test_files_from_before_zip_archives(tmp_path: Path) -> None:
         pickled.read(written(tmp_path, short))
     with pytest.raises(CheckpointError, match="keys of the storages are malformed"):
         pickled.read(written(tmp_path, stream(state_dict(entries), ["7"], [other])))
+
+
+def test_archives_of_more_than_4_gib(tmp_path: Path) -> None:
+    """Sizes and places of 64 bits, as such archives have them, in a small one."""
+    records = {"archive/data.pkl": state_dict({"w": GOOD}), "archive/data/0": FOUR.tobytes()}
+    data, directory = b"", b""
+    for key, value in records.items():
+        name_of, header = key.encode(), len(data)
+        data += b"PK\3\4" + struct.pack("<HHHHHIIIHH", 45, 0, 0, 0, 0, 0, *[0xFFFFFFFF] * 2, len(name_of), 20) + name_of
+        data += struct.pack("<HHQQ", 1, 16, len(value), len(value)) + value
+        extra = struct.pack("<HH4x", 0x4246, 4) + struct.pack("<HHQQQ", 1, 24, len(value), len(value), header)
+        directory += b"PK\1\2" + struct.pack("<HHHHHHIII", 45, 45, 0, 0, 0, 0, zlib.crc32(value), *[0xFFFFFFFF] * 2)
+        directory += struct.pack("<HHHHHII", len(name_of), len(extra), 0, 0, 0, 0, 0xFFFFFFFF) + name_of + extra
+    start, count = len(data), len(records)
+    end = b"PK\6\6" + struct.pack("<QHHIIQQQQ", 44, 45, 45, 0, 0, count, count, len(directory), start)
+    locator = b"PK\6\7" + struct.pack("<IQI", 0, start + len(directory), 1)
+    last = b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+    path = written(tmp_path, data + directory + end + locator + last)
+    np.testing.assert_array_equal(pickled.read(path)["w"].read(), FOUR)
+    assert zipfile.ZipFile(path).read("archive/data/0") == FOUR.tobytes()  # it is such an archive
+    beyond = b"PK\6\7" + struct.pack("<IQI", 0, 1 << 40, 1)
+    with pytest.raises(CheckpointError, match="directory of the archive is beyond its end"):
+        pickled.read(written(tmp_path, data + directory + end + beyond + last))
 
 
 def test_a_state_dict_among_other_things(tmp_path: Path) -> None:

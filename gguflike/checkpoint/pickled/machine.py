@@ -190,7 +190,7 @@ class Machine:
         if not known or not (
             (module, name) in _TYPES
             or (module, name) in _CALLS
-            or (module in ("torch", "torch.storage") and name in _STORAGES)
+            or (module in ("torch", "torch.storage", "torch.cuda") and name in _STORAGES)
             or (module == "torch" and name in _DTYPES)
         ):
             asked = f"{module}.{name}"[:160] if known else "a name that is no text"
