@@ -139,7 +139,8 @@ def _unnamed(folder: Path) -> Weights:
             got=", ".join(each.name for each in sets[:5]),
             remedy="name the file to take as the source",
         )
-    names = ", ".join(each.name if len(each.files) == 1 else f"{each.name} and its like" for each in sets)
+    more = [f" and {len(each.files) - 1} more" if len(each.files) > 1 else "" for each in sets]
+    names = ", ".join(each.name + rest for each, rest in zip(sets, more, strict=True))
     return _noticed(found, f"the weights are those of {names}: there is neither {SINGLE} nor {INDEX}")
 
 
