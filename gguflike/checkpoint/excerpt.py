@@ -84,7 +84,7 @@ def _unigram(vocabulary: Vocabulary, text: str, most: int) -> Excerpt | None:
     if len(written) > most:
         return None
     # The lowest score of all tells what an unknown character costs.
-    lowest = int(vocabulary.scores.argmin())
+    lowest = int(np.where(vocabulary.types == TokenType.UNUSED, np.inf, vocabulary.scores).argmin())
     return Excerpt(sorted({*vocabulary.texts.within(written), *added, *vocabulary.special.values(), lowest}), [])
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gguflike.checkpoint.tokenizer.files import TokenizerFiles
     from gguflike.checkpoint.tokenizer.losses import Losses
 
+_MARKUP = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.BYTE)
 _HIGHEST = 3e38  # magnitude of a score, which is a float32
 _UNUSED = -10000.0  # the score of ids without a token, as llama.cpp's converter writes it
 _REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
@@ -185,15 +186,19 @@ def parts(vocabulary: Vocabulary, markup: bool, ids: Sequence[int] | None = None
     """
     types, scores = vocabulary.types, vocabulary.scores
     if ids is None:
-        pairs = [list(pair) for pair in zip(vocabulary.texts.tolist(), scores.tolist(), strict=True)]
+        used = np.flatnonzero(types != TokenType.UNUSED)
+        count = int(used[-1]) + 1 if len(used) else 0  # the rest only fills up the embedding
+        types = types[:count]
+        pairs = [list(pair) for pair in zip(vocabulary.texts.tolist()[:count], scores[:count].tolist(), strict=True)]
     else:
         types = types[ids]
         pairs = [[vocabulary.tokens[index], float(scores[index])] for index in ids]
-    if not markup:
-        hidden = np.isin(types, (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.BYTE))
-        for index in np.flatnonzero(hidden).tolist():
-            # A space cannot occur in what is looked up, so that a token with one is never found.
-            pairs[index][0] = f" {pairs[index][0]}"
+    hidden = [TokenType.UNUSED] if markup else [TokenType.UNUSED, *_MARKUP]
+    for place in np.flatnonzero(np.isin(types, hidden)).tolist():
+        # A space cannot occur in what is looked up, so that a token with one is never found.
+        pairs[place][0] = f" {pairs[place][0]}"
+    for place in np.flatnonzero(types == TokenType.UNUSED).tolist():
+        pairs[place][1] = 0.0  # the lowest score of all tells what an unknown character costs
     steps: list[dict[str, Any]] = []
     if vocabulary.charsmap:
         text = base64.b64encode(vocabulary.charsmap).decode()
