@@ -217,6 +217,21 @@ def test_shards_both_ways(network: Path, tmp_path: Path) -> None:
     assert convert(folder, None, "F16", generic=True, dry_run=True).parameters == plan.parameters
 
 
+def test_what_a_file_is_called(tmp_path: Path) -> None:
+    folder = tmp_path / "Some-VAE"
+    folder.mkdir()
+    tensors = {"x": ("F32", np.ones((4, 512), np.float32))}
+    for name, label in (
+        ("diffusion_pytorch_model.fp16", "Some-VAE"),
+        ("model", "Some-VAE"),
+        ("flux1-dev", "flux1-dev"),
+    ):
+        path = safetensors(folder / f"{name}.safetensors", tensors)
+        plan = convert(path, f"{tmp_path}/", "F16", generic=True, dry_run=True)
+        assert plan.target == tmp_path / f"{label}-F16.gguf"
+        assert plan.metadata["gguflike.source"] == label
+
+
 def test_names(tmp_path: Path) -> None:
     for name, notices in (("x" * 63, 0), ("x" * 64, 1), ("x" * 127, 1)):
         path = safetensors(tmp_path / "a.safetensors", {name: ("F32", np.ones((4, 512), np.float32))})

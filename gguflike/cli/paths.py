@@ -21,6 +21,8 @@ FOREIGN: Mapping[str, str] = {
     "--max-buffer-size": "leave it out: memory is bounded at any size",
     "--bigendian": "files are little-endian, which llama.cpp reads on every machine",
     "--verbose": "leave it out: the plan is always printed; --json has all of it",
+    "--vocab-only": "files of a vocabulary alone are not written",
+    "--mmproj": "parts of a model for images and sound are not converted, its text model is",
     "--trust-remote-code": "leave it out: no code of a checkpoint is ever run",
 }
 
@@ -49,6 +51,8 @@ def take_rest(args: argparse.Namespace, *, typed: bool) -> None:
     from gguflike.cli import UsageError
 
     rest: list[str] = args.rest
+    if typed and args.type is not None and args.type.isdecimal():
+        raise UsageError(f"-t is the type, such as -t Q8_0; {args.type} threads are --threads {args.type}")
     if rest and args.out is None and not (typed and _type(rest[0])):
         args.out = rest.pop(0)
     kind = rest.pop(0) if rest and typed else None

@@ -47,6 +47,8 @@ UNKNOWN = "generic"  # general.architecture where nothing is said
 
 # Norms, and what is added to activations or scales them.
 _DELICATE = re.compile(r"norm|pos_embed|positional|modulation$|scale_shift_table|logit_scale|register_tokens", re.I)
+# Names of files that say nothing of the network: their folder's does.
+_UNSAYING = re.compile(r"(diffusion_pytorch_|pytorch_)?model(-\d+-of-\d+)?(\.fp16)?")
 _SCALE = re.compile(r"(^|\.)(scale_weight|weight_scale(_inv)?|scaled_fp8)$")
 _ARCHITECTURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -205,7 +207,8 @@ def is_delicate(name: str, shape: tuple[int, ...]) -> bool:
 
 def _open(path: Path) -> tuple[str, weights.Weights]:
     if path.is_file():
-        return path.name.partition(".safetensors")[0].removesuffix(path.suffix), weights.of_file(path)
+        stem = path.name.partition(".safetensors")[0].removesuffix(path.suffix)
+        return called(path.parent)[0] if _UNSAYING.fullmatch(stem) else stem, weights.of_file(path)
     if path.is_dir():
         return called(path)[0], weights.of_folder(path, {})
     raise CheckpointError(
