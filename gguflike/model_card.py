@@ -40,7 +40,7 @@ def page(repo: str, entries: Sequence[Entry]) -> str:
         _of_what(said),
         _table(entries),
         *_made(models),
-        _runs(repo, models[0].name),
+        _runs(repo, models[0]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -61,7 +61,7 @@ def _front_matter(said: Mapping[str, Any], kinds: Sequence[str]) -> str:
     tags = [*dict.fromkeys(["gguf", *kinds, *_texts(said.get("general.tags"))])]
     facts = {
         "base_model": base_models(said),
-        "base_model_relation": "quantized" if base_models(said) else None,
+        "base_model_relation": ("adapter" if _is_adapter(said) else "quantized") if base_models(said) else None,
         **_license(said),
         "license_link": said.get("general.license.link"),
         "language": _texts(said.get("general.languages")),
@@ -134,15 +134,23 @@ def _made(models: Sequence[Entry]) -> list[str]:
     return ["## How they were made", "\n".join(lines)] if lines else []
 
 
-def _runs(repo: str, name: str) -> str:
+def _is_adapter(said: Mapping[str, Any]) -> bool:
+    return bool(said.get("general.type") == "adapter")
+
+
+def _runs(repo: str, entry: Entry) -> str:
+    name = entry.name
     kind = resolver.type_of(name)
     tag = f"{repo}:{kind}" if kind else repo
     file = PurePosixPath(name).name
     llama = f"llama-cli -hf {tag}" if kind else f"llama-cli --hf-repo {repo} --hf-file {file}"
     ours = tag if kind else f"hf://{repo}/{name}"
+    use = f"{llama}\n\npip install gguflike\ngguflike chat {ours}"
+    if _is_adapter(entry.metadata):
+        use = f"llama-cli -m MODEL.gguf --lora {file}\n\npip install gguflike"
     return (
         "## Run\n\n```\n"
-        f"{llama}\n\npip install gguflike\ngguflike chat {ours}\ngguflike verify {ours}\n"
+        f"{use}\ngguflike verify {ours}\n"
         f"```\n\nThis page was made by `gguflike upload` {__version__} from what the files say of themselves."
     )
 

@@ -136,6 +136,14 @@ def test_of_other_files_the_page_says_less() -> None:
     assert "How they were made" not in page
 
 
+def test_an_adapter_is_applied_not_run(hub: Hub, tmp_path: Path) -> None:
+    page = upload(model(tmp_path / "x.gguf", **{"general.type": "adapter"}), "me/x", dry_run=True).page
+    assert page is not None
+    assert front_matter(page)["base_model_relation"] == "adapter"
+    assert "llama-cli -m MODEL.gguf --lora x.gguf" in page
+    assert "gguflike chat" not in page
+
+
 def test_shards_go_together(hub: Hub, tmp_path: Path) -> None:
     gguflike.convert(tiny.checkpoint(tmp_path / "folder"), tmp_path / "x.gguf", "F16", split_max_tensors=9)
     shards = sorted(tmp_path.glob("x-*-of-*.gguf"))
