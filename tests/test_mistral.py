@@ -120,6 +120,26 @@ def test_mistral(shards: int, tmp_path: Path) -> None:
     assert f"read from params.json and {numbered[0]}, in Mistral's or Meta's own format" in plan.notices
 
 
+def test_mistrals_files_alone(tmp_path: Path) -> None:
+    """params.json, consolidated.safetensors and tekken.json, and nothing of Transformers."""
+    from tests.test_tokenizer_sources import tekken
+
+    tokens = tekken()
+    rows = tokens["config"]["default_vocab_size"]
+    weights = tiny.weights(tiny.config(vocab_size=rows))
+    ours = tmp_path / "own"
+    ours.mkdir()
+    (ours / "params.json").write_text(json.dumps({**PARAMS, "vocab_size": rows}))
+    (ours / "tekken.json").write_text(json.dumps(tokens))
+    (ours / "consolidated.safetensors").write_bytes(tiny.safetensors(renamed(weights)))
+    gguflike.convert(ours, tmp_path / "m.gguf", "F16")
+    fields = tiny.gguf_fields(tmp_path / "m.gguf")
+    assert fields["general.architecture"][1] == "llama"
+    assert fields["tokenizer.ggml.pre"][1] == "tekken"
+    model = gguflike.load(tmp_path / "m.gguf")
+    assert len(list(model.generate("hello", 4))) > 0
+
+
 def test_rows_are_read_in_any_slabs(tmp_path: Path) -> None:
     theirs, weights = of_transformers(tmp_path, **MISTRAL)
     ours = folder(tmp_path / "own", PARAMS, {"consolidated.safetensors": tiny.safetensors(renamed(weights))})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -275,8 +276,11 @@ def test_kept_blocks_compute_the_same_in_llama_cpp(llama_cpp: Callable[[Path], A
     shapes = {name: shape for name, shape in tiny.shapes(tiny.config(**stored.SIZES)).items() if "_proj" in name}
     case = test_quantized.float4("NVFP4", "modelopt", {name.removesuffix(".weight"): s for name, s in shapes.items()})
     folder = test_quantized.written(tmp_path / "m", case)
+    ids = [1, 50, 60, 70, 80]
     logits = []
     for kind in ("NVFP4", "F32"):
-        gguflike.convert(folder, tmp_path / f"{kind}.gguf", kind, tensor_types=["token_embd|^output=F32"])
-        logits.append(llama_cpp(tmp_path / f"{kind}.gguf").logits([1, 50, 60, 70, 80]))
-    assert np.corrcoef(logits[0][-1], logits[1][-1])[0, 1] > 0.999
+        path = tmp_path / f"{kind}.gguf"
+        gguflike.convert(folder, path, kind, tensor_types=["token_embd|^output=F32"])
+        logits += [llama_cpp(path).logits(ids)[-1], gguflike.load(path).logits(ids)[-1]]
+    for first, second in itertools.combinations(logits, 2):
+        assert np.corrcoef(first, second)[0, 1] > 0.999
