@@ -31,6 +31,7 @@ _PARTS = re.compile(
     r"|lora_magnitude_vector(\.weight)?|base_layer\.(?P<base>weight|bias)"
     r"|(modules_to_save\.)?(?P<whole>weight|bias))"
 )
+_REPEATS = 3  # in a pattern of modules' names: more, or repeated groups, can take for ever
 # What changes the weights that the adapter was trained beside, which it can only be merged into by its own program.
 _INITIAL = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")
 #: Settings of methods that compute something else than the formulas above -> what they are.
@@ -227,9 +228,12 @@ def _factors(module: str, parts: Mapping[str, LazyTensor], settings: Mapping[str
             expected=f"({rank:g}, columns) and (rows, {rank:g})",
             got=f"{a.shape} and {b.shape}",
         )
+    magnitude = parts.get("lora_magnitude_vector")
+    if settings.get("use_dora") and magnitude is None:
+        raise CheckpointError("a vector of magnitudes is missing", path=path, tensor=f"{module}.lora_magnitude_vector")
     scale = alpha / math.sqrt(rank) if settings.get("use_rslora") else alpha / rank
     turned = bool(settings.get("fan_in_fan_out"))
-    return Factors(a, b, alpha, scale, embedding, parts.get("lora_magnitude_vector"), turned)
+    return Factors(a, b, alpha, scale, embedding, magnitude, turned)
 
 
 def _setting(settings: Mapping[str, Any], key: str, patterns_key: str, module: str, path: Path) -> float:
@@ -247,8 +251,8 @@ def _setting(settings: Mapping[str, Any], key: str, patterns_key: str, module: s
 
 
 def _fits(pattern: str, module: str, path: Path, key: str) -> bool:
-    if len(pattern) > 1000:
-        raise CheckpointError("a pattern is too long", path=path, field=key, got=f"{pattern[:120]}...")
+    if len(pattern) > 1000 or len(re.findall(r"[*+{]", pattern)) > _REPEATS or re.search(r"\)[*+{]", pattern):
+        raise CheckpointError("a pattern is too complicated", path=path, field=key, got=repr(pattern)[:120])
     try:
         return re.fullmatch(rf"(.*\.)?({pattern})", module) is not None
     except re.error as error:
