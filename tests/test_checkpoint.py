@@ -223,7 +223,7 @@ def damaged(tmp_path: Path, what: str) -> Path:
         ("stale single file", "both model.safetensors and an index"),
         ("shard truncated", "outside the file|bytes after"),
         ("no weights", "no safetensors in the folder.*no weights"),
-        ("no config", "config.json: cannot be read: No such file"),
+        ("no config", "there is no config.json; a checkpoint has one beside its weights"),
         ("config is a list", "not an object of JSON"),
         ("generation config is broken", "not valid JSON"),
     ],
@@ -242,6 +242,12 @@ def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("x")
     with pytest.raises(CheckpointError, match=r"no such checkpoint.*got a file"):
         checkpoint.open(tmp_path / "x.txt")
+    (folder / "model.onnx").write_bytes(b"\x08\x07")
+    with pytest.raises(UnsupportedError, match="this is an ONNX model, not a checkpoint of Transformers; take the or"):
+        checkpoint.open(folder / "model.onnx")
+    (folder / "model.gguf").write_bytes(b"GGUF\3\0\0\0")
+    with pytest.raises(CheckpointError, match="this is a GGUF file"):
+        checkpoint.open(folder / "model.gguf")
     (tmp_path / "model").write_bytes(b"GGUF\3\0\0\0")
     with pytest.raises(CheckpointError, match="this is a GGUF file, not a checkpoint; `gguflike quantize` writes it"):
         checkpoint.open(tmp_path / "model")

@@ -22,6 +22,7 @@ FILES = (
     *("vocab.txt", "chat_template.json", "chat_template.jinja"),
     *(sentence_transformers.MODULES, sentence_transformers.POOLING),
 )
+_OF_CHECKPOINTS = (".json", ".txt", ".model", ".jinja", ".md")
 _EXPECTED = "a folder with config.json and *.safetensors, or a Hugging Face id such as org/name"
 
 
@@ -81,12 +82,13 @@ def open(source: str | os.PathLike[str], revision: str | None = None, ignored: I
     )
 
 
-def _no_checkpoint(path: Path) -> CheckpointError:
-    """The error for a file that is not one of weights."""
+def _no_checkpoint(path: Path) -> Exception:
+    """The error for a file that is not one of weights: what it is, or where it belongs to."""
     with path.open("rb") as file:
-        known = files.not_the_file(path, file.read(foreign.SAMPLE), "a checkpoint")
-    if (path.parent / "config.json").exists():
+        start = file.read(foreign.SAMPLE)
+    if path.suffix in _OF_CHECKPOINTS and (path.parent / "config.json").exists():
         return CheckpointError("a file, and not the checkpoint", path=path, remedy=f"give its folder, {path.parent}")
+    known = files.not_the_file(path, start, "a checkpoint") or recognize.by_name(path)
     return known or CheckpointError("no such checkpoint", path=path, expected=_EXPECTED, got="a file")
 
 
@@ -96,6 +98,8 @@ def _of_transformers(folder: Path, file: Path | None) -> tuple[dict[str, Any], w
         recognize.check_folder(folder)
         if file is not None:
             recognize.check_tensors(weights.of_file(file).tensors, file)
+        remedy = "a checkpoint has one beside its weights, and a tokenizer: download them, too"
+        raise CheckpointError("there is no config.json", path=folder, remedy=remedy)
     config = strictjson.load(folder / "config.json")
     if "peft_type" in config:
         recognize.check_folder(folder)

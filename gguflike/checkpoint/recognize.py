@@ -58,6 +58,17 @@ _FOLDERS = (
 )
 
 
+def by_name(path: Path) -> UnsupportedError | None:
+    """The error that says what a file is that is given as a checkpoint; None where its name does not tell."""
+    row = next((row for row in _FOLDERS if re.fullmatch(row.names, path.name, re.IGNORECASE)), None)
+    return _not_of_transformers(row, path) if row else None
+
+
+def _not_of_transformers(row: _Files, path: Path, got: str | None = None) -> UnsupportedError:
+    what = f"this is {row.what}, not a checkpoint of Transformers"
+    return UnsupportedError(what, path=path, got=got, remedy=row.remedy)
+
+
 def check_folder(folder: Path) -> None:
     """Raise an error that names what a folder is, where it is known and no checkpoint: called where something is
     missing that every checkpoint has."""
@@ -69,10 +80,7 @@ def check_folder(folder: Path) -> None:
     for row in _FOLDERS:
         found = [name for name in entries if re.fullmatch(row.names, name, re.IGNORECASE)]
         if found and (row.beside or not weights):
-            listed = ", ".join(found[:3])
-            raise UnsupportedError(
-                f"this is {row.what}, not a checkpoint of Transformers", path=folder, got=listed, remedy=row.remedy
-            )
+            raise _not_of_transformers(row, folder, ", ".join(found[:3]))
     if not entries:
         raise CheckpointError("the folder is empty", path=folder)
     inner = [name for name in entries if name.endswith("/") and (folder / name / "config.json").exists()]

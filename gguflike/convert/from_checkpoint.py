@@ -94,10 +94,10 @@ def convert(
     the Hub's cache first, and stay there.
 
     With ``dry_run`` the plan is all: nothing is written, ``out`` may be None, and no tensor is read (but an output
-    matrix that config.json ties to the embedding is compared with it, and kept where they differ). One tensor (of a
-    large one, a few slabs) is in memory at a time, or one per worker of ``executor``. The target appears complete or
-    not at all; one that exists is left alone unless ``overwrite`` says so, and one that is a file of the checkpoint, by
-    whatever path or link, or the importance matrix, is refused.
+    matrix that config.json ties to the embedding is compared with it, and kept where they differ, and so are tensors
+    that are stored twice). One tensor (of a large one, a few slabs) is in memory at a time, or one per worker of
+    ``executor``. The target appears complete or not at all; one that exists is left alone unless ``overwrite`` says so,
+    and one that is a file of the checkpoint, by whatever path or link, or the importance matrix, is refused.
 
     A run that is cut off leaves what it has written beside the target, and the same call goes on from there and ends
     with the same bytes; ``resume=False`` begins anew and leaves nothing. ``split_max_size`` (bytes, or text such as
