@@ -54,7 +54,7 @@ def test_keys_that_change_nothing_are_read_over(tmp_path: Path, extra: dict[str,
 
 
 @pytest.mark.parametrize(
-    "name", ["blk.0.attn_q.scale", "blk.1.attn_q_norm.weight", "blk.2.attn_q.weight", "rope_factors_long.weight"]
+    "name", ["blk.0.attn_norm.scale", "blk.1.attn_q_norm.weight", "blk.2.attn_q.weight", "rope_freqs_long.weight"]
 )
 def test_tensors_that_nothing_reads_are_refused(tmp_path: Path, name: str) -> None:
     tiny_gguf.write(tmp_path / "m.gguf", tensors={name: ONE})
