@@ -238,8 +238,9 @@ def test_nothing_in_a_journal_is_believed(folder: Path, tmp_path: Path, encoded:
     partial.write_bytes(data)
     del encoded[:]
     done = convert(folder, tmp_path / "x.gguf", "F16")
-    left = {"data": 13, "line": 18, "tail": 12, "head": 21, "short": 21}[damage]
-    assert left <= len(encoded) <= left + (damage in ("data", "tail"))  # the writer may have been a tensor ahead
+    # Nine tensors were written when it was cut off, or a few more: the stages go on until they hear of it.
+    least, most = {"data": (9, 13), "line": (18, 18), "tail": (8, 12), "head": (21, 21), "short": (21, 21)}[damage]
+    assert least <= len(encoded) <= most
     assert (infos[2].name in encoded) == (damage in ("data", "head", "short"))
     assert (tmp_path / "x.gguf").read_bytes() == bytes_of(folder)
     assert gguflike.verify(done.paths[0]).findings == ()
@@ -379,6 +380,7 @@ def test_a_process_that_was_forked_does_not_hold_the_lock(tmp_path: Path) -> Non
         pytest.skip("nothing is forked here")
     planned = plan({}, [TensorSpec("x", (8,), gguflike.blocks.FORMATS["F32"])])
     read, write = os.pipe()
+    here, ready = os.pipe()
     child = 0
 
     def die() -> None:
@@ -387,8 +389,10 @@ def test_a_process_that_was_forked_does_not_hold_the_lock(tmp_path: Path) -> Non
             writer.write("x", np.zeros(32, np.uint8))
             child = os.fork()
             if not child:
+                os.write(ready, b"x")
                 os.read(read, 1)
                 os._exit(0)
+            os.read(here, 1)
             raise Cut
 
     with pytest.raises(Cut):
@@ -467,7 +471,7 @@ def test_a_source_that_cannot_be_read(
             convert(folder, tmp_path / "x.gguf", "F16")
     del encoded[:]
     convert(folder, tmp_path / "x.gguf", "F16")
-    assert len(encoded) <= 21 - max(fail_at - 4, 0)  # three may have been on their way
+    assert len(encoded) <= 21 - max(fail_at - 6, 0)  # some were on their way
     assert (tmp_path / "x.gguf").read_bytes() == bytes_of(folder)
 
 

@@ -160,7 +160,10 @@ def test_shards_never_mix_with_old_ones(
 ) -> None:
     """Whichever rename fails, what opens is one model: the old one, or the new one. The next run completes it."""
     convert(tiny.checkpoint(tmp_path / "other", seed=1), tmp_path / "other.gguf", "F16")
-    split(tmp_path / "other.gguf", tmp_path / "part", split_max_tensors=8)
+    olds = [
+        Path(path).read_bytes() for path in split(tmp_path / "other.gguf", tmp_path / "part", split_max_tensors=8).paths
+    ]
+    news = [Path(path).read_bytes() for path in split(model, tmp_path / "new", split_max_tensors=8).paths]
     real, calls = os.replace, 0
 
     def failing(*args: Any) -> None:
@@ -177,6 +180,9 @@ def test_shards_never_mix_with_old_ones(
                 split(model, tmp_path / "part", split_max_tensors=8, overwrite=True)
             with pytest.raises(gguflike.GGUFError, match="missing"):
                 container.open(tmp_path / "part-00002-of-00003.gguf")
+            for number in (1, 2):
+                found = (tmp_path / f"part-{number + 1:05}-of-00003.gguf").read_bytes()
+                assert found == (news if fail_at > number else olds)[number]
     split(model, tmp_path / "part", split_max_tensors=8, overwrite=True)
     merge(tmp_path / "part-00002-of-00003.gguf", tmp_path / "again.gguf")
     assert (tmp_path / "again.gguf").read_bytes() == model.read_bytes()

@@ -10,9 +10,10 @@ if TYPE_CHECKING:
     from gguflike.container.plan import FilePlan, plan
     from gguflike.container.reader import GGUFFile
     from gguflike.container.shards import open
+    from gguflike.container.slot import Receipt, Slot
     from gguflike.container.target import check_free, check_target
     from gguflike.container.values import Typed, ValueType
-    from gguflike.container.writer import Receipt, Slot, Writer, write
+    from gguflike.container.writer import Writer, write
 
 __all__ = [
     "FilePlan",
@@ -38,8 +39,8 @@ __getattr__ = lazy.names(
         "FilePlan": "plan",
         "GGUFFile": "reader",
         "Metadata": "metadata",
-        "Receipt": "writer",
-        "Slot": "writer",
+        "Receipt": "slot",
+        "Slot": "slot",
         "TensorInfo": "layout",
         "TensorSpec": "layout",
         "Typed": "values",

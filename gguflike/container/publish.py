@@ -27,6 +27,7 @@ _REMEDIES = {
     errno.EPERM: _NO_PERMISSION,
     errno.EROFS: _NO_PERMISSION,
     errno.ENOENT: "make the folder first",
+    errno.EMFILE: "make fewer files, or allow more to be open (ulimit -n)",
     errno.EFBIG: "choose a file system that holds files of this size",
 }
 _IN_USE = (5, 32)  # Windows' ERROR_ACCESS_DENIED, also for what is mapped, and ERROR_SHARING_VIOLATION

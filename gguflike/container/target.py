@@ -97,9 +97,9 @@ class Target:
                 self._close()
             if self.overwrite:
                 os.replace(self.temporary, self.path)  # noqa: PTH105
+                self.temporary = ""
             else:
                 self._link()
-            self.temporary = ""
             self.published = True
 
     def withdraw(self) -> None:
@@ -116,8 +116,8 @@ class Target:
 
     def sync_folder(self) -> None:
         """Make the name durable."""
+        self.discard()  # the other name, if it has one
         with output_errors(self.path):
-            self._close()
             system.sync_folder(self.folder)
 
     def discard(self) -> None:
@@ -143,18 +143,11 @@ class Target:
             system.close(descriptor)
 
     def _link(self) -> None:
-        """Give the file the target's name only if that is free."""
+        """Give the file the target's name only if that is free. `discard` takes the other name away."""
         try:
             os.link(self.temporary, self.path)
         except FileExistsError as error:
             raise OutputError("the target exists", path=self.path, remedy=OCCUPIED) from error
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            check_free(self.path, overwrite=False)  # as near as such a file system comes
-            os.replace(self.temporary, self.path)  # noqa: PTH105
-            return
-        Path(self.temporary).unlink()
 
 
 def _make(path: str) -> int:

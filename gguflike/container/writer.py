@@ -8,7 +8,6 @@ import threading
 from bisect import insort
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +17,7 @@ from gguflike.container.journal import READ_BACK, Journal, sha256_of
 from gguflike.container.layout import TensorInfo, TensorSpec
 from gguflike.container.plan import FilePlan, plan
 from gguflike.container.publish import check_space, left_over, output_errors
+from gguflike.container.slot import Receipt, Slot, check_part, flat
 from gguflike.container.splitting import paths_of
 from gguflike.container.target import StrPath, Target, check_target
 from gguflike.errors import (
@@ -33,48 +33,6 @@ from gguflike.tensor import QuantizedTensor
 
 #: Errors that come again however often the same thing is written: nothing is kept for the next time.
 _FINAL = (QuantizationError, UnsupportedError, GGUFError, ChangedError)
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """What another process wrote: bytes ``start`` to ``end`` of a tensor; their SHA-256 if that is all of it."""
-
-    name: str
-    start: int
-    end: int
-    sha256: str | None
-
-
-@dataclass(frozen=True)
-class Slot:
-    """The place of one tensor in the file being written. Can be pickled and used in another process.
-
-    ``write`` and ``write_part`` return a Receipt, which the process with the Writer passes to ``Writer.accept``.
-    """
-
-    path: str
-    name: str
-    offset: int
-    nbytes: int
-
-    def write(self, data: Any) -> Receipt:
-        """Write the whole tensor."""
-        view = _bytes(data)
-        _check_part(self.name, self.nbytes, 0, len(view), whole=True)
-        return self.write_part(0, view)
-
-    def write_part(self, offset: int, data: Any) -> Receipt:
-        """Write the bytes from ``offset`` (within the tensor) on."""
-        view = _bytes(data)
-        _check_part(self.name, self.nbytes, offset, len(view))
-        with output_errors(self.path):
-            descriptor = system.open_file(self.path, os.O_WRONLY, "O_NOFOLLOW")
-            try:
-                system.write_at(descriptor, view, self.offset + offset)
-            finally:
-                os.close(descriptor)
-        whole = offset == 0 and len(view) == self.nbytes
-        return Receipt(self.name, offset, offset + len(view), hashlib.sha256(view).hexdigest() if whole else None)
 
 
 class _Progress:
@@ -195,13 +153,14 @@ class _File:
 
     def give_up(self, keep: bool) -> int:
         """Leave the temporary file to the next writer, or remove it; how many tensors are left."""
-        descriptor, kept = self.target.descriptor, 0
-        if keep and self.journal and self.journal.tensors and self.durable and descriptor >= 0:
+        target, kept = self.target, 0
+        is_ours = target.descriptor >= 0 and not target.published  # else it is the target by now
+        if keep and is_ours and self.durable and self.journal and self.journal.tensors:
             with suppress(OSError):
-                self.journal.begin(descriptor)  # again, if it was cut off already
-                self.target.keep()
+                self.journal.begin(target.descriptor)  # again, if it was cut off already
+                target.keep()
                 kept = self.journal.tensors
-        self.target.discard()
+        target.discard()
         return kept
 
 
@@ -288,16 +247,16 @@ class Writer:
 
     def write(self, name: str, data: Any) -> None:
         """Write a whole tensor: bytes, or a contiguous array of bytes. Tensors may come in any order."""
-        view = _bytes(data)
-        _check_part(name, self._file(name).tensors[name].info.nbytes, 0, len(view), whole=True)
+        view = flat(data)
+        check_part(name, self._file(name).tensors[name].info.nbytes, 0, len(view), whole=True)
         self.write_part(name, 0, view)
 
     def write_part(self, name: str, offset: int, data: Any) -> None:
         """Write the bytes of a tensor from ``offset`` (within the tensor) on. Parts may come in any order."""
         file = self._file(name)
         progress = file.tensors[name]
-        view = _bytes(data)
-        _check_part(name, progress.info.nbytes, offset, len(view))
+        view = flat(data)
+        check_part(name, progress.info.nbytes, offset, len(view))
         progress.reserve(offset, offset + len(view))
         with file.errors():
             system.write_at(file.target.descriptor, view, progress.info.offset + offset)
@@ -390,23 +349,3 @@ def write(
         for tensor in kept:
             writer.write(tensor.name, tensor.data)
     return planned
-
-
-def _bytes(data: Any) -> memoryview:
-    """A flat view of bytes; ValueError for what is not contiguous or not made of single bytes."""
-    view = memoryview(data)
-    if view.nbytes == 0:
-        return memoryview(b"")
-    if view.itemsize != 1 or not view.c_contiguous:
-        raise ValueError(f"tensor data must be contiguous bytes, not {view.format!r} of shape {view.shape}")
-    return view.cast("B")
-
-
-def _check_part(name: str, nbytes: int, start: int, count: int, whole: bool = False) -> None:
-    if start < 0 or start + count > nbytes or (whole and count != nbytes):
-        raise OutputError(
-            "data does not fit the tensor's place",
-            tensor=name,
-            expected=counted(nbytes, "byte"),
-            got=f"{counted(count, 'byte')} at {start}",
-        )
