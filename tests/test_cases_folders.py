@@ -459,6 +459,15 @@ def test_settings_of_weights_that_are_not_quantized(key: str, tmp_path: Path) ->
     assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
 
 
+@pytest.mark.parametrize("settings", [{"a": 1}, {"quant_method": "unknown"}, {"bits": 4, "group_size": 128}])
+@pytest.mark.parametrize("place", ["config.json", "quantize_config.json"])
+def test_settings_of_no_known_method_of_plain_weights(settings: dict[str, Any], place: str, folder: Path) -> None:
+    document = {**tiny.config(), "quantization_config": settings} if place == "config.json" else settings
+    write_json(folder / place, document)
+    [notice] = (each for each in convert(folder, None, "F32", dry_run=True).notices if place in each)
+    assert notice.endswith("is left aside: the weights are not quantized")
+
+
 OTHERS = {
     "not gathered when they were saved .DeepSpeed ZeRO-3": {"model.embed_tokens.weight": ("BF16", (0,))},
     "not gathered when they were saved .FSDP": {"model.layers.0._flat_param": ("F32", (99,))},

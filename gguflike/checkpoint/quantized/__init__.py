@@ -134,6 +134,13 @@ def resolved(
 
 def _read(pool: Pool, stated: _Stated, strict: bool) -> str:
     """Dequantize; the notice of it."""
+    if not stated.method:
+        raise CheckpointError(
+            "settings do not say by which method weights are quantized",
+            field=stated.field,
+            expected="quant_method",
+            got=", ".join(map(str, stated.values))[:120],
+        )
     if stated.method not in METHODS:
         known = REFUSED.get(stated.method)
         raise UnsupportedError(
@@ -190,7 +197,7 @@ def _told(tensors: Mapping[str, LazyTensor]) -> _Stated | None:
 
 
 def _named(values: Mapping[str, Any], field: str, key: str | None, folder: Path) -> _Stated:
-    """Settings with their method. CheckpointError where nothing tells it."""
+    """Settings with their method, which is empty where nothing tells it."""
     sidecar = folder / "hf_quant_config.json"
     if "quantization" in values and isinstance(values["quantization"], Mapping):  # ModelOpt's file
         values = {**values["quantization"], "quant_method": "modelopt"}
@@ -199,7 +206,7 @@ def _named(values: Mapping[str, Any], field: str, key: str | None, folder: Path)
         values = {**values, **(inner if isinstance(inner, Mapping) else {})}
     method = values.get("quant_method")
     if not isinstance(method, str):
-        method = key or _guessed(values, field)
+        method = key or _guessed(values)
     method = method.lower().rsplit("/", 1)[-1]
     packing = values.get("packing_format", values.get("backend"))
     if method in ("auto-round", "autoround") and isinstance(packing, str):
@@ -208,8 +215,8 @@ def _named(values: Mapping[str, Any], field: str, key: str | None, folder: Path)
     return _Stated(values, field, _SAME.get(method, method))
 
 
-def _guessed(values: Mapping[str, Any], field: str) -> str:
-    """The method of settings that do not name it, by the keys that only its settings have."""
+def _guessed(values: Mapping[str, Any]) -> str:
+    """The method of settings that do not name it, by the keys that only its settings have; nothing where none tells."""
     if "config_groups" in values:
         return "compressed-tensors"
     if "quant_algo" in values:
@@ -222,12 +229,7 @@ def _guessed(values: Mapping[str, Any], field: str) -> str:
         return "gptq"
     if "group_size" in values and "bits" in values:
         return "mlx"
-    raise CheckpointError(
-        "settings do not say by which method weights are quantized",
-        field=field,
-        expected="quant_method",
-        got=", ".join(map(str, values))[:120],
-    )
+    return ""
 
 
 def _without(nested: Any) -> Any:
