@@ -172,10 +172,20 @@ def plan_conversion(
     recipe = recipes.by_name("F16" if by_source or generic else type)
     src, revision = fetched(src, revision, cache, progress)
     if generic:
-        return _plan_generic(src, out, type, selection, arch, name, split, lora, base, imatrix, revision)
+        from gguflike.convert.generic import plan_generic
+
+        if lora or base or imatrix or revision or selection.pruned:
+            raise ArgumentError(
+                "of a network of any kind, only types of tensors, metadata and files can be chosen",
+                field="generic",
+                remedy="leave out `lora`, `base`, `imatrix`, `revision` and `prune_layers`",
+            )
+        return plan_generic(src, out, type, selection, arch, name, split)
     adapters = loras.open_all(lora)
     if arch is not None:
-        raise ArgumentError("only a network of any kind is given an architecture", field="arch", remedy=_GENERIC)
+        raise ArgumentError(
+            "only a network of any kind is given an architecture", field="arch", remedy="add `generic=True`"
+        )
     if not adapters and is_adapter(src):
         from gguflike.convert.adapter import plan_adapter
 
@@ -248,32 +258,6 @@ def plan_conversion(
         tokenizer=tokenizer,
         split=split,
     )
-
-
-_GENERIC = "add `generic=True`"
-
-
-def _plan_generic(
-    src: str | os.PathLike[str],
-    out: str | os.PathLike[str] | None,
-    type: str,
-    selection: Selection,
-    arch: str | None,
-    name: str | None,
-    split: Split | None,
-    *others: Any,
-) -> ConversionPlan:
-    """The plan of `convert` with ``generic``. ArgumentError where arguments are given (``others``) that say nothing of
-    any network."""
-    from gguflike.convert.generic import plan_generic
-
-    if any(others) or selection.pruned:
-        raise ArgumentError(
-            "of a network of any kind, only types of tensors, metadata and files can be chosen",
-            field="generic",
-            remedy="leave out `lora`, `base`, `imatrix`, `revision` and `prune_layers`",
-        )
-    return plan_generic(src, out, type, selection, arch, name, split)
 
 
 def _reranker(opened: Checkpoint) -> dict[str, Any]:
