@@ -12,6 +12,7 @@ import gguf
 import pytest
 
 from gguflike.checkpoint import card
+from gguflike.cli import main
 from gguflike.convert import convert
 from gguflike.convert.metadata import CARD_KEYS, general
 from gguflike.convert.mixes import Recipe
@@ -193,7 +194,7 @@ def test_a_repository_is_called_by_its_id(tmp_path: Path) -> None:
 
 def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
     folder = tiny.checkpoint(tmp_path / os.fsdecode(b"mod\xe9le"))
-    with pytest.raises(CheckpointError, match=r"the model's name is not UTF-8.*name it: --name on the command line"):
+    with pytest.raises(CheckpointError, match=r"the model's name is not UTF-8.*name it by `name`"):
         convert(folder, tmp_path / "m.gguf", "F32")
     with pytest.raises(CheckpointError, match="the model's name is not UTF-8"):
         convert(folder, tmp_path / "m.gguf", "F32", name="\udce9")
@@ -201,6 +202,13 @@ def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
     fields = tiny.gguf_fields(tmp_path / os.fsdecode(b"m\xe9.gguf"))
     assert fields["general.name"] == ("STRING", "Modèle")
     assert fields["gguflike.source"] == ("STRING", "mod\ufffdle")
+
+
+def test_the_command_line_says_the_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tiny.checkpoint(tmp_path / os.fsdecode(b"mod\xe9le"))
+    assert main(["convert", str(folder), str(tmp_path / "m.gguf"), "-t", "F32"]) == 1
+    assert "name it by --name" in capsys.readouterr().err
+    assert main(["convert", str(folder), str(tmp_path / "m.gguf"), "-t", "F32", "--name", "x"]) == 0
 
 
 def test_every_setting_of_generation(tmp_path: Path) -> None:
