@@ -125,6 +125,11 @@ def test_context_length_of_the_wrong_type_is_left_out(gpt2: dict[str, Any]) -> N
         (byte_level(model={"type": "BPE", "vocab": {"a": True}, "merges": []}), "malformed vocabulary entry"),
         (byte_level(model={"type": "BPE", "vocab": {"a": 7, "b": 7}, "merges": []}), "two tokens share an id"),
         (byte_level(added_tokens=[added(4, "<new>")]), "two tokens share an id; got .* and '<new>' at 4"),
+        (byte_level(model=byte_level()["model"] | {"merges": {"a": 1}}), "model.merges: malformed merge; got {'a': 1}"),
+        (
+            byte_level(model=byte_level()["model"] | {"merges": [["h", "e"], ["l", 7]]}),
+            r"malformed merge; got \['l', 7\]",
+        ),
         (byte_level(added_tokens=[5]), "added_tokens: malformed tokenizer.json; expected objects with id"),
         (byte_level(normalizer={"type": "Lowercase"}), "normalizer is not handled"),
         (byte_level(pre_tokenizer=None), "neither byte-level nor has byte fallback"),
