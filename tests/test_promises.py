@@ -234,7 +234,6 @@ def test_readme_s_python_runs(
     monkeypatch.chdir(tmp_path)
     convert(AUSTEN, "model.gguf", "Q8_0")
     code = fenced("python").replace("folder-or-hub-id", AUSTEN.as_posix())
-    code = code.replace('gguflike.write("out.gguf"', 'gguflike.write("q.gguf"')  # convert does not replace it
     rng = np.random.default_rng(0)
     names: dict[str, Any] = {
         "array": rng.standard_normal((4, 256)).astype(np.float32),
