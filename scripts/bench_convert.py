@@ -3,7 +3,7 @@
 
     python scripts/bench_convert.py memory [--gigabytes 8] [--single 4] [--type Q4_K_M]
     python scripts/bench_convert.py peers FOLDER --llama-cpp DIR [--python PYTHON] [--type Q4_K_M] [--rounds 3]
-    python scripts/bench_convert.py copy [--gigabytes 2] [--rounds 5]
+    python scripts/bench_convert.py copy [--gigabytes 4] [--rounds 5]
 
 memory  makes checkpoints of random weights, one of many tensors in several files and one whose embedding alone takes
         ``--single`` gigabytes, converts each in a process of its own and says the most memory that the process had.
@@ -281,7 +281,7 @@ def main() -> None:
     sub.add_argument("--outtype", default="f32", help="of the file between (default: f32, which loses nothing)")
     sub.add_argument("--rounds", type=int, default=3)
     sub = commands.add_parser("copy")
-    sub.add_argument("--gigabytes", type=float, default=2)
+    sub.add_argument("--gigabytes", type=float, default=4)
     sub.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as work:
