@@ -547,8 +547,8 @@ def test_named_templates(folder: Path, tmp_path: Path) -> None:
     (folder / "additional_chat_templates" / "rag.jinja").write_text("R")
     found = templates(folder, tmp_path)
     assert found["tokenizer.chat_template"] == "D{{ messages[0].content }}"
-    assert found["tokenizer.chat_templates"] == ["Tool Use", "rag"]
-    assert (found["tokenizer.chat_template.Tool Use"], found["tokenizer.chat_template.rag"]) == ("T", "R")
+    assert found["tokenizer.chat_templates"] == ["Tool_Use", "rag"]
+    assert (found["tokenizer.chat_template.Tool_Use"], found["tokenizer.chat_template.rag"]) == ("T", "R")
 
 
 @pytest.mark.parametrize("stored", [5, {"a": 1}, [5], [{"name": "a"}], [{"name": "a", "template": 5}]])

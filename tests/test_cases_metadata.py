@@ -222,3 +222,14 @@ def test_every_setting_of_generation(tmp_path: Path) -> None:
     want = {key: (value.type.name, value.value) for key, value in writer.kv_data[0].items() if ".sampling." in key}
     got = {key: (value.type.name, value.value) for key, value in found.items() if ".sampling." in key}
     assert got == want
+
+
+def test_settings_of_generation_beyond_what_numbers_can_say() -> None:
+    def of(**settings: float) -> dict[str, Any]:
+        return general("llama", "x", {"a": (1,)}, by_name("F32"), settings, {})
+
+    assert not any("sampling" in key for key in of(top_k=2**31))  # all tokens are fewer
+    assert of(top_k=2**31 - 1)["general.sampling.top_k"].value == 2**31 - 1
+    for value in (1e300, float("inf"), float("nan"), 10**400):
+        with pytest.raises(CheckpointError, match=r"generation_config.json: (temperature|top_k): setting"):
+            of(temperature=value)

@@ -170,10 +170,15 @@ def test_only_an_export_is_replaced_by_one(f32: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"more than an export.*got old.safetensors"):
         export(f32, back, overwrite=True)
     (back / "old.safetensors").unlink()
-    (back / "model.safetensors").write_bytes(b"old")
+    (back / "config.json").write_text("old")
     export(f32, back, overwrite=True)
-    assert (back / "model.safetensors").stat().st_size > 100
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "tiny-F32.gguf"]
+    assert (back / "config.json").stat().st_size > 100
+    checkpoint = tiny.checkpoint(tmp_path / "checkpoint")
+    before = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
+    with pytest.raises(OutputError, match=r"a checkpoint that is no export.*got model.safetensors"):
+        export(f32, checkpoint, overwrite=True)
+    assert {path.name: path.read_bytes() for path in checkpoint.iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "checkpoint", "tiny-F32.gguf"]
 
 
 def test_folders_that_were_made_go_where_nothing_was_written(

@@ -19,6 +19,8 @@ DTYPES: Mapping[str, str] = {
     **{"U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8", "I64": "<i8"},
 }
 ITEM_BYTES: Mapping[str, int] = {name: int(code[-1]) for name, code in DTYPES.items()}
+#: ``__metadata__`` of what is written: "pt" is what Transformers asks for, the rest tells our files from others'.
+METADATA: Mapping[str, str] = {"format": "pt", "exported_by": "gguflike"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def shards(entries: Sequence[Entry], limit: int = SHARD_BYTES) -> dict[str, list
 def header(entries: Iterable[Entry]) -> tuple[bytes, list[Entry]]:
     """The header of one file, and the order in which the data must follow: wide types first, to keep them aligned."""
     ordered = sorted(entries, key=lambda entry: (-ITEM_BYTES[entry.dtype], entry.name))
-    table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    table: dict[str, Any] = {"__metadata__": METADATA}
     position = 0
     for entry in ordered:
         offsets = [position, position + entry.nbytes]
@@ -62,6 +64,13 @@ def header(entries: Iterable[Entry]) -> tuple[bytes, list[Entry]]:
     text = json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text, ordered
+
+
+def is_exported(path: Path) -> bool:
+    """Whether ``header`` wrote the header of a safetensors file."""
+    start = json.dumps({"__metadata__": METADATA}, separators=(",", ":"))[:-1].encode()
+    with path.open("rb") as file:
+        return file.read(8 + len(start))[8:] == start
 
 
 def index(files: Mapping[str, Sequence[Entry]]) -> dict[str, Any]:

@@ -148,6 +148,12 @@ class Target:
             os.link(self.temporary, self.path)
         except FileExistsError as error:
             raise OutputError("the target exists", path=self.path, remedy=OCCUPIED) from error
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            check_free(self.path, overwrite=False)  # as near as such a file system comes
+            os.replace(self.temporary, self.path)  # noqa: PTH105
+            self.temporary = ""
 
 
 def _make(path: str) -> int:

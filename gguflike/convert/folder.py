@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gguflike.checkpoint.save import is_exported
 from gguflike.container import system
 from gguflike.container.publish import check_space, make_temporary, output_errors, sweep
 from gguflike.container.target import OCCUPIED
@@ -96,6 +97,14 @@ def check_free(target: Path, overwrite: bool) -> None:
             "the folder holds more than an export, which would be lost",
             path=target,
             got=str(foreign[0]),
+            remedy="choose another folder",
+        )
+    others = [path for path in present if path.suffix == ".safetensors" and not is_exported(target / path)]
+    if others or not any(path.suffix == ".safetensors" for path in present):
+        raise OutputError(
+            "the folder holds a checkpoint that is no export, which would be lost",
+            path=target,
+            got=str((others or present)[0]),
             remedy="choose another folder",
         )
 

@@ -172,7 +172,16 @@ def _sampling(generation_config: Mapping[str, Any]) -> dict[str, Any]:
         value: Any = next((generation_config[key] for key in keys if generation_config.get(key) is not None), None)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if isinstance(value, str) if kind is ValueType.STRING else is_number:
+            if is_number and not abs(value) < 3e38:
+                raise CheckpointError(
+                    "setting for sampling is not a number that GGUF can say",
+                    field=f"generation_config.json: {keys[0]}",
+                    expected="a finite number within float32",
+                    got=repr(value)[:60],
+                )
             typed = int(value) if kind is ValueType.INT32 else value
+            if kind is ValueType.INT32 and not -(2**31) <= typed < 2**31:
+                continue  # as good as no limit: all tokens are fewer
             found[f"general.sampling.{target}"] = Typed(typed, kind)
     return found
 

@@ -5,6 +5,7 @@ Everything is read from the files a folder publishes, chiefly tokenizer.json; no
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from gguflike.checkpoint.tokenizer.files import TokenizerFiles
 from gguflike.checkpoint.tokenizer.losses import Losses
 from gguflike.checkpoint.tokenizer.special import Roles
 from gguflike.checkpoint.vocabulary import CHAT_TEMPLATE, CHAT_TEMPLATES, MODEL, PRE, TOKENS, TYPES
-from gguflike.errors import UnsupportedError
+from gguflike.errors import CheckpointError, UnsupportedError
 
 
 @dataclass(frozen=True)
@@ -142,13 +143,25 @@ def _vocab_size(config: Mapping[str, Any]) -> int | None:
 
 
 def _template_fields(source: TokenizerFiles) -> dict[str, Any]:
-    """Chat templates: the default under tokenizer.chat_template, others under tokenizer.chat_template.<name>."""
+    """Chat templates: the default under tokenizer.chat_template, others under tokenizer.chat_template.<name>.
+
+    As llama.cpp's writer has it, what is neither a letter nor a digit of ASCII in a name becomes "_".
+    """
     templates = source.templates()
     fields: dict[str, Any] = {}
     if "default" in templates:
         fields[CHAT_TEMPLATE] = templates.pop("default")
-    for name, text in templates.items():
+    named = {re.sub(r"[^a-zA-Z0-9]", "_", name): text for name, text in templates.items()}
+    if len(named) < len(templates):
+        raise CheckpointError(
+            "chat templates whose names GGUF cannot tell apart",
+            path=source.folder,
+            field="chat_template",
+            got=", ".join(templates),
+            remedy="rename one of them",
+        )
+    for name, text in named.items():
         fields[f"{CHAT_TEMPLATE}.{name}"] = text
-    if templates:
-        fields[CHAT_TEMPLATES] = list(templates)
+    if named:
+        fields[CHAT_TEMPLATES] = list(named)
     return fields
