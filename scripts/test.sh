@@ -9,4 +9,5 @@ venv=${GGUFLIKE_VENV:-.venv-test}
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
 "$venv/bin/mypy"
-exec "$venv/bin/python" -m pytest "$@"
+# Files of tests take turns in two processes; another -n behind this one counts.
+exec "$venv/bin/python" -m pytest -n 2 --dist loadfile "$@"
