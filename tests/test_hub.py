@@ -432,3 +432,18 @@ def test_a_path_imports_no_client() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "fetched"),
+    [
+        *((name, True) for name in ("config.json", "README.md", "tokenizer.model.v3", "tokenizer.model.v11")),
+        *((name, True) for name in ("additional_chat_templates/rag.jinja", "1_Pooling/config.json")),
+        *((name, False) for name in ("model.safetensors", "onnx/config.json", "tokenizer.model.voice", "LICENSE")),
+    ],
+)
+def test_small_files_of_a_repository(name: str, fetched: bool) -> None:
+    from gguflike.checkpoint.hub import repository
+
+    assert repository._is_small(name, 1000) is fetched
+    assert not repository._is_small(name, 2**33)

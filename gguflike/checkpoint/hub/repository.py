@@ -17,6 +17,7 @@ from gguflike.progress import Progress
 MOST_BYTES = 64 << 20  # of a file that is fetched whole: the largest tokenizers take half of it
 _SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".spm", ".bpe")
 _CARD = "README.md"
+_VERSIONED = re.compile(r"tokenizer\.model\.v\d+\w*")  # Mistral's
 # Of what lies in folders: templates, and the modules of sentence-transformers.
 _INNER = re.compile(r"additional_chat_templates/[^/]+\.jinja|\d+_\w+/(config\.json|model\.safetensors)")
 _PICKLED = re.compile(r"(pytorch_model|model|consolidated)\b[\w.-]*\.(bin|pth?)")
@@ -62,7 +63,9 @@ def snapshot(repo: str, revision: str | None = None, keep_copy: bool = False, pr
 def _is_small(name: str, size: int | None) -> bool:
     if size is not None and size > MOST_BYTES:
         return False
-    return _INNER.fullmatch(name) is not None or ("/" not in name and (name.endswith(_SUFFIXES) or name == _CARD))
+    if "/" in name:
+        return _INNER.fullmatch(name) is not None
+    return name.endswith(_SUFFIXES) or name == _CARD or _VERSIONED.fullmatch(name) is not None
 
 
 def _fetch(found: Repository, names: Iterable[str]) -> list[Path]:
