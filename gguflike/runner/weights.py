@@ -237,7 +237,7 @@ class Weights:
         plan, (*stacked, rows, columns) = linear_plan(tensor.format), tensor.shape
         base = tensor.name.removesuffix("weight")
         bias, scale = self._vectors.get(f"{base}bias", 0), 1.0
-        if f"{base}scale" in self._vectors:
+        if len(tensor.shape) == 2 and role_of(tensor.name)[0] in SCALED_ROLES and f"{base}scale" in self._vectors:
             scale = float(_floats(self._file.tensors[f"{base}scale"])[0])
             bias = self._divided(f"{base}bias", scale) if bias else 0
         matrix = Matrix(plan, int(data.ctypes.data), rows, columns, each, bias, scale)
