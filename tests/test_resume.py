@@ -525,14 +525,14 @@ def test_a_disk_that_is_full(
 
 
 def test_the_same_bytes_with_any_number_of_threads_and_on_other_cpus(tmp_path: Path) -> None:
-    """The oldest CPU whose instructions multiply and add with one rounding."""
+    """Also on one that has no instruction to multiply and add with one rounding."""
     folder = tiny.checkpoint(tmp_path / "hf", vocab_size=9000)  # a matrix that threads share
     made = set()
     for threads in (1, 2, 5, None):
         convert(folder, tmp_path / "x.gguf", "Q8_0", threads=threads, overwrite=True)
         made |= set(digests(tmp_path).values())
     if platform.machine() == "x86_64":
-        environment = os.environ | {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma,+f16c"}
+        environment = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
         command = [sys.executable, "-m", "gguflike", "convert", folder, tmp_path / "x.gguf", "q8_0", "--overwrite"]
         subprocess.run(command, env=environment, check=True, capture_output=True)
         made |= set(digests(tmp_path).values())

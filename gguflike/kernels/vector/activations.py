@@ -73,7 +73,7 @@ def gelu(x: F32x16) -> F32x16:
     p = fma(p, t, splat(np.float32(0.2823585483)))
     p = fma(p, t, splat(np.float32(0.2820873833)))
     square = x * x
-    lost = fma(x, x, -square)  # what rounding took from the square, where the machine has an fma
+    lost = fma(x, x, -square)  # what rounding took from the square
     tail = exp(square * -HALF) * fma(lost, splat(-HALF), splat(ONE)) * (p * t) * HALF
     return x * where(x < splat(ZERO), tail, splat(ONE) - tail)
 
