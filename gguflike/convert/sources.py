@@ -222,16 +222,17 @@ class GGUFSource:
     stamps: tuple[Stamp, ...]
     name: str
     group: int = 1
+    compiled: bool = False  # as of CheckpointSource
 
     @property
     def is_divisible(self) -> bool:
         return len(self.shape) > 2
 
     def read(self, start: int, stop: int, limit: float) -> Floats:
-        return _decoded(self.part(start, stop), self.origin, (start,), limit)
+        return self._decoded(self.part(start, stop), (start,), limit)
 
     def read_rows(self, index: int, low: int, high: int, limit: float) -> Floats:
-        return _decoded(self.part_rows(index, low, high), self.origin, (index, low), limit)
+        return self._decoded(self.part_rows(index, low, high), (index, low), limit)
 
     def part(self, start: int, stop: int) -> QuantizedTensor:
         """Rows of the first axis as they are stored. GGUFError where the file has changed."""
@@ -260,11 +261,11 @@ class GGUFSource:
             raise GGUFError("file changed while it was being read", path=file.paths[shard])
         return QuantizedTensor(self.name, fmt, shape, data)
 
-
-def _decoded(part: QuantizedTensor, origin: str, start: tuple[int, ...], limit: float) -> Floats:
-    rows = part.dequantize() if part.format.is_quantized else _plain(part)
-    check(rows, origin, start, limit)
-    return rows
+    def _decoded(self, part: QuantizedTensor, start: tuple[int, ...], limit: float) -> Floats:
+        by_kernel = part.format.is_quantized or (self.compiled and is_half(part.format))
+        rows = part.dequantize() if by_kernel else _plain(part)
+        check(rows, self.origin, start, limit)
+        return rows
 
 
 def stamp(path: str) -> Stamp:
@@ -368,7 +369,7 @@ def slabs(source: Source, limit_bytes: int) -> list[Slab]:
 
 def read_slab(source: Source, slab: Slab, limit: float, compiled: bool) -> Floats:
     """The rows of a slab. ``compiled``: kernels may be used, as those that encode it will be."""
-    if compiled and isinstance(source, CheckpointSource):
+    if compiled and isinstance(source, CheckpointSource | GGUFSource):
         source = replace(source, compiled=True)
     if slab.rows is None:
         return source.read(slab.start, slab.stop, limit)
