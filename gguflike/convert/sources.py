@@ -131,9 +131,7 @@ class CheckpointSource:
         if _by_columns(tensor, piece):
             return self._read_window(tensor, piece.via, start, stop, piece.rows, limit)
         low, high = places(piece, start, stop)
-        rows = self._rows(tensor, low, high)
-        check(rows, tensor.name, (low,), limit)
-        made: Floats = piece.via.apply(rows)
+        made: Floats = piece.via.apply(self._rows(tensor, low, high, limit))
         return made[None] if piece.stacked else made
 
     def read_rows(self, index: int, low: int, high: int, limit: float) -> Floats:
@@ -149,30 +147,35 @@ class CheckpointSource:
         """Rows ``low`` to ``high`` of the ``rows`` of what a matrix becomes."""
         window = via.window(low, high, rows)
         assert window is not None
-        is_columns = window.axis == -1
-        part = (self._columns if is_columns else self._rows)(matrix, window.start, window.stop)
-        check(part, matrix.name, (0, window.start) if is_columns else (window.start,), limit)
+        read = self._columns if window.axis == -1 else self._rows
+        part = read(matrix, window.start, window.stop, limit)
         made: Floats = window.via.apply(part[None])[0]  # of a stack of one
         return made
 
-    def _rows(self, tensor: LazyTensor, start: int, stop: int) -> Floats:
+    def _rows(self, tensor: LazyTensor, start: int, stop: int, limit: float) -> Floats:
         fmt = FORMATS.get(tensor.dtype)
         if not self.compiled or not _has_windows(tensor) or fmt is None or not is_half(fmt):
-            return tensor.read_f32(start, stop)
+            rows = tensor.read_f32(start, stop)
+            check(rows, tensor.name, (start,), limit)
+            return rows
         out = np.empty((stop - start, *tensor.shape[1:]), np.float32)
-        for first, last in ranges(start, stop, tensor.shape[1:], 1, DECODED_BYTES):  # the halves stay in the cache
+        for first, last in ranges(start, stop, tensor.shape[1:], 1, DECODED_BYTES):  # they stay in the cache
             stored = tensor.read(first, last)
             if stored.size:
                 into = out[first - start : last - start].reshape(1, -1)
                 dispatch.decoder(fmt)(stored.reshape(1, -1).view(np.uint8), into, 1)  # one thread: others work, too
+                check(out[first - start : last - start], tensor.name, (first,), limit)
         return out if tensor.shape else out.reshape(())
 
-    def _columns(self, tensor: LazyTensor, start: int, stop: int) -> Floats:
+    def _columns(self, tensor: LazyTensor, start: int, stop: int, limit: float) -> Floats:
         fmt = FORMATS[tensor.dtype]
         assert fmt.decode is not None
         stored = tensor.read_columns(start, stop)
         with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, and is refused by name
-            return fmt.decode(stored.reshape(-1).view(fmt.dtype)).reshape(stored.shape).astype(np.float32, copy=False)
+            decoded = fmt.decode(stored.reshape(-1).view(fmt.dtype)).astype(np.float32, copy=False)
+        columns = decoded.reshape(stored.shape)
+        check(columns, tensor.name, (0, start), limit)
+        return columns
 
 
 def _by_columns(tensor: LazyTensor, piece: Piece) -> bool:
