@@ -1,4 +1,4 @@
-"""The tensors of one model, checked against its graph and laid out for the kernels.
+"""The tensors of one model, laid out for the kernels.
 
 Quantized matrices are repacked a few dozen megabytes at a time, by all threads, and the pages of the file that they
 came from are given back, so that the weights are in memory once. Floating-point matrices and the embedding are used
@@ -8,17 +8,15 @@ where they lie in the file.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from gguflike.blocks import FORMATS
-from gguflike.container import GGUFFile, TensorInfo
-from gguflike.errors import GGUFError, UnsupportedError
-from gguflike.families.family import expect_tensor
-from gguflike.families.inert import INERT_ROLES, SCALED_ROLES
+from gguflike.container import GGUFFile
+from gguflike.families.inert import SCALED_ROLES
 from gguflike.families.parts import Graph, Head, role_of
 from gguflike.kernels.dispatch import linear_plan
 from gguflike.kernels.engine.memory import aligned
@@ -26,6 +24,7 @@ from gguflike.kernels.engine.program import Program, Team
 from gguflike.kernels.matmul.args import REPACK
 from gguflike.kernels.matmul.records import LinearPlan
 from gguflike.progress import Progress
+from gguflike.runner.tensors import EMBEDDING, checked
 from gguflike.tensor import QuantizedTensor
 
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 
 BATCH_BYTES = 1 << 25  # of the file, repacked by one pass and in memory twice until then
 SEARCHED = 1 << 28  # bytes read to say which weights are damaged: a tenth of a second or so
-EMBEDDING = "token_embd.weight"
 LINE = 64  # bytes of a cache line: where the weights of a matrix begin
 
 
@@ -100,7 +98,7 @@ class Weights:
         self._stacks: dict[str, Stack] = {}
         self._alone: set[str] = set()  # matrices that several tokens are multiplied by one after the other
         self._made: dict[tuple[str, str], int] = {}  # addresses of what is made of values, by name and function
-        forms, shapes, self._shares = _checked(file, graph, left_out)
+        forms, shapes, self._shares = checked(file, graph, left_out)
         for name, form in forms.items():
             if form == "values":
                 self._add_vector(name)
@@ -384,72 +382,3 @@ class LayerWeights(NamedTuple):
     def stack(self, role: str) -> Stack:
         """The matrices ``role`` (``ffn_up_exps``, say), with their biases."""
         return self.weights.stack(f"{self.prefix}{role}.weight")
-
-
-def _checked(
-    file: GGUFFile, graph: Graph, left_out: int
-) -> tuple[dict[str, str], dict[str, tuple[int, ...]], dict[str, float]]:
-    """The forms (``Tensor.form``) of the tensors that the graph reads, by name, their shapes, and what share of each a
-    token reads, after checking that each is there with its shape and a usable type, and that no other is."""
-    forms: dict[str, str] = {}
-    shapes: dict[str, tuple[int, ...]] = {}
-    shares: dict[str, float] = {}
-    unread = dict(file.infos)
-    places = list(graph.tensors())
-    weighted = {name.removesuffix("weight") for name, _, _ in places if name.endswith(".weight")}
-    for name, _, tensor in places:
-        info = file.infos.get(name)
-        # Biases are there or not in whatever files; one that is there counts, whatever the configuration says.
-        is_bias = name.endswith(".bias") and name.removesuffix("bias") in weighted
-        if (info is None) if is_bias else not tensor.used:
-            continue
-        remedy = "the file is incomplete, or was made for another architecture"
-        expect_tensor(GGUFError, file.path, name, tensor.shape, info and info.shape, remedy)
-        assert info is not None
-        many = len(tensor.shape) > 1 and not name.endswith(".bias")
-        form = tensor.form or ("matrix" if many else "values")
-        if form == "values" and not info.format.is_float:
-            raise UnsupportedError("vectors must be floating point", path=file.path, tensor=name, got=info.format.name)
-        if form == "matrix" or name == EMBEDDING:
-            linear_plan(info.format)
-        unread.pop(name, None)
-        forms[name], shapes[name], shares[name] = form, tensor.shape, tensor.share
-    for name in _scales(file, [name for name, form in forms.items() if form == "matrix" and len(shapes[name]) == 2]):
-        forms[name], shapes[name], shares[name] = "values", (1,), 1.0
-        unread.pop(name)
-    _check_unread(file, unread, range(len(graph.blocks), len(graph.blocks) + left_out))
-    return forms, shapes, shares
-
-
-def _scales(file: GGUFFile, matrices: Sequence[str]) -> list[str]:
-    """The numbers that lie beside matrices, by which products are multiplied: NVFP4 has them. GGUFError for more than
-    one number."""
-    scaled = [name for name in matrices if role_of(name)[0] in SCALED_ROLES and name.endswith(".weight")]
-    names = [name.removesuffix("weight") + "scale" for name in scaled]
-    names = [name for name in names if name in file.infos]
-    for name in names:
-        if file.infos[name].shape != (1,):
-            raise GGUFError("scale is not one number", path=file.path, tensor=name, got=file.infos[name].shape)
-    return names
-
-
-def _check_unread(file: GGUFFile, unread: Mapping[str, TensorInfo], left_out: range) -> None:
-    """UnsupportedError where a file has tensors that its model does not read, but for those of layers left out."""
-    names = [name for name in unread if role_of(name)[0] not in INERT_ROLES and role_of(name)[1] not in left_out]
-    names = [name for name in names if not name.endswith(".input_scale")]  # for those who round activations
-    of_experts = next((name for name in names if name.endswith("_exps.scale")), None)
-    if of_experts is not None:
-        raise UnsupportedError(
-            "experts of 4-bit floats have numbers beside them that this version does not compute with",
-            path=file.path,
-            tensor=of_experts,
-            remedy="convert the checkpoint to another type, such as Q4_K_M",
-        )
-    if names:
-        raise UnsupportedError(
-            "the file has a tensor that no part of the model reads, so it means another computation",
-            path=file.path,
-            tensor=names[0],
-            expected="only tensors that this version computes with",
-            got=f"{len(names)} others" if len(names) > 1 else "one other",
-        )
