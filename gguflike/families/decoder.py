@@ -177,6 +177,13 @@ class LongRope(Decoder):
     longrope: bool = key(None, None, default=lambda c: c.rope_scaling == "longrope", tensor="rope_factors_long.weight")
 
 
+def first_context() -> Any:
+    """The field of the context that a stretched rotation was first trained with, for models whose config.json may have
+    it beside the settings of the rotation."""
+    names = ("rope.scaling.original_context_length", "original_max_position_embeddings")
+    return key("rope.scaling.original_context_length", names)
+
+
 def longrope_of(c: LongRope, pairs: Any) -> Rope:
     """The configuration's rotation. A file may have the tensors without naming the type."""
     if not c.longrope:

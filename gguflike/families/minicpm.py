@@ -17,6 +17,7 @@ from gguflike.families.decoder import (
     decoder,
     exported,
     feed_forward,
+    first_context,
     longrope_of,
     recover_longrope,
     rms,
@@ -67,17 +68,11 @@ def _logit_scale(*, implied: bool) -> Any:
     )
 
 
-def _rope_context() -> Any:
-    """The field of the context that a stretched rotation was first trained with."""
-    names = ("rope.scaling.original_context_length", "original_max_position_embeddings")
-    return key("rope.scaling.original_context_length", names)
-
-
 @frozen
 class MiniCPM(LongRope):
     """Hyper-parameters: what embeddings and results of mixers are multiplied by, and logits divided."""
 
-    rope_context: int | None = _rope_context()
+    rope_context: int | None = first_context()
     norm_eps: float = key("attention.layer_norm_rms_epsilon", "rms_norm_eps", default=1e-6)
     embedding_scale: float = _embedding_scale(implied=False)
     residual_scale: float = _residual_scale(implied=False)
@@ -102,7 +97,7 @@ class MiniCPM3(LongRope):
     )
     head_dim: int = key(None, None, default=lambda c: c.n_embd // c.n_head)
     n_rot: int = key("rope.dimension_count", "qk_rope_head_dim", default=32)
-    rope_context: int | None = _rope_context()
+    rope_context: int | None = first_context()
     norm_eps: float = key("attention.layer_norm_rms_epsilon", "rms_norm_eps", default=1e-5)
     kv_rank: int = key("attention.kv_lora_rank", "kv_lora_rank", default=256)
     q_rank: int = key("attention.q_lora_rank", "q_lora_rank", default=768)

@@ -16,6 +16,7 @@ from gguflike.families.decoder import (
     decoder,
     exported,
     feed_forward,
+    first_context,
     longrope_of,
     pre_norm,
     recover_longrope,
@@ -34,10 +35,7 @@ class Phi3(LongRope):
     """Hyper-parameters."""
 
     n_rot: int = partial()
-    rope_context: int | None = key(
-        "rope.scaling.original_context_length",
-        ("rope.scaling.original_context_length", "original_max_position_embeddings"),
-    )
+    rope_context: int | None = first_context()
     norm_eps: float = key("attention.layer_norm_rms_epsilon", "rms_norm_eps", default=1e-5)
     window: int = window(implied=False)
 

@@ -16,6 +16,7 @@ from gguflike.families.decoder import (
     attention,
     decoder,
     exported,
+    first_context,
     longrope_of,
     recover_longrope,
 )
@@ -33,10 +34,7 @@ class Phimoe(LongRope):
     """Hyper-parameters. What config.json calls a feed-forward's size is an expert's. ``jitter``: how near each other,
     by half, two logits of the router have to be to be weighed against each other."""
 
-    rope_context: int | None = key(
-        "rope.scaling.original_context_length",
-        ("rope.scaling.original_context_length", "original_max_position_embeddings"),
-    )
+    rope_context: int | None = first_context()
     norm_eps: float = key("attention.layer_norm_rms_epsilon", "rms_norm_eps", default=1e-5)
     window: int = window(implied=False)
     n_expert: int = key("expert_count", "num_local_experts", default=16)
