@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import MappingProxyType
 from typing import Any
 
@@ -22,18 +23,19 @@ from gguflike.families.decoder import (
 from gguflike.families.family import Family
 from gguflike.families.mixture import (
     ROUTER_KEYS,
-    SCORINGS,
     SIGMOID,
     Mixture,
     dense_lead,
     expert_names,
     experts,
     gating,
+    grouped_router,
+    n_groups,
+    n_groups_used,
 )
 from gguflike.families.origins import Named
 from gguflike.families.parts import Block, Branch, Graph
-from gguflike.families.parts.experts import Router
-from gguflike.families.windows import partial, span, window, windowed
+from gguflike.families.windows import Flags, partial, span, window, windowed
 from gguflike.frozen import frozen
 
 
@@ -42,6 +44,11 @@ def _alike(c: Any, share: Any) -> int:
     if turned != c.n_rot:
         raise ValueError(f"a share of which {c.n_rot} dimensions of a head turn, as in layers without a window")
     return turned
+
+
+def _usual(layers: int) -> Flags:
+    """Which layers have a window where nothing says it: all but the first and every sixth."""
+    return tuple(layer > 0 and (layer + 1) % 6 > 0 for layer in range(layers))
 
 
 @frozen
@@ -58,9 +65,7 @@ class MiMo2(Mixture):
     n_rot: int = partial()
     norm_eps: float = key("attention.layer_norm_rms_epsilon", ("rms_norm_eps", "layernorm_epsilon"), default=1e-5)
     window: int = window(implied=False)
-    windowed: tuple[bool, ...] = windowed(
-        lambda c: tuple(layer > 0 and (layer + 1) % 6 > 0 for layer in range(c.n_layer)), implied=False
-    )
+    windowed: tuple[bool, ...] = windowed(lambda c: _usual(c.n_layer), implied=False)
     rope_base_window: float = key("rope.freq_base_swa", "rope.sliding.theta", default=lambda c: c.rope_base)
     n_rot_window: int = key(
         None,
@@ -72,22 +77,14 @@ class MiMo2(Mixture):
     expert_scale: float = key("expert_weights_scale", "routed_scaling_factor", default=1.0, implied=True)
     normalize: bool = key("expert_weights_norm", "norm_topk_prob", default=True, implied=True)
     gating: int = gating(SIGMOID)
-    n_groups: int = key("expert_group_count", "n_group", default=1)
-    n_groups_used: int = key("expert_group_used_count", "topk_group", default=1)
+    n_groups: int = n_groups()
+    n_groups_used: int = n_groups_used()
 
 
 def mimo2(c: MiMo2) -> Graph:
     """What the heads find is scaled; layers with a window have a sink for each head."""
     full, near = rope_of(c, "neox"), rope_of(c, "neox", base=c.rope_base_window)
-    router = Router(
-        SCORINGS[c.gating],
-        c.normalize,
-        c.expert_scale,
-        choice_bias="exp_probs_b.bias",
-        groups=c.n_groups,
-        groups_used=c.n_groups_used,
-    )
-    mixture = experts(c, router)
+    mixture = experts(c, grouped_router(c))
 
     def block(layer: int) -> Block:
         near_only = c.windowed[layer]
@@ -129,15 +126,13 @@ def normalized(values: dict[str, Any]) -> dict[str, Any]:
             )
     pattern, mixtures = made.pop("hybrid_layer_pattern", None), made.pop("moe_layer_freq", None)
     if isinstance(pattern, list):
-        made["layer_types"] = ["sliding_attention" if flag else "full_attention" for flag in pattern]
+        made["layer_types"] = _kinds(pattern)
     if isinstance(mixtures, list):
         made["mlp_layer_types"] = ["sparse" if flag else "dense" for flag in mixtures]
-    layers, kv_heads, near = made.get("num_hidden_layers"), made.get("num_key_value_heads"), None
+    layers, kv_heads = made.get("num_hidden_layers"), made.get("num_key_value_heads")
     near = made.pop("swa_num_key_value_heads", None)
     if isinstance(layers, int) and isinstance(kv_heads, int):
-        kinds = made.get("layer_types") or [
-            "sliding_attention" if layer and (layer + 1) % 6 else "full_attention" for layer in range(layers)
-        ]
+        kinds = made.get("layer_types") or _kinds(_usual(layers))
         wide = 2 * kv_heads if near is None else near
         made["num_key_value_heads"] = [wide if kind == "sliding_attention" else kv_heads for kind in kinds]
     size = made.pop("sliding_window_size", None)
@@ -146,6 +141,10 @@ def normalized(values: dict[str, Any]) -> dict[str, Any]:
     if isinstance(layers, int):
         made["mlp_layer_types"] = made.get("mlp_layer_types") or ["dense"] + ["sparse"] * (layers - 1)
     return made
+
+
+def _kinds(windowed: Iterable[Any]) -> list[str]:
+    return ["sliding_attention" if flag else "full_attention" for flag in windowed]
 
 
 def spelled(config: dict[str, Any]) -> dict[str, Any]:

@@ -61,6 +61,19 @@ SCORINGS: Mapping[int, Literal["softmax", "sigmoid"]] = {1: "softmax", 2: "sigmo
 SOFTMAX, SIGMOID = SCORINGS
 
 
+def grouped_router(c: Any, choice_bias: Any = "exp_probs_b.bias") -> Router:
+    """The router of a configuration with the fields ``gating``, ``normalize``, ``expert_scale``, ``n_groups`` and
+    ``n_groups_used``."""
+    return Router(
+        SCORINGS[c.gating],
+        c.normalize,
+        c.expert_scale,
+        choice_bias=choice_bias,
+        groups=c.n_groups,
+        groups_used=c.n_groups_used,
+    )
+
+
 def gating(default: int) -> Any:
     """The field of how logits become scores, a key of SCORINGS."""
     numbers = {name: number for number, name in SCORINGS.items()}

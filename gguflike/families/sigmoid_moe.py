@@ -34,6 +34,7 @@ from gguflike.families.mixture import (
     expert_names,
     experts,
     gating,
+    grouped_router,
     n_groups,
     n_groups_used,
     shared,
@@ -66,15 +67,7 @@ class SigmoidMixture(Mixture):
 
 def mixture(c: Any, choice_bias: Any = "exp_probs_b.bias") -> Experts:
     """Experts, and the shared ones as a single feed-forward."""
-    router = Router(
-        SCORINGS[c.gating],
-        normalize=c.normalize,
-        scale=c.expert_scale,
-        choice_bias=choice_bias,
-        groups=c.n_groups,
-        groups_used=c.n_groups_used,
-    )
-    return experts(c, router, shared=shared(c, c.n_ff_expert * c.n_shared))
+    return experts(c, grouped_router(c, choice_bias), shared=shared(c, c.n_ff_expert * c.n_shared))
 
 
 def sparse(c: Any, layer: int, choice_bias: Any = "exp_probs_b.bias") -> Experts | FeedForward:
