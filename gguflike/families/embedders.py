@@ -19,7 +19,6 @@ from gguflike.families.qwen import QWEN3, qwen3
 from gguflike.families.windows import Windowed, span
 from gguflike.frozen import frozen, replace
 
-# Models without a head begin their names where others have "model.".
 _LEFT_OUT = MappingProxyType({r"lm_head\.": "the head for text, which embeddings do not use,"})
 
 

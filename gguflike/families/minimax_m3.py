@@ -24,7 +24,7 @@ from gguflike.families.decoder import (
     rope_notices,
     rope_of,
 )
-from gguflike.families.family import NESTED_NAMES, Family
+from gguflike.families.family import Family
 from gguflike.families.mixture import (
     ROUTER_KEYS,
     SCORINGS,
@@ -47,6 +47,12 @@ from gguflike.frozen import frozen, replace
 _GATE: Any = {"activation": "swiglu_oai", "clamp": 7.0}
 
 
+def _shared(c: Any, size: Any) -> Any:
+    if not isinstance(size, int) or size % c.n_ff_expert:
+        raise ValueError(f"a multiple of intermediate_size, {c.n_ff_expert}")
+    return size // c.n_ff_expert
+
+
 @frozen
 class MiniMaxM3(Mixture):
     """Hyper-parameters: the first ``n_dense`` layers have a feed-forward and see all keys, the others have experts and
@@ -60,7 +66,7 @@ class MiniMaxM3(Mixture):
         "shared_intermediate_size",
         default=1,
         zero=True,
-        via=Via(read=lambda c, size: _shared(c, size), write=lambda c: c.n_shared * c.n_ff_expert),
+        via=Via(read=_shared, write=lambda c: c.n_shared * c.n_ff_expert),
     )
     n_dense: int = dense_lead("mlp_layer_types")
     expert_scale: float = key("expert_weights_scale", "routed_scaling_factor", default=1.0)
@@ -71,12 +77,6 @@ class MiniMaxM3(Mixture):
     index_top_k: int = key("attention.indexer.top_k", "index_topk_blocks")
     index_block: int = key("attention.indexer.block_size", "index_block_size")
     index_local: int = key("attention.indexer.local_blocks", "index_local_blocks", zero=True)
-
-
-def _shared(c: Any, size: Any) -> Any:
-    if not isinstance(size, int) or size % c.n_ff_expert:
-        raise ValueError(f"a multiple of intermediate_size, {c.n_ff_expert}")
-    return size // c.n_ff_expert
 
 
 def minimax_m3(c: MiniMaxM3) -> Graph:
@@ -224,7 +224,6 @@ MINIMAX_M3 = Family(
             r"(model\.)?mtp\.": "what predicts further tokens",
         }
     ),
-    renamed=NESTED_NAMES,
     implemented=MappingProxyType(
         {
             "hidden_act": ("silu", "swigluoai"),

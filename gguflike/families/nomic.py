@@ -32,29 +32,6 @@ class NomicBert(Encoder):
     rope_base: float = key("rope.freq_base", "rope.theta", default=1000.0)
 
 
-@frozen
-class NomicBertMoe(NomicBert):
-    """Hyper-parameters: layer i has experts where i modulo ``expert_period`` is 1. ``expert_bias`` is added to what
-    they give, ``n_embd`` values of each such layer; GGUF has no tensor for it."""
-
-    norm_eps: float = key("attention.layer_norm_epsilon", "layer_norm_eps", default=1e-5)
-    rope_base: float = key("rope.freq_base", "rope.theta", default=10000.0)
-    n_expert: int = key("expert_count", "num_experts", default=8)
-    n_expert_used: int = key("expert_used_count", "moe_top_k", default=2)
-    expert_period: int = key("moe_every_n_layers", "moe_every_n_layers")
-    expert_bias: tuple[float, ...] = key(
-        "gguflike.expert_bias",
-        "expert_bias",
-        default=lambda c: (0.0,) * _biases(c),
-        signed=True,
-        listed=True,
-        implied=True,
-        via=Via(
-            lambda c, values: _complete(c, values), lambda c: c.expert_bias, lambda c, values: _complete(c, values)
-        ),
-    )
-
-
 _BIAS = "mlp.experts.bias"
 
 
@@ -72,6 +49,27 @@ def _complete(c: Any, values: Any) -> Any:
     if not isinstance(values, list) or len(values) != _biases(c):
         raise ValueError(f"{_biases(c)} values: {c.n_embd} of each tensor {_BIAS}")
     return values
+
+
+@frozen
+class NomicBertMoe(NomicBert):
+    """Hyper-parameters: layer i has experts where i modulo ``expert_period`` is 1. ``expert_bias`` is added to what
+    they give, ``n_embd`` values of each such layer; GGUF has no tensor for it."""
+
+    norm_eps: float = key("attention.layer_norm_epsilon", "layer_norm_eps", default=1e-5)
+    rope_base: float = key("rope.freq_base", "rope.theta", default=10000.0)
+    n_expert: int = key("expert_count", "num_experts", default=8)
+    n_expert_used: int = key("expert_used_count", "moe_top_k", default=2)
+    expert_period: int = key("moe_every_n_layers", "moe_every_n_layers")
+    expert_bias: tuple[float, ...] = key(
+        "gguflike.expert_bias",
+        "expert_bias",
+        default=lambda c: (0.0,) * _biases(c),
+        signed=True,
+        listed=True,
+        implied=True,
+        via=Via(_complete, lambda c: c.expert_bias, _complete),
+    )
 
 
 def nomic_bert(c: NomicBert) -> Graph:
