@@ -12,7 +12,7 @@ import pytest
 import gguflike
 from gguflike import checkpoint
 from gguflike.errors import CheckpointError, UnsupportedError
-from tests import tiny
+from tests import hub_server, tiny
 
 MATRICES = {
     "self_attn.q_proj": (256, 256),
@@ -141,6 +141,18 @@ def test_a_matrix_that_was_trained_on_is_rounded_anew(tmp_path: Path) -> None:
     after = checkpoint.open(folder).tensors[name]
     assert after == before
     assert set(after.read_f32().flat) == {4}
+
+
+def test_trained_weights_on_the_hub_are_rounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "model.layers.0.mlp.up_proj.weight"
+    trained = np.random.default_rng(3).standard_normal((512, 256)).astype("f4")
+    folder = write(tmp_path / "trained", {**others(), name: trained}, {**OFFLINE, "quantization_mode": "online"})
+    expected = checkpoint.open(folder).tensors[name].read_f32()
+    with hub_server.in_use(monkeypatch, tmp_path) as hub:
+        hub.repo("org/name", {path.name: path.read_bytes() for path in folder.iterdir()})
+        tensor = checkpoint.open("org/name").tensors[name]
+        assert tensor.path.startswith("hf://")
+        np.testing.assert_array_equal(tensor.read_f32(), expected)
 
 
 def test_ternary_weights_that_cannot_be_read(tmp_path: Path) -> None:

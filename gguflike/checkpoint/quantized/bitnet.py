@@ -57,7 +57,10 @@ class Rounded(Computed):
 
 
 def _changed(path: str) -> tuple[int, int]:
-    """What tells a file from one that replaces it: its inode, and when it was changed, in ns."""
+    """What tells a file from one that replaces it: its inode, and when it was changed, in ns. Of one that is read by
+    ranges, its name tells: it says the commit."""
+    if "://" in path:
+        return 0, 0
     status = Path(path).stat()
     return status.st_ino, status.st_mtime_ns
 
