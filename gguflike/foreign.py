@@ -38,10 +38,7 @@ _STARTS = (
     *((text, _ANSWER) for text in (b"Entry not found", b"Repository not found", b"Invalid username", b"HTTP/1.")),
     *((text, _ANSWER) for text in (b"Access to model", b"Not Found", b'{"error"', b"Unauthorized", b"Forbidden")),
     (b"PK\x03\x04", Foreign("a zip archive (or a PyTorch checkpoint)", "unpack it, or convert the checkpoint")),
-    *(
-        (b"\x80" + bytes([n]), Foreign("a pickle (a PyTorch checkpoint)", "convert the checkpoint"))
-        for n in range(2, 6)
-    ),
+    *((b"\x80" + bytes([protocol]), _PICKLE) for protocol in range(2, 6)),
     (b"\x1f\x8b", Foreign("a gzip archive", _UNPACK)),
     (b"\x28\xb5\x2f\xfd", Foreign("a Zstandard archive", _UNPACK)),
     (b"\xfd7zXZ\0", Foreign("an xz archive", _UNPACK)),

@@ -75,13 +75,6 @@ class Strided(LazyTensor):
         self._fill(after, offset + half * strides[axis] * itemsize)
 
 
-def is_pickled(path: Path) -> bool:
-    """Whether a file begins as torch.save writes it."""
-    with path.open("rb") as file:
-        start = file.read(16)
-    return start.startswith(_ZIP) or (start[:1] == b"\x80" and start[2:4] == b"\x8a\x0a")
-
-
 def read(path: Path) -> dict[str, LazyTensor]:
     """The tensors of a file that torch.save wrote, by name.
 

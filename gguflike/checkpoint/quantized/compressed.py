@@ -284,8 +284,3 @@ def _integers(pool: Pool, name: str, packed: LazyTensor, scales: LazyTensor, gro
     fields = {"words": packed, "scales": of_rows, "bits": group.bits, "places": 0 if straddling else places}
     pool.give(computed(Packed, name, (rows, columns), packed, **fields, zeros=zeros, groups_of=groups_of))
     return f"int {group.bits} bits, {described(of_rows.shape, of_rows.sizes)}"
-
-
-def settings_of(values: Mapping[str, Any]) -> bool:
-    """Whether these are settings of this scheme, where they do not name it."""
-    return isinstance(values.get("config_groups"), dict)
