@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.checkpoint import elsewhere, strictjson
+from gguflike.checkpoint.recognize import HF_FILES
 from gguflike.checkpoint.safetensors import Extent, LazyTensor
 from gguflike.errors import CheckpointError, UnsupportedError, counted
 
@@ -157,7 +158,7 @@ def _refuse_latent(params: Mapping[str, Any], tensors: Mapping[str, LazyTensor],
         raise UnsupportedError(
             "latent attention in Mistral's own format",
             path=folder,
-            remedy="take the files in the format of Hugging Face: config.json, model.safetensors",
+            remedy=HF_FILES,
         )
 
 
@@ -178,7 +179,7 @@ def _renamed(name: str, tensor: LazyTensor) -> tuple[str, bool]:
         "tensor that models in Mistral's or Meta's own format are not known to have",
         path=tensor.path,
         tensor=name[:200],
-        remedy="take the files in the format of Hugging Face: config.json, model.safetensors",
+        remedy=HF_FILES,
     )
 
 

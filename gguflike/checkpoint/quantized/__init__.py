@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from gguflike.checkpoint import strictjson
 from gguflike.checkpoint.quantized.float4 import Float4
-from gguflike.checkpoint.quantized.pool import ACTIVATIONS, Pool, Settings
+from gguflike.checkpoint.quantized.pool import ACTIVATIONS, REMEDY, Pool, Settings
 from gguflike.checkpoint.safetensors import LazyTensor
 from gguflike.errors import CheckpointError, UnsupportedError, counted
 
@@ -79,7 +79,6 @@ _KV_SCALES = re.compile(
     r".*att.*\.((k|v|q|kv|prob)_(scale|zero_point)|[kv]_proj\.output_(scale|zero_point)|kv_cache_scaling_factor)"
 )
 _OF_ACTIVATIONS = re.compile(r".*\.(input_scale|input_global_scale|act_scale|input_amax)")
-_REMEDY = "convert the model that it was made from, in bfloat16 or float32"
 
 
 class Resolved(NamedTuple):
@@ -148,7 +147,7 @@ def _read(pool: Pool, stated: _Stated, strict: bool) -> str:
             field=stated.field,
             expected="one of " + ", ".join(METHODS),
             got=repr(stated.method),
-            remedy=_REMEDY,
+            remedy=REMEDY,
         )
     called, place = METHODS[stated.method]
     module, _, name = place.partition(":")

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from gguflike.checkpoint.quantized.float4 import MX, NV, float4
 from gguflike.checkpoint.quantized.fp8 import FLOATS8, described, refuse_unscaled
-from gguflike.checkpoint.quantized.pool import ACTIVATIONS, Pool, Settings, expect_shape
+from gguflike.checkpoint.quantized.pool import ACTIVATIONS, REMEDY, Pool, Settings, expect_shape
 from gguflike.checkpoint.quantized.tensors import (
     Computed,
     Floats,
@@ -162,7 +162,7 @@ def _refuse_sparse(settings: Settings) -> None:
                 f"{what} of compressed-tensors",
                 field=f"{settings.field}: {name}",
                 got=repr(value)[:120],
-                remedy="convert the model that it was made from, in bfloat16 or float32",
+                remedy=REMEDY,
             )
 
 

@@ -15,7 +15,7 @@ from math import lcm
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.checkpoint.quantized.pool import Pool, Settings, exactly, expect_shape
+from gguflike.checkpoint.quantized.pool import REMEDY, Pool, Settings, exactly, expect_shape
 from gguflike.checkpoint.quantized.tensors import Computed, Floats, computed, unpacked
 from gguflike.checkpoint.safetensors import LazyTensor
 from gguflike.errors import CheckpointError, UnsupportedError
@@ -130,9 +130,6 @@ def read(pool: Pool, settings: Settings) -> str:
         pool.give(made)
     listed = " or ".join(map(str, sorted(widths)))
     return f"GPTQ {listed} bits, " + (f"groups of {group}" if group > 0 else "one group for each row")
-
-
-REMEDY = "convert the model that it was made from, in bfloat16 or float32"
 
 
 # What GPTQModel adds to words of numbers that are too small by 1.

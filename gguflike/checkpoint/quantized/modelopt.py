@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from gguflike.checkpoint.quantized.float4 import MX, NV, float4
 from gguflike.checkpoint.quantized.fp8 import FLOATS8, described, refuse_unscaled
-from gguflike.checkpoint.quantized.pool import ACTIVATIONS, Pool, Settings
+from gguflike.checkpoint.quantized.pool import ACTIVATIONS, REMEDY, Pool, Settings
 from gguflike.checkpoint.quantized.tensors import Scaled, computed, scales_of
 from gguflike.errors import UnsupportedError
 
@@ -45,7 +45,7 @@ def read(pool: Pool, settings: Settings) -> str:
         raise UnsupportedError(
             "activations are multiplied before a quantized weight (AWQ or SmoothQuant of ModelOpt)",
             tensor=f"{rotated[0]}.pre_quant_scale",
-            remedy="convert the model that it was made from, in bfloat16 or float32",
+            remedy=REMEDY,
         )
     for module in pool.modules(".weight_scale"):
         kinds.add(_weight(pool, f"{module}.weight"))

@@ -10,6 +10,7 @@ from gguflike.checkpoint.safetensors import LazyTensor
 from gguflike.errors import CheckpointError, UnsupportedError
 
 ACTIVATIONS = "scales of activations"  # which other engines round
+REMEDY = "convert the model that it was made from, in bfloat16 or float32"
 
 
 class Pool:
