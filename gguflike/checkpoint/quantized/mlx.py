@@ -26,7 +26,6 @@ from gguflike.checkpoint.quantized.tensors import (
     unpacked,
 )
 from gguflike.checkpoint.safetensors import LazyTensor
-from gguflike.errors import UnsupportedError
 
 BITS = (2, 3, 4, 5, 6, 8)
 MODES = ("affine", "mxfp4", "nvfp4", "mxfp8")
@@ -74,10 +73,9 @@ def _merged(plain: Settings, special: Any, module: str) -> Settings:
 def _weight(pool: Pool, module: str, settings: Settings) -> str:
     name = f"{module}.weight"
     mode = settings.choice("mode", among=MODES, default="affine")
-    scales = pool.take(f"{module}.scales", name)
+    scales = pool.take(f"{module}.scales", name, None if mode == "affine" else {"U8"})
     words = pool.take(name, scales.name, {"U32"})
     if mode in _PARTS:
-        expect_dtype(scales, "U8")
         pool.give(float4(name, words, scales, _PARTS[mode]))
         return _PARTS[mode].name
     bits = 8 if mode == "mxfp8" else settings.integer("bits", among=BITS, default=4)
@@ -86,7 +84,6 @@ def _weight(pool: Pool, module: str, settings: Settings) -> str:
     shape = (*words.shape[:-1], columns)
     expect_shape(scales, (*shape[:-1], exactly(columns, group, words, "groups")))
     if mode == "mxfp8":
-        expect_dtype(scales, "U8")
         codes = LazyTensor(words.name, "F8_E4M3", shape, words.path, words.offset, words.file_bytes)
         made = scales_of(codes, scales, (1, 32), exponents=True)
         pool.give(computed(Scaled, name, shape, words, values=codes, scales=made))
@@ -97,18 +94,6 @@ def _weight(pool: Pool, module: str, settings: Settings) -> str:
     of_scales, of_biases = (scales_of(words, part, block, shape=shape) for part in (scales, biases))
     pool.give(computed(Affine, name, shape, words, words=words, bits=bits, scales=of_scales, biases=of_biases))
     return f"{bits} bits in groups of {group}"
-
-
-def expect_dtype(tensor: LazyTensor, dtype: str) -> None:
-    """UnsupportedError where a part of a quantized weight has another dtype."""
-    if tensor.dtype != dtype:
-        raise UnsupportedError(
-            "part of a quantized weight has another dtype",
-            path=tensor.path,
-            tensor=tensor.name,
-            expected=dtype,
-            got=tensor.dtype,
-        )
 
 
 def unstacked(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
