@@ -29,6 +29,7 @@ from gguflike.checkpoint.quantized.tensors import (
     Scales,
     as_floats,
     computed,
+    groups_of_columns,
     scales_of,
     unpacked,
 )
@@ -92,15 +93,7 @@ class Packed(Computed):
         zeros = self._zeros(start, stop)
         if self.groups_of is None:
             return (values - self._wide(zeros)) * self.scales.spread(start, stop, self.shape)
-        groups = self.groups_of.read()
-        count = self.scales.shape[1]
-        if groups.min() < 0 or groups.max() >= count:
-            raise CheckpointError(
-                "group of a column is not there",
-                path=self.path,
-                tensor=self.groups_of.name,
-                expected=f"0 to {count - 1}",
-            )
+        groups = groups_of_columns(self.groups_of, self.scales.shape[1])
         scales = as_floats(self.scales.stored, start, stop)[:, groups]
         return (values - (zeros if zeros.shape[1] == 1 else zeros[:, groups])) * scales
 

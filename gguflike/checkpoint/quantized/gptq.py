@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.checkpoint.quantized.pool import REMEDY, Pool, Settings, exactly, expect_shape
-from gguflike.checkpoint.quantized.tensors import Computed, Floats, computed, unpacked
+from gguflike.checkpoint.quantized.tensors import Computed, Floats, computed, groups_of_columns, unpacked
 from gguflike.checkpoint.safetensors import LazyTensor
 from gguflike.errors import CheckpointError, UnsupportedError
 
@@ -57,15 +57,7 @@ class GPTQ(Computed):
         count, inputs = self.scales.shape[0], self.shape[1]
         if self.groups_of is None:
             return None
-        groups = self.groups_of.read().astype(np.int64)
-        if groups.size and not 0 <= groups.min() <= groups.max() < count:
-            raise CheckpointError(
-                "group of a column is not there",
-                path=self.path,
-                tensor=self.groups_of.name,
-                expected=f"0 to {count - 1}",
-                got=f"{groups.min()} to {groups.max()}",
-            )
+        groups = groups_of_columns(self.groups_of, count)
         in_order = inputs % count == 0 and np.array_equal(groups, np.arange(inputs) // (inputs // count))
         return None if in_order else groups
 

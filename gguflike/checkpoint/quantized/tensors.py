@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import prod
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.checkpoint import float8
 from gguflike.checkpoint.safetensors import Extent, LazyTensor
 from gguflike.errors import CheckpointError
 
@@ -45,14 +44,12 @@ def computed(kind: type[Kind], name: str, shape: Sequence[int], main: LazyTensor
 class Scales:
     """One number for each block of a tensor of as many axes as ``shape``, which counts the blocks along each.
 
-    A block has ``sizes[i]`` values along axis i, the last one fewer. ``exponents``: numbers are stored as bytes e that
-    stand for ``2**(e - 127)``.
+    A block has ``sizes[i]`` values along axis i, the last one fewer.
     """
 
     stored: LazyTensor
     shape: tuple[int, ...]
     sizes: tuple[int, ...]
-    exponents: bool = False
 
     def spread(self, start: int, stop: int, shape: Sequence[int]) -> Floats:
         """The number of each value of the rows ``start`` to ``stop`` of a tensor of ``shape``, or less of what numpy
@@ -69,8 +66,7 @@ class Scales:
     def _numbers(self, first: int, last: int) -> Floats:
         in_rows = self.stored.rows == self.shape[0]
         rows = (first, last) if in_rows else (0, self.stored.rows)
-        stored = self.stored
-        numbers = float8.values("F8_E8M0")[stored.read(*rows)] if self.exponents else as_floats(stored, *rows)
+        numbers = as_floats(self.stored, *rows)
         return numbers if in_rows else numbers.reshape(self.shape[0], -1)[first:last]
 
 
@@ -99,6 +95,20 @@ def as_floats(tensor: LazyTensor, start: int = 0, stop: int | None = None) -> Fl
     return tensor.read_f32(start, stop)
 
 
+def groups_of_columns(stored: LazyTensor, count: int) -> npt.NDArray[np.int64]:
+    """The group of each column, as ``stored`` says it. CheckpointError for one that is none of ``count``."""
+    groups = stored.read().astype(np.int64)
+    if groups.size and not 0 <= groups.min() <= groups.max() < count:
+        raise CheckpointError(
+            "group of a column is not there",
+            path=stored.path,
+            tensor=stored.name,
+            expected=f"0 to {count - 1}",
+            got=f"{groups.min()} to {groups.max()}",
+        )
+    return groups
+
+
 def scales_of(
     values: LazyTensor,
     stored: LazyTensor,
@@ -109,8 +119,9 @@ def scales_of(
     shape: Sequence[int] | None = None,
 ) -> Scales:
     """The scales ``stored`` of ``values``: one for all, one for each slice of the first axes, one for each of any axis,
-    or one for each ``block`` of the last axes. ``even``: or of what blocks of one size the shapes say. ``shape``: that
-    of the values, where it is not that of ``values``, which packs several.
+    or one for each ``block`` of the last axes. ``exponents``: they are stored as bytes e that stand for ``2**(e -
+    127)``. ``even``: or of what blocks of one size the shapes say. ``shape``: that of the values, where it is not that
+    of ``values``, which packs several.
 
     CheckpointError where the shapes are none of these.
     """
@@ -119,7 +130,7 @@ def scales_of(
     if counts is not None:
         sizes = _sizes(whole, counts, block, even)
         if sizes is not None:
-            return Scales(stored, counts, sizes, exponents)
+            return Scales(replace(stored, dtype="F8_E8M0") if exponents else stored, counts, sizes)
     expected = "one scale, or one for each row" + (f" or block {tuple(block)}" if block else "")
     raise CheckpointError(
         "scales do not fit the weights",
