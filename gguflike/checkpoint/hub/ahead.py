@@ -10,7 +10,7 @@ import hashlib
 import re
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import contextmanager
 
@@ -188,9 +188,11 @@ def _pieces(extents: Sequence[Extent]) -> Iterator[tuple[Extent, bool, bool]]:
 
     Each file comes at once, where ``extents`` name its parts one after the other.
     """
-    whole = _whole({each.path: [one for one in extents if one.path == each.path] for each in extents})
+    by_path: dict[str, list[Extent]] = {}
+    for each in extents:
+        by_path.setdefault(each.path, []).append(each)
+    whole = _whole(by_path)
     position: dict[str, int] = dict.fromkeys(whole, 0)
-    last = {each.path: each for each in extents}
     for extent in extents:
         if extent.path not in whole:
             yield from ((piece, True, False) for piece in _split(extent))
@@ -199,11 +201,11 @@ def _pieces(extents: Sequence[Extent]) -> Iterator[tuple[Extent, bool, bool]]:
         yield from ((piece, False, True) for piece in _split(_between(extent, start, extent.offset)))
         yield from ((piece, True, True) for piece in _split(extent))
         position[extent.path] = end
-        if extent is last[extent.path]:
+        if extent is by_path[extent.path][-1]:
             yield from ((piece, False, True) for piece in _split(_between(extent, end, extent.file_bytes)))
 
 
-def _whole(by_path: dict[str, list[Extent]]) -> set[str]:
+def _whole(by_path: Mapping[str, Sequence[Extent]]) -> set[str]:
     """The files that are read in order and almost whole, and of which the Hub has a SHA-256."""
     found = set()
     for path, extents in by_path.items():
