@@ -299,6 +299,14 @@ def test_mlx(base: Path, tmp_path: Path) -> None:
 # Alone
 
 
+@pytest.mark.parametrize("name", ["optimizer.pt", "rng_state.pth", "rng_state_0.pth", "scaler.pt", "training_args.bin"])
+def test_what_a_training_run_keeps_beside_an_adapter_is_no_model(name: str, base: Path, tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "checkpoint-500", factors(DOWN, 32, 64))
+    (folder / name).write_bytes(b"not weights")
+    assert is_adapter(folder)
+    assert convert(folder, None, "F32", base=base, dry_run=True).metadata["general.type"] == "adapter"
+
+
 def test_alone(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tensors = {**factors(DOWN, 32, 64), **factors("model.layers.0.mlp.up_proj", 64, 32, rank=2)}
     settings = {"rank_pattern": {"up_proj": 2}, "alpha_pattern": {"up_proj": 5}, "alora_invocation_tokens": [4, 5]}

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gguflike.checkpoint import elsewhere, files, strictjson, weights
+from gguflike.checkpoint import files, mistral, strictjson, weights
 from gguflike.checkpoint.recognize import ADAPTER
 from gguflike.checkpoint.safetensors import LazyTensor
 from gguflike.checkpoint.source import called, fetched
@@ -103,14 +103,12 @@ def is_adapter(source: str | os.PathLike[str]) -> bool:
     folder = Path(source)
     if not folder.is_dir() or _settings_path(folder) is None:
         return False
-    return not model_files(folder)
+    return not has_model(folder)
 
 
-def model_files(folder: Path) -> list[Path]:
-    """The files of a folder that may hold the weights of a model."""
-    present = (*folder.iterdir(), *elsewhere.inside(folder))
-    named = [path for path in present if path.name.endswith((".safetensors", ".bin", ".pth"))]
-    return [path for path in named if not path.name.startswith(("adapter", "training_args", "optimizer", "scheduler"))]
+def has_model(folder: Path) -> bool:
+    """Whether a folder holds weights of a model, all of them or not."""
+    return weights.has_any(folder) or bool(mistral.weight_files(folder))
 
 
 def open_adapter(source: str | os.PathLike[str]) -> Adapter:

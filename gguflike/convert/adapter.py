@@ -19,7 +19,7 @@ import numpy.typing as npt
 from gguflike import checkpoint
 from gguflike.blocks import format_by_name
 from gguflike.checkpoint import card, files, strictjson
-from gguflike.checkpoint.adapter import Adapter, Factors, model_files, open_adapter
+from gguflike.checkpoint.adapter import Adapter, Factors, has_model, open_adapter
 from gguflike.checkpoint.recognize import adapter_of
 from gguflike.container import Typed, ValueType
 from gguflike.convert import metadata as general
@@ -177,7 +177,7 @@ def _base(
         if named is None:
             raise CheckpointError("the adapter names no base", path=adapter.folder)
         folder = Path(named)
-        if folder.is_dir() and not model_files(folder):
+        if folder.is_dir() and not has_model(folder):
             return strictjson.load(folder / "config.json"), {}, [folder / "config.json"]
         opened = checkpoint.open(named, ignored=ignored)
     except GGUFLikeError as error:
