@@ -53,6 +53,11 @@ def present(path: Path) -> bool:
     return False
 
 
+def inside(folder: Path) -> list[Path]:
+    """What a folder holds, on disk or elsewhere, in the order of names."""
+    return sorted({*folder.iterdir(), *elsewhere.inside(folder)})
+
+
 def unreadable(path: Path, error: OSError) -> CheckpointError:
     """The error for a file that the system does not let read."""
     if path.is_symlink() and not path.exists():

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.checkpoint import elsewhere, strictjson
+from gguflike.checkpoint import files, strictjson
 from gguflike.checkpoint.recognize import HF_FILES
 from gguflike.checkpoint.safetensors import Extent, LazyTensor
 from gguflike.errors import CheckpointError, UnsupportedError, counted
@@ -113,7 +113,7 @@ class Joined(LazyTensor):
 
 def weight_files(folder: Path) -> list[Path]:
     """The consolidated files of a folder, in order; those in safetensors, where there are any."""
-    present = sorted({*folder.iterdir(), *elsewhere.inside(folder)})
+    present = files.inside(folder)
     safe = [path for path in present if _SAFETENSORS.fullmatch(path.name)]
     return safe or [path for path in present if _PICKLES.fullmatch(path.name)]
 

@@ -117,7 +117,7 @@ def _unnamed(folder: Path) -> Weights:
     """The weights of a folder with neither ``model.safetensors`` nor its index."""
     indices = [path for path in sorted(folder.glob("*.json")) if _INDEX.fullmatch(path.name)]
     indices = [path for path in indices if not _OTHERS.fullmatch(path.name)]
-    if any(each.name.endswith(".safetensors") for each in (*folder.iterdir(), *elsewhere.inside(folder))):
+    if any(each.name.endswith(".safetensors") for each in files.inside(folder)):
         indices = [path for path in indices if not path.name.endswith(".bin.index.json")]
     if len(indices) == 1:
         found = _indexed(indices[0], _listed(indices[0]))
@@ -156,8 +156,8 @@ def _noticed(weights: Weights, notice: str) -> Weights:
 def _sets(folder: Path) -> list[_Set]:
     """The files of weights in a folder, shards of one model together."""
     groups: dict[tuple[str, ...], dict[int, Path]] = {}
-    present = [path for path in folder.iterdir() if path.name.endswith((".safetensors", *PICKLES))]
-    for path in sorted({*present, *elsewhere.inside(folder)}):
+    named = [path for path in files.inside(folder) if path.name.endswith((".safetensors", *PICKLES))]
+    for path in named:
         if path.name.startswith(".") or not files.present(path) or path.is_dir():  # "._x" is what macOS keeps of x
             continue
         shard = _SHARD.fullmatch(path.name)
