@@ -488,6 +488,12 @@ def test_hostile_files_take_little_memory(kind: str, tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"pytorch_model.bin: not a file"):
+        pickled.read(tmp_path / "pytorch_model.bin")
+
+
 def test_a_pickle_too_long_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pickled, "MAX_BYTES", 50)
     with pytest.raises(CheckpointError, match=r"record archive/data.pkl is too long; expected at most 50 bytes"):

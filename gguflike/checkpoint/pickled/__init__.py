@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from gguflike import foreign
 from gguflike.checkpoint import files
 from gguflike.checkpoint.pickled import archive
 from gguflike.checkpoint.pickled.machine import MAX_BYTES, REMEDY, SIZES, EndOfPickle, Machine, View
@@ -81,9 +82,10 @@ def read(path: Path) -> dict[str, LazyTensor]:
     CheckpointError where it is malformed or holds no state dict, UnsupportedError where its pickle asks for anything
     that tensors do not need.
     """
+    files.check(path)
     try:
         with path.open("rb") as file:
-            start = file.read(512)
+            start = file.read(foreign.SAMPLE)
         if start.startswith(_ZIP):
             return _of_archive(path)
         if start[:1] == b"\x80":
