@@ -27,13 +27,14 @@ INDEX = "model.safetensors.index.json"
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
 MAX_DIMS = 8
 
-# Bits per element of every dtype the format names; what is not in _NUMPY is sized but not read.
+# Bits per element of every dtype the format names; what is not in NUMPY is sized but not read.
 _BITS: Mapping[str, int] = {
     **{"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16, "U32": 32, "I32": 32, "F32": 32},
     **{"U64": 64, "I64": 64, "F64": 64, "C64": 64, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8},
     **{"F8_E5M2FNUZ": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4},
 }
-_NUMPY: Mapping[str, str] = {
+#: dtype -> numpy's dtype of what is read; bfloat16 comes as its bits, floats of 8 bits as bytes.
+NUMPY: Mapping[str, str] = {
     **{"U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8", "I64": "<i8"},
     **{"F16": "<f2", "BF16": "<u2", "F32": "<f4", "F64": "<f8", "BOOL": "u1"},
     **{"F8_E4M3": "u1", "F8_E5M2": "u1", "F8_E4M3FNUZ": "u1", "F8_E5M2FNUZ": "u1", "F8_E8M0": "u1"},
@@ -127,13 +128,13 @@ class LazyTensor:
         return data
 
     def _numpy_dtype(self) -> str:
-        dtype = _NUMPY.get(self.dtype)
+        dtype = NUMPY.get(self.dtype)
         if dtype is None:
             raise UnsupportedError(
                 f"tensor of dtype {self.dtype}",
                 path=self.path,
                 tensor=self.name,
-                expected="one of " + ", ".join(_NUMPY),
+                expected="one of " + ", ".join(NUMPY),
                 remedy="convert the checkpoint to bfloat16 first",
             )
         return dtype

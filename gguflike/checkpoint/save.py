@@ -10,14 +10,12 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from gguflike.checkpoint.safetensors import INDEX, SINGLE
+from gguflike.checkpoint import float8
+from gguflike.checkpoint.safetensors import INDEX, NUMPY, SINGLE
 
 SHARD_BYTES = 5_000_000_000  # what Transformers splits at
 #: What can be written, and numpy's dtype of it; bfloat16 comes as its bits.
-DTYPES: Mapping[str, str] = {
-    **{"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8", "BOOL": "u1"},
-    **{"U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8", "I64": "<i8"},
-}
+DTYPES: Mapping[str, str] = {dtype: code for dtype, code in NUMPY.items() if dtype not in float8.KINDS}
 ITEM_BYTES: Mapping[str, int] = {name: int(code[-1]) for name, code in DTYPES.items()}
 #: ``__metadata__`` of what is written: "pt" is what Transformers asks for, the rest tells our files from others'.
 METADATA: Mapping[str, str] = {"format": "pt", "exported_by": "gguflike"}

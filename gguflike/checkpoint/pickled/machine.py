@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gguflike.checkpoint.pickled.opcodes import MARK, STEPS, STOP, name_of
-from gguflike.checkpoint.safetensors import MAX_DIMS
+from gguflike.checkpoint.safetensors import MAX_DIMS, NUMPY
 from gguflike.errors import CheckpointError, UnsupportedError
 
 MAX_BYTES = 1 << 26  # of one pickle; a tensor takes about 200
@@ -52,10 +52,8 @@ class View(NamedTuple):
     strides: tuple[int, ...]
 
 
-SIZES: Mapping[str, int] = {
-    **{"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1},
-    **{"U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1, "F8_E8M0": 1},
-}
+#: dtype -> bytes of a number.
+SIZES: Mapping[str, int] = {dtype: int(code[-1]) for dtype, code in NUMPY.items()}
 _STORAGES = {
     **{"DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16"},
     **{"LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8"},
