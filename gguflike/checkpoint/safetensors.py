@@ -152,13 +152,17 @@ class LazyTensor:
                 expected="one of " + ", ".join(sorted(FLOATS)),
                 remedy="a checkpoint that is already quantized has to be dequantized first",
             )
-        data = self.read(start, stop)
-        if self.dtype == "BF16":
-            bits = np.empty(data.shape, np.uint32)
-            np.left_shift(data, 16, out=bits, dtype=np.uint32)
-            return bits.view(np.float32)
-        with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which the caller refuses by name
-            return data.astype(np.float32, copy=False)
+        return widened(self.read(start, stop), self.dtype)
+
+
+def widened(data: npt.NDArray[Any], dtype: str) -> npt.NDArray[np.float32]:
+    """What was read of a tensor of floats of 16 bits or more, as float32."""
+    if dtype == "BF16":
+        bits = np.empty(data.shape, np.uint32)
+        np.left_shift(data, 16, out=bits, dtype=np.uint32)
+        return bits.view(np.float32)
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which the caller refuses by name
+        return data.astype(np.float32, copy=False)
 
 
 def same_values(a: LazyTensor, b: LazyTensor) -> bool:

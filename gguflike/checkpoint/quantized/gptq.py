@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from gguflike.checkpoint.quantized.pool import REMEDY, Pool, Settings, exactly, expect_shape
 from gguflike.checkpoint.quantized.tensors import Computed, Floats, computed, groups_of_columns, unpacked
-from gguflike.checkpoint.safetensors import LazyTensor
+from gguflike.checkpoint.safetensors import LazyTensor, widened
 from gguflike.errors import CheckpointError, UnsupportedError
 
 BITS = (2, 3, 4, 8)
@@ -89,10 +89,7 @@ def grouped(values: Floats, zeros: Floats, scales: Floats, groups: npt.NDArray[n
 
 def columns_of(tensor: LazyTensor, start: int, stop: int) -> Floats:
     """Columns of a matrix of floats, as float32."""
-    read = tensor.read_columns(start, stop)
-    if tensor.dtype == "BF16":
-        return (read.astype(np.uint32) << 16).view(np.float32)
-    return read.astype(np.float32)
+    return widened(tensor.read_columns(start, stop), tensor.dtype)
 
 
 def read(pool: Pool, settings: Settings) -> str:
