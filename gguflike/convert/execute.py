@@ -12,7 +12,8 @@ from gguflike.container.publish import made_folder
 from gguflike.convert import pipeline
 from gguflike.convert.encode import Job, run
 from gguflike.convert.plan import ConversionPlan, PlannedTensor
-from gguflike.convert.resume import made_of
+from gguflike.convert.proof import proven
+from gguflike.convert.resume import made_of, with_notice
 from gguflike.convert.sources import closing_sources, elsewhere, reading_ahead
 from gguflike.errors import GGUFLikeError, OutputError, check_choice, check_threads
 from gguflike.kernels.prepare import prepare
@@ -30,6 +31,38 @@ def check_targets(plan: ConversionPlan, overwrite: bool) -> None:
     """OutputError where a file that is to be written exists and may not be replaced: before anything takes time."""
     for path in plan.paths:
         check_free(path, overwrite)
+
+
+def carry_out(
+    plan: ConversionPlan,
+    *,
+    dry_run: bool,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+    threads: int | None = None,
+    method: Method = "search",
+    overwrite: bool,
+    resume: bool,
+) -> ConversionPlan:
+    """Prove and write ``plan``, unless it is a dry run; the plan, with what there is to know of it by then.
+
+    The arguments are those of `execute`.
+    """
+    plan = with_notice(plan, method, resume)
+    if dry_run:
+        return plan
+    check_targets(plan, overwrite)
+    plan = proven(plan)
+    execute(
+        plan,
+        executor=executor,
+        progress=progress,
+        threads=threads,
+        method=method,
+        overwrite=overwrite,
+        resume=resume,
+    )
+    return plan
 
 
 def execute(

@@ -25,14 +25,12 @@ from gguflike.convert import lora as loras
 from gguflike.convert import metadata as general
 from gguflike.convert import plan as plans
 from gguflike.convert import recipe as recipes
-from gguflike.convert.execute import check_options, check_targets, execute
+from gguflike.convert.execute import carry_out, check_options
 from gguflike.convert.facts import Facts, facts, single
 from gguflike.convert.lora import Lora
 from gguflike.convert.matching import by_canonical_name, check_layers, is_tied, match, small_values, tied_or_not
 from gguflike.convert.mixes import Recipe
 from gguflike.convert.plan import ConversionPlan
-from gguflike.convert.proof import proven
-from gguflike.convert.resume import with_notice
 from gguflike.convert.selection import Selection, SelectionOptions, select
 from gguflike.convert.sources import Source
 from gguflike.errors import ArgumentError, ArgumentTypeError, CheckpointError, check_choice
@@ -128,20 +126,16 @@ def convert(
         arch=arch,
         **options,
     )
-    planned = with_notice(planned, method, resume)
-    if not dry_run:
-        check_targets(planned, overwrite)
-        planned = proven(planned)
-        execute(
-            planned,
-            executor=executor,
-            progress=progress,
-            threads=threads,
-            method=method,
-            overwrite=overwrite,
-            resume=resume,
-        )
-    return planned
+    return carry_out(
+        planned,
+        dry_run=dry_run,
+        executor=executor,
+        progress=progress,
+        threads=threads,
+        method=method,
+        overwrite=overwrite,
+        resume=resume,
+    )
 
 
 def plan_conversion(

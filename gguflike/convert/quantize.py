@@ -19,11 +19,10 @@ from gguflike.convert import imatrix as imatrices
 from gguflike.convert import metadata as general
 from gguflike.convert import plan as plans
 from gguflike.convert import recipe as recipes
-from gguflike.convert.execute import check_options, execute
+from gguflike.convert.execute import carry_out, check_options
 from gguflike.convert.facts import Facts, facts
 from gguflike.convert.mixes import COPY, Recipe
 from gguflike.convert.plan import ConversionPlan
-from gguflike.convert.resume import with_notice
 from gguflike.convert.selection import Selection, SelectionOptions, select
 from gguflike.convert.sources import GGUFSource, Source, stamp
 from gguflike.errors import ArgumentError
@@ -66,18 +65,16 @@ def quantize_file(
     check_options(method, threads)
     split = split_of(split_max_size, split_max_tensors, no_tensor_first_split)
     planned = plan_quantization(src, out, type, imatrix, split, keep_split, **options)
-    planned = with_notice(planned, method, resume)
-    if not dry_run:
-        execute(
-            planned,
-            executor=executor,
-            progress=progress,
-            threads=threads,
-            method=method,
-            overwrite=overwrite,
-            resume=resume,
-        )
-    return planned
+    return carry_out(
+        planned,
+        dry_run=dry_run,
+        executor=executor,
+        progress=progress,
+        threads=threads,
+        method=method,
+        overwrite=overwrite,
+        resume=resume,
+    )
 
 
 def plan_quantization(

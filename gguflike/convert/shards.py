@@ -13,16 +13,13 @@ from gguflike.container import GGUFFile, TensorSpec
 from gguflike.container.digest import recorded
 from gguflike.container.shards import PREFIX, open_shards
 from gguflike.container.splitting import Split, paths_of, plan_split, split_of
-from gguflike.convert.execute import execute
+from gguflike.convert.execute import carry_out
 from gguflike.convert.mixes import COPY
 from gguflike.convert.plan import ConversionPlan, PlannedTensor
-from gguflike.convert.resume import with_notice
 from gguflike.convert.sources import GGUFSource, stamp
 from gguflike.errors import OutputError, UnsupportedError
 from gguflike.progress import Progress
-from gguflike.tensor import Method
 
-METHOD: Method = "search"  # which copies do not ask for
 MAX_TENSORS = 128  # of a file where no limit is given, as in llama.cpp's gguf-split
 
 
@@ -53,10 +50,8 @@ def split(
     if not os.path.basename(os.fspath(prefix)):  # noqa: PTH119 - a Path drops the slash
         remedy = "give the beginning of a name, such as model in that folder"
         raise OutputError("the target is a folder", path=prefix, remedy=remedy)
-    planned = with_notice(_planned(src, prefix, given), METHOD, resume)
-    if not dry_run:
-        execute(planned, progress=progress, method=METHOD, overwrite=overwrite, resume=resume)
-    return planned
+    planned = _planned(src, prefix, given)
+    return carry_out(planned, dry_run=dry_run, progress=progress, overwrite=overwrite, resume=resume)
 
 
 def merge(
@@ -74,10 +69,8 @@ def merge(
     in them say, UnsupportedError where the file is none of several. ``overwrite`` and ``resume`` are those of
     `gguflike.convert`.
     """
-    planned = with_notice(_planned(shard, out, None), METHOD, resume)
-    if not dry_run:
-        execute(planned, progress=progress, method=METHOD, overwrite=overwrite, resume=resume)
-    return planned
+    planned = _planned(shard, out, None)
+    return carry_out(planned, dry_run=dry_run, progress=progress, overwrite=overwrite, resume=resume)
 
 
 def _planned(src: str | os.PathLike[str], target: str | os.PathLike[str], split: Split | None) -> ConversionPlan:
