@@ -21,7 +21,7 @@ from gguflike.container.plan import FilePlan
 
 _FORMAT = "gguflike journal 1"
 _MOST_LINE = 1 << 10  # bytes: a tensor's name has at most 63
-READ_BACK = 1 << 22  # bytes at a time when data are hashed from the file
+_READ_BACK = 1 << 22  # bytes at a time when data are hashed from the file
 
 
 class Journal:
@@ -105,14 +105,20 @@ def _claim(info: TensorInfo, digest: str) -> bytes:
 def sha256_of(descriptor: int, start: int, end: int) -> str:
     """SHA-256 of bytes of a file, as far as it has them."""
     digest = hashlib.sha256()
-    buffer = memoryview(bytearray(min(READ_BACK, max(end - start, 0))))
+    hash_back(digest, descriptor, start, end)
+    return digest.hexdigest()
+
+
+def hash_back(digest: hashlib._Hash, descriptor: int, start: int, end: int) -> int:
+    """Add bytes of a file to a digest, as far as it has them; where they end."""
+    buffer = memoryview(bytearray(min(_READ_BACK, max(end - start, 0))))
     while start < end:
         count = system.read_at(descriptor, buffer[: end - start], start)
         if not count:
             break
         digest.update(buffer[:count])
         start += count
-    return digest.hexdigest()
+    return start
 
 
 def _line(entry: Mapping[str, Any]) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any
 
 from gguflike.container import system
 from gguflike.container.digest import patch
-from gguflike.container.journal import READ_BACK, Journal, sha256_of
+from gguflike.container.journal import Journal, hash_back, sha256_of
 from gguflike.container.layout import TensorInfo, TensorSpec
 from gguflike.container.plan import FilePlan, plan
 from gguflike.container.publish import check_space, left_over, output_errors
@@ -71,14 +71,10 @@ class _Progress:
 
     def _hash_back(self, descriptor: int, end: int) -> None:
         """Hash bytes that are in the file already, up to ``end``."""
-        buffer = memoryview(bytearray(min(READ_BACK, end - self.hashed)))
-        while self.hashed < end:
-            piece = buffer[: end - self.hashed]
-            count = system.read_at(descriptor, piece, self.info.offset + self.hashed)
-            if not count:
-                raise OutputError("the file was cut by someone else", tensor=self.info.name)
-            self.sha.update(piece[:count])
-            self.hashed += count
+        start = self.info.offset
+        self.hashed = hash_back(self.sha, descriptor, start + self.hashed, start + end) - start
+        if self.hashed < end:
+            raise OutputError("the file was cut by someone else", tensor=self.info.name)
 
     def finish(self) -> str:
         """The digest; OutputError where bytes are missing."""
