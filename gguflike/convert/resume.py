@@ -37,7 +37,9 @@ def with_notice(plan: ConversionPlan, method: str, resume: bool) -> ConversionPl
     """The plan, with a notice where a run that was cut off has left something of its target."""
     if plan.target is None:
         return plan
-    tensors, others = left_behind(plan.target, plan.layout, made_of(plan, method) if resume else None)
+    tensors, others = left_behind(plan.target, plan.layout, None)
+    if others and resume:
+        tensors, others = left_behind(plan.target, plan.layout, made_of(plan, method))
     notices = list(plan.notices)
     if tensors:
         notices.append(f"goes on where it was cut off: {tensors} of {len(plan.tensors)} tensors are written already")
