@@ -22,10 +22,12 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 def check_target(target: StrPath, sources: Iterable[StrPath]) -> None:
     """OutputError when ``target`` names a folder, or is one of the files read from, by name or through a link."""
     _refuse_folder(target)
+    real = os.path.realpath(target)
+    there = os.path.exists(target)  # noqa: PTH110 - false where its folder cannot be read
     for source in sources:
-        same = os.path.realpath(source) == os.path.realpath(target)
+        same = os.path.realpath(source) == real
         with suppress(OSError):
-            same = same or Path(source).samefile(target)
+            same = same or (there and Path(source).samefile(target))
         if same:
             raise OutputError(
                 "the target is also a source",
