@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -10,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from gguflike import container
 from gguflike.blocks import FORMATS, format_by_name
 from gguflike.checkpoint.save import DTYPES, Entry, shards, write_tensors
 from gguflike.container import GGUFFile
 from gguflike.convert.encode import SLAB_BYTES
-from gguflike.convert.folder import check_free, new_folder
+from gguflike.convert.folder import new_folder
 from gguflike.convert.generic import dtypes_of
 from gguflike.convert.sources import GGUFSource, closing_sources, ranges, stamp
 from gguflike.kernels.prepare import Need, prepare
@@ -43,42 +41,39 @@ class GenericExportPlan:
 
 
 def export_generic(
-    file: str | os.PathLike[str],
-    folder: str | os.PathLike[str],
-    dtype: str | None = None,
+    opened: GGUFFile,
+    folder: Path,
+    dtype: str | None,
     *,
-    progress: Progress | None = None,
-    dry_run: bool = False,
-    overwrite: bool = False,
+    progress: Progress | None,
+    dry_run: bool,
+    overwrite: bool,
 ) -> GenericExportPlan:
     """Write the tensors of a file as safetensors, and nothing else: what ``export(..., generic=True)`` does.
 
     ``dtype`` is that of all floats; by default each has the one that it came with, where that holds its values, else
     the type it is stored in, and float32 where it is quantized. Integers have their own.
     """
-    check_free(Path(folder), overwrite)
-    with container.open(file) as opened:
-        entries = _entries(opened, dtype)
-        plan = GenericExportPlan(Path(opened.path).name, Path(folder), dtype or "auto", shards(entries))
-        if dry_run:
-            return plan
-        stamps = tuple(stamp(path) for path in opened.paths)
-        done = 0
+    plan = GenericExportPlan(Path(opened.path).name, folder, dtype or "auto", shards(_entries(opened, dtype)))
+    if dry_run:
+        return plan
+    stamps = tuple(stamp(path) for path in opened.paths)
+    done = 0
 
-        def parts(entry: Entry) -> Iterator[memoryview]:
-            nonlocal done
-            info = opened.infos[entry.name]
-            source = GGUFSource(opened.path, info.name, info.shape, info.format.name, stamps, info.name)
-            for part in _parts(source, entry.dtype):
-                yield part
-                done += part.nbytes
-                if progress is not None:
-                    progress(done, plan.tensor_bytes, entry.name)
+    def parts(entry: Entry) -> Iterator[memoryview]:
+        nonlocal done
+        info = opened.infos[entry.name]
+        source = GGUFSource(opened.path, info.name, info.shape, info.format.name, stamps, info.name)
+        for part in _parts(source, entry.dtype):
+            yield part
+            done += part.nbytes
+            if progress is not None:
+                progress(done, plan.tensor_bytes, entry.name)
 
-        stored = sorted({info.format.name for info in opened.infos.values()})
-        with closing_sources(), new_folder(plan.target, plan.tensor_bytes + _HEADER_ROOM, overwrite) as temporary:
-            prepare((Need("decode", name) for name in stored if FORMATS[name].is_quantized), progress)
-            write_tensors(temporary, plan.files, parts)
+    stored = sorted({info.format.name for info in opened.infos.values()})
+    with closing_sources(), new_folder(plan.target, plan.tensor_bytes + _HEADER_ROOM, overwrite) as temporary:
+        prepare((Need("decode", name) for name in stored if FORMATS[name].is_quantized), progress)
+        write_tensors(temporary, plan.files, parts)
     return plan
 
 

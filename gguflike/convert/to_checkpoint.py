@@ -100,7 +100,7 @@ def export(
     with container.open(file) as opened:
         if is_generic(opened.metadata) if generic is None else generic:
             options: Any = {"progress": progress, "dry_run": dry_run, "overwrite": overwrite}
-            return export_generic(file, folder, DTYPES.get(dtype), **options)
+            return export_generic(opened, Path(folder), DTYPES.get(dtype), **options)
         plan, sources = _plan(opened, Path(folder), dtype)
         if dry_run:
             return plan
