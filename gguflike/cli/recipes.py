@@ -58,13 +58,6 @@ def add_split_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-tensor-first-split", action="store_true", help="only metadata in the first of the files")
 
 
-#: Of `SelectionOptions`.
-OPTIONS = (
-    *("tensor_types", "tensor_type_file", "output_tensor_type", "token_embedding_type", "leave_output_tensor", "pure"),
-    *("include_weights", "exclude_weights", "prune_layers", "override_kv", "allow_requantize", "strict"),
-)
-
-
 def take(args: argparse.Namespace, default_type: str | None) -> dict[str, Any]:
     """The arguments in order, and the options of the selection among them. UsageError, or ArgumentError, for what is
     not valid, before anything is opened."""
@@ -76,7 +69,8 @@ def take(args: argparse.Namespace, default_type: str | None) -> dict[str, Any]:
     if args.type is None:
         raise UsageError(f"the type is required, such as -t Q4_K_M{near_type(args.out or '')}")
     default_out(args)
-    given = {name: getattr(args, name) for name in OPTIONS if getattr(args, name) is not None}
+    asked = {name: getattr(args, name) for name in SelectionOptions.__annotations__}
+    given = {name: value for name, value in asked.items() if value is not None}
     options: SelectionOptions = given  # type: ignore[assignment]
     select(options)
     return given
