@@ -93,7 +93,7 @@ class Facts:
 
 def facts(metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], imatrix: bool) -> Facts:
     """The facts of a model, from the keys and the tensors' shapes (numpy order) of its file."""
-    architecture = str(_plain(metadata.get("general.architecture", "")))
+    architecture = str(untyped(metadata.get("general.architecture", "")))
     storage = storage_of(architecture)
     names = sorted(shapes, key=lambda name: (_layer(name), name))  # llama.cpp's order
     heads, kv_heads, n_expert, n_layer = (
@@ -146,13 +146,14 @@ def _layer(name: str) -> int:
     return -1 if layer is None else layer
 
 
-def _plain(value: Any) -> Any:
+def untyped(value: Any) -> Any:
+    """A value of metadata without its type."""
     return value.value if isinstance(value, Typed) else value
 
 
 def _number(value: Any) -> int:
     """An integer, or the first of an array of one per layer; 0 where there is none."""
-    value = _plain(value)
+    value = untyped(value)
     if isinstance(value, Iterable) and not isinstance(value, str):
         value = next(iter(value), 0)
     return int(value) if isinstance(value, int | np.integer) else 0

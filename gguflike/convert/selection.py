@@ -19,7 +19,7 @@ from gguflike.blocks import BlockFormat, format_by_name
 from gguflike.container import Typed
 from gguflike.container.values import CODES, INTEGERS
 from gguflike.convert import recipe as recipes
-from gguflike.convert.facts import Facts, category
+from gguflike.convert.facts import Facts, category, untyped
 from gguflike.convert.mixes import Recipe
 from gguflike.convert.recipe import Choice, fitting
 from gguflike.errors import ArgumentError, ArgumentTypeError, check_integer, check_text
@@ -130,8 +130,8 @@ class Selection:
         """
         if not self.pruned:
             return dict(metadata), []
-        prefix = f"{_plain(metadata.get('general.architecture'))}."
-        count = _plain(metadata.get(f"{prefix}block_count"))
+        prefix = f"{untyped(metadata.get('general.architecture'))}."
+        count = untyped(metadata.get(f"{prefix}block_count"))
         if not isinstance(count, int) or max(self.pruned) >= count or len(self.pruned) >= count:
             raise ArgumentError(
                 "no such layer, or no layer left",
@@ -143,7 +143,7 @@ class Selection:
         for key, value in metadata.items():
             if not key.startswith(prefix):
                 continue
-            plain = _plain(value)
+            plain = untyped(value)
             if key == f"{prefix}block_count":
                 changed[key] = _like(value, count - len(self.pruned), key)
             elif key == f"{prefix}leading_dense_block_count":
@@ -277,10 +277,6 @@ _READ: Mapping[str, Callable[[str], Any]] = {
     **{"int": int, "float": float, "str": str},
     "bool": {"true": True, "false": False}.__getitem__,
 }
-
-
-def _plain(value: Any) -> Any:
-    return value.value if isinstance(value, Typed) else value
 
 
 def _like(old: Any, new: Any, key: str) -> Any:
