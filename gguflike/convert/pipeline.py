@@ -42,6 +42,7 @@ def run(jobs: Iterable[tuple[str, Job | int]], out: Writer, advance: Callable[[i
             for slab in job.slabs():
                 if not read.put((name, job, slab, job.read(slab))):
                     return  # nobody wants it
+        read.end()
 
     def writer() -> None:
         unflushed = 0
@@ -51,6 +52,7 @@ def run(jobs: Iterable[tuple[str, Job | int]], out: Writer, advance: Callable[[i
             unflushed += part.nbytes
             if unflushed >= FLUSHED_BYTES and dirty.offer(name):
                 unflushed = 0
+        dirty.end()
 
     def flusher() -> None:
         for name in dirty:
@@ -62,9 +64,6 @@ def run(jobs: Iterable[tuple[str, Job | int]], out: Writer, advance: Callable[[i
 
     channels: list[_Channel[Any]] = [read, encoded, dirty]
     stages = [_Stage(work, channels) for work in (reader, writer, flusher)]
-    reading, writing, _ = stages
-    reading.then(read.end)
-    writing.then(dirty.end)
     for stage in stages:
         stage.start()
     try:
@@ -147,22 +146,16 @@ class _Channel(Generic[T]):
 
 
 class _Stage(threading.Thread):
-    """A thread that does ``work``, and then what follows. When it fails, it closes all ``channels``: all stop."""
+    """A thread that does ``work``. When it fails, it closes all ``channels``: all stop."""
 
     def __init__(self, work: Callable[[], None], channels: Sequence[_Channel[Any]]) -> None:
         super().__init__(name=f"gguflike-{work.__name__}", daemon=True)
         self.error: BaseException | None = None
         self._work, self._channels = work, channels
-        self._following: Callable[[], None] | None = None
-
-    def then(self, follow: Callable[[], None]) -> None:
-        self._following = follow
 
     def run(self) -> None:
         try:
             self._work()
-            if self._following is not None:
-                self._following()
         except BaseException as error:  # raised where the stages are joined
             self.error = error
             for channel in self._channels:
