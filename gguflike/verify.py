@@ -22,6 +22,7 @@ from gguflike.container.finite import NotFinite, first_not_finite
 from gguflike.container.layout import MAX_NAME_BYTES, align_up, spread
 from gguflike.container.shards import open_shards
 from gguflike.errors import DigestError, GGUFError, counted
+from gguflike.locate import locate
 from gguflike.progress import Progress
 
 CHUNK = 1 << 20  # bytes read at a time: bounds the memory
@@ -97,10 +98,7 @@ def verify(path: str | os.PathLike[str], progress: Progress | None = None) -> Re
     ``path`` may also name a file of the Hub or behind a URL (`gguflike.locate`), which is fetched into a cache. A bad
     file is reported, not raised; OSError where the file cannot be opened or read, RemoteError where it cannot be had.
     """
-    if not os.path.lexists(path):
-        from gguflike.locate import locate
-
-        path = locate(path, progress)
+    path = locate(path, progress)
     findings: list[Finding] = []
     try:
         files = open_shards(path)
