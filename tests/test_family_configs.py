@@ -599,3 +599,30 @@ def test_kimi_linear_as_published() -> None:
 def test_layers_of_kimi_linear_that_nobody_has(changes: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         read({**plain(), **KIMI, "linear_attn_config": {**KIMI["linear_attn_config"], **changes}})
+
+
+@pytest.mark.parametrize(
+    ("of", "changes", "message"),
+    [
+        (M3, {"n_shared_experts": {}}, "n_shared_experts: wrong kind of value; expected a number"),
+        (M3, {"rotary_dim": "16"}, "rotary_dim: wrong kind of value; expected a number"),
+        (M3, {"rope_parameters": 3, "sparse_attention_config": M3_INDEXER}, "rope_parameters is not an object"),
+        (M3, {"sparse_attention_config": "x"}, "sparse_attention_config: wrong kind of value; expected an object"),
+        (KIMI, {"linear_attn_config": "x"}, "linear_attn_config: wrong kind of value; expected an object"),
+        (KIMI, {"linear_attn_config": {"full_attn_layers": ["a"]}}, "full_attn_layers: .* expected a list of integers"),
+        ({"architectures": ["GlmMoeDsaForCausalLM"]}, {"index_topk_pattern": [{}]}, "expected a text, or a list of"),
+        ({"architectures": ["GlmMoeDsaForCausalLM"]}, {"indexer_types": [{}]}, "indexer_types: .* a list of texts"),
+        ({"architectures": ["MiniCPMForCausalLM"]}, {"dim_model_base": 0}, "dim_model_base: .* a number above 0"),
+        ({"architectures": ["MiniCPM3ForCausalLM"]}, {"scale_depth": 10**400}, "scale_depth: .* a number from 0"),
+        ({"architectures": ["NomicBertModel"]}, {"n_positions": [1]}, "n_positions: wrong kind of value"),
+    ],
+)
+def test_published_settings_of_a_wrong_kind(of: dict[str, Any], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        read({**plain(), **of, **changes})
+
+
+def test_mimo_v2_without_a_window_is_not_exported_with_its_key_heads() -> None:
+    family, c, _ = read({**plain(), **MIMO, "sliding_window_size": -1})
+    with pytest.raises(UnsupportedError, match="numbers of key heads that Transformers' class does not have"):
+        family.to_config(c)

@@ -43,14 +43,18 @@ def _is_labels(value: Any) -> bool:
 
 
 _SIZE, _STEP, _COUNT = _integer(0), _integer(1), _integer(0, COUNTED)
+_INTEGER = _Kind("an integer", lambda value: type(value) is int)
 _NUMBER = _Kind("a number from 0 to 2**31", _is_number)
+_POSITIVE = _Kind("a number above 0, to 2**31", lambda value: _is_number(value) and value > 0)
 _TEXT = _Kind("a text", lambda value: isinstance(value, str))
 _TEXTS = _list_of("texts", lambda value: isinstance(value, str))
 _INTEGERS = _list_of("integers", lambda value: isinstance(value, int))
 _OBJECT = _Kind("an object", lambda value: isinstance(value, dict))
 
+# Objects whose keys are checked like those of the whole: text models, and parts that have settings of their own.
+_INSIDE = (*NESTED, "linear_attn_config", "sparse_attention_config")
 _KINDS: Mapping[str, _Kind] = {
-    **dict.fromkeys(NESTED, _OBJECT),
+    **dict.fromkeys(_INSIDE, _OBJECT),
     **dict.fromkeys(("num_hidden_layers", "num_kv_shared_layers", "num_labels"), _COUNT),
     **dict.fromkeys(("hidden_size", "head_dim", "n_group", "num_local_experts", "attn_layer_offset"), _SIZE),
     "max_window_layers": _SIZE,
@@ -58,11 +62,16 @@ _KINDS: Mapping[str, _Kind] = {
     **dict.fromkeys(("num_attention_heads", "block_multiple_of"), _STEP),
     "pad_token_id": _integer(-1),
     **dict.fromkeys(("max_position_embeddings", "expand", "mamba_expand", "query_pre_attn_scalar"), _NUMBER),
-    "block_ffn_dim_multiplier": _NUMBER,
+    **dict.fromkeys(("block_ffn_dim_multiplier", "n_shared_experts", "rotary_dim", "scale_depth"), _NUMBER),
+    "dim_model_base": _POSITIVE,
+    **dict.fromkeys(("n_positions", "max_trained_positions"), _NUMBER),
+    **dict.fromkeys(("index_topk_freq", "index_skip_topk_offset"), _INTEGER),
     **dict.fromkeys(("qk_nope_head_dim", "linear_value_head_dim", "mamba_head_dim"), _SIZE),
     **dict.fromkeys(("model_type", "scoring_func", "classifier_pooling", "hybrid_override_pattern"), _TEXT),
-    **dict.fromkeys(("layer_types", "layers_block_type", "mlp_layer_types"), _TEXTS),
+    **dict.fromkeys(("layer_types", "layers_block_type", "mlp_layer_types", "indexer_types"), _TEXTS),
+    "index_topk_pattern": _Kind("a text, or a list of texts", lambda value: _TEXT.holds(value) or _TEXTS.holds(value)),
     **dict.fromkeys(("attn_layer_indices", "full_attn_idxs", "no_rope_layers"), _INTEGERS),
+    **dict.fromkeys(("full_attn_layers", "kda_layers"), _INTEGERS),
     **dict.fromkeys(("intermediate_size", "num_key_value_heads"), _Kind("an integer, or a list of them", _is_sizes)),
     "per_layer_config": _Kind(
         "an object of objects", lambda value: isinstance(value, dict) and all(map(_OBJECT.holds, value.values()))
@@ -79,5 +88,5 @@ def check_kinds(values: Mapping[str, Any]) -> None:
             raise CheckpointError(
                 "wrong kind of value", field=f"config.json: {key}", expected=kind.words, got=repr(value)[:80]
             )
-        if key in NESTED and isinstance(value, dict):
+        if key in _INSIDE and isinstance(value, dict):
             check_kinds(value)

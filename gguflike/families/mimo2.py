@@ -152,7 +152,7 @@ def spelled(config: dict[str, Any]) -> dict[str, Any]:
     kinds, counts = config["layer_types"], config["num_key_value_heads"]
     full = {count for kind, count in zip(kinds, counts, strict=True) if kind == "full_attention"}
     near = {count for kind, count in zip(kinds, counts, strict=True) if kind == "sliding_attention"}
-    [count] = full or {each // 2 for each in near}
+    count = min(full, default=0)
     if full != {count} or not near <= {2 * count}:
         raise UnsupportedError(
             "numbers of key heads that Transformers' class does not have",

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from gguflike.errors import CheckpointError, UnsupportedError
+from gguflike.errors import UnsupportedError
 from gguflike.families.config import Via, key
 from gguflike.families.decoder import (
     DECODER_NAMES,
@@ -115,12 +115,7 @@ _SPARSE, _FULL = "minimax_m3_sparse", "full_attention"
 def normalized(values: dict[str, Any]) -> dict[str, Any]:
     """config.json in Transformers' words."""
     made = rotary_share(values)
-    given = made.pop("sparse_attention_config", None) or {}
-    if not isinstance(given, dict):
-        raise CheckpointError(
-            "wrong kind of value", field="config.json: sparse_attention_config", expected="an object", got=repr(given)
-        )
-    found = dict(given)
+    found = dict(made.pop("sparse_attention_config", None) or {})
     made |= {name: found.pop(published) for published, name in _INDEXER.items() if published in found}
     kinds = _kinds(found.pop("sparse_attention_freq", None), _SPARSE, _FULL) or made.pop("layer_types", None)
     found.pop("sparse_disable_index_value", None)  # of values that indexers give, which no layer here reads

@@ -289,12 +289,12 @@ def minimax_m2(c: MiniMaxM2) -> Graph:
 def rotary_share(values: dict[str, Any]) -> dict[str, Any]:
     """config.json with the share of a head that turns, where it says how many dimensions."""
     made = dict(values)
-    turned, size = made.pop("rotary_dim", None), made.get("head_dim")
-    if turned is None or not size or "partial_rotary_factor" in (made.get("rope_parameters") or made):
+    turned, size, ropes = made.pop("rotary_dim", None), made.get("head_dim"), made.get("rope_parameters")
+    given = ropes if isinstance(ropes, dict) and ropes else made
+    if turned is None or not size or "partial_rotary_factor" in given:
         return made
-    if made.get("rope_parameters"):
-        return {**made, "rope_parameters": {**made["rope_parameters"], "partial_rotary_factor": turned / size}}
-    return {**made, "partial_rotary_factor": turned / size}
+    whole = {**given, "partial_rotary_factor": turned / size}
+    return whole if given is made else {**made, "rope_parameters": whole}
 
 
 MINIMAX_M2 = Family(

@@ -8,7 +8,6 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any, Literal
 
-from gguflike.errors import CheckpointError
 from gguflike.families.config import Via, key
 from gguflike.families.decoder import exported
 from gguflike.families.deepseek import (
@@ -107,15 +106,8 @@ def normalized_glm5(values: dict[str, Any]) -> dict[str, Any]:
     if isinstance(pattern, str):
         pattern = [{"F": "full", "S": "shared"}.get(letter, letter) for letter in pattern]
     elif pattern is None and isinstance(layers := made.get("num_hidden_layers"), int):
-        rule = [1 if every is None else every, 2 if offset is None else offset]
-        if any(not isinstance(number, int) or isinstance(number, bool) for number in rule):
-            raise CheckpointError(
-                "wrong kind of value",
-                field="config.json: index_topk_freq, index_skip_topk_offset",
-                expected="integers",
-                got=repr(rule),
-            )
-        pattern = ["full" if own else "shared" for own in _schedule(layers, max(rule[0], 1), rule[1])]
+        own_in = _schedule(layers, 1 if every is None else max(every, 1), 2 if offset is None else offset)
+        pattern = ["full" if own else "shared" for own in own_in]
     return {**made, "indexer_types": pattern}
 
 
