@@ -120,8 +120,9 @@ def _unnamed(folder: Path) -> Weights:
     if any(each.name.endswith(".safetensors") for each in files.inside(folder)):
         indices = [path for path in indices if not path.name.endswith(".bin.index.json")]
     if len(indices) == 1:
-        found = _indexed(indices[0], _listed(indices[0]))
-        return _noticed(found, f"the weights are those of {indices[0].name}: there is no {INDEX}")
+        listed = _indexed(indices[0], _listed(indices[0]))
+        notice = f"the weights are those of {indices[0].name}: there is no {INDEX}"
+        return replace(listed, notices=(notice, *listed.notices))
     sets = [each for each in _sets(folder) if not _OTHERS.fullmatch(each.name)]
     sets = [each for each in sets if not each.name.endswith(PICKLES)] or _pickled(sets)
     if not sets:
@@ -131,8 +132,9 @@ def _unnamed(folder: Path) -> Weights:
         )
     for each in sets:
         _complete(each)
-    found = _read([path for each in sets for path in each.files])
-    if len(sets) > 1 and len(found.tensors) < sum(len(_read(each.files).tensors) for each in sets):
+    found = [_read(each.files) for each in sets]
+    tensors = {name: tensor for each in found for name, tensor in each.tensors.items()}
+    if len(tensors) < sum(len(each.tensors) for each in found):
         raise CheckpointError(
             f"the folder holds several sets of weights and no {INDEX} that says which are the model's",
             path=folder,
@@ -141,16 +143,14 @@ def _unnamed(folder: Path) -> Weights:
         )
     more = [f" and {len(each.files) - 1} more" if len(each.files) > 1 else "" for each in sets]
     names = ", ".join(each.name + rest for each, rest in zip(sets, more, strict=True))
-    return _noticed(found, f"the weights are those of {names}: there is neither {SINGLE} nor {INDEX}")
+    notice = f"the weights are those of {names}: there is neither {SINGLE} nor {INDEX}"
+    said = (notice, *(other for each in found for other in each.notices))
+    return Weights(tuple(path for each in found for path in each.files), tensors, said)
 
 
 def _pickled(sets: list[_Set]) -> list[_Set]:
     """Those of the name that Transformers gives, where there are any, else all of PyTorch's files."""
     return [each for each in sets if each.name.startswith("pytorch_model")] or sets
-
-
-def _noticed(weights: Weights, notice: str) -> Weights:
-    return replace(weights, notices=(notice, *weights.notices))
 
 
 def _sets(folder: Path) -> list[_Set]:
