@@ -47,13 +47,21 @@ def convolve(
 ) -> None:
     """silu(conv + bias) of ``channels`` values for each token, ``stride`` apart at the address ``x``, to float32
     (tokens, channels) at ``out``."""
+    weight, bias = weights.made(f"{role}.weight", by_token), weights.optional(f"{role}.bias")
+    convolve_by(s, weight, bias, state, x, stride, channels, kernel, out)
+
+
+def convolve_by(
+    s: Schedule, weight: int, bias: int, state: Recurrent, x: int, stride: int, channels: int, kernel: int, out: int
+) -> None:
+    """The same by a weight, float32 (kernel, channels), and a bias at addresses; 0: no bias."""
     words = CONV.pack(
         x=x,
         stride=stride,
         channels=channels,
         kernel=kernel,
-        weight=weights.made(f"{role}.weight", by_token),
-        bias=weights.optional(f"{role}.bias"),
+        weight=weight,
+        bias=bias,
         past=state.past,
         out=out,
     )

@@ -11,10 +11,10 @@ from gguflike.errors import UnsupportedError
 from gguflike.families.parts.recurrent import KimiDelta
 from gguflike.kernels.attention.general_args import HEADS, OPEN, RMS
 from gguflike.kernels.engine.args import Word, float_bits
-from gguflike.kernels.recurrent.args import CONV, DELTA_CHANNELS, DELTA_GATES, STEP_GATES, UNIT_HEADS
+from gguflike.kernels.recurrent.args import DELTA_CHANNELS, DELTA_GATES, STEP_GATES, UNIT_HEADS
 from gguflike.runner.buffers import address
 from gguflike.runner.parts.checks import multiple
-from gguflike.runner.parts.convolution import padded
+from gguflike.runner.parts.convolution import by_token, convolve_by, padded
 from gguflike.runner.parts.stateless import bytes_per_position as bytes_per_position
 from gguflike.runner.recurrent import Recurrent
 from gguflike.runner.schedule import Schedule, Source, Target
@@ -90,19 +90,9 @@ def _project(part: KimiDelta, s: Schedule, weights: LayerWeights, source: Source
 def _convolve(part: KimiDelta, s: Schedule, weights: LayerWeights, state: Recurrent, out: int) -> None:
     """silu of the convolutions of queries, keys and values, which are one with three times the channels."""
     each = [weights.floats(f"ssm_conv1d_{name}.weight").reshape(part.size, part.kernel) for name in "qkv"]
-    weight = np.ascontiguousarray(np.concatenate(each).T)  # (kernel, channels)
+    weight, channels = np.ascontiguousarray(by_token(np.concatenate(each))), 3 * part.size
     s.program.keep.append(weight)
-    words = CONV.pack(
-        x=s.temp("qkv", 3 * part.size),
-        stride=3 * part.size,
-        channels=3 * part.size,
-        kernel=part.kernel,
-        weight=address(weight),
-        bias=0,
-        past=state.past,
-        out=out,
-    )
-    s.share("recurrent.conv:silu", words, items=3 * part.size // 16)
+    convolve_by(s, address(weight), 0, state, s.temp("qkv", channels), channels, channels, part.kernel, out)
 
 
 def _gates(part: KimiDelta, s: Schedule, weights: LayerWeights, forget: int, beta: int) -> tuple[int, int]:
