@@ -80,7 +80,7 @@ GPT2 = Family(
         {**_NAMES, **{f"{role}.weight": Named(_NAMES[role].name, Transposed()) for role in _MATRICES}}
     ),
     # OpenAI's own files lack the first part of the names.
-    ignored=("transformer.h.{i}.attn.bias", "transformer.h.{i}.attn.masked_bias"),
+    ignored=("transformer.h.{i}.attn.bias",),
     implemented=MappingProxyType(
         {
             "activation_function": ("gelu_new", "gelu_pytorch_tanh"),

@@ -68,7 +68,7 @@ GPTNEOX = Family(
             "output": Named("embed_out"),
         }
     ),
-    ignored=("gpt_neox.layers.{i}.attention.bias", "gpt_neox.layers.{i}.attention.masked_bias"),
+    ignored=("gpt_neox.layers.{i}.attention.bias",),
     implemented=MappingProxyType({"hidden_act": ("gelu",)}),
     inert=INERT_KEYS | {"classifier_dropout", "hidden_dropout"},
     constants=exported("GPTNeoXForCausalLM", "gpt_neox", "gelu"),

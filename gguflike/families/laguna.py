@@ -36,7 +36,7 @@ from gguflike.families.mixture import (
 from gguflike.families.origins import Named
 from gguflike.families.parts import Block, Graph
 from gguflike.families.parts.experts import Router
-from gguflike.families.windows import partial, span, unsaid_is_full, window, windowed
+from gguflike.families.windows import partial, span, unsaid_is_full, window, windowed, without_window
 from gguflike.frozen import frozen
 
 # What config.json says of the gate -> what the part has.
@@ -47,10 +47,6 @@ def _gate(_: Any, value: Any) -> str:
     if not isinstance(value, bool | str) or value not in _GATES:
         raise ValueError(f"one of {', '.join(map(repr, _GATES))}")
     return _GATES[value]
-
-
-def _without_window(c: Any) -> bool:
-    return not c.window
 
 
 @frozen
@@ -73,13 +69,13 @@ class Laguna(Mixture):
     window: int = window()
     windowed: tuple[bool, ...] = windowed(lambda c: tuple(layer % 4 > 0 for layer in range(c.n_layer)))
     rope_base_window: float = key(
-        "rope.freq_base_swa", "rope.sliding.theta", default=lambda c: c.rope_base, implied=_without_window
+        "rope.freq_base_swa", "rope.sliding.theta", default=lambda c: c.rope_base, implied=without_window
     )
     n_rot_window: int = key(
         "rope.dimension_count_swa",
         "rope.sliding.partial_rotary_factor",
         default=lambda c: c.head_dim,
-        implied=_without_window,
+        implied=without_window,
         via=Via(lambda c, share: int(share * c.head_dim), lambda c: c.n_rot_window / c.head_dim),
     )
     gate: str = key(
