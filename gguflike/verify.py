@@ -261,11 +261,7 @@ class _FileCheck:
         view = memoryview(self.buffer)
         while start < end:
             count = min(end - start, max(CHUNK // unit, 1) * unit)
-            filled = 0
-            while filled < count:
-                got = system.read_at(descriptor, view[filled:count], start + filled)
-                if not got:
-                    return
-                filled += got
+            if system.fill(descriptor, view[:count], start) < count:
+                return
             yield start, view[:count]
             start += count

@@ -111,14 +111,12 @@ class GGUFFile:
         """
         info = self._info(name)
         data = np.empty(stop - start, np.uint8)
-        view, done = data.data, 0
         descriptor = system.open_file(self.path, os.O_RDONLY)
         try:
-            while done < len(view) and (count := system.read_at(descriptor, view[done:], info.offset + start + done)):
-                done += count
+            done = system.fill(descriptor, data.data, info.offset + start)
         finally:
             os.close(descriptor)
-        if done < len(view):
+        if done < len(data):
             raise GGUFError("the file became shorter while it was read", path=self.path, tensor=name, rule="C-025")
         return _little_endian(data, info.format) if self._header.order == ">" else data
 

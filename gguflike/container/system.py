@@ -83,6 +83,14 @@ def read_at(descriptor: int, view: memoryview, offset: int) -> int:
     return len(data)
 
 
+def fill(descriptor: int, view: memoryview, offset: int) -> int:
+    """Read into all of ``view`` from ``offset`` on; how many bytes, which are fewer where the file ends before."""
+    done = 0
+    while done < len(view) and (count := read_at(descriptor, view[done:], offset + done)):
+        done += count
+    return done
+
+
 def write_at(descriptor: int, data: Any, offset: int) -> None:
     """Write all of ``data`` at ``offset``; the system may take it in pieces."""
     view = memoryview(data)
