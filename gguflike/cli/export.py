@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from gguflike.cli.output import clean, print_json, progress_bar, show
-from gguflike.cli.paths import add_path_arguments, fetched, take_rest
+from gguflike.cli.paths import add_path_arguments, fetched, take_out
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,12 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from gguflike.cli import UsageError
     from gguflike.convert import export
 
-    take_rest(args, typed=False)
-    if args.out is None:
-        raise UsageError("OUT is required: a folder to create")
+    take_out(args, "OUT is required: a folder to create")
     args.source = fetched(args.source)
     with progress_bar() as progress:
         plan = export(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from gguflike.cli.output import progress_bar
-from gguflike.cli.paths import add_path_arguments, take_rest
+from gguflike.cli.paths import add_path_arguments, take_out
 from gguflike.cli.split import add_copy_arguments, report
 
 
@@ -16,12 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from gguflike.cli import UsageError
     from gguflike.convert import merge
 
-    take_rest(args, typed=False)
-    if args.out is None:
-        raise UsageError("OUT is required: the GGUF file to write")
+    take_out(args, "OUT is required: the GGUF file to write")
     with progress_bar() as progress:
         plan = merge(
             args.source,

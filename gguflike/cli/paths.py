@@ -70,6 +70,16 @@ def take_rest(args: argparse.Namespace, *, typed: bool) -> None:
             raise UsageError(f"threads: {error}") from None
 
 
+def take_out(args: argparse.Namespace, missing: str) -> None:
+    """Give the argument behind the source its meaning: OUT. UsageError where there are more, and one that says what is
+    ``missing`` where there is none."""
+    from gguflike.cli import UsageError
+
+    take_rest(args, typed=False)
+    if args.out is None:
+        raise UsageError(missing)
+
+
 def default_out(args: argparse.Namespace) -> None:
     """Without OUT, the file goes into the source's folder, as llama.cpp's programs have it; into the current one, where
     that is on the Hub. UsageError where the source is not there."""

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from gguflike.cli.output import clean, print_json, progress_bar, show
-from gguflike.cli.paths import add_path_arguments, take_rest
+from gguflike.cli.paths import add_path_arguments, take_out
 from gguflike.cli.recipes import add_split_arguments, plan_document
 
 if TYPE_CHECKING:
@@ -28,12 +28,9 @@ def add_copy_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from gguflike.cli import UsageError
     from gguflike.convert import split
 
-    take_rest(args, typed=False)
-    if args.out is None:
-        raise UsageError("OUT_PREFIX is required: OUT_PREFIX-00001-of-00002.gguf and so on are written")
+    take_out(args, "OUT_PREFIX is required: OUT_PREFIX-00001-of-00002.gguf and so on are written")
     with progress_bar() as progress:
         plan = split(
             args.source,
