@@ -163,7 +163,7 @@ def make(
     metadata: Mapping[str, Any],
     kept: Callable[[Source], str | None],
     inputs: Iterable[str | os.PathLike[str]],
-    selection: Selection | None = None,
+    selection: Selection,
     importance: Mapping[str, Floats] | None = None,
     notices: Sequence[str] = (),
     split: Split | None = None,
@@ -174,7 +174,6 @@ def make(
     OutputError where the target is one of ``inputs``: the files that the command reads. UnsupportedError
     where the selection is strict and there is something to know.
     """
-    selection = selection or Selection()
     paths = (*(os.fspath(path) for path in inputs), *selection.files)
     file = None if target is None else place(target, source, recipe.name)
     if file is not None:
