@@ -21,6 +21,7 @@ from gguflike import foreign
 from gguflike.checkpoint import files
 from gguflike.checkpoint.pickled import archive
 from gguflike.checkpoint.pickled.machine import MAX_BYTES, REMEDY, SIZES, EndOfPickle, Machine, View
+from gguflike.checkpoint.pickled.opcodes import load
 from gguflike.checkpoint.safetensors import Extent, LazyTensor
 from gguflike.errors import CheckpointError, UnsupportedError
 
@@ -111,7 +112,7 @@ def _of_archive(path: Path) -> dict[str, LazyTensor]:
     if any(name.startswith(f"{folder}code/") or name == f"{folder}constants.pkl" for name in found.records):
         raise UnsupportedError("a program of TorchScript, not a checkpoint", path=path, remedy=REMEDY)
     machine = Machine(_bytes(found, names[0], MAX_BYTES), path)
-    state = _state(machine.load(), path)
+    state = _state(load(machine), path)
     order = found.records.get(f"{folder}byteorder")
     swapped = order is not None and _bytes(found, order.name, 16) == b"big"
 
@@ -143,12 +144,12 @@ def _of_stream(path: Path) -> dict[str, LazyTensor]:
         with path.open("rb") as file:
             machine = Machine(file.read(most), path)
         try:
-            magic = machine.load()
+            magic = load(machine)
             if magic != _MAGIC:
                 raise UnsupportedError("a pickle that torch.save did not write", path=path, remedy=REMEDY)
-            if machine.load() != _PROTOCOL:
+            if load(machine) != _PROTOCOL:
                 raise UnsupportedError("a version of torch.save's format that is not known", path=path)
-            facts, loaded, keys = machine.load(), machine.load(), machine.load()
+            facts, loaded, keys = load(machine), load(machine), load(machine)
             break
         except EndOfPickle:
             if most >= min(size, MAX_BYTES):

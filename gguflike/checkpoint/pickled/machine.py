@@ -1,4 +1,4 @@
-"""A pickle read as a description of tensors: what torch.save writes, and nothing else.
+"""A pickle read as a description of tensors: what torch.save writes, and nothing else (opcodes.py has its steps).
 
 No object is made, and nothing is imported or called. A name in the pickle is a word that must be in a short table, what
 looks like a call is one of a few functions that rebuild tensors and gives a record of its arguments, and an opcode that
@@ -13,13 +13,13 @@ from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gguflike.checkpoint.pickled.opcodes import MARK, STEPS, STOP, name_of
 from gguflike.checkpoint.safetensors import MAX_DIMS, NUMPY
 from gguflike.errors import CheckpointError, UnsupportedError
 
 MAX_BYTES = 1 << 26  # of one pickle; a tensor takes about 200
 MAX_STEPS = 1 << 22  # of the pickles of one file; a tensor takes about 35
 MAX_DEPTH = 1 << 16  # of the stack: a thousand items are added at a time
+MARK = object()
 
 
 class Symbol(NamedTuple):
@@ -77,28 +77,9 @@ class Machine:
         self._memo: dict[int, Any] = {}
         self._done = 0
 
-    def load(self) -> Any:
-        """What the next pickle describes: dictionaries, lists, tuples, numbers, text, `View` and `Symbol`.
-
-        UnsupportedError for a name or an opcode that tensors do not need, CheckpointError for what is malformed or
-        asks for too much.
-        """
+    def start(self) -> None:
+        """Begin with the next pickle, which knows nothing of the one before."""
         self._stack, self._memo = [], {}
-        while True:
-            at = self.at
-            code = self.take(1)[0]
-            if code == STOP:
-                return self.pop()
-            step = STEPS.get(code)
-            if step is None:
-                raise UnsupportedError(
-                    f"the pickle does what no tensor needs: opcode {name_of(code)}",
-                    path=self.path,
-                    offset=at,
-                    remedy=REMEDY,
-                )
-            step(self)
-            self.count(1)
 
     def count(self, steps: int) -> None:
         """CheckpointError where the pickle does more than any checkpoint needs."""

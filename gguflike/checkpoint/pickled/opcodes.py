@@ -4,12 +4,34 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from gguflike.checkpoint.pickled.machine import Machine
+from gguflike.checkpoint.pickled.machine import MARK, REMEDY, Machine
+from gguflike.errors import UnsupportedError
 
-MARK = object()
+
+def load(m: Machine) -> Any:
+    """What the next pickle describes: dictionaries, lists, tuples, numbers, text, `View` and `Symbol`.
+
+    UnsupportedError for a name or an opcode that tensors do not need, CheckpointError for what is malformed or asks for
+    too much.
+    """
+    m.start()
+    while True:
+        at = m.at
+        code = m.take(1)[0]
+        if code == STOP:
+            return m.pop()
+        step = STEPS.get(code)
+        if step is None:
+            raise UnsupportedError(
+                f"the pickle does what no tensor needs: opcode {_name_of(code)}",
+                path=m.path,
+                offset=at,
+                remedy=REMEDY,
+            )
+        step(m)
+        m.count(1)
 
 
 def _protocol(m: Machine) -> None:
@@ -81,7 +103,7 @@ def _pairs_and_table(m: Machine) -> tuple[dict[Any, Any], list[Any]]:
     return m.top(dict), items
 
 
-def name_of(code: int) -> str:
+def _name_of(code: int) -> str:
     import pickletools  # only an error asks
 
     return next((op.name for op in pickletools.opcodes if op.code == chr(code)), f"0x{code:02x}")
