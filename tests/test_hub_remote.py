@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from huggingface_hub import constants
 
+from gguflike.checkpoint.elsewhere import Extent
 from gguflike.checkpoint.hub import ahead, client, downloads, reference, remote, retry
-from gguflike.checkpoint.safetensors import Extent
 from gguflike.errors import RemoteError, UnsupportedError
 from tests import hub_server
 from tests.hub_server import Hub

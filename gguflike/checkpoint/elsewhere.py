@@ -7,8 +7,18 @@ says by which names they are read (hub.remote). What a commit has never changes:
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 _names: dict[Path, str] = {}
+
+
+class Extent(NamedTuple):
+    """``nbytes`` from ``offset`` on of the file at ``path``, which has ``file_bytes``."""
+
+    path: str
+    file_bytes: int
+    offset: int
+    nbytes: int
 
 
 def place(path: Path, name: str) -> None:

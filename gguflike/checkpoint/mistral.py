@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.checkpoint import files, strictjson
+from gguflike.checkpoint.elsewhere import Extent
 from gguflike.checkpoint.recognize import HF_FILES
-from gguflike.checkpoint.safetensors import Extent, LazyTensor
+from gguflike.checkpoint.safetensors import LazyTensor
 from gguflike.errors import CheckpointError, UnsupportedError, counted
 
 PARAMS = "params.json"

@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 from io import FileIO
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gguflike import foreign
 from gguflike.checkpoint import elsewhere, files, float8, strictjson
+from gguflike.checkpoint.elsewhere import Extent
 from gguflike.errors import CheckpointError, UnsupportedError, counted
 
 SINGLE = "model.safetensors"
@@ -51,15 +52,6 @@ GGUF_TYPES: Mapping[str, str] = {
 ROUNDED = frozenset({"F64"})
 COMPARED = 1 << 22  # elements of two tensors that are compared at a time
 PIECE = 1 << 25  # bytes of whole rows that are read at a time for some of their columns
-
-
-class Extent(NamedTuple):
-    """``nbytes`` from ``offset`` on of the file at ``path``, which has ``file_bytes``."""
-
-    path: str
-    file_bytes: int
-    offset: int
-    nbytes: int
 
 
 @dataclass(frozen=True)

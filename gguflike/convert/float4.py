@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.blocks import format_by_name
+from gguflike.checkpoint.elsewhere import Extent
 from gguflike.checkpoint.quantized.float4 import Float4
-from gguflike.checkpoint.safetensors import Extent
 from gguflike.convert.sources import Floats, Source, check, places
 from gguflike.families.inert import SCALED_ROLES
 from gguflike.families.origins import Piece

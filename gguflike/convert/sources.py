@@ -20,7 +20,7 @@ import numpy.typing as npt
 from gguflike import container
 from gguflike.blocks import FORMATS, BlockFormat, format_by_name
 from gguflike.checkpoint import LazyTensor
-from gguflike.checkpoint.safetensors import Extent
+from gguflike.checkpoint.elsewhere import Extent
 from gguflike.errors import GGUFError, QuantizationError, UnsupportedError
 from gguflike.families.origins import Piece
 from gguflike.families.transforms import Transform

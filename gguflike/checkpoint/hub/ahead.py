@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import contextmanager
 
+from gguflike.checkpoint.elsewhere import Extent
 from gguflike.checkpoint.hub import remote
 from gguflike.checkpoint.hub.remote import RemoteFile
-from gguflike.checkpoint.safetensors import Extent
 from gguflike.errors import ChangedError
 
 WINDOW = 48 << 20  # bytes fetched and not yet read

@@ -19,10 +19,11 @@ import numpy.typing as npt
 
 from gguflike import foreign
 from gguflike.checkpoint import files
+from gguflike.checkpoint.elsewhere import Extent
 from gguflike.checkpoint.pickled import archive
 from gguflike.checkpoint.pickled.machine import MAX_BYTES, REMEDY, SIZES, EndOfPickle, Machine, View
 from gguflike.checkpoint.pickled.opcodes import load
-from gguflike.checkpoint.safetensors import Extent, LazyTensor
+from gguflike.checkpoint.safetensors import LazyTensor
 from gguflike.errors import CheckpointError, UnsupportedError
 
 #: Where training frameworks put the state dict among other things.

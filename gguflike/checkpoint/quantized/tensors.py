@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.checkpoint.safetensors import Extent, LazyTensor
+from gguflike.checkpoint.elsewhere import Extent
+from gguflike.checkpoint.safetensors import LazyTensor
 from gguflike.errors import CheckpointError
 
 Floats = npt.NDArray[np.float32]
