@@ -13,8 +13,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gguflike.checkpoint.vocabulary import SPACE
 from gguflike.errors import CheckpointError, UnsupportedError
 from gguflike.frozen import frozen
+
+#: Steps of normalizers that write spaces as SentencePiece does, and put one before a text.
+REPLACE_SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+PREPEND_SPACE = {"type": "Prepend", "prepend": SPACE}
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gguflike.checkpoint import pretokenizers
+from gguflike.checkpoint.pretokenizers import PREPEND_SPACE, REPLACE_SPACES
 from gguflike.checkpoint.vocabulary import (
     ADD_SPACE,
     CHARSMAP,
@@ -33,12 +34,12 @@ if TYPE_CHECKING:
 _MARKUP = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.BYTE)
 _HIGHEST = 3e38  # magnitude of a score, which is a float32
 _UNUSED = -10000.0  # the score of ids without a token, as llama.cpp's converter writes it
-_REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-_PREPEND = {"type": "Prepend", "prepend": SPACE}
 _TRIMS = [{"type": "Replace", "pattern": {"Regex": end}, "content": ""} for end in (r"\A +", r" +\z")]
 #: What Unicode calls white space, beside the space.
 _WHITE_SPACE = (*range(0x09, 0x0E), 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000)
 _SPACES = [{"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": one} for one in (" ", SPACE)]
+#: What leaves out spaces at the ends of a text, and makes one of a run of them.
+MERGE_SPACES = [*_TRIMS, _SPACES[0]]
 
 
 def entries(source: TokenizerFiles) -> list[tuple[str, int]]:
@@ -111,10 +112,10 @@ def _normalizer(source: TokenizerFiles) -> tuple[bytes, bool, bool]:
                 ) from None
         elif step in _SPACES:
             merged = True  # into a space or into U+2581, which is what spaces become
-        elif step == _PREPEND:
+        elif step == PREPEND_SPACE:
             prefix = True
         # Strips of spaces at the ends, which do not count where runs become one.
-        elif step not in (*_TRIMS, _REPLACE) and step.get("type") != "Strip":
+        elif step not in (*_TRIMS, REPLACE_SPACES) and step.get("type") != "Strip":
             got = repr(dict(step))[:200]
             raise UnsupportedError("normalizer is not handled", path=source.path, field="normalizer", got=got)
     return charsmap, merged, prefix
@@ -159,7 +160,7 @@ def _tell_ends(source: TokenizerFiles, merged: bool, losses: Losses) -> None:
         )
     elif not any(step == _TRIMS[1] or (step.get("type") == "Strip" and step.get("strip_right")) for step in steps):
         losses.say("readers of GGUF leave out spaces at the end of a text, where runs of them become one")
-    steps += [*(_TRIMS if merged else ()), _PREPEND]
+    steps += [*(_TRIMS if merged else ()), PREPEND_SPACE]
     losses.reference["normalizer"] = {"type": "Sequence", "normalizers": steps}
     never = [{**step, "prepend_scheme": "never"} for step in losses.reference["pre_tokenizer"]["pretokenizers"]]
     losses.reference["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": never}
@@ -204,11 +205,11 @@ def parts(vocabulary: Vocabulary, markup: bool, ids: Sequence[int] | None = None
         text = base64.b64encode(vocabulary.charsmap).decode()
         steps.append({"type": "Precompiled", "precompiled_charsmap": text})
     if vocabulary.removes_spaces:
-        steps += [*_TRIMS, _SPACES[0]]
+        steps += MERGE_SPACES
     if vocabulary.add_space_prefix or vocabulary.removes_spaces:
-        steps.append(_PREPEND)
+        steps.append(PREPEND_SPACE)
     return {
-        "normalizer": {"type": "Sequence", "normalizers": [*steps, _REPLACE]},
+        "normalizer": {"type": "Sequence", "normalizers": [*steps, REPLACE_SPACES]},
         "pre_tokenizer": None,
         "decoder": {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "always", "split": True},
         "model": {

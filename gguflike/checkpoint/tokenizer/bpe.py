@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gguflike.checkpoint import pretokenizers
+from gguflike.checkpoint.pretokenizers import PREPEND_SPACE, REPLACE_SPACES
 from gguflike.checkpoint.tokenizer.files import TokenizerFiles
 from gguflike.checkpoint.tokenizer.losses import Losses, listed
 from gguflike.checkpoint.tokenizer_json import spm_merges
@@ -20,9 +21,6 @@ _UNMERGED = -1e6
 
 #: Classes that Transformers makes by themselves: tokenizer_config.json says whether a space is put before texts.
 _OWN_PREFIX = ("GPT2Tokenizer", "RobertaTokenizer", "Qwen2Tokenizer", "GPTNeoXTokenizer", "CodeGenTokenizer")
-
-_REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-_PREPEND = {"type": "Prepend", "prepend": SPACE}
 
 #: Texts made of merges whose order is doubtful: more would take seconds.
 _MOST_WORDS = 20_000
@@ -250,9 +248,9 @@ def _spm_prefix(source: TokenizerFiles, losses: Losses) -> bool:
     """Whether a space is put before the text; every space is written as U+2581. Other normalization is not handled."""
     prefix = replaces = False
     for step in pretokenizers.flatten(source.node("normalizer"), "normalizers"):
-        if step == _PREPEND:
+        if step == PREPEND_SPACE:
             prefix = True
-        elif step == _REPLACE:
+        elif step == REPLACE_SPACES:
             replaces = True
         else:
             losses.differs(
@@ -315,7 +313,7 @@ def _metaspace(source: TokenizerFiles, step: Any, losses: Losses) -> bool:
         losses.say(
             "Metaspace puts no space before a text that begins with one; readers of GGUF do: such texts get other ids"
         )
-    prefix = [_PREPEND] if scheme != "never" else []
-    losses.reference["normalizer"] = {"type": "Sequence", "normalizers": [*prefix, _REPLACE]}
+    prefix = [PREPEND_SPACE] if scheme != "never" else []
+    losses.reference["normalizer"] = {"type": "Sequence", "normalizers": [*prefix, REPLACE_SPACES]}
     losses.reference["pre_tokenizer"] = None
     return bool(prefix)

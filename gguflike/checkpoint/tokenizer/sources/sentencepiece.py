@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gguflike.checkpoint import files
+from gguflike.checkpoint.pretokenizers import PREPEND_SPACE, REPLACE_SPACES
 from gguflike.checkpoint.tokenizer.sources.source import Asked, Source, added, around, bpe, document
 from gguflike.checkpoint.tokenizer_json import spm_merges
-from gguflike.checkpoint.vocabulary import SPACE, TokenType
+from gguflike.checkpoint.unigram import MERGE_SPACES
+from gguflike.checkpoint.vocabulary import TokenType
 from gguflike.errors import CheckpointError, UnsupportedError
 
-_REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-_PREPEND = {"type": "Prepend", "prepend": SPACE}
 _KINDS = {1: "Unigram", 2: "BPE", 3: "WORD", 4: "CHAR"}
 _ROLES = {40: "unk", 41: "bos", 42: "eos", 43: "pad"}
 _DEFAULTS = {"unk": 0, "bos": 1, "eos": 2, "pad": -1}
@@ -76,7 +76,7 @@ def _bpe(path: Path, model: Model, asked: Asked) -> Source:
             fuse_unk=True,
         ),
         _added(model),
-        [*_charsmap(model), *_spaces(model), *([_PREPEND] if prefix else []), _REPLACE],
+        [*_charsmap(model), *_spaces(model), *([PREPEND_SPACE] if prefix else []), REPLACE_SPACES],
         None,
         around(
             begin if asked.flag("add_bos_token", True) else None,
@@ -102,11 +102,11 @@ def _unigram(path: Path, model: Model, asked: Asked) -> Source:
     encodes = fairseq is not None or "t5" in asked.kind
     begin, end = (asked.text(role, names.get(f"{role}_token", "")) for role in ("bos", "eos"))
     adds_bos, adds_eos = asked.flag("add_bos_token", "t5" not in asked.kind), asked.flag("add_eos_token", encodes)
-    prefix = [_PREPEND] if asked.flag("add_prefix_space", model.prefix) else []
+    prefix = [PREPEND_SPACE] if asked.flag("add_prefix_space", model.prefix) else []
     made = document(
         {"type": "Unigram", "unk_id": unknown, "vocab": pairs, "byte_fallback": model.byte_fallback},
         tokens,
-        [*_charsmap(model), *_spaces(model), *prefix, _REPLACE],
+        [*_charsmap(model), *_spaces(model), *prefix, REPLACE_SPACES],
         None,
         around(begin if adds_bos else None, end if adds_eos else None, ids, double=fairseq is not None),
     )
@@ -130,10 +130,7 @@ def _charsmap(model: Model) -> list[dict[str, Any]]:
 
 
 def _spaces(model: Model) -> list[dict[str, Any]]:
-    if not model.merges_spaces:
-        return []
-    changes = ((r"\A +", ""), (r" +\z", ""), (" {2,}", " "))
-    return [{"type": "Replace", "pattern": {"Regex": regex}, "content": content} for regex, content in changes]
+    return MERGE_SPACES if model.merges_spaces else []
 
 
 def parse(data: bytes, path: Path) -> Model:
