@@ -13,12 +13,12 @@ from gguflike.checkpoint.vocabulary import BYTE_TOKEN, ENDS, SPACE, TokenType, s
 from gguflike.errors import CheckpointError, counted
 
 
-def token_texts(source: TokenizerFiles, size: int | None, losses: Losses) -> list[str]:
-    """Token texts by id; ids without a token become "[PAD<id>]". ``size`` is the number of rows of the embedding.
+def token_texts(source: TokenizerFiles, vocab: Mapping[str, int], size: int | None, losses: Losses) -> list[str]:
+    """Token texts by id; ids without a token become "[PAD<id>]". ``vocab`` are the model's tokens and their ids as they
+    stand there (`vocabulary`), ``size`` is the number of rows of the embedding.
 
     CheckpointError where two tokens share an id, a named token does not exist, or there are more tokens than rows.
     """
-    vocab = _vocab(source)
     by_id = dict(zip(vocab.values(), vocab.keys(), strict=True)) if _is_plain(vocab) else {}
     further = _added_entries(source, vocab, losses)
     for text, index in further if by_id else [*vocab.items(), *further]:
@@ -53,8 +53,8 @@ def token_texts(source: TokenizerFiles, size: int | None, losses: Losses) -> lis
     return tokens
 
 
-def _vocab(source: TokenizerFiles) -> dict[str, int]:
-    """The model's tokens and their ids, as they stand there."""
+def vocabulary(source: TokenizerFiles) -> dict[str, int]:
+    """The model's tokens and their ids, as they stand there. CheckpointError where they are no such table."""
     vocab: Any = dict(unigram.entries(source)) if source.model.get("type") == "Unigram" else source.model.get("vocab")
     if not isinstance(vocab, dict):
         raise CheckpointError(
@@ -98,9 +98,9 @@ def _check_named(source: TokenizerFiles, by_id: Mapping[int, str]) -> None:
             )
 
 
-def token_types(source: TokenizerFiles, tokens: list[str], unknown: int | None) -> list[int]:
+def token_types(source: TokenizerFiles, vocab: Mapping[str, int], tokens: list[str], unknown: int | None) -> list[int]:
     """Token types; SentencePiece vocabularies (which have ``unknown``) also have byte tokens."""
-    known = _vocab(source).keys() | {entry["content"] for entry in source.added}
+    known = vocab.keys() | {entry["content"] for entry in source.added}
     types = [int(TokenType.NORMAL if text in known else TokenType.UNUSED) for text in tokens]
     if source.model.get("byte_fallback"):
         for index, text in enumerate(tokens):

@@ -68,9 +68,10 @@ def read(
     source = TokenizerFiles(folder, config)
     losses = Losses(source.document, lenient)
     model = _model(source, config)
-    tokens = added.token_texts(source, _vocab_size(config), losses)
+    vocab = added.vocabulary(source)
+    tokens = added.token_texts(source, vocab, _vocab_size(config), losses)
     roles = Roles(source, tokens, config, generation_config)
-    types = added.token_types(source, tokens, roles.ids.get("unk") if model in ("llama", "t5") else None)
+    types = added.token_types(source, vocab, tokens, roles.ids.get("unk") if model in ("llama", "t5") else None)
     metadata: dict[str, Any] = {MODEL: model}
     if model == "llama":
         metadata |= bpe.scored(source, tokens, types, losses)
