@@ -269,18 +269,18 @@ def plain_errors(repo: str, revision: str | None = None, name: str | None = None
         raise RemoteError(
             "not in the cache, and offline mode is on" if offline else "the Hub cannot be reached",
             path=where,
-            got=None if offline else _reason(error.__cause__ or error),
+            got=None if offline else reason(error.__cause__ or error),
             remedy="unset HF_HUB_OFFLINE to fetch it" if offline else _OFFLINE,
         ) from error
     except EntryNotFoundError as error:
         raise RemoteError("the repository has no such file", path=where) from error
     except HfHubHTTPError as error:
         what, advice = refusal(error.response.status_code, has_token())
-        raise RemoteError(what, path=where, got=_reason(error), remedy=advice) from error
+        raise RemoteError(what, path=where, got=reason(error), remedy=advice) from error
     except transport_errors() as error:
-        raise RemoteError("the Hub cannot be reached", path=where, got=_reason(error), remedy=_OFFLINE) from error
+        raise RemoteError("the Hub cannot be reached", path=where, got=reason(error), remedy=_OFFLINE) from error
     except (OSError, ValueError) as error:  # a full disk, an id that the Hub's rules do not allow
-        raise RemoteError("the request to the Hub failed", path=where, got=_reason(error)) from error
+        raise RemoteError("the request to the Hub failed", path=where, got=reason(error)) from error
 
 
 def refusal(status: int, known: bool) -> tuple[str, str | None]:
@@ -300,7 +300,8 @@ def refusal(status: int, known: bool) -> tuple[str, str | None]:
 _OFFLINE = "check the network; HF_HUB_OFFLINE=1 takes what is in the cache already"
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """What an error says, in one line; its name where it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 

@@ -123,8 +123,7 @@ class RemoteFile:
         except client.transport_errors() as error:
             if not done:
                 self._location = None  # the server behind it may be gone
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            return done, self._cut(reason, done, len(view)), None
+            return done, self._cut(client.reason(error), done, len(view)), None
         except OSError as error:  # offline mode
             raise RemoteError("cannot be read", path=self.name, got=str(error).partition(". ")[0]) from error
 
