@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gguflike import __version__, container, model_card
@@ -15,7 +15,6 @@ from gguflike.describe import describe
 from gguflike.errors import ArgumentError, ArgumentTypeError, OutputError, RemoteError
 from gguflike.progress import Progress
 
-CHUNK = 1 << 20
 CARD = "README.md"
 
 
@@ -130,7 +129,7 @@ def _entries(paths: list[str], progress: Progress | None) -> tuple[model_card.En
             whole = {key: file.metadata[key] for key in file.metadata if _short(file, key)}
         digest = hashlib.sha256()
         with Path(path).open("rb") as data:
-            while chunk := data.read(CHUNK):
+            while chunk := data.read(client.CHUNK):
                 digest.update(chunk)
                 done += len(chunk)
                 if progress is not None:
@@ -177,4 +176,4 @@ def _carry_out(plan: UploadPlan, bars: bool) -> UploadPlan:
         f"Add {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "") + f" (gguflike {__version__})"
     )
     url = client.commit(plan.repo, additions, message, revision=plan.revision, private=plan.private, bars=bars)
-    return UploadPlan(**{**vars(plan), "url": url})
+    return replace(plan, url=url)
