@@ -9,12 +9,12 @@ from gguflike.checkpoint.tokenizer.sources.source import Asked, Source, added, a
 from gguflike.errors import CheckpointError, UnsupportedError
 
 _NAMES = {f"{role}_token": f"[{role.upper()}]" for role in ("unk", "sep", "pad", "cls", "mask")}
-_CLASSES = ("berttokenizer", "distilbert", "electra", "pretrainedtokenizer", "tokenizersbackend")
+_CLASSES = ("bert", "electra", "pretrainedtokenizer", "tokenizersbackend")
 
 
 def read(path: Path, asked: Asked) -> Source:
     """``path`` is vocab.txt."""
-    if asked.kind.split()[:1] and not any(word in asked.kind for word in (*_CLASSES, "bert")):
+    if asked.kind.strip() and not any(word in asked.kind for word in _CLASSES):
         raise UnsupportedError("vocab.txt of this class is not handled", path=path, expected="BERT's", got=asked.kind)
     lines = files.read_text(path).removesuffix("\n").split("\n")
     vocab = {token: index for index, token in enumerate(lines)}
