@@ -86,7 +86,7 @@ def test_what_is_streamed_is_what_a_folder_gives(hub: Hub, tmp_path: Path, shard
 
 
 def test_a_branch_may_move_meanwhile(hub: Hub, tmp_path: Path) -> None:
-    """The command makes its plan twice, to print it first: both are of the commit that was there when it began."""
+    """All of a conversion is of the commit that was there when it began."""
     first = contents(tiny.checkpoint(tmp_path / "a", seed=1))
     other = contents(tiny.checkpoint(tmp_path / "b", seed=2))
     old = hub.repo("org/name", first)
