@@ -27,17 +27,9 @@ def floats(values: np.ndarray, dtype: str = "F32") -> Stored:
     return Stored(dtype, np.frombuffer(tiny.encode(np.asarray(values, np.float32), dtype), kind).reshape(values.shape))
 
 
-def safetensors(tensors: Mapping[str, Stored]) -> bytes:
+def safetensors(tensors: Mapping[str, tuple[str, np.ndarray]]) -> bytes:
     """A file of the format, tensors in the order given."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    data = b""
-    for name, (dtype, bits) in tensors.items():
-        raw = bits.tobytes()
-        header[name] = {"dtype": dtype, "shape": list(bits.shape), "data_offsets": [len(data), len(data) + len(raw)]}
-        data += raw
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + data
+    return tiny.packed({name: (dtype, bits.shape, bits.tobytes()) for name, (dtype, bits) in tensors.items()})
 
 
 def folder(

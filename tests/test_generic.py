@@ -23,6 +23,7 @@ from gguflike.errors import (
     QuantizationError,
     UnsupportedError,
 )
+from tests import stored
 
 CONV, LINEAR, RAGGED, VIDEO = "down.0.conv.weight", "mid.attn.to_q.weight", "head.weight", "patch_embedding.weight"
 NORM, BIAS, TABLE = "mid.attn.norm_q.weight", "down.0.conv.bias", "scale_shift_table"
@@ -48,13 +49,7 @@ def values(name: str) -> np.ndarray:
 
 
 def safetensors(path: Path, tensors: dict[str, tuple[str, np.ndarray]]) -> Path:
-    header, data = {}, b""
-    for name, (dtype, array) in tensors.items():
-        raw = array.tobytes()
-        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [len(data), len(data) + len(raw)]}
-        data += raw
-    head = json.dumps(header).encode()
-    path.write_bytes(len(head).to_bytes(8, "little") + head + data)
+    path.write_bytes(stored.safetensors(tensors))
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +112,15 @@ def encode(x: np.ndarray, dtype: str) -> bytes:
 
 def safetensors(tensors: dict[str, np.ndarray], dtype: str = "F32") -> bytes:
     """A file of the format, tensors in the order given."""
+    return packed({name: (dtype, x.shape, encode(x, dtype)) for name, x in tensors.items()})
+
+
+def packed(tensors: Mapping[str, tuple[str, tuple[int, ...], bytes]]) -> bytes:
+    """The same of dtypes, shapes and bytes."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     data = b""
-    for name, x in tensors.items():
-        raw = encode(x, dtype)
-        header[name] = {"dtype": dtype, "shape": list(x.shape), "data_offsets": [len(data), len(data) + len(raw)]}
+    for name, (dtype, shape, raw) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [len(data), len(data) + len(raw)]}
         data += raw
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
