@@ -54,30 +54,80 @@ def scales(number: float, roles: tuple[str, ...] = ROLES) -> dict[str, np.ndarra
 
 
 def test_products_are_multiplied_and_biases_are_not(made: Path, tmp_path: Path) -> None:
-    """Half of a scale in each block, or for the whole, is the same to the last bit."""
+    """Half of a scale in each block, or for the whole, is the same; but for when biases are added, to the last bit."""
     inside = gguflike.load(changed(tmp_path / "a.gguf", made, halved, {}))
     beside = gguflike.load(changed(tmp_path / "b.gguf", made, lambda _, codes: codes, scales(0.5)))
     plain = gguflike.load(made)
-    np.testing.assert_array_equal(beside.logits(IDS), inside.logits(IDS))
-    np.testing.assert_array_equal(beside.logits(IDS[:1]), inside.logits(IDS[:1]))
-    assert not np.array_equal(beside.logits(IDS), plain.logits(IDS))
+    np.testing.assert_allclose(beside.logits(IDS), inside.logits(IDS), rtol=0, atol=0.02)
+    np.testing.assert_allclose(beside.logits(IDS[:1]), inside.logits(IDS[:1]), rtol=0, atol=0.02)
+    assert abs(beside.logits(IDS) - plain.logits(IDS)).max() > 1
     assert list(beside.generate(IDS, 8)) == list(inside.generate(IDS, 8))
 
 
-def test_scales_of_some_matrices(made: Path, tmp_path: Path) -> None:
+def test_one_token_at_a_time_is_as_several(made: Path, tmp_path: Path) -> None:
+    """A thread that found no rows of a product to do once read activations of another layer: some passes in a hundred
+    went wrong."""
+    model = gguflike.load(changed(tmp_path / "a.gguf", made, lambda _, codes: codes, scales(0.75)), threads=2)
+    expected = model.logits(IDS[:1])
+    for _ in range(200):
+        np.testing.assert_array_equal(model.logits(IDS[:1]), expected)
+    np.testing.assert_array_equal(model.logits(IDS)[0], expected[0])
+
+
+def with_experts(folder: Path, count: int = 4) -> Path:
+    """A Mixtral of one layer."""
+    sizes = {**stored.SIZES, "architectures": ["MixtralForCausalLM"], "model_type": "mixtral"}
+    tiny.checkpoint(folder, num_local_experts=count, num_experts_per_tok=2, **sizes)
+    plain = tiny.weights(tiny.config(**sizes))
+    kept = {name: values for name, values in plain.items() if ".mlp." not in name}
+    width, inner = stored.SIZES["hidden_size"], stored.SIZES["intermediate_size"]
+    mine, rng = "model.layers.0.block_sparse_moe", np.random.default_rng(0)
+    shapes = {f"{mine}.gate.weight": (count, width)}
+    for expert in range(count):
+        for name, shape in (("w1", (inner, width)), ("w2", (width, inner)), ("w3", (inner, width))):
+            shapes[f"{mine}.experts.{expert}.{name}.weight"] = shape
+    made = {name: rng.standard_normal(shape).astype(np.float32) / 2 for name, shape in shapes.items()}
+    (folder / "model.safetensors").write_bytes(tiny.safetensors({**kept, **made}))
+    return folder
+
+
+def test_each_expert_has_its_scale(tmp_path: Path) -> None:
+    """Half of a scale in each block of one expert, or beside it, is the same to the last bit."""
+    count = 4
+    gguflike.convert(with_experts(tmp_path / "hf", count), tmp_path / "m.gguf", "NVFP4")
+
+    def second_halved(name: str, codes: np.ndarray) -> np.ndarray:
+        if "_exps." not in name:
+            return codes
+        experts = codes.reshape(count, -1)
+        return np.concatenate([experts[:1], halved(name, experts[1:2]), experts[2:]]).reshape(codes.shape)
+
+    numbers = np.array([1, 0.5, 1, 1], np.float32)
+    beside = {f"blk.0.ffn_{role}_exps.scale": numbers for role in ("gate", "up", "down")}
+    first = gguflike.load(changed(tmp_path / "a.gguf", tmp_path / "m.gguf", second_halved, {}))
+    second = gguflike.load(changed(tmp_path / "b.gguf", tmp_path / "m.gguf", lambda _, codes: codes, beside))
+    plain = gguflike.load(tmp_path / "m.gguf")
+    for ids in (IDS, IDS * 4, IDS[:1]):
+        np.testing.assert_array_equal(second.logits(ids), first.logits(ids))
+    assert not np.array_equal(second.logits(IDS), plain.logits(IDS))
+
+
+def test_scales_of_some_matrices(tmp_path: Path) -> None:
+    plain = tmp_path / "plain.gguf"  # without biases, which are added to sums in one case and to products in the other
+    tiny.checkpoint(tmp_path / "hf", **stored.SIZES)
+    gguflike.convert(tmp_path / "hf", plain, "NVFP4")
     for role in ROLES:
-        inside = changed(tmp_path / "a.gguf", made, lambda n, c, r=role: halved(n, c) if f".{r}." in n else c, {})
-        beside = changed(tmp_path / "b.gguf", made, lambda _, codes: codes, scales(0.5, (role,)))
+        inside = changed(tmp_path / "a.gguf", plain, lambda n, c, r=role: halved(n, c) if f".{r}." in n else c, {})
+        beside = changed(tmp_path / "b.gguf", plain, lambda _, codes: codes, scales(0.5, (role,)))
         np.testing.assert_array_equal(gguflike.load(beside).logits(IDS), gguflike.load(inside).logits(IDS))
 
 
 def test_scales_that_cannot_be_computed_with(made: Path, tmp_path: Path) -> None:
     several = {"blk.0.attn_q.scale": np.ones(2, np.float32)}
-    with pytest.raises(GGUFError, match=r"'blk.0.attn_q.scale': scale is not one number; got \(2,\)"):
+    with pytest.raises(
+        GGUFError, match=r"'blk.0.attn_q.scale': there is not one scale for each matrix; expected \(1,\)"
+    ):
         gguflike.load(changed(tmp_path / "a.gguf", made, lambda _, codes: codes, several))
-    of_experts = {"blk.0.ffn_up_exps.scale": np.ones(4, np.float32)}
-    with pytest.raises(UnsupportedError, match=r"_exps.scale': experts of 4-bit floats have numbers beside them"):
-        gguflike.load(changed(tmp_path / "d.gguf", made, lambda _, codes: codes, of_experts))
     other = {"token_embd.scale": np.ones(1, np.float32)}
     with pytest.raises(UnsupportedError, match=r"'token_embd.scale': the file has a tensor that no part"):
         gguflike.load(changed(tmp_path / "b.gguf", made, lambda _, codes: codes, other))

@@ -12,7 +12,7 @@ from gguflike.errors import UnsupportedError
 from gguflike.kernels.args import EMBED, RMS_NORM, RMS_NORM_Q8, SILU_MUL, SILU_MUL_Q8
 from gguflike.kernels.attention.args import ATTENTION, ATTENTION_ONE, MERGE, STORE_KV
 from gguflike.kernels.attention.sizes import ATTENTION_HEADS, ATTENTION_KEYS, attention_rows, part_bytes
-from gguflike.kernels.engine.args import Word, float_bits
+from gguflike.kernels.engine.args import Own, Word, float_bits
 from gguflike.kernels.engine.memory import aligned
 from gguflike.kernels.engine.program import Program, Team
 from gguflike.runner.parts.attention import heads_together
@@ -50,6 +50,17 @@ def check_quantized(codes: np.ndarray, scales: np.ndarray, sums: np.ndarray, wan
     step = np.repeat(scales, 32, axis=-1)
     assert (np.abs(dequantized(codes, scales) - want) <= 0.57 * step).all()
     assert np.array_equal(sums, codes.reshape(*sums.shape, 16).sum(-1, dtype=np.int32))
+
+
+def test_what_threads_write_for_themselves_serves_one_stage() -> None:
+    """A thread that finds nothing to do in a stage has not done its own ops either."""
+    program, own = Program(), Own(4096, 256)
+    program.add("first", (1, own), items=1, own=True)
+    program.add("second", (Own(4096 + 128, 256),), items=4, barrier=False)
+    with pytest.raises(RuntimeError, match=r"third reads what its threads have not written"):
+        program.add("third", (own,), items=4)
+    with pytest.raises(RuntimeError, match=r"fourth reads"):
+        program.add("fourth", (Own(8192, 256),), items=4, barrier=False)
 
 
 @pytest.mark.parametrize("columns", [32, 64, 96, 50])

@@ -48,13 +48,6 @@ def combine(source: Source, out: int, added: int, scale: float) -> NamedOp:
     return "rows.norms:norm", NORM.pack(**_norm_words(source, added, scale), out=out)
 
 
-def scaled(x: int, columns: int, scale: float, out: int, added: int) -> NamedOp:
-    """The op of ``Schedule.scaled``."""
-    plain: dict[str, Word] = {"kind": PLAIN, "weight": 0, "bias": 0, "groups": 1, "eps": float_bits(0.0)}
-    words = NORM.pack(x=x, columns=columns, scale=float_bits(scale), added=added, out=out, **plain)
-    return "rows.norms:norm", words
-
-
 def gate(
     activation: Activation,
     columns: int,

@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from gguflike.errors import UnsupportedError
 from gguflike.families.parts import Head, Norm
 from gguflike.kernels.args import EMBED, RMS_NORM, RMS_NORM_Q8, SILU_MUL, SILU_MUL_Q8
 from gguflike.kernels.dispatch import embed_op
@@ -131,20 +130,7 @@ class Schedule(ABC):
         """``out`` (+)= activations @ matrix.T + bias. ``beside``: it does not depend on the op before. ``stride``:
         values from one token's results to the next's, where they are not those of the matrix alone."""
         settings = {"barrier": False} if beside else {}
-        if matrix.scale == 1:
-            self._linear(matrix, source, out, add, settings, stride)
-            return
-        if stride not in (0, matrix.rows):
-            raise UnsupportedError("a scale beside a matrix whose products are not together", expected="no scale")
-        products = self.temp("products", matrix.rows) if add else out
-        self._linear(matrix, source, products, False, settings)
-        self.scaled(products, matrix.rows, matrix.scale, out, added=out if add else 0)
-
-    def scaled(self, x: int, columns: int, scale: float, out: int, added: int = 0) -> None:
-        """``out`` = ``added`` (0: nothing) + ``scale`` * float32 (tokens, columns) at the address ``x``."""
-        from gguflike.runner import rows  # only NVFP4 has scales beside its matrices
-
-        self.program.add(*rows.scaled(x, columns, scale, out, added), items=1, per_tokens=1)
+        self._linear(matrix, source, out, add, settings, stride)
 
     def _linear(
         self,
@@ -165,6 +151,7 @@ class Schedule(ABC):
             stride=stride or rows,
             add=int(add),
             bias=matrix.bias,
+            factor=matrix.factor,
         )
         self._multiply(matrix, words, {"barrier": not self._after_own(), **settings})
 
@@ -213,11 +200,6 @@ class Schedule(ABC):
     ) -> None:
         """Products with ``source``, each to its address, and an op on ``rows`` values that come out of them, whose
         items are 32 of these."""
-        if any(matrix.scale != 1 for matrix, _ in products):
-            for index, (matrix, out) in enumerate(products):
-                self.linear(matrix, source, out, beside=index > 0)
-            self.share(*op, items=-(-rows // 32), per_tokens=1)
-            return
         self._activate(
             products, source, op, -(-rows // 32), all(m.rows == rows and rows % 32 == 0 for m, _ in products)
         )

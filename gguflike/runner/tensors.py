@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from gguflike.container import GGUFFile, TensorInfo
 from gguflike.errors import GGUFError, UnsupportedError
@@ -14,11 +15,20 @@ from gguflike.kernels.dispatch import linear_plan
 EMBEDDING = "token_embd.weight"
 
 
-def checked(
-    file: GGUFFile, graph: Graph, left_out: int
-) -> tuple[dict[str, str], dict[str, tuple[int, ...]], dict[str, float]]:
-    """The forms (``Tensor.form``) of the tensors that the graph reads, by name, their shapes, and what share of each a
-    token reads, after checking that each is there with its shape and a usable type, and that no other is."""
+class Checked(NamedTuple):
+    """Of the tensors that a graph reads, by name: their forms (``Tensor.form``), their shapes, and what share of each a
+    token reads; and of matrices the names of the numbers that their products are multiplied by, where there are any.
+    """
+
+    forms: dict[str, str]
+    shapes: dict[str, tuple[int, ...]]
+    shares: dict[str, float]
+    factors: dict[str, str]
+
+
+def checked(file: GGUFFile, graph: Graph, left_out: int) -> Checked:
+    """What the graph reads, after checking that each tensor is there with its shape and a usable type, and that no
+    other is."""
     forms: dict[str, str] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     shares: dict[str, float] = {}
@@ -42,37 +52,35 @@ def checked(
             linear_plan(info.format)
         unread.pop(name, None)
         forms[name], shapes[name], shares[name] = form, tensor.shape, tensor.share
-    for name in _scales(file, [name for name, form in forms.items() if form == "matrix" and len(shapes[name]) == 2]):
-        forms[name], shapes[name], shares[name] = "values", (1,), 1.0
+    factors = _factors(file, {name: shapes[name] for name, form in forms.items() if form == "matrix"}, unread)
+    for name in factors.values():
+        forms[name], shapes[name], shares[name] = "values", file.infos[name].shape, 1.0
         unread.pop(name)
     _check_unread(file, unread, range(len(graph.blocks), len(graph.blocks) + left_out))
-    return forms, shapes, shares
+    return Checked(forms, shapes, shares, factors)
 
 
-def _scales(file: GGUFFile, matrices: Sequence[str]) -> list[str]:
-    """The numbers that lie beside matrices, by which products are multiplied: NVFP4 has them. GGUFError for more than
-    one number."""
+def _factors(
+    file: GGUFFile, matrices: Mapping[str, tuple[int, ...]], unread: Mapping[str, TensorInfo]
+) -> dict[str, str]:
+    """By name of a matrix, that of the numbers beside it by which products are multiplied: NVFP4 has them. GGUFError
+    unless there is one number for each matrix of the tensor."""
     scaled = [name for name in matrices if role_of(name)[0] in SCALED_ROLES and name.endswith(".weight")]
-    names = [name.removesuffix("weight") + "scale" for name in scaled]
-    names = [name for name in names if name in file.infos]
-    for name in names:
-        if file.infos[name].shape != (1,):
-            raise GGUFError("scale is not one number", path=file.path, tensor=name, got=file.infos[name].shape)
-    return names
+    factors = {name: name.removesuffix("weight") + "scale" for name in scaled}
+    factors = {name: factor for name, factor in factors.items() if factor in unread}
+    for name, factor in factors.items():
+        expected, got = matrices[name][:-2] or (1,), file.infos[factor].shape
+        if got != expected:
+            raise GGUFError(
+                "there is not one scale for each matrix", path=file.path, tensor=factor, expected=expected, got=got
+            )
+    return factors
 
 
 def _check_unread(file: GGUFFile, unread: Mapping[str, TensorInfo], left_out: range) -> None:
     """UnsupportedError where a file has tensors that its model does not read, but for those of layers left out."""
     names = [name for name in unread if role_of(name)[0] not in INERT_ROLES and role_of(name)[1] not in left_out]
     names = [name for name in names if not name.endswith(".input_scale")]  # for those who round activations
-    of_experts = next((name for name in names if name.endswith("_exps.scale")), None)
-    if of_experts is not None:
-        raise UnsupportedError(
-            "experts of 4-bit floats have numbers beside them that this version does not compute with",
-            path=file.path,
-            tensor=of_experts,
-            remedy="convert the checkpoint to another type, such as Q4_K_M",
-        )
     if names:
         raise UnsupportedError(
             "the file has a tensor that no part of the model reads, so it means another computation",

@@ -16,8 +16,7 @@ import numpy as np
 
 from gguflike.blocks import FORMATS
 from gguflike.container import GGUFFile
-from gguflike.families.inert import SCALED_ROLES
-from gguflike.families.parts import Graph, Head, role_of
+from gguflike.families.parts import Graph, Head
 from gguflike.kernels.dispatch import linear_plan
 from gguflike.kernels.engine.memory import aligned
 from gguflike.kernels.engine.program import Program, Team
@@ -37,7 +36,7 @@ LINE = 64  # bytes of a cache line: where the weights of a matrix begin
 
 class Matrix(NamedTuple):
     """One weight matrix as the matmul ops read it. ``bias`` is an address or 0; ``nbytes`` what one pass reads.
-    Products, with the bias, are multiplied by ``scale``."""
+    ``factor`` is the address of what products are multiplied by before the bias is added, or 0."""
 
     plan: LinearPlan
     address: int
@@ -45,7 +44,7 @@ class Matrix(NamedTuple):
     columns: int
     nbytes: int
     bias: int = 0
-    scale: float = 1.0
+    factor: int = 0
 
     def part(self, start: int, rows: int) -> Matrix:
         """``rows`` rows from ``start`` on. Repacked weights can be cut at multiples of 32 only."""
@@ -54,22 +53,23 @@ class Matrix(NamedTuple):
         stored = plan.matmul_items(self.rows) * 32 if repacked else self.rows
         bias = self.bias + 4 * start if self.bias else 0
         address = self.address + start * self.nbytes // stored
-        return Matrix(plan, address, rows, self.columns, self.nbytes * rows // stored, bias, self.scale)
+        return Matrix(plan, address, rows, self.columns, self.nbytes * rows // stored, bias, self.factor)
 
     def stacked(self, count: int, start: int, rows: int) -> Stack:
         """``rows`` rows from ``start`` on of each of ``count`` equal blocks of rows, as of ``part``."""
         each = self.part(0, self.rows // count)
-        return Stack(each.part(start, rows), count, each.nbytes, 0, 1.0)
+        return Stack(each.part(start, rows), count, each.nbytes, 0, 0, 1.0)
 
 
 class Stack(NamedTuple):
     """``size`` matrices of one shape: ``matrix`` is the first, the others follow ``stride`` bytes apart, their biases
-    ``bias_stride`` bytes. A token reads ``share`` of them."""
+    ``bias_stride`` bytes and their factors ``factor_stride`` bytes. A token reads ``share`` of them."""
 
     matrix: Matrix
     size: int
     stride: int
     bias_stride: int
+    factor_stride: int
     share: float
 
     def of_rows(self, start: int, rows: int) -> Stack:
@@ -98,10 +98,11 @@ class Weights:
         self._stacks: dict[str, Stack] = {}
         self._alone: set[str] = set()  # matrices that several tokens are multiplied by one after the other
         self._made: dict[tuple[str, str], int] = {}  # addresses of what is made of values, by name and function
-        forms, shapes, self._shares = checked(file, graph, left_out)
+        forms, shapes, self._shares, factors = checked(file, graph, left_out)
         for name, form in forms.items():
             if form == "values":
                 self._add_vector(name)
+        self._factors = {name: self._vectors[factor] for name, factor in factors.items()}
         matrices = [name for name, form in forms.items() if form == "matrix"]
         tied = isinstance(graph.head, Head) and graph.head.tied
         names = [EMBEDDING, *matrices] if tied else matrices
@@ -223,24 +224,15 @@ class Weights:
         self._keep.append(values)
         self._vectors[name] = int(values.ctypes.data)
 
-    def _divided(self, name: str, scale: float) -> int:
-        """Address of a bias divided by what it is multiplied by together with the products."""
-        values = _floats(self._file.tensors[name]) / np.float32(scale)
-        self._keep.append(values)
-        return int(values.ctypes.data)
-
     def _add(self, tensor: QuantizedTensor, data: npt.NDArray[np.uint8], each: int, stride: int) -> None:
         """``data`` is what the ops read, the file's or repacked: a matrix of ``each`` bytes, or a stack of them that
         begin ``stride`` bytes apart."""
         plan, (*stacked, rows, columns) = linear_plan(tensor.format), tensor.shape
         base = tensor.name.removesuffix("weight")
-        bias, scale = self._vectors.get(f"{base}bias", 0), 1.0
-        if len(tensor.shape) == 2 and role_of(tensor.name)[0] in SCALED_ROLES and f"{base}scale" in self._vectors:
-            scale = float(_floats(self._file.tensors[f"{base}scale"])[0])
-            bias = self._divided(f"{base}bias", scale) if bias else 0
-        matrix = Matrix(plan, int(data.ctypes.data), rows, columns, each, bias, scale)
+        bias, factor = self._vectors.get(f"{base}bias", 0), self._factors.get(tensor.name, 0)
+        matrix = Matrix(plan, int(data.ctypes.data), rows, columns, each, bias, factor)
         if stacked:
-            self._stacks[tensor.name] = Stack(matrix, stacked[0], stride, 4 * rows, self._shares[tensor.name])
+            self._stacks[tensor.name] = Stack(matrix, stacked[0], stride, 4 * rows, 4, self._shares[tensor.name])
         else:
             self._matrices[tensor.name] = matrix
 

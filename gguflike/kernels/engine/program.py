@@ -48,7 +48,8 @@ class Op(NamedTuple):
     beside them. ``chained``: a thread that has done items of the op before goes on with the same items of this one;
     where the two count items differently, ``each`` is how many of the op's own make one that is claimed. ``own``: each
     thread does all items for itself, before it begins with the other ops up to the next barrier; such an op comes first
-    after a barrier and writes to ``Own`` memory only. ``calls`` names ops whose code this one calls: their addresses
+    after a barrier and writes to ``Own`` memory only, which holds until that next barrier: a thread that finds nothing
+    to do in a stage does not do its own ops either. ``calls`` names ops whose code this one calls: their addresses
     are its first words.
     """
 
@@ -72,10 +73,22 @@ class Program:
         self.ops: list[Op] = []
         self.keep = list(keep)
         self._layouts: dict[int, _Layout] = {}  # by number of threads
+        self._own: set[int] = set()  # addresses of ``Own`` memory that own ops of the last stage have
 
     def add(self, name: str, args: tuple[Word, ...], *, items: int, **settings: Any) -> None:
-        """Append an op with the words that ``Args.pack`` made; ``settings`` are the other fields of ``Op``."""
-        self.ops.append(Op(name, args, items, **settings))
+        """Append an op with the words that ``Args.pack`` made; ``settings`` are the other fields of ``Op``.
+
+        RuntimeError for an op that reads ``Own`` memory which no own op of its stage has written.
+        """
+        op = Op(name, args, items, **settings)
+        if op.barrier and not op.chained:
+            self._own.clear()
+        own = [word for word in args if isinstance(word, Own)]
+        if op.own:
+            self._own.update(word.address for word in own)
+        elif not all(any(0 <= word.address - start < word.stride for start in self._own) for word in own):
+            raise RuntimeError(f"{name} reads what its threads have not written for themselves since the last barrier")
+        self.ops.append(op)
 
     def link(self, progress: Progress | None = None) -> Program:
         """Compile or load the ops. A program can be run without it, but then nobody hears of progress."""

@@ -65,6 +65,8 @@ CHOSEN_MATVEC = Args(
     of_slots="1: each slot has a row of activations; 0: all have the same",
     bias="address of the first expert's bias, float32 (N,), or 0",
     bias_bytes="from one expert's bias to the next",
+    factor="address of the first expert's float32 that products are multiplied by, or 0: by 1",
+    factor_bytes="from one expert's factor to the next",
     chosen="address of int64 (used,)",
     out="address of float32 (used, N)",
 )
@@ -83,6 +85,8 @@ SORTED_MATMUL = Args(
     sums="address of int32 (tokens * used, K / 16); 0 for floating-point weights",
     bias="address of the first expert's bias, float32 (N,), or 0",
     bias_bytes="from one expert's bias to the next",
+    factor="address of the first expert's float32 that products are multiplied by, or 0: by 1",
+    factor_bytes="from one expert's factor to the next",
     starts="address of int64 (experts + 1,)",
     out="address of float32 (tokens * used, N)",
 )
@@ -97,6 +101,7 @@ ALONE = Args(
     scales="address of float32 (tokens, K / 32); 0 for floating-point weights",
     sums="address of int32 (tokens, K / 16); 0 for floating-point weights",
     bias="address of float32 (N,), or 0",
+    factor="address of the float32 that products are multiplied by before the bias is added, or 0: by 1",
     out="address of float32 (tokens, N)",
 )
 WEIGH = Args(

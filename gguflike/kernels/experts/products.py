@@ -55,6 +55,7 @@ def matvec(args: Address, state: Address, start: int, stop: int) -> None:
         expert = load_word(a.chosen + 8 * slot)
         store_word(words + MATMUL.weights, a.weights + expert * a.expert_bytes)
         store_word(words + MATMUL.bias, a.bias + expert * a.bias_bytes if a.bias else 0)
+        store_word(words + MATMUL.factor, a.factor + expert * a.factor_bytes if a.factor else 0)
         store_word(words + MATMUL.out, a.out + 4 * slot * a.rows)
         _point(words, slot if a.of_slots else 0, a.columns, a.codes, a.scales, a.sums)
         call_op(a.function, words, state, start - slot * row_blocks, end - slot * row_blocks)
@@ -83,6 +84,7 @@ def matmul(args: Address, state: Address, start: int, stop: int) -> None:
         first, last = start - expert * units, end - expert * units
         store_word(words + MATMUL.weights, a.weights + expert * a.expert_bytes)
         store_word(words + MATMUL.bias, a.bias + expert * a.bias_bytes if a.bias else 0)
+        store_word(words + MATMUL.factor, a.factor + expert * a.factor_bytes if a.factor else 0)
         if a.few and tokens <= FEW:
             last = min(2 * last, (a.rows + LANES - 1) // LANES)
             for token in range(tokens):
@@ -109,6 +111,7 @@ def alone(args: Address, state: Address, start: int, stop: int) -> None:
     store_word(words + MATMUL.stride, a.rows)
     store_word(words + MATMUL.add, 0)
     store_word(words + MATMUL.bias, a.bias)
+    store_word(words + MATMUL.factor, a.factor)
     for token in range(start, stop):
         store_word(words + MATMUL.out, a.out + 4 * token * a.rows)
         _point(words, token, a.columns, a.codes, a.scales, a.sums)

@@ -18,6 +18,7 @@ MATMUL = Args(
     stride="float32 values from one token's output to the next, N or more",
     add="1: add to what out holds (the residual stream); 0: overwrite it",
     bias="address of float32 (N,), or 0",
+    factor="address of the float32 that products are multiplied by before the bias is added, or 0: by 1",
 )
 REPACK = Args(
     "matmul.repack",

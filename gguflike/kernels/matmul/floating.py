@@ -16,7 +16,7 @@ from gguflike.kernels.engine.atomics import load_args, load_word
 from gguflike.kernels.engine.jit import inner
 from gguflike.kernels.engine.memory import SCRATCH_BYTES, STATE
 from gguflike.kernels.matmul.args import MATMUL
-from gguflike.kernels.matmul.output import bias_rows, panel_tokens, put_bias, put_rows, put_unit
+from gguflike.kernels.matmul.output import panel_tokens, put_rows, put_start, put_unit, start_rows
 from gguflike.kernels.vector.emitter import F32, I16, I32, V16F32, V16I16, V16I32, Emitter, target
 from gguflike.kernels.vector.lanes import f32x16, int64, operation, void
 from gguflike.kernels.vector.memory import prefetch
@@ -128,7 +128,7 @@ def matvec_op(kind: str) -> Op:
         for row_block in range(start, stop):
             row = LANES * row_block
             product = dot_rows(a.weights + row * a.columns * size, a.rows - row, a.codes, a.columns)
-            put_rows(args, row_block, 0, product + bias_rows(args, row_block))
+            put_rows(args, row_block, 0, product + start_rows(args, row_block))
 
     return matvec
 
@@ -265,7 +265,7 @@ def matmul_op(kind: str) -> Op:
                 place = row % UNIT * 4
                 convert_strip(args, row, column, width, scratch)
                 if column == 0:
-                    put_bias(args, row // UNIT, scratch + BIAS_AT)
+                    put_start(args, row // UNIT, scratch + BIAS_AT)
                 bias = 0 if column else scratch + BIAS_AT + place
                 sums = scratch + SUMS_AT + (row // UNIT - start) * UNIT_SUMS + place
                 is_last = row + STRIP >= UNIT * stop

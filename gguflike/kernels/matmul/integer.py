@@ -26,7 +26,7 @@ from gguflike.kernels.engine.jit import inner
 from gguflike.kernels.engine.memory import STATE
 from gguflike.kernels.matmul import tile
 from gguflike.kernels.matmul.args import MATMUL
-from gguflike.kernels.matmul.output import bias_rows, panel_tokens, put_bias, put_rows, put_unit
+from gguflike.kernels.matmul.output import panel_tokens, put_rows, put_start, put_unit, start_rows
 from gguflike.kernels.matmul.reader import STEPS, Record, sub_blocks
 from gguflike.kernels.matmul.records import RecordFormat
 from gguflike.kernels.vector.dot import ByteSums
@@ -134,7 +134,7 @@ def matvec_op(record_format: RecordFormat) -> Op:
         records = a.columns // weights
         record = a.weights + start * records * record_bytes
         for row_block in range(start, stop):
-            total = bias_rows(args, row_block)
+            total = start_rows(args, row_block)
             for r in range(records):
                 total = dot_record(
                     record, a.codes + r * weights, a.scales + r * (weights // 8), a.sums + r * (weights // 4), total
@@ -217,7 +217,7 @@ def matmul_op(record_format: RecordFormat) -> Op:
                 else:
                     ahead = packed + (2 * start * columns + column + most) // weights * record_bytes
                 if column == 0:
-                    put_bias(args, unit, scratch + tile.BIAS_AT)
+                    put_start(args, unit, scratch + tile.BIAS_AT)
                 row = sums + (unit - start) * UNIT_SUMS
                 for t in range(0, count, tile_tokens):
                     panel = scratch + tile.PANEL_AT + t * token_bytes

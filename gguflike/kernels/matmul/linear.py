@@ -106,6 +106,7 @@ def linear(
             stride=rows,
             add=0,
             bias=0,
+            factor=0,
         )
         one = tokens == 1
         items = plan.matvec_items(rows) if one else plan.matmul_items(rows)

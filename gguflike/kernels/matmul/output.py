@@ -1,4 +1,4 @@
-"""Writing results of matvec and matmul: sixteen rows of one token, with bias and residual."""
+"""Writing results of matvec and matmul: sixteen rows of one token, with factor, bias and residual."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from gguflike.kernels.engine.jit import inner
 from gguflike.kernels.matmul.args import MATMUL
 from gguflike.kernels.vector.emitter import V16F32, Emitter
 from gguflike.kernels.vector.lanes import f32x16, int64, operation, splat, void
-from gguflike.kernels.vector.memory import load_f32x16, store_f32x16
+from gguflike.kernels.vector.memory import load_f32, load_f32x16, store_f32x16
 from gguflike.kernels.vector.types import Address, F32x16, Value
 
 
@@ -52,9 +52,20 @@ def _store_first(e: Emitter, value: Value, place: Value, count: Value) -> None:
 
 
 @inner
+def _bias_rows(args: Address, row_block: int) -> F32x16:
+    """Return the bias of a row block, zero where there is none."""
+    bias, row = load_word(args + MATMUL.bias), 16 * row_block
+    if bias == 0:  # not a masked access to nowhere, on which some machines spend hundreds of cycles
+        return splat(0.0)
+    return _add_from(splat(0.0), bias + 4 * row, load_word(args + MATMUL.rows) - row)
+
+
+@inner
 def put_rows(args: Address, row_block: int, token: int, value: F32x16) -> None:
-    """Write the rows of a row block for ``token``, or add them where ``MATMUL.add`` says so."""
-    row = 16 * row_block
+    """Write the sums of a row block for ``token``, finished, or add them where ``MATMUL.add`` says so."""
+    row, factor = 16 * row_block, load_word(args + MATMUL.factor)
+    if factor:
+        value = value * splat(load_f32(factor)) + _bias_rows(args, row_block)
     count = load_word(args + MATMUL.rows) - row
     out = load_word(args + MATMUL.out) + 4 * (token * load_word(args + MATMUL.stride) + row)
     if count < 16:
@@ -68,19 +79,16 @@ def put_rows(args: Address, row_block: int, token: int, value: F32x16) -> None:
 
 
 @inner
-def bias_rows(args: Address, row_block: int) -> F32x16:
-    """Return the bias of a row block, zero where there is none."""
-    bias, row = load_word(args + MATMUL.bias), 16 * row_block
-    if bias == 0:  # not a masked access to nowhere, on which some machines spend hundreds of cycles
-        return splat(0.0)
-    return _add_from(splat(0.0), bias + 4 * row, load_word(args + MATMUL.rows) - row)
+def start_rows(args: Address, row_block: int) -> F32x16:
+    """Return what the sums of a row block start from: the bias, unless it is added to products times a factor."""
+    return splat(0.0) if load_word(args + MATMUL.factor) else _bias_rows(args, row_block)
 
 
 @inner
-def put_bias(args: Address, unit: int, place: Address) -> None:
-    """Write the bias of a unit of 32 rows, from which sums start, to ``place``."""
-    store_f32x16(place, bias_rows(args, 2 * unit))
-    store_f32x16(place + 64, bias_rows(args, 2 * unit + 1))
+def put_start(args: Address, unit: int, place: Address) -> None:
+    """Write what the sums of a unit of 32 rows start from to ``place``."""
+    store_f32x16(place, start_rows(args, 2 * unit))
+    store_f32x16(place + 64, start_rows(args, 2 * unit + 1))
 
 
 @inner
@@ -88,7 +96,7 @@ def put_unit(args: Address, sums: Address, unit: int, first: int, count: int) ->
     """Write the sums of a unit of 32 rows, float32 (count, 32), to the output from token ``first`` on."""
     stride = 4 * load_word(args + MATMUL.stride)
     out = load_word(args + MATMUL.out) + first * stride + 128 * unit
-    if 32 * (unit + 1) > load_word(args + MATMUL.rows):
+    if 32 * (unit + 1) > load_word(args + MATMUL.rows) or load_word(args + MATMUL.factor):
         for i in range(2 * count):
             put_rows(args, 2 * unit + i % 2, first + i // 2, load_f32x16(sums + 64 * i))
     elif load_word(args + MATMUL.add):

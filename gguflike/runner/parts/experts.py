@@ -159,6 +159,7 @@ def _linear_by_token(s: Schedule, matrix: Matrix, source: Activations, out: int,
         columns=matrix.columns,
         **source.words(matrix.plan),
         bias=matrix.bias,
+        factor=matrix.factor,
         out=out,
     )
     calls = (matrix.plan.matvec,)
@@ -305,6 +306,8 @@ def _product_words(stack: Stack, source: Activations, out: int) -> dict[str, Wor
         **source.words(matrix.plan),
         "bias": matrix.bias,
         "bias_bytes": stack.bias_stride,
+        "factor": matrix.factor,
+        "factor_bytes": stack.factor_stride,
         "out": out,
     }
 
