@@ -29,6 +29,7 @@ BELOW = {
     "container": {"errors", "foreign", "texts", "blocks", "tensor"},
     "families": {"errors"},
     "reference": {"families"},
+    "calibrate": {"progress", "errors", "blocks", "kernels", "tensor", "families", "reference"},
     "checkpoint": {"progress", "errors", "foreign", "texts", "blocks", "families"},
     "locate": {"progress", "container", "checkpoint"},
     "model_card": {"checkpoint"},
