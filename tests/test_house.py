@@ -44,6 +44,7 @@ BELOW = {
 ROOMS = {
     "engine": set(),
     "vector": {"engine"},
+    "rounding": {"engine"},
     "decode": {"engine", "vector"},
     "encode": {"engine", "vector"},
     "matmul": {"engine", "vector"},
@@ -317,7 +318,9 @@ def test_the_map_of_the_kernels_names_every_room() -> None:
     assert {path.stem for path in (PACKAGE / "kernels").iterdir() if not path.name.startswith("__")} == set(ROOMS)
 
 
-@pytest.mark.parametrize("room", ["engine", "vector", "matmul", "attention", "experts", "recurrent", "rows"])
+@pytest.mark.parametrize(
+    "room", ["engine", "vector", "matmul", "attention", "experts", "recurrent", "rows", "rounding"]
+)
 def test_maps_of_rooms_name_every_file(room: str) -> None:
     """The page at the top of a room says what each of its files is for."""
     folder = PACKAGE / "kernels" / room

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gguflike.blocks.bits import Blocks, Floats
 
 
-def _trits(packed: npt.NDArray[Any], digits: int, run: int) -> npt.NDArray[np.uint8]:
+def trits(packed: npt.NDArray[Any], digits: int, run: int) -> npt.NDArray[np.uint8]:
     """Unpacks base-3 digits in planes of ``run`` bytes: uint8 (n, bytes) -> (n, bytes * digits), highest first.
 
     A byte b stands for the fraction b/256 of the digits' range, rounded up, so that digit k is the integer part of
@@ -29,7 +29,7 @@ def _trits(packed: npt.NDArray[Any], digits: int, run: int) -> npt.NDArray[np.ui
 def decode_tq1_0(blocks: Blocks) -> Floats:
     """Decodes TQ1_0 to float32 (n, 256): ``d * (q - 1)``."""
     qs = blocks["qs"]
-    parts = [_trits(qs[:, :32], 5, 32), _trits(qs[:, 32:], 5, 16), _trits(blocks["qh"], 4, 4)]  # 160 + 80 + 16
+    parts = [trits(qs[:, :32], 5, 32), trits(qs[:, 32:], 5, 16), trits(blocks["qh"], 4, 4)]  # 160 + 80 + 16
     codes = np.concatenate(parts, axis=1)
     return column(blocks["d"]) * (codes.astype(np.float32) - np.float32(1))
 

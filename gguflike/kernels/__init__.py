@@ -13,6 +13,7 @@
     ops  embed   what stands between the matrix products of most models: norm, silu, rows of the embedding;
                  args: the argument words of both
     rows/        the same in all their forms: any norm, any activation, sums, scales, soft-caps
+    rounding/    rounding under a Hessian: error feedback, coordinate descent
     recurrent/   convolutions, the gated delta rule and state-space models, with their states
     table        one row per block type: which kernels serve it, how its weights lie in memory
     by_type/     the ops that exist once per block type, made from the table's rows

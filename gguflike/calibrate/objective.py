@@ -1,0 +1,71 @@
+"""What rounding minimizes: tr((W* - Q) H (W* - Q)^T), its Hessian made ready and its target W*."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike.kernels.rounding.factor import factor, solve
+from gguflike.kernels.rounding.products import product
+
+Floats = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int64]
+
+
+class Objective(NamedTuple):
+    """The Hessian of a matrix with k columns, as the rounding of its rows needs it.
+
+    ``hessian`` float32 (k, k), damped. ``order`` int64 (k,): the columns in the order in which they are rounded; those
+    of a block stand together. ``b`` (k, k), ``d`` (k,): in this order, hessian = B diag(d) B^T, B unit upper
+    triangular.
+    """
+
+    hessian: Floats
+    order: Indices
+    b: Floats
+    d: Floats
+
+
+def objective(gram: Floats, damping: float, block: int, ordered: bool, threads: int | None) -> Objective:
+    """Make a Gram matrix ready: ``damping`` of its mean diagonal is added to its diagonal.
+
+    With ``ordered``, blocks of ``block`` columns are visited by decreasing largest diagonal value, and so are the
+    columns within them (GAR, arXiv 2505.14638); the errors of columns that matter most can then be made up for by all
+    the others.
+    """
+    hessian = gram.astype(np.float32, copy=True)
+    diagonal = hessian.diagonal().astype(np.float64)
+    hessian[np.diag_indices_from(hessian)] += np.float32(damping * diagonal.mean())
+    order = visiting_order(hessian.diagonal(), block) if ordered else np.arange(len(hessian))
+    b, d = factor(hessian[np.ix_(order, order)], threads)
+    return Objective(hessian, order, b, d)
+
+
+def visiting_order(diagonal: Floats, block: int) -> Indices:
+    """Columns by decreasing diagonal value: blocks by their largest, then columns in each."""
+    blocks = diagonal.reshape(-1, block)
+    first = np.argsort(-blocks.max(axis=1), kind="stable")
+    within = np.argsort(-blocks, axis=1, kind="stable")
+    return (first[:, None] * block + within[first]).reshape(-1)
+
+
+def corrected(
+    weights: Floats, goal: Objective, gram: Floats, cross: Floats, strength: float, cap: float, threads: int | None
+) -> Floats:
+    """The target W* = W + strength W (C - H) (H + damping)^-1 of rows ``weights`` (n, k).
+
+    It is what the quantized inputs have to be multiplied with to give the float model's outputs (Qronos, arXiv
+    2505.11695; QEP), in the sense of least squares. A row moves by ``cap`` of its norm at most.
+    """
+    change = product(weights, np.ascontiguousarray((cross - gram)[:, goal.order]), threads)
+    solve(goal.b, goal.d, change, threads)
+    moved = np.empty_like(change)
+    moved[:, goal.order] = change
+    moved *= np.float32(strength)
+    norms, sizes = (np.sqrt(np.square(rows, dtype=np.float64).sum(axis=1)) for rows in (moved, weights))
+    limit = np.minimum(1.0, cap * sizes / np.maximum(norms, np.finfo(np.float64).tiny))
+    moved *= limit[:, None].astype(np.float32)
+    moved += weights
+    return moved

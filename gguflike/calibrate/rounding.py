@@ -1,0 +1,106 @@
+"""A matrix to the blocks of a type, such that its products with the inputs it really gets change least."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike.blocks import BlockFormat
+from gguflike.calibrate.grids import GRIDS
+from gguflike.calibrate.statistics import Statistics
+from gguflike.errors import QuantizationError
+from gguflike.frozen import frozen
+from gguflike.tensor import quantize, quantize_finite
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+_PART = 1 << 23  # weights of the rows that are rounded together
+
+
+@frozen
+class Rounding:
+    """How ``round_matrix`` rounds.
+
+    ``damping``: share of the mean diagonal of the Gram matrix that is added to its diagonal. ``ordered``: whether
+    columns that matter most are rounded first. ``correction``: how much of the errors of earlier matrices the target
+    makes up for (0 to 1), where the float model's inputs are known, and ``cap`` the share of its norm that a row may
+    move for it. ``passes``: of the descent.
+    """
+
+    damping: float = 0.01
+    ordered: bool = True
+    correction: float = 1.0
+    cap: float = 0.3
+    passes: int = 4
+
+
+DEFAULT = Rounding()
+
+
+def round_matrix(
+    weights: Floats, fmt: BlockFormat, statistics: Statistics, options: Rounding = DEFAULT, threads: int | None = None
+) -> Bytes:
+    """Round ``weights`` float32 (n, k) to blocks, uint8 (n, row bytes), under the ``statistics`` of its inputs.
+
+    What counts is tr(E H E^T), H being ``statistics.gram`` and E the difference from the target, which is W or, where
+    ``statistics.cross`` is given, what makes up for the errors of the inputs. A row costs no more than what the plain
+    encoder gives with H's diagonal as importance: where it would, that row is the encoder's. So are all rows where
+    nothing was seen of the inputs (no tokens, or only zeros) and of types without such a rounding. The same bytes for
+    any number of threads.
+
+    QuantizationError where weights or statistics are not finite, or their shapes do not fit.
+    """
+    check(weights, fmt, statistics)
+    gram = statistics.gram
+    diagonal = np.maximum(gram.diagonal(), 0)
+    grid = GRIDS.get(fmt.name)
+    seen = statistics.tokens > 0 and diagonal.any()
+    if grid is None or not seen or not weights.size:
+        return quantize(weights, fmt, importance=diagonal if seen else None, threads=threads).rows
+
+    from gguflike.calibrate.objective import corrected, objective  # and with it the kernels
+    from gguflike.calibrate.uniform import round_rows
+    from gguflike.kernels.rounding.products import costs
+
+    goal = objective(gram, options.damping, fmt.block_size, options.ordered, threads)
+    importance = goal.hessian.diagonal().copy()
+    rows = max(1, _PART // weights.shape[1])
+    parts = []
+    for start in range(0, len(weights), rows):
+        part = np.ascontiguousarray(weights[start : start + rows])
+        plain = quantize_finite(part, fmt, diagonal, "search", threads, "")
+        if statistics.cross is not None and options.correction > 0:
+            targets = corrected(part, goal, gram, statistics.cross, options.correction, options.cap, threads)
+        else:
+            targets = part
+        numbers = round_rows(targets, grid, goal, importance, options.passes, threads)
+        rounded = grid.pack(numbers)
+        cost = costs(targets - grid.values(numbers), gram, threads)
+        before = costs(targets - plain.dequantize(threads), gram, threads)
+        parts.append(np.where((cost <= before)[:, None], rounded, plain.rows))
+    return np.concatenate(parts)
+
+
+def check(weights: Floats, fmt: BlockFormat, statistics: Statistics) -> None:
+    """Raise QuantizationError unless shapes fit and all numbers are finite."""
+    n, k = weights.shape
+    fmt.row_bytes(k)
+    expected = (
+        ("gram", statistics.gram, (k, k)),
+        ("cross", statistics.cross, (k, k)),
+        ("output", statistics.output, (n, n)),
+    )
+    for name, matrix, shape in expected:
+        if matrix is None:
+            continue
+        if matrix.shape != shape:
+            raise QuantizationError(
+                "statistics do not fit the matrix", field=name, expected=f"shape {shape}", got=f"shape {matrix.shape}"
+            )
+        if not np.isfinite(matrix).all():
+            raise QuantizationError(
+                "statistics are not finite", field=name,
+                remedy="the model's activations overflow on the calibration text; leave out the text that makes them",
+            )  # fmt: skip
+    if not np.isfinite(weights).all():
+        raise QuantizationError("weights are not finite")

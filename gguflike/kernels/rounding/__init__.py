@@ -1,0 +1,10 @@
+"""Rounding under a Hessian: E = weights less their rounded values, of cost tr(E H E^T), row by row.
+
+    products   rows times a matrix; the cost of rows
+    factor     H = B D B^T with B unit upper triangular; solving with it
+    feedback   error feedback: what is left of a column's error goes to the columns that come later
+    descent    coordinate descent over codes
+
+Every sum here has a fixed order, and none is a reduction that the compiler may reorder: rows are divided among threads,
+and vectors run over columns, so that neither the number of threads nor the width of vectors changes a bit.
+"""

@@ -1,0 +1,105 @@
+"""The factors H = B D B^T, B unit upper triangular, and systems of equations with them."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike.kernels.engine.jit import jit
+from gguflike.kernels.engine.threads import run_rows
+
+Floats = npt.NDArray[np.float32]
+PANEL = 64  # pivots that are taken together
+LANES = 16  # rows that are solved for together
+LEAST = np.float32(1e-6)  # what is left of a diagonal value at least: less is noise of float32
+
+
+@jit
+def _panel(first: int, last: int, h: Floats, least: Floats) -> None:
+    """Factor rows ``first .. last`` of what is left of the lower triangle; row i becomes column i of B sqrt(D)."""
+    for i in range(last - 1, first - 1, -1):
+        row = h[i]
+        root = np.sqrt(max(row[i], least[i]))
+        for j in range(i):
+            row[j] /= root
+        row[i] = root
+        for a in range(first, i):
+            other, factor = h[a], row[a]
+            for j in range(a + 1):
+                other[j] -= factor * row[j]
+
+
+@jit
+def _update(start: int, stop: int, first: int, last: int, h: Floats) -> None:
+    """Take what rows ``first .. last`` explain from the rows before them. Range: rows, the longest first."""
+    for index in range(start, stop):
+        a = first - 1 - index
+        row, n = h[a], a + 1
+        i = first
+        while i + 4 <= last:
+            w, x, y, z = h[i], h[i + 1], h[i + 2], h[i + 3]
+            p, q, s, t = w[a], x[a], y[a], z[a]
+            for j in range(n):
+                row[j] -= (p * w[j] + q * x[j]) + (s * y[j] + t * z[j])
+            i += 4
+        for k in range(i, last):
+            w = h[k]
+            p = w[a]
+            for j in range(n):
+                row[j] -= p * w[j]
+
+
+@jit
+def _solve(start: int, stop: int, b: Floats, d: Floats, y: Floats) -> None:
+    """Replace rows of ``y`` by those x for which x B D B^T is y. Range: groups of sixteen rows."""
+    k = len(d)
+    tile = np.empty((k, LANES), np.float32)
+    total = np.empty(LANES, np.float32)
+    for group in range(start, stop):
+        first = group * LANES
+        count = min(LANES, y.shape[0] - first)
+        tile[:] = 0
+        for r in range(count):
+            tile[:, r] = y[first + r]
+        for i in range(k - 1, -1, -1):
+            row = b[i]
+            total[:] = tile[i]
+            for j in range(i + 1, k):
+                factor, column = row[j], tile[j]
+                for lane in range(LANES):
+                    total[lane] -= factor * column[lane]
+            tile[i] = total
+        for i in range(k):
+            tile[i] /= d[i]
+        for i in range(k):
+            row, solved = b[i], tile[i]
+            for j in range(i + 1, k):
+                factor, column = row[j], tile[j]
+                for lane in range(LANES):
+                    column[lane] -= factor * solved[lane]
+        for r in range(count):
+            y[first + r] = tile[:, r]
+
+
+def factor(hessian: Floats, threads: int | None) -> tuple[Floats, Floats]:
+    """Factor a symmetric positive definite float32 (k, k), which is overwritten: B (k, k), D (k,).
+
+    B has ones on its diagonal and zeros below it. A diagonal value of which less than a millionth is left, once what
+    later columns explain of it is gone, keeps a millionth: such a column is a combination of others.
+    """
+    k = len(hessian)
+    least = LEAST * hessian.diagonal()
+    for last in range(k, 0, -PANEL):
+        first = max(0, last - PANEL)
+        _panel(first, last, hessian, least)
+        run_rows(_update, first, first, last, hessian, threads=threads, least=16)
+    roots = hessian.diagonal().copy()
+    b = np.ascontiguousarray(np.tril(hessian).T)
+    b /= roots
+    np.fill_diagonal(b, 1)
+    return b, roots * roots
+
+
+def solve(b: Floats, d: Floats, y: Floats, threads: int | None) -> None:
+    """Replace each row of ``y`` float32 (n, k) by the x for which x H is that row, H = B D B^T as ``factor`` gives."""
+    run_rows(_solve, -(-len(y) // LANES), b, d, y, threads=threads)

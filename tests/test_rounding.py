@@ -1,0 +1,132 @@
+"""Rounding under a Hessian: never worse than the plain encoder, and what is packed is what was rounded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from gguflike import QuantizationError
+from gguflike.blocks import FORMATS
+from gguflike.calibrate.grids import GRIDS, Grid
+from gguflike.calibrate.rounding import Rounding, round_matrix
+from gguflike.calibrate.statistics import Statistics
+from gguflike.tensor import QuantizedTensor, quantize
+
+Floats = npt.NDArray[Any]
+ROWS = list(GRIDS.values())
+COLUMNS = 512
+
+
+def names(grid: Grid) -> str:
+    return grid.format.name
+
+
+def samples(n: int = 20, k: int = COLUMNS, seed: int = 0) -> tuple[Floats, Statistics]:
+    """Weights and the statistics of inputs whose columns are alike in parts, and unlike in size."""
+    r = np.random.default_rng(seed)
+    mixing = r.standard_normal((k // 4, k)) + 2 * np.eye(k // 4, k)
+    x = (r.standard_normal((600, k // 4)) @ mixing + r.standard_normal((600, k))) * np.exp(r.standard_normal(k))
+    gram = (x.T @ x / len(x)).astype(np.float32)
+    return (0.02 * r.standard_normal((n, k))).astype(np.float32), Statistics(gram, None, len(x))
+
+
+def decoded(blocks: npt.NDArray[np.uint8], name: str, k: int = COLUMNS) -> Floats:
+    return QuantizedTensor("", FORMATS[name], (len(blocks), k), blocks.reshape(-1)).dequantize()
+
+
+def cost(errors: Floats, gram: Floats) -> Floats:
+    wide = errors.astype(np.float64)
+    return np.asarray(((wide @ gram.astype(np.float64)) * wide).sum(axis=1))
+
+
+@pytest.mark.parametrize("grid", ROWS, ids=names)
+def test_blocks_become_numbers_and_the_same_blocks(grid: Grid) -> None:
+    weights, _ = samples()
+    plain = quantize(weights, grid.format)
+    numbers = grid.parse(plain.rows)
+    assert np.array_equal(grid.values(numbers), plain.dequantize())
+    packed = grid.pack(numbers)
+    assert np.array_equal(decoded(packed, grid.format.name), plain.dequantize())
+    assert all(np.array_equal(a, b) for a, b in zip(grid.parse(packed), numbers, strict=True))
+
+
+def test_every_type_of_scalars_has_a_grid() -> None:
+    codebooks = {name for name, fmt in FORMATS.items() if "grid" in fmt.formula}
+    for_activations = {"Q8_1", "Q8_K"}
+    assert set(GRIDS) == {n for n, f in FORMATS.items() if f.is_quantized} - codebooks - for_activations
+
+
+@pytest.mark.parametrize("grid", ROWS, ids=names)
+def test_rows_cost_less_than_the_encoders(grid: Grid) -> None:
+    weights, statistics = samples()
+    name = grid.format.name
+    plain = quantize(weights, name, importance=statistics.gram.diagonal()).rows
+    rounded = round_matrix(weights, grid.format, statistics)
+    before = cost(weights - decoded(plain, name), statistics.gram)
+    after = cost(weights - decoded(rounded, name), statistics.gram)
+    assert (after <= before * (1 + 1e-5)).all()
+    assert after.sum() < 0.7 * before.sum()
+
+
+@pytest.mark.parametrize("name", ["Q4_K", "Q4_0", "IQ4_XS"])
+def test_same_bytes_for_any_number_of_threads(name: str) -> None:
+    weights, statistics = samples(n=77)
+    one, three = (round_matrix(weights, FORMATS[name], statistics, threads=threads) for threads in (1, 3))
+    assert np.array_equal(one, three)
+
+
+def test_a_row_is_rounded_alone() -> None:
+    weights, statistics = samples(n=9)
+    together = round_matrix(weights, FORMATS["Q4_K"], statistics)
+    alone = [round_matrix(row[None], FORMATS["Q4_K"], statistics)[0] for row in weights]
+    assert np.array_equal(together, np.stack(alone))
+
+
+@pytest.mark.parametrize("tokens", [0, 10])
+def test_what_was_never_seen_is_left_to_the_encoder(tokens: int) -> None:
+    weights, _ = samples()
+    nothing = Statistics(np.zeros((COLUMNS, COLUMNS), np.float32), None, tokens)
+    assert np.array_equal(round_matrix(weights, FORMATS["Q4_K"], nothing), quantize(weights, "Q4_K").rows)
+
+
+@pytest.mark.parametrize("name", ["Q4_K", "Q3_K", "Q4_1", "MXFP4"])
+def test_dead_columns_zero_rows_and_huge_values(name: str) -> None:
+    weights, statistics = samples()
+    gram = statistics.gram.copy()
+    gram[:, 7:300] = gram[7:300] = 0  # columns that are never seen
+    weights[3] = 0
+    weights[4, 40] = 1e5
+    weights[5] *= 1e-7
+    rounded = decoded(round_matrix(weights, FORMATS[name], Statistics(gram, None, 9)), name)
+    assert np.isfinite(rounded).all()
+    assert not rounded[3].any()
+
+
+def test_a_target_that_makes_up_for_earlier_errors() -> None:
+    """Inputs that are too small by a tenth want weights that are larger by a ninth."""
+    weights, statistics = samples()
+    gram = statistics.gram
+    cross = (gram / 0.9).astype(np.float32)
+    corrected = decoded(round_matrix(weights, FORMATS["Q8_0"], Statistics(gram, cross, 9)), "Q8_0")
+    wanted = weights / 0.9
+    assert cost(corrected - wanted, gram).sum() < 0.01 * cost(weights - wanted, gram).sum()
+    uncorrected = round_matrix(weights, FORMATS["Q8_0"], Statistics(gram, cross, 9), Rounding(correction=0))
+    assert np.array_equal(uncorrected, round_matrix(weights, FORMATS["Q8_0"], Statistics(gram, None, 9)))
+    capped = round_matrix(weights, FORMATS["Q8_0"], Statistics(gram, cross, 9), Rounding(cap=0.05))
+    assert cost(decoded(capped, "Q8_0") - 1.05 * weights, gram).sum() < cost(corrected - 1.05 * weights, gram).sum()
+
+
+def test_statistics_that_do_not_fit_are_refused() -> None:
+    weights, statistics = samples()
+    with pytest.raises(QuantizationError, match="do not fit"):
+        round_matrix(weights[:, :256], FORMATS["Q4_K"], statistics)
+    gram = statistics.gram.copy()
+    gram[1, 2] = np.nan
+    with pytest.raises(QuantizationError, match="not finite"):
+        round_matrix(weights, FORMATS["Q4_K"], Statistics(gram, None, 9))
+    weights[2, 2] = np.inf
+    with pytest.raises(QuantizationError, match="not finite"):
+        round_matrix(weights, FORMATS["Q4_K"], statistics)
