@@ -37,7 +37,8 @@ BELOW = {
     "describe": {"errors", "blocks", "tensor", "container"},
     "verify": {"progress", "errors", "blocks", "tensor", "container", "locate"},
     "diff": {"progress", "errors", "blocks", "tensor", "container"},
-    "convert": {"progress", "errors", "foreign", "blocks", "kernels", "tensor", "container", "families", "checkpoint"},
+    "convert": {"progress", "errors", "foreign", "blocks", "kernels", "tensor", "container", "families", "checkpoint"}
+    | {"calibrate"},
     "runner": {"progress", "errors", "blocks", "kernels", "tensor", "container", "families", "checkpoint", "locate"},
 }
 # And which rooms of kernels/ each room may import.
@@ -210,7 +211,7 @@ def test_no_branch_on_a_block_type() -> None:
 
 FAMILY_MODULES = {place.partition(":")[0] for place, *_ in registry.FAMILIES}
 FAMILY_NAMES = FAMILY_MODULES | set(registry.CLASSES) | set(registry.ARCHITECTURES)
-WITHOUT_FAMILIES = ("convert", "kernels", "reference", "runner", "families/parts")
+WITHOUT_FAMILIES = ("calibrate", "convert", "kernels", "reference", "runner", "families/parts")
 OF_TOKENIZERS = {"runner/tokenizer.py"}  # kinds of vocabularies are called as families are
 
 

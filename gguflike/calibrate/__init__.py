@@ -2,11 +2,17 @@
 
     folds        scales that can move from one tensor to another without changing what a model computes
     scaling      how much to fold: AWQ, SmoothQuant
-    statistics   what is known of the inputs of a matrix
     rounding     a matrix to the blocks of a type under these statistics
     objective    what rounding minimizes: the Hessian made ready, and the target of a matrix
     grids        types whose levels are scalars, as numbers and as bytes
     uniform      rounding to these types: error feedback and descent
+    statistics   second moments of a matrix's inputs, merging, experts that few tokens reach
+    sums         how they are summed up
+    stream       a model layer by layer in bounded memory, float and quantized side by side
+    passes       passes of all sequences through one step of it
+    walk         the steps of a graph, which matrices share an input, the inputs of one sequence
+    workspace    what a walk keeps on disk: hidden states, contexts, how far it is
+    blas         numpy's matrix products on one thread, so that sums do not depend on how many there are
 
 All of it works on parts (`reference`), arrays and block types. It knows no file format, no checkpoint and no family.
 """

@@ -1,26 +1,121 @@
-"""What calibration knows of the inputs of a matrix."""
+"""Second moments of what matrices multiply, and what stands in for those of experts that few tokens reach."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 
+from gguflike.errors import ArgumentError
 from gguflike.frozen import frozen
 
 Floats = npt.NDArray[np.float32]
+FEW = 100
+"""Tokens below which an expert has no statistics of its own: it is taken to see what its layer's experts see."""
 
 
 @frozen
 class Statistics:
-    """Second moments of the inputs of one matrix (n, k), or of one expert's.
+    """Of the inputs of one matrix (n, k), or of one expert's.
 
-    ``gram`` float32 (k, k): sum x_q x_q^T / tokens, x_q being what reaches the matrix when all before it is quantized.
-    ``cross`` float32 (k, k): sum x_f x_q^T / tokens, x_f being what reaches it in the float model; None where only one
-    stream was run. ``tokens``: how many were seen. ``output`` float32 (n, n): the second factor of a loss-aware
-    Hessian, by rows of the matrix, or None.
+    ``gram``: H = sum(x_q x_q^T) / tokens, float32 (k, k), of the inputs x_q that reach the matrix when all before it is
+    quantized. ``cross``: C = sum(x_f x_q^T) / tokens, where x_f is what reaches it in the float model; None where only
+    one of the two was run. A column that is always 0 has zeros in both. ``output``: the second factor of a loss-aware
+    Hessian, by rows of the matrix, float32 (n, n).
     """
 
     gram: Floats
     cross: Floats | None
     tokens: int
     output: Floats | None = None
+
+
+def damped(gram: Floats, share: float = 0.01) -> npt.NDArray[np.float64]:
+    """``gram`` in float64 with ``share`` of its mean diagonal added to the diagonal, which makes it positive definite.
+
+    Of columns that are always 0 nothing but that remains, so that they are rounded to the nearest code; of inputs that
+    are all 0, the identity.
+    """
+    result = gram.astype(np.float64)
+    mean = float(np.trace(result)) / len(result)
+    result.flat[:: len(result) + 1] += share * mean if mean > 0 else 1.0
+    return result
+
+
+def merge(parts: Sequence[Statistics]) -> Statistics:
+    """The statistics of all inputs of several, by their numbers of tokens. ``cross`` and ``output`` where all have it.
+
+    ArgumentError unless they are of matrices with as many columns.
+    """
+    shapes = {part.gram.shape for part in parts}
+    if len(shapes) != 1:
+        raise ArgumentError("statistics of different matrices", field="parts", expected="one shape", got=sorted(shapes))
+    tokens = sum(part.tokens for part in parts)
+
+    def mean(of: Callable[[Statistics], Floats | None]) -> Floats | None:
+        found = [of(part) for part in parts]
+        if any(each is None for each in found):
+            return None
+        total = sum(part.tokens * each for part, each in zip(parts, found, strict=True) if each is not None)
+        return np.asarray(total / np.float32(max(tokens, 1)), np.float32)
+
+    gram = mean(lambda part: part.gram)
+    assert gram is not None
+    return Statistics(gram, mean(lambda part: part.cross), tokens, mean(lambda part: part.output))
+
+
+def shrunk(own: Statistics, layer: Statistics, kappa: float | None = None) -> Statistics:
+    """An expert's statistics, drawn to those of all experts of its layer the more, the fewer tokens reached it.
+
+    ``(N H + kappa H_layer) / (N + kappa)`` with N its tokens and kappa as many as there are columns, unless given;
+    below `FEW` tokens it is H_layer alone. There is no ``cross``: which tokens reach an expert differs between the
+    float and the quantized model.
+    """
+    if own.tokens < FEW:
+        return Statistics(layer.gram, None, own.tokens, own.output)
+    kappa = float(len(own.gram)) if kappa is None else kappa
+    weight = np.float32(own.tokens / (own.tokens + kappa))
+    return Statistics(weight * own.gram + (1 - weight) * layer.gram, None, own.tokens, own.output)
+
+
+class StackStatistics(Sequence[Statistics]):
+    """Statistics of the matrices of a stack, `shrunk`, whose Grams are in a file: one is in memory at a time.
+
+    They are appended in order; what all inputs come to is known, and any can be asked for, when all are there.
+    """
+
+    def __init__(self, path: Path, count: int, columns: int) -> None:
+        self._grams = np.memmap(path, np.float32, "w+", shape=(count, columns, columns))
+        self._sum = np.zeros((columns, columns), np.float32)
+        self._tokens: list[int] = []
+
+    def append(self, one: Statistics) -> None:
+        self._grams[len(self._tokens)] = one.gram
+        self._sum += np.float32(one.tokens) * one.gram
+        self._tokens.append(one.tokens)
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    @overload
+    def __getitem__(self, index: int) -> Statistics: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Statistics]: ...
+    def __getitem__(self, index: int | slice) -> Statistics | list[Statistics]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(len(self))[index]]
+        number = range(len(self))[index]
+        return shrunk(self.own(number), self.layer)
+
+    def own(self, index: int) -> Statistics:
+        """Those of a matrix alone."""
+        return Statistics(np.array(self._grams[index]), None, self._tokens[index])
+
+    @property
+    def layer(self) -> Statistics:
+        """Those of all inputs of the stack."""
+        tokens = sum(self._tokens)
+        return Statistics(self._sum / np.float32(max(tokens, 1)), None, tokens)

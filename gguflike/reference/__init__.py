@@ -12,3 +12,4 @@ from gguflike.reference.forward import hidden as hidden
 from gguflike.reference.forward import logits as logits
 from gguflike.reference.parts import mix as mix
 from gguflike.reference.parts import normalize as normalize
+from gguflike.reference.watched import Watched as Watched

@@ -8,6 +8,7 @@ import numpy as np
 
 from gguflike.families.parts.experts import Experts, Router
 from gguflike.reference.parts import Array, Context, Weights, gated, linear, mix, normalize, sigmoid, softmax, softplus
+from gguflike.reference.watched import tell
 
 # llama.cpp's: the least sum that weights are divided by.
 LEAST_SUM = 2.0**-14
@@ -105,6 +106,7 @@ def _experts(part: Experts, weights: Weights, x: Array, context: Context) -> Arr
     if part.shared is not None:
         shared = mix(part.shared, weights, x, context)
         if part.shared_gate:
+            tell(weights, "ffn_gate_inp_shexp.weight", x)
             shared = shared * sigmoid(x @ weights["ffn_gate_inp_shexp.weight"].reshape(-1, 1))
         total = total + shared
     result: Array = total * np.asarray(part.total_scale, x.dtype)
@@ -125,6 +127,7 @@ def _expert(part: Experts, weights: Weights, chosen: Array, x: Array) -> Array:
 
 def _of_expert(part: Experts, weights: Weights, role: str, chosen: Array, x: Array) -> Array:
     """``x[t] @ weight[chosen[t]].T + bias[chosen[t]]``."""
+    tell(weights, f"{role}.weight", x, chosen)
     matrices = weights[f"{role}.weight"]
     result = np.empty((len(x), matrices.shape[1]), np.result_type(x, matrices))
     for expert in np.unique(chosen):

@@ -12,13 +12,12 @@ from functools import singledispatch
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gguflike.families.parts import Attention, FeedForward, Norm, Rope, Temperature
 from gguflike.families.rope import divisor, frequencies
-
-Array = npt.NDArray[Any]
-Weights = Mapping[str, Array]
+from gguflike.reference.watched import Array as Array
+from gguflike.reference.watched import Weights as Weights
+from gguflike.reference.watched import tell
 
 
 class Context:
@@ -53,6 +52,7 @@ def normalize(norm: Norm | None, weights: Weights, x: Array) -> Array:
 
 def linear(weights: Weights, role: str, x: Array) -> Array:
     """``x @ weight.T + bias``, where there is one."""
+    tell(weights, f"{role}.weight", x)
     product: Array = x @ weights[f"{role}.weight"].T
     if f"{role}.bias" in weights:
         product += weights[f"{role}.bias"]

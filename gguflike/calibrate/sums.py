@@ -1,0 +1,126 @@
+"""Sums over the inputs of matrices.
+
+They are made in a fixed order, slab by slab and tile by tile, each tile by one product of BLAS: given the same library
+and slabs, they are the same bits at any number of threads. Between CPUs the last bits may differ, as those of any
+product of float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike.calibrate.statistics import StackStatistics, Statistics
+from gguflike.frozen import frozen
+
+Floats = npt.NDArray[np.float32]
+Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+"""``map``, or that of a pool of threads."""
+
+TILE = 256
+
+
+class Collector(Protocol):
+    """What sums up the inputs of a matrix, slab by slab."""
+
+    def add(self, inputs: Floats, floats: Floats | None, each: Each = map) -> None:
+        """Inputs (rows, columns) of the quantized model (or the only one) and, row by row, of the float model."""
+        ...
+
+    def result(self) -> Any:
+        """What was summed up. The sums themselves are used up."""
+        ...
+
+
+class Collecting(Protocol):
+    """How inputs are summed up."""
+
+    def one(self, columns: int, cross: bool) -> Collector:
+        """Sums for a matrix, or for one of a stack, which has no ``cross``."""
+        ...
+
+    def stack(self, path: Path, count: int, columns: int) -> Any:
+        """What the results for a stack are appended to, in order; a large one may be kept in ``path``."""
+        ...
+
+    def size(self, columns: int, cross: bool) -> int:
+        """Bytes of the sums of one."""
+        ...
+
+
+@frozen
+class Hessians:
+    """`Statistics` of each matrix.
+
+    ``cap``: an input whose squared length is above so many times the slab's median counts as if it had that length
+    (the first token of a text is often a thousand times as long as others, and would be all that a Hessian sees).
+    None: all count as they are.
+    """
+
+    cap: float | None = 100.0
+
+    def one(self, columns: int, cross: bool) -> Moments:
+        return Moments(columns, cross, self.cap)
+
+    def stack(self, path: Path, count: int, columns: int) -> StackStatistics:
+        return StackStatistics(path, count, columns)
+
+    def size(self, columns: int, cross: bool) -> int:
+        return (8 if cross else 4) * columns**2
+
+
+class Moments:
+    """The sums of `Statistics` for a matrix of ``columns`` columns; ``cap`` as of `Hessians`."""
+
+    def __init__(self, columns: int, cross: bool = False, cap: float | None = None) -> None:
+        self.gram = np.zeros((columns, columns), np.float32)
+        self.cross = np.zeros((columns, columns), np.float32) if cross else None
+        self.cap, self.tokens = cap, 0
+
+    def add(self, inputs: Floats, floats: Floats | None, each: Each = map) -> None:
+        self.tokens += len(inputs)
+        if self.cap is not None and len(inputs):
+            scale = _capped(inputs, self.cap)
+            inputs = inputs * scale
+            floats = None if floats is None else floats * scale
+        starts = range(0, inputs.shape[1], TILE)
+
+        def symmetric(tile: tuple[int, int]) -> None:
+            rows, columns = (slice(start, start + TILE) for start in tile)
+            self.gram[rows, columns] += inputs[:, rows].T @ inputs[:, columns]
+
+        for _ in each(symmetric, [(i, j) for i in starts for j in starts if j >= i]):
+            pass
+        if self.cross is None:
+            return
+        assert floats is not None, "both streams are summed up"
+        cross, others = self.cross, floats
+
+        def whole(tile: tuple[int, int]) -> None:
+            rows, columns = (slice(start, start + TILE) for start in tile)
+            cross[rows, columns] += others[:, rows].T @ inputs[:, columns]
+
+        for _ in each(whole, [(i, j) for i in starts for j in starts]):
+            pass
+
+    def result(self) -> Statistics:
+        count = np.float32(max(self.tokens, 1))
+        starts = range(0, len(self.gram), TILE)
+        for i, j in ((i, j) for i in starts for j in starts if j > i):
+            self.gram[j : j + TILE, i : i + TILE] = self.gram[i : i + TILE, j : j + TILE].T
+        self.gram /= count
+        if self.cross is not None:
+            self.cross /= count
+        return Statistics(self.gram, self.cross, self.tokens)
+
+
+def _capped(inputs: Floats, cap: float) -> Floats:
+    """What to multiply each row by, so that no squared length is above ``cap`` times the median: (rows, 1)."""
+    lengths = np.einsum("tk,tk->t", inputs, inputs)
+    limit = np.float32(cap) * np.median(lengths[lengths > 0]) if (lengths > 0).any() else np.float32(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(lengths > limit, np.sqrt(limit / lengths), 1).astype(np.float32)[:, None]

@@ -1,0 +1,142 @@
+"""One step of a model: which of its matrices share an input, and what they multiply when it reads a sequence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from threading import Lock
+from typing import Any
+
+from gguflike.families.parts import Graph, Head
+from gguflike.frozen import frozen
+from gguflike.reference.forward import step
+from gguflike.reference.parts import Array, Context, Weights, mix, normalize
+from gguflike.reference.watched import Watched, tell
+
+Seen = list[tuple[Array, "Array | None"]]
+
+
+@frozen
+class Stage:
+    """A step of the model. ``run(weights, x, context)`` gives the residual stream after it; of the ``last``, which is
+    the product with the output matrix, nobody needs that. ``layer`` is -1 for what comes before all layers."""
+
+    layer: int
+    run: Callable[[Weights, Array, Context], Array]
+    last: bool = False
+
+
+def stages(graph: Graph) -> list[list[Stage]]:
+    """The steps of a graph: those of its inputs, then those of each layer, then the output matrix, if it has one."""
+    layers = [[Stage(-1, _input(part)) for part in graph.inputs]]
+    layers += [[Stage(layer, _step(each)) for each in block] for layer, block in enumerate(graph.blocks)]
+    return [*layers, [Stage(len(graph.blocks), _output(graph), last=True)]] if isinstance(graph.head, Head) else layers
+
+
+def _input(part: Any) -> Callable[[Weights, Array, Context], Array]:
+    def run(weights: Weights, x: Array, context: Context) -> Array:
+        context.inputs[type(part)] = mix(part, weights, x, context)
+        return x
+
+    return run
+
+
+def _step(part: Any) -> Callable[[Weights, Array, Context], Array]:
+    return lambda weights, x, context: step(part, weights, x, context)
+
+
+def _output(graph: Graph) -> Callable[[Weights, Array, Context], Array]:
+    def run(weights: Weights, x: Array, context: Context) -> Array:  # noqa: ARG001
+        assert isinstance(graph.head, Head)
+        x = normalize(graph.norm, weights, x)
+        tell(weights, "token_embd.weight" if graph.head.tied else "output.weight", x)
+        return x
+
+    return run
+
+
+@frozen
+class Group:
+    """Matrices that multiply the same input, ``names`` in the weights of their layer, in order.
+
+    The first of them does so ``times`` times in one evaluation (a token's experts come one after the other), which has
+    ``columns`` values. ``stacked``: each is a stack of matrices, of which a row of the input goes to one.
+    """
+
+    names: tuple[str, ...]
+    times: int
+    columns: int
+    stacked: bool
+
+
+def groups(stage: Stage, weights: Weights, x: Array, context: Context) -> list[Group]:
+    """The groups of a stage, in the order in which they multiply, told by running it on one sequence."""
+    names: dict[tuple[int, int], list[str]] = {}
+    known: dict[str, tuple[int, int]] = {}
+    seen: dict[tuple[int, int], tuple[Array, Array | None]] = {}
+    times: Counter[str] = Counter()
+    kept: Seen = []  # so that no object takes the place of another
+
+    def saw(name: str, x: Array, which: Array | None) -> None:
+        times[name] += 1
+        kept.append((x, which))
+        if name not in known:
+            known[name] = (id(x), id(which))
+            names.setdefault(known[name], []).append(name)
+            seen.setdefault(known[name], (x, which))
+
+    stage.run(Watched(weights, saw), x, context)
+    return [
+        Group(tuple(each), times[each[0]], seen[key][0].shape[-1], seen[key][1] is not None)
+        for key, each in names.items()
+    ]
+
+
+class _Enough(Exception):
+    """Which is no error: all that was asked for has been seen."""
+
+
+def inputs(
+    stage: Stage, wanted: Mapping[str, int], weights: Weights, x: Array, context: Context, to_end: bool
+) -> tuple[dict[str, Seen], Array | None]:
+    """What matrices multiply: of those that are ``wanted``, as often as is said there, by name. And the residual stream
+    after the stage, or None where it was not run ``to_end``."""
+    found: dict[str, Seen] = {name: [] for name in wanted}
+
+    def saw(name: str, x: Array, which: Array | None) -> None:
+        if name in found:
+            found[name].append((x, which))
+            if not to_end and all(len(found[each]) == count for each, count in wanted.items()):
+                raise _Enough
+
+    try:
+        return found, stage.run(Watched(weights, saw), x, context)
+    except _Enough:
+        return found, None
+
+
+class Lazy(Mapping[str, Array]):
+    """The tensors of a layer by role, read when they are first asked for, and let go of by ``clear``."""
+
+    def __init__(self, names: Mapping[str, str], read: Callable[[str], Array]) -> None:
+        self.names, self._read = names, read
+        self._there: dict[str, Array] = {}
+        self._lock = Lock()
+
+    def __getitem__(self, role: str) -> Array:
+        with self._lock:
+            if role not in self._there:
+                self._there[role] = self._read(self.names[role])
+            return self._there[role]
+
+    def __contains__(self, role: object) -> bool:
+        return role in self.names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def clear(self) -> None:
+        self._there.clear()
