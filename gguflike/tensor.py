@@ -125,11 +125,16 @@ def quantize_finite(
     method: Method,
     threads: int | None,
     name: str,
+    into: npt.NDArray[np.uint8] | None = None,
 ) -> QuantizedTensor:
-    """`quantize` of C-contiguous float32 that was checked: finite values, and arguments that there are."""
+    """`quantize` of C-contiguous float32 that was checked: finite values, and arguments that there are.
+
+    ``into`` uint8 (bytes,) is what the tensor's data will be, if given.
+    """
     columns = x.shape[-1] if x.ndim else 1
     rows = x.reshape(-1, columns)
-    out = np.empty((rows.shape[0], fmt.row_bytes(columns)), np.uint8)
+    shape = rows.shape[0], fmt.row_bytes(columns)
+    out = np.empty(shape, np.uint8) if into is None else into.reshape(shape)
     weights = None
     if importance is not None:
         weights = np.ascontiguousarray(importance, dtype=np.float32)

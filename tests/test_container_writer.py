@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from gguflike import container
 from gguflike.blocks import FORMATS
-from gguflike.container import TensorSpec, Typed, ValueType, Writer, plan
+from gguflike.container import TensorSpec, Typed, ValueType, Writer, plan, system
 from gguflike.container.publish import temporary_prefix
 from gguflike.errors import GGUFError, OutputError
 from gguflike.tensor import QuantizedTensor
@@ -478,6 +478,110 @@ def test_short_writes_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: real(fd, data[: max(1, len(data) // 2)], at))
     container.write(tmp_path / "file.gguf", METADATA, tensors)
     assert (tmp_path / "file.gguf").read_bytes() == expected
+
+
+def large() -> tuple[list[QuantizedTensor], container.FilePlan]:
+    """Tensors of some blocks of a disk, and a plan in which they begin anywhere."""
+    rng = np.random.default_rng(0)
+    sizes = (100, 3 * 4096, 50_000, 1 << 21, 4096)
+    tensors = [QuantizedTensor(f"t{n}", FORMATS["I8"], (n,), rng.integers(0, 256, n, np.uint8)) for n in sizes]
+    return tensors, plan({"general.architecture": "llama"}, specs(tensors))
+
+
+def goes_past_the_cache(path: Path) -> bool:
+    descriptor = system.open_direct(path)
+    if descriptor >= 0:
+        os.close(descriptor)
+    return descriptor >= 0
+
+
+def in_parts(path: Path, tensors: list[QuantizedTensor], planned: container.FilePlan, size: int) -> list[int]:
+    """Write tensors in parts that stand in memory as the writer likes it; how many bytes went by way of the cache."""
+    cached = []
+    with Writer(path, planned) as writer:
+        for tensor in tensors:
+            for start in range(0, tensor.nbytes, size):
+                data = tensor.data[start : start + size]
+                room = writer.room(tensor.name, start, len(data))
+                room[:] = data
+                writer.write_part(tensor.name, start, room)
+                cached.append(writer.cached)
+    return cached
+
+
+def no_direct_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "O_DIRECT", raising=False)
+
+
+def refused_when_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def refusing(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+        if flags & getattr(os, "O_DIRECT", 0):
+            raise OSError(errno.EINVAL, "no such flag here")
+        return real(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", refusing)
+
+
+def refused_when_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After some bytes, as where blocks are larger than what is aligned here."""
+    import fcntl
+
+    real, count = os.pwrite, 0
+
+    def refusing(descriptor: int, data: Any, at: int) -> int:
+        nonlocal count
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & getattr(os, "O_DIRECT", 0):
+            count += 1
+            if count > 2:
+                raise OSError(errno.EINVAL, "not aligned")
+            return real(descriptor, data[:8192], at)
+        return real(descriptor, data, at)
+
+    monkeypatch.setattr(os, "pwrite", refusing)
+
+
+@pytest.mark.parametrize("size", [5000, 1 << 20, 1 << 22])
+@pytest.mark.parametrize("fault", [None, no_direct_writes, refused_when_opened, refused_when_written])
+def test_writing_past_the_cache_gives_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, fault: Callable[[pytest.MonkeyPatch], None] | None
+) -> None:
+    tensors, planned = large()
+    everything = sum(tensor.nbytes for tensor in tensors)
+    cached = in_parts(tmp_path / "a.gguf", tensors, planned, size)
+    assert cached[-1] == everything
+    monkeypatch.setattr("gguflike.container.writer.DIRECT_BYTES", 0)
+    with monkeypatch.context() as patch:
+        if fault is not None:
+            fault(patch)
+        cached = in_parts(tmp_path / "b.gguf", tensors, planned, size)
+    assert (tmp_path / "b.gguf").read_bytes() == (tmp_path / "a.gguf").read_bytes()
+    assert verify(tmp_path / "b.gguf").findings == ()
+    if fault in (no_direct_writes, refused_when_opened):
+        assert cached[-1] == everything
+    elif fault is None and goes_past_the_cache(tmp_path / "a.gguf"):
+        assert cached[-1] < everything
+        ends = 2 * system.DIRECT_BLOCK  # of each part, at most
+        assert cached[-1] <= ends * len(cached)
+
+
+def test_an_error_past_the_cache_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors, planned = large()
+    monkeypatch.setattr("gguflike.container.writer.DIRECT_BYTES", 0)
+    real = os.pwrite
+
+    def failing(descriptor: int, data: Any, at: int) -> int:
+        if len(data) >= 1 << 20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor, data, at)
+
+    monkeypatch.setattr(os, "pwrite", failing)
+    before = threading.active_count()
+    with pytest.raises(OutputError, match="No space left"):
+        in_parts(tmp_path / "a.gguf", tensors, planned, 1 << 22)
+    assert left_over(tmp_path) == []
+    assert threading.active_count() == before
 
 
 def test_space_is_checked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,9 @@ except ImportError:
 
 StrPath = str | os.PathLike[str]
 
+#: What begins and ends at multiples of this, in memory and in the file, can be written past the cache of files: it is
+#: the largest block that disks have.
+DIRECT_BLOCK = 1 << 12
 #: Open entries can be neither removed nor renamed: being open is the lock.
 OPEN_IS_LOCKED = fcntl is None
 
@@ -32,6 +35,15 @@ def open_file(path: StrPath, flags: int, *more: str) -> int:
     for name in ("O_BINARY", *more):
         flags |= getattr(os, name, 0)
     return os.open(path, flags, 0o666)
+
+
+def open_direct(path: StrPath) -> int:
+    """A second descriptor of a file, whose writes go past the system's cache; -1 where the system or the file system
+    has no such thing."""
+    try:
+        return open_file(path, os.O_WRONLY | os.O_DIRECT, "O_NOFOLLOW") if hasattr(os, "O_DIRECT") else -1
+    except OSError:
+        return -1
 
 
 def open_folder(path: StrPath) -> int:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+
 from gguflike.container import system
 from gguflike.container.publish import make_temporary, output_errors, sweep, take_over
 from gguflike.errors import OutputError
@@ -68,6 +70,8 @@ class Target:
         self.temporary = ""
         self.descriptor = -1
         self.published = False
+        self.cached = 0  # bytes that were written by way of the system's cache
+        self._direct = -1
 
     def take_over(self, fits: Callable[[int], bool] | None) -> int:
         """Go on with a dead writer's file that ``fits(descriptor)`` if there is one, and remove the others. The number
@@ -86,6 +90,35 @@ class Target:
             if self.descriptor < 0:
                 self.temporary, self.descriptor = make_temporary(self.path, _make)
                 os.ftruncate(self.descriptor, size)  # unwritten bytes read as zero: padding costs nothing
+
+    def write_directly(self) -> None:
+        """From now on, write what can be past the system's cache of files, where it lets us.
+
+        A copy into the cache takes as much processor time as all else that is done with a large file, and what waits
+        there to be written has to be waited for at the end.
+        """
+        self._direct = system.open_direct(self.temporary)
+
+    def write(self, view: memoryview, offset: int) -> None:
+        """Write at ``offset``. What goes past the cache are the whole blocks, where memory is aligned as they are."""
+        first = -offset % system.DIRECT_BLOCK
+        whole = (len(view) - first) // system.DIRECT_BLOCK * system.DIRECT_BLOCK
+        blocks = view[first : first + whole] if whole > 0 and self._direct >= 0 else memoryview(b"")
+        if len(blocks) and np.frombuffer(blocks, np.uint8).ctypes.data % system.DIRECT_BLOCK == 0:
+            try:
+                system.write_at(self._direct, blocks, offset + first)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # it wants larger blocks, or takes none after all
+                    raise
+                self._close_direct()
+            else:
+                self._write_cached(view[first + whole :], offset + first + whole)
+                view = view[:first]
+        self._write_cached(view, offset)
+
+    def _write_cached(self, view: memoryview, offset: int) -> None:
+        system.write_at(self.descriptor, view, offset)
+        self.cached += len(view)
 
     def sync(self) -> None:
         """Make the contents durable."""
@@ -139,7 +172,13 @@ class Target:
         self.temporary = ""
         self._close()
 
+    def _close_direct(self) -> None:
+        descriptor, self._direct = self._direct, -1
+        if descriptor >= 0:
+            system.close(descriptor)
+
     def _close(self) -> None:
+        self._close_direct()
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             system.close(descriptor)

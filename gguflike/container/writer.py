@@ -7,9 +7,13 @@ import os
 import threading
 from bisect import insort
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from gguflike.container import system
 from gguflike.container.digest import patch
@@ -33,6 +37,11 @@ from gguflike.tensor import QuantizedTensor
 
 #: Errors that come again however often the same thing is written: nothing is kept for the next time.
 _FINAL = (QuantizationError, UnsupportedError, GGUFError, ChangedError)
+
+#: Files from this size on are written past the system's cache, where there is no gain in having them there.
+DIRECT_BYTES = 1 << 28
+#: Parts from this size on are hashed while they are written.
+_HASHED_BESIDE = 1 << 20
 
 
 class _Progress:
@@ -112,6 +121,8 @@ class _File:
             system.write_at(self.target.descriptor, self.plan.header, 0)
             if self.journal is not None:
                 self.journal.begin(self.target.descriptor)
+        if self.plan.file_bytes >= DIRECT_BYTES:
+            self.target.write_directly()
 
     def errors(self) -> AbstractContextManager[None]:
         return output_errors(self.target.path)
@@ -197,6 +208,7 @@ class Writer:
         self.files = [_File(each, of, overwrite, made_of, digests or {}) for each, of in named]
         self._owner = {name: file for file in self.files for name in file.tensors}
         self.kept = 0  # complete tensors that are left to the next writer
+        self._beside: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Writer:
         try:
@@ -247,6 +259,13 @@ class Writer:
         check_part(name, self._file(name).tensors[name].info.nbytes, 0, len(view), whole=True)
         self.write_part(name, 0, view)
 
+    def room(self, name: str, offset: int, count: int) -> npt.NDArray[np.uint8]:
+        """An array for ``count`` bytes of a tensor from ``offset`` on, so placed that `write_part` is fastest."""
+        place = self._file(name).tensors[name].info.offset + offset
+        made = np.empty(count + system.DIRECT_BLOCK, np.uint8)
+        skip = (place - made.ctypes.data) % system.DIRECT_BLOCK
+        return made[skip : skip + count]
+
     def write_part(self, name: str, offset: int, data: Any) -> None:
         """Write the bytes of a tensor from ``offset`` (within the tensor) on. Parts may come in any order."""
         file = self._file(name)
@@ -254,11 +273,23 @@ class Writer:
         view = flat(data)
         check_part(name, progress.info.nbytes, offset, len(view))
         progress.reserve(offset, offset + len(view))
+        hashed = [offset, offset + len(view), view, file.target.descriptor]
+        beside = len(view) >= _HASHED_BESIDE and offset == progress.hashed  # else it is hashed from the file
         with file.errors():
-            system.write_at(file.target.descriptor, view, progress.info.offset + offset)
-            whole = progress.complete(offset, offset + len(view), view, file.target.descriptor)
+            hashing = self._pool().submit(progress.complete, *hashed) if beside else None
+            try:
+                file.target.write(view, progress.info.offset + offset)
+            finally:
+                whole = hashing is not None and hashing.result()
+            if hashing is None:
+                whole = progress.complete(*hashed)
         if whole:
             file.done(progress.info, progress.finish())
+
+    @property
+    def cached(self) -> int:
+        """Bytes that were written so far and that the system may not have brought to the disk without `flush`."""
+        return sum(file.target.cached for file in self.files)
 
     def flush(self, name: str) -> None:
         """Have the file of a tensor brought to the disk as far as it is written, so that there is less to wait for at
@@ -313,7 +344,14 @@ class Writer:
         for file in self.files:
             file.target.sync_folder()
 
+    def _pool(self) -> ThreadPoolExecutor:
+        if self._beside is None:
+            self._beside = ThreadPoolExecutor(1, "gguflike-hasher")
+        return self._beside
+
     def _give_up(self, keep: bool) -> None:
+        if self._beside is not None:
+            self._beside.shutdown()
         keep = keep and any(file.journal for file in self.files)
         self.kept = sum(file.give_up(keep) for file in self.files)
 

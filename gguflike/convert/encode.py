@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from gguflike.tensor import Method, quantize_finite
 
 SLAB_BYTES = 16 << 20  # bytes of float32 values read at a time; an embedding of 128k x 4096 would be 2 GiB
 Rows = npt.NDArray[Any]  # float32, or bytes that are copied
+Room = Callable[[int], npt.NDArray[np.uint8]]  # makes an array of so many bytes
 
 
 @dataclass(frozen=True)
@@ -58,27 +59,30 @@ class Job:
             return stored_slab(stored, slab).data
         return read_slab(self.source, slab, fmt.limit, compiled=fmt.encode is None)
 
-    def encode(self, rows: Rows, slab: Slab) -> npt.NDArray[np.uint8]:
-        """The bytes of a slab that was read."""
+    def encode(self, rows: Rows, slab: Slab, room: Room | None = None) -> npt.NDArray[np.uint8]:
+        """The bytes of a slab that was read, where ``room`` says if they are made anew."""
         fmt = format_by_name(self.format)
         if rows.dtype == np.uint8:
             return rows
         if fmt.encode is not None:
             return fmt.encode(rows).reshape(-1).view(np.uint8)
+        size = fmt.tensor_bytes(rows.shape)
+        out = np.empty(size, np.uint8) if room is None else room(size)
         if self.importance is None or len(self.importance) == 1:
-            weights = None if self.importance is None else self.importance[0]
-            return self._quantize(rows, fmt, weights)
-        matrices = [self._quantize(rows[i], fmt, self.importance[slab.start + i]) for i in range(len(rows))]
-        return np.concatenate(matrices)
+            self._quantize(rows, fmt, None if self.importance is None else self.importance[0], out)
+        else:
+            for i, into in enumerate(out.reshape(len(rows), -1)):
+                self._quantize(rows[i], fmt, self.importance[slab.start + i], into)
+        return out
 
     def parts(self, slab_bytes: int | None = None) -> Iterator[npt.NDArray[np.uint8]]:
         """The tensor's bytes in order, slab by slab."""
         for slab in self.slabs(slab_bytes):
             yield self.encode(self.read(slab), slab)
 
-    def _quantize(self, rows: Floats, fmt: BlockFormat, weights: Floats | None) -> npt.NDArray[np.uint8]:
+    def _quantize(self, rows: Floats, fmt: BlockFormat, weights: Floats | None, out: npt.NDArray[np.uint8]) -> None:
         # What a source gives was checked when it was read (sources.check).
-        return quantize_finite(rows, fmt, weights, self.method, self.threads, self.source.origin).data
+        quantize_finite(rows, fmt, weights, self.method, self.threads, self.source.origin, out)
 
 
 def run(job: Job, slot: Slot) -> Receipt:

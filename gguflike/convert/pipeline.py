@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -45,13 +46,12 @@ def run(jobs: Iterable[tuple[str, Job | int]], out: Writer, advance: Callable[[i
         read.end()
 
     def writer() -> None:
-        unflushed = 0
+        flushed = 0
         for name, offset, part in encoded:
             out.write_part(name, offset, part)
             written.append((part.nbytes, name))
-            unflushed += part.nbytes
-            if unflushed >= FLUSHED_BYTES and dirty.offer(name):
-                unflushed = 0
+            if out.cached - flushed >= FLUSHED_BYTES and dirty.offer(name):
+                flushed = out.cached
         dirty.end()
 
     def flusher() -> None:
@@ -69,9 +69,9 @@ def run(jobs: Iterable[tuple[str, Job | int]], out: Writer, advance: Callable[[i
     try:
         current, offset = "", 0
         for name, job, slab, rows in read:
-            part = job.encode(rows, slab)
-            del rows  # the reader's next slab takes its place
             current, offset = name, offset if name == current else 0
+            part = job.encode(rows, slab, partial(out.room, name, offset))
+            del rows  # the reader's next slab takes its place
             if not encoded.put((name, offset, part)):
                 break
             offset += part.nbytes
