@@ -107,7 +107,7 @@ def measure(name: str, rows: int, columns: int, tokens: int, repeats: int) -> di
         quantize_args = words(QUANTIZE_ROWS.pack(x=x.ctypes.data, columns=columns, **places))
         native.call("vector.quantize:rows")(quantize_args.ctypes.data, 0, 0, tokens)
     shape = {"rows": rows, "columns": columns, "stride": rows}
-    result = {"out": out.ctypes.data, "add": 0, "bias": 0}
+    result = {"out": out.ctypes.data, "add": 0, "bias": 0, "factor": 0}
     args = words(MATMUL.pack(weights=weights.ctypes.data, **shape, **places, **result))
     matvec, matmul = native.call(plan.matvec), native.call(plan.matmul)
     one = seconds(lambda: matvec(args.ctypes.data, state.ctypes.data, 0, plan.matvec_items(rows)), repeats)

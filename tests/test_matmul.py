@@ -109,7 +109,7 @@ def test_many_tokens_and_rows() -> None:
 @pytest.mark.parametrize("name", ["Q4_0", "F16"])
 @pytest.mark.parametrize("rows", [64, 41])
 def test_bias_and_residual(name: str, tokens: int, rows: int) -> None:
-    """Out of a wider matrix, with a bias, added to what is there; nothing beside it is touched."""
+    """Out of a wider matrix, times a factor, with a bias, added to what is there; nothing beside it is touched."""
     columns, stride, plan = 64, 80, linear_plan(FORMATS[name])
     tensor = random_tensor(name, rows, columns)
     rng = np.random.default_rng(3)
@@ -137,14 +137,21 @@ def test_bias_and_residual(name: str, tokens: int, rows: int) -> None:
     state = op_state(tokens=tokens, scratch=scratch.ctypes.data)
     run = native.call(plan.matvec if tokens == 1 else plan.matmul)
     items = plan.matvec_items(rows) if tokens == 1 else plan.matmul_items(rows)
-    for add, with_bias in ((0, 1), (1, 0), (1, 1)):
+    factor = np.array([0.75], np.float32)
+    for add, with_bias, with_factor in ((0, 1, 0), (1, 0, 0), (1, 1, 0), (0, 0, 1), (1, 1, 1)):
         out = before.copy()
-        address = bias.ctypes.data if with_bias else 0
         shape = {"rows": rows, "columns": columns, "stride": stride}
-        result = {"out": out.ctypes.data, "add": add, "bias": address}
+        result = {
+            "out": out.ctypes.data,
+            "add": add,
+            "bias": bias.ctypes.data if with_bias else 0,
+            "factor": factor.ctypes.data if with_factor else 0,
+        }
         args = np.array(MATMUL.pack(weights=weights.ctypes.data, **shape, **places, **result), np.int64)
         run(args.ctypes.data, state.ctypes.data, 0, items)
-        expected = product + (bias if with_bias else 0) + (before[:, :rows] if add else 0)
+        expected = (
+            product * (factor if with_factor else 1) + (bias if with_bias else 0) + (before[:, :rows] if add else 0)
+        )
         assert largest_error(out[:, :rows], expected) < LIMIT
         np.testing.assert_array_equal(out[:, rows:], before[:, rows:])
 
