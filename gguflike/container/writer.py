@@ -273,7 +273,7 @@ class Writer:
         view = flat(data)
         check_part(name, progress.info.nbytes, offset, len(view))
         progress.reserve(offset, offset + len(view))
-        hashed = [offset, offset + len(view), view, file.target.descriptor]
+        hashed = offset, offset + len(view), view, file.target.descriptor
         beside = len(view) >= _HASHED_BESIDE and offset == progress.hashed  # else it is hashed from the file
         with file.errors():
             hashing = self._pool().submit(progress.complete, *hashed) if beside else None
