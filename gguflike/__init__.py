@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         TemplateError,
         UnsupportedError,
     )
+    from gguflike.evaluate import evaluate
     from gguflike.locate import open
     from gguflike.runner import Model, load
     from gguflike.tensor import QuantizedTensor, quantize
@@ -64,6 +65,7 @@ __all__ = [
     "convert",
     "describe",
     "diff",
+    "evaluate",
     "export",
     "load",
     "merge",
@@ -97,6 +99,7 @@ __getattr__ = lazy.names(
         "convert": "convert",
         "describe": "describe",
         "diff": "diff",
+        "evaluate": "evaluate",
         "export": "convert",
         "load": "runner",
         "merge": "convert",

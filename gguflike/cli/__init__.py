@@ -29,6 +29,7 @@ COMMANDS = {
     "chat": "talk to a model",
     "embed": "vectors of texts",
     "rerank": "sort documents by how well they answer a query",
+    "eval": "measure how well a model does, and what quantization cost it",
     "bench": "measure speed",
     "demo": "the whole path on a bundled checkpoint",
 }

@@ -1,0 +1,124 @@
+"""gguflike eval FILE --text F [--reference SRC]"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from gguflike.cli.arguments import positive
+from gguflike.cli.output import clean, print_json, progress_bar, table
+
+if TYPE_CHECKING:
+    from gguflike.evaluate import Accuracy, Evaluation, Figure, Quality
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "file",
+        metavar="FILE",
+        help="GGUF file, or checkpoint (folder or Hub id), which is converted to floats first",
+    )
+    add("--reference", metavar="SRC", help="what FILE was made from, GGUF or checkpoint: adds the KL divergence")
+    add_text_arguments(parser)
+    add("--tasks", action="extend", nargs="+", default=[], metavar="F", help="JSONL of questions with choices")
+    add("--threads", type=positive, help="threads (default: all CPUs)")
+    add("--json", action="store_true", help="one JSON document")
+
+
+def add_text_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--text", action="extend", nargs="+", default=[], metavar="F", help="held-out text, each file a kind of text")
+    add("--context", type=positive, metavar="N", help="tokens of a chunk (default: 512, or the trained context)")
+    add("--tokens", type=positive, metavar="N", help="tokens of each text to use (default: all)")
+    add(
+        "--score",
+        choices=("half", "all"),
+        default="half",
+        help="tokens of a chunk that count: the second half, as of llama-perplexity, or all (default: half)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from gguflike.evaluate import evaluate
+
+    with progress_bar() as progress:
+        result = evaluate(
+            args.file,
+            args.text,
+            reference=args.reference,
+            tasks=args.tasks,
+            context=args.context,
+            tokens=args.tokens,
+            score=args.score,
+            threads=args.threads,
+            progress=progress,
+        )
+    if args.json:
+        print_json(result.document())
+    else:
+        _print(result)
+    return 0
+
+
+def _print(result: Evaluation) -> None:
+    if result.qualities:
+        scored = "second half" if result.protocol.score == "half" else "all tokens"
+        print(f"{clean(result.model)}: chunks of {result.protocol.context} tokens, {scored} scored; ± standard error")
+        print(quality_table(result.qualities))
+    if result.tasks:
+        print(_task_table(result.tasks))
+
+
+def quality_table(qualities: tuple[Quality, ...]) -> str:
+    """A column for each kind of text."""
+    rows = [["", *(clean(each.kind) for each in qualities)]]
+    rows.append(["tokens scored", *(f"{each.tokens:,} in {each.chunks}" for each in qualities)])
+    for name, title, scale, unit in _ROWS:
+        figures = [getattr(each, name) for each in qualities]
+        if figures[0] is not None:
+            rows.append([title, *(_shown(figure, scale, unit) for figure in figures)])
+    return table(rows, right=range(1, len(rows[0])))
+
+
+#: Field of `Quality`, what to call it, what to multiply it by, and in which unit it is then.
+_ROWS = (
+    ("perplexity", "perplexity", 1, ""),
+    ("reference_perplexity", "  of the reference", 1, ""),
+    ("perplexity_ratio", "  their ratio", 1, ""),
+    ("kl", "KL divergence, mean", 1, ""),
+    ("kl_median", "  median", 1, ""),
+    ("kl_99", "  99 %", 1, ""),
+    ("kl_999", "  99.9 %", 1, ""),
+    ("kl_max", "  largest", 1, ""),
+    ("same_top", "same likeliest token", 100, " %"),
+    ("change", "change of p, mean", 100, " %"),
+    ("change_rms", "  root mean square", 100, " %"),
+)
+
+
+def _task_table(tasks: tuple[Accuracy, ...]) -> str:
+    rows = [["", *(clean(each.kind) for each in tasks)], ["questions", *(f"{each.questions:,}" for each in tasks)]]
+    for name, title in (
+        ("accuracy", "right"),
+        ("normalized", "  by likelihood of a byte"),
+        ("reference_accuracy", "right, reference"),
+        ("reference_normalized", "  by likelihood of a byte"),
+        ("same_choice", "same choice"),
+    ):
+        figures = [getattr(each, name) for each in tasks]
+        if figures[0] is not None:
+            rows.append([title, *(_shown(figure, 100, " %") for figure in figures)])
+    return table(rows, right=range(1, len(rows[0])))
+
+
+def _shown(figure: Figure | float, scale: float, unit: str) -> str:
+    """A value with its error, or of a quantile the ends of its interval, in digits that say something."""
+    if isinstance(figure, float):
+        return f"{scale * figure:.4g}{unit}"
+    value = f"{scale * figure.value:.4g}"
+    if figure.error is not None:
+        return f"{value} ± {scale * figure.error:.2g}{unit}"
+    if figure.low is not None and figure.high is not None:
+        return f"{value} ({scale * figure.low:.3g} to {scale * figure.high:.3g}){unit}"
+    return f"{value}{unit}"

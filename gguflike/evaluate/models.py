@@ -1,0 +1,70 @@
+"""What is measured: GGUF files as they are, and checkpoints by way of a temporary file that holds their very floats.
+
+A checkpoint is converted rather than computed by ``reference/``: then both models run through the same kernels, and
+what is measured is what quantization did; memory stays bounded, since matrices of floats are read where they lie in the
+mapped file; and the conversion is proven already. The file is in the folder for temporary files (TMPDIR) and is as
+large as the checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gguflike import container
+from gguflike.locate import locate
+from gguflike.progress import Progress
+
+StrPath = str | os.PathLike[str]
+FLOATS = ("BF16", "F16")  # types that a checkpoint of such matrices is stored in without loss; all others need F32
+
+
+@contextmanager
+def float_file(source: StrPath, threads: int | None = None, progress: Progress | None = None) -> Iterator[str]:
+    """The path of a GGUF file: ``source`` itself, or a temporary one with the floats of the checkpoint that it names.
+
+    Errors as of `convert`.
+    """
+    if not is_checkpoint(source):
+        yield os.fspath(source)
+        return
+    from gguflike import checkpoint
+    from gguflike.convert import convert
+
+    with tempfile.TemporaryDirectory(prefix="gguflike-") as folder:
+        opened = checkpoint.open(source)
+        kind = lossless(tensor.dtype for tensor in opened.tensors.values() if len(tensor.shape) > 1)
+        path = Path(folder) / f"{Path(opened.source).name}-{kind}.gguf"
+        convert(source, path, kind, threads=threads, progress=progress, tokenizer_proof="warn", resume=False)
+        yield os.fspath(path)
+
+
+def is_checkpoint(source: StrPath) -> bool:
+    """Whether a name is that of a checkpoint rather than of a GGUF file: a folder, a file of weights, or a repository
+    of the Hub that holds no GGUF file."""
+    if os.path.isdir(source):  # noqa: PTH112 - text
+        return True
+    if os.path.lexists(source):
+        return os.fspath(source).endswith((".safetensors", ".bin", ".pth"))
+    from gguflike.checkpoint.hub import client, reference, resolver
+
+    found = reference.parse(os.fspath(source))
+    if found is None or not found.repo or found.file is not None or found.type is not None:
+        return False
+    return not resolver.models_of(client.list_repository(found.repo, found.revision).files)
+
+
+def lossless(dtypes: Iterable[str]) -> str:
+    """The smallest float type that holds matrices of these dtypes of safetensors exactly."""
+    kinds = set(dtypes)
+    return kinds.pop() if len(kinds) == 1 and kinds <= set(FLOATS) else "F32"
+
+
+def trained_context(path: StrPath) -> int:
+    """How many tokens the model in a GGUF file was trained with."""
+    with container.open(locate(path)) as file:
+        said = file.metadata.get(f"{file.architecture}.context_length")
+    return said if isinstance(said, int) and said > 0 else 1 << 31

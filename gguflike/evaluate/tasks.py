@@ -1,0 +1,146 @@
+"""Questions with choices: which one a model finds likeliest.
+
+A file of tasks is JSONL: on each line an object with ``prompt`` or ``question``, ``choices``, a list of texts, and
+``answer``, the number of the right one from 0. A choice is scored by the log likelihood of its tokens behind the
+prompt, with a space between the two unless one of them has it: as it is (``accuracy``), and divided by its bytes in
+UTF-8 (``normalized``), since longer texts are less likely.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike.errors import ArgumentError
+from gguflike.evaluate import estimates
+from gguflike.evaluate.estimates import Figure
+from gguflike.evaluate.scores import scores
+from gguflike.progress import Progress
+
+if TYPE_CHECKING:
+    from gguflike.runner.model import Model
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One line of a file of tasks."""
+
+    prompt: str
+    choices: tuple[str, ...]
+    answer: int
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How many questions of a kind a model answers right, and as the reference does (None without one).
+
+    ``accuracy`` goes by the log likelihood of choices, ``normalized`` by that of a byte. ``same_choice`` is the share
+    of questions where both models choose the same, right or wrong, by the log likelihood.
+    """
+
+    kind: str
+    questions: int
+    accuracy: Figure
+    normalized: Figure
+    reference_accuracy: Figure | None = None
+    reference_normalized: Figure | None = None
+    same_choice: Figure | None = None
+
+
+def read(name: str, text: str) -> list[Question]:
+    """The questions of a file of tasks. ArgumentError names the line that is none."""
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            try:
+                found.append(_question(json.loads(line)))
+            except (ValueError, RecursionError) as error:
+                raise ArgumentError(
+                    f"line {number} is no question with choices",
+                    path=name,
+                    field="tasks",
+                    expected='{"question": text, "choices": [texts, two at least], "answer": number of the right one}',
+                    got=f"{line.strip()[:60]!r}: {error}",
+                ) from None
+    if not found:
+        raise ArgumentError("no questions", path=name, field="tasks", expected="a JSON object on each line")
+    return found
+
+
+def _question(record: Any) -> Question:
+    if not isinstance(record, dict):
+        raise ValueError("no object")
+    prompt, choices, answer = record.get("prompt", record.get("question")), record.get("choices"), record.get("answer")
+    if not isinstance(prompt, str) or not prompt:
+        raise ValueError("no prompt or question")
+    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c.strip() for c in choices):
+        raise ValueError("no two choices")
+    if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
+        raise ValueError("no such answer")
+    return Question(prompt, tuple(choices), answer)
+
+
+def likelihoods(
+    model: Model, questions: Sequence[Question], kind: str, progress: Progress | None = None
+) -> list[Floats]:
+    """The log likelihood of each choice of each question."""
+    found = []
+    for number, question in enumerate(questions, 1):
+        found.append(np.array([likelihood(model, question.prompt, choice) for choice in question.choices]))
+        if progress is not None:
+            progress(number, len(questions), f"answering {kind}")
+    return found
+
+
+def likelihood(model: Model, prompt: str, choice: str) -> float:
+    """The log likelihood of a choice behind a prompt."""
+    ids = model.tokenize(joined(prompt, choice))
+    alone = model.tokenize(prompt)
+    # Where the two grow together into one token, that one counts for the choice.
+    common = next((i for i, (a, b) in enumerate(zip(ids, alone, strict=False)) if a != b), min(len(ids), len(alone)))
+    begin = min(max(common, 1), len(ids) - 1) - 1
+    if begin:
+        kept = min(model.common_prefix(ids), begin)
+        if kept < begin:
+            model.extend(ids[kept:begin], kept)
+    logits = model.extend(ids[begin:-1], begin, all_logits=True)
+    return -float(scores(logits, ids[begin + 1 :]).nll.sum())
+
+
+def joined(prompt: str, choice: str) -> str:
+    """A prompt and a choice as one text."""
+    spaced = prompt[-1:].isspace() or choice[:1].isspace()
+    return prompt + choice if spaced else f"{prompt} {choice}"
+
+
+def accuracy(
+    kind: str, questions: Sequence[Question], found: Sequence[Floats], reference: Sequence[Floats] | None = None
+) -> Accuracy:
+    """The figures of a model's likelihoods of all choices, beside a reference's."""
+    right = [question.answer for question in questions]
+    plain, normalized = _chosen(questions, found)
+    own = (_share(np.equal(plain, right)), _share(np.equal(normalized, right)))
+    if reference is None:
+        return Accuracy(kind, len(questions), *own)
+    wanted, wanted_normalized = _chosen(questions, reference)
+    theirs = (_share(np.equal(wanted, right)), _share(np.equal(wanted_normalized, right)))
+    return Accuracy(kind, len(questions), *own, *theirs, _share(np.equal(plain, wanted)))
+
+
+def _chosen(questions: Sequence[Question], found: Sequence[Floats]) -> tuple[list[int], list[int]]:
+    """The choices that are likeliest, and likeliest by byte."""
+    sizes = [np.array([len(choice.encode("utf-8", "replace")) for choice in q.choices]) for q in questions]
+    plain = [int(values.argmax()) for values in found]
+    return plain, [int((values / size).argmax()) for values, size in zip(found, sizes, strict=True)]
+
+
+def _share(true: npt.NDArray[np.bool_]) -> Figure:
+    """The share of questions, each a chunk of its own."""
+    return estimates.mean([true.astype(np.float64)[:, None]])
