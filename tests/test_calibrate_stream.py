@@ -3,77 +3,223 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from gguflike import reference
-from gguflike.calibrate.statistics import Statistics
+from gguflike.calibrate import passes
+from gguflike.calibrate import stream as streams
+from gguflike.calibrate.statistics import StackStatistics, Statistics
 from gguflike.calibrate.stream import stream
 from gguflike.calibrate.sums import Hessians
-from gguflike.families.parts import Graph
+from gguflike.errors import ArgumentError, OutputError, QuantizationError
+from gguflike.families import registry
+from gguflike.families.parts import Branch, Graph
+from gguflike.families.parts.experts import Experts, Router
 from gguflike.reference.parts import normalize
 from tests import by_hand
+from tests.test_family_configs import ROWS, read
 
-TEXTS = [[5, 17, 256, 99, 3, 250, 42], [42, 7, 128, 0, 299, 64, 31, 8, 9, 11, 12], [77]]
+TEXTS = [[5, 17, 56, 99, 3, 50, 42], [42, 7, 28, 0, 99, 64, 31, 8, 9, 11, 12], [77]]
 DENSE = by_hand.graph(by_hand.branches(), by_hand.branches())
+EXPERTS = by_hand.graph(
+    (
+        Branch(by_hand.rms("attn_norm"), by_hand.attention()),
+        Branch(by_hand.rms("ffn_norm"), Experts(by_hand.WIDTH, 32, 6, 2, Router())),
+    )
+)
 
 
-def weights_of(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
+def weights_of(graph: Graph) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
     made = {}
     for name, _, tensor in graph.tensors():
         if tensor.used:
             x = rng.standard_normal(tensor.shape) / (tensor.shape[-1] ** 0.5 if len(tensor.shape) > 1 else 5)
+            x = -abs(x) - 0.1 if name.endswith("ssm_a") else x  # rates of decay
+            x = 1 + abs(x) if "rope_f" in name else x  # divisors
             made[name] = (x + name.endswith("norm.weight")).astype(np.float32)
     return made
 
 
-def halved(x: np.ndarray) -> np.ndarray:
+def rounded(x: np.ndarray) -> np.ndarray:
     """A quantization: to steps of 1/8."""
     return (np.round(x * 8) / 8).astype(np.float32)
 
 
-def walked(
-    graph: Graph, weights: dict[str, np.ndarray], folder: Path, **settings: Any
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def walked(graph: Graph, folder: Path, **settings: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The statistics of all matrices, and the weights of the quantized model."""
-    found: dict[str, Any] = {}
-    quantized = dict(weights)
+    weights, found = weights_of(graph), {}
 
     def quantize(name: str, x: np.ndarray, statistics: Any) -> np.ndarray:
-        found[name] = statistics if not isinstance(statistics, list) else list(statistics)
-        if statistics is not None:
-            quantized[name] = halved(weights[name])
-        return halved(x)
+        found[name] = list(statistics) if isinstance(statistics, StackStatistics) else statistics
+        return rounded(x)
 
     settings.setdefault("collecting", Hessians(cap=None))
-    stream(graph, weights.__getitem__, TEXTS, quantize, folder, **settings)
-    for name, statistics in found.items():
-        quantized[name] = halved(weights[name]) if statistics is None else quantized[name]
-    return found, quantized
+    stream(graph, weights.__getitem__, settings.pop("texts", TEXTS), quantize, folder, **settings)
+    return found, {name: rounded(x) if name in found else x for name, x in weights.items()}
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_states_are_those_of_the_whole_models(tmp_path: Path, threads: int) -> None:
-    weights = weights_of(DENSE)
-    found, quantized = walked(DENSE, weights, tmp_path, threads=threads)
-    assert {name for name in weights if "norm" not in name} == set(found)
-    for kind, model in (("float", weights), ("quantized", quantized)):
-        last = np.fromfile(tmp_path / f"{kind}-0.f32", np.float32).reshape(-1, by_hand.WIDTH)
-        whole = np.concatenate([reference.hidden(DENSE, model, ids) for ids in TEXTS])
-        np.testing.assert_array_equal(normalize(DENSE.norm, model, last), whole)
+def states(folder: Path, graph: Graph, kind: str) -> np.ndarray:
+    """What the last layer left, normalized."""
+    last = np.fromfile(folder / f"{kind}-{len(graph.blocks) % 2}.f32", np.float32)
+    return normalize(graph.norm, weights_of(graph), last.reshape(-1, graph.embedding.n_embd))
+
+
+def hidden(graph: Graph, weights: dict[str, np.ndarray]) -> np.ndarray:
+    return np.concatenate([reference.hidden(graph, weights, ids) for ids in TEXTS])
+
+
+SHARING = {  # models whose layers share keys, choices, inputs; experts, states, latents, heads that pool
+    *("Gemma4ForCausalLM", "Gemma4ForCausalLM/experts", "DeepseekV32ForCausalLM/sparse", "DeepseekV3ForCausalLM"),
+    *("MiniMaxM3SparseForConditionalGeneration/sparse", "GptOssForCausalLM", "Llama4ForConditionalGeneration"),
+    *("Qwen3NextForCausalLM", "KimiLinearForCausalLM", "FalconH1ForCausalLM", "JambaForCausalLM", "Lfm2ForCausalLM"),
+    *("CohereForCausalLM", "BertModel", "NomicBertModel/experts", "NemotronHForCausalLM/experts", "GPT2LMHeadModel"),
+}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
+def test_every_family_can_be_walked(row: Any, tmp_path: Path) -> None:
+    """Bit for bit as the reference computes it, and every matrix that multiplies tokens is seen."""
+    config = {"architectures": [row.registered or row.model_class], **row.config}
+    xielu = {key: [0.25, -0.5, 0.0, 1.0] for key in registry.for_config(config).small if "xielu" in key}
+    family, c, _ = read({**config, **xielu})
+    graph = family.graph(c)
+    used = [place for place in graph.tensors() if place.tensor.used and len(place.tensor.shape) > 1]
+    of_experts = {place.name for place in used if place.name.endswith(".bias")}
+    matrices = {place.name for place in used if place.tensor.form in (None, "matrix")} - of_experts
+    others = {place.name for place in used if place.tensor.form in ("rows", "beyond")}
+    if row.name in SHARING:
+        found, quantized = walked(graph, tmp_path)
+        np.testing.assert_array_equal(states(tmp_path, graph, "quantized"), hidden(graph, quantized))
+        names = set(found)
+    else:
+        names = set()
+        weights = weights_of(graph)
+        stream(graph, weights.__getitem__, TEXTS, None, tmp_path, found=lambda some, _: names.update(some))
+    np.testing.assert_array_equal(states(tmp_path, graph, "float"), hidden(graph, weights_of(graph)))
+    assert matrices <= names <= matrices | others
+
+
+def test_the_rows_above_are_there() -> None:
+    assert {row.name for row in ROWS} >= SHARING
 
 
 def test_grams_are_those_of_the_inputs(tmp_path: Path) -> None:
-    weights = weights_of(DENSE)
-    found, quantized = walked(DENSE, weights, tmp_path)
-    x_f, x_q = (np.concatenate([reference.hidden(DENSE, w, ids) for ids in TEXTS]) for w in (weights, quantized))
+    found, quantized = walked(DENSE, tmp_path)
+    x_f, x_q = hidden(DENSE, weights_of(DENSE)), hidden(DENSE, quantized)
     last = found["output.weight"]
     assert isinstance(last, Statistics)
     assert last.tokens == len(x_f)
-    np.testing.assert_allclose(last.gram, x_q.T @ x_q / len(x_q), rtol=1e-4, atol=1e-5)
     assert last.cross is not None
+    np.testing.assert_allclose(last.gram, x_q.T @ x_q / len(x_q), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(last.cross, x_f.T @ x_q / len(x_q), rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(last.gram, last.gram.T)
+
+
+def test_matrices_that_share_an_input_share_statistics(tmp_path: Path) -> None:
+    groups: list[tuple[str, ...]] = []
+    walked(DENSE, tmp_path, found=lambda names, _: groups.append(names))
+    assert [tuple(name.split(".")[-2] for name in each) for each in groups[:4]] == [
+        ("attn_q", "attn_k", "attn_v"),
+        ("attn_output",),
+        ("ffn_up", "ffn_gate"),
+        ("ffn_down",),
+    ]
+    assert groups[-1] == ("output.weight",)
+
+
+def test_experts_see_the_tokens_that_are_sent_to_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gguflike.calibrate.statistics.FEW", 0)
+    weights = weights_of(EXPERTS)
+    seen: dict[str, list[list[np.ndarray]]] = {}
+
+    def saw(name: str, x: np.ndarray, which: np.ndarray | None) -> None:
+        if which is not None:
+            rows = seen.setdefault(f"blk.0.{name}", [[] for _ in range(6)])
+            for row, expert in zip(x, which, strict=True):
+                rows[expert].append(row)
+
+    layer = {name.removeprefix("blk.0."): value for name, value in weights.items()}
+    for ids in TEXTS:
+        x = reference.forward.embed(EXPERTS, weights, ids)
+        for step in EXPERTS.blocks[0]:
+            x = reference.forward.step(step, reference.Watched(layer, saw), x, reference.parts.Context(0, len(ids)))
+
+    def found(names: tuple[str, ...], statistics: Any) -> None:
+        if isinstance(statistics, StackStatistics):
+            for name in names:
+                for number, rows in enumerate(seen.pop(name)):
+                    one = statistics.own(number)
+                    assert one.tokens == len(rows)
+                    inputs = np.array(rows or [np.zeros(one.gram.shape[0])])
+                    np.testing.assert_allclose(one.gram, inputs.T @ inputs / len(inputs), rtol=1e-4, atol=1e-5)
+
+    monkeypatch.setattr(streams, "SUMS", 4 * 4 * by_hand.WIDTH**2)  # four experts at a time
+    stream(EXPERTS, weights.__getitem__, TEXTS, None, tmp_path, found=found, collecting=Hessians(cap=None))
+    assert not seen
+
+
+def test_bits_do_not_depend_on_the_number_of_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes, "SLAB", 8)
+    one, many = (walked(EXPERTS, tmp_path / str(threads), threads=threads)[0] for threads in (1, 5))
+    assert one.keys() == many.keys()
+    for name, statistics in one.items():
+        for a, b in zip(*(x if isinstance(x, list) else [x] for x in (statistics, many[name])), strict=True):
+            if a is not None:
+                np.testing.assert_array_equal(a.gram, b.gram)
+                assert (a.cross is None) == (b.cross is None)
+                if a.cross is not None:
+                    np.testing.assert_array_equal(a.cross, b.cross)
+
+
+def test_a_walk_that_was_cut_off_goes_on_with_its_layer(tmp_path: Path) -> None:
+    whole, _ = walked(DENSE, tmp_path / "whole")
+    seen: list[str] = []
+
+    class Cut(Exception):
+        pass
+
+    def cut(names: tuple[str, ...], _: Any) -> None:
+        seen.append(names[0])
+        if names[0] == "blk.1.ffn_down.weight" and seen.count(names[0]) == 1:
+            raise Cut
+
+    with pytest.raises(Cut):
+        walked(DENSE, tmp_path / "cut", found=cut)
+    first = len(seen)
+    rest, _ = walked(DENSE, tmp_path / "cut", found=cut)
+    assert seen[first] == "blk.1.attn_q.weight"  # the first layer is done
+    assert set(rest) == {name for name in whole if name.startswith(("blk.1.", "output"))}
+    for name, statistics in rest.items():
+        np.testing.assert_array_equal(statistics.gram, whole[name].gram)
+    again, _ = walked(DENSE, tmp_path / "cut", key="another")
+    assert set(again) == set(whole)
+
+
+def test_inputs_that_are_not_finite_name_the_matrix(tmp_path: Path) -> None:
+    weights = weights_of(DENSE)
+    weights["blk.0.attn_output.weight"][3, 3] = np.nan
+    with pytest.raises(QuantizationError, match=r"blk\.0\.ffn_up\.weight.*not finite"):
+        stream(DENSE, weights.__getitem__, TEXTS, None, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [([], "no text"), ([[1], []], "no text"), ([[1, 300]], "no such token"), ([[-1]], "no such token")],
+)
+def test_texts_that_cannot_be_read(texts: list[list[int]], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        stream(DENSE, weights_of(DENSE).__getitem__, texts, None, tmp_path)
+
+
+def test_a_disk_without_room_is_told_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+    with pytest.raises(OutputError, match="no room for the hidden states"):
+        walked(DENSE, tmp_path)
+    assert list(tmp_path.iterdir()) == []

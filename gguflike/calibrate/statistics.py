@@ -33,18 +33,6 @@ class Statistics:
     output: Floats | None = None
 
 
-def damped(gram: Floats, share: float = 0.01) -> npt.NDArray[np.float64]:
-    """``gram`` in float64 with ``share`` of its mean diagonal added to the diagonal, which makes it positive definite.
-
-    Of columns that are always 0 nothing but that remains, so that they are rounded to the nearest code; of inputs that
-    are all 0, the identity.
-    """
-    result = gram.astype(np.float64)
-    mean = float(np.trace(result)) / len(result)
-    result.flat[:: len(result) + 1] += share * mean if mean > 0 else 1.0
-    return result
-
-
 def merge(parts: Sequence[Statistics]) -> Statistics:
     """The statistics of all inputs of several, by their numbers of tokens. ``cross`` and ``output`` where all have it.
 

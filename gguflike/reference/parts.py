@@ -166,8 +166,9 @@ def attend(
     q: Array, k: Array, v: Array, mask: Array, scale: float, softcap: float = 0.0, sinks: Array | None = None
 ) -> Array:
     """softmax(q k^T * scale) v for q (tokens, heads, dim), k (tokens, kv_heads, dim), v (tokens, kv_heads, v_dim)."""
-    k, v = (np.repeat(each, q.shape[1] // each.shape[1], axis=1) for each in (k, v))
-    scores = np.einsum("thd,shd->hts", q, k) * np.asarray(scale, q.dtype)
+    q, k, v = (each.transpose(1, 0, 2) for each in (q, k, v))
+    k, v = (np.repeat(each, len(q) // len(each), axis=0) for each in (k, v))
+    scores = q @ k.transpose(0, 2, 1) * np.asarray(scale, q.dtype)
     if softcap:
         scores = np.tanh(scores / softcap) * softcap
     scores = np.where(mask, scores, -np.inf)
@@ -176,7 +177,7 @@ def attend(
         shares = softmax(np.concatenate([scores, column], axis=-1))[..., :-1]
     else:
         shares = softmax(scores)
-    result: Array = np.einsum("hts,shd->thd", shares, v)
+    result: Array = (shares @ v).transpose(1, 0, 2)
     return result
 
 
