@@ -42,14 +42,14 @@ def route(router: Router, used: int, logits: Array, choice_bias: Array | None = 
 
 def _sparse_mixer(router: Router, used: int, logits: Array) -> Routes:
     """One expert after the other: the best of those left, and its share among those near it."""
-    left, experts, weights = logits.copy(), [], []
+    left, experts, weights = logits, [], []
     for _ in range(used):
         best = left.argmax(-1, keepdims=True)
         largest = np.take_along_axis(left, best, -1)
         far = (largest - logits) / np.maximum(np.abs(logits), largest) > router.near
         experts.append(best)
         weights.append(np.take_along_axis(softmax(np.where(far, -np.inf, left)), best, -1))
-        np.put_along_axis(left, best, -np.inf, -1)
+        left = np.where(np.arange(logits.shape[-1]) == best, -np.inf, left)
     shares = np.concatenate(weights, -1)
     return Routes(np.concatenate(experts, -1), shares * np.asarray(router.scale, shares.dtype))
 
@@ -61,7 +61,8 @@ def _scores(router: Router, logits: Array) -> Array:
     if router.scoring == "sigmoid":
         return sigmoid(logits)
     if router.scoring == "sqrt_softplus":
-        return np.asarray(np.sqrt(softplus(logits)))
+        roots: Array = np.sqrt(softplus(logits))
+        return roots
     return logits
 
 
@@ -129,8 +130,6 @@ def _of_expert(part: Experts, weights: Weights, role: str, chosen: Array, x: Arr
     """``x[t] @ weight[chosen[t]].T + bias[chosen[t]]``."""
     tell(weights, f"{role}.weight", x, chosen)
     matrices = weights[f"{role}.weight"]
-    result = np.empty((len(x), matrices.shape[1]), np.result_type(x, matrices))
-    for expert in np.unique(chosen):
-        here = chosen == expert
-        result[here] = x[here] @ matrices[expert].T
+    by_expert = np.concatenate([x[chosen == expert] @ matrices[expert].T for expert in np.unique(chosen)])
+    result: Array = by_expert[np.argsort(np.argsort(chosen, kind="stable"))]
     return result + weights[f"{role}.bias"][chosen] if part.bias else result

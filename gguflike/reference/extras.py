@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 
 from gguflike.families.parts.extras import Constant, Layer, LayerEmbeddings, LayerInput, Pooling, Rescale, Sum
@@ -16,8 +18,7 @@ def _sum(part: Sum, weights: Weights, x: Array, context: Context) -> Array:
         normalize(path.after, weights, mix(path.mixer, weights, normalize(path.norm, weights, x), context))
         for path in part.paths
     ]
-    total: Array = np.sum(results, axis=0)
-    return total
+    return reduce(np.add, results)
 
 
 @mix.register

@@ -51,7 +51,7 @@ def hidden(
     context = Context(length=length or len(ids))
     for part in graph.inputs:
         context.inputs[type(part)] = mix(part, {**weights, "ids": np.asarray(ids)}, x, context)
-    for layer, (block, here) in enumerate(zip(graph.blocks, _by_layer(graph, weights), strict=True)):
+    for layer, (block, here) in enumerate(zip(graph.blocks, by_layer(graph, weights), strict=True)):
         context.layer = layer
         for each in block:
             x = step(each, here, x, context)
@@ -60,17 +60,22 @@ def hidden(
 
 def logits(graph: Graph, weights: Mapping[str, Array], ids: Sequence[int], length: int = 0) -> Array:
     """Logits (tokens, n_vocab) after each of ``ids``, as of `hidden`. ``weights`` are by GGUF name."""
-    head = graph.head
-    assert isinstance(head, Head), "a graph that pools has no logits"
-    matrix = weights["token_embd.weight" if head.tied else "output.weight"]
-    result: Array = hidden(graph, weights, ids, length) @ matrix.T
-    if head.bias:
-        result += weights["output.bias"]
-    result *= np.asarray(head.scale, result.dtype)
-    return np.tanh(result / head.softcap) * head.softcap if head.softcap else result
+    return head(graph, weights, hidden(graph, weights, ids, length))
 
 
-def _by_layer(graph: Graph, weights: Mapping[str, Array]) -> list[dict[str, Array]]:
+def head(graph: Graph, weights: Mapping[str, Array], x: Array) -> Array:
+    """Logits of what the last norm gave."""
+    part = graph.head
+    assert isinstance(part, Head), "a graph that pools has no logits"
+    matrix = weights["token_embd.weight" if part.tied else "output.weight"]
+    result: Array = x @ matrix.T
+    if part.bias:
+        result = result + weights["output.bias"]
+    result = result * np.asarray(part.scale, result.dtype)
+    return np.tanh(result / part.softcap) * part.softcap if part.softcap else result
+
+
+def by_layer(graph: Graph, weights: Mapping[str, Array]) -> list[dict[str, Array]]:
     """Of each layer, its tensors by role, and those that all layers share."""
     shared = {name: value for name, value in weights.items() if role_of(name)[1] is None}
     layers = [dict(shared) for _ in graph.blocks]

@@ -1,10 +1,13 @@
-"""Which keys queries attend to, by indexers."""
+"""Which keys queries attend to, by indexers. A choice has no derivative, so all of this is constant to a gradient."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
 from gguflike.families.parts.indexers import BlockIndexer, Indexer
+from gguflike.reference.gradient.tape import Traced, constant
 from gguflike.reference.parts import Array, Context, Weights, linear, normalize, rotate
 
 
@@ -12,6 +15,7 @@ def chosen(part: Indexer, weights: Weights, x: Array, narrow: Array, mask: Array
     """bool (queries, keys): which of the keys in ``mask`` the indexer chooses, by the input and by the latent of the
     queries, ``narrow``."""
     tokens, positions = len(x), np.arange(len(x))
+    x, narrow, weights = constant(x), constant(narrow), _constants(weights, x)
     q = linear(weights, "indexer.attn_q_b", narrow).reshape(tokens, part.heads, part.head_dim)
     k = normalize(part.k_norm, weights, linear(weights, "indexer.attn_k", x))[:, None, :]
     q, k = (rotate(part.rope, each, positions, weights, context.length) for each in (q, k))
@@ -26,6 +30,7 @@ def chosen(part: Indexer, weights: Weights, x: Array, narrow: Array, mask: Array
 def chosen_blocks(part: BlockIndexer, weights: Weights, x: Array, mask: Array, context: Context) -> Array:
     """bool (heads, queries, keys): which of the keys in ``mask`` are in blocks that the indexer chooses."""
     tokens, positions = len(x), np.arange(len(x))
+    x, weights = constant(x), _constants(weights, x)
     q = linear(weights, "indexer.q_proj", x).reshape(tokens, part.heads, part.head_dim)
     k = linear(weights, "indexer.k_proj", x).reshape(tokens, 1, part.head_dim)
     q, k = (normalize(norm, weights, each) for norm, each in ((part.q_norm, q), (part.k_norm, k)))
@@ -39,3 +44,8 @@ def chosen_blocks(part: BlockIndexer, weights: Weights, x: Array, mask: Array, c
     among: Array = np.zeros(best.shape, bool)
     np.put_along_axis(among, order, True, axis=-1)
     return among[..., positions // part.block] & mask
+
+
+def _constants(weights: Weights, x: Any) -> Weights:
+    """``weights``, as plain arrays where ``x`` is traced."""
+    return {role: constant(value) for role, value in weights.items()} if isinstance(x, Traced) else weights

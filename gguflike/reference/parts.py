@@ -55,7 +55,7 @@ def linear(weights: Weights, role: str, x: Array) -> Array:
     tell(weights, f"{role}.weight", x)
     product: Array = x @ weights[f"{role}.weight"].T
     if f"{role}.bias" in weights:
-        product += weights[f"{role}.bias"]
+        product = product + weights[f"{role}.bias"]
     return product
 
 
@@ -79,11 +79,11 @@ def softplus(x: Array) -> Array:
     return result
 
 
-_erf = np.vectorize(math.erf, otypes=[np.float64])
+erf: Any = np.frompyfunc(math.erf, 1, 1)  # whose results are objects
 
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "silu": lambda x: x * sigmoid(x),
-    "gelu": lambda x: (0.5 * x * (1 + _erf(x / math.sqrt(2)))).astype(x.dtype),
+    "gelu": lambda x: (0.5 * x * (1 + erf(x / math.sqrt(2)).astype(np.float64))).astype(x.dtype),
     "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
     "relu": lambda x: np.maximum(x, 0),
     "relu2": lambda x: np.maximum(x, 0) ** 2,

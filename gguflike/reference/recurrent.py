@@ -52,13 +52,13 @@ def delta_rule(q: Array, k: Array, v: Array, decay: Array, beta: Array) -> Array
     decay = decay if decay.ndim == 3 else decay[..., None]
     heads, dim = v.shape[1:]
     state = np.zeros((heads, dim, dim), v.dtype)
-    out = np.empty_like(v)
+    out = []
     for t in range(len(v)):
-        state *= decay[t, :, None, :]
+        state = state * decay[t, :, None, :]
         error = v[t] - np.einsum("hvk,hk->hv", state, k[t])
-        state += np.einsum("hv,hk->hvk", beta[t, :, None] * error, k[t])
-        out[t] = np.einsum("hvk,hk->hv", state, q[t])
-    return out
+        state = state + np.einsum("hv,hk->hvk", beta[t, :, None] * error, k[t])
+        out.append(np.einsum("hvk,hk->hv", state, q[t]))
+    return np.stack(out)
 
 
 @mix.register
@@ -114,11 +114,11 @@ def _mamba2(part: Mamba2, weights: Weights, x: Array, context: Context) -> Array
     dt = softplus(dt + weights["ssm_dt.bias"])
     decay = np.exp(dt * weights["ssm_a"][:, 0])
     state = np.zeros((part.heads, values.shape[2], part.d_state), x.dtype)
-    out = np.empty_like(values)
+    out = []
     for t in range(tokens):
         state = decay[t, :, None, None] * state + np.einsum("h,hx,hb->hxb", dt[t], values[t], b[t])
-        out[t] = np.einsum("hxb,hb->hx", state, c[t]) + weights["ssm_d"] * values[t]
-    return linear(weights, "ssm_out", gated_norm(part.norm, weights, out.reshape(tokens, inner), z))
+        out.append(np.einsum("hxb,hb->hx", state, c[t]) + weights["ssm_d"] * values[t])
+    return linear(weights, "ssm_out", gated_norm(part.norm, weights, np.stack(out).reshape(tokens, inner), z))
 
 
 def gated_norm(norm: Norm | None, weights: Weights, y: Array, z: Array) -> Array:
@@ -138,8 +138,8 @@ def _mamba(part: Mamba, weights: Weights, x: Array, context: Context) -> Array: 
     )
     dt = softplus(linear(weights, "ssm_dt", dt))
     state = np.zeros((part.inner, part.d_state), x.dtype)
-    out = np.empty_like(values)
+    out = []
     for t in range(len(x)):
         state = np.exp(dt[t, :, None] * weights["ssm_a"]) * state + (dt[t] * values[t])[:, None] * b[t]
-        out[t] = state @ c[t] + weights["ssm_d"] * values[t]
-    return linear(weights, "ssm_out", out * silu(z))
+        out.append(state @ c[t] + weights["ssm_d"] * values[t])
+    return linear(weights, "ssm_out", np.stack(out) * silu(z))
