@@ -12,6 +12,8 @@
     passes       passes of all sequences through one step of it
     walk         the steps of a graph, which matrices share an input, the inputs of one sequence
     workspace    what a walk keeps on disk: hidden states, contexts, how far it is
+    fisher       how much each output of a matrix and each token matters to what the model says: loss-aware Hessians
+    states       what its backward pass keeps on disk
     blas         numpy's matrix products on one thread, so that sums do not depend on how many there are
 
 All of it works on parts (`reference`), arrays and block types. It knows no file format, no checkpoint and no family.

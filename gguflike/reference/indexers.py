@@ -48,4 +48,6 @@ def chosen_blocks(part: BlockIndexer, weights: Weights, x: Array, mask: Array, c
 
 def _constants(weights: Weights, x: Any) -> Weights:
     """``weights``, as plain arrays where ``x`` is traced."""
-    return {role: constant(value) for role, value in weights.items()} if isinstance(x, Traced) else weights
+    if not isinstance(x, Traced):
+        return weights
+    return {role: constant(weights[role]) for role in weights if role.startswith("indexer.")}

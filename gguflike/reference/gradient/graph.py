@@ -7,6 +7,7 @@ stream (`Context.inputs`); `State` is the three of them, of values or of gradien
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -56,7 +57,7 @@ class Blocks:
     def start(self, weights: Named, ids: Sequence[int]) -> State:
         """What the first block is given. ``weights`` are by GGUF name."""
         x = embed(self._graph, weights, ids)
-        context, named = Context(length=self._length), {**weights, "ids": np.asarray(ids)}
+        context, named = Context(length=self._length), _over({"ids": np.asarray(ids)}, weights)
         return State(x, {}, {type(part): mix(part, named, x, context) for part in self._graph.inputs})
 
     def run(self, layer: int, weights: Named, state: State) -> State:
@@ -90,7 +91,7 @@ class Blocks:
             {kind: tape.leaf(value) for kind, value in state.inputs.items()},
             state.chosen,
         )
-        given = self.run(layer, {**weights, **leaves, **matrices}, traced)  # type: ignore[dict-item]
+        given = self.run(layer, _over({**leaves, **matrices}, weights), traced)
         found = tape.backward(_pairs(given, gradient))
         by_state = State(
             found.of(traced.x),
@@ -106,8 +107,9 @@ class Blocks:
         it."""
         tape = Tape()
         leaves = {name: tape.leaf(weights[name]) for name in wanted}
-        last, named = tape.leaf(x), {**weights, **leaves}
-        logits: Any = head(self._graph, named, normalize(self._graph.norm, named, last))  # type: ignore[arg-type]
+        last: Any = tape.leaf(x)
+        named = _over(leaves, weights)
+        logits: Any = head(self._graph, named, normalize(self._graph.norm, named, last))
         value, gradient = loss(logits.value)
         found = tape.backward([(logits, gradient)])
         return value, found.of(last), {name: found.of(leaf) for name, leaf in leaves.items() if found.reached(leaf)}
@@ -116,8 +118,13 @@ class Blocks:
         """The gradient by those ``wanted`` weights that stand before the first block."""
         tape = Tape()
         leaves = {name: tape.leaf(weights[name]) for name in wanted}
-        found = tape.backward(_pairs(self.start({**weights, **leaves}, ids), gradient))  # type: ignore[dict-item]
+        found = tape.backward(_pairs(self.start(_over(leaves, weights), ids), gradient))
         return {name: found.of(leaf) for name, leaf in leaves.items() if found.reached(leaf)}
+
+
+def _over(some: dict[str, Any], weights: Named) -> Named:
+    """Weights of which ``some`` stand in for others; none is read before it is asked for."""
+    return ChainMap(some, weights)  # type: ignore[arg-type]  # nothing is set in it
 
 
 def _pairs(given: State, gradient: State) -> Iterable[tuple[Traced, Array]]:

@@ -1,0 +1,275 @@
+"""How much each output of a matrix, and each token, matters to what a model says: its Fisher information, by one
+backward pass.
+
+The second derivative of the divergence from the float model is the Fisher information, E[g g^T] over labels that are
+sampled from the model itself. For a matrix it is a matrix over pairs of weights, taken as a Kronecker product of two
+factors (YAQA, arXiv 2505.22988): H_I over columns, for which the Gram matrix of the inputs stands, and H_O over rows,
+which is made here: the sum over sequences of G G^T with G = sum_t g_t x_t^T (their sketch B). How much a token counts in
+the Gram matrix is s_t, the mean of g_t**2 over the outputs (GuidedQuant, arXiv 2505.07004).
+
+Sequences go through the model block by block, first to the end and then back; hidden states and their gradients are on
+disk, and there are in memory one block's weights, the factors of its matrices and what a few sequences compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike.calibrate.blas import single_threaded
+from gguflike.calibrate.states import GRADIENT, States
+from gguflike.calibrate.walk import Lazy
+from gguflike.errors import ArgumentError, QuantizationError
+from gguflike.families.parts import Graph, Head
+from gguflike.progress import Progress
+from gguflike.reference.gradient import Product
+from gguflike.reference.gradient.graph import Blocks, State
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float32]
+
+DAMPING = 0.05
+"""Share of its mean diagonal that is added to H_O's diagonal before rounding: it is a sum over few sequences."""
+
+
+class Sensitivity:
+    """The Fisher information of one matrix (n, k), or of a stack of ``count``, as far as it is seen.
+
+    ``tokens`` float32 (tokens,): s_t of all sequences, one behind the other; of a stack, the sum over a token's
+    matrices. ``reached``: tokens that came to each matrix of the stack.
+    """
+
+    def __init__(self, factors: Floats, tokens: Floats, reached: npt.NDArray[np.int64]) -> None:
+        self._factors, self.tokens, self.reached = factors, tokens, reached
+
+    def output(self, member: int = 0) -> Floats:
+        """H_O, float32 (n, n), of mean diagonal 1; the identity where no gradient came.
+
+        That of one of a stack is drawn to the mean of the stack the more, the fewer tokens reached it.
+        """
+        own, count = self._scaled(member), len(self._factors)
+        if count == 1:
+            return own
+        total = sum((self._scaled(each) for each in range(count) if self.reached[each]), np.zeros_like(own))
+        layer = total / np.float32(max(np.count_nonzero(self.reached), 1)) if total.any() else np.eye(len(own))
+        reached = float(self.reached[member])
+        weight = np.float32(reached / (reached + len(own)))
+        return np.asarray(weight * own + (1 - weight) * layer, np.float32)
+
+    def _scaled(self, member: int) -> Floats:
+        factor = np.asarray(self._factors[member])
+        mean = np.trace(factor) / len(factor)
+        return factor / mean if mean > 0 else np.eye(len(factor), dtype=np.float32)
+
+
+def token_weights(matrices: Iterable[Sensitivity], power: float = 0.5) -> Floats:
+    """How much each token counts in the Gram matrix of what ``matrices`` multiply, float32 (tokens,), of mean 1.
+
+    It is the mean of their s_t, each divided by its mean, to a ``power``: with few sequences s_t itself is noise. All 1
+    where no gradient came.
+    """
+    parts = [each.tokens / mean for each in matrices if (mean := float(each.tokens.mean(dtype=np.float64))) > 0]
+    if not parts:
+        return np.ones(1, np.float32)
+    weights = np.mean(parts, axis=0) ** power
+    return np.asarray(weights / weights.mean(), np.float32)
+
+
+Tell = Callable[[str, Sensitivity], None]
+
+
+def fisher(
+    graph: Graph,
+    read: Callable[[str], Floats],
+    sequences: Sequence[Sequence[int]],
+    found: Tell,
+    workspace: Path,
+    *,
+    length: int = 0,
+    seed: int = 0,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Tell ``found(name, sensitivity)`` of every matrix in the blocks of a model, from the last block to the first.
+
+    ``read(name)`` gives a tensor by its GGUF name, float32. ``seed`` draws the labels. ``length`` is the context that
+    the model runs with (0: of each sequence, its own). Hidden states are kept in the folder ``workspace``: as many
+    float32 as there are tokens times width times blocks + 2. What ``found`` is told of stacks is in files there, and
+    gone when `fisher` returns. ``threads``: all CPUs, unless given; results are the same bits with any number.
+    ``progress`` is told of passes of the sequences through a block.
+
+    Matrices that are not multiplied as ``x @ matrix.T`` (those absorbed by latent attention) are left out.
+
+    ArgumentError for a model without logits and where there are no sequences, QuantizationError where a gradient is not
+    finite, OutputError where the disk has no room.
+    """
+    if not isinstance(graph.head, Head):
+        raise ArgumentError("the model has no logits, by which its loss is known", field="graph")
+    if not sequences or not all(sequences):
+        raise ArgumentError("no text", field="sequences", expected="token ids", got=[len(each) for each in sequences])
+    place = States(workspace, [len(each) for each in sequences], graph.embedding.n_embd, len(graph.blocks))
+    with single_threaded(), ThreadPoolExecutor(threads) as pool:
+        walk = _Walk(graph, read, sequences, place, length, pool)
+        steps = 2 * len(graph.blocks) + 1
+
+        def tell(done: int, what: str) -> None:
+            if progress is not None:
+                progress(done, steps, what)
+
+        walk.forward(tell)
+        walk.ends(seed, tell)
+        walk.backward(found, tell)
+    place.remove()
+
+
+class _Walk:
+    """What `fisher` does, with its arguments."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        read: Callable[[str], Floats],
+        sequences: Sequence[Sequence[int]],
+        place: States,
+        length: int,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        self.graph, self.read, self.place, self.pool = graph, read, place, pool
+        self.sequences = [list(each) for each in sequences]
+        self.blocks = [Blocks(graph, length or len(each)) for each in sequences]
+        self.names: dict[int | None, dict[str, str]] = {None: {}}
+        self.matrices: dict[int, dict[str, tuple[int, ...]]] = {}  # of each layer by role: their shapes
+        for name, layer, tensor in graph.tensors():
+            if tensor.used:
+                self.names.setdefault(layer, {})[tensor.role] = name
+                if layer is not None and len(tensor.shape) > 1 and tensor.form in (None, "matrix"):
+                    self.matrices.setdefault(layer, {})[tensor.role] = tensor.shape
+
+    def weights(self, layer: int | None) -> Lazy:
+        """The tensors of a layer and those of none."""
+        return Lazy({**self.names[None], **(self.names.get(layer, {}) if layer is not None else {})}, self.read)
+
+    def forward(self, tell: Callable[[int, str], None]) -> None:
+        weights = self.weights(None)
+        for i, ids in enumerate(self.sequences):
+            self.place.save(0, i, self.blocks[i].start(weights, ids))
+        for layer in range(len(self.graph.blocks)):
+            tell(layer, f"block {layer}, forward")
+            here = self.weights(layer)
+
+            def run(i: int, layer: int = layer, here: Lazy = here) -> None:
+                self.place.save(layer + 1, i, self.blocks[i].run(layer, here, self.place.load(layer, i)))
+
+            list(self.pool.map(run, range(len(self.sequences))))
+
+    def ends(self, seed: int, tell: Callable[[int, str], None]) -> None:
+        """Write the gradients by what the last block gives."""
+        tell(len(self.graph.blocks), "logits")
+        weights, last = self.weights(None), len(self.graph.blocks)
+
+        def run(i: int) -> None:
+            loss = partial(sampled, rng=np.random.default_rng([seed, i]))
+            _, gradient, _ = self.blocks[i].ends(weights, self.place.load(last, i).x, loss)
+            self.place.save(GRADIENT, i, State(gradient, {}, {}))
+
+        list(self.pool.map(run, range(len(self.sequences))))
+
+    def backward(self, found: Tell, tell: Callable[[int, str], None]) -> None:
+        count = len(self.graph.blocks)
+        for layer in reversed(range(count)):
+            tell(2 * count - layer, f"block {layer}, backward")
+            weights, shapes = self.weights(layer), self.matrices.get(layer, {})
+            sums = {role: _Sum(self.place, role, shape) for role, shape in shapes.items()}
+
+            def run(i: int, layer: int = layer, weights: Lazy = weights, sums: dict[str, _Sum] = sums) -> _Seen:
+                seen = _Seen(len(self.sequences[i]))
+                state, gradient = self.place.load(layer, i), self.place.load(GRADIENT, i)
+                by_state, _ = self.blocks[i].back(layer, weights, state, gradient, watched=sums, watch=seen)
+                self.place.save(GRADIENT, i, by_state)
+                seen.square()
+                return seen
+
+            for start in range(0, len(self.sequences), _AT_ONCE):
+                lot = range(start, min(start + _AT_ONCE, len(self.sequences)))
+                for seen in self.pool.map(run, lot):
+                    for role, each in sums.items():
+                        each.add(seen, role)
+            for role, each in sums.items():
+                if each.seen:
+                    found(self.names[layer][role], each.result())
+
+
+_AT_ONCE = 8  # sequences whose factors are held before they are added up
+
+
+class _Seen:
+    """What the products of one sequence of ``length`` tokens come to: by matrix, G G^T, and by role, s_t."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._gradients: dict[tuple[str, int | None], Array] = {}
+        self.factors: dict[tuple[str, int | None], Array] = {}
+        self.tokens: dict[str, Floats] = {}
+        self.reached: dict[tuple[str, int | None], int] = {}
+
+    def __call__(self, product: Product) -> None:
+        key, gradient = (product.name, product.member), product.gradient
+        if not np.isfinite(gradient).all():
+            raise QuantizationError(
+                "a gradient is not finite",
+                tensor=product.name,
+                remedy="check the weights of this layer and of those behind it, or leave the text out",
+            )
+        by_weights = gradient.T @ product.inputs
+        self._gradients[key] = self._gradients[key] + by_weights if key in self._gradients else by_weights
+        self.reached[key] = self.reached.get(key, 0) + len(gradient)
+        tokens = self.tokens.setdefault(product.name, np.zeros(self._length, np.float32))
+        squares = np.mean(np.square(gradient), axis=1)
+        tokens[slice(None) if product.rows is None else product.rows] += squares
+
+    def square(self) -> None:
+        """Make the factors, where no gradient of weights is needed any more."""
+        while self._gradients:
+            key, gradient = self._gradients.popitem()
+            self.factors[key] = gradient @ gradient.T
+
+
+class _Sum:
+    """The sums over sequences for the matrix, or the stack, that is called ``role``; those of a stack are on disk."""
+
+    def __init__(self, place: States, role: str, shape: tuple[int, ...]) -> None:
+        count, n = (shape[0] if len(shape) == 3 else 1), shape[-2]
+        self._factors: Floats = place.scratch(role, (count, n, n)) if count > 1 else np.zeros((1, n, n), np.float32)
+        self._tokens: list[Floats] = []
+        self._reached = np.zeros(count, np.int64)
+        self.seen = False
+
+    def add(self, seen: _Seen, role: str) -> None:
+        for (name, member), factor in seen.factors.items():
+            if name == role:
+                self._factors[member or 0] += factor
+                self._reached[member or 0] += seen.reached[name, member]
+                self.seen = True
+        self._tokens.append(seen.tokens.get(role, np.zeros(seen._length, np.float32)))
+
+    def result(self) -> Sensitivity:
+        return Sensitivity(self._factors, np.concatenate(self._tokens), self._reached)
+
+
+def sampled(logits: Array, rng: np.random.Generator) -> tuple[float, Array]:
+    """-log p of labels that are drawn from the model, summed over tokens, and its gradient by the logits."""
+    shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    shares /= shares.sum(axis=-1, keepdims=True)
+    reach = np.cumsum(shares, axis=-1, dtype=np.float64)
+    drawn = rng.random((len(shares), 1)) * reach[:, -1:]
+    labels = np.minimum((reach <= drawn).sum(axis=-1), shares.shape[1] - 1)
+    place = np.arange(len(labels)), labels
+    loss = -float(np.log(np.maximum(shares[place], np.finfo(shares.dtype).tiny)).sum())
+    shares[place] -= 1
+    return loss, shares

@@ -1,0 +1,115 @@
+"""Loss-aware Hessians against their definition, computed from the gradients of all weights of each sequence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gguflike import reference
+from gguflike.calibrate.fisher import Sensitivity, fisher, sampled, token_weights
+from gguflike.errors import ArgumentError, OutputError, QuantizationError
+from gguflike.families.parts import Graph
+from gguflike.reference.gradient.graph import gradients
+from tests import by_hand, test_attention, test_parts
+from tests.test_calibrate_stream import DENSE, EXPERTS, TEXTS, weights_of
+
+SHARED = test_attention.graph_of(test_attention.attention(), test_attention.attention(kv_layer=0))
+INPUTS = test_parts.layer_inputs(8)
+
+
+def found_of(graph: Graph, folder: Path, **settings: Any) -> dict[str, tuple[list[np.ndarray], np.ndarray, np.ndarray]]:
+    """Of each matrix: H_O of each of a stack, s_t, tokens that reached it."""
+    found = {}
+
+    def tell(name: str, each: Sensitivity) -> None:
+        found[name] = [each.output(i) for i in range(len(each.reached))], each.tokens, each.reached
+
+    fisher(graph, settings.pop("read", weights_of(graph).__getitem__), TEXTS, tell, folder, **settings)
+    return found
+
+
+@pytest.mark.parametrize("graph", [DENSE, EXPERTS, SHARED, INPUTS], ids=["dense", "experts", "shared keys", "inputs"])
+def test_factors_are_sums_over_sequences(graph: Graph, tmp_path: Path) -> None:
+    found = found_of(graph, tmp_path, threads=2)
+    weights = weights_of(graph)
+    matrices = [name for name, layer, t in graph.tensors() if t.used and layer is not None and len(t.shape) > 1]
+    assert sorted(found) == sorted(matrices)
+    exact = {name: value.astype(np.float64) for name, value in weights.items()}
+    total = {name: np.zeros((*weights[name].shape[:-1], weights[name].shape[-2])) for name in matrices}
+    for i, ids in enumerate(TEXTS):
+        labels = np.random.default_rng([0, i])  # float32 logits decide the labels, as in the walk
+        _, by_logits = sampled(reference.logits(graph, weights, ids), labels)
+        _, by_weights = gradients(graph, exact, ids, lambda _, by=by_logits: (0.0, by), matrices)
+        for name, each in by_weights.items():
+            total[name] += each @ each.swapaxes(-1, -2)
+    for name, want in total.items():
+        outputs, _, reached = found[name]
+        if len(outputs) == 1:
+            assert np.allclose(outputs[0], want * len(want) / np.trace(want), rtol=1e-3, atol=1e-4)
+            continue
+        scaled = [each * len(each) / np.trace(each) if np.trace(each) else np.eye(len(each)) for each in want]
+        mean = np.mean([each for each, count in zip(scaled, reached, strict=True) if count], axis=0)
+        for own, output, count in zip(scaled, outputs, reached, strict=True):
+            share = count / (count + len(own))
+            assert np.allclose(output, share * own + (1 - share) * mean, rtol=1e-3, atol=1e-4)
+
+
+def test_token_weights_are_squared_gradients(tmp_path: Path) -> None:
+    """Of the outputs, which the bias's gradient is, a token at a time."""
+    graph = by_hand.graph(by_hand.branches(bias=True))
+    weights = weights_of(graph)
+    name = "blk.0.ffn_down"
+    _, tokens, reached = found_of(graph, tmp_path)[f"{name}.weight"]
+    assert reached.tolist() == [sum(map(len, TEXTS))]
+    at = 0
+    for i, ids in enumerate(TEXTS):
+        _, by_logits = sampled(reference.logits(graph, weights, ids), np.random.default_rng([0, i]))
+        # What the last branch gives goes to its own token's logits and no other's.
+        for t in range(len(ids)):
+            only = np.where(np.arange(len(ids))[:, None] == t, by_logits, 0)
+            _, by = gradients(graph, weights, ids, lambda _, only=only: (0.0, only), [f"{name}.bias"])
+            assert tokens[at + t] == pytest.approx(np.square(by[f"{name}.bias"]).mean(), rel=1e-3)
+        at += len(ids)
+    one = Sensitivity(np.zeros((1, 4, 4), np.float32), tokens, reached)
+    assert np.allclose(token_weights([one]), np.sqrt(tokens) / np.sqrt(tokens).mean(), rtol=1e-5)
+    assert token_weights([one, one], 1.0).mean() == pytest.approx(1)
+
+
+def test_the_same_bits_at_any_number_of_threads(tmp_path: Path) -> None:
+    one, four = (found_of(EXPERTS, tmp_path, threads=threads) for threads in (1, 4))
+    for name, (outputs, tokens, _) in one.items():
+        assert np.array_equal(outputs, four[name][0])
+        assert np.array_equal(tokens, four[name][1])
+    assert not list(tmp_path.iterdir())
+    other = found_of(EXPERTS, tmp_path, seed=1)
+    assert not np.array_equal(other["blk.0.attn_q.weight"][1], one["blk.0.attn_q.weight"][1])
+
+
+def test_what_no_token_reaches_has_the_identity() -> None:
+    none = Sensitivity(np.zeros((3, 4, 4), np.float32), np.zeros(7, np.float32), np.zeros(3, np.int64))
+    assert np.array_equal(none.output(2), np.eye(4))
+    assert np.array_equal(token_weights([none]), [1])
+
+
+def test_what_has_no_gradient_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = weights_of(DENSE)
+    weights["blk.1.ffn_down.weight"][3, 5] = np.nan
+    with pytest.raises(QuantizationError, match="a gradient is not finite"):
+        found_of(DENSE, tmp_path, read=weights.__getitem__)
+    with pytest.raises(ArgumentError, match="no text"):
+        fisher(DENSE, weights.__getitem__, [[1], []], lambda *_: None, tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 100}))
+    with pytest.raises(OutputError, match="no room for the hidden states"):
+        found_of(DENSE, tmp_path)
+
+
+def test_labels_are_drawn_from_the_model() -> None:
+    logits = np.log(np.array([[0.5, 0.2, 0.3]], np.float32)).repeat(4000, axis=0)
+    loss, gradient = sampled(logits, np.random.default_rng(0))
+    drawn = np.bincount((gradient < 0).argmax(axis=1), minlength=3) / 4000
+    assert np.allclose(drawn, [0.5, 0.2, 0.3], atol=0.03)
+    assert loss == pytest.approx(-4000 * (drawn * np.log([0.5, 0.2, 0.3])).sum(), rel=1e-4)
+    assert np.allclose(gradient.sum(axis=1), 0, atol=1e-6)
