@@ -1,0 +1,316 @@
+#!/usr/bin/env python3
+"""How much less quantization costs with us than with llama.cpp at the same bytes: KL divergence on held-out text.
+
+    python scripts/bench_quality.py MODEL --llama-cpp DIR --text F... [--calibration F...] [options]
+
+MODEL is a checkpoint. Both sides start from it, see the same calibration text, and write files of the same types:
+
+    pure    (--types)  one type throughout. llama-quantize --pure --imatrix beside convert --pure --effort N; embedding
+            and output have the type --head on both sides. The types of all tensors must be the same: so are the bytes.
+    mixes   (--mixes)  llama-quantize's own mix beside convert --size BYTES --effort N, with the bytes of the peer's
+            file: ours must not be larger.
+
+The divergence from the checkpoint in its own floats is measured by `gguflike eval` on every text, none of which may be
+calibrated on, for all files of a type together, paired by chunks of text. --through-llama measures it with
+llama-perplexity --kl-divergence as well, which knows nothing of us.
+
+DIR is llama.cpp's source, or a folder with llama-imatrix, llama-quantize and llama-perplexity. What is missing is built
+with cmake in --build. Files are kept in --work and made anew only where they are missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gguflike
+from gguflike.evaluate import estimates
+from gguflike.evaluate.evaluation import ALL, Evaluation, HeldOut, evaluate_all
+from gguflike.evaluate.models import float_file
+from gguflike.evaluate.scores import Pairs
+
+PROGRAMS = ("llama-imatrix", "llama-quantize", "llama-perplexity")
+#: Block types whose mix of the same name has another type for most tensors: the mix that has this one.
+MIX_OF = {"IQ2_S": "IQ2_M", "Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
+PEER = "llama.cpp"
+_KL = re.compile(r"Mean\s+KLD:\s+([-\d.]+) ±\s+([\d.]+)")
+
+
+@dataclass
+class Tools:
+    """llama.cpp's programs."""
+
+    folder: Path
+    threads: int
+
+    def run(self, program: str, *arguments: object) -> str:
+        """Run one of them, and return all that it said. The last lines are the error where it fails."""
+        command = [str(self.folder / program), *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
+        if done.returncode:
+            said = "\n".join((done.stdout + done.stderr).splitlines()[-12:])
+            sys.exit(f"{' '.join(command)}\nended with {done.returncode}:\n{said}")
+        return done.stdout + done.stderr
+
+
+def tools(source: Path, build: Path, threads: int) -> Tools:
+    """The programs of a folder, built from llama.cpp's source where they are missing."""
+    for folder in (source, source / "bin", source / "build" / "bin", build / "bin"):
+        if all((folder / program).exists() for program in PROGRAMS):
+            return Tools(folder, threads)
+    if not (source / "CMakeLists.txt").exists():
+        sys.exit(f"{source}: neither {', '.join(PROGRAMS)} nor llama.cpp's source")
+    off = [f"-DLLAMA_BUILD_{part}=OFF" for part in ("SERVER", "TESTS", "EXAMPLES", "MTMD")]
+    configure = ["cmake", "-S", str(source), "-B", str(build), "-DCMAKE_BUILD_TYPE=Release", "-DLLAMA_CURL=OFF", *off]
+    subprocess.run(configure, check=True)
+    subprocess.run(["cmake", "--build", str(build), "-j", str(threads), "--target", *PROGRAMS], check=True)
+    return Tools(build / "bin", threads)
+
+
+@dataclass
+class Job:
+    """Files to compare: how each is made, by name, the peer's first."""
+
+    type: str
+    kind: str  # pure or mix
+    files: dict[str, Path] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def make(args: argparse.Namespace, programs: Tools, floats: Path, imatrix: Path, calibration: Path) -> Iterator[Job]:
+    """The files of each type, the peer's and ours of each effort."""
+    for kind, names in (("pure", args.types), ("mix", args.mixes)):
+        for name in names:
+            job = Job(name, kind)
+            mix = MIX_OF.get(name, name) if kind == "pure" else name
+            head = ["--token-embedding-type", args.head, "--output-tensor-type", args.head] if args.head else []
+            chosen = ["--pure", *head] if kind == "pure" else []
+            path = args.work / f"{name}-{kind}-{args.head or 'same'}-peer.gguf"
+            job.files[PEER] = path
+            if not path.exists():
+                begin = time.perf_counter()
+                quantize = ["--imatrix", imatrix, *chosen, floats, path.with_suffix(".part"), mix, args.threads]
+                programs.run("llama-quantize", *quantize)
+                path.with_suffix(".part").replace(path)
+                job.seconds[PEER] = time.perf_counter() - begin
+            for effort in args.efforts:
+                ours = args.work / f"{name}-{kind}-{args.head or 'same'}-effort{effort}.gguf"
+                job.files[f"effort {effort}"] = ours
+                if not ours.exists():
+                    size = ["--size", str(path.stat().st_size)] if kind == "mix" and effort > 1 else []
+                    begin = time.perf_counter()
+                    convert(args, ours, mix, effort, calibration, [*chosen, *size])
+                    job.seconds[f"effort {effort}"] = time.perf_counter() - begin
+            check(job)
+            yield job
+
+
+def convert(
+    args: argparse.Namespace, out: Path, kind: str, effort: int, calibration: Path, options: Sequence[str]
+) -> None:
+    """Our file, made by the command. Effort 0 sees no text."""
+    given = ["--effort", str(effort), "--calibration", str(calibration)] if effort else []
+    if effort and args.calibration_tokens:
+        given += ["--calibration-tokens", str(args.calibration_tokens)]
+    command = [
+        *(sys.executable, "-m", "gguflike", "convert", str(args.model), "-o", str(out), "-t", kind),
+        *("--threads", str(args.threads), *options, *given, *args.convert),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}\nended with {done.returncode}:\n{done.stdout}{done.stderr}")
+
+
+def check(job: Job) -> None:
+    """That the comparison is fair: the same types of all tensors in pure files, and no larger file of a mix."""
+    with gguflike.open(job.files[PEER]) as peer:
+        wanted = {name: info.format.name for name, info in peer.infos.items()}
+        size = peer.file_bytes
+    for name, path in job.files.items():
+        with gguflike.open(path) as file:
+            got = {each: info.format.name for each, info in file.infos.items()}
+            differing = sorted(each for each in wanted.keys() | got.keys() if wanted.get(each) != got.get(each))
+            if job.kind == "pure" and differing:
+                first = differing[0]
+                sys.exit(f"{path}: {first} is {got.get(first)}, {wanted.get(first)} in {job.files[PEER]}")
+            if job.kind == "mix" and name not in (PEER, "effort 0", "effort 1") and file.file_bytes > size:
+                sys.exit(f"{path}: {file.file_bytes:,} bytes, more than {size:,} of {job.files[PEER]}")
+
+
+def tensor_bytes(path: Path) -> int:
+    with gguflike.open(path) as file:
+        return sum(info.nbytes for info in file.infos.values())
+
+
+def measured(job: Job, found: Sequence[Evaluation], llama: dict[str, dict[str, list[float]]]) -> list[dict[str, Any]]:
+    """A record for each of our files and each text, beside the peer's."""
+    records = []
+    peer = found[0]
+    for name, evaluation in zip(job.files, found, strict=True):
+        for quality in evaluation.qualities:
+            kinds = [quality.kind] if quality.kind != ALL else list(evaluation.scores)
+            ours, theirs = ([_kl(each, kind) for kind in kinds] for each in (evaluation, peer))
+            records.append(
+                {
+                    "type": job.type,
+                    "kind": job.kind,
+                    "by": name,
+                    "text": quality.kind,
+                    "tokens": quality.tokens,
+                    "file_bytes": job.files[name].stat().st_size,
+                    "tensor_bytes": tensor_bytes(job.files[name]),
+                    "kl": _figure(quality.kl),
+                    "kl_median": _figure(quality.kl_median),
+                    "kl_99": _figure(quality.kl_99),
+                    "same_top": _figure(quality.same_top),
+                    "perplexity": _figure(quality.perplexity),
+                    "ratio": estimates.ratio(ours, theirs)._asdict(),
+                    "llama_kl": llama.get(name, {}).get(quality.kind),
+                    "seconds": job.seconds.get(name),
+                }
+            )
+    return records
+
+
+def _kl(evaluation: Evaluation, kind: str) -> Any:
+    scores = evaluation.scores[kind]
+    assert isinstance(scores, Pairs)
+    return scores.kl
+
+
+def _figure(figure: Any) -> dict[str, Any] | None:
+    return None if figure is None else figure._asdict()
+
+
+def through_llama(args: argparse.Namespace, programs: Tools, bases: dict[str, Path], job: Job) -> dict[str, Any]:
+    """Mean KL and its error of each file and text, as llama-perplexity has them."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for name, path in job.files.items():
+        for text, base in bases.items():
+            options = ["-m", path, "-c", args.context, "-b", args.context, "-t", args.threads]
+            said = programs.run("llama-perplexity", *options, "--kl-divergence-base", base, "--kl-divergence")
+            match = _KL.search(said)
+            if match is None:
+                last = "\n".join(said.splitlines()[-12:])
+                sys.exit(f"llama-perplexity says no KL divergence of {path} (100 tokens are needed at least):\n{last}")
+            found.setdefault(name, {})[text] = [float(match[1]), float(match[2])]
+    return found
+
+
+def base_logits(args: argparse.Namespace, programs: Tools, floats: Path) -> dict[str, Path]:
+    """llama.cpp's logits of the floats for each text, as files of its own (2 bytes for each token and word)."""
+    made = {}
+    for text in args.text:
+        path = args.work / f"{text.stem}-{args.context}-{args.tokens}.logits"
+        made[text.stem] = path
+        if not path.exists():
+            options = ["-m", floats, "-f", text, "-c", args.context, "-b", args.context, "-t", args.threads]
+            options += ["--chunks", args.tokens // args.context, "--save-all-logits", path.with_suffix(".part")]
+            programs.run("llama-perplexity", *options)
+            path.with_suffix(".part").replace(path)
+    return made
+
+
+def page(records: Sequence[dict[str, Any]], head: str | None) -> str:
+    """The table: a row for each type and text."""
+    names = list(dict.fromkeys(record["by"] for record in records))
+    texts = list(dict.fromkeys(record["text"] for record in records))
+    columns = ["type", "text", "bytes of tensors", *(f"{name}: KL" for name in names)]
+    columns += [f"{name}: ratio" for name in names if name != PEER]
+    through = any(record["llama_kl"] for record in records)
+    columns += [f"{name}, through llama.cpp" for name in names if through]
+    rows = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for kind, name in dict.fromkeys((record["kind"], record["type"]) for record in records):
+        for text in texts:
+            by = {r["by"]: r for r in records if (r["kind"], r["type"], r["text"]) == (kind, name, text)}
+            sizes = sorted({record["tensor_bytes"] for record in by.values()})
+            cells = [f"{name} ({kind})", text, " / ".join(f"{size:,}" for size in sizes)]
+            cells += [f"{by[each]['kl']['value']:.5f} ± {by[each]['kl']['error'] or 0:.5f}" for each in names]
+            cells += [
+                f"**{by[each]['ratio']['value']:.3f}** ± {by[each]['ratio']['error'] or 0:.3f}"
+                for each in names
+                if each != PEER
+            ]
+            cells += [_through(by[each]["llama_kl"]) for each in names if through]
+            rows.append("| " + " | ".join(cells) + " |")
+    protocol = f"Embedding and output in {head} on both sides of pure files." if head else "One type in all matrices."
+    return "\n".join(
+        [protocol, "KL divergence in nats from the floats, ± standard error by chunks of text.", "", *rows]
+    )
+
+
+def _through(found: list[float] | None) -> str:
+    return "" if found is None else f"{found[0]:.5f} ± {found[1]:.5f}"
+
+
+def parse() -> argparse.Namespace:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("model", type=Path, help="folder of a checkpoint")
+    add(
+        "--llama-cpp", type=Path, required=True, metavar="DIR", help="llama.cpp's source, or a folder with its programs"
+    )
+    add("--build", type=Path, metavar="DIR", help="where it is built (default: WORK/llama.cpp)")
+    add("--text", type=Path, nargs="+", required=True, metavar="F", help="held-out texts, each a kind of text")
+    add("--calibration", type=Path, nargs="+", required=True, metavar="F", help="text that both sides calibrate on")
+    add("--calibration-tokens", type=int, metavar="N", help="tokens that both sides calibrate on (default: all)")
+    add("--types", nargs="*", default=[], metavar="TYPE", help="block types, one throughout a file")
+    add("--mixes", nargs="*", default=[], metavar="TYPE", help="mixes of llama-quantize")
+    add("--efforts", type=int, nargs="+", default=[0, 1], metavar="N", help="of convert (default: 0 1)")
+    add("--head", default="F16", metavar="TYPE", help="of embedding and output in pure files (default: %(default)s)")
+    add("--same-head", dest="head", action="store_const", const=None, help="embedding and output have the type, too")
+    add("--context", type=int, default=512, metavar="N", help="tokens of a chunk (default: %(default)s)")
+    add("--tokens", type=int, default=24_576, metavar="N", help="of each text, at most (default: %(default)s)")
+    add("--score", choices=("half", "all"), default="half", help="as of gguflike eval (default: half)")
+    add("--through-llama", action="store_true", help="measure with llama-perplexity, too")
+    add("--convert", type=shlex.split, default=[], metavar="OPTIONS", help="further options of convert, as one text")
+    add("--work", type=Path, required=True, metavar="DIR", help="folder for all files, which are kept")
+    add("--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="(default: all CPUs)")
+    args = parser.parse_args()
+    args.build = args.build or args.work / "llama.cpp"
+    return args
+
+
+def main() -> None:
+    args = parse()
+    args.work.mkdir(parents=True, exist_ok=True)
+    programs = tools(args.llama_cpp, args.build, args.threads)
+    calibration = args.work / "calibration.txt"
+    calibration.write_text("\n".join(path.read_text(encoding="utf-8") for path in args.calibration), encoding="utf-8")
+    floats = args.work / "floats.gguf"
+    if not floats.exists():
+        with float_file(args.model, args.threads) as path:
+            gguflike.quantize_file(path, floats, "COPY")
+    imatrix = args.work / "imatrix.gguf"
+    if not imatrix.exists():
+        limit = ["--chunks", args.calibration_tokens // 512] if args.calibration_tokens else []
+        options = ["-m", floats, "-f", calibration, "-o", imatrix, "-c", 512, "-t", args.threads, "--no-ppl", *limit]
+        programs.run("llama-imatrix", *options)
+    bases = base_logits(args, programs, floats) if args.through_llama else {}
+    held_out = HeldOut.of(args.text)
+    records: list[dict[str, Any]] = []
+    for job in make(args, programs, floats, imatrix, calibration):
+        llama = through_llama(args, programs, bases, job) if args.through_llama else {}
+        files = list(job.files.values())
+        found = evaluate_all(files, held_out, floats, args.context, args.tokens, args.score, args.threads)
+        records += measured(job, found, llama)
+        (args.work / "quality.json").write_text(json.dumps(records, indent=1))
+        (args.work / "quality.md").write_text(page(records, args.head) + "\n", encoding="utf-8")
+        print(page([record for record in records if record["type"] == job.type], args.head), "\n", flush=True)
+    print(page(records, args.head))
+    print(f"\nin {args.work / 'quality.json'} and quality.md")
+
+
+if __name__ == "__main__":
+    main()
