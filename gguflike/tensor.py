@@ -125,16 +125,26 @@ def quantize_finite(
     method: Method,
     threads: int | None,
     name: str,
-    into: npt.NDArray[np.uint8] | None = None,
 ) -> QuantizedTensor:
-    """`quantize` of C-contiguous float32 that was checked: finite values, and arguments that there are.
+    """`quantize` of C-contiguous float32 that was checked: finite values, and arguments that there are."""
+    out = np.empty(fmt.tensor_bytes(x.shape), np.uint8)
+    encode(x, fmt, importance, method, threads, name, out)
+    return QuantizedTensor(name, fmt, x.shape, out)
 
-    ``into`` uint8 (bytes,) is what the tensor's data will be, if given.
-    """
+
+def encode(
+    x: npt.NDArray[Any],
+    fmt: BlockFormat,
+    importance: npt.NDArray[Any] | None,
+    method: Method,
+    threads: int | None,
+    name: str,
+    out: npt.NDArray[np.uint8],
+) -> bool:
+    """Encode C-contiguous values into ``out``, contiguous uint8 of the right size: float32 that was checked, or what
+    `takes_halves`, float16 or bfloat16 as uint16. Returns whether all halves are within the type's limit; what is made
+    of others means nothing."""
     columns = x.shape[-1] if x.ndim else 1
-    rows = x.reshape(-1, columns)
-    shape = rows.shape[0], fmt.row_bytes(columns)
-    out = np.empty(shape, np.uint8) if into is None else into.reshape(shape)
     weights = None
     if importance is not None:
         weights = np.ascontiguousarray(importance, dtype=np.float32)
@@ -145,8 +155,17 @@ def quantize_finite(
                 expected=f"shape ({columns},)",
                 got=f"shape {weights.shape}",
             )
-    dispatch.encoder(fmt)(rows, out, weights, method, threads)
-    return QuantizedTensor(name, fmt, x.shape, out.reshape(-1))
+    rows = x.reshape(-1, columns)
+    into = out.reshape(rows.shape[0], fmt.row_bytes(columns))
+    if x.dtype == np.float32:
+        dispatch.encoder(fmt)(rows, into, weights, method, threads)
+        return True
+    return bool(dispatch.encoder(fmt)(rows, into, weights, method, threads, fmt.limit))
+
+
+def takes_halves(fmt: BlockFormat) -> bool:
+    """Whether a type is encoded from float16 and bfloat16 without making them float32 first."""
+    return dispatch.encode_op(fmt, False, "search") is not None
 
 
 def _all_finite(x: npt.NDArray[np.float32], threads: int | None) -> bool:

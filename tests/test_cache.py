@@ -18,8 +18,7 @@ from gguflike.kernels.engine import host, internals, store
 # An op, and two kernels of numba's kind, of which one is part of the other.
 PROGRAM = """
 import numpy as np
-from gguflike import QuantizedTensor
-from gguflike.blocks import FORMATS
+from gguflike.kernels.decode.simple import decode_q8_0
 from gguflike.kernels.engine import native
 from gguflike.kernels.engine.memory import op_state
 from gguflike.kernels.vector.args import QUANTIZE_ROWS
@@ -32,8 +31,9 @@ words = QUANTIZE_ROWS.pack(x=x.ctypes.data, columns=64, codes=codes, scales=scal
 args, state = np.array(words, np.int64), op_state(tokens=2)
 op(args.ctypes.data, state.ctypes.data, 0, 2)
 blocks = np.arange(34, dtype=np.uint8)
-tensor = QuantizedTensor("x", FORMATS["Q8_0"], (32,), blocks)
-print([a.tobytes().hex() for a in (*out, tensor.dequantize())])
+values = np.empty(32, np.float32)
+decode_q8_0(0, 1, blocks.ctypes.data, values.ctypes.data)
+print([a.tobytes().hex() for a in (*out, values)])
 """
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda _: b"",
@@ -217,9 +217,9 @@ def test_helpers_are_tried_before_they_are_used() -> None:
     assert not internals._works(Broken)
 
 
-def test_numba_told_not_to_compile() -> None:
+def test_numba_told_not_to_compile(tmp_path: Path) -> None:
     program = "import numpy, gguflike; gguflike.quantize(numpy.ones((1, 32)), 'Q8_0')"
-    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1", "GGUFLIKE_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
     assert "UnsupportedError: NUMBA_DISABLE_JIT: " in done.stderr
     assert "unset" in done.stderr.splitlines()[-1]

@@ -156,7 +156,7 @@ def test_search_is_never_worse_than_absmax_on_anything(
 @pytest.mark.parametrize("name", NAMES)
 def test_same_bytes_for_any_thread_count_and_split(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows end inside a group of sixteen blocks, and one row at a time gives the same blocks as all."""
-    monkeypatch.setattr("gguflike.kernels.encode.driver.LEAST_WEIGHTS", 1)
+    monkeypatch.setattr("gguflike.kernels.encode.LEAST_WEIGHTS", 1)
     x = np.random.default_rng(3).standard_normal((37, 768)).astype(np.float32)
     weights = (np.random.default_rng(4).random(768) + 0.1).astype(np.float32)
     for given_weights in (None, weights):
@@ -164,6 +164,29 @@ def test_same_bytes_for_any_thread_count_and_split(name: str, monkeypatch: pytes
         np.testing.assert_array_equal(encode(x, name, given_weights, threads=5), one)
         apart = np.concatenate([encode(x[r : r + 1], name, given_weights) for r in range(len(x))])
         np.testing.assert_array_equal(apart, one)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_halves_give_the_bytes_of_their_float32(name: str) -> None:
+    """Also in part of a group of sixteen blocks; what is not finite, or too large, is noticed wherever it stands."""
+    fmt, rng = FORMATS[name], np.random.default_rng(6)
+    x = rng.standard_normal((19, 768)) * 10.0 ** rng.integers(-8, 5, (19, 1))
+    weights = (rng.random(768) + 0.1).astype(np.float32)
+    halves = x.astype(np.float16)
+    bits = np.ascontiguousarray(x.astype("<f4").view("<u2")[:, 1::2])
+    wide = {"F16": halves.astype(np.float32), "BF16": (bits.astype(np.uint32) << 16).view(np.float32)}
+    for stored, given_weights in ((halves, None), (bits, None), (halves, weights)):
+        values = wide["F16" if stored is halves else "BF16"]
+        out = np.empty((len(x), fmt.row_bytes(768)), np.uint8)
+        encoder = dispatch.encoder(fmt)
+        assert encoder(stored, out, given_weights, "search", 2, fmt.limit)
+        np.testing.assert_array_equal(out, encode(values, name, given_weights))
+        for row, column, value in ((0, 0, np.nan), (18, 767, -np.inf), (7, 40, 1e6)):
+            bad = values.copy()
+            bad[row, column] = value
+            with np.errstate(over="ignore"):
+                again = bad.astype(np.float16) if stored is halves else bad.view("<u2")[:, 1::2].copy()
+            assert not encoder(again, out, given_weights, "search", 2, fmt.limit)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -58,8 +58,8 @@ ROOMS = {
     "rows": {"engine", "vector"},
     "recurrent": {"engine", "vector"},
     "table": {"matmul"},  # of which it takes what a row is made of; kernels it names as text
-    "by_type": {"engine", "matmul", "embed", "table"},
-    "dispatch": {"decode", "matmul", "table"},
+    "by_type": {"engine", "decode", "encode", "matmul", "embed", "table"},
+    "dispatch": {"decode", "encode", "matmul", "table"},
     "prepare": {"engine", "table", "dispatch"},
 }
 TOP = {"__init__", "__main__", "cli", "demo"}  # may import everything

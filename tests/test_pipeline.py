@@ -20,7 +20,7 @@ from gguflike.convert.encode import Job
 from gguflike.convert.sources import CheckpointSource, GGUFSource, Slab, slabs, stamp
 from gguflike.errors import GGUFError, QuantizationError
 from gguflike.families.origins import Piece
-from gguflike.families.transforms import Share, Transposed
+from gguflike.families.transforms import RopePermute, Share, Transform, Transposed
 from tests import tiny
 
 WAIT = 20  # seconds; a pipeline that does not overlap waits so long, and fails
@@ -234,6 +234,62 @@ def test_a_file_is_not_mapped_to_be_quantized(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(container.GGUFFile, "_tensor", mapped)
     quantize_file(tmp_path / "m.gguf", tmp_path / "x.gguf", "F16")
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16"])
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_K_M"])
+def test_halves_are_encoded_as_their_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, kind: str
+) -> None:
+    """Of a checkpoint, whose heads are permuted, and of a file; with importance for some of the columns, or none."""
+    folder = tiny.checkpoint(tmp_path / "hf", dtype=dtype)
+    convert(folder, tmp_path / "half.gguf", dtype)
+    read: list[np.dtype] = []
+    real = Job.read
+
+    def recorded(self: Job, slab: Slab) -> Any:
+        rows = real(self, slab)
+        if len(self.source.shape) > 1:
+            read.append(rows.dtype)
+        return rows
+
+    monkeypatch.setattr(Job, "read", recorded)
+    convert(folder, tmp_path / "a.gguf", kind)
+    quantize_file(tmp_path / "half.gguf", tmp_path / "b.gguf", kind)
+    assert {np.dtype("<f2" if dtype == "F16" else "<u2")} == set(read)
+    monkeypatch.setattr(encode, "takes_halves", lambda fmt: False)
+    convert(folder, tmp_path / "c.gguf", kind)
+    quantize_file(tmp_path / "half.gguf", tmp_path / "d.gguf", kind)
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "c.gguf").read_bytes()
+    assert (tmp_path / "b.gguf").read_bytes() == (tmp_path / "d.gguf").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits", "got"),
+    [
+        ("F16", 0x7E00, "nan at index (7, 33)"),
+        ("F16", 0xFC00, "-inf at index (7, 33)"),
+        ("BF16", 0x7FC0, "nan at index (7, 33)"),
+        ("BF16", 0x4780, "65536.0 at index (7, 33)"),
+    ],
+)
+@pytest.mark.parametrize("permuted", [False, True])
+def test_halves_that_cannot_be_encoded_are_named(
+    tmp_path: Path, dtype: str, bits: int, got: str, permuted: bool
+) -> None:
+    """By their place in the checkpoint, which is another in the file where rows change places."""
+    stored_bits = np.zeros((16, 64), np.uint16)
+    stored_bits[7, 33] = bits
+    path = tmp_path / "w"
+    path.write_bytes(stored_bits.tobytes())
+    tensor = LazyTensor("w", dtype, stored_bits.shape, str(path), 0, stored_bits.nbytes)
+    via = RopePermute(group=8) if permuted else Transform()
+    source = CheckpointSource("g", stored_bits.shape, ((tensor, Piece("w", stored_bits.shape, 16, 16, via=via)),))
+    for threads in (1, 2):
+        with pytest.raises(QuantizationError) as caught:
+            list(Job(source, "Q8_0", threads=threads).parts(slab_bytes=8 * 64 * 4))
+        assert caught.value.got == got
+        assert caught.value.tensor == "w"
 
 
 def test_halves_are_decoded_as_numpy_does(tmp_path: Path) -> None:

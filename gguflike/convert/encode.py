@@ -12,12 +12,22 @@ import numpy.typing as npt
 
 from gguflike.blocks import FORMATS, BlockFormat, format_by_name
 from gguflike.container import Receipt, Slot
-from gguflike.convert.sources import Floats, Slab, Source, is_half, read_slab, slabs, stored_as, stored_slab
+from gguflike.convert.sources import (
+    Floats,
+    Slab,
+    Source,
+    has_halves,
+    is_half,
+    read_slab,
+    slabs,
+    stored_as,
+    stored_slab,
+)
 from gguflike.kernels.prepare import Need
-from gguflike.tensor import Method, quantize_finite
+from gguflike.tensor import Method, encode, takes_halves
 
 SLAB_BYTES = 16 << 20  # bytes of float32 values read at a time; an embedding of 128k x 4096 would be 2 GiB
-Rows = npt.NDArray[Any]  # float32, or bytes that are copied
+Rows = npt.NDArray[Any]  # float32, halves (float16, or bfloat16 as uint16), or bytes that are copied
 Room = Callable[[int], npt.NDArray[np.uint8]]  # makes an array of so many bytes
 
 
@@ -41,7 +51,7 @@ class Job:
         compiled = format_by_name(self.format).encode is None
         stored = FORMATS.get(self.source.stored)
         needs = []
-        if stored is not None and (stored.is_quantized or (compiled and is_half(stored))):
+        if stored is not None and (stored.is_quantized or (compiled and is_half(stored) and not self._takes_halves)):
             needs.append(Need("decode", stored.name))
         if compiled:
             needs.append(Need("encode", self.format, self.importance is not None, self.method))
@@ -52,12 +62,17 @@ class Job:
         return slabs(self.source, SLAB_BYTES if slab_bytes is None else slab_bytes)
 
     def read(self, slab: Slab) -> Rows:
-        """The rows of a slab: as float32, or as the bytes they are stored in if those are what is wanted."""
+        """The rows of a slab: as float32, as the halves that they are stored in if the encoder takes these, or as bytes
+        if those are what is wanted."""
         fmt = format_by_name(self.format)
         stored = stored_as(self.source, self.format)
         if stored is not None:
             return stored_slab(stored, slab).data
-        return read_slab(self.source, slab, fmt.limit, compiled=fmt.encode is None)
+        return read_slab(self.source, slab, fmt.limit, compiled=fmt.encode is None, halves=self._takes_halves)
+
+    @property
+    def _takes_halves(self) -> bool:
+        return has_halves(self.source) and takes_halves(format_by_name(self.format))
 
     def encode(self, rows: Rows, slab: Slab, room: Room | None = None) -> npt.NDArray[np.uint8]:
         """The bytes of a slab that was read, where ``room`` says if they are made anew."""
@@ -68,11 +83,8 @@ class Job:
             return fmt.encode(rows).reshape(-1).view(np.uint8)
         size = fmt.tensor_bytes(rows.shape)
         out = np.empty(size, np.uint8) if room is None else room(size)
-        if self.importance is None or len(self.importance) == 1:
-            self._quantize(rows, fmt, None if self.importance is None else self.importance[0], out)
-        else:
-            for i, into in enumerate(out.reshape(len(rows), -1)):
-                self._quantize(rows[i], fmt, self.importance[slab.start + i], into)
+        if not self._encode(rows, fmt, slab, out):  # some half is not finite, or too large: float32 says which
+            self._encode(read_slab(self.source, slab, fmt.limit, compiled=True), fmt, slab, out)
         return out
 
     def parts(self, slab_bytes: int | None = None) -> Iterator[npt.NDArray[np.uint8]]:
@@ -80,9 +92,13 @@ class Job:
         for slab in self.slabs(slab_bytes):
             yield self.encode(self.read(slab), slab)
 
-    def _quantize(self, rows: Floats, fmt: BlockFormat, weights: Floats | None, out: npt.NDArray[np.uint8]) -> None:
-        # What a source gives was checked when it was read (sources.check).
-        quantize_finite(rows, fmt, weights, self.method, self.threads, self.source.origin, out)
+    def _encode(self, rows: Rows, fmt: BlockFormat, slab: Slab, out: npt.NDArray[np.uint8]) -> bool:
+        """Encode rows into ``out``. False where halves are not finite; float32 was checked when it was read."""
+        options = self.method, self.threads, self.source.origin
+        if self.importance is None or len(self.importance) == 1:
+            return encode(rows, fmt, None if self.importance is None else self.importance[0], *options, out)
+        parts = enumerate(out.reshape(len(rows), -1))
+        return all(encode(rows[i], fmt, self.importance[slab.start + i], *options, into) for i, into in parts)
 
 
 def run(job: Job, slot: Slot) -> Receipt:

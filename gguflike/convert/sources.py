@@ -96,6 +96,17 @@ class CheckpointSource:
     shape: tuple[int, ...]
     pieces: tuple[tuple[LazyTensor, Piece], ...]
     compiled: bool = False  # halves are decoded by the kernels, in a tenth of the time
+    halves: bool = False  # they are not decoded, nor looked at: ``read`` gives float16, or bfloat16 as uint16
+
+    @property
+    def has_halves(self) -> bool:
+        """Whether all is stored as halves of one kind, of which rows are no more than moved."""
+        fmt = FORMATS.get(self.stored)
+        alike = all(
+            type(tensor) is LazyTensor and tensor.dtype == self.stored and piece.via.moves_rows
+            for tensor, piece in self.pieces
+        )
+        return fmt is not None and is_half(fmt) and alike
 
     @property
     def origin(self) -> str:
@@ -154,6 +165,8 @@ class CheckpointSource:
 
     def _rows(self, tensor: LazyTensor, start: int, stop: int, limit: float) -> Floats:
         fmt = FORMATS.get(tensor.dtype)
+        if self.halves:
+            return tensor.read(start, stop)
         if not self.compiled or not _has_windows(tensor) or fmt is None or not is_half(fmt):
             rows = tensor.read_f32(start, stop)
             check(rows, tensor.name, (start,), limit)
@@ -226,6 +239,11 @@ class GGUFSource:
     name: str
     group: int = 1
     compiled: bool = False  # as of CheckpointSource
+    halves: bool = False
+
+    @property
+    def has_halves(self) -> bool:
+        return is_half(format_by_name(self.stored))
 
     @property
     def is_divisible(self) -> bool:
@@ -265,6 +283,9 @@ class GGUFSource:
         return QuantizedTensor(self.name, fmt, shape, data)
 
     def _decoded(self, part: QuantizedTensor, start: tuple[int, ...], limit: float) -> Floats:
+        if self.halves:
+            kind = np.dtype(part.format.fields[0].dtype)
+            return cast("Floats", part.data.view(kind).reshape(part.shape))
         by_kernel = part.format.is_quantized or (self.compiled and is_half(part.format))
         rows = part.dequantize() if by_kernel else _plain(part)
         check(rows, self.origin, start, limit)
@@ -370,10 +391,16 @@ def slabs(source: Source, limit_bytes: int) -> list[Slab]:
     return [Slab(start, stop) for start, stop in ranges(0, rows, row, source.group, limit_bytes)]
 
 
-def read_slab(source: Source, slab: Slab, limit: float, compiled: bool) -> Floats:
-    """The rows of a slab. ``compiled``: kernels may be used, as those that encode it will be."""
+def has_halves(source: Source) -> bool:
+    """Whether `read_slab` can give a source's halves as they are."""
+    return isinstance(source, CheckpointSource | GGUFSource) and source.has_halves
+
+
+def read_slab(source: Source, slab: Slab, limit: float, compiled: bool, halves: bool = False) -> Floats:
+    """The rows of a slab. ``compiled``: kernels may be used, as those that encode it will be. ``halves``: float16, or
+    bfloat16 as uint16, of a source that has them, not compared with ``limit``."""
     if compiled and isinstance(source, CheckpointSource | GGUFSource):
-        source = replace(source, compiled=True)
+        source = replace(source, compiled=True, halves=halves)
     if slab.rows is None:
         return source.read(slab.start, slab.stop, limit)
     return cast("StackSource", source).read_rows(slab.start, *slab.rows, limit)

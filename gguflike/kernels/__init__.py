@@ -20,8 +20,9 @@
     dispatch     the way in: decoder, encoder and products of a block type
     prepare      which kernels a job needs, so that they can be compiled together before it starts
 
-**Two kinds of kernels.** Those that decode and encode are functions of numpy arrays, compiled by numba on first use.
-*Ops* are what a running model calls: functions of addresses, kept as object files and called without numba (engine/).
+**Two kinds of kernels.** *Ops* are what a running model calls, and what decodes and encodes: functions of addresses,
+kept as object files and called without numba (engine/). Encoders with codebooks, and what rounds under a Hessian, are
+functions of numpy arrays, which numba compiles on first use, and loads.
 
 **Words of the matrix products.** A vector gives every lane a row of the weight matrix, so no sum ever crosses lanes.
 

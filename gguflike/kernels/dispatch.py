@@ -24,24 +24,40 @@ def decoder(fmt: BlockFormat) -> Callable[..., None]:
     """
     from gguflike.kernels import decode
 
+    name = decode_op(fmt)
+    return partial(decode.cast_rows, fmt) if name is None else partial(decode.decode_rows, fmt, name)
+
+
+def decode_op(fmt: BlockFormat) -> str | None:
+    """Return the name of the op that decodes a block type; None where numpy's cast does. Errors as of ``decoder``."""
     row = _row(fmt)
-    if row.cast:
-        return partial(decode.cast_rows, fmt)
-    if row.decode is None:
+    if row.decode is None and not row.cast:
         raise _unsupported("decode", fmt, [name for name, row in KERNELS.items() if row.cast or row.decode])
-    return partial(decode.decode_rows, fmt, load(row.decode))
+    return None if row.cast else f"by_type.decode:{row.name}"
 
 
-def encoder(fmt: BlockFormat) -> Callable[..., None]:
+def encoder(fmt: BlockFormat) -> Callable[..., Any]:
     """Return ``encode(x, out, importance, method, threads)`` of a block type.
 
     ``x`` is float32 (rows, columns), ``out`` uint8 (rows, row_bytes), ``importance`` float32 (columns,) or None; arrays
-    are C-contiguous. UnsupportedError where the type has no encoder.
+    are C-contiguous. Where there is an ``encode_op``, more is possible (encode/__init__.py). UnsupportedError where the
+    type has no encoder.
     """
+    from gguflike.kernels import encode
+
     row = _row(fmt)
     if row.encode is None:
         raise _unsupported("encode", fmt, [name for name, row in KERNELS.items() if row.encode])
-    return load(row.encode)  # type: ignore[no-any-return]
+    return load(row.encode) if row.by_rows else partial(encode.encode_rows, fmt)
+
+
+def encode_op(fmt: BlockFormat, weighted: bool, method: str) -> str | None:
+    """Return the name of the op that encodes a block type by a method, ``weighted`` by importance or not; None where a
+    function of arrays does."""
+    from gguflike.kernels import encode
+
+    row = _row(fmt)
+    return None if row.encode is None or row.by_rows else encode.op_name(fmt, weighted, method)
 
 
 def linear_plan(fmt: BlockFormat) -> LinearPlan:

@@ -9,6 +9,7 @@ import numpy as np
 
 from gguflike.blocks import format_by_name
 from gguflike.kernels import dispatch
+from gguflike.kernels.engine import native
 from gguflike.kernels.table import KERNELS
 from gguflike.progress import Progress
 
@@ -27,37 +28,45 @@ def prepare(needs: Iterable[Need], progress: Progress | None = None) -> None:
 
     ``progress(done, total, what)`` counts them; it is not called where there are none. ``what`` is COMPILING.
     """
-    missing = [need for need in dict.fromkeys(needs) if not _kept(need)]
-    if missing:
+    ops, others = set(), []
+    for need in dict.fromkeys(needs):
+        fmt = format_by_name(need.type)
+        if need.operation == "decode":
+            op = dispatch.decode_op(fmt)
+        else:
+            op = dispatch.encode_op(fmt, need.importance, need.method)
+        if op is not None:
+            ops.add(op)
+        elif need.operation == "encode" and not _kept(need):
+            others.append(need)
+    if ops:
+        native.load(sorted(ops), progress)
+    if others:
         from gguflike.kernels.engine.workers import Task, compile_all
 
-        tasks = [Task(_module(need), f"{__name__}:call", need) for need in missing]
-        compile_all(tasks, lambda task: call(*task.args), lambda task: _kept(Need(*task.args)), progress)
+        tasks = [Task(_module(need), f"{__name__}:encode", need[1:]) for need in others]
+        compile_all(tasks, lambda task: encode(*task.args), lambda task: _kept(Need("encode", *task.args)), progress)
 
 
-def call(operation: str, type: str, importance: bool, method: str) -> None:
-    """Decode or encode one block, so that the kernel is compiled and kept."""
+def encode(type: str, importance: bool, method: str) -> None:
+    """Encode one block, so that the kernel is compiled and kept."""
     fmt = format_by_name(type)
     x = np.zeros((1, fmt.block_size), np.float32)
     blocks = np.zeros((1, fmt.block_bytes), np.uint8)
-    if operation == "decode":
-        dispatch.decoder(fmt)(blocks, x, 1)
-    else:
-        dispatch.encoder(fmt)(x, blocks, np.ones(fmt.block_size, np.float32) if importance else None, method, 1)
+    dispatch.encoder(fmt)(x, blocks, np.ones(fmt.block_size, np.float32) if importance else None, method, 1)
 
 
 def _kept(need: Need) -> bool:
-    """Whether the kernel is compiled, here or in the cache."""
+    """Whether an encoder that is no op is compiled, here or in the cache."""
     from gguflike.kernels.engine.internals import NotKept, only_kept  # and numba
 
     try:
         with only_kept():
-            call(*need)
+            encode(*need[1:])
     except NotKept:
         return False
     return True
 
 
 def _module(need: Need) -> str:
-    row = KERNELS[need.type]
-    return str(row.decode if need.operation == "decode" else row.encode).partition(":")[0]
+    return str(KERNELS[need.type].encode).partition(":")[0]

@@ -25,8 +25,9 @@ class TypeKernels:
     ``decode`` names a jitted ``kernel(start, stop, source, target)``, which writes blocks ``start`` to ``stop`` of the
     blocks at address ``source`` as float32 to address ``target``, allocates nothing and never raises.
 
-    ``encode`` names ``encode(x float32 (rows, columns), out uint8 (rows, row_bytes), importance float32 (columns,) or
-    None, method, threads)``; arrays are C-contiguous.
+    ``encode`` names a ``BlockEncoder``, of whose codecs ops are made (encode/driver.py). Where ``by_rows``, it names
+    ``encode(x float32 (rows, columns), out uint8 (rows, row_bytes), importance float32 (columns,) or None, method,
+    threads)``; arrays are C-contiguous.
 
     ``record`` is the layout that matrix products read (matmul/records.py), and ``repack`` names the function
     ``scatter(block, to)`` that moves a block's scales there, and its codes where planes are made of codes
@@ -44,6 +45,7 @@ class TypeKernels:
     repack: str | None = None
     floats: FloatKind | None = None
     cast: bool = False
+    by_rows: bool = False
 
 
 @lru_cache(maxsize=256)
@@ -71,8 +73,8 @@ _IQ1 = (*(8 * level + 1 for level in codebooks.IQ1_LEVELS), 0, *(8 * level - 1 f
 # bytes per weight, but a fraction of the work of looking up vectors for every token.
 # fmt: off
 _ROWS = (
-    TypeKernels("F32", "decode.plain:decode_f32", "encode.plain:encode_f32", floats="f32", cast=True),
-    TypeKernels("F16", "decode.plain:decode_f16", "encode.plain:encode_f16", floats="f16"),
+    TypeKernels("F32", "decode.plain:decode_f32", "encode.plain:encode_f32", floats="f32", cast=True, by_rows=True),
+    TypeKernels("F16", "decode.plain:decode_f16", "encode.plain:encode_f16", floats="f16", by_rows=True),
     TypeKernels("Q4_0", "decode.simple:decode_q4_0", "encode.fixed:encode_q4_0",
                 RecordFormat(32, (Plane(4, 4, "qs"),), "f16", offset=8), "matmul.scatter:scatter_q4_0"),
     TypeKernels("Q4_1", "decode.simple:decode_q4_1", "encode.fixed:encode_q4_1",
@@ -104,36 +106,37 @@ _ROWS = (
     TypeKernels("Q8_K", "decode.simple:decode_q8_k", "encode.q8k:encode_q8_k"),
     TypeKernels("IQ2_XXS", "decode.codebook:decode_iq2_xxs", "encode.lattice.codec:encode_iq2_xxs",
                 RecordFormat(256, (Plane(2, 8), Plane(1, 8)), "u8", offset=43, levels=_IQ2, unit=0.125),
-                "matmul.scatter:scatter_iq2_xxs"),
+                "matmul.scatter:scatter_iq2_xxs", by_rows=True),
     TypeKernels("IQ2_XS", "decode.codebook:decode_iq2_xs", "encode.lattice.codec:encode_iq2_xs",
                 RecordFormat(256, (Plane(2, 8), Plane(1, 8)), "u8", 16, offset=43, levels=_IQ2, unit=0.125),
-                "matmul.scatter:scatter_iq2_xs"),
+                "matmul.scatter:scatter_iq2_xs", by_rows=True),
     TypeKernels("IQ3_XXS", "decode.codebook:decode_iq3_xxs", "encode.lattice.codec:encode_iq3_xxs",
                 RecordFormat(256, (Plane(4, 8),), "u8", offset=62, levels=_IQ3_XXS, unit=0.25),
-                "matmul.scatter:scatter_iq3_xxs"),
+                "matmul.scatter:scatter_iq3_xxs", by_rows=True),
     TypeKernels("IQ1_S", "decode.codebook:decode_iq1_s", "encode.lattice.codec:encode_iq1_s",
                 RecordFormat(256, (Plane(2, 8), Plane(1, 8)), "u8", offset=9, levels=_IQ1, unit=0.125),
-                "matmul.scatter:scatter_iq1_s"),
+                "matmul.scatter:scatter_iq1_s", by_rows=True),
     TypeKernels("IQ4_NL", "decode.codebook:decode_iq4_nl", "encode.scale:encode_iq4_nl",
                 RecordFormat(32, (Plane(4, 4, "qs"),), "f16", offset=127, levels=_IQ4),
                 "matmul.scatter:scatter_iq4_nl"),
     TypeKernels("IQ3_S", "decode.codebook:decode_iq3_s", "encode.lattice.codec:encode_iq3_s",
-                RecordFormat(256, (Plane(4, 8),), "u8", offset=15, levels=_IQ3_S), "matmul.scatter:scatter_iq3_s"),
+                RecordFormat(256, (Plane(4, 8),), "u8", offset=15, levels=_IQ3_S),
+                "matmul.scatter:scatter_iq3_s", by_rows=True),
     TypeKernels("IQ2_S", "decode.codebook:decode_iq2_s", "encode.lattice.codec:encode_iq2_s",
                 RecordFormat(256, (Plane(2, 8), Plane(1, 8)), "u8", 16, offset=43, levels=_IQ2, unit=0.125),
-                "matmul.scatter:scatter_iq2_s"),
+                "matmul.scatter:scatter_iq2_s", by_rows=True),
     TypeKernels("IQ4_XS", "decode.codebook:decode_iq4_xs", "encode.kscale:encode_iq4_xs",
                 RecordFormat(256, (Plane(4, 4, "qs"),), "i8", offset=127, levels=_IQ4),
                 "matmul.scatter:scatter_iq4_xs"),
-    TypeKernels("I8", encode="encode.plain:encode_i8", cast=True),
-    TypeKernels("I16", encode="encode.plain:encode_i16", cast=True),
-    TypeKernels("I32", encode="encode.plain:encode_i32", cast=True),
-    TypeKernels("I64", encode="encode.plain:encode_i64", cast=True),
-    TypeKernels("F64", encode="encode.plain:encode_f64", cast=True),
+    TypeKernels("I8", encode="encode.plain:encode_i8", cast=True, by_rows=True),
+    TypeKernels("I16", encode="encode.plain:encode_i16", cast=True, by_rows=True),
+    TypeKernels("I32", encode="encode.plain:encode_i32", cast=True, by_rows=True),
+    TypeKernels("I64", encode="encode.plain:encode_i64", cast=True, by_rows=True),
+    TypeKernels("F64", encode="encode.plain:encode_f64", cast=True, by_rows=True),
     TypeKernels("IQ1_M", "decode.codebook:decode_iq1_m", "encode.lattice.codec:encode_iq1_m",
                 RecordFormat(256, (Plane(2, 8), Plane(1, 8)), "u8", 16, offset=9, levels=_IQ1, unit=0.125),
-                "matmul.scatter:scatter_iq1_m"),
-    TypeKernels("BF16", "decode.plain:decode_bf16", "encode.plain:encode_bf16", floats="bf16"),
+                "matmul.scatter:scatter_iq1_m", by_rows=True),
+    TypeKernels("BF16", "decode.plain:decode_bf16", "encode.plain:encode_bf16", floats="bf16", by_rows=True),
     TypeKernels("TQ1_0", "decode.simple:decode_tq1_0", "encode.ternary:encode_tq1_0",
                 RecordFormat(256, (Plane(2, 8),), "f16", 256, offset=1), "matmul.scatter:scatter_tq1_0"),
     TypeKernels("TQ2_0", "decode.simple:decode_tq2_0", "encode.ternary:encode_tq2_0",

@@ -2,18 +2,17 @@
 
 Kernels of this package are jitted functions ``kernel(start, stop, source, target)``: they decode blocks ``start`` to
 ``stop`` of the blocks at address ``source`` into the float32 values at address ``target``, allocate nothing and never
-raise, so other kernels and the runner's ops call them too, for one row say.
+raise, so other kernels and the runner's ops call them too, for one row say. by_type/decode.py makes an op of each.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from gguflike.blocks import BlockFormat
 from gguflike.errors import QuantizationError
+from gguflike.kernels.decode.args import DECODE
 from gguflike.kernels.engine.threads import run_rows
 
 # Below this many weights another thread costs more than it saves.
@@ -21,15 +20,21 @@ _LEAST_WEIGHTS = 1 << 16
 
 Rows = npt.NDArray[np.uint8]
 Out = npt.NDArray[np.float32]
-Kernel = Callable[[int, int, int, int], None]
 
 
-def decode_rows(fmt: BlockFormat, kernel: Kernel, blocks: Rows, out: Out, threads: int | None = None) -> None:
+def decode_rows(fmt: BlockFormat, op: str, blocks: Rows, out: Out, threads: int | None = None) -> None:
     """Decodes uint8 (rows, row_bytes) into float32 (rows, columns) on several threads. QuantizationError on misfits."""
+    from gguflike.kernels.engine.native import call
+
     _check(fmt, blocks, out)
-    count = out.size // fmt.block_size
-    least = -(-_LEAST_WEIGHTS // fmt.block_size)
-    run_rows(kernel, count, blocks.ctypes.data, out.ctypes.data, threads=threads, least=least)
+    args, decode = np.array(DECODE.pack(source=blocks.ctypes.data, target=out.ctypes.data), np.int64), call(op)
+    place = args.ctypes.data
+    run_rows(
+        lambda start, stop: decode(place, 0, start, stop),
+        out.size // fmt.block_size,
+        threads=threads,
+        least=-(-_LEAST_WEIGHTS // fmt.block_size),
+    )
 
 
 def cast_rows(fmt: BlockFormat, blocks: Rows, out: Out, threads: int | None = None) -> None:

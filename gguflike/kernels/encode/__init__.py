@@ -46,3 +46,82 @@ The searches rest on one fact: for given codes the best scale is a least-squares
 given scale the best codes are the nearest. Candidates for the scale are compared after their own fit, then codes and
 scale alternate (Lloyd 1982), the scales are rounded as they are stored, and what is stored decides.
 """
+
+from __future__ import annotations
+
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gguflike.blocks import BlockFormat
+from gguflike.blocks.spec import F32_MAX
+from gguflike.kernels.encode.args import BF16, ENCODE, F16, F32, SCRATCH_BYTES, WAYS
+from gguflike.kernels.engine.args import float_bits
+from gguflike.kernels.engine.host import thread_count
+from gguflike.kernels.engine.threads import together
+from gguflike.kernels.vector.sizes import LANES
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+
+LEAST_WEIGHTS = 1 << 16  # of a thread: to wake one for fewer costs more than it saves
+CLAIMS = 64  # claims in which a thread takes its part of the batches
+_STORED = {"f4": F32, "f2": F16, "u2": BF16}
+
+
+def op_name(fmt: BlockFormat, weighted: bool, method: str) -> str:
+    """The op that encodes a type with codecs by a method, with importance or without."""
+    return f"by_type.encode:{_way(weighted, method)}_{fmt.name}"
+
+
+def _way(weighted: bool, method: str) -> str:
+    return WAYS[0] if method == "absmax" else WAYS[2 if weighted else 1]
+
+
+def encode_rows(
+    fmt: BlockFormat, x: Array, out: Array, importance: Array | None, method: str, threads: int | None = None,
+    limit: float = F32_MAX,
+) -> bool:  # fmt: skip
+    """Encode ``x`` (rows, columns) into ``out`` uint8 (rows, row bytes) by the op of a block type with codecs.
+
+    ``x`` is float32, float16 or, as uint16, bfloat16. Whether all halves are within +-``limit``: what comes of those
+    that are not means nothing. Float32 is not looked at, and must be finite.
+    """
+    from gguflike.kernels.engine.native import call
+
+    batches = -(-x.size // (fmt.block_size * LANES))
+    workers = max(1, min(thread_count(threads), x.size // LEAST_WEIGHTS))
+    claim = -(-batches // (CLAIMS * workers))
+    common = max(0, batches - 2 * claim)  # the rest is for the calling thread, so that it ends last
+    shared = np.zeros(2, np.int64)
+    scratch = np.empty((workers + 1) * SCRATCH_BYTES, np.uint8)
+    first = -(-scratch.ctypes.data // 64) * 64
+    weighted = importance is not None and method != "absmax"
+    words = ENCODE.pack(
+        codec=len(WAYS) * fmt.id + WAYS.index(_way(weighted, method)),
+        x=x.ctypes.data,
+        stored=_STORED[x.dtype.str[1:]],
+        blocks=x.size // fmt.block_size,
+        importance=importance.ctypes.data if weighted and importance is not None else 0,
+        columns=x.shape[-1],
+        out=out.ctypes.data,
+        scratch=0,
+        taken=shared.ctypes.data,
+        claim=claim,
+        common=common,
+        limit=float_bits(limit),
+        beyond=shared.ctypes.data + 8,
+    )
+    args = np.array([words] * workers, np.int64)
+    args[:, ENCODE.scratch // 8] = first + SCRATCH_BYTES * np.arange(workers)
+    op, helpers = call(op_name(fmt, importance is not None, method)), count(1)
+
+    def work(is_caller: bool) -> None:
+        own = 0 if is_caller else next(helpers)
+        op(args[own].ctypes.data, 0, common, batches if is_caller else common)
+
+    together(work, workers)
+    return not shared[1]

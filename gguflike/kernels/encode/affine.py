@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gguflike.kernels.encode.driver import SMALLEST, Codec, Encode, block_encoder, codec
+from gguflike.kernels.encode.driver import SMALLEST, BlockEncoder, Codec, block_encoder, codec
 from gguflike.kernels.encode.leastsquares import SINGULAR, affine_code, affine_moments, spans
 from gguflike.kernels.encode.packing import Field
 from gguflike.kernels.encode.rounding import (
@@ -165,7 +165,7 @@ def absmax_lanes(batch: int, tile: Tile, importance: Importance, symbols: IntTil
     store(symbols, SIZE + 1, f16_bits(round_to_f16(least)))
 
 
-def affine_encoder(hi: int, grid: Floats, fields: list[Field], unweighted: Codec) -> Encode:
+def affine_encoder(hi: int, grid: Floats, fields: list[Field], unweighted: Codec) -> BlockEncoder:
     """Make the encoder of a type from the codecs of this module; ``unweighted`` as in ``block_encoder``."""
     top = np.float32(hi)
     search = Search(top, spans(hi, grid), 1)

@@ -7,72 +7,65 @@ one lane per block. A ``Packing`` then says which bits of which symbol go where:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from gguflike.blocks import FORMATS
+from gguflike.kernels.encode.args import ENCODE, F16, F32, SCRATCH_BYTES, WAYS
 from gguflike.kernels.encode.packing import Field, Packing, plan_packing
 from gguflike.kernels.encode.tiles import Array, Floats, Importance, Ints, IntTile, Tile
-from gguflike.kernels.engine.atomics import fetch_add
-from gguflike.kernels.engine.host import thread_count
-from gguflike.kernels.engine.jit import inner, jit, lean, overload, types
-from gguflike.kernels.engine.threads import together
+from gguflike.kernels.engine.atomics import fetch_add, load_args, store_word
+from gguflike.kernels.engine.jit import inner, lean, typeof
 from gguflike.kernels.vector.arrays import (
+    bytes_at,
+    floats_at,
+    ints_at,
     load,
     load_transposed,
-    make_int_tile,
-    make_tile,
     store,
     store_transposed,
-    store_word,
+    words_at,
 )
-from gguflike.kernels.vector.lanes import maximum, splat, splat_i32, where
-from gguflike.kernels.vector.memory import prefetch
+from gguflike.kernels.vector.arrays import store_word as store_bytes
+from gguflike.kernels.vector.lanes import any_lane, bits, from_bits, maximum, splat, splat_i32, where
+from gguflike.kernels.vector.memory import load_f16x16, load_u16x16, prefetch
 from gguflike.kernels.vector.sizes import LANES
-from gguflike.kernels.vector.types import I32x16
+from gguflike.kernels.vector.types import Address, I32x16
 
-# encode(x float32 (rows, columns), out uint8 (rows, row bytes), importance float32 (columns,) | None, method, threads)
-Encode = Callable[[Array, Array, Array | None, str, int | None], None]
+Op = Callable[[Address, Address, int, int], None]
 SMALLEST = np.float32(2.0**-100)  # an importance, or a range of values, below it counts as none
 NEGLIGIBLE = np.float32(1e-9)  # the least importance, as a share of the largest in the block
-LINE = 16  # float32 in a cache line
-LEAST_WEIGHTS = 1 << 16  # of a thread: to wake one for fewer costs more than it saves
-CLAIMS = 64  # claims in which a thread takes its part of the batches
-
-
-def importance_tile(importance: Floats | None, rows: int) -> Importance:
-    """A tile for the importance, or None where there is none. For kernels only: ``@overload`` resolves it."""
-    raise NotImplementedError
-
-
-@overload(importance_tile)
-def _importance_tile(importance: Any, rows: int) -> Any:
-    """Choose by the type of ``importance``, so that kernels without it are compiled without it."""
-
-    def absent(importance: Any, rows: int) -> Any:
-        return None
-
-    def present(importance: Any, rows: int) -> Any:
-        return make_tile(rows)
-
-    return absent if importance == types.none else present
+LINE = 64  # bytes of a cache line
+MAGNITUDE = 0x7FFFFFFF  # the bits of a float32 without its sign
 
 
 @lean(forceinline=True)
-def load_blocks(batch: int, blocks: int, size: int, x: Floats, tile: Tile, starts: npt.NDArray[np.int64]) -> None:
-    """Load blocks ``16 * batch ..`` of flat ``x`` into the lanes of ``tile``; unused lanes repeat the last block.
+def load_blocks(count: int, size: int, x: Floats, tile: Tile, starts: npt.NDArray[np.int64]) -> None:
+    """Load the ``count`` blocks of flat ``x`` into the lanes of ``tile``; unused lanes repeat the last block.
 
     ``starts`` int64 (16,) receives the index of each lane's first weight.
     """
-    for j in range(0, LANES * size, LINE):
-        prefetch(x.ctypes.data + 4 * ((batch + 1) * LANES * size + j))
     for lane in range(LANES):
-        starts[lane] = min(batch * LANES + lane, blocks - 1) * size
+        starts[lane] = min(lane, count - 1) * size
     for j in range(0, size, LANES):
         load_transposed(tile, j, x, starts, j)
+
+
+@lean(forceinline=True)
+def widen(source: Address, stored: int, weights: int, out: Floats) -> I32x16:
+    """Store halves as float32; returns the bits of the largest magnitudes, of which NaN's are above all others."""
+    largest = splat_i32(0)
+    for i in range(weights // LANES):
+        x = load_f16x16(source + 32 * i) if stored == F16 else from_bits(load_u16x16(source + 32 * i) << 16)
+        store(out, i, x)
+        size = bits(x) & MAGNITUDE
+        largest = where(size > largest, size, largest)
+    return largest
 
 
 @lean(forceinline=True)
@@ -140,54 +133,93 @@ def write_blocks(batch: int, blocks: int, symbols: IntTile, packing: Packing, ou
         at = start + words[w, 0]
         if words[w, 1] == 4:
             for lane in range(count):
-                store_word(out, at + lane * block_bytes, np.uint32(scratch[lane]))
+                store_bytes(out, at + lane * block_bytes, np.uint32(scratch[lane]))
         elif words[w, 1] == 2:
             for lane in range(count):
-                store_word(out, at + lane * block_bytes, np.uint16(scratch[lane]))
+                store_bytes(out, at + lane * block_bytes, np.uint16(scratch[lane]))
         else:
             for lane in range(count):
-                store_word(out, at + lane * block_bytes, np.uint8(scratch[lane]))
+                store_bytes(out, at + lane * block_bytes, np.uint8(scratch[lane]))
+
+
+class Codec(NamedTuple):
+    """Settings of a codec, the weights of a block, the rows of its tile of symbols (those that are scratch included),
+    and their packing."""
+
+    settings: Any
+    size: int
+    rows: int
+    packing: Packing
+
+
+class BlockEncoder(NamedTuple):
+    """The codecs of a block type by the ways of encoding it (WAYS)."""
+
+    absmax: Codec
+    search: Codec
+    weighted: Codec
 
 
 def _encode_lanes(batch: int, tile: Tile, importance: Importance, symbols: IntTile, s: Any) -> None:
-    """Stand for the codec's function in the loop below; ``codec`` puts it in this place."""
+    """Stand for the codec's function in the loop below; ``encode_ops`` puts it in this place."""
     raise NotImplementedError
 
 
-def _encode_batches(
-    claims: npt.NDArray[np.int64], stop: int, x: Floats, importance: Floats | None, out: Array, size: int, rows: int,
-    settings: Any, packing: Packing,
-) -> None:  # fmt: skip
-    """Encode batches of sixteen blocks of ``size`` weights, by way of ``rows`` symbols.
+def _codec_of(number: int) -> Codec:
+    """Stand for the choice among the codecs of a loop."""
+    raise NotImplementedError
 
-    Threads take batches from a common counter: ``claims`` int64 (3,) holds how many batches have been taken so far,
-    how many a claim takes, and how many are to be taken in all. The batches from there to ``stop`` are this thread's
-    alone (none where ``stop`` equals their number).
-    """
-    claim, common = claims[1], claims[2]
-    blocks = len(x) // size
-    tile = make_tile(size)
-    shares = importance_tile(importance, size)
-    symbols = make_int_tile(rows)
-    scratch = make_int_tile(4)
-    starts = np.empty(LANES, np.int64)
-    columns = np.full(LANES, -1)
-    reserved = common  # the first batch of this thread's own
+
+def _importance_at(address: Address, columns: int) -> Floats | None:
+    """Stand for the importance, or None in a loop that knows none."""
+    raise NotImplementedError
+
+
+def _encode_batches(args: Address, state: Address, start: int, stop: int) -> None:
+    """Encode batches of sixteen blocks, by way of symbols. Items are batches; words: ``ENCODE``."""
+    a = load_args(ENCODE, args)
+    codec = _codec_of(a.codec)
+    size, packing, blocks = codec.size, codec.packing, a.blocks
+    importance = _importance_at(a.importance, a.columns)
+    out = bytes_at(a.out, blocks * packing.block_bytes)
+    tile_bytes = 4 * LANES * size
+    tile, shares = floats_at(a.scratch, LANES * size), _importance_at(a.scratch + tile_bytes, LANES * size)
+    widened = floats_at(a.scratch + 2 * tile_bytes, LANES * size)
+    starts = words_at(a.scratch + 3 * tile_bytes, LANES)
+    columns = words_at(a.scratch + 3 * tile_bytes + 8 * LANES, LANES)
+    scratch = ints_at(a.scratch + 3 * tile_bytes + 16 * LANES, 4 * LANES)
+    symbols = ints_at(a.scratch + 3 * tile_bytes + 32 * LANES, codec.rows * LANES)
+    for lane in range(LANES):
+        columns[lane] = -1
+    largest = splat_i32(0)
+    reserved = a.common  # the first batch of this thread's own
     while True:
-        first = fetch_add(claims.ctypes.data, claim)
-        last = min(first + claim, common)
-        if first >= common:
+        first = fetch_add(a.taken, a.claim)
+        last = min(first + a.claim, a.common)
+        if first >= a.common:
             first, last, reserved = reserved, stop, stop
             if first == last:
-                return
+                break
         for batch in range(first, last):
-            load_blocks(batch, blocks, size, x, tile, starts)
+            count = min(LANES, blocks - batch * LANES)
+            if a.stored == F32:
+                at = a.x + batch * tile_bytes
+                for j in range(0, tile_bytes, LINE):
+                    prefetch(at + tile_bytes + j)
+                x = floats_at(at, count * size)
+            else:
+                size_of_largest = widen(a.x + batch * (tile_bytes // 2), a.stored, count * size, widened)
+                largest = where(size_of_largest > largest, size_of_largest, largest)
+                x = widened
+            load_blocks(count, size, x, tile, starts)
             load_importance(batch, blocks, size, importance, shares, columns)
-            _encode_lanes(batch, tile, shares, symbols, settings)
+            _encode_lanes(batch, tile, shares, symbols, codec.settings)
             write_blocks(batch, blocks, symbols, packing, out, scratch)
+    if any_lane(largest > splat_i32(a.limit)):  # bits of magnitudes are ordered as these are, NaN above all
+        store_word(a.beyond, 1)
 
 
-_LOOPS: dict[type, Callable[..., None]] = {}
+_CODECS: dict[type, Callable[..., None]] = {}
 
 
 def codec(settings: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -198,54 +230,70 @@ def codec(settings: type) -> Callable[[Callable[..., None]], Callable[..., None]
     """
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
-        # The loop is compiled around the function's text: as a function of its own, or an overload, it would be
-        # optimized twice, in half as much time again. A copy of the loop with other globals holds it, not a closure:
-        # numba's cache key contains a closure's cells, pickled, and a pickled dispatcher holds a random identifier.
-        scope = _encode_batches.__globals__ | {"_encode_lanes": inner(function, inline="always")}
-        loop = FunctionType(_encode_batches.__code__, scope)
-        loop.__qualname__ = f"{function.__module__}.{function.__name__}"  # names the file in the cache
-        _LOOPS[settings] = jit(loop)
+        _CODECS[settings] = function
         return function
 
     return add
 
 
-class Codec(NamedTuple):
-    """Settings of a codec, the rows of its tile of symbols (those that are scratch included), and their packing."""
-
-    settings: Any
-    rows: int
-    packing: Packing
-
-
 def block_encoder(
     size: int, rows: int, fields: Iterable[Field], search: Any, absmax: Any, unweighted: Codec | None = None
-) -> Encode:
+) -> BlockEncoder:
     """Make the encoder of a block type of ``size`` weights; a row of kernels/table.py names it.
 
     ``search`` and ``absmax`` are the settings of the codecs that serve these methods; both fill the same symbols.
     ``unweighted`` serves instead of ``search`` where there is no importance.
     """
     packing = plan_packing(fields)
-
-    def encode(x: Array, out: Array, importance: Array | None, method: str, threads: int | None = None) -> None:
-        if method == "absmax":
-            encode_blocks(x, None, out, size, Codec(absmax, rows, packing), threads)
-        else:
-            codec = unweighted if unweighted and importance is None else Codec(search, rows, packing)
-            encode_blocks(x, importance, out, size, codec, threads)
-
-    return encode
+    weighted = Codec(search, size, rows, packing)
+    return BlockEncoder(Codec(absmax, size, rows, packing), unweighted or weighted, weighted)
 
 
-def encode_blocks(
-    x: Array, importance: Array | None, out: Array, size: int, codec: Codec, threads: int | None
-) -> None:  # fmt: skip
-    """Encode ``x`` float32 (rows, columns) into ``out`` uint8 (rows, row bytes), on up to ``threads`` threads."""
-    batches = -(-x.size // (size * LANES))
-    workers = max(1, min(thread_count(threads), x.size // LEAST_WEIGHTS))
-    claim = -(-batches // (CLAIMS * workers))
-    common = max(0, batches - 2 * claim)  # the rest is for the calling thread, so that it ends last
-    claims, loop = np.array([0, claim, common]), _LOOPS[type(codec.settings)]
-    args = (x.reshape(-1), importance, out.reshape(-1), size, codec.rows, codec.settings, codec.packing)
-    together(lambda is_caller: loop(claims, batches if is_caller else common, *args), workers)
+def encode_ops(encoders: Mapping[str, BlockEncoder]) -> dict[str, Op]:
+    """The ops of types by way and type (``op_name``). Types whose settings are alike share one, compiled once."""
+    alike: dict[Any, list[tuple[str, str, Codec]]] = defaultdict(list)
+    for name, encoder in encoders.items():
+        for way, each in zip(WAYS, encoder, strict=True):
+            alike[type(each.settings), typeof(each.settings), way == "weighted"].append((name, way, each))
+    ops = {}
+    for (settings, _, weighted), members in alike.items():
+        numbers = [len(WAYS) * FORMATS[name].id + WAYS.index(way) for name, way, _ in members]
+        loop = _loop(_CODECS[settings], numbers, [each for _, _, each in members], weighted)
+        ops.update({f"{way}_{name}": loop for name, way, _ in members})
+    return ops
+
+
+def _loop(function: Callable[..., None], numbers: Sequence[int], codecs: Sequence[Codec], weighted: bool) -> Op:
+    """``_encode_batches`` around the text of a codec's function: as a function of its own, that would be optimized
+    twice, in half as much time again."""
+    for each in codecs:
+        assert 4 * LANES * (3 * each.size + each.rows + 8) <= SCRATCH_BYTES, "give encoders more scratch memory"
+    scope = _encode_batches.__globals__ | {
+        "_encode_lanes": inner(function, inline="always"),
+        "_codec_of": _chooser(numbers, codecs),
+        "_importance_at": floats_at if weighted else _no_importance,
+    }
+    return FunctionType(_encode_batches.__code__, scope)
+
+
+def _chooser(numbers: Sequence[int], codecs: Sequence[Codec]) -> Any:
+    """The choice among codecs by their numbers; where there is one, the kernel is compiled for it alone."""
+    only, several, table = codecs[0], tuple(codecs), np.array(numbers)
+
+    def the_only(number: int) -> Codec:
+        return only
+
+    def chosen(number: int) -> Codec:
+        index = 0
+        for i in range(len(table)):
+            if table[i] == number:
+                index = i
+        return several[index]
+
+    return lean(the_only if len(codecs) == 1 else chosen)
+
+
+@lean
+def _no_importance(address: Address, columns: int) -> None:
+    """Where all weights count the same."""
+    return

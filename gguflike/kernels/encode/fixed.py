@@ -229,7 +229,7 @@ def _unweighted(settings: Any, name: str) -> Codec:
     """Make the codec of a type by this module: its symbols are the words of a block; the last may be half of one."""
     words, rest = divmod(FORMATS[name].block_bytes, 4)
     fields = [whole_bytes(range(words), 4), whole_bytes(range(words, words + rest // 2), rest)]
-    return Codec(settings, _PAIRS + ROWS, plan_packing(fields))
+    return Codec(settings, SIZE, _PAIRS + ROWS, plan_packing(fields))
 
 
 def _scaled(

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from gguflike.blocks.float4 import E2M1_DOUBLED
-from gguflike.kernels.encode.driver import Codec, block_encoder, codec, encode_blocks
-from gguflike.kernels.encode.packing import bit_planes, interleaved, plan_packing, whole_bytes
+from gguflike.kernels.encode.driver import block_encoder, codec
+from gguflike.kernels.encode.packing import bit_planes, interleaved, whole_bytes
 from gguflike.kernels.encode.rounding import (
     Levels,
     clamp_tile,
@@ -28,9 +28,9 @@ from gguflike.kernels.encode.rounding import (
     weighted,
 )
 from gguflike.kernels.encode.scale import extreme
-from gguflike.kernels.encode.tiles import Array, Importance, Ints, IntTile, Tile
+from gguflike.kernels.encode.tiles import Importance, Ints, IntTile, Tile
 from gguflike.kernels.engine.jit import lean
-from gguflike.kernels.vector.arrays import load, store
+from gguflike.kernels.vector.arrays import gather, load, store
 from gguflike.kernels.vector.lanes import (
     bits,
     fma,
@@ -43,7 +43,6 @@ from gguflike.kernels.vector.lanes import (
     to_int,
     where,
 )
-from gguflike.kernels.vector.sizes import LANES
 from gguflike.kernels.vector.types import F32x16, I32x16
 
 MX, NV, NV_SUB = 32, 64, 16
@@ -53,9 +52,9 @@ SIGN = 8
 
 
 class MXFP4(NamedTuple):
-    """Settings of MXFP4: the absmax rule's ``exponents``, one per block, and which ``offsets`` from them to try."""
+    """Settings of MXFP4: which ``offsets`` to try from the absmax rule's exponent; ``carries`` as of ``_carries``."""
 
-    exponents: Ints
+    carries: Ints
     offsets: Ints
     levels: Levels
 
@@ -98,11 +97,20 @@ def clamp(value: I32x16, least: int, most: int) -> I32x16:
     return where(low > most, splat_i32(most), low)
 
 
+@lean(forceinline=True)
+def absmax_exponent(largest: F32x16, carries: Ints) -> I32x16:
+    """The e8m0 exponent of ggml's rule: floor(log2(largest)) - 2 + 127, and 0 for a zero block."""
+    raw = bits(largest)
+    exponent = raw >> 23
+    return clamp(exponent - 2 + where(raw >= gather(carries, exponent), splat_i32(1), splat_i32(0)), 0, MX_TOP)
+
+
 @codec(MXFP4)
 def mxfp4_lanes(batch: int, tile: Tile, importance: Importance, symbols: IntTile, s: MXFP4) -> None:
     """Encode MXFP4. Symbols: the codes, the exponent (biased by 127)."""
-    lift = normalize(tile, MX, magnitude(extreme(tile, 0, MX)))
-    base = load(s.exponents, batch)
+    largest = magnitude(extreme(tile, 0, MX))
+    lift = normalize(tile, MX, largest)
+    base = absmax_exponent(largest, s.carries)
     best = base
     best_d = power_of_two(clamp(base - 128 + lift, -126, 127))
     best_error = float4_error(tile, importance, 0, MX, best_d, s.levels)
@@ -153,31 +161,31 @@ def nvfp4_lanes(batch: int, tile: Tile, importance: Importance, symbols: IntTile
         store(symbols, NV + i, best)
 
 
-def absmax_exponents(x: Array) -> Ints:
-    """The e8m0 exponents of ggml's rule, one per block of 32: floor(log2(largest)) - 2 + 127, and 0 for a zero block.
-
-    Padded to a multiple of 16 blocks by the last one.
-    """
-    largest = np.abs(x.reshape(-1, MX)).max(axis=1)
-    with np.errstate(divide="ignore"):
-        exponent = np.floor(np.log2(largest)) - 2 + 127
-    exponents = np.clip(np.where(largest > 0, exponent, 0), 0, MX_TOP).astype(np.int32)
-    return np.pad(exponents, (0, -len(exponents) % LANES), mode="edge")
+def _carries() -> Ints:
+    """For each exponent of a float32, from which bits on its logarithm, rounded to float32 as it is in ggml's rule, is
+    that of the next power of two: int32 (256,)."""
+    bits_of = (np.arange(1, 256)[:, None] << 23) - np.arange(1, 129)  # those just below the next power of two
+    values = bits_of.astype(np.uint32).view(np.float32).astype(np.float64)
+    rounded = np.log2(values).astype(np.float32) == np.arange(1, 256)[:, None] - 127
+    first = np.where(rounded, bits_of, np.arange(1, 256)[:, None] << 23).min(axis=1)
+    return np.append(first, 255 << 23).astype(np.int32)
 
 
 _LEVELS = codebook(E2M1_DOUBLED[:8])
-_MX = plan_packing([whole_bytes([MX]), bit_planes(interleaved(MX, 2, 16), 4)])
 _MX_OFFSETS = np.array([1, -1, -2, -3], np.int32)
 # Codes a factor of two apart differ by 8, and at twice the scale the levels are a subset of those at the scale itself.
 _NV_SEARCH = NVFP4(np.array([*range(1, 8), *range(-1, -12, -1)], np.int32), _LEVELS)
 
 
-def encode_mxfp4(x: Array, out: Array, importance: Array | None, method: str, threads: int | None = None) -> None:
-    """Encode MXFP4. The absmax rule is ggml's: the largest weight is 4 to 8 times the scale; the last level is 6."""
-    offsets = _MX_OFFSETS[:0] if method == "absmax" else _MX_OFFSETS
-    encode_blocks(x, importance, out, MX, Codec(MXFP4(absmax_exponents(x), offsets, _LEVELS), MX + 1, _MX), threads)
-
-
+# The absmax rule is ggml's: the largest weight is 4 to 8 times the scale; the last level is 6.
+_MX_SEARCH = MXFP4(_carries(), _MX_OFFSETS, _LEVELS)
+encode_mxfp4 = block_encoder(
+    MX,
+    MX + 1,
+    [whole_bytes([MX]), bit_planes(interleaved(MX, 2, 16), 4)],
+    _MX_SEARCH,
+    absmax=_MX_SEARCH._replace(offsets=_MX_OFFSETS[:0]),
+)
 # The absmax rule is ggml's: the scale nearest to a sixth of the largest weight.
 encode_nvfp4 = block_encoder(
     NV,

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gguflike.kernels.encode.driver import Encode, block_encoder, codec
+from gguflike.kernels.encode.driver import BlockEncoder, block_encoder, codec
 from gguflike.kernels.encode.leastsquares import (
     PHASES,
     SINGULAR,
@@ -40,7 +40,7 @@ from gguflike.kernels.encode.rounding import (
 from gguflike.kernels.encode.scale import extreme, value_range
 from gguflike.kernels.encode.tiles import Floats, Importance, IntTile, Tile
 from gguflike.kernels.engine.jit import lean
-from gguflike.kernels.vector.arrays import load, make_tile, store
+from gguflike.kernels.vector.arrays import float_rows, load, store
 from gguflike.kernels.vector.lanes import any_lane, magnitude, maximum, minimum, splat, to_int, where
 from gguflike.kernels.vector.types import F32x16
 
@@ -171,19 +171,21 @@ def choose_pairs(
 
 @codec(SuperAffine)
 def encode_lanes(batch: int, tile: Tile, importance: Importance, symbols: IntTile, s: SuperAffine) -> None:
-    """Encode super-blocks of scales and mins. Symbols: the codes, the scales, the mins, the bits of d and of dmin.
+    """Encode super-blocks of scales and mins. Symbols: the codes, the scales, the mins, the bits of d and of dmin;
+    then scratch.
 
     Of each sub-block, ``scales`` and ``mins`` hold a real scale and minus a real offset, ``sums`` its ``value_sums``,
     ``unexplained`` the squares that are left, ``pairs`` and ``best`` an integer scale and min.
     """
     size, hi = s.size, s.hi
     subs = BLOCK // size
-    scales = make_tile(subs)
-    mins = make_tile(subs)
-    sums = make_tile(3 * subs)
-    unexplained = make_tile(subs)
-    pairs = make_tile(2 * subs)
-    best = make_tile(2 * subs)
+    free = BLOCK + 2 * subs + 2
+    scales = float_rows(symbols, free, subs)
+    mins = float_rows(symbols, free + subs, subs)
+    sums = float_rows(symbols, free + 2 * subs, 3 * subs)
+    unexplained = float_rows(symbols, free + 5 * subs, subs)
+    pairs = float_rows(symbols, free + 6 * subs, 2 * subs)
+    best = float_rows(symbols, free + 8 * subs, 2 * subs)
     clamp_tile(tile, BLOCK, magnitude(extreme(tile, 0, BLOCK)))
     for i in range(subs):
         least, greatest = value_range(tile, i * size, size)
@@ -238,12 +240,12 @@ def encode_lanes(batch: int, tile: Tile, importance: Importance, symbols: IntTil
 def super_encoder(
     size: int, hi: int, most: int, grid: Floats, peaks: tuple[tuple[float, float], ...],
     fields: list[Field],
-) -> Encode:  # fmt: skip
+) -> BlockEncoder:  # fmt: skip
     """Make the encoder of a type of super-blocks with a scale and a minimum for every ``size`` weights."""
     f32 = np.float32
     around = [(a, b) for a in (-1, 0, 1) for b in (-1, 0, 1) if a or b]
     settings = SuperAffine(size, f32(hi), f32(most), spans(hi, grid), 1, np.array(peaks, f32), np.array(around, f32), 2)
-    symbols = BLOCK + 2 * (BLOCK // size) + 2
+    symbols = BLOCK + (2 + 10) * (BLOCK // size) + 2
     return block_encoder(BLOCK, symbols, fields, settings, absmax=settings._replace(refits=0))
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gguflike.kernels.encode.driver import Encode, block_encoder, codec
+from gguflike.kernels.encode.driver import BlockEncoder, block_encoder, codec
 from gguflike.kernels.encode.packing import Field, bit_planes, interleaved, whole_bytes
 from gguflike.kernels.encode.rounding import (
     Levels,
@@ -36,7 +36,7 @@ from gguflike.kernels.encode.scale import (
 )
 from gguflike.kernels.encode.tiles import Floats, Importance, IntTile, Tile
 from gguflike.kernels.engine.jit import lean
-from gguflike.kernels.vector.arrays import load, make_tile, store
+from gguflike.kernels.vector.arrays import float_rows, load, store
 from gguflike.kernels.vector.lanes import magnitude, maximum, minimum, splat, to_int, where
 from gguflike.kernels.vector.types import F32x16
 
@@ -58,6 +58,7 @@ class SuperScale(NamedTuple):
     rounds: int
     peaks: Floats
     window: Floats
+    unmoved: Floats
     refits: int
     least: np.float32
     most: np.float32
@@ -102,17 +103,18 @@ def choose_scales(
 
 @codec(SuperScale)
 def encode_lanes(batch: int, tile: Tile, importance: Importance, symbols: IntTile, s: SuperScale) -> None:
-    """Encode super-blocks of scales. Symbols: the codes, the integer scales, the bits of d."""
+    """Encode super-blocks of scales. Symbols: the codes, the integer scales, the bits of d; then scratch."""
     size = s.size
     subs = BLOCK // size
-    ideal = make_tile(subs)
-    chosen = make_tile(subs)
-    best = make_tile(subs)
+    free = BLOCK + subs + 1
+    ideal = float_rows(symbols, free, subs)
+    chosen = float_rows(symbols, free + subs, subs)
+    best = float_rows(symbols, free + 2 * subs, subs)
     clamp_tile(tile, BLOCK, magnitude(extreme(tile, 0, BLOCK)))
     for i in range(subs):
         store(ideal, i, extreme(tile, i * size, size) / s.extreme_level)
     best_d = round_to_f16(extreme(ideal, 0, subs) / s.peaks[0])
-    best_error, xq, qq = choose_scales(tile, importance, s, ideal, best_d, s.window[:2] * np.float32(0.0), best)
+    best_error, xq, qq = choose_scales(tile, importance, s, ideal, best_d, s.unmoved, best)
     if len(s.targets) > 0:
         for i in range(subs):
             top = extreme(tile, i * size, size)
@@ -140,15 +142,15 @@ def encode_lanes(batch: int, tile: Tile, importance: Importance, symbols: IntTil
 def super_encoder(
     size: int, levels: Levels, extreme_level: float, targets: Floats, peaks: tuple[float, ...],
     window: tuple[float, ...], scales: tuple[int, int], bias: int, fields: list[Field],
-) -> Encode:  # fmt: skip
+) -> BlockEncoder:  # fmt: skip
     """Make the encoder of a type of super-blocks with a scale for every ``size`` weights."""
     f32 = np.float32
     settings = SuperScale(
-        size, f32(extreme_level), targets, 1, np.array(peaks, f32), np.array(window, f32), 2,
+        size, f32(extreme_level), targets, 1, np.array(peaks, f32), np.array(window, f32), np.zeros(2, f32), 2,
         f32(scales[0]), f32(scales[1]), bias, levels,
     )  # fmt: skip
     absmax = settings._replace(targets=targets[:0])
-    return block_encoder(BLOCK, BLOCK + BLOCK // size + 1, fields, settings, absmax)
+    return block_encoder(BLOCK, BLOCK + (1 + 3) * (BLOCK // size) + 1, fields, settings, absmax)
 
 
 _SCALES = range(BLOCK, BLOCK + 16)  # symbols of the scales

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gguflike.kernels.encode.driver import Encode
-from gguflike.kernels.encode.tiles import Array, Floats
+from gguflike.kernels.encode.tiles import Array, Encode, Floats
 from gguflike.kernels.engine.jit import jit
 from gguflike.kernels.engine.threads import run_rows
 from gguflike.kernels.vector.lanes import f32_to_f16

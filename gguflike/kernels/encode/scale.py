@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gguflike.blocks import codebooks
-from gguflike.kernels.encode.driver import Codec, Encode, block_encoder, codec
+from gguflike.kernels.encode.driver import BlockEncoder, Codec, block_encoder, codec
 from gguflike.kernels.encode.packing import Field, bit_planes, consecutive_bits, interleaved, whole_bytes
 from gguflike.kernels.encode.rounding import (
     HALF,
@@ -204,7 +204,7 @@ def absmax_lanes(batch: int, tile: Tile, importance: Importance, symbols: IntTil
 
 def scaled_encoder(
     absmax: Absmax, fields: list[Field], targets: Floats, rounds: int, unweighted: Codec | None = None
-) -> Encode:
+) -> BlockEncoder:
     """Make the encoder of a type from the codecs of this module; ``unweighted`` as in ``block_encoder``."""
     search = Search(absmax, unbounded(absmax.levels, targets), targets, rounds)
     return block_encoder(absmax.size, absmax.size + 2, fields, search, absmax=absmax, unweighted=unweighted)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels.encode.driver import Encode, block_encoder, codec
+from gguflike.kernels.encode.driver import BlockEncoder, block_encoder, codec
 from gguflike.kernels.encode.packing import consecutive_bits, interleaved, whole_bytes
 from gguflike.kernels.encode.rounding import (
     F16_MIN_NORMAL,
@@ -33,7 +33,7 @@ from gguflike.kernels.encode.rounding import (
 )
 from gguflike.kernels.encode.tiles import Importance, Ints, IntTile, Tile
 from gguflike.kernels.engine.jit import inner, lean
-from gguflike.kernels.vector.arrays import load, make_tile, store
+from gguflike.kernels.vector.arrays import float_rows, load, store, words_at
 from gguflike.kernels.vector.lanes import (
     any_lane,
     bits,
@@ -54,6 +54,8 @@ from gguflike.kernels.vector.sizes import LANES
 from gguflike.kernels.vector.types import F32x16, I32x16
 
 TERNARY, BINARY = 256, 128
+PLACES = TERNARY + 1 + 16
+SCRATCH = 2 * TERNARY + -(-PLACES // 8)  # rows of 64 bytes for ``best_ternary``
 PASSES = 8
 NEAR = np.float32(1.12)  # a quotient of bounds that leaves few weights between them
 SLACK = np.float32(2.0**-18)  # for the rounding of sums
@@ -225,10 +227,13 @@ def collect(
 
 
 @inner
-def best_ternary(tile: Tile, importance: Importance, low: F32x16, high: F32x16) -> F32x16:
-    """The d that minimizes sum w (x - d q)^2 over all codes q = -1, 0, 1 with a threshold in [low, high]."""
-    places = np.empty(TERNARY + 1 + LANES, np.int64)
-    between = make_tile(2 * TERNARY)
+def best_ternary(tile: Tile, importance: Importance, low: F32x16, high: F32x16, scratch: IntTile) -> F32x16:
+    """The d that minimizes sum w (x - d q)^2 over all codes q = -1, 0, 1 with a threshold in [low, high].
+
+    ``scratch`` has SCRATCH rows.
+    """
+    between = float_rows(scratch, 0, 2 * TERNARY)
+    places = words_at(scratch[2 * TERNARY * LANES :].ctypes.data, PLACES)
     count = find_between(tile, low, high, places)
     most = collect(tile, importance, places, count, places[TERNARY + 1 :], between)
     beyond_wx, beyond_w = sums_beyond(tile, importance, high)
@@ -280,7 +285,8 @@ def store_words(tile: Tile, symbols: IntTile, inverse: F32x16, s: Ternary) -> No
 
 @codec(Ternary)
 def ternary_lanes(batch: int, tile: Tile, importance: Importance, symbols: IntTile, s: Ternary) -> None:
-    """Encode blocks of three levels. Symbols: 256 rows of scratch, the bits of the scale, then the words of codes."""
+    """Encode blocks of three levels. Symbols: 256 rows of scratch, the bits of the scale, then the words of codes,
+    then scratch."""
     top = largest(tile, TERNARY)
     if s.absmax:
         d = round_to_f16(top)
@@ -289,7 +295,8 @@ def ternary_lanes(batch: int, tile: Tile, importance: Importance, symbols: IntTi
         clamp_tile(tile, TERNARY, top)
         top = minimum(top, splat(LARGEST))
         low, high = bracket(tile, importance, top, symbols)
-        d = stored_scale(best_ternary(tile, importance, low, high))
+        scratch = symbols[(TERNARY + 1 + s.codes.shape[0]) * LANES :]
+        d = stored_scale(best_ternary(tile, importance, low, high, scratch))
         if any_lane(d < F16_MIN_NORMAL):  # float16's steps are so wide there that the absmax scale may be nearer
             absmax_d = round_to_f16(top)
             worse = ternary_error(tile, importance, absmax_d) < ternary_error(tile, importance, d)
@@ -325,11 +332,11 @@ def _bit_pairs() -> Ints:
     return np.ascontiguousarray(interleaved(256, 4, 32)[::-1].T, np.int32).reshape(16, 4, 4)
 
 
-def _ternary_encoder(search: Ternary) -> Encode:
+def _ternary_encoder(search: Ternary) -> BlockEncoder:
     """Make the encoder of a ternary type; its words of codes come before the scale."""
     count = len(search.codes)
     codes, d = whole_bytes(range(TERNARY + 1, TERNARY + 1 + count), 4), whole_bytes([TERNARY], 2)
-    return block_encoder(TERNARY, TERNARY + 1 + count, [codes, d], search, search._replace(absmax=True))
+    return block_encoder(TERNARY, TERNARY + 1 + count + SCRATCH, [codes, d], search, search._replace(absmax=True))
 
 
 encode_tq2_0 = _ternary_encoder(Ternary(False, _bit_pairs(), 4, 1 << 14))

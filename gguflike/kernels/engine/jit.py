@@ -29,6 +29,7 @@ intrinsic: Any = numba.extending.intrinsic
 overload: Any = numba.extending.overload
 register_model: Any = numba.extending.register_model
 PrimitiveModel: Any = numba.extending.models.PrimitiveModel
+typeof: Any = numba.typeof
 
 _config: Any = numba.config
 if _config.DISABLE_JIT:
@@ -78,6 +79,7 @@ def lean(function: F | None = None, **options: Any) -> Any:
 
 
 OPS: dict[str, Callable[..., Any]] = {}
+_compiled: dict[Callable[..., Any], bytes] = {}
 
 
 def op(name: str) -> Callable[[F], F]:
@@ -94,8 +96,12 @@ def compile_op(name: str) -> bytes:
     """Machine code of a registered op: the name of its C function, a zero byte, and a relocatable object file.
 
     The object is complete in itself: kernels called with ``@jit`` are linked into it, and only symbols of libc and
-    libm stay open. The op must not allocate arrays or raise (there is no Python to raise into).
+    libm stay open. The op must not allocate arrays or raise (there is no Python to raise into). One function may be
+    several ops: it is compiled once.
     """
-    options: dict[str, Any] = {"nopython": True, "error_model": "numpy", "boundscheck": False}
-    compiled: Any = numba.cfunc("void(int64, int64, int64, int64)", **options)(OPS[name])
-    return bytes(compiled.native_name.encode() + b"\0" + compiled._library._get_compiled_object())
+    function = OPS[name]
+    if function not in _compiled:
+        options: dict[str, Any] = {"nopython": True, "error_model": "numpy", "boundscheck": False, "_nrt": False}
+        compiled: Any = numba.cfunc("void(int64, int64, int64, int64)", **options)(function)
+        _compiled[function] = compiled.native_name.encode() + b"\0" + bytes(compiled._library._get_compiled_object())
+    return _compiled[function]

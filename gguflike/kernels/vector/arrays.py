@@ -7,12 +7,11 @@ A tile is a plain one-dimensional array of float32 or int32 that holds vectors: 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from llvmlite import ir
 
-from gguflike.kernels.engine.jit import inner
+from gguflike.kernels.engine.jit import intrinsic, types
 from gguflike.kernels.vector.emitter import F32, I32, I64, V16F32, V16I1, V16I32, V32I16, Emitter
 from gguflike.kernels.vector.lanes import Array, array, f32x16, i16x32, i32x16, int64, operation, own, vector, void
 from gguflike.kernels.vector.sizes import LANES
@@ -131,17 +130,43 @@ def store_word(e: Emitter, out: Array, offset: Value, value: Value) -> None:
     _store(e, value, out, offset, 1)
 
 
-@inner
-def make_tile(rows: int) -> npt.NDArray[np.float32]:
-    """Make an uninitialized float32 tile of ``rows`` vectors, aligned to a vector."""
-    raw = np.empty(rows * LANES + LANES, np.float32)
-    skip = (-(raw.ctypes.data >> 2)) & (LANES - 1)
-    return raw[skip : skip + rows * LANES]
+def _view(e: Any, context: Any, kind: Any, data: Value, count: Value) -> Value:
+    """An array (count,) of the numba type ``kind`` over the memory at the pointer ``data``, which is not its own."""
+    made = context.make_array(kind)(context, e.b)
+    size = ir.Constant(I64, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+    made.data = e.b.bitcast(data, made.data.type)
+    made.nitems, made.itemsize = count, size
+    made.shape, made.strides = (e.b.insert_value(ir.Constant(ir.ArrayType(I64, 1), None), n, 0) for n in (count, size))
+    made.meminfo, made.parent = ir.Constant(made.meminfo.type, None), ir.Constant(made.parent.type, None)
+    return made._getvalue()
 
 
-@inner
-def make_int_tile(rows: int) -> npt.NDArray[np.int32]:
-    """Make an uninitialized int32 tile of ``rows`` vectors, aligned to a vector."""
-    raw = np.empty(rows * LANES + LANES, np.int32)
-    skip = (-(raw.ctypes.data >> 2)) & (LANES - 1)
-    return raw[skip : skip + rows * LANES]
+def _viewer(dtype: Any) -> Any:
+    """Return an intrinsic (address, count) that views memory as an array of elements of a numba type."""
+    kind = types.Array(dtype, 1, "C")
+
+    @intrinsic
+    def view(typing_context: Any, address: Any, count: Any) -> Any:
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+            data = builder.inttoptr(args[0], context.get_data_type(dtype).as_pointer())
+            return _view(Emitter(builder), context, kind, data, args[1])
+
+        return kind(types.int64, types.int64), build
+
+    return view
+
+
+floats_at, ints_at, words_at, bytes_at = map(_viewer, (types.float32, types.int32, types.int64, types.uint8))
+
+
+@intrinsic
+def float_rows(typing_context: Any, tile: Any, first: Any, rows: Any) -> Any:
+    """View ``rows`` rows of an int32 tile from row ``first`` on as a float32 tile."""
+    kind = types.Array(types.float32, 1, "C")
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        e = Emitter(builder)
+        source = context.make_array(signature.args[0])(context, builder, args[0])
+        return _view(e, context, kind, builder.gep(source.data, [_row(e, args[1])]), _row(e, args[2]))
+
+    return kind(tile, types.int64, types.int64), build

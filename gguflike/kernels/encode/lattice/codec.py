@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gguflike.blocks import FORMATS, codebooks
-from gguflike.kernels.encode.driver import Encode
 from gguflike.kernels.encode.lattice import fields
 from gguflike.kernels.encode.lattice.codebook import Codebook, halve
 from gguflike.kernels.encode.lattice.scratch import (
@@ -29,7 +28,7 @@ from gguflike.kernels.encode.lattice.scratch import (
     scratch,
 )
 from gguflike.kernels.encode.lattice.search import encode_blocks
-from gguflike.kernels.encode.tiles import Array, Floats, Ints
+from gguflike.kernels.encode.tiles import Array, Encode, Floats, Ints
 from gguflike.kernels.engine.threads import run_rows
 from gguflike.kernels.vector.sizes import LANES
 
