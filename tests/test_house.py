@@ -46,9 +46,9 @@ BELOW = {
 ROOMS = {
     "engine": set(),
     "vector": {"engine"},
-    "rounding": {"engine"},
     "decode": {"engine", "vector"},
     "encode": {"engine", "vector"},
+    "rounding": {"engine", "encode"},
     "matmul": {"engine", "vector"},
     "attention": {"engine", "vector", "matmul"},
     "experts": {"engine", "vector", "matmul"},

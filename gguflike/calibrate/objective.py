@@ -28,27 +28,30 @@ class Objective(NamedTuple):
     d: Floats
 
 
-def objective(gram: Floats, damping: float, block: int, ordered: bool, threads: int | None) -> Objective:
+def objective(
+    gram: Floats, damping: float, sizes: tuple[int, ...], ordered: bool, threads: int | None
+) -> Objective:  # fmt: skip
     """Make a Gram matrix ready: ``damping`` of its mean diagonal is added to its diagonal.
 
-    With ``ordered``, blocks of ``block`` columns are visited by decreasing largest diagonal value, and so are the
-    columns within them (GAR, arXiv 2505.14638); the errors of columns that matter most can then be made up for by all
-    the others.
+    With ``ordered``, columns are visited by decreasing diagonal value; those of a group stay together (GAR, arXiv
+    2505.14638). The errors of columns that matter most can then be made up for by all the others. ``sizes``: of the
+    groups, which are nested, the largest first.
     """
     hessian = gram.astype(np.float32, copy=True)
     diagonal = hessian.diagonal().astype(np.float64)
     hessian[np.diag_indices_from(hessian)] += np.float32(damping * diagonal.mean())
-    order = visiting_order(hessian.diagonal(), block) if ordered else np.arange(len(hessian))
+    order = visiting_order(hessian.diagonal(), sizes) if ordered else np.arange(len(hessian))
     b, d = factor(hessian[np.ix_(order, order)], threads)
     return Objective(hessian, order, b, d)
 
 
-def visiting_order(diagonal: Floats, block: int) -> Indices:
-    """Columns by decreasing diagonal value: blocks by their largest, then columns in each."""
-    blocks = diagonal.reshape(-1, block)
-    first = np.argsort(-blocks.max(axis=1), kind="stable")
-    within = np.argsort(-blocks, axis=1, kind="stable")
-    return (first[:, None] * block + within[first]).reshape(-1)
+def visiting_order(diagonal: Floats, sizes: tuple[int, ...]) -> Indices:
+    """Columns by decreasing diagonal value: groups of each size by their largest, within the group around them."""
+    columns = np.arange(len(diagonal))
+    keys = [columns]
+    for size in reversed(sizes):
+        keys += [columns // size, np.repeat(-diagonal.reshape(-1, size).max(axis=1), size)]
+    return np.lexsort(keys)
 
 
 def corrected(

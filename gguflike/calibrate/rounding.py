@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 
@@ -12,8 +16,13 @@ from gguflike.errors import QuantizationError
 from gguflike.frozen import frozen
 from gguflike.tensor import quantize, quantize_finite
 
+if TYPE_CHECKING:
+    from gguflike.calibrate.objective import Objective
+
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
+# round_rows(targets, goal, passes, threads): the blocks, and what they decode to
+RoundRows = Callable[[Floats, "Objective", int, "int | None"], tuple[Bytes, Floats]]
 _PART = 1 << 23  # weights of the rows that are rounded together
 
 
@@ -53,17 +62,16 @@ def round_matrix(
     check(weights, fmt, statistics)
     gram = statistics.gram
     diagonal = np.maximum(gram.diagonal(), 0)
-    grid = GRIDS.get(fmt.name)
     seen = statistics.tokens > 0 and diagonal.any()
-    if grid is None or not seen or not weights.size:
+    rounder = _rounder(fmt)
+    if rounder is None or not seen or not weights.size:
         return quantize(weights, fmt, importance=diagonal if seen else None, threads=threads).rows
 
     from gguflike.calibrate.objective import corrected, objective  # and with it the kernels
-    from gguflike.calibrate.uniform import round_rows
     from gguflike.kernels.rounding.products import costs
 
-    goal = objective(gram, options.damping, fmt.block_size, options.ordered, threads)
-    importance = goal.hessian.diagonal().copy()
+    sizes, round_rows = rounder
+    goal = objective(gram, options.damping, sizes, options.ordered, threads)
     rows = max(1, _PART // weights.shape[1])
     parts = []
     for start in range(0, len(weights), rows):
@@ -73,12 +81,25 @@ def round_matrix(
             targets = corrected(part, goal, gram, statistics.cross, options.correction, options.cap, threads)
         else:
             targets = part
-        numbers = round_rows(targets, grid, goal, importance, options.passes, threads)
-        rounded = grid.pack(numbers)
-        cost = costs(targets - grid.values(numbers), gram, threads)
+        rounded, values = round_rows(targets, goal, options.passes, threads)
+        cost = costs(targets - values, gram, threads)
         before = costs(targets - plain.dequantize(threads), gram, threads)
         parts.append(np.where((cost <= before)[:, None], rounded, plain.rows))
     return np.concatenate(parts)
+
+
+def _rounder(fmt: BlockFormat) -> tuple[tuple[int, ...], RoundRows] | None:
+    """How rows are rounded to a type: sizes of the groups of columns that stay together, and the function."""
+    grid = GRIDS.get(fmt.name)
+    if grid is not None:
+        from gguflike.calibrate import uniform
+
+        return (fmt.block_size, 1), partial(uniform.round_rows, grid)
+
+    from gguflike.calibrate import codebook
+
+    kind = codebook.kind(fmt)
+    return (codebook.nested(kind), partial(codebook.round_rows, kind)) if kind else None
 
 
 def check(weights: Floats, fmt: BlockFormat, statistics: Statistics) -> None:

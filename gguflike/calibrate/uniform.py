@@ -11,6 +11,7 @@ from gguflike.kernels.rounding.descent import descend
 from gguflike.kernels.rounding.feedback import carry, feed
 from gguflike.tensor import quantize_finite
 
+Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 
@@ -52,11 +53,12 @@ def fed_back(targets: Floats, grid: Grid, goal: Objective, importance: Floats, t
     return numbers
 
 
-def round_rows(
-    targets: Floats, grid: Grid, goal: Objective, importance: Floats, passes: int, threads: int | None
-) -> Numbers:
-    """Round rows ``targets`` float32 (n, k): error feedback, then descent."""
-    numbers = fed_back(targets, grid, goal, importance, threads)
+def round_rows(grid: Grid, targets: Floats, goal: Objective, passes: int, threads: int | None) -> tuple[Bytes, Floats]:
+    """Round rows ``targets`` float32 (n, k): error feedback, then descent.
+
+    Returns the blocks, uint8 (n, row bytes), and what they decode to.
+    """
+    numbers = fed_back(targets, grid, goal, goal.hessian.diagonal().copy(), threads)
     factors, shifts = grid.factors(numbers)
     descend(targets, goal.hessian, factors, shifts, grid.size, grid.levels, grid.step, passes, numbers.codes, threads)
-    return numbers
+    return grid.pack(numbers), grid.values(numbers)

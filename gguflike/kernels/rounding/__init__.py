@@ -4,6 +4,9 @@
     factor     H = B D B^T with B unit upper triangular; solving with it
     feedback   error feedback: what is left of a column's error goes to the columns that come later
     descent    coordinate descent over codes
+    tree       the nearest points of a codebook to eight weights in any metric, exactly
+    octets     error feedback and descent with codebooks, by sub-blocks
+    storage    what blocks with codebooks store, as arrays and as bytes
 
 Every sum here has a fixed order, and none is a reduction that the compiler may reorder: rows are divided among threads,
 and vectors run over columns, so that neither the number of threads nor the width of vectors changes a bit.

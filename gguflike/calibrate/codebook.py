@@ -1,0 +1,142 @@
+"""Rounding to block types whose codes are points of a codebook: IQ1, IQ2 and IQ3."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike.blocks import BlockFormat
+from gguflike.calibrate.objective import Objective
+from gguflike.kernels.encode.lattice.codec import LATTICES
+from gguflike.kernels.engine.threads import run_rows
+from gguflike.kernels.rounding.feedback import carry
+from gguflike.kernels.rounding.octets import SUPER, Blocks, descend, feed_super_block, fill_values, made_up_for
+from gguflike.kernels.rounding.products import product
+from gguflike.kernels.rounding.storage import Storage, pack, reordered, storage, unpack
+from gguflike.kernels.rounding.tree import OCTET
+from gguflike.tensor import quantize_finite
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
+FEED_REACH = 2  # how far error feedback and descent move a sub-block's integer scale
+DESCENT_REACH = 1
+ROUNDS = 2  # of refitting super-scales, and descent after that
+_FEW = 1e-3  # share of sub-blocks: where a pass of the descent changes fewer, it was the last
+
+
+def kind(fmt: BlockFormat) -> Storage | None:
+    """How a type stores points of a codebook; None where it does not."""
+    return storage(fmt) if fmt.name in LATTICES else None
+
+
+def nested(kind: Storage) -> tuple[int, ...]:
+    """Sizes of the groups of columns that a visiting order keeps together."""
+    return SUPER, kind.scale.size, OCTET
+
+
+def values_of(kind: Storage, blocks: Blocks, threads: int | None) -> Floats:
+    """The weights, float32 (n, k): bit for bit what the blocks decode to."""
+    values = np.empty(blocks.codes.shape, np.float32)
+    run_rows(fill_values, len(values), kind.tree, kind.scale, blocks, values, threads=threads)
+    return values
+
+
+def fed_back(kind: Storage, targets: Floats, goal: Objective, threads: int | None) -> Blocks:
+    """Round rows ``targets`` (n, k), whose columns stand in the order of ``goal``, by error feedback.
+
+    The encoder chooses the scales of a super-block when it is reached, for what its columns then ought to be.
+    """
+    n, k = targets.shape
+    size = kind.scale.size
+    blocks = Blocks(
+        np.zeros((n, k // SUPER), np.float32), np.zeros((n, k // size), np.uint8),
+        np.zeros((n, k // OCTET), np.uint8), np.zeros((n, k), np.uint8),
+    )  # fmt: skip
+    roots = np.sqrt(goal.d.astype(np.float64))
+    factors = _diagonal_blocks(goal.b, size) * _of_blocks(roots, size)[:, None, :]
+    factors = np.ascontiguousarray(factors.transpose(0, 2, 1))
+    importance = goal.hessian.diagonal()[goal.order]
+    errors, wanted = np.zeros((n, k), np.float32), np.empty((n, SUPER), np.float32)
+    for first in range(0, k, SUPER):
+        pulls = np.zeros((n, SUPER), np.float32)
+        carry(errors, goal.b, first, first + SUPER, pulls, threads)
+        run_rows(made_up_for, n, first, goal.b, pulls, targets, wanted, threads=threads)
+        columns = slice(first, first + SUPER)
+        encoded = unpack(kind, quantize_finite(wanted, kind.format, importance[columns], "search", threads, "").rows)
+        blocks.d[:, first // SUPER] = encoded.d[:, 0]
+        blocks.k[:, first // size : (first + SUPER) // size] = encoded.k
+        run_rows(
+            feed_super_block, n, first, kind.tree, kind.scale, FEED_REACH, goal.b, roots, factors, pulls, targets,
+            blocks, errors, threads=threads,
+        )  # fmt: skip
+    return blocks
+
+
+def refit(kind: Storage, hessian: Floats, blocks: Blocks, gradients: Floats, threads: int | None) -> None:
+    """Give each super-scale in turn its best value, everything else being fixed.
+
+    With v the values of a super-block of a row and g its gradient, d (1 + v g / v H v) is best; it is rounded as
+    float16. ``gradients`` (n, k) = (targets - values) hessian is kept up to date.
+    """
+    values = values_of(kind, blocks, threads)
+    for first in range(0, values.shape[1], SUPER):
+        columns = slice(first, first + SUPER)
+        part = np.ascontiguousarray(values[:, columns])
+        pull = (part.astype(np.float64) * gradients[:, columns]).sum(axis=1)
+        curved = product(part, np.ascontiguousarray(hessian[columns, columns]), threads)
+        curvature = (part.astype(np.float64) * curved).sum(axis=1)
+        d = blocks.d[:, first // SUPER].astype(np.float64)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            best = (d * (1 + pull / curvature)).astype(np.float16).astype(np.float64)
+            change = best / d - 1
+        gain = change * (2 * pull - change * curvature)
+        with np.errstate(invalid="ignore"):
+            better = np.isfinite(best) & (best > 0) & (gain > 0)
+        blocks.d[:, first // SUPER] = np.where(better, best, d)
+        part *= np.where(better, -change, 0).astype(np.float32)[:, None]
+        gradients += product(part, hessian[columns], threads)
+
+
+def round_rows(
+    kind: Storage, targets: Floats, goal: Objective, passes: int, threads: int | None
+) -> tuple[Bytes, Floats]:
+    """Round rows ``targets`` float32 (n, k): error feedback, then descent and refitted super-scales in turns.
+
+    Returns the blocks, uint8 (n, row bytes), and what they decode to.
+    """
+    size = kind.scale.size
+    ordered = np.ascontiguousarray(targets[:, goal.order])
+    hessian = np.ascontiguousarray(goal.hessian[np.ix_(goal.order, goal.order)])
+    blocks = fed_back(kind, ordered, goal, threads)
+    factors = _lower_factors(_diagonal_blocks(hessian, size))
+    for i in range(ROUNDS + 1):
+        gradients = product(ordered - values_of(kind, blocks, threads), hessian, threads)
+        if i > 0:
+            refit(kind, hessian, blocks, gradients, threads)
+        for _ in range(passes):
+            moved = np.zeros(len(ordered), np.int64)
+            run_rows(
+                descend, len(ordered), kind.tree, kind.scale, DESCENT_REACH, hessian, factors, blocks, gradients,
+                moved, threads=threads,
+            )  # fmt: skip
+            if moved.sum() < _FEW * blocks.k.size:
+                break
+    blocks = reordered(blocks, goal.order)
+    return pack(kind, blocks), values_of(kind, blocks, threads)
+
+
+def _of_blocks(numbers: Doubles, size: int) -> Doubles:
+    """Numbers of columns, by blocks of ``size``."""
+    return numbers.reshape(-1, size)
+
+
+def _diagonal_blocks(matrix: Floats, size: int) -> Doubles:
+    """The blocks on the diagonal of a square matrix: float64 (blocks, size, size)."""
+    return np.stack([matrix[i : i + size, i : i + size] for i in range(0, len(matrix), size)]).astype(np.float64)
+
+
+def _lower_factors(blocks: Doubles) -> Doubles:
+    """F lower triangular with F^T F each of these positive definite matrices."""
+    mirrored = np.linalg.cholesky(blocks[:, ::-1, ::-1])
+    return np.ascontiguousarray(mirrored[:, ::-1, ::-1].transpose(0, 2, 1))

@@ -1,0 +1,283 @@
+"""Rounding to codebooks under a Hessian: error feedback, and descent, by sub-blocks of octets.
+
+Both come to one problem. A sub-block of weights has a scale s = unit * d * (2 k + 1); its values are v = s (level +
+delta). Of all (k, delta, points) the one is wanted with the least |y - F v|^2, F lower triangular:
+
+    error feedback   H = B D B^T with B unit upper triangular (factor.py), and F is the sub-block's part of (B D^1/2)^T;
+                     y = F w + (what earlier errors add). Later columns are taken to make up for the error as well as
+                     they can, as in GPTQ (Frantar et al. 2022) and LDLQ (Chee et al. 2023).
+    descent          F^T F is the sub-block's part of H itself, everything else being fixed; y = F v + F^-T g with v as
+                     it is and g the row's gradient (w - v) H there.
+
+Octets are chosen one after the other, each exactly (tree.py), for a few k: those next to the one at hand.
+
+Columns may stand in any order that keeps super-blocks, sub-blocks and octets together.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike.kernels.encode.tiles import Floats
+from gguflike.kernels.engine.jit import inner, jit
+from gguflike.kernels.rounding.tree import OCTET, Branch, Doubles, Tree, make_branch, nearest_octet
+
+SUPER = 256
+_BETTER = 1 - 1e-6  # by how much an error must be less to count: float32 gradients are not more precise
+
+Bytes = npt.NDArray[np.uint8]
+
+
+class Blocks(NamedTuple):
+    """What the blocks of a matrix (n, columns) store.
+
+    d       float32 (n, columns / 256): super-scales, exact in float16, not negative; where 0, all values are 0
+    k       uint8 (n, columns / sub-block)
+    deltas  uint8 (n, columns / 8): which delta each octet has
+    codes   uint8 (n, columns)
+    """
+
+    d: Floats
+    k: Bytes
+    deltas: Bytes
+    codes: Bytes
+
+
+class Scale(NamedTuple):
+    """How scales of sub-blocks come about: unit * d * (2 k + 1), k = 0 .. most, ``size`` weights each."""
+
+    size: int
+    unit: float
+    most: int
+
+
+class Scratch(NamedTuple):
+    """Memory of one sub-block's search."""
+
+    branch: Branch
+    wish: Doubles  # (8,)
+    unscaled: Doubles  # (32,): y / s
+    values: Doubles  # (32,): level + delta, of the trial
+    codes: Bytes  # (32,)
+    deltas: Bytes  # (4,)
+    best_codes: Bytes
+    best_deltas: Bytes
+
+
+@inner
+def _make_scratch() -> Scratch:
+    return Scratch(
+        make_branch(), np.empty(OCTET), np.empty(32), np.empty(32), np.empty(32, np.uint8), np.empty(4, np.uint8),
+        np.empty(32, np.uint8), np.empty(4, np.uint8),
+    )  # fmt: skip
+
+
+@inner
+def _try_scale(
+    tree: Tree, factor: Doubles, target: Doubles, size: int, scale: float, shared: int, bound: float, at: Scratch
+) -> float:
+    """Choose the octets of a sub-block at a scale; returns |target - factor v|^2, infinite unless below ``bound``.
+
+    ``target`` float64 (size,), ``factor`` (size, size). ``shared``: the delta, or -1 where each octet chooses its own.
+    What is chosen stands in ``at.codes`` and ``at.deltas``.
+    """
+    square = scale * scale
+    left = bound / square
+    for i in range(size):
+        at.unscaled[i] = target[i] / scale
+    total = 0.0
+    for first in range(0, size, OCTET):
+        block = factor[first : first + OCTET, first : first + OCTET]
+        codes = at.codes[first : first + OCTET]
+        cost = np.inf
+        chosen = 0
+        for delta in range(len(tree.deltas)):
+            if shared >= 0 and delta != shared:
+                continue
+            move = tree.deltas[delta]
+            for i in range(OCTET):
+                wish = at.unscaled[first + i]
+                for j in range(first):
+                    wish -= factor[first + i, j] * at.values[j]
+                for j in range(i + 1):
+                    wish -= block[i, j] * move
+                at.wish[i] = wish
+            found = nearest_octet(tree, at.wish, block, min(cost, left - total), at.branch, codes)
+            if found < cost:
+                cost, chosen = found, delta
+        total += cost
+        if not total < left:
+            return np.inf
+        at.deltas[first // OCTET] = chosen
+        for i in range(OCTET):
+            at.values[first + i] = tree.levels[codes[i]] + tree.deltas[chosen]
+    error: float = total * square
+    return error
+
+
+@inner
+def _choose(
+    tree: Tree, scale: Scale, factor: Doubles, target: Doubles, d: float, k: int, reach: int, bound: float, at: Scratch
+) -> int:
+    """Choose k within ``reach`` of ``k``, deltas and octets with the least error below ``bound``; returns k, or -1.
+
+    The octets stand in ``at.best_codes`` and ``at.best_deltas``.
+    """
+    best = -1
+    deltas = len(tree.deltas) if tree.shared else 1
+    for trial in range(2 * reach + 1):
+        new_k = k + ((trial + 1) >> 1) * (1 if trial & 1 else -1)  # k, k + 1, k - 1, k + 2, ...
+        if new_k < 0 or new_k > scale.most:
+            continue
+        s = scale.unit * d * (2 * new_k + 1)
+        for delta in range(deltas):
+            shared = delta if tree.shared else -1
+            cost = _try_scale(tree, factor, target, scale.size, s, shared, bound, at)
+            if cost < bound:
+                bound, best = cost, new_k
+                at.best_codes[: scale.size] = at.codes[: scale.size]
+                at.best_deltas[: scale.size // OCTET] = at.deltas[: scale.size // OCTET]
+    return best
+
+
+@inner
+def _level(tree: Tree, code: int, delta: int) -> float:
+    """A level with its delta."""
+    level: float = tree.levels[code] + tree.deltas[delta]
+    return level
+
+
+@jit
+def made_up_for(start: int, stop: int, first: int, b: Floats, pulls: Floats, weights: Floats, out: Floats) -> None:
+    """What columns ``first .. first + 255`` should best be, all of them together: ``out`` float32 (n, 256).
+
+    ``pulls`` float32 (n, 256): what the errors of earlier columns ask of each (feedback.py), which does not count that
+    its neighbours move as well. ``b`` float32 (k, k) of H = B D B^T.
+    """
+    moves = np.empty(SUPER)
+    for row in range(start, stop):
+        for i in range(SUPER):
+            moves[i] = pulls[row, i]
+        for i in range(SUPER):
+            move = moves[i]
+            for j in range(i + 1, SUPER):
+                moves[j] -= move * b[first + i, first + j]
+            out[row, i] = weights[row, first + i] + move
+
+
+@jit
+def feed_super_block(
+    start: int, stop: int, first: int, tree: Tree, scale: Scale, reach: int, b: Floats, roots: Doubles,
+    factors: Doubles, pulls: Floats, weights: Floats, blocks: Blocks, errors: Floats,
+) -> None:  # fmt: skip
+    """Round columns ``first .. first + 255``, each sub-block to what is best when later columns make up for it.
+
+    H = B D B^T with ``b`` float32 (k, k), ``roots`` float64 (k,) of D; ``factors`` float64 (sub-blocks, size, size):
+    the diagonal blocks of (B sqrt(D))^T. ``pulls`` as in ``made_up_for``, used up. ``blocks`` has the super-block's
+    grid, d and k, which moves by up to ``reach``. ``errors`` float32 (n, k) receives weights - values.
+    """
+    at = _make_scratch()
+    size = scale.size
+    target = np.empty(size)
+    super_block = first // SUPER
+    for begin in range(first, first + SUPER, size):
+        sub_block = begin // size
+        factor = factors[sub_block]
+        for row in range(start, stop):
+            d, k = np.float64(blocks.d[row, super_block]), np.int64(blocks.k[row, sub_block])
+            best = -1
+            if d > 0:
+                for i in range(size):
+                    target[i] = roots[begin + i] * pulls[row, begin - first + i]
+                    for j in range(i + 1):
+                        target[i] += factor[i, j] * weights[row, begin + j]
+                best = _choose(tree, scale, factor, target, d, k, reach, np.inf, at)
+            for i in range(size):
+                column = begin + i
+                error = weights[row, column]
+                if best >= 0:
+                    error -= np.float32(_take(tree, scale, blocks, at, row, column, i, d, best))
+                errors[row, column] = error
+                for j in range(begin - first + size, SUPER):
+                    pulls[row, j] += error * b[column, first + j]
+
+
+@inner
+def _take(
+    tree: Tree, scale: Scale, blocks: Blocks, at: Scratch, row: int, column: int, i: int, d: float, k: int
+) -> float:
+    """Store weight ``i`` of the sub-block chosen, and return its value."""
+    code, delta = at.best_codes[i], at.best_deltas[i // OCTET]
+    blocks.k[row, column // scale.size] = k
+    blocks.codes[row, column] = code
+    blocks.deltas[row, column // OCTET] = delta
+    value: float = scale.unit * d * (2 * k + 1) * _level(tree, code, delta)
+    return value
+
+
+@jit
+def descend(
+    start: int, stop: int, tree: Tree, scale: Scale, reach: int, hessian: Floats, factors: Doubles,
+    blocks: Blocks, gradients: Floats, moved: npt.NDArray[np.int64],
+) -> None:  # fmt: skip
+    """Give each sub-block in turn what lowers the error most, everything else being fixed.
+
+    ``factors`` float64 (sub-blocks, size, size): F with F^T F the diagonal blocks of ``hessian`` float32 (columns,
+    columns). ``gradients`` float32 (n, columns): (weights - values) hessian, kept up to date. ``moved`` int64 (n,):
+    counts sub-blocks that were changed.
+    """
+    at = _make_scratch()
+    size = scale.size
+    columns = len(hessian)
+    target, values = np.empty(size), np.empty(size)
+    for begin in range(0, columns, size):
+        sub_block, super_block = begin // size, begin // SUPER
+        factor = factors[sub_block]
+        for row in range(start, stop):
+            d = np.float64(blocks.d[row, super_block])
+            if not d > 0:
+                continue
+            k = np.int64(blocks.k[row, sub_block])
+            s = scale.unit * d * (2 * k + 1)
+            for i in range(size):
+                column = begin + i
+                values[i] = s * _level(tree, blocks.codes[row, column], blocks.deltas[row, column // OCTET])
+            bound = 0.0
+            for i in range(size - 1, -1, -1):  # F^-T g
+                pull = np.float64(gradients[row, begin + i])
+                for j in range(i + 1, size):
+                    pull -= factor[j, i] * target[j]
+                target[i] = pull / factor[i, i]
+                bound += target[i] * target[i]
+            for i in range(size):
+                for j in range(i + 1):
+                    target[i] += factor[i, j] * values[j]
+            best = _choose(tree, scale, factor, target, d, k, reach, bound * _BETTER, at)
+            if best < 0:
+                continue
+            moved[row] += 1
+            for i in range(size):
+                column = begin + i
+                move = np.float32(_take(tree, scale, blocks, at, row, column, i, d, best) - values[i])
+                if move != 0:
+                    for j in range(columns):
+                        gradients[row, j] -= move * hessian[column, j]
+
+
+@jit
+def fill_values(start: int, stop: int, tree: Tree, scale: Scale, blocks: Blocks, values: Floats) -> None:
+    """The values of all weights, float32 (n, columns), exactly as they are decoded.
+
+    A product of d (11 bits), 2 k + 1 (5 bits) and a level (at most 7 bits) is exact in float32.
+    """
+    columns = values.shape[1]
+    for row in range(start, stop):
+        for begin in range(0, columns, OCTET):
+            d = blocks.d[row, begin // SUPER]
+            s = np.float32(scale.unit) * d * np.float32(2 * np.int64(blocks.k[row, begin // scale.size]) + 1)
+            delta = blocks.deltas[row, begin // OCTET]
+            for column in range(begin, begin + OCTET):
+                values[row, column] = s * np.float32(_level(tree, blocks.codes[row, column], delta))
