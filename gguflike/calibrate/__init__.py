@@ -15,6 +15,10 @@
     workspace    what a walk keeps on disk: hidden states, contexts, how far it is
     fisher       how much each output of a matrix and each token matters to what the model says: loss-aware Hessians
     states       what its backward pass keeps on disk
+    tune         end-to-end tuning of a quantized model to say what the float model says
+    trained      a matrix on its grid while it is trained: what moves, and how gradients go through rounding
+    distill      what the float model says, and the divergence from it
+    adam         the optimizer
     blas         numpy's matrix products on one thread, so that sums do not depend on how many there are
 
 All of it works on parts (`reference`), arrays and block types. It knows no file format, no checkpoint and no family.

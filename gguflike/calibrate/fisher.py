@@ -4,8 +4,8 @@ backward pass.
 The second derivative of the divergence from the float model is the Fisher information, E[g g^T] over labels that are
 sampled from the model itself. For a matrix it is a matrix over pairs of weights, taken as a Kronecker product of two
 factors (YAQA, arXiv 2505.22988): H_I over columns, for which the Gram matrix of the inputs stands, and H_O over rows,
-which is made here: the sum over sequences of G G^T with G = sum_t g_t x_t^T (their sketch B). How much a token counts in
-the Gram matrix is s_t, the mean of g_t**2 over the outputs (GuidedQuant, arXiv 2505.07004).
+which is made here: the sum over sequences of G G^T with G = sum_t g_t x_t^T (their sketch B). How much a token counts
+in the Gram matrix is s_t, the mean of g_t**2 over the outputs (GuidedQuant, arXiv 2505.07004).
 
 Sequences go through the model block by block, first to the end and then back; hidden states and their gradients are on
 disk, and there are in memory one block's weights, the factors of its matrices and what a few sequences compute.
@@ -57,7 +57,7 @@ class Sensitivity:
         if count == 1:
             return own
         total = sum((self._scaled(each) for each in range(count) if self.reached[each]), np.zeros_like(own))
-        layer = total / np.float32(max(np.count_nonzero(self.reached), 1)) if total.any() else np.eye(len(own))
+        layer = total / np.float32(max(int(np.count_nonzero(self.reached)), 1)) if total.any() else np.eye(len(own))
         reached = float(self.reached[member])
         weight = np.float32(reached / (reached + len(own)))
         return np.asarray(weight * own + (1 - weight) * layer, np.float32)

@@ -73,7 +73,7 @@ class Gradients:
             self._by_slot[slot] = np.zeros(shape, dtype) if found is None else found.copy()
             self._owned.add(slot)
         target = self._by_slot[slot]
-        if repeats(placed.index):
+        if repeats(placed.index) and not _distinct(placed.index):
             np.add.at(target, placed.index, placed.gradient)
         else:
             target[placed.index] += placed.gradient

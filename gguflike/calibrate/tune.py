@@ -1,0 +1,255 @@
+"""End-to-end tuning: a quantized model is trained to say what the float model says, on the exact grids of its blocks.
+
+Super-scales and norm gains move, then integer scales, then codes (`trained.Moves`); what is evaluated, and what comes
+out, are the numbers that the file will hold. Training stops where text of another kind says so, and the best numbers on
+that text are the result: they are never worse on it than those that tuning began with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike import reference
+from gguflike.calibrate.adam import Adam, warm_cosine
+from gguflike.calibrate.blas import single_threaded
+from gguflike.calibrate.distill import Teacher
+from gguflike.calibrate.grids import Grid, Numbers
+from gguflike.calibrate.trained import Moves, Trained
+from gguflike.errors import ArgumentError, QuantizationError
+from gguflike.families.parts import Graph
+from gguflike.frozen import frozen
+from gguflike.progress import Progress
+from gguflike.reference.gradient.graph import gradients
+
+Floats = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
+
+
+@frozen
+class Tuning:
+    """How a model is tuned.
+
+    ``moves``: what of a matrix is trained. ``steps`` of ``batch`` sequences each. Rates of Adam: ``rate`` of logarithms
+    of super-scales, ``gains`` relative to the root mean square of gains and biases, ``integers`` in units of integer
+    scales, ``codes`` in distances of levels. ``warm_up``: steps over which they rise. ``top``: tokens of the float
+    model's distribution that count one by one. Every ``every`` steps the other text is evaluated, and training ends
+    when it has been worse than its best ``patience`` times in a row.
+    """
+
+    moves: Moves = "scales"
+    steps: int = 160
+    batch: int = 8
+    rate: float = 1e-3
+    gains: float = 3e-4
+    integers: float = 0.02
+    codes: float = 0.004
+    warm_up: int = 20
+    top: int = 1024
+    every: int = 20
+    patience: int = 3
+    seed: int = 0
+
+
+DEFAULT = Tuning()
+
+
+class Mark(NamedTuple):
+    """Mean divergences after ``step`` steps, in nats: of the sequences trained on since the last mark, and of the other
+    text."""
+
+    step: int
+    trained: float
+    held_out: float
+
+
+class Tuned(NamedTuple):
+    """The best numbers by matrix, the best values of gains and biases by name, and how training went."""
+
+    numbers: dict[str, Numbers]
+    values: dict[str, Floats]
+    marks: list[Mark]
+
+
+def tune(
+    graph: Graph,
+    floats: Mapping[str, Floats],
+    quantized: Mapping[str, Floats],
+    matrices: Mapping[str, tuple[Grid, Numbers]],
+    values: Sequence[str],
+    sequences: Sequence[Sequence[int]],
+    held_out: Sequence[Sequence[int]],
+    workspace: Path,
+    options: Tuning = DEFAULT,
+    *,
+    length: int = 0,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Tuned:
+    """Train the ``matrices`` and ``values`` (names of gains and biases) of a model on ``sequences`` (token ids).
+
+    ``floats`` and ``quantized`` are all weights by GGUF name, as the float model has them and as the file decodes to.
+    A matrix is a grid and its numbers, (n, k), or of a stack (count, n, k) those of all its rows. ``held_out`` is text
+    of another kind. ``length`` is the context that the model runs with (0: of each sequence, its own). What the float
+    model says is kept in the folder ``workspace``. ``threads``: all CPUs, unless given; the same bits with any number.
+    ``progress`` is told of steps.
+
+    ArgumentError where there is nothing to train or no text, QuantizationError where a loss is not finite.
+    """
+    if not sequences or not held_out:
+        raise ArgumentError("no text", field="held_out" if sequences else "sequences", expected="token ids")
+    student = _Student(floats, quantized, matrices, values, options)
+    if not student.parameters:
+        raise ArgumentError("nothing that can be trained", field="matrices", got=list(matrices)[:4])
+    teachers = [
+        Teacher(graph, floats, texts, workspace / name, options.top, length)
+        for name, texts in (("teacher", sequences), ("held-out", held_out))
+    ]
+    with single_threaded(), ThreadPoolExecutor(threads) as pool:
+        return _Training(graph, student, teachers[0], teachers[1], options, length, pool, progress).run()
+
+
+class _Student:
+    """All that is trained of a model, by matrix and name of parameter."""
+
+    def __init__(
+        self,
+        floats: Mapping[str, Floats],
+        quantized: Mapping[str, Floats],
+        matrices: Mapping[str, tuple[Grid, Numbers]],
+        values: Sequence[str],
+        options: Tuning,
+    ) -> None:
+        self._fixed = {name: value for name, value in quantized.items() if name not in matrices}
+        self._shapes = {name: quantized[name].shape for name in matrices}
+        self.values = {name: np.array(quantized[name], np.float32) for name in values}
+        self.trained = {
+            name: Trained(grid, numbers, options.moves, np.asarray(floats[name]).reshape(numbers.codes.shape))
+            for name, (grid, numbers) in matrices.items()
+        }
+        self.parameters: dict[Hashable, Floats] = {(name, ""): value for name, value in self.values.items()}
+        self.rates: dict[Hashable, float] = {}
+        for name, value in self.values.items():
+            self.rates[name, ""] = options.gains * (float(np.sqrt(np.square(value).mean())) or 1.0)
+        for name, each in self.trained.items():
+            of = {"d": options.rate, "m": options.rate, "scales": options.integers, "minima": options.integers}
+            of["weights"] = options.codes * each.distance
+            for what, parameter in each.parameters.items():
+                self.parameters[name, what] = parameter
+                self.rates[name, what] = of[what]
+
+    @property
+    def wanted(self) -> list[str]:
+        """The weights whose gradients are needed."""
+        return [*self.values, *(name for name, each in self.trained.items() if each.parameters)]
+
+    def numbers(self) -> dict[str, Numbers]:
+        return {name: each.numbers() for name, each in self.trained.items()}
+
+    def weights(self, numbers: Mapping[str, Numbers]) -> dict[str, Floats]:
+        """All weights, those of matrices as their blocks decode."""
+        decoded = {
+            name: each.grid.values(numbers[name]).reshape(self._shapes[name]) for name, each in self.trained.items()
+        }
+        return {**self._fixed, **self.values, **decoded}
+
+    def pull(self, numbers: Mapping[str, Numbers], by_weights: Mapping[str, Array]) -> dict[Hashable, Floats]:
+        """The gradients by all parameters."""
+        found: dict[Hashable, Floats] = {(name, ""): by_weights[name] for name in self.values}
+        for name, each in self.trained.items():
+            if each.parameters:
+                gradient = by_weights[name].reshape(numbers[name].codes.shape)
+                for what, value in each.pull(numbers[name], gradient).items():
+                    found[name, what] = value
+        return found
+
+
+class _Training:
+    """What `tune` does, with its arguments."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        student: _Student,
+        teacher: Teacher,
+        held_out: Teacher,
+        options: Tuning,
+        length: int,
+        pool: ThreadPoolExecutor,
+        progress: Progress | None,
+    ) -> None:
+        self._graph, self._student, self._teacher, self._held_out = graph, student, teacher, held_out
+        self._options, self._length, self._pool, self._progress = options, length, pool, progress
+
+    def run(self) -> Tuned:
+        options, student = self._options, self._student
+        adam = Adam(student.parameters, student.rates)
+        numbers = student.numbers()
+        best = self._kept(numbers)
+        marks = [Mark(0, float("nan"), self._evaluated(numbers))]
+        lowest, worse, since = marks[0].held_out, 0, []
+        for step, batch in enumerate(self._batches()):
+            if self._progress is not None:
+                self._progress(step, options.steps, f"tuning, held-out divergence {lowest:.5f}")
+            loss, by_weights = self._gradients(numbers, batch)
+            since.append(loss)
+            adam.step(student.pull(numbers, by_weights), warm_cosine(step, options.steps, options.warm_up))
+            numbers = student.numbers()
+            if (step + 1) % options.every and step + 1 < options.steps:
+                continue
+            marks.append(Mark(step + 1, float(np.mean(since)), self._evaluated(numbers)))
+            since = []
+            if marks[-1].held_out < lowest:
+                best, lowest, worse = self._kept(numbers), marks[-1].held_out, 0
+            elif (worse := worse + 1) == options.patience:
+                break
+        return Tuned(*best, marks)
+
+    def _batches(self) -> list[list[int]]:
+        """Numbers of sequences: all of them in a drawn order, and again in another one."""
+        rng, count = np.random.default_rng(self._options.seed), len(self._teacher.sequences)
+        needed = self._options.steps * self._options.batch
+        order = np.concatenate([rng.permutation(count) for _ in range(-(-needed // count))])[:needed]
+        return [list(map(int, each)) for each in order.reshape(self._options.steps, -1)]
+
+    def _gradients(self, numbers: Mapping[str, Numbers], batch: Sequence[int]) -> tuple[float, dict[str, Array]]:
+        """The mean loss of a batch, and its gradients by weights, added up in order."""
+        weights, wanted = self._student.weights(numbers), self._student.wanted
+
+        def one(number: int) -> tuple[float, dict[str, Array]]:
+            ids = self._teacher.sequences[number]
+            with np.errstate(all="ignore"):  # what is not finite is an error with a name
+                return gradients(self._graph, weights, ids, self._teacher.loss(number), wanted, self._length)
+
+        losses: list[float] = []
+        total: dict[str, Array] = {}
+        at_once = self._pool._max_workers
+        for start in range(0, len(batch), at_once):
+            for loss, found in self._pool.map(one, batch[start : start + at_once]):
+                losses.append(loss)
+                for name, each in found.items():
+                    total[name] = total[name] + each if name in total else each
+        if not np.isfinite(losses).all():
+            raise QuantizationError("the divergence is not finite", remedy="lower the rate of tuning")
+        return float(np.mean(losses)), {name: each / np.float32(len(batch)) for name, each in total.items()}
+
+    def _evaluated(self, numbers: Mapping[str, Numbers]) -> float:
+        """The mean divergence on the other text."""
+        weights = self._student.weights(numbers)
+
+        def one(number: int) -> float:
+            ids = self._held_out.sequences[number]
+            with np.errstate(all="ignore"):  # what is not finite counts as worse
+                logits = reference.logits(self._graph, weights, ids, self._length)
+                return self._held_out.loss(number)(logits)[0] * len(ids)
+
+        sequences = self._held_out.sequences
+        return sum(self._pool.map(one, range(len(sequences)))) / sum(map(len, sequences))
+
+    def _kept(self, numbers: dict[str, Numbers]) -> tuple[dict[str, Numbers], dict[str, Floats]]:
+        return numbers, {name: value.copy() for name, value in self._student.values.items()}
