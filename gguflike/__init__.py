@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from gguflike import lazy
 
 if TYPE_CHECKING:
+    from gguflike.calibration import calibrate
     from gguflike.container import GGUFFile, write
     from gguflike.convert import convert, export, merge, quantize_file, split
     from gguflike.describe import describe
@@ -62,6 +63,7 @@ __all__ = [
     "TemplateError",
     "UnsupportedError",
     "__version__",
+    "calibrate",
     "convert",
     "describe",
     "diff",
@@ -96,6 +98,7 @@ __getattr__ = lazy.names(
         "RemoteError": "errors",
         "TemplateError": "errors",
         "UnsupportedError": "errors",
+        "calibrate": "calibration",
         "convert": "convert",
         "describe": "describe",
         "diff": "diff",

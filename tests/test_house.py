@@ -40,6 +40,7 @@ BELOW = {
     "convert": {"progress", "errors", "foreign", "blocks", "kernels", "tensor", "container", "families", "checkpoint"}
     | {"calibrate"},
     "runner": {"progress", "errors", "blocks", "kernels", "tensor", "container", "families", "checkpoint", "locate"},
+    "calibration": {"progress", "locate", "convert", "runner", "evaluate"},
     "evaluate": {"progress", "errors", "container", "checkpoint", "locate", "convert", "runner"},
 }
 # And which rooms of kernels/ each room may import.

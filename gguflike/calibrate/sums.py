@@ -24,6 +24,14 @@ Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 TILE = 256
 
 
+@frozen
+class Importance:
+    """Sums of the squares of a matrix's inputs, float64 (columns,), over so many ``tokens``."""
+
+    sums: npt.NDArray[np.float64]
+    tokens: int
+
+
 class Collector(Protocol):
     """What sums up the inputs of a matrix, slab by slab."""
 
@@ -71,6 +79,34 @@ class Hessians:
 
     def size(self, columns: int, cross: bool) -> int:
         return (8 if cross else 4) * columns**2
+
+
+@frozen
+class Importances:
+    """`Importance` of each matrix, which is what an importance matrix holds; of a stack, a list."""
+
+    def one(self, columns: int, cross: bool) -> Squares:  # noqa: ARG002 - squares of one model's inputs
+        return Squares(columns)
+
+    def stack(self, path: Path, count: int, columns: int) -> list[Importance]:  # noqa: ARG002 - they are few
+        return []
+
+    def size(self, columns: int, cross: bool) -> int:  # noqa: ARG002
+        return 8 * columns
+
+
+class Squares:
+    """Sums of squares for a matrix of ``columns`` columns."""
+
+    def __init__(self, columns: int) -> None:
+        self.sums, self.tokens = np.zeros(columns), 0
+
+    def add(self, inputs: Floats, floats: Floats | None, each: Each = map) -> None:  # noqa: ARG002 - a Collector
+        self.tokens += len(inputs)
+        self.sums += np.einsum("tk,tk->k", inputs, inputs, dtype=np.float64)
+
+    def result(self) -> Importance:
+        return Importance(self.sums, self.tokens)
 
 
 class Moments:

@@ -18,6 +18,7 @@ from gguflike.errors import ArgumentError, ArgumentTypeError, GGUFLikeError, did
 COMMANDS = {
     "convert": "Hugging Face checkpoint to GGUF",
     "quantize": "GGUF to GGUF of another type",
+    "calibrate": "what a model's matrices multiply, for --imatrix",
     "export": "GGUF to a Hugging Face folder",
     "upload": "GGUF files into a repository of the Hub, with a model card",
     "split": "a GGUF file into several",

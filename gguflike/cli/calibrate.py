@@ -1,0 +1,81 @@
+"""gguflike calibrate SRC -o FILE"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from gguflike.cli.arguments import positive
+from gguflike.cli.output import clean, print_json, progress_bar
+from gguflike.errors import counted
+
+if TYPE_CHECKING:
+    from gguflike.convert.calibrate import Calibration
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("source", metavar="SRC", help="checkpoint (folder or Hub id), or GGUF file of floats")
+    add("-o", "--out", metavar="FILE", help="importance matrix to write, which convert and llama-quantize read")
+    add("--hessians", metavar="FOLDER", help="keep Gram matrices there, to round with them later")
+    add(
+        "--calibration",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="F",
+        help="text, or lines of JSON with texts or conversations (default: what the package has)",
+    )
+    add("--merge", action="extend", nargs="+", default=[], metavar="F", help="importance matrices whose sums are added")
+    add("--context", type=positive, default=512, metavar="N", help="tokens of a sequence (default: %(default)s)")
+    add("--tokens", type=positive, metavar="N", help="tokens in all (default: all that the texts have)")
+    add("--revision", metavar="REV", help="revision of a Hub id")
+    add("--workspace", metavar="FOLDER", help="for hidden states, until the end (default: beside the target)")
+    add("--threads", type=positive, help="threads (default: all CPUs)")
+    add("--overwrite", action="store_true", help="replace the target")
+    add("--json", action="store_true", help="one JSON document")
+
+
+def run(args: argparse.Namespace) -> int:
+    from gguflike.cli import UsageError
+
+    if args.out is None and args.hessians is None:
+        raise UsageError("nothing to write: give -o FILE, or --hessians FOLDER, or both")
+    from gguflike.calibration import calibrate
+
+    names = ("out", "calibration", "merge", "hessians", "context", "tokens", "revision", "workspace", "threads")
+    with progress_bar() as progress:
+        made = calibrate(
+            args.source,
+            **{name: getattr(args, name) for name in names},
+            overwrite=args.overwrite,
+            progress=progress,
+        )
+    if args.json:
+        print_json(document(made))
+    else:
+        _print(made)
+    return 0
+
+
+def document(made: Calibration) -> dict[str, Any]:
+    """What was found, as JSON."""
+    return {
+        "source": made.source,
+        "importance": None if made.target is None else str(made.target),
+        "hessians": None if made.hessians is None else str(made.hessians),
+        "texts": list(made.datasets),
+        "sequences": made.sequences,
+        "tokens": made.tokens,
+        "matrices": made.matrices,
+        "unreached": made.unreached,
+    }
+
+
+def _print(made: Calibration) -> None:
+    print(f"{counted(made.matrices, 'matrix', 'matrices')} on {counted(made.tokens, 'token')} of {made.source}")
+    for name, count in made.unreached.items():
+        print(f"  {clean(name)}: {counted(count, 'expert')} that no token reached")
+    for target in (made.target, made.hessians):
+        if target is not None:
+            print(f"wrote {clean(str(target))}")

@@ -1,0 +1,188 @@
+"""What a model's matrices multiply when it reads text: its importance matrix, its Hessians."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gguflike.calibrate import store
+from gguflike.calibrate.statistics import StackStatistics, Statistics
+from gguflike.calibrate.stream import stream
+from gguflike.calibrate.sums import Hessians, Importance, Importances
+from gguflike.calibrate.texts import Text, bundled, read, sequences
+from gguflike.container import check_free
+from gguflike.convert import imatrix as imatrices
+from gguflike.convert.floats import Chat, FloatModel
+from gguflike.convert.from_checkpoint import AUTO, plan_conversion
+from gguflike.convert.imatrix import Entry, Imatrix
+from gguflike.convert.mixes import COPY
+from gguflike.convert.plan import ConversionPlan
+from gguflike.convert.quantize import plan_quantization
+from gguflike.convert.resume import made_of
+from gguflike.convert.sources import closing_sources
+from gguflike.errors import ArgumentError, check_integer, check_threads
+from gguflike.progress import Progress
+
+StrPath = str | os.PathLike[str]
+CONTEXT = 512
+"""Tokens of a sequence, as many as a chunk of llama-imatrix has."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What `calibrate` found: ``sequences`` of ``tokens`` tokens in all, of the texts ``datasets``. ``matrices``: of so
+    many tensors the inputs are known. ``unreached`` says of stacks of experts how many of them no token reached."""
+
+    source: str
+    target: Path | None
+    hessians: Path | None
+    datasets: tuple[str, ...]
+    sequences: int
+    tokens: int
+    matrices: int
+    unreached: dict[str, int]
+
+
+def calibrate(
+    src: StrPath,
+    out: StrPath | None = None,
+    *,
+    calibration: Iterable[StrPath] = (),
+    merge: Iterable[StrPath] = (),
+    hessians: StrPath | None = None,
+    context: int = CONTEXT,
+    tokens: int | None = None,
+    revision: str | None = None,
+    workspace: StrPath | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+    chat: Chat | None = None,
+    gguf: bool = False,
+) -> Calibration:
+    """Run texts through the float model ``src``, and write what its matrices multiply.
+
+    ``src`` is a checkpoint folder or Hub id, or, where ``gguf``, the path of a GGUF file. ``out`` is llama.cpp's
+    importance matrix, a GGUF file that `convert` and llama-quantize read; ``merge`` are such files, or of the old
+    format, whose sums are added. ``hessians`` is a folder for Gram matrices, which take columns**2 * 2 bytes for each
+    group of matrices that share an input (see `gguflike.calibrate.store`).
+
+    ``calibration`` are files of text, or lines of JSON with texts or conversations, which ``chat`` renders; by default
+    the texts that the package has. Sequences have ``context`` tokens, as far as the model reads so many; ``tokens``
+    limits how many there are in all.
+
+    Hidden states are kept in the folder ``workspace``, by default one beside the target, which is removed in the end.
+    Memory: the float weights of one step of a layer, sums of up to a gigabyte, and what a few sequences compute. A run
+    that was cut off goes on with the layer that it was in.
+    """
+    check_integer("context", context, 2)
+    check_threads(threads)
+    if tokens is not None:
+        check_integer("tokens", tokens, 2)
+    if out is None and hessians is None:
+        raise ArgumentError("nothing is asked for", field="out", remedy="give `out`, or `hessians`, or both")
+    for target in [Path(each) for each in (out, None if hessians is None else Path(hessians) / store.INDEX) if each]:
+        check_free(target, overwrite)
+    others = [imatrices.read(each) for each in merge]
+    plan = plan_quantization(src, None, COPY.name) if gguf else _plan(src, revision, progress)
+    model = FloatModel(plan)
+    texts = _texts(calibration, model, chat)
+    length = min(context, model.context or context)
+    ids = sequences(texts, model.encode, length, model.begin, tokens)
+    last = Path(out if out is not None else hessians or "")
+    folder = Path(workspace if workspace is not None else last.parent) / f".{last.name}.calibration"
+    key = made_of(plan, repr((ids, hessians is not None)))
+    if not (folder / key[:16]).exists():  # nothing is there, or what was made of other files or options
+        shutil.rmtree(folder, ignore_errors=True)
+    found = _Found(folder / key[:16], None if hessians is None else Path(hessians))
+    with closing_sources():
+        stream(
+            model.graph,
+            model.read,
+            ids,
+            None,
+            folder,
+            found=found.take,
+            collecting=Importances() if hessians is None else Hessians(cap=None),
+            rows=model.rows,
+            length=length,
+            key=key,
+            threads=threads,
+            progress=progress,
+        )
+    entries, groups = found.all()
+    names = tuple(text.name for text in texts)
+    made = Imatrix("", (), entries, names, len(ids), length)
+    if out is not None:
+        imatrices.write(out, imatrices.merge([made, *others], Path(out).name), overwrite, plan.inputs)
+    if hessians is not None:
+        about = {"source": plan.source, "texts": names, "sequences": len(ids), "context": length}
+        store.finish(Path(hessians), about, groups)
+    shutil.rmtree(folder)
+    return Calibration(
+        plan.source,
+        None if out is None else Path(out),
+        None if hessians is None else Path(hessians),
+        names,
+        len(ids),
+        sum(map(len, ids)),
+        len(entries),
+        {name: missed for name, entry in entries.items() if (missed := int((entry.counts == 0).sum()))},
+    )
+
+
+def _plan(src: StrPath, revision: str | None, progress: Progress | None) -> ConversionPlan:
+    return plan_conversion(src, None, AUTO, revision=revision, progress=progress, tokenizer_proof="warn")
+
+
+def _texts(paths: Iterable[StrPath], model: FloatModel, chat: Chat | None) -> list[Text]:
+    has_template = chat is not None and "tokenizer.chat_template" in model.metadata
+    render = partial(chat, model.metadata) if chat is not None and has_template else None
+    listed = list(paths)
+    return read(listed, render) if listed else bundled(render)
+
+
+class _Found:
+    """What was found of each group of matrices, in a folder: a run that goes on finds it there."""
+
+    def __init__(self, folder: Path, hessians: Path | None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.hessians = folder, hessians
+
+    def take(self, names: Sequence[str], found: Any) -> None:
+        if isinstance(found, Statistics | StackStatistics):
+            assert self.hessians is not None
+            store.save(self.hessians, names, found)
+        stacked = not isinstance(found, Importance | Statistics)
+        if isinstance(found, StackStatistics):
+            each = [_importance(found.own(i)) for i in range(len(found))]
+        else:
+            each = [_importance(one) for one in (found if stacked else [found])]
+        sums, counts = np.stack([one.sums for one in each]), np.array([one.tokens for one in each])
+        temporary = self.folder / f".{names[0]}.npz"
+        np.savez(temporary, names=np.array(names), sums=sums, counts=counts, stacked=stacked)
+        temporary.replace(self.folder / f"{names[0]}.npz")
+
+    def all(self) -> tuple[dict[str, Entry], list[store.Group]]:
+        """Of each tensor its sums, and the groups."""
+        entries: dict[str, Entry] = {}
+        groups: list[store.Group] = []
+        for path in sorted(self.folder.glob("[!.]*.npz")):
+            with np.load(path) as said:
+                names, sums, counts = tuple(map(str, said["names"])), said["sums"], said["counts"]
+                groups.append(store.Group(names, sums.shape[1], tuple(map(int, counts)), bool(said["stacked"])))
+                entries |= dict.fromkeys(names, Entry(sums, counts.astype(np.float64)))
+        return entries, groups
+
+
+def _importance(found: Importance | Statistics) -> Importance:
+    if isinstance(found, Importance):
+        return found
+    return Importance(np.diagonal(found.gram).astype(np.float64) * found.tokens, found.tokens)

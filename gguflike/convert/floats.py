@@ -1,0 +1,85 @@
+"""The model that a plan converts, as the parts of reference/ compute it: its graph, and its tensors as float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike.checkpoint.encoder import Encoder
+from gguflike.checkpoint.vocabulary import Vocabulary
+from gguflike.container import Typed
+from gguflike.convert.plan import ConversionPlan
+from gguflike.convert.sources import Floats, Source, read_slab, slabs
+from gguflike.errors import CheckpointError, UnsupportedError
+from gguflike.families import config as configs
+from gguflike.families import registry
+from gguflike.families.parts import Graph
+
+SLAB_BYTES = 1 << 24
+LARGEST = float(np.finfo(np.float32).max)
+
+Chat = Callable[[Mapping[str, Any], list[dict[str, Any]]], str]
+"""The text that the chat template in a file's metadata makes of messages."""
+
+
+class FloatModel:
+    """The model of a ``plan``, by the names that its tensors will have.
+
+    ``graph`` says what it computes. UnsupportedError where the architecture is not one that is known.
+    """
+
+    def __init__(self, plan: ConversionPlan) -> None:
+        said = {**plan.metadata, **(plan.tokenizer.metadata if plan.tokenizer else {})}
+        self.metadata = {key: value.value if isinstance(value, Typed) else value for key, value in said.items()}
+        self.sources: dict[str, Source] = {tensor.name: tensor.source for tensor in plan.tensors}
+        architecture = self.metadata.get("general.architecture")
+        if not isinstance(architecture, str):
+            raise UnsupportedError("the file names no architecture", path=plan.source, field="general.architecture")
+        family = registry.for_gguf(architecture)
+        config = configs.from_gguf(family.config, family.name, self.metadata, self.sources.keys())
+        self.graph: Graph = family.graph(config)
+        self.context = int(getattr(config, "n_ctx", 0) or 0)
+        missing = [name for name, _, tensor in self.graph.tensors() if tensor.used and name not in self.sources]
+        if missing:
+            raise CheckpointError("a tensor of the model is missing", path=plan.source, tensor=missing[0])
+
+    def read(self, name: str) -> Floats:
+        """A tensor, float32 in GGUF's shape. QuantizationError where a value is not finite."""
+        source = self.sources[name]
+        out = np.empty(source.shape, np.float32)
+        for slab in slabs(source, SLAB_BYTES):
+            part = read_slab(source, slab, LARGEST, compiled=True)
+            if slab.rows is None:
+                out[slab.start : slab.stop] = part
+            else:
+                out[slab.start, slab.rows[0] : slab.rows[1]] = part[0]
+        return out
+
+    def rows(self, name: str, numbers: npt.NDArray[np.int64]) -> Floats:
+        """The rows of a table whose ``numbers`` rise, float32 (rows, columns)."""
+        source = self.sources[name]
+        out = np.empty((len(numbers), *source.shape[1:]), np.float32)
+        for slab in slabs(source, SLAB_BYTES):
+            low, high = np.searchsorted(numbers, (slab.start, slab.stop))
+            if low < high:
+                out[low:high] = read_slab(source, slab, LARGEST, compiled=True)[numbers[low:high] - slab.start]
+        return out
+
+    def encode(self, text: str, rendered: bool = False) -> Sequence[int]:
+        """Token ids of a text, with BOS and EOS where the model wants them; ``rendered``: of what a template wrote."""
+        return self._encoder.encode(text, not rendered, rendered)
+
+    @property
+    def begin(self) -> list[int]:
+        """What every sequence begins with: BOS, where the model wants one."""
+        vocabulary = self._encoder.vocabulary
+        bos = vocabulary.special.get("bos")
+        return [bos] if vocabulary.add_bos and bos is not None else []
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return Encoder(Vocabulary.from_metadata(self.metadata))

@@ -1,0 +1,177 @@
+"""gguflike calibrate: from a checkpoint or a file, with texts, to importance and Hessians."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gguflike
+from gguflike.calibrate.statistics import Statistics
+from gguflike.calibrate.store import Store
+from gguflike.calibrate.sums import Importances
+from gguflike.cli import main
+from gguflike.convert import imatrix as imatrices
+from gguflike.errors import ArgumentError, CheckpointError, OutputError
+from tests import tiny
+from tests.imatrix_files import imatrix_dat
+
+TEXT = "The quick brown fox jumps over the lazy dog. 0123456789\n" * 3
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "t.txt").write_text(TEXT)
+    return tiny.checkpoint(tmp_path / "model")
+
+
+def test_importance_of_a_checkpoint_and_of_its_file_is_the_same(folder: Path, tmp_path: Path) -> None:
+    gguflike.convert(folder, tmp_path / "f.gguf", "F32")
+    for source, target in ((folder, "a.gguf"), (tmp_path / "f.gguf", "b.gguf")):
+        found = gguflike.calibrate(source, tmp_path / target, calibration=[tmp_path / "t.txt"], context=32)
+        assert found.tokens == len(TEXT)  # a token for each byte
+        assert found.sequences == -(-len(TEXT) // 32)
+        assert found.matrices == 15
+        assert found.unreached == {}
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]  # the workspace is removed
+
+
+def test_the_file_says_what_it_was_made_of(folder: Path, tmp_path: Path) -> None:
+    gguflike.calibrate(folder, tmp_path / "a.gguf", calibration=[tmp_path / "t.txt"], context=32, tokens=64)
+    fields = tiny.gguf_fields(tmp_path / "a.gguf")
+    assert fields["general.type"] == ("STRING", "imatrix")
+    assert fields["imatrix.datasets"] == ("ARRAY of STRING", ["t.txt"])
+    assert fields["imatrix.chunk_count"] == ("UINT32", 2)
+    assert fields["imatrix.chunk_size"] == ("UINT32", 32)
+    tensors = tiny.gguf_tensors(tmp_path / "a.gguf")
+    assert tensors["blk.0.ffn_down.weight.in_sum2"].data.shape == (1, 64)
+    assert tensors["blk.0.ffn_down.weight.counts"].data.tolist() == [[64.0]]
+    plan = gguflike.convert(folder, tmp_path / "q.gguf", "Q4_0", imatrix=tmp_path / "a.gguf")
+    assert not [notice for notice in plan.notices if "importance" in notice]
+
+
+def test_sums_are_added_to_those_of_other_files(folder: Path, tmp_path: Path) -> None:
+    def made(name: str, **settings: Any) -> imatrices.Imatrix:
+        gguflike.calibrate(folder, tmp_path / name, calibration=[tmp_path / "t.txt"], context=32, **settings)
+        return imatrices.read(tmp_path / name)
+
+    one = made("one.gguf", tokens=64)
+    mean = np.arange(1, 33.0)
+    imatrix_dat(tmp_path / "old.dat", {"blk.0.attn_q.weight": (3, 3 * mean), "other": (3, mean)})
+    both = made("both.gguf", tokens=64, merge=[tmp_path / "one.gguf", tmp_path / "old.dat"])
+    entry, merged = one.entries["blk.0.attn_q.weight"], both.entries["blk.0.attn_q.weight"]
+    np.testing.assert_allclose(merged.sums, 2 * entry.sums + 32 * 3 * mean, rtol=1e-6)  # a call is a chunk
+    assert merged.counts.tolist() == [2 * 64 + 32 * 3]
+    assert both.entries["other"].counts.tolist() == [96]
+    assert both.datasets == ("t.txt", "text")
+    assert both.chunks == 2 + 2 + 7
+    imatrix_dat(tmp_path / "bad.dat", {"blk.0.attn_q.weight": (3, np.ones(5))})
+    with pytest.raises(CheckpointError, match="another shape"):
+        made("bad.gguf", merge=[tmp_path / "bad.dat"])
+
+
+def test_stacks_of_the_old_format_merge_with_those_of_the_new() -> None:
+    new = imatrices.Imatrix("n", (), {"e": imatrices.Entry(np.ones((2, 3)), np.array([4.0, 0.0]))}, (), 1, 8)
+    old = imatrices.Imatrix("o", (), {"e": imatrices.Entry(np.arange(6.0)[None], np.array([1.0]))})
+    merged = imatrices.merge([old, new], "m").entries["e"]
+    assert merged.sums.tolist() == [[1, 9, 17], [25, 33, 41]]
+    assert merged.counts.tolist() == [12, 8]
+
+
+def test_hessians_are_kept_beside(folder: Path, tmp_path: Path) -> None:
+    found = gguflike.calibrate(
+        folder, tmp_path / "a.gguf", hessians=tmp_path / "h", calibration=[tmp_path / "t.txt"], context=32
+    )
+    kept = Store(tmp_path / "h")
+    assert kept.about == {"source": "model", "texts": ["t.txt"], "sequences": found.sequences, "context": 32}
+    entries = imatrices.read(tmp_path / "a.gguf").entries
+    assert set(kept) == set(entries)
+    for name, entry in entries.items():
+        statistics = kept[name]
+        assert isinstance(statistics, Statistics)
+        np.testing.assert_allclose(np.diagonal(statistics.gram), entry.mean[0], rtol=1e-5)
+        assert statistics.tokens == found.tokens
+    with pytest.raises(OutputError, match="exists"):
+        gguflike.calibrate(folder, hessians=tmp_path / "h", calibration=[tmp_path / "t.txt"])
+    (tmp_path / "b.txt").write_text("other")
+    gguflike.calibrate(folder, hessians=tmp_path / "h", calibration=[tmp_path / "b.txt"], overwrite=True)
+    assert Store(tmp_path / "h").about["texts"] == ["b.txt"]
+
+
+def test_inputs_of_the_first_layer_are_those_of_the_definition(folder: Path, tmp_path: Path) -> None:
+    gguflike.calibrate(folder, tmp_path / "a.gguf", calibration=[tmp_path / "t.txt"], context=32)
+    weights = tiny.weights(tiny.config())
+    x = weights["model.embed_tokens.weight"][list(TEXT.encode())].astype(np.float64)
+    x = x / np.sqrt(np.square(x).mean(-1, keepdims=True) + 1e-5) * weights["model.layers.0.input_layernorm.weight"]
+    entry = imatrices.read(tmp_path / "a.gguf").entries["blk.0.attn_q.weight"]
+    np.testing.assert_allclose(entry.sums[0], np.square(x).sum(0), rtol=1e-5)
+    assert entry.counts.tolist() == [len(TEXT)]
+
+
+def test_a_run_that_was_cut_off_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: dict[str, Any] = {"calibration": [tmp_path / "t.txt"], "context": 32}
+    gguflike.calibrate(folder, tmp_path / "whole.gguf", **settings)
+    made: list[int] = []
+    one = Importances.one
+
+    def counted(self: Importances, columns: int, cross: bool) -> Any:
+        made.append(columns)
+        if len(made) == 7:
+            raise KeyboardInterrupt
+        return one(self, columns, cross)
+
+    monkeypatch.setattr(Importances, "one", counted)
+    with pytest.raises(KeyboardInterrupt):
+        gguflike.calibrate(folder, tmp_path / "cut.gguf", **settings)
+    assert (tmp_path / ".cut.gguf.calibration").is_dir()
+    made.append(0)
+    gguflike.calibrate(folder, tmp_path / "cut.gguf", **settings)
+    assert len(made) == 8 + 5  # the second layer and the output matrix
+    assert (tmp_path / "cut.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+    assert not (tmp_path / ".cut.gguf.calibration").exists()
+
+
+def test_conversations_are_rendered_by_the_template(tmp_path: Path) -> None:
+    folder = tiny.checkpoint(tmp_path / "model")
+    said = json.loads((folder / "tokenizer_config.json").read_text())
+    said["chat_template"] = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps(said))
+    line = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}
+    (tmp_path / "c.jsonl").write_text(json.dumps(line))
+    found = gguflike.calibrate(folder, tmp_path / "a.gguf", calibration=[tmp_path / "c.jsonl"])
+    assert found.tokens == 1 + len("[user]hi[assistant]ho")
+    plain = tiny.checkpoint(tmp_path / "plain")
+    with pytest.raises(ArgumentError, match="no template"):
+        gguflike.calibrate(plain, tmp_path / "b.gguf", calibration=[tmp_path / "c.jsonl"])
+
+
+def test_the_command_and_its_report(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = str(tmp_path / "a.gguf")
+    arguments = ["calibrate", str(folder), "-o", target, "--calibration", str(tmp_path / "t.txt"), "--context", "32"]
+    assert main([*arguments, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["importance"] == target
+    assert said["hessians"] is None
+    assert said["matrices"] == 15
+    assert main(arguments) == 1
+    assert "exists" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite", "--threads", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "15 matrices on" in out
+    assert f"wrote {target}" in out
+    assert main(["calibrate", str(folder)]) == 2
+    assert "-o FILE" in capsys.readouterr().err
+
+
+def test_a_target_that_is_the_source_is_refused(folder: Path, tmp_path: Path) -> None:
+    gguflike.convert(folder, tmp_path / "f.gguf", "F32")
+    before = (tmp_path / "f.gguf").read_bytes()
+    with pytest.raises(OutputError):
+        gguflike.calibrate(tmp_path / "f.gguf", tmp_path / "f.gguf", calibration=[tmp_path / "t.txt"], overwrite=True)
+    assert (tmp_path / "f.gguf").read_bytes() == before
+    with pytest.raises(ArgumentError, match="nothing is asked for"):
+        gguflike.calibrate(folder)

@@ -1,0 +1,99 @@
+"""Calibration texts: files of several kinds, what is bundled, and sequences of tokens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gguflike.calibrate.texts import Text, bundled, read, sequences
+from gguflike.errors import ArgumentError
+
+
+def text(name: str, *documents: str) -> Text:
+    return Text(name, documents, (False,) * len(documents))
+
+
+def letters(document: str, rendered: bool) -> list[int]:
+    """Tokens of a toy: 0 begins a text, then a number for each letter."""
+    return [] if rendered and not document else [*([] if rendered else [0]), *(ord(c) - 96 for c in document)]
+
+
+def test_sequences_have_a_length_and_begin_as_the_model_wants() -> None:
+    made = sequences([text("t", "abcde", "fg")], letters, 4, [0])
+    assert made == [[0, 1, 2, 3], [0, 4, 5, 0], [0, 6, 7]]
+    assert sequences([text("t", "abcde")], lambda d, r: letters(d, r)[1:], 3) == [[1, 2, 3], [4, 5]]
+
+
+def test_texts_alternate_and_a_limit_takes_as_much_of_each() -> None:
+    texts = [text("a", "aaaaaaaaa"), text("b", "bbb"), text("c", "ccccccccc")]
+    made = sequences(texts, letters, 4, [0])
+    assert [each[1] for each in made] == [1, 2, 3, 1, 3, 1, 3]
+    assert [each[1] for each in sequences(texts, letters, 4, [0], most=16)] == [1, 2, 3, 1]
+    assert sum(map(len, sequences(texts, letters, 4, [0], most=10))) == 10
+    assert sum(map(len, sequences(texts, letters, 4, [0], most=9))) == 8  # no sequence of BOS alone
+
+
+def test_texts_without_tokens_and_sequences_without_room() -> None:
+    with pytest.raises(ArgumentError, match="no text"):
+        sequences([text("a", "")], lambda *_: [], 4)
+    with pytest.raises(ArgumentError, match="too short"):
+        sequences([text("a", "abc")], letters, 1, [0])
+
+
+def test_one_letter_is_a_text() -> None:
+    assert sequences([text("a", "a")], letters, 512, [0]) == [[0, 1]]
+
+
+def test_files_of_lines(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    (tmp_path / "a.txt").write_text("plain {}")
+    lines = [{"text": "one"}, {"messages": messages}, {"text": "two", "messages": messages}]
+    (tmp_path / "b.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + "\n\n")
+    seen: list[Any] = []
+
+    def render(said: list[dict[str, Any]]) -> str:
+        seen.append(said)
+        return "<|user|>hi"
+
+    made = read([tmp_path / "a.txt", tmp_path / "b.jsonl"], render)
+    assert made == [
+        Text("a.txt", ("plain {}",), (False,)),
+        Text("b.jsonl", ("one", "<|user|>hi", "two"), (False, True, False)),
+    ]
+    assert seen == [messages]
+    with pytest.raises(ArgumentError, match=r"b\.jsonl.*line 2 is a conversation.*no template"):
+        read([tmp_path / "b.jsonl"])
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.txt", b"\xff\xfe", "not UTF-8.*byte 0"),
+        ("a.txt", b" \n", "no text"),
+        ("a.jsonl", b"", "no text"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": ', "line 2: not JSON"),
+        ("a.jsonl", b'["x"]', "line 1: neither"),
+        ("a.jsonl", b'{"content": "x"}', "line 1: neither"),
+        ("a.jsonl", b'{"messages": []}', "line 1: messages without roles"),
+        ("a.jsonl", b'{"messages": ["x"]}', "line 1: messages without roles"),
+    ],
+)
+def test_files_that_are_no_text(name: str, data: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ArgumentError, match=message):
+        read([tmp_path / name], lambda _: "x")
+
+
+def test_what_is_bundled() -> None:
+    texts = bundled()
+    assert {"code.txt", "novels.txt", "markup.txt"} <= {each.name for each in texts}
+    size = sum(len(document.encode()) for each in texts for document in each.documents)
+    assert 100_000 < size < 350_000
+    assert not any(flag for each in texts for flag in each.rendered)
+    rendered = bundled(lambda messages: f"<{len(messages)}>")
+    [dialogue] = [each for each in rendered if each.name == "dialogue.jsonl"]
+    assert all(dialogue.rendered)
+    assert all(document.startswith("<") for document in dialogue.documents)
