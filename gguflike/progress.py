@@ -13,3 +13,6 @@ COMPILING = "compiling kernels"
 
 FETCHING = "fetching "
 """How the description begins while a file is fetched from elsewhere; its name follows."""
+
+CALIBRATING = "calibrating "
+"""How the description begins while a model runs on text to be calibrated; what is done is then no number of bytes."""

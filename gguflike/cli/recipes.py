@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from gguflike.cli.arguments import positive
+from gguflike.cli.arguments import positive, seed
 from gguflike.cli.output import clean, print_json, progress_bar, show
 from gguflike.cli.paths import default_out, near_type, take_rest
 
@@ -24,6 +24,18 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, types: str) -> None:
         action="store_true",
         help="begin anew where an earlier run was cut off, and leave nothing if this is",
     )
+    calibrated = parser.add_argument_group("rounding for the inputs that matrices have when the model reads text")
+    add = calibrated.add_argument
+    add(
+        "--effort",
+        type=int,
+        default=0,
+        metavar="0|1",
+        help="0: each tensor by itself, in seconds; 1: run the model on text, in minutes to hours (default: 0)",
+    )
+    add("--calibration", nargs="+", action="extend", default=[], metavar="F", help="files with the text")
+    add("--calibration-tokens", type=positive, metavar="N", help="tokens of the text that are used (default: 131072)")
+    add("--seed", type=seed, default=0, metavar="N", help="which parts of a longer text are used (default: 0)")
     tensors = parser.add_argument_group("types of single tensors, as of llama-quantize")
     add = tensors.add_argument
     add(
@@ -79,13 +91,15 @@ def take(args: argparse.Namespace, default_type: str | None) -> dict[str, Any]:
 def plan_and_run(args: argparse.Namespace, plan: Callable[..., ConversionPlan], **options: Any) -> int:
     """Show what ``plan(source, out, type, ...)`` gives, carry it out unless it is a dry run, and report."""
     from gguflike.container.splitting import split_of
+    from gguflike.convert.effort import effort_of
     from gguflike.convert.execute import check_targets, execute
     from gguflike.convert.proof import proven
     from gguflike.convert.resume import with_notice
 
     resume = not args.no_resume
+    effort = effort_of(args.effort, args.calibration, args.calibration_tokens, args.seed)
     split = split_of(args.split_max_size, args.split_max_tensors, args.no_tensor_first_split)
-    planned = plan(args.source, args.out, args.type, imatrix=args.imatrix, split=split, **options)
+    planned = plan(args.source, args.out, args.type, imatrix=args.imatrix, split=split, effort=effort, **options)
     if not args.dry_run:
         check_targets(planned, args.overwrite)
     planned = with_notice(planned, "search", resume)
@@ -95,7 +109,11 @@ def plan_and_run(args: argparse.Namespace, plan: Callable[..., ConversionPlan], 
         show(args, str(planned))
     if not args.dry_run:
         with progress_bar() as progress:
-            execute(planned, progress=progress, threads=args.threads, overwrite=args.overwrite, resume=resume)
+            written = execute(planned, progress=progress, threads=args.threads, overwrite=args.overwrite, resume=resume)
+        if not args.json:
+            for notice in written.notices[len(planned.notices) :]:
+                show(args, f"notice: {notice}")
+        planned = written
     if args.json:
         print_json(plan_document(planned, args.dry_run))
     elif not args.dry_run:

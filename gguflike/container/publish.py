@@ -30,6 +30,7 @@ _REMEDIES = {
     errno.EMFILE: "make fewer files, or allow more to be open (ulimit -n)",
     errno.EFBIG: "choose a file system that holds files of this size",
 }
+_WORKSPACE = ".work"
 _IN_USE = (5, 32)  # Windows' ERROR_ACCESS_DENIED, also for what is mapped, and ERROR_SHARING_VIOLATION
 
 
@@ -133,6 +134,19 @@ def left_over(target: str, fits: Callable[[int], bool]) -> list[bool]:
             finally:
                 system.close(descriptor)
     return found
+
+
+def workspace_of(temporary: str) -> Path:
+    """The folder for what a writer needs beside its temporary file, to go on with both; `sweep_workspaces` removes it
+    when the file is gone."""
+    return Path(temporary + _WORKSPACE)
+
+
+def sweep_workspaces(target: str) -> None:
+    """Remove the workspaces of writers to ``target`` that have no temporary file any more."""
+    for path in Path(target).parent.glob(f"{temporary_prefix(target)}*.tmp{_WORKSPACE}"):
+        if not os.path.lexists(str(path).removesuffix(_WORKSPACE)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _entries(target: str) -> list[Path]:

@@ -9,6 +9,7 @@ from bisect import insort
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -20,7 +21,7 @@ from gguflike.container.digest import patch
 from gguflike.container.journal import Journal, hash_back, sha256_of
 from gguflike.container.layout import TensorInfo, TensorSpec
 from gguflike.container.plan import FilePlan, plan
-from gguflike.container.publish import check_space, left_over, output_errors
+from gguflike.container.publish import check_space, left_over, output_errors, sweep_workspaces, workspace_of
 from gguflike.container.slot import Receipt, Slot, check_part, flat
 from gguflike.container.splitting import paths_of
 from gguflike.container.target import StrPath, Target, check_target
@@ -232,6 +233,12 @@ class Writer:
         finally:
             self._give_up(keep)
 
+    @property
+    def workspace(self) -> Path:
+        """A folder, which need not exist, for what helps to go on where the writer is cut off. It is removed when the
+        writer has published its file, or has given up without leaving anything."""
+        return workspace_of(self.files[0].target.temporary)
+
     def claims(self, name: str) -> bool:
         """Whether a writer that was cut off says that it has written a tensor; `restore` looks."""
         journal = self._file(name).journal
@@ -290,6 +297,18 @@ class Writer:
     def cached(self) -> int:
         """Bytes that were written so far and that the system may not have brought to the disk without `flush`."""
         return sum(file.target.cached for file in self.files)
+
+    def read(self, name: str) -> npt.NDArray[np.uint8]:
+        """The bytes of a tensor that is written completely; OutputError where some are missing."""
+        file = self._file(name)
+        progress = file.tensors[name]
+        progress.finish()
+        data = np.empty(progress.info.nbytes, np.uint8)
+        with file.errors():
+            count = system.fill(file.target.descriptor, data.data, progress.info.offset)
+        if count < data.nbytes:
+            raise OutputError("the file was cut by someone else", path=file.target.path, tensor=name)
+        return data
 
     def flush(self, name: str) -> None:
         """Have the file of a tensor brought to the disk as far as it is written, so that there is less to wait for at
@@ -354,6 +373,7 @@ class Writer:
             self._beside.shutdown()
         keep = keep and any(file.journal for file in self.files)
         self.kept = sum(file.give_up(keep) for file in self.files)
+        sweep_workspaces(self.files[0].target.path)
 
 
 def left_behind(path: StrPath, plan: FilePlan | Sequence[FilePlan], made_of: str | None) -> tuple[int, int]:

@@ -53,7 +53,7 @@ def carry_out(
         return plan
     check_targets(plan, overwrite)
     plan = proven(plan)
-    execute(
+    return execute(
         plan,
         executor=executor,
         progress=progress,
@@ -62,7 +62,6 @@ def carry_out(
         overwrite=overwrite,
         resume=resume,
     )
-    return plan
 
 
 def execute(
@@ -74,8 +73,9 @@ def execute(
     method: Method = "search",
     overwrite: bool = False,
     resume: bool = True,
-) -> None:
-    """Write the files of ``plan`` to its target, which must be none of the files that the plan reads.
+) -> ConversionPlan:
+    """Write the files of ``plan`` to its target, which must be none of the files that the plan reads; the plan, with
+    what there is to know of it by then.
 
     With an ``executor``, each task encodes one tensor and writes it to its place, so workers must share the file
     system; twice as many tensors as workers are submitted at a time. The bytes are the same whatever carries it out.
@@ -83,6 +83,8 @@ def execute(
 
     With ``resume``, what is complete is kept when the run is cut off, by a kill or by an error that need not come
     again, and the next run of the same plan goes on from there; without, it begins anew.
+
+    ``progress`` counts bytes of the files; while a model is calibrated, the floating-point operations of that.
     """
     if plan.target is None:
         raise OutputError("the plan names no target")
@@ -105,13 +107,18 @@ def execute(
     ):
         prepare((need for tensor in plan.tensors for need in _job(tensor, method, threads).kernels()), progress)
         advance(sum(file.header_bytes for file in plan.files), "header")
-        if executor is None:
+        if plan.calibration is not None:
+            from gguflike.convert import calibrated
+
+            plan = calibrated.run(plan, writer, threads, advance, progress)
+        elif executor is None:
             tensors = sorted(plan.tensors, key=_place)
             with reading_ahead(tensor.source for tensor in tensors if not writer.claims(tensor.name)):
                 pipeline.run(_jobs(writer, tensors, method, threads), writer, advance)
         else:
             # Parallel over tensors, so each task stays on one thread unless told otherwise.
             _spread(writer, _jobs(writer, plan.tensors, method, threads or 1), executor, advance)
+    return plan
 
 
 @contextmanager

@@ -25,6 +25,8 @@ from gguflike.convert import lora as loras
 from gguflike.convert import metadata as general
 from gguflike.convert import plan as plans
 from gguflike.convert import recipe as recipes
+from gguflike.convert.calibration import calibration_of
+from gguflike.convert.effort import NONE, Effort, check_together, effort_of
 from gguflike.convert.execute import carry_out, check_options
 from gguflike.convert.facts import Facts, facts, single
 from gguflike.convert.lora import Lora
@@ -71,6 +73,10 @@ def convert(
     base: str | os.PathLike[str] | None = None,
     generic: bool = False,
     arch: str | None = None,
+    effort: int = 0,
+    calibration: Sequence[str | os.PathLike[str]] = (),
+    calibration_tokens: int | None = None,
+    seed: int = 0,
     **options: Unpack[SelectionOptions],
 ) -> ConversionPlan:
     """Convert a checkpoint folder or Hub id to a GGUF file of the recipe ``type``; return the plan carried out.
@@ -86,6 +92,10 @@ def convert(
 
     With ``generic``, ``src`` is a file of safetensors, or a folder of them, of any network: names and shapes of tensors
     are kept, and ``arch`` is the name of its architecture that readers ask for, such as "flux".
+
+    ``effort`` 0 encodes each tensor by itself, in the time that reading and encoding take. With 1 the model runs on
+    text (``calibration_tokens`` of the files ``calibration``, or of one that is bundled, chosen by ``seed``) and each
+    matrix is rounded for the inputs that it gets there, which takes minutes to hours and halves what a file loses.
 
     The weights of a Hub id (``org/name``, ``org/name@revision``) are read from there as they are needed; files that are
     read whole and in order by this process are compared with the Hub's SHA-256. With ``cache`` they are downloaded into
@@ -107,6 +117,8 @@ def convert(
     ``tokenizer_proof="warn"`` that is a notice.
     """
     check_options(method, threads)
+    asked = effort_of(effort, calibration, calibration_tokens, seed)
+    check_together(asked, executor=executor, method=method if method != "search" else None)
     split = split_of(split_max_size, split_max_tensors, no_tensor_first_split)
     planned = plan_conversion(
         src,
@@ -124,6 +136,7 @@ def convert(
         base=base,
         generic=generic,
         arch=arch,
+        effort=asked,
         **options,
     )
     return carry_out(
@@ -155,11 +168,13 @@ def plan_conversion(
     base: str | os.PathLike[str] | None = None,
     generic: bool = False,
     arch: str | None = None,
+    effort: Effort = NONE,
     **options: Unpack[SelectionOptions],
 ) -> ConversionPlan:
     """The plan of `convert`, from the configuration and the headers of the checkpoint."""
     check_choice("tokenizer_proof", tokenizer_proof, ("error", "warn"))
     selection = select(options)
+    check_together(effort, imatrix=imatrix, generic=generic)
     if isinstance(ignore_config, str | bytes):
         raise ArgumentTypeError("not a list", field="ignore_config", expected="a list of keys", got=repr(ignore_config))
     by_source = isinstance(type, str) and type.lower() == AUTO
@@ -183,6 +198,13 @@ def plan_conversion(
     if not adapters and is_adapter(src):
         from gguflike.convert.adapter import plan_adapter
 
+        if effort.is_calibrated:
+            raise ArgumentError(
+                "an adapter is not calibrated",
+                field="effort",
+                got=effort.level,
+                remedy="leave it out, or merge by `lora`",
+            )
         return plan_adapter(src, out, recipe.name, selection, base, name, ignore_config)
     if base is not None:
         raise ArgumentError("only an adapter has a base", field="base", got=repr(base), remedy="leave it out")
@@ -231,7 +253,8 @@ def plan_conversion(
         **({"gguflike.lora": loras.labels(adapters)} if adapters else {}),
     }
     metadata = selection.with_overrides(metadata)
-    known = facts(metadata, {source.name: source.shape for source in sources}, bool(importance))
+    is_weighed = bool(importance) or effort.is_calibrated
+    known = facts(metadata, {source.name: source.shape for source in sources}, is_weighed)
     metadata, counted = selection.without_layers(metadata)
     return plans.make(
         source=label,
@@ -251,6 +274,7 @@ def plan_conversion(
         notices=[*said, *unread, *notices, *kept, *left_out, *unused, *counted, *tokenizer.notices],
         tokenizer=tokenizer,
         split=split,
+        calibration=calibration_of(effort, metadata, sources),
     )
 
 

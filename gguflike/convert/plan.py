@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gguflike import container
 from gguflike.blocks import FORMATS, BlockFormat, format_by_name
@@ -23,6 +23,9 @@ from gguflike.convert.selection import Selection
 from gguflike.convert.sources import Floats, Source, stored_as
 from gguflike.convert.target import place
 from gguflike.errors import UnsupportedError, counted
+
+if TYPE_CHECKING:
+    from gguflike.convert.calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class ConversionPlan:
     model in several. ``inputs`` are the files that it is made from, none of which can be the target.
 
     ``notices`` are things to know that no error stopped: shortened contexts, requantized sources, missing importance.
+    ``calibration`` says on what text the model runs so that its matrices are rounded for it; None: they are not.
     """
 
     source: str
@@ -79,6 +83,7 @@ class ConversionPlan:
     tokenizer: Reading | None = field(default=None, repr=False, compare=False)  # what the proof of it needs
     is_split: bool = False  # named as shards are, even if it is one file
     digests: Mapping[str, str] = field(default_factory=dict, repr=False)  # SHA-256 that tensors must have
+    calibration: Calibration | None = field(default=None, repr=False)
 
     @property
     def file(self) -> FilePlan:
@@ -114,6 +119,14 @@ class ConversionPlan:
         """Tensors whose rows are no multiple of the block of the type that the recipe asks for."""
         return tuple(tensor for tensor in self.tensors if tensor.substituted)
 
+    @property
+    def calibrated(self) -> tuple[PlannedTensor, ...]:
+        """The tensors that are rounded for the inputs which they have in the model."""
+        if self.calibration is None:
+            return ()
+        reached = {place.name for place in self.calibration.matrices()}
+        return tuple(t for t in self.tensors if t.format.is_quantized and not t.kept and t.name in reached)
+
     def by_type(self) -> dict[str, tuple[int, int, int]]:
         """Type -> number of tensors, weights, bytes; the most bytes first."""
         table: dict[str, tuple[int, int, int]] = {}
@@ -136,6 +149,8 @@ class ConversionPlan:
             lines.append(f"in {counted(len(self.files), 'file')} of at most {largest:,} bytes")
         lines += self._kept_lines()
         lines += self.substitution_lines()
+        if self.calibration is not None:
+            lines += self.calibration.lines(len(self.calibrated))
         lines += [f"notice: {notice}" for notice in self.notices]
         return "\n".join(lines)
 
@@ -168,12 +183,17 @@ def make(
     notices: Sequence[str] = (),
     split: Split | None = None,
     tokenizer: Reading | None = None,
+    calibration: Calibration | None = None,
 ) -> ConversionPlan:
     """Choose types and lay out the file. ``kept`` gives the type of tensors that recipes do not touch, else None.
 
     OutputError where the target is one of ``inputs``: the files that the command reads. UnsupportedError
-    where the selection is strict and there is something to know.
+    where the selection is strict and there is something to know, and where a calibration has nothing to round.
     """
+    if calibration is not None:
+        metadata = {**metadata, **calibration.metadata()}
+        inputs = (*inputs, *calibration.effort.texts)
+        notices = (*notices, *calibration.notices)
     paths = (*(os.fspath(path) for path in inputs), *selection.files)
     file = None if target is None else place(target, source, recipe.name)
     if file is not None:
@@ -182,7 +202,9 @@ def make(
     tensors += [each for tensor in tensors for each in _beside(tensor)]
     _check_overrides(selection.tensor_types, [each.name for each in sources if kept(each) is None])
     again = [] if selection.allow_requantize else _requantized(tensors)
-    said = [*notices, *again, *_importance_notices(recipe, tensors, importance)]
+    said = [*notices, *again]
+    if calibration is None:
+        said += _importance_notices(recipe, tensors, importance)
     specs = [TensorSpec(tensor.name, tensor.shape, tensor.format) for tensor in tensors]
     long = sum(len(tensor.name.encode()) > MAX_NAME_BYTES for tensor in tensors)
     if long:
@@ -207,10 +229,29 @@ def make(
         inputs=paths,
         tokenizer=tokenizer,
         is_split=is_split,
+        calibration=calibration,
     )
+    if calibration is not None:
+        planned = replace(planned, notices=(*planned.notices, *_calibration_notices(planned)))
     if selection.strict:
         _refuse_notices(planned)
     return planned
+
+
+def _calibration_notices(plan: ConversionPlan) -> list[str]:
+    """What of a calibrated plan is quantized without. UnsupportedError where that is all."""
+    reached = {tensor.name for tensor in plan.calibrated}
+    if not reached:
+        raise UnsupportedError(
+            "nothing to calibrate: no matrix is encoded anew in blocks",
+            field="effort",
+            got=plan.recipe.name,
+            remedy="leave out `effort`, or choose a type such as Q4_K_M",
+        )
+    # An embedding is looked up, not multiplied.
+    others = [t.name for t in plan.tensors if t.format.is_quantized and not t.kept and t.name not in reached]
+    others = [name for name in others if not name.endswith("token_embd.weight")]
+    return [f"not calibrated: {counted(len(others), 'tensor')}, {others[0]} first"] if others else []
 
 
 def _refuse_notices(plan: ConversionPlan) -> None:

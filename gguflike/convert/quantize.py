@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
@@ -19,6 +20,8 @@ from gguflike.convert import imatrix as imatrices
 from gguflike.convert import metadata as general
 from gguflike.convert import plan as plans
 from gguflike.convert import recipe as recipes
+from gguflike.convert.calibration import calibration_of
+from gguflike.convert.effort import NONE, Effort, check_together, effort_of
 from gguflike.convert.execute import carry_out, check_options
 from gguflike.convert.facts import Facts, facts
 from gguflike.convert.mixes import COPY, Recipe
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _PARTS = ("split.", "gguflike.digest.")
-_QUANTIZED = ("gguflike.recipe", "gguflike.imatrix")
+_QUANTIZED = ("gguflike.recipe", "gguflike.imatrix", "gguflike.calibration", "gguflike.quality")
 
 
 def quantize_file(
@@ -53,6 +56,10 @@ def quantize_file(
     split_max_tensors: int | None = None,
     no_tensor_first_split: bool = False,
     keep_split: bool = False,
+    effort: int = 0,
+    calibration: Sequence[str | os.PathLike[str]] = (),
+    calibration_tokens: int | None = None,
+    seed: int = 0,
     **options: Unpack[SelectionOptions],
 ) -> ConversionPlan:
     """Write the GGUF file ``src`` (or the split model it belongs to) as ``type`` to ``out``; return the plan.
@@ -60,11 +67,13 @@ def quantize_file(
     Any architecture will do: roles are told by tensor names. Tensors that have their type already are copied byte for
     byte, all of them where ``type`` is COPY; encoding anew what was quantized before loses more than quantizing the
     original, and the plan says so. ``keep_split`` makes as many files as ``src`` has, each with the same tensors. The
-    other arguments are those of `gguflike.convert`.
+    other arguments are those of `gguflike.convert`; with an ``effort`` the model in ``src`` runs as it is stored there.
     """
     check_options(method, threads)
+    asked = effort_of(effort, calibration, calibration_tokens, seed)
+    check_together(asked, executor=executor, method=method if method != "search" else None)
     split = split_of(split_max_size, split_max_tensors, no_tensor_first_split)
-    planned = plan_quantization(src, out, type, imatrix, split, keep_split, **options)
+    planned = plan_quantization(src, out, type, imatrix, split, keep_split, asked, **options)
     return carry_out(
         planned,
         dry_run=dry_run,
@@ -84,10 +93,12 @@ def plan_quantization(
     imatrix: str | os.PathLike[str] | None = None,
     split: Split | None = None,
     keep_split: bool = False,
+    effort: Effort = NONE,
     **options: Unpack[SelectionOptions],
 ) -> ConversionPlan:
     """The plan of `quantize_file`, from the header of the file."""
     recipe, selection = by_name(type), select(options)
+    check_together(effort, imatrix=imatrix)
     if keep_split and split is not None:
         raise ArgumentError("the files are either those of the source or made by limits", field="keep_split")
     with container.open(src) as file:
@@ -100,10 +111,12 @@ def plan_quantization(
         matrix = imatrices.read(imatrix) if imatrix is not None else None
         importance, notices = imatrices.match(matrix, sources, selection)
         metadata = selection.with_overrides(_metadata(file, recipe, selection, matrix.name if matrix else None))
-        known = facts(metadata, {source.name: source.shape for source in sources}, bool(importance))
+        is_weighed = bool(importance) or effort.is_calibrated
+        known = facts(metadata, {source.name: source.shape for source in sources}, is_weighed)
         metadata, counted = selection.without_layers(metadata)
         keep = partial(_kept, known, recipe, selection)
         if generic.is_generic(file.metadata):
+            check_together(effort, generic=True)
             selection = replace(selection, pure=True)
             keep = partial(generic.kept_again, recipe, {name: t.original_shape for name, t in file.tensors.items()})
         return plans.make(
@@ -119,6 +132,7 @@ def plan_quantization(
             importance=importance,
             notices=[*notices, *counted],
             split=_same_shards(file, selection) if keep_split else split,
+            calibration=calibration_of(effort, metadata, sources),
         )
 
 

@@ -1,0 +1,169 @@
+"""Encoding matrices for the inputs that they will have: the model runs on text while its file is written.
+
+`calibrate.stream` walks through the model with two streams of hidden states, that of the float model and that of the
+model in the file. When it knows what a matrix will multiply there, the matrix is rounded for that, its bytes are
+written, and the walk goes on with what a reader of the file will decode. All else is written before, as without
+calibration. Memory holds one layer and its statistics; hidden states are in a folder beside the target.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike.calibrate.rounding import round_matrix
+from gguflike.calibrate.stream import stream
+from gguflike.container import Writer
+from gguflike.convert import pipeline
+from gguflike.convert.encode import Job
+from gguflike.convert.plan import ConversionPlan, PlannedTensor
+from gguflike.convert.resume import made_of
+from gguflike.convert.sources import Floats, Slab, read_slab
+from gguflike.errors import counted
+from gguflike.progress import CALIBRATING, Progress
+from gguflike.tensor import QuantizedTensor
+
+if TYPE_CHECKING:
+    from gguflike.calibrate.statistics import Statistics
+
+Bytes = npt.NDArray[np.uint8]
+ROWS_BYTES = 1 << 24  # of float32, read at a time where single rows are looked for
+
+
+def run(
+    plan: ConversionPlan,
+    writer: Writer,
+    threads: int | None,
+    advance: Callable[[int, str], None],
+    progress: Progress | None,
+) -> ConversionPlan:
+    """Write every tensor of ``plan`` but the header; the plan, with a notice of matrices that the text never reached.
+
+    ``advance`` is told of bytes of tensors that are not calibrated; ``progress`` of how far the calibration is.
+    """
+    calibrated = {tensor.name for tensor in plan.calibrated}
+    _encode([tensor for tensor in plan.tensors if tensor.name not in calibrated], writer, threads, advance)
+    rounder = Rounder(plan, writer, threads)
+    skips = rounder.resumed and writer.workspace.exists()
+    if not rounder.resumed:
+        shutil.rmtree(writer.workspace, ignore_errors=True)
+    if rounder.left:
+        _walk(plan, rounder, writer.workspace, threads, progress)
+    if rounder.left and skips:  # what was lost since its layer was done: all is walked through again
+        shutil.rmtree(writer.workspace)
+        _walk(plan, rounder, writer.workspace, threads, progress)
+    missed = [tensor for tensor in plan.tensors if tensor.name in rounder.left]
+    _encode(missed, writer, threads, advance)
+    if not missed:
+        return plan
+    said = f"not calibrated, as no token reached them: {counted(len(missed), 'tensor')}, {missed[0].name} first"
+    return replace(plan, notices=(*plan.notices, said))
+
+
+def _encode(
+    tensors: Iterable[PlannedTensor], writer: Writer, threads: int | None, advance: Callable[[int, str], None]
+) -> None:
+    """Write tensors as without calibration, but those that are written already."""
+    jobs = ((each.name, each.nbytes if writer.restore(each.name) else _job(each, threads)) for each in tensors)
+    pipeline.run(jobs, writer, advance)
+
+
+def _job(tensor: PlannedTensor, threads: int | None) -> Job:
+    return Job(tensor.source, tensor.format.name, threads=threads)
+
+
+def _walk(
+    plan: ConversionPlan, rounder: Rounder, workspace: Path, threads: int | None, progress: Progress | None
+) -> None:
+    assert plan.calibration is not None
+
+    def tell(done: int, total: int, what: str) -> None:
+        if progress is not None:
+            progress(done, total, CALIBRATING + what)
+
+    stream(
+        plan.calibration.graph,
+        rounder.read,
+        plan.calibration.sequences,
+        rounder.quantize,
+        workspace,
+        rows=rounder.rows,
+        length=plan.calibration.sequence,
+        key=made_of(plan, "search"),
+        threads=threads,
+        progress=tell,
+    )
+
+
+class Rounder:
+    """Rounds the tensors of a plan as a walk through its model comes by them, and writes them.
+
+    ``left`` are the names of those that are not written yet; ``resumed``: whether some are, by a
+    run that was cut off.
+    """
+
+    def __init__(self, plan: ConversionPlan, writer: Writer, threads: int | None) -> None:
+        assert plan.calibration is not None
+        self._tensors = {tensor.name: tensor for tensor in plan.tensors}
+        self._shapes = {place.name: place.tensor.shape for place in plan.calibration.graph.tensors()}
+        self._tables = {place.name for place in plan.calibration.graph.tensors() if place.tensor.form == "rows"}
+        self._writer, self._threads = writer, threads
+        self._options = plan.calibration.rounding
+        self._calibrated = {tensor.name for tensor in plan.calibrated}
+        self.left = {name for name in self._calibrated if not writer.restore(name)}
+        self.resumed = len(self.left) < len(self._calibrated)
+
+    def read(self, name: str) -> Floats:
+        """A tensor of the float model, by the name that its file has for it."""
+        tensor = self._tensors[name]
+        rows = tensor.shape[0] if tensor.shape else 1
+        return self._slab(tensor, 0, rows).reshape(self._shapes[name])
+
+    def rows(self, name: str, numbers: Any) -> Floats:
+        """Rows of a table of the float model."""
+        tensor = self._tensors[name]
+        found = np.empty((len(numbers), tensor.shape[-1]), np.float32)
+        step = max(ROWS_BYTES // (4 * tensor.shape[-1]), 1)
+        for start in range(0, tensor.shape[0], step):
+            here = (numbers >= start) & (numbers < start + step)
+            if here.any():
+                found[here] = self._slab(tensor, start, min(start + step, tensor.shape[0]))[numbers[here] - start]
+        return found
+
+    def quantize(self, name: str, weights: Floats, statistics: Any) -> Floats:
+        """What readers of the file decode for a matrix with its `Statistics`, or for a stack of them with a sequence of
+        those, or for rows of a table, with None. A matrix that is calibrated is rounded and written first."""
+        tensor = self._tensors[name]
+        if name not in self._calibrated:
+            return weights if name in self._tables and statistics is not None else self._plain(tensor, weights)
+        if name in self.left:
+            self._writer.write(name, self._rounded(tensor, weights, statistics).reshape(-1))
+            self.left.discard(name)
+        stored = QuantizedTensor(name, tensor.format, tensor.shape, self._writer.read(name))
+        return stored.dequantize(self._threads).reshape(weights.shape)
+
+    def _rounded(self, tensor: PlannedTensor, weights: Floats, statistics: Any) -> Bytes:
+        matrices = weights.reshape(-1, *weights.shape[-2:])
+        each: Sequence[Statistics] = statistics if weights.ndim > 2 else [statistics]
+        rounded = [
+            round_matrix(matrix, tensor.format, of_it, self._options, self._threads)
+            for matrix, of_it in zip(matrices, each, strict=True)
+        ]
+        return np.concatenate(rounded)
+
+    def _plain(self, tensor: PlannedTensor, weights: Floats) -> Floats:
+        """What readers decode for weights that are encoded as without calibration, or are stored in blocks already."""
+        if tensor.kept:
+            return weights
+        matrices = weights.reshape(-1, weights.shape[-1])
+        data = _job(tensor, self._threads).encode(matrices, Slab(0, len(matrices)))
+        return QuantizedTensor(tensor.name, tensor.format, weights.shape, data).dequantize(self._threads)
+
+    def _slab(self, tensor: PlannedTensor, start: int, stop: int) -> Floats:
+        return read_slab(tensor.source, Slab(start, stop), tensor.format.limit, compiled=True)

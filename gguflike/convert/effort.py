@@ -1,0 +1,83 @@
+"""How much effort a conversion makes to lose little, and what of it is asked for.
+
+Effort 0 encodes every tensor by itself. From effort 1 on the model is run on text, layer by layer, and each matrix is
+rounded for the inputs that it will have (`convert.calibrated`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gguflike.errors import ArgumentError, ArgumentTypeError, check_integer
+
+HIGHEST = 1
+TOKENS = 131_072  # of calibration where nothing else is asked for
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What is asked for, checked. ``level``: 0 rounds every tensor by itself, 1 runs the model on text and rounds each
+    matrix so that its layer gives what it should, for the inputs that it gets when all before it is rounded.
+
+    ``texts`` are paths of files of text, none for the one that is bundled; ``tokens`` of them are used, which ``seed``
+    chooses.
+    """
+
+    level: int = 0
+    texts: tuple[str, ...] = ()
+    tokens: int = TOKENS
+    seed: int = 0
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the model is run on text."""
+        return self.level > 0
+
+
+NONE = Effort()
+
+
+def effort_of(
+    effort: int,
+    calibration: Sequence[str | os.PathLike[str]] = (),
+    calibration_tokens: int | None = None,
+    seed: int = 0,
+) -> Effort:
+    """The arguments of `gguflike.convert`, checked. ArgumentError, or ArgumentTypeError, names the first that is not
+    valid."""
+    level = check_integer("effort", effort, 0, HIGHEST)
+    if isinstance(calibration, str | bytes | os.PathLike) or not isinstance(calibration, Iterable):
+        got = repr(calibration)
+        raise ArgumentTypeError("not a list", field="calibration", expected="a list of files", got=got)
+    for name, value in (("calibration", calibration), ("calibration_tokens", calibration_tokens), ("seed", seed)):
+        if level == 0 and value:
+            raise ArgumentError("nothing is calibrated", field=name, got=repr(value), remedy="add `effort=1`")
+    return Effort(
+        level,
+        tuple(os.fspath(each) for each in calibration),
+        TOKENS if calibration_tokens is None else check_integer("calibration_tokens", calibration_tokens, 1),
+        check_integer("seed", seed, 0, (1 << 64) - 1),
+    )
+
+
+def check_together(effort: Effort, **others: Any) -> None:
+    """ArgumentError for the first of the ``others``, arguments by name, that is given and does nothing, or something
+    else, in a conversion that is calibrated."""
+    if not effort.is_calibrated:
+        return
+    for name, value in others.items():
+        if value:
+            raise ArgumentError(
+                _WHY[name], field=name, got=repr(value)[:60], remedy=f"leave it out, or `effort={effort.level}`"
+            )
+
+
+_WHY = {
+    "imatrix": "importance is measured where the model is calibrated, with all that it goes with",
+    "executor": "layers are calibrated one after the other, each on what the last one gives",
+    "generic": "of a network of any kind it is not known what it computes, so that it cannot be calibrated",
+    "method": "rounding to nearest by the largest magnitude is nothing to calibrate",
+}

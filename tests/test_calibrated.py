@@ -1,0 +1,193 @@
+"""Conversions that are calibrated: what they lose, that they give the same bytes however they go, what they refuse."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gguflike
+from gguflike.cli import main
+from gguflike.convert import convert, quantize_file
+from gguflike.errors import ArgumentError, ArgumentTypeError, CheckpointError, UnsupportedError
+from gguflike.families import registry
+from gguflike.progress import CALIBRATING
+from gguflike.reference import logits
+from tests import tiny
+
+TEXT = "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want. "
+OF_GRAPH = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tiny.checkpoint(tmp_path / "hf")
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT * 40)
+    return path
+
+
+@pytest.fixture
+def asked(text: Path) -> dict[str, Any]:
+    return {"effort": 1, "calibration": [text], "calibration_tokens": 2048}
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def divergence(path: Path, truth: Path, ids: list[int]) -> float:
+    """Mean KL divergence of the tokens behind ``ids`` by the reference, in nats."""
+
+    def log_shares(path: Path) -> np.ndarray:
+        with gguflike.open(path) as file:
+            family = registry.for_gguf(file.architecture or "")
+            graph = family.graph(family.from_file(file.metadata, file.infos))
+            x = logits(graph, {name: t.dequantize().astype(np.float64) for name, t in file.tensors.items()}, ids)
+        x = x - x.max(axis=-1, keepdims=True)
+        return np.asarray(x - np.log(np.exp(x).sum(axis=-1, keepdims=True)))
+
+    p, q = log_shares(truth), log_shares(path)
+    return float((np.exp(p) * (p - q)).sum(axis=-1).mean())
+
+
+def test_it_loses_less_than_without(folder: Path, asked: dict[str, Any], tmp_path: Path) -> None:
+    """And the file is of the same types, of which only matrices of the blocks and the output matrix differ."""
+    whole = convert(folder, tmp_path / "f32.gguf", "F32")
+    plain = convert(folder, tmp_path / "plain.gguf", "Q4_0", pure=True)
+    made = convert(folder, tmp_path / "made.gguf", "Q4_0", pure=True, **asked)
+    assert whole.target is not None
+    assert plain.target is not None
+    assert made.target is not None
+    ids = [256, *b"A single man of large fortune, what a fine thing for our girls!"]
+    assert divergence(made.target, whole.target, ids) < 0.85 * divergence(plain.target, whole.target, ids)
+    with gguflike.open(plain.target) as before, gguflike.open(made.target) as after:
+        differ = [name for name, t in after.tensors.items() if (t.data != before.tensors[name].data).any()]
+        assert {name: t.format for name, t in after.tensors.items()} == {n: t.format for n, t in before.tensors.items()}
+    assert set(differ) <= {f"blk.{i}.{role}.weight" for i in range(2) for role in OF_GRAPH} | {"output.weight"}
+    assert len(differ) > 10
+
+
+def test_the_file_says_how_it_was_made(folder: Path, asked: dict[str, Any], text: Path, tmp_path: Path) -> None:
+    made = convert(folder, tmp_path / "made.gguf", "Q4_0", seed=7, **asked)
+    assert "effort 1: 15 tensors rounded for 2,048 tokens of text.txt, in 16 sequences of up to 128" in str(made)
+    assert "calibrating takes about" in str(made)
+    fields = tiny.gguf_fields(tmp_path / "made.gguf")
+    said = {key.removeprefix("gguflike.calibration."): value for key, value in fields.items() if "calibration." in key}
+    assert said.pop("options")[0] == "ARRAY of STRING"
+    assert said == {
+        "effort": ("UINT32", 1),
+        "texts": ("ARRAY of STRING", ["text.txt"]),
+        "sha256": ("ARRAY of STRING", [hashlib.sha256(text.read_bytes()).hexdigest()]),
+        "tokens": ("UINT64", 2048),
+        "sequence": ("UINT32", 128),
+        "seed": ("UINT64", 7),
+    }
+
+
+def test_threads_and_shards_give_the_same_bytes(folder: Path, asked: dict[str, Any], tmp_path: Path) -> None:
+    convert(folder, tmp_path / "one.gguf", "Q4_0", threads=1, **asked)
+    convert(folder, tmp_path / "three.gguf", "Q4_0", threads=3, **asked)
+    assert sha256(tmp_path / "one.gguf") == sha256(tmp_path / "three.gguf")
+    made = convert(folder, tmp_path / "many.gguf", "Q4_0", split_max_tensors=9, **asked)
+    with gguflike.open(made.paths[0]) as many, gguflike.open(tmp_path / "one.gguf") as one:
+        assert len(made.paths) > 1
+        assert all((many.tensors[name].data == t.data).all() for name, t in one.tensors.items())
+
+
+def stopped_at(share: float) -> Callable[[int, int, str], None]:
+    """Progress that interrupts a calibration when it is so far."""
+
+    def progress(done: int, total: int, what: str) -> None:
+        if what.startswith(CALIBRATING) and done >= share * total:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_it_goes_on_where_it_was_cut_off(folder: Path, asked: dict[str, Any], tmp_path: Path, lost: bool) -> None:
+    """By layers, also where the hidden states were ``lost``; nothing but the file is left at the end."""
+    convert(folder, tmp_path / "whole" / "m.gguf", "Q4_0", **asked)
+    out = tmp_path / "cut" / "m.gguf"
+    with pytest.raises(KeyboardInterrupt, match="tensors are kept"):
+        convert(folder, out, "Q4_0", progress=stopped_at(0.6), **asked)
+    (workspace,) = out.parent.glob("*.work")
+    if lost:
+        for path in workspace.iterdir():
+            path.unlink()
+    seen: list[str] = []
+    convert(folder, out, "Q4_0", progress=lambda _done, _total, what: seen.append(what), **asked)
+    assert sha256(out) == sha256(tmp_path / "whole" / "m.gguf")
+    assert [path.name for path in out.parent.iterdir()] == ["m.gguf"]
+    assert any("layer 0" in what for what in seen) == lost
+
+
+def test_without_resume_nothing_is_left(folder: Path, asked: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "cut" / "m.gguf"
+    with pytest.raises(KeyboardInterrupt):
+        convert(folder, out, "Q4_0", progress=stopped_at(0.6), resume=False, **asked)
+    assert not out.parent.exists()
+
+
+def test_a_file_is_quantized_as_its_checkpoint_is(folder: Path, asked: dict[str, Any], tmp_path: Path) -> None:
+    convert(folder, tmp_path / "f32.gguf", "F32")
+    convert(folder, tmp_path / "direct.gguf", "Q4_0", **asked)
+    quantize_file(tmp_path / "f32.gguf", tmp_path / "again.gguf", "Q4_0", **asked)
+    with gguflike.open(tmp_path / "direct.gguf") as direct, gguflike.open(tmp_path / "again.gguf") as again:
+        assert all((again.tensors[name].data == t.data).all() for name, t in direct.tensors.items())
+
+
+def test_what_does_not_go_together_is_refused_by_name(folder: Path, asked: dict[str, Any], tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    for others, field in (
+        ({"imatrix": tmp_path / "imatrix.gguf"}, "imatrix"),
+        ({"generic": True}, "generic"),
+        ({"method": "absmax"}, "method"),
+        ({"executor": ThreadPoolExecutor(1)}, "executor"),
+        ({"effort": 9}, "effort"),
+        ({"seed": -1}, "seed"),
+        ({"calibration_tokens": 0}, "calibration_tokens"),
+    ):
+        with pytest.raises(ArgumentError) as caught:
+            convert(folder, None, "Q4_0", dry_run=True, **{**asked, **others})
+        assert caught.value.field == field
+    with pytest.raises(ArgumentTypeError, match="not a list"):
+        convert(folder, None, dry_run=True, effort=1, calibration="text.txt")
+    with pytest.raises(ArgumentError, match="nothing is calibrated") as caught:
+        convert(folder, None, dry_run=True, calibration=["text.txt"])
+    assert caught.value.remedy == "add `effort=1`"
+
+
+def test_what_cannot_be_calibrated_says_so(folder: Path, asked: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="nothing to calibrate: no matrix is encoded anew in blocks"):
+        convert(folder, None, "F16", dry_run=True, **asked)
+    with pytest.raises(CheckpointError, match="text cannot be read"):
+        convert(folder, None, "Q4_0", dry_run=True, **{**asked, "calibration": ["missing.txt"]})
+    empty = tmp_path / "empty.txt"
+    empty.write_text("")
+    with pytest.raises(ArgumentError, match="no text to calibrate on"):
+        convert(folder, None, "Q4_0", dry_run=True, **{**asked, "calibration": [empty]})
+
+
+def test_the_command_line(
+    folder: Path, asked: dict[str, Any], text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    convert(folder, tmp_path / "python.gguf", "Q4_0", **asked)
+    arguments = ["convert", str(folder), str(tmp_path / "shell.gguf"), "-t", "Q4_0", "--effort", "1"]
+    assert main([*arguments, "--calibration", str(text), "--calibration-tokens", "2048"]) == 0
+    assert "effort 1: 15 tensors rounded for 2,048 tokens" in capsys.readouterr().out
+    assert sha256(tmp_path / "shell.gguf") == sha256(tmp_path / "python.gguf")
+    assert main(["convert", str(folder), "-t", "Q4_0", "--dry-run", "--seed", "3"]) == 2
+    said = capsys.readouterr().err
+    assert "--seed" in said
+    assert "add --effort 1" in said
