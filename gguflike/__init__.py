@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         TemplateError,
         UnsupportedError,
     )
-    from gguflike.evaluate import evaluate
+    from gguflike.evaluate import Card, evaluate
     from gguflike.locate import open
     from gguflike.runner import Model, load
     from gguflike.tensor import QuantizedTensor, quantize
@@ -49,6 +49,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
+    "Card",
     "ChangedError",
     "CheckpointError",
     "DigestError",
@@ -85,6 +86,7 @@ __getattr__ = lazy.names(
     {
         "ArgumentError": "errors",
         "ArgumentTypeError": "errors",
+        "Card": "evaluate",
         "ChangedError": "errors",
         "CheckpointError": "errors",
         "DigestError": "errors",

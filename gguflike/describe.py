@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gguflike import quality
 from gguflike.container import GGUFFile, ValueType
 from gguflike.container.file_types import FILE_TYPES
 
@@ -21,7 +22,8 @@ def describe(file: GGUFFile) -> dict[str, Any]:
 
     ``format, version, architecture, file_type`` (name of the mix, None where the file gives none), ``parameters``
     (weights in all tensors), ``file_bytes`` (of all shards), ``bits_per_weight`` (bits of tensor data per weight),
-    ``metadata`` (key -> value; see ``value``), ``tensors`` (name, shape in numpy order, type, bytes, file offset).
+    ``metadata`` (key -> value; see ``value``), ``quality`` (what the file says of how well the model does on each text;
+    see `gguflike.quality.rows`), ``tensors`` (name, shape in numpy order, type, bytes, file offset).
     """
     infos = list(file.infos.values())
     tensors = [
@@ -45,6 +47,7 @@ def describe(file: GGUFFile) -> dict[str, Any]:
         "file_bytes": file.file_bytes,
         "bits_per_weight": 8 * data_bytes / parameters if parameters else None,
         "metadata": {key: value(file, key) for key in file.metadata},
+        "quality": quality.rows(file.metadata),
         "tensors": tensors,
     }
 

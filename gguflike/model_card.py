@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from gguflike import __version__
+from gguflike import __version__, quality
 from gguflike.checkpoint.hub import resolver
 
 _HUB = re.compile(r"https://(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)")
@@ -39,6 +39,7 @@ def page(repo: str, entries: Sequence[Entry]) -> str:
         f"# {title}, GGUF",
         _of_what(said),
         _table(entries),
+        *_quality(models),
         *_made(models),
         _runs(repo, models[0]),
     ]
@@ -112,6 +113,26 @@ def _table(entries: Sequence[Entry]) -> str:
             f"| {entry.nbytes:,} bytes | `{entry.sha256}` |"
         )
     return "\n".join(rows)
+
+
+def _quality(models: Sequence[Entry]) -> list[str]:
+    """How far each file is from its model in floats, as far as the files say that."""
+    lines = []
+    names = ("kl_99", "same_top", "perplexity", "reference_perplexity")
+    for entry in models:
+        for row in quality.rows(entry.metadata):
+            kl = f"{_number(row['kl'])} ± {_number(row['kl_error'])}"
+            cells = [_cell(entry.name), _cell(str(row["text"])), _number(row["tokens"]), kl]
+            lines.append(f"| {' | '.join([*cells, *(_number(row[name]) for name in names)])} |")
+    if not lines:
+        return []
+    head = "| File | Text | Tokens | KL divergence | 99 % | Same likeliest token | Perplexity | In floats |"
+    said = "On text that nothing was calibrated on, beside the model in floats; measured by `gguflike eval`."
+    return ["## Quality", said, "\n".join([head, "|---|---|---:|---:|---:|---:|---:|---:|", *lines])]
+
+
+def _number(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else ""
 
 
 def _made(models: Sequence[Entry]) -> list[str]:

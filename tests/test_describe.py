@@ -31,7 +31,7 @@ def test_figures_are_those_of_the_gguf_package(tmp_path: Path) -> None:
         gguflike.quantize(rng.standard_normal((3, 5, 64)), "Q8_0", name="blk.0.x"),
     ]
     document = write(path, {"general.architecture": "llama", "general.file_type": 7}, tensors)
-    keys = "format version architecture file_type parameters file_bytes bits_per_weight metadata tensors"
+    keys = "format version architecture file_type parameters file_bytes bits_per_weight metadata quality tensors"
     assert list(document) == keys.split()
     theirs = GGUFReader(path).tensors
     assert document["tensors"] == [
@@ -50,6 +50,7 @@ def test_figures_are_those_of_the_gguf_package(tmp_path: Path) -> None:
     assert document["file_bytes"] == path.stat().st_size
     assert (document["format"], document["version"], document["architecture"]) == ("GGUF", 3, "llama")
     assert document["file_type"] == "Q8_0"
+    assert document["quality"] == []
 
 
 def test_every_value_becomes_json(tmp_path: Path) -> None:

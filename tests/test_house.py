@@ -32,16 +32,17 @@ BELOW = {
     "calibrate": {"progress", "errors", "blocks", "kernels", "tensor", "families", "reference"},
     "checkpoint": {"progress", "errors", "foreign", "texts", "blocks", "families"},
     "locate": {"progress", "container", "checkpoint"},
-    "model_card": {"checkpoint"},
+    "model_card": {"checkpoint", "quality"},
     "upload": {"progress", "errors", "container", "describe", "checkpoint", "model_card"},
-    "describe": {"errors", "blocks", "tensor", "container"},
+    "describe": {"errors", "blocks", "tensor", "container", "quality"},
     "verify": {"progress", "errors", "blocks", "tensor", "container", "locate"},
     "diff": {"progress", "errors", "blocks", "tensor", "container"},
     "convert": {"progress", "errors", "foreign", "blocks", "kernels", "tensor", "container", "families", "checkpoint"}
     | {"calibrate"},
     "runner": {"progress", "errors", "blocks", "kernels", "tensor", "container", "families", "checkpoint", "locate"},
     "calibration": {"progress", "locate", "convert", "runner", "evaluate"},
-    "evaluate": {"progress", "errors", "container", "checkpoint", "locate", "convert", "runner"},
+    "quality": {"container"},
+    "evaluate": {"progress", "errors", "container", "checkpoint", "locate", "quality", "convert", "runner"},
 }
 # And which rooms of kernels/ each room may import.
 ROOMS = {

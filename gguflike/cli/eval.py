@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import TYPE_CHECKING
 
 from gguflike.cli.arguments import positive
 from gguflike.cli.output import clean, print_json, progress_bar, table
+from gguflike.cli.recipes import add_text_arguments
 
 if TYPE_CHECKING:
     from gguflike.evaluate import Accuracy, Evaluation, Figure, Quality
@@ -20,40 +22,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="GGUF file, or checkpoint (folder or Hub id), which is converted to floats first",
     )
     add("--reference", metavar="SRC", help="what FILE was made from, GGUF or checkpoint: adds the KL divergence")
-    add_text_arguments(parser)
+    add_text_arguments(parser, "write the figures into the metadata of FILE, beside those of --reference")
     add("--tasks", action="extend", nargs="+", default=[], metavar="F", help="JSONL of questions with choices")
     add("--threads", type=positive, help="threads (default: all CPUs)")
     add("--json", action="store_true", help="one JSON document")
 
 
-def add_text_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--text", action="extend", nargs="+", default=[], metavar="F", help="held-out text, each file a kind of text")
-    add("--context", type=positive, metavar="N", help="tokens of a chunk (default: 512, or the trained context)")
-    add("--tokens", type=positive, metavar="N", help="tokens of each text to use (default: all)")
-    add(
-        "--score",
-        choices=("half", "all"),
-        default="half",
-        help="tokens of a chunk that count: the second half, as of llama-perplexity, or all (default: half)",
-    )
-
-
 def run(args: argparse.Namespace) -> int:
-    from gguflike.evaluate import evaluate
+    from gguflike.cli import UsageError
+    from gguflike.evaluate.evaluation import HeldOut, evaluate_all
 
+    if args.card and (args.reference is None or not args.text or not os.path.isfile(args.file)):  # noqa: PTH113 - text
+        raise UsageError("--card needs a GGUF file on disk, a --reference and a --text")
+    held_out = HeldOut.of(args.text, args.tasks)
+    options = (args.reference, args.context, args.tokens, args.score, args.threads)
     with progress_bar() as progress:
-        result = evaluate(
-            args.file,
-            args.text,
-            reference=args.reference,
-            tasks=args.tasks,
-            context=args.context,
-            tokens=args.tokens,
-            score=args.score,
-            threads=args.threads,
-            progress=progress,
-        )
+        (result,) = evaluate_all([args.file], held_out, *options, progress)
+    if args.card:
+        from gguflike.evaluate import card
+
+        card.write(args.file, result, held_out.texts)
     if args.json:
         print_json(result.document())
     else:

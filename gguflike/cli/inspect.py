@@ -45,6 +45,10 @@ def _print(document: dict[str, Any], path: str, all_tensors: bool) -> None:
     if document["metadata"]:
         print("\nmetadata")
         print(table([["  " + clean(key), _shown(value)] for key, value in document["metadata"].items()]))
+    if document["quality"]:
+        reference = document["metadata"].get("gguflike.quality.reference")
+        print(f"\nquality, beside {clean(str(reference))} in floats")
+        print(_quality(document["quality"]))
     if document["tensors"]:
         print("\ntensors")
         print(_tensor_list(document["tensors"]) if all_tensors else _by_type(document["tensors"]))
@@ -59,6 +63,22 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         return clean("[" + ", ".join(_shown(item) for item in value) + "]", 90)
     return clean(value if isinstance(value, str) else json.dumps(value), 90)
+
+
+def _quality(rows: list[dict[str, Any]]) -> str:
+    """What the file says of itself, a line for each text."""
+    titles = {
+        **{"text": "  text", "tokens": "tokens", "kl": "KL divergence", "kl_error": "±", "kl_99": "99 %"},
+        **{"same_top": "same likeliest", "perplexity": "perplexity", "reference_perplexity": "in floats"},
+    }
+    cells = [
+        [f"  {clean(str(row['text']))}", *(_number(row[name]) for name in titles if name != "text")] for row in rows
+    ]
+    return table([[*titles.values()], *cells], right=range(1, len(titles)))
+
+
+def _number(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else ""
 
 
 def _by_type(tensors: list[dict[str, Any]]) -> str:

@@ -13,6 +13,8 @@ from gguflike.cli.paths import default_out, near_type, take_rest
 if TYPE_CHECKING:
     from gguflike.convert import ConversionPlan
 
+CARD = "measure the file beside its source in floats, and say in its header how far it is from that"
+
 
 def add_recipe_arguments(parser: argparse.ArgumentParser, types: str) -> None:
     parser.add_argument("-t", "--type", "--outtype", metavar="TYPE", help=types)
@@ -59,6 +61,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, types: str) -> None:
     parser.add_argument(
         "--allow-requantize", action="store_true", default=None, help="no notice about tensors quantized before"
     )
+    add_text_arguments(parser.add_argument_group("figures on held-out text, as of eval"))
     parser.add_argument("--strict", action="store_true", default=None, help="notices are errors")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, read and write no tensor")
     parser.add_argument("--json", action="store_true", help="the plan as one JSON document")
@@ -100,6 +103,7 @@ def plan_and_run(args: argparse.Namespace, plan: Callable[..., ConversionPlan], 
     effort = effort_of(args.effort, args.calibration, args.calibration_tokens, args.seed)
     split = split_of(args.split_max_size, args.split_max_tensors, args.no_tensor_first_split)
     planned = plan(args.source, args.out, args.type, imatrix=args.imatrix, split=split, effort=effort, **options)
+    planned = _with_card(args, planned)
     if not args.dry_run:
         check_targets(planned, args.overwrite)
     planned = with_notice(planned, "search", resume)
@@ -120,6 +124,35 @@ def plan_and_run(args: argparse.Namespace, plan: Callable[..., ConversionPlan], 
         first, *others = planned.paths
         print(f"wrote {clean(first)}" + (f" and {len(others)} more" if others else ""))
     return 0
+
+
+def _with_card(args: argparse.Namespace, plan: ConversionPlan) -> ConversionPlan:
+    """The plan with places for figures on held-out text in its header, where they are asked for."""
+    from gguflike.cli import UsageError
+
+    if not args.card:
+        if args.text:
+            raise UsageError("--text is for --card, which measures the file on it")
+        return plan
+    from gguflike.convert.carded import with_card
+    from gguflike.evaluate.card import Card
+
+    return with_card(plan, Card(args.text, context=args.context, tokens=args.tokens, score=args.score))
+
+
+def add_text_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup, card: str = CARD) -> None:
+    """The held-out text, how it is scored, and whether the file is to say what was found."""
+    add = parser.add_argument
+    add("--card", action="store_true", help=card)
+    add("--text", action="extend", nargs="+", default=[], metavar="F", help="held-out text, each file a kind of text")
+    add("--context", type=positive, metavar="N", help="tokens of a chunk (default: 512, or the trained context)")
+    add("--tokens", type=positive, metavar="N", help="tokens of each text to use (default: all)")
+    add(
+        "--score",
+        choices=("half", "all"),
+        default="half",
+        help="tokens of a chunk that count: the second half, as of llama-perplexity, or all (default: half)",
+    )
 
 
 def _layers(text: str) -> list[int]:

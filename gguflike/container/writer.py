@@ -6,7 +6,7 @@ import hashlib
 import os
 import threading
 from bisect import insort
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -144,10 +144,14 @@ class _File:
             with self.errors():
                 self.journal.note(self.target.descriptor, info, digest)
 
-    def finish(self) -> None:
+    def finish(self, final: Callable[[str], FilePlan] | None) -> None:
         """Fill in the digests and make all of it durable."""
         digests = [self.tensors[info.name].finish() for info in self.plan.tensors]
         descriptor = self.target.descriptor
+        if final is not None:
+            made = final(self.target.temporary)
+            assert made.tensors == self.plan.tensors  # only values of a fixed width are others
+            self.plan = made
         with self.errors():
             if self.plan.digests is not None:
                 system.write_at(descriptor, patch(self.plan.header, self.plan.digests, digests), 0)
@@ -184,7 +188,9 @@ class Writer:
     have a journal, and what is complete outlives the writer: after a kill, and after an error that need not come again
     (not one about the data themselves), the next writer of the same plan and text finds those tensors by ``restore``.
 
-    ``digests`` are SHA-256 that tensors must have: DigestError where one has another.
+    ``digests`` are SHA-256 that tensors must have: DigestError where one has another. ``final`` is called with the path
+    of the first temporary file when all data are in it, and gives the plan with the header that it is to have: one of
+    the same size, since the tensors stay where they are. What it raises leaves the target as it was before.
 
     Of several files the first, which has the metadata, appears last, and an old one disappears before the first of the
     new files is in its place: whatever happens, a set of shards that opens is not mixed of two models.
@@ -201,6 +207,7 @@ class Writer:
         sources: Iterable[StrPath] = (),
         made_of: str | None = None,
         digests: Mapping[str, str] | None = None,
+        final: Callable[[str], FilePlan] | None = None,
     ) -> None:
         sources = list(sources)
         named = paths_of(path, plan)
@@ -208,6 +215,7 @@ class Writer:
             check_target(each, sources)
         self.files = [_File(each, of, overwrite, made_of, digests or {}) for each, of in named]
         self._owner = {name: file for file in self.files for name in file.tensors}
+        self._final = final
         self.kept = 0  # complete tensors that are left to the next writer
         self._beside: ThreadPoolExecutor | None = None
 
@@ -350,7 +358,7 @@ class Writer:
     def _finish(self) -> None:
         first, *others = self.files
         for file in self.files:
-            file.finish()
+            file.finish(self._final if file is first else None)
         if any(os.path.lexists(file.target.path) for file in others):
             first.target.withdraw()
         try:

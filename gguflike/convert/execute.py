@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import contextmanager
+from functools import partial
 
 from gguflike.container import Receipt, Writer, check_free
 from gguflike.container.publish import made_folder
@@ -98,7 +99,13 @@ def execute(
             progress(done, plan.file_bytes, what)
 
     made = made_of(plan, method) if resume else None
-    writer = Writer(plan.target, plan.layout, overwrite, plan.inputs, made, plan.digests)
+    final = None
+    if plan.card is not None:
+        from gguflike.convert import carded
+
+        write = partial(execute, progress=progress, threads=threads, resume=False)
+        final = carded.final(plan, plan.card, threads, progress, write)
+    writer = Writer(plan.target, plan.layout, overwrite, plan.inputs, made, plan.digests, final)
     with (
         closing_sources(),
         made_folder(plan.target.parent),

@@ -26,6 +26,7 @@ from gguflike.convert import metadata as general
 from gguflike.convert import plan as plans
 from gguflike.convert import recipe as recipes
 from gguflike.convert.calibration import calibration_of
+from gguflike.convert.carded import Card, with_card
 from gguflike.convert.effort import NONE, Effort, check_together, effort_of
 from gguflike.convert.execute import carry_out, check_options
 from gguflike.convert.facts import Facts, facts, single
@@ -77,6 +78,7 @@ def convert(
     calibration: Sequence[str | os.PathLike[str]] = (),
     calibration_tokens: int | None = None,
     seed: int = 0,
+    card: Card | None = None,
     **options: Unpack[SelectionOptions],
 ) -> ConversionPlan:
     """Convert a checkpoint folder or Hub id to a GGUF file of the recipe ``type``; return the plan carried out.
@@ -140,7 +142,7 @@ def convert(
         **options,
     )
     return carry_out(
-        planned,
+        planned if card is None else with_card(planned, card),
         dry_run=dry_run,
         executor=executor,
         progress=progress,

@@ -26,6 +26,7 @@ from gguflike.errors import UnsupportedError, counted
 
 if TYPE_CHECKING:
     from gguflike.convert.calibration import Calibration
+    from gguflike.convert.carded import Card
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class ConversionPlan:
     is_split: bool = False  # named as shards are, even if it is one file
     digests: Mapping[str, str] = field(default_factory=dict, repr=False)  # SHA-256 that tensors must have
     calibration: Calibration | None = field(default=None, repr=False)
+    card: Card | None = field(default=None, repr=False, compare=False)  # what measures the file for its header
 
     @property
     def file(self) -> FilePlan:
@@ -151,6 +153,8 @@ class ConversionPlan:
         lines += self.substitution_lines()
         if self.calibration is not None:
             lines += self.calibration.lines(len(self.calibrated))
+        if self.card is not None:
+            lines.append("measured on held-out text, beside the model in floats, of which a temporary file is made")
         lines += [f"notice: {notice}" for notice in self.notices]
         return "\n".join(lines)
 

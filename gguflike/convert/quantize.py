@@ -21,6 +21,7 @@ from gguflike.convert import metadata as general
 from gguflike.convert import plan as plans
 from gguflike.convert import recipe as recipes
 from gguflike.convert.calibration import calibration_of
+from gguflike.convert.carded import Card, with_card
 from gguflike.convert.effort import NONE, Effort, check_together, effort_of
 from gguflike.convert.execute import carry_out, check_options
 from gguflike.convert.facts import Facts, facts
@@ -60,6 +61,7 @@ def quantize_file(
     calibration: Sequence[str | os.PathLike[str]] = (),
     calibration_tokens: int | None = None,
     seed: int = 0,
+    card: Card | None = None,
     **options: Unpack[SelectionOptions],
 ) -> ConversionPlan:
     """Write the GGUF file ``src`` (or the split model it belongs to) as ``type`` to ``out``; return the plan.
@@ -75,7 +77,7 @@ def quantize_file(
     split = split_of(split_max_size, split_max_tensors, no_tensor_first_split)
     planned = plan_quantization(src, out, type, imatrix, split, keep_split, asked, **options)
     return carry_out(
-        planned,
+        planned if card is None else with_card(planned, card),
         dry_run=dry_run,
         executor=executor,
         progress=progress,

@@ -18,16 +18,18 @@ from typing import TYPE_CHECKING
 from gguflike import lazy
 
 if TYPE_CHECKING:
+    from gguflike.evaluate.card import Card
     from gguflike.evaluate.estimates import Figure, ratio
     from gguflike.evaluate.evaluation import Evaluation, Quality, evaluate
     from gguflike.evaluate.tasks import Accuracy
 
-__all__ = ["Accuracy", "Evaluation", "Figure", "Quality", "evaluate", "ratio"]
+__all__ = ["Accuracy", "Card", "Evaluation", "Figure", "Quality", "evaluate", "ratio"]
 
 __getattr__ = lazy.names(
     __name__,
     {
         "Accuracy": "tasks",
+        "Card": "card",
         "Evaluation": "evaluation",
         "Figure": "estimates",
         "Quality": "evaluation",

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from gguflike.errors import ArgumentError, check_threads
+from gguflike.errors import check_threads
 from gguflike.evaluate import estimates, models, streaming, tasks, texts
 from gguflike.evaluate.estimates import Figure
 from gguflike.evaluate.scores import Pairs, Scores
 from gguflike.evaluate.tasks import Accuracy, Question
-from gguflike.evaluate.texts import CONTEXT, Protocol
+from gguflike.evaluate.texts import Protocol
 from gguflike.progress import Progress
 from gguflike.runner.model import load
 
@@ -142,7 +142,8 @@ def evaluate_all(
     sources = [*files, *([] if reference is None else [reference])]
     with ExitStack() as stack:
         paths = [stack.enter_context(models.float_file(each, threads, progress)) for each in sources]
-        protocol = Protocol(_context(context, paths), tokens, score)
+        trained = [models.metadata_of(path) for path in paths]
+        protocol = Protocol(models.chosen_context(context, trained), tokens, score)
         longest = None if held_out.questions else protocol.context
         loaded = [
             stack.enter_context(load(path, context=longest, threads=threads, progress=progress)) for path in paths
@@ -169,15 +170,6 @@ def evaluate_all(
         )
         for number, name in enumerate(files)
     ]
-
-
-def _context(asked: int | None, paths: Sequence[str]) -> int:
-    """The tokens of a chunk. ArgumentError where a model was trained with fewer than are asked for."""
-    trained = min(models.trained_context(path) for path in paths)
-    if asked is not None and asked > trained:
-        raise ArgumentError("more than the model was trained with", field="context", expected=f"at most {trained}",
-                            got=asked)  # fmt: skip
-    return min(CONTEXT, trained) if asked is None else asked
 
 
 def summary(scores: Mapping[str, Scores]) -> tuple[Quality, ...]:

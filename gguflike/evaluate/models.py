@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from gguflike import container
+from gguflike.container.layout import ARCHITECTURE_KEY
+from gguflike.errors import ArgumentError
+from gguflike.evaluate.texts import CONTEXT
 from gguflike.locate import locate
 from gguflike.progress import Progress
 
@@ -24,12 +28,13 @@ FLOATS = ("BF16", "F16")  # types that a checkpoint of such matrices is stored i
 
 @contextmanager
 def float_file(source: StrPath, threads: int | None = None, progress: Progress | None = None) -> Iterator[str]:
-    """The path of a GGUF file: ``source`` itself, or a temporary one with the floats of the checkpoint that it names.
+    """The path of a GGUF file: ``source``, fetched where it is elsewhere, or a temporary one with the floats of the
+    checkpoint that it names.
 
-    Errors as of `convert`.
+    Errors as of `locate` and `convert`.
     """
     if not is_checkpoint(source):
-        yield os.fspath(source)
+        yield os.fspath(locate(source, progress))
         return
     from gguflike import checkpoint
     from gguflike.convert import convert
@@ -63,8 +68,20 @@ def lossless(dtypes: Iterable[str]) -> str:
     return kinds.pop() if len(kinds) == 1 and kinds <= set(FLOATS) else "F32"
 
 
-def trained_context(path: StrPath) -> int:
-    """How many tokens the model in a GGUF file was trained with."""
-    with container.open(locate(path)) as file:
-        said = file.metadata.get(f"{file.architecture}.context_length")
-    return said if isinstance(said, int) and said > 0 else 1 << 31
+def metadata_of(path: StrPath) -> dict[str, Any]:
+    """What says in a GGUF file how many tokens its model was trained with."""
+    with container.open(path) as file:
+        keys = [key for key in (ARCHITECTURE_KEY, f"{file.architecture}.context_length") if key in file.metadata]
+        return {key: file.metadata[key] for key in keys}
+
+
+def chosen_context(asked: int | None, models: Sequence[Mapping[str, Any]]) -> int:
+    """The tokens of a chunk for models with these metadata: as many as are asked for, or CONTEXT, or what they were
+    trained with where that is less. ArgumentError where they were trained with fewer than are asked for."""
+    said = [each.get(f"{each.get(ARCHITECTURE_KEY)}.context_length") for each in models]
+    trained = min((each for each in said if isinstance(each, int) and each > 0), default=1 << 31)
+    if asked is not None and asked > trained:
+        raise ArgumentError(
+            "more than the model was trained with", field="context", expected=f"at most {trained}", got=asked
+        )
+    return min(CONTEXT, trained) if asked is None else asked

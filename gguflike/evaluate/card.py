@@ -1,0 +1,137 @@
+"""Figures into the metadata of a file: when it is made, by `Card`, or afterwards, by `write`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gguflike import container, quality
+from gguflike.container import TensorSpec, Typed, Writer
+from gguflike.container.digest import recorded
+from gguflike.container.layout import MAX_NAME_BYTES
+from gguflike.container.shards import open_shards
+from gguflike.errors import ArgumentError
+from gguflike.evaluate import texts
+from gguflike.evaluate.evaluation import Evaluation, HeldOut, Quality, evaluate_all
+from gguflike.evaluate.models import chosen_context
+from gguflike.evaluate.texts import Protocol
+from gguflike.progress import Progress
+from gguflike.runner.tokenizer import Tokenizer
+
+StrPath = str | os.PathLike[str]
+PART_BYTES = 1 << 24  # of a tensor that are copied at a time
+
+
+class Card:
+    """What `gguflike.convert` is given so that it measures the file on held-out ``text``, and says in its header how
+    well it does beside the model in its own floats, of which a temporary file is made.
+
+    The arguments are those of `gguflike.evaluate`.
+    """
+
+    def __init__(
+        self,
+        text: Mapping[str, str] | Iterable[StrPath],
+        *,
+        context: int | None = None,
+        tokens: int | None = None,
+        score: str = "half",
+    ) -> None:
+        self._held_out = HeldOut.of(text)
+        self._context, self._tokens, self._score = context, tokens, score
+
+    def blank(self, metadata: Mapping[str, Any], reference: str) -> dict[str, Any]:
+        """Places for the figures. ArgumentError where a text is shorter than a chunk."""
+        protocol = self._protocol(metadata)
+        tokenizer = Tokenizer(_plain(metadata))
+        for name, text in self._held_out.texts.items():
+            texts.cut(name, text, tokenizer, protocol)
+        return dict(quality.blank(_said(protocol, reference, self._held_out.texts)))
+
+    def filled(
+        self,
+        metadata: Mapping[str, Any],
+        reference: str,
+        path: str,
+        write_floats: Callable[[str], object],
+        threads: int | None,
+        progress: Progress | None,
+    ) -> dict[str, Any]:
+        """The figures of the file at ``path``."""
+        protocol = self._protocol(metadata)
+        with tempfile.TemporaryDirectory(prefix="gguflike-") as folder:
+            floats = os.fspath(Path(folder) / "floats.gguf")
+            write_floats(floats)
+            (found,) = evaluate_all(
+                [path], self._held_out, floats, protocol.context, self._tokens, self._score, threads, progress
+            )
+        return figures(found, reference, self._held_out.texts)
+
+    def _protocol(self, metadata: Mapping[str, Any]) -> Protocol:
+        return Protocol(chosen_context(self._context, [_plain(metadata)]), self._tokens, self._score)
+
+
+def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value.value if isinstance(value, Typed) else value for key, value in metadata.items()}
+
+
+def _said(protocol: Protocol, reference: str, held_out: Mapping[str, str]) -> quality.Protocol:
+    digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in held_out.items()}
+    return quality.Protocol(reference, protocol.context, protocol.score, digests)
+
+
+def figures(found: Evaluation, reference: str, held_out: Mapping[str, str]) -> dict[str, Any]:
+    """The metadata that say what was found. ArgumentError where there was no reference."""
+    if found.reference is None:
+        raise ArgumentError(
+            "a file says how well it does beside what it was made from", field="reference", remedy="give a `reference`"
+        )
+    kinds = [found.of(name) for name in held_out]
+    numbers = [{name: _number(kind, name) for name in quality.FIGURES} for kind in kinds]
+    said = _said(found.protocol, reference, held_out)
+    return dict(quality.values(said, [kind.tokens for kind in kinds], numbers))
+
+
+def _number(kind: Quality, name: str) -> float | None:
+    figure = kind.kl if name == "kl_error" else getattr(kind, name)
+    assert figure is not None  # there is a reference
+    number: float | None = figure.error if name == "kl_error" else figure.value
+    return number
+
+
+def write(path: StrPath, found: Evaluation, held_out: Mapping[str, str]) -> None:
+    """Write a file anew with what was found in its metadata, in place of what they said before; of a split model, the
+    first of its files. It takes the old one's place when it is complete.
+
+    ArgumentError where there was no reference; DigestError where a tensor is not what the file says that it is.
+    """
+    name = os.path.basename(os.path.normpath(found.reference or ""))  # noqa: PTH119 - no paths of one machine
+    added = figures(found, name, held_out)
+    files = open_shards(path)
+    try:
+        file = files[0]
+        metadata = {key: file.metadata.typed(key) for key in file.metadata if not key.startswith(quality.PREFIX)}
+        infos = list(file.infos.values())
+        plan = container.plan(
+            {**metadata, **added},
+            [TensorSpec(info.name, info.shape, info.format) for info in infos],
+            long_names=any(len(info.name.encode()) > MAX_NAME_BYTES for info in infos),
+        )
+        stated = recorded(file.metadata, [info.name for info in infos])
+        with Writer(file.path, plan, digests=None if stated is None else stated.tensors) as out:
+            for info in infos:
+                for start in range(0, info.nbytes, _step(info)):
+                    stop = min(start + _step(info), info.nbytes)
+                    out.write_part(info.name, start, file.read(info.name, start, stop))
+    finally:
+        for each in files:
+            each.close()
+
+
+def _step(info: container.TensorInfo) -> int:
+    """Bytes at a time, in whole blocks."""
+    return max(PART_BYTES // info.format.block_bytes, 1) * info.format.block_bytes
