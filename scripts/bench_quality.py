@@ -38,6 +38,7 @@ from gguflike.evaluate import estimates
 from gguflike.evaluate.evaluation import ALL, Evaluation, HeldOut, evaluate_all
 from gguflike.evaluate.models import float_file
 from gguflike.evaluate.scores import Pairs
+from gguflike.runner.tokenizer import Tokenizer
 
 PROGRAMS = ("llama-imatrix", "llama-quantize", "llama-perplexity")
 #: Block types whose mix of the same name has another type for most tensors: the mix that has this one.
@@ -87,6 +88,17 @@ class Job:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
+def calibration_text(files: Sequence[Path], tokens: int | None, floats: Path) -> str:
+    """The text that both sides calibrate on, as a whole: so many tokens, as many of each file."""
+    parts = [path.read_text(encoding="utf-8") for path in files]
+    if tokens is not None:
+        with gguflike.open(floats) as file:
+            tokenizer = Tokenizer(file.metadata)
+        cut = [tokenizer.encode(part, add_special=False)[: tokens // len(files)] for part in parts]
+        parts = [tokenizer.decode(ids).removesuffix("\ufffd") for ids in cut]
+    return "\n".join(parts)
+
+
 def make(args: argparse.Namespace, programs: Tools, floats: Path, imatrix: Path, calibration: Path) -> Iterator[Job]:
     """The files of each type, the peer's and ours of each effort."""
     for kind, names in (("pure", args.types), ("mix", args.mixes)):
@@ -119,9 +131,9 @@ def convert(
     args: argparse.Namespace, out: Path, kind: str, effort: int, calibration: Path, options: Sequence[str]
 ) -> None:
     """Our file, made by the command. Effort 0 sees no text."""
-    given = ["--effort", str(effort), "--calibration", str(calibration)] if effort else []
-    if effort and args.calibration_tokens:
-        given += ["--calibration-tokens", str(args.calibration_tokens)]
+    tokens = str(len(calibration.read_bytes()))  # more than it has: all of it
+    given = ["--effort", str(effort), "--calibration", str(calibration), "--calibration-tokens", tokens]
+    given = given if effort else []
     command = [
         *(sys.executable, "-m", "gguflike", "convert", str(args.model), "-o", str(out), "-t", kind),
         *("--threads", str(args.threads), *options, *given, *args.convert),
@@ -286,16 +298,15 @@ def main() -> None:
     args = parse()
     args.work.mkdir(parents=True, exist_ok=True)
     programs = tools(args.llama_cpp, args.build, args.threads)
-    calibration = args.work / "calibration.txt"
-    calibration.write_text("\n".join(path.read_text(encoding="utf-8") for path in args.calibration), encoding="utf-8")
     floats = args.work / "floats.gguf"
     if not floats.exists():
         with float_file(args.model, args.threads) as path:
             gguflike.quantize_file(path, floats, "COPY")
+    calibration = args.work / "calibration.txt"
+    calibration.write_text(calibration_text(args.calibration, args.calibration_tokens, floats), encoding="utf-8")
     imatrix = args.work / "imatrix.gguf"
     if not imatrix.exists():
-        limit = ["--chunks", args.calibration_tokens // 512] if args.calibration_tokens else []
-        options = ["-m", floats, "-f", calibration, "-o", imatrix, "-c", 512, "-t", args.threads, "--no-ppl", *limit]
+        options = ["-m", floats, "-f", calibration, "-o", imatrix, "-c", 512, "-t", args.threads, "--no-ppl"]
         programs.run("llama-imatrix", *options)
     bases = base_logits(args, programs, floats) if args.through_llama else {}
     held_out = HeldOut.of(args.text)
