@@ -21,7 +21,6 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 FEED_REACH = 2  # how far error feedback and descent move a sub-block's integer scale
 DESCENT_REACH = 1
-ROUNDS = 2  # of refitting super-scales, and descent after that
 _FEW = 1e-3  # share of sub-blocks: where a pass of the descent changes fewer, it was the last
 
 
@@ -109,19 +108,20 @@ def round_rows(
     ordered = np.ascontiguousarray(targets[:, goal.order])
     hessian = np.ascontiguousarray(goal.hessian[np.ix_(goal.order, goal.order)])
     blocks = fed_back(kind, ordered, goal, threads)
-    factors = _lower_factors(_diagonal_blocks(hessian, size))
-    for i in range(ROUNDS + 1):
+    steps = [(_lower_factors(_diagonal_blocks(hessian, size)), DESCENT_REACH)]
+    steps.append((_lower_factors(_diagonal_blocks(hessian, OCTET)), 0))
+    for i in range(passes):
         gradients = product(ordered - values_of(kind, blocks, threads), hessian, threads)
         if i > 0:
             refit(kind, hessian, blocks, gradients, threads)
-        for _ in range(passes):
-            moved = np.zeros(len(ordered), np.int64)
+        moved = np.zeros(len(ordered), np.int64)
+        for factors, reach in steps:
             run_rows(
-                descend, len(ordered), kind.tree, kind.scale, DESCENT_REACH, hessian, factors, blocks, gradients,
-                moved, threads=threads,
+                descend, len(ordered), kind.tree, kind.scale, reach, hessian, factors, blocks, gradients, moved,
+                threads=threads,
             )  # fmt: skip
-            if moved.sum() < _FEW * blocks.k.size:
-                break
+        if moved.sum() < _FEW * blocks.k.size:
+            break
     blocks = reordered(blocks, goal.order)
     return pack(kind, blocks), values_of(kind, blocks, threads)
 

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.kernels.encode.tiles import Floats
-from gguflike.kernels.engine.jit import inner, jit
+from gguflike.kernels.engine.jit import inner, jit, lean
 from gguflike.kernels.rounding.tree import OCTET, Branch, Doubles, Tree, make_branch, nearest_octet
 
 SUPER = 256
@@ -75,7 +75,7 @@ def _make_scratch() -> Scratch:
     )  # fmt: skip
 
 
-@inner
+@lean
 def _try_scale(
     tree: Tree, factor: Doubles, target: Doubles, size: int, scale: float, shared: int, bound: float, at: Scratch
 ) -> float:
@@ -118,32 +118,57 @@ def _try_scale(
     return error
 
 
-@inner
+@lean(forceinline=True)
 def _choose(
-    tree: Tree, scale: Scale, factor: Doubles, target: Doubles, d: float, k: int, reach: int, bound: float, at: Scratch
-) -> int:
-    """Choose k within ``reach`` of ``k``, deltas and octets with the least error below ``bound``; returns k, or -1.
+    tree: Tree, scale: Scale, size: int, factor: Doubles, target: Doubles, d: float, k: int, reach: int, slope: float,
+    delta: int, bound: float, at: Scratch,
+) -> int:  # fmt: skip
+    """Choose k, deltas and octets of ``size`` weights with the least error below ``bound``; returns k, or -1.
 
-    The octets stand in ``at.best_codes`` and ``at.best_deltas``.
+    Tried are ``k`` and, as long as the error falls, up to ``reach`` more to the side of the sign of ``slope``; where
+    that is 0, to the side that is better for the octets found at ``k``. ``delta``: the only one, or -1. The octets
+    stand in ``at.best_codes`` and ``at.best_deltas``.
     """
     best = -1
-    deltas = len(tree.deltas) if tree.shared else 1
-    for trial in range(2 * reach + 1):
-        new_k = k + ((trial + 1) >> 1) * (1 if trial & 1 else -1)  # k, k + 1, k - 1, k + 2, ...
+    side = 1 if slope > 0 else -1
+    for trial in range(reach + 1):
+        new_k = k + side * trial
         if new_k < 0 or new_k > scale.most:
-            continue
+            break
         s = scale.unit * d * (2 * new_k + 1)
-        for delta in range(deltas):
-            shared = delta if tree.shared else -1
-            cost = _try_scale(tree, factor, target, scale.size, s, shared, bound, at)
+        before = best
+        for one in range(len(tree.deltas) if tree.shared else 1):
+            if tree.shared and delta >= 0 and delta != one:
+                continue
+            cost = _try_scale(tree, factor, target, size, s, one if tree.shared else -1, bound, at)
             if cost < bound:
                 bound, best = cost, new_k
-                at.best_codes[: scale.size] = at.codes[: scale.size]
-                at.best_deltas[: scale.size // OCTET] = at.deltas[: scale.size // OCTET]
+                for i in range(size):
+                    at.best_codes[i] = at.codes[i]
+                for i in range(size // OCTET):
+                    at.best_deltas[i] = at.deltas[i]
+        if trial == 0 and slope == 0:
+            side = 1 if _slope(tree, factor, target, size, s, at) > 0 else -1
+        elif trial > 0 and best == before:
+            break
     return best
 
 
-@inner
+@lean
+def _slope(tree: Tree, factor: Doubles, target: Doubles, size: int, s: float, at: Scratch) -> float:
+    """What is positive where the octets found, with scale ``s``, should have a larger scale: (y - F v) F v."""
+    for i in range(size):
+        at.values[i] = s * _level(tree, at.best_codes[i], at.best_deltas[i // OCTET])
+    slope = 0.0
+    for i in range(size):
+        product = 0.0
+        for j in range(i + 1):
+            product += factor[i, j] * at.values[j]
+        slope += (target[i] - product) * product
+    return slope
+
+
+@lean(forceinline=True)
 def _level(tree: Tree, code: int, delta: int) -> float:
     """A level with its delta."""
     level: float = tree.levels[code] + tree.deltas[delta]
@@ -194,7 +219,7 @@ def feed_super_block(
                     target[i] = roots[begin + i] * pulls[row, begin - first + i]
                     for j in range(i + 1):
                         target[i] += factor[i, j] * weights[row, begin + j]
-                best = _choose(tree, scale, factor, target, d, k, reach, np.inf, at)
+                best = _choose(tree, scale, size, factor, target, d, k, reach, 0.0, -1, np.inf, at)
             for i in range(size):
                 column = begin + i
                 error = weights[row, column]
@@ -205,7 +230,7 @@ def feed_super_block(
                     pulls[row, j] += error * b[column, first + j]
 
 
-@inner
+@lean(forceinline=True)
 def _take(
     tree: Tree, scale: Scale, blocks: Blocks, at: Scratch, row: int, column: int, i: int, d: float, k: int
 ) -> float:
@@ -223,19 +248,19 @@ def descend(
     start: int, stop: int, tree: Tree, scale: Scale, reach: int, hessian: Floats, factors: Doubles,
     blocks: Blocks, gradients: Floats, moved: npt.NDArray[np.int64],
 ) -> None:  # fmt: skip
-    """Give each sub-block in turn what lowers the error most, everything else being fixed.
+    """Give each octet or sub-block in turn what lowers the error, everything else being fixed.
 
-    ``factors`` float64 (sub-blocks, size, size): F with F^T F the diagonal blocks of ``hessian`` float32 (columns,
-    columns). ``gradients`` float32 (n, columns): (weights - values) hessian, kept up to date. ``moved`` int64 (n,):
-    counts sub-blocks that were changed.
+    ``factors`` float64 (octets or sub-blocks, size, size): F with F^T F the diagonal blocks of ``hessian`` float32
+    (columns, columns). Of sub-blocks, k moves by up to ``reach``; of octets it must not. ``gradients`` float32 (n,
+    columns): (weights - values) hessian, kept up to date. ``moved`` int64 (n,) counts what was changed.
     """
     at = _make_scratch()
-    size = scale.size
+    size = factors.shape[1]
     columns = len(hessian)
     target, values = np.empty(size), np.empty(size)
     for begin in range(0, columns, size):
-        sub_block, super_block = begin // size, begin // SUPER
-        factor = factors[sub_block]
+        sub_block, super_block = begin // scale.size, begin // SUPER
+        factor = factors[begin // size]
         for row in range(start, stop):
             d = np.float64(blocks.d[row, super_block])
             if not d > 0:
@@ -245,9 +270,10 @@ def descend(
             for i in range(size):
                 column = begin + i
                 values[i] = s * _level(tree, blocks.codes[row, column], blocks.deltas[row, column // OCTET])
-            bound = 0.0
+            bound, slope = 0.0, 0.0
             for i in range(size - 1, -1, -1):  # F^-T g
                 pull = np.float64(gradients[row, begin + i])
+                slope += pull * values[i]
                 for j in range(i + 1, size):
                     pull -= factor[j, i] * target[j]
                 target[i] = pull / factor[i, i]
@@ -255,7 +281,8 @@ def descend(
             for i in range(size):
                 for j in range(i + 1):
                     target[i] += factor[i, j] * values[j]
-            best = _choose(tree, scale, factor, target, d, k, reach, bound * _BETTER, at)
+            delta = np.int64(blocks.deltas[row, begin // OCTET]) if size < scale.size else -1
+            best = _choose(tree, scale, size, factor, target, d, k, reach, slope, delta, bound * _BETTER, at)
             if best < 0:
                 continue
             moved[row] += 1

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.kernels.encode.tiles import Array
-from gguflike.kernels.engine.jit import inner
+from gguflike.kernels.engine.jit import inner, lean
 
 OCTET = 8
-_MOST_STEPS = 20_000  # of one search: what is best by then is taken; a few hundred are usual
+STEPS = 4096
 
 Doubles = npt.NDArray[np.float64]
 
@@ -35,7 +35,9 @@ class Tree(NamedTuple):
     numbers   int32 (base**dim,): the number of the point that has these digits, or -1
     base      how many digits there are
     dim       coordinates of a point, 4 or 8
+    per_step  1 / (mean distance of neighbouring levels)
     plus      bits of the codes that are not negative, where an octet has an even number of minus signs; else 0
+    steps     of a search at most: what is best by then is taken
     signed    whether signs are stored
     shared    whether a sub-block has one delta, not each octet its own
     """
@@ -48,7 +50,9 @@ class Tree(NamedTuple):
     numbers: npt.NDArray[np.int32]
     base: int
     dim: int
+    per_step: float
     plus: int
+    steps: int
     signed: bool
     shared: bool
 
@@ -91,6 +95,8 @@ def make_tree(grid: Array, signed: bool, even: bool, deltas: tuple[float, ...], 
         numbers=numbers,
         base=base,
         dim=dim,
+        steps=STEPS,
+        per_step=(len(levels) - 1) / float(levels[-1] - levels[0]),
         plus=((1 << base) - 1) << base if even else 0,
         signed=signed,
         shared=shared,
@@ -107,7 +113,7 @@ def make_branch() -> Branch:
     )  # fmt: skip
 
 
-@inner
+@lean(forceinline=True)
 def _enter(tree: Tree, wish: Doubles, factor: Doubles, at: Branch, i: int) -> None:
     """Prepare the choice of coordinate ``i``, the earlier ones being chosen."""
     levels = tree.levels
@@ -125,22 +131,22 @@ def _enter(tree: Tree, wish: Doubles, factor: Doubles, at: Branch, i: int) -> No
     allowed = np.int64(tree.allowed[tree.begins[depth] + prefix])
     if i == OCTET - 1 and tree.plus:
         allowed &= ~tree.plus if minus else tree.plus
-    low, high = 0, len(levels)  # the first code above the centre
-    while low < high:
-        middle = (low + high) >> 1
-        if levels[middle] > centre:
-            high = middle
-        else:
-            low = middle + 1
+    count = len(levels)
+    place = min(max((centre - levels[0]) * tree.per_step, -1.0), np.float64(count - 1))
+    above = np.int64(place + 1)  # the first code above the centre, nearly: levels are about evenly spaced
+    while above < count and levels[above] <= centre:
+        above += 1
+    while above > 0 and levels[above - 1] > centre:
+        above -= 1
     at.centre[i] = centre
-    at.left[i] = low - 1
-    at.right[i] = low
+    at.left[i] = above - 1
+    at.right[i] = above
     at.allowed[i] = allowed
     at.prefix[i] = prefix
     at.minus[i] = minus
 
 
-@inner
+@lean(forceinline=True)
 def nearest_octet(
     tree: Tree, wish: Doubles, factor: Doubles, bound: float, at: Branch, codes: npt.NDArray[np.uint8]
 ) -> float:
@@ -154,7 +160,7 @@ def nearest_octet(
     i = 0
     at.cost[0] = 0.0
     _enter(tree, wish, factor, at, 0)
-    for _ in range(_MOST_STEPS):
+    for _ in range(tree.steps):
         left, right, allowed = at.left[i], at.right[i], at.allowed[i]
         while left >= 0 and not (allowed >> left) & 1:
             left -= 1
