@@ -35,8 +35,9 @@ def calibrate(
 
     ``src`` is a checkpoint folder, a Hub id or a GGUF file, best of floats. ``out`` is an importance matrix, a GGUF
     file that `gguflike.convert` and llama.cpp's llama-quantize read; ``merge`` are such files (or of the old format,
-    .dat), whose sums are added. ``hessians`` is a folder for Gram matrices, which `gguflike.calibrate.store.Store` reads: of
-    each group of matrices that share an input of k values they take 2 k (k + 1) bytes. One of the two must be given.
+    .dat), whose sums are added. ``hessians`` is a folder for Gram matrices, which `gguflike.calibrate.store.Store`
+    reads: of each group of matrices that share an input of k values they take 2 k (k + 1) bytes. One of the two must be
+    given.
 
     ``calibration`` are files of text (UTF-8), or lines of JSON (.jsonl): ``{"text": ...}`` or ``{"messages": [...]}``,
     which the model's chat template renders. By default it is what the package has: some 300 kB of prose, code,

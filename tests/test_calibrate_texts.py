@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gguflike.calibrate.texts import Text, bundled, read, sequences
-from gguflike.errors import ArgumentError
+from gguflike.errors import ArgumentError, TemplateError
 
 
 def text(name: str, *documents: str) -> Text:
@@ -89,11 +89,32 @@ def test_files_that_are_no_text(name: str, data: bytes, message: str, tmp_path: 
 
 def test_what_is_bundled() -> None:
     texts = bundled()
-    assert {"code.txt", "novels.txt", "markup.txt"} <= {each.name for each in texts}
+    assert {"code.txt", "dialogue.jsonl", "languages.txt", "markup.txt"} <= {each.name for each in texts}
     size = sum(len(document.encode()) for each in texts for document in each.documents)
-    assert 100_000 < size < 350_000
+    assert 250_000 < size < 350_000
     assert not any(flag for each in texts for flag in each.rendered)
     rendered = bundled(lambda messages: f"<{len(messages)}>")
     [dialogue] = [each for each in rendered if each.name == "dialogue.jsonl"]
     assert all(dialogue.rendered)
     assert all(document.startswith("<") for document in dialogue.documents)
+
+
+def test_templates_that_refuse_system_messages() -> None:
+    def strict(messages: list[dict[str, Any]]) -> str:
+        if messages[0]["role"] == "system":
+            raise TemplateError("no system message")
+        return f"<{messages[0]['content']}>"
+
+    def never(messages: list[dict[str, Any]]) -> str:
+        raise TemplateError("no")
+
+    [merged], [plain] = (
+        [each for each in bundled(render) if each.name == "dialogue.jsonl"] for render in (strict, never)
+    )
+    assert all(merged.rendered)
+    assert any(
+        document.startswith("<You are a patient tutor. Show the steps, then the result.\n\nA train")
+        for document in merged.documents
+    )
+    assert not any(plain.rendered)
+    assert plain.documents[0].startswith("User: What's the difference")

@@ -12,8 +12,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from gguflike.errors import ArgumentError
-from gguflike.frozen import frozen, replace
+from gguflike.errors import ArgumentError, TemplateError
+from gguflike.frozen import frozen
 
 StrPath = str | os.PathLike[str]
 Render = Callable[[list[dict[str, Any]]], str]
@@ -45,16 +45,38 @@ def read(paths: Iterable[StrPath], render: Render | None = None) -> list[Text]:
 
 
 def bundled(render: Render | None = None) -> list[Text]:
-    """The texts that the package has: prose, code, markup, many languages, and dialogues, which are written without
-    markup where a model has no template for conversations."""
+    """The texts that the package has: prose, code, markup, many languages, and conversations.
+
+    A conversation whose system message a template refuses has it in front of what the user says first. Without a
+    template, or with one that refuses this as well, it is written as a dialogue in plain text.
+    """
     folder = resources.files("gguflike").joinpath("data").joinpath(_FOLDER)
     files = sorted((each for each in folder.iterdir() if each.name != "README.md"), key=lambda each: each.name)
     made = []
     for file in files:
         with resources.as_file(file) as path:
-            text = _read(path, render or _plain)
-        made.append(text if render else replace(text, rendered=(False,) * len(text.documents)))
+            if path.suffix not in LINES:
+                made.append(_read(path, None))
+                continue
+            lines = [json.loads(line)["messages"] for line in path.read_text(encoding="utf-8").splitlines()]
+        documents = [_as_it_takes(messages, render) for messages in lines]
+        made.append(Text(path.name, tuple(text for text, _ in documents), tuple(flag for _, flag in documents)))
     return made
+
+
+def _as_it_takes(messages: list[dict[str, Any]], render: Render | None) -> tuple[str, bool]:
+    """A conversation as a template writes it, if it does, and whether it did."""
+    first, *others = messages
+    merged = messages
+    if first["role"] == "system" and others:
+        merged = [{**others[0], "content": f"{first['content']}\n\n{others[0]['content']}"}, *others[1:]]
+    if render is not None:
+        for form in (messages, merged):
+            try:
+                return render(form), True
+            except TemplateError:
+                continue
+    return "".join(f"{each['role'].capitalize()}: {each['content']}\n\n" for each in messages), False
 
 
 def sequences(
@@ -138,7 +160,3 @@ def _document(path: Path, number: int, line: str, render: Render | None) -> tupl
             remedy="give its text as plain text",
         )
     return render(messages), True
-
-
-def _plain(messages: list[dict[str, Any]]) -> str:
-    return "\n\n".join(f"{each['role'].capitalize()}: {each['content']}" for each in messages) + "\n\n"
