@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from gguflike.cli.arguments import positive, seed
+from gguflike.cli.arguments import positive
 from gguflike.cli.output import clean, print_json, progress_bar, show
 from gguflike.cli.paths import default_out, near_type, take_rest
 
@@ -35,9 +36,15 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, types: str) -> None:
         metavar="0|1",
         help="0: each tensor by itself, in seconds; 1: run the model on text, in minutes to hours (default: 0)",
     )
-    add("--calibration", nargs="+", action="extend", default=[], metavar="F", help="files with the text")
+    add(
+        "--calibration",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="F",
+        help="text, or lines of JSON with texts or conversations (default: what the package has)",
+    )
     add("--calibration-tokens", type=positive, metavar="N", help="tokens of the text that are used (default: 131072)")
-    add("--seed", type=seed, default=0, metavar="N", help="which parts of a longer text are used (default: 0)")
     tensors = parser.add_argument_group("types of single tensors, as of llama-quantize")
     add = tensors.add_argument
     add(
@@ -100,7 +107,11 @@ def plan_and_run(args: argparse.Namespace, plan: Callable[..., ConversionPlan], 
     from gguflike.convert.resume import with_notice
 
     resume = not args.no_resume
-    effort = effort_of(args.effort, args.calibration, args.calibration_tokens, args.seed)
+    effort = effort_of(args.effort, args.calibration, args.calibration_tokens)
+    if effort.is_calibrated:
+        from gguflike.calibration import render
+
+        effort = replace(effort, chat=render)
     split = split_of(args.split_max_size, args.split_max_tensors, args.no_tensor_first_split)
     planned = plan(args.source, args.out, args.type, imatrix=args.imatrix, split=split, effort=effort, **options)
     planned = _with_card(args, planned)

@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from gguflike.calibrate import store
 from gguflike.calibrate.statistics import StackStatistics, Statistics
 from gguflike.calibrate.stream import stream
 from gguflike.calibrate.sums import Hessians, Importance, Importances
-from gguflike.calibrate.texts import Text, bundled, read, sequences
+from gguflike.calibrate.texts import sequences
 from gguflike.container import check_free
 from gguflike.convert import imatrix as imatrices
 from gguflike.convert.floats import Chat, FloatModel
@@ -92,8 +91,8 @@ def calibrate(
         check_free(target, overwrite)
     others = [imatrices.read(each) for each in merge]
     plan = plan_quantization(src, None, COPY.name) if gguf else _plan(src, revision, progress)
-    model = FloatModel(plan)
-    texts = _texts(calibration, model, chat)
+    model = FloatModel.of(plan)
+    texts = model.texts(list(calibration), chat)
     length = min(context, model.context or context)
     ids = sequences(texts, model.encode, length, model.begin, tokens)
     last = Path(out if out is not None else hessians or "")
@@ -140,13 +139,6 @@ def calibrate(
 
 def _plan(src: StrPath, revision: str | None, progress: Progress | None) -> ConversionPlan:
     return plan_conversion(src, None, AUTO, revision=revision, progress=progress, tokenizer_proof="warn")
-
-
-def _texts(paths: Iterable[StrPath], model: FloatModel, chat: Chat | None) -> list[Text]:
-    has_template = chat is not None and "tokenizer.chat_template" in model.metadata
-    render = partial(chat, model.metadata) if chat is not None and has_template else None
-    listed = list(paths)
-    return read(listed, render) if listed else bundled(render)
 
 
 class _Found:

@@ -24,7 +24,7 @@ from gguflike.convert import pipeline
 from gguflike.convert.encode import Job
 from gguflike.convert.plan import ConversionPlan, PlannedTensor
 from gguflike.convert.resume import made_of
-from gguflike.convert.sources import Floats, Slab, read_slab
+from gguflike.convert.sources import Floats, Slab, check
 from gguflike.errors import counted
 from gguflike.progress import CALIBRATING, Progress
 from gguflike.tensor import QuantizedTensor
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from gguflike.calibrate.statistics import Statistics
 
 Bytes = npt.NDArray[np.uint8]
-ROWS_BYTES = 1 << 24  # of float32, read at a time where single rows are looked for
 
 
 def run(
@@ -93,7 +92,7 @@ def _walk(
         plan.calibration.sequences,
         rounder.quantize,
         workspace,
-        rows=rounder.rows,
+        rows=plan.calibration.model.rows,
         length=plan.calibration.sequence,
         key=made_of(plan, "search"),
         threads=threads,
@@ -111,7 +110,7 @@ class Rounder:
     def __init__(self, plan: ConversionPlan, writer: Writer, threads: int | None) -> None:
         assert plan.calibration is not None
         self._tensors = {tensor.name: tensor for tensor in plan.tensors}
-        self._shapes = {place.name: place.tensor.shape for place in plan.calibration.graph.tensors()}
+        self._model = plan.calibration.model
         self._tables = {place.name for place in plan.calibration.graph.tensors() if place.tensor.form == "rows"}
         self._writer, self._threads = writer, threads
         self._options = plan.calibration.rounding
@@ -120,21 +119,10 @@ class Rounder:
         self.resumed = len(self.left) < len(self._calibrated)
 
     def read(self, name: str) -> Floats:
-        """A tensor of the float model, by the name that its file has for it."""
-        tensor = self._tensors[name]
-        rows = tensor.shape[0] if tensor.shape else 1
-        return self._slab(tensor, 0, rows).reshape(self._shapes[name])
-
-    def rows(self, name: str, numbers: Any) -> Floats:
-        """Rows of a table of the float model."""
-        tensor = self._tensors[name]
-        found = np.empty((len(numbers), tensor.shape[-1]), np.float32)
-        step = max(ROWS_BYTES // (4 * tensor.shape[-1]), 1)
-        for start in range(0, tensor.shape[0], step):
-            here = (numbers >= start) & (numbers < start + step)
-            if here.any():
-                found[here] = self._slab(tensor, start, min(start + step, tensor.shape[0]))[numbers[here] - start]
-        return found
+        """A tensor of the float model. QuantizationError for values that its type cannot store."""
+        tensor, values = self._tensors[name], self._model.read(name)
+        check(values, tensor.source.origin, 0, tensor.format.limit)
+        return values
 
     def quantize(self, name: str, weights: Floats, statistics: Any) -> Floats:
         """What readers of the file decode for a matrix with its `Statistics`, or for a stack of them with a sequence of
@@ -164,6 +152,3 @@ class Rounder:
         matrices = weights.reshape(-1, weights.shape[-1])
         data = _job(tensor, self._threads).encode(matrices, Slab(0, len(matrices)))
         return QuantizedTensor(tensor.name, tensor.format, weights.shape, data).dequantize(self._threads)
-
-    def _slab(self, tensor: PlannedTensor, start: int, stop: int) -> Floats:
-        return read_slab(tensor.source, Slab(start, stop), tensor.format.limit, compiled=True)

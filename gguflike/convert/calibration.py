@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gguflike.calibrate.rounding import DEFAULT, Rounding
+from gguflike.calibrate.texts import Text, sequences
 from gguflike.container import Typed, ValueType
-from gguflike.convert import corpora, cost
-from gguflike.convert.corpora import Ids, Text
+from gguflike.convert import cost
 from gguflike.convert.cost import duration
 from gguflike.convert.effort import Effort
-from gguflike.convert.facts import untyped
+from gguflike.convert.floats import FloatModel
 from gguflike.convert.sources import Source
 from gguflike.errors import GGUFLikeError, UnsupportedError, counted
-from gguflike.families import registry
-from gguflike.families.family import check_layers
 from gguflike.families.parts import Graph, Head, Place
 
 SEQUENCE = 512  # tokens that are seen together
@@ -25,16 +24,25 @@ _WITHOUT = "`effort=0` encodes each tensor by itself"
 
 @dataclass(frozen=True)
 class Calibration:
-    """How a conversion is calibrated. ``graph`` is the model, ``sequences`` the token ids that it runs on, each from
-    position 0."""
+    """How a conversion is calibrated. ``sequences`` are the token ids of ``texts`` that the ``model`` runs on, each from
+    position 0; ``seconds`` how long that takes about."""
 
     effort: Effort
-    graph: Graph = field(repr=False)
-    texts: tuple[Text, ...]
-    sequences: tuple[Ids, ...] = field(repr=False, compare=False)
-    notices: tuple[str, ...] = ()
+    model: FloatModel = field(repr=False, compare=False)
+    texts: tuple[Text, ...] = field(repr=False)
+    sequences: tuple[tuple[int, ...], ...] = field(repr=False)
     rounding: Rounding = DEFAULT
     seconds: float | None = field(default=None, compare=False)
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What is to know of it: that there is less text than was asked for."""
+        short = self.tokens < self.effort.tokens - self.sequence
+        return (f"calibrated on {self.tokens:,} tokens, which is all that the texts have",) if short else ()
+
+    @property
+    def graph(self) -> Graph:
+        return self.model.graph
 
     @property
     def tokens(self) -> int:
@@ -70,54 +78,47 @@ class Calibration:
         return {
             f"{prefix}.effort": Typed(self.effort.level, ValueType.UINT32),
             f"{prefix}.texts": [text.name for text in self.texts],
-            f"{prefix}.sha256": [text.sha256 for text in self.texts],
+            f"{prefix}.sha256": [_digest(text) for text in self.texts],
             f"{prefix}.tokens": Typed(self.tokens, ValueType.UINT64),
             f"{prefix}.sequence": Typed(self.sequence, ValueType.UINT32),
-            f"{prefix}.seed": Typed(self.effort.seed, ValueType.UINT64),
             f"{prefix}.options": [f"{name}={value}" for name, value in vars(self.rounding).items()],
         }
 
 
-def calibration_of(effort: Effort, metadata: Mapping[str, Any], sources: Sequence[Source]) -> Calibration | None:
+def _digest(text: Text) -> str:
+    """SHA-256 of a text, its documents one behind the other."""
+    return hashlib.sha256("".join(text.documents).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def calibration_of(
+    effort: Effort, metadata: Mapping[str, Any], sources: Sequence[Source], label: str
+) -> Calibration | None:
     """How the model of these ``sources`` and ``metadata`` is calibrated; None where it is not asked for.
 
-    UnsupportedError where the reference cannot run it; CheckpointError where a text cannot be read.
+    UnsupportedError where the reference cannot run it, ArgumentError where a text cannot be read.
     """
     if not effort.is_calibrated:
         return None
-    plain = {key: untyped(value) for key, value in metadata.items()}
-    graph = graph_of(plain, [source.name for source in sources])
-    texts, sequences, notices = corpora.sequences(
-        effort.texts, plain, effort.tokens, longest(graph, plain), effort.seed
-    )
-    made = Calibration(effort, graph, tuple(texts), tuple(sequences), tuple(notices))
-    return replace(made, seconds=cost.seconds(made))
-
-
-def graph_of(metadata: Mapping[str, Any], names: Collection[str]) -> Graph:
-    """The graph of a model by what its file says. UnsupportedError where it makes no text."""
     try:
-        family = registry.for_gguf(str(metadata.get("general.architecture"))).of_file(metadata, names)
-        config = family.from_file(metadata, names)
-        check_layers(config, "the model", len(names))
-        graph = family.graph(config)
+        model = FloatModel(metadata, sources, label)
     except GGUFLikeError as error:
         raise UnsupportedError(
             f"cannot be calibrated, as it is not known what the model computes: {error.what}",
             field=error.field or "effort",
+            tensor=error.tensor,
             expected=error.expected,
             got=error.got,
             remedy=_WITHOUT,
         ) from error
-    if not isinstance(graph.head, Head):
-        raise UnsupportedError(
-            "only models that make text are calibrated", field="effort", got=family.name, remedy=_WITHOUT
-        )
-    return graph
+    if not isinstance(model.graph.head, Head):
+        raise UnsupportedError("only models that make text are calibrated", field="effort", got=label, remedy=_WITHOUT)
+    texts = model.texts(effort.texts, effort.chat)
+    ids = sequences(texts, model.encode, longest(model), model.begin, effort.tokens)
+    made = Calibration(effort, model, tuple(texts), tuple(map(tuple, ids)))
+    return replace(made, seconds=cost.seconds(made))
 
 
-def longest(graph: Graph, metadata: Mapping[str, Any]) -> int:
+def longest(model: FloatModel) -> int:
     """Tokens of a sequence: those that attention sees together, as far as the model can be computed with so many."""
-    context = metadata.get(f"{metadata['general.architecture']}.context_length")
-    limits = (SEQUENCE, context, graph.reach, graph.embedding.positions)
-    return min(limit for limit in limits if isinstance(limit, int) and limit > 0)
+    limits = (SEQUENCE, model.context, model.graph.reach, model.graph.embedding.positions)
+    return min(limit for limit in limits if limit > 0)

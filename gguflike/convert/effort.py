@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gguflike.convert.floats import Chat
 from gguflike.errors import ArgumentError, ArgumentTypeError, check_integer
 
 HIGHEST = 1
@@ -22,14 +23,14 @@ class Effort:
     """What is asked for, checked. ``level``: 0 rounds every tensor by itself, 1 runs the model on text and rounds each
     matrix so that its layer gives what it should, for the inputs that it gets when all before it is rounded.
 
-    ``texts`` are paths of files of text, none for the one that is bundled; ``tokens`` of them are used, which ``seed``
-    chooses.
+    ``texts`` are paths of files of text, none for those of the package, of which ``tokens`` are used at most; ``chat``
+    renders conversations among them.
     """
 
     level: int = 0
     texts: tuple[str, ...] = ()
     tokens: int = TOKENS
-    seed: int = 0
+    chat: Chat | None = None
 
     @property
     def is_calibrated(self) -> bool:
@@ -44,7 +45,7 @@ def effort_of(
     effort: int,
     calibration: Sequence[str | os.PathLike[str]] = (),
     calibration_tokens: int | None = None,
-    seed: int = 0,
+    chat: Chat | None = None,
 ) -> Effort:
     """The arguments of `gguflike.convert`, checked. ArgumentError, or ArgumentTypeError, names the first that is not
     valid."""
@@ -52,14 +53,14 @@ def effort_of(
     if isinstance(calibration, str | bytes | os.PathLike) or not isinstance(calibration, Iterable):
         got = repr(calibration)
         raise ArgumentTypeError("not a list", field="calibration", expected="a list of files", got=got)
-    for name, value in (("calibration", calibration), ("calibration_tokens", calibration_tokens), ("seed", seed)):
+    for name, value in (("calibration", calibration), ("calibration_tokens", calibration_tokens)):
         if level == 0 and value:
             raise ArgumentError("nothing is calibrated", field=name, got=repr(value), remedy="add `effort=1`")
     return Effort(
         level,
         tuple(os.fspath(each) for each in calibration),
-        TOKENS if calibration_tokens is None else check_integer("calibration_tokens", calibration_tokens, 1),
-        check_integer("seed", seed, 0, (1 << 64) - 1),
+        TOKENS if calibration_tokens is None else check_integer("calibration_tokens", calibration_tokens, 2),
+        chat,
     )
 
 

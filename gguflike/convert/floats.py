@@ -1,23 +1,27 @@
-"""The model that a plan converts, as the parts of reference/ compute it: its graph, and its tensors as float32."""
+"""The model that is converted, as the parts of reference/ compute it: its graph, and its tensors as float32."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
-from typing import Any
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from gguflike.calibrate.texts import Text, bundled, read
 from gguflike.checkpoint.encoder import Encoder
 from gguflike.checkpoint.vocabulary import Vocabulary
 from gguflike.container import Typed
-from gguflike.convert.plan import ConversionPlan
 from gguflike.convert.sources import Floats, Source, read_slab, slabs
 from gguflike.errors import CheckpointError, UnsupportedError
-from gguflike.families import config as configs
 from gguflike.families import registry
+from gguflike.families.family import check_layers
 from gguflike.families.parts import Graph
+
+if TYPE_CHECKING:
+    from gguflike.convert.plan import ConversionPlan
 
 SLAB_BYTES = 1 << 24
 LARGEST = float(np.finfo(np.float32).max)
@@ -27,25 +31,33 @@ Chat = Callable[[Mapping[str, Any], list[dict[str, Any]]], str]
 
 
 class FloatModel:
-    """The model of a ``plan``, by the names that its tensors will have.
+    """A model by the ``metadata`` of its file, and by the ``sources`` of its tensors, as they are called there; errors
+    call it by its ``label``.
 
-    ``graph`` says what it computes. UnsupportedError where the architecture is not one that is known.
+    ``graph`` says what it computes, ``context`` how many tokens it was trained to read (0: not known). GGUFError or
+    UnsupportedError where the architecture is not one that is known.
     """
 
-    def __init__(self, plan: ConversionPlan) -> None:
-        said = {**plan.metadata, **(plan.tokenizer.metadata if plan.tokenizer else {})}
-        self.metadata = {key: value.value if isinstance(value, Typed) else value for key, value in said.items()}
-        self.sources: dict[str, Source] = {tensor.name: tensor.source for tensor in plan.tensors}
+    def __init__(self, metadata: Mapping[str, Any], sources: Iterable[Source], label: str) -> None:
+        self.metadata = {key: value.value if isinstance(value, Typed) else value for key, value in metadata.items()}
+        self.sources: dict[str, Source] = {source.name: source for source in sources}
         architecture = self.metadata.get("general.architecture")
         if not isinstance(architecture, str):
-            raise UnsupportedError("the file names no architecture", path=plan.source, field="general.architecture")
-        family = registry.for_gguf(architecture)
-        config = configs.from_gguf(family.config, family.name, self.metadata, self.sources.keys())
+            raise UnsupportedError("the file names no architecture", path=label, field="general.architecture")
+        family = registry.for_gguf(architecture).of_file(self.metadata, self.sources.keys())
+        config = family.from_file(self.metadata, self.sources.keys())
+        check_layers(config, label, len(self.sources))
         self.graph: Graph = family.graph(config)
         self.context = int(getattr(config, "n_ctx", 0) or 0)
         missing = [name for name, _, tensor in self.graph.tensors() if tensor.used and name not in self.sources]
         if missing:
-            raise CheckpointError("a tensor of the model is missing", path=plan.source, tensor=missing[0])
+            raise CheckpointError("a tensor of the model is missing", path=label, tensor=missing[0])
+
+    @classmethod
+    def of(cls, plan: ConversionPlan) -> FloatModel:
+        """The model that a plan converts."""
+        said = {**plan.metadata, **(plan.tokenizer.metadata if plan.tokenizer else {})}
+        return cls(said, (tensor.source for tensor in plan.tensors), plan.source)
 
     def read(self, name: str) -> Floats:
         """A tensor, float32 in GGUF's shape. QuantizationError where a value is not finite."""
@@ -72,6 +84,12 @@ class FloatModel:
     def encode(self, text: str, rendered: bool = False) -> Sequence[int]:
         """Token ids of a text, with BOS and EOS where the model wants them; ``rendered``: of what a template wrote."""
         return self._encoder.encode(text, not rendered, rendered)
+
+    def texts(self, paths: Sequence[str | os.PathLike[str]], chat: Chat | None) -> list[Text]:
+        """The texts of files, or those of the package where there are none; ``chat`` renders conversations."""
+        has_template = chat is not None and "tokenizer.chat_template" in self.metadata
+        render = partial(chat, self.metadata) if chat is not None and has_template else None
+        return read(paths, render) if paths else bundled(render)
 
     @property
     def begin(self) -> list[int]:

@@ -30,6 +30,7 @@ from gguflike.convert.carded import Card, with_card
 from gguflike.convert.effort import NONE, Effort, check_together, effort_of
 from gguflike.convert.execute import carry_out, check_options
 from gguflike.convert.facts import Facts, facts, single
+from gguflike.convert.floats import Chat
 from gguflike.convert.lora import Lora
 from gguflike.convert.matching import by_canonical_name, check_layers, is_tied, match, small_values, tied_or_not
 from gguflike.convert.mixes import Recipe
@@ -77,7 +78,7 @@ def convert(
     effort: int = 0,
     calibration: Sequence[str | os.PathLike[str]] = (),
     calibration_tokens: int | None = None,
-    seed: int = 0,
+    chat: Chat | None = None,
     card: Card | None = None,
     **options: Unpack[SelectionOptions],
 ) -> ConversionPlan:
@@ -96,8 +97,8 @@ def convert(
     are kept, and ``arch`` is the name of its architecture that readers ask for, such as "flux".
 
     ``effort`` 0 encodes each tensor by itself, in the time that reading and encoding take. With 1 the model runs on
-    text (``calibration_tokens`` of the files ``calibration``, or of one that is bundled, chosen by ``seed``) and each
-    matrix is rounded for the inputs that it gets there, which takes minutes to hours and halves what a file loses.
+    text (``calibration_tokens`` of the files ``calibration``, or of those that the package has; ``chat`` renders
+    conversations) and each matrix is rounded for the inputs that it gets there: see spec/calibration.md.
 
     The weights of a Hub id (``org/name``, ``org/name@revision``) are read from there as they are needed; files that are
     read whole and in order by this process are compared with the Hub's SHA-256. With ``cache`` they are downloaded into
@@ -119,7 +120,7 @@ def convert(
     ``tokenizer_proof="warn"`` that is a notice.
     """
     check_options(method, threads)
-    asked = effort_of(effort, calibration, calibration_tokens, seed)
+    asked = effort_of(effort, calibration, calibration_tokens, chat)
     check_together(asked, executor=executor, method=method if method != "search" else None)
     split = split_of(split_max_size, split_max_tensors, no_tensor_first_split)
     planned = plan_conversion(
@@ -276,7 +277,7 @@ def plan_conversion(
         notices=[*said, *unread, *notices, *kept, *left_out, *unused, *counted, *tokenizer.notices],
         tokenizer=tokenizer,
         split=split,
-        calibration=calibration_of(effort, metadata, sources),
+        calibration=calibration_of(effort, metadata, sources, label),
     )
 
 

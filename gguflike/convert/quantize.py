@@ -25,6 +25,7 @@ from gguflike.convert.carded import Card, with_card
 from gguflike.convert.effort import NONE, Effort, check_together, effort_of
 from gguflike.convert.execute import carry_out, check_options
 from gguflike.convert.facts import Facts, facts
+from gguflike.convert.floats import Chat
 from gguflike.convert.mixes import COPY, Recipe
 from gguflike.convert.plan import ConversionPlan
 from gguflike.convert.selection import Selection, SelectionOptions, select
@@ -60,7 +61,7 @@ def quantize_file(
     effort: int = 0,
     calibration: Sequence[str | os.PathLike[str]] = (),
     calibration_tokens: int | None = None,
-    seed: int = 0,
+    chat: Chat | None = None,
     card: Card | None = None,
     **options: Unpack[SelectionOptions],
 ) -> ConversionPlan:
@@ -72,7 +73,7 @@ def quantize_file(
     other arguments are those of `gguflike.convert`; with an ``effort`` the model in ``src`` runs as it is stored there.
     """
     check_options(method, threads)
-    asked = effort_of(effort, calibration, calibration_tokens, seed)
+    asked = effort_of(effort, calibration, calibration_tokens, chat)
     check_together(asked, executor=executor, method=method if method != "search" else None)
     split = split_of(split_max_size, split_max_tensors, no_tensor_first_split)
     planned = plan_quantization(src, out, type, imatrix, split, keep_split, asked, **options)
@@ -134,7 +135,7 @@ def plan_quantization(
             importance=importance,
             notices=[*notices, *counted],
             split=_same_shards(file, selection) if keep_split else split,
-            calibration=calibration_of(effort, metadata, sources),
+            calibration=calibration_of(effort, metadata, sources, Path(src).name),
         )
 
 
