@@ -24,8 +24,8 @@ _WITHOUT = "`effort=0` encodes each tensor by itself"
 
 @dataclass(frozen=True)
 class Calibration:
-    """How a conversion is calibrated. ``sequences`` are the token ids of ``texts`` that the ``model`` runs on, each from
-    position 0; ``seconds`` how long that takes about."""
+    """How a conversion is calibrated. ``sequences`` are the token ids of ``texts`` that the ``model`` runs on, each
+    from position 0; ``seconds`` how long that takes about."""
 
     effort: Effort
     model: FloatModel = field(repr=False, compare=False)
