@@ -63,11 +63,12 @@ def graph(*blocks: Any, width: int = WIDTH, norm: Norm | None = None, **settings
 
 
 def write(
-    path: Path, made: Graph, kind: str = "F32", seed: int = 0, drop: str = "", attends: float = 0.05
+    path: Path, made: Graph, kind: str = "F32", seed: int = 0, drop: str = "", attends: float = 0.05, gain: float = 1.0
 ) -> dict[str, np.ndarray]:
     """Write a file of the graph, with matrices of ``kind``; returns the weights that it stands for.
 
-    ``attends``: attention counts so little that the float16 of its cache does not hide errors of other parts.
+    ``attends``: attention counts so little that the float16 of its cache does not hide errors of other parts. ``gain``:
+    what norms multiply their first channel by, beside their weight.
     """
     rng = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "by-hand")
@@ -82,6 +83,7 @@ def write(
         is_norm = name.endswith("norm.weight") or name.endswith("scale.weight")
         x = (x * 0.2 + is_norm if is_norm or len(tensor.shape) == 1 else x / tensor.shape[-1] ** 0.5).astype(np.float32)
         x *= np.float32(attends if name.endswith("attn_output.weight") else 1)
+        x[0] *= np.float32(gain if name.endswith("norm.weight") else 1)
         x = -abs(x) - np.float32(0.1) if name.endswith("ssm_a") else x  # rates of decay
         if kind == "F32" or len(tensor.shape) < 2 or tensor.form == "values" or tensor.shape[-1] % 32:
             writer.add_tensor(name, x)

@@ -62,7 +62,8 @@ class Fold:
 
     def columns(self, scales: Floats) -> Floats:
         """The scale of each column of ``multiplied``."""
-        return np.asarray(np.repeat(scales.reshape(self.heads, -1), self.group, axis=0).reshape(-1))
+        repeated: Floats = np.repeat(scales.reshape(self.heads, -1), self.group, axis=0).reshape(-1)
+        return repeated
 
     def shared(self, columns: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Values of columns (..., columns), by scale and by which of the columns that share it: (..., group, size)."""
@@ -81,7 +82,7 @@ class Scaling:
     def apply(self, values: Floats, start: int = 0) -> Floats:
         """``values`` scaled: the rows from ``start`` on of a vector or matrix. Of a stack, whose rows no fold scales,
         any matrices."""
-        result = values.copy()
+        result: Floats = values.copy()
         if self.rows is not None:
             rows = self.rows[start : start + len(values)]
             result[: len(rows)] *= rows if values.ndim == 1 else rows[:, None]

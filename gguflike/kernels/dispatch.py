@@ -75,7 +75,8 @@ def _made_plan(fmt: BlockFormat) -> LinearPlan:
     row = _row(fmt)
     if row.record is not None:
         ops = f"by_type.integer:matvec_{row.name}", f"by_type.integer:matmul_{row.name}"
-        return LinearPlan(row.name, *ops, "int8", f"by_type.repack:{row.name}", row.record)
+        repack, refine = f"by_type.repack:{row.name}", f"by_type.refine:refine_{row.name}"
+        return LinearPlan(row.name, *ops, "int8", repack, row.record, refine)
     if row.floats is not None:
         ops = f"by_type.floating:matvec_{row.name}", f"by_type.floating:matmul_{row.name}"
         return LinearPlan(row.name, *ops, "float32", None, None)

@@ -11,6 +11,7 @@ from gguflike.kernels.engine.args import Own, Word
 from gguflike.kernels.engine.memory import aligned
 from gguflike.kernels.matmul.records import LinearPlan, activation_arrays
 from gguflike.kernels.vector.args import QUANTIZE_ROWS
+from gguflike.kernels.vector.sizes import refined_bytes
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -25,12 +26,14 @@ def address(array: npt.NDArray[Any]) -> int:
 
 
 class Activations(NamedTuple):
-    """Where what a matrix product reads stands: addresses of float32, or of int8 codes, their scales and sums."""
+    """Where what a matrix product reads stands: addresses of float32, or of int8 codes, their scales and sums, and of
+    the lists of blocks that are refined (0: there are none)."""
 
     floats: Word
     codes: Word
     scales: Word
     sums: Word
+    refined: Word = 0
 
     @property
     def quantized(self) -> dict[str, Word]:
@@ -53,9 +56,11 @@ class Buffers:
     n_embd) and ``logits`` (HEAD_TOKENS, n_vocab) are shared by all threads, and so is what `temp` gives; ``own`` is
     each thread's, for one token. ``batch`` is BATCH; where ``whole`` (tokens see those behind them, so that a pass
     takes all of a text), the positions. ``cos_sin`` holds float32 (positions, 2, n_rot) for each rotation of the model.
+    ``refined`` and ``own_refined`` are where lists of refined blocks stand, of all threads and of each, and ``crest``
+    from which crest factor on blocks are; 0: none is.
     """
 
-    def __init__(self, graph: Graph, positions: int, threads: int) -> None:
+    def __init__(self, graph: Graph, positions: int, threads: int, crest: float = 0.0) -> None:
         n_embd, n_vocab = graph.embedding.n_embd, graph.embedding.n_vocab
         self.positions, self._threads = positions, threads
         self.whole = not all(attention.causal for attention in graph.attentions())
@@ -81,6 +86,9 @@ class Buffers:
         first = address(self._own)
         places = (first, *(first + widest * eighths // 8 for eighths in (32, 40, 41)))
         self.own = Activations(*(Own(place, stride) for place in places))
+        self.crest = crest
+        self.refined: Word = self.scratch("refined", self.batch * refined_bytes(widest)) if crest else 0
+        self.own_refined: Word = self.own_scratch("own refined", refined_bytes(widest)) if crest else 0
 
     def temp(self, name: str, columns: int) -> int:
         """The address of float32 (batch, columns) called ``name``, the same for every layer that asks alike."""

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from gguflike.runner.passes import Floats
     from gguflike.runner.state import States
 
+ACTIVATIONS = ("dynamic", "adaptive")
+CREST = 8.0  # of a block of activations, from which on "adaptive" rounds it twice
+
 
 class Model:
     """One model: the cache holds what was computed last, and what is asked for next builds on it.
@@ -55,10 +58,12 @@ class Model:
         threads: int | None = None,
         context: int | None = None,
         cache_type: str = "f16",
+        activations: str = "dynamic",
         progress: Progress | None = None,
     ) -> None:
         check_threads(threads)
         check_choice("cache_type", cache_type, TYPES)
+        check_choice("activations", activations, ACTIVATIONS)
         if context is not None:
             context = check_integer("context", context, 1)
         self.path = os.fspath(path)
@@ -74,7 +79,8 @@ class Model:
         self._check_context()
         self.tokenizer = Tokenizer(file.metadata)
         self.weights = Weights(file, self.graph, layers_left_out(family.name, file.metadata))
-        self._passes = Passes(self.graph, self.weights, self.context, cache_type, threads, progress)
+        crest = CREST if activations == "adaptive" else 0.0
+        self._passes = Passes(self.graph, self.weights, self.context, cache_type, threads, progress, crest)
         self._lock = threading.RLock()  # one computation at a time
         self._owner: weakref.ref[Continuation] | None = None  # the unfinished one whose tokens are in the cache
         self._turn: Continuation | None = None  # the one that is computing
@@ -392,12 +398,16 @@ def load(
     threads: int | None = None,
     context: int | None = None,
     cache_type: str = "f16",
+    activations: str = "dynamic",
     progress: Progress | None = None,
 ) -> Model:
     """Load a GGUF file to run it.
 
     ``threads`` defaults to the CPUs that this process may use, ``context`` to what the model was trained for as far as
     memory allows. ``cache_type`` is "f16", "q8_0" (half the memory) or "f32" (twice the memory, nothing rounded).
+    Quantized matrices multiply activations that are rounded to 8 bits, by a scale for each 32 of them ("dynamic"
+    ``activations``); "adaptive" rounds what that leaves of them again, where a few are far larger than the others of
+    their token, which halves the error for about a tenth of the speed.
     ``progress(done, total, what)`` hears of loading and, on the first ever run, of kernels being compiled.
 
     ``path`` may also name a file of the Hub or behind a URL (`gguflike.locate`), which is fetched into a cache.
@@ -406,7 +416,9 @@ def load(
         from gguflike.locate import locate
 
         path = locate(path, progress)
-    return Model(path, threads=threads, context=context, cache_type=cache_type, progress=progress)
+    return Model(
+        path, threads=threads, context=context, cache_type=cache_type, activations=activations, progress=progress
+    )
 
 
 __all__ = ["Generation", "Model", "load"]

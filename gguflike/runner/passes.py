@@ -55,13 +55,14 @@ class Passes:
         cache_type: str,
         threads: int | None,
         progress: Progress | None,
+        crest: float = 0.0,
     ) -> None:
         count = thread_count(threads)
         self._graph, self._weights = model, weights
         self._rotations = {each: self._rotation(each, context) for each in model.ropes()}
         self._rotated = 0  # positions whose cosines and sines are in the buffers
         self.states = graph.new_states(model, context, cache_type)
-        self._buffers = buffers = Buffers(model, padded(context), count)
+        self._buffers = buffers = Buffers(model, padded(context), count, crest)
         self._body = graph.body(model, weights, buffers, self.states)
         if isinstance(model.head, Head):
             self._one = graph.one(model, weights, buffers, self.states)

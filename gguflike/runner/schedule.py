@@ -15,7 +15,8 @@ from gguflike.kernels.args import EMBED, RMS_NORM, RMS_NORM_Q8, SILU_MUL, SILU_M
 from gguflike.kernels.dispatch import embed_op
 from gguflike.kernels.engine.args import Word, float_bits
 from gguflike.kernels.engine.program import Program
-from gguflike.kernels.matmul.args import MATMUL
+from gguflike.kernels.matmul.args import MATMUL, REFINE
+from gguflike.kernels.vector.args import REFINE_ROWS
 from gguflike.runner.buffers import Activations, Buffers, address
 from gguflike.runner.weights import LayerWeights, Matrix
 from gguflike.tensor import QuantizedTensor
@@ -75,19 +76,17 @@ class Schedule(ABC):
                 "weight": weight,
                 "eps": float_bits(norm.eps),
             }
-            if kinds == {"int8"}:
+            if self.fused(readers):
                 self.prepare("ops:rms_norm_q8", RMS_NORM_Q8.pack(**words, **result.quantized))
                 return result
             self.prepare("ops:rms_norm", RMS_NORM.pack(**words, out=result.floats))
         else:
             from gguflike.runner import rows  # most models do without
 
-            self.prepare(*rows.norm(source, result, kinds == {"int8"}))
-            if kinds == {"int8"}:
+            self.prepare(*rows.norm(source, result, self.fused(readers)))
+            if self.fused(readers):
                 return result
-        if "int8" in kinds:
-            self.prepare("vector.quantize:rows", result.quantize(source.size))
-        return result
+        return self.quantized(result, source.size) if "int8" in kinds else result
 
     def combine(self, source: Source, out: int, *, added: int = 0, scale: float = 1.0, count: int = 1) -> None:
         """``out`` = ``added`` (an address; 0: nothing) + ``scale`` * what a mixer would read of ``source``; ``out`` may
@@ -142,18 +141,21 @@ class Schedule(ABC):
         stride: int = 0,
     ) -> None:
         plan, rows = matrix.plan, matrix.rows
-        words = MATMUL.pack(
-            weights=matrix.address,
-            rows=rows,
-            columns=matrix.columns,
+        words: dict[str, Word] = {
+            "weights": matrix.address,
+            "rows": rows,
+            "columns": matrix.columns,
             **source.words(plan),
-            out=out,
-            stride=stride or rows,
-            add=int(add),
-            bias=matrix.bias,
-            factor=matrix.factor,
-        )
-        self._multiply(matrix, words, {"barrier": not self._after_own(), **settings})
+            "out": out,
+            "stride": stride or rows,
+            "add": int(add),
+            "bias": matrix.bias,
+            "factor": matrix.factor,
+        }
+        self._multiply(matrix, MATMUL.pack(**words), {"barrier": not self._after_own(), **settings})
+        if source.refined and plan.refine is not None:
+            refine = REFINE.pack(**{**words, "add": 1, "bias": 0}, refined=source.refined)
+            self._refine(plan.refine, refine, settings)
 
     def share(
         self,
@@ -170,12 +172,31 @@ class Schedule(ABC):
         barrier = not (beside or self._after_own())
         self.program.add(name, words, items=items, per_tokens=per_tokens, per_keys=per_keys, barrier=barrier)
 
-    def handed(self, x: int, columns: int, readers: Sequence[Matrix]) -> Activations:
+    def handed(self, x: Word, columns: int, readers: Sequence[Matrix]) -> Activations:
         """Float32 (tokens, columns) at the address ``x``, which ops of ``share`` wrote, for the matrices that read
         them."""
         result = self.result("handed", columns)._replace(floats=x)
-        if any(matrix.plan.activations == "int8" for matrix in readers):
+        return self.quantized(result, columns) if any(m.plan.activations == "int8" for m in readers) else result
+
+    def fused(self, readers: Sequence[Matrix]) -> bool:
+        """Whether the op that computes activations of these matrices also makes int8 of them: all of them read that,
+        and rounding looks at no more than a block."""
+        return not self.buffers.crest and reads_int8(readers)
+
+    def quantized(self, result: Activations, columns: int) -> Activations:
+        """Make int8 of the float32 of ``result``, which is in memory that `result` gave."""
+        if not self.buffers.crest:
             self.prepare("vector.quantize:rows", result.quantize(columns))
+            return result
+        result = result._replace(refined=self._refined)
+        words = REFINE_ROWS.pack(
+            x=result.floats,
+            columns=columns,
+            **result.quantized,
+            refined=result.refined,
+            crest=float_bits(self.buffers.crest),
+        )
+        self.prepare("vector.refine:rows", words)
         return result
 
     def each(self, name: str, words: tuple[Word, ...], *, beside: bool = False) -> None:
@@ -187,13 +208,13 @@ class Schedule(ABC):
         """Multiply silu(gate) by up, each a product with ``source``, of a multiple of 32 rows."""
         result = self.buffers.shared("gate", gate.rows)
         places: dict[str, Word] = {"gate": result.floats, "up": self.temp("up", up.rows)}
-        if reads_int8(readers):
+        if self.fused(readers):
             name, words = "ops:silu_mul_q8", SILU_MUL_Q8.pack(**places, **result.quantized)
         else:
             name, words = "ops:silu_mul", SILU_MUL.pack(**places, out=result.floats)
         products = [(gate, self.temp("gate", gate.rows)), (up, self.temp("up", up.rows))]
         self.activate(products, source, (name, words), gate.rows)
-        return result
+        return self.handed(result.floats, gate.rows, readers) if self.buffers.crest else result
 
     def activate(
         self, products: Sequence[tuple[Matrix, int]], source: Activations, op: tuple[str, tuple[Word, ...]], rows: int
@@ -217,6 +238,15 @@ class Schedule(ABC):
 
     @abstractmethod
     def _multiply(self, matrix: Matrix, words: tuple[Word, ...], settings: Mapping[str, Any]) -> None: ...
+
+    @abstractmethod
+    def _refine(self, name: str, words: tuple[Word, ...], settings: Mapping[str, Any]) -> None:
+        """Add an op, whose items are row blocks, to what the op of ``_multiply`` with the same ``settings`` gives."""
+
+    @property
+    @abstractmethod
+    def _refined(self) -> Word:
+        """Where the lists of refined blocks of what `result` gives stand."""
 
     @abstractmethod
     def local(self, name: str, columns: int) -> Word:
@@ -253,6 +283,13 @@ class OneToken(Schedule):
     def _multiply(self, matrix: Matrix, words: tuple[Word, ...], settings: Mapping[str, Any]) -> None:
         items = {"items": matrix.plan.matvec_items(matrix.rows), "grain": MATVEC_GRAIN}
         self.program.add(matrix.plan.matvec, words, **{**items, **settings})
+
+    def _refine(self, name: str, words: tuple[Word, ...], settings: Mapping[str, Any]) -> None:
+        self.program.add(name, words, items=0, each=settings.get("each", 1), barrier=False, chained=True)
+
+    @property
+    def _refined(self) -> Word:
+        return self.buffers.own_refined
 
     def local(self, name: str, columns: int) -> Word:
         return self.buffers.own_scratch(name, 4 * columns)
@@ -292,6 +329,13 @@ class Tokens(Schedule):
 
     def _multiply(self, matrix: Matrix, words: tuple[Word, ...], settings: Mapping[str, Any]) -> None:
         self.program.add(matrix.plan.matmul, words, **{"items": matrix.plan.matmul_items(matrix.rows), **settings})
+
+    def _refine(self, name: str, words: tuple[Word, ...], settings: Mapping[str, Any]) -> None:  # noqa: ARG002
+        self.program.add(name, words, items=0, each=2, barrier=False, chained=True)
+
+    @property
+    def _refined(self) -> Word:
+        return self.buffers.refined
 
     def local(self, name: str, columns: int) -> Word:
         return self.temp(name, columns)

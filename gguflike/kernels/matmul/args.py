@@ -20,6 +20,7 @@ MATMUL = Args(
     bias="address of float32 (N,), or 0",
     factor="address of the float32 that products are multiplied by before the bias is added, or 0: by 1",
 )
+REFINE = MATMUL.extended("matmul.refine", refined="address of the tokens' lists of refined blocks (vector/refine.py)")
 REPACK = Args(
     "matmul.repack",
     blocks="address of the file's blocks",

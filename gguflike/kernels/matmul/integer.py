@@ -59,12 +59,12 @@ def _dot_record(
         for line in range(block * lines // blocks, (block + 1) * lines // blocks):
             e.prefetch(record, AHEAD + 64 * line)
         reader.forget()
-        return _add_block(e, record_format, reader, block, codes, scales, sums, total)
+        return add_block(e, record_format, reader, block, codes, scales, sums, total)
 
     return e.in_turn(total, [partial(add, block) for block in range(blocks)])
 
 
-def _add_block(
+def add_block(
     e: Emitter,
     record_format: RecordFormat,
     reader: Record,

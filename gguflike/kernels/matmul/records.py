@@ -149,7 +149,8 @@ class LinearPlan:
     """How to multiply by weights of one block type. Ops are named as in native.py; args.py has their arguments.
 
     ``activations`` says what the ops read: "int8" (codes, scales and sums made by op ``vector.quantize:rows``) or
-    "float32". ``repack`` is None where the file's own bytes are used.
+    "float32". ``repack`` is None where the file's own bytes are used, and so is ``refine``, which adds what refined
+    blocks of activations give to products of the others.
     """
 
     name: str
@@ -158,6 +159,7 @@ class LinearPlan:
     activations: Literal["int8", "float32"]
     repack: str | None
     record: RecordFormat | None
+    refine: str | None = None
 
     def matvec_items(self, rows: int) -> int:
         """Work items of ``matvec`` and ``repack``: row blocks of 16 rows."""

@@ -12,3 +12,8 @@ QUANTIZE_ROWS = Args(
     scales="address of float32 (tokens, columns / 32)",
     sums="address of int32 (tokens, columns / 16)",
 )
+REFINE_ROWS = QUANTIZE_ROWS.extended(
+    "vector.refine:rows",
+    refined="address of a list for each token (refine.py), sizes.refined_bytes(columns) apart",
+    crest="float bits: the largest magnitude of a block that is not refined, over the root mean square of its row",
+)

@@ -137,7 +137,7 @@ def found_for(readers: Sequence[Matrix], s: Schedule, size: int, head_dim: int) 
     """Where attention leaves ``size`` values of heads for the matrices that read them."""
     result = s.result("attended", size)
     quantized = reads_int8(readers)
-    fused = quantized and head_dim % 32 == 0
+    fused = s.fused(readers) and head_dim % 32 == 0
     codes: dict[str, Word] = result.quantized if fused else dict.fromkeys(("codes", "scales", "sums"), 0)
     return Found(result, {"out": result.floats, **codes}, quantized and not fused)
 
@@ -149,9 +149,7 @@ def found_as_floats(values: Word) -> Found:
 
 def ready(found: Found, s: Schedule, size: int) -> Activations:
     """What attention left, quantized where it has not done that itself."""
-    if found.unquantized:
-        s.prepare("vector.quantize:rows", found.activations.quantize(size))
-    return found.activations
+    return s.quantized(found.activations, size) if found.unquantized else found.activations
 
 
 def attend(

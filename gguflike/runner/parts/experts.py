@@ -148,7 +148,7 @@ def _linear_alone(s: Schedule, matrix: Matrix, source: Activations, out: int, be
     how a text is cut into passes."""
     one: _Linear = s.linear
     several: _Linear = partial(_linear_by_token, s)
-    s.either(one, several)(matrix, source, out, beside=beside)
+    s.either(one, several)(matrix, source._replace(refined=0), out, beside=beside)
 
 
 def _linear_by_token(s: Schedule, matrix: Matrix, source: Activations, out: int, *, beside: bool) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gguflike.runner import rows
-from gguflike.runner.schedule import Source, reads_int8
+from gguflike.runner.schedule import Source
 
 if TYPE_CHECKING:
     from gguflike.families.parts import FeedForward
@@ -27,7 +27,7 @@ def emit(
     """``down_norm(act(gate) * up)`` for the matrices that read it. Without ``gate``, ``up`` alone is activated, or it
     holds both."""
     n_ff = part.n_ff
-    result, int8 = s.buffers.shared("hidden", n_ff), part.down_norm is None and reads_int8(readers)
+    result, int8 = s.buffers.shared("hidden", n_ff), part.down_norm is None and s.fused(readers)
     first = s.temp("up", up.rows)
     products = [(up, first)]
     places = (first, up.rows), (0, 0)

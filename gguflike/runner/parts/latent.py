@@ -200,7 +200,7 @@ def _of_head(stack: Stack, head: int) -> Matrix:
 
 def _of_columns(rows: Activations, first: int) -> Activations:
     """Activations from value ``first`` on, a multiple of 32 where they are int8."""
-    floats, codes, scales, sums = rows
+    floats, codes, scales, sums, _ = rows
     return Activations(
         _shifted(floats, 4 * first), _shifted(codes, first), _shifted(scales, first // 8), _shifted(sums, first // 4)
     )

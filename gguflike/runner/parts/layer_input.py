@@ -7,7 +7,7 @@ from gguflike.runner import rows
 from gguflike.runner.parts.layer_embeddings import VECTORS
 from gguflike.runner.parts.stateless import bytes_per_position as bytes_per_position
 from gguflike.runner.parts.stateless import new_state as new_state
-from gguflike.runner.schedule import Schedule, Source, Target, reads_int8
+from gguflike.runner.schedule import Schedule, Source, Target
 from gguflike.runner.weights import LayerWeights
 
 
@@ -17,9 +17,10 @@ def check(part: LayerInput) -> None:
 
 def emit(part: LayerInput, s: Schedule, weights: LayerWeights, state: None, source: Source, target: Target) -> None:  # noqa: ARG001
     gate, out = weights.matrix("inp_gate"), weights.matrix("proj")
-    result, int8 = s.buffers.shared("hidden", part.size), reads_int8((out,))
+    result, int8 = s.buffers.shared("hidden", part.size), s.fused((out,))
     here, columns = s.temp("gate", part.size), part.layers * part.size
     vectors = s.temp(VECTORS, columns) + 4 * part.layer * part.size
     op = rows.gate(part.activation, part.size, (here, part.size), (vectors, columns), result, int8)
     s.activate([(gate, here)], s.read(source, (gate,)), op, part.size)
-    s.linear(out, result, target.address, add=target.add)
+    read = result if int8 else s.handed(result.floats, part.size, (out,))
+    s.linear(out, read, target.address, add=target.add)
