@@ -6,6 +6,7 @@
     reader    records as vectors
     integer   matvec and matmul on records, by int8 activations
     tile      the inner kernel of matmul on records
+    refine    what blocks of activations add that are rounded twice
     floating  matvec and matmul on F32, F16 and BF16
     output    bias, residual, and rows of results
     linear    ``tensor.linear(x)``

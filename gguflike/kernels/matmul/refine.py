@@ -2,7 +2,9 @@
 
     refine_<type>   any number of tokens; items are row blocks of 16 rows
 
-The blocks of a token are taken in the order of its list, so that its sums are the same bits alone and with others.
+Blocks of a token are added in their order, each to what is in the output, so that its sums are the same bits alone and
+with others. Of several tokens, those that refine the same block of a row meet its weights together: these are unpacked
+once. Which tokens that are is sorted out in scratch, for as many tokens as there is room for.
 """
 
 from __future__ import annotations
@@ -11,40 +13,68 @@ from collections.abc import Callable
 
 from gguflike.kernels.engine.atomics import load_args, load_word
 from gguflike.kernels.engine.jit import inner
-from gguflike.kernels.engine.memory import STATE
+from gguflike.kernels.engine.memory import SCRATCH_BYTES, STATE
 from gguflike.kernels.matmul.args import REFINE
 from gguflike.kernels.matmul.integer import Op, add_block
-from gguflike.kernels.matmul.output import put_rows
-from gguflike.kernels.matmul.reader import Record
+from gguflike.kernels.matmul.reader import STEPS, Record, sub_blocks
 from gguflike.kernels.matmul.records import RecordFormat
-from gguflike.kernels.vector.emitter import Emitter
-from gguflike.kernels.vector.lanes import f32x16, int64, operation, splat
-from gguflike.kernels.vector.memory import load_i32
+from gguflike.kernels.vector.emitter import I32, I64, V16F32, Emitter
+from gguflike.kernels.vector.lanes import int64, operation, splat, void
+from gguflike.kernels.vector.memory import (
+    load_f32,
+    load_f32x16,
+    load_first,
+    load_i32,
+    store_f32x16,
+    store_first,
+    store_i32,
+)
 from gguflike.kernels.vector.sizes import BLOCK, BLOCKS_AT, CODES_AT, LANES, LISTS_AT, SUMS_AT, refined_bytes
 from gguflike.kernels.vector.types import Address, Value
+
+ENTRY_BYTES = 8  # in scratch: number of a token and place in its list, int32 each
 
 _list_bytes = inner(refined_bytes)
 
 
-def _one_of(e: Emitter, index: Value, count: int, emit: Callable[[int], Value]) -> Value:
+def _one_of(e: Emitter, index: Value, count: int, emit: Callable[[int], None]) -> None:
     """Emit ``emit(index)`` for an index below ``count``, which is known at run time only."""
-    if count == 1:
-        return emit(0)
     end = e.b.append_basic_block("end")
     cases = [e.b.append_basic_block("case") for _ in range(count)]
     switch = e.b.switch(index, cases[0])
-    results = []
     for number, case in enumerate(cases):
         if number:
             switch.add_case(e.int64(number), case)
         e.b.position_at_end(case)
-        results.append((emit(number), e.b.block))
+        emit(number)
         e.b.branch(end)
     e.b.position_at_end(end)
-    result = e.b.phi(results[0][0].type)
-    for value, block in results:
-        result.add_incoming(value, block)
-    return result
+
+
+@inner
+def _sort(refined: Address, stride: int, blocks: int, first: int, last: int, ends: Address, entries: Address) -> None:
+    """Write the ``entries`` of tokens ``first`` to ``last``, by block and token, and where those of each block end,
+    int32 (blocks,)."""
+    for block in range(blocks):
+        store_i32(ends + 4 * block, 0)
+    for t in range(first, last):
+        numbers = refined + stride * t + LISTS_AT + BLOCKS_AT * blocks
+        for i in range(load_word(refined + stride * t)):
+            place = ends + 4 * load_i32(numbers + 4 * i)
+            store_i32(place, load_i32(place) + 1)
+    total = 0
+    for block in range(blocks):  # counts become places of the next entry, which are ends when all are there
+        count = load_i32(ends + 4 * block)
+        store_i32(ends + 4 * block, total)
+        total += count
+    for t in range(first, last):
+        numbers = refined + stride * t + LISTS_AT + BLOCKS_AT * blocks
+        for i in range(load_word(refined + stride * t)):
+            place = ends + 4 * load_i32(numbers + 4 * i)
+            entry = entries + ENTRY_BYTES * load_i32(place)
+            store_i32(entry, t)
+            store_i32(entry + 4, i)
+            store_i32(place, load_i32(place) + 1)
 
 
 def refine_op(record_format: RecordFormat) -> Op:
@@ -52,37 +82,102 @@ def refine_op(record_format: RecordFormat) -> Op:
     weights, record_bytes = record_format.weights, record_format.record_bytes
     per_record = weights // BLOCK
 
-    @operation(f32x16, int64, int64, int64, int64, int64, f32x16)
-    def dot_block(
-        e: Emitter, record: Value, block: Value, codes: Value, scale: Value, sums: Value, total: Value
-    ) -> Value:
-        """Add the product of a block of a record to ``total``; codes, scale and sums are of that block alone."""
+    def add_all(
+        e: Emitter,
+        number: int,
+        record: Value,
+        lists: tuple[Value, Value],
+        blocks: Value,
+        entries: Value,
+        count: Value,
+        out: tuple[Value, Value],
+    ) -> None:
+        """Add the products of block ``number`` of a record. ``lists`` and ``out``: address of token 0's, and bytes from
+        one token's to the next's."""
+        reader = Record(e, record_format, record)
+        for step in range(number * STEPS, (number + 1) * STEPS):
+            reader.codes(step)  # loaded here, and kept
+        for sub in range(sub_blocks(record_format)):
+            reader.scale(number, sub)
 
-        def add(number: int) -> Value:
-            at = (
-                e.pointer(codes, -BLOCK * number),
-                e.pointer(scale, -4 * number),
-                e.pointer(sums, -8 * number),
+        def add(index: Value, _: list[Value]) -> list[Value]:
+            entry = e.pointer(entries, e.b.mul(index, e.int64(ENTRY_BYTES)))
+            t, i = (e.b.zext(e.load(I32, entry, at), I64) for at in (0, 4))
+            here = e.b.add(lists[0], e.b.mul(t, lists[1]))
+            arrays = ((CODES_AT, BLOCK), (0, 4), (SUMS_AT, 8))
+            codes, scale, sums = (
+                e.pointer(
+                    e.b.add(here, e.b.mul(blocks, e.int64(start))),
+                    e.b.mul(e.b.sub(i, e.int64(number)), e.int64(size)),
+                )
+                for start, size in arrays
             )
-            return add_block(e, record_format, Record(e, record_format, record), number, *at, total)
+            place = e.pointer(e.b.add(out[0], e.b.mul(t, out[1])))
+            e.store(add_block(e, record_format, reader, number, codes, scale, sums, e.load(V16F32, place)), place)
+            return []
 
-        return _one_of(e, block, per_record, add)
+        e.loop(e.int64(0), count, 1, [], add, unroll=False)
+
+    @operation(void, int64, int64, int64, int64, int64, int64, int64, int64, int64)
+    def add_entries(
+        e: Emitter,
+        record: Value,
+        block: Value,
+        lists: Value,
+        list_bytes: Value,
+        blocks: Value,
+        entries: Value,
+        count: Value,
+        out: Value,
+        out_bytes: Value,
+    ) -> None:
+        """Add the products of a block of a record to sixteen outputs of each token that has an entry."""
+
+        def add(number: int) -> None:
+            add_all(e, number, record, (lists, list_bytes), blocks, entries, count, (out, out_bytes))
+
+        _one_of(e, block, per_record, add)
+
+    @inner
+    def add_apart(
+        args: Address, row_block: int, record: Address, block: int, lists: Address, entry: Address, place: Address
+    ) -> None:
+        """Do it for one entry, by way of ``place``: where rows are fewer than sixteen, or products have a factor."""
+        a = load_args(REFINE, args)
+        blocks, list_bytes, count = a.columns // BLOCK, _list_bytes(a.columns), min(a.rows - LANES * row_block, LANES)
+        out = a.out + 4 * (load_i32(entry) * a.stride + LANES * row_block)
+        before = load_first(out, count)
+        store_f32x16(place, splat(0.0) if a.factor else before)
+        # The list and the output of the entry's token, which is the only one.
+        add_entries(record, block, lists, list_bytes, blocks, entry, 1, place, 0)
+        after = load_f32x16(place)
+        store_first(out, before + after * splat(load_f32(a.factor)) if a.factor else after, count)
 
     def refine(args: Address, state: Address, start: int, stop: int) -> None:
         a = load_args(REFINE, args)
-        tokens, blocks, stride = load_word(state + STATE.tokens), a.columns // BLOCK, _list_bytes(a.columns)
-        for row_block in range(start, min(stop, (a.rows + LANES - 1) // LANES)):
-            first = a.weights + row_block * (a.columns // weights) * record_bytes
-            for t in range(tokens):
-                count, lists = load_word(a.refined + stride * t), a.refined + stride * t + LISTS_AT
-                if count == 0:
-                    continue
-                total = splat(0.0)
-                for i in range(count):
-                    block = load_i32(lists + BLOCKS_AT * blocks + 4 * i)
-                    record = first + block // per_record * record_bytes
-                    codes, sums = lists + CODES_AT * blocks + BLOCK * i, lists + SUMS_AT * blocks + 8 * i
-                    total = dot_block(record, block % per_record, codes, lists + 4 * i, sums, total)
-                put_rows(args, row_block, t, total)
+        tokens, blocks, list_bytes = load_word(state + STATE.tokens), a.columns // BLOCK, _list_bytes(a.columns)
+        scratch, lists = load_word(state + STATE.scratch), a.refined + LISTS_AT
+        entries = scratch + 64 + (4 * (blocks + 1) + 63) // 64 * 64
+        at_once = max(1, (scratch + SCRATCH_BYTES - entries) // (ENTRY_BYTES * blocks))
+        for first in range(0, tokens, at_once):
+            _sort(a.refined, list_bytes, blocks, first, min(first + at_once, tokens), scratch + 64, entries)
+            for row_block in range(start, min(stop, (a.rows + LANES - 1) // LANES)):
+                apart = a.factor or a.rows < LANES * (row_block + 1)
+                begin, out = 0, a.out + 4 * LANES * row_block
+                for block in range(blocks):
+                    end = load_i32(scratch + 64 + 4 * block)
+                    if begin == end:
+                        continue
+                    record = a.weights + (row_block * (a.columns // weights) + block // per_record) * record_bytes
+                    if apart:
+                        for i in range(begin, end):
+                            entry = entries + ENTRY_BYTES * i
+                            add_apart(args, row_block, record, block % per_record, lists, entry, scratch)
+                    else:
+                        here = entries + ENTRY_BYTES * begin
+                        add_entries(
+                            record, block % per_record, lists, list_bytes, blocks, here, end - begin, out, 4 * a.stride
+                        )
+                    begin = end
 
     return refine

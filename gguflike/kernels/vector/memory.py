@@ -90,6 +90,12 @@ def load_u16x16(e: Emitter, place: Value) -> Value:
     return e.b.zext(e.load(V16I16, place), V16I32)
 
 
+@operation(void, int64, int64)
+def store_i32(e: Emitter, place: Value, value: Value) -> None:
+    """Store the low half of a word."""
+    e.store(e.b.trunc(value, I32), place)
+
+
 @operation(void, int64, float32)
 def store_f32(e: Emitter, place: Value, value: Value) -> None:
     """Store one float32."""

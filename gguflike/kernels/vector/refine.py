@@ -21,33 +21,23 @@ import numpy as np
 from gguflike.kernels.engine.atomics import load_args, store_word
 from gguflike.kernels.engine.jit import inner, jit, op
 from gguflike.kernels.vector.args import REFINE_ROWS
-from gguflike.kernels.vector.emitter import I32, Emitter
 from gguflike.kernels.vector.lanes import (
     fma,
-    int64,
     magnitude,
     maximum,
-    operation,
     reduce_add,
     reduce_max,
     splat,
     to_float,
-    void,
 )
-from gguflike.kernels.vector.memory import load_f32, load_f32x16, load_i8x16
+from gguflike.kernels.vector.memory import load_f32, load_f32x16, load_i8x16, store_i32
 from gguflike.kernels.vector.quantize import quantize_block
 from gguflike.kernels.vector.sizes import BLOCK, BLOCKS_AT, CODES_AT, LISTS_AT, SUMS_AT, refined_bytes
-from gguflike.kernels.vector.types import Address, Value
+from gguflike.kernels.vector.types import Address
 from gguflike.kernels.vector.unpack import f32_of
 
 INFINITE = np.float32(np.inf)
 _list_bytes = inner(refined_bytes)
-
-
-@operation(void, int64, int64)
-def _store_i32(e: Emitter, place: Value, value: Value) -> None:
-    """Store the low half of a word."""
-    e.store(e.b.trunc(value, I32), place)
 
 
 @jit
@@ -80,7 +70,7 @@ def refine_row(
             high = fma(-to_float(load_i8x16(here + 16)), scale, high)
             at = lists + CODES_AT * blocks + BLOCK * count
             quantize_block(low, high, at, lists + 4 * count, lists + SUMS_AT * blocks + 8 * count)
-            _store_i32(lists + BLOCKS_AT * blocks + 4 * count, block)
+            store_i32(lists + BLOCKS_AT * blocks + 4 * count, block)
             count += 1
     store_word(refined, count)
 
