@@ -16,7 +16,7 @@ from gguflike.kernels.dispatch import linear_plan
 from gguflike.kernels.engine import native
 from gguflike.kernels.engine.args import float_bits
 from gguflike.kernels.engine.memory import SCRATCH_BYTES, op_state
-from gguflike.kernels.matmul.args import MATMUL, REFINE, REPACK
+from gguflike.kernels.matmul.args import REFINE, REPACK
 from gguflike.kernels.matmul.records import LinearPlan, activation_arrays
 from gguflike.kernels.vector.args import REFINE_ROWS
 from gguflike.kernels.vector.sizes import BLOCKS_AT, CODES_AT, LISTS_AT, SUMS_AT, refined_bytes
@@ -43,7 +43,7 @@ def with_outliers(tokens: int, columns: int) -> np.ndarray:
     return x
 
 
-def refined(x: np.ndarray, crest: float) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def refined(x: np.ndarray, crest: float, position: int = 1) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """What the op makes of activations: the arrays of `quantize`, and the lists."""
     tokens, columns = x.shape
     arrays = activation_arrays(tokens, columns)
@@ -52,7 +52,8 @@ def refined(x: np.ndarray, crest: float) -> tuple[dict[str, np.ndarray], np.ndar
     words = REFINE_ROWS.pack(
         x=x.ctypes.data, columns=columns, **places, refined=lists.ctypes.data, crest=float_bits(crest)
     )
-    native.call("vector.refine:rows")(np.array(words, np.int64).ctypes.data, 0, 0, tokens)
+    state = op_state(tokens=tokens, position=position)
+    native.call("vector.refine:rows")(np.array(words, np.int64).ctypes.data, state.ctypes.data, 0, tokens)
     return arrays, lists
 
 
@@ -82,6 +83,11 @@ def test_blocks_above_the_crest_are_rounded_twice() -> None:
         for number, value in zip(numbers, values, strict=True):
             here = slice(32 * number, 32 * number + 32)
             assert np.abs(first[here] + value - row[here]).max() < np.abs(first[here] - row[here]).max() / 100
+
+
+def test_of_the_first_token_of_a_text_all_is_refined() -> None:
+    _, lists = refined(with_outliers(3, 512), 8, position=0)
+    assert [read(one, 512)[0] for one in lists] == [list(range(16)), [0], [0, 15]]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
@@ -134,10 +140,12 @@ def products(plan: LinearPlan, packed: np.ndarray, rows: int, x: np.ndarray, cre
     }
     scratch = np.zeros(SCRATCH_BYTES, np.uint8)
     state = op_state(tokens=tokens, scratch=scratch.ctypes.data)
-    once = np.array(MATMUL.pack(**places, add=0), np.int64)
-    native.call(plan.matmul)(once.ctypes.data, state.ctypes.data, 0, plan.matmul_items(rows))
-    twice = np.array(REFINE.pack(**places, add=1, refined=lists.ctypes.data), np.int64)
-    native.call(str(plan.refine))(twice.ctypes.data, state.ctypes.data, 0, 2 * plan.matmul_items(rows))
+    op, row_blocks, items = (
+        (plan.matvec, 1, plan.matvec_items(rows)) if tokens == 1 else (plan.matmul, 2, plan.matmul_items(rows))
+    )
+    function = native.load([op])[op]
+    words = REFINE.pack(function=function, row_blocks=row_blocks, **places, add=0, refined=lists.ctypes.data)
+    native.call(str(plan.refine))(np.array(words, np.int64).ctypes.data, state.ctypes.data, 0, items)
     assert (out[:, rows:] == 7).all()
     return out[:, :rows]
 

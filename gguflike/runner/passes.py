@@ -152,9 +152,9 @@ class Passes:
             if all_logits:
                 for first in range(0, len(batch), HEAD_TOKENS):
                     count = min(HEAD_TOKENS, len(batch) - first)
-                    out[start + first : start + first + count] = self._pass_head(first, count)
+                    out[start + first : start + first + count] = self._pass_head(first, count, position + start)
             elif start + len(batch) == len(ids):
-                out = self._pass_head(len(batch) - 1, 1)
+                out = self._pass_head(len(batch) - 1, 1, position + start)
         return out
 
     def hidden(self, ids: Sequence[int], second: int, last: bool) -> Floats:
@@ -197,7 +197,8 @@ class Passes:
             self._prefilled += count
         self.tokens += batch
 
-    def _pass_head(self, first: int, count: int) -> Floats:
+    def _pass_head(self, first: int, count: int, position: int) -> Floats:
+        """Logits of ``count`` tokens of the last pass, which began at ``position``, from number ``first`` on."""
         self._buffers.head_x[:count] = self._buffers.x[first : first + count]
-        self._team.run(self._heads[count > 1], count)
+        self._team.run(self._heads[count > 1], count, position + first)
         return self._buffers.logits[:count]

@@ -152,10 +152,13 @@ class Schedule(ABC):
             "bias": matrix.bias,
             "factor": matrix.factor,
         }
-        self._multiply(matrix, MATMUL.pack(**words), {"barrier": not self._after_own(), **settings})
+        settings = {"barrier": not self._after_own(), **settings}
+        product, row_blocks = self.either((plan.matvec, 1), (plan.matmul, 2))
         if source.refined and plan.refine is not None:
-            refine = REFINE.pack(**{**words, "add": 1, "bias": 0}, refined=source.refined)
-            self._refine(plan.refine, refine, settings)
+            packed = REFINE.pack(function=0, row_blocks=row_blocks, refined=source.refined, **words)
+            self._multiply(plan.refine, packed, matrix, {"calls": (product,), **settings})
+        else:
+            self._multiply(product, MATMUL.pack(**words), matrix, settings)
 
     def share(
         self,
@@ -237,11 +240,7 @@ class Schedule(ABC):
         """Add an op on all tokens that prepares what matrix products read; it may follow another such op."""
 
     @abstractmethod
-    def _multiply(self, matrix: Matrix, words: tuple[Word, ...], settings: Mapping[str, Any]) -> None: ...
-
-    @abstractmethod
-    def _refine(self, name: str, words: tuple[Word, ...], settings: Mapping[str, Any]) -> None:
-        """Add an op, whose items are row blocks, to what the op of ``_multiply`` with the same ``settings`` gives."""
+    def _multiply(self, name: str, words: tuple[Word, ...], matrix: Matrix, settings: Mapping[str, Any]) -> None: ...
 
     @property
     @abstractmethod
@@ -280,12 +279,9 @@ class OneToken(Schedule):
     def prepare(self, name: str, words: tuple[Word, ...], *, items: int = 1) -> None:
         self.program.add(name, words, items=items, own=True, barrier=not self._after_own())
 
-    def _multiply(self, matrix: Matrix, words: tuple[Word, ...], settings: Mapping[str, Any]) -> None:
+    def _multiply(self, name: str, words: tuple[Word, ...], matrix: Matrix, settings: Mapping[str, Any]) -> None:
         items = {"items": matrix.plan.matvec_items(matrix.rows), "grain": MATVEC_GRAIN}
-        self.program.add(matrix.plan.matvec, words, **{**items, **settings})
-
-    def _refine(self, name: str, words: tuple[Word, ...], settings: Mapping[str, Any]) -> None:
-        self.program.add(name, words, items=0, each=settings.get("each", 1), barrier=False, chained=True)
+        self.program.add(name, words, **{**items, **settings})
 
     @property
     def _refined(self) -> Word:
@@ -327,11 +323,8 @@ class Tokens(Schedule):
     def prepare(self, name: str, words: tuple[Word, ...], *, items: int = 1) -> None:
         self.program.add(name, words, items=items, per_tokens=1)
 
-    def _multiply(self, matrix: Matrix, words: tuple[Word, ...], settings: Mapping[str, Any]) -> None:
-        self.program.add(matrix.plan.matmul, words, **{"items": matrix.plan.matmul_items(matrix.rows), **settings})
-
-    def _refine(self, name: str, words: tuple[Word, ...], settings: Mapping[str, Any]) -> None:  # noqa: ARG002
-        self.program.add(name, words, items=0, each=2, barrier=False, chained=True)
+    def _multiply(self, name: str, words: tuple[Word, ...], matrix: Matrix, settings: Mapping[str, Any]) -> None:
+        self.program.add(name, words, **{"items": matrix.plan.matmul_items(matrix.rows), **settings})
 
     @property
     def _refined(self) -> Word:

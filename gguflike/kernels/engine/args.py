@@ -77,6 +77,10 @@ class Args(Offsets):
         """Return the words of an op that takes these and ``words`` after them, so that one kernel can read both."""
         return Args(op, **self._words, **words)
 
+    def behind(self, op: str, **words: str) -> Args:
+        """Return the words of an op that takes ``words`` and then these, so that it can call one that takes these."""
+        return Args(op, **words, **self._words)
+
     def pack(self, **values: Word) -> tuple[Word, ...]:
         """Return the words in the order in which they are declared. TypeError for a missing or unknown name."""
         if values.keys() != self._words.keys():

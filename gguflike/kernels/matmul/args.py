@@ -20,7 +20,12 @@ MATMUL = Args(
     bias="address of float32 (N,), or 0",
     factor="address of the float32 that products are multiplied by before the bias is added, or 0: by 1",
 )
-REFINE = MATMUL.extended("matmul.refine", refined="address of the tokens' lists of refined blocks (vector/refine.py)")
+REFINE = MATMUL.behind(
+    "matmul.refine",
+    function="address of matvec or matmul, which gets the words from ``weights`` on",
+    row_blocks="of an item of that: 1 or 2",
+    refined="address of the tokens' lists of refined blocks (vector/refine.py)",
+)
 REPACK = Args(
     "matmul.repack",
     blocks="address of the file's blocks",

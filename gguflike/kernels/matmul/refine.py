@@ -1,25 +1,27 @@
-"""What refined blocks of activations add to products that are there already (vector/refine.py).
+"""Products with activations of which some blocks are refined (vector/refine.py).
 
-    refine_<type>   any number of tokens; items are row blocks of 16 rows
+    refine_<type>   any number of tokens; items are those of matvec or matmul
 
-Blocks of a token are added in their order, each to what is in the output, so that its sums are the same bits alone and
-with others. Of several tokens, those that refine the same block of a row meet its weights together: these are unpacked
-once. Which tokens that are is sorted out in scratch, for as many tokens as there is room for.
+The op has another one compute the products, a few row blocks at a time, and adds what the refined blocks give while the
+weights are in the cache. Blocks of a token are added in their order, each to what is in the output, so that its sums
+are the same bits alone and with others. Of several tokens, those that refine the same block of a row meet its weights
+together: these are unpacked once. Which tokens that are is sorted out in scratch, for as many as there is room for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from gguflike.kernels.engine.atomics import load_args, load_word
+from gguflike.kernels.engine.atomics import call_op, load_args, load_word
 from gguflike.kernels.engine.jit import inner
 from gguflike.kernels.engine.memory import SCRATCH_BYTES, STATE
 from gguflike.kernels.matmul.args import REFINE
 from gguflike.kernels.matmul.integer import Op, add_block
 from gguflike.kernels.matmul.reader import STEPS, Record, sub_blocks
 from gguflike.kernels.matmul.records import RecordFormat
+from gguflike.kernels.matmul.tile import UNITS
 from gguflike.kernels.vector.emitter import I32, I64, V16F32, Emitter
-from gguflike.kernels.vector.lanes import int64, operation, splat, void
+from gguflike.kernels.vector.lanes import f32x16, int64, operation, splat, void
 from gguflike.kernels.vector.memory import (
     load_f32,
     load_f32x16,
@@ -37,18 +39,27 @@ ENTRY_BYTES = 8  # in scratch: number of a token and place in its list, int32 ea
 _list_bytes = inner(refined_bytes)
 
 
-def _one_of(e: Emitter, index: Value, count: int, emit: Callable[[int], None]) -> None:
-    """Emit ``emit(index)`` for an index below ``count``, which is known at run time only."""
+def _one_of(e: Emitter, index: Value, count: int, emit: Callable[[int], Value]) -> Value:
+    """Emit ``emit(index)`` for an index below ``count``, which is known at run time only, and return what it gives."""
+    if count == 1:
+        return emit(0)
     end = e.b.append_basic_block("end")
     cases = [e.b.append_basic_block("case") for _ in range(count)]
     switch = e.b.switch(index, cases[0])
+    results = []
     for number, case in enumerate(cases):
         if number:
             switch.add_case(e.int64(number), case)
         e.b.position_at_end(case)
-        emit(number)
+        results.append((emit(number), e.b.block))
         e.b.branch(end)
     e.b.position_at_end(end)
+    if results[0][0] is None:
+        return None
+    result = e.b.phi(results[0][0].type)
+    for value, block in results:
+        result.add_incoming(value, block)
+    return result
 
 
 @inner
@@ -78,7 +89,7 @@ def _sort(refined: Address, stride: int, blocks: int, first: int, last: int, end
 
 
 def refine_op(record_format: RecordFormat) -> Op:
-    """Return the op that adds the products of records and refined blocks. Words: ``REFINE``."""
+    """Return the op that multiplies records by activations with refined blocks. Words: ``REFINE``."""
     weights, record_bytes = record_format.weights, record_format.record_bytes
     per_record = weights // BLOCK
 
@@ -138,46 +149,86 @@ def refine_op(record_format: RecordFormat) -> Op:
 
         _one_of(e, block, per_record, add)
 
-    @inner
-    def add_apart(
-        args: Address, row_block: int, record: Address, block: int, lists: Address, entry: Address, place: Address
-    ) -> None:
-        """Do it for one entry, by way of ``place``: where rows are fewer than sixteen, or products have a factor."""
-        a = load_args(REFINE, args)
-        blocks, list_bytes, count = a.columns // BLOCK, _list_bytes(a.columns), min(a.rows - LANES * row_block, LANES)
-        out = a.out + 4 * (load_i32(entry) * a.stride + LANES * row_block)
-        before = load_first(out, count)
-        store_f32x16(place, splat(0.0) if a.factor else before)
-        # The list and the output of the entry's token, which is the only one.
-        add_entries(record, block, lists, list_bytes, blocks, entry, 1, place, 0)
-        after = load_f32x16(place)
-        store_first(out, before + after * splat(load_f32(a.factor)) if a.factor else after, count)
+    @operation(f32x16, int64, int64, int64, int64, int64, f32x16)
+    def add_one(
+        e: Emitter, record: Value, block: Value, codes: Value, scale: Value, sums: Value, total: Value
+    ) -> Value:
+        """Add the product of a block of a record to ``total``."""
 
-    def refine(args: Address, state: Address, start: int, stop: int) -> None:
+        def add(number: int) -> Value:
+            arrays = ((codes, BLOCK), (scale, 4), (sums, 8))
+            codes_at, scale_at, sums_at = (e.pointer(place, -size * number) for place, size in arrays)
+            return add_block(
+                e, record_format, Record(e, record_format, record), number, codes_at, scale_at, sums_at, total
+            )
+
+        return _one_of(e, block, per_record, add)
+
+    @inner
+    def add_list(args: Address, row_block: int, refined: Address, out: Address) -> None:
+        """Add the products of all blocks of a list to sixteen outputs."""
         a = load_args(REFINE, args)
-        tokens, blocks, list_bytes = load_word(state + STATE.tokens), a.columns // BLOCK, _list_bytes(a.columns)
-        scratch, lists = load_word(state + STATE.scratch), a.refined + LISTS_AT
-        entries = scratch + 64 + (4 * (blocks + 1) + 63) // 64 * 64
+        blocks, lists = a.columns // BLOCK, refined + LISTS_AT
+        first = a.weights + row_block * (a.columns // weights) * record_bytes
+        count = LANES if a.rows >= LANES * (row_block + 1) else a.rows - LANES * row_block
+        before = load_f32x16(out) if count == LANES else load_first(out, count)
+        total = splat(0.0) if a.factor else before
+        for i in range(load_word(refined)):
+            block = load_i32(lists + BLOCKS_AT * blocks + 4 * i)
+            codes, sums = lists + CODES_AT * blocks + BLOCK * i, lists + SUMS_AT * blocks + 8 * i
+            record = first + block // per_record * record_bytes
+            total = add_one(record, block % per_record, codes, lists + 4 * i, sums, total)
+        if a.factor:
+            total = before + total * splat(load_f32(a.factor))
+        if count == LANES:
+            store_f32x16(out, total)
+        else:
+            store_first(out, total, count)
+
+    @inner
+    def add_sorted(args: Address, scratch: Address, tokens: int, start: int, stop: int) -> None:
+        """Add the products of row blocks of sixteen rows, of several tokens."""
+        a = load_args(REFINE, args)
+        blocks, list_bytes, lists = a.columns // BLOCK, _list_bytes(a.columns), a.refined + LISTS_AT
+        entries = scratch + (4 * blocks + 63) // 64 * 64
         at_once = max(1, (scratch + SCRATCH_BYTES - entries) // (ENTRY_BYTES * blocks))
         for first in range(0, tokens, at_once):
-            _sort(a.refined, list_bytes, blocks, first, min(first + at_once, tokens), scratch + 64, entries)
-            for row_block in range(start, min(stop, (a.rows + LANES - 1) // LANES)):
-                apart = a.factor or a.rows < LANES * (row_block + 1)
+            _sort(a.refined, list_bytes, blocks, first, min(first + at_once, tokens), scratch, entries)
+            for row_block in range(start, stop):
                 begin, out = 0, a.out + 4 * LANES * row_block
                 for block in range(blocks):
-                    end = load_i32(scratch + 64 + 4 * block)
+                    end = load_i32(scratch + 4 * block)
                     if begin == end:
                         continue
                     record = a.weights + (row_block * (a.columns // weights) + block // per_record) * record_bytes
-                    if apart:
-                        for i in range(begin, end):
-                            entry = entries + ENTRY_BYTES * i
-                            add_apart(args, row_block, record, block % per_record, lists, entry, scratch)
-                    else:
-                        here = entries + ENTRY_BYTES * begin
-                        add_entries(
-                            record, block % per_record, lists, list_bytes, blocks, here, end - begin, out, 4 * a.stride
-                        )
+                    here = entries + ENTRY_BYTES * begin
+                    add_entries(
+                        record, block % per_record, lists, list_bytes, blocks, here, end - begin, out, 4 * a.stride
+                    )
                     begin = end
+
+    @inner
+    def add_lists(args: Address, tokens: int, start: int, stop: int) -> None:
+        """Add the products of row blocks, token by token."""
+        a = load_args(REFINE, args)
+        list_bytes = _list_bytes(a.columns)
+        for row_block in range(start, stop):
+            for t in range(tokens):
+                refined = a.refined + list_bytes * t
+                if load_word(refined):
+                    add_list(args, row_block, refined, a.out + 4 * (t * a.stride + LANES * row_block))
+
+    def refine(args: Address, state: Address, start: int, stop: int) -> None:
+        a = load_args(REFINE, args)
+        tokens, scratch, row_blocks = load_word(state + STATE.tokens), load_word(state + STATE.scratch), a.row_blocks
+        step = stop - start if tokens == 1 and load_word(a.refined) == 0 else UNITS
+        for item in range(start, stop, step):
+            last = min(item + step, stop)
+            call_op(a.function, args + REFINE.weights, state, item, last)
+            first, end = item * row_blocks, min(last * row_blocks, (a.rows + LANES - 1) // LANES)
+            whole = first if row_blocks == 1 or a.factor else max(first, min(end, a.rows // LANES))
+            if first < whole:
+                add_sorted(args, scratch, tokens, first, whole)
+            add_lists(args, tokens, whole, end)
 
     return refine

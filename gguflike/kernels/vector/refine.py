@@ -11,15 +11,17 @@ matrix products add that up as blocks of a list that each token has (matmul/refi
     blocks   int32 (count,): which of the row's
     codes    int8 (count, 32)
 
-Few values can be large: of n values, n / c**2 at most are more than c times their root mean square.
+Few values can be large: of n values, n / c**2 at most are more than c times their root mean square. Of the first token
+of a text all blocks are refined: most that follow attend to it, so that what it is rounded to is an error of all.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from gguflike.kernels.engine.atomics import load_args, store_word
+from gguflike.kernels.engine.atomics import load_args, load_word, store_word
 from gguflike.kernels.engine.jit import inner, jit, op
+from gguflike.kernels.engine.memory import STATE
 from gguflike.kernels.vector.args import REFINE_ROWS
 from gguflike.kernels.vector.lanes import (
     fma,
@@ -80,7 +82,9 @@ def _rows(args: Address, state: Address, start: int, stop: int) -> None:
     """Quantize activations to int8, and list what is refined. Items are tokens; words: ``REFINE_ROWS``."""
     a = load_args(REFINE_ROWS, args)
     columns, blocks, stride = a.columns, a.columns // BLOCK, _list_bytes(a.columns)
+    first = load_word(state + STATE.position)
     for t in range(start, stop):
         scales, sums = a.scales + 4 * blocks * t, a.sums + 8 * blocks * t
         codes, refined = a.codes + columns * t, a.refined + stride * t
-        refine_row(a.x + 4 * columns * t, columns, codes, scales, sums, refined, f32_of(a.crest))
+        crest = f32_of(a.crest) if first + t else np.float32(0)
+        refine_row(a.x + 4 * columns * t, columns, codes, scales, sums, refined, crest)
