@@ -26,7 +26,7 @@ from tests.measures import largest_error, relative_error
 from tests.test_matmul import decoded, quantized, random_tensor
 
 # One type for each way to read a record: minima, levels, folded scales, planes, sizes of records and of sub-blocks.
-TYPES = ["Q4_1", "Q8_0", "IQ4_NL", "Q2_K", "Q4_K", "Q6_K", "IQ2_XS", "TQ2_0", "NVFP4", "Q1_0"]
+TYPES = ["Q4_1", "Q8_0", "IQ4_NL", "Q2_K", "Q4_K", "NVFP4", "Q1_0"]
 EXPERTS = by_hand.graph(
     (
         by_hand.branches()[0],
