@@ -257,7 +257,7 @@ def test_halves_are_encoded_as_their_float32(
     convert(folder, tmp_path / "a.gguf", kind)
     quantize_file(tmp_path / "half.gguf", tmp_path / "b.gguf", kind)
     assert {np.dtype("<f2" if dtype == "F16" else "<u2")} == set(read)
-    monkeypatch.setattr(encode, "takes_halves", lambda fmt: False)
+    monkeypatch.setattr(encode, "has_halves", lambda _: False)
     convert(folder, tmp_path / "c.gguf", kind)
     quantize_file(tmp_path / "half.gguf", tmp_path / "d.gguf", kind)
     assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "c.gguf").read_bytes()
