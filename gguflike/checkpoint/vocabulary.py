@@ -344,9 +344,10 @@ def _strings(metadata: Mapping[str, Any], key: str) -> Texts:
         raise GGUFError("missing", field=key, expected="an array of strings")
     if isinstance(value, (str, bytes, np.ndarray)) or not isinstance(value, Sequence):
         raise GGUFError("wrong type", field=key, expected="an array of strings", got=type(value).__name__)
-    for index, item in enumerate(value):
-        if not isinstance(item, (str, bytes)):
-            raise GGUFError("wrong type", field=f"{key}[{index}]", expected="a string", got=type(item).__name__)
+    if not set(map(type, value)) <= {str, bytes}:
+        for index, item in enumerate(value):
+            if not isinstance(item, (str, bytes)):
+                raise GGUFError("wrong type", field=f"{key}[{index}]", expected="a string", got=type(item).__name__)
     return Texts.of(value)
 
 

@@ -119,7 +119,7 @@ def _integer_type(low: int, high: int, narrow: ValueType) -> ValueType:
 
 
 def _item_type(items: list[Any]) -> ValueType:
-    if items and all(isinstance(item, (str, bytes)) for item in items):
+    if items and _are_strings(items):
         return ValueType.STRING
     if items and all(isinstance(item, (bool, np.bool_)) for item in items):
         return ValueType.BOOL
@@ -129,6 +129,11 @@ def _item_type(items: list[Any]) -> ValueType:
     if items and all(isinstance(item, numbers) and not isinstance(item, bool) for item in items):
         return ValueType.FLOAT32
     raise _unstorable(items)
+
+
+def _are_strings(items: Any) -> bool:
+    """Whether all are text, of a vocabulary say; looking at each takes ten times as long."""
+    return set(map(type, items)) <= {str, bytes} or all(isinstance(item, (str, bytes)) for item in items)
 
 
 def encode_string(text: str | bytes, what: str) -> bytes:
@@ -163,9 +168,18 @@ def _encode_array(item: Typed, what: str) -> bytes:
     head = int(kind).to_bytes(4, "little") + len(values).to_bytes(8, "little")
     if kind is not ValueType.STRING:
         return head + _encode_scalars(values, kind, item, what)
-    if not all(isinstance(text, (str, bytes)) for text in values):
+    if not _are_strings(values):
         raise _mismatch(item, what)
-    return head + b"".join(encode_string(text, f"{what}[{i}]") for i, text in enumerate(values))
+    try:
+        encoded = list(map(str.encode, values))
+    except (TypeError, UnicodeError):  # there are bytes, or one is not UTF-8: which?
+        return head + b"".join(encode_string(text, f"{what}[{i}]") for i, text in enumerate(values))
+    room = bytes(8)  # for the length before each
+    data = np.frombuffer(bytearray(room.join([b"", *encoded])), np.uint8)
+    sizes = np.fromiter(map(len, encoded), "<u8", len(encoded))
+    places = np.cumsum(sizes + 8) - sizes - 8
+    data[places[:, None] + np.arange(8, dtype=np.uint64)] = sizes[:, None].view(np.uint8)
+    return head + data.tobytes()
 
 
 def _encode_scalars(values: Any, kind: ValueType, item: Typed, what: str) -> bytes:

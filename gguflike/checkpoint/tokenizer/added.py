@@ -45,7 +45,10 @@ def token_texts(source: TokenizerFiles, vocab: Mapping[str, int], size: int | No
             if beyond
             else None,
         )
-    tokens = [by_id.get(index, f"[PAD{index}]") for index in range(size)]
+    if size == len(by_id):  # no gaps, since none is beyond
+        tokens = list(map(by_id.__getitem__, range(size)))
+    else:
+        tokens = [by_id.get(index, f"[PAD{index}]") for index in range(size)]
     if len(set(tokens)) != size:
         ((repeated, _),) = Counter(tokens).most_common(1)
         raise CheckpointError("two ids share a token", path=source.path, got=repr(repeated))
@@ -101,7 +104,8 @@ def _check_named(source: TokenizerFiles, by_id: Mapping[int, str]) -> None:
 def token_types(source: TokenizerFiles, vocab: Mapping[str, int], tokens: list[str], unknown: int | None) -> list[int]:
     """Token types; SentencePiece vocabularies (which have ``unknown``) also have byte tokens."""
     known = vocab.keys() | {entry["content"] for entry in source.added}
-    types = [int(TokenType.NORMAL if text in known else TokenType.UNUSED) for text in tokens]
+    normal, unused = int(TokenType.NORMAL), int(TokenType.UNUSED)
+    types = [normal if text in known else unused for text in tokens]
     if source.model.get("byte_fallback"):
         for index, text in enumerate(tokens):
             if BYTE_TOKEN.fullmatch(text):
@@ -119,7 +123,7 @@ def token_types(source: TokenizerFiles, vocab: Mapping[str, int], tokens: list[s
 
 def complete(source: TokenizerFiles, tokens: list[str], general: Mapping[str, Any], losses: Losses) -> None:
     """Give the reference all added tokens, without the flags that the file cannot keep, and tell of these flags."""
-    by_text = {text: index for index, text in enumerate(tokens)}
+    by_text = dict(zip(tokens, range(len(tokens)), strict=True))
     entries = {entry["content"]: entry for entry in source.added}
     plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     for _, _, text in source.named():

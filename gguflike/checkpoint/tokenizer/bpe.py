@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ def byte_level(source: TokenizerFiles, losses: Losses) -> dict[str, Any]:
             "its texts begin with other ids"
         )
     merges = list(map(" ".join, merge_pairs(source)))
-    if sum(merge.count(" ") for merge in merges) > len(merges):
+    if sum(map(str.count, merges, repeat(" "))) > len(merges):
         # A space in a part cannot be written in "left right"; byte-level vocabularies write spaces as U+0120 anyway.
         merges = [" ".join(part.replace(" ", "\u0120") for part in pair) for pair in merge_pairs(source)]
     return {PRE: scheme.name, MERGES: merges, ADD_SPACE: prefix}

@@ -31,7 +31,7 @@ class Roles:
         """By the text that the tokenizer's files name, else the id in config.json or generation_config.json."""
         self.source = source
         self.tokens = tokens
-        self.by_text = {text: index for index, text in enumerate(tokens)}
+        self.by_text = dict(zip(tokens, range(len(tokens)), strict=True))
         nested = config.get("text_config")
         places = [("config.json", config), ("config.json", nested), ("generation_config.json", generation_config)]
         self._numbers = [(name, mapping) for name, mapping in places if isinstance(mapping, Mapping)]
