@@ -134,3 +134,39 @@ def test_scales_that_cannot_be_computed_with(made: Path, tmp_path: Path) -> None
     of_activations = {"blk.0.attn_q.input_scale": np.ones(1, np.float32)}
     same = gguflike.load(changed(tmp_path / "c.gguf", made, lambda _, codes: codes, of_activations))
     np.testing.assert_array_equal(same.logits(IDS), gguflike.load(made).logits(IDS))
+
+
+def test_an_export_has_the_products(made: Path, tmp_path: Path) -> None:
+    """Half of a scale in each block, or for the whole, gives the same checkpoint; what scales activations changes
+    nothing."""
+    inside = changed(tmp_path / "a.gguf", made, halved, {})
+    activations = {"blk.0.attn_q.input_scale": np.array([3], np.float32)}
+    beside = changed(tmp_path / "b.gguf", made, lambda _, codes: codes, scales(0.5) | activations)
+    for path in (inside, beside):
+        gguflike.export(path, path.with_suffix(""))
+    name = "model.safetensors"
+    assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
+    gguflike.export(made, tmp_path / "plain")
+    assert (tmp_path / "plain" / name).read_bytes() != (tmp_path / "a" / name).read_bytes()
+
+
+def test_an_export_has_the_products_of_each_expert(tmp_path: Path) -> None:
+    gguflike.convert(with_experts(tmp_path / "hf"), tmp_path / "m.gguf", "NVFP4")
+    numbers = np.array([1, 0.5, 3, 1], np.float32)
+    beside = {f"blk.0.ffn_{role}_exps.scale": numbers for role in ("gate", "up", "down")}
+    changed(tmp_path / "b.gguf", tmp_path / "m.gguf", lambda _, codes: codes, beside)
+    gguflike.export(tmp_path / "m.gguf", tmp_path / "plain")
+    gguflike.export(tmp_path / "b.gguf", tmp_path / "scaled")
+    plain, scaled = (gguflike.checkpoint.open(tmp_path / each).tensors for each in ("plain", "scaled"))
+    assert plain.keys() == scaled.keys()
+    for name, tensor in plain.items():
+        factor = numbers[int(name.split(".experts.")[1].split(".")[0])] if ".experts." in name else np.float32(1)
+        np.testing.assert_array_equal(scaled[name].read_f32(), tensor.read_f32() * factor)
+
+
+def test_an_export_wants_a_scale_for_each_matrix(made: Path, tmp_path: Path) -> None:
+    wrong = {"blk.0.attn_q.scale": np.ones(2, np.float32)}
+    path = changed(tmp_path / "a.gguf", made, lambda _, codes: codes, wrong)
+    with pytest.raises(GGUFError, match="one scale for each matrix"):
+        gguflike.export(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

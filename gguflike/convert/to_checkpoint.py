@@ -22,10 +22,11 @@ from gguflike.convert.facts import single
 from gguflike.convert.folder import check_free, new_folder
 from gguflike.convert.generic import is_generic
 from gguflike.convert.generic_export import GenericExportPlan, export_generic
-from gguflike.convert.sources import Floats, GGUFSource, closing_sources, ranges, stamp
+from gguflike.convert.sources import Floats, GGUFSource, check, closing_sources, ranges, stamp
 from gguflike.errors import GGUFError, UnsupportedError, check_choice, counted
 from gguflike.families import registry
 from gguflike.families.family import Binding, Family, check_layers, expect_tensor
+from gguflike.families.inert import scale_beside
 from gguflike.families.origins import Piece
 from gguflike.families.pooling import NUMBERS, pooling_config
 from gguflike.families.transforms import Share
@@ -46,6 +47,21 @@ class Run(NamedTuple):
     first: int
     piece: Piece
     others: tuple[Run, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Scaled(GGUFSource):
+    """A tensor of matrices by whose number, one for each, products with them are multiplied: a checkpoint has the
+    products of both."""
+
+    numbers: tuple[float, ...] = ()
+
+    def read(self, start: int, stop: int, limit: float) -> Floats:
+        rows = super().read(start, stop, np.inf)
+        numbers = np.array(self.numbers, np.float32)
+        made: Floats = rows * (numbers[start:stop, None, None] if rows.ndim > 2 else numbers[0])
+        check(made, self.origin, start, limit)
+        return made
 
 
 @dataclass(frozen=True)
@@ -146,8 +162,13 @@ def _plan(opened: GGUFFile, target: Path, dtype: str) -> tuple[ExportPlan, dict[
     bindings = {
         part.binding.gguf: part.binding for each in runs.values() for run in each for part in (run, *run.others)
     }
+    factors = _factors(opened, bindings)
     sources = {
-        name: GGUFSource(opened.path, name, b.shape, opened.infos[name].format.name, stamps, name)
+        name: _Scaled(
+            opened.path, name, b.shape, opened.infos[name].format.name, stamps, name, numbers=tuple(factors[name])
+        )
+        if name in factors
+        else GGUFSource(opened.path, name, b.shape, opened.infos[name].format.name, stamps, name)
         for name, b in bindings.items()
     }
     matrices = {source.stored for name, source in sources.items() if not single(name, source.shape)}
@@ -186,6 +207,23 @@ def _plan(opened: GGUFFile, target: Path, dtype: str) -> tuple[ExportPlan, dict[
     return plan, sources
 
 
+def _factors(opened: GGUFFile, bindings: Mapping[str, Binding]) -> dict[str, list[float]]:
+    """By name of a tensor, the number of each of its matrices by which products are multiplied: NVFP4 has them.
+    GGUFError unless there is one for each."""
+    factors = {}
+    for name, binding in bindings.items():
+        beside = scale_beside(name)
+        if beside is None or beside not in opened.infos or beside in bindings:
+            continue
+        expected, got = binding.shape[:-2] or (1,), opened.infos[beside].shape
+        if got != expected:
+            raise GGUFError(
+                "there is not one scale for each matrix", path=opened.path, tensor=beside, expected=expected, got=got
+            )
+        factors[name] = opened.tensors[beside].dequantize().tolist()
+    return factors
+
+
 def _config(family: Family[Any], opened: GGUFFile) -> Any:
     config = family.from_file(opened.metadata, opened.infos.keys())
 
@@ -204,7 +242,10 @@ def _runs(family: Family[Any], config: Any, opened: GGUFFile) -> dict[str, list[
         info = opened.infos.get(binding.gguf)
         remedy = "the file is incomplete, or was made for another architecture"
         expect_tensor(GGUFError, opened.path, binding.gguf, binding.shape, info and info.shape, remedy)
-    unknown = sorted(set(opened.infos) - {binding.gguf for binding in bound})
+    known = {binding.gguf for binding in bound}
+    beside = {scale_beside(name) for name in known}
+    inputs = {name for name in opened.infos if name.endswith(".input_scale")}  # for those who round activations
+    unknown = sorted(set(opened.infos) - known - beside - inputs)
     if unknown:
         raise UnsupportedError(
             f"{counted(len(unknown), 'tensor')} that no model of architecture {family.name} has",

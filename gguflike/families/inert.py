@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gguflike.families.parts import role_of
+
 _FILE = """
     architectures auto_map dtype model_type name_or_path tokenizer_class torch_dtype transformers_version
     transformers.js_config transformers_weights unsloth_fixed unsloth_version
@@ -88,3 +90,9 @@ SCALED_ROLES = frozenset(
         "output",
     }
 )
+
+
+def scale_beside(name: str) -> str | None:
+    """The name of the tensor with the numbers by which products with a matrix are multiplied, in files that have it."""
+    scaled = name.endswith(".weight") and role_of(name)[0] in SCALED_ROLES
+    return name.removesuffix("weight") + "scale" if scaled else None

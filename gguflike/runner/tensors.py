@@ -8,7 +8,7 @@ from typing import NamedTuple
 from gguflike.container import GGUFFile, TensorInfo
 from gguflike.errors import GGUFError, UnsupportedError
 from gguflike.families.family import expect_tensor
-from gguflike.families.inert import INERT_ROLES, SCALED_ROLES
+from gguflike.families.inert import INERT_ROLES, scale_beside
 from gguflike.families.parts import Graph, role_of
 from gguflike.kernels.dispatch import linear_plan
 
@@ -65,9 +65,7 @@ def _factors(
 ) -> dict[str, str]:
     """By name of a matrix, that of the numbers beside it by which products are multiplied: NVFP4 has them. GGUFError
     unless there is one number for each matrix of the tensor."""
-    scaled = [name for name in matrices if role_of(name)[0] in SCALED_ROLES and name.endswith(".weight")]
-    factors = {name: name.removesuffix("weight") + "scale" for name in scaled}
-    factors = {name: factor for name, factor in factors.items() if factor in unread}
+    factors = {name: factor for name in matrices if (factor := scale_beside(name)) in unread and factor is not None}
     for name, factor in factors.items():
         expected, got = matrices[name][:-2] or (1,), file.infos[factor].shape
         if got != expected:
