@@ -11,6 +11,8 @@ import pytest
 
 from gguflike.blocks import FORMATS, codebooks
 from gguflike.calibrate import codebook
+from gguflike.calibrate.objective import objective
+from gguflike.calibrate.outputs import both_costs
 from gguflike.calibrate.rounding import round_matrix
 from gguflike.calibrate.statistics import Statistics
 from gguflike.kernels.encode.lattice.codec import LATTICES
@@ -95,10 +97,27 @@ def test_rows_cost_less_than_the_encoders(name: str) -> None:
     assert after.sum() < 0.5 * before.sum()
 
 
+@pytest.mark.parametrize(("name", "even"), [("IQ2_XXS", True), ("IQ1_M", False)])
+def test_no_other_octet_costs_less_in_the_end(name: str, even: bool) -> None:
+    weights, statistics = samples(n=1, k=256)
+    kind = storage(FORMATS[name])
+    goal = objective(statistics.gram, 0.01, codebook.nested(kind), True, 1)
+    blocks, values = codebook.round_rows(kind, weights, goal, 100, 1)
+    hessian, stored = goal.hessian.astype(np.float64), unpack(kind, blocks)
+    least = cost(weights - values, hessian)[0]
+    every = octets(LATTICES[name].grid(), kind.tree.signed, even)
+    deltas = kind.tree.deltas[:, None, None]
+    scales = np.float32(kind.scale.unit) * stored.d * (2.0 * stored.k + 1)
+    for octet in range(32):
+        columns = slice(8 * octet, 8 * octet + 8)
+        moves = (scales[0, 8 * octet // kind.scale.size] * (every + deltas)).reshape(-1, 8) - values[0, columns]
+        gradient = (weights - values)[0].astype(np.float64) @ hessian[:, columns]
+        changes = ((moves @ hessian[columns, columns]) * moves).sum(axis=1) - 2 * moves @ gradient
+        assert changes.min() > -1e-5 * least
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_values_are_those_that_are_decoded(name: str) -> None:
-    from gguflike.calibrate.objective import objective
-
     weights, statistics = samples(n=5)
     kind = storage(FORMATS[name])
     goal = objective(statistics.gram, 0.01, codebook.nested(kind), True, 1)
@@ -125,3 +144,29 @@ def test_dead_columns_zero_rows_and_huge_values(name: str) -> None:
     rounded = decoded(round_matrix(weights, FORMATS[name], Statistics(gram, None, 9)), name)
     assert np.isfinite(rounded).all()
     assert not rounded[3].any()
+
+
+def test_errors_of_rows_undo_each_other_where_outputs_are_alike() -> None:
+    """A second factor of strong correlations: its cost falls, at that of the first."""
+    weights, statistics = samples(n=40)
+    r = np.random.default_rng(8)
+    mixing = r.standard_normal((40, 50)) @ np.diag(np.exp(r.standard_normal(50)))
+    output = (mixing @ mixing.T).astype(np.float32)
+    gram = statistics.gram
+    known = Statistics(gram, None, 9, output)
+    one, both = (round_matrix(weights, FORMATS["IQ2_S"], each, threads=1) for each in (statistics, known))
+    before, after = (both_costs(weights - decoded(data, "IQ2_S"), gram, output, 1) for data in (one, both))
+    assert after < 0.8 * before
+    assert cost(weights - decoded(both, "IQ2_S"), gram).sum() > cost(weights - decoded(one, "IQ2_S"), gram).sum()
+    assert np.array_equal(both, round_matrix(weights, FORMATS["IQ2_S"], known, threads=3))
+
+
+def test_a_second_factor_that_says_nothing_costs_nothing() -> None:
+    weights, statistics = samples(n=17)
+    alike = Statistics(statistics.gram, None, 9, np.zeros((17, 17), np.float32))
+    plain = quantize(weights, "IQ2_XS", importance=statistics.gram.diagonal()).rows
+    rounded = round_matrix(weights, FORMATS["IQ2_XS"], alike)
+    assert (
+        cost(weights - decoded(rounded, "IQ2_XS"), alike.gram).sum()
+        < 0.5 * cost(weights - decoded(plain, "IQ2_XS"), alike.gram).sum()
+    )

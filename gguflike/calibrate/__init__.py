@@ -6,6 +6,7 @@
     objective    what rounding minimizes: the Hessian made ready, and the target of a matrix
     grids        types whose levels are scalars, as numbers and as bytes
     uniform      rounding to these types: error feedback and descent
+    outputs      descent where errors of one row may undo another's: loss-aware Hessians of two factors
     codebook     rounding to types whose codes are points of a codebook: the same, by vectors
     statistics   second moments of a matrix's inputs, merging, experts that few tokens reach
     sums         how they are summed up

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
 from gguflike.blocks import BlockFormat
 from gguflike.calibrate.objective import Objective
+from gguflike.calibrate.outputs import descend_outputs
 from gguflike.kernels.encode.lattice.codec import LATTICES
 from gguflike.kernels.engine.threads import run_rows
 from gguflike.kernels.rounding.feedback import carry
 from gguflike.kernels.rounding.octets import SUPER, Blocks, descend, feed_super_block, fill_values, made_up_for
 from gguflike.kernels.rounding.products import product
-from gguflike.kernels.rounding.storage import Storage, pack, reordered, storage, unpack
+from gguflike.kernels.rounding.storage import Storage, in_order, pack, reordered, storage, unpack
 from gguflike.kernels.rounding.tree import OCTET
 from gguflike.tensor import quantize_finite
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
-FEED_REACH = 2  # how far error feedback and descent move a sub-block's integer scale
-DESCENT_REACH = 1
+Indices = npt.NDArray[np.int64]
+FEED_REACH, DESCENT_REACH = 2, 1  # how far error feedback, and each pass of descent, move an integer scale
 _FEW = 1e-3  # share of sub-blocks: where a pass of the descent changes fewer, it was the last
 
 
@@ -97,31 +100,76 @@ def refit(kind: Storage, hessian: Floats, blocks: Blocks, gradients: Floats, thr
         gradients += product(part, hessian[columns], threads)
 
 
+class Descent:
+    """Rows of blocks that descend to targets under a Hessian. Columns stand in the order of ``goal``."""
+
+    def __init__(self, kind: Storage, goal: Objective, threads: int | None) -> None:
+        self._kind, self._threads = kind, threads
+        self.hessian = np.ascontiguousarray(goal.hessian[np.ix_(goal.order, goal.order)])
+        widths = (kind.scale.size, DESCENT_REACH), (OCTET, 0)
+        self._steps = [(_lower_factors(_diagonal_blocks(self.hessian, width)), reach) for width, reach in widths]
+
+    def improve(self, blocks: Blocks, targets: Floats, passes: int) -> Floats:
+        """Improve ``blocks`` in place to ``targets`` float32 (n, k); returns their values.
+
+        A pass is one over sub-blocks, whose scales may change, and one over octets. Super-scales are refitted between.
+        """
+        kind, hessian, threads = self._kind, self.hessian, self._threads
+        for i in range(passes):
+            gradients = product(targets - values_of(kind, blocks, threads), hessian, threads)
+            if i > 0:
+                refit(kind, hessian, blocks, gradients, threads)
+            moved = np.zeros(len(targets), np.int64)
+            for factors, reach in self._steps:
+                run_rows(
+                    descend, len(targets), kind.tree, kind.scale, reach, hessian, factors, blocks, gradients, moved,
+                    threads=threads,
+                )  # fmt: skip
+            if moved.sum() < _FEW * blocks.k.size:
+                break
+        return values_of(kind, blocks, threads)
+
+
 def round_rows(
     kind: Storage, targets: Floats, goal: Objective, passes: int, threads: int | None
 ) -> tuple[Bytes, Floats]:
-    """Round rows ``targets`` float32 (n, k): error feedback, then descent and refitted super-scales in turns.
+    """Round rows ``targets`` float32 (n, k): error feedback, then descent.
 
     Returns the blocks, uint8 (n, row bytes), and what they decode to.
     """
-    size = kind.scale.size
     ordered = np.ascontiguousarray(targets[:, goal.order])
-    hessian = np.ascontiguousarray(goal.hessian[np.ix_(goal.order, goal.order)])
     blocks = fed_back(kind, ordered, goal, threads)
-    steps = [(_lower_factors(_diagonal_blocks(hessian, size)), DESCENT_REACH)]
-    steps.append((_lower_factors(_diagonal_blocks(hessian, OCTET)), 0))
-    for i in range(passes):
-        gradients = product(ordered - values_of(kind, blocks, threads), hessian, threads)
-        if i > 0:
-            refit(kind, hessian, blocks, gradients, threads)
-        moved = np.zeros(len(ordered), np.int64)
-        for factors, reach in steps:
-            run_rows(
-                descend, len(ordered), kind.tree, kind.scale, reach, hessian, factors, blocks, gradients, moved,
-                threads=threads,
-            )  # fmt: skip
-        if moved.sum() < _FEW * blocks.k.size:
-            break
+    Descent(kind, goal, threads).improve(blocks, ordered, passes)
+    return _finished(kind, blocks, goal, threads)
+
+
+def round_outputs(
+    kind: Storage, rounded: Bytes, targets: Floats, goal: Objective, output: Floats, passes: int, threads: int | None
+) -> tuple[Bytes, Floats]:
+    """Improve the blocks of a matrix, uint8 (n, row bytes), under ``output`` as well (outputs.py).
+
+    Returns what `round_rows` does.
+    """
+    blocks = in_order(unpack(kind, rounded), goal.order)
+    descent = Descent(kind, goal, threads)
+
+    def improve(rows: Indices, wanted: Floats) -> tuple[Floats, Callable[[], None]]:
+        part = Blocks(blocks.d[rows], blocks.k[rows], blocks.deltas[rows], blocks.codes[rows])
+        values = descent.improve(part, wanted, 2)
+
+        def keep() -> None:
+            blocks.d[rows], blocks.k[rows], blocks.deltas[rows], blocks.codes[rows] = part
+
+        return values, keep
+
+    values = values_of(kind, blocks, threads)
+    ordered = np.ascontiguousarray(targets[:, goal.order])
+    descend_outputs(ordered, values, descent.hessian, output, improve, passes, threads)
+    return _finished(kind, blocks, goal, threads)
+
+
+def _finished(kind: Storage, blocks: Blocks, goal: Objective, threads: int | None) -> tuple[Bytes, Floats]:
+    """Bytes and values of blocks whose columns stand in the order of ``goal``."""
     blocks = reordered(blocks, goal.order)
     return pack(kind, blocks), values_of(kind, blocks, threads)
 

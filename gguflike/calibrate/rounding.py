@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,15 +14,10 @@ from gguflike.calibrate.grids import GRIDS
 from gguflike.calibrate.statistics import Statistics
 from gguflike.errors import QuantizationError
 from gguflike.frozen import frozen
-from gguflike.tensor import quantize, quantize_finite
-
-if TYPE_CHECKING:
-    from gguflike.calibrate.objective import Objective
+from gguflike.tensor import QuantizedTensor, quantize, quantize_finite
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
-# round_rows(targets, goal, passes, threads): the blocks, and what they decode to
-RoundRows = Callable[[Floats, "Objective", int, "int | None"], tuple[Bytes, Floats]]
 _PART = 1 << 23  # weights of the rows that are rounded together
 
 
@@ -53,9 +48,10 @@ def round_matrix(
 
     What counts is tr(E H E^T), H being ``statistics.gram`` and E the difference from the target, which is W or, where
     ``statistics.cross`` is given, what makes up for the errors of the inputs. A row costs no more than what the plain
-    encoder gives with H's diagonal as importance: where it would, that row is the encoder's. So are all rows where
-    nothing was seen of the inputs (no tokens, or only zeros) and of types without such a rounding. The same bytes for
-    any number of threads.
+    encoder gives with H's diagonal as importance: where it would, that row is the encoder's. With a second factor H_O,
+    ``statistics.output``, it is tr(H_O E H E^T), and the matrix as a whole costs no more. All rows are the encoder's
+    where nothing was seen of the inputs (no tokens, or only zeros), and of types without such a rounding. The same
+    bytes for any number of threads.
 
     QuantizationError where weights or statistics are not finite, or their shapes do not fit.
     """
@@ -68,38 +64,67 @@ def round_matrix(
         return quantize(weights, fmt, importance=diagonal if seen else None, threads=threads).rows
 
     from gguflike.calibrate.objective import corrected, objective  # and with it the kernels
+    from gguflike.calibrate.outputs import both_costs
     from gguflike.kernels.rounding.products import costs
 
-    sizes, round_rows = rounder
-    goal = objective(gram, options.damping, sizes, options.ordered, threads)
+    output = statistics.output if rounder.round_outputs else None
+    goal = objective(gram, options.damping, rounder.sizes, options.ordered, threads)
     rows = max(1, _PART // weights.shape[1])
-    parts = []
+    plain, rounded, wanted = [], [], []
     for start in range(0, len(weights), rows):
         part = np.ascontiguousarray(weights[start : start + rows])
-        plain = quantize_finite(part, fmt, diagonal, "search", threads, "")
+        encoded = quantize_finite(part, fmt, diagonal, "search", threads, "")
         if statistics.cross is not None and options.correction > 0:
             targets = corrected(part, goal, gram, statistics.cross, options.correction, options.cap, threads)
         else:
             targets = part
-        rounded, values = round_rows(targets, goal, options.passes, threads)
+        blocks, values = rounder.round_rows(targets, goal, options.passes, threads)
         cost = costs(targets - values, gram, threads)
-        before = costs(targets - plain.dequantize(threads), gram, threads)
-        parts.append(np.where((cost <= before)[:, None], rounded, plain.rows))
-    return np.concatenate(parts)
+        before = costs(targets - encoded.dequantize(threads), gram, threads)
+        rounded.append(np.where((cost <= before)[:, None], blocks, encoded.rows))
+        if output is not None:
+            plain.append(encoded.rows)
+            wanted.append(targets)
+    best = np.concatenate(rounded)
+    if output is None or rounder.round_outputs is None:
+        return best
+    targets = np.concatenate(wanted)
+    both, _ = rounder.round_outputs(best, targets, goal, output, options.passes, threads)
+
+    def cost_of(data: Bytes) -> float:
+        values = QuantizedTensor("", fmt, weights.shape, data.reshape(-1)).dequantize(threads)
+        return both_costs(targets - values, gram, output, threads)
+
+    return min(both, best, np.concatenate(plain), key=cost_of)
 
 
-def _rounder(fmt: BlockFormat) -> tuple[tuple[int, ...], RoundRows] | None:
-    """How rows are rounded to a type: sizes of the groups of columns that stay together, and the function."""
+class _Rounder(NamedTuple):
+    """How matrices are rounded to a type.
+
+    ``sizes``: of the groups of columns that a visiting order keeps together. ``round_rows(targets, goal, passes,
+    threads)``: blocks under H alone, and what they decode to. ``round_outputs(blocks, targets, goal, output, passes,
+    threads)``: better ones under both factors.
+    """
+
+    sizes: tuple[int, ...]
+    round_rows: Callable[..., tuple[Bytes, Floats]]
+    round_outputs: Callable[..., tuple[Bytes, Floats]] | None = None
+
+
+def _rounder(fmt: BlockFormat) -> _Rounder | None:
+    """How to round to a type, or None where only its encoder does."""
     grid = GRIDS.get(fmt.name)
     if grid is not None:
         from gguflike.calibrate import uniform
 
-        return (fmt.block_size, 1), partial(uniform.round_rows, grid)
+        return _Rounder((fmt.block_size, 1), partial(uniform.round_rows, grid))
 
     from gguflike.calibrate import codebook
 
     kind = codebook.kind(fmt)
-    return (codebook.nested(kind), partial(codebook.round_rows, kind)) if kind else None
+    if kind is None:
+        return None
+    return _Rounder(codebook.nested(kind), partial(codebook.round_rows, kind), partial(codebook.round_outputs, kind))
 
 
 def check(weights: Floats, fmt: BlockFormat, statistics: Statistics) -> None:

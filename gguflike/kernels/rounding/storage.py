@@ -103,6 +103,16 @@ def pack(kind: Storage, blocks: Blocks) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(out.T).reshape(len(blocks.d), -1)
 
 
+def in_order(blocks: Blocks, order: npt.NDArray[np.int64]) -> Blocks:
+    """Blocks in the order of storage, with their columns in ``order``."""
+
+    def taken(numbers: Array) -> Array:
+        size = len(order) // numbers.shape[1]
+        return np.ascontiguousarray(numbers[:, order[::size] // size])
+
+    return Blocks(*(taken(numbers) for numbers in blocks))
+
+
 def reordered(blocks: Blocks, order: npt.NDArray[np.int64]) -> Blocks:
     """Blocks whose columns stand in ``order``, in the order of storage."""
 
