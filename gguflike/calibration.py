@@ -47,7 +47,8 @@ def calibrate(
     The model is run layer by layer: in memory are the float weights of a part of one layer, sums of up to a gigabyte,
     and what a few sequences compute. Hidden states (tokens x width x 8 bytes) are in a folder beside the target, or in
     ``workspace``, which is removed in the end; where a run is cut off, the same call goes on with the layer it was in.
-    The result is the same at any number of ``threads``. ``progress`` counts layers.
+    The result is the same at any number of ``threads``. ``progress`` counts tokens that have passed a step of the
+    model.
 
     ArgumentError for texts that cannot be read, QuantizationError where the model computes what is not finite,
     OutputError where a target exists, unless ``overwrite``, or the disk has no room; errors of the source as of

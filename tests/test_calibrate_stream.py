@@ -11,6 +11,7 @@ import pytest
 
 from gguflike import reference
 from gguflike.calibrate import passes
+from gguflike.calibrate import statistics as all_statistics
 from gguflike.calibrate import stream as streams
 from gguflike.calibrate.statistics import StackStatistics, Statistics
 from gguflike.calibrate.stream import stream
@@ -133,7 +134,7 @@ def test_matrices_that_share_an_input_share_statistics(tmp_path: Path) -> None:
 
 
 def test_experts_see_the_tokens_that_are_sent_to_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gguflike.calibrate.statistics.FEW", 0)
+    monkeypatch.setattr(all_statistics, "FEW", 0)
     weights = weights_of(EXPERTS)
     seen: dict[str, list[list[np.ndarray]]] = {}
 
@@ -223,3 +224,16 @@ def test_a_disk_without_room_is_told_before_anything_is_computed(
     with pytest.raises(OutputError, match="no room for the hidden states"):
         walked(DENSE, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("graph", [DENSE, EXPERTS])
+def test_progress_counts_tokens_through_steps(graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passes, "SLAB", 8)
+    told: list[tuple[int, int, str]] = []
+    walked(graph, tmp_path, progress=lambda *said: told.append(said))
+    tokens = sum(map(len, TEXTS))
+    assert {total for _, total, _ in told} == {tokens * (2 * len(graph.blocks) + 1)}
+    assert [done for done, *_ in told] == sorted(done for done, *_ in told)
+    assert told[-1] == (told[0][1], told[0][1], "done")
+    assert told[0] == (0, told[0][1], f"layer 1 of {len(graph.blocks)}")
+    assert {what for *_, what in told} >= {"layer 1 of 2" if graph is DENSE else "layer 1 of 1", "output matrix"}

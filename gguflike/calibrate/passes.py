@@ -4,7 +4,7 @@ end."""
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -56,6 +56,12 @@ class Step:
         self.stage, self.floats, self.over, self.tokens = stage, floats, over, tokens
         self.place, self.contexts, self.each = place, contexts, each
         self._at = stage.layer - stage.last  # the output matrix reads what the last layer gave
+        self._tell: Callable[[float], None] = lambda _: None
+        self._passed, self._all = 0, 1
+
+    def tell_of(self, passes: int, tell: Callable[[float], None]) -> None:
+        """Tell of the share that is done of so many passes."""
+        self._tell, self._passed, self._all = tell, 0, passes * sum(map(len, self.tokens))
 
     def groups(self) -> list[Group]:
         """The groups of matrices, in the order in which they multiply."""
@@ -78,12 +84,19 @@ class Step:
             for task, collectors in zip(wanted, sums, strict=True):
                 name = task.group.names[0]
                 self._add(task, collectors, {stream: [one[name] for one in all_] for stream, all_ in seen.items()})
+            self._pass(slab)
         return [[collector.result() for collector in collectors] for collectors in sums]
 
     def run_to_end(self, stream: str) -> None:
         """Write the states of a stream after the step."""
-        for _ in self.each(partial(self._run, stream, {}, True), range(len(self.tokens))):
-            pass
+        for slab in self._slabs():
+            for _ in self.each(partial(self._run, stream, {}, True), slab):
+                pass
+            self._pass(slab)
+
+    def _pass(self, slab: Sequence[int]) -> None:
+        self._passed += sum(len(self.tokens[i]) for i in slab)
+        self._tell(self._passed / self._all)
 
     def _run(self, stream: str, wanted: Mapping[str, int], to_end: bool, sequence: int) -> dict[str, Seen]:
         """What a sequence's inputs of the matrices are that are ``wanted`` as of `inputs`."""

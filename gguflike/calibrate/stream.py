@@ -65,8 +65,7 @@ def stream(
     ``collecting`` says what is summed up (default: `sums.Hessians`), ``cross`` whether products with the inputs of the
     float model are. ``rows(name, numbers)`` reads rows of a table, where to read it whole would take too much memory.
     ``length`` is the context that the model runs with (0: of each sequence, its own). ``threads``: all CPUs, unless
-    given; results are the same bits with any number. ``progress`` is told how many passes of tokens through a layer are
-    done, and of how many.
+    given; results are the same bits with any number. ``progress`` counts tokens that have passed a step of the model.
 
     Hidden states are kept in the folder ``workspace``. A walk that was interrupted goes on with the layer it was in,
     where ``key`` (which should say all that results depend on) and the sequences are the same; the caller keeps what
@@ -128,17 +127,25 @@ class _Walk:
     def run(self, key: str, progress: Progress | None) -> None:
         layers, done = stages(self.graph), self.place.done(key)
         tables = {} if done else self._embed()
-        for number, steps in enumerate(layers):
-            if number < done:
-                continue
+        tokens, before = sum(map(len, self.tokens)), sum(map(len, layers[:done]))
+        total = sum(map(len, layers)) * tokens
+        for number, steps in enumerate(layers[done:], done):
             if number and not any(stage.last for stage in steps):
                 self.place.begin(number - 1)
-            for index, stage in enumerate(steps):
-                if progress is not None:
-                    progress(number, len(layers), f"layer {number - 1}, step {index}")
-                self._take(stage, {stream: dict(tables.get(stream, {})) for stream in self.place.streams})
+            for stage in steps:
+                start, what = before * tokens, _description(stage, len(self.graph.blocks))
+
+                def tell(share: float, start: int = start, what: str = what) -> None:
+                    if progress is not None:
+                        progress(start + int(share * tokens), total, what)
+
+                tell(0)
+                self._take(stage, {stream: dict(tables.get(stream, {})) for stream in self.place.streams}, tell)
+                before += 1
             tables = {}
             self.place.finish(key, number + 1)
+        if progress is not None:
+            progress(total, total, "done")
 
     def _embed(self) -> dict[str, dict[str, Array]]:
         """Write the states before all layers. Gives the tables of each stream, of most only the rows that occur."""
@@ -157,11 +164,13 @@ class _Walk:
                 self.place.states(stream, -1, i)[:] = embed(self.graph, over(tables, others), tokens.tolist())
         return made
 
-    def _take(self, stage: Stage, tables: dict[str, dict[str, Array]]) -> None:
-        """Have all matrices of a step quantized, and write the states after it."""
+    def _take(self, stage: Stage, tables: dict[str, dict[str, Array]], tell: Callable[[float], None]) -> None:
+        """Have all matrices of a step quantized, and write the states after it. ``tell`` is told the share done."""
         floats = Lazy({**self.names[None], **self.names.get(stage.layer, {})}, self.read)
         step = Step(stage, floats, tables, self.tokens, self.place, self.contexts, self.each)
         passes, stacks = self._passes(step), dict[str, Any]()
+        ends = self.quantize is not None and not stage.last  # in a pass of its own
+        step.tell_of(max(len(passes), 1) + ends, tell)
         for number, tasks in enumerate(passes):
             to_end = number + 1 == len(passes) and not stage.last
             sums = step.sum_up(tasks, self.collecting, self.cross, to_end)
@@ -169,7 +178,7 @@ class _Walk:
                 self._hand_over(step, task, results, stacks)
         if not passes:
             step.run_to_end(FLOAT)
-        if self.quantize is not None and not stage.last:
+        if ends:
             step.run_to_end(QUANTIZED)
 
     def _passes(self, step: Step) -> list[list[Task]]:
@@ -206,6 +215,12 @@ class _Walk:
         if self.quantize is not None:
             for role, name in zip(group.names, names, strict=True):
                 step.over[QUANTIZED][role] = self.quantize(name, step.floats[role], statistics)
+
+
+def _description(stage: Stage, layers: int) -> str:
+    if stage.last:
+        return "output matrix"
+    return f"layer {stage.layer + 1} of {layers}" if stage.layer >= 0 else "embeddings"
 
 
 def _check(graph: Graph, sequences: Sequence[Sequence[int]]) -> None:
