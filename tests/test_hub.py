@@ -395,8 +395,9 @@ def test_commands_take_names(
 
 
 def test_inspecting_what_is_elsewhere_reads_the_header_only(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And so does planning what could be made of it."""
     monkeypatch.setattr(remote, "PART", 1 << 20)
     monkeypatch.setattr(reader, "FIRST_READ", 1 << 16)
     metadata = {"general.architecture": "llama", "tokenizer.ggml.tokens": [f"token {i}" for i in range(20_000)]}
@@ -412,6 +413,12 @@ def test_inspecting_what_is_elsewhere_reads_the_header_only(
             assert file.file_bytes == local.file_bytes
             with pytest.raises(UnsupportedError, match="only the header of the file was fetched; download the file"):
                 _ = file.tensors["token_embd.weight"]
+        assert main(["quantize", name, "Q8_0", "--dry-run"]) == 0
+        planned = capsys.readouterr().out
+        assert main(["quantize", "big.gguf", "Q8_0", "--dry-run"]) == 0
+        assert planned == capsys.readouterr().out
+    assert not list((tmp_path / "hub").rglob("*.gguf"))
+    assert [path.name for path in tmp_path.glob("*.gguf")] == ["big.gguf"]
     spans = hub.asked("/storage/") + hub.asked("/big.gguf")
     sent = sum(int(span.split("-")[1]) - int(span.split("=")[1].split("-")[0]) + 1 for span in spans if span)
     assert sent < len(body)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
 from gguflike.cli.paths import add_path_arguments, fetched
 from gguflike.cli.recipes import add_recipe_arguments, plan_and_run, take
+
+if TYPE_CHECKING:
+    from gguflike.convert.plan import ConversionPlan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +27,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     options = take(args, None)
-    args.source = fetched(args.source)
+    if not args.dry_run:
+        args.source = fetched(args.source)
     from gguflike.convert.quantize import plan_quantization
 
-    return plan_and_run(args, plan_quantization, keep_split=args.keep_split, **options)
+    def plan(source: str, *places: Any, **options: Any) -> ConversionPlan:
+        """`plan_quantization`: what is not on disk is not fetched for a plan."""
+        if not args.dry_run:
+            return plan_quantization(source, *places, **options)
+        from gguflike.locate import open_header
+
+        with open_header(source) as file:
+            return plan_quantization(file, *places, **options)
+
+    return plan_and_run(args, plan, keep_split=args.keep_split, **options)

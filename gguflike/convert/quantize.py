@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gguflike import container
 from gguflike.blocks import format_by_name
 from gguflike.container import GGUFFile
+from gguflike.container.reader import original_shape
 from gguflike.container.splitting import Split, split_of
 from gguflike.convert import generic
 from gguflike.convert import imatrix as imatrices
@@ -90,7 +92,7 @@ def quantize_file(
 
 
 def plan_quantization(
-    src: str | os.PathLike[str],
+    src: str | os.PathLike[str] | GGUFFile,
     out: str | os.PathLike[str] | None,
     type: str,
     imatrix: str | os.PathLike[str] | None = None,
@@ -99,12 +101,13 @@ def plan_quantization(
     effort: Effort = NONE,
     **options: Unpack[SelectionOptions],
 ) -> ConversionPlan:
-    """The plan of `quantize_file`, from the header of the file."""
+    """The plan of `quantize_file`, from the header of the file: one that is open already may be all there is of it
+    here, for a plan that is not carried out."""
     recipe, selection = by_name(type), select(options)
     check_together(effort, imatrix=imatrix)
     if keep_split and split is not None:
         raise ArgumentError("the files are either those of the source or made by limits", field="keep_split")
-    with container.open(src) as file:
+    with nullcontext(src) if isinstance(src, GGUFFile) else container.open(src) as file:
         stamps = tuple(stamp(path) for path in file.paths)
         sources: list[Source] = [
             GGUFSource(file.path, info.name, info.shape, info.format.name, stamps, selection.renamed(info.name))
@@ -121,9 +124,9 @@ def plan_quantization(
         if generic.is_generic(file.metadata):
             check_together(effort, generic=True)
             selection = replace(selection, pure=True)
-            keep = partial(generic.kept_again, recipe, {name: t.original_shape for name, t in file.tensors.items()})
+            keep = partial(generic.kept_again, recipe, _network_shapes(file))
         return plans.make(
-            source=Path(src).name,
+            source=Path(file.path).name,
             target=out,
             recipe=recipe,
             facts=known,
@@ -135,8 +138,14 @@ def plan_quantization(
             importance=importance,
             notices=[*notices, *counted],
             split=_same_shards(file, selection) if keep_split else split,
-            calibration=calibration_of(effort, metadata, sources, Path(src).name),
+            calibration=calibration_of(effort, metadata, sources, Path(file.path).name),
         )
+
+
+def _network_shapes(file: GGUFFile) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor in its network."""
+    stated = ((name, info.shape, original_shape(file, info)) for name, info in file.infos.items())
+    return {name: shape if own is None else own for name, shape, own in stated}
 
 
 def _same_shards(file: GGUFFile, selection: Selection) -> Split | None:

@@ -293,7 +293,10 @@ class GGUFSource:
 
 
 def stamp(path: str) -> Stamp:
-    """What tells one state of a file from another: device, inode, size, time of the last change in ns."""
+    """What tells one state of a file from another: device, inode, size, time of the last change in ns. Nothing does of
+    a file that is not here."""
+    if "://" in path:
+        return (0, 0, 0, 0)
     status = Path(path).stat()
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
