@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from gguflike.locate import open
     from gguflike.runner import Model, load
     from gguflike.tensor import QuantizedTensor, quantize
+    from gguflike.tuning import tune
     from gguflike.upload import upload
     from gguflike.verify import verify
 
@@ -76,6 +77,7 @@ __all__ = [
     "quantize",
     "quantize_file",
     "split",
+    "tune",
     "upload",
     "verify",
     "write",
@@ -112,6 +114,7 @@ __getattr__ = lazy.names(
         "quantize": "tensor",
         "quantize_file": "convert",
         "split": "convert",
+        "tune": "tuning",
         "upload": "upload",
         "verify": "verify",
         "write": "container",

@@ -60,11 +60,11 @@ DEFAULT = Tuning()
 
 
 class Mark(NamedTuple):
-    """Mean divergences after ``step`` steps, in nats: of the sequences trained on since the last mark, and of the other
-    text."""
+    """Mean divergences after ``step`` steps, in nats: of the sequences trained on since the last mark (None before the
+    first step), and of the other text."""
 
     step: int
-    trained: float
+    trained: float | None
     held_out: float
 
 
@@ -191,7 +191,7 @@ class _Training:
         adam = Adam(student.parameters, student.rates)
         numbers = student.numbers()
         best = self._kept(numbers)
-        marks = [Mark(0, float("nan"), self._evaluated(numbers))]
+        marks = [Mark(0, None, self._evaluated(numbers))]
         lowest, worse, since = marks[0].held_out, 0, []
         for step, batch in enumerate(self._batches()):
             if self._progress is not None:

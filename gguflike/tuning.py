@@ -1,0 +1,212 @@
+"""Quantization-aware training of a whole file: a checkpoint to a GGUF file whose blocks were trained to say what the
+checkpoint's floats say."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike import container
+from gguflike.calibrate.grids import GRIDS, Grid, Numbers
+from gguflike.calibrate.trained import Moves
+from gguflike.calibrate.tune import Mark, Tuned, Tuning
+from gguflike.calibrate.tune import tune as train
+from gguflike.container import GGUFFile
+from gguflike.errors import ArgumentError, UnsupportedError, check_choice
+from gguflike.evaluate import models, texts
+from gguflike.families import config as configs
+from gguflike.families import registry
+from gguflike.families.parts import Graph, Head
+from gguflike.progress import Progress
+from gguflike.runner.tokenizer import Tokenizer
+from gguflike.tensor import QuantizedTensor
+
+StrPath = str | os.PathLike[str]
+Floats = npt.NDArray[np.float32]
+MOVES: tuple[Moves, ...] = ("scales", "integers", "codes")
+CONTEXT = 256
+"""Tokens of a sequence."""
+_DROPPED = ("split.", "gguflike.digest.")
+
+
+class TunedFile(NamedTuple):
+    """What `tune` wrote: the file, and the divergences on the way."""
+
+    path: str
+    marks: list[Mark]
+
+    @property
+    def before(self) -> float:
+        """The mean divergence on the held-out text before tuning, in nats."""
+        return self.marks[0].held_out
+
+    @property
+    def after(self) -> float:
+        """That of what was written."""
+        return min(mark.held_out for mark in self.marks if mark.held_out == mark.held_out)
+
+
+def tune(
+    src: StrPath,
+    out: StrPath,
+    type: str = "Q4_K_M",
+    *,
+    text: Mapping[str, str] | Iterable[StrPath],
+    held_out: Mapping[str, str] | Iterable[StrPath],
+    start: StrPath | None = None,
+    moves: Moves = "codes",
+    steps: int = 160,
+    context: int = CONTEXT,
+    tokens: int = 200_000,
+    imatrix: StrPath | None = None,
+    overwrite: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> TunedFile:
+    """Write ``src`` as ``type`` to ``out``, trained on ``text`` to diverge less from ``src``.
+
+    ``src`` is a checkpoint (folder or Hub id) or a GGUF file of floats. Training begins with what `quantize_file` makes
+    of it (with ``imatrix``), or with the GGUF file ``start``, whose types are kept. It moves super-scales, norm gains
+    and biases that the file has; with ``moves`` "integers" also integer scales and minima of blocks, with "codes" their
+    codes, too. Gradients go straight through rounding, and each step computes with exactly what the file would decode
+    to. Blocks of vectors (IQ1, IQ2, IQ3) stay as they are.
+
+    ``text`` and ``held_out`` are text files, or texts by name; of each ``text`` up to its share of ``tokens`` are used,
+    in sequences of ``context``. ``held_out`` should be of another kind: what is best on it (at most 16,384 tokens) is
+    what is written, so that the result is never worse there than what training began with. ``steps`` of eight sequences
+    each. The whole model is in memory in float32, several times. ``progress`` is told of steps.
+
+    ArgumentError where there is nothing to train on, UnsupportedError for a model without logits; errors as of
+    `quantize_file` and `convert`.
+    """
+    check_choice("moves", moves, MOVES)
+    container.check_target(out, [src] if start is None else [src, start])
+    container.check_free(out, overwrite)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gguflike-")))
+        floats = stack.enter_context(models.float_file(src, threads, progress))
+        begin = os.fspath(start) if start is not None else _quantized(floats, folder, type, imatrix, threads, progress)
+        before = stack.enter_context(container.open(begin))
+        graph = _graph(before)
+        student = {name: tensor.dequantize(threads) for name, tensor in before.tensors.items()}
+        with container.open(floats) as file:
+            teacher = {name: tensor.dequantize(threads) for name, tensor in file.tensors.items()}
+        _check_alike(teacher, student, floats, begin)
+        tokenizer = Tokenizer(before.metadata)
+        tuned = train(
+            graph,
+            teacher,
+            student,
+            _matrices(graph, before),
+            _values(graph, before),
+            _sequences("text", text, tokenizer, context, tokens),
+            _sequences("held_out", held_out, tokenizer, context, 16_384),
+            folder,
+            Tuning(moves=moves, steps=steps),
+            threads=threads,
+            progress=progress,
+        )
+        result = TunedFile(os.fspath(out), tuned.marks)
+        _write(out, before, tuned, result, moves, overwrite, [src])
+    return result
+
+
+def _quantized(
+    floats: str, folder: Path, type: str, imatrix: StrPath | None, threads: int | None, progress: Progress | None
+) -> str:
+    from gguflike.convert import quantize_file
+
+    path = folder / "start.gguf"
+    quantize_file(floats, path, type, imatrix=imatrix, threads=threads, progress=progress)
+    return os.fspath(path)
+
+
+def _graph(file: GGUFFile) -> Graph:
+    assert file.architecture is not None, "a file that was made of a checkpoint has one"
+    family = registry.for_gguf(file.architecture).of_file(file.metadata, file.infos)
+    graph: Graph = family.graph(configs.from_gguf(family.config, family.name, file.metadata, file.infos.keys()))
+    if not isinstance(graph.head, Head):
+        raise UnsupportedError("a model without logits has nothing to be tuned by", path=file.path, got="embeddings")
+    return graph
+
+
+def _check_alike(teacher: Mapping[str, Floats], student: Mapping[str, Floats], floats: str, start: str) -> None:
+    """ArgumentError unless the file that training begins with is of the same model."""
+    shapes = [{name: value.shape for name, value in each.items()} for each in (teacher, student)]
+    if shapes[0] != shapes[1]:
+        wrong = sorted(name for name in {*shapes[0], *shapes[1]} if shapes[0].get(name) != shapes[1].get(name))
+        raise ArgumentError(
+            "not a quantization of the model",
+            path=start,
+            field="start",
+            expected=f"the tensors of {floats}",
+            got=wrong[:3],
+        )
+
+
+def _matrices(graph: Graph, file: GGUFFile) -> dict[str, tuple[Grid, Numbers]]:
+    """The matrices that tokens are multiplied with, of types whose levels are scalars."""
+    found = {}
+    for name, _, tensor in graph.tensors():
+        stored = file.tensors.get(name)
+        if stored is not None and len(tensor.shape) > 1 and tensor.form in (None, "matrix") and tensor.used:
+            grid = GRIDS.get(stored.format.name)
+            if grid is not None:
+                found[name] = grid, grid.parse(stored.rows.reshape(-1, stored.rows.shape[-1]))
+    return found
+
+
+def _values(graph: Graph, file: GGUFFile) -> list[str]:
+    """Norm gains, and biases, which are float32."""
+    names = (name for name, _, tensor in graph.tensors() if tensor.used and name.endswith(("norm.weight", ".bias")))
+    formats = ((name, file.tensors[name].format) for name in names)
+    return [name for name, format in formats if format.is_float and format.block_bytes == 4]
+
+
+def _sequences(
+    field: str, given: Mapping[str, str] | Iterable[StrPath], tokenizer: Tokenizer, context: int, tokens: int
+) -> list[Sequence[int]]:
+    """Texts as sequences of ``context`` tokens: of each, its share of ``tokens``, or all there are. ArgumentError where
+    there is no whole sequence."""
+    named = texts.named(given)
+    share = max(tokens // len(named), context)
+    found: list[Sequence[int]] = []
+    for text in named.values():
+        ids = tokenizer.encode(text[: 16 * share])[:share]
+        found += [ids[i : i + context] for i in range(0, len(ids) - context + 1, context)]
+    if not found:
+        raise ArgumentError(
+            "the text is too short", field=field, expected=f"at least {context} tokens", got=list(named)
+        )
+    return found
+
+
+def _write(
+    out: StrPath, before: GGUFFile, tuned: Tuned, result: TunedFile, moves: Moves, overwrite: bool, sources: list[Any]
+) -> None:
+    """The file that training began with, with other numbers in the blocks."""
+    tensors = []
+    for name, stored in before.tensors.items():
+        data = stored.data
+        if name in tuned.numbers:
+            grid = GRIDS[stored.format.name]
+            data = grid.pack(tuned.numbers[name]).reshape(-1)
+        elif name in tuned.values:
+            data = np.ascontiguousarray(tuned.values[name]).reshape(-1).view(np.uint8)
+        tensors.append(QuantizedTensor(name, stored.format, stored.shape, data, stored.original_shape))
+    metadata: dict[str, Any] = {
+        key: before.metadata.typed(key) for key in before.metadata if not key.startswith(_DROPPED)
+    }
+    metadata |= {
+        "gguflike.tuning.moves": moves,
+        "gguflike.tuning.steps": result.marks[-1].step,
+        "gguflike.tuning.divergence": [result.before, result.after],
+    }
+    container.write(out, metadata, tensors, overwrite=overwrite, sources=sources)
