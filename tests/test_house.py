@@ -51,7 +51,7 @@ ROOMS = {
     "vector": {"engine"},
     "decode": {"engine", "vector"},
     "encode": {"engine", "vector"},
-    "rounding": {"engine", "encode"},
+    "rounding": {"engine", "vector", "encode"},
     "matmul": {"engine", "vector"},
     "attention": {"engine", "vector", "matmul"},
     "experts": {"engine", "vector", "matmul"},

@@ -68,7 +68,7 @@ def corrected(
     moved[:, goal.order] = change
     moved *= np.float32(strength)
     norms, sizes = (np.sqrt(np.square(rows, dtype=np.float64).sum(axis=1)) for rows in (moved, weights))
-    limit = np.minimum(1.0, cap * sizes / np.maximum(norms, np.finfo(np.float64).tiny))
-    moved *= limit[:, None].astype(np.float32)
+    most = cap * sizes
+    moved *= np.divide(most, norms, out=np.ones_like(norms), where=norms > most)[:, None].astype(np.float32)
     moved += weights
     return moved

@@ -28,13 +28,15 @@ class Rounding:
     ``damping``: share of the mean diagonal of the Gram matrix that is added to its diagonal. ``ordered``: whether
     columns that matter most are rounded first. ``correction``: how much of the errors of earlier matrices the target
     makes up for (0 to 1), where the float model's inputs are known, and ``cap`` the share of its norm that a row may
-    move for it. ``passes``: of the descent.
+    move for it. ``rounds``: how often the scales of blocks are chosen anew together with their codes, where a type's
+    levels are scalars. ``passes``: of the descent that follows.
     """
 
     damping: float = 0.01
     ordered: bool = True
     correction: float = 1.0
     cap: float = 0.3
+    rounds: int = 2
     passes: int = 4
 
 
@@ -59,7 +61,7 @@ def round_matrix(
     gram = statistics.gram
     diagonal = np.maximum(gram.diagonal(), 0)
     seen = statistics.tokens > 0 and diagonal.any()
-    rounder = _rounder(fmt)
+    rounder = _rounder(fmt, options)
     if rounder is None or not seen or not weights.size:
         return quantize(weights, fmt, importance=diagonal if seen else None, threads=threads).rows
 
@@ -111,13 +113,13 @@ class _Rounder(NamedTuple):
     round_outputs: Callable[..., tuple[Bytes, Floats]] | None = None
 
 
-def _rounder(fmt: BlockFormat) -> _Rounder | None:
+def _rounder(fmt: BlockFormat, options: Rounding) -> _Rounder | None:
     """How to round to a type, or None where only its encoder does."""
     grid = GRIDS.get(fmt.name)
     if grid is not None:
         from gguflike.calibrate import uniform
 
-        return _Rounder((fmt.block_size, 1), partial(uniform.round_rows, grid))
+        return _Rounder((fmt.block_size, 1), partial(uniform.round_rows, grid, options.rounds))
 
     from gguflike.calibrate import codebook
 

@@ -7,12 +7,16 @@ import numpy.typing as npt
 
 from gguflike.calibrate.grids import Grid, Numbers
 from gguflike.calibrate.objective import Objective
-from gguflike.kernels.rounding.descent import descend
+from gguflike.kernels.encode.rounding import Levels, integers
+from gguflike.kernels.rounding import rows
 from gguflike.kernels.rounding.feedback import carry, feed
+from gguflike.kernels.rounding.local import factor_blocks
+from gguflike.kernels.rounding.refine import refine
 from gguflike.tensor import quantize_finite
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
+SPREAD = 0.02  # steps between candidates for a super-scale in the first round, half as much in each that follows
 
 
 def fed_back(targets: Floats, grid: Grid, goal: Objective, importance: Floats, threads: int | None) -> Numbers:
@@ -53,12 +57,36 @@ def fed_back(targets: Floats, grid: Grid, goal: Objective, importance: Floats, t
     return numbers
 
 
-def round_rows(grid: Grid, targets: Floats, goal: Objective, passes: int, threads: int | None) -> tuple[Bytes, Floats]:
-    """Round rows ``targets`` float32 (n, k): error feedback, then descent.
+def refined(
+    targets: Floats, grid: Grid, goal: Objective, numbers: Numbers, rounds: int, passes: int, threads: int | None
+) -> None:
+    """Improve ``numbers`` in place: rounds of choices of scales and minima, then passes of coordinate descent."""
+    block, sub = (factor_blocks(goal.hessian, width, threads) for width in (grid.block, grid.size))
+    spreads = np.array([SPREAD / 2**i for i in range(rounds)], np.float32)
+    has_super = grid.d_at.size > 0
+    state = rows.Numbers(*numbers)
+    refine(targets, goal.hessian, tables(grid), state, block, sub, has_super, spreads, passes, threads)
+
+
+def tables(grid: Grid) -> rows.Tables:
+    """The levels, scales and minima of a type for the kernels."""
+    levels, step = grid.levels, np.float32(grid.step)
+    if step == 1:
+        nearest = integers(int(levels[0]), int(levels[-1]))
+    else:
+        middles = (levels[1:] + levels[:-1]) / 2
+        nearest = Levels(levels[0], levels[-1], np.float32(0), np.concatenate([levels, middles]))
+    shifted = grid.m_at.size > 0
+    return rows.Tables(grid.size, levels, step, nearest, grid.scales, grid.minima, shifted, grid.added)
+
+
+def round_rows(
+    grid: Grid, rounds: int, targets: Floats, goal: Objective, passes: int, threads: int | None
+) -> tuple[Bytes, Floats]:
+    """Round rows ``targets`` float32 (n, k): error feedback, ``rounds`` of choices and up to ``passes`` of descent.
 
     Returns the blocks, uint8 (n, row bytes), and what they decode to.
     """
     numbers = fed_back(targets, grid, goal, goal.hessian.diagonal().copy(), threads)
-    factors, shifts = grid.factors(numbers)
-    descend(targets, goal.hessian, factors, shifts, grid.size, grid.levels, grid.step, passes, numbers.codes, threads)
+    refined(targets, grid, goal, numbers, rounds, passes, threads)
     return grid.pack(numbers), grid.values(numbers)
