@@ -8,13 +8,16 @@ runs: dividing the large channels by s leaves more of the range to the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gguflike.calibrate.folds import Fold, Scaling
+from gguflike.calibrate.stream import stream
+from gguflike.families.parts import Graph
 from gguflike.frozen import frozen
 
 Floats = npt.NDArray[np.float32]
@@ -69,6 +72,47 @@ class MagnitudeCollector:
         sample = np.concatenate(self._sample) if self._sample else np.zeros((0, len(self._sum)), np.float32)
         mean, square = ((each / count).astype(np.float32) for each in (self._sum, self._squares))
         return Magnitudes(self._largest, mean, square, _thinned(sample))
+
+
+class MagnitudeSums:
+    """How `stream` collects `Magnitudes`."""
+
+    def one(self, columns: int, cross: bool) -> MagnitudeCollector:  # noqa: ARG002 - a Collecting
+        return MagnitudeCollector(columns)
+
+    def stack(self, path: Path, count: int, columns: int) -> list[Magnitudes]:  # noqa: ARG002
+        return []
+
+    def size(self, columns: int, cross: bool) -> int:  # noqa: ARG002
+        return 4 * columns * (3 * SAMPLE + 5)
+
+
+Choose = Callable[[Fold, Magnitudes, Mapping[str, Floats]], "Floats | None"]
+"""The scales of a fold, from what its matrices multiply and these, by name; None: it is left out."""
+
+
+def chosen(
+    graph: Graph,
+    folds: Sequence[Fold],
+    choose: Choose,
+    read: Callable[[str], Floats],
+    sequences: Sequence[Sequence[int]],
+    workspace: Path,
+    **settings: Any,
+) -> list[tuple[Fold, Floats]]:
+    """The folds that are worth it, with their scales: ``choose`` is asked of each when the float model has run up to
+    its matrices. The other arguments are those of `calibrate.stream.stream`."""
+    by_reader = {name: fold for fold in reversed(folds) for name in fold.multiplied}
+    scales: dict[Fold, Floats | None] = {}
+
+    def found(names: tuple[str, ...], magnitudes: Any) -> None:
+        for fold in {by_reader[name]: None for name in names if name in by_reader}:
+            # What a stack of experts reads is what its router reads, all tokens of it.
+            if fold not in scales and isinstance(magnitudes, Magnitudes):
+                scales[fold] = choose(fold, magnitudes, {name: read(name) for name in fold.multiplied})
+
+    stream(graph, read, sequences, None, workspace, found=found, collecting=MagnitudeSums(), **settings)
+    return [(fold, by) for fold in folds if (by := scales.get(fold)) is not None]
 
 
 def _thinned(sample: Floats) -> Floats:

@@ -44,6 +44,21 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, types: str) -> None:
         metavar="F",
         help="text, or lines of JSON with texts or conversations (default: what the package has)",
     )
+    folds = calibrated.add_mutually_exclusive_group()
+    folds.add_argument(
+        "--awq",
+        dest="fold",
+        action="store_const",
+        const="awq",
+        help="first move scales between tensors so that what multiplies large inputs is rounded finer",
+    )
+    folds.add_argument(
+        "--smooth",
+        dest="fold",
+        action="store_const",
+        const="smooth",
+        help="first move scales between tensors so that activations are even (SmoothQuant)",
+    )
     add("--calibration-tokens", type=positive, metavar="N", help="tokens of the text that are used (default: 131072)")
     tensors = parser.add_argument_group("types of single tensors, as of llama-quantize")
     add = tensors.add_argument
@@ -107,8 +122,8 @@ def plan_and_run(args: argparse.Namespace, plan: Callable[..., ConversionPlan], 
     from gguflike.convert.resume import with_notice
 
     resume = not args.no_resume
-    effort = effort_of(args.effort, args.calibration, args.calibration_tokens)
-    if effort.is_calibrated:
+    effort = effort_of(args.effort, args.calibration, args.calibration_tokens, fold=args.fold)
+    if effort.is_calibrated or effort.fold is not None:
         from gguflike.calibration import render
 
         effort = replace(effort, chat=render)

@@ -99,23 +99,32 @@ def calibration_of(
     """
     if not effort.is_calibrated:
         return None
+    model = float_model(metadata, sources, label, "effort", _WITHOUT)
+    texts = model.texts(effort.texts, effort.chat)
+    ids = sequences(texts, model.encode, longest(model), model.begin, effort.tokens)
+    made = Calibration(effort, model, tuple(texts), tuple(map(tuple, ids)))
+    return replace(made, seconds=cost.seconds(made))
+
+
+def float_model(
+    metadata: Mapping[str, Any], sources: Sequence[Source], label: str, field: str, remedy: str = "leave it out"
+) -> FloatModel:
+    """The model that runs on text, as the argument ``field`` asks for. UnsupportedError where it cannot, which
+    ``remedy`` avoids."""
     try:
         model = FloatModel(metadata, sources, label)
     except GGUFLikeError as error:
         raise UnsupportedError(
             f"cannot be calibrated, as it is not known what the model computes: {error.what}",
-            field=error.field or "effort",
+            field=error.field or field,
             tensor=error.tensor,
             expected=error.expected,
             got=error.got,
-            remedy=_WITHOUT,
+            remedy=remedy,
         ) from error
     if not isinstance(model.graph.head, Head):
-        raise UnsupportedError("only models that make text are calibrated", field="effort", got=label, remedy=_WITHOUT)
-    texts = model.texts(effort.texts, effort.chat)
-    ids = sequences(texts, model.encode, longest(model), model.begin, effort.tokens)
-    made = Calibration(effort, model, tuple(texts), tuple(map(tuple, ids)))
-    return replace(made, seconds=cost.seconds(made))
+        raise UnsupportedError("only models that make text are calibrated", field=field, got=label, remedy=remedy)
+    return model
 
 
 def longest(model: FloatModel) -> int:

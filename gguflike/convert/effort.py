@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from gguflike.convert.floats import Chat
-from gguflike.errors import ArgumentError, ArgumentTypeError, check_integer
+from gguflike.errors import ArgumentError, ArgumentTypeError, check_choice, check_integer
 
 HIGHEST = 1
+FOLDS = ("awq", "smooth")
 TOKENS = 131_072  # of calibration where nothing else is asked for
 
 
@@ -24,13 +25,15 @@ class Effort:
     matrix so that its layer gives what it should, for the inputs that it gets when all before it is rounded.
 
     ``texts`` are paths of files of text, none for those of the package, of which ``tokens`` are used at most; ``chat``
-    renders conversations among them.
+    renders conversations among them. ``fold``: which scales are moved between tensors before they are quantized, on
+    any level: those of "awq" or of "smooth" (SmoothQuant).
     """
 
     level: int = 0
     texts: tuple[str, ...] = ()
     tokens: int = TOKENS
     chat: Chat | None = None
+    fold: str | None = None
 
     @property
     def is_calibrated(self) -> bool:
@@ -46,27 +49,33 @@ def effort_of(
     calibration: Sequence[str | os.PathLike[str]] = (),
     calibration_tokens: int | None = None,
     chat: Chat | None = None,
+    fold: str | None = None,
 ) -> Effort:
     """The arguments of `gguflike.convert`, checked. ArgumentError, or ArgumentTypeError, names the first that is not
     valid."""
     level = check_integer("effort", effort, 0, HIGHEST)
+    if fold is not None:
+        check_choice("fold", fold, FOLDS)
     if isinstance(calibration, str | bytes | os.PathLike) or not isinstance(calibration, Iterable):
         got = repr(calibration)
         raise ArgumentTypeError("not a list", field="calibration", expected="a list of files", got=got)
     for name, value in (("calibration", calibration), ("calibration_tokens", calibration_tokens)):
-        if level == 0 and value:
+        if level == 0 and fold is None and value:
             raise ArgumentError("nothing is calibrated", field=name, got=repr(value), remedy="add `effort=1`")
     return Effort(
         level,
         tuple(os.fspath(each) for each in calibration),
         TOKENS if calibration_tokens is None else check_integer("calibration_tokens", calibration_tokens, 2),
         chat,
+        fold,
     )
 
 
 def check_together(effort: Effort, **others: Any) -> None:
     """ArgumentError for the first of the ``others``, arguments by name, that is given and does nothing, or something
     else, in a conversion that is calibrated."""
+    if effort.fold is not None and others.get("generic"):
+        raise ArgumentError(_WHY["generic"], field="generic", got="True", remedy="leave it out, or `fold`")
     if not effort.is_calibrated:
         return
     for name, value in others.items():

@@ -87,6 +87,19 @@ def execute(
 
     ``progress`` counts bytes of the files; while a model is calibrated, the floating-point operations of that.
     """
+    if plan.folding is not None:
+        from gguflike.convert.folding import folded
+
+        check_targets(plan, overwrite)
+        return execute(
+            folded(plan, threads, progress),
+            executor=executor,
+            progress=progress,
+            threads=threads,
+            method=method,
+            overwrite=overwrite,
+            resume=False,
+        )
     if plan.target is None:
         raise OutputError("the plan names no target")
     check_targets(plan, overwrite)

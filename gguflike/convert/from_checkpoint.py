@@ -31,6 +31,7 @@ from gguflike.convert.effort import NONE, Effort, check_together, effort_of
 from gguflike.convert.execute import carry_out, check_options
 from gguflike.convert.facts import Facts, facts, single
 from gguflike.convert.floats import Chat
+from gguflike.convert.folding import folding_of
 from gguflike.convert.lora import Lora
 from gguflike.convert.matching import by_canonical_name, check_layers, is_tied, match, small_values, tied_or_not
 from gguflike.convert.mixes import Recipe
@@ -79,6 +80,7 @@ def convert(
     calibration: Sequence[str | os.PathLike[str]] = (),
     calibration_tokens: int | None = None,
     chat: Chat | None = None,
+    fold: str | None = None,
     card: Card | None = None,
     **options: Unpack[SelectionOptions],
 ) -> ConversionPlan:
@@ -98,7 +100,10 @@ def convert(
 
     ``effort`` 0 encodes each tensor by itself, in the time that reading and encoding take. With 1 the model runs on
     text (``calibration_tokens`` of the files ``calibration``, or of those that the package has; ``chat`` renders
-    conversations) and each matrix is rounded for the inputs that it gets there: see spec/calibration.md.
+    conversations) and each matrix is rounded for the inputs that it gets there: see spec/calibration.md. ``fold`` moves
+    scales between tensors first, without changing what the model computes: "awq", which makes finer what multiplies
+    large inputs, or "smooth" (SmoothQuant), which makes activations even. Such a run does not go on where it was cut
+    off.
 
     The weights of a Hub id (``org/name``, ``org/name@revision``) are read from there as they are needed; files that are
     read whole and in order by this process are compared with the Hub's SHA-256. With ``cache`` they are downloaded into
@@ -120,7 +125,7 @@ def convert(
     ``tokenizer_proof="warn"`` that is a notice.
     """
     check_options(method, threads)
-    asked = effort_of(effort, calibration, calibration_tokens, chat)
+    asked = effort_of(effort, calibration, calibration_tokens, chat, fold)
     check_together(asked, executor=executor, method=method if method != "search" else None)
     split = split_of(split_max_size, split_max_tensors, no_tensor_first_split)
     planned = plan_conversion(
@@ -278,6 +283,7 @@ def plan_conversion(
         tokenizer=tokenizer,
         split=split,
         calibration=calibration_of(effort, metadata, sources, label),
+        folding=folding_of(effort, metadata, sources, label),
     )
 
 

@@ -27,6 +27,7 @@ from gguflike.errors import UnsupportedError, counted
 if TYPE_CHECKING:
     from gguflike.convert.calibration import Calibration
     from gguflike.convert.carded import Card
+    from gguflike.convert.folding import Folding
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class ConversionPlan:
     is_split: bool = False  # named as shards are, even if it is one file
     digests: Mapping[str, str] = field(default_factory=dict, repr=False)  # SHA-256 that tensors must have
     calibration: Calibration | None = field(default=None, repr=False)
+    folding: Folding | None = field(default=None, repr=False)  # scales that move before tensors are quantized
     card: Card | None = field(default=None, repr=False, compare=False)  # what measures the file for its header
 
     @property
@@ -151,6 +153,8 @@ class ConversionPlan:
             lines.append(f"in {counted(len(self.files), 'file')} of at most {largest:,} bytes")
         lines += self._kept_lines()
         lines += self.substitution_lines()
+        if self.folding is not None:
+            lines += self.folding.lines()
         if self.calibration is not None:
             lines += self.calibration.lines(len(self.calibrated))
         if self.card is not None:
@@ -188,6 +192,7 @@ def make(
     split: Split | None = None,
     tokenizer: Reading | None = None,
     calibration: Calibration | None = None,
+    folding: Folding | None = None,
 ) -> ConversionPlan:
     """Choose types and lay out the file. ``kept`` gives the type of tensors that recipes do not touch, else None.
 
@@ -198,6 +203,9 @@ def make(
         metadata = {**metadata, **calibration.metadata()}
         inputs = (*inputs, *calibration.effort.texts)
         notices = (*notices, *calibration.notices)
+    if folding is not None:
+        metadata = {**metadata, **folding.metadata()}
+        notices = (*notices, *folding.notices)
     paths = (*(os.fspath(path) for path in inputs), *selection.files)
     file = None if target is None else place(target, source, recipe.name)
     if file is not None:
@@ -234,6 +242,7 @@ def make(
         tokenizer=tokenizer,
         is_split=is_split,
         calibration=calibration,
+        folding=folding,
     )
     if calibration is not None:
         planned = replace(planned, notices=(*planned.notices, *_calibration_notices(planned)))

@@ -28,6 +28,7 @@ from gguflike.convert.effort import NONE, Effort, check_together, effort_of
 from gguflike.convert.execute import carry_out, check_options
 from gguflike.convert.facts import Facts, facts
 from gguflike.convert.floats import Chat
+from gguflike.convert.folding import folding_of
 from gguflike.convert.mixes import COPY, Recipe
 from gguflike.convert.plan import ConversionPlan
 from gguflike.convert.selection import Selection, SelectionOptions, select
@@ -64,6 +65,7 @@ def quantize_file(
     calibration: Sequence[str | os.PathLike[str]] = (),
     calibration_tokens: int | None = None,
     chat: Chat | None = None,
+    fold: str | None = None,
     card: Card | None = None,
     **options: Unpack[SelectionOptions],
 ) -> ConversionPlan:
@@ -75,7 +77,7 @@ def quantize_file(
     other arguments are those of `gguflike.convert`; with an ``effort`` the model in ``src`` runs as it is stored there.
     """
     check_options(method, threads)
-    asked = effort_of(effort, calibration, calibration_tokens, chat)
+    asked = effort_of(effort, calibration, calibration_tokens, chat, fold)
     check_together(asked, executor=executor, method=method if method != "search" else None)
     split = split_of(split_max_size, split_max_tensors, no_tensor_first_split)
     planned = plan_quantization(src, out, type, imatrix, split, keep_split, asked, **options)
@@ -139,6 +141,7 @@ def plan_quantization(
             notices=[*notices, *counted],
             split=_same_shards(file, selection) if keep_split else split,
             calibration=calibration_of(effort, metadata, sources, Path(file.path).name),
+            folding=folding_of(effort, metadata, sources, Path(file.path).name),
         )
 
 

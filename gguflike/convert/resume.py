@@ -37,6 +37,7 @@ def with_notice(plan: ConversionPlan, method: str, resume: bool) -> ConversionPl
     """The plan, with a notice where a run that was cut off has left something of its target."""
     if plan.target is None:
         return plan
+    resume = resume and plan.folding is None  # whose scales are chosen anew
     tensors, others = left_behind(plan.target, plan.layout, None)
     if others and resume:
         tensors, others = left_behind(plan.target, plan.layout, made_of(plan, method))
