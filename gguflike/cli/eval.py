@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from gguflike.cli.arguments import positive
+from gguflike.cli.generation import add_activations_argument
 from gguflike.cli.output import clean, print_json, progress_bar, table
 from gguflike.cli.recipes import add_text_arguments
 
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_text_arguments(parser, "write the figures into the metadata of FILE, beside those of --reference")
     add("--tasks", action="extend", nargs="+", default=[], metavar="F", help="JSONL of questions with choices")
     add("--threads", type=positive, help="threads (default: all CPUs)")
+    add_activations_argument(parser)
     add("--json", action="store_true", help="one JSON document")
 
 
@@ -37,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     held_out = HeldOut.of(args.text, args.tasks)
     options = (args.reference, args.context, args.tokens, args.score, args.threads)
     with progress_bar() as progress:
-        (result,) = evaluate_all([args.file], held_out, *options, progress)
+        (result,) = evaluate_all([args.file], held_out, *options, progress, args.activations)
     if args.card:
         from gguflike.evaluate import card
 

@@ -93,6 +93,7 @@ def evaluate(
     tokens: int | None = None,
     score: str = "half",
     threads: int | None = None,
+    activations: str = "dynamic",
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measure a model on held-out texts and tasks, beside a ``reference`` where one is given.
@@ -101,14 +102,14 @@ def evaluate(
     temporary file of floats is made. ``text`` are text files, each a kind of text by its name, or texts by name;
     ``tasks`` are files of JSONL (`evaluate.tasks`). Texts are cut into chunks of ``context`` tokens (512, or as many as
     the model was trained with where these are fewer), of which ``tokens`` at most are used of each text, and scored as
-    `evaluate.texts` says. ``progress`` hears of tokens.
+    `evaluate.texts` says. ``activations`` as of `gguflike.load`, of both. ``progress`` hears of tokens.
 
     Both models are in memory, and few logits. ArgumentError where there is nothing to measure on, or a text is shorter
     than a chunk; UnsupportedError where the two models do not have the same tokens; GGUFError where logits are not
     finite; errors as of `load` and `convert`.
     """
     held_out = HeldOut.of(text, tasks)
-    return evaluate_all([model], held_out, reference, context, tokens, score, threads, progress)[0]
+    return evaluate_all([model], held_out, reference, context, tokens, score, threads, progress, activations)[0]
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ def evaluate_all(
     score: str = "half",
     threads: int | None = None,
     progress: Progress | None = None,
+    activations: str = "dynamic",
 ) -> list[Evaluation]:
     """`evaluate` of several models at once: the reference is run once for all, and all are in memory."""
     check_threads(threads)
@@ -146,7 +148,10 @@ def evaluate_all(
         protocol = Protocol(models.chosen_context(context, trained), tokens, score)
         longest = None if held_out.questions else protocol.context
         loaded = [
-            stack.enter_context(load(path, context=longest, threads=threads, progress=progress)) for path in paths
+            stack.enter_context(
+                load(path, context=longest, threads=threads, activations=activations, progress=progress)
+            )
+            for path in paths
         ]
         streaming.check_alike(loaded, held_out.texts)
         own, beside = loaded[: len(files)], loaded[len(files)] if reference is not None else None
