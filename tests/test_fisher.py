@@ -10,6 +10,9 @@ import pytest
 
 from gguflike import reference
 from gguflike.calibrate.fisher import Sensitivity, fisher, sampled, token_weights
+from gguflike.calibrate.statistics import StackStatistics
+from gguflike.calibrate.stream import stream
+from gguflike.calibrate.sums import Hessians
 from gguflike.errors import ArgumentError, OutputError, QuantizationError
 from gguflike.families.parts import Graph
 from gguflike.reference.gradient.graph import gradients
@@ -113,3 +116,35 @@ def test_labels_are_drawn_from_the_model() -> None:
     assert np.allclose(drawn, [0.5, 0.2, 0.3], atol=0.03)
     assert loss == pytest.approx(-4000 * (drawn * np.log([0.5, 0.2, 0.3])).sum(), rel=1e-4)
     assert np.allclose(gradient.sum(axis=1), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("graph", [DENSE, EXPERTS], ids=["dense", "experts"])
+def test_tokens_count_as_often_as_their_weights_say(graph: Graph, tmp_path: Path) -> None:
+    """Twice and not at all is what a Gram matrix of other texts says."""
+    shares = np.concatenate([np.full(len(ids), share, np.float32) for ids, share in zip(TEXTS, (2, 0, 1), strict=True)])
+    seen: dict[str, list[np.ndarray]] = {}
+    for key, texts, counting in (
+        ("shares", TEXTS, lambda _: shares),
+        ("copies", [TEXTS[0], TEXTS[0], TEXTS[2]], lambda _: None),
+    ):
+        found: dict[str, Any] = {}
+        stream(
+            graph,
+            weights_of(graph).__getitem__,
+            texts,
+            None,
+            tmp_path / key,
+            found=lambda names, each, found=found: found.update({names[0]: sums_of(each)}),
+            counting=counting,
+            collecting=Hessians(cap=None),
+        )
+        seen[key] = found
+    assert seen["shares"].keys() == seen["copies"].keys()
+    for name, want in seen["copies"].items():
+        assert np.allclose(seen["shares"][name], want, rtol=1e-4, atol=1e-4)
+
+
+def sums_of(statistics: Any) -> np.ndarray:
+    """The sum of outer products, of a stack those of all its matrices."""
+    each = statistics.layer if isinstance(statistics, StackStatistics) else statistics
+    return each.gram * np.float32(each.tokens)

@@ -21,6 +21,11 @@ SLAB = 2048
 """Tokens whose inputs are summed up at once. Sums depend on it in their last bits."""
 
 
+Counting = Callable[[tuple[str, ...]], "Floats | None"]
+"""The GGUF names of the matrices of a group -> how much each token counts in what they multiply, all sequences one
+behind the other."""
+
+
 @frozen
 class Task:
     """A group whose inputs are summed up; of stacks, for the matrices from ``low`` to ``high``."""
@@ -68,9 +73,16 @@ class Step:
         context = self.contexts.load(FLOAT, 0, self.stage.layer)
         return groups(self.stage, self._weights(FLOAT, 0), self._states(FLOAT, 0), context)
 
-    def sum_up(self, wanted: Sequence[Task], collecting: Collecting, cross: bool, to_end: bool) -> list[list[Any]]:
+    def sum_up(
+        self,
+        wanted: Sequence[Task],
+        collecting: Collecting,
+        cross: bool,
+        to_end: bool,
+        counting: Counting | None = None,
+    ) -> list[list[Any]]:
         """Of each task the results for its matrices. ``to_end``: the float model runs the step to its end, and the
-        states after it are written."""
+        states after it are written. ``counting``: how much tokens count, as of `stream`."""
         sums = [
             [collecting.one(task.group.columns, cross and not task.group.stacked) for _ in range(task.low, task.high)]
             for task in wanted
@@ -83,7 +95,11 @@ class Step:
             }
             for task, collectors in zip(wanted, sums, strict=True):
                 name = task.group.names[0]
-                self._add(task, collectors, {stream: [one[name] for one in all_] for stream, all_ in seen.items()})
+                names = tuple(self.floats.names[role] for role in task.group.names)
+                counted = None if counting is None else counting(names)
+                shares = None if counted is None else [counted[self._rows(i)] for i in slab]
+                told = {stream: [one[name] for one in all_] for stream, all_ in seen.items()}
+                self._add(task, collectors, told, shares)
             self._pass(slab)
         return [[collector.result() for collector in collectors] for collectors in sums]
 
@@ -108,8 +124,20 @@ class Step:
             self.contexts.save(stream, sequence, context, self.stage.layer)
         return seen
 
-    def _add(self, task: Task, collectors: Sequence[Collector], seen: Mapping[str, list[Seen]]) -> None:
-        """Add the inputs of a slab, which stand by stream and sequence, to the sums of a task."""
+    def _rows(self, sequence: int) -> slice:
+        """Where the tokens of a sequence stand among those of all."""
+        start = sum(map(len, self.tokens[:sequence]))
+        return slice(start, start + len(self.tokens[sequence]))
+
+    def _add(
+        self,
+        task: Task,
+        collectors: Sequence[Collector],
+        seen: Mapping[str, list[Seen]],
+        shares: Sequence[Floats] | None = None,
+    ) -> None:
+        """Add the inputs of a slab, which stand by stream and sequence, to the sums of a task; each token's as often as
+        ``shares`` say, by sequence."""
         found = {stream: _joined([each for one in all_ for each in one]) for stream, all_ in seen.items()}
         for stream, (x, _) in found.items():
             if not np.isfinite(x).all():
@@ -122,6 +150,9 @@ class Step:
                 )
         floats = found[FLOAT][0] if len(found) > 1 else None
         x, which = found[self.place.streams[-1]]
+        if shares is not None:
+            roots = _by_row(np.sqrt(np.concatenate(shares)), shares, seen[FLOAT])
+            x, floats = x * roots, None if floats is None else floats * roots
         if which is None:
             collectors[0].add(x, floats, self.each)
             return
@@ -151,6 +182,17 @@ class Step:
 def over(some: dict[str, Array], others: Lazy) -> Weights:
     """Weights of which ``some`` stand in for others."""
     return ChainMap(some, others)  # type: ignore[arg-type]  # nothing is set in it
+
+
+def _by_row(values: Floats, shares: Sequence[Floats], seen: Sequence[Seen]) -> Floats:
+    """Values of the tokens of sequences for each row that these multiply, (rows, 1), as `_joined` arranges them: a
+    sequence has several products where a token's experts come one by one."""
+    ends = np.cumsum([len(each) for each in shares])
+    parts = []
+    for own, products in zip(np.split(values, ends[:-1]), seen, strict=True):
+        for x, _ in products:
+            parts.append(np.repeat(own, int(np.prod(x.shape[:-1])) // len(own)))
+    return np.concatenate(parts)[:, None]
 
 
 def _joined(seen: Seen) -> tuple[Floats, Array | None]:

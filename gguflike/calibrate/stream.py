@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from gguflike.calibrate.blas import single_threaded
-from gguflike.calibrate.passes import Step, Task, divided, over
+from gguflike.calibrate.passes import Counting, Step, Task, divided, over
 from gguflike.calibrate.sums import Collecting, Each, Floats, Hessians
 from gguflike.calibrate.walk import Lazy, Stage, stages
 from gguflike.calibrate.workspace import FLOAT, QUANTIZED, Contexts, Workspace
@@ -46,6 +46,7 @@ def stream(
     *,
     found: Found | None = None,
     collecting: Collecting | None = None,
+    counting: Counting | None = None,
     cross: bool = True,
     rows: Callable[[str, Array], Floats] | None = None,
     length: int = 0,
@@ -62,6 +63,8 @@ def stream(
     instead of ``quantize``: there is only the float model.
 
     ``found(names, statistics)`` is told what each group of matrices multiplies, before they are quantized.
+    ``counting(names)`` says how much each token counts in what a group of matrices multiplies, float32 (tokens of all
+    sequences,), such as `fisher.token_weights`; None: all alike.
     ``collecting`` says what is summed up (default: `sums.Hessians`), ``cross`` whether products with the inputs of the
     float model are. ``rows(name, numbers)`` reads rows of a table, where to read it whole would take too much memory.
     ``length`` is the context that the model runs with (0: of each sequence, its own). ``threads``: all CPUs, unless
@@ -86,6 +89,7 @@ def stream(
             quantize,
             found,
             Hessians() if collecting is None else collecting,
+            counting,
             cross and quantize is not None,
             place,
             Contexts(place, graph, lengths, length),
@@ -107,6 +111,7 @@ class _Walk:
         quantize: Quantize | None,
         found: Found | None,
         collecting: Collecting,
+        counting: Counting | None,
         cross: bool,
         place: Workspace,
         contexts: Contexts,
@@ -115,6 +120,7 @@ class _Walk:
     ) -> None:
         self.graph, self.read, self.rows, self.quantize, self.found = graph, read, rows, quantize, found
         self.collecting, self.cross, self.place, self.contexts, self.each = collecting, cross, place, contexts, each
+        self.counting = counting
         self.vocabulary = np.unique(np.concatenate(sequences))
         self.tokens = [np.searchsorted(self.vocabulary, each) for each in sequences]  # among the rows that occur
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -173,7 +179,7 @@ class _Walk:
         step.tell_of(max(len(passes), 1) + ends, tell)
         for number, tasks in enumerate(passes):
             to_end = number + 1 == len(passes) and not stage.last
-            sums = step.sum_up(tasks, self.collecting, self.cross, to_end)
+            sums = step.sum_up(tasks, self.collecting, self.cross, to_end, self.counting)
             for task, results in zip(tasks, sums, strict=True):
                 self._hand_over(step, task, results, stacks)
         if not passes:
