@@ -2,6 +2,7 @@
 
     folds        scales that can move from one tensor to another without changing what a model computes
     scaling      how much to fold: AWQ, SmoothQuant
+    ranges       fixed ranges of activations: observers, mappings to integers, redistribution between channels
     rounding     a matrix to the blocks of a type under these statistics
     objective    what rounding minimizes: the Hessian made ready, and the target of a matrix
     grids        types whose levels are scalars, as numbers and as bytes
