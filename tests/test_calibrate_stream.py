@@ -13,14 +13,18 @@ from gguflike import reference
 from gguflike.calibrate import passes
 from gguflike.calibrate import statistics as all_statistics
 from gguflike.calibrate import stream as streams
+from gguflike.calibrate.needs import disk, memory
 from gguflike.calibrate.statistics import StackStatistics, Statistics
 from gguflike.calibrate.stream import stream
 from gguflike.calibrate.sums import Hessians
+from gguflike.calibrate.walk import groups, stages
 from gguflike.errors import ArgumentError, OutputError, QuantizationError
 from gguflike.families import registry
-from gguflike.families.parts import Branch, Graph
+from gguflike.families.parts import Attention, Branch, Embedding, FeedForward, Graph, Head, Norm, Rope
 from gguflike.families.parts.experts import Experts, Router
-from gguflike.reference.parts import normalize
+from gguflike.families.parts.extras import Path as Path_
+from gguflike.families.parts.extras import Sum
+from gguflike.reference.parts import Context, normalize
 from tests import by_hand
 from tests.test_family_configs import ROWS, read
 
@@ -237,3 +241,45 @@ def test_progress_counts_tokens_through_steps(graph: Graph, tmp_path: Path, monk
     assert told[-1] == (told[0][1], told[0][1], "done")
     assert told[0] == (0, told[0][1], f"layer 1 of {len(graph.blocks)}")
     assert {what for *_, what in told} >= {"layer 1 of 2" if graph is DENSE else "layer 1 of 1", "output matrix"}
+
+
+def closing(graph: Graph, index: int) -> list[bool]:
+    """Which groups of a step end it."""
+    weights = weights_of(graph)
+    layer = {name.removeprefix("blk.0."): value for name, value in weights.items()}
+    x = np.random.default_rng(0).standard_normal((5, by_hand.WIDTH), np.float32)
+    return [each.closes for each in groups(stages(graph)[1][index], layer, x, Context(0, 5))]
+
+
+def test_a_step_that_ends_with_a_product_is_not_run_again_for_it() -> None:
+    """Its last pass multiplies what the one before has kept."""
+    after = by_hand.rms("post_norm")
+    normed = Branch(by_hand.rms("attn_norm"), by_hand.attention(), after, scale=0.5)
+    paths = (Path_(None, by_hand.attention()), Path_(None, FeedForward(by_hand.WIDTH, 96)))
+    assert closing(DENSE, 0) == [False, True]
+    assert closing(DENSE, 1) == [False, True]
+    assert closing(EXPERTS, 1) == [False, False, False]
+    assert closing(by_hand.graph((normed,)), 0) == [False, True]
+    assert closing(by_hand.graph((Branch(None, by_hand.attention(), after, post=True),)), 0) == [False, True]
+    assert closing(by_hand.graph((Branch(by_hand.rms("attn_norm"), Sum(paths)),)), 0) == [False, False, False]
+
+
+def test_memory_and_disk_of_a_model_of_8_billion_weights() -> None:
+    """At most 4 GiB, whatever the depth; what rounding takes comes when inputs are no longer there."""
+    attention = Attention(4096, 32, 8, 128, Rope(128, 5e5, "norm"))
+    block = (
+        Branch(Norm("attn_norm", 4096, 1e-5), attention),
+        Branch(Norm("ffn_norm", 4096, 1e-5), FeedForward(4096, 14336)),
+    )
+    graph = Graph(Embedding(128256, 4096), (block,) * 32, Norm("output_norm", 4096, 1e-5), Head(128256, 4096))
+    needed = memory(graph, 512, Hessians(), True, True, 2, streams.SUMS)
+    weights, sums = 2 * 3 * 4096 * 14336 * 4, 2 * 14336**2 * 4
+    assert weights + sums < needed < 4 * 2**30
+    tokens = 131_072
+    assert disk(graph, tokens, Hessians(), True) == tokens * 4 * (2 * 2 * 4096 + 14336)
+
+
+def test_files_take_what_was_said(tmp_path: Path) -> None:
+    walked(EXPERTS, tmp_path)
+    taken = sum(path.stat().st_size for path in tmp_path.iterdir() if path.suffix == ".f32")
+    assert taken == disk(EXPERTS, sum(map(len, TEXTS)), Hessians(), True)

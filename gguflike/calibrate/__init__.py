@@ -21,6 +21,7 @@
     trained      a matrix on its grid while it is trained: what moves, and how gradients go through rounding
     distill      what the float model says, and the divergence from it
     adam         the optimizer
+    needs        what a walk takes of memory and of the disk
     blas         numpy's matrix products on one thread, so that sums do not depend on how many there are
 
 All of it works on parts (`reference`), arrays and block types. It knows no file format, no checkpoint and no family.

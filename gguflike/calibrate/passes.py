@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from gguflike.calibrate.sums import Collecting, Collector, Each, Floats
-from gguflike.calibrate.walk import Group, Lazy, Seen, Stage, groups, inputs
-from gguflike.calibrate.workspace import FLOAT, Contexts, Workspace
+from gguflike.calibrate.walk import Group, Lazy, Seen, Stage, closed, groups, inputs
+from gguflike.calibrate.workspace import FLOAT, QUANTIZED, Contexts, Workspace
 from gguflike.errors import QuantizationError
 from gguflike.frozen import frozen
 from gguflike.reference.parts import Array, Weights
@@ -63,6 +63,7 @@ class Step:
         self._at = stage.layer - stage.last  # the output matrix reads what the last layer gave
         self._tell: Callable[[float], None] = lambda _: None
         self._passed, self._all = 0, 1
+        self._closing: tuple[str, Array] | None = None  # a matrix with which the step ends, and what it multiplies
 
     def tell_of(self, passes: int, tell: Callable[[float], None]) -> None:
         """Tell of the share that is done of so many passes."""
@@ -88,6 +89,8 @@ class Step:
             for task in wanted
         ]
         firsts = {task.group.names[0]: task.group.times for task in wanted}
+        if QUANTIZED in self.place.streams and to_end and wanted[0].group.closes:
+            self._closing = wanted[0].group.names[0], self.place.inputs(wanted[0].group.columns)
         for slab in self._slabs():
             seen = {
                 stream: list(self.each(partial(self._run, stream, firsts, to_end and stream == FLOAT), slab))
@@ -97,7 +100,7 @@ class Step:
                 name = task.group.names[0]
                 names = tuple(self.floats.names[role] for role in task.group.names)
                 counted = None if counting is None else counting(names)
-                shares = None if counted is None else [counted[self._rows(i)] for i in slab]
+                shares = None if counted is None else [counted[self.place.span(i)] for i in slab]
                 told = {stream: [one[name] for one in all_] for stream, all_ in seen.items()}
                 self._add(task, collectors, told, shares)
             self._pass(slab)
@@ -105,10 +108,23 @@ class Step:
 
     def run_to_end(self, stream: str) -> None:
         """Write the states of a stream after the step."""
+        run = partial(self._run, stream, {}, True) if self._closing is None or stream == FLOAT else self._close
         for slab in self._slabs():
-            for _ in self.each(partial(self._run, stream, {}, True), slab):
+            for _ in self.each(run, slab):
                 pass
             self._pass(slab)
+
+    def _close(self, sequence: int) -> None:
+        """Write the states of the quantized stream after a step of which all but the last product is computed."""
+        assert self._closing is not None
+        assert self.stage.branch is not None
+        name, kept = self._closing
+        weights, x = self._weights(QUANTIZED, sequence), self._states(QUANTIZED, sequence)
+        context = self.contexts.load(QUANTIZED, sequence, self.stage.layer)
+        inputs = np.array(kept[self.place.span(sequence)])
+        with np.errstate(all="ignore"):
+            after = closed(self.stage.branch, name, inputs, weights, x, context)
+        self.place.states(QUANTIZED, self._at, sequence)[:] = after
 
     def _pass(self, slab: Sequence[int]) -> None:
         self._passed += sum(len(self.tokens[i]) for i in slab)
@@ -119,15 +135,14 @@ class Step:
         states, context = self._states(stream, sequence), self.contexts.load(stream, sequence, self.stage.layer)
         with np.errstate(all="ignore"):  # what is not finite is an error with a name
             seen, after = inputs(self.stage, wanted, self._weights(stream, sequence), states, context, to_end)
+        if self._closing is not None and stream == QUANTIZED and wanted:
+            name, kept = self._closing
+            [(kept[self.place.span(sequence)], _)] = seen[name]
+            self.contexts.save(stream, sequence, context, self.stage.layer)
         if after is not None:
             self.place.states(stream, self._at, sequence)[:] = after
             self.contexts.save(stream, sequence, context, self.stage.layer)
         return seen
-
-    def _rows(self, sequence: int) -> slice:
-        """Where the tokens of a sequence stand among those of all."""
-        start = sum(map(len, self.tokens[:sequence]))
-        return slice(start, start + len(self.tokens[sequence]))
 
     def _add(
         self,

@@ -19,12 +19,14 @@ from typing import Any
 import numpy as np
 
 from gguflike.calibrate.blas import single_threaded
+from gguflike.calibrate.needs import disk
 from gguflike.calibrate.passes import Counting, Step, Task, divided, over
 from gguflike.calibrate.sums import Collecting, Each, Floats, Hessians
 from gguflike.calibrate.walk import Lazy, Stage, stages
 from gguflike.calibrate.workspace import FLOAT, QUANTIZED, Contexts, Workspace
 from gguflike.errors import ArgumentError
 from gguflike.families.parts import Graph
+from gguflike.kernels.engine.host import thread_count
 from gguflike.progress import Progress
 from gguflike.reference.forward import embed
 from gguflike.reference.parts import Array
@@ -80,17 +82,20 @@ def stream(
     _check(graph, sequences)
     streams = (FLOAT,) if quantize is None else (FLOAT, QUANTIZED)
     lengths = [len(each) for each in sequences]
-    place = Workspace(workspace, streams, lengths, graph.embedding.n_embd)
-    with single_threaded(), ThreadPoolExecutor(threads) as pool:
+    summed = Hessians() if collecting is None else collecting
+    both = quantize is not None
+    needed = disk(graph, sum(lengths), summed, both)
+    place = Workspace(workspace, streams, lengths, graph.embedding.n_embd, needed)
+    with single_threaded(), ThreadPoolExecutor(thread_count(threads)) as pool:
         walk = _Walk(
             graph,
             read,
             (lambda name, numbers: read(name)[numbers]) if rows is None else rows,
             quantize,
             found,
-            Hessians() if collecting is None else collecting,
+            summed,
             counting,
-            cross and quantize is not None,
+            cross and both,
             place,
             Contexts(place, graph, lengths, length),
             [np.asarray(each, np.int64) for each in sequences],
@@ -219,6 +224,9 @@ class _Walk:
         if self.found is not None:
             self.found(tuple(names), statistics)
         if self.quantize is not None:
+            if group.closes:  # nothing else of the step is needed any more
+                step.floats.clear()
+                step.over[QUANTIZED].clear()
             for role, name in zip(group.names, names, strict=True):
                 step.over[QUANTIZED][role] = self.quantize(name, step.floats[role], statistics)
 

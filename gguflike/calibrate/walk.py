@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from threading import Lock
 from typing import Any
 
-from gguflike.families.parts import Graph, Head
-from gguflike.frozen import frozen
+import numpy as np
+
+from gguflike.families.parts import Branch, Graph, Head
+from gguflike.frozen import frozen, replace
 from gguflike.reference.forward import step
-from gguflike.reference.parts import Array, Context, Weights, mix, normalize
+from gguflike.reference.parts import Array, Context, Weights, linear, mix, normalize
 from gguflike.reference.watched import Watched, tell
 
 Seen = list[tuple[Array, "Array | None"]]
@@ -19,17 +22,19 @@ Seen = list[tuple[Array, "Array | None"]]
 @frozen
 class Stage:
     """A step of the model. ``run(weights, x, context)`` gives the residual stream after it; of the ``last``, which is
-    the product with the output matrix, nobody needs that. ``layer`` is -1 for what comes before all layers."""
+    the product with the output matrix, nobody needs that. ``layer`` is -1 for what comes before all layers, ``branch``
+    what the step is, where it is one."""
 
     layer: int
     run: Callable[[Weights, Array, Context], Array]
     last: bool = False
+    branch: Branch | None = None
 
 
 def stages(graph: Graph) -> list[list[Stage]]:
     """The steps of a graph: those of its inputs, then those of each layer, then the output matrix, if it has one."""
     layers = [[Stage(-1, _input(part)) for part in graph.inputs]]
-    layers += [[Stage(layer, _step(each)) for each in block] for layer, block in enumerate(graph.blocks)]
+    layers += [[_stage(layer, each) for each in block] for layer, block in enumerate(graph.blocks)]
     return [*layers, [Stage(len(graph.blocks), _output(graph), last=True)]] if isinstance(graph.head, Head) else layers
 
 
@@ -41,8 +46,8 @@ def _input(part: Any) -> Callable[[Weights, Array, Context], Array]:
     return run
 
 
-def _step(part: Any) -> Callable[[Weights, Array, Context], Array]:
-    return lambda weights, x, context: step(part, weights, x, context)
+def _stage(layer: int, part: Any) -> Stage:
+    return Stage(layer, partial(step, part), branch=part if isinstance(part, Branch) else None)
 
 
 def _output(graph: Graph) -> Callable[[Weights, Array, Context], Array]:
@@ -60,13 +65,15 @@ class Group:
     """Matrices that multiply the same input, ``names`` in the weights of their layer, in order.
 
     The first of them does so ``times`` times in one evaluation (a token's experts come one after the other), which has
-    ``columns`` values. ``stacked``: each is a stack of matrices, of which a row of the input goes to one.
+    ``columns`` values. ``stacked``: each is a stack of matrices, of which a row of the input goes to one. ``closes``:
+    the product with the one matrix of the group is what the mixer of the branch gives, as of `closed`.
     """
 
     names: tuple[str, ...]
     times: int
     columns: int
     stacked: bool
+    closes: bool = False
 
 
 def groups(stage: Stage, weights: Weights, x: Array, context: Context) -> list[Group]:
@@ -85,11 +92,37 @@ def groups(stage: Stage, weights: Weights, x: Array, context: Context) -> list[G
             names.setdefault(known[name], []).append(name)
             seen.setdefault(known[name], (x, which))
 
-    stage.run(Watched(weights, saw), x, context)
-    return [
+    after = stage.run(Watched(weights, saw), x, context)
+    found = [
         Group(tuple(each), times[each[0]], seen[key][0].shape[-1], seen[key][1] is not None)
         for key, each in names.items()
     ]
+    if found and stage.branch is not None:
+        group, (inner, _) = found[-1], seen[known[found[-1].names[0]]]
+        if len(group.names) == group.times == 1 and not group.stacked:
+            again = closed(stage.branch, group.names[0], np.array(inner), weights, x, context)
+            found[-1] = replace(group, closes=np.array_equal(again, after))
+    return found
+
+
+@frozen
+class _Product:
+    """A mixer that is the product of a matrix with ``inputs``, whatever its input is."""
+
+    name: str
+    inputs: Array
+
+
+@mix.register
+def _product(part: _Product, weights: Weights, x: Array, context: Context) -> Array:  # noqa: ARG001
+    return linear(weights, part.name.removesuffix(".weight"), part.inputs)
+
+
+def closed(branch: Branch, name: str, inputs: Array, weights: Weights, x: Array, context: Context) -> Array:
+    """The residual stream after a branch whose mixer ends with the product of the matrix ``name`` and ``inputs``: all
+    that is left to do when those are known."""
+    mixer: Any = _Product(name, inputs)
+    return step(replace(branch, norm=None, mixer=mixer), weights, x, context)
 
 
 class _Enough(Exception):

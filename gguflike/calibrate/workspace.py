@@ -25,20 +25,17 @@ _PROGRESS = "progress.json"
 class Workspace:
     """A folder with the states of ``streams`` of sequences of these ``lengths``, each state of ``width`` float32.
 
-    OutputError where the disk has no room for them.
+    OutputError where the disk has no room for ``needed`` bytes there.
     """
 
-    def __init__(self, folder: Path, streams: Sequence[str], lengths: Sequence[int], width: int) -> None:
+    def __init__(
+        self, folder: Path, streams: Sequence[str], lengths: Sequence[int], width: int, needed: int = 0
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.streams, self.width = folder, tuple(streams), width
         self._starts = np.cumsum([0, *lengths])
-        self._check_space()
+        self._check_space(needed)
         self._files: dict[tuple[str, int], np.memmap[Any, Any]] = {}
-
-    @property
-    def state_bytes(self) -> int:
-        """What all hidden states take on disk."""
-        return 2 * len(self.streams) * int(self._starts[-1]) * self.width * 4
 
     def done(self, key: str) -> int:
         """How many layers a walk with this ``key`` has done; 0 where there was none, or another."""
@@ -63,8 +60,17 @@ class Workspace:
 
     def states(self, stream: str, layer: int, sequence: int) -> Array:
         """The hidden states (tokens, width) of a sequence as a layer works on them, and in the end leaves them."""
+        return self._file(stream, layer + 1)[self.span(sequence)]
+
+    def span(self, sequence: int) -> slice:
+        """Where a sequence stands among the tokens of all."""
         start, stop = self._starts[sequence : sequence + 2]
-        return self._file(stream, layer + 1)[start:stop]
+        return slice(int(start), int(stop))
+
+    def inputs(self, columns: int) -> Array:
+        """Room for the inputs of one matrix, float32 (tokens of all sequences, columns). It is one and the same for
+        all that ask for it."""
+        return np.memmap(self.folder / "inputs.f32", np.float32, "w+", shape=(int(self._starts[-1]), columns))
 
     def close(self) -> None:
         """Let go of the files."""
@@ -78,14 +84,14 @@ class Workspace:
             self._files[at] = np.memmap(path, np.float32, "r+" if whole else "w+", shape=shape)
         return self._files[at]
 
-    def _check_space(self) -> None:
+    def _check_space(self, needed: int) -> None:
         there = sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())
-        needed, free = self.state_bytes - there, shutil.disk_usage(self.folder).free
-        if needed > free:
+        free = shutil.disk_usage(self.folder).free
+        if needed - there > free:
             raise OutputError(
                 "no room for the hidden states of the calibration text",
                 path=self.folder,
-                expected=f"{needed / 1e9:.1f} GB free",
+                expected=f"{(needed - there) / 1e9:.1f} GB free",
                 got=f"{free / 1e9:.1f} GB",
                 remedy="choose another `workspace`, or fewer `tokens`",
             )

@@ -1,0 +1,63 @@
+"""What a walk through a model takes of memory and of the disk, from shapes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import prod
+
+from gguflike.calibrate.passes import SLAB
+from gguflike.calibrate.sums import Collecting
+from gguflike.families.parts import Graph, Head, Tensor
+
+FLOAT32 = 4
+ROWS = 4
+"""Rows as wide as the widest that a token has while a step is computed: what comes in, goes out, and is between."""
+
+
+def disk(graph: Graph, tokens: int, collecting: Collecting, both: bool) -> int:
+    """Bytes of the workspace: hidden states before and after a layer, sums of stacks of experts, and, where ``both``
+    the float and the quantized model run, the inputs of a matrix."""
+    states = 2 * (1 + both) * FLOAT32 * tokens * graph.embedding.n_embd
+    stacks = {
+        (tensor.shape[0], tensor.shape[2])
+        for block in graph.blocks
+        for step in block
+        for tensor in _matrices(step.tensors())
+        if len(tensor.shape) == 3
+    }
+    sums = sum(count * collecting.size(columns, False) for count, columns in stacks)
+    return states + sums + both * FLOAT32 * tokens * _widest(graph)
+
+
+def memory(
+    graph: Graph, longest: int, collecting: Collecting, cross: bool, both: bool, threads: int, limit: int
+) -> int:
+    """Bytes at the largest step of a model, on sequences of up to ``longest`` tokens, without what it takes to quantize
+    a matrix: the float weights of the step (and what they became), the sums of a pass (of up to ``limit`` bytes, where
+    they can be divided), the inputs of a slab, and what sequences compute on so many ``threads``."""
+    steps = [list(_matrices(step.tensors())) for block in graph.blocks for step in block]
+    head = FLOAT32 * graph.head.n_vocab * graph.head.n_embd if isinstance(graph.head, Head) else 0
+    largest = max(
+        (1 + both) * sum(FLOAT32 * prod(matrix.shape) for matrix in step) + _sums(step, collecting, cross, both, limit)
+        for step in steps
+    )
+    heads = max((getattr(mixer, "heads", 1) for mixer in graph.mixers()), default=1)
+    running = threads * FLOAT32 * longest * (ROWS * _widest(graph) + 3 * heads * longest)
+    slab = 2 * (1 + both) * FLOAT32 * (SLAB + longest) * _widest(graph)  # as sequences give it, and joined
+    return max(largest + running + slab, head)  # which is read when nothing else is there
+
+
+def _sums(step: Iterable[Tensor], collecting: Collecting, cross: bool, both: bool, limit: int) -> int:
+    """Bytes of the sums of a pass: those of one group where both models run, otherwise as many as fit."""
+    plain = [collecting.size(columns, cross) for columns in {m.shape[-1] for m in step if len(m.shape) == 2}]
+    one = [collecting.size(columns, False) for columns in {m.shape[-1] for m in step if len(m.shape) == 3}]
+    at_once = max([*plain, *(max(each, limit) for each in one)], default=0)
+    return at_once if both else max(at_once, min(sum(plain), limit))
+
+
+def _matrices(tensors: Iterable[Tensor]) -> Iterable[Tensor]:
+    return (t for t in tensors if t.used and len(t.shape) > 1 and t.form in (None, "matrix"))
+
+
+def _widest(graph: Graph) -> int:
+    return max((mixer.widest for mixer in graph.mixers()), default=graph.embedding.n_embd)
