@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -130,3 +131,49 @@ def test_statistics_that_do_not_fit_are_refused() -> None:
     weights[2, 2] = np.inf
     with pytest.raises(QuantizationError, match="not finite"):
         round_matrix(weights, FORMATS["Q4_K"], statistics)
+
+
+@pytest.mark.parametrize("name", ["Q4_K", "Q4_0"])
+def test_a_second_factor_lowers_the_cost_under_both(name: str) -> None:
+    """Errors of one row can undo those of another: outputs that are alike."""
+    n = 24
+    weights, statistics = samples(n)
+    r = np.random.default_rng(5)
+    mixing = r.standard_normal((n // 3, n)) + np.eye(n // 3, n)
+    output = (mixing.T @ mixing / n + 0.05 * np.eye(n)).astype(np.float32)
+    alone = decoded(round_matrix(weights, FORMATS[name], statistics), name)
+    both = Statistics(statistics.gram, None, 9, output)
+    rounded = round_matrix(weights, FORMATS[name], both)
+    assert np.array_equal(rounded, round_matrix(weights, FORMATS[name], both, threads=1))
+    errors = [weights - values for values in (decoded(rounded, name), alone)]
+    after, before = (np.sum((output.astype(np.float64) @ e) * (e @ statistics.gram)) for e in errors)
+    assert after < 0.85 * before
+
+
+def test_close_to_the_best_of_all_roundings() -> None:
+    """Of 128 columns eleven are seen: all signs of these, each with its best scale, can be searched."""
+    r = np.random.default_rng(7)
+    seen = np.arange(0, 121, 12)
+    signs = np.array(list(product((-1.0, 1.0), repeat=len(seen))))
+    ratios = []
+    for _ in range(20):
+        x = r.standard_normal((40, len(seen))) @ (np.eye(len(seen)) + 0.7 * r.standard_normal((len(seen), len(seen))))
+        gram = np.zeros((128, 128), np.float32)
+        small = x.T @ x / len(x)
+        gram[np.ix_(seen, seen)] = small
+        weights = r.standard_normal((1, 128)).astype(np.float32)
+        best = rounded_best(weights[0, seen].astype(np.float64), small, signs)
+        rounded = decoded(round_matrix(weights, FORMATS["Q1_0"], Statistics(gram, None, 9)), "Q1_0", 128)
+        plain = quantize(weights, "Q1_0", importance=gram.diagonal()).dequantize()
+        after, before = (cost(weights - values, gram)[0] for values in (rounded, plain))
+        assert best * (1 - 1e-3) <= after <= before * (1 + 1e-5)
+        ratios.append((after / best, before / best))
+    ours, encoders = np.exp(np.log(ratios).mean(axis=0))
+    assert ours < 1.25
+    assert ours < 1 + (encoders - 1) / 3
+
+
+def rounded_best(weights: Floats, gram: Floats, signs: Floats) -> float:
+    """The least cost of weights rounded to one magnitude with any signs."""
+    inner, norms = signs @ gram @ weights, ((signs @ gram) * signs).sum(axis=1)
+    return float(weights @ gram @ weights - (inner**2 / norms).max())

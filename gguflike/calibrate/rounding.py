@@ -119,7 +119,8 @@ def _rounder(fmt: BlockFormat, options: Rounding) -> _Rounder | None:
     if grid is not None:
         from gguflike.calibrate import uniform
 
-        return _Rounder((fmt.block_size, 1), partial(uniform.round_rows, grid, options.rounds))
+        round_rows = partial(uniform.round_rows, grid, options.rounds)
+        return _Rounder((fmt.block_size, 1), round_rows, partial(uniform.round_outputs, grid))
 
     from gguflike.calibrate import codebook
 

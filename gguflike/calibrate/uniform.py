@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from gguflike.calibrate.grids import Grid, Numbers
 from gguflike.calibrate.objective import Objective
+from gguflike.calibrate.outputs import descend_outputs
 from gguflike.kernels.encode.rounding import Levels, integers
 from gguflike.kernels.rounding import rows
 from gguflike.kernels.rounding.feedback import carry, feed
@@ -16,6 +19,7 @@ from gguflike.tensor import quantize_finite
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int64]
 SPREAD = 0.02  # steps between candidates for a super-scale in the first round, half as much in each that follows
 
 
@@ -57,18 +61,27 @@ def fed_back(targets: Floats, grid: Grid, goal: Objective, importance: Floats, t
     return numbers
 
 
-def refined(
-    targets: Floats, grid: Grid, goal: Objective, numbers: Numbers, rounds: int, passes: int, threads: int | None
-) -> None:
-    """Improve ``numbers`` in place: rounds of choices of scales and minima, then passes of coordinate descent."""
-    block, sub = (factor_blocks(goal.hessian, width, threads) for width in (grid.block, grid.size))
-    spreads = np.array([SPREAD / 2**i for i in range(rounds)], np.float32)
-    has_super = grid.d_at.size > 0
-    state = rows.Numbers(*numbers)
-    refine(targets, goal.hessian, tables(grid), state, block, sub, has_super, spreads, passes, threads)
+class Refiner:
+    """Improves numbers of rows under the Hessian of ``goal``."""
+
+    def __init__(self, grid: Grid, goal: Objective, threads: int | None) -> None:
+        self._grid, self._hessian, self._threads = grid, goal.hessian, threads
+        self._tables = _tables(grid)
+        self._block, self._sub = (factor_blocks(goal.hessian, width, threads) for width in (grid.block, grid.size))
+
+    def improve(self, numbers: Numbers, targets: Floats, spreads: Sequence[float], passes: int) -> None:
+        """Improve ``numbers`` in place to ``targets`` float32 (n, k).
+
+        For each of ``spreads``, steps between candidates for a super-scale relative to it, there is a round in which
+        all scales and minima are chosen anew, and the codes with them; then up to ``passes`` of coordinate descent.
+        """
+        refine(
+            targets, self._hessian, self._tables, rows.Numbers(*numbers), self._block, self._sub,
+            self._grid.d_at.size > 0, np.array(spreads, np.float32), passes, self._threads,
+        )  # fmt: skip
 
 
-def tables(grid: Grid) -> rows.Tables:
+def _tables(grid: Grid) -> rows.Tables:
     """The levels, scales and minima of a type for the kernels."""
     levels, step = grid.levels, np.float32(grid.step)
     if step == 1:
@@ -88,5 +101,31 @@ def round_rows(
     Returns the blocks, uint8 (n, row bytes), and what they decode to.
     """
     numbers = fed_back(targets, grid, goal, goal.hessian.diagonal().copy(), threads)
-    refined(targets, grid, goal, numbers, rounds, passes, threads)
+    spreads = [SPREAD / 2**i for i in range(rounds)]
+    Refiner(grid, goal, threads).improve(numbers, targets, spreads, passes)
     return grid.pack(numbers), grid.values(numbers)
+
+
+def round_outputs(
+    grid: Grid, rounded: Bytes, targets: Floats, goal: Objective, output: Floats, passes: int, threads: int | None
+) -> tuple[Bytes, Floats]:
+    """Improve the blocks of a matrix, uint8 (n, row bytes), under ``output`` as well (outputs.py).
+
+    Returns what `round_rows` does.
+    """
+    numbers = grid.parse(rounded)
+    refiner = Refiner(grid, goal, threads)
+
+    def improve(chosen: Indices, wanted: Floats) -> tuple[Floats, Callable[[], None]]:
+        codes, scales, minima, d, m = numbers
+        part = Numbers(codes[chosen], scales[chosen], minima[chosen], d[chosen], m[chosen])
+        refiner.improve(part, wanted, [SPREAD / 4], passes)
+
+        def keep() -> None:
+            codes[chosen], scales[chosen], minima[chosen], d[chosen], m[chosen] = part
+
+        return grid.values(part), keep
+
+    values = grid.values(numbers)
+    descend_outputs(targets, values, goal.hessian, output, improve, 2, threads)
+    return grid.pack(numbers), values

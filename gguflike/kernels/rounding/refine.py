@@ -214,5 +214,5 @@ def refine(
     """
     run_rows(
         _refine, len(weights), weights, hessian, tables, numbers, block, sub, has_super, spreads, passes,
-        threads=threads, least=TILE,
+        threads=threads, least=TILE // 2,
     )  # fmt: skip
