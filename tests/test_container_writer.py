@@ -566,6 +566,22 @@ def test_writing_past_the_cache_gives_the_same_bytes(
         assert cached[-1] <= ends * len(cached)
 
 
+def test_what_was_written_past_the_cache_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors, planned = large()
+    monkeypatch.setattr("gguflike.container.writer.DIRECT_BYTES", 0)
+    in_parts(tmp_path / "a.gguf", tensors, planned, 1 << 20)
+    with pytest.raises(KeyboardInterrupt), Writer(tmp_path / "b.gguf", planned, made_of="it") as writer:
+        for tensor in tensors[:4]:
+            writer.write(tensor.name, tensor.data)
+        room = writer.room("t4096", 0, 4000)
+        writer.write_part("t4096", 0, room)
+        raise KeyboardInterrupt
+    with Writer(tmp_path / "b.gguf", planned, made_of="it") as writer:
+        assert [writer.restore(tensor.name) for tensor in tensors] == [True] * 4 + [False]
+        writer.write(tensors[4].name, tensors[4].data)
+    assert (tmp_path / "b.gguf").read_bytes() == (tmp_path / "a.gguf").read_bytes()
+
+
 def test_an_error_past_the_cache_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors, planned = large()
     monkeypatch.setattr("gguflike.container.writer.DIRECT_BYTES", 0)

@@ -18,6 +18,7 @@ from gguflike.errors import OutputError
 StrPath = str | os.PathLike[str]
 
 OCCUPIED = "choose another name, or replace it by `overwrite=True`"
+_NOT_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP)  # it wants larger blocks, or takes none after all
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)  # FAT, and some over networks
 
 
@@ -108,7 +109,7 @@ class Target:
             try:
                 system.write_at(self._direct, blocks, offset + first)
             except OSError as error:
-                if error.errno != errno.EINVAL:  # it wants larger blocks, or takes none after all
+                if error.errno not in _NOT_DIRECT:
                     raise
                 self._close_direct()
             else:

@@ -46,7 +46,8 @@ _libraries: list[Any] = []  # code stays mapped as long as these live, which is 
 @lru_cache(maxsize=1)
 def _target() -> str:
     """A digest of what machine code depends on besides the sources: compiler version, CPU and its features."""
-    forced = [os.environ.get(name, "") for name in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")]
+    # Numba takes an empty name for the plainest CPU there is, and none for this one.
+    forced = [repr(os.environ.get(name)) for name in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")]
     return digest("\0".join((f"llvmlite {llvmlite.__version__}", *forced, cpu() or _llvm_cpu())).encode())
 
 
