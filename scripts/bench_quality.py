@@ -44,6 +44,7 @@ PROGRAMS = ("llama-imatrix", "llama-quantize", "llama-perplexity")
 #: Block types whose mix of the same name has another type for most tensors: the mix that has this one.
 MIX_OF = {"IQ2_S": "IQ2_M", "Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 PEER = "llama.cpp"
+ATTEMPTS = 12  # where the machine is busy, llama-perplexity may end before the last lines of its log are out
 _KL = re.compile(r"Mean\s+KLD:\s+([-\d.]+) ±\s+([\d.]+)")
 
 
@@ -210,9 +211,12 @@ def through_llama(args: argparse.Namespace, programs: Tools, bases: dict[str, Pa
     for name, path in job.files.items():
         for text, base in bases.items():
             options = ["-m", path, "-c", args.context, "-b", args.context, "-t", args.threads]
-            said = programs.run("llama-perplexity", *options, "--kl-divergence-base", base, "--kl-divergence")
-            match = _KL.search(said)
-            if match is None:
+            for _ in range(ATTEMPTS):
+                said = programs.run("llama-perplexity", *options, "--kl-divergence-base", base, "--kl-divergence")
+                match = _KL.search(said)
+                if match is not None:
+                    break
+            else:
                 last = "\n".join(said.splitlines()[-12:])
                 sys.exit(f"llama-perplexity says no KL divergence of {path} (100 tokens are needed at least):\n{last}")
             found.setdefault(name, {})[text] = [float(match[1]), float(match[2])]

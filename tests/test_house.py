@@ -42,7 +42,7 @@ BELOW = {
     "runner": {"progress", "errors", "blocks", "kernels", "tensor", "container", "families", "checkpoint", "locate"},
     "calibration": {"progress", "locate", "convert", "runner", "evaluate"},
     "quality": {"container"},
-    "evaluate": {"progress", "errors", "container", "checkpoint", "locate", "quality", "convert", "runner"},
+    "evaluate": {"progress", "errors", "container", "checkpoint", "locate", "quality", "diff", "convert", "runner"},
     "tuning": {"progress", "errors", "tensor", "container", "families", "calibrate", "convert", "runner", "evaluate"},
 }
 # And which rooms of kernels/ each room may import.

@@ -13,6 +13,9 @@ from gguflike.cli.recipes import add_text_arguments
 
 if TYPE_CHECKING:
     from gguflike.evaluate import Accuracy, Evaluation, Figure, Quality
+    from gguflike.evaluate.blame import Blame
+
+ALL_TENSORS = 1 << 30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--reference", metavar="SRC", help="what FILE was made from, GGUF or checkpoint: adds the KL divergence")
     add_text_arguments(parser, "write the figures into the metadata of FILE, beside those of --reference")
     add("--tasks", action="extend", nargs="+", default=[], metavar="F", help="JSONL of questions with choices")
+    add(
+        "--blame",
+        nargs="?",
+        const=ALL_TENSORS,
+        type=positive,
+        metavar="N",
+        help="which tensor's quantization costs how much: each is taken from --reference in turn, N of them at most",
+    )
     add("--threads", type=positive, help="threads (default: all CPUs)")
     add_activations_argument(parser)
     add("--json", action="store_true", help="one JSON document")
@@ -36,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.card and (args.reference is None or not args.text or not os.path.isfile(args.file)):  # noqa: PTH113 - text
         raise UsageError("--card needs a GGUF file on disk, a --reference and a --text")
+    if args.blame is not None:
+        return _run_blame(args)
     held_out = HeldOut.of(args.text, args.tasks)
     options = (args.reference, args.context, args.tokens, args.score, args.threads)
     with progress_bar() as progress:
@@ -49,6 +62,41 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(result)
     return 0
+
+
+def _run_blame(args: argparse.Namespace) -> int:
+    from gguflike.cli import UsageError
+    from gguflike.evaluate.blame import blame
+
+    if args.reference is None or args.tasks or args.card:
+        raise UsageError("--blame needs a --reference, and no --tasks or --card")
+    with progress_bar() as progress:
+        result = blame(
+            args.file,
+            args.text,
+            reference=args.reference,
+            most=args.blame,
+            context=args.context,
+            tokens=args.tokens,
+            score=args.score,
+            threads=args.threads,
+            progress=progress,
+        )
+    if args.json:
+        print_json(result.document())
+    else:
+        kl = _shown(result.kl, 1, "")
+        print(f"{clean(result.model)}: KL divergence {kl}; what it falls by with each tensor in floats")
+        print(_blame_table(result))
+    return 0
+
+
+def _blame_table(result: Blame) -> str:
+    rows = [["tensor", "type", "bytes", "relative error", "costs", "of all"]]
+    for cost in result.costs:
+        measured = ["", ""] if cost.saved is None else [_shown(cost.saved, 1, ""), f"{100 * (cost.share or 0):.1f} %"]
+        rows.append([clean(cost.tensor), cost.type, f"{cost.nbytes:,}", f"{cost.error:.3g}", *measured])
+    return table(rows, right=range(2, len(rows[0])))
 
 
 def _print(result: Evaluation) -> None:

@@ -35,6 +35,7 @@ from gguflike.runner.tokenizer import Tokenizer, token_ids
 from gguflike.runner.weights import Weights
 
 if TYPE_CHECKING:
+    from gguflike.container import GGUFFile
     from gguflike.runner.passes import Floats
     from gguflike.runner.state import States
 
@@ -60,14 +61,17 @@ class Model:
         cache_type: str = "f16",
         activations: str = "dynamic",
         progress: Progress | None = None,
+        opened: GGUFFile | None = None,
     ) -> None:
+        """The arguments of `load`. ``opened`` is the file at ``path``, where it is open already or not what is there;
+        it is closed with the model."""
         check_threads(threads)
         check_choice("cache_type", cache_type, TYPES)
         check_choice("activations", activations, ACTIVATIONS)
         if context is not None:
             context = check_integer("context", context, 1)
         self.path = os.fspath(path)
-        self._file = file = container.open(path)
+        self._file = file = container.open(path) if opened is None else opened
         family = registry.for_gguf(_architecture(file)).of_file(file.metadata, file.infos)
         self.config = family.from_file(file.metadata, file.infos)
         check_layers(self.config, self.path, len(file.infos))

@@ -1,0 +1,29 @@
+"""A file of which some tensors are those of another: what would be if they were, without writing it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from gguflike.container.layout import TensorInfo
+from gguflike.container.reader import GGUFFile, Lazy
+from gguflike.tensor import QuantizedTensor
+
+
+class Overlay(GGUFFile):
+    """``file`` with the tensors called ``names`` from ``other``, and without those called ``hidden``.
+
+    Everything else is the file's, which stays open when this is closed, and so does the other.
+    """
+
+    def __init__(
+        self, file: GGUFFile, other: GGUFFile, names: Collection[str], hidden: Collection[str] = frozenset()
+    ) -> None:
+        self.path, self.version, self.byteorder = file.path, file.version, file.byteorder
+        self.alignment, self.data_offset, self.header_bytes = file.alignment, file.data_offset, file.header_bytes
+        self.file_bytes, self.metadata = file.file_bytes, file.metadata
+        owners = {name: other if name in names else file for name in file.infos if name not in hidden}
+        self.infos: Mapping[str, TensorInfo] = Lazy(owners, lambda name: owners[name].infos[name])
+        self.tensors: Mapping[str, QuantizedTensor] = Lazy(owners, lambda name: owners[name].tensors[name])
+
+    def close(self) -> None:
+        """Nothing: the files belong to who opened them."""
