@@ -80,6 +80,7 @@ def _run_blame(args: argparse.Namespace) -> int:
             tokens=args.tokens,
             score=args.score,
             threads=args.threads,
+            activations=args.activations,
             progress=progress,
         )
     if args.json:

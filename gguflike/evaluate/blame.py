@@ -70,6 +70,7 @@ def blame(
     tokens: int | None = None,
     score: str = "half",
     threads: int | None = None,
+    activations: str = "dynamic",
     progress: Progress | None = None,
 ) -> Blame:
     """What each quantized tensor of the GGUF file ``model`` costs beside its ``reference``, ``most`` of them measured.
@@ -87,7 +88,8 @@ def blame(
         trained = [models.metadata_of(path) for path in paths]
         protocol = Protocol(models.chosen_context(context, trained), tokens, score)
         costs = _candidates(own, other, threads, progress)
-        beside = stack.enter_context(Model(paths[1], context=protocol.context, threads=threads, progress=progress))
+        settings: dict[str, Any] = {"context": protocol.context, "threads": threads, "activations": activations}
+        beside = stack.enter_context(Model(paths[1], progress=progress, **settings))
         measured = costs[:most]
         swaps = [set[str](), *({cost.tensor} for cost in measured)]  # the first is the file as it is
         files = [Overlay(own, other, names, _hidden(own, other, names)) for names in swaps]
@@ -96,7 +98,7 @@ def blame(
         for start in range(0, len(files), size):
             part = files[start : start + size]
             heard = _counted(progress, start, len(part), len(files))
-            scored += _scores(part, beside, held_out, protocol, threads, heard)
+            scored += _scores(part, beside, held_out, protocol, settings, heard)
     kl = [_kl(each) for each in scored]
     total = estimates.mean(kl[0])
     found = []
@@ -144,15 +146,12 @@ def _scores(
     beside: Model,
     held_out: Mapping[str, str],
     protocol: Protocol,
-    threads: int | None,
+    settings: Mapping[str, Any],
     progress: Progress | None,
 ) -> Sequence[Mapping[str, Scores]]:
     """The scores of several files beside a model."""
     with ExitStack() as stack:
-        loaded = [
-            stack.enter_context(Model(file.path, context=protocol.context, threads=threads, opened=file))
-            for file in files
-        ]
+        loaded = [stack.enter_context(Model(file.path, opened=file, **settings)) for file in files]
         streaming.check_alike([beside, loaded[0]], held_out)
         kinds: list[Text] = [texts.cut(name, text, loaded[0].tokenizer, protocol) for name, text in held_out.items()]
         return streaming.stream(loaded, beside, kinds, protocol, progress)
