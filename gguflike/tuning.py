@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from gguflike import container
 from gguflike.calibrate.grids import GRIDS, Grid, Numbers
-from gguflike.calibrate.trained import Moves
+from gguflike.calibrate.trained import MOVES, Moves
 from gguflike.calibrate.tune import Mark, Tuned, Tuning
 from gguflike.calibrate.tune import tune as train
 from gguflike.container import GGUFFile
@@ -30,7 +30,6 @@ from gguflike.tensor import QuantizedTensor
 
 StrPath = str | os.PathLike[str]
 Floats = npt.NDArray[np.float32]
-MOVES: tuple[Moves, ...] = ("scales", "integers", "codes")
 CONTEXT = 256
 """Tokens of a sequence."""
 _DROPPED = ("split.", "gguflike.digest.")

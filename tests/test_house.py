@@ -43,6 +43,7 @@ BELOW = {
     "calibration": {"progress", "locate", "convert", "runner", "evaluate"},
     "quality": {"container"},
     "evaluate": {"progress", "errors", "container", "checkpoint", "locate", "quality", "diff", "convert", "runner"},
+    "torch": {"errors", "blocks", "tensor", "container", "calibrate", "convert"},
     "tuning": {"progress", "errors", "tensor", "container", "families", "calibrate", "convert", "runner", "evaluate"},
 }
 # And which rooms of kernels/ each room may import.

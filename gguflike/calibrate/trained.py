@@ -17,6 +17,7 @@ from gguflike.calibrate.grids import Grid, Numbers
 
 Floats = npt.NDArray[np.float32]
 Moves = Literal["scales", "integers", "codes"]
+MOVES: tuple[Moves, ...] = ("scales", "integers", "codes")
 
 HEADROOM = 0.45
 """How far a weight starts from its level, in distances of levels: so no code changes before the first step."""
@@ -39,9 +40,9 @@ class Trained:
             self.parameters["d"] = np.zeros_like(numbers.d)
         if grid.m_at.size:
             self.parameters["m"] = np.zeros_like(numbers.m)
-        if moves != "scales" and grid.scales_at.size and _step(grid.scales):
+        if moves != "scales" and grid.scales_at.size and linear_step(grid.scales):
             self.parameters["scales"] = numbers.scales.astype(np.float32)
-        if moves != "scales" and grid.minima_at.size and _step(grid.minima):
+        if moves != "scales" and grid.minima_at.size and linear_step(grid.minima):
             self.parameters["minima"] = numbers.minima.astype(np.float32)
         self.distance = float(np.abs(grid.factors(numbers)[0]).mean()) * float(np.diff(grid.levels).min())
         """Of neighbouring levels, in weights, on average."""
@@ -97,11 +98,11 @@ class Trained:
             if integers in self.parameters:
                 moved = self.parameters[integers]
                 within = (moved >= 0) & (moved <= len(table) - 1)
-                found[integers] = by * np.repeat(factors, per, axis=1) * np.float32(_step(table)) * within
+                found[integers] = by * np.repeat(factors, per, axis=1) * np.float32(linear_step(table)) * within
         return found
 
 
-def _step(table: Floats) -> float:
+def linear_step(table: Floats) -> float:
     """The distance of neighbouring entries where all are equally far apart, else 0."""
     steps = np.diff(table)
     return float(steps[0]) if len(steps) and (steps == steps[0]).all() else 0.0
