@@ -1,20 +1,34 @@
 #!/usr/bin/env python3
 """The quantization methods that the literature names, as block types: bits, error, and what each idea costs or gains.
 
-Prints the table of spec/literature.md. Error is the RMSE relative to the RMS of the input, on a Gaussian and on the
-weight matrices of the bundled checkpoint (real weights have heavier tails, which is what blocks are for).
+Prints the tables of spec/literature.md. Without arguments the first: the RMSE relative to the RMS of the input, on a
+Gaussian and on the weight matrices of the bundled checkpoint (real weights have heavier tails, which is what blocks are
+for). With a model's folder the others: what each method does to what the model says.
+
+    python scripts/bench_literature.py --model FOLDER --calibration F... --text F... [--only weights|activations]
 """
 
 from __future__ import annotations
 
+import argparse
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import gguflike
-from gguflike import checkpoint
+from gguflike import checkpoint, reference
 from gguflike.blocks import format_by_name
+from gguflike.calibrate import ranges
+from gguflike.calibrate.stream import stream
+from gguflike.convert import convert
+from gguflike.convert.floats import FloatModel
+from gguflike.convert.from_checkpoint import plan_conversion
+from gguflike.evaluate.evaluation import HeldOut, evaluate_all
+from gguflike.reference.rounded import RoundedInputs
 from gguflike.tensor import Method
 
 CHECKPOINT = Path(gguflike.__file__).parent / "data" / "austen-kjv-6m"
@@ -84,7 +98,205 @@ ROWS: list[tuple[str, str, str, Method | None]] = [
 BASELINES = {"fixed": fixed_point(4), "absmax": tensor_absmax(4)}
 
 
-def main() -> None:
+# Label, type, options of `convert`, how activations are rounded when it is measured.
+FILES: list[tuple[str, str, dict[str, Any], str]] = [
+    ("AbsMax", "Q4_0", {"method": "absmax"}, "dynamic"),
+    ("least squares (PTQ without data)", "Q4_0", {}, "dynamic"),
+    ("AWQ", "Q4_0", {"fold": "awq"}, "dynamic"),
+    ("SmoothQuant", "Q4_0", {"fold": "smooth"}, "dynamic"),
+    ("PTQ, effort 1", "Q4_0", {"effort": 1}, "dynamic"),
+    ("AWQ, then effort 1", "Q4_0", {"effort": 1, "fold": "awq"}, "dynamic"),
+    ("Zero-point, AbsMax", "Q4_1", {"method": "absmax"}, "dynamic"),
+    ("Zero-point, least squares", "Q4_1", {}, "dynamic"),
+    ("Logarithmic", "MXFP4", {}, "dynamic"),
+    ("Non-uniform levels", "IQ4_NL", {}, "dynamic"),
+    ("Grouped twice", "Q4_K", {}, "dynamic"),
+    ("the same, effort 1", "Q4_K", {"effort": 1}, "dynamic"),
+    ("Mixed precision by recipe", "Q4_K_M", {"pure": False}, "dynamic"),
+    ("Product", "IQ3_S", {}, "dynamic"),
+    ("the same, effort 1", "IQ3_S", {"effort": 1}, "dynamic"),
+    ("Grouped twice, 3 bits", "Q3_K", {}, "dynamic"),
+    ("AWQ", "Q3_K", {"fold": "awq"}, "dynamic"),
+    ("the same, effort 1", "Q3_K", {"effort": 1}, "dynamic"),
+    ("AWQ, then effort 1", "Q3_K", {"effort": 1, "fold": "awq"}, "dynamic"),
+    ("Grouped twice, 2 bits", "Q2_K", {}, "dynamic"),
+    ("AWQ", "Q2_K", {"fold": "awq"}, "dynamic"),
+    ("the same, effort 1", "Q2_K", {"effort": 1}, "dynamic"),
+    ("AWQ, then effort 1", "Q2_K", {"effort": 1, "fold": "awq"}, "dynamic"),
+    ("Vector", "IQ2_XXS", {}, "dynamic"),
+    ("the same, effort 1", "IQ2_XXS", {"effort": 1}, "dynamic"),
+    ("Ternary", "TQ2_0", {}, "dynamic"),
+    ("Binary", "Q1_0", {}, "dynamic"),
+    ("8 bits, dynamic activations", "Q8_0", {}, "dynamic"),
+    ("8 bits, adaptive activations", "Q8_0", {}, "adaptive"),
+    ("8 bits, SmoothQuant", "Q8_0", {"fold": "smooth"}, "dynamic"),
+    ("8 bits, SmoothQuant, adaptive", "Q8_0", {"fold": "smooth"}, "adaptive"),
+]
+
+
+def bench_files(args: argparse.Namespace) -> None:
+    """Every matrix of the model in one type, written, read back and run."""
+    held_out = HeldOut.of(args.text)
+    kinds = list(held_out.texts)
+    print(f"| method | type | bytes | seconds | {' | '.join(f'KL, {kind}' for kind in kinds)} |")
+    print("|---|---|---|---|" + "---|" * len(kinds))
+    with tempfile.TemporaryDirectory() as place:
+        truth = Path(place) / "f32.gguf"
+        convert(args.model, truth, "F32")
+        for label, name, options, activations in FILES:
+            asked = {"pure": True, **options}
+            if "effort" in options or "fold" in options:
+                asked |= {"calibration": args.calibration, "calibration_tokens": args.calibration_tokens}
+            out = Path(place) / "out.gguf"
+            start = time.perf_counter()
+            plan = convert(args.model, out, name, overwrite=True, **asked)
+            seconds = time.perf_counter() - start
+            (found,) = evaluate_all([out], held_out, truth, tokens=args.tokens, activations=activations)
+            by_kind = {quality.kind: quality.kl for quality in found.qualities}
+            figures = " | ".join(f"{f.value:.4g} ± {f.error:.1g}" if (f := by_kind[kind]) else "-" for kind in kinds)
+            print(f"| {label} | {name} | {plan.file_bytes:,} | {seconds:.1f} | {figures} |", flush=True)
+
+
+Rounds = Callable[[str, Rows], Rows]
+
+
+def by_block(size: int | None, bits: int) -> Rounds:
+    """Dynamic: by the largest magnitude of each ``size`` values, or of each token."""
+
+    def apply(_: str, x: Rows) -> Rows:
+        blocks = x.reshape(-1, size or x.shape[-1])
+        step = np.abs(blocks).max(axis=1, keepdims=True) / (2 ** (bits - 1) - 1)
+        return (np.rint(blocks / np.where(step > 0, step, 1)) * step).reshape(x.shape).astype(np.float32)
+
+    return apply
+
+
+def adaptive(bits: int, crest: float) -> Rounds:
+    """As `by_block`, and exact where a block holds more than ``crest`` times the token's root mean square."""
+    plain = by_block(32, bits)
+
+    def apply(name: str, x: Rows) -> Rows:
+        largest = np.abs(x).reshape(len(x), -1, 32).max(axis=2)
+        refined = largest > crest * np.sqrt(np.square(x).mean(axis=1, keepdims=True))
+        refined[0] = True
+        return np.where(np.repeat(refined, 32, axis=1), x, plain(name, x))
+
+    return apply
+
+
+def static(of: dict[str, ranges.Range], dynamic: Rounds) -> Rounds:
+    """By the ranges of matrices; what has none, and massive tokens, dynamically."""
+
+    def apply(name: str, x: Rows) -> Rows:
+        if name not in of:
+            return dynamic(name, x)
+        largest = np.abs(x).max(axis=1, keepdims=True)
+        return np.where(largest > ranges.MASSIVE * np.median(largest), dynamic(name, x), of[name].apply(x))
+
+    return apply
+
+
+def redistributed(of: dict[str, tuple[ranges.Redistribution, ranges.Range]], dynamic: Rounds) -> Rounds:
+    def apply(name: str, x: Rows) -> Rows:
+        by, within = of[name]
+        largest = np.abs(x).max(axis=1, keepdims=True)
+        rounded = by.backward(within.apply(by.forward(x)))
+        return np.where(largest > ranges.MASSIVE * np.median(largest), dynamic(name, x), rounded)
+
+    return apply
+
+
+def bench_activations(args: argparse.Namespace) -> None:
+    """Float weights and rounded activations, by the reference: KL to the model that rounds nothing."""
+    model = FloatModel.of(plan_conversion(args.model, None, "F32"))
+    weights = {name: model.read(name) for name in model.sources}
+    texts = [Path(path).read_text(encoding="utf-8", errors="replace") for path in args.text]
+    chunks = [list(model.encode(text[4000:12000]))[:256] for text in texts]
+    text = Path(args.calibration[0]).read_text(encoding="utf-8", errors="replace")
+    ids = list(model.encode(text[:60000]))[:4096]
+    sequences = [ids[i : i + 256] for i in range(0, len(ids) - 255, 256)]
+    seen, moved = _observed(model, weights, sequences)
+    truths = [reference.logits(model.graph, weights, chunk) for chunk in chunks]
+
+    def divergence(rounds: Rounds) -> str:
+        made = RoundedInputs(weights, rounds)
+        return " | ".join(
+            f"{_kl(truth, reference.logits(model.graph, made, chunk)):.3g}"  # type: ignore[arg-type]
+            for truth, chunk in zip(truths, chunks, strict=True)
+        )
+
+    print("| activations | bits | " + " | ".join(f"KL, {Path(path).stem}" for path in args.text) + " |")
+    print("|---|---|" + "---|" * len(args.text))
+    for bits in (8, 6):
+        token, block = by_block(None, bits), by_block(32, bits)
+        rows: list[tuple[str, Rounds]] = [
+            ("dynamic, blocks of 32", block),
+            ("dynamic, tokens", token),
+            ("adaptive: blocks of 32, exact from a crest of 8 on", adaptive(bits, 8.0)),
+        ]
+        observers = (ranges.extremes, ranges.moving_average, ranges.percentile, ranges.least_error)
+        for observer in observers:
+            of = {name: observer(each, bits) for name, each in seen.items()}
+            rows.append((f"static, {observer.__name__.replace('_', ' ')}", static(of, token)))
+        best = {name: ranges.least_error(each, bits) for name, each in seen.items()}
+        stable = {name: of for name, of in best.items() if _is_stable(seen[name], of, bits)}
+        rows.append((f"hybrid: {len(stable)} of {len(best)} static, others by token", static(stable, token)))
+        one_kind = {name: ranges.least_error(each, bits, "asymmetric") for name, each in seen.items()}
+        rows.append(("static, asymmetric", static(one_kind, token)))
+        mapped = {name: ranges.hybrid(each, bits) for name, each in seen.items()}
+        rows.append(("static, hybrid mapping (reconstruction of Wei et al.)", static(mapped, token)))
+        both = {name: (by, ranges.hybrid(each, bits)) for name, (by, each) in moved.items()}
+        rows.append(("the same, redistributed", redistributed(both, token)))
+        for label, rounds in rows:
+            print(f"| {label} | {bits} | {divergence(rounds)} |", flush=True)
+
+
+def _is_stable(seen: ranges.Seen, of: ranges.Range, bits: int) -> bool:
+    """Whether the range leaves at most twice the error of one that ends at each token's largest magnitude."""
+    step = seen.average_largest / (2 ** (bits - 1) - 1)
+    return ranges.error(seen, of) <= 2 * step**2 / 12
+
+
+def _observed(
+    model: FloatModel, weights: dict[str, Rows], sequences: list[list[int]]
+) -> tuple[dict[str, ranges.Seen], dict[str, tuple[ranges.Redistribution, ranges.Seen]]]:
+    """What is seen of the inputs of each matrix, and once more when they are redistributed."""
+    seen: dict[str, ranges.Seen] = {}
+
+    def found(names: tuple[str, ...], result: Any) -> None:
+        if isinstance(result, ranges.Seen):
+            seen.update(dict.fromkeys(names, result))
+
+    with tempfile.TemporaryDirectory() as place:
+        stream(
+            model.graph, weights.__getitem__, sequences, None, Path(place), found=found, collecting=ranges.Observers()
+        )
+    by = {name: ranges.redistribution(each) for name, each in seen.items()}
+    observers = {name: ranges.Observer(len(each.shift), each) for name, each in by.items()}
+
+    def watch(name: str, x: Rows) -> Rows:
+        if name in observers:
+            observers[name].add(x)
+        return x
+
+    for sequence in sequences:
+        reference.logits(model.graph, RoundedInputs(weights, watch), sequence)  # type: ignore[arg-type]
+    again = {name: each.result() for name, each in observers.items()}
+    return seen, {name: (by[name], each) for name, each in again.items() if each is not None}
+
+
+def _kl(truth: Rows, found: Rows) -> float:
+    """Mean KL divergence of the tokens behind each."""
+
+    def log_shares(x: Rows) -> Rows:
+        x = x.astype(np.float64) - x.max(axis=-1, keepdims=True)
+        return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
+
+    p, q = log_shares(truth), log_shares(found)
+    return float((np.exp(p) * (p - q)).sum(axis=-1).mean())
+
+
+def bench_types() -> None:
     data = [gaussian(), trained()]
     print("| method | type | rule | bits per weight | Gaussian | trained |\n|---|---|---|---|---|---|")
     for label, bits, name, method in ROWS:
@@ -94,6 +306,24 @@ def main() -> None:
         print(
             f"| {label} | {name if method else '-'} | {method or '-'} | {width} | {errors[0]:.4f} | {errors[1]:.4f} |"
         )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="folder of a checkpoint")
+    parser.add_argument("--calibration", nargs="+", default=[], help="text that is calibrated on")
+    parser.add_argument("--calibration-tokens", type=int, default=16384)
+    parser.add_argument("--text", nargs="+", default=[], help="held-out text")
+    parser.add_argument("--tokens", type=int, default=8192, help="of each held-out text")
+    parser.add_argument("--only", choices=("weights", "activations"))
+    args = parser.parse_args()
+    if args.model is None:
+        bench_types()
+        return
+    if args.only != "activations":
+        bench_files(args)
+    if args.only != "weights":
+        bench_activations(args)
 
 
 if __name__ == "__main__":

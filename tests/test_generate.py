@@ -128,6 +128,27 @@ def test_lookup_proposes_what_followed_before() -> None:
     assert Lookup([], 3).propose([], 3) == []
 
 
+def test_lookup_drafts_as_much_as_was_accepted() -> None:
+    """One token more than were accepted of the last draft, twice as many where all were, never more than the limit."""
+    tokens = [*range(20), 99, 0, 1]
+    lookup = Lookup(tokens, 8)
+    assert lookup.propose(tokens, 99) == list(range(2, 10))
+    tokens += [2, 3, 7]  # two accepted, then another
+    assert lookup.propose(tokens, 99) == []
+    tokens += [0, 1]
+    assert lookup.propose(tokens, 99) == [2, 3, 7]
+    tokens += [2, 3, 7, 0, 1]  # all of the three
+    assert lookup.propose(tokens, 99) == [2, 3, 7, 0, 1]  # six, were there so many
+    tokens += [50, 0, 1]  # none
+    assert lookup.propose(tokens, 99) == [50]
+    tokens += [2, 0, 1]  # none again
+    assert lookup.propose(tokens, 99) == [2]
+    tokens += [2, 0, 1]
+    assert lookup.propose(tokens, 99) == [2, 0]
+    tokens += [2, 0, 1]
+    assert lookup.propose(tokens, 1) == [2]
+
+
 def test_lookup_prefers_the_longest_ending() -> None:
     tokens = [1, 2, 3, 4, 50, 51, 9, 3, 4, 60, 61, 8, 1, 2, 3, 4]
     assert Lookup(tokens, 2).propose(tokens, 9) == [50, 51]  # what followed 1, 2, 3, 4, not what last followed 3, 4

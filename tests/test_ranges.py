@@ -42,6 +42,7 @@ def test_what_is_observed() -> None:
     centres = (np.arange(BINS) + 0.5) * 2 * found.edge / BINS - found.edge
     assert abs((found.histogram * centres**2).sum() / usual.size - np.square(usual).mean()) < 1e-3
     assert found.low <= found.average_low < 0 < found.average_high <= found.high
+    assert abs(found.average_largest - np.abs(usual).max(axis=1).mean()) < 1e-4
     assert Observer(4).result() is None
 
 

@@ -38,13 +38,15 @@ SYMMETRIC, ONE_SIDED = 0.15, 0.9
 
 @frozen
 class Seen:
-    """Of the inputs of a matrix: their extremes, moving averages of those of slabs, a histogram of `BINS` bins from
-    ``-edge`` to ``edge``, the extremes of each channel, and how many rows were left out as massive."""
+    """Of the inputs of a matrix: their extremes, moving averages of those of slabs, the mean of the largest magnitudes
+    of rows, a histogram of `BINS` bins from ``-edge`` to ``edge``, the extremes of each channel, and how many rows were
+    left out as massive."""
 
     low: float
     high: float
     average_low: float
     average_high: float
+    average_largest: float
     edge: float
     histogram: npt.NDArray[np.int64]
     channel_low: Floats
@@ -66,13 +68,14 @@ class Observer:
         self._low, self._high = np.full(columns, np.inf, np.float32), np.full(columns, -np.inf, np.float32)
         self._averages: tuple[float, float] | None = None
         self._edge, self._histogram = 0.0, np.zeros(BINS, np.int64)
-        self._massive = 0
+        self._massive, self._rows, self._largest = 0, 0, 0.0
 
     def add(self, inputs: Floats, floats: Floats | None = None, each: Any = map) -> None:  # noqa: ARG002 - a Collector
         inputs = inputs if self._by is None else self._by.forward(inputs)
         largest = np.abs(inputs).max(axis=1) if len(inputs) else np.zeros(0, np.float32)
         usual = largest <= MASSIVE * np.median(largest) if len(inputs) else largest > 0
         self._massive += int((~usual).sum())
+        self._rows, self._largest = self._rows + int(usual.sum()), self._largest + float(largest[usual].sum())
         inputs = inputs[usual]
         if not len(inputs):
             return
@@ -102,7 +105,10 @@ class Observer:
         if self._averages is None:
             return None
         low, high = float(self._low.min()), float(self._high.max())
-        return Seen(low, high, *self._averages, self._edge, self._histogram, self._low, self._high, self._massive)
+        of_rows = self._largest / self._rows
+        return Seen(
+            low, high, *self._averages, of_rows, self._edge, self._histogram, self._low, self._high, self._massive
+        )
 
 
 @frozen

@@ -8,10 +8,16 @@ LONGEST, SHORTEST = 4, 2  # tokens of the ending that is looked up
 
 
 class Lookup:
-    """Finds the latest earlier occurrence of the last few tokens and proposes the up to ``limit`` tokens after it."""
+    """Finds the latest earlier occurrence of the last few tokens and proposes the up to ``limit`` tokens after it.
+
+    A draft is as long as the last one deserves: one token more than were accepted of it, or twice as many where all
+    were. So a text that seldom repeats pays for drafts of one token, and one that repeats itself gets long ones.
+    """
 
     def __init__(self, tokens: Sequence[int], limit: int) -> None:
-        self._limit = limit
+        self._limit = self._length = limit
+        self._draft: list[int] = []  # the last one, and how many tokens there were before it
+        self._before = 0
         self._seen = 0
         self._next: dict[tuple[int, ...], int] = {}  # ending -> index of the token after its latest occurrence
         self._index(tokens)
@@ -26,8 +32,21 @@ class Lookup:
     def propose(self, tokens: Sequence[int], room: int) -> list[int]:
         """A draft of at most ``room`` tokens, preferring the longest ending that occurred before."""
         self._index(tokens)
+        self._adapt(tokens)
         for length in range(min(LONGEST, len(tokens)), SHORTEST - 1, -1):
             begin = self._next.get(tuple(tokens[-length:]))
             if begin is not None:
-                return list(tokens[begin : begin + min(self._limit, max(room, 0))])
+                self._draft = list(tokens[begin : begin + min(self._length, max(room, 0))])
+                self._before = len(tokens)
+                return self._draft
         return []
+
+    def _adapt(self, tokens: Sequence[int]) -> None:
+        """Choose the length of the next draft by what became of the last."""
+        draft, self._draft = self._draft, []
+        came = tokens[self._before : self._before + len(draft)]
+        if not came:
+            return
+        accepted = next((i for i, (a, b) in enumerate(zip(came, draft, strict=False)) if a != b), len(came))
+        wanted = 2 * len(draft) if accepted == len(draft) else accepted + 1
+        self._length = min(self._limit, wanted)
