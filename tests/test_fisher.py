@@ -10,7 +10,8 @@ import pytest
 
 from gguflike import reference
 from gguflike.calibrate.fisher import Sensitivity, fisher, sampled, token_weights
-from gguflike.calibrate.statistics import StackStatistics
+from gguflike.calibrate.sensitivities import measure
+from gguflike.calibrate.statistics import StackStatistics, Statistics
 from gguflike.calibrate.stream import stream
 from gguflike.calibrate.sums import Hessians
 from gguflike.errors import ArgumentError, OutputError, QuantizationError
@@ -148,3 +149,30 @@ def sums_of(statistics: Any) -> np.ndarray:
     """The sum of outer products, of a stack those of all its matrices."""
     each = statistics.layer if isinstance(statistics, StackStatistics) else statistics
     return each.gram * np.float32(each.tokens)
+
+
+def test_what_is_kept_is_what_was_found(tmp_path: Path) -> None:
+    weights, found = weights_of(EXPERTS), found_of(EXPERTS, tmp_path)
+    kept = measure(EXPERTS, weights.__getitem__, TEXTS, tmp_path / "kept", key="model")
+    for name, (outputs, tokens, _) in found.items():
+        each = [Statistics(np.eye(2, dtype=np.float32), None, 3)] * len(outputs)
+        both = kept.beside(name, each)
+        assert all(np.array_equal(got.output, want) for got, want in zip(both, outputs, strict=True))
+        one = Sensitivity(np.zeros((1, 1, 1), np.float32), tokens, np.zeros(1, np.int64))
+        assert np.array_equal(kept.counting()((name, "unknown")), token_weights([one]))
+    assert kept.counting()(("unknown",)) is None
+    assert kept.beside("unknown", each[0]).output is None
+
+
+def test_a_run_with_the_same_key_is_taken_as_it_is(tmp_path: Path) -> None:
+    weights, asked = weights_of(DENSE), []
+
+    def read(name: str) -> np.ndarray:
+        asked.append(name)
+        return weights[name]
+
+    for key, reads in (("model", True), ("model", False), ("another", True)):
+        asked.clear()
+        measure(DENSE, read, TEXTS, tmp_path, key=key)
+        assert bool(asked) == reads
+    assert measure(DENSE, read, TEXTS, tmp_path, key="another").output("blk.0.attn_q.weight") is not None

@@ -16,6 +16,7 @@
     walk         the steps of a graph, which matrices share an input, the inputs of one sequence
     workspace    what a walk keeps on disk: hidden states, contexts, how far it is
     fisher       how much each output of a matrix and each token matters to what the model says: loss-aware Hessians
+    sensitivities  what it finds of a whole model, kept on disk
     states       what its backward pass keeps on disk
     tune         end-to-end tuning of a quantized model to say what the float model says
     trained      a matrix on its grid while it is trained: what moves, and how gradients go through rounding

@@ -47,6 +47,7 @@ class Sensitivity:
 
     def __init__(self, factors: Floats, tokens: Floats, reached: npt.NDArray[np.int64]) -> None:
         self._factors, self.tokens, self.reached = factors, tokens, reached
+        self._mean: Floats | None = None  # of a stack, once it is asked for
 
     def output(self, member: int = 0) -> Floats:
         """H_O, float32 (n, n), of mean diagonal 1; the identity where no gradient came.
@@ -56,11 +57,13 @@ class Sensitivity:
         own, count = self._scaled(member), len(self._factors)
         if count == 1:
             return own
-        total = sum((self._scaled(each) for each in range(count) if self.reached[each]), np.zeros_like(own))
-        layer = total / np.float32(max(int(np.count_nonzero(self.reached)), 1)) if total.any() else np.eye(len(own))
+        if self._mean is None:
+            parts = (self._scaled(each) for each in range(count) if self.reached[each])
+            total = sum(parts, np.zeros_like(own)) / np.float32(max(int(np.count_nonzero(self.reached)), 1))
+            self._mean = total if total.any() else np.eye(len(own), dtype=np.float32)
         reached = float(self.reached[member])
         weight = np.float32(reached / (reached + len(own)))
-        return np.asarray(weight * own + (1 - weight) * layer, np.float32)
+        return np.asarray(weight * own + (1 - weight) * self._mean, np.float32)
 
     def _scaled(self, member: int) -> Floats:
         factor = np.asarray(self._factors[member])

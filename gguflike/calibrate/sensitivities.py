@@ -1,0 +1,121 @@
+"""What `fisher` finds of a whole model, kept in a folder: of which rounding takes one matrix's at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike.calibrate.fisher import Sensitivity, fisher, token_weights
+from gguflike.calibrate.statistics import Statistics
+from gguflike.families.parts import Graph
+from gguflike.progress import Progress
+
+Floats = npt.NDArray[np.float32]
+_DONE = "sensitivities.json"
+
+
+class Sensitivities:
+    """The factors H_O of matrices and how much tokens matter to them, read from a ``folder`` that `measure` wrote."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._counts: dict[str, int] = json.loads((folder / _DONE).read_text(encoding="utf-8"))["matrices"]
+
+    def output(self, name: str, member: int = 0) -> Floats | None:
+        """H_O of a matrix, or of one of a stack; None where none is known."""
+        if name not in self._counts:
+            return None
+        return np.array(np.load(self._folder / f"{name}.output.npy", mmap_mode="r")[member])
+
+    @overload
+    def beside(self, name: str, statistics: Statistics) -> Statistics: ...
+    @overload
+    def beside(self, name: str, statistics: Sequence[Statistics]) -> Sequence[Statistics]: ...
+    def beside(self, name: str, statistics: Statistics | Sequence[Statistics]) -> Statistics | Sequence[Statistics]:
+        """``statistics`` with H_O beside them; those of a stack are made when they are asked for."""
+        if isinstance(statistics, Statistics):
+            return _with_output(statistics, self.output(name))
+        return _Beside(self, name, statistics)
+
+    def counting(self, power: float = 0.5) -> Callable[[tuple[str, ...]], Floats | None]:
+        """How much each token counts in what a group of matrices multiply (`token_weights`), for `stream`."""
+
+        def count(names: tuple[str, ...]) -> Floats | None:
+            known = [name for name in names if name in self._counts]
+            tokens = (np.load(self._folder / f"{name}.tokens.npy") for name in known)
+            none, reached = np.zeros((1, 1, 1), np.float32), np.zeros(1, np.int64)
+            return token_weights([Sensitivity(none, each, reached) for each in tokens], power) if known else None
+
+        return count
+
+
+def _with_output(of: Statistics, output: Floats | None) -> Statistics:
+    return Statistics(of.gram, of.cross, of.tokens, output)
+
+
+class _Beside(Sequence[Statistics]):
+    """Statistics of a stack, each with its H_O."""
+
+    def __init__(self, found: Sensitivities, name: str, statistics: Sequence[Statistics]) -> None:
+        self._found, self._name, self._statistics = found, name, statistics
+
+    def __len__(self) -> int:
+        return len(self._statistics)
+
+    @overload
+    def __getitem__(self, index: int) -> Statistics: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Statistics]: ...
+    def __getitem__(self, index: int | slice) -> Statistics | list[Statistics]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(len(self))[index]]
+        number = range(len(self))[index]
+        return _with_output(self._statistics[number], self._found.output(self._name, number))
+
+
+def measure(
+    graph: Graph,
+    read: Callable[[str], Floats],
+    sequences: Sequence[Sequence[int]],
+    folder: Path,
+    *,
+    length: int = 0,
+    seed: int = 0,
+    key: str = "",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Sensitivities:
+    """Run `fisher` and keep what it finds in ``folder``, or take what is there of a run with this ``key`` (which should
+    say which model it is) and these arguments. Errors as of `fisher`."""
+    asked = repr((graph, [list(map(int, each)) for each in sequences], length, seed, key))
+    digest = hashlib.sha256(asked.encode()).hexdigest()
+    done = folder / _DONE
+    try:
+        known = json.loads(done.read_text(encoding="utf-8"))["key"] == digest
+    except (OSError, ValueError, KeyError):
+        known = False
+    if known:
+        return Sensitivities(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    done.unlink(missing_ok=True)
+    counts: dict[str, int] = {}
+
+    def keep(name: str, found: Sensitivity) -> None:
+        counts[name] = len(found.reached)
+        first = found.output(0)
+        path, shape = folder / f"{name}.output.npy", (counts[name], *first.shape)
+        kept = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+        for member in range(counts[name]):
+            kept[member] = found.output(member) if member else first
+        kept.flush()
+        np.save(folder / f"{name}.tokens.npy", found.tokens)
+
+    fisher(graph, read, sequences, keep, folder, length=length, seed=seed, threads=threads, progress=progress)
+    done.write_text(json.dumps({"key": digest, "matrices": counts}), encoding="utf-8")
+    return Sensitivities(folder)
