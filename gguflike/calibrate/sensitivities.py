@@ -14,6 +14,7 @@ import numpy.typing as npt
 from gguflike.calibrate.fisher import Sensitivity, fisher, token_weights
 from gguflike.calibrate.statistics import Statistics
 from gguflike.families.parts import Graph
+from gguflike.frozen import replace
 from gguflike.progress import Progress
 
 Floats = npt.NDArray[np.float32]
@@ -40,7 +41,7 @@ class Sensitivities:
     def beside(self, name: str, statistics: Statistics | Sequence[Statistics]) -> Statistics | Sequence[Statistics]:
         """``statistics`` with H_O beside them; those of a stack are made when they are asked for."""
         if isinstance(statistics, Statistics):
-            return _with_output(statistics, self.output(name))
+            return replace(statistics, output=self.output(name))
         return _Beside(self, name, statistics)
 
     def counting(self, power: float = 0.5) -> Callable[[tuple[str, ...]], Floats | None]:
@@ -53,10 +54,6 @@ class Sensitivities:
             return token_weights([Sensitivity(none, each, reached) for each in tokens], power) if known else None
 
         return count
-
-
-def _with_output(of: Statistics, output: Floats | None) -> Statistics:
-    return Statistics(of.gram, of.cross, of.tokens, output)
 
 
 class _Beside(Sequence[Statistics]):
@@ -76,7 +73,7 @@ class _Beside(Sequence[Statistics]):
         if isinstance(index, slice):
             return [self[each] for each in range(len(self))[index]]
         number = range(len(self))[index]
-        return _with_output(self._statistics[number], self._found.output(self._name, number))
+        return replace(self._statistics[number], output=self._found.output(self._name, number))
 
 
 def measure(
