@@ -133,6 +133,12 @@ FILES: list[tuple[str, str, dict[str, Any], str]] = [
     ("8 bits, SmoothQuant, adaptive", "Q8_0", {"fold": "smooth"}, "adaptive"),
 ]
 
+# Label, type, what `tune` moves.
+TUNED = [
+    ("LSQ: scales by gradients", "Q2_K", "scales"),
+    ("QAT: scales and codes by gradients", "Q2_K", "codes"),
+]
+
 
 def bench_files(args: argparse.Namespace) -> None:
     """Every matrix of the model in one type, written, read back and run."""
@@ -143,18 +149,30 @@ def bench_files(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as place:
         truth = Path(place) / "f32.gguf"
         convert(args.model, truth, "F32")
+
+        def row(label: str, name: str, file: Path, seconds: float, activations: str) -> None:
+            (found,) = evaluate_all([file], held_out, truth, tokens=args.tokens, activations=activations)
+            kl = {quality.kind: quality.kl for quality in found.qualities}
+            figures = " | ".join(f"{f.value:.4g} ± {f.error:.1g}" if (f := kl[kind]) else "-" for kind in kinds)
+            print(f"| {label} | {name} | {file.stat().st_size:,} | {seconds:.1f} | {figures} |", flush=True)
+
         for label, name, options, activations in FILES:
             asked = {"pure": True, **options}
             if "effort" in options or "fold" in options:
                 asked |= {"calibration": args.calibration, "calibration_tokens": args.calibration_tokens}
             out = Path(place) / "out.gguf"
             start = time.perf_counter()
-            plan = convert(args.model, out, name, overwrite=True, **asked)
-            seconds = time.perf_counter() - start
-            (found,) = evaluate_all([out], held_out, truth, tokens=args.tokens, activations=activations)
-            by_kind = {quality.kind: quality.kl for quality in found.qualities}
-            figures = " | ".join(f"{f.value:.4g} ± {f.error:.1g}" if (f := by_kind[kind]) else "-" for kind in kinds)
-            print(f"| {label} | {name} | {plan.file_bytes:,} | {seconds:.1f} | {figures} |", flush=True)
+            convert(args.model, out, name, overwrite=True, **asked)
+            row(label, name, out, time.perf_counter() - start, activations)
+        if len(args.calibration) < 2:
+            return
+        for label, name, moves in TUNED:  # the last text of the calibration says when to stop
+            out, begin = Path(place) / "tuned.gguf", Path(place) / "begin.gguf"
+            convert(args.model, begin, name, pure=True, overwrite=True)
+            start = time.perf_counter()
+            *texts, held = args.calibration
+            gguflike.tune(args.model, out, start=begin, text=texts, held_out=[held], moves=moves, overwrite=True)
+            row(label, name, out, time.perf_counter() - start, "dynamic")
 
 
 Rounds = Callable[[str, Rows], Rows]
