@@ -570,12 +570,16 @@ def test_what_was_written_past_the_cache_is_gone_on_with(tmp_path: Path, monkeyp
     tensors, planned = large()
     monkeypatch.setattr("gguflike.container.writer.DIRECT_BYTES", 0)
     in_parts(tmp_path / "a.gguf", tensors, planned, 1 << 20)
-    with pytest.raises(KeyboardInterrupt), Writer(tmp_path / "b.gguf", planned, made_of="it") as writer:
-        for tensor in tensors[:4]:
-            writer.write(tensor.name, tensor.data)
-        room = writer.room("t4096", 0, 4000)
-        writer.write_part("t4096", 0, room)
-        raise KeyboardInterrupt
+
+    def cut_off() -> None:
+        with Writer(tmp_path / "b.gguf", planned, made_of="it") as writer:
+            for tensor in tensors[:4]:
+                writer.write(tensor.name, tensor.data)
+            writer.write_part("t4096", 0, writer.room("t4096", 0, 4000))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cut_off()
     with Writer(tmp_path / "b.gguf", planned, made_of="it") as writer:
         assert [writer.restore(tensor.name) for tensor in tensors] == [True] * 4 + [False]
         writer.write(tensors[4].name, tensors[4].data)
