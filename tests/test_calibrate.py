@@ -10,13 +10,18 @@ import numpy as np
 import pytest
 
 import gguflike
+from gguflike.calibrate import store
 from gguflike.calibrate.statistics import Statistics
 from gguflike.calibrate.store import Store
-from gguflike.calibrate.sums import Importances
+from gguflike.calibrate.stream import stream
+from gguflike.calibrate.sums import Hessians, Importances, Together
 from gguflike.cli import main
 from gguflike.convert import imatrix as imatrices
+from gguflike.convert.calibrate import _Found
 from gguflike.errors import ArgumentError, CheckpointError, OutputError
-from tests import tiny
+from gguflike.families.parts import Branch
+from gguflike.families.parts.experts import Experts, Router
+from tests import by_hand, tiny
 from tests.imatrix_files import imatrix_dat
 
 TEXT = "The quick brown fox jumps over the lazy dog. 0123456789\n" * 3
@@ -175,3 +180,26 @@ def test_a_target_that_is_the_source_is_refused(folder: Path, tmp_path: Path) ->
     assert (tmp_path / "f.gguf").read_bytes() == before
     with pytest.raises(ArgumentError, match="nothing is asked for"):
         gguflike.calibrate(folder)
+
+
+def test_experts_have_their_own_importance_and_hessians(tmp_path: Path) -> None:
+    graph = by_hand.graph(
+        (
+            Branch(by_hand.rms("attn_norm"), by_hand.attention()),
+            Branch(by_hand.rms("ffn_norm"), Experts(by_hand.WIDTH, 32, 6, 2, Router())),
+        )
+    )
+    weights = {
+        name: np.ones(tensor.shape, np.float32) / 8 for name, _, tensor in graph.tensors() if tensor.used
+    }  # every token goes to the first two
+    found = _Found(tmp_path / "found", tmp_path / "h")
+    both = Together((Importances(), Hessians()))
+    stream(graph, weights.__getitem__, [[1, 2, 3]], None, tmp_path / "w", found=found.take, collecting=both)
+    entries, groups = found.all()
+    assert entries["blk.0.ffn_up_exps.weight"].counts.tolist() == [3, 3, 0, 0, 0, 0]
+    assert entries["blk.0.ffn_up_exps.weight"].sums.shape == (6, by_hand.WIDTH)
+    store.finish(tmp_path / "h", {}, groups)
+    kept = Store(tmp_path / "h")["blk.0.ffn_down_exps.weight"]
+    assert not isinstance(kept, Statistics)
+    assert [one.tokens for one in kept] == [3, 3, 0, 0, 0, 0]
+    np.testing.assert_array_equal(kept[5].gram, kept[0].gram)  # all that is known is the layer's

@@ -11,7 +11,7 @@ import pytest
 from gguflike.calibrate import store, sums
 from gguflike.calibrate.blas import single_threaded
 from gguflike.calibrate.statistics import FEW, StackStatistics, Statistics, merge, shrunk
-from gguflike.calibrate.sums import Importances, Moments
+from gguflike.calibrate.sums import Hessians, Importances, Moments, Together
 from gguflike.errors import ArgumentError, CheckpointError
 
 
@@ -157,3 +157,19 @@ def test_blas_has_one_thread_within_and_as_many_as_before_behind() -> None:
         assert get() == 2
     finally:
         set_(before)
+
+
+def test_importance_counts_all_that_hessians_limit(tmp_path: Path) -> None:
+    x = inputs(101)
+    x[0] *= 1000
+    both = Together((Importances(), Hessians()))
+    collector = both.one(7, False)
+    collector.add(x, None)
+    importance, statistics = collector.result()
+    np.testing.assert_allclose(importance.sums, np.square(x, dtype=np.float64).sum(0))
+    np.testing.assert_array_equal(statistics.gram, moments(x, 100.0).gram)
+    stacks = both.stack(tmp_path / "s", 1, 7)
+    stacks.append((importance, statistics))
+    assert stacks.parts[0] == [importance]
+    np.testing.assert_array_equal(stacks.parts[1].own(0).gram, statistics.gram)
+    assert both.size(7, True) == 8 * 7 + 8 * 49

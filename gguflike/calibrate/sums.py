@@ -7,7 +7,7 @@ product of float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -93,6 +93,47 @@ class Importances:
 
     def size(self, columns: int, cross: bool) -> int:  # noqa: ARG002
         return 8 * columns
+
+
+@frozen
+class Together:
+    """Several ways to sum up at once: results are tuples with one of each."""
+
+    ways: tuple[Collecting, ...]
+
+    def one(self, columns: int, cross: bool) -> Several:
+        return Several([way.one(columns, cross) for way in self.ways])
+
+    def stack(self, path: Path, count: int, columns: int) -> Stacks:
+        return Stacks([way.stack(path, count, columns) for way in self.ways])
+
+    def size(self, columns: int, cross: bool) -> int:
+        return sum(way.size(columns, cross) for way in self.ways)
+
+
+class Several:
+    """Collectors of the same inputs."""
+
+    def __init__(self, parts: Sequence[Collector]) -> None:
+        self.parts = parts
+
+    def add(self, inputs: Floats, floats: Floats | None, each: Each = map) -> None:
+        for part in self.parts:
+            part.add(inputs, floats, each)
+
+    def result(self) -> tuple[Any, ...]:
+        return tuple(part.result() for part in self.parts)
+
+
+class Stacks:
+    """What each of several ways has of the matrices of a stack, in ``parts``."""
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self.parts = parts
+
+    def append(self, results: Sequence[Any]) -> None:
+        for part, result in zip(self.parts, results, strict=True):
+            part.append(result)
 
 
 class Squares:

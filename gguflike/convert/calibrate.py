@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from gguflike.calibrate import store
-from gguflike.calibrate.statistics import StackStatistics, Statistics
 from gguflike.calibrate.stream import stream
-from gguflike.calibrate.sums import Hessians, Importance, Importances
+from gguflike.calibrate.sums import Hessians, Importance, Importances, Stacks, Together
 from gguflike.calibrate.texts import sequences
 from gguflike.container import check_free
 from gguflike.convert import imatrix as imatrices
@@ -109,7 +108,7 @@ def calibrate(
             None,
             folder,
             found=found.take,
-            collecting=Importances() if hessians is None else Hessians(cap=None),
+            collecting=Importances() if hessians is None else Together((Importances(), Hessians())),
             rows=model.rows,
             length=length,
             key=key,
@@ -149,14 +148,11 @@ class _Found:
         self.folder, self.hessians = folder, hessians
 
     def take(self, names: Sequence[str], found: Any) -> None:
-        if isinstance(found, Statistics | StackStatistics):
-            assert self.hessians is not None
-            store.save(self.hessians, names, found)
-        stacked = not isinstance(found, Importance | Statistics)
-        if isinstance(found, StackStatistics):
-            each = [_importance(found.own(i)) for i in range(len(found))]
-        else:
-            each = [_importance(one) for one in (found if stacked else [found])]
+        if self.hessians is not None:
+            found, statistics = found.parts if isinstance(found, Stacks) else found
+            store.save(self.hessians, names, statistics)
+        stacked = not isinstance(found, Importance)
+        each: Sequence[Importance] = found if stacked else [found]
         sums, counts = np.stack([one.sums for one in each]), np.array([one.tokens for one in each])
         temporary = self.folder / f".{names[0]}.npz"
         np.savez(temporary, names=np.array(names), sums=sums, counts=counts, stacked=stacked)
@@ -172,9 +168,3 @@ class _Found:
                 groups.append(store.Group(names, sums.shape[1], tuple(map(int, counts)), bool(said["stacked"])))
                 entries |= dict.fromkeys(names, Entry(sums, counts.astype(np.float64)))
         return entries, groups
-
-
-def _importance(found: Importance | Statistics) -> Importance:
-    if isinstance(found, Importance):
-        return found
-    return Importance(np.diagonal(found.gram).astype(np.float64) * found.tokens, found.tokens)
