@@ -176,3 +176,21 @@ def test_only_one_blocks_activations_are_held(tmp_path: Path) -> None:
         tracemalloc.stop()
     hidden = len(ids) * WIDTH * 8
     assert peaks[1] - peaks[0] < 8 * hidden
+
+
+def test_numbers_without_axes_add_up_as_arrays_do() -> None:
+    tape = Tape()
+    one, rows = tape.leaf(np.array(3.0)), tape.leaf(np.ones((2, 2)))
+    result: Any = rows * one + one * 2 + one * one + rows[0] * one
+    found = tape.backward([(result, np.ones((2, 2)))])
+    assert found.of(one) == 4 + 8 + 24 + 4
+    assert np.array_equal(found.of(rows), 3 + np.array([[6.0, 6.0], [0.0, 0.0]]))
+
+
+def test_an_index_that_names_an_element_twice_adds_twice() -> None:
+    tape = Tape()
+    leaf = tape.leaf(np.arange(4.0))
+    result: Any = leaf[[1, 1, 3]]
+    assert np.array_equal(tape.backward([(result, np.array([1.0, 10.0, 5.0]))]).of(leaf), [0, 11, 0, 5])
+    taken: Any = np.take_along_axis(leaf, np.array([2, 2, 0]), 0)  # type: ignore[type-var]
+    assert np.array_equal(tape.backward([(taken, np.array([1.0, 2.0, 4.0]))]).of(leaf), [4, 0, 3, 0])

@@ -64,7 +64,7 @@ class Gradients:
         elif slot in self._owned:
             found += contribution
         else:
-            self._by_slot[slot] = found + contribution
+            self._by_slot[slot] = np.asarray(found + contribution)  # also of what has no axes
             self._owned.add(slot)
 
     def _place(self, slot: int, shape: tuple[int, ...], dtype: Any, placed: Placed) -> None:
