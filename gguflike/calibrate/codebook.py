@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.blocks import BlockFormat
+from gguflike.blocks.spec import F16_MAX
 from gguflike.calibrate.objective import Objective
 from gguflike.calibrate.outputs import descend_outputs
 from gguflike.kernels.encode.lattice.codec import LATTICES
@@ -24,6 +25,7 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 FEED_REACH, DESCENT_REACH = 2, 1  # how far error feedback, and each pass of descent, move an integer scale
+SUPER_SCALES = (1.0, 1.08, 1.16)  # that error feedback tries, relative to the encoder's
 _FEW = 1e-3  # share of sub-blocks: where a pass of the descent changes fewer, it was the last
 
 
@@ -47,32 +49,44 @@ def values_of(kind: Storage, blocks: Blocks, threads: int | None) -> Floats:
 def fed_back(kind: Storage, targets: Floats, goal: Objective, threads: int | None) -> Blocks:
     """Round rows ``targets`` (n, k), whose columns stand in the order of ``goal``, by error feedback.
 
-    The encoder chooses the scales of a super-block when it is reached, for what its columns then ought to be.
+    The encoder chooses the scales of a super-block when it is reached, for what its columns then ought to be. Rounding
+    with somewhat larger super-scales is tried as well, since feedback makes values spread wider; each row keeps what
+    costs least.
     """
     n, k = targets.shape
     size = kind.scale.size
-    blocks = Blocks(
-        np.zeros((n, k // SUPER), np.float32), np.zeros((n, k // size), np.uint8),
-        np.zeros((n, k // OCTET), np.uint8), np.zeros((n, k), np.uint8),
-    )  # fmt: skip
     roots = np.sqrt(goal.d.astype(np.float64))
-    factors = _diagonal_blocks(goal.b, size) * _of_blocks(roots, size)[:, None, :]
+    factors = _diagonal_blocks(goal.b, size) * roots.reshape(-1, size)[:, None, :]
     factors = np.ascontiguousarray(factors.transpose(0, 2, 1))
     importance = goal.hessian.diagonal()[goal.order]
     errors, wanted = np.zeros((n, k), np.float32), np.empty((n, SUPER), np.float32)
+    found = []
     for first in range(0, k, SUPER):
+        columns = slice(first, first + SUPER)
         pulls = np.zeros((n, SUPER), np.float32)
         carry(errors, goal.b, first, first + SUPER, pulls, threads)
         run_rows(made_up_for, n, first, goal.b, pulls, targets, wanted, threads=threads)
-        columns = slice(first, first + SUPER)
         encoded = unpack(kind, quantize_finite(wanted, kind.format, importance[columns], "search", threads, "").rows)
-        blocks.d[:, first // SUPER] = encoded.d[:, 0]
-        blocks.k[:, first // size : (first + SUPER) // size] = encoded.k
-        run_rows(
-            feed_super_block, n, first, kind.tree, kind.scale, FEED_REACH, goal.b, roots, factors, pulls, targets,
-            blocks, errors, threads=threads,
-        )  # fmt: skip
-    return blocks
+        best, least = _widened(encoded, 1.0), np.full(n, np.inf)
+        for wider in SUPER_SCALES:
+            trial, made, costs = _widened(encoded, wider), np.empty((n, SUPER), np.float32), np.empty(n)
+            run_rows(
+                feed_super_block, n, first, kind.tree, kind.scale, FEED_REACH, goal.b, roots, factors, pulls.copy(),
+                targets, trial, made, costs, threads=threads,
+            )  # fmt: skip
+            less = costs < least
+            least[less] = costs[less]
+            errors[less, columns] = made[less]
+            best.d[less], best.k[less], best.deltas[less], best.codes[less] = (numbers[less] for numbers in trial)
+        found.append(best)
+    return Blocks(*(np.concatenate(parts, axis=1) for parts in zip(*found, strict=True)))
+
+
+def _widened(blocks: Blocks, factor: float) -> Blocks:
+    """A copy of blocks with larger super-scales, and integer scales that make up for it."""
+    d = np.minimum(blocks.d * np.float32(factor), np.float32(F16_MAX)).astype(np.float16).astype(np.float32)
+    k = np.rint(((2 * blocks.k + 1) / factor - 1) / 2).astype(np.uint8)
+    return Blocks(d, k, blocks.deltas.copy(), blocks.codes.copy())
 
 
 def refit(kind: Storage, hessian: Floats, blocks: Blocks, gradients: Floats, threads: int | None) -> None:
@@ -172,11 +186,6 @@ def _finished(kind: Storage, blocks: Blocks, goal: Objective, threads: int | Non
     """Bytes and values of blocks whose columns stand in the order of ``goal``."""
     blocks = reordered(blocks, goal.order)
     return pack(kind, blocks), values_of(kind, blocks, threads)
-
-
-def _of_blocks(numbers: Doubles, size: int) -> Doubles:
-    """Numbers of columns, by blocks of ``size``."""
-    return numbers.reshape(-1, size)
 
 
 def _diagonal_blocks(matrix: Floats, size: int) -> Doubles:

@@ -196,38 +196,45 @@ def made_up_for(start: int, stop: int, first: int, b: Floats, pulls: Floats, wei
 @jit
 def feed_super_block(
     start: int, stop: int, first: int, tree: Tree, scale: Scale, reach: int, b: Floats, roots: Doubles,
-    factors: Doubles, pulls: Floats, weights: Floats, blocks: Blocks, errors: Floats,
+    factors: Doubles, pulls: Floats, weights: Floats, blocks: Blocks, errors: Floats, costs: Doubles,
 ) -> None:  # fmt: skip
     """Round columns ``first .. first + 255``, each sub-block to what is best when later columns make up for it.
 
     H = B D B^T with ``b`` float32 (k, k), ``roots`` float64 (k,) of D; ``factors`` float64 (sub-blocks, size, size):
-    the diagonal blocks of (B sqrt(D))^T. ``pulls`` as in ``made_up_for``, used up. ``blocks`` has the super-block's
-    grid, d and k, which moves by up to ``reach``. ``errors`` float32 (n, k) receives weights - values.
+    the diagonal blocks of (B sqrt(D))^T. ``pulls`` as in ``made_up_for``, used up. ``blocks`` are those of the
+    super-block alone and have its grid, d and k, which moves by up to ``reach``. ``errors`` float32 (n, 256) receives
+    weights - values, ``costs`` float64 (n,) what these columns add to the cost of each row.
     """
     at = _make_scratch()
     size = scale.size
     target = np.empty(size)
-    super_block = first // SUPER
-    for begin in range(first, first + SUPER, size):
-        sub_block = begin // size
-        factor = factors[sub_block]
+    costs[start:stop] = 0
+    for begin in range(0, SUPER, size):
+        here = first + begin
+        factor = factors[here // size]
         for row in range(start, stop):
-            d, k = np.float64(blocks.d[row, super_block]), np.int64(blocks.k[row, sub_block])
+            d, k = np.float64(blocks.d[row, 0]), np.int64(blocks.k[row, begin // size])
             best = -1
             if d > 0:
                 for i in range(size):
-                    target[i] = roots[begin + i] * pulls[row, begin - first + i]
+                    target[i] = roots[here + i] * pulls[row, begin + i]
                     for j in range(i + 1):
-                        target[i] += factor[i, j] * weights[row, begin + j]
+                        target[i] += factor[i, j] * weights[row, here + j]
                 best = _choose(tree, scale, size, factor, target, d, k, reach, 0.0, -1, np.inf, at)
             for i in range(size):
-                column = begin + i
-                error = weights[row, column]
+                error = weights[row, here + i]
                 if best >= 0:
-                    error -= np.float32(_take(tree, scale, blocks, at, row, column, i, d, best))
-                errors[row, column] = error
-                for j in range(begin - first + size, SUPER):
-                    pulls[row, j] += error * b[column, first + j]
+                    error -= np.float32(_take(tree, scale, blocks, at, row, begin + i, i, d, best))
+                errors[row, begin + i] = error
+            for i in range(size):
+                part = roots[here + i] * pulls[row, begin + i]
+                for j in range(i + 1):
+                    part += factor[i, j] * errors[row, begin + j]
+                costs[row] += part * part
+            for i in range(size):
+                error = errors[row, begin + i]
+                for j in range(begin + size, SUPER):
+                    pulls[row, j] += error * b[here + i, first + j]
 
 
 @lean(forceinline=True)
