@@ -111,9 +111,13 @@ def test_a_target_that_makes_up_for_earlier_errors() -> None:
     weights, statistics = samples()
     gram = statistics.gram
     cross = (gram / 0.9).astype(np.float32)
-    corrected = decoded(round_matrix(weights, FORMATS["Q8_0"], Statistics(gram, cross, 9)), "Q8_0")
+    whole = Rounding(correction=1)
+    corrected = decoded(round_matrix(weights, FORMATS["Q8_0"], Statistics(gram, cross, 9), whole), "Q8_0")
     wanted = weights / 0.9
     assert cost(corrected - wanted, gram).sum() < 0.01 * cost(weights - wanted, gram).sum()
+    half = Rounding(correction=0.5)
+    halfway = decoded(round_matrix(weights, FORMATS["Q8_0"], Statistics(gram, cross, 9), half), "Q8_0")
+    assert cost(halfway - (weights + wanted) / 2, gram).sum() < 0.01 * cost(weights - wanted, gram).sum()
     uncorrected = round_matrix(weights, FORMATS["Q8_0"], Statistics(gram, cross, 9), Rounding(correction=0))
     assert np.array_equal(uncorrected, round_matrix(weights, FORMATS["Q8_0"], Statistics(gram, None, 9)))
     capped = round_matrix(weights, FORMATS["Q8_0"], Statistics(gram, cross, 9), Rounding(cap=0.05))

@@ -34,7 +34,7 @@ class Rounding:
 
     damping: float = 0.01
     ordered: bool = True
-    correction: float = 1.0
+    correction: float = 0.7
     cap: float = 0.3
     rounds: int = 2
     passes: int = 4
@@ -83,7 +83,7 @@ def round_matrix(
         blocks, values = rounder.round_rows(targets, goal, options.passes, threads)
         cost = costs(targets - values, gram, threads)
         before = costs(targets - encoded.dequantize(threads), gram, threads)
-        rounded.append(np.where((cost <= before)[:, None], blocks, encoded.rows))
+        rounded.append(np.where((cost < before)[:, None], blocks, encoded.rows))
         if output is not None:
             plain.append(encoded.rows)
             wanted.append(targets)
