@@ -79,10 +79,11 @@ def test_same_bytes_for_any_number_of_threads(name: str) -> None:
     assert np.array_equal(one, three)
 
 
-def test_a_row_is_rounded_alone() -> None:
-    weights, statistics = samples(n=9)
-    together = round_matrix(weights, FORMATS["Q4_K"], statistics)
-    alone = [round_matrix(row[None], FORMATS["Q4_K"], statistics)[0] for row in weights]
+@pytest.mark.parametrize("name", ["Q4_K", "IQ4_XS"])
+def test_a_row_is_rounded_alone(name: str) -> None:
+    weights, statistics = samples(n=19)
+    together = round_matrix(weights, FORMATS[name], statistics)
+    alone = [round_matrix(row[None], FORMATS[name], statistics)[0] for row in weights]
     assert np.array_equal(together, np.stack(alone))
 
 

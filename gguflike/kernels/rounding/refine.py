@@ -37,7 +37,6 @@ from gguflike.kernels.vector.sizes import LANES
 
 BETTER = np.float32(1 - 1e-5)  # of its cost a block must save this much, or float32 might be mistaken
 F16_MAX = np.float32(65504)
-FEW = 1000  # descent ends with a pass that changes less than one code in so many
 
 
 @inner
@@ -198,7 +197,7 @@ def _refine(
                         rows.moved[:, s * t.size : (s + 1) * t.size] = 0
         begin_rows(rows, numbers, t, first, count, weights, hessian)
         for _ in range(passes):
-            if FEW * sweep(rows, numbers, t, first, count, hessian) < count * k:
+            if not sweep(rows, numbers, t, first, count, hessian):
                 break
 
 

@@ -17,6 +17,8 @@ from gguflike.kernels.rounding.feedback import nearest
 from gguflike.kernels.rounding.products import TILE, accumulate
 
 Bytes = npt.NDArray[np.uint8]
+Indices = npt.NDArray[np.int64]
+FEW = 1000  # a row's descent ends with a pass that changes less than one code in so many
 
 
 class Tables(NamedTuple):
@@ -51,6 +53,7 @@ class Rows(NamedTuple):
 
     ``factor``, ``shift`` (TILE, sub-blocks): a value is ``factor * level - shift``. ``g`` (TILE, k): G, and ``low``,
     ``high`` the bounds beyond which a code changes. ``moved`` (TILE, k): errors that G is to follow yet.
+    ``changed`` (TILE,): codes that the last pass changed.
     """
 
     factor: Floats
@@ -59,6 +62,7 @@ class Rows(NamedTuple):
     low: Floats
     high: Floats
     moved: Floats
+    changed: Indices
 
 
 @inner
@@ -67,7 +71,7 @@ def make_rows(k: int, size: int) -> Rows:
     return Rows(
         np.empty((TILE, k // size), np.float32), np.empty((TILE, k // size), np.float32),
         np.empty((TILE, k), np.float32), np.empty((TILE, k), np.float32), np.empty((TILE, k), np.float32),
-        np.empty((TILE, k), np.float32),
+        np.empty((TILE, k), np.float32), np.empty(TILE, np.int64),
     )  # fmt: skip
 
 
@@ -124,6 +128,7 @@ def begin_rows(
         read(rows, numbers, tables, first, r, 0, k, hessian)
         for j in range(k):
             rows.moved[r, j] = weights[first + r, j] - value(rows, numbers, tables, first, r, j)
+    rows.changed[:] = k  # no pass yet
     rows.g[:] = 0
     follow(rows, count, 0, k, hessian)
 
@@ -135,17 +140,19 @@ def follow(rows: Rows, count: int, begin: int, end: int, hessian: Floats) -> Non
 
 
 @inner
-def sweep(rows: Rows, numbers: Numbers, tables: Tables, first: int, count: int, hessian: Floats) -> int:
-    """Coordinate descent: one pass over the columns of ``count`` rows. Returns how many codes changed.
+def sweep(rows: Rows, numbers: Numbers, tables: Tables, first: int, count: int, hessian: Floats) -> bool:
+    """Coordinate descent: one pass over the columns of ``count`` rows. Returns whether another is worth while.
 
-    The best value of a weight is v + G_j / H_jj, given all the others; its code is the nearest to that.
+    The best value of a weight is v + G_j / H_jj, given all the others; its code is the nearest to that. A row of which
+    the last pass changed hardly a code is left alone, whatever the others do: ``rows.changed`` counts.
     """
     k = hessian.shape[0]
-    changed = 0
+    before = rows.changed.copy()
+    rows.changed[:] = 0
     for j in range(k):
         column, sub = hessian[j], j // tables.size
         for r in range(count):
-            if rows.low[r, j] <= rows.g[r, j] <= rows.high[r, j]:
+            if rows.low[r, j] <= rows.g[r, j] <= rows.high[r, j] or FEW * before[r] < k:
                 continue
             factor, shift = rows.factor[r, sub], rows.shift[r, sub]
             old = value(rows, numbers, tables, first, r, j)
@@ -157,5 +164,5 @@ def sweep(rows: Rows, numbers: Numbers, tables: Tables, first: int, count: int, 
             change, g = value(rows, numbers, tables, first, r, j) - old, rows.g[r]
             for i in range(k):
                 g[i] -= change * column[i]
-            changed += 1
-    return changed
+            rows.changed[r] += 1
+    return bool(FEW * rows.changed.max() >= k)
