@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from gguflike.cli.arguments import positive
+from gguflike.cli.arguments import positive, seed
 from gguflike.cli.output import clean, print_json, progress_bar, show
 from gguflike.cli.paths import default_out, near_type, take_rest
 
@@ -33,8 +33,8 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, types: str) -> None:
         "--effort",
         type=int,
         default=0,
-        metavar="0|1",
-        help="0: each tensor by itself, in seconds; 1: run the model on text, in minutes to hours (default: 0)",
+        metavar="0|1|2",
+        help="0: each tensor by itself; 1: run the model on text, in minutes to hours; 2: and back (default: 0)",
     )
     add(
         "--calibration",
@@ -60,6 +60,9 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, types: str) -> None:
         help="first move scales between tensors so that activations are even (SmoothQuant)",
     )
     add("--calibration-tokens", type=positive, metavar="N", help="tokens of the text that are used (default: 131072)")
+    add("--size", metavar="N", help="with effort 2, instead of a type: the best file of at most N, such as 4.5GiB")
+    add("--bpw", type=float, metavar="N", help="the same for so many bits per weight")
+    add("--seed", type=seed, default=0, metavar="N", help="of what effort 2 draws by chance (default: 0)")
     tensors = parser.add_argument_group("types of single tensors, as of llama-quantize")
     add = tensors.add_argument
     add(
@@ -102,7 +105,11 @@ def take(args: argparse.Namespace, default_type: str | None) -> dict[str, Any]:
     from gguflike.convert.selection import SelectionOptions, select
 
     take_rest(args, typed=True)
+    if args.type is not None and (args.size is not None or args.bpw is not None):
+        raise UsageError("-t TYPE says what --size and --bpw leave open: give one of them")
     args.type = args.type or default_type
+    if args.type is None and (args.size is not None or args.bpw is not None):
+        args.type = "Q4_K_S"  # of what is not measured
     if args.type is None:
         raise UsageError(f"the type is required, such as -t Q4_K_M{near_type(args.out or '')}")
     default_out(args)
@@ -116,19 +123,23 @@ def take(args: argparse.Namespace, default_type: str | None) -> dict[str, Any]:
 def plan_and_run(args: argparse.Namespace, plan: Callable[..., ConversionPlan], **options: Any) -> int:
     """Show what ``plan(source, out, type, ...)`` gives, carry it out unless it is a dry run, and report."""
     from gguflike.container.splitting import split_of
+    from gguflike.convert.budget import limit_of
     from gguflike.convert.effort import effort_of
     from gguflike.convert.execute import check_targets, execute
     from gguflike.convert.proof import proven
     from gguflike.convert.resume import with_notice
 
     resume = not args.no_resume
-    effort = effort_of(args.effort, args.calibration, args.calibration_tokens, fold=args.fold)
+    effort = effort_of(args.effort, args.calibration, args.calibration_tokens, args.seed, fold=args.fold)
+    limit = limit_of(args.size, args.bpw)
     if effort.is_calibrated or effort.fold is not None:
         from gguflike.calibration import render
 
         effort = replace(effort, chat=render)
     split = split_of(args.split_max_size, args.split_max_tensors, args.no_tensor_first_split)
-    planned = plan(args.source, args.out, args.type, imatrix=args.imatrix, split=split, effort=effort, **options)
+    planned = plan(
+        args.source, args.out, args.type, imatrix=args.imatrix, split=split, effort=effort, limit=limit, **options
+    )
     planned = _with_card(args, planned)
     if not args.dry_run:
         check_targets(planned, args.overwrite)

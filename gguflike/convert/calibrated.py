@@ -8,10 +8,13 @@ calibration. Memory holds one layer and its statistics; hidden states are in a f
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +27,7 @@ from gguflike.convert import pipeline
 from gguflike.convert.encode import Job
 from gguflike.convert.plan import ConversionPlan, PlannedTensor
 from gguflike.convert.resume import made_of
+from gguflike.convert.sensitivities import Sensitivities, measured, with_output
 from gguflike.convert.sources import Floats, Slab, check
 from gguflike.errors import counted
 from gguflike.progress import CALIBRATING, Progress
@@ -49,20 +53,37 @@ def run(
     calibrated = {tensor.name for tensor in plan.calibrated}
     _encode([tensor for tensor in plan.tensors if tensor.name not in calibrated], writer, threads, advance)
     rounder = Rounder(plan, writer, threads)
-    skips = rounder.resumed and writer.workspace.exists()
+    states = writer.workspace / "states"
+    skips = rounder.resumed and states.exists()
     if not rounder.resumed:
-        shutil.rmtree(writer.workspace, ignore_errors=True)
+        shutil.rmtree(states, ignore_errors=True)
+    if rounder.left and plan.calibration is not None and plan.calibration.effort.is_loss_aware:
+        folder = Path(plan.outputs) if plan.outputs else writer.workspace / "outputs"
+        rounder.sensitivities = measured(plan.calibration, rounder.read, folder, threads, progress)
     if rounder.left:
-        _walk(plan, rounder, writer.workspace, threads, progress)
+        _walk(plan, rounder, states, threads, progress)
     if rounder.left and skips:  # what was lost since its layer was done: all is walked through again
-        shutil.rmtree(writer.workspace)
-        _walk(plan, rounder, writer.workspace, threads, progress)
+        shutil.rmtree(states)
+        _walk(plan, rounder, states, threads, progress)
     missed = [tensor for tensor in plan.tensors if tensor.name in rounder.left]
     _encode(missed, writer, threads, advance)
     if not missed:
         return plan
     said = f"not calibrated, as no token reached them: {counted(len(missed), 'tensor')}, {missed[0].name} first"
     return replace(plan, notices=(*plan.notices, said))
+
+
+@contextmanager
+def settling(plan: ConversionPlan, threads: int | None, progress: Progress | None) -> Iterator[ConversionPlan]:
+    """The plan with types that were chosen by measuring, whose factors serve the rounding while the block runs."""
+    from gguflike.convert.budget import settled
+
+    assert plan.target is not None
+    with TemporaryDirectory(prefix=".gguflike-", dir=plan.target.parent) as folder:
+        chosen, candidates = settled(plan, Path(folder), threads, progress)
+        cost = sum(each.cost for each in candidates)
+        said = f"types chosen for an estimated divergence of {cost:.5f} nats per token, before errors are made up for"
+        yield replace(chosen, notices=(*chosen.notices, said), outputs=os.fspath(Path(folder) / "outputs"))
 
 
 def _encode(
@@ -103,9 +124,11 @@ def _walk(
 class Rounder:
     """Rounds the tensors of a plan as a walk through its model comes by them, and writes them.
 
-    ``left`` are the names of those that are not written yet; ``resumed``: whether some are, by a
-    run that was cut off.
+    ``left`` are the names of those that are not written yet; ``resumed``: whether some are, by a run that was cut off.
+    ``sensitivities``: how much their outputs matter, where that is known.
     """
+
+    sensitivities: Sensitivities | None = None
 
     def __init__(self, plan: ConversionPlan, writer: Writer, threads: int | None) -> None:
         assert plan.calibration is not None
@@ -142,8 +165,14 @@ class Rounder:
         matrices = weights.reshape(-1, *weights.shape[-2:])
         each: Sequence[Statistics] = statistics if weights.ndim > 2 else [statistics]
         rounded = [
-            round_matrix(matrix, tensor.format, of_it, self._options, self._threads)
-            for matrix, of_it in zip(matrices, each, strict=True)
+            round_matrix(
+                matrix,
+                tensor.format,
+                with_output(of_it, self.sensitivities, tensor.name, member),
+                self._options,
+                self._threads,
+            )
+            for member, (matrix, of_it) in enumerate(zip(matrices, each, strict=True))
         ]
         return np.concatenate(rounded)
 

@@ -81,6 +81,7 @@ class Calibration:
             f"{prefix}.sha256": [_digest(text) for text in self.texts],
             f"{prefix}.tokens": Typed(self.tokens, ValueType.UINT64),
             f"{prefix}.sequence": Typed(self.sequence, ValueType.UINT32),
+            **({f"{prefix}.seed": Typed(self.effort.seed, ValueType.UINT64)} if self.effort.is_loss_aware else {}),
             f"{prefix}.options": [f"{name}={value}" for name, value in vars(self.rounding).items()],
         }
 

@@ -14,7 +14,7 @@ from typing import Any
 from gguflike.convert.floats import Chat
 from gguflike.errors import ArgumentError, ArgumentTypeError, check_choice, check_integer
 
-HIGHEST = 1
+HIGHEST = 2
 FOLDS = ("awq", "smooth")
 TOKENS = 131_072  # of calibration where nothing else is asked for
 
@@ -22,7 +22,8 @@ TOKENS = 131_072  # of calibration where nothing else is asked for
 @dataclass(frozen=True)
 class Effort:
     """What is asked for, checked. ``level``: 0 rounds every tensor by itself, 1 runs the model on text and rounds each
-    matrix so that its layer gives what it should, for the inputs that it gets when all before it is rounded.
+    matrix so that its layer gives what it should, for the inputs that it gets when all before it is rounded. 2 also
+    measures, by a backward pass, how much each output matters to what the model says; ``seed`` draws for that.
 
     ``texts`` are paths of files of text, none for those of the package, of which ``tokens`` are used at most; ``chat``
     renders conversations among them. ``fold``: which scales are moved between tensors before they are quantized, on
@@ -32,8 +33,14 @@ class Effort:
     level: int = 0
     texts: tuple[str, ...] = ()
     tokens: int = TOKENS
+    seed: int = 0
     chat: Chat | None = None
     fold: str | None = None
+
+    @property
+    def is_loss_aware(self) -> bool:
+        """Whether it is measured how much each output matters to what the model says."""
+        return self.level > 1
 
     @property
     def is_calibrated(self) -> bool:
@@ -48,6 +55,7 @@ def effort_of(
     effort: int,
     calibration: Sequence[str | os.PathLike[str]] = (),
     calibration_tokens: int | None = None,
+    seed: int = 0,
     chat: Chat | None = None,
     fold: str | None = None,
 ) -> Effort:
@@ -62,10 +70,13 @@ def effort_of(
     for name, value in (("calibration", calibration), ("calibration_tokens", calibration_tokens)):
         if level == 0 and fold is None and value:
             raise ArgumentError("nothing is calibrated", field=name, got=repr(value), remedy="add `effort=1`")
+    if level < 2 and check_integer("seed", seed, 0, (1 << 64) - 1):
+        raise ArgumentError("nothing is drawn by chance", field="seed", got=seed, remedy="add `effort=2`")
     return Effort(
         level,
         tuple(os.fspath(each) for each in calibration),
         TOKENS if calibration_tokens is None else check_integer("calibration_tokens", calibration_tokens, 2),
+        seed,
         chat,
         fold,
     )

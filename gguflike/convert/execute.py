@@ -103,6 +103,11 @@ def execute(
     if plan.target is None:
         raise OutputError("the plan names no target")
     check_targets(plan, overwrite)
+    if plan.budget is not None:
+        from gguflike.convert import calibrated
+
+        with closing_sources(), made_folder(plan.target.parent), calibrated.settling(plan, threads, progress) as chosen:
+            return execute(chosen, progress=progress, threads=threads, overwrite=overwrite, resume=resume)
     done = 0
 
     def advance(count: int, what: str) -> None:

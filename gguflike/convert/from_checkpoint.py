@@ -25,6 +25,7 @@ from gguflike.convert import lora as loras
 from gguflike.convert import metadata as general
 from gguflike.convert import plan as plans
 from gguflike.convert import recipe as recipes
+from gguflike.convert.budget import Limit, limit_of, sized
 from gguflike.convert.calibration import calibration_of
 from gguflike.convert.carded import Card, with_card
 from gguflike.convert.effort import NONE, Effort, check_together, effort_of
@@ -79,6 +80,9 @@ def convert(
     effort: int = 0,
     calibration: Sequence[str | os.PathLike[str]] = (),
     calibration_tokens: int | None = None,
+    size: int | str | None = None,
+    bpw: float | None = None,
+    seed: int = 0,
     chat: Chat | None = None,
     fold: str | None = None,
     card: Card | None = None,
@@ -100,10 +104,14 @@ def convert(
 
     ``effort`` 0 encodes each tensor by itself, in the time that reading and encoding take. With 1 the model runs on
     text (``calibration_tokens`` of the files ``calibration``, or of those that the package has; ``chat`` renders
-    conversations) and each matrix is rounded for the inputs that it gets there: see spec/calibration.md. ``fold`` moves
-    scales between tensors first, without changing what the model computes: "awq", which makes finer what multiplies
-    large inputs, or "smooth" (SmoothQuant), which makes activations even. Such a run does not go on where it was cut
-    off.
+    conversations) and each matrix is rounded for the inputs that it gets there; with 2 a backward pass (whose chances
+    are drawn by ``seed``) says before how much each output matters. Then ``size`` (bytes, or text such as "4.5GiB") or
+    ``bpw`` (bits per weight) may stand for ``type``: each matrix gets the type that costs least, in a file that is not
+    larger. See spec/calibration.md.
+
+    ``fold`` moves scales between tensors first, without changing what the model computes: "awq", which makes finer what
+    multiplies large inputs, or "smooth" (SmoothQuant), which makes activations even. Such a run does not go on where it
+    was cut off.
 
     The weights of a Hub id (``org/name``, ``org/name@revision``) are read from there as they are needed; files that are
     read whole and in order by this process are compared with the Hub's SHA-256. With ``cache`` they are downloaded into
@@ -125,7 +133,7 @@ def convert(
     ``tokenizer_proof="warn"`` that is a notice.
     """
     check_options(method, threads)
-    asked = effort_of(effort, calibration, calibration_tokens, chat, fold)
+    asked = effort_of(effort, calibration, calibration_tokens, seed, chat, fold)
     check_together(asked, executor=executor, method=method if method != "search" else None)
     split = split_of(split_max_size, split_max_tensors, no_tensor_first_split)
     planned = plan_conversion(
@@ -145,6 +153,7 @@ def convert(
         generic=generic,
         arch=arch,
         effort=asked,
+        limit=limit_of(size, bpw),
         **options,
     )
     return carry_out(
@@ -177,6 +186,7 @@ def plan_conversion(
     generic: bool = False,
     arch: str | None = None,
     effort: Effort = NONE,
+    limit: Limit | None = None,
     **options: Unpack[SelectionOptions],
 ) -> ConversionPlan:
     """The plan of `convert`, from the configuration and the headers of the checkpoint."""
@@ -186,7 +196,8 @@ def plan_conversion(
     if isinstance(ignore_config, str | bytes):
         raise ArgumentTypeError("not a list", field="ignore_config", expected="a list of keys", got=repr(ignore_config))
     by_source = isinstance(type, str) and type.lower() == AUTO
-    recipe = recipes.by_name("F16" if by_source or generic else type)
+    check_together(effort, generic=generic)
+    recipe = limit.recipe if limit else recipes.by_name("F16" if by_source or generic else type)
     src, revision = fetched(src, revision, cache, progress)
     if generic:
         from gguflike.convert.generic import plan_generic
@@ -264,7 +275,8 @@ def plan_conversion(
     is_weighed = bool(importance) or effort.is_calibrated
     known = facts(metadata, {source.name: source.shape for source in sources}, is_weighed)
     metadata, counted = selection.without_layers(metadata)
-    return plans.make(
+    make = partial(
+        plans.make,
         source=label,
         target=out,
         recipe=recipe,
@@ -285,6 +297,7 @@ def plan_conversion(
         calibration=calibration_of(effort, metadata, sources, label),
         folding=folding_of(effort, metadata, sources, label),
     )
+    return sized(lambda formats: make(formats=formats), limit, selection)
 
 
 def _reranker(opened: Checkpoint) -> dict[str, Any]:

@@ -18,13 +18,14 @@ from gguflike.container.layout import MAX_NAME_BYTES
 from gguflike.container.splitting import Split, paths_of, plan_split
 from gguflike.convert.facts import Facts
 from gguflike.convert.mixes import Recipe
-from gguflike.convert.recipe import Overrides
+from gguflike.convert.recipe import RECIPES, Overrides
 from gguflike.convert.selection import Selection
 from gguflike.convert.sources import Floats, Source, stored_as
 from gguflike.convert.target import place
 from gguflike.errors import UnsupportedError, counted
 
 if TYPE_CHECKING:
+    from gguflike.convert.budget import Budget
     from gguflike.convert.calibration import Calibration
     from gguflike.convert.carded import Card
     from gguflike.convert.folding import Folding
@@ -87,6 +88,8 @@ class ConversionPlan:
     digests: Mapping[str, str] = field(default_factory=dict, repr=False)  # SHA-256 that tensors must have
     calibration: Calibration | None = field(default=None, repr=False)
     folding: Folding | None = field(default=None, repr=False)  # scales that move before tensors are quantized
+    budget: Budget | None = field(default=None, repr=False)  # where types are still to be chosen
+    outputs: str = field(default="", repr=False, compare=False)  # the folder with the factors that they were chosen by
     card: Card | None = field(default=None, repr=False, compare=False)  # what measures the file for its header
 
     @property
@@ -157,6 +160,8 @@ class ConversionPlan:
             lines += self.folding.lines()
         if self.calibration is not None:
             lines += self.calibration.lines(len(self.calibrated))
+        if self.budget is not None:
+            lines.append(f"types are chosen by what they cost on this text, for at most {self.budget.limit.label}")
         if self.card is not None:
             lines.append("measured on held-out text, beside the model in floats, of which a temporary file is made")
         lines += [f"notice: {notice}" for notice in self.notices]
@@ -193,8 +198,10 @@ def make(
     tokenizer: Reading | None = None,
     calibration: Calibration | None = None,
     folding: Folding | None = None,
+    formats: Mapping[str, BlockFormat] | None = None,
 ) -> ConversionPlan:
-    """Choose types and lay out the file. ``kept`` gives the type of tensors that recipes do not touch, else None.
+    """Choose types and lay out the file. ``kept`` gives the type of tensors that recipes do not touch, else None, and
+    ``formats`` those of tensors by name whose types are chosen already.
 
     OutputError where the target is one of ``inputs``: the files that the command reads. UnsupportedError
     where the selection is strict and there is something to know, and where a calibration has nothing to round.
@@ -211,6 +218,9 @@ def make(
     if file is not None:
         container.check_target(file, paths)
     tensors = [_planned(each, recipe, facts, kept, selection, importance or {}) for each in sources]
+    if formats:
+        tensors = [replace(t, format=f, wanted=f) if (f := formats.get(t.name)) else t for t in tensors]
+        metadata = {**metadata, "general.file_type": most_of(tensors).file_type}
     tensors += [each for tensor in tensors for each in _beside(tensor)]
     _check_overrides(selection.tensor_types, [each.name for each in sources if kept(each) is None])
     again = [] if selection.allow_requantize else _requantized(tensors)
@@ -249,6 +259,15 @@ def make(
     if selection.strict:
         _refuse_notices(planned)
     return planned
+
+
+def most_of(tensors: Sequence[PlannedTensor]) -> Recipe:
+    """The recipe of the type that most bytes of a model are of."""
+    bytes_of: Counter[str] = Counter()
+    for tensor in tensors:
+        bytes_of[tensor.format.name] += tensor.nbytes
+    known = [each for each in RECIPES.values() if bytes_of[each.type]]
+    return max(known, key=lambda recipe: bytes_of[recipe.type])
 
 
 def _calibration_notices(plan: ConversionPlan) -> list[str]:

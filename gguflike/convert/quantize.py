@@ -22,6 +22,7 @@ from gguflike.convert import imatrix as imatrices
 from gguflike.convert import metadata as general
 from gguflike.convert import plan as plans
 from gguflike.convert import recipe as recipes
+from gguflike.convert.budget import Limit, limit_of, sized
 from gguflike.convert.calibration import calibration_of
 from gguflike.convert.carded import Card, with_card
 from gguflike.convert.effort import NONE, Effort, check_together, effort_of
@@ -64,6 +65,9 @@ def quantize_file(
     effort: int = 0,
     calibration: Sequence[str | os.PathLike[str]] = (),
     calibration_tokens: int | None = None,
+    size: int | str | None = None,
+    bpw: float | None = None,
+    seed: int = 0,
     chat: Chat | None = None,
     fold: str | None = None,
     card: Card | None = None,
@@ -77,10 +81,10 @@ def quantize_file(
     other arguments are those of `gguflike.convert`; with an ``effort`` the model in ``src`` runs as it is stored there.
     """
     check_options(method, threads)
-    asked = effort_of(effort, calibration, calibration_tokens, chat, fold)
+    asked = effort_of(effort, calibration, calibration_tokens, seed, chat, fold)
     check_together(asked, executor=executor, method=method if method != "search" else None)
     split = split_of(split_max_size, split_max_tensors, no_tensor_first_split)
-    planned = plan_quantization(src, out, type, imatrix, split, keep_split, asked, **options)
+    planned = plan_quantization(src, out, type, imatrix, split, keep_split, asked, limit_of(size, bpw), **options)
     return carry_out(
         planned if card is None else with_card(planned, card),
         dry_run=dry_run,
@@ -101,11 +105,12 @@ def plan_quantization(
     split: Split | None = None,
     keep_split: bool = False,
     effort: Effort = NONE,
+    limit: Limit | None = None,
     **options: Unpack[SelectionOptions],
 ) -> ConversionPlan:
     """The plan of `quantize_file`, from the header of the file: one that is open already may be all there is of it
     here, for a plan that is not carried out."""
-    recipe, selection = by_name(type), select(options)
+    recipe, selection = limit.recipe if limit else by_name(type), select(options)
     check_together(effort, imatrix=imatrix)
     if keep_split and split is not None:
         raise ArgumentError("the files are either those of the source or made by limits", field="keep_split")
@@ -127,7 +132,8 @@ def plan_quantization(
             check_together(effort, generic=True)
             selection = replace(selection, pure=True)
             keep = partial(generic.kept_again, recipe, _network_shapes(file))
-        return plans.make(
+        make = partial(
+            plans.make,
             source=Path(file.path).name,
             target=out,
             recipe=recipe,
@@ -143,6 +149,7 @@ def plan_quantization(
             calibration=calibration_of(effort, metadata, sources, Path(file.path).name),
             folding=folding_of(effort, metadata, sources, Path(file.path).name),
         )
+        return sized(lambda formats: make(formats=formats), limit, selection)
 
 
 def _network_shapes(file: GGUFFile) -> dict[str, tuple[int, ...]]:

@@ -35,7 +35,7 @@ def made_of(plan: ConversionPlan, method: str) -> str:
 
 def with_notice(plan: ConversionPlan, method: str, resume: bool) -> ConversionPlan:
     """The plan, with a notice where a run that was cut off has left something of its target."""
-    if plan.target is None:
+    if plan.target is None or plan.budget is not None:  # nobody knows yet what file that will be
         return plan
     resume = resume and plan.folding is None  # whose scales are chosen anew
     tensors, others = left_behind(plan.target, plan.layout, None)
