@@ -187,3 +187,55 @@ def test_the_command_line(
     said = capsys.readouterr().err
     assert "--calibration-tokens" in said
     assert "add --effort 1" in said
+
+
+def test_outputs_that_matter_more_are_kept_better(folder: Path, asked: dict[str, Any], tmp_path: Path) -> None:
+    """Effort 2 is the same at any number of threads, draws by its seed, and says so."""
+    asked["effort"] = 2
+    convert(folder, tmp_path / "one.gguf", "Q4_0", threads=1, **asked)
+    convert(folder, tmp_path / "three.gguf", "Q4_0", threads=3, **asked)
+    convert(folder, tmp_path / "other.gguf", "Q4_0", seed=5, **asked)
+    assert sha256(tmp_path / "one.gguf") == sha256(tmp_path / "three.gguf")
+    with gguflike.open(tmp_path / "one.gguf") as one, gguflike.open(tmp_path / "other.gguf") as other:
+        assert one.metadata["gguflike.calibration.effort"] == 2
+        assert other.metadata["gguflike.calibration.seed"] == 5
+        assert any((other.tensors[name].data != t.data).any() for name, t in one.tensors.items())
+    with pytest.raises(ArgumentError, match="nothing is drawn by chance"):
+        convert(folder, None, "Q4_0", dry_run=True, **{**asked, "effort": 1, "seed": 5})
+
+
+@pytest.mark.parametrize("limit", [{"size": 30_000}, {"bpw": 5.25}])
+def test_a_file_is_as_small_as_was_asked(
+    folder: Path, asked: dict[str, Any], tmp_path: Path, limit: dict[str, Any]
+) -> None:
+    """And of more types than one, which are those that cost least: fewer bits for all cost more."""
+    asked["effort"] = 2
+    planned = convert(folder, tmp_path / "m.gguf", dry_run=True, **limit, **asked)
+    made = convert(folder, tmp_path / "m.gguf", **limit, **asked)
+    assert "types are chosen by what they cost" in str(planned)
+    if "size" in limit:
+        assert (tmp_path / "m.gguf").stat().st_size <= limit["size"]
+    else:
+        assert 0.93 * limit["bpw"] < made.bits_per_weight <= limit["bpw"]
+    assert "types are chosen" not in str(made)
+    assert "estimated divergence" in made.notices[-1]
+    assert len({tensor.format.name for tensor in made.calibrated}) > 1
+    assert [path.name for path in tmp_path.glob("*.gguf*")] == ["m.gguf"]
+    assert not list(tmp_path.glob(".gguflike*"))
+    convert(folder, tmp_path / "again.gguf", threads=3, **limit, **asked)
+    assert sha256(tmp_path / "again.gguf") == sha256(tmp_path / "m.gguf")
+
+
+def test_sizes_that_cannot_be_are_refused(folder: Path, asked: dict[str, Any]) -> None:
+    for limit, said in (
+        ({"size": "10kB"}, r"no choice of types makes the file so small; expected at least \d+,\d+ bytes; got 10kB"),
+        ({"bpw": 1.5}, r"expected at least \d\.\d\d bits per weight; got 1.5bpw"),
+        ({"size": "much"}, "not a size; expected bytes, or such as 4.5GiB"),
+        ({"bpw": 99}, "out of range"),
+        ({"size": 1 << 20, "bpw": 5}, "cannot be given with `size`"),
+    ):
+        with pytest.raises(ArgumentError, match=said):
+            convert(folder, None, dry_run=True, **limit, **{**asked, "effort": 2})
+    with pytest.raises(ArgumentError, match="which is not measured") as caught:
+        convert(folder, None, dry_run=True, bpw=5, **asked)
+    assert caught.value.remedy == "add `effort=2`"

@@ -26,7 +26,7 @@ from gguflike.convert.plan import ConversionPlan, PlannedTensor
 from gguflike.convert.recipe import RECIPES
 from gguflike.convert.selection import Selection
 from gguflike.convert.sensitivities import Sensitivities, measured, with_output
-from gguflike.errors import ArgumentError, check_number, check_text
+from gguflike.errors import ArgumentError, as_integer, check_number, check_text
 from gguflike.kernels.table import KERNELS
 from gguflike.progress import CALIBRATING, Progress
 from gguflike.tensor import QuantizedTensor

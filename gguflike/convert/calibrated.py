@@ -77,10 +77,13 @@ def run(
 def settling(plan: ConversionPlan, threads: int | None, progress: Progress | None) -> Iterator[ConversionPlan]:
     """The plan with types that were chosen by measuring, whose factors serve the rounding while the block runs."""
     from gguflike.convert.budget import settled
+    from gguflike.convert.carded import with_card
 
     assert plan.target is not None
     with TemporaryDirectory(prefix=".gguflike-", dir=plan.target.parent) as folder:
         chosen, candidates = settled(plan, Path(folder), threads, progress)
+        if plan.card is not None:
+            chosen = with_card(chosen, plan.card)
         cost = sum(each.cost for each in candidates)
         said = f"types chosen for an estimated divergence of {cost:.5f} nats per token, before errors are made up for"
         yield replace(chosen, notices=(*chosen.notices, said), outputs=os.fspath(Path(folder) / "outputs"))
