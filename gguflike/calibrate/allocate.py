@@ -9,7 +9,7 @@ search for it; what is left over is then filled greedily, off the hull, too.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from gguflike.errors import ArgumentError
@@ -83,58 +83,3 @@ def _slope(small: Candidate, large: Candidate) -> float:
     """The change of the cost for each byte more: -infinity where there are none."""
     grows = large.nbytes - small.nbytes
     return (large.cost - small.cost) / grows if grows else float("-inf")
-
-
-def polish(
-    candidates: Candidates, chosen: Chosen, budget: int, measure: Callable[[Chosen], float], measurements: int
-) -> tuple[Chosen, list[float]]:
-    """A better choice, found by exchanging: one tensor goes up a level, another goes down one, and it stays so where
-    ``measure``, the divergence itself, falls.
-
-    Exchanges are tried in the order of what the costs say that they gain, at most so many ``measurements`` in all, the
-    first of which is of the choice as given. Also what was measured of each choice that was kept, which never rises.
-    """
-    ladders = {name: sorted(hull(each), key=lambda point: point.nbytes) for name, each in candidates.items()}
-    best = measure(chosen)
-    history = [best]
-    tried: set[tuple[tuple[str, str], ...]] = set()
-    for _ in range(measurements - 1):
-        exchange = _next_exchange(ladders, chosen, budget, tried)
-        if exchange is None:
-            break
-        tried.add(_key(exchange))
-        moved = {**chosen, **exchange}
-        measured = measure(moved)
-        if measured < best:
-            chosen, best = moved, measured
-            history.append(best)
-            tried.clear()
-    return chosen, history
-
-
-def _next_exchange(
-    ladders: Mapping[str, Sequence[Candidate]], chosen: Chosen, budget: int, tried: set[tuple[tuple[str, str], ...]]
-) -> Chosen | None:
-    """The exchange of two tensors that costs least by the estimates, of those that fit and were not tried."""
-    left = budget - sum(each.nbytes for each in chosen.values())
-    ups, downs = [], []
-    for name, points in ladders.items():
-        now = chosen[name]
-        above = next((each for each in points if each.nbytes > now.nbytes), None)
-        below = next((each for each in reversed(points) if each.nbytes < now.nbytes), None)
-        if above is not None:
-            ups.append((above.cost - now.cost, name, above))
-        if below is not None:
-            downs.append((below.cost - now.cost, name, below))
-    found: list[tuple[float, str, str, Chosen]] = []
-    for gain, up, above in ups:
-        for loss, down, below in downs:
-            grows = above.nbytes - chosen[up].nbytes + below.nbytes - chosen[down].nbytes
-            exchange = {up: above, down: below}
-            if up != down and grows <= left and _key(exchange) not in tried:
-                found.append((gain + loss, up, down, exchange))
-    return min(found, key=lambda each: each[:3])[3] if found else None
-
-
-def _key(exchange: Chosen) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted((name, each.type) for name, each in exchange.items()))
