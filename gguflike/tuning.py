@@ -18,7 +18,7 @@ from gguflike.calibrate.grids import GRIDS, Grid, Numbers
 from gguflike.calibrate.trained import MOVES, Moves
 from gguflike.calibrate.tune import Mark, Tuned, Tuning
 from gguflike.calibrate.tune import tune as train
-from gguflike.container import GGUFFile
+from gguflike.container import GGUFFile, Typed, ValueType
 from gguflike.errors import ArgumentError, UnsupportedError, check_choice
 from gguflike.evaluate import models, texts
 from gguflike.families import config as configs
@@ -32,7 +32,7 @@ StrPath = str | os.PathLike[str]
 Floats = npt.NDArray[np.float32]
 CONTEXT = 256
 """Tokens of a sequence."""
-_DROPPED = ("split.", "gguflike.digest.")
+_DROPPED = ("split.", "gguflike.digest.", "gguflike.quality.")
 
 
 class TunedFile(NamedTuple):
@@ -205,7 +205,7 @@ def _write(
     }
     metadata |= {
         "gguflike.tuning.moves": moves,
-        "gguflike.tuning.steps": result.marks[-1].step,
-        "gguflike.tuning.divergence": [result.before, result.after],
+        "gguflike.tuning.steps": Typed(result.marks[-1].step, ValueType.UINT32),
+        "gguflike.tuning.divergence": Typed([result.before, result.after], ValueType.ARRAY, ValueType.FLOAT64),
     }
     container.write(out, metadata, tensors, overwrite=overwrite, sources=sources)
