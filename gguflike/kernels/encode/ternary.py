@@ -324,7 +324,7 @@ def _trits() -> Ints:
     first = np.arange(160).reshape(5, 32).T
     second = 160 + np.arange(80).reshape(5, 16).T
     last = np.pad(240 + np.arange(16).reshape(4, 4).T, ((0, 0), (0, 1)), constant_values=-1)
-    return np.concatenate([first, second, last]).reshape(13, 4, 5).astype(np.int32)
+    return np.ascontiguousarray(np.concatenate([first, second, last]).reshape(13, 4, 5), np.int32)
 
 
 def _bit_pairs() -> Ints:

@@ -97,11 +97,13 @@ def compile_op(name: str) -> bytes:
 
     The object is complete in itself: kernels called with ``@jit`` are linked into it, and only symbols of libc and
     libm stay open. The op must not allocate arrays or raise (there is no Python to raise into). One function may be
-    several ops: it is compiled once.
+    several ops: it is compiled once. RuntimeError for code that would not be right in another process.
     """
     function = OPS[name]
     if function not in _compiled:
         options: dict[str, Any] = {"nopython": True, "error_model": "numpy", "boundscheck": False, "_nrt": False}
         compiled: Any = numba.cfunc("void(int64, int64, int64, int64)", **options)(function)
+        if compiled._library.has_dynamic_globals:
+            raise RuntimeError(f"{name} holds an address of this process: of an array that is not contiguous, or large")
         _compiled[function] = compiled.native_name.encode() + b"\0" + bytes(compiled._library._get_compiled_object())
     return _compiled[function]
