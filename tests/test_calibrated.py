@@ -87,7 +87,7 @@ def test_the_file_says_how_it_was_made(folder: Path, asked: dict[str, Any], text
     assert said == {
         "effort": ("UINT32", 1),
         "texts": ("ARRAY of STRING", ["text.txt"]),
-        "sha256": ("ARRAY of STRING", [hashlib.sha256(text.read_bytes()).hexdigest()]),
+        "sha256": ("STRING", hashlib.sha256(text.read_bytes()).hexdigest()),
         "tokens": ("UINT64", 2048),
         "sequence": ("UINT32", 128),
     }

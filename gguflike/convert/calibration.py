@@ -78,7 +78,7 @@ class Calibration:
         return {
             f"{prefix}.effort": Typed(self.effort.level, ValueType.UINT32),
             f"{prefix}.texts": [text.name for text in self.texts],
-            f"{prefix}.sha256": [_digest(text) for text in self.texts],
+            f"{prefix}.sha256": _digest(self.texts),
             f"{prefix}.tokens": Typed(self.tokens, ValueType.UINT64),
             f"{prefix}.sequence": Typed(self.sequence, ValueType.UINT32),
             **({f"{prefix}.seed": Typed(self.effort.seed, ValueType.UINT64)} if self.effort.is_loss_aware else {}),
@@ -86,9 +86,13 @@ class Calibration:
         }
 
 
-def _digest(text: Text) -> str:
-    """SHA-256 of a text, its documents one behind the other."""
-    return hashlib.sha256("".join(text.documents).encode("utf-8", "surrogatepass")).hexdigest()
+def _digest(texts: Sequence[Text]) -> str:
+    """SHA-256 of texts, the documents of all one behind the other. One for all: a file is to be no larger for it."""
+    whole = hashlib.sha256()
+    for text in texts:
+        for document in text.documents:
+            whole.update(document.encode("utf-8", "surrogatepass"))
+    return whole.hexdigest()
 
 
 def calibration_of(
