@@ -407,9 +407,7 @@ def test_ctrl_c_ends_with_one_line(model: Path) -> None:
     command = [*PACKAGE, "run", str(model), "-p", "It is a truth", "-n", "1900"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
-        if hasattr(
-            fcntl, "F_SETPIPE_SZ"
-        ):  # so small that it cannot be done before the signal comes
+        if hasattr(fcntl, "F_SETPIPE_SZ"):  # so small that it cannot be done before the signal comes
             fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
         assert process.stdout.read(1)  # it is writing
         process.send_signal(signal.SIGINT)

@@ -77,9 +77,10 @@ def token_weights(matrices: Iterable[Sensitivity], power: float = 0.5) -> Floats
     It is the mean of their s_t, each divided by its mean, to a ``power``: with few sequences s_t itself is noise. All 1
     where no gradient came.
     """
-    parts = [each.tokens / mean for each in matrices if (mean := float(each.tokens.mean(dtype=np.float64))) > 0]
+    tokens = [each.tokens for each in matrices]
+    parts = [each / mean for each in tokens if (mean := float(each.mean(dtype=np.float64))) > 0]
     if not parts:
-        return np.ones(1, np.float32)
+        return np.ones(len(tokens[0]), np.float32)
     weights = np.mean(parts, axis=0) ** power
     return np.asarray(weights / weights.mean(), np.float32)
 

@@ -26,11 +26,24 @@ class Sensitivities:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._counts: dict[str, int] = json.loads((folder / _DONE).read_text(encoding="utf-8"))["matrices"]
+        self._scales: dict[str, list[float]] = json.loads((folder / _DONE).read_text(encoding="utf-8"))["scales"]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._scales
+
+    @property
+    def mean(self) -> float:
+        """The mean of all scales."""
+        return float(np.mean([each for scales in self._scales.values() for each in scales]))
+
+    def scale(self, name: str, member: int = 0) -> float:
+        """What the mean diagonal of H_O is for a token of the text: the mean square of the loss's gradient by an output
+        of the matrix."""
+        return self._scales[name][member]
 
     def output(self, name: str, member: int = 0) -> Floats | None:
-        """H_O of a matrix, or of one of a stack; None where none is known."""
-        if name not in self._counts:
+        """H_O of a matrix, or of one of a stack, of mean diagonal 1; None where none is known."""
+        if name not in self._scales:
             return None
         return np.array(np.load(self._folder / f"{name}.output.npy", mmap_mode="r")[member])
 
@@ -48,7 +61,7 @@ class Sensitivities:
         """How much each token counts in what a group of matrices multiply (`token_weights`), for `stream`."""
 
         def count(names: tuple[str, ...]) -> Floats | None:
-            known = [name for name in names if name in self._counts]
+            known = [name for name in names if name in self._scales]
             tokens = (np.load(self._folder / f"{name}.tokens.npy") for name in known)
             none, reached = np.zeros((1, 1, 1), np.float32), np.zeros(1, np.int64)
             return token_weights([Sensitivity(none, each, reached) for each in tokens], power) if known else None
@@ -101,18 +114,22 @@ def measure(
         return Sensitivities(folder)
     folder.mkdir(parents=True, exist_ok=True)
     done.unlink(missing_ok=True)
-    counts: dict[str, int] = {}
+    scales: dict[str, list[float]] = {}
 
     def keep(name: str, found: Sensitivity) -> None:
-        counts[name] = len(found.reached)
-        first = found.output(0)
-        path, shape = folder / f"{name}.output.npy", (counts[name], *first.shape)
+        first, count = found.output(0), len(found.reached)
+        path, shape = folder / f"{name}.output.npy", (count, *first.shape)
         kept = np.lib.format.open_memmap(path, "w+", np.float32, shape)
-        for member in range(counts[name]):
+        for member in range(count):
             kept[member] = found.output(member) if member else first
         kept.flush()
         np.save(folder / f"{name}.tokens.npy", found.tokens)
+        # Of a stack, the sum over a token's matrices is known: it is divided as the tokens are.
+        every = float(found.tokens.mean(dtype=np.float64)) / max(float(found.reached.sum()) / len(found.tokens), 1e-12)
+        scales[name] = [every * float(reached) / len(found.tokens) for reached in found.reached]
 
     fisher(graph, read, sequences, keep, folder, length=length, seed=seed, threads=threads, progress=progress)
-    done.write_text(json.dumps({"key": digest, "matrices": counts}), encoding="utf-8")
+    temporary = folder / f".{_DONE}"
+    temporary.write_text(json.dumps({"key": digest, "scales": scales}), encoding="utf-8")
+    temporary.replace(done)
     return Sensitivities(folder)

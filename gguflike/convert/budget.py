@@ -2,7 +2,7 @@
 
 What a matrix in a type costs is measured: it is encoded so, for the inputs that it has in the float model, and the
 second-order estimate of the divergence is 1/2 tr(H_O E H_I E^T) for each token, with H_I of its inputs, H_O of its
-outputs (`convert.sensitivities`) and E what the encoding is off. An output matrix has no H_O: its rows count as often
+outputs (`calibrate.sensitivities`) and E what the encoding is off. An output matrix has no H_O: its rows count as often
 as the tokens that they are of occur in the text, which leaves out that logits compete and so is an upper bound.
 """
 
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gguflike import frozen
 from gguflike.blocks import FORMATS, BlockFormat
 from gguflike.calibrate.allocate import Candidate, allocate
 from gguflike.calibrate.rounding import round_matrix
@@ -25,21 +26,18 @@ from gguflike.convert.mixes import Recipe
 from gguflike.convert.plan import ConversionPlan, PlannedTensor
 from gguflike.convert.recipe import RECIPES
 from gguflike.convert.selection import Selection
-from gguflike.convert.sensitivities import Sensitivities, measured, with_output
 from gguflike.errors import ArgumentError, as_integer, check_number, check_text
 from gguflike.kernels.table import KERNELS
 from gguflike.progress import CALIBRATING, Progress
 from gguflike.tensor import QuantizedTensor
 
 if TYPE_CHECKING:
+    from gguflike.calibrate.sensitivities import Sensitivities
     from gguflike.calibrate.statistics import Statistics
     from gguflike.convert.sources import Floats
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B?|B)?", re.IGNORECASE)
-_BELOW, _ABOVE = (
-    1.2,
-    2.4,
-)  # bits around what all would have at the same loss: types that are measured
+_BELOW, _ABOVE = 1.2, 2.4  # bits around what all would have at the same loss: types that are measured
 
 
 @dataclass(frozen=True)
@@ -190,7 +188,7 @@ def settled(
     assert budget is not None
     assert calibration is not None
     read = calibration.model.read
-    sensitivities = measured(calibration, read, folder / "outputs", threads, progress)
+    sensitivities = calibration.sensitivities(read, folder / "outputs", threads, progress)
     measuring = _Measuring(plan, sensitivities, threads)
 
     def tell(done: int, total: int, what: str) -> None:
@@ -246,14 +244,12 @@ class _Measuring:
 
     def _cost(self, name: str, member: int, statistics: Statistics, weights: Floats, fmt: BlockFormat) -> float:
         """Nats for each token of the text."""
-        is_known = name in self._sensitivities
-        known = with_output(statistics, self._sensitivities, name, member)
-        data = round_matrix(weights, fmt, known, self._options, self._threads)
+        output = self._sensitivities.output(name, member)
+        data = round_matrix(weights, fmt, frozen.replace(statistics, output=output), self._options, self._threads)
         decoded = QuantizedTensor(name, fmt, weights.shape, data.reshape(-1)).dequantize(self._threads)
         errors = weights - decoded
-        if is_known:
-            assert known.output is not None
-            product = known.output @ errors @ statistics.gram
+        if output is not None:
+            product = output @ errors @ statistics.gram
             return 0.5 * self._sensitivities.scale(name, member) * float((product * errors).sum(dtype=np.float64))
         each = ((errors @ statistics.gram) * errors).sum(axis=1, dtype=np.float64)
         if len(self._counts) <= len(weights) and weights.ndim == 2 and not name.startswith("blk."):

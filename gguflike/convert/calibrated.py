@@ -27,13 +27,13 @@ from gguflike.convert import pipeline
 from gguflike.convert.encode import Job
 from gguflike.convert.plan import ConversionPlan, PlannedTensor
 from gguflike.convert.resume import made_of
-from gguflike.convert.sensitivities import Sensitivities, measured, with_output
 from gguflike.convert.sources import Floats, Slab, check
 from gguflike.errors import counted
 from gguflike.progress import CALIBRATING, Progress
 from gguflike.tensor import QuantizedTensor
 
 if TYPE_CHECKING:
+    from gguflike.calibrate.sensitivities import Sensitivities
     from gguflike.calibrate.statistics import Statistics
 
 Bytes = npt.NDArray[np.uint8]
@@ -59,7 +59,7 @@ def run(
         shutil.rmtree(states, ignore_errors=True)
     if rounder.left and plan.calibration is not None and plan.calibration.effort.is_loss_aware:
         folder = Path(plan.outputs) if plan.outputs else writer.workspace / "outputs"
-        rounder.sensitivities = measured(plan.calibration, rounder.read, folder, threads, progress)
+        rounder.sensitivities = plan.calibration.sensitivities(rounder.read, folder, threads, progress)
     if rounder.left:
         _walk(plan, rounder, states, threads, progress)
     if rounder.left and skips:  # what was lost since its layer was done: all is walked through again
@@ -118,6 +118,7 @@ def _walk(
         workspace,
         rows=plan.calibration.model.rows,
         length=plan.calibration.sequence,
+        counting=None if rounder.sensitivities is None else rounder.sensitivities.counting(),
         key=made_of(plan, "search"),
         threads=threads,
         progress=tell,
@@ -166,18 +167,15 @@ class Rounder:
 
     def _rounded(self, tensor: PlannedTensor, weights: Floats, statistics: Any) -> Bytes:
         matrices = weights.reshape(-1, *weights.shape[-2:])
+        if self.sensitivities is not None:
+            statistics = self.sensitivities.beside(tensor.name, statistics)
         each: Sequence[Statistics] = statistics if weights.ndim > 2 else [statistics]
-        rounded = [
-            round_matrix(
-                matrix,
-                tensor.format,
-                with_output(of_it, self.sensitivities, tensor.name, member),
-                self._options,
-                self._threads,
-            )
-            for member, (matrix, of_it) in enumerate(zip(matrices, each, strict=True))
-        ]
-        return np.concatenate(rounded)
+        return np.concatenate(
+            [
+                round_matrix(matrix, tensor.format, of_it, self._options, self._threads)
+                for matrix, of_it in zip(matrices, each, strict=True)
+            ]
+        )
 
     def _plain(self, tensor: PlannedTensor, weights: Floats) -> Floats:
         """What readers decode for weights that are encoded as without calibration, or are stored in blocks already."""

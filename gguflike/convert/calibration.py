@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from gguflike.calibrate.rounding import DEFAULT, Rounding
 from gguflike.calibrate.texts import Text, sequences
@@ -14,9 +15,13 @@ from gguflike.convert import cost
 from gguflike.convert.cost import duration
 from gguflike.convert.effort import Effort
 from gguflike.convert.floats import FloatModel
-from gguflike.convert.sources import Source
+from gguflike.convert.sources import Floats, Source
 from gguflike.errors import GGUFLikeError, UnsupportedError, counted
 from gguflike.families.parts import Graph, Head, Place
+from gguflike.progress import CALIBRATING, Progress
+
+if TYPE_CHECKING:
+    from gguflike.calibrate.sensitivities import Sensitivities
 
 SEQUENCE = 512  # tokens that are seen together
 _WITHOUT = "`effort=0` encodes each tensor by itself"
@@ -59,6 +64,28 @@ class Calibration:
             form = place.tensor.form or ("matrix" if len(place.tensor.shape) > 1 else "values")
             if place.tensor.used and form == "matrix":
                 yield place
+
+    def sensitivities(
+        self, read: Callable[[str], Floats], folder: Path, threads: int | None, progress: Progress | None
+    ) -> Sensitivities:
+        """How much outputs and tokens matter to what the model says, by one backward pass over the texts, unless an
+        earlier run has left that in ``folder``."""
+        from gguflike.calibrate.sensitivities import measure  # and with it the gradients
+
+        def tell(done: int, total: int, what: str) -> None:
+            if progress is not None:
+                progress(done, total, CALIBRATING + what)
+
+        return measure(
+            self.graph,
+            read,
+            self.sequences,
+            folder,
+            length=self.sequence,
+            seed=self.effort.seed,
+            threads=threads,
+            progress=tell,
+        )
 
     def lines(self, matrices: int) -> list[str]:
         """What is to be said of it in a plan that rounds so many matrices."""
