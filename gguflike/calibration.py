@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gguflike.convert.calibrate import CONTEXT, Calibration
-from gguflike.convert.calibrate import calibrate as _calibrate
+from gguflike.convert.multiplied import CONTEXT, Multiplied
+from gguflike.convert.multiplied import calibrate as _calibrate
 from gguflike.evaluate.models import is_checkpoint
 from gguflike.locate import locate
 from gguflike.progress import Progress
@@ -30,7 +30,7 @@ def calibrate(
     threads: int | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
-) -> Calibration:
+) -> Multiplied:
     """Run texts through the model ``src``, and write what its matrices multiply; return what was found.
 
     ``src`` is a checkpoint folder, a Hub id or a GGUF file, best of floats. ``out`` is an importance matrix, a GGUF

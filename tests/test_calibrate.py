@@ -17,7 +17,7 @@ from gguflike.calibrate.stream import stream
 from gguflike.calibrate.sums import Hessians, Importances, Together
 from gguflike.cli import main
 from gguflike.convert import imatrix as imatrices
-from gguflike.convert.calibrate import _Found
+from gguflike.convert.multiplied import _Found
 from gguflike.errors import ArgumentError, CheckpointError, OutputError
 from gguflike.families.parts import Branch
 from gguflike.families.parts.experts import Experts, Router

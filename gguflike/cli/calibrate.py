@@ -10,7 +10,7 @@ from gguflike.cli.output import clean, print_json, progress_bar
 from gguflike.errors import counted
 
 if TYPE_CHECKING:
-    from gguflike.convert.calibrate import Calibration
+    from gguflike.convert.multiplied import Multiplied
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def document(made: Calibration) -> dict[str, Any]:
+def document(made: Multiplied) -> dict[str, Any]:
     """What was found, as JSON."""
     return {
         "source": made.source,
@@ -72,7 +72,7 @@ def document(made: Calibration) -> dict[str, Any]:
     }
 
 
-def _print(made: Calibration) -> None:
+def _print(made: Multiplied) -> None:
     print(f"{counted(made.matrices, 'matrix', 'matrices')} on {counted(made.tokens, 'token')} of {made.source}")
     for name, count in made.unreached.items():
         print(f"  {clean(name)}: {counted(count, 'expert')} that no token reached")

@@ -34,7 +34,7 @@ CONTEXT = 512
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Multiplied:
     """What `calibrate` found: ``sequences`` of ``tokens`` tokens in all, of the texts ``datasets``. ``matrices``: of so
     many tensors the inputs are known. ``unreached`` says of stacks of experts how many of them no token reached."""
 
@@ -64,7 +64,7 @@ def calibrate(
     overwrite: bool = False,
     chat: Chat | None = None,
     gguf: bool = False,
-) -> Calibration:
+) -> Multiplied:
     """Run texts through the float model ``src``, and write what its matrices multiply.
 
     ``src`` is a checkpoint folder or Hub id, or, where ``gguf``, the path of a GGUF file. ``out`` is llama.cpp's
@@ -124,7 +124,7 @@ def calibrate(
         about = {"source": plan.source, "texts": names, "sequences": len(ids), "context": length}
         store.finish(Path(hessians), about, groups)
     shutil.rmtree(folder)
-    return Calibration(
+    return Multiplied(
         plan.source,
         None if out is None else Path(out),
         None if hessians is None else Path(hessians),
