@@ -404,12 +404,13 @@ def test_closed_pipe_is_no_error(small: Path) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_ctrl_c_ends_with_one_line(model: Path) -> None:
     fcntl = pytest.importorskip("fcntl")
-    command = [*PACKAGE, "run", str(model), "-p", "It is a truth", "-n", "1900"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    command = [*PACKAGE, "run", str(model), "-p", "It is a truth", "-n", "3900", "--context", "4096"]
+    with subprocess.Popen(command, bufsize=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         if hasattr(fcntl, "F_SETPIPE_SZ"):  # so small that it cannot be done before the signal comes
             fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)
         assert process.stdout.read(1)  # it is writing
+        time.sleep(0.5)  # as long as it likes
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert (process.returncode, but_compiling(err.decode())) == (cli.INTERRUPTED, "interrupted\n")
