@@ -76,7 +76,7 @@ def run(
 @contextmanager
 def settling(plan: ConversionPlan, threads: int | None, progress: Progress | None) -> Iterator[ConversionPlan]:
     """The plan with types that were chosen by measuring, whose factors serve the rounding while the block runs."""
-    from gguflike.convert.budget import settled
+    from gguflike.convert.allocation import settled
     from gguflike.convert.carded import with_card
 
     assert plan.target is not None

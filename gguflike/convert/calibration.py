@@ -122,15 +122,8 @@ def _digest(texts: Sequence[Text]) -> str:
     return whole.hexdigest()
 
 
-def calibration_of(
-    effort: Effort, metadata: Mapping[str, Any], sources: Sequence[Source], label: str
-) -> Calibration | None:
-    """How the model of these ``sources`` and ``metadata`` is calibrated; None where it is not asked for.
-
-    UnsupportedError where the reference cannot run it, ArgumentError where a text cannot be read.
-    """
-    if not effort.is_calibrated:
-        return None
+def calibration_of(effort: Effort, metadata: Mapping[str, Any], sources: Sequence[Source], label: str) -> Calibration:
+    """How the model of these ``sources`` and ``metadata`` is calibrated; errors as of `effort.prepared`."""
     model = float_model(metadata, sources, label, "effort", _WITHOUT)
     texts = model.texts(effort.texts, effort.chat)
     ids = sequences(texts, model.encode, longest(model), model.begin, effort.tokens)

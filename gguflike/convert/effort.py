@@ -7,12 +7,19 @@ rounded for the inputs that it will have (`convert.calibrated`).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gguflike.convert.floats import Chat
 from gguflike.errors import ArgumentError, ArgumentTypeError, check_choice, check_integer
+
+if TYPE_CHECKING:
+    from gguflike.convert.calibration import Calibration
+    from gguflike.convert.folding import Folding
+    from gguflike.convert.sources import Source
+
+Chat = Callable[[Mapping[str, Any], list[dict[str, Any]]], str]
+"""The text that the chat template in a file's metadata makes of messages."""
 
 HIGHEST = 2
 FOLDS = ("awq", "smooth")
@@ -102,3 +109,23 @@ _WHY = {
     "generic": "of a network of any kind it is not known what it computes, so that it cannot be calibrated",
     "method": "rounding to nearest by the largest magnitude is nothing to calibrate",
 }
+
+
+def prepared(
+    effort: Effort, metadata: Mapping[str, Any], sources: Sequence[Source], label: str
+) -> tuple[Calibration | None, Folding | None]:
+    """How the model of these ``sources`` and ``metadata`` is calibrated, and what is folded in it, as far as that is
+    asked for.
+
+    UnsupportedError where the reference cannot run it, ArgumentError where a text cannot be read.
+    """
+    calibration = folding = None
+    if effort.is_calibrated:  # what only this needs is imported then, and with it the reference
+        from gguflike.convert.calibration import calibration_of
+
+        calibration = calibration_of(effort, metadata, sources, label)
+    if effort.fold is not None:
+        from gguflike.convert.folding import folding_of
+
+        folding = folding_of(effort, metadata, sources, label)
+    return calibration, folding

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,8 @@ import numpy.typing as npt
 from gguflike.calibrate.texts import Text, bundled, read
 from gguflike.checkpoint.encoder import Encoder
 from gguflike.checkpoint.vocabulary import Vocabulary
-from gguflike.container import Typed
+from gguflike.convert.effort import Chat
+from gguflike.convert.facts import untyped
 from gguflike.convert.sources import Floats, Source, read_slab, slabs
 from gguflike.errors import CheckpointError, UnsupportedError
 from gguflike.families import registry
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 SLAB_BYTES = 1 << 24
 LARGEST = float(np.finfo(np.float32).max)
 
-Chat = Callable[[Mapping[str, Any], list[dict[str, Any]]], str]
-"""The text that the chat template in a file's metadata makes of messages."""
-
 
 class FloatModel:
     """A model by the ``metadata`` of its file, and by the ``sources`` of its tensors, as they are called there; errors
@@ -39,7 +37,7 @@ class FloatModel:
     """
 
     def __init__(self, metadata: Mapping[str, Any], sources: Iterable[Source], label: str) -> None:
-        self.metadata = {key: value.value if isinstance(value, Typed) else value for key, value in metadata.items()}
+        self.metadata = {key: untyped(value) for key, value in metadata.items()}
         self.sources: dict[str, Source] = {source.name: source for source in sources}
         architecture = self.metadata.get("general.architecture")
         if not isinstance(architecture, str):

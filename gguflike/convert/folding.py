@@ -95,11 +95,9 @@ class Folding:
         return {"gguflike.folding.method": self.method, "gguflike.folding.tokens": Typed(tokens, ValueType.UINT64)}
 
 
-def folding_of(effort: Effort, metadata: Mapping[str, Any], sources: Sequence[Source], label: str) -> Folding | None:
-    """What is folded in the model of these ``sources`` and ``metadata``; None where that is not asked for. Errors as of
-    `calibration_of`."""
-    if effort.fold is None:
-        return None
+def folding_of(effort: Effort, metadata: Mapping[str, Any], sources: Sequence[Source], label: str) -> Folding:
+    """What is folded in the model of these ``sources`` and ``metadata``; errors as of `effort.prepared`."""
+    assert effort.fold is not None
     model = float_model(metadata, sources, label, "fold")
     found, notices = find(model.graph)
     texts = model.texts(effort.texts, effort.chat)

@@ -26,13 +26,10 @@ from gguflike.convert import metadata as general
 from gguflike.convert import plan as plans
 from gguflike.convert import recipe as recipes
 from gguflike.convert.budget import Limit, limit_of, sized
-from gguflike.convert.calibration import calibration_of
 from gguflike.convert.carded import Card, with_card
-from gguflike.convert.effort import NONE, Effort, check_together, effort_of
+from gguflike.convert.effort import NONE, Chat, Effort, check_together, effort_of, prepared
 from gguflike.convert.execute import carry_out, check_options
 from gguflike.convert.facts import Facts, facts, single
-from gguflike.convert.floats import Chat
-from gguflike.convert.folding import folding_of
 from gguflike.convert.lora import Lora
 from gguflike.convert.matching import by_canonical_name, check_layers, is_tied, match, small_values, tied_or_not
 from gguflike.convert.mixes import Recipe
@@ -107,7 +104,7 @@ def convert(
     conversations) and each matrix is rounded for the inputs that it gets there; with 2 a backward pass (whose chances
     are drawn by ``seed``) says before how much each output matters. Then ``size`` (bytes, or text such as "4.5GiB") or
     ``bpw`` (bits per weight) may stand for ``type``: each matrix gets the type that costs least, in a file that is not
-    larger. See spec/calibration.md.
+    larger. See spec/effort.md.
 
     ``fold`` moves scales between tensors first, without changing what the model computes: "awq", which makes finer what
     multiplies large inputs, or "smooth" (SmoothQuant), which makes activations even. Such a run does not go on where it
@@ -196,7 +193,6 @@ def plan_conversion(
     if isinstance(ignore_config, str | bytes):
         raise ArgumentTypeError("not a list", field="ignore_config", expected="a list of keys", got=repr(ignore_config))
     by_source = isinstance(type, str) and type.lower() == AUTO
-    check_together(effort, generic=generic)
     recipe = limit.recipe if limit else recipes.by_name("F16" if by_source or generic else type)
     src, revision = fetched(src, revision, cache, progress)
     if generic:
@@ -275,6 +271,7 @@ def plan_conversion(
     is_weighed = bool(importance) or effort.is_calibrated
     known = facts(metadata, {source.name: source.shape for source in sources}, is_weighed)
     metadata, counted = selection.without_layers(metadata)
+    calibration, folding = prepared(effort, metadata, sources, label)
     make = partial(
         plans.make,
         source=label,
@@ -294,8 +291,8 @@ def plan_conversion(
         notices=[*said, *unread, *notices, *kept, *left_out, *unused, *counted, *tokenizer.notices],
         tokenizer=tokenizer,
         split=split,
-        calibration=calibration_of(effort, metadata, sources, label),
-        folding=folding_of(effort, metadata, sources, label),
+        calibration=calibration,
+        folding=folding,
     )
     return sized(lambda formats: make(formats=formats), limit, selection)
 

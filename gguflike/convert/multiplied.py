@@ -17,7 +17,8 @@ from gguflike.calibrate.sums import Hessians, Importance, Importances, Stacks, T
 from gguflike.calibrate.texts import sequences
 from gguflike.container import check_free
 from gguflike.convert import imatrix as imatrices
-from gguflike.convert.floats import Chat, FloatModel
+from gguflike.convert.effort import Chat
+from gguflike.convert.floats import FloatModel
 from gguflike.convert.from_checkpoint import AUTO, plan_conversion
 from gguflike.convert.imatrix import Entry, Imatrix
 from gguflike.convert.mixes import COPY

@@ -23,13 +23,10 @@ from gguflike.convert import metadata as general
 from gguflike.convert import plan as plans
 from gguflike.convert import recipe as recipes
 from gguflike.convert.budget import Limit, limit_of, sized
-from gguflike.convert.calibration import calibration_of
 from gguflike.convert.carded import Card, with_card
-from gguflike.convert.effort import NONE, Effort, check_together, effort_of
+from gguflike.convert.effort import NONE, Chat, Effort, check_together, effort_of, prepared
 from gguflike.convert.execute import carry_out, check_options
 from gguflike.convert.facts import Facts, facts
-from gguflike.convert.floats import Chat
-from gguflike.convert.folding import folding_of
 from gguflike.convert.mixes import COPY, Recipe
 from gguflike.convert.plan import ConversionPlan
 from gguflike.convert.selection import Selection, SelectionOptions, select
@@ -132,9 +129,11 @@ def plan_quantization(
             check_together(effort, generic=True)
             selection = replace(selection, pure=True)
             keep = partial(generic.kept_again, recipe, _network_shapes(file))
+        label = Path(file.path).name
+        calibration, folding = prepared(effort, metadata, sources, label)
         make = partial(
             plans.make,
-            source=Path(file.path).name,
+            source=label,
             target=out,
             recipe=recipe,
             facts=known,
@@ -146,8 +145,8 @@ def plan_quantization(
             importance=importance,
             notices=[*notices, *counted],
             split=_same_shards(file, selection) if keep_split else split,
-            calibration=calibration_of(effort, metadata, sources, Path(file.path).name),
-            folding=folding_of(effort, metadata, sources, Path(file.path).name),
+            calibration=calibration,
+            folding=folding,
         )
         return sized(lambda formats: make(formats=formats), limit, selection)
 

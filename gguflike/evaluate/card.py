@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from gguflike import container, quality
-from gguflike.container import TensorSpec, Typed, Writer
+from gguflike.container import TensorSpec, Writer
 from gguflike.container.digest import recorded
 from gguflike.container.layout import MAX_NAME_BYTES
 from gguflike.container.shards import open_shards
+from gguflike.convert.facts import untyped
 from gguflike.errors import ArgumentError
 from gguflike.evaluate import texts
 from gguflike.evaluate.evaluation import Evaluation, HeldOut, Quality, evaluate_all
@@ -76,7 +77,7 @@ class Card:
 
 
 def _plain(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value.value if isinstance(value, Typed) else value for key, value in metadata.items()}
+    return {key: untyped(value) for key, value in metadata.items()}
 
 
 def _said(protocol: Protocol, reference: str, held_out: Mapping[str, str]) -> quality.Protocol:
