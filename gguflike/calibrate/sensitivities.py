@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.calibrate.fisher import Sensitivity, fisher, token_weights
-from gguflike.calibrate.statistics import Statistics
+from gguflike.calibrate.statistics import Stack, Statistics
 from gguflike.families.parts import Graph
 from gguflike.frozen import replace
 from gguflike.progress import Progress
@@ -69,7 +69,7 @@ class Sensitivities:
         return count
 
 
-class _Beside(Sequence[Statistics]):
+class _Beside(Stack):
     """Statistics of a stack, each with its H_O."""
 
     def __init__(self, found: Sensitivities, name: str, statistics: Sequence[Statistics]) -> None:
@@ -78,15 +78,8 @@ class _Beside(Sequence[Statistics]):
     def __len__(self) -> int:
         return len(self._statistics)
 
-    @overload
-    def __getitem__(self, index: int) -> Statistics: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Statistics]: ...
-    def __getitem__(self, index: int | slice) -> Statistics | list[Statistics]:
-        if isinstance(index, slice):
-            return [self[each] for each in range(len(self))[index]]
-        number = range(len(self))[index]
-        return replace(self._statistics[number], output=self._found.output(self._name, number))
+    def member(self, index: int) -> Statistics:
+        return replace(self._statistics[index], output=self._found.output(self._name, index))
 
 
 def measure(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import overload
@@ -69,7 +70,24 @@ def shrunk(own: Statistics, layer: Statistics, kappa: float | None = None) -> St
     return Statistics(weight * own.gram + (1 - weight) * layer.gram, None, own.tokens, own.output)
 
 
-class StackStatistics(Sequence[Statistics]):
+class Stack(Sequence[Statistics]):
+    """Statistics of the matrices of a stack, each made when it is asked for, so that one is in memory at a time."""
+
+    @overload
+    def __getitem__(self, index: int) -> Statistics: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Statistics]: ...
+    def __getitem__(self, index: int | slice) -> Statistics | list[Statistics]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(len(self))[index]]
+        return self.member(range(len(self))[index])
+
+    @abstractmethod
+    def member(self, index: int) -> Statistics:
+        """Those of the matrix with this number."""
+
+
+class StackStatistics(Stack):
     """Statistics of the matrices of a stack, `shrunk`, whose Grams are in a file: one is in memory at a time.
 
     They are appended in order; what all inputs come to is known, and any can be asked for, when all are there.
@@ -88,15 +106,8 @@ class StackStatistics(Sequence[Statistics]):
     def __len__(self) -> int:
         return len(self._tokens)
 
-    @overload
-    def __getitem__(self, index: int) -> Statistics: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Statistics]: ...
-    def __getitem__(self, index: int | slice) -> Statistics | list[Statistics]:
-        if isinstance(index, slice):
-            return [self[each] for each in range(len(self))[index]]
-        number = range(len(self))[index]
-        return shrunk(self.own(number), self.layer)
+    def member(self, index: int) -> Statistics:
+        return shrunk(self.own(index), self.layer)
 
     def own(self, index: int) -> Statistics:
         """Those of a matrix alone."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gguflike.calibrate.statistics import Floats, StackStatistics, Statistics, shrunk
+from gguflike.calibrate.statistics import Floats, Stack, StackStatistics, Statistics, shrunk
 from gguflike.errors import CheckpointError
 
 INDEX, FORMAT = "index.json", 1
@@ -65,7 +65,7 @@ class Store(Mapping[str, "Statistics | Sequence[Statistics]"]):
             got = f"{packed.dtype} {packed.shape}"
             raise CheckpointError("statistics of the wrong shape", path=path, expected=f"float32 {expected}", got=got)
         if group.stacked:
-            return _Stack(packed, tokens, columns)
+            return _Kept(packed, tokens, columns)
         return Statistics(_unpacked(packed[0], columns), None, tokens[0])
 
     def __iter__(self) -> Iterator[str]:
@@ -75,7 +75,9 @@ class Store(Mapping[str, "Statistics | Sequence[Statistics]"]):
         return len(self._groups)
 
 
-class _Stack(Sequence[Statistics]):
+class _Kept(Stack):
+    """Those of a file."""
+
     def __init__(self, packed: Floats, tokens: tuple[int, ...], columns: int) -> None:
         self._packed, self._tokens, self._columns = packed, tokens, columns
         weights = np.asarray(tokens, np.float32) / np.float32(max(sum(tokens), 1))
@@ -85,9 +87,7 @@ class _Stack(Sequence[Statistics]):
     def __len__(self) -> int:
         return len(self._tokens)
 
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[each] for each in range(len(self))[index]]
+    def member(self, index: int) -> Statistics:
         own = Statistics(_unpacked(self._packed[index], self._columns), None, self._tokens[index])
         return shrunk(own, self._layer)
 
