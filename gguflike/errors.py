@@ -10,6 +10,7 @@
     │   └── ArgumentError    an argument's value is not one that the function takes; also a ValueError
     ├── ArgumentTypeError    an argument is of a kind that the function does not take; also a TypeError
     ├── QuantizationError    values or shapes that cannot be stored in the block type asked for
+    ├── Full                 so much is asked for already that this must be asked for later
     ├── TemplateError        a chat template failed, or tried what a template may not do
     └── OutputError          the target cannot be written (exists as the source, no space, no permission)
 
@@ -31,6 +32,7 @@ __all__ = [
     "ChangedError",
     "CheckpointError",
     "DigestError",
+    "Full",
     "GGUFError",
     "GGUFLikeError",
     "OutputError",
@@ -147,6 +149,10 @@ class QuantizationError(GGUFLikeError):
 
 class TemplateError(GGUFLikeError):
     """A chat template failed, ran too long, or tried what a template may not do."""
+
+
+class Full(GGUFLikeError):
+    """An engine has as many jobs waiting as it takes; ask again later."""
 
 
 class OutputError(GGUFLikeError):

@@ -40,6 +40,7 @@ BELOW = {
     "convert": {"progress", "errors", "foreign", "blocks", "kernels", "tensor", "container", "families", "checkpoint"}
     | {"calibrate"},
     "runner": {"progress", "errors", "blocks", "kernels", "tensor", "container", "families", "checkpoint", "locate"},
+    "engine": {"errors", "runner"},
     "calibration": {"progress", "locate", "convert", "runner", "evaluate"},
     "quality": {"container"},
     "evaluate": {"progress", "errors", "container", "checkpoint", "locate", "quality", "diff", "convert", "runner"},

@@ -20,8 +20,9 @@ from gguflike.runner.speculate import Lookup
 if TYPE_CHECKING:
     from gguflike.runner.model import Model
     from gguflike.runner.passes import Saved
+    from gguflike.runner.tokenizer import Tokenizer
 
-FinishReason = Literal["stop", "length", "context"]
+FinishReason = Literal["stop", "length", "context", "cancelled"]
 
 
 class Piece(NamedTuple):
@@ -35,7 +36,8 @@ class Piece(NamedTuple):
 class Generation:
     """The outcome. ``tokens`` are the generated ids, without the end-of-sequence token that ended them.
 
-    ``finish_reason`` is "stop" (end token or stop string), "length" (``max_tokens`` reached) or "context" (full).
+    ``finish_reason`` is "stop" (end token or stop string), "length" (``max_tokens`` reached), "context" (full), or
+    "cancelled" (by who asked; of an engine's jobs only).
     Speeds are in tokens per second of wall time; that of the prompt counts only tokens that had to be computed.
     """
 
@@ -89,6 +91,27 @@ class StopText:
             if any(stop.startswith(self._held[-length:]) for stop in self._stop):
                 return length
         return 0
+
+
+class Text:
+    """What tokens of one text come to, as far as it can no longer change: ends before the first of ``stop``."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
+        self._decoder, self._stop = tokenizer.stream(), StopText(stop)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string was found, before which the text has ended."""
+        return self._stop.found
+
+    def push(self, token: int) -> str:
+        """The text that a token completes."""
+        return self._stop.push(self._decoder.push(token))
+
+    def end(self) -> str:
+        """What was held back, when no more tokens come."""
+        rest = self._stop.push(self._decoder.flush())
+        return rest if self.stopped else rest + self._stop.flush()
 
 
 def stop_strings(stop: Iterable[str]) -> list[str]:
@@ -157,22 +180,21 @@ class Continuation:
 
     def pieces(self, stop: Sequence[str]) -> Iterator[Piece]:
         """Generate; text ends before the first of the strings ``stop``."""
-        result, tokenizer, stop_text = self.result, self._model.tokenizer, StopText(stop)
-        decoder, end_ids = tokenizer.stream(), frozenset(tokenizer.eos_ids)
+        result, whole = self.result, Text(self._model.tokenizer, stop)
+        end_ids = frozenset(self._model.tokenizer.eos_ids)
         for token in self._chosen():
             if token in end_ids:
                 result.finish_reason = "stop"
                 break
             result.tokens.append(token)
-            text = stop_text.push(decoder.push(token))
+            text = whole.push(token)
             result.text += text
-            if stop_text.found:
+            if whole.stopped:
                 result.finish_reason = "stop"
                 yield Piece(token, text)
                 return
             yield Piece(token, text)
-        rest = stop_text.push(decoder.flush())
-        rest += "" if stop_text.found else stop_text.flush()
+        rest = whole.end()
         if rest:
             result.text += rest
             yield Piece(result.tokens[-1], rest)

@@ -118,6 +118,11 @@ class Model:
     def vocab_size(self) -> int:
         return self.graph.embedding.n_vocab
 
+    @property
+    def closed(self) -> bool:
+        """Whether the model can no longer be used."""
+        return self._closed
+
     def close(self) -> None:
         """Let go of the file. The model cannot be used afterwards (ArgumentError)."""
         with self._lock:
@@ -246,6 +251,11 @@ class Model:
             saved, text.saved = text.saved, None
             self._passes.restore(saved)
 
+    def check_prompt(self, ids: Sequence[int]) -> None:
+        """Raise what `generate` raises at once for a prompt of these token ids."""
+        self._check_logits()
+        self._check(ids, 0)
+
     def _check(self, ids: Sequence[int], position: int) -> None:
         if not ids:
             raise ArgumentError("no tokens to compute", remedy="give a prompt that is at least one token long")
@@ -358,7 +368,7 @@ class Model:
         lookup = check_integer("lookup", lookup, 0)
         stops = [stop] if isinstance(stop, str) else stop_strings(stop)
         ids = self.tokenize(prompt) if isinstance(prompt, str) else token_ids(prompt, _PROMPT)
-        self._check(ids, 0)
+        self.check_prompt(ids)
         return Stream(self, ids, max_tokens=limit, sampler=sampler, seed=seed, stop=stops, lookup=lookup)
 
     def chat(self, messages: list[dict[str, Any]], max_tokens: int | None = 512, **settings: Any) -> Stream:

@@ -1,0 +1,64 @@
+"""Many texts on one model: a thread that owns the model computes for all who ask, and tells each what became of it.
+
+    with Engine(model, parallel=8) as engine:
+        job = engine.submit(Request(prompt=(1, 2, 3), max_tokens=100), listener)    calls listener(event) on its thread
+        job.cancel()                                                                takes effect before the next pass
+
+Take an `Engine` where several ask at once, or where what was asked may be taken back: a server, a chat that can be
+stopped. `Model.generate` is for one text after the other, in the caller's thread.
+
+    engine     what users hold: a bounded queue, the thread, health and counters
+    job        one text: what is to be computed next, what is chosen, when it ends
+    request    what is asked for
+    events     what a listener hears
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gguflike import lazy
+
+if TYPE_CHECKING:
+    from gguflike.engine.engine import Engine, Slot, Stats
+    from gguflike.engine.events import Event, Failed, Finished, Listener, Prefilled, Queued, Token
+    from gguflike.engine.job import Job
+    from gguflike.engine.request import Grammar, Request
+    from gguflike.errors import Full
+
+__all__ = [
+    "Engine",
+    "Event",
+    "Failed",
+    "Finished",
+    "Full",
+    "Grammar",
+    "Job",
+    "Listener",
+    "Prefilled",
+    "Queued",
+    "Request",
+    "Slot",
+    "Stats",
+    "Token",
+]
+
+__getattr__ = lazy.names(
+    __name__,
+    {
+        "Engine": "engine",
+        "Event": "events",
+        "Failed": "events",
+        "Finished": "events",
+        "Full": "engine",
+        "Grammar": "request",
+        "Job": "job",
+        "Listener": "events",
+        "Prefilled": "events",
+        "Queued": "events",
+        "Request": "request",
+        "Slot": "engine",
+        "Stats": "engine",
+        "Token": "events",
+    },
+)

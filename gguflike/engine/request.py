@@ -1,0 +1,69 @@
+"""What an engine is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gguflike.errors import ArgumentError, check_integer
+from gguflike.frozen import frozen
+from gguflike.runner.generate import stop_strings
+from gguflike.runner.sampling import Sampler as Sampling
+from gguflike.runner.tokenizer import token_ids
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+class Grammar(Protocol):
+    """What may come next in one text. The engine tells it every token and asks before it chooses one."""
+
+    finished: bool  # nothing more may come
+
+    def mask(self) -> npt.NDArray[np.uint32] | None:
+        """A bit for each token that may come next, (ceil(vocab / 32),), the lowest first; None: everything may."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """The token has been chosen, or stood in what `forced` gave."""
+        ...
+
+    def forced(self) -> list[int]:
+        """The tokens that must come next, possibly none."""
+        ...
+
+
+@frozen
+class Request:
+    """One text to continue. ArgumentError and ArgumentTypeError name a field that is wrong.
+
+    ``prompt``: token ids. ``max_tokens``: None goes on until an end token or until the context is full. ``stop``: the
+    text ends before the first of these. ``logprobs``: how many of the likeliest tokens to tell beside the chosen one's
+    logprob; None tells nothing. ``lookup``: tokens to guess at a time from what the text repeats. ``ignore_end``: end
+    tokens are never chosen. ``cache``: what was computed of other texts may be used, and what is computed of this one
+    kept for others.
+    """
+
+    prompt: Sequence[int]
+    max_tokens: int | None = None
+    sampling: Sampling = Sampling()
+    stop: Sequence[str] = ()
+    grammar: Grammar | None = None
+    logprobs: int | None = None
+    lookup: int = 0
+    ignore_end: bool = False
+    cache: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.sampling, Sampling):
+            raise ArgumentError("no sampling", field="sampling", expected="a Sampling", got=repr(self.sampling)[:60])
+        changed: dict[str, Any] = {
+            "prompt": tuple(token_ids(self.prompt)),
+            "stop": (self.stop,) if isinstance(self.stop, str) else tuple(stop_strings(self.stop)),
+            "lookup": check_integer("lookup", self.lookup, 0),
+        }
+        for name in ("max_tokens", "logprobs"):
+            if getattr(self, name) is not None:
+                changed[name] = check_integer(name, getattr(self, name), 0)
+        self.__dict__.update(changed)

@@ -1,0 +1,282 @@
+"""Many texts on one engine: each is what it is alone, whatever is asked for, taken back or goes wrong beside it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gguflike import runner
+from gguflike.engine import Engine, Event, Failed, Finished, Full, Job, Prefilled, Queued, Request, Token
+from gguflike.errors import ArgumentError, ArgumentTypeError, UnsupportedError
+from gguflike.runner import Generation, Model
+from tests import tiny_gguf
+
+SECONDS = 60  # a test that waits longer has failed
+
+
+class Heard:
+    """A listener that keeps what it hears, and says when the last has come."""
+
+    def __init__(self, then: Callable[[Event], None] = lambda _: None) -> None:
+        self.events: list[Event] = []
+        self._then, self._last = then, threading.Event()
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+        if isinstance(event, Finished | Failed):
+            self._last.set()
+        self._then(event)
+
+    def wait(self) -> Generation:
+        """The outcome. Raises what the job failed by."""
+        assert self._last.wait(SECONDS), self.events
+        last = self.events[-1]
+        if isinstance(last, Failed):
+            raise last.error
+        assert isinstance(last, Finished)
+        return last.generation
+
+    def of(self, kind: type) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+def ask(engine: Engine, prompt: Any, max_tokens: int | None = 20, **settings: Any) -> Heard:
+    heard = Heard()
+    engine.submit(Request(prompt, max_tokens, **settings), heard)
+    return heard
+
+
+def until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    path = tmp_path_factory.mktemp("engine") / "m.gguf"
+    tiny_gguf.write(path, "Q8_0", seed=5, n_ctx=256)
+    return runner.load(path, threads=2)
+
+
+@pytest.fixture
+def engine(model: Model) -> Iterator[Engine]:
+    with Engine(model, parallel=3, queue=2) as made:
+        yield made
+
+
+class Gate:
+    """A listener that keeps the engine's thread until it is opened: what is asked for meanwhile waits."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._open, entered = threading.Event(), threading.Event()
+
+        def hold(event: Event) -> None:
+            if isinstance(event, Prefilled):
+                entered.set()
+                assert self._open.wait(SECONDS)
+
+        self.heard = Heard(hold)
+        self.job = engine.submit(Request([1, 2, 3], 5), self.heard)
+        assert entered.wait(SECONDS)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+def test_a_text_is_told_as_it_comes(engine: Engine, model: Model) -> None:
+    prompt = [10, 20, 30, 40, 50]
+    heard = ask(engine, prompt, 12)
+    result = heard.wait()
+    alone = model.generate(prompt, 12).result()
+    assert (result.tokens, result.text, result.finish_reason) == (alone.tokens, alone.text, "length")
+    assert [token.id for token in heard.of(Token) if token.id is not None] == result.tokens
+    assert "".join(token.text for token in heard.of(Token)) == result.text
+    assert heard.of(Prefilled)[-1] == Prefilled(5, 5)
+    assert result.prompt_tokens == 5
+    assert result.prefill_seconds > 0
+    assert result.decode_seconds > 0
+    order = [type(event) for event in heard.events]
+    assert order.index(Token) > max(i for i, kind in enumerate(order) if kind is Prefilled)
+    assert order[-1] is Finished
+
+
+def test_the_queue_is_bounded_and_says_where_one_stands(engine: Engine) -> None:
+    gate = Gate(engine)
+    waiting = [ask(engine, [7, number], 3) for number in range(4)]  # two begin beside the first
+    with pytest.raises(Full, match="at most 2 jobs waiting"):
+        ask(engine, [9], 3)
+    assert engine.stats().refused == 1
+    assert engine.health() > 0
+    gate.open()
+    for heard in (gate.heard, *waiting):
+        heard.wait()
+    assert waiting[2].of(Queued)[0] == Queued(0)
+    assert waiting[3].of(Queued)[0] == Queued(1)
+    assert not waiting[0].of(Queued)
+    until(lambda: engine.health() == 0.0)
+    assert engine.stats().done == 5
+
+
+def test_cancelled_while_it_computes_waits_or_is_over(engine: Engine) -> None:
+    jobs: list[Job] = []
+    heard = Heard(lambda event: jobs[0].cancel() if isinstance(event, Token) else None)
+    gate = Gate(engine)
+    jobs.append(engine.submit(Request([5, 6], None), heard))
+    ask(engine, [1], 2)
+    queued = Heard()
+    never_begins = engine.submit(Request([5, 6, 7], None), queued)
+    never_begins.cancel()
+    never_begins.cancel()
+    gate.open()
+    assert heard.wait().finish_reason == "cancelled"
+    assert len([token for token in heard.of(Token) if token.id is not None]) == 1
+    assert queued.wait().tokens == []
+    assert not queued.of(Prefilled)
+    done = gate.heard.wait()
+    gate.job.cancel()
+    assert done.finish_reason == "length"
+    until(lambda: engine.stats().cancelled == 2)
+
+
+def test_a_listener_that_raises_ends_its_own_job_only(engine: Engine) -> None:
+    def fails(event: Event) -> None:
+        if isinstance(event, Token):
+            raise OSError("gone")
+
+    broken = Heard(fails)
+    job = engine.submit(Request([3, 4], 50), broken)
+    assert len(ask(engine, [1, 2], 10).wait().tokens) == 10
+    until(lambda: engine.stats().failed == 1)
+    assert isinstance(job.error, OSError)
+    assert len(broken.of(Token)) == 1
+
+
+def test_logits_that_are_not_finite_fail_one_job(engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = model._finite
+
+    def damaged(values: Any, what: str) -> Any:
+        return original(np.full_like(values, np.nan) if 66 in model._passes.tokens else values, what)
+
+    monkeypatch.setattr(model, "_finite", damaged)
+    bad, good = ask(engine, [66, 1], 10), ask(engine, [1, 2], 10)
+    with pytest.raises(Exception, match="NaN or infinite"):
+        bad.wait()
+    assert len(good.wait().tokens) == 10
+
+
+def test_wrong_requests_are_errors_at_once(engine: Engine) -> None:
+    with pytest.raises(ArgumentError, match="no tokens"):
+        ask(engine, [])
+    with pytest.raises(ArgumentError, match="vocabulary"):
+        ask(engine, [1, 300])
+    with pytest.raises(UnsupportedError, match="context"):
+        ask(engine, [1] * 257)
+    for wrong in ({"max_tokens": -1}, {"lookup": -1}, {"logprobs": -1}):
+        with pytest.raises(ArgumentError, match=next(iter(wrong))):
+            Request([1], **wrong)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentTypeError, match="stop"):
+        Request([1], stop=b"x")  # type: ignore[arg-type]
+    assert engine.stats().submitted == 0
+
+
+def test_the_end_is_max_tokens_the_context_a_stop_string_or_an_end_token(engine: Engine, model: Model) -> None:
+    assert ask(engine, [1, 2], 0).wait().tokens == []
+    full = ask(engine, [1] * 250, None).wait()
+    assert (full.finish_reason, len(full.tokens)) == ("context", 6)
+    text = ask(engine, [10, 20], 30).wait().text
+    stop = text[5:7]
+    heard = ask(engine, [10, 20], 30, stop=[stop])
+    assert heard.wait().finish_reason == "stop"
+    assert "".join(token.text for token in heard.of(Token)) == heard.wait().text == text[: text.index(stop)]
+    assert model.tokenizer.eos_ids
+
+
+def test_logprobs_are_those_of_the_model(engine: Engine, model: Model) -> None:
+    prompt = [10, 20, 30]
+    heard = ask(engine, prompt, 5, logprobs=3)
+    tokens = heard.wait().tokens
+    rows = model.logits([*prompt, *tokens])[2:-1].astype(np.float64)
+    want = rows - rows.max(1, keepdims=True)
+    want -= np.log(np.exp(want).sum(1, keepdims=True))
+    for told, row in zip(heard.of(Token), want, strict=True):
+        assert told.logprob == pytest.approx(row[told.id], abs=1e-4)
+        assert list(told.alternatives) == np.argsort(-row)[:3].tolist()
+
+
+class Alternating:
+    """A grammar of tokens 65 and 66 in turns, with 67, 68 after each 66, up to ``length`` tokens."""
+
+    def __init__(self, length: int) -> None:
+        self.seen: list[int] = []
+        self._length = length
+
+    @property
+    def finished(self) -> bool:
+        return len(self.seen) >= self._length
+
+    def next(self) -> int:
+        return {65: 66, 66: 67, 67: 68}.get(self.seen[-1] if self.seen else 0, 65)
+
+    def mask(self) -> np.ndarray | None:
+        mask = np.zeros(10, np.uint32)
+        mask[self.next() // 32] = 1 << self.next() % 32
+        return mask
+
+    def accept(self, token: int) -> None:
+        assert token == self.next()
+        self.seen.append(token)
+
+    def forced(self) -> list[int]:
+        return [67, 68][: self._length - len(self.seen)] if self.seen[-1] == 66 else []
+
+
+@pytest.mark.parametrize("logprobs", [None, 1])
+@pytest.mark.parametrize("length", [3, 9])
+def test_a_grammar_says_what_may_and_what_must_come(engine: Engine, logprobs: int | None, length: int) -> None:
+    result = ask(engine, [1, 2], 50, grammar=Alternating(length), logprobs=logprobs).wait()
+    assert result.tokens == [65, 66, 67, 68, 65, 66, 67, 68, 65][:length]
+    assert result.finish_reason == "stop"
+
+
+def test_end_tokens_may_be_ruled_out(engine: Engine, monkeypatch: pytest.MonkeyPatch, model: Model) -> None:
+    likeliest = ask(engine, [10, 20], 1).wait().tokens[0]
+    monkeypatch.setattr(model.tokenizer, "eos_ids", frozenset({likeliest}))
+    assert ask(engine, [10, 20], 3).wait().tokens == []
+    going_on = ask(engine, [10, 20], 3, ignore_end=True).wait().tokens
+    assert len(going_on) == 3
+    assert likeliest not in going_on
+
+
+def test_closing_fails_what_is_left(model: Model) -> None:
+    engine = Engine(model, parallel=1, queue=1)
+    gate = Gate(engine)
+    waiting = ask(engine, [1], 2)
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    until(lambda: engine._closing)
+    gate.open()
+    closing.join()
+    for heard in (gate.heard, waiting):
+        with pytest.raises(ArgumentError, match="closed"):
+            heard.wait()
+    with pytest.raises(ArgumentError, match="closed"):
+        ask(engine, [1])
+    engine.close()
+
+
+def test_a_closed_model_fails_jobs_and_not_the_engine(tmp_path: Path) -> None:
+    tiny_gguf.write(tmp_path / "m.gguf", "Q8_0")
+    with Engine(runner.load(tmp_path / "m.gguf")) as engine:
+        engine.model.close()
+        for _ in range(2):
+            with pytest.raises(ArgumentError, match="closed"):
+                ask(engine, [1, 2]).wait()
+        until(lambda: engine.stats().failed == 2)
