@@ -39,12 +39,13 @@ from typing import Any
 
 OURS = "gguflike"
 SECONDS_TO_START = 120.0
-WORDS = """
+TEXT_OF_WORDS = """
 time year people way day man thing woman life child world school state family student group country problem hand
 part place case week company system program question work government number night point home water room mother
 area money story fact month lot right study book eye job word business issue side kind head house service friend
 father power hour game line end member law car city community name president team minute idea body information
-""".split()
+"""
+WORDS = TEXT_OF_WORDS.split()
 
 _GENERATE = """
 import sys, time
