@@ -41,7 +41,7 @@ def results(folder: Path, threads: int | None = None, progress: Progress | None 
         path = folder / f"{CHECKPOINT.name}-{kind}.gguf"
         plan = convert(CHECKPOINT, path, kind, threads=threads, progress=progress)
         with load(path, threads=threads, progress=progress) as model:
-            perplexity = model.perplexity(model.tokenize(page))
+            perplexity = model.perplexity(model.tokenize(page), progress=progress)
             speed = model.generate(PROMPT, SPEED_TOKENS).result().decode_tokens_per_s
         yield Result(kind, path, plan.file_bytes, plan.bits_per_weight, perplexity, speed)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 Progress = Callable[[int, int, str], None]
-"""Called with how much is done, how much there is in all (bytes, unless a function says otherwise), and a description
-of what is being done."""
+"""Called with how much is done, how much there is in all (in the `unit` of what is done), and a description of what is
+being done."""
 
 COMPILING = "compiling kernels"
 """The description while kernels are compiled, which are then what is counted. They are kept for the next time."""
@@ -16,3 +16,22 @@ FETCHING = "fetching "
 
 CALIBRATING = "calibrating "
 """How the description begins while a model runs on text to be calibrated; what is done is then no number of bytes."""
+
+READING = "reading the prompt"
+"""The description while the tokens of a prompt are computed, which are then what is counted."""
+
+_UNITS = {
+    COMPILING: "kernels",
+    READING: "tokens",
+    CALIBRATING: "",
+    "evaluating ": "tokens",
+    "perplexity": "tokens",
+    "answering ": "questions",
+    "tuning, ": "steps",
+}
+
+
+def unit(what: str) -> str:
+    """What is counted while ``what`` is done: "bytes" unless its description begins as one that counts something else;
+    "" where only the share that is done means anything."""
+    return next((counted for begin, counted in _UNITS.items() if what.startswith(begin)), "bytes")

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 
 from gguflike import __version__
-from gguflike.cli import streams
-from gguflike.cli.output import clean, flags_of
+from gguflike.cli import interrupts, streams
+from gguflike.cli.output import clean, columns, flags_of
 from gguflike.errors import ArgumentError, ArgumentTypeError, GGUFLikeError, did_you_mean
 
 #: Command -> one line of help. Each module ``gguflike.cli.<command>`` has ``add_arguments(parser)`` and ``run(args)``.
@@ -51,6 +51,7 @@ def script() -> int:
     ends with the process.
     """
     gc.set_threshold(100_000, 20, 100)
+    interrupts.install()
     try:
         return main()
     finally:
@@ -75,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         streams.drop_output()  # whoever read our output has enough
         return DONE
     except KeyboardInterrupt as stop:
+        interrupts.clear()
         streams.say(": ".join(["interrupted", *map(str, stop.args)]))
         return INTERRUPTED
     except (UsageError, ArgumentError, ArgumentTypeError) as error:
@@ -131,18 +133,7 @@ class _Help(argparse.HelpFormatter):
     the command does."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, indent_increment=1, width=_columns() - 2)
-
-
-def _columns() -> int:
-    """Columns of the terminal, or what the environment says that they are."""
-    said = os.environ.get("COLUMNS", "")
-    if said.isdecimal() and int(said):
-        return int(said)
-    try:
-        return os.get_terminal_size().columns or 80
-    except OSError:  # no terminal
-        return 80
+        super().__init__(prog, indent_increment=1, width=columns() - 2)
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:

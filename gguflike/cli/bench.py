@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from gguflike.cli.arguments import MODEL, positive
-from gguflike.cli.output import print_json, progress_bar
+from gguflike.cli.output import print_json
+from gguflike.cli.progress import progress_bar
 from gguflike.errors import counted
 
 

@@ -6,7 +6,8 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from gguflike.cli.arguments import positive
-from gguflike.cli.output import clean, print_json, progress_bar
+from gguflike.cli.output import clean, print_json
+from gguflike.cli.progress import progress_bar
 from gguflike.errors import counted
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from gguflike.calibration import calibrate
 
     names = ("out", "calibration", "merge", "hessians", "context", "tokens", "revision", "workspace", "threads")
-    with progress_bar() as progress:
+    with progress_bar("") as progress:
         made = calibrate(
             args.source,
             **{name: getattr(args, name) for name in names},

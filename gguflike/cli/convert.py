@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from gguflike.cli.output import progress_bar
 from gguflike.cli.paths import add_path_arguments
+from gguflike.cli.progress import progress_bar
 from gguflike.cli.recipes import add_recipe_arguments, plan_and_run, take
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from gguflike.cli.arguments import positive
-from gguflike.cli.output import clean, print_json, progress_bar, size, table, terminal
+from gguflike.cli.output import clean, print_json, size, table, terminal
+from gguflike.cli.progress import progress_bar
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,8 +8,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from gguflike.cli.arguments import positive
-from gguflike.cli.output import clean, print_json, progress_bar, table
+from gguflike.cli.output import clean, print_json, table
 from gguflike.cli.paths import fetched
+from gguflike.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from gguflike.diff import FileDiff, TensorDiff

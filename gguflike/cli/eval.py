@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from gguflike.cli.arguments import positive
 from gguflike.cli.generation import add_activations_argument
-from gguflike.cli.output import clean, print_json, progress_bar, table
+from gguflike.cli.output import clean, print_json, table
+from gguflike.cli.progress import progress_bar
 from gguflike.cli.recipes import add_text_arguments
 
 if TYPE_CHECKING:

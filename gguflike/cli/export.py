@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from gguflike.cli.output import clean, print_json, progress_bar, show
+from gguflike.cli.output import clean, print_json, show
 from gguflike.cli.paths import add_path_arguments, fetched, take_out
+from gguflike.cli.progress import progress_bar
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from gguflike.cli.arguments import MODEL, at_least_zero, count, positive, seed, share
-from gguflike.cli.output import progress_bar
+from gguflike.cli.progress import progress_bar
 from gguflike.cli.streams import say
 from gguflike.errors import counted
 

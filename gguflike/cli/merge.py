@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from gguflike.cli.output import progress_bar
 from gguflike.cli.paths import add_path_arguments, take_out
+from gguflike.cli.progress import progress_bar
 from gguflike.cli.split import add_copy_arguments, report
 
 

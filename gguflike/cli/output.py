@@ -1,23 +1,18 @@
-"""What the commands share: JSON, tables, sizes, progress, and names from files made safe to print."""
+"""What the commands share: JSON, tables, sizes, and names from files made safe to print."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TextIO
 
 from gguflike.errors import in_flags
-from gguflike.progress import COMPILING, FETCHING
 
 if TYPE_CHECKING:
     import argparse
-
-    from gguflike.progress import Progress
-
-KERNELS_BAR = "{desc}{n} of {total} |{bar}| {elapsed}"
 
 
 def print_json(document: Any) -> None:
@@ -58,6 +53,18 @@ def terminal(text: str) -> str:
     return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else clean(c) for c in text)
 
 
+def columns(stream: TextIO | None = None) -> int:
+    """Columns of the terminal that ``stream`` writes to (default: standard output), or what the environment says that
+    they are; 80 where there is none."""
+    said = os.environ.get("COLUMNS", "")
+    if said.isdecimal() and int(said):
+        return int(said)
+    try:
+        return os.get_terminal_size((stream or sys.__stdout__ or sys.stdout).fileno()).columns or 80
+    except (OSError, ValueError, AttributeError):  # no terminal, or no file
+        return 80
+
+
 def size(count: float) -> str:
     """Bytes for people: 98.9 MB."""
     for unit in ("bytes", "kB", "MB", "GB"):
@@ -75,50 +82,3 @@ def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
         cells = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
-
-
-@contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """A callback for the library that draws a bar on stderr; where that is no terminal, it only tells of what may take
-    long without a word: compiling, and files that are fetched."""
-    if sys.stderr is None or not sys.stderr.isatty():
-        yield _announcement()
-        return
-    from tqdm import tqdm
-
-    with tqdm(unit="B", unit_scale=True, leave=False, file=sys.stderr, dynamic_ncols=True) as bar:
-        compiling: bool | None = None
-
-        def show(done: int, total: int, what: str) -> None:
-            nonlocal compiling
-            bar.set_description(clean(what, 40), refresh=False)
-            if compiling != (what == COMPILING) or done < bar.n:
-                compiling = what == COMPILING
-                bar.bar_format = KERNELS_BAR if compiling else None
-                bar.reset(total)
-            bar.total = total
-            bar.update(done - bar.n)
-            if compiling:
-                bar.refresh()  # kernels take seconds
-
-        yield show
-
-
-def _announcement() -> Progress:
-    """Progress for a log file or a pipe: one line if kernels are compiled, and one for each file that is fetched."""
-    said: set[str] = set()
-
-    def announce(_: int, total: int, what: str) -> None:
-        if what in said or sys.stderr is None:
-            return
-        if what.startswith(FETCHING):
-            print(f"{clean(what)}, {size(total)}", file=sys.stderr, flush=True)
-            said.add(what)
-        if what == COMPILING:
-            from gguflike.kernels.engine.host import cache_dir, keeps_kernels
-
-            kept = f"kept for next time in {cache_dir()}" if keeps_kernels() else "not kept: no folder takes them"
-            print(f"compiling {total} {'kernel' if total == 1 else 'kernels'}, {kept}", file=sys.stderr, flush=True)
-            said.add(what)
-
-    return announce

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 
 from gguflike.cli.arguments import positive
-from gguflike.cli.output import progress_bar
+from gguflike.cli.progress import progress_bar
 
 #: Flags of llama.cpp's programs that have no place here, and what to do without them.
 FOREIGN: Mapping[str, str] = {

@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gguflike.cli.arguments import positive, seed
-from gguflike.cli.output import clean, print_json, progress_bar, show
+from gguflike.cli.output import clean, print_json, show
 from gguflike.cli.paths import default_out, near_type, take_rest
+from gguflike.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from gguflike.convert import ConversionPlan

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from gguflike.cli.output import clean, print_json, progress_bar, show
+from gguflike.cli.output import clean, print_json, show
 from gguflike.cli.paths import add_path_arguments, take_out
+from gguflike.cli.progress import progress_bar
 from gguflike.cli.recipes import add_split_arguments, plan_document
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from gguflike.cli.arguments import positive
-from gguflike.cli.output import clean, print_json, progress_bar
+from gguflike.cli.output import clean, print_json
+from gguflike.cli.progress import progress_bar
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

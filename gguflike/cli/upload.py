@@ -7,7 +7,8 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from gguflike.cli.output import clean, print_json, progress_bar
+from gguflike.cli.output import clean, print_json
+from gguflike.cli.progress import progress_bar
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

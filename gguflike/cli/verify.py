@@ -6,7 +6,8 @@ import argparse
 from dataclasses import asdict
 
 from gguflike.cli.arguments import MODEL
-from gguflike.cli.output import clean, print_json, progress_bar, size
+from gguflike.cli.output import clean, print_json, size
+from gguflike.cli.progress import progress_bar
 from gguflike.errors import counted
 
 

@@ -18,6 +18,7 @@ from gguflike.runner.sampling import Sampler
 from gguflike.runner.speculate import Lookup
 
 if TYPE_CHECKING:
+    from gguflike.progress import Progress
     from gguflike.runner.model import Model
     from gguflike.runner.passes import Saved
     from gguflike.runner.tokenizer import Tokenizer
@@ -140,9 +141,10 @@ class Stream:
         seed: int | None,
         stop: Sequence[str],
         lookup: int,
+        progress: Progress | None = None,
     ) -> None:
         random = None if sampler.greedy else np.random.default_rng(seed)  # numpy loads its generators when asked
-        continuation = Continuation(model, list(prompt), max_tokens, sampler, random, lookup)
+        continuation = Continuation(model, list(prompt), max_tokens, sampler, random, lookup, progress)
         self.generation = continuation.result
         self._pieces = continuation.pieces(stop)
 
@@ -172,11 +174,12 @@ class Continuation:
         sampler: Sampler,
         random: np.random.Generator | None,
         lookup: int,
+        progress: Progress | None = None,
     ) -> None:
         self.result = Generation(prompt_tokens=len(tokens))
         self.saved: Saved | None = None  # what the model held of it, while another computes (see ``Model.turn``)
         self._model, self._tokens, self._max_tokens = model, tokens, max_tokens
-        self._sampler, self._random, self._lookup = sampler, random, lookup
+        self._sampler, self._random, self._lookup, self._progress = sampler, random, lookup, progress
 
     def pieces(self, stop: Sequence[str]) -> Iterator[Piece]:
         """Generate; text ends before the first of the strings ``stop``."""
@@ -209,7 +212,7 @@ class Continuation:
         with model.turn(self):
             begin = time.perf_counter()
             result.cached_tokens = model.common_prefix(tokens)
-            logits = model.extend(tokens[result.cached_tokens :], result.cached_tokens)[-1]
+            logits = model.extend(tokens[result.cached_tokens :], result.cached_tokens, progress=self._progress)[-1]
             chosen = [sampler.choose(logits, tokens, self._random)] if room else []
             result.prefill_seconds = time.perf_counter() - begin
         count = 0

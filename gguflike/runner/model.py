@@ -169,10 +169,13 @@ class Model:
             self._claim(self._turn)
             self._passes.forget(position)
 
-    def extend(self, ids: Sequence[int], position: int, all_logits: bool = False) -> Floats:
+    def extend(
+        self, ids: Sequence[int], position: int, all_logits: bool = False, progress: Progress | None = None
+    ) -> Floats:
         """Compute ``ids`` after the first ``position`` cached tokens: logits (1, vocab) of the last, or of all.
 
-        Unless ``all_logits``, the result is a view that the next call overwrites. ArgumentError where an id is not in
+        Unless ``all_logits``, the result is a view that the next call overwrites. ``progress`` counts the tokens where
+        they take several passes. ArgumentError where an id is not in
         the vocabulary or ``position`` is beyond what is cached, UnsupportedError where the context is too short,
         ArgumentTypeError where the ids are no integers, GGUFError where logits are not finite. A model whose tokens see
         those behind them computes from position 0 only, and an encoder has no logits (UnsupportedError).
@@ -191,7 +194,7 @@ class Model:
                     got=position,
                     remedy="give all tokens at once",
                 )
-            return self._finite(self._passes.logits(ids, position, all_logits), "logits")
+            return self._finite(self._passes.logits(ids, position, all_logits, progress), "logits")
 
     def hidden(self, ids: Sequence[int], second: int | None = None, *, last: bool = False) -> Floats:
         """What the last norm makes of each of ``ids``, float32 (len(ids), n_embd): what vectors of texts are made of.
@@ -345,6 +348,7 @@ class Model:
         seed: int | None = None,
         stop: Sequence[str] = (),
         lookup: int = 0,
+        progress: Progress | None = None,
     ) -> Stream:
         """Continue ``prompt`` (text, or token ids). Iterate over the pieces, or take ``.result()``.
 
@@ -355,7 +359,8 @@ class Model:
 
         ``lookup`` is how many tokens to guess at a time from what the text repeats. It changes the speed at temperature
         0, not the result, and does nothing at others. (Weights in F32, F16 and BF16 are summed in another order for
-        several tokens than for one, which may decide a tie within a millionth differently.)
+        several tokens than for one, which may decide a tie within a millionth differently.) ``progress`` counts the
+        tokens of a prompt that takes several passes.
 
         ArgumentError (a ValueError) for a setting out of range, a token id that is not in the vocabulary and an empty
         prompt; UnsupportedError for one longer than the context; ArgumentTypeError (a TypeError) for what is of another
@@ -369,7 +374,9 @@ class Model:
         stops = [stop] if isinstance(stop, str) else stop_strings(stop)
         ids = self.tokenize(prompt) if isinstance(prompt, str) else token_ids(prompt, _PROMPT)
         self.check_prompt(ids)
-        return Stream(self, ids, max_tokens=limit, sampler=sampler, seed=seed, stop=stops, lookup=lookup)
+        return Stream(
+            self, ids, max_tokens=limit, sampler=sampler, seed=seed, stop=stops, lookup=lookup, progress=progress
+        )
 
     def chat(self, messages: list[dict[str, Any]], max_tokens: int | None = 512, **settings: Any) -> Stream:
         """Answer a conversation, ``[{"role": ..., "content": ...}, ...]``; ``settings`` are those of ``generate``.

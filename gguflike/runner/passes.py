@@ -16,7 +16,7 @@ from gguflike.families.rope import divisor
 from gguflike.kernels.engine import native
 from gguflike.kernels.engine.host import thread_count
 from gguflike.kernels.engine.program import Program, Team
-from gguflike.progress import Progress
+from gguflike.progress import READING, Progress
 from gguflike.runner import graph, rope
 from gguflike.runner.buffers import HEAD_TOKENS, Buffers
 from gguflike.runner.state import padded
@@ -120,13 +120,14 @@ class Passes:
         self.states.restore(saved.states)
         self.tokens, self._prefilled = saved.tokens, saved.prefilled
 
-    def logits(self, ids: Sequence[int], position: int, all_logits: bool) -> Floats:
+    def logits(self, ids: Sequence[int], position: int, all_logits: bool, progress: Progress | None = None) -> Floats:
         """Logits of the last of ``ids``, or of all, behind the first ``position`` tokens.
 
-        Unless ``all_logits``, a view that the next call overwrites.
+        Unless ``all_logits``, a view that the next call overwrites. ``progress`` counts tokens, and is told that they
+        are READING; where one pass computes all, it is not called.
         """
         self._return_to(position)
-        return self._computed(ids, position, all_logits)
+        return self._computed(ids, position, all_logits, progress)
 
     def _return_to(self, position: int) -> None:
         """Let the states stand at ``position``. What they have forgotten since is computed again."""
@@ -137,7 +138,9 @@ class Passes:
         if again:
             self._computed(again, kept, all_logits=False)
 
-    def _computed(self, ids: Sequence[int], position: int, all_logits: bool) -> Floats:
+    def _computed(
+        self, ids: Sequence[int], position: int, all_logits: bool, progress: Progress | None = None
+    ) -> Floats:
         """Logits of ``ids`` behind all tokens."""
         if len(ids) == 1:
             self._pass(self._one, ids, position)
@@ -148,6 +151,8 @@ class Passes:
         size = self._buffers.batch
         for start in range(0, len(ids), size):
             batch = ids[start : start + size]
+            if progress is not None and len(ids) > size:
+                progress(start, len(ids), READING)
             self._pass(self._body, batch, position + start)
             if all_logits:
                 for first in range(0, len(batch), HEAD_TOKENS):
