@@ -13,7 +13,7 @@ from gguflike.kernels.args import EMBED, RMS_NORM, RMS_NORM_Q8, SILU_MUL, SILU_M
 from gguflike.kernels.attention.args import ATTENTION, ATTENTION_ONE, MERGE, STORE_KV
 from gguflike.kernels.attention.sizes import ATTENTION_HEADS, ATTENTION_KEYS, attention_rows, part_bytes
 from gguflike.kernels.engine.args import Own, Word, float_bits
-from gguflike.kernels.engine.memory import aligned
+from gguflike.kernels.engine.memory import ROW_TYPE, aligned
 from gguflike.kernels.engine.program import Program, Team
 from gguflike.runner.parts.attention import heads_together
 from gguflike.runner.rope import Rotation
@@ -108,7 +108,8 @@ def test_rotated_keys_and_values_are_stored(team: Team, kind: str, n_rot: int) -
     cache = KVCache(kv_heads, dim, 64)
     rotation_words = {"cos_sin": at(cos_sin), "n_rot": n_rot, "neox": kind == "neox"}
     shape = {"n_head_kv": kv_heads, "head_dim": dim, "context": 64}
-    words = STORE_KV.pack(**rotation_words, **cache.addresses(), **shape, k=at(k), v=at(v))
+    rows = one_run(tokens, position)
+    words = STORE_KV.pack(**rotation_words, **cache.addresses(), **shape, rows=at(rows), k=at(k), v=at(v))
     run(team, "attention.rope:store_f16", words, items=1, per_tokens=1, tokens=tokens, position=position)
     keys = (
         cache._data[0].view(np.float16).reshape(kv_heads, 4, dim, 16).transpose(1, 3, 0, 2).reshape(64, kv_heads, dim)
@@ -119,6 +120,13 @@ def test_rotated_keys_and_values_are_stored(team: Team, kind: str, n_rot: int) -
     assert np.array_equal(values[seen], v.astype(np.float16))
     assert not keys[:position].any()
     assert not values[position + tokens :].any()
+
+
+def one_run(tokens: int, position: int) -> np.ndarray:
+    """Rows of a pass of one sequence, in slot 0."""
+    rows = np.zeros(tokens, ROW_TYPE)
+    rows["position"], rows["run"] = np.arange(position, position + tokens), tokens
+    return rows
 
 
 def rotation(kind: str, n_rot: int, position: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
@@ -191,9 +199,11 @@ def test_attention(
         fill(cache, keys[:-1], values[:-1])
     else:
         fill(cache, keys, values)
+    rows = one_run(tokens, position)
     queries = {
         **{"cos_sin": at(cos_sin), "n_rot": n_rot, "neox": kind == "neox", **cache.addresses()},
-        **{"n_head_kv": kv_heads, "head_dim": dim, "context": cache.positions, "k": at(k), "v": at(new)},
+        **{"n_head_kv": kv_heads, "head_dim": dim, "context": cache.positions, "rows": at(rows)},
+        **{"k": at(k), "v": at(new)},
         **{"q": at(q), "n_head": n_head, "heads": heads, "scale": float_bits(dim**-0.5)},
     }
     for target in targets:
@@ -206,8 +216,8 @@ def test_attention(
             program.add("attention.causal:merge", words, items=n_head // heads)
         else:
             span = attention_rows(dim) // heads
-            words = ATTENTION.pack(**queries, span=span, **target)
-            program.add("attention.causal:f16", words, items=n_head // heads, per_tokens=span)
+            words = ATTENTION.pack(**queries, span=span, least=1, **target)
+            program.add("attention.causal:f16", words, items=n_head // heads * span, per_tokens=span)
         team.run(program.link(), tokens, position)
     want = attended(naive_model.rotate(q.astype(np.float64), angles, kind), keys, values, position)
     assert np.allclose(out, want.reshape(flat), rtol=1e-4, atol=1e-4 if tokens == 1 else 1e-5)

@@ -8,7 +8,7 @@ import numpy as np
 
 from gguflike.families.parts import Graph, Rope
 from gguflike.kernels.engine.args import Own, Word
-from gguflike.kernels.engine.memory import aligned
+from gguflike.kernels.engine.memory import ROW_TYPE, aligned
 from gguflike.kernels.matmul.records import LinearPlan, activation_arrays
 from gguflike.kernels.vector.args import QUANTIZE_ROWS
 from gguflike.kernels.vector.sizes import refined_bytes
@@ -52,6 +52,9 @@ class Activations(NamedTuple):
 class Buffers:
     """Memory of the passes of one model. Large, but only the pages that a pass needs are ever touched.
 
+    ``rows`` says of each row of a pass which position of which sequence it is (ROW_TYPE in kernels/engine/memory.py);
+    ``slots`` is how many sequences' states there are room for.
+
     ``ids``, ``position_ids`` and ``type_ids`` int32 (batch,), ``x`` float32 (batch, n_embd), ``head_x`` (HEAD_TOKENS,
     n_embd) and ``logits`` (HEAD_TOKENS, n_vocab) are shared by all threads, and so is what `temp` gives; ``own`` is
     each thread's, for one token. ``batch`` is BATCH; where ``whole`` (tokens see those behind them, so that a pass
@@ -60,11 +63,13 @@ class Buffers:
     from which crest factor on blocks are; 0: none is.
     """
 
-    def __init__(self, graph: Graph, positions: int, threads: int, crest: float = 0.0) -> None:
+    def __init__(self, graph: Graph, positions: int, threads: int, crest: float = 0.0, slots: int = 1) -> None:
         n_embd, n_vocab = graph.embedding.n_embd, graph.embedding.n_vocab
         self.positions, self._threads = positions, threads
         self.whole = not all(attention.causal for attention in graph.attentions())
         self.batch = positions if self.whole else BATCH
+        self.slots = slots
+        self.rows: npt.NDArray[np.void] = aligned(self.batch, ROW_TYPE)
         self.ids: npt.NDArray[np.int32] = aligned(self.batch, np.int32)
         self.position_ids: npt.NDArray[np.int32] = aligned(self.batch, np.int32)
         self.type_ids: npt.NDArray[np.int32] = aligned(self.batch, np.int32)
@@ -89,6 +94,13 @@ class Buffers:
         self.crest = crest
         self.refined: Word = self.scratch("refined", self.batch * refined_bytes(widest)) if crest else 0
         self.own_refined: Word = self.own_scratch("own refined", refined_bytes(widest)) if crest else 0
+
+    def set_run(self, first: int, count: int, slot: int, position: int) -> None:
+        """Let the rows of a pass from number ``first`` on be ``count`` successive tokens of the sequence in a slot,
+        from a position on. It is all that the pass has of the sequence."""
+        run = self.rows[first : first + count]
+        run["position"] = np.arange(position, position + count)
+        run["slot"], run["first"], run["run"] = slot, first, count
 
     def temp(self, name: str, columns: int) -> int:
         """The address of float32 (batch, columns) called ``name``, the same for every layer that asks alike."""

@@ -183,6 +183,7 @@ class Passes:
     def _pass(self, program: Program, batch: Sequence[int], position: int) -> None:
         count, buffers = len(batch), self._buffers
         buffers.ids[:count] = batch
+        buffers.set_run(0, count, 0, position)
         if self._graph.embedding.positions:
             buffers.position_ids[:count] = np.arange(position, position + count)
         if position + count > self._rotated:

@@ -168,12 +168,15 @@ class Schedule(ABC):
         items: int,
         per_tokens: int = 0,
         per_keys: int = 0,
+        grain: int = 1,
         beside: bool = False,
     ) -> None:
         """An op whose items all threads share, on one token and on many: ``items`` of them, or as many for each
-        ``per_tokens`` tokens or ``per_keys`` positions. ``beside``: it does not depend on the op before."""
+        ``per_tokens`` tokens or ``per_keys`` positions, in pieces of ``grain``. ``beside``: it does not depend on the
+        op before."""
         barrier = not (beside or self._after_own())
-        self.program.add(name, words, items=items, per_tokens=per_tokens, per_keys=per_keys, barrier=barrier)
+        settings = {"items": items, "per_tokens": per_tokens, "per_keys": per_keys, "grain": grain, "barrier": barrier}
+        self.program.add(name, words, **settings)
 
     def handed(self, x: Word, columns: int, readers: Sequence[Matrix]) -> Activations:
         """Float32 (tokens, columns) at the address ``x``, which ops of ``share`` wrote, for the matrices that read

@@ -3,7 +3,9 @@
 Ops, for each type of cache (kv_float.py, kv_q8.py); args.py has their argument words:
 
     <type>           any number of tokens, whose keys and values are in the cache (``ATTENTION``). An item is a group of
-                     query heads that share a key head, for ``span`` successive tokens.
+                     query heads that share a key head, for up to ``span`` successive tokens of a sequence.
+    each_<type>_<heads>  tokens that are alone of their sequences in the pass (``ATTENTION_EACH``). An item is a group
+                     of heads of a token.
     <type>_<heads>   one token (``ATTENTION_ONE``): stores its key and value in the cache, too. An item is a group of
                      heads by a block of keys, so that all threads have work; what it finds is left in ``parts`` for
     merge            whose items are groups of heads (``MERGE``)
@@ -19,13 +21,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gguflike.kernels.attention import softmax
-from gguflike.kernels.attention.args import ATTENTION, ATTENTION_ONE, MERGE, QUERIES
-from gguflike.kernels.attention.rope import CACHES, make_store, rotated
+from gguflike.kernels.attention.args import ATTENTION, ATTENTION_EACH, ATTENTION_ONE, MERGE, QUERIES
+from gguflike.kernels.attention.rope import CACHES, cached_at, make_store, rotated, row_of
 from gguflike.kernels.attention.sizes import ATTENTION_HEADS, part_bytes
 from gguflike.kernels.attention.sizes import ATTENTION_KEYS as KEYS
 from gguflike.kernels.attention.tile import HEIGHT, PANEL, make_scores, make_values, merge_row
@@ -52,8 +54,9 @@ class Item(NamedTuple):
 
     head: int  # the first of its query heads
     token: int  # the first of its tokens, in the pass
-    tokens: int
+    tokens: int  # 0: it is none, since items are counted as if every token might begin one
     position: int  # of the first token
+    end: int  # behind the last position of the sequence that the pass has
     cached: int  # index of the key head's first element in the layer's keys and values
 
 
@@ -139,11 +142,16 @@ def item_of(args: Address, state: Address, index: int) -> Item:
     a = load_args(ATTENTION, args)
     tokens = load_word(state + STATE.tokens)
     spans = (tokens + a.span - 1) // a.span
-    head, order = index // spans * a.heads, index % spans
+    head, order = index // (spans * a.span) * a.heads, index // a.span % spans
     # The last tokens see the most keys: they alternate with the first, so that all threads have as many.
-    token = (order // 2 if order % 2 else spans - 1 - order // 2) * a.span
-    cached = head * a.n_head_kv // a.n_head * a.context * a.head_dim
-    return Item(head, token, least(a.span, tokens - token), load_word(state + STATE.position) + token, cached)
+    token = (order // 2 if order % 2 else spans - 1 - order // 2) * a.span + index % a.span
+    if token >= tokens:
+        return Item(head, token, 0, 0, 0, 0)
+    row = row_of(args, token)
+    behind = row.run - (token - row.first)  # rows from this one on
+    count = 0 if row.run < a.least or (token - row.first) % a.span else least(a.span, behind)
+    kv_head = head * a.n_head_kv // a.n_head
+    return Item(head, token, count, row.position, row.position + behind, cached_at(args, row.slot, kv_head))
 
 
 @inner
@@ -216,6 +224,8 @@ def _make_attention(cache: ModuleType) -> Op:
         scratch = scratch_of(load_word(state + STATE.scratch), a.span * heads, dim)
         for index in range(start, stop):
             item = item_of(args, state, index)
+            if not item.tokens:
+                continue
             tiles = (item.tokens * heads + HEIGHT - 1) // HEIGHT
             start_item(args, item, tiles, scratch)
             for first in range(0, item.position + item.tokens, KEYS):
@@ -243,33 +253,90 @@ def _make_attention(cache: ModuleType) -> Op:
 _part_bytes = inner(part_bytes)
 
 
+class Narrow(NamedTuple):
+    """Addresses in a thread's scratch memory, of an item of one token."""
+
+    panel: Address  # float32 (head_dim or KEYS, 16): keys or values, expanded
+    queries: Address  # float32 (head_dim, heads)
+    scores: Address  # float32 (heads, KEYS), then weights
+    part: Address  # what a block leaves: part_bytes(heads, head_dim)
+    all_blocks: Address  # a softmax state, and float32 (heads, head_dim)
+
+
+@inner
+def narrow_scratch(base: Address, heads: int, dim: int) -> Narrow:
+    """Divide a thread's scratch memory for items of ``heads`` query heads of a token."""
+    queries = base + PANEL * max(dim, KEYS)
+    scores = queries + 4 * heads * dim
+    part = scores + softmax.ROW * heads
+    return Narrow(base, queries, scores, part, part + _part_bytes(heads, dim))
+
+
+@inner
+def gather_heads(args: Address, token: int, head: int, heads: int, position: int, queries: Address) -> None:
+    """Gather ``heads`` queries of a token from head number ``head`` on."""
+    a = load_args(QUERIES, args)
+    for r in range(heads):
+        query = a.q + 4 * a.head_dim * (token * a.n_head + head + r)
+        gather(args, query, a.cos_sin + 8 * a.n_rot * position, queries + 4 * r, 4 * heads)
+
+
+def _make_block(heads: int, cache: ModuleType) -> Any:
+    """Return a kernel for one block of keys: what ``heads`` queries find in it."""
+    score, add_values = cache.make_scores(heads), cache.make_values(heads)
+
+    @inner
+    def attend_block(args: Address, cached: int, first: int, count: int, scratch: Narrow, part: Address) -> None:
+        padded = (count + 15) // 16 * 16
+        score(args, scratch.queries, cached, first, padded, scratch.panel, scratch.scores)
+        for r in range(heads):
+            mask(scratch.scores + softmax.ROW * r, count, padded)
+        softmax.softmax(scratch.scores, heads, padded, part)
+        add_values(args, scratch.scores, cached, first, count, scratch.panel, part + softmax.PART_BYTES)
+
+    return attend_block
+
+
 def _make_attention_one(heads: int, cache: ModuleType) -> Op:
     """Return attention for one token, ``heads`` query heads at a time."""
-    score, add_values, store = cache.make_scores(heads), cache.make_values(heads), make_store(cache)
+    attend_block, store = _make_block(heads, cache), make_store(cache)
 
     def attention(args: Address, state: Address, start: int, stop: int) -> None:
-        a = load_args(ATTENTION_ONE, args)
-        dim, position, groups = a.head_dim, load_word(state + STATE.position), a.n_head // heads
-        panel = load_word(state + STATE.scratch)
-        queries = panel + PANEL * max(dim, KEYS)
-        scores = queries + 4 * heads * dim
+        a, row = load_args(ATTENTION_ONE, args), row_of(args, 0)
+        groups, scratch = a.n_head // heads, narrow_scratch(load_word(state + STATE.scratch), heads, a.head_dim)
         for item in range(start, stop):
             head, first = item % groups * heads, item // groups * KEYS
             kv_head = head * a.n_head_kv // a.n_head
-            cached = kv_head * a.context * dim
-            count = least(KEYS, position + 1 - first)
-            if first + count > position:
-                store(args, 0, kv_head, position, scores)
-            for r in range(heads):
-                cos_sin = a.cos_sin + 8 * a.n_rot * position
-                gather(args, a.q + 4 * dim * (head + r), cos_sin, queries + 4 * r, 4 * heads)
-            padded = (count + 15) // 16 * 16
-            score(args, queries, cached, first, padded, panel, scores)
-            for r in range(heads):
-                mask(scores + softmax.ROW * r, count, padded)
-            part = a.parts + item * _part_bytes(heads, dim)
-            softmax.softmax(scores, heads, padded, part)
-            add_values(args, scores, cached, first, count, panel, part + softmax.PART_BYTES)
+            count = least(KEYS, row.position + 1 - first)
+            if first + count > row.position:
+                store(args, 0, kv_head, scratch.scores)
+            gather_heads(args, 0, head, heads, row.position, scratch.queries)
+            part = a.parts + item * _part_bytes(heads, a.head_dim)
+            attend_block(args, cached_at(args, row.slot, kv_head), first, count, scratch, part)
+
+    return attention
+
+
+def _make_attention_each(heads: int, cache: ModuleType) -> Op:
+    """Return attention for tokens that are alone of their sequences, ``heads`` query heads at a time."""
+    attend_block = _make_block(heads, cache)
+
+    def attention(args: Address, state: Address, start: int, stop: int) -> None:
+        a = load_args(ATTENTION_EACH, args)
+        groups, scratch = a.n_head // heads, narrow_scratch(load_word(state + STATE.scratch), heads, a.head_dim)
+        for item in range(start, stop):
+            token, group = item // groups, item % groups
+            row = row_of(args, token)
+            if row.run > 1:
+                continue
+            cached = cached_at(args, row.slot, group * heads * a.n_head_kv // a.n_head)
+            gather_heads(args, token, group * heads, heads, row.position, scratch.queries)
+            start_group(scratch.all_blocks, heads, a.head_dim)
+            for first in range(0, row.position + 1, KEYS):
+                attend_block(args, cached, first, least(KEYS, row.position + 1 - first), scratch, scratch.part)
+                merge_part(scratch.part, heads, a.head_dim, scratch.all_blocks)
+            result = Result(a.out, a.codes, a.scales, a.sums)
+            write_group(scratch.all_blocks, token * groups + group, heads, a.head_dim, result)
 
     return attention
 
@@ -282,22 +349,27 @@ def start_group(all_blocks: Address, heads: int, dim: int) -> None:
         store_f32x16(all_blocks + softmax.STATE_BYTES + 4 * i, splat(ZERO))
 
 
+@inner
+def merge_part(part: Address, heads: int, dim: int, all_blocks: Address) -> None:
+    """Merge what a block left."""
+    softmax.merge(all_blocks, part)
+    for r in range(heads):
+        row = 4 * dim * r
+        merge_row(all_blocks + softmax.STATE_BYTES + row, part + softmax.PART_BYTES + row, dim, all_blocks, r)
+
+
 @inner(inline="always")
 def merge_blocks(
     parts: Address, blocks: int, group: int, groups: int, heads: int, dim: int, all_blocks: Address
 ) -> None:
     """Merge what the items of a group left, block by block."""
-    out = all_blocks + softmax.STATE_BYTES
     for block in range(blocks):
-        part = parts + (block * groups + group) * _part_bytes(heads, dim)
-        softmax.merge(all_blocks, part)
-        for r in range(heads):
-            merge_row(out + 4 * dim * r, part + softmax.PART_BYTES + 4 * dim * r, dim, all_blocks, r)
+        merge_part(parts + (block * groups + group) * _part_bytes(heads, dim), heads, dim, all_blocks)
 
 
 @inner(inline="always")
 def write_group(all_blocks: Address, group: int, heads: int, dim: int, result: Result) -> None:
-    """Write what a group of heads found."""
+    """Write what a group of heads found, by its number among those of all tokens."""
     for r in range(heads):
         total = load_f32(all_blocks + softmax.ALL_TOTAL + 4 * r)
         row = all_blocks + softmax.STATE_BYTES + 4 * dim * r
@@ -321,3 +393,4 @@ for _type, _cache in CACHES.items():
     op(f"attention.causal:{_type}")(_make_attention(_cache))
     for _heads in range(1, ATTENTION_HEADS + 1):
         op(f"attention.causal:{_type}_{_heads}")(_make_attention_one(_heads, _cache))
+        op(f"attention.causal:each_{_type}_{_heads}")(_make_attention_each(_heads, _cache))

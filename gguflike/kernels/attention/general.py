@@ -3,6 +3,7 @@
 Ops as in causal.py, for each type of cache; general_args.py has their argument words:
 
     <type>           any number of tokens, whose keys and values are in the cache (``GENERAL``)
+    each_<type>_<heads>  tokens that are alone of their sequences in the pass (``GENERAL_EACH``)
     <type>_<heads>   one token (``GENERAL_ONE``); its items are groups of heads by blocks of the keys that it sees
     merge            whose items are groups of heads (``GENERAL_MERGE``)
     store_<type>     the way of prepared keys and values to the cache: a token's go to its position modulo the cache's
@@ -16,7 +17,7 @@ result, to the last bit. A sink is where a query's softmax starts from: a maximu
 from __future__ import annotations
 
 from types import ModuleType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -25,22 +26,25 @@ from gguflike.kernels.attention.causal import (
     LOG2,
     ONE,
     Item,
+    Narrow,
     Op,
     Result,
     Scratch,
     finish,
-    gather,
+    gather_heads,
     item_of,
     least,
     mask,
     merge_blocks,
+    merge_part,
+    narrow_scratch,
     scratch_of,
     start_group,
     start_item,
     write_group,
 )
-from gguflike.kernels.attention.general_args import GENERAL, GENERAL_MERGE, GENERAL_ONE
-from gguflike.kernels.attention.rope import make_store, make_store_op
+from gguflike.kernels.attention.general_args import GENERAL, GENERAL_EACH, GENERAL_MERGE, GENERAL_ONE
+from gguflike.kernels.attention.rope import cached_at, make_store, make_store_op, row_of
 from gguflike.kernels.attention.sizes import ATTENTION_HEADS, part_bytes
 from gguflike.kernels.attention.sizes import ATTENTION_KEYS as KEYS
 from gguflike.kernels.attention.tile import HEIGHT, PANEL, make_scores, make_values
@@ -53,9 +57,12 @@ from gguflike.kernels.vector.memory import load_f32, load_f32x16, store_f32, sto
 from gguflike.kernels.vector.types import Address
 from gguflike.kernels.vector.unpack import f32_of
 
+if TYPE_CHECKING:
+    from gguflike.kernels.engine.args import Args
+
 
 class Sight(NamedTuple):
-    """What queries see: see general_args.py. ``end`` is behind the last key that there is."""
+    """What queries of a sequence see: see general_args.py. ``end`` is behind the last key that there is."""
 
     back: int
     ahead: int
@@ -194,9 +201,11 @@ def _make_attention(cache: ModuleType) -> Op:
     def attention(args: Address, state: Address, start: int, stop: int) -> None:
         a = load_args(GENERAL, args)
         scratch = scratch_of(load_word(state + STATE.scratch), a.span * a.heads, a.head_dim)
-        sight = Sight(a.back, a.ahead, a.chunk, load_word(state + STATE.position) + load_word(state + STATE.tokens))
         for index in range(start, stop):
             item = item_of(args, state, index)
+            if not item.tokens:
+                continue
+            sight = Sight(a.back, a.ahead, a.chunk, item.end)
             tiles = (item.tokens * a.heads + HEIGHT - 1) // HEIGHT
             start_item(args, item, tiles, scratch)
             if a.sinks:
@@ -219,17 +228,38 @@ _part_bytes = inner(part_bytes)
 STEP = 32  # keys that the scores of one token take at a time (tile.columns)
 
 
+def _make_block(words: Args, heads: int, cache: ModuleType) -> Any:
+    """Return a kernel for one block of keys: what ``heads`` queries find in it. ``words`` are those of the op."""
+    score, add_values = cache.make_scores(heads), cache.make_values(heads)
+
+    @inner
+    def attend_block(
+        args: Address, cached: int, lowest: int, first: int, count: int, scratch: Narrow, part: Address
+    ) -> None:
+        a = load_args(words, args)
+        padded, slot = (count + 15) // 16 * 16, first % a.context
+        score(args, scratch.queries, cached, slot, padded, scratch.panel, scratch.scores)
+        for r in range(heads):
+            if a.cap:
+                _cap(scratch.scores + softmax.ROW * r, padded, f32_of(a.cap))
+            mask(scratch.scores + softmax.ROW * r, count, padded)
+            if lowest > first:
+                _hide(scratch.scores + softmax.ROW * r, lowest - first, padded)
+        softmax.softmax(scratch.scores, heads, padded, part)
+        add_values(args, scratch.scores, cached, slot, count, scratch.panel, part + softmax.PART_BYTES)
+
+    return attend_block
+
+
 def _make_attention_one(heads: int, cache: ModuleType) -> Op:
     """Return attention for one token, ``heads`` query heads at a time."""
-    score, add_values, store = cache.make_scores(heads), cache.make_values(heads), make_store(cache, ring=True)
+    attend_block, store = _make_block(GENERAL_ONE, heads, cache), make_store(cache, ring=True)
 
     def attention(args: Address, state: Address, start: int, stop: int) -> None:
-        a = load_args(GENERAL_ONE, args)
-        dim, position, groups = a.head_dim, load_word(state + STATE.position), a.n_head // heads
+        a, row = load_args(GENERAL_ONE, args), row_of(args, 0)
+        position, groups = row.position, a.n_head // heads
         lowest = _lowest(Sight(a.back, a.ahead, a.chunk, position + 1), position)
-        panel = load_word(state + STATE.scratch)
-        queries = panel + PANEL * max(dim, KEYS)
-        scores = queries + 4 * heads * dim
+        scratch = narrow_scratch(load_word(state + STATE.scratch), heads, a.head_dim)
         for item in range(start, stop):
             head, begin = item % groups * heads, (lowest // KEYS + item // groups) * KEYS
             first = max(begin, lowest // STEP * STEP)
@@ -237,23 +267,42 @@ def _make_attention_one(heads: int, cache: ModuleType) -> Op:
             if count <= 0:
                 continue  # there are items for as many blocks as a window may touch
             kv_head = head * a.n_head_kv // a.n_head
-            cached, slot = kv_head * a.context * dim, first % a.context
             if a.stores and first + count > position:
-                store(args, 0, kv_head, position, scores)
-            for r in range(heads):
-                cos_sin = a.cos_sin + 8 * a.n_rot * position
-                gather(args, a.q + 4 * dim * (head + r), cos_sin, queries + 4 * r, 4 * heads)
-            padded = (count + 15) // 16 * 16
-            score(args, queries, cached, slot, padded, panel, scores)
-            for r in range(heads):
-                if a.cap:
-                    _cap(scores + softmax.ROW * r, padded, f32_of(a.cap))
-                mask(scores + softmax.ROW * r, count, padded)
-                if lowest > first:
-                    _hide(scores + softmax.ROW * r, lowest - first, padded)
-            part = a.parts + item * _part_bytes(heads, dim)
-            softmax.softmax(scores, heads, padded, part)
-            add_values(args, scores, cached, slot, count, panel, part + softmax.PART_BYTES)
+                store(args, 0, kv_head, scratch.scores)
+            gather_heads(args, 0, head, heads, position, scratch.queries)
+            part = a.parts + item * _part_bytes(heads, a.head_dim)
+            attend_block(args, cached_at(args, row.slot, kv_head), lowest, first, count, scratch, part)
+
+    return attention
+
+
+def _make_attention_each(heads: int, cache: ModuleType) -> Op:
+    """Return attention for tokens that are alone of their sequences, ``heads`` query heads at a time."""
+    attend_block = _make_block(GENERAL_EACH, heads, cache)
+
+    def attention(args: Address, state: Address, start: int, stop: int) -> None:
+        a = load_args(GENERAL_EACH, args)
+        groups, scratch = a.n_head // heads, narrow_scratch(load_word(state + STATE.scratch), heads, a.head_dim)
+        for item in range(start, stop):
+            token, group = item // groups, item % groups
+            row = row_of(args, token)
+            if row.run > 1:
+                continue
+            lowest = _lowest(Sight(a.back, a.ahead, a.chunk, row.position + 1), row.position)
+            cached = cached_at(args, row.slot, group * heads * a.n_head_kv // a.n_head)
+            gather_heads(args, token, group * heads, heads, row.position, scratch.queries)
+            start_group(scratch.all_blocks, heads, a.head_dim)
+            if a.sinks:
+                for r in range(heads):
+                    _start_at_sink(scratch.all_blocks, r, load_f32(a.sinks + 4 * (group * heads + r)))
+            first = lowest // STEP * STEP
+            while first <= row.position:
+                count = least((first // KEYS + 1) * KEYS, row.position + 1) - first
+                attend_block(args, cached, lowest, first, count, scratch, scratch.part)
+                merge_part(scratch.part, heads, a.head_dim, scratch.all_blocks)
+                first += count
+            result = Result(a.out, a.codes, a.scales, a.sums)
+            write_group(scratch.all_blocks, token * groups + group, heads, a.head_dim, result)
 
     return attention
 
@@ -280,3 +329,4 @@ for _type, _cache in (("f16", kv_f16), ("f32", kv_f32), ("q8_0", kv_q8)):
     op(f"attention.general:{_type}")(_make_attention(_cache))
     for _heads in range(1, ATTENTION_HEADS + 1):
         op(f"attention.general:{_type}_{_heads}")(_make_attention_one(_heads, _cache))
+        op(f"attention.general:each_{_type}_{_heads}")(_make_attention_each(_heads, _cache))

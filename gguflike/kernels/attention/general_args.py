@@ -5,7 +5,7 @@ Apart from args.py, since a model without any of this need not load it.
 
 from __future__ import annotations
 
-from gguflike.kernels.attention.args import ATTENTION, MERGE, QUERIES
+from gguflike.kernels.attention.args import ATTENTION, ATTENTION_EACH, MERGE, QUERIES
 from gguflike.kernels.engine.args import Args
 
 _SEEN = {
@@ -19,6 +19,7 @@ _CHANGED = {
     "sinks": "address of float32 (n_head,): a score for each head that has no value; or 0",
 }
 GENERAL = ATTENTION.extended("attention.general:<cache type>", **_SEEN, **_CHANGED)
+GENERAL_EACH = ATTENTION_EACH.extended("attention.general:each_<cache type>_<heads>", **_SEEN, **_CHANGED)
 GENERAL_ONE = QUERIES.extended(
     "attention.general:<cache type>_<heads>",
     **_SEEN,
@@ -30,6 +31,7 @@ GENERAL_MERGE = MERGE.extended("attention.general:merge", **_SEEN, sinks=_CHANGE
 NONE, RMS, LAYER = 0, 1, 2  # kinds of normalization
 HEADS = Args(
     "attention.heads:prepare",
+    rows="address of what the rows of the pass are: ROW_TYPE (tokens,), see args.py",
     x="address of float32 values of all tokens",
     stride="values from one token's to the next",
     step="values from one head's to the next",

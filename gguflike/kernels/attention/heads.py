@@ -14,7 +14,7 @@ import numpy as np
 from gguflike.kernels.attention.general_args import HEADS, LAYER, OPEN
 from gguflike.kernels.engine.atomics import load_args, load_word
 from gguflike.kernels.engine.jit import inner, op
-from gguflike.kernels.engine.memory import STATE
+from gguflike.kernels.engine.memory import ROW, ROW_BYTES
 from gguflike.kernels.vector.activations import limited, sigmoid, softplus
 from gguflike.kernels.vector.lanes import fma, reduce_add, splat, swap_pairs
 from gguflike.kernels.vector.memory import load_f32, load_f32x16, load_first, store_f32x16, store_first
@@ -121,7 +121,7 @@ def prepare(args: Address, state: Address, start: int, stop: int) -> None:
     """Prepare queries, keys or values. Items are tokens; words: ``HEADS``."""
     a = load_args(HEADS, args)
     for token in range(start, stop):
-        position, row = load_word(state + STATE.position) + token, a.out + 4 * a.padded * a.heads * token
+        position, row = load_word(a.rows + ROW_BYTES * token + ROW.position), a.out + 4 * a.padded * a.heads * token
         for head in range(a.heads):
             source = a.x + 4 * (a.stride * token + a.step * head)
             _copy(source, a.dim, f32_of(a.limit), row + 4 * a.padded * head, a.padded)

@@ -11,16 +11,42 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from gguflike.kernels.attention import kv_f16, kv_f32, kv_q8, kv_shared_f16, kv_shared_f32, kv_shared_q8
 from gguflike.kernels.attention.args import STORE_KV
 from gguflike.kernels.engine.atomics import load_args, load_word
 from gguflike.kernels.engine.jit import inner, op
-from gguflike.kernels.engine.memory import STATE
+from gguflike.kernels.engine.memory import ROW, ROW_BYTES, STATE
 from gguflike.kernels.vector.lanes import fma, swap_pairs
 from gguflike.kernels.vector.memory import load_f32x16, store_f32x16
 from gguflike.kernels.vector.types import Address, F32x16
+
+
+class Row(NamedTuple):
+    """What a row of the pass is: see ROW_TYPE (engine/memory.py)."""
+
+    position: int
+    slot: int
+    first: int
+    run: int
+
+
+@inner(inline="always")
+def row_of(args: Address, token: int) -> Row:
+    """Return what row number ``token`` of the pass is."""
+    row = load_word(args + STORE_KV.rows) + ROW_BYTES * token
+    return Row(
+        load_word(row + ROW.position), load_word(row + ROW.slot), load_word(row + ROW.first), load_word(row + ROW.run)
+    )
+
+
+@inner(inline="always")
+def cached_at(args: Address, slot: int, kv_head: int) -> int:
+    """Return the index of a key head's first element in a layer's keys and values."""
+    a = load_args(STORE_KV, args)
+    index: int = (slot * a.n_head_kv + kv_head) * a.context * a.head_dim
+    return index
 
 
 @inner
@@ -44,19 +70,19 @@ def rotate(head: Address, dim: int, cos_sin: Address, n_rot: int, neox: int, tar
 
 
 def make_store(cache: ModuleType, ring: bool = False) -> Any:
-    """Return a kernel that stores one key head of a token at ``position`` in a cache of the module ``cache``.
+    """Return a kernel that stores one key head of a token in a cache of the module ``cache``.
 
-    In a ``ring`` it stands at that position modulo the cache's length.
+    In a ``ring`` it stands at its position modulo the cache's length.
     """
 
     @inner
-    def store(args: Address, token: int, head: int, position: int, key: Address) -> None:
+    def store(args: Address, token: int, head: int, key: Address) -> None:
         """Store key and value of a head; ``key`` is the address of float32 (head_dim,) for the rotated key."""
-        a = load_args(STORE_KV, args)
+        a, row = load_args(STORE_KV, args), row_of(args, token)
         at = 4 * a.head_dim * (a.n_head_kv * token + head)
-        rotate(a.k + at, a.head_dim, a.cos_sin + 8 * a.n_rot * position, a.n_rot, a.neox, key)
-        place = position % a.context if ring else position
-        cache.store(args, head * a.context * a.head_dim, place, key, a.v + at)
+        rotate(a.k + at, a.head_dim, a.cos_sin + 8 * a.n_rot * row.position, a.n_rot, a.neox, key)
+        place = row.position % a.context if ring else row.position
+        cache.store(args, cached_at(args, row.slot, head), place, key, a.v + at)
 
     return store
 
@@ -66,10 +92,10 @@ def make_store_op(cache: ModuleType, ring: bool = False) -> Callable[[Address, A
     store = make_store(cache, ring)
 
     def store_tokens(args: Address, state: Address, start: int, stop: int) -> None:
-        position, key = load_word(state + STATE.position), load_word(state + STATE.scratch)
+        key = load_word(state + STATE.scratch)
         for token in range(start, stop):
             for head in range(load_word(args + STORE_KV.n_head_kv)):
-                store(args, token, head, position + token, key)
+                store(args, token, head, key)
 
     return store_tokens
 

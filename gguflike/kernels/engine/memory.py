@@ -58,6 +58,16 @@ RECORD_TYPE = _structure(
     own=72,  # 1: each thread does all items for itself
 )
 STATE_TYPE = _structure(32, tokens=0, position=8, thread=16, scratch=24)
+# One row of a pass (a token). The rows of a sequence stand behind each other, in the order of its text: its *run*.
+# Ops that keep something of a sequence keep it in *slots* that lie behind each other in memory, one for each sequence,
+# and are told the address of an array of these (``rows``), an element for each row of the pass.
+ROW_TYPE = _structure(
+    32,
+    position=0,  # of the token in its sequence
+    slot=8,  # number of the slot that its sequence has
+    first=16,  # number of the row that begins its run
+    run=24,  # rows of it
+)
 BLOCK_TYPE = _structure(
     256,
     asleep=0,  # 1: the worker sleeps, or is about to
@@ -85,6 +95,7 @@ def team_type(threads: int) -> np.dtype[np.void]:
 
 
 HEADER, RECORD, STATE = _offsets("header", HEADER_TYPE), _offsets("record", RECORD_TYPE), _offsets("state", STATE_TYPE)
+ROW, ROW_BYTES = _offsets("row", ROW_TYPE), ROW_TYPE.itemsize
 BLOCK, TEAM = _offsets("block", BLOCK_TYPE), _offsets("team", team_type(1))
 HEADER_BYTES, RECORD_BYTES, BLOCK_BYTES = HEADER_TYPE.itemsize, RECORD_TYPE.itemsize, BLOCK_TYPE.itemsize
 

@@ -7,11 +7,11 @@ from functools import lru_cache
 
 from gguflike.errors import UnsupportedError
 from gguflike.families.parts import Attention
-from gguflike.kernels.attention.args import ATTENTION, ATTENTION_ONE, MERGE, STORE_KV
+from gguflike.kernels.attention.args import ATTENTION, ATTENTION_EACH, ATTENTION_ONE, MERGE, STORE_KV
 from gguflike.kernels.attention.sizes import ATTENTION_HEADS, ATTENTION_KEYS, attention_rows, part_bytes
-from gguflike.kernels.engine.args import Word, float_bits
-from gguflike.runner.buffers import Activations
-from gguflike.runner.schedule import Schedule, Source, Target, reads_int8
+from gguflike.kernels.engine.args import Args, Word, float_bits
+from gguflike.runner.buffers import Activations, address
+from gguflike.runner.schedule import Schedule, Source, Target, grain, reads_int8
 from gguflike.runner.state import SCALED, KVCache, kv_bytes_per_position
 from gguflike.runner.weights import LayerWeights, Matrix
 
@@ -120,6 +120,7 @@ def attended(part: Attention, s: Schedule, cache: KVCache, readers: Sequence[Mat
         "n_head_kv": part.kv_heads,
         "head_dim": part.head_dim,
         "context": cache.positions,
+        "rows": address(s.buffers.rows),
         "k": s.temp("k", part.kv_size),
         "v": s.temp("v", part.kv_size),
     }
@@ -179,8 +180,28 @@ def _attend_several(
 ) -> None:
     store_kv(f"attention.rope:store_{cache.type}", s, store)
     heads, span = span_of_several(part, cache)
-    words = ATTENTION.pack(**queries, heads=heads, span=span, **found.words)
-    s.share(f"attention.causal:{cache.type}", words, items=part.heads // heads, per_tokens=span)
+    least = attend_each(f"attention.causal:each_{cache.type}", ATTENTION_EACH, part, s, cache, queries, found)
+    words = ATTENTION.pack(**queries, heads=heads, span=span, least=least, **found.words)
+    share_spans(f"attention.causal:{cache.type}", s, words, part.heads // heads, span, beside=least > 1)
+
+
+def attend_each(
+    name: str, words: Args, part: Attention, s: Schedule, cache: KVCache, queries: dict[str, Word], found: Found
+) -> int:
+    """Attention for tokens that are alone of their sequences in the pass, where passes may have several sequences, by
+    the op of that name and the heads. Returns how many rows of a sequence the op for several tokens begins with."""
+    if s.buffers.slots == 1:
+        return 1
+    heads, groups, _ = groups_of_one(part, cache)
+    s.share(f"{name}_{heads}", words.pack(**queries, heads=heads, **found.words), items=groups, per_tokens=1)
+    return 2
+
+
+def share_spans(name: str, s: Schedule, words: tuple[Word, ...], groups: int, span: int, *, beside: bool) -> None:
+    """The op for several tokens. Any of them may begin a span, so there is an item for each, by groups of heads."""
+    items = groups * span
+    pieces = grain(items * -(-s.buffers.batch // span), 1)
+    s.share(name, words, items=items, per_tokens=span, grain=pieces, beside=beside)
 
 
 def groups_of_one(part: Attention, cache: KVCache) -> tuple[int, int, dict[str, Word]]:

@@ -17,6 +17,7 @@ from gguflike.families.parts import Attention, Norm, Rope, Temperature
 from gguflike.kernels.attention.general_args import (
     EVERYWHERE,
     GENERAL,
+    GENERAL_EACH,
     GENERAL_MERGE,
     GENERAL_ONE,
     HEADS,
@@ -27,14 +28,17 @@ from gguflike.kernels.attention.general_args import (
 )
 from gguflike.kernels.attention.sizes import ATTENTION_KEYS
 from gguflike.kernels.engine.args import Word, float_bits
+from gguflike.runner.buffers import address
 from gguflike.runner.parts.attention import (
     Found,
     attend,
+    attend_each,
     found_as_floats,
     found_for,
     groups_of_one,
     parts_of_one,
     ready,
+    share_spans,
     span_of_several,
     store_kv,
 )
@@ -123,8 +127,8 @@ def _project(part: Attention, s: Schedule, weights: LayerWeights, source: Source
         step = v_dim if part.gate == "element" else 1
         gate = Heads(product("attn_gate", "attention gate", heads * step), heads * step, step, heads)
     read = s.read(source, [matrix for matrix, _ in products])
-    for index, (matrix, address) in enumerate(products):
-        s.linear(matrix, read, address, beside=index > 0)
+    for index, (matrix, out) in enumerate(products):
+        s.linear(matrix, read, out, beside=index > 0)
     return Projected(q, k, v, gate)
 
 
@@ -149,6 +153,7 @@ def _words(part: Attention, s: Schedule, weights: LayerWeights, cache: KVCache, 
         "n_head_kv": part.kv_heads,
         "head_dim": cache.head_dim,
         "context": cache.positions,
+        "rows": address(s.buffers.rows),
         "k": k_at,
         "v": v_at,
     }
@@ -186,8 +191,10 @@ def _attend_several(part: Attention, s: Schedule, cache: KVCache, words: General
     if words.stores:
         store_kv(f"attention.general:store_{cache.type}", s, words.store)
     heads, span = span_of_several(part, cache)
-    many = GENERAL.pack(**words.queries, **words.changed, heads=heads, span=span, **found.words)
-    s.share(f"attention.general:{cache.type}", many, items=part.heads // heads, per_tokens=span)
+    shared = words.queries | words.changed
+    least = attend_each(f"attention.general:each_{cache.type}", GENERAL_EACH, part, s, cache, shared, found)
+    many = GENERAL.pack(**shared, heads=heads, span=span, least=least, **found.words)
+    share_spans(f"attention.general:{cache.type}", s, many, part.heads // heads, span, beside=least > 1)
 
 
 def _sees_all(part: Attention, cache: KVCache) -> bool:
@@ -244,6 +251,7 @@ def _prepared(
     whole = norm is not None and norm.size == heads.heads * dim and norm.size != dim
     weighted = norm is not None and norm.weight
     words = HEADS.pack(
+        rows=address(s.buffers.rows),
         x=heads.address,
         stride=heads.stride,
         step=heads.step,

@@ -138,6 +138,7 @@ def _opened(part: KimiDelta, s: Schedule, weights: LayerWeights, found: int, gat
     heads, dim = part.heads, part.head_dim
     normed, opened = s.local("normed heads", part.size), s.local("opened", part.size)
     words = HEADS.pack(
+        rows=address(s.buffers.rows),
         x=found,
         stride=part.size,
         step=dim,

@@ -14,7 +14,7 @@ from gguflike.families.parts.latent import LatentAttention
 from gguflike.kernels.attention.general_args import HEADS, NONE
 from gguflike.kernels.attention.latent_args import KEYS
 from gguflike.kernels.engine.args import Own, Word, float_bits
-from gguflike.runner.buffers import Activations
+from gguflike.runner.buffers import Activations, address
 from gguflike.runner.parts import attention
 from gguflike.runner.parts.checks import multiple
 from gguflike.runner.parts.general_attention import temperatures
@@ -63,7 +63,10 @@ def emit(
     step = part.nope_dim + part.rope_dim
     turned = _Rows(q + 4 * part.nope_dim, part.q_size, step, part.rope_dim)
     s.share(
-        "attention.heads:prepare", _copied(turned, part.heads, queries, state.head_dim, factors), items=1, per_tokens=1
+        "attention.heads:prepare",
+        _copied(s, turned, part.heads, queries, state.head_dim, factors),
+        items=1,
+        per_tokens=1,
     )
     words = KEYS.pack(
         x=latent,
@@ -125,6 +128,7 @@ def _attend(part: LatentAttention, s: Schedule, cache: KVCache, queries: int, ke
         "n_head_kv": 1,
         "head_dim": cache.head_dim,
         "context": cache.positions,
+        "rows": address(s.buffers.rows),
         "k": keys,
         "v": keys,
     }
@@ -143,7 +147,7 @@ def _by_head(s: Schedule, stack: Stack, rows: _Rows, out: int, step: int, factor
 def _by_head_one(s: Schedule, stack: Stack, rows: _Rows, out: int, step: int, factors: int) -> None:
     heads, columns = stack.size, rows.columns
     copied = s.local("rows of heads", heads * columns)
-    s.each("attention.heads:prepare", _copied(rows, heads, copied, columns, factors))
+    s.each("attention.heads:prepare", _copied(s, rows, heads, copied, columns, factors))
     read = s.buffers.own._replace(floats=copied)
     if stack.matrix.plan.activations == "int8":
         s.prepare("vector.quantize:rows", read.quantize(heads * columns))
@@ -159,7 +163,7 @@ def _by_head_several(s: Schedule, stack: Stack, rows: _Rows, out: int, step: int
     reads = [_of_columns(all_rows, head * size) for head in range(heads)]
     for head, read in enumerate(reads):
         one = rows._replace(address=_shifted(rows.address, 4 * head * rows.step))
-        s.each("attention.heads:prepare", _copied(one, 1, read.floats, columns, factors), beside=head > 0)
+        s.each("attention.heads:prepare", _copied(s, one, 1, read.floats, columns, factors), beside=head > 0)
     if stack.matrix.plan.activations == "int8":
         for head, read in enumerate(reads):
             s.share("vector.quantize:rows", read.quantize(columns), items=1, per_tokens=1, beside=head > 0)
@@ -168,10 +172,11 @@ def _by_head_several(s: Schedule, stack: Stack, rows: _Rows, out: int, step: int
         s.linear(matrix, read, out + 4 * head * step, beside=head > 0, stride=heads * step)
 
 
-def _copied(rows: _Rows, heads: int, out: Word, padded: int, factors: int) -> tuple[Word, ...]:
+def _copied(s: Schedule, rows: _Rows, heads: int, out: Word, padded: int, factors: int) -> tuple[Word, ...]:
     """The words of the op that copies rows of heads side by side, with zeros behind them, times their position's
     factor."""
     return HEADS.pack(
+        rows=address(s.buffers.rows),
         x=rows.address,
         stride=rows.stride,
         step=rows.step,
