@@ -13,7 +13,7 @@ import gguflike
 from gguflike import runner
 from gguflike.errors import ArgumentError, ArgumentTypeError, GGUFLikeError, as_integer
 from gguflike.runner.model import Model
-from gguflike.runner.sampling import Sampler
+from gguflike.runner.sampling import Sampler, Sampling
 from tests import tiny, tiny_gguf
 
 X = np.ones((2, 256), np.float32)
@@ -259,7 +259,7 @@ def test_positions_that_are_not_cached(model: Model) -> None:
 @pytest.mark.parametrize("temperature", [1e-320, 1e-30, 1e-3, 1e30])
 def test_any_finite_temperature_draws_a_token(temperature: float) -> None:
     logits = np.array([1.0, 3.0, -2.0], np.float32)
-    token = Sampler(temperature).choose(logits, [], np.random.default_rng(0))
+    token = Sampler(Sampling(temperature, seed=0)).choose(logits)
     assert token in (0, 1, 2)
     assert token == 1 or temperature > 1
 

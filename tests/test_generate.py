@@ -11,68 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gguflike import runner
-from gguflike.errors import ArgumentError
 from gguflike.runner.generate import Generation, StopText
 from gguflike.runner.model import Model
-from gguflike.runner.sampling import Sampler
 from gguflike.runner.speculate import Lookup
 from tests import tiny_gguf
-
-LOGITS = np.log(np.array([0.05, 0.4, 0.1, 0.3, 0.15], np.float32))
-
-
-def drawn(sampler: Sampler, logits: np.ndarray = LOGITS, count: int = 4000, recent: Any = ()) -> np.ndarray:
-    """How often each token comes, as a share."""
-    rng = np.random.default_rng(0)
-    tokens = [sampler.choose(logits, recent, rng) for _ in range(count)]
-    return np.bincount(tokens, minlength=len(logits)) / count
-
-
-def test_greedy_is_the_first_argmax() -> None:
-    rng = np.random.default_rng(0)
-    assert Sampler().choose(np.array([1, 3, 3, 2], np.float32), [], rng) == 1
-
-
-@pytest.mark.parametrize(
-    ("sampler", "want"),
-    [
-        (Sampler(1.0), [0.05, 0.4, 0.1, 0.3, 0.15]),
-        (Sampler(0.5), np.array([0.05, 0.4, 0.1, 0.3, 0.15]) ** 2 / 0.285),
-        (Sampler(1.0, top_k=2), [0, 4 / 7, 0, 3 / 7, 0]),
-        (Sampler(1.0, top_k=99), [0.05, 0.4, 0.1, 0.3, 0.15]),
-        (Sampler(1.0, top_p=0.69), [0, 4 / 7, 0, 3 / 7, 0]),
-        (Sampler(1.0, top_p=0.71), [0, 40 / 85, 0, 30 / 85, 15 / 85]),
-        (Sampler(1.0, top_p=0.01), [0, 1, 0, 0, 0]),
-        (Sampler(1.0, min_p=0.5), [0, 4 / 7, 0, 3 / 7, 0]),
-        (Sampler(1.0, top_k=4, top_p=0.8, min_p=0.3), [0, 40 / 85, 0, 30 / 85, 15 / 85]),
-    ],
-    ids=str,
-)
-def test_distribution(sampler: Sampler, want: Any) -> None:
-    share = drawn(sampler)
-    assert np.allclose(share, want, atol=0.03)
-    assert not share[np.asarray(want) == 0].any()
-
-
-def test_repetition_penalty() -> None:
-    sampler = Sampler(0.0, repetition_penalty=2.0, repetition_window=2)
-    logits = np.array([4.0, 3.0, -1.0, -1.1], np.float32)
-    rng = np.random.default_rng(0)
-    assert sampler.choose(logits, [3, 0], rng) == 1  # 4 / 2 < 3
-    assert sampler.choose(logits, [0, 2, 2], rng) == 0  # out of the window
-    assert logits.tolist() == [4.0, 3.0, -1.0, np.float32(-1.1)]
-    low = np.array([-1.0, -1.5], np.float32)
-    assert sampler.choose(low, [0], rng) == 1  # a negative logit is pushed down, not up
-
-
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [("temperature", -0.1), ("top_k", -1), ("top_p", 0.0), ("top_p", 1.1), ("min_p", 1.0), ("repetition_penalty", 0.0)],
-)
-def test_bad_settings(setting: str, value: float) -> None:
-    with pytest.raises(ArgumentError, match=setting):
-        Sampler(**{setting: value})
-
 
 # Stop strings
 
@@ -176,7 +118,7 @@ class Scripted:
     def __enter__(self) -> Model:
         start = 3
 
-        def extend(ids: list[int], position: int, all_logits: bool = False) -> np.ndarray:
+        def extend(ids: list[int], position: int, all_logits: bool = False, progress: Any = None) -> np.ndarray:
             at = position + len(ids) - start
             rows = np.zeros((1, 300), np.float32)
             rows[0, self.tokens[at] if at < len(self.tokens) else 256] = 1
@@ -260,7 +202,7 @@ def test_lookup_takes_fewer_passes(model: Model, monkeypatch: pytest.MonkeyPatch
     passes: list[int] = []
     original = Model.extend
 
-    def counted(self: Model, ids: Any, position: int, all_logits: bool = False) -> Any:
+    def counted(self: Model, ids: Any, position: int, all_logits: bool = False, progress: Any = None) -> Any:
         passes.append(len(ids))
         return original(self, ids, position, all_logits)
 
@@ -290,10 +232,6 @@ def test_speeds_leave_out_what_was_not_computed() -> None:
     assert done.decode_tokens_per_s == 0.5  # the first token comes with the prompt
     assert (Generation().prefill_tokens_per_s, Generation().decode_tokens_per_s) == (0.0, 0.0)
     assert Generation(decode_seconds=1.0).decode_tokens_per_s == 0.0
-
-
-def test_by_default_a_sampler_is_greedy_and_changes_nothing() -> None:
-    assert Sampler() == Sampler(temperature=0, top_k=0, top_p=1, min_p=0, repetition_penalty=1, repetition_window=64)
 
 
 def test_a_generation_that_has_not_begun_has_no_speed() -> None:

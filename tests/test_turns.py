@@ -91,9 +91,9 @@ def test_the_same_prompt_gives_the_same_logits(model: Model, monkeypatch: pytest
     seen: list[np.ndarray] = []
     original = Sampler.choose
 
-    def recorded(self: Sampler, logits: np.ndarray, recent: Any, random: Any) -> int:
+    def recorded(self: Sampler, logits: np.ndarray, mask: Any) -> int:
         seen.append(logits.copy())
-        return original(self, logits, recent, random)
+        return original(self, logits, mask)
 
     monkeypatch.setattr(Sampler, "choose", recorded)
     model.forget(0)
@@ -119,7 +119,7 @@ def test_a_turn_between_does_not_cost_the_prompt_again(model: Model, monkeypatch
     computed: list[int] = []
     original = Model.extend
 
-    def counted(self: Model, ids: Any, position: int, all_logits: bool = False) -> Any:
+    def counted(self: Model, ids: Any, position: int, all_logits: bool = False, progress: Any = None) -> Any:
         computed.append(len(ids))
         return original(self, ids, position, all_logits)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from gguflike.engine.events import Token
 from gguflike.engine.request import Request
+from gguflike.frozen import replace
+from gguflike.runner.sampling import Sampler
 
 if TYPE_CHECKING:
     from gguflike.runner import Model
@@ -18,10 +19,13 @@ class Chooser:
     """What one request's tokens are chosen by."""
 
     def __init__(self, request: Request, model: Model) -> None:
-        self._request, self._sampler = request, request.sampling
-        self._tokens = list(request.prompt)
-        self._random = None if request.sampling.greedy else np.random.default_rng()
-        self._end_ids = list(model.tokenizer.eos_ids) if request.ignore_end else []
+        """ArgumentError where the sampling needs more than the model has: a bias of a token that is not there."""
+        sampling, tokenizer = request.sampling, model.tokenizer
+        sampling.check_vocabulary(model.vocab_size)
+        if request.ignore_end:
+            ends = dict.fromkeys(tokenizer.eos_ids, -math.inf)
+            sampling = replace(sampling, logit_bias={**sampling.logit_bias, **ends})
+        self._request, self._sampler = request, Sampler(sampling, request.prompt, tokenizer)
 
     @property
     def finished(self) -> bool:
@@ -30,23 +34,13 @@ class Chooser:
 
     def choose(self, logits: Floats) -> Token:
         """The next token, without its text."""
-        grammar, raw = self._request.grammar, logits
-        mask = None if grammar is None else grammar.mask()
-        if mask is not None or self._end_ids:
-            logits = logits.copy()
-            logits[self._end_ids] = -np.inf
-            if mask is not None:
-                allowed = np.unpackbits(mask.view(np.uint8), bitorder="little")[: len(logits)]
-                logits[allowed == 0] = -np.inf
-        token = self._sampler.choose(logits, self._tokens, self._random)
+        grammar, count = self._request.grammar, self._request.logprobs
+        token = self._sampler.choose(logits, None if grammar is None else grammar.mask())
         self._accept(token)
-        count = self._request.logprobs
         if count is None:
             return Token(token, "")
-        probable = raw.astype(np.float64) - raw.max()
-        probable -= np.log(np.exp(probable).sum())
-        likeliest = np.argsort(-probable, kind="stable")[:count].tolist()
-        return Token(token, "", float(probable[token]), {each: float(probable[each]) for each in likeliest})
+        logprobs = self._sampler.logprobs(logits, token, count)
+        return Token(token, "", logprobs.chosen, dict(logprobs.alternatives))
 
     def forced(self) -> list[int]:
         """The tokens that the grammar says must come next. None where logprobs of all tokens are asked for, which only
@@ -60,6 +54,6 @@ class Chooser:
         return forced
 
     def _accept(self, token: int) -> None:
-        self._tokens.append(token)
+        self._sampler.accept(token)
         if self._request.grammar is not None:
             self._request.grammar.accept(token)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from gguflike.errors import ArgumentError, check_integer
 from gguflike.frozen import frozen
 from gguflike.runner.generate import stop_strings
-from gguflike.runner.sampling import Sampler as Sampling
+from gguflike.runner.sampling import Sampling
 from gguflike.runner.tokenizer import token_ids
 
 if TYPE_CHECKING:

@@ -3,7 +3,8 @@
 A model, from what users call down to ops:
 
     model      what users hold: text in, text, logits or vectors out, in turns
-    generate   one token after another; sampling, speculate (drafts), template and template_child (chats)
+    generate   one token after another; speculate (drafts), template and template_child (chats)
+    sampling/  the choice of the next token: settings, steps, log probabilities
     embedding  texts to vectors and scores; pooling
     passes     from token ids to logits or hidden states, and what stays of them
     graph      from a graph of parts to programs of ops
@@ -19,5 +20,6 @@ Beside it: bench, perplexity, memory.
 
 from gguflike.runner.generate import Generation, Piece, Stream
 from gguflike.runner.model import Model, load
+from gguflike.runner.sampling import Sampler, Sampling
 
-__all__ = ["Generation", "Model", "Piece", "Stream", "load"]
+__all__ = ["Generation", "Model", "Piece", "Sampler", "Sampling", "Stream", "load"]

@@ -11,34 +11,38 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import numpy as np
-
 from gguflike.errors import ArgumentTypeError, check_text
-from gguflike.runner.sampling import Sampler
+from gguflike.runner.sampling import Logprobs, Sampler, Sampling
 from gguflike.runner.speculate import Lookup
 
 if TYPE_CHECKING:
     from gguflike.progress import Progress
     from gguflike.runner.model import Model
-    from gguflike.runner.passes import Saved
+    from gguflike.runner.passes import Floats, Saved
+    from gguflike.runner.sampling import Grammar
     from gguflike.runner.tokenizer import Tokenizer
 
 FinishReason = Literal["stop", "length", "context", "cancelled"]
 
 
 class Piece(NamedTuple):
-    """One token and the text that it completes (possibly none, possibly that of tokens before it)."""
+    """One token and the text that it completes (possibly none, possibly that of tokens before it).
+
+    ``logprobs`` are those of the token where they are asked for; text that is left at the end comes without.
+    """
 
     token: int
     text: str
+    logprobs: Logprobs | None = None
 
 
 @dataclass
 class Generation:
-    """The outcome. ``tokens`` are the generated ids, without the end-of-sequence token that ended them.
+    """The outcome. ``tokens`` are the generated ids, without the end-of-sequence token that ended them, ``logprobs``
+    where they are asked for one for each of these.
 
-    ``finish_reason`` is "stop" (end token or stop string), "length" (``max_tokens`` reached), "context" (full), or
-    "cancelled" (by who asked; of an engine's jobs only).
+    ``finish_reason`` is "stop" (end token, stop string, or a grammar that is complete), "length" (``max_tokens``
+    reached), "context" (full), or "cancelled" (by who asked; of an engine's jobs only).
     Speeds are in tokens per second of wall time; that of the prompt counts only tokens that had to be computed.
     """
 
@@ -49,6 +53,7 @@ class Generation:
     finish_reason: FinishReason = "length"
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
+    logprobs: list[Logprobs] | None = None
 
     @property
     def prefill_tokens_per_s(self) -> float:
@@ -137,14 +142,14 @@ class Stream:
         prompt: Sequence[int],
         *,
         max_tokens: int,
-        sampler: Sampler,
-        seed: int | None,
+        sampling: Sampling,
         stop: Sequence[str],
         lookup: int,
+        logprobs: int | None,
+        grammar: Grammar | None,
         progress: Progress | None = None,
     ) -> None:
-        random = None if sampler.greedy else np.random.default_rng(seed)  # numpy loads its generators when asked
-        continuation = Continuation(model, list(prompt), max_tokens, sampler, random, lookup, progress)
+        continuation = Continuation(model, list(prompt), max_tokens, sampling, lookup, logprobs, grammar, progress)
         self.generation = continuation.result
         self._pieces = continuation.pieces(stop)
 
@@ -171,68 +176,96 @@ class Continuation:
         model: Model,
         tokens: list[int],
         max_tokens: int,
-        sampler: Sampler,
-        random: np.random.Generator | None,
+        sampling: Sampling,
         lookup: int,
+        logprobs: int | None,
+        grammar: Grammar | None,
         progress: Progress | None = None,
     ) -> None:
-        self.result = Generation(prompt_tokens=len(tokens))
+        self.result = Generation(prompt_tokens=len(tokens), logprobs=None if logprobs is None else [])
         self.saved: Saved | None = None  # what the model held of it, while another computes (see ``Model.turn``)
         self._model, self._tokens, self._max_tokens = model, tokens, max_tokens
-        self._sampler, self._random, self._lookup, self._progress = sampler, random, lookup, progress
+        self._sampler = Sampler(sampling, tokens, model.tokenizer)
+        self._lookup = lookup if sampling.greedy and grammar is None else 0
+        self._alternatives, self._grammar, self._progress = logprobs, grammar, progress
 
     def pieces(self, stop: Sequence[str]) -> Iterator[Piece]:
         """Generate; text ends before the first of the strings ``stop``."""
         result, whole = self.result, Text(self._model.tokenizer, stop)
         end_ids = frozenset(self._model.tokenizer.eos_ids)
-        for token in self._chosen():
+        for token, logprobs in self._chosen():
             if token in end_ids:
                 result.finish_reason = "stop"
                 break
             result.tokens.append(token)
+            if result.logprobs is not None and logprobs is not None:
+                result.logprobs.append(logprobs)
             text = whole.push(token)
             result.text += text
             if whole.stopped:
                 result.finish_reason = "stop"
-                yield Piece(token, text)
+                yield Piece(token, text, logprobs)
                 return
-            yield Piece(token, text)
+            yield Piece(token, text, logprobs)
         rest = whole.end()
         if rest:
             result.text += rest
             yield Piece(result.tokens[-1], rest)
 
-    def _chosen(self) -> Iterator[int]:
+    def _chosen(self) -> Iterator[tuple[int, Logprobs | None]]:
         """Generated ids, end tokens included. Only computing is timed, not what the caller does between tokens."""
-        result, tokens, sampler, model = self.result, self._tokens, self._sampler, self._model
-        lookup = self._lookup if sampler.greedy and sampler.repetition_penalty == 1.0 else 0
-        drafts = Lookup(tokens, lookup) if lookup else None
+        result, tokens, model = self.result, self._tokens, self._model
+        drafts = Lookup(tokens, self._lookup) if self._lookup else None
         room = min(self._max_tokens, model.context - len(tokens))
         result.finish_reason = "length" if room == self._max_tokens else "context"
         with model.turn(self):
             begin = time.perf_counter()
-            result.cached_tokens = model.common_prefix(tokens)
-            logits = model.extend(tokens[result.cached_tokens :], result.cached_tokens, progress=self._progress)[-1]
-            chosen = [sampler.choose(logits, tokens, self._random)] if room else []
+            computed = result.cached_tokens = model.common_prefix(tokens)
+            logits = model.extend(tokens[computed:], computed, progress=self._progress)
+            chosen = self._next(logits[-1]) if room else []
             result.prefill_seconds = time.perf_counter() - begin
-        count = 0
+        count, computed = 0, len(tokens)
         while chosen and count < room:
-            for token in chosen[: room - count]:
+            for token, logprobs in chosen[: room - count]:
                 tokens.append(token)
                 count += 1
-                yield token
+                yield token, logprobs
             if count >= room:
+                return
+            if self._grammar is not None and self._grammar.finished:
+                result.finish_reason = "stop"
                 return
             draft = drafts.propose(tokens, room - count - 1) if drafts else []
             with model.turn(self):
                 begin = time.perf_counter()
-                rows = model.extend([tokens[-1], *draft], len(tokens) - 1, all_logits=bool(draft))
+                rows = model.extend([*tokens[computed:], *draft], computed, all_logits=bool(draft))
+                computed = len(tokens)
                 if draft:
-                    chosen = _accepted(rows.argmax(axis=1).tolist(), draft)
-                    model.forget(len(tokens) + len(chosen) - 1)
+                    greedy = _accepted(rows.argmax(axis=1).tolist(), draft)
+                    chosen = [(token, self._logprobs(row, token)) for token, row in zip(greedy, rows, strict=False)]
+                    computed += len(chosen) - 1
+                    model.forget(computed)
                 else:
-                    chosen = [sampler.choose(rows[-1], tokens, self._random)]
+                    chosen = self._next(rows[-1])
                 result.decode_seconds += time.perf_counter() - begin
+
+    def _next(self, logits: Floats) -> list[tuple[int, Logprobs | None]]:
+        """The token that follows, and those that the grammar leaves no choice about behind it."""
+        sampler, grammar = self._sampler, self._grammar
+        token = sampler.choose(logits, None if grammar is None else grammar.mask())
+        sampler.accept(token)
+        chosen = [(token, self._logprobs(logits, token))]
+        if grammar is not None:
+            grammar.accept(token)
+            if self._alternatives is None:  # else the logits of each are wanted
+                for token in grammar.forced():
+                    grammar.accept(token)
+                    sampler.accept(token)
+                    chosen.append((token, None))
+        return chosen
+
+    def _logprobs(self, logits: Floats, token: int) -> Logprobs | None:
+        return None if self._alternatives is None else self._sampler.logprobs(logits, token, self._alternatives)
 
 
 def _accepted(greedy: list[int], draft: list[int]) -> list[int]:

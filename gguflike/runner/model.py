@@ -29,14 +29,18 @@ from gguflike.progress import Progress
 from gguflike.runner import graph
 from gguflike.runner.generate import Continuation, Generation, Stream, stop_strings
 from gguflike.runner.passes import Passes
-from gguflike.runner.sampling import Sampler
+from gguflike.runner.sampling import Sampling
 from gguflike.runner.state import TYPES, default_context
 from gguflike.runner.tokenizer import Tokenizer, token_ids
 from gguflike.runner.weights import Weights
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from gguflike.container import GGUFFile
     from gguflike.runner.passes import Floats
+    from gguflike.runner.sampling import Grammar
+    from gguflike.runner.sampling.keywords import Settings
     from gguflike.runner.state import States
 
 ACTIVATIONS = ("dynamic", "adaptive")
@@ -340,42 +344,52 @@ class Model:
         prompt: str | Sequence[int],
         max_tokens: int | None = 128,
         *,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
-        seed: int | None = None,
         stop: Sequence[str] = (),
         lookup: int = 0,
+        logprobs: int | None = None,
+        grammar: Grammar | None = None,
         progress: Progress | None = None,
+        **sampling: Unpack[Settings],
     ) -> Stream:
         """Continue ``prompt`` (text, or token ids). Iterate over the pieces, or take ``.result()``.
 
         Generation ends with an end token, before one of the strings ``stop``, after ``max_tokens`` tokens (None: no
-        limit) or when the context is full; ``finish_reason`` says which. ``temperature`` 0 takes the likeliest token.
-        Otherwise ``seed`` (0 or more) makes the text repeatable: the same file, prompt and settings give the same text,
-        whatever the model computed before. Without a seed each text is another.
+        limit) or when the context is full; ``finish_reason`` says which. ``sampling`` are the fields of
+        `runner.Sampling`: ``temperature`` (0, the default, takes the likeliest token), ``top_k``, ``top_p``, ``min_p``,
+        ``repetition_penalty`` and many more. ``seed`` (0 or more) makes the text repeatable: the same file, prompt and
+        settings give the same text, whatever the model computed before. Without a seed each text is another.
 
-        ``lookup`` is how many tokens to guess at a time from what the text repeats. It changes the speed at temperature
-        0, not the result, and does nothing at others. (Weights in F32, F16 and BF16 are summed in another order for
-        several tokens than for one, which may decide a tie within a millionth differently.) ``progress`` counts the
-        tokens of a prompt that takes several passes.
+        ``lookup`` is how many tokens to guess at a time from what the text repeats. It changes the speed where the
+        likeliest token is taken, not the result, and does nothing elsewhere. (Weights in F32, F16 and BF16 are summed
+        in another order for several tokens than for one, which may decide a tie within a millionth differently.)
+        ``logprobs`` is how many alternatives to give with the log probability of each token. ``grammar`` says which
+        tokens may follow (``gguflike.grammar``), for one text. ``progress`` counts the tokens of a prompt that takes
+        several passes.
 
         ArgumentError (a ValueError) for a setting out of range, a token id that is not in the vocabulary and an empty
         prompt; UnsupportedError for one longer than the context; ArgumentTypeError (a TypeError) for what is of another
         kind, such as bytes for a prompt. Reading the stream raises GGUFError where logits are not finite.
         """
         self._check_logits()
-        sampler = Sampler(temperature, top_k, top_p, min_p, repetition_penalty)
+        settings = Sampling(**sampling)
+        settings.check_vocabulary(self.vocab_size)
         limit = self.context if max_tokens is None else check_integer("max_tokens", max_tokens, 0, None, _UNLIMITED)
-        seed = None if seed is None else check_integer("seed", seed, 0, None, _UNSEEDED)
         lookup = check_integer("lookup", lookup, 0)
+        if logprobs is not None:
+            logprobs = check_integer("logprobs", logprobs, 0, self.vocab_size)
         stops = [stop] if isinstance(stop, str) else stop_strings(stop)
         ids = self.tokenize(prompt) if isinstance(prompt, str) else token_ids(prompt, _PROMPT)
         self.check_prompt(ids)
         return Stream(
-            self, ids, max_tokens=limit, sampler=sampler, seed=seed, stop=stops, lookup=lookup, progress=progress
+            self,
+            ids,
+            max_tokens=limit,
+            sampling=settings,
+            stop=stops,
+            lookup=lookup,
+            logprobs=logprobs,
+            grammar=grammar,
+            progress=progress,
         )
 
     def chat(self, messages: list[dict[str, Any]], max_tokens: int | None = 512, **settings: Any) -> Stream:
@@ -410,7 +424,6 @@ def _architecture(file: container.GGUFFile) -> str:
 
 _PROMPT = "text, or a flat list of token ids"
 _UNLIMITED = "None generates until an end token or until the context is full"
-_UNSEEDED = "leave it out for another text each time"
 
 
 def load(

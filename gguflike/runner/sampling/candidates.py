@@ -1,0 +1,200 @@
+"""The tokens that may still be chosen.
+
+At first that is the whole vocabulary, as an array of logits; the first step that leaves few makes it a list of ids.
+Vocabularies have up to 262,144 tokens, of which sorting takes 7 ms and `argpartition` 5 ms: as long as a small model
+takes to compute them. So the few best of many are found by a bound instead: the maxima of so many columns of logits are
+so many different tokens, hence the k-th best of the maxima is no better than the k-th best token, and tokens below it
+need not be looked at.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.floating]
+    Ids = npt.NDArray[np.int64]
+
+_COLUMNS = 1024
+_FIRST = 256  # tokens that are tried at first for a share of the probability
+
+
+class Candidates:
+    """Logits of tokens. Until one of the methods below leaves fewer, ``whole``: token i's is ``logits[i]``.
+
+    ``logits`` of the whole vocabulary are float32, of a list float64; ``ids`` are in the same order. One of minus
+    infinity cannot be drawn.
+    """
+
+    def __init__(self, logits: npt.NDArray[np.float32]) -> None:
+        """``logits`` (vocab,) are never changed; what changes some works on a copy."""
+        self.logits: Floats = logits
+        self._ids: Ids | None = None
+        self._own = False
+        self._sorted = False
+
+    @property
+    def whole(self) -> bool:
+        return self._ids is None
+
+    @property
+    def ids(self) -> Ids:
+        if self._ids is None:
+            self._ids = np.arange(len(self.logits))
+            self.logits, self._own = self.logits.astype(np.float64), True
+        return self._ids
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    @property
+    def most(self) -> float:
+        """The greatest logit."""
+        return float(self.logits[0] if self._sorted else self.logits.max())
+
+    def keep(self, places: Ids, is_sorted: bool = False) -> None:
+        """Leave only the candidates at ``places``."""
+        self._ids = places if self._ids is None else self._ids[places]
+        self.logits, self._own = self.logits[places].astype(np.float64), True
+        self._sorted = is_sorted
+
+    def keep_best(self, count: int) -> None:
+        """Leave the ``count`` greatest logits, the lower id among equals."""
+        if count < len(self):
+            self.keep(best(self.logits, count) if count > 1 else np.array([self.logits.argmax()]))
+
+    def keep_from(self, least: float) -> None:
+        """Leave logits of at least ``least``; the greatest in any case."""
+        kept = self.logits >= min(least, self.most)
+        count = np.count_nonzero(kept)
+        if count == len(self):
+            return
+        if self.whole and count > len(self) // 8:  # a list of so many would only be slower
+            dropped = np.flatnonzero(~kept)
+            self.change(dropped, np.full(len(dropped), -np.inf))
+        else:
+            self.keep(np.flatnonzero(kept), self._sorted)
+
+    def sort(self) -> None:
+        """Order them, the greatest logit first, the lower id among equals."""
+        if not self._sorted:
+            ids = self.ids
+            self.keep(np.lexsort((ids, -self.logits)), True)
+
+    def keep_likeliest(self, keys: Floats, share: float) -> None:
+        """Leave the fewest candidates of the greatest ``keys`` that together have the ``share`` of the probability.
+
+        They are in the order of their keys then, which is their own where the keys are the logits.
+        """
+        weights, total = self.weights()
+        count = min(_FIRST, len(keys))
+        while True:
+            places = best(keys, count)
+            places = places[np.lexsort((places, -keys[places]))]
+            sums = np.cumsum(weights[places], dtype=np.float64)
+            if sums[-1] >= share * total or count == len(keys):
+                break
+            count = min(8 * count, len(keys))
+        kept = min(int(np.searchsorted(sums, share * total)) + 1, len(places))
+        self.keep(places[:kept], keys is self.logits)
+
+    def change(self, places: Ids, logits: Floats) -> None:
+        """Set the logits of the candidates at ``places``."""
+        if not self._own:
+            self.logits, self._own = self.logits.copy(), True
+        with np.errstate(over="ignore"):  # too low for float32 is as good as forbidden
+            self.logits[places] = logits
+        self._sorted = False
+
+    def scale(self, factor: float) -> None:
+        """Multiply all differences of logits by ``factor``, which is above 0; the greatest becomes 0."""
+        logits = self.logits - self.logits.dtype.type(self.most)
+        with np.errstate(over="ignore"):
+            logits *= min(
+                max(factor, 1e-30), 1e30
+            )  # beyond which nothing changes, but that 0 times infinity is no number
+        self.logits, self._own = logits, True
+
+    def places(self, ids: Ids) -> tuple[Ids, Ids]:
+        """Which of ``ids`` (distinct) are candidates: their places in ``ids``, and their places here."""
+        if self._ids is None:
+            among = np.flatnonzero(ids < len(self))
+            return among, ids[among]
+        _, among, here = np.intersect1d(ids, self._ids, assume_unique=True, return_indices=True)
+        return among, here
+
+    def token_ids(self, places: Ids) -> Ids:
+        """The ids of the candidates at ``places``."""
+        return places if self._ids is None else self._ids[places]
+
+    def weights(self) -> tuple[Floats, float]:
+        """Numbers in proportion to the probabilities, the greatest 1, and their sum."""
+        weights = self._weights()
+        return weights, float(_sums(weights).sum())
+
+    def _weights(self) -> Floats:
+        most = self.most
+        return np.exp(self.logits - self.logits.dtype.type(most) if most else self.logits)
+
+    def draw(self, uniform: float) -> tuple[int, float]:
+        """The token at the share ``uniform`` (0 to below 1) of the probability, and its own probability.
+
+        Of a vocabulary, shares are counted column by column, so that only one has to be summed up one by one.
+        """
+        weights = self._weights()
+        sums = np.cumsum(_sums(weights))
+        column = min(int(np.searchsorted(sums, uniform * sums[-1], side="right")), len(sums) - 1)
+        place = column
+        if len(sums) < len(weights):
+            inside = np.cumsum(weights[column :: len(sums)], dtype=np.float64)
+            share = uniform * float(sums[-1]) - (float(sums[column - 1]) if column else 0.0)
+            place += len(sums) * min(int(np.searchsorted(inside, share, side="right")), len(inside) - 1)
+        if weights[place] == 0:  # rounding went past the last that can be drawn
+            place = int(weights.argmax())
+        token = place if self._ids is None else int(self._ids[place])
+        return token, float(weights[place] / sums[-1])
+
+
+def _sums(values: Floats) -> npt.NDArray[np.float64]:
+    """The values themselves, or the sums of ``_COLUMNS`` columns of many; value i is of column i modulo that."""
+    if len(values) <= 2 * _COLUMNS:
+        return values.astype(np.float64, copy=False)
+    whole = len(values) // _COLUMNS * _COLUMNS
+    sums: npt.NDArray[np.float64] = values[:whole].reshape(-1, _COLUMNS).sum(axis=0).astype(np.float64)
+    sums[: len(values) - whole] += values[whole:]
+    return sums
+
+
+def best(keys: Floats, count: int) -> Ids:
+    """The places of the ``count`` greatest, in no order; the first among equals. Those of minus infinity may lack."""
+    size, columns = len(keys), _COLUMNS
+    if count >= size:
+        return np.arange(size)
+    while columns < 2 * count:
+        columns *= 2
+    if size < 8 * columns:
+        bound = np.partition(keys, size - count)[size - count]
+        places = np.flatnonzero(keys >= bound if bound > -np.inf else keys > bound)
+    else:
+        places = _from_columns(keys, count, columns)
+    if len(places) > count:
+        places = places[np.argsort(-keys[places], kind="stable")[:count]]
+    return places
+
+
+def _from_columns(keys: Floats, count: int, columns: int) -> Ids:
+    """The places, in order, of all keys that are no less than the ``count``-th best maximum of a column."""
+    whole = len(keys) // columns * columns
+    table = keys[:whole].reshape(-1, columns)
+    maxima = table.max(axis=0)
+    bound = np.partition(maxima, columns - count)[columns - count]
+    if bound == -np.inf:
+        return np.flatnonzero(keys > bound)
+    hits = np.flatnonzero(maxima >= bound)
+    rows, which = np.nonzero(table[:, hits] >= bound)
+    places = columns * rows + hits[which]
+    return np.concatenate([places, whole + np.flatnonzero(keys[whole:] >= bound)])

@@ -1,0 +1,120 @@
+"""The sampler of one text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+
+from gguflike.errors import ArgumentError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from gguflike.runner.sampling.chain import Chain
+    from gguflike.runner.sampling.settings import Sampling
+    from gguflike.runner.tokenizer import Tokenizer
+
+    Logits = npt.NDArray[np.float32]
+    Mask = npt.NDArray[np.uint32]
+
+
+class Logprobs(NamedTuple):
+    """The natural logarithm of the probability of a chosen token, and the likeliest tokens with theirs, best first."""
+
+    chosen: float
+    alternatives: tuple[tuple[int, float], ...]
+
+
+class Grammar(Protocol):
+    """What a text may be, followed token by token. ``finished``: nothing but the end may follow."""
+
+    finished: bool
+
+    def mask(self) -> Mask | None:
+        """A bit for each token that may follow, as `Sampler.choose` reads them; None where any may."""
+
+    def accept(self, token: int) -> None:
+        """Follow the text by one token, which the mask allows."""
+
+    def forced(self) -> list[int]:
+        """The tokens that follow in any case, in order; mostly none. They have still to be accepted."""
+
+
+class Sampler:
+    """Chooses the tokens of one text, with a random stream of its own: what is chosen depends on the settings, the
+    seed, the text and its logits, and on nothing that is computed beside it."""
+
+    def __init__(self, sampling: Sampling, tokens: Sequence[int] = (), tokenizer: Tokenizer | None = None) -> None:
+        """``tokens`` are those of the text so far. ``tokenizer`` tells DRY which tokens break a sequence: ArgumentError
+        where that needs it and it is None."""
+        self.sampling = sampling
+        self._chain: Chain | None = None
+        if not sampling.greedy:
+            from gguflike.runner.sampling.chain import Chain  # a greedy text does without
+
+            self._chain = Chain(sampling, tokens, tokenizer)
+
+    def choose(self, logits: Logits, mask: Mask | None = None) -> int:
+        """The next token by ``logits`` (vocab,), which are left as they are. `accept` is another call.
+
+        ``mask`` has a bit for each token, the first in the lowest bit of the first word; tokens whose bit is 0 or
+        missing are not chosen. ArgumentError where no token is left to choose.
+        """
+        if self._chain is not None:
+            return self._chain.choose(logits, mask)
+        likeliest = int(logits.argmax())
+        if mask is None or allowed(mask, likeliest):
+            return likeliest
+        masked = masked_logits(logits, mask_bits(mask, len(logits)))
+        likeliest = int(masked.argmax())
+        if masked[likeliest] == -np.inf:
+            raise nothing_left()
+        return likeliest
+
+    def accept(self, token: int) -> None:
+        """Take note that the text goes on with ``token``."""
+        if self._chain is not None:
+            self._chain.accept(token)
+
+    @staticmethod
+    def logprobs(logits: Logits, chosen: int, top: int) -> Logprobs:
+        """The log probability of ``chosen`` and of the ``top`` likeliest tokens by the model's own logits, before any
+        step changes them. The lower id comes first among equals."""
+        from gguflike.runner.sampling.candidates import Candidates
+
+        best = Candidates(logits)
+        total = best.most + math.log(best.weights()[1])
+        if top:
+            best.keep_best(top)
+            best.sort()
+        pairs = zip(best.ids.tolist(), best.logits.tolist(), strict=True) if top else ()
+        return Logprobs(float(logits[chosen]) - total, tuple((token, value - total) for token, value in pairs))
+
+
+def allowed(mask: Mask, token: int) -> bool:
+    """Whether the bit of ``token`` is set."""
+    word = token >> 5
+    return word < len(mask) and bool(int(mask[word]) >> (token & 31) & 1)
+
+
+def mask_bits(mask: Mask, size: int) -> npt.NDArray[np.uint8]:
+    """The mask as a 0 or 1 for each of ``size`` tokens."""
+    bits = np.unpackbits(mask.astype("<u4", copy=False).view(np.uint8), bitorder="little")[:size]
+    return bits if len(bits) == size else np.pad(bits, (0, size - len(bits)))
+
+
+def masked_logits(logits: Logits, bits: npt.NDArray[np.uint8 | np.bool_]) -> Logits:
+    """A copy of ``logits`` with minus infinity where the bit is 0."""
+    # Plus or minus infinity, and the smaller of that and the logit: a choice by `where` takes 10 times as long.
+    limits = bits.astype(np.float32)
+    limits -= np.float32(0.5)
+    limits *= np.float32(np.inf)
+    return np.minimum(logits, limits, out=limits)
+
+
+def nothing_left() -> ArgumentError:
+    """What to raise where grammar and bias leave nothing."""
+    return ArgumentError("no token is left to choose: the grammar and the bias exclude all")

@@ -1,0 +1,210 @@
+"""Settings of sampling, checked when they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from gguflike.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    check_choice,
+    check_integer,
+    check_number,
+    check_text,
+)
+from gguflike.frozen import frozen
+
+#: The steps in their usual order, which is llama.cpp's. A logit bias and a grammar come before them, the draw (by
+#: mirostat, where that is on) behind them.
+ORDER = ("penalties", "dry", "top_n_sigma", "top_k", "typical_p", "top_p", "min_p", "xtc", "temperature")
+
+#: Magnitudes that float32 logits can bear being added or multiplied.
+_MOST = 1e6
+
+
+@frozen
+class Sampling:
+    """How the next token is chosen. By default the likeliest is taken; `chain` has the formula of each step.
+
+    ``temperature`` 0 takes the likeliest of what the other steps leave, 1 leaves the model's probabilities as they are.
+    Off are ``top_k`` 0, ``top_p`` 1, ``min_p`` 0, ``typical_p`` 1, ``top_n_sigma`` 0, ``xtc_probability`` 0,
+    ``dry_multiplier`` 0, ``mirostat`` 0 (2 is its second version), ``repetition_penalty`` 1, ``frequency_penalty`` 0
+    and ``presence_penalty`` 0. Penalties look at the last ``penalty_last_n`` tokens (0: none, -1: all), those of the
+    prompt included, DRY at the last ``dry_penalty_last_n``. ``logit_bias`` is added to the logits of token ids; minus
+    infinity forbids one. ``order`` lists the steps; one that is left out must be off. ``seed`` (0 or more) makes the
+    text repeatable; None draws another each time.
+
+    ArgumentError for a value out of range, ArgumentTypeError for one of another kind; both name the field.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    top_n_sigma: float = 0.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    penalty_last_n: int = 64
+    logit_bias: Mapping[int, float] = {}
+    order: tuple[str, ...] = ORDER
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, check in _CHECKS.items():
+            value = self.__dict__[name]
+            if value is not getattr(Sampling, name):  # the defaults are right
+                self.__dict__[name] = check(name, value)
+        self._check_order()
+
+    def _check_order(self) -> None:
+        if self.order is ORDER:
+            return
+        if len(set(self.order)) < len(self.order):
+            raise ArgumentError("a step stands twice", field="order", got=", ".join(self.order))
+        for step in ORDER:
+            if step not in self.order and self.uses(step):
+                what = "other than 1" if step == "temperature" else "on"
+                raise ArgumentError(
+                    f"{step} is {what}, but not among the steps",
+                    field="order",
+                    expected=f"{step} somewhere",
+                    got=", ".join(self.order) or "no steps",
+                    remedy="add it, or leave its setting out" if step != "temperature" else "add it, or set it to 1",
+                )
+
+    def uses(self, step: str) -> bool:
+        """Whether a step of ``ORDER`` may change anything."""
+        return _USED[step](self)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token by the model's own logits is taken, whatever came before."""
+        changing = ("penalties", "dry", "typical_p", "xtc")
+        return self.temperature == 0 and not self.logit_bias and not any(map(self.uses, changing))
+
+    def check_vocabulary(self, size: int) -> None:
+        """Raise ArgumentError where the bias names a token that a vocabulary of ``size`` tokens does not have."""
+        beyond = [token for token in self.logit_bias if token >= size]
+        if beyond:
+            raise ArgumentError("no such token", field="logit_bias", expected=f"0 to {size - 1}", got=beyond[0])
+
+
+_USED: dict[str, Callable[[Sampling], bool]] = {
+    "penalties": lambda s: (
+        s.penalty_last_n != 0 and (s.repetition_penalty, s.frequency_penalty, s.presence_penalty) != (1, 0, 0)
+    ),
+    "dry": lambda s: s.dry_multiplier != 0 and s.dry_penalty_last_n != 0,
+    "top_n_sigma": lambda s: s.top_n_sigma > 0,
+    "top_k": lambda s: s.top_k > 0,
+    "typical_p": lambda s: s.typical_p < 1,
+    "top_p": lambda s: s.top_p < 1,
+    "min_p": lambda s: s.min_p > 0,
+    "xtc": lambda s: s.xtc_probability > 0,
+    "temperature": lambda s: s.temperature != 1,
+}
+
+
+def _number(expected: str, fits: Callable[[float], bool]) -> Callable[[str, Any], float]:
+    def check(name: str, value: Any) -> float:
+        check_number(name, value, expected, fits)
+        return float(value)
+
+    return check
+
+
+def _integer(low: int, remedy: str | None = None) -> Callable[[str, Any], int]:
+    return lambda name, value: check_integer(name, value, low, None, remedy)
+
+
+def _mirostat(name: str, value: Any) -> int:
+    number = check_integer(name, value, 0)
+    if number not in (0, 2):
+        remedy = "2 is the second version, which replaces the first" if number == 1 else None
+        raise ArgumentError("out of range", field=name, expected="0 or 2", got=number, remedy=remedy)
+    return number
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise ArgumentTypeError("not a list of texts", field=name, expected="a list of str", got=repr(value)[:60])
+    texts = tuple(value)
+    for text in texts:
+        check_text(name, text)
+    return texts
+
+
+def _breakers(name: str, value: Any) -> tuple[str, ...]:
+    texts = _texts(name, value)
+    if "" in texts:
+        raise ArgumentError("an empty text", field=name, remedy="leave it out")
+    return texts
+
+
+def _order(name: str, value: Any) -> tuple[str, ...]:
+    steps = _texts(name, value)
+    for step in steps:
+        check_choice(name, step, ORDER)
+    return steps
+
+
+def _bias(name: str, value: Any) -> dict[int, float]:
+    if not isinstance(value, Mapping):
+        raise ArgumentTypeError("not a mapping", field=name, expected="{token id: number}", got=repr(value)[:60])
+    made = {}
+    for token, number in value.items():
+        field = f"{name}[{token!r}]"
+        token = check_integer(name, token, 0)
+        if not (isinstance(number, float) and number == float("-inf")):  # which forbids the token
+            check_number(field, number, "-1e6 to 1e6, or minus infinity", lambda x: abs(x) <= _MOST)
+        made[token] = float(number)
+    return made
+
+
+def _seed(name: str, value: Any) -> int | None:
+    return None if value is None else check_integer(name, value, 0, None, "leave it out for another text each time")
+
+
+_not_negative = _number("0 or more, finite", lambda x: x >= 0)
+_share = _number("0 to 1", lambda x: 0 <= x <= 1)
+_cut = _number("above 0, at most 1", lambda x: 0 < x <= 1)
+_penalty = _number("-1e6 to 1e6", lambda x: abs(x) <= _MOST)
+_last = _integer(-1, "0 looks at no tokens, -1 at all")
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "temperature": _not_negative,
+    "top_k": _integer(0),
+    "top_p": _cut,
+    "min_p": _number("at least 0, below 1", lambda x: 0 <= x < 1),
+    "typical_p": _cut,
+    "top_n_sigma": _not_negative,
+    "xtc_probability": _share,
+    "xtc_threshold": _share,
+    "dry_multiplier": _number("0 to 1e6", lambda x: 0 <= x <= _MOST),
+    "dry_base": _number("1 to 1e6", lambda x: 1 <= x <= _MOST),
+    "dry_allowed_length": _integer(1),
+    "dry_penalty_last_n": _last,
+    "dry_sequence_breakers": _breakers,
+    "mirostat": _mirostat,
+    "mirostat_tau": _not_negative,
+    "mirostat_eta": _not_negative,
+    "repetition_penalty": _number("1e-6 to 1e6", lambda x: 1e-6 <= x <= _MOST),
+    "frequency_penalty": _penalty,
+    "presence_penalty": _penalty,
+    "penalty_last_n": _last,
+    "logit_bias": _bias,
+    "order": _order,
+    "seed": _seed,
+}
