@@ -41,6 +41,7 @@ BELOW = {
     | {"calibrate"},
     "runner": {"progress", "errors", "blocks", "kernels", "tensor", "container", "families", "checkpoint", "locate"},
     "engine": {"errors", "runner"},
+    "serve": {"progress", "errors", "container", "families", "runner", "engine"},
     "calibration": {"progress", "locate", "convert", "runner", "evaluate"},
     "quality": {"container"},
     "evaluate": {"progress", "errors", "container", "checkpoint", "locate", "quality", "diff", "convert", "runner"},

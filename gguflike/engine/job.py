@@ -99,6 +99,7 @@ class Job:
         if not self.over:
             self.result.finish_reason = reason
             rest = self._text.end()
+            self.result.stop = self._text.stop
             if rest and not self._text.stopped:
                 self.result.text += rest
                 self._tell(Token(None, rest))

@@ -42,7 +42,8 @@ class Generation:
     where they are asked for one for each of these.
 
     ``finish_reason`` is "stop" (end token, stop string, or a grammar that is complete), "length" (``max_tokens``
-    reached), "context" (full), or "cancelled" (by who asked; of an engine's jobs only).
+    reached), "context" (full), or "cancelled" (by who asked; of an engine's jobs only). ``stop`` is the stop string
+    before which the text ended.
     Speeds are in tokens per second of wall time; that of the prompt counts only tokens that had to be computed.
     """
 
@@ -51,6 +52,7 @@ class Generation:
     tokens: list[int] = field(default_factory=list)
     text: str = ""
     finish_reason: FinishReason = "length"
+    stop: str | None = None
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     logprobs: list[Logprobs] | None = None
@@ -71,15 +73,15 @@ class StopText:
     def __init__(self, stop: Sequence[str]) -> None:
         self._stop = [text for text in stop if text]
         self._held = ""
-        self.found = False
+        self.found: str | None = None  # the one that the text ended before
 
     def push(self, text: str) -> str:
         """What of the text so far is certain to stand before any stop string."""
         self._held += text
-        hits = [at for at in (self._held.find(stop) for stop in self._stop) if at >= 0]
+        hits = [(at, stop) for at, stop in ((self._held.find(stop), stop) for stop in self._stop) if at >= 0]
         if hits:
-            self.found = True
-            return self._take(min(hits))
+            at, self.found = min(hits)
+            return self._take(at)
         return self._take(len(self._held) - self._possible_start())
 
     def flush(self) -> str:
@@ -108,6 +110,11 @@ class Text:
     @property
     def stopped(self) -> bool:
         """Whether a stop string was found, before which the text has ended."""
+        return self._stop.found is not None
+
+    @property
+    def stop(self) -> str | None:
+        """The stop string that was found."""
         return self._stop.found
 
     def push(self, token: int) -> str:
@@ -203,11 +210,12 @@ class Continuation:
             text = whole.push(token)
             result.text += text
             if whole.stopped:
-                result.finish_reason = "stop"
+                result.finish_reason, result.stop = "stop", whole.stop
                 yield Piece(token, text, logprobs)
                 return
             yield Piece(token, text, logprobs)
         rest = whole.end()
+        result.stop = whole.stop
         if rest:
             result.text += rest
             yield Piece(result.tokens[-1], rest)

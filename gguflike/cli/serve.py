@@ -1,0 +1,137 @@
+"""gguflike serve MODEL"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import TYPE_CHECKING, Any
+
+from gguflike.cli.arguments import at_least_zero, count, positive
+from gguflike.cli.generation import add_model_arguments, add_sampling_arguments
+from gguflike.cli.progress import progress_bar
+from gguflike.cli.streams import say
+
+if TYPE_CHECKING:
+    from gguflike.serve import Settings
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser, by_flag=True)
+    where = parser.add_argument_group("where, and for whom")
+    where.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (%(default)s)")
+    where.add_argument("--port", type=count, default=8080, metavar="N", help="port; 0 takes a free one (%(default)s)")
+    where.add_argument("--api-key", action="append", metavar="KEY", help="ask for this key; several may be given")
+    where.add_argument("--api-key-file", metavar="FILE", help="ask for one of the keys in a file, a line for each")
+    where.add_argument("--no-auth", action="store_true", help="let others than this machine in without a key")
+    where.add_argument("--allowed-hosts", type=_names, metavar="NAMES", help="further names of this machine, by commas")
+    where.add_argument(
+        "--cors-origins", type=_names, metavar="ORIGINS", help="sites that may use it, by commas; * is any (localhost)"
+    )
+    where.add_argument("--no-ui", action="store_true", help="no page at /")
+    where.add_argument("--max-body", type=size, default=32 << 20, metavar="BYTES", help="of a request at most (32Mi)")
+    models = parser.add_argument_group("models")
+    models.add_argument("--alias", metavar="NAME", help="what the model is called (default: by its file)")
+    models.add_argument("--models-dir", metavar="FOLDER", help="GGUF files that are loaded when they are asked for")
+    models.add_argument(
+        "--memory", type=size, default=0, metavar="BYTES", help="for all models; 8G, say (3/4 of the machine's)"
+    )
+    models.add_argument(
+        "--cache-type", choices=("f16", "q8_0", "f32"), default="f16", help="of the cache (%(default)s)"
+    )
+    work = parser.add_argument_group("work")
+    work.add_argument("-np", "--parallel", type=positive, default=8, metavar="N", help="texts at a time (%(default)s)")
+    work.add_argument("--queue", type=positive, default=64, metavar="N", help="texts that may wait (%(default)s)")
+    work.add_argument("--cache-memory", type=size, metavar="BYTES", help="for begins of texts (1/10 of the machine's)")
+    work.add_argument(
+        "--grace", type=at_least_zero, default=20.0, metavar="S", help="seconds for answers when it ends (%(default)s)"
+    )
+    add_sampling_arguments(parser, 0.8)
+    parser.set_defaults(min_p=0.05)
+    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing of each request")
+
+
+def run(args: argparse.Namespace) -> int:
+    settings = _settings(args)
+    from gguflike.serve import Server
+
+    with progress_bar() as progress:
+        server = Server(settings, progress)
+        server.run()
+    return 0
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    from gguflike.cli import UsageError
+    from gguflike.serve import Settings
+
+    given = [each for each in (args.file, args.model) if each is not None]
+    if len(given) > 1:
+        raise UsageError(f"two models: {' and '.join(given)}")
+    if not given and args.models_dir is None:
+        raise UsageError("FILE is required: the model; or --models-dir FOLDER")
+    if args.alias is not None and not given:
+        raise UsageError("--alias names the model that FILE is, and there is none")
+    keys = list(args.api_key or ())
+    if args.api_key_file is not None:
+        with open(args.api_key_file, encoding="utf-8") as file:  # noqa: PTH123 - as given
+            found = [line.strip() for line in file if line.strip()]
+        if not found:
+            raise UsageError(f"{args.api_key_file}: holds no key")
+        keys += found
+    if not args.no_auth and not keys and not _local(args.host):
+        raise UsageError(
+            f"--host {args.host} lets others in, and no key is asked of them: add --api-key KEY, or say --no-auth"
+        )
+    sampling: dict[str, Any] = {"temperature": args.temp, "top_k": args.top_k, "top_p": args.top_p, "min_p": args.min_p}
+    if args.seed is not None:
+        sampling["seed"] = args.seed
+    return Settings(
+        model=given[0] if given else None,
+        models_dir=args.models_dir,
+        alias=args.alias,
+        host=args.host,
+        port=args.port,
+        api_keys=tuple(keys),
+        no_auth=args.no_auth,
+        allowed_hosts=args.allowed_hosts or (),
+        cors_origins=args.cors_origins or (),
+        parallel=args.parallel,
+        queue=args.queue,
+        context=args.context,
+        threads=args.threads,
+        cache_type=args.cache_type,
+        activations=args.activations,
+        cache_bytes=args.cache_memory,
+        memory=args.memory,
+        ui=not args.no_ui,
+        max_body=args.max_body,
+        grace=args.grace,
+        sampling=sampling,
+        log=_quiet if args.quiet else say,
+    )
+
+
+def _local(host: str) -> bool:
+    from gguflike.serve.settings import is_loopback
+
+    return is_loopback(host)
+
+
+def _quiet(line: str) -> None:
+    """Only what an operator must know: the address, models, defects."""
+    if not re.match(r"(GET|POST|OPTIONS|HEAD|PUT|DELETE|PATCH) '", line):
+        say(line)
+
+
+def size(text: str) -> int:
+    """Bytes: 8G are 8,000,000,000, 8Gi are 8 times 1024 three times."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", text.strip().lower())
+    if found is None or found[2] not in _UNITS:
+        raise argparse.ArgumentTypeError(f"not a size: {text!r}; such as 8G or 512Mi")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())

@@ -1,0 +1,102 @@
+"""The application: endpoints as routes behind the guard, the page, and the models' life."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gguflike.serve import bodies
+from gguflike.serve.context import Call, Server
+from gguflike.serve.endpoints import ENDPOINTS, Endpoint
+from gguflike.serve.errors import ApiError
+from gguflike.serve.guard import Guard
+from gguflike.serve.metrics import Metrics
+from gguflike.serve.models import Models
+from gguflike.serve.openapi import document
+from gguflike.serve.parameters import parsed
+from gguflike.serve.settings import Settings
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.types import ASGIApp
+
+PAGE = Path(__file__).with_name("page")
+#: Path -> file of the page and its content type.
+FILES = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/markdown.js": ("markdown.js", "text/javascript; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+}
+#: Nothing but the page's own files, and no request to anybody but this server.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def create(settings: Settings, models: Models) -> ASGIApp:
+    """The ASGI application that serves ``models``, which are loaded and closed by who made them."""
+    server = Server(settings, models, Metrics())
+    routes = [
+        Route(path, _endpoint(server, endpoint), methods=[endpoint.method])
+        for endpoint in ENDPOINTS
+        for path in endpoint.paths
+    ]
+    routes.append(Route("/openapi.json", _openapi))
+    if settings.ui:
+        routes += [Route(path, _file(name, kind)) for path, (name, kind) in FILES.items()]
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _not_found})
+    free = {path for endpoint in ENDPOINTS if endpoint.free for path in endpoint.paths}
+    names = {route.path for route in routes}
+
+    def seen(method: str, path: str, status: int, seconds: float) -> None:
+        server.metrics.answered(path if path in names else "other", status, seconds)
+        if path not in ("/health", "/metrics"):
+            settings.log(f"{method} {path[:200]!r} {status} {seconds * 1e3:.0f} ms")
+
+    return Guard(app, settings, free | FILES.keys() | {"/openapi.json", "/favicon.ico"}, seen)
+
+
+def _endpoint(server: Server, endpoint: Endpoint) -> Callable[[Request], Any]:
+    async def handled(request: Request) -> Any:
+        body: dict[str, Any] = {}
+        if endpoint.table is not None:
+            body = await bodies.read(request, server.settings.max_body)
+        call = Call(server, request, body, parsed(body, endpoint.table or ()))
+        made = await endpoint.handler(call)
+        if isinstance(made, tuple):
+            return Response(made[0], media_type=made[1])
+        return Response(bodies.encoded(made), media_type=bodies.JSON) if isinstance(made, dict | list) else made
+
+    return handled
+
+
+async def _openapi(_: Request) -> Response:
+    return Response(bodies.encoded(document()), media_type=bodies.JSON)
+
+
+def _file(name: str, kind: str) -> Callable[[Request], Any]:
+    async def handled(_: Request) -> Response:
+        data = await asyncio.to_thread((PAGE / name).read_bytes)
+        headers = {"content-security-policy": POLICY, "referrer-policy": "no-referrer", "cache-control": "no-cache"}
+        return Response(data, media_type=kind, headers=headers)
+
+    return handled
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    """404 and 405 of the router, as the guard tells errors."""
+    assert isinstance(error, HTTPException)
+    method, path = request.method, request.url.path[:200]
+    if error.status_code == 405:
+        allowed = dict(error.headers or {}).get("Allow", "")
+        raise ApiError(405, f"{method} is not for {path}; expected {allowed}", headers={"allow": allowed})
+    raise ApiError(error.status_code, f"there is no {path}; /openapi.json lists what there is", code="not_found")

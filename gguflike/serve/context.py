@@ -1,0 +1,160 @@
+"""What endpoints work with: the server's settings, models and counters; the request's parameters, turned into what the
+engine takes."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from gguflike.errors import ArgumentError, ArgumentTypeError
+from gguflike.frozen import frozen
+from gguflike.serve.errors import refused, too_long
+from gguflike.serve.metrics import Metrics
+from gguflike.serve.models import Loaded, Models
+from gguflike.serve.parameters import SAMPLING
+from gguflike.serve.settings import Settings
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.types import Receive
+
+    from gguflike.engine import Request as Job
+    from gguflike.runner import Generation
+    from gguflike.runner.sampling import Sampling
+
+
+@frozen
+class Server:
+    """What all endpoints share."""
+
+    settings: Settings
+    models: Models
+    metrics: Metrics
+
+
+def new_id(prefix: str) -> str:
+    return f"{prefix}{uuid.uuid4().hex}"
+
+
+def now() -> int:
+    return int(time.time())
+
+
+def sampling_of(values: Mapping[str, Any], server: Server, loaded: Loaded) -> Sampling:
+    """How a request wants tokens chosen, over what the server was started with."""
+    from gguflike.runner.sampling import Sampling
+
+    fields: dict[str, Any] = dict(server.settings.sampling)
+    known = Sampling._fields  # type: ignore[attr-defined]
+    for row in SAMPLING:
+        name = row.to or row.name
+        if name in values:
+            if name not in known:
+                raise refused(row.name, "not supported", code="unsupported_parameter")
+            fields[name] = values[name]
+    if "logit_bias" in values:
+        fields["logit_bias"] = _bias(values["logit_bias"], loaded.model.vocab_size)
+    for name in ("top_k", "top_n_sigma"):
+        if name in fields:
+            fields[name] = max(fields[name], 0)  # some say -1 for "off"
+    for name in ("top_p", "typical_p"):
+        if name in fields:
+            fields[name] = max(fields[name], 1e-9)  # 0 is said by some, and leaves the likeliest
+    for name in ("order", "dry_sequence_breakers"):
+        if name in fields:
+            fields[name] = tuple(fields[name])
+    if fields.get("seed") is not None and fields["seed"] < 0:
+        fields["seed"] = None
+    try:
+        return Sampling(**fields)
+    except (ArgumentError, ArgumentTypeError) as error:
+        raise refused(error.field or "sampling", f"{error.what}; expected {error.expected}, got {error.got}") from None
+
+
+def _bias(value: Any, size: int) -> dict[int, float]:
+    pairs = value.items() if isinstance(value, Mapping) else [tuple(each) for each in value]
+    made = {}
+    for token, bias in pairs:
+        number = int(token) if isinstance(token, str) and token.isdecimal() and len(token) < 10 else token
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < size:
+            raise refused("logit_bias", f"expected token ids from 0 to {size - 1}, got {str(token)[:40]!r}")
+        if bias is False:
+            made[number] = float("-inf")
+        elif isinstance(bias, int | float) and not isinstance(bias, bool) and -100 <= bias <= 100:
+            made[number] = float("-inf") if bias == -100 else float(bias)  # by which OpenAI's clients ban
+        else:
+            raise refused("logit_bias", f"expected numbers from -100 to 100, got {str(bias)[:40]}")
+    return made
+
+
+def job_of(
+    values: Mapping[str, Any], server: Server, loaded: Loaded, prompt: list[int], param: str, **more: Any
+) -> Job:
+    """What the engine is asked for. 400 where the prompt has no room, names no token or is empty."""
+    from gguflike.engine import Request as Job
+
+    model = loaded.model
+    if not prompt:
+        raise refused(param, "the prompt has no tokens")
+    if len(prompt) >= model.context:
+        raise too_long(len(prompt), model.context, param)
+    stop = values.get("stop", ())
+    return Job(
+        prompt=tuple(prompt),
+        max_tokens=values.get("max_tokens"),
+        sampling=sampling_of(values, server, loaded),
+        stop=tuple(text for text in ([stop] if isinstance(stop, str) else stop) if text),
+        lookup=values.get("lookup", 0),
+        ignore_end=values.get("ignore_eos", False),
+        cache=values.get("cache_prompt", True),
+        **more,
+    )
+
+
+def reason_of(generation: Generation) -> str:
+    """OpenAI's finish_reason: a full context is a length, too."""
+    return "stop" if generation.finish_reason == "stop" else "length"
+
+
+def usage(prompt: int, generations: list[Generation]) -> dict[str, Any]:
+    """OpenAI's ``usage`` of one prompt and all its choices."""
+    completion = sum(len(each.tokens) for each in generations)
+    cached = max((each.cached_tokens for each in generations), default=0)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }
+
+
+def timings(generation: Generation) -> dict[str, Any]:
+    """llama-server's ``timings``."""
+    computed = generation.prompt_tokens - generation.cached_tokens
+    prompt_ms, predicted_ms = generation.prefill_seconds * 1e3, generation.decode_seconds * 1e3
+    predicted = len(generation.tokens)
+    return {
+        "cache_n": generation.cached_tokens,
+        "prompt_n": computed,
+        "prompt_ms": round(prompt_ms, 3),
+        "prompt_per_token_ms": round(prompt_ms / max(computed, 1), 3),
+        "prompt_per_second": round(generation.prefill_tokens_per_s, 3),
+        "predicted_n": predicted,
+        "predicted_ms": round(predicted_ms, 3),
+        "predicted_per_token_ms": round(predicted_ms / max(predicted, 1), 3),
+        "predicted_per_second": round(generation.decode_tokens_per_s, 3),
+    }
+
+
+class Call:
+    """One request: its body, and the parameters that the endpoint's table found in it."""
+
+    def __init__(self, server: Server, request: Request, body: Mapping[str, Any], values: dict[str, Any]) -> None:
+        self.server, self.request, self.body, self.values = server, request, body, values
+
+    @property
+    def receive(self) -> Receive:
+        return self.request.receive

@@ -1,0 +1,243 @@
+"""From messages, as either interface has them, to a prompt; from a schema to a grammar; from text to what is said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gguflike.errors import TemplateError
+from gguflike.frozen import frozen
+from gguflike.serve.errors import ApiError, refused
+from gguflike.serve.parameters import OBJECT, STRING, choice, either
+from gguflike.serve.validation import Schema, checked
+
+if TYPE_CHECKING:
+    from gguflike.runner import Model
+
+    Message = dict[str, Any]
+
+#: Roles of OpenAI's interface that templates know by other names.
+ROLES: Mapping[str, str] = {"developer": "system", "function": "tool"}
+_PART: Schema = {"type": "object", "required": ["type"], "properties": {"type": STRING, "text": STRING}}
+_CONTENT = either(STRING, {"type": "null"}, {"type": "array", "items": _PART})
+_CALL: Schema = {
+    "type": "object",
+    "required": ["function"],
+    "properties": {
+        "function": {
+            "type": "object",
+            "required": ["name"],
+            "properties": {"name": STRING, "arguments": either(STRING, OBJECT, {"type": "null"})},
+        },
+    },
+}
+MESSAGE: Schema = {
+    "type": "object",
+    "required": ["role"],
+    "properties": {
+        "role": choice("system", "developer", "user", "assistant", "tool", "function"),
+        "content": _CONTENT,
+        "tool_calls": either({"type": "null"}, {"type": "array", "items": _CALL}),
+    },
+}
+MESSAGES: Schema = {"type": "array", "minItems": 1, "items": MESSAGE}
+TOOL: Schema = {
+    "type": "object",
+    "required": ["type", "function"],
+    "properties": {
+        "type": choice("function"),
+        "function": {
+            "type": "object",
+            "required": ["name"],
+            "properties": {
+                "name": {"type": "string", "minLength": 1},
+                "description": either(STRING, {"type": "null"}),
+                "parameters": either(OBJECT, {"type": "null"}),
+            },
+        },
+    },
+}
+TOOLS: Schema = {"type": "array", "items": TOOL, "maxItems": 512}
+NAMED: Schema = {
+    "type": "object",
+    "required": ["type", "function"],
+    "properties": {
+        "type": choice("function"),
+        "function": {"type": "object", "required": ["name"], "properties": {"name": STRING}},
+    },
+}
+TOOL_CHOICE = either(choice("none", "auto", "required"), NAMED)
+#: Parts of a message that hold text, by the names of all interfaces.
+_TEXTS = ("text", "input_text", "output_text", "refusal")
+
+
+@frozen
+class Talk:
+    """What a conversation asks for, by whichever interface it came.
+
+    ``messages`` are OpenAI's, contents as text. ``continued``: the last is the assistant's and is gone on with.
+    ``tool_choice`` is "auto", "none", "required" or the name of a tool as (name,). ``schema`` is what the answer must
+    be: None for text, {} for any object.
+    """
+
+    messages: Sequence[Message]
+    tools: Sequence[Mapping[str, Any]] = ()
+    tool_choice: str | tuple[str] = "auto"
+    parallel_calls: bool = True
+    template: Mapping[str, Any] = {}
+    continued: bool = False
+    schema: Mapping[str, Any] | None = None
+
+
+class Said(NamedTuple):
+    """A piece of what the model says: its answer, or its reasoning."""
+
+    text: str
+    reasoning: bool = False
+
+
+class Called(NamedTuple):
+    """A call of a tool, whole: ``arguments`` is JSON."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+def text_of(content: Any, where: str) -> str:
+    """The text of a message's content. 400 for a part that is none."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    texts = []
+    for place, part in enumerate(content):
+        kind = part["type"]
+        if kind not in _TEXTS:
+            raise refused(f"{where}[{place}]", f"a part of type {kind!r}; this server understands text only")
+        texts.append(str(part.get(kind if kind == "refusal" else "text") or ""))
+    return "\n".join(texts)
+
+
+def normal(messages: Sequence[Message]) -> list[Message]:
+    """Messages of OpenAI's interface with roles that templates know, contents as text, arguments of calls as objects.
+
+    System messages are joined into one at the begin, where every template takes them.
+    """
+    made: list[Message] = []
+    system: list[str] = []
+    for place, message in enumerate(messages):
+        role = ROLES.get(message["role"], message["role"])
+        text = text_of(message.get("content"), f"messages[{place}].content")
+        if role == "system":
+            system.append(text)
+            continue
+        each: Message = {"role": role, "content": text}
+        reasoning = message.get("reasoning_content") or message.get("reasoning")
+        if isinstance(reasoning, str):
+            each["reasoning_content"] = reasoning
+        if message.get("tool_calls"):
+            calls = enumerate(message["tool_calls"])
+            each["tool_calls"] = [_call(call, f"messages[{place}].tool_calls[{number}]") for number, call in calls]
+        for key in ("name", "tool_call_id"):
+            if isinstance(message.get(key), str):
+                each[key] = message[key]
+        made.append(each)
+    return [{"role": "system", "content": "\n\n".join(system)}, *made] if system else made
+
+
+def _call(call: Mapping[str, Any], where: str) -> dict[str, Any]:
+    function = call["function"]
+    arguments = function.get("arguments") or {}
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except (ValueError, RecursionError):
+            raise refused(f"{where}.function.arguments", "not JSON") from None
+    return {
+        "id": str(call.get("id") or ""),
+        "type": "function",
+        "function": {"name": function["name"], "arguments": arguments},
+    }
+
+
+def tool_choice_of(value: Any, tools: Sequence[Mapping[str, Any]]) -> str | tuple[str]:
+    """OpenAI's tool_choice. 400 where it asks for a tool that is not there."""
+    if value in (None, "auto"):
+        return "auto"
+    if value == "none":
+        return "none"
+    names = [tool["function"]["name"] for tool in tools]
+    if not names:
+        raise refused("tool_choice", "no tools are given")
+    if value == "required":
+        return "required"
+    wanted = value["function"]["name"]
+    if wanted not in names:
+        raise refused("tool_choice", f"no tool is called {wanted!r}; there are {', '.join(names)[:200]}")
+    return (wanted,)
+
+
+def schema_of(response_format: Any, param: str = "response_format") -> Mapping[str, Any] | None:
+    """The schema that OpenAI's response_format asks for, nested or not; {} for any object, None for text."""
+    if response_format is None:
+        return None
+    kind = response_format.get("type")
+    if kind == "text":
+        return None
+    inner = response_format.get("json_schema")
+    schema = inner.get("schema") if isinstance(inner, dict) and "schema" in inner else response_format.get("schema")
+    if kind == "json_object":
+        return schema if isinstance(schema, dict) else {}
+    if kind != "json_schema":
+        raise refused(f"{param}.type", f"expected text, json_object or json_schema; got {str(kind)[:60]!r}")
+    if not isinstance(schema, dict):
+        raise refused(f"{param}.json_schema.schema", "required, an object")
+    return schema
+
+
+class Prepared(NamedTuple):
+    """A prompt, what constrains the answer (a grammar for each choice), and how the answer is read."""
+
+    prompt: list[int]
+    grammar: Any = None
+
+    def reader(self) -> Reader:
+        return Reader()
+
+
+def prepared(model: Model, talk: Talk) -> Prepared:
+    """Render and tokenize a conversation. Blocks, for a child process renders. 400 where it cannot be done."""
+    if talk.schema is not None:
+        raise refused("response_format", "this server cannot enforce it", code="unsupported_parameter")
+    if talk.tool_choice == "required" or isinstance(talk.tool_choice, tuple):
+        raise refused("tool_choice", "this server cannot enforce it", code="unsupported_parameter")
+    messages = list(talk.messages)
+    begun = ""
+    if talk.continued:
+        if not messages or messages[-1]["role"] != "assistant":
+            raise refused("continue_final_message", "the last message must be the assistant's")
+        begun = messages.pop()["content"]
+    variables = dict(talk.template)
+    tools = [] if talk.tool_choice == "none" else list(talk.tools)
+    try:
+        text = model.tokenizer.apply_chat_template(messages, tools=tools or None, documents=None, **variables)
+    except TemplateError as error:
+        raise ApiError(400, f"messages: {error}", code="template_error", param="messages") from None
+    return Prepared(model.tokenizer.encode(text + begun, False, True))
+
+
+class Reader:
+    """What a model says, read as it comes: nothing but text."""
+
+    def push(self, text: str) -> list[Said | Called]:
+        return [Said(text)] if text else []
+
+    def end(self) -> list[Said | Called]:
+        return []
+
+
+def check_messages(value: Any) -> list[Message]:
+    made: list[Message] = checked(value, MESSAGES, "messages")
+    return made

@@ -1,0 +1,245 @@
+"""The models of a server: one that is always there, and those of a folder, loaded when they are asked for.
+
+What is loaded stays until its memory is needed for another, and then the least recently used goes first; one that
+somebody uses never does. Names in requests are looked up among the names of files that were found, and are never paths.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gguflike import __version__
+from gguflike.errors import ArgumentError
+from gguflike.serve.errors import ApiError, overloaded
+from gguflike.serve.settings import Settings
+
+if TYPE_CHECKING:
+    from gguflike.engine import Engine
+    from gguflike.progress import Progress
+    from gguflike.runner import Model
+
+_SHARD = re.compile(r"-(\d{5,})-of-\d{5,}$")
+_LOAD_SECONDS = 10  # after which a client may ask again for a model that had no room
+
+
+class Loaded:
+    """A model in memory. ``engine`` is None for one that makes no text. ``users`` are the answers in progress."""
+
+    def __init__(self, name: str, model: Model, engine: Engine | None, about: dict[str, Any]) -> None:
+        self.name, self.model, self.engine, self.about = name, model, engine, about
+        self.created = int(time.time())
+        self.users, self.used = 0, time.monotonic()
+        self.vectors = asyncio.Lock()  # texts to vectors are computed one at a time
+
+    @property
+    def fingerprint(self) -> str:
+        """What answers depend on beside the request: this version and the file."""
+        return f"gguflike-{__version__}-{self.about['n_params']:x}"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights and of what the model keeps from token to token."""
+        return int(self.about["size"]) + self.model.states.nbytes
+
+    def release(self) -> None:
+        self.users -= 1
+        self.used = time.monotonic()
+
+    def close(self) -> None:
+        """Blocks until the engine has ended its jobs."""
+        if self.engine is not None:
+            self.engine.close()
+        self.model.close()
+
+
+class Models:
+    """All that can be asked for. Methods that are not async may be called on the loop's thread only."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._loaded: dict[str, Loaded] = {}
+        self._tasks: dict[str, asyncio.Task[Loaded]] = {}
+        self._order = asyncio.Lock()  # one is loaded at a time, after room was made for it
+        self._files: dict[str, str] = {}
+        self.default: str | None = None
+        if settings.model is not None:
+            self.default = settings.alias or name_of(settings.model)
+            self._files[self.default] = settings.model
+        self._memory = settings.memory or _machine_share()
+        self.find()
+        if not self._files:
+            raise ArgumentError(
+                "no GGUF files in the folder", field="models_dir", got=settings.models_dir, expected="*.gguf"
+            )
+
+    def find(self) -> dict[str, str]:
+        """Names and files. Those of the folder are looked for again."""
+        folder = self._settings.models_dir
+        if folder is not None:
+            kept = {} if self.default is None else {self.default: self._files[self.default]}
+            self._files = {**found_in(folder), **kept}
+        return self._files
+
+    @property
+    def loaded(self) -> list[Loaded]:
+        return list(self._loaded.values())
+
+    def resolve(self, name: str | None) -> str:
+        """The model that a request means: unknown names mean the only one. 404 where there are several."""
+        if name is not None and (name in self._loaded or name in self.find()):
+            return name
+        if self._settings.models_dir is None and self.default is not None:
+            return self.default
+        if name is None:
+            chosen = self.default or (self.loaded[0].name if self._loaded else min(self._files, default=None))
+            if chosen is not None:
+                return chosen
+        names = ", ".join(sorted(self._files)[:20])
+        raise ApiError(404, f"no model {str(name)[:100]!r}; there are: {names}", code="model_not_found", param="model")
+
+    async def acquire(self, name: str | None) -> Loaded:
+        """The model, loaded if need be, counted as used until ``release``. 404 or 503 where it cannot be had."""
+        name = self.resolve(name)
+        while (loaded := self._loaded.get(name)) is None:  # it may be unloaded again before we are told
+            task = self._tasks.get(name)
+            if task is None:
+                task = self._tasks[name] = asyncio.create_task(self._load(name))
+                task.add_done_callback(lambda _: self._tasks.pop(name, None))
+            await asyncio.shield(task)  # whoever asked for it may leave, others wait for it
+        loaded.users += 1
+        loaded.used = time.monotonic()
+        return loaded
+
+    async def _load(self, name: str, progress: Progress | None = None) -> Loaded:
+        path = self._files[name]
+        async with self._order:
+            if name not in self._loaded:
+                await self._make_room(path)
+                loaded = await asyncio.to_thread(load, name, path, self._settings, progress)
+                self._loaded[name] = loaded
+                self._settings.log(f"loaded {name}")
+        return self._loaded[name]
+
+    async def start(self, progress: Progress | None = None) -> None:
+        """Load the model that is always there, if there is one."""
+        if self.default is not None:
+            await self._load(self.default, progress)
+
+    async def _make_room(self, path: str) -> None:
+        """Unload until a file of this size fits. 503 where what is left is in use."""
+        needed = _file_bytes(path)
+        while sum(each.nbytes for each in self._loaded.values()) + needed > self._memory and self._loaded:
+            idle = [each for each in self._loaded.values() if not each.users]
+            if not idle:
+                raise overloaded("the models in use leave no memory for this one", _LOAD_SECONDS)
+            oldest = min(idle, key=lambda each: each.used)
+            del self._loaded[oldest.name]
+            await asyncio.to_thread(oldest.close)
+            self._settings.log(f"unloaded {oldest.name}")
+
+    def sick(self) -> str | None:
+        """What is wrong with an engine, None where all are well."""
+        for each in self._loaded.values():
+            if each.engine is None:
+                continue
+            silent = each.engine.health()
+            if silent > self._settings.stuck_after:
+                return f"{each.name}: the engine made no step for {silent:.0f} s while work waits"
+        return None
+
+    async def close(self) -> None:
+        """Unload everything, jobs in progress are cancelled."""
+        for task in list(self._tasks.values()):
+            task.cancel()
+        async with self._order:
+            while self._loaded:
+                _, loaded = self._loaded.popitem()
+                await asyncio.to_thread(loaded.close)
+
+
+def load(name: str, path: str, settings: Settings, progress: Progress | None) -> Loaded:
+    """Open a file, and start the engine of one that makes text."""
+    from gguflike import runner
+    from gguflike.families.parts import Head
+
+    model = runner.load(
+        path,
+        threads=settings.threads,
+        context=settings.context,
+        cache_type=settings.cache_type,
+        activations=settings.activations,
+        progress=progress,
+    )
+    try:
+        engine = None
+        if isinstance(model.graph.head, Head):
+            from gguflike.engine import Engine
+
+            engine = Engine(model, parallel=settings.parallel, queue=settings.queue)
+        return Loaded(name, model, engine, about(model))
+    except BaseException:
+        model.close()
+        raise
+
+
+def about(model: Model) -> dict[str, Any]:
+    """What is told of a model beside its name, by llama-server's words."""
+    from gguflike import container
+
+    with container.open(model.path) as file:
+        sizes = [(info.nbytes, _product(info.shape)) for info in file.infos.values()]
+        kind = str(file.metadata.get("tokenizer.ggml.model", ""))
+    return {
+        "vocab_type": kind,
+        "n_vocab": model.vocab_size,
+        "n_ctx_train": model.config.n_ctx,
+        "n_ctx": model.context,
+        "n_embd": model.graph.embedding.n_embd,
+        "n_params": sum(count for _, count in sizes),
+        "size": sum(size for size, _ in sizes),
+    }
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def name_of(path: str) -> str:
+    """The name of a model by its file: without folder, .gguf and the number of a shard."""
+    stem = os.path.basename(path.rstrip("/"))  # noqa: PTH119 - it may be a name of the Hub
+    return _SHARD.sub("", stem.removesuffix(".gguf")) or path
+
+
+def found_in(folder: str) -> dict[str, str]:
+    """Models in a folder and below it: name with its folders -> file. The first shard stands for all."""
+    root = Path(folder)
+    found: dict[str, str] = {}
+    for path in sorted(root.rglob("*.gguf")):
+        stem = path.relative_to(root).as_posix().removesuffix(".gguf")
+        shard = _SHARD.search(stem)
+        if path.name.startswith("mmproj") or (shard is not None and int(shard[1]) != 1):
+            continue
+        found[_SHARD.sub("", stem)] = str(path)
+    return found
+
+
+def _file_bytes(path: str) -> int:
+    """Bytes of a file, all shards of it; 0 of what is not here yet."""
+    file = Path(path)
+    shard = _SHARD.search(file.stem)
+    files = file.parent.glob(f"{_SHARD.sub('', file.stem)}-*-of-*.gguf") if shard else [file]
+    return sum(each.stat().st_size for each in files if each.exists())
+
+
+def _machine_share() -> int:
+    from gguflike.runner.memory import machine_bytes
+
+    return machine_bytes() * 3 // 4

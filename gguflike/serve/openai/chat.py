@@ -1,0 +1,228 @@
+"""/v1/chat/completions"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from gguflike.engine.events import Prefilled, Queued
+from gguflike.serve import logprobs, sse
+from gguflike.serve.context import Call, new_id, now, timings, usage
+from gguflike.serve.conversation import (
+    MESSAGES,
+    TOOL_CHOICE,
+    TOOLS,
+    Called,
+    Said,
+    Talk,
+    normal,
+    schema_of,
+    tool_choice_of,
+)
+from gguflike.serve.errors import refused
+from gguflike.serve.parameters import (
+    BOOLEAN,
+    COMMON,
+    ELSEWHERE,
+    HARMLESS,
+    OBJECT,
+    STOP,
+    TOKENS,
+    Parameter,
+    choice,
+    integer,
+    not_done,
+    unique,
+)
+from gguflike.serve.replies import Reply
+from gguflike.serve.speaking import Answer, Ended, Spoken, answer
+
+LIMIT = {"anyOf": [TOKENS, {"type": "integer", "enum": [-1]}]}
+MOST_CHOICES = 16
+
+TABLE = unique(
+    (
+        Parameter("messages", MESSAGES, "The conversation", required=True),
+        *COMMON,
+        Parameter("max_completion_tokens", LIMIT, "Tokens at most; without, and -1: until the end", to="max_tokens"),
+        Parameter("max_tokens", LIMIT, "The same, older"),
+        Parameter("n_predict", LIMIT, "The same, as llama.cpp has it", to="max_tokens"),
+        STOP,
+        Parameter("n", integer(1, MOST_CHOICES), "How many answers; each has its own seed: the seed and its number"),
+        Parameter("logprobs", BOOLEAN, "Tell how likely each token was"),
+        Parameter("top_logprobs", integer(0, 20), "And how likely these many others were"),
+        Parameter("stream_options", OBJECT, "include_usage: a last chunk with the counts"),
+        Parameter("tools", TOOLS, "Functions that the model may call"),
+        Parameter("tool_choice", TOOL_CHOICE, "none, auto, required, or a function"),
+        Parameter("parallel_tool_calls", BOOLEAN, "Whether several calls may be made at once"),
+        Parameter("response_format", OBJECT, "text, json_object or json_schema; what is asked for is enforced"),
+        Parameter(
+            "reasoning_effort",
+            choice("none", "minimal", "low", "medium", "high", "xhigh", "max"),
+            "For templates that know it",
+        ),
+        Parameter("chat_template_kwargs", OBJECT, "Variables for the template"),
+        Parameter("continue_final_message", BOOLEAN, "Go on with the last message, the assistant's"),
+        Parameter("add_generation_prompt", BOOLEAN, "Must not be true beside continue_final_message"),
+        Parameter("return_progress", BOOLEAN, "Tell in chunks how much of the prompt is done"),
+    ),
+    not_done(
+        {"functions": "use tools", "function_call": "use tool_choice", "web_search_options": "nothing is searched"}, []
+    ),
+    not_done({"audio": "only text is made", "grammar": "use response_format"}, ""),
+    (Parameter("modalities", {}, "", refused="only text is made", neutral=(None, ["text"])),),
+    ELSEWHERE,
+    HARMLESS,
+)
+
+
+async def handle(call: Call) -> Any:
+    values = call.values
+    n, stream = values.get("n", 1), values.get("stream", False)
+    if values.get("max_tokens") == -1:
+        del values["max_tokens"]
+    alternatives = values.get("top_logprobs", 0) if values.get("logprobs") else None
+    if values.get("top_logprobs") and not values.get("logprobs"):
+        raise refused("top_logprobs", "logprobs must be true")
+    making = answer(call.server, values, talk_of(values), choices=n, logprobs=alternatives)
+    if not stream:
+        return await sse.while_connected(call.receive, _whole(making, n, alternatives is not None))
+    made = await making
+    options = values.get("stream_options") or {}
+    with_usage, progress = options.get("include_usage") is True, values.get("return_progress", False)
+    return sse.EventStream(_chunks(made, n, with_usage, progress), lambda error: sse.data(error.openai()), made.close)
+
+
+def talk_of(values: Mapping[str, Any]) -> Talk:
+    """The conversation that parameters of this endpoint ask for."""
+    tools = values.get("tools", [])
+    template = dict(values.get("chat_template_kwargs", {}))
+    if "reasoning_effort" in values:
+        template.setdefault("reasoning_effort", values["reasoning_effort"])
+        if values["reasoning_effort"] == "none":
+            template.setdefault("enable_thinking", False)
+    continued = values.get("continue_final_message", False)
+    if continued and values.get("add_generation_prompt"):
+        raise refused("add_generation_prompt", "cannot be true beside continue_final_message")
+    return Talk(
+        messages=normal(values["messages"]),
+        tools=tools,
+        tool_choice=tool_choice_of(values.get("tool_choice"), tools),
+        parallel_calls=values.get("parallel_tool_calls", True),
+        template=template,
+        continued=continued,
+        schema=schema_of(values.get("response_format")),
+    )
+
+
+async def _whole(making: Any, n: int, likely: bool) -> dict[str, Any]:
+    """The answer when it is complete."""
+    made: Answer = await making
+    replies = [Reply() for _ in range(n)]
+    try:
+        async for index, piece in made.spoken():
+            if isinstance(piece, Spoken | Ended):
+                replies[index].take(piece)
+    finally:
+        made.close()
+    choices = []
+    for index, reply in enumerate(replies):
+        told = logprobs.chat(made.loaded.model.tokenizer, reply.tokens) if likely else None
+        choices.append(
+            {
+                "index": index,
+                "message": _message(reply),
+                "logprobs": None if told is None else {"content": told, "refusal": None},
+                "finish_reason": reply.reason,
+            }
+        )
+    generations = [reply.generation for reply in replies]
+    return {
+        "id": new_id("chatcmpl-"),
+        "object": "chat.completion",
+        "created": now(),
+        "model": made.loaded.name,
+        "system_fingerprint": made.loaded.fingerprint,
+        "choices": choices,
+        "usage": usage(len(made.plan.prompt), generations),
+        "timings": timings(generations[0]),
+    }
+
+
+def _message(reply: Reply) -> dict[str, Any]:
+    calls = [
+        {"id": each.id, "type": "function", "function": {"name": each.name, "arguments": each.arguments}}
+        for each in reply.calls
+    ]
+    message: dict[str, Any] = {"role": "assistant", "content": reply.text or (None if calls else ""), "refusal": None}
+    if reply.reasoning:
+        message["reasoning_content"] = reply.reasoning
+    if calls:
+        message["tool_calls"] = calls
+    return message
+
+
+async def _chunks(made: Answer, n: int, with_usage: bool, progress: bool) -> AsyncIterator[bytes]:
+    """The answer as it comes: the role once, then deltas, then why it ended, and counts if they were asked for."""
+    head = {
+        "id": new_id("chatcmpl-"),
+        "object": "chat.completion.chunk",
+        "created": now(),
+        "model": made.loaded.name,
+        "system_fingerprint": made.loaded.fingerprint,
+    }
+    begun, calls = [False] * n, [0] * n
+    endings: list[Ended] = []
+    tokenizer = made.loaded.model.tokenizer
+
+    def chunk(index: int, delta: dict[str, Any], reason: str | None = None, **more: Any) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason, **more}
+        return sse.data({**head, "choices": [choice]})
+
+    async for index, piece in made.spoken():
+        if not isinstance(piece, Spoken | Ended):
+            yield _progress(head, piece) if progress else sse.comment(_words(piece))
+            continue
+        if not begun[index]:
+            begun[index] = True
+            yield chunk(index, {"role": "assistant", "content": ""})
+        if isinstance(piece, Ended):
+            endings.append(piece)
+            last = {**head, "choices": [{"index": index, "delta": {}, "logprobs": None, "finish_reason": piece.reason}]}
+            yield sse.data({**last, "timings": timings(piece.generation)})
+            continue
+        more: dict[str, Any] = {}
+        if any(token.logprob is not None for token in piece.tokens):
+            more["logprobs"] = {"content": logprobs.chat(tokenizer, piece.tokens), "refusal": None}
+        deltas = [delta for each in piece.said for delta in _deltas(each, calls, index)] or ([{}] if more else [])
+        for delta in deltas:
+            yield chunk(index, delta, **more)
+            more = {}
+    if with_usage:
+        counts = usage(len(made.plan.prompt), [each.generation for each in endings])
+        yield sse.data({**head, "choices": [], "usage": counts, "timings": timings(endings[0].generation)})
+    yield sse.DONE
+
+
+def _deltas(said: Said | Called, calls: list[int], index: int) -> list[dict[str, Any]]:
+    """What a piece adds to the message. A call's id and name stand in its first delta alone."""
+    if isinstance(said, Said):
+        return [{"reasoning_content" if said.reasoning else "content": said.text}]
+    place = calls[index]
+    calls[index] += 1
+    begin = {"index": place, "id": said.id, "type": "function", "function": {"name": said.name, "arguments": ""}}
+    return [
+        {"tool_calls": [begin]},
+        {"tool_calls": [{"index": place, "function": {"arguments": said.arguments}}]},
+    ]
+
+
+def _words(piece: Prefilled | Queued) -> str:
+    return f"queued {piece.position}" if isinstance(piece, Queued) else f"prompt {piece.done}/{piece.total}"
+
+
+def _progress(head: dict[str, Any], piece: Prefilled | Queued) -> bytes:
+    """llama-server's ``prompt_progress``, in a chunk without a choice."""
+    if isinstance(piece, Queued):
+        return sse.comment(_words(piece))
+    return sse.data({**head, "choices": [], "prompt_progress": {"total": piece.total, "processed": piece.done}})

@@ -1,0 +1,207 @@
+"""/v1/completions"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gguflike.engine.events import Finished, Token
+from gguflike.serve import logprobs, sse
+from gguflike.serve.answering import Answers
+from gguflike.serve.context import Call, job_of, new_id, now, reason_of, timings, usage
+from gguflike.serve.errors import refused
+from gguflike.serve.models import Loaded
+from gguflike.serve.openai.chat import LIMIT, MOST_CHOICES
+from gguflike.serve.parameters import (
+    BOOLEAN,
+    COMMON,
+    ELSEWHERE,
+    HARMLESS,
+    OBJECT,
+    STOP,
+    STRING,
+    Parameter,
+    either,
+    integer,
+    not_done,
+    unique,
+)
+from gguflike.serve.speaking import submitted
+
+if TYPE_CHECKING:
+    from gguflike.engine import Request
+    from gguflike.runner import Generation
+
+_IDS = {"type": "array", "minItems": 1, "items": integer(0, (1 << 31) - 1)}
+_MOST_PROMPTS = 64
+
+TABLE = unique(
+    (
+        Parameter(
+            "prompt",
+            either(
+                STRING,
+                {"type": "array", "minItems": 1, "maxItems": _MOST_PROMPTS, "items": STRING},
+                _IDS,
+                {"type": "array", "minItems": 1, "maxItems": _MOST_PROMPTS, "items": _IDS},
+            ),
+            "A text, texts, token ids, or lists of them",
+            required=True,
+        ),
+        *COMMON,
+        Parameter("max_tokens", LIMIT, "Tokens at most (16); -1: until the end"),
+        Parameter("max_completion_tokens", LIMIT, "The same", to="max_tokens"),
+        Parameter("n_predict", LIMIT, "The same, as llama.cpp has it", to="max_tokens"),
+        STOP,
+        Parameter("n", integer(1, MOST_CHOICES), "How many continuations of each prompt"),
+        Parameter("logprobs", integer(0, 20), "Tell how likely each token was, and so many others"),
+        Parameter("echo", BOOLEAN, "Put the prompt before the text"),
+        Parameter("stream_options", OBJECT, "include_usage: a last chunk with the counts"),
+    ),
+    not_done({"suffix": "text is continued, not filled in"}, ""),
+    not_done({"best_of": "use n", "prompt_logprobs": "only what is generated is told"}, 1, 0),
+    not_done({"response_format": "use /v1/chat/completions"}, {"type": "text"}),
+    not_done({"grammar": "use /v1/chat/completions", "json_schema": "use /v1/chat/completions"}, ""),
+    ELSEWHERE,
+    HARMLESS,
+)
+
+
+class _Plan(NamedTuple):
+    """Prompts as tokens, and what of each is put before its text."""
+
+    prompts: list[list[int]]
+    echoes: list[str]
+
+
+async def handle(call: Call) -> Any:
+    values = call.values
+    values.setdefault("max_tokens", 16)
+    if values["max_tokens"] == -1:
+        del values["max_tokens"]
+    if values.get("echo") and "logprobs" in values:
+        raise refused(
+            "echo", "not supported beside logprobs: only what is generated is told", code="unsupported_parameter"
+        )
+    n = values.get("n", 1)
+
+    def prepare(loaded: Loaded) -> tuple[_Plan, list[Request]]:
+        tokenizer = loaded.model.tokenizer
+        prompts = [tokenizer.encode(each) if isinstance(each, str) else each for each in _prompts(values["prompt"])]
+        size = loaded.model.vocab_size
+        for ids in prompts:
+            beyond = [token for token in ids if token >= size]
+            if beyond:
+                raise refused("prompt", f"token id {beyond[0]} is not in the vocabulary of {size}")
+        jobs = []
+        for ids in prompts:
+            for number in range(n):
+                seed = values.get("seed", -1)
+                given = values if seed < 0 else {**values, "seed": (seed + number) % (1 << 64)}
+                jobs.append(job_of(given, call.server, loaded, ids, "prompt", logprobs=values.get("logprobs")))
+        echoed = [tokenizer.decode(ids) if values.get("echo") else "" for ids in prompts]
+        return _Plan(prompts, echoed), jobs
+
+    making = submitted(call.server, values.get("model"), prepare)
+    if not values.get("stream"):
+        return await sse.while_connected(call.receive, _whole(call, making, n))
+    loaded, plan, answers = await making
+    return sse.EventStream(
+        _chunks(call, loaded, plan, answers, n), lambda error: sse.data(error.openai()), answers.close
+    )
+
+
+def _prompts(value: Any) -> list[Any]:
+    """Prompts in a list, of one too."""
+    if isinstance(value, str) or isinstance(value[0], int):
+        return [value]
+    return list(value)
+
+
+async def _whole(call: Call, making: Any, n: int) -> dict[str, Any]:
+    loaded, plan, answers = await making
+    likely = "logprobs" in call.values
+    tokens: dict[int, list[Token]] = {}
+    generations: dict[int, Generation] = {}
+    try:
+        async for index, event in _watched(call, answers):
+            if isinstance(event, Finished):
+                generations[index] = event.generation
+            else:
+                tokens.setdefault(index, []).append(event)
+    finally:
+        answers.close()
+    choices = []
+    for index in range(n * len(plan.prompts)):
+        generation, echo = generations[index], plan.echoes[index // n]
+        told = logprobs.completion(loaded.model.tokenizer, tokens.get(index, []), len(echo)) if likely else None
+        choices.append(
+            {
+                "index": index,
+                "text": echo + generation.text,
+                "logprobs": told,
+                "finish_reason": reason_of(generation),
+            }
+        )
+    return {
+        **_head(loaded),
+        "choices": choices,
+        "usage": usage(sum(map(len, plan.prompts)), list(generations.values())),
+        "timings": timings(generations[0]),
+    }
+
+
+def _head(loaded: Loaded) -> dict[str, Any]:
+    return {
+        "id": new_id("cmpl-"),
+        "object": "text_completion",
+        "created": now(),
+        "model": loaded.name,
+        "system_fingerprint": loaded.fingerprint,
+    }
+
+
+async def _watched(call: Call, answers: Answers) -> AsyncIterator[tuple[int, Token | Finished]]:
+    """Tokens and ends, counted on the way."""
+    first, begun = True, time.monotonic()
+    async for index, event in answers:
+        if isinstance(event, Token):
+            if first:
+                call.server.metrics.first_token.add(time.monotonic() - begun)
+            first = False
+            yield index, event
+        elif isinstance(event, Finished):
+            call.server.metrics.generated(event.generation)
+            yield index, event
+
+
+async def _chunks(call: Call, loaded: Loaded, plan: _Plan, answers: Answers, n: int) -> AsyncIterator[bytes]:
+    head, tokenizer, likely = _head(loaded), loaded.model.tokenizer, "logprobs" in call.values
+    held: dict[int, list[Token]] = {}
+    offsets: dict[int, int] = {}
+    generations: list[Generation] = []
+
+    def chunk(index: int, text: str, reason: str | None, **more: Any) -> bytes:
+        told = None
+        if likely:
+            told = logprobs.completion(tokenizer, held.pop(index, []), offsets.get(index, 0))
+        offsets[index] = offsets.get(index, 0) + len(text)
+        choice = {"index": index, "text": text, "logprobs": told, "finish_reason": reason}
+        return sse.data({**head, "choices": [choice], **more})
+
+    for place, echo in enumerate(plan.echoes):
+        for number in range(n if echo else 0):
+            yield chunk(place * n + number, echo, None)
+    async for index, event in _watched(call, answers):
+        if isinstance(event, Finished):
+            generations.append(event.generation)
+            yield chunk(index, "", reason_of(event.generation), timings=timings(event.generation))
+        else:
+            held.setdefault(index, []).append(event)
+            if event.text:
+                yield chunk(index, event.text, None)
+    if (call.values.get("stream_options") or {}).get("include_usage") is True:
+        counts = usage(sum(map(len, plan.prompts)), generations)
+        yield sse.data({**head, "choices": [], "usage": counts})
+    yield sse.DONE

@@ -1,0 +1,150 @@
+"""/v1/embeddings and /v1/rerank"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from typing import TYPE_CHECKING, Any
+
+from gguflike.serve import sse
+from gguflike.serve.context import Call, new_id
+from gguflike.serve.errors import refused
+from gguflike.serve.models import Loaded
+from gguflike.serve.parameters import BOOLEAN, STRING, Parameter, choice, either, ignored, integer, not_done
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+_IDS = {"type": "array", "minItems": 1, "items": integer(0, (1 << 31) - 1)}
+_MOST_TEXTS = 2048
+_MODEL = Parameter("model", STRING, "Which of the models")
+
+EMBEDDINGS = (
+    Parameter(
+        "input",
+        either(
+            STRING,
+            {"type": "array", "minItems": 1, "maxItems": _MOST_TEXTS, "items": STRING},
+            _IDS,
+            {"type": "array", "minItems": 1, "maxItems": _MOST_TEXTS, "items": _IDS},
+        ),
+        "A text, texts, token ids, or lists of them",
+        required=True,
+    ),
+    _MODEL,
+    Parameter("encoding_format", choice("float", "base64"), "Numbers, or the bytes of little-endian float32"),
+    Parameter("truncate", BOOLEAN, "Cut texts that are longer than the context, which are errors otherwise"),
+    Parameter(
+        "embd_normalize", {"type": "integer", "enum": [-1, 2]}, "2: vectors of length 1 (as without); -1: as they are"
+    ),
+    *not_done({"dimensions": "vectors have the model's own length"}),
+    *ignored("user", "input_type", "task"),
+)
+
+RERANK = (
+    Parameter("query", STRING, "What documents are to answer", required=True),
+    Parameter(
+        "documents",
+        {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": _MOST_TEXTS,
+            "items": either(STRING, {"type": "object", "required": ["text"], "properties": {"text": STRING}}),
+        },
+        "Texts, or objects with a text",
+        required=True,
+    ),
+    _MODEL,
+    Parameter("top_n", integer(1, 1 << 31), "How many results; without: all"),
+    Parameter("return_documents", BOOLEAN, "Put the text into each result"),
+    Parameter("truncate", BOOLEAN, "Cut documents that are longer than the context"),
+    *ignored("user", "max_chunks_per_doc", "max_tokens_per_doc"),
+)
+
+
+async def embeddings(call: Call) -> Any:
+    return await sse.while_connected(call.receive, _embedded(call))
+
+
+async def _embedded(call: Call) -> dict[str, Any]:
+    values = call.values
+    loaded = await call.server.models.acquire(values.get("model"))
+    try:
+        texts = _texts(values["input"], loaded)
+        normalize = values.get("embd_normalize", 2) == 2
+        truncate = values.get("truncate", False)
+        vectors, tokens = [], 0
+        async with loaded.vectors:
+            for text in texts:  # one by one, so that what is left is dropped with its client
+                (vector,) = await asyncio.to_thread(loaded.model.embed, [text], normalize=normalize, truncate=truncate)
+                vectors.append(vector)
+                tokens += len(await asyncio.to_thread(loaded.model.tokenize, text))
+    finally:
+        loaded.release()
+    form = _base64 if values.get("encoding_format") == "base64" else _numbers
+    return {
+        "object": "list",
+        "data": [{"object": "embedding", "index": place, "embedding": form(v)} for place, v in enumerate(vectors)],
+        "model": loaded.name,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+
+
+def _texts(value: Any, loaded: Loaded) -> list[str]:
+    if isinstance(value, str):
+        texts = [value]
+    elif isinstance(value[0], str):
+        texts = value
+    else:
+        lists = [value] if isinstance(value[0], int) else value
+        size = loaded.model.tokenizer.vocab_size
+        if any(token >= size for ids in lists for token in ids):
+            raise refused("input", f"a token id is not in the vocabulary of {size}")
+        texts = [loaded.model.detokenize(ids) for ids in lists]
+    if any(not text for text in texts):
+        raise refused("input", "an empty text")
+    return texts
+
+
+def _numbers(vector: npt.NDArray[np.float32]) -> list[float]:
+    """The shortest decimals that stand for these float32 values."""
+    return [float(str(value)) for value in vector]
+
+
+def _base64(vector: npt.NDArray[np.float32]) -> str:
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+
+
+async def rerank(call: Call) -> Any:
+    return await sse.while_connected(call.receive, _ranked(call))
+
+
+async def _ranked(call: Call) -> dict[str, Any]:
+    values = call.values
+    documents = [each if isinstance(each, str) else each["text"] for each in values["documents"]]
+    truncate = values.get("truncate", False)
+    loaded = await call.server.models.acquire(values.get("model"))
+    try:
+        scores, tokens = [], 0
+        async with loaded.vectors:
+            for document in documents:
+                (score,) = await asyncio.to_thread(loaded.model.rerank, values["query"], [document], truncate=truncate)
+                scores.append(float(str(score)))
+                tokens += len(await asyncio.to_thread(loaded.model.tokenize, document))
+    finally:
+        loaded.release()
+    order = sorted(range(len(scores)), key=lambda place: -scores[place])[: values.get("top_n")]
+    results = []
+    for place in order:
+        result: dict[str, Any] = {"index": place, "relevance_score": scores[place]}
+        if values.get("return_documents"):
+            result["document"] = {"text": documents[place]}
+        results.append(result)
+    return {
+        "id": new_id("rerank-"),
+        "object": "list",
+        "model": loaded.name,
+        "results": results,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }

@@ -1,0 +1,37 @@
+"""An answer put together, for those who take it whole."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gguflike.serve.conversation import Called
+from gguflike.serve.speaking import Ended, Spoken
+
+if TYPE_CHECKING:
+    from gguflike.engine import Token
+    from gguflike.runner import Generation
+
+
+class Reply:
+    """One choice: text, reasoning, calls, the tokens it was said by, and why it ended."""
+
+    generation: Generation
+
+    def __init__(self) -> None:
+        self.text = self.reasoning = ""
+        self.calls: list[Called] = []
+        self.tokens: list[Token] = []
+        self.reason = "stop"
+
+    def take(self, piece: Spoken | Ended) -> None:
+        if isinstance(piece, Ended):
+            self.reason, self.generation = piece.reason, piece.generation
+            return
+        self.tokens += piece.tokens
+        for said in piece.said:
+            if isinstance(said, Called):
+                self.calls.append(said)
+            elif said.reasoning:
+                self.reasoning += said.text
+            else:
+                self.text += said.text

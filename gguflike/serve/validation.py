@@ -1,0 +1,132 @@
+"""The part of JSON Schema by which requests are described, and checked: the same lines do both."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gguflike.serve.errors import ApiError, refused
+
+Schema = Mapping[str, Any]
+
+_KINDS: Mapping[str, Callable[[Any], bool]] = {
+    "null": lambda value: value is None,
+    "boolean": lambda value: isinstance(value, bool),
+    "integer": lambda value: isinstance(value, int | float) and not isinstance(value, bool) and value == _whole(value),
+    "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+    "string": lambda value: isinstance(value, str),
+    "array": lambda value: isinstance(value, list),
+    "object": lambda value: isinstance(value, dict),
+}
+_ARTICLES = {"integer": "an integer", "array": "an array", "object": "an object", "null": "null"}
+
+
+def _whole(value: float) -> int | None:
+    return int(value) if math.isfinite(value) else None
+
+
+def checked(value: Any, schema: Schema, where: str) -> Any:
+    """``value``, whole numbers as int, if it is as ``schema`` says. 400 that names the place otherwise.
+
+    Of JSON Schema this knows type, enum, the four limits of numbers, minLength, items, minItems, maxItems, properties,
+    required, additionalProperties (a schema) and anyOf; ``title`` and the like are for readers.
+    """
+    if "anyOf" in schema:
+        return _one_of(value, schema["anyOf"], where)
+    kinds = schema.get("type")
+    if kinds is not None:
+        allowed = [kinds] if isinstance(kinds, str) else list(kinds)
+        fitting = [kind for kind in allowed if _KINDS[kind](value)]
+        if not fitting:
+            raise refused(where, f"expected {' or '.join(map(_article, allowed))}, got {shown(value)}")
+        if fitting[0] == "integer":
+            value = int(value)
+    if "enum" in schema and value not in schema["enum"]:
+        raise refused(where, f"expected one of {', '.join(map(shown, schema['enum']))}; got {shown(value)}")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        _limits(value, schema, where)
+    elif isinstance(value, str) and len(value) < schema.get("minLength", 0):
+        raise refused(where, f"expected at least {schema['minLength']} characters, got {shown(value)}")
+    elif isinstance(value, list):
+        return _array(value, schema, where)
+    elif isinstance(value, dict):
+        return _object(value, schema, where)
+    return value
+
+
+def _one_of(value: Any, schemas: list[Schema], where: str) -> Any:
+    """Checked by the first schema that takes it; the error is that of the one whose type fits."""
+    wrong: ApiError | None = None
+    for schema in schemas:
+        try:
+            return checked(value, schema, where)
+        except ApiError as error:
+            if _typed(value, schema):
+                wrong = wrong or error
+    if wrong is not None:
+        raise wrong
+    kinds = " or ".join(_article(schema.get("type", "value")) for schema in schemas)
+    raise refused(where, f"expected {kinds}, got {shown(value)}")
+
+
+def _typed(value: Any, schema: Schema) -> bool:
+    kinds = schema.get("type", ())
+    return any(_KINDS[kind](value) for kind in ([kinds] if isinstance(kinds, str) else kinds))
+
+
+def _limits(value: float, schema: Schema, where: str) -> None:
+    low, high = schema.get("minimum", -math.inf), schema.get("maximum", math.inf)
+    above, below = schema.get("exclusiveMinimum", -math.inf), schema.get("exclusiveMaximum", math.inf)
+    if not (low <= value <= high and above < value < below):  # NaN is in no range
+        bounds = [
+            text
+            for limit, text in (
+                (low, f"at least {low}"),
+                (above, f"above {above}"),
+                (high, f"at most {high}"),
+                (below, f"below {below}"),
+            )
+            if math.isfinite(limit)
+        ]
+        raise refused(where, f"out of range: expected {', '.join(bounds) or 'a finite number'}; got {shown(value)}")
+
+
+def _array(values: list[Any], schema: Schema, where: str) -> list[Any]:
+    low, high = schema.get("minItems", 0), schema.get("maxItems", math.inf)
+    if not low <= len(values) <= high:
+        limit = f"at least {low}" if len(values) < low else f"at most {high}"
+        raise refused(where, f"expected {limit} items, got {len(values)}")
+    items = schema.get("items")
+    if items is None:
+        return values
+    return [checked(value, items, f"{where}[{place}]") for place, value in enumerate(values)]
+
+
+def _object(values: dict[str, Any], schema: Schema, where: str) -> dict[str, Any]:
+    for name in schema.get("required", ()):
+        if name not in values:
+            raise refused(f"{where}.{name}" if where else name, "required, but missing")
+    properties, others = schema.get("properties", {}), schema.get("additionalProperties")
+    made = {}
+    for name, value in values.items():
+        known = properties.get(name, others if isinstance(others, Mapping) else None)
+        made[name] = value if known is None else checked(value, known, f"{where}.{name}" if where else name)
+    return made
+
+
+def _article(kind: str | list[str]) -> str:
+    if not isinstance(kind, str):
+        return " or ".join(map(_article, kind))
+    return _ARTICLES.get(kind, f"a {kind}")
+
+
+def shown(value: Any) -> str:
+    """A value for a message, cut where it is long."""
+    if isinstance(value, list):
+        return f"an array of {len(value)}"
+    if isinstance(value, dict):
+        return "an object"
+    text = repr(value) if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
