@@ -120,23 +120,22 @@ def make(args: argparse.Namespace, programs: Tools, floats: Path, imatrix: Path,
                 ours = args.work / f"{name}-{kind}-{args.head or 'same'}-effort{effort}.gguf"
                 job.files[f"effort {effort}"] = ours
                 if not ours.exists():
-                    size = ["--size", str(path.stat().st_size)] if kind == "mix" and effort > 1 else []
+                    sized = kind == "mix" and effort > 1
+                    what = ["--size", str(path.stat().st_size)] if sized else ["-t", mix, *chosen]
                     begin = time.perf_counter()
-                    convert(args, ours, mix, effort, calibration, [*chosen, *size])
+                    convert(args, ours, effort, calibration, what)
                     job.seconds[f"effort {effort}"] = time.perf_counter() - begin
             check(job)
             yield job
 
 
-def convert(
-    args: argparse.Namespace, out: Path, kind: str, effort: int, calibration: Path, options: Sequence[str]
-) -> None:
+def convert(args: argparse.Namespace, out: Path, effort: int, calibration: Path, options: Sequence[str]) -> None:
     """Our file, made by the command. Effort 0 sees no text."""
     tokens = str(len(calibration.read_bytes()))  # more than it has: all of it
     given = ["--effort", str(effort), "--calibration", str(calibration), "--calibration-tokens", tokens]
     given = given if effort else []
     command = [
-        *(sys.executable, "-m", "gguflike", "convert", str(args.model), "-o", str(out), "-t", kind),
+        *(sys.executable, "-m", "gguflike", "convert", str(args.model), "-o", str(out)),
         *("--threads", str(args.threads), *options, *given, *args.convert),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,14 @@ import numpy.typing as npt
 
 from gguflike.calibrate.blas import single_threaded
 from gguflike.calibrate.states import GRADIENT, States
+from gguflike.calibrate.tables import Table, TableSums, by_rows, is_told, variances
 from gguflike.calibrate.walk import Lazy
 from gguflike.errors import ArgumentError, QuantizationError
 from gguflike.families.parts import Graph, Head
 from gguflike.progress import Progress
 from gguflike.reference.gradient import Product
 from gguflike.reference.gradient.graph import Blocks, State
+from gguflike.reference.parts import normalize
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
@@ -95,12 +96,14 @@ def fisher(
     found: Tell,
     workspace: Path,
     *,
+    tables: Callable[[str, Table], None] | None = None,
     length: int = 0,
     seed: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Tell ``found(name, sensitivity)`` of every matrix in the blocks of a model, from the last block to the first.
+    """Tell ``found(name, sensitivity)`` of every matrix in the blocks of a model, from the last block to the first, and
+    ``tables(name, table)`` of its embedding and its output matrix, where `tables.is_told`.
 
     ``read(name)`` gives a tensor by its GGUF name, float32. ``seed`` draws the labels. ``length`` is the context that
     the model runs with (0: of each sequence, its own). Hidden states are kept in the folder ``workspace``: as many
@@ -119,7 +122,8 @@ def fisher(
         raise ArgumentError("no text", field="sequences", expected="token ids", got=[len(each) for each in sequences])
     place = States(workspace, [len(each) for each in sequences], graph.embedding.n_embd, len(graph.blocks))
     with single_threaded(), ThreadPoolExecutor(threads) as pool:
-        walk = _Walk(graph, read, sequences, place, length, pool)
+        sums = TableSums(graph) if tables is not None and is_told(graph) else None
+        walk = _Walk(graph, read, sequences, place, length, pool, sums)
         steps = 2 * len(graph.blocks) + 1
 
         def tell(done: int, what: str) -> None:
@@ -129,6 +133,10 @@ def fisher(
         walk.forward(tell)
         walk.ends(seed, tell)
         walk.backward(found, tell)
+        if tables is not None and sums is not None:
+            walk.starts()
+            for name, table in sums.results().items():
+                tables(name, table)
     place.remove()
 
 
@@ -143,8 +151,9 @@ class _Walk:
         place: States,
         length: int,
         pool: ThreadPoolExecutor,
+        sums: TableSums | None,
     ) -> None:
-        self.graph, self.read, self.place, self.pool = graph, read, place, pool
+        self.graph, self.read, self.place, self.pool, self.sums = graph, read, place, pool, sums
         self.sequences = [list(each) for each in sequences]
         self.blocks = [Blocks(graph, length or len(each)) for each in sequences]
         self.names: dict[int | None, dict[str, str]] = {None: {}}
@@ -177,12 +186,44 @@ class _Walk:
         tell(len(self.graph.blocks), "logits")
         weights, last = self.weights(None), len(self.graph.blocks)
 
-        def run(i: int) -> None:
-            loss = partial(sampled, rng=np.random.default_rng([seed, i]))
-            _, gradient, _ = self.blocks[i].ends(weights, self.place.load(last, i).x, loss)
-            self.place.save(GRADIENT, i, State(gradient, {}, {}))
+        def run(i: int) -> tuple[Floats, Array] | None:
+            spread: list[Array] = []
 
-        list(self.pool.map(run, range(len(self.sequences))))
+            def loss(logits: Array) -> tuple[float, Array]:
+                value, gradient = sampled(logits, np.random.default_rng([seed, i]))
+                if self.sums is not None:
+                    spread.append(variances(gradient))
+                return value, gradient
+
+            x = self.place.load(last, i).x
+            _, gradient, _ = self.blocks[i].ends(weights, x, loss)
+            self.place.save(GRADIENT, i, State(gradient, {}, {}))
+            if self.sums is None:
+                return None
+            x = normalize(self.graph.norm, weights, x)
+            return x.T @ x, spread[0]
+
+        for lot in self.lots():
+            for seen in self.pool.map(run, lot):
+                if seen is not None and self.sums is not None:
+                    self.sums.predicted(*seen)
+
+    def starts(self) -> None:
+        """Add up what the embedding comes to, behind the first block's gradients."""
+        assert self.sums is not None
+
+        def run(i: int) -> tuple[Array, Floats]:
+            ids = np.asarray(self.sequences[i], np.int64)
+            return ids, by_rows(ids, self.place.load(GRADIENT, i).x)
+
+        for lot in self.lots():
+            for ids, seen in self.pool.map(run, lot):
+                self.sums.looked_up(ids, seen)
+
+    def lots(self) -> Iterable[range]:
+        """Sequences of which results are held before they are added up."""
+        count = len(self.sequences)
+        return (range(start, min(start + _AT_ONCE, count)) for start in range(0, count, _AT_ONCE))
 
     def backward(self, found: Tell, tell: Callable[[int, str], None]) -> None:
         count = len(self.graph.blocks)
@@ -199,8 +240,7 @@ class _Walk:
                 seen.square()
                 return seen
 
-            for start in range(0, len(self.sequences), _AT_ONCE):
-                lot = range(start, min(start + _AT_ONCE, len(self.sequences)))
+            for lot in self.lots():
                 for seen in self.pool.map(run, lot):
                     for role, each in sums.items():
                         each.add(seen, role)

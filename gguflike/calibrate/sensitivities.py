@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from gguflike.calibrate.fisher import Sensitivity, fisher, token_weights
 from gguflike.calibrate.statistics import Stack, Statistics
+from gguflike.calibrate.tables import Table
 from gguflike.families.parts import Graph
 from gguflike.frozen import replace
 from gguflike.progress import Progress
@@ -26,7 +27,9 @@ class Sensitivities:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._scales: dict[str, list[float]] = json.loads((folder / _DONE).read_text(encoding="utf-8"))["scales"]
+        said = json.loads((folder / _DONE).read_text(encoding="utf-8"))
+        self._scales: dict[str, list[float]] = said["scales"]
+        self._tables: list[str] = said["tables"]
 
     def __contains__(self, name: str) -> bool:
         return name in self._scales
@@ -46,6 +49,13 @@ class Sensitivities:
         if name not in self._scales:
             return None
         return np.array(np.load(self._folder / f"{name}.output.npy", mmap_mode="r")[member])
+
+    def table(self, name: str) -> Table | None:
+        """What is known of the embedding or the output matrix; None where nothing is."""
+        if name not in self._tables:
+            return None
+        with np.load(self._folder / f"{name}.table.npz") as file:
+            return Table(*(file[field] for field in Table._fields))
 
     @overload
     def beside(self, name: str, statistics: Statistics) -> Statistics: ...
@@ -108,6 +118,11 @@ def measure(
     folder.mkdir(parents=True, exist_ok=True)
     done.unlink(missing_ok=True)
     scales: dict[str, list[float]] = {}
+    tables: list[str] = []
+
+    def keep_table(name: str, table: Table) -> None:
+        np.savez(folder / f"{name}.table.npz", **{field: getattr(table, field) for field in Table._fields})
+        tables.append(name)
 
     def keep(name: str, found: Sensitivity) -> None:
         first, count = found.output(0), len(found.reached)
@@ -121,8 +136,19 @@ def measure(
         every = float(found.tokens.mean(dtype=np.float64)) / max(float(found.reached.sum()) / len(found.tokens), 1e-12)
         scales[name] = [every * float(reached) / len(found.tokens) for reached in found.reached]
 
-    fisher(graph, read, sequences, keep, folder, length=length, seed=seed, threads=threads, progress=progress)
+    fisher(
+        graph,
+        read,
+        sequences,
+        keep,
+        folder,
+        tables=keep_table,
+        length=length,
+        seed=seed,
+        threads=threads,
+        progress=progress,
+    )
     temporary = folder / f".{_DONE}"
-    temporary.write_text(json.dumps({"key": digest, "scales": scales}), encoding="utf-8")
+    temporary.write_text(json.dumps({"key": digest, "scales": scales, "tables": tables}), encoding="utf-8")
     temporary.replace(done)
     return Sensitivities(folder)

@@ -1,33 +1,53 @@
 """Types by what they cost: of every matrix those whose loss is least, in a file of at most so many bytes.
 
-What a matrix in a type costs is measured: it is encoded so, for the inputs that it has in the float model, and the
-second-order estimate of the divergence is 1/2 tr(H_O E H_I E^T) for each token, with H_I of its inputs, H_O of its
-outputs (`calibrate.sensitivities`) and E what the encoding is off. An output matrix has no H_O: its rows count as often
-as the tokens that they are of occur in the text, which leaves out that logits compete and so is an upper bound.
+What a type costs a matrix is measured twice. All types of its ladder are screened by what their plain encoder is off,
+which is quick; near the types that are chosen by that, matrices are rounded as they will be, and what that costs
+decides. The plain encoder is off about as much more for all types, so that a first choice is near the last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gguflike import frozen
-from gguflike.blocks import BlockFormat
-from gguflike.calibrate.allocate import Candidate
-from gguflike.calibrate.rounding import round_matrix
-from gguflike.calibrate.stream import stream
+from gguflike.blocks import FORMATS, BlockFormat
+from gguflike.calibrate.allocate import Candidate, hull
 from gguflike.convert.budget import allocated, padded
+from gguflike.convert.losses import Loss, loss_of
 from gguflike.convert.plan import ConversionPlan
 from gguflike.progress import CALIBRATING, Progress
-from gguflike.tensor import QuantizedTensor
+from gguflike.tensor import quantize
 
 if TYPE_CHECKING:
-    from gguflike.calibrate.sensitivities import Sensitivities
     from gguflike.calibrate.statistics import Statistics
     from gguflike.convert.sources import Floats
+
+Ladders = Mapping[str, Sequence[BlockFormat]]
+Encode = Callable[["Floats", BlockFormat, "Statistics"], Any]
+PART = 1 << 22  # weights of a table that are encoded at once
+
+
+@contextmanager
+def settling(plan: ConversionPlan, threads: int | None, progress: Progress | None) -> Iterator[ConversionPlan]:
+    """The plan with types that were chosen by measuring, whose factors serve the rounding while the block runs."""
+    from gguflike.convert.carded import with_card
+
+    assert plan.target is not None
+    with TemporaryDirectory(prefix=".gguflike-", dir=plan.target.parent) as folder:
+        chosen, candidates = settled(plan, Path(folder), threads, progress)
+        if plan.card is not None:
+            chosen = with_card(chosen, plan.card)
+        cost = sum(each.cost for each in candidates)
+        said = f"types chosen for an estimated divergence of {cost:.5f} nats per token, before errors are made up for"
+        yield replace(chosen, notices=(*chosen.notices, said), outputs=os.fspath(Path(folder) / "outputs"))
 
 
 def settled(
@@ -38,71 +58,120 @@ def settled(
     budget, calibration = plan.budget, plan.calibration
     assert budget is not None
     assert calibration is not None
-    read = calibration.model.read
-    sensitivities = calibration.sensitivities(read, folder / "outputs", threads, progress)
-    measuring = _Measuring(plan, sensitivities, threads)
+    loss = loss_of(calibration, folder / "outputs", threads, progress)
 
-    def tell(done: int, total: int, what: str) -> None:
+    def measured(ladders: Ladders, encode: Encode, what: str) -> dict[str, list[Candidate]]:
+        return _measured(plan, loss, ladders, encode, folder / "measuring", threads, progress, what)
+
+    def plain(weights: Floats, fmt: BlockFormat, statistics: Statistics) -> Any:
+        importance = np.maximum(statistics.gram.diagonal(), 0)
+        seen = statistics.tokens > 0 and importance.any()
+        return quantize(weights, fmt, importance=importance if seen else None, threads=threads)
+
+    def rounded(weights: Floats, fmt: BlockFormat, statistics: Statistics) -> Any:
+        from gguflike.calibrate.rounding import round_matrix
+        from gguflike.tensor import QuantizedTensor
+
+        data = round_matrix(weights, fmt, statistics, calibration.rounding, threads)
+        return QuantizedTensor("", fmt, weights.shape, data.reshape(-1))
+
+    screened = measured(budget.ladders, plain, "types")
+    first = allocated(plan, budget.limit, screened)
+    near = {name: neighbours(screened[name], fmt) for name, fmt in first.items()}
+    candidates = refined(screened, measured(near, rounded, "types, as they will be rounded"))
+    formats = allocated(plan, budget.limit, candidates)
+    chosen = [each for name in formats for each in candidates[name] if each.type == formats[name].name]
+    return budget.make(formats), chosen
+
+
+def neighbours(points: Sequence[Candidate], fmt: BlockFormat) -> list[BlockFormat]:
+    """A type, and those that are next to it among the types that are worth their bytes."""
+    worth = [each.type for each in hull(points)]
+    place = worth.index(fmt.name) if fmt.name in worth else 0
+    chosen = worth[max(place - 1, 0) : place + 2]
+    return [FORMATS[each] for each in dict.fromkeys([*chosen, fmt.name])]
+
+
+def refined(
+    screened: Mapping[str, Sequence[Candidate]], measured: Mapping[str, Sequence[Candidate]]
+) -> dict[str, list[Candidate]]:
+    """Candidates with what was measured anew; the costs of others fall as those that were did on the whole."""
+    found = {}
+    for name, points in screened.items():
+        again = {each.type: each.cost for each in measured[name]}
+        before = sum(each.cost for each in points if each.type in again)
+        share = sum(again.values()) / before if before > 0 else 1.0
+        found[name] = [each._replace(cost=again.get(each.type, share * each.cost)) for each in points]
+    return found
+
+
+def _measured(
+    plan: ConversionPlan,
+    loss: Loss,
+    ladders: Ladders,
+    encode: Encode,
+    folder: Path,
+    threads: int | None,
+    progress: Progress | None,
+    what: str,
+) -> dict[str, list[Candidate]]:
+    """What each matrix costs in each type of its ladder, encoded by ``encode`` for the float model's inputs."""
+    from gguflike.calibrate.stream import stream
+
+    calibration = plan.calibration
+    assert calibration is not None
+    found: dict[str, list[Candidate]] = {}
+
+    def take(names: tuple[str, ...], statistics: Any) -> None:
+        """Measure matrices that multiply what the ``statistics`` are of."""
+        for name in names:
+            if name not in ladders or loss.table(name) is not None:
+                continue
+            weights = calibration.model.read(name)
+            matrices = weights.reshape(-1, *weights.shape[-2:])
+            each: Sequence[Statistics] = statistics if weights.ndim > 2 else [statistics]
+            costs = dict.fromkeys(ladders[name], 0.0)
+            for member, matrix in enumerate(matrices):
+                known = loss.beside(name, member, each[member])
+                for fmt in ladders[name]:
+                    errors = matrix - encode(matrix, fmt, known).dequantize(threads)
+                    costs[fmt] += loss.cost(name, member, known, matrix, errors)
+            found[name] = [Candidate(fmt.name, padded(plan, weights.shape, fmt), cost) for fmt, cost in costs.items()]
+
+    def tell(done: int, total: int, where: str) -> None:
         if progress is not None:
-            progress(done, total, f"{CALIBRATING}types, {what}")
+            progress(done, total, f"{CALIBRATING}{what}, {where}")
 
+    for name in ladders:
+        if loss.table(name) is not None:
+            found[name] = _of_table(plan, loss, name, ladders[name], encode, threads)
+    shutil.rmtree(folder, ignore_errors=True)  # else a walk that is done would not be made again
     stream(
         calibration.graph,
-        read,
+        calibration.model.read,
         calibration.sequences,
         None,
-        folder / "measuring",
-        found=measuring.take,
+        folder,
+        found=take,
         rows=calibration.model.rows,
         length=calibration.sequence,
         threads=threads,
         progress=tell,
     )
-    formats = allocated(plan, budget.limit, measuring.candidates)
-    chosen = [each for name in formats for each in measuring.candidates[name] if each.type == formats[name].name]
-    return budget.make(formats), chosen
+    return found
 
 
-class _Measuring:
-    """Measures what each matrix costs in each type of its ladder: ``candidates``, by the names of tensors."""
-
-    def __init__(self, plan: ConversionPlan, sensitivities: Sensitivities, threads: int | None) -> None:
-        assert plan.budget is not None
-        assert plan.calibration is not None
-        self.candidates: dict[str, list[Candidate]] = {}
-        self._plan, self._sensitivities, self._threads = plan, sensitivities, threads
-        self._ladders, self._read = plan.budget.ladders, plan.calibration.model.read
-        self._options = plan.calibration.rounding
-        self._counts = np.bincount(np.concatenate([np.asarray(each) for each in plan.calibration.sequences]))
-
-    def take(self, names: tuple[str, ...], statistics: Any) -> None:
-        """Measure matrices that multiply what the ``statistics`` are of."""
-        for name in names:
-            if name not in self._ladders:
-                continue
-            weights = self._read(name)
-            matrices = weights.reshape(-1, *weights.shape[-2:])
-            each: Sequence[Statistics] = statistics if weights.ndim > 2 else [statistics]
-            self.candidates[name] = [
-                Candidate(
-                    fmt.name,
-                    padded(self._plan, weights.shape, fmt),
-                    sum(self._cost(name, i, one, matrices[i], fmt) for i, one in enumerate(each)),
-                )
-                for fmt in self._ladders[name]
-            ]
-
-    def _cost(self, name: str, member: int, statistics: Statistics, weights: Floats, fmt: BlockFormat) -> float:
-        """Nats for each token of the text."""
-        output = self._sensitivities.output(name, member)
-        data = round_matrix(weights, fmt, frozen.replace(statistics, output=output), self._options, self._threads)
-        decoded = QuantizedTensor(name, fmt, weights.shape, data.reshape(-1)).dequantize(self._threads)
-        errors = weights - decoded
-        if output is not None:
-            product = output @ errors @ statistics.gram
-            return 0.5 * self._sensitivities.scale(name, member) * float((product * errors).sum(dtype=np.float64))
-        each = ((errors @ statistics.gram) * errors).sum(axis=1, dtype=np.float64)
-        if len(self._counts) <= len(weights) and weights.ndim == 2 and not name.startswith("blk."):
-            counts = np.bincount(np.arange(len(self._counts)), self._counts, len(weights)) + 1.0
-            return 0.5 * float((each * counts).sum() / counts.sum())
-        return 0.5 * self._sensitivities.mean * float(each.sum())
+def _of_table(
+    plan: ConversionPlan, loss: Loss, name: str, ladder: Sequence[BlockFormat], encode: Encode, threads: int | None
+) -> list[Candidate]:
+    """What a table costs, of which a part of the rows is in memory at a time."""
+    assert plan.calibration is not None
+    table, shape = loss.table(name), plan.calibration.model.sources[name].shape
+    assert table is not None
+    statistics, step = loss.of_table(name), max(1, PART // shape[1])
+    costs = dict.fromkeys(ladder, 0.0)
+    for start in range(0, shape[0], step):
+        part = plan.calibration.model.rows(name, np.arange(start, min(start + step, shape[0])))
+        for fmt in ladder:
+            costs[fmt] += table.cost(part - encode(part, fmt, statistics).dequantize(threads), start)
+    return [Candidate(fmt.name, padded(plan, shape, fmt), cost) for fmt, cost in costs.items()]

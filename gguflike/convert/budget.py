@@ -130,8 +130,9 @@ def _free(plan: ConversionPlan, selection: Selection) -> list[PlannedTensor]:
     head: Any = plan.calibration.graph.head
     output = "token_embd.weight" if head.tied else "output.weight"
     free = {tensor.name for tensor in plan.calibrated} | {output}
-    if selection.output is not None:
-        free.discard(output)
+    for name, given in ((output, selection.output), ("token_embd.weight", selection.embedding)):
+        if given is not None:
+            free.discard(name)
     return [
         tensor
         for tensor in plan.tensors

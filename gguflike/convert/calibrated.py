@@ -8,19 +8,18 @@ calibration. Memory holds one layer and its statistics; hidden states are in a f
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gguflike.calibrate.rounding import round_matrix
+from gguflike.calibrate.statistics import Statistics
 from gguflike.calibrate.stream import stream
 from gguflike.container import Writer
 from gguflike.convert import pipeline
@@ -34,8 +33,8 @@ from gguflike.tensor import QuantizedTensor
 
 if TYPE_CHECKING:
     from gguflike.calibrate.sensitivities import Sensitivities
-    from gguflike.calibrate.statistics import Statistics
 
+ROUNDED = 1 << 23  # weights of the embedding that are rounded together
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -60,6 +59,7 @@ def run(
     if rounder.left and plan.calibration is not None and plan.calibration.effort.is_loss_aware:
         folder = Path(plan.outputs) if plan.outputs else writer.workspace / "outputs"
         rounder.sensitivities = plan.calibration.sensitivities(rounder.read, folder, threads, progress)
+        rounder.round_table()
     if rounder.left:
         _walk(plan, rounder, states, threads, progress)
     if rounder.left and skips:  # what was lost since its layer was done: all is walked through again
@@ -71,22 +71,6 @@ def run(
         return plan
     said = f"not calibrated, as no token reached them: {counted(len(missed), 'tensor')}, {missed[0].name} first"
     return replace(plan, notices=(*plan.notices, said))
-
-
-@contextmanager
-def settling(plan: ConversionPlan, threads: int | None, progress: Progress | None) -> Iterator[ConversionPlan]:
-    """The plan with types that were chosen by measuring, whose factors serve the rounding while the block runs."""
-    from gguflike.convert.allocation import settled
-    from gguflike.convert.carded import with_card
-
-    assert plan.target is not None
-    with TemporaryDirectory(prefix=".gguflike-", dir=plan.target.parent) as folder:
-        chosen, candidates = settled(plan, Path(folder), threads, progress)
-        if plan.card is not None:
-            chosen = with_card(chosen, plan.card)
-        cost = sum(each.cost for each in candidates)
-        said = f"types chosen for an estimated divergence of {cost:.5f} nats per token, before errors are made up for"
-        yield replace(chosen, notices=(*chosen.notices, said), outputs=os.fspath(Path(folder) / "outputs"))
 
 
 def _encode(
@@ -139,6 +123,8 @@ class Rounder:
         self._tensors = {tensor.name: tensor for tensor in plan.tensors}
         self._model = plan.calibration.model
         self._tables = {place.name for place in plan.calibration.graph.tensors() if place.tensor.form == "rows"}
+        self._table = plan.calibration.table
+        self._seen = partial(np.unique, np.concatenate([*plan.calibration.sequences]))
         self._writer, self._threads = writer, threads
         self._options = plan.calibration.rounding
         self._calibrated = {tensor.name for tensor in plan.calibrated}
@@ -151,10 +137,29 @@ class Rounder:
         check(values, tensor.source.origin, 0, tensor.format.limit)
         return values
 
+    def round_table(self) -> None:
+        """Write the embedding, if it is rounded for what its rows matter: part by part, as each row is by itself."""
+        name = self._table
+        if name is None or name not in self.left:
+            return
+        assert self.sensitivities is not None
+        tensor, table = self._tensors[name], self.sensitivities.table(name)
+        assert table is not None
+        statistics = Statistics(table.gram, None, int(table.lookups.size))
+        step, start = max(1, ROUNDED // tensor.shape[1]), 0
+        for start in range(0, tensor.shape[0], step):
+            weights = self._model.rows(name, np.arange(start, min(start + step, tensor.shape[0])))
+            check(weights, tensor.source.origin, 0, tensor.format.limit)
+            data = round_matrix(weights, tensor.format, statistics, self._options, self._threads)
+            self._writer.write_part(name, start * data.shape[1], data.reshape(-1))
+        self.left.discard(name)
+
     def quantize(self, name: str, weights: Floats, statistics: Any) -> Floats:
         """What readers of the file decode for a matrix with its `Statistics`, or for a stack of them with a sequence of
         those, or for rows of a table, with None. A matrix that is calibrated is rounded and written first."""
         tensor = self._tensors[name]
+        if name == self._table and name in self._calibrated:
+            return weights if statistics is not None else self._looked_up(tensor, weights)
         if name not in self._calibrated:
             return weights if name in self._tables and statistics is not None else self._plain(tensor, weights)
         if name in self.left:
@@ -176,6 +181,11 @@ class Rounder:
                 for matrix, of_it in zip(matrices, each, strict=True)
             ]
         )
+
+    def _looked_up(self, tensor: PlannedTensor, weights: Floats) -> Floats:
+        """What readers decode for the rows of the embedding that occur in the text."""
+        rows = self._writer.read(tensor.name).reshape(tensor.shape[0], -1)[self._seen()]
+        return QuantizedTensor(tensor.name, tensor.format, weights.shape, rows.reshape(-1)).dequantize(self._threads)
 
     def _plain(self, tensor: PlannedTensor, weights: Floats) -> Floats:
         """What readers decode for weights that are encoded as without calibration, or are stored in blocks already."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gguflike.calibrate.rounding import DEFAULT, Rounding
+from gguflike.calibrate.tables import EMBEDDING, is_told
 from gguflike.calibrate.texts import Text, sequences
 from gguflike.container import Typed, ValueType
 from gguflike.convert import cost
@@ -59,11 +60,17 @@ class Calibration:
         return max(map(len, self.sequences))
 
     def matrices(self) -> Iterator[Place]:
-        """The matrices that the model multiplies with, which can be rounded for their inputs."""
+        """The matrices that can be rounded for what the model does with them: those that it multiplies with, and the
+        embedding, where it is known how much its rows matter."""
         for place in self.graph.tensors():
             form = place.tensor.form or ("matrix" if len(place.tensor.shape) > 1 else "values")
-            if place.tensor.used and form == "matrix":
+            if place.tensor.used and (form == "matrix" or place.name == self.table):
                 yield place
+
+    @property
+    def table(self) -> str | None:
+        """The embedding, where it is measured how much its rows matter."""
+        return EMBEDDING if self.effort.is_loss_aware and is_told(self.graph) else None
 
     def sensitivities(
         self, read: Callable[[str], Floats], folder: Path, threads: int | None, progress: Progress | None

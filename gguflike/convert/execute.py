@@ -104,9 +104,9 @@ def execute(
         raise OutputError("the plan names no target")
     check_targets(plan, overwrite)
     if plan.budget is not None:
-        from gguflike.convert import calibrated
+        from gguflike.convert import allocation
 
-        with closing_sources(), made_folder(plan.target.parent), calibrated.settling(plan, threads, progress) as chosen:
+        with closing_sources(), made_folder(plan.target.parent), allocation.settling(plan, threads, progress) as chosen:
             return execute(chosen, progress=progress, threads=threads, overwrite=overwrite, resume=resume)
     done = 0
 
