@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from gguflike import lazy
 
 if TYPE_CHECKING:
-    from gguflike.calibration import calibrate
+    from gguflike.calibration import calibrate, calibrate_activations
     from gguflike.container import GGUFFile, write
     from gguflike.convert import convert, export, merge, quantize_file, split
     from gguflike.describe import describe
@@ -66,6 +66,7 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "calibrate",
+    "calibrate_activations",
     "convert",
     "describe",
     "diff",
@@ -103,6 +104,7 @@ __getattr__ = lazy.names(
         "TemplateError": "errors",
         "UnsupportedError": "errors",
         "calibrate": "calibration",
+        "calibrate_activations": "calibration",
         "convert": "convert",
         "describe": "describe",
         "diff": "diff",

@@ -1,19 +1,53 @@
-"""Calibrating a model by what its file or folder says of it: tokens, chat template, floats."""
+"""Calibrating a model by what its file or folder says of it: tokens, chat template, floats; and ranges of activations
+into its file."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from gguflike import activations
+from gguflike.container.restate import restate
+from gguflike.convert.calibration import digest
 from gguflike.convert.multiplied import CONTEXT, Multiplied
 from gguflike.convert.multiplied import calibrate as _calibrate
+from gguflike.convert.observed import Group, Observed, observe
+from gguflike.errors import ArgumentError
 from gguflike.evaluate.models import is_checkpoint
 from gguflike.locate import locate
 from gguflike.progress import Progress
+from gguflike.runner.model import Model
 from gguflike.runner.tokenizer import Tokenizer
 
 StrPath = str | os.PathLike[str]
+Floats = npt.NDArray[np.float32]
+TOKENS = 8192
+"""On which ranges of activations are observed: they are known after few."""
+MOST_TOKENS = 256
+"""Of the sequence that says what static ranges cost."""
+NOTHING = 0.05
+"""What hybrid activations may add to the divergence of dynamic ones: less than what other text changes of it."""
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """What `calibrate_activations` found: the ranges of ``matrices``, of which hybrid activations use ``hybrid``, on
+    ``tokens`` tokens of ``texts``; divergences from adaptive activations, in nats, of dynamic, hybrid and static
+    ones."""
+
+    path: str
+    matrices: int
+    hybrid: int
+    texts: tuple[str, ...]
+    tokens: int
+    dynamic_kl: float
+    hybrid_kl: float
+    static_kl: float
 
 
 def calibrate(
@@ -76,3 +110,92 @@ def calibrate(
 def render(metadata: Mapping[str, Any], messages: list[dict[str, Any]]) -> str:
     """The text that the chat template in a file's metadata makes of a conversation. TemplateError where it fails."""
     return Tokenizer(metadata).apply_chat_template(messages, add_generation_prompt=False)
+
+
+def calibrate_activations(
+    path: StrPath,
+    *,
+    observer: str = "least-error",
+    calibration: Iterable[StrPath] = (),
+    context: int = CONTEXT,
+    tokens: int | None = TOKENS,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Ranges:
+    """Find fixed ranges of what the quantized matrices of a GGUF file multiply, and write them into its metadata
+    (``gguflike.activations.*``), so that it runs with ``activations="static"`` or ``"hybrid"``; return what was found.
+
+    Texts run through the model in the file, layer by layer, as of `calibrate`. ``observer`` says how a range is made
+    of what was seen: "min-max", "moving-average" (of the extremes of slabs), "percentile" (99.99 of magnitudes) or
+    "least-error" (of clipping and rounding, by a histogram). Stacks of experts have none.
+
+    Hybrid activations use the ranges of as many matrices as together add at most 5 % to the divergence of dynamic
+    activations, those first that cost least: the model runs with each of them alone, then with more and fewer, on a
+    sequence of which nothing was observed, and is compared with itself with adaptive activations.
+
+    The file is written anew, and takes the old one's place when it is complete. ArgumentError where it is none, or no
+    matrix in it is quantized; errors as of `calibrate` and `load`.
+    """
+    if is_checkpoint(path) or not os.path.lexists(path):
+        raise ArgumentError(
+            "ranges of activations are written into a file", field="path", expected="a GGUF file here", got=path
+        )
+    found = observe(
+        path,
+        observer,
+        calibration=calibration,
+        context=context,
+        tokens=tokens,
+        threads=threads,
+        progress=progress,
+        chat=render,
+    )
+    chosen, kl = _hybrid(path, found, threads, progress)
+    ranges = {name: group.fixed for group in found.groups for name in group.names}
+    hybrid = {name for group in chosen for name in group.names}
+    texts = tuple(text.name for text in found.texts)
+    said = activations.values(ranges, hybrid, observer, texts, digest(found.texts), found.tokens)
+    restate(path, activations.PREFIX, said)
+    return Ranges(os.fspath(path), len(ranges), len(hybrid), texts, found.tokens, *kl)
+
+
+def _hybrid(
+    path: StrPath, found: Observed, threads: int | None, progress: Progress | None
+) -> tuple[Sequence[Group], tuple[float, float, float]]:
+    """The groups that hybrid activations take the ranges of, and the divergences of dynamic, hybrid and static ones."""
+    ids = list(found.held[:MOST_TOKENS])
+    with Model(path, threads=threads, context=len(ids), activations="adaptive") as model:
+        truth = model.logits(ids)
+    with Model(path, threads=threads, context=len(ids)) as model:
+
+        def cost(groups: Sequence[Group]) -> float:
+            model.fix({name: group.fixed for group in groups for name in group.names})
+            return _kl(truth, model.logits(ids))
+
+        costs = {}
+        for number, group in enumerate(found.groups):
+            if progress is not None:
+                progress(number, len(found.groups), f"static for {group.names[0]} alone")
+            costs[group] = cost([group])
+        groups = sorted(found.groups, key=costs.__getitem__)
+        dynamic = cost([])
+        low, high, hybrid = 0, len(groups), dynamic
+        while low < high:
+            middle = (low + high + 1) // 2
+            kl = cost(groups[:middle])
+            if kl <= (1 + NOTHING) * dynamic:
+                low, hybrid = middle, kl
+            else:
+                high = middle - 1
+        return groups[:low], (dynamic, hybrid, cost(groups))
+
+
+def _kl(truth: Floats, found: Floats) -> float:
+    """The mean divergence of a token, in nats."""
+    p, q = (_log_shares(each.astype(np.float64)) for each in (truth, found))
+    return float((np.exp(p) * (p - q)).sum(axis=-1).mean())
+
+
+def _log_shares(logits: Any) -> Any:
+    logits = logits - logits.max(axis=-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))

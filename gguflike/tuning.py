@@ -32,7 +32,7 @@ StrPath = str | os.PathLike[str]
 Floats = npt.NDArray[np.float32]
 CONTEXT = 256
 """Tokens of a sequence."""
-_DROPPED = ("split.", "gguflike.digest.", "gguflike.quality.")
+_DROPPED = ("split.", "gguflike.digest.", "gguflike.quality.", "gguflike.activations.")
 
 
 class TunedFile(NamedTuple):

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import literature_files
 import numpy as np
 
 import gguflike
@@ -24,10 +24,8 @@ from gguflike import checkpoint, reference
 from gguflike.blocks import format_by_name
 from gguflike.calibrate import ranges
 from gguflike.calibrate.stream import stream
-from gguflike.convert import convert
 from gguflike.convert.floats import FloatModel
 from gguflike.convert.from_checkpoint import plan_conversion
-from gguflike.evaluate.evaluation import HeldOut, evaluate_all
 from gguflike.reference.rounded import RoundedInputs
 from gguflike.tensor import Method
 
@@ -96,83 +94,6 @@ ROWS: list[tuple[str, str, str, Method | None]] = [
     ("Binary", "", "Q1_0", "search"),
 ]
 BASELINES = {"fixed": fixed_point(4), "absmax": tensor_absmax(4)}
-
-
-# Label, type, options of `convert`, how activations are rounded when it is measured.
-FILES: list[tuple[str, str, dict[str, Any], str]] = [
-    ("AbsMax", "Q4_0", {"method": "absmax"}, "dynamic"),
-    ("least squares (PTQ without data)", "Q4_0", {}, "dynamic"),
-    ("AWQ", "Q4_0", {"fold": "awq"}, "dynamic"),
-    ("SmoothQuant", "Q4_0", {"fold": "smooth"}, "dynamic"),
-    ("PTQ, effort 1", "Q4_0", {"effort": 1}, "dynamic"),
-    ("AWQ, then effort 1", "Q4_0", {"effort": 1, "fold": "awq"}, "dynamic"),
-    ("Zero-point, AbsMax", "Q4_1", {"method": "absmax"}, "dynamic"),
-    ("Zero-point, least squares", "Q4_1", {}, "dynamic"),
-    ("Logarithmic", "MXFP4", {}, "dynamic"),
-    ("Non-uniform levels", "IQ4_NL", {}, "dynamic"),
-    ("Grouped twice", "Q4_K", {}, "dynamic"),
-    ("the same, effort 1", "Q4_K", {"effort": 1}, "dynamic"),
-    ("Mixed precision by recipe", "Q4_K_M", {"pure": False}, "dynamic"),
-    ("Product", "IQ3_S", {}, "dynamic"),
-    ("the same, effort 1", "IQ3_S", {"effort": 1}, "dynamic"),
-    ("Grouped twice, 3 bits", "Q3_K", {}, "dynamic"),
-    ("AWQ", "Q3_K", {"fold": "awq"}, "dynamic"),
-    ("the same, effort 1", "Q3_K", {"effort": 1}, "dynamic"),
-    ("AWQ, then effort 1", "Q3_K", {"effort": 1, "fold": "awq"}, "dynamic"),
-    ("Grouped twice, 2 bits", "Q2_K", {}, "dynamic"),
-    ("AWQ", "Q2_K", {"fold": "awq"}, "dynamic"),
-    ("the same, effort 1", "Q2_K", {"effort": 1}, "dynamic"),
-    ("AWQ, then effort 1", "Q2_K", {"effort": 1, "fold": "awq"}, "dynamic"),
-    ("Vector", "IQ2_XXS", {}, "dynamic"),
-    ("the same, effort 1", "IQ2_XXS", {"effort": 1}, "dynamic"),
-    ("Ternary", "TQ2_0", {}, "dynamic"),
-    ("Binary", "Q1_0", {}, "dynamic"),
-    ("8 bits, dynamic activations", "Q8_0", {}, "dynamic"),
-    ("8 bits, adaptive activations", "Q8_0", {}, "adaptive"),
-    ("8 bits, SmoothQuant", "Q8_0", {"fold": "smooth"}, "dynamic"),
-    ("8 bits, SmoothQuant, adaptive", "Q8_0", {"fold": "smooth"}, "adaptive"),
-]
-
-# Label, type, what `tune` moves.
-TUNED = [
-    ("LSQ: scales by gradients", "Q2_K", "scales"),
-    ("QAT: scales and codes by gradients", "Q2_K", "codes"),
-]
-
-
-def bench_files(args: argparse.Namespace) -> None:
-    """Every matrix of the model in one type, written, read back and run."""
-    held_out = HeldOut.of(args.text)
-    kinds = list(held_out.texts)
-    print(f"| method | type | bytes | seconds | {' | '.join(f'KL, {kind}' for kind in kinds)} |")
-    print("|---|---|---|---|" + "---|" * len(kinds))
-    with tempfile.TemporaryDirectory() as place:
-        truth = Path(place) / "f32.gguf"
-        convert(args.model, truth, "F32")
-
-        def row(label: str, name: str, file: Path, seconds: float, activations: str) -> None:
-            (found,) = evaluate_all([file], held_out, truth, tokens=args.tokens, activations=activations)
-            kl = {quality.kind: quality.kl for quality in found.qualities}
-            figures = " | ".join(f"{f.value:.4g} ± {f.error:.1g}" if (f := kl[kind]) else "-" for kind in kinds)
-            print(f"| {label} | {name} | {file.stat().st_size:,} | {seconds:.1f} | {figures} |", flush=True)
-
-        for label, name, options, activations in FILES:
-            asked = {"pure": True, **options}
-            if "effort" in options or "fold" in options:
-                asked |= {"calibration": args.calibration, "calibration_tokens": args.calibration_tokens}
-            out = Path(place) / "out.gguf"
-            start = time.perf_counter()
-            convert(args.model, out, name, overwrite=True, **asked)
-            row(label, name, out, time.perf_counter() - start, activations)
-        if len(args.calibration) < 2:
-            return
-        for label, name, moves in TUNED:  # the last text of the calibration says when to stop
-            out, begin = Path(place) / "tuned.gguf", Path(place) / "begin.gguf"
-            convert(args.model, begin, name, pure=True, overwrite=True)
-            start = time.perf_counter()
-            *texts, held = args.calibration
-            gguflike.tune(args.model, out, start=begin, text=texts, held_out=[held], moves=moves, overwrite=True)
-            row(label, name, out, time.perf_counter() - start, "dynamic")
 
 
 Rounds = Callable[[str, Rows], Rows]
@@ -333,13 +254,16 @@ def main() -> None:
     parser.add_argument("--calibration-tokens", type=int, default=16384)
     parser.add_argument("--text", nargs="+", default=[], help="held-out text")
     parser.add_argument("--tokens", type=int, default=8192, help="of each held-out text")
+    parser.add_argument("--types", nargs="+", help="rows of these types only")
+    parser.add_argument("--training", action="store_true", help="also rows that train: LSQ, QAT, effort 3")
+    parser.add_argument("--keep", help="JSON lines of rows: those that are there are not measured again")
     parser.add_argument("--only", choices=("weights", "activations"))
     args = parser.parse_args()
     if args.model is None:
         bench_types()
         return
     if args.only != "activations":
-        bench_files(args)
+        literature_files.bench(args)
     if args.only != "weights":
         bench_activations(args)
 

@@ -38,13 +38,16 @@ BELOW = {
     "verify": {"progress", "errors", "blocks", "tensor", "container", "locate"},
     "diff": {"progress", "errors", "blocks", "tensor", "container"},
     "convert": {"progress", "errors", "foreign", "blocks", "kernels", "tensor", "container", "families", "checkpoint"}
-    | {"calibrate"},
-    "runner": {"progress", "errors", "blocks", "kernels", "tensor", "container", "families", "checkpoint", "locate"},
+    | {"calibrate", "activations"},
+    "activations": {"errors", "container"},
+    "runner": {"progress", "errors", "blocks", "kernels", "tensor", "container", "families", "checkpoint", "locate"}
+    | {"activations"},
     "engine": {"errors", "runner"},
     "serve": {"progress", "errors", "container", "families", "runner", "engine"},
-    "calibration": {"progress", "locate", "convert", "runner", "evaluate"},
+    "calibration": {"progress", "errors", "activations", "container", "locate", "convert", "runner", "evaluate"},
     "quality": {"container"},
-    "evaluate": {"progress", "errors", "container", "checkpoint", "locate", "quality", "diff", "convert", "runner"},
+    "evaluate": {"progress", "errors", "container", "checkpoint", "locate", "quality", "diff", "convert", "runner"}
+    | {"activations"},
     "torch": {"errors", "blocks", "tensor", "container", "calibrate", "convert"},
     "tuning": {"progress", "errors", "tensor", "container", "families", "calibrate", "convert", "runner", "evaluate"},
 }

@@ -39,8 +39,8 @@ SYMMETRIC, ONE_SIDED = 0.15, 0.9
 @frozen
 class Seen:
     """Of the inputs of a matrix: their extremes, moving averages of those of slabs, the mean of the largest magnitudes
-    of rows, a histogram of `BINS` bins from ``-edge`` to ``edge``, the extremes of each channel, and how many rows were
-    left out as massive."""
+    of rows, a histogram of `BINS` bins from ``-edge`` to ``edge``, the extremes of each channel, how many rows were
+    left out as massive, and the largest magnitude, on average over slabs, from which on one is."""
 
     low: float
     high: float
@@ -52,6 +52,7 @@ class Seen:
     channel_low: Floats
     channel_high: Floats
     massive: int
+    massive_from: float
 
     @property
     def one_sidedness(self) -> float:
@@ -69,11 +70,16 @@ class Observer:
         self._averages: tuple[float, float] | None = None
         self._edge, self._histogram = 0.0, np.zeros(BINS, np.int64)
         self._massive, self._rows, self._largest = 0, 0, 0.0
+        self._limits: list[float] = []
 
     def add(self, inputs: Floats, floats: Floats | None = None, each: Any = map) -> None:  # noqa: ARG002 - a Collector
         inputs = inputs if self._by is None else self._by.forward(inputs)
-        largest = np.abs(inputs).max(axis=1) if len(inputs) else np.zeros(0, np.float32)
-        usual = largest <= MASSIVE * np.median(largest) if len(inputs) else largest > 0
+        if not len(inputs):
+            return
+        largest = np.abs(inputs).max(axis=1)
+        limit = MASSIVE * float(np.median(largest))
+        usual = largest <= limit
+        self._limits.append(limit)
         self._massive += int((~usual).sum())
         self._rows, self._largest = self._rows + int(usual.sum()), self._largest + float(largest[usual].sum())
         inputs = inputs[usual]
@@ -107,7 +113,17 @@ class Observer:
         low, high = float(self._low.min()), float(self._high.max())
         of_rows = self._largest / self._rows
         return Seen(
-            low, high, *self._averages, of_rows, self._edge, self._histogram, self._low, self._high, self._massive
+            low=low,
+            high=high,
+            average_low=self._averages[0],
+            average_high=self._averages[1],
+            average_largest=of_rows,
+            edge=self._edge,
+            histogram=self._histogram,
+            channel_low=self._low,
+            channel_high=self._high,
+            massive=self._massive,
+            massive_from=float(np.mean(self._limits)),
         )
 
 
@@ -196,6 +212,15 @@ def least_error(seen: Seen, bits: int = 8, kind: Kind = "symmetric") -> Range:
         high = _best(cost_of_high, max(seen.high, 0.0))
         low = -_best(cost_of_low, max(-seen.low, 0.0))
     return Range(low, high, bits, kind)
+
+
+OBSERVERS: dict[str, Callable[[Seen], Range]] = {
+    "min-max": extremes,
+    "moving-average": moving_average,
+    "percentile": percentile,
+    "least-error": least_error,
+}
+"""Symmetric ranges of 8 bits, by the names that they have on the command line."""
 
 
 def hybrid(seen: Seen, bits: int = 8) -> Range:

@@ -28,6 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="text, or lines of JSON with texts or conversations (default: what the package has)",
     )
     add("--merge", action="extend", nargs="+", default=[], metavar="F", help="importance matrices whose sums are added")
+    add(
+        "--activations",
+        nargs="?",
+        const="least-error",
+        choices=("min-max", "moving-average", "percentile", "least-error"),
+        help="instead: find fixed ranges of what matrices of a GGUF file multiply, by an observer (default: "
+        "least-error), and write them into that file, for --activations static and hybrid",
+    )
     add("--context", type=positive, default=512, metavar="N", help="tokens of a sequence (default: %(default)s)")
     add("--tokens", type=positive, metavar="N", help="tokens in all (default: all that the texts have)")
     add("--revision", metavar="REV", help="revision of a Hub id")
@@ -40,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from gguflike.cli import UsageError
 
+    if args.activations is not None:
+        return _run_activations(args)
     if args.out is None and args.hessians is None:
         raise UsageError("nothing to write: give -o FILE, or --hessians FOLDER, or both")
     from gguflike.calibration import calibrate
@@ -56,6 +66,38 @@ def run(args: argparse.Namespace) -> int:
         print_json(document(made))
     else:
         _print(made)
+    return 0
+
+
+def _run_activations(args: argparse.Namespace) -> int:
+    from gguflike.cli import UsageError
+
+    given = {"-o": args.out, "--hessians": args.hessians, "--merge": args.merge, "--workspace": args.workspace}
+    for option, value in {**given, "--revision": args.revision}.items():
+        if value:
+            raise UsageError(f"--activations writes into SRC itself: {option} has no part in that")
+    from dataclasses import asdict
+
+    from gguflike.calibration import TOKENS, calibrate_activations
+
+    with progress_bar() as progress:
+        made = calibrate_activations(
+            args.source,
+            observer=args.activations,
+            calibration=args.calibration,
+            context=args.context,
+            tokens=args.tokens or TOKENS,
+            threads=args.threads,
+            progress=progress,
+        )
+    if args.json:
+        print_json(asdict(made))
+        return 0
+    matrices = counted(made.matrices, "matrix", "matrices")
+    print(f"ranges of what {matrices} multiply, by {counted(made.tokens, 'token')}, {made.hybrid} of them for hybrid")
+    kl = f"dynamic {made.dynamic_kl:.3g}, hybrid {made.hybrid_kl:.3g}, static {made.static_kl:.3g}"
+    print(f"KL divergence from adaptive activations: {kl}")
+    print(f"wrote {clean(made.path)}")
     return 0
 
 

@@ -32,10 +32,11 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, by_flag: bool = Fals
 def add_activations_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--activations",
-        choices=("dynamic", "adaptive"),
+        choices=("dynamic", "adaptive", "static", "hybrid"),
         default="dynamic",
         help="how activations become 8 bits: adaptive does so twice where a few are far larger than the others, for "
-        "about half the error (default: dynamic)",
+        "about half the error; static by ranges in the file (calibrate --activations), hybrid by those that cost "
+        "nothing (default: dynamic)",
     )
 
 

@@ -112,7 +112,7 @@ class Calibration:
         return {
             f"{prefix}.effort": Typed(self.effort.level, ValueType.UINT32),
             f"{prefix}.texts": [text.name for text in self.texts],
-            f"{prefix}.sha256": _digest(self.texts),
+            f"{prefix}.sha256": digest(self.texts),
             f"{prefix}.tokens": Typed(self.tokens, ValueType.UINT64),
             f"{prefix}.sequence": Typed(self.sequence, ValueType.UINT32),
             **({f"{prefix}.seed": Typed(self.effort.seed, ValueType.UINT64)} if self.effort.is_loss_aware else {}),
@@ -120,7 +120,7 @@ class Calibration:
         }
 
 
-def _digest(texts: Sequence[Text]) -> str:
+def digest(texts: Sequence[Text]) -> str:
     """SHA-256 of texts, the documents of all one behind the other. One for all: a file is to be no larger for it."""
     whole = hashlib.sha256()
     for text in texts:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _PARTS = ("split.", "gguflike.digest.")
-_QUANTIZED = ("gguflike.recipe", "gguflike.imatrix", "gguflike.calibration", "gguflike.quality")
+_QUANTIZED = ("gguflike.recipe", "gguflike.imatrix", "gguflike.calibration", "gguflike.quality", "gguflike.activations")
 
 
 def quantize_file(

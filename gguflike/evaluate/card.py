@@ -9,11 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gguflike import container, quality
-from gguflike.container import TensorSpec, Writer
-from gguflike.container.digest import recorded
-from gguflike.container.layout import MAX_NAME_BYTES
-from gguflike.container.shards import open_shards
+from gguflike import quality
+from gguflike.container.restate import restate
 from gguflike.convert.facts import untyped
 from gguflike.errors import ArgumentError
 from gguflike.evaluate import texts
@@ -24,7 +21,6 @@ from gguflike.progress import Progress
 from gguflike.runner.tokenizer import Tokenizer
 
 StrPath = str | os.PathLike[str]
-PART_BYTES = 1 << 24  # of a tensor that are copied at a time
 
 
 class Card:
@@ -112,27 +108,4 @@ def write(path: StrPath, found: Evaluation, held_out: Mapping[str, str]) -> None
     """
     name = os.path.basename(os.path.normpath(found.reference or ""))  # noqa: PTH119 - no paths of one machine
     added = figures(found, name, held_out)
-    files = open_shards(path)
-    try:
-        file = files[0]
-        metadata = {key: file.metadata.typed(key) for key in file.metadata if not key.startswith(quality.PREFIX)}
-        infos = list(file.infos.values())
-        plan = container.plan(
-            {**metadata, **added},
-            [TensorSpec(info.name, info.shape, info.format) for info in infos],
-            long_names=any(len(info.name.encode()) > MAX_NAME_BYTES for info in infos),
-        )
-        stated = recorded(file.metadata, [info.name for info in infos])
-        with Writer(file.path, plan, digests=None if stated is None else stated.tensors) as out:
-            for info in infos:
-                for start in range(0, info.nbytes, _step(info)):
-                    stop = min(start + _step(info), info.nbytes)
-                    out.write_part(info.name, start, file.read(info.name, start, stop))
-    finally:
-        for each in files:
-            each.close()
-
-
-def _step(info: container.TensorInfo) -> int:
-    """Bytes at a time, in whole blocks."""
-    return max(PART_BYTES // info.format.block_bytes, 1) * info.format.block_bytes
+    restate(path, quality.PREFIX, added)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gguflike.activations import FIXED
 from gguflike.errors import check_threads
 from gguflike.evaluate import estimates, models, streaming, tasks, texts
 from gguflike.evaluate.estimates import Figure
@@ -102,7 +103,8 @@ def evaluate(
     temporary file of floats is made. ``text`` are text files, each a kind of text by its name, or texts by name;
     ``tasks`` are files of JSONL (`evaluate.tasks`). Texts are cut into chunks of ``context`` tokens (512, or as many as
     the model was trained with where these are fewer), of which ``tokens`` at most are used of each text, and scored as
-    `evaluate.texts` says. ``activations`` as of `gguflike.load`, of both. ``progress`` hears of tokens.
+    `evaluate.texts` says. ``activations`` as of `gguflike.load`, of both; of the reference dynamic where they would be
+    static or hybrid. ``progress`` hears of tokens.
 
     Both models are in memory, and few logits. ArgumentError where there is nothing to measure on, or a text is shorter
     than a chunk; UnsupportedError where the two models do not have the same tokens; GGUFError where logits are not
@@ -145,13 +147,13 @@ def evaluate_all(
     with ExitStack() as stack:
         paths = [stack.enter_context(models.float_file(each, threads, progress)) for each in sources]
         trained = [models.metadata_of(path) for path in paths]
+        of_reference = "dynamic" if activations in FIXED else activations  # its file need not have ranges
+        modes = [activations] * len(files) + [of_reference] * (reference is not None)
         protocol = Protocol(models.chosen_context(context, trained), tokens, score)
         longest = None if held_out.questions else protocol.context
         loaded = [
-            stack.enter_context(
-                load(path, context=longest, threads=threads, activations=activations, progress=progress)
-            )
-            for path in paths
+            stack.enter_context(load(path, context=longest, threads=threads, activations=mode, progress=progress))
+            for path, mode in zip(paths, modes, strict=True)
         ]
         streaming.check_alike(loaded, held_out.texts)
         own, beside = loaded[: len(files)], loaded[len(files)] if reference is not None else None

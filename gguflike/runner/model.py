@@ -6,12 +6,14 @@ import math
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from gguflike import container
+from gguflike.activations import FIXED, Fixed, fixed
 from gguflike.errors import (
     ArgumentError,
     GGUFError,
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from gguflike.runner.sampling.keywords import Settings
     from gguflike.runner.state import States
 
-ACTIVATIONS = ("dynamic", "adaptive")
+ACTIVATIONS = ("dynamic", "adaptive", *FIXED)
 CREST = 8.0  # of a block of activations, from which on "adaptive" rounds it twice
 
 
@@ -86,9 +88,13 @@ class Model:
         self.context = context or default_context(self._longest, position_bytes)
         self._check_context()
         self.tokenizer = Tokenizer(file.metadata)
+        ranges = fixed(file.metadata, activations, self.path) if activations in FIXED else {}
         self.weights = Weights(file, self.graph, layers_left_out(family.name, file.metadata))
+        self.weights.fix(ranges)
         crest = CREST if activations == "adaptive" else 0.0
-        self._passes = Passes(self.graph, self.weights, self.context, cache_type, threads, progress, crest)
+        arguments = (self.graph, self.weights, self.context, cache_type, threads)
+        self._new_passes = partial(Passes, *arguments, crest=crest)
+        self._passes = self._new_passes(progress)
         self._lock = threading.RLock()  # one computation at a time
         self._owner: weakref.ref[Continuation] | None = None  # the unfinished one whose tokens are in the cache
         self._turn: Continuation | None = None  # the one that is computing
@@ -133,6 +139,15 @@ class Model:
             self._closed = True
             self._passes.close()
             self._file.close()
+
+    def fix(self, ranges: Mapping[str, Fixed]) -> None:
+        """Round what these matrices multiply by these ranges from now on, and all else by what it holds: for who looks
+        for ranges. Nothing stays cached."""
+        with self._lock:
+            self._claim(self._turn)
+            self._passes.close()
+            self.weights.fix(ranges)
+            self._passes = self._new_passes(None)
 
     def __enter__(self) -> Model:
         return self
@@ -441,7 +456,9 @@ def load(
     memory allows. ``cache_type`` is "f16", "q8_0" (half the memory) or "f32" (twice the memory, nothing rounded).
     Quantized matrices multiply activations that are rounded to 8 bits, by a scale for each 32 of them ("dynamic"
     ``activations``); "adaptive" rounds what that leaves of them again, where a few are far larger than the others of
-    their token, which about halves the error, for 5 to 7 percent of the speed.
+    their token, which about halves the error, for 5 to 7 percent of the speed. "static" rounds by ranges that
+    `calibrate_activations` has written into the file, "hybrid" by those of them that cost nothing, and the rest
+    dynamically; UnsupportedError where the file has none.
     ``progress(done, total, what)`` hears of loading and, on the first ever run, of kernels being compiled.
 
     ``path`` may also name a file of the Hub or behind a URL (`gguflike.locate`), which is fetched into a cache.

@@ -10,13 +10,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
+
+from gguflike.activations import Fixed
 from gguflike.families.parts import Head, Norm
 from gguflike.kernels.args import EMBED, RMS_NORM, RMS_NORM_Q8, SILU_MUL, SILU_MUL_Q8
 from gguflike.kernels.dispatch import embed_op
 from gguflike.kernels.engine.args import Word, float_bits
 from gguflike.kernels.engine.program import Program
 from gguflike.kernels.matmul.args import MATMUL, REFINE
-from gguflike.kernels.vector.args import REFINE_ROWS
+from gguflike.kernels.vector.args import FIXED_ROWS, REFINE_ROWS
 from gguflike.runner.buffers import Activations, Buffers, address
 from gguflike.runner.weights import LayerWeights, Matrix
 from gguflike.tensor import QuantizedTensor
@@ -86,7 +89,7 @@ class Schedule(ABC):
             self.prepare(*rows.norm(source, result, self.fused(readers)))
             if self.fused(readers):
                 return result
-        return self.quantized(result, source.size) if "int8" in kinds else result
+        return self.quantized(result, source.size, readers) if "int8" in kinds else result
 
     def combine(self, source: Source, out: int, *, added: int = 0, scale: float = 1.0, count: int = 1) -> None:
         """``out`` = ``added`` (an address; 0: nothing) + ``scale`` * what a mixer would read of ``source``; ``out`` may
@@ -182,15 +185,23 @@ class Schedule(ABC):
         """Float32 (tokens, columns) at the address ``x``, which ops of ``share`` wrote, for the matrices that read
         them."""
         result = self.result("handed", columns)._replace(floats=x)
-        return self.quantized(result, columns) if any(m.plan.activations == "int8" for m in readers) else result
+        is_int8 = any(matrix.plan.activations == "int8" for matrix in readers)
+        return self.quantized(result, columns, readers) if is_int8 else result
 
     def fused(self, readers: Sequence[Matrix]) -> bool:
         """Whether the op that computes activations of these matrices also makes int8 of them: all of them read that,
         and rounding looks at no more than a block."""
-        return not self.buffers.crest and reads_int8(readers)
+        return not self.buffers.crest and reads_int8(readers) and fixed_range(readers) is None
 
-    def quantized(self, result: Activations, columns: int) -> Activations:
-        """Make int8 of the float32 of ``result``, which is in memory that `result` gave."""
+    def quantized(self, result: Activations, columns: int, readers: Sequence[Matrix]) -> Activations:
+        """Make int8 of the float32 of ``result``, which is in memory that `result` gave, for the matrices that read
+        them."""
+        fixed = fixed_range(readers)
+        if fixed is not None:
+            step, massive = float_bits(step_of(fixed.clip)), float_bits(fixed.massive)
+            words = FIXED_ROWS.pack(x=result.floats, columns=columns, **result.quantized, step=step, massive=massive)
+            self.prepare("vector.fixed:rows", words)
+            return result
         if not self.buffers.crest:
             self.prepare("vector.quantize:rows", result.quantize(columns))
             return result
@@ -220,7 +231,8 @@ class Schedule(ABC):
             name, words = "ops:silu_mul", SILU_MUL.pack(**places, out=result.floats)
         products = [(gate, self.temp("gate", gate.rows)), (up, self.temp("up", up.rows))]
         self.activate(products, source, (name, words), gate.rows)
-        return self.handed(result.floats, gate.rows, readers) if self.buffers.crest else result
+        as_is = self.fused(readers) or not reads_int8(readers)
+        return result if as_is else self.handed(result.floats, gate.rows, readers)
 
     def activate(
         self, products: Sequence[tuple[Matrix, int]], source: Activations, op: tuple[str, tuple[Word, ...]], rows: int
@@ -360,3 +372,16 @@ def grain(items: int, least: int) -> int:
 def reads_int8(readers: Sequence[Matrix]) -> bool:
     """Whether all of these read activations as int8."""
     return all(matrix.plan.activations == "int8" for matrix in readers)
+
+
+def fixed_range(readers: Sequence[Matrix]) -> Fixed | None:
+    """The range of what these matrices read, where all that read int8 have the same; None where none has one, or
+    others."""
+    found = {matrix.fixed for matrix in readers if matrix.plan.activations == "int8"}
+    return found.pop() if len(found) == 1 else None
+
+
+def step_of(clip: float) -> float:
+    """What a code is worth that is 127 for ``clip``: in the 11 bits of mantissa that products need of scales."""
+    bits = np.array(clip / 127, np.float32).view(np.uint32)
+    return float(((bits + (1 << 12)) >> 13 << 13).view(np.float32))

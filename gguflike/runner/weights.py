@@ -8,14 +8,16 @@ where they lie in the file.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from gguflike.activations import Fixed
 from gguflike.blocks import FORMATS
 from gguflike.container import GGUFFile
+from gguflike.errors import GGUFError
 from gguflike.families.parts import Graph, Head
 from gguflike.kernels.dispatch import linear_plan
 from gguflike.kernels.engine.memory import aligned
@@ -32,11 +34,13 @@ if TYPE_CHECKING:
 BATCH_BYTES = 1 << 25  # of the file, repacked by one pass and in memory twice until then
 SEARCHED = 1 << 28  # bytes read to say which weights are damaged: a tenth of a second or so
 LINE = 64  # bytes of a cache line: where the weights of a matrix begin
+OUTPUT = "output.weight"
 
 
 class Matrix(NamedTuple):
     """One weight matrix as the matmul ops read it. ``bias`` is an address or 0; ``nbytes`` what one pass reads.
-    ``factor`` is the address of what products are multiplied by before the bias is added, or 0."""
+    ``factor`` is the address of what products are multiplied by before the bias is added, or 0; ``fixed`` the range by
+    which activations become int8, None where that goes by what they hold."""
 
     plan: LinearPlan
     address: int
@@ -45,6 +49,7 @@ class Matrix(NamedTuple):
     nbytes: int
     bias: int = 0
     factor: int = 0
+    fixed: Fixed | None = None
 
     def part(self, start: int, rows: int) -> Matrix:
         """``rows`` rows from ``start`` on. Repacked weights can be cut at multiples of 32 only."""
@@ -53,7 +58,8 @@ class Matrix(NamedTuple):
         stored = plan.matmul_items(self.rows) * 32 if repacked else self.rows
         bias = self.bias + 4 * start if self.bias else 0
         address = self.address + start * self.nbytes // stored
-        return Matrix(plan, address, rows, self.columns, self.nbytes * rows // stored, bias, self.factor)
+        nbytes = self.nbytes * rows // stored
+        return Matrix(plan, address, rows, self.columns, nbytes, bias, self.factor, self.fixed)
 
     def stacked(self, count: int, start: int, rows: int) -> Stack:
         """``rows`` rows from ``start`` on of each of ``count`` equal blocks of rows, as of ``part``."""
@@ -117,7 +123,7 @@ class Weights:
         self._places = self._lay_out(packed)
         if tied:
             bias = self._vectors.get("output.bias", 0)
-            self._matrices["output.weight"] = self._matrices.pop(EMBEDDING)._replace(bias=bias)
+            self._matrices[OUTPUT] = self._matrices.pop(EMBEDDING)._replace(bias=bias)
 
     @property
     def matrix_bytes(self) -> int:
@@ -135,7 +141,7 @@ class Weights:
     @property
     def head_weights(self) -> int:
         """Those of them that only make logits."""
-        output = self._matrices["output.weight"]
+        output = self._matrices[OUTPUT]
         return output.rows * output.columns
 
     @property
@@ -147,6 +153,14 @@ class Weights:
         stacked = (stack.matrix for stack in self._stacks.values())
         matrices = (matrix for name, matrix in self._matrices.items() if name not in self._alone)
         return all(matrix.plan.activations == "int8" for matrix in (*matrices, *stacked))
+
+    def fix(self, ranges: Mapping[str, Fixed]) -> None:
+        """Give matrices the ``fixed`` ranges that are here by their names, and others none: of programs that are made
+        afterwards. GGUFError where there is no such matrix."""
+        for name in ranges.keys() - self._matrices.keys():
+            raise GGUFError("a range of activations is of no matrix", path=self._file.path, field=name)
+        for name, matrix in self._matrices.items():
+            self._matrices[name] = matrix._replace(fixed=ranges.get(name))
 
     def vector(self, name: str) -> int:
         """Address of the float32 values of a small tensor."""
@@ -189,9 +203,11 @@ class Weights:
         return self._matrices[name]
 
     def alone(self, name: str) -> Matrix:
-        """A matrix that tokens are multiplied by one after the other, so that sums have one order (see ``exact``)."""
+        """A matrix that tokens are multiplied by one after the other, so that sums have one order (see ``exact``).
+
+        What it reads is read by others, too, when there are several tokens, so that it has no ``fixed`` range."""
         self._alone.add(name)
-        return self._matrices[name]
+        return self._matrices[name]._replace(fixed=None)
 
     def stack(self, name: str) -> Stack:
         """The matrices of a tensor of three axes."""

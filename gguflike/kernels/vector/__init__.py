@@ -12,6 +12,7 @@
     unpack     bit fields of words to lanes
     arrays     loads and stores of vectors in numpy arrays
     quantize   activations to int8
+    fixed      the same by a step that is known before
     refine     and what that leaves of some of them to int8 once more
     args       the argument words of this folder's ops
 

@@ -12,6 +12,11 @@ QUANTIZE_ROWS = Args(
     scales="address of float32 (tokens, columns / 32)",
     sums="address of int32 (tokens, columns / 16)",
 )
+FIXED_ROWS = QUANTIZE_ROWS.extended(
+    "vector.fixed:rows",
+    step="float bits, the last 13 of them 0: what a code is worth",
+    massive="float bits: the largest magnitude in a row that is quantized by the step",
+)
 REFINE_ROWS = QUANTIZE_ROWS.extended(
     "vector.refine:rows",
     refined="address of a list for each token (refine.py), sizes.refined_bytes(columns) apart",

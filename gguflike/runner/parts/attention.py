@@ -20,13 +20,13 @@ ROPE_GRAIN = 16  # tokens; keys of one block are then written by one thread
 
 
 class Found:
-    """Where what the heads found stands: for matrices, as words of its ops; ``unquantized``: they read int8, which it
+    """Where what the heads found stands: for matrices, as words of its ops; ``readers``: those that read int8, which it
     is not yet."""
 
-    __slots__ = ("activations", "unquantized", "words")
+    __slots__ = ("activations", "readers", "words")
 
-    def __init__(self, activations: Activations, words: dict[str, Word], unquantized: bool) -> None:
-        self.activations, self.words, self.unquantized = activations, words, unquantized
+    def __init__(self, activations: Activations, words: dict[str, Word], readers: Sequence[Matrix] = ()) -> None:
+        self.activations, self.words, self.readers = activations, words, readers
 
 
 def check(part: Attention) -> None:
@@ -140,17 +140,17 @@ def found_for(readers: Sequence[Matrix], s: Schedule, size: int, head_dim: int) 
     quantized = reads_int8(readers)
     fused = s.fused(readers) and head_dim % 32 == 0
     codes: dict[str, Word] = result.quantized if fused else dict.fromkeys(("codes", "scales", "sums"), 0)
-    return Found(result, {"out": result.floats, **codes}, quantized and not fused)
+    return Found(result, {"out": result.floats, **codes}, readers if quantized and not fused else ())
 
 
 def found_as_floats(values: Word) -> Found:
     """Float32 at an address, for what is not a matrix."""
-    return Found(Activations(values, 0, 0, 0), {"out": values, **dict.fromkeys(("codes", "scales", "sums"), 0)}, False)
+    return Found(Activations(values, 0, 0, 0), {"out": values, **dict.fromkeys(("codes", "scales", "sums"), 0)})
 
 
 def ready(found: Found, s: Schedule, size: int) -> Activations:
     """What attention left, quantized where it has not done that itself."""
-    return s.quantized(found.activations, size) if found.unquantized else found.activations
+    return s.quantized(found.activations, size, found.readers) if found.readers else found.activations
 
 
 def attend(

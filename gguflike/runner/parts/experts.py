@@ -73,7 +73,7 @@ def emit(part: Experts, s: Schedule, weights: LayerWeights, state: None, source:
     router, stacks = _router_matrix(part, s, weights), _stacks(part, weights)
     readers = [stack.matrix for stack in stacks[:-1]]
     logits = s.temp("router", part.count)
-    first = [weights.matrix("ffn_latent_down")] if part.latent else []
+    first = [weights.matrix("ffn_latent_down")._replace(fixed=None)] if part.latent else []
     gates = [weights.alone("ffn_gate_inp_shexp")] if part.shared_gate else []
     own_inputs = part.router.norm is not None or part.input_norm is not None
     if own_inputs:
