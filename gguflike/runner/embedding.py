@@ -39,14 +39,16 @@ class Tokens(NamedTuple):
 
 def embed(model: Model, texts: str | Iterable[str], pooling: str | None, normalize: bool, truncate: bool) -> Floats:
     """As of ``Model.embed``."""
+    each = (single(model.tokenizer, text).ids for text in checked_texts("texts", texts))
+    return np.stack([of_tokens(model, ids, pooling, normalize, truncate) for ids in each])
+
+
+def of_tokens(model: Model, ids: list[int], pooling: str | None, normalize: bool, truncate: bool) -> Floats:
+    """The vector (n,) of a text that is token ids already. Errors as of ``Model.embed`` and ``Model.hidden``."""
     pooler, kind = _pooler(model), _kind(model, pooling)
-    rows = []
-    for text in checked_texts("texts", texts):
-        tokens = fitting(model, single(model.tokenizer, text), truncate)
-        hidden = model.hidden(tokens.ids, last=kind == "last")
-        vector = pooler.pooled(hidden, kind)
-        rows.append(unit(vector) if normalize else vector)
-    return np.stack(rows)
+    tokens = fitting(model, Tokens(ids, len(ids), 0), truncate)
+    vector = pooler.pooled(model.hidden(tokens.ids, last=kind == "last"), kind)
+    return unit(vector) if normalize else vector
 
 
 def scores(model: Model, texts: Iterable[str | tuple[str, str]], truncate: bool) -> Floats:

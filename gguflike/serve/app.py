@@ -7,10 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 
 from gguflike.serve import bodies
 from gguflike.serve.context import Call, Server
@@ -25,7 +24,7 @@ from gguflike.serve.settings import Settings
 
 if TYPE_CHECKING:
     from starlette.requests import Request
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 PAGE = Path(__file__).with_name("page")
 #: Path -> file of the page and its content type.
@@ -53,7 +52,15 @@ def create(settings: Settings, models: Models) -> ASGIApp:
     routes.append(Route("/openapi.json", _openapi))
     if settings.ui:
         routes += [Route(path, _file(name, kind)) for path, (name, kind) in FILES.items()]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: _not_found})
+    router = Router(routes, redirect_slashes=False)
+
+    async def routed(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = router  # for which the router raises what it would else answer itself
+        try:
+            await router(scope, receive, send)
+        except HTTPException as error:
+            raise _nowhere(scope["method"], scope["path"][:200], error) from None
+
     free = {path for endpoint in ENDPOINTS if endpoint.free for path in endpoint.paths}
     names = {route.path for route in routes}
 
@@ -62,7 +69,7 @@ def create(settings: Settings, models: Models) -> ASGIApp:
         if path not in ("/health", "/metrics"):
             settings.log(f"{method} {path[:200]!r} {status} {seconds * 1e3:.0f} ms")
 
-    return Guard(app, settings, free | FILES.keys() | {"/openapi.json", "/favicon.ico"}, seen)
+    return Guard(routed, settings, free | FILES.keys() | {"/openapi.json", "/favicon.ico"}, seen)
 
 
 def _endpoint(server: Server, endpoint: Endpoint) -> Callable[[Request], Any]:
@@ -92,11 +99,9 @@ def _file(name: str, kind: str) -> Callable[[Request], Any]:
     return handled
 
 
-async def _not_found(request: Request, error: Exception) -> Response:
-    """404 and 405 of the router, as the guard tells errors."""
-    assert isinstance(error, HTTPException)
-    method, path = request.method, request.url.path[:200]
+def _nowhere(method: str, path: str, error: HTTPException) -> ApiError:
+    """404 and 405 of the router."""
     if error.status_code == 405:
         allowed = dict(error.headers or {}).get("Allow", "")
-        raise ApiError(405, f"{method} is not for {path}; expected {allowed}", headers={"allow": allowed})
-    raise ApiError(error.status_code, f"there is no {path}; /openapi.json lists what there is", code="not_found")
+        return ApiError(405, f"{method} is not for {path}; expected {allowed}", headers={"allow": allowed})
+    return ApiError(error.status_code, f"there is no {path}; /openapi.json lists what there is", code="not_found")

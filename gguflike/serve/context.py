@@ -13,7 +13,7 @@ from gguflike.frozen import frozen
 from gguflike.serve.errors import refused, too_long
 from gguflike.serve.metrics import Metrics
 from gguflike.serve.models import Loaded, Models
-from gguflike.serve.parameters import SAMPLING
+from gguflike.serve.parameters import SAMPLING, STEPS
 from gguflike.serve.settings import Settings
 
 if TYPE_CHECKING:
@@ -47,12 +47,9 @@ def sampling_of(values: Mapping[str, Any], server: Server, loaded: Loaded) -> Sa
     from gguflike.runner.sampling import Sampling
 
     fields: dict[str, Any] = dict(server.settings.sampling)
-    known = Sampling._fields  # type: ignore[attr-defined]
     for row in SAMPLING:
         name = row.to or row.name
         if name in values:
-            if name not in known:
-                raise refused(row.name, "not supported", code="unsupported_parameter")
             fields[name] = values[name]
     if "logit_bias" in values:
         fields["logit_bias"] = _bias(values["logit_bias"], loaded.model.vocab_size)
@@ -62,9 +59,10 @@ def sampling_of(values: Mapping[str, Any], server: Server, loaded: Loaded) -> Sa
     for name in ("top_p", "typical_p"):
         if name in fields:
             fields[name] = max(fields[name], 1e-9)  # 0 is said by some, and leaves the likeliest
-    for name in ("order", "dry_sequence_breakers"):
-        if name in fields:
-            fields[name] = tuple(fields[name])
+    if "order" in fields:
+        fields["order"] = tuple(STEPS.get(step, step) for step in fields["order"])
+    if "dry_sequence_breakers" in fields:
+        fields["dry_sequence_breakers"] = tuple(fields["dry_sequence_breakers"])
     if fields.get("seed") is not None and fields["seed"] < 0:
         fields["seed"] = None
     try:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gguflike.frozen import frozen
+from gguflike.runner.sampling import ORDER
 from gguflike.serve.errors import refused
 from gguflike.serve.validation import Schema, checked
 
@@ -36,6 +37,10 @@ def choice(*values: str) -> Schema:
 
 def either(*schemas: Schema) -> Schema:
     return {"anyOf": list(schemas)}
+
+
+#: Names that llama.cpp has for steps of sampling -> ours.
+STEPS: Mapping[str, str] = {"typ_p": "typical_p", "temp": "temperature"}
 
 
 @frozen
@@ -128,7 +133,7 @@ SAMPLING: Table = (
         ),
         "Token id to what is added to its logit; or a list of pairs, in which false bans a token",
     ),
-    Parameter("samplers", {**STRINGS, "maxItems": 32}, "The order of the steps", to="order"),
+    Parameter("samplers", {"type": "array", "items": choice(*ORDER, *STEPS)}, "The order of the steps", to="order"),
     Parameter("seed", integer(-(1 << 63), (1 << 64) - 1), "Makes the text repeatable; below 0: another text each time"),
 )
 

@@ -31,18 +31,19 @@ class _Uvicorn(uvicorn.Server):
 class Server:
     """A server with an address of its own. `run` serves until a signal; as a context manager it serves on a thread.
 
-    OSError where the address cannot be had, which is at once; errors of loading the model come from `run`.
+    OSError where the address cannot be had, which is at once; errors of loading the model come from `run`. ``models``
+    is what it serves, ``port`` the port that it has, ``url`` its address.
     """
 
     def __init__(self, settings: Settings, progress: Progress | None = None) -> None:
         self.settings = settings
-        self._models, self._progress = Models(settings), progress
+        self.models, self._progress = Models(settings), progress
         self._error: BaseException | None = None
         self._ready = threading.Event()
         self._socket = _listening(settings.host, settings.port)
         self.port: int = self._socket.getsockname()[1]
         config = uvicorn.Config(
-            create(settings, self._models),
+            create(settings, self.models),
             lifespan="off",
             access_log=False,
             log_config=None,
@@ -70,12 +71,12 @@ class Server:
 
     async def _serve(self) -> None:
         try:
-            await self._models.start(self._progress)
+            await self.models.start(self._progress)
             self.settings.log(f"serving on {self.url}")
             self._ready.set()
             await self._server.serve(sockets=[self._socket])
         finally:
-            await self._models.close()
+            await self.models.close()
 
     def __enter__(self) -> Server:
         def serve() -> None:

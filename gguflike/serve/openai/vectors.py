@@ -6,10 +6,10 @@ import asyncio
 import base64
 from typing import TYPE_CHECKING, Any
 
+from gguflike.runner.embedding import of_tokens, paired, single
 from gguflike.serve import sse
 from gguflike.serve.context import Call, new_id
 from gguflike.serve.errors import refused
-from gguflike.serve.models import Loaded
 from gguflike.serve.parameters import BOOLEAN, STRING, Parameter, choice, either, ignored, integer, not_done
 
 if TYPE_CHECKING:
@@ -71,38 +71,31 @@ async def _embedded(call: Call) -> dict[str, Any]:
     values = call.values
     loaded = await call.server.models.acquire(values.get("model"))
     try:
-        texts = _texts(values["input"], loaded)
-        normalize = values.get("embd_normalize", 2) == 2
-        truncate = values.get("truncate", False)
-        vectors, tokens = [], 0
-        async with loaded.vectors:
-            for text in texts:  # one by one, so that what is left is dropped with its client
-                (vector,) = await asyncio.to_thread(loaded.model.embed, [text], normalize=normalize, truncate=truncate)
-                vectors.append(vector)
-                tokens += len(await asyncio.to_thread(loaded.model.tokenize, text))
+        texts = _texts(values["input"])
+        normalize, truncate = values.get("embd_normalize", 2) == 2, values.get("truncate", False)
+
+        def computed(text: str | list[int]) -> tuple[int, npt.NDArray[np.float32]]:
+            ids = single(loaded.model.tokenizer, text).ids if isinstance(text, str) else text
+            return len(ids), of_tokens(loaded.model, ids, None, normalize, truncate)
+
+        async with loaded.vectors:  # one text by one, so that what is left is dropped with its client
+            made = [await asyncio.to_thread(computed, text) for text in texts]
     finally:
         loaded.release()
+    tokens = sum(count for count, _ in made)
     form = _base64 if values.get("encoding_format") == "base64" else _numbers
     return {
         "object": "list",
-        "data": [{"object": "embedding", "index": place, "embedding": form(v)} for place, v in enumerate(vectors)],
+        "data": [{"object": "embedding", "index": place, "embedding": form(v)} for place, (_, v) in enumerate(made)],
         "model": loaded.name,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
 
 
-def _texts(value: Any, loaded: Loaded) -> list[str]:
-    if isinstance(value, str):
-        texts = [value]
-    elif isinstance(value[0], str):
-        texts = value
-    else:
-        lists = [value] if isinstance(value[0], int) else value
-        size = loaded.model.tokenizer.vocab_size
-        if any(token >= size for ids in lists for token in ids):
-            raise refused("input", f"a token id is not in the vocabulary of {size}")
-        texts = [loaded.model.detokenize(ids) for ids in lists]
-    if any(not text for text in texts):
+def _texts(value: Any) -> list[Any]:
+    """Texts and lists of token ids, in a list."""
+    texts: list[Any] = [value] if isinstance(value, str) or isinstance(value[0], int) else value
+    if "" in texts:
         raise refused("input", "an empty text")
     return texts
 
@@ -131,7 +124,8 @@ async def _ranked(call: Call) -> dict[str, Any]:
             for document in documents:
                 (score,) = await asyncio.to_thread(loaded.model.rerank, values["query"], [document], truncate=truncate)
                 scores.append(float(str(score)))
-                tokens += len(await asyncio.to_thread(loaded.model.tokenize, document))
+                pair = await asyncio.to_thread(paired, loaded.model.tokenizer, values["query"], document)
+                tokens += len(pair.ids)
     finally:
         loaded.release()
     order = sorted(range(len(scores)), key=lambda place: -scores[place])[: values.get("top_n")]
