@@ -160,12 +160,13 @@ def test_a_listener_that_raises_ends_its_own_job_only(engine: Engine) -> None:
 
 
 def test_logits_that_are_not_finite_fail_one_job(engine: Engine, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = model._finite
+    original = engine._together._passes.together
 
-    def damaged(values: Any, what: str) -> Any:
-        return original(np.full_like(values, np.nan) if 66 in model._passes.tokens else values, what)
+    def damaged(runs: Any) -> Any:
+        pairs = zip(runs, original(runs), strict=True)
+        return [np.full_like(rows, np.nan) if 66 in run.ids else rows for run, rows in pairs]
 
-    monkeypatch.setattr(model, "_finite", damaged)
+    monkeypatch.setattr(engine._together._passes, "together", damaged)
     bad, good = ask(engine, [66, 1], 10), ask(engine, [1, 2], 10)
     with pytest.raises(Exception, match="NaN or infinite"):
         bad.wait()

@@ -172,7 +172,7 @@ def test_saved_positions_come_back(model: Model) -> None:
     saved = model.states.save(36)
     model.logits([5] * 80)
     model.states.restore(saved)
-    model._passes.tokens = ids[:36]
+    model._passes.slots[0].tokens = ids[:36]
     assert np.allclose(model.extend(ids[36:], 36)[0], want[-1], atol=1e-3)
     assert sum(part.nbytes for copy in saved for part in copy) < model.states.nbytes / 4
 

@@ -15,17 +15,20 @@ from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
-from gguflike.engine.computing import Computer, Place, Work
+from gguflike.engine.drafting import Drafts
 from gguflike.engine.events import Listener
 from gguflike.engine.job import Job
+from gguflike.engine.pace import Pace
+from gguflike.engine.places import Places
 from gguflike.engine.request import Request
 from gguflike.errors import ArgumentError, Full, check_integer, counted
+from gguflike.runner.memory import machine_bytes
+from gguflike.runner.together import Run
 
 if TYPE_CHECKING:
     from gguflike.runner import Model
 
-PIECE = 512  # tokens of a prompt that are computed together when nobody else waits for a token,
-SHORT_PIECE = 64  # and while somebody does
+CACHE_SHARE = 10  # the cache may take one part in so many of the machine's memory
 
 
 class Slot(NamedTuple):
@@ -39,8 +42,13 @@ class Slot(NamedTuple):
 
 
 class Stats(NamedTuple):
-    """What an engine has done since it was made, and what it is doing. Jobs ``done`` ended by themselves; tokens
-    ``cached`` are those of prompts that did not have to be computed; seconds are those of the thread's work."""
+    """What an engine has done since it was made, and what it is doing.
+
+    ``submitted`` jobs are ``done``, have ``failed`` or were ``cancelled`` (or are in ``slots``, or ``waiting``);
+    ``refused`` ones found the queue full. ``cached_tokens`` of the ``prompt_tokens`` did not have to be computed; they
+    are counted when a job ends, as are tokens ``drafted`` and ``accepted``. ``steps`` are passes, of ``rows`` tokens in
+    all, in ``busy_seconds`` of the thread. ``cache_bytes`` of ``cache_limit`` are taken for what others may begin with.
+    """
 
     slots: tuple[Slot, ...]
     parallel: int
@@ -54,6 +62,8 @@ class Stats(NamedTuple):
     prompt_tokens: int
     cached_tokens: int
     generated_tokens: int
+    drafted: int
+    accepted: int
     steps: int
     rows: int
     busy_seconds: float
@@ -61,28 +71,35 @@ class Stats(NamedTuple):
     cache_limit: int
 
 
+_COUNTERS = Stats._fields[Stats._fields.index("submitted") : Stats._fields.index("busy_seconds")]
+
+
 class Engine:
     """Computes for many on one model. A context manager.
 
     ``parallel``: how many texts are computed at the same time. ``queue``: how many may wait beside them.
-    ``cache_bytes``: memory for what was computed of texts that have ended, for others that begin alike (None: a tenth
-    of the machine's). The model is the engine's while it lives: nobody else should compute with it, and closing the
-    engine does not close it.
+    ``cache_bytes``: memory for what was computed of texts, for others that begin alike (None: a tenth of the
+    machine's). The model may be used beside it, though each waits for the other; closing the engine does not close the
+    model.
+
+    A text is the same whatever is computed beside it (see `runner.together`).
     """
 
     def __init__(self, model: Model, *, parallel: int = 8, queue: int = 64, cache_bytes: int | None = None) -> None:
         self.model = model
         self.parallel = check_integer("parallel", parallel, 1)
         self.queue = check_integer("queue", queue, 0)
-        if cache_bytes is not None:
-            check_integer("cache_bytes", cache_bytes, 0)
-        self._computer = Computer(model)
+        limit = machine_bytes() // CACHE_SHARE if cache_bytes is None else check_integer("cache_bytes", cache_bytes, 0)
+        self._together = model.together(parallel)
+        self._places = Places(self._together.slots, limit)
+        self._pace = Pace(self._together.batch)
+        self._drafts = Drafts()
         self._changed = threading.Condition()
         self._numbers = count(1)
         self._waiting: deque[Job] = deque()
-        self._running: list[tuple[Job, Place]] = []
-        self._turn = 0  # whose prompt goes on next, among those that are running
-        self._counts = dict.fromkeys(Stats._fields[4:-3], 0)
+        self._running: list[Job] = []
+        self._turn = 0  # number of the job whose prompt went on last
+        self._counts = dict.fromkeys(_COUNTERS, 0)
         self._busy_seconds = 0.0
         self._since = 0.0  # when work began to wait for a step; 0: none waits
         self._closing = False
@@ -134,7 +151,7 @@ class Engine:
                     job.computed,
                     len(job.result.tokens),
                 )
-                for job, _ in self._running
+                for job in self._running
             )
             return Stats(
                 slots=slots,
@@ -142,8 +159,8 @@ class Engine:
                 waiting=len(self._waiting),
                 queue=self.queue,
                 busy_seconds=self._busy_seconds,
-                cache_bytes=0,
-                cache_limit=0,
+                cache_bytes=self._places.kept.nbytes,
+                cache_limit=self._places.kept.limit,
                 **self._counts,
             )
 
@@ -153,6 +170,7 @@ class Engine:
             self._closing = True
             self._changed.notify()
         self._thread.join()
+        self._together.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -190,72 +208,79 @@ class Engine:
         self._sweep()
         self._admit()
         chosen = self._chosen()
-        if not chosen:
+        if chosen:
+            self._compute(chosen)
+            self._sweep()
+
+    def _compute(self, chosen: list[tuple[Job, Run]]) -> None:
+        """One pass with what was chosen of each job."""
+        begin, rows = time.perf_counter(), sum(len(run.ids) for _, run in chosen)
+        try:
+            results = self._together.compute([run for _, run in chosen])
+        except Exception as error:  # the model is closed, say: nobody can go on
+            for job, _ in chosen:
+                job.fail(error)
             return
-        work = [
-            Work(place, job.left[:size], job.computed, job.computed + size == len(job.tokens))
-            for job, place, size in chosen
-        ]
-        results = self._computer.compute(work)
+        self._pace.took(rows, time.perf_counter() - begin)
         self._counts["steps"] += 1
-        self._counts["rows"] += sum(size for _, _, size in chosen)
-        for (job, _, size), result in zip(chosen, results, strict=True):
+        self._counts["rows"] += rows
+        for (job, _), result in zip(chosen, results, strict=True):
             if isinstance(result, Exception):
                 job.fail(result)
-            else:
-                before = len(job.result.tokens)
-                job.advance(size, result)
-                self._counts["generated_tokens"] += len(job.result.tokens) - before
-        self._sweep()
+                continue
+            before, was_prompt = len(job.result.tokens), not job.result.tokens
+            job.advance(result)
+            self._counts["generated_tokens"] += len(job.result.tokens) - before
+            if was_prompt and job.request.cache:
+                self._places.computed(job, whole=len(result) > 0)
 
     def _sweep(self) -> None:
         """Let go of what is over or cancelled."""
-        for job in [job for job, _ in self._running] + list(self._waiting):
+        for job in [*self._running, *self._waiting]:
             if job.cancelled:
                 job.end("cancelled")
-        ended = [(job, place) for job, place in self._running if job.over]
         with self._changed:
-            self._running = [pair for pair in self._running if not pair[0].over]
-            dropped = [job for job in self._waiting if job.over]
+            ended = [job for job in (*self._running, *self._waiting) if job.over]
+            self._running = [job for job in self._running if not job.over]
             self._waiting = deque(job for job in self._waiting if not job.over)
-        for job, place in ended:
-            self._computer.close(place, job.request.cache)
-        for job in [*(job for job, _ in ended), *dropped]:
+        for job in ended:
+            self._places.leave(job)
             self._counts[job.outcome] += 1
+            for name in ("cached_tokens", "drafted", "accepted"):
+                self._counts[name] += getattr(job.result, name)
 
     def _admit(self) -> None:
         """Begin with as many of those who wait as there is room for, and tell the others where they stand."""
         while self._waiting and len(self._running) < self.parallel:
             job = self._waiting[0]
-            try:
-                place, cached = self._computer.open(job.tokens, job.request.cache)
-            except Exception as error:  # the model was closed, or there is no memory for one more
-                job.fail(error)
-                self._sweep()
-                continue
+            self._places.enter(job, self._running)
             with self._changed:
                 self._waiting.popleft()
-                self._running.append((job, place))
+                self._running.append(job)
             self._counts["prompt_tokens"] += job.result.prompt_tokens
-            self._counts["cached_tokens"] += cached
-            job.begin(cached)
         for position, job in enumerate(list(self._waiting)):
             job.queued(position)
 
-    def _chosen(self) -> list[tuple[Job, Place, int]]:
-        """Whose tokens the next pass computes, and how many of each."""
-        running = [(job, place) for job, place in self._running if not job.over]
-        decoding = [(job, place, len(job.left)) for job, place in running if job.decoding]
-        prompts = [(job, place) for job, place in running if not job.decoding]
+    def _chosen(self) -> list[tuple[Job, Run]]:
+        """Whose tokens the next pass computes, and which: of all who are decoding, and of one prompt."""
+        decoding = [job for job in self._running if job.decoding]
+        prompts = [job for job in self._running if not job.decoding and self._places.ready(job)]
+        room = self._together.batch - len(decoding)
+        self._drafts.propose(decoding, room - (1 if prompts else 0))
+        chosen, left = [], self._together.batch - (1 if prompts else 0)
+        for number, job in enumerate(decoding, 1):
+            run = job.run(left - (len(decoding) - number))  # a token for each of the others
+            left -= len(run.ids)
+            chosen.append((job, run))
         if prompts:
-            self._turn = (self._turn + 1) % len(prompts)
-            job, place = prompts[self._turn]
-            return [*decoding, (job, place, min(len(job.left), SHORT_PIECE if decoding else PIECE))]
-        return decoding
+            job = next((job for job in prompts if job.id > self._turn), prompts[0])
+            self._turn = job.id
+            chosen.append((job, job.run(min(left + 1, self._pace.piece(beside=len(decoding))))))
+        return chosen
 
     def _fail_all(self, error: Exception) -> None:
         with self._changed:
-            jobs = [job for job, _ in self._running] + list(self._waiting)
+            jobs = [*self._running, *self._waiting]
             self._running, self._waiting, self._since = [], deque(), 0.0
         for job in jobs:
             job.fail(error)

@@ -1,7 +1,8 @@
 """One text: what is to be computed of it next, what is chosen, what its listener hears, and when it ends.
 
-All but `Job.cancel` is for the engine's thread. A job is a list of tokens, of which the first ``computed`` have been
-computed: what comes next is what is left of the list, a prompt as well as the token that was chosen last.
+All but `Job.cancel` is for the engine's thread. A job is a list of tokens, of which those that its slot holds have been
+computed: what comes next is the rest of the list, be it of a prompt or the token that was chosen last, and behind that
+perhaps a *draft*, a guess at what will be chosen next. Drafts are right or forgotten: they change no text.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from gguflike.engine.choosing import Chooser
 from gguflike.engine.events import Event, Failed, Finished, Listener, Prefilled, Queued, Token
 from gguflike.engine.request import Request
 from gguflike.runner.generate import FinishReason, Generation, Text
+from gguflike.runner.together import Run
 
 if TYPE_CHECKING:
     from gguflike.runner import Model
     from gguflike.runner.passes import Floats
+    from gguflike.runner.slots import Slot
 
 
 class Job:
@@ -25,12 +28,13 @@ class Job:
     def __init__(self, number: int, request: Request, listener: Listener, model: Model) -> None:
         self.id, self.request = number, request
         self.tokens = list(request.prompt)
-        self.computed = 0
+        self.slot: Slot | None = None
         self.result = Generation(prompt_tokens=len(self.tokens))
         self.over = False  # the last event has been told
         self.failed = False
         self.error: Exception | None = None  # what the listener raised, for which the job was dropped
-        self._listener, self._model = listener, model
+        self.draft: list[int] = []  # what the next pass computes behind all tokens
+        self._listener = listener
         self._cancelled = False
         self._position: int | None = None  # told last
         self._text = Text(model.tokenizer, request.stop)
@@ -42,7 +46,7 @@ class Job:
         self._begun = 0.0
 
     def cancel(self) -> None:
-        """End the job before the next piece of work. Returns at once, and may be called from any thread, twice too."""
+        """End the job before the next pass. Returns at once, and may be called from any thread, twice too."""
         self._cancelled = True
 
     @property
@@ -50,14 +54,19 @@ class Job:
         return self._cancelled
 
     @property
-    def decoding(self) -> bool:
-        """Whether the prompt is computed."""
-        return self.computed >= self.result.prompt_tokens
+    def computed(self) -> int:
+        """How many of the tokens are computed."""
+        return 0 if self.slot is None else min(len(self.slot.tokens), len(self.tokens))
 
     @property
-    def left(self) -> list[int]:
-        """The tokens to compute, at least one."""
-        return self.tokens[self.computed :]
+    def decoding(self) -> bool:
+        """Whether there is nothing to compute of the prompt."""
+        return self.computed >= self.result.prompt_tokens or bool(self.result.tokens)
+
+    @property
+    def room(self) -> int:
+        """How many tokens may come at most."""
+        return self._room - len(self.result.tokens)
 
     @property
     def outcome(self) -> str:
@@ -74,20 +83,35 @@ class Job:
             self._position = position
             self._tell(Queued(position))
 
-    def begin(self, cached: int) -> None:
-        """It is its turn; the first ``cached`` tokens need not be computed."""
-        self._begun = time.perf_counter()
-        self.computed = self.result.cached_tokens = cached
-        self._tell(Prefilled(cached, self.result.prompt_tokens))
+    def begin(self, slot: Slot) -> None:
+        """It is its turn, in a slot that holds the first of its tokens already."""
+        self._begun, self.slot = time.perf_counter(), slot
+        self.reuse()
 
-    def advance(self, count: int, logits: Floats | None) -> None:
-        """``count`` more tokens have been computed; ``logits`` (vocab,) are those after the last of all."""
-        was_decoding = self.decoding
-        self.computed += count
+    def reuse(self) -> None:
+        """The slot has been given more of the prompt without computing it."""
+        self.result.cached_tokens = self.computed
+        self._tell(Prefilled(self.computed, self.result.prompt_tokens))
+
+    def run(self, most: int) -> Run:
+        """At most so many tokens to compute next; with all that are left comes the draft, where there is room."""
+        assert self.slot is not None
+        left = self.tokens[self.computed :]
+        if len(left) + len(self.draft) > most:
+            self.draft = []
+        if len(left) > most:
+            return Run(self.slot, left[:most])
+        return Run(self.slot, left + self.draft, 1 + len(self.draft))
+
+    def advance(self, rows: Floats) -> None:
+        """What `run` gave has been computed; ``rows`` (n, vocab) are the logits that it asked for."""
+        assert self.slot is not None
+        was_decoding = bool(self.result.tokens)
         if not was_decoding:
-            self._tell(Prefilled(min(self.computed, self.result.prompt_tokens), self.result.prompt_tokens))
-        if logits is not None and not self.over:
-            self._choose(logits)
+            done = min(len(self.slot.tokens), self.result.prompt_tokens)
+            self._tell(Prefilled(done, self.result.prompt_tokens))
+        if len(rows):
+            self._choose(rows)
         seconds = time.perf_counter() - self._begun
         if was_decoding:
             self.result.decode_seconds = seconds - self.result.prefill_seconds
@@ -98,9 +122,9 @@ class Job:
         """Tell that it is done."""
         if not self.over:
             self.result.finish_reason = reason
-            rest = self._text.end()
+            rest = "" if self._text.stopped else self._text.end()
             self.result.stop = self._text.stop
-            if rest and not self._text.stopped:
+            if rest:
                 self.result.text += rest
                 self._tell(Token(None, rest))
             self._last(Finished(self.result))
@@ -113,18 +137,28 @@ class Job:
 
     # Choosing
 
-    def _choose(self, logits: Floats) -> None:
-        """Choose the next token, and what the grammar says must follow it."""
-        if self._room <= len(self.result.tokens):
-            self.end(self._full)
-            return
-        chosen = self._chooser.choose(logits)
-        assert chosen.id is not None
-        self._accept(chosen.id, chosen)
-        for token in self._chooser.forced() if not self.over else ():
+    def _choose(self, rows: Floats) -> None:
+        """Choose the next token by each of the rows, as long as the draft had foreseen it."""
+        assert self.slot is not None
+        draft, self.draft, right = self.draft, [], len(self.tokens)
+        self.result.drafted += len(draft)
+        for row, foreseen in zip(rows, [*draft, None], strict=True):
+            if self.room <= 0:
+                self.end(self._full)
+                return
+            chosen = self._chooser.choose(row)
+            assert chosen.id is not None
+            self._accept(chosen.id, chosen)
+            if self.over or chosen.id != foreseen:
+                break
+            right += 1
+            self.result.accepted += 1
+        for token in () if self.over else self._chooser.forced():
             self._accept(token, Token(token, ""))
             if self.over:
-                return
+                break
+        if draft:  # the slot is to hold nothing that was not chosen
+            self.slot.return_to(right)
 
     def _accept(self, token: int, told: Token) -> None:
         """Take a token as the next of the text, and see whether the text ends with it."""
@@ -138,7 +172,7 @@ class Job:
         self._tell(told._replace(text=text))
         if self._text.stopped or self._chooser.finished:
             self.end("stop")
-        elif len(self.result.tokens) >= self._room:
+        elif self.room <= 0:
             self.end(self._full)
 
     # Telling

@@ -3,35 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from gguflike.errors import ArgumentError, check_integer
 from gguflike.frozen import frozen
 from gguflike.runner.generate import stop_strings
-from gguflike.runner.sampling import Sampling
+from gguflike.runner.sampling import Grammar, Sampling
 from gguflike.runner.tokenizer import token_ids
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-
-class Grammar(Protocol):
-    """What may come next in one text. The engine tells it every token and asks before it chooses one."""
-
-    finished: bool  # nothing more may come
-
-    def mask(self) -> npt.NDArray[np.uint32] | None:
-        """A bit for each token that may come next, (ceil(vocab / 32),), the lowest first; None: everything may."""
-        ...
-
-    def accept(self, token: int) -> None:
-        """The token has been chosen, or stood in what `forced` gave."""
-        ...
-
-    def forced(self) -> list[int]:
-        """The tokens that must come next, possibly none."""
-        ...
 
 
 @frozen
@@ -67,3 +45,6 @@ class Request:
             if getattr(self, name) is not None:
                 changed[name] = check_integer(name, getattr(self, name), 0)
         self.__dict__.update(changed)
+
+
+__all__ = ["Grammar", "Request"]

@@ -18,8 +18,9 @@ from gguflike.runner.speculate import Lookup
 if TYPE_CHECKING:
     from gguflike.progress import Progress
     from gguflike.runner.model import Model
-    from gguflike.runner.passes import Floats, Saved
+    from gguflike.runner.passes import Floats
     from gguflike.runner.sampling import Grammar
+    from gguflike.runner.slots import Saved
     from gguflike.runner.tokenizer import Tokenizer
 
 FinishReason = Literal["stop", "length", "context", "cancelled"]
@@ -44,6 +45,8 @@ class Generation:
     ``finish_reason`` is "stop" (end token, stop string, or a grammar that is complete), "length" (``max_tokens``
     reached), "context" (full), or "cancelled" (by who asked; of an engine's jobs only). ``stop`` is the stop string
     before which the text ended.
+    reached), "context" (full), or "cancelled" (by who asked; of an engine's jobs only).
+    ``drafted`` tokens were guessed before they were computed, of which ``accepted`` were right (of an engine's jobs).
     Speeds are in tokens per second of wall time; that of the prompt counts only tokens that had to be computed.
     """
 
@@ -53,6 +56,8 @@ class Generation:
     text: str = ""
     finish_reason: FinishReason = "length"
     stop: str | None = None
+    drafted: int = 0
+    accepted: int = 0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     logprobs: list[Logprobs] | None = None

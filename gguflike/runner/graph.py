@@ -68,8 +68,8 @@ def is_sum(mixer: Any) -> bool:
     return hasattr(mixer, "mixers")
 
 
-def new_states(graph: Graph, context: int, cache_type: str) -> States:
-    """What the model's mixers keep from token to token, for up to ``context`` positions."""
+def new_states(graph: Graph, context: int, cache_type: str, slots: int = 1) -> list[States]:
+    """What the model's mixers keep from token to token, for up to ``context`` positions, of each of ``slots`` texts."""
     states: list[State | None] = []
     cached: dict[int, State | None] = {}  # by layer, which others may share
     passing: dict[tuple[int, int] | None, State | None] = {}
@@ -86,7 +86,8 @@ def new_states(graph: Graph, context: int, cache_type: str) -> States:
                 cached[layer] = states[-1]
             if _once(mixer) is not None:
                 passing[_once(mixer)] = states[-1]
-    return States(states)
+    in_slots = {state: state.in_slots(slots) for state in dict.fromkeys(states) if state is not None}
+    return [States([None if state is None else in_slots[state][slot] for state in states]) for slot in range(slots)]
 
 
 def _once(mixer: Mixer) -> tuple[int, int] | None:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from gguflike.runner.sampling import Grammar
     from gguflike.runner.sampling.keywords import Settings
     from gguflike.runner.state import States
+    from gguflike.runner.together import Together
 
 ACTIVATIONS = ("dynamic", "adaptive", *FIXED)
 CREST = 8.0  # of a block of activations, from which on "adaptive" rounds it twice
@@ -90,6 +91,7 @@ class Model:
         self.tokenizer = Tokenizer(file.metadata)
         ranges = fixed(file.metadata, activations, self.path) if activations in FIXED else {}
         self.weights = Weights(file, self.graph, layers_left_out(family.name, file.metadata))
+        self.cache_type, self.position_bytes = cache_type, position_bytes
         self.weights.fix(ranges)
         crest = CREST if activations == "adaptive" else 0.0
         arguments = (self.graph, self.weights, self.context, cache_type, threads)
@@ -230,21 +232,48 @@ class Model:
             return self._finite(self._passes.hidden(ids, len(ids) if second is None else second, last), "hidden states")
 
     def _finite(self, values: Floats, what: str) -> Floats:
-        """The values. GGUFError where one is NaN or infinite: no token can be chosen by it, and nothing else told; or
+        """The values. Raises what is wrong with them."""
+        wrong = self.not_finite(values, what)
+        if wrong is None:
+            return values
+        self._passes.forget(0)
+        raise wrong
+
+    def not_finite(self, values: Floats, what: str) -> GGUFError | None:
+        """The error where one of the values is NaN or infinite: no token can be chosen by it, and nothing else told; or
         where a small tensor holds such values, which a softmax or a clamp may hide."""
         finite = math.isfinite(values.max()) and math.isfinite(values.min())  # NaN is the maximum of whatever holds one
         if finite and self.weights.finite:
-            return values
-        self._passes.forget(0)
+            return None
         damaged = self.weights.not_finite()
         wrong = "a tensor of the model is" if finite else f"the {what} are"
-        raise GGUFError(
+        return GGUFError(
             f"{wrong} NaN or infinite, so nothing can be made of the {what}",
             path=self.path,
             tensor=damaged,
             got="NaN or infinity among this tensor's values" if damaged else None,
             remedy=f"`gguflike verify {self.path}` names damaged tensors; where there are none, the model overflows",
         )
+
+    def together(self, slots: int) -> Together:
+        """Places for ``slots`` texts that are computed at the same time: what an engine works on.
+
+        They have caches of their own, each for the whole context, of which memory is taken as it is needed.
+        """
+        from gguflike.runner.together import Together  # who computes one text need not load it
+
+        self._check_logits()
+        check_integer("slots", slots, 1)
+        with self.computing():
+            passes = self._new_passes(None, slots=slots)
+        return Together(self, passes)
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """A block in which nobody else computes. ArgumentError where the model is closed."""
+        with self._lock:
+            self._check_open()
+            yield
 
     # Streams that take turns
 
@@ -261,8 +290,7 @@ class Model:
 
     def _claim(self, text: Continuation | None) -> None:
         """Make the cache that of ``text`` (None: of no unfinished one), after copying what another still needs."""
-        if self._closed:
-            raise ArgumentError("the model is closed", path=self.path, remedy="load it again")
+        self._check_open()
         owner = self._owner() if self._owner is not None else None
         if owner is text:
             return
@@ -272,6 +300,10 @@ class Model:
         if text is not None and text.saved is not None:
             saved, text.saved = text.saved, None
             self._passes.restore(saved)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ArgumentError("the model is closed", path=self.path, remedy="load it again")
 
     def check_prompt(self, ids: Sequence[int]) -> None:
         """Raise what `generate` raises at once for a prompt of these token ids."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,32 +20,35 @@ from gguflike.kernels.engine.program import Program, Team
 from gguflike.progress import READING, Progress
 from gguflike.runner import graph, rope
 from gguflike.runner.buffers import HEAD_TOKENS, Buffers
+from gguflike.runner.slots import Saved, Slot
 from gguflike.runner.state import padded
 from gguflike.runner.weights import Weights
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from gguflike.runner.state import Copy
+    from gguflike.runner.state import States
 
     Floats = npt.NDArray[np.float32]
 
 COS_SIN_POSITIONS = 256  # whose cosines and sines are computed together
 
 
-class Saved(NamedTuple):
-    """A copy of what is held of a text, and which tokens that is."""
+class Run(NamedTuple):
+    """Tokens of one text that a pass computes, behind all that its slot holds. ``logits``: how many of them, the last
+    ones, are to give logits."""
 
-    tokens: list[int]
-    prefilled: int
-    states: list[Copy]
+    slot: Slot
+    ids: Sequence[int]
+    logits: int = 0
 
 
 class Passes:
     """The programs of one model, with what they work on.
 
-    ``tokens`` are those of which ``states`` hold what they left: what is computed next comes behind them, or behind the
-    first so many of them. ``whole``: tokens see those behind them, so that a text cannot be computed in pieces.
+    ``slots`` are places for texts. Where one text is computed after the other, all of it is in the first: ``tokens``
+    are those of which its ``states`` hold what they left. ``whole``: tokens see those behind them, so that a text
+    cannot be computed in pieces.
     """
 
     def __init__(
@@ -56,13 +60,17 @@ class Passes:
         threads: int | None,
         progress: Progress | None,
         crest: float = 0.0,
+        slots: int | None = None,
     ) -> None:
+        """``slots``: how many texts are computed at the same time, by `together`; None: one after the other."""
         count = thread_count(threads)
         self._graph, self._weights = model, weights
         self._rotations = {each: self._rotation(each, context) for each in model.ropes()}
         self._rotated = 0  # positions whose cosines and sines are in the buffers
-        self.states = graph.new_states(model, context, cache_type)
-        self._buffers = buffers = Buffers(model, padded(context), count, crest)
+        all_states = graph.new_states(model, context, cache_type, slots or 1)
+        exact = weights.exact or slots is not None  # `together` computes one token as it does several
+        self.slots = [Slot(number, states, exact) for number, states in enumerate(all_states)]
+        self._buffers = buffers = Buffers(model, padded(context), count, crest, slots or 1)
         self._body = graph.body(model, weights, buffers, self.states)
         if isinstance(model.head, Head):
             self._one = graph.one(model, weights, buffers, self.states)
@@ -74,8 +82,6 @@ class Passes:
         native.load([*Team.OPS, *weights.ops, *(name for program in programs for name in program.names)], progress)
         self._team = Team(count)
         weights.repack(self._team, progress)
-        self.tokens: list[int] = []
-        self._prefilled = 0  # of the tokens, computed with others: the first so many
 
     def _rotation(self, each: Rope, context: int) -> rope.Rotation:
         name = divisor(each, context)
@@ -90,6 +96,11 @@ class Passes:
         return self._team.threads
 
     @property
+    def batch(self) -> int:
+        """Tokens for which a pass has room."""
+        return self._buffers.batch
+
+    @property
     def whole(self) -> bool:
         return self._buffers.whole
 
@@ -97,28 +108,31 @@ class Passes:
         """Let the threads go."""
         self._team.close()
 
+    @property
+    def states(self) -> States:
+        """What the mixers of the text in the first slot keep."""
+        return self.slots[0].states
+
+    @property
+    def tokens(self) -> list[int]:
+        """Of the first slot."""
+        return self.slots[0].tokens
+
     def common_prefix(self, ids: Sequence[int]) -> int:
         """As of ``Model.common_prefix``."""
-        count, exact = 0, self._weights.exact
-        limit = min(len(ids) - 1, len(self.tokens)) if exact else min(len(ids) - 2, self._prefilled)
-        while count < limit and ids[count] == self.tokens[count]:
-            count += 1
-        return self.states.reusable(count)
+        return self.slots[0].common_prefix(ids)
 
     def forget(self, position: int) -> None:
         """Drop the tokens from ``position`` on."""
-        del self.tokens[position:]
-        self._prefilled = min(self._prefilled, position)
+        self.slots[0].forget(position)
 
     def save(self) -> Saved:
         """A copy of all that is held."""
-        return Saved(list(self.tokens), self._prefilled, self.states.save(len(self.tokens)))
+        return self.slots[0].save()
 
     def restore(self, saved: Saved) -> None:
         """Hold again what was copied."""
-        self.forget(0)  # were this interrupted, the states would be of neither text
-        self.states.restore(saved.states)
-        self.tokens, self._prefilled = saved.tokens, saved.prefilled
+        self.slots[0].restore(saved)
 
     def logits(self, ids: Sequence[int], position: int, all_logits: bool, progress: Progress | None = None) -> Floats:
         """Logits of the last of ``ids``, or of all, behind the first ``position`` tokens.
@@ -127,23 +141,19 @@ class Passes:
         are READING; where one pass computes all, it is not called.
         """
         self._return_to(position)
-        return self._computed(ids, position, all_logits, progress)
+        return self._computed(ids, all_logits, progress)
 
     def _return_to(self, position: int) -> None:
         """Let the states stand at ``position``. What they have forgotten since is computed again."""
-        kept = self.states.reusable(position)
-        again = self.tokens[kept:position]
-        self.forget(kept)
-        self.states.cut(kept)
+        again = self.slots[0].return_to(position)
         if again:
-            self._computed(again, kept, all_logits=False)
+            self._computed(again, all_logits=False)
 
-    def _computed(
-        self, ids: Sequence[int], position: int, all_logits: bool, progress: Progress | None = None
-    ) -> Floats:
+    def _computed(self, ids: Sequence[int], all_logits: bool, progress: Progress | None = None) -> Floats:
         """Logits of ``ids`` behind all tokens."""
+        slot = self.slots[0]
         if len(ids) == 1:
-            self._pass(self._one, ids, position)
+            self._pass(self._one, [Run(slot, ids)])
             return self._buffers.logits[:1].copy() if all_logits else self._buffers.logits[:1]
         out = (
             np.empty((len(ids), self._graph.embedding.n_vocab), np.float32) if all_logits else self._buffers.logits[:1]
@@ -153,14 +163,35 @@ class Passes:
             batch = ids[start : start + size]
             if progress is not None and len(ids) > size:
                 progress(start, len(ids), READING)
-            self._pass(self._body, batch, position + start)
+            self._pass(self._body, [Run(slot, batch)])
             if all_logits:
                 for first in range(0, len(batch), HEAD_TOKENS):
-                    count = min(HEAD_TOKENS, len(batch) - first)
-                    out[start + first : start + first + count] = self._pass_head(first, count, position + start)
+                    rows = range(first, min(first + HEAD_TOKENS, len(batch)))
+                    out[start + first : start + first + len(rows)] = self._pass_head(rows)
             elif start + len(batch) == len(ids):
-                out = self._pass_head(len(batch) - 1, 1, position + start)
+                out = self._pass_head([len(batch) - 1])
         return out
+
+    def together(self, runs: Sequence[Run]) -> list[Floats]:
+        """Logits (``Run.logits``, vocab) of each run, all computed in one pass, which has room for ``batch`` tokens.
+
+        A run gives the same bits whatever other runs the pass has, and however a text is cut into runs.
+        """
+        rows = [
+            row
+            for run, behind in zip(runs, accumulate(len(run.ids) for run in runs), strict=True)
+            for row in range(behind - run.logits, behind)
+        ]
+        if self._weights.exact and len(runs) == 1 and len(runs[0].ids) == 1:
+            self._pass(self._one, runs)
+            return [self._buffers.logits[: runs[0].logits].copy()]
+        self._pass(self._body, runs)
+        found = np.empty((len(rows), self._graph.embedding.n_vocab), np.float32)
+        for first in range(0, len(rows), HEAD_TOKENS):
+            part = rows[first : first + HEAD_TOKENS]
+            found[first : first + len(part)] = self._pass_head(part, alike=True)
+        behind = list(accumulate(run.logits for run in runs))
+        return [found[stop - run.logits : stop] for run, stop in zip(runs, behind, strict=True)]
 
     def hidden(self, ids: Sequence[int], second: int, last: bool) -> Floats:
         """What the last norm makes of each of ``ids``, or of the last, which are all there is. Those from ``second`` on
@@ -173,38 +204,50 @@ class Passes:
         for start in range(begin, len(ids), buffers.batch):
             batch = ids[start : start + buffers.batch]
             buffers.type_ids[: len(batch)] = types[start : start + len(batch)]
-            self._pass(self._body, batch, start)
+            self._pass(self._body, [Run(self.slots[0], batch)])
             if self._graph.norm is not None:
                 self._team.run(self._last, len(batch))
             out[start : start + len(batch)] = buffers.x[: len(batch)]
         buffers.type_ids[:] = 0
         return out[-1:] if last else out
 
-    def _pass(self, program: Program, batch: Sequence[int], position: int) -> None:
-        count, buffers = len(batch), self._buffers
-        buffers.ids[:count] = batch
-        buffers.set_run(0, count, 0, position)
-        if self._graph.embedding.positions:
-            buffers.position_ids[:count] = np.arange(position, position + count)
-        if position + count > self._rotated:
-            start, wanted = self._rotated, -(-(position + count) // COS_SIN_POSITIONS) * COS_SIN_POSITIONS
-            self._rotated = min(wanted, buffers.positions)
-            for each, rotation in self._rotations.items():
-                rotation.fill_cos_sin(start, self._rotated - start, buffers.cos_sin[each][start:])
+    def _pass(self, program: Program, runs: Sequence[Run]) -> None:
+        """One pass of the body, or of one token, behind what the slots of the runs hold."""
+        buffers, count = self._buffers, 0
+        for slot, ids, _ in runs:
+            position, behind = len(slot.tokens), count + len(ids)
+            buffers.ids[count:behind] = ids
+            buffers.set_run(count, len(ids), slot.number, position)
+            if self._graph.embedding.positions:
+                buffers.position_ids[count:behind] = np.arange(position, position + len(ids))
+            self._rotate(position + len(ids))
+            count = behind
         try:
-            self.states.before(position, count)
-            self._team.run(program, count, position)
-            self.states.advance(position, count)
+            for slot, ids, _ in runs:
+                slot.states.before(len(slot.tokens), len(ids))
+            # Where there are several runs, ops know positions from the rows.
+            self._team.run(program, count, len(runs[0].slot.tokens) if len(runs) == 1 else 0)
+            for slot, ids, _ in runs:
+                slot.advance(ids, program is self._body)
         except BaseException:  # an interrupt: nobody knows what the states hold
-            self.forget(0)
-            self.states.cut(0)
+            for slot, _, _ in runs:
+                slot.lose()
             raise
-        if program is self._body and self._prefilled == position:
-            self._prefilled += count
-        self.tokens += batch
 
-    def _pass_head(self, first: int, count: int, position: int) -> Floats:
-        """Logits of ``count`` tokens of the last pass, which began at ``position``, from number ``first`` on."""
-        self._buffers.head_x[:count] = self._buffers.x[first : first + count]
-        self._team.run(self._heads[count > 1], count, position + first)
+    def _rotate(self, positions: int) -> None:
+        """Let the cosines and sines of so many positions be there."""
+        if positions <= self._rotated:
+            return
+        start, wanted = self._rotated, -(-positions // COS_SIN_POSITIONS) * COS_SIN_POSITIONS
+        self._rotated = min(wanted, self._buffers.positions)
+        for each, rotation in self._rotations.items():
+            rotation.fill_cos_sin(start, self._rotated - start, self._buffers.cos_sin[each][start:])
+
+    def _pass_head(self, rows: Sequence[int], alike: bool = False) -> Floats:
+        """Logits of tokens of the last pass, by their numbers in it. ``alike``: by the ops for several tokens, also
+        where it is one and its logits would not be the same bits."""
+        count = len(rows)
+        self._buffers.head_x[:count] = self._buffers.x[rows]
+        several = count > 1 or (alike and not self._weights.exact)
+        self._team.run(self._heads[several], count)
         return self._buffers.logits[:count]

@@ -9,6 +9,7 @@ bytes of the state: the newest, and older ones the farther apart the older they 
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,12 +77,12 @@ class Recurrent:
             self._past[:], self._matrices[:] = self._checkpoints[count]
         self._several = self._several and count == self._stand
         self._stand = count
-        self._checkpoints = {position: copy for position, copy in self._checkpoints.items() if position <= count}
+        self._checkpoints = {position: held for position, held in self._checkpoints.items() if position <= count}
 
     def save(self, count: int) -> Copy:  # noqa: ARG002 - it stands at one position only
         """A copy of it, with its checkpoints."""
         positions = np.array([self._stand, self._several, *self._checkpoints])
-        kept = [array for copy in self._checkpoints.values() for array in copy]
+        kept = [array for held in self._checkpoints.values() for array in held]
         return [positions, self._past.copy(), self._matrices.copy(), *kept]
 
     def restore(self, saved: Copy) -> None:
@@ -90,6 +91,15 @@ class Recurrent:
         self._stand, self._several = int(stand), bool(several)
         pairs = zip(kept[::2], kept[1::2], strict=True)
         self._checkpoints = {int(position): [*pair] for position, pair in zip(positions, pairs, strict=True)}
+
+    def in_slots(self, count: int) -> list[Recurrent]:
+        """As of a state (state.py)."""
+        past = aligned(count * self._past.size, np.float32).reshape(count, -1)
+        matrices = aligned(count * self._matrices.size, np.float32).reshape(count, -1)
+        slots = [self, *(copy(self) for _ in range(1, count))]
+        for number, slot in enumerate(slots):
+            slot._past, slot._matrices, slot._checkpoints = past[number], matrices[number], {}
+        return slots
 
 
 def _least_missed(positions: list[int]) -> int:

@@ -16,6 +16,8 @@ p stands at p modulo C and replaces what stood there. What recurrent mixers keep
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -76,6 +78,11 @@ class State(Protocol):
         """Put back what ``save`` copied."""
         ...
 
+    def in_slots(self, count: int) -> Sequence[State]:
+        """This, and as many like it as make ``count``, each for another text. Their memory lies one behind the other,
+        so that the addresses of the first, asked for afterwards, are those of all."""
+        ...
+
 
 class States:
     """The states of all mixers of a model, in the order of ``Graph.mixers``; None for one that keeps nothing."""
@@ -89,6 +96,29 @@ class States:
     def nbytes(self) -> int:
         """Bytes reserved for the whole context."""
         return sum(state.nbytes for state in self._kept)
+
+    @property
+    def forgets(self) -> bool:
+        """Whether some state loses what positions left as others follow. If not, what each BLOCK of positions left
+        stands by itself."""
+        return bool(self._forgetful)
+
+    def block(self, number: int) -> npt.NDArray[np.uint8]:
+        """A copy of what BLOCK positions left, the ``number``-th so many, where nothing `forgets`."""
+        groups = slice(number * (BLOCK // KEYS), (number + 1) * (BLOCK // KEYS))
+        return np.concatenate([array[:, groups].ravel() for array in self._by_head])
+
+    def put_block(self, number: int, block: npt.NDArray[np.uint8]) -> None:
+        """Put what `block` copied where so many positions of this text stand."""
+        groups, at = slice(number * (BLOCK // KEYS), (number + 1) * (BLOCK // KEYS)), 0
+        for array in self._by_head:
+            target = array[:, groups]
+            target[:] = block[at : at + target.size].reshape(target.shape)
+            at += target.size
+
+    @cached_property
+    def _by_head(self) -> list[npt.NDArray[np.uint8]]:
+        return [array for state in self._kept if isinstance(state, KVCache) for array in state.by_head()]
 
     def before(self, start: int, count: int) -> None:
         """As of a `State`, for all."""
@@ -120,8 +150,8 @@ class States:
 
     def restore(self, saved: list[Copy]) -> None:
         """Put back what ``save`` copied."""
-        for state, copy in zip(self._kept, saved, strict=True):
-            state.restore(copy)
+        for state, held in zip(self._kept, saved, strict=True):
+            state.restore(held)
 
 
 class KVCache:
@@ -196,15 +226,24 @@ class KVCache:
     def save(self, count: int) -> Copy:
         """A copy of what the first ``count`` positions hold, all of a ring at most, for ``restore``."""
         held = min(count, self.positions)
-        return [np.array([self._end]), *(array[:, : -(-held // KEYS)].copy() for array in self._by_head())]
+        return [np.array([self._end]), *(array[:, : -(-held // KEYS)].copy() for array in self.by_head())]
 
     def restore(self, saved: Copy) -> None:
         """Put back what ``save`` copied."""
         self._end = int(saved[0][0])
-        for array, copy in zip(self._by_head(), saved[1:], strict=True):
-            array[:, : copy.shape[1]] = copy
+        for array, held in zip(self.by_head(), saved[1:], strict=True):
+            array[:, : held.shape[1]] = held
 
-    def _by_head(self) -> list[npt.NDArray[np.uint8]]:
+    def in_slots(self, count: int) -> list[KVCache]:
+        """As of a `State`."""
+        data = [aligned(count * array.nbytes).reshape(count, -1) for array in self._data]
+        scales = [aligned(count * array.nbytes).reshape(count, -1) for array in self._scales]
+        slots = [self, *(copy(self) for _ in range(1, count))]
+        for number, slot in enumerate(slots):
+            slot._data, slot._scales = [array[number] for array in data], [array[number] for array in scales]
+        return slots
+
+    def by_head(self) -> list[npt.NDArray[np.uint8]]:
         """Everything as bytes of shape (kv_heads, positions / KEYS, bytes): KEYS positions lie together."""
         arrays = (*self._data, *self._scales)
         return [array.view(np.uint8).reshape(self._heads, self.positions // KEYS, -1) for array in arrays]

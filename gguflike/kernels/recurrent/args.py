@@ -1,4 +1,8 @@
-"""Argument words of the recurrent ops. Imports no numba."""
+"""Argument words of the recurrent ops. Imports no numba.
+
+What is kept of a sequence is in its slot (``ROW_TYPE`` in engine/memory.py): ``past`` and ``matrices`` are addresses of
+the first slot's, behind which the others' lie.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ CONV = Args(
     weight="address of float32 (kernel, channels)",
     bias="address of float32 (channels,), or 0",
     past="address of float32 (kernel - 1, channels): the inputs of the last tokens",
+    rows="address of what the rows of the pass are: ROW_TYPE (tokens,)",
     out="address of float32 (tokens, channels)",
 )
 GATED_CONV = CONV.extended(
@@ -57,6 +62,7 @@ DELTA = Args(
     strength="address of float32 (tokens, padded)",
     padded="heads of values rounded up to a multiple of 16",
     matrices="address of float32 (value_heads, head_dim / 16, head_dim, 16)",
+    rows="address of what the rows of the pass are: ROW_TYPE (tokens,)",
     out="address of float32 (tokens, value_heads * head_dim)",
 )
 DELTA_CHANNELS = Args(
@@ -68,6 +74,7 @@ DELTA_CHANNELS = Args(
     strength="address of float32 (tokens, padded)",
     padded="heads rounded up to a multiple of 16",
     matrices="address of float32 (heads, head_dim / 16, head_dim, 16)",
+    rows="address of what the rows of the pass are: ROW_TYPE (tokens,)",
     out="address of float32 (tokens, heads * head_dim)",
 )
 SCAN_HEADS = Args(
@@ -83,6 +90,7 @@ SCAN_HEADS = Args(
     padded="heads rounded up to a multiple of 16",
     skip="address of float32 (heads,): what x is multiplied by and added",
     matrices="address of float32 (inner / 16, d_state, 16)",
+    rows="address of what the rows of the pass are: ROW_TYPE (tokens,)",
     out="address of float32 (tokens, inner)",
 )
 SCAN_CHANNELS = Args(
@@ -97,6 +105,7 @@ SCAN_CHANNELS = Args(
     rate="address of float32 (inner / 16, d_state, 16)",
     skip="address of float32 (inner,): what x is multiplied by and added",
     matrices="address of float32 (inner / 16, d_state, 16)",
+    rows="address of what the rows of the pass are: ROW_TYPE (tokens,)",
     out="address of float32 (tokens, inner)",
 )
 UNIT_HEADS = Args(

@@ -14,7 +14,7 @@ import numpy as np
 
 from gguflike.kernels.engine.atomics import load_args, load_word
 from gguflike.kernels.engine.jit import inner, op
-from gguflike.kernels.engine.memory import STATE
+from gguflike.kernels.engine.memory import ROW, ROW_BYTES, STATE
 from gguflike.kernels.recurrent.args import DELTA_CHANNELS
 from gguflike.kernels.recurrent.columns import written
 from gguflike.kernels.vector.lanes import fma, splat
@@ -54,8 +54,9 @@ def rule(args: Address, state: Address, start: int, stop: int) -> None:
     size = a.heads * dim
     for item in range(start, stop):
         head = item // blocks
-        block = a.matrices + 64 * dim * item
         for token in range(tokens):
+            slot = load_word(a.rows + ROW_BYTES * token + ROW.slot)
+            block = a.matrices + 4 * dim * size * slot + 64 * dim * item
             q = a.x + 4 * (3 * size * token + dim * head)
             k = q + 4 * size
             v = load_f32x16(a.x + 4 * (size * (3 * token + 2) + 16 * item))

@@ -14,7 +14,7 @@ import numpy as np
 
 from gguflike.kernels.engine.atomics import load_args, load_word
 from gguflike.kernels.engine.jit import inner, op
-from gguflike.kernels.engine.memory import STATE
+from gguflike.kernels.engine.memory import ROW, ROW_BYTES, STATE
 from gguflike.kernels.recurrent.args import CONV, GATED_CONV
 from gguflike.kernels.vector.activations import silu
 from gguflike.kernels.vector.lanes import fma, splat
@@ -46,27 +46,33 @@ def _conv(read: Any, finish: Any) -> Callable[[Address, Address, int, int], None
     """A convolution of what ``read(args, at)`` gives, each result turned into ``finish(args, at, result)``."""
 
     @inner(inline="always")
-    def at_token(args: Address, token: int, channel: int) -> F32x16:
-        """The input of a token, those before the pass counted from -1 down."""
+    def at_token(args: Address, past: Address, first: int, token: int, channel: int) -> F32x16:
+        """The input of a token of a run that begins with number ``first``; those before the run are in ``past``."""
         a = load_args(CONV, args)
-        if token >= 0:
+        if token >= first:
             return read(args, 4 * a.stride * token + channel)
-        return load_f32x16(a.past + 4 * a.channels * (a.kernel - 1 + token) + channel)
+        return load_f32x16(past + 4 * a.channels * (a.kernel - 1 + token - first) + channel)
 
     def conv(args: Address, state: Address, start: int, stop: int) -> None:
         a = load_args(CONV, args)
         tokens, row, before = load_word(state + STATE.tokens), 4 * a.channels, a.kernel - 1
-        for token in range(tokens):
-            for item in range(start, stop):
-                channel = 64 * item
-                total = load_f32x16(a.bias + channel) if a.bias else splat(np.float32(0))
-                for j in range(a.kernel):
-                    value = at_token(args, token - before + j, channel)
-                    total = fma(value, load_f32x16(a.weight + row * j + channel), total)
-                store_f32x16(a.out + row * token + channel, finish(args, 4 * a.stride * token + channel, total))
-        for j in range(before):
-            for item in range(start, stop):
-                store_f32x16(a.past + row * j + 64 * item, at_token(args, tokens - before + j, 64 * item))
+        first = 0
+        while first < tokens:
+            run = a.rows + ROW_BYTES * first
+            past, behind = a.past + row * before * load_word(run + ROW.slot), first + load_word(run + ROW.run)
+            for token in range(first, behind):
+                for item in range(start, stop):
+                    channel = 64 * item
+                    total = load_f32x16(a.bias + channel) if a.bias else splat(np.float32(0))
+                    for j in range(a.kernel):
+                        value = at_token(args, past, first, token - before + j, channel)
+                        total = fma(value, load_f32x16(a.weight + row * j + channel), total)
+                    store_f32x16(a.out + row * token + channel, finish(args, 4 * a.stride * token + channel, total))
+            for j in range(before):
+                for item in range(start, stop):
+                    kept = at_token(args, past, first, behind - before + j, 64 * item)
+                    store_f32x16(past + row * j + 64 * item, kept)
+            first = behind
 
     return conv
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from gguflike.kernels.engine.atomics import load_args, load_word
 from gguflike.kernels.engine.jit import inner, op
-from gguflike.kernels.engine.memory import STATE
+from gguflike.kernels.engine.memory import ROW, ROW_BYTES, STATE
 from gguflike.kernels.recurrent.args import DELTA
 from gguflike.kernels.recurrent.columns import written
 from gguflike.kernels.vector.lanes import fma, splat
@@ -57,8 +57,9 @@ def rule(args: Address, state: Address, start: int, stop: int) -> None:
     for item in range(start, stop):
         head = item // blocks
         key_head = head % a.key_heads if a.tiled else head * a.key_heads // a.value_heads
-        block = a.matrices + 64 * dim * item
         for token in range(tokens):
+            slot = load_word(a.rows + ROW_BYTES * token + ROW.slot)
+            block = a.matrices + 4 * dim * dim * a.value_heads * slot + 64 * dim * item
             row = a.x + 4 * a.channels * token
             q = row + 4 * dim * key_head
             k = q + 4 * dim * a.key_heads

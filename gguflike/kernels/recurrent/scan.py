@@ -15,7 +15,7 @@ import numpy as np
 
 from gguflike.kernels.engine.atomics import load_args, load_word
 from gguflike.kernels.engine.jit import op
-from gguflike.kernels.engine.memory import STATE
+from gguflike.kernels.engine.memory import ROW, ROW_BYTES, STATE
 from gguflike.kernels.recurrent.args import SCAN_CHANNELS, SCAN_HEADS
 from gguflike.kernels.recurrent.columns import written
 from gguflike.kernels.vector.activations import softplus
@@ -34,8 +34,10 @@ def heads(args: Address, state: Address, start: int, stop: int) -> None:
     for item in range(start, stop):
         head = item // blocks
         group = head * a.groups // a.heads
-        block, skip = a.matrices + 64 * a.d_state * item, splat(load_f32(a.skip + 4 * head))
+        skip = splat(load_f32(a.skip + 4 * head))
         for token in range(tokens):
+            slot = load_word(a.rows + ROW_BYTES * token + ROW.slot)
+            block = a.matrices + 4 * a.d_state * (a.inner * slot + 16 * item)
             row = a.x + 4 * a.channels * token
             b = row + 4 * (a.inner + a.d_state * group)
             c = b + 4 * a.d_state * a.groups
@@ -59,9 +61,10 @@ def channels(args: Address, state: Address, start: int, stop: int) -> None:
     a = load_args(SCAN_CHANNELS, args)
     tokens = load_word(state + STATE.tokens)
     for item in range(start, stop):
-        block, rate = a.matrices + 64 * a.d_state * item, a.rate + 64 * a.d_state * item
-        skip = load_f32x16(a.skip + 64 * item)
+        rate, skip = a.rate + 64 * a.d_state * item, load_f32x16(a.skip + 64 * item)
         for token in range(tokens):
+            slot = load_word(a.rows + ROW_BYTES * token + ROW.slot)
+            block = a.matrices + 4 * a.d_state * (a.inner * slot + 16 * item)
             at = 4 * (a.inner * token + 16 * item)
             b, c = a.b + 4 * a.stride * token, a.c + 4 * a.stride * token
             x, step = load_f32x16(a.x + at), softplus(load_f32x16(a.dt + at))

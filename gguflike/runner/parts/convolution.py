@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gguflike.kernels.recurrent.args import CONV
+from gguflike.runner.buffers import address
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -63,6 +64,7 @@ def convolve_by(
         weight=weight,
         bias=bias,
         past=state.past,
+        rows=address(s.buffers.rows),
         out=out,
     )
     s.share("recurrent.conv:silu", words, items=channels // 16)

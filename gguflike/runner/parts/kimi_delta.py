@@ -56,6 +56,7 @@ def emit(part: KimiDelta, s: Schedule, weights: LayerWeights, state: Recurrent, 
         strength=strength,
         padded=padded(part.heads),
         matrices=state.matrices,
+        rows=address(s.buffers.rows),
         out=found,
     )
     s.share("recurrent.channels:rule", words, items=size // 16)

@@ -1,0 +1,75 @@
+"""Which slot a job gets, and what it need not compute, since a slot or what was kept of other texts has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from gguflike.engine.prefixes import Blocks, Texts
+from gguflike.runner.slots import common
+from gguflike.runner.state import BLOCK
+
+if TYPE_CHECKING:
+    from gguflike.engine.job import Job
+    from gguflike.runner.slots import Slot
+
+
+class Places:
+    """The slots of an engine. A slot whose job has ended keeps what it holds until another text needs the place."""
+
+    def __init__(self, slots: Sequence[Slot], limit: int) -> None:
+        self.kept: Blocks | Texts = (Texts if slots[0].states.forgets else Blocks)(limit)
+        self._free = list(slots)  # left longest ago first
+        self._behind: dict[int, tuple[Job, int]] = {}  # by the job's id: whose prompt begins alike, and how far
+
+    def enter(self, job: Job, running: Sequence[Job]) -> None:
+        """Give a job a slot that has as much of its text as there is."""
+        ids, reuse = job.tokens, job.request.cache
+        best = max(self._free, key=lambda slot: slot.common_prefix(ids) if reuse else 0)
+        slot = best if reuse and best.common_prefix(ids) >= BLOCK else self._emptiest()
+        self._free.remove(slot)
+        if reuse:
+            self.kept.load(slot, ids)
+        slot.return_to(slot.common_prefix(ids) if reuse else 0)
+        ahead = [(common(ids, other.tokens, len(ids) - 1), other) for other in running if not other.decoding]
+        far, other = max(ahead, key=lambda pair: pair[0], default=(0, job))
+        if reuse and other.request.cache and far >= len(slot.tokens) + BLOCK:
+            self._behind[job.id] = other, far
+        job.begin(slot)
+
+    def ready(self, job: Job) -> bool:
+        """Whether it makes sense to compute more of a job's prompt: not while another computes the same, from which
+        it will be copied."""
+        if job.id not in self._behind:
+            return True
+        other, far = self._behind[job.id]
+        done = other.computed >= far if isinstance(self.kept, Blocks) else other.decoding
+        if not (other.over or done):
+            return False
+        del self._behind[job.id]
+        assert job.slot is not None
+        self.kept.load(job.slot, job.tokens)
+        job.reuse()
+        return True
+
+    def computed(self, job: Job, whole: bool) -> None:
+        """More of a job's prompt has been computed, or the ``whole`` of it."""
+        assert job.slot is not None
+        if whole or isinstance(self.kept, Blocks):
+            self.kept.keep(job.slot)
+
+    def leave(self, job: Job) -> None:
+        """A job has ended."""
+        self._behind.pop(job.id, None)
+        slot = job.slot
+        if slot is None:
+            return
+        if not job.request.cache:
+            slot.lose()
+        elif job.result.tokens:
+            self.kept.keep(slot)
+        self._free.append(slot)
+
+    def _emptiest(self) -> Slot:
+        """A free slot that holds nothing, or was left longest ago."""
+        return next((slot for slot in self._free if not slot.tokens), self._free[0])
