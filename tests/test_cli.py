@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -90,7 +91,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ["convert", "x", "-o", "y", "--tensor-type", "(=Q8_0"],
         ["quantize", "x", "y"],
         ["quantize", "x", "-t", "Q8_0"],
-        ["run", "x"],
+        ["run"],
+        ["run", "x", "y", "-p", "z"],
         ["run", "x", "-p", "y", "-n", "-1"],
         ["run", "x", "-p", "y", "--temp", "hot"],
         ["run", "x", "-p", "y", "--top-p", "1.5"],
@@ -269,7 +271,8 @@ def test_quantize_and_export(model: Path, tmp_path: Path, capsys: pytest.Capture
 def test_run(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = run_json(capsys, "run", model, "-p", "It is a truth", "-n", 8)
     assert list(document) == [
-        *("text", "prompt_tokens", "tokens", "finish_reason", "prefill_tokens_per_s", "decode_tokens_per_s")
+        *("text", "prompt_tokens", "tokens", "finish_reason", "context", "seed"),
+        *("prefill_tokens_per_s", "decode_tokens_per_s"),
     ]
     assert document["finish_reason"] == "length"
     assert (document["prompt_tokens"], len(document["tokens"])) == (4, 8)
@@ -287,8 +290,7 @@ def test_chat(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     with gguflike.open(model) as file:
         metadata = file.metadata.without("gguflike.").typed_dict() | {"tokenizer.chat_template": template}
         gguflike.write(path, metadata, file.tensors.values())
-    lines = iter(["Good day.", "Indeed?", ""])
-    monkeypatch.setattr("builtins.input", lambda _prompt: next(lines))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Good day.\n\nIndeed?\n"))
     assert main(["chat", str(path), "-n", "5", "--temp", "0", "--system", "Speak plainly."]) == 0
     first, second = gguflike.load(path), []
     messages = [{"role": "system", "content": "Speak plainly."}]

@@ -113,7 +113,7 @@ def test_a_full_context_is_said_in_a_chat(model: Path) -> None:
     assert done.stderr.startswith(b"the context of 10 tokens is full")
 
 
-@pytest.mark.parametrize("option", ["--seed=-1", "--seed=1.5", "--top-p=0", "--min-p=1", "--temp=nan", "--temp=-1"])
+@pytest.mark.parametrize("option", ["--seed=-2", "--seed=1.5", "--top-p=0", "--min-p=1", "--temp=nan", "--temp=-1"])
 def test_settings_out_of_range(option: str, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(model), "-p", "ab", "-n", "2", option]) == 2
     out, err = capsys.readouterr()

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from gguflike import __version__
-from gguflike.cli import interrupts, streams
+from gguflike.cli import config, interrupts, streams
 from gguflike.cli.output import clean, columns, flags_of
 from gguflike.errors import ArgumentError, ArgumentTypeError, GGUFLikeError, did_you_mean
 
@@ -70,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else USAGE
     command = f"gguflike {args.command}"
     try:
+        config.settle(args)
         status: int = args.run(args)
         sys.stdout.flush()
         return status

@@ -6,37 +6,54 @@ import argparse
 
 #: Help on an argument that `gguflike.locate` takes.
 MODEL = "GGUF file; or one of the Hub, org/repo[:TYPE] or hf://org/repo/file.gguf; or a URL"
+SEEDS = 1 << 64
 
 
-def _number(text: str, low: float, high: float, whole: bool) -> float:
+def whole(text: str) -> int:
+    """A whole number."""
     try:
-        number = int(text) if whole else float(text)
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"not a whole number: {text!r}") from None
+
+
+def number(text: str) -> float:
+    """A number, which may be whole."""
+    try:
+        return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"not a number: {text!r}") from None
-    if not low <= number <= high:
-        limits = f"{low} to {high}" if whole else f"{low:g} to {high:g}"
-        raise argparse.ArgumentTypeError(f"{text} is not from {limits}")
-    return number
 
 
 def positive(text: str) -> int:
-    return int(_number(text, 1, 1 << 31, True))
+    """A count of at least 1."""
+    return _at_least(1, text)
 
 
 def count(text: str) -> int:
-    return int(_number(text, 0, 1 << 31, True))
+    """A count of at least 0."""
+    return _at_least(0, text)
+
+
+def _at_least(low: int, text: str) -> int:
+    value = whole(text)
+    if not low <= value < 1 << 31:
+        limits = f"{low} or more" if value < low else f"below {1 << 31}"
+        raise argparse.ArgumentTypeError(f"{text} is not {limits}")
+    return value
 
 
 def seed(text: str) -> int:
-    try:
-        return int(_number(text, 0, (1 << 64) - 1, True))
-    except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{error}; leave --seed out for another text each time") from None
+    """A seed of random numbers; -1 stands for one that is drawn."""
+    value = whole(text)
+    if not -1 <= value < SEEDS:
+        raise argparse.ArgumentTypeError(f"{text} is no seed: 0 to {SEEDS - 1}, or -1 for another each time")
+    return value
 
 
-def at_least_zero(text: str) -> float:
-    return _number(text, 0, 1e6, False)
-
-
-def share(text: str) -> float:
-    return _number(text, 0, 1, False)
+def switch(text: str) -> bool:
+    """Yes or no."""
+    words = {"on": True, "yes": True, "true": True, "1": True, "off": False, "no": False, "false": False, "0": False}
+    if text.casefold() not in words:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither on nor off")
+    return words[text.casefold()]

@@ -1,57 +1,88 @@
-"""gguflike chat FILE"""
+"""gguflike chat [MODEL]"""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from gguflike.cli.arguments import positive
-from gguflike.cli.generation import add_model_arguments, add_sampling_arguments, load, say_why_it_ended, settings
-from gguflike.cli.output import terminal
-from gguflike.cli.streams import need_input
+from gguflike.cli import config, interrupts
+from gguflike.cli.generation import add_model_arguments, add_sampling_arguments, choices, load
+from gguflike.cli.screen import is_colored
+from gguflike.cli.settings import CONVERSATION, SHOWN, SYSTEM, add_settings
+from gguflike.cli.streams import need_input, say
 
 if TYPE_CHECKING:
     from gguflike.runner import Model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "gguflike chat [MODEL] [options]"
+    parser.epilog = (
+        "/help lists what can be said to the program. From a pipe, each line is a message, empty lines are none, and "
+        'several lines stand between two of """. $GGUFLIKE_THREADS and others, and a file, set what is not given: '
+        "spec/cli.md."
+    )
     add_model_arguments(parser, by_flag=True)
-    parser.add_argument("--system", metavar="TEXT", help="system message")
-    parser.add_argument("-n", "--tokens", type=positive, default=1024, metavar="N", help="per answer (%(default)s)")
-    add_sampling_arguments(parser, 0.7)
+    add_settings(parser, (*SYSTEM, *CONVERSATION))
+    parser.add_argument("--special", action="store_true", help="markup in messages such as <|im_end|> is no text")
+    add_sampling_arguments(parser, tokens=1024, temperature=0.7)
+    add_settings(parser, SHOWN)
+    parser.set_defaults(settled=config.CHATTING)
 
 
 def run(args: argparse.Namespace) -> int:
     need_input("a conversation is read from it")
-    messages = [{"role": "system", "content": args.system}] if args.system else []
-    with load(args) as model:
+    choices(argparse.Namespace(**(vars(args) | {"seed": 0})))  # values that cannot be are said at once
+    return converse(args)
+
+
+def converse(args: argparse.Namespace, *, is_plain: bool = False) -> int:
+    """Load the model and talk to it, or where it ``is_plain``, go on with a text together. UsageError where nothing is
+    said."""
+    from gguflike.cli import UsageError
+    from gguflike.cli.talk.conversation import Conversation
+    from gguflike.cli.talk.keyboard import kept
+    from gguflike.cli.talk.piped import Piped
+    from gguflike.cli.talk.session import Session, Source
+
+    with kept(), load(args) as model:
+        if not is_plain:
+            _check_template(model, args)
+        source: Source
         if sys.stdin.isatty():
-            print("An empty line or Ctrl-D ends the conversation.", file=sys.stderr)
-        while words := _ask():
-            messages.append({"role": "user", "content": words})
-            messages.append({"role": "assistant", "content": _answer(model, messages, args)})
+            from gguflike.cli.talk.editor import Editor
+
+            _greet(model, is_plain)
+            source = Editor(keeps=args.history is not False, colors=is_colored(args, sys.stderr))
+        else:
+            source = Piped()
+        with interrupts.held() if source.is_typed else nullcontext():
+            said = Session(Conversation(model, args, is_plain=is_plain), source).run()
+    if not (said or source.is_typed):
+        raise UsageError("standard input is empty, so there is nothing to answer")
     return 0
 
 
-def _answer(model: Model, messages: list[dict[str, str]], args: argparse.Namespace) -> str:
-    """Print the answer as it comes. Ctrl-C in a terminal stops the answer, not the conversation."""
-    pieces = []
-    stream = model.chat(messages, args.tokens, **settings(args))
-    try:
-        for piece in stream:
-            print(terminal(piece.text), end="", flush=True)
-            pieces.append(piece.text)
-    except KeyboardInterrupt:
-        if not sys.stdin.isatty():
-            raise
-    print()
-    say_why_it_ended(model, stream.generation)
-    return "".join(pieces)
+def _check_template(model: Model, args: argparse.Namespace) -> None:
+    """Say what can be done with a model that cannot be talked to."""
+    from gguflike.errors import UnsupportedError
+
+    if not model.tokenizer.chat_templates:
+        name = args.file or args.model or model.path
+        raise UnsupportedError(
+            "the file holds no chat template: this is a base model, which continues texts",
+            path=model.path,
+            field="tokenizer.chat_template",
+            remedy=f"gguflike run {name} continues one",
+        )
 
 
-def _ask() -> str:
-    try:
-        return input("> " if sys.stdin.isatty() else "").strip()
-    except EOFError:
-        return ""
+def _greet(model: Model, is_plain: bool) -> None:
+    leave = "Ctrl-D leaves, /help says more"
+    if not is_plain:
+        say(f"Say something. {leave}.")
+        return
+    hint = "; `gguflike chat` talks to this model" if model.tokenizer.chat_templates else ""
+    say(f"Begin a text, which the model continues; Enter goes on. {leave}{hint}.")

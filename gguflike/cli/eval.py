@@ -7,10 +7,10 @@ import os
 from typing import TYPE_CHECKING
 
 from gguflike.cli.arguments import positive
-from gguflike.cli.generation import add_activations_argument
 from gguflike.cli.output import clean, print_json, table
 from gguflike.cli.progress import progress_bar
 from gguflike.cli.recipes import add_text_arguments
+from gguflike.cli.settings import ALL, add_settings
 
 if TYPE_CHECKING:
     from gguflike.evaluate import Accuracy, Evaluation, Figure, Quality
@@ -38,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which tensor's quantization costs how much: each is taken from --reference in turn, N of them at most",
     )
     add("--threads", type=positive, help="threads (default: all CPUs)")
-    add_activations_argument(parser)
+    add_settings(parser, [ALL["activations"]])
+    parser.set_defaults(settled=("activations",))
     add("--json", action="store_true", help="one JSON document")
 
 
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     held_out = HeldOut.of(args.text, args.tasks)
     options = (args.reference, args.context, args.tokens, args.score, args.threads)
     with progress_bar() as progress:
-        (result,) = evaluate_all([args.file], held_out, *options, progress, args.activations)
+        (result,) = evaluate_all([args.file], held_out, *options, progress, args.activations or "dynamic")
     if args.card:
         from gguflike.evaluate import card
 
@@ -81,7 +82,7 @@ def _run_blame(args: argparse.Namespace) -> int:
             tokens=args.tokens,
             score=args.score,
             threads=args.threads,
-            activations=args.activations,
+            activations=args.activations or "dynamic",
             progress=progress,
         )
     if args.json:

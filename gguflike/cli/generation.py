@@ -1,81 +1,130 @@
-"""What commands that run a model share: the options of loading it and of sampling."""
+"""What commands that run a model share: which model, how it is loaded, and how tokens are chosen."""
 
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from gguflike.cli.arguments import MODEL, at_least_zero, count, positive, seed, share
+from gguflike.cli import interrupts
+from gguflike.cli.arguments import MODEL
+from gguflike.cli.config import model_named, names_of, usual_model
 from gguflike.cli.progress import progress_bar
+from gguflike.cli.settings import LOADING, SAMPLING, TEXT_SETTINGS, add_settings
 from gguflike.cli.streams import say
-from gguflike.errors import counted
+from gguflike.errors import did_you_mean
 
 if TYPE_CHECKING:
-    from gguflike.runner import Generation, Model
+    from gguflike.progress import Progress
+    from gguflike.runner import Model
+    from gguflike.runner.generate import Stream
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, by_flag: bool = False) -> None:
     """``by_flag``: the model may also be given as to llama.cpp's programs, by -m or -hf."""
-    parser.add_argument("file", metavar="FILE", nargs="?" if by_flag else None, help=MODEL)
+    parser.add_argument("file", metavar="MODEL" if by_flag else "FILE", nargs="?" if by_flag else None, help=MODEL)
     if by_flag:
-        parser.add_argument("-m", "--model", "-hf", "--hf-repo", metavar="FILE", help="the same, as llama.cpp has it")
-    parser.add_argument("-t", "--threads", type=positive, metavar="N", help="threads (default: all CPUs)")
-    parser.add_argument(
-        *("-c", "--context", "--ctx-size"),
-        type=positive,
-        metavar="N",
-        help="tokens to remember (default: the model's own)",
-    )
-    add_activations_argument(parser)
+        parser.add_argument("-m", "--model", "-hf", "--hf-repo", metavar="MODEL", help="the same, as llama.cpp has it")
+    add_settings(parser.add_argument_group("how the model is loaded"), LOADING)
+    parser.set_defaults(settled=names_of(LOADING))
 
 
-def add_activations_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--activations",
-        choices=("dynamic", "adaptive", "static", "hybrid"),
-        default="dynamic",
-        help="how activations become 8 bits: adaptive does so twice where a few are far larger than the others, for "
-        "about half the error; static by ranges in the file (calibrate --activations), hybrid by those that cost "
-        "nothing (default: dynamic)",
-    )
+def add_sampling_arguments(parser: argparse.ArgumentParser, tokens: int | None = None, **usual: Any) -> None:
+    """How tokens are chosen, ``usual`` where nothing else is said; and where a command makes texts of at most so many
+    ``tokens``, where they end."""
+    if tokens is not None:
+        add_settings(parser.add_argument_group("where a text ends"), TEXT_SETTINGS, tokens=tokens)
+    add_settings(parser.add_argument_group("how tokens are chosen"), SAMPLING, **usual)
+    parser.set_defaults(usual={**usual, "tokens": tokens})
 
 
-def add_sampling_arguments(parser: argparse.ArgumentParser, temperature: float) -> None:
-    parser.add_argument("--temp", type=at_least_zero, default=temperature, help="0 takes the likeliest (%(default)s)")
-    parser.add_argument("--top-k", type=count, default=0, metavar="K", help="sample from the K likeliest; 0: all")
-    parser.add_argument("--top-p", type=share, default=1.0, metavar="P", help="sample from the likeliest that sum to P")
-    parser.add_argument(
-        "--min-p", type=share, default=0.0, metavar="P", help="drop what is P times less likely than the best"
-    )
-    parser.add_argument("--seed", type=seed, metavar="N", help="make sampling repeatable; 0 or more")
-
-
-def load(args: argparse.Namespace) -> Model:
-    from gguflike import runner
+def name_of_model(args: argparse.Namespace) -> str:
+    """The model that a command is asked to run, as it is named. UsageError where none is, or two are."""
     from gguflike.cli import UsageError
 
     given = [each for each in (args.file, getattr(args, "model", None)) if each is not None]
-    if len(given) != 1:
-        raise UsageError("FILE is required: the model" if not given else f"two models: {' and '.join(given)}")
+    if len(given) > 1:
+        raise UsageError(f"two models: {' and '.join(given)}")
+    name = given[0] if given else usual_model(args.config)
+    if name is None:
+        raise UsageError("MODEL is required: a GGUF file, org/repo[:TYPE] of the Hub, or a URL")
+    return name
+
+
+def load(args: argparse.Namespace) -> Model:
+    """Load the model that a command is asked to run. Errors as of `name_of_model`, and for values of options."""
+    from gguflike import runner
+    from gguflike.cli import UsageError
+
+    name = name_of_model(args)
+    asked = {name: getattr(args, name) for name in names_of(LOADING)}
+    options = {name: value for name, value in asked.items() if value is not None}
+    place = model_named(name, args.config)
     with progress_bar() as progress:
-        return runner.load(
-            given[0], threads=args.threads, context=args.context, activations=args.activations, progress=progress
-        )
+        try:
+            model = runner.load(place, progress=progress, **options)
+        except FileNotFoundError as error:
+            near = did_you_mean(name, args.config.aliases) if error.filename == name else None
+            if near is None:
+                raise
+            raise UsageError(f"{name}: {error.strerror}; {near}") from None
+    interrupts.check()
+    return model
 
 
-def say_why_it_ended(model: Model, result: Generation) -> None:
-    """A line on standard error where a text ends because nothing more fits."""
-    if result.finish_reason == "context":
-        context = counted(model.context, "token")
-        say(f"the context of {context} is full: nothing more fits; --context N sets a larger one")
+def choices(args: argparse.Namespace) -> dict[str, Any]:
+    """Keyword arguments of ``Model.generate`` that say how tokens are chosen and where the text ends, a seed among them
+    if chance comes in. ArgumentError, or ArgumentTypeError, for values that cannot be."""
+    found = sampling_of(args)
+    if "seed" not in found and (found["temperature"] or found.get("mirostat") or found.get("xtc_probability")):
+        found["seed"] = int.from_bytes(os.urandom(4), "little")
+        if args.seed == -1:
+            say(f"seed {found['seed']}")
+    found |= {name: value for name in ("stop", "lookup") if (value := getattr(args, name)) is not None}
+    if "stop" in found:
+        found["stop"] = flat(found["stop"])
+    return found
 
 
-def settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Keyword arguments of ``Model.generate``."""
-    return {
-        "temperature": args.temp,
-        "top_k": args.top_k,
-        "top_p": args.top_p,
-        "min_p": args.min_p,
-        "seed": args.seed,
-    }
+def sampling_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `Sampling` that are said, and those that are usual for the command. Errors as of `Sampling`."""
+    from gguflike.runner.sampling import Sampling
+
+    said = {name: value for name in names_of(SAMPLING) if (value := getattr(args, name)) is not None}
+    found = {name: value for name, value in args.usual.items() if name != "tokens"} | said
+    if found.get("seed") == -1:
+        del found["seed"]
+    if "dry_sequence_breakers" in found:
+        found["dry_sequence_breakers"] = flat(found["dry_sequence_breakers"])
+    Sampling(**found)
+    return found
+
+
+def flat(values: Iterable[Any]) -> list[str]:
+    """Texts, of which some may be given several together."""
+    return [text for value in values for text in ([value] if isinstance(value, str) else value)]
+
+
+def tokens_of(args: argparse.Namespace) -> int:
+    """How long a text may become."""
+    return args.usual["tokens"] if args.tokens is None else args.tokens  # type: ignore[no-any-return]
+
+
+def begin_text(
+    model: Model, text: str, args: argparse.Namespace, chosen: Mapping[str, Any], progress: Progress | None
+) -> Stream:
+    """Begin to continue a text; markup in it is text unless --special."""
+    ids = model.tokenizer.encode(text, parse_special=args.special)
+    return model.generate(ids, tokens_of(args), progress=progress, **chosen)
+
+
+def begin_answer(
+    model: Model,
+    messages: list[dict[str, Any]],
+    args: argparse.Namespace,
+    chosen: Mapping[str, Any],
+    progress: Progress | None,
+) -> Stream:
+    """Begin to answer a conversation."""
+    return model.chat(messages, tokens_of(args), progress=progress, **chosen)

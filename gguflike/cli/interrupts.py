@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 _is_pending = False
+_raises = True
 
 
 def install() -> None:
@@ -33,7 +36,32 @@ def install() -> None:
 def _interrupted(_signal: int, _frame: FrameType | None) -> None:
     global _is_pending
     _is_pending = True
-    raise KeyboardInterrupt
+    if _raises:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """A block that Ctrl-C does not leave, but for the parts of it that are `stoppable`."""
+    with _set(False):
+        yield
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """A block that Ctrl-C leaves by KeyboardInterrupt."""
+    with _set(True):
+        yield
+
+
+@contextmanager
+def _set(raises: bool) -> Iterator[None]:
+    global _raises
+    before, _raises = _raises, raises
+    try:
+        yield
+    finally:
+        _raises = before
 
 
 def check() -> None:
@@ -43,7 +71,8 @@ def check() -> None:
         raise KeyboardInterrupt
 
 
-def clear() -> None:
-    """The interrupt has been handled."""
+def clear() -> bool:
+    """The interrupt has been handled. Return whether there was one."""
     global _is_pending
-    _is_pending = False
+    was, _is_pending = _is_pending, False
+    return was

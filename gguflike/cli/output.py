@@ -38,12 +38,13 @@ def show(args: argparse.Namespace, text: str) -> None:
 
 
 def flags_of(args: argparse.Namespace) -> dict[str, str]:
-    """How the command spells the arguments that the library knows by name: {"overwrite": "--overwrite", ...}."""
-    flags = {}
+    """How the command spells the arguments that the library knows by name: {"overwrite": "--overwrite", ...}, or where
+    their values are from."""
+    flags: dict[str, str] = {}
     for action in args.parser._actions:  # argparse has no other way to ask
         long = [text for text in action.option_strings if text.startswith("--")]
         flags[action.dest] = long[0] if long else str(action.metavar or action.dest)
-    return flags
+    return flags | getattr(args, "sources", {})
 
 
 def terminal(text: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from gguflike.cli.arguments import positive, seed
+from gguflike.cli.arguments import count, positive
 from gguflike.cli.output import clean, print_json, show
 from gguflike.cli.paths import default_out, near_type, take_rest
 from gguflike.cli.progress import progress_bar
@@ -63,7 +63,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, types: str) -> None:
     add("--calibration-tokens", type=positive, metavar="N", help="tokens of the text that are used (default: 131072)")
     add("--size", metavar="N", help="with effort 2, instead of a type: the best file of at most N, such as 4.5GiB")
     add("--bpw", type=float, metavar="N", help="the same for so many bits per weight")
-    add("--seed", type=seed, default=0, metavar="N", help="of what effort 2 draws by chance (default: 0)")
+    add("--seed", type=count, default=0, metavar="N", help="of what effort 2 draws by chance (default: 0)")
     tensors = parser.add_argument_group("types of single tensors, as of llama-quantize")
     add = tensors.add_argument
     add(

@@ -1,53 +1,122 @@
-"""gguflike run FILE -p PROMPT"""
+"""gguflike run [MODEL] [PROMPT ...]"""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING, Any
 
-from gguflike.cli.arguments import count
-from gguflike.cli.generation import add_model_arguments, add_sampling_arguments, load, say_why_it_ended, settings
-from gguflike.cli.output import print_json, terminal
-from gguflike.cli.streams import need_input
+from gguflike.cli import config
+from gguflike.cli.answer import say_how_it_went, show
+from gguflike.cli.generation import (
+    add_model_arguments,
+    add_sampling_arguments,
+    begin_answer,
+    begin_text,
+    choices,
+    load,
+    name_of_model,
+)
+from gguflike.cli.output import print_json
+from gguflike.cli.screen import Screen
+from gguflike.cli.settings import CONVERSATION, SHOWN, add_settings
+from gguflike.cli.streams import is_fed, need_input, read_all
+
+if TYPE_CHECKING:
+    from gguflike.progress import Progress
+    from gguflike.runner import Model
+    from gguflike.runner.generate import Stream
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_model_arguments(parser, by_flag=True)
-    parser.add_argument("-p", "--prompt", required=True, help="text to continue; - reads it from standard input")
-    parser.add_argument(
-        "-n", "--tokens", "--predict", type=count, default=128, metavar="N", help="tokens at most (%(default)s)"
+    parser.usage = "gguflike run [MODEL] [PROMPT ...] [options]"
+    parser.epilog = (
+        "What is piped in goes before PROMPT. Without either, prompts are typed. `gguflike chat` talks to a model. "
+        "$GGUFLIKE_THREADS and others, and a file, set what is not given: spec/cli.md."
     )
-    add_sampling_arguments(parser, 0.0)
+    add_model_arguments(parser, by_flag=True)
+    parser.add_argument("words", metavar="PROMPT", nargs="*", help="text to continue")
+    parser.add_argument("-p", "--prompt", metavar="TEXT", help="the same; - is all of standard input")
     parser.add_argument("--chat", action="store_true", help="put the prompt through the file's chat template")
+    parser.add_argument("--system", metavar="TEXT", help="system message, with --chat")
+    parser.add_argument("--special", action="store_true", help="markup in the prompt such as <|im_end|> is no text")
+    add_sampling_arguments(parser, tokens=128, temperature=0.0)
+    add_settings(parser, SHOWN)
+    add_settings(parser.add_argument_group("where prompts are typed"), CONVERSATION)
     parser.add_argument("--json", action="store_true", help="one JSON document at the end instead of text as it comes")
+    parser.set_defaults(listed="words", settled=config.RUNNING)
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.prompt == "-":
-        need_input("the prompt is to be read from it; give it with -p TEXT")
-    prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
+    from gguflike.cli import UsageError
+
+    if args.system is not None and not args.chat:
+        raise UsageError("--system is for --chat, or for gguflike chat")
+    if args.model is not None and args.file is not None:  # then it is the first word of the prompt
+        args.words.insert(0, args.file)
+        args.file = None
+    name_of_model(args)  # before anything is read
+    prompt = _prompt(args)
+    chosen = choices(args)
+    if prompt is None:
+        from gguflike.cli.chat import converse
+
+        return converse(args, is_plain=not args.chat)
     with load(args) as model:
-        if args.chat:
-            stream = model.chat([{"role": "user", "content": prompt}], args.tokens, **settings(args))
-        else:
-            stream = model.generate(prompt, args.tokens, **settings(args))
-        if not args.json:
-            for piece in stream:
-                print(terminal(piece.text), end="", flush=True)
-            result = stream.result()
-            if result.text or result.finish_reason != "context":
-                print()
-            say_why_it_ended(model, result)
+
+        def begin(progress: Progress) -> Stream:
+            if not args.chat:
+                return begin_text(model, prompt, args, chosen, progress)
+            system = [{"role": "system", "content": args.system}] if args.system is not None else []
+            return begin_answer(model, [*system, {"role": "user", "content": prompt}], args, chosen, progress)
+
+        if args.json:
+            print_json(_document(model, begin, chosen))
             return 0
-        result = stream.result()
-    print_json(
-        {
-            "text": result.text,
-            "prompt_tokens": result.prompt_tokens,
-            "tokens": result.tokens,
-            "finish_reason": result.finish_reason,
-            "prefill_tokens_per_s": result.prefill_tokens_per_s,
-            "decode_tokens_per_s": result.decode_tokens_per_s,
-        }
-    )
+        screen = Screen(args)
+        answer = show(begin, screen)
+        if screen.is_empty and answer.result.finish_reason != "context":
+            print()
+        say_how_it_went(model, answer, args, chosen)
     return 0
+
+
+def _prompt(args: argparse.Namespace) -> str | None:
+    """What is to be continued; None where it is to be typed. UsageError where there are two prompts, or none."""
+    from gguflike.cli import UsageError
+
+    words = " ".join(args.words) if args.words else None
+    if words is not None and args.prompt is not None:
+        raise UsageError(f"two prompts: -p and {words!r}")
+    if "-" in (words, args.prompt):
+        need_input("the prompt is to be read from it; give it behind the model")
+        return read_all()
+    if args.prompt is not None:
+        return str(args.prompt)
+    if words is not None:
+        piped = read_all("it goes before the prompt; < /dev/null if there is none") if is_fed() else ""
+        return f"{piped}\n{words}" if piped else words
+    need_input("no prompt is given; give it behind the model")
+    if sys.stdin.isatty():
+        return None
+    if not (piped := read_all()):
+        raise UsageError("no prompt: standard input is empty; give a prompt behind the model")
+    return piped
+
+
+def _document(model: Model, begin: Any, chosen: dict[str, Any]) -> dict[str, Any]:
+    """The outcome as JSON."""
+    from gguflike.cli.progress import progress_bar
+
+    with progress_bar() as progress:
+        result = begin(progress).result()
+    return {
+        "text": result.text,
+        "prompt_tokens": result.prompt_tokens,
+        "tokens": result.tokens,
+        "finish_reason": result.finish_reason,
+        "context": model.context,
+        "seed": chosen.get("seed"),
+        "prefill_tokens_per_s": result.prefill_tokens_per_s,
+        "decode_tokens_per_s": result.decode_tokens_per_s,
+    }

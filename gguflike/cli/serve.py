@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from gguflike.cli.arguments import at_least_zero, count, positive
-from gguflike.cli.generation import add_model_arguments, add_sampling_arguments
+from gguflike.cli import config
+from gguflike.cli.arguments import count, number, positive
+from gguflike.cli.generation import add_model_arguments, add_sampling_arguments, sampling_of
 from gguflike.cli.progress import progress_bar
+from gguflike.cli.settings import LOADING, SAMPLING
 from gguflike.cli.streams import say
 
 if TYPE_CHECKING:
@@ -37,18 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     models.add_argument(
         "--memory", type=size, default=0, metavar="BYTES", help="for all models; 8G, say (3/4 of the machine's)"
     )
-    models.add_argument(
-        "--cache-type", choices=("f16", "q8_0", "f32"), default="f16", help="of the cache (%(default)s)"
-    )
     work = parser.add_argument_group("work")
     work.add_argument("-np", "--parallel", type=positive, default=8, metavar="N", help="texts at a time (%(default)s)")
     work.add_argument("--queue", type=positive, default=64, metavar="N", help="texts that may wait (%(default)s)")
     work.add_argument("--cache-memory", type=size, metavar="BYTES", help="for begins of texts (1/10 of the machine's)")
     work.add_argument(
-        "--grace", type=at_least_zero, default=20.0, metavar="S", help="seconds for answers when it ends (%(default)s)"
+        "--grace", type=number, default=20.0, metavar="S", help="seconds for answers when it ends (%(default)s)"
     )
-    add_sampling_arguments(parser, 0.8)
-    parser.set_defaults(min_p=0.05)
+    add_sampling_arguments(parser, temperature=0.8, min_p=0.05)
+    parser.set_defaults(settled=config.names_of(LOADING, SAMPLING))
     parser.add_argument("-q", "--quiet", action="store_true", help="say nothing of each request")
 
 
@@ -84,9 +83,6 @@ def _settings(args: argparse.Namespace) -> Settings:
         raise UsageError(
             f"--host {args.host} lets others in, and no key is asked of them: add --api-key KEY, or say --no-auth"
         )
-    sampling: dict[str, Any] = {"temperature": args.temp, "top_k": args.top_k, "top_p": args.top_p, "min_p": args.min_p}
-    if args.seed is not None:
-        sampling["seed"] = args.seed
     return Settings(
         model=given[0] if given else None,
         models_dir=args.models_dir,
@@ -101,14 +97,14 @@ def _settings(args: argparse.Namespace) -> Settings:
         queue=args.queue,
         context=args.context,
         threads=args.threads,
-        cache_type=args.cache_type,
-        activations=args.activations,
+        cache_type=args.cache_type or "f16",
+        activations=args.activations or "dynamic",
         cache_bytes=args.cache_memory,
         memory=args.memory,
         ui=not args.no_ui,
         max_body=args.max_body,
         grace=args.grace,
-        sampling=sampling,
+        sampling=sampling_of(args),
         log=_quiet if args.quiet else say,
     )
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import sys
+import threading
 from contextlib import suppress
+
+WAITING = 2.0  # seconds after which one says that one waits
 
 
 def prepare() -> None:
@@ -56,3 +60,27 @@ def drop_output() -> None:
     """Send what is still to be written to standard output nowhere."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def is_fed() -> bool:
+    """Whether standard input is a pipe, a socket or a file: whether somebody means to say something by it."""
+    if sys.stdin is None or sys.stdin.isatty():
+        return False
+    try:
+        kind = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError):  # not a file at all
+        return False
+    return stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind) or stat.S_ISREG(kind)
+
+
+def read_all(purpose: str = "it is the prompt; end it by Ctrl-D") -> str:
+    """All of standard input but the end of its last line. Where nothing comes for a while, what is waited for is said:
+    it may be a pipe that somebody forgot."""
+    said = threading.Timer(WAITING, say, [f"waiting for the end of standard input: {purpose}"])
+    said.daemon = True
+    said.start()
+    try:
+        text = sys.stdin.read()
+    finally:
+        said.cancel()
+    return text.removesuffix("\n").removesuffix("\r")

@@ -1,0 +1,86 @@
+"""A text of a model shown while it is made, and in one line how that went."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gguflike.cli import interrupts
+from gguflike.cli.generation import tokens_of
+from gguflike.cli.progress import progress_bar
+from gguflike.cli.screen import DIM, PLAIN, is_colored
+from gguflike.cli.streams import say
+from gguflike.errors import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gguflike.cli.screen import Screen
+    from gguflike.progress import Progress
+    from gguflike.runner import Generation, Model
+    from gguflike.runner.generate import Stream
+
+
+class Answer(NamedTuple):
+    """What came of a text: the outcome, whether Ctrl-C stopped it, and after how many seconds its first token came."""
+
+    text: str
+    result: Generation
+    is_stopped: bool
+    first_after: float
+
+
+def show(begin: Callable[[Progress], Stream], screen: Screen, *, stoppable: bool = False) -> Answer:
+    """Show the text that ``begin(progress)`` begins. Where it is ``stoppable``, Ctrl-C ends it; elsewhere, all."""
+    start = time.monotonic()
+    first_after, is_stopped, pieces = 0.0, False, []
+    stream = None
+    try:
+        with interrupts.stoppable():
+            with progress_bar() as progress:  # of a long prompt
+                stream = begin(progress)
+                made = iter(stream)
+                piece = next(made, None)
+            first_after = time.monotonic() - start
+            while piece is not None:
+                pieces.append(piece.text)
+                screen.write(piece.text)
+                piece = next(made, None)
+    except KeyboardInterrupt:
+        if not stoppable or stream is None:
+            raise
+        interrupts.clear()
+        is_stopped = True
+    finally:
+        screen.end()
+    return Answer("".join(pieces), stream.generation, is_stopped, first_after)
+
+
+def say_how_it_went(model: Model, answer: Answer, args: argparse.Namespace, chosen: Mapping[str, Any]) -> None:
+    """Figures on standard error, where that is a terminal and they are wanted; where the context is full, that is said
+    in any case."""
+    if answer.result.finish_reason == "context" and not answer.is_stopped:
+        full = counted(model.context, "token")
+        say(f"the context of {full} is full: nothing more fits; --context N sets a larger one")
+    if sys.stderr is not None and sys.stderr.isatty() and not args.quiet:
+        line = figures(model, answer, args, chosen)
+        say(f"{DIM}{line}{PLAIN}" if is_colored(args, sys.stderr) else line)
+
+
+def figures(model: Model, answer: Answer, args: argparse.Namespace, chosen: Mapping[str, Any]) -> str:
+    """128 tokens, 41 tokens/s, first after 0.3 s, context 512/8192"""
+    result = answer.result
+    why = {"length": f"cut at --tokens {tokens_of(args)}", "context": "context full"}.get(result.finish_reason)
+    if answer.is_stopped:
+        why = "stopped"
+    parts = [counted(len(result.tokens), "token") + (f" ({why})" if why else "")]
+    if result.decode_tokens_per_s:
+        speed = result.decode_tokens_per_s
+        parts.append(f"{speed:.0f} tokens/s" if speed >= 10 else f"{speed:.1f} tokens/s")
+    parts.append(f"first after {answer.first_after:.1f} s")
+    parts.append(f"context {result.prompt_tokens + len(result.tokens)}/{model.context}")
+    parts += [f"seed {chosen['seed']}"] if "seed" in chosen else []
+    return ", ".join(parts)

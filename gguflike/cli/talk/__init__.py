@@ -1,0 +1,9 @@
+"""A conversation at the terminal, or through a pipe.
+
+conversation    what was said, and how the next answer fits into the context: nothing here prints
+commands        the table of /help, /set, /undo ...
+session         reads a message or command, answers, and goes on whatever goes wrong
+editor          messages typed at a terminal, by prompt-toolkit
+piped           messages from a pipe or a file
+keyboard        what is typed while nobody reads: kept, not shown, never left to the shell
+"""

@@ -1,0 +1,162 @@
+"""What was said in a conversation, and how the next answer fits into the context. Nothing here prints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+from gguflike.cli.generation import begin_answer, begin_text, choices
+from gguflike.errors import GGUFLikeError, UnsupportedError
+
+if TYPE_CHECKING:
+    from gguflike.progress import Progress
+    from gguflike.runner import Model
+    from gguflike.runner.generate import Stream
+
+ROOM_SHARE = 4  # of the context, one part of so many is kept free for an answer where turns are dropped
+
+
+class FullError(Exception):
+    """What was said does not fit into the context. ``needed`` and ``context`` are tokens."""
+
+    def __init__(self, needed: int, context: int, is_alone: bool) -> None:
+        self.needed, self.context, self.is_alone = needed, context, is_alone
+        super().__init__(f"{needed} of {context} tokens")
+
+
+class FileError(Exception):
+    """A conversation cannot be saved or loaded; the text says why."""
+
+
+class Conversation:
+    """Messages as the chat template takes them, or where there is no template (``is_plain``), pieces of one text.
+
+    ``chosen`` is how tokens of the last answer were chosen.
+    """
+
+    def __init__(self, model: Model, args: argparse.Namespace, *, is_plain: bool = False) -> None:
+        self.model, self.args, self.is_plain = model, args, is_plain
+        self.system: str | None = args.system
+        self.turns: list[dict[str, Any]] = []  # of user and assistant, by turns
+        self.chosen: dict[str, Any] = {}
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """All of it, the system message first."""
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, *self.turns]
+
+    @property
+    def last_words(self) -> str | None:
+        """What the user said last."""
+        return next((turn["content"] for turn in self.turns[::-1] if turn["role"] == "user"), None)
+
+    def say(self, words: str) -> None:
+        """Add what the user says."""
+        self.turns.append({"role": "user", "content": words})
+
+    def hear(self, answer: str) -> None:
+        """Add what the model says."""
+        self.turns.append({"role": "assistant", "content": answer})
+
+    def undo(self) -> str | None:
+        """Take the last words of the user back, and what was answered; return them, or None where there are none."""
+        words = self.last_words
+        while words is not None and self.turns.pop()["role"] != "user":
+            pass
+        return words
+
+    def clear(self) -> None:
+        """Forget all but the system message."""
+        self.turns.clear()
+
+    def begin(self, progress: Progress | None) -> Stream:
+        """Begin to answer what was said last. `FullError` where it does not fit into the context."""
+        self.chosen = choices(self.args)
+        try:
+            if self.is_plain:
+                text = "".join(turn["content"] for turn in self.turns)
+                return begin_text(self.model, text, self.args, self.chosen, progress)
+            return begin_answer(self.model, self.messages, self.args, self.chosen, progress)
+        except UnsupportedError as error:
+            if isinstance(error.got, int) and error.got > self.model.context:
+                raise FullError(error.got, self.model.context, self._is_one_turn) from None
+            raise
+
+    @property
+    def _is_one_turn(self) -> bool:
+        return [turn["role"] for turn in self.turns].count("user") <= 1
+
+    def drop(self) -> int:
+        """Forget the oldest turns until what is left fits, with room for an answer; return how many. `FullError` where
+        even the last does not fit."""
+        dropped, room = 0, self.model.context // ROOM_SHARE
+        while True:
+            try:
+                stream = self.begin(None)
+            except FullError as full:
+                if full.is_alone:
+                    raise
+            else:
+                if self._is_one_turn or stream.generation.prompt_tokens + room <= self.model.context:
+                    return dropped
+            del self.turns[0]
+            while self.turns[0]["role"] != "user":
+                del self.turns[0]
+            dropped += 1
+
+    # Files
+
+    def save(self, path: str, *, overwrite: bool) -> None:
+        """Write the messages as JSON, whole or not at all. `FileError` where there is such a file already, or it cannot
+        be written."""
+        place = os.path.expanduser(path)  # noqa: PTH111
+        if os.path.lexists(place) and not overwrite:
+            raise FileError(f"{path} is there already; /save --overwrite {path} replaces it")
+        text = json.dumps({"messages": self.messages}, indent=2, ensure_ascii=False) + "\n"
+        folder = os.path.dirname(place) or "."  # noqa: PTH120
+        temporary = None
+        try:
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=".gguflike-", delete=False) as file:
+                temporary = file.name
+                file.write(text.encode("utf-8", "replace"))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, place)  # noqa: PTH105
+        except OSError as error:
+            if temporary is not None and os.path.lexists(temporary):
+                os.unlink(temporary)  # noqa: PTH108
+            raise FileError(f"{path}: {error.strerror}") from None
+
+    def load(self, path: str) -> None:
+        """Take the messages of a file in place of these. `FileError` where they are none that can be gone on with."""
+        try:
+            with open(os.path.expanduser(path), encoding="utf-8") as file:  # noqa: PTH111, PTH123
+                found = json.load(file)
+        except OSError as error:
+            raise FileError(f"{path}: {error.strerror}") from None
+        except (ValueError, RecursionError) as error:
+            raise FileError(f"{path} is no JSON: {error}") from None
+        messages = found.get("messages") if isinstance(found, dict) else found
+        self.system, self.turns = self._checked(path, messages)
+
+    def _checked(self, path: str, messages: Any) -> tuple[str | None, list[dict[str, Any]]]:
+        from gguflike.runner.tokenizer import check_messages
+
+        try:
+            check_messages(messages)
+        except GGUFLikeError as error:
+            raise FileError(f"{path}: {error}") from None
+        texts = [message.get("content") for message in messages]
+        roles = [message["role"] for message in messages]
+        system = texts[0] if roles[:1] == ["system"] else None
+        turns = roles[1:] if roles[:1] == ["system"] else roles
+        if not all(isinstance(text, str) for text in texts) or not {"user", "assistant"}.issuperset(turns):
+            raise FileError(f"{path}: expected messages of user and assistant that are text; got {', '.join(roles)}")
+        if turns[:1] == ["assistant"]:
+            raise FileError(f"{path}: expected that the user speaks first; got {', '.join(roles)}")
+        kept = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+        return system, kept[len(roles) - len(turns) :]
