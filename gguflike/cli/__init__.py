@@ -32,7 +32,7 @@ COMMANDS = {
     "embed": "vectors of texts",
     "rerank": "sort documents by how well they answer a query",
     "eval": "measure how well a model does, and what quantization cost it",
-    "serve": "serve models to programs and browsers: OpenAI's and Anthropic's interfaces, a page",
+    "serve": "answer over HTTP, as OpenAI's and Anthropic's interfaces do",
     "bench": "measure speed",
     "demo": "the whole path on a bundled checkpoint",
 }
