@@ -45,6 +45,18 @@ def spm_metadata(words: list[str], scores: list[float] | None = None, **changes:
     } | changes
 
 
+def byte_vocabulary(*control: str, user_defined: tuple[str, ...] = ()) -> dict[str, Any]:
+    """GGUF metadata of a byte-level BPE: control tokens, user-defined tokens, then the bytes, and two merges."""
+    tokens = [*control, *user_defined, *sorted(BYTE_CHARACTERS), "hi", "<|"]
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [3] * len(control) + [4] * len(user_defined) + [1] * 258,
+        "tokenizer.ggml.merges": ["h i", "< |"],
+        "tokenizer.ggml.eos_token_id": 1,
+    }
+
+
 def write_folder(folder: Path, document: dict[str, Any], **files: dict[str, Any]) -> Path:
     """A folder with tokenizer.json and, say, ``tokenizer_config={...}``."""
     folder.mkdir(parents=True, exist_ok=True)

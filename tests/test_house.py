@@ -40,10 +40,11 @@ BELOW = {
     "convert": {"progress", "errors", "foreign", "blocks", "kernels", "tensor", "container", "families", "checkpoint"}
     | {"calibrate", "activations"},
     "activations": {"errors", "container"},
+    "chat": {"errors", "checkpoint"},
     "runner": {"progress", "errors", "blocks", "kernels", "tensor", "container", "families", "checkpoint", "locate"}
-    | {"activations"},
+    | {"activations", "chat"},
     "engine": {"errors", "runner"},
-    "serve": {"progress", "errors", "container", "families", "runner", "engine"},
+    "serve": {"progress", "errors", "container", "families", "chat", "runner", "engine"},
     "calibration": {"progress", "errors", "activations", "container", "locate", "convert", "runner", "evaluate"},
     "quality": {"container"},
     "evaluate": {"progress", "errors", "container", "checkpoint", "locate", "quality", "diff", "convert", "runner"}

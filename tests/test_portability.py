@@ -15,9 +15,11 @@ import pytest
 
 import gguflike
 from gguflike import TemplateError
+from gguflike.chat import memory as child_memory
+from gguflike.chat import template
 from gguflike.container import publish, system
 from gguflike.convert import folder
-from gguflike.runner import memory, template
+from gguflike.runner import memory
 
 PACKAGE = Path(gguflike.__file__).parent
 MODEL = PACKAGE / "data" / "austen-kjv-6m"
@@ -102,7 +104,7 @@ import contextlib, hashlib, io, json, os, sys
 from pathlib import Path
 import gguflike
 from gguflike.cli import main
-from gguflike.runner import template
+from gguflike.chat import template
 
 source, work = Path(sys.argv[1]), Path(sys.argv[2])
 file = work / "model.gguf"
@@ -263,7 +265,7 @@ def unlimited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("listed", ["statm", "ps"])
 def test_memory_is_watched_from_outside(monkeypatch: pytest.MonkeyPatch, listed: str) -> None:
     if listed == "ps":
-        monkeypatch.setattr(memory, "_resident_pages", lambda _: None)
+        monkeypatch.setattr(child_memory, "_resident_pages", lambda _: None)
     monkeypatch.setattr(template, "MEMORY_BYTES", 200 << 20)
     monkeypatch.setattr(template, "UNLIMITED_SECONDS", 60.0)
     with pytest.raises(TemplateError, match="was stopped"):
@@ -289,14 +291,14 @@ def test_memory_of_the_machine_and_of_a_process(monkeypatch: pytest.MonkeyPatch)
     with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe) as child:
         assert child.stdout is not None
         child.stdout.readline()
-        by_statm = memory.process_bytes(child)
-        monkeypatch.setattr(memory, "_resident_pages", lambda _: None)
-        by_ps = memory.process_bytes(child)
+        by_statm = child_memory.process_bytes(child)
+        monkeypatch.setattr(child_memory, "_resident_pages", lambda _: None)
+        by_ps = child_memory.process_bytes(child)
         assert by_statm is not None
         assert by_ps is not None
         assert 100 << 20 < by_ps < 200 << 20
         assert abs(by_statm - by_ps) < 10 << 20
         child.kill()
-    assert memory.process_bytes(child) is None
+    assert child_memory.process_bytes(child) is None
     monkeypatch.delattr(os, "sysconf_names", raising=False)
     assert memory.machine_bytes() == memory.ASSUMED_BYTES

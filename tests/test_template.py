@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from gguflike.chat import template
+from gguflike.chat.template import render
 from gguflike.errors import TemplateError
-from gguflike.runner import template
-from gguflike.runner.template import render
 
 MESSAGES = [
     {"role": "system", "content": "Be brief."},

@@ -3,7 +3,7 @@
 A model, from what users call down to ops:
 
     model      what users hold: text in, text, logits or vectors out, in turns
-    generate   one token after another; speculate (drafts), template and template_child (chats)
+    generate   one token after another; speculate (drafts)
     sampling/  the choice of the next token: settings, steps, log probabilities
     embedding  texts to vectors and scores; pooling
     passes     from token ids to logits or hidden states, and what stays of them

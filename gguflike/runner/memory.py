@@ -1,14 +1,9 @@
-"""How much memory the machine has and a child process uses, on each system in its own way."""
+"""How much memory the machine has, on each system in its own way."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import subprocess  # every start of a model would wait for it
 
 #: Taken for the machine's memory where the system does not tell.
 ASSUMED_BYTES = 8 << 30
@@ -24,30 +19,3 @@ def machine_bytes() -> int:
         if ctypes.WinDLL("kernel32").GlobalMemoryStatusEx(ctypes.byref(status)):
             return int(status[1])
     return ASSUMED_BYTES
-
-
-def process_bytes(process: subprocess.Popen[Any]) -> int | None:
-    """Bytes of memory that a child process holds. None where it has ended, or the system does not tell."""
-    if hasattr(ctypes, "WinDLL"):
-        # PROCESS_MEMORY_COUNTERS: two DWORD, of which the first is the size of all, and eight SIZE_T, the seventh is
-        # what the process has committed
-        counters = (ctypes.c_uint64 * 9)(72)
-        handle = ctypes.c_void_p(int(process._handle))  # type: ignore[attr-defined]
-        done = ctypes.WinDLL("kernel32").K32GetProcessMemoryInfo(handle, ctypes.byref(counters), 72)
-        return int(counters[7]) if done else None
-    pages = _resident_pages(f"/proc/{process.pid}/statm")
-    if pages is not None:
-        return pages * os.sysconf("SC_PAGE_SIZE")
-    import subprocess
-
-    with suppress(OSError, ValueError):  # no such program, no such process
-        listed = subprocess.run(["ps", "-o", "rss=", "-p", str(process.pid)], capture_output=True, check=False)
-        return int(listed.stdout) << 10
-    return None
-
-
-def _resident_pages(path: str) -> int | None:
-    """The second number in Linux's statm of a process; None on other systems, and when the process has ended."""
-    with suppress(OSError, ValueError, IndexError), open(path, "rb") as file:  # noqa: PTH123
-        return int(file.read().split()[1])
-    return None

@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ from gguflike.runner.weights import Weights
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from gguflike.chat import Chat
     from gguflike.container import GGUFFile
     from gguflike.runner.passes import Floats
     from gguflike.runner.sampling import Grammar
@@ -439,13 +440,39 @@ class Model:
             progress=progress,
         )
 
-    def chat(self, messages: list[dict[str, Any]], max_tokens: int | None = 512, **settings: Any) -> Stream:
+    @cached_property
+    def conversations(self) -> Chat:
+        """What makes prompts of messages by the file's chat templates."""
+        from gguflike.chat import Chat
+
+        return Chat(self.tokenizer)
+
+    def chat(
+        self,
+        messages: Any,
+        max_tokens: int | None = 512,
+        *,
+        tools: Any = None,
+        template: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+        continue_last: bool = False,
+        special: bool = False,
+        **settings: Any,
+    ) -> Stream:
         """Answer a conversation, ``[{"role": ..., "content": ...}, ...]``; ``settings`` are those of ``generate``.
 
-        Errors as of ``generate`` and ``Tokenizer.apply_chat_template``.
+        The other arguments are those of `gguflike.chat.Chat.prompt`, and so are the errors beside those of
+        ``generate``.
         """
-        text = self.tokenizer.apply_chat_template(messages)
-        return self.generate(self.tokenizer.encode(text, False, True), max_tokens, **settings)
+        prompt = self.conversations.prompt(
+            messages,
+            tools=tools,
+            template=template,
+            variables=variables,
+            continue_last=continue_last,
+            special=special,
+        )
+        return self.generate(prompt.ids, max_tokens, **settings)
 
     def perplexity(self, ids: Sequence[int], window: int = 256, progress: Progress | None = None) -> float:
         """exp of the mean negative log-likelihood of each token given those before it in its window of ``window``."""

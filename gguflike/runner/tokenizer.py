@@ -94,9 +94,11 @@ class Tokenizer:
         name: str = "default",
         **variables: Any,
     ) -> str:
-        """The prompt for a conversation, ``[{"role": ..., "content": ...}, ...]``.
+        """The prompt for a conversation, ``[{"role": ..., "content": ...}, ...]``, as Transformers makes it.
 
-        Encode it with ``parse_special=True`` and ``add_special=False``: templates write their own BOS.
+        The template gets the messages as they are, and ``tools`` and ``documents``, which are None unless they are
+        among ``variables``. Encode the text with ``parse_special=True`` and ``add_special=False``: templates write
+        their own BOS. `gguflike.chat.Chat` does more: it gives ids in which control tokens of messages are text.
 
         TemplateError where the file has no such template, or the template fails or misbehaves; ArgumentTypeError where
         ``messages`` is no list of such objects, ArgumentError where one has no role or nothing to say.
@@ -110,14 +112,10 @@ class Tokenizer:
                 got=", ".join(self.chat_templates) or "none",
                 remedy="give a plain prompt instead",
             )
-        from gguflike.runner import template  # and what it takes to run a child process
+        from gguflike.chat import prompt, template  # and what it takes to run a child process
 
-        special, tokens = self.vocabulary.special, self.vocabulary.tokens
-        roles = ("bos", "eos", "unk", "pad")
-        texts = {f"{role}_token": tokens[special[role]] if role in special else "" for role in roles}
-        return template.render(
-            source, {**texts, "messages": messages, "add_generation_prompt": add_generation_prompt, **variables}
-        )
+        given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
+        return template.render(source, {**prompt.special_texts(self.vocabulary), **given, **variables})
 
 
 _BYTES = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}

@@ -15,13 +15,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gguflike.chat.memory import process_bytes
 from gguflike.errors import TemplateError
-from gguflike.runner.memory import process_bytes
 
+FIELD = "tokenizer.chat_template"
 CPU_SECONDS = 2
 #: Only for a child that does not run at all; a busy machine must not fail a good template.
 WALL_SECONDS = 30.0
@@ -43,17 +44,26 @@ def render(source: str, variables: Mapping[str, Any]) -> str:
     Raises TemplateError where the template is wrong, refuses the conversation (``raise_exception``), reaches for what
     the sandbox forbids, or exceeds a limit.
     """
+    (answer,) = render_each(source, [variables])
+    if isinstance(answer, TemplateError):
+        raise answer
+    return answer
+
+
+def render_each(source: str, conversations: Sequence[Mapping[str, Any]]) -> list[str | TemplateError]:
+    """What ``render`` gives or raises for each, in one child process. TemplateError where a limit is exceeded, which
+    counts for all together."""
     if len(source) > SOURCE_CHARACTERS:
         raise TemplateError(
             "chat template is too long",
-            field="tokenizer.chat_template",
+            field=FIELD,
             expected=f"at most {SOURCE_CHARACTERS} characters",
             got=len(source),
         )
     request = {
         "sys_path": [entry for entry in sys.path if entry],
         "source": source,
-        "variables": dict(variables),
+        "conversations": [dict(variables) for variables in conversations],
         "cpu_seconds": CPU_SECONDS,
         "memory_bytes": MEMORY_BYTES,
         "output_bytes": OUTPUT_BYTES,
@@ -64,13 +74,16 @@ def render(source: str, variables: Mapping[str, Any]) -> str:
         raise TemplateError("the conversation is not made of JSON values", got=str(error)) from error
     status, answer = _run(payload)
     try:
-        reply = json.loads(answer)
-        if "text" in reply:
-            return str(reply["text"])
-        problem = str(reply["error"])
+        replies = json.loads(answer)
+        if len(replies) == len(conversations):
+            return [str(reply["text"]) if "text" in reply else _failed(str(reply["error"])) for reply in replies]
     except (ValueError, KeyError, TypeError):
-        problem = f"took more than {CPU_SECONDS} s or {MEMORY_BYTES >> 20} MiB and was stopped (status {status})"
-    raise TemplateError(f"chat template failed: {problem}", field="tokenizer.chat_template")
+        pass
+    raise _failed(f"took more than {CPU_SECONDS} s or {MEMORY_BYTES >> 20} MiB and was stopped (status {status})")
+
+
+def _failed(problem: str) -> TemplateError:
+    return TemplateError(f"chat template failed: {problem}", field=FIELD)
 
 
 def _run(payload: bytes) -> tuple[int, bytes]:

@@ -20,13 +20,30 @@ def main() -> None:
     environment = _environment()
     _warm_up(environment)
     _limit(request["cpu_seconds"], request["memory_bytes"])
+    sys.stdout.write(json.dumps(_answers(environment, request)))
+
+
+def _answers(environment: Any, request: dict[str, Any]) -> list[dict[str, str]]:
+    """The text of each conversation, or why there is none."""
+    conversations = request["conversations"]
     try:
-        answer = {"text": _render(environment, request)}
-    except MemoryError:
-        answer = {"error": "needs too much memory"}
+        template = environment.from_string(request["source"])
     except BaseException as error:  # whatever a hostile template provokes is an answer, not a traceback
-        answer = {"error": f"{type(error).__name__}: {error}"[:500] + _line(error)}
-    sys.stdout.write(json.dumps(answer))
+        return [_error(error)] * len(conversations)
+    answers = []
+    for variables in conversations:
+        try:
+            text = "".join(_bounded(template.generate(**variables), request["output_bytes"]))
+            answers.append({"text": text})
+        except BaseException as error:
+            answers.append(_error(error))
+    return answers
+
+
+def _error(error: BaseException) -> dict[str, str]:
+    if isinstance(error, MemoryError):
+        return {"error": "needs too much memory"}
+    return {"error": f"{type(error).__name__}: {error}"[:500] + _line(error)}
 
 
 def _limit(cpu_seconds: int, memory_bytes: int) -> None:
@@ -102,11 +119,6 @@ def _to_json(
     sort_keys: bool = False,
 ) -> str:
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _render(environment: Any, request: dict[str, Any]) -> str:
-    template = environment.from_string(request["source"])
-    return "".join(_bounded(template.generate(**request["variables"]), request["output_bytes"]))
 
 
 def _bounded(pieces: Iterator[str], limit: int) -> Iterator[str]:
