@@ -55,9 +55,10 @@ def run(args: argparse.Namespace) -> int:
     settings = _settings(args)
     from gguflike.serve import Server
 
+    server = Server(settings)
     with progress_bar() as progress:
-        server = Server(settings, progress)
-        server.run()
+        server.load(progress)
+    server.run()
     return 0
 
 

@@ -43,8 +43,9 @@ class Loaded:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the weights and of what the model keeps from token to token."""
-        return int(self.about["size"]) + self.model.states.nbytes
+        """Bytes of the weights, of what the model keeps from token to token, and of what the engine keeps of texts."""
+        kept = 0 if self.engine is None else self.engine.stats().cache_bytes
+        return int(self.about["size"]) + self.model.states.nbytes + kept
 
     def release(self) -> None:
         self.users -= 1
@@ -115,24 +116,29 @@ class Models:
         loaded.used = time.monotonic()
         return loaded
 
-    async def _load(self, name: str, progress: Progress | None = None) -> Loaded:
+    async def _load(self, name: str) -> Loaded:
         path = self._files[name]
         async with self._order:
             if name not in self._loaded:
-                await self._make_room(path)
-                loaded = await asyncio.to_thread(load, name, path, self._settings, progress)
+                await self._make_room(_file_bytes(path))
+                loaded = await asyncio.to_thread(load, name, path, self._settings, None)
+                try:
+                    await self._make_room(loaded.nbytes)  # what it keeps is known now
+                except BaseException:
+                    await asyncio.to_thread(loaded.close)
+                    raise
                 self._loaded[name] = loaded
                 self._settings.log(f"loaded {name}")
         return self._loaded[name]
 
-    async def start(self, progress: Progress | None = None) -> None:
-        """Load the model that is always there, if there is one."""
-        if self.default is not None:
-            await self._load(self.default, progress)
+    def start(self, progress: Progress | None = None) -> None:
+        """Load the model that is always there, if there is one, before anything else is asked for."""
+        if self.default is not None and not self._loaded:
+            self._loaded[self.default] = load(self.default, self._files[self.default], self._settings, progress)
+            self._settings.log(f"loaded {self.default}")
 
-    async def _make_room(self, path: str) -> None:
-        """Unload until a file of this size fits. 503 where what is left is in use."""
-        needed = _file_bytes(path)
+    async def _make_room(self, needed: int) -> None:
+        """Unload until so many bytes fit; one model alone always does. 503 where what is left is in use."""
         while sum(each.nbytes for each in self._loaded.values()) + needed > self._memory and self._loaded:
             idle = [each for each in self._loaded.values() if not each.users]
             if not idle:

@@ -31,13 +31,13 @@ class _Uvicorn(uvicorn.Server):
 class Server:
     """A server with an address of its own. `run` serves until a signal; as a context manager it serves on a thread.
 
-    OSError where the address cannot be had, which is at once; errors of loading the model come from `run`. ``models``
-    is what it serves, ``port`` the port that it has, ``url`` its address.
+    OSError where the address cannot be had, which is at once. ``models`` is what it serves, ``port`` the port that it
+    has, ``url`` its address.
     """
 
-    def __init__(self, settings: Settings, progress: Progress | None = None) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.models, self._progress = Models(settings), progress
+        self.models = Models(settings)
         self._error: BaseException | None = None
         self._ready = threading.Event()
         self._socket = _listening(settings.host, settings.port)
@@ -61,9 +61,18 @@ class Server:
         shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
         return f"http://{shown}:{self.port}"
 
+    def load(self, progress: Progress | None = None) -> None:
+        """Load the model that is always there, as `run` does unless it is loaded. Errors as of `gguflike.load`."""
+        try:
+            self.models.start(progress)
+        except BaseException:
+            self._socket.close()
+            raise
+
     def run(self) -> None:
         """Serve until SIGINT or SIGTERM: then nothing new is accepted, answers in progress have ``grace`` seconds to
         end, and are cut after that. A second signal cuts them at once."""
+        self.load()
         try:
             asyncio.run(self._serve())
         finally:
@@ -71,7 +80,6 @@ class Server:
 
     async def _serve(self) -> None:
         try:
-            await self.models.start(self._progress)
             self.settings.log(f"serving on {self.url}")
             self._ready.set()
             await self._server.serve(sockets=[self._socket])
