@@ -231,7 +231,7 @@ def test_progress_of_the_prompt_is_told_when_asked_for(server: Server) -> None:
                 {"role": "system", "content": "s"},
                 {"role": "developer", "content": "d"},
             ],
-            "<|system|>s\n\nd\n<|user|>a\n",
+            "<|user|>a\n<|system|>s\n<|system|>d\n",
         ),
     ],
 )

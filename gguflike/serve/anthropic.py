@@ -9,7 +9,7 @@ from typing import Any
 
 from gguflike.serve import sse
 from gguflike.serve.context import Call, new_id
-from gguflike.serve.conversation import Called, Said, Talk, normal, prepared, tool_choice_of
+from gguflike.serve.conversation import Called, Said, Talk, prepared, tool_choice_of
 from gguflike.serve.errors import refused
 from gguflike.serve.parameters import (
     COMMON,
@@ -101,7 +101,7 @@ def _talk(values: Mapping[str, Any]) -> Talk:
     thinking = values.get("thinking", {}).get("type")
     template = {} if thinking is None else {"enable_thinking": thinking != "disabled"}
     return Talk(
-        messages=normal(messages),
+        messages=messages,
         tools=tools,
         tool_choice=choice_,
         parallel_calls=not wanted.get("disable_parallel_tool_use", False),

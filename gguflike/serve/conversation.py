@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,15 +9,15 @@ from gguflike.errors import TemplateError
 from gguflike.frozen import frozen
 from gguflike.serve.errors import ApiError, refused
 from gguflike.serve.parameters import OBJECT, STRING, choice, either
-from gguflike.serve.validation import Schema, checked
+from gguflike.serve.validation import Schema
 
 if TYPE_CHECKING:
     from gguflike.runner import Model
 
     Message = dict[str, Any]
 
-#: Roles of OpenAI's interface that templates know by other names.
-ROLES: Mapping[str, str] = {"developer": "system", "function": "tool"}
+#: Roles of older interfaces, and what they are called now.
+ROLES: Mapping[str, str] = {"function": "tool"}
 _PART: Schema = {"type": "object", "required": ["type"], "properties": {"type": STRING, "text": STRING}}
 _CONTENT = either(STRING, {"type": "null"}, {"type": "array", "items": _PART})
 _CALL: Schema = {
@@ -76,7 +75,7 @@ _TEXTS = ("text", "input_text", "output_text", "refusal")
 class Talk:
     """What a conversation asks for, by whichever interface it came.
 
-    ``messages`` are OpenAI's, contents as text. ``continued``: the last is the assistant's and is gone on with.
+    ``messages`` are OpenAI's. ``continued``: the last is the assistant's and is gone on with.
     ``tool_choice`` is "auto", "none", "required" or the name of a tool as (name,). ``schema`` is what the answer must
     be: None for text, {} for any object.
     """
@@ -120,48 +119,6 @@ def text_of(content: Any, where: str) -> str:
     return "\n".join(texts)
 
 
-def normal(messages: Sequence[Message]) -> list[Message]:
-    """Messages of OpenAI's interface with roles that templates know, contents as text, arguments of calls as objects.
-
-    System messages are joined into one at the begin, where every template takes them.
-    """
-    made: list[Message] = []
-    system: list[str] = []
-    for place, message in enumerate(messages):
-        role = ROLES.get(message["role"], message["role"])
-        text = text_of(message.get("content"), f"messages[{place}].content")
-        if role == "system":
-            system.append(text)
-            continue
-        each: Message = {"role": role, "content": text}
-        reasoning = message.get("reasoning_content") or message.get("reasoning")
-        if isinstance(reasoning, str):
-            each["reasoning_content"] = reasoning
-        if message.get("tool_calls"):
-            calls = enumerate(message["tool_calls"])
-            each["tool_calls"] = [_call(call, f"messages[{place}].tool_calls[{number}]") for number, call in calls]
-        for key in ("name", "tool_call_id"):
-            if isinstance(message.get(key), str):
-                each[key] = message[key]
-        made.append(each)
-    return [{"role": "system", "content": "\n\n".join(system)}, *made] if system else made
-
-
-def _call(call: Mapping[str, Any], where: str) -> dict[str, Any]:
-    function = call["function"]
-    arguments = function.get("arguments") or {}
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except (ValueError, RecursionError):
-            raise refused(f"{where}.function.arguments", "not JSON") from None
-    return {
-        "id": str(call.get("id") or ""),
-        "type": "function",
-        "function": {"name": function["name"], "arguments": arguments},
-    }
-
-
 def tool_choice_of(value: Any, tools: Sequence[Mapping[str, Any]]) -> str | tuple[str]:
     """OpenAI's tool_choice. 400 where it asks for a tool that is not there."""
     if value in (None, "auto"):
@@ -201,6 +158,7 @@ class Prepared(NamedTuple):
     """A prompt, what constrains the answer (a grammar for each choice), and how the answer is read."""
 
     prompt: list[int]
+    text: str
     grammar: Any = None
 
     def reader(self) -> Reader:
@@ -213,19 +171,18 @@ def prepared(model: Model, talk: Talk) -> Prepared:
         raise refused("response_format", "this server cannot enforce it", code="unsupported_parameter")
     if talk.tool_choice == "required" or isinstance(talk.tool_choice, tuple):
         raise refused("tool_choice", "this server cannot enforce it", code="unsupported_parameter")
-    messages = list(talk.messages)
-    begun = ""
-    if talk.continued:
-        if not messages or messages[-1]["role"] != "assistant":
-            raise refused("continue_final_message", "the last message must be the assistant's")
-        begun = messages.pop()["content"]
-    variables = dict(talk.template)
-    tools = [] if talk.tool_choice == "none" else list(talk.tools)
+    if talk.continued and talk.messages[-1]["role"] != "assistant":
+        raise refused("continue_final_message", "the last message must be the assistant's")
     try:
-        text = model.tokenizer.apply_chat_template(messages, tools=tools or None, documents=None, **variables)
+        prompt = model.conversations.prompt(
+            [{**message, "role": ROLES.get(message["role"], message["role"])} for message in talk.messages],
+            tools=None if talk.tool_choice == "none" else list(talk.tools) or None,
+            variables=talk.template,
+            continue_last=talk.continued,
+        )
     except TemplateError as error:
         raise ApiError(400, f"messages: {error}", code="template_error", param="messages") from None
-    return Prepared(model.tokenizer.encode(text + begun, False, True))
+    return Prepared(list(prompt.ids), prompt.text)
 
 
 class Reader:
@@ -236,8 +193,3 @@ class Reader:
 
     def end(self) -> list[Said | Called]:
         return []
-
-
-def check_messages(value: Any) -> list[Message]:
-    made: list[Message] = checked(value, MESSAGES, "messages")
-    return made

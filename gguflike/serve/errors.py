@@ -93,7 +93,7 @@ def of(error: BaseException, param: str | None = None) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, ArgumentError | ArgumentTypeError | UnsupportedError | TemplateError):
-        return ApiError(400, told(error), param=error.field or param)
+        return ApiError(400, told(error), param=error.field.replace(": ", ".") if error.field else param)
     if isinstance(error, GGUFLikeError):
         return ApiError(500, told(error), code="model_error")
     if isinstance(error, MemoryError):

@@ -186,7 +186,9 @@ def load(name: str, path: str, settings: Settings, progress: Progress | None) ->
         if isinstance(model.graph.head, Head):
             from gguflike.engine import Engine
 
-            engine = Engine(model, parallel=settings.parallel, queue=settings.queue)
+            engine = Engine(model, parallel=settings.parallel, queue=settings.queue, cache_bytes=settings.cache_bytes)
+            if model.conversations.has_template:
+                model.conversations.shape()  # what its template takes is found out once, not by the first who asks
         return Loaded(name, model, engine, about(model))
     except BaseException:
         model.close()

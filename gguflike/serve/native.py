@@ -82,7 +82,7 @@ async def apply_template(call: Call) -> dict[str, Any]:
     loaded = await call.server.models.acquire(call.values.get("model"))
     try:
         plan = await asyncio.to_thread(conversation.prepared, loaded.model, talk_of(call.values))
-        return {"prompt": loaded.model.detokenize(plan.prompt), "tokens": plan.prompt}
+        return {"prompt": plan.text, "tokens": plan.prompt}
     finally:
         loaded.release()
 

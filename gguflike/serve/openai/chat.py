@@ -15,7 +15,6 @@ from gguflike.serve.conversation import (
     Called,
     Said,
     Talk,
-    normal,
     schema_of,
     tool_choice_of,
 )
@@ -105,7 +104,7 @@ def talk_of(values: Mapping[str, Any]) -> Talk:
     if continued and values.get("add_generation_prompt"):
         raise refused("add_generation_prompt", "cannot be true beside continue_final_message")
     return Talk(
-        messages=normal(values["messages"]),
+        messages=values["messages"],
         tools=tools,
         tool_choice=tool_choice_of(values.get("tool_choice"), tools),
         parallel_calls=values.get("parallel_tool_calls", True),

@@ -7,7 +7,7 @@ from typing import Any
 
 from gguflike.serve import sse
 from gguflike.serve.context import Call
-from gguflike.serve.conversation import Talk, normal, schema_of, text_of, tool_choice_of
+from gguflike.serve.conversation import Talk, schema_of, text_of, tool_choice_of
 from gguflike.serve.errors import refused
 from gguflike.serve.openai import response_events
 from gguflike.serve.parameters import (
@@ -129,7 +129,7 @@ def _talk(values: Mapping[str, Any]) -> Talk:
     if form is not None and not isinstance(form, dict):
         raise refused("text.format", "expected an object")
     return Talk(
-        messages=normal(messages),
+        messages=messages,
         tools=tools,
         tool_choice=tool_choice_of(wanted, tools),
         parallel_calls=values.get("parallel_tool_calls", True),
