@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -60,18 +61,19 @@ def file_type(file: GGUFFile) -> str | None:
     return FILE_TYPES.get(number, f"unknown ({number})") if isinstance(number, int) else f"unknown ({number!r:.80})"
 
 
-def value(file: GGUFFile, key: str) -> Any:
-    """One metadata value as JSON.
+def value(file: GGUFFile, key: str, *, whole: bool = False) -> Any:
+    """One metadata value as JSON, all of it where ``whole``.
 
     A long array becomes ``{"array": item type, "count": n, "first": [...]}``, a very long string ``{"string": start,
     "count": characters}``, bytes that are not UTF-8 ``{"bytes": hex}``; NaN and infinities become strings.
     """
     metadata = file.metadata
+    longest = sys.maxsize if whole else LONGEST_STRING
     if metadata.type_of(key) is not ValueType.ARRAY:
-        return _plain(metadata[key])
+        return _plain(metadata[key], longest)
     count = metadata.count_of(key)
-    if count <= LONGEST_ARRAY:
-        return [_plain(item) for item in metadata[key]]
+    if whole or count <= LONGEST_ARRAY:
+        return [_plain(item, longest) for item in metadata[key]]
     kind = metadata.item_type_of(key)
     return {
         "array": kind.name.lower() if kind is not None else "",
@@ -80,13 +82,13 @@ def value(file: GGUFFile, key: str) -> Any:
     }
 
 
-def _plain(item: Any) -> Any:
+def _plain(item: Any, longest: int = LONGEST_STRING) -> Any:
     if isinstance(item, np.generic):
         item = item.item()
     if isinstance(item, bytes):
-        return {"bytes": item[:LONGEST_STRING].hex()} | ({"count": len(item)} if len(item) > LONGEST_STRING else {})
-    if isinstance(item, str) and len(item) > LONGEST_STRING:
-        return {"string": item[:LONGEST_STRING], "count": len(item)}
+        return {"bytes": item[:longest].hex()} | ({"count": len(item)} if len(item) > longest else {})
+    if isinstance(item, str) and len(item) > longest:
+        return {"string": item[:longest], "count": len(item)}
     if isinstance(item, float) and not math.isfinite(item):
         return "NaN" if math.isnan(item) else "Infinity" if item > 0 else "-Infinity"
     return item

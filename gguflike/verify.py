@@ -52,7 +52,8 @@ class Finding:
 class Report:
     """What ``verify`` found. ``digests``: whether the contents of every file were compared with digests.
 
-    ``paths`` are the files looked at (several for a split model), ``tensors`` and ``data_bytes`` count what was read.
+    ``paths`` are the files looked at (several for a split model), of ``file_bytes`` together; ``tensors`` and
+    ``data_bytes`` count what was read of tensors.
     ``opened`` is false where a header could not be read, so that nothing behind it was looked at.
     """
 
@@ -62,6 +63,7 @@ class Report:
     tensors: int
     data_bytes: int
     opened: bool = True
+    file_bytes: int = 0
 
     @property
     def ok(self) -> bool:
@@ -121,6 +123,7 @@ def verify(path: str | os.PathLike[str], progress: Progress | None = None) -> Re
             all(check.digests is not None for check in checks),
             sum(len(file.infos) for file in files),
             total,
+            file_bytes=sum(file.file_bytes for file in files),
         )
     finally:
         for file in files:

@@ -35,6 +35,7 @@ COMMANDS = {
     "serve": "answer over HTTP, as OpenAI's and Anthropic's interfaces do",
     "bench": "measure speed",
     "demo": "the whole path on a bundled checkpoint",
+    "completion": "a script that lets a shell complete commands and options",
 }
 
 DONE, BAD, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -64,6 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's, which we never call, spin on a core as they start
     streams.prepare()
+    if not arguments:
+        from gguflike.cli.overview import overview
+
+        print(overview(COMMANDS))
+        return DONE
+    if arguments[0] == "help":
+        arguments = [*arguments[1:2], "--help"]
     try:
         args = _parsed(arguments)
     except SystemExit as stop:  # argparse has said why, or printed the help
@@ -143,10 +151,12 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gguflike",
         description="A Hugging Face checkpoint in, a small, trustworthy, fast GGUF out.",
-        epilog="exit status: 0 done, 1 the file or data is bad, 2 usage",
+        epilog="exit status: 0 done, 1 the file or data is bad, or files differ, 2 usage, 130 interrupted. "
+        "`gguflike` alone shows first steps, and where settings are kept.",
         formatter_class=_Help,
     )
-    parser.add_argument("--version", action="version", version=f"gguflike {__version__}")
+    parser.add_argument("-V", "--version", action="version", version=f"gguflike {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     subparsers = parser.add_subparsers(dest="command", metavar="command", required=True, prog=parser.prog)
     wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
     if wanted is not None and wanted not in COMMANDS:
@@ -159,9 +169,25 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         if name == wanted:
             module = importlib.import_module(f"gguflike.cli.{name}")
             module.add_arguments(sub)
-            sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+            sub.add_argument(
+                "--debug", action="store_true", default=argparse.SUPPRESS, help="show where an error is from"
+            )
+            sub.usage = sub.usage or _usage(sub)
             sub.set_defaults(run=module.run, parser=sub)
     return parser
+
+
+def _usage(parser: argparse.ArgumentParser) -> str:
+    """The arguments of a command without its options, of which some have many."""
+    shapes = {None: "{0}", "?": "[{0}]", "*": "[{0} ...]", "+": "{0} [{0} ...]"}
+    words = []
+    for action in parser._actions:  # argparse has no other way to ask
+        name = "|".join(action.choices) if action.choices else str(action.metavar or action.dest)
+        if not action.option_strings:
+            words.append(shapes[action.nargs].format(name))  # type: ignore[index]
+        elif action.required:
+            words.append(f"{action.option_strings[0]} {name}")
+    return " ".join([parser.prog, *words, "[options]"])
 
 
 def _one_line(error: BaseException, args: argparse.Namespace | None = None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from gguflike.cli.arguments import MODEL, positive
-from gguflike.cli.output import print_json
+from gguflike.cli.output import print_json, size
 from gguflike.cli.progress import progress_bar
 from gguflike.errors import counted
 
@@ -37,7 +37,10 @@ def run(args: argparse.Namespace) -> int:
         print(f"load     {result['load_s']:.2f} s")
         print(f"prefill  {result['prefill_tokens_per_s']:.1f} tokens/s ({counted(result['prompt_tokens'], 'token')})")
         print(f"decode   {result['decode_tokens_per_s']:.1f} tokens/s ({counted(result['new_tokens'], 'token')})")
-        print(f"reads    {result['decode_gb_per_s']:.1f} GB/s; the machine can {result['machine_gb_per_s']:.1f}")
+        did, can = result["decode_gb_per_s"], result["machine_gb_per_s"]
+        print(
+            f"reads    {did:.1f} GB/s; the machine can {can:.1f}, {size(result['machine_read_bytes'])} again and again"
+        )
         did, can = result["prefill_tera_ops_per_s"], result["machine_tera_ops_per_s"]
         print(f"computes {did:.2f} Tops; the machine can {can:.2f}")
     return 0

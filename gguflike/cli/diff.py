@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         print_json({**asdict(result), "identical": result.identical, "tensors": tensors})
     else:
         _print(result)
-    return 0
+    return 0 if result.identical else 1
 
 
 def _finite(row: dict[str, object]) -> dict[str, object]:

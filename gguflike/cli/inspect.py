@@ -5,29 +5,70 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
 from gguflike.cli.arguments import MODEL
-from gguflike.cli.output import clean, print_json, size, table
+from gguflike.cli.output import clean, columns, size, table
+from gguflike.cli.several import for_each, print_documents
+
+if TYPE_CHECKING:
+    from gguflike.container import GGUFFile
+
+LONGEST, SHORTEST = 90, 16  # characters of a value that are shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help=MODEL)
+    parser.add_argument("files", metavar="FILE", nargs="+", help=MODEL)
     parser.add_argument("--tensors", action="store_true", help="list every tensor")
-    parser.add_argument("--json", action="store_true", help="one JSON document")
+    parser.add_argument("--key", metavar="GLOB", help="only metadata of these names, such as 'tokenizer.*', all of it")
+    parser.add_argument("--json", action="store_true", help="one JSON document; of several files, a list")
+    parser.set_defaults(listed="files")
 
 
 def run(args: argparse.Namespace) -> int:
     from gguflike.describe import describe
     from gguflike.locate import open_header
 
-    with open_header(args.file) as file:
-        document = describe(file)
+    documents: list[Any] = []
+
+    def inspect(name: str) -> int:
+        with open_header(name) as file:
+            document = describe(file) if args.key is None else _whole(file, args.key)
+        if args.json:
+            documents.append(document)
+        elif args.key is not None:
+            _print_values(document)
+        else:
+            _print(document, name, args.tensors)
+        return 0
+
+    status = for_each(args, inspect)
     if args.json:
-        print_json(document)
-    else:
-        _print(document, args.file, args.tensors)
-    return 0
+        print_documents(args.files, documents)
+    return status
+
+
+def _whole(file: GGUFFile, pattern: str) -> dict[str, Any]:
+    """Metadata whose names the pattern fits, all of it."""
+    from fnmatch import fnmatchcase
+
+    from gguflike.describe import value
+    from gguflike.errors import GGUFError, did_you_mean
+
+    found = {key: value(file, key, whole=True) for key in file.metadata if fnmatchcase(key, pattern)}
+    if not found:
+        remedy = did_you_mean(pattern, file.metadata)
+        raise GGUFError("no such metadata", path=file.path, field=pattern, remedy=remedy)
+    return found
+
+
+def _print_values(values: dict[str, Any]) -> None:
+    """Names and values, texts with their lines; of a single one, the value alone."""
+    for key, value in values.items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        shown = "\n".join(clean(line) for line in text.split("\n"))
+        print(shown if len(values) == 1 else f"{clean(key)}: {shown}")
 
 
 def _print(document: dict[str, Any], path: str, all_tensors: bool) -> None:
@@ -44,7 +85,11 @@ def _print(document: dict[str, Any], path: str, all_tensors: bool) -> None:
     print(table(facts))
     if document["metadata"]:
         print("\nmetadata")
-        print(table([["  " + clean(key), _shown(value)] for key, value in document["metadata"].items()]))
+        names = [f"  {clean(key)}" for key in document["metadata"]]
+        room = _room(max(map(len, names)) + 2)
+        print(
+            table([[name, _shown(each, room)] for name, each in zip(names, document["metadata"].values(), strict=True)])
+        )
     if document["quality"]:
         reference = document["metadata"].get("gguflike.quality.reference")
         print(f"\nquality, beside {clean(str(reference))} in floats")
@@ -54,15 +99,26 @@ def _print(document: dict[str, Any], path: str, all_tensors: bool) -> None:
         print(_tensor_list(document["tensors"]) if all_tensors else _by_type(document["tensors"]))
 
 
-def _shown(value: Any) -> str:
+def _room(before: int) -> int:
+    """Columns for a value behind so many: on a terminal, what is left of the line."""
+    return max(columns() - before, SHORTEST) if sys.stdout.isatty() else LONGEST
+
+
+def _shown(value: Any, room: int = LONGEST) -> str:
     if isinstance(value, dict) and "array" in value:
-        first = ", ".join(_shown(item) for item in value["first"])
-        return f"{clean(first, 70)} ({value['count']:,} {value['array']})"
+        first, counted = ", ".join(_shown(item) for item in value["first"]), f" ({value['count']:,} {value['array']})"
+        return _cut(first, max(room - len(counted), SHORTEST)) + counted
     if isinstance(value, dict):
-        return clean(json.dumps(value), 90)
+        return _cut(json.dumps(value), room)
     if isinstance(value, list):
-        return clean("[" + ", ".join(_shown(item) for item in value) + "]", 90)
-    return clean(value if isinstance(value, str) else json.dumps(value), 90)
+        return _cut("[" + ", ".join(_shown(item) for item in value) + "]", room)
+    return _cut(value if isinstance(value, str) else json.dumps(value), room)
+
+
+def _cut(text: str, room: int) -> str:
+    """At most so many characters, those of escapes counted."""
+    shown = clean(text, room)
+    return shown if len(shown) <= room else shown[: room - 1] + "…"
 
 
 def _quality(rows: list[dict[str, Any]]) -> str:

@@ -6,26 +6,37 @@ import argparse
 from dataclasses import asdict
 
 from gguflike.cli.arguments import MODEL
-from gguflike.cli.output import clean, print_json, size
+from gguflike.cli.output import clean, size
 from gguflike.cli.progress import progress_bar
+from gguflike.cli.several import for_each, print_documents
 from gguflike.errors import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help=MODEL)
-    parser.add_argument("--json", action="store_true", help="one JSON document")
+    parser.add_argument("files", metavar="FILE", nargs="+", help=MODEL)
+    parser.add_argument("--json", action="store_true", help="one JSON document; of several files, a list")
+    parser.set_defaults(listed="files")
 
 
 def run(args: argparse.Namespace) -> int:
     from gguflike.verify import verify
 
-    with progress_bar() as progress:
-        report = verify(args.file, progress)
+    documents = []
+
+    def check(name: str) -> int:
+        with progress_bar() as progress:
+            report = verify(name, progress)
+        if args.json:
+            documents.append({"ok": report.ok, "scope": report.scope, **asdict(report)})
+        else:
+            for finding in report.findings:
+                print(f"{finding.severity}: {clean(str(finding))}")
+            which = f"{clean(name)}: " if len(args.files) > 1 else ""
+            sizes = f"{size(report.file_bytes)}, {size(report.data_bytes)} of it in {counted(report.tensors, 'tensor')}"
+            print(f"{which}{'good' if report.ok else 'BAD'}: {sizes}; {report.scope}", flush=True)
+        return 0 if report.ok else 1
+
+    status = for_each(args, check)
     if args.json:
-        print_json({"ok": report.ok, "scope": report.scope, **asdict(report)})
-    else:
-        for finding in report.findings:
-            print(f"{finding.severity}: {clean(str(finding))}")
-        verdict = "good" if report.ok else "BAD"
-        print(f"{verdict}: {counted(report.tensors, 'tensor')}, {size(report.data_bytes)}; {report.scope}")
-    return 0 if report.ok else 1
+        print_documents(args.files, documents)
+    return status

@@ -1,0 +1,39 @@
+"""Commands that take several files: each is looked at, whatever is wrong with another."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gguflike.cli.output import clean, flags_of, print_json
+from gguflike.cli.streams import say
+from gguflike.errors import ArgumentError, GGUFLikeError
+
+
+def for_each(args: argparse.Namespace, look: Callable[[str], int]) -> int:
+    """Look at each of ``args.files``; the worst status. Of a single one, errors are raised; of several, they are said,
+    and the others looked at."""
+    if len(args.files) == 1:
+        return look(args.files[0])
+    worst = 0
+    for name in args.files:
+        try:
+            worst = max(worst, look(name))
+        except ArgumentError:
+            raise
+        except (GGUFLikeError, OSError) as error:
+            if args.debug:
+                raise
+            text = (
+                error.for_command(flags_of(args)) if isinstance(error, GGUFLikeError) else error.strerror or str(error)
+            )
+            where = "" if isinstance(error, GGUFLikeError) and error.path is not None else f"{name}: "
+            say(f"gguflike {args.command}: {clean(where + ' '.join(text.split()))}")
+            worst = max(worst, 1)
+    return worst
+
+
+def print_documents(files: Sequence[str], documents: Sequence[Any]) -> None:
+    """What is known of the files as JSON: of a single one a document, of several a list of those there are."""
+    print_json(documents[0] if len(files) == 1 else documents)
