@@ -82,10 +82,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
         ["frobnicate"],
         ["inspect"],
-        ["inspect", "a", "b"],
+        ["inspect", "a", "--nosuch"],
         ["convert", "x"],
         ["convert", "x", "-o", "y", "-t", "Q9_K"],
         ["convert", "x", "-o", "y", "--tensor-type", "(=Q8_0"],
@@ -191,8 +190,9 @@ def test_inspect_json_is_describe(small: Path, capsys: pytest.CaptureFixture[str
 
 def test_verify(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(small)]) == 0
+    whole = output.size(small.stat().st_size)
     assert capsys.readouterr().out.startswith(
-        "good: 3 tensors, 768 bytes; checked structure, finite values and the SHA"
+        f"good: {whole}, 768 bytes of it in 3 tensors; checked structure, finite values and the SHA"
     )
     assert run_json(capsys, "verify", small)["ok"] is True
     data = bytearray(small.read_bytes())
@@ -213,12 +213,13 @@ def test_diff(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     other = tmp_path / "other.gguf"
     tensors = [gguflike.quantize(np.ones(shape), "F32", name=f"blk.{i}.x") for i, shape in enumerate([(2, 32), (3, 3)])]
     gguflike.write(other, {"general.architecture": "llama", "b.new": 1}, tensors)
-    assert main(["diff", str(small), str(other)]) == 0
+    assert main(["diff", str(small), str(other)]) == 1
     out = capsys.readouterr().out
     assert "tensor only in A: blk.2.x" in out
     assert "metadata only in B: b.new" in out
     assert "shapes differ" in out
-    document = run_json(capsys, "diff", small, other)
+    assert main(["diff", str(small), str(other), "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
     assert document["identical"] is False
     assert document["tensors"][1]["relative"] is None
 

@@ -169,9 +169,8 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         if name == wanted:
             module = importlib.import_module(f"gguflike.cli.{name}")
             module.add_arguments(sub)
-            sub.add_argument(
-                "--debug", action="store_true", default=argparse.SUPPRESS, help="show where an error is from"
-            )
+            given = argparse.SUPPRESS  # or what stands in front of the command
+            sub.add_argument("--debug", action="store_true", default=given, help="show the traceback of an error")
             sub.usage = sub.usage or _usage(sub)
             sub.set_defaults(run=module.run, parser=sub)
     return parser

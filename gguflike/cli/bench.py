@@ -38,9 +38,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"prefill  {result['prefill_tokens_per_s']:.1f} tokens/s ({counted(result['prompt_tokens'], 'token')})")
         print(f"decode   {result['decode_tokens_per_s']:.1f} tokens/s ({counted(result['new_tokens'], 'token')})")
         did, can = result["decode_gb_per_s"], result["machine_gb_per_s"]
-        print(
-            f"reads    {did:.1f} GB/s; the machine can {can:.1f}, {size(result['machine_read_bytes'])} again and again"
-        )
+        again = f"{size(result['machine_read_bytes'])} again and again"
+        print(f"reads    {did:.1f} GB/s; the machine can {can:.1f}, {again}")
         did, can = result["prefill_tera_ops_per_s"], result["machine_tera_ops_per_s"]
         print(f"computes {did:.2f} Tops; the machine can {can:.2f}")
     return 0

@@ -69,7 +69,7 @@ def _check_template(model: Model, args: argparse.Namespace) -> None:
     """Say what can be done with a model that cannot be talked to."""
     from gguflike.errors import UnsupportedError
 
-    if not model.tokenizer.chat_templates:
+    if not model.conversations.has_template:
         name = args.file or args.model or model.path
         raise UnsupportedError(
             "the file holds no chat template: this is a base model, which continues texts",
@@ -84,5 +84,5 @@ def _greet(model: Model, is_plain: bool) -> None:
     if not is_plain:
         say(f"Say something. {leave}.")
         return
-    hint = "; `gguflike chat` talks to this model" if model.tokenizer.chat_templates else ""
+    hint = "; `gguflike chat` talks to this model" if model.conversations.has_template else ""
     say(f"Begin a text, which the model continues; Enter goes on. {leave}{hint}.")

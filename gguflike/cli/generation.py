@@ -126,5 +126,6 @@ def begin_answer(
     chosen: Mapping[str, Any],
     progress: Progress | None,
 ) -> Stream:
-    """Begin to answer a conversation."""
-    return model.chat(messages, tokens_of(args), progress=progress, **chosen)
+    """Begin to answer a conversation; markup in its messages is text unless --special."""
+    variables = {} if args.think is None else {"enable_thinking": args.think}
+    return model.chat(messages, tokens_of(args), variables=variables, special=args.special, progress=progress, **chosen)

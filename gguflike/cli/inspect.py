@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             documents.append(document)
         elif args.key is not None:
-            _print_values(document)
+            _print_values(document, name if len(args.files) > 1 else None)
         else:
             _print(document, name, args.tensors)
         return 0
@@ -63,8 +63,11 @@ def _whole(file: GGUFFile, pattern: str) -> dict[str, Any]:
     return found
 
 
-def _print_values(values: dict[str, Any]) -> None:
-    """Names and values, texts with their lines; of a single one, the value alone."""
+def _print_values(values: dict[str, Any], path: str | None) -> None:
+    """Names and values, texts with their lines; of a single one, the value alone. ``path``: the file, if there are
+    several."""
+    if path is not None:
+        print(f"{clean(path)}:")
     for key, value in values.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         shown = "\n".join(clean(line) for line in text.split("\n"))
@@ -87,9 +90,8 @@ def _print(document: dict[str, Any], path: str, all_tensors: bool) -> None:
         print("\nmetadata")
         names = [f"  {clean(key)}" for key in document["metadata"]]
         room = _room(max(map(len, names)) + 2)
-        print(
-            table([[name, _shown(each, room)] for name, each in zip(names, document["metadata"].values(), strict=True)])
-        )
+        values = [_shown(each, room) for each in document["metadata"].values()]
+        print(table([*map(list, zip(names, values, strict=True))]))
     if document["quality"]:
         reference = document["metadata"].get("gguflike.quality.reference")
         print(f"\nquality, beside {clean(str(reference))} in floats")

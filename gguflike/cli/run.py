@@ -19,7 +19,7 @@ from gguflike.cli.generation import (
 )
 from gguflike.cli.output import print_json
 from gguflike.cli.screen import Screen
-from gguflike.cli.settings import CONVERSATION, SHOWN, add_settings
+from gguflike.cli.settings import CONVERSATION, SHOWN, SYSTEM, add_settings
 from gguflike.cli.streams import is_fed, need_input, read_all
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", metavar="PROMPT", nargs="*", help="text to continue")
     parser.add_argument("-p", "--prompt", metavar="TEXT", help="the same; - is all of standard input")
     parser.add_argument("--chat", action="store_true", help="put the prompt through the file's chat template")
-    parser.add_argument("--system", metavar="TEXT", help="system message, with --chat")
+    add_settings(parser.add_argument_group("with --chat"), SYSTEM)
     parser.add_argument("--special", action="store_true", help="markup in the prompt such as <|im_end|> is no text")
     add_sampling_arguments(parser, tokens=128, temperature=0.0)
     add_settings(parser, SHOWN)
@@ -50,8 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from gguflike.cli import UsageError
 
-    if args.system is not None and not args.chat:
-        raise UsageError("--system is for --chat, or for gguflike chat")
+    for name, flag in (("system", "--system"), ("think", "--think")):
+        if getattr(args, name) is not None and not args.chat:
+            raise UsageError(f"{flag} is for --chat, or for gguflike chat")
     if args.model is not None and args.file is not None:  # then it is the first word of the prompt
         args.words.insert(0, args.file)
         args.file = None

@@ -206,7 +206,10 @@ SHOWN = (
 )
 
 #: What a conversation begins with.
-SYSTEM = (Setting("system", ("--system", "--system-prompt"), TEXT, "system message", "TEXT", "chat"),)
+SYSTEM = (
+    Setting("system", ("--system", "--system-prompt"), TEXT, "system message", "TEXT", "chat"),
+    Setting("think", ("--think",), SWITCH, "let a model think first that can do with and without", None, "chat"),
+)
 
 #: What a conversation does.
 CONVERSATION = (

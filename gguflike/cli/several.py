@@ -25,11 +25,11 @@ def for_each(args: argparse.Namespace, look: Callable[[str], int]) -> int:
         except (GGUFLikeError, OSError) as error:
             if args.debug:
                 raise
-            text = (
-                error.for_command(flags_of(args)) if isinstance(error, GGUFLikeError) else error.strerror or str(error)
-            )
-            where = "" if isinstance(error, GGUFLikeError) and error.path is not None else f"{name}: "
-            say(f"gguflike {args.command}: {clean(where + ' '.join(text.split()))}")
+            if isinstance(error, GGUFLikeError):
+                text = error.for_command(flags_of(args))
+            else:
+                text = f"{error.filename or name}: {error.strerror or error}"
+            say(f"gguflike {args.command}: {clean(' '.join(text.split()))}")
             worst = max(worst, 1)
     return worst
 

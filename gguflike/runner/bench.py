@@ -99,7 +99,12 @@ def machine_limits(threads: int, repeat: int = 3, read_bytes: int = READ_BYTES) 
     multiply.add("matmul.limits:multiply", words, items=MULTIPLY_ROUNDS)
     for program in (read, multiply):
         program.link()
-    reading = _median(lambda: [team.run(read, 1) for _ in range(times)], repeat) / times
+
+    def read_all() -> None:
+        for _ in range(times):
+            team.run(read, 1)
+
+    reading = _median(read_all, repeat) / times
     multiplying = _median(lambda: team.run(multiply, 1), repeat)
     team.close()
     return vectors * READ_VECTORS / reading / 1e9, MULTIPLY_ROUNDS * ROUND_OPERATIONS / multiplying / 1e12

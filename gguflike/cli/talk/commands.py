@@ -66,7 +66,7 @@ def _help(session: Session, _: str) -> None:
     session.tell(table([[f"  {key}", what] for key, what in (keys if session.is_typed else keys[1:2])]))
 
 
-_SETTABLE = names_of(TEXT_SETTINGS, SAMPLING, (ALL["on_full"], ALL["wrap"], ALL["quiet"]))
+_SETTABLE = names_of(TEXT_SETTINGS, SAMPLING, (ALL["on_full"], ALL["think"], ALL["wrap"], ALL["quiet"]))
 
 
 def _set(session: Session, rest: str) -> None:
