@@ -10,6 +10,7 @@
     │   └── ArgumentError    an argument's value is not one that the function takes; also a ValueError
     ├── ArgumentTypeError    an argument is of a kind that the function does not take; also a TypeError
     ├── QuantizationError    values or shapes that cannot be stored in the block type asked for
+    ├── CacheError           what was saved of a text cannot be used again
     ├── Full                 so much is asked for already that this must be asked for later
     ├── TemplateError        a chat template failed, or tried what a template may not do
     └── OutputError          the target cannot be written (exists as the source, no space, no permission)
@@ -29,6 +30,7 @@ from typing import Any, SupportsIndex
 __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
+    "CacheError",
     "ChangedError",
     "CheckpointError",
     "DigestError",
@@ -149,6 +151,10 @@ class QuantizationError(GGUFLikeError):
 
 class TemplateError(GGUFLikeError):
     """A chat template failed, ran too long, or tried what a template may not do."""
+
+
+class CacheError(GGUFLikeError):
+    """What was saved of a text is missing, damaged, or of another model."""
 
 
 class Full(GGUFLikeError):

@@ -75,16 +75,17 @@ def engine(model: Model) -> Iterator[Engine]:
 class Gate:
     """A listener that keeps the engine's thread until it is opened: what is asked for meanwhile waits."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, request: Request | None = None, at: type = Prefilled) -> None:
+        """It waits at the first event of the kind ``at``."""
         self._open, entered = threading.Event(), threading.Event()
 
         def hold(event: Event) -> None:
-            if isinstance(event, Prefilled):
+            if isinstance(event, at):
                 entered.set()
                 assert self._open.wait(SECONDS)
 
         self.heard = Heard(hold)
-        self.job = engine.submit(Request([1, 2, 3], 5), self.heard)
+        self.job = engine.submit(request or Request([1, 2, 3], 5), self.heard)
         assert entered.wait(SECONDS)
 
     def open(self) -> None:

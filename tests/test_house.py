@@ -43,7 +43,7 @@ BELOW = {
     "chat": {"errors", "checkpoint"},
     "runner": {"progress", "errors", "blocks", "kernels", "tensor", "container", "families", "checkpoint", "locate"}
     | {"activations", "chat"},
-    "engine": {"errors", "runner"},
+    "engine": {"errors", "container", "runner"},
     "serve": {"progress", "errors", "container", "families", "chat", "runner", "engine"},
     "calibration": {"progress", "errors", "activations", "container", "locate", "convert", "runner", "evaluate"},
     "quality": {"container"},

@@ -8,10 +8,14 @@ while others wait for their next token.
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
 from itertools import count
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +25,7 @@ from gguflike.engine.job import Job
 from gguflike.engine.pace import Pace
 from gguflike.engine.places import Places
 from gguflike.engine.request import Request
+from gguflike.engine.store import Store
 from gguflike.errors import ArgumentError, Full, check_integer, counted
 from gguflike.runner.memory import machine_bytes
 from gguflike.runner.together import Run
@@ -32,13 +37,15 @@ CACHE_SHARE = 10  # the cache may take one part in so many of the machine's memo
 
 
 class Slot(NamedTuple):
-    """A job that is being computed: ``computed`` of its ``prompt_tokens`` and ``generated`` tokens are."""
+    """A job that is being computed, in the slot ``number``: ``computed`` of its ``prompt_tokens`` and ``generated``
+    tokens are."""
 
     job: int
     prompt_tokens: int
     cached_tokens: int
     computed: int
     generated: int
+    number: int
 
 
 class Stats(NamedTuple):
@@ -48,6 +55,7 @@ class Stats(NamedTuple):
     ``refused`` ones found the queue full. ``cached_tokens`` of the ``prompt_tokens`` did not have to be computed; they
     are counted when a job ends, as are tokens ``drafted`` and ``accepted``. ``steps`` are passes, of ``rows`` tokens in
     all, in ``busy_seconds`` of the thread. ``cache_bytes`` of ``cache_limit`` are taken for what others may begin with.
+    ``held``: how many tokens each slot holds, those of free slots for texts that begin alike.
     """
 
     slots: tuple[Slot, ...]
@@ -69,6 +77,7 @@ class Stats(NamedTuple):
     busy_seconds: float
     cache_bytes: int
     cache_limit: int
+    held: tuple[int, ...]
 
 
 _COUNTERS = Stats._fields[Stats._fields.index("submitted") : Stats._fields.index("busy_seconds")]
@@ -79,13 +88,26 @@ class Engine:
 
     ``parallel``: how many texts are computed at the same time. ``queue``: how many may wait beside them.
     ``cache_bytes``: memory for what was computed of texts, for others that begin alike (None: a tenth of the
-    machine's). The model may be used beside it, though each waits for the other; closing the engine does not close the
-    model.
+    machine's). ``draft``: a smaller model of the same vocabulary that guesses at most ``draft_tokens`` at a time, which
+    changes the speed and no text. ``store``: a folder for `save` and `restore`. The model may be used beside the
+    engine, though each waits for the other; closing the engine does not close the model.
 
     A text is the same whatever is computed beside it (see `runner.together`).
     """
 
-    def __init__(self, model: Model, *, parallel: int = 8, queue: int = 64, cache_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        parallel: int = 8,
+        queue: int = 64,
+        cache_bytes: int | None = None,
+        draft: Model | None = None,
+        draft_tokens: int = 8,
+        store: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """ArgumentError where the draft model has another vocabulary, a number is out of range, or there is no such
+        folder; UnsupportedError where the model has no logits."""
         self.model = model
         self.parallel = check_integer("parallel", parallel, 1)
         self.queue = check_integer("queue", queue, 0)
@@ -93,9 +115,11 @@ class Engine:
         self._together = model.together(parallel)
         self._places = Places(self._together.slots, limit)
         self._pace = Pace(self._together.batch)
-        self._drafts = Drafts()
+        self._drafts = Drafts(model, parallel, draft, draft_tokens)
         self._changed = threading.Condition()
         self._numbers = count(1)
+        self._store = None if store is None else Store(Path(store), model)
+        self._calls: deque[tuple[Callable[[], int], Future[int]]] = deque()  # for the thread
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
         self._turn = 0  # number of the job whose prompt went on last
@@ -116,8 +140,7 @@ class Engine:
         self.model.check_prompt(list(request.prompt))
         job = Job(next(self._numbers), request, listener, self.model)
         with self._changed:
-            if self._closing or self._died is not None:
-                raise ArgumentError("the engine is closed", path=self.model.path)
+            self._check_open()
             free = self.parallel - len(self._running)
             if len(self._waiting) >= self.queue + max(0, free):
                 self._counts["refused"] += 1
@@ -132,6 +155,55 @@ class Engine:
             self._since = self._since or time.monotonic()
             self._changed.notify()
         return job
+
+    # Slots
+
+    def save(self, slot: int, name: str) -> int:
+        """Write what a free slot holds to a file of that name in the folder ``store``; returns how many tokens.
+
+        ArgumentError where there is no folder, no such slot that is free, nothing in it, or the name is none (a path,
+        say); OutputError where the file cannot be written.
+        """
+        return self._call(lambda: self._stored().save(self._places.free(slot), name))
+
+    def restore(self, slot: int, name: str) -> int:
+        """Let a free slot hold what `save` wrote, for the next text that begins alike; returns how many tokens.
+
+        Errors as of `save`, and CacheError where the file is missing, damaged or of another model, type of cache,
+        context or version: then the slot holds nothing.
+        """
+        return self._call(lambda: self._stored().restore(self._places.free(slot), name))
+
+    def erase(self, slot: int) -> int:
+        """Let a free slot hold nothing; returns how many tokens it held. ArgumentError where it is not free."""
+
+        def erased() -> int:
+            place = self._places.free(slot)
+            held = len(place.tokens)
+            place.lose()
+            return held
+
+        return self._call(erased)
+
+    def _stored(self) -> Store:
+        if self._store is None:
+            raise ArgumentError("there is no folder for slots", field="store", remedy="make the Engine with `store`")
+        return self._store
+
+    def _call(self, work: Callable[[], int]) -> int:
+        """What ``work`` returns or raises on the engine's thread, between two steps."""
+        answer: Future[int] = Future()
+        with self._changed:
+            self._check_open()
+            self._calls.append((work, answer))
+            self._changed.notify()
+        return answer.result()
+
+    def _check_open(self) -> None:
+        if self._closing or self._died is not None:
+            raise ArgumentError("the engine is closed", path=self.model.path)
+
+    # What it does
 
     def health(self) -> float:
         """Seconds since the last step while work waits; 0.0 where none does, infinity where the thread has died."""
@@ -150,8 +222,10 @@ class Engine:
                     job.result.cached_tokens,
                     job.computed,
                     len(job.result.tokens),
+                    job.slot.number,
                 )
                 for job in self._running
+                if job.slot is not None
             )
             return Stats(
                 slots=slots,
@@ -161,6 +235,7 @@ class Engine:
                 busy_seconds=self._busy_seconds,
                 cache_bytes=self._places.kept.nbytes,
                 cache_limit=self._places.kept.limit,
+                held=tuple(len(slot.tokens) for slot in self._together.slots),
                 **self._counts,
             )
 
@@ -171,6 +246,7 @@ class Engine:
             self._changed.notify()
         self._thread.join()
         self._together.close()
+        self._drafts.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -200,11 +276,17 @@ class Engine:
     def _wait(self) -> bool:
         """Wait for work. Returns False where the engine is being closed."""
         with self._changed:
-            while not (self._running or self._waiting or self._closing):
+            while not (self._running or self._waiting or self._calls or self._closing):
                 self._changed.wait()
             return not self._closing
 
     def _step(self) -> None:
+        while self._calls:
+            work, answer = self._calls.popleft()
+            try:
+                answer.set_result(work())
+            except Exception as error:
+                answer.set_exception(error)
         self._sweep()
         self._admit()
         chosen = self._chosen()
@@ -245,6 +327,7 @@ class Engine:
             self._waiting = deque(job for job in self._waiting if not job.over)
         for job in ended:
             self._places.leave(job)
+            self._drafts.leave(job)
             self._counts[job.outcome] += 1
             for name in ("cached_tokens", "drafted", "accepted"):
                 self._counts[name] += getattr(job.result, name)
@@ -282,6 +365,9 @@ class Engine:
         with self._changed:
             jobs = [*self._running, *self._waiting]
             self._running, self._waiting, self._since = [], deque(), 0.0
+            calls, self._calls = self._calls, deque()
+        for _, answer in calls:
+            answer.set_exception(error)
         for job in jobs:
             job.fail(error)
             self._counts["failed"] += 1

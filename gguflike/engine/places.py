@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gguflike.engine.prefixes import Blocks, Texts
+from gguflike.errors import ArgumentError
 from gguflike.runner.slots import common
 from gguflike.runner.state import BLOCK
 
@@ -69,6 +70,16 @@ class Places:
         elif job.result.tokens:
             self.kept.keep(slot)
         self._free.append(slot)
+
+    def free(self, number: int) -> Slot:
+        """The slot of that number, as the one left last. ArgumentError where there is none, or a job has it."""
+        for slot in self._free:
+            if slot.number == number:
+                self._free.remove(slot)
+                self._free.append(slot)
+                return slot
+        there = ", ".join(str(slot.number) for slot in sorted(self._free, key=lambda slot: slot.number)) or "none"
+        raise ArgumentError("no such slot that is free", field="slot", expected=f"one of {there}", got=number)
 
     def _emptiest(self) -> Slot:
         """A free slot that holds nothing, or was left longest ago."""

@@ -132,6 +132,11 @@ class Model:
         return self.graph.embedding.n_vocab
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """The files that the model is in."""
+        return self._file.paths
+
+    @property
     def closed(self) -> bool:
         """Whether the model can no longer be used."""
         return self._closed
