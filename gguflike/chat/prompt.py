@@ -9,10 +9,13 @@ encoded as a whole; in another, control tokens without a mark are tokens, and wh
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from gguflike.chat.formats import TOLD, Format, format_of
+from gguflike.chat.harmony import ChannelReader
 from gguflike.chat.messages import normalized, normalized_tools
+from gguflike.chat.reading import Reader
 from gguflike.chat.shape import Shape, shape_of, shaped
 from gguflike.chat.template import FIELD, render
 from gguflike.errors import ArgumentError, TemplateError
@@ -33,10 +36,30 @@ class Tokenizer(Protocol):
 
 @frozen
 class Prompt:
-    """A conversation as a model reads it: ``ids``, and the ``text`` that the template made."""
+    """A conversation as a model reads it: ``ids``, and the ``text`` that the template made.
+
+    ``form`` is how the model writes what it answers; ``reader`` reads it. For that the text of the answer has to hold
+    the control tokens ``shown``, which a text has not otherwise. ``tools`` are those that it may call, normalized.
+    """
 
     ids: tuple[int, ...]
     text: str
+    form: Format
+    tools: tuple[dict[str, Any], ...]
+    shown: frozenset[int]
+
+    @property
+    def in_reasoning(self) -> bool:
+        """Whether the prompt ends within reasoning, which the answer continues."""
+        reasoning = self.form.reasoning
+        return reasoning is not None and self.text.rstrip().endswith(reasoning.begin.rstrip())
+
+    def reader(self) -> Reader | ChannelReader:
+        """What reads one answer's text: its answer, its reasoning and its calls."""
+        if self.form.channels:
+            header, body, _ = self.text.rpartition("<|start|>assistant")[2].partition("<|message|>")
+            return ChannelReader(calls=bool(self.tools), header=header + body)
+        return Reader(self.form, tools=self.tools, reasoning=self.in_reasoning)
 
 
 class Chat:
@@ -84,10 +107,13 @@ class Chat:
         mark, end = _unused((source, made, functions, variables))
         if continue_last:
             _open(made, end)
-        made, functions = shaped(made, functions, shape)
-        markup = self._found_markup()
+        markup, tools = self._found_markup(), tuple(functions or ())
+        form = format_of(source, markup.texts, bool(tools), told=not shape.tools)
+        made, functions = shaped(made, functions, shape, form.calls or TOLD)
         if not special:
-            made, functions = markup.marked(made, mark), markup.marked(functions, mark)
+            own = frozenset(form.markup)
+            made = [markup.marked(message, mark, own if message["role"] == "assistant" else ()) for message in made]
+            functions = markup.marked(functions, mark)
         text = render(
             source,
             {
@@ -106,7 +132,7 @@ class Chat:
             if not found:
                 raise TemplateError("the template leaves out the last message, so it cannot be continued", field=FIELD)
         ids = markup.encode(text, mark) if mark in text else self._tokenizer.encode(text, False, True)
-        return Prompt(tuple(ids), text.replace(mark, ""))
+        return Prompt(tuple(ids), text.replace(mark, ""), form, tools, markup.shown(form))
 
     def _source(self, name: str) -> str:
         templates = self._tokenizer.chat_templates
@@ -138,20 +164,25 @@ class Markup:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         vocabulary = tokenizer.vocabulary
-        self._ids = {vocabulary.written(i): i for i in vocabulary.added_ids() if vocabulary.is_special(i)}
-        longest_first = sorted(self._ids, key=lambda text: (-len(text), text))
+        self.texts = {vocabulary.written(i): i for i in vocabulary.added_ids() if vocabulary.is_special(i)}
+        longest_first = sorted(self.texts, key=lambda text: (-len(text), text))
         self._pattern = "|".join(map(re.escape, longest_first)) or r"(?!)"
-        self._starts = re.compile(f"(?=(?:{self._pattern}))")
+        self._starts = re.compile(f"(?=({self._pattern}))")
 
-    def marked(self, value: Any, mark: str) -> Any:
-        """``value`` (JSON) with ``mark`` before each control token in the texts of it."""
+    def marked(self, value: Any, mark: str, own: Collection[str] = ()) -> Any:
+        """``value`` (JSON) with ``mark`` before each control token in the texts of it, but for those of ``own``."""
         if isinstance(value, str):
-            return self._starts.sub(mark, value)
+            return self._starts.sub(lambda match: "" if match[1] in own else mark, value)
         if isinstance(value, Mapping):
-            return {self.marked(key, mark): self.marked(item, mark) for key, item in value.items()}
+            return {self.marked(key, mark, own): self.marked(item, mark, own) for key, item in value.items()}
         if isinstance(value, Sequence) and not isinstance(value, bytes):
-            return [self.marked(item, mark) for item in value]
+            return [self.marked(item, mark, own) for item in value]
         return value
+
+    def shown(self, form: Format) -> frozenset[int]:
+        """The control tokens of which the format's markup is made."""
+        markup = form.markup
+        return frozenset(i for text, i in self.texts.items() if any(text in mark or mark in text for mark in markup))
 
     def encode(self, text: str, mark: str) -> list[int]:
         """Token ids of a text with marks: control tokens that have none are tokens."""
@@ -167,7 +198,7 @@ class Markup:
             if piece:
                 ids += self._tokenizer.encode(piece, False, False)
             if match:
-                ids.append(self._ids[match[0]])
+                ids.append(self.texts[match[0]])
                 position, strip_next = match.end(), strips.takes(match[0], "rstrip")
         return ids
 

@@ -8,15 +8,17 @@ does not show again in the prompt is not taken.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from gguflike.chat.calls import written
 from gguflike.chat.template import render_each
 from gguflike.errors import TemplateError
 from gguflike.frozen import frozen
 
 if TYPE_CHECKING:
+    from gguflike.chat.formats import Calls
     from gguflike.chat.messages import Message
 
     Tools = list[dict[str, Any]]
@@ -32,7 +34,8 @@ class Shape:
     repeated: bool  # two messages of one role in a row
     parts: bool  # content as a list of parts only
     tools: bool
-    calls: bool  # calls of the assistant, and results
+    calls: bool  # calls of the assistant
+    results: bool  # of calls
     arguments_as_text: bool
     null_content: bool  # of a message with calls
     parallel: bool  # several calls in one message
@@ -110,6 +113,7 @@ def shape_of(source: str, bos: str, eos: str) -> Shape:
         parts=parts,
         tools=works["tools"],
         calls=works["tools"] and way is not None,
+        results=any("zqRa" in text for each in _WAYS if isinstance(text := texts[each], str)),
         arguments_as_text=way is not None and way.startswith("text"),
         null_content=way is not None and way.endswith("null"),
         parallel=way is not None and works.get(f"parallel {way}", False),
@@ -155,14 +159,21 @@ def _misread(text: str | TemplateError) -> bool:
     return isinstance(text, str) and ("'zqKa': " in text or r"\"zqKa\"" in text)
 
 
-def shaped(messages: Sequence[Message], tools: Tools | None, shape: Shape) -> tuple[list[Message], Tools | None]:
-    """Normalized messages and tools in the shape of a template."""
+def shaped(
+    messages: Sequence[Message], tools: Tools | None, shape: Shape, form: Calls
+) -> tuple[list[Message], Tools | None]:
+    """Normalized messages and tools in the shape of a template, whose model writes calls as ``form`` says."""
     made = [dict(message) for message in messages]
     for message in made:
         if message["role"] == "developer" and not shape.developer:
             message["role"] = "system"
-    if (tools and not (shape.tools and shape.calls)) or (not shape.calls and any(map(_of_tools, made))):
-        made, tools = _told_in_words(made, tools), None
+    if not shape.calls:
+        made = [_with_calls_in_words(message, form) for message in made]
+    if not (shape.results and shape.tools):
+        made = _with_results_in_words(made)
+    if tools and not shape.tools:
+        lines = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
+        made, tools = [{"role": "system", "content": _INSTRUCTIONS.format(tools=lines)}, *made], None
     systems = [message for message in made if message["role"] == "system"]
     if systems and (not shape.system or (len(systems) > 1 and not shape.systems)):
         together = "\n\n".join(message["content"] for message in systems)
@@ -177,10 +188,6 @@ def shaped(messages: Sequence[Message], tools: Tools | None, shape: Shape) -> tu
         made = _one_by_one(made)
     _shape_calls(made, shape)
     return _in_parts(made) if shape.parts else made, tools
-
-
-def _of_tools(message: Mapping[str, Any]) -> bool:
-    return message["role"] == "tool" or "tool_calls" in message
 
 
 def _before_first(text: str, messages: list[Message]) -> list[Message]:
@@ -260,29 +267,25 @@ To call one, answer with nothing but a JSON object with its name and arguments, 
 </tool_call>"""
 
 
-def _told_in_words(messages: list[Message], tools: Tools | None) -> list[Message]:
-    """Tools, calls and results as texts of the other roles."""
+def _with_calls_in_words(message: Message, form: Calls) -> Message:
+    if "tool_calls" not in message:
+        return message
+    made = {key: value for key, value in message.items() if key != "tool_calls"}
+    made["content"] = "\n".join(filter(None, (message["content"], written(message["tool_calls"], form))))
+    return made
+
+
+def _with_results_in_words(messages: Sequence[Message]) -> list[Message]:
+    """Results as texts of the user, those of one message's calls together."""
     made: list[Message] = []
-    for message in messages:
-        if message["role"] == "tool":
-            text = f"<tool_response>\n{message['content']}\n</tool_response>"
-            if made and made[-1].pop("results", False):
-                made[-1] = {**made[-1], "content": f"{made[-1]['content']}\n{text}", "results": True}
-            else:
-                made.append({"role": "user", "content": text, "results": True})
+    results: list[str] = []
+    for message in [*messages, None]:
+        if message is not None and message["role"] == "tool":
+            results.append(f"<tool_response>\n{message['content']}\n</tool_response>")
             continue
-        if "tool_calls" in message:
-            calls = [
-                json.dumps({"name": call["function"]["name"], "arguments": call["function"]["arguments"]})
-                for call in message["tool_calls"]
-            ]
-            texts = [message["content"], *(f"<tool_call>\n{call}\n</tool_call>" for call in calls)]
-            message = {**message, "content": "\n".join(filter(None, texts))}
-            del message["tool_calls"]
-        made.append(message)
-    for message in made:
-        message.pop("results", None)
-    if tools:
-        lines = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
-        made.insert(0, {"role": "system", "content": _INSTRUCTIONS.format(tools=lines)})
+        if results:
+            made.append({"role": "user", "content": "\n".join(results)})
+            results = []
+        if message is not None:
+            made.append(message)
     return made

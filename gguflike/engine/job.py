@@ -37,7 +37,7 @@ class Job:
         self._listener = listener
         self._cancelled = False
         self._position: int | None = None  # told last
-        self._text = Text(model.tokenizer, request.stop)
+        self._text = Text(model.tokenizer, request.stop, request.shown)
         self._end_ids = frozenset() if request.ignore_end else frozenset(model.tokenizer.eos_ids)
         self._chooser = Chooser(request, model)
         limit = model.context if request.max_tokens is None else request.max_tokens

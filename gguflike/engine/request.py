@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 from gguflike.errors import ArgumentError, check_integer
@@ -20,7 +20,7 @@ class Request:
     text ends before the first of these. ``logprobs``: how many of the likeliest tokens to tell beside the chosen one's
     logprob; None tells nothing. ``lookup``: tokens to guess at a time from what the text repeats. ``ignore_end``: end
     tokens are never chosen. ``cache``: what was computed of other texts may be used, and what is computed of this one
-    kept for others.
+    kept for others. ``shown``: special tokens that are part of the text (`chat.Prompt.shown`).
     """
 
     prompt: Sequence[int]
@@ -32,6 +32,7 @@ class Request:
     lookup: int = 0
     ignore_end: bool = False
     cache: bool = True
+    shown: Container[int] = frozenset()
 
     def __post_init__(self) -> None:
         if not isinstance(self.sampling, Sampling):

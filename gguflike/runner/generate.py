@@ -7,7 +7,7 @@ stream decoder, and what may yet turn out to begin a stop string waits here.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -107,10 +107,13 @@ class StopText:
 
 
 class Text:
-    """What tokens of one text come to, as far as it can no longer change: ends before the first of ``stop``."""
+    """What tokens of one text come to, as far as it can no longer change: ends before the first of ``stop``.
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]) -> None:
-        self._decoder, self._stop = tokenizer.stream(), StopText(stop)
+    Special tokens are no text, but for those of ``shown``.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], shown: Container[int] = ()) -> None:
+        self._decoder, self._stop = tokenizer.stream(shown=shown), StopText(stop)
 
     @property
     def stopped(self) -> bool:
@@ -160,10 +163,11 @@ class Stream:
         logprobs: int | None,
         grammar: Grammar | None,
         progress: Progress | None = None,
+        shown: Container[int] = (),
     ) -> None:
         continuation = Continuation(model, list(prompt), max_tokens, sampling, lookup, logprobs, grammar, progress)
         self.generation = continuation.result
-        self._pieces = continuation.pieces(stop)
+        self._pieces = continuation.pieces(stop, shown)
 
     def __iter__(self) -> Iterator[Piece]:
         return self._pieces
@@ -201,9 +205,9 @@ class Continuation:
         self._lookup = lookup if sampling.greedy and grammar is None else 0
         self._alternatives, self._grammar, self._progress = logprobs, grammar, progress
 
-    def pieces(self, stop: Sequence[str]) -> Iterator[Piece]:
-        """Generate; text ends before the first of the strings ``stop``."""
-        result, whole = self.result, Text(self._model.tokenizer, stop)
+    def pieces(self, stop: Sequence[str], shown: Container[int]) -> Iterator[Piece]:
+        """Generate; text ends before the first of the strings ``stop``, and has the special tokens ``shown``."""
+        result, whole = self.result, Text(self._model.tokenizer, stop, shown)
         end_ids = frozenset(self._model.tokenizer.eos_ids)
         for token, logprobs in self._chosen():
             if token in end_ids:

@@ -6,7 +6,7 @@ import math
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from types import TracebackType
@@ -401,6 +401,7 @@ class Model:
         lookup: int = 0,
         logprobs: int | None = None,
         grammar: Grammar | None = None,
+        shown: Container[int] = (),
         progress: Progress | None = None,
         **sampling: Unpack[Settings],
     ) -> Stream:
@@ -416,8 +417,8 @@ class Model:
         likeliest token is taken, not the result, and does nothing elsewhere. (Weights in F32, F16 and BF16 are summed
         in another order for several tokens than for one, which may decide a tie within a millionth differently.)
         ``logprobs`` is how many alternatives to give with the log probability of each token. ``grammar`` says which
-        tokens may follow (``gguflike.grammar``), for one text. ``progress`` counts the tokens of a prompt that takes
-        several passes.
+        tokens may follow (``gguflike.grammar``), for one text. The text has no special tokens but those of ``shown``.
+        ``progress`` counts the tokens of a prompt that takes several passes.
 
         ArgumentError (a ValueError) for a setting out of range, a token id that is not in the vocabulary and an empty
         prompt; UnsupportedError for one longer than the context; ArgumentTypeError (a TypeError) for what is of another
@@ -443,6 +444,7 @@ class Model:
             logprobs=logprobs,
             grammar=grammar,
             progress=progress,
+            shown=shown,
         )
 
     @cached_property

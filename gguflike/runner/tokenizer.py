@@ -6,7 +6,7 @@ Encoding is `gguflike.checkpoint.encoder`'s; decoding joins bytes.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Container, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from gguflike.checkpoint.encoder import Encoder
@@ -56,9 +56,9 @@ class Tokenizer:
         vocabulary = self.vocabulary
         return vocabulary.model == "bert" or (vocabulary.model in ("llama", "t5") and vocabulary.add_space_prefix)
 
-    def stream(self, skip_special: bool = True) -> StreamDecoder:
-        """A decoder for ids that arrive one by one, continuing a text."""
-        return StreamDecoder(self, skip_special)
+    def stream(self, skip_special: bool = True, shown: Container[int] = ()) -> StreamDecoder:
+        """A decoder for ids that arrive one by one, continuing a text. Special tokens of ``shown`` are not skipped."""
+        return StreamDecoder(self, skip_special, shown)
 
     def token_bytes(self, index: int, skip_special: bool = False) -> bytes:
         """The bytes that one token stands for."""
@@ -158,8 +158,8 @@ def token_ids(ids: Iterable[int], expected: str = "a flat list of integers") -> 
 class StreamDecoder:
     """Text of tokens as they arrive; the bytes of a character are held back until it is complete."""
 
-    def __init__(self, tokenizer: Tokenizer, skip_special: bool) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool, shown: Container[int] = ()) -> None:
+        self._tokenizer, self._shown = tokenizer, shown
         self._skip_special = skip_special
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -167,7 +167,8 @@ class StreamDecoder:
         """The text that this token completes, which may be empty: that of ids for which only the model has a row."""
         if index >= self._tokenizer.vocab_size:
             return ""
-        return self._decoder.decode(self._tokenizer.token_bytes(index, self._skip_special))
+        skip = self._skip_special and index not in self._shown
+        return self._decoder.decode(self._tokenizer.token_bytes(index, skip))
 
     def flush(self) -> str:
         """What is left at the end: U+FFFD for an incomplete character, else nothing."""

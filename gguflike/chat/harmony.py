@@ -1,0 +1,89 @@
+"""Messages in channels, as gpt-oss writes them ("harmony").
+
+    <|channel|>analysis<|message|>...<|end|><|start|>assistant<|channel|>final<|message|>...
+
+A message has a header: a role, a channel, whom it is for ("to=functions.name"). Channel "analysis" is reasoning, a
+message to a function is a call whose arguments are its text, everything else is the answer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+
+from gguflike.chat.calls import Called
+from gguflike.chat.reading import Part, Said, _possible_start, new_id
+
+_HEADER_END = "<|message|>"
+_ENDS = ("<|end|>", "<|call|>", "<|return|>", "<|start|>", "<|channel|>")
+
+
+class ChannelReader:
+    """Reads the text of one answer; as `reading.Reader`."""
+
+    def __init__(self, identify: Callable[[], str] = new_id, calls: bool = True, header: str = "") -> None:
+        """``calls``: messages to functions are calls. ``header``: what the prompt has of a message's header."""
+        self.called = False
+        self._identify, self._calls = identify, calls
+        self._held = header
+        self._in_header = True
+        self._channel, self._function = "final", ""
+
+    def push(self, text: str) -> list[Part]:
+        self._held += text
+        parts: list[Part] = []
+        while self._step(parts):
+            pass
+        return parts
+
+    def end(self, cut: bool = False) -> list[Part]:
+        parts: list[Part] = []
+        if not self._in_header:
+            self._close(parts, self._held, cut)
+        self._held = ""
+        return parts
+
+    def _step(self, parts: list[Part]) -> bool:
+        if self._in_header:
+            header, found, rest = self._held.partition(_HEADER_END)
+            if not found:
+                return False
+            channel = re.search(r"<\|channel\|>\s*(\w+)", header)
+            function = re.search(r"to=functions\.([^\s<]+)", header)
+            self._channel = channel[1] if channel else "final"
+            self._function = function[1] if function else ""
+            if not function and "to=" in header:  # a tool of the model's own, which nobody runs here
+                self._channel = "analysis"
+            self._held, self._in_header = rest, False
+            return True
+        place, mark = min(((at, mark) for mark in _ENDS if (at := self._held.find(mark)) >= 0), default=(-1, ""))
+        if place >= 0:
+            body, self._held = self._held[:place], self._held[place + len(mark) :]
+            self._close(parts, body, cut=False)
+            self._held = mark + self._held if mark == "<|channel|>" else self._held
+            self._in_header = True
+            return True
+        if not (self._function and self._calls):
+            keep = _possible_start(self._held, _ENDS)
+            self._say(parts, self._held[: len(self._held) - keep])
+            self._held = self._held[len(self._held) - keep :]
+        return False
+
+    def _close(self, parts: list[Part], body: str, cut: bool) -> None:
+        if not (self._function and self._calls):
+            self._say(parts, body)
+            return
+        try:
+            arguments = json.loads(body or "{}")
+        except (ValueError, RecursionError):
+            arguments = None
+        if isinstance(arguments, dict):
+            parts.append(Called(self._identify(), self._function, json.dumps(arguments, ensure_ascii=False)))
+            self.called = True
+        elif not cut:
+            self._say(parts, body)
+
+    def _say(self, parts: list[Part], text: str) -> None:
+        if text:
+            parts.append(Said(text, self._channel == "analysis"))
