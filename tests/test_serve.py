@@ -368,7 +368,7 @@ def test_tokens_go_both_ways(server: Server, alone: Model) -> None:
 def test_health_slots_props(server: Server) -> None:
     assert get(server, "/health").json == {"status": "ok"}
     slots = get(server, "/slots").json
-    assert [slot["is_processing"] for slot in slots] == [False] * 8
+    assert [(slot["id"], slot["is_processing"]) for slot in slots] == [(number, False) for number in range(8)]
     props = get(server, "/props").json
     assert props["chat_template"] == TEMPLATE
     assert props["default_generation_settings"]["params"] == {"temperature": 0.8, "min_p": 0.05}
@@ -464,3 +464,38 @@ def test_documents_are_ranked_as_the_model_does(tmp_path: Path) -> None:
             assert all(np.float32(each["relevance_score"]) == want[each["index"]] for each in results)
             assert all(each["document"]["text"] == documents[each["index"]] for each in results)
         assert len(post(server, "/rerank", {**body, "top_n": 1}).json["results"]) == 1
+
+
+def test_slots_are_kept_as_files(file: Path, tmp_path: Path) -> None:
+    text = {"prompt": "keep this " * 10, "max_tokens": 2, "temperature": 0}
+    with serving(file, slots_dir=str(tmp_path), parallel=1) as server:
+        said = post(server, TEXT, text).json["choices"]
+        held = get(server, "/slots").json[0]["n_held"]
+        saved = post(server, "/slots/0?action=save", {"filename": "kept"}).json
+        assert saved["n_saved"] == held > 99
+        assert post(server, "/slots/0?action=erase").json == {"id_slot": 0, "n_erased": held}
+        assert get(server, "/slots").json[0]["n_held"] == 0
+    with serving(file, slots_dir=str(tmp_path), parallel=1) as server:
+        assert post(server, "/slots/0?action=restore", {"filename": "kept"}).json["n_restored"] == held
+        again = post(server, TEXT, text).json
+        assert again["usage"]["prompt_tokens_details"]["cached_tokens"] > 90
+        assert again["choices"] == said
+        (tmp_path / "kept.slot").write_bytes(b"nonsense")
+        answer = post(server, "/slots/0?action=restore", {"filename": "kept"})
+        assert (answer.status, answer.error["code"]) == (400, "slot_not_restored")
+        assert str(tmp_path) not in answer.error["message"]
+        assert get(server, "/slots").json[0]["n_held"] == 0
+        for path, body in [
+            ("/slots/0?action=save", {"filename": "../x"}),
+            ("/slots/0?action=save", {"filename": "/tmp/x"}),
+            ("/slots/0?action=restore", {}),
+            ("/slots/9?action=erase", None),
+            ("/slots/x?action=erase", None),
+            ("/slots/0?action=burn", None),
+            ("/slots/0", None),
+        ]:
+            assert post(server, path, body).status == 400, path
+
+
+def test_slots_are_not_kept_unasked(server: Server) -> None:
+    assert post(server, "/slots/0?action=save", {"filename": "x"}).status == 501

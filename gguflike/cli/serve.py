@@ -39,10 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     models.add_argument(
         "--memory", type=size, default=0, metavar="BYTES", help="for all models; 8G, say (3/4 of the machine's)"
     )
+    models.add_argument("--draft", metavar="FILE", help="a smaller model of the same vocabulary that guesses for FILE")
+    models.add_argument("--draft-tokens", type=positive, default=8, metavar="N", help="so many at a time (%(default)s)")
     work = parser.add_argument_group("work")
     work.add_argument("-np", "--parallel", type=positive, default=8, metavar="N", help="texts at a time (%(default)s)")
     work.add_argument("--queue", type=positive, default=64, metavar="N", help="texts that may wait (%(default)s)")
     work.add_argument("--cache-memory", type=size, metavar="BYTES", help="for begins of texts (1/10 of the machine's)")
+    work.add_argument("--slot-save-path", metavar="FOLDER", help="let requests save what slots hold, into this folder")
     work.add_argument(
         "--grace", type=number, default=20.0, metavar="S", help="seconds for answers when it ends (%(default)s)"
     )
@@ -102,6 +105,9 @@ def _settings(args: argparse.Namespace) -> Settings:
         activations=args.activations or "dynamic",
         cache_bytes=args.cache_memory,
         memory=args.memory,
+        slots_dir=args.slot_save_path,
+        draft=args.draft,
+        draft_tokens=args.draft_tokens,
         ui=not args.no_ui,
         max_body=args.max_body,
         grace=args.grace,

@@ -75,7 +75,7 @@ def create(settings: Settings, models: Models) -> ASGIApp:
 def _endpoint(server: Server, endpoint: Endpoint) -> Callable[[Request], Any]:
     async def handled(request: Request) -> Any:
         body: dict[str, Any] = {}
-        if endpoint.table is not None:
+        if endpoint.table is not None and not (endpoint.bare and "content-type" not in request.headers):
             body = await bodies.read(request, server.settings.max_body)
         call = Call(server, request, body, parsed(body, endpoint.table or ()))
         made = await endpoint.handler(call)

@@ -26,6 +26,7 @@ class Endpoint:
     table: Table | None = None
     streams: bool = False
     free: bool = False  # needs no key
+    bare: bool = False  # the body may be left out
 
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -76,6 +77,14 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("POST", ("/apply-template",), native.apply_template, "The prompt of a conversation", native.TEMPLATE),
     Endpoint("GET", ("/health", "/v1/health"), native.health, "Whether the server can work", free=True),
     Endpoint("GET", ("/metrics",), native.metrics, "Counters for Prometheus"),
-    Endpoint("GET", ("/slots",), native.slots, "The texts that are being computed"),
+    Endpoint("GET", ("/slots",), native.slots, "The places for texts, and what is being computed"),
+    Endpoint(
+        "POST",
+        ("/slots/{slot}",),
+        native.keep_slot,
+        "Save, restore or erase (?action=...) what a free slot holds",
+        native.SLOT,
+        bare=True,
+    ),
     Endpoint("GET", ("/props",), native.props, "What requests start from"),
 )

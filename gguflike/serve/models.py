@@ -7,9 +7,11 @@ somebody uses never does. Names in requests are looked up among the names of fil
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +30,13 @@ _LOAD_SECONDS = 10  # after which a client may ask again for a model that had no
 
 
 class Loaded:
-    """A model in memory. ``engine`` is None for one that makes no text. ``users`` are the answers in progress."""
+    """A model in memory. ``engine`` is None for one that makes no text. ``users`` are the answers in progress.
+    ``close`` blocks until the engine has ended its jobs."""
 
-    def __init__(self, name: str, model: Model, engine: Engine | None, about: dict[str, Any]) -> None:
-        self.name, self.model, self.engine, self.about = name, model, engine, about
+    def __init__(
+        self, name: str, model: Model, engine: Engine | None, about: dict[str, Any], close: Callable[[], None]
+    ) -> None:
+        self.name, self.model, self.engine, self.about, self.close = name, model, engine, about, close
         self.created = int(time.time())
         self.users, self.used = 0, time.monotonic()
         self.vectors = asyncio.Lock()  # texts to vectors are computed one at a time
@@ -50,12 +55,6 @@ class Loaded:
     def release(self) -> None:
         self.users -= 1
         self.used = time.monotonic()
-
-    def close(self) -> None:
-        """Blocks until the engine has ended its jobs."""
-        if self.engine is not None:
-            self.engine.close()
-        self.model.close()
 
 
 class Models:
@@ -170,10 +169,36 @@ class Models:
 
 def load(name: str, path: str, settings: Settings, progress: Progress | None) -> Loaded:
     """Open a file, and start the engine of one that makes text."""
-    from gguflike import runner
     from gguflike.families.parts import Head
 
-    model = runner.load(
+    with contextlib.ExitStack() as opened:
+        model = opened.enter_context(_opened(path, settings, progress))
+        draft = None
+        if settings.draft is not None and path == settings.model:
+            draft = opened.enter_context(_opened(settings.draft, settings, progress))
+        engine = None
+        if isinstance(model.graph.head, Head):
+            from gguflike.engine import Engine
+
+            engine = Engine(
+                model,
+                parallel=settings.parallel,
+                queue=settings.queue,
+                cache_bytes=settings.cache_bytes,
+                draft=draft,
+                draft_tokens=settings.draft_tokens,
+                store=settings.slots_dir,
+            )
+            opened.callback(engine.close)
+            if model.conversations.has_template:
+                model.conversations.shape()  # what its template takes is found out once, not by the first who asks
+        return Loaded(name, model, engine, about(model), opened.pop_all().close)
+
+
+def _opened(path: str, settings: Settings, progress: Progress | None) -> Model:
+    from gguflike import runner
+
+    return runner.load(
         path,
         threads=settings.threads,
         context=settings.context,
@@ -181,18 +206,6 @@ def load(name: str, path: str, settings: Settings, progress: Progress | None) ->
         activations=settings.activations,
         progress=progress,
     )
-    try:
-        engine = None
-        if isinstance(model.graph.head, Head):
-            from gguflike.engine import Engine
-
-            engine = Engine(model, parallel=settings.parallel, queue=settings.queue, cache_bytes=settings.cache_bytes)
-            if model.conversations.has_template:
-                model.conversations.shape()  # what its template takes is found out once, not by the first who asks
-        return Loaded(name, model, engine, about(model))
-    except BaseException:
-        model.close()
-        raise
 
 
 def about(model: Model) -> dict[str, Any]:

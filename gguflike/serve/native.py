@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
 
 from gguflike import __version__
+from gguflike.errors import CacheError
 from gguflike.serve import conversation
 from gguflike.serve.context import Call
-from gguflike.serve.errors import ApiError, refused
+from gguflike.serve.errors import ApiError, refused, told
 from gguflike.serve.metrics import CONTENT_TYPE
 from gguflike.serve.models import Loaded
 from gguflike.serve.openai.chat import talk_of
 from gguflike.serve.parameters import BOOLEAN, OBJECT, STRING, Parameter, integer
+
+if TYPE_CHECKING:
+    from gguflike.engine import Slot
 
 Numbers = dict[str, tuple[str, float]]
 
@@ -29,6 +34,10 @@ TOKENIZE = (
 )
 DETOKENIZE = (
     Parameter("tokens", {"type": "array", "items": integer(0, (1 << 31) - 1)}, "Token ids", required=True),
+    _MODEL,
+)
+SLOT = (
+    Parameter("filename", {"type": "string", "minLength": 1}, "A name, no path, in the folder of --slot-save-path"),
     _MODEL,
 )
 TEMPLATE = (
@@ -122,16 +131,56 @@ def engines(call: Call) -> list[Loaded]:
 
 
 async def slots(call: Call) -> list[dict[str, Any]]:
-    """The texts that are being computed, and places that are free, of every model."""
-    told: list[dict[str, Any]] = []
+    """The places for texts of every model: what each holds, and what is being computed in it."""
+    listed: list[dict[str, Any]] = []
     for loaded in engines(call):
         stats = loaded.engine.stats()  # type: ignore[union-attr]
-        for slot in stats.slots:
-            about = {"id": len(told), "model": loaded.name, "is_processing": True, "n_ctx": loaded.model.context}
-            told.append({**about, **slot._asdict()})
-        for _ in range(stats.parallel - len(stats.slots)):
-            told.append({"id": len(told), "model": loaded.name, "is_processing": False, "n_ctx": loaded.model.context})
-    return told
+        working = {slot.number: slot for slot in stats.slots}
+        for number, held in enumerate(stats.held):
+            about = {"id": number, "model": loaded.name, "n_ctx": loaded.model.context, "n_held": held}
+            slot = working.get(number)
+            listed.append({**about, "is_processing": slot is not None, **({} if slot is None else _working(slot))})
+    return listed
+
+
+def _working(slot: Slot) -> dict[str, Any]:
+    return {
+        "id_task": slot.job,
+        "n_prompt_tokens": slot.prompt_tokens,
+        "n_prompt_tokens_cached": slot.cached_tokens,
+        "n_computed": slot.computed,
+        "n_decoded": slot.generated,
+    }
+
+
+async def keep_slot(call: Call) -> dict[str, Any]:
+    """Save what a free slot holds, restore it, or let it hold nothing."""
+    action, given = call.request.query_params.get("action"), call.request.path_params["slot"]
+    if action not in ("save", "restore", "erase"):
+        raise refused("action", f"expected save, restore or erase in the query, got {str(action)[:40]!r}")
+    if call.server.settings.slots_dir is None and action != "erase":
+        raise ApiError(501, "slots are not kept: the server was started without --slot-save-path")
+    if not (given.isascii() and given.isdecimal() and len(given) < 6):
+        raise refused("slot", f"expected a number, got {given[:40]!r}")
+    name = call.values.get("filename", "")
+    if action != "erase" and not name:
+        raise refused("filename", "required, but missing", code="missing_required_parameter")
+    loaded = await call.server.models.acquire(call.values.get("model"))
+    try:
+        if loaded.engine is None:
+            raise refused("model", f"{loaded.name} makes no text, so it has no slots")
+        begin = time.monotonic()
+        if action == "erase":
+            return {"id_slot": int(given), "n_erased": await asyncio.to_thread(loaded.engine.erase, int(given))}
+        work = loaded.engine.save if action == "save" else loaded.engine.restore
+        count = await asyncio.to_thread(work, int(given), name)
+    except CacheError as error:
+        raise ApiError(400, told(error), code="slot_not_restored", param="filename") from None
+    finally:
+        loaded.release()
+    done = "n_saved" if action == "save" else "n_restored"
+    took = round((time.monotonic() - begin) * 1e3, 3)
+    return {"id_slot": int(given), "filename": name, done: count, "timings": {f"{action}_ms": took}}
 
 
 async def metrics(call: Call) -> tuple[bytes, str]:

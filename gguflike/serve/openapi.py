@@ -81,10 +81,15 @@ def _operation(endpoint: Endpoint, path: str) -> dict[str, Any]:
         ]
     if endpoint.table is not None:
         operation["requestBody"] = {
-            "required": True,
+            "required": not endpoint.bare,
             "content": {"application/json": {"schema": schema(endpoint.table)}},
         }
         operation["responses"].update(_failures(WITH_BODY.items()))
+    if endpoint.bare:
+        operation["responses"].update(_failures([("501", "The server was not started for it")]))
+        operation["parameters"].append(
+            {"name": "action", "in": "query", "required": True, "schema": {"enum": ["save", "restore", "erase"]}}
+        )
     return operation
 
 
