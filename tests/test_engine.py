@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from gguflike import runner
 from gguflike.engine import Engine, Event, Failed, Finished, Full, Job, Prefilled, Queued, Request, Token
+from gguflike.engine.pace import LEAST, Pace
 from gguflike.errors import ArgumentError, ArgumentTypeError, UnsupportedError
 from gguflike.runner import Generation, Model
 from tests import tiny_gguf
@@ -282,3 +284,36 @@ def test_a_closed_model_fails_jobs_and_not_the_engine(tmp_path: Path) -> None:
             with pytest.raises(ArgumentError, match="closed"):
                 ask(engine, [1, 2]).wait()
         until(lambda: engine.stats().failed == 2)
+
+
+def test_pieces_of_prompts_are_short_while_others_wait() -> None:
+    pace = Pace(512)
+    assert LEAST <= pace.piece(beside=0) < 512  # nothing is known yet
+    pace.took(LEAST - 1, 100.0)  # too few to tell
+    pace.took(100, 0.1)
+    assert (pace.piece(beside=0), pace.piece(beside=3)) == (512, 150)
+    for _ in range(50):
+        pace.took(64, 6.4)  # a slow model
+    assert (pace.piece(beside=0), pace.piece(beside=3)) == (LEAST, LEAST)
+
+
+def test_short_prompts_overtake_long_ones_which_wait_for_a_while_only(engine: Engine, model: Model) -> None:
+    jobs = [Job(number, Request([1] * length), Heard(), model) for number, length in enumerate((200, 10, 30))]
+    turns = [[job.id for job in engine._in_turn(jobs)] for _ in range(8)]
+    assert turns.count([1, 2, 0]) == 6
+    assert turns.count([0, 1, 2]) == 2
+
+
+def test_decoding_goes_on_beside_a_long_prompt(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine._pace, "piece", lambda **_: LEAST)
+    order: list[str] = []
+    first = Heard(lambda event: order.append("token") if isinstance(event, Token) else None)
+    gate = Gate(engine)
+    engine.submit(Request([7], 30, ignore_end=True), first)
+    long = Heard(lambda event: order.append("piece") if isinstance(event, Prefilled) else None)
+    engine.submit(Request([1] * 200, 1), long)
+    gate.open()
+    long.wait()
+    pieces = [index for index, what in enumerate(order) if what == "piece"]
+    assert len(pieces) == 1 + -(-200 // LEAST)
+    assert all("token" in order[a:b] for a, b in pairwise(pieces[1:]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from gguflike.engine import Engine, Request, Token
 from gguflike.engine.prefixes import Blocks
 from gguflike.engine.store import MAGIC, fingerprint
 from gguflike.errors import ArgumentError, CacheError
+from gguflike.kernels.engine.memory import aligned, give_back
 from gguflike.runner import Model
 from gguflike.runner.sampling import Sampling
 from gguflike.runner.state import BLOCK
@@ -225,3 +227,35 @@ def test_a_slot_that_a_job_has_is_not_touched(model: Model) -> None:
         asking.join()
         assert "expected one of none" in str(errors[0])
         assert len(gate.heard.wait().tokens) == CONTEXT - len(STEM)
+
+
+def test_texts_wait_for_memory_and_free_slots_give_it_back(model: Model) -> None:
+    room = 150 * model.position_bytes
+    with Engine(model, parallel=3, text_bytes=room, cache_bytes=0) as engine:
+        together: set[int] = set()
+
+        def count(event: Any) -> None:
+            if isinstance(event, Token):
+                together.add(sum(slot.prompt_tokens > 100 for slot in engine.stats().slots))
+
+        gate, heard = Gate(engine), [Heard(count) for _ in range(3)]
+        for number, each in enumerate(heard):
+            engine.submit(Request([number, *STEM], 8, ignore_end=True), each)
+        gate.open()
+        for each in heard:
+            assert len(each.wait().tokens) == 8
+        assert together == {1}
+        until(lambda: engine.stats().done == 4)
+        assert sum(engine.stats().held) <= 150
+    with Engine(model, parallel=3, text_bytes=0) as engine:
+        assert len(ask(engine, STEM, 8, ignore_end=True).wait().tokens) == 8
+
+
+def test_memory_that_was_given_back_reads_as_zeros() -> None:
+    pages = aligned(10 * mmap.PAGESIZE)
+    pages[:] = 1
+    give_back(pages[mmap.PAGESIZE // 2 : 4 * mmap.PAGESIZE])
+    assert pages[: mmap.PAGESIZE].all()
+    assert not pages[mmap.PAGESIZE : 4 * mmap.PAGESIZE].any() or not hasattr(mmap, "MADV_DONTNEED")
+    assert pages[4 * mmap.PAGESIZE :].all()
+    give_back(np.ones(5))  # not made by `aligned`

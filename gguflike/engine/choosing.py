@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from gguflike.engine.events import Token
 from gguflike.engine.request import Request
@@ -13,6 +16,7 @@ from gguflike.runner.sampling import Sampler
 if TYPE_CHECKING:
     from gguflike.runner import Model
     from gguflike.runner.passes import Floats
+    from gguflike.runner.sampling.sampler import Mask
 
 
 class Chooser:
@@ -22,7 +26,10 @@ class Chooser:
         """ArgumentError where the sampling needs more than the model has: a bias of a token that is not there."""
         sampling, tokenizer = request.sampling, model.tokenizer
         sampling.check_vocabulary(model.vocab_size)
-        if request.ignore_end:
+        self._mask: Mask | None = None  # of what may come but for the grammar
+        if request.ignore_end and sampling.greedy:
+            self._mask = _all_but(tokenizer.eos_ids, model.vocab_size)
+        elif request.ignore_end:
             ends = dict.fromkeys(tokenizer.eos_ids, -math.inf)
             sampling = replace(sampling, logit_bias={**sampling.logit_bias, **ends})
         self._request, self._sampler = request, Sampler(sampling, request.prompt, tokenizer)
@@ -35,7 +42,8 @@ class Chooser:
     def choose(self, logits: Floats) -> Token:
         """The next token, without its text."""
         grammar, count = self._request.grammar, self._request.logprobs
-        token = self._sampler.choose(logits, None if grammar is None else grammar.mask())
+        mask = self._mask if grammar is None else _both(self._mask, grammar.mask())
+        token = self._sampler.choose(logits, mask)
         self._accept(token)
         if count is None:
             return Token(token, "")
@@ -57,3 +65,19 @@ class Chooser:
         self._sampler.accept(token)
         if self._request.grammar is not None:
             self._request.grammar.accept(token)
+
+
+def _all_but(ids: Iterable[int], size: int) -> Mask:
+    """A mask of ``size`` tokens that leaves out some."""
+    mask = np.full(-(-size // 32), 0xFFFFFFFF, np.uint32)
+    for token in ids:
+        mask[token // 32] &= np.uint32(0xFFFFFFFF ^ (1 << token % 32))
+    return mask
+
+
+def _both(a: Mask | None, b: Mask | None) -> Mask | None:
+    """A mask of what two masks let come."""
+    if a is None or b is None:
+        return b if a is None else a
+    count = min(len(a), len(b))
+    return a[:count] & b[:count]

@@ -1,8 +1,8 @@
 """The engine: a queue of jobs, and a thread that computes for all of them.
 
 A *step* is what the thread does between two looks at who has come and gone: one pass of the model, with a token of
-every text that is being continued, and a piece of one prompt. Prompts take turns, piece by piece, and pieces are short
-while others wait for their next token.
+every text that is being continued, and a piece of what is to be read of prompts. Short rests of prompts come first, but
+no prompt waits for ever, and pieces are short while others wait for their next token (pace.py).
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from gguflike.runner import Model
 
 CACHE_SHARE = 10  # the cache may take one part in so many of the machine's memory
+TEXTS_SHARE = 2  # and texts that are being computed
+OLDEST_FIRST = 4  # of so many passes with prompts, one goes on with the oldest first
 
 
 class Slot(NamedTuple):
@@ -88,9 +90,11 @@ class Engine:
 
     ``parallel``: how many texts are computed at the same time. ``queue``: how many may wait beside them.
     ``cache_bytes``: memory for what was computed of texts, for others that begin alike (None: a tenth of the
-    machine's). ``draft``: a smaller model of the same vocabulary that guesses at most ``draft_tokens`` at a time, which
-    changes the speed and no text. ``store``: a folder for `save` and `restore`. The model may be used beside the
-    engine, though each waits for the other; closing the engine does not close the model.
+    machine's). ``text_bytes``: memory for the texts that are being computed (None: half of the machine's); each may
+    fill the whole context, and one that does not fit beside others waits. ``draft``: a smaller model of the same
+    vocabulary that guesses at most ``draft_tokens`` at a time, which changes the speed and no text. ``store``: a folder
+    for `save` and `restore`. The model may be used beside the engine, though each waits for the other; closing the
+    engine does not close the model.
 
     A text is the same whatever is computed beside it (see `runner.together`).
     """
@@ -102,6 +106,7 @@ class Engine:
         parallel: int = 8,
         queue: int = 64,
         cache_bytes: int | None = None,
+        text_bytes: int | None = None,
         draft: Model | None = None,
         draft_tokens: int = 8,
         store: str | os.PathLike[str] | None = None,
@@ -112,8 +117,10 @@ class Engine:
         self.parallel = check_integer("parallel", parallel, 1)
         self.queue = check_integer("queue", queue, 0)
         limit = machine_bytes() // CACHE_SHARE if cache_bytes is None else check_integer("cache_bytes", cache_bytes, 0)
+        room = machine_bytes() // TEXTS_SHARE if text_bytes is None else check_integer("text_bytes", text_bytes, 0)
         self._together = model.together(parallel)
-        self._places = Places(self._together.slots, limit)
+        positions = room // model.position_bytes if model.position_bytes else math.inf
+        self._places = Places(self._together.slots, limit, positions)
         self._pace = Pace(self._together.batch)
         self._drafts = Drafts(model, parallel, draft, draft_tokens)
         self._changed = threading.Condition()
@@ -122,7 +129,7 @@ class Engine:
         self._calls: deque[tuple[Callable[[], int], Future[int]]] = deque()  # for the thread
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
-        self._turn = 0  # number of the job whose prompt went on last
+        self._turn = 0  # of prompts: see OLDEST_FIRST
         self._counts = dict.fromkeys(_COUNTERS, 0)
         self._busy_seconds = 0.0
         self._since = 0.0  # when work began to wait for a step; 0: none waits
@@ -336,6 +343,8 @@ class Engine:
         """Begin with as many of those who wait as there is room for, and tell the others where they stand."""
         while self._waiting and len(self._running) < self.parallel:
             job = self._waiting[0]
+            if not self._places.fits(job, self._running):
+                break
             self._places.enter(job, self._running)
             with self._changed:
                 self._waiting.popleft()
@@ -355,11 +364,22 @@ class Engine:
             run = job.run(left - (len(decoding) - number))  # a token for each of the others
             left -= len(run.ids)
             chosen.append((job, run))
-        if prompts:
-            job = next((job for job in prompts if job.id > self._turn), prompts[0])
-            self._turn = job.id
-            chosen.append((job, job.run(min(left + 1, self._pace.piece(beside=len(decoding))))))
+        left = min(left + 1, self._pace.piece(beside=len(decoding)))
+        for job in self._in_turn(prompts):
+            if left > 0:
+                run = job.run(left)
+                left -= len(run.ids)
+                chosen.append((job, run))
         return chosen
+
+    def _in_turn(self, prompts: list[Job]) -> list[Job]:
+        """Whose prompts go on: the shortest rests first, but now and then the one that waits longest, so that none
+        waits for ever."""
+        order = sorted(prompts, key=lambda job: len(job.tokens) - job.computed)
+        self._turn = (self._turn + 1) % OLDEST_FIRST
+        if order and self._turn == 0:
+            order.sort(key=lambda job: job.id)
+        return order
 
     def _fail_all(self, error: Exception) -> None:
         with self._changed:

@@ -16,12 +16,19 @@ if TYPE_CHECKING:
 
 
 class Places:
-    """The slots of an engine. A slot whose job has ended keeps what it holds until another text needs the place."""
+    """The slots of an engine. A slot whose job has ended keeps what it holds until another text needs the place, or the
+    memory: all slots together have room for ``positions``, or for one text where that is longer."""
 
-    def __init__(self, slots: Sequence[Slot], limit: int) -> None:
+    def __init__(self, slots: Sequence[Slot], limit: int, positions: float) -> None:
         self.kept: Blocks | Texts = (Texts if slots[0].states.forgets else Blocks)(limit)
+        self._slots, self._positions = slots, positions
         self._free = list(slots)  # left longest ago first
         self._behind: dict[int, tuple[Job, int]] = {}  # by the job's id: whose prompt begins alike, and how far
+
+    def fits(self, job: Job, running: Sequence[Job]) -> bool:
+        """Whether there is memory for a job beside others."""
+        taken = sum(len(other.tokens) for other in running)
+        return not running or taken + len(job.tokens) <= self._positions
 
     def enter(self, job: Job, running: Sequence[Job]) -> None:
         """Give a job a slot that has as much of its text as there is."""
@@ -36,6 +43,7 @@ class Places:
         far, other = max(ahead, key=lambda pair: pair[0], default=(0, job))
         if reuse and other.request.cache and far >= len(slot.tokens) + BLOCK:
             self._behind[job.id] = other, far
+        self._shrink()
         job.begin(slot)
 
     def ready(self, job: Job) -> bool:
@@ -62,6 +70,7 @@ class Places:
     def leave(self, job: Job) -> None:
         """A job has ended."""
         self._behind.pop(job.id, None)
+        self._shrink()
         slot = job.slot
         if slot is None:
             return
@@ -80,6 +89,13 @@ class Places:
                 return slot
         there = ", ".join(str(slot.number) for slot in sorted(self._free, key=lambda slot: slot.number)) or "none"
         raise ArgumentError("no such slot that is free", field="slot", expected=f"one of {there}", got=number)
+
+    def _shrink(self) -> None:
+        """Give memory of free slots back, where all take more than there is room for."""
+        for slot in self._free:
+            if sum(slot.touched for slot in self._slots) <= self._positions:
+                return
+            slot.give_back()
 
     def _emptiest(self) -> Slot:
         """A free slot that holds nothing, or was left longest ago."""

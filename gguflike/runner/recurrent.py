@@ -92,6 +92,10 @@ class Recurrent:
         pairs = zip(kept[::2], kept[1::2], strict=True)
         self._checkpoints = {int(position): [*pair] for position, pair in zip(positions, pairs, strict=True)}
 
+    def give_back(self) -> None:
+        """As of a state (state.py): it keeps its memory, which does not grow, but no checkpoints."""
+        self.cut(0)
+
     def in_slots(self, count: int) -> list[Recurrent]:
         """As of a state (state.py)."""
         past = aligned(count * self._past.size, np.float32).reshape(count, -1)

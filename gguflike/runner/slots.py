@@ -34,6 +34,7 @@ class Slot:
         self.number, self.states, self._exact = number, states, exact
         self.tokens: list[int] = []
         self.prefilled = 0
+        self.touched = 0  # positions that memory was taken for
 
     def common_prefix(self, ids: Sequence[int]) -> int:
         """How many of ``ids`` need not be computed again, leaving at least one to compute."""
@@ -46,6 +47,7 @@ class Slot:
         if several and self.prefilled == len(self.tokens):
             self.prefilled += len(ids)
         self.tokens += ids
+        self.touched = max(self.touched, len(self.tokens))
 
     def forget(self, position: int) -> None:
         """Drop the tokens from ``position`` on."""
@@ -62,8 +64,15 @@ class Slot:
         return again
 
     def hold(self, ids: Sequence[int]) -> None:
-        """The states have been given what ``ids`` leave, where nothing forgets."""
+        """The states have been given what ``ids`` leave."""
         self.tokens, self.prefilled = list(ids), len(ids)
+        self.touched = max(self.touched, len(ids))
+
+    def give_back(self) -> None:
+        """Hold nothing, and give the memory back to the system."""
+        self.forget(0)
+        self.states.give_back()
+        self.touched = 0
 
     def lose(self) -> None:
         """Hold nothing: nobody knows what the states hold."""
@@ -78,7 +87,8 @@ class Slot:
         """Hold again what was copied."""
         self.forget(0)  # were this interrupted, the states would be of neither text
         self.states.restore(saved.states)
-        self.tokens, self.prefilled = list(saved.tokens), saved.prefilled
+        self.hold(saved.tokens)
+        self.prefilled = saved.prefilled
 
 
 def common(a: Sequence[int], b: Sequence[int], limit: int) -> int:

@@ -24,7 +24,7 @@ import numpy as np
 
 from gguflike.errors import UnsupportedError, check_choice
 from gguflike.kernels.attention.sizes import ATTENTION_KEYS
-from gguflike.kernels.engine.memory import aligned
+from gguflike.kernels.engine.memory import aligned, give_back
 from gguflike.runner.buffers import BATCH
 from gguflike.runner.memory import machine_bytes
 
@@ -76,6 +76,10 @@ class State(Protocol):
 
     def restore(self, saved: Copy) -> None:
         """Put back what ``save`` copied."""
+        ...
+
+    def give_back(self) -> None:
+        """Hold nothing, and give the memory that positions took back to the system."""
         ...
 
     def in_slots(self, count: int) -> Sequence[State]:
@@ -143,6 +147,11 @@ class States:
         """As of a `State`, for all."""
         for state in self._forgetful:
             state.cut(count)
+
+    def give_back(self) -> None:
+        """As of a `State`, for all."""
+        for state in self._kept:
+            state.give_back()
 
     def save(self, count: int) -> list[Copy]:
         """A copy of what the first ``count`` positions left, for ``restore``."""
@@ -233,6 +242,12 @@ class KVCache:
         self._end = int(saved[0][0])
         for array, held in zip(self.by_head(), saved[1:], strict=True):
             array[:, : held.shape[1]] = held
+
+    def give_back(self) -> None:
+        """As of a `State`."""
+        self.cut(0)
+        for array in (*self._data, *self._scales):
+            give_back(array)
 
     def in_slots(self, count: int) -> list[KVCache]:
         """As of a `State`."""

@@ -32,6 +32,7 @@ class Tokenizer:
         self.eos_ids = self.vocabulary.end_ids
         self.vocab_size = len(self.vocabulary.texts)
         self._encoder = Encoder(self.vocabulary)
+        self._bytes: dict[tuple[int, bool], bytes] = {}  # of the tokens that came, which come again
 
     def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """Token ids of ``text``.
@@ -62,6 +63,12 @@ class Tokenizer:
 
     def token_bytes(self, index: int, skip_special: bool = False) -> bytes:
         """The bytes that one token stands for."""
+        known = self._bytes.get((index, skip_special))
+        if known is None:
+            known = self._bytes[index, skip_special] = self._bytes_of(index, skip_special)
+        return known
+
+    def _bytes_of(self, index: int, skip_special: bool) -> bytes:
         if not 0 <= index < self.vocab_size:
             raise ArgumentError("no such token", expected=f"an id from 0 to {self.vocab_size - 1}", got=index)
         vocabulary = self.vocabulary

@@ -111,6 +111,22 @@ if hasattr(mmap, "MAP_PRIVATE") and hasattr(mmap, "MAP_ANONYMOUS"):
     _PRIVATE["flags"] = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
 
+def give_back(array: npt.NDArray[Any]) -> None:
+    """Give the pages of an array that `aligned` made, or of a part of one, back to the system: they read as zeros, and
+    are taken again when they are touched. Pages that other parts share stay, and all stay where the system has no call
+    for it."""
+    base: Any = array
+    while isinstance(base, np.ndarray | memoryview):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
+    if not isinstance(base, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    first = int(array.ctypes.data) - np.frombuffer(base, np.uint8).ctypes.data
+    start = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE
+    stop = (first + array.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if stop > start:
+        base.madvise(mmap.MADV_DONTNEED, start, stop - start)
+
+
 def aligned(count: int, dtype: Any = np.uint8, *, huge: bool = False) -> npt.NDArray[Any]:
     """Return a zeroed array on pages of its own, which are taken from the system one by one when they are touched.
 
