@@ -15,7 +15,7 @@ from gguflike.families.parts.experts import Experts, Router
 from gguflike.kernels.dispatch import linear_plan
 from gguflike.kernels.engine import native
 from gguflike.kernels.engine.args import float_bits
-from gguflike.kernels.engine.memory import SCRATCH_BYTES, op_state
+from gguflike.kernels.engine.memory import ROW_TYPE, SCRATCH_BYTES, op_state
 from gguflike.kernels.matmul.args import REFINE, REPACK
 from gguflike.kernels.matmul.records import LinearPlan, activation_arrays
 from gguflike.kernels.vector.args import REFINE_ROWS
@@ -49,10 +49,13 @@ def refined(x: np.ndarray, crest: float, position: int = 1) -> tuple[dict[str, n
     arrays = activation_arrays(tokens, columns)
     lists = np.zeros((tokens, refined_bytes(columns)), np.uint8)
     places = {name: values.ctypes.data for name, values in arrays.items()}
+    rows = np.zeros(tokens, ROW_TYPE)
+    rows["position"] = np.arange(position, position + tokens)
+    lists_at, rows_at = lists.ctypes.data, rows.ctypes.data
     words = REFINE_ROWS.pack(
-        x=x.ctypes.data, columns=columns, **places, refined=lists.ctypes.data, crest=float_bits(crest)
+        x=x.ctypes.data, columns=columns, **places, rows=rows_at, refined=lists_at, crest=float_bits(crest)
     )
-    state = op_state(tokens=tokens, position=position)
+    state = op_state(tokens=tokens)
     native.call("vector.refine:rows")(np.array(words, np.int64).ctypes.data, state.ctypes.data, 0, tokens)
     return arrays, lists
 

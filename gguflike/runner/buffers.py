@@ -59,6 +59,7 @@ class Buffers:
     n_embd) and ``logits`` (HEAD_TOKENS, n_vocab) are shared by all threads, and so is what `temp` gives; ``own`` is
     each thread's, for one token. ``batch`` is BATCH; where ``whole`` (tokens see those behind them, so that a pass
     takes all of a text), the positions. ``cos_sin`` holds float32 (positions, 2, n_rot) for each rotation of the model.
+    ``head_rows`` are those of the ``rows`` that ``head_x`` holds.
     ``refined`` and ``own_refined`` are where lists of refined blocks stand, of all threads and of each, and ``crest``
     from which crest factor on blocks are; 0: none is.
     """
@@ -76,6 +77,7 @@ class Buffers:
         self.type_ids[:] = 0
         self.x = _floats(self.batch, n_embd)
         self.head_x = _floats(HEAD_TOKENS, n_embd)
+        self.head_rows: npt.NDArray[np.void] = aligned(HEAD_TOKENS, ROW_TYPE)
         self.logits = _floats(HEAD_TOKENS, n_vocab)
         self.cos_sin: dict[Rope, npt.NDArray[np.float32]] = {
             rope: _floats(positions, 2 * rope.n_rot).reshape(positions, 2, -1) for rope in graph.ropes()

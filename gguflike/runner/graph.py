@@ -120,7 +120,7 @@ def body(graph: Graph, weights: Weights, buffers: Buffers, states: States) -> Pr
 
 def head(graph: Graph, weights: Weights, buffers: Buffers, many: bool) -> Program:
     """From ``buffers.head_x`` to ``buffers.logits``, for one token or several."""
-    schedule = (Tokens if many else OneToken)(buffers)
+    schedule = (Tokens if many else OneToken)(buffers, of_head=True)
     _head(schedule, graph, weights, address(buffers.head_x))
     return schedule.program
 

@@ -248,6 +248,7 @@ class Passes:
         where it is one and its logits would not be the same bits."""
         count = len(rows)
         self._buffers.head_x[:count] = self._buffers.x[rows]
+        self._buffers.head_rows[:count] = self._buffers.rows[rows]
         several = count > 1 or (alike and not self._weights.exact)
         self._team.run(self._heads[several], count)
         return self._buffers.logits[:count]

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial, reduce
+from typing import Any
 
 from gguflike.kernels.engine.atomics import load_args, load_word
 from gguflike.kernels.engine.jit import inner
@@ -34,7 +35,7 @@ from gguflike.kernels.vector.emitter import F32, I32, V16F32, V16I32, V64I8, Emi
 from gguflike.kernels.vector.lanes import f32x16, int64, operation, void
 from gguflike.kernels.vector.memory import prefetch
 from gguflike.kernels.vector.sizes import BLOCK
-from gguflike.kernels.vector.types import Address, Value
+from gguflike.kernels.vector.types import Address, F32x16, Value
 
 Op = Callable[[Address, Address, int, int], None]
 
@@ -120,8 +121,9 @@ def _dot_sub_block(
     return reduce(e.b.add, (sums.value(total) for total in totals))
 
 
-def matvec_op(record_format: RecordFormat) -> Op:
-    """Return the op that multiplies records by one token. Items are row blocks; words: ``MATMUL``."""
+def dot_records(record_format: RecordFormat) -> Any:
+    """Return a function for kernels that adds to sixteen sums the products of a row block's ``records`` by one token:
+    ``(record, records, codes, scales, sums, total)``."""
 
     @operation(f32x16, int64, int64, int64, int64, f32x16)
     def dot_record(e: Emitter, record: Value, codes: Value, scales: Value, sums: Value, total: Value) -> Value:
@@ -129,17 +131,26 @@ def matvec_op(record_format: RecordFormat) -> Op:
 
     weights, record_bytes = record_format.weights, record_format.record_bytes
 
+    @inner(inline="always")
+    def dot(record: Address, records: int, codes: Address, scales: Address, sums: Address, total: F32x16) -> F32x16:
+        for r in range(records):
+            at = record + r * record_bytes
+            total = dot_record(at, codes + r * weights, scales + r * (weights // 8), sums + r * (weights // 4), total)
+        return total
+
+    return dot
+
+
+def matvec_op(record_format: RecordFormat) -> Op:
+    """Return the op that multiplies records by one token. Items are row blocks; words: ``MATMUL``."""
+    dot, weights, record_bytes = dot_records(record_format), record_format.weights, record_format.record_bytes
+
     def matvec(args: Address, state: Address, start: int, stop: int) -> None:
         a = load_args(MATMUL, args)
         records = a.columns // weights
-        record = a.weights + start * records * record_bytes
         for row_block in range(start, stop):
-            total = start_rows(args, row_block)
-            for r in range(records):
-                total = dot_record(
-                    record, a.codes + r * weights, a.scales + r * (weights // 8), a.sums + r * (weights // 4), total
-                )
-                record += record_bytes
+            record = a.weights + row_block * records * record_bytes
+            total = dot(record, records, a.codes, a.scales, a.sums, start_rows(args, row_block))
             put_rows(args, row_block, 0, total)
 
     return matvec

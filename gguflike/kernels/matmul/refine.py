@@ -2,10 +2,11 @@
 
     refine_<type>   any number of tokens; items are those of matvec or matmul
 
-The op has another one compute the products, a few row blocks at a time, and adds what the refined blocks give while the
-weights are in the cache. Blocks of a token are added in their order, each to what is in the output, so that its sums
-are the same bits alone and with others. Of several tokens, those that refine the same block of a row meet its weights
-together: these are unpacked once. Which tokens that are is sorted out in scratch, for as many as there is room for.
+Of one token, the op computes the products of each row block and adds what the refined blocks give at once. Of several
+it has another op compute the products, a few row blocks at a time, and adds the rest while the weights are in the
+cache. Blocks of a token are added in their order, each to what is in the output, so that its sums are the same bits
+alone and with others. Of several tokens, those that refine the same block of a row meet its weights together: these are
+unpacked once. Which tokens that are is sorted out in scratch, for as many as there is room for.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from gguflike.kernels.engine.atomics import call_op, load_args, load_word
 from gguflike.kernels.engine.jit import inner
 from gguflike.kernels.engine.memory import SCRATCH_BYTES, STATE
 from gguflike.kernels.matmul.args import REFINE
-from gguflike.kernels.matmul.integer import Op, add_block
+from gguflike.kernels.matmul.integer import Op, add_block, dot_records
+from gguflike.kernels.matmul.output import put_rows, start_rows
 from gguflike.kernels.matmul.reader import STEPS, Record, sub_blocks
 from gguflike.kernels.matmul.records import RecordFormat
 from gguflike.kernels.matmul.tile import UNITS
@@ -32,7 +34,7 @@ from gguflike.kernels.vector.memory import (
     store_i32,
 )
 from gguflike.kernels.vector.sizes import BLOCK, BLOCKS_AT, CODES_AT, LANES, LISTS_AT, SUMS_AT, refined_bytes
-from gguflike.kernels.vector.types import Address, Value
+from gguflike.kernels.vector.types import Address, F32x16, Value
 
 ENTRY_BYTES = 8  # in scratch: number of a token and place in its list, int32 each
 
@@ -91,7 +93,7 @@ def _sort(refined: Address, stride: int, blocks: int, first: int, last: int, end
 def refine_op(record_format: RecordFormat) -> Op:
     """Return the op that multiplies records by activations with refined blocks. Words: ``REFINE``."""
     weights, record_bytes = record_format.weights, record_format.record_bytes
-    per_record = weights // BLOCK
+    per_record, dot = weights // BLOCK, dot_records(record_format)
 
     def add_all(
         e: Emitter,
@@ -165,25 +167,47 @@ def refine_op(record_format: RecordFormat) -> Op:
         return _one_of(e, block, per_record, add)
 
     @inner
-    def add_list(args: Address, row_block: int, refined: Address, out: Address) -> None:
-        """Add the products of all blocks of a list to sixteen outputs."""
-        a = load_args(REFINE, args)
-        blocks, lists = a.columns // BLOCK, refined + LISTS_AT
-        first = a.weights + row_block * (a.columns // weights) * record_bytes
-        count = LANES if a.rows >= LANES * (row_block + 1) else a.rows - LANES * row_block
-        before = load_f32x16(out) if count == LANES else load_first(out, count)
-        total = splat(0.0) if a.factor else before
+    def add_blocks(first: Address, blocks: int, refined: Address, total: F32x16) -> F32x16:
+        """Add to ``total`` the products of all blocks of a list by the row block whose records begin at ``first``."""
+        lists = refined + LISTS_AT
         for i in range(load_word(refined)):
             block = load_i32(lists + BLOCKS_AT * blocks + 4 * i)
             codes, sums = lists + CODES_AT * blocks + BLOCK * i, lists + SUMS_AT * blocks + 8 * i
             record = first + block // per_record * record_bytes
             total = add_one(record, block % per_record, codes, lists + 4 * i, sums, total)
+        return total
+
+    @inner
+    def add_list(args: Address, row_block: int, refined: Address, out: Address) -> None:
+        """Add the products of all blocks of a list to sixteen outputs."""
+        a = load_args(REFINE, args)
+        first = a.weights + row_block * (a.columns // weights) * record_bytes
+        count = LANES if a.rows >= LANES * (row_block + 1) else a.rows - LANES * row_block
+        before = load_f32x16(out) if count == LANES else load_first(out, count)
+        total = add_blocks(first, a.columns // BLOCK, refined, splat(0.0) if a.factor else before)
         if a.factor:
             total = before + total * splat(load_f32(a.factor))
         if count == LANES:
             store_f32x16(out, total)
         else:
             store_first(out, total, count)
+
+    @inner
+    def multiply_one(args: Address, start: int, stop: int) -> None:
+        """Multiply row blocks by one token and its list, while each is in the nearest cache: fetching it from farther
+        away again would wait for what is being fetched from memory for the next."""
+        a = load_args(REFINE, args)
+        records, of_product = a.columns // weights, args + REFINE.weights
+        for row_block in range(start, stop):
+            first, out = a.weights + row_block * records * record_bytes, a.out + 4 * LANES * row_block
+            total = dot(first, records, a.codes, a.scales, a.sums, start_rows(of_product, row_block))
+            if a.factor or a.rows < LANES * (row_block + 1):
+                put_rows(of_product, row_block, 0, total)
+                add_list(args, row_block, a.refined, out)
+                continue
+            if a.add:
+                total = total + load_f32x16(out)
+            store_f32x16(out, add_blocks(first, a.columns // BLOCK, a.refined, total))
 
     @inner
     def add_sorted(args: Address, scratch: Address, tokens: int, start: int, stop: int) -> None:
@@ -221,9 +245,11 @@ def refine_op(record_format: RecordFormat) -> Op:
     def refine(args: Address, state: Address, start: int, stop: int) -> None:
         a = load_args(REFINE, args)
         tokens, scratch, row_blocks = load_word(state + STATE.tokens), load_word(state + STATE.scratch), a.row_blocks
-        step = stop - start if tokens == 1 and load_word(a.refined) == 0 else UNITS
-        for item in range(start, stop, step):
-            last = min(item + step, stop)
+        if tokens == 1 and row_blocks == 1:
+            multiply_one(args, start, stop)
+            return
+        for item in range(start, stop, UNITS):
+            last = min(item + UNITS, stop)
             call_op(a.function, args + REFINE.weights, state, item, last)
             first, end = item * row_blocks, min(last * row_blocks, (a.rows + LANES - 1) // LANES)
             whole = first if row_blocks == 1 or a.factor else max(first, min(end, a.rows // LANES))

@@ -19,6 +19,7 @@ FIXED_ROWS = QUANTIZE_ROWS.extended(
 )
 REFINE_ROWS = QUANTIZE_ROWS.extended(
     "vector.refine:rows",
+    rows="address of what the tokens are: ROW_TYPE (tokens,)",
     refined="address of a list for each token (refine.py), sizes.refined_bytes(columns) apart",
     crest="float bits: the largest magnitude of a block that is not refined, over the root mean square of its row",
 )

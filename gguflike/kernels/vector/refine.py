@@ -21,14 +21,11 @@ import numpy as np
 
 from gguflike.kernels.engine.atomics import load_args, load_word, store_word
 from gguflike.kernels.engine.jit import inner, jit, op
-from gguflike.kernels.engine.memory import STATE
+from gguflike.kernels.engine.memory import ROW, ROW_BYTES
 from gguflike.kernels.vector.args import REFINE_ROWS
 from gguflike.kernels.vector.lanes import (
     fma,
-    magnitude,
-    maximum,
     reduce_add,
-    reduce_max,
     splat,
     to_float,
 )
@@ -38,19 +35,8 @@ from gguflike.kernels.vector.sizes import BLOCK, BLOCKS_AT, CODES_AT, LISTS_AT, 
 from gguflike.kernels.vector.types import Address
 from gguflike.kernels.vector.unpack import f32_of
 
-INFINITE = np.float32(np.inf)
+INFINITE, MOST = np.float32(np.inf), np.float32(127)
 _list_bytes = inner(refined_bytes)
-
-
-@jit
-def _mean_square(x: Address, columns: int) -> np.float32:
-    """Return the mean of the squares of float32 (columns,)."""
-    total = splat(np.float32(0))
-    for i in range(columns // 16):
-        v = load_f32x16(x + 64 * i)
-        total = fma(v, v, total)
-    mean: np.float32 = np.float32(reduce_add(total) / np.float32(columns))
-    return mean
 
 
 @jit
@@ -60,16 +46,20 @@ def refine_row(
     """Quantize one token as ``quantize_row`` does, and write the list of its refined blocks to ``refined``."""
     blocks, count = columns // BLOCK, 0
     lists = refined + LISTS_AT
-    limit = np.float32(crest * crest * _mean_square(x, columns))
+    squares = splat(np.float32(0))
     for block in range(blocks):
-        place, here = x + 4 * BLOCK * block, codes + BLOCK * block
+        place = x + 4 * BLOCK * block
         low, high = load_f32x16(place), load_f32x16(place + 64)
-        quantize_block(low, high, here, scales + 4 * block, sums + 8 * block)
-        largest = reduce_max(maximum(magnitude(low), magnitude(high)))
-        if largest * largest > limit and largest < INFINITE:
-            scale = splat(load_f32(scales + 4 * block))
-            low = fma(-to_float(load_i8x16(here)), scale, low)
-            high = fma(-to_float(load_i8x16(here + 16)), scale, high)
+        squares = fma(low, low, fma(high, high, squares))
+        quantize_block(low, high, codes + BLOCK * block, scales + 4 * block, sums + 8 * block)
+    coarsest = np.float32(crest / MOST)  # scale of a block that is not refined, over the root mean square
+    limit = np.float32(coarsest * coarsest * np.float32(reduce_add(squares) / np.float32(columns)))
+    for block in range(blocks):
+        scale = load_f32(scales + 4 * block)
+        if scale * scale > limit and scale < INFINITE:
+            place, here = x + 4 * BLOCK * block, codes + BLOCK * block
+            low = fma(-to_float(load_i8x16(here)), splat(scale), load_f32x16(place))
+            high = fma(-to_float(load_i8x16(here + 16)), splat(scale), load_f32x16(place + 64))
             at = lists + CODES_AT * blocks + BLOCK * count
             quantize_block(low, high, at, lists + 4 * count, lists + SUMS_AT * blocks + 8 * count)
             store_i32(lists + BLOCKS_AT * blocks + 4 * count, block)
@@ -82,9 +72,8 @@ def _rows(args: Address, state: Address, start: int, stop: int) -> None:
     """Quantize activations to int8, and list what is refined. Items are tokens; words: ``REFINE_ROWS``."""
     a = load_args(REFINE_ROWS, args)
     columns, blocks, stride = a.columns, a.columns // BLOCK, _list_bytes(a.columns)
-    first = load_word(state + STATE.position)
     for t in range(start, stop):
         scales, sums = a.scales + 4 * blocks * t, a.sums + 8 * blocks * t
         codes, refined = a.codes + columns * t, a.refined + stride * t
-        crest = f32_of(a.crest) if first + t else np.float32(0)
+        crest = f32_of(a.crest) if load_word(a.rows + ROW_BYTES * t + ROW.position) else np.float32(0)
         refine_row(a.x + 4 * columns * t, columns, codes, scales, sums, refined, crest)
