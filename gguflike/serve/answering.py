@@ -77,6 +77,10 @@ class Answers:
                 outcomes[index] = event.generation
         return [outcomes[index] for index in range(len(self._jobs))]
 
+    def cancel(self, index: int) -> None:
+        """End one choice: its last event comes all the same."""
+        self._jobs[index].cancel()
+
     def close(self) -> None:
         for job in self._jobs:
             job.cancel()

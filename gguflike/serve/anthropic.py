@@ -7,9 +7,11 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+from gguflike.chat.calls import Called
+from gguflike.chat.reading import Said
 from gguflike.serve import sse
 from gguflike.serve.context import Call, new_id
-from gguflike.serve.conversation import Called, Said, Talk, prepared, tool_choice_of
+from gguflike.serve.conversation import Talk, prepared, tool_choice_of
 from gguflike.serve.errors import refused
 from gguflike.serve.parameters import (
     COMMON,
@@ -162,7 +164,7 @@ async def count_tokens(call: Call) -> dict[str, int]:
         plan = await asyncio.to_thread(prepared, loaded.model, _talk(call.values))
     finally:
         loaded.release()
-    return {"input_tokens": len(plan.prompt)}
+    return {"input_tokens": len(plan.prompt.ids)}
 
 
 async def messages(call: Call) -> Any:
@@ -196,7 +198,7 @@ async def _whole(making: Any) -> dict[str, Any]:
         **_head(made),
         "content": content,
         **_stop(reply.reason, generation.stop),
-        "usage": _usage(len(made.plan.prompt), generation.cached_tokens, len(generation.tokens)),
+        "usage": _usage(len(made.plan.prompt.ids), generation.cached_tokens, len(generation.tokens)),
     }
 
 
@@ -221,7 +223,7 @@ def _usage(prompt: int, cached: int, output: int) -> dict[str, int]:
 
 async def _events(made: Answer) -> AsyncIterator[bytes]:
     """The answer as it comes: blocks one after the other, each begun, added to and ended."""
-    prompt = len(made.plan.prompt)
+    prompt = len(made.plan.prompt.ids)
     start = {**_head(made), "content": [], "stop_reason": None, "stop_sequence": None, "usage": _usage(prompt, 0, 0)}
     yield sse.event("message_start", {"type": "message_start", "message": start})
     blocks = _Blocks()

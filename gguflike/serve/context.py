@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gguflike.errors import ArgumentError, ArgumentTypeError
@@ -88,7 +88,7 @@ def _bias(value: Any, size: int) -> dict[int, float]:
 
 
 def job_of(
-    values: Mapping[str, Any], server: Server, loaded: Loaded, prompt: list[int], param: str, **more: Any
+    values: Mapping[str, Any], server: Server, loaded: Loaded, prompt: Sequence[int], param: str, **more: Any
 ) -> Job:
     """What the engine is asked for. 400 where the prompt has no room, names no token or is empty."""
     from gguflike.engine import Request as Job
@@ -116,8 +116,8 @@ def reason_of(generation: Generation) -> str:
     return "stop" if generation.finish_reason == "stop" else "length"
 
 
-def usage(prompt: int, generations: list[Generation]) -> dict[str, Any]:
-    """OpenAI's ``usage`` of one prompt and all its choices."""
+def usage(prompt: int, generations: list[Generation], reasoning: int = 0) -> dict[str, Any]:
+    """OpenAI's ``usage`` of one prompt and all its choices, of whose tokens so many were ``reasoning``."""
     completion = sum(len(each.tokens) for each in generations)
     cached = max((each.cached_tokens for each in generations), default=0)
     return {
@@ -125,7 +125,7 @@ def usage(prompt: int, generations: list[Generation]) -> dict[str, Any]:
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": cached},
-        "completion_tokens_details": {"reasoning_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": reasoning},
     }
 
 

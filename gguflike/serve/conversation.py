@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gguflike.errors import TemplateError
@@ -12,6 +12,8 @@ from gguflike.serve.parameters import OBJECT, STRING, choice, either
 from gguflike.serve.validation import Schema
 
 if TYPE_CHECKING:
+    from gguflike.chat import Prompt
+    from gguflike.engine import Grammar
     from gguflike.runner import Model
 
     Message = dict[str, Any]
@@ -89,21 +91,6 @@ class Talk:
     schema: Mapping[str, Any] | None = None
 
 
-class Said(NamedTuple):
-    """A piece of what the model says: its answer, or its reasoning."""
-
-    text: str
-    reasoning: bool = False
-
-
-class Called(NamedTuple):
-    """A call of a tool, whole: ``arguments`` is JSON."""
-
-    id: str
-    name: str
-    arguments: str
-
-
 def text_of(content: Any, where: str) -> str:
     """The text of a message's content. 400 for a part that is none."""
     if content is None:
@@ -155,14 +142,11 @@ def schema_of(response_format: Any, param: str = "response_format") -> Mapping[s
 
 
 class Prepared(NamedTuple):
-    """A prompt, what constrains the answer (a grammar for each choice), and how the answer is read."""
+    """A prompt, whether several calls may answer it, and what makes the grammar of an answer, if one constrains it."""
 
-    prompt: list[int]
-    text: str
-    grammar: Any = None
-
-    def reader(self) -> Reader:
-        return Reader()
+    prompt: Prompt
+    parallel_calls: bool
+    grammar: Callable[[], Grammar] | None = None
 
 
 def prepared(model: Model, talk: Talk) -> Prepared:
@@ -182,14 +166,4 @@ def prepared(model: Model, talk: Talk) -> Prepared:
         )
     except TemplateError as error:
         raise ApiError(400, f"messages: {error}", code="template_error", param="messages") from None
-    return Prepared(list(prompt.ids), prompt.text)
-
-
-class Reader:
-    """What a model says, read as it comes: nothing but text."""
-
-    def push(self, text: str) -> list[Said | Called]:
-        return [Said(text)] if text else []
-
-    def end(self) -> list[Said | Called]:
-        return []
+    return Prepared(prompt, talk.parallel_calls)

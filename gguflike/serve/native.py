@@ -91,7 +91,7 @@ async def apply_template(call: Call) -> dict[str, Any]:
     loaded = await call.server.models.acquire(call.values.get("model"))
     try:
         plan = await asyncio.to_thread(conversation.prepared, loaded.model, talk_of(call.values))
-        return {"prompt": plan.text, "tokens": plan.prompt}
+        return {"prompt": plan.prompt.text, "tokens": list(plan.prompt.ids)}
     finally:
         loaded.release()
 

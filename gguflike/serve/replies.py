@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gguflike.serve.conversation import Called
+from gguflike.chat.calls import Called
 from gguflike.serve.speaking import Ended, Spoken
 
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ class Reply:
         self.text = self.reasoning = ""
         self.calls: list[Called] = []
         self.tokens: list[Token] = []
-        self.reason = "stop"
+        self.reason, self.reasoning_tokens = "stop", 0
 
     def take(self, piece: Spoken | Ended) -> None:
         if isinstance(piece, Ended):
-            self.reason, self.generation = piece.reason, piece.generation
+            self.reason, self.generation, self.reasoning_tokens = piece
             return
         self.tokens += piece.tokens
         for said in piece.said:

@@ -7,10 +7,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gguflike.chat.calls import Called
+from gguflike.chat.reading import Said
 from gguflike.engine.events import Failed, Finished, Token
 from gguflike.serve.answering import Answers
 from gguflike.serve.context import Server, job_of, reason_of
-from gguflike.serve.conversation import Called, Prepared, Said, Talk, prepared
+from gguflike.serve.conversation import Prepared, Talk, prepared
 from gguflike.serve.errors import refused
 from gguflike.serve.models import Loaded
 
@@ -27,10 +29,11 @@ class Spoken(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """The end of a choice, and why: "stop", "length" or "tool_calls"."""
+    """The end of a choice, and why: "stop", "length" or "tool_calls". So many of its tokens were ``reasoning``."""
 
     reason: str
     generation: Generation
+    reasoning: int
 
 
 class Answer:
@@ -44,33 +47,67 @@ class Answer:
 
     async def spoken(self) -> AsyncIterator[tuple[int, Spoken | Ended | Prefilled | Queued]]:
         """Pieces with the number of their choice. Tokens that say nothing by themselves come with later ones."""
-        readers = [self.plan.reader() for _ in range(self._choices)]
-        held: list[list[Token]] = [[] for _ in readers]
-        called = [False] * self._choices
+        choices = [_Choice(self.plan) for _ in range(self._choices)]
         first = True
         async for index, event in self._answers:
+            choice = choices[index]
             if isinstance(event, Token):
                 if first:
                     self.server.metrics.first_token.add(time.monotonic() - self.begun)
                     first = False
-                held[index].append(event)
-                said = readers[index].push(event.text)
+                spoken = choice.push(event)
+                if choice.enough:
+                    self._answers.cancel(index)
+                if spoken is not None:
+                    yield index, spoken
             elif isinstance(event, Finished):
-                said = readers[index].end()
+                self.server.metrics.generated(event.generation)
+                for piece in choice.end(event.generation):
+                    yield index, piece
             else:
                 assert not isinstance(event, Failed)  # which the answers raise
                 yield index, event
-                continue
-            if said:
-                called[index] = called[index] or any(isinstance(each, Called) for each in said)
-                yield index, Spoken(said, held[index])
-                held[index] = []
-            if isinstance(event, Finished):
-                if held[index]:
-                    yield index, Spoken([], held[index])
-                self.server.metrics.generated(event.generation)
-                reason = reason_of(event.generation)
-                yield index, Ended("tool_calls" if called[index] and reason == "stop" else reason, event.generation)
+
+
+class _Choice:
+    """One choice as it is read. ``enough``: it has called a tool, and may call no other."""
+
+    def __init__(self, plan: Prepared) -> None:
+        self._reader, self._parallel = plan.prompt.reader(), plan.parallel_calls
+        self._tokens: list[Token] = []
+        self._reasoning = 0
+        self.enough = False
+
+    def push(self, token: Token) -> Spoken | None:
+        """What the token completes, if anything."""
+        if self.enough:
+            return None
+        self._tokens.append(token)
+        parts = self._taken(self._reader.push(token.text))
+        return self._spoken(parts) if parts else None
+
+    def end(self, generation: Generation) -> list[Spoken | Ended]:
+        """What is left, and why it ended: with calls, unless it was cut off."""
+        reason = "tool_calls" if self.enough else reason_of(generation)
+        parts = [] if self.enough else self._taken(self._reader.end(cut=reason == "length"))
+        if self._reader.called and reason == "stop":
+            reason = "tool_calls"
+        pieces: list[Spoken | Ended] = [self._spoken(parts)] if parts or self._tokens else []
+        return [*pieces, Ended(reason, generation, self._reasoning)]
+
+    def _taken(self, parts: list[Said | Called]) -> list[Said | Called]:
+        """The parts up to a call that is to be the only one."""
+        for place, part in enumerate(parts):
+            if isinstance(part, Called) and not self._parallel:
+                self.enough = True
+                return parts[: place + 1]
+        return parts
+
+    def _spoken(self, parts: list[Said | Called]) -> Spoken:
+        tokens, self._tokens = self._tokens, []
+        if parts and all(isinstance(part, Said) and part.reasoning for part in parts):
+            self._reasoning += len(tokens)
+        return Spoken(parts, tokens)
 
 
 async def submitted(
@@ -107,8 +144,12 @@ async def answer(
         for number in range(choices):
             seed = values.get("seed")
             given = values if seed is None or seed < 0 else {**values, "seed": (seed + number) % (1 << 64)}
-            grammar = plan.grammar() if plan.grammar is not None else None
-            jobs.append(job_of(given, server, loaded, plan.prompt, param, grammar=grammar, logprobs=logprobs))
+            more = {
+                "grammar": plan.grammar() if plan.grammar is not None else None,
+                "logprobs": logprobs,
+                "shown": plan.prompt.shown,
+            }
+            jobs.append(job_of(given, server, loaded, plan.prompt.ids, param, **more))
         return plan, jobs
 
     loaded, plan, answers = await submitted(server, values.get("model"), prepare)

@@ -5,19 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+from gguflike.chat.calls import Called
+from gguflike.chat.reading import Said
 from gguflike.engine.events import Prefilled, Queued
 from gguflike.serve import logprobs, sse
 from gguflike.serve.context import Call, new_id, now, timings, usage
-from gguflike.serve.conversation import (
-    MESSAGES,
-    TOOL_CHOICE,
-    TOOLS,
-    Called,
-    Said,
-    Talk,
-    schema_of,
-    tool_choice_of,
-)
+from gguflike.serve.conversation import MESSAGES, TOOL_CHOICE, TOOLS, Talk, schema_of, tool_choice_of
 from gguflike.serve.errors import refused
 from gguflike.serve.parameters import (
     BOOLEAN,
@@ -143,7 +136,7 @@ async def _whole(making: Any, n: int, likely: bool) -> dict[str, Any]:
         "model": made.loaded.name,
         "system_fingerprint": made.loaded.fingerprint,
         "choices": choices,
-        "usage": usage(len(made.plan.prompt), generations),
+        "usage": usage(len(made.plan.prompt.ids), generations, sum(reply.reasoning_tokens for reply in replies)),
         "timings": timings(generations[0]),
     }
 
@@ -198,7 +191,8 @@ async def _chunks(made: Answer, n: int, with_usage: bool, progress: bool) -> Asy
             yield chunk(index, delta, **more)
             more = {}
     if with_usage:
-        counts = usage(len(made.plan.prompt), [each.generation for each in endings])
+        generations = [each.generation for each in endings]
+        counts = usage(len(made.plan.prompt.ids), generations, sum(each.reasoning for each in endings))
         yield sse.data({**head, "choices": [], "usage": counts, "timings": timings(endings[0].generation)})
     yield sse.DONE
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+from gguflike.chat.calls import Called
+from gguflike.chat.reading import Said
 from gguflike.serve import logprobs, sse
 from gguflike.serve.context import new_id, now
-from gguflike.serve.conversation import Called, Said
 from gguflike.serve.errors import ApiError
 from gguflike.serve.speaking import Answer, Ended, Spoken
 
@@ -168,7 +169,7 @@ class Events:
         if not self.document["output"]:
             events += self._begin("message")  # every answer has a message, were it an empty one
         events += self._close("incomplete" if cut else "completed")
-        generation, prompt = ended.generation, len(self._made.plan.prompt)
+        generation, prompt = ended.generation, len(self._made.plan.prompt.ids)
         self.document |= {
             "status": "incomplete" if cut else "completed",
             "incomplete_details": {"reason": "max_output_tokens"} if cut else None,
@@ -176,7 +177,7 @@ class Events:
                 "input_tokens": prompt,
                 "input_tokens_details": {"cached_tokens": generation.cached_tokens, "cache_write_tokens": 0},
                 "output_tokens": len(generation.tokens),
-                "output_tokens_details": {"reasoning_tokens": 0},
+                "output_tokens_details": {"reasoning_tokens": ended.reasoning},
                 "total_tokens": prompt + len(generation.tokens),
             },
         }
