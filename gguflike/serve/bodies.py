@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 JSON = "application/json"
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 async def read(request: Request, limit: int) -> dict[str, Any]:
@@ -58,4 +59,4 @@ def _not_json(name: str) -> NoReturn:
 
 def encoded(document: Any) -> bytes:
     """JSON text; a surrogate that no UTF-8 can hold becomes "?"."""
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace")
+    return _ENCODER.encode(document).encode("utf-8", "replace")
