@@ -12,8 +12,6 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import TracebackType
 
 SECONDS = 90.0  # a busy machine must not fail a test
@@ -29,7 +27,9 @@ def pasted(text: str) -> str:
 class Terminal:
     """``gguflike ARGUMENTS`` in a terminal. A context manager that kills what still runs."""
 
-    def __init__(self, *arguments: object, columns: int = 80, rows: int = 24, **environment: str) -> None:
+    def __init__(
+        self, *arguments: object, columns: int = 80, rows: int = 24, stdout: int | None = None, **environment: str
+    ) -> None:
         self._master, self._slave = pty.openpty()
         fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.before = termios.tcgetattr(self._slave)
@@ -37,7 +37,7 @@ class Terminal:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "gguflike", *map(str, arguments)],
             stdin=self._slave,
-            stdout=self._slave,
+            stdout=self._slave if stdout is None else stdout,
             stderr=self._slave,
             env=variables | {"TERM": "xterm-256color"} | environment,
             start_new_session=True,
@@ -125,9 +125,3 @@ class Terminal:
 
 def plain(text: str) -> str:
     return CONTROL.sub("", text)
-
-
-@contextmanager
-def terminal(*arguments: object, **environment: str) -> Iterator[Terminal]:
-    with Terminal(*arguments, **environment) as made:
-        yield made

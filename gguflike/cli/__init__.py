@@ -19,7 +19,7 @@ COMMANDS = {
     "convert": "Hugging Face checkpoint to GGUF",
     "quantize": "GGUF to GGUF of another type",
     "calibrate": "what a model's matrices multiply, for --imatrix",
-    "tune": "train the blocks of a quantized file to say what the floats say",
+    "tune": "train a quantized file to say what the floats say",
     "export": "GGUF to a Hugging Face folder",
     "upload": "GGUF files into a repository of the Hub, with a model card",
     "split": "a GGUF file into several",

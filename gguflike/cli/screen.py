@@ -38,6 +38,7 @@ class Screen:
         self._colors = is_colored(args, sys.stdout)
         self._column = 0
         self._word = ""
+        self._goes_on = False  # the word that is held back with what was written last
         self._line = ""  # its beginning, as far as a fence is long
         self._is_code = False
         self._is_dim = False
@@ -78,7 +79,7 @@ class Screen:
             self._flush()
             self._put("\n")
             self._is_code ^= self._line.lstrip().startswith(FENCE)
-            self._column, self._line = 0, ""
+            self._column, self._line, self._goes_on = 0, "", False
             return
         if len(self._line.lstrip()) < len(FENCE):
             self._line += character
@@ -87,10 +88,14 @@ class Screen:
             self._put(character)
         elif character in " \t":
             self._flush()
+            self._goes_on = False
             self._space(character)
         else:
             self._word += character
-            if width(character) > 1 or width(self._word) >= columns():  # a script without spaces, or no word at all
+            if width(character) > 1:  # a script without spaces
+                self._flush()
+                self._goes_on = False
+            elif width(self._word) >= columns():  # no word at all, which the terminal breaks
                 self._flush()
 
     def _space(self, character: str) -> None:
@@ -104,12 +109,15 @@ class Screen:
 
     def _flush(self) -> None:
         """Write the word that is held back, on the next line if this one has no room for it."""
-        wide = width(self._word)
-        if self._column and self._column + wide > columns():
+        wide, line = width(self._word), columns()
+        if self._column and self._column + wide > line and not self._goes_on:
             self._put("\n")
             self._column = 0
         self._put(self._word)
-        self._column = (self._column + wide) % columns() if self._column + wide > columns() else self._column + wide
+        self._column += wide
+        if self._column > line:
+            self._column = (self._column - 1) % line + 1
+        self._goes_on = self._goes_on or bool(self._word)
         self._word = ""
 
     def _put(self, text: str) -> None:

@@ -68,10 +68,12 @@ def _help(session: Session, _: str) -> None:
 
 _SETTABLE = names_of(TEXT_SETTINGS, SAMPLING, (ALL["on_full"], ALL["think"], ALL["wrap"], ALL["quiet"]))
 
+_OPTIONS = {flag.lstrip("-"): name for name in _SETTABLE for flag in ALL[name].flags if flag.startswith("--")}
+
 
 def _set(session: Session, rest: str) -> None:
     word, _, value = rest.partition(" ")
-    args, name = session.args, word.replace("-", "_")
+    args, name = session.args, _OPTIONS.get(word, word.replace("-", "_"))
     if not word:
         session.tell(table([[f"  {ALL[each].word}", _shown(args, each), ALL[each].help] for each in _SETTABLE]))
         return
