@@ -319,7 +319,32 @@ def test_what_is_thought_is_dim(monkeypatch: pytest.MonkeyPatch) -> None:
     writer.write("hm", dim=True)
     writer.write("yes")
     writer.end()
-    assert stream.getvalue() == f"{DIM}hm{PLAIN}yes\n"
+    assert stream.getvalue() == f"{DIM}hm\n{PLAIN}\nyes\n"
+    stream.truncate(stream.seek(0))
+    writer = Screen(argparse.Namespace(wrap=None, color="never"))
+    writer.write("hm\n", dim=True)
+    writer.write("yes")
+    writer.end()
+    assert stream.getvalue() == "[thinking]\nhm\n[answer]\nyes\n"
+
+
+def test_what_is_thought_is_not_given_to_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    writer = Screen(argparse.Namespace(wrap=None, color=None))
+    writer.write("hm", dim=True)
+    writer.write("yes")
+    writer.end()
+    assert capsys.readouterr() == ("yes\n", "hm")
+
+
+def test_thoughts_are_no_part_of_what_was_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A template ends within reasoning, which a stop text of its format ends."""
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}<think>{# </think> #}"
+    tiny_gguf.write(tmp_path / "m.gguf", "F32", template=template, n_ctx=512)
+    with gguflike.load(tmp_path / "m.gguf") as model:
+        session, _ = sit(model, "one")
+        assert session.conversation.turns[-1]["content"] == ""
+    out, err = capsys.readouterr()
+    assert (out, err != "") == ("", True)
 
 
 def test_colors(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gguflike.cli import interrupts
-from gguflike.cli.generation import tokens_of
+from gguflike.cli.generation import parts, tokens_of
 from gguflike.cli.progress import progress_bar
 from gguflike.cli.screen import DIM, PLAIN, is_colored
 from gguflike.cli.streams import say
@@ -18,10 +18,10 @@ from gguflike.errors import counted
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from gguflike.cli.generation import Begun
     from gguflike.cli.screen import Screen
     from gguflike.progress import Progress
     from gguflike.runner import Generation, Model
-    from gguflike.runner.generate import Stream
 
 
 class Answer(NamedTuple):
@@ -33,30 +33,32 @@ class Answer(NamedTuple):
     first_after: float
 
 
-def show(begin: Callable[[Progress], Stream], screen: Screen, *, stoppable: bool = False) -> Answer:
+def show(begin: Callable[[Progress], Begun], screen: Screen, *, stoppable: bool = False) -> Answer:
     """Show the text that ``begin(progress)`` begins. Where it is ``stoppable``, Ctrl-C ends it; elsewhere, all."""
     start = time.monotonic()
     first_after, is_stopped, pieces = 0.0, False, []
-    stream = None
+    begun = None
     try:
         with interrupts.stoppable():
             with progress_bar() as progress:  # of a long prompt
-                stream = begin(progress)
-                made = iter(stream)
-                piece = next(made, None)
+                begun = begin(progress)
+                made = parts(begun)
+                part = next(made, None)
             first_after = time.monotonic() - start
-            while piece is not None:
-                pieces.append(piece.text)
-                screen.write(piece.text)
-                piece = next(made, None)
+            while part is not None:
+                text, is_thought = part
+                if not is_thought:
+                    pieces.append(text)
+                screen.write(text, dim=is_thought)
+                part = next(made, None)
     except KeyboardInterrupt:
-        if not stoppable or stream is None:
+        if not stoppable or begun is None:
             raise
         interrupts.clear()
         is_stopped = True
     finally:
         screen.end()
-    return Answer("".join(pieces), stream.generation, is_stopped, first_after)
+    return Answer("".join(pieces), begun.stream.generation, is_stopped, first_after)
 
 
 def say_how_it_went(model: Model, answer: Answer, args: argparse.Namespace, chosen: Mapping[str, Any]) -> None:

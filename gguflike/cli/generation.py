@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gguflike.cli import interrupts
 from gguflike.cli.arguments import MODEL
@@ -16,6 +16,8 @@ from gguflike.cli.streams import say
 from gguflike.errors import did_you_mean
 
 if TYPE_CHECKING:
+    from gguflike.chat.harmony import ChannelReader
+    from gguflike.chat.reading import Part, Reader
     from gguflike.progress import Progress
     from gguflike.runner import Model
     from gguflike.runner.generate import Stream
@@ -111,12 +113,19 @@ def tokens_of(args: argparse.Namespace) -> int:
     return args.usual["tokens"] if args.tokens is None else args.tokens  # type: ignore[no-any-return]
 
 
+class Begun(NamedTuple):
+    """A text that is being made. ``reader`` tells apart what is thought, where it is an answer."""
+
+    stream: Stream
+    reader: Reader | ChannelReader | None = None
+
+
 def begin_text(
     model: Model, text: str, args: argparse.Namespace, chosen: Mapping[str, Any], progress: Progress | None
-) -> Stream:
+) -> Begun:
     """Begin to continue a text; markup in it is text unless --special."""
     ids = model.tokenizer.encode(text, parse_special=args.special)
-    return model.generate(ids, tokens_of(args), progress=progress, **chosen)
+    return Begun(model.generate(ids, tokens_of(args), progress=progress, **chosen))
 
 
 def begin_answer(
@@ -125,7 +134,29 @@ def begin_answer(
     args: argparse.Namespace,
     chosen: Mapping[str, Any],
     progress: Progress | None,
-) -> Stream:
+) -> Begun:
     """Begin to answer a conversation; markup in its messages is text unless --special."""
     variables = {} if args.think is None else {"enable_thinking": args.think}
-    return model.chat(messages, tokens_of(args), variables=variables, special=args.special, progress=progress, **chosen)
+    prompt = model.conversations.prompt(messages, variables=variables, special=args.special)
+    stream = model.generate(prompt.ids, tokens_of(args), shown=prompt.shown, progress=progress, **chosen)
+    return Begun(stream, prompt.reader())
+
+
+def parts(begun: Begun) -> Iterator[tuple[str, bool]]:
+    """(text, whether it is only thought) as it comes."""
+    stream, reader = begun
+    for piece in stream:
+        if reader is None:
+            yield piece.text, False
+        else:
+            yield from map(_part, reader.push(piece.text))
+    if reader is not None:
+        yield from map(_part, reader.end(cut=stream.generation.finish_reason != "stop"))
+
+
+def _part(part: Part) -> tuple[str, bool]:
+    from gguflike.chat.reading import Said
+
+    if isinstance(part, Said):
+        return part.text, part.reasoning
+    return f"{part.name}({part.arguments})", False  # a tool that nobody offered is called

@@ -16,6 +16,7 @@ from gguflike.cli.generation import (
     choices,
     load,
     name_of_model,
+    parts,
 )
 from gguflike.cli.output import print_json
 from gguflike.cli.screen import Screen
@@ -23,9 +24,9 @@ from gguflike.cli.settings import CONVERSATION, SHOWN, SYSTEM, add_settings
 from gguflike.cli.streams import is_fed, need_input, read_all
 
 if TYPE_CHECKING:
+    from gguflike.cli.generation import Begun
     from gguflike.progress import Progress
     from gguflike.runner import Model
-    from gguflike.runner.generate import Stream
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         return converse(args, is_plain=not args.chat)
     with load(args) as model:
 
-        def begin(progress: Progress) -> Stream:
+        def begin(progress: Progress) -> Begun:
             if not args.chat:
                 return begin_text(model, prompt, args, chosen, progress)
             system = [{"role": "system", "content": args.system}] if args.system is not None else []
@@ -110,9 +111,12 @@ def _document(model: Model, begin: Any, chosen: dict[str, Any]) -> dict[str, Any
     from gguflike.cli.progress import progress_bar
 
     with progress_bar() as progress:
-        result = begin(progress).result()
+        begun = begin(progress)
+        found = [*parts(begun)]
+    result, texts = begun.stream.generation, {kind: "".join(t for t, k in found if k is kind) for kind in (False, True)}
     return {
-        "text": result.text,
+        "text": texts[False],
+        **({"reasoning": texts[True]} if texts[True] else {}),
         "prompt_tokens": result.prompt_tokens,
         "tokens": result.tokens,
         "finish_reason": result.finish_reason,

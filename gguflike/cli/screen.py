@@ -6,12 +6,20 @@ import argparse
 import os
 import sys
 import unicodedata
+from contextlib import suppress
 from typing import TextIO
 
 from gguflike.cli.output import columns, terminal
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 FENCE = "```"
+
+
+def aside(text: str) -> None:
+    """Write what is thought where standard output takes answers alone: on standard error."""
+    with suppress(OSError, ValueError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def is_colored(args: argparse.Namespace, stream: TextIO | None) -> bool:
@@ -49,12 +57,12 @@ class Screen:
         """Show more text. ``dim``: not what the model says, but what it thinks before."""
         if not text:
             return
-        self.is_empty = False
+        if dim and not self._is_terminal:
+            aside(text)
+            return
         if dim != self._is_dim:
-            self._flush()
-            self._is_dim = dim
-            if self._colors:
-                self._put(DIM if dim else PLAIN)
+            self._switch(dim)
+        self.is_empty = False
         self._ends_line = text.endswith("\n")
         text = terminal(text)
         if not self._wraps:
@@ -63,6 +71,17 @@ class Screen:
             for character in text:
                 self._take(character)
         sys.stdout.flush()
+
+    def _switch(self, dim: bool) -> None:
+        """Begin what is thought, or what is said, on a line of its own."""
+        self._flush()
+        if not (self.is_empty or self._ends_line):
+            self._put("\n")
+        if self._colors:
+            self._put(DIM if dim else PLAIN + "\n")
+        else:
+            self._put(f"[{'thinking' if dim else 'answer'}]\n")
+        self._is_dim, self._column, self._line, self._goes_on = dim, 0, "", False
 
     def end(self) -> None:
         """No more comes: show what is held back, and end the line."""

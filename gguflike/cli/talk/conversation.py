@@ -12,9 +12,9 @@ from gguflike.cli.generation import begin_answer, begin_text, choices
 from gguflike.errors import GGUFLikeError, UnsupportedError
 
 if TYPE_CHECKING:
+    from gguflike.cli.generation import Begun
     from gguflike.progress import Progress
     from gguflike.runner import Model
-    from gguflike.runner.generate import Stream
 
 ROOM_SHARE = 4  # of the context, one part of so many is kept free for an answer where turns are dropped
 
@@ -73,7 +73,7 @@ class Conversation:
         """Forget all but the system message."""
         self.turns.clear()
 
-    def begin(self, progress: Progress | None) -> Stream:
+    def begin(self, progress: Progress | None) -> Begun:
         """Begin to answer what was said last. `FullError` where it does not fit into the context."""
         self.chosen = choices(self.args)
         try:
@@ -92,13 +92,14 @@ class Conversation:
 
     def drop(self) -> int:
         """Forget the oldest turns until what is left fits, with room for an answer; return how many. `FullError` where
-        even the last does not fit."""
-        dropped, room = 0, self.model.context // ROOM_SHARE
+        even the last does not fit: then nothing is forgotten."""
+        dropped, room, before = 0, self.model.context // ROOM_SHARE, self.turns[:]
         while True:
             try:
-                stream = self.begin(None)
+                stream = self.begin(None).stream
             except FullError as full:
                 if full.is_alone:
+                    self.turns = before
                     raise
             else:
                 if self._is_one_turn or stream.generation.prompt_tokens + room <= self.model.context:
