@@ -5,7 +5,7 @@ Prints the tables of spec/literature.md. Without arguments the first: the RMSE r
 Gaussian and on the weight matrices of the bundled checkpoint (real weights have heavier tails, which is what blocks are
 for). With a model's folder the others: what each method does to what the model says.
 
-    python scripts/bench_literature.py --model FOLDER --calibration F... --text F... [--only weights|activations]
+    python scripts/bench_literature.py --model FOLDER --calibration F... --text F... [--only TABLE]
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import literature_files
+import literature_runs
 import numpy as np
 
 import gguflike
@@ -171,7 +172,7 @@ def bench_activations(args: argparse.Namespace) -> None:
         rows: list[tuple[str, Rounds]] = [
             ("dynamic, blocks of 32", block),
             ("dynamic, tokens", token),
-            ("adaptive: blocks of 32, exact from a crest of 8 on", adaptive(bits, 8.0)),
+            ("adaptive: blocks of 32, exact from a crest of 7 on", adaptive(bits, 7.0)),
         ]
         observers = (ranges.extremes, ranges.moving_average, ranges.percentile, ranges.least_error)
         for observer in observers:
@@ -247,6 +248,15 @@ def bench_types() -> None:
         )
 
 
+TABLES: dict[str, Callable[[argparse.Namespace], None]] = {
+    "weights": literature_files.bench,
+    "activations": bench_activations,
+    "runs": literature_runs.bench_activations,
+    "cache": literature_runs.bench_cache,
+    "drafts": literature_runs.bench_drafts,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="folder of a checkpoint")
@@ -256,16 +266,16 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=8192, help="of each held-out text")
     parser.add_argument("--types", nargs="+", help="rows of these types only")
     parser.add_argument("--training", action="store_true", help="also rows that train: LSQ, QAT, effort 3")
+    parser.add_argument("--observers", nargs="+", default=list(ranges.OBSERVERS), help="of static activations")
     parser.add_argument("--keep", help="JSON lines of rows: those that are there are not measured again")
-    parser.add_argument("--only", choices=("weights", "activations"))
+    parser.add_argument("--only", choices=tuple(TABLES))
     args = parser.parse_args()
     if args.model is None:
         bench_types()
         return
-    if args.only != "activations":
-        literature_files.bench(args)
-    if args.only != "weights":
-        bench_activations(args)
+    for name, bench in TABLES.items():
+        if args.only in (name, None):
+            bench(args)
 
 
 if __name__ == "__main__":
