@@ -82,7 +82,7 @@ def figures(model: Model, answer: Answer, args: argparse.Namespace, chosen: Mapp
     if result.decode_tokens_per_s:
         speed = result.decode_tokens_per_s
         parts.append(f"{speed:.0f} tokens/s" if speed >= 10 else f"{speed:.1f} tokens/s")
-    parts.append(f"first after {answer.first_after:.1f} s")
+    parts += [f"first after {answer.first_after:.1f} s"] if result.tokens else []
     parts.append(f"context {result.prompt_tokens + len(result.tokens)}/{model.context}")
     parts += [f"seed {chosen['seed']}"] if "seed" in chosen else []
     return ", ".join(parts)

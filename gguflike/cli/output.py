@@ -66,6 +66,20 @@ def columns(stream: TextIO | None = None) -> int:
         return 80
 
 
+def broken(text: str) -> str:
+    """Lines for standard error, broken at words where that is a terminal. Rows of tables stay as they are."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        return text
+    import textwrap
+
+    wide = columns(sys.stderr)
+
+    def fill(line: str) -> str:
+        return line if line.startswith("  ") else textwrap.fill(line, wide, break_on_hyphens=False)
+
+    return "\n".join(map(fill, text.split("\n")))
+
+
 def size(count: float) -> str:
     """Bytes for people: 98.9 MB."""
     for unit in ("bytes", "kB", "MB", "GB"):

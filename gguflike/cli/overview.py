@@ -9,8 +9,8 @@ from gguflike.cli import config
 from gguflike.cli.output import table
 
 FIRST_STEPS = (
-    ("gguflike demo", "the whole path on a small model that is bundled"),
-    ("gguflike chat org/repo", "talk to a model of the Hugging Face Hub"),
+    ("gguflike demo", "the whole path, on a bundled model"),
+    ("gguflike chat org/repo", "talk to a model of the Hub"),
     ('gguflike run model.gguf "Once upon"', "continue a text"),
     ("... | gguflike run MODEL --chat Why?", "ask about what is piped in"),
     ("gguflike convert org/repo -t Q4_K_M", "a checkpoint to a GGUF file"),
@@ -29,7 +29,7 @@ def overview(commands: Mapping[str, str]) -> str:
     """First steps, all commands, and where settings are kept."""
     return "\n".join(
         [
-            f"gguflike {__version__}: a Hugging Face checkpoint in, a small, trustworthy, fast GGUF out.",
+            f"gguflike {__version__}: a checkpoint in, a small, trustworthy, fast GGUF out.",
             "",
             table([[f"  {line}", what] for line, what in FIRST_STEPS]),
             "",

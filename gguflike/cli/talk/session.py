@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from gguflike.cli import interrupts
 from gguflike.cli.answer import Answer, figures, say_how_it_went, show
 from gguflike.cli.generation import choices
-from gguflike.cli.output import flags_of
+from gguflike.cli.output import broken, flags_of
 from gguflike.cli.screen import DIM, PLAIN, Screen, is_colored
 from gguflike.cli.streams import say
 from gguflike.cli.talk import commands
@@ -72,7 +72,7 @@ class Session:
                 else:
                     self.answer(commands.message(words))
             except (commands.Mistake, FileError) as error:
-                say(str(error))
+                say(broken(str(error)))
             except KeyboardInterrupt:  # while a file is read, or a long prompt
                 if not self.is_typed:
                     raise
@@ -82,6 +82,7 @@ class Session:
 
     def tell(self, text: str) -> None:
         """Say something of the program's, which is no answer of the model: on standard error."""
+        text = broken(text)
         if is_colored(self.args, sys.stderr):
             text = f"{DIM}{text}{PLAIN}"
         say(text)
@@ -101,7 +102,7 @@ class Session:
             self._say_full(full)
         except TemplateError as error:
             conversation.undo()
-            say(f"{error}; the message is taken back")
+            say(broken(f"{error}; the message is taken back"))
         except KeyboardInterrupt:
             conversation.undo()
             raise
@@ -109,7 +110,7 @@ class Session:
             conversation.undo()
             if not self.is_typed:
                 raise
-            say(error.for_command(flags_of(self.args)))
+            say(broken(error.for_command(flags_of(self.args))))
         else:
             conversation.hear(answer.text)
             self._last = answer
@@ -130,10 +131,8 @@ class Session:
             ways = ["say less"]
         what = "this message alone" if full.is_alone else "the conversation"
         context = counted(full.context, "token")
-        say(
-            f"the context of {context} is full: {what} takes {full.needed}, and the message is taken back; "
-            f"{', '.join(ways)}, --context N sets a larger one"
-        )
+        text = f"the context of {context} is full: {what} takes {full.needed}, and the message is taken back"
+        say(broken(f"{text}; {', '.join(ways)}, --context N sets a larger one"))
 
     def _say_cut(self) -> None:
         if self.args.on_full != "drop":
