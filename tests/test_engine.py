@@ -250,6 +250,44 @@ def test_a_grammar_says_what_may_and_what_must_come(engine: Engine, logprobs: in
     assert result.finish_reason == "stop"
 
 
+class Failing(Alternating):
+    """A grammar that fails, or leaves nothing, after two tokens."""
+
+    def __init__(self, raises: bool) -> None:
+        super().__init__(9)
+        self._raises = raises
+
+    def mask(self) -> np.ndarray | None:
+        if len(self.seen) < 2:
+            return super().mask()
+        if self._raises:
+            raise KeyError("lost")
+        return np.zeros(10, np.uint32)
+
+    def forced(self) -> list[int]:
+        return []
+
+
+def test_a_grammar_that_fails_ends_its_own_job_only(engine: Engine) -> None:
+    beside = ask(engine, [3, 4], 30, ignore_end=True)
+    with pytest.raises(KeyError, match="lost"):
+        ask(engine, [1, 2], 50, grammar=Failing(raises=True)).wait()
+    with pytest.raises(ArgumentError, match="no token is left"):
+        ask(engine, [1, 2], 50, grammar=Failing(raises=False)).wait()
+    assert len(beside.wait().tokens) == 30
+    until(lambda: (engine.stats().failed, engine.stats().done) == (2, 1))
+
+
+def test_no_memory_for_a_text_fails_it_only(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(engine._places.kept, "load", lambda *_: exec("raise MemoryError"))
+        with pytest.raises(MemoryError):
+            ask(engine, [1, 2], 5).wait()
+    assert len(ask(engine, [1, 2], 5, ignore_end=True).wait().tokens) == 5
+    until(lambda: engine.stats().failed == 1)
+    assert len(engine._places._free) == 3
+
+
 def test_end_tokens_may_be_ruled_out(engine: Engine, monkeypatch: pytest.MonkeyPatch, model: Model) -> None:
     likeliest = ask(engine, [10, 20], 1).wait().tokens[0]
     monkeypatch.setattr(model.tokenizer, "eos_ids", frozenset({likeliest}))

@@ -318,10 +318,13 @@ class Engine:
                 job.fail(result)
                 continue
             before, was_prompt = len(job.result.tokens), not job.result.tokens
-            job.advance(result)
+            try:
+                job.advance(result)
+                if was_prompt and job.request.cache:
+                    self._places.computed(job, whole=len(result) > 0)
+            except Exception as error:  # a grammar that leaves nothing to choose, or fails: no other text's concern
+                job.fail(error)
             self._counts["generated_tokens"] += len(job.result.tokens) - before
-            if was_prompt and job.request.cache:
-                self._places.computed(job, whole=len(result) > 0)
 
     def _sweep(self) -> None:
         """Let go of what is over or cancelled."""
@@ -345,7 +348,12 @@ class Engine:
             job = self._waiting[0]
             if not self._places.fits(job, self._running):
                 break
-            self._places.enter(job, self._running)
+            try:
+                self._places.enter(job, self._running)
+            except Exception as error:  # no memory, say
+                job.fail(error)
+                self._sweep()
+                continue
             with self._changed:
                 self._waiting.popleft()
                 self._running.append(job)

@@ -35,10 +35,10 @@ class Places:
         ids, reuse = job.tokens, job.request.cache
         best = max(self._free, key=lambda slot: slot.common_prefix(ids) if reuse else 0)
         slot = best if reuse and best.common_prefix(ids) >= BLOCK else self._emptiest()
-        self._free.remove(slot)
         if reuse:
             self.kept.load(slot, ids)
         slot.return_to(slot.common_prefix(ids) if reuse else 0)
+        self._free.remove(slot)
         ahead = [(common(ids, other.tokens, len(ids) - 1), other) for other in running if not other.decoding]
         far, other = max(ahead, key=lambda pair: pair[0], default=(0, job))
         if reuse and other.request.cache and far >= len(slot.tokens) + BLOCK:

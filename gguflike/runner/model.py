@@ -57,7 +57,8 @@ class Model:
     ``context`` is how many tokens fit, ``config`` the typed hyper-parameters of the family and ``graph`` the parts that
     they make (``gguflike.families``). A context manager. Streams may be read in turns, and from several threads: each
     gives the text that it gives alone. What an unfinished one has in the cache is copied when another call needs the
-    cache, and copied back for its next piece.
+    cache, and copied back for its next piece. For many at the same time, take an `engine.Engine`, which computes all of
+    them in shared passes.
     """
 
     def __init__(
