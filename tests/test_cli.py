@@ -303,7 +303,9 @@ def test_chat(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], m
 
 
 def test_bench(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    document = run_json(capsys, "bench", model, "--prompt-tokens", 16, "--new-tokens", 4, "--repeat", 1)
+    sizes = ("--prompt-tokens", 16, "--new-tokens", 4, "--repeat", 1)
+    document = run_json(capsys, "bench", model, *sizes, "--activations", "adaptive")
+    assert document["activations"] == "adaptive"
     assert min(document[key] for key in ("load_s", "prefill_tokens_per_s", "decode_tokens_per_s")) > 0
     assert main(["bench", str(model), "--new-tokens", "2000"]) == 1
     assert "context" in capsys.readouterr().err

@@ -43,14 +43,17 @@ def with_outliers(tokens: int, columns: int) -> np.ndarray:
     return x
 
 
-def refined(x: np.ndarray, crest: float, position: int = 1) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """What the op makes of activations: the arrays of `quantize`, and the lists."""
+def refined(
+    x: np.ndarray, crest: float, position: int = 1, positions: list[int] | None = None
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """What the op makes of activations, of tokens at successive positions or at these: the arrays of `quantize`, and
+    the lists."""
     tokens, columns = x.shape
     arrays = activation_arrays(tokens, columns)
     lists = np.zeros((tokens, refined_bytes(columns)), np.uint8)
     places = {name: values.ctypes.data for name, values in arrays.items()}
     rows = np.zeros(tokens, ROW_TYPE)
-    rows["position"] = np.arange(position, position + tokens)
+    rows["position"] = np.arange(position, position + tokens) if positions is None else positions
     lists_at, rows_at = lists.ctypes.data, rows.ctypes.data
     words = REFINE_ROWS.pack(
         x=x.ctypes.data, columns=columns, **places, rows=rows_at, refined=lists_at, crest=float_bits(crest)
@@ -91,6 +94,11 @@ def test_blocks_above_the_crest_are_rounded_twice() -> None:
 def test_of_the_first_token_of_a_text_all_is_refined() -> None:
     _, lists = refined(with_outliers(3, 512), 8, position=0)
     assert [read(one, 512)[0] for one in lists] == [list(range(16)), [0], [0, 15]]
+
+
+def test_first_tokens_of_several_texts_in_a_pass() -> None:
+    _, lists = refined(with_outliers(3, 512), 8, positions=[9, 0, 4])
+    assert [read(one, 512)[0] for one in lists] == [[8], list(range(16)), [0, 15]]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])

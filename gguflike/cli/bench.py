@@ -7,12 +7,15 @@ import argparse
 from gguflike.cli.arguments import MODEL, positive
 from gguflike.cli.output import print_json, size
 from gguflike.cli.progress import progress_bar
+from gguflike.cli.settings import ALL, add_settings
 from gguflike.errors import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help=MODEL)
     parser.add_argument("--threads", type=positive, help="threads (default: all CPUs)")
+    add_settings(parser, [ALL["activations"]])
+    parser.set_defaults(settled=("activations",))
     parser.add_argument("--prompt-tokens", type=positive, metavar="N", default=512, help="prompt length (%(default)s)")
     parser.add_argument("--new-tokens", type=positive, metavar="N", default=128, help="tokens written (%(default)s)")
     parser.add_argument("--repeat", type=positive, metavar="N", default=3, help="runs; the median counts (%(default)s)")
@@ -26,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
         result = bench(
             args.file,
             threads=args.threads,
+            activations=args.activations or "dynamic",
             prompt_tokens=args.prompt_tokens,
             new_tokens=args.new_tokens,
             repeat=args.repeat,

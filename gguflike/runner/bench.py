@@ -27,12 +27,13 @@ def bench(
     path: str | os.PathLike[str],
     *,
     threads: int | None = None,
+    activations: str = "dynamic",
     prompt_tokens: int = 512,
     new_tokens: int = 128,
     repeat: int = 3,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Load a model and measure it; medians of ``repeat`` runs.
+    """Load a model and measure it, with ``activations`` as of `load`; medians of ``repeat`` runs.
 
     Prefill is ``prompt_tokens`` tokens at once into an empty cache, decode ``new_tokens`` one after another after one,
     each chosen greedily. ``decode_gb_per_s`` counts the weights that a token reads and ``prefill_tera_ops_per_s`` two
@@ -41,7 +42,7 @@ def bench(
     many as no cache holds), and only multiply bytes.
     """
     start = time.perf_counter()
-    with load(path, threads=threads, progress=progress) as model:
+    with load(path, threads=threads, activations=activations, progress=progress) as model:
         load_s = time.perf_counter() - start
         needed = max(prompt_tokens, new_tokens + 1)
         if needed > model.context:
@@ -55,6 +56,7 @@ def bench(
         return {
             "load_s": load_s,
             "threads": model.threads,
+            "activations": activations,
             "prompt_tokens": prompt_tokens,
             "new_tokens": new_tokens,
             "prefill_tokens_per_s": prefill,
