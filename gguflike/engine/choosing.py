@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,16 +50,16 @@ class Chooser:
         logprobs = self._sampler.logprobs(logits, token, count)
         return Token(token, "", logprobs.chosen, dict(logprobs.alternatives))
 
-    def forced(self) -> list[int]:
-        """The tokens that the grammar says must come next. None where logprobs of all tokens are asked for, which only
-        computing them one by one gives."""
+    def forced(self) -> Iterator[int]:
+        """The tokens that the grammar says must come next, each accepted when it is taken: the grammar has ended with
+        the last, not before. None where logprobs of all tokens are asked for, which only computing them one by one
+        gives."""
         grammar = self._request.grammar
         if grammar is None or grammar.finished or self._request.logprobs is not None:
-            return []
-        forced = grammar.forced()
-        for token in forced:
+            return
+        for token in grammar.forced():
             self._accept(token)
-        return forced
+            yield token
 
     def _accept(self, token: int) -> None:
         self._sampler.accept(token)
