@@ -368,11 +368,11 @@ def test_steps_in_turn_stay_apart(machine: Machine) -> None:
     out = np.zeros(16, np.float32)
 
     def emit(e: Emitter, v: Any, o: Any) -> None:
-        def add(i: int, total: Any) -> Any:
+        def add(i: int, totals: list[Any]) -> list[Any]:
             e.prefetch(v, 4096 * (i + 1))
-            return e.b.fadd(e.b.fmul(total, e.const(V16F32, 2.0)), e.load(V16F32, v, 64 * i))
+            return [e.b.fadd(e.b.fmul(totals[0], e.const(V16F32, 2.0)), e.load(V16F32, v, 64 * i))]
 
-        e.store(e.in_turn(e.zero(V16F32), [partial(add, i) for i in range(4)]), o)
+        e.store(e.in_turn([e.zero(V16F32)], [partial(add, i) for i in range(4)])[0], o)
 
     machine.run(emit, values, out)
     expected = np.zeros(16, np.float32)

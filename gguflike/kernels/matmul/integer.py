@@ -19,126 +19,25 @@ short mantissa is what lets the kernels turn an integer sum into a float and sca
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial, reduce
-from typing import Any
 
 from gguflike.kernels.engine.atomics import load_args, load_word
 from gguflike.kernels.engine.jit import inner
 from gguflike.kernels.engine.memory import STATE
 from gguflike.kernels.matmul import tile
 from gguflike.kernels.matmul.args import MATMUL
+from gguflike.kernels.matmul.direct import MOST, dot_records, make_direct
+from gguflike.kernels.matmul.few import make_few
 from gguflike.kernels.matmul.output import panel_tokens, put_rows, put_start, put_unit, start_rows
-from gguflike.kernels.matmul.reader import STEPS, Record, sub_blocks
+from gguflike.kernels.matmul.reader import sub_blocks
 from gguflike.kernels.matmul.records import RecordFormat
-from gguflike.kernels.vector.dot import ByteSums
-from gguflike.kernels.vector.emitter import F32, I32, V16F32, V16I32, V64I8, Emitter
+from gguflike.kernels.vector.emitter import Emitter
 from gguflike.kernels.vector.lanes import f32x16, int64, operation, void
-from gguflike.kernels.vector.memory import prefetch
-from gguflike.kernels.vector.sizes import BLOCK
-from gguflike.kernels.vector.types import Address, F32x16, Value
+from gguflike.kernels.vector.sizes import BLOCK, LANES
+from gguflike.kernels.vector.types import Address, Value
 
 Op = Callable[[Address, Address, int, int], None]
 
-AHEAD = 8192  # bytes that matvec prefetches in advance; 1 to 24 KiB were measured
 UNIT_SUMS = tile.PANEL_TOKENS * tile.ROW_BYTES  # bytes of the sums of one unit
-
-
-def _dot_record(
-    e: Emitter, record_format: RecordFormat, record: Value, codes: Value, scales: Value, sums: Value, total: Value
-) -> Value:
-    """Add to ``total`` (V16F32, a row per lane) the product of one record by one token.
-
-    Every rounding is that of the blocked matmul (tile.py), so that a token's result does not depend on how many are
-    computed with it.
-    """
-    reader = Record(e, record_format, record)
-    codes, scales, sums = e.pointer(codes), e.pointer(scales), e.pointer(sums)
-    blocks = record_format.weights // BLOCK
-    lines = record_format.record_bytes // 64
-
-    def add(block: int, total: Value) -> Value:
-        for line in range(block * lines // blocks, (block + 1) * lines // blocks):
-            e.prefetch(record, AHEAD + 64 * line)
-        reader.forget()
-        return add_block(e, record_format, reader, block, codes, scales, sums, total)
-
-    return e.in_turn(total, [partial(add, block) for block in range(blocks)])
-
-
-def add_block(
-    e: Emitter,
-    record_format: RecordFormat,
-    reader: Record,
-    block: int,
-    codes: Value,
-    scales: Value,
-    sums: Value,
-    total: Value,
-) -> Value:
-    """Add block number ``block`` of a record to ``total``."""
-    subs = sub_blocks(record_format)
-    activation_scale = e.load(F32, scales, 4 * block)
-    every_scale = e.splat(V16F32, activation_scale)
-    folded, minima = None, []
-    for sub in range(subs):
-        halves = range(2 * block, 2 * block + 2) if subs == 1 else (2 * block + sub,)
-        activation_sum = e.const(I32, 0)
-        if record_format.offset or record_format.minimum:
-            for half in halves:
-                activation_sum = e.b.add(activation_sum, e.load(I32, sums, 4 * half))
-        product = e.to_float(_dot_sub_block(e, record_format, reader, codes, activation_sum, block, sub))
-        if record_format.folded_offset is None:
-            total = e.fma(e.b.fmul(product, every_scale), reader.scale(block, sub), total)
-        else:  # integers below 2**24: exact
-            product = e.b.fmul(product, reader.folded_scale(block, sub))
-            folded = product if folded is None else e.b.fadd(folded, product)
-        if record_format.minimum:
-            scaled_sum = e.b.fmul(e.b.sitofp(activation_sum, F32), activation_scale)
-            minima.append((reader.minimum(block, sub), e.splat(V16F32, scaled_sum)))
-    if folded is not None:
-        total = e.fma(e.b.fmul(folded, every_scale), reader.super_scale(), total)
-    for minimum, scaled_sum in minima:
-        total = e.fma(minimum, scaled_sum, total)
-    return total
-
-
-def _dot_sub_block(
-    e: Emitter, record_format: RecordFormat, reader: Record, codes: Value, total: Value, block: int, sub: int
-) -> Value:
-    """Multiply the signed weights of a sub-block by the activations: V16I32; ``total`` is the activations' sum."""
-    subs = sub_blocks(record_format)
-    start = e.b.mul(total, e.const(I32, -record_format.offset))
-    sums = ByteSums(e, record_format.largest)
-    totals = [sums.begin(e.splat(V16I32, start) if record_format.offset else e.zero(V16I32))]
-    totals += [sums.begin(e.zero(V16I32)) for _ in range(1, sums.chains)]
-    for count, step in enumerate(range(sub * STEPS // subs, (sub + 1) * STEPS // subs)):
-        turn = count % sums.chains
-        if count // sums.chains and count // sums.chains % sums.run == 0:
-            totals[turn] = sums.settle(totals[turn])
-        four = e.load_splat(V64I8, codes, block * BLOCK + 4 * step)
-        weights = (reader.nibbles if sums.halved else reader.codes)(block * STEPS + step)
-        totals[turn] = sums.add(totals[turn], weights, four)
-    return reduce(e.b.add, (sums.value(total) for total in totals))
-
-
-def dot_records(record_format: RecordFormat) -> Any:
-    """Return a function for kernels that adds to sixteen sums the products of a row block's ``records`` by one token:
-    ``(record, records, codes, scales, sums, total)``."""
-
-    @operation(f32x16, int64, int64, int64, int64, f32x16)
-    def dot_record(e: Emitter, record: Value, codes: Value, scales: Value, sums: Value, total: Value) -> Value:
-        return _dot_record(e, record_format, record, codes, scales, sums, total)
-
-    weights, record_bytes = record_format.weights, record_format.record_bytes
-
-    @inner(inline="always")
-    def dot(record: Address, records: int, codes: Address, scales: Address, sums: Address, total: F32x16) -> F32x16:
-        for r in range(records):
-            at = record + r * record_bytes
-            total = dot_record(at, codes + r * weights, scales + r * (weights // 8), sums + r * (weights // 4), total)
-        return total
-
-    return dot
 
 
 def matvec_op(record_format: RecordFormat) -> Op:
@@ -159,9 +58,9 @@ def matvec_op(record_format: RecordFormat) -> Op:
 def matmul_op(record_format: RecordFormat) -> Op:
     """Return the op that multiplies records by any number of tokens. Items are units of 32 rows; words: ``MATMUL``."""
 
-    @operation(void, int64, int64, int64)
-    def unpack(e: Emitter, record: Value, codes: Value, scales: Value) -> None:
-        tile.unpack(e, record_format, record, codes, scales)
+    @operation(void, int64, int64, int64, int64)
+    def unpack(e: Emitter, record: Value, codes: Value, scales: Value, ahead: Value) -> None:
+        tile.unpack(e, record_format, record, codes, scales, ahead)
 
     @operation(void, int64, int64, int64, int64, int64)
     def prepare(e: Emitter, codes: Value, scales: Value, sums: Value, blocks: Value, panel: Value) -> None:
@@ -185,8 +84,10 @@ def matmul_op(record_format: RecordFormat) -> Op:
     )
 
     @inner
-    def unpack_unit(packed: Address, columns: int, unit: int, column: int, chunk: int, scratch: Address) -> None:
-        """Unpack ``chunk`` columns of 32 rows from ``column`` on."""
+    def unpack_unit(
+        packed: Address, columns: int, unit: int, column: int, chunk: int, ahead: int, scratch: Address
+    ) -> None:
+        """Unpack ``chunk`` columns of 32 rows from ``column`` on; prefetch what is ``ahead`` bytes behind them."""
         for row_block in range(2):
             record = packed + ((2 * unit + row_block) * columns + column) // weights * record_bytes
             for r in range(chunk // weights):
@@ -195,6 +96,7 @@ def matmul_op(record_format: RecordFormat) -> Op:
                     record + r * record_bytes,
                     scratch + tile.CODES_AT + block * block_codes + row_block * 64,
                     scratch + tile.SCALES_AT + block * sub_bytes + row_block * 64,
+                    ahead,
                 )
 
     @inner
@@ -213,39 +115,45 @@ def matmul_op(record_format: RecordFormat) -> Op:
     def multiply_panel(args: Address, scratch: Address, start: int, stop: int, first: int, count: int) -> None:
         """Multiply units start to stop, at most UNITS, by tokens first to first + count, at most PANEL_TOKENS."""
         columns, packed = load_word(args + MATMUL.columns), load_word(args + MATMUL.weights)
-        # What is unpacked next comes from memory, so a piece of it is prefetched with every tile.
-        tiles = (count + tile_tokens - 1) // tile_tokens
-        piece = most // weights * record_bytes // tiles + 64
         sums = scratch + tile.SUMS_AT
         for column in range(0, columns, most):
             chunk = min(most, columns - column)
             blocks = chunk // BLOCK
             prepare_panel(args, first, count, column, blocks, scratch)
             for unit in range(start, stop):
-                unpack_unit(packed, columns, unit, column, chunk, scratch)
                 if unit + 1 < stop:
-                    ahead = packed + (2 * (unit + 1) * columns + column) // weights * record_bytes
+                    ahead = 2 * columns // weights * record_bytes
                 else:
-                    ahead = packed + (2 * start * columns + column + most) // weights * record_bytes
+                    ahead = (2 * (start - unit) * columns + most) // weights * record_bytes
+                unpack_unit(packed, columns, unit, column, chunk, ahead, scratch)
                 if column == 0:
                     put_start(args, unit, scratch + tile.BIAS_AT)
                 row = sums + (unit - start) * UNIT_SUMS
                 for t in range(0, count, tile_tokens):
                     panel = scratch + tile.PANEL_AT + t * token_bytes
-                    for line in range(ahead, ahead + piece, 64):
-                        prefetch(line)
-                        prefetch(line + columns // weights * record_bytes)
-                    ahead += piece
                     multiply(scratch, panel, column == 0, row + t * tile.ROW_BYTES, blocks)
         for unit in range(start, stop):
             put_unit(args, sums + (unit - start) * UNIT_SUMS, unit, first, count)
 
-    def matmul(args: Address, state: Address, start: int, stop: int) -> None:
-        tokens, scratch = load_word(state + STATE.tokens), load_word(state + STATE.scratch)
+    @inner
+    def many(args: Address, scratch: Address, tokens: int, start: int, stop: int) -> None:
+        """Multiply units start to stop by all tokens, panel by panel."""
         panel = panel_tokens(tokens, tile.PANEL_TOKENS)
         for unit in range(start, stop, tile.UNITS):
             for first in range(0, tokens, panel):
                 count = min(panel, tokens - first)
                 multiply_panel(args, scratch, unit, min(unit + tile.UNITS, stop), first, count)
+
+    direct, (is_few, few) = make_direct(record_format), make_few(record_format)
+
+    def matmul(args: Address, state: Address, start: int, stop: int) -> None:
+        tokens, scratch = load_word(state + STATE.tokens), load_word(state + STATE.scratch)
+        row_blocks = (load_word(args + MATMUL.rows) + LANES - 1) // LANES
+        if tokens <= MOST:
+            direct(args, scratch, tokens, 2 * start, min(2 * stop, row_blocks))
+        elif is_few(tokens, load_word(args + MATMUL.columns)):
+            few(args, scratch, tokens, 2 * start, min(2 * stop, row_blocks))
+        else:
+            many(args, scratch, tokens, start, stop)
 
     return matmul

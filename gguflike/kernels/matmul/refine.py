@@ -17,7 +17,8 @@ from gguflike.kernels.engine.atomics import call_op, load_args, load_word
 from gguflike.kernels.engine.jit import inner
 from gguflike.kernels.engine.memory import SCRATCH_BYTES, STATE
 from gguflike.kernels.matmul.args import REFINE
-from gguflike.kernels.matmul.integer import Op, add_block, dot_records
+from gguflike.kernels.matmul.direct import Token, add_block, dot_records
+from gguflike.kernels.matmul.integer import Op
 from gguflike.kernels.matmul.output import put_rows, start_rows
 from gguflike.kernels.matmul.reader import STEPS, Record, sub_blocks
 from gguflike.kernels.matmul.records import RecordFormat
@@ -118,15 +119,17 @@ def refine_op(record_format: RecordFormat) -> Op:
             t, i = (e.b.zext(e.load(I32, entry, at), I64) for at in (0, 4))
             here = e.b.add(lists[0], e.b.mul(t, lists[1]))
             arrays = ((CODES_AT, BLOCK), (0, 4), (SUMS_AT, 8))
-            codes, scale, sums = (
-                e.pointer(
-                    e.b.add(here, e.b.mul(blocks, e.int64(start))),
-                    e.b.mul(e.b.sub(i, e.int64(number)), e.int64(size)),
+            token = Token(
+                *(
+                    e.pointer(
+                        e.b.add(here, e.b.mul(blocks, e.int64(start))),
+                        e.b.mul(e.b.sub(i, e.int64(number)), e.int64(size)),
+                    )
+                    for start, size in arrays
                 )
-                for start, size in arrays
             )
             place = e.pointer(e.b.add(out[0], e.b.mul(t, out[1])))
-            e.store(add_block(e, record_format, reader, number, codes, scale, sums, e.load(V16F32, place)), place)
+            e.store(add_block(e, record_format, reader, number, [token], [e.load(V16F32, place)])[0], place)
             return []
 
         e.loop(e.int64(0), count, 1, [], add, unroll=False)
@@ -159,10 +162,8 @@ def refine_op(record_format: RecordFormat) -> Op:
 
         def add(number: int) -> Value:
             arrays = ((codes, BLOCK), (scale, 4), (sums, 8))
-            codes_at, scale_at, sums_at = (e.pointer(place, -size * number) for place, size in arrays)
-            return add_block(
-                e, record_format, Record(e, record_format, record), number, codes_at, scale_at, sums_at, total
-            )
+            token = Token(*(e.pointer(place, -size * number) for place, size in arrays))
+            return add_block(e, record_format, Record(e, record_format, record), number, [token], [total])[0]
 
         return _one_of(e, block, per_record, add)
 

@@ -23,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from typing import NamedTuple
 
 from llvmlite import ir
 
@@ -47,7 +48,10 @@ LONG_RUN = 4  # additions of products in 16 bits; where fewer can follow each ot
 # writing them to the output for every chunk costs a third of the time, since its rows are far apart in memory.
 PANEL_TOKENS, UNITS = 120, 8  # tokens: a multiple of every tile's
 
-STEP_CODES = ROW_BLOCKS * 64
+# Lines of a packed block that are prefetched at a time: as many as can be on their way together.
+EVERYTHING, WHILE_UNPACKING, WHILE_MULTIPLYING = slice(None), slice(0, None, 2), slice(1, None, 2)
+
+STEP_CODES = ROW_BLOCKS * 64  # bytes of the unpacked weights of a step
 SUB_BYTES = ROW_BLOCKS * LANES * 4
 FIELD_BYTES = 4 * CHUNK_BLOCKS
 ROW_BYTES = ROW_BLOCKS * LANES * 4
@@ -101,36 +105,81 @@ def chunk(record_format: RecordFormat) -> int:
     return CHUNK_BYTES // vectors_per_step(record_format)
 
 
-def block_codes(record_format: RecordFormat) -> int:
+def block_codes(record_format: RecordFormat, row_blocks: int = ROW_BLOCKS) -> int:
     """Return the bytes of the unpacked weights of a block."""
-    return STEPS * vectors_per_step(record_format) * STEP_CODES
+    return STEPS * vectors_per_step(record_format) * row_blocks * 64
 
 
-def unpack(e: Emitter, record_format: RecordFormat, record: Value, codes: Value, scales: Value) -> None:
+def block_factors(record_format: RecordFormat, row_blocks: int = ROW_BLOCKS) -> int:
+    """Return the bytes of the scales of a block, or of its minima."""
+    return sub_blocks(record_format) * row_blocks * LANES * 4
+
+
+def packed_bytes(record_format: RecordFormat) -> int:
+    """Return the bytes of 32 columns of a record."""
+    return record_format.record_bytes * BLOCK // record_format.weights
+
+
+def prefetch_block(e: Emitter, record_format: RecordFormat, place: Value, lines: slice) -> None:
+    """Ask for some of the cache lines of the packed block at ``place``."""
+    for at in range(0, packed_bytes(record_format), 64)[lines]:
+        e.prefetch(place, at)
+
+
+def unpack(
+    e: Emitter,
+    record_format: RecordFormat,
+    record: Value,
+    codes: Value,
+    scales: Value,
+    ahead: Value,
+    row_blocks: int = ROW_BLOCKS,
+    prefetched: slice = EVERYTHING,
+) -> None:
     """Unpack one record of one row block: its codes, scales and minima.
 
-    ``codes`` and ``scales`` are the addresses of its first block's.
+    ``codes`` and ``scales`` are the addresses of its first block's; so many ``row_blocks`` stand there side by side.
+    Of what is ``ahead`` bytes behind it, the lines ``prefetched`` of each block are asked for.
     """
     reader = Record(e, record_format, record)
-    subs, folded, per_step = (
-        sub_blocks(record_format),
-        record_format.folded_offset is not None,
-        vectors_per_step(record_format),
-    )
     codes, scales = e.pointer(codes), e.pointer(scales)
-    for block in range(record_format.weights // BLOCK):
-        for step in range(block * STEPS, (block + 1) * STEPS):
-            if per_step == 2:
-                vectors = list(reader.words(step, folded))
-            else:
-                vectors = [reader.folded_codes(step) if folded else reader.codes(step)]
-            for i, value in enumerate(vectors):
-                e.store(value, codes, (step * per_step + i) * STEP_CODES)
-        for sub in range(subs):
-            at = (block * subs + sub) * SUB_BYTES
-            e.store(reader.super_scale() if folded else reader.scale(block, sub), scales, at)
-            if record_format.minimum:
-                e.store(reader.minimum(block, sub), scales, MINIMA_AT - SCALES_AT + at)
+    following = e.pointer(e.b.add(record, ahead))
+    blocks = record_format.weights // BLOCK
+
+    def unpack_block(block: int, _: list[Value]) -> list[Value]:
+        prefetch_block(e, record_format, e.pointer(following, block * packed_bytes(record_format)), prefetched)
+        reader.forget()
+        here = e.pointer(codes, block * block_codes(record_format, row_blocks))
+        factors = e.pointer(scales, block * block_factors(record_format, row_blocks))
+        _unpack_block(e, record_format, reader, block, here, factors, row_blocks)
+        return []
+
+    e.in_turn([], [partial(unpack_block, block) for block in range(blocks)])
+
+
+def _unpack_block(
+    e: Emitter,
+    record_format: RecordFormat,
+    reader: Record,
+    block: int,
+    codes: Value,
+    scales: Value,
+    row_blocks: int,
+) -> None:
+    """Unpack one block of a record."""
+    folded, per_step = record_format.folded_offset is not None, vectors_per_step(record_format)
+    for step in range(STEPS):
+        if per_step == 2:
+            vectors = list(reader.words(block * STEPS + step, folded))
+        else:
+            vectors = [(reader.folded_codes if folded else reader.codes)(block * STEPS + step)]
+        for i, value in enumerate(vectors):
+            e.store(value, codes, (step * per_step + i) * row_blocks * 64)
+    for sub in range(sub_blocks(record_format)):
+        at = sub * row_blocks * LANES * 4
+        e.store(reader.super_scale() if folded else reader.scale(block, sub), scales, at)
+        if record_format.minimum:
+            e.store(reader.minimum(block, sub), scales, MINIMA_AT - SCALES_AT + at)
 
 
 def prepare(
@@ -197,35 +246,54 @@ def multiply(
 
     ``panel`` and ``sums`` are the addresses of the first token's parts; ``blocks`` is how many to multiply.
     """
-    base = e.pointer(scratch)
-    is_start = e.b.icmp_signed("!=", start, e.int64(0))
-    source = e.pointer(e.b.select(is_start, e.b.add(scratch, e.int64(BIAS_AT)), sums))
-    stride = e.b.select(is_start, e.int64(0), e.int64(ROW_BYTES))
-    places = [e.pointer(source, e.b.mul(e.int64(t), stride)) for t in range(tile_tokens(record_format))]
-    sums = e.pointer(sums)
     for first in range(0, ROW_BLOCKS, TILE_ROW_BLOCKS):
-        row_blocks = range(first, first + TILE_ROW_BLOCKS)
-        starts = [e.load(V16F32, place, row_block * 64) for place in places for row_block in row_blocks]
-        totals = _add_blocks(e, record_format, base, e.pointer(panel), row_blocks, blocks, starts)
-        for (t, row_block), total in zip(product(range(len(places)), row_blocks), totals, strict=True):
-            e.store(total, sums, t * ROW_BYTES + row_block * 64)
+        unpacked = Unpacked(e, scratch, range(first, first + TILE_ROW_BLOCKS))
+        multiply_rows(record_format, unpacked, panel, start, sums, e.int64(0), blocks, tile_tokens(record_format))
 
 
-def _add_blocks(
-    e: Emitter,
+class Unpacked(NamedTuple):
+    """Unpacked weights, in the scratch memory at an address: those of some ``row_blocks`` of ``width`` that there are.
+
+    ``ahead`` is the address of packed blocks, as many as are multiplied, whose lines WHILE_MULTIPLYING are asked for
+    meanwhile; or None.
+    """
+
+    e: Emitter
+    scratch: Value
+    row_blocks: range
+    width: int = ROW_BLOCKS
+    ahead: Value = None
+
+
+def multiply_rows(
     record_format: RecordFormat,
-    base: Value,
+    unpacked: Unpacked,
     panel: Value,
-    row_blocks: range,
+    start: Value,
+    sums: Value,
+    first: Value,
     blocks: Value,
-    totals: list[Value],
-) -> list[Value]:
-    """Add all blocks of the panel to ``totals``, a V16F32 for each token and row block, row blocks running fastest."""
+    tokens: int,
+) -> None:
+    """Do as ``multiply`` for so many tokens and some row blocks; what is unpacked begins with block ``first`` of the
+    panel."""
+    e, row_blocks = unpacked.e, unpacked.row_blocks
+    is_start = e.b.icmp_signed("!=", start, e.int64(0))
+    source = e.pointer(e.b.select(is_start, e.b.add(unpacked.scratch, e.int64(BIAS_AT)), sums))
+    stride = e.b.select(is_start, e.int64(0), e.int64(ROW_BYTES))
+    places = [e.pointer(source, e.b.mul(e.int64(t), stride)) for t in range(tokens)]
+    sums = e.pointer(sums)
+    totals = [e.load(V16F32, place, row_block * 64) for place in places for row_block in row_blocks]
 
     def add_block(index: Value, totals: list[Value]) -> list[Value]:
-        return _add_block(e, record_format, base, panel, row_blocks, index, totals)
+        if unpacked.ahead is not None:
+            place = e.pointer(unpacked.ahead, e.b.mul(index, e.int64(packed_bytes(record_format))))
+            prefetch_block(e, record_format, place, WHILE_MULTIPLYING)
+        return _add_block(record_format, unpacked, e.pointer(panel), index, e.b.add(first, index), totals)
 
-    return e.loop(e.int64(0), blocks, 1, totals, add_block)
+    totals = e.loop(e.int64(0), blocks, 1, totals, add_block)
+    for (t, row_block), total in zip(product(range(tokens), row_blocks), totals, strict=True):
+        e.store(total, sums, t * ROW_BYTES + row_block * 64)
 
 
 @dataclass(frozen=True)
@@ -257,22 +325,29 @@ class TileSums:
 
 
 def _add_steps(
-    e: Emitter, arithmetic: Sums, codes: Value, activations: Value, stride: int, steps: int, sums: TileSums
+    e: Emitter,
+    arithmetic: Sums,
+    codes: Value,
+    step_codes: int,
+    activations: Value,
+    stride: int,
+    steps: int,
+    sums: TileSums,
 ) -> TileSums:
     """Add the products of ``steps`` vectors of weights and as many times four bytes of activations to ``sums``.
 
-    Activations of a token lie ``stride`` bytes after those of the token before.
+    Vectors lie ``step_codes`` bytes apart, and a token's activations ``stride`` bytes after those of the one before.
     """
     kind = V32I16 if isinstance(arithmetic, WordSums) else V64I8
     tokens = range(len(sums.sums) // sums.row_blocks)
 
     def add(index: Value, count: int, sums: TileSums) -> TileSums:
         """Add ``count`` steps from number ``index`` on."""
-        here = e.pointer(codes, e.b.mul(index, e.int64(STEP_CODES)))
+        here = e.pointer(codes, e.b.mul(index, e.int64(step_codes)))
         four = e.pointer(activations, e.b.mul(index, e.int64(4)))
         for step in range(count):
-            step_codes, step_activations = e.pointer(here, step * STEP_CODES), e.pointer(four, 4 * step)
-            weights = [e.load(kind, step_codes, row_block * 64) for row_block in range(sums.row_blocks)]
+            vectors, step_activations = e.pointer(here, step * step_codes), e.pointer(four, 4 * step)
+            weights = [e.load(kind, vectors, row_block * 64) for row_block in range(sums.row_blocks)]
             added = []
             for t in tokens:
                 factor = e.b.bitcast(e.load_splat(V16I32, step_activations, t * stride), kind)
@@ -303,19 +378,22 @@ def _add_steps(
 
 
 def _add_block(
-    e: Emitter,
-    record_format: RecordFormat,
-    base: Value,
-    panel: Value,
-    row_blocks: range,
-    index: Value,
-    totals: list[Value],
+    record_format: RecordFormat, unpacked: Unpacked, panel: Value, here: Value, index: Value, totals: list[Value]
 ) -> list[Value]:
-    """Add block number ``index`` to ``totals``, a V16F32 for each token and row block, row blocks running fastest."""
+    """Add block number ``index`` of the panel, ``here`` among those unpacked, to ``totals``: a V16F32 for each token
+    and row block, row blocks running fastest."""
+    e, row_blocks, all_blocks = unpacked.e, unpacked.row_blocks, unpacked.width
     subs, scales_of, per_step = sub_blocks(record_format), integer_sums(record_format), vectors_per_step(record_format)
-    stride, tokens, width = token_bytes(record_format), range(tile_tokens(record_format)), len(row_blocks)
-    codes = e.pointer(base, e.b.add(e.b.mul(index, e.int64(block_codes(record_format))), e.int64(CODES_AT)))
-    factors = e.pointer(base, e.b.add(e.b.mul(index, e.int64(subs * SUB_BYTES)), e.int64(SCALES_AT)))
+    stride, width = token_bytes(record_format), len(row_blocks)
+    tokens, step_codes, sub_factors = range(len(totals) // width), all_blocks * 64, all_blocks * LANES * 4
+    base = e.pointer(unpacked.scratch)
+    codes, factors = (
+        e.pointer(base, e.b.add(e.b.mul(here, e.int64(size)), e.int64(at)))
+        for size, at in (
+            (block_codes(record_format, all_blocks), CODES_AT),
+            (block_factors(record_format, all_blocks), SCALES_AT),
+        )
+    )
     activations = e.pointer(panel, e.b.mul(index, e.int64(BLOCK * per_step)))
     panel = e.pointer(panel, e.b.add(e.b.mul(index, e.int64(4)), e.int64(CHUNK_BYTES)))
     steps = STEPS * per_step // scales_of
@@ -327,9 +405,9 @@ def _add_block(
         starts = [partial(e.load_splat, V16I32, panel, t * stride + (2 + sub) * FIELD_BYTES) for t in tokens]
         begins = [e.zero(V16I32) if late else start() for start in starts]
         sums = TileSums([arithmetic.begin(begin) for begin in begins for _ in row_blocks], width)
-        here = e.pointer(codes, sub * steps * STEP_CODES + row_blocks.start * 64)
-        sums = _add_steps(e, arithmetic, here, e.pointer(activations, 4 * sub * steps), stride, steps, sums)
-        scales = [e.load(V16F32, factors, sub * SUB_BYTES + row_block * 64) for row_block in row_blocks]
+        vectors, four = e.pointer(codes, sub * steps * step_codes + row_blocks.start * 64), 4 * sub * steps
+        sums = _add_steps(e, arithmetic, vectors, step_codes, e.pointer(activations, four), stride, steps, sums)
+        scales = [e.load(V16F32, factors, sub * sub_factors + row_block * 64) for row_block in row_blocks]
         for t in tokens:
             values = [arithmetic.value(each) for each in sums.of_token(t)]
             if late:
@@ -341,7 +419,7 @@ def _add_block(
                 scaled = e.fma(e.b.bitcast(value, V16F32), scale, bias)
                 totals[t * width + i] = e.fma(scaled, scales[i], totals[t * width + i])
     for sub in range(subs if record_format.minimum else 0):
-        at = MINIMA_AT - SCALES_AT + sub * SUB_BYTES
+        at = MINIMA_AT - SCALES_AT + sub * sub_factors
         minima = [e.load(V16F32, factors, at + row_block * 64) for row_block in row_blocks]
         for t in tokens:
             total = e.load_splat(V16F32, panel, t * stride + (2 + scales_of + sub) * FIELD_BYTES)

@@ -351,29 +351,30 @@ class Emitter:
         self.b.position_at_end(after)
         return list(phis)
 
-    def in_turn(self, value: Value, steps: Sequence[Callable[[Value], Value]]) -> Value:
-        """Emit ``for step in steps: value = step(value)``, each step in a basic block of its own.
+    def in_turn(self, values: list[Value], steps: Sequence[Callable[[list[Value]], list[Value]]]) -> list[Value]:
+        """Emit ``for step in steps: values = step(values)``, each step in a basic block of its own.
 
         LLVM orders a block as a whole: in a long one it moves all prefetches to the start, where they fill the queue of
         outstanding loads, and has more values alive than there are registers. The branches between the blocks are never
         taken, which LLVM cannot know.
         """
         end = self.b.append_basic_block("end")
-        results: list[tuple[Value, ir.Block]] = []
+        results: list[tuple[list[Value], ir.Block]] = []
         for step in steps:
             if results:
                 never = self.b.asm(ir.FunctionType(I32, [I32]), "", "=r,0,~{memory}", [self.const(I32, 0)], True)
                 following = self.b.append_basic_block("following")
                 self.b.cbranch(self.b.icmp_signed("==", never, self.const(I32, 0)), following, end)
                 self.b.position_at_end(following)
-            value = step(value)
-            results.append((value, self.b.block))
+            values = step(values)
+            results.append((values, self.b.block))
         self.b.branch(end)
         self.b.position_at_end(end)
-        result = self.b.phi(value.type)
-        for value, block in results:
-            result.add_incoming(value, block)
-        return result
+        phis = [self.b.phi(value.type) for value in values]
+        for values, block in results:
+            for phi, value in zip(phis, values, strict=True):
+                phi.add_incoming(value, block)
+        return phis
 
     def _not_unrolled(self) -> ir.MDValue:
         """Make the metadata of a loop that LLVM must not unroll. It refers to itself, as a loop's own metadata must."""
