@@ -84,12 +84,14 @@ def test_every_type(name: str) -> None:
     for rows, columns in shapes:
         tensor = random_tensor(name, rows, columns)
         weights = decoded(tensor)
-        x = np.random.default_rng(1).standard_normal((17, columns)).astype(np.float32)
+        x = np.random.default_rng(1).standard_normal((35, columns)).astype(np.float32)
         expected = (x.astype(np.float64) if name in FLOATS else quantized(x)) @ weights.T
-        for tokens in (1, 2, 3, 6, 7, 12, 17):
+        alone = tensor.linear(x[:1], threads=1)
+        for tokens in (1, 2, 3, 6, 7, 12, 17, 35):
             got = tensor.linear(x[:tokens], threads=1)
             assert got.shape == (tokens, rows)
             assert largest_error(got, expected[:tokens]) < LIMIT, (rows, columns, tokens)
+            assert name in FLOATS or np.array_equal(got[:1], alone), "a token's result depends on the others"
 
 
 def test_many_tokens_and_rows() -> None:

@@ -125,5 +125,5 @@ COMBINE = Args(
     add="1: add to what out holds; 0: overwrite it",
     out="address of float32 (tokens, columns)",
 )
-FEW = 3  # pairs that an expert multiplies one by one: unpacking weights for all to use would take longer
+FEW = 1  # pairs that an expert multiplies one by one: matmul multiplies two at once, of which one would be wasted
 PIECE = 256  # columns of an item of COMBINE

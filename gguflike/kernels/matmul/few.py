@@ -22,7 +22,7 @@ from gguflike.kernels.vector.memory import load_f32x16, store_f32x16
 from gguflike.kernels.vector.sizes import BLOCK
 from gguflike.kernels.vector.types import Address, Value
 
-MOST = 16  # tokens
+MOST = 32  # tokens
 TILES = (6, 4, 2)  # tokens of a tile
 STRETCH = 256  # columns that are unpacked at a time
 AHEAD = 8192  # bytes that are prefetched in advance

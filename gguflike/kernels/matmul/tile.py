@@ -11,6 +11,8 @@ A thread's scratch memory holds what the kernel reads and writes:
              (CHUNK_BLOCKS,): their scales, those times -MAGIC, then per sub-block the start of the integer sum, then
              per sub-block the float sum for the minima
 
+Where tokens are few (few.py), one row block stands there instead of two, and panels of all columns.
+
 The integer sums of a block start at MAGIC's bits - offset * sum(activations), so that they end as the bits of the float
 MAGIC + s, where s is the dot product with the signed weights (|s| < 2**22). One fma then gives scale * s:
 ``(MAGIC + s) * scale - MAGIC * scale`` is exact before its only rounding, since MAGIC = 3 * 2**22 and the scale has at
