@@ -31,7 +31,7 @@ from gguflike.kernels.matmul.output import panel_tokens, put_rows, put_start, pu
 from gguflike.kernels.matmul.reader import sub_blocks
 from gguflike.kernels.matmul.records import RecordFormat
 from gguflike.kernels.vector.emitter import Emitter
-from gguflike.kernels.vector.lanes import f32x16, int64, operation, void
+from gguflike.kernels.vector.lanes import int64, operation, void
 from gguflike.kernels.vector.sizes import BLOCK, LANES
 from gguflike.kernels.vector.types import Address, Value
 
