@@ -23,6 +23,7 @@ BELOW = {
     "lazy": set(),
     "frozen": set(),
     "progress": set(),
+    "machine": set(),
     "texts": set(),
     "kernels": {"progress", "errors", "blocks"},
     "tensor": {"errors", "blocks", "kernels"},
@@ -38,13 +39,13 @@ BELOW = {
     "verify": {"progress", "errors", "blocks", "tensor", "container", "locate"},
     "diff": {"progress", "errors", "blocks", "tensor", "container"},
     "convert": {"progress", "errors", "foreign", "blocks", "kernels", "tensor", "container", "families", "checkpoint"}
-    | {"calibrate", "activations"},
+    | {"calibrate", "activations", "machine"},
     "activations": {"errors", "container"},
     "chat": {"errors", "checkpoint"},
     "runner": {"progress", "errors", "blocks", "kernels", "tensor", "container", "families", "checkpoint", "locate"}
-    | {"activations", "chat"},
-    "engine": {"errors", "container", "runner"},
-    "serve": {"progress", "errors", "container", "families", "chat", "runner", "engine"},
+    | {"activations", "chat", "machine"},
+    "engine": {"machine", "errors", "container", "runner"},
+    "serve": {"machine", "progress", "errors", "container", "families", "chat", "runner", "engine"},
     "calibration": {"progress", "errors", "activations", "container", "locate", "convert", "runner", "evaluate"},
     "quality": {"container"},
     "evaluate": {"progress", "errors", "container", "checkpoint", "locate", "quality", "diff", "convert", "runner"}

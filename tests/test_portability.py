@@ -14,12 +14,11 @@ from typing import Any
 import pytest
 
 import gguflike
-from gguflike import TemplateError
+from gguflike import TemplateError, machine
 from gguflike.chat import memory as child_memory
 from gguflike.chat import template
 from gguflike.container import publish, system
 from gguflike.convert import folder
-from gguflike.runner import memory
 
 PACKAGE = Path(gguflike.__file__).parent
 MODEL = PACKAGE / "data" / "austen-kjv-6m"
@@ -285,7 +284,7 @@ def test_time_is_watched_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_memory_of_the_machine_and_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 1 << 28 < memory.machine_bytes() < 1 << 50
+    assert 1 << 28 < machine.machine_bytes() < 1 << 50
     code = "import sys; data = b'x' * (100 << 20); print(); sys.stdin.read()"
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe) as child:
@@ -301,4 +300,4 @@ def test_memory_of_the_machine_and_of_a_process(monkeypatch: pytest.MonkeyPatch)
         child.kill()
     assert child_memory.process_bytes(child) is None
     monkeypatch.delattr(os, "sysconf_names", raising=False)
-    assert memory.machine_bytes() == memory.ASSUMED_BYTES
+    assert machine.machine_bytes() == machine.ASSUMED_BYTES

@@ -26,6 +26,17 @@ class Adam:
         self._squares = {key: np.zeros_like(value) for key, value in parameters.items()}
         self._steps = 0
 
+    @property
+    def state(self) -> tuple[int, dict[Hashable, tuple[Floats, Floats]]]:
+        """How many steps there were, and the means and mean squares of gradients by parameter."""
+        return self._steps, {key: (mean, self._squares[key]) for key, mean in self._means.items()}
+
+    def restore(self, steps: int, moments: Mapping[Hashable, tuple[Floats, Floats]]) -> None:
+        """Go on from a `state`."""
+        self._steps = steps
+        for key, (mean, square) in moments.items():
+            self._means[key][...], self._squares[key][...] = mean, square
+
     def step(self, gradients: Mapping[Hashable, Floats], share: float = 1.0) -> None:
         self._steps += 1
         first, second = self._decays

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from gguflike.calibrate.adam import Adam, warm_cosine
 from gguflike.calibrate.blas import single_threaded
 from gguflike.calibrate.distill import Teacher
 from gguflike.calibrate.grids import Grid, Numbers
+from gguflike.calibrate.reached import Kept, Mark, Tuned, worse
 from gguflike.calibrate.trained import Moves, Trained
 from gguflike.errors import ArgumentError, QuantizationError
 from gguflike.families.parts import Graph
@@ -57,23 +58,7 @@ class Tuning:
 
 
 DEFAULT = Tuning()
-
-
-class Mark(NamedTuple):
-    """Mean divergences after ``step`` steps, in nats: of the sequences trained on since the last mark (None before the
-    first step), and of the other text."""
-
-    step: int
-    trained: float | None
-    held_out: float
-
-
-class Tuned(NamedTuple):
-    """The best numbers by matrix, the best values of gains and biases by name, and how training went."""
-
-    numbers: dict[str, Numbers]
-    values: dict[str, Floats]
-    marks: list[Mark]
+__all__ = ["DEFAULT", "Mark", "Tuned", "Tuning", "tune"]
 
 
 def tune(
@@ -88,6 +73,7 @@ def tune(
     options: Tuning = DEFAULT,
     *,
     length: int = 0,
+    key: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Tuned:
@@ -96,8 +82,9 @@ def tune(
     ``floats`` and ``quantized`` are all weights by GGUF name, as the float model has them and as the file decodes to.
     A matrix is a grid and its numbers, (n, k), or of a stack (count, n, k) those of all its rows. ``held_out`` is text
     of another kind. ``length`` is the context that the model runs with (0: of each sequence, its own). What the float
-    model says is kept in the folder ``workspace``. ``threads``: all CPUs, unless given; the same bits with any number.
-    ``progress`` is told of steps.
+    model says is kept in the folder ``workspace``; with a ``key`` (which should say all that results depend on) so is
+    what was reached at each mark, from which a call with the same key goes on. ``threads``: all CPUs, unless given; the
+    same bits with any number. ``progress`` is told of steps.
 
     ArgumentError where there is nothing to train or no text, QuantizationError where a loss is not finite.
     """
@@ -110,8 +97,9 @@ def tune(
         Teacher(graph, floats, texts, workspace / name, options.top, length)
         for name, texts in (("teacher", sequences), ("held-out", held_out))
     ]
+    kept = None if key is None else Kept(workspace / "reached.npz", key)
     with single_threaded(), ThreadPoolExecutor(threads) as pool:
-        return _Training(graph, student, teachers[0], teachers[1], options, length, pool, progress).run()
+        return _Training(graph, student, teachers[0], teachers[1], options, length, pool, progress).run(kept)
 
 
 class _Student:
@@ -186,14 +174,21 @@ class _Training:
         self._graph, self._student, self._teacher, self._held_out = graph, student, teacher, held_out
         self._options, self._length, self._pool, self._progress = options, length, pool, progress
 
-    def run(self) -> Tuned:
+    def run(self, kept: Kept | None) -> Tuned:
         options, student = self._options, self._student
         adam = Adam(student.parameters, student.rates)
+        reached = None if kept is None else kept.read(student.parameters, adam)
         numbers = student.numbers()
-        best = self._kept(numbers)
-        marks = [Mark(0, None, self._evaluated(numbers))]
-        lowest, worse, since = marks[0].held_out, 0, []
+        if reached is None:
+            reached = Tuned(*self._kept(numbers), [Mark(0, None, self._evaluated(numbers))])
+        best, marks = reached, reached.marks
+        since: list[float] = []
         for step, batch in enumerate(self._batches()):
+            lowest = min((mark.held_out for mark in marks if np.isfinite(mark.held_out)), default=float("inf"))
+            if worse(marks) >= options.patience:
+                break
+            if step < marks[-1].step:
+                continue  # made before
             if self._progress is not None:
                 self._progress(step, options.steps, f"tuning, held-out divergence {lowest:.5f}")
             loss, by_weights = self._gradients(numbers, batch)
@@ -205,10 +200,10 @@ class _Training:
             marks.append(Mark(step + 1, float(np.mean(since)), self._evaluated(numbers)))
             since = []
             if marks[-1].held_out < lowest:
-                best, lowest, worse = self._kept(numbers), marks[-1].held_out, 0
-            elif (worse := worse + 1) == options.patience:
-                break
-        return Tuned(*best, marks)
+                best = Tuned(*self._kept(numbers), marks)
+            if kept is not None:
+                kept.write(student.parameters, adam, best)
+        return best
 
     def _batches(self) -> list[list[int]]:
         """Numbers of sequences: all of them in a drawn order, and again in another one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gguflike.container import digest
@@ -111,6 +111,17 @@ def plan(
         bytes(head).ljust(data_offset, b"\0"),
         _slots(value_at, len(tensors)) if digests else None,
     )
+
+
+def with_values(file: FilePlan, before: Mapping[str, Any], after: Mapping[str, Any]) -> FilePlan:
+    """The plan with other values: those of the keys in ``after``, which take as many bytes as they did ``before``."""
+    header = file.header
+    for key, value in after.items():
+        name = encode_string(key, "key")
+        old, new = (name + encode_value(typed(each), key) for each in (before[key], value))
+        assert len(old) == len(new)
+        header = header.replace(old, new, 1)
+    return replace(file, header=header)
 
 
 def _slots(value_at: dict[str, int], count: int) -> digest.Slots:

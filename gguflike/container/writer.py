@@ -274,6 +274,13 @@ class Writer:
         check_part(name, self._file(name).tensors[name].info.nbytes, 0, len(view), whole=True)
         self.write_part(name, 0, view)
 
+    def replace(self, name: str, data: Any) -> None:
+        """Write other bytes for a tensor that is written completely."""
+        tensors = self._file(name).tensors
+        tensors[name].finish()
+        tensors[name] = _Progress(tensors[name].info)
+        self.write(name, data)
+
     def room(self, name: str, offset: int, count: int) -> npt.NDArray[np.uint8]:
         """An array for ``count`` bytes of a tensor from ``offset`` on, so placed that `write_part` is fastest."""
         place = self._file(name).tensors[name].info.offset + offset

@@ -9,7 +9,7 @@ calibration. Memory holds one layer and its statistics; hidden states are in a f
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from gguflike.calibrate.rounding import round_matrix
 from gguflike.calibrate.statistics import Statistics
 from gguflike.calibrate.stream import stream
 from gguflike.container import Writer
-from gguflike.convert import pipeline
+from gguflike.convert import pipeline, tuned
 from gguflike.convert.encode import Job
 from gguflike.convert.plan import ConversionPlan, PlannedTensor
 from gguflike.convert.resume import made_of
@@ -45,13 +45,17 @@ def run(
     advance: Callable[[int, str], None],
     progress: Progress | None,
 ) -> ConversionPlan:
-    """Write every tensor of ``plan`` but the header; the plan, with a notice of matrices that the text never reached.
+    """Write every tensor of ``plan`` but the header; the plan, with a notice of matrices that the text never reached,
+    and what tuning has come to, if there is any.
 
     ``advance`` is told of bytes of tensors that are not calibrated; ``progress`` of how far the calibration is.
     """
-    calibrated = {tensor.name for tensor in plan.calibrated}
-    _encode([tensor for tensor in plan.tensors if tensor.name not in calibrated], writer, threads, advance)
-    rounder = Rounder(plan, writer, threads)
+    done = tuned.finished(writer.workspace) if plan.tuning is not None else {}
+    for name, data in done.items():
+        writer.write(name, data)
+    others = {tensor.name for tensor in plan.tensors} - {tensor.name for tensor in plan.calibrated} - done.keys()
+    _encode([tensor for tensor in plan.tensors if tensor.name in others], writer, threads, advance)
+    rounder = Rounder(plan, writer, threads, done)
     states = writer.workspace / "states"
     skips = rounder.resumed and states.exists()
     if not rounder.resumed:
@@ -67,10 +71,10 @@ def run(
         _walk(plan, rounder, states, threads, progress)
     missed = [tensor for tensor in plan.tensors if tensor.name in rounder.left]
     _encode(missed, writer, threads, advance)
-    if not missed:
-        return plan
-    said = f"not calibrated, as no token reached them: {counted(len(missed), 'tensor')}, {missed[0].name} first"
-    return replace(plan, notices=(*plan.notices, said))
+    if missed:
+        said = f"not calibrated, as no token reached them: {counted(len(missed), 'tensor')}, {missed[0].name} first"
+        plan = replace(plan, notices=(*plan.notices, said))
+    return plan if plan.tuning is None else tuned.run(plan, writer, threads, progress)
 
 
 def _encode(
@@ -112,13 +116,13 @@ def _walk(
 class Rounder:
     """Rounds the tensors of a plan as a walk through its model comes by them, and writes them.
 
-    ``left`` are the names of those that are not written yet; ``resumed``: whether some are, by a run that was cut off.
-    ``sensitivities``: how much their outputs matter, where that is known.
+    ``left`` are the names of those that are not written yet, beside those that are ``done``; ``resumed``: whether some
+    are, by a run that was cut off. ``sensitivities``: how much their outputs matter, where that is known.
     """
 
     sensitivities: Sensitivities | None = None
 
-    def __init__(self, plan: ConversionPlan, writer: Writer, threads: int | None) -> None:
+    def __init__(self, plan: ConversionPlan, writer: Writer, threads: int | None, done: Container[str] = ()) -> None:
         assert plan.calibration is not None
         self._tensors = {tensor.name: tensor for tensor in plan.tensors}
         self._model = plan.calibration.model
@@ -128,7 +132,7 @@ class Rounder:
         self._writer, self._threads = writer, threads
         self._options = plan.calibration.rounding
         self._calibrated = {tensor.name for tensor in plan.calibrated}
-        self.left = {name for name in self._calibrated if not writer.restore(name)}
+        self.left = {name for name in self._calibrated if name not in done and not writer.restore(name)}
         self.resumed = len(self.left) < len(self._calibrated)
 
     def read(self, name: str) -> Floats:

@@ -25,19 +25,23 @@ if TYPE_CHECKING:
     from gguflike.calibrate.sensitivities import Sensitivities
 
 SEQUENCE = 512  # tokens that are seen together
+APART = ("dialogue.jsonl", "essays.txt")
+"""Of the package's texts those that are held out where a conversion is calibrated on the others."""
 _WITHOUT = "`effort=0` encodes each tensor by itself"
 
 
 @dataclass(frozen=True)
 class Calibration:
     """How a conversion is calibrated. ``sequences`` are the token ids of ``texts`` that the ``model`` runs on, each
-    from position 0; ``seconds`` how long that takes about."""
+    from position 0; ``seconds`` how long that takes about. ``held_out`` are texts of another kind, which decide how
+    long is trained, where that is done."""
 
     effort: Effort
     model: FloatModel = field(repr=False, compare=False)
     texts: tuple[Text, ...] = field(repr=False)
     sequences: tuple[tuple[int, ...], ...] = field(repr=False)
     rounding: Rounding = DEFAULT
+    held_out: tuple[Text, ...] = field(default=(), repr=False)
     seconds: float | None = field(default=None, compare=False)
 
     @property
@@ -132,9 +136,14 @@ def digest(texts: Sequence[Text]) -> str:
 def calibration_of(effort: Effort, metadata: Mapping[str, Any], sources: Sequence[Source], label: str) -> Calibration:
     """How the model of these ``sources`` and ``metadata`` is calibrated; errors as of `effort.prepared`."""
     model = float_model(metadata, sources, label, "effort", _WITHOUT)
-    texts = model.texts(effort.texts, effort.chat)
+    texts, held_out = model.texts(effort.texts, effort.chat), list[Text]()
+    if effort.is_tuned:
+        held_out = model.texts((), effort.chat)
+        if not effort.texts:
+            held_out = [text for text in texts if text.name in APART]
+            texts = [text for text in texts if text.name not in APART]
     ids = sequences(texts, model.encode, longest(model), model.begin, effort.tokens)
-    made = Calibration(effort, model, tuple(texts), tuple(map(tuple, ids)))
+    made = Calibration(effort, model, tuple(texts), tuple(map(tuple, ids)), held_out=tuple(held_out))
     return replace(made, seconds=cost.seconds(made))
 
 

@@ -60,15 +60,17 @@ def with_card(plan: ConversionPlan, card: Card) -> ConversionPlan:
 
 
 def final(
-    plan: ConversionPlan,
+    done: Callable[[], ConversionPlan],
     card: Card,
     threads: int | None,
     progress: Progress | None,
     write: Callable[[ConversionPlan], object],
 ) -> Callable[[str], FilePlan]:
-    """What makes the final header, given the path of the file whose data are complete. ``write`` carries a plan out."""
+    """What makes the final header, given the path of the file whose data are complete. ``done`` gives the plan as it is
+    then, ``write`` carries a plan out."""
 
     def made(path: str) -> FilePlan:
+        plan = done()
         figures = card.filled(
             plan.metadata, plan.source, path, lambda out: write(in_floats(plan, out)), threads, progress
         )
@@ -93,6 +95,7 @@ def in_floats(plan: ConversionPlan, target: str | os.PathLike[str]) -> Conversio
         is_split=False,
         digests={},
         calibration=None,
+        tuning=None,
         card=None,
     )
 

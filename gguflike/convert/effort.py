@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Chat = Callable[[Mapping[str, Any], list[dict[str, Any]]], str]
 """The text that the chat template in a file's metadata makes of messages."""
 
-HIGHEST = 2
+HIGHEST = 3
 FOLDS = ("awq", "smooth")
 TOKENS = 131_072  # of calibration where nothing else is asked for
 
@@ -30,7 +30,8 @@ TOKENS = 131_072  # of calibration where nothing else is asked for
 class Effort:
     """What is asked for, checked. ``level``: 0 rounds every tensor by itself, 1 runs the model on text and rounds each
     matrix so that its layer gives what it should, for the inputs that it gets when all before it is rounded. 2 also
-    measures, by a backward pass, how much each output matters to what the model says; ``seed`` draws for that.
+    measures, by a backward pass, how much each output matters to what the model says; ``seed`` draws for that. 3 then
+    trains what was rounded, as a whole, to say what the model says.
 
     ``texts`` are paths of files of text, none for those of the package, of which ``tokens`` are used at most; ``chat``
     renders conversations among them. ``fold``: which scales are moved between tensors before they are quantized, on
@@ -48,6 +49,11 @@ class Effort:
     def is_loss_aware(self) -> bool:
         """Whether it is measured how much each output matters to what the model says."""
         return self.level > 1
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether what was rounded is trained end to end."""
+        return self.level > 2
 
     @property
     def is_calibrated(self) -> bool:

@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import contextmanager
 from functools import partial
 
-from gguflike.container import Receipt, Writer, check_free
+from gguflike.container import FilePlan, Receipt, Writer, check_free
 from gguflike.container.publish import made_folder
 from gguflike.convert import pipeline
 from gguflike.convert.encode import Job, run
@@ -117,12 +117,17 @@ def execute(
             progress(done, plan.file_bytes, what)
 
     made = made_of(plan, method) if resume else None
-    final = None
+    planned = plan
+    final: Callable[[str], FilePlan] | None = None
     if plan.card is not None:
         from gguflike.convert import carded
 
         write = partial(execute, progress=progress, threads=threads, resume=False)
-        final = carded.final(plan, plan.card, threads, progress, write)
+        final = carded.final(lambda: plan, plan.card, threads, progress, write)
+    elif plan.tuning is not None:
+        from gguflike.convert import tuned
+
+        final = lambda _: tuned.header(planned, plan)  # noqa: E731
     writer = Writer(plan.target, plan.layout, overwrite, plan.inputs, made, plan.digests, final)
     with (
         closing_sources(),

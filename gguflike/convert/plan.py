@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gguflike.convert.calibration import Calibration
     from gguflike.convert.carded import Card
     from gguflike.convert.folding import Folding
+    from gguflike.convert.tuned import TuningPlan
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class ConversionPlan:
     folding: Folding | None = field(default=None, repr=False)  # scales that move before tensors are quantized
     budget: Budget | None = field(default=None, repr=False)  # where types are still to be chosen
     outputs: str = field(default="", repr=False, compare=False)  # the folder with the factors that they were chosen by
+    tuning: TuningPlan | None = field(default=None, repr=False, compare=False)  # how it is trained end to end
     card: Card | None = field(default=None, repr=False, compare=False)  # what measures the file for its header
 
     @property
@@ -160,6 +162,8 @@ class ConversionPlan:
             lines += self.folding.lines()
         if self.calibration is not None:
             lines += self.calibration.lines(len(self.calibrated))
+        if self.tuning is not None:
+            lines += self.tuning.lines()
         if self.budget is not None:
             lines.append(f"types are chosen by what they cost on this text, for at most {self.budget.limit.label}")
         if self.card is not None:
@@ -227,19 +231,6 @@ def make(
     said = [*notices, *again]
     if calibration is None:
         said += _importance_notices(recipe, tensors, importance)
-    specs = [TensorSpec(tensor.name, tensor.shape, tensor.format) for tensor in tensors]
-    long = sum(len(tensor.name.encode()) > MAX_NAME_BYTES for tensor in tensors)
-    if long:
-        what = f"{counted(long, 'tensor')} with names of more than {MAX_NAME_BYTES} bytes"
-        said.append(f"{what}: llama.cpp refuses the file")
-    if split is None:
-        files = [container.plan(metadata, specs, long_names=long > 0)]
-    else:
-        files = plan_split(metadata, specs, split, long_names=long > 0)
-    is_split = len(files) > 1  # what fits into one file is not named as a shard
-    if file is not None and is_split:
-        for path, _ in paths_of(file, files):
-            container.check_target(path, paths)
     planned = ConversionPlan(
         source=source,
         target=file,
@@ -247,15 +238,32 @@ def make(
         metadata=metadata,
         tensors=tuple(tensors),
         notices=tuple(said),
-        files=tuple(files),
+        files=(),
         inputs=paths,
         tokenizer=tokenizer,
-        is_split=is_split,
         calibration=calibration,
         folding=folding,
     )
     if calibration is not None:
         planned = replace(planned, notices=(*planned.notices, *_calibration_notices(planned)))
+        if calibration.effort.is_tuned:
+            from gguflike.convert.tuned import with_tuning
+
+            planned = with_tuning(planned)
+    specs = [TensorSpec(tensor.name, tensor.shape, tensor.format) for tensor in tensors]
+    long = sum(len(tensor.name.encode()) > MAX_NAME_BYTES for tensor in tensors)
+    if long:
+        what = f"{counted(long, 'tensor')} with names of more than {MAX_NAME_BYTES} bytes"
+        planned = replace(planned, notices=(*planned.notices, f"{what}: llama.cpp refuses the file"))
+    if split is None:
+        files = [container.plan(planned.metadata, specs, long_names=long > 0)]
+    else:
+        files = plan_split(planned.metadata, specs, split, long_names=long > 0)
+    is_split = len(files) > 1  # what fits into one file is not named as a shard
+    if file is not None and is_split:
+        for path, _ in paths_of(file, files):
+            container.check_target(path, paths)
+    planned = replace(planned, files=tuple(files), is_split=is_split)
     if selection.strict:
         _refuse_notices(planned)
     return planned

@@ -27,7 +27,7 @@ from gguflike.engine.places import Places
 from gguflike.engine.request import Request
 from gguflike.engine.store import Store
 from gguflike.errors import ArgumentError, Full, check_integer, counted
-from gguflike.runner.memory import machine_bytes
+from gguflike.machine import machine_bytes
 from gguflike.runner.together import Run
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ import numpy as np
 from gguflike.errors import UnsupportedError, check_choice
 from gguflike.kernels.attention.sizes import ATTENTION_KEYS
 from gguflike.kernels.engine.memory import aligned, give_back
+from gguflike.machine import machine_bytes
 from gguflike.runner.buffers import BATCH
-from gguflike.runner.memory import machine_bytes
 
 if TYPE_CHECKING:
     import numpy.typing as npt

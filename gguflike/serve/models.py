@@ -261,6 +261,6 @@ def _file_bytes(path: str) -> int:
 
 
 def _machine_share() -> int:
-    from gguflike.runner.memory import machine_bytes
+    from gguflike.machine import machine_bytes
 
     return machine_bytes() * 3 // 4

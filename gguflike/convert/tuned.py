@@ -1,0 +1,236 @@
+"""End-to-end tuning of what a conversion has rounded, before its file appears (`calibrate.tune`).
+
+The model that is written is trained to say what the float model says, on the calibration text: super-scales and norm
+gains and, where there is memory for it, integer scales and codes, on the exact grids of the blocks. What is best on a
+held-out text of another kind is what is written. The whole model is in memory in float32, several times.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gguflike.calibrate.grids import GRIDS
+from gguflike.calibrate.texts import sequences
+from gguflike.calibrate.trained import Moves
+from gguflike.container import FilePlan, Typed, ValueType, Writer
+from gguflike.container.plan import with_values
+from gguflike.convert.cost import cpus, duration, rate
+from gguflike.convert.resume import made_of
+from gguflike.errors import ArgumentError, UnsupportedError, counted
+from gguflike.machine import machine_bytes
+from gguflike.progress import CALIBRATING, Progress
+from gguflike.tensor import QuantizedTensor
+
+if TYPE_CHECKING:
+    from gguflike.calibrate.reached import Mark
+    from gguflike.convert.calibration import Calibration
+    from gguflike.convert.plan import ConversionPlan, PlannedTensor
+
+Bytes = npt.NDArray[np.uint8]
+SEQUENCE = 256  # tokens of a sequence that is trained on
+STEPS, BATCH = 160, 8
+HELD_OUT = 8192  # tokens, at most
+_RESULT = "tuned.npz"
+_SHARE = 0.8  # of the machine's memory
+
+
+@dataclass(frozen=True)
+class TuningPlan:
+    """How a conversion is tuned: what moves, how many bytes of memory that takes at most and about how many seconds."""
+
+    moves: Moves
+    memory: int
+    seconds: float
+    held_out: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """What a plan says of it."""
+        what = {"scales": "super-scales", "integers": "super-scales and scales", "codes": "scales and codes"}
+        names = ", ".join(self.held_out)
+        return [
+            f"then {what[self.moves]} and norm gains are trained end to end, in up to {STEPS} steps of {BATCH} "
+            f"sequences of {SEQUENCE} tokens, which takes about {duration(self.seconds)} and "
+            f"{self.memory / 1e9:.1f} GB of memory; {names} held out to end it in time"
+        ]
+
+
+def with_tuning(plan: ConversionPlan) -> ConversionPlan:
+    """A plan that is not laid out yet, with how what it rounds is tuned; errors as of `tuning_of`."""
+    tuning = tuning_of(plan)
+    return replace(plan, tuning=tuning, metadata={**plan.metadata, **metadata(tuning)})
+
+
+def tuning_of(plan: ConversionPlan, threads: int | None = None) -> TuningPlan:
+    """How the rounded tensors of a plan are tuned. UnsupportedError where that takes more memory than the machine has,
+    ArgumentError where nothing can be trained."""
+    calibration = plan.calibration
+    assert calibration is not None
+    trained = [tensor for tensor in plan.calibrated if tensor.format.name in GRIDS]
+    if not trained and not _values(plan):
+        raise ArgumentError(
+            "nothing that can be trained: no block has scalar levels, and no norm a gain",
+            field="effort",
+            got=3,
+            remedy="`effort=2`",
+        )
+    most = int(_SHARE * machine_bytes())
+    needs = {moves: memory(plan, trained, moves, threads or cpus()) for moves in ("codes", "scales")}
+    fits = [moves for moves, size in needs.items() if size <= most]
+    if not fits:
+        raise UnsupportedError(
+            "the model is too large to be tuned on this machine: it is in memory in float32, several times",
+            field="effort",
+            expected=f"at most {most / 1e9:.1f} GB",
+            got=f"{needs['scales'] / 1e9:.1f} GB",
+            remedy="`effort=2` holds one layer at a time; or a machine with more memory",
+        )
+    moves: Any = fits[0]
+    tokens = STEPS * BATCH * min(SEQUENCE, calibration.sequence)
+    seconds = 8.0 * plan.parameters * tokens / (rate() * cpus())
+    return TuningPlan(moves, needs[moves], seconds, tuple(text.name for text in calibration.held_out))
+
+
+def memory(plan: ConversionPlan, trained: Sequence[PlannedTensor], moves: Moves, threads: int) -> int:
+    """Bytes that tuning takes at most, from shapes alone.
+
+    Floats of the model, as it is and as its blocks decode; gradients of what is trained, added up and of each thread;
+    codes at the beginning, now and at best; for codes that move, real weights behind them with both of Adam's moments;
+    and what a sequence computes.
+    """
+    assert plan.calibration is not None
+    graph, tokens = plan.calibration.graph, min(SEQUENCE, plan.calibration.sequence)
+    weights, moved = plan.parameters, sum(tensor.weights for tensor in trained)
+    largest = max((tensor.weights for tensor in trained), default=0)
+    kept = 4 * 2 * weights + (4 * (1 + threads) + 3) * moved + (12 * moved if moves == "codes" else 0)
+    widest = max((mixer.widest for mixer in graph.mixers()), default=graph.embedding.n_embd)
+    activations = 4 * tokens * (8 * widest + 2 * graph.embedding.n_embd * len(graph.blocks))
+    logits = 4 * tokens * graph.embedding.n_vocab * 6
+    return kept + 4 * 6 * largest + threads * (activations + logits)
+
+
+def metadata(tuning: TuningPlan, marks: Sequence[Mark] = ()) -> dict[str, Any]:
+    """What a file says of its tuning; before it is done, as many bytes."""
+    reached = [marks[0].held_out, _best(marks)] if marks else [0.0, 0.0]
+    return {
+        "gguflike.tuning.moves": tuning.moves,
+        "gguflike.tuning.held_out": list(tuning.held_out),
+        "gguflike.tuning.steps": Typed(marks[-1].step if marks else 0, ValueType.UINT32),
+        "gguflike.tuning.divergence": Typed(reached, ValueType.ARRAY, ValueType.FLOAT64),
+    }
+
+
+def header(planned: ConversionPlan, done: ConversionPlan) -> FilePlan:
+    """The first file of a plan, with what its tuning has come to, which the plan that is ``done`` says."""
+    keys = [key for key in planned.metadata if key.startswith("gguflike.tuning.")]
+    return with_values(planned.files[0], planned.metadata, {key: done.metadata[key] for key in keys})
+
+
+def finished(workspace: Path) -> dict[str, Bytes]:
+    """The bytes of tensors that an earlier run has tuned to the end, by name: none where there is no such run."""
+    try:
+        with np.load(workspace / _RESULT) as file:
+            return {name: file[name] for name in file.files if name != _RESULT}
+    except (OSError, ValueError):
+        return {}
+
+
+def run(plan: ConversionPlan, writer: Writer, threads: int | None, progress: Progress | None) -> ConversionPlan:
+    """Tune what ``writer`` has, unless an earlier run has; the plan, which says what was reached."""
+    calibration, tuning = plan.calibration, plan.tuning
+    assert calibration is not None
+    assert tuning is not None
+    path = writer.workspace / _RESULT
+    if not path.exists():
+        _train(plan, writer, calibration, tuning.moves, threads, progress)
+        for name, data in finished(writer.workspace).items():
+            writer.replace(name, data)
+    from gguflike.calibrate.reached import Mark
+
+    with np.load(path) as file:
+        marks = [Mark(*mark) for mark in json.loads(str(file[_RESULT]))]
+    before, after = marks[0].held_out, _best(marks)
+    said = f"tuned in {counted(marks[-1].step, 'step')}: divergence on held-out text {before:.5f} -> {after:.5f} nats"
+    return replace(plan, notices=(*plan.notices, said), metadata={**plan.metadata, **metadata(tuning, marks)})
+
+
+def _train(
+    plan: ConversionPlan,
+    writer: Writer,
+    calibration: Calibration,
+    moves: Moves,
+    threads: int | None,
+    progress: Progress | None,
+) -> None:
+    from gguflike.calibrate.tune import Tuning, tune
+
+    def tell(done: int, total: int, what: str) -> None:
+        if progress is not None:
+            progress(done, total, CALIBRATING + what)
+
+    used = {place.name for place in calibration.graph.tensors() if place.tensor.used}
+    tensors = {tensor.name: tensor for tensor in plan.tensors if tensor.name in used}
+    rows = {name: writer.read(name).reshape(-1, t.format.row_bytes(t.shape[-1])) for name, t in tensors.items()}
+    stored = {name: QuantizedTensor(name, t.format, t.shape, rows[name].reshape(-1)) for name, t in tensors.items()}
+    grids = {t.name: GRIDS[t.format.name] for t in plan.calibrated if t.format.name in GRIDS}
+    folder = writer.workspace / "tuning"
+    result = tune(
+        calibration.graph,
+        {name: calibration.model.read(name) for name in tensors},
+        {name: tensor.dequantize(threads) for name, tensor in stored.items()},
+        {name: (grid, grid.parse(rows[name])) for name, grid in grids.items()},
+        _values(plan),
+        cut(calibration.sequences, calibration.model.begin, SEQUENCE),
+        held_out(calibration),
+        folder,
+        Tuning(moves=moves, steps=STEPS, batch=BATCH, seed=calibration.effort.seed),
+        length=calibration.sequence,
+        key=made_of(plan, "search"),
+        threads=threads,
+        progress=tell,
+    )
+    made: dict[str, Any] = {name: grids[name].pack(numbers).reshape(-1) for name, numbers in result.numbers.items()}
+    made |= {name: np.ascontiguousarray(value).reshape(-1).view(np.uint8) for name, value in result.values.items()}
+    temporary = folder / _RESULT
+    with temporary.open("wb") as file:
+        np.savez(file, **{**made, _RESULT: json.dumps(result.marks)})
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(writer.workspace / _RESULT)
+
+
+def held_out(calibration: Calibration) -> list[list[int]]:
+    """The text that tuning must not make worse, in sequences as they are trained on."""
+    model = calibration.model
+    return sequences(calibration.held_out, model.encode, min(SEQUENCE, calibration.sequence), model.begin, HELD_OUT)
+
+
+def cut(all_: Sequence[Sequence[int]], begin: Sequence[int], length: int) -> list[list[int]]:
+    """Sequences of at most ``length`` tokens, each beginning with the ids ``begin`` as the longer ones did."""
+    step, found = length - len(begin), []
+    for each in all_:
+        ids = list(each[len(begin) :])
+        found += [[*begin, *ids[at : at + step]] for at in range(0, len(ids), step)]
+    return found
+
+
+def _values(plan: ConversionPlan) -> list[str]:
+    """Norm gains, and biases that the file has, which are float32."""
+    assert plan.calibration is not None
+    used = {place.name for place in plan.calibration.graph.tensors() if place.tensor.used}
+    return [
+        tensor.name
+        for tensor in plan.tensors
+        if tensor.name in used and tensor.name.endswith(("norm.weight", ".bias")) and tensor.format.name == "F32"
+    ]
+
+
+def _best(marks: Sequence[Mark]) -> float:
+    return min(mark.held_out for mark in marks if mark.held_out == mark.held_out)
