@@ -14,6 +14,7 @@ from gguflike.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from gguflike.convert import ConversionPlan
+    from gguflike.families.parts import Graph
 
 CARD = "measure the file beside its source in floats, and say in its header how far it is from that"
 
@@ -34,8 +35,9 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, types: str) -> None:
         "--effort",
         type=int,
         default=0,
-        metavar="0|1|2",
-        help="0: each tensor by itself; 1: run the model on text, in minutes to hours; 2: and back (default: 0)",
+        metavar="0|1|2|3",
+        help="0: each tensor by itself; 1: run the model on text, in minutes to hours; 2: and back; "
+        "3: and train what was rounded, which takes the memory of the whole model several times (default: 0)",
     )
     add(
         "--calibration",
@@ -61,9 +63,12 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, types: str) -> None:
         help="first move scales between tensors so that activations are even (SmoothQuant)",
     )
     add("--calibration-tokens", type=positive, metavar="N", help="tokens of the text that are used (default: 131072)")
-    add("--size", metavar="N", help="with effort 2, instead of a type: the best file of at most N, such as 4.5GiB")
-    add("--bpw", type=float, metavar="N", help="the same for so many bits per weight")
     add("--seed", type=count, default=0, metavar="N", help="of what effort 2 draws by chance (default: 0)")
+    limits = parser.add_argument_group("the best types for a size, instead of --type")
+    add = limits.add_argument
+    add("--size", metavar="N", help="the best file of at most N bytes, such as 4.5GiB; of types that cost least")
+    add("--bpw", type=float, metavar="N", help="the same for so many bits per weight")
+    add("--fit-ram", metavar="N", help="the same for what runs in N bytes of memory, such as 8GiB, with --context")
     tensors = parser.add_argument_group("types of single tensors, as of llama-quantize")
     add = tensors.add_argument
     add(
@@ -87,7 +92,11 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, types: str) -> None:
     parser.add_argument(
         "--allow-requantize", action="store_true", default=None, help="no notice about tensors quantized before"
     )
-    add_text_arguments(parser.add_argument_group("figures on held-out text, as of eval"))
+    add_text_arguments(
+        parser.add_argument_group("figures on held-out text, as of eval"),
+        context="tokens of a chunk (default: 512, or the trained context); with --fit-ram, those that memory is kept "
+        "for (default: 4096)",
+    )
     parser.add_argument("--strict", action="store_true", default=None, help="notices are errors")
     parser.add_argument("--dry-run", action="store_true", help="print the plan, read and write no tensor")
     parser.add_argument("--json", action="store_true", help="the plan as one JSON document")
@@ -106,10 +115,11 @@ def take(args: argparse.Namespace, default_type: str | None) -> dict[str, Any]:
     from gguflike.convert.selection import SelectionOptions, select
 
     take_rest(args, typed=True)
-    if args.type is not None and (args.size is not None or args.bpw is not None):
-        raise UsageError("-t TYPE says what --size and --bpw leave open: give one of them")
+    limited = any(each is not None for each in (args.size, args.bpw, args.fit_ram))
+    if args.type is not None and limited:
+        raise UsageError("-t TYPE says what --size, --bpw and --fit-ram leave open: give one of them")
     args.type = args.type or default_type
-    if args.type is None and (args.size is not None or args.bpw is not None):
+    if args.type is None and limited:
         args.type = "Q4_K_S"  # of what is not measured
     if args.type is None:
         raise UsageError(f"the type is required, such as -t Q4_K_M{near_type(args.out or '')}")
@@ -132,7 +142,7 @@ def plan_and_run(args: argparse.Namespace, plan: Callable[..., ConversionPlan], 
 
     resume = not args.no_resume
     effort = effort_of(args.effort, args.calibration, args.calibration_tokens, args.seed, fold=args.fold)
-    limit = limit_of(args.size, args.bpw)
+    limit = limit_of(args.size, args.bpw, args.fit_ram, args.context if args.fit_ram else None, _beside)
     if effort.is_calibrated or effort.fold is not None:
         from gguflike.calibration import render
 
@@ -164,6 +174,13 @@ def plan_and_run(args: argparse.Namespace, plan: Callable[..., ConversionPlan], 
     return 0
 
 
+def _beside(graph: Graph, context: int) -> int:
+    """What a model takes beside its weights where gguflike runs it."""
+    from gguflike.runner.needs import beside_weights
+
+    return beside_weights(graph, context)
+
+
 def _with_card(args: argparse.Namespace, plan: ConversionPlan) -> ConversionPlan:
     """The plan with places for figures on held-out text in its header, where they are asked for."""
     from gguflike.cli import UsageError
@@ -175,15 +192,21 @@ def _with_card(args: argparse.Namespace, plan: ConversionPlan) -> ConversionPlan
     from gguflike.convert.carded import with_card
     from gguflike.evaluate.card import Card
 
-    return with_card(plan, Card(args.text, context=args.context, tokens=args.tokens, score=args.score))
+    return with_card(
+        plan, Card(args.text, context=None if args.fit_ram else args.context, tokens=args.tokens, score=args.score)
+    )
 
 
-def add_text_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup, card: str = CARD) -> None:
+def add_text_arguments(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
+    card: str = CARD,
+    context: str = "tokens of a chunk (default: 512, or the trained context)",
+) -> None:
     """The held-out text, how it is scored, and whether the file is to say what was found."""
     add = parser.add_argument
     add("--card", action="store_true", help=card)
     add("--text", action="extend", nargs="+", default=[], metavar="F", help="held-out text, each file a kind of text")
-    add("--context", type=positive, metavar="N", help="tokens of a chunk (default: 512, or the trained context)")
+    add("--context", type=positive, metavar="N", help=context)
     add("--tokens", type=positive, metavar="N", help="tokens of each text to use (default: all)")
     add(
         "--score",

@@ -24,18 +24,20 @@ from gguflike import frozen
 from gguflike.blocks import BlockFormat
 from gguflike.calibrate.allocate import Candidate
 from gguflike.calibrate.grids import GRIDS
-from gguflike.convert.budget import allocated, padded
-from gguflike.convert.losses import Loss, loss_of
+from gguflike.convert.budget import Budget, allocated, padded
 from gguflike.convert.plan import ConversionPlan
+from gguflike.convert.prior import Prior, relative_errors
 from gguflike.progress import CALIBRATING, Progress
 from gguflike.tensor import QuantizedTensor, quantize
 
 if TYPE_CHECKING:
     from gguflike.calibrate.statistics import Statistics
+    from gguflike.convert.losses import Loss
     from gguflike.convert.sources import Floats
 
 Ladders = Mapping[str, Sequence[BlockFormat]]
 Encode = Callable[["Floats", BlockFormat, "Statistics"], Any]
+TERNARY = 3  # levels
 PART = 1 << 22  # weights of a table that are encoded at once
 
 
@@ -50,7 +52,8 @@ def settling(plan: ConversionPlan, threads: int | None, progress: Progress | Non
         if plan.card is not None:
             chosen = with_card(chosen, plan.card)
         cost = sum(each.cost for each in candidates)
-        said = f"types chosen for an estimated divergence of {cost:.5f} nats per token, before errors are made up for"
+        how = "estimated" if plan.calibration and plan.calibration.effort.is_loss_aware else "expected (by a prior)"
+        said = f"types chosen for an {how} divergence of {cost:.5f} nats per token, before errors are made up for"
         yield replace(chosen, notices=(*chosen.notices, said), outputs=os.fspath(Path(folder) / "outputs"))
 
 
@@ -61,7 +64,11 @@ def settled(
     in its folder ``outputs`` serves the rounding, too."""
     budget, calibration = plan.budget, plan.calibration
     assert budget is not None
-    assert calibration is not None
+    if calibration is None:
+        candidates = _expected(plan, budget.ladders, threads, progress)
+        return _chosen(plan, budget, candidates)
+    from gguflike.convert.losses import loss_of
+
     loss = loss_of(calibration, folder / "outputs", threads, progress)
 
     def measured(ladders: Ladders, encode: Encode, what: str) -> dict[str, list[Candidate]]:
@@ -83,14 +90,39 @@ def settled(
     first = allocated(plan, budget.limit, screened)
     probes = {name: [probe(budget.ladders[name], fmt)] for name, fmt in first.items()}
     candidates = refined(screened, measured(probes, rounded, "types, as they will be rounded"))
+    return _chosen(plan, budget, candidates)
+
+
+def _chosen(
+    plan: ConversionPlan, budget: Budget, candidates: Mapping[str, Sequence[Candidate]]
+) -> tuple[ConversionPlan, list[Candidate]]:
+    """The plan with the types that cost least, which is no larger than it may be."""
     formats = allocated(plan, budget.limit, candidates)
     chosen = [each for name in formats for each in candidates[name] if each.type == formats[name].name]
     return budget.make(formats), chosen
 
 
+def _expected(
+    plan: ConversionPlan, ladders: Ladders, threads: int | None, progress: Progress | None
+) -> dict[str, list[Candidate]]:
+    """What types cost where no text is read: by what their encoders are off on pieces of each tensor, and a prior."""
+    prior, found = Prior(ladders), {}
+    tensors = [tensor for tensor in plan.tensors if tensor.name in ladders]
+    for number, tensor in enumerate(tensors):
+        if progress is not None:
+            progress(number, len(tensors), f"{CALIBRATING}types, {tensor.name}")
+        errors = relative_errors(tensor, ladders[tensor.name], threads)
+        found[tensor.name] = [
+            Candidate(fmt.name, padded(plan, tensor.shape, fmt), prior.cost(tensor.name, *each))
+            for fmt, each in errors.items()
+        ]
+    return found
+
+
 def probe(ladder: Sequence[BlockFormat], fmt: BlockFormat) -> BlockFormat:
-    """The type of scalars that is about as large as ``fmt``: these are rounded quickly."""
-    scalar = [each for each in ladder if each.name in GRIDS] or [fmt]
+    """The type of scalars that is about as large as ``fmt``: these are rounded quickly. No ternary ones, whose plain
+    encoder takes most of a matrix for nothing."""
+    scalar = [each for each in ladder if each.name in GRIDS and len(GRIDS[each.name].levels) > TERNARY] or [fmt]
     return min(scalar, key=lambda each: abs(each.bits_per_weight - fmt.bits_per_weight))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from gguflike.blocks import FORMATS, BlockFormat
 from gguflike.calibrate.allocate import Candidate, allocate
@@ -17,28 +16,53 @@ from gguflike.convert.mixes import Recipe
 from gguflike.convert.plan import ConversionPlan, PlannedTensor
 from gguflike.convert.recipe import RECIPES
 from gguflike.convert.selection import Selection
-from gguflike.errors import ArgumentError, as_integer, check_number, check_text
+from gguflike.errors import ArgumentError, as_integer, check_integer, check_number, check_text
+from gguflike.families.parts import Graph
 from gguflike.kernels.table import KERNELS
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B?|B)?", re.IGNORECASE)
+CONTEXT = 4096  # tokens that memory is kept for, where nothing else is said
 _BELOW, _ABOVE = 1.2, 2.4  # bits around what all would have at the same loss: types that are measured
+
+
+Beside = Callable[[Graph, int], int]
+"""Bytes of memory that a model takes beside its weights where it runs with a context of so many tokens."""
 
 
 @dataclass(frozen=True)
 class Limit:
-    """How large a file may be: ``nbytes`` with its header, or ``bpw`` bits for each of its weights; ``label`` as it was
-    given."""
+    """How large a file may be: ``nbytes`` with its header, ``bpw`` bits for each of its weights, or so that it runs in
+    ``memory`` bytes with a ``context``, by what ``beside`` says; ``label`` as it was given, and ``field`` as what."""
 
-    nbytes: int | None
-    bpw: float | None
+    field: str
     label: str
+    nbytes: int | None = None
+    bpw: float | None = None
+    memory: int | None = None
+    context: int = 0
+    beside: Beside | None = None
 
     def of_tensors(self, plan: ConversionPlan) -> int:
         """Bytes that the tensors of a plan may have together, with what stands between them."""
         if self.nbytes is not None:
-            return self.nbytes - sum(file.header_bytes for file in plan.files)
+            return self.nbytes - self.others(plan)
+        if self.memory is not None:
+            return self.memory - self.others(plan)
         assert self.bpw is not None
         return int(self.bpw * plan.parameters / 8)
+
+    def others(self, plan: ConversionPlan) -> int:
+        """Bytes that go from the limit for other things than tensors."""
+        headers = sum(file.header_bytes for file in plan.files)
+        if self.beside is None:
+            return headers
+        if plan.calibration is None:
+            from gguflike.convert.floats import FloatModel
+
+            graph = FloatModel.of(plan).graph
+        else:
+            graph = plan.calibration.graph
+        return headers + self.beside(graph, self.context)
 
     @property
     def recipe(self) -> Recipe:
@@ -56,23 +80,50 @@ class Budget:
     make: Callable[[Mapping[str, BlockFormat]], ConversionPlan] = field(repr=False, compare=False)
 
 
-def limit_of(size: int | str | None, bpw: float | None) -> Limit | None:
-    """The arguments of `gguflike.convert`, checked: None where neither is given."""
-    if size is not None and bpw is not None:
-        raise ArgumentError("cannot be given with `size`", field="bpw", got=bpw)
+def limit_of(
+    size: int | str | None,
+    bpw: float | None,
+    fit_ram: int | str | None = None,
+    context: int | None = None,
+    beside: Beside | None = None,
+) -> Limit | None:
+    """The arguments of `gguflike.convert`, checked: None where none is given."""
+    given = {name: each for name, each in (("size", size), ("bpw", bpw), ("fit_ram", fit_ram)) if each is not None}
+    if len(given) > 1:
+        first, second = list(given)[:2]
+        raise ArgumentError(f"cannot be given with `{first}`", field=second, got=given[second])
+    if context is not None and fit_ram is None:
+        raise ArgumentError("says nothing without `fit_ram`", field="context", got=context)
     if bpw is not None:
         check_number("bpw", bpw, "a number of bits, such as 4.25", lambda value: 1 <= value <= 32)
-        return Limit(None, float(bpw), f"{bpw:g}bpw")
-    if size is None:
+        return Limit("bpw", f"{bpw:g}bpw", bpw=float(bpw))
+    if size is not None:
+        nbytes, label = _bytes("size", size)
+        return Limit("size", label, nbytes=nbytes)
+    if fit_ram is None:
         return None
-    text = str(size) if as_integer(size) is not None else size
-    check_text("size", text)
+    memory, label = _bytes("fit_ram", fit_ram)
+    if beside is None:
+        raise ArgumentError(
+            "what a model takes beside its weights is not known",
+            field="fit_ram",
+            got=label,
+            remedy="add `beside=gguflike.runner.needs.beside_weights`",
+        )
+    tokens = check_integer("context", CONTEXT if context is None else context, 1)
+    return Limit("fit_ram", f"{label} with a context of {tokens}", memory=memory, context=tokens, beside=beside)
+
+
+def _bytes(field: str, given: int | str) -> tuple[int, str]:
+    """A size in bytes, and how it is called."""
+    text = str(given) if as_integer(given) is not None else given
+    check_text(field, text)
     label = str(text).strip()
     found = _SIZE.fullmatch(label)
     if found is None:
-        raise ArgumentError("not a size", field="size", expected="bytes, or such as 4.5GiB or 500MB", got=repr(size))
+        raise ArgumentError("not a size", field=field, expected="bytes, or such as 4.5GiB or 500MB", got=repr(given))
     power = "KMGT".index(found[2].upper()) + 1 if found[2] else 0
-    return Limit(int(float(found[1]) * (1024 if found[3] else 1000) ** power), None, label)
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** power), label
 
 
 def sized(
@@ -81,21 +132,16 @@ def sized(
     """A plan within ``limit``, which says what types are still to be chosen. The types that it has are a guess, by bits
     alone.
 
-    ArgumentError where no choice of types is so small, or what types cost is not measured.
+    ArgumentError where no choice of types is so small, or there is nothing to choose.
     """
     plan = make({})
     if limit is None:
         return plan
-    if plan.calibration is None or not plan.calibration.effort.is_loss_aware:
-        raise ArgumentError(
-            "which types to take is known by what each of them costs, which is not measured",
-            field="bpw" if limit.nbytes is None else "size",
-            got=limit.label,
-            remedy="add `effort=2`",
-        )
     if plan.folding is not None:
         raise ArgumentError("types are chosen for the scales that matrices have", field="fold", got=plan.folding.method)
     free = _free(plan, selection)
+    if not free:
+        raise ArgumentError("there is no matrix whose type is to be chosen", field=limit.field, got=limit.label)
     ladders = {tensor.name: ladder(tensor.shape[-1]) for tensor in free}
     guess = {
         tensor.name: [
@@ -126,10 +172,9 @@ def ladder(columns: int) -> list[BlockFormat]:
 
 def _free(plan: ConversionPlan, selection: Selection) -> list[PlannedTensor]:
     """The tensors whose types are chosen here: they are multiplied and encoded, and nobody has said their type."""
-    assert plan.calibration is not None
-    head: Any = plan.calibration.graph.head
-    output = "token_embd.weight" if head.tied else "output.weight"
-    free = {tensor.name for tensor in plan.calibrated} | {output}
+    names = {tensor.name for tensor in plan.tensors}
+    output = "output.weight" if "output.weight" in names else "token_embd.weight"
+    free = names if plan.calibration is None else {tensor.name for tensor in plan.calibrated} | {output}
     for name, given in ((output, selection.output), ("token_embd.weight", selection.embedding)):
         if given is not None:
             free.discard(name)
@@ -153,16 +198,15 @@ def allocated(
 ) -> dict[str, BlockFormat]:
     """The types that cost least within the limit, by the names of tensors. ArgumentError where none are so small."""
     fixed = sum(align_up(t.nbytes, plan.file.alignment) for t in plan.tensors if t.name not in candidates)
-    given = "bpw" if limit.nbytes is None else "size"
     try:
         chosen = allocate(candidates, limit.of_tensors(plan) - fixed)
     except ArgumentError:
         least = fixed + sum(min(each.nbytes for each in points) for points in candidates.values())
-        if limit.nbytes is None:
+        if limit.bpw is not None:
             smallest = f"at least {8 * least / plan.parameters:.2f} bits per weight"
         else:
-            smallest = f"at least {least + sum(file.header_bytes for file in plan.files):,} bytes"
+            smallest = f"at least {least + limit.others(plan):,} bytes"
         raise ArgumentError(
-            "no choice of types makes the file so small", field=given, expected=smallest, got=limit.label
+            "no choice of types makes the file so small", field=limit.field, expected=smallest, got=limit.label
         ) from None
     return {name: FORMATS[each.type] for name, each in chosen.items()}

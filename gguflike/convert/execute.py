@@ -107,7 +107,15 @@ def execute(
         from gguflike.convert import allocation
 
         with closing_sources(), made_folder(plan.target.parent), allocation.settling(plan, threads, progress) as chosen:
-            return execute(chosen, progress=progress, threads=threads, overwrite=overwrite, resume=resume)
+            return execute(
+                chosen,
+                executor=executor,
+                progress=progress,
+                threads=threads,
+                method=method,
+                overwrite=overwrite,
+                resume=resume,
+            )
     done = 0
 
     def advance(count: int, what: str) -> None:

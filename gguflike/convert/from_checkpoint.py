@@ -25,7 +25,7 @@ from gguflike.convert import lora as loras
 from gguflike.convert import metadata as general
 from gguflike.convert import plan as plans
 from gguflike.convert import recipe as recipes
-from gguflike.convert.budget import Limit, limit_of, sized
+from gguflike.convert.budget import Beside, Limit, limit_of, sized
 from gguflike.convert.carded import Card, with_card
 from gguflike.convert.effort import NONE, Chat, Effort, check_together, effort_of, prepared
 from gguflike.convert.execute import carry_out, check_options
@@ -79,6 +79,9 @@ def convert(
     calibration_tokens: int | None = None,
     size: int | str | None = None,
     bpw: float | None = None,
+    fit_ram: int | str | None = None,
+    context: int | None = None,
+    beside: Beside | None = None,
     seed: int = 0,
     chat: Chat | None = None,
     fold: str | None = None,
@@ -102,9 +105,13 @@ def convert(
     ``effort`` 0 encodes each tensor by itself, in the time that reading and encoding take. With 1 the model runs on
     text (``calibration_tokens`` of the files ``calibration``, or of those that the package has; ``chat`` renders
     conversations) and each matrix is rounded for the inputs that it gets there; with 2 a backward pass (whose chances
-    are drawn by ``seed``) says before how much each output matters. Then ``size`` (bytes, or text such as "4.5GiB") or
-    ``bpw`` (bits per weight) may stand for ``type``: each matrix gets the type that costs least, in a file that is not
-    larger. See spec/effort.md.
+    are drawn by ``seed``) says before how much each output matters; with 3 what was rounded is then trained end to end
+    to say what the model says, on the same text, while that helps on another one. The whole model is in memory then.
+
+    ``size`` (bytes, or text such as "4.5GiB") or ``bpw`` (bits per weight) may stand for ``type``: each matrix gets the
+    type that costs least, in a file that is not larger; with an ``effort`` below 2, what types cost is by a prior. Or
+    ``fit_ram`` (bytes): the file that runs in so much memory with a ``context`` of so many tokens, by what ``beside``
+    says that a model takes beside its weights, such as `gguflike.runner.needs.beside_weights`. See spec/effort.md.
 
     ``fold`` moves scales between tensors first, without changing what the model computes: "awq", which makes finer what
     multiplies large inputs, or "smooth" (SmoothQuant), which makes activations even. Such a run does not go on where it
@@ -150,7 +157,7 @@ def convert(
         generic=generic,
         arch=arch,
         effort=asked,
-        limit=limit_of(size, bpw),
+        limit=limit_of(size, bpw, fit_ram, context, beside),
         **options,
     )
     return carry_out(

@@ -22,7 +22,7 @@ from gguflike.convert import imatrix as imatrices
 from gguflike.convert import metadata as general
 from gguflike.convert import plan as plans
 from gguflike.convert import recipe as recipes
-from gguflike.convert.budget import Limit, limit_of, sized
+from gguflike.convert.budget import Beside, Limit, limit_of, sized
 from gguflike.convert.carded import Card, with_card
 from gguflike.convert.effort import NONE, Chat, Effort, check_together, effort_of, prepared
 from gguflike.convert.execute import carry_out, check_options
@@ -64,6 +64,9 @@ def quantize_file(
     calibration_tokens: int | None = None,
     size: int | str | None = None,
     bpw: float | None = None,
+    fit_ram: int | str | None = None,
+    context: int | None = None,
+    beside: Beside | None = None,
     seed: int = 0,
     chat: Chat | None = None,
     fold: str | None = None,
@@ -81,7 +84,9 @@ def quantize_file(
     asked = effort_of(effort, calibration, calibration_tokens, seed, chat, fold)
     check_together(asked, executor=executor, method=method if method != "search" else None)
     split = split_of(split_max_size, split_max_tensors, no_tensor_first_split)
-    planned = plan_quantization(src, out, type, imatrix, split, keep_split, asked, limit_of(size, bpw), **options)
+    planned = plan_quantization(
+        src, out, type, imatrix, split, keep_split, asked, limit_of(size, bpw, fit_ram, context, beside), **options
+    )
     return carry_out(
         planned if card is None else with_card(planned, card),
         dry_run=dry_run,

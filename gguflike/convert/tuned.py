@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 Bytes = npt.NDArray[np.uint8]
 SEQUENCE = 256  # tokens of a sequence that is trained on
-STEPS, BATCH = 160, 8
+STEPS, BATCH, EVERY, PATIENCE = 160, 8, 20, 3
+RATES: dict[str, float] = {}  # other than those of `Tuning`
 HELD_OUT = 8192  # tokens, at most
 _RESULT = "tuned.npz"
 _SHARE = 0.8  # of the machine's memory
@@ -53,12 +54,12 @@ class TuningPlan:
 
     def lines(self) -> list[str]:
         """What a plan says of it."""
-        what = {"scales": "super-scales", "integers": "super-scales and scales", "codes": "scales and codes"}
-        names = ", ".join(self.held_out)
+        what = {"scales": "super-scales", "integers": "super-scales, scales", "codes": "scales, codes"}
         return [
             f"then {what[self.moves]} and norm gains are trained end to end, in up to {STEPS} steps of {BATCH} "
-            f"sequences of {SEQUENCE} tokens, which takes about {duration(self.seconds)} and "
-            f"{self.memory / 1e9:.1f} GB of memory; {names} held out to end it in time"
+            f"sequences of up to {SEQUENCE} tokens, while that helps on {', '.join(self.held_out)}",
+            f"training takes about {duration(self.seconds)} and at most {_size(self.memory)} of memory, the whole "
+            "model in float32 several times",
         ]
 
 
@@ -88,8 +89,8 @@ def tuning_of(plan: ConversionPlan, threads: int | None = None) -> TuningPlan:
         raise UnsupportedError(
             "the model is too large to be tuned on this machine: it is in memory in float32, several times",
             field="effort",
-            expected=f"at most {most / 1e9:.1f} GB",
-            got=f"{needs['scales'] / 1e9:.1f} GB",
+            expected=f"at most {_size(most)}",
+            got=_size(needs["scales"]),
             remedy="`effort=2` holds one layer at a time; or a machine with more memory",
         )
     moves: Any = fits[0]
@@ -190,7 +191,15 @@ def _train(
         cut(calibration.sequences, calibration.model.begin, SEQUENCE),
         held_out(calibration),
         folder,
-        Tuning(moves=moves, steps=STEPS, batch=BATCH, seed=calibration.effort.seed),
+        Tuning(
+            moves=moves,
+            steps=STEPS,
+            batch=BATCH,
+            every=EVERY,
+            patience=PATIENCE,
+            seed=calibration.effort.seed,
+            **RATES,
+        ),
         length=calibration.sequence,
         key=made_of(plan, "search"),
         threads=threads,
@@ -228,8 +237,15 @@ def _values(plan: ConversionPlan) -> list[str]:
     return [
         tensor.name
         for tensor in plan.tensors
-        if tensor.name in used and tensor.name.endswith(("norm.weight", ".bias")) and tensor.format.name == "F32"
+        if tensor.name in used
+        and tensor.name.endswith(("norm.weight", ".bias"))
+        and tensor.format.is_float
+        and tensor.format.block_bytes == 4
     ]
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(count / 1e6, 1):.0f} MB"
 
 
 def _best(marks: Sequence[Mark]) -> float:
