@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 Bytes = npt.NDArray[np.uint8]
 SEQUENCE = 256  # tokens of a sequence that is trained on
 STEPS, BATCH, EVERY, PATIENCE = 160, 8, 20, 3
-RATES: dict[str, float] = {}  # other than those of `Tuning`
+RATES: dict[str, Any] = {}  # other than those of `Tuning`
 HELD_OUT = 8192  # tokens, at most
 _RESULT = "tuned.npz"
 _SHARE = 0.8  # of the machine's memory

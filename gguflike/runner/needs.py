@@ -25,4 +25,5 @@ def beside_weights(graph: Graph, context: int, cache_type: str = "f16", threads:
     rotations = sum(4 * context * 2 * rope.n_rot for rope in graph.ropes())
     passes = 4 * batch * (width + ROWS * widest) + 4 * HEAD_TOKENS * (width + vocabulary)
     own = threads * (6 * widest + SCRATCH_BYTES)
-    return new_states(graph, context, cache_type).nbytes + rotations + passes + own + PROCESS
+    kept = sum(states.nbytes for states in new_states(graph, context, cache_type))
+    return kept + rotations + passes + own + PROCESS
