@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -185,3 +186,31 @@ def test_output_limit() -> None:
     assert len(render("{% for i in range(1024) %}{{ 'A' * 1024 }}{% endfor %}", {})) == template.OUTPUT_BYTES
     with pytest.raises(TemplateError, match="writes more than 1048576 bytes"):
         render("{% for i in range(1024) %}{{ 'A' * 1024 }}{% endfor %}B", {})
+
+
+def test_renderings_that_begin_at_once_are_the_same() -> None:
+    """Forked from a process that is ready, with the limits of one that is started anew; also several at a time."""
+    source = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    texts = ["x" * 300_000, "é\n", ""]
+    with template.keep_ready(), template.keep_ready():
+        if template.ready.current() is None:
+            pytest.skip("the system cannot fork")
+        with ThreadPoolExecutor(4) as pool:
+            rendered = pool.map(lambda text: render(source, {"messages": [{"content": text}]}), texts * 4)
+            assert list(rendered) == texts * 4
+        with pytest.raises(TemplateError, match="needs too much memory"):
+            render("{{ 'A' * 10**10 }}", {})
+        with pytest.raises(TemplateError, match="SecurityError"):
+            render("{{ ''.__class__.__mro__ }}", {})
+        process = template.ready.current()._process  # type: ignore[union-attr]
+        process.kill()
+        process.wait()
+        assert render(source, {"messages": [{"content": "a"}]}) == "a"  # by one that is started anew
+    assert template.ready.current() is None
+
+
+def test_a_forked_rendering_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template, "CPU_SECONDS", 1)
+    busy = "{% for i in range(99999) %}{% for j in range(99999) %}{{ '' }}{% endfor %}{% endfor %}"
+    with template.keep_ready(), pytest.raises(TemplateError, match="took more than 1 s"):
+        render(busy, {})

@@ -12,6 +12,7 @@
     shape          what a template takes (system messages, tools, calls), found out by trying
     prompt         a conversation through the template of a file to token ids, in which markup of users stays text
     template       the template's program in a child process (template_child) with limits; memory
+    ready          such processes without their start, for who renders often
     formats        how models write reasoning and calls: a table, from which a template's text chooses
     reading        the text of an answer, as it comes, to parts; harmony, where it is written in channels
     calls          the syntaxes of calls

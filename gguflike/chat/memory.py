@@ -6,16 +6,19 @@ import ctypes
 import os
 import subprocess
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gguflike.chat.ready import Forked
 
 
-def process_bytes(process: subprocess.Popen[Any]) -> int | None:
+def process_bytes(process: subprocess.Popen[Any] | Forked) -> int | None:
     """Bytes of memory that a child process holds. None where it has ended, or the system does not tell."""
     if hasattr(ctypes, "WinDLL"):
         # PROCESS_MEMORY_COUNTERS: two DWORD, of which the first is the size of all, and eight SIZE_T, the seventh is
         # what the process has committed
         counters = (ctypes.c_uint64 * 9)(72)
-        handle = ctypes.c_void_p(int(process._handle))  # type: ignore[attr-defined]
+        handle = ctypes.c_void_p(int(process._handle))  # type: ignore[union-attr]
         done = ctypes.WinDLL("kernel32").K32GetProcessMemoryInfo(handle, ctypes.byref(counters), 72)
         return int(counters[7]) if done else None
     pages = _resident_pages(f"/proc/{process.pid}/statm")

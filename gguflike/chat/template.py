@@ -8,6 +8,7 @@ system lets it; everywhere this process watches its time and memory, and kills i
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -16,10 +17,13 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from gguflike.chat import ready
 from gguflike.chat.memory import process_bytes
+from gguflike.chat.ready import Forked
 from gguflike.errors import TemplateError
 
 FIELD = "tokenizer.chat_template"
@@ -79,47 +83,73 @@ def render_each(source: str, conversations: Sequence[Mapping[str, Any]]) -> list
             return [str(reply["text"]) if "text" in reply else _failed(str(reply["error"])) for reply in replies]
     except (ValueError, KeyError, TypeError):
         pass
-    raise _failed(f"took more than {CPU_SECONDS} s or {MEMORY_BYTES >> 20} MiB and was stopped (status {status})")
+    told = "" if status is None else f" (status {status})"
+    raise _failed(f"took more than {CPU_SECONDS} s or {MEMORY_BYTES >> 20} MiB and was stopped{told}")
 
 
 def _failed(problem: str) -> TemplateError:
     return TemplateError(f"chat template failed: {problem}", field=FIELD)
 
 
-def _run(payload: bytes) -> tuple[int, bytes]:
-    """Exit status and answer of one child. At most a little over OUTPUT_BYTES is read, whatever the child writes."""
-    environment = {key: os.environ[key] for key in _ENVIRONMENT if key in os.environ}
+def keep_ready() -> AbstractContextManager[None]:
+    """A block in which renderings begin at once (ready.py)."""
+    return ready.ready(_CHILD, _environment())
+
+
+def _environment() -> dict[str, str]:
+    return {key: os.environ[key] for key in _ENVIRONMENT if key in os.environ}
+
+
+def _run(payload: bytes) -> tuple[int | None, bytes]:
+    """Exit status and answer of one child, None for a status that nobody knows."""
+    process = ready.current()
+    if process is not None:
+        try:
+            child, source, target = process.begin()
+        except OSError:  # it was killed, say
+            return _run_anew(payload)
+        with os.fdopen(source, "wb") as into, os.fdopen(target, "rb") as out:
+            return None, _asked(child, into, out, payload)
+    return _run_anew(payload)
+
+
+def _run_anew(payload: bytes) -> tuple[int, bytes]:
+    """The same by a process that is started for it."""
     with subprocess.Popen(
         [sys.executable, "-I", str(_CHILD)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env=environment,
+        env=_environment(),
         cwd=_CHILD.parent,
     ) as child:
         assert child.stdin is not None
         assert child.stdout is not None
-        done = threading.Event()
-        watchdog = threading.Thread(target=_watch, args=(child, done), daemon=True)
-        watchdog.start()
         try:
-            try:
-                child.stdin.write(payload)
-                child.stdin.close()
-            except BrokenPipeError:  # it died early; the status tells
-                pass
-            # JSON escapes take up to six bytes for one.
-            answer = child.stdout.read(6 * OUTPUT_BYTES + 1024)
+            answer = _asked(child, child.stdin, child.stdout, payload)
         finally:
             child.stdout.close()
-            done.set()
-            watchdog.join()
             if child.poll() is None:
                 _stop(child)
     return child.returncode, answer
 
 
-def _watch(child: subprocess.Popen[bytes], done: threading.Event) -> None:
+def _asked(child: subprocess.Popen[bytes] | Forked, into: IO[bytes], out: IO[bytes], payload: bytes) -> bytes:
+    """The answer of a child, which is watched. At most a little over OUTPUT_BYTES is read, whatever it writes."""
+    done = threading.Event()
+    watchdog = threading.Thread(target=_watch, args=(child, done), daemon=True)
+    watchdog.start()
+    try:
+        with contextlib.suppress(BrokenPipeError):  # it died early; the status tells
+            into.write(payload)
+            into.close()
+        return out.read(6 * OUTPUT_BYTES + 1024)  # JSON escapes take up to six bytes for one
+    finally:
+        done.set()
+        watchdog.join()
+
+
+def _watch(child: subprocess.Popen[bytes] | Forked, done: threading.Event) -> None:
     """Kill a child that takes too long or too much memory."""
     limits_itself = importlib.util.find_spec("resource") is not None
     end = time.monotonic() + (WALL_SECONDS if limits_itself else UNLIMITED_SECONDS)

@@ -1,5 +1,8 @@
 """The child process of template.py: reads one request from standard input, writes one JSON answer, and ends.
 
+Given the number of a socket (ready.py), it forks instead whenever two descriptors come by it, one to read a request
+from and one to write the answer to, and answers by the number of the process that does so.
+
 Run as a script by path, isolated (``python -I``); it imports nothing of gguflike.
 """
 
@@ -15,12 +18,49 @@ from typing import Any
 
 
 def main() -> None:
+    if len(sys.argv) > 1:
+        _fork_for_each(int(sys.argv[1]))
+        return
     request = json.loads(sys.stdin.buffer.read())
     sys.path[:] = request["sys_path"]
     environment = _environment()
     _warm_up(environment)
     _limit(request["cpu_seconds"], request["memory_bytes"])
     sys.stdout.write(json.dumps(_answers(environment, request)))
+
+
+def _fork_for_each(control: int) -> None:
+    """Fork for each request, until nobody can ask any more."""
+    import gc
+    import os
+    import signal
+    import socket
+
+    sys.path[:] = json.loads(sys.stdin.buffer.read())
+    environment = _environment()
+    _warm_up(environment)
+    gc.freeze()  # what is loaded is not looked through again, and so stays shared
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # whose children nobody waits for
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a terminal sends to all; who asks ends this
+    with socket.socket(fileno=control) as asking:
+        while True:
+            said, descriptors, _, _ = socket.recv_fds(asking, 1, 2)
+            if not said:
+                return
+            child = os.fork()
+            if child == 0:
+                asking.close()
+                try:
+                    with os.fdopen(descriptors[0], "rb") as source:
+                        request = json.loads(source.read())
+                    with os.fdopen(descriptors[1], "w") as target:
+                        _limit(request["cpu_seconds"], request["memory_bytes"])
+                        target.write(json.dumps(_answers(environment, request)))
+                finally:
+                    os._exit(0)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            asking.sendall(child.to_bytes(8, "little"))
 
 
 def _answers(environment: Any, request: dict[str, Any]) -> list[dict[str, str]]:

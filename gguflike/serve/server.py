@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from gguflike.chat.template import keep_ready
 from gguflike.serve.app import create
 from gguflike.serve.models import Models
 from gguflike.serve.settings import Settings
@@ -72,9 +73,10 @@ class Server:
     def run(self) -> None:
         """Serve until SIGINT or SIGTERM: then nothing new is accepted, answers in progress have ``grace`` seconds to
         end, and are cut after that. A second signal cuts them at once."""
-        self.load()
         try:
-            asyncio.run(self._serve())
+            with keep_ready():
+                self.load()
+                asyncio.run(self._serve())
         finally:
             self._socket.close()
 
