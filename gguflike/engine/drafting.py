@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gguflike.errors import ArgumentError, check_integer, counted
+from gguflike.runner.slots import common
 from gguflike.runner.speculate import Lookup
 from gguflike.runner.together import Run
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from gguflike.runner.slots import Slot
 
 MOST_ROWS = 16  # tokens of a pass that checks guesses
+READ = 8  # tokens that the draft model has to read, from which on they are computed like a prompt
 
 
 class Guessed:
@@ -104,11 +106,11 @@ class Drafts:
         for job, guessed in asking:
             slot = guessed.slot
             assert slot is not None
-            slot.return_to(slot.common_prefix(job.tokens))
+            slot.return_to(common(job.tokens, slot.tokens, len(job.tokens) - 1))
             left = job.tokens[len(slot.tokens) :]
             if len(job.tokens) >= draft.context:
                 continue
-            runs.append(Run(slot, left[:piece], int(len(left) <= piece)))
+            runs.append(Run(slot, left[:piece], int(len(left) <= piece), prompt=len(left) > READ))
             guessing.append((job, guessed))
         while runs:
             try:

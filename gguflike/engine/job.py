@@ -96,6 +96,11 @@ class Job:
     def run(self, most: int) -> Run:
         """At most so many tokens to compute next; with all that are left comes the draft, where there is room."""
         assert self.slot is not None
+        prompt = self.result.prompt_tokens
+        if self.computed < prompt:
+            ids = self.tokens[self.computed : min(self.computed + most, prompt)]
+            whole = self.computed + len(ids) == len(self.tokens)
+            return Run(self.slot, ids, int(whole), prompt=True)
         left = self.tokens[self.computed :]
         if len(left) + len(self.draft) > most:
             self.draft = []

@@ -64,7 +64,7 @@ class Blocks:
     def keep(self, slot: Slot) -> None:
         """Keep what a slot holds, as far as blocks are full."""
         node, path = self._root, []
-        for number in range(len(slot.tokens) // BLOCK):
+        for number in range(slot.solid // BLOCK):
             key = tuple(slot.tokens[BLOCK * number : BLOCK * (number + 1)])
             child = node.children.get(key)
             if child is None:

@@ -16,7 +16,7 @@ from gguflike.families.parts import Attention, Branch, Graph, Head, Mixer, Norm
 from gguflike.kernels.engine.program import Program
 from gguflike.runner.buffers import Buffers, address
 from gguflike.runner.parts import ops
-from gguflike.runner.schedule import OneToken, Schedule, Source, Target, Tokens
+from gguflike.runner.schedule import EachToken, OneToken, Schedule, Source, Target, Tokens
 from gguflike.runner.state import State, States
 from gguflike.runner.weights import LayerWeights, Weights
 
@@ -111,16 +111,17 @@ def one(graph: Graph, weights: Weights, buffers: Buffers, states: States) -> Pro
     return schedule.program
 
 
-def body(graph: Graph, weights: Weights, buffers: Buffers, states: States) -> Program:
-    """Several tokens, from ids in ``buffers`` to the last layer's output in ``buffers.x``."""
-    schedule = Tokens(buffers)
+def body(graph: Graph, weights: Weights, buffers: Buffers, states: States, *, each: bool = False) -> Program:
+    """Several tokens, from ids in ``buffers`` to the last layer's output in ``buffers.x``. ``each``: with the sums of
+    one token."""
+    schedule = (EachToken if each else Tokens)(buffers)
     _body(schedule, graph, weights, states)
     return schedule.program
 
 
-def head(graph: Graph, weights: Weights, buffers: Buffers, many: bool) -> Program:
-    """From ``buffers.head_x`` to ``buffers.logits``, for one token or several."""
-    schedule = (Tokens if many else OneToken)(buffers, of_head=True)
+def head(graph: Graph, weights: Weights, buffers: Buffers, many: bool, *, each: bool = False) -> Program:
+    """From ``buffers.head_x`` to ``buffers.logits``, for one token or several. ``each``: with the sums of one token."""
+    schedule = (EachToken if each else Tokens if many else OneToken)(buffers, of_head=True)
     _head(schedule, graph, weights, address(buffers.head_x))
     return schedule.program
 

@@ -36,11 +36,12 @@ COS_SIN_POSITIONS = 256  # whose cosines and sines are computed together
 
 class Run(NamedTuple):
     """Tokens of one text that a pass computes, behind all that its slot holds. ``logits``: how many of them, the last
-    ones, are to give logits."""
+    ones, are to give logits. ``prompt``: they are of a prompt, as against tokens that were chosen one by one."""
 
     slot: Slot
     ids: Sequence[int]
     logits: int = 0
+    prompt: bool = False
 
 
 class Passes:
@@ -68,14 +69,17 @@ class Passes:
         self._rotations = {each: self._rotation(each, context) for each in model.ropes()}
         self._rotated = 0  # positions whose cosines and sines are in the buffers
         all_states = graph.new_states(model, context, cache_type, slots or 1)
-        exact = weights.exact or slots is not None  # `together` computes one token as it does several
-        self.slots = [Slot(number, states, exact) for number, states in enumerate(all_states)]
+        self.slots = [Slot(number, states, weights.exact) for number, states in enumerate(all_states)]
         self._buffers = buffers = Buffers(model, padded(context), count, crest, slots or 1)
         self._body = graph.body(model, weights, buffers, self.states)
         if isinstance(model.head, Head):
             self._one = graph.one(model, weights, buffers, self.states)
             self._heads = [graph.head(model, weights, buffers, many) for many in (False, True)]
-            programs = (self._one, self._body, *self._heads)
+            self._each = self._body
+            if slots is not None and not weights.exact:
+                self._each = graph.body(model, weights, buffers, self.states, each=True)
+                self._heads = [graph.head(model, weights, buffers, True, each=True)] * 2
+            programs = (self._one, self._body, self._each, *self._heads)
         else:
             programs = (self._body, self._last)
         # All at once: what is not in the kernel cache is compiled in parallel.
@@ -173,24 +177,35 @@ class Passes:
         return out
 
     def together(self, runs: Sequence[Run]) -> list[Floats]:
-        """Logits (``Run.logits``, vocab) of each run, all computed in one pass, which has room for ``batch`` tokens.
+        """Logits (``Run.logits``, vocab) of each run. There is room for ``batch`` tokens in all.
 
-        A run gives the same bits whatever other runs the pass has, and however a text is cut into runs.
+        A run gives the same bits whatever others come with it, and however prompts, and what was chosen behind them,
+        are cut into runs: those that `logits` gives for the prompt, and then for token after token. Where these differ
+        between one token and several, prompts have a pass of their own.
         """
-        rows = [
-            row
-            for run, behind in zip(runs, accumulate(len(run.ids) for run in runs), strict=True)
-            for row in range(behind - run.logits, behind)
-        ]
-        if self._weights.exact and len(runs) == 1 and len(runs[0].ids) == 1:
-            self._pass(self._one, runs)
-            return [self._buffers.logits[: runs[0].logits].copy()]
-        self._pass(self._body, runs)
+        if self._weights.exact:
+            if len(runs) == 1 and len(runs[0].ids) == 1:
+                self._pass(self._one, runs)
+                return [self._buffers.logits[: runs[0].logits].copy()]
+            return self._computed_together(self._body, runs)
+        found: dict[int, Floats] = {}
+        for program, prompt in ((self._each, False), (self._body, True)):
+            numbers = [number for number, run in enumerate(runs) if run.prompt == prompt]
+            if numbers:
+                rows = self._computed_together(program, [runs[number] for number in numbers])
+                found |= dict(zip(numbers, rows, strict=True))
+        return [found[number] for number in range(len(runs))]
+
+    def _computed_together(self, program: Program, runs: Sequence[Run]) -> list[Floats]:
+        """The same of runs that share a pass."""
+        ends = list(accumulate(len(run.ids) for run in runs))
+        rows = [row for run, end in zip(runs, ends, strict=True) for row in range(end - run.logits, end)]
+        self._pass(program, runs)
         found = np.empty((len(rows), self._graph.embedding.n_vocab), np.float32)
         for first in range(0, len(rows), HEAD_TOKENS):
             part = rows[first : first + HEAD_TOKENS]
-            found[first : first + len(part)] = self._pass_head(part, alike=True)
-        behind = list(accumulate(run.logits for run in runs))
+            found[first : first + len(part)] = self._pass_head(part)
+        behind = accumulate(run.logits for run in runs)
         return [found[stop - run.logits : stop] for run, stop in zip(runs, behind, strict=True)]
 
     def hidden(self, ids: Sequence[int], second: int, last: bool) -> Floats:
@@ -214,7 +229,7 @@ class Passes:
     def _pass(self, program: Program, runs: Sequence[Run]) -> None:
         """One pass of the body, or of one token, behind what the slots of the runs hold."""
         buffers, count = self._buffers, 0
-        for slot, ids, _ in runs:
+        for slot, ids, _, _ in runs:
             position, behind = len(slot.tokens), count + len(ids)
             buffers.ids[count:behind] = ids
             buffers.set_run(count, len(ids), slot.number, position)
@@ -223,14 +238,14 @@ class Passes:
             self._rotate(position + len(ids))
             count = behind
         try:
-            for slot, ids, _ in runs:
+            for slot, ids, _, _ in runs:
                 slot.states.before(len(slot.tokens), len(ids))
             # Where there are several runs, ops know positions from the rows.
             self._team.run(program, count, len(runs[0].slot.tokens) if len(runs) == 1 else 0)
-            for slot, ids, _ in runs:
+            for slot, ids, _, _ in runs:
                 slot.advance(ids, program is self._body)
         except BaseException:  # an interrupt: nobody knows what the states hold
-            for slot, _, _ in runs:
+            for slot, _, _, _ in runs:
                 slot.lose()
             raise
 
@@ -243,12 +258,10 @@ class Passes:
         for each, rotation in self._rotations.items():
             rotation.fill_cos_sin(start, self._rotated - start, self._buffers.cos_sin[each][start:])
 
-    def _pass_head(self, rows: Sequence[int], alike: bool = False) -> Floats:
-        """Logits of tokens of the last pass, by their numbers in it. ``alike``: by the ops for several tokens, also
-        where it is one and its logits would not be the same bits."""
+    def _pass_head(self, rows: Sequence[int]) -> Floats:
+        """Logits of tokens of the last pass, by their numbers in it."""
         count = len(rows)
         self._buffers.head_x[:count] = self._buffers.x[rows]
         self._buffers.head_rows[:count] = self._buffers.rows[rows]
-        several = count > 1 or (alike and not self._weights.exact)
-        self._team.run(self._heads[several], count)
+        self._team.run(self._heads[count > 1], count)
         return self._buffers.logits[:count]

@@ -367,6 +367,19 @@ class Tokens(Schedule):
         self.program.add(*op, items=blocks, per_tokens=1, grain=grain(blocks * self.buffers.batch, SILU_GRAIN))
 
 
+class EachToken(Tokens):
+    """Several tokens, which floating-point weights are multiplied by as if each were alone, so that sums have the order
+    of one token's."""
+
+    def _multiply(self, name: str, words: tuple[Word, ...], matrix: Matrix, settings: Mapping[str, Any]) -> None:
+        if matrix.plan.activations != "float32":
+            super()._multiply(name, words, matrix, settings)
+            return
+        items = {"items": matrix.plan.matvec_items(matrix.rows), "grain": MATVEC_GRAIN}
+        settings = {**items, "calls": (matrix.plan.matvec,), **settings}
+        self.program.add("matmul.each:tokens", (0, *words), **settings)
+
+
 def grain(items: int, least: int) -> int:
     """Items of a piece, at least so many, of an op that has at most ``items`` in a pass: pieces must be countable."""
     return max(least, -(-items // MOST_PIECES))

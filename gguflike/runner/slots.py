@@ -41,6 +41,11 @@ class Slot:
         limit = len(ids) - 1 if self._exact else min(len(ids) - 2, self.prefilled)
         return self.states.reusable(common(ids, self.tokens, limit))
 
+    @property
+    def solid(self) -> int:
+        """How many tokens, the first so many, are what any pass gives for them, so that they may begin other texts."""
+        return len(self.tokens) if self._exact else self.prefilled
+
     def advance(self, ids: Sequence[int], several: bool) -> None:
         """``ids`` have been computed behind all tokens; ``several``: as passes of several compute them."""
         self.states.advance(len(self.tokens), len(ids))

@@ -1,8 +1,8 @@
 """Several texts at the same time: each in a slot of its own, and a pass computes tokens of many.
 
-A text gives the same bits whatever else is computed beside it, and however it is cut into runs. Where products of its
-weights with one token and with several are not the same bits (`Weights.exact`), all passes compute as for several, so
-that a text alone differs, within rounding, from what `Model.generate` makes of it.
+A text gives the same bits whatever else is computed beside it, and however it is cut into runs: those that
+`Model.generate` gives. Where products of its weights with one token and with several are not the same bits
+(`Weights.exact`), runs of prompts are computed as several, and all others as one token after the other.
 """
 
 from __future__ import annotations

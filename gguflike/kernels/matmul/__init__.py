@@ -10,6 +10,7 @@
     few       the loops around the inner kernel for a few tokens
     refine    what blocks of activations add that are rounded twice
     floating  matvec and matmul on F32, F16 and BF16
+    each      floating-point weights by several tokens, each as if there were no other
     output    bias, residual, and rows of results
     linear    ``tensor.linear(x)``
     limits    ops that only read, or only multiply

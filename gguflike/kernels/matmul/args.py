@@ -26,6 +26,10 @@ REFINE = MATMUL.behind(
     row_blocks="of an item of that: 1 or 2",
     refined="address of the tokens' lists of refined blocks (vector/refine.py)",
 )
+EACH = MATMUL.behind(
+    "matmul.each:tokens",
+    function="address of matvec of floating-point weights, which gets the words from ``weights`` on",
+)
 REPACK = Args(
     "matmul.repack",
     blocks="address of the file's blocks",
