@@ -107,6 +107,16 @@ def test_many_tokens_and_rows() -> None:
         assert largest_error(tensor.linear(x, threads=2), x.astype(np.float64) @ decoded(tensor).T) < LIMIT
 
 
+@pytest.mark.parametrize(("tokens", "columns"), [(5, 16384), (31, 4096), (32, 16384)])
+def test_a_few_tokens_of_many_columns(tokens: int, columns: int) -> None:
+    """What is prepared of them fills the scratch memory, or has no room there."""
+    tensor = random_tensor("Q4_0", 33, columns)
+    x = np.random.default_rng(2).standard_normal((tokens, columns)).astype(np.float32)
+    got = tensor.linear(x, threads=1)
+    assert largest_error(got, quantized(x) @ decoded(tensor).T) < LIMIT
+    assert np.array_equal(got[-1:], tensor.linear(x[-1:], threads=1))
+
+
 @pytest.mark.parametrize("tokens", [1, 8])
 @pytest.mark.parametrize("name", ["Q4_0", "F16"])
 @pytest.mark.parametrize("rows", [64, 41])
