@@ -7,10 +7,10 @@ import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from gguflike.cli import config, interrupts
+from gguflike.cli import interrupts
 from gguflike.cli.generation import add_model_arguments, add_sampling_arguments, choices, load
 from gguflike.cli.screen import is_colored
-from gguflike.cli.settings import CONVERSATION, SHOWN, SYSTEM, add_settings
+from gguflike.cli.settings import CHATTING, CONVERSATION, SHOWN, SYSTEM, add_settings
 from gguflike.cli.streams import need_input, say
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--special", action="store_true", help="markup in messages such as <|im_end|> is no text")
     add_sampling_arguments(parser, tokens=1024, temperature=0.7)
     add_settings(parser, SHOWN)
-    parser.set_defaults(settled=config.CHATTING)
+    parser.set_defaults(settled=CHATTING)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,11 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gguflike.cli.settings import ALL, CONVERSATION, LOADING, SAMPLING, SHOWN, SYSTEM, TEXT_SETTINGS, Setting
-from gguflike.errors import did_you_mean
-
 ALIASES = "aliases"
-TABLES = (*dict.fromkeys(setting.table for setting in ALL.values() if setting.table), ALIASES)
 
 
 def path() -> str:
@@ -32,51 +28,59 @@ def state_folder() -> str:
 
 
 class Config:
-    """What the file says, checked: ``values`` by the names of settings, and ``aliases`` of models."""
+    """What the file says, checked: ``values`` by the names of settings, the ``keys`` that these have in it, and
+    ``aliases`` of models."""
 
-    def __init__(self, values: Mapping[str, Any], aliases: Mapping[str, str], path: str) -> None:
-        self.values, self.aliases, self.path = values, aliases, path
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.values: dict[str, Any] = {}
+        self.keys: dict[str, str] = {}
+        self.aliases: dict[str, str] = {}
 
 
 def read() -> Config:
     """The file of settings; nothing where there is none. UsageError for what it cannot mean."""
     from gguflike.cli import UsageError
 
-    place = path()
+    config = Config(path())
+    place = config.path
     try:
         with open(place, "rb") as file:  # noqa: PTH123 - every command comes by
             text = file.read()
     except FileNotFoundError:
         if os.environ.get("GGUFLIKE_CONFIG"):
             raise
-        return Config({}, {}, place)
+        return config
+    from gguflike.cli.settings import ALL
+
     try:
         document = _loads(text.decode())
     except ValueError as error:  # of TOML, or of UTF-8
         raise UsageError(f"{place}: {error}") from None
-    values, aliases = {}, {}
     for table, key, value in _entries(document, place):
         if table == ALIASES:
             if not isinstance(value, str):
                 raise UsageError(f"{place}: {ALIASES}.{key}: expected the name of a model; got {value!r}")
-            aliases[key] = value
+            config.aliases[key] = value
             continue
         setting = ALL.get(key)
         if setting is None or setting.table != table:
             raise UsageError(f"{place}: {_unknown(table, key)}")
         try:
-            values[key] = setting.typed(value)
+            config.values[key], config.keys[key] = setting.typed(value), setting.key
         except argparse.ArgumentTypeError as error:
             raise UsageError(f"{place}: {setting.key}: {error}") from None
-    return Config(values, aliases, place)
+    return config
 
 
 def _entries(document: Mapping[str, Any], place: str) -> Iterator[tuple[str, str, Any]]:
     """(table, key, value) of all that the file says."""
     from gguflike.cli import UsageError
+    from gguflike.cli.settings import ALL
 
+    tables = {ALIASES, *(setting.table for setting in ALL.values())}
     for key, value in document.items():
-        if key not in TABLES:
+        if key not in tables:
             yield "", key, value
         elif isinstance(value, dict):
             yield from ((key, inner, each) for inner, each in value.items())
@@ -86,8 +90,14 @@ def _entries(document: Mapping[str, Any], place: str) -> Iterator[tuple[str, str
 
 def _unknown(table: str, key: str) -> str:
     """What to say of a key that means nothing."""
+    from gguflike.cli.settings import ALL
+    from gguflike.errors import did_you_mean
+
+    tables = dict.fromkeys(setting.table for setting in ALL.values() if setting.table)
     where = f"{table}.{key}" if table else key
-    near = did_you_mean(where, [*(setting.key for setting in ALL.values()), *(f"[{name}]" for name in TABLES)])
+    near = did_you_mean(
+        where, [*(setting.key for setting in ALL.values()), *(f"[{name}]" for name in (*tables, ALIASES))]
+    )
     if key in ALL:
         near = f"did you mean {ALL[key].key}?"
     return f"no setting {where!r}" + (f"; {near}" if near else "; spec/cli.md lists all")
@@ -105,41 +115,42 @@ def _loads(text: str) -> Mapping[str, Any]:
     return found
 
 
-#: Commands take from environment and file what their parser names by ``set_defaults(settled=...)``; all take these.
+#: What all commands that have such an option take from environment and file. Others are named by a command's parser:
+#: ``set_defaults(settled=...)``.
 EVERYWHERE = ("threads",)
 
 
 def settle(args: argparse.Namespace) -> None:
     """Give options that were not given the value of the environment or the file. ``args.sources`` says where from, and
     ``args.config`` is the file. UsageError for values that cannot be."""
-    from gguflike.cli import UsageError
-
     args.config = config = read()
     args.sources = sources = {}
     for name in (*getattr(args, "settled", ()), *EVERYWHERE):
-        setting = ALL[name]
         if getattr(args, name, 0) is not None:  # given, or not an option of this command
             continue
-        text = os.environ.get(setting.variable)
-        if text and name == "threads":
-            continue  # the library reads it itself
+        text = os.environ.get(variable(name))
         if text:
-            try:
-                setattr(args, name, setting.parse(text))
-            except argparse.ArgumentTypeError as error:
-                raise UsageError(f"{setting.variable}: {error}") from None
-            sources[name] = setting.variable
+            if name != "threads":  # which the library reads itself
+                setattr(args, name, _of_environment(name, text))
+                sources[name] = variable(name)
         elif name in config.values:
             setattr(args, name, config.values[name])
-            sources[name] = f"{config.path}: {setting.key}"
+            sources[name] = f"{config.path}: {config.keys[name]}"
 
 
-def names_of(*groups: tuple[Setting, ...]) -> tuple[str, ...]:
-    return tuple(setting.name for group in groups for setting in group)
+def _of_environment(name: str, text: str) -> Any:
+    from gguflike.cli import UsageError
+    from gguflike.cli.settings import ALL
+
+    try:
+        return ALL[name].parse(text)
+    except argparse.ArgumentTypeError as error:
+        raise UsageError(f"{variable(name)}: {error}") from None
 
 
-RUNNING = names_of(LOADING, SAMPLING, TEXT_SETTINGS, SHOWN, CONVERSATION)
-CHATTING = (*RUNNING, *names_of(SYSTEM))
+def variable(name: str) -> str:
+    """The name of a setting in the environment."""
+    return f"GGUFLIKE_{name.upper()}"
 
 
 def model_named(name: str, config: Config) -> str:
@@ -149,7 +160,7 @@ def model_named(name: str, config: Config) -> str:
         return name
     if name in config.aliases:
         return os.path.expanduser(config.aliases[name])  # noqa: PTH111
-    folder = os.environ.get(ALL["models_dir"].variable) or config.values.get("models_dir")
+    folder = os.environ.get(variable("models_dir")) or config.values.get("models_dir")
     if folder:
         for each in (name, f"{name}.gguf"):
             place = os.path.join(os.path.expanduser(folder), each)  # noqa: PTH111, PTH118
@@ -160,4 +171,4 @@ def model_named(name: str, config: Config) -> str:
 
 def usual_model(config: Config) -> str | None:
     """The model that is meant where none is named."""
-    return os.environ.get(ALL["model"].variable) or config.values.get("model")
+    return os.environ.get(variable("model")) or config.values.get("model")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gguflike.cli import interrupts
 from gguflike.cli.arguments import MODEL
-from gguflike.cli.config import model_named, names_of, usual_model
+from gguflike.cli.config import model_named, usual_model
 from gguflike.cli.progress import progress_bar
-from gguflike.cli.settings import LOADING, SAMPLING, TEXT_SETTINGS, add_settings
+from gguflike.cli.settings import LOADING, SAMPLING, TEXT_SETTINGS, add_settings, names_of
 from gguflike.cli.streams import say
 from gguflike.errors import did_you_mean
 

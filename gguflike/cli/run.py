@@ -6,7 +6,6 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from gguflike.cli import config
 from gguflike.cli.answer import say_how_it_went, show
 from gguflike.cli.generation import (
     add_model_arguments,
@@ -20,7 +19,7 @@ from gguflike.cli.generation import (
 )
 from gguflike.cli.output import print_json
 from gguflike.cli.screen import Screen
-from gguflike.cli.settings import CONVERSATION, SHOWN, SYSTEM, add_settings
+from gguflike.cli.settings import CONVERSATION, RUNNING, SHOWN, SYSTEM, add_settings
 from gguflike.cli.streams import is_fed, need_input, read_all
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings(parser, SHOWN)
     add_settings(parser.add_argument_group("where prompts are typed"), CONVERSATION)
     parser.add_argument("--json", action="store_true", help="one JSON document at the end instead of text as it comes")
-    parser.set_defaults(listed="words", settled=config.RUNNING)
+    parser.set_defaults(listed="words", settled=RUNNING)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,11 +6,10 @@ import argparse
 import re
 from typing import TYPE_CHECKING
 
-from gguflike.cli import config
 from gguflike.cli.arguments import count, number, positive
 from gguflike.cli.generation import add_model_arguments, add_sampling_arguments, sampling_of
 from gguflike.cli.progress import progress_bar
-from gguflike.cli.settings import LOADING, SAMPLING
+from gguflike.cli.settings import LOADING, SAMPLING, names_of
 from gguflike.cli.streams import say
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--grace", type=number, default=20.0, metavar="S", help="seconds for answers when it ends (%(default)s)"
     )
     add_sampling_arguments(parser, temperature=0.8, min_p=0.05)
-    parser.set_defaults(settled=config.names_of(LOADING, SAMPLING))
+    parser.set_defaults(settled=names_of(LOADING, SAMPLING))
     parser.add_argument("-q", "--quiet", action="store_true", help="say nothing of each request")
 
 

@@ -8,11 +8,11 @@ checks their values.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from gguflike.cli.arguments import count, number, positive, seed, switch, whole
+from gguflike.cli.config import variable
 
 
 class Kind(NamedTuple):
@@ -39,7 +39,7 @@ class Setting(NamedTuple):
     @property
     def variable(self) -> str:
         """Its name in the environment."""
-        return f"GGUFLIKE_{self.name.upper()}"
+        return variable(self.name)
 
     @property
     def key(self) -> str:
@@ -90,6 +90,8 @@ def _words(text: str) -> tuple[str, ...]:
 def _texts(text: str) -> Any:
     """A text, or several as a JSON list."""
     if text.startswith("["):
+        import json
+
         try:
             found = json.loads(text)
         except ValueError:
@@ -251,3 +253,13 @@ def add_settings(
             options |= {"choices": each.choices, "metavar": None} if each.choices else {}
             options |= {"action": "append"} if each.many else {}
         parser.add_argument(*each.flags, **options)
+
+
+def names_of(*groups: Iterable[Setting]) -> tuple[str, ...]:
+    """The names of settings."""
+    return tuple(setting.name for group in groups for setting in group)
+
+
+#: What run and chat take from environment and file.
+RUNNING = names_of(LOADING, SAMPLING, TEXT_SETTINGS, SHOWN, CONVERSATION)
+CHATTING = (*RUNNING, *names_of(SYSTEM))

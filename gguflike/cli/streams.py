@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 import sys
-import threading
 from contextlib import suppress
 
 WAITING = 2.0  # seconds after which one says that one waits
@@ -66,6 +64,8 @@ def is_fed() -> bool:
     """Whether standard input is a pipe, a socket or a file: whether somebody means to say something by it."""
     if sys.stdin is None or sys.stdin.isatty():
         return False
+    import stat
+
     try:
         kind = os.fstat(sys.stdin.fileno()).st_mode
     except (OSError, ValueError):  # not a file at all
@@ -76,6 +76,8 @@ def is_fed() -> bool:
 def read_all(purpose: str = "it is the prompt; end it by Ctrl-D") -> str:
     """All of standard input but the end of its last line. Where nothing comes for a while, what is waited for is said:
     it may be a pipe that somebody forgot."""
+    import threading
+
     said = threading.Timer(WAITING, say, [f"waiting for the end of standard input: {purpose}"])
     said.daemon = True
     said.start()

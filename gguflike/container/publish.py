@@ -46,6 +46,17 @@ def output_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         raise OutputError("cannot write", path=path, got=error.strerror or str(error), remedy=remedy) from error
 
 
+def check_folder(path: str | os.PathLike[str]) -> None:
+    """OutputError where the folder of ``path`` can be seen to be none that is written to, or that can be made."""
+    folder = Path(os.path.realpath(path)).parent
+    there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    if not there.is_dir():
+        remedy = "choose another folder"
+        raise OutputError("cannot write", path=path, expected="a folder", got=f"{there}, which is none", remedy=remedy)
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise OutputError("cannot write", path=path, got=os.strerror(errno.EACCES), remedy=_NO_PERMISSION)
+
+
 @contextmanager
 def made_folder(folder: str | os.PathLike[str]) -> Iterator[None]:
     """A folder that is there while the block runs: made with its parents, and what was made removed again where the

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from gguflike.container import FilePlan, Receipt, Writer, check_free
-from gguflike.container.publish import made_folder
+from gguflike.container.publish import check_folder, made_folder
 from gguflike.convert import pipeline
 from gguflike.convert.encode import Job, run
 from gguflike.convert.plan import ConversionPlan, PlannedTensor
@@ -29,9 +29,11 @@ def check_options(method: str, threads: int | None) -> None:
 
 
 def check_targets(plan: ConversionPlan, overwrite: bool) -> None:
-    """OutputError where a file that is to be written exists and may not be replaced: before anything takes time."""
+    """OutputError where a file that is to be written exists and may not be replaced, or its folder takes none: before
+    anything takes time."""
     for path in plan.paths:
         check_free(path, overwrite)
+        check_folder(path)
 
 
 def carry_out(

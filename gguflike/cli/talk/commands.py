@@ -7,9 +7,8 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from gguflike.cli.config import names_of
 from gguflike.cli.output import clean, table
-from gguflike.cli.settings import ALL, SAMPLING, TEXT_SETTINGS
+from gguflike.cli.settings import ALL, SAMPLING, TEXT_SETTINGS, names_of
 from gguflike.cli.talk.conversation import FileError
 from gguflike.errors import ArgumentError, ArgumentTypeError, counted, did_you_mean
 
