@@ -41,11 +41,12 @@ BELOW = {
     "convert": {"progress", "errors", "foreign", "blocks", "kernels", "tensor", "container", "families", "checkpoint"}
     | {"calibrate", "activations", "machine"},
     "activations": {"errors", "container"},
-    "chat": {"errors", "checkpoint"},
+    "grammar": {"errors", "checkpoint"},
+    "chat": {"errors", "checkpoint", "grammar"},
     "runner": {"progress", "errors", "blocks", "kernels", "tensor", "container", "families", "checkpoint", "locate"}
-    | {"activations", "chat", "machine"},
+    | {"activations", "chat", "grammar", "machine"},
     "engine": {"machine", "errors", "container", "runner"},
-    "serve": {"machine", "progress", "errors", "container", "families", "chat", "runner", "engine"},
+    "serve": {"machine", "progress", "errors", "container", "families", "grammar", "chat", "runner", "engine"},
     "calibration": {"progress", "errors", "activations", "container", "locate", "convert", "runner", "evaluate"},
     "quality": {"container"},
     "evaluate": {"progress", "errors", "container", "checkpoint", "locate", "quality", "diff", "convert", "runner"}

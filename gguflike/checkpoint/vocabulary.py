@@ -125,6 +125,10 @@ class TokenType(IntEnum):
     BYTE = 6
 
 
+#: As plain numbers: each look at an enumeration's member takes as long as all else that is asked of a token.
+_MARKUP = (int(TokenType.CONTROL), int(TokenType.UNKNOWN))
+
+
 class Stripping(NamedTuple):
     """Which tokens take white space along: on one side, those of ``texts`` (or all markup but those)."""
 
@@ -292,10 +296,11 @@ class Vocabulary:
 
     def is_special(self, index: int) -> bool:
         """Whether the token is markup (control or unknown), not text."""
-        if self.types[index] in (TokenType.CONTROL, TokenType.UNKNOWN):
+        kind = int(self.types[index])
+        if kind in _MARKUP:
             return True
         # Careless files leave their markup typed as text. "</s>" really is text in some vocabularies (Qwen2's).
-        return index in self._ends and (self.tokens[index] != "</s>" or int(self.types[index]) != TokenType.NORMAL)
+        return index in self._ends and (self.tokens[index] != "</s>" or kind != TokenType.NORMAL)
 
     def merges(self, indices: Sequence[int] | None = None) -> list[tuple[str, str]]:
         """Pairs in order of rank: all, or those at ``indices``. Entries that name no pair can never apply."""

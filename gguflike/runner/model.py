@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from gguflike.chat import Chat
     from gguflike.container import GGUFFile
+    from gguflike.grammar import Grammars
     from gguflike.runner.passes import Floats
     from gguflike.runner.sampling import Grammar
     from gguflike.runner.sampling.keywords import Settings
@@ -401,7 +402,9 @@ class Model:
         stop: Sequence[str] = (),
         lookup: int = 0,
         logprobs: int | None = None,
-        grammar: Grammar | None = None,
+        schema: Any = None,
+        regex: str | None = None,
+        grammar: Grammar | str | None = None,
         shown: Container[int] = (),
         progress: Progress | None = None,
         **sampling: Unpack[Settings],
@@ -417,9 +420,13 @@ class Model:
         ``lookup`` is how many tokens to guess at a time from what the text repeats. It changes the speed where the
         likeliest token is taken, not the result, and does nothing elsewhere. (Weights in F32, F16 and BF16 are summed
         in another order for several tokens than for one, which may decide a tie within a millionth differently.)
-        ``logprobs`` is how many alternatives to give with the log probability of each token. ``grammar`` says which
-        tokens may follow (``gguflike.grammar``), for one text. The text has no special tokens but those of ``shown``.
+        ``logprobs`` is how many alternatives to give with the log probability of each token. The text has no special
+        tokens but those of ``shown``.
         ``progress`` counts the tokens of a prompt that takes several passes.
+
+        One of three says what the text may be: ``schema``, a JSON schema (an object, or text) that it is JSON of;
+        ``regex``, an expression that matches it as a whole; ``grammar``, in GBNF or Lark, or one that is followed
+        already (``gguflike.grammar``).
 
         ArgumentError (a ValueError) for a setting out of range, a token id that is not in the vocabulary and an empty
         prompt; UnsupportedError for one longer than the context; ArgumentTypeError (a TypeError) for what is of another
@@ -427,6 +434,7 @@ class Model:
         """
         self._check_logits()
         settings = Sampling(**sampling)
+        grammar = self._grammar(schema, regex, grammar)
         settings.check_vocabulary(self.vocab_size)
         limit = self.context if max_tokens is None else check_integer("max_tokens", max_tokens, 0, None, _UNLIMITED)
         lookup = check_integer("lookup", lookup, 0)
@@ -447,6 +455,25 @@ class Model:
             progress=progress,
             shown=shown,
         )
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """What compiles schemas, regular expressions and grammars for the model's tokens."""
+        from gguflike.grammar import Grammars
+
+        return Grammars(self.tokenizer, self.vocab_size)
+
+    def _grammar(self, schema: Any, regex: str | None, grammar: Grammar | str | None) -> Grammar | None:
+        """What ``generate`` is given of these as a grammar of its own. ArgumentError for more than one."""
+        given = {"schema": schema, "regex": regex, "grammar": grammar}
+        names = [name for name, value in given.items() if value is not None]
+        if len(names) > 1:
+            raise ArgumentError("a text can be bound by one of these only", field=names[1], got=" and ".join(names))
+        if schema is not None:
+            return self.grammars.json_schema(schema).start()
+        if regex is not None:
+            return self.grammars.regex(regex).start()
+        return self.grammars.grammar(grammar).start() if isinstance(grammar, str) else grammar
 
     @cached_property
     def conversations(self) -> Chat:

@@ -71,19 +71,26 @@ class Tokenizer:
     def _bytes_of(self, index: int, skip_special: bool) -> bytes:
         if not 0 <= index < self.vocab_size:
             raise ArgumentError("no such token", expected=f"an id from 0 to {self.vocab_size - 1}", got=index)
+        return self._bytes_of(index, self.vocabulary.tokens[index], skip_special)
+
+    def vocabulary_bytes(self) -> list[bytes]:
+        """The bytes that each token stands for, that of id i at place i."""
+        return [self._bytes_of(index, text, False) for index, text in enumerate(self.vocabulary.texts.tolist())]
+
+    def _bytes_of(self, index: int, text: str, skip_special: bool) -> bytes:
         vocabulary = self.vocabulary
         if index in vocabulary.raw:
             return vocabulary.raw[index]
-        text, kind = vocabulary.tokens[index], vocabulary.types[index]
+        kind = int(vocabulary.types[index])
         if vocabulary.is_special(index):
             return b"" if skip_special else text.encode()
-        if kind == TokenType.UNUSED:
+        if kind == _UNUSED:
             return b""
-        if kind == TokenType.USER_DEFINED:
+        if kind == _USER_DEFINED:
             return text.encode()
         if vocabulary.model == "gpt2":
             return self._byte_level(text)
-        if kind == TokenType.BYTE and (found := BYTE_TOKEN.fullmatch(text)):
+        if kind == _BYTE and (found := BYTE_TOKEN.fullmatch(text)):
             return bytes.fromhex(found[1])
         return text.replace(SPACE, " ").encode()
 
@@ -125,6 +132,7 @@ class Tokenizer:
         return template.render(source, {**prompt.special_texts(self.vocabulary), **given, **variables})
 
 
+_UNUSED, _USER_DEFINED, _BYTE = int(TokenType.UNUSED), int(TokenType.USER_DEFINED), int(TokenType.BYTE)
 _BYTES = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
 
 
