@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from gguflike.checkpoint.vocabulary import Vocabulary
 
-#: White space between the parts of JSON, so that a model cannot go on with it for ever.
+#: White space between the parts of JSON, so that a model cannot go on with it for ever. (Before 1.9 it can.)
 WHITE_SPACE = r"[ \n\r\t]{0,32}"
 
 

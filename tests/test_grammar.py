@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from importlib.metadata import version
 from itertools import product
 from typing import Any
 
@@ -137,6 +138,7 @@ def test_any_object(tokens: Tokenizer) -> None:
     assert not {tokens.token_bytes(i)[:1] for i in allowed(grammar)} - set(map(bytes, ([c] for c in b'"} \n\r\t')))
 
 
+@pytest.mark.skipif(version("llguidance") < "1.9", reason="white space cannot be bounded")
 def test_white_space_ends(tokens: Tokenizer) -> None:
     grammar = grammars(tokens).json_schema(SCHEMA).start()
     grammar.accept(next(i for i in range(tokens.vocab_size) if tokens.token_bytes(i) == b"{"))
@@ -167,7 +169,7 @@ def test_what_has_to_follow(tokens: Tokenizer) -> None:
     ids: list[int] = []
     while not grammar.finished:
         forced = grammar.forced()
-        for token in forced or [sorted(allowed(grammar))[0]]:
+        for token in forced or [next(i for i in sorted(allowed(grammar)) if tokens.token_bytes(i).strip())]:
             grammar.accept(token)
             if token not in tokens.eos_ids:
                 ids.append(token)
