@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -60,15 +60,7 @@ class Grammars:
         ArgumentError where it asks for what cannot be enforced, or is no schema; ArgumentTypeError where it is no
         object.
         """
-        if isinstance(schema, str):
-            try:
-                schema = json.loads(schema)
-            except (ValueError, RecursionError) as error:
-                raise ArgumentError("not JSON", field="schema", got=str(error)) from error
-        if not isinstance(schema, Mapping):
-            expected = "a JSON schema: an object"
-            raise ArgumentTypeError("not a schema", field="schema", expected=expected, got=repr(schema)[:60])
-        return self._compiled("schema", lark_of_schema(schema))
+        return self._compiled("schema", _of_schema(checked_schema(schema)))
 
     def json_object(self) -> Source:
         """Any object in JSON."""
@@ -94,15 +86,28 @@ class Grammars:
             raise ArgumentError("not a grammar", field="grammar", got=str(error)[:300]) from error
         return self._compiled("grammar", LLMatcher.grammar_from_lark(lark))
 
+    def lark(self, text: str, field: str) -> Source:
+        """A text that a grammar in Lark describes, which was made of the argument ``field``. ArgumentError names that
+        where it cannot be enforced."""
+        from llguidance import LLMatcher
+
+        return self._compiled(field, LLMatcher.grammar_from_lark(text))
+
     def token(self, text: str) -> str:
         """``text`` as Lark has it: the control token of that text, or else a string."""
         index = self._control.get(text)
         return json.dumps(text, ensure_ascii=False) if index is None else f"<[{index}]>"
 
+    @property
+    def control(self) -> Iterable[str]:
+        """The texts of control tokens, the longest first."""
+        return self._control
+
     @cached_property
     def _control(self) -> Mapping[str, int]:
         vocabulary = self._tokenizer.vocabulary
-        return {vocabulary.tokens[i]: i for i in vocabulary.added_ids() if vocabulary.is_special(i)}
+        found = {vocabulary.tokens[i]: i for i in vocabulary.added_ids() if vocabulary.is_special(i)}
+        return dict(sorted(found.items(), key=lambda pair: -len(pair[0])))
 
     def _compiled(self, field: str, source: str) -> Source:
         from llguidance import LLMatcher
@@ -201,7 +206,20 @@ class Following:
             )
 
 
-def lark_of_schema(schema: Mapping[str, Any]) -> str:
+def checked_schema(schema: Any) -> Mapping[str, Any]:
+    """A schema, which is an object or JSON, as an object. ArgumentError or ArgumentTypeError where it is neither."""
+    if isinstance(schema, str):
+        try:
+            schema = json.loads(schema)
+        except (ValueError, RecursionError) as error:
+            raise ArgumentError("not JSON", field="schema", got=str(error)) from error
+    if not isinstance(schema, Mapping):
+        expected = "a JSON schema: an object"
+        raise ArgumentTypeError("not a schema", field="schema", expected=expected, got=repr(schema)[:60])
+    return schema
+
+
+def _of_schema(schema: Mapping[str, Any]) -> str:
     """A schema as llguidance reads it, with white space between parts that ends."""
     from llguidance import LLMatcher
 

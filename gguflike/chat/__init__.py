@@ -16,6 +16,7 @@
     formats        how models write reasoning and calls: a table, from which a template's text chooses
     reading        the text of an answer, as it comes, to parts; harmony, where it is written in channels
     calls          the syntaxes of calls
+    choice         what an answer is bound to: calls that must be made, JSON of a schema
 
 Messages are those of OpenAI's API. Nothing here knows models or servers; a tokenizer is all that is needed.
 """
@@ -28,12 +29,13 @@ from gguflike import lazy
 
 if TYPE_CHECKING:
     from gguflike.chat.calls import Called
+    from gguflike.chat.choice import bound
     from gguflike.chat.formats import Format
     from gguflike.chat.harmony import ChannelReader
     from gguflike.chat.prompt import Chat, Prompt
     from gguflike.chat.reading import Reader, Said
 
-__all__ = ["Called", "ChannelReader", "Chat", "Format", "Prompt", "Reader", "Said"]
+__all__ = ["Called", "ChannelReader", "Chat", "Format", "Prompt", "Reader", "Said", "bound"]
 
 __getattr__ = lazy.names(
     __name__,
@@ -45,5 +47,6 @@ __getattr__ = lazy.names(
         "Prompt": "prompt",
         "Reader": "reading",
         "Said": "reading",
+        "bound": "choice",
     },
 )

@@ -488,6 +488,9 @@ class Model:
         max_tokens: int | None = 512,
         *,
         tools: Any = None,
+        tool_choice: str | tuple[str] = "auto",
+        parallel_calls: bool = True,
+        schema: Any = None,
         template: str | None = None,
         variables: Mapping[str, Any] | None = None,
         continue_last: bool = False,
@@ -496,17 +499,25 @@ class Model:
     ) -> Stream:
         """Answer a conversation, ``[{"role": ..., "content": ...}, ...]``; ``settings`` are those of ``generate``.
 
+        ``tool_choice`` is "auto", "none", "required", or a tool's name in a tuple: a call that must be made.
+        ``parallel_calls``: several may be. ``schema`` is a JSON schema of the answer. Reasoning before either is free.
         The other arguments are those of `gguflike.chat.Chat.prompt`, and so are the errors beside those of
-        ``generate``.
+        ``generate``; ArgumentError where a schema or a choice cannot be enforced.
         """
         prompt = self.conversations.prompt(
             messages,
-            tools=tools,
+            tools=None if tool_choice == "none" else tools,
             template=template,
             variables=variables,
             continue_last=continue_last,
             special=special,
         )
+        if tool_choice not in ("auto", "none") or schema is not None:
+            from gguflike.chat import bound
+
+            bounds = bound(prompt, self.grammars, choice=tool_choice, schema=schema, parallel=parallel_calls)
+            if bounds is not None:
+                settings["grammar"] = bounds.start()
         return self.generate(prompt.ids, max_tokens, **settings)
 
     def perplexity(self, ids: Sequence[int], window: int = 256, progress: Progress | None = None) -> float:

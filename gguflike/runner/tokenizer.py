@@ -65,13 +65,11 @@ class Tokenizer:
         """The bytes that one token stands for."""
         known = self._bytes.get((index, skip_special))
         if known is None:
-            known = self._bytes[index, skip_special] = self._bytes_of(index, skip_special)
+            if not 0 <= index < self.vocab_size:
+                raise ArgumentError("no such token", expected=f"an id from 0 to {self.vocab_size - 1}", got=index)
+            known = self._bytes_of(index, self.vocabulary.tokens[index], skip_special)
+            self._bytes[index, skip_special] = known
         return known
-
-    def _bytes_of(self, index: int, skip_special: bool) -> bytes:
-        if not 0 <= index < self.vocab_size:
-            raise ArgumentError("no such token", expected=f"an id from 0 to {self.vocab_size - 1}", got=index)
-        return self._bytes_of(index, self.vocabulary.tokens[index], skip_special)
 
     def vocabulary_bytes(self) -> list[bytes]:
         """The bytes that each token stands for, that of id i at place i."""
