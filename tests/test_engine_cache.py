@@ -60,6 +60,15 @@ def test_a_chat_goes_on_in_its_slot_to_the_token(model: Model) -> None:
         assert again.tokens == alone(model, longer, max_tokens=5)
 
 
+def test_a_conversation_keeps_its_slot_where_others_share_its_beginning_only(model: Model) -> None:
+    with Engine(model, parallel=2) as engine:
+        answer = ask(engine, STEM, 60, ignore_end=True).wait()
+        other = ask(engine, [*STEM[:40], 1], 5, ignore_end=True).wait()
+        assert other.cached_tokens == 32  # copied
+        again = ask(engine, [*STEM, *answer.tokens, 9], 5).wait()
+        assert again.cached_tokens == len(STEM) + 59
+
+
 def test_forks_of_one_prompt_compute_it_once(model: Model) -> None:
     with Engine(model, parallel=4) as engine:
         gate = Gate(engine)

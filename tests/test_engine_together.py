@@ -35,6 +35,8 @@ MIXERS: dict[str, tuple[Any, ...]] = {
         LatentAttention(WIDTH, 4, 0, 32, 32, 16, 32, 0.2, Rope(16, 10000.0, "norm"), rms("attn_kv_a_norm", 32)),
     ),
 }
+# Types of matrices, of the cache, and how activations are rounded.
+TINY = ["Q8_0 f16", "Q8_0 q8_0", "Q8_0 f32", "Q4_0 f16 adaptive", "F16 f16", "F32,Q8_0 f16"]
 CONTEXT = 256
 SETTINGS: list[dict[str, Any]] = [
     {},
@@ -57,9 +59,9 @@ def loaded(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> Model:
         made = by_hand.graph(*blocks)
         by_hand.write(path, made, "Q8_0", attends=1.0)
         return by_hand.load(path, made, monkeypatch, context=CONTEXT)
-    weights, cache_type = kind.split()
+    weights, cache_type, *activations = kind.split()
     tiny_gguf.write(path, weights, seed=5, n_ctx=CONTEXT)
-    return runner.load(path, cache_type=cache_type, threads=2)
+    return runner.load(path, cache_type=cache_type, threads=2, activations=activations[0] if activations else "dynamic")
 
 
 def requests(rng: np.random.Generator, count: int) -> list[Request]:
@@ -85,7 +87,7 @@ def requests(rng: np.random.Generator, count: int) -> list[Request]:
     return made
 
 
-@pytest.mark.parametrize("kind", ["Q8_0 f16", "Q8_0 q8_0", "Q8_0 f32", "F16 f16", "F32,Q8_0 f16", "experts", *MIXERS])
+@pytest.mark.parametrize("kind", [*TINY, "experts", *MIXERS])
 def test_every_text_is_what_it_is_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     model = loaded(tmp_path, kind, monkeypatch)
     rng = np.random.default_rng(len(kind))

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -17,7 +18,7 @@ from gguflike.errors import QuantizationError, UnsupportedError
 from gguflike.kernels.dispatch import linear_plan
 from gguflike.kernels.engine import native
 from gguflike.kernels.engine.memory import SCRATCH_BYTES, op_state
-from gguflike.kernels.matmul.args import MATMUL, REPACK
+from gguflike.kernels.matmul.args import EACH, MATMUL, REPACK
 from gguflike.kernels.matmul.records import activation_arrays
 from gguflike.kernels.table import KERNELS
 from gguflike.kernels.vector.args import QUANTIZE_ROWS
@@ -279,3 +280,30 @@ def test_one_token_or_many_gives_the_same_bits(name: str) -> None:
     many = tensor.linear(x)
     for t in range(5):
         np.testing.assert_array_equal(tensor.linear(x[t : t + 1])[0], many[t])
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_each_of_several_tokens_gives_the_bits_that_it_gives_alone(name: str) -> None:
+    """The op that multiplies floats by several tokens as if each were alone, with bias and onto a residual stream."""
+    rows, columns, tokens, stride = 41, 77, 3, 50
+    rng, plan, tensor = np.random.default_rng(5), linear_plan(FORMATS[name]), random_tensor(name, 41, 77)
+    x, bias = rng.standard_normal((tokens, columns), np.float32), rng.standard_normal(rows).astype(np.float32)
+    start = rng.standard_normal((tokens, stride), np.float32)
+    shape = {"weights": tensor.data.ctypes.data, "rows": rows, "columns": columns, "scales": 0, "sums": 0}
+    shape |= {"stride": stride, "add": 1, "bias": bias.ctypes.data, "factor": 0}
+    scratch = np.zeros(SCRATCH_BYTES + 64, np.uint8)
+
+    def run(op: str, words: tuple[Any, ...], count: int) -> None:
+        state = op_state(tokens=count, scratch=-(-scratch.ctypes.data // 64) * 64)
+        native.call(op)(np.array(words, np.int64).ctypes.data, state.ctypes.data, 0, plan.matvec_items(rows))
+
+    alone, together = start.copy(), start.copy()
+    for token in range(tokens):
+        words = MATMUL.pack(codes=x[token:].ctypes.data, out=alone[token:].ctypes.data, **shape)
+        run(plan.matvec, words, 1)
+    function = native.load([plan.matvec])[plan.matvec]
+    words = EACH.pack(function=function, codes=x.ctypes.data, out=together.ctypes.data, **shape)
+    run("matmul.each:tokens", words, tokens)
+    assert np.array_equal(together, alone)
+    assert np.array_equal(together[:, rows:], start[:, rows:])
+    assert not np.array_equal(together[1, :rows], start[1, :rows])

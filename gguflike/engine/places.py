@@ -33,8 +33,7 @@ class Places:
     def enter(self, job: Job, running: Sequence[Job]) -> None:
         """Give a job a slot that has as much of its text as there is."""
         ids, reuse = job.tokens, job.request.cache
-        best = max(self._free, key=lambda slot: slot.common_prefix(ids) if reuse else 0)
-        slot = best if reuse and best.common_prefix(ids) >= BLOCK else self._emptiest()
+        slot = (self._begun(ids) if reuse else None) or self._emptiest()
         if reuse:
             self.kept.load(slot, ids)
         slot.return_to(slot.common_prefix(ids) if reuse else 0)
@@ -89,6 +88,14 @@ class Places:
                 return slot
         there = ", ".join(str(slot.number) for slot in sorted(self._free, key=lambda slot: slot.number)) or "none"
         raise ArgumentError("no such slot that is free", field="slot", expected=f"one of {there}", got=number)
+
+    def _begun(self, ids: Sequence[int]) -> Slot | None:
+        """The free slot that has most in common with a text, unless what it would lose is more than that, and what is
+        kept elsewhere will do as well."""
+        best = max(self._free, key=lambda slot: slot.common_prefix(ids))
+        shared = best.common_prefix(ids)
+        worth = 2 * shared >= len(best.tokens) or self.kept.longest(ids) + BLOCK <= shared
+        return best if shared >= BLOCK and worth else None
 
     def _shrink(self) -> None:
         """Give memory of free slots back, where all take more than there is room for."""
