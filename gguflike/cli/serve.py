@@ -55,8 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     settings = _settings(args)
+    import logging
+
     from gguflike.serve import Server
 
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # which warns of each client that leaves in mid-sentence
     server = Server(settings)
     with progress_bar() as progress:
         server.load(progress)

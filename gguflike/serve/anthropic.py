@@ -11,7 +11,7 @@ from gguflike.chat.calls import Called
 from gguflike.chat.reading import Said
 from gguflike.serve import sse
 from gguflike.serve.context import Call, new_id
-from gguflike.serve.conversation import Talk, prepared, tool_choice_of
+from gguflike.serve.conversation import Talk, prepared, schema_of, tool_choice_of
 from gguflike.serve.errors import refused
 from gguflike.serve.parameters import (
     COMMON,
@@ -72,10 +72,15 @@ TABLE = unique(
         Parameter("stop_sequences", {**STRINGS, "maxItems": 64}, "The text ends before any of these", to="stop"),
     ),
     not_done({"container": "nothing is executed", "mcp_servers": "no servers are called"}, []),
-    not_done({"output_format": "use /v1/chat/completions with response_format"}),
+    (
+        Parameter(
+            "output_config", OBJECT, "format: json_schema, which is enforced; effort, for templates that know it"
+        ),
+        Parameter("output_format", OBJECT, "The format alone"),
+    ),
     COMMON,
     ELSEWHERE,
-    ignored("metadata", "service_tier", "betas", "context_management", "output_config"),
+    ignored("metadata", "service_tier", "betas", "context_management"),
 )
 COUNTED = unique(_SHARED, COMMON[:1])
 
@@ -101,13 +106,20 @@ def _talk(values: Mapping[str, Any]) -> Talk:
     kind = {"any": "required", "tool": {"type": "function", "function": {"name": wanted.get("name", "")}}}
     choice_ = tool_choice_of(kind.get(wanted["type"], wanted["type"]), tools)
     thinking = values.get("thinking", {}).get("type")
-    template = {} if thinking is None else {"enable_thinking": thinking != "disabled"}
+    template: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking != "disabled"}
+    asked = values.get("output_config", {})
+    if isinstance(asked.get("effort"), str):
+        template["reasoning_effort"] = asked["effort"]
+    form = values.get("output_format", asked.get("format"))
+    if form is not None and not isinstance(form, dict):
+        raise refused("output_config.format", "expected an object")
     return Talk(
         messages=messages,
         tools=tools,
         tool_choice=choice_,
         parallel_calls=not wanted.get("disable_parallel_tool_use", False),
         template=template,
+        schema=schema_of(form, "output_config.format"),
         continued=messages[-1]["role"] == "assistant" and "tool_calls" not in messages[-1],
     )
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gguflike.errors import TemplateError
 from gguflike.frozen import frozen
+from gguflike.serve.constraints import constraint
 from gguflike.serve.errors import ApiError, refused
 from gguflike.serve.parameters import OBJECT, STRING, choice, either
 from gguflike.serve.validation import Schema
 
 if TYPE_CHECKING:
     from gguflike.chat import Prompt
-    from gguflike.engine import Grammar
+    from gguflike.grammar import Source
     from gguflike.runner import Model
 
     Message = dict[str, Any]
@@ -79,7 +80,7 @@ class Talk:
 
     ``messages`` are OpenAI's. ``continued``: the last is the assistant's and is gone on with.
     ``tool_choice`` is "auto", "none", "required" or the name of a tool as (name,). ``schema`` is what the answer must
-    be: None for text, {} for any object.
+    be: None for text, {} for any object; ``grammar`` the same as GBNF or Lark.
     """
 
     messages: Sequence[Message]
@@ -89,6 +90,7 @@ class Talk:
     template: Mapping[str, Any] = {}
     continued: bool = False
     schema: Mapping[str, Any] | None = None
+    grammar: str | None = None
 
 
 def text_of(content: Any, where: str) -> str:
@@ -142,19 +144,15 @@ def schema_of(response_format: Any, param: str = "response_format") -> Mapping[s
 
 
 class Prepared(NamedTuple):
-    """A prompt, whether several calls may answer it, and what makes the grammar of an answer, if one constrains it."""
+    """A prompt, whether several calls may answer it, and the grammar of an answer, if one constrains it."""
 
     prompt: Prompt
     parallel_calls: bool
-    grammar: Callable[[], Grammar] | None = None
+    constraint: Source | None
 
 
 def prepared(model: Model, talk: Talk) -> Prepared:
     """Render and tokenize a conversation. Blocks, for a child process renders. 400 where it cannot be done."""
-    if talk.schema is not None:
-        raise refused("response_format", "this server cannot enforce it", code="unsupported_parameter")
-    if talk.tool_choice == "required" or isinstance(talk.tool_choice, tuple):
-        raise refused("tool_choice", "this server cannot enforce it", code="unsupported_parameter")
     if talk.continued and talk.messages[-1]["role"] != "assistant":
         raise refused("continue_final_message", "the last message must be the assistant's")
     try:
@@ -166,4 +164,4 @@ def prepared(model: Model, talk: Talk) -> Prepared:
         )
     except TemplateError as error:
         raise ApiError(400, f"messages: {error}", code="template_error", param="messages") from None
-    return Prepared(prompt, talk.parallel_calls)
+    return Prepared(prompt, talk.parallel_calls, constraint(model, prompt, talk))

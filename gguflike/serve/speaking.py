@@ -145,7 +145,7 @@ async def answer(
             seed = values.get("seed")
             given = values if seed is None or seed < 0 else {**values, "seed": (seed + number) % (1 << 64)}
             more = {
-                "grammar": plan.grammar() if plan.grammar is not None else None,
+                "grammar": None if plan.constraint is None else plan.constraint.start(),
                 "logprobs": logprobs,
                 "shown": plan.prompt.shown,
             }

@@ -19,6 +19,7 @@ from gguflike.serve.parameters import (
     HARMLESS,
     OBJECT,
     STOP,
+    STRING,
     TOKENS,
     Parameter,
     choice,
@@ -48,6 +49,8 @@ TABLE = unique(
         Parameter("tool_choice", TOOL_CHOICE, "none, auto, required, or a function"),
         Parameter("parallel_tool_calls", BOOLEAN, "Whether several calls may be made at once"),
         Parameter("response_format", OBJECT, "text, json_object or json_schema; what is asked for is enforced"),
+        Parameter("json_schema", OBJECT, "The schema alone, as llama.cpp has it"),
+        Parameter("grammar", STRING, "What the answer must be, in GBNF or Lark"),
         Parameter(
             "reasoning_effort",
             choice("none", "minimal", "low", "medium", "high", "xhigh", "max"),
@@ -61,7 +64,7 @@ TABLE = unique(
     not_done(
         {"functions": "use tools", "function_call": "use tool_choice", "web_search_options": "nothing is searched"}, []
     ),
-    not_done({"audio": "only text is made", "grammar": "use response_format"}, ""),
+    not_done({"audio": "only text is made"}),
     (Parameter("modalities", {}, "", refused="only text is made", neutral=(None, ["text"])),),
     ELSEWHERE,
     HARMLESS,
@@ -103,7 +106,8 @@ def talk_of(values: Mapping[str, Any]) -> Talk:
         parallel_calls=values.get("parallel_tool_calls", True),
         template=template,
         continued=continued,
-        schema=schema_of(values.get("response_format")),
+        schema=values.get("json_schema", schema_of(values.get("response_format"))),
+        grammar=values.get("grammar") or None,
     )
 
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gguflike.engine.events import Finished, Token
 from gguflike.serve import logprobs, sse
 from gguflike.serve.answering import Answers
+from gguflike.serve.constraints import constraint_of_text
 from gguflike.serve.context import Call, job_of, new_id, now, reason_of, timings, usage
+from gguflike.serve.conversation import schema_of
 from gguflike.serve.errors import refused
 from gguflike.serve.models import Loaded
 from gguflike.serve.openai.chat import LIMIT, MOST_CHOICES
@@ -58,11 +60,12 @@ TABLE = unique(
         Parameter("logprobs", integer(0, 20), "Tell how likely each token was, and so many others"),
         Parameter("echo", BOOLEAN, "Put the prompt before the text"),
         Parameter("stream_options", OBJECT, "include_usage: a last chunk with the counts"),
+        Parameter("response_format", OBJECT, "text, json_object or json_schema; what is asked for is enforced"),
+        Parameter("json_schema", OBJECT, "The schema alone, as llama.cpp has it"),
+        Parameter("grammar", STRING, "What the text must be, in GBNF or Lark"),
     ),
     not_done({"suffix": "text is continued, not filled in"}, ""),
     not_done({"best_of": "use n", "prompt_logprobs": "only what is generated is told"}, 1, 0),
-    not_done({"response_format": "use /v1/chat/completions"}, {"type": "text"}),
-    not_done({"grammar": "use /v1/chat/completions", "json_schema": "use /v1/chat/completions"}, ""),
     ELSEWHERE,
     HARMLESS,
 )
@@ -94,12 +97,15 @@ async def handle(call: Call) -> Any:
             beyond = [token for token in ids if token >= size]
             if beyond:
                 raise refused("prompt", f"token id {beyond[0]} is not in the vocabulary of {size}")
+        schema = values.get("json_schema", schema_of(values.get("response_format")))
+        source = constraint_of_text(loaded.model, schema, values.get("grammar") or None)
         jobs = []
         for ids in prompts:
             for number in range(n):
                 seed = values.get("seed", -1)
                 given = values if seed < 0 else {**values, "seed": (seed + number) % (1 << 64)}
-                jobs.append(job_of(given, call.server, loaded, ids, "prompt", logprobs=values.get("logprobs")))
+                more = {"logprobs": values.get("logprobs"), "grammar": None if source is None else source.start()}
+                jobs.append(job_of(given, call.server, loaded, ids, "prompt", **more))
         echoed = [tokenizer.decode(ids) if values.get("echo") else "" for ids in prompts]
         return _Plan(prompts, echoed), jobs
 
