@@ -268,6 +268,8 @@ def main() -> None:
     parser.add_argument("--training", action="store_true", help="also rows that train: LSQ, QAT, effort 3")
     parser.add_argument("--observers", nargs="+", default=list(ranges.OBSERVERS), help="of static activations")
     parser.add_argument("--keep", help="JSON lines of rows: those that are there are not measured again")
+    parser.add_argument("--without-data", action="store_true", help="only rows that need no calibration")
+    parser.add_argument("--print-kept", action="store_true", help="measure no weights, print what is kept")
     parser.add_argument("--only", choices=tuple(TABLES))
     args = parser.parse_args()
     if args.model is None:

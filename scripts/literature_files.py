@@ -84,13 +84,19 @@ def bench(args: argparse.Namespace) -> None:
     held_out = HeldOut.of(args.text)
     rows = [row for row in ROWS if not args.types or row.type in args.types]
     rows = [row for row in rows if not (row.moves or row.torch) or args.training]
+    rows = [row for row in rows if not args.without_data or not row.options.keys() & {"effort", "fold"}]
     kept = read(args.keep)
+    if not args.print_kept:
+        measure([row for row in rows if row.key not in kept], kept, held_out, args)
+    print("\n".join(table(rows, kept, list(held_out.texts))))
+
+
+def measure(rows: list[Row], kept: dict[str, dict[str, Any]], held_out: HeldOut, args: argparse.Namespace) -> None:
+    """Add what is found of each row to ``kept``, and to its file."""
     with tempfile.TemporaryDirectory() as place:
         truth = Path(place) / "f32.gguf"
         convert(args.model, truth, "F32")
         for row in rows:
-            if row.key in kept:
-                continue
             out, start = Path(place) / "out.gguf", time.perf_counter()
             make(row, args, out, Path(place))
             seconds = time.perf_counter() - start
@@ -105,7 +111,6 @@ def bench(args: argparse.Namespace) -> None:
             if args.keep is not None:
                 with Path(args.keep).open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"key": row.key, **kept[row.key]}) + "\n")
-    print("\n".join(table(rows, kept, list(held_out.texts))))
 
 
 def read(path: str | None) -> dict[str, dict[str, Any]]:
