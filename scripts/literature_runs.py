@@ -148,12 +148,12 @@ def blocks(bits: int) -> Callable[[Rows], Rows]:
     return apply
 
 
-def recent(count: int) -> Exact:
-    """The first keys, and the last ``count`` of each query."""
+def at(first: int, last: int) -> Exact:
+    """The ``first`` keys, and the ``last`` of each query."""
 
     def exact(shares: Rows) -> Rows:
         query, key = np.arange(shares.shape[1])[:, None], np.arange(shares.shape[2])
-        return (key < SINKS) | (key > query - count)
+        return (key < first) | (key > query - last)
 
     return exact
 
@@ -210,8 +210,14 @@ def bench_cache(args: argparse.Namespace) -> None:
     for bits in (8, 4):
         name = f"{bits} bits in blocks of 32"
         rows.append((name, blocks(bits), None, bits + 0.5))
-        rows.append((f"{name}, the first {SINKS} and the last 32 exact", blocks(bits), recent(32), bits + 0.5))
-        rows.append((f"{name}, the last 32 and a tenth by attention exact", blocks(bits), by_mass(0.1, 32), bits + 0.5))
+        schemes = {
+            "the first": at(1, 0),
+            f"the first {SINKS}": at(SINKS, 0),
+            "the last 32": at(0, 32),
+            f"the first {SINKS} and the last 32": at(SINKS, 32),
+            "the last 32 and a tenth by attention": by_mass(0.1, 32),
+        }
+        rows += [(f"{name}, {what} exact", blocks(bits), exact, bits + 0.5) for what, exact in schemes.items()]
     for label, rounded, exact, width in rows:
         kept: list[float] = []
         with cached(rounded, exact, kept):
