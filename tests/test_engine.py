@@ -297,6 +297,26 @@ def test_end_tokens_may_be_ruled_out(engine: Engine, monkeypatch: pytest.MonkeyP
     assert likeliest not in going_on
 
 
+def test_many_threads_may_ask_at_once(model: Model) -> None:
+    with Engine(model, parallel=4, queue=400) as engine:
+        heard: list[Heard] = []
+
+        def work(number: int) -> None:
+            for each in range(50):
+                heard.append(ask(engine, [number, each], each % 3))
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for each in heard:
+            each.wait()
+        until(lambda: engine.stats().done == 200)
+    with pytest.raises(ArgumentError, match="parallel"):
+        Engine(model, parallel=1000)
+
+
 def test_closing_fails_what_is_left(model: Model) -> None:
     engine = Engine(model, parallel=1, queue=1)
     gate = Gate(engine)

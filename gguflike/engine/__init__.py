@@ -8,9 +8,17 @@ Take an `Engine` where several ask at once, or where what was asked may be taken
 stopped. `Model.generate` is for one text after the other, in the caller's thread.
 
     engine     what users hold: a bounded queue, the thread, health and counters
-    job        one text: what is to be computed next, what is chosen, when it ends
     request    what is asked for
     events     what a listener hears
+    job        one text: what is to be computed next, what is chosen, when it ends
+    choosing   the next token of a text: its sampler, its grammar, its logprobs
+    drafting   guesses at what comes next
+    pace       how long pieces of prompts may be
+    places     which slot a text gets, and what it need not compute
+    prefixes   what was computed of texts, for others that begin alike
+    store      slots as files
+
+What it promises is in spec/engine.md; `runner.together` computes.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from gguflike.runner import Model
 
 CACHE_SHARE = 10  # the cache may take one part in so many of the machine's memory
+MOST_PARALLEL = 256  # texts: a pass must have room for a token of each
 TEXTS_SHARE = 2  # and texts that are being computed
 OLDEST_FIRST = 4  # of so many passes with prompts, one goes on with the oldest first
 
@@ -114,7 +115,7 @@ class Engine:
         """ArgumentError where the draft model has another vocabulary, a number is out of range, or there is no such
         folder; UnsupportedError where the model has no logits."""
         self.model = model
-        self.parallel = check_integer("parallel", parallel, 1)
+        self.parallel = check_integer("parallel", parallel, 1, MOST_PARALLEL)
         self.queue = check_integer("queue", queue, 0)
         limit = machine_bytes() // CACHE_SHARE if cache_bytes is None else check_integer("cache_bytes", cache_bytes, 0)
         room = machine_bytes() // TEXTS_SHARE if text_bytes is None else check_integer("text_bytes", text_bytes, 0)
@@ -328,7 +329,7 @@ class Engine:
 
     def _sweep(self) -> None:
         """Let go of what is over or cancelled."""
-        for job in [*self._running, *self._waiting]:
+        for job in [*self._running, *self._queued()]:
             if job.cancelled:
                 job.end("cancelled")
         with self._changed:
@@ -358,11 +359,16 @@ class Engine:
                 self._waiting.popleft()
                 self._running.append(job)
             self._counts["prompt_tokens"] += job.result.prompt_tokens
-        for position, job in enumerate(list(self._waiting)):
+        for position, job in enumerate(self._queued()):
             job.queued(position)
 
+    def _queued(self) -> list[Job]:
+        """Who waits now; more may come at any time."""
+        with self._changed:
+            return list(self._waiting)
+
     def _chosen(self) -> list[tuple[Job, Run]]:
-        """Whose tokens the next pass computes, and which: of all who are decoding, and of one prompt."""
+        """Whose tokens the next pass computes, and which: of all who are decoding, and pieces of prompts."""
         decoding = [job for job in self._running if job.decoding]
         prompts = [job for job in self._running if not job.decoding and self._places.ready(job)]
         room = self._together.batch - len(decoding)
