@@ -8,7 +8,7 @@ MODEL is a checkpoint. Both sides start from it, see the same calibration text, 
     pure    (--types)  one type throughout. llama-quantize --pure --imatrix beside convert --pure --effort N; embedding
             and output have the type --head on both sides. The types of all tensors must be the same: so are the bytes.
     mixes   (--mixes)  llama-quantize's own mix beside convert --size BYTES --effort N, with the bytes of the peer's
-            file: ours must not be larger.
+            file, at any effort: ours must not be larger.
 
 The divergence from the checkpoint in its own floats is measured by `gguflike eval` on every text, none of which may be
 calibrated on, for all files of a type together, paired by chunks of text. --through-llama measures it with
@@ -120,8 +120,7 @@ def make(args: argparse.Namespace, programs: Tools, floats: Path, imatrix: Path,
                 ours = args.work / f"{name}-{kind}-{args.head or 'same'}-effort{effort}.gguf"
                 job.files[f"effort {effort}"] = ours
                 if not ours.exists():
-                    sized = kind == "mix" and effort > 1
-                    what = ["--size", str(path.stat().st_size)] if sized else ["-t", mix, *chosen]
+                    what = ["--size", str(path.stat().st_size)] if kind == "mix" else ["-t", mix, *chosen]
                     begin = time.perf_counter()
                     convert(args, ours, effort, calibration, what)
                     job.seconds[f"effort {effort}"] = time.perf_counter() - begin
@@ -148,14 +147,14 @@ def check(job: Job) -> None:
     with gguflike.open(job.files[PEER]) as peer:
         wanted = {name: info.format.name for name, info in peer.infos.items()}
         size = peer.file_bytes
-    for name, path in job.files.items():
+    for path in job.files.values():
         with gguflike.open(path) as file:
             got = {each: info.format.name for each, info in file.infos.items()}
             differing = sorted(each for each in wanted.keys() | got.keys() if wanted.get(each) != got.get(each))
             if job.kind == "pure" and differing:
                 first = differing[0]
                 sys.exit(f"{path}: {first} is {got.get(first)}, {wanted.get(first)} in {job.files[PEER]}")
-            if job.kind == "mix" and name not in (PEER, "effort 0", "effort 1") and file.file_bytes > size:
+            if job.kind == "mix" and file.file_bytes > size:
                 sys.exit(f"{path}: {file.file_bytes:,} bytes, more than {size:,} of {job.files[PEER]}")
 
 
@@ -240,7 +239,7 @@ def page(records: Sequence[dict[str, Any]], head: str | None) -> str:
     """The table: a row for each type and text."""
     names = list(dict.fromkeys(record["by"] for record in records))
     texts = list(dict.fromkeys(record["text"] for record in records))
-    columns = ["type", "text", "bytes of tensors", *(f"{name}: KL" for name in names)]
+    columns = ["type", "text", "bytes of files", *(f"{name}: KL" for name in names)]
     columns += [f"{name}: ratio" for name in names if name != PEER]
     through = any(record["llama_kl"] for record in records)
     columns += [f"{name}, through llama.cpp" for name in names if through]
@@ -248,7 +247,7 @@ def page(records: Sequence[dict[str, Any]], head: str | None) -> str:
     for kind, name in dict.fromkeys((record["kind"], record["type"]) for record in records):
         for text in texts:
             by = {r["by"]: r for r in records if (r["kind"], r["type"], r["text"]) == (kind, name, text)}
-            sizes = sorted({record["tensor_bytes"] for record in by.values()})
+            sizes = dict.fromkeys(by[each]["file_bytes"] for each in names)
             cells = [f"{name} ({kind})", text, " / ".join(f"{size:,}" for size in sizes)]
             cells += [f"{by[each]['kl']['value']:.5f} ± {by[each]['kl']['error'] or 0:.5f}" for each in names]
             cells += [

@@ -201,3 +201,24 @@ def test_outputs_are_weighed(folder: Path, asked: dict[str, Any], tmp_path: Path
         assert other.metadata["gguflike.calibration.seed"] == 5
     with pytest.raises(ArgumentError, match="nothing is drawn by chance"):
         convert(folder, None, "Q4_0", dry_run=True, **{**asked, "effort": 1, "seed": 5})
+
+
+def test_an_embedding_that_is_the_output_matrix_is_rounded_for_both(asked: dict[str, Any], tmp_path: Path) -> None:
+    """At effort 2, also the rows that no text has looked up, and so that it costs less by what was measured."""
+    folder = tiny.checkpoint(tmp_path / "hf", **tiny.VARIANTS["tied"])
+    one = convert(folder, tmp_path / "one.gguf", "Q4_0", pure=True, **asked)
+    two = convert(folder, tmp_path / "two.gguf", "Q4_0", pure=True, **{**asked, "effort": 2})
+    assert "effort 1: 14 tensors rounded" in str(one)
+    assert "effort 2: 15 tensors rounded" in str(two)
+    assert two.calibration is not None
+    read = two.calibration.model.read
+    table = two.calibration.sensitivities(read, tmp_path / "measured", 1, None).table("token_embd.weight")
+    assert table is not None
+    rows, costs = [], []
+    for path in (tmp_path / "one.gguf", tmp_path / "two.gguf"):
+        with gguflike.open(path) as file:
+            stored = file.tensors["token_embd.weight"]
+            rows.append(stored.rows.copy())
+            costs.append(table.cost(read("token_embd.weight") - stored.dequantize()))
+    assert (rows[0] != rows[1]).any(axis=1).mean() > 0.9
+    assert costs[1] < 0.8 * costs[0]

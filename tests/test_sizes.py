@@ -140,7 +140,7 @@ def test_the_prior_is_shared_by_the_matrices_of_a_kind() -> None:
     names = ["token_embd.weight", *(f"blk.{i}.{role}.weight" for i in range(4) for role in ("attn_v", "ffn_down"))]
     prior = Prior(names)
     assert prior.cost("blk.0.attn_v.weight", 2.0, 4.0) == pytest.approx(PRIOR["attn_v"] / 8)
-    assert prior.cost("token_embd.weight", 1.0, 1.0) == PRIOR["output"]  # which it is, too
+    assert prior.cost("token_embd.weight", 1.0, 1.0) == PRIOR["token_embd"] + PRIOR["output"]  # which it is, too
     assert Prior([*names, "output.weight"]).cost("token_embd.weight", 1.0, 1.0) == PRIOR["token_embd"]
     assert prior.cost("blk.0.attn_v.weight", 0.0, 0.0) == 0
     assert np.isfinite(prior.cost("blk.1.ffn_down.weight", 1.0, 0.0))
