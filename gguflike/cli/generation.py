@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gguflike.cli import interrupts
 from gguflike.cli.arguments import MODEL
+from gguflike.cli.bounds import bounds_of, bounds_of_answer
 from gguflike.cli.config import model_named, usual_model
 from gguflike.cli.progress import progress_bar
 from gguflike.cli.settings import LOADING, SAMPLING, TEXT_SETTINGS, add_settings, names_of
@@ -125,7 +126,7 @@ def begin_text(
 ) -> Begun:
     """Begin to continue a text; markup in it is text unless --special."""
     ids = model.tokenizer.encode(text, parse_special=args.special)
-    return Begun(model.generate(ids, tokens_of(args), progress=progress, **chosen))
+    return Begun(model.generate(ids, tokens_of(args), progress=progress, **bounds_of(args), **chosen))
 
 
 def begin_answer(
@@ -138,7 +139,8 @@ def begin_answer(
     """Begin to answer a conversation; markup in its messages is text unless --special."""
     variables = {} if args.think is None else {"enable_thinking": args.think}
     prompt = model.conversations.prompt(messages, variables=variables, special=args.special)
-    stream = model.generate(prompt.ids, tokens_of(args), shown=prompt.shown, progress=progress, **chosen)
+    bounds = bounds_of_answer(model, prompt, bounds_of(args))
+    stream = model.generate(prompt.ids, tokens_of(args), shown=prompt.shown, progress=progress, **bounds, **chosen)
     return Begun(stream, prompt.reader())
 
 

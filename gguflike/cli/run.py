@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from gguflike.cli.answer import say_how_it_went, show
+from gguflike.cli.bounds import add_bound_arguments
 from gguflike.cli.generation import (
     add_model_arguments,
     add_sampling_arguments,
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings(parser.add_argument_group("with --chat"), SYSTEM)
     parser.add_argument("--special", action="store_true", help="markup in the prompt such as <|im_end|> is no text")
     add_sampling_arguments(parser, tokens=128, temperature=0.0)
+    add_bound_arguments(parser)
     add_settings(parser, SHOWN)
     add_settings(parser.add_argument_group("where prompts are typed"), CONVERSATION)
     parser.add_argument("--json", action="store_true", help="one JSON document at the end instead of text as it comes")
