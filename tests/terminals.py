@@ -12,10 +12,11 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Sequence
 from types import TracebackType
 
 SECONDS = 90.0  # a busy machine must not fail a test
-ENTER, CTRL_C, CTRL_D, ESCAPE, UP = "\r", "\x03", "\x04", "\x1b", "\x1b[A"
+ENTER, CTRL_C, CTRL_D, CTRL_Z, ESCAPE, UP = "\r", "\x03", "\x04", "\x1a", "\x1b", "\x1b[A"
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[=>]|\x1b\][^\x07]*\x07|\r")
 
 
@@ -25,17 +26,23 @@ def pasted(text: str) -> str:
 
 
 class Terminal:
-    """``gguflike ARGUMENTS`` in a terminal. A context manager that kills what still runs."""
+    """``gguflike ARGUMENTS`` in a terminal, or another ``command``. A context manager that kills what still runs."""
 
     def __init__(
-        self, *arguments: object, columns: int = 80, rows: int = 24, stdout: int | None = None, **environment: str
+        self,
+        *arguments: object,
+        columns: int = 80,
+        rows: int = 24,
+        stdout: int | None = None,
+        command: Sequence[str] = (sys.executable, "-m", "gguflike"),
+        **environment: str,
     ) -> None:
         self._master, self._slave = pty.openpty()
         fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.before = termios.tcgetattr(self._slave)
         variables = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "NO_COLOR")}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "gguflike", *map(str, arguments)],
+            [*command, *map(str, arguments)],
             stdin=self._slave,
             stdout=self._slave if stdout is None else stdout,
             stderr=self._slave,

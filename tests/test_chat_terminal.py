@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 pytest.importorskip("pty")
 
 from tests import tiny_gguf
-from tests.terminals import CTRL_C, CTRL_D, ENTER, ESCAPE, UP, Terminal, pasted
+from tests.terminals import CTRL_C, CTRL_D, CTRL_Z, ENTER, ESCAPE, UP, Terminal, pasted
 
 TEMPLATE = "{% for m in messages %}{{ m.role }}:{{ m.content }}|{% endfor %}"
 #: The model says nothing but this letter.
@@ -128,15 +130,15 @@ def test_a_full_context_ends_nothing(model: Path, home: Path) -> None:
             terminal.type(words + ENTER)
             terminal.wait_for("a\n", "context")
         terminal.type(f"third words{ENTER}")
-        told = terminal.wait_for("the context of 100 tokens is full: the conversation takes 114", ">")
-        assert "the message is taken back; /undo" in told
-        assert "/set on-full drop" in told
+        told = terminal.wait_for(r"the context of 100 tokens is full: the conversation takes 114", ">")
+        assert "the message is taken back; /undo" in " ".join(told.split())
+        assert "/set on-full drop" in " ".join(told.split())
         terminal.type(f"/set on-full drop{ENTER}")
         terminal.wait_for("/set on-full drop\n", ">")
         terminal.type(f"{UP}{UP}{ENTER}")
         terminal.wait_for("the context is full: dropped the oldest 1 turn", "a\n", "context")
         terminal.type(pasted("long " * 30) + ENTER)
-        terminal.wait_for("this message alone takes 1[0-9]+, and the message is taken back; say less", ">")
+        terminal.wait_for(r"this message\s+alone takes 1[0-9]+", "say less", ">")
         terminal.type(f"/save a.json{ENTER}")
         terminal.wait_for("saved 4 messages")
         terminal.type(CTRL_D)
@@ -191,6 +193,34 @@ def test_ctrl_c_while_kernels_are_compiled(model: Path, home: Path) -> None:
         assert terminal.text.rstrip().endswith("interrupted")
         assert "Exception ignored" not in terminal.text
         assert terminal.is_as_before
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs a shell with jobs")
+def test_ctrl_z_gives_the_shell_its_terminal_for_a_while(model: Path, home: Path) -> None:
+    """The same at the prompt, where it is a key, and during an answer, where it is a signal."""
+    shell = ["bash", "--norc", "--noprofile", "-i"]
+    with Terminal(command=shell, PS1="shell$ ") as terminal:
+        terminal.wait_for(r"shell\$")
+        terminal.type(f"{sys.executable} -m gguflike chat {model} {' '.join(SAYS)} -n 19000\n")
+        terminal.wait_for("Ctrl-D leaves", ">")
+        terminal.type(CTRL_Z)
+        terminal.wait_for("Stopped", r"shell\$")
+        terminal.type("fg\n")
+        terminal.wait_for("gguflike chat.*\n", ">")
+        terminal.type(f"one{ENTER}")
+        terminal.wait_for("aaaaaaaaaa")
+        terminal.type(CTRL_Z)
+        terminal.wait_for("Stopped", r"shell\$")
+        terminal.type("echo 4$((1 + 1))\n")
+        terminal.wait_for(r"\n42\n", r"shell\$")
+        terminal.type("fg\n")
+        terminal.wait_for("aaaaaaaaaa")
+        terminal.type("echo never" + CTRL_C)
+        terminal.wait_for(r"\(stopped\)", "echo never")  # it is the beginning of the next message
+        terminal.type(CTRL_C + CTRL_D)
+        assert "command not found" not in terminal.wait_for(r"shell\$")
+        terminal.type("exit $((3 + 4))\n")
+        assert terminal.ends() == 7
 
 
 @pytest.mark.parametrize("kind", ["dumb", "vt100"])

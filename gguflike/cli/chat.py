@@ -43,7 +43,7 @@ def converse(args: argparse.Namespace, *, is_plain: bool = False) -> int:
     said."""
     from gguflike.cli import UsageError
     from gguflike.cli.talk.conversation import Conversation
-    from gguflike.cli.talk.keyboard import kept
+    from gguflike.cli.talk.keyboard import kept, screen
     from gguflike.cli.talk.piped import Piped
     from gguflike.cli.talk.session import Session, Source
 
@@ -51,7 +51,7 @@ def converse(args: argparse.Namespace, *, is_plain: bool = False) -> int:
         if not is_plain:
             _check_template(model, args)
         source: Source
-        if sys.stdin.isatty():
+        if sys.stdin.isatty() and screen() is not None:
             from gguflike.cli.talk.editor import Editor
 
             _greet(model, is_plain)

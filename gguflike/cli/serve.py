@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from gguflike.cli.arguments import count, number, positive
+from gguflike.cli.config import model_named, usual_model
 from gguflike.cli.generation import add_model_arguments, add_sampling_arguments, sampling_of
 from gguflike.cli.progress import progress_bar
 from gguflike.cli.settings import LOADING, SAMPLING, names_of
@@ -72,6 +73,8 @@ def _settings(args: argparse.Namespace) -> Settings:
     from gguflike.serve import Settings
 
     given = [each for each in (args.file, args.model) if each is not None]
+    if not given and args.models_dir is None and (usual := usual_model(args.config)) is not None:
+        given = [usual]
     if len(given) > 1:
         raise UsageError(f"two models: {' and '.join(given)}")
     if not given and args.models_dir is None:
@@ -90,7 +93,7 @@ def _settings(args: argparse.Namespace) -> Settings:
             f"--host {args.host} lets others in, and no key is asked of them: add --api-key KEY, or say --no-auth"
         )
     return Settings(
-        model=given[0] if given else None,
+        model=model_named(given[0], args.config) if given else None,
         models_dir=args.models_dir,
         alias=args.alias,
         host=args.host,

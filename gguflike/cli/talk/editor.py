@@ -51,6 +51,7 @@ class Editor:
             completer=_Commands(),
             complete_while_typing=False,
             enable_open_in_editor=True,
+            enable_suspend=True,
             color_depth=None if colors else ColorDepth.DEPTH_1_BIT,
             input=create_input(sys.stdin),
             output=output,

@@ -33,6 +33,7 @@ def kept() -> Iterator[None]:
     quiet = termios.tcgetattr(descriptor)
     quiet[0] &= ~termios.ICRNL  # Enter stays what the editor knows it as
     quiet[3] &= ~(termios.ECHO | termios.ICANON)
+    quiet[3] |= termios.NOFLSH  # what was typed before Ctrl-C stays
     quiet[6][termios.VMIN], quiet[6][termios.VTIME] = 1, 0
 
     def apply(*_: object) -> None:
@@ -42,7 +43,17 @@ def kept() -> Iterator[None]:
     def terminated(number: int, _frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
+    def stopped(number: int, _frame: FrameType | None) -> None:
+        """Ctrl-Z: the shell finds the terminal as it was, and we find it again as we left it."""
+        _write(screen(), NO_PASTES)
+        termios.tcsetattr(descriptor, termios.TCSANOW, before)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+        signal.signal(number, stopped)  # from here on it goes on
+        apply()
+
     handlers: dict[signal.Signals, Callable[[int, FrameType | None], object]] = {
+        signal.SIGTSTP: stopped,
         signal.SIGCONT: apply,
         signal.SIGTERM: terminated,
         signal.SIGHUP: terminated,
