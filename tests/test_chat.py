@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from gguflike.chat import Chat
 from gguflike.chat.messages import normalized, normalized_tools
 from gguflike.chat.shape import shape_of
+from gguflike.chat.template import keep_ready
 from gguflike.errors import ArgumentError, ArgumentTypeError, TemplateError
 from gguflike.runner.tokenizer import Tokenizer
 from tests.small_tokenizers import SPACE, byte_vocabulary, spm_metadata
@@ -67,6 +69,12 @@ def tokenizer(template: str = CHATML, **more: str) -> Tokenizer:
     metadata["tokenizer.chat_template"] = template
     metadata |= {f"tokenizer.chat_template.{name}": text for name, text in more.items()}
     return Tokenizer(metadata)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _at_once() -> Iterator[None]:
+    with keep_ready():
+        yield
 
 
 def user(text: Any) -> list[dict[str, Any]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -12,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gguflike.errors import ArgumentError, ArgumentTypeError
-from gguflike.runner.sampling import ORDER, Sampler, Sampling
+from gguflike.runner.sampling import ORDER, Sampler, Sampling, chain
 from gguflike.runner.sampling.candidates import Candidates, best
 from gguflike.runner.sampling.chain import STEPS, Chain
 from gguflike.runner.sampling.keywords import Settings
@@ -546,3 +548,12 @@ def test_a_step_that_is_on_has_a_place() -> None:
     with pytest.raises(ArgumentError, match="temperature is other than 1"):
         Sampling(0.5, order=("min_p",))
     Sampling(1.0, min_p=0.1, order=("min_p",))
+
+
+def test_the_page_tells_the_order_and_all_settings() -> None:
+    page = (Path(__file__).parent.parent / "spec" / "sampling.md").read_text(encoding="utf-8")
+    assert ", ".join(f"`{step}`" for step in ORDER) in page
+    for name in Sampling._fields:
+        assert f"`{name}`" in page
+    for source in re.findall(r"arXiv:[0-9.]+[0-9]|pull request \d+", Path(chain.__file__).read_text(encoding="utf-8")):
+        assert source in page
