@@ -16,6 +16,7 @@ from gguflike.families.parts.latent import LatentAttention
 from gguflike.families.parts.recurrent import DeltaNet, KimiDelta, Mamba, Mamba2, ShortConv
 from gguflike.runner import Model, buffers, state
 from gguflike.runner.sampling import Sampling
+from gguflike.runner.weights import Weights
 from tests import by_hand, tiny_gguf
 from tests.by_hand import WIDTH, rms
 from tests.test_engine import Heard, until
@@ -130,3 +131,13 @@ def test_every_text_is_what_it_is_alone(tmp_path: Path, monkeypatch: pytest.Monk
     assert 0 < stats.cached_tokens < stats.prompt_tokens
     assert stats.drafted > stats.accepted > 0
     assert stats.cache_bytes <= stats.cache_limit
+
+
+def test_whether_bits_are_the_same_is_asked_when_all_programs_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only then it is known which matrices meet tokens one by one: a router in F32 must not cost a cache."""
+    monkeypatch.setattr(Weights, "exact", property(lambda self: bool(self._alone)))
+    model = loaded(tmp_path, "experts", monkeypatch)
+    model.generate([1, 2, 3], 5).result()
+    assert model.common_prefix([*model._passes.tokens, 9]) == len(model._passes.tokens) > 3

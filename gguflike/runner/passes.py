@@ -68,20 +68,21 @@ class Passes:
         self._graph, self._weights = model, weights
         self._rotations = {each: self._rotation(each, context) for each in model.ropes()}
         self._rotated = 0  # positions whose cosines and sines are in the buffers
-        all_states = graph.new_states(model, context, cache_type, slots or 1)
-        self.slots = [Slot(number, states, weights.exact) for number, states in enumerate(all_states)]
+        states, *others = graph.new_states(model, context, cache_type, slots or 1)
         self._buffers = buffers = Buffers(model, padded(context), count, crest, slots or 1)
-        self._body = graph.body(model, weights, buffers, self.states)
+        self._body = graph.body(model, weights, buffers, states)
         if isinstance(model.head, Head):
-            self._one = graph.one(model, weights, buffers, self.states)
+            self._one = graph.one(model, weights, buffers, states)
             self._heads = [graph.head(model, weights, buffers, many) for many in (False, True)]
             self._each = self._body
             if slots is not None and not weights.exact:
-                self._each = graph.body(model, weights, buffers, self.states, each=True)
+                self._each = graph.body(model, weights, buffers, states, each=True)
                 self._heads = [graph.head(model, weights, buffers, True, each=True)] * 2
             programs = (self._one, self._body, self._each, *self._heads)
         else:
             programs = (self._body, self._last)
+        self._exact = weights.exact  # which is known when all programs are made
+        self.slots = [Slot(number, each, self._exact) for number, each in enumerate([states, *others])]
         # All at once: what is not in the kernel cache is compiled in parallel.
         native.load([*Team.OPS, *weights.ops, *(name for program in programs for name in program.names)], progress)
         self._team = Team(count)
@@ -183,7 +184,7 @@ class Passes:
         are cut into runs: those that `logits` gives for the prompt, and then for token after token. Where these differ
         between one token and several, prompts have a pass of their own.
         """
-        if self._weights.exact:
+        if self._exact:
             if len(runs) == 1 and len(runs[0].ids) == 1:
                 self._pass(self._one, runs)
                 return [self._buffers.logits[: runs[0].logits].copy()]
