@@ -13,7 +13,7 @@ import pytest
 
 from gguflike import runner
 from gguflike.serve import Server
-from tests.serving import CONTEXT, model, serving
+from tests.serving import model, serving
 
 CHECKS = [
     *("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance"),
@@ -26,19 +26,19 @@ OTHER_NAMES = "^/(chat/completions|completions|embeddings|models|v1/health|reran
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return model(tmp_path_factory.mktemp("clients"))
+    return model(tmp_path_factory.mktemp("clients"), n_ctx=4096)
 
 
 @pytest.fixture(scope="module")
 def server(file: Path) -> Iterator[Server]:
-    with serving(file, api_keys=("key",)) as made:
+    with serving(file, api_keys=("key",), context=4096) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def text(file: Path) -> str:
     """What the model answers."""
-    with runner.load(file, threads=1, context=CONTEXT) as alone:
+    with runner.load(file, threads=1) as alone:
         return alone.chat([{"role": "user", "content": "hi"}], 8).result().text
 
 
@@ -58,7 +58,22 @@ def test_langchain(server: Server, text: str) -> None:
     responses = langchain.ChatOpenAI(**given, temperature=0, max_tokens=8, use_responses_api=True)
     assert responses.invoke("hi").text == text
     with pytest.raises(Exception, match=r"maximum context length"):
-        chat.invoke("x" * 600)
+        chat.invoke("x" * 5000)
+
+
+def test_langchain_gets_what_it_asked_for(server: Server) -> None:
+    langchain = pytest.importorskip("langchain_openai")
+    from pydantic import BaseModel
+
+    class City(BaseModel):
+        walled: bool
+
+    chat = langchain.ChatOpenAI(model="tiny", api_key="key", base_url=f"{server.url}/v1", max_retries=0, temperature=1)
+    for method in ("json_schema", "function_calling"):
+        answer = chat.with_structured_output(City, method=method).invoke("hi")
+        assert isinstance(answer, City)
+    called = chat.bind_tools([City], tool_choice="any").invoke("hi")
+    assert {call["name"] for call in called.tool_calls} == {"City"}
 
 
 def test_litellm(server: Server, text: str) -> None:
@@ -72,7 +87,7 @@ def test_litellm(server: Server, text: str) -> None:
     claude = {"model": "anthropic/tiny", "api_base": server.url, "api_key": "key"}
     assert litellm.completion(**claude, **given).choices[0].message.content == text
     with pytest.raises(litellm.ContextWindowExceededError):
-        litellm.completion(**base, **{**given, "messages": [{"role": "user", "content": "x" * 600}]})
+        litellm.completion(**base, **{**given, "messages": [{"role": "user", "content": "x" * 5000}]})
 
 
 def test_llm(server: Server, text: str, tmp_path: Path) -> None:
