@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -261,11 +262,12 @@ def test_texts_wait_for_memory_and_free_slots_give_it_back(model: Model) -> None
         assert len(ask(engine, STEM, 8, ignore_end=True).wait().tokens) == 8
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere pages may stay as they are for a while")
 def test_memory_that_was_given_back_reads_as_zeros() -> None:
     pages = aligned(10 * mmap.PAGESIZE)
     pages[:] = 1
     give_back(pages[mmap.PAGESIZE // 2 : 4 * mmap.PAGESIZE])
     assert pages[: mmap.PAGESIZE].all()
-    assert not pages[mmap.PAGESIZE : 4 * mmap.PAGESIZE].any() or not hasattr(mmap, "MADV_DONTNEED")
+    assert not pages[mmap.PAGESIZE : 4 * mmap.PAGESIZE].any()
     assert pages[4 * mmap.PAGESIZE :].all()
     give_back(np.ones(5))  # not made by `aligned`

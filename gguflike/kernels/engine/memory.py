@@ -112,9 +112,9 @@ if hasattr(mmap, "MAP_PRIVATE") and hasattr(mmap, "MAP_ANONYMOUS"):
 
 
 def give_back(array: npt.NDArray[Any]) -> None:
-    """Give the pages of an array that `aligned` made, or of a part of one, back to the system: they read as zeros, and
-    are taken again when they are touched. Pages that other parts share stay, and all stay where the system has no call
-    for it."""
+    """Give the pages of an array that `aligned` made, or of a part of one, back to the system: what they held is lost,
+    and they are taken again when they are touched. Pages that other parts share stay, and all stay where the system has
+    no call for it."""
     base: Any = array
     while isinstance(base, np.ndarray | memoryview):
         base = base.base if isinstance(base, np.ndarray) else base.obj
