@@ -124,7 +124,7 @@ class Grammars:
 
                 tokens = _Tokens(self._tokenizer, self._size)
                 self._end = tokens.eos_token_id
-                for index in self._tokenizer.eos_ids:
+                for index in tokens.ends:
                     self._ends[index >> 5] |= np.uint32(1 << (index & 31))
                 self._vocabulary = LLTokenizer(TokenizerWrapper(tokens), n_vocab=self._size)
             return self._vocabulary
@@ -135,13 +135,13 @@ class _Tokens:
 
     def __init__(self, tokenizer: Tokenizer, size: int) -> None:
         """ArgumentError where no token ends a text, since nothing could then end one that is complete."""
-        vocabulary, ends = tokenizer.vocabulary, sorted(tokenizer.eos_ids)
+        vocabulary, ends = tokenizer.vocabulary, sorted(i for i in tokenizer.eos_ids if i < size)
         if not ends:
             raise ArgumentError("the vocabulary has no token that ends a text, so no grammar can be enforced")
-        self.eos_token_id = vocabulary.special.get("eos", ends[0])
+        self.ends, self.eos_token_id = ends, ends[0]
         self.bos_token_id = None
-        data = tokenizer.vocabulary_bytes()
-        special = {i for i in vocabulary.added_ids() if vocabulary.is_special(i)} | set(ends)
+        data = tokenizer.vocabulary_bytes()[:size]
+        special = {i for i in vocabulary.added_ids() if i < size and vocabulary.is_special(i)} | set(ends)
         # Ids without a text, which nothing may choose: those behind the vocabulary, and unused ones.
         data += [b""] * (size - len(data))
         empty = [i for i, text in enumerate(data) if not text]

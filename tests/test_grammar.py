@@ -228,6 +228,15 @@ def test_a_vocabulary_without_an_end() -> None:
         grammars(Tokenizer(metadata)).regex("a")
 
 
+def test_fewer_logits_than_tokens() -> None:
+    tokens = byte_fallback()
+    size = tokens.vocab_size - 3
+    made = Grammars(tokens, size).regex("(.|\\n)*").start()
+    may = allowed(made)
+    assert max(may) < size
+    assert may >= set(tokens.eos_ids)
+
+
 def test_tokens_as_a_grammar_has_them() -> None:
     tokens = byte_level()
     made = grammars(tokens)
