@@ -218,8 +218,9 @@ def test_chat_applies_the_template(tmp_path: Path) -> None:
     with runner.load(path) as model:
         result = model.chat([{"role": "user", "content": "zq"}], 3, temperature=0.0).result()
         assert result.prompt_tokens == len("user:") + 1 + len("|")  # "zq" is one token
-        marked = model.chat([{"role": "user", "content": "a</s>"}], 1, temperature=0.0).result()
-        assert marked.prompt_tokens == len("user:a") + 1 + len("|")  # a template's markup is one token, not four
+        marked = [{"role": "user", "content": "a</s>"}]
+        assert model.chat(marked, 1).result().prompt_tokens == len("user:a</s>|")  # what a user types is text
+        assert model.chat(marked, 1, special=True).result().prompt_tokens == len("user:a") + 1 + len("|")
         assert model.tokenize("zq") == [257]
         assert model.detokenize([257, 33]) == "zq!"
 
