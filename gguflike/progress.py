@@ -20,7 +20,11 @@ CALIBRATING = "calibrating "
 READING = "reading the prompt"
 """The description while the tokens of a prompt are computed, which are then what is counted."""
 
+WRITING = "writing"
+"""The description while tokens of a text are made that nobody sees meanwhile."""
+
 _UNITS = {
+    WRITING: "tokens",
     COMPILING: "kernels",
     READING: "tokens",
     CALIBRATING: "",

@@ -258,6 +258,20 @@ def test_a_conversation_from_a_pipe(
     assert err == "no command /nosuch; /help lists them (a message that begins with / is written with two)\n"
 
 
+def test_a_conversation_as_json(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\ntwo\n"))
+    assert main(["chat", str(path), "-n", "3", "--system", "be", "--seed", "4", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [message["role"] for message in document["messages"]] == ["system", *["user", "assistant"] * 2]
+    assert [(each["finish_reason"], each["seed"], len(each["tokens"])) for each in document["answers"]] == [
+        *[("length", 4, 3)] * 2
+    ]
+    texts = [message["content"] for message in document["messages"] if message["role"] == "assistant"]
+    assert texts == [answer["text"] for answer in document["answers"]]
+
+
 def test_nothing_from_a_pipe_is_said(
     path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gguflike.cli import interrupts
@@ -14,6 +15,7 @@ from gguflike.cli.progress import progress_bar
 from gguflike.cli.screen import DIM, PLAIN, is_colored
 from gguflike.cli.streams import say
 from gguflike.errors import counted
+from gguflike.progress import WRITING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,31 +27,41 @@ if TYPE_CHECKING:
 
 
 class Answer(NamedTuple):
-    """What came of a text: the outcome, whether Ctrl-C stopped it, and after how many seconds its first token came."""
+    """What came of a text: what it says, what the model thought before, the outcome, whether Ctrl-C stopped it, and
+    after how many seconds its first token came."""
 
     text: str
+    thought: str
     result: Generation
     is_stopped: bool
     first_after: float
 
 
-def show(begin: Callable[[Progress], Begun], screen: Screen, *, stoppable: bool = False) -> Answer:
-    """Show the text that ``begin(progress)`` begins. Where it is ``stoppable``, Ctrl-C ends it; elsewhere, all."""
+def show(
+    begin: Callable[[Progress], Begun], args: argparse.Namespace, screen: Screen | None, *, stoppable: bool = False
+) -> Answer:
+    """Show the text that ``begin(progress)`` begins; where there is no screen, only how far it is. Where it is
+    ``stoppable``, Ctrl-C ends it; elsewhere, all."""
     start = time.monotonic()
-    first_after, is_stopped, pieces = 0.0, False, []
+    first_after, is_stopped = 0.0, False
+    pieces: dict[bool, list[str]] = {False: [], True: []}
     begun = None
     try:
-        with interrupts.stoppable():
-            with progress_bar() as progress:  # of a long prompt
-                begun = begin(progress)
-                made = parts(begun)
-                part = next(made, None)
+        with interrupts.stoppable(), ExitStack() as bar:
+            progress = bar.enter_context(progress_bar())  # of a long prompt
+            begun = begin(progress)
+            made = parts(begun)
+            part = next(made, None)
             first_after = time.monotonic() - start
+            if screen is not None:
+                bar.close()
             while part is not None:
                 text, is_thought = part
-                if not is_thought:
-                    pieces.append(text)
-                screen.write(text, dim=is_thought)
+                pieces[is_thought].append(text)
+                if screen is not None:
+                    screen.write(text, dim=is_thought)
+                else:
+                    progress(len(begun.stream.generation.tokens), tokens_of(args), WRITING)
                 part = next(made, None)
     except KeyboardInterrupt:
         if not stoppable or begun is None:
@@ -57,8 +69,26 @@ def show(begin: Callable[[Progress], Begun], screen: Screen, *, stoppable: bool 
         interrupts.clear()
         is_stopped = True
     finally:
-        screen.end()
-    return Answer("".join(pieces), begun.stream.generation, is_stopped, first_after)
+        if screen is not None:
+            screen.end()
+    said, thought = ("".join(pieces[kind]) for kind in (False, True))
+    return Answer(said, thought, begun.stream.generation, is_stopped, first_after)
+
+
+def document(model: Model, answer: Answer, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """The outcome as JSON."""
+    result = answer.result
+    return {
+        "text": answer.text,
+        **({"reasoning": answer.thought} if answer.thought else {}),
+        "prompt_tokens": result.prompt_tokens,
+        "tokens": result.tokens,
+        "finish_reason": result.finish_reason,
+        "context": model.context,
+        "seed": chosen.get("seed"),
+        "prefill_tokens_per_s": result.prefill_tokens_per_s,
+        "decode_tokens_per_s": result.decode_tokens_per_s,
+    }
 
 
 def say_how_it_went(model: Model, answer: Answer, args: argparse.Namespace, chosen: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from gguflike.cli import interrupts
 from gguflike.cli.generation import add_model_arguments, add_sampling_arguments, choices, load
+from gguflike.cli.output import print_json
 from gguflike.cli.screen import is_colored
 from gguflike.cli.settings import CHATTING, CONVERSATION, SHOWN, SYSTEM, add_settings
 from gguflike.cli.streams import need_input, say
@@ -29,11 +30,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--special", action="store_true", help="markup in messages such as <|im_end|> is no text")
     add_sampling_arguments(parser, tokens=1024, temperature=0.7)
     add_settings(parser, SHOWN)
+    parser.add_argument("--json", action="store_true", help="one JSON document at the end of what is piped in")
     parser.set_defaults(settled=CHATTING)
 
 
 def run(args: argparse.Namespace) -> int:
+    from gguflike.cli import UsageError
+
     need_input("a conversation is read from it")
+    if args.json and sys.stdin.isatty():
+        raise UsageError("--json is for a conversation that is piped in")
     choices(argparse.Namespace(**(vars(args) | {"seed": 0})))  # values that cannot be are said at once
     return converse(args)
 
@@ -59,9 +65,13 @@ def converse(args: argparse.Namespace, *, is_plain: bool = False) -> int:
         else:
             source = Piped()
         with interrupts.held() if source.is_typed else nullcontext():
-            said = Session(Conversation(model, args, is_plain=is_plain), source).run()
+            conversation = Conversation(model, args, is_plain=is_plain)
+            session = Session(conversation, source, is_silent=args.json)
+            said = session.run()
     if not (said or source.is_typed):
         raise UsageError("standard input is empty, so there is nothing to answer")
+    if args.json:
+        print_json({"messages": conversation.messages, "answers": session.documents})
     return 0
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from gguflike.cli.answer import say_how_it_went, show
+from gguflike.cli.answer import document, say_how_it_went, show
 from gguflike.cli.bounds import add_bound_arguments
 from gguflike.cli.generation import (
     add_model_arguments,
@@ -16,7 +16,6 @@ from gguflike.cli.generation import (
     choices,
     load,
     name_of_model,
-    parts,
 )
 from gguflike.cli.output import print_json
 from gguflike.cli.screen import Screen
@@ -26,7 +25,6 @@ from gguflike.cli.streams import is_fed, need_input, read_all
 if TYPE_CHECKING:
     from gguflike.cli.generation import Begun
     from gguflike.progress import Progress
-    from gguflike.runner import Model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
     if prompt is None:
         from gguflike.cli.chat import converse
 
+        if args.json:
+            raise UsageError("--json is for a prompt that is given, or piped in")
         return converse(args, is_plain=not args.chat)
     with load(args) as model:
 
@@ -73,11 +73,11 @@ def run(args: argparse.Namespace) -> int:
             system = [{"role": "system", "content": args.system}] if args.system is not None else []
             return begin_answer(model, [*system, {"role": "user", "content": prompt}], args, chosen, progress)
 
-        if args.json:
-            print_json(_document(model, begin, chosen))
+        screen = None if args.json else Screen(args)
+        answer = show(begin, args, screen)
+        if screen is None:
+            print_json(document(model, answer, chosen))
             return 0
-        screen = Screen(args)
-        answer = show(begin, screen)
         if screen.is_empty and answer.result.finish_reason != "context":
             print()
         say_how_it_went(model, answer, args, chosen)
@@ -105,24 +105,3 @@ def _prompt(args: argparse.Namespace) -> str | None:
     if not (piped := read_all()):
         raise UsageError("no prompt: standard input is empty; give a prompt behind the model")
     return piped
-
-
-def _document(model: Model, begin: Any, chosen: dict[str, Any]) -> dict[str, Any]:
-    """The outcome as JSON."""
-    from gguflike.cli.progress import progress_bar
-
-    with progress_bar() as progress:
-        begun = begin(progress)
-        found = [*parts(begun)]
-    result, texts = begun.stream.generation, {kind: "".join(t for t, k in found if k is kind) for kind in (False, True)}
-    return {
-        "text": texts[False],
-        **({"reasoning": texts[True]} if texts[True] else {}),
-        "prompt_tokens": result.prompt_tokens,
-        "tokens": result.tokens,
-        "finish_reason": result.finish_reason,
-        "context": model.context,
-        "seed": chosen.get("seed"),
-        "prefill_tokens_per_s": result.prefill_tokens_per_s,
-        "decode_tokens_per_s": result.decode_tokens_per_s,
-    }

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gguflike.cli import interrupts
-from gguflike.cli.answer import Answer, figures, say_how_it_went, show
+from gguflike.cli.answer import Answer, document, figures, say_how_it_went, show
 from gguflike.cli.generation import choices
 from gguflike.cli.output import broken, flags_of
 from gguflike.cli.screen import DIM, PLAIN, Screen, is_colored
@@ -34,10 +34,11 @@ class Source(Protocol):
 
 class Session:
     """A conversation and where its messages come from. ``begun`` is what the next message begins with, ``is_over``
-    whether somebody said goodbye."""
+    whether somebody said goodbye, ``documents`` all answers. Where it ``is_silent``, they are not shown."""
 
-    def __init__(self, conversation: Conversation, source: Source) -> None:
-        self.conversation, self._source = conversation, source
+    def __init__(self, conversation: Conversation, source: Source, *, is_silent: bool = False) -> None:
+        self.conversation, self._source, self._is_silent = conversation, source, is_silent
+        self.documents: list[dict[str, Any]] = []
         self.begun, self.is_over = "", False
         self._last: Answer | None = None
 
@@ -114,6 +115,7 @@ class Session:
         else:
             conversation.hear(answer.text)
             self._last = answer
+            self.documents.append(document(self.model, answer, conversation.chosen))
             say_how_it_went(self.model, answer, self.args, conversation.chosen)
             if answer.result.finish_reason == "context" and not answer.is_stopped:
                 self._say_cut()
@@ -123,7 +125,8 @@ class Session:
         conversation, drops = self.conversation, self.args.on_full == "drop"
         if drops and (dropped := conversation.drop()):
             self.tell(f"the context is full: dropped the oldest {counted(dropped, 'turn')}")
-        return show(conversation.begin, Screen(self.args), stoppable=self.is_typed)
+        screen = None if self._is_silent else Screen(self.args)
+        return show(conversation.begin, self.args, screen, stoppable=self.is_typed)
 
     def _say_full(self, full: FullError) -> None:
         ways = ["/undo takes the last turn back", "/clear begins anew", "/set on-full drop forgets the oldest turns"]
