@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from gguflike.errors import ArgumentTypeError, check_text
-from gguflike.runner.sampling import Logprobs, Sampler, Sampling
+from gguflike.runner.sampling import Sampler, Sampling
 from gguflike.runner.speculate import Lookup
 
 if TYPE_CHECKING:
     from gguflike.progress import Progress
     from gguflike.runner.model import Model
     from gguflike.runner.passes import Floats
-    from gguflike.runner.sampling import Grammar
+    from gguflike.runner.sampling import Grammar, Logprobs
     from gguflike.runner.slots import Saved
     from gguflike.runner.tokenizer import Tokenizer
 

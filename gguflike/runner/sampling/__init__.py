@@ -1,15 +1,28 @@
 """Choosing the next token from logits.
 
-    settings    what may be set, checked at once, and the order of the steps
+    settings    what may be set, and the order of the steps; checks: what each may be
     sampler     the state of one text: its tokens, its random stream
     chain       the steps, each with its formula and source, and the draw
     candidates  the tokens that are left, which a vocabulary of 262,144 must not make slow
     dry         repetitions that the next token would prolong
+    logprobs    how likely tokens were
+    grammar     what is asked of a grammar
 
-Importing this imports the first two: a greedy text needs no more.
+spec/sampling.md describes all of it. Importing this imports settings and sampler: a greedy text needs no more.
 """
 
-from gguflike.runner.sampling.sampler import Grammar, Logprobs, Sampler
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gguflike import lazy
+from gguflike.runner.sampling.sampler import Sampler
 from gguflike.runner.sampling.settings import ORDER, Sampling
 
+if TYPE_CHECKING:
+    from gguflike.runner.sampling.grammar import Grammar
+    from gguflike.runner.sampling.logprobs import Logprobs
+
 __all__ = ["ORDER", "Grammar", "Logprobs", "Sampler", "Sampling"]
+
+__getattr__ = lazy.names(__name__, {"Grammar": "grammar", "Logprobs": "logprobs"})

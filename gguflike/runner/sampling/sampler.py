@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,33 +13,12 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from gguflike.runner.sampling.chain import Chain
+    from gguflike.runner.sampling.logprobs import Logprobs
     from gguflike.runner.sampling.settings import Sampling
     from gguflike.runner.tokenizer import Tokenizer
 
     Logits = npt.NDArray[np.float32]
     Mask = npt.NDArray[np.uint32]
-
-
-class Logprobs(NamedTuple):
-    """The natural logarithm of the probability of a chosen token, and the likeliest tokens with theirs, best first."""
-
-    chosen: float
-    alternatives: tuple[tuple[int, float], ...]
-
-
-class Grammar(Protocol):
-    """What a text may be, followed token by token. ``finished``: nothing but the end may follow."""
-
-    finished: bool
-
-    def mask(self) -> Mask | None:
-        """A bit for each token that may follow, as `Sampler.choose` reads them; None where any may."""
-
-    def accept(self, token: int) -> None:
-        """Follow the text by one token, which the mask allows."""
-
-    def forced(self) -> list[int]:
-        """The tokens that follow in any case, in order; mostly none. They have still to be accepted."""
 
 
 class Sampler:
@@ -83,15 +61,9 @@ class Sampler:
     def logprobs(logits: Logits, chosen: int, top: int) -> Logprobs:
         """The log probability of ``chosen`` and of the ``top`` likeliest tokens by the model's own logits, before any
         step changes them. The lower id comes first among equals."""
-        from gguflike.runner.sampling.candidates import Candidates
+        from gguflike.runner.sampling.logprobs import logprobs
 
-        best = Candidates(logits)
-        total = best.most + math.log(best.weights()[1])
-        if top:
-            best.keep_best(top)
-            best.sort()
-        pairs = zip(best.ids.tolist(), best.logits.tolist(), strict=True) if top else ()
-        return Logprobs(float(logits[chosen]) - total, tuple((token, value - total) for token, value in pairs))
+        return logprobs(logits, chosen, top)
 
 
 def allowed(mask: Mask, token: int) -> bool:

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
-from gguflike.errors import (
-    ArgumentError,
-    ArgumentTypeError,
-    check_choice,
-    check_integer,
-    check_number,
-    check_text,
-)
+from gguflike.errors import ArgumentError
 from gguflike.frozen import frozen
 
 #: The steps in their usual order, which is llama.cpp's. A logit bias and a grammar come before them, the draw (by
 #: mirostat, where that is on) behind them.
 ORDER = ("penalties", "dry", "top_n_sigma", "top_k", "typical_p", "top_p", "min_p", "xtc", "temperature")
-
-#: Magnitudes that float32 logits can bear being added or multiplied.
-_MOST = 1e6
 
 
 @frozen
@@ -63,10 +52,12 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        for name, check in _CHECKS.items():
-            value = self.__dict__[name]
-            if value is not getattr(Sampling, name):  # the defaults are right
-                self.__dict__[name] = check(name, value)
+        for name, value in list(self.__dict__.items()):
+            usual = getattr(Sampling, name)
+            if value is not usual and (type(value) is not type(usual) or value != usual):  # the defaults are right
+                from gguflike.runner.sampling.checks import CHECKS  # a greedy text does without
+
+                self.__dict__[name] = CHECKS[name](name, value)
         self._check_order()
 
     def _check_order(self) -> None:
@@ -114,97 +105,4 @@ _USED: dict[str, Callable[[Sampling], bool]] = {
     "min_p": lambda s: s.min_p > 0,
     "xtc": lambda s: s.xtc_probability > 0,
     "temperature": lambda s: s.temperature != 1,
-}
-
-
-def _number(expected: str, fits: Callable[[float], bool]) -> Callable[[str, Any], float]:
-    def check(name: str, value: Any) -> float:
-        check_number(name, value, expected, fits)
-        return float(value)
-
-    return check
-
-
-def _integer(low: int, remedy: str | None = None) -> Callable[[str, Any], int]:
-    return lambda name, value: check_integer(name, value, low, None, remedy)
-
-
-def _mirostat(name: str, value: Any) -> int:
-    number = check_integer(name, value, 0)
-    if number not in (0, 2):
-        remedy = "2 is the second version, which replaces the first" if number == 1 else None
-        raise ArgumentError("out of range", field=name, expected="0 or 2", got=number, remedy=remedy)
-    return number
-
-
-def _texts(name: str, value: Any) -> tuple[str, ...]:
-    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        raise ArgumentTypeError("not a list of texts", field=name, expected="a list of str", got=repr(value)[:60])
-    texts = tuple(value)
-    for text in texts:
-        check_text(name, text)
-    return texts
-
-
-def _breakers(name: str, value: Any) -> tuple[str, ...]:
-    texts = _texts(name, value)
-    if "" in texts:
-        raise ArgumentError("an empty text", field=name, remedy="leave it out")
-    return texts
-
-
-def _order(name: str, value: Any) -> tuple[str, ...]:
-    steps = _texts(name, value)
-    for step in steps:
-        check_choice(name, step, ORDER)
-    return steps
-
-
-def _bias(name: str, value: Any) -> dict[int, float]:
-    if not isinstance(value, Mapping):
-        raise ArgumentTypeError("not a mapping", field=name, expected="{token id: number}", got=repr(value)[:60])
-    made = {}
-    for token, number in value.items():
-        field = f"{name}[{token!r}]"
-        token = check_integer(name, token, 0)
-        if not (isinstance(number, float) and number == float("-inf")):  # which forbids the token
-            check_number(field, number, "-1e6 to 1e6, or minus infinity", lambda x: abs(x) <= _MOST)
-        made[token] = float(number)
-    return made
-
-
-def _seed(name: str, value: Any) -> int | None:
-    return None if value is None else check_integer(name, value, 0, None, "leave it out for another text each time")
-
-
-_not_negative = _number("0 or more, finite", lambda x: x >= 0)
-_share = _number("0 to 1", lambda x: 0 <= x <= 1)
-_cut = _number("above 0, at most 1", lambda x: 0 < x <= 1)
-_penalty = _number("-1e6 to 1e6", lambda x: abs(x) <= _MOST)
-_last = _integer(-1, "0 looks at no tokens, -1 at all")
-
-_CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "temperature": _not_negative,
-    "top_k": _integer(0),
-    "top_p": _cut,
-    "min_p": _number("at least 0, below 1", lambda x: 0 <= x < 1),
-    "typical_p": _cut,
-    "top_n_sigma": _not_negative,
-    "xtc_probability": _share,
-    "xtc_threshold": _share,
-    "dry_multiplier": _number("0 to 1e6", lambda x: 0 <= x <= _MOST),
-    "dry_base": _number("1 to 1e6", lambda x: 1 <= x <= _MOST),
-    "dry_allowed_length": _integer(1),
-    "dry_penalty_last_n": _last,
-    "dry_sequence_breakers": _breakers,
-    "mirostat": _mirostat,
-    "mirostat_tau": _not_negative,
-    "mirostat_eta": _not_negative,
-    "repetition_penalty": _number("1e-6 to 1e6", lambda x: 1e-6 <= x <= _MOST),
-    "frequency_penalty": _penalty,
-    "presence_penalty": _penalty,
-    "penalty_last_n": _last,
-    "logit_bias": _bias,
-    "order": _order,
-    "seed": _seed,
 }
