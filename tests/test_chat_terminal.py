@@ -180,7 +180,7 @@ def test_a_text_is_gone_on_with(model: Path, home: Path) -> None:
         terminal.type(ENTER)
         terminal.wait_for("aaaa\n", "4 tokens", "context 12/20000", ">")
         terminal.type(f"/undo{ENTER}/undo{ENTER}")
-        terminal.wait_for("taken back: \n", "taken back: once")
+        terminal.wait_for(r"taken back:\s*\n", "taken back: once")
         terminal.type(CTRL_D)
         ends_well(terminal)
 
