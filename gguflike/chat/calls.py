@@ -324,12 +324,15 @@ def written(calls: Sequence[Mapping[str, Any]], form: Calls) -> str:
     functions = [call["function"] for call in calls]
     if form.syntax == "python":
         return f"{form.begin}[{', '.join(map(_in_python, functions))}]{form.end}"
-    texts = [
-        json.dumps({"name": each["name"], "arguments": each["arguments"]}, ensure_ascii=False) for each in functions
-    ]
-    if form.syntax == "json" and form.name != "hermes":
-        return f"{form.begin}[{', '.join(texts)}]{form.end}"
-    return "\n".join(f"<tool_call>\n{text}\n</tool_call>" for text in texts)
+    if form.syntax == "json" and form.listed:
+        return f"{form.begin}[{', '.join(_in_json(each, form.keys) for each in functions)}]{form.end}"
+    return "\n".join(f"<tool_call>\n{_in_json(each, ('name', 'arguments'))}\n</tool_call>" for each in functions)
+
+
+def _in_json(function: Mapping[str, Any], keys: Sequence[str]) -> str:
+    name, arguments = function["name"], function["arguments"]
+    value = {keys[0]: name, keys[1]: arguments} if keys else {name: arguments}
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _in_python(function: Mapping[str, Any]) -> str:

@@ -135,31 +135,30 @@ class _Rules:
             each = [f"{json.dumps(_name(tool))} {json_said} {self.value(_schema(tool))}" for tool in tools]
             return self.add(f"{header} ({' | '.join(each)})")
         assert form is not None  # a prompt with tools has one
-        if form.name in _IN_LISTS:
+        if form.listed:
             one = self.add(" | ".join(self._json_call(tool, form) for tool in tools))
             more = f'(", " {one})*' if parallel else ""
-            fence = ' "\\n```json\\n"' if form.name == "command-r" else ""
+            fence = "".join(f" GAP {json.dumps(word)} GAP" for word in form.words)
             return self.add(f'{self.said(form.begin)}{fence} "[" {one} {more} "]" {self.said(form.end)}')
         if form.syntax == "python":
             one = self.add(" | ".join(self._python_call(tool) for tool in tools))
             more = f'(", " {one})*' if parallel else ""
             return self.add(f'{self.said(form.begin)} "[" {one} {more} "]" {self.said(form.end)}')
         write = _WRITERS.get(form.syntax, _Rules._json_call)
-        begin = "" if form.name == "llama3" else self.said(form.begin)
+        begin = "" if form.bare else self.said(form.begin)
         gap = "GAP" if form.syntax == "json" and form.end else ""
         one = self.add(
             " | ".join(f"{begin} {gap} {write(self, tool, form)} {gap} {self.said(form.end)}" for tool in tools)
         )
         first, last = map(self.said, form.quiet) if len(form.quiet) == 2 else ("", "")
-        several = f"{one} (GAP {one})*" if parallel and form.name != "llama3" else one
+        several = f"{one} (GAP {one})*" if parallel and not form.bare else one
         return self.add(f"{first} GAP {several} GAP {last}" if first else several)
 
     def _json_call(self, tool: Tool, form: Calls) -> str:
-        name, arguments = _KEYS.get(form.name, ("name", "arguments"))
-        if form.name == "apertus":
-            head = "{" + json.dumps(_name(tool)) + ": "
-        else:
-            head = "{" + f"{json.dumps(name)}: {json.dumps(_name(tool))}, {json.dumps(arguments)}: "
+        name = json.dumps(_name(tool))
+        head = f"{{{name}: "
+        if form.keys:
+            head = "{" + f"{json.dumps(form.keys[0])}: {name}, {json.dumps(form.keys[1])}: "
         return f'{json.dumps(head)} {self.value(_schema(tool))} "}}"'
 
     def _named_call(self, tool: Tool, form: Calls) -> str:
@@ -263,22 +262,6 @@ def _is_text(kind: Mapping[str, Any]) -> bool:
     return kind.get("type") == "string" or (texts is not None and all(isinstance(text, str) for text in texts))
 
 
-_IN_LISTS = (
-    "mistral list",
-    "command",
-    "command-r",
-    "apertus",
-    "nemotron",
-    "phi4",
-    "granite",
-    "functools",
-    "tool_calls",
-)
-_KEYS = {
-    "command": ("tool_name", "parameters"),
-    "command-r": ("tool_name", "parameters"),
-    "llama3": ("name", "parameters"),
-}
 _WRITERS: dict[str, Callable[[_Rules, Tool, Calls], str]] = {
     "json": _Rules._json_call,
     "named": _Rules._named_call,

@@ -24,8 +24,12 @@ class Calls:
     end: str = ""
     words: tuple[str, ...] = ()
     quiet: tuple[str, ...] = ()  # texts around calls that say nothing
+    listed: bool = False  # calls are in one array
+    keys: tuple[str, ...] = ("name", "arguments")  # of a call in JSON; none: {name: arguments}
+    bare: bool = False  # a call may begin an answer without ``begin``
 
 
+TOOL_KEYS = ("tool_name", "parameters")
 CALLS = (
     Calls("gemma4", ("<|tool_call>", "<tool_call|>"), "gemma", "<|tool_call>", "<tool_call|>", ('<|"|>',)),
     Calls(
@@ -122,26 +126,33 @@ CALLS = (
         ("<|tool_calls|>",),
     ),
     Calls("mistral", ("[TOOL_CALLS]", "[ARGS]"), "named", "[TOOL_CALLS]", "", ("[ARGS]", "[CALL_ID]")),
-    Calls("mistral list", ("[TOOL_CALLS]",), "json", "[TOOL_CALLS]"),
-    Calls("command", ("<|START_ACTION|>",), "json", "<|START_ACTION|>", "<|END_ACTION|>"),
-    Calls("command-r", ("Action:", "```json", "tool_name"), "json", "Action:", "```", ("```json",)),
-    Calls("apertus", ("<|tools_prefix|>",), "json", "<|tools_prefix|>", "<|tools_suffix|>"),
-    Calls("nemotron", ("<TOOLCALL>",), "json", "<TOOLCALL>", "</TOOLCALL>"),
+    Calls("mistral list", ("[TOOL_CALLS]",), "json", "[TOOL_CALLS]", listed=True),
+    Calls("command", ("<|START_ACTION|>",), "json", "<|START_ACTION|>", "<|END_ACTION|>", listed=True, keys=TOOL_KEYS),
+    Calls(
+        "command-r",
+        ("Action:", "```json", "tool_name"),
+        "json",
+        "Action:",
+        "```",
+        ("```json",),
+        listed=True,
+        keys=TOOL_KEYS,
+    ),
+    Calls("apertus", ("<|tools_prefix|>",), "json", "<|tools_prefix|>", "<|tools_suffix|>", listed=True, keys=()),
+    Calls("nemotron", ("<TOOLCALL>",), "json", "<TOOLCALL>", "</TOOLCALL>", listed=True),
     Calls("lfm2", ("<|tool_call_start|>",), "python", "<|tool_call_start|>", "<|tool_call_end|>"),
     Calls("lfm2", ("<|tool_list_start|>",), "python", "<|tool_call_start|>", "<|tool_call_end|>"),
-    Calls("phi4", ("<|tool_call|>", "<|/tool_call|>"), "json", "<|tool_call|>", "<|/tool_call|>"),
-    Calls("granite", ("<|tool_call|>",), "json", "<|tool_call|>"),
+    Calls("phi4", ("<|tool_call|>", "<|/tool_call|>"), "json", "<|tool_call|>", "<|/tool_call|>", listed=True),
+    Calls("granite", ("<|tool_call|>",), "json", "<|tool_call|>", listed=True),
     Calls("gigachat", ("<|function_call|>",), "json", "<|function_call|>"),
-    Calls("functools", ("functools[",), "json", "functools"),
+    Calls("functools", ("functools[",), "json", "functools", listed=True),
     Calls("functionary", ("<function=", "</function>"), "named", "<function=", "</function>", (">",)),
-    Calls("tool_calls", ("<tool_calls>",), "json", "<tool_calls>", "</tool_calls>"),
+    Calls("tool_calls", ("<tool_calls>",), "json", "<tool_calls>", "</tool_calls>", listed=True),
     Calls("hermes", ("<tool_call>",), "json", "<tool_call>", "</tool_call>"),
-    Calls("llama3", ('"parameters"', "python"), "json", "<|python_tag|>", "", (), ()),
+    Calls("llama3", ('"parameters"', "python"), "json", "<|python_tag|>", keys=("name", "parameters"), bare=True),
 )
 #: What `shape` tells a model whose template knows no tools.
 TOLD = Calls("hermes", (), "json", "<tool_call>", "</tool_call>")
-#: Formats in which a call may also begin without anything before it, at the begin of the answer.
-BARE = ("llama3",)
 
 
 @frozen

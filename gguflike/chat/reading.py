@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gguflike.chat.calls import SYNTAXES, Call, Called, json_region
-from gguflike.chat.formats import BARE, Format
+from gguflike.chat.formats import Format
 
 
 class Said(NamedTuple):
@@ -119,7 +119,7 @@ class Reader:
     def _bare(self) -> bool | None:
         """Whether a call begins without anything before it; None where that is not known yet."""
         calls = self._form.calls
-        if calls is None or calls.name not in BARE or self._state != "answer" or self._began:
+        if calls is None or not calls.bare or self._state != "answer" or self._began:
             return False
         start = self._held.lstrip()
         return None if not start else start[0] == "{"
