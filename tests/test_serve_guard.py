@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -186,3 +187,16 @@ def test_an_address_that_is_taken(file: Path) -> None:
         with pytest.raises(OSError, match="in use") as caught:
             Server(Settings(model=str(file), port=taken.getsockname()[1]))
         assert caught.value.filename == f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+def test_small_answers_are_not_held_back(open_one: Server) -> None:
+    """Nagle's algorithm and delayed acknowledgements would make each answer on an open connection take 40 ms."""
+    connection = http.client.HTTPConnection("127.0.0.1", open_one.port, timeout=30)
+    took = []
+    for _ in range(20):
+        begin = time.perf_counter()
+        connection.request("POST", CHAT, b"{}", {"content-type": "application/json"})
+        assert connection.getresponse().read()
+        took.append(time.perf_counter() - begin)
+    connection.close()
+    assert sorted(took)[2] < 0.03
