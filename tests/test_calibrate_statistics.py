@@ -35,7 +35,8 @@ def test_tiles_make_the_whole_product(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.tokens == 50
     assert found.cross is not None
     np.testing.assert_allclose(found.gram, x.T @ x / 50, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(found.cross, y.T @ x / 50, rtol=1e-5, atol=1e-6)
+    scales = np.sqrt(np.outer(np.square(y - x).mean(axis=0), np.square(x).mean(axis=0)))
+    assert (np.abs(found.cross - y.T @ x / 50) < 0.01 * scales).all()  # the difference is by int8
     np.testing.assert_array_equal(found.gram, found.gram.T)
 
 

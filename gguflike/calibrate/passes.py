@@ -3,7 +3,6 @@ end."""
 
 from __future__ import annotations
 
-from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -11,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from gguflike.calibrate.sums import Collecting, Collector, Each, Floats
-from gguflike.calibrate.walk import Group, Lazy, Seen, Stage, closed, groups, inputs
+from gguflike.calibrate.walk import Group, Lazy, Seen, Stage, Standing, closed, groups, inputs
 from gguflike.calibrate.workspace import FLOAT, QUANTIZED, Contexts, Workspace
 from gguflike.errors import QuantizationError
 from gguflike.frozen import frozen
-from gguflike.reference.parts import Array, Weights
+from gguflike.reference.parts import Array
+from gguflike.tensor import QuantizedTensor
 
 SLAB = 2048
 """Tokens whose inputs are summed up at once. Sums depend on it in their last bits."""
@@ -52,7 +52,7 @@ class Step:
         self,
         stage: Stage,
         floats: Lazy,
-        over: Mapping[str, dict[str, Array]],
+        over: Mapping[str, dict[str, Array | QuantizedTensor]],
         tokens: Sequence[Array],
         place: Workspace,
         contexts: Contexts,
@@ -178,8 +178,8 @@ class Step:
         for _ in self.each(add, range(task.low, task.high)):
             pass
 
-    def _weights(self, stream: str, sequence: int) -> Weights:
-        return over({"ids": self.tokens[sequence], **self.over[stream]}, self.floats)
+    def _weights(self, stream: str, sequence: int) -> Standing:
+        return Standing({"ids": self.tokens[sequence], **self.over[stream]}, self.floats)
 
     def _states(self, stream: str, sequence: int) -> Floats:
         return np.array(self.place.states(stream, self._at, sequence))
@@ -192,11 +192,6 @@ class Step:
             if sum(len(self.tokens[each]) for each in lot) >= SLAB or i + 1 == len(self.tokens):
                 yield lot
                 lot = []
-
-
-def over(some: dict[str, Array], others: Lazy) -> Weights:
-    """Weights of which ``some`` stand in for others."""
-    return ChainMap(some, others)  # type: ignore[arg-type]  # nothing is set in it
 
 
 def _by_row(values: Floats, shares: Sequence[Floats], seen: Sequence[Seen]) -> Floats:

@@ -20,9 +20,9 @@ import numpy as np
 
 from gguflike.calibrate.blas import single_threaded
 from gguflike.calibrate.needs import disk
-from gguflike.calibrate.passes import Counting, Step, Task, divided, over
+from gguflike.calibrate.passes import Counting, Step, Task, divided
 from gguflike.calibrate.sums import Collecting, Each, Floats, Hessians
-from gguflike.calibrate.walk import Lazy, Stage, stages
+from gguflike.calibrate.walk import Lazy, Stage, Standing, stages
 from gguflike.calibrate.workspace import FLOAT, QUANTIZED, Contexts, Workspace
 from gguflike.errors import ArgumentError
 from gguflike.families.parts import Graph
@@ -30,12 +30,13 @@ from gguflike.kernels.engine.host import thread_count
 from gguflike.progress import Progress
 from gguflike.reference.forward import embed
 from gguflike.reference.parts import Array
+from gguflike.tensor import QuantizedTensor
 
 SUMS = 2**30
 """Bytes of sums that are made in one pass of the sequences, as far as they can be divided."""
 
 Read = Callable[[str], Floats]
-Quantize = Callable[[str, Floats, Any], Floats]
+Quantize = Callable[[str, Floats, Any], Floats | QuantizedTensor]
 Found = Callable[[tuple[str, ...], Any], None]
 
 
@@ -59,7 +60,8 @@ def stream(
     """Run ``sequences`` (token ids) through a model, and have each of its matrices quantized when its inputs are known.
 
     ``read(name)`` gives a tensor by its GGUF name, float32. ``quantize(name, weights, statistics)`` gives what the
-    matrix is after quantization (of the output matrix, what it gives is not used); statistics are a `Statistics`, of a
+    matrix is after quantization: values, or blocks, with which inputs are then multiplied as a reader of the file does
+    (of the output matrix, what it gives is not used). Statistics are a `Statistics`, of a
     stack of matrices (experts) a sequence with one for each, read from disk when asked for. Tables of which rows are
     looked up by token come first, as the rows that occur, with None. A matrix that stays as it is is given back. None
     instead of ``quantize``: there is only the float model.
@@ -158,9 +160,9 @@ class _Walk:
         if progress is not None:
             progress(total, total, "done")
 
-    def _embed(self) -> dict[str, dict[str, Array]]:
+    def _embed(self) -> dict[str, dict[str, Any]]:
         """Write the states before all layers. Gives the tables of each stream, of most only the rows that occur."""
-        made: dict[str, dict[str, Array]] = {stream: {} for stream in self.place.streams}
+        made: dict[str, dict[str, Any]] = {stream: {} for stream in self.place.streams}
         for part in (self.graph.embedding, *self.graph.inputs):
             for tensor in part.tensors():
                 if tensor.used and tensor.form == "rows":
@@ -172,10 +174,10 @@ class _Walk:
         others = Lazy(self.names[None], self.read)
         for stream, tables in made.items():
             for i, tokens in enumerate(self.tokens):
-                self.place.states(stream, -1, i)[:] = embed(self.graph, over(tables, others), tokens.tolist())
+                self.place.states(stream, -1, i)[:] = embed(self.graph, Standing(tables, others), tokens.tolist())
         return made
 
-    def _take(self, stage: Stage, tables: dict[str, dict[str, Array]], tell: Callable[[float], None]) -> None:
+    def _take(self, stage: Stage, tables: dict[str, dict[str, Any]], tell: Callable[[float], None]) -> None:
         """Have all matrices of a step quantized, and write the states after it. ``tell`` is told the share done."""
         floats = Lazy({**self.names[None], **self.names.get(stage.layer, {})}, self.read)
         step = Step(stage, floats, tables, self.tokens, self.place, self.contexts, self.each)

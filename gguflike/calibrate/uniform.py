@@ -67,7 +67,9 @@ class Refiner:
     def __init__(self, grid: Grid, goal: Objective, threads: int | None) -> None:
         self._grid, self._hessian, self._threads = grid, goal.hessian, threads
         self._tables = _tables(grid)
-        self._block, self._sub = (factor_blocks(goal.hessian, width, threads) for width in (grid.block, grid.size))
+        self._block, self._sub = (
+            factor_blocks(goal.hessian, width, grid.size, threads) for width in (grid.block, grid.size)
+        )
 
     def improve(self, numbers: Numbers, targets: Floats, spreads: Sequence[float], passes: int) -> None:
         """Improve ``numbers`` in place to ``targets`` float32 (n, k).

@@ -14,9 +14,41 @@ from gguflike.families.parts import Branch, Graph, Head
 from gguflike.frozen import frozen, replace
 from gguflike.reference.forward import step
 from gguflike.reference.parts import Array, Context, Weights, linear, mix, normalize
-from gguflike.reference.watched import Watched, tell
+from gguflike.reference.watched import Saw, Watched, tell
+from gguflike.tensor import QuantizedTensor
 
 Seen = list[tuple[Array, "Array | None"]]
+
+
+class Standing(Mapping[str, Array]):
+    """Weights of which ``some`` stand in for ``others``: arrays, and matrices in blocks, with which inputs are
+    multiplied as a reader of the file does it, by int8."""
+
+    def __init__(self, some: Mapping[str, Array | QuantizedTensor], others: Mapping[str, Array]) -> None:
+        self._some, self._others = some, others
+
+    def __getitem__(self, name: str) -> Array:
+        found = self._some.get(name)
+        if found is None:
+            return self._others[name]
+        return found.dequantize(1) if isinstance(found, QuantizedTensor) else found
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._some or name in self._others
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._some.keys() | self._others.keys())
+
+    def __len__(self) -> int:
+        return len(self._some.keys() | self._others.keys())
+
+    def watched(self, saw: Saw | None = None) -> Watched:
+        """These weights, which tell ``saw`` what matrices multiply."""
+        return Watched(self, saw, self._multiply)
+
+    def _multiply(self, name: str, x: Array) -> Array | None:
+        found = self._some.get(name)
+        return found.linear(x, 1) if isinstance(found, QuantizedTensor) else None
 
 
 @frozen
@@ -76,7 +108,7 @@ class Group:
     closes: bool = False
 
 
-def groups(stage: Stage, weights: Weights, x: Array, context: Context) -> list[Group]:
+def groups(stage: Stage, weights: Standing, x: Array, context: Context) -> list[Group]:
     """The groups of a stage, in the order in which they multiply, told by running it on one sequence."""
     names: dict[tuple[int, int], list[str]] = {}
     known: dict[str, tuple[int, int]] = {}
@@ -92,7 +124,7 @@ def groups(stage: Stage, weights: Weights, x: Array, context: Context) -> list[G
             names.setdefault(known[name], []).append(name)
             seen.setdefault(known[name], (x, which))
 
-    after = stage.run(Watched(weights, saw), x, context)
+    after = stage.run(weights.watched(saw), x, context)
     found = [
         Group(tuple(each), times[each[0]], seen[key][0].shape[-1], seen[key][1] is not None)
         for key, each in names.items()
@@ -118,11 +150,11 @@ def _product(part: _Product, weights: Weights, x: Array, context: Context) -> Ar
     return linear(weights, part.name.removesuffix(".weight"), part.inputs)
 
 
-def closed(branch: Branch, name: str, inputs: Array, weights: Weights, x: Array, context: Context) -> Array:
+def closed(branch: Branch, name: str, inputs: Array, weights: Standing, x: Array, context: Context) -> Array:
     """The residual stream after a branch whose mixer ends with the product of the matrix ``name`` and ``inputs``: all
     that is left to do when those are known."""
     mixer: Any = _Product(name, inputs)
-    return step(replace(branch, norm=None, mixer=mixer), weights, x, context)
+    return step(replace(branch, norm=None, mixer=mixer), weights.watched(), x, context)
 
 
 class _Enough(Exception):
@@ -130,7 +162,7 @@ class _Enough(Exception):
 
 
 def inputs(
-    stage: Stage, wanted: Mapping[str, int], weights: Weights, x: Array, context: Context, to_end: bool
+    stage: Stage, wanted: Mapping[str, int], weights: Standing, x: Array, context: Context, to_end: bool
 ) -> tuple[dict[str, Seen], Array | None]:
     """What matrices multiply: of those that are ``wanted``, as often as is said there, by name. And the residual stream
     after the stage, or None where it was not run ``to_end``."""
@@ -143,7 +175,7 @@ def inputs(
                 raise _Enough
 
     try:
-        return found, stage.run(Watched(weights, saw), x, context)
+        return found, stage.run(weights.watched(saw), x, context)
     except _Enough:
         return found, None
 

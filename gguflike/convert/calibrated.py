@@ -28,6 +28,7 @@ from gguflike.convert.plan import ConversionPlan, PlannedTensor
 from gguflike.convert.resume import made_of
 from gguflike.convert.sources import Floats, Slab, check
 from gguflike.errors import counted
+from gguflike.kernels.table import KERNELS
 from gguflike.progress import CALIBRATING, Progress
 from gguflike.tensor import QuantizedTensor
 
@@ -158,8 +159,8 @@ class Rounder:
             self._writer.write_part(name, start * data.shape[1], data.reshape(-1))
         self.left.discard(name)
 
-    def quantize(self, name: str, weights: Floats, statistics: Any) -> Floats:
-        """What readers of the file decode for a matrix with its `Statistics`, or for a stack of them with a sequence of
+    def quantize(self, name: str, weights: Floats, statistics: Any) -> Floats | QuantizedTensor:
+        """What readers of the file have for a matrix with its `Statistics`, or for a stack of them with a sequence of
         those, or for rows of a table, with None. A matrix that is calibrated is rounded and written first."""
         tensor = self._tensors[name]
         if name == self._table and name in self._calibrated:
@@ -172,6 +173,8 @@ class Rounder:
         if name == "output.weight":  # with which the walk ends; decoded, it may be the largest of all
             return weights
         stored = QuantizedTensor(name, tensor.format, tensor.shape, self._writer.read(name))
+        if weights.shape == tensor.shape and weights.ndim == 2 and KERNELS[tensor.format.name].record:
+            return stored
         return stored.dequantize(self._threads).reshape(weights.shape)
 
     def _rounded(self, tensor: PlannedTensor, weights: Floats, statistics: Any) -> Bytes:

@@ -17,7 +17,10 @@ from gguflike.families.parts import Attention, FeedForward, Norm, Rope, Temperat
 from gguflike.families.rope import divisor, frequencies
 from gguflike.reference.watched import Array as Array
 from gguflike.reference.watched import Weights as Weights
-from gguflike.reference.watched import tell
+from gguflike.reference.watched import product
+
+QUERIES = 64
+"""Of a head that are computed together: what they score stays in a core's cache."""
 
 
 class Context:
@@ -52,11 +55,8 @@ def normalize(norm: Norm | None, weights: Weights, x: Array) -> Array:
 
 def linear(weights: Weights, role: str, x: Array) -> Array:
     """``x @ weight.T + bias``, where there is one."""
-    tell(weights, f"{role}.weight", x)
-    product: Array = x @ weights[f"{role}.weight"].T
-    if f"{role}.bias" in weights:
-        product = product + weights[f"{role}.bias"]
-    return product
+    result = product(weights, f"{role}.weight", x)
+    return result + weights[f"{role}.bias"] if f"{role}.bias" in weights else result
 
 
 def sigmoid(x: Array) -> Array:
@@ -73,6 +73,14 @@ def softmax(x: Array) -> Array:
     return result
 
 
+def silu(x: Array) -> Array:
+    """``x * sigmoid(x)``, without overflow."""
+    e = np.exp(np.minimum(-x, 80))
+    e += 1
+    result: Array = x / e
+    return result
+
+
 def softplus(x: Array) -> Array:
     """``log(1 + exp(x))``, without overflow."""
     result: Array = np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
@@ -82,7 +90,7 @@ def softplus(x: Array) -> Array:
 erf: Any = np.frompyfunc(math.erf, 1, 1)  # whose results are objects
 
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
-    "silu": lambda x: x * sigmoid(x),
+    "silu": silu,
     "gelu": lambda x: (0.5 * x * (1 + erf(x / math.sqrt(2)).astype(np.float64))).astype(x.dtype),
     "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
     "relu": lambda x: np.maximum(x, 0),
@@ -132,8 +140,8 @@ def rotate(rope: Rope | None, x: Array, positions: Array, weights: Weights, leng
     omega, magnitude = frequencies(rope, None if name is None else weights.get(name))
     angles = positions.astype(np.float64)[:, None] * omega
     cos, sin = ((f(angles) * magnitude).astype(x.dtype)[:, None, :] for f in (np.cos, np.sin))
-    j = np.arange(rope.n_rot // 2)
-    first, second = (2 * j, 2 * j + 1) if rope.pairs == "norm" else (j, j + rope.n_rot // 2)
+    half, end = rope.n_rot // 2, rope.n_rot // 2 * 2
+    first, second = (slice(0, end, 2), slice(1, end, 2)) if rope.pairs == "norm" else (slice(half), slice(half, end))
     out: Array = x.copy()
     out[..., first] = x[..., first] * cos - x[..., second] * sin
     out[..., second] = x[..., first] * sin + x[..., second] * cos
@@ -165,19 +173,39 @@ def tempered(temperature: Temperature | None, q: Array, positions: Array) -> Arr
 def attend(
     q: Array, k: Array, v: Array, mask: Array, scale: float, softcap: float = 0.0, sinks: Array | None = None
 ) -> Array:
-    """softmax(q k^T * scale) v for q (tokens, heads, dim), k (tokens, kv_heads, dim), v (tokens, kv_heads, v_dim)."""
-    q, k, v = (each.transpose(1, 0, 2) for each in (q, k, v))
-    k, v = (np.repeat(each, len(q) // len(each), axis=0) for each in (k, v))
-    scores = q @ k.transpose(0, 2, 1) * np.asarray(scale, q.dtype)
-    if softcap:
-        scores = np.tanh(scores / softcap) * softcap
-    scores = np.where(mask, scores, -np.inf)
-    if sinks is not None:
-        column = np.broadcast_to(sinks[:, None, None], (*scores.shape[:2], 1))
-        shares = softmax(np.concatenate([scores, column], axis=-1))[..., :-1]
-    else:
-        shares = softmax(scores)
-    result: Array = (shares @ v).transpose(1, 0, 2)
+    """softmax(q k^T * scale) v for q (tokens, heads, dim), k (tokens, kv_heads, dim), v (tokens, kv_heads, v_dim).
+
+    ``mask``, bool (tokens, keys) or (heads, tokens, keys), says which keys count. `QUERIES` are computed at a time, and
+    for them no keys but those from the first to the last that any of them sees.
+    """
+    tokens, heads, groups = len(q), q.shape[1], k.shape[1]
+    each = heads // groups  # that share keys and values
+    q = (q * np.asarray(scale, q.dtype)).reshape(tokens, groups, each, -1).transpose(1, 0, 2, 3)
+    k, v = k.transpose(1, 2, 0), v.transpose(1, 0, 2)
+    mask = mask.reshape(-1, each if mask.ndim == 3 else 1, *mask.shape[-2:]).swapaxes(1, 2)
+    found = []
+    for first in range(0, tokens, QUERIES):
+        some, visible = q[:, first : first + QUERIES], mask[:, first : first + QUERIES]
+        keys = np.flatnonzero(visible.any(axis=(0, 1, 2)))
+        near = slice(keys[0], keys[-1] + 1) if len(keys) else slice(None)
+        visible = visible[..., near]
+        scores = (some.reshape(groups, -1, some.shape[-1]) @ k[:, :, near]).reshape(*some.shape[:-1], -1)
+        if softcap:
+            scores = np.tanh(scores / softcap) * softcap
+        if not visible.all():
+            scores = np.where(visible, scores, -np.inf)
+        most = scores.max(axis=-1, keepdims=True)
+        if sinks is not None:
+            sink = sinks.reshape(groups, 1, each, 1)
+            most = np.maximum(most, sink)
+        scores -= most
+        shares = np.exp(scores)
+        total = shares.sum(axis=-1, keepdims=True)
+        if sinks is not None:
+            total = total + np.exp(sink - most)
+        values = (shares.reshape(groups, -1, shares.shape[-1]) @ v[:, near]).reshape(*some.shape[:-1], -1)
+        found.append((values / total).transpose(1, 0, 2, 3))
+    result: Array = np.concatenate(found).reshape(tokens, heads, -1)
     return result
 
 

@@ -9,13 +9,7 @@ import numpy as np
 
 from gguflike.families.parts import Norm
 from gguflike.families.parts.recurrent import DeltaNet, KimiDelta, Mamba, Mamba2, ShortConv
-from gguflike.reference.parts import Array, Context, Weights, linear, mix, normalize, sigmoid, softplus
-
-
-def silu(x: Array) -> Array:
-    """``x * sigmoid(x)``."""
-    result: Array = x * sigmoid(x)
-    return result
+from gguflike.reference.parts import Array, Context, Weights, linear, mix, normalize, sigmoid, silu, softplus
 
 
 def convolve(weights: Weights, role: str, x: Array) -> Array:

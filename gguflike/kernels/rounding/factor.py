@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels.engine.jit import jit
+from gguflike.kernels.engine.jit import jit, lean
 from gguflike.kernels.engine.threads import run_rows
+from gguflike.kernels.vector.arrays import load, load_splat, store
+from gguflike.kernels.vector.lanes import fma, splat
+from gguflike.kernels.vector.sizes import LANES
 
 Floats = npt.NDArray[np.float32]
 PANEL = 64  # pivots that are taken together
-LANES = 16  # rows that are solved for together
 LEAST = np.float32(1e-6)  # what is left of a diagonal value at least: less is noise of float32
 
 
@@ -53,32 +55,63 @@ def _update(start: int, stop: int, first: int, last: int, h: Floats) -> None:
 def _solve(start: int, stop: int, b: Floats, d: Floats, y: Floats) -> None:
     """Replace rows of ``y`` by those x for which x B D B^T is y. Range: groups of sixteen rows."""
     k = len(d)
-    tile = np.empty((k, LANES), np.float32)
-    total = np.empty(LANES, np.float32)
+    tile = np.empty(k * LANES, np.float32)
     for group in range(start, stop):
         first = group * LANES
         count = min(LANES, y.shape[0] - first)
         tile[:] = 0
         for r in range(count):
-            tile[:, r] = y[first + r]
-        for i in range(k - 1, -1, -1):
-            row = b[i]
-            total[:] = tile[i]
-            for j in range(i + 1, k):
-                factor, column = row[j], tile[j]
-                for lane in range(LANES):
-                    total[lane] -= factor * column[lane]
-            tile[i] = total
-        for i in range(k):
-            tile[i] /= d[i]
-        for i in range(k):
-            row, solved = b[i], tile[i]
-            for j in range(i + 1, k):
-                factor, column = row[j], tile[j]
-                for lane in range(LANES):
-                    column[lane] -= factor * solved[lane]
+            row = y[first + r]
+            for j in range(k):
+                tile[j * LANES + r] = row[j]
+        _solve_right(tile, b)
+        for j in range(k):
+            store(tile, j, load(tile, j) / splat(d[j]))
+        _solve_left(tile, b)
         for r in range(count):
-            y[first + r] = tile[:, r]
+            row = y[first + r]
+            for j in range(k):
+                row[j] = tile[j * LANES + r]
+
+
+@lean
+def _solve_right(tile: Floats, b: Floats) -> None:
+    """Replace y in the lanes of a tile by the x for which x B^T is y."""
+    k = b.shape[0]
+    for i in range(k - 1, -1, -1):
+        row = b[i]
+        s, t, u, v = splat(0.0), splat(0.0), splat(0.0), splat(0.0)
+        j = i + 1
+        while j + 4 <= k:
+            s = fma(load(tile, j), load_splat(row, j), s)
+            t = fma(load(tile, j + 1), load_splat(row, j + 1), t)
+            u = fma(load(tile, j + 2), load_splat(row, j + 2), u)
+            v = fma(load(tile, j + 3), load_splat(row, j + 3), v)
+            j += 4
+        while j < k:
+            s = fma(load(tile, j), load_splat(row, j), s)
+            j += 1
+        store(tile, i, load(tile, i) - ((s + t) + (u + v)))
+
+
+@lean
+def _solve_left(tile: Floats, b: Floats) -> None:
+    """Replace y in the lanes of a tile by the x for which x B is y."""
+    k = b.shape[0]
+    i = 0
+    while i < k:
+        count = min(4, k - i)
+        for p in range(i, i + count):  # those that are taken together
+            solved = -load(tile, p)
+            for j in range(p + 1, i + count):
+                store(tile, j, fma(solved, load_splat(b[p], j), load(tile, j)))
+        if count == 4:
+            s, t, u, v = -load(tile, i), -load(tile, i + 1), -load(tile, i + 2), -load(tile, i + 3)
+            row0, row1, row2, row3 = b[i], b[i + 1], b[i + 2], b[i + 3]
+            for j in range(i + 4, k):
+                left = fma(s, load_splat(row0, j), fma(t, load_splat(row1, j), load(tile, j)))
+                store(tile, j, fma(u, load_splat(row2, j), fma(v, load_splat(row3, j), left)))
+        i += count
 
 
 def factor(hessian: Floats, threads: int | None) -> tuple[Floats, Floats]:

@@ -28,14 +28,18 @@ PANEL = 4  # columns whose targets are summed up together
 class Local(NamedTuple):
     """The parts of H for blocks of ``width`` columns, one after the other.
 
-    ``order`` int64 (k,): the columns of each block by decreasing diagonal value. ``b`` float32 (k, width), ``d`` (k,):
-    in this order a block's H_J = B diag(d) B^T; ``b`` has B above its diagonal, and its transpose below.
+    ``order`` int64 (k,): the columns of each block by decreasing diagonal value, and ``group`` their sub-blocks,
+    counted within the block. ``b`` float32 (k, width), ``d`` (k,): in this order a block's H_J = B diag(d) B^T; ``b``
+    has B above its diagonal, and its transpose below. ``inverse`` float32 (k, width): of each H_J, its columns as they
+    stand.
     """
 
     width: int
     order: Indices
+    group: Indices
     b: Floats
     d: Floats
+    inverse: Floats
 
 
 class Candidates(NamedTuple):
@@ -95,14 +99,39 @@ def _factor_blocks(start: int, stop: int, hessian: Floats, local: Local) -> None
         for i in range(width):
             for j in range(i):
                 part[j, i] = part[i, j]
+        _invert(first, local)
 
 
-def factor_blocks(hessian: Floats, width: int, threads: int | None) -> Local:
-    """Factor the parts of ``hessian`` float32 (k, k) for each ``width`` columns."""
+@inner
+def _invert(first: int, local: Local) -> None:
+    """Fill ``local.inverse`` of a block: B^-T D^-1 B^-1, in float64."""
+    width = local.width
+    solved, found = np.eye(width), np.zeros((width, width))
+    for i in range(width - 1, 0, -1):
+        row = solved[i]
+        for a in range(i):
+            other, factor = solved[a], np.float64(local.b[first + a, i])
+            for j in range(i, width):
+                other[j] -= factor * row[j]
+    for i in range(width):
+        row, weight = solved[i], 1 / np.float64(local.d[first + i])
+        for a in range(i, width):
+            other, factor = found[a], weight * row[a]
+            for j in range(i, width):
+                other[j] += factor * row[j]
+    for i in range(width):
+        for j in range(width):
+            at = local.order[first + i]
+            local.inverse[at, local.order[first + j] - first] = found[i, j]
+
+
+def factor_blocks(hessian: Floats, width: int, size: int, threads: int | None) -> Local:
+    """Factor the parts of ``hessian`` float32 (k, k) for each ``width`` columns, of which ``size`` share a scale."""
     k = len(hessian)
     within = np.argsort(-hessian.diagonal().reshape(-1, width), axis=1, kind="stable")
     order = (np.arange(0, k, width)[:, None] + within).reshape(-1)
-    local = Local(width, order, np.empty((k, width), np.float32), np.empty(k, np.float32))
+    parts = np.empty((k, width), np.float32), np.empty(k, np.float32), np.empty((k, width), np.float32)
+    local = Local(width, order, within.reshape(-1) // size, *parts)
     run_rows(_factor_blocks, k // width, hessian, local, threads=threads)
     return local
 
@@ -111,28 +140,28 @@ def factor_blocks(hessian: Floats, width: int, threads: int | None) -> Local:
 def best_steps(first: int, local: Local, g: Floats, steps: Floats) -> F32:
     """Fill ``steps`` (width,) with v* - v of the block from ``first`` on; returns what v costs more than v*."""
     width = local.width
-    for i in range(width):
-        steps[i] = g[local.order[first + i]]
-    for i in range(width - 1, -1, -1):
-        row, solved = local.b[first + i], steps[i]
-        for j in range(i):
-            steps[j] -= solved * row[j]
-    for i in range(width):
-        steps[i] /= local.d[first + i]
-    for i in range(width):
-        row, solved = local.b[first + i], steps[i]
-        for j in range(i + 1, width):
-            steps[j] -= solved * row[j]
+    for j in range(width):
+        steps[j] = 0
+    for i in range(0, width, 4):
+        a, b, c, d = (
+            local.inverse[first + i],
+            local.inverse[first + i + 1],
+            local.inverse[first + i + 2],
+            local.inverse[first + i + 3],
+        )
+        p, q, s, t = g[first + i], g[first + i + 1], g[first + i + 2], g[first + i + 3]
+        for j in range(width):
+            steps[j] += (p * a[j] + q * b[j]) + (s * c[j] + t * d[j])
     cost = np.float32(0)
     for i in range(width):
-        cost += steps[i] * g[local.order[first + i]]
+        cost += steps[i] * g[first + i]
     return cost
 
 
 @lean
-def round_candidates(first: int, local: Local, size: int, levels: Levels, c: Candidates) -> None:
+def round_candidates(first: int, local: Local, levels: Levels, c: Candidates) -> None:
     """Round the block from ``first`` on to each lane's factors and shifts: ``c.levels`` and ``c.costs``."""
-    width, order = local.width, local.order
+    width = local.width
     cost = splat(0.0)
     for panel in range(0, width, PANEL):
         row0, row1, row2, row3 = (
@@ -155,7 +184,7 @@ def round_candidates(first: int, local: Local, size: int, levels: Levels, c: Can
                 target, row = load(c.errors, i), local.b[first + i]
                 for j in range(panel, i):
                     target = fma(load(c.errors, j), load_splat(row, j), target)
-            sub = (order[first + i] - first) // size
+            sub = local.group[first + i]
             shift = load(c.shifts, sub)
             level = nearest_level(target + shift, load(c.inverses, sub), levels)
             rounded = fma(level, load(c.factors, sub), -shift)

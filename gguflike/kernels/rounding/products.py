@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.kernels.engine.jit import inner, jit
+from gguflike.kernels.engine.jit import jit, lean
 from gguflike.kernels.engine.threads import run_rows
 
 Floats = npt.NDArray[np.float32]
 TILE = 8  # rows that share what is read of the matrix
 
 
-@inner
+@lean
 def accumulate(x: Floats, matrix: Floats, first: int, last: int, begin: int, end: int, out: Floats) -> None:
     """Add ``x[:, first:last] @ matrix[first:last, begin:end]`` to ``out``, whose rows are those of ``x``."""
     width = end - begin

@@ -10,7 +10,7 @@ import numpy as np
 
 from gguflike.kernels.encode.rounding import reciprocal, round_to_f16
 from gguflike.kernels.encode.tiles import F32, Floats
-from gguflike.kernels.engine.jit import inner, jit
+from gguflike.kernels.engine.jit import jit, lean
 from gguflike.kernels.engine.threads import run_rows
 from gguflike.kernels.rounding.local import (
     Candidates,
@@ -30,7 +30,6 @@ from gguflike.kernels.rounding.rows import (
     make_rows,
     read,
     sweep,
-    value,
 )
 from gguflike.kernels.vector.arrays import load, store
 from gguflike.kernels.vector.sizes import LANES
@@ -39,7 +38,7 @@ BETTER = np.float32(1 - 1e-5)  # of its cost a block must save this much, or flo
 F16_MAX = np.float32(65504)
 
 
-@inner
+@lean
 def offsets(lane: int, two: bool) -> tuple[int, int]:
     """How many steps the scale and the minimum of a lane are from those in the middle."""
     if two:
@@ -47,25 +46,25 @@ def offsets(lane: int, two: bool) -> tuple[int, int]:
     return lane - 7, 0
 
 
-@inner
-def want(rows: Rows, numbers: Numbers, t: Tables, first: int, r: int, begin: int, local: Local, c: Candidates) -> F32:
+@lean
+def want(rows: Rows, r: int, begin: int, local: Local, c: Candidates) -> F32:
     """Fill ``c.wanted`` for the block from column ``begin`` on; returns what its present values cost more."""
     cost = best_steps(begin, local, rows.g[r], c.steps)
     for i in range(local.width):
-        c.wanted[i] = c.steps[i] + value(rows, numbers, t, first, r, local.order[begin + i])
+        j = local.order[begin + i]
+        c.wanted[i] = c.steps[j - begin] + rows.values[r, j]
     return cost
 
 
-@inner
+@lean
 def take(
     rows: Rows, numbers: Numbers, t: Tables, first: int, r: int, begin: int, lane: int, local: Local, c: Candidates
 ) -> None:
-    """Take the codes of a lane; ``rows.factor`` and ``rows.shift`` are the old ones still."""
+    """Take the codes of a lane; ``rows.values`` are the old ones still."""
     for i in range(local.width):
-        j = local.order[begin + i]
-        level, at = c.levels[i * LANES + lane], (j - begin) // t.size * LANES + lane
-        old = value(rows, numbers, t, first, r, j)
-        rows.moved[r, j] = old - (c.factors[at] * level - c.shifts[at])
+        j, at = local.order[begin + i], local.group[begin + i] * LANES + lane
+        level = c.levels[i * LANES + lane]
+        rows.moved[r, j] = rows.values[r, j] - (c.factors[at] * level - c.shifts[at])
         position = 0
         if t.step != 0:
             position = int((level - t.levels[0]) / t.step)
@@ -75,7 +74,7 @@ def take(
         numbers.codes[first + r, j] = position
 
 
-@inner
+@lean
 def choose_integers(
     rows: Rows, numbers: Numbers, t: Tables, first: int, r: int, sub: int, local: Local, c: Candidates, hessian: Floats
 ) -> None:
@@ -89,8 +88,8 @@ def choose_integers(
         c.factors[lane] = numbers.d[row, b] * t.scales[min(max(scale + x, 0), most_scale)]
         c.shifts[lane] = numbers.m[row, b] * t.minima[min(max(minimum + y, 0), most_minimum)]
     store(c.inverses, 0, reciprocal(load(c.factors, 0)))
-    now = want(rows, numbers, t, first, r, begin, local, c)
-    round_candidates(begin, local, t.size, t.nearest, c)
+    now = want(rows, r, begin, local, c)
+    round_candidates(begin, local, t.nearest, c)
     lane = best_lane(c.costs)
     if c.costs[lane] < now * BETTER:
         x, y = offsets(lane, two)
@@ -100,33 +99,44 @@ def choose_integers(
         read(rows, numbers, t, first, r, begin, begin + t.size, hessian)
 
 
-@inner
+@lean
+def bend(x: Floats, begin: int, hessian: Floats, out: Floats) -> None:
+    """Fill ``out`` with H_J x for the block from column ``begin`` on."""
+    width = len(x)
+    out[:] = 0
+    for i in range(0, width, 4):
+        a, b = hessian[begin + i, begin : begin + width], hessian[begin + i + 1, begin : begin + width]
+        c, d = hessian[begin + i + 2, begin : begin + width], hessian[begin + i + 3, begin : begin + width]
+        p, q, s, t = x[i], x[i + 1], x[i + 2], x[i + 3]
+        for j in range(width):
+            out[j] += (p * a[j] + q * b[j]) + (s * c[j] + t * d[j])
+
+
+@lean
 def fitted(
-    rows: Rows, numbers: Numbers, t: Tables, first: int, r: int, b: int, local: Local, c: Candidates
+    rows: Rows, numbers: Numbers, t: Tables, first: int, r: int, b: int, local: Local, c: Candidates, hessian: Floats
 ) -> tuple[np.float32, np.float32]:
     """The d and m of a block that cost least with the codes and integers that it has, by least squares under H."""
     width, row = local.width, first + r
     begin = b * width
     u, v, x, y = c.levels[:width], c.levels[width : 2 * width], c.errors[:width], c.errors[width : 2 * width]
-    ug, vg, uu, uv, vv = 0.0, 0.0, 0.0, 0.0, 0.0
     for i in range(width):
-        j = local.order[begin + i]
+        j = begin + i
         u[i] = t.scales[numbers.scales[row, j // t.size]] * t.levels[numbers.codes[row, j]]
         v[i] = -t.minima[numbers.minima[row, j // t.size]]
-        x[i], y[i] = u[i], v[i]
-        ug += np.float64(u[i]) * np.float64(rows.g[r, j])
-        vg += np.float64(v[i]) * np.float64(rows.g[r, j])
+    bend(u, begin, hessian, x)
+    if t.shifted:
+        bend(v, begin, hessian, y)
+    else:
+        y[:] = 0
+    ug, vg, uu, uv, vv = 0.0, 0.0, 0.0, 0.0, 0.0
     for i in range(width):
-        weight, matrix = np.float64(local.d[begin + i]), local.b[begin + i]
-        uu += weight * np.float64(x[i]) * np.float64(x[i])
-        uv += weight * np.float64(x[i]) * np.float64(y[i])
-        vv += weight * np.float64(y[i]) * np.float64(y[i])
-        p, q = u[i], v[i]
-        for j in range(i + 1, width):
-            x[j] += p * matrix[j]
-        if t.shifted:
-            for j in range(i + 1, width):
-                y[j] += q * matrix[j]
+        g = np.float64(rows.g[r, begin + i])
+        ug += np.float64(u[i]) * g
+        vg += np.float64(v[i]) * g
+        uu += np.float64(u[i]) * np.float64(x[i])
+        uv += np.float64(u[i]) * np.float64(y[i])
+        vv += np.float64(v[i]) * np.float64(y[i])
     d, m = np.float64(numbers.d[row, b]), np.float64(numbers.m[row, b])
     determinant = uu * vv - uv * uv
     if determinant > 1e-6 * uu * vv:
@@ -137,7 +147,7 @@ def fitted(
     return np.float32(d), np.float32(m)
 
 
-@inner
+@lean
 def choose_supers(
     rows: Rows, numbers: Numbers, t: Tables, first: int, r: int, b: int, spread: np.float32, local: Local,
     c: Candidates, hessian: Floats,
@@ -145,7 +155,7 @@ def choose_supers(
     """Choose the super-scales of a block anew, together with its codes: steps of ``spread`` around the fitted ones."""
     width, row = local.width, first + r
     begin, subs = b * width, local.width // t.size
-    d, m = fitted(rows, numbers, t, first, r, b, local, c)
+    d, m = fitted(rows, numbers, t, first, r, b, local, c, hessian)
     if not (np.abs(d) <= F16_MAX and np.abs(m) <= F16_MAX):
         return
     for lane in range(LANES - 1):
@@ -161,8 +171,8 @@ def choose_supers(
         store(c.factors, k, load(c.d, 0) * t.scales[numbers.scales[row, sub]])
         store(c.shifts, k, load(c.m, 0) * t.minima[numbers.minima[row, sub]])
         store(c.inverses, k, reciprocal(load(c.factors, k)))
-    now = want(rows, numbers, t, first, r, begin, local, c)
-    round_candidates(begin, local, t.size, t.nearest, c)
+    now = want(rows, r, begin, local, c)
+    round_candidates(begin, local, t.nearest, c)
     lane = best_lane(c.costs)
     if c.costs[lane] < now * BETTER:
         take(rows, numbers, t, first, r, begin, lane, local, c)
@@ -176,7 +186,7 @@ def _refine(
     has_super: bool, spreads: Floats, passes: int,
 ) -> None:  # fmt: skip
     k, width = hessian.shape[0], block.width
-    rows, c = make_rows(k, t.size), make_candidates(width)
+    rows, c = make_rows(t.size, hessian), make_candidates(width)
     for first in range(start, stop, TILE):
         count = min(TILE, stop - first)
         for spread in spreads:
