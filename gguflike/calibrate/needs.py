@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import prod
 
 from gguflike.calibrate.passes import SLAB
+from gguflike.calibrate.rounding import ROUNDED
 from gguflike.calibrate.sums import Collecting
 from gguflike.families.parts import Graph, Head, Tensor
+from gguflike.reference.parts import QUERIES
 
 FLOAT32 = 4
 ROWS = 4
 """Rows as wide as the widest that a token has while a step is computed: what comes in, goes out, and is between."""
+BASE = 400_000_000
+"""What Python, the libraries and compiled kernels take."""
+PARTS = 8
+"""Arrays as large as the rows that are rounded together: targets, values, errors, encodings."""
 
 
 def disk(graph: Graph, tokens: int, collecting: Collecting, both: bool) -> int:
@@ -32,19 +38,35 @@ def disk(graph: Graph, tokens: int, collecting: Collecting, both: bool) -> int:
 def memory(
     graph: Graph, longest: int, collecting: Collecting, cross: bool, both: bool, threads: int, limit: int
 ) -> int:
-    """Bytes at the largest step of a model, on sequences of up to ``longest`` tokens, without what it takes to quantize
-    a matrix: the float weights of the step (and what they became), the sums of a pass (of up to ``limit`` bytes, where
-    they can be divided), the inputs of a slab, and what sequences compute on so many ``threads``."""
+    """Bytes at the largest step of a model, on sequences of up to ``longest`` tokens, beside `BASE`: the float weights
+    of the step, and what it takes to sum up (the sums of a pass, of up to ``limit`` bytes, where they can be divided,
+    the inputs of a slab, what sequences compute on so many ``threads``) or, where ``both`` models run, to quantize a
+    matrix."""
     steps = [list(_matrices(step.tensors())) for block in graph.blocks for step in block]
     head = FLOAT32 * graph.head.n_vocab * graph.head.n_embd if isinstance(graph.head, Head) else 0
-    largest = max(
-        (1 + both) * sum(FLOAT32 * prod(matrix.shape) for matrix in step) + _sums(step, collecting, cross, both, limit)
-        for step in steps
-    )
     heads = max((getattr(mixer, "heads", 1) for mixer in graph.mixers()), default=1)
-    running = threads * FLOAT32 * longest * (ROWS * _widest(graph) + 3 * heads * longest)
+    running = threads * FLOAT32 * longest * (ROWS * _widest(graph) + 2 * heads * min(longest, QUERIES))
     slab = 2 * (1 + both) * FLOAT32 * (SLAB + longest) * _widest(graph)  # as sequences give it, and joined
-    return max(largest + running + slab, head)  # which is read when nothing else is there
+    summing = max(_weights(step) + _sums(step, collecting, cross, both, limit) for step in steps) + running + slab
+    rounding = max((_rounding(step, cross) for step in steps), default=0) if both else 0
+    return max(summing, rounding, head)  # which is read when nothing else is there
+
+
+def _rounding(step: Sequence[Tensor], cross: bool) -> int:
+    """Bytes that it takes to quantize the largest matrix of a step: its statistics, the Hessian and its factor, the
+    rows at hand. Other weights of the step are there as well, unless it is the last."""
+    most = 0
+    for number, matrix in enumerate(step, 1):
+        *stack, rows, columns = matrix.shape
+        squares = 3 + (cross and not stack)
+        weights = FLOAT32 * prod(matrix.shape) if number == len(step) else _weights(step)
+        at_hand = PARTS * FLOAT32 * min(rows * columns, max(ROUNDED, columns))
+        most = max(most, squares * FLOAT32 * columns**2 + weights + at_hand)
+    return most
+
+
+def _weights(step: Iterable[Tensor]) -> int:
+    return sum(FLOAT32 * prod(matrix.shape) for matrix in step)
 
 
 def _sums(step: Iterable[Tensor], collecting: Collecting, cross: bool, both: bool, limit: int) -> int:

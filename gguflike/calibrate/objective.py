@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import weakref
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ from gguflike.kernels.rounding.products import product
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
+_AT_ONCE = 1024  # columns of the difference of two matrices
 
 
 class Objective(NamedTuple):
@@ -26,6 +28,27 @@ class Objective(NamedTuple):
     order: Indices
     b: Floats
     d: Floats
+
+
+class Prepared:
+    """The objectives of the last Gram matrix that was asked for: matrices that multiply the same inputs share it. They
+    are let go of with it."""
+
+    def __init__(self) -> None:
+        self._of: weakref.ref[Floats] | None = None
+        self._made: dict[Any, Objective] = {}
+
+    def objective(
+        self, gram: Floats, damping: float, sizes: tuple[int, ...], ordered: bool, threads: int | None
+    ) -> Objective:
+        """As `objective`. What it gives must not be changed, and neither may ``gram``."""
+        if self._of is None or self._of() is not gram:
+            self._made.clear()
+            self._of = weakref.ref(gram, lambda _: self._made.clear())
+        key = damping, sizes, ordered
+        if key not in self._made:
+            self._made[key] = objective(gram, damping, sizes, ordered, threads)
+        return self._made[key]
 
 
 def objective(
@@ -62,7 +85,10 @@ def corrected(
     It is what the quantized inputs have to be multiplied with to give the float model's outputs (Qronos, arXiv
     2505.11695; QEP), in the sense of least squares. A row moves by ``cap`` of its norm at most.
     """
-    change = product(weights, np.ascontiguousarray((cross - gram)[:, goal.order]), threads)
+    change = np.empty_like(weights)
+    for start in range(0, len(goal.order), _AT_ONCE):
+        columns = goal.order[start : start + _AT_ONCE]
+        change[:, start : start + _AT_ONCE] = product(weights, cross[:, columns] - gram[:, columns], threads)
     solve(goal.b, goal.d, change, threads)
     moved = np.empty_like(change)
     moved[:, goal.order] = change

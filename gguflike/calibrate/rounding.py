@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,12 @@ from gguflike.errors import QuantizationError
 from gguflike.frozen import frozen
 from gguflike.tensor import QuantizedTensor, quantize, quantize_finite
 
+if TYPE_CHECKING:
+    from gguflike.calibrate.objective import Prepared
+
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
-_PART = 1 << 23  # weights of the rows that are rounded together
+ROUNDED = 1 << 23  # weights of the rows that are rounded together
 
 
 @frozen
@@ -44,7 +47,12 @@ DEFAULT = Rounding()
 
 
 def round_matrix(
-    weights: Floats, fmt: BlockFormat, statistics: Statistics, options: Rounding = DEFAULT, threads: int | None = None
+    weights: Floats,
+    fmt: BlockFormat,
+    statistics: Statistics,
+    options: Rounding = DEFAULT,
+    threads: int | None = None,
+    prepared: Prepared | None = None,
 ) -> Bytes:
     """Round ``weights`` float32 (n, k) to blocks, uint8 (n, row bytes), under the ``statistics`` of its inputs.
 
@@ -53,7 +61,7 @@ def round_matrix(
     encoder gives with H's diagonal as importance: where it would, that row is the encoder's. With a second factor H_O,
     ``statistics.output``, it is tr(H_O E H E^T), and the matrix as a whole costs no more. All rows are the encoder's
     where nothing was seen of the inputs (no tokens, or only zeros), and of types without such a rounding. The same
-    bytes for any number of threads.
+    bytes for any number of threads. ``prepared`` keeps what matrices with the same ``statistics.gram`` share.
 
     QuantizationError where weights or statistics are not finite, or their shapes do not fit.
     """
@@ -65,13 +73,13 @@ def round_matrix(
     if rounder is None or not seen or not weights.size:
         return quantize(weights, fmt, importance=diagonal if seen else None, threads=threads).rows
 
-    from gguflike.calibrate.objective import corrected, objective  # and with it the kernels
+    from gguflike.calibrate.objective import Prepared, corrected  # and with it the kernels
     from gguflike.calibrate.outputs import both_costs
     from gguflike.kernels.rounding.products import costs
 
     output = statistics.output if rounder.round_outputs else None
-    goal = objective(gram, options.damping, rounder.sizes, options.ordered, threads)
-    rows = max(1, _PART // weights.shape[1])
+    goal = (prepared or Prepared()).objective(gram, options.damping, rounder.sizes, options.ordered, threads)
+    rows = max(1, ROUNDED // weights.shape[1])
     plain, rounded, wanted = [], [], []
     for start in range(0, len(weights), rows):
         part = np.ascontiguousarray(weights[start : start + rows])

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from gguflike.calibrate.objective import Prepared
 from gguflike.calibrate.rounding import round_matrix
 from gguflike.calibrate.statistics import Statistics
 from gguflike.calibrate.stream import stream
@@ -131,7 +132,7 @@ class Rounder:
         self._table = plan.calibration.table
         self._seen = partial(np.unique, np.concatenate([*plan.calibration.sequences]))
         self._writer, self._threads = writer, threads
-        self._options = plan.calibration.rounding
+        self._options, self._prepared = plan.calibration.rounding, Prepared()
         self._calibrated = {tensor.name for tensor in plan.calibrated}
         self.left = {name for name in self._calibrated if name not in done and not writer.restore(name)}
         self.resumed = len(self.left) < len(self._calibrated)
@@ -155,7 +156,7 @@ class Rounder:
         for start in range(0, tensor.shape[0], step):
             weights = self._model.rows(name, np.arange(start, min(start + step, tensor.shape[0])))
             check(weights, tensor.source.origin, 0, tensor.format.limit)
-            data = round_matrix(weights, tensor.format, statistics, self._options, self._threads)
+            data = round_matrix(weights, tensor.format, statistics, self._options, self._threads, self._prepared)
             self._writer.write_part(name, start * data.shape[1], data.reshape(-1))
         self.left.discard(name)
 
@@ -184,7 +185,7 @@ class Rounder:
         each: Sequence[Statistics] = statistics if weights.ndim > 2 else [statistics]
         return np.concatenate(
             [
-                round_matrix(matrix, tensor.format, of_it, self._options, self._threads)
+                round_matrix(matrix, tensor.format, of_it, self._options, self._threads, self._prepared)
                 for matrix, of_it in zip(matrices, each, strict=True)
             ]
         )

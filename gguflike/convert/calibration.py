@@ -8,7 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gguflike.calibrate import needs
 from gguflike.calibrate.rounding import DEFAULT, Rounding
+from gguflike.calibrate.stream import SUMS
+from gguflike.calibrate.sums import Hessians
 from gguflike.calibrate.tables import EMBEDDING, is_told
 from gguflike.calibrate.texts import Text, sequences
 from gguflike.container import Typed, ValueType
@@ -19,6 +22,7 @@ from gguflike.convert.floats import FloatModel
 from gguflike.convert.sources import Floats, Source
 from gguflike.errors import GGUFLikeError, UnsupportedError, counted
 from gguflike.families.parts import Graph, Head, Place
+from gguflike.kernels.engine.host import thread_count
 from gguflike.progress import CALIBRATING, Progress
 
 if TYPE_CHECKING:
@@ -107,8 +111,22 @@ class Calibration:
             f"{self.tokens:,} tokens of {names}, in {length} of up to {self.sequence}"
         ]
         if self.seconds is not None:
-            lines.append(f"calibrating takes about {duration(self.seconds)}")
+            memory, disk = (f"{each / 1e9:.1f} GB" for each in (self.memory, self.disk))
+            lines.append(
+                f"calibrating takes about {duration(self.seconds)} where nothing else runs, {memory} of memory, and "
+                f"{disk} of disk until the end"
+            )
         return lines
+
+    @property
+    def memory(self) -> int:
+        """Bytes that calibrating takes at most, about."""
+        return needs.BASE + needs.memory(self.graph, self.sequence, Hessians(), True, True, thread_count(None), SUMS)
+
+    @property
+    def disk(self) -> int:
+        """Bytes of the workspace of the walk that rounds matrices."""
+        return needs.disk(self.graph, self.tokens, Hessians(), True)
 
     def metadata(self) -> dict[str, Any]:
         """What a file says of its calibration: enough to do the same again."""

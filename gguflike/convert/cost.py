@@ -1,4 +1,8 @@
-"""How long a calibration takes: floating-point operations counted from shapes, at a rate that is measured."""
+"""How long a calibration takes: floating-point operations counted from shapes, at a rate that is measured.
+
+The weights of operations are from a profile on two cores with AVX-512: how long each kind takes beside a product of
+float32 matrices with as many operations.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +18,27 @@ if TYPE_CHECKING:
     from gguflike.convert.calibration import Calibration
 
 SIDE = 512  # of the matrices whose product is measured
-FORWARD = 6.0  # how often each matrix multiplies all tokens: both models run up to every group of matrices
-ROUNDING = 24.0  # operations for each weight and column, from error feedback to the last pass of the descent
+FORWARD = 1.5  # products with all tokens: of the float model, and by int8 of the quantized one
+SUMS = 2.0  # for each token, and two columns of a matrix: H, of which a half is computed, and C, by int8
+ELEMENT = 750.0  # for each number that is no product's, from norms to softmax
+ROUNDING = 40_000.0, 40.0  # for each weight; and for each and column: error feedback, rounds, descent
 
 
 def operations(calibration: Calibration) -> float:
     """Floating-point operations of a calibration."""
-    tokens, total = calibration.tokens, 0.0
+    tokens, total, known = calibration.tokens, 0.0, None
     for rows, columns, stacked in _matrices(calibration):
         weights = stacked * rows * columns
         reached = tokens if stacked == 1 else min(tokens, tokens * 8 / stacked) * stacked
         total += FORWARD * 2 * reached * rows * columns
-        total += 3 * reached * columns * columns / 2  # H is symmetric, C is not; about two matrices share them
-        total += ROUNDING * weights * columns + stacked * columns**3
+        if (columns, stacked) != known:  # the next may multiply the same
+            total += SUMS * reached * columns**2 + stacked * columns**3
+        known = columns, stacked
+        total += weights * (ROUNDING[0] + ROUNDING[1] * columns)
+    graph = calibration.graph
+    for mixer in graph.mixers():
+        numbers = getattr(mixer, "heads", 0) * calibration.sequence / 2 + 2 * mixer.widest + 3 * graph.embedding.n_embd
+        total += ELEMENT * tokens * numbers
     return total
 
 

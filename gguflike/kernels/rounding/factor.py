@@ -13,6 +13,7 @@ from gguflike.kernels.vector.sizes import LANES
 
 Floats = npt.NDArray[np.float32]
 PANEL = 64  # pivots that are taken together
+SQUARE = 512  # of a matrix that is transposed in its place
 LEAST = np.float32(1e-6)  # what is left of a diagonal value at least: less is noise of float32
 
 
@@ -115,7 +116,7 @@ def _solve_left(tile: Floats, b: Floats) -> None:
 
 
 def factor(hessian: Floats, threads: int | None) -> tuple[Floats, Floats]:
-    """Factor a symmetric positive definite float32 (k, k), which is overwritten: B (k, k), D (k,).
+    """Factor a symmetric positive definite float32 (k, k): D (k,), and B (k, k), in the same memory.
 
     B has ones on its diagonal and zeros below it. A diagonal value of which less than a millionth is left, once what
     later columns explain of it is gone, keeps a millionth: such a column is a combination of others.
@@ -127,10 +128,15 @@ def factor(hessian: Floats, threads: int | None) -> tuple[Floats, Floats]:
         _panel(first, last, hessian, least)
         run_rows(_update, first, first, last, hessian, threads=threads, least=16)
     roots = hessian.diagonal().copy()
-    b = np.ascontiguousarray(np.tril(hessian).T)
-    b /= roots
-    np.fill_diagonal(b, 1)
-    return b, roots * roots
+    starts = range(0, k, SQUARE)
+    for i in starts:
+        for j in starts[i // SQUARE :]:
+            above, below = hessian[i : i + SQUARE, j : j + SQUARE], hessian[j : j + SQUARE, i : i + SQUARE]
+            turned = below.T / roots[j : j + SQUARE]
+            below[:] = 0
+            above[:] = np.triu(turned) if i == j else turned
+    np.fill_diagonal(hessian, 1)
+    return hessian, roots * roots
 
 
 def solve(b: Floats, d: Floats, y: Floats, threads: int | None) -> None:

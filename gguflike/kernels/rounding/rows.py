@@ -173,4 +173,4 @@ def sweep(rows: Rows, numbers: Numbers, tables: Tables, first: int, count: int, 
     most = 0
     for r in range(count):
         most = max(most, rows.changed[r])
-    return FEW * most >= k
+    return bool(FEW * most >= k)
