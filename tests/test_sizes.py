@@ -89,6 +89,13 @@ def test_no_file_is_larger_than_asked(folder: Path, size: int, tmp_path_factory:
     assert made.file_bytes > 0.93 * smallest
 
 
+def test_shards_are_no_larger_together(folder: Path, tmp_path: Path) -> None:
+    """Though there are more of them than would be of the types that are guessed first."""
+    made = convert(folder, tmp_path / "m.gguf", size=34_000, split_max_size="9K")
+    assert sum(Path(path).stat().st_size for path in made.paths) <= 34_000
+    assert len(made.paths) > 1
+
+
 def test_effort_1_chooses_by_what_outputs_are_off(folder: Path, asked: dict[str, Any], tmp_path: Path) -> None:
     made = convert(folder, tmp_path / "m.gguf", bpw=5.5, effort=1, **asked)
     assert made.bits_per_weight <= 5.5

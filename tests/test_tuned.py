@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("STEPS", 24), ("BATCH", 2), ("SEQUENCE", 48), ("HELD_OUT", 480), ("EVERY", 8)):
+    for name, value in (("STEPS", 24), ("BATCH", 2), ("SEQUENCE", 48), ("HELD_OUT", 480), ("EVERY", 8), ("BITS", 9.0)):
         monkeypatch.setattr(tuned, name, value)
 
 
@@ -136,6 +136,10 @@ def test_what_is_too_large_is_refused(folder: Path, asked: dict[str, Any], monke
     """And codes stay where there is memory for less, which the plan says."""
     plan = convert(folder, None, "Q4_0", dry_run=True, **asked)
     assert plan.tuning is not None
+    assert plan.tuning.moves == "codes"
+    with monkeypatch.context() as patched:
+        patched.setattr(tuned, "BITS", 3.0)  # as it is: four bits are many
+        assert "then super-scales and norm gains" in str(convert(folder, None, "Q4_0", dry_run=True, **asked))
     monkeypatch.setattr(tuned, "machine_bytes", lambda: int((plan.tuning.memory - 1) / 0.8))
     assert "then super-scales and norm gains are trained" in str(convert(folder, None, "Q4_0", dry_run=True, **asked))
     monkeypatch.setattr(tuned, "machine_bytes", lambda: 1 << 20)

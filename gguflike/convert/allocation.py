@@ -44,13 +44,9 @@ PART = 1 << 22  # weights of a table that are encoded at once
 @contextmanager
 def settling(plan: ConversionPlan, threads: int | None, progress: Progress | None) -> Iterator[ConversionPlan]:
     """The plan with types that were chosen by measuring, whose factors serve the rounding while the block runs."""
-    from gguflike.convert.carded import with_card
-
     assert plan.target is not None
     with TemporaryDirectory(prefix=".gguflike-", dir=plan.target.parent) as folder:
         chosen, candidates = settled(plan, Path(folder), threads, progress)
-        if plan.card is not None:
-            chosen = with_card(chosen, plan.card)
         cost = sum(each.cost for each in candidates)
         how = "estimated" if plan.calibration and plan.calibration.effort.is_loss_aware else "expected (by a prior)"
         said = f"types chosen for an {how} divergence of {cost:.5f} nats per token, before errors are made up for"
@@ -96,10 +92,18 @@ def settled(
 def _chosen(
     plan: ConversionPlan, budget: Budget, candidates: Mapping[str, Sequence[Candidate]]
 ) -> tuple[ConversionPlan, list[Candidate]]:
-    """The plan with the types that cost least, which is no larger than it may be."""
-    formats = allocated(plan, budget.limit, candidates)
-    chosen = [each for name in formats for each in candidates[name] if each.type == formats[name].name]
-    return budget.make(formats), chosen
+    """The plan with the types that cost least, which is no larger than it may be: where it has larger headers than the
+    first guess, or more of them, tensors have to be smaller."""
+    from gguflike.convert.carded import with_card
+
+    spared = 0
+    while True:
+        formats = allocated(plan, budget.limit, candidates, spared)
+        made = budget.make(formats) if plan.card is None else with_card(budget.make(formats), plan.card)
+        over = budget.limit.exceeded(made)
+        if over <= 0:
+            return made, [each for name in formats for each in candidates[name] if each.type == formats[name].name]
+        spared += over
 
 
 def _expected(

@@ -64,6 +64,12 @@ class Limit:
             graph = plan.calibration.graph
         return headers + self.beside(graph, self.context)
 
+    def exceeded(self, plan: ConversionPlan) -> int:
+        """Bytes by which a plan is too large, or less than 0; of bits for each weight it is what was reckoned."""
+        if self.bpw is not None:
+            return 0
+        return sum(file.file_bytes - file.header_bytes for file in plan.files) - self.of_tensors(plan)
+
     @property
     def recipe(self) -> Recipe:
         """The recipe for what is not measured: an embedding that is no output matrix."""
@@ -194,12 +200,13 @@ def padded(plan: ConversionPlan, shape: tuple[int, ...], fmt: BlockFormat) -> in
 
 
 def allocated(
-    plan: ConversionPlan, limit: Limit, candidates: Mapping[str, Sequence[Candidate]]
+    plan: ConversionPlan, limit: Limit, candidates: Mapping[str, Sequence[Candidate]], spared: int = 0
 ) -> dict[str, BlockFormat]:
-    """The types that cost least within the limit, by the names of tensors. ArgumentError where none are so small."""
+    """The types that cost least within the limit, by the names of tensors, with ``spared`` bytes left. ArgumentError
+    where none are so small."""
     fixed = sum(align_up(t.nbytes, plan.file.alignment) for t in plan.tensors if t.name not in candidates)
     try:
-        chosen = allocate(candidates, limit.of_tensors(plan) - fixed)
+        chosen = allocate(candidates, limit.of_tensors(plan) - fixed - spared)
     except ArgumentError:
         least = fixed + sum(min(each.nbytes for each in points) for points in candidates.values())
         if limit.bpw is not None:

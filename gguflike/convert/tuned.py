@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from gguflike.convert.plan import ConversionPlan, PlannedTensor
 
 Bytes = npt.NDArray[np.uint8]
+BITS = 3.0
+"""For each weight, on average: codes of more move into wrong places sooner than into better ones."""
 SEQUENCE = 256  # tokens of a sequence that is trained on
 STEPS, BATCH, EVERY, PATIENCE = 160, 8, 20, 3
 RATES: dict[str, Any] = {}  # other than those of `Tuning`
@@ -84,6 +86,9 @@ def tuning_of(plan: ConversionPlan, threads: int | None = None) -> TuningPlan:
         )
     most = int(_SHARE * machine_bytes())
     needs = {moves: memory(plan, trained, moves, threads or cpus()) for moves in ("codes", "scales")}
+    weights = sum(tensor.weights for tensor in trained)
+    if 8 * sum(tensor.nbytes for tensor in trained) > BITS * weights:
+        del needs["codes"]
     fits = [moves for moves, size in needs.items() if size <= most]
     if not fits:
         raise UnsupportedError(
