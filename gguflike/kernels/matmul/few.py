@@ -40,7 +40,7 @@ def make_few(record_format: RecordFormat) -> tuple[Any, Any]:
 
     @operation(void, int64, int64, int64)
     def unpack(e: Emitter, record: Value, codes: Value, scales: Value) -> None:
-        tile.unpack(e, record_format, record, codes, scales, e.int64(AHEAD), 1, tile.WHILE_UNPACKING)
+        tile.unpack(e, record_format, record, codes, scales, e.int64(AHEAD), 1)
 
     @operation(void, int64, int64, int64, int64, int64)
     def prepare(e: Emitter, codes: Value, scales: Value, sums: Value, blocks: Value, panel: Value) -> None:

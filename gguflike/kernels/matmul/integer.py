@@ -32,6 +32,7 @@ from gguflike.kernels.matmul.reader import sub_blocks
 from gguflike.kernels.matmul.records import RecordFormat
 from gguflike.kernels.vector.emitter import Emitter
 from gguflike.kernels.vector.lanes import int64, operation, void
+from gguflike.kernels.vector.memory import prefetch
 from gguflike.kernels.vector.sizes import BLOCK, LANES
 from gguflike.kernels.vector.types import Address, Value
 
@@ -58,9 +59,9 @@ def matvec_op(record_format: RecordFormat) -> Op:
 def matmul_op(record_format: RecordFormat) -> Op:
     """Return the op that multiplies records by any number of tokens. Items are units of 32 rows; words: ``MATMUL``."""
 
-    @operation(void, int64, int64, int64, int64)
-    def unpack(e: Emitter, record: Value, codes: Value, scales: Value, ahead: Value) -> None:
-        tile.unpack(e, record_format, record, codes, scales, ahead)
+    @operation(void, int64, int64, int64)
+    def unpack(e: Emitter, record: Value, codes: Value, scales: Value) -> None:
+        tile.unpack(e, record_format, record, codes, scales)
 
     @operation(void, int64, int64, int64, int64, int64)
     def prepare(e: Emitter, codes: Value, scales: Value, sums: Value, blocks: Value, panel: Value) -> None:
@@ -84,10 +85,8 @@ def matmul_op(record_format: RecordFormat) -> Op:
     )
 
     @inner
-    def unpack_unit(
-        packed: Address, columns: int, unit: int, column: int, chunk: int, ahead: int, scratch: Address
-    ) -> None:
-        """Unpack ``chunk`` columns of 32 rows from ``column`` on; prefetch what is ``ahead`` bytes behind them."""
+    def unpack_unit(packed: Address, columns: int, unit: int, column: int, chunk: int, scratch: Address) -> None:
+        """Unpack ``chunk`` columns of 32 rows from ``column`` on."""
         for row_block in range(2):
             record = packed + ((2 * unit + row_block) * columns + column) // weights * record_bytes
             for r in range(chunk // weights):
@@ -96,7 +95,6 @@ def matmul_op(record_format: RecordFormat) -> Op:
                     record + r * record_bytes,
                     scratch + tile.CODES_AT + block * block_codes + row_block * 64,
                     scratch + tile.SCALES_AT + block * sub_bytes + row_block * 64,
-                    ahead,
                 )
 
     @inner
@@ -115,22 +113,29 @@ def matmul_op(record_format: RecordFormat) -> Op:
     def multiply_panel(args: Address, scratch: Address, start: int, stop: int, first: int, count: int) -> None:
         """Multiply units start to stop, at most UNITS, by tokens first to first + count, at most PANEL_TOKENS."""
         columns, packed = load_word(args + MATMUL.columns), load_word(args + MATMUL.weights)
+        # What is unpacked next comes from memory, so a piece of it is prefetched with every tile.
+        tiles = (count + tile_tokens - 1) // tile_tokens
+        piece = most // weights * record_bytes // tiles + 64
         sums = scratch + tile.SUMS_AT
         for column in range(0, columns, most):
             chunk = min(most, columns - column)
             blocks = chunk // BLOCK
             prepare_panel(args, first, count, column, blocks, scratch)
             for unit in range(start, stop):
+                unpack_unit(packed, columns, unit, column, chunk, scratch)
                 if unit + 1 < stop:
-                    ahead = 2 * columns // weights * record_bytes
+                    ahead = packed + (2 * (unit + 1) * columns + column) // weights * record_bytes
                 else:
-                    ahead = (2 * (start - unit) * columns + most) // weights * record_bytes
-                unpack_unit(packed, columns, unit, column, chunk, ahead, scratch)
+                    ahead = packed + (2 * start * columns + column + most) // weights * record_bytes
                 if column == 0:
                     put_start(args, unit, scratch + tile.BIAS_AT)
                 row = sums + (unit - start) * UNIT_SUMS
                 for t in range(0, count, tile_tokens):
                     panel = scratch + tile.PANEL_AT + t * token_bytes
+                    for line in range(ahead, ahead + piece, 64):
+                        prefetch(line)
+                        prefetch(line + columns // weights * record_bytes)
+                    ahead += piece
                     multiply(scratch, panel, column == 0, row + t * tile.ROW_BYTES, blocks)
         for unit in range(start, stop):
             put_unit(args, sums + (unit - start) * UNIT_SUMS, unit, first, count)

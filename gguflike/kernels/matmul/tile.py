@@ -51,7 +51,7 @@ LONG_RUN = 4  # additions of products in 16 bits; where fewer can follow each ot
 PANEL_TOKENS, UNITS = 120, 8  # tokens: a multiple of every tile's
 
 # Lines of a packed block that are prefetched at a time: as many as can be on their way together.
-EVERYTHING, WHILE_UNPACKING, WHILE_MULTIPLYING = slice(None), slice(0, None, 2), slice(1, None, 2)
+WHILE_UNPACKING, WHILE_MULTIPLYING = slice(0, None, 2), slice(1, None, 2)
 
 STEP_CODES = ROW_BLOCKS * 64  # bytes of the unpacked weights of a step
 SUB_BYTES = ROW_BLOCKS * LANES * 4
@@ -134,22 +134,22 @@ def unpack(
     record: Value,
     codes: Value,
     scales: Value,
-    ahead: Value,
+    ahead: Value = None,
     row_blocks: int = ROW_BLOCKS,
-    prefetched: slice = EVERYTHING,
 ) -> None:
     """Unpack one record of one row block: its codes, scales and minima.
 
     ``codes`` and ``scales`` are the addresses of its first block's; so many ``row_blocks`` stand there side by side.
-    Of what is ``ahead`` bytes behind it, the lines ``prefetched`` of each block are asked for.
+    Of what is ``ahead`` bytes behind it, if that is given, the lines WHILE_UNPACKING of each block are asked for.
     """
     reader = Record(e, record_format, record)
     codes, scales = e.pointer(codes), e.pointer(scales)
-    following = e.pointer(e.b.add(record, ahead))
     blocks = record_format.weights // BLOCK
 
     def unpack_block(block: int, _: list[Value]) -> list[Value]:
-        prefetch_block(e, record_format, e.pointer(following, block * packed_bytes(record_format)), prefetched)
+        if ahead is not None:
+            following = e.pointer(e.b.add(record, ahead), block * packed_bytes(record_format))
+            prefetch_block(e, record_format, following, WHILE_UNPACKING)
         reader.forget()
         here = e.pointer(codes, block * block_codes(record_format, row_blocks))
         factors = e.pointer(scales, block * block_factors(record_format, row_blocks))
