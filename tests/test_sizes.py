@@ -129,6 +129,11 @@ def test_the_command_knows_what_a_model_takes(folder: Path, tmp_path: Path) -> N
     assert 29_000 < out.stat().st_size <= 30_000
 
 
+def test_types_are_chosen_among_those_that_programs_read() -> None:
+    assert [fmt.name for fmt in ladder(576)] == ["IQ4_NL", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"]  # 64 divides it, too
+    assert not {fmt.name for fmt in ladder(256)} & {"MXFP4", "NVFP4", "Q1_0", "Q2_0"}
+
+
 def test_a_probe_is_quick_to_round_and_about_as_large() -> None:
     types = ladder(256)
     assert probe(types, FORMATS["IQ3_S"]).name == "Q3_K"

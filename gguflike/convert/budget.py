@@ -22,6 +22,7 @@ from gguflike.kernels.table import KERNELS
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B?|B)?", re.IGNORECASE)
 CONTEXT = 4096  # tokens that memory is kept for, where nothing else is said
+RECENT = frozenset({"MXFP4", "NVFP4", "Q1_0", "Q2_0"})  # types that many programs do not read yet: only if asked for
 _BELOW, _ABOVE = 1.2, 2.4  # bits around what all would have at the same loss: types that are measured
 
 
@@ -167,8 +168,8 @@ def sized(
 
 def ladder(columns: int) -> list[BlockFormat]:
     """The types to choose from for rows of so many columns, the smallest first: those of the largest block that divides
-    them, and the larger ones of any."""
-    fits = [FORMATS[row.name] for row in KERNELS.values() if row.record]
+    them, and the larger ones of any; none of ``RECENT``."""
+    fits = [FORMATS[row.name] for row in KERNELS.values() if row.record and row.name not in RECENT]
     fits = [fmt for fmt in fits if fmt.is_quantized and columns % fmt.block_size == 0]
     block = max(fmt.block_size for fmt in fits)
     most = max(fmt.bits_per_weight for fmt in fits if fmt.block_size == block)
