@@ -94,6 +94,22 @@ class Gate:
         self._open.set()
 
 
+@pytest.mark.parametrize("length", [1, 2])
+def test_times_are_known_when_a_text_is_told_to_have_ended(engine: Engine, length: int) -> None:
+    times: list[float] = []
+
+    def told(event: Event) -> None:
+        if isinstance(event, Finished):
+            times.extend((event.generation.prefill_seconds, event.generation.decode_seconds))
+
+    heard = Heard(told)
+    engine.submit(Request([10, 20, 30], length, ignore_end=True), heard)
+    heard.wait()
+    until(lambda: times)
+    assert times[0] > 0
+    assert (times[1] > 0) == (length > 1)
+
+
 def test_a_text_is_told_as_it_comes(engine: Engine, model: Model) -> None:
     prompt = [10, 20, 30, 40, 50]
     heard = ask(engine, prompt, 12)

@@ -18,10 +18,11 @@ class Queued(NamedTuple):
 
 
 class Prefilled(NamedTuple):
-    """So many of the prompt's tokens are computed, those that were held already (at first only these) included."""
+    """So many of the prompt's tokens are computed, those ``held`` already (at first only these) included."""
 
     done: int
     total: int
+    held: int = 0
 
 
 class Token(NamedTuple):

@@ -91,7 +91,7 @@ class Job:
     def reuse(self) -> None:
         """The slot has been given more of the prompt without computing it."""
         self.result.cached_tokens = self.computed
-        self._tell(Prefilled(self.computed, self.result.prompt_tokens))
+        self._tell(Prefilled(self.computed, self.result.prompt_tokens, self.computed))
 
     def run(self, most: int) -> Run:
         """At most so many tokens to compute next; with all that are left comes the draft, where there is room."""
@@ -114,14 +114,14 @@ class Job:
         was_decoding = bool(self.result.tokens)
         if not was_decoding:
             done = min(len(self.slot.tokens), self.result.prompt_tokens)
-            self._tell(Prefilled(done, self.result.prompt_tokens))
-        if len(rows):
-            self._choose(rows)
+            self._tell(Prefilled(done, self.result.prompt_tokens, self.result.cached_tokens))
         seconds = time.perf_counter() - self._begun
         if was_decoding:
             self.result.decode_seconds = seconds - self.result.prefill_seconds
         else:
             self.result.prefill_seconds = seconds
+        if len(rows):  # after the times, for with its last token a text is told to have ended
+            self._choose(rows)
 
     def end(self, reason: FinishReason) -> None:
         """Tell that it is done."""
