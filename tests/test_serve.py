@@ -204,6 +204,10 @@ def test_progress_of_the_prompt_is_told_when_asked_for(server: Server) -> None:
     events = post(server, CHAT, says("long " * 20, stream=True, return_progress=True)).events
     told = [event["prompt_progress"] for event in events[:-1] if "prompt_progress" in event]
     assert told[-1]["processed"] == told[-1]["total"] > 100
+    again = post(server, CHAT, says("long " * 20, stream=True, return_progress=True)).events
+    told = [event["prompt_progress"] for event in again[:-1] if "prompt_progress" in event]
+    assert told[0]["cache"] == told[0]["processed"] > 100
+    assert {each["cache"] for each in told} == {told[0]["cache"]}
 
 
 # Conversations
@@ -387,6 +391,8 @@ def test_metrics_are_prometheus_text(server: Server) -> None:
     after = read()
     assert after["llamacpp:tokens_predicted_total"] - before["llamacpp:tokens_predicted_total"] == 5
     assert after["llamacpp:prompt_tokens_total"] - before["llamacpp:prompt_tokens_total"] == 3
+    assert after["llamacpp:n_tokens_max"] >= 8
+    assert after["llamacpp:predicted_tokens_seconds"] > 0
     key = 'gguflike_http_requests_total{endpoint="/v1/completions",status="200"}'
     assert after[key] - before.get(key, 0) == 1
 
@@ -448,6 +454,9 @@ def test_vectors_are_as_the_model_gives_them(tmp_path: Path) -> None:
         tokens = post(server, "/v1/embeddings", {"input": ids}).json
         assert [each["embedding"] for each in tokens["data"]] == [each["embedding"] for each in floats["data"]]
         assert tokens["usage"]["prompt_tokens"] == sum(map(len, ids))
+        counted = get(server, "/metrics").data.decode()
+        assert f"\nllamacpp:prompt_tokens_total {3 * sum(map(len, ids))}\n" in counted
+        assert "\nllamacpp:n_decode_total 6\n" in counted
         assert post(server, CHAT, says()).error["param"] == "model"
 
 
@@ -464,6 +473,14 @@ def test_documents_are_ranked_as_the_model_does(tmp_path: Path) -> None:
             assert all(np.float32(each["relevance_score"]) == want[each["index"]] for each in results)
             assert all(each["document"]["text"] == documents[each["index"]] for each in results)
         assert len(post(server, "/rerank", {**body, "top_n": 1}).json["results"]) == 1
+        tei = {"query": "q", "texts": documents, "top_n": 2}
+        told = post(server, "/rerank", {**tei, "return_text": True}).json
+        assert told == [
+            {"index": each["index"], "score": each["relevance_score"], "text": documents[each["index"]]}
+            for each in results[:2]
+        ]
+        assert "text" not in post(server, "/rerank", tei).json[0]
+        assert post(server, "/rerank", {"query": "q"}).error["param"] == "documents"
 
 
 def test_slots_are_kept_as_files(file: Path, tmp_path: Path) -> None:
@@ -499,3 +516,35 @@ def test_slots_are_kept_as_files(file: Path, tmp_path: Path) -> None:
 
 def test_slots_are_not_kept_unasked(server: Server) -> None:
     assert post(server, "/slots/0?action=save", {"filename": "x"}).status == 501
+
+
+def test_a_prompt_without_the_begin_of_an_answer(server: Server) -> None:
+    messages = says("hi")["messages"]
+    for given, text in (({}, "<|user|>hi\n<|assistant|>"), ({"add_generation_prompt": False}, "<|user|>hi\n")):
+        assert post(server, "/apply-template", {"messages": messages, **given}).json["prompt"] == text
+        counted = post(server, "/v1/chat/completions/input_tokens", {"messages": messages, **given}).json
+        assert counted["input_tokens"] == post(server, CHAT, {**says("hi"), **given}).json["usage"]["prompt_tokens"]
+        assert counted["input_tokens"] == len(text)
+
+
+def test_biases_that_forbid_are_told_as_requests_have_them(file: Path) -> None:
+    biases = {5: float("-inf"), 7: 1.5}
+    with serving(file, sampling={"logit_bias": biases}) as server:
+        params = get(server, "/props").json["default_generation_settings"]["params"]
+        assert params["logit_bias"] == {"5": -100.0, "7": 1.5}
+        assert post(server, CHAT, says(**params)).status == 200
+
+
+@pytest.mark.parametrize("form", [{"type": "json_object", "schema": 123}, {"type": "json_schema", "schema": [1]}])
+def test_a_schema_that_is_none_is_refused(server: Server, form: Any) -> None:
+    assert post(server, CHAT, says(response_format=form)).error["param"] == "response_format.schema"
+
+
+def test_timings_leave_out_the_first_token(server: Server) -> None:
+    timings = post(server, TEXT, {"prompt": "abc", "max_tokens": 1, "temperature": 0}).json["timings"]
+    assert (timings["predicted_per_second"], timings["predicted_per_token_ms"]) == (0, 0)
+    timings = post(server, TEXT, {"prompt": "abc", "max_tokens": 5, "temperature": 0, "ignore_eos": True}).json[
+        "timings"
+    ]
+    assert timings["predicted_per_second"] == pytest.approx(4e3 / timings["predicted_ms"])
+    assert timings["predicted_per_token_ms"] == pytest.approx(timings["predicted_ms"] / 4)

@@ -110,7 +110,7 @@ def preflight(server: Server, origin: str, **headers: str) -> Any:
 def test_pages_of_this_machine_may_ask(open_one: Server, origin: str) -> None:
     wanted = "authorization, content-type, x-stainless-os, x-stainless-retry-count"
     answer = preflight(open_one, origin, access_control_request_headers=wanted)
-    assert answer.status == 204
+    assert (answer.status, answer.data) == (200, b"")
     assert answer.headers["access-control-allow-origin"] == origin
     assert answer.headers["access-control-allow-headers"] == wanted
     assert "POST" in answer.headers["access-control-allow-methods"]
@@ -200,3 +200,11 @@ def test_small_answers_are_not_held_back(open_one: Server) -> None:
         took.append(time.perf_counter() - begin)
     connection.close()
     assert sorted(took)[2] < 0.03
+
+
+def test_this_machine_s_sites_beside_others(file: Path) -> None:
+    with serving(file, cors_origins=("localhost", "https://app.example")) as server:
+        for origin in ("http://localhost:3000", "http://[::1]", "https://app.example"):
+            assert preflight(server, origin).headers["access-control-allow-origin"] == origin
+        for origin in ("http://localhost.evil.example", "https://evil.example"):
+            assert "access-control-allow-origin" not in preflight(server, origin).headers

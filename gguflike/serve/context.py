@@ -130,20 +130,20 @@ def usage(prompt: int, generations: list[Generation], reasoning: int = 0) -> dic
 
 
 def timings(generation: Generation) -> dict[str, Any]:
-    """llama-server's ``timings``."""
+    """llama-server's ``timings``. The first token comes with the prompt: what is generated is timed from there."""
     computed = generation.prompt_tokens - generation.cached_tokens
     prompt_ms, predicted_ms = generation.prefill_seconds * 1e3, generation.decode_seconds * 1e3
     predicted = len(generation.tokens)
     return {
         "cache_n": generation.cached_tokens,
         "prompt_n": computed,
-        "prompt_ms": round(prompt_ms, 3),
-        "prompt_per_token_ms": round(prompt_ms / max(computed, 1), 3),
-        "prompt_per_second": round(generation.prefill_tokens_per_s, 3),
+        "prompt_ms": prompt_ms,
+        "prompt_per_token_ms": prompt_ms / max(computed, 1),
+        "prompt_per_second": generation.prefill_tokens_per_s,
         "predicted_n": predicted,
-        "predicted_ms": round(predicted_ms, 3),
-        "predicted_per_token_ms": round(predicted_ms / max(predicted, 1), 3),
-        "predicted_per_second": round(generation.decode_tokens_per_s, 3),
+        "predicted_ms": predicted_ms,
+        "predicted_per_token_ms": predicted_ms / (predicted - 1) if predicted > 1 else 0.0,
+        "predicted_per_second": generation.decode_tokens_per_s,
     }
 
 

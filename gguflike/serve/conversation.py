@@ -134,8 +134,10 @@ def schema_of(response_format: Any, param: str = "response_format") -> Mapping[s
         return None
     inner = response_format.get("json_schema")
     schema = inner.get("schema") if isinstance(inner, dict) and "schema" in inner else response_format.get("schema")
+    if schema is not None and not isinstance(schema, dict):
+        raise refused(f"{param}.schema", f"expected an object, got {str(schema)[:60]!r}")
     if kind == "json_object":
-        return schema if isinstance(schema, dict) else {}
+        return schema or {}
     if kind != "json_schema":
         raise refused(f"{param}.type", f"expected text, json_object or json_schema; got {str(kind)[:60]!r}")
     if not isinstance(schema, dict):

@@ -42,13 +42,27 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     Endpoint(
         "POST",
+        ("/v1/chat/completions/input_tokens", "/chat/completions/input_tokens"),
+        chat.count_tokens,
+        "Tokens of a conversation",
+        chat.TABLE,
+    ),
+    Endpoint(
+        "POST",
         ("/v1/completions", "/completions"),
         completions.handle,
         "Continue texts",
         completions.TABLE,
         streams=True,
     ),
-    Endpoint("POST", ("/v1/responses",), responses.handle, "Answer a conversation", responses.TABLE, streams=True),
+    Endpoint(
+        "POST",
+        ("/v1/responses", "/responses"),
+        responses.handle,
+        "Answer a conversation",
+        responses.TABLE,
+        streams=True,
+    ),
     Endpoint("POST", ("/v1/embeddings", "/embeddings"), vectors.embeddings, "Vectors of texts", vectors.EMBEDDINGS),
     Endpoint(
         "POST",

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 METHODS = b"GET, POST, OPTIONS"
 EXPOSED = b"x-request-id, retry-after"
+#: In `cors_origins` any site of this machine, which is all where nothing is said.
+THIS_MACHINE = "localhost"
 PREFLIGHT_SECONDS = b"600"
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([^/@]*)", re.IGNORECASE)
 _CLOSED_BY_CLIENT = 499  # nginx's number, for the log
@@ -115,11 +117,11 @@ class Guard:
         ]
 
     def _allowed(self, origin: str) -> bool:
-        patterns = self._settings.cors_origins
-        if patterns:
-            return any(pattern == "*" or fnmatch.fnmatchcase(origin, pattern) for pattern in patterns)
+        patterns = self._settings.cors_origins or (THIS_MACHINE,)
+        if any(pattern == "*" or fnmatch.fnmatchcase(origin, pattern) for pattern in patterns):
+            return True
         found = _ORIGIN.fullmatch(origin)
-        return found is not None and is_loopback(_without_port(found[1]))
+        return THIS_MACHINE in patterns and found is not None and is_loopback(_without_port(found[1]))
 
     def _check_key(self, path: str, headers: dict[bytes, bytes]) -> None:
         if not self._keys or path in self._open:
@@ -167,7 +169,7 @@ def _preflight(headers: dict[bytes, bytes]) -> Headers:
 
 
 async def _empty(send: Send, headers: Headers) -> None:
-    await send({"type": "http.response.start", "status": 204, "headers": headers})
+    await send({"type": "http.response.start", "status": 200, "headers": [*headers, (b"content-length", b"0")]})
     await send({"type": "http.response.body", "body": b""})
 
 

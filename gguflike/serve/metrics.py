@@ -44,6 +44,7 @@ class Metrics:
         self.started = time.time()
         self.requests: dict[tuple[str, int], int] = {}
         self.prompt_tokens = self.cached_tokens = self.predicted_tokens = 0
+        self.longest = self.drafted = self.accepted = self.encodings = 0
         self.prompt_seconds = self.predicted_seconds = 0.0
         self.generations: dict[str, int] = {}
         self.first_token, self.duration = Histogram(), Histogram()
@@ -57,10 +58,19 @@ class Metrics:
         self.prompt_tokens += generation.prompt_tokens - generation.cached_tokens
         self.cached_tokens += generation.cached_tokens
         self.predicted_tokens += len(generation.tokens)
+        self.longest = max(self.longest, generation.prompt_tokens + len(generation.tokens))
+        self.drafted += generation.drafted
+        self.accepted += generation.accepted
         self.prompt_seconds += generation.prefill_seconds
         self.predicted_seconds += generation.decode_seconds
         reason = generation.finish_reason
         self.generations[reason] = self.generations.get(reason, 0) + 1
+
+    def encoded(self, tokens: int, seconds: float) -> None:
+        """A text became a vector, or was ranked, which takes one pass of the model."""
+        self.prompt_tokens += tokens
+        self.prompt_seconds += seconds
+        self.encodings += 1
 
     def text(self, gauges: Mapping[str, tuple[str, float]], counters: Mapping[str, tuple[str, float]]) -> str:
         """All of them. ``gauges`` and ``counters`` are the engines': name -> what it is, and its value."""
@@ -73,16 +83,23 @@ class Metrics:
             add(kind, name, about, [f"{name} {value:.10g}"])
 
         single("counter", "llamacpp:prompt_tokens_total", "Prompt tokens computed.", self.prompt_tokens)
+        single(
+            "counter", "llamacpp:prompt_tokens_cached_total", "Prompt tokens not computed again.", self.cached_tokens
+        )
         single("counter", "llamacpp:prompt_seconds_total", "Seconds of computing prompts.", self.prompt_seconds)
         single("counter", "llamacpp:tokens_predicted_total", "Tokens generated.", self.predicted_tokens)
         single("counter", "llamacpp:tokens_predicted_seconds_total", "Seconds of generating.", self.predicted_seconds)
+        single("counter", "llamacpp:n_tokens_max", "Tokens of the longest text with its prompt.", self.longest)
+        single("counter", "llamacpp:spec_decode_num_draft_tokens_total", "Tokens guessed.", self.drafted)
+        single("counter", "llamacpp:spec_decode_num_accepted_tokens_total", "Of them right.", self.accepted)
+        per_s = self.prompt_tokens / self.prompt_seconds if self.prompt_seconds else 0.0
+        single("gauge", "llamacpp:prompt_tokens_seconds", "Prompt tokens computed per second.", per_s)
+        per_s = self.predicted_tokens / self.predicted_seconds if self.predicted_seconds else 0.0
+        single("gauge", "llamacpp:predicted_tokens_seconds", "Tokens generated per second.", per_s)
         for name, (about, value) in counters.items():
             single("counter", name, about, value)
         for name, (about, value) in gauges.items():
             single("gauge", name, about, value)
-        single(
-            "counter", "gguflike_prompt_tokens_cached_total", "Prompt tokens not computed again.", self.cached_tokens
-        )
         add(
             "counter",
             "gguflike_generations_total",

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from starlette.responses import Response
 
 from gguflike import __version__
 from gguflike.errors import CacheError
@@ -13,7 +16,7 @@ from gguflike.serve.context import Call
 from gguflike.serve.errors import ApiError, refused, told
 from gguflike.serve.metrics import CONTENT_TYPE
 from gguflike.serve.models import Loaded
-from gguflike.serve.openai.chat import talk_of
+from gguflike.serve.openai.chat import GENERATION_PROMPT, talk_of
 from gguflike.serve.parameters import BOOLEAN, OBJECT, STRING, Parameter, integer
 
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ TEMPLATE = (
     Parameter("tools", conversation.TOOLS, "Functions that the model may call"),
     Parameter("chat_template_kwargs", OBJECT, "Variables for the template"),
     Parameter("continue_final_message", BOOLEAN, "Go on with the last message, the assistant's"),
+    GENERATION_PROMPT,
 )
 
 
@@ -110,7 +114,7 @@ async def props(call: Call) -> dict[str, Any]:
     loaded = next(iter(models.loaded), None)
     told: dict[str, Any] = {
         "build_info": f"gguflike {__version__}",
-        "default_generation_settings": {"params": dict(settings.sampling)},
+        "default_generation_settings": {"params": _as_asked(settings.sampling)},
         "total_slots": settings.parallel,
         "queue": settings.queue,
         "modalities": {"vision": False, "audio": False},
@@ -123,6 +127,14 @@ async def props(call: Call) -> dict[str, Any]:
             "chat_template": loaded.model.tokenizer.chat_templates.get("default", ""),
             "n_ctx": loaded.model.context,
         }
+    return told
+
+
+def _as_asked(sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as requests have them, where a bias of -100 bans a token: JSON has no infinity."""
+    told = dict(sampling)
+    if "logit_bias" in told:
+        told["logit_bias"] = {str(token): max(bias, -100.0) for token, bias in told["logit_bias"].items()}
     return told
 
 
@@ -183,13 +195,13 @@ async def keep_slot(call: Call) -> dict[str, Any]:
     return {"id_slot": int(given), "filename": name, done: count, "timings": {f"{action}_ms": took}}
 
 
-async def metrics(call: Call) -> tuple[bytes, str]:
+async def metrics(call: Call) -> Response:
     """Counters in Prometheus's text format."""
     stats = [loaded.engine.stats() for loaded in engines(call)]  # type: ignore[union-attr]
     steps, rows = sum(each.steps for each in stats), sum(each.rows for each in stats)
     processing, waiting = sum(len(each.slots) for each in stats), sum(each.waiting for each in stats)
     counters: Numbers = {
-        "llamacpp:n_decode_total": ("Passes of the model.", steps),
+        "llamacpp:n_decode_total": ("Passes of the model.", steps + call.server.metrics.encodings),
         "gguflike_rows_total": ("Tokens computed by them.", rows),
         "gguflike_busy_seconds_total": ("Seconds of work.", sum(each.busy_seconds for each in stats)),
         "gguflike_requests_refused_total": ("Texts for which the queue was full.", sum(each.refused for each in stats)),
@@ -202,4 +214,6 @@ async def metrics(call: Call) -> tuple[bytes, str]:
         "gguflike_cache_bytes": ("Bytes kept of texts that ended.", sum(each.cache_bytes for each in stats)),
         "gguflike_cache_limit_bytes": ("And at most.", sum(each.cache_limit for each in stats)),
     }
-    return call.server.metrics.text(gauges, counters).encode(), CONTENT_TYPE
+    told = call.server.metrics
+    headers = {"process-start-time-unix": str(int(told.started))}
+    return Response(told.text(gauges, counters), media_type=CONTENT_TYPE, headers=headers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from gguflike.chat.reading import Said
 from gguflike.engine.events import Prefilled, Queued
 from gguflike.serve import logprobs, sse
 from gguflike.serve.context import Call, new_id, now, timings, usage
-from gguflike.serve.conversation import MESSAGES, TOOL_CHOICE, TOOLS, Talk, schema_of, tool_choice_of
+from gguflike.serve.conversation import MESSAGES, TOOL_CHOICE, TOOLS, Talk, prepared, schema_of, tool_choice_of
 from gguflike.serve.errors import refused
 from gguflike.serve.parameters import (
     BOOLEAN,
@@ -30,6 +31,11 @@ from gguflike.serve.parameters import (
 from gguflike.serve.replies import Reply
 from gguflike.serve.speaking import Answer, Ended, Spoken, answer
 
+GENERATION_PROMPT = Parameter(
+    "add_generation_prompt",
+    BOOLEAN,
+    "End the prompt with what begins an answer (on by default); must not be true beside continue_final_message",
+)
 LIMIT = {"anyOf": [TOKENS, {"type": "integer", "enum": [-1]}]}
 MOST_CHOICES = 16
 
@@ -58,7 +64,7 @@ TABLE = unique(
         ),
         Parameter("chat_template_kwargs", OBJECT, "Variables for the template"),
         Parameter("continue_final_message", BOOLEAN, "Go on with the last message, the assistant's"),
-        Parameter("add_generation_prompt", BOOLEAN, "Must not be true beside continue_final_message"),
+        GENERATION_PROMPT,
         Parameter("return_progress", BOOLEAN, "Tell in chunks how much of the prompt is done"),
     ),
     not_done(
@@ -99,6 +105,8 @@ def talk_of(values: Mapping[str, Any]) -> Talk:
     continued = values.get("continue_final_message", False)
     if continued and values.get("add_generation_prompt"):
         raise refused("add_generation_prompt", "cannot be true beside continue_final_message")
+    if "add_generation_prompt" in values and not continued:
+        template.setdefault("add_generation_prompt", values["add_generation_prompt"])
     return Talk(
         messages=values["messages"],
         tools=tools,
@@ -109,6 +117,16 @@ def talk_of(values: Mapping[str, Any]) -> Talk:
         schema=values.get("json_schema", schema_of(values.get("response_format"))),
         grammar=values.get("grammar") or None,
     )
+
+
+async def count_tokens(call: Call) -> dict[str, Any]:
+    """The length of the prompt that a request for an answer has."""
+    loaded = await call.server.models.acquire(call.values.get("model"))
+    try:
+        plan = await asyncio.to_thread(prepared, loaded.model, talk_of(call.values))
+    finally:
+        loaded.release()
+    return {"object": "response.input_tokens", "input_tokens": len(plan.prompt.ids)}
 
 
 async def _whole(making: Any, n: int, likely: bool) -> dict[str, Any]:
@@ -222,4 +240,5 @@ def _progress(head: dict[str, Any], piece: Prefilled | Queued) -> bytes:
     """llama-server's ``prompt_progress``, in a chunk without a choice."""
     if isinstance(piece, Queued):
         return sse.comment(_words(piece))
-    return sse.data({**head, "choices": [], "prompt_progress": {"total": piece.total, "processed": piece.done}})
+    told = {"total": piece.total, "cache": piece.held, "processed": piece.done}
+    return sse.data({**head, "choices": [], "prompt_progress": told})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from typing import TYPE_CHECKING, Any
 
 from gguflike.runner.embedding import of_tokens, paired, single
@@ -52,9 +53,14 @@ RERANK = (
             "maxItems": _MOST_TEXTS,
             "items": either(STRING, {"type": "object", "required": ["text"], "properties": {"text": STRING}}),
         },
-        "Texts, or objects with a text",
-        required=True,
+        "Texts, or objects with a text; required unless `texts` are given",
     ),
+    Parameter(
+        "texts",
+        {"type": "array", "minItems": 1, "maxItems": _MOST_TEXTS, "items": STRING},
+        "The same, as TEI has it, which is answered by a list of index and score",
+    ),
+    Parameter("return_text", BOOLEAN, "As TEI calls return_documents", to="return_documents"),
     _MODEL,
     Parameter("top_n", integer(1, 1 << 31), "How many results; without: all"),
     Parameter("return_documents", BOOLEAN, "Put the text into each result"),
@@ -78,8 +84,12 @@ async def _embedded(call: Call) -> dict[str, Any]:
             ids = single(loaded.model.tokenizer, text).ids if isinstance(text, str) else text
             return len(ids), of_tokens(loaded.model, ids, None, normalize, truncate)
 
+        made = []
         async with loaded.vectors:  # one text by one, so that what is left is dropped with its client
-            made = [await asyncio.to_thread(computed, text) for text in texts]
+            for text in texts:
+                begin = time.monotonic()
+                made.append(await asyncio.to_thread(computed, text))
+                call.server.metrics.encoded(made[-1][0], time.monotonic() - begin)
     finally:
         loaded.release()
     tokens = sum(count for count, _ in made)
@@ -113,26 +123,38 @@ async def rerank(call: Call) -> Any:
     return await sse.while_connected(call.receive, _ranked(call))
 
 
-async def _ranked(call: Call) -> dict[str, Any]:
+async def _ranked(call: Call) -> dict[str, Any] | list[dict[str, Any]]:
     values = call.values
-    documents = [each if isinstance(each, str) else each["text"] for each in values["documents"]]
+    given = values.get("documents", values.get("texts"))
+    if given is None:
+        raise refused("documents", "required, but missing", code="missing_required_parameter")
+    documents = [each if isinstance(each, str) else each["text"] for each in given]
     truncate = values.get("truncate", False)
     loaded = await call.server.models.acquire(values.get("model"))
     try:
         scores, tokens = [], 0
         async with loaded.vectors:
             for document in documents:
+                begin = time.monotonic()
                 (score,) = await asyncio.to_thread(loaded.model.rerank, values["query"], [document], truncate=truncate)
+                seconds = time.monotonic() - begin
                 scores.append(float(str(score)))
                 pair = await asyncio.to_thread(paired, loaded.model.tokenizer, values["query"], document)
                 tokens += len(pair.ids)
+                call.server.metrics.encoded(len(pair.ids), seconds)
     finally:
         loaded.release()
     order = sorted(range(len(scores)), key=lambda place: -scores[place])[: values.get("top_n")]
+    with_text = values.get("return_documents", False)
+    if "documents" not in values:
+        return [
+            {"index": place, "score": scores[place], **({"text": documents[place]} if with_text else {})}
+            for place in order
+        ]
     results = []
     for place in order:
         result: dict[str, Any] = {"index": place, "relevance_score": scores[place]}
-        if values.get("return_documents"):
+        if with_text:
             result["document"] = {"text": documents[place]}
         results.append(result)
     return {
