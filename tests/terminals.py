@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -23,6 +24,14 @@ CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[=>]|\x1b\][^\x07]*\x07|\r")
 def pasted(text: str) -> str:
     """What a terminal sends for a paste."""
     return f"\x1b[200~{text}\x1b[201~"
+
+
+def _begin() -> None:
+    """What a shell does for what it starts: its terminal, and signals as usual, also where who runs the tests ignores
+    some."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 class Terminal:
@@ -48,7 +57,7 @@ class Terminal:
             stderr=self._slave,
             env=variables | {"TERM": "xterm-256color"} | environment,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=_begin,
         )
         self.raw = ""
         self._seen = 0
