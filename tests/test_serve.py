@@ -548,3 +548,12 @@ def test_timings_leave_out_the_first_token(server: Server) -> None:
     ]
     assert timings["predicted_per_second"] == pytest.approx(4e3 / timings["predicted_ms"])
     assert timings["predicted_per_token_ms"] == pytest.approx(timings["predicted_ms"] / 4)
+
+
+def test_a_model_whose_template_is_wrong_continues_texts(tmp_path: Path) -> None:
+    said: list[str] = []
+    with serving(model(tmp_path, template="{{ nothing.at.all }}"), log=said.append) as server:
+        assert any(line.startswith("tiny answers no conversations: ") for line in said)
+        answer = post(server, CHAT, says())
+        assert (answer.status, answer.error["code"]) == (400, "template_error")
+        assert post(server, TEXT, {"prompt": "abc", "max_tokens": 2}).status == 200

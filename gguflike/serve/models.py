@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gguflike import __version__
-from gguflike.errors import ArgumentError
+from gguflike.errors import ArgumentError, TemplateError
 from gguflike.serve.errors import ApiError, overloaded
 from gguflike.serve.settings import Settings
 
@@ -191,7 +191,10 @@ def load(name: str, path: str, settings: Settings, progress: Progress | None) ->
             )
             opened.callback(engine.close)
             if model.conversations.has_template:
-                model.conversations.shape()  # what its template takes is found out once, not by the first who asks
+                try:
+                    model.conversations.shape()  # what its template takes is found out once, not by the first who asks
+                except TemplateError as error:  # its texts can be continued all the same
+                    settings.log(f"{name} answers no conversations: {error}")
         return Loaded(name, model, engine, about(model), opened.pop_all().close)
 
 
