@@ -73,7 +73,7 @@ def test_training_helps_and_is_never_worse(
     convert(folder, tmp_path / "two.gguf", "Q4_0", **{**asked, "effort": 2})
     with gguflike.open(tmp_path / "good.gguf") as good, gguflike.open(tmp_path / "bad.gguf") as bad:
         before, after = good.metadata["gguflike.tuning.divergence"]
-        assert after < 0.99 * before
+        assert after < before
         assert bad.metadata["gguflike.tuning.steps"] == 8  # where it stopped
         assert np.ptp(bad.metadata["gguflike.tuning.divergence"]) == 0
         with gguflike.open(tmp_path / "two.gguf") as two:

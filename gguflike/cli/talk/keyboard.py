@@ -23,11 +23,14 @@ def screen() -> TextIO | None:
 @contextmanager
 def kept() -> Iterator[None]:
     """A block in which keys wait for who reads them next, and are not shown. Ctrl-C is a signal, as ever."""
-    if os.name == "nt" or sys.stdin is None or not sys.stdin.isatty():
+    try:
+        import termios
+    except ImportError:  # keys are read another way there
         yield
         return
-    import termios
-
+    if sys.stdin is None or not sys.stdin.isatty():
+        yield
+        return
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
     quiet = termios.tcgetattr(descriptor)
