@@ -121,7 +121,14 @@ def _history() -> History:
     except OSError as error:
         say(f"what is typed is not kept: {path}: {error.strerror}; --no-history keeps nothing without a word")
         return InMemoryHistory()
-    return FileHistory(path)
+    return _File(path)
+
+
+class _File(FileHistory):
+    """A history in a file, whatever bytes were typed: before 3.0.53 prompt-toolkit fails at those that are no UTF-8."""
+
+    def store_string(self, string: str) -> None:
+        super().store_string(string.encode("utf-8", "replace").decode("utf-8"))
 
 
 class _Commands(Completer):
