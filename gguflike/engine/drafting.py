@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from gguflike.errors import ArgumentError, check_integer, counted
 from gguflike.runner.slots import common
-from gguflike.runner.speculate import Lookup
+from gguflike.runner.speculate import Lookup, next_length
 from gguflike.runner.together import Run
 
 if TYPE_CHECKING:
@@ -35,12 +35,11 @@ class Guessed:
         self._drafted = self._accepted = 0
 
     def adapt(self, job: Job) -> None:
-        """Choose the length by what became of the last draft: one token more than were right, or twice as many where
-        all were."""
+        """Choose the length by what became of the last draft."""
         drafted, accepted = job.result.drafted - self._drafted, job.result.accepted - self._accepted
         self._drafted, self._accepted = job.result.drafted, job.result.accepted
         if drafted:
-            self.length = min(self._most, 2 * drafted if accepted == drafted else accepted + 1)
+            self.length = next_length(drafted, accepted, self._most)
 
 
 class Drafts:

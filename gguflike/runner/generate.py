@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from gguflike.errors import ArgumentTypeError, check_text
 from gguflike.runner.sampling import Sampler, Sampling
+from gguflike.runner.slots import common
 from gguflike.runner.speculate import Lookup
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ class Generation:
     ``finish_reason`` is "stop" (end token, stop string, or a grammar that is complete), "length" (``max_tokens``
     reached), "context" (full), or "cancelled" (by who asked; of an engine's jobs only). ``stop`` is the stop string
     before which the text ended.
-    reached), "context" (full), or "cancelled" (by who asked; of an engine's jobs only).
     ``drafted`` tokens were guessed before they were computed, of which ``accepted`` were right (of an engine's jobs).
     Speeds are in tokens per second of wall time; that of the prompt counts only tokens that had to be computed.
     """
@@ -287,7 +287,4 @@ class Continuation:
 
 def _accepted(greedy: list[int], draft: list[int]) -> list[int]:
     """The model's own choices up to and including the first that the draft did not foresee."""
-    agreed = 0
-    while agreed < len(draft) and greedy[agreed] == draft[agreed]:
-        agreed += 1
-    return greedy[: agreed + 1]
+    return greedy[: common(greedy, draft, len(draft)) + 1]

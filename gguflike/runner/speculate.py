@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gguflike.runner.slots import common
+
 LONGEST, SHORTEST = 4, 2  # tokens of the ending that is looked up
 
 
 class Lookup:
     """Finds the latest earlier occurrence of the last few tokens and proposes the up to ``limit`` tokens after it.
 
-    A draft is as long as the last one deserves: one token more than were accepted of it, or twice as many where all
-    were. So a text that seldom repeats pays for drafts of one token, and one that repeats itself gets long ones.
+    A draft is as long as the last one deserves (`next_length`).
     """
 
     def __init__(self, tokens: Sequence[int], limit: int) -> None:
@@ -47,6 +48,13 @@ class Lookup:
         came = tokens[self._before : self._before + len(draft)]
         if not came:
             return
-        accepted = next((i for i, (a, b) in enumerate(zip(came, draft, strict=False)) if a != b), len(came))
-        wanted = 2 * len(draft) if accepted == len(draft) else accepted + 1
-        self._length = min(self._limit, wanted)
+        self._length = next_length(len(draft), common(came, draft, len(draft)), self._limit)
+
+
+def next_length(drafted: int, accepted: int, most: int) -> int:
+    """How long a draft may be after one of ``drafted`` tokens: one token more than were accepted of it, or twice as
+    many where all were, and ``most`` at most.
+
+    So a text that is seldom foreseen pays for drafts of one token, and one that repeats itself gets long ones.
+    """
+    return min(most, 2 * drafted if accepted == drafted else accepted + 1)
