@@ -67,7 +67,7 @@ def _one_of(value: Any, schemas: list[Schema], where: str) -> Any:
                 wrong = wrong or error
     if wrong is not None:
         raise wrong
-    kinds = " or ".join(_article(schema.get("type", "value")) for schema in schemas)
+    kinds = " or ".join(dict.fromkeys(_article(schema.get("type", "value")) for schema in schemas))
     raise refused(where, f"expected {kinds}, got {shown(value)}")
 
 
