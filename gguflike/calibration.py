@@ -19,6 +19,7 @@ from gguflike.convert.multiplied import calibrate as _calibrate
 from gguflike.convert.observed import Group, Observed, observe
 from gguflike.errors import ArgumentError
 from gguflike.evaluate.models import is_checkpoint
+from gguflike.evaluate.scores import log_softmax
 from gguflike.locate import locate
 from gguflike.progress import Progress
 from gguflike.runner.model import Model
@@ -192,10 +193,5 @@ def _hybrid(
 
 def _kl(truth: Floats, found: Floats) -> float:
     """The mean divergence of a token, in nats."""
-    p, q = (_log_shares(each.astype(np.float64)) for each in (truth, found))
+    p, q = log_softmax(truth), log_softmax(found)
     return float((np.exp(p) * (p - q)).sum(axis=-1).mean())
-
-
-def _log_shares(logits: Any) -> Any:
-    logits = logits - logits.max(axis=-1, keepdims=True)
-    return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))

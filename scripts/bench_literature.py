@@ -161,7 +161,7 @@ def bench_activations(args: argparse.Namespace) -> None:
     def divergence(rounds: Rounds) -> str:
         made = RoundedInputs(weights, rounds)
         return " | ".join(
-            f"{_kl(truth, reference.logits(model.graph, made, chunk)):.3g}"  # type: ignore[arg-type]
+            f"{literature_runs.divergence(truth, reference.logits(model.graph, made, chunk)):.3g}"  # type: ignore[arg-type]
             for truth, chunk in zip(truths, chunks, strict=True)
         )
 
@@ -223,17 +223,6 @@ def _observed(
         reference.logits(model.graph, RoundedInputs(weights, watch), sequence)  # type: ignore[arg-type]
     again = {name: each.result() for name, each in observers.items()}
     return seen, {name: (by[name], each) for name, each in again.items() if each is not None}
-
-
-def _kl(truth: Rows, found: Rows) -> float:
-    """Mean KL divergence of the tokens behind each."""
-
-    def log_shares(x: Rows) -> Rows:
-        x = x.astype(np.float64) - x.max(axis=-1, keepdims=True)
-        return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
-
-    p, q = log_shares(truth), log_shares(found)
-    return float((np.exp(p) * (p - q)).sum(axis=-1).mean())
 
 
 def bench_types() -> None:

@@ -23,6 +23,7 @@ from gguflike.convert.floats import FloatModel
 from gguflike.convert.from_checkpoint import plan_conversion
 from gguflike.convert.mixes import COPY
 from gguflike.convert.quantize import plan_quantization
+from gguflike.evaluate.scores import log_softmax
 from gguflike.reference import parts
 from gguflike.runner import speculate
 
@@ -33,12 +34,7 @@ SINKS = 4
 
 def divergence(truth: Rows, found: Rows) -> float:
     """Mean KL divergence of the tokens behind each."""
-
-    def log_shares(x: Rows) -> Rows:
-        x = x.astype(np.float64) - x.max(axis=-1, keepdims=True)
-        return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
-
-    p, q = log_shares(truth), log_shares(found)
+    p, q = log_softmax(truth), log_softmax(found)
     return float((np.exp(p) * (p - q)).sum(axis=-1).mean())
 
 
