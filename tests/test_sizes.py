@@ -96,7 +96,9 @@ def test_shards_are_no_larger_together(folder: Path, tmp_path: Path) -> None:
     assert len(made.paths) > 1
 
 
-def test_effort_1_chooses_by_what_outputs_are_off(folder: Path, asked: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("variant", ["plain", "tied"])
+def test_effort_1_chooses_by_what_outputs_are_off(variant: str, asked: dict[str, Any], tmp_path: Path) -> None:
+    folder = tiny.checkpoint(tmp_path / "hf", **tiny.VARIANTS[variant])
     made = convert(folder, tmp_path / "m.gguf", bpw=5.5, effort=1, **asked)
     assert made.bits_per_weight <= 5.5
     assert "expected (by a prior)" in made.notices[-1]

@@ -16,6 +16,7 @@ import numpy as np
 
 from gguflike import frozen
 from gguflike.calibrate.statistics import Statistics
+from gguflike.calibrate.tables import EMBEDDING, OUTPUT
 from gguflike.convert.calibration import Calibration
 from gguflike.convert.prior import Prior
 from gguflike.progress import Progress
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from gguflike.convert.sources import Floats
 
 
-_TABLES = ("token_embd.weight", "output.weight")
+_TABLES = (EMBEDDING, OUTPUT)
 
 
 class Loss(Protocol):
@@ -53,7 +54,7 @@ class Expected:
     """As a prior has it: by relative errors of outputs."""
 
     def __init__(self, calibration: Calibration) -> None:
-        self._prior = Prior(place.name for place in calibration.matrices())
+        self._prior = Prior([*(place.name for place in calibration.matrices()), EMBEDDING])  # it may be the output matrix, too
         self._members = {place.name: prod(place.tensor.shape[:-2]) for place in calibration.matrices()}
 
     def table(self, name: str) -> Table | None:  # noqa: ARG002
