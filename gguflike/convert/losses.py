@@ -54,7 +54,8 @@ class Expected:
     """As a prior has it: by relative errors of outputs."""
 
     def __init__(self, calibration: Calibration) -> None:
-        self._prior = Prior([*(place.name for place in calibration.matrices()), EMBEDDING])  # it may be the output matrix, too
+        names = [place.name for place in calibration.matrices()]
+        self._prior = Prior([*names, EMBEDDING])  # which may be the output matrix, too
         self._members = {place.name: prod(place.tensor.shape[:-2]) for place in calibration.matrices()}
 
     def table(self, name: str) -> Table | None:  # noqa: ARG002
