@@ -14,7 +14,7 @@ import pytest
 
 import gguflike
 from gguflike.cli import main
-from gguflike.cli.config import path, state_folder
+from gguflike.cli.config import path, state_folder, variable
 from gguflike.cli.settings import ALL, SAMPLING
 from gguflike.runner.sampling import Sampling
 from tests import tiny_gguf
@@ -275,5 +275,5 @@ def test_settings_are_told_of() -> None:
     """The page of the command line names every setting, its options and its variable."""
     page = (Path(__file__).parent.parent / "spec" / "cli.md").read_text(encoding="utf-8")
     for setting in ALL.values():
-        for text in (f"`{setting.key}`", *(f"`{flag}`" for flag in setting.flags[:1]), setting.variable):
+        for text in (f"`{setting.key}`", *(f"`{flag}`" for flag in setting.flags[:1]), variable(setting.name)):
             assert text in page, text

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from gguflike.cli.arguments import count, number, positive, seed, switch, whole
-from gguflike.cli.config import variable
 
 
 class Kind(NamedTuple):
@@ -35,11 +34,6 @@ class Setting(NamedTuple):
     table: str = ""
     choices: tuple[str, ...] = ()
     many: bool = False
-
-    @property
-    def variable(self) -> str:
-        """Its name in the environment."""
-        return variable(self.name)
 
     @property
     def key(self) -> str:
