@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from gguflike.cli import interrupts
 from gguflike.cli.generation import parts, tokens_of
@@ -15,6 +15,7 @@ from gguflike.cli.progress import progress_bar
 from gguflike.cli.screen import DIM, PLAIN, is_colored
 from gguflike.cli.streams import say
 from gguflike.errors import counted
+from gguflike.frozen import frozen
 from gguflike.progress import WRITING
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from gguflike.runner import Generation, Model
 
 
-class Answer(NamedTuple):
+@frozen
+class Answer:
     """What came of a text: what it says, what the model thought before, the outcome, whether Ctrl-C stopped it, and
     after how many seconds its first token came."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from gguflike.cli import interrupts
 from gguflike.cli.arguments import MODEL
@@ -15,6 +15,7 @@ from gguflike.cli.progress import progress_bar
 from gguflike.cli.settings import LOADING, SAMPLING, TEXT_SETTINGS, add_settings, names_of
 from gguflike.cli.streams import say
 from gguflike.errors import did_you_mean
+from gguflike.frozen import frozen
 
 if TYPE_CHECKING:
     from gguflike.chat.harmony import ChannelReader
@@ -114,7 +115,8 @@ def tokens_of(args: argparse.Namespace) -> int:
     return args.usual["tokens"] if args.tokens is None else args.tokens  # type: ignore[no-any-return]
 
 
-class Begun(NamedTuple):
+@frozen
+class Begun:
     """A text that is being made. ``reader`` tells apart what is thought, where it is an answer."""
 
     stream: Stream
@@ -146,7 +148,7 @@ def begin_answer(
 
 def parts(begun: Begun) -> Iterator[tuple[str, bool]]:
     """(text, whether it is only thought) as it comes."""
-    stream, reader = begun
+    stream, reader = begun.stream, begun.reader
     for piece in stream:
         if reader is None:
             yield piece.text, False

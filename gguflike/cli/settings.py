@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from gguflike.cli.arguments import count, number, positive, seed, switch, whole
+from gguflike.frozen import frozen
 
 
-class Kind(NamedTuple):
+@frozen
+class Kind:
     """How a value is read from text, which types of TOML it may have, and in words what it is."""
 
     parse: Callable[[str], Any]
@@ -22,7 +24,8 @@ class Kind(NamedTuple):
     name: str
 
 
-class Setting(NamedTuple):
+@frozen
+class Setting:
     """One setting. ``flags`` are its options, the first the one that messages name; ``table`` is where it stands in the
     file, ``choices`` what it may be, ``many`` whether its option may be given several times."""
 
