@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from gguflike.cli import interrupts
-from gguflike.cli.generation import add_model_arguments, add_sampling_arguments, choices, load
+from gguflike.cli.generation import add_model_arguments, add_sampling_arguments, load, sampling_of
 from gguflike.cli.output import print_json
 from gguflike.cli.screen import is_colored
 from gguflike.cli.settings import CHATTING, CONVERSATION, SHOWN, SYSTEM, add_settings
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     need_input("a conversation is read from it")
     if args.json and sys.stdin.isatty():
         raise UsageError("--json is for a conversation that is piped in")
-    choices(argparse.Namespace(**(vars(args) | {"seed": 0})))  # values that cannot be are said at once
+    sampling_of(args)  # values that cannot be are said at once
     return converse(args)
 
 

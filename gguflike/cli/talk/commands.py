@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from gguflike.cli.generation import sampling_of
 from gguflike.cli.output import clean, table
 from gguflike.cli.settings import ALL, SAMPLING, TEXT_SETTINGS, names_of
 from gguflike.cli.talk.conversation import FileError
@@ -85,7 +86,7 @@ def _set(session: Session, rest: str) -> None:
     before = getattr(args, name)
     try:
         setattr(args, name, None if value in ("default", "usual") else ALL[name].parse(value.strip()))
-        session.check_settings()
+        sampling_of(args)  # ArgumentError where they cannot be
     except (argparse.ArgumentTypeError, ArgumentError, ArgumentTypeError) as error:
         setattr(args, name, before)
         raise Mistake(f"{word}: {error}") from None

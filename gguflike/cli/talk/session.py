@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from gguflike.cli import interrupts
 from gguflike.cli.answer import Answer, document, figures, say_how_it_went, show
-from gguflike.cli.generation import choices
 from gguflike.cli.output import broken, flags_of
 from gguflike.cli.screen import DIM, PLAIN, Screen, is_colored
 from gguflike.cli.streams import say
@@ -87,10 +86,6 @@ class Session:
         if is_colored(self.args, sys.stderr):
             text = f"{DIM}{text}{PLAIN}"
         say(text)
-
-    def check_settings(self) -> None:
-        """ArgumentError where settings cannot be."""
-        choices(argparse.Namespace(**(vars(self.args) | {"seed": 0})))
 
     def answer(self, words: str) -> None:
         """Have the model answer, unless that cannot be: then the words are taken back, and it is said why."""
