@@ -18,6 +18,7 @@ from gguflike.cli.screen import DIM, PLAIN, Screen, is_colored, width
 from gguflike.cli.settings import ALL
 from gguflike.cli.talk.commands import COMMANDS, is_command, message
 from gguflike.cli.talk.conversation import Conversation
+from gguflike.cli.talk.loop import converse
 from gguflike.cli.talk.piped import Piped
 from gguflike.cli.talk.session import Session
 from gguflike.runner import Model
@@ -61,8 +62,8 @@ def sit(model: Model, *words: str, **settings: object) -> tuple[Session, Typed]:
     values = dict.fromkeys(ALL) | {"special": False, "usual": {"temperature": 0.0, "tokens": 4}} | settings
     args = argparse.Namespace(**values, sources={}, parser=argparse.ArgumentParser())
     source = Typed(*words)
-    session = Session(Conversation(model, args), source)
-    session.run()
+    session = Session(Conversation(model, args), is_typed=source.is_typed)
+    converse(session, source)
     return session, source
 
 

@@ -48,15 +48,16 @@ def converse(args: argparse.Namespace, *, is_plain: bool = False) -> int:
     """Load the model and talk to it, or where it ``is_plain``, go on with a text together. UsageError where nothing is
     said."""
     from gguflike.cli import UsageError
+    from gguflike.cli.talk import loop
     from gguflike.cli.talk.conversation import Conversation
     from gguflike.cli.talk.keyboard import kept, screen
     from gguflike.cli.talk.piped import Piped
-    from gguflike.cli.talk.session import Session, Source
+    from gguflike.cli.talk.session import Session
 
     with kept(), load(args) as model:
         if not is_plain:
             _check_template(model, args)
-        source: Source
+        source: loop.Source
         if sys.stdin.isatty() and screen() is not None:
             from gguflike.cli.talk.editor import Editor
 
@@ -66,8 +67,8 @@ def converse(args: argparse.Namespace, *, is_plain: bool = False) -> int:
             source = Piped()
         with interrupts.held() if source.is_typed else nullcontext():
             conversation = Conversation(model, args, is_plain=is_plain)
-            session = Session(conversation, source, is_silent=args.json)
-            said = session.run()
+            session = Session(conversation, is_typed=source.is_typed, is_silent=args.json)
+            said = loop.converse(session, source)
     if not (said or source.is_typed):
         raise UsageError("standard input is empty, so there is nothing to answer")
     if args.json:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from gguflike.cli.generation import sampling_of
 from gguflike.cli.output import clean, table
 from gguflike.cli.settings import ALL, SAMPLING, TEXT_SETTINGS, names_of
-from gguflike.cli.talk.conversation import FileError
 from gguflike.errors import ArgumentError, ArgumentTypeError, counted, did_you_mean
 
 if TYPE_CHECKING:
@@ -206,5 +205,3 @@ COMMANDS = {
     "bye": Command("", "leave", _bye),
 }
 OTHER_NAMES = {"?": "help", "h": "help", "exit": "bye", "quit": "bye", "q": "bye", "regen": "retry", "reset": "clear"}
-
-__all__ = ["COMMANDS", "FileError", "Mistake", "do", "is_command", "message"]

@@ -22,8 +22,8 @@ from gguflike.cli.config import state_folder
 from gguflike.cli.streams import say
 from gguflike.cli.talk.commands import COMMANDS
 from gguflike.cli.talk.keyboard import mark_pastes, screen
+from gguflike.cli.talk.loop import HOW_TO_LEAVE
 from gguflike.cli.talk.piped import QUOTES
-from gguflike.cli.talk.session import HOW_TO_LEAVE
 
 if TYPE_CHECKING:
     from prompt_toolkit.completion import CompleteEvent

@@ -1,42 +1,29 @@
-"""One sitting: a message or a command is read, answered or done, and whatever goes wrong, the next is read."""
+"""One sitting: what was said is answered, or it is said why not."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from gguflike.cli import interrupts
 from gguflike.cli.answer import Answer, document, figures, say_how_it_went, show
 from gguflike.cli.output import broken, flags_of
 from gguflike.cli.screen import DIM, PLAIN, Screen, is_colored
 from gguflike.cli.streams import say
-from gguflike.cli.talk import commands
-from gguflike.cli.talk.conversation import Conversation, FileError, FullError
+from gguflike.cli.talk.conversation import Conversation, FullError
 from gguflike.errors import GGUFLikeError, TemplateError, counted
 
 if TYPE_CHECKING:
     from gguflike.runner import Model
 
 
-HOW_TO_LEAVE = "Ctrl-D or /bye leaves"
-
-
-class Source(Protocol):
-    """Where messages come from. ``is_typed``: somebody sits there, who can be asked again."""
-
-    is_typed: bool
-
-    def ask(self, begun: str) -> str | None:
-        """The next message, which may already be ``begun``; None where there will be no more."""
-
-
 class Session:
-    """A conversation and where its messages come from. ``begun`` is what the next message begins with, ``is_over``
-    whether somebody said goodbye, ``documents`` all answers. Where it ``is_silent``, they are not shown."""
+    """A conversation and who holds it: where it ``is_typed``, somebody who can be asked again. ``begun`` is what the
+    next message begins with, ``is_over`` whether somebody said goodbye, ``documents`` all answers. Where it
+    ``is_silent``, they are not shown."""
 
-    def __init__(self, conversation: Conversation, source: Source, *, is_silent: bool = False) -> None:
-        self.conversation, self._source, self._is_silent = conversation, source, is_silent
+    def __init__(self, conversation: Conversation, *, is_typed: bool, is_silent: bool = False) -> None:
+        self.conversation, self.is_typed, self._is_silent = conversation, is_typed, is_silent
         self.documents: list[dict[str, Any]] = []
         self.begun, self.is_over = "", False
         self._last: Answer | None = None
@@ -48,37 +35,6 @@ class Session:
     @property
     def args(self) -> argparse.Namespace:
         return self.conversation.args
-
-    @property
-    def is_typed(self) -> bool:
-        return self._source.is_typed
-
-    def run(self) -> int:
-        """Until it is over. Returns how many messages and commands there were."""
-        count = 0
-        while not self.is_over:
-            begun, self.begun = self.begun, ""
-            if interrupts.clear():
-                say(HOW_TO_LEAVE)
-            words = self._source.ask(begun)
-            if words is None:
-                break
-            if not words.strip() and not (self.conversation.is_plain and self.conversation.turns):
-                continue
-            count += 1
-            try:
-                if commands.is_command(words.strip()):
-                    commands.do(self, words.strip())
-                else:
-                    self.answer(commands.message(words))
-            except (commands.Mistake, FileError) as error:
-                say(broken(str(error)))
-            except KeyboardInterrupt:  # while a file is read, or a long prompt
-                if not self.is_typed:
-                    raise
-                interrupts.clear()
-                say("stopped")
-        return count
 
     def tell(self, text: str) -> None:
         """Say something of the program's, which is no answer of the model: on standard error."""
