@@ -164,8 +164,7 @@ def read_named(text: str, form: Calls) -> list[Call] | None:
         name = before.split("\n", 1)[0].strip()
     if len(form.words) > 1 and form.words[1] in name:
         first, second = (part.strip() for part in name.split(form.words[1], 1))
-        # Of Mistral the id stands behind the name, of Solar before it.
-        name, identity = (first, second) if form.words[1] == "[CALL_ID]" else (second, first)
+        name, identity = (second, first) if form.ways[0].startswith("{id}") else (first, second)
     if match := _NUMBERED.fullmatch(name):
         name, identity = match[1], name
     end = json_end(rest, 0)
@@ -180,12 +179,11 @@ _NUMBERED = re.compile(r"(?:functions\.)?([^:\s]+):\d+")
 
 def read_elements(text: str, form: Calls, schemas: Schemas) -> list[Call] | None:
     """<function=name><parameter=key>value</parameter>...</function>; ``words`` are the two tags up to the names."""
-    function, parameter = (word.strip() for word in form.words)
-    inner = function.split("=")[0].split(" ")[0], parameter.split("=")[0].split(" ")[0]
-    if form.begin.startswith(f"<{function}"):  # the format begins with the tag itself
+    (function, parameter), tags = map(re.escape, form.words), [*map(re.escape, form.tags)]
+    if form.begins_tag:
         text = form.begin + text + form.end
-    outer = re.compile(rf"\s*<{re.escape(function)}\"?([^\">]+)\"?[^>]*>(.*?)</{re.escape(inner[0])}>\s*", re.DOTALL)
-    each = re.compile(rf"\s*<{re.escape(parameter)}\"?([^\">]+)\"?([^>]*)>(.*?)</{re.escape(inner[1])}>\s*", re.DOTALL)
+    outer = re.compile(rf"\s*<{function}\"?([^\">]+)\"?[^>]*>(.*?)</{tags[0]}>\s*", re.DOTALL)
+    each = re.compile(rf"\s*<{parameter}\"?([^\">]+)\"?([^>]*)>(.*?)</{tags[1]}>\s*", re.DOTALL)
     calls, place = [], 0
     while place < len(text):
         match = outer.match(text, place)

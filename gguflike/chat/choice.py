@@ -7,6 +7,7 @@ arguments as ``%json`` of their schemas.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -135,16 +136,12 @@ class _Rules:
             each = [f"{json.dumps(_name(tool))} {json_said} {self.value(_schema(tool))}" for tool in tools]
             return self.add(f"{header} ({' | '.join(each)})")
         assert form is not None  # a prompt with tools has one
+        write = _WRITERS[form.syntax]
         if form.listed:
-            one = self.add(" | ".join(self._json_call(tool, form) for tool in tools))
+            one = self.add(" | ".join(write(self, tool, form) for tool in tools))
             more = f'(", " {one})*' if parallel else ""
             fence = "".join(f" GAP {json.dumps(word)} GAP" for word in form.words)
             return self.add(f'{self.said(form.begin)}{fence} "[" {one} {more} "]" {self.said(form.end)}')
-        if form.syntax == "python":
-            one = self.add(" | ".join(self._python_call(tool) for tool in tools))
-            more = f'(", " {one})*' if parallel else ""
-            return self.add(f'{self.said(form.begin)} "[" {one} {more} "]" {self.said(form.end)}')
-        write = _WRITERS.get(form.syntax, _Rules._json_call)
         begin = "" if form.bare else self.said(form.begin)
         gap = "GAP" if form.syntax == "json" and form.end else ""
         one = self.add(
@@ -162,32 +159,28 @@ class _Rules:
         return f'{json.dumps(head)} {self.value(_schema(tool))} "}}"'
 
     def _named_call(self, tool: Tool, form: Calls) -> str:
-        name, value, separator = json.dumps(_name(tool)), self.value(_schema(tool)), self.said(form.words[0])
-        if form.name == "kimi":
-            return f'"functions." {name} /:[0-9]{{1,3}}/ {separator} {value}'
-        if form.name == "solar":
-            return f"/[a-z0-9]{{1,10}}/ {self.said(form.words[1])} {name} {separator} {value}"
-        plain = f"{name} {separator} {value}"
-        if form.name == "deepseek":  # which has written calls in two ways
-            return f'({plain} | "function" {separator} {name} "\\n```json\\n" {value} "\\n```")'
-        return plain
+        pieces = {"{name}": json.dumps(_name(tool)), "{value}": self.value(_schema(tool)), **_MADE_UP}
+        pieces |= {f"{{{place}}}": self.said(word) for place, word in enumerate(form.words)}
+        ways = [
+            " ".join(pieces.get(piece, json.dumps(piece)) for piece in re.split(r"(\{\w+\})", way) if piece)
+            for way in form.ways
+        ]
+        return ways[0] if len(ways) == 1 else f"({' | '.join(ways)})"
 
     def _element_call(self, tool: Tool, form: Calls) -> str:
         function, parameter = form.words
-        closes = [word.split("=")[0].split(" ")[0] for word in form.words]
         quote = '"' if function.endswith("name=") else ""
-        line = "\n" if form.name in ("qwen3-coder", "seed") else ""
         rules = []
         for key, kind, required in _properties(tool):
-            attribute = f' string="{"true" if _is_text(kind) else "false"}"' if form.name.startswith("dsml") else ""
-            opened = self.said(f"<{parameter}{quote}{key}{quote}{attribute}>{line}")
-            rule = f"{opened} {self._bare(kind, f'{line}</{closes[1]}>')} GAP"
+            attribute = f' string="{"true" if _is_text(kind) else "false"}"' if form.tells_texts else ""
+            opened = self.said(f"<{parameter}{quote}{key}{quote}{attribute}>{form.edge}")
+            rule = f"{opened} {self._bare(kind, f'{form.edge}</{form.tags[1]}>')} GAP"
             rules.append(self.add(rule) + ("" if required else "?"))
         opened = self.said(f"<{function}{quote}{_name(tool)}{quote}>")
-        if form.begin.startswith(f"<{function}"):  # and that is begun
+        if form.begins_tag:
             opened = json.dumps(f'{_name(tool)}">')
             return f"{opened} GAP {' '.join(rules)}"
-        return f"GAP {opened} GAP {' '.join(rules)} {self.said(f'</{closes[0]}>')} GAP"
+        return f"GAP {opened} GAP {' '.join(rules)} {self.said(f'</{form.tags[0]}>')} GAP"
 
     def _pair_call(self, tool: Tool, form: Calls) -> str:
         key, value, separator = form.words
@@ -207,7 +200,7 @@ class _Rules:
             return f"({' | '.join(json.dumps(text) for text in texts)}) {self.said(end)}"
         return self.until(end)
 
-    def _python_call(self, tool: Tool) -> str:
+    def _python_call(self, tool: Tool, _: Calls) -> str:
         return f'{json.dumps(_name(tool) + "(")} {self._listed(tool, "=", self.value)} ")"'
 
     def _gemma_call(self, tool: Tool, form: Calls) -> str:
@@ -262,10 +255,12 @@ def _is_text(kind: Mapping[str, Any]) -> bool:
     return kind.get("type") == "string" or (texts is not None and all(isinstance(text, str) for text in texts))
 
 
+_MADE_UP = {"{id}": "/[a-z0-9]{1,10}/", "{number}": "/:[0-9]{1,3}/"}
 _WRITERS: dict[str, Callable[[_Rules, Tool, Calls], str]] = {
     "json": _Rules._json_call,
     "named": _Rules._named_call,
     "elements": _Rules._element_call,
     "pairs": _Rules._pair_call,
+    "python": _Rules._python_call,
     "gemma": _Rules._gemma_call,
 }

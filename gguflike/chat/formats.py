@@ -27,6 +27,20 @@ class Calls:
     listed: bool = False  # calls are in one array
     keys: tuple[str, ...] = ("name", "arguments")  # of a call in JSON; none: {name: arguments}
     bare: bool = False  # a call may begin an answer without ``begin``
+    #: How a call in the syntax "named" may be written: {0} and {1} are ``words``, {id} and {number} are made up.
+    ways: tuple[str, ...] = ("{name}{0}{value}",)
+    edge: str = ""  # around a value that is written without quotes
+    tells_texts: bool = False  # tags of arguments say whether these are text
+
+    @property
+    def tags(self) -> list[str]:
+        """The names of the tags that ``words`` begin, in the syntax "elements"."""
+        return [word.split("=")[0].split(" ")[0] for word in self.words]
+
+    @property
+    def begins_tag(self) -> bool:
+        """Whether calls begin with the first of these tags itself."""
+        return self.begin.startswith(f"<{self.words[0]}")
 
 
 TOOL_KEYS = ("tool_name", "parameters")
@@ -48,6 +62,7 @@ CALLS = (
         "<|tool_call_end|>",
         ("<|tool_call_argument_begin|>",),
         ("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
+        ways=("functions.{name}{number}{0}{value}",),
     ),
     Calls(
         "deepseek",
@@ -57,6 +72,7 @@ CALLS = (
         "<\uff5ctool\u2581call\u2581end\uff5c>",
         ("<\uff5ctool\u2581sep\uff5c>",),
         ("<\uff5ctool\u2581calls\u2581begin\uff5c>", "<\uff5ctool\u2581calls\u2581end\uff5c>"),
+        ways=("{name}{0}{value}", "function{0}{name}\n```json\n{value}\n```"),
     ),
     Calls(
         "dsml",
@@ -65,6 +81,7 @@ CALLS = (
         "<\uff5cDSML\uff5cfunction_calls>",
         "</\uff5cDSML\uff5cfunction_calls>",
         ("\uff5cDSML\uff5cinvoke name=", "\uff5cDSML\uff5cparameter name="),
+        tells_texts=True,
     ),
     Calls(
         "dsml calls",
@@ -73,6 +90,7 @@ CALLS = (
         "<\uff5cDSML\uff5ctool_calls>",
         "</\uff5cDSML\uff5ctool_calls>",
         ("\uff5cDSML\uff5cinvoke name=", "\uff5cDSML\uff5cparameter name="),
+        tells_texts=True,
     ),
     Calls(
         "minimax",
@@ -89,6 +107,7 @@ CALLS = (
         "<seed:tool_call>",
         "</seed:tool_call>",
         ("function=", "parameter="),
+        edge="\n",
     ),
     Calls(
         "qwen3-coder",
@@ -97,6 +116,7 @@ CALLS = (
         "<tool_call>",
         "</tool_call>",
         ("function=", "parameter="),
+        edge="\n",
     ),
     Calls(
         "minicpm",
@@ -124,6 +144,7 @@ CALLS = (
         "<|tool_call:end|>",
         ("<|tool_call:args|>", "<|tool_call:name|>"),
         ("<|tool_calls|>",),
+        ways=("{id}{1}{name}{0}{value}",),
     ),
     Calls("mistral", ("[TOOL_CALLS]", "[ARGS]"), "named", "[TOOL_CALLS]", "", ("[ARGS]", "[CALL_ID]")),
     Calls("mistral list", ("[TOOL_CALLS]",), "json", "[TOOL_CALLS]", listed=True),
@@ -140,8 +161,8 @@ CALLS = (
     ),
     Calls("apertus", ("<|tools_prefix|>",), "json", "<|tools_prefix|>", "<|tools_suffix|>", listed=True, keys=()),
     Calls("nemotron", ("<TOOLCALL>",), "json", "<TOOLCALL>", "</TOOLCALL>", listed=True),
-    Calls("lfm2", ("<|tool_call_start|>",), "python", "<|tool_call_start|>", "<|tool_call_end|>"),
-    Calls("lfm2", ("<|tool_list_start|>",), "python", "<|tool_call_start|>", "<|tool_call_end|>"),
+    Calls("lfm2", ("<|tool_call_start|>",), "python", "<|tool_call_start|>", "<|tool_call_end|>", listed=True),
+    Calls("lfm2", ("<|tool_list_start|>",), "python", "<|tool_call_start|>", "<|tool_call_end|>", listed=True),
     Calls("phi4", ("<|tool_call|>", "<|/tool_call|>"), "json", "<|tool_call|>", "<|/tool_call|>", listed=True),
     Calls("granite", ("<|tool_call|>",), "json", "<|tool_call|>", listed=True),
     Calls("gigachat", ("<|function_call|>",), "json", "<|function_call|>"),
