@@ -195,8 +195,7 @@ class _Rules:
         """A value that is written without quotes, and ``end`` behind it."""
         if not _is_text(kind):
             return f"{self.value(kind)} {self.said(end)}"
-        if "enum" in kind or "const" in kind:
-            texts = kind.get("enum", [kind.get("const")])
+        if (texts := _only(kind)) is not None:
             return f"({' | '.join(json.dumps(text) for text in texts)}) {self.said(end)}"
         return self.until(end)
 
@@ -206,8 +205,7 @@ class _Rules:
     def _gemma_call(self, tool: Tool, form: Calls) -> str:
         def value(kind: Mapping[str, Any]) -> str:
             if _is_text(kind):
-                texts = kind.get("enum", [kind["const"]] if "const" in kind else None)
-                quote = self.said(form.words[0])
+                texts, quote = _only(kind), self.said(form.words[0])
                 inside = f"({' | '.join(map(json.dumps, texts))}) {quote}" if texts else self.until(form.words[0])
                 return f"{quote} {inside}"
             return self.value(kind)
@@ -250,8 +248,14 @@ def _properties(tool: Tool) -> list[tuple[str, Mapping[str, Any], bool]]:
     ]
 
 
+def _only(kind: Mapping[str, Any]) -> list[Any] | None:
+    """The values that there are, where a schema lists them."""
+    values: list[Any] | None = kind.get("enum", [kind["const"]] if "const" in kind else None)
+    return values
+
+
 def _is_text(kind: Mapping[str, Any]) -> bool:
-    texts = kind.get("enum", [kind["const"]] if "const" in kind else None)
+    texts = _only(kind)
     return kind.get("type") == "string" or (texts is not None and all(isinstance(text, str) for text in texts))
 
 
