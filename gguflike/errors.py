@@ -224,6 +224,17 @@ def check_text(name: str, value: object) -> None:
         raise ArgumentTypeError("not text", field=name, expected="str", got=_kind(value))
 
 
+def check_texts(name: str, texts: str | Iterable[str]) -> list[str]:
+    """The texts of the argument ``name`` in a list, one where it is a text itself. ArgumentTypeError for what holds
+    none."""
+    if isinstance(texts, bytes | bytearray | Mapping) or not isinstance(texts, Iterable):
+        raise ArgumentTypeError("not text", field=name, expected="str, or a list of str", got=repr(texts)[:60])
+    listed = [texts] if isinstance(texts, str) else list(texts)
+    for text in listed:
+        check_text(name, text)
+    return listed
+
+
 def check_integer(name: str, value: object, low: int, high: int | None = None, remedy: str | None = None) -> int:
     """The argument ``name`` as an int.
 

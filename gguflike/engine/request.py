@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from typing import Any
 
-from gguflike.errors import ArgumentError, check_integer
+from gguflike.errors import ArgumentError, check_integer, check_texts
 from gguflike.frozen import frozen
-from gguflike.runner.generate import stop_strings
 from gguflike.runner.sampling import Grammar, Sampling
 from gguflike.runner.tokenizer import token_ids
 
@@ -39,7 +38,7 @@ class Request:
             raise ArgumentError("no sampling", field="sampling", expected="a Sampling", got=repr(self.sampling)[:60])
         changed: dict[str, Any] = {
             "prompt": tuple(token_ids(self.prompt)),
-            "stop": (self.stop,) if isinstance(self.stop, str) else tuple(stop_strings(self.stop)),
+            "stop": tuple(check_texts("stop", self.stop)),
             "lookup": check_integer("lookup", self.lookup, 0),
         }
         for name in ("max_tokens", "logprobs"):

@@ -7,12 +7,20 @@ on from what two texts have in common (a reranker's instruction, say), which giv
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gguflike.errors import ArgumentError, ArgumentTypeError, UnsupportedError, check_choice, check_text, counted
+from gguflike.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    UnsupportedError,
+    check_choice,
+    check_text,
+    check_texts,
+    counted,
+)
 from gguflike.families.parts.extras import Pooling
 from gguflike.runner.pooling import KINDS, Pooler, unit
 
@@ -79,12 +87,8 @@ def rerank(model: Model, query: str, documents: str | Iterable[str], truncate: b
 
 
 def checked_texts(name: str, texts: str | Iterable[str]) -> list[str]:
-    """The texts of an argument in a list, one where it is a text itself. ArgumentTypeError for what holds none."""
-    if isinstance(texts, bytes | bytearray | Mapping) or not isinstance(texts, Iterable):
-        raise ArgumentTypeError("not text", field=name, expected="str, or a list of str", got=repr(texts)[:60])
-    listed = [texts] if isinstance(texts, str) else list(texts)
-    for text in listed:
-        check_text(name, text)
+    """As of `check_texts`, and ArgumentError where there are none."""
+    listed = check_texts(name, texts)
     if not listed:
         raise ArgumentError("no texts", field=name, expected="at least one")
     return listed

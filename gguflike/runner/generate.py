@@ -7,11 +7,10 @@ stream decoder, and what may yet turn out to begin a stop string waits here.
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from gguflike.errors import ArgumentTypeError, check_text
 from gguflike.runner.sampling import Sampler, Sampling
 from gguflike.runner.slots import common
 from gguflike.runner.speculate import Lookup
@@ -133,16 +132,6 @@ class Text:
         """What was held back, when no more tokens come."""
         rest = self._stop.push(self._decoder.flush())
         return rest if self.stopped else rest + self._stop.flush()
-
-
-def stop_strings(stop: Iterable[str]) -> list[str]:
-    """The strings of ``stop`` in a list. ArgumentTypeError for what is no string."""
-    if isinstance(stop, bytes | bytearray | Mapping) or not isinstance(stop, Iterable):
-        raise ArgumentTypeError("not text", field="stop", expected="str, or a list of str", got=repr(stop)[:60])
-    texts = list(stop)
-    for text in texts:
-        check_text("stop", text)
-    return texts
 
 
 class Stream:

@@ -20,6 +20,7 @@ from gguflike.errors import (
     UnsupportedError,
     check_choice,
     check_integer,
+    check_texts,
     check_threads,
     counted,
 )
@@ -29,7 +30,7 @@ from gguflike.families.family import check_layers
 from gguflike.families.parts import Head
 from gguflike.progress import Progress
 from gguflike.runner import graph
-from gguflike.runner.generate import Continuation, Generation, Stream, stop_strings
+from gguflike.runner.generate import Continuation, Generation, Stream
 from gguflike.runner.passes import Passes
 from gguflike.runner.sampling import Sampling
 from gguflike.runner.state import TYPES, default_context
@@ -440,7 +441,7 @@ class Model:
         lookup = check_integer("lookup", lookup, 0)
         if logprobs is not None:
             logprobs = check_integer("logprobs", logprobs, 0, self.vocab_size)
-        stops = [stop] if isinstance(stop, str) else stop_strings(stop)
+        stops = check_texts("stop", stop)
         ids = self.tokenize(prompt) if isinstance(prompt, str) else token_ids(prompt, _PROMPT)
         self.check_prompt(ids)
         return Stream(
