@@ -165,7 +165,7 @@ def products(plan: LinearPlan, packed: np.ndarray, rows: int, x: np.ndarray, cre
 def test_an_adaptive_model_is_nearer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A model whose inputs have large channels: less than half the error of the logits, and the same bits alone and
     with others, in pieces of any size. (Of 64 values, none is more than 8 times their root mean square.)"""
-    monkeypatch.setattr("gguflike.runner.model.CREST", 4.0)
+    monkeypatch.setattr("gguflike.runner.network.CREST", 4.0)
     made = {**test_parts.GRAPHS, "llama": by_hand.graph(), "experts": EXPERTS}[name]
     weights = by_hand.write(tmp_path / "m.gguf", made, "Q8_0", gain=40)
     want = by_hand.truth(made, weights, IDS)

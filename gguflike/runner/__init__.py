@@ -2,7 +2,8 @@
 
 A model, from what users call down to ops:
 
-    model      what users hold: text in, text, logits or vectors out, in turns
+    model      what users hold: text in, text or vectors out
+    network    what computes: ids in, logits or hidden states out, in turns
     generate   one token after another; speculate (drafts)
     sampling/  the choice of the next token: settings, steps, log probabilities
     embedding  texts to vectors and scores; pooling

@@ -1,6 +1,6 @@
 """Passes of a model: from token ids to logits or hidden states, and what stays of them.
 
-Nothing here knows texts, and nothing checks what it is given: model.py does both.
+Nothing here knows texts, which model.py does, and nothing checks what it is given, which network.py does.
 """
 
 from __future__ import annotations

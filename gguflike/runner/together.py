@@ -14,7 +14,7 @@ from gguflike.runner.passes import Run
 
 if TYPE_CHECKING:
     from gguflike.errors import GGUFLikeError
-    from gguflike.runner.model import Model
+    from gguflike.runner.network import Network
     from gguflike.runner.passes import Floats, Passes
     from gguflike.runner.slots import Slot
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Together:
     """What `Model.together` gives. For one thread at a time; the model may be used beside it."""
 
-    def __init__(self, model: Model, passes: Passes) -> None:
+    def __init__(self, model: Network, passes: Passes) -> None:
         self._model, self._passes = model, passes
 
     @property
