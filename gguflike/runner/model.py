@@ -114,8 +114,7 @@ class Model(Network):
         likeliest token is taken, not the result, and does nothing elsewhere. (Weights in F32, F16 and BF16 are summed
         in another order for several tokens than for one, which may decide a tie within a millionth differently.)
         ``logprobs`` is how many alternatives to give with the log probability of each token. The text has no special
-        tokens but those of ``shown``.
-        ``progress`` counts the tokens of a prompt that takes several passes.
+        tokens but those of ``shown``. ``progress`` counts the tokens of a prompt that takes several passes.
 
         One of three says what the text may be: ``schema``, a JSON schema (an object, or text) that it is JSON of;
         ``regex``, an expression that matches it as a whole; ``grammar``, in GBNF or Lark, or one that is followed

@@ -190,10 +190,10 @@ class Network:
         """Compute ``ids`` after the first ``position`` cached tokens: logits (1, vocab) of the last, or of all.
 
         Unless ``all_logits``, the result is a view that the next call overwrites. ``progress`` counts the tokens where
-        they take several passes. ArgumentError where an id is not in
-        the vocabulary or ``position`` is beyond what is cached, UnsupportedError where the context is too short,
-        ArgumentTypeError where the ids are no integers, GGUFError where logits are not finite. A model whose tokens see
-        those behind them computes from position 0 only, and an encoder has no logits (UnsupportedError).
+        they take several passes. ArgumentError where an id is not in the vocabulary or ``position`` is beyond what is
+        cached, UnsupportedError where the context is too short, ArgumentTypeError where the ids are no integers,
+        GGUFError where logits are not finite. A model whose tokens see those behind them computes from position 0 only,
+        and an encoder has no logits (UnsupportedError).
         """
         self._check_logits()
         ids = token_ids(ids)
