@@ -11,7 +11,7 @@ stopped. `Model.generate` is for one text after the other, in the caller's threa
     request    what is asked for
     events     what a listener hears
     job        one text: what is to be computed next, what is chosen, when it ends
-    choosing   the next token of a text: its sampler, its grammar, its logprobs
+    choosing   what a request's tokens are chosen by
     drafting   guesses at what comes next
     pace       how long pieces of prompts may be
     places     which slot a text gets, and what it need not compute

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from gguflike.engine.choosing import Chooser
+from gguflike.engine.choosing import chooser
 from gguflike.engine.events import Event, Failed, Finished, Listener, Prefilled, Queued, Token
 from gguflike.engine.request import Request
 from gguflike.runner.generate import FinishReason, Generation, Text
@@ -19,6 +19,7 @@ from gguflike.runner.together import Run
 if TYPE_CHECKING:
     from gguflike.runner import Model
     from gguflike.runner.passes import Floats
+    from gguflike.runner.sampling import Logprobs
     from gguflike.runner.slots import Slot
 
 
@@ -39,7 +40,7 @@ class Job:
         self._position: int | None = None  # told last
         self._text = Text(model.tokenizer, request.stop, request.shown)
         self._end_ids = frozenset() if request.ignore_end else frozenset(model.tokenizer.eos_ids)
-        self._chooser = Chooser(request, model)
+        self._chooser = chooser(request, model)
         limit = model.context if request.max_tokens is None else request.max_tokens
         self._room = min(limit, model.context - len(self.tokens))
         self._full: FinishReason = "length" if self._room == limit else "context"
@@ -151,21 +152,20 @@ class Job:
             if self.room <= 0:
                 self.end(self._full)
                 return
-            chosen = self._chooser.choose(row)
-            assert chosen.id is not None
-            self._accept(chosen.id, chosen)
-            if self.over or chosen.id != foreseen:
+            token, logprobs = self._chooser.choose(row)
+            self._accept(token, logprobs)
+            if self.over or token != foreseen:
                 break
             right += 1
             self.result.accepted += 1
         for token in () if self.over else self._chooser.forced():
-            self._accept(token, Token(token, ""))
+            self._accept(token)
             if self.over:
                 break
         if draft:  # the slot is to hold nothing that was not chosen
             self.slot.return_to(right)
 
-    def _accept(self, token: int, told: Token) -> None:
+    def _accept(self, token: int, logprobs: Logprobs | None = None) -> None:
         """Take a token as the next of the text, and see whether the text ends with it."""
         if token in self._end_ids:
             self.end("stop")
@@ -174,7 +174,8 @@ class Job:
         self.result.tokens.append(token)
         text = self._text.push(token)
         self.result.text += text
-        self._tell(told._replace(text=text))
+        of_model = () if logprobs is None else (logprobs.chosen, dict(logprobs.alternatives))
+        self._tell(Token(token, text, *of_model))
         if self._text.stopped or self._chooser.finished:
             self.end("stop")
         elif self.room <= 0:

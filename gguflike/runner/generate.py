@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from gguflike.runner.sampling import Sampler, Sampling
+from gguflike.runner.sampling.sampler import Chooser
 from gguflike.runner.slots import common
 from gguflike.runner.speculate import Lookup
 
@@ -190,9 +191,9 @@ class Continuation:
         self.result = Generation(prompt_tokens=len(tokens), logprobs=None if logprobs is None else [])
         self.saved: Saved | None = None  # what the model held of it, while another computes (see ``Model.turn``)
         self._model, self._tokens, self._max_tokens = model, tokens, max_tokens
-        self._sampler = Sampler(sampling, tokens, model.tokenizer)
+        self._chooser = Chooser(Sampler(sampling, tokens, model.tokenizer), grammar, logprobs)
         self._lookup = lookup if sampling.greedy and grammar is None else 0
-        self._alternatives, self._grammar, self._progress = logprobs, grammar, progress
+        self._progress = progress
 
     def pieces(self, stop: Sequence[str], shown: Container[int]) -> Iterator[Piece]:
         """Generate; text ends before the first of the strings ``stop``, and has the special tokens ``shown``."""
@@ -238,7 +239,7 @@ class Continuation:
                 yield token, logprobs
             if count >= room:
                 return
-            if self._grammar is not None and self._grammar.finished:
+            if self._chooser.finished:
                 result.finish_reason = "stop"
                 return
             draft = drafts.propose(tokens, room - count - 1) if drafts else []
@@ -248,7 +249,9 @@ class Continuation:
                 computed = len(tokens)
                 if draft:
                     greedy = _accepted(rows.argmax(axis=1).tolist(), draft)
-                    chosen = [(token, self._logprobs(row, token)) for token, row in zip(greedy, rows, strict=False)]
+                    chosen = [
+                        (token, self._chooser.logprobs(row, token)) for token, row in zip(greedy, rows, strict=False)
+                    ]
                     computed += len(chosen) - 1
                     model.forget(computed)
                 else:
@@ -257,21 +260,7 @@ class Continuation:
 
     def _next(self, logits: Floats) -> list[tuple[int, Logprobs | None]]:
         """The token that follows, and those that the grammar leaves no choice about behind it."""
-        sampler, grammar = self._sampler, self._grammar
-        token = sampler.choose(logits, None if grammar is None else grammar.mask())
-        sampler.accept(token)
-        chosen = [(token, self._logprobs(logits, token))]
-        if grammar is not None:
-            grammar.accept(token)
-            if self._alternatives is None:  # else the logits of each are wanted
-                for token in grammar.forced():
-                    grammar.accept(token)
-                    sampler.accept(token)
-                    chosen.append((token, None))
-        return chosen
-
-    def _logprobs(self, logits: Floats, token: int) -> Logprobs | None:
-        return None if self._alternatives is None else self._sampler.logprobs(logits, token, self._alternatives)
+        return [self._chooser.choose(logits), *((token, None) for token in self._chooser.forced())]
 
 
 def _accepted(greedy: list[int], draft: list[int]) -> list[int]:

@@ -1,7 +1,7 @@
 """Choosing the next token from logits.
 
     settings    what may be set, and the order of the steps; checks: what each may be
-    sampler     the state of one text: its tokens, its random stream
+    sampler     the state of one text: its tokens, its random stream; and its grammar beside that
     chain       the steps, each with its formula and source, and the draw
     candidates  the tokens that are left, which a vocabulary of 262,144 must not make slow
     dry         repetitions that the next token would prolong
