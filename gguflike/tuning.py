@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from gguflike import container
 from gguflike.calibrate.grids import GRIDS, Grid, Numbers
+from gguflike.calibrate.reached import lowest
 from gguflike.calibrate.trained import MOVES, Moves
 from gguflike.calibrate.tune import Mark, Tuned, Tuning
 from gguflike.calibrate.tune import tune as train
@@ -49,7 +50,7 @@ class TunedFile(NamedTuple):
     @property
     def after(self) -> float:
         """That of what was written."""
-        return min(mark.held_out for mark in self.marks if mark.held_out == mark.held_out)
+        return lowest(self.marks)
 
 
 def tune(

@@ -34,6 +34,11 @@ class Tuned(NamedTuple):
     marks: list[Mark]
 
 
+def lowest(marks: Sequence[Mark]) -> float:
+    """The least divergence of the other text, in nats; infinite where none was finite."""
+    return min((mark.held_out for mark in marks if np.isfinite(mark.held_out)), default=float("inf"))
+
+
 def worse(marks: Sequence[Mark]) -> int:
     """How many of the last marks were no better than the best before them."""
     held_out = [mark.held_out if np.isfinite(mark.held_out) else np.inf for mark in marks]

@@ -20,7 +20,7 @@ from gguflike.calibrate.adam import Adam, warm_cosine
 from gguflike.calibrate.blas import single_threaded
 from gguflike.calibrate.distill import Teacher
 from gguflike.calibrate.grids import Grid, Numbers
-from gguflike.calibrate.reached import Kept, Mark, Tuned, worse
+from gguflike.calibrate.reached import Kept, Mark, Tuned, lowest, worse
 from gguflike.calibrate.trained import Moves, Trained
 from gguflike.errors import ArgumentError, QuantizationError
 from gguflike.families.parts import Graph
@@ -184,13 +184,13 @@ class _Training:
         best, marks = reached, reached.marks
         since: list[float] = []
         for step, batch in enumerate(self._batches()):
-            lowest = min((mark.held_out for mark in marks if np.isfinite(mark.held_out)), default=float("inf"))
+            least = lowest(marks)
             if worse(marks) >= options.patience:
                 break
             if step < marks[-1].step:
                 continue  # made before
             if self._progress is not None:
-                self._progress(step, options.steps, f"tuning, held-out divergence {lowest:.5f}")
+                self._progress(step, options.steps, f"tuning, held-out divergence {least:.5f}")
             loss, by_weights = self._gradients(numbers, batch)
             since.append(loss)
             adam.step(student.pull(numbers, by_weights), warm_cosine(step, options.steps, options.warm_up))
@@ -199,7 +199,7 @@ class _Training:
                 continue
             marks.append(Mark(step + 1, float(np.mean(since)), self._evaluated(numbers)))
             since = []
-            if marks[-1].held_out < lowest:
+            if marks[-1].held_out < least:
                 best = Tuned(*self._kept(numbers), marks)
             if kept is not None:
                 kept.write(student.parameters, adam, best)

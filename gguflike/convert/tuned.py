@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.calibrate.grids import GRIDS
+from gguflike.calibrate.reached import Mark, lowest
 from gguflike.calibrate.texts import sequences
 from gguflike.calibrate.trained import Moves
 from gguflike.container import FilePlan, Typed, ValueType, Writer
@@ -30,7 +31,6 @@ from gguflike.progress import CALIBRATING, Progress
 from gguflike.tensor import QuantizedTensor
 
 if TYPE_CHECKING:
-    from gguflike.calibrate.reached import Mark
     from gguflike.convert.calibration import Calibration
     from gguflike.convert.plan import ConversionPlan, PlannedTensor
 
@@ -124,7 +124,7 @@ def memory(plan: ConversionPlan, trained: Sequence[PlannedTensor], moves: Moves,
 
 def metadata(tuning: TuningPlan, marks: Sequence[Mark] = ()) -> dict[str, Any]:
     """What a file says of its tuning; before it is done, as many bytes."""
-    reached = [marks[0].held_out, _best(marks)] if marks else [0.0, 0.0]
+    reached = [marks[0].held_out, lowest(marks)] if marks else [0.0, 0.0]
     return {
         "gguflike.tuning.moves": tuning.moves,
         "gguflike.tuning.held_out": list(tuning.held_out),
@@ -158,11 +158,9 @@ def run(plan: ConversionPlan, writer: Writer, threads: int | None, progress: Pro
         _train(plan, writer, calibration, tuning.moves, threads, progress)
         for name, data in finished(writer.workspace).items():
             writer.replace(name, data)
-    from gguflike.calibrate.reached import Mark
-
     with np.load(path) as file:
         marks = [Mark(*mark) for mark in json.loads(str(file[_RESULT]))]
-    before, after = marks[0].held_out, _best(marks)
+    before, after = marks[0].held_out, lowest(marks)
     said = f"tuned in {counted(marks[-1].step, 'step')}: divergence on held-out text {before:.5f} -> {after:.5f} nats"
     return replace(plan, notices=(*plan.notices, said), metadata={**plan.metadata, **metadata(tuning, marks)})
 
@@ -251,7 +249,3 @@ def _values(plan: ConversionPlan) -> list[str]:
 
 def _size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(count / 1e6, 1):.0f} MB"
-
-
-def _best(marks: Sequence[Mark]) -> float:
-    return min(mark.held_out for mark in marks if mark.held_out == mark.held_out)
