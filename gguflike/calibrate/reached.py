@@ -45,6 +45,16 @@ def worse(marks: Sequence[Mark]) -> int:
     return len(marks) - 1 - int(np.argmin(held_out))
 
 
+def save(path: Path, **arrays: Any) -> None:
+    """Write arrays to a file that is there when all of them are, in place of what is there."""
+    temporary = path.with_suffix(".part")
+    with temporary.open("wb") as file:
+        np.savez(file, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
 class Kept:
     """What was reached, in a file at ``path`` for a training that is called ``key``."""
 
@@ -67,12 +77,7 @@ class Kept:
             "numbers": list(reached.numbers),
             "values": list(reached.values),
         }
-        temporary = self._path.with_suffix(".part")
-        with temporary.open("wb") as file:
-            np.savez(file, said=json.dumps(said), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
+        save(self._path, said=json.dumps(said), **arrays)
 
     def read(self, parameters: Mapping[Hashable, Floats], adam: Adam) -> Tuned | None:
         """What was reached, where it is of this training: ``parameters`` and ``adam`` are set to it. Else None."""

@@ -8,7 +8,6 @@ held-out text of another kind is what is written. The whole model is in memory i
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.calibrate.grids import GRIDS
-from gguflike.calibrate.reached import Mark, lowest
+from gguflike.calibrate.reached import Mark, lowest, save
 from gguflike.calibrate.texts import sequences
 from gguflike.calibrate.trained import Moves
 from gguflike.container import FilePlan, Typed, ValueType, Writer
@@ -184,7 +183,6 @@ def _train(
     rows = {name: writer.read(name).reshape(-1, t.format.row_bytes(t.shape[-1])) for name, t in tensors.items()}
     stored = {name: QuantizedTensor(name, t.format, t.shape, rows[name].reshape(-1)) for name, t in tensors.items()}
     grids = {t.name: GRIDS[t.format.name] for t in plan.calibrated if t.format.name in GRIDS}
-    folder = writer.workspace / "tuning"
     result = tune(
         calibration.graph,
         {name: calibration.model.read(name) for name in tensors},
@@ -193,7 +191,7 @@ def _train(
         _values(plan),
         cut(calibration.sequences, calibration.model.begin, SEQUENCE),
         held_out(calibration),
-        folder,
+        writer.workspace / "tuning",
         Tuning(
             moves=moves,
             steps=STEPS,
@@ -210,12 +208,7 @@ def _train(
     )
     made: dict[str, Any] = {name: grids[name].pack(numbers).reshape(-1) for name, numbers in result.numbers.items()}
     made |= {name: np.ascontiguousarray(value).reshape(-1).view(np.uint8) for name, value in result.values.items()}
-    temporary = folder / _RESULT
-    with temporary.open("wb") as file:
-        np.savez(file, **{**made, _RESULT: json.dumps(result.marks)})
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(writer.workspace / _RESULT)
+    save(writer.workspace / _RESULT, **{**made, _RESULT: json.dumps(result.marks)})
 
 
 def held_out(calibration: Calibration) -> list[list[int]]:
