@@ -70,7 +70,7 @@ def with_tuning(plan: ConversionPlan) -> ConversionPlan:
     return replace(plan, tuning=tuning, metadata={**plan.metadata, **metadata(tuning)})
 
 
-def tuning_of(plan: ConversionPlan, threads: int | None = None) -> TuningPlan:
+def tuning_of(plan: ConversionPlan) -> TuningPlan:
     """How the rounded tensors of a plan are tuned. UnsupportedError where that takes more memory than the machine has,
     ArgumentError where nothing can be trained."""
     calibration = plan.calibration
@@ -84,7 +84,7 @@ def tuning_of(plan: ConversionPlan, threads: int | None = None) -> TuningPlan:
             remedy="`effort=2`",
         )
     most = int(_SHARE * machine_bytes())
-    needs = {moves: memory(plan, trained, moves, threads or cpus()) for moves in ("codes", "scales")}
+    needs = {moves: memory(plan, trained, moves, cpus()) for moves in ("codes", "scales")}
     weights = sum(tensor.weights for tensor in trained)
     if 8 * sum(tensor.nbytes for tensor in trained) > BITS * weights:
         del needs["codes"]
