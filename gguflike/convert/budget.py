@@ -32,25 +32,23 @@ Beside = Callable[[Graph, int], int]
 
 @dataclass(frozen=True)
 class Limit:
-    """How large a file may be: ``nbytes`` with its header, ``bpw`` bits for each of its weights, or so that it runs in
-    ``memory`` bytes with a ``context``, by what ``beside`` says; ``label`` as it was given, and ``field`` as what."""
+    """How large a file may be: ``bpw`` bits for each of its weights, or ``nbytes`` with its header, and, where there is
+    a ``beside``, with what that says that it takes to run with a ``context``; ``label`` as it was given, and ``field``
+    as what."""
 
     field: str
     label: str
     nbytes: int | None = None
     bpw: float | None = None
-    memory: int | None = None
     context: int = 0
     beside: Beside | None = None
 
     def of_tensors(self, plan: ConversionPlan) -> int:
         """Bytes that the tensors of a plan may have together, with what stands between them."""
-        if self.nbytes is not None:
-            return self.nbytes - self.others(plan)
-        if self.memory is not None:
-            return self.memory - self.others(plan)
-        assert self.bpw is not None
-        return int(self.bpw * plan.parameters / 8)
+        if self.bpw is not None:
+            return int(self.bpw * plan.parameters / 8)
+        assert self.nbytes is not None
+        return self.nbytes - self.others(plan)
 
     def others(self, plan: ConversionPlan) -> int:
         """Bytes that go from the limit for other things than tensors."""
@@ -118,7 +116,7 @@ def limit_of(
             remedy="add `beside=gguflike.runner.needs.beside_weights`",
         )
     tokens = check_integer("context", CONTEXT if context is None else context, 1)
-    return Limit("fit_ram", f"{label} with a context of {tokens}", memory=memory, context=tokens, beside=beside)
+    return Limit("fit_ram", f"{label} with a context of {tokens}", nbytes=memory, context=tokens, beside=beside)
 
 
 def _bytes(field: str, given: int | str) -> tuple[int, str]:
