@@ -66,12 +66,10 @@ def round_matrix(
     QuantizationError where weights or statistics are not finite, or their shapes do not fit.
     """
     check(weights, fmt, statistics)
-    gram = statistics.gram
-    diagonal = np.maximum(gram.diagonal(), 0)
-    seen = statistics.tokens > 0 and diagonal.any()
+    gram, diagonal = statistics.gram, statistics.importance
     rounder = _rounder(fmt, options)
-    if rounder is None or not seen or not weights.size:
-        return quantize(weights, fmt, importance=diagonal if seen else None, threads=threads).rows
+    if rounder is None or diagonal is None or not weights.size:
+        return quantize(weights, fmt, importance=diagonal, threads=threads).rows
 
     from gguflike.calibrate.objective import Prepared, corrected  # and with it the kernels
     from gguflike.calibrate.outputs import both_costs

@@ -33,6 +33,12 @@ class Statistics:
     tokens: int
     output: Floats | None = None
 
+    @property
+    def importance(self) -> Floats | None:
+        """How much columns matter to a plain encoder; None where nothing was seen of the inputs."""
+        diagonal: Floats = np.maximum(self.gram.diagonal(), 0)
+        return diagonal if self.tokens > 0 and diagonal.any() else None
+
 
 def merge(parts: Sequence[Statistics]) -> Statistics:
     """The statistics of all inputs of several, by their numbers of tokens. ``cross`` and ``output`` where all have it.

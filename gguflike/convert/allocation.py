@@ -71,9 +71,7 @@ def settled(
         return _measured(plan, loss, ladders, encode, folder / "measuring", threads, progress, what)
 
     def plain(weights: Floats, fmt: BlockFormat, statistics: Statistics) -> Any:
-        importance = np.maximum(statistics.gram.diagonal(), 0)
-        seen = statistics.tokens > 0 and importance.any()
-        return quantize(weights, fmt, importance=importance if seen else None, threads=threads)
+        return quantize(weights, fmt, importance=statistics.importance, threads=threads)
 
     def rounded(weights: Floats, fmt: BlockFormat, statistics: Statistics) -> Any:
         from gguflike.calibrate.rounding import round_matrix
