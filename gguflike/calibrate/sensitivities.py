@@ -121,7 +121,7 @@ def measure(
     tables: list[str] = []
 
     def keep_table(name: str, table: Table) -> None:
-        np.savez(folder / f"{name}.table.npz", **{field: getattr(table, field) for field in Table._fields})
+        np.savez(folder / f"{name}.table.npz", **table._asdict())
         tables.append(name)
 
     def keep(name: str, found: Sensitivity) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from gguflike.calibrate.statistics import Statistics
 from gguflike.families.parts import Graph, Head
 
 Floats = npt.NDArray[np.float32]
@@ -38,6 +39,11 @@ class Table(NamedTuple):
         """What stands for the Gram matrix of all rows: the sum of both, as often as they count on the whole."""
         both = self.lookups.sum() * self.by_lookup + self.predictions.sum() * self.inputs
         return np.asarray(both, np.float32)
+
+    @property
+    def statistics(self) -> Statistics:
+        """Those that rows are rounded by."""
+        return Statistics(self.gram, None, len(self.lookups))
 
     def cost(self, errors: Floats, start: int = 0) -> float:
         """What errors of the rows from ``start`` on cost together, in nats for each token."""

@@ -18,8 +18,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from gguflike import frozen
 from gguflike.blocks import BlockFormat
 from gguflike.calibrate.allocate import Candidate
@@ -202,12 +200,11 @@ def _of_table(
 ) -> list[Candidate]:
     """What a table costs, of which a part of the rows is in memory at a time."""
     assert plan.calibration is not None
-    table, shape = loss.table(name), plan.calibration.model.sources[name].shape
+    model, table = plan.calibration.model, loss.table(name)
     assert table is not None
-    statistics, step = loss.of_table(name), max(1, PART // shape[1])
-    costs = dict.fromkeys(ladder, 0.0)
-    for start in range(0, shape[0], step):
-        part = plan.calibration.model.rows(name, np.arange(start, min(start + step, shape[0])))
+    statistics, costs = table.statistics, dict.fromkeys(ladder, 0.0)
+    for start, part in model.parts(name, PART):
         for fmt in ladder:
             costs[fmt] += table.cost(part - encode(part, fmt, statistics).dequantize(threads), start)
+    shape = model.sources[name].shape
     return [Candidate(fmt.name, padded(plan, shape, fmt), cost) for fmt, cost in costs.items()]

@@ -19,8 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.calibrate.objective import Prepared
-from gguflike.calibrate.rounding import round_matrix
-from gguflike.calibrate.statistics import Statistics
+from gguflike.calibrate.rounding import ROUNDED, round_matrix
 from gguflike.calibrate.stream import stream
 from gguflike.container import Writer
 from gguflike.convert import pipeline, tuned
@@ -35,8 +34,8 @@ from gguflike.tensor import QuantizedTensor
 
 if TYPE_CHECKING:
     from gguflike.calibrate.sensitivities import Sensitivities
+    from gguflike.calibrate.statistics import Statistics
 
-ROUNDED = 1 << 23  # weights of the embedding that are rounded together
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -151,11 +150,9 @@ class Rounder:
         assert self.sensitivities is not None
         tensor, table = self._tensors[name], self.sensitivities.table(name)
         assert table is not None
-        statistics = Statistics(table.gram, None, int(table.lookups.size))
-        step, start = max(1, ROUNDED // tensor.shape[1]), 0
-        for start in range(0, tensor.shape[0], step):
-            weights = self._model.rows(name, np.arange(start, min(start + step, tensor.shape[0])))
-            check(weights, tensor.source.origin, 0, tensor.format.limit)
+        statistics = table.statistics
+        for start, weights in self._model.parts(name, ROUNDED):
+            check(weights, tensor.source.origin, start, tensor.format.limit)
             data = round_matrix(weights, tensor.format, statistics, self._options, self._threads, self._prepared)
             self._writer.write_part(name, start * data.shape[1], data.reshape(-1))
         self.left.discard(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +78,14 @@ class FloatModel:
             if low < high:
                 out[low:high] = read_slab(source, slab, LARGEST, compiled=True)[numbers[low:high] - slab.start]
         return out
+
+    def parts(self, name: str, weights: int) -> Iterator[tuple[int, Floats]]:
+        """A table, of which rows with about so many ``weights`` are in memory at a time: the first row's number, and
+        the rows."""
+        count, columns = self.sources[name].shape
+        step = max(1, weights // columns)
+        for start in range(0, count, step):
+            yield start, self.rows(name, np.arange(start, min(start + step, count)))
 
     def encode(self, text: str, rendered: bool = False) -> Sequence[int]:
         """Token ids of a text, with BOS and EOS where the model wants them; ``rendered``: of what a template wrote."""

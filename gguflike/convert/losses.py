@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from gguflike import frozen
-from gguflike.calibrate.statistics import Statistics
 from gguflike.calibrate.tables import EMBEDDING, OUTPUT
 from gguflike.convert.calibration import Calibration
 from gguflike.convert.prior import Prior
@@ -23,6 +22,7 @@ from gguflike.progress import Progress
 
 if TYPE_CHECKING:
     from gguflike.calibrate.sensitivities import Sensitivities
+    from gguflike.calibrate.statistics import Statistics
     from gguflike.calibrate.tables import Table
     from gguflike.convert.sources import Floats
 
@@ -35,10 +35,6 @@ class Loss(Protocol):
 
     def table(self, name: str) -> Table | None:
         """How much the rows of an embedding, or of an output matrix, matter, where that is known."""
-        ...
-
-    def of_table(self, name: str) -> Statistics:
-        """The statistics that the rows of a table are rounded by."""
         ...
 
     def beside(self, name: str, member: int, statistics: Statistics) -> Statistics:
@@ -62,9 +58,6 @@ class Expected:
         """None: nothing is known of rows."""
         return None
 
-    def of_table(self, name: str) -> Statistics:
-        raise KeyError(name)
-
     def beside(self, name: str, member: int, statistics: Statistics) -> Statistics:  # noqa: ARG002
         return statistics
 
@@ -83,9 +76,6 @@ class Measured:
 
     def table(self, name: str) -> Table | None:
         return self._tables.get(name)
-
-    def of_table(self, name: str) -> Statistics:
-        return Statistics(self._tables[name].gram, None, len(self._tables[name].lookups))
 
     def beside(self, name: str, member: int, statistics: Statistics) -> Statistics:
         return frozen.replace(statistics, output=self._known.output(name, member))
