@@ -89,19 +89,12 @@ def execute(
 
     ``progress`` counts bytes of the files; while a model is calibrated, the floating-point operations of that.
     """
+    again = partial(execute, executor=executor, progress=progress, threads=threads, method=method, overwrite=overwrite)
     if plan.folding is not None:
         from gguflike.convert.folding import folded
 
         check_targets(plan, overwrite)
-        return execute(
-            folded(plan, threads, progress),
-            executor=executor,
-            progress=progress,
-            threads=threads,
-            method=method,
-            overwrite=overwrite,
-            resume=False,
-        )
+        return again(folded(plan, threads, progress), resume=False)
     if plan.target is None:
         raise OutputError("the plan names no target")
     check_targets(plan, overwrite)
@@ -109,15 +102,7 @@ def execute(
         from gguflike.convert import allocation
 
         with closing_sources(), made_folder(plan.target.parent), allocation.settling(plan, threads, progress) as chosen:
-            return execute(
-                chosen,
-                executor=executor,
-                progress=progress,
-                threads=threads,
-                method=method,
-                overwrite=overwrite,
-                resume=resume,
-            )
+            return again(chosen, resume=resume)
     done = 0
 
     def advance(count: int, what: str) -> None:
