@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from gguflike.errors import ArgumentError
 from gguflike.families.parts import Graph
 from gguflike.runner.needs import PROCESS, beside_weights
 from tests import tiny
-from tests.test_calibrated import TEXT
+from tests.test_calibrated import TEXT, sha256
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +35,6 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     path = tmp_path_factory.mktemp("text") / "text.txt"
     path.write_text(TEXT * 20)
     return {"calibration": [path], "calibration_tokens": 1024}
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("limit", [{"size": 30_000}, {"bpw": 5.25}])

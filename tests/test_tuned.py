@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from gguflike.convert.tuned import BITS, cut
 from gguflike.errors import ArgumentError, UnsupportedError
 from gguflike.progress import CALIBRATING
 from tests import tiny
-from tests.test_calibrated import TEXT
+from tests.test_calibrated import TEXT, sha256
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +34,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def asked(tmp_path: Path) -> dict[str, Any]:
     (tmp_path / "text.txt").write_text(TEXT * 12)
     return {"effort": 3, "calibration": [tmp_path / "text.txt"], "calibration_tokens": 960}
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_the_file_says_what_training_reached(folder: Path, asked: dict[str, Any], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from gguflike.activations import Fixed
 from gguflike.calibrate import ranges
 from gguflike.calibrate.ranges import OBSERVERS, Seen
 from gguflike.calibrate.stream import stream
+from gguflike.calibrate.tables import EMBEDDING, OUTPUT
 from gguflike.calibrate.texts import Text, sequences
 from gguflike.convert.effort import Chat
 from gguflike.convert.floats import FloatModel
@@ -23,7 +24,6 @@ from gguflike.errors import ArgumentError, check_choice, check_integer, check_th
 from gguflike.progress import Progress
 
 StrPath = str | os.PathLike[str]
-OUTPUT = "output.weight"  # whatever it is called where it is the embedding's matrix, too
 
 
 @dataclass(frozen=True)
@@ -104,12 +104,12 @@ def observe(
 
 
 def _group(names: Sequence[str], seen: Seen, observer: str) -> list[Group]:
-    """None where nothing but zeros was seen."""
+    """None where nothing but zeros was seen. An output matrix is called so also where it is the embedding's."""
     of = OBSERVERS[observer](seen)
     clip = max(-of.low, of.high)
     if not clip > 0:
         return []
-    called = tuple(OUTPUT if name == "token_embd.weight" else name for name in names)
+    called = tuple(OUTPUT if name == EMBEDDING else name for name in names)
     return [Group(called, Fixed(clip, seen.massive_from))]
 
 
