@@ -13,29 +13,21 @@ import re
 from collections.abc import Callable
 
 from gguflike.chat.calls import Called
-from gguflike.chat.reading import Part, Said, _possible_start, new_id
+from gguflike.chat.reading import Held, Part, Said, new_id
 
 _HEADER_END = "<|message|>"
 _ENDS = ("<|end|>", "<|call|>", "<|return|>", "<|start|>", "<|channel|>")
 
 
-class ChannelReader:
-    """Reads the text of one answer; as `reading.Reader`."""
+class ChannelReader(Held):
+    """Reads the text of one answer."""
 
     def __init__(self, identify: Callable[[], str] = new_id, calls: bool = True, header: str = "") -> None:
         """``calls``: messages to functions are calls. ``header``: what the prompt has of a message's header."""
-        self.called = False
-        self._identify, self._calls = identify, calls
-        self._held = header
+        super().__init__(header, identify)
+        self._calls = calls
         self._in_header = True
         self._channel, self._function = "final", ""
-
-    def push(self, text: str) -> list[Part]:
-        self._held += text
-        parts: list[Part] = []
-        while self._step(parts):
-            pass
-        return parts
 
     def end(self, cut: bool = False) -> list[Part]:
         parts: list[Part] = []
@@ -57,7 +49,7 @@ class ChannelReader:
                 self._channel = "analysis"
             self._held, self._in_header = rest, False
             return True
-        place, mark = min(((at, mark) for mark in _ENDS if (at := self._held.find(mark)) >= 0), default=(-1, ""))
+        place, mark = self._first(_ENDS)
         if place >= 0:
             body, self._held = self._held[:place], self._held[place + len(mark) :]
             self._close(parts, body, cut=False)
@@ -65,9 +57,9 @@ class ChannelReader:
             self._in_header = True
             return True
         if not (self._function and self._calls):
-            keep = _possible_start(self._held, _ENDS)
-            self._say(parts, self._held[: len(self._held) - keep])
-            self._held = self._held[len(self._held) - keep :]
+            certain = self._certain(_ENDS)
+            self._say(parts, self._held[:certain])
+            self._held = self._held[certain:]
         return False
 
     def _close(self, parts: list[Part], body: str, cut: bool) -> None:

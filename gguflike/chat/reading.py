@@ -31,11 +31,43 @@ def new_id() -> str:
     return f"call_{secrets.token_hex(12)}"
 
 
-class Reader:
-    """Reads the text of one answer, of which ``push`` takes the pieces in order.
+class Held:
+    """The text of one answer, of which ``push`` takes the pieces in order, as far as it is not certain what it says.
 
     ``called`` says whether calls have been reported: an answer that ends with "stop" then ends with "tool_calls".
     """
+
+    def __init__(self, held: str, identify: Callable[[], str]) -> None:
+        self.called = False
+        self._held, self._identify = held, identify
+
+    def push(self, text: str) -> list[Part]:
+        """The parts that are certain after ``text``."""
+        self._held += text
+        parts: list[Part] = []
+        while self._step(parts):
+            pass
+        return parts
+
+    def _step(self, parts: list[Part]) -> bool:
+        """One step of what is held: True where another may follow."""
+        raise NotImplementedError
+
+    def _first(self, marks: Sequence[str]) -> tuple[int, str]:
+        """Where the first of ``marks`` is, and which; (-1, "") where there is none."""
+        return min(((at, mark) for mark in marks if (at := self._held.find(mark)) >= 0), default=(-1, ""))
+
+    def _certain(self, marks: Sequence[str]) -> int:
+        """How much comes before what may begin one of ``marks``."""
+        longest = max((len(mark) - 1 for mark in marks), default=0)
+        for length in range(min(longest, len(self._held)), 0, -1):
+            if any(mark.startswith(self._held[-length:]) for mark in marks):
+                return len(self._held) - length
+        return len(self._held)
+
+
+class Reader(Held):
+    """Reads the text of one answer."""
 
     def __init__(
         self,
@@ -47,23 +79,14 @@ class Reader:
     ) -> None:
         """``tools`` are those of the prompt, whose schemas say of which types arguments are. ``reasoning``: the prompt
         ends within reasoning. ``identify`` gives ids to calls that have none."""
-        self.called = False
-        self._form, self._identify = form, identify
+        super().__init__("", identify)
+        self._form = form
         functions = [tool["function"] for tool in tools]
         self._schemas = {each["name"]: each.get("parameters") or {} for each in functions}
-        self._held = ""
         self._state = "reasoning" if reasoning else "answer"
         self._fresh = True  # nothing of the state has been reported, so white space says nothing
         self._began = False  # anything of the answer has been reported
         self._opened = ""  # with what the calls began
-
-    def push(self, text: str) -> list[Part]:
-        """The parts that are certain after ``text``."""
-        self._held += text
-        parts: list[Part] = []
-        while self._step(parts):
-            pass
-        return parts
 
     def end(self, cut: bool = False) -> list[Part]:
         """What is left at the end. ``cut``: the text was cut off, so what is not whole is no answer either."""
@@ -76,8 +99,6 @@ class Reader:
         self._held = ""
         return parts
 
-    # One step of what is held: True where another may follow
-
     def _step(self, parts: list[Part]) -> bool:
         if self._state == "calls":
             return self._step_calls(parts)
@@ -88,9 +109,9 @@ class Reader:
             self._state, self._opened = "calls", ""
             return True
         marks = self._marks()
-        place, mark = min(((at, mark) for mark in marks if (at := self._held.find(mark)) >= 0), default=(-1, ""))
+        place, mark = self._first(marks)
         if place < 0:
-            certain = len(self._held) - _possible_start(self._held, marks)
+            certain = self._certain(marks)
             if marks:
                 certain = len(self._held[:certain].rstrip())
             self._say(parts, self._held[:certain])
@@ -165,12 +186,3 @@ class Reader:
         self._fresh = False
         self._began = self._began or not reasoning
         parts.append(Said(text, reasoning))
-
-
-def _possible_start(text: str, marks: Sequence[str]) -> int:
-    """Length of the longest end of ``text`` that begins one of ``marks``."""
-    longest = max((len(mark) - 1 for mark in marks), default=0)
-    for length in range(min(longest, len(text)), 0, -1):
-        if any(mark.startswith(text[-length:]) for mark in marks):
-            return length
-    return 0
