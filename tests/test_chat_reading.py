@@ -197,6 +197,7 @@ def test_channels() -> None:
     assert (said(final, True), said(final)) == ("a", "b < c")
     assert said(read(ChannelReader(header="<|channel|>final<|message|>"), "go on")) == "go on"
     assert calls(read(ChannelReader(), text[: text.index("UTC")], cut=True)) == []
+    assert calls(read(ChannelReader(), text.partition("<|message|>{")[0] + "<|message|>", cut=True)) == []
     assert calls(read(ChannelReader(calls=False), text)) == []
 
 

@@ -67,7 +67,7 @@ class ChannelReader(Held):
             self._say(parts, body)
             return
         try:
-            arguments = json.loads(body or "{}")
+            arguments = json.loads(body or ("" if cut else "{}"))
         except (ValueError, RecursionError):
             arguments = None
         if isinstance(arguments, dict):
