@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gguflike.errors import ArgumentError, ArgumentTypeError, check_text
 
-EXPECTED = 'a list of {"role": ..., "content": ...}'
+_EXPECTED = 'a list of {"role": ..., "content": ...}'
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 
@@ -25,21 +25,38 @@ def normalized(messages: Any) -> list[Message]:
     ArgumentTypeError where something is of another kind than it should be, ArgumentError where it is missing, is no
     JSON, or is an image or another thing that is no text. Both name the message.
     """
+    return [_normalized(message, field) for field, message in _each(messages)]
+
+
+def check_messages(messages: Any) -> None:
+    """Raise ArgumentTypeError or ArgumentError unless ``messages`` is a list of messages with role and content."""
+    for field, message in _each(messages):
+        if message.get("content") is None and "tool_calls" not in message:
+            raise _without_content(message, field)
+
+
+def _each(messages: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The messages, each with a role, and what errors call them."""
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
         got = f"{type(messages).__name__} {repr(messages)[:60]}"
-        raise ArgumentTypeError("not a conversation", field="messages", expected=EXPECTED, got=got)
-    return [_normalized(message, f"messages[{number}]") for number, message in enumerate(messages)]
+        raise ArgumentTypeError("not a conversation", field="messages", expected=_EXPECTED, got=got)
+    for number, message in enumerate(messages):
+        field = f"messages[{number}]"
+        if not isinstance(message, Mapping):
+            raise ArgumentTypeError("not a message", field=field, expected=_EXPECTED, got=repr(message)[:60])
+        check_text(f"{field}: role", message.get("role"))
+        yield field, message
 
 
-def _normalized(message: Any, field: str) -> Message:
-    got = repr(message)[:60]
-    if not isinstance(message, Mapping):
-        raise ArgumentTypeError("not a message", field=field, expected=EXPECTED, got=got)
-    check_text(f"{field}: role", message.get("role"))
+def _without_content(message: Mapping[str, Any], field: str) -> ArgumentError:
+    return ArgumentError("a message without content", field=field, expected=_EXPECTED, got=repr(message)[:60])
+
+
+def _normalized(message: Mapping[str, Any], field: str) -> Message:
     made = {str(key): value for key, value in message.items() if value is not None}
     calls = _calls(made, field)
     if "content" not in made and not calls and made["role"] != "assistant":
-        raise ArgumentError("a message without content", field=field, expected=EXPECTED, got=got)
+        raise _without_content(message, field)
     made["content"] = _text(made.get("content", ""), f"{field}: content")
     for name in ("tool_calls", "function_call", *_REASONING):
         made.pop(name, None)

@@ -6,7 +6,7 @@ Encoding is `gguflike.checkpoint.encoder`'s; decoding joins bytes.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Container, Iterable, Mapping, Sequence, Set
+from collections.abc import Container, Iterable, Mapping, Set
 from typing import Any
 
 from gguflike.checkpoint.encoder import Encoder
@@ -115,6 +115,8 @@ class Tokenizer:
         TemplateError where the file has no such template, or the template fails or misbehaves; ArgumentTypeError where
         ``messages`` is no list of such objects, ArgumentError where one has no role or nothing to say.
         """
+        from gguflike.chat.messages import check_messages
+
         check_messages(messages)
         source = self.chat_templates.get(name)
         if source is None:
@@ -132,21 +134,6 @@ class Tokenizer:
 
 _UNUSED, _USER_DEFINED, _BYTE = int(TokenType.UNUSED), int(TokenType.USER_DEFINED), int(TokenType.BYTE)
 _BYTES = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
-
-
-def check_messages(messages: Any) -> None:
-    """Raise ArgumentTypeError or ArgumentError unless ``messages`` is a list of messages with role and content."""
-    expected = 'a list of {"role": ..., "content": ...}'
-    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
-        got = f"{type(messages).__name__} {repr(messages)[:60]}"
-        raise ArgumentTypeError("not a conversation", field="messages", expected=expected, got=got)
-    for number, message in enumerate(messages):
-        field, got = f"messages[{number}]", repr(message)[:60]
-        if not isinstance(message, Mapping):
-            raise ArgumentTypeError("not a message", field=field, expected=expected, got=got)
-        check_text(f"{field}: role", message.get("role"))
-        if message.get("content") is None and "tool_calls" not in message:
-            raise ArgumentError("a message without content", field=field, expected=expected, got=got)
 
 
 def token_ids(ids: Iterable[int], expected: str = "a flat list of integers") -> list[int]:

@@ -145,7 +145,7 @@ class Conversation:
         self.system, self.turns = self._checked(path, messages)
 
     def _checked(self, path: str, messages: Any) -> tuple[str | None, list[dict[str, Any]]]:
-        from gguflike.runner.tokenizer import check_messages
+        from gguflike.chat.messages import check_messages
 
         try:
             check_messages(messages)
