@@ -215,6 +215,16 @@ def test_a_template_that_refuses(model: Model, capsys: pytest.CaptureFixture[str
     assert "never; the message is taken back" in " ".join(told(capsys).split())
 
 
+def test_turns_that_are_dropped(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    """The seed that is said is the one that is used: there is one for each answer, whatever was tried before."""
+    settings = {"on_full": "drop", "seed": -1, "usual": {"temperature": 1.0, "tokens": 4}}
+    session, _ = sit(model, *(letter * 200 for letter in "abc"), "d" * 600, **settings)
+    assert user(session) == ["c" * 200]  # nothing is dropped for what does not fit alone
+    text = told(capsys)
+    assert text.count("dropped the oldest 1 turn") == 2
+    assert len(re.findall("seed [0-9]+", text)) == 4
+
+
 def test_figures(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
     sit(model, "one", "/stats")
     text = told(capsys)

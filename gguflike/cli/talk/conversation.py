@@ -76,6 +76,9 @@ class Conversation:
     def begin(self, progress: Progress | None) -> Begun:
         """Begin to answer what was said last. `FullError` where it does not fit into the context."""
         self.chosen = choices(self.args)
+        return self._begun(progress)
+
+    def _begun(self, progress: Progress | None) -> Begun:
         try:
             if self.is_plain:
                 text = "".join(turn["content"] for turn in self.turns)
@@ -90,24 +93,29 @@ class Conversation:
     def _is_one_turn(self) -> bool:
         return [turn["role"] for turn in self.turns].count("user") <= 1
 
-    def drop(self) -> int:
-        """Forget the oldest turns until what is left fits, with room for an answer; return how many. `FullError` where
-        even the last does not fit: then nothing is forgotten."""
+    def begin_dropping(self, progress: Progress | None) -> tuple[Begun, int]:
+        """The same, where the oldest turns are forgotten until what is left fits, with room for an answer; also how
+        many were. `FullError` where even the last does not fit: then, as after any other error, nothing is forgotten.
+        """
+        self.chosen = choices(self.args)
         dropped, room, before = 0, self.model.context // ROOM_SHARE, self.turns[:]
-        while True:
-            try:
-                stream = self.begin(None).stream
-            except FullError as full:
-                if full.is_alone:
-                    self.turns = before
-                    raise
-            else:
-                if self._is_one_turn or stream.generation.prompt_tokens + room <= self.model.context:
-                    return dropped
-            del self.turns[0]
-            while self.turns[0]["role"] != "user":
+        try:
+            while True:
+                try:
+                    begun = self._begun(progress)
+                except FullError as full:
+                    if full.is_alone:
+                        raise
+                else:
+                    if self._is_one_turn or begun.stream.generation.prompt_tokens + room <= self.model.context:
+                        return begun, dropped
                 del self.turns[0]
-            dropped += 1
+                while self.turns[0]["role"] != "user":
+                    del self.turns[0]
+                dropped += 1
+        except BaseException:
+            self.turns = before
+            raise
 
     # Files
 

@@ -14,6 +14,8 @@ from gguflike.cli.talk.conversation import Conversation, FullError
 from gguflike.errors import GGUFLikeError, TemplateError, counted
 
 if TYPE_CHECKING:
+    from gguflike.cli.generation import Begun
+    from gguflike.progress import Progress
     from gguflike.runner import Model
 
 
@@ -73,11 +75,16 @@ class Session:
 
     def _answered(self) -> Answer:
         """The answer to what was said last, shown as it comes."""
-        conversation, drops = self.conversation, self.args.on_full == "drop"
-        if drops and (dropped := conversation.drop()):
-            self.tell(f"the context is full: dropped the oldest {counted(dropped, 'turn')}")
         screen = None if self._is_silent else Screen(self.args)
-        return show(conversation.begin, self.args, screen, stoppable=self.is_typed)
+        return show(self._begin, self.args, screen, stoppable=self.is_typed)
+
+    def _begin(self, progress: Progress) -> Begun:
+        if self.args.on_full != "drop":
+            return self.conversation.begin(progress)
+        begun, dropped = self.conversation.begin_dropping(progress)
+        if dropped:
+            self.tell(f"the context is full: dropped the oldest {counted(dropped, 'turn')}")
+        return begun
 
     def _say_full(self, full: FullError) -> None:
         ways = ["/undo takes the last turn back", "/clear begins anew", "/set on-full drop forgets the oldest turns"]
