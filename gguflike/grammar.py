@@ -105,9 +105,7 @@ class Grammars:
 
     @cached_property
     def _control(self) -> Mapping[str, int]:
-        vocabulary = self._tokenizer.vocabulary
-        found = {vocabulary.tokens[i]: i for i in vocabulary.added_ids() if vocabulary.is_special(i)}
-        return dict(sorted(found.items(), key=lambda pair: -len(pair[0])))
+        return dict(sorted(self._tokenizer.vocabulary.markup.items(), key=lambda pair: -len(pair[0])))
 
     def _compiled(self, field: str, source: str) -> Source:
         from llguidance import LLMatcher

@@ -163,8 +163,7 @@ class Markup:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        vocabulary = tokenizer.vocabulary
-        self.texts = {vocabulary.written(i): i for i in vocabulary.added_ids() if vocabulary.is_special(i)}
+        self.texts = tokenizer.vocabulary.markup
         longest_first = sorted(self.texts, key=lambda text: (-len(text), text))
         self._pattern = "|".join(map(re.escape, longest_first)) or r"(?!)"
         self._starts = re.compile(f"(?=({self._pattern}))")

@@ -302,6 +302,11 @@ class Vocabulary:
         # Careless files leave their markup typed as text. "</s>" really is text in some vocabularies (Qwen2's).
         return index in self._ends and (self.tokens[index] != "</s>" or kind != TokenType.NORMAL)
 
+    @cached_property
+    def markup(self) -> Mapping[str, int]:
+        """Control tokens, as tokenizer.json writes them, and their ids."""
+        return {self.written(index): index for index in self.added_ids() if self.is_special(index)}
+
     def merges(self, indices: Sequence[int] | None = None) -> list[tuple[str, str]]:
         """Pairs in order of rank: all, or those at ``indices``. Entries that name no pair can never apply."""
         items = self.merge_texts.tolist() if indices is None else [self.merge_texts[index] for index in indices]

@@ -173,9 +173,7 @@ def paired(tokenizer: Tokenizer, first: str, second: str) -> Tokens:
 
 def _filled(tokenizer: Tokenizer, template: str, texts: dict[str, str]) -> list[int]:
     """Token ids of a template in which ``{name}`` stands for a text. What looks like markup in a text is text."""
-    vocabulary = tokenizer.vocabulary
-    markup = {vocabulary.written(index) for index in vocabulary.added_ids() if vocabulary.is_special(index)}
-    known = sorted((text for text in markup if text and text in template), key=len, reverse=True)
+    known = sorted((text for text in tokenizer.vocabulary.markup if text and text in template), key=len, reverse=True)
     ids: list[int] = []
     for place, piece in enumerate(re.split(f"({'|'.join(map(re.escape, known))})", template) if known else [template]):
         if place % 2:
