@@ -299,9 +299,7 @@ class Tty(io.StringIO):
         return True
 
 
-def shown(
-    monkeypatch: pytest.MonkeyPatch, *pieces: str, columns: int = 20, color: str = "never", wrap: bool = True
-) -> str:
+def shown(monkeypatch: pytest.MonkeyPatch, *pieces: str, wrap: bool = True) -> str:
     stream = Tty()
     monkeypatch.setattr(sys, "stdout", stream)
     monkeypatch.setenv("COLUMNS", "20")
