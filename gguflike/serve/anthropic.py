@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -11,7 +10,7 @@ from gguflike.chat.calls import Called
 from gguflike.chat.reading import Said
 from gguflike.serve import sse
 from gguflike.serve.context import Call, new_id
-from gguflike.serve.conversation import Talk, prepared, schema_of, tool_choice_of
+from gguflike.serve.conversation import Talk, schema_of, tool_choice_of
 from gguflike.serve.errors import refused
 from gguflike.serve.parameters import (
     COMMON,
@@ -28,7 +27,7 @@ from gguflike.serve.parameters import (
     unique,
 )
 from gguflike.serve.replies import Reply
-from gguflike.serve.speaking import Answer, Ended, Spoken, answer
+from gguflike.serve.speaking import Answer, Ended, Spoken, answer, prompt_of
 from gguflike.serve.validation import Schema
 
 _BLOCK: Schema = {"type": "object", "required": ["type"], "properties": {"type": STRING, "text": STRING}}
@@ -171,12 +170,8 @@ def _converted(message: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
 
 
 async def count_tokens(call: Call) -> dict[str, int]:
-    loaded = await call.server.models.acquire(call.values.get("model"))
-    try:
-        plan = await asyncio.to_thread(prepared, loaded.model, _talk(call.values))
-    finally:
-        loaded.release()
-    return {"input_tokens": len(plan.prompt.ids)}
+    prompt = await prompt_of(call, _talk(call.values))
+    return {"input_tokens": len(prompt.ids)}
 
 
 async def messages(call: Call) -> Any:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
 from gguflike.errors import ArgumentError, ArgumentTypeError
@@ -156,3 +157,7 @@ class Call:
     @property
     def receive(self) -> Receive:
         return self.request.receive
+
+    def loaded(self) -> AbstractAsyncContextManager[Loaded]:
+        """The model that is asked for, in use until the block ends."""
+        return self.server.models.using(self.values.get("model"))

@@ -11,7 +11,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +114,15 @@ class Models:
         loaded.users += 1
         loaded.used = time.monotonic()
         return loaded
+
+    @contextlib.asynccontextmanager
+    async def using(self, name: str | None) -> AsyncIterator[Loaded]:
+        """The model, as of `acquire`, until the block ends."""
+        loaded = await self.acquire(name)
+        try:
+            yield loaded
+        finally:
+            loaded.release()
 
     async def _load(self, name: str) -> Loaded:
         path = self._files[name]

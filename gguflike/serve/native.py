@@ -18,6 +18,7 @@ from gguflike.serve.metrics import CONTENT_TYPE
 from gguflike.serve.models import Loaded
 from gguflike.serve.openai.chat import GENERATION_PROMPT, talk_of
 from gguflike.serve.parameters import BOOLEAN, OBJECT, STRING, Parameter, integer
+from gguflike.serve.speaking import prompt_of
 
 if TYPE_CHECKING:
     from gguflike.engine import Slot
@@ -57,18 +58,15 @@ async def tokenize(call: Call) -> dict[str, Any]:
     values = call.values
     if "content" not in values:
         raise refused("content", "required, but missing", code="missing_required_parameter")
-    loaded = await call.server.models.acquire(values.get("model"))
-    try:
+    async with call.loaded() as loaded:
         tokenizer = loaded.model.tokenizer
         ids = await asyncio.to_thread(
             tokenizer.encode, values["content"], values.get("add_special", False), values.get("parse_special", False)
         )
-        if not values.get("with_pieces"):
-            return {"tokens": ids, "count": len(ids), "max_model_len": loaded.model.context}
-        pieces = [{"id": token, "piece": _piece(tokenizer.token_bytes(token))} for token in ids]
-        return {"tokens": pieces, "count": len(ids), "max_model_len": loaded.model.context}
-    finally:
-        loaded.release()
+        tokens: list[Any] = ids
+        if values.get("with_pieces"):
+            tokens = [{"id": token, "piece": _piece(tokenizer.token_bytes(token))} for token in ids]
+        return {"tokens": tokens, "count": len(ids), "max_model_len": loaded.model.context}
 
 
 def _piece(data: bytes) -> str | list[int]:
@@ -79,25 +77,18 @@ def _piece(data: bytes) -> str | list[int]:
 
 
 async def detokenize(call: Call) -> dict[str, Any]:
-    loaded = await call.server.models.acquire(call.values.get("model"))
-    try:
+    async with call.loaded() as loaded:
         size = loaded.model.tokenizer.vocab_size
         beyond = [token for token in call.values["tokens"] if token >= size]
         if beyond:
             raise refused("tokens", f"token id {beyond[0]} is not in the vocabulary of {size}")
         text = await asyncio.to_thread(loaded.model.detokenize, call.values["tokens"])
-    finally:
-        loaded.release()
     return {"content": text, "prompt": text}
 
 
 async def apply_template(call: Call) -> dict[str, Any]:
-    loaded = await call.server.models.acquire(call.values.get("model"))
-    try:
-        plan = await asyncio.to_thread(conversation.prepared, loaded.model, talk_of(call.values))
-        return {"prompt": plan.prompt.text, "tokens": list(plan.prompt.ids)}
-    finally:
-        loaded.release()
+    prompt = await prompt_of(call, talk_of(call.values))
+    return {"prompt": prompt.text, "tokens": list(prompt.ids)}
 
 
 async def health(call: Call) -> dict[str, Any]:
@@ -177,19 +168,17 @@ async def keep_slot(call: Call) -> dict[str, Any]:
     name = call.values.get("filename", "")
     if action != "erase" and not name:
         raise refused("filename", "required, but missing", code="missing_required_parameter")
-    loaded = await call.server.models.acquire(call.values.get("model"))
-    try:
+    async with call.loaded() as loaded:
         if loaded.engine is None:
             raise refused("model", f"{loaded.name} makes no text, so it has no slots")
         begin = time.monotonic()
         if action == "erase":
             return {"id_slot": int(given), "n_erased": await asyncio.to_thread(loaded.engine.erase, int(given))}
         work = loaded.engine.save if action == "save" else loaded.engine.restore
-        count = await asyncio.to_thread(work, int(given), name)
-    except CacheError as error:
-        raise ApiError(400, told(error), code="slot_not_restored", param="filename") from None
-    finally:
-        loaded.release()
+        try:
+            count = await asyncio.to_thread(work, int(given), name)
+        except CacheError as error:
+            raise ApiError(400, told(error), code="slot_not_restored", param="filename") from None
     done = "n_saved" if action == "save" else "n_restored"
     took = round((time.monotonic() - begin) * 1e3, 3)
     return {"id_slot": int(given), "filename": name, done: count, "timings": {f"{action}_ms": took}}

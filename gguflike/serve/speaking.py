@@ -11,12 +11,13 @@ from gguflike.chat.calls import Called
 from gguflike.chat.reading import Said
 from gguflike.engine.events import Failed, Finished, Token
 from gguflike.serve.answering import Answers
-from gguflike.serve.context import Server, job_of, reason_of
+from gguflike.serve.context import Call, Server, job_of, reason_of
 from gguflike.serve.conversation import Prepared, Talk, prepared
 from gguflike.serve.errors import refused
 from gguflike.serve.models import Loaded
 
 if TYPE_CHECKING:
+    from gguflike.chat import Prompt
     from gguflike.engine import Prefilled, Queued, Request
     from gguflike.runner import Generation
 
@@ -108,6 +109,12 @@ class _Choice:
         if parts and all(isinstance(part, Said) and part.reasoning for part in parts):
             self._reasoning += len(tokens)
         return Spoken(parts, tokens)
+
+
+async def prompt_of(call: Call, talk: Talk) -> Prompt:
+    """The prompt that a conversation has, of which nothing is computed."""
+    async with call.loaded() as loaded:
+        return (await asyncio.to_thread(prepared, loaded.model, talk)).prompt
 
 
 async def submitted(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ from gguflike.chat.reading import Said
 from gguflike.engine.events import Prefilled, Queued
 from gguflike.serve import logprobs, sse
 from gguflike.serve.context import Call, new_id, now, timings, usage
-from gguflike.serve.conversation import MESSAGES, TOOL_CHOICE, TOOLS, Talk, prepared, schema_of, tool_choice_of
+from gguflike.serve.conversation import MESSAGES, TOOL_CHOICE, TOOLS, Talk, schema_of, tool_choice_of
 from gguflike.serve.errors import refused
 from gguflike.serve.parameters import (
     BOOLEAN,
@@ -29,7 +28,7 @@ from gguflike.serve.parameters import (
     unique,
 )
 from gguflike.serve.replies import Reply
-from gguflike.serve.speaking import Answer, Ended, Spoken, answer
+from gguflike.serve.speaking import Answer, Ended, Spoken, answer, prompt_of
 
 GENERATION_PROMPT = Parameter(
     "add_generation_prompt",
@@ -121,12 +120,8 @@ def talk_of(values: Mapping[str, Any]) -> Talk:
 
 async def count_tokens(call: Call) -> dict[str, Any]:
     """The length of the prompt that a request for an answer has."""
-    loaded = await call.server.models.acquire(call.values.get("model"))
-    try:
-        plan = await asyncio.to_thread(prepared, loaded.model, talk_of(call.values))
-    finally:
-        loaded.release()
-    return {"object": "response.input_tokens", "input_tokens": len(plan.prompt.ids)}
+    prompt = await prompt_of(call, talk_of(call.values))
+    return {"object": "response.input_tokens", "input_tokens": len(prompt.ids)}
 
 
 async def _whole(making: Any, n: int, likely: bool) -> dict[str, Any]:

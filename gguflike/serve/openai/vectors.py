@@ -75,8 +75,7 @@ async def embeddings(call: Call) -> Any:
 
 async def _embedded(call: Call) -> dict[str, Any]:
     values = call.values
-    loaded = await call.server.models.acquire(values.get("model"))
-    try:
+    async with call.loaded() as loaded:
         texts = _texts(values["input"])
         normalize, truncate = values.get("embd_normalize", 2) == 2, values.get("truncate", False)
 
@@ -90,8 +89,6 @@ async def _embedded(call: Call) -> dict[str, Any]:
                 begin = time.monotonic()
                 made.append(await asyncio.to_thread(computed, text))
                 call.server.metrics.encoded(made[-1][0], time.monotonic() - begin)
-    finally:
-        loaded.release()
     tokens = sum(count for count, _ in made)
     form = _base64 if values.get("encoding_format") == "base64" else _numbers
     return {
@@ -130,8 +127,7 @@ async def _ranked(call: Call) -> dict[str, Any] | list[dict[str, Any]]:
         raise refused("documents", "required, but missing", code="missing_required_parameter")
     documents = [each if isinstance(each, str) else each["text"] for each in given]
     truncate = values.get("truncate", False)
-    loaded = await call.server.models.acquire(values.get("model"))
-    try:
+    async with call.loaded() as loaded:
         scores, tokens = [], 0
         async with loaded.vectors:
             for document in documents:
@@ -142,8 +138,6 @@ async def _ranked(call: Call) -> dict[str, Any] | list[dict[str, Any]]:
                 pair = await asyncio.to_thread(paired, loaded.model.tokenizer, values["query"], document)
                 tokens += len(pair.ids)
                 call.server.metrics.encoded(len(pair.ids), seconds)
-    finally:
-        loaded.release()
     order = sorted(range(len(scores)), key=lambda place: -scores[place])[: values.get("top_n")]
     with_text = values.get("return_documents", False)
     if "documents" not in values:
