@@ -73,6 +73,20 @@ def scores(model: Model, texts: Iterable[str | tuple[str, str]], truncate: bool)
 def rerank(model: Model, query: str, documents: str | Iterable[str], truncate: bool) -> Floats:
     """As of ``Model.rerank``."""
     check_text("query", query)
+    _ranker(model)
+    listed = checked_texts("documents", documents)
+    return np.array([ranked(model, query, document, truncate)[0] for document in listed], np.float32)
+
+
+def ranked(model: Model, query: str, document: str, truncate: bool) -> tuple[np.float32, int]:
+    """The score of one document, and how many tokens it and the query are before they are cut. Errors as of
+    ``Model.rerank``."""
+    pooler = _ranker(model)
+    pair = paired(model.tokenizer, query, document)
+    return _pooled(model, pooler, pair, truncate)[0], len(pair.ids)
+
+
+def _ranker(model: Model) -> Pooler:
     pooler = _classifier(model)
     if len(pooler.part.labels) != 1 and not pooler.part.probabilities:
         raise UnsupportedError(
@@ -82,8 +96,7 @@ def rerank(model: Model, query: str, documents: str | Iterable[str], truncate: b
             got=counted(len(pooler.part.labels), "label"),
             remedy="scores() gives a score for each label",
         )
-    pairs = ((query, document) for document in checked_texts("documents", documents))
-    return np.array([_scored(model, pooler, pair, truncate)[0] for pair in pairs], np.float32)
+    return pooler
 
 
 def checked_texts(name: str, texts: str | Iterable[str]) -> list[str]:
@@ -146,8 +159,11 @@ def _scored(model: Model, pooler: Pooler, text: str | tuple[str, str], truncate:
         if len(pair) != 2:
             raise ArgumentTypeError("not a pair", field="texts", expected="two texts", got=f"{len(pair)}")
         tokens = paired(model.tokenizer, *pair)
-    tokens = fitting(model, tokens, truncate)
-    kind = pooler.part.kind
+    return _pooled(model, pooler, tokens, truncate)
+
+
+def _pooled(model: Model, pooler: Pooler, tokens: Tokens, truncate: bool) -> Floats:
+    tokens, kind = fitting(model, tokens, truncate), pooler.part.kind
     return pooler.pooled(model.hidden(tokens.ids, tokens.second, last=kind == "last"), kind)
 
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from gguflike.runner.embedding import of_tokens, paired, single
+from gguflike.runner.embedding import of_tokens, ranked, single
 from gguflike.serve import sse
 from gguflike.serve.context import Call, new_id
 from gguflike.serve.errors import refused
+from gguflike.serve.models import Loaded
 from gguflike.serve.parameters import BOOLEAN, STRING, Parameter, choice, either, ignored, integer, not_done
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+Made = TypeVar("Made")
 
 _IDS = {"type": "array", "minItems": 1, "items": integer(0, (1 << 31) - 1)}
 _MOST_TEXTS = 2048
@@ -79,24 +83,34 @@ async def _embedded(call: Call) -> dict[str, Any]:
         texts = _texts(values["input"])
         normalize, truncate = values.get("embd_normalize", 2) == 2, values.get("truncate", False)
 
-        def computed(text: str | list[int]) -> tuple[int, npt.NDArray[np.float32]]:
+        def vector(text: str | list[int]) -> tuple[npt.NDArray[np.float32], int]:
             ids = single(loaded.model.tokenizer, text).ids if isinstance(text, str) else text
-            return len(ids), of_tokens(loaded.model, ids, None, normalize, truncate)
+            return of_tokens(loaded.model, ids, None, normalize, truncate), len(ids)
 
-        made = []
-        async with loaded.vectors:  # one text by one, so that what is left is dropped with its client
-            for text in texts:
-                begin = time.monotonic()
-                made.append(await asyncio.to_thread(computed, text))
-                call.server.metrics.encoded(made[-1][0], time.monotonic() - begin)
-    tokens = sum(count for count, _ in made)
+        made, tokens = await _computed(call, loaded, vector, texts)
     form = _base64 if values.get("encoding_format") == "base64" else _numbers
     return {
         "object": "list",
-        "data": [{"object": "embedding", "index": place, "embedding": form(v)} for place, (_, v) in enumerate(made)],
+        "data": [{"object": "embedding", "index": place, "embedding": form(v)} for place, v in enumerate(made)],
         "model": loaded.name,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
+
+
+async def _computed(
+    call: Call, loaded: Loaded, compute: Callable[[Any], tuple[Made, int]], texts: list[Any]
+) -> tuple[list[Made], int]:
+    """What ``compute`` makes of each text, and how many tokens all of them are: one text by one, so that what is left
+    is dropped with its client."""
+    made, tokens = [], 0
+    async with loaded.vectors:
+        for text in texts:
+            begin = time.monotonic()
+            result, count = await asyncio.to_thread(compute, text)
+            call.server.metrics.encoded(count, time.monotonic() - begin)
+            made.append(result)
+            tokens += count
+    return made, tokens
 
 
 def _texts(value: Any) -> list[Any]:
@@ -128,16 +142,12 @@ async def _ranked(call: Call) -> dict[str, Any] | list[dict[str, Any]]:
     documents = [each if isinstance(each, str) else each["text"] for each in given]
     truncate = values.get("truncate", False)
     async with call.loaded() as loaded:
-        scores, tokens = [], 0
-        async with loaded.vectors:
-            for document in documents:
-                begin = time.monotonic()
-                (score,) = await asyncio.to_thread(loaded.model.rerank, values["query"], [document], truncate=truncate)
-                seconds = time.monotonic() - begin
-                scores.append(float(str(score)))
-                pair = await asyncio.to_thread(paired, loaded.model.tokenizer, values["query"], document)
-                tokens += len(pair.ids)
-                call.server.metrics.encoded(len(pair.ids), seconds)
+
+        def score(document: str) -> tuple[float, int]:
+            found, count = ranked(loaded.model, values["query"], document, truncate)
+            return float(str(found)), count
+
+        scores, tokens = await _computed(call, loaded, score, documents)
     order = sorted(range(len(scores)), key=lambda place: -scores[place])[: values.get("top_n")]
     with_text = values.get("return_documents", False)
     if "documents" not in values:
