@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gguflike.serve.bodies import encoded
@@ -19,11 +19,11 @@ Result = TypeVar("Result")
 PING_SECONDS = 10.0
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
-HEADERS: Mapping[str, str] = {
-    "content-type": "text/event-stream; charset=utf-8",
-    "cache-control": "no-cache",
-    "x-accel-buffering": "no",
-}
+HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
 
 
 class ClientLeft(Exception):
@@ -71,7 +71,7 @@ async def _left(receive: Receive) -> None:
 
 
 class EventStream:
-    """A response of events, with a comment wherever nothing is said for ``ping`` seconds.
+    """A response of events, with a comment wherever nothing is said for ``PING_SECONDS``.
 
     ``close`` is called at the end, also when the client leaves and when the server ends. ``failed`` makes of an
     exception what stands in the stream in place of its end.
@@ -82,16 +82,13 @@ class EventStream:
         events: AsyncIterator[bytes],
         failed: Callable[[ApiError], bytes],
         close: Callable[[], None],
-        headers: Mapping[str, str] | None = None,
-        ping: float = PING_SECONDS,
     ) -> None:
-        self._events, self._failed, self._close, self._ping = events, failed, close, ping
-        self._headers = [(k.encode(), v.encode()) for k, v in {**HEADERS, **(headers or {})}.items()]
+        self._events, self._failed, self._close = events, failed, close
         self._said = 0.0
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": self._headers})
+            await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
             await send({"type": "http.response.body", "body": PING, "more_body": True})  # with the headers
             await while_connected(receive, self._all(send))
         finally:
@@ -121,7 +118,7 @@ class EventStream:
     async def _pings(self, send: Send) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            wait = self._said + self._ping - loop.time()
+            wait = self._said + PING_SECONDS - loop.time()
             if wait > 0:
                 await asyncio.sleep(wait)
             else:
