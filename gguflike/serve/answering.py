@@ -5,32 +5,37 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING
 
-from gguflike.engine.events import Failed, Finished
+from gguflike.engine.events import Failed, Finished, Token
 from gguflike.errors import ArgumentError, Full, GGUFLikeError
 from gguflike.serve.errors import ApiError, told
 
 if TYPE_CHECKING:
     from gguflike.engine import Engine, Event, Job, Request
-    from gguflike.runner import Generation
+    from gguflike.serve.metrics import Metrics
 
 RETRY_SECONDS = 2
 
 
 class Answers:
-    """The jobs of one answer, submitted when this is made: 503 where the engine's queue is full.
+    """The jobs of one answer, submitted when this is made: 503 where the engine's queue is full. ``metrics`` hears of
+    the first token and of every end.
 
     ``close`` cancels what is not finished and calls ``release``; it must be called, and may be twice.
     """
 
-    def __init__(self, engine: Engine, requests: Sequence[Request], release: Callable[[], None]) -> None:
+    def __init__(
+        self, engine: Engine, requests: Sequence[Request], release: Callable[[], None], metrics: Metrics
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._events: deque[tuple[int, Event]] = deque()
         self._filled = asyncio.Event()
         self._release: Callable[[], None] | None = release
+        self._metrics, self._begun = metrics, time.monotonic()
         self._jobs: list[Job] = []
         try:
             for index, request in enumerate(requests):
@@ -57,25 +62,22 @@ class Answers:
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Event]]:
         """Events with the number of their choice, until every choice has its last. Failed is raised."""
-        open_ones = len(self._jobs)
+        open_ones, first = len(self._jobs), True
         while open_ones:
             self._filled.clear()
             while self._events:
                 index, event = self._events.popleft()
                 if isinstance(event, Failed):
                     raise _failure(event.error)
-                open_ones -= isinstance(event, Finished)
+                if isinstance(event, Token) and first:
+                    self._metrics.first_token.add(time.monotonic() - self._begun)
+                    first = False
+                elif isinstance(event, Finished):
+                    self._metrics.generated(event.generation)
+                    open_ones -= 1
                 yield index, event
             if open_ones:
                 await self._filled.wait()
-
-    async def finished(self) -> list[Generation]:
-        """The outcome of every choice."""
-        outcomes: dict[int, Generation] = {}
-        async for index, event in self:
-            if isinstance(event, Finished):
-                outcomes[index] = event.generation
-        return [outcomes[index] for index in range(len(self._jobs))]
 
     def cancel(self, index: int) -> None:
         """End one choice: its last event comes all the same."""

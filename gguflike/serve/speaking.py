@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,29 +39,23 @@ class Ended(NamedTuple):
 class Answer:
     """What is being made of one request: ``close`` it, whatever happens."""
 
-    def __init__(self, server: Server, loaded: Loaded, plan: Prepared, answers: Answers, choices: int) -> None:
-        self.server, self.loaded, self.plan = server, loaded, plan
-        self.begun = time.monotonic()
+    def __init__(self, loaded: Loaded, plan: Prepared, answers: Answers, choices: int) -> None:
+        self.loaded, self.plan = loaded, plan
         self.close = answers.close
         self._answers, self._choices = answers, choices
 
     async def spoken(self) -> AsyncIterator[tuple[int, Spoken | Ended | Prefilled | Queued]]:
         """Pieces with the number of their choice. Tokens that say nothing by themselves come with later ones."""
         choices = [_Choice(self.plan) for _ in range(self._choices)]
-        first = True
         async for index, event in self._answers:
             choice = choices[index]
             if isinstance(event, Token):
-                if first:
-                    self.server.metrics.first_token.add(time.monotonic() - self.begun)
-                    first = False
                 spoken = choice.push(event)
                 if choice.enough:
                     self._answers.cancel(index)
                 if spoken is not None:
                     yield index, spoken
             elif isinstance(event, Finished):
-                self.server.metrics.generated(event.generation)
                 for piece in choice.end(event.generation):
                     yield index, piece
             else:
@@ -128,7 +121,7 @@ async def submitted(
         if loaded.engine is None:
             raise refused("model", f"{loaded.name} makes no text; /v1/embeddings or /v1/rerank may use it")
         plan, jobs = await asyncio.to_thread(prepare, loaded)
-        return loaded, plan, Answers(loaded.engine, jobs, loaded.release)
+        return loaded, plan, Answers(loaded.engine, jobs, loaded.release, server.metrics)
     except BaseException:
         loaded.release()
         raise
@@ -160,4 +153,4 @@ async def answer(
         return plan, jobs
 
     loaded, plan, answers = await submitted(server, values.get("model"), prepare)
-    return Answer(server, loaded, plan, answers, choices)
+    return Answer(loaded, plan, answers, choices)

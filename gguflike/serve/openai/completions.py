@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -131,10 +130,10 @@ async def _whole(call: Call, making: Any, n: int) -> dict[str, Any]:
     tokens: dict[int, list[Token]] = {}
     generations: dict[int, Generation] = {}
     try:
-        async for index, event in _watched(call, answers):
+        async for index, event in answers:
             if isinstance(event, Finished):
                 generations[index] = event.generation
-            else:
+            elif isinstance(event, Token):
                 tokens.setdefault(index, []).append(event)
     finally:
         answers.close()
@@ -168,20 +167,6 @@ def _head(loaded: Loaded) -> dict[str, Any]:
     }
 
 
-async def _watched(call: Call, answers: Answers) -> AsyncIterator[tuple[int, Token | Finished]]:
-    """Tokens and ends, counted on the way."""
-    first, begun = True, time.monotonic()
-    async for index, event in answers:
-        if isinstance(event, Token):
-            if first:
-                call.server.metrics.first_token.add(time.monotonic() - begun)
-            first = False
-            yield index, event
-        elif isinstance(event, Finished):
-            call.server.metrics.generated(event.generation)
-            yield index, event
-
-
 async def _chunks(call: Call, loaded: Loaded, plan: _Plan, answers: Answers, n: int) -> AsyncIterator[bytes]:
     head, tokenizer, likely = _head(loaded), loaded.model.tokenizer, "logprobs" in call.values
     held: dict[int, list[Token]] = {}
@@ -199,11 +184,11 @@ async def _chunks(call: Call, loaded: Loaded, plan: _Plan, answers: Answers, n: 
     for place, echo in enumerate(plan.echoes):
         for number in range(n if echo else 0):
             yield chunk(place * n + number, echo, None)
-    async for index, event in _watched(call, answers):
+    async for index, event in answers:
         if isinstance(event, Finished):
             generations.append(event.generation)
             yield chunk(index, "", reason_of(event.generation), timings=timings(event.generation))
-        else:
+        elif isinstance(event, Token):
             held.setdefault(index, []).append(event)
             if event.text:
                 yield chunk(index, event.text, None)
