@@ -26,7 +26,7 @@ from gguflike.serve.parameters import (
     not_done,
     unique,
 )
-from gguflike.serve.replies import Reply
+from gguflike.serve.replies import whole
 from gguflike.serve.speaking import Answer, Ended, Spoken, answer, prompt_of
 from gguflike.serve.validation import Schema
 
@@ -183,14 +183,7 @@ async def messages(call: Call) -> Any:
 
 
 async def _whole(making: Any) -> dict[str, Any]:
-    made: Answer = await making
-    reply = Reply()
-    try:
-        async for _, piece in made.spoken():
-            if isinstance(piece, Spoken | Ended):
-                reply.take(piece)
-    finally:
-        made.close()
+    made, (reply,) = await whole(making)
     content: list[dict[str, Any]] = []
     if reply.reasoning:
         content.append({"type": "thinking", "thinking": reply.reasoning, "signature": ""})

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from gguflike.chat.calls import Called
-from gguflike.serve.speaking import Ended, Spoken
+from gguflike.serve.speaking import Answer, Ended, Spoken
 
 if TYPE_CHECKING:
     from gguflike.engine import Token
@@ -35,3 +36,16 @@ class Reply:
                 self.reasoning += said.text
             else:
                 self.text += said.text
+
+
+async def whole(making: Awaitable[Answer], choices: int = 1) -> tuple[Answer, list[Reply]]:
+    """An answer when it is complete, with all its choices. It is closed."""
+    made = await making
+    replies = [Reply() for _ in range(choices)]
+    try:
+        async for index, piece in made.spoken():
+            if isinstance(piece, Spoken | Ended):
+                replies[index].take(piece)
+    finally:
+        made.close()
+    return made, replies

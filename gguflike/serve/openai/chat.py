@@ -27,7 +27,7 @@ from gguflike.serve.parameters import (
     not_done,
     unique,
 )
-from gguflike.serve.replies import Reply
+from gguflike.serve.replies import Reply, whole
 from gguflike.serve.speaking import Answer, Ended, Spoken, answer, prompt_of
 
 GENERATION_PROMPT = Parameter(
@@ -126,14 +126,7 @@ async def count_tokens(call: Call) -> dict[str, Any]:
 
 async def _whole(making: Any, n: int, likely: bool) -> dict[str, Any]:
     """The answer when it is complete."""
-    made: Answer = await making
-    replies = [Reply() for _ in range(n)]
-    try:
-        async for index, piece in made.spoken():
-            if isinstance(piece, Spoken | Ended):
-                replies[index].take(piece)
-    finally:
-        made.close()
+    made, replies = await whole(making, n)
     choices = []
     for index, reply in enumerate(replies):
         told = logprobs.chat(made.loaded.model.tokenizer, reply.tokens) if likely else None
@@ -184,9 +177,9 @@ async def _chunks(made: Answer, n: int, with_usage: bool, progress: bool) -> Asy
     endings: list[Ended] = []
     tokenizer = made.loaded.model.tokenizer
 
-    def chunk(index: int, delta: dict[str, Any], reason: str | None = None, **more: Any) -> bytes:
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason, **more}
-        return sse.data({**head, "choices": [choice]})
+    def chunk(index: int, delta: dict[str, Any], likely: Any = None, reason: str | None = None, **more: Any) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": likely, "finish_reason": reason}
+        return sse.data({**head, "choices": [choice], **more})
 
     async for index, piece in made.spoken():
         if not isinstance(piece, Spoken | Ended):
@@ -197,16 +190,15 @@ async def _chunks(made: Answer, n: int, with_usage: bool, progress: bool) -> Asy
             yield chunk(index, {"role": "assistant", "content": ""})
         if isinstance(piece, Ended):
             endings.append(piece)
-            last = {**head, "choices": [{"index": index, "delta": {}, "logprobs": None, "finish_reason": piece.reason}]}
-            yield sse.data({**last, "timings": timings(piece.generation)})
+            yield chunk(index, {}, reason=piece.reason, timings=timings(piece.generation))
             continue
-        more: dict[str, Any] = {}
+        likely = None
         if any(token.logprob is not None for token in piece.tokens):
-            more["logprobs"] = {"content": logprobs.chat(tokenizer, piece.tokens), "refusal": None}
-        deltas = [delta for each in piece.said for delta in _deltas(each, calls, index)] or ([{}] if more else [])
+            likely = {"content": logprobs.chat(tokenizer, piece.tokens), "refusal": None}
+        deltas = [delta for each in piece.said for delta in _deltas(each, calls, index)] or ([{}] if likely else [])
         for delta in deltas:
-            yield chunk(index, delta, **more)
-            more = {}
+            yield chunk(index, delta, likely)
+            likely = None
     if with_usage:
         generations = [each.generation for each in endings]
         counts = usage(len(made.plan.prompt.ids), generations, sum(each.reasoning for each in endings))
