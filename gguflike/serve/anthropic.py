@@ -15,6 +15,7 @@ from gguflike.serve.errors import refused
 from gguflike.serve.parameters import (
     COMMON,
     ELSEWHERE,
+    MODEL,
     OBJECT,
     STRING,
     STRINGS,
@@ -81,7 +82,7 @@ TABLE = unique(
     ELSEWHERE,
     ignored("metadata", "service_tier", "betas", "context_management"),
 )
-COUNTED = unique(_SHARED, COMMON[:1])
+COUNTED = (*_SHARED, MODEL)
 
 
 def _talk(values: Mapping[str, Any]) -> Talk:

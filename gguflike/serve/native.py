@@ -17,7 +17,7 @@ from gguflike.serve.errors import ApiError, refused, told
 from gguflike.serve.metrics import CONTENT_TYPE
 from gguflike.serve.models import Loaded
 from gguflike.serve.openai.chat import GENERATION_PROMPT, talk_of
-from gguflike.serve.parameters import BOOLEAN, OBJECT, STRING, Parameter, integer
+from gguflike.serve.parameters import BOOLEAN, MODEL, OBJECT, STRING, TOKEN, Parameter
 from gguflike.serve.speaking import prompt_of
 
 if TYPE_CHECKING:
@@ -25,28 +25,26 @@ if TYPE_CHECKING:
 
 Numbers = dict[str, tuple[str, float]]
 
-_MODEL = Parameter("model", STRING, "Which of the models")
-
 TOKENIZE = (
     Parameter("content", STRING, "The text"),
     Parameter("prompt", STRING, "The same, as vLLM has it", to="content"),
-    _MODEL,
+    MODEL,
     Parameter("add_special", BOOLEAN, "Add the tokens that the file wants around a text"),
     Parameter("add_special_tokens", BOOLEAN, "The same, as vLLM has it", to="add_special"),
     Parameter("parse_special", BOOLEAN, "Take markup such as <|im_end|> in the text for the token that it names"),
     Parameter("with_pieces", BOOLEAN, "Tell the text of each token, or its bytes where that is no text"),
 )
 DETOKENIZE = (
-    Parameter("tokens", {"type": "array", "items": integer(0, (1 << 31) - 1)}, "Token ids", required=True),
-    _MODEL,
+    Parameter("tokens", {"type": "array", "items": TOKEN}, "Token ids", required=True),
+    MODEL,
 )
 SLOT = (
     Parameter("filename", {"type": "string", "minLength": 1}, "A name, no path, in the folder of --slot-save-path"),
-    _MODEL,
+    MODEL,
 )
 TEMPLATE = (
     Parameter("messages", conversation.MESSAGES, "The conversation", required=True),
-    _MODEL,
+    MODEL,
     Parameter("tools", conversation.TOOLS, "Functions that the model may call"),
     Parameter("chat_template_kwargs", OBJECT, "Variables for the template"),
     Parameter("continue_final_message", BOOLEAN, "Go on with the last message, the assistant's"),

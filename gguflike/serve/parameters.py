@@ -23,6 +23,10 @@ STRINGS: Schema = {"type": "array", "items": STRING}
 TOKENS: Schema = {"type": "integer", "minimum": 0, "maximum": 1 << 31}
 
 
+#: The id of a token, of any vocabulary.
+TOKEN: Schema = {"type": "integer", "minimum": 0, "maximum": (1 << 31) - 1}
+
+
 def number(low: float, high: float) -> Schema:
     return {"type": "number", "minimum": low, "maximum": high}
 
@@ -37,6 +41,18 @@ def choice(*values: str) -> Schema:
 
 def either(*schemas: Schema) -> Schema:
     return {"anyOf": list(schemas)}
+
+
+def texts(most: int) -> Schema:
+    """A text, at most so many texts, token ids, or lists of them: `listed` has them in a list."""
+    ids: Schema = {"type": "array", "minItems": 1, "items": TOKEN}
+    several: Schema = {"type": "array", "minItems": 1, "maxItems": most}
+    return either(STRING, {**several, "items": STRING}, ids, {**several, "items": ids})
+
+
+def listed(value: Any) -> list[Any]:
+    """What `texts` took in a list, of one too."""
+    return [value] if isinstance(value, str) or isinstance(value[0], int) else value
 
 
 #: Names that llama.cpp has for steps of sampling -> ours.
@@ -137,9 +153,11 @@ SAMPLING: Table = (
     Parameter("seed", integer(-(1 << 63), (1 << 64) - 1), "Makes the text repeatable; below 0: another text each time"),
 )
 
+MODEL = Parameter("model", STRING, "Which of the models; unknown names mean the only one")
+
 #: What else every interface that makes text takes.
 COMMON: Table = (
-    Parameter("model", STRING, "Which of the models; unknown names mean the only one"),
+    MODEL,
     Parameter("stream", BOOLEAN, "Send the text as it comes, as server-sent events"),
     *SAMPLING,
     Parameter("ignore_eos", BOOLEAN, "Go on behind end tokens"),

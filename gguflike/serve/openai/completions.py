@@ -23,9 +23,10 @@ from gguflike.serve.parameters import (
     STOP,
     STRING,
     Parameter,
-    either,
     integer,
+    listed,
     not_done,
+    texts,
     unique,
 )
 from gguflike.serve.speaking import submitted
@@ -34,19 +35,13 @@ if TYPE_CHECKING:
     from gguflike.engine import Request
     from gguflike.runner import Generation
 
-_IDS = {"type": "array", "minItems": 1, "items": integer(0, (1 << 31) - 1)}
 _MOST_PROMPTS = 64
 
 TABLE = unique(
     (
         Parameter(
             "prompt",
-            either(
-                STRING,
-                {"type": "array", "minItems": 1, "maxItems": _MOST_PROMPTS, "items": STRING},
-                _IDS,
-                {"type": "array", "minItems": 1, "maxItems": _MOST_PROMPTS, "items": _IDS},
-            ),
+            texts(_MOST_PROMPTS),
             "A text, texts, token ids, or lists of them",
             required=True,
         ),
@@ -90,7 +85,7 @@ async def handle(call: Call) -> Any:
 
     def prepare(loaded: Loaded) -> tuple[_Plan, list[Request]]:
         tokenizer = loaded.model.tokenizer
-        prompts = [tokenizer.encode(each) if isinstance(each, str) else each for each in _prompts(values["prompt"])]
+        prompts = [tokenizer.encode(each) if isinstance(each, str) else each for each in listed(values["prompt"])]
         size = loaded.model.vocab_size
         for ids in prompts:
             beyond = [token for token in ids if token >= size]
@@ -115,13 +110,6 @@ async def handle(call: Call) -> Any:
     return sse.EventStream(
         _chunks(call, loaded, plan, answers, n), lambda error: sse.data(error.openai()), answers.close
     )
-
-
-def _prompts(value: Any) -> list[Any]:
-    """Prompts in a list, of one too."""
-    if isinstance(value, str) or isinstance(value[0], int):
-        return [value]
-    return list(value)
 
 
 async def _whole(call: Call, making: Any, n: int) -> dict[str, Any]:

@@ -13,7 +13,19 @@ from gguflike.serve import sse
 from gguflike.serve.context import Call, new_id
 from gguflike.serve.errors import refused
 from gguflike.serve.models import Loaded
-from gguflike.serve.parameters import BOOLEAN, STRING, Parameter, choice, either, ignored, integer, not_done
+from gguflike.serve.parameters import (
+    BOOLEAN,
+    MODEL,
+    STRING,
+    Parameter,
+    choice,
+    either,
+    ignored,
+    integer,
+    listed,
+    not_done,
+    texts,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,23 +33,16 @@ if TYPE_CHECKING:
 
 Made = TypeVar("Made")
 
-_IDS = {"type": "array", "minItems": 1, "items": integer(0, (1 << 31) - 1)}
 _MOST_TEXTS = 2048
-_MODEL = Parameter("model", STRING, "Which of the models")
 
 EMBEDDINGS = (
     Parameter(
         "input",
-        either(
-            STRING,
-            {"type": "array", "minItems": 1, "maxItems": _MOST_TEXTS, "items": STRING},
-            _IDS,
-            {"type": "array", "minItems": 1, "maxItems": _MOST_TEXTS, "items": _IDS},
-        ),
+        texts(_MOST_TEXTS),
         "A text, texts, token ids, or lists of them",
         required=True,
     ),
-    _MODEL,
+    MODEL,
     Parameter("encoding_format", choice("float", "base64"), "Numbers, or the bytes of little-endian float32"),
     Parameter("truncate", BOOLEAN, "Cut texts that are longer than the context, which are errors otherwise"),
     Parameter(
@@ -65,7 +70,7 @@ RERANK = (
         "The same, as TEI has it, which is answered by a list of index and score",
     ),
     Parameter("return_text", BOOLEAN, "As TEI calls return_documents", to="return_documents"),
-    _MODEL,
+    MODEL,
     Parameter("top_n", integer(1, 1 << 31), "How many results; without: all"),
     Parameter("return_documents", BOOLEAN, "Put the text into each result"),
     Parameter("truncate", BOOLEAN, "Cut documents that are longer than the context"),
@@ -80,14 +85,16 @@ async def embeddings(call: Call) -> Any:
 async def _embedded(call: Call) -> dict[str, Any]:
     values = call.values
     async with call.loaded() as loaded:
-        texts = _texts(values["input"])
+        given = listed(values["input"])
+        if "" in given:
+            raise refused("input", "an empty text")
         normalize, truncate = values.get("embd_normalize", 2) == 2, values.get("truncate", False)
 
         def vector(text: str | list[int]) -> tuple[npt.NDArray[np.float32], int]:
             ids = single(loaded.model.tokenizer, text).ids if isinstance(text, str) else text
             return of_tokens(loaded.model, ids, None, normalize, truncate), len(ids)
 
-        made, tokens = await _computed(call, loaded, vector, texts)
+        made, tokens = await _computed(call, loaded, vector, given)
     form = _base64 if values.get("encoding_format") == "base64" else _numbers
     return {
         "object": "list",
@@ -98,27 +105,19 @@ async def _embedded(call: Call) -> dict[str, Any]:
 
 
 async def _computed(
-    call: Call, loaded: Loaded, compute: Callable[[Any], tuple[Made, int]], texts: list[Any]
+    call: Call, loaded: Loaded, compute: Callable[[Any], tuple[Made, int]], given: list[Any]
 ) -> tuple[list[Made], int]:
     """What ``compute`` makes of each text, and how many tokens all of them are: one text by one, so that what is left
     is dropped with its client."""
     made, tokens = [], 0
     async with loaded.vectors:
-        for text in texts:
+        for text in given:
             begin = time.monotonic()
             result, count = await asyncio.to_thread(compute, text)
             call.server.metrics.encoded(count, time.monotonic() - begin)
             made.append(result)
             tokens += count
     return made, tokens
-
-
-def _texts(value: Any) -> list[Any]:
-    """Texts and lists of token ids, in a list."""
-    texts: list[Any] = [value] if isinstance(value, str) or isinstance(value[0], int) else value
-    if "" in texts:
-        raise refused("input", "an empty text")
-    return texts
 
 
 def _numbers(vector: npt.NDArray[np.float32]) -> list[float]:
