@@ -16,6 +16,7 @@ from gguflike import runner
 from gguflike.convert import convert
 from gguflike.runner import Model
 from gguflike.serve import Server
+from gguflike.serve.settings import DEFAULTS
 from tests import test_embedders
 from tests.serving import CONTEXT, TEMPLATE, ask, get, model, post, says, serving
 
@@ -103,6 +104,13 @@ def test_the_same_seed_says_the_same_and_each_choice_has_its_own(server: Server)
     assert len(set(first)) == 3
     single = post(server, CHAT, says(temperature=1.5, seed=8)).json
     assert single["choices"][0]["message"]["content"] == first[1]
+
+
+def test_a_seed_of_the_server_is_as_one_of_the_request(server: Server, file: Path) -> None:
+    body = says(temperature=1.5, n=2)
+    want = [choice["message"]["content"] for choice in post(server, CHAT, {**body, "seed": 7}).json["choices"]]
+    with serving(file, sampling={**DEFAULTS, "seed": 7}) as seeded:
+        assert [choice["message"]["content"] for choice in post(seeded, CHAT, body).json["choices"]] == want
 
 
 def test_a_stop_string_ends_the_text(server: Server, alone: Model) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive
 
     from gguflike.engine import Request as Job
+    from gguflike.grammar import Source
     from gguflike.runner import Generation
     from gguflike.runner.sampling import Sampling
 
@@ -43,8 +44,9 @@ def now() -> int:
     return int(time.time())
 
 
-def sampling_of(values: Mapping[str, Any], server: Server, loaded: Loaded) -> Sampling:
-    """How a request wants tokens chosen, over what the server was started with."""
+def sampling_of(values: Mapping[str, Any], server: Server, loaded: Loaded, number: int) -> Sampling:
+    """How a request wants tokens chosen for a choice, over what the server was started with: its seed is the seed and
+    its number."""
     from gguflike.runner.sampling import Sampling
 
     fields: dict[str, Any] = dict(server.settings.sampling)
@@ -64,8 +66,9 @@ def sampling_of(values: Mapping[str, Any], server: Server, loaded: Loaded) -> Sa
         fields["order"] = tuple(STEPS.get(step, step) for step in fields["order"])
     if "dry_sequence_breakers" in fields:
         fields["dry_sequence_breakers"] = tuple(fields["dry_sequence_breakers"])
-    if fields.get("seed") is not None and fields["seed"] < 0:
-        fields["seed"] = None
+    seed = fields.pop("seed", None)
+    if seed is not None and seed >= 0:
+        fields["seed"] = (seed + number) % (1 << 64)
     try:
         return Sampling(**fields)
     except (ArgumentError, ArgumentTypeError) as error:
@@ -89,9 +92,18 @@ def _bias(value: Any, size: int) -> dict[int, float]:
 
 
 def job_of(
-    values: Mapping[str, Any], server: Server, loaded: Loaded, prompt: Sequence[int], param: str, **more: Any
+    values: Mapping[str, Any],
+    server: Server,
+    loaded: Loaded,
+    prompt: Sequence[int],
+    param: str,
+    *,
+    number: int,
+    constraint: Source | None,
+    **more: Any,
 ) -> Job:
-    """What the engine is asked for. 400 where the prompt has no room, names no token or is empty."""
+    """What the engine is asked for: the choice of this number. 400 where the prompt has no room, names no token or is
+    empty."""
     from gguflike.engine import Request as Job
 
     model = loaded.model
@@ -99,15 +111,16 @@ def job_of(
         raise refused(param, "the prompt has no tokens")
     if len(prompt) >= model.context:
         raise too_long(len(prompt), model.context, param)
-    stop = values.get("stop", ())
+    stop, limit = values.get("stop", ()), values.get("max_tokens", -1)
     return Job(
         prompt=tuple(prompt),
-        max_tokens=values.get("max_tokens"),
-        sampling=sampling_of(values, server, loaded),
+        max_tokens=None if limit == -1 else limit,
+        sampling=sampling_of(values, server, loaded, number),
         stop=tuple(text for text in ([stop] if isinstance(stop, str) else stop) if text),
         lookup=values.get("lookup", 0),
         ignore_end=values.get("ignore_eos", False),
         cache=values.get("cache_prompt", True),
+        grammar=None if constraint is None else constraint.start(),
         **more,
     )
 

@@ -140,17 +140,9 @@ async def answer(
 
     def prepare(loaded: Loaded) -> tuple[Prepared, list[Request]]:
         plan = prepared(loaded.model, talk)
-        jobs = []
-        for number in range(choices):
-            seed = values.get("seed")
-            given = values if seed is None or seed < 0 else {**values, "seed": (seed + number) % (1 << 64)}
-            more = {
-                "grammar": None if plan.constraint is None else plan.constraint.start(),
-                "logprobs": logprobs,
-                "shown": plan.prompt.shown,
-            }
-            jobs.append(job_of(given, server, loaded, plan.prompt.ids, param, **more))
-        return plan, jobs
+        asked = (values, server, loaded, plan.prompt.ids, param)
+        more: dict[str, Any] = {"constraint": plan.constraint, "logprobs": logprobs, "shown": plan.prompt.shown}
+        return plan, [job_of(*asked, number=number, **more) for number in range(choices)]
 
     loaded, plan, answers = await submitted(server, values.get("model"), prepare)
     return Answer(loaded, plan, answers, choices)

@@ -79,8 +79,6 @@ TABLE = unique(
 async def handle(call: Call) -> Any:
     values = call.values
     n, stream = values.get("n", 1), values.get("stream", False)
-    if values.get("max_tokens") == -1:
-        del values["max_tokens"]
     alternatives = values.get("top_logprobs", 0) if values.get("logprobs") else None
     if values.get("top_logprobs") and not values.get("logprobs"):
         raise refused("top_logprobs", "logprobs must be true")

@@ -75,8 +75,6 @@ class _Plan(NamedTuple):
 async def handle(call: Call) -> Any:
     values = call.values
     values.setdefault("max_tokens", 16)
-    if values["max_tokens"] == -1:
-        del values["max_tokens"]
     if values.get("echo") and "logprobs" in values:
         raise refused(
             "echo", "not supported beside logprobs: only what is generated is told", code="unsupported_parameter"
@@ -93,13 +91,12 @@ async def handle(call: Call) -> Any:
                 raise refused("prompt", f"token id {beyond[0]} is not in the vocabulary of {size}")
         schema = values.get("json_schema", schema_of(values.get("response_format")))
         source = constraint_of_text(loaded.model, schema, values.get("grammar") or None)
-        jobs = []
-        for ids in prompts:
-            for number in range(n):
-                seed = values.get("seed", -1)
-                given = values if seed < 0 else {**values, "seed": (seed + number) % (1 << 64)}
-                more = {"logprobs": values.get("logprobs"), "grammar": None if source is None else source.start()}
-                jobs.append(job_of(given, call.server, loaded, ids, "prompt", **more))
+        more: dict[str, Any] = {"constraint": source, "logprobs": values.get("logprobs")}
+        jobs = [
+            job_of(values, call.server, loaded, ids, "prompt", number=number, **more)
+            for ids in prompts
+            for number in range(n)
+        ]
         echoed = [tokenizer.decode(ids) if values.get("echo") else "" for ids in prompts]
         return _Plan(prompts, echoed), jobs
 
