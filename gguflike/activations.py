@@ -14,8 +14,6 @@ from gguflike.container import Typed, ValueType
 from gguflike.errors import GGUFError, UnsupportedError
 
 PREFIX = "gguflike.activations."
-FIXED = ("static", "hybrid")
-"""Ways to round activations that need ranges: all that have one by it, or those for which the file says so."""
 
 
 class Fixed(NamedTuple):

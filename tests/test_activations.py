@@ -11,7 +11,7 @@ import pytest
 
 import gguflike
 from gguflike import reference
-from gguflike.activations import FIXED, PREFIX, Fixed, fixed
+from gguflike.activations import PREFIX, Fixed, fixed
 from gguflike.cli import main
 from gguflike.container import Typed, ValueType
 from gguflike.container.restate import restate
@@ -22,6 +22,7 @@ from gguflike.kernels.engine.memory import op_state
 from gguflike.kernels.matmul.records import activation_arrays
 from gguflike.kernels.vector.args import FIXED_ROWS, QUANTIZE_ROWS
 from gguflike.reference.rounded import RoundedInputs
+from gguflike.runner.network import FIXED
 from gguflike.runner.schedule import step_of
 from tests import by_hand, test_parts, tiny
 from tests.by_hand import IDS

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from gguflike.activations import FIXED
 from gguflike.errors import check_threads
 from gguflike.evaluate import estimates, models, streaming, tasks, texts
 from gguflike.evaluate.estimates import Figure
@@ -20,6 +19,7 @@ from gguflike.evaluate.tasks import Accuracy, Question
 from gguflike.evaluate.texts import Protocol
 from gguflike.progress import Progress
 from gguflike.runner.model import load
+from gguflike.runner.network import FIXED
 
 StrPath = str | os.PathLike[str]
 ALL = "all"  # the name of all kinds of text together

@@ -16,7 +16,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from gguflike import container
-from gguflike.activations import FIXED, Fixed, fixed
 from gguflike.errors import (
     ArgumentError,
     GGUFError,
@@ -40,12 +39,14 @@ from gguflike.runner.weights import Weights
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from gguflike.activations import Fixed
     from gguflike.container import GGUFFile
     from gguflike.runner.generate import Continuation
     from gguflike.runner.passes import Floats
     from gguflike.runner.state import States
     from gguflike.runner.together import Together
 
+FIXED = ("static", "hybrid")  # activations that need ranges: all that have one by it, or those that the file says
 ACTIVATIONS = ("dynamic", "adaptive", *FIXED)
 CREST = 7.0  # of a block of activations, from which on "adaptive" rounds it twice
 
@@ -88,7 +89,11 @@ class Network:
         self.context = context or default_context(self._longest, position_bytes)
         self._check_context()
         self.tokenizer = Tokenizer(file.metadata)
-        ranges = fixed(file.metadata, activations, self.path) if activations in FIXED else {}
+        ranges: Mapping[str, Fixed] = {}
+        if activations in FIXED:
+            from gguflike.activations import fixed
+
+            ranges = fixed(file.metadata, activations, self.path)
         self.weights = Weights(file, self.graph, layers_left_out(family.name, file.metadata))
         self.cache_type, self.position_bytes = cache_type, position_bytes
         self.weights.fix(ranges)

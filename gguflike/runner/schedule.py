@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from gguflike.activations import Fixed
 from gguflike.families.parts import Head, Norm
 from gguflike.kernels.args import EMBED, RMS_NORM, RMS_NORM_Q8, SILU_MUL, SILU_MUL_Q8
 from gguflike.kernels.dispatch import embed_op
@@ -23,6 +22,9 @@ from gguflike.kernels.vector.args import FIXED_ROWS, REFINE_ROWS
 from gguflike.runner.buffers import Activations, Buffers, address
 from gguflike.runner.weights import LayerWeights, Matrix
 from gguflike.tensor import QuantizedTensor
+
+if TYPE_CHECKING:
+    from gguflike.activations import Fixed
 
 T = TypeVar("T")
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gguflike.activations import Fixed
 from gguflike.blocks import FORMATS
 from gguflike.container import GGUFFile
 from gguflike.errors import GGUFError
@@ -30,6 +29,8 @@ from gguflike.tensor import QuantizedTensor
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from gguflike.activations import Fixed
 
 BATCH_BYTES = 1 << 25  # of the file, repacked by one pass and in memory twice until then
 SEARCHED = 1 << 28  # bytes read to say which weights are damaged: a tenth of a second or so
