@@ -86,6 +86,8 @@ def new_states(graph: Graph, context: int, cache_type: str, slots: int = 1) -> l
                 cached[layer] = states[-1]
             if _once(mixer) is not None:
                 passing[_once(mixer)] = states[-1]
+    if slots == 1:  # which have their memory already
+        return [States(states)]
     in_slots = {state: state.in_slots(slots) for state in dict.fromkeys(states) if state is not None}
     return [States([None if state is None else in_slots[state][slot] for state in states]) for slot in range(slots)]
 
