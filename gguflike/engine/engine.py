@@ -145,7 +145,7 @@ class Engine:
         Full where as many wait as may; ArgumentError where the engine is closed; for the prompt what `Model.generate`
         raises. What goes wrong later is told as `Failed`.
         """
-        self.model.check_prompt(list(request.prompt))
+        self.model.check_prompt(request.prompt)
         job = Job(next(self._numbers), request, listener, self.model)
         with self._changed:
             self._check_open()
