@@ -56,10 +56,11 @@ class Schedule(ABC):
     """Adds ops to one program."""
 
     def __init__(self, buffers: Buffers, *, of_head: bool = False) -> None:
-        """``of_head``: tokens are those whose logits are computed, not all of a pass."""
+        """``of_head``: tokens are those whose logits are computed, not all of a pass. ``rows`` is the address of what
+        they are (ROW_TYPE in kernels/engine/memory.py)."""
         self.buffers = buffers
         self.program = Program(keep=[buffers])
-        self._rows = address(buffers.head_rows if of_head else buffers.rows)
+        self.rows = address(buffers.head_rows if of_head else buffers.rows)
 
     def temp(self, name: str, columns: int) -> int:
         """The address of float32 (tokens, columns) for what ops hand to each other."""
@@ -214,7 +215,7 @@ class Schedule(ABC):
             x=result.floats,
             columns=columns,
             **result.quantized,
-            rows=self._rows,
+            rows=self.rows,
             refined=result.refined,
             crest=float_bits(self.buffers.crest),
         )

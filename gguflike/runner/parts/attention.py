@@ -10,7 +10,7 @@ from gguflike.families.parts import Attention
 from gguflike.kernels.attention.args import ATTENTION, ATTENTION_EACH, ATTENTION_ONE, MERGE, STORE_KV
 from gguflike.kernels.attention.sizes import ATTENTION_HEADS, ATTENTION_KEYS, attention_rows, part_bytes
 from gguflike.kernels.engine.args import Args, Word, float_bits
-from gguflike.runner.buffers import Activations, address
+from gguflike.runner.buffers import Activations
 from gguflike.runner.schedule import Schedule, Source, Target, grain, reads_int8
 from gguflike.runner.state import SCALED, KVCache, kv_bytes_per_position
 from gguflike.runner.weights import LayerWeights, Matrix
@@ -120,7 +120,7 @@ def attended(part: Attention, s: Schedule, cache: KVCache, readers: Sequence[Mat
         "n_head_kv": part.kv_heads,
         "head_dim": part.head_dim,
         "context": cache.positions,
-        "rows": address(s.buffers.rows),
+        "rows": s.rows,
         "k": s.temp("k", part.kv_size),
         "v": s.temp("v", part.kv_size),
     }

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gguflike.kernels.recurrent.args import CONV
-from gguflike.runner.buffers import address
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -64,7 +63,7 @@ def convolve_by(
         weight=weight,
         bias=bias,
         past=state.past,
-        rows=address(s.buffers.rows),
+        rows=s.rows,
         out=out,
     )
     s.share("recurrent.conv:silu", words, items=channels // 16)

@@ -8,7 +8,6 @@ from gguflike.errors import UnsupportedError
 from gguflike.families.parts.recurrent import DeltaNet
 from gguflike.kernels.engine.args import float_bits
 from gguflike.kernels.recurrent.args import DELTA, DELTA_GATES, GATED_NORM, UNIT_HEADS
-from gguflike.runner.buffers import address
 from gguflike.runner.parts.checks import multiple
 from gguflike.runner.parts.convolution import convolve, padded, padded_heads
 from gguflike.runner.parts.stateless import bytes_per_position as bytes_per_position
@@ -78,7 +77,7 @@ def emit(part: DeltaNet, s: Schedule, weights: LayerWeights, state: Recurrent, s
         strength=strength,
         padded=heads,
         matrices=state.matrices,
-        rows=address(s.buffers.rows),
+        rows=s.rows,
         out=o,
     )
     s.share("recurrent.delta:rule", words, items=part.value_size // 16)

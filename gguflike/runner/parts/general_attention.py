@@ -28,7 +28,6 @@ from gguflike.kernels.attention.general_args import (
 )
 from gguflike.kernels.attention.sizes import ATTENTION_KEYS
 from gguflike.kernels.engine.args import Word, float_bits
-from gguflike.runner.buffers import address
 from gguflike.runner.parts.attention import (
     Found,
     attend,
@@ -153,7 +152,7 @@ def _words(part: Attention, s: Schedule, weights: LayerWeights, cache: KVCache, 
         "n_head_kv": part.kv_heads,
         "head_dim": cache.head_dim,
         "context": cache.positions,
-        "rows": address(s.buffers.rows),
+        "rows": s.rows,
         "k": k_at,
         "v": v_at,
     }
@@ -251,7 +250,7 @@ def _prepared(
     whole = norm is not None and norm.size == heads.heads * dim and norm.size != dim
     weighted = norm is not None and norm.weight
     words = HEADS.pack(
-        rows=address(s.buffers.rows),
+        rows=s.rows,
         x=heads.address,
         stride=heads.stride,
         step=heads.step,

@@ -56,7 +56,7 @@ def emit(part: KimiDelta, s: Schedule, weights: LayerWeights, state: Recurrent, 
         strength=strength,
         padded=padded(part.heads),
         matrices=state.matrices,
-        rows=address(s.buffers.rows),
+        rows=s.rows,
         out=found,
     )
     s.share("recurrent.channels:rule", words, items=size // 16)
@@ -139,7 +139,7 @@ def _opened(part: KimiDelta, s: Schedule, weights: LayerWeights, found: int, gat
     heads, dim = part.heads, part.head_dim
     normed, opened = s.local("normed heads", part.size), s.local("opened", part.size)
     words = HEADS.pack(
-        rows=address(s.buffers.rows),
+        rows=s.rows,
         x=found,
         stride=part.size,
         step=dim,

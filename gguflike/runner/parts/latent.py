@@ -14,7 +14,7 @@ from gguflike.families.parts.latent import LatentAttention
 from gguflike.kernels.attention.general_args import HEADS, NONE
 from gguflike.kernels.attention.latent_args import KEYS
 from gguflike.kernels.engine.args import Own, Word, float_bits
-from gguflike.runner.buffers import Activations, address
+from gguflike.runner.buffers import Activations
 from gguflike.runner.parts import attention
 from gguflike.runner.parts.checks import multiple
 from gguflike.runner.parts.general_attention import temperatures
@@ -128,7 +128,7 @@ def _attend(part: LatentAttention, s: Schedule, cache: KVCache, queries: int, ke
         "n_head_kv": 1,
         "head_dim": cache.head_dim,
         "context": cache.positions,
-        "rows": address(s.buffers.rows),
+        "rows": s.rows,
         "k": keys,
         "v": keys,
     }
@@ -176,7 +176,7 @@ def _copied(s: Schedule, rows: _Rows, heads: int, out: Word, padded: int, factor
     """The words of the op that copies rows of heads side by side, with zeros behind them, times their position's
     factor."""
     return HEADS.pack(
-        rows=address(s.buffers.rows),
+        rows=s.rows,
         x=rows.address,
         stride=rows.stride,
         step=rows.step,

@@ -8,7 +8,6 @@ from gguflike.families.parts import Norm
 from gguflike.families.parts.recurrent import Mamba
 from gguflike.kernels.engine.args import float_bits
 from gguflike.kernels.recurrent.args import GATED_NORM, SCAN_CHANNELS, SLICE
-from gguflike.runner.buffers import address
 from gguflike.runner.parts.checks import multiple
 from gguflike.runner.parts.convolution import convolve
 from gguflike.runner.parts.stateless import bytes_per_position as bytes_per_position
@@ -81,7 +80,7 @@ def emit(part: Mamba, s: Schedule, weights: LayerWeights, state: Recurrent, sour
         rate=weights.made("ssm_a", by_block),
         skip=weights.optional("ssm_d"),
         matrices=state.matrices,
-        rows=address(s.buffers.rows),
+        rows=s.rows,
         out=y,
     )
     s.share("recurrent.scan:channels", words, items=inner // 16)

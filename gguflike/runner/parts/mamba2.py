@@ -8,7 +8,6 @@ from gguflike.errors import UnsupportedError
 from gguflike.families.parts.recurrent import Mamba2
 from gguflike.kernels.engine.args import float_bits
 from gguflike.kernels.recurrent.args import GATED_NORM, SCAN_HEADS, STEP_GATES
-from gguflike.runner.buffers import address
 from gguflike.runner.parts.checks import multiple
 from gguflike.runner.parts.convolution import convolve, padded, padded_heads
 from gguflike.runner.parts.stateless import bytes_per_position as bytes_per_position
@@ -63,7 +62,7 @@ def emit(part: Mamba2, s: Schedule, weights: LayerWeights, state: Recurrent, sou
         padded=heads,
         skip=weights.optional("ssm_d"),
         matrices=state.matrices,
-        rows=address(s.buffers.rows),
+        rows=s.rows,
         out=y,
     )
     s.share("recurrent.scan:heads", words, items=inner // 16)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from gguflike.families.parts.recurrent import ShortConv
 from gguflike.kernels.recurrent.args import GATED_CONV
-from gguflike.runner.buffers import address
 from gguflike.runner.parts.checks import multiple
 from gguflike.runner.parts.convolution import by_token
 from gguflike.runner.parts.stateless import bytes_per_position as bytes_per_position
@@ -38,7 +37,7 @@ def emit(part: ShortConv, s: Schedule, weights: LayerWeights, state: Recurrent, 
         weight=weights.made("shortconv.conv.weight", by_token),
         bias=weights.optional("shortconv.conv.bias"),
         past=state.past,
-        rows=address(s.buffers.rows),
+        rows=s.rows,
         out=found,
         before=b,
         after=b + 4 * n,
