@@ -103,6 +103,7 @@ def test_what_was_used_longest_ago_goes_first(model: Model) -> None:
             ask(engine, other, 1).wait()
         assert ask(engine, STEM, 1).wait().cached_tokens == 96  # and so it is the newest
         ask(engine, others[1], 1).wait()
+        until(lambda: engine.stats().done == 4)  # what is kept of a text may be too much until its end is counted
         assert engine.stats().cache_bytes <= 7 * each
         assert ask(engine, [*STEM[:97], 1], 1).wait().cached_tokens == 96
         assert ask(engine, others[0], 1).wait().cached_tokens < 96
@@ -110,6 +111,7 @@ def test_what_was_used_longest_ago_goes_first(model: Model) -> None:
         ask(engine, STEM, 1).wait()
         ask(engine, [5, 6], 1).wait()
         assert ask(engine, STEM, 1).wait().cached_tokens == 0
+        until(lambda: engine.stats().done == 3)
         assert engine.stats().cache_bytes == 0
 
 
