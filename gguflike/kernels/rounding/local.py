@@ -137,21 +137,28 @@ def factor_blocks(hessian: Floats, width: int, size: int, threads: int | None) -
 
 
 @lean
+def bend(x: Floats, matrix: Floats, first: int, begin: int, out: Floats) -> None:
+    """Fill ``out`` with the product of x, whose size four divides, and as many rows of ``matrix`` from ``first`` and
+    columns from ``begin`` on."""
+    width = len(x)
+    end = begin + width
+    for j in range(width):
+        out[j] = 0
+    for i in range(0, width, 4):
+        at = first + i
+        a, b, c, d = (
+            matrix[at, begin:end], matrix[at + 1, begin:end], matrix[at + 2, begin:end], matrix[at + 3, begin:end]
+        )  # fmt: skip
+        p, q, s, t = x[i], x[i + 1], x[i + 2], x[i + 3]
+        for j in range(width):
+            out[j] += (p * a[j] + q * b[j]) + (s * c[j] + t * d[j])
+
+
+@lean
 def best_steps(first: int, local: Local, g: Floats, steps: Floats) -> F32:
     """Fill ``steps`` (width,) with v* - v of the block from ``first`` on; returns what v costs more than v*."""
     width = local.width
-    for j in range(width):
-        steps[j] = 0
-    for i in range(0, width, 4):
-        a, b, c, d = (
-            local.inverse[first + i],
-            local.inverse[first + i + 1],
-            local.inverse[first + i + 2],
-            local.inverse[first + i + 3],
-        )
-        p, q, s, t = g[first + i], g[first + i + 1], g[first + i + 2], g[first + i + 3]
-        for j in range(width):
-            steps[j] += (p * a[j] + q * b[j]) + (s * c[j] + t * d[j])
+    bend(g[first : first + width], local.inverse, first, 0, steps)
     cost = np.float32(0)
     for i in range(width):
         cost += steps[i] * g[first + i]

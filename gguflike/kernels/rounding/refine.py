@@ -15,6 +15,7 @@ from gguflike.kernels.engine.threads import run_rows
 from gguflike.kernels.rounding.local import (
     Candidates,
     Local,
+    bend,
     best_lane,
     best_steps,
     make_candidates,
@@ -100,19 +101,6 @@ def choose_integers(
 
 
 @lean
-def bend(x: Floats, begin: int, hessian: Floats, out: Floats) -> None:
-    """Fill ``out`` with H_J x for the block from column ``begin`` on."""
-    width = len(x)
-    out[:] = 0
-    for i in range(0, width, 4):
-        a, b = hessian[begin + i, begin : begin + width], hessian[begin + i + 1, begin : begin + width]
-        c, d = hessian[begin + i + 2, begin : begin + width], hessian[begin + i + 3, begin : begin + width]
-        p, q, s, t = x[i], x[i + 1], x[i + 2], x[i + 3]
-        for j in range(width):
-            out[j] += (p * a[j] + q * b[j]) + (s * c[j] + t * d[j])
-
-
-@lean
 def fitted(
     rows: Rows, numbers: Numbers, t: Tables, first: int, r: int, b: int, local: Local, c: Candidates, hessian: Floats
 ) -> tuple[np.float32, np.float32]:
@@ -124,9 +112,9 @@ def fitted(
         j = begin + i
         u[i] = t.scales[numbers.scales[row, j // t.size]] * t.levels[numbers.codes[row, j]]
         v[i] = -t.minima[numbers.minima[row, j // t.size]]
-    bend(u, begin, hessian, x)
+    bend(u, hessian, begin, begin, x)
     if t.shifted:
-        bend(v, begin, hessian, y)
+        bend(v, hessian, begin, begin, y)
     else:
         y[:] = 0
     ug, vg, uu, uv, vv = 0.0, 0.0, 0.0, 0.0, 0.0
