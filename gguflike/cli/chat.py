@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
 def converse(args: argparse.Namespace, *, is_plain: bool = False) -> int:
     """Load the model and talk to it, or where it ``is_plain``, go on with a text together. UsageError where nothing is
     said."""
+    from gguflike.chat.template import keep_ready
     from gguflike.cli import UsageError
     from gguflike.cli.talk import loop
     from gguflike.cli.talk.conversation import Conversation
@@ -65,7 +66,8 @@ def converse(args: argparse.Namespace, *, is_plain: bool = False) -> int:
             source = Editor(keeps=args.history is not False, colors=is_colored(args, sys.stderr))
         else:
             source = Piped()
-        with interrupts.held() if source.is_typed else nullcontext():
+        ready = nullcontext() if is_plain else keep_ready()  # each answer renders what was said
+        with ready, interrupts.held() if source.is_typed else nullcontext():
             conversation = Conversation(model, args, is_plain=is_plain)
             session = Session(conversation, is_typed=source.is_typed, is_silent=args.json)
             said = loop.converse(session, source)
