@@ -115,24 +115,27 @@ def _clear(session: Session, _: str) -> None:
     session.tell("forgotten" if session.conversation.system is None else "forgotten, but for the system message")
 
 
-def _undo(session: Session, _: str) -> None:
-    words = session.conversation.undo()
+def _last_words(session: Session) -> str:
+    words = session.conversation.last_words
     if words is None:
         raise Mistake("nothing was said yet")
+    return words
+
+
+def _undo(session: Session, _: str) -> None:
+    words = _last_words(session)
+    session.conversation.undo()
     session.tell(f"taken back: {_short(words)}")
 
 
 def _retry(session: Session, _: str) -> None:
-    words = session.conversation.undo()
-    if words is None:
-        raise Mistake("nothing was said yet")
+    words = _last_words(session)
+    session.conversation.undo()
     session.answer(words)
 
 
 def _edit(session: Session, rest: str) -> None:
-    words = session.conversation.last_words
-    if words is None:
-        raise Mistake("nothing was said yet")
+    words = _last_words(session)
     if not rest and not session.is_typed:
         raise Mistake("say it anew: /edit TEXT")
     session.conversation.undo()

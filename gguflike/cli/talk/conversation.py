@@ -62,12 +62,10 @@ class Conversation:
         """Add what the model says."""
         self.turns.append({"role": "assistant", "content": answer})
 
-    def undo(self) -> str | None:
-        """Take the last words of the user back, and what was answered; return them, or None where there are none."""
-        words = self.last_words
-        while words is not None and self.turns.pop()["role"] != "user":
+    def undo(self) -> None:
+        """Take the last words of the user back, and what was answered, if there are some."""
+        while self.turns and self.turns.pop()["role"] != "user":
             pass
-        return words
 
     def clear(self) -> None:
         """Forget all but the system message."""
