@@ -302,6 +302,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("/v1/responses", {"input": "x", "previous_response_id": "resp_1"}, "previous_response_id"),
     ("/v1/responses", {"input": [{"type": "computer_call"}]}, "input[0].type"),
     ("/v1/responses", {"input": "x", "tools": [{"type": "web_search"}]}, "tools[0].type"),
+    ("/v1/responses", {"input": "x", "include": 5}, "include"),
     ("/v1/embeddings", {"input": "x", "dimensions": 5}, "dimensions"),
     ("/tokenize", {}, "content"),
     ("/detokenize", {"tokens": [5000]}, "tokens"),

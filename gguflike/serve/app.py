@@ -77,7 +77,7 @@ def _endpoint(server: Server, endpoint: Endpoint) -> Callable[[Request], Any]:
         body: dict[str, Any] = {}
         if endpoint.table is not None and not (endpoint.bare and "content-type" not in request.headers):
             body = await bodies.read(request, server.settings.max_body)
-        call = Call(server, request, body, parsed(body, endpoint.table or ()))
+        call = Call(server, request, parsed(body, endpoint.table or ()))
         made = await endpoint.handler(call)
         if isinstance(made, tuple):
             return Response(made[0], media_type=made[1])

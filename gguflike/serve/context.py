@@ -162,10 +162,10 @@ def timings(generation: Generation) -> dict[str, Any]:
 
 
 class Call:
-    """One request: its body, and the parameters that the endpoint's table found in it."""
+    """One request, and the parameters that the endpoint's table found in its body."""
 
-    def __init__(self, server: Server, request: Request, body: Mapping[str, Any], values: dict[str, Any]) -> None:
-        self.server, self.request, self.body, self.values = server, request, body, values
+    def __init__(self, server: Server, request: Request, values: dict[str, Any]) -> None:
+        self.server, self.request, self.values = server, request, values
 
     @property
     def receive(self) -> Receive:

@@ -22,6 +22,7 @@ from gguflike.serve.parameters import (
     Parameter,
     choice,
     either,
+    ignored,
     integer,
     not_done,
     unique,
@@ -71,6 +72,7 @@ TABLE = unique(
         Parameter("text", OBJECT, "format: text, json_object or json_schema; what is asked for is enforced"),
         Parameter("reasoning", OBJECT, "effort: for templates that know it"),
         Parameter("top_logprobs", integer(0, 20), "Tell how likely each token was, and so many others"),
+        Parameter("include", STRINGS, "message.output_text.logprobs: tell how likely each token was"),
         Parameter("metadata", OBJECT, "Comes back with the answer"),
         Parameter("chat_template_kwargs", OBJECT, "Variables for the template"),
         STOP,
@@ -85,7 +87,7 @@ TABLE = unique(
         }
     ),
     not_done({"truncation": "a prompt is never cut"}, "disabled"),
-    (Parameter("include", STRINGS, "", ignored=True), Parameter("stream_options", OBJECT, "", ignored=True)),
+    ignored("stream_options"),
     COMMON,
     ELSEWHERE,
     HARMLESS,
@@ -95,7 +97,7 @@ TABLE = unique(
 async def handle(call: Call) -> Any:
     values = call.values
     likely = values.get("top_logprobs")
-    if likely is None and "message.output_text.logprobs" in (call.body.get("include") or ()):
+    if likely is None and "message.output_text.logprobs" in values.get("include", ()):
         likely = 0
     making = answer(call.server, values, _talk(values), logprobs=likely, param="input")
     if not values.get("stream", False):
