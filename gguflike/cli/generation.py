@@ -43,14 +43,23 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, tokens: int | None =
     parser.set_defaults(usual={**usual, "tokens": tokens})
 
 
-def name_of_model(args: argparse.Namespace) -> str:
-    """The model that a command is asked to run, as it is named. UsageError where none is, or two are."""
+def model_given(args: argparse.Namespace) -> str | None:
+    """The model that a command line names, None where it names none. UsageError where it names two."""
     from gguflike.cli import UsageError
 
     given = [each for each in (args.file, getattr(args, "model", None)) if each is not None]
     if len(given) > 1:
         raise UsageError(f"two models: {' and '.join(given)}")
-    name = given[0] if given else usual_model(args.config)
+    return given[0] if given else None
+
+
+def name_of_model(args: argparse.Namespace) -> str:
+    """The model that a command is asked to run, as it is named. UsageError where none is, or two are."""
+    from gguflike.cli import UsageError
+
+    name = model_given(args)
+    if name is None:
+        name = usual_model(args.config)
     if name is None:
         raise UsageError("MODEL is required: a GGUF file, org/repo[:TYPE] of the Hub, or a URL")
     return name

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from gguflike.cli.arguments import count, number, positive
 from gguflike.cli.config import model_named, usual_model
-from gguflike.cli.generation import add_model_arguments, add_sampling_arguments, sampling_of
+from gguflike.cli.generation import add_model_arguments, add_sampling_arguments, model_given, sampling_of
 from gguflike.cli.progress import progress_bar
-from gguflike.cli.settings import LOADING, SAMPLING, names_of
+from gguflike.cli.settings import LOADING, SAMPLING, WORDS, names_of
 from gguflike.cli.streams import say
 
 if TYPE_CHECKING:
@@ -27,9 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--api-key", action="append", metavar="KEY", help="ask for this key; several may be given")
     where.add_argument("--api-key-file", metavar="FILE", help="ask for one of the keys in a file, a line for each")
     where.add_argument("--no-auth", action="store_true", help="let others than this machine in without a key")
-    where.add_argument("--allowed-hosts", type=_names, metavar="NAMES", help="further names of this machine, by commas")
     where.add_argument(
-        "--cors-origins", type=_names, metavar="ORIGINS", help="sites that may use it, by commas; * is any (localhost)"
+        "--allowed-hosts", type=WORDS.parse, metavar="NAMES", help="further names of this machine, by commas"
+    )
+    where.add_argument(
+        "--cors-origins",
+        type=WORDS.parse,
+        metavar="ORIGINS",
+        help="sites that may use it, by commas; * is any (localhost)",
     )
     where.add_argument("--no-ui", action="store_true", help="no page at /")
     where.add_argument("--max-body", type=size, default=32 << 20, metavar="BYTES", help="of a request at most (32Mi)")
@@ -72,14 +77,12 @@ def _settings(args: argparse.Namespace) -> Settings:
     from gguflike.cli import UsageError
     from gguflike.serve import Settings
 
-    given = [each for each in (args.file, args.model) if each is not None]
-    if not given and args.models_dir is None and (usual := usual_model(args.config)) is not None:
-        given = [usual]
-    if len(given) > 1:
-        raise UsageError(f"two models: {' and '.join(given)}")
-    if not given and args.models_dir is None:
-        raise UsageError("FILE is required: the model; or --models-dir FOLDER")
-    if args.alias is not None and not given:
+    name = model_given(args)
+    if name is None and args.models_dir is None:
+        name = usual_model(args.config)
+        if name is None:
+            raise UsageError("FILE is required: the model; or --models-dir FOLDER")
+    if args.alias is not None and name is None:
         raise UsageError("--alias names the model that FILE is, and there is none")
     keys = list(args.api_key or ())
     if args.api_key_file is not None:
@@ -93,7 +96,7 @@ def _settings(args: argparse.Namespace) -> Settings:
             f"--host {args.host} lets others in, and no key is asked of them: add --api-key KEY, or say --no-auth"
         )
     return Settings(
-        model=model_named(given[0], args.config) if given else None,
+        model=None if name is None else model_named(name, args.config),
         models_dir=args.models_dir,
         alias=args.alias,
         host=args.host,
@@ -139,7 +142,3 @@ def size(text: str) -> int:
     if found is None or found[2] not in _UNITS:
         raise argparse.ArgumentTypeError(f"not a size: {text!r}; such as 8G or 512Mi")
     return int(float(found[1]) * _UNITS[found[2]])
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
