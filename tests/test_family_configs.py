@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from gguflike.checkpoint import LazyTensor
-from gguflike.convert.sources import CheckpointSource, MadeSource, ranges, read_slab, slabs
+from gguflike.convert.slabs import read_slab, slabs
+from gguflike.convert.sources import CheckpointSource, MadeSource, ranges
 from gguflike.errors import CheckpointError, UnsupportedError
 from gguflike.families import config as configs
 from gguflike.families import registry, rope, rope_settings

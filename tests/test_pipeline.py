@@ -15,9 +15,10 @@ import pytest
 from gguflike import container
 from gguflike.checkpoint import LazyTensor
 from gguflike.container import Writer
-from gguflike.convert import convert, encode, pipeline, quantize_file, sources
+from gguflike.convert import convert, encode, pipeline, quantize_file
 from gguflike.convert.encode import Job
-from gguflike.convert.sources import CheckpointSource, GGUFSource, Slab, slabs, stamp
+from gguflike.convert.slabs import Slab, read_slab, slabs
+from gguflike.convert.sources import CheckpointSource, GGUFSource, stamp
 from gguflike.errors import GGUFError, QuantizationError
 from gguflike.families.origins import Piece
 from gguflike.families.transforms import RopePermute, Share, Transform, Transposed
@@ -302,6 +303,6 @@ def test_halves_are_decoded_as_numpy_does(tmp_path: Path) -> None:
         tensor = LazyTensor("w", dtype, bits.shape, str(path), 0, bits.nbytes)
         source = CheckpointSource("g", bits.shape, ((tensor, Piece("w", bits.shape, len(bits), len(bits))),))
         slab = Slab(3, len(bits))
-        plain = sources.read_slab(source, slab, np.inf, compiled=False)
-        assert np.array_equal(sources.read_slab(source, slab, np.inf, compiled=True).view("u4"), plain.view("u4"))
+        plain = read_slab(source, slab, np.inf, compiled=False)
+        assert np.array_equal(read_slab(source, slab, np.inf, compiled=True).view("u4"), plain.view("u4"))
         assert np.array_equal(plain, tensor.read_f32(3))

@@ -26,7 +26,8 @@ from gguflike.convert import pipeline, tuned
 from gguflike.convert.encode import Job
 from gguflike.convert.plan import ConversionPlan, PlannedTensor
 from gguflike.convert.resume import made_of
-from gguflike.convert.sources import Floats, Slab, check
+from gguflike.convert.slabs import Slab
+from gguflike.convert.sources import Floats, check
 from gguflike.errors import counted
 from gguflike.kernels.table import KERNELS
 from gguflike.progress import CALIBRATING, Progress

@@ -12,17 +12,8 @@ import numpy.typing as npt
 
 from gguflike.blocks import FORMATS, BlockFormat, format_by_name
 from gguflike.container import Receipt, Slot
-from gguflike.convert.sources import (
-    Floats,
-    Slab,
-    Source,
-    has_halves,
-    is_half,
-    read_slab,
-    slabs,
-    stored_as,
-    stored_slab,
-)
+from gguflike.convert.slabs import Slab, has_halves, read_slab, slabs, stored_slab
+from gguflike.convert.sources import Floats, Source, is_half, stored_as
 from gguflike.kernels.prepare import Need
 from gguflike.tensor import Method, encode, takes_halves
 

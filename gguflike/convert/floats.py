@@ -15,7 +15,8 @@ from gguflike.checkpoint.encoder import Encoder
 from gguflike.checkpoint.vocabulary import Vocabulary
 from gguflike.convert.effort import Chat
 from gguflike.convert.facts import untyped
-from gguflike.convert.sources import Floats, Source, read_slab, slabs
+from gguflike.convert.slabs import read_slab, slabs
+from gguflike.convert.sources import Floats, Source
 from gguflike.errors import CheckpointError, UnsupportedError
 from gguflike.families import registry
 from gguflike.families.family import check_layers

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from gguflike.container import Writer
 from gguflike.convert.encode import Job, Rows
-from gguflike.convert.sources import Slab
+from gguflike.convert.slabs import Slab
 
 T = TypeVar("T")
 FLUSHED_BYTES = 1 << 26  # what is written before it is sent to the disk: the end waits for little more

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gguflike.convert.facts import category
-from gguflike.convert.sources import Source, read_slab, slabs
+from gguflike.convert.slabs import read_slab, slabs
+from gguflike.convert.sources import Source
 from gguflike.tensor import quantize
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from math import lcm, prod
 from pathlib import Path
-from typing import NamedTuple, Protocol, cast
+from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,15 +30,6 @@ from gguflike.tensor import QuantizedTensor
 Floats = npt.NDArray[np.float32]
 Stamp = tuple[int, int, int, int]
 DECODED_BYTES = 1 << 22  # bytes of float32 that halves are decoded to at a time
-
-
-class Slab(NamedTuple):
-    """What is read of a tensor at a time: ``start`` to ``stop`` of the first axis; where that is one matrix of a stack
-    that is too large, only its ``rows``."""
-
-    start: int
-    stop: int
-    rows: tuple[int, int] | None = None
 
 
 class Source(Protocol):
@@ -385,41 +376,9 @@ def check(rows: Floats, name: str, start: int | tuple[int, ...], limit: float) -
     )
 
 
-def slabs(source: Source, limit_bytes: int) -> list[Slab]:
-    """A tensor in slabs whose float32 values fill at most ``limit_bytes``, in whole groups of rows (at least one)."""
-    rows, row = (source.shape[0], source.shape[1:]) if source.shape else (1, ())
-    if 4 * prod(row) > limit_bytes and getattr(source, "is_divisible", False):
-        inner = ranges(0, row[0], row[1:], 1, limit_bytes)
-        return [Slab(index, index + 1, each) for index in range(rows) for each in inner]
-    return [Slab(start, stop) for start, stop in ranges(0, rows, row, source.group, limit_bytes)]
-
-
-def has_halves(source: Source) -> bool:
-    """Whether `read_slab` can give a source's halves as they are."""
-    return isinstance(source, CheckpointSource | GGUFSource) and source.has_halves
-
-
-def read_slab(source: Source, slab: Slab, limit: float, compiled: bool, halves: bool = False) -> Floats:
-    """The rows of a slab. ``compiled``: kernels may be used, as those that encode it will be. ``halves``: float16, or
-    bfloat16 as uint16, of a source that has them, not compared with ``limit``."""
-    if compiled and isinstance(source, CheckpointSource | GGUFSource):
-        source = replace(source, compiled=True, halves=halves)
-    if slab.rows is None:
-        return source.read(slab.start, slab.stop, limit)
-    return cast("StackSource", source).read_rows(slab.start, *slab.rows, limit)
-
-
 def stored_as(source: Source, name: str) -> StoredSource | None:
     """The source, where it gives blocks of the type called ``name``."""
     return cast("StoredSource", source) if hasattr(source, "part") and source.stored == name else None
-
-
-def stored_slab(source: StoredSource, slab: Slab) -> QuantizedTensor:
-    """A slab as it is stored."""
-    if slab.rows is None:
-        return source.part(slab.start, slab.stop)
-    assert isinstance(source, GGUFSource)
-    return source.part_rows(slab.start, *slab.rows)
 
 
 def ranges(start: int, stop: int, row: tuple[int, ...], group: int, limit_bytes: int) -> list[tuple[int, int]]:
