@@ -11,7 +11,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +129,7 @@ class Rounder:
         self._model = plan.calibration.model
         self._tables = {place.name for place in plan.calibration.graph.tensors() if place.tensor.form == "rows"}
         self._table = plan.calibration.table
-        self._seen = partial(np.unique, np.concatenate([*plan.calibration.sequences]))
+        self._sequences = plan.calibration.sequences
         self._writer, self._threads = writer, threads
         self._options, self._prepared = plan.calibration.rounding, Prepared()
         self._calibrated = {tensor.name for tensor in plan.calibrated}
@@ -190,7 +189,8 @@ class Rounder:
 
     def _looked_up(self, tensor: PlannedTensor, weights: Floats) -> Floats:
         """What readers decode for the rows of the embedding that occur in the text."""
-        rows = self._writer.read(tensor.name).reshape(tensor.shape[0], -1)[self._seen()]
+        seen = np.unique(np.concatenate(self._sequences))
+        rows = self._writer.read(tensor.name).reshape(tensor.shape[0], -1)[seen]
         return QuantizedTensor(tensor.name, tensor.format, weights.shape, rows.reshape(-1)).dequantize(self._threads)
 
     def _plain(self, tensor: PlannedTensor, weights: Floats) -> Floats:
