@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from gguflike.serve import Server
+from tests.nonsense import nonsense
 from tests.serving import CONTEXT, get, model, post, says, serving
 
 CHAT = "/v1/chat/completions"
@@ -133,13 +134,10 @@ def test_an_engine_that_stands_still_is_not_healthy(server: Server, monkeypatch:
 def test_a_thousand_bodies_of_nonsense(server: Server) -> None:
     """Every one is refused as the client's fault, and the server works on."""
     rng = random.Random(0)
-    paths = [CHAT, "/v1/completions", "/v1/responses", "/v1/messages", "/v1/embeddings", "/tokenize", "/rerank"]
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     seen: dict[int, int] = {}
     for number in range(1000):
-        path = rng.choice(paths)
-        data = _nonsense(rng, path)
-        kind = "application/json" if rng.random() < 0.95 else rng.choice(["text/plain", "", "multipart/form-data"])
+        path, data, kind = nonsense(rng)
         connection.request("POST", path, data, {"content-type": kind})
         response = connection.getresponse()
         answer = response.read()
@@ -152,35 +150,6 @@ def test_a_thousand_bodies_of_nonsense(server: Server) -> None:
     assert seen.keys() == {400, 415}
     assert idle(server)
     assert post(server, CHAT, says()).status == 200
-
-
-_REQUIRED = {
-    CHAT: "messages",
-    "/v1/completions": "prompt",
-    "/v1/responses": "input",
-    "/v1/messages": "messages",
-    "/v1/embeddings": "input",
-    "/tokenize": "content",
-    "/rerank": "documents",
-}
-_VALUES: list[Any] = [None, True, -1, 1.5, 10**30, "", [], {}, [None], [[]], [{}], {"a": []}, [1, "a"], ["a", 1], [-1]]
-
-
-def _nonsense(rng: random.Random, path: str) -> bytes:
-    """A body that no server could make sense of: what it must hold is wrong, or missing, or it is no JSON."""
-    name = _REQUIRED[path]
-    wrong = [value for value in _VALUES if not (name in ("content", "input") and value == "")]
-    body: dict[str, Any] = {"max_tokens": 1, "query": "q", name: rng.choice(wrong)}
-    if rng.random() < 0.3:
-        del body[name]
-    for _ in range(rng.randrange(3)):
-        key = rng.choice(["temperature", "stream", "tools", "stop", "n", "model", "seed", "x" * 300, "\u0000", "top_p"])
-        body[key] = rng.choice(_VALUES)
-    data = json.dumps(body).encode()
-    if rng.random() < 0.4:  # cut, or with a byte changed into one that JSON cannot have there
-        at = rng.randrange(1, len(data))
-        data = data[:at] if rng.random() < 0.5 else data[:at] + b"\x00\xff" + data[at:]
-    return data
 
 
 def test_a_server_that_ends_cancels_what_is_left(tmp_path: Path) -> None:
