@@ -10,42 +10,24 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from gguflike.container import GGUFFile, TensorInfo, ValueType, system
-from gguflike.container.consistency import inconsistencies
+from gguflike.container import GGUFFile, TensorInfo, system
 from gguflike.container.digest import Recorded, header_digest, recorded
+from gguflike.container.findings import Finding, Severity, odd
 from gguflike.container.finite import NotFinite, first_not_finite
-from gguflike.container.layout import MAX_NAME_BYTES, align_up, spread
+from gguflike.container.places import gaps
 from gguflike.container.shards import open_shards
-from gguflike.errors import DigestError, GGUFError, counted
+from gguflike.container.validate import validate
+from gguflike.errors import GGUFError
 from gguflike.locate import locate
 from gguflike.progress import Progress
 
 CHUNK = 1 << 20  # bytes read at a time: bounds the memory
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong (error) or odd but harmless (warning), where it is, and the rule it breaks."""
-
-    severity: Literal["error", "warning"]
-    rule: str
-    message: str
-    path: str
-    offset: int | None = None
-    tensor: str | None = None
-    field: str | None = None
-
-    def __str__(self) -> str:
-        parts = [self.path]
-        parts += [f"byte {self.offset}"] if self.offset is not None else []
-        parts += [f"tensor {self.tensor!r}"] if self.tensor is not None else []
-        parts += [self.field] if self.field is not None else []
-        return f"{', '.join(parts)}: {self.message} [{self.rule}]"
 
 
 @dataclass(frozen=True)
@@ -83,15 +65,7 @@ class Report:
         """Raise the first error: DigestError where contents changed, else GGUFError."""
         for finding in self.findings:
             if finding.severity == "error":
-                kind = DigestError if finding.rule in ("M-003", "M-004") else GGUFError
-                raise kind(
-                    finding.message,
-                    path=finding.path,
-                    offset=finding.offset,
-                    tensor=finding.tensor,
-                    field=finding.field,
-                    rule=finding.rule,
-                )
+                raise finding.error()
 
 
 def verify(path: str | os.PathLike[str], progress: Progress | None = None) -> Report:
@@ -105,11 +79,8 @@ def verify(path: str | os.PathLike[str], progress: Progress | None = None) -> Re
     try:
         files = open_shards(path)
     except GGUFError as error:
-        at = error.path or os.fspath(path)
-        parts = (error.what, _pair("expected", error.expected), _pair("got", error.got))
-        message = "; ".join(part for part in parts if part)
-        findings.append(Finding("error", error.rule or "", message, at, error.offset, error.tensor, error.field))
-        return Report((at,), tuple(findings), False, 0, 0, opened=False)
+        refused = Finding.of(error, os.fspath(path))
+        return Report((refused.path,), (refused,), False, 0, 0, opened=False)
     try:
         checks = [_FileCheck(file) for file in files]
         total = sum(check.data_bytes for check in checks)
@@ -134,10 +105,6 @@ def _changed(what: str, got: str, stated: str) -> str:
     return f"{what} changed since it was written: its SHA-256 is {got}, recorded is {stated}"
 
 
-def _pair(word: str, value: object) -> str | None:
-    return None if value is None else f"{word} {value}"
-
-
 class _FileCheck:
     """The check of one file; ``run`` fills ``findings``."""
 
@@ -147,26 +114,20 @@ class _FileCheck:
         self.infos = sorted(file.infos.values(), key=lambda info: info.offset)
         self.data_bytes = sum(info.nbytes for info in self.infos)
         self.digests: Recorded | None = None
-        try:
+        with suppress(GGUFError):  # which `validate` reports
             self.digests = recorded(file.metadata, list(file.infos))
-        except GGUFError as error:
-            self.add("error", error.rule, f"{error.what}; got {error.got}", field=error.field)
-        # in our own files nothing may be odd; in other people's it is only worth mentioning
-        self.odd: Literal["error", "warning"] = "error" if self.digests or self.findings else "warning"
         self.order = "<" if file.byteorder == "little" else ">"
         self.buffer = bytearray(CHUNK)
 
-    def add(self, severity: Literal["error", "warning"], rule: str | None, message: str, **where: Any) -> None:
-        self.findings.append(Finding(severity, rule or "", message, self.file.path, **where))
+    def add(self, severity: Severity, rule: str, message: str, **where: Any) -> None:
+        self.findings.append(Finding(severity, rule, message, self.file.path, **where))
 
     def run(self, progress: Progress | None, done: int, total: int) -> int:
-        self._strings()
-        for rule, key, message in inconsistencies(self.file):
-            self.add("warning", rule, message, field=key)
+        self.findings += validate(self.file)
         descriptor = system.open_file(self.file.path, os.O_RDONLY)
         try:
             self._header(descriptor)
-            self._layout(descriptor)
+            self._padding(descriptor)
             for info in self.infos:
                 if progress:
                     progress(done, total, info.name)
@@ -178,19 +139,6 @@ class _FileCheck:
             os.close(descriptor)
         return done
 
-    def _strings(self) -> None:
-        """Strings that are not UTF-8."""
-        metadata = self.file.metadata
-        for key in metadata:
-            if ValueType.STRING not in (metadata.type_of(key), metadata.item_type_of(key)):
-                continue
-            value = metadata[key]
-            odd = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, bytes)]
-            if odd:
-                count = metadata.count_of(key)
-                message = f"{len(odd)} of {count} strings are not UTF-8, the first {odd[0][:40]!r}"
-                self.add(self.odd, "C-104", message, field=key, offset=metadata.entry(key).start)
-
     def _header(self, descriptor: int) -> None:
         """The header's digest and the padding behind it."""
         file = self.file
@@ -201,39 +149,16 @@ class _FileCheck:
                 self.add("error", "M-003", _changed("header", got, self.digests.header), field="header")
         self._zeros(descriptor, file.header_bytes, min(file.data_offset, file.file_bytes), "behind the header")
 
-    def _layout(self, descriptor: int) -> None:
-        """Order, holes, padding and what stands behind the last tensor."""
-        file = self.file
-        for name in file.infos:
-            if len(name.encode()) > MAX_NAME_BYTES:
-                message = (
-                    f"name of {len(name.encode())} bytes, more than {MAX_NAME_BYTES}; llama.cpp refuses such a file"
-                )
-                self.add("warning", "C-017", message, tensor=name)
-                break
-        names = [info.name for info in self.infos if info.nbytes]
-        if names != [info.name for info in file.infos.values() if info.nbytes]:
-            self.add(self.odd, "C-106", "data is not in the order of the header; llama.cpp refuses such a file")
-        gaps, end = spread(self.infos, file.alignment, file.data_offset, file.file_bytes)
-        for start, stop, before in gaps:
-            behind = f"behind tensor {before!r}" if before else "before the first tensor"
-            padded = min(align_up(start, file.alignment), stop)
-            self._zeros(descriptor, start, padded, behind)
-            if padded < stop:
-                message = f"{counted(stop - padded, 'byte')} {behind} in no tensor; llama.cpp refuses such a file"
-                self.add(self.odd, "C-101", message, offset=padded)
-        if file.file_bytes > end:
-            message = f"{counted(file.file_bytes - end, 'byte')} behind the last tensor"
-            self.add(self.odd, "C-103", message, offset=end)
-        elif file.file_bytes < end and self.data_bytes:
-            message = f"the last {end - file.file_bytes} bytes of padding are missing: the file may be truncated"
-            self.add("error", "C-105", message, offset=file.file_bytes)
+    def _padding(self, descriptor: int) -> None:
+        """C-102 behind each tensor."""
+        for gap in gaps(self.file)[0]:
+            self._zeros(descriptor, gap.start, gap.padded, gap.behind)
 
     def _zeros(self, descriptor: int, start: int, end: int, behind: str) -> None:
         for at, piece in self._pieces(descriptor, start, end, 1):
             if bytes(piece).strip(b"\0"):
                 bad = at + int(np.flatnonzero(np.frombuffer(piece, np.uint8))[0])
-                self.add(self.odd, "C-102", f"padding {behind} is not zero", offset=bad)
+                self.add(odd(self.file), "C-102", f"padding {behind} is not zero", offset=bad)
                 return
 
     def _tensor(self, descriptor: int, info: TensorInfo) -> None:

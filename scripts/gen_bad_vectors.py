@@ -209,6 +209,11 @@ def _cases() -> dict[str, Case]:
         "disorder": Case(
             "C-106", build((), [tensor("x", [8], TYPE_F32, 32), tensor("y", [8], TYPE_F32, 0)], floats(16)), opens=True
         ),
+        "big_endian": Case(
+            "C-108",
+            build((), [tensor("x", [8], TYPE_F32, 0, order=">")], struct.pack(">8f", *range(8)), order=">"),
+            opens=True,
+        ),
         "scale_nan": Case("C-107", build((), [tensor("x", [32], TYPE_Q8_0, 0)], b"\0\x7e" + bytes(62)), opens=True),
         "weight_infinite": Case("C-107", build((), [ONE], struct.pack("<8f", *range(7), float("inf"))), opens=True),
         "digest_malformed": Case("M-001", with_digests(floats(8), spoil="digest"), opens=True),

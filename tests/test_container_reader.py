@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from gguflike import container
 from gguflike.blocks import FORMATS, format_by_id
 from gguflike.container import ValueType, layout
-from gguflike.container.layout import FOREIGN_TYPES, MAX_HEADER_BYTES, TensorInfo, spread
+from gguflike.container.layout import FOREIGN_TYPES, MAX_HEADER_BYTES
+from gguflike.container.places import gaps
 from gguflike.container.strings import StringOverrun, _chain, decode, read_strings, skip_strings
 from gguflike.errors import GGUFError
 from tests.bad_vectors import bad
@@ -448,19 +449,24 @@ def test_names_of_ik_llama_cpps_types() -> None:
     assert all(format_by_id(number) is None for number in FOREIGN_TYPES)
 
 
-def test_spread() -> None:
+def test_gaps(tmp_path: Path) -> None:
     """What belongs to no tensor: before, between and behind them, padding included, to the byte."""
 
-    def tensor(name: str, offset: int, nbytes: int) -> TensorInfo:
-        return TensorInfo(name, (nbytes // 4,), FORMATS["F32"], offset, nbytes)
+    def found(tensors: list[bytes], data: int) -> tuple[list[tuple[int, int, int, str]], int]:
+        with container.open(save(tmp_path, bad.build((), tensors, bytes(data)))) as file:
+            spread, end = gaps(file)
+            at = file.data_offset
+            return [(g.start - at, g.padded - at, g.end - at, g.behind.split()[-1]) for g in spread], end - at
 
-    a, b, empty = tensor("a", 64, 40), tensor("b", 128, 32), tensor("e", 64, 0)
-    assert spread([b, empty, a], 32, 64, 160) == ([(104, 128, "a")], 160)
-    assert spread([a], 32, 32, 104) == ([(32, 64, "")], 128)  # the file ends without the padding
-    assert spread([a], 32, 64, 120) == ([(104, 120, "a")], 128)
-    assert spread([a], 32, 64, 128) == ([(104, 128, "a")], 128)
-    assert spread([a], 32, 64, 500) == ([(104, 128, "a")], 128)  # what is behind is for the caller
-    assert spread([], 32, 64, 64) == ([], 64)
+    a, b, empty = bad.tensor("a", [10], F32, 0), bad.tensor("b", [8], F32, 64), bad.tensor("e", [0], F32, 0)
+    assert found([b, empty, a], 96) == ([(40, 64, 64, "'a'")], 96)
+    assert found([a], 50) == ([(40, 50, 50, "'a'")], 64)  # the file ends without the padding
+    assert found([a], 40) == ([], 64)
+    assert found([a], 64) == ([(40, 64, 64, "'a'")], 64)
+    assert found([a], 500) == ([(40, 64, 64, "'a'")], 64)  # what is behind is for the caller
+    assert found([a, bad.tensor("b", [8], F32, 128)], 160) == ([(40, 64, 128, "'a'")], 160)
+    assert found([b], 96) == ([(0, 0, 64, "tensor")], 96)
+    assert found([], 0) == ([], 0)
 
 
 def test_a_scalar_is_a_row_of_one() -> None:

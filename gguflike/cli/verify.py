@@ -27,7 +27,14 @@ def run(args: argparse.Namespace) -> int:
         with progress_bar() as progress:
             report = verify(name, progress)
         if args.json:
-            documents.append({"ok": report.ok, "scope": report.scope, **asdict(report)})
+            documents.append(
+                {
+                    "ok": report.ok,
+                    "scope": report.scope,
+                    **asdict(report),
+                    "findings": [finding.document() for finding in report.findings],
+                }
+            )
         else:
             for finding in report.findings:
                 print(f"{finding.severity}: {clean(str(finding))}")

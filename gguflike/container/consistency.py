@@ -1,57 +1,111 @@
-"""Whether metadata and tensors of a file agree: what loads, but will surprise whoever runs it."""
+"""Whether the records of a file agree with each other: what loads, but will surprise whoever runs it."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from gguflike.container.reader import GGUFFile
+from gguflike.container.findings import Finding, odd
+from gguflike.container.layout import ARCHITECTURE_KEY
 from gguflike.container.values import INTEGERS, ValueType
-from gguflike.errors import counted
+from gguflike.errors import GGUFError, counted
+
+if TYPE_CHECKING:
+    from gguflike.container.reader import GGUFFile
 
 TOKENS = "tokenizer.ggml.tokens"
 EMBEDDING = "token_embd.weight"
 PER_TOKEN = ("tokenizer.ggml.scores", "tokenizer.ggml.token_type")
-_LAYER = re.compile(r"blk\.(\d+)\.")
 
 
-def inconsistencies(file: GGUFFile) -> Iterator[tuple[str, str, str]]:
-    """(rule, key, what is wrong) for each disagreement."""
-    yield from _layers(file)
-    yield from _vocabulary(file)
+def architecture(file: GGUFFile) -> Iterator[Finding]:
+    """C-016: ``general.architecture``, where it is there, is a text."""
+    metadata = file.metadata
+    if ARCHITECTURE_KEY not in metadata or isinstance(metadata[ARCHITECTURE_KEY], str):
+        return
+    entry = metadata.entry(ARCHITECTURE_KEY)
+    got = repr(metadata[ARCHITECTURE_KEY]) if entry.type is ValueType.STRING else entry.type.name
+    yield Finding(
+        "error",
+        "C-016",
+        "architecture is not a UTF-8 string",
+        file.path,
+        entry.start,
+        field=f"metadata.{ARCHITECTURE_KEY}",
+        expected="STRING",
+        got=got,
+    )
 
 
-def _layers(file: GGUFFile) -> Iterator[tuple[str, str, str]]:
+def digested(file: GGUFFile) -> Iterator[Finding]:
+    """M-001: of digests both keys are there, one digest for each tensor, and all well-formed."""
+    from gguflike.container.digest import recorded  # with hashlib, which opening a file does without
+
+    try:
+        recorded(file.metadata, list(file.infos))
+    except GGUFError as error:
+        yield Finding.of(error, file.path)
+
+
+def strings(file: GGUFFile) -> Iterator[Finding]:
+    """C-104: strings are UTF-8."""
+    metadata = file.metadata
+    for key in metadata:
+        if ValueType.STRING not in (metadata.type_of(key), metadata.item_type_of(key)):
+            continue
+        value = metadata[key]
+        wrong = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, bytes)]
+        if wrong:
+            message = f"{len(wrong)} of {metadata.count_of(key)} strings are not UTF-8, the first {wrong[0][:40]!r}"
+            yield Finding(odd(file), "C-104", message, file.path, metadata.entry(key).start, field=key)
+
+
+def byte_order(file: GGUFFile) -> Iterator[Finding]:
+    """C-108: numbers are little-endian."""
+    if file.byteorder == "big":
+        yield Finding(odd(file), "C-108", "big-endian; most readers refuse such a file", file.path, 4, field="version")
+
+
+def layers(file: GGUFFile) -> Iterator[Finding]:
     """M-010: ``<architecture>.block_count`` layers, numbered from 0. A shard alone has only some of them."""
     key = f"{file.architecture}.block_count"
-    found = {int(match[1]) for name in file.infos if (match := _LAYER.match(name))}
+    numbers = (name.split(".", 2)[1] for name in file.infos if name.startswith("blk."))
+    found = {int(number) for number in numbers if number.isascii() and number.isdigit() and len(number) < 10}
     if not found or key not in file.metadata or "split.count" in file.metadata:
         return
+
+    def wrong(message: str) -> Finding:
+        return Finding("warning", "M-010", message, file.path, file.metadata.entry(key).start, field=key)
+
     if file.metadata.type_of(key) not in INTEGERS:
-        yield "M-010", key, f"the number of layers is a {file.metadata.type_of(key).name}, not an integer"
+        yield wrong(f"the number of layers is a {file.metadata.type_of(key).name}, not an integer")
         return
     stated = file.metadata[key]
     missing = next((number for number in range(len(found) + 1) if number not in found), 0)
     if missing < stated:
-        yield "M-010", key, f"metadata says {counted(stated, 'layer')}, layer {missing} has no tensors"
+        yield wrong(f"metadata says {counted(stated, 'layer')}, layer {missing} has no tensors")
     if max(found) >= stated:
-        yield "M-010", key, f"metadata says {counted(stated, 'layer')}, there are tensors of layer {max(found)}"
+        yield wrong(f"metadata says {counted(stated, 'layer')}, there are tensors of layer {max(found)}")
 
 
-def _vocabulary(file: GGUFFile) -> Iterator[tuple[str, str, str]]:
+def vocabulary(file: GGUFFile) -> Iterator[Finding]:
     """M-011: as many scores and types as tokens, a row of the embedding for each, special ids among them."""
     metadata = file.metadata
     if TOKENS not in metadata or metadata.item_type_of(TOKENS) is not ValueType.STRING:
         return
     tokens = metadata.count_of(TOKENS)
+
+    def wrong(key: str, message: str) -> Finding:
+        return Finding("warning", "M-011", message, file.path, metadata.entry(key).start, field=key)
+
     for key in PER_TOKEN:
         if key in metadata and metadata.count_of(key) != tokens:
-            yield "M-011", key, f"{counted(metadata.count_of(key), 'value')} for {counted(tokens, 'token')}"
+            yield wrong(key, f"{counted(metadata.count_of(key), 'value')} for {counted(tokens, 'token')}")
     info = file.infos.get(EMBEDDING)
     if info and len(info.shape) == 2 and info.shape[0] < tokens:
-        yield "M-011", TOKENS, f"{counted(tokens, 'token')}, but {EMBEDDING} has {counted(info.shape[0], 'row')}"
+        yield wrong(TOKENS, f"{counted(tokens, 'token')}, but {EMBEDDING} has {counted(info.shape[0], 'row')}")
     for key in metadata:
         if key.startswith("tokenizer.ggml.") and key.endswith("_token_id") and metadata.type_of(key) in INTEGERS:
             value = metadata[key]
             if value >= tokens and value != 2**32 - 1:  # all ones: "none"
-                yield "M-011", key, f"id {value} is not among {counted(tokens, 'token')}"
+                yield wrong(key, f"id {value} is not among {counted(tokens, 'token')}")

@@ -1,4 +1,6 @@
-"""Parsing of a header: every number is checked against the bytes that are left before it is used."""
+"""Parsing of a header: every number is checked against the bytes that are left before it is used.
+
+Each record is judged here by itself; what they amount to together is judged by `gguflike.container.validate`."""
 
 from __future__ import annotations
 
@@ -11,7 +13,6 @@ import numpy as np
 from gguflike.container.cursor import Cursor
 from gguflike.container.layout import (
     ALIGNMENT_KEY,
-    ARCHITECTURE_KEY,
     DEFAULT_ALIGNMENT,
     HEADER_BYTES,
     MAGIC,
@@ -21,13 +22,11 @@ from gguflike.container.layout import (
     MIN_STRING_BYTES,
     MIN_TENSOR_BYTES,
     READABLE_VERSIONS,
-    VARIANTS,
     align_up,
     check_alignment,
     check_key,
     check_name,
     known_format,
-    misplaced,
     tensor_bytes,
 )
 from gguflike.container.metadata import Entry, Metadata
@@ -71,12 +70,9 @@ def parse(buffer: Any, path: str, file_bytes: int | None = None) -> Header:
     entries = _metadata(cursor, kv_count, order)
     metadata = Metadata(buffer, order, entries)
     alignment = _alignment(cursor, metadata)
-    _check_architecture(cursor, metadata)
     names, table = _tensors(cursor, tensor_count, order)
     data_offset = align_up(cursor.position, alignment)
-    header = Header(version, order, metadata, alignment, data_offset, cursor.position, names, table)
-    _check_places(cursor, header)
-    return header
+    return Header(version, order, metadata, alignment, data_offset, cursor.position, names, table)
 
 
 def is_cut(error: GGUFError, file_bytes: int) -> bool:
@@ -217,23 +213,6 @@ def _alignment(cursor: Cursor, metadata: Metadata) -> int:
     return int(value)
 
 
-def _check_architecture(cursor: Cursor, metadata: Metadata) -> None:
-    if ARCHITECTURE_KEY not in metadata:
-        return
-    entry = metadata.entry(ARCHITECTURE_KEY)
-    if entry.type is not ValueType.STRING or not isinstance(metadata[ARCHITECTURE_KEY], str):
-        cursor.record = "metadata"
-        got = entry.type.name if entry.type is not ValueType.STRING else metadata[ARCHITECTURE_KEY]
-        cursor.fail(
-            "architecture is not a UTF-8 string",
-            "C-016",
-            ARCHITECTURE_KEY,
-            offset=entry.start,
-            expected="STRING",
-            got=got,
-        )
-
-
 def _tensors(cursor: Cursor, count: int, order: str) -> tuple[dict[str, int], npt.NDArray[np.uint64]]:
     names: dict[str, int] = {}
     numbers = array("Q")
@@ -267,59 +246,3 @@ def _tensors(cursor: Cursor, count: int, order: str) -> tuple[dict[str, int], np
             cursor.relocate(error, part, at, None if part == "name" else name)
         numbers.extend((*dims, *ones[n_dims], type_id, offset, size, cursor.position - 8))
     return names, np.array(numbers, np.uint64).reshape(count, COLUMNS)
-
-
-def _check_places(cursor: Cursor, header: Header) -> None:
-    """Alignment, range and overlap of all tensors, with the place of the offset that is wrong."""
-    table = header.table
-    room = cursor.file_bytes - header.data_offset
-    bad = misplaced(table[:, OFFSET], table[:, NBYTES], header.alignment, room)
-    if bad is None:
-        return
-    names = list(header.names)
-    offset, size = int(table[bad.index, OFFSET]), int(table[bad.index, NBYTES])
-    cursor.record = f"tensor[{bad.index}]"
-    what, expected, got, remedy = {
-        "C-024": ("data offset is not aligned", f"a multiple of {header.alignment}", offset, None),
-        "C-025": (
-            "data lies outside the file",
-            f"{size} bytes at data offset {offset}",
-            f"{max(room, 0)} bytes of data in the file",
-            "the file is truncated or damaged; get it again",
-        ),
-        "C-026": (
-            "data overlaps another tensor's",
-            f"{size} bytes of its own at data offset {offset}",
-            f"shared with {names[bad.other]!r}",
-            "the file is damaged or was made by a faulty tool",
-        ),
-    }[bad.rule]
-    variant = _variant(header, bad.index, room) or (_variant(header, bad.other, room) if bad.other >= 0 else None)
-    if variant:
-        what, remedy = f"{what}; the layout fits {variant}", "use the fork that made the file, or requantize"
-    cursor.fail(
-        what,
-        bad.rule,
-        "offset",
-        offset=int(table[bad.index, PLACE]),
-        expected=expected,
-        got=got,
-        remedy=remedy,
-        tensor=names[bad.index],
-    )
-
-
-def _variant(header: Header, index: int, room: int) -> str | None:
-    """What a fork stores under this tensor's type id, if the room up to the next tensor is exactly what that needs."""
-    table = header.table
-    if int(table[index, TYPE]) not in VARIANTS:
-        return None
-    block, block_bytes, what = VARIANTS[int(table[index, TYPE])]
-    weights = 1
-    for dim in table[index, NE]:
-        weights *= int(dim)
-    start = int(table[index, OFFSET])
-    later = [int(o) for o in table[:, OFFSET] if int(o) > start]
-    needed = weights // block * block_bytes
-    spans = {align_up(needed, header.alignment), needed} if not later else {align_up(needed, header.alignment)}
-    return what if min(later, default=room) - start in spans else None

@@ -7,16 +7,10 @@ Sizes read from a file are Python integers, so they never wrap; each is compared
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from gguflike.blocks import BlockFormat, format_by_id
 from gguflike.errors import GGUFError
-from gguflike.frozen import frozen
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 MAGIC = b"GGUF"
 VERSION = 3  # what we write
@@ -65,9 +59,6 @@ FOREIGN_TYPES: dict[int, tuple[str, str]] = {
     37: ("I8_S (BitNet) or IQ4_NL_4_8 (removed from ggml)", _BITNET),
     38: ("TL1 (BitNet) or IQ4_NL_8_8 (removed from ggml)", _BITNET),
 } | {number: (name, _IK) for number, name in _IK_NAMES.items()}
-
-# Forks that store other blocks under an id of the table: id -> (weights per block, bytes per block, what it is).
-VARIANTS: dict[int, tuple[int, int, str]] = {42: (128, 34, "a fork's Q2_0 with blocks of 128 weights in 34 bytes")}
 
 
 class TensorSpec(NamedTuple):
@@ -164,62 +155,3 @@ def _text(data: bytes, what: str, rule: str) -> str:
     if "\0" in text:
         raise GGUFError(f"{what} holds a NUL", rule=rule, got=repr(data[:80]))
     return text
-
-
-@frozen
-class Misplaced:
-    """The first tensor (by index) whose place breaks a rule, and what it collides with."""
-
-    index: int
-    rule: str
-    other: int = -1
-
-
-def misplaced(
-    offsets: npt.NDArray[np.uint64], sizes: npt.NDArray[np.uint64], alignment: int, room: int
-) -> Misplaced | None:
-    """Check that tensors are aligned (C-024), lie within ``room`` bytes of data (C-025) and do not overlap (C-026).
-
-    ``offsets`` are relative to the data section; every size is at most INT64_MAX. All unsigned, and compared in an
-    order that cannot wrap.
-    """
-    if not len(offsets):
-        return None
-    unaligned = np.flatnonzero(offsets & np.uint64(alignment - 1))
-    if len(unaligned):
-        return Misplaced(int(unaligned[0]), "C-024")
-    available = np.uint64(max(room, 0))
-    outside = (offsets > available) | (sizes > available - np.minimum(offsets, available))
-    outside &= sizes > 0  # a tensor without weights has no bytes to be outside
-    if outside.any():
-        return Misplaced(int(np.flatnonzero(outside)[0]), "C-025")
-    return _overlap(offsets, sizes)
-
-
-def _overlap(offsets: npt.NDArray[np.uint64], sizes: npt.NDArray[np.uint64]) -> Misplaced | None:
-    filled = np.flatnonzero(sizes)
-    starts = offsets[filled]
-    if len(starts) > 1 and bool((starts[1:] < starts[:-1]).any()):
-        filled = filled[np.argsort(starts, kind="stable")]
-        starts = offsets[filled]
-    ends = starts + sizes[filled]
-    bad = np.flatnonzero(ends[:-1] > starts[1:])
-    return Misplaced(int(filled[bad[0] + 1]), "C-026", int(filled[bad[0]])) if len(bad) else None
-
-
-def spread(infos: Any, alignment: int, data_offset: int, file_bytes: int) -> tuple[list[tuple[int, int, str]], int]:
-    """Bytes of data that belong to no tensor, [(start, end, name of the tensor before)], and where the file should end.
-
-    A gap that is only the padding up to the alignment is included: the caller looks whether it is zero. The expected
-    end is that of the last tensor, padded; what stands behind it is trailing bytes.
-    """
-    gaps = []
-    position, before = data_offset, ""
-    for info in sorted((i for i in infos if i.nbytes), key=lambda i: int(i.offset)):
-        if info.offset > position:
-            gaps.append((position, info.offset, before))
-        position, before = info.offset + info.nbytes, info.name
-    padded = align_up(position, alignment)
-    if min(padded, file_bytes) > position:
-        gaps.append((position, min(padded, file_bytes), before))
-    return gaps, padded

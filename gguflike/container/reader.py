@@ -18,6 +18,7 @@ from gguflike.container import system
 from gguflike.container.header import N_DIMS, NBYTES, OFFSET, TYPE, Header, is_cut, parse
 from gguflike.container.layout import ARCHITECTURE_KEY, MAX_HEADER_BYTES, ORIGINAL_SHAPE, TensorInfo
 from gguflike.container.metadata import Metadata
+from gguflike.container.validate import refuse
 from gguflike.container.values import INTEGERS
 from gguflike.errors import GGUFError, UnsupportedError, counted
 from gguflike.tensor import QuantizedTensor
@@ -64,7 +65,8 @@ class GGUFFile:
 
     ``path``, ``version`` (2 or 3), ``byteorder`` ("little" or "big"), ``alignment``, ``data_offset`` (where the data
     section begins), ``header_bytes`` (where the header's last record ends), ``file_bytes``, ``metadata``, ``infos``
-    (where each tensor stands), ``tensors`` (the tensors), ``architecture`` (None where the file names none).
+    (where each tensor stands), ``tensors`` (the tensors), ``architecture`` (None where the file names none), ``header``
+    (what was parsed, with the tensors in a table of numbers).
 
     Data of little-endian files is never copied. Big-endian data is swapped, field by field, into a copy on access.
     The file must not shrink while it is open: the operating system then kills a process that touches the lost pages.
@@ -76,7 +78,7 @@ class GGUFFile:
         self._take(parse(self._map, self.path), len(self._map))
 
     def _take(self, header: Header, file_bytes: int) -> None:
-        self._header = header
+        self.header = header
         self.file_bytes = file_bytes
         self.version = header.version
         self.byteorder: Literal["little", "big"] = "little" if header.order == "<" else "big"
@@ -86,6 +88,7 @@ class GGUFFile:
         self.metadata: Metadata = header.metadata
         self.infos: Mapping[str, TensorInfo] = Lazy(header.names, self._info)
         self.tensors: Mapping[str, QuantizedTensor] = Lazy(header.names, self._tensor)
+        refuse(self)
 
     @property
     def architecture(self) -> str | None:
@@ -118,7 +121,7 @@ class GGUFFile:
             os.close(descriptor)
         if done < len(data):
             raise GGUFError("the file became shorter while it was read", path=self.path, tensor=name, rule="C-025")
-        return _little_endian(data, info.format) if self._header.order == ">" else data
+        return _little_endian(data, info.format) if self.header.order == ">" else data
 
     def __enter__(self) -> GGUFFile:
         return self
@@ -132,7 +135,7 @@ class GGUFFile:
         return f"GGUFFile({self.path!r}, {self.architecture}, {counted(len(self.infos), 'tensor')})"
 
     def _info(self, name: str) -> TensorInfo:
-        header = self._header
+        header = self.header
         row = [int(number) for number in header.table[header.names[name]]]
         fmt = _format(row[TYPE])
         shape = tuple(reversed(row[: row[N_DIMS]]))
@@ -143,7 +146,7 @@ class GGUFFile:
             raise ValueError(f"{self.path}: the file is closed")
         info = self._info(name)
         data = np.frombuffer(self._map, np.uint8, info.nbytes, info.offset) if info.nbytes else np.empty(0, np.uint8)
-        if self._header.order == ">":
+        if self.header.order == ">":
             data = _little_endian(data, info.format)
         return QuantizedTensor(name, info.format, info.shape, data, original_shape(self, info))
 

@@ -1,0 +1,143 @@
+"""Where tensors stand in their file: whether each has bytes of its own, and what bytes belong to none.
+
+All offsets and sizes are columns of the header's table, unsigned, and compared in an order that cannot wrap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from gguflike.container.findings import Finding, odd
+from gguflike.container.header import NBYTES, NE, OFFSET, PLACE, TYPE, Header
+from gguflike.container.layout import MAX_NAME_BYTES, align_up
+from gguflike.errors import counted
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from gguflike.container.reader import GGUFFile
+
+# Forks that store other blocks under an id of the table: id -> (weights per block, bytes per block, what it is).
+VARIANTS: dict[int, tuple[int, int, str]] = {42: (128, 34, "a fork's Q2_0 with blocks of 128 weights in 34 bytes")}
+
+
+def placed(file: GGUFFile) -> Iterator[Finding]:
+    """C-024: offsets are multiples of the alignment. C-025: all data lies in the file. C-026: no two share bytes."""
+    header, names = file.header, list(file.header.names)
+    offsets, sizes = header.table[:, OFFSET], header.table[:, NBYTES]
+    room = max(file.file_bytes - header.data_offset, 0)
+
+    def wrong(index: int, rule: str, message: str, expected: str, got: str, remedy: str | None, other: int) -> Finding:
+        variant = _variant(header, index, room) or _variant(header, other, room)
+        if variant:
+            message = f"{message}; the layout fits {variant}"
+            remedy = "use the fork that made the file, or requantize"
+        place, field = int(header.table[index, PLACE]), f"tensor[{index}].offset"
+        return Finding("error", rule, message, file.path, place, names[index], field, expected, got, remedy)
+
+    for index in np.flatnonzero(offsets & np.uint64(header.alignment - 1)).tolist():
+        expected = f"a multiple of {header.alignment}"
+        yield wrong(index, "C-024", "data offset is not aligned", expected, str(offsets[index]), None, index)
+    outside = (offsets > np.uint64(room)) | (sizes > np.uint64(room) - np.minimum(offsets, np.uint64(room)))
+    outside &= sizes > 0  # a tensor without weights has no bytes to be outside
+    for index in np.flatnonzero(outside).tolist():
+        expected = f"{sizes[index]} bytes at data offset {offsets[index]}"
+        got, remedy = f"{room} bytes of data in the file", "the file is truncated or damaged; get it again"
+        yield wrong(index, "C-025", "data lies outside the file", expected, got, remedy, index)
+    inside = _in_order(header, np.flatnonzero(~outside & (sizes > 0)))
+    ends = (offsets + sizes)[inside[:-1]]
+    for number in np.flatnonzero(ends > offsets[inside[1:]]):
+        other, index = int(inside[number]), int(inside[number + 1])
+        expected = f"{sizes[index]} bytes of its own at data offset {offsets[index]}"
+        got, remedy = f"shared with {names[other]!r}", "the file is damaged or was made by a faulty tool"
+        yield wrong(index, "C-026", "data overlaps another tensor's", expected, got, remedy, other)
+
+
+def _variant(header: Header, index: int, room: int) -> str | None:
+    """What a fork stores under this tensor's type id, if the room up to the next tensor is exactly what that needs."""
+    table = header.table
+    if int(table[index, TYPE]) not in VARIANTS:
+        return None
+    block, block_bytes, what = VARIANTS[int(table[index, TYPE])]
+    weights = 1
+    for dim in table[index, NE]:
+        weights *= int(dim)
+    start = int(table[index, OFFSET])
+    later = [int(o) for o in table[:, OFFSET] if int(o) > start]
+    needed = weights // block * block_bytes
+    spans = {align_up(needed, header.alignment), needed} if not later else {align_up(needed, header.alignment)}
+    return what if min(later, default=room) - start in spans else None
+
+
+def _in_order(header: Header, indices: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    """Numbers of tensors in the order of their offsets."""
+    return indices[np.argsort(header.table[indices, OFFSET], kind="stable")]
+
+
+def short_names(file: GGUFFile) -> Iterator[Finding]:
+    """C-017: names have at most 63 bytes; those of up to 127 are read here."""
+    for name in file.infos:
+        if len(name) > MAX_NAME_BYTES or len(name.encode()) > MAX_NAME_BYTES:
+            size = len(name.encode())
+            message = f"name of {size} bytes, more than {MAX_NAME_BYTES}; llama.cpp refuses such a file"
+            yield Finding("warning", "C-017", message, file.path, tensor=name)
+            return
+
+
+def ordered(file: GGUFFile) -> Iterator[Finding]:
+    """C-106: data stands in the order of the records."""
+    table = file.header.table
+    starts = table[table[:, NBYTES] > 0, OFFSET]
+    if bool((starts[1:] < starts[:-1]).any()):
+        message = "data is not in the order of the header; llama.cpp refuses such a file"
+        yield Finding(odd(file), "C-106", message, file.path)
+
+
+class Gap(NamedTuple):
+    """Bytes ``start`` to ``end`` of a file, of no tensor; those up to ``padded`` are padding. ``behind`` says where."""
+
+    start: int
+    padded: int
+    end: int
+    behind: str
+
+
+def gaps(file: GGUFFile) -> tuple[list[Gap], int]:
+    """The bytes between and behind tensors, and where the file should end: behind the last tensor's padding."""
+    header = file.header
+    order = _in_order(header, np.flatnonzero(header.table[:, NBYTES]))
+    starts = header.table[order, OFFSET]
+    ends = np.concatenate((np.zeros(1, np.uint64), starts + header.table[order, NBYTES]))
+    whole = align_up(header.data_offset + int(ends[-1]), header.alignment)
+    starts = np.append(starts, np.uint64(max(min(whole, file.file_bytes) - header.data_offset, 0)))
+    names = list(header.names)
+    found = []
+    for number in np.flatnonzero(starts > ends):
+        start, end = (header.data_offset + int(side[number]) for side in (ends, starts))
+        behind = f"behind tensor {names[order[number - 1]]!r}" if number else "before the first tensor"
+        found.append(Gap(start, min(align_up(start, header.alignment), end), end, behind))
+    return found, whole
+
+
+def holes(file: GGUFFile) -> Iterator[Finding]:
+    """C-101: nothing but padding stands between tensors."""
+    for gap in gaps(file)[0]:
+        if gap.padded < gap.end:
+            message = (
+                f"{counted(gap.end - gap.padded, 'byte')} {gap.behind} in no tensor; llama.cpp refuses such a file"
+            )
+            yield Finding(odd(file), "C-101", message, file.path, gap.padded)
+
+
+def ended(file: GGUFFile) -> Iterator[Finding]:
+    """C-103: nothing stands behind the last tensor's padding. C-105: that padding is there."""
+    end = gaps(file)[1]
+    if file.file_bytes > end:
+        message = f"{counted(file.file_bytes - end, 'byte')} behind the last tensor"
+        yield Finding(odd(file), "C-103", message, file.path, end)
+    elif file.file_bytes < end and file.header.table[:, NBYTES].any():
+        message = f"the file lacks the last {counted(end - file.file_bytes, 'byte')} of padding; all weights are there"
+        yield Finding(odd(file), "C-105", message, file.path, file.file_bytes)

@@ -1,0 +1,48 @@
+"""What can be said of a whole file by its header and its size: every rule once, without reading data.
+
+Nobody can use a file that breaks one of REFUSED, so opening it raises the first of them. The others say what is odd
+although readers take it, and what loads but will surprise who runs it. Rules about a single record are the parser's
+(header.py), those about bytes of data `gguflike.verify`'s. Rules are those of spec/container.md and spec/metadata.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from gguflike.container import consistency, places
+from gguflike.container.findings import Finding
+
+if TYPE_CHECKING:
+    from gguflike.container.reader import GGUFFile
+
+Check = Callable[["GGUFFile"], Iterator[Finding]]
+
+REFUSED: tuple[Check, ...] = (
+    consistency.architecture,  # C-016  the architecture is a text
+    places.placed,  # C-024, C-025, C-026  each tensor has bytes of its own, aligned, in the file
+)
+REPORTED: tuple[Check, ...] = (
+    consistency.digested,  # M-001  digests are whole
+    consistency.strings,  # C-104  strings are UTF-8
+    consistency.byte_order,  # C-108  numbers are little-endian
+    places.short_names,  # C-017  names are as short as ggml needs them
+    places.ordered,  # C-106  data is in the order of the records
+    places.holes,  # C-101  there is nothing between tensors
+    places.ended,  # C-103, C-105  the file ends with the last tensor's padding
+    consistency.layers,  # M-010  there are as many layers as stated
+    consistency.vocabulary,  # M-011  scores, types, rows and ids fit the tokens
+)
+
+
+def refuse(file: GGUFFile) -> None:
+    """Raise the first error that makes a file unusable. GGUFError."""
+    for check in REFUSED:
+        for finding in check(file):
+            raise finding.error()
+
+
+def validate(file: GGUFFile) -> Iterator[Finding]:
+    """All findings about a file, in the order of the rules above."""
+    for check in (*REFUSED, *REPORTED):
+        yield from check(file)
