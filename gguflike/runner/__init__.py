@@ -19,8 +19,26 @@ A model, from what users call down to ops:
 Beside it: bench, perplexity, memory.
 """
 
-from gguflike.runner.generate import Generation, Piece, Stream
-from gguflike.runner.model import Model, load
-from gguflike.runner.sampling import Sampler, Sampling
+from typing import TYPE_CHECKING
+
+from gguflike import lazy
+
+if TYPE_CHECKING:
+    from gguflike.runner.generate import Generation, Piece, Stream
+    from gguflike.runner.model import Model, load
+    from gguflike.runner.sampling import Sampler, Sampling
 
 __all__ = ["Generation", "Model", "Piece", "Sampler", "Sampling", "Stream", "load"]
+
+__getattr__ = lazy.names(
+    __name__,
+    {
+        "Generation": "generate",
+        "Model": "model",
+        "Piece": "generate",
+        "Sampler": "sampling",
+        "Sampling": "sampling",
+        "Stream": "generate",
+        "load": "model",
+    },
+)

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gguflike.errors import UnsupportedError
 from gguflike.families.parts import Attention, Branch, Graph, Head, Mixer, Norm
-from gguflike.kernels.engine.program import Program
 from gguflike.runner.buffers import Buffers, address
 from gguflike.runner.parts import ops
 from gguflike.runner.schedule import EachToken, OneToken, Schedule, Source, Target, Tokens
 from gguflike.runner.state import State, States
-from gguflike.runner.weights import LayerWeights, Weights
+
+if TYPE_CHECKING:
+    from gguflike.kernels.engine.program import Program
+    from gguflike.runner.weights import LayerWeights, Weights
 
 
 def check(graph: Graph) -> None:

@@ -16,15 +16,14 @@ from gguflike.families.parts import Head, Norm
 from gguflike.kernels.args import EMBED, RMS_NORM, RMS_NORM_Q8, SILU_MUL, SILU_MUL_Q8
 from gguflike.kernels.dispatch import embed_op
 from gguflike.kernels.engine.args import Word, float_bits
-from gguflike.kernels.engine.program import Program
 from gguflike.kernels.matmul.args import MATMUL, REFINE
 from gguflike.kernels.vector.args import FIXED_ROWS, REFINE_ROWS
 from gguflike.runner.buffers import Activations, Buffers, address
-from gguflike.runner.weights import LayerWeights, Matrix
 from gguflike.tensor import QuantizedTensor
 
 if TYPE_CHECKING:
     from gguflike.activations import Fixed
+    from gguflike.runner.weights import LayerWeights, Matrix
 
 T = TypeVar("T")
 
@@ -58,6 +57,8 @@ class Schedule(ABC):
     def __init__(self, buffers: Buffers, *, of_head: bool = False) -> None:
         """``of_head``: tokens are those whose logits are computed, not all of a pass. ``rows`` is the address of what
         they are (ROW_TYPE in kernels/engine/memory.py)."""
+        from gguflike.kernels.engine.program import Program  # who only asks what a model needs makes none
+
         self.buffers = buffers
         self.program = Program(keep=[buffers])
         self.rows = address(buffers.head_rows if of_head else buffers.rows)

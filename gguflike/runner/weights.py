@@ -20,7 +20,6 @@ from gguflike.errors import GGUFError
 from gguflike.families.parts import Graph, Head
 from gguflike.kernels.dispatch import linear_plan
 from gguflike.kernels.engine.memory import aligned
-from gguflike.kernels.engine.program import Program, Team
 from gguflike.kernels.matmul.args import REPACK
 from gguflike.kernels.matmul.records import LinearPlan
 from gguflike.progress import Progress
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from gguflike.activations import Fixed
+    from gguflike.kernels.engine.program import Team
 
 BATCH_BYTES = 1 << 25  # of the file, repacked by one pass and in memory twice until then
 SEARCHED = 1 << 28  # bytes read to say which weights are damaged: a tenth of a second or so
@@ -272,6 +272,8 @@ class Weights:
 
     def repack(self, team: Team, progress: Progress | None = None) -> None:
         """Move the quantized matrices from the file to their places; once."""
+        from gguflike.kernels.engine.program import Program
+
         total, done = sum(tensor.nbytes for tensor in self._repacked), 0
         batch: list[npt.NDArray[np.uint8]] = []
         program = Program()

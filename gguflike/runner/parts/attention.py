@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from gguflike.errors import UnsupportedError
 from gguflike.families.parts import Attention
@@ -13,7 +14,9 @@ from gguflike.kernels.engine.args import Args, Word, float_bits
 from gguflike.runner.buffers import Activations
 from gguflike.runner.schedule import Schedule, Source, Target, grain, reads_int8
 from gguflike.runner.state import SCALED, KVCache, kv_bytes_per_position
-from gguflike.runner.weights import LayerWeights, Matrix
+
+if TYPE_CHECKING:
+    from gguflike.runner.weights import LayerWeights, Matrix
 
 LANES = 16  # dimensions that ops take at a time
 ROPE_GRAIN = 16  # tokens; keys of one block are then written by one thread

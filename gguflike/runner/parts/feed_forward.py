@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from gguflike.families.parts import FeedForward
 from gguflike.runner.parts.stateless import bytes_per_position as bytes_per_position
 from gguflike.runner.parts.stateless import new_state as new_state
 from gguflike.runner.schedule import Schedule, Source, Target
-from gguflike.runner.weights import LayerWeights, Matrix
+
+if TYPE_CHECKING:
+    from gguflike.runner.weights import LayerWeights, Matrix
 
 
 def check(part: FeedForward) -> None:
