@@ -92,7 +92,9 @@ def test_hessians_are_kept_beside(folder: Path, tmp_path: Path) -> None:
         folder, tmp_path / "a.gguf", hessians=tmp_path / "h", calibration=[tmp_path / "t.txt"], context=32
     )
     kept = Store(tmp_path / "h")
-    assert kept.about == {"source": "model", "texts": ["t.txt"], "sequences": found.sequences, "context": 32}
+    about = kept.about
+    assert (about["source"], about["texts"], about["context"]) == ("model", ["t.txt"], 32)
+    assert (about["sequences"], about["tokens"]) == (found.sequences, found.tokens)
     entries = imatrices.read(tmp_path / "a.gguf").entries
     assert set(kept) == set(entries)
     for name, entry in entries.items():
@@ -192,7 +194,8 @@ def test_experts_have_their_own_importance_and_hessians(tmp_path: Path) -> None:
     weights = {
         name: np.ones(tensor.shape, np.float32) / 8 for name, _, tensor in graph.tensors() if tensor.used
     }  # every token goes to the first two
-    found = _Found(tmp_path / "found", tmp_path / "h")
+    (tmp_path / "h").mkdir()
+    found = _Found(tmp_path / "found", tmp_path / "h", lambda name: name[:3])
     both = Together((Importances(), Hessians()))
     stream(graph, weights.__getitem__, [[1, 2, 3]], None, tmp_path / "w", found=found.take, collecting=both)
     entries, groups = found.all()

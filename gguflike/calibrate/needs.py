@@ -52,6 +52,12 @@ def memory(
     return max(summing, rounding, head)  # which is read when nothing else is there
 
 
+def alone(graph: Graph) -> int:
+    """Bytes at the largest matrix of a model that is rounded by itself, without C."""
+    matrices = (tensor for block in graph.blocks for step in block for tensor in _matrices(step.tensors()))
+    return max((_rounding([matrix], False) for matrix in matrices), default=0)
+
+
 def _rounding(step: Sequence[Tensor], cross: bool) -> int:
     """Bytes that it takes to quantize the largest matrix of a step: its statistics, the Hessian and its factor, the
     rows at hand. Other weights of the step are there as well, unless it is the last."""

@@ -1,8 +1,9 @@
 """Statistics in a folder, to be used again: what they cost is hours, what they take is a matrix of each width.
 
 ``index.json`` says of each group of matrices that share an input its ``names``, ``columns`` and ``tokens``, one number
-for each matrix of a stack. The group's file, called as the first of its names, is an array of numpy: float32
-(matrices, columns * (columns + 1) / 2), the upper triangle of each Gram matrix row by row.
+for each matrix of a stack, and the SHA-256 of what the matrices are. The group's file, called as the first of its
+names, is an array of numpy: float32 (matrices, columns * (columns + 1) / 2), the upper triangle of each Gram matrix
+row by row.
 """
 
 from __future__ import annotations
@@ -15,47 +16,55 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gguflike.calibrate.statistics import Floats, Stack, StackStatistics, Statistics, shrunk
-from gguflike.errors import CheckpointError
+from gguflike.errors import CheckpointError, OutputError
 
-INDEX, FORMAT = "index.json", 1
+INDEX, FORMAT = "index.json", 2
 
 
 class Group(NamedTuple):
     """Matrices that share an input of ``columns`` values: their ``names``, and how many ``tokens`` each matrix of the
-    stacks saw, or the one that there is."""
+    stacks saw, or the one that there is. ``sha256``: of each tensor's values, float32 in GGUF's order."""
 
     names: tuple[str, ...]
     columns: int
     tokens: tuple[int, ...]
     stacked: bool
+    sha256: tuple[str, ...] = ()
 
 
 class Store(Mapping[str, "Statistics | Sequence[Statistics]"]):
     """Statistics by the names of tensors: a `Statistics`, or of a stack a sequence with one for each matrix, `shrunk`.
 
-    They are read when they are asked for. ``about`` is what was noted of how they were made. CheckpointError where the
-    folder holds none, or a file is damaged.
+    They are read from ``folder`` when they are asked for. ``about`` is what was noted of how they were made,
+    ``groups`` are those of tensors that share one. CheckpointError where the folder holds none, or a file is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.index = folder, folder / INDEX
         try:
-            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+            index = json.loads(self.index.read_text(encoding="utf-8"))
             said = index["format"]
+            if said != FORMAT:
+                raise CheckpointError("statistics of another format", path=self.index, expected=FORMAT, got=said)
             self.about: dict[str, Any] = index["about"]
-            groups = [Group(**{**each, "tokens": tuple(each["tokens"])}) for each in index["groups"]]
-            self._groups = {name: group for group in groups for name in group.names}
+            self.groups = [_group(each) for each in index["groups"]]
         except OSError as error:
-            raise CheckpointError(f"no statistics in this folder: {error.strerror}", path=folder / INDEX) from None
+            raise CheckpointError(f"no statistics in this folder: {error.strerror}", path=self.index) from None
         except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError("not an index of statistics", path=folder / INDEX, got=repr(error)[:80]) from None
-        if said != FORMAT:
-            raise CheckpointError("statistics of another format", path=folder / INDEX, expected=FORMAT, got=said)
+            raise CheckpointError("not an index of statistics", path=self.index, got=repr(error)[:80]) from None
+        self._groups = {name: group for group in self.groups for name in group.names}
+
+    def group(self, name: str) -> Group:
+        """The group of a tensor."""
+        return self._groups[name]
+
+    def path(self, group: Group) -> Path:
+        """The file of a group."""
+        return self.folder / f"{group.names[0]}.npy"
 
     def __getitem__(self, name: str) -> Statistics | Sequence[Statistics]:
         group = self._groups[name]
-        path = self.folder / f"{group.names[0]}.npy"
-        columns, tokens = group.columns, group.tokens
+        path, columns, tokens = self.path(group), group.columns, group.tokens
         try:
             packed = np.load(path, mmap_mode="r")
         except (OSError, ValueError) as error:
@@ -92,21 +101,30 @@ class _Kept(Stack):
         return shrunk(own, self._layer)
 
 
+def begin(folder: Path) -> None:
+    """Make a folder ready for statistics. What it held before no longer counts: some of it is about to be replaced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / INDEX).unlink(missing_ok=True)
+
+
 def save(folder: Path, names: Sequence[str], found: Statistics | StackStatistics) -> None:
     """Put the statistics of a group of matrices, by the names of its tensors, into a folder. They count as there when
-    `finish` has written the index."""
-    folder.mkdir(parents=True, exist_ok=True)
+    `finish` has written the index. OutputError where they cannot be written."""
     each = (found.own(i) for i in range(len(found))) if isinstance(found, StackStatistics) else iter([found])
     count = len(found) if isinstance(found, StackStatistics) else 1
-    out = None
-    for i, one in enumerate(each):
-        upper = one.gram[np.triu_indices(len(one.gram))]
-        if out is None:
-            path = folder / f"{names[0]}.npy"
-            out = np.lib.format.open_memmap(path, "w+", np.float32, (count, len(upper)))
-        out[i] = upper
-    assert out is not None, "a stack has matrices"
-    out.flush()
+    path = folder / f"{names[0]}.npy"
+    try:
+        with path.open("wb") as file:
+            for number, one in enumerate(each):
+                columns = len(one.gram)
+                if number == 0:
+                    shape = (count, columns * (columns + 1) // 2)
+                    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(file, header)
+                for i, row in enumerate(one.gram):
+                    file.write(row[i:].astype("<f4", copy=False).tobytes())
+    except OSError as error:
+        raise OutputError(f"statistics cannot be written: {error.strerror}", path=path) from error
 
 
 def finish(folder: Path, about: Mapping[str, Any], groups: Sequence[Group]) -> None:
@@ -117,9 +135,27 @@ def finish(folder: Path, about: Mapping[str, Any], groups: Sequence[Group]) -> N
     temporary.replace(folder / INDEX)
 
 
+def _group(said: Mapping[str, Any]) -> Group:
+    """A group as the index says it. TypeError or ValueError where it says something else."""
+    names, tokens, digests = (tuple(said[each]) for each in ("names", "tokens", "sha256"))
+    group = Group(names, said["columns"], tokens, bool(said["stacked"]), digests)
+    texts, numbers = (*group.names, *group.sha256), (group.columns, *group.tokens)
+    if len(group.sha256) != len(group.names) or not all(isinstance(each, str) for each in texts):
+        raise ValueError(f"names and their digests: {texts}")
+    if not group.names or any(Path(name).name != name for name in group.names):
+        raise ValueError(f"not names of tensors: {group.names}")
+    if not all(isinstance(each, int) and each >= 0 for each in numbers) or len(numbers) < 2:
+        raise ValueError(f"columns and tokens: {numbers}")
+    return group
+
+
 def _unpacked(upper: Floats, columns: int) -> Floats:
     """A symmetric matrix from its upper triangle."""
-    gram = np.zeros((columns, columns), np.float32)
-    gram[np.triu_indices(columns)] = upper
-    gram += np.triu(gram, 1).T
+    gram = np.empty((columns, columns), np.float32)
+    start = 0
+    for i in range(columns):
+        row = upper[start : start + columns - i]
+        gram[i, i:] = row
+        gram[i:, i] = row
+        start += columns - i
     return gram

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("source", metavar="SRC", help="checkpoint (folder or Hub id), or GGUF file of floats")
     add("-o", "--out", metavar="FILE", help="importance matrix to write, which convert and llama-quantize read")
-    add("--hessians", metavar="FOLDER", help="keep Gram matrices there, to round with them later")
+    add("--hessians", metavar="FOLDER", help="keep Gram matrices there, for convert --hessians")
     add(
         "--calibration",
         action="extend",

@@ -47,6 +47,11 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, types: str) -> None:
         metavar="F",
         help="text, or lines of JSON with texts or conversations (default: what the package has)",
     )
+    add(
+        "--hessians",
+        metavar="FOLDER",
+        help="effort 1 without text: round with what calibrate --hessians has kept of this model there",
+    )
     folds = calibrated.add_mutually_exclusive_group()
     folds.add_argument(
         "--awq",
@@ -141,7 +146,9 @@ def plan_and_run(args: argparse.Namespace, plan: Callable[..., ConversionPlan], 
     from gguflike.convert.resume import with_notice
 
     resume = not args.no_resume
-    effort = effort_of(args.effort, args.calibration, args.calibration_tokens, args.seed, fold=args.fold)
+    effort = effort_of(
+        args.effort, args.calibration, args.calibration_tokens, args.seed, fold=args.fold, hessians=args.hessians
+    )
     limit = limit_of(args.size, args.bpw, args.fit_ram, args.context if args.fit_ram else None, _beside)
     if effort.is_calibrated or effort.fold is not None:
         from gguflike.calibration import render

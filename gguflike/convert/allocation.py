@@ -10,7 +10,6 @@ sequences, and what is fitted to its noise costs less there than it does.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -150,8 +149,6 @@ def _measured(
     what: str,
 ) -> dict[str, list[Candidate]]:
     """What each matrix costs in each type of its ladder, encoded by ``encode`` for the float model's inputs."""
-    from gguflike.calibrate.stream import stream
-
     calibration = plan.calibration
     assert calibration is not None
     found: dict[str, list[Candidate]] = {}
@@ -179,19 +176,7 @@ def _measured(
     for name in ladders:
         if loss.table(name) is not None:
             found[name] = _of_table(plan, loss, name, ladders[name], encode, threads)
-    shutil.rmtree(folder, ignore_errors=True)  # else a walk that is done would not be made again
-    stream(
-        calibration.graph,
-        calibration.model.read,
-        calibration.sequences,
-        None,
-        folder,
-        found=take,
-        rows=calibration.model.rows,
-        length=calibration.sequence,
-        threads=threads,
-        progress=tell,
-    )
+    calibration.watch(take, folder, threads, tell)
     return found
 
 

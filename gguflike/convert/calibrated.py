@@ -3,7 +3,8 @@
 `calibrate.stream` walks through the model with two streams of hidden states, that of the float model and that of the
 model in the file. When it knows what a matrix will multiply there, the matrix is rounded for that, its bytes are
 written, and the walk goes on with what a reader of the file will decode. All else is written before, as without
-calibration. Memory holds one layer and its statistics; hidden states are in a folder beside the target.
+calibration. Memory holds one layer and its statistics; hidden states are in a folder beside the target. With Hessians
+that are kept of another run (`convert.kept`) there is no walk: one matrix is rounded after the other.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from gguflike.calibrate.rounding import ROUNDED, round_matrix
 from gguflike.calibrate.stream import stream
 from gguflike.container import Writer
 from gguflike.convert import pipeline, tuned
+from gguflike.convert.calibration import Calibration
 from gguflike.convert.encode import Job
+from gguflike.convert.kept import Kept
 from gguflike.convert.plan import ConversionPlan, PlannedTensor
 from gguflike.convert.resume import made_of
 from gguflike.convert.slabs import Slab
@@ -51,17 +54,23 @@ def run(
 
     ``advance`` is told of bytes of tensors that are not calibrated; ``progress`` of how far the calibration is.
     """
+    assert plan.calibration is not None
+    if isinstance(plan.calibration, Kept):
+        plan.calibration.check()
     done = tuned.finished(writer.workspace) if plan.tuning is not None else {}
     for name, data in done.items():
         writer.write(name, data)
     others = {tensor.name for tensor in plan.tensors} - {tensor.name for tensor in plan.calibrated} - done.keys()
     _encode([tensor for tensor in plan.tensors if tensor.name in others], writer, threads, advance)
     rounder = Rounder(plan, writer, threads, done)
+    if isinstance(plan.calibration, Kept):
+        rounder.round_kept(plan.calibration, progress)
+        return plan
     states = writer.workspace / "states"
     skips = rounder.resumed and states.exists()
     if not rounder.resumed:
         shutil.rmtree(states, ignore_errors=True)
-    if rounder.left and plan.calibration is not None and plan.calibration.effort.is_loss_aware:
+    if rounder.left and plan.calibration.effort.is_loss_aware:
         folder = Path(plan.outputs) if plan.outputs else writer.workspace / "outputs"
         rounder.sensitivities = plan.calibration.sensitivities(rounder.read, folder, threads, progress)
         rounder.round_table()
@@ -93,7 +102,7 @@ def _job(tensor: PlannedTensor, threads: int | None) -> Job:
 def _walk(
     plan: ConversionPlan, rounder: Rounder, workspace: Path, threads: int | None, progress: Progress | None
 ) -> None:
-    assert plan.calibration is not None
+    assert isinstance(plan.calibration, Calibration)
 
     def tell(done: int, total: int, what: str) -> None:
         if progress is not None:
@@ -129,7 +138,7 @@ class Rounder:
         self._model = plan.calibration.model
         self._tables = {place.name for place in plan.calibration.graph.tensors() if place.tensor.form == "rows"}
         self._table = plan.calibration.table
-        self._sequences = plan.calibration.sequences
+        self._sequences = plan.calibration.sequences if isinstance(plan.calibration, Calibration) else ()
         self._writer, self._threads = writer, threads
         self._options, self._prepared = plan.calibration.rounding, Prepared()
         self._calibrated = {tensor.name for tensor in plan.calibrated}
@@ -156,6 +165,24 @@ class Rounder:
             data = round_matrix(weights, tensor.format, statistics, self._options, self._threads, self._prepared)
             self._writer.write_part(name, start * data.shape[1], data.reshape(-1))
         self.left.discard(name)
+
+    def round_kept(self, kept: Kept, progress: Progress | None) -> None:
+        """Write every matrix, rounded with the Hessian that is kept of it: one group after the other."""
+        sizes = {name: self._tensors[name].weights for name in self._calibrated}
+        done, total = sum(size for name, size in sizes.items() if name not in self.left), sum(sizes.values())
+        for group in kept.store.groups:
+            names = [name for name in group.names if name in self.left]
+            statistics = kept.store[names[0]] if names else None
+            for name in names:
+                if progress is not None:
+                    progress(done, total, CALIBRATING + name)
+                weights = self.read(name)
+                kept.check_matrix(name, weights)
+                self._writer.write(name, self._rounded(self._tensors[name], weights, statistics).reshape(-1))
+                self.left.discard(name)
+                done += sizes[name]
+        if progress is not None:
+            progress(done, total, CALIBRATING + "done")
 
     def quantize(self, name: str, weights: Floats, statistics: Any) -> Floats | QuantizedTensor:
         """What readers of the file have for a matrix with its `Statistics`, or for a stack of them with a sequence of

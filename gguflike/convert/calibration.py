@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gguflike.calibrate import needs
 from gguflike.calibrate.rounding import DEFAULT, Rounding
-from gguflike.calibrate.stream import SUMS
+from gguflike.calibrate.stream import SUMS, stream
 from gguflike.calibrate.sums import Hessians
 from gguflike.calibrate.tables import EMBEDDING, is_told
 from gguflike.calibrate.texts import Text, sequences
@@ -18,7 +19,7 @@ from gguflike.container import Typed, ValueType
 from gguflike.convert import cost
 from gguflike.convert.cost import duration
 from gguflike.convert.effort import Effort
-from gguflike.convert.floats import FloatModel
+from gguflike.convert.floats import FloatModel, is_matrix
 from gguflike.convert.sources import Floats, Source
 from gguflike.errors import GGUFLikeError, UnsupportedError, counted
 from gguflike.families.parts import Graph, Head, Place
@@ -71,14 +72,37 @@ class Calibration:
         """The matrices that can be rounded for what the model does with them: those that it multiplies with, and the
         embedding, where it is known how much its rows matter."""
         for place in self.graph.tensors():
-            form = place.tensor.form or ("matrix" if len(place.tensor.shape) > 1 else "values")
-            if place.tensor.used and (form == "matrix" or place.name == self.table):
+            if is_matrix(place.tensor) or (place.tensor.used and place.name == self.table):
                 yield place
 
     @property
     def table(self) -> str | None:
         """The embedding, where it is measured how much its rows matter."""
         return EMBEDDING if self.effort.is_loss_aware and is_told(self.graph) else None
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The files that are read."""
+        return self.effort.texts
+
+    def watch(
+        self, found: Callable[[tuple[str, ...], Any], None], folder: Path, threads: int | None, progress: Progress
+    ) -> None:
+        """Run the float model, and tell ``found`` of each group of matrices its names, and the statistics of what they
+        multiply. What an earlier run has left in ``folder`` is removed."""
+        shutil.rmtree(folder, ignore_errors=True)  # else a walk that is done would not be made again
+        stream(
+            self.graph,
+            self.model.read,
+            self.sequences,
+            None,
+            folder,
+            found=found,
+            rows=self.model.rows,
+            length=self.sequence,
+            threads=threads,
+            progress=progress,
+        )
 
     def sensitivities(
         self, read: Callable[[str], Floats], folder: Path, threads: int | None, progress: Progress | None

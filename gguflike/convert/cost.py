@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from gguflike.convert.calibration import Calibration
+    from gguflike.families.parts import Place
 
 SIDE = 512  # of the matrices whose product is measured
 FORWARD = 1.5  # products with all tokens: of the float model, and by int8 of the quantized one
@@ -26,20 +27,34 @@ ROUNDING = 40_000.0, 40.0  # for each weight; and for each and column: error fee
 
 def operations(calibration: Calibration) -> float:
     """Floating-point operations of a calibration."""
-    tokens, total, known = calibration.tokens, 0.0, None
-    for rows, columns, stacked in _matrices(calibration):
-        weights = stacked * rows * columns
+    tokens, total, known = calibration.tokens, rounding(calibration.matrices()), None
+    for rows, columns, stacked in _shapes(calibration.matrices()):
         reached = tokens if stacked == 1 else min(tokens, tokens * 8 / stacked) * stacked
         total += FORWARD * 2 * reached * rows * columns
         if (columns, stacked) != known:  # the next may multiply the same
-            total += SUMS * reached * columns**2 + stacked * columns**3
+            total += SUMS * reached * columns**2
         known = columns, stacked
-        total += weights * (ROUNDING[0] + ROUNDING[1] * columns)
     graph = calibration.graph
     for mixer in graph.mixers():
         numbers = getattr(mixer, "heads", 0) * calibration.sequence / 2 + 2 * mixer.widest + 3 * graph.embedding.n_embd
         total += ELEMENT * tokens * numbers
     return total
+
+
+def rounding(matrices: Iterable[Place]) -> float:
+    """Floating-point operations of rounding matrices whose Hessians are known."""
+    total, known = 0.0, None
+    for rows, columns, stacked in _shapes(matrices):
+        if (columns, stacked) != known:  # the next may have the same
+            total += stacked * columns**3
+        known = columns, stacked
+        total += stacked * rows * columns * (ROUNDING[0] + ROUNDING[1] * columns)
+    return total
+
+
+def rounding_seconds(matrices: Iterable[Place]) -> float:
+    """How long that takes about on all CPUs of this process."""
+    return rounding(matrices) / (rate() * cpus())
 
 
 def seconds(calibration: Calibration) -> float:
@@ -62,9 +77,9 @@ def rate() -> float:
     return 2 * SIDE**3 / best
 
 
-def _matrices(calibration: Calibration) -> Iterator[tuple[int, int, int]]:
+def _shapes(matrices: Iterable[Place]) -> Iterator[tuple[int, int, int]]:
     """Rows, columns and number of the matrices of each tensor."""
-    for place in calibration.matrices():
+    for place in matrices:
         *stack, rows, columns = place.tensor.shape
         yield rows, columns, prod(stack)
 

@@ -16,6 +16,7 @@ from gguflike.errors import ArgumentError, ArgumentTypeError, check_choice, chec
 if TYPE_CHECKING:
     from gguflike.convert.calibration import Calibration
     from gguflike.convert.folding import Folding
+    from gguflike.convert.kept import Kept
     from gguflike.convert.sources import Source
 
 Chat = Callable[[Mapping[str, Any], list[dict[str, Any]]], str]
@@ -35,7 +36,8 @@ class Effort:
 
     ``texts`` are paths of files of text, none for those of the package, of which ``tokens`` are used at most; ``chat``
     renders conversations among them. ``fold``: which scales are moved between tensors before they are quantized, on
-    any level: those of "awq" or of "smooth" (SmoothQuant).
+    any level: those of "awq" or of "smooth" (SmoothQuant). ``hessians``: on level 1, the folder of those that
+    `gguflike.calibrate` has kept, so that no text is read.
     """
 
     level: int = 0
@@ -44,6 +46,7 @@ class Effort:
     seed: int = 0
     chat: Chat | None = None
     fold: str | None = None
+    hessians: str | None = None
 
     @property
     def is_loss_aware(self) -> bool:
@@ -71,10 +74,14 @@ def effort_of(
     seed: int = 0,
     chat: Chat | None = None,
     fold: str | None = None,
+    hessians: str | os.PathLike[str] | None = None,
 ) -> Effort:
     """The arguments of `gguflike.convert`, checked. ArgumentError, or ArgumentTypeError, names the first that is not
-    valid."""
+    valid. ``hessians`` are what effort 1 rounds with: they ask for it."""
     level = check_integer("effort", effort, 0, HIGHEST)
+    if hessians is not None:
+        _check_alone(level, calibration=calibration, calibration_tokens=calibration_tokens, fold=fold)
+        level = 1
     if fold is not None:
         check_choice("fold", fold, FOLDS)
     if isinstance(calibration, str | bytes | os.PathLike) or not isinstance(calibration, Iterable):
@@ -92,7 +99,28 @@ def effort_of(
         seed,
         chat,
         fold,
+        None if hessians is None else os.fspath(hessians),
     )
+
+
+def _check_alone(level: int, **others: Any) -> None:
+    """ArgumentError for what kept Hessians leave nothing to do for."""
+    if level > 1:
+        raise ArgumentError(
+            "kept Hessians say nothing of what outputs matter, which is measured on the text itself",
+            field="hessians",
+            remedy="leave it out, or `effort`",
+        )
+    for name, value in others.items():
+        if value:
+            raise ArgumentError(_WITH_HESSIANS[name], field=name, got=repr(value), remedy="leave it out, or `hessians`")
+
+
+_WITH_HESSIANS = {
+    "calibration": "the Hessians are kept of other text, and none is read",
+    "calibration_tokens": "the Hessians are kept of other text, and none is read",
+    "fold": "the Hessians are of inputs whose scales were not moved",
+}
 
 
 def check_together(effort: Effort, **others: Any) -> None:
@@ -104,9 +132,8 @@ def check_together(effort: Effort, **others: Any) -> None:
         return
     for name, value in others.items():
         if value:
-            raise ArgumentError(
-                _WHY[name], field=name, got=repr(value)[:60], remedy=f"leave it out, or `effort={effort.level}`"
-            )
+            asked = f"`effort={effort.level}`" if effort.hessians is None else "`hessians`"
+            raise ArgumentError(_WHY[name], field=name, got=repr(value)[:60], remedy=f"leave it out, or {asked}")
 
 
 _WHY = {
@@ -119,14 +146,20 @@ _WHY = {
 
 def prepared(
     effort: Effort, metadata: Mapping[str, Any], sources: Sequence[Source], label: str
-) -> tuple[Calibration | None, Folding | None]:
+) -> tuple[Calibration | Kept | None, Folding | None]:
     """How the model of these ``sources`` and ``metadata`` is calibrated, and what is folded in it, as far as that is
     asked for.
 
-    UnsupportedError where the reference cannot run it, ArgumentError where a text cannot be read.
+    UnsupportedError where the reference cannot run it, ArgumentError where a text cannot be read, CheckpointError for
+    Hessians that are not of this model.
     """
-    calibration = folding = None
-    if effort.is_calibrated:  # what only this needs is imported then, and with it the reference
+    calibration: Calibration | Kept | None = None
+    folding = None
+    if effort.hessians is not None:
+        from gguflike.convert.kept import kept_of
+
+        calibration = kept_of(effort, metadata, sources, label)
+    elif effort.is_calibrated:  # what only this needs is imported then, and with it the reference
         from gguflike.convert.calibration import calibration_of
 
         calibration = calibration_of(effort, metadata, sources, label)

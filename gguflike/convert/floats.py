@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
@@ -20,13 +21,18 @@ from gguflike.convert.sources import Floats, Source
 from gguflike.errors import CheckpointError, UnsupportedError
 from gguflike.families import registry
 from gguflike.families.family import check_layers
-from gguflike.families.parts import Graph
+from gguflike.families.parts import Graph, Tensor
 
 if TYPE_CHECKING:
     from gguflike.convert.plan import ConversionPlan
 
 SLAB_BYTES = 1 << 24
 LARGEST = float(np.finfo(np.float32).max)
+
+
+def is_matrix(tensor: Tensor) -> bool:
+    """Whether a model multiplies with a tensor."""
+    return tensor.used and (tensor.form or ("matrix" if len(tensor.shape) > 1 else "values")) == "matrix"
 
 
 class FloatModel:
@@ -69,6 +75,21 @@ class FloatModel:
             else:
                 out[slab.start, slab.rows[0] : slab.rows[1]] = part[0]
         return out
+
+    def sha256(self, name: str) -> str:
+        """The SHA-256 of a tensor's values, as `read` gives them; a slab of it is in memory at a time."""
+        digest, source = hashlib.sha256(), self.sources[name]
+        for slab in slabs(source, SLAB_BYTES):
+            digest.update(np.ascontiguousarray(read_slab(source, slab, LARGEST, compiled=True), "<f4").data)
+        return digest.hexdigest()
+
+    def rest(self) -> str:
+        """One SHA-256 of all that is no matrix: tables, norms, biases, in the order of their names."""
+        names = {place.name for place in self.graph.tensors() if place.tensor.used and not is_matrix(place.tensor)}
+        digest = hashlib.sha256()
+        for name in sorted(names):
+            digest.update(f"{name} {self.sha256(name)}\n".encode())
+        return digest.hexdigest()
 
     def rows(self, name: str, numbers: npt.NDArray[np.int64]) -> Floats:
         """The rows of a table whose ``numbers`` rise, float32 (rows, columns)."""

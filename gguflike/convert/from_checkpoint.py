@@ -85,6 +85,7 @@ def convert(
     seed: int = 0,
     chat: Chat | None = None,
     fold: str | None = None,
+    hessians: str | os.PathLike[str] | None = None,
     card: Card | None = None,
     **options: Unpack[SelectionOptions],
 ) -> ConversionPlan:
@@ -107,6 +108,8 @@ def convert(
     conversations) and each matrix is rounded for the inputs that it gets there; with 2 a backward pass (whose chances
     are drawn by ``seed``) says before how much each output matters; with 3 what was rounded is then trained end to end
     to say what the model says, on the same text, while that helps on another one. The whole model is in memory then.
+    ``hessians`` is a folder in which `gguflike.calibrate` has kept what effort 1 needs of this very model: any number
+    of types are rounded with them, without running it again, and lose somewhat more (see spec/calibration.md).
 
     ``size`` (bytes, or text such as "4.5GiB") or ``bpw`` (bits per weight) may stand for ``type``: each matrix gets the
     type that costs least, in a file that is not larger; with an ``effort`` below 2, what types cost is by a prior. Or
@@ -137,7 +140,7 @@ def convert(
     ``tokenizer_proof="warn"`` that is a notice.
     """
     check_options(method, threads)
-    asked = effort_of(effort, calibration, calibration_tokens, seed, chat, fold)
+    asked = effort_of(effort, calibration, calibration_tokens, seed, chat, fold, hessians)
     check_together(asked, executor=executor, method=method if method != "search" else None)
     split = split_of(split_max_size, split_max_tensors, no_tensor_first_split)
     planned = plan_conversion(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from gguflike.convert.effort import Chat
 from gguflike.convert.floats import FloatModel
 from gguflike.convert.from_checkpoint import AUTO, plan_conversion
 from gguflike.convert.imatrix import Entry, Imatrix
+from gguflike.convert.kept import About
 from gguflike.convert.mixes import COPY
 from gguflike.convert.plan import ConversionPlan
 from gguflike.convert.quantize import plan_quantization
@@ -70,8 +71,8 @@ def calibrate(
 
     ``src`` is a checkpoint folder or Hub id, or, where ``gguf``, the path of a GGUF file. ``out`` is llama.cpp's
     importance matrix, a GGUF file that `convert` and llama-quantize read; ``merge`` are such files, or of the old
-    format, whose sums are added. ``hessians`` is a folder for Gram matrices, which take columns**2 * 2 bytes for each
-    group of matrices that share an input (see `gguflike.calibrate.store`).
+    format, whose sums are added. ``hessians`` is a folder for Gram matrices, which `convert` rounds with; they take
+    columns**2 * 2 bytes for each group of matrices that share an input (see `gguflike.calibrate.store`).
 
     ``calibration`` are files of text, or lines of JSON with texts or conversations, which ``chat`` renders; by default
     the texts that the package has. Sequences have ``context`` tokens, as far as the model reads so many; ``tokens``
@@ -100,7 +101,9 @@ def calibrate(
     key = made_of(plan, repr((ids, hessians is not None)))
     if not (folder / key[:16]).exists():  # nothing is there, or what was made of other files or options
         shutil.rmtree(folder, ignore_errors=True)
-    found = _Found(folder / key[:16], None if hessians is None else Path(hessians))
+    found = _Found(folder / key[:16], None if hessians is None else Path(hessians), model.sha256)
+    if hessians is not None:
+        store.begin(Path(hessians))
     with closing_sources():
         stream(
             model.graph,
@@ -116,14 +119,14 @@ def calibrate(
             threads=threads,
             progress=progress,
         )
-    entries, groups = found.all()
-    names = tuple(text.name for text in texts)
+        entries, groups = found.all()
+        names = tuple(text.name for text in texts)
+        if hessians is not None:
+            about = About.of(plan.source, texts, ids, length, model.rest())
+            store.finish(Path(hessians), about._asdict(), groups)
     made = Imatrix("", (), entries, names, len(ids), length)
     if out is not None:
         imatrices.write(out, imatrices.merge([made, *others], Path(out).name), overwrite, plan.inputs)
-    if hessians is not None:
-        about = {"source": plan.source, "texts": names, "sequences": len(ids), "context": length}
-        store.finish(Path(hessians), about, groups)
     shutil.rmtree(folder)
     return Multiplied(
         plan.source,
@@ -144,19 +147,22 @@ def _plan(src: StrPath, revision: str | None, progress: Progress | None) -> Conv
 class _Found:
     """What was found of each group of matrices, in a folder: a run that goes on finds it there."""
 
-    def __init__(self, folder: Path, hessians: Path | None) -> None:
+    def __init__(self, folder: Path, hessians: Path | None, sha256: Callable[[str], str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.hessians = folder, hessians
+        self.folder, self.hessians, self._sha256 = folder, hessians, sha256
 
     def take(self, names: Sequence[str], found: Any) -> None:
+        digests: list[str] = []
         if self.hessians is not None:
             found, statistics = found.parts if isinstance(found, Stacks) else found
             store.save(self.hessians, names, statistics)
+            digests = [self._sha256(name) for name in names]
         stacked = not isinstance(found, Importance)
         each: Sequence[Importance] = found if stacked else [found]
         sums, counts = np.stack([one.sums for one in each]), np.array([one.tokens for one in each])
         temporary = self.folder / f".{names[0]}.npz"
-        np.savez(temporary, names=np.array(names), sums=sums, counts=counts, stacked=stacked)
+        about: dict[str, Any] = {"names": np.array(names), "sha256": np.array(digests, "U64"), "stacked": stacked}
+        np.savez(temporary, sums=sums, counts=counts, **about)
         temporary.replace(self.folder / f"{names[0]}.npz")
 
     def all(self) -> tuple[dict[str, Entry], list[store.Group]]:
@@ -165,7 +171,8 @@ class _Found:
         groups: list[store.Group] = []
         for path in sorted(self.folder.glob("[!.]*.npz")):
             with np.load(path) as said:
-                names, sums, counts = tuple(map(str, said["names"])), said["sums"], said["counts"]
-                groups.append(store.Group(names, sums.shape[1], tuple(map(int, counts)), bool(said["stacked"])))
+                names, digests = (tuple(map(str, said[each])) for each in ("names", "sha256"))
+                sums, counts, stacked = said["sums"], said["counts"], bool(said["stacked"])
+                groups.append(store.Group(names, sums.shape[1], tuple(map(int, counts)), stacked, digests))
                 entries |= dict.fromkeys(names, Entry(sums, counts.astype(np.float64)))
         return entries, groups

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gguflike.convert.calibration import Calibration
     from gguflike.convert.carded import Card
     from gguflike.convert.folding import Folding
+    from gguflike.convert.kept import Kept
     from gguflike.convert.tuned import TuningPlan
 
 
@@ -73,7 +74,8 @@ class ConversionPlan:
     model in several. ``inputs`` are the files that it is made from, none of which can be the target.
 
     ``notices`` are things to know that no error stopped: shortened contexts, requantized sources, missing importance.
-    ``calibration`` says on what text the model runs so that its matrices are rounded for it; None: they are not.
+    ``calibration`` says on what text the model runs so that its matrices are rounded for it, or what Hessians are kept
+    of such a run; None: they are not.
     """
 
     source: str
@@ -87,7 +89,7 @@ class ConversionPlan:
     tokenizer: Reading | None = field(default=None, repr=False, compare=False)  # what the proof of it needs
     is_split: bool = False  # named as shards are, even if it is one file
     digests: Mapping[str, str] = field(default_factory=dict, repr=False)  # SHA-256 that tensors must have
-    calibration: Calibration | None = field(default=None, repr=False)
+    calibration: Calibration | Kept | None = field(default=None, repr=False)
     folding: Folding | None = field(default=None, repr=False)  # scales that move before tensors are quantized
     budget: Budget | None = field(default=None, repr=False)  # where types are still to be chosen
     outputs: str = field(default="", repr=False, compare=False)  # the folder with the factors that they were chosen by
@@ -201,7 +203,7 @@ def make(
     notices: Sequence[str] = (),
     split: Split | None = None,
     tokenizer: Reading | None = None,
-    calibration: Calibration | None = None,
+    calibration: Calibration | Kept | None = None,
     folding: Folding | None = None,
     formats: Mapping[str, BlockFormat] | None = None,
 ) -> ConversionPlan:
@@ -213,7 +215,7 @@ def make(
     """
     if calibration is not None:
         metadata = {**metadata, **calibration.metadata()}
-        inputs = (*inputs, *calibration.effort.texts)
+        inputs = (*inputs, *calibration.inputs)
         notices = (*notices, *calibration.notices)
     if folding is not None:
         metadata = {**metadata, **folding.metadata()}

@@ -70,6 +70,7 @@ def quantize_file(
     seed: int = 0,
     chat: Chat | None = None,
     fold: str | None = None,
+    hessians: str | os.PathLike[str] | None = None,
     card: Card | None = None,
     **options: Unpack[SelectionOptions],
 ) -> ConversionPlan:
@@ -81,7 +82,7 @@ def quantize_file(
     other arguments are those of `gguflike.convert`; with an ``effort`` the model in ``src`` runs as it is stored there.
     """
     check_options(method, threads)
-    asked = effort_of(effort, calibration, calibration_tokens, seed, chat, fold)
+    asked = effort_of(effort, calibration, calibration_tokens, seed, chat, fold, hessians)
     check_together(asked, executor=executor, method=method if method != "search" else None)
     split = split_of(split_max_size, split_max_tensors, no_tensor_first_split)
     planned = plan_quantization(

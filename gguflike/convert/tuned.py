@@ -22,6 +22,7 @@ from gguflike.calibrate.texts import sequences
 from gguflike.calibrate.trained import Moves
 from gguflike.container import FilePlan, Typed, ValueType, Writer
 from gguflike.container.plan import with_values
+from gguflike.convert.calibration import Calibration
 from gguflike.convert.cost import cpus, duration, rate
 from gguflike.convert.resume import made_of
 from gguflike.errors import ArgumentError, UnsupportedError, counted
@@ -30,7 +31,6 @@ from gguflike.progress import CALIBRATING, Progress
 from gguflike.tensor import QuantizedTensor
 
 if TYPE_CHECKING:
-    from gguflike.convert.calibration import Calibration
     from gguflike.convert.plan import ConversionPlan, PlannedTensor
 
 Bytes = npt.NDArray[np.uint8]
@@ -74,7 +74,7 @@ def tuning_of(plan: ConversionPlan) -> TuningPlan:
     """How the rounded tensors of a plan are tuned. UnsupportedError where that takes more memory than the machine has,
     ArgumentError where nothing can be trained."""
     calibration = plan.calibration
-    assert calibration is not None
+    assert isinstance(calibration, Calibration)
     trained = [tensor for tensor in plan.calibrated if tensor.format.name in GRIDS]
     if not trained and not _values(plan):
         raise ArgumentError(
@@ -110,7 +110,7 @@ def memory(plan: ConversionPlan, trained: Sequence[PlannedTensor], moves: Moves,
     codes at the beginning, now and at best; for codes that move, real weights behind them with both of Adam's moments;
     and what a sequence computes.
     """
-    assert plan.calibration is not None
+    assert isinstance(plan.calibration, Calibration)
     graph, tokens = plan.calibration.graph, min(SEQUENCE, plan.calibration.sequence)
     weights, moved = plan.parameters, sum(tensor.weights for tensor in trained)
     largest = max((tensor.weights for tensor in trained), default=0)
@@ -150,7 +150,7 @@ def finished(workspace: Path) -> dict[str, Bytes]:
 def run(plan: ConversionPlan, writer: Writer, threads: int | None, progress: Progress | None) -> ConversionPlan:
     """Tune what ``writer`` has, unless an earlier run has; the plan, which says what was reached."""
     calibration, tuning = plan.calibration, plan.tuning
-    assert calibration is not None
+    assert isinstance(calibration, Calibration)
     assert tuning is not None
     path = writer.workspace / _RESULT
     if not path.exists():

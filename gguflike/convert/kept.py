@@ -1,0 +1,198 @@
+"""Rounding with Hessians that `gguflike.calibrate` has kept: no text is read, and the model does not run.
+
+They are of the inputs that matrices have in the float model. What rounding has changed of them before a matrix is not
+known, so that it is not made up for: a calibration of its own loses less (see spec/calibration.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gguflike.calibrate import needs
+from gguflike.calibrate.rounding import DEFAULT, Rounding
+from gguflike.calibrate.store import Group, Store
+from gguflike.calibrate.texts import Text
+from gguflike.container import Typed, ValueType
+from gguflike.convert import cost
+from gguflike.convert.calibration import digest, float_model
+from gguflike.convert.cost import duration
+from gguflike.convert.effort import Effort
+from gguflike.convert.floats import FloatModel, is_matrix
+from gguflike.convert.sources import Floats, Source
+from gguflike.errors import CheckpointError, counted
+from gguflike.families.parts import Graph, Head, Place
+from gguflike.progress import Progress
+
+_AGAIN = "`gguflike.calibrate` of this source keeps its own"
+
+
+class About(NamedTuple):
+    """How Hessians were made: of the model ``source``, on ``tokens`` tokens of ``texts``, which have this ``sha256``,
+    in ``sequences`` of at most ``context``. ``rest`` is the SHA-256 of what the model has beside matrices."""
+
+    source: str
+    texts: tuple[str, ...]
+    sha256: str
+    sequences: int
+    tokens: int
+    context: int
+    rest: str
+
+    @classmethod
+    def of(cls, source: str, texts: Sequence[Text], ids: Sequence[Sequence[int]], context: int, rest: str) -> About:
+        """Of Hessians that were made of the token ``ids``."""
+        names = tuple(text.name for text in texts)
+        return cls(source, names, digest(texts), len(ids), sum(map(len, ids)), context, rest)
+
+    @classmethod
+    def read(cls, store: Store) -> About:
+        """What a folder says of its Hessians. CheckpointError where that is not all."""
+        try:
+            said = cls(**{**store.about, "texts": tuple(store.about["texts"])})
+        except (TypeError, KeyError):
+            said = None
+        if said is not None:
+            texts, numbers = (said.source, said.sha256, said.rest, *said.texts), said[3:6]
+            if all(isinstance(each, str) for each in texts) and all(isinstance(each, int) for each in numbers):
+                return said
+        got = repr(store.about)[:80]
+        raise CheckpointError("it is not said how the Hessians were made", path=store.index, got=got)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """How a conversion rounds with the Hessians of a ``store``. ``about`` says how they were made, ``seconds`` how long
+    rounding takes about."""
+
+    effort: Effort
+    model: FloatModel = field(repr=False, compare=False)
+    store: Store = field(repr=False, compare=False)
+    about: About
+    rounding: Rounding = DEFAULT
+    seconds: float | None = field(default=None, compare=False)
+    table = None  # of rows that are looked up, nothing is known
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def graph(self) -> Graph:
+        return self.model.graph
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The files that are read."""
+        return tuple(map(os.fspath, (self.store.index, *map(self.store.path, self.store.groups))))
+
+    def matrices(self) -> Iterator[Place]:
+        """The matrices whose Hessians there are."""
+        return (place for place in self.graph.tensors() if is_matrix(place.tensor) and place.name in self.store)
+
+    def lines(self, matrices: int) -> list[str]:
+        """What is to be said of it in a plan that rounds so many matrices."""
+        about = self.about
+        lines = [
+            f"effort 1: {counted(matrices, 'tensor')} rounded with the Hessians in {self.store.folder}, of "
+            f"{about.tokens:,} tokens of {', '.join(about.texts)}",
+            "they are of the float model: what rounding changes of the inputs of later matrices is not made up for",
+        ]
+        if self.seconds is not None:
+            memory = needs.BASE + needs.alone(self.graph)
+            lines.append(
+                f"rounding takes about {duration(self.seconds)} where nothing else runs, and {memory / 1e9:.1f} GB of "
+                "memory"
+            )
+        return lines
+
+    def metadata(self) -> dict[str, Any]:
+        """What a file says of how it was rounded."""
+        prefix, about = "gguflike.calibration", self.about
+        return {
+            f"{prefix}.effort": Typed(self.effort.level, ValueType.UINT32),
+            f"{prefix}.texts": list(about.texts),
+            f"{prefix}.sha256": about.sha256,
+            f"{prefix}.tokens": Typed(about.tokens, ValueType.UINT64),
+            f"{prefix}.sequence": Typed(about.context, ValueType.UINT32),
+            f"{prefix}.hessians": "float",
+            f"{prefix}.options": [f"{name}={value}" for name, value in vars(self.rounding).items()],
+        }
+
+    def watch(
+        self,
+        found: Callable[[tuple[str, ...], Any], None],
+        folder: Path,  # noqa: ARG002 - as of `Calibration`
+        threads: int | None,  # noqa: ARG002
+        progress: Progress,
+    ) -> None:
+        """Tell ``found`` of each group of matrices its names, and the statistics of what they multiply."""
+        for number, group in enumerate(self.store.groups):
+            progress(number, len(self.store.groups), group.names[0])
+            found(group.names, self.store[group.names[0]])
+
+    def check(self) -> None:
+        """CheckpointError where embedding, norms or biases are others than those of the model that was calibrated."""
+        got = self.model.rest()
+        if got != self.about.rest:
+            raise self._other("embedding, norms and biases", self.about.rest, got)
+
+    def check_matrix(self, name: str, weights: Floats) -> None:
+        """CheckpointError where a matrix is another than that whose inputs were summed up."""
+        group = self.store.group(name)
+        expected = group.sha256[group.names.index(name)]
+        got = hashlib.sha256(np.ascontiguousarray(weights, "<f4").data).hexdigest()
+        if got != expected:
+            raise self._other(name, expected, got)
+
+    def _other(self, what: str, expected: str, got: str) -> CheckpointError:
+        return CheckpointError(
+            f"the Hessians are of another model, {self.about.source}: its {what} had other values",
+            path=self.store.folder,
+            field="hessians",
+            expected=f"SHA-256 {expected[:16]}",
+            got=got[:16],
+            remedy=_AGAIN,
+        )
+
+
+def kept_of(effort: Effort, metadata: Mapping[str, Any], sources: Sequence[Source], label: str) -> Kept:
+    """How the model of these ``sources`` and ``metadata`` is rounded with the Hessians that ``effort`` names.
+
+    CheckpointError where the folder holds none, or they are not of this model as far as names and shapes say;
+    UnsupportedError as of `float_model`.
+    """
+    assert effort.hessians is not None
+    store = Store(Path(effort.hessians))
+    about = About.read(store)
+    model = float_model(metadata, sources, label, "hessians")
+    for group in store.groups:
+        for name in group.names:
+            _check_shape(model, store, group, name)
+    head = "token_embd.weight" if isinstance(model.graph.head, Head) and model.graph.head.tied else "output.weight"
+    if head not in store:
+        raise CheckpointError("no Hessian of the output matrix", path=store.index, tensor=head, remedy=_AGAIN)
+    made = Kept(effort, model, store, about)
+    return replace(made, seconds=cost.rounding_seconds(made.matrices()))
+
+
+def _check_shape(model: FloatModel, store: Store, group: Group, name: str) -> None:
+    """CheckpointError unless the model has such a tensor."""
+    shape = model.sources[name].shape if name in model.sources else ()
+    stack = (len(group.tokens),) if group.stacked else ()
+    if len(shape) != len(stack) + 2 or (*shape[:-2], shape[-1]) != (*stack, group.columns):
+        raise CheckpointError(
+            "the Hessians are of another model",
+            path=store.folder,
+            field="hessians",
+            tensor=name,
+            expected=f"shape ({', '.join(map(str, (*stack, 'n', group.columns)))})",
+            got=f"shape {shape}" if shape else "no such tensor",
+            remedy=_AGAIN,
+        )
