@@ -48,7 +48,22 @@ import gguflike
 from gguflike.cli import main as command
 
 #: What changes a file system, by the names that ``os`` gives it.
-CALLS = tuple("pwrite write fsync fdatasync replace rename link unlink open ftruncate mkdir rmdir".split())
+CALLS = tuple(
+    [
+        "pwrite",
+        "write",
+        "fsync",
+        "fdatasync",
+        "replace",
+        "rename",
+        "link",
+        "unlink",
+        "open",
+        "ftruncate",
+        "mkdir",
+        "rmdir",
+    ]
+)
 CODES = (errno.ENOSPC, errno.EIO)
 SECTOR = 512
 LONG, SHORT = "general.name=" + "long " * 3000, "general.name=short"
