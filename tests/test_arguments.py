@@ -189,7 +189,7 @@ NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty")
     [
         *((name, float("nan")) for name in NUMBERS),
         *((name, float("inf")) for name in NUMBERS),
-        *((name, -1) for name in (*NUMBERS, "top_k", "seed", "lookup", "max_tokens")),
+        *((name, -1) for name in (*NUMBERS, "top_k", "seed", "lookup", "draft_tokens", "max_tokens")),
         *(("max_tokens", -5), ("top_p", 0), ("top_p", 1.01), ("min_p", 1), ("repetition_penalty", 0)),
         *(("repetition_penalty", 1e-30), ("repetition_penalty", 1e30)),
     ],

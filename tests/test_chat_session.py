@@ -16,6 +16,8 @@ import pytest
 import gguflike
 from gguflike.chat import template
 from gguflike.cli import main, screen
+from gguflike.cli.config import Config
+from gguflike.cli.generation import Drafter
 from gguflike.cli.screen import DIM, PLAIN, Screen, is_colored, width
 from gguflike.cli.settings import ALL
 from gguflike.cli.talk.commands import COMMANDS, is_command, message
@@ -62,9 +64,9 @@ class Typed(list[str]):
 def sit(model: Model, *words: str, **settings: object) -> tuple[Session, Typed]:
     """A session in which these things are said."""
     values = dict.fromkeys(ALL) | {"special": False, "usual": {"temperature": 0.0, "tokens": 4}} | settings
-    args = argparse.Namespace(**values, sources={}, parser=argparse.ArgumentParser())
+    args = argparse.Namespace(**values, sources={}, config=Config(""), parser=argparse.ArgumentParser())
     source = Typed(*words)
-    session = Session(Conversation(model, args), is_typed=source.is_typed)
+    session = Session(Conversation(model, args, Drafter(args)), is_typed=source.is_typed)
     converse(session, source)
     return session, source
 
@@ -155,6 +157,25 @@ def test_settings_are_changed(model: Model, capsys: pytest.CaptureFixture[str]) 
     text = told(capsys)
     assert re.search("^  tokens  +4  +tokens at most$", text, re.M)
     assert "system: be kind\nno system message" in text
+
+
+def test_a_draft_model_is_set(model: Model, path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it guesses changes no answer; another vocabulary, or no file, changes no setting."""
+    tiny_gguf.write(tmp_path / "other.gguf", "F32", n_vocab=310)
+    tokens, before = "/set tokens 20", []
+    for words in ((), (f"/set draft {path}", "/set draft-tokens 4")):
+        session, _ = sit(model, tokens, *words, "one", "two", usual={"temperature": 0.7, "tokens": 4, "seed": 1})
+        before.append(session.conversation.messages)
+    assert before[0] == before[1]
+    assert session._last.result.accepted > 0  # type: ignore[union-attr]
+    assert "guessed" not in told(capsys)
+    wrong = (f"/set draft {tmp_path / 'other.gguf'}", f"/set draft {tmp_path / 'gone.gguf'}", "/set draft-tokens 0")
+    session, _ = sit(model, f"/set draft {path}", *wrong, tokens, "one", "/stats", "/set draft default", "two")
+    text = told(capsys)
+    assert "the draft model has another vocabulary" in text
+    assert "gone.gguf: No such file" in text
+    assert re.search(r"20 tokens .*, guessed (\d+)/\1, first after", text)
+    assert session._last.result.drafted == 0  # type: ignore[union-attr]
 
 
 def test_files_are_read_into_messages(model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -261,6 +261,22 @@ def test_values_of_the_file_are_those_of_options(model: Path, capsys: pytest.Cap
     assert said(capsys, "run", model, "abc", "-n", 8)["tokens"] == want
 
 
+def test_a_draft_model_changes_no_text(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = said(capsys, "run", model, "abc", "-n", 20)
+    monkeypatch.setenv("GGUFLIKE_DRAFT", str(model))
+    drafted = said(capsys, "run", model, "abc", "-n", 20, "--draft-tokens", 5)
+    assert drafted["tokens"] == plain["tokens"]
+    assert drafted["accepted"] == drafted["drafted"] > 10
+    assert "drafted" not in plain
+    tiny_gguf.write(tmp_path / "other.gguf", n_vocab=310)
+    assert main(["run", str(model), "abc", "--draft", str(tmp_path / "other.gguf")]) == 2
+    assert "the draft model has another vocabulary" in capsys.readouterr().err
+    assert main(["chat", str(model), "--draft", str(tmp_path / "gone.gguf"), "--json"]) == 1
+    assert "gone.gguf: No such file or directory" in capsys.readouterr().err
+
+
 def test_where_the_files_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert path() == str(tmp_path / "config" / "gguflike" / "config.toml")
     monkeypatch.delenv("XDG_CONFIG_HOME")

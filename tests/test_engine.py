@@ -17,6 +17,7 @@ from gguflike.engine import Engine, Event, Failed, Finished, Full, Job, Prefille
 from gguflike.engine.pace import LEAST, Pace
 from gguflike.errors import ArgumentError, ArgumentTypeError, UnsupportedError
 from gguflike.runner import Generation, Model
+from gguflike.runner.sampling import Sampling
 from tests import tiny_gguf
 
 SECONDS = 60  # a test that waits longer has failed
@@ -217,6 +218,15 @@ def test_the_end_is_max_tokens_the_context_a_stop_string_or_an_end_token(engine:
     assert heard.wait().finish_reason == "stop"
     assert "".join(token.text for token in heard.of(Token)) == heard.wait().text == text[: text.index(stop)]
     assert model.tokenizer.eos_ids
+
+
+def test_a_stop_string_in_what_was_held_back_ends_the_text_too(engine: Engine) -> None:
+    """A byte that begins a character is no text until it is told that no more comes."""
+    sampling = Sampling(logit_bias={0xC3: 1e6})
+    assert ask(engine, [1, 2], 1, sampling=sampling).wait().text == "\ufffd"
+    for stop, text, reason in ((["\ufffd"], "", "stop"), (["\ufffd\ufffd"], "\ufffd", "length")):
+        result = ask(engine, [1, 2], 1, sampling=sampling, stop=stop).wait()
+        assert (result.text, result.finish_reason, result.stop) == (text, reason, stop[0] if reason == "stop" else None)
 
 
 def test_logprobs_are_those_of_the_model(engine: Engine, model: Model) -> None:

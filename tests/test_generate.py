@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gguflike import runner
+from gguflike.errors import ArgumentError, ArgumentTypeError
 from gguflike.runner.generate import Generation, StopText
 from gguflike.runner.model import Model
 from gguflike.runner.speculate import Lookup
@@ -158,6 +159,12 @@ def test_stop_string_ends_the_text_before_it(model: Model) -> None:
         assert scripted.generate([1, 2, 3], 50, stop=["threes"]).result().text == "one two three"
 
 
+def test_a_stop_string_in_what_was_held_back_ends_the_text_too(model: Model) -> None:
+    with Scripted(model, list(b"a\xf0\x9f")) as scripted:
+        result = scripted.generate([1, 2, 3], 3, stop=["\ufffd"]).result()  # "length", but for the stop
+    assert (result.text, result.finish_reason, result.stop) == ("a", "stop", "\ufffd")
+
+
 def test_end_token_is_not_part_of_the_result(model: Model) -> None:
     with Scripted(model, [65, 66, 256, 67]) as scripted:
         result = scripted.generate([1, 2, 3], 50).result()
@@ -198,13 +205,63 @@ def test_lookup_changes_nothing_at_temperature_0(model: Model, limit: int) -> No
     assert model.generate(prompt, 7, lookup=limit).result().tokens == plain.tokens[:7]
 
 
+SAMPLED: list[dict[str, Any]] = [
+    {},
+    {"temperature": 0.7, "seed": 3},
+    {"temperature": 1.2, "seed": 4, "repetition_penalty": 1.2, "lookup": 3},
+    {"logprobs": 2, "stop": ["\x10"]},
+]
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q8_0"])
+@pytest.mark.parametrize("settings", SAMPLED, ids=["greedy", "sampled", "with lookup", "with logprobs"])
+def test_a_draft_model_changes_no_text(tmp_path: Path, kind: str, settings: dict[str, Any]) -> None:
+    tiny_gguf.write(tmp_path / "m.gguf", kind, seed=5, n_ctx=128)
+    tiny_gguf.write(tmp_path / "other.gguf", kind, seed=6, n_ctx=128, n_layer=1, n_ff=64)
+    prompt = [10, 20, 30, 40] * 3
+    with runner.load(tmp_path / "m.gguf") as model, runner.load(tmp_path / "other.gguf") as other:
+        with runner.load(tmp_path / "m.gguf") as twin:
+            want = model.generate(prompt, 50, **settings | {"lookup": 0}).result()
+            assert want.drafted == 0
+            for draft in (twin, other, model):
+                made = model.generate(prompt, 50, draft=draft, draft_tokens=4, **settings).result()
+                assert (made.tokens, made.text, made.finish_reason) == (want.tokens, want.text, want.finish_reason)
+                assert made.logprobs == want.logprobs
+                assert 0 <= made.accepted <= made.drafted
+                if draft is twin and not settings:
+                    assert made.accepted == made.drafted > 30
+        with pytest.raises(ArgumentError, match="closed"):
+            model.generate(prompt, 50, draft=twin).result()
+
+
+def test_streams_of_two_models_may_share_a_draft_model(model: Model, tmp_path: Path) -> None:
+    tiny_gguf.write(tmp_path / "m.gguf", "Q8_0", seed=6, n_ctx=128)
+    prompts = [[10, 20, 30], [7] * 40, [10, 20, 31]]
+    with runner.load(tmp_path / "m.gguf") as draft, runner.load(tmp_path / "m.gguf") as second:
+        models = [model, second, model]
+        want = [each.generate(prompt, 20).result().tokens for each, prompt in zip(models, prompts, strict=True)]
+        streams = [each.generate(prompt, 20, draft=draft) for each, prompt in zip(models, prompts, strict=True)]
+        for _ in zip(*streams, strict=False):  # in turns
+            pass
+        assert [stream.result().tokens for stream in streams] == want
+
+
+def test_what_is_no_draft_model(model: Model, tmp_path: Path) -> None:
+    tiny_gguf.write(tmp_path / "m.gguf", n_vocab=310)
+    wrong: Any = "m.gguf"
+    with pytest.raises(ArgumentTypeError, match="draft: not a model"):
+        model.generate([1, 2], draft=wrong)
+    with runner.load(tmp_path / "m.gguf") as other, pytest.raises(ArgumentError, match="another vocabulary"):
+        model.generate([1, 2], draft=other)
+
+
 def test_lookup_takes_fewer_passes(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     passes: list[int] = []
     original = Model.extend
 
-    def counted(self: Model, ids: Any, position: int, all_logits: bool = False, progress: Any = None) -> Any:
+    def counted(self: Model, ids: Any, position: int, **options: Any) -> Any:
         passes.append(len(ids))
-        return original(self, ids, position, all_logits)
+        return original(self, ids, position, **options)
 
     monkeypatch.setattr(Model, "extend", counted)
     repeated = model.generate([10, 20, 30, 40] * 6, 100, lookup=8).result().tokens

@@ -86,6 +86,7 @@ def document(model: Model, answer: Answer, chosen: Mapping[str, Any]) -> dict[st
         "prompt_tokens": result.prompt_tokens,
         "tokens": result.tokens,
         "finish_reason": result.finish_reason,
+        **({"drafted": result.drafted, "accepted": result.accepted} if result.drafted else {}),
         "context": model.context,
         "seed": chosen.get("seed"),
         "prefill_tokens_per_s": result.prefill_tokens_per_s,
@@ -105,7 +106,7 @@ def say_how_it_went(model: Model, answer: Answer, args: argparse.Namespace, chos
 
 
 def figures(model: Model, answer: Answer, args: argparse.Namespace, chosen: Mapping[str, Any]) -> str:
-    """128 tokens, 41 tokens/s, first after 0.3 s, context 512/8192"""
+    """128 tokens, 41 tokens/s, guessed 60/75, first after 0.3 s, context 512/8192"""
     result = answer.result
     why = {"length": f"cut at --tokens {tokens_of(args)}", "context": "context full"}.get(result.finish_reason)
     if answer.is_stopped:
@@ -114,6 +115,7 @@ def figures(model: Model, answer: Answer, args: argparse.Namespace, chosen: Mapp
     if result.decode_tokens_per_s:
         speed = result.decode_tokens_per_s
         parts.append(f"{speed:.0f} tokens/s" if speed >= 10 else f"{speed:.1f} tokens/s")
+    parts += [f"guessed {result.accepted}/{result.drafted}"] if result.drafted else []
     parts += [f"first after {answer.first_after:.1f} s"] if result.tokens else []
     parts.append(f"context {result.prompt_tokens + len(result.tokens)}/{model.context}")
     parts += [f"seed {chosen['seed']}"] if "seed" in chosen else []

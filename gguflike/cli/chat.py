@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from gguflike.cli import interrupts
-from gguflike.cli.generation import add_model_arguments, add_sampling_arguments, load, sampling_of
+from gguflike.cli.generation import Drafter, add_model_arguments, add_sampling_arguments, load, sampling_of
 from gguflike.cli.output import print_json
 from gguflike.cli.screen import is_colored
 from gguflike.cli.settings import CHATTING, CONVERSATION, SHOWN, SYSTEM, add_settings
@@ -55,9 +55,10 @@ def converse(args: argparse.Namespace, *, is_plain: bool = False) -> int:
     from gguflike.cli.talk.piped import Piped
     from gguflike.cli.talk.session import Session
 
-    with kept(), load(args) as model:
+    with kept(), load(args) as model, Drafter(args) as drafter:
         if not is_plain:
             _check_template(model, args)
+        drafter.options(model)  # what is wrong with it is said at once
         source: loop.Source
         if sys.stdin.isatty() and screen() is not None:
             from gguflike.cli.talk.editor import Editor
@@ -68,7 +69,7 @@ def converse(args: argparse.Namespace, *, is_plain: bool = False) -> int:
             source = Piped()
         ready = nullcontext() if is_plain else keep_ready()  # each answer renders what was said
         with ready, interrupts.held() if source.is_typed else nullcontext():
-            conversation = Conversation(model, args, is_plain=is_plain)
+            conversation = Conversation(model, args, drafter, is_plain=is_plain)
             session = Session(conversation, is_typed=source.is_typed, is_silent=args.json)
             said = loop.converse(session, source)
     if not (said or source.is_typed):

@@ -12,7 +12,7 @@ from gguflike.cli.arguments import MODEL
 from gguflike.cli.bounds import bounds_of, bounds_of_answer
 from gguflike.cli.config import model_named, usual_model
 from gguflike.cli.progress import progress_bar
-from gguflike.cli.settings import LOADING, SAMPLING, TEXT_SETTINGS, add_settings, names_of
+from gguflike.cli.settings import DRAFTING, LOADING, SAMPLING, TEXT_SETTINGS, add_settings, names_of
 from gguflike.cli.streams import say
 from gguflike.errors import did_you_mean
 from gguflike.frozen import frozen
@@ -39,6 +39,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, tokens: int | None =
     ``tokens``, where they end."""
     if tokens is not None:
         add_settings(parser.add_argument_group("where a text ends"), TEXT_SETTINGS, tokens=tokens)
+        add_settings(parser.add_argument_group("who guesses, which makes it faster"), DRAFTING)
     add_settings(parser.add_argument_group("how tokens are chosen"), SAMPLING, **usual)
     parser.set_defaults(usual={**usual, "tokens": tokens})
 
@@ -67,12 +68,15 @@ def name_of_model(args: argparse.Namespace) -> str:
 
 def load(args: argparse.Namespace) -> Model:
     """Load the model that a command is asked to run. Errors as of `name_of_model`, and for values of options."""
+    return _loaded(name_of_model(args), args, names_of(LOADING))
+
+
+def _loaded(name: str, args: argparse.Namespace, settings: Iterable[str]) -> Model:
+    """Load a model as the ``settings`` of these names say."""
     from gguflike import runner
     from gguflike.cli import UsageError
 
-    name = name_of_model(args)
-    asked = {name: getattr(args, name) for name in names_of(LOADING)}
-    options = {name: value for name, value in asked.items() if value is not None}
+    options = {each: value for each in settings if (value := getattr(args, each)) is not None}
     place = model_named(name, args.config)
     with progress_bar() as progress:
         try:
@@ -84,6 +88,44 @@ def load(args: argparse.Namespace) -> Model:
             raise UsageError(f"{name}: {error.strerror}; {near}") from None
     interrupts.check()
     return model
+
+
+class Drafter:
+    """The draft model that a command is told of: loaded when it is first needed, and again when it is told of another.
+    A context manager."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._args = args
+        self._name: str | None = None
+        self._model: Model | None = None
+
+    def options(self, model: Model) -> dict[str, Any]:
+        """Keyword arguments of ``model.generate`` that say what guesses. UsageError where there is no such model, and
+        the errors of loading one; ArgumentError where it has another vocabulary."""
+        args = self._args
+        if args.draft is None:
+            self.close()
+            return {}
+        if args.draft != self._name:
+            from gguflike.runner.drafting import check_vocabulary
+
+            self.close()
+            self._model = _loaded(args.draft, args, ("threads", "context", "cache_type"))
+            check_vocabulary(model, self._model)
+            self._name = args.draft
+        return {"draft": self._model} | ({} if args.draft_tokens is None else {"draft_tokens": args.draft_tokens})
+
+    def close(self) -> None:
+        """Let go of the model."""
+        if self._model is not None:
+            self._model.close()
+        self._model = self._name = None
+
+    def __enter__(self) -> Drafter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def choices(args: argparse.Namespace) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from gguflike.cli.answer import document, say_how_it_went, show
 from gguflike.cli.bounds import add_bound_arguments
 from gguflike.cli.generation import (
+    Drafter,
     add_model_arguments,
     add_sampling_arguments,
     begin_answer,
@@ -65,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             raise UsageError("--json is for a prompt that is given, or piped in")
         return converse(args, is_plain=not args.chat)
-    with load(args) as model:
+    with load(args) as model, Drafter(args) as drafter:
+        chosen |= drafter.options(model)
 
         def begin(progress: Progress) -> Begun:
             if not args.chat:

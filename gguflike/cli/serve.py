@@ -10,7 +10,7 @@ from gguflike.cli.arguments import count, number, positive
 from gguflike.cli.config import model_named, usual_model
 from gguflike.cli.generation import add_model_arguments, add_sampling_arguments, model_given, sampling_of
 from gguflike.cli.progress import progress_bar
-from gguflike.cli.settings import LOADING, SAMPLING, WORDS, names_of
+from gguflike.cli.settings import DRAFTING, LOADING, SAMPLING, WORDS, add_settings, names_of
 from gguflike.cli.streams import say
 
 if TYPE_CHECKING:
@@ -44,8 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     models.add_argument(
         "--memory", type=size, default=0, metavar="BYTES", help="for all models; 8G, say (3/4 of the machine's)"
     )
-    models.add_argument("--draft", metavar="FILE", help="a smaller model of the same vocabulary that guesses for FILE")
-    models.add_argument("--draft-tokens", type=positive, default=8, metavar="N", help="so many at a time (%(default)s)")
+    add_settings(models, DRAFTING)
     work = parser.add_argument_group("work")
     work.add_argument("-np", "--parallel", type=positive, default=8, metavar="N", help="texts at a time (%(default)s)")
     work.add_argument("--queue", type=positive, default=64, metavar="N", help="texts that may wait (%(default)s)")
@@ -55,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--grace", type=number, default=20.0, metavar="S", help="seconds for answers when it ends (%(default)s)"
     )
     add_sampling_arguments(parser, temperature=0.8, min_p=0.05)
-    parser.set_defaults(settled=names_of(LOADING, SAMPLING))
+    parser.set_defaults(settled=names_of(LOADING, SAMPLING, DRAFTING))
     parser.add_argument("-q", "--quiet", action="store_true", help="say nothing of each request")
 
 
@@ -114,8 +113,8 @@ def _settings(args: argparse.Namespace) -> Settings:
         cache_bytes=args.cache_memory,
         memory=args.memory,
         slots_dir=args.slot_save_path,
-        draft=args.draft,
-        draft_tokens=args.draft_tokens,
+        draft=None if args.draft is None else model_named(args.draft, args.config),
+        draft_tokens=args.draft_tokens or 8,
         ui=not args.no_ui,
         max_body=args.max_body,
         grace=args.grace,

@@ -191,6 +191,12 @@ TEXT_SETTINGS = (
     Setting("lookup", ("--lookup",), COUNT, "guess N tokens at a time from what the text repeats; 0: none", "N"),
 )
 
+#: By which model more is guessed.
+DRAFTING = (
+    Setting("draft", ("--draft",), TEXT, "a smaller model of the same vocabulary that guesses for MODEL", "FILE"),
+    Setting("draft_tokens", ("--draft-tokens",), POSITIVE, "so many tokens at a time (default: 8)", "N"),
+)
+
 #: How it is shown.
 SHOWN = (
     Setting(
@@ -231,7 +237,8 @@ NAMES = (
 )
 
 ALL: Mapping[str, Setting] = {
-    setting.name: setting for setting in (*NAMES, *LOADING, *TEXT_SETTINGS, *SHOWN, *SAMPLING, *SYSTEM, *CONVERSATION)
+    setting.name: setting
+    for setting in (*NAMES, *LOADING, *TEXT_SETTINGS, *DRAFTING, *SHOWN, *SAMPLING, *SYSTEM, *CONVERSATION)
 }
 
 
@@ -258,5 +265,5 @@ def names_of(*groups: Iterable[Setting]) -> tuple[str, ...]:
 
 
 #: What run and chat take from environment and file.
-RUNNING = names_of(LOADING, SAMPLING, TEXT_SETTINGS, SHOWN, CONVERSATION)
+RUNNING = names_of(LOADING, SAMPLING, TEXT_SETTINGS, DRAFTING, SHOWN, CONVERSATION)
 CHATTING = (*RUNNING, *names_of(SYSTEM))

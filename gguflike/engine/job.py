@@ -127,9 +127,10 @@ class Job:
     def end(self, reason: FinishReason) -> None:
         """Tell that it is done."""
         if not self.over:
-            self.result.finish_reason = reason
             rest = "" if self._text.stopped else self._text.end()
-            self.result.stop = self._text.stop
+            if self._text.stopped and reason != "cancelled":  # also by what was held back until now
+                reason = "stop"
+            self.result.finish_reason, self.result.stop = reason, self._text.stop
             if rest:
                 self.result.text += rest
                 self._tell(Token(None, rest))

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from gguflike.runner.sampling import Sampler, Sampling
 from gguflike.runner.sampling.sampler import Chooser
 from gguflike.runner.slots import common
-from gguflike.runner.speculate import Lookup
+from gguflike.runner.speculate import Length, Lookup
 
 if TYPE_CHECKING:
     from gguflike.progress import Progress
+    from gguflike.runner.drafting import DraftModel
     from gguflike.runner.model import Model
     from gguflike.runner.passes import Floats
     from gguflike.runner.sampling import Grammar, Logprobs
@@ -46,7 +47,7 @@ class Generation:
     ``finish_reason`` is "stop" (end token, stop string, or a grammar that is complete), "length" (``max_tokens``
     reached), "context" (full), or "cancelled" (by who asked; of an engine's jobs only). ``stop`` is the stop string
     before which the text ended.
-    ``drafted`` tokens were guessed before they were computed, of which ``accepted`` were right (of an engine's jobs).
+    ``drafted`` tokens were guessed before they were computed, of which ``accepted`` were right.
     Speeds are in tokens per second of wall time; that of the prompt counts only tokens that had to be computed.
     """
 
@@ -149,13 +150,13 @@ class Stream:
         max_tokens: int,
         sampling: Sampling,
         stop: Sequence[str],
-        lookup: int,
+        drafts: Drafts,
         logprobs: int | None,
         grammar: Grammar | None,
         progress: Progress | None = None,
         shown: Container[int] = (),
     ) -> None:
-        continuation = Continuation(model, list(prompt), max_tokens, sampling, lookup, logprobs, grammar, progress)
+        continuation = Continuation(model, list(prompt), max_tokens, sampling, drafts, logprobs, grammar, progress)
         self.generation = continuation.result
         self._pieces = continuation.pieces(stop, shown)
 
@@ -183,7 +184,7 @@ class Continuation:
         tokens: list[int],
         max_tokens: int,
         sampling: Sampling,
-        lookup: int,
+        drafts: Drafts,
         logprobs: int | None,
         grammar: Grammar | None,
         progress: Progress | None = None,
@@ -192,8 +193,7 @@ class Continuation:
         self.saved: Saved | None = None  # what the model held of it, while another computes (see ``Model.turn``)
         self._model, self._tokens, self._max_tokens = model, tokens, max_tokens
         self._chooser = Chooser(Sampler(sampling, tokens, model.tokenizer), grammar, logprobs)
-        self._lookup = lookup if sampling.greedy and grammar is None else 0
-        self._progress = progress
+        self._drafts, self._progress = drafts, progress
 
     def pieces(self, stop: Sequence[str], shown: Container[int]) -> Iterator[Piece]:
         """Generate; text ends before the first of the strings ``stop``, and has the special tokens ``shown``."""
@@ -214,7 +214,8 @@ class Continuation:
                 return
             yield Piece(token, text, logprobs)
         rest = whole.end()
-        result.stop = whole.stop
+        if whole.stopped:
+            result.finish_reason, result.stop = "stop", whole.stop
         if rest:
             result.text += rest
             yield Piece(result.tokens[-1], rest)
@@ -222,14 +223,13 @@ class Continuation:
     def _chosen(self) -> Iterator[tuple[int, Logprobs | None]]:
         """Generated ids, end tokens included. Only computing is timed, not what the caller does between tokens."""
         result, tokens, model = self.result, self._tokens, self._model
-        drafts = Lookup(tokens, self._lookup) if self._lookup else None
         room = min(self._max_tokens, model.context - len(tokens))
         result.finish_reason = "length" if room == self._max_tokens else "context"
         with model.turn(self):
             begin = time.perf_counter()
             computed = result.cached_tokens = model.common_prefix(tokens)
             logits = model.extend(tokens[computed:], computed, progress=self._progress)
-            chosen = self._next(logits[-1]) if room else []
+            chosen = self._next(logits[-1:], []) if room else []
             result.prefill_seconds = time.perf_counter() - begin
         count, computed = 0, len(tokens)
         while chosen and count < room:
@@ -242,27 +242,52 @@ class Continuation:
             if self._chooser.finished:
                 result.finish_reason = "stop"
                 return
-            draft = drafts.propose(tokens, room - count - 1) if drafts else []
+            begin = time.perf_counter()
+            left = tokens[computed:]
+            draft = self._drafts.propose(tokens, min(room - count - 1, model.pass_size - len(left)), result)
+            result.decode_seconds += time.perf_counter() - begin
             with model.turn(self):
                 begin = time.perf_counter()
-                rows = model.extend([*tokens[computed:], *draft], computed, all_logits=bool(draft))
-                computed = len(tokens)
                 if draft:
-                    greedy = _accepted(rows.argmax(axis=1).tolist(), draft)
-                    chosen = [
-                        (token, self._chooser.logprobs(row, token)) for token, row in zip(greedy, rows, strict=False)
-                    ]
-                    computed += len(chosen) - 1
-                    model.forget(computed)
+                    rows = model.extend([*left, *draft], computed, each=True)[-1 - len(draft) :]
                 else:
-                    chosen = self._next(rows[-1])
+                    rows = model.extend(left, computed)
+                chosen, computed = self._next(rows, draft), len(tokens)
+                if draft:
+                    accepted = common([token for token, _ in chosen], draft, len(draft))
+                    result.drafted, result.accepted = result.drafted + len(draft), result.accepted + accepted
+                    computed += accepted
+                    model.forget(computed)
                 result.decode_seconds += time.perf_counter() - begin
 
-    def _next(self, logits: Floats) -> list[tuple[int, Logprobs | None]]:
-        """The token that follows, and those that the grammar leaves no choice about behind it."""
-        return [self._chooser.choose(logits), *((token, None) for token in self._chooser.forced())]
+    def _next(self, rows: Floats, draft: Sequence[int]) -> list[tuple[int, Logprobs | None]]:
+        """The tokens that are chosen by each of the rows of logits, as long as the draft had foreseen them, and those
+        that the grammar leaves no choice about behind them."""
+        chosen = []
+        for row, foreseen in zip(rows, [*draft, None], strict=True):
+            chosen.append(self._chooser.choose(row))
+            if chosen[-1][0] != foreseen or self._chooser.finished:
+                break
+        return chosen + [(token, None) for token in self._chooser.forced()]
 
 
-def _accepted(greedy: list[int], draft: list[int]) -> list[int]:
-    """The model's own choices up to and including the first that the draft did not foresee."""
-    return greedy[: common(greedy, draft, len(draft)) + 1]
+class Drafts:
+    """The drafts of one text: what followed the last time that it ended like this, ``lookup`` tokens at most, or else
+    what a draft model guesses, ``tokens`` at most."""
+
+    def __init__(self, lookup: int = 0, model: DraftModel | None = None, tokens: int = 8) -> None:
+        self._lookup = Lookup([], lookup) if lookup else None
+        self._model, self._length = model, Length(tokens)
+
+    def propose(self, tokens: Sequence[int], room: int, result: Generation) -> list[int]:
+        """A draft of at most ``room`` tokens behind ``tokens``; ``result`` says what became of those before."""
+        self._length.adapt(result)
+        if room <= 0:
+            return []
+        draft = [] if self._lookup is None else self._lookup.propose(tokens, room)
+        if draft or self._model is None:
+            return draft
+        from gguflike.runner.drafting import Asked
+
+        asked = Asked(tokens, self._model.slots[0], min(room, self._length.next))
+        return self._model.guess([asked])[0]

@@ -7,9 +7,9 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from gguflike.errors import ArgumentError, check_integer, check_texts
+from gguflike.errors import ArgumentError, ArgumentTypeError, check_integer, check_texts
 from gguflike.progress import Progress
-from gguflike.runner.generate import Generation, Stream
+from gguflike.runner.generate import Drafts, Generation, Stream
 from gguflike.runner.network import Network
 from gguflike.runner.sampling import Sampling
 from gguflike.runner.tokenizer import token_ids
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from gguflike.chat import Chat
     from gguflike.grammar import Grammars
+    from gguflike.runner.drafting import DraftModel
     from gguflike.runner.passes import Floats
     from gguflike.runner.sampling import Grammar
     from gguflike.runner.sampling.keywords import Settings
@@ -94,6 +95,8 @@ class Model(Network):
         *,
         stop: Sequence[str] = (),
         lookup: int = 0,
+        draft: Model | None = None,
+        draft_tokens: int = 8,
         logprobs: int | None = None,
         schema: Any = None,
         regex: str | None = None,
@@ -110,9 +113,9 @@ class Model(Network):
         ``repetition_penalty`` and many more. ``seed`` (0 or more) makes the text repeatable: the same file, prompt and
         settings give the same text, whatever the model computed before. Without a seed each text is another.
 
-        ``lookup`` is how many tokens to guess at a time from what the text repeats. It changes the speed where the
-        likeliest token is taken, not the result, and does nothing elsewhere. (Weights in F32, F16 and BF16 are summed
-        in another order for several tokens than for one, which may decide a tie within a millionth differently.)
+        ``lookup`` is how many tokens to guess at a time from what the text repeats; ``draft`` a smaller model of the
+        same vocabulary that guesses at most ``draft_tokens`` at a time where that finds nothing. Both change the speed,
+        not the text.
         ``logprobs`` is how many alternatives to give with the log probability of each token. The text has no special
         tokens but those of ``shown``. ``progress`` counts the tokens of a prompt that takes several passes.
 
@@ -120,9 +123,10 @@ class Model(Network):
         ``regex``, an expression that matches it as a whole; ``grammar``, in GBNF or Lark, or one that is followed
         already (``gguflike.grammar``).
 
-        ArgumentError (a ValueError) for a setting out of range, a token id that is not in the vocabulary and an empty
-        prompt; UnsupportedError for one longer than the context; ArgumentTypeError (a TypeError) for what is of another
-        kind, such as bytes for a prompt. Reading the stream raises GGUFError where logits are not finite.
+        ArgumentError (a ValueError) for a setting out of range, a token id that is not in the vocabulary, a draft model
+        of another one and an empty prompt; UnsupportedError for one longer than the context; ArgumentTypeError (a
+        TypeError) for what is of another kind, such as bytes for a prompt. Reading the stream raises GGUFError where
+        logits are not finite, and ArgumentError where a model was closed.
         """
         self._check_logits()
         settings = Sampling(**sampling)
@@ -130,6 +134,7 @@ class Model(Network):
         settings.check_vocabulary(self.vocab_size)
         limit = self.context if max_tokens is None else check_integer("max_tokens", max_tokens, 0, None, _UNLIMITED)
         lookup = check_integer("lookup", lookup, 0)
+        draft_tokens = check_integer("draft_tokens", draft_tokens, 1)
         if logprobs is not None:
             logprobs = check_integer("logprobs", logprobs, 0, self.vocab_size)
         stops = check_texts("stop", stop)
@@ -141,12 +146,32 @@ class Model(Network):
             max_tokens=limit,
             sampling=settings,
             stop=stops,
-            lookup=lookup,
+            drafts=Drafts(lookup, self._drafted_by(draft), draft_tokens),
             logprobs=logprobs,
             grammar=grammar,
             progress=progress,
             shown=shown,
         )
+
+    _draft_model: DraftModel | None = None  # the last one that guessed for this model
+
+    def _drafted_by(self, draft: Model | None) -> DraftModel | None:
+        """What guesses by a draft model. ArgumentError where that has another vocabulary or is closed."""
+        if draft is None:
+            return None
+        if not isinstance(draft, Model):
+            raise ArgumentTypeError("not a model", field="draft", expected="a Model", got=repr(draft)[:60])
+        if self._draft_model is None or self._draft_model.draft is not draft:
+            from gguflike.runner.drafting import DraftModel
+
+            self._draft_model = DraftModel(self, draft)  # the one before may guess for an unfinished text
+        return self._draft_model
+
+    def close(self) -> None:
+        """Let go of the file. The model cannot be used afterwards (ArgumentError)."""
+        if self._draft_model is not None:
+            self._draft_model.close()
+        super().close()
 
     @cached_property
     def grammars(self) -> Grammars:

@@ -135,6 +135,11 @@ class Network:
         return self.graph.embedding.n_vocab
 
     @property
+    def pass_size(self) -> int:
+        """Tokens that one pass computes at most."""
+        return self._passes.batch
+
+    @property
     def files(self) -> tuple[str, ...]:
         """The files that the model is in."""
         return self._file.paths
@@ -190,15 +195,24 @@ class Network:
             self._passes.forget(position)
 
     def extend(
-        self, ids: Sequence[int], position: int, all_logits: bool = False, progress: Progress | None = None
+        self,
+        ids: Sequence[int],
+        position: int,
+        all_logits: bool = False,
+        progress: Progress | None = None,
+        *,
+        each: bool = False,
     ) -> Floats:
         """Compute ``ids`` after the first ``position`` cached tokens: logits (1, vocab) of the last, or of all.
 
         Unless ``all_logits``, the result is a view that the next call overwrites. ``progress`` counts the tokens where
-        they take several passes. ArgumentError where an id is not in the vocabulary or ``position`` is beyond what is
-        cached, UnsupportedError where the context is too short, ArgumentTypeError where the ids are no integers,
-        GGUFError where logits are not finite. A model whose tokens see those behind them computes from position 0 only,
-        and an encoder has no logits (UnsupportedError).
+        they take several passes. ``each``: logits of all, the same bits as if one token were computed after the other;
+        for as many ids as a pass has room for (``pass_size``).
+
+        ArgumentError where an id is not in the vocabulary or ``position`` is beyond what is cached, UnsupportedError
+        where the context is too short, ArgumentTypeError where the ids are no integers, GGUFError where logits are not
+        finite. A model whose tokens see those behind them computes from position 0 only, and an encoder has no logits
+        (UnsupportedError).
         """
         self._check_logits()
         ids = token_ids(ids)
@@ -214,6 +228,9 @@ class Network:
                     got=position,
                     remedy="give all tokens at once",
                 )
+            if each:
+                check_integer("ids", len(ids), 1, self.pass_size)
+                return self._finite(self._passes.each(ids, position), "logits")
             return self._finite(self._passes.logits(ids, position, all_logits, progress), "logits")
 
     def hidden(self, ids: Sequence[int], second: int | None = None, *, last: bool = False) -> Floats:

@@ -74,15 +74,13 @@ class Passes:
         if isinstance(model.head, Head):
             self._one = graph.one(model, weights, buffers, states)
             self._heads = [graph.head(model, weights, buffers, many) for many in (False, True)]
-            self._each = self._body
-            if slots is not None and not weights.exact:
-                self._each = graph.body(model, weights, buffers, states, each=True)
-                self._heads = [graph.head(model, weights, buffers, True, each=True)] * 2
-            programs = (self._one, self._body, self._each, *self._heads)
+            programs = [self._one, self._body, *self._heads]
         else:
-            programs = (self._body, self._last)
+            programs = [self._body, self._last]
         self._exact = weights.exact  # which is known when all programs are made
         self.slots = [Slot(number, each, self._exact) for number, each in enumerate([states, *others])]
+        if slots is not None:
+            programs += [self._each, self._each_head]
         # All at once: what is not in the kernel cache is compiled in parallel.
         native.load([*Team.OPS, *weights.ops, *(name for program in programs for name in program.names)], progress)
         self._team = Team(count)
@@ -91,6 +89,20 @@ class Passes:
     def _rotation(self, each: Rope, context: int) -> rope.Rotation:
         name = divisor(each, context)
         return rope.rotation(each, None if name is None else self._weights.floats(name))
+
+    @cached_property
+    def _each(self) -> Program:
+        """The body, with the sums of one token."""
+        if self._exact:
+            return self._body
+        return graph.body(self._graph, self._weights, self._buffers, self.states, each=True)
+
+    @cached_property
+    def _each_head(self) -> Program:
+        """The head of several tokens, with the sums of one."""
+        if self._exact:
+            return self._heads[True]
+        return graph.head(self._graph, self._weights, self._buffers, True, each=True)
 
     @cached_property
     def _last(self) -> Program:
@@ -147,6 +159,12 @@ class Passes:
         """
         self._return_to(position)
         return self._computed(ids, all_logits, progress)
+
+    def each(self, ids: Sequence[int], position: int) -> Floats:
+        """Logits of all of ``ids``, at most ``batch``, behind the first ``position`` tokens: the bits that `logits`
+        gives for one after the other."""
+        self._return_to(position)
+        return self.together([Run(self.slots[0], ids, len(ids))])[0]
 
     def _return_to(self, position: int) -> None:
         """Let the states stand at ``position``. What they have forgotten since is computed again."""
@@ -205,7 +223,7 @@ class Passes:
         found = np.empty((len(rows), self._graph.embedding.n_vocab), np.float32)
         for first in range(0, len(rows), HEAD_TOKENS):
             part = rows[first : first + HEAD_TOKENS]
-            found[first : first + len(part)] = self._pass_head(part)
+            found[first : first + len(part)] = self._pass_head(part, each=True)
         behind = accumulate(run.logits for run in runs)
         return [found[stop - run.logits : stop] for run, stop in zip(runs, behind, strict=True)]
 
@@ -259,10 +277,10 @@ class Passes:
         for each, rotation in self._rotations.items():
             rotation.fill_cos_sin(start, self._rotated - start, self._buffers.cos_sin[each][start:])
 
-    def _pass_head(self, rows: Sequence[int]) -> Floats:
-        """Logits of tokens of the last pass, by their numbers in it."""
+    def _pass_head(self, rows: Sequence[int], *, each: bool = False) -> Floats:
+        """Logits of tokens of the last pass, by their numbers in it. ``each``: with the sums of one token."""
         count = len(rows)
         self._buffers.head_x[:count] = self._buffers.x[rows]
         self._buffers.head_rows[:count] = self._buffers.rows[rows]
-        self._team.run(self._heads[count > 1], count)
+        self._team.run(self._each_head if each and count > 1 else self._heads[count > 1], count)
         return self._buffers.logits[:count]

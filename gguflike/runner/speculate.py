@@ -1,10 +1,15 @@
-"""Drafts without a second model: what followed the last time the text ended like this (prompt lookup)."""
+"""Drafts: how long they may be, and those without a second model, of what followed the last time the text ended like
+this (prompt lookup). drafting.py has those of a draft model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from gguflike.runner.slots import common
+
+if TYPE_CHECKING:
+    from gguflike.runner.generate import Generation
 
 LONGEST, SHORTEST = 4, 2  # tokens of the ending that is looked up
 
@@ -49,6 +54,21 @@ class Lookup:
         if not came:
             return
         self._length = next_length(len(draft), common(came, draft, len(draft)), self._limit)
+
+
+class Length:
+    """How many tokens a draft model is asked for next, ``most`` at first (`next_length`)."""
+
+    def __init__(self, most: int) -> None:
+        self._most = self.next = most
+        self._drafted = self._accepted = 0
+
+    def adapt(self, result: Generation) -> None:
+        """Choose the length by what became of the last draft of a text."""
+        drafted, accepted = result.drafted - self._drafted, result.accepted - self._accepted
+        self._drafted, self._accepted = result.drafted, result.accepted
+        if drafted:
+            self.next = next_length(drafted, accepted, self._most)
 
 
 def next_length(drafted: int, accepted: int, most: int) -> int:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gguflike.cli.generation import sampling_of
 from gguflike.cli.output import clean, table
-from gguflike.cli.settings import ALL, SAMPLING, TEXT_SETTINGS, names_of
-from gguflike.errors import ArgumentError, ArgumentTypeError, counted, did_you_mean
+from gguflike.cli.settings import ALL, DRAFTING, SAMPLING, TEXT_SETTINGS, names_of
+from gguflike.errors import GGUFLikeError, counted, did_you_mean
 
 if TYPE_CHECKING:
     from gguflike.cli.talk.session import Session
@@ -65,12 +65,14 @@ def _help(session: Session, _: str) -> None:
     session.tell(table([[f"  {key}", what] for key, what in (keys if session.is_typed else keys[1:2])]))
 
 
-_SETTABLE = names_of(TEXT_SETTINGS, SAMPLING, (ALL["on_full"], ALL["think"], ALL["wrap"], ALL["quiet"]))
+_SETTABLE = names_of(TEXT_SETTINGS, DRAFTING, SAMPLING, (ALL["on_full"], ALL["think"], ALL["wrap"], ALL["quiet"]))
 
 _OPTIONS = {flag.lstrip("-"): name for name in _SETTABLE for flag in ALL[name].flags if flag.startswith("--")}
 
 
 def _set(session: Session, rest: str) -> None:
+    from gguflike.cli import UsageError
+
     word, _, value = rest.partition(" ")
     args, name = session.args, _OPTIONS.get(word, word.replace("-", "_"))
     if not word:
@@ -86,9 +88,11 @@ def _set(session: Session, rest: str) -> None:
     try:
         setattr(args, name, None if value in ("default", "usual") else ALL[name].parse(value.strip()))
         sampling_of(args)  # ArgumentError where they cannot be
-    except (argparse.ArgumentTypeError, ArgumentError, ArgumentTypeError) as error:
+        session.conversation.drafter.options(session.model)  # and this where there is no such draft model
+    except (argparse.ArgumentTypeError, UsageError, GGUFLikeError, OSError) as error:
         setattr(args, name, before)
-        raise Mistake(f"{word}: {error}") from None
+        wrong = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        raise Mistake(f"{word}: {wrong}") from None
 
 
 def _shown(args: argparse.Namespace, name: str) -> str:

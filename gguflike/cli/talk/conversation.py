@@ -12,7 +12,7 @@ from gguflike.cli.generation import begin_answer, begin_text, choices
 from gguflike.errors import GGUFLikeError, UnsupportedError
 
 if TYPE_CHECKING:
-    from gguflike.cli.generation import Begun
+    from gguflike.cli.generation import Begun, Drafter
     from gguflike.progress import Progress
     from gguflike.runner import Model
 
@@ -34,11 +34,11 @@ class FileError(Exception):
 class Conversation:
     """Messages as the chat template takes them, or where there is no template (``is_plain``), pieces of one text.
 
-    ``chosen`` is how tokens of the last answer were chosen.
+    ``chosen`` is how tokens of the last answer were chosen, and ``drafter`` has what guesses them.
     """
 
-    def __init__(self, model: Model, args: argparse.Namespace, *, is_plain: bool = False) -> None:
-        self.model, self.args, self.is_plain = model, args, is_plain
+    def __init__(self, model: Model, args: argparse.Namespace, drafter: Drafter, *, is_plain: bool = False) -> None:
+        self.model, self.args, self.drafter, self.is_plain = model, args, drafter, is_plain
         self.system: str | None = args.system
         self.turns: list[dict[str, Any]] = []  # of user and assistant, by turns
         self.chosen: dict[str, Any] = {}
@@ -73,7 +73,7 @@ class Conversation:
 
     def begin(self, progress: Progress | None) -> Begun:
         """Begin to answer what was said last. `FullError` where it does not fit into the context."""
-        self.chosen = choices(self.args)
+        self.chosen = choices(self.args) | self.drafter.options(self.model)
         return self._begun(progress)
 
     def _begun(self, progress: Progress | None) -> Begun:
@@ -95,7 +95,7 @@ class Conversation:
         """The same, where the oldest turns are forgotten until what is left fits, with room for an answer; also how
         many were. `FullError` where even the last does not fit: then, as after any other error, nothing is forgotten.
         """
-        self.chosen = choices(self.args)
+        self.chosen = choices(self.args) | self.drafter.options(self.model)
         dropped, room, before = 0, self.model.context // ROOM_SHARE, self.turns[:]
         try:
             while True:
