@@ -20,7 +20,7 @@ from gguflike.container import GGUFFile, TensorInfo, system
 from gguflike.container.digest import Recorded, header_digest, recorded
 from gguflike.container.findings import Finding, Severity, odd
 from gguflike.container.finite import NotFinite, first_not_finite
-from gguflike.container.places import gaps
+from gguflike.container.places import Gaps
 from gguflike.container.shards import open_shards
 from gguflike.container.validate import validate
 from gguflike.errors import GGUFError
@@ -151,7 +151,7 @@ class _FileCheck:
 
     def _padding(self, descriptor: int) -> None:
         """C-102 behind each tensor."""
-        for gap in gaps(self.file)[0]:
+        for gap in Gaps(self.file):
             self._zeros(descriptor, gap.start, gap.padded, gap.behind)
 
     def _zeros(self, descriptor: int, start: int, end: int, behind: str) -> None:

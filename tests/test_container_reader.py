@@ -17,7 +17,7 @@ from gguflike import container
 from gguflike.blocks import FORMATS, format_by_id
 from gguflike.container import ValueType, layout
 from gguflike.container.layout import FOREIGN_TYPES, MAX_HEADER_BYTES
-from gguflike.container.places import gaps
+from gguflike.container.places import Gaps
 from gguflike.container.strings import StringOverrun, _chain, decode, read_strings, skip_strings
 from gguflike.errors import GGUFError
 from tests.bad_vectors import bad
@@ -454,9 +454,8 @@ def test_gaps(tmp_path: Path) -> None:
 
     def found(tensors: list[bytes], data: int) -> tuple[list[tuple[int, int, int, str]], int]:
         with container.open(save(tmp_path, bad.build((), tensors, bytes(data)))) as file:
-            spread, end = gaps(file)
-            at = file.data_offset
-            return [(g.start - at, g.padded - at, g.end - at, g.behind.split()[-1]) for g in spread], end - at
+            gaps, at = Gaps(file), file.data_offset
+            return [(g.start - at, g.padded - at, g.end - at, g.behind.split()[-1]) for g in gaps], gaps.whole - at
 
     a, b, empty = bad.tensor("a", [10], F32, 0), bad.tensor("b", [8], F32, 64), bad.tensor("e", [0], F32, 0)
     assert found([b, empty, a], 96) == ([(40, 64, 64, "'a'")], 96)

@@ -51,10 +51,12 @@ def strings(file: GGUFFile) -> Iterator[Finding]:
     """C-104: strings are UTF-8."""
     metadata = file.metadata
     for key in metadata:
-        if ValueType.STRING not in (metadata.type_of(key), metadata.item_type_of(key)):
-            continue
-        value = metadata[key]
-        wrong = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, bytes)]
+        wrong: list[bytes] = []
+        if metadata.type_of(key) is ValueType.STRING:
+            value = metadata[key]
+            wrong = [value] if isinstance(value, bytes) else []
+        elif texts := metadata.texts(key):
+            wrong = [texts.raw(index) for index in texts.not_utf8()]
         if wrong:
             message = f"{len(wrong)} of {metadata.count_of(key)} strings are not UTF-8, the first {wrong[0][:40]!r}"
             yield Finding(odd(file), "C-104", message, file.path, metadata.entry(key).start, field=key)

@@ -18,12 +18,19 @@ class Cursor:
         self.file_bytes = len(buffer) if file_bytes is None else file_bytes
         self.end = min(len(buffer), MAX_HEADER_BYTES)
         self.position = 0
-        self.record = "header"
+        self.at: tuple[object, ...] = ("header",)  # what is being read: put into words only where that fails
         self.set_order("<")
 
     def set_order(self, order: str) -> None:
         """Read numbers in byte order "<" or ">" from here on."""
         self.u32, self.u64 = struct.Struct(order + "I"), struct.Struct(order + "Q")
+
+    @property
+    def record(self) -> str:
+        """What is being read: "header", "tensor[7]", "metadata[7] 'general.name'"."""
+        kind, *more = self.at
+        number = f"[{more[0]}]" if more else ""
+        return f"{kind}{number} {more[1]!r}" if more[1:] else f"{kind}{number}"
 
     def error(self, what: str, rule: str, part: str, *, offset: int | None = None, **details: Any) -> GGUFError:
         """The error at ``part`` of the record being read."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from gguflike.blocks import format_by_id
 from gguflike.container.cursor import Cursor
 from gguflike.container.layout import (
     ALIGNMENT_KEY,
@@ -41,6 +42,11 @@ if TYPE_CHECKING:
 # the header the offset stands. A table of numbers, not of objects: 200,000 tensors take 14 MB.
 NE, N_DIMS, TYPE, OFFSET, NBYTES, PLACE = slice(0, 4), 4, 5, 6, 7, 8
 COLUMNS = 9
+
+KINDS = tuple(ValueType)  # by their ids
+TAIL_BYTES = 12  # type and offset, behind the dimensions
+RECORDS = 1 << 12  # of tensors that are looked at together: temporaries stay in the cache, whatever the file says
+SURELY_FITS = 2.0**62  # what a product of floats may be if the one of integers is to fit 63 bits
 
 
 class Header(NamedTuple):
@@ -124,7 +130,7 @@ def _impostor(buffer: Any) -> tuple[str, str]:
 def _metadata(cursor: Cursor, count: int, order: str) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     for index in range(count):
-        cursor.record = f"metadata[{index}]"
+        cursor.at = ("metadata", index)
         start = cursor.position
         try:
             key = check_key(cursor.read_bytes("key"))
@@ -134,7 +140,7 @@ def _metadata(cursor: Cursor, count: int, order: str) -> dict[str, Entry]:
             cursor.relocate(error, "key", start)
         if key in entries:
             cursor.fail("duplicate key", "C-010", "key", offset=start, got=repr(key))
-        cursor.record = f"metadata[{index}] {key!r}"
+        cursor.at = ("metadata", index, key)
         kind = _value_type(cursor, "type")
         entries[key] = _array(cursor, order) if kind is ValueType.ARRAY else _value(cursor, kind)
     return entries
@@ -142,9 +148,9 @@ def _metadata(cursor: Cursor, count: int, order: str) -> dict[str, Entry]:
 
 def _value_type(cursor: Cursor, part: str) -> ValueType:
     number = cursor.read_u32(part)
-    if number > max(ValueType):
+    if number >= len(KINDS):
         cursor.fail("unknown metadata type", "C-011", part, offset=cursor.position - 4, expected="0 to 12", got=number)
-    return ValueType(number)
+    return KINDS[number]
 
 
 def _value(cursor: Cursor, kind: ValueType) -> Entry:
@@ -201,7 +207,7 @@ def _alignment(cursor: Cursor, metadata: Metadata) -> int:
     entry = metadata.entry(ALIGNMENT_KEY)
     value = metadata[ALIGNMENT_KEY]
     if entry.type is not ValueType.UINT32 or not check_alignment(value):
-        cursor.record = "metadata"
+        cursor.at = ("metadata",)
         cursor.fail(
             "alignment is not usable",
             "C-015",
@@ -214,35 +220,78 @@ def _alignment(cursor: Cursor, metadata: Metadata) -> int:
 
 
 def _tensors(cursor: Cursor, count: int, order: str) -> tuple[dict[str, int], npt.NDArray[np.uint64]]:
+    """Names, and the table of numbers, which is filled and checked for all tensors at once."""
     names: dict[str, int] = {}
-    numbers = array("Q")
-    tails = [struct.Struct(f"{order}{n}QIQ") for n in range(MAX_DIMS + 1)]
-    ones = [(1,) * (MAX_DIMS - n) + (n,) for n in range(MAX_DIMS + 1)]  # dimensions not stored, and how many are
+    sizes = array("I")
+    places = array("Q")
     for index in range(count):
-        cursor.record = f"tensor[{index}]"
+        cursor.at = ("tensor", index)
         start = cursor.position
-        part, at = "name", start
         try:
             name = check_name(cursor.read_bytes("name"))
-            if name in names:
-                cursor.fail("duplicate tensor name", "C-019", "name", offset=start, got=repr(name))
-            names[name] = index
-            n_dims = cursor.read_u32("n_dims")
-            if n_dims > MAX_DIMS:
-                cursor.fail(
-                    "too many dimensions", "C-020", "n_dims", offset=cursor.position - 4, expected="0 to 4", got=n_dims
-                )
-            tail = tails[n_dims]
-            cursor.need(tail.size, "dims")
-            *dims, type_id, offset = tail.unpack_from(cursor.buffer, cursor.position)
-            cursor.position += tail.size
-            part, at = "type", cursor.position - 12
-            fmt = known_format(type_id)
-            part, at = "dims", cursor.position - tail.size
-            size = tensor_bytes(tuple(dims), fmt)
         except GGUFError as error:
             if error.path is not None:
                 raise
-            cursor.relocate(error, part, at, None if part == "name" else name)
-        numbers.extend((*dims, *ones[n_dims], type_id, offset, size, cursor.position - 8))
-    return names, np.array(numbers, np.uint64).reshape(count, COLUMNS)
+            cursor.relocate(error, "name", start)
+        if name in names:
+            cursor.fail("duplicate tensor name", "C-019", "name", offset=start, got=repr(name))
+        names[name] = index
+        n_dims = cursor.read_u32("n_dims")
+        if n_dims > MAX_DIMS:
+            at = cursor.position - 4
+            cursor.fail("too many dimensions", "C-020", "n_dims", offset=at, expected="0 to 4", got=n_dims)
+        cursor.need(8 * n_dims + TAIL_BYTES, "dims")
+        sizes.append(n_dims)
+        places.append(cursor.position)
+        cursor.position += 8 * n_dims + TAIL_BYTES
+    table = np.zeros((count, COLUMNS), np.uint64)
+    table[:, N_DIMS] = sizes
+    table[:, PLACE] = places
+    if count:
+        _numbers(cursor, table, order)
+        _measure(cursor, table, names)
+    return names, table
+
+
+def _numbers(cursor: Cursor, table: npt.NDArray[np.uint64], order: str) -> None:
+    """Read dimensions, type and offset of tensors of which the table has N_DIMS and, as PLACE, where the first stands;
+    PLACE becomes that of the offset."""
+    buffer = np.frombuffer(cursor.buffer, np.uint8, cursor.position)
+    table[:, NE] = 1
+    for n_dims in range(MAX_DIMS + 1):
+        rows = np.flatnonzero(table[:, N_DIMS] == n_dims)
+        size = 8 * n_dims + TAIL_BYTES
+        for first in range(0, len(rows), RECORDS):
+            some = rows[first : first + RECORDS]
+            places = table[some, PLACE].astype(np.int64)
+            records = np.lib.stride_tricks.sliding_window_view(buffer, size)[places]
+            table[some, :n_dims] = np.ascontiguousarray(records[:, : size - TAIL_BYTES]).view(order + "u8")
+            table[some, TYPE] = np.ascontiguousarray(records[:, -TAIL_BYTES:-8]).view(order + "u4")[:, 0]
+            table[some, OFFSET] = np.ascontiguousarray(records[:, -8:]).view(order + "u8")[:, 0]
+    table[:, PLACE] += 8 * table[:, N_DIMS] + np.uint64(TAIL_BYTES - 8)
+
+
+def _measure(cursor: Cursor, table: npt.NDArray[np.uint64], names: dict[str, int]) -> None:
+    """Compute NBYTES. Records that may be wrong are looked at one by one, in order, with exact numbers."""
+    types, of_type = np.unique(table[:, TYPE], return_inverse=True)
+    formats = [format_by_id(int(type_id)) for type_id in types]
+    blocks = np.array([fmt.block_size if fmt else 1 for fmt in formats], np.uint64)[of_type]
+    block_bytes = np.array([fmt.block_bytes if fmt else 0 for fmt in formats], np.uint64)[of_type]
+    dims = table[:, NE]
+    empty = (dims == 0).any(axis=1)
+    filled = np.where(dims == 0, np.uint64(1), dims)
+    weights = filled.prod(axis=1)
+    about = filled.astype(np.float64).prod(axis=1)
+    table[:, NBYTES] = np.where(empty, np.uint64(0), weights // blocks * block_bytes)
+    suspect = (block_bytes == 0) | (dims[:, 0] % blocks != 0) | (about * np.maximum(block_bytes, 1) > SURELY_FITS)
+    listed = list(names) if suspect.any() else []
+    for index in np.flatnonzero(suspect).tolist():
+        cursor.at = ("tensor", index)
+        n_dims, place = int(table[index, N_DIMS]), int(table[index, PLACE])
+        part, at = "type", place - 4
+        try:
+            fmt = known_format(int(table[index, TYPE]))
+            part, at = "dims", at - 8 * n_dims
+            table[index, NBYTES] = tensor_bytes(tuple(dims[index, :n_dims].tolist()), fmt)
+        except GGUFError as error:
+            cursor.relocate(error, part, at, listed[index])

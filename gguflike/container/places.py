@@ -5,7 +5,8 @@ All offsets and sizes are columns of the header's table, unsigned, and compared 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -105,36 +106,52 @@ class Gap(NamedTuple):
     behind: str
 
 
-def gaps(file: GGUFFile) -> tuple[list[Gap], int]:
-    """The bytes between and behind tensors, and where the file should end: behind the last tensor's padding."""
-    header = file.header
-    order = _in_order(header, np.flatnonzero(header.table[:, NBYTES]))
-    starts = header.table[order, OFFSET]
-    ends = np.concatenate((np.zeros(1, np.uint64), starts + header.table[order, NBYTES]))
-    whole = align_up(header.data_offset + int(ends[-1]), header.alignment)
-    starts = np.append(starts, np.uint64(max(min(whole, file.file_bytes) - header.data_offset, 0)))
-    names = list(header.names)
-    found = []
-    for number in np.flatnonzero(starts > ends):
-        start, end = (header.data_offset + int(side[number]) for side in (ends, starts))
-        behind = f"behind tensor {names[order[number - 1]]!r}" if number else "before the first tensor"
-        found.append(Gap(start, min(align_up(start, header.alignment), end), end, behind))
-    return found, whole
+class Gaps:
+    """The bytes between and behind tensors, in their order, and ``whole``, where the file should end: behind the last
+    tensor's padding. What stands behind that is no gap."""
+
+    def __init__(self, file: GGUFFile) -> None:
+        header = self._header = file.header
+        self._order = _in_order(header, np.flatnonzero(header.table[:, NBYTES]))
+        starts = header.table[self._order, OFFSET]
+        ends = np.concatenate((np.zeros(1, np.uint64), starts + header.table[self._order, NBYTES]))
+        self.whole = align_up(header.data_offset + int(ends[-1]), header.alignment)
+        last = max(min(self.whole, file.file_bytes) - header.data_offset, 0)
+        starts = np.append(starts, np.uint64(last))
+        self._number = np.flatnonzero(starts > ends)
+        base = np.uint64(header.data_offset)
+        self._start, self._end = ends[self._number] + base, starts[self._number] + base
+        mask = np.uint64(header.alignment - 1)
+        self._padded = np.minimum((self._start + mask) & ~mask, self._end)
+
+    def __iter__(self) -> Iterator[Gap]:
+        return self._of(range(len(self._number)))
+
+    def holes(self) -> tuple[Iterator[Gap], int]:
+        """Those that are more than padding, and how many they are."""
+        wide = np.flatnonzero(self._padded < self._end)
+        return self._of(wide), len(wide)
+
+    def _of(self, numbers: Iterable[int]) -> Iterator[Gap]:
+        names = list(self._header.names)
+        for number in numbers:
+            after = self._number[number]
+            behind = f"behind tensor {names[self._order[after - 1]]!r}" if after else "before the first tensor"
+            yield Gap(int(self._start[number]), int(self._padded[number]), int(self._end[number]), behind)
 
 
 def holes(file: GGUFFile) -> Iterator[Finding]:
-    """C-101: nothing but padding stands between tensors."""
-    for gap in gaps(file)[0]:
-        if gap.padded < gap.end:
-            message = (
-                f"{counted(gap.end - gap.padded, 'byte')} {gap.behind} in no tensor; llama.cpp refuses such a file"
-            )
-            yield Finding(odd(file), "C-101", message, file.path, gap.padded)
+    """C-101: nothing but padding stands between tensors. Only the first hole is reported, with how many there are."""
+    found, count = Gaps(file).holes()
+    for gap in islice(found, 1):
+        message = f"{counted(gap.end - gap.padded, 'byte')} {gap.behind} in no tensor; llama.cpp refuses such a file"
+        got = None if count == 1 else f"{count} such holes"
+        yield Finding(odd(file), "C-101", message, file.path, gap.padded, got=got)
 
 
 def ended(file: GGUFFile) -> Iterator[Finding]:
     """C-103: nothing stands behind the last tensor's padding. C-105: that padding is there."""
-    end = gaps(file)[1]
+    end = Gaps(file).whole
     if file.file_bytes > end:
         message = f"{counted(file.file_bytes - end, 'byte')} behind the last tensor"
         yield Finding(odd(file), "C-103", message, file.path, end)
