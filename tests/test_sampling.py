@@ -147,6 +147,35 @@ def test_steps_are_their_formulas(name: str, vocabulary: str) -> None:
     assert np.array_equal(logits, before)
 
 
+def shapes(size: int) -> dict[str, np.ndarray]:
+    """Logits of a vocabulary: a few likely tokens, many, equal ones, zeros of either sign, forbidden ones."""
+    rng = np.random.default_rng(7)
+    flat = (rng.standard_normal(size) * 3).astype(np.float32)
+    peaked = flat / 2
+    peaked[rng.permutation(size)[:40]] += np.linspace(16, 2, 40, dtype=np.float32)
+    equal = np.round(flat)
+    equal[::3] *= -0.0
+    forbidden = np.where(rng.random(size) < 0.7, np.float32(-np.inf), flat)
+    return {"flat": flat, "peaked": peaked, "equal": equal, "forbidden": forbidden, "one": np.zeros(size, np.float32)}
+
+
+@pytest.mark.parametrize("size", [50, 3000, 40_000])
+@pytest.mark.parametrize("share", [1e-4, 0.3, 0.95, 0.9999])
+def test_shares_are_those_of_all_in_order(share: float, size: int) -> None:
+    """What a share leaves, and in which order, is what sorting all by (key, id) and summing up gives, bit for bit."""
+    for logits in shapes(size).values():
+        weights, total = Candidates(logits).weights()
+        surprise = np.float32(logits.max() + math.log(total)) - logits
+        entropy = np.float32(float(np.dot(weights, np.minimum(surprise, 1e30))) / total)
+        for step, keys in (("keep_likeliest", logits), ("keep_typical", -np.abs(surprise - entropy))):
+            order = np.lexsort((np.arange(size), -keys))
+            count = int(np.searchsorted(np.cumsum(weights[order], dtype=np.float64), share * total)) + 1
+            candidates = Candidates(logits)
+            getattr(candidates, step)(share)
+            assert np.array_equal(candidates.ids, order[:count])
+            assert np.array_equal(candidates.logits, logits[order[:count]])
+
+
 @pytest.mark.parametrize("name", ["usual", "temperature", "typical_p", "all cuts"])
 def test_steps_with_a_mask(name: str) -> None:
     """A forbidden token is as one of minus infinity, also where the likeliest is forbidden or few are left."""

@@ -159,15 +159,12 @@ def typical_p(candidates: Candidates, chain: Chain) -> None:
 
     Meister et al. 2022, arXiv:2202.00666.
     """
-    weights, total = candidates.weights()
-    surprise = candidates.logits.dtype.type(candidates.most + math.log(total)) - candidates.logits
-    entropy = float(np.dot(weights, np.minimum(surprise, 1e30))) / total  # 0 times infinity is no number
-    candidates.keep_likeliest(-np.abs(surprise - surprise.dtype.type(entropy)), chain.sampling.typical_p)
+    candidates.keep_typical(chain.sampling.typical_p)
 
 
 def top_p(candidates: Candidates, chain: Chain) -> None:
     """Keep the likeliest, as few as together have at least the share. Holtzman et al. 2019, arXiv:1904.09751."""
-    candidates.keep_likeliest(candidates.logits, chain.sampling.top_p)
+    candidates.keep_likeliest(chain.sampling.top_p)
 
 
 def min_p(candidates: Candidates, chain: Chain) -> None:
