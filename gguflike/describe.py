@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gguflike import quality
-from gguflike.container import GGUFFile, ValueType
+from gguflike.container import GGUFFile, TensorInfo, ValueType
 from gguflike.container.file_types import FILE_TYPES
 
 #: Items shown of a longer array, and characters of a longer string.
@@ -27,16 +27,7 @@ def describe(file: GGUFFile) -> dict[str, Any]:
     see `gguflike.quality.rows`), ``tensors`` (name, shape in numpy order, type, bytes, file offset).
     """
     infos = list(file.infos.values())
-    tensors = [
-        {
-            "name": info.name,
-            "shape": list(info.shape),
-            "type": info.format.name,
-            "bytes": info.nbytes,
-            "offset": info.offset,
-        }
-        for info in infos
-    ]
+    tensors = [tensor(info) for info in infos]
     parameters = sum(math.prod(info.shape) for info in infos)
     data_bytes = sum(info.nbytes for info in infos)
     return {
@@ -50,6 +41,17 @@ def describe(file: GGUFFile) -> dict[str, Any]:
         "metadata": {key: value(file, key) for key in file.metadata},
         "quality": quality.rows(file.metadata),
         "tensors": tensors,
+    }
+
+
+def tensor(info: TensorInfo) -> dict[str, Any]:
+    """One tensor: name, shape in numpy order, type, bytes, file offset."""
+    return {
+        "name": info.name,
+        "shape": list(info.shape),
+        "type": info.format.name,
+        "bytes": info.nbytes,
+        "offset": info.offset,
     }
 
 
@@ -70,19 +72,20 @@ def value(file: GGUFFile, key: str, *, whole: bool = False) -> Any:
     metadata = file.metadata
     longest = sys.maxsize if whole else LONGEST_STRING
     if metadata.type_of(key) is not ValueType.ARRAY:
-        return _plain(metadata[key], longest)
+        return plain(metadata[key], longest)
     count = metadata.count_of(key)
     if whole or count <= LONGEST_ARRAY:
-        return [_plain(item, longest) for item in metadata[key]]
+        return [plain(item, longest) for item in metadata[key]]
     kind = metadata.item_type_of(key)
     return {
         "array": kind.name.lower() if kind is not None else "",
         "count": count,
-        "first": [_plain(item) for item in metadata.head(key, SHOWN_ITEMS)],
+        "first": [plain(item) for item in metadata.head(key, SHOWN_ITEMS)],
     }
 
 
-def _plain(item: Any, longest: int = LONGEST_STRING) -> Any:
+def plain(item: Any, longest: int = LONGEST_STRING) -> Any:
+    """A number or text as JSON."""
     if isinstance(item, np.generic):
         item = item.item()
     if isinstance(item, bytes):

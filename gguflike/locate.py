@@ -46,7 +46,8 @@ def open(path: str | os.PathLike[str], *, shards: bool = True, progress: Progres
 
 
 def open_header(path: str | os.PathLike[str]) -> GGUFFile:
-    """What `open` does, but of what is not on disk the header alone is fetched: its ``tensors`` cannot be read."""
+    """What `open` does, but of what is not on disk the header alone is fetched: its ``tensors`` cannot be had, `read`
+    fetches the parts of them that it is asked for. ``fetched`` counts the bytes."""
     if not _is_reference(path):
         return container.open(path)
     from gguflike.checkpoint.hub import remote, resolver
@@ -59,7 +60,8 @@ def open_header(path: str | os.PathLike[str]) -> GGUFFile:
 
     def opener(name: str | os.PathLike[str]) -> GGUFFile:
         file = remote.opened(os.fspath(name))
-        return HeaderFile(file.name, file.size, file.read)
+        before = file.received
+        return HeaderFile(file.name, file.size, file.read, lambda: file.received - before)
 
     return open_with(opener, places[0])
 

@@ -20,6 +20,7 @@ import pytest
 import gguflike
 from gguflike import cli, demo
 from gguflike.cli import COMMANDS, main, output
+from gguflike.summary import summary
 from tests import tiny
 
 AUSTEN = Path(gguflike.__file__).parent / "data" / "austen-kjv-6m"
@@ -173,19 +174,22 @@ def test_interrupt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
 def test_inspect(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(small)]) == 0
     out = capsys.readouterr().out
-    for text in ("GGUF v3", "llama", "192", "32.000", "F32", "0, 1, 2, 3, 4, 5, 6, 7 (100 int32)"):
+    for text in ("3 tensors", "llama", "192", "32.000", "F32", "runs here"):
         assert text in out
     assert "blk.1.x" not in out
+    assert main(["inspect", str(small), "--metadata"]) == 0
+    out = capsys.readouterr().out
+    assert "0, 1, 2, 3, 4, 5, 6, 7 (100 int32)" in out
     assert "\x1b" not in out  # what a file says must not steer the terminal
     assert r"evil.key\x1b[31m" in out
     assert main(["inspect", str(small), "--tensors"]) == 0
     assert "blk.1.x" in capsys.readouterr().out
 
 
-def test_inspect_json_is_describe(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_json_is_describe_and_the_summary(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = run_json(capsys, "inspect", small)
     with gguflike.open(small) as file:
-        assert document == gguflike.describe(file)
+        assert document == {**gguflike.describe(file), "summary": summary(file)}
 
 
 def test_verify(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

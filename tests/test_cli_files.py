@@ -15,6 +15,7 @@ import gguflike
 from gguflike.cli import COMMANDS, main
 from gguflike.cli.completion import SHELLS, commands
 from gguflike.progress import READING
+from gguflike.summary import summary
 from tests import tiny_gguf
 
 
@@ -43,12 +44,12 @@ def test_values_are_cut_to_the_screen(
     monkeypatch.setenv("COLUMNS", "60")
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", screen)
-        assert main(["inspect", str(small)]) == 0
+        assert main(["inspect", str(small), "--metadata"]) == 0
     metadata = screen.getvalue().partition("metadata\n")[2].partition("\n\n")[0].splitlines()
     assert len(metadata) >= 4
     assert max(map(len, metadata)) == 60
     assert any(line.endswith("… (300 string)") for line in metadata)
-    assert main(["inspect", str(small)]) == 0  # in a pipe, as long as they may be
+    assert main(["inspect", str(small), "--metadata"]) == 0  # in a pipe, as long as they may be
     assert max(map(len, capsys.readouterr().out.splitlines())) > 80
 
 
@@ -81,7 +82,7 @@ def test_several_files(small: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["inspect", str(small), str(broken), str(small), "--json"]) == 1
     out, err = capsys.readouterr()
     with gguflike.open(small) as file:
-        assert json.loads(out) == [gguflike.describe(file)] * 2
+        assert json.loads(out) == [{**gguflike.describe(file), "summary": summary(file)}] * 2
     assert err.startswith(f"gguflike inspect: {broken}, byte ")
     assert main(["verify", str(small), str(small), "--json"]) == 0
     assert [each["ok"] for each in json.loads(capsys.readouterr().out)] == [True, True]

@@ -36,6 +36,8 @@ BELOW = {
     "model_card": {"checkpoint", "quality"},
     "upload": {"progress", "errors", "container", "describe", "checkpoint", "model_card"},
     "describe": {"errors", "blocks", "tensor", "container", "quality"},
+    "statistics": {"blocks", "container"},
+    "summary": {"errors", "machine", "container", "describe", "families", "checkpoint", "chat", "runner"},
     "verify": {"progress", "errors", "blocks", "tensor", "container", "locate"},
     "diff": {"progress", "errors", "blocks", "tensor", "container"},
     "convert": {"progress", "errors", "foreign", "blocks", "kernels", "tensor", "container", "families", "checkpoint"}

@@ -3,44 +3,61 @@
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import sys
+import os
 from typing import TYPE_CHECKING, Any
 
-from gguflike.cli.arguments import MODEL
-from gguflike.cli.output import clean, columns, size, table
+from gguflike.cli.arguments import MODEL, positive
+from gguflike.cli.output import clean, size
 from gguflike.cli.several import for_each, print_documents
 
 if TYPE_CHECKING:
     from gguflike.container import GGUFFile
 
-LONGEST, SHORTEST = 90, 16  # characters of a value that are shown
+VALUES = 8  # of a tensor that are shown
+CHOICES = ("key", "tensor", "template", "tokens")  # what is looked for, in place of the first screen
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", metavar="FILE", nargs="+", help=MODEL)
-    parser.add_argument("--tensors", action="store_true", help="list every tensor")
+    parser.add_argument("files", metavar="FILE", nargs="+", help=f"{MODEL}; a folder of them, or a checkpoint's folder")
+    parser.add_argument("--metadata", action="store_true", help="all metadata behind the first screen")
+    parser.add_argument("--tensors", action="store_true", help="all tensors behind it")
     parser.add_argument("--key", metavar="GLOB", help="only metadata of these names, such as 'tokenizer.*', all of it")
+    parser.add_argument("--tensor", metavar="GLOB", help="only tensors of these names, such as 'blk.0.*'")
+    parser.add_argument(
+        "--values", metavar="N", type=positive, nargs="?", const=VALUES, help=f"their first values (default: {VALUES})"
+    )
+    parser.add_argument(
+        "--stats", action="store_true", help="their range, mean, histogram, scales and codes at the ends of their range"
+    )
+    parser.add_argument("--template", action="store_true", help="only the chat templates, as they are")
+    parser.add_argument(
+        "--tokens", metavar="REGEX", help="only tokens in which a regular expression of Python's occurs (at most 10 s)"
+    )
+    parser.add_argument("--markdown", action="store_true", help="as Markdown, with all metadata and tensors")
     parser.add_argument("--json", action="store_true", help="one JSON document; of several files, a list")
     parser.set_defaults(listed="files")
 
 
 def run(args: argparse.Namespace) -> int:
-    from gguflike.describe import describe
     from gguflike.locate import open_header
 
+    _check(args)
     documents: list[Any] = []
 
     def inspect(name: str) -> int:
+        if os.path.isdir(name):  # noqa: PTH112 - text
+            return _folder(args, name, documents)
         with open_header(name) as file:
-            document = describe(file) if args.key is None else _whole(file, args.key)
+            document = _document(args, file)
+            fetched = file.fetched
         if args.json:
             documents.append(document)
-        elif args.key is not None:
-            _print_values(document, name if len(args.files) > 1 else None)
         else:
-            _print(document, name, args.tensors)
+            _print(args, document, name)
+        if fetched:
+            from gguflike.cli.streams import say
+
+            say(f"read {size(fetched)} of {size(document.get('file_bytes', fetched))} of {clean(name)}")
         return 0
 
     status = for_each(args, inspect)
@@ -49,115 +66,67 @@ def run(args: argparse.Namespace) -> int:
     return status
 
 
-def _whole(file: GGUFFile, pattern: str) -> dict[str, Any]:
-    """Metadata whose names the pattern fits, all of it."""
-    from fnmatch import fnmatchcase
+def _check(args: argparse.Namespace) -> None:
+    """UsageError for options that have no meaning together."""
+    from gguflike.cli import UsageError
 
-    from gguflike.describe import value
-    from gguflike.errors import GGUFError, did_you_mean
-
-    found = {key: value(file, key, whole=True) for key in file.metadata if fnmatchcase(key, pattern)}
-    if not found:
-        remedy = did_you_mean(pattern, file.metadata)
-        raise GGUFError("no such metadata", path=file.path, field=pattern, remedy=remedy)
-    return found
-
-
-def _print_values(values: dict[str, Any], path: str | None) -> None:
-    """Names and values, texts with their lines; of a single one, the value alone. ``path``: the file, if there are
-    several."""
-    if path is not None:
-        print(f"{clean(path)}:")
-    for key, value in values.items():
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        shown = "\n".join(clean(line) for line in text.split("\n"))
-        print(shown if len(values) == 1 else f"{clean(key)}: {shown}")
+    chosen = [f"--{name}" for name in CHOICES if getattr(args, name)]
+    if len(chosen) > 1:
+        raise UsageError(f"one of {' and '.join(chosen)} at a time")
+    if (args.values or args.stats) and args.tensor is None:
+        raise UsageError("--values and --stats are of the tensors that --tensor GLOB names")
+    if args.markdown and (chosen or args.json):
+        raise UsageError(f"--markdown is of a whole file, not with {(*chosen, '--json')[0]}")
 
 
-def _print(document: dict[str, Any], path: str, all_tensors: bool) -> None:
-    bits = document["bits_per_weight"]
-    facts = [
-        ["file", clean(path)],
-        ["format", f"GGUF v{document['version']}"],
-        ["architecture", clean(str(document["architecture"]))],
-        ["type", clean(str(document["file_type"]))],
-        ["parameters", f"{document['parameters']:,}"],
-        ["size", f"{size(document['file_bytes'])} ({document['file_bytes']:,} bytes)"],
-        ["bits per weight", "none" if bits is None else f"{bits:.3f}"],
-    ]
-    print(table(facts))
-    if document["metadata"]:
-        print("\nmetadata")
-        names = [f"  {clean(key)}" for key in document["metadata"]]
-        room = _room(max(map(len, names)) + 2)
-        values = [_shown(each, room) for each in document["metadata"].values()]
-        print(table([*map(list, zip(names, values, strict=True))]))
-    if document["quality"]:
-        reference = document["metadata"].get("gguflike.quality.reference")
-        print(f"\nquality, beside {clean(str(reference))} in floats")
-        print(_quality(document["quality"]))
-    if document["tensors"]:
-        print("\ntensors")
-        print(_tensor_list(document["tensors"]) if all_tensors else _by_type(document["tensors"]))
+def _document(args: argparse.Namespace, file: GGUFFile) -> dict[str, Any]:
+    """What was asked for, as JSON."""
+    from gguflike.cli import looked_for
+
+    if args.key is not None:
+        return looked_for.values(file, args.key)
+    if args.tensor is not None:
+        return looked_for.tensors(file, args.tensor, args.values, args.stats)
+    if args.template:
+        return looked_for.templates(file)
+    if args.tokens is not None:
+        return looked_for.tokens(file, args.tokens)
+    from gguflike.describe import describe
+    from gguflike.summary import summary
+
+    return {**describe(file), "summary": summary(file)}
 
 
-def _room(before: int) -> int:
-    """Columns for a value behind so many: on a terminal, what is left of the line."""
-    return max(columns() - before, SHORTEST) if sys.stdout.isatty() else LONGEST
+def _print(args: argparse.Namespace, document: dict[str, Any], name: str) -> None:
+    from gguflike.cli import facts, looked_for
+
+    several = name if len(args.files) > 1 else None
+    if args.key is not None or args.template:
+        looked_for.print_values(document, several)
+    elif args.tensor is not None:
+        looked_for.print_tensors(document)
+    elif args.tokens is not None:
+        looked_for.print_tokens(document)
+    elif args.markdown:
+        print(facts.markdown(document, name))
+    else:
+        print(facts.screen(document, name))
+        if args.metadata:
+            print(f"\nmetadata\n{facts.metadata(document)}")
+        if args.tensors and document["tensors"]:
+            print(f"\ntensors\n{facts.tensor_list(document['tensors'])}")
 
 
-def _shown(value: Any, room: int = LONGEST) -> str:
-    if isinstance(value, dict) and "array" in value:
-        first, counted = ", ".join(_shown(item) for item in value["first"]), f" ({value['count']:,} {value['array']})"
-        return _cut(first, max(room - len(counted), SHORTEST)) + counted
-    if isinstance(value, dict):
-        return _cut(json.dumps(value), room)
-    if isinstance(value, list):
-        return _cut("[" + ", ".join(_shown(item) for item in value) + "]", room)
-    return _cut(value if isinstance(value, str) else json.dumps(value), room)
+def _folder(args: argparse.Namespace, folder: str, documents: list[Any]) -> int:
+    """What is in a folder: the models in GGUF files, or a checkpoint."""
+    from gguflike.cli import facts
+    from gguflike.summary import checkpoint
+    from gguflike.summary import folder as models
 
-
-def _cut(text: str, room: int) -> str:
-    """At most so many characters, those of escapes counted."""
-    shown = clean(text, room)
-    return shown if len(shown) <= room else shown[: room - 1] + "…"
-
-
-def _quality(rows: list[dict[str, Any]]) -> str:
-    """What the file says of itself, a line for each text."""
-    titles = {
-        **{"text": "  text", "tokens": "tokens", "kl": "KL divergence", "kl_error": "±", "kl_99": "99 %"},
-        **{"same_top": "same likeliest", "perplexity": "perplexity", "reference_perplexity": "in floats"},
-    }
-    cells = [
-        [f"  {clean(str(row['text']))}", *(_number(row[name]) for name in titles if name != "text")] for row in rows
-    ]
-    return table([[*titles.values()], *cells], right=range(1, len(titles)))
-
-
-def _number(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else ""
-
-
-def _by_type(tensors: list[dict[str, Any]]) -> str:
-    """Tensors grouped by type, most bytes first."""
-    groups: dict[str, list[int]] = {}
-    for tensor in tensors:
-        group = groups.setdefault(tensor["type"], [0, 0, 0])
-        group[0] += 1
-        group[1] += math.prod(tensor["shape"])
-        group[2] += tensor["bytes"]
-    rows = [["  type", "tensors", "weights", "bytes"]]
-    for name, (count, weights, nbytes) in sorted(groups.items(), key=lambda item: -item[1][2]):
-        rows.append(["  " + name, f"{count:,}", f"{weights:,}", f"{nbytes:,}"])
-    return table(rows, right=(1, 2, 3))
-
-
-def _tensor_list(tensors: list[dict[str, Any]]) -> str:
-    rows = [["  name", "type", "shape", "bytes", "offset"]]
-    for tensor in tensors:
-        shape = " x ".join(map(str, tensor["shape"]))
-        rows.append(
-            ["  " + clean(tensor["name"]), tensor["type"], shape, f"{tensor['bytes']:,}", f"{tensor['offset']:,}"]
-        )
-    return table(rows, right=(3, 4))
+    found = models(folder)
+    document: dict[str, Any] = {"models": found} if found else {"checkpoint": checkpoint(folder)}
+    if args.json:
+        documents.append(document)
+    else:
+        print(facts.models(found) if found else facts.checkpoint(document["checkpoint"], folder))
+    return 0

@@ -100,6 +100,11 @@ class GGUFFile:
         """The files this consists of: one, or the shards in order."""
         return (self.path,)
 
+    @property
+    def fetched(self) -> int:
+        """Bytes that came from elsewhere so far: none of what is on the disk."""
+        return 0
+
     def close(self) -> None:
         """Let go of the file. Metadata and new tensors cannot be read afterwards (ValueError)."""
         mapping, self._map = self._map, None
@@ -172,17 +177,27 @@ def original_shape(file: GGUFFile, info: TensorInfo) -> tuple[int, ...] | None:
 
 
 class HeaderFile(GGUFFile):
-    """The header of a file that lies elsewhere: ``read(offset, count)`` gives its bytes. ``tensors`` cannot be read.
+    """The header of a file that lies elsewhere: ``read(offset, count)`` gives its bytes. ``tensors`` cannot be had;
+    `read` fetches what it is asked for.
 
-    What is read is the beginning of the file, twice as much each time until the header is in it.
+    What is read is the beginning of the file, twice as much each time until the header is in it. ``received`` counts
+    the bytes that came, where more may come than was asked for.
     """
 
-    def __init__(self, path: str, file_bytes: int, read: Callable[[int, int], bytes]) -> None:
+    def __init__(
+        self,
+        path: str,
+        file_bytes: int,
+        read: Callable[[int, int], bytes],
+        received: Callable[[], int] | None = None,
+    ) -> None:
         self.path = path
+        self._fetch, self._received = read, received
+        self._read = 0
         most = min(file_bytes, MAX_HEADER_BYTES)
         data = b""
         while True:
-            data += read(len(data), min(max(len(data), FIRST_READ), most - len(data)))
+            data += self._taken(len(data), min(max(len(data), FIRST_READ), most - len(data)))
             try:
                 header = parse(data, path, file_bytes)
                 break
@@ -191,6 +206,23 @@ class HeaderFile(GGUFFile):
                     raise
         self._map = data
         self._take(header, file_bytes)
+
+    @property
+    def fetched(self) -> int:
+        """Bytes that came from elsewhere so far."""
+        return self._read if self._received is None else self._received()
+
+    def _taken(self, offset: int, count: int) -> bytes:
+        data = self._fetch(offset, count)
+        self._read += len(data)
+        return data
+
+    def read(self, name: str, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        info = self._info(name)
+        data = np.frombuffer(self._taken(info.offset + start, stop - start), np.uint8)
+        if len(data) < stop - start:
+            raise GGUFError("the file became shorter while it was read", path=self.path, tensor=name, rule="C-025")
+        return _little_endian(data, info.format) if self.header.order == ">" else data
 
     def _tensor(self, name: str) -> QuantizedTensor:
         remedy = "download the file to read its tensors"

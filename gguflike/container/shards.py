@@ -84,6 +84,10 @@ class ShardedFile(GGUFFile):
     def paths(self) -> tuple[str, ...]:
         return tuple(file.path for file in self.shards)
 
+    @property
+    def fetched(self) -> int:
+        return sum(file.fetched for file in self.shards)
+
     def close(self) -> None:
         for file in self.shards:
             file.close()

@@ -25,12 +25,9 @@ from gguflike.errors import (
     check_threads,
     counted,
 )
-from gguflike.families import registry
-from gguflike.families.config import layers_left_out
-from gguflike.families.family import check_layers
 from gguflike.families.parts import Head
 from gguflike.progress import Progress
-from gguflike.runner import graph
+from gguflike.runner import ability, graph
 from gguflike.runner.passes import Passes
 from gguflike.runner.state import TYPES, default_context
 from gguflike.runner.tokenizer import Tokenizer, token_ids
@@ -79,11 +76,8 @@ class Network:
             context = check_integer("context", context, 1)
         self.path = os.fspath(path)
         self._file = file = container.open(path) if opened is None else opened
-        family = registry.for_gguf(_architecture(file)).of_file(file.metadata, file.infos)
-        self.config = family.from_file(file.metadata, file.infos)
-        check_layers(self.config, self.path, len(file.infos))
-        self.graph = family.graph(self.config)
-        graph.check(self.graph)
+        understood = ability.understand(file)
+        self.config, self.graph = understood.config, understood.graph
         position_bytes = graph.bytes_per_position(self.graph, cache_type)
         self._longest = min((self.config.n_ctx, *graph.limits(self.graph)))
         self.context = context or default_context(self._longest, position_bytes)
@@ -94,7 +88,7 @@ class Network:
             from gguflike.activations import fixed
 
             ranges = fixed(file.metadata, activations, self.path)
-        self.weights = Weights(file, self.graph, layers_left_out(family.name, file.metadata))
+        self.weights = Weights(file, self.graph, understood.left_out)
         self.cache_type, self.position_bytes = cache_type, position_bytes
         self.weights.fix(ranges)
         crest = CREST if activations == "adaptive" else 0.0
@@ -358,18 +352,3 @@ class Network:
                 path=self.path,
                 remedy="embed() gives vectors, scores() and rerank() scores (`gguflike embed`, `gguflike rerank`)",
             )
-
-
-def _architecture(file: container.GGUFFile) -> str:
-    """The architecture of the model in a file. GGUFError where it holds something else."""
-    kind = file.metadata.get("general.type", "model")
-    if kind != "model":
-        remedy = "run the model that it belongs to" if kind == "adapter" else None
-        raise GGUFError(
-            "the file is no model", path=file.path, field="general.type", expected="model", got=kind, remedy=remedy
-        )
-    if file.architecture is None:
-        raise GGUFError("the file does not say what model it is", path=file.path, field="general.architecture")
-    if not file.infos:
-        raise GGUFError("the file holds a vocabulary at most, no weights", path=file.path, got="no tensors")
-    return file.architecture

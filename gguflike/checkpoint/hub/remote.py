@@ -42,6 +42,7 @@ class RemoteFile:
         self.etag = etag
         self._size = size
         self._location: str | None = None  # where the Hub sent us last
+        self.received = 0  # bytes of it that came so far, those that were not asked for among them
 
     @property
     def size(self) -> int:
@@ -114,6 +115,7 @@ class RemoteFile:
                     return 0, self._refused(answer), retry_after(answer.headers)
                 for chunk in self._chunks(answer, offset, location):
                     attempts.check()
+                    self.received += len(chunk)
                     count = min(len(chunk), len(view) - done)
                     view[done : done + count] = chunk[:count]
                     done += count
