@@ -10,6 +10,8 @@ MODEL is a checkpoint. Both sides start from it, see the same calibration text, 
     mixes   (--mixes)  llama-quantize's own mix beside convert --size BYTES --effort N, with the bytes of the peer's
             file, at any effort: ours must not be larger.
 
+With --hessians, files of effort 1 whose Hessians are kept by one run of calibrate stand beside them.
+
 The divergence from the checkpoint in its own floats is measured by `gguflike eval` on every text, none of which may be
 calibrated on, for all files of a type together, paired by chunks of text. --through-llama measures it with
 llama-perplexity --kl-divergence as well, which knows nothing of us.
@@ -24,6 +26,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import shlex
 import subprocess
 import sys
@@ -43,7 +46,7 @@ from gguflike.runner.tokenizer import Tokenizer
 PROGRAMS = ("llama-imatrix", "llama-quantize", "llama-perplexity")
 #: Block types whose mix of the same name has another type for most tensors: the mix that has this one.
 MIX_OF = {"IQ2_S": "IQ2_M", "Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
-PEER = "llama.cpp"
+PEER, KEPT = "llama.cpp", "kept Hessians"
 ATTEMPTS = 12  # where the machine is busy, llama-perplexity may end before the last lines of its log are out
 _KL = re.compile(r"Mean\s+KLD:\s+([-\d.]+) ±\s+([\d.]+)")
 
@@ -116,30 +119,45 @@ def make(args: argparse.Namespace, programs: Tools, floats: Path, imatrix: Path,
                 programs.run("llama-quantize", *quantize)
                 path.with_suffix(".part").replace(path)
                 job.seconds[PEER] = time.perf_counter() - begin
-            for effort in args.efforts:
-                ours = args.work / f"{name}-{kind}-{args.head or 'same'}-effort{effort}.gguf"
-                job.files[f"effort {effort}"] = ours
+            ways = {f"effort {effort}": seen(effort, calibration) for effort in args.efforts}
+            if args.hessians:
+                ways[KEPT] = ["--hessians", str(hessians(args, calibration))]
+            for by, given in ways.items():
+                ours = args.work / f"{name}-{kind}-{args.head or 'same'}-{by.replace(' ', '')}.gguf"
+                job.files[by] = ours
                 if not ours.exists():
                     what = ["--size", str(path.stat().st_size)] if kind == "mix" else ["-t", mix, *chosen]
-                    begin = time.perf_counter()
-                    convert(args, ours, effort, calibration, what)
-                    job.seconds[f"effort {effort}"] = time.perf_counter() - begin
+                    command = ["convert", str(args.model), "-o", str(ours), *what, *given, *args.convert]
+                    job.seconds[by] = ourselves(args, *command)
             check(job)
             yield job
 
 
-def convert(args: argparse.Namespace, out: Path, effort: int, calibration: Path, options: Sequence[str]) -> None:
-    """Our file, made by the command. Effort 0 sees no text."""
+def seen(effort: int, calibration: Path) -> list[str]:
+    """The options of convert at an effort: 0 sees no text."""
     tokens = str(len(calibration.read_bytes()))  # more than it has: all of it
     given = ["--effort", str(effort), "--calibration", str(calibration), "--calibration-tokens", tokens]
-    given = given if effort else []
-    command = [
-        *(sys.executable, "-m", "gguflike", "convert", str(args.model), "-o", str(out)),
-        *("--threads", str(args.threads), *options, *given, *args.convert),
-    ]
+    return given if effort else []
+
+
+def hessians(args: argparse.Namespace, calibration: Path) -> Path:
+    """The folder with those of the model, on the same text."""
+    folder: Path = args.work / "hessians"
+    if not (folder / "index.json").exists():
+        command = ["calibrate", str(args.model), "--hessians", str(folder), "--calibration", str(calibration)]
+        print(f"{KEPT}: {ourselves(args, *command):.1f} s of CPU to make them", flush=True)
+    return folder
+
+
+def ourselves(args: argparse.Namespace, *arguments: str) -> float:
+    """Run one of our commands. Seconds of CPU that it took."""
+    command = [sys.executable, "-m", "gguflike", *arguments, "--threads", str(args.threads)]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)}\nended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def check(job: Job) -> None:
@@ -243,6 +261,8 @@ def page(records: Sequence[dict[str, Any]], head: str | None) -> str:
     columns += [f"{name}: ratio" for name in names if name != PEER]
     through = any(record["llama_kl"] for record in records)
     columns += [f"{name}, through llama.cpp" for name in names if through]
+    timed = [name for name in names if name != PEER and any(r["by"] == name and r["seconds"] for r in records)]
+    columns += [f"{name}: seconds of CPU" for name in timed]
     rows = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for kind, name in dict.fromkeys((record["kind"], record["type"]) for record in records):
         for text in texts:
@@ -256,6 +276,7 @@ def page(records: Sequence[dict[str, Any]], head: str | None) -> str:
                 if each != PEER
             ]
             cells += [_through(by[each]["llama_kl"]) for each in names if through]
+            cells += [f"{by[each]['seconds']:.1f}" if by[each]["seconds"] else "" for each in timed]
             rows.append("| " + " | ".join(cells) + " |")
     protocol = f"Embedding and output in {head} on both sides of pure files." if head else "One type in all matrices."
     return "\n".join(
@@ -282,6 +303,7 @@ def parse() -> argparse.Namespace:
     add("--types", nargs="*", default=[], metavar="TYPE", help="block types, one throughout a file")
     add("--mixes", nargs="*", default=[], metavar="TYPE", help="mixes of llama-quantize")
     add("--efforts", type=int, nargs="+", default=[0, 1], metavar="N", help="of convert (default: 0 1)")
+    add("--hessians", action="store_true", help="also effort 1 with Hessians that are kept for all types")
     add("--head", default="F16", metavar="TYPE", help="of embedding and output in pure files (default: %(default)s)")
     add("--same-head", dest="head", action="store_const", const=None, help="embedding and output have the type, too")
     add("--context", type=int, default=512, metavar="N", help="tokens of a chunk (default: %(default)s)")

@@ -39,6 +39,11 @@ class Row:
     def key(self) -> str:
         return f"{self.type}: {self.label}"
 
+    @property
+    def trains(self) -> bool:
+        """Whether it takes gradients, and with them the longest."""
+        return self.moves is not None or self.torch or self.options.get("effort", 0) > 2
+
 
 def of_type(name: str, *, data_free: str) -> list[Row]:
     """A type without data, behind AWQ, and with efforts."""
@@ -68,8 +73,8 @@ ROWS = [
     *of_type("Q2_K", data_free="Grouped twice, 2 bits"),
     Row("LSQ: scales by gradients (tune)", "Q2_K", moves="scales"),
     Row("QAT: scales and codes by gradients (tune)", "Q2_K", moves="codes"),
+    Row("PTQ and QAT, effort 3", "Q2_K", {"effort": 3}),
     Row("QAT in torch (gguflike.torch)", "Q2_K", torch=True),
-    Row("Effort 3: effort 2, then QAT (tune)", "Q2_K", {"effort": 2}, moves="codes"),
     Row("Vector", "IQ2_XXS"),
     Row("Vector, effort 1", "IQ2_XXS", {"effort": 1}),
     Row("Ternary", "TQ2_0"),
@@ -83,7 +88,7 @@ def bench(args: argparse.Namespace) -> None:
     """Measure the rows that are not kept yet, and print all that are."""
     held_out = HeldOut.of(args.text)
     rows = [row for row in ROWS if not args.types or row.type in args.types]
-    rows = [row for row in rows if not (row.moves or row.torch) or args.training]
+    rows = [row for row in rows if not row.trains or args.training]
     rows = [row for row in rows if not args.without_data or not row.options.keys() & {"effort", "fold"}]
     kept = read(args.keep)
     if not args.print_kept:
