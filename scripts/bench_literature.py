@@ -6,13 +6,21 @@ Gaussian and on the weight matrices of the bundled checkpoint (real weights have
 for). With a model's folder the others: what each method does to what the model says.
 
     python scripts/bench_literature.py --model FOLDER --calibration F... --text F... [--only TABLE]
+
+With --into PAGE each table is also put there, in place of the one below its mark: ``<!-- TABLE MODEL -->``, where MODEL
+is the name of the folder or file.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import re
+import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +245,33 @@ def bench_types() -> None:
         )
 
 
+class Tee(io.StringIO):
+    """What is printed, and keeps it."""
+
+    def write(self, text: str) -> int:
+        sys.__stdout__.write(text)  # type: ignore[union-attr]
+        return super().write(text)
+
+
+def put(table: str, mark: str, page: str) -> str:
+    """The page with another table below a mark, in place of the one that stands there."""
+    pattern = re.compile(rf"(<!-- {re.escape(mark)} -->\n\n)(?:\|.*\n)*")
+    changed, count = pattern.subn(lambda found: found[1] + table.rstrip("\n") + "\n", page)
+    if count != 1:
+        sys.exit(f"the page has the mark <!-- {mark} --> {count} times: it must have it once")
+    return changed
+
+
+def print_table(bench: Callable[[], None], mark: str, into: str | None) -> None:
+    """Print a table, and put it into a page."""
+    printed = Tee()
+    with contextlib.redirect_stdout(printed):
+        bench()
+    if into is not None:
+        page = Path(into)
+        page.write_text(put(printed.getvalue(), mark, page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
 TABLES: dict[str, Callable[[argparse.Namespace], None]] = {
     "weights": literature_files.bench,
     "activations": bench_activations,
@@ -260,13 +295,16 @@ def main() -> None:
     parser.add_argument("--without-data", action="store_true", help="only rows that need no calibration")
     parser.add_argument("--print-kept", action="store_true", help="measure no weights, print what is kept")
     parser.add_argument("--only", choices=tuple(TABLES))
+    parser.add_argument("--into", metavar="PAGE", help="also put each table there, such as spec/literature.md")
     args = parser.parse_args()
     if args.model is None:
-        bench_types()
+        print_table(bench_types, "types", args.into)
         return
+    model = Path(args.model)
+    label = model.name if model.is_dir() else model.stem
     for name, bench in TABLES.items():
         if args.only in (name, None):
-            bench(args)
+            print_table(partial(bench, args), f"{name} {label}", args.into)
 
 
 if __name__ == "__main__":

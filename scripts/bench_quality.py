@@ -30,7 +30,6 @@ import resource
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,7 +88,7 @@ class Job:
     type: str
     kind: str  # pure or mix
     files: dict[str, Path] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)  # of CPU
 
 
 def calibration_text(files: Sequence[Path], tokens: int | None, floats: Path) -> str:
@@ -114,11 +113,11 @@ def make(args: argparse.Namespace, programs: Tools, floats: Path, imatrix: Path,
             path = args.work / f"{name}-{kind}-{args.head or 'same'}-peer.gguf"
             job.files[PEER] = path
             if not path.exists():
-                begin = time.perf_counter()
+                begin = spent()
                 quantize = ["--imatrix", imatrix, *chosen, floats, path.with_suffix(".part"), mix, args.threads]
                 programs.run("llama-quantize", *quantize)
                 path.with_suffix(".part").replace(path)
-                job.seconds[PEER] = time.perf_counter() - begin
+                job.seconds[PEER] = spent() - begin
             ways = {f"effort {effort}": seen(effort, calibration) for effort in args.efforts}
             if args.hessians:
                 ways[KEPT] = ["--hessians", str(hessians(args, calibration))]
@@ -152,12 +151,17 @@ def hessians(args: argparse.Namespace, calibration: Path) -> Path:
 def ourselves(args: argparse.Namespace, *arguments: str) -> float:
     """Run one of our commands. Seconds of CPU that it took."""
     command = [sys.executable, "-m", "gguflike", *arguments, "--threads", str(args.threads)]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    begin = spent()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)}\nended with {done.returncode}:\n{done.stdout}{done.stderr}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return spent() - begin
+
+
+def spent() -> float:
+    """Seconds of CPU that all commands have taken so far."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def check(job: Job) -> None:
