@@ -84,6 +84,44 @@ def test_any_number_of_types_and_threads_without_text(
     assert len(sized.by_type()) > 2
 
 
+def mixture(folder: Path) -> Path:
+    """A checkpoint of one layer with three experts, of which a token goes to two."""
+    changes: dict[str, Any] = {"num_local_experts": 3, "num_experts_per_tok": 2, "num_hidden_layers": 1}
+    changes |= {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral"}
+    tiny.checkpoint(folder, **changes)
+    tensors = {name: x for name, x in tiny.weights(tiny.config(**changes)).items() if ".mlp." not in name}
+    rng, part = np.random.default_rng(0), "model.layers.0.block_sparse_moe"
+    tensors[f"{part}.gate.weight"] = rng.standard_normal((3, 32), np.float32) * np.float32(0.2)
+    for expert in range(3):
+        for name, shape in (("w1", (64, 32)), ("w3", (64, 32)), ("w2", (32, 64))):
+            tensors[f"{part}.experts.{expert}.{name}.weight"] = rng.standard_normal(shape, np.float32) / np.float32(5)
+    (folder / "model.safetensors").write_bytes(tiny.safetensors(tensors))
+    return folder
+
+
+def test_experts_are_rounded_each_with_its_own(tmp_path: Path) -> None:
+    """As a stack, drawn to what the layer sees."""
+    folder = mixture(tmp_path / "hf")
+    (tmp_path / "text.txt").write_text(TEXT * 5)
+    gguflike.calibrate(folder, hessians=tmp_path / "h", calibration=[tmp_path / "text.txt"])
+    made = convert(folder, tmp_path / "m.gguf", "Q4_0", pure=True, hessians=tmp_path / "h")
+    known = Store(tmp_path / "h")
+    assert made.calibration is not None
+    with gguflike.open(tmp_path / "m.gguf") as file:
+        for name in ("blk.0.ffn_up_exps.weight", "blk.0.ffn_down_exps.weight"):
+            stack, weights = known[name], made.calibration.model.read(name)
+            assert not isinstance(stack, Statistics)
+            assert sum(one.tokens for one in stack) == 2 * len(TEXT) * 5
+            rows = [
+                round_matrix(matrix, format_by_name("Q4_0"), of_it)
+                for matrix, of_it in zip(weights, stack, strict=True)
+            ]
+            np.testing.assert_array_equal(file.tensors[name].rows, np.concatenate(rows))
+    known.path(known.group("blk.0.ffn_up_exps.weight")).unlink()
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        convert(folder, tmp_path / "m.gguf", "Q4_0", hessians=tmp_path / "h", overwrite=True)
+
+
 def test_it_goes_on_where_it_was_cut_off(place: Path, tmp_path: Path) -> None:
     convert(place / "hf", tmp_path / "whole.gguf", "Q4_0", hessians=place / "h")
     told: list[str] = []

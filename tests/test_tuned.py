@@ -79,6 +79,8 @@ def test_training_helps_and_is_never_worse(
         assert np.ptp(bad.metadata["gguflike.tuning.divergence"]) == 0
         with gguflike.open(tmp_path / "two.gguf") as two:
             assert all((t.data == two.tensors[name].data).all() for name, t in bad.tensors.items())
+            moved = {name for name, t in good.tensors.items() if (t.data != two.tensors[name].data).any()}
+        assert {name for name in moved if good.tensors[name].format.name == "Q2_K"}
 
 
 def stopped(at: int) -> Callable[[int, int, str], None]:
