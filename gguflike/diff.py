@@ -72,7 +72,7 @@ def diff(
         for name in common:
             if progress:
                 progress(done, total, name)
-            tensors.append(compare(a.tensors[name], b.tensors[name], threads))
+            tensors.append(compare(a.load(name), b.load(name), threads))
             done += a.infos[name].nbytes
         if progress:
             progress(done, total, "")

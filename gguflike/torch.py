@@ -217,7 +217,8 @@ def export(model: Any, folder: StrPath, out: StrPath, overwrite: bool = False) -
             metadata = {
                 key: file.metadata.typed(key) for key in file.metadata if not key.startswith("gguflike.digest.")
             }
-            for name, tensor in file.tensors.items():
+            for name in file.infos:
+                tensor = file.load(name)
                 found = _found(tensor, blocks) if len(tensor.shape) > 1 else None
                 if found is not None:
                     written.append(name)

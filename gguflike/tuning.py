@@ -95,9 +95,9 @@ def tune(
         begin = os.fspath(start) if start is not None else _quantized(floats, folder, type, imatrix, threads, progress)
         before = stack.enter_context(container.open(begin))
         graph = _graph(before)
-        student = {name: tensor.dequantize(threads) for name, tensor in before.tensors.items()}
+        student = {name: before.load(name).dequantize(threads) for name in before.infos}
         with container.open(floats) as file:
-            teacher = {name: tensor.dequantize(threads) for name, tensor in file.tensors.items()}
+            teacher = {name: file.load(name).dequantize(threads) for name in file.infos}
         _check_alike(teacher, student, floats, begin)
         tokenizer = Tokenizer(before.metadata)
         tuned = train(
@@ -155,18 +155,19 @@ def _matrices(graph: Graph, file: GGUFFile) -> dict[str, tuple[Grid, Numbers]]:
     """The matrices that tokens are multiplied with, of types whose levels are scalars."""
     found = {}
     for name, _, tensor in graph.tensors():
-        stored = file.tensors.get(name)
+        stored = file.infos.get(name)
         if stored is not None and len(tensor.shape) > 1 and tensor.form in (None, "matrix") and tensor.used:
             grid = GRIDS.get(stored.format.name)
             if grid is not None:
-                found[name] = grid, grid.parse(stored.rows.reshape(-1, stored.rows.shape[-1]))
+                rows = file.load(name).rows
+                found[name] = grid, grid.parse(rows.reshape(-1, rows.shape[-1]))
     return found
 
 
 def _values(graph: Graph, file: GGUFFile) -> list[str]:
     """Norm gains, and biases, which are float32."""
     names = (name for name, _, tensor in graph.tensors() if tensor.used and name.endswith(("norm.weight", ".bias")))
-    formats = ((name, file.tensors[name].format) for name in names)
+    formats = ((name, file.infos[name].format) for name in names)
     return [name for name, format in formats if format.is_float and format.block_bytes == 4]
 
 
@@ -193,7 +194,8 @@ def _write(
 ) -> None:
     """The file that training began with, with other numbers in the blocks."""
     tensors = []
-    for name, stored in before.tensors.items():
+    for name in before.infos:
+        stored = before.load(name)
         data = stored.data
         if name in tuned.numbers:
             grid = GRIDS[stored.format.name]

@@ -249,7 +249,8 @@ def _tensors(cursor: Cursor, count: int, order: str) -> tuple[dict[str, int], np
     table[:, PLACE] = places
     if count:
         _numbers(cursor, table, order)
-        _measure(cursor, table, names)
+        for first in range(0, count, RECORDS):
+            _measure(cursor, table[first : first + RECORDS], first, names)
     return names, table
 
 
@@ -271,8 +272,9 @@ def _numbers(cursor: Cursor, table: npt.NDArray[np.uint64], order: str) -> None:
     table[:, PLACE] += 8 * table[:, N_DIMS] + np.uint64(TAIL_BYTES - 8)
 
 
-def _measure(cursor: Cursor, table: npt.NDArray[np.uint64], names: dict[str, int]) -> None:
-    """Compute NBYTES. Records that may be wrong are looked at one by one, in order, with exact numbers."""
+def _measure(cursor: Cursor, table: npt.NDArray[np.uint64], first: int, names: dict[str, int]) -> None:
+    """Compute NBYTES of tensors from number ``first`` on. Records that may be wrong are looked at one by one, in order,
+    with exact numbers."""
     types, of_type = np.unique(table[:, TYPE], return_inverse=True)
     formats = [format_by_id(int(type_id)) for type_id in types]
     blocks = np.array([fmt.block_size if fmt else 1 for fmt in formats], np.uint64)[of_type]
@@ -286,7 +288,7 @@ def _measure(cursor: Cursor, table: npt.NDArray[np.uint64], names: dict[str, int
     suspect = (block_bytes == 0) | (dims[:, 0] % blocks != 0) | (about * np.maximum(block_bytes, 1) > SURELY_FITS)
     listed = list(names) if suspect.any() else []
     for index in np.flatnonzero(suspect).tolist():
-        cursor.at = ("tensor", index)
+        cursor.at = ("tensor", first + index)
         n_dims, place = int(table[index, N_DIMS]), int(table[index, PLACE])
         part, at = "type", place - 4
         try:
@@ -294,4 +296,4 @@ def _measure(cursor: Cursor, table: npt.NDArray[np.uint64], names: dict[str, int
             part, at = "dims", at - 8 * n_dims
             table[index, NBYTES] = tensor_bytes(tuple(dims[index, :n_dims].tolist()), fmt)
         except GGUFError as error:
-            cursor.relocate(error, part, at, listed[index])
+            cursor.relocate(error, part, at, listed[first + index])

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
 from gguflike.container.layout import TensorInfo
 from gguflike.container.reader import GGUFFile, Lazy
 from gguflike.tensor import QuantizedTensor
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 class Overlay(GGUFFile):
@@ -24,6 +29,10 @@ class Overlay(GGUFFile):
         owners = {name: other if name in names else file for name in file.infos if name not in hidden}
         self.infos: Mapping[str, TensorInfo] = Lazy(owners, lambda name: owners[name].infos[name])
         self.tensors: Mapping[str, QuantizedTensor] = Lazy(owners, lambda name: owners[name].tensors[name])
+        self._owners = owners
+
+    def read_into(self, name: str, start: int, data: npt.NDArray[np.uint8]) -> None:
+        self._owners[name].read_into(name, start, data)
 
     def close(self) -> None:
         """Nothing: the files belong to who opened them."""

@@ -1,4 +1,9 @@
-"""Opening a file: the header is parsed at once, tensors are views of the mapped file."""
+"""Opening a file: the header is read and parsed at once, tensors when they are asked for.
+
+A mapped file that somebody truncates ends the process that touches a page of it (SIGBUS), which Python cannot catch. So
+nothing here or above reads by mapping: `GGUFFile.read` and `GGUFFile.load` copy, and notice that a file has changed.
+Only ``tensors`` maps, for who wants views of a file that he knows to stay.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +35,8 @@ T = TypeVar("T")
 
 MAX_ORIGINAL_DIMS = 8  # of safetensors; numpy has 32 or 64
 
-FIRST_READ = (
-    1 << 20
-)  # bytes of a file elsewhere that are read at once; a vocabulary of 150,000 words takes six times it
+FIRST_READ = 1 << 20  # bytes of a header elsewhere that are fetched at once; 150,000 words take six times as many
+FIRST_READ_HERE = 1 << 21  # and of one on disk: what 50,000 words take
 
 
 class Lazy(Mapping[str, T]):
@@ -68,14 +72,31 @@ class GGUFFile:
     (where each tensor stands), ``tensors`` (the tensors), ``architecture`` (None where the file names none), ``header``
     (what was parsed, with the tensors in a table of numbers).
 
-    Data of little-endian files is never copied. Big-endian data is swapped, field by field, into a copy on access.
-    The file must not shrink while it is open: the operating system then kills a process that touches the lost pages.
+    ``tensors`` are views of the mapped file, but for big-endian ones, which are swapped field by field into a copy. The
+    file must not shrink while they are used: the operating system then kills a process that touches the lost pages.
+    ``load`` and ``read`` take copies, at any time: a file that has been truncated or written to since it was opened is
+    a GGUFError. One that has been replaced by another (renamed over) stays readable as it was.
     """
+
+    _descriptor = -1
+    _map: mmap.mmap | None = None
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        self._map: Any = _map(self.path)
-        self._take(parse(self._map, self.path), len(self._map))
+        self._descriptor = _open(self.path)
+        try:
+            status = os.fstat(self._descriptor)
+            self._stamp = (status.st_size, status.st_mtime_ns)
+            self._take(_beginning(self.path, status.st_size, self._read_header, FIRST_READ_HERE, 4), status.st_size)
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_header(self, offset: int, count: int) -> bytes:
+        data = system.read_bytes(self._descriptor, count, offset)
+        if len(data) < count:
+            raise GGUFError("the file became shorter while it was read", path=self.path, offset=offset, rule="C-005")
+        return data
 
     def _take(self, header: Header, file_bytes: int) -> None:
         self.header = header
@@ -106,27 +127,59 @@ class GGUFFile:
         return 0
 
     def close(self) -> None:
-        """Let go of the file. Metadata and new tensors cannot be read afterwards (ValueError)."""
+        """Let go of the file. Tensors cannot be read afterwards (ValueError)."""
+        descriptor, self._descriptor = self._descriptor, -1
         mapping, self._map = self._map, None
-        if isinstance(mapping, mmap.mmap):
+        if descriptor >= 0:
+            os.close(descriptor)
+        if mapping is not None:
             with suppress(BufferError):  # tensors are still in use: the mapping goes with the last of them
                 mapping.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def load(self, name: str) -> QuantizedTensor:
+        """A tensor in memory of its own. KeyError for a name that is not there, errors as of ``read``."""
+        info = self.infos[name]
+        data = self.read(name, 0, info.nbytes)
+        return QuantizedTensor(name, info.format, info.shape, data, original_shape(self, info))
 
     def read(self, name: str, start: int, stop: int) -> npt.NDArray[np.uint8]:
         """Bytes ``start`` to ``stop`` of a tensor, in whole blocks and little-endian, read into memory of their own.
 
-        GGUFError where the file has become shorter, OSError where it cannot be read.
+        GGUFError where the file has changed since it was opened, OSError where it cannot be read.
         """
-        info = self._info(name)
         data = np.empty(stop - start, np.uint8)
-        descriptor = system.open_file(self.path, os.O_RDONLY)
-        try:
-            done = system.fill(descriptor, data.data, info.offset + start)
-        finally:
-            os.close(descriptor)
-        if done < len(data):
+        self.read_into(name, start, data)
+        return data
+
+    def read_into(self, name: str, start: int, data: npt.NDArray[np.uint8]) -> None:
+        """Fill ``data`` as `read` does with what follows byte ``start`` of a tensor."""
+        info = self._info(name)
+        self._check_unchanged(name)
+        if system.fill(self._descriptor, data.data, info.offset + start) < len(data):
             raise GGUFError("the file became shorter while it was read", path=self.path, tensor=name, rule="C-025")
-        return _little_endian(data, info.format) if self.header.order == ">" else data
+        if self.header.order == ">":
+            data[:] = _little_endian(data, info.format)
+
+    def _check_unchanged(self, name: str) -> None:
+        """Raise unless the file is open, and has the size and the time of change that it had."""
+        if self._descriptor < 0:
+            raise ValueError(f"{self.path}: the file is closed")
+        status = os.fstat(self._descriptor)
+        size, changed = self._stamp
+        if status.st_size < size:
+            raise GGUFError(
+                "the file became shorter while it was read",
+                path=self.path,
+                tensor=name,
+                rule="C-025",
+                expected=counted(size, "byte"),
+                got=counted(status.st_size, "byte"),
+            )
+        if (status.st_size, status.st_mtime_ns) != (size, changed):
+            raise GGUFError("file changed while it was being read", path=self.path, tensor=name)
 
     def __enter__(self) -> GGUFFile:
         return self
@@ -147,12 +200,13 @@ class GGUFFile:
         return TensorInfo(name, shape, fmt, header.data_offset + row[OFFSET], row[NBYTES])
 
     def _tensor(self, name: str) -> QuantizedTensor:
-        if self._map is None:
-            raise ValueError(f"{self.path}: the file is closed")
-        info = self._info(name)
-        data = np.frombuffer(self._map, np.uint8, info.nbytes, info.offset) if info.nbytes else np.empty(0, np.uint8)
         if self.header.order == ">":
-            data = _little_endian(data, info.format)
+            return self.load(name)
+        info = self._info(name)
+        self._check_unchanged(name)
+        if self._map is None:
+            self._map = mmap.mmap(self._descriptor, self.file_bytes, access=mmap.ACCESS_READ)
+        data = np.frombuffer(self._map, np.uint8, info.nbytes, info.offset) if info.nbytes else np.empty(0, np.uint8)
         return QuantizedTensor(name, info.format, info.shape, data, original_shape(self, info))
 
 
@@ -178,7 +232,7 @@ def original_shape(file: GGUFFile, info: TensorInfo) -> tuple[int, ...] | None:
 
 class HeaderFile(GGUFFile):
     """The header of a file that lies elsewhere: ``read(offset, count)`` gives its bytes. ``tensors`` cannot be had;
-    `read` fetches what it is asked for.
+    `read` and `load` fetch what they are asked for.
 
     What is read is the beginning of the file, twice as much each time until the header is in it. ``received`` counts
     the bytes that came, where more may come than was asked for.
@@ -194,18 +248,7 @@ class HeaderFile(GGUFFile):
         self.path = path
         self._fetch, self._received = read, received
         self._read = 0
-        most = min(file_bytes, MAX_HEADER_BYTES)
-        data = b""
-        while True:
-            data += self._taken(len(data), min(max(len(data), FIRST_READ), most - len(data)))
-            try:
-                header = parse(data, path, file_bytes)
-                break
-            except GGUFError as error:
-                if len(data) >= most or not is_cut(error, file_bytes):
-                    raise
-        self._map = data
-        self._take(header, file_bytes)
+        self._take(_beginning(path, file_bytes, self._taken, FIRST_READ, 2), file_bytes)
 
     @property
     def fetched(self) -> int:
@@ -217,16 +260,30 @@ class HeaderFile(GGUFFile):
         self._read += len(data)
         return data
 
-    def read(self, name: str, start: int, stop: int) -> npt.NDArray[np.uint8]:
+    def read_into(self, name: str, start: int, data: npt.NDArray[np.uint8]) -> None:
         info = self._info(name)
-        data = np.frombuffer(self._taken(info.offset + start, stop - start), np.uint8)
-        if len(data) < stop - start:
+        came = np.frombuffer(self._taken(info.offset + start, len(data)), np.uint8)
+        if len(came) < len(data):
             raise GGUFError("the file became shorter while it was read", path=self.path, tensor=name, rule="C-025")
-        return _little_endian(data, info.format) if self.header.order == ">" else data
+        data[:] = _little_endian(came, info.format) if self.header.order == ">" else came
 
     def _tensor(self, name: str) -> QuantizedTensor:
         remedy = "download the file to read its tensors"
         raise UnsupportedError("only the header of the file was fetched", path=self.path, tensor=name, remedy=remedy)
+
+
+def _beginning(path: str, file_bytes: int, read: Callable[[int, int], bytes], first: int, growth: int) -> Header:
+    """The header of a file of which ``read(offset, count)`` gives bytes: ``first`` to begin with, and ``growth`` times
+    as many each time until the header is in them."""
+    most = min(file_bytes, MAX_HEADER_BYTES)
+    data = b""
+    while True:
+        data += read(len(data), min(max((growth - 1) * len(data), first), most - len(data)))
+        try:
+            return parse(data, path, file_bytes)
+        except GGUFError as error:
+            if len(data) >= most or not is_cut(error, file_bytes):
+                raise
 
 
 def _little_endian(data: npt.NDArray[np.uint8], fmt: BlockFormat) -> npt.NDArray[np.uint8]:
@@ -244,21 +301,19 @@ def _format(type_id: int) -> BlockFormat:
     return fmt
 
 
-def _map(path: str) -> mmap.mmap | bytes:
-    """The whole file, read-only. OSError as the system gives it; GGUFError for what is not a regular file."""
+def _open(path: str) -> int:
+    """A descriptor to read from. OSError as the system gives it; GGUFError for what is not a regular file."""
     descriptor = system.open_file(path, os.O_RDONLY, "O_NONBLOCK")  # a FIFO must not make us wait
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            folder = stat.S_ISDIR(status.st_mode)
-            raise GGUFError(
-                "not a file",
-                path=path,
-                rule="C-001",
-                expected="a regular file",
-                got="a folder" if folder else "a special file",
-                remedy="a Hugging Face folder is converted with `gguflike convert`" if folder else None,
-            )
-        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) if status.st_size else b""
-    finally:
-        os.close(descriptor)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    folder = stat.S_ISDIR(mode)
+    raise GGUFError(
+        "not a file",
+        path=path,
+        rule="C-001",
+        expected="a regular file",
+        got="a folder" if folder else "a special file",
+        remedy="a Hugging Face folder is converted with `gguflike convert`" if folder else None,
+    )

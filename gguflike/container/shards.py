@@ -64,6 +64,7 @@ class ShardedFile(GGUFFile):
 
     def __init__(self, member: GGUFFile, opener: Callable[[str], GGUFFile] = GGUFFile) -> None:
         opened = [member]
+        self.shards: list[GGUFFile] = []
         try:
             self.shards = _siblings(member, opened, opener)
             self._owner = _owners(self.shards)
@@ -92,8 +93,8 @@ class ShardedFile(GGUFFile):
         for file in self.shards:
             file.close()
 
-    def read(self, name: str, start: int, stop: int) -> npt.NDArray[np.uint8]:
-        return self.shards[self._owner[name]].read(name, start, stop)
+    def read_into(self, name: str, start: int, data: npt.NDArray[np.uint8]) -> None:
+        self.shards[self._owner[name]].read_into(name, start, data)
 
     def _info(self, name: str) -> TensorInfo:
         number = self._owner[name]

@@ -95,6 +95,15 @@ def read_at(descriptor: int, view: memoryview, offset: int) -> int:
     return len(data)
 
 
+def read_bytes(descriptor: int, count: int, offset: int) -> bytes:
+    """Up to ``count`` bytes from ``offset`` on, fewer where the file ends before."""
+    data = os.pread(descriptor, count, offset) if hasattr(os, "pread") else b""
+    if len(data) < count:  # the system takes two gigabytes at a time, and may be interrupted
+        more = bytearray(count - len(data))
+        data += bytes(memoryview(more)[: fill(descriptor, memoryview(more), offset + len(data))])
+    return data
+
+
 def fill(descriptor: int, view: memoryview, offset: int) -> int:
     """Read into all of ``view`` from ``offset`` on; how many bytes, which are fewer where the file ends before."""
     done = 0

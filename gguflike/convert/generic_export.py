@@ -12,6 +12,7 @@ import numpy as np
 from gguflike.blocks import FORMATS, format_by_name
 from gguflike.checkpoint.save import DTYPES, Entry, shards, write_tensors
 from gguflike.container import GGUFFile
+from gguflike.container.reader import original_shape
 from gguflike.convert.encode import SLAB_BYTES
 from gguflike.convert.folder import new_folder
 from gguflike.convert.generic import dtypes_of
@@ -80,7 +81,7 @@ def export_generic(
 def _entries(opened: GGUFFile, dtype: str | None) -> list[Entry]:
     came = dtypes_of(opened.metadata, opened.infos)
     return [
-        Entry(name, _dtype(came.get(name), info.format.name, dtype), opened.tensors[name].original_shape)
+        Entry(name, _dtype(came.get(name), info.format.name, dtype), original_shape(opened, info) or info.shape)
         for name, info in opened.infos.items()
     ]
 

@@ -136,14 +136,18 @@ def _read_gguf(path: Path) -> Imatrix:
     """``<tensor>.in_sum2`` holds sums over ``<tensor>.counts`` tokens, one row per matrix (expert)."""
     entries = {}
     with container.open(path) as file:
-        for name, tensor in file.tensors.items():
+        for name, info in file.infos.items():
             if not name.endswith(_SUMS):
                 continue
             base = name.removesuffix(_SUMS)
-            if base + _COUNTS not in file.tensors or tensor.format is not FORMATS["F32"]:
+            of_counts = file.infos.get(base + _COUNTS)
+            if of_counts is None:
                 raise CheckpointError("importance sums without counts", path=path, tensor=base)
-            sums = tensor.data.view("<f4").reshape(-1, tensor.shape[-1])
-            counts = file.tensors[base + _COUNTS].data.view("<f4").reshape(-1)
+            if not info.shape or {info.format, of_counts.format} != {FORMATS["F32"]}:
+                got = f"{info.format.name} {info.shape}, {of_counts.format.name} {of_counts.shape}"
+                raise CheckpointError("importance sums are no rows of float32", path=path, tensor=base, got=got)
+            sums = file.load(name).data.view("<f4").reshape(-1, info.shape[-1])
+            counts = file.load(base + _COUNTS).data.view("<f4").reshape(-1)
             if len(counts) not in (1, len(sums)):
                 raise CheckpointError("importance counts do not fit the sums", path=path, tensor=base)
             entries[base] = Entry(sums.astype(np.float64), counts.astype(np.float64))

@@ -220,7 +220,7 @@ def _factors(opened: GGUFFile, bindings: Mapping[str, Binding]) -> dict[str, lis
             raise GGUFError(
                 "there is not one scale for each matrix", path=opened.path, tensor=beside, expected=expected, got=got
             )
-        factors[name] = opened.tensors[beside].dequantize().tolist()
+        factors[name] = opened.load(beside).dequantize().tolist()
     return factors
 
 
@@ -228,7 +228,7 @@ def _config(family: Family[Any], opened: GGUFFile) -> Any:
     config = family.from_file(opened.metadata, opened.infos.keys())
 
     def read(name: str) -> Floats:
-        return opened.tensors[name].dequantize()
+        return opened.load(name).dequantize()
 
     return family.recover(config, read) if family.recover else config
 

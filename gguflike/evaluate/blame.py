@@ -119,7 +119,7 @@ def _candidates(own: GGUFFile, other: GGUFFile, threads: int | None, progress: P
     ]
     total, done, found = sum(info.nbytes for info in infos), 0, []
     for info in infos:
-        apart = compare(other.tensors[info.name], own.tensors[info.name], threads)
+        apart = compare(other.load(info.name), own.load(info.name), threads)
         if not apart.identical:
             found.append(Cost(info.name, info.format.name, info.nbytes, apart.relative))
         done += info.nbytes
