@@ -11,8 +11,8 @@ The server is a process of its own. Three parts, each of which may be 0 and so l
                     `Model.chat` gives for the same conversation in a process without a server
     bodies          of nonsense: each must be answered by a status from 400 to 499, and the server go on
     seconds         of the same traffic without end, of known conversations and new ones. Resident memory of the server
-                    is read once a second: before anything was asked, after the first quarter (by then caches are full and threads
-                    are there) and at the end. It may have grown by 2 % from the second to the third
+                    is read once a second: before anything was asked, after the first quarter (by then caches are full
+                    and threads are there) and at the end. It may have grown by 2 % from the second to the third
 
 The exit status is 1 where one of these is not so. The file needs a chat template.
 """
@@ -284,8 +284,8 @@ def idle(client: Client) -> bool:
 
 
 def flat(loaded: int, read: list[int]) -> dict[str, float]:
-    """Resident MB when the model was ``loaded``, after WARM of the time and at the end: medians of a tenth of the time each; the growth
-    between the latter two."""
+    """Resident MB when the model was ``loaded``, after WARM of the time and at the end (medians of a tenth of it), and
+    the growth between the latter two."""
     warm, tenth = int(len(read) * WARM), max(1, len(read) // 10)
     then, last = statistics.median(read[warm : warm + tenth]), statistics.median(read[-tenth:])
     told = {"loaded": loaded / 1e6, "warm": then / 1e6, "end": last / 1e6, "most": max(read) / 1e6}

@@ -47,10 +47,11 @@ class Job:
 
 
 class Script:
-    """Says a text, a few letters at a time. ``jobs`` are those that were asked for."""
+    """Says a text, a few letters at a time, as passes of an engine would: ``told`` is called behind each. ``jobs`` are
+    those that were asked for."""
 
-    def __init__(self, text: str, reason: str) -> None:
-        self.text, self.reason, self.jobs = text, reason, list[Job]()
+    def __init__(self, text: str, reason: str, told: Callable[[], None]) -> None:
+        self.text, self.reason, self.jobs, self.told = text, reason, list[Job](), told
 
     def submit(self, request: Request, listener: Callable[[Any], None]) -> Job:
         job = Job()
@@ -63,9 +64,11 @@ class Script:
         pieces = [self.text[at : at + 3] for at in range(0, len(self.text), 3)]
         for number, piece in enumerate(pieces):
             listener(Token(number % 256, piece))
+            self.told()
         done = Generation(prompt_tokens=len(request.prompt), tokens=list(range(len(pieces))), text=self.text)
         done.finish_reason = self.reason  # type: ignore[assignment]
         listener(Finished(done))
+        self.told()
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +81,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 def say(server: Server, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Script]:
     def scripted(text: str, reason: str = "stop") -> Script:
-        script = Script(text, reason)
-        monkeypatch.setattr(server.models.loaded[0].engine, "submit", script.submit)
+        loaded = server.models.loaded[0]
+        script = Script(text, reason, loaded.post.deliver)
+        monkeypatch.setattr(loaded.engine, "submit", script.submit)
         return script
 
     return scripted

@@ -94,8 +94,9 @@ class Engine:
     machine's). ``text_bytes``: memory for the texts that are being computed (None: half of the machine's); each may
     fill the whole context, and one that does not fit beside others waits. ``draft``: a smaller model of the same
     vocabulary that guesses at most ``draft_tokens`` at a time, which changes the speed and no text. ``store``: a folder
-    for `save` and `restore`. The model may be used beside the engine, though each waits for the other; closing the
-    engine does not close the model.
+    for `save` and `restore`. ``told`` is called on the engine's thread when listeners have heard all that there is for
+    now: before a pass of the model, and behind it. The model may be used beside the engine, though each waits for the
+    other; closing the engine does not close the model.
 
     A text is the same whatever is computed beside it (see `runner.together`).
     """
@@ -111,6 +112,7 @@ class Engine:
         draft: Model | None = None,
         draft_tokens: int = 8,
         store: str | os.PathLike[str] | None = None,
+        told: Callable[[], None] | None = None,
     ) -> None:
         """ArgumentError where the draft model has another vocabulary, a number is out of range, or there is no such
         folder; UnsupportedError where the model has no logits."""
@@ -124,6 +126,7 @@ class Engine:
         self._places = Places(self._together.slots, limit, positions)
         self._pace = Pace(self._together.batch)
         self._drafts = Drafts(model, parallel, draft, draft_tokens)
+        self._told = told or _nobody
         self._changed = threading.Condition()
         self._numbers = count(1)
         self._store = None if store is None else Store(Path(store), model)
@@ -271,6 +274,7 @@ class Engine:
             while self._wait():
                 begin = time.monotonic()
                 self._step()
+                self._told()
                 end = time.monotonic()
                 self._busy_seconds += end - begin
                 with self._changed:
@@ -299,6 +303,7 @@ class Engine:
         self._admit()
         chosen = self._chosen()
         if chosen:
+            self._told()
             self._compute(chosen)
             self._sweep()
 
@@ -405,3 +410,8 @@ class Engine:
         for job in jobs:
             job.fail(error)
             self._counts["failed"] += 1
+        self._told()
+
+
+def _nobody() -> None:
+    """Nobody waits for more than what listeners hear."""

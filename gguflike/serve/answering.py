@@ -1,4 +1,8 @@
-"""Requests to an engine and its events back, for all choices of one answer: from its thread to this loop."""
+"""Requests to an engine and its events back, for all choices of one answer: from its thread to this loop.
+
+What a pass of the model says to however many clients is brought over by waking the loop once, when all of it is said:
+the interpreter runs one thread at a time, and the engine's is the one that must not wait.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from gguflike.engine.events import Failed, Finished, Token
@@ -21,6 +26,36 @@ if TYPE_CHECKING:
 RETRY_SECONDS = 2
 
 
+class Post:
+    """Events on their way from one engine's thread to the loop. `send` and `deliver` are for the former."""
+
+    def __init__(self) -> None:
+        self._events: deque[tuple[Answers, int, Event]] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._called = False  # the loop is going to look
+
+    def open(self) -> None:
+        """Deliver on the running loop from now on."""
+        self._loop = asyncio.get_running_loop()
+
+    def send(self, to: Answers, index: int, event: Event) -> None:
+        """An event of the choice of that number, to be delivered with those before it."""
+        self._events.append((to, index, event))
+
+    def deliver(self) -> None:
+        """Wake the loop, where there is anything for it."""
+        if self._events and not self._called and self._loop is not None:
+            self._called = True
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and with it the server
+                self._loop.call_soon_threadsafe(self._arrive)
+
+    def _arrive(self) -> None:
+        self._called = False  # before the look: what comes during it has the loop look again
+        while self._events:
+            to, index, event = self._events.popleft()
+            to.receive(index, event)
+
+
 class Answers:
     """The jobs of one answer, submitted when this is made: 503 where the engine's queue is full. ``metrics`` hears of
     the first token and of every end.
@@ -29,17 +64,17 @@ class Answers:
     """
 
     def __init__(
-        self, engine: Engine, requests: Sequence[Request], release: Callable[[], None], metrics: Metrics
+        self, engine: Engine, post: Post, requests: Sequence[Request], release: Callable[[], None], metrics: Metrics
     ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._events: deque[tuple[int, Event]] = deque()
+        post.open()
+        self._events: list[tuple[int, Event]] = []
         self._filled = asyncio.Event()
         self._release: Callable[[], None] | None = release
         self._metrics, self._begun = metrics, time.monotonic()
         self._jobs: list[Job] = []
         try:
             for index, request in enumerate(requests):
-                self._jobs.append(engine.submit(request, self._listener(index)))
+                self._jobs.append(engine.submit(request, partial(post.send, self, index)))
         except BaseException as error:
             self._release = None  # it is the caller's until this is made
             self.close()
@@ -50,34 +85,31 @@ class Answers:
                 raise ApiError(503, "the engine has died; see /health", code="unhealthy", retry_after=60) from error
             raise
 
-    def _listener(self, index: int) -> Callable[[Event], None]:
-        def heard(event: Event) -> None:
-            """Called on the engine's thread. The loop is woken once for all events that it has not taken yet."""
-            self._events.append((index, event))
-            if len(self._events) == 1:
-                with contextlib.suppress(RuntimeError):  # the loop has ended, and with it the server
-                    self._loop.call_soon_threadsafe(self._filled.set)
+    def receive(self, index: int, event: Event) -> None:
+        """An event has arrived on the loop."""
+        self._events.append((index, event))
+        self._filled.set()
 
-        return heard
-
-    async def __aiter__(self) -> AsyncIterator[tuple[int, Event]]:
-        """Events with the number of their choice, until every choice has its last. Failed is raised."""
+    async def __aiter__(self) -> AsyncIterator[list[tuple[int, Event]]]:
+        """Events with the number of their choice, all that have arrived, until every choice has its last. Failed is
+        raised."""
         open_ones, first = len(self._jobs), True
         while open_ones:
+            await self._filled.wait()
             self._filled.clear()
-            while self._events:
-                index, event = self._events.popleft()
-                if isinstance(event, Failed):
-                    raise _failure(event.error)
-                if isinstance(event, Token) and first:
-                    self._metrics.first_token.add(time.monotonic() - self._begun)
-                    first = False
+            events, self._events = self._events, []
+            for place, (_, event) in enumerate(events):
+                if isinstance(event, Token):
+                    if first:
+                        self._metrics.first_token.add(time.monotonic() - self._begun)
+                        first = False
                 elif isinstance(event, Finished):
                     self._metrics.generated(event.generation)
                     open_ones -= 1
-                yield index, event
-            if open_ones:
-                await self._filled.wait()
+                elif isinstance(event, Failed):
+                    yield events[:place]
+                    raise _failure(event.error)
+            yield events
 
     def cancel(self, index: int) -> None:
         """End one choice: its last event comes all the same."""

@@ -228,20 +228,21 @@ async def _events(made: Answer) -> AsyncIterator[bytes]:
     start = {**_head(made), "content": [], "stop_reason": None, "stop_sequence": None, "usage": _usage(prompt, 0, 0)}
     yield sse.event("message_start", {"type": "message_start", "message": start})
     blocks = _Blocks()
-    async for _, piece in made.spoken():
-        if isinstance(piece, Spoken):
-            for said in piece.said:
-                for each in blocks.add(said):
-                    yield each
-        elif isinstance(piece, Ended):
-            for each in blocks.end():
-                yield each
-            generation = piece.generation
-            counts = _usage(prompt, generation.cached_tokens, len(generation.tokens))
-            delta = _stop(piece.reason, generation.stop)
-            yield sse.event("message_delta", {"type": "message_delta", "delta": delta, "usage": counts})
-        else:
-            yield sse.event("ping", {"type": "ping"})
+    async for pieces in made.spoken():
+        events: list[bytes] = []
+        for _, piece in pieces:
+            if isinstance(piece, Spoken):
+                for said in piece.said:
+                    events += blocks.add(said)
+            elif isinstance(piece, Ended):
+                events += blocks.end()
+                generation = piece.generation
+                counts = _usage(prompt, generation.cached_tokens, len(generation.tokens))
+                delta = _stop(piece.reason, generation.stop)
+                events.append(sse.event("message_delta", {"type": "message_delta", "delta": delta, "usage": counts}))
+            else:
+                events.append(sse.event("ping", {"type": "ping"}))
+        yield b"".join(events)
     yield sse.event("message_stop", {"type": "message_stop"})
 
 

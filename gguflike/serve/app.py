@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
@@ -23,7 +24,6 @@ from gguflike.serve.parameters import parsed
 from gguflike.serve.settings import Settings
 
 if TYPE_CHECKING:
-    from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 PAGE = Path(__file__).with_name("page")
@@ -45,7 +45,7 @@ def create(settings: Settings, models: Models) -> ASGIApp:
     """The ASGI application that serves ``models``, which are loaded and closed by who made them."""
     server = Server(settings, models, Metrics())
     routes = [
-        Route(path, _endpoint(server, endpoint), methods=[endpoint.method])
+        Route(path, _Endpoint(server, endpoint), methods=[endpoint.method])
         for endpoint in ENDPOINTS
         for path in endpoint.paths
     ]
@@ -72,18 +72,23 @@ def create(settings: Settings, models: Models) -> ASGIApp:
     return Guard(routed, settings, free | FILES.keys() | {"/openapi.json", "/favicon.ico"}, seen)
 
 
-def _endpoint(server: Server, endpoint: Endpoint) -> Callable[[Request], Any]:
-    async def handled(request: Request) -> Any:
+class _Endpoint:
+    """An endpoint as an application, so that nothing stands between what it sends and the guard."""
+
+    def __init__(self, server: Server, endpoint: Endpoint) -> None:
+        self._server, self._endpoint = server, endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint, request = self._endpoint, Request(scope, receive)
         body: dict[str, Any] = {}
         if endpoint.table is not None and not (endpoint.bare and "content-type" not in request.headers):
-            body = await bodies.read(request, server.settings.max_body)
-        call = Call(server, request, parsed(body, endpoint.table or ()))
-        made = await endpoint.handler(call)
+            body = await bodies.read(request, self._server.settings.max_body)
+        made = await endpoint.handler(Call(self._server, request, parsed(body, endpoint.table or ())))
         if isinstance(made, tuple):
-            return Response(made[0], media_type=made[1])
-        return Response(bodies.encoded(made), media_type=bodies.JSON) if isinstance(made, dict | list) else made
-
-    return handled
+            made = Response(made[0], media_type=made[1])
+        elif isinstance(made, dict | list):
+            made = Response(bodies.encoded(made), media_type=bodies.JSON)
+        await made(scope, receive, send)
 
 
 async def _openapi(_: Request) -> Response:

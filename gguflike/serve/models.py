@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from gguflike import __version__
 from gguflike.errors import ArgumentError, TemplateError
+from gguflike.serve.answering import Post
 from gguflike.serve.errors import ApiError, overloaded
 from gguflike.serve.settings import Settings
 
@@ -30,13 +31,20 @@ _LOAD_SECONDS = 10  # after which a client may ask again for a model that had no
 
 
 class Loaded:
-    """A model in memory. ``engine`` is None for one that makes no text. ``users`` are the answers in progress.
-    ``close`` blocks until the engine has ended its jobs."""
+    """A model in memory. ``engine`` is None for one that makes no text; ``post`` brings what it says to the loop.
+    ``users`` are the answers in progress. ``close`` blocks until the engine has ended its jobs."""
 
     def __init__(
-        self, name: str, model: Model, engine: Engine | None, about: dict[str, Any], close: Callable[[], None]
+        self,
+        name: str,
+        model: Model,
+        engine: Engine | None,
+        post: Post,
+        about: dict[str, Any],
+        close: Callable[[], None],
     ) -> None:
         self.name, self.model, self.engine, self.about, self.close = name, model, engine, about, close
+        self.post = post
         self.created = int(time.time())
         self.users, self.used = 0, time.monotonic()
         self.vectors = asyncio.Lock()  # texts to vectors are computed one at a time
@@ -185,7 +193,7 @@ def load(name: str, path: str, settings: Settings, progress: Progress | None) ->
         draft = None
         if settings.draft is not None and path == settings.model:
             draft = opened.enter_context(_opened(settings.draft, settings, progress))
-        engine = None
+        engine, post = None, Post()
         if isinstance(model.graph.head, Head):
             from gguflike.engine import Engine
 
@@ -197,6 +205,7 @@ def load(name: str, path: str, settings: Settings, progress: Progress | None) ->
                 draft=draft,
                 draft_tokens=settings.draft_tokens,
                 store=settings.slots_dir,
+                told=post.deliver,
             )
             opened.callback(engine.close)
             if model.conversations.has_template:
@@ -204,7 +213,7 @@ def load(name: str, path: str, settings: Settings, progress: Progress | None) ->
                     model.conversations.shape()  # what its template takes is found out once, not by the first who asks
                 except TemplateError as error:  # its texts can be continued all the same
                     settings.log(f"{name} answers no conversations: {error}")
-        return Loaded(name, model, engine, about(model), opened.pop_all().close)
+        return Loaded(name, model, engine, post, about(model), opened.pop_all().close)
 
 
 def _opened(path: str, settings: Settings, progress: Progress | None) -> Model:

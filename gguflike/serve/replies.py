@@ -43,9 +43,10 @@ async def whole(making: Awaitable[Answer], choices: int = 1) -> tuple[Answer, li
     made = await making
     replies = [Reply() for _ in range(choices)]
     try:
-        async for index, piece in made.spoken():
-            if isinstance(piece, Spoken | Ended):
-                replies[index].take(piece)
+        async for pieces in made.spoken():
+            for index, piece in pieces:
+                if isinstance(piece, Spoken | Ended):
+                    replies[index].take(piece)
     finally:
         made.close()
     return made, replies

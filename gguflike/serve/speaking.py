@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from gguflike.chat.calls import Called
 from gguflike.chat.reading import Said
@@ -36,6 +36,9 @@ class Ended(NamedTuple):
     reasoning: int
 
 
+Piece: TypeAlias = "Spoken | Ended | Prefilled | Queued"
+
+
 class Answer:
     """What is being made of one request: ``close`` it, whatever happens."""
 
@@ -44,23 +47,27 @@ class Answer:
         self.close = answers.close
         self._answers, self._choices = answers, choices
 
-    async def spoken(self) -> AsyncIterator[tuple[int, Spoken | Ended | Prefilled | Queued]]:
-        """Pieces with the number of their choice. Tokens that say nothing by themselves come with later ones."""
+    async def spoken(self) -> AsyncIterator[list[tuple[int, Piece]]]:
+        """Pieces with the number of their choice, all that there are. Tokens that say nothing by themselves come with
+        later ones."""
         choices = [_Choice(self.plan) for _ in range(self._choices)]
-        async for index, event in self._answers:
-            choice = choices[index]
-            if isinstance(event, Token):
-                spoken = choice.push(event)
-                if choice.enough:
-                    self._answers.cancel(index)
-                if spoken is not None:
-                    yield index, spoken
-            elif isinstance(event, Finished):
-                for piece in choice.end(event.generation):
-                    yield index, piece
-            else:
-                assert not isinstance(event, Failed)  # which the answers raise
-                yield index, event
+        async for events in self._answers:
+            pieces: list[tuple[int, Piece]] = []
+            for index, event in events:
+                choice = choices[index]
+                if isinstance(event, Token):
+                    spoken = choice.push(event)
+                    if choice.enough:
+                        self._answers.cancel(index)
+                    if spoken is not None:
+                        pieces.append((index, spoken))
+                elif isinstance(event, Finished):
+                    pieces += [(index, piece) for piece in choice.end(event.generation)]
+                else:
+                    assert not isinstance(event, Failed)  # which the answers raise
+                    pieces.append((index, event))
+            if pieces:
+                yield pieces
 
 
 class _Choice:
@@ -121,7 +128,7 @@ async def submitted(
         if loaded.engine is None:
             raise refused("model", f"{loaded.name} makes no text; /v1/embeddings or /v1/rerank may use it")
         plan, jobs = await asyncio.to_thread(prepare, loaded)
-        return loaded, plan, Answers(loaded.engine, jobs, loaded.release, server.metrics)
+        return loaded, plan, Answers(loaded.engine, loaded.post, jobs, loaded.release, server.metrics)
     except BaseException:
         loaded.release()
         raise

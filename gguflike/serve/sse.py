@@ -35,6 +35,20 @@ def data(document: Any) -> bytes:
     return b"data: " + encoded(document) + b"\n\n"
 
 
+class Frame:
+    """An event of OpenAI's interface that comes again and again with another text in it: ``make(text)`` is the
+    document, of which all but the text is encoded once."""
+
+    def __init__(self, make: Callable[[str], Any]) -> None:
+        self._before, _, self._behind = data(make(_HOLE)).partition(encoded(_HOLE))
+
+    def __call__(self, text: str) -> bytes:
+        return self._before + encoded(text) + self._behind
+
+
+_HOLE = "\0"  # occurs in no name
+
+
 def event(name: str, document: Any) -> bytes:
     """An event with a name, as of Anthropic's interface and of responses."""
     return b"event: " + name.encode() + b"\ndata: " + encoded(document) + b"\n\n"

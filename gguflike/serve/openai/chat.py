@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from gguflike.chat.calls import Called
@@ -175,28 +176,47 @@ async def _chunks(made: Answer, n: int, with_usage: bool, progress: bool) -> Asy
     endings: list[Ended] = []
     tokenizer = made.loaded.model.tokenizer
 
-    def chunk(index: int, delta: dict[str, Any], likely: Any = None, reason: str | None = None, **more: Any) -> bytes:
+    def document(
+        index: int, delta: dict[str, Any], likely: Any = None, reason: str | None = None, **more: Any
+    ) -> dict[str, Any]:
         choice = {"index": index, "delta": delta, "logprobs": likely, "finish_reason": reason}
-        return sse.data({**head, "choices": [choice], **more})
+        return {**head, "choices": [choice], **more}
 
-    async for index, piece in made.spoken():
-        if not isinstance(piece, Spoken | Ended):
-            yield _progress(head, piece) if progress else sse.comment(_words(piece))
-            continue
-        if not begun[index]:
-            begun[index] = True
-            yield chunk(index, {"role": "assistant", "content": ""})
-        if isinstance(piece, Ended):
-            endings.append(piece)
-            yield chunk(index, {}, reason=piece.reason, timings=timings(piece.generation))
-            continue
-        likely = None
+    def chunk(*args: Any, **more: Any) -> bytes:
+        return sse.data(document(*args, **more))
+
+    def told(index: int, piece: Spoken) -> Iterator[bytes]:
         if any(token.logprob is not None for token in piece.tokens):
-            likely = {"content": logprobs.chat(tokenizer, piece.tokens), "refusal": None}
-        deltas = [delta for each in piece.said for delta in _deltas(each, calls, index)] or ([{}] if likely else [])
-        for delta in deltas:
-            yield chunk(index, delta, likely)
-            likely = None
+            likely: Any = {"content": logprobs.chat(tokenizer, piece.tokens), "refusal": None}
+            for delta in [delta for each in piece.said for delta in _deltas(each, calls, index)] or [{}]:
+                yield chunk(index, delta, likely)
+                likely = None
+            return
+        for each in piece.said:
+            if isinstance(each, Said) and not each.reasoning:
+                yield plain[index](each.text)
+            else:
+                yield from (chunk(index, delta) for delta in _deltas(each, calls, index))
+
+    def said(index: int, text: str) -> dict[str, Any]:
+        return document(index, {"content": text})
+
+    plain = [sse.Frame(partial(said, index)) for index in range(n)]
+    async for pieces in made.spoken():
+        chunks: list[bytes] = []
+        for index, piece in pieces:
+            if not isinstance(piece, Spoken | Ended):
+                chunks.append(_progress(head, piece) if progress else sse.comment(_words(piece)))
+                continue
+            if not begun[index]:
+                begun[index] = True
+                chunks.append(chunk(index, {"role": "assistant", "content": ""}))
+            if isinstance(piece, Ended):
+                endings.append(piece)
+                chunks.append(chunk(index, {}, reason=piece.reason, timings=timings(piece.generation)))
+            else:
+                chunks += told(index, piece)
+        yield b"".join(chunks)
     if with_usage:
         generations = [each.generation for each in endings]
         counts = usage(len(made.plan.prompt.ids), generations, sum(each.reasoning for each in endings))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gguflike.engine.events import Finished, Token
@@ -115,11 +116,12 @@ async def _whole(call: Call, making: Any, n: int) -> dict[str, Any]:
     tokens: dict[int, list[Token]] = {}
     generations: dict[int, Generation] = {}
     try:
-        async for index, event in answers:
-            if isinstance(event, Finished):
-                generations[index] = event.generation
-            elif isinstance(event, Token):
-                tokens.setdefault(index, []).append(event)
+        async for events in answers:
+            for index, event in events:
+                if isinstance(event, Finished):
+                    generations[index] = event.generation
+                elif isinstance(event, Token):
+                    tokens.setdefault(index, []).append(event)
     finally:
         answers.close()
     choices = []
@@ -158,25 +160,37 @@ async def _chunks(call: Call, loaded: Loaded, plan: _Plan, answers: Answers, n: 
     offsets: dict[int, int] = {}
     generations: list[Generation] = []
 
-    def chunk(index: int, text: str, reason: str | None, **more: Any) -> bytes:
+    def document(index: int, text: str, told: Any = None, reason: str | None = None, **more: Any) -> dict[str, Any]:
+        choice = {"index": index, "text": text, "logprobs": told, "finish_reason": reason}
+        return {**head, "choices": [choice], **more}
+
+    def chunk(index: int, text: str, reason: str | None = None, **more: Any) -> bytes:
         told = None
         if likely:
             told = logprobs.completion(tokenizer, held.pop(index, []), offsets.get(index, 0))
-        offsets[index] = offsets.get(index, 0) + len(text)
-        choice = {"index": index, "text": text, "logprobs": told, "finish_reason": reason}
-        return sse.data({**head, "choices": [choice], **more})
+            offsets[index] = offsets.get(index, 0) + len(text)
+        return sse.data(document(index, text, told, reason, **more))
 
+    plain = [sse.Frame(partial(document, index)) for index in range(n * len(plan.prompts))]
     for place, echo in enumerate(plan.echoes):
         for number in range(n if echo else 0):
-            yield chunk(place * n + number, echo, None)
-    async for index, event in answers:
-        if isinstance(event, Finished):
-            generations.append(event.generation)
-            yield chunk(index, "", reason_of(event.generation), timings=timings(event.generation))
-        elif isinstance(event, Token):
-            held.setdefault(index, []).append(event)
-            if event.text:
-                yield chunk(index, event.text, None)
+            yield chunk(place * n + number, echo)
+    async for events in answers:
+        chunks: list[bytes] = []
+        for index, event in events:
+            if isinstance(event, Finished):
+                generations.append(event.generation)
+                chunks.append(chunk(index, "", reason_of(event.generation), timings=timings(event.generation)))
+            elif not isinstance(event, Token):
+                continue
+            elif likely:
+                held.setdefault(index, []).append(event)
+                if event.text:
+                    chunks.append(chunk(index, event.text))
+            elif event.text:
+                chunks.append(plain[index](event.text))
+        if chunks:
+            yield b"".join(chunks)
     if (call.values.get("stream_options") or {}).get("include_usage") is True:
         counts = usage(sum(map(len, plan.prompts)), generations)
         yield sse.data({**head, "choices": [], "usage": counts})

@@ -68,16 +68,18 @@ class Events:
         yield self._event("response.created", response=self.document)
         yield self._event("response.in_progress", response=self.document)
         tokenizer = self._made.loaded.model.tokenizer
-        async for _, piece in self._made.spoken():
-            if isinstance(piece, Spoken):
-                told = logprobs.chat(tokenizer, piece.tokens) if _likely(piece) else []
-                for said in piece.said:
-                    for event in self._call(said) if isinstance(said, Called) else self._say(said, told):
-                        yield event
-                    told = []
-            elif isinstance(piece, Ended):
-                for event in self._end(piece):
-                    yield event
+        async for pieces in self._made.spoken():
+            events: list[bytes] = []
+            for _, piece in pieces:
+                if isinstance(piece, Spoken):
+                    told = logprobs.chat(tokenizer, piece.tokens) if _likely(piece) else []
+                    for said in piece.said:
+                        events += self._call(said) if isinstance(said, Called) else self._say(said, told)
+                        told = []
+                elif isinstance(piece, Ended):
+                    events += self._end(piece)
+            if events:
+                yield b"".join(events)
 
     def failed(self, error: ApiError) -> bytes:
         """The event in place of the end."""
