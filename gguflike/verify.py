@@ -1,8 +1,9 @@
 """Checking a file: its structure, its contents against the digests it carries, and what else can be known.
 
 A file that gguflike wrote carries digests (spec/metadata.md): then every byte is accounted for, and a changed one is
-traced to its tensor or to the header. For other files structure and finite scales are all that can be checked, and the
-report says so.
+traced to its tensor or to the header. Of other files it can be seen whether their structure is sound, their scales are
+finite, their values such as trained weights have and their metadata such as models of their architecture have; a weight
+that is another plausible one cannot, and the report says so.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from gguflike import container, meaning
 from gguflike.container import GGUFFile, TensorInfo, system
 from gguflike.container.digest import Recorded, header_digest, recorded
-from gguflike.container.findings import Finding, Severity, odd
+from gguflike.container.findings import SEVERITIES, Finding, Severity, odd
 from gguflike.container.finite import NotFinite, first_not_finite
 from gguflike.container.places import Gaps
-from gguflike.container.shards import open_shards
+from gguflike.container.plausible import Plausible
 from gguflike.container.validate import validate
 from gguflike.errors import GGUFError
 from gguflike.locate import locate
@@ -50,7 +52,15 @@ class Report:
     @property
     def ok(self) -> bool:
         """Whether no finding is an error."""
-        return not any(finding.severity == "error" for finding in self.findings)
+        return self.passes("error")
+
+    def passes(self, severity: Severity) -> bool:
+        """Whether no finding is of that severity or a worse one."""
+        return not any(SEVERITIES.index(each.severity) <= SEVERITIES.index(severity) for each in self.findings)
+
+    def count(self, severity: Severity) -> int:
+        """How many findings are of a severity."""
+        return sum(finding.severity == severity for finding in self.findings)
 
     @property
     def scope(self) -> str:
@@ -58,8 +68,8 @@ class Report:
         if not self.opened:
             return "checked nothing behind the header, which cannot be read"
         if self.digests:
-            return "checked structure, finite values and the SHA-256 of the header and of every tensor"
-        return "checked structure and finite values only: without digests changed weights cannot be seen"
+            return "checked structure, values, metadata and the SHA-256 of the header and of every tensor"
+        return "checked structure, values and metadata: without digests other plausible weights cannot be seen"
 
     def check(self) -> None:
         """Raise the first error: DigestError where contents changed, else GGUFError."""
@@ -77,10 +87,11 @@ def verify(path: str | os.PathLike[str], progress: Progress | None = None) -> Re
     path = locate(path, progress)
     findings: list[Finding] = []
     try:
-        files = open_shards(path)
+        whole = container.open(path)
     except GGUFError as error:
         refused = Finding.of(error, os.fspath(path))
         return Report((refused.path,), (refused,), False, 0, 0, opened=False)
+    files: list[GGUFFile] = getattr(whole, "shards", [whole])
     try:
         checks = [_FileCheck(file) for file in files]
         total = sum(check.data_bytes for check in checks)
@@ -88,17 +99,18 @@ def verify(path: str | os.PathLike[str], progress: Progress | None = None) -> Re
         for check in checks:
             done = check.run(progress, done, total)
             findings += check.findings
+        disagree = any(finding.rule in ("M-010", "M-011") for finding in findings)
+        findings += (each for each in meaning.findings(whole) if each.rule != "M-032" or not disagree)  # says it again
         return Report(
             tuple(file.path for file in files),
-            tuple(sorted(findings, key=lambda finding: finding.severity)),  # errors first
+            tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))),
             all(check.digests is not None for check in checks),
             sum(len(file.infos) for file in files),
             total,
             file_bytes=sum(file.file_bytes for file in files),
         )
     finally:
-        for file in files:
-            file.close()
+        whole.close()
 
 
 def _changed(what: str, got: str, stated: str) -> str:
@@ -165,12 +177,16 @@ class _FileCheck:
         """Digest and finite values of one tensor, in one pass."""
         digest = hashlib.sha256()
         bad: NotFinite | None = None
+        seen = Plausible(info, self.file.path)
         read = 0
         for at, piece in self._pieces(descriptor, info.offset, info.offset + info.nbytes, info.format.block_bytes):
             if self.digests:
                 digest.update(piece)
+            data = np.frombuffer(piece, np.uint8)
+            blocks = data.view(info.format.dtype if self.order == "<" else info.format.dtype.newbyteorder(">"))
+            seen.add(data, blocks)
             if bad is None:
-                bad = first_not_finite(np.frombuffer(piece, np.uint8), info.format, self.order)
+                bad = first_not_finite(data, info.format, self.order)
                 if bad:
                     block = (at - info.offset) // info.format.block_bytes + bad.block
                     message = f"{bad.field!r} of block {block} ({info.format.name}) is not finite"
@@ -180,7 +196,9 @@ class _FileCheck:
             read += len(piece)
         if read < info.nbytes:
             self.add("error", "C-025", "the file became shorter while it was read", tensor=info.name)
-        elif self.digests and digest.hexdigest() != self.digests.tensors[info.name]:
+            return
+        self.findings += seen.findings()
+        if self.digests and digest.hexdigest() != self.digests.tensors[info.name]:
             message = _changed("data", digest.hexdigest(), self.digests.tensors[info.name])
             self.add("error", "M-004", message, tensor=info.name, offset=info.offset)
 

@@ -38,7 +38,8 @@ BELOW = {
     "describe": {"errors", "blocks", "tensor", "container", "quality"},
     "statistics": {"blocks", "container"},
     "summary": {"errors", "machine", "container", "describe", "families", "checkpoint", "chat", "runner"},
-    "verify": {"progress", "errors", "blocks", "tensor", "container", "locate"},
+    "meaning": {"errors", "container", "families", "checkpoint", "chat", "runner"},
+    "verify": {"progress", "errors", "blocks", "tensor", "container", "locate", "meaning"},
     "diff": {"progress", "errors", "blocks", "tensor", "container"},
     "convert": {"progress", "errors", "foreign", "blocks", "kernels", "tensor", "container", "families", "checkpoint"}
     | {"calibrate", "activations", "machine"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -185,7 +186,7 @@ def test_tokens_by_an_expression(model: Path, tmp_path: Path, capsys: pytest.Cap
     assert main(["inspect", str(path), "--tokens", "nothing"]) == 0
 
 
-@pytest.mark.skipif(not hasattr(looked_for.signal, "setitimer"), reason="no timer of processes")
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer of processes")
 def test_an_expression_that_takes_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

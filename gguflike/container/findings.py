@@ -10,7 +10,10 @@ from gguflike.frozen import fields, frozen
 if TYPE_CHECKING:
     from gguflike.container.reader import GGUFFile
 
-Severity = Literal["error", "warning"]
+Severity = Literal["error", "warning", "note"]
+#: From what must not be used to what is worth knowing: an error is damage or a broken rule, a warning odd and likely to
+#: surprise who runs the file, a note a property of a sound file that other programs treat in another way.
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 OURS = "gguflike.digest."  # keys that our writer gives every file
 CHANGED = ("M-003", "M-004")  # the structure is sound, and the bytes are not those that were written
@@ -18,7 +21,7 @@ CHANGED = ("M-003", "M-004")  # the structure is sound, and the bytes are not th
 
 @frozen
 class Finding:
-    """One thing that is wrong (error) or odd but harmless (warning), where it is, and the rule it breaks.
+    """One thing that is wrong (error), odd (warning) or worth knowing (note), where it is, and the rule it is of.
 
     ``offset`` counts bytes of the file at ``path``; ``tensor`` and ``field`` name what it is about; ``expected``,
     ``got`` and ``remedy`` say more where there is more to say. ``str`` joins all of it but the severity.

@@ -18,7 +18,7 @@ may be negative.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sized
+from collections.abc import Callable, Collection, Iterator, Mapping, Sized
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeVar
 
@@ -225,13 +225,22 @@ def check_keys(
 
     ``implied`` has the keys whose meaning the graph includes, and the values for which it does (None: any value).
     """
+    for key, value, allowed in unread(config, architecture, metadata, implied):
+        raise _unread(key, value, allowed)
+
+
+def unread(
+    config: Any, architecture: str, metadata: Mapping[str, Any], implied: Mapping[str, tuple[Any, ...] | None]
+) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
+    """What a GGUF file says of its model and the configuration does not hold: key, value, and the values that it holds.
+    ``implied`` as of `check_keys`."""
     known: set[str | None] = set()
     for parameter in parameters(type(config)):
         known |= {parameter.key.gguf, *parameter.key.copies}
         for name in parameter.key.copies:
             value, here = metadata.get(full_key(architecture, name)), getattr(config, parameter.name)
             if value is not None and not _close(value, here):
-                raise _unread(full_key(architecture, name), value, (here,))
+                yield full_key(architecture, name), value, (here,)
     if "rope.scaling.factor" in known:
         known.add("rope.scale_linear")
     beginning = f"{architecture}."
@@ -241,7 +250,7 @@ def check_keys(
             continue
         allowed = implied.get(name, FILE_KEYS.get(name, ()))
         if allowed is not None and _scalar(metadata[key]) not in allowed:
-            raise _unread(key, metadata[key], allowed)
+            yield key, metadata[key], allowed
 
 
 def _close(value: Any, other: Any) -> bool:

@@ -1,0 +1,153 @@
+"""Whether what a file says makes sense to those who run it: its tokenizer, its chat template, its model's settings.
+
+`gguflike.container.validate` judges what any GGUF file may hold; here it is asked what a model of this architecture
+holds. Nothing here is an error: other programs may know what this one does not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gguflike.checkpoint.tokenizer_json import chat_templates
+from gguflike.checkpoint.vocabulary import MERGES, MODEL, PRE, TOKENS, TYPES, TokenType, Vocabulary
+from gguflike.container.findings import Finding, Severity
+from gguflike.container.values import INTEGERS
+from gguflike.errors import GGUFError, GGUFLikeError, TemplateError, counted
+from gguflike.families import config as configs
+from gguflike.families import registry
+
+if TYPE_CHECKING:
+    from gguflike.container import GGUFFile
+
+#: Markup of templates that is a token in every vocabulary that has it; what else stands in brackets may be text.
+_MARKUP = re.compile(r"<\|[A-Za-z0-9_]+\|>|<(?:start|end)_of_turn>")
+_SHOWN = 4  # names in a message
+
+
+def findings(file: GGUFFile) -> Iterator[Finding]:
+    """All that is odd about what an open file says, of a split model as a whole."""
+    if TOKENS in file.metadata and MODEL in file.metadata:
+        yield from _tokenizer(file)
+    yield from _templates(file)
+    if file.metadata.get("general.type", "model") == "model" and f"{file.architecture}.block_count" in file.metadata:
+        yield from _model(file)
+
+
+def _found(file: GGUFFile, severity: Severity, rule: str, message: str, key: str | None = None) -> Finding:
+    entry = file.metadata.entry(key) if key is not None and key in file.metadata else None
+    return Finding(severity, rule, message, file.path, None if entry is None else entry.start, field=key)
+
+
+def _tokenizer(file: GGUFFile) -> Iterator[Finding]:
+    """M-012: types are those that there are, merges make tokens of tokens, what a tokenizer needs is there. M-013: a
+    byte-level vocabulary says how text is cut before its merges apply."""
+    metadata = file.metadata
+    if metadata.item_type_of(TYPES) in INTEGERS if TYPES in metadata else False:
+        odd = np.setdiff1d(metadata[TYPES], [int(kind) for kind in TokenType])
+        if len(odd):
+            yield _found(file, "warning", "M-012", f"tokens of type {odd[0]}, which there is none of", TYPES)
+    try:
+        vocabulary = Vocabulary.from_metadata(metadata)
+    except GGUFLikeError as error:
+        severity: Severity = "warning" if isinstance(error, GGUFError) else "note"
+        key = (error.field or "").partition("[")[0]
+        yield _found(file, severity, "M-012", _said(error, file), key if key in metadata else None)
+        return
+    if vocabulary.model != "gpt2":
+        return
+    if not isinstance(metadata.get(PRE), str):
+        message = "no pre-tokenizer is named, so that llama.cpp cuts text otherwise than the model has learned"
+        yield _found(file, "warning", "M-013", message, PRE)
+    if not len(vocabulary.merge_texts):
+        yield _found(file, "warning", "M-012", "a byte-level vocabulary without merges", MERGES)
+    tokens = set(vocabulary.texts.tolist())
+    useless = [pair for pair in vocabulary.merges() if not tokens.issuperset((*pair, "".join(pair)))]
+    if useless:
+        shown = " ".join(useless[0])
+        message = f"{counted(len(useless), 'merge')} of or to what is no token, the first {shown!r}"
+        yield _found(file, "note", "M-012", message, MERGES)
+
+
+def _templates(file: GGUFFile) -> Iterator[Finding]:
+    """M-014: a chat template compiles. M-015: the markup that it writes is among the tokens."""
+    try:
+        sources = chat_templates(file.metadata)
+    except GGUFLikeError as error:
+        yield _found(file, "warning", "M-014", _said(error, file), error.field)
+        return
+    texts = file.metadata.texts(TOKENS) if TOKENS in file.metadata else None
+    for name, source in sources.items():
+        key = "tokenizer.chat_template" + ("" if name == "default" else f".{name}")
+        problem = _compiled(source)
+        if problem is not None:
+            yield _found(file, "warning", "M-014", f"chat template {name!r}: {problem}", key)
+        marks = sorted(set(_MARKUP.findall(source)))
+        if texts is None or not len(texts) or not marks:
+            continue
+        known = {texts[index] for index in texts.find(marks)}
+        missing = [mark for mark in marks if mark not in known]
+        if missing:
+            more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+            listed = ", ".join(missing[:_SHOWN])
+            message = f"chat template {name!r} writes {listed}{more}, which the vocabulary has no token for"
+            yield _found(file, "note" if known else "warning", "M-015", message, key)
+
+
+def _compiled(source: str) -> str | None:
+    """Why a template does not compile, if so."""
+    from gguflike.chat import template
+
+    try:
+        template.check(source)
+    except TemplateError as error:
+        return error.what.removeprefix("chat template failed: ")
+    return None
+
+
+def _model(file: GGUFFile) -> Iterator[Finding]:
+    """M-030: settings are such as models of the architecture have. M-031: llama.cpp computes the same. M-032: the model
+    can be run."""
+    from gguflike.runner import ability
+
+    odd = list(_settings(file))
+    yield from odd
+    refused = ability.refusal(file)
+    if refused is not None and refused.field not in {finding.field for finding in odd}:
+        severity: Severity = "warning" if isinstance(refused, GGUFError) else "note"
+        yield _found(file, severity, "M-032", f"does not run here: {_said(refused, file)}", None)
+
+
+def _settings(file: GGUFFile) -> Iterator[Finding]:
+    metadata = file.metadata
+    own = file.architecture
+    for key in metadata:
+        other = key.partition(".")[0]
+        if other != own and other in registry.ARCHITECTURES:
+            message = f"a setting of {other}, which readers of {own} ignore"
+            yield _found(file, "note", "M-030", message, key)
+    try:
+        family = registry.for_gguf(str(own)).of_file(metadata, file.infos)
+        config = configs.from_gguf(family.config, family.name, metadata, file.infos)
+    except GGUFLikeError:
+        return  # of which M-032 says what
+    for key, _, allowed in configs.unread(config, family.name, metadata, family.file_keys):
+        usual = f", unless it is {' or '.join(map(repr, allowed))}" if allowed else ""
+        message = f"models of {own} have no such setting{usual}: readers ignore it, or refuse the file"
+        yield _found(file, "warning", "M-030", message, key)
+    for notice in _noticed(family, config):
+        yield _found(file, "note", "M-031", notice)
+
+
+def _noticed(family: Any, config: Any) -> list[str]:
+    """What other readers compute differently, by the family."""
+    notices: list[str] = family.notices(config)
+    return notices
+
+
+def _said(error: GGUFLikeError, file: GGUFFile) -> str:
+    """The message without the file's name."""
+    return str(error).removeprefix(f"{file.path}, ").removeprefix(f"{file.path}: ")
