@@ -62,8 +62,9 @@ def _tokenizer(file: GGUFFile) -> Iterator[Finding]:
     if not isinstance(metadata.get(PRE), str):
         message = "no pre-tokenizer is named, so that llama.cpp cuts text otherwise than the model has learned"
         yield _found(file, "warning", "M-013", message, PRE)
-    if not len(vocabulary.merge_texts):
-        yield _found(file, "warning", "M-012", "a byte-level vocabulary without merges", MERGES)
+    if MERGES not in metadata:
+        message = "a byte-level vocabulary without merges, which llama.cpp refuses"
+        yield _found(file, "warning", "M-012", message, MERGES)
     tokens = set(vocabulary.texts.tolist())
     useless = [pair for pair in vocabulary.merges() if not tokens.issuperset((*pair, "".join(pair)))]
     if useless:

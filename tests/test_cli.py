@@ -196,7 +196,7 @@ def test_verify(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(["verify", str(small)]) == 0
     whole = output.size(small.stat().st_size)
     assert capsys.readouterr().out.startswith(
-        f"good: {whole}, 768 bytes of it in 3 tensors; checked structure, finite values and the SHA"
+        f"good: {whole}, 768 bytes of it in 3 tensors; checked structure, values, metadata and the SHA"
     )
     assert run_json(capsys, "verify", small)["ok"] is True
     data = bytearray(small.read_bytes())
