@@ -119,6 +119,8 @@ def find(graph: Graph) -> tuple[list[Fold], list[str]]:
     if isinstance(graph.head, Head) and graph.norm is not None:
         if graph.head.tied:
             refused.append((None, "the input of the output matrix", "it is the embedding, too"))
+        elif graph.mtp:
+            refused.append((None, "the input of the output matrix", "heads that predict further tokens read it, too"))
         elif graph.norm.weight:
             folds.append(Fold("norm", graph.norm.size, tuple(_gains(graph.norm, "")), ("output.weight",)))
     return folds, _notices(refused)

@@ -12,7 +12,7 @@ from gguflike.cli.arguments import MODEL
 from gguflike.cli.bounds import bounds_of, bounds_of_answer
 from gguflike.cli.config import model_named, usual_model
 from gguflike.cli.progress import progress_bar
-from gguflike.cli.settings import DRAFTING, LOADING, SAMPLING, TEXT_SETTINGS, add_settings, names_of
+from gguflike.cli.settings import DRAFTING, LOADING, MTP, SAMPLING, TEXT_SETTINGS, add_settings, names_of
 from gguflike.cli.streams import say
 from gguflike.errors import did_you_mean
 from gguflike.frozen import frozen
@@ -101,11 +101,20 @@ class Drafter:
 
     def options(self, model: Model) -> dict[str, Any]:
         """Keyword arguments of ``model.generate`` that say what guesses. UsageError where there is no such model, and
-        the errors of loading one; ArgumentError where it has another vocabulary."""
+        the errors of loading one; ArgumentError where it has another vocabulary, UnsupportedError where the file has no
+        head."""
         args = self._args
         if args.draft is None:
             self.close()
             return {}
+        tokens = {} if args.draft_tokens is None else {"draft_tokens": args.draft_tokens}
+        if args.draft == MTP:
+            self.close()
+            if not model.graph.mtp:
+                from gguflike.runner.mtp import no_head
+
+                raise no_head(model)
+            return {"draft": MTP, **tokens}
         if args.draft != self._name:
             from gguflike.runner.drafting import check_vocabulary
 
@@ -113,7 +122,7 @@ class Drafter:
             self._model = _loaded(args.draft, args, ("threads", "context", "cache_type"))
             check_vocabulary(model, self._model)
             self._name = args.draft
-        return {"draft": self._model} | ({} if args.draft_tokens is None else {"draft_tokens": args.draft_tokens})
+        return {"draft": self._model, **tokens}
 
     def close(self) -> None:
         """Let go of the model."""

@@ -10,7 +10,7 @@ from gguflike.cli.arguments import count, number, positive
 from gguflike.cli.config import model_named, usual_model
 from gguflike.cli.generation import add_model_arguments, add_sampling_arguments, model_given, sampling_of
 from gguflike.cli.progress import progress_bar
-from gguflike.cli.settings import DRAFTING, LOADING, SAMPLING, WORDS, add_settings, names_of
+from gguflike.cli.settings import DRAFTING, LOADING, MTP, SAMPLING, WORDS, add_settings, names_of
 from gguflike.cli.streams import say
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         cache_bytes=args.cache_memory,
         memory=args.memory,
         slots_dir=args.slot_save_path,
-        draft=None if args.draft is None else model_named(args.draft, args.config),
+        draft=args.draft if args.draft in (None, MTP) else model_named(args.draft, args.config),
         draft_tokens=args.draft_tokens or 8,
         ui=not args.no_ui,
         max_body=args.max_body,

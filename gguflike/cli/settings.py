@@ -191,9 +191,17 @@ TEXT_SETTINGS = (
     Setting("lookup", ("--lookup",), COUNT, "guess N tokens at a time from what the text repeats; 0: none", "N"),
 )
 
+MTP = "mtp"  # in place of a draft model
+
 #: By which model more is guessed.
 DRAFTING = (
-    Setting("draft", ("--draft",), TEXT, "a smaller model of the same vocabulary that guesses for MODEL", "FILE"),
+    Setting(
+        "draft",
+        ("--draft",),
+        TEXT,
+        "a smaller model of the same vocabulary that guesses for MODEL; mtp: the prediction head of its own file",
+        "FILE",
+    ),
     Setting("draft_tokens", ("--draft-tokens",), POSITIVE, "so many tokens at a time (default: 8)", "N"),
 )
 

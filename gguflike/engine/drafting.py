@@ -1,14 +1,15 @@
 """Guesses at what texts go on with, which a pass can check as fast as it computes a few tokens.
 
-A guess is what followed the last time a text ended like this (`runner.speculate`), or what a draft model takes for the
-likeliest (`runner.drafting`). How many tokens are guessed depends on how many were right before, and on how many texts
-share the pass: more than MOST_ROWS tokens no longer come along for little.
+A guess is what followed the last time a text ended like this (`runner.speculate`), or what a draft model
+(`runner.drafting`) or the model's own head (`runner.mtp`) takes for the likeliest. How many tokens are guessed depends
+on how many were right before, and on how many texts share the pass: more than MOST_ROWS tokens no longer come along for
+little.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from gguflike.errors import check_integer
 from gguflike.runner.speculate import Length, Lookup
@@ -16,14 +17,15 @@ from gguflike.runner.speculate import Length, Lookup
 if TYPE_CHECKING:
     from gguflike.engine.job import Job
     from gguflike.runner import Model
-    from gguflike.runner.drafting import DraftModel
+    from gguflike.runner.drafting import Drafter
     from gguflike.runner.slots import Slot
+    from gguflike.runner.together import Together
 
 MOST_ROWS = 16  # tokens of a pass that checks guesses
 
 
 class Guessed:
-    """What is guessed for one job: ``length`` is how much the draft model is asked for, in its ``slot``."""
+    """What is guessed for one job: ``length`` is how much the draft model, or head, is asked for, in its ``slot``."""
 
     def __init__(self, job: Job, most: int, slot: Slot | None) -> None:
         self.lookup = Lookup(job.tokens, job.request.lookup) if job.request.lookup else None
@@ -34,15 +36,21 @@ class Guessed:
 class Drafts:
     """The drafts of an engine's jobs. ``tokens``: how many the draft model guesses at most at a time."""
 
-    def __init__(self, model: Model, parallel: int, draft: Model | None = None, tokens: int = 8) -> None:
-        """ArgumentError where the draft model has another vocabulary."""
+    def __init__(
+        self, model: Model, together: Together, draft: Model | Literal["mtp"] | None = None, tokens: int = 8
+    ) -> None:
+        """``together`` are the texts to guess for. ArgumentError where the draft model has another vocabulary,
+        UnsupportedError where the model has no head."""
         self._tokens = check_integer("draft_tokens", tokens, 1)
-        self._model: DraftModel | None = None
-        if draft is not None:
+        self._model: Drafter | None = None
+        self._is_own = draft == "mtp"  # whose slots are those of the texts
+        if draft == "mtp":
+            self._model = together.own_head()
+        elif draft is not None:
             from gguflike.runner.drafting import DraftModel
 
-            self._model = DraftModel(model, draft, parallel)
-        self._free = [] if self._model is None else list(self._model.slots)
+            self._model = DraftModel(model, draft, len(together.slots))
+        self._free = [] if self._model is None or self._is_own else list(self._model.slots)
         self._guessed: dict[int, Guessed] = {}  # by the job's id
 
     def propose(self, jobs: Sequence[Job], most: int) -> None:
@@ -65,7 +73,7 @@ class Drafts:
     def leave(self, job: Job) -> None:
         """A job has ended."""
         guessed = self._guessed.pop(job.id, None)
-        if guessed is not None and guessed.slot is not None:
+        if guessed is not None and guessed.slot is not None and not self._is_own:
             self._free.append(guessed.slot)
 
     def close(self) -> None:
@@ -79,7 +87,10 @@ class Drafts:
     def _of(self, job: Job) -> Guessed:
         if job.id not in self._guessed:
             slot = None
-            if self._free:
+            if self._is_own and self._model is not None:
+                assert job.slot is not None
+                slot = self._model.slots[job.slot.number]
+            elif self._free:
                 slot = max(self._free, key=lambda slot: slot.common_prefix(job.tokens))
                 self._free.remove(slot)
             self._guessed[job.id] = Guessed(job, self._tokens, slot)

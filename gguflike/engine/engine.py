@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from gguflike.engine.drafting import Drafts
 from gguflike.engine.events import Listener
@@ -93,10 +93,16 @@ class Engine:
     ``cache_bytes``: memory for what was computed of texts, for others that begin alike (None: a tenth of the
     machine's). ``text_bytes``: memory for the texts that are being computed (None: half of the machine's); each may
     fill the whole context, and one that does not fit beside others waits. ``draft``: a smaller model of the same
+<<<<<<< HEAD
     vocabulary that guesses at most ``draft_tokens`` at a time, which changes the speed and no text. ``store``: a folder
     for `save` and `restore`. ``told`` is called on the engine's thread when listeners have heard all that there is for
     now: before a pass of the model, and behind it. The model may be used beside the engine, though each waits for the
     other; closing the engine does not close the model.
+=======
+    vocabulary that guesses at most ``draft_tokens`` at a time, or "mtp", the multi-token-prediction head of the file,
+    which changes the speed and no text. ``store``: a folder
+    for `save` and `restore`. The model may be used beside the engine, though each waits for the other; closing the
+    engine does not close the model.
 
     A text is the same whatever is computed beside it (see `runner.together`).
     """
@@ -109,13 +115,13 @@ class Engine:
         queue: int = 64,
         cache_bytes: int | None = None,
         text_bytes: int | None = None,
-        draft: Model | None = None,
+        draft: Model | Literal["mtp"] | None = None,
         draft_tokens: int = 8,
         store: str | os.PathLike[str] | None = None,
         told: Callable[[], None] | None = None,
     ) -> None:
         """ArgumentError where the draft model has another vocabulary, a number is out of range, or there is no such
-        folder; UnsupportedError where the model has no logits."""
+        folder; UnsupportedError where the model has no logits, or no head."""
         self.model = model
         self.parallel = check_integer("parallel", parallel, 1, MOST_PARALLEL)
         self.queue = check_integer("queue", queue, 0)
@@ -125,7 +131,7 @@ class Engine:
         positions = room // model.position_bytes if model.position_bytes else math.inf
         self._places = Places(self._together.slots, limit, positions)
         self._pace = Pace(self._together.batch)
-        self._drafts = Drafts(model, parallel, draft, draft_tokens)
+        self._drafts = Drafts(model, self._together, draft, draft_tokens)
         self._told = told or _nobody
         self._changed = threading.Condition()
         self._numbers = count(1)

@@ -25,6 +25,7 @@ What many families share:
     windows        those with sliding windows, or with layers that do not rotate
     mixture        those with experts
     hybrid         those with recurrent layers
+    mtp            those with heads that predict the token behind the next
     pooling        those that give vectors or scores of texts
 
 All other files are families. They build on these and on each other: one with experts on the dense one of its maker, an

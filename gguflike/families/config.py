@@ -361,9 +361,16 @@ def to_metadata(config: Any, architecture: str) -> dict[str, Any]:
             continue
         if parameter.many:
             alike = not (key.array or key.listed) and len(set(value)) == 1
-            value = value[0] if alike else list(value)
+            value = value[0] if alike else [*value, *([] if key.listed else value[-1:] * _behind(config))]
+        elif parameter.name == "n_layer":
+            value += _behind(config)
         metadata |= {full_key(architecture, k): value for k in (key.gguf, *key.copies)}
     return metadata
+
+
+def _behind(config: Any) -> int:
+    """How many layers a file counts behind those that a text goes through: the opposite of `layers_left_out`."""
+    return getattr(config, "n_mtp", 0)
 
 
 def _is_implied(parameter: Parameter, value: Any, config: Any) -> bool:

@@ -151,7 +151,7 @@ class Family(Generic[Config]):
         """Every tensor of a model with configuration ``c``, in file order. ``available`` are the names of a
         checkpoint's tensors, or their shapes by name, which say how it spells what has several spellings (None: as an
         export writes it)."""
-        return tuple(self._bound(place, c, available) for place in self.graph(c).tensors() if place.tensor.used)
+        return tuple(self._bound(place, c, available) for place in _places(self.graph(c)) if place.tensor.used)
 
     def _bound(self, place: Place, c: Config, available: Collection[str] | None) -> Binding:
         tensor, prefix = place.tensor, self._prefix(place.layer)
@@ -191,7 +191,7 @@ class Family(Generic[Config]):
     def ruled_out(self, c: Config, available: Collection[str] | None = None) -> Iterator[str]:
         """Names in the checkpoint of tensors that the configuration says the model does not use (an output matrix that
         is tied to the embedding, say)."""
-        for place in self.graph(c).tensors():
+        for place in _places(self.graph(c)):
             if not place.tensor.used:
                 yield from self.hf_names(place.tensor, place.layer, available)
 
@@ -249,6 +249,12 @@ class Family(Generic[Config]):
         from gguflike.families import assumed, config_json
 
         return assumed.unassumed(self.spelled({**self.constants, **config_json.to_config(c)}))
+
+
+def _places(graph: Graph) -> Iterator[Place]:
+    """All tensors of a file."""
+    yield from graph.tensors()
+    yield from graph.mtp_tensors()
 
 
 def said(metadata: Mapping[str, Any], key: str) -> int | float | None:

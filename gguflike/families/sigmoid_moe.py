@@ -8,6 +8,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any
 
+from gguflike.families import mtp
 from gguflike.families.config import Via, key
 from gguflike.families.decoder import (
     DECODER_NAMES,
@@ -83,6 +84,11 @@ class Glm4Moe(SigmoidMixture):
     n_ff: int = key("feed_forward_length", "intermediate_size", default=lambda c: c.n_embd, implied=True)
     n_rot: int = partial()
     qk_norm: bool = key(None, "use_qk_norm", default=False, tensor="blk.0.attn_q_norm.weight")
+    has_mtp: bool = mtp.has("eh_proj")
+    n_mtp: int = mtp.count()
+    mtp_embedding: bool = mtp.has("embed_tokens")
+    mtp_head: bool = mtp.has("shared_head_head")
+    mtp_norm: bool = mtp.has("shared_head_norm")
     sections: tuple[int, ...] | None = key(
         "rope.dimension_sections", "rope.sections", listed=True, via=Via(read=padded, write=lambda _: None)
     )
@@ -92,13 +98,11 @@ def glm4moe(c: Glm4Moe) -> Graph:
     """Queries, keys and values may have biases, queries and keys norms."""
     norms = qk_norms(c) if c.qk_norm else {}
     mixer = attention(c, rope_of(c, "neox"), output_bias=False, **norms)
-    return decoder(
-        c,
-        lambda layer: (
-            Branch(rms(c, "attn_norm"), mixer),
-            Branch(rms(c, "post_attention_norm"), sparse(c, layer)),
-        ),
-    )
+
+    def block(layer: int) -> Block:
+        return (Branch(rms(c, "attn_norm"), mixer), Branch(rms(c, "post_attention_norm"), sparse(c, layer)))
+
+    return mtp.with_mtp(c, decoder(c, block), block)
 
 
 _GLM_NAMES = MappingProxyType(
@@ -116,7 +120,7 @@ GLM4MOE = Family(
     name="glm4moe",
     config=Glm4Moe,
     graph=glm4moe,
-    origins=_GLM_NAMES,
+    origins=MappingProxyType({**_GLM_NAMES, **mtp.MTP_NAMES}),
     implemented=SILU,
     inert=_INERT,
     constants=exported("Glm4MoeForCausalLM", "glm4_moe"),

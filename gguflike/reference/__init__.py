@@ -6,6 +6,7 @@ This is what the runner's ops are tested against, and what a reader who wants to
 from gguflike.reference import experts as experts  # parts of other modules register their functions with ``mix``
 from gguflike.reference import extras as extras
 from gguflike.reference import latent as latent
+from gguflike.reference import mtp as mtp
 from gguflike.reference import recurrent as recurrent
 from gguflike.reference.forward import branch as branch
 from gguflike.reference.forward import hidden as hidden

@@ -32,7 +32,7 @@ def embed(graph: Graph, weights: Mapping[str, Array], ids: Sequence[int], second
     """The residual stream (tokens, n_embd) before the first block. Ids from the place ``second`` on are those of the
     second of two texts."""
     part = graph.embedding
-    x = weights["token_embd.weight"][list(ids)]
+    x = weights[f"{part.role}.weight"][list(ids)]
     x = x * np.asarray(part.scale, x.dtype)
     if part.positions:
         x = x + weights["position_embd.weight"][: len(ids)]
@@ -51,11 +51,16 @@ def hidden(
     context = Context(length=length or len(ids))
     for part in graph.inputs:
         context.inputs[type(part)] = mix(part, {**weights, "ids": np.asarray(ids)}, x, context)
+    return normalize(graph.norm, weights, blocks(graph, weights, x, context))
+
+
+def blocks(graph: Graph, weights: Mapping[str, Array], x: Array, context: Context) -> Array:
+    """The residual stream ``x`` (tokens, n_embd) after all blocks."""
     for layer, (block, here) in enumerate(zip(graph.blocks, by_layer(graph, weights), strict=True)):
         context.layer = layer
         for each in block:
             x = step(each, here, x, context)
-    return normalize(graph.norm, weights, x)
+    return x
 
 
 def logits(graph: Graph, weights: Mapping[str, Array], ids: Sequence[int], length: int = 0) -> Array:
@@ -67,20 +72,20 @@ def head(graph: Graph, weights: Mapping[str, Array], x: Array) -> Array:
     """Logits of what the last norm gave."""
     part = graph.head
     assert isinstance(part, Head), "a graph that pools has no logits"
-    matrix = weights["token_embd.weight" if part.tied else "output.weight"]
+    matrix = weights["token_embd.weight" if part.tied else f"{part.role}.weight"]
     result: Array = x @ matrix.T
     if part.bias:
-        result = result + weights["output.bias"]
+        result = result + weights[f"{part.role}.bias"]
     result = result * np.asarray(part.scale, result.dtype)
     return np.tanh(result / part.softcap) * part.softcap if part.softcap else result
 
 
 def by_layer(graph: Graph, weights: Mapping[str, Array]) -> list[dict[str, Array]]:
-    """Of each layer, its tensors by role, and those that all layers share."""
+    """Of each layer of the graph, its tensors by role, and those that all layers share."""
     shared = {name: value for name, value in weights.items() if role_of(name)[1] is None}
     layers = [dict(shared) for _ in graph.blocks]
     for name, value in weights.items():
         layer = role_of(name)[1]
-        if layer is not None:
-            layers[layer][name.split(".", 2)[2]] = value
+        if layer is not None and graph.first <= layer < graph.first + len(layers):
+            layers[layer - graph.first][name.split(".", 2)[2]] = value
     return layers

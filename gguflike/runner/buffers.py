@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -84,7 +85,9 @@ class Buffers:
         }
         self._temps: dict[tuple[str, int], int] = {}  # addresses by name and bytes
         self._keep: list[npt.NDArray[Any]] = []  # the memory there
-        widest = -(-max([n_embd, *(mixer.widest for mixer in graph.mixers())]) // 64) * 64  # in whole cache lines
+        inputs = (getattr(part, "widest", 0) for part in graph.inputs)
+        longest = max([n_embd, *inputs, *(mixer.widest for mixer in graph.mixers())])
+        widest = -(-longest // 64) * 64  # in whole cache lines
         quantized = activation_arrays(self.batch, widest)
         self._quantized = tuple(address(quantized[part]) for part in ("codes", "scales", "sums"))
         self._keep += quantized.values()
@@ -96,6 +99,11 @@ class Buffers:
         self.crest = crest
         self.refined: Word = self.scratch("refined", self.batch * refined_bytes(widest)) if crest else 0
         self.own_refined: Word = self.own_scratch("own refined", refined_bytes(widest)) if crest else 0
+
+    @cached_property
+    def pairs(self) -> npt.NDArray[np.float32]:
+        """Float32 (batch, 2 * n_embd): what the block of a multi-token-prediction head begins with."""
+        return _floats(self.batch, 2 * self.x.shape[1])
 
     def set_run(self, first: int, count: int, slot: int, position: int) -> None:
         """Let the rows of a pass from number ``first`` on be ``count`` successive tokens of the sequence in a slot,

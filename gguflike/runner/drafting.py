@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from gguflike.errors import ArgumentError, counted
 from gguflike.runner.passes import Run
@@ -26,6 +26,18 @@ class Asked(NamedTuple):
     tokens: Sequence[int]
     slot: Slot
     most: int
+
+
+class Drafter(Protocol):
+    """What guesses: a `DraftModel`, or the model's own head (`runner.mtp.MTPHead`)."""
+
+    slots: list[Slot]
+
+    def guess(self, texts: Sequence[Asked]) -> list[list[int]]:
+        """A guess for each text, which may be empty."""
+
+    def close(self) -> None:
+        """Let the threads go."""
 
 
 class DraftModel:

@@ -18,7 +18,7 @@ from gguflike.runner.speculate import Length, Lookup
 
 if TYPE_CHECKING:
     from gguflike.progress import Progress
-    from gguflike.runner.drafting import DraftModel
+    from gguflike.runner.drafting import Drafter
     from gguflike.runner.model import Model
     from gguflike.runner.passes import Floats
     from gguflike.runner.sampling import Grammar, Logprobs
@@ -273,9 +273,9 @@ class Continuation:
 
 class Drafts:
     """The drafts of one text: what followed the last time that it ended like this, ``lookup`` tokens at most, or else
-    what a draft model guesses, ``tokens`` at most."""
+    what a draft model or the model's own head guesses, ``tokens`` at most."""
 
-    def __init__(self, lookup: int = 0, model: DraftModel | None = None, tokens: int = 8) -> None:
+    def __init__(self, lookup: int = 0, model: Drafter | None = None, tokens: int = 8) -> None:
         self._lookup = Lookup([], lookup) if lookup else None
         self._model, self._length = model, Length(tokens)
 

@@ -130,6 +130,14 @@ def head(graph: Graph, weights: Weights, buffers: Buffers, many: bool, *, each: 
     return schedule.program
 
 
+def embedding(graph: Graph, weights: Weights, buffers: Buffers) -> Program:
+    """From ids in ``buffers`` to ``buffers.x``."""
+    schedule = Tokens(buffers)
+    _embed(schedule, graph, weights, address(buffers.x))
+    schedule.program.keep.append(weights)
+    return schedule.program
+
+
 def last(graph: Graph, weights: Weights, buffers: Buffers) -> Program:
     """The last norm of what the body left in ``buffers.x``, in its place."""
     schedule = Tokens(buffers)
@@ -146,7 +154,7 @@ def _body(s: Schedule, graph: Graph, weights: Weights, states: States) -> None:
     left = iter(states.of_mixers)
     for part in graph.inputs:
         ops(part).emit(part, s, weights.layer(None), None, _whole(graph, weights, x), Target(x, add=True))
-    for layer, block in enumerate(graph.blocks):
+    for layer, block in enumerate(graph.blocks, graph.first):
         here = weights.layer(layer)
         for step in block:
             source = Source(x, graph.embedding.n_embd, None, here)
@@ -178,7 +186,7 @@ def _whole(graph: Graph, weights: Weights, x: int, norm: Norm | None = None) -> 
 
 def _embed(s: Schedule, graph: Graph, weights: Weights, x: int) -> None:
     part = graph.embedding
-    s.lookup(weights.table("token_embd.weight"), address(s.buffers.ids), x)
+    s.lookup(weights.table(f"{part.role}.weight"), address(s.buffers.ids), x)
     if part.scale != 1:
         s.combine(_whole(graph, weights, x), x, scale=part.scale)
     if part.positions:
@@ -194,10 +202,11 @@ def _embed(s: Schedule, graph: Graph, weights: Weights, x: int) -> None:
 
 
 def _head(s: Schedule, graph: Graph, weights: Weights, x: int) -> None:
-    output, head, logits = weights.matrix("output.weight"), graph.head, address(s.buffers.logits)
+    head, logits = graph.head, address(s.buffers.logits)
+    assert isinstance(head, Head)  # checked
+    output = weights.matrix(f"{head.role}.weight")
     normed = s.read(_whole(graph, weights, x, graph.norm), (output,))
     s.linear(output, normed, logits)
-    assert isinstance(head, Head)  # checked
     if head.scale != 1 or head.softcap:
         s.cap(head, logits)
     s.program.keep.append(weights)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gguflike.errors import ArgumentError, ArgumentTypeError, check_integer, check_texts
 from gguflike.progress import Progress
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from gguflike.chat import Chat
     from gguflike.grammar import Grammars
-    from gguflike.runner.drafting import DraftModel
+    from gguflike.runner.drafting import Drafter, DraftModel
+    from gguflike.runner.mtp import MTPHead
     from gguflike.runner.passes import Floats
     from gguflike.runner.sampling import Grammar
     from gguflike.runner.sampling.keywords import Settings
@@ -95,7 +96,7 @@ class Model(Network):
         *,
         stop: Sequence[str] = (),
         lookup: int = 0,
-        draft: Model | None = None,
+        draft: Model | Literal["mtp"] | None = None,
         draft_tokens: int = 8,
         logprobs: int | None = None,
         schema: Any = None,
@@ -114,8 +115,8 @@ class Model(Network):
         settings give the same text, whatever the model computed before. Without a seed each text is another.
 
         ``lookup`` is how many tokens to guess at a time from what the text repeats; ``draft`` a smaller model of the
-        same vocabulary that guesses at most ``draft_tokens`` at a time where that finds nothing. Both change the speed,
-        not the text.
+        same vocabulary that guesses at most ``draft_tokens`` at a time where that finds nothing, or "mtp": the
+        multi-token-prediction head of the file. All change the speed, not the text.
         ``logprobs`` is how many alternatives to give with the log probability of each token. The text has no special
         tokens but those of ``shown``. ``progress`` counts the tokens of a prompt that takes several passes.
 
@@ -153,24 +154,31 @@ class Model(Network):
             shown=shown,
         )
 
-    _draft_model: DraftModel | None = None  # the last one that guessed for this model
+    _drafter: DraftModel | MTPHead | None = None  # the last one that guessed for this model
 
-    def _drafted_by(self, draft: Model | None) -> DraftModel | None:
-        """What guesses by a draft model. ArgumentError where that has another vocabulary or is closed."""
+    def _drafted_by(self, draft: Model | Literal["mtp"] | None) -> Drafter | None:
+        """What guesses. ArgumentError where a draft model has another vocabulary or is closed, UnsupportedError where
+        the file has no head."""
         if draft is None:
             return None
-        if not isinstance(draft, Model):
-            raise ArgumentTypeError("not a model", field="draft", expected="a Model", got=repr(draft)[:60])
-        if self._draft_model is None or self._draft_model.draft is not draft:
+        before = self._drafter  # which may guess for an unfinished text, so it stays open
+        if draft == "mtp":
+            if getattr(before, "watched", None) is not self._passes:
+                from gguflike.runner.mtp import MTPHead
+
+                self._drafter = MTPHead(self, self._passes)
+        elif not isinstance(draft, Model):
+            raise ArgumentTypeError("not a model", field="draft", expected='a Model, or "mtp"', got=repr(draft)[:60])
+        elif getattr(before, "draft", None) is not draft:
             from gguflike.runner.drafting import DraftModel
 
-            self._draft_model = DraftModel(self, draft)  # the one before may guess for an unfinished text
-        return self._draft_model
+            self._drafter = DraftModel(self, draft)
+        return self._drafter
 
     def close(self) -> None:
         """Let go of the file. The model cannot be used afterwards (ArgumentError)."""
-        if self._draft_model is not None:
-            self._draft_model.close()
+        if self._drafter is not None:
+            self._drafter.close()
         super().close()
 
     @cached_property

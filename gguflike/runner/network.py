@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from gguflike.activations import Fixed
     from gguflike.container import GGUFFile
     from gguflike.runner.generate import Continuation
+    from gguflike.runner.mtp import HeadPasses
     from gguflike.runner.passes import Floats
     from gguflike.runner.state import States
     from gguflike.runner.together import Together
@@ -92,8 +93,8 @@ class Network:
         self.cache_type, self.position_bytes = cache_type, position_bytes
         self.weights.fix(ranges)
         crest = CREST if activations == "adaptive" else 0.0
-        arguments = (self.graph, self.weights, self.context, cache_type, threads)
-        self._new_passes = partial(Passes, *arguments, crest=crest)
+        self._options = (self.context, cache_type, threads)
+        self._new_passes = partial(Passes, self.graph, self.weights, *self._options, crest=crest)
         self._passes = self._new_passes(progress)
         self._lock = threading.RLock()  # one computation at a time
         self._owner: weakref.ref[Continuation] | None = None  # the unfinished one whose tokens are in the cache
@@ -277,6 +278,21 @@ class Network:
         with self.computing():
             passes = self._new_passes(None, slots=slots)
         return Together(self, passes)
+
+    def head_passes(self, slots: int) -> HeadPasses:
+        """Programs of the first multi-token-prediction head, for as many texts. UnsupportedError where there is none.
+        Its weights are loaded the first time."""
+        from gguflike.runner import mtp
+
+        if not self.graph.mtp:
+            raise mtp.no_head(self)
+        head = self.graph.mtp[0]
+        if self._head_weights is None:
+            graph.check(head)
+            self._head_weights = Weights(self._file, head, None, self.weights)
+        return mtp.HeadPasses(head, self._head_weights, *self._options, None, slots=slots)
+
+    _head_weights: Weights | None = None
 
     @contextmanager
     def computing(self) -> Iterator[None]:

@@ -5,7 +5,7 @@ Nothing here knows texts, which model.py does, and nothing checks what it is giv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
@@ -51,6 +51,10 @@ class Passes:
     are those of which its ``states`` hold what they left. ``whole``: tokens see those behind them, so that a text
     cannot be computed in pieces.
     """
+
+    #: Told, after each pass, what was computed and what the last norm makes of it, float32 (tokens, n_embd), which the
+    #: next pass overwrites: runner.mtp listens.
+    watch: Callable[[Sequence[Run], Floats], None] | None = None
 
     def __init__(
         self,
@@ -177,6 +181,7 @@ class Passes:
         slot = self.slots[0]
         if len(ids) == 1:
             self._pass(self._one, [Run(slot, ids)])
+            self._tell([Run(slot, ids)])
             return self._buffers.logits[:1].copy() if all_logits else self._buffers.logits[:1]
         out = (
             np.empty((len(ids), self._graph.embedding.n_vocab), np.float32) if all_logits else self._buffers.logits[:1]
@@ -193,6 +198,7 @@ class Passes:
                     out[start + first : start + first + len(rows)] = self._pass_head(rows)
             elif start + len(batch) == len(ids):
                 out = self._pass_head([len(batch) - 1])
+            self._tell([Run(slot, batch)])
         return out
 
     def together(self, runs: Sequence[Run]) -> list[Floats]:
@@ -205,6 +211,7 @@ class Passes:
         if self._exact:
             if len(runs) == 1 and len(runs[0].ids) == 1:
                 self._pass(self._one, runs)
+                self._tell(runs)
                 return [self._buffers.logits[: runs[0].logits].copy()]
             return self._computed_together(self._body, runs)
         found: dict[int, Floats] = {}
@@ -224,8 +231,19 @@ class Passes:
         for first in range(0, len(rows), HEAD_TOKENS):
             part = rows[first : first + HEAD_TOKENS]
             found[first : first + len(part)] = self._pass_head(part, each=True)
+        self._tell(runs)
         behind = accumulate(run.logits for run in runs)
         return [found[stop - run.logits : stop] for run, stop in zip(runs, behind, strict=True)]
+
+    def _tell(self, runs: Sequence[Run]) -> None:
+        if self.watch is not None:
+            self.watch(runs, self.normed(sum(len(run.ids) for run in runs)))
+
+    def normed(self, count: int) -> Floats:
+        """What the last norm makes of the ``count`` tokens of the last pass, (count, n_embd), in their place: once."""
+        if self._graph.norm is not None:
+            self._team.run(self._last, count)
+        return self._buffers.x[:count]
 
     def hidden(self, ids: Sequence[int], second: int, last: bool) -> Floats:
         """What the last norm makes of each of ``ids``, or of the last, which are all there is. Those from ``second`` on
@@ -239,9 +257,7 @@ class Passes:
             batch = ids[start : start + buffers.batch]
             buffers.type_ids[: len(batch)] = types[start : start + len(batch)]
             self._pass(self._body, [Run(self.slots[0], batch)])
-            if self._graph.norm is not None:
-                self._team.run(self._last, len(batch))
-            out[start : start + len(batch)] = buffers.x[: len(batch)]
+            out[start : start + len(batch)] = self.normed(len(batch))
         buffers.type_ids[:] = 0
         return out[-1:] if last else out
 

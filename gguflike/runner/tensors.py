@@ -26,9 +26,9 @@ class Checked(NamedTuple):
     factors: dict[str, str]
 
 
-def checked(file: GGUFFile, graph: Graph, left_out: int) -> Checked:
+def checked(file: GGUFFile, graph: Graph, left_out: int | None) -> Checked:
     """What the graph reads, after checking that each tensor is there with its shape and a usable type, and that no
-    other is."""
+    other is but for those of ``left_out`` layers behind it (None: any other)."""
     forms: dict[str, str] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     shares: dict[str, float] = {}
@@ -56,7 +56,8 @@ def checked(file: GGUFFile, graph: Graph, left_out: int) -> Checked:
     for name in factors.values():
         forms[name], shapes[name], shares[name] = "values", file.infos[name].shape, 1.0
         unread.pop(name)
-    _check_unread(file, unread, range(len(graph.blocks), len(graph.blocks) + left_out))
+    if left_out is not None:
+        _check_unread(file, unread, range(len(graph.blocks), len(graph.blocks) + left_out))
     return Checked(forms, shapes, shares, factors)
 
 

@@ -14,6 +14,7 @@ from gguflike.runner.passes import Run
 
 if TYPE_CHECKING:
     from gguflike.errors import GGUFLikeError
+    from gguflike.runner.mtp import MTPHead
     from gguflike.runner.network import Network
     from gguflike.runner.passes import Floats, Passes
     from gguflike.runner.slots import Slot
@@ -24,6 +25,13 @@ class Together:
 
     def __init__(self, model: Network, passes: Passes) -> None:
         self._model, self._passes = model, passes
+
+    def own_head(self) -> MTPHead:
+        """What guesses for these texts by the model's multi-token-prediction head. UnsupportedError where there is
+        none."""
+        from gguflike.runner.mtp import MTPHead
+
+        return MTPHead(self._model, self._passes)
 
     @property
     def slots(self) -> list[Slot]:

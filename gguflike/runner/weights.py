@@ -90,8 +90,9 @@ class Weights:
     Every tensor has its address at once, so that programs can be made; matrices are only there after ``repack``.
     """
 
-    def __init__(self, file: GGUFFile, graph: Graph, left_out: int = 0) -> None:
-        """``left_out``: layers behind those of the graph that the file may hold, and that are not computed.
+    def __init__(self, file: GGUFFile, graph: Graph, left_out: int | None = 0, shared: Weights | None = None) -> None:
+        """``left_out``: layers behind those of the graph that the file may hold, and that are not computed; None: the
+        graph is a part of the file's model only. ``shared`` has tensors that need not be loaded.
 
         GGUFError where a tensor is missing or has the wrong shape, UnsupportedError where one has a type that the ops
         do not read, or is none that the graph reads.
@@ -106,12 +107,15 @@ class Weights:
         self._alone: set[str] = set()  # matrices that several tokens are multiplied by one after the other
         self._made: dict[tuple[str, str], int] = {}  # addresses of what is made of values, by name and function
         forms, shapes, self._shares, factors = checked(file, graph, left_out)
+        if shared is not None:
+            forms = {name: form for name, form in forms.items() if not shared.has(name)}
+            self._take(shared)
         for name, form in forms.items():
             if form == "values":
                 self._add_vector(name)
         self._factors = {name: self._vectors[factor] for name, factor in factors.items()}
         matrices = [name for name, form in forms.items() if form == "matrix"]
-        tied = isinstance(graph.head, Head) and graph.head.tied
+        tied = isinstance(graph.head, Head) and graph.head.tied and shared is None
         names = [EMBEDDING, *matrices] if tied else matrices
         tensors = [_in_shape(file.tensors[name], shapes[name]) for name in names]
         for tensor in tensors:
@@ -125,6 +129,17 @@ class Weights:
         if tied:
             bias = self._vectors.get("output.bias", 0)
             self._matrices[OUTPUT] = self._matrices.pop(EMBEDDING)._replace(bias=bias)
+
+    def has(self, name: str) -> bool:
+        """Whether a tensor is loaded."""
+        return name in self._vectors or name in self._matrices or name in self._stacks
+
+    def _take(self, others: Weights) -> None:
+        """Have all that others have."""
+        self._keep.append(others)
+        self._vectors |= others._vectors
+        self._matrices |= others._matrices
+        self.finite = others.finite
 
     @property
     def matrix_bytes(self) -> int:

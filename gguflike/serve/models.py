@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gguflike import __version__
 from gguflike.errors import ArgumentError, TemplateError
@@ -190,8 +190,10 @@ def load(name: str, path: str, settings: Settings, progress: Progress | None) ->
 
     with contextlib.ExitStack() as opened:
         model = opened.enter_context(_opened(path, settings, progress))
-        draft = None
-        if settings.draft is not None and path == settings.model:
+        draft: Model | Literal["mtp"] | None = None
+        if settings.draft == "mtp" and path == settings.model:
+            draft = "mtp"
+        elif settings.draft is not None and path == settings.model:
             draft = opened.enter_context(_opened(settings.draft, settings, progress))
         engine, post = None, Post()
         if isinstance(model.graph.head, Head):

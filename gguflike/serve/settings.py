@@ -23,11 +23,11 @@ class Settings:
 
     ``model`` is a file (or what `gguflike.locate` takes), ``models_dir`` a folder whose files are loaded when asked
     for, while together they need at most ``memory`` bytes (0: three quarters of the machine's). ``draft`` is a file of
-    a smaller model of the same vocabulary that guesses ``draft_tokens`` at a time for ``model``, ``slots_dir`` a folder
-    for slots that are saved. ``api_keys`` are what one of must be sent with each request; ``no_auth`` opens a server to
-    others without. At most ``queue`` requests wait; ``sampling`` are defaults for requests. ``grace`` is how many
-    seconds answers in progress have when the server is asked to end; ``stuck_after`` after how many seconds without a
-    step, while work waits, it is not healthy.
+    a smaller model of the same vocabulary that guesses ``draft_tokens`` at a time for ``model``, or "mtp": its own
+    multi-token-prediction head; ``slots_dir`` a folder for slots that are saved. ``api_keys`` are what one of must be
+    sent with each request; ``no_auth`` opens a server to others without. At most ``queue`` requests wait; ``sampling``
+    are defaults for requests. ``grace`` is how many seconds answers in progress have when the server is asked to end;
+    ``stuck_after`` after how many seconds without a step, while work waits, it is not healthy.
     """
 
     model: str | None = None

@@ -5,7 +5,7 @@ norm around a residual addition. Everything here is a frozen record: a family is
 configuration to a graph, and the converter, the exporter, the reference and the runner walk what it returns.
 
 Here stand the parts of which most models consist. The others have modules of their own, which only the families that
-use them import: experts.py, recurrent.py, latent.py, indexers.py, extras.py.
+use them import: experts.py, recurrent.py, latent.py, indexers.py, mtp.py, extras.py.
 
 Tensors are named as GGUF names them and have the shapes that GGUF stores, in numpy order. How a tensor comes out of a
 checkpoint is said elsewhere (origins.py), since that differs between families that share a part.
@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from gguflike.frozen import frozen
+from gguflike.frozen import frozen, replace
 
 if TYPE_CHECKING:
     from gguflike.families.parts.indexers import BlockIndexer
@@ -338,8 +338,9 @@ Block = tuple[Step, ...]
 class Embedding:
     """The rows of a matrix (n_vocab, n_embd), looked up by token id, times ``scale``.
 
-    ``positions``: as many rows of ``position_embd``, of which a token's is added; ``types``: rows of ``token_types``,
-    of which the first is added, or the second for tokens of the second of two texts. ``norm`` comes last.
+    ``role`` is that of the matrix. ``positions``: as many rows of ``position_embd``, of which a token's is added;
+    ``types``: rows of ``token_types``, of which the first is added, or the second for tokens of the second of two
+    texts. ``norm`` comes last.
     """
 
     n_vocab: int
@@ -348,9 +349,10 @@ class Embedding:
     positions: int = 0
     types: int = 0
     norm: Norm | None = None
+    role: str = "token_embd"
 
     def tensors(self) -> Iterator[Tensor]:
-        yield Tensor("token_embd.weight", (self.n_vocab, self.n_embd), form="rows")
+        yield Tensor(f"{self.role}.weight", (self.n_vocab, self.n_embd), form="rows")
         if self.positions:
             yield Tensor("position_embd.weight", (self.positions, self.n_embd), form="rows")
         if self.types:
@@ -363,7 +365,8 @@ class Embedding:
 class Head:
     """Logits: a matrix (n_vocab, n_embd) times what the last norm gives; ``tied``: the embedding's matrix.
 
-    They are multiplied by ``scale``, then capped to ``softcap * tanh(logit / softcap)`` where there is a cap.
+    They are multiplied by ``scale``, then capped to ``softcap * tanh(logit / softcap)`` where there is a cap. ``role``
+    is that of a matrix that is not tied.
     """
 
     n_vocab: int
@@ -372,10 +375,11 @@ class Head:
     bias: bool = False
     scale: float = 1.0
     softcap: float = 0.0
+    role: str = "output"
 
     def tensors(self) -> Iterator[Tensor]:
-        yield Tensor("output.weight", (self.n_vocab, self.n_embd), used=not self.tied)
-        yield Tensor("output.bias", (self.n_vocab,), used=self.bias)
+        yield Tensor(f"{self.role}.weight", (self.n_vocab, self.n_embd), used=not self.tied)
+        yield Tensor(f"{self.role}.bias", (self.n_vocab,), used=self.bias)
 
 
 class Part(Protocol):
@@ -396,6 +400,9 @@ class Graph:
 
     ``head`` is a `Head`, which makes logits; a model that gives vectors or scores has an extras.Pooling there.
     ``inputs`` are parts that compute once per token what all blocks read (extras.LayerEmbeddings).
+
+    ``mtp`` are its multi-token-prediction heads, which guess what comes behind the next token: each a graph of one
+    block of its own, whose number is ``first``, behind a mtp.MTPInput. What a head lacks is the model's.
     """
 
     embedding: Embedding
@@ -403,6 +410,8 @@ class Graph:
     norm: Norm | None
     head: Part
     inputs: tuple[Part, ...] = ()
+    mtp: tuple[Graph, ...] = ()
+    first: int = 0
 
     def mixers(self) -> Iterator[Mixer]:
         """The mixers of all branches, in order; those of a sum one by one."""
@@ -421,19 +430,24 @@ class Graph:
         return list(dict.fromkeys(rope for mixer in self.mixers() for rope in mixer.ropes))
 
     def tensors(self) -> Iterator[Place]:
-        """Every tensor in file order, those that the configuration rules out included (``Tensor.used`` is false)."""
+        """Every tensor in file order, those that the configuration rules out included (``Tensor.used`` is false), but
+        for those of `mtp_tensors`."""
         yield from _places(_once(tensor for rope in self.ropes() for tensor in rope.tensors()))
         yield from _places(self.embedding.tensors())
         for part in self.inputs:
             yield from _places(part.tensors())
         made: dict[int, list[Tensor]] = {}  # of each block once, which many layers may share
-        for layer, block in enumerate(self.blocks):
+        for layer, block in enumerate(self.blocks, self.first):
             if id(block) not in made:
                 made[id(block)] = [tensor for step in block for tensor in step.tensors()]
             for tensor in made[id(block)]:
                 yield Place(f"blk.{layer}.{tensor.role}", layer, tensor)
         for last in (self.norm, self.head):
             yield from _places(last.tensors() if last is not None else ())
+
+    def mtp_tensors(self) -> Iterator[Place]:
+        """Every tensor of the multi-token-prediction heads, but for those of the model that they share."""
+        return (place for each in self.mtp for place in each.tensors() if place.layer is not None)
 
 
 def _once(tensors: Iterable[Tensor]) -> Iterable[Tensor]:
@@ -442,7 +456,13 @@ def _once(tensors: Iterable[Tensor]) -> Iterable[Tensor]:
 
 
 def _places(tensors: Iterable[Tensor]) -> Iterator[Place]:
-    return (Place(tensor.role, None, tensor) for tensor in tensors)
+    """Tensors outside of blocks: of no layer, or as their roles say."""
+    for tensor in tensors:
+        match = _LAYER.fullmatch(tensor.role)
+        if match:
+            yield Place(tensor.role, int(match[1]), replace(tensor, role=match[2]))
+        else:
+            yield Place(tensor.role, None, tensor)
 
 
 def role_of(name: str) -> tuple[str, int | None]:

@@ -48,6 +48,7 @@ MODULES = {
     "LatentAttention": "latent",
     "LayerEmbeddings": "layer_embeddings",
     "LayerInput": "layer_input",
+    "MTPInput": "mtp",
     "Mamba": "mamba",
     "Mamba2": "mamba2",
     "Rescale": "rescale",

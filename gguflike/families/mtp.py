@@ -1,0 +1,71 @@
+"""Heads that predict the token behind the next (multi-token prediction): the hyper-parameters, names and graphs that
+families with such heads share.
+
+A checkpoint or a file may have them or not, whatever its configuration says: the tensors tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from gguflike.families.config import Via, key
+from gguflike.families.origins import Named, Origin
+from gguflike.families.parts import Block, Graph, Head
+from gguflike.families.parts.mtp import MTPInput
+from gguflike.frozen import replace
+
+
+def has(role: str) -> Any:
+    """The field that says whether the first head has a tensor of that role."""
+    return key(None, None, tensor=lambda c: f"blk.{c.n_layer}.nextn.{role}.weight")
+
+
+def count(config: str = "num_nextn_predict_layers") -> Any:
+    """The field of how many heads there are, behind a field ``has_mtp`` that says whether there are any."""
+    return key(
+        "nextn_predict_layers",
+        config,
+        default=0,
+        zero=True,
+        implied=True,
+        via=Via(
+            read=lambda c, number: number if c.has_mtp else 0,
+            parse=lambda c, number: number if c.has_mtp else 0,
+            write=lambda c: c.n_mtp,
+        ),
+    )
+
+
+#: The names in a checkpoint whose heads stand as layers behind the others.
+MTP_NAMES: Mapping[str, Origin] = MappingProxyType(
+    {
+        "nextn.eh_proj": Named("eh_proj"),
+        "nextn.enorm": Named("enorm"),
+        "nextn.hnorm": Named("hnorm"),
+        "nextn.embed_tokens": Named("embed_tokens"),
+        "nextn.shared_head_head": Named("shared_head.head"),
+        "nextn.shared_head_norm": Named("shared_head.norm"),
+    }
+)
+
+
+def with_mtp(c: Any, graph: Graph, block: Callable[[int], Block]) -> Graph:
+    """The graph with the heads of its configuration, each of the ``block`` that its layer has. Embedding, last norm and
+    output matrix are the model's where a head has none of its own."""
+    return replace(graph, mtp=tuple(_head(c, graph, c.n_layer + number, block) for number in range(c.n_mtp)))
+
+
+def _head(c: Any, graph: Graph, layer: int, block: Callable[[int], Block]) -> Graph:
+    first = MTPInput(layer, c.n_embd, c.norm_eps)
+    embedding, norm, head = graph.embedding, graph.norm, graph.head
+    assert norm is not None
+    assert isinstance(head, Head)
+    if c.mtp_embedding:
+        embedding = replace(embedding, role=f"{first.prefix}embed_tokens")
+    if c.mtp_norm:
+        norm = replace(norm, role=f"{first.prefix}shared_head_norm")
+    if c.mtp_head:
+        head = replace(head, role=f"{first.prefix}shared_head_head", tied=False)
+    return Graph(embedding, (block(layer),), norm, head, (first,), first=layer)

@@ -1,0 +1,35 @@
+"""What multi-token-prediction heads have beside the parts of all models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gguflike.families.parts import Norm, Tensor
+from gguflike.frozen import frozen
+
+
+@frozen
+class MTPInput:
+    """``eh_proj [enorm(e); hnorm(h)]``: what the block of an MTP head begins with, in place of an embedding, where e is
+    the embedding of a token and h what the model's last norm gave for the token before it (DeepSeek-V3, section 2.2,
+    arXiv:2412.19437). The tensors are those of ``layer``; ``eps`` is that of both norms.
+    """
+
+    layer: int
+    n_embd: int
+    eps: float
+
+    @property
+    def prefix(self) -> str:
+        """How the names of the tensors begin."""
+        return f"blk.{self.layer}.nextn."
+
+    @property
+    def widest(self) -> int:
+        """Values of the row that the matrix reads."""
+        return 2 * self.n_embd
+
+    def tensors(self) -> Iterator[Tensor]:
+        yield Tensor(f"{self.prefix}eh_proj.weight", (self.n_embd, 2 * self.n_embd))
+        for each in ("enorm", "hnorm"):
+            yield from Norm(f"{self.prefix}{each}", self.n_embd, self.eps).tensors()

@@ -1,0 +1,299 @@
+"""Multi-token-prediction heads: converted, exported, computed, and guessing without changing a text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gguflike
+from gguflike import container, reference, runner
+from gguflike.cli import main
+from gguflike.engine import Engine
+from gguflike.errors import UnsupportedError
+from gguflike.families import registry
+from gguflike.families.parts import Graph
+from gguflike.reference.forward import blocks
+from gguflike.reference.parts import Context
+from gguflike.runner import Model
+from gguflike.runner.drafting import Asked
+from gguflike.runner.mtp import MTPHead
+from tests import tiny
+from tests.measures import relative_error
+from tests.test_engine import ask
+
+D, FF, E, VOCAB, LAYERS = 64, 64, 4, 300, 2
+GLM: dict[str, Any] = {
+    "architectures": ["Glm4MoeForCausalLM"],
+    "model_type": "glm4_moe",
+    "hidden_act": "silu",
+    "hidden_size": D,
+    "intermediate_size": 2 * FF,
+    "moe_intermediate_size": FF,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "vocab_size": VOCAB,
+    "n_routed_experts": E,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 1.5,
+    "first_k_dense_replace": 1,
+    "num_nextn_predict_layers": 1,
+    "attention_bias": False,
+    "use_qk_norm": True,
+    "partial_rotary_factor": 0.5,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+    "bos_token_id": 256,
+    "eos_token_id": 257,
+}
+
+
+def attention(layer: str) -> dict[str, tuple[int, ...]]:
+    return {
+        **{f"{layer}{name}_layernorm.weight": (D,) for name in ("input", "post_attention")},
+        **{f"{layer}self_attn.{name}_proj.weight": (rows, D) for name, rows in (("q", 64), ("k", 32), ("v", 32))},
+        f"{layer}self_attn.o_proj.weight": (D, 64),
+        **{f"{layer}self_attn.{name}_norm.weight": (32,) for name in "qk"},
+    }
+
+
+def feed_forward(place: str, size: int) -> dict[str, tuple[int, ...]]:
+    return {
+        **{f"{place}.{name}_proj.weight": (size, D) for name in ("gate", "up")},
+        f"{place}.down_proj.weight": (D, size),
+    }
+
+
+def mixture(layer: str) -> dict[str, tuple[int, ...]]:
+    made = {f"{layer}mlp.gate.weight": (E, D), f"{layer}mlp.gate.e_score_correction_bias": (E,)}
+    for expert in range(E):
+        made |= feed_forward(f"{layer}mlp.experts.{expert}", FF)
+    return made | feed_forward(f"{layer}mlp.shared_experts", FF)
+
+
+HEAD = f"model.layers.{LAYERS}."
+TRUNK = {
+    "model.embed_tokens.weight": (VOCAB, D),
+    **attention("model.layers.0."),
+    **feed_forward("model.layers.0.mlp", 2 * FF),
+    **attention("model.layers.1."),
+    **mixture("model.layers.1."),
+    "model.norm.weight": (D,),
+    "lm_head.weight": (VOCAB, D),
+}
+GLM_HEAD = {
+    **attention(HEAD),
+    **mixture(HEAD),
+    f"{HEAD}eh_proj.weight": (D, 2 * D),
+    f"{HEAD}enorm.weight": (D,),
+    f"{HEAD}hnorm.weight": (D,),
+}
+OWN = {
+    f"{HEAD}embed_tokens.weight": (VOCAB, D),
+    f"{HEAD}shared_head.norm.weight": (D,),
+    f"{HEAD}shared_head.head.weight": (VOCAB, D),
+}
+
+
+def values(shapes: dict[str, tuple[int, ...]], seed: int = 3) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    made = {}
+    for name, shape in shapes.items():
+        x = rng.standard_normal(shape).astype(np.float32) * np.float32(0.2)
+        made[name] = x + np.float32(1) if "norm" in name else x
+    return made
+
+
+def right(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A model whose next token depends on the last alone, and a head that is given only that, so that it is right."""
+    made = dict(weights)
+    for name, x in weights.items():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            made[name] = 0 * x
+        elif name.endswith("norm.weight"):
+            made[name] = 0 * x + 1
+    made[f"{HEAD}eh_proj.weight"] = np.concatenate([np.eye(D), np.zeros((D, D))], axis=1).astype(np.float32)
+    return made
+
+
+def checkpoint(folder: Path, weights: dict[str, np.ndarray], config: dict[str, Any]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").write_bytes(tiny.safetensors(weights))
+    (folder / "tokenizer.json").write_text(json.dumps(tiny.tokenizer(VOCAB)))
+    return folder
+
+
+def converted(folder: Path, weights: dict[str, np.ndarray], kind: str = "F32", config: dict[str, Any] = GLM) -> Path:
+    gguflike.convert(checkpoint(folder / "hf", weights, config), folder / "m.gguf", kind)
+    return folder / "m.gguf"
+
+
+def stored(path: Path) -> dict[str, np.ndarray]:
+    with container.open(path) as file:
+        return {name: tensor.dequantize().reshape(tensor.shape) for name, tensor in file.tensors.items()}
+
+
+VARIANTS = {"shared": {**TRUNK, **GLM_HEAD}, "own": {**TRUNK, **GLM_HEAD, **OWN}}
+PROMPT = [10, 20, 30, 40, 50, 60, 70]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_there_and_back(tmp_path: Path, variant: str) -> None:
+    weights = values(VARIANTS[variant])
+    path = converted(tmp_path, weights)
+    with container.open(path) as file:
+        assert file.metadata["glm4moe.block_count"] == LAYERS + 1
+        assert file.metadata["glm4moe.nextn_predict_layers"] == 1
+        roles = {name.split(".", 2)[2] for name in file.infos if name.startswith(f"blk.{LAYERS}.nextn.")}
+    extra = {"nextn.embed_tokens.weight", "nextn.shared_head_norm.weight", "nextn.shared_head_head.weight"}
+    want = {f"nextn.{role}.weight" for role in ("eh_proj", "enorm", "hnorm")}
+    assert roles == want | (extra if variant == "own" else set())
+    gguflike.export(path, tmp_path / "back")
+    config = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert (config["num_hidden_layers"], config["num_nextn_predict_layers"]) == (LAYERS, 1)
+    gguflike.convert(tmp_path / "back", tmp_path / "again.gguf", "F32")
+    again = stored(tmp_path / "again.gguf")
+    assert all(np.array_equal(x, again[name]) for name, x in stored(path).items())
+
+
+def test_heads_that_config_json_promises_and_the_checkpoint_lacks(tmp_path: Path) -> None:
+    path = converted(tmp_path, values(TRUNK))
+    with container.open(path) as file:
+        assert file.metadata["glm4moe.block_count"] == LAYERS
+        assert "glm4moe.nextn_predict_layers" not in file.metadata
+    with runner.load(path) as model:
+        assert not model.graph.mtp
+        with pytest.raises(UnsupportedError, match="no multi-token-prediction head"):
+            model.generate(PROMPT, draft="mtp")
+        with pytest.raises(UnsupportedError, match="no multi-token-prediction head"):
+            Engine(model, draft="mtp")
+
+
+def rms(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + 1e-5) * weight
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_head_is_its_equations(tmp_path: Path, variant: str) -> None:
+    """h'_i = block(M [norm(e_{i+1}); norm(h_i)]); logits of token i + 2 are O norm(h'_i). The block is a model's: the
+    last of one that has it as its second layer."""
+    weights = values(VARIANTS[variant])
+    path = converted(tmp_path, weights)
+    family = registry.for_config(GLM)
+    with container.open(path) as file:
+        graph = family.graph(family.from_file(file.metadata, file.infos))
+    tensors = stored(path)
+    of = {role: tensors.get(f"blk.{LAYERS}.nextn.{role}.weight") for role in ("embed_tokens", "eh_proj", "enorm")}
+    of |= {role: tensors.get(f"blk.{LAYERS}.nextn.{role}.weight") for role in ("hnorm", "shared_head_head")}
+    embedding = tensors["token_embd.weight"] if of["embed_tokens"] is None else of["embed_tokens"]
+    norm = tensors.get(f"blk.{LAYERS}.nextn.shared_head_norm.weight", tensors["output_norm.weight"])
+    output = tensors["output.weight"] if of["shared_head_head"] is None else of["shared_head_head"]
+    hidden = reference.hidden(graph, tensors, PROMPT)[:-1]
+    pair = np.concatenate([rms(embedding[PROMPT[1:]], of["enorm"]), rms(hidden, of["hnorm"])], axis=1)
+    x = pair @ of["eh_proj"].T
+    other = {
+        **{name: tensor for name, tensor in tensors.items() if not name.startswith("blk.")},
+        **{f"blk.0.{name.split('.', 2)[2]}": x for name, x in tensors.items() if name.startswith(f"blk.{LAYERS}.")},
+    }
+    alone = Graph(graph.embedding, graph.blocks[1:2], None, graph.head)
+    want = rms(blocks(alone, other, x, Context(length=len(x))), norm) @ output.T
+    assert relative_error(reference.mtp.logits(graph, tensors, PROMPT), want) < 1e-5
+    with runner.load(path, cache_type="f32") as model:
+        head = MTPHead(model, model._passes)
+        for position in (0, 1, 4):  # in pieces, of one token and of several
+            ids = PROMPT[position : {0: 1, 1: 4, 4: -1}[position]]
+            model.extend(ids, position)
+        followed = head._followed[0]
+        found = head._read(followed, PROMPT, len(PROMPT) - 1)
+        assert found is not None
+        assert relative_error(found[0][0], want[-1]) < 1e-4
+        head.close()
+
+
+def texts(model: Model, kind: str, **settings: Any) -> list[Any]:
+    prompts = [PROMPT, [5, 6], [7] * 40, [*PROMPT[:4], 99]]
+    return [model.generate(prompt, 40, **settings).result() for prompt in prompts]
+
+
+SETTINGS: list[dict[str, Any]] = [{}, {"temperature": 0.8, "seed": 2}, {"lookup": 2}]
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q8_0"])
+@pytest.mark.parametrize("settings", SETTINGS, ids=["greedy", "sampled", "with lookup"])
+def test_a_head_changes_no_text(tmp_path: Path, kind: str, settings: dict[str, Any]) -> None:
+    with runner.load(converted(tmp_path, values(VARIANTS["own"]), kind)) as model:
+        want = texts(model, kind, **settings)
+        made = texts(model, kind, draft="mtp", draft_tokens=3, **settings)
+        assert [each.tokens for each in made] == [each.tokens for each in want]
+        assert sum(each.drafted for each in made) > 0
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q8_0"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_head_that_is_right_is_accepted(tmp_path: Path, kind: str, variant: str) -> None:
+    weights = right(values(VARIANTS[variant]))
+    if variant == "own":
+        weights[f"{HEAD}embed_tokens.weight"] = weights["model.embed_tokens.weight"]
+        weights[f"{HEAD}shared_head.head.weight"] = weights["lm_head.weight"]
+    with runner.load(converted(tmp_path, weights, kind)) as model:
+        for made, want in zip(texts(model, kind, draft="mtp", draft_tokens=4), texts(model, kind), strict=True):
+            assert made.tokens == want.tokens
+            assert made.accepted == made.drafted > len(want.tokens) / 2
+        with Engine(model, parallel=2, draft="mtp", draft_tokens=4) as engine:
+            heard = [ask(engine, prompt, 40) for prompt in (PROMPT, [5, 6], [7] * 40)]
+            for each, want in zip(heard, texts(model, kind), strict=False):
+                result = each.wait()
+                assert result.tokens == want.tokens
+                assert result.accepted == result.drafted > 10
+
+
+def test_many_texts_with_a_head(tmp_path: Path) -> None:
+    with runner.load(converted(tmp_path, values(VARIANTS["shared"]), "Q8_0")) as model:
+        want = texts(model, "Q8_0")
+        with Engine(model, parallel=3, queue=9, draft="mtp", draft_tokens=3) as engine:
+            prompts = [PROMPT, [5, 6], [7] * 40, [*PROMPT[:4], 99]]
+            heard = [ask(engine, prompt, 40) for prompt in prompts * 2]
+            assert [each.wait().tokens for each in heard] == [each.tokens for each in want] * 2
+            assert engine.stats().drafted > 0
+
+
+def test_the_head_guesses_what_the_reference_guesses(tmp_path: Path) -> None:
+    path = converted(tmp_path, values(VARIANTS["own"]))
+    with runner.load(path, cache_type="f32") as model:
+        tensors, head = stored(path), MTPHead(model, model._passes)
+        model.extend(PROMPT[:-1], 0)
+        (draft,) = head.guess([Asked(PROMPT, head.slots[0], 3)])
+        mtp = model.graph.mtp[0]
+        before, ids = reference.hidden(model.graph, tensors, PROMPT)[:-1], PROMPT[1:]
+        for guessed in draft:  # each behind what the head made of those before
+            hidden = reference.mtp.hidden(mtp, tensors, ids, before)
+            logits = hidden[-1] @ tensors[f"blk.{LAYERS}.nextn.shared_head_head.weight"].T
+            assert logits[guessed] > logits.max() - 1e-3
+            before, ids = np.concatenate([before, hidden[-1:]]), [*ids, guessed]
+        assert head.guess([Asked([1, 2, 3], head.slots[0], 3)]) == [[]]  # another text than the slot has
+        head.close()
+
+
+def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = converted(tmp_path, right(values(VARIANTS["shared"])), "Q8_0")
+    said = []
+    for options in ([], ["--draft", "mtp"]):
+        assert main(["run", str(path), "abc", "-n", "20", "--json", *options]) == 0
+        said.append(json.loads(capsys.readouterr().out))
+    assert said[0]["tokens"] == said[1]["tokens"]
+    assert said[1]["accepted"] == said[1]["drafted"] > 0
+    gguflike.convert(checkpoint(tmp_path / "plain", values(TRUNK), GLM), tmp_path / "plain.gguf", "Q8_0")
+    assert main(["run", str(tmp_path / "plain.gguf"), "abc", "--draft", "mtp"]) == 1
+    assert "no multi-token-prediction head" in capsys.readouterr().err
