@@ -14,74 +14,39 @@ import hashlib
 import struct
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))  # where this is imported, too
+
+from bad_models import key_of, model, model_cases, strings, tensor_cases  # noqa: E402
+from gguf_bytes import (  # noqa: E402
+    ARRAY,
+    BOOL,
+    F32,
+    F64,
+    I32,
+    STRING,
+    TOP,
+    TYPE_F32,
+    TYPE_Q2_0,
+    TYPE_Q8_0,
+    U8,
+    U16,
+    U32,
+    U64,
+    array_of,
+    build,
+    floats,
+    kv,
+    string,
+    tensor,
+    text,
+    u32,
+)
+
 FOLDER = HERE.parent / "spec" / "vectors" / "bad"
-
-U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)
-TYPE_F32, TYPE_F16, TYPE_Q8_0, TYPE_Q2_0 = 0, 1, 8, 42
-TOP = 2**64 - 1
-
-
-def string(text: str | bytes, length: int | None = None, order: str = "<") -> bytes:
-    """A GGUF string; ``length`` overrides the true one."""
-    data = text.encode() if isinstance(text, str) else text
-    return struct.pack(order + "Q", len(data) if length is None else length) + data
-
-
-def kv(key: str | bytes, kind: int, payload: bytes, order: str = "<") -> bytes:
-    """A metadata record."""
-    return string(key, order=order) + struct.pack(order + "I", kind) + payload
-
-
-def u32(key: str, value: int, order: str = "<") -> bytes:
-    return kv(key, U32, struct.pack(order + "I", value), order)
-
-
-def text(key: str, value: str | bytes) -> bytes:
-    return kv(key, STRING, string(value))
-
-
-def array_of(key: str, kind: int, count: int, payload: bytes) -> bytes:
-    return kv(key, ARRAY, struct.pack("<IQ", kind, count) + payload)
-
-
-def tensor(
-    name: str | bytes, dims: Sequence[int], kind: int, offset: int, n_dims: int | None = None, order: str = "<"
-) -> bytes:
-    """A tensor record; ``dims`` with the fastest axis first."""
-    count = len(dims) if n_dims is None else n_dims
-    return (
-        string(name, order=order)
-        + struct.pack(f"{order}I{len(dims)}Q", count, *dims)
-        + struct.pack(order + "IQ", kind, offset)
-    )
-
-
-def build(
-    kvs: Sequence[bytes] = (),
-    tensors: Sequence[bytes] = (),
-    data: bytes = b"",
-    *,
-    magic: bytes = b"GGUF",
-    version: int = 3,
-    n_tensors: int | None = None,
-    n_kv: int | None = None,
-    alignment: int = 32,
-    order: str = "<",
-) -> bytes:
-    """A whole file; the header is padded where data follows."""
-    counts = (len(tensors) if n_tensors is None else n_tensors, len(kvs) if n_kv is None else n_kv)
-    head = magic + struct.pack(order + "IQQ", version, *counts) + b"".join(kvs) + b"".join(tensors)
-    return head + bytes(-len(head) % alignment if data else 0) + data
-
-
-def floats(count: int) -> bytes:
-    return struct.pack(f"<{count}f", *range(1, count + 1))
-
 
 ONE = tensor("x", [8], TYPE_F32, 0)  # 32 bytes of data: no padding needed
 TWO = [ONE, tensor("y", [8], TYPE_F32, 32)]
@@ -106,12 +71,16 @@ def with_digests(data: bytes, *, spoil: str | None = None) -> bytes:
 
 @dataclass(frozen=True)
 class Case:
-    """One file: the rule it breaks, its bytes, whether it still opens (then ``verify`` reports it)."""
+    """One file: the rule it breaks, its bytes, whether it still opens (then ``verify`` reports it).
+
+    ``fault`` is the key or the tensor that a model is refused for when it is loaded; then it opens as well.
+    """
 
     rule: str
     data: bytes
     opens: bool = False
     others: dict[str, bytes] = field(default_factory=dict)  # further shards, by file name
+    fault: str = ""
 
 
 def _cases() -> dict[str, Case]:
@@ -236,7 +205,108 @@ def _cases() -> dict[str, Case]:
     }
 
 
-CASES = _cases()
+def _more() -> dict[str, Case]:
+    """Further ways to break the same rules: other numbers that wrap, other places, other types."""
+    one, kinds = floats(8), {"text": text("split.count", "2"), "bool": kv("split.count", BOOL, b"\1")}
+    tokens = strings("tokenizer.ggml.tokens", ["a", "b"])
+    digest = "0" * 64
+    half = 2**63 - 64
+    return {
+        "pickle": Case("C-001", b"\x80\x04\x95" + bytes(61)),
+        "magic_swapped": Case("C-001", b"FUGG" + struct.pack(">I", 3) + bytes(16)),
+        "version_minus_1": Case("C-002", build(version=2**32 - 1)),
+        "tensor_count_wraps": Case("C-003", build(n_tensors=2**61)),
+        "tensor_count_one_more": Case("C-017", build((), [ONE], n_tensors=2)[:-3] + bytes(28)),
+        "metadata_count_wraps": Case("C-004", build(n_kv=2**60 + 1)),
+        "metadata_count_one_more": Case("C-008", build([u32("a", 1)], n_kv=2) + bytes(13)),
+        "cut_in_key": Case("C-007", build([u32("k" * 40, 1)])[:56]),
+        "cut_in_array": Case("C-005", build([kv("a", ARRAY, struct.pack("<IQ", U8, 1)[:8])])),
+        "cut_in_item": Case("C-007", build([array_of("a", STRING, 2, string("b") + string("cd"))])[:-1]),
+        "cut_in_dims": Case("C-005", build([u32("a", 1)], [tensor("x", [8, 8, 8, 8], TYPE_F32, 0)[:-20]])),
+        "key_one_longer": Case("C-007", build([string("a", 14) + struct.pack("<I", U32) + bytes(4)])),
+        "value_minus_1": Case("C-007", build([kv("general.name", STRING, string("x", TOP))])),
+        "key_65536_bytes": Case("C-008", build([u32("k" * 65536, 1)])),
+        "key_surrogate": Case("C-009", build([u32(b"a\xed\xa0\x80", 1)])),
+        "value_type_minus_1": Case("C-011", build([kv("a", 2**32 - 1, bytes(8))])),
+        "array_of_arrays_deep": Case("C-012", build([array_of("a", ARRAY, 1, struct.pack("<IQ", ARRAY, 1) * 500)])),
+        "array_minus_1": Case("C-013", build([array_of("a", U8, TOP, bytes(8))])),
+        "array_32_bits": Case("C-013", build([array_of("a", F64, 2**32 - 1, bytes(8))])),
+        "bool_255": Case("C-014", build([kv("a", BOOL, b"\xff")])),
+        "alignment_3_bytes": Case("C-015", build([u32("general.alignment", 3)])),
+        "alignment_u64": Case("C-015", build([kv("general.alignment", U64, struct.pack("<Q", 32))])),
+        "alignment_text": Case("C-015", build([text("general.alignment", "32")])),
+        "alignment_array": Case("C-015", build([array_of("general.alignment", U32, 1, struct.pack("<I", 32))])),
+        "architecture_array": Case("C-016", build([strings("general.architecture", ["llama"])])),
+        "dims_count_minus_1_with_dims": Case("C-020", build((), [tensor("x", [1] * 4, 0, 0, n_dims=2**31)], one)),
+        "dims_wrap_to_8": Case("C-021", build((), [tensor("x", [2**61 + 1, 8], TYPE_F32, 0)], one)),
+        "dims_wrap_four": Case("C-021", build((), [tensor("x", [2**16] * 4, TYPE_F32, 0)], one)),
+        "blocks_wrap": Case("C-021", build((), [tensor("x", [32, 2**58 + 1], TYPE_Q8_0, 0)], one)),
+        "type_minus_1": Case("C-022", build((), [tensor("x", [8], 2**32 - 1, 0)], one)),
+        "type_removed_arm": Case("C-022", build((), [tensor("x", [32], 31, 0)], bytes(32))),
+        "scalar_of_blocks": Case("C-023", build((), [tensor("x", [], TYPE_Q8_0, 0)], bytes(64))),
+        "offset_odd": Case("C-024", build((), [tensor("x", [8], TYPE_F32, 31)], bytes(96))),
+        "sum_wraps": Case(
+            "C-025", build((), [tensor("x", [half // 4], TYPE_F32, 0), tensor("y", [half // 4], TYPE_F32, half)], one)
+        ),
+        "data_one_byte_short": Case("C-025", build((), [tensor("x", [9], TYPE_F32, 0)], floats(9)[:-1])),
+        "inside_another": Case(
+            "C-026", build((), [tensor("x", [32], TYPE_F32, 0), tensor("y", [8], TYPE_F32, 64)], floats(32))
+        ),
+        "overlap_in_disorder": Case(
+            "C-026", build((), [tensor("y", [8], TYPE_F32, 32), tensor("x", [16], TYPE_F32, 0)], floats(16))
+        ),
+        **{f"shard_count_{name}": Case("C-027", build([record])) for name, record in kinds.items()},
+        "shard_count_minus_2": Case("C-027", build([kv("split.count", I32, struct.pack("<i", -2))])),
+        "shard_count_huge": Case("C-027", build([kv("split.count", U64, struct.pack("<Q", 2**63))])),
+        "number_text-00001-of-00002": Case(
+            "C-027", build([text("split.no", "0"), kv("split.count", U16, b"\2\0")], [ONE], one)
+        ),
+        "total_minus_1-00001-of-00001": Case(
+            "C-105", build([kv("split.count", U16, b"\1\0")], [tensor("x", [7], 0, 0)], floats(7)), opens=True
+        ),
+        "two_holes": Case(
+            "C-101", build((), [tensor("x", [8], 0, 64), tensor("y", [8], 0, 160)], floats(48)), opens=True
+        ),
+        "digests_number": Case(
+            "M-001", build([u32("gguflike.digest.tensors", 1), text("gguflike.digest.header", digest)]), True
+        ),
+        "digests_too_many": Case(
+            "M-001", build([strings("gguflike.digest.tensors", [digest]), text("gguflike.digest.header", digest)]), True
+        ),
+        "digest_upper_case": Case(
+            "M-001", build([strings("gguflike.digest.tensors", []), text("gguflike.digest.header", "A" * 64)]), True
+        ),
+        "layers_text": Case(
+            "M-010",
+            build([text("general.architecture", "x"), text("x.block_count", "1")], [tensor("blk.0.x", [8], 0, 0)], one),
+            True,
+        ),
+        "layer_too_high": Case(
+            "M-010",
+            build(
+                [text("general.architecture", "x"), u32("x.block_count", 1)],
+                [tensor("blk.0.x", [8], 0, 0), tensor("blk.7.x", [8], 0, 32)],
+                floats(16),
+            ),
+            True,
+        ),
+        "types_many": Case("M-011", build([tokens, array_of("tokenizer.ggml.token_type", I32, 3, bytes(12))]), True),
+        "id_outside": Case("M-011", build([tokens, u32("tokenizer.ggml.eos_token_id", 2)]), True),
+        "id_minus_2": Case("M-011", build([tokens, kv("tokenizer.ggml.eos_token_id", I32, b"\xfe\xff\xff\xff")]), True),
+        "rows_few": Case("M-011", build([tokens], [tensor("token_embd.weight", [8, 1], 0, 0)], one), True),
+    }
+
+
+def _models() -> dict[str, Case]:
+    """Files that are no model, whatever their container is worth."""
+    of_keys = {
+        name: Case("M-032", model({key_of(record): record}), True, fault=key)
+        for name, (key, record) in model_cases().items()
+    }
+    return of_keys | {name: Case("M-032", data, True, fault=tensor) for name, (tensor, data) in tensor_cases().items()}
+
+
+CASES = _cases() | _more() | _models()
 
 
 def files() -> dict[str, bytes]:
@@ -248,16 +318,19 @@ def files() -> dict[str, bytes]:
     return out
 
 
-def outcome(path: Path) -> str:
-    """What the package says about a file: the error of opening it, or what ``verify`` reports."""
+def outcome(path: Path, fault: str) -> str:
+    """What the package says about a file: the error of opening or loading it, or what ``verify`` reports."""
+    import gguflike
     from gguflike import container
-    from gguflike.errors import GGUFError
+    from gguflike.errors import GGUFLikeError
     from gguflike.verify import verify
 
     try:
         with container.open(path):
             pass
-    except GGUFError as error:
+        if fault:
+            gguflike.load(path, threads=1)
+    except GGUFLikeError as error:
         return str(error)
     return "; ".join(str(finding) for finding in verify(path).findings)
 
@@ -268,14 +341,16 @@ def table(folder: Path) -> str:
         "",
         "Made by `scripts/gen_bad_vectors.py`, byte by byte. Rules are those of [container.md](../../container.md) and",
         "[metadata.md](../../metadata.md). A reader refuses the files marked *refused*; the others open, and",
-        "`gguflike verify` reports them.",
+        "`gguflike verify` reports them. Those marked *no model* open, too, and are refused when they are to run.",
         "",
         "| file | rule | opening | error |",
         "|---|---|---|---|",
     ]
     for name, case in CASES.items():
-        said = outcome(folder / f"{name}.gguf").replace(f"{folder}/", "").replace("|", "\\|").replace("\n", " ")
-        lines.append(f"| {name}.gguf | {case.rule} | {'opens' if case.opens else 'refused'} | {said} |")
+        said = outcome(folder / f"{name}.gguf", case.fault).replace(f"{folder}/", "")
+        said = said.replace("|", "\\|").replace("\n", " ")
+        how = "no model" if case.fault else "opens" if case.opens else "refused"
+        lines.append(f"| {name}.gguf | {case.rule} | {how} | {said} |")
     return "\n".join(lines) + "\n"
 
 

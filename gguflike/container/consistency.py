@@ -109,5 +109,5 @@ def vocabulary(file: GGUFFile) -> Iterator[Finding]:
     for key in metadata:
         if key.startswith("tokenizer.ggml.") and key.endswith("_token_id") and metadata.type_of(key) in INTEGERS:
             value = metadata[key]
-            if value >= tokens and value != 2**32 - 1:  # all ones: "none"
+            if not 0 <= value < tokens and value not in (-1, 2**32 - 1):  # all ones: "none"
                 yield wrong(key, f"id {value} is not among {counted(tokens, 'token')}")

@@ -172,7 +172,7 @@ def layers_left_out(architecture: str, metadata: Mapping[str, Any]) -> int:
 
 def _layers(found: Any, architecture: str, metadata: Mapping[str, Any], _: Collection[str]) -> Any:
     """The layers that a text goes through."""
-    return found - layers_left_out(architecture, metadata) if isinstance(found, int) else found
+    return found - layers_left_out(architecture, metadata) if type(found) is int else found
 
 
 def _vocabulary(found: Any, _: str, metadata: Mapping[str, Any], __: Collection[str]) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gguflike.errors import GGUFError, GGUFLikeError
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from gguflike.families.parts import Graph
 
 
+RULE = "M-032"  # of spec/metadata.md: a model that does not run
+
+
 class Understood(NamedTuple):
     """The model in a file: its typed hyper-parameters, the graph of parts that they make, and how many layers behind
     those of the graph are not computed."""
@@ -26,12 +31,26 @@ class Understood(NamedTuple):
 
 def understand(file: GGUFFile) -> Understood:
     """The model in a file. GGUFError or UnsupportedError where it holds none, or none that can be computed here."""
-    family = registry.for_gguf(_architecture(file)).of_file(file.metadata, file.infos)
-    config = family.from_file(file.metadata, file.infos)
-    check_layers(config, file.path, len(file.infos))
-    made = family.graph(config)
-    graph.check(made)
+    with placed(file):
+        family = registry.for_gguf(_architecture(file)).of_file(file.metadata, file.infos)
+        config = family.from_file(file.metadata, file.infos)
+        check_layers(config, file.path, len(file.infos))
+        made = family.graph(config)
+        graph.check(made)
     return Understood(config, made, layers_left_out(family.name, file.metadata))
+
+
+@contextmanager
+def placed(file: GGUFFile) -> Iterator[None]:
+    """Errors about a value of the file's metadata, in this block, say where it stands and which rule it breaks."""
+    try:
+        yield
+    except GGUFLikeError as error:
+        key = (error.field or "").partition("[")[0]
+        error.path = error.path or file.path
+        if key in file.metadata:
+            error.offset, error.rule = file.metadata.entry(key).start, error.rule or RULE
+        raise
 
 
 def refusal(file: GGUFFile) -> GGUFLikeError | None:
@@ -44,7 +63,8 @@ def refusal(file: GGUFFile) -> GGUFLikeError | None:
 
     try:
         model = understand(file)
-        Tokenizer(file.metadata)
+        with placed(file):
+            Tokenizer(file.metadata)
         checked(file, model.graph, model.left_out)
     except GGUFLikeError as error:
         return error

@@ -83,7 +83,8 @@ class Network:
         self._longest = min((self.config.n_ctx, *graph.limits(self.graph)))
         self.context = context or default_context(self._longest, position_bytes)
         self._check_context()
-        self.tokenizer = Tokenizer(file.metadata)
+        with ability.placed(file):
+            self.tokenizer = Tokenizer(file.metadata)
         ranges: Mapping[str, Fixed] = {}
         if activations in FIXED:
             from gguflike.activations import fixed
