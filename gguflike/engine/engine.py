@@ -94,14 +94,9 @@ class Engine:
     machine's). ``text_bytes``: memory for the texts that are being computed (None: half of the machine's); each may
     fill the whole context, and one that does not fit beside others waits. ``draft``: a smaller model of the same
     vocabulary that guesses at most ``draft_tokens`` at a time, or "mtp", the multi-token-prediction head of the file,
-    which changes the speed and no text. ``store``: a folder for `save` and `restore`. ``told`` is called on the engine's
-    thread when listeners have heard all that there is for now: before a pass of the model, and behind it. The model may
-    be used beside the engine, though each waits for the other; closing the engine does not close the model.
-=======
-    vocabulary that guesses at most ``draft_tokens`` at a time, or "mtp", the multi-token-prediction head of the file,
-    which changes the speed and no text. ``store``: a folder
-    for `save` and `restore`. The model may be used beside the engine, though each waits for the other; closing the
-    engine does not close the model.
+    which changes the speed and no text. ``store``: a folder for `save` and `restore`. ``told`` is called on the
+    engine's thread when listeners have heard all that there is for now: before a pass of the model, and behind it. The
+    model may be used beside the engine, though each waits for the other; closing the engine does not close the model.
 
     A text is the same whatever is computed beside it (see `runner.together`).
     """
