@@ -194,7 +194,6 @@ def test_experts_have_their_own_importance_and_hessians(tmp_path: Path) -> None:
     weights = {
         name: np.ones(tensor.shape, np.float32) / 8 for name, _, tensor in graph.tensors() if tensor.used
     }  # every token goes to the first two
-    (tmp_path / "h").mkdir()
     found = _Found(tmp_path / "found", tmp_path / "h", lambda name: name[:3])
     both = Together((Importances(), Hessians()))
     stream(graph, weights.__getitem__, [[1, 2, 3]], None, tmp_path / "w", found=found.take, collecting=both)

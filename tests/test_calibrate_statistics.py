@@ -112,7 +112,7 @@ def test_statistics_in_a_folder_are_those_that_were_put_there(tmp_path: Path) ->
     store.save(folder, ("c",), stack)
     with pytest.raises(CheckpointError, match=r"index\.json.*no statistics"):
         store.Store(folder)
-    groups = [store.Group(("a", "b"), 7, (300,), False), store.Group(("c",), 7, (150, 2), True)]
+    groups = [store.Group(("a", "b"), 7, (300,), False, ("1", "2")), store.Group(("c",), 7, (150, 2), True, ("3",))]
     store.finish(folder, {"source": "x"}, groups)
     kept = store.Store(folder)
     assert list(kept) == ["a", "b", "c"]
@@ -129,13 +129,13 @@ def test_statistics_in_a_folder_are_those_that_were_put_there(tmp_path: Path) ->
 
 def test_damaged_folders_are_refused(tmp_path: Path) -> None:
     store.save(tmp_path, ("a",), moments(inputs(3)))
-    store.finish(tmp_path, {}, [store.Group(("a",), 8, (3,), False)])
+    store.finish(tmp_path, {}, [store.Group(("a",), 8, (3,), False, ("1",))])
     with pytest.raises(CheckpointError, match="wrong shape"):
         store.Store(tmp_path)["a"]
     (tmp_path / "a.npy").unlink()
     with pytest.raises(CheckpointError, match=r"a\.npy.*cannot be read"):
         store.Store(tmp_path)["a"]
-    (tmp_path / "index.json").write_text(json.dumps({"format": 2, "about": {}, "groups": []}))
+    (tmp_path / "index.json").write_text(json.dumps({"format": 1, "about": {}, "groups": []}))
     with pytest.raises(CheckpointError, match="another format"):
         store.Store(tmp_path)
     (tmp_path / "index.json").write_text("[]")

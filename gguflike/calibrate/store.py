@@ -102,8 +102,7 @@ class _Kept(Stack):
 
 
 def begin(folder: Path) -> None:
-    """Make a folder ready for statistics. What it held before no longer counts: some of it is about to be replaced."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Say that what a folder held before no longer counts: some of it is about to be replaced."""
     (folder / INDEX).unlink(missing_ok=True)
 
 
@@ -114,6 +113,7 @@ def save(folder: Path, names: Sequence[str], found: Statistics | StackStatistics
     count = len(found) if isinstance(found, StackStatistics) else 1
     path = folder / f"{names[0]}.npy"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
             for number, one in enumerate(each):
                 columns = len(one.gram)
