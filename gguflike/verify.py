@@ -38,6 +38,7 @@ class Report:
 
     ``paths`` are the files looked at (several for a split model), of ``file_bytes`` together; ``tensors`` and
     ``data_bytes`` count what was read of tensors.
+    ``against`` is the repository that the files were compared with, ``signed`` whether signatures were looked at.
     ``opened`` is false where a header could not be read, so that nothing behind it was looked at.
     """
 
@@ -48,6 +49,8 @@ class Report:
     data_bytes: int
     opened: bool = True
     file_bytes: int = 0
+    against: str | None = None
+    signed: bool = False
 
     @property
     def ok(self) -> bool:
@@ -67,8 +70,13 @@ class Report:
         """What the check covered, in a sentence."""
         if not self.opened:
             return "checked nothing behind the header, which cannot be read"
+        more = ["the signature"] if self.signed else []
+        more += [f"the digest that {self.against} has"] if self.against else []
         if self.digests:
-            return "checked structure, values, metadata and the SHA-256 of the header and of every tensor"
+            more = ["the SHA-256 of the header and of every tensor", *more]
+        checked = f"checked {', '.join(['structure', 'values', 'metadata', *more[:-1]])}"
+        if more:
+            return f"{checked} and {more[-1]}"
         return "checked structure, values and metadata: without digests other plausible weights cannot be seen"
 
     def check(self) -> None:
@@ -78,11 +86,21 @@ class Report:
                 raise finding.error()
 
 
-def verify(path: str | os.PathLike[str], progress: Progress | None = None) -> Report:
+def verify(
+    path: str | os.PathLike[str],
+    progress: Progress | None = None,
+    *,
+    against: str | None = None,
+    key: str | os.PathLike[str] | None = None,
+) -> Report:
     """Check a GGUF file, or all shards of a split model. Reads everything once, in pieces of a megabyte.
 
     ``path`` may also name a file of the Hub or behind a URL (`gguflike.locate`), which is fetched into a cache. A bad
     file is reported, not raised; OSError where the file cannot be opened or read, RemoteError where it cannot be had.
+
+    ``against`` is a repository of the Hub, or a file in one (``hf://org/repo/file.gguf``), that must have the same
+    bytes; ArgumentError where it is none, RemoteError where it cannot be asked. ``key`` is a PEM file with an Ed25519
+    public key, with which each file must be signed (`gguflike.signature`).
     """
     path = locate(path, progress)
     findings: list[Finding] = []
@@ -100,6 +118,15 @@ def verify(path: str | os.PathLike[str], progress: Progress | None = None) -> Re
             done = check.run(progress, done, total)
             findings += check.findings
         disagree = any(finding.rule in ("M-010", "M-011") for finding in findings)
+        if key is not None:
+            from gguflike import signature
+
+            for file in files:
+                findings += signature.check(file, key)
+        if against is not None:
+            from gguflike import origin
+
+            findings += origin.compare([file.path for file in files], against, progress)
         findings += (each for each in meaning.findings(whole) if each.rule != "M-032" or not disagree)  # says it again
         return Report(
             tuple(file.path for file in files),
@@ -108,6 +135,8 @@ def verify(path: str | os.PathLike[str], progress: Progress | None = None) -> Re
             sum(len(file.infos) for file in files),
             total,
             file_bytes=sum(file.file_bytes for file in files),
+            against=against,
+            signed=key is not None,
         )
     finally:
         whole.close()

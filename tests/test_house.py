@@ -38,8 +38,10 @@ BELOW = {
     "describe": {"errors", "blocks", "tensor", "container", "quality"},
     "statistics": {"blocks", "container"},
     "summary": {"errors", "machine", "container", "describe", "families", "checkpoint", "chat", "runner"},
+    "signature": {"errors", "container"},
+    "origin": {"errors", "progress", "container", "checkpoint"},
     "meaning": {"errors", "container", "families", "checkpoint", "chat", "runner"},
-    "verify": {"progress", "errors", "blocks", "tensor", "container", "locate", "meaning"},
+    "verify": {"progress", "errors", "blocks", "tensor", "container", "locate", "meaning", "signature", "origin"},
     "diff": {"progress", "errors", "blocks", "tensor", "container"},
     "convert": {"progress", "errors", "foreign", "blocks", "kernels", "tensor", "container", "families", "checkpoint"}
     | {"calibrate", "activations", "machine"},

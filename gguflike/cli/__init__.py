@@ -26,6 +26,7 @@ COMMANDS = {
     "merge": "several GGUF files into one",
     "inspect": "show what a file holds",
     "verify": "check a file's structure and contents",
+    "sign": "sign a file, so that verify --key can tell who wrote it",
     "diff": "compare two files",
     "run": "continue a prompt",
     "chat": "talk to a model",

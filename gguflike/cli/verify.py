@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", metavar="FILE", nargs="+", help=MODEL)
     parser.add_argument("--strict", action="store_true", help="warnings count as errors do: exit status 1")
+    parser.add_argument(
+        "--against", metavar="HUB", help="compare with a repository's file by its digest: hf://org/repo[/file.gguf]"
+    )
+    parser.add_argument("--key", metavar="PUBLIC", help="public key in PEM with which the file must be signed")
     parser.add_argument("--json", action="store_true", help="one JSON document; of several files, a list")
     parser.set_defaults(listed="files")
 
@@ -30,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
 
     def check(name: str) -> int:
         with progress_bar() as progress:
-            report = verify(name, progress)
+            report = verify(name, progress, against=args.against, key=args.key)
         good = report.passes("warning" if args.strict else "error")
         if args.json:
             documents.append(_document(report, good))

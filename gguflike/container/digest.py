@@ -16,6 +16,7 @@ from gguflike.container.values import Typed, ValueType
 from gguflike.errors import GGUFError, counted
 
 PREFIX = "gguflike.digest."
+SIGNATURE_PREFIX = "gguflike.signature."  # what signs the header's digest (gguflike.signature)
 TENSORS_KEY = PREFIX + "tensors"
 HEADER_KEY = PREFIX + "header"
 WIDTH = 64

@@ -66,16 +66,18 @@ def plan(
     alignment: int | None = None,
     digests: bool = True,
     long_names: bool = False,
+    signature: bool = False,
 ) -> FilePlan:
     """Lay out a file: header, then the tensors in the order given, each aligned, without holes.
 
     ``metadata`` holds plain values, ``Typed`` ones, or is another file's ``Metadata`` (stored types are then kept).
     ``alignment`` is by default what ``general.alignment`` in ``metadata`` says, else 32. With ``digests`` two values
-    under ``gguflike.digest.`` are reserved; any that ``metadata`` holds belong to another file and are left out.
+    under ``gguflike.digest.`` are reserved; any that ``metadata`` holds belong to another file and are left out, and so
+    is a signature, unless ``signature`` says that it is this file's.
     ``long_names``: names of tensors may have 127 bytes, not 63, and llama.cpp then refuses the file.
     GGUFError with the rule that the file would break.
     """
-    values = _values(metadata, alignment)
+    values = _values(metadata, alignment, signature)
     align = int(values[ALIGNMENT_KEY].value) if ALIGNMENT_KEY in values else DEFAULT_ALIGNMENT
     if digests:
         values |= digest.blank_values(len(tensors))
@@ -133,11 +135,11 @@ def _slots(value_at: dict[str, int], count: int) -> digest.Slots:
     )
 
 
-def _values(metadata: Mapping[str, Any], alignment: int | None) -> dict[str, Typed]:
+def _values(metadata: Mapping[str, Any], alignment: int | None, signature: bool) -> dict[str, Typed]:
     """All values with their types, checked, without another file's digests and with the alignment asked for."""
     values: dict[str, Typed] = {}
     for key in metadata:
-        if key.startswith(digest.PREFIX):
+        if key.startswith(digest.PREFIX) or (key.startswith(digest.SIGNATURE_PREFIX) and not signature):
             continue
         check_key(_utf8(key, "key", "C-009"))
         try:

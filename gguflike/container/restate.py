@@ -8,7 +8,8 @@ from typing import Any
 
 from gguflike.container.digest import recorded
 from gguflike.container.layout import MAX_NAME_BYTES, TensorInfo, TensorSpec
-from gguflike.container.plan import plan
+from gguflike.container.plan import FilePlan, plan
+from gguflike.container.reader import GGUFFile
 from gguflike.container.shards import open_shards
 from gguflike.container.writer import Writer
 
@@ -26,22 +27,30 @@ def restate(path: str | os.PathLike[str], prefix: str, added: Mapping[str, Any])
         file = files[0]
         metadata = {key: file.metadata.typed(key) for key in file.metadata if not key.startswith(prefix)}
         infos = list(file.infos.values())
-        layout = plan(
-            {**metadata, **added},
-            [TensorSpec(info.name, info.shape, info.format) for info in infos],
-            long_names=any(len(info.name.encode()) > MAX_NAME_BYTES for info in infos),
-        )
         stated = recorded(file.metadata, [info.name for info in infos])
-        with Writer(file.path, layout, digests=None if stated is None else stated.tensors) as out:
-            for info in infos:
-                for start in range(0, info.nbytes, _step(info)):
-                    stop = min(start + _step(info), info.nbytes)
-                    out.write_part(info.name, start, file.read(info.name, start, stop))
+        rewrite(file, layout(file, {**metadata, **added}), None if stated is None else stated.tensors)
     finally:
         for each in files:
             each.close()
 
 
-def _step(info: TensorInfo) -> int:
+def layout(file: GGUFFile, metadata: Mapping[str, Any], *, signature: bool = False) -> FilePlan:
+    """The plan of a file with these metadata and the tensors of ``file``, with digests. ``signature`` as of `plan`."""
+    specs = [TensorSpec(info.name, info.shape, info.format) for info in file.infos.values()]
+    longest = max((len(name.encode()) for name in file.infos), default=0)
+    return plan(metadata, specs, long_names=longest > MAX_NAME_BYTES, signature=signature)
+
+
+def rewrite(file: GGUFFile, planned: FilePlan, digests: Mapping[str, str] | None) -> None:
+    """Write a file anew by a plan of the same tensors, whose data are copied. It takes the old one's place when it is
+    complete. DigestError where a tensor has not the SHA-256 that ``digests`` say."""
+    with Writer(file.path, planned, digests=digests) as out:
+        for info in file.infos.values():
+            for start in range(0, info.nbytes, step(info)):
+                stop = min(start + step(info), info.nbytes)
+                out.write_part(info.name, start, file.read(info.name, start, stop))
+
+
+def step(info: TensorInfo) -> int:
     """Bytes at a time, in whole blocks."""
     return max(PART_BYTES // info.format.block_bytes, 1) * info.format.block_bytes
