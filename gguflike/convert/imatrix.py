@@ -37,7 +37,8 @@ class Entry(NamedTuple):
     def mean(self) -> Floats:
         """Mean over tokens; a matrix that saw none gets even weights (an expert that was never chosen)."""
         counts = self.counts.reshape(-1, 1)
-        return np.where(counts > 0, self.sums / np.where(counts > 0, counts, 1), 1).astype(np.float32)
+        with np.errstate(all="ignore"):  # `read` refuses what is not finite
+            return np.where(counts > 0, self.sums / np.where(counts > 0, counts, 1), 1).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def _read_gguf(path: Path) -> Imatrix:
             of_counts = file.infos.get(base + _COUNTS)
             if of_counts is None:
                 raise CheckpointError("importance sums without counts", path=path, tensor=base)
-            if not info.shape or {info.format, of_counts.format} != {FORMATS["F32"]}:
+            if not info.nbytes or not info.shape or {info.format, of_counts.format} != {FORMATS["F32"]}:
                 got = f"{info.format.name} {info.shape}, {of_counts.format.name} {of_counts.shape}"
                 raise CheckpointError("importance sums are no rows of float32", path=path, tensor=base, got=got)
             sums = file.load(name).data.view("<f4").reshape(-1, info.shape[-1])
