@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from gguflike import container, meaning
-from gguflike.container import GGUFFile, TensorInfo, system
+from gguflike.container import GGUFFile, TensorInfo
 from gguflike.container.digest import Recorded, header_digest, recorded
 from gguflike.container.findings import SEVERITIES, Finding, Severity, odd
 from gguflike.container.finite import NotFinite, first_not_finite
@@ -165,50 +165,46 @@ class _FileCheck:
 
     def run(self, progress: Progress | None, done: int, total: int) -> int:
         self.findings += validate(self.file)
-        descriptor = system.open_file(self.file.path, os.O_RDONLY)
-        try:
-            self._header(descriptor)
-            self._padding(descriptor)
-            for info in self.infos:
-                if progress:
-                    progress(done, total, info.name)
-                self._tensor(descriptor, info)
-                done += info.nbytes
+        self._header()
+        self._padding()
+        for info in self.infos:
             if progress:
-                progress(done, total, "")
-        finally:
-            os.close(descriptor)
+                progress(done, total, info.name)
+            self._tensor(info)
+            done += info.nbytes
+        if progress:
+            progress(done, total, "")
         return done
 
-    def _header(self, descriptor: int) -> None:
+    def _header(self) -> None:
         """The header's digest and the padding behind it."""
         file = self.file
         if self.digests:
-            pieces = (piece for _, piece in self._pieces(descriptor, 0, file.data_offset, 1))
+            pieces = (piece for _, piece in self._pieces(0, file.data_offset, 1))
             got = header_digest(pieces, self.digests.header_at)
             if got != self.digests.header:
                 self.add("error", "M-003", _changed("header", got, self.digests.header), field="header")
-        self._zeros(descriptor, file.header_bytes, min(file.data_offset, file.file_bytes), "behind the header")
+        self._zeros(file.header_bytes, min(file.data_offset, file.file_bytes), "behind the header")
 
-    def _padding(self, descriptor: int) -> None:
+    def _padding(self) -> None:
         """C-102 behind each tensor."""
         for gap in Gaps(self.file):
-            self._zeros(descriptor, gap.start, gap.padded, gap.behind)
+            self._zeros(gap.start, gap.padded, gap.behind)
 
-    def _zeros(self, descriptor: int, start: int, end: int, behind: str) -> None:
-        for at, piece in self._pieces(descriptor, start, end, 1):
+    def _zeros(self, start: int, end: int, behind: str) -> None:
+        for at, piece in self._pieces(start, end, 1):
             if bytes(piece).strip(b"\0"):
                 bad = at + int(np.flatnonzero(np.frombuffer(piece, np.uint8))[0])
                 self.add(odd(self.file), "C-102", f"padding {behind} is not zero", offset=bad)
                 return
 
-    def _tensor(self, descriptor: int, info: TensorInfo) -> None:
+    def _tensor(self, info: TensorInfo) -> None:
         """Digest and finite values of one tensor, in one pass."""
         digest = hashlib.sha256()
         bad: NotFinite | None = None
         seen = Plausible(info, self.file.path)
         read = 0
-        for at, piece in self._pieces(descriptor, info.offset, info.offset + info.nbytes, info.format.block_bytes):
+        for at, piece in self._pieces(info.offset, info.offset + info.nbytes, info.format.block_bytes):
             if self.digests:
                 digest.update(piece)
             data = np.frombuffer(piece, np.uint8)
@@ -231,12 +227,12 @@ class _FileCheck:
             message = _changed("data", digest.hexdigest(), self.digests.tensors[info.name])
             self.add("error", "M-004", message, tensor=info.name, offset=info.offset)
 
-    def _pieces(self, descriptor: int, start: int, end: int, unit: int) -> Iterator[tuple[int, memoryview]]:
+    def _pieces(self, start: int, end: int, unit: int) -> Iterator[tuple[int, memoryview]]:
         """Bytes ``start`` to ``end`` and their places, in pieces of whole units; each is overwritten by the next."""
         view = memoryview(self.buffer)
         while start < end:
             count = min(end - start, max(CHUNK // unit, 1) * unit)
-            if system.fill(descriptor, view[:count], start) < count:
+            if self.file.fill(view[:count], start) < count:
                 return
             yield start, view[:count]
             start += count

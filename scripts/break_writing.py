@@ -49,21 +49,9 @@ import gguflike
 from gguflike.cli import main as command
 
 #: What changes a file system, by the names that ``os`` gives it.
-CALLS = tuple(
-    [
-        "pwrite",
-        "write",
-        "fsync",
-        "fdatasync",
-        "replace",
-        "rename",
-        "link",
-        "unlink",
-        "open",
-        "ftruncate",
-        "mkdir",
-        "rmdir",
-    ]
+CALLS = (
+    *("pwrite", "write", "fsync", "fdatasync", "replace", "rename", "link", "unlink"),
+    *("open", "ftruncate", "mkdir", "rmdir"),
 )
 CODES = (errno.ENOSPC, errno.EIO)
 SECTOR = 512

@@ -96,7 +96,9 @@ def main() -> int:
     return int(status)
 
 
-def some(gguf: Any, path: Path, args: argparse.Namespace, first: int, count: int, seen: Counter[tuple[str, str]]) -> int:
+def some(
+    gguf: Any, path: Path, args: argparse.Namespace, first: int, count: int, seen: Counter[tuple[str, str]]
+) -> int:
     """Try so many inputs in a child, which says what became of each; how many it came to. One at which it dies is the
     last, and counts as an abort."""
     reading, writing = os.pipe()

@@ -163,6 +163,11 @@ class GGUFFile:
         if self.header.order == ">":
             data[:] = _little_endian(data, info.format)
 
+    def fill(self, view: memoryview, offset: int) -> int:
+        """Read the file's own bytes from ``offset`` on, whatever they are of; how many, which are fewer than ``view``
+        has where the file ends before."""
+        return system.fill(self._descriptor, view, offset)
+
     def _check_unchanged(self, name: str) -> None:
         """Raise unless the file is open, and has the size and the time of change that it had."""
         if self._descriptor < 0:
