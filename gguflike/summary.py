@@ -123,16 +123,19 @@ def _reason(error: GGUFLikeError, file: GGUFFile) -> str:
 
 
 def _memory(file: GGUFFile, model: Understood) -> list[dict[str, int]]:
-    """Bytes of memory, weights and all, at up to three contexts, from a short one to the model's own."""
-    from gguflike.runner.needs import beside_weights
+    """Bytes of memory, weights and all, at up to three contexts, from a short one to the model's own; none where
+    tensors are not those of the model."""
+    from gguflike.runner.needs import of_file
 
     longest = model.config.n_ctx
     step = 4 if longest >= 1 << 13 else 2
-    weights = sum(info.nbytes for info in file.infos.values())
-    return [
-        {"context": context, "bytes": weights + beside_weights(model.graph, context)}
-        for context in sorted({max(longest // step**2, 1), max(longest // step, 1), longest})
-    ]
+    try:
+        return [
+            {"context": context, "bytes": of_file(file, model, context).total}
+            for context in sorted({max(longest // step**2, 1), max(longest // step, 1), longest})
+        ]
+    except GGUFLikeError:  # which `refusal` says
+        return []
 
 
 def _kind(file: GGUFFile) -> str:

@@ -105,7 +105,7 @@ def test_rotated_keys_and_values_are_stored(team: Team, kind: str, n_rot: int) -
     rng = np.random.default_rng(0)
     k, v = (rng.standard_normal((tokens, kv_heads, dim), np.float32) for _ in range(2))
     cos_sin, angles = rotation(kind, n_rot, position, tokens)
-    cache = KVCache(kv_heads, dim, 64)
+    [cache] = KVCache(kv_heads, dim, 64).in_slots(1)
     rotation_words = {"cos_sin": at(cos_sin), "n_rot": n_rot, "neox": kind == "neox"}
     shape = {"n_head_kv": kv_heads, "head_dim": dim, "context": 64}
     rows = one_run(tokens, position)
@@ -181,7 +181,7 @@ def test_attention(
     q = rng.standard_normal((tokens, n_head, dim), np.float32)
     keys, values = (rng.standard_normal((total, kv_heads, dim)).astype(np.float16) for _ in range(2))
     keys[0] *= 8  # a large score early on, so that later blocks do not raise the maximum
-    cache = KVCache(kv_heads, dim, 448)
+    [cache] = KVCache(kv_heads, dim, 448).in_slots(1)
     for data in cache._data:
         data.view(np.uint16)[:] = 0x7BFF  # what lies beyond the last position must not matter
     cos_sin, angles = rotation(kind, n_rot, position, tokens)

@@ -154,7 +154,7 @@ def test_an_interrupt_leaves_nothing_behind(model: Model, monkeypatch: pytest.Mo
 
 
 def test_a_state_keeps_few_checkpoints() -> None:
-    state = Recurrent(4, 16, 32)
+    [state] = Recurrent(4, 16, 32).in_slots(1)
     kept = []
     for start in range(0, 64 * 40, 64):
         state.before(start, 64)
@@ -168,7 +168,7 @@ def test_a_state_keeps_few_checkpoints() -> None:
 
 
 def test_a_state_goes_back_to_what_it_was() -> None:
-    state = Recurrent(2, 4, 4)
+    [state] = Recurrent(2, 4, 4).in_slots(1)
     state.before(0, 3)
     state._matrices[:] = 1
     state.advance(0, 3)

@@ -336,7 +336,7 @@ def test_loading_and_measuring_tell_how_far_they_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "scaled"), [("f16", False), ("q8_0", True)])
 def test_addresses_of_the_cache_are_apart(kind: str, scaled: bool) -> None:
-    cache = KVCache(kv_heads=2, head_dim=64, context=64, cache_type=kind)
+    [cache] = KVCache(kv_heads=2, head_dim=64, context=64, cache_type=kind).in_slots(1)
     places = cache.addresses()
     assert (places["key_scales"] != 0) == (places["value_scales"] != 0) == scaled
     taken = sorted(place for place in places.values() if place)
@@ -387,7 +387,7 @@ def test_memory_holds_every_part_of_attention(positions: int) -> None:
     norm = Norm("attn_norm", 64, 1e-5)
     graph = Graph(Embedding(300, 64), ((Branch(norm, part),),), norm, Head(300, 64))
     schedule = OneToken(Buffers(graph, positions, 1))
-    attended(part, schedule, KVCache(2, 32, positions), [])
+    attended(part, schedule, *KVCache(2, 32, positions).in_slots(1), [])
     place = schedule.program.ops[0].args[ATTENTION_ONE.parts // 8]
     [nbytes] = [count for (_, count), temp in schedule.buffers._temps.items() if temp == place]
     assert nbytes >= -(-positions // ATTENTION_KEYS) * 4 * part_bytes(1, 32)

@@ -28,6 +28,11 @@ class Understood(NamedTuple):
     graph: Graph
     left_out: int
 
+    @property
+    def longest(self) -> int:
+        """Positions that the model was made for, as far as it can be computed with them."""
+        return min((int(self.config.n_ctx), *graph.limits(self.graph)))
+
 
 def understand(file: GGUFFile) -> Understood:
     """The model in a file. GGUFError or UnsupportedError where it holds none, or none that can be computed here."""

@@ -10,12 +10,14 @@ import numpy as np
 from gguflike.families.parts import Graph, Rope
 from gguflike.kernels.engine.args import Own, Word
 from gguflike.kernels.engine.memory import ROW_TYPE, aligned
-from gguflike.kernels.matmul.records import LinearPlan, activation_arrays
+from gguflike.kernels.matmul.records import LinearPlan
 from gguflike.kernels.vector.args import QUANTIZE_ROWS
 from gguflike.kernels.vector.sizes import refined_bytes
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from gguflike.kernels.engine.memory import Take
 
 BATCH = 512  # tokens of one pass: enough to reuse every weight from cache, few enough for small buffers
 LINE = 64  # bytes of a cache line: what different threads write stands in different ones
@@ -54,7 +56,7 @@ class Buffers:
     """Memory of the passes of one model. Large, but only the pages that a pass needs are ever touched.
 
     ``rows`` says of each row of a pass which position of which sequence it is (ROW_TYPE in kernels/engine/memory.py);
-    ``slots`` is how many sequences' states there are room for.
+    ``slots`` is how many sequences' states there are room for. ``nbytes`` is what ``take`` was asked for so far.
 
     ``ids``, ``position_ids`` and ``type_ids`` int32 (batch,), ``x`` float32 (batch, n_embd), ``head_x`` (HEAD_TOKENS,
     n_embd) and ``logits`` (HEAD_TOKENS, n_vocab) are shared by all threads, and so is what `temp` gives; ``own`` is
@@ -65,34 +67,41 @@ class Buffers:
     from which crest factor on blocks are; 0: none is.
     """
 
-    def __init__(self, graph: Graph, positions: int, threads: int, crest: float = 0.0, slots: int = 1) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        positions: int,
+        threads: int,
+        crest: float = 0.0,
+        slots: int = 1,
+        take: Take = aligned,
+    ) -> None:
+        self._take, self.nbytes = take, 0
+        self._temps: dict[tuple[str, int], int] = {}  # addresses by name and bytes
+        self._keep: list[npt.NDArray[Any]] = []  # the memory there
         n_embd, n_vocab = graph.embedding.n_embd, graph.embedding.n_vocab
         self.positions, self._threads = positions, threads
         self.whole = not all(attention.causal for attention in graph.attentions())
         self.batch = positions if self.whole else BATCH
         self.slots = slots
-        self.rows: npt.NDArray[np.void] = aligned(self.batch, ROW_TYPE)
-        self.ids: npt.NDArray[np.int32] = aligned(self.batch, np.int32)
-        self.position_ids: npt.NDArray[np.int32] = aligned(self.batch, np.int32)
-        self.type_ids: npt.NDArray[np.int32] = aligned(self.batch, np.int32)
+        self.rows: npt.NDArray[np.void] = self._taken(self.batch, ROW_TYPE)
+        self.ids: npt.NDArray[np.int32] = self._taken(self.batch, np.int32)
+        self.position_ids: npt.NDArray[np.int32] = self._taken(self.batch, np.int32)
+        self.type_ids: npt.NDArray[np.int32] = self._taken(self.batch, np.int32)
         self.type_ids[:] = 0
-        self.x = _floats(self.batch, n_embd)
-        self.head_x = _floats(HEAD_TOKENS, n_embd)
-        self.head_rows: npt.NDArray[np.void] = aligned(HEAD_TOKENS, ROW_TYPE)
-        self.logits = _floats(HEAD_TOKENS, n_vocab)
+        self.x = self._floats(self.batch, n_embd)
+        self.head_x = self._floats(HEAD_TOKENS, n_embd)
+        self.head_rows: npt.NDArray[np.void] = self._taken(HEAD_TOKENS, ROW_TYPE)
+        self.logits = self._floats(HEAD_TOKENS, n_vocab)
         self.cos_sin: dict[Rope, npt.NDArray[np.float32]] = {
-            rope: _floats(positions, 2 * rope.n_rot).reshape(positions, 2, -1) for rope in graph.ropes()
+            rope: self._floats(positions, 2 * rope.n_rot).reshape(positions, 2, -1) for rope in graph.ropes()
         }
-        self._temps: dict[tuple[str, int], int] = {}  # addresses by name and bytes
-        self._keep: list[npt.NDArray[Any]] = []  # the memory there
         inputs = (getattr(part, "widest", 0) for part in graph.inputs)
         longest = max([n_embd, *inputs, *(mixer.widest for mixer in graph.mixers())])
         widest = -(-longest // 64) * 64  # in whole cache lines
-        quantized = activation_arrays(self.batch, widest)
-        self._quantized = tuple(address(quantized[part]) for part in ("codes", "scales", "sums"))
-        self._keep += quantized.values()
+        self._quantized = self._int8("quantized", widest)
         stride = -(-widest * 6 // 1024) * 1024  # of 4 bytes of floats, 1 of codes, and 3/8 of scales and sums
-        self._own = aligned(threads * stride)
+        self._own = self._taken(threads * stride)
         first = address(self._own)
         places = (first, *(first + widest * eighths // 8 for eighths in (32, 40, 41)))
         self.own = Activations(*(Own(place, stride) for place in places))
@@ -103,7 +112,7 @@ class Buffers:
     @cached_property
     def pairs(self) -> npt.NDArray[np.float32]:
         """Float32 (batch, 2 * n_embd): what the block of a multi-token-prediction head begins with."""
-        return _floats(self.batch, 2 * self.x.shape[1])
+        return self._floats(self.batch, 2 * self.x.shape[1])
 
     def set_run(self, first: int, count: int, slot: int, position: int) -> None:
         """Let the rows of a pass from number ``first`` on be ``count`` successive tokens of the sequence in a slot,
@@ -119,7 +128,7 @@ class Buffers:
     def scratch(self, name: str, count: int) -> int:
         """The address of ``count`` bytes called ``name``."""
         if (name, count) not in self._temps:
-            memory = aligned(count)
+            memory = self._taken(count)
             self._keep.append(memory)
             self._temps[name, count] = address(memory)
         return self._temps[name, count]
@@ -135,13 +144,25 @@ class Buffers:
 
     def apart(self, name: str, columns: int) -> Activations:
         """Activations of several tokens, int8 in memory of their own, too. ``columns`` is a multiple of 32."""
-        codes, scales, sums = (
-            self.scratch(f"{name}: {part}", self.batch * columns * eighths // 8)
-            for part, eighths in (("codes", 8), ("scales", 1), ("sums", 2))
-        )
-        return Activations(self.temp(name, columns), codes, scales, sums)
+        return Activations(self.temp(name, columns), *self._int8(name, columns))
 
+    def written(self, texts: int) -> int:
+        """Bytes of it that passes write at most that give logits of one token of each of so many texts."""
+        unused = HEAD_TOKENS - min(texts, HEAD_TOKENS)
+        return self.nbytes - unused * int(self.logits[0].nbytes + self.head_x[0].nbytes)
 
-def _floats(rows: int, columns: int) -> npt.NDArray[np.float32]:
-    made: npt.NDArray[np.float32] = aligned(rows * columns, np.float32).reshape(rows, columns)
-    return made
+    def _int8(self, name: str, columns: int) -> tuple[int, int, int]:
+        """Addresses of codes int8 (batch, columns), scales float32 (batch, columns / 32) and sums int32 (batch,
+        columns / 16)."""
+        size = self.batch * columns
+        codes, scales = self.scratch(f"{name}: codes", size), self.scratch(f"{name}: scales", size // 8)
+        return codes, scales, self.scratch(f"{name}: sums", size // 4)
+
+    def _taken(self, count: int, dtype: Any = np.uint8) -> npt.NDArray[Any]:
+        array = self._take(count, dtype)
+        self.nbytes += int(array.nbytes)
+        return array
+
+    def _floats(self, rows: int, columns: int) -> npt.NDArray[np.float32]:
+        made: npt.NDArray[np.float32] = self._taken(rows * columns, np.float32).reshape(rows, columns)
+        return made

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from gguflike.errors import UnsupportedError
 from gguflike.families.parts import Attention, Branch, Graph, Head, Mixer, Norm
+from gguflike.kernels.engine.memory import aligned
 from gguflike.runner.buffers import Buffers, address
 from gguflike.runner.parts import ops
 from gguflike.runner.schedule import EachToken, OneToken, Schedule, Source, Target, Tokens
 from gguflike.runner.state import State, States
 
 if TYPE_CHECKING:
+    from gguflike.kernels.engine.memory import Take
     from gguflike.kernels.engine.program import Program
     from gguflike.runner.weights import LayerWeights, Weights
 
@@ -70,8 +72,9 @@ def is_sum(mixer: Any) -> bool:
     return hasattr(mixer, "mixers")
 
 
-def new_states(graph: Graph, context: int, cache_type: str, slots: int = 1) -> list[States]:
-    """What the model's mixers keep from token to token, for up to ``context`` positions, of each of ``slots`` texts."""
+def new_states(graph: Graph, context: int, cache_type: str, slots: int = 1, take: Take = aligned) -> list[States]:
+    """What the model's mixers keep from token to token, for up to ``context`` positions, of each of ``slots`` texts, in
+    memory that ``take`` gives."""
     states: list[State | None] = []
     cached: dict[int, State | None] = {}  # by layer, which others may share
     passing: dict[tuple[int, int] | None, State | None] = {}
@@ -88,9 +91,7 @@ def new_states(graph: Graph, context: int, cache_type: str, slots: int = 1) -> l
                 cached[layer] = states[-1]
             if _once(mixer) is not None:
                 passing[_once(mixer)] = states[-1]
-    if slots == 1:  # which have their memory already
-        return [States(states)]
-    in_slots = {state: state.in_slots(slots) for state in dict.fromkeys(states) if state is not None}
+    in_slots = {state: state.in_slots(slots, take) for state in dict.fromkeys(states) if state is not None}
     return [States([None if state is None else in_slots[state][slot] for state in states]) for slot in range(slots)]
 
 

@@ -1,29 +1,208 @@
-"""Memory that a model takes where it runs, beside its weights, from its graph alone."""
+"""Memory that a model takes where it runs, by the code that takes it: programs are made on arrays without memory, and
+what was asked for is counted.
+
+Constants are measured on Linux with CPython 3.11 (`scripts/check_estimate.py`, which also says how far all of it is
+from what processes take).
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, cast
 
-from gguflike.families.parts import Graph
-from gguflike.kernels.engine.memory import SCRATCH_BYTES
-from gguflike.runner.buffers import BATCH, HEAD_TOKENS
-from gguflike.runner.graph import new_states
+import numpy as np
 
-PROCESS = 128 << 20
-"""Bytes of Python, numpy, a tokenizer and compiled ops."""
-ROWS = 8
-"""Rows as wide as the widest that a token has while a layer is computed, with what is quantized of them."""
+from gguflike.blocks import FORMATS
+from gguflike.container.layout import TensorInfo
+from gguflike.container.reader import Lazy
+from gguflike.families.parts import Graph, Head
+from gguflike.kernels.engine.memory import SCRATCH_BYTES, unbacked
+from gguflike.runner import graph as programs
+from gguflike.runner.buffers import Buffers
+from gguflike.runner.state import padded
+from gguflike.runner.weights import Weights
+from gguflike.tensor import QuantizedTensor
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from gguflike.container import GGUFFile, Metadata
+    from gguflike.runner.ability import Understood
+
+PROCESS = 42 << 20
+"""Bytes of Python, numpy, this package and compiled ops."""
+TOKENIZER = 8 << 20
+"""Bytes of the library that encodes texts."""
+TOKEN, MERGE = 850, 240
+"""Bytes that a tokenizer takes for each token of its vocabulary, and for each of its merges."""
+MAKING = 2
+"""As many times these bytes are taken while a tokenizer is made."""
+AROUND = 1 << 16
+"""Bytes of a file that come into memory with a page that is read: what Linux maps around it."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes that a model takes where it runs, when its context is full.
+
+    ``mapped``: matrices of floating point, and rows of tables that were looked up, where they lie in the file, whose
+    pages the system takes back when memory is short. ``packed``: quantized matrices as the ops read them, which are in
+    memory once. ``computed``: float32 made of small tensors. ``cache``: keys and values, and what recurrent layers
+    keep, of all texts. ``buffers``: what passes write. ``tokenizer``: what encodes texts. ``process``: Python, numpy,
+    this package and compiled ops.
+
+    ``loading``: bytes of the file that are in memory beside what is made of them, before ``cache`` and ``buffers`` are.
+    ``making``: bytes more than those of ``tokenizer`` while it is made.
+    ``read``: bytes of weights that a pass of one token reads, ``read_cache``: those of the cache at the end of a text.
+    """
+
+    mapped: int
+    packed: int
+    computed: int
+    cache: int
+    buffers: int
+    tokenizer: int
+    process: int
+    loading: int
+    making: int
+    read: int
+    read_cache: int
+
+    @property
+    def weights(self) -> int:
+        """Bytes of all weights."""
+        return self.mapped + self.packed + self.computed
+
+    @property
+    def total(self) -> int:
+        """Bytes of everything that stays."""
+        return self.weights + self.cache + self.buffers + self.tokenizer + self.process
+
+    @property
+    def peak(self) -> int:
+        """Bytes of everything, at the moment when it is most."""
+        return max(self.weights + self.process + self.loading, self.total + self.making)
+
+
+def needs(
+    graph: Graph,
+    infos: Mapping[str, TensorInfo],
+    context: int,
+    cache_type: str = "f16",
+    *,
+    texts: int = 1,
+    threads: int | None = None,
+    crest: float = 0.0,
+    left_out: int = 0,
+    tokenizer: int = 0,
+    path: str = "",
+) -> Needs:
+    """What a model of these tensors takes that computes ``texts`` at a time, each of up to ``context`` tokens.
+
+    ``crest``: as of `Buffers`; ``left_out``: as of `Weights`, whose errors this raises, naming ``path``; ``tokenizer``:
+    its bytes (`tokenizer_bytes`). Nothing is read of a file, and no memory is taken that would count.
+    """
+    threads = threads or os.cpu_count() or 1
+    weights = _Sizes(cast("GGUFFile", _Header(path, infos)), graph, left_out, take=unbacked)
+    states, *others = programs.new_states(graph, context, cache_type, texts, unbacked)
+    buffers = Buffers(graph, padded(context), threads, crest, texts, unbacked)
+    made = [programs.body(graph, weights, buffers, states)]
+    if isinstance(graph.head, Head):
+        made.append(programs.one(graph, weights, buffers, states))
+        made += [programs.head(graph, weights, buffers, many) for many in (False, True)]
+        if texts > 1 and not weights.exact:
+            made.append(programs.body(graph, weights, buffers, states, each=True))
+    kept = {id(array): array.nbytes for each in made for array in each.keep if isinstance(array, np.ndarray)}
+    return Needs(
+        mapped=weights.mapped_bytes + sum(min(size, texts * context * AROUND) for size in weights.table_bytes),
+        packed=weights.packed_bytes,
+        computed=weights.computed_bytes + sum(kept.values()),
+        cache=states.nbytes + sum(other.nbytes for other in others),
+        buffers=buffers.written(texts) + threads * SCRATCH_BYTES + sum(each.nbytes(threads) for each in made),
+        tokenizer=tokenizer,
+        process=PROCESS,
+        loading=weights.loading_bytes,
+        making=(MAKING - 1) * tokenizer,
+        read=weights.matrix_bytes,
+        read_cache=states.read_bytes,
+    )
+
+
+def of_file(
+    file: GGUFFile,
+    model: Understood,
+    context: int,
+    cache_type: str = "f16",
+    *,
+    texts: int = 1,
+    threads: int | None = None,
+    crest: float = 0.0,
+) -> Needs:
+    """`needs` of the model in a file, of which only the header is read."""
+    return needs(
+        model.graph,
+        file.infos,
+        context,
+        cache_type,
+        texts=texts,
+        threads=threads,
+        crest=crest,
+        left_out=model.left_out,
+        tokenizer=tokenizer_bytes(file.metadata),
+        path=file.path,
+    )
+
+
+def tokenizer_bytes(metadata: Metadata) -> int:
+    """Bytes of what encodes texts as the metadata of a file say."""
+    tokens, merges = (
+        metadata.count_of(key) if key in metadata else 0 for key in ("tokenizer.ggml.tokens", "tokenizer.ggml.merges")
+    )
+    if not merges and "tokenizer.ggml.scores" in metadata:  # of which merges are made: about two for a token
+        merges = 2 * tokens
+    return TOKENIZER + TOKEN * tokens + MERGE * merges
 
 
 def beside_weights(graph: Graph, context: int, cache_type: str = "f16", threads: int | None = None) -> int:
-    """Bytes that a model takes with a ``context`` of so many tokens beside its weights, which are in memory once: what
-    its mixers keep from token to token, what a pass writes, and the process itself."""
-    threads = threads or os.cpu_count() or 1
-    width, vocabulary = graph.embedding.n_embd, graph.embedding.n_vocab
-    widest = max([width, *(mixer.widest for mixer in graph.mixers())])
-    batch = BATCH if all(attention.causal for attention in graph.attentions()) else context
-    rotations = sum(4 * context * 2 * rope.n_rot for rope in graph.ropes())
-    passes = 4 * batch * (width + ROWS * widest) + 4 * HEAD_TOKENS * (width + vocabulary)
-    own = threads * (6 * widest + SCRATCH_BYTES)
-    kept = sum(states.nbytes for states in new_states(graph, context, cache_type))
-    return kept + rotations + passes + own + PROCESS
+    """Bytes that a model takes with a ``context`` of so many tokens beside its weights, of whatever type these are."""
+    fmt = FORMATS["F32"]
+    infos = {
+        name: TensorInfo(name, tensor.shape, fmt, 0, fmt.tensor_bytes(tensor.shape))
+        for name, _, tensor in graph.tensors()
+        if tensor.used
+    }
+    tokenizer = TOKENIZER + (TOKEN + MERGE) * graph.embedding.n_vocab
+    found = needs(graph, infos, context, cache_type, threads=threads, tokenizer=tokenizer)
+    return found.total + found.making - found.mapped
+
+
+class _Sizes(Weights):
+    """Weights of which nothing is there but their sizes."""
+
+    def _compute(
+        self,
+        shape: tuple[int, ...],
+        make: Callable[[], npt.NDArray[np.float32]],  # noqa: ARG002 - there is nothing to make it of
+    ) -> npt.NDArray[np.float32]:
+        self._computed.append(values := unbacked(prod(shape), np.float32).reshape(shape))
+        return values
+
+    def floats(self, name: str) -> npt.NDArray[np.float32] | None:
+        """As of `Weights`: so many zeros."""
+        info = self._file.infos.get(name)
+        return None if info is None else unbacked(prod(info.shape), np.float32)
+
+
+class _Header:
+    """What `Weights` reads of a file, as far as its header says it: tensors without memory."""
+
+    def __init__(self, path: str, infos: Mapping[str, TensorInfo]) -> None:
+        self.path, self.infos = path, infos
+        self.tensors = Lazy(infos, self._tensor)
+
+    def _tensor(self, name: str) -> QuantizedTensor:
+        info = self.infos[name]
+        return QuantizedTensor(name, info.format, info.shape, unbacked(info.nbytes))

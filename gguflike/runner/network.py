@@ -78,9 +78,8 @@ class Network:
         self.path = os.fspath(path)
         self._file = file = container.open(path) if opened is None else opened
         understood = ability.understand(file)
-        self.config, self.graph = understood.config, understood.graph
+        self.config, self.graph, self._longest = understood.config, understood.graph, understood.longest
         position_bytes = graph.bytes_per_position(self.graph, cache_type)
-        self._longest = min((self.config.n_ctx, *graph.limits(self.graph)))
         self.context = context or default_context(self._longest, position_bytes)
         self._check_context()
         with ability.placed(file):

@@ -19,6 +19,8 @@ from gguflike.kernels.engine.memory import aligned
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from gguflike.kernels.engine.memory import Take
+
     Copy = list[npt.NDArray[Any]]
 
 CHECKPOINTS = 6
@@ -31,8 +33,9 @@ class Recurrent:
     forgets = True
 
     def __init__(self, kernel: int, channels: int, matrices: int = 0) -> None:
-        self._past: npt.NDArray[np.float32] = aligned(max((kernel - 1) * channels, 1), np.float32)
-        self._matrices: npt.NDArray[np.float32] = aligned(max(matrices, 1), np.float32)
+        self._sizes = max((kernel - 1) * channels, 1), max(matrices, 1)
+        self._past: npt.NDArray[np.float32] = np.empty(0, np.float32)
+        self._matrices: npt.NDArray[np.float32] = self._past
         self._stand = 0  # positions that it has seen
         self._several = False  # whether the last pass was of several tokens
         self._checkpoints: dict[int, Copy] = {}  # copies, never changed, by positions seen; in rising order
@@ -40,7 +43,12 @@ class Recurrent:
     @property
     def nbytes(self) -> int:
         """Bytes of the state and of as many checkpoints as there may be."""
-        return (1 + CHECKPOINTS) * int(self._past.nbytes + self._matrices.nbytes)
+        return (1 + CHECKPOINTS) * self.read_bytes
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of the state, all of which a token reads."""
+        return 4 * sum(self._sizes)
 
     @property
     def past(self) -> int:
@@ -96,10 +104,9 @@ class Recurrent:
         """As of a state (state.py): it keeps its memory, which does not grow, but no checkpoints."""
         self.cut(0)
 
-    def in_slots(self, count: int) -> list[Recurrent]:
+    def in_slots(self, count: int, take: Take = aligned) -> list[Recurrent]:
         """As of a state (state.py)."""
-        past = aligned(count * self._past.size, np.float32).reshape(count, -1)
-        matrices = aligned(count * self._matrices.size, np.float32).reshape(count, -1)
+        past, matrices = (take(count * size, np.float32).reshape(count, -1) for size in self._sizes)
         slots = [self, *(copy(self) for _ in range(1, count))]
         for number, slot in enumerate(slots):
             slot._past, slot._matrices, slot._checkpoints = past[number], matrices[number], {}

@@ -31,6 +31,8 @@ from gguflike.runner.buffers import BATCH
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from gguflike.kernels.engine.memory import Take
+
     Copy = list[npt.NDArray[Any]]
 
 BLOCK = 32  # positions are reserved in multiples of this; kernels read keys up to the next one
@@ -41,11 +43,16 @@ KEYS = 16  # keys of one block
 
 
 class State(Protocol):
-    """What one mixer keeps."""
+    """What one mixer keeps. It has its size at once, and memory when `in_slots` has given it some."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes reserved for the whole context."""
+        """Bytes reserved for the whole context, of one text."""
+        ...
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes that a token at the end of the context reads of it."""
         ...
 
     @property
@@ -82,9 +89,9 @@ class State(Protocol):
         """Hold nothing, and give the memory that positions took back to the system."""
         ...
 
-    def in_slots(self, count: int) -> Sequence[State]:
-        """This, and as many like it as make ``count``, each for another text. Their memory lies one behind the other,
-        so that the addresses of the first, asked for afterwards, are those of all."""
+    def in_slots(self, count: int, take: Take = aligned) -> Sequence[State]:
+        """This, and as many like it as make ``count``, each for another text, with memory that ``take`` gives. It lies
+        one behind the other, so that the addresses of the first are those of all."""
         ...
 
 
@@ -100,6 +107,11 @@ class States:
     def nbytes(self) -> int:
         """Bytes reserved for the whole context."""
         return sum(state.nbytes for state in self._kept)
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes that a token at the end of the context reads of all of them."""
+        return sum(state.read_bytes for state in self.of_mixers if state is not None)
 
     @property
     def forgets(self) -> bool:
@@ -200,13 +212,21 @@ class KVCache:
         self._heads, self.head_dim = kv_heads, head_dim
         count = kv_heads * self.positions * head_dim
         kinds = 1 if shared else 2  # of rows
-        self._data: list[npt.NDArray[Any]] = [aligned(count * BYTES[cache_type]) for _ in range(kinds)]
-        self._scales: list[npt.NDArray[Any]] = [aligned(count // SCALED * 2) for _ in range(kinds)] if quantized else []
+        self._data_bytes = [count * BYTES[cache_type]] * kinds
+        self._scale_bytes = [count // SCALED * 2] * kinds if quantized else []
+        self._data: list[npt.NDArray[Any]] = []
+        self._scales: list[npt.NDArray[Any]] = []
 
     @property
     def nbytes(self) -> int:
         """Bytes reserved for the whole context."""
-        return sum(int(array.nbytes) for array in (*self._data, *self._scales))
+        return sum(self._data_bytes) + sum(self._scale_bytes)
+
+    @property
+    def read_bytes(self) -> int:
+        """As of a `State`."""
+        seen = min(self._sees or self.positions, self.positions)
+        return self.nbytes * seen // self.positions
 
     @property
     def forgets(self) -> bool:
@@ -249,10 +269,10 @@ class KVCache:
         for array in (*self._data, *self._scales):
             give_back(array)
 
-    def in_slots(self, count: int) -> list[KVCache]:
+    def in_slots(self, count: int, take: Take = aligned) -> list[KVCache]:
         """As of a `State`."""
-        data = [aligned(count * array.nbytes).reshape(count, -1) for array in self._data]
-        scales = [aligned(count * array.nbytes).reshape(count, -1) for array in self._scales]
+        data = [take(count * size).reshape(count, -1) for size in self._data_bytes]
+        scales = [take(count * size).reshape(count, -1) for size in self._scale_bytes]
         slots = [self, *(copy(self) for _ in range(1, count))]
         for number, slot in enumerate(slots):
             slot._data, slot._scales = [array[number] for array in data], [array[number] for array in scales]

@@ -10,11 +10,12 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
+from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gguflike.blocks import FORMATS
+from gguflike.blocks import FORMATS, BlockFormat
 from gguflike.container import GGUFFile
 from gguflike.errors import GGUFError
 from gguflike.families.parts import Graph, Head
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from gguflike.activations import Fixed
+    from gguflike.kernels.engine.memory import Take
     from gguflike.kernels.engine.program import Team
 
 BATCH_BYTES = 1 << 25  # of the file, repacked by one pass and in memory twice until then
@@ -90,15 +92,28 @@ class Weights:
     Every tensor has its address at once, so that programs can be made; matrices are only there after ``repack``.
     """
 
-    def __init__(self, file: GGUFFile, graph: Graph, left_out: int | None = 0, shared: Weights | None = None) -> None:
+    def __init__(
+        self,
+        file: GGUFFile,
+        graph: Graph,
+        left_out: int | None = 0,
+        shared: Weights | None = None,
+        take: Take = aligned,
+    ) -> None:
         """``left_out``: layers behind those of the graph that the file may hold, and that are not computed; None: the
-        graph is a part of the file's model only. ``shared`` has tensors that need not be loaded.
+        graph is a part of the file's model only. ``shared`` has tensors that need not be loaded. ``take`` gives the
+        memory of what is repacked.
 
         GGUFError where a tensor is missing or has the wrong shape, UnsupportedError where one has a type that the ops
         do not read, or is none that the graph reads.
         """
         self._file = file
-        self._keep: list[Any] = []
+        self._take = take
+        self._others: Weights | None = None  # that have tensors of these
+        self._mapped: dict[str, QuantizedTensor] = {}  # matrices that are used where they lie in the file
+        self._tables: dict[str, QuantizedTensor] = {}
+        self._packed: npt.NDArray[np.uint8]
+        self._computed: list[npt.NDArray[np.float32]] = []  # what is made of tensors
         self._vectors: dict[str, int] = {}
         #: Whether the small tensors are: of norms of heads, sinks or decays, NaN need not reach the logits.
         self.finite = True
@@ -109,7 +124,7 @@ class Weights:
         forms, shapes, self._shares, factors = checked(file, graph, left_out)
         if shared is not None:
             forms = {name: form for name, form in forms.items() if not shared.has(name)}
-            self._take(shared)
+            self._share(shared)
         for name, form in forms.items():
             if form == "values":
                 self._add_vector(name)
@@ -120,9 +135,9 @@ class Weights:
         tensors = [_in_shape(file.tensors[name], shapes[name]) for name in names]
         for tensor in tensors:
             if linear_plan(tensor.format).repack is None:
-                self._keep.append(tensor)
+                self._mapped[tensor.name] = tensor
                 each = tensor.nbytes // (tensor.shape[0] if len(tensor.shape) == 3 else 1)
-                self._add(tensor, tensor.data, each, each)
+                self._add(tensor.name, tensor.format, tensor.shape, tensor.data, each, each)
         packed = [tensor for tensor in tensors if linear_plan(tensor.format).repack is not None]
         self._repacked = [matrix for tensor in packed for matrix in _matrices(tensor)]
         self._places = self._lay_out(packed)
@@ -134,12 +149,37 @@ class Weights:
         """Whether a tensor is loaded."""
         return name in self._vectors or name in self._matrices or name in self._stacks
 
-    def _take(self, others: Weights) -> None:
+    def _share(self, others: Weights) -> None:
         """Have all that others have."""
-        self._keep.append(others)
+        self._others = others
         self._vectors |= others._vectors
         self._matrices |= others._matrices
         self.finite = others.finite
+
+    @property
+    def mapped_bytes(self) -> int:
+        """Bytes of the matrices of floating point, which are read where they lie in the file."""
+        return sum(tensor.nbytes for tensor in self._mapped.values())
+
+    @property
+    def table_bytes(self) -> list[int]:
+        """Bytes of each tensor beside them of which programs, once they have been made, look rows up in the file."""
+        return [tensor.nbytes for name, tensor in self._tables.items() if name not in self._mapped]
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of the quantized matrices as the ops read them."""
+        return int(self._packed.nbytes)
+
+    @property
+    def computed_bytes(self) -> int:
+        """Bytes of the float32 that was made of tensors, of most once programs have been made."""
+        return sum(int(values.nbytes) for values in self._computed)
+
+    @property
+    def loading_bytes(self) -> int:
+        """Bytes of the file that `repack` has in memory at most beside what it makes of them."""
+        return BATCH_BYTES + max((tensor.nbytes for tensor in self._repacked), default=-BATCH_BYTES)
 
     @property
     def matrix_bytes(self) -> int:
@@ -190,8 +230,8 @@ class Weights:
         """Address of what ``make`` makes of a small tensor, in its shape; it is made once."""
         place = name, make.__name__
         if place not in self._made:
-            values = np.ascontiguousarray(make(_floats(self._file.tensors[name]).reshape(self._file.infos[name].shape)))
-            self._keep.append(values)
+            shape = self._file.infos[name].shape
+            values = self._compute(shape, lambda: make(_floats(self._file.tensors[name]).reshape(shape)))
             self._made[place] = int(values.ctypes.data)
         return self._made[place]
 
@@ -201,19 +241,22 @@ class Weights:
         made = f"{name}, turned"
         if made not in self._stacks:
             tensor = self._file.tensors[name]
-            blocks = _floats(tensor).reshape(count, -1, tensor.shape[-1])
-            values = np.ascontiguousarray(blocks[:, :rows].transpose(0, 2, 1))
-            data = values.reshape(-1).view(np.uint8)
-            self._keep.append(data)
+            columns = tensor.shape[-1]
+
+            def turn() -> npt.NDArray[np.float32]:
+                columns_first = _floats(tensor).reshape(count, -1, columns)[:, :rows].transpose(0, 2, 1)
+                return np.ascontiguousarray(columns_first)
+
+            values = self._compute((count, columns, rows), turn)
             self._shares[made] = 1.0
-            self._add(
-                QuantizedTensor(made, FORMATS["F32"], values.shape, data), data, values[0].nbytes, values[0].nbytes
-            )
+            self._add(made, FORMATS["F32"], values.shape, values, values[0].nbytes, values[0].nbytes)
         return self._stacks[made]
 
     def table(self, name: str) -> QuantizedTensor:
         """A tensor whose rows are looked up, as the file has it."""
-        return self._file.tensors[name]
+        if name not in self._tables:
+            self._tables[name] = self._file.tensors[name]
+        return self._tables[name]
 
     def matrix(self, name: str) -> Matrix:
         return self._matrices[name]
@@ -251,32 +294,46 @@ class Weights:
         return None
 
     def _add_vector(self, name: str) -> None:
-        values = _floats(self._file.tensors[name])
-        self.finite = self.finite and bool(np.isfinite(values).all())
-        self._keep.append(values)
+        def checked() -> npt.NDArray[np.float32]:
+            values = _floats(self._file.tensors[name])
+            self.finite = self.finite and bool(np.isfinite(values).all())
+            return values
+
+        values = self._compute((prod(self._file.infos[name].shape),), checked)
         self._vectors[name] = int(values.ctypes.data)
 
-    def _add(self, tensor: QuantizedTensor, data: npt.NDArray[np.uint8], each: int, stride: int) -> None:
+    def _compute(
+        self,
+        shape: tuple[int, ...],  # noqa: ARG002 - for who only counts
+        make: Callable[[], npt.NDArray[np.float32]],
+    ) -> npt.NDArray[np.float32]:
+        """What ``make`` makes of tensors, float32 of about that shape, which stays."""
+        self._computed.append(values := np.ascontiguousarray(make()))
+        return values
+
+    def _add(
+        self, name: str, fmt: BlockFormat, shape: tuple[int, ...], data: npt.NDArray[Any], each: int, stride: int
+    ) -> None:
         """``data`` is what the ops read, the file's or repacked: a matrix of ``each`` bytes, or a stack of them that
         begin ``stride`` bytes apart."""
-        plan, (*stacked, rows, columns) = linear_plan(tensor.format), tensor.shape
-        base = tensor.name.removesuffix("weight")
-        bias, factor = self._vectors.get(f"{base}bias", 0), self._factors.get(tensor.name, 0)
+        plan, (*stacked, rows, columns) = linear_plan(fmt), shape
+        base = name.removesuffix("weight")
+        bias, factor = self._vectors.get(f"{base}bias", 0), self._factors.get(name, 0)
         matrix = Matrix(plan, int(data.ctypes.data), rows, columns, each, bias, factor)
         if stacked:
-            self._stacks[tensor.name] = Stack(matrix, stacked[0], stride, 4 * rows, 4, self._shares[tensor.name])
+            self._stacks[name] = Stack(matrix, stacked[0], stride, 4 * rows, 4, self._shares[name])
         else:
-            self._matrices[tensor.name] = matrix
+            self._matrices[name] = matrix
 
     def _lay_out(self, tensors: Sequence[QuantizedTensor]) -> list[npt.NDArray[np.uint8]]:
         """Give each matrix its place, one behind the other in memory of their own."""
         sizes = [linear_plan(matrix.format).packed_bytes(*matrix.shape) for matrix in self._repacked]
         starts = [0, *accumulate(-(-size // LINE) * LINE for size in sizes)]
-        memory = aligned(starts[-1], huge=True)
-        self._keep.append(memory)
+        self._packed = memory = self._take(starts[-1], huge=True)
         index = 0
         for tensor in tensors:
-            self._add(tensor, memory[starts[index] :], sizes[index], starts[index + 1] - starts[index])
+            stride = starts[index + 1] - starts[index]
+            self._add(tensor.name, tensor.format, tensor.shape, memory[starts[index] :], sizes[index], stride)
             index += tensor.shape[0] if len(tensor.shape) == 3 else 1
         return [memory[start : start + size] for start, size in zip(starts, sizes, strict=False)]
 

@@ -15,9 +15,13 @@ import numpy as np
 from gguflike.kernels.engine.args import Offsets
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy.typing as npt
 
     Words = npt.NDArray[np.int64]
+    #: Where memory comes from: `aligned`, or `unbacked` where only its size is asked for.
+    Take = Callable[..., npt.NDArray[Any]]
 
 LINE_WORDS = 8  # of a cache line
 SCRATCH_BYTES = 1 << 18  # of each thread, which ops use as they like
@@ -140,3 +144,13 @@ def aligned(count: int, dtype: Any = np.uint8, *, huge: bool = False) -> npt.NDA
         with suppress(OSError):  # a kernel without huge pages
             pages.madvise(advice)
     return np.frombuffer(pages, dtype, count)
+
+
+def unbacked(count: int, dtype: Any = np.uint8, *, huge: bool = False) -> npt.NDArray[Any]:
+    """Return an array of the size of what `aligned` returns, without its memory: all its elements are one.
+
+    For who asks how much something takes that need not be there: its ``nbytes`` are those of the real one.
+    """
+    one = np.zeros(1, dtype)
+    array: npt.NDArray[Any] = np.ndarray((count,), one.dtype, one, strides=(0,))
+    return array

@@ -19,8 +19,6 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
-import llvmlite
-
 from gguflike.kernels.engine import objects
 from gguflike.kernels.engine.host import cache_path, cpu
 from gguflike.kernels.engine.store import digest, read, write
@@ -48,6 +46,8 @@ def _target() -> str:
     """A digest of what machine code depends on besides the sources: compiler version, CPU and its features."""
     # Numba takes an empty name for the plainest CPU there is, and none for this one.
     forced = [repr(os.environ.get(name)) for name in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")]
+    import llvmlite  # who makes programs to see what they need compiles nothing
+
     return digest("\0".join((f"llvmlite {llvmlite.__version__}", *forced, cpu() or _llvm_cpu())).encode())
 
 

@@ -100,6 +100,13 @@ class Program:
         """The ops that must be compiled for it."""
         return [op.name for op in self.ops] + [called for op in self.ops for called in op.calls]
 
+    def nbytes(self, threads: int) -> int:
+        """Return the bytes that it takes laid out in memory for so many threads."""
+        count, words = len(self.ops), sum(len(op.args) for op in self.ops)
+        claims = -(-count // LINE_WORDS) * LINE_WORDS
+        own = HEADER_TYPE.itemsize + count * (RECORD_TYPE.itemsize + WORD_BYTES)
+        return threads * WORD_BYTES * (words + claims) + own
+
     def address(self, threads: int) -> int:
         """Return the address of the program laid out in memory for so many threads."""
         if threads not in self._layouts:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
             """UnsupportedError where the ops cannot compute the part with its sizes."""
 
         def new_state(self, part: Any, context: int, cache_type: str) -> State | None:
-            """What the part keeps from token to token, for up to ``context`` positions; None where it keeps nothing."""
+            """What the part keeps from token to token, for up to ``context`` positions, without its memory yet; None
+            where it keeps nothing."""
 
         def bytes_per_position(self, part: Any, cache_type: str) -> int:
             """Bytes that the part's state takes for one more position."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -28,13 +28,16 @@ from gguflike.kernels.experts.args import (
     WEIGH,
 )
 from gguflike.kernels.rows.args import GATE, GATE_Q8
-from gguflike.runner.buffers import Activations, address
+from gguflike.runner.buffers import Activations
 from gguflike.runner.parts import ops
 from gguflike.runner.parts.checks import multiple
 from gguflike.runner.parts.stateless import bytes_per_position as bytes_per_position
 from gguflike.runner.parts.stateless import new_state as new_state
 from gguflike.runner.schedule import MATVEC_GRAIN, SILU_GRAIN, Schedule, Source, Target, grain
 from gguflike.runner.weights import LayerWeights, Matrix, Stack
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _Linear = Callable[..., None]
 
@@ -70,7 +73,7 @@ def emit(part: Experts, s: Schedule, weights: LayerWeights, state: None, source:
     if part.shared is not None:  # first, since what it hands on stands where the experts' input will
         shared = s.temp("shared", part.n_embd)
         ops(part.shared).emit(part.shared, s, weights, None, source, Target(shared, add=False))
-    router, stacks = _router_matrix(part, s, weights), _stacks(part, weights)
+    router, stacks = _router_matrix(part, weights), _stacks(part, weights)
     readers = [stack.matrix for stack in stacks[:-1]]
     logits = s.temp("router", part.count)
     first = [weights.matrix("ffn_latent_down")._replace(fixed=None)] if part.latent else []
@@ -120,16 +123,19 @@ class _Routes(NamedTuple):
     places: int = 0
 
 
-def _router_matrix(part: Experts, s: Schedule, weights: LayerWeights) -> Matrix:
+def _router_matrix(part: Experts, weights: LayerWeights) -> Matrix:
     """The router's matrix, its columns multiplied by what multiplies its input."""
     router, matrix = part.router, weights.alone("ffn_gate_inp")
     if not router.scaled and router.input_scale == 1.0:
         return matrix
-    rows = weights.floats("ffn_gate_inp.weight").reshape(part.count, part.n_embd)
     factors = weights.floats("ffn_gate_inp.scale") if router.scaled else np.ones(part.n_embd, np.float32)
-    made = np.ascontiguousarray(rows * (factors * np.float32(router.input_scale)))
-    s.program.keep.append(made)
-    return Matrix(linear_plan(FORMATS["F32"]), address(made), part.count, part.n_embd, made.nbytes, matrix.bias)
+
+    def scaled(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        made: npt.NDArray[np.float32] = rows * (factors * np.float32(router.input_scale))
+        return made
+
+    place, nbytes = weights.made("ffn_gate_inp.weight", scaled), 4 * part.count * part.n_embd
+    return Matrix(linear_plan(FORMATS["F32"]), place, part.count, part.n_embd, nbytes, matrix.bias)
 
 
 def _stacks(part: Experts, weights: LayerWeights) -> list[Stack]:
