@@ -106,6 +106,62 @@ OWN = {
 }
 
 
+QWEN: dict[str, Any] = {
+    "architectures": ["Qwen3_5ForCausalLM"],
+    "model_type": "qwen3_5_text",
+    "hidden_act": "silu",
+    "hidden_size": D,
+    "intermediate_size": FF,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
+    "linear_num_key_heads": 1,
+    "linear_num_value_heads": 2,
+    "vocab_size": VOCAB,
+    "mtp_num_hidden_layers": 1,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+    "bos_token_id": 256,
+    "eos_token_id": 257,
+}
+
+
+def gated(layer: str) -> dict[str, tuple[int, ...]]:
+    return attention(layer) | feed_forward(f"{layer}mlp", FF) | {f"{layer}self_attn.q_proj.weight": (128, D)}
+
+
+def delta_net(layer: str) -> dict[str, tuple[int, ...]]:
+    return {
+        **{f"{layer}{name}_layernorm.weight": (D,) for name in ("input", "post_attention")},
+        **feed_forward(f"{layer}mlp", FF),
+        f"{layer}linear_attn.in_proj_qkv.weight": (128, D),
+        f"{layer}linear_attn.in_proj_z.weight": (64, D),
+        **{f"{layer}linear_attn.in_proj_{name}.weight": (2, D) for name in "ab"},
+        f"{layer}linear_attn.conv1d.weight": (128, 1, 4),
+        **{f"{layer}linear_attn.{name}": (2,) for name in ("dt_bias", "A_log")},
+        f"{layer}linear_attn.norm.weight": (32,),
+        f"{layer}linear_attn.out_proj.weight": (D, 64),
+    }
+
+
+QWEN_WEIGHTS = {
+    "model.embed_tokens.weight": (VOCAB, D),
+    **delta_net("model.layers.0."),
+    **gated("model.layers.1."),
+    "model.norm.weight": (D,),
+    **gated("mtp.layers.0."),
+    "mtp.fc.weight": (D, 2 * D),
+    **{f"mtp.{name}.weight": (D,) for name in ("pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm")},
+}
+
+
 def values(shapes: dict[str, tuple[int, ...]], seed: int = 3) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     made = {}
@@ -119,11 +175,12 @@ def right(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """A model whose next token depends on the last alone, and a head that is given only that, so that it is right."""
     made = dict(weights)
     for name, x in weights.items():
-        if name.endswith(("o_proj.weight", "down_proj.weight")):
+        if name.endswith(("o_proj.weight", "down_proj.weight", "out_proj.weight")):
             made[name] = 0 * x
-        elif name.endswith("norm.weight"):
-            made[name] = 0 * x + 1
-    made[f"{HEAD}eh_proj.weight"] = np.concatenate([np.eye(D), np.zeros((D, D))], axis=1).astype(np.float32)
+        elif x.shape == (D,):  # of a norm, to which Qwen adds one
+            made[name] = 0 * x + np.float32(f"{HEAD}eh_proj.weight" in weights)
+        elif x.shape == (D, 2 * D):
+            made[name] = np.concatenate([np.eye(D), np.zeros((D, D))], axis=1).astype(np.float32)
     return made
 
 
@@ -135,7 +192,8 @@ def checkpoint(folder: Path, weights: dict[str, np.ndarray], config: dict[str, A
     return folder
 
 
-def converted(folder: Path, weights: dict[str, np.ndarray], kind: str = "F32", config: dict[str, Any] = GLM) -> Path:
+def converted(folder: Path, weights: dict[str, np.ndarray], kind: str = "F32") -> Path:
+    config = GLM if "lm_head.weight" in weights else QWEN
     gguflike.convert(checkpoint(folder / "hf", weights, config), folder / "m.gguf", kind)
     return folder / "m.gguf"
 
@@ -145,7 +203,7 @@ def stored(path: Path) -> dict[str, np.ndarray]:
         return {name: tensor.dequantize().reshape(tensor.shape) for name, tensor in file.tensors.items()}
 
 
-VARIANTS = {"shared": {**TRUNK, **GLM_HEAD}, "own": {**TRUNK, **GLM_HEAD, **OWN}}
+VARIANTS = {"shared": {**TRUNK, **GLM_HEAD}, "own": {**TRUNK, **GLM_HEAD, **OWN}, "apart": QWEN_WEIGHTS}
 PROMPT = [10, 20, 30, 40, 50, 60, 70]
 
 
@@ -154,15 +212,19 @@ def test_there_and_back(tmp_path: Path, variant: str) -> None:
     weights = values(VARIANTS[variant])
     path = converted(tmp_path, weights)
     with container.open(path) as file:
-        assert file.metadata["glm4moe.block_count"] == LAYERS + 1
-        assert file.metadata["glm4moe.nextn_predict_layers"] == 1
+        assert file.metadata[f"{file.architecture}.block_count"] == LAYERS + 1
+        assert file.metadata[f"{file.architecture}.nextn_predict_layers"] == 1
         roles = {name.split(".", 2)[2] for name in file.infos if name.startswith(f"blk.{LAYERS}.nextn.")}
-    extra = {"nextn.embed_tokens.weight", "nextn.shared_head_norm.weight", "nextn.shared_head_head.weight"}
-    want = {f"nextn.{role}.weight" for role in ("eh_proj", "enorm", "hnorm")}
-    assert roles == want | (extra if variant == "own" else set())
+    own = {
+        "shared": (),
+        "own": ("embed_tokens", "shared_head_norm", "shared_head_head"),
+        "apart": ("shared_head_norm",),
+    }
+    assert roles == {f"nextn.{role}.weight" for role in ("eh_proj", "enorm", "hnorm", *own[variant])}
     gguflike.export(path, tmp_path / "back")
     config = json.loads((tmp_path / "back" / "config.json").read_text())
-    assert (config["num_hidden_layers"], config["num_nextn_predict_layers"]) == (LAYERS, 1)
+    count = config["mtp_num_hidden_layers" if variant == "apart" else "num_nextn_predict_layers"]
+    assert (config["num_hidden_layers"], count) == (LAYERS, 1)
     gguflike.convert(tmp_path / "back", tmp_path / "again.gguf", "F32")
     again = stored(tmp_path / "again.gguf")
     assert all(np.array_equal(x, again[name]) for name, x in stored(path).items())
@@ -191,15 +253,16 @@ def test_the_head_is_its_equations(tmp_path: Path, variant: str) -> None:
     last of one that has it as its second layer."""
     weights = values(VARIANTS[variant])
     path = converted(tmp_path, weights)
-    family = registry.for_config(GLM)
     with container.open(path) as file:
+        family = registry.for_gguf(str(file.architecture))
         graph = family.graph(family.from_file(file.metadata, file.infos))
     tensors = stored(path)
     of = {role: tensors.get(f"blk.{LAYERS}.nextn.{role}.weight") for role in ("embed_tokens", "eh_proj", "enorm")}
     of |= {role: tensors.get(f"blk.{LAYERS}.nextn.{role}.weight") for role in ("hnorm", "shared_head_head")}
     embedding = tensors["token_embd.weight"] if of["embed_tokens"] is None else of["embed_tokens"]
     norm = tensors.get(f"blk.{LAYERS}.nextn.shared_head_norm.weight", tensors["output_norm.weight"])
-    output = tensors["output.weight"] if of["shared_head_head"] is None else of["shared_head_head"]
+    output = of["shared_head_head"]
+    output = tensors.get("output.weight", tensors["token_embd.weight"]) if output is None else output
     hidden = reference.hidden(graph, tensors, PROMPT)[:-1]
     pair = np.concatenate([rms(embedding[PROMPT[1:]], of["enorm"]), rms(hidden, of["hnorm"])], axis=1)
     x = pair @ of["eh_proj"].T
@@ -232,8 +295,9 @@ SETTINGS: list[dict[str, Any]] = [{}, {"temperature": 0.8, "seed": 2}, {"lookup"
 
 @pytest.mark.parametrize("kind", ["F32", "Q8_0"])
 @pytest.mark.parametrize("settings", SETTINGS, ids=["greedy", "sampled", "with lookup"])
-def test_a_head_changes_no_text(tmp_path: Path, kind: str, settings: dict[str, Any]) -> None:
-    with runner.load(converted(tmp_path, values(VARIANTS["own"]), kind)) as model:
+@pytest.mark.parametrize("variant", ["own", "apart"])
+def test_a_head_changes_no_text(tmp_path: Path, variant: str, kind: str, settings: dict[str, Any]) -> None:
+    with runner.load(converted(tmp_path, values(VARIANTS[variant]), kind)) as model:
         want = texts(model, kind, **settings)
         made = texts(model, kind, draft="mtp", draft_tokens=3, **settings)
         assert [each.tokens for each in made] == [each.tokens for each in want]
@@ -259,8 +323,9 @@ def test_a_head_that_is_right_is_accepted(tmp_path: Path, kind: str, variant: st
                 assert result.accepted == result.drafted > 10
 
 
-def test_many_texts_with_a_head(tmp_path: Path) -> None:
-    with runner.load(converted(tmp_path, values(VARIANTS["shared"]), "Q8_0")) as model:
+@pytest.mark.parametrize("variant", ["shared", "apart"])
+def test_many_texts_with_a_head(tmp_path: Path, variant: str) -> None:
+    with runner.load(converted(tmp_path, values(VARIANTS[variant]), "Q8_0")) as model:
         want = texts(model, "Q8_0")
         with Engine(model, parallel=3, queue=9, draft="mtp", draft_tokens=3) as engine:
             prompts = [PROMPT, [5, 6], [7] * 40, [*PROMPT[:4], 99]]

@@ -59,7 +59,8 @@ class Family(Generic[Config]):
 
     ``name`` is its ``general.architecture``; registry.py says which classes of Transformers it has. ``graph`` makes the
     graph of a configuration. ``origins`` say for every role without its suffix where the tensor comes from, ``layers``
-    how names in a layer begin, ``ignored`` which tensors of a checkpoint are no weights (beside the buffers of all
+    how names in a layer begin (``mtp_layers`` those in the block of a multi-token-prediction head, where that is no
+    layer behind the others), ``ignored`` which tensors of a checkpoint are no weights (beside the buffers of all
     models, names.py), ``left_out`` which are weights of what is not converted (pattern of names -> what they are, "the
     vision tower", said in a notice). ``renamed`` are (pattern, replacement) pairs that make canonical names, each
     applied in turn: of models inside of others, or saved in an old way; wrappers and the prefix of the base are known
@@ -84,6 +85,7 @@ class Family(Generic[Config]):
     graph: Callable[[Config], Graph]
     origins: Mapping[str, Origin]
     layers: str = "model.layers.{i}."
+    mtp_layers: str | None = None
     ignored: tuple[str, ...] = ()
     left_out: Mapping[str, str] = _NONE
     renamed: tuple[tuple[str, str], ...] = NESTED_NAMES
@@ -154,7 +156,7 @@ class Family(Generic[Config]):
         return tuple(self._bound(place, c, available) for place in _places(self.graph(c)) if place.tensor.used)
 
     def _bound(self, place: Place, c: Config, available: Collection[str] | None) -> Binding:
-        tensor, prefix = place.tensor, self._prefix(place.layer)
+        tensor, prefix = place.tensor, self._prefix(place.layer, _layers(c))
         origin = self._origin(tensor, prefix, available)
         if isinstance(origin, Made):
             return Binding(place.name, tensor.shape, (), functools.partial(origin.make, c))
@@ -165,12 +167,22 @@ class Family(Generic[Config]):
         origin = self.origins.get(tensor.role) or self.origins[tensor.role.rpartition(".")[0]]
         return origin.chosen(prefix, tensor, available) if isinstance(origin, Either) else origin
 
-    def _prefix(self, layer: int | None) -> str:
+    def _prefix(self, layer: int | None, layers: int | None = None) -> str:
+        """How names of a layer begin, in a model of so many ``layers`` before its heads."""
+        if layer is not None and layers is not None and layer >= layers and self.mtp_layers is not None:
+            return self.mtp_layers.format(i=layer - layers)
         return "" if layer is None else self.layers.format(i=layer)
 
-    def hf_names(self, tensor: Tensor, layer: int | None = None, available: Collection[str] | None = None) -> list[str]:
-        """What a tensor of a part is called in the checkpoint. Empty for one that is not there."""
-        prefix = self._prefix(layer)
+    def hf_names(
+        self,
+        tensor: Tensor,
+        layer: int | None = None,
+        available: Collection[str] | None = None,
+        layers: int | None = None,
+    ) -> list[str]:
+        """What a tensor of a part is called in the checkpoint, of so many ``layers`` before its heads. Empty for one
+        that is not there."""
+        prefix = self._prefix(layer, layers)
         return self._origin(tensor, prefix, available).names(prefix, tensor)
 
     def canonical(self, name: str) -> str:
@@ -193,7 +205,7 @@ class Family(Generic[Config]):
         is tied to the embedding, say)."""
         for place in _places(self.graph(c)):
             if not place.tensor.used:
-                yield from self.hf_names(place.tensor, place.layer, available)
+                yield from self.hf_names(place.tensor, place.layer, available, _layers(c))
 
     @functools.cached_property
     def _ignored(self) -> re.Pattern[str]:
@@ -255,6 +267,12 @@ def _places(graph: Graph) -> Iterator[Place]:
     """All tensors of a file."""
     yield from graph.tensors()
     yield from graph.mtp_tensors()
+
+
+def _layers(config: Any) -> int:
+    """The layers that a text goes through."""
+    count: int = config.n_layer
+    return count
 
 
 def said(metadata: Mapping[str, Any], key: str) -> int | float | None:

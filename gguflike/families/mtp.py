@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from gguflike.families.config import Via, key
-from gguflike.families.origins import Named, Origin
+from gguflike.families.config import COUNTED, Via, key
+from gguflike.families.origins import Named, Origin, Outside
 from gguflike.families.parts import Block, Graph, Head
 from gguflike.families.parts.mtp import MTPInput
+from gguflike.families.transforms import IDENTITY, Transform
 from gguflike.frozen import replace
 
 
@@ -22,18 +23,19 @@ def has(role: str) -> Any:
     return key(None, None, tensor=lambda c: f"blk.{c.n_layer}.nextn.{role}.weight")
 
 
-def count(config: str = "num_nextn_predict_layers") -> Any:
-    """The field of how many heads there are, behind a field ``has_mtp`` that says whether there are any."""
+def count(config: str = "num_nextn_predict_layers", most: int = COUNTED) -> Any:
+    """The field of how many heads there are, of which ``most`` are taken, behind a field ``has_mtp`` that says whether
+    there are any: one, where nothing else is said."""
     return key(
         "nextn_predict_layers",
         config,
-        default=0,
+        default=lambda c: int(c.has_mtp),
         zero=True,
-        implied=True,
+        implied=lambda c: not c.n_mtp,
         via=Via(
-            read=lambda c, number: number if c.has_mtp else 0,
+            read=lambda c, number: min(number, most) if c.has_mtp else 0,
             parse=lambda c, number: number if c.has_mtp else 0,
-            write=lambda c: c.n_mtp,
+            write=lambda c: c.n_mtp or None,
         ),
     )
 
@@ -49,6 +51,22 @@ MTP_NAMES: Mapping[str, Origin] = MappingProxyType(
         "nextn.shared_head_norm": Named("shared_head.norm"),
     }
 )
+
+
+#: How names in the block of a head begin that stands apart.
+MTP_LAYERS = "mtp.layers.{i}."
+
+
+def apart(via: Transform = IDENTITY) -> Mapping[str, Origin]:
+    """The names of one head that stands apart, in a module ``mtp``. ``via`` is what happens to the values of norms."""
+    return {
+        "nextn.eh_proj": Outside(Named("mtp.fc")),
+        "nextn.enorm": Outside(Named("mtp.pre_fc_norm_embedding", via)),
+        "nextn.hnorm": Outside(Named("mtp.pre_fc_norm_hidden", via)),
+        "nextn.embed_tokens": Outside(Named("mtp.embed_tokens")),
+        "nextn.shared_head_head": Outside(Named("mtp.lm_head")),
+        "nextn.shared_head_norm": Outside(Named("mtp.norm", via)),
+    }
 
 
 def with_mtp(c: Any, graph: Graph, block: Callable[[int], Block]) -> Graph:

@@ -81,6 +81,19 @@ class Named:
 
 
 @frozen
+class Outside:
+    """A tensor that GGUF has in a layer and the checkpoint has not."""
+
+    origin: Named
+
+    def names(self, prefix: str, tensor: Tensor) -> list[str]:  # noqa: ARG002 - part of the interface
+        return self.origin.names("", tensor)
+
+    def pieces(self, prefix: str, tensor: Tensor, c: Any) -> list[Piece]:  # noqa: ARG002
+        return self.origin.pieces("", tensor, c)
+
+
+@frozen
 class Rows:
     """Rows of a fused tensor: ``span(c, tensor)`` gives how many others stand before them and how many there are in
     all, from the configuration and what the part says."""

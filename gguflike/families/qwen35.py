@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gguflike.errors import UnsupportedError
+from gguflike.families import mtp
 from gguflike.families.config import Via, key
 from gguflike.families.decoder import (
     DECODER_NAMES,
@@ -26,7 +27,7 @@ from gguflike.families.decoder import (
     rms,
     rope_of,
 )
-from gguflike.families.family import Family
+from gguflike.families.family import NESTED_NAMES, Family
 from gguflike.families.mixture import expert_names, experts, shared, shared_names
 from gguflike.families.origins import Named, Origin, Run, Runs
 from gguflike.families.parts import Block, Branch, Graph, Mixer, Tensor
@@ -82,6 +83,11 @@ class Qwen3Next(Decoder):
     n_ff_shared: int = key(
         "expert_shared_feed_forward_length", "shared_expert_intermediate_size", default=0, zero=True, implied=True
     )
+    has_mtp: bool = mtp.has("eh_proj")
+    n_mtp: int = mtp.count("mtp_num_hidden_layers", most=1)
+    mtp_embedding: bool = mtp.has("embed_tokens")
+    mtp_head: bool = mtp.has("shared_head_head")
+    mtp_norm: bool = mtp.has("shared_head_norm")
 
 
 @frozen
@@ -123,10 +129,10 @@ def _graph(c: Qwen3Next, tiled: bool) -> Graph:
     linear, second = delta_net(c, tiled), after(c)
 
     def block(layer: int) -> Block:
-        first: Mixer = linear if c.recurrent[layer] else full
+        first: Mixer = linear if layer < c.n_layer and c.recurrent[layer] else full
         return (Branch(rms(c, "attn_norm"), first), Branch(rms(c, "post_attention_norm"), second))
 
-    return decoder(c, block)
+    return mtp.with_mtp(c, decoder(c, block), block)
 
 
 def qwen35(c: Qwen35) -> Graph:
@@ -187,12 +193,15 @@ _SHARED: Mapping[str, Origin] = {
     **expert_names(),
     **shared_names("mlp.shared_expert"),
     "ffn_gate_inp_shexp": Named("mlp.shared_expert_gate"),
+    **mtp.apart(PlusOne()),
 }
 
 QWEN35 = Family(
     name="qwen35",
     config=Qwen35,
     graph=qwen35,
+    mtp_layers=mtp.MTP_LAYERS,
+    renamed=(*NESTED_NAMES, (r"^model\.mtp\.", "mtp.")),
     origins=MappingProxyType(
         {
             **_SHARED,
@@ -221,7 +230,6 @@ QWEN35 = Family(
     | {
         "decoder_sparse_step",
         "mamba_ssm_dtype",
-        "mtp_num_hidden_layers",
         "mtp_use_dedicated_embeddings",
         "output_gate_type",
         "output_router_logits",
