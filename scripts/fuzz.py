@@ -39,7 +39,8 @@ from gguflike.errors import GGUFLikeError
 SECONDS = 1.0
 MEMORY = 1 << 30  # bytes more than a process has at its start
 LARGEST = 1 << 20  # bytes of an input that a dead process leaves
-BATCH = 500
+HEAD = 24  # bytes: the number of an input, of its target, and its length
+OUTCOMES = ("read", "refused", "finding")
 
 
 class TooLong(BaseException):
@@ -81,15 +82,15 @@ def at_random(chosen: Sequence[Target], args: argparse.Namespace) -> int:
             time.sleep(0.2)
             for job in jobs:
                 job.look()
-        total: Counter[str] = Counter()
+        total: Counter[tuple[str, str]] = Counter()
         for job in jobs:
             total += job.counts()
     seconds = time.monotonic() - begun
-    findings = sum(count for name, count in total.items() if name.startswith("finding"))
+    findings = sum(count for (_, outcome), count in total.items() if outcome == "finding")
     inputs = sum(total.values())
     print(f"{inputs:,} inputs in {seconds:.0f} s, {inputs / seconds:,.0f} a second; {findings} findings")
     for target in chosen:
-        read, refused = total[f"read {target.name}"], total[f"refused {target.name}"]
+        read, refused = total[target.name, "read"], total[target.name, "refused"]
         print(f"  {target.name:12} {read + refused:12,}, of which {read:,} were read")
     if findings:
         print(f"see {args.keep}")
@@ -104,9 +105,8 @@ class Job:
         self.folder = folder / str(number)
         self.folder.mkdir()
         self.inputs = args.inputs // args.jobs + (number < args.inputs % args.jobs)
-        self.memory = mmap.mmap(-1, LARGEST + 64)
-        self.files = folder / f"{number}.counts"
-        self.dead: Counter[str] = Counter()
+        self.tally = 24 * len(chosen)  # bytes of what became of the inputs, by target
+        self.memory = mmap.mmap(-1, HEAD + self.tally + LARGEST)
         self.lives = 0
         self.running = False
 
@@ -133,26 +133,26 @@ class Job:
         self.running = False
         code = os.waitstatus_to_exitcode(status)
         if code:
-            done, target, length = struct.unpack_from("<QIQ", self.memory)
-            name = self.chosen[target].name
-            keep(self.args.keep, name, bytes(self.memory[64 : 64 + length]), f"the process ended with {code}")
-            self.dead[f"finding {name}"] += 1
+            done, target, length = struct.unpack_from("<QQQ", self.memory)
+            data = bytes(self.memory[HEAD + self.tally :][:length])
+            keep(self.args.keep, self.chosen[target].name, data, f"the process ended with {code}")
+            self.count(target, "finding")
             self.lives += 1
             struct.pack_into("<Q", self.memory, 0, done + 1)
             self.start()
 
-    def counts(self) -> Counter[str]:
-        total = Counter(self.dead)
-        for path in self.files.parent.glob(f"{self.files.name}*"):
-            for line in path.read_text().splitlines():
-                name, _, count = line.rpartition(" ")
-                total[name] += int(count)
-        return total
+    def count(self, target: int, outcome: str) -> None:
+        at = HEAD + 24 * target + 8 * OUTCOMES.index(outcome)
+        struct.pack_into("<Q", self.memory, at, 1 + struct.unpack_from("<Q", self.memory, at)[0])
+
+    def counts(self) -> Counter[tuple[str, str]]:
+        """How many inputs of each target came to what."""
+        numbers = iter(struct.unpack_from(f"<{3 * len(self.chosen)}Q", self.memory, HEAD))
+        return Counter({(target.name, outcome): next(numbers) for target in self.chosen for outcome in OUTCOMES})
 
     def work(self) -> None:
         chance = random.Random(f"{self.args.seed} {self.number} {self.lives}")
         shares = [target.share for target in self.chosen]
-        counts: Counter[str] = Counter()
         _limit_memory()
         signal.signal(signal.SIGVTALRM, _too_long)
         (first,) = struct.unpack_from("<Q", self.memory)
@@ -161,12 +161,10 @@ class Job:
             target = self.chosen[at]
             data = target.mutated(chance.choice(target.seeds), chance)
             kept = data[:LARGEST]
-            struct.pack_into("<QIQ", self.memory, 0, done, at, len(kept))
-            self.memory[64 : 64 + len(kept)] = kept
-            counts[f"{self.outcome(target, data)} {target.name}"] += 1
-            if done % BATCH == 0 or done == self.inputs - 1:
-                text = "".join(f"{name} {count}\n" for name, count in counts.items())
-                Path(f"{self.files}{self.lives}").write_text(text)
+            struct.pack_into("<QQQ", self.memory, 0, done, at, len(kept))
+            start = HEAD + self.tally
+            self.memory[start : start + len(kept)] = kept
+            self.count(at, self.outcome(target, data))
 
     def outcome(self, target: Target, data: bytes) -> str:
         """What became of an input: read, refused, or a finding."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gen_bad_vectors import ARRAY, BOOL, F32, F64, I8, I32, I64, STRING, U8, U16, U32, U64, build, string
+from gguf_bytes import ARRAY, BOOL, F32, F64, I8, I32, I64, STRING, U8, U16, U32, U64, build, string
 
 #: Numbers at which readers stumble.
 NUMBERS = (

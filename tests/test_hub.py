@@ -374,7 +374,8 @@ def test_commands_take_names(
     assert "good" in capsys.readouterr().out
     hub.files["/m.gguf"] = model.read_bytes()
     assert main(["verify", f"{hub.storage_url}/m.gguf"]) == 0
-    assert capsys.readouterr().err == f"fetching m.gguf, {size(model.stat().st_size)}\n"
+    # Where the machine is busy, a sign of life may follow.
+    assert capsys.readouterr().err.startswith(f"fetching m.gguf, {size(model.stat().st_size)}\n")
     with monkeypatch.context() as offline:
         offline.setattr(constants, "HF_HUB_OFFLINE", True)
         assert main(["run", "org/tiny", "-p", "a", "-n", "4"]) == 0
