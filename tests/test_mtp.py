@@ -162,6 +162,60 @@ QWEN_WEIGHTS = {
 }
 
 
+LITE: dict[str, Any] = {
+    **{name: value for name, value in GLM.items() if name not in ("head_dim", "use_qk_norm", "partial_rotary_factor")},
+    "architectures": ["Glm4MoeLiteForCausalLM"],
+    "model_type": "glm4_moe_lite",
+    "num_key_value_heads": 2,
+    "q_lora_rank": 32,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 32,
+    "v_head_dim": 32,
+}
+
+
+def latent(layer: str) -> dict[str, tuple[int, ...]]:
+    place = f"{layer}self_attn."
+    return {
+        **{f"{layer}{name}_layernorm.weight": (D,) for name in ("input", "post_attention")},
+        f"{place}q_a_proj.weight": (32, D),
+        f"{place}q_a_layernorm.weight": (32,),
+        f"{place}q_b_proj.weight": (2 * 64, 32),
+        f"{place}kv_a_proj_with_mqa.weight": (32 + 32, D),
+        f"{place}kv_a_layernorm.weight": (32,),
+        f"{place}kv_b_proj.weight": (2 * 64, 32),
+        f"{place}o_proj.weight": (D, 64),
+    }
+
+
+LITE_WEIGHTS = {
+    "model.embed_tokens.weight": (VOCAB, D),
+    **latent("model.layers.0."),
+    **feed_forward("model.layers.0.mlp", 2 * FF),
+    **latent("model.layers.1."),
+    **mixture("model.layers.1."),
+    "model.norm.weight": (D,),
+    "lm_head.weight": (VOCAB, D),
+    **latent(HEAD),
+    **mixture(HEAD),
+    **{
+        name: shape
+        for name, shape in GLM_HEAD.items()
+        if name.endswith(("eh_proj.weight", "norm.weight")) and "self_attn" not in name and "layernorm" not in name
+    },
+    f"{HEAD}shared_head.norm.weight": (D,),
+}
+
+
+#: By a tensor that the others lack.
+OF = {
+    f"{HEAD}self_attn.q_proj.weight": GLM,
+    f"{HEAD}self_attn.q_a_proj.weight": LITE,
+    "mtp.fc.weight": QWEN,
+}
+
+
 def values(shapes: dict[str, tuple[int, ...]], seed: int = 3) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     made = {}
@@ -192,8 +246,8 @@ def checkpoint(folder: Path, weights: dict[str, np.ndarray], config: dict[str, A
     return folder
 
 
-def converted(folder: Path, weights: dict[str, np.ndarray], kind: str = "F32") -> Path:
-    config = GLM if "lm_head.weight" in weights else QWEN
+def converted(folder: Path, weights: dict[str, np.ndarray], kind: str = "F32", config: Any = None) -> Path:
+    config = config or next(config for head, config in OF.items() if head in weights)
     gguflike.convert(checkpoint(folder / "hf", weights, config), folder / "m.gguf", kind)
     return folder / "m.gguf"
 
@@ -203,7 +257,12 @@ def stored(path: Path) -> dict[str, np.ndarray]:
         return {name: tensor.dequantize().reshape(tensor.shape) for name, tensor in file.tensors.items()}
 
 
-VARIANTS = {"shared": {**TRUNK, **GLM_HEAD}, "own": {**TRUNK, **GLM_HEAD, **OWN}, "apart": QWEN_WEIGHTS}
+VARIANTS = {
+    "shared": {**TRUNK, **GLM_HEAD},
+    "own": {**TRUNK, **GLM_HEAD, **OWN},
+    "apart": QWEN_WEIGHTS,
+    "latent": LITE_WEIGHTS,
+}
 PROMPT = [10, 20, 30, 40, 50, 60, 70]
 
 
@@ -219,6 +278,7 @@ def test_there_and_back(tmp_path: Path, variant: str) -> None:
         "shared": (),
         "own": ("embed_tokens", "shared_head_norm", "shared_head_head"),
         "apart": ("shared_head_norm",),
+        "latent": ("shared_head_norm",),
     }
     assert roles == {f"nextn.{role}.weight" for role in ("eh_proj", "enorm", "hnorm", *own[variant])}
     gguflike.export(path, tmp_path / "back")
@@ -231,7 +291,7 @@ def test_there_and_back(tmp_path: Path, variant: str) -> None:
 
 
 def test_heads_that_config_json_promises_and_the_checkpoint_lacks(tmp_path: Path) -> None:
-    path = converted(tmp_path, values(TRUNK))
+    path = converted(tmp_path, values(TRUNK), config=GLM)
     with container.open(path) as file:
         assert file.metadata["glm4moe.block_count"] == LAYERS
         assert "glm4moe.nextn_predict_layers" not in file.metadata
@@ -241,6 +301,16 @@ def test_heads_that_config_json_promises_and_the_checkpoint_lacks(tmp_path: Path
             model.generate(PROMPT, draft="mtp")
         with pytest.raises(UnsupportedError, match="no multi-token-prediction head"):
             Engine(model, draft="mtp")
+
+
+def test_heads_of_deepseek_v3_are_left_out_and_said(tmp_path: Path) -> None:
+    """As llama.cpp's converter does, though files that have them are taken."""
+    config = LITE | {"architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3"}
+    folder = checkpoint(tmp_path / "hf", values(LITE_WEIGHTS), config)
+    plan = gguflike.convert(folder, tmp_path / "m.gguf", "F32")
+    assert any("what predicts further tokens is left out" in notice for notice in plan.notices)
+    with container.open(tmp_path / "m.gguf") as file:
+        assert file.metadata["deepseek2.block_count"] == LAYERS
 
 
 def rms(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -295,7 +365,7 @@ SETTINGS: list[dict[str, Any]] = [{}, {"temperature": 0.8, "seed": 2}, {"lookup"
 
 @pytest.mark.parametrize("kind", ["F32", "Q8_0"])
 @pytest.mark.parametrize("settings", SETTINGS, ids=["greedy", "sampled", "with lookup"])
-@pytest.mark.parametrize("variant", ["own", "apart"])
+@pytest.mark.parametrize("variant", ["own", "apart", "latent"])
 def test_a_head_changes_no_text(tmp_path: Path, variant: str, kind: str, settings: dict[str, Any]) -> None:
     with runner.load(converted(tmp_path, values(VARIANTS[variant]), kind)) as model:
         want = texts(model, kind, **settings)

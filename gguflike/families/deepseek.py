@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
+from gguflike.families import mtp
 from gguflike.families.config import Via, key
 from gguflike.families.decoder import (
     DECODER_NAMES,
@@ -100,6 +101,17 @@ class DeepSeek(Mixture, Latent):
     n_groups_used: int | None = key("expert_group_used_count", "topk_group")
 
 
+@frozen
+class Headed(DeepSeek):
+    """The same with multi-token-prediction heads."""
+
+    has_mtp: bool = mtp.has("eh_proj")
+    n_mtp: int = mtp.count()
+    mtp_embedding: bool = mtp.has("embed_tokens")
+    mtp_head: bool = mtp.has("shared_head_head")
+    mtp_norm: bool = mtp.has("shared_head_norm")
+
+
 def deepseek(c: DeepSeek) -> Graph:
     """Pre-norm blocks of latent attention and, after the first dense layers, experts beside shared ones.
 
@@ -124,7 +136,8 @@ def latent_decoder(
         second: Mixer = feed_forward(c) if layer < c.n_dense else mixture(c, group_score)
         return (Branch(rms(c, "attn_norm"), attention(layer)), Branch(rms(c, "ffn_norm"), second))
 
-    return decoder(c, block)
+    graph = decoder(c, block)
+    return mtp.with_mtp(c, graph, block) if isinstance(c, Headed) else graph
 
 
 def latent_attention(c: DeepSeek) -> LatentAttention:
@@ -212,6 +225,11 @@ def _sigmoid(values: dict[str, Any]) -> dict[str, Any]:
     return normalized({"scoring_func": "sigmoid", **values})
 
 
+def _without_heads(values: dict[str, Any]) -> dict[str, Any]:
+    """Of DeepSeek V3, whose heads are as large as many models; llama.cpp's converter leaves them out, too."""
+    return {**_sigmoid(values), "num_nextn_predict_layers": 0}
+
+
 def spelled(config: dict[str, Any]) -> dict[str, Any]:
     """With as many key heads as query heads, as the checkpoint's form has, and DeepSeek's ways of choosing."""
     made = {**config, "num_key_value_heads": config["num_attention_heads"]}
@@ -241,20 +259,24 @@ _ORIGINS = MappingProxyType(
         "attn_kv_a_norm": Named("self_attn.kv_a_layernorm"),
         "attn_k_b": _OfHeads(values=False),
         "attn_v_b": _OfHeads(values=True),
+        **mtp.MTP_NAMES,
     }
 )
 
 
-def _of_file(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[Any] | None:  # noqa: ARG001
-    """The class that a file was made of: by whether it has experts, and how their logits become scores."""
+def _of_file(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[Any] | None:
+    """The class that a file was made of: by whether it has experts, how their logits become scores, and whether heads
+    were kept."""
     if not said(metadata, "deepseek2.expert_count"):
         return YOUTU
-    return DEEPSEEK_V3 if said(metadata, "deepseek2.expert_gating_func") == SIGMOID else None
+    if said(metadata, "deepseek2.expert_gating_func") != SIGMOID:
+        return None
+    return GLM4_MOE_LITE if any(".nextn.eh_proj." in name for name in tensors) else DEEPSEEK_V3
 
 
 DEEPSEEK_V2 = Family(
     name="deepseek2",
-    config=DeepSeek,
+    config=Headed,
     graph=deepseek,
     origins=_ORIGINS,
     implemented=MappingProxyType({**SILU, "moe_layer_freq": (1,), "rope_interleave": (True,)}),
@@ -269,7 +291,7 @@ DEEPSEEK_V2 = Family(
 DEEPSEEK_V3 = replace(
     DEEPSEEK_V2,
     constants=exported("DeepseekV3ForCausalLM", "deepseek_v3"),
-    normalized=_sigmoid,
+    normalized=_without_heads,
 )
 GLM4_MOE_LITE = replace(
     DEEPSEEK_V2,
