@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 #: Markup of templates that is a token in every vocabulary that has it; what else stands in brackets may be text.
 _MARKUP = re.compile(r"<\|[A-Za-z0-9_]+\|>|<(?:start|end)_of_turn>")
+#: How errors of templates begin that are none of a conversation's.
+_FAULTS = (
+    *("TemplateSyntaxError", "TemplateAssertionError", "SecurityError", "RecursionError", "needs too much memory"),
+    *("took more", "ValueError: writes more", "chat template is too long", "MemoryError", "OverflowError"),
+)
+_INTERNAL = re.compile(r"__[a-z]+__")
 _SHOWN = 4  # names in a message
 
 
@@ -74,7 +80,8 @@ def _tokenizer(file: GGUFFile) -> Iterator[Finding]:
 
 
 def _templates(file: GGUFFile) -> Iterator[Finding]:
-    """M-014: a chat template compiles. M-015: the markup that it writes is among the tokens."""
+    """M-014: a chat template compiles, and writes a short conversation with what it may take and reach for. M-015: the
+    markup that it writes is among the tokens."""
     try:
         sources = chat_templates(file.metadata)
     except GGUFLikeError as error:
@@ -83,7 +90,7 @@ def _templates(file: GGUFFile) -> Iterator[Finding]:
     texts = file.metadata.texts(TOKENS) if TOKENS in file.metadata else None
     for name, source in sources.items():
         key = "tokenizer.chat_template" + ("" if name == "default" else f".{name}")
-        problem = _compiled(source)
+        problem = _tried(source)
         if problem is not None:
             yield _found(file, "warning", "M-014", f"chat template {name!r}: {problem}", key)
         marks = sorted(set(_MARKUP.findall(source)))
@@ -98,15 +105,22 @@ def _templates(file: GGUFFile) -> Iterator[Finding]:
             yield _found(file, "note" if known else "warning", "M-015", message, key)
 
 
-def _compiled(source: str) -> str | None:
-    """Why a template does not compile, if so."""
+def _tried(source: str) -> str | None:
+    """What is wrong with a template, if it is more than that it refuses a conversation that is too simple for it."""
     from gguflike.chat import template
 
+    said: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}], "tools": None, "documents": None}
+    said |= {"bos_token": "", "eos_token": "", "add_generation_prompt": True}
     try:
-        template.check(source)
+        (answer,) = template.render_each(source, [said])
     except TemplateError as error:
-        return error.what.removeprefix("chat template failed: ")
-    return None
+        answer = error
+    if isinstance(answer, TemplateError):
+        problem = answer.what.removeprefix("chat template failed: ")
+        if problem.startswith(_FAULTS):
+            return problem
+    internal = _INTERNAL.search(source)
+    return None if internal is None else f"reaches for Python's {internal[0]}, as attacks do"
 
 
 def _model(file: GGUFFile) -> Iterator[Finding]:
@@ -139,8 +153,19 @@ def _settings(file: GGUFFile) -> Iterator[Finding]:
         usual = f", unless it is {' or '.join(map(repr, allowed))}" if allowed else ""
         message = f"models of {own} have no such setting{usual}: readers ignore it, or refuse the file"
         yield _found(file, "warning", "M-030", message, key)
+    yield from _sizes(file)
     for notice in _noticed(family, config):
         yield _found(file, "note", "M-031", notice)
+
+
+def _sizes(file: GGUFFile) -> Iterator[Finding]:
+    """Heads share the width of the model, where no other width of theirs is said."""
+    key, own = f"{file.architecture}.attention.head_count", file.architecture
+    heads, width = file.metadata.get(key), file.metadata.get(f"{own}.embedding_length")
+    alone = f"{own}.attention.key_length" not in file.metadata
+    if alone and isinstance(heads, int) and isinstance(width, int) and heads > 0 and width % heads:
+        message = f"{heads} heads, which do not share the width {width} of the model evenly, and no width of their own"
+        yield _found(file, "warning", "M-032", message, key)
 
 
 def _noticed(family: Any, config: Any) -> list[str]:

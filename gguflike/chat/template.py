@@ -54,19 +54,9 @@ def render(source: str, variables: Mapping[str, Any]) -> str:
     return answer
 
 
-def check(source: str) -> None:
-    """Compile a template, in a child process as `render` does. TemplateError where that fails or takes too much."""
-    answers = render_each(source, [{}], compile_only=True)
-    for answer in answers:
-        if isinstance(answer, TemplateError):
-            raise answer
-
-
-def render_each(
-    source: str, conversations: Sequence[Mapping[str, Any]], *, compile_only: bool = False
-) -> list[str | TemplateError]:
-    """What ``render`` gives or raises for each, in one child process; "" where the template is only compiled.
-    TemplateError where a limit is exceeded, which counts for all together."""
+def render_each(source: str, conversations: Sequence[Mapping[str, Any]]) -> list[str | TemplateError]:
+    """What ``render`` gives or raises for each, in one child process. TemplateError where a limit is exceeded, which
+    counts for all together."""
     if len(source) > SOURCE_CHARACTERS:
         raise TemplateError(
             "chat template is too long",
@@ -77,7 +67,6 @@ def render_each(
     request = {
         "sys_path": [entry for entry in sys.path if entry],
         "source": source,
-        "compile_only": compile_only,
         "conversations": [dict(variables) for variables in conversations],
         "cpu_seconds": CPU_SECONDS,
         "memory_bytes": MEMORY_BYTES,

@@ -70,8 +70,6 @@ def _answers(environment: Any, request: dict[str, Any]) -> list[dict[str, str]]:
         template = environment.from_string(request["source"])
     except BaseException as error:  # whatever a hostile template provokes is an answer, not a traceback
         return [_error(error)] * len(conversations)
-    if request.get("compile_only"):
-        return [{"text": ""}] * len(conversations)
     answers = []
     for variables in conversations:
         try:
