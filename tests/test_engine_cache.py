@@ -14,8 +14,9 @@ import pytest
 
 from gguflike import runner
 from gguflike.engine import Engine, Request, Token
+from gguflike.engine.files import fingerprint
 from gguflike.engine.prefixes import Blocks
-from gguflike.engine.store import MAGIC, fingerprint
+from gguflike.engine.store import MAGIC
 from gguflike.errors import ArgumentError, CacheError
 from gguflike.kernels.engine.memory import aligned, give_back
 from gguflike.runner import Model

@@ -49,6 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument("-np", "--parallel", type=positive, default=8, metavar="N", help="texts at a time (%(default)s)")
     work.add_argument("--queue", type=positive, default=64, metavar="N", help="texts that may wait (%(default)s)")
     work.add_argument("--cache-memory", type=size, metavar="BYTES", help="for begins of texts (1/10 of the machine's)")
+    work.add_argument(
+        "--prefix-dir", metavar="FOLDER", help="keep begins of texts on the disk, too, for the next start"
+    )
+    work.add_argument("--prefix-disk", type=size, default=8 << 30, metavar="BYTES", help="for these at most (8Gi)")
     work.add_argument("--slot-save-path", metavar="FOLDER", help="let requests save what slots hold, into this folder")
     work.add_argument(
         "--grace", type=number, default=20.0, metavar="S", help="seconds for answers when it ends (%(default)s)"
@@ -113,6 +117,8 @@ def _settings(args: argparse.Namespace) -> Settings:
         cache_bytes=args.cache_memory,
         memory=args.memory,
         slots_dir=args.slot_save_path,
+        prefix_dir=args.prefix_dir,
+        prefix_bytes=args.prefix_disk,
         draft=args.draft if args.draft in (None, MTP) else model_named(args.draft, args.config),
         draft_tokens=args.draft_tokens or 8,
         ui=not args.no_ui,

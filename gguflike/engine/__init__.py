@@ -16,7 +16,9 @@ stopped. `Model.generate` is for one text after the other, in the caller's threa
     pace       how long pieces of prompts may be
     places     which slot a text gets, and what it need not compute
     prefixes   what was computed of texts, for others that begin alike
-    store      slots as files
+    disk       the same on a disk, for when the program is started anew
+    store      slots as files of a name
+    files      what such files look like, and how they are checked
 
 What it promises is in spec/engine.md; `runner.together` computes.
 """

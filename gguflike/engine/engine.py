@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from gguflike.engine.disk import Disk
 from gguflike.engine.drafting import Drafts
 from gguflike.engine.events import Listener
 from gguflike.engine.job import Job
@@ -94,9 +95,11 @@ class Engine:
     machine's). ``text_bytes``: memory for the texts that are being computed (None: half of the machine's); each may
     fill the whole context, and one that does not fit beside others waits. ``draft``: a smaller model of the same
     vocabulary that guesses at most ``draft_tokens`` at a time, or "mtp", the multi-token-prediction head of the file,
-    which changes the speed and no text. ``store``: a folder for `save` and `restore`. ``told`` is called on the
-    engine's thread when listeners have heard all that there is for now: before a pass of the model, and behind it. The
-    model may be used beside the engine, though each waits for the other; closing the engine does not close the model.
+    which changes the speed and no text. ``store``: a folder for `save` and `restore`. ``prefixes``: a folder in which
+    what was computed of texts is kept on a disk as well, at most ``prefix_bytes`` of it; ``notice`` hears, on any
+    thread, what of that cannot be used or written. ``told`` is called on the engine's thread when listeners have heard
+    all that there is for now: before a pass of the model, and behind it. The model may be used beside the engine,
+    though each waits for the other; closing the engine does not close the model.
 
     A text is the same whatever is computed beside it (see `runner.together`).
     """
@@ -112,10 +115,14 @@ class Engine:
         draft: Model | Literal["mtp"] | None = None,
         draft_tokens: int = 8,
         store: str | os.PathLike[str] | None = None,
+        prefixes: str | os.PathLike[str] | None = None,
+        prefix_bytes: int = 8 << 30,
+        notice: Callable[[str], None] | None = None,
         told: Callable[[], None] | None = None,
     ) -> None:
         """ArgumentError where the draft model has another vocabulary, a number is out of range, or there is no such
-        folder; UnsupportedError where the model has no logits, or no head."""
+        folder; OutputError where that for prefixes cannot be made; UnsupportedError where the model has no logits, or
+        no head."""
         self.model = model
         self.parallel = check_integer("parallel", parallel, 1, MOST_PARALLEL)
         self.queue = check_integer("queue", queue, 0)
@@ -123,7 +130,11 @@ class Engine:
         room = machine_bytes() // TEXTS_SHARE if text_bytes is None else check_integer("text_bytes", text_bytes, 0)
         self._together = model.together(parallel)
         positions = room // model.position_bytes if model.position_bytes else math.inf
-        self._places = Places(self._together.slots, limit, positions)
+        self._disk = None
+        if prefixes is not None:
+            limit_there = check_integer("prefix_bytes", prefix_bytes, 0)
+            self._disk = Disk(Path(prefixes), limit_there, model, notice or (lambda _: None))
+        self._places = Places(self._together.slots, limit, positions, self._disk)
         self._pace = Pace(self._together.batch)
         self._drafts = Drafts(model, self._together, draft, draft_tokens)
         self._told = told or _nobody
@@ -258,6 +269,8 @@ class Engine:
         self._thread.join()
         self._together.close()
         self._drafts.close()
+        if self._disk is not None:
+            self._disk.close()
 
     def __enter__(self) -> Engine:
         return self

@@ -11,6 +11,7 @@ from gguflike.runner.slots import common
 from gguflike.runner.state import BLOCK
 
 if TYPE_CHECKING:
+    from gguflike.engine.disk import Disk
     from gguflike.engine.job import Job
     from gguflike.runner.slots import Slot
 
@@ -19,8 +20,8 @@ class Places:
     """The slots of an engine. A slot whose job has ended keeps what it holds until another text needs the place, or the
     memory: all slots together have room for ``positions``, or for one text where that is longer."""
 
-    def __init__(self, slots: Sequence[Slot], limit: int, positions: float) -> None:
-        self.kept: Blocks | Texts = (Texts if slots[0].states.forgets else Blocks)(limit)
+    def __init__(self, slots: Sequence[Slot], limit: int, positions: float, disk: Disk | None = None) -> None:
+        self.kept: Blocks | Texts = (Texts if slots[0].states.forgets else Blocks)(limit, disk)
         self._slots, self._positions = slots, positions
         self._free = list(slots)  # left longest ago first
         self._behind: dict[int, tuple[Job, int]] = {}  # by the job's id: whose prompt begins alike, and how far

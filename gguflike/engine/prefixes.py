@@ -3,7 +3,8 @@
 Where each stretch of positions stands by itself in what a model keeps, texts are kept as a tree of *blocks*: each holds
 what BLOCK tokens left, behind those of its parent, so that texts with a common beginning share its blocks. Where states
 lose what positions left (windows, recurrent mixers), whole texts are kept, each a copy of all that its slot held, with
-what there is of earlier positions.
+what there is of earlier positions. What a disk has of texts (disk.py) is read where memory has less, and all that is
+kept is written there too.
 
 Copies give the same bits as computing again. What was used longest ago goes first when all of it would take more than
 ``limit`` bytes.
@@ -22,14 +23,18 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from gguflike.engine.disk import Disk
+
 
 class Block:
-    """What BLOCK tokens left behind those of ``parent``. ``children`` are by their tokens."""
+    """What BLOCK tokens left behind those of ``parent``. ``children`` are by their tokens, ``name`` is the disk's."""
 
-    __slots__ = ("children", "data", "key", "parent", "used")
+    __slots__ = ("children", "data", "key", "name", "parent", "used")
 
-    def __init__(self, parent: Block | None, key: tuple[int, ...], data: npt.NDArray[np.uint8] | None) -> None:
-        self.parent, self.key, self.data = parent, key, data
+    def __init__(
+        self, parent: Block | None, key: tuple[int, ...], data: npt.NDArray[np.uint8] | None, name: str = ""
+    ) -> None:
+        self.parent, self.key, self.data, self.name = parent, key, data, name
         self.children: dict[tuple[int, ...], Block] = {}
         self.used = 0
 
@@ -37,20 +42,29 @@ class Block:
 class Blocks:
     """Texts as a tree of blocks."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self.nbytes = limit, 0
+    def __init__(self, limit: int, disk: Disk | None = None) -> None:
+        self.limit, self.nbytes, self._disk = limit, 0, disk
         self._root = Block(None, (), None)
         self._clock = 0
 
     def longest(self, ids: Sequence[int]) -> int:
         """How many of ``ids`` `load` would load, leaving at least one to compute."""
-        return BLOCK * len(self._path(ids[:-1]))
+        path = self._path(ids[:-1])
+        count, name = len(path), path[-1].name if path else ""
+        while self._disk is not None and BLOCK * (count + 1) < len(ids):
+            name = self._disk.name(name, ids[BLOCK * count : BLOCK * (count + 1)])
+            if not self._disk.has(name):
+                break
+            count += 1
+        return BLOCK * count
 
     def load(self, slot: Slot, ids: Sequence[int]) -> None:
         """Let a slot hold the longest beginning of ``ids`` that is kept, where that is longer than what it has in
         common with them."""
-        path = self._path(ids[:-1])
         kept = slot.common_prefix(ids)
+        path = self._path(ids[:-1])
+        if self._disk is not None and self.longest(ids) > kept:
+            self._read(self._disk, ids[:-1], path)
         if BLOCK * len(path) <= kept:
             return
         slot.return_to(kept)
@@ -60,6 +74,22 @@ class Blocks:
             slot.states.put_block(number, data)
         slot.hold(ids[: BLOCK * len(path)])
         self._touch(path)
+        self._shrink()
+
+    def _read(self, disk: Disk, ids: Sequence[int], path: list[Block]) -> None:
+        """Prolong a path by what the disk has of ``ids``."""
+        for first in range(BLOCK * len(path), len(ids) - BLOCK + 1, BLOCK):
+            node = path[-1] if path else self._root
+            found = disk.get(disk.name(node.name, ids[first : first + BLOCK]))
+            if found is None:
+                return
+            path.append(self._add(node, tuple(ids[first : first + BLOCK]), found.states[0][0]))
+
+    def _add(self, parent: Block, key: tuple[int, ...], data: npt.NDArray[np.uint8]) -> Block:
+        name = "" if self._disk is None else self._disk.name(parent.name, key)
+        block = parent.children[key] = Block(parent, key, data, name)
+        self.nbytes += data.nbytes
+        return block
 
     def keep(self, slot: Slot) -> None:
         """Keep what a slot holds, as far as blocks are full."""
@@ -68,9 +98,10 @@ class Blocks:
             key = tuple(slot.tokens[BLOCK * number : BLOCK * (number + 1)])
             child = node.children.get(key)
             if child is None:
-                child = node.children[key] = Block(node, key, slot.states.block(number))
-                assert child.data is not None
-                self.nbytes += child.data.nbytes
+                data = slot.states.block(number)
+                child = self._add(node, key, data)
+                if self._disk is not None:
+                    self._disk.put(child.name, [[data]])
             path.append(child)
             node = child
         self._touch(path)
@@ -121,22 +152,28 @@ class Blocks:
 class Texts:
     """Whole texts, each a copy of what its slot held."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self.nbytes = limit, 0
+    def __init__(self, limit: int, disk: Disk | None = None) -> None:
+        self.limit, self.nbytes, self._disk = limit, 0, disk
         self._texts: OrderedDict[tuple[int, ...], Saved] = OrderedDict()  # used longest ago first
+        self._there: dict[tuple[int, ...], str] = {}  # on the disk: tokens -> name
+        if disk is not None:
+            self._there = {tuple(header.get("tokens", ())): name for name, header in disk.headers().items()}
 
     def longest(self, ids: Sequence[int]) -> int:
         """How many tokens of ``ids`` a kept text has in common with them, leaving at least one to compute. Its states
         may allow fewer."""
-        return max((common(ids, key, len(ids) - 1) for key in self._texts), default=0)
+        return max((common(ids, key, len(ids) - 1) for key in (*self._texts, *self._there)), default=0)
 
     def load(self, slot: Slot, ids: Sequence[int]) -> None:
         """Let a slot hold the kept text that has most in common with ``ids``, where that is more than what the slot has
         in common with them, cut to where its states can go on."""
-        best, kept = self.longest(ids), slot.common_prefix(ids)
-        if best <= kept:
+        kept = slot.common_prefix(ids)
+        while (best := self.longest(ids)) > kept:
+            key = min((key for key in (*self._texts, *self._there) if common(ids, key, best) == best), key=len)
+            if key in self._texts or self._read(key):
+                break
+        else:
             return
-        key = min((key for key in self._texts if common(ids, key, best) == best), key=len)
         before = slot.save() if kept else None
         slot.restore(self._texts[key])
         if before is not None and slot.common_prefix(ids) < kept:
@@ -144,6 +181,18 @@ class Texts:
             return
         self._texts.move_to_end(key)
         slot.return_to(slot.common_prefix(ids))
+        self._shrink()
+
+    def _read(self, key: tuple[int, ...]) -> bool:
+        """Take a text from the disk, which forgets it where it is not right."""
+        assert self._disk is not None
+        found = self._disk.get(self._there[key])
+        if found is None:
+            del self._there[key]
+            return False
+        self._texts[key] = saved = Saved(list(key), found.header["prefilled"], found.states)
+        self.nbytes += saved.nbytes
+        return True
 
     def keep(self, slot: Slot) -> None:
         """Keep all that a slot holds."""
@@ -152,6 +201,12 @@ class Texts:
             return
         self._texts[key] = saved = slot.save()
         self.nbytes += saved.nbytes
+        if self._disk is not None:
+            name = self._there[key] = self._disk.name("", key)
+            self._disk.put(name, saved.states, tokens=saved.tokens, prefilled=saved.prefilled)
+        self._shrink()
+
+    def _shrink(self) -> None:
         while self.nbytes > self.limit:
             self.nbytes -= self._texts.popitem(last=False)[1].nbytes
 

@@ -90,7 +90,7 @@ class Network:
 
             ranges = fixed(file.metadata, activations, self.path)
         self.weights = Weights(file, self.graph, understood.left_out)
-        self.cache_type, self.position_bytes = cache_type, position_bytes
+        self.cache_type, self.position_bytes, self.activations = cache_type, position_bytes, activations
         self.weights.fix(ranges)
         crest = CREST if activations == "adaptive" else 0.0
         self._options = (self.context, cache_type, threads)
@@ -124,6 +124,16 @@ class Network:
     def states(self) -> States:
         """What the model keeps from token to token."""
         return self._passes.states
+
+    @property
+    def computation(self) -> str:
+        """What numbers depend on beside the file and the settings: a digest of the kernels and of what the CPU can do,
+        by which sums are cut into vectors."""
+        import hashlib
+
+        from gguflike.kernels.engine import host
+
+        return hashlib.sha256(f"{host.sources_digest()} {host.cpu()}".encode()).hexdigest()
 
     @property
     def vocab_size(self) -> int:

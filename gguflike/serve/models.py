@@ -207,6 +207,9 @@ def load(name: str, path: str, settings: Settings, progress: Progress | None) ->
                 draft=draft,
                 draft_tokens=settings.draft_tokens,
                 store=settings.slots_dir,
+                prefixes=settings.prefix_dir,
+                prefix_bytes=settings.prefix_bytes,
+                notice=settings.log,
                 told=post.deliver,
             )
             opened.callback(engine.close)

@@ -24,7 +24,8 @@ class Settings:
     ``model`` is a file (or what `gguflike.locate` takes), ``models_dir`` a folder whose files are loaded when asked
     for, while together they need at most ``memory`` bytes (0: three quarters of the machine's). ``draft`` is a file of
     a smaller model of the same vocabulary that guesses ``draft_tokens`` at a time for ``model``, or "mtp": its own
-    multi-token-prediction head; ``slots_dir`` a folder for slots that are saved. ``api_keys`` are what one of must be
+    multi-token-prediction head; ``slots_dir`` a folder for slots that are saved. ``prefix_dir`` is a folder in which
+    what was computed of texts outlives the server, at most ``prefix_bytes`` of it. ``api_keys`` are what one of must be
     sent with each request; ``no_auth`` opens a server to others without. At most ``queue`` requests wait; ``sampling``
     are defaults for requests. ``grace`` is how many seconds answers in progress have when the server is asked to end;
     ``stuck_after`` after how many seconds without a step, while work waits, it is not healthy.
@@ -48,6 +49,8 @@ class Settings:
     cache_bytes: int | None = None
     memory: int = 0
     slots_dir: str | None = None
+    prefix_dir: str | None = None
+    prefix_bytes: int = 8 << 30
     draft: str | None = None
     draft_tokens: int = 8
     ui: bool = True
@@ -63,6 +66,7 @@ class Settings:
         check_integer("queue", self.queue, 1, 1 << 20)
         check_integer("max_body", self.max_body, 1024)
         check_integer("draft_tokens", self.draft_tokens, 1)
+        check_integer("prefix_bytes", self.prefix_bytes, 0)
         check_number("grace", self.grace, "0 or more", lambda x: x >= 0)
         check_number("stuck_after", self.stuck_after, "above 0", lambda x: x > 0)
         if self.model is None and self.models_dir is None:
