@@ -112,6 +112,77 @@ def test_several_calls(name: str) -> None:
     assert {sum(isinstance(part, Called) for part in parts) for _, parts in single} == {1}
 
 
+STRICT = tuple({**each, "function": {**each["function"], "strict": True}} for each in TOOLS)
+
+
+def follow(grammar: Any, ids: list[int]) -> int:
+    """How many of ``ids`` the grammar allows, which follows them."""
+    for count, token in enumerate(ids):
+        if not int(grammar.mask()[token >> 5]) >> (token & 31) & 1:
+            return count
+        grammar.accept(token)
+    return len(ids)
+
+
+@pytest.mark.parametrize("name", [*FORMATS, "channels"])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_strict_tools_are_bound_where_the_model_calls_them(name: str, seed: int) -> None:
+    form = Format(True, None, None) if name == "channels" else Format(False, None, FORMATS[name])
+    made = prompt(form, tools=STRICT)
+    source = bound(made, GRAMMARS)
+    assert source is not None
+    call = next(text for text, _ in answers(made, 99, choice=("weather",), parallel=False) if "Paris" in text)
+    first = "" if name == "channels" or (form.calls and form.calls.bare) else "Well: {} [1] "
+    # What is right is allowed to its end, and read as a call behind the text.
+    grammar, ids = source.start(), TOKENS.encode(first + call, False, True)
+    assert follow(grammar, ids) == len(ids), call[follow(source.start(), ids) :]
+    text, _ = one(made, grammar, seed)
+    reader = made.reader()
+    parts = [*reader.push(first + call + text), *reader.end()]
+    called = [part for part in parts if isinstance(part, Called)]
+    assert called, text
+    for part in called:
+        check(part)
+    assert "".join(part.text for part in parts if isinstance(part, Said)).startswith(first.strip())
+    # What is wrong is not: no further than to where it is.
+    for right, wrong in (("Paris", "Parix"), ("weather", "weathex")):
+        broken = TOKENS.encode((first + call).replace(right, wrong, 1), False, True)
+        good = (first + call).partition(right)[0] + right[:-1]
+        assert follow(source.start(), broken) <= len(TOKENS.encode(good, False, True))
+
+
+@pytest.mark.parametrize("name", [*FORMATS, "channels"])
+def test_strict_tools_leave_answers_free(name: str) -> None:
+    form = Format(True, None, None) if name == "channels" else Format(False, THINK, FORMATS[name])
+    made = prompt(form, tools=STRICT)
+    source = bound(made, GRAMMARS)
+    assert source is not None
+    head = "<|channel|>final<|message|>" if name == "channels" else "<think>Action: [</think>\n"
+    for text in ("Plain.", "import functools; <b>Action: now</b>\n{}", '[{"name": "x"}] < <|tool ', ""):
+        grammar, ids = source.start(), TOKENS.encode(head + text, False, True)
+        assert follow(grammar, ids) == len(ids), text
+        assert follow(grammar, [1]) == 1
+        assert grammar.finished
+    for _, parts in (one(made, source.start(), seed) for seed in range(4)):
+        for part in parts:
+            if isinstance(part, Called):
+                check(part)
+
+
+def test_only_strict_tools_are_bound() -> None:
+    made = prompt(Format(False, None, FORMATS["hermes"]), tools=(TOOLS[0], STRICT[1]))
+    assert bound(prompt(made.form), GRAMMARS) is None
+    assert bound(made, GRAMMARS, choice="none") is None
+    source = bound(made, GRAMMARS)
+    assert source is not None
+    ids = TOKENS.encode('<tool_call>\n{"name": "weather", "arguments": {"city": "Bonn', False, True)
+    assert follow(source.start(), ids) < len(ids)  # a call begins before it says of which tool
+    broken = {"type": "object", "properties": {"a": {"type": "string", "pattern": "(?=a)b"}}}
+    tool = {"type": "function", "function": {"name": "f", "description": "", "parameters": broken, "strict": True}}
+    with pytest.raises(ArgumentError, match="tools"):
+        bound(prompt(made.form, tools=(tool,)), GRAMMARS)
+
+
 SCHEMA = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": False}
 
 

@@ -40,6 +40,10 @@ def tool(name: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "parameters": SCHEMA}}
 
 
+def strict(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "strict", "parameters": schema, "strict": True}}
+
+
 TOOLS = [tool("build"), tool("find")]
 
 
@@ -173,6 +177,9 @@ def test_a_grammar_of_the_request(server: Server) -> None:
         ({"grammar": 'root ::= "a"', "response_format": form()}, "grammar"),
         ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "burn"}}}, "tool_choice"),
         ({"tool_choice": "required"}, "tool_choice"),
+        ({"grammar": 'root ::= "a"', "tools": [strict(SCHEMA)]}, "grammar"),
+        ({"tools": [strict({"type": "object", "properties": {"a": {"pattern": "(?<=a)b"}}})]}, "tools"),
+        ({"tools": [strict({"type": "nonsense"})], "tool_choice": "auto"}, "tools"),
     ],
     ids=lambda value: str(value)[:50],
 )

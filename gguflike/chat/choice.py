@@ -1,7 +1,8 @@
 """What an answer is bound to: calls of tools that must be made, in the model's own format, or JSON of a schema.
 
-Reasoning before it stays free. The grammar is Lark as llguidance has it: control tokens by number, texts in quotes,
-arguments as ``%json`` of their schemas.
+Where calls may be made, and a tool is *strict*, the answer is free up to what begins a call in the model's format, and
+bound from there to the end of the call. Reasoning before it stays free. The grammar is Lark as llguidance has it:
+control tokens by number, texts in quotes, arguments as ``%json`` of their schemas.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Tool = Mapping[str, Any]
 
 EMPTY = '""'
+ANY = r"(.|\n)*"
 
 
 def bound(
@@ -35,8 +37,9 @@ def bound(
     """What answers to ``prompt`` must be, or None where they are free.
 
     ``choice`` is OpenAI's tool_choice: "auto", "none", "required", or the name of a tool in a tuple. ``schema``, an
-    object or JSON, is that of an answer without calls. ``parallel``: several calls may be made. ArgumentError for a
-    tool that the prompt does not have, and for a schema that cannot be enforced, ArgumentTypeError for one of another
+    object or JSON, is that of an answer without calls. ``parallel``: several calls may be made. Where one of the
+    tools has ``strict``, calls of all of them are bound, since a call begins before it says of which. ArgumentError for
+    a tool that the prompt does not have, and for a schema that cannot be enforced, ArgumentTypeError for one of another
     kind.
     """
     tools = list(prompt.tools)
@@ -47,9 +50,12 @@ def bound(
         names = ", ".join(tool["function"]["name"] for tool in prompt.tools) or "no tools"
         wanted = "a call" if choice == "required" else f"a call of {choice[0]!r}"
         raise ArgumentError(f"{wanted} is asked for, but there is no such tool", field="tool_choice", got=names)
-    if not must and schema is None:
+    strict = choice == "auto" and any(tool["function"].get("strict") is True for tool in tools)
+    if not must and schema is None and not strict:
         return None
     rules = _Rules(grammars)
+    if not must and schema is None:
+        return grammars.lark(rules.text(prompt, [rules.free_with_calls(prompt, tools, parallel)]), "tools")
     bodies = []
     if schema is not None and not must:
         bodies.append(rules.answer(prompt, checked_schema(schema)))
@@ -65,6 +71,7 @@ class _Rules:
     def __init__(self, grammars: Grammars) -> None:
         self._token, self._control = grammars.token, grammars.control
         self._lines: list[str] = []
+        self._without: dict[tuple[str, ...], str] = {}
 
     def text(self, prompt: Prompt, bodies: Sequence[str]) -> str:
         before = self._channel_before() if prompt.form.channels else self._reasoning(prompt)
@@ -94,10 +101,20 @@ class _Rules:
         """Any text, and then ``end``."""
         said = self.said(end)
         if said.startswith("<["):
-            return f"TEXT {said}"
+            return f"{self.without(end)} {said}"
         name = f"r{len(self._lines)}"
         self._lines.append(f"{name}[lazy]: TEXT {said}")
         return name
+
+    def without(self, *marks: str, begin: str = "") -> str:
+        """Any text in which none of ``marks`` stands, spelled out in letters, and which fits ``begin`` (a regular
+        expression of all of it)."""
+        key = (begin, *marks)
+        if key not in self._without:
+            name = self._without[key] = f"WITHOUT{len(self._without)}"
+            inside = "|".join(map(_escaped, marks))
+            self._lines.append(f"{name}: /{begin or ANY}/ & ~/{ANY}({inside}){ANY}/")
+        return self._without[key]
 
     def value(self, schema: Any) -> str:
         """JSON of a schema."""
@@ -136,20 +153,87 @@ class _Rules:
             each = [f"{json.dumps(_name(tool))} {json_said} {self.value(_schema(tool))}" for tool in tools]
             return self.add(f"{header} ({' | '.join(each)})")
         assert form is not None  # a prompt with tools has one
+        one = self._begun("" if form.bare else f"{self.said(form.begin)} {_opened(form)}", form, tools, parallel)
+        if form.listed:
+            return one
+        first, last = map(self.said, form.quiet) if len(form.quiet) == 2 else ("", "")
+        several = f"{one} (GAP {one})*" if parallel and not form.bare else one
+        return self.add(f"{first} GAP {several} GAP {last}" if first else several)
+
+    def _begun(self, begin: str, form: Calls, tools: Sequence[Tool], parallel: bool) -> str:
+        """A call behind ``begin``, or a list of them behind its bracket."""
         write = _WRITERS[form.syntax]
         if form.listed:
             one = self.add(" | ".join(write(self, tool, form) for tool in tools))
             more = f'(", " {one})*' if parallel else ""
-            fence = "".join(f" GAP {json.dumps(word)} GAP" for word in form.words)
-            return self.add(f'{self.said(form.begin)}{fence} "[" {one} {more} "]" {self.said(form.end)}')
-        begin = "" if form.bare else self.said(form.begin)
+            return self.add(f'{begin} {one} {more} "]" {self.said(form.end)}')
         gap = "GAP" if form.syntax == "json" and form.end else ""
-        one = self.add(
+        return self.add(
             " | ".join(f"{begin} {gap} {write(self, tool, form)} {gap} {self.said(form.end)}" for tool in tools)
         )
-        first, last = map(self.said, form.quiet) if len(form.quiet) == 2 else ("", "")
-        several = f"{one} (GAP {one})*" if parallel and not form.bare else one
-        return self.add(f"{first} GAP {several} GAP {last}" if first else several)
+
+    # Calls where the model makes them
+
+    def free_with_calls(self, prompt: Prompt, tools: Sequence[Tool], parallel: bool) -> str:
+        """Text, and calls wherever it has what begins one. It holds no reasoning, in which calls would be none."""
+        form, reasoning = prompt.form.calls, prompt.form.reasoning
+        if prompt.form.channels:
+            return self._messages(prompt, self.calls(prompt, tools, parallel))
+        assert form is not None  # a prompt with tools has one
+        thought = () if reasoning is None else (reasoning.begin,)
+        # An object that begins an answer is a call where calls may be bare.
+        start = rf"[\s\x1c-\x1f]*([^\s\x1c-\x1f{{]{ANY})?" if form.bare else ""
+        free = self.without(form.begin, *thought, begin=start)
+        markup = [] if form.bare else self._markup_beside(prompt, (form.begin, *thought))
+        said = self.add(f"({free} ({' | '.join(markup)}))* {free}") if markup else free
+        control = next((token for token in self._control if token in form.begin), None)
+        if control is not None:
+            # What is written before the control token is text until the token comes.
+            begin = f"{said} {self._token(control)} {self.said(form.begin.partition(control)[2])} {_opened(form)}"
+        else:
+            before = self.without(*thought, begin=start) if thought or start else "TEXT"
+            bracket = form.listed and form.syntax == "json"  # without which it may be a word as any other
+            name = f"r{len(self._lines)}"
+            self._lines.append(f"{name}[lazy]: {before} {json.dumps(form.begin)} {_opened(form) if bracket else ''}")
+            begin = f"{name} {'' if bracket else _opened(form)}"
+            if markup:
+                begin = f"({free} ({' | '.join(markup)}))* {begin}"
+            if bracket:
+                free = self._words_without_bracket(form, thought)
+                said = self.add(f"({free} ({' | '.join(markup)}))* {free}") if markup else free
+        call = self._begun(begin, form, tools, parallel)
+        bare = f" | GAP {self._begun('', form, tools, parallel=False)} GAP" if form.bare else ""
+        return self.add((f"{call}* {said}" if parallel else f"{call} GAP | {said}") + bare)
+
+    def _words_without_bracket(self, form: Calls, thought: Sequence[str]) -> str:
+        """Text in which no bracket or brace follows ``begin`` of a form, be there white space and fences between."""
+        between = "|".join([r"[ \t\r\n,;]", *map(_escaped, form.words)])
+        name = f"WITHOUT{len(self._without)}"
+        self._without[form.begin, "["] = name
+        marks = "|".join([f"{_escaped(form.begin)}({between})*[\\[{{]", *map(_escaped, thought)])
+        self._lines.append(f"{name}: /{ANY}/ & ~/{ANY}({marks}){ANY}/")
+        return name
+
+    def _markup_beside(self, prompt: Prompt, marks: Sequence[str]) -> list[str]:
+        """The control tokens that may stand in an answer's text, but for those in ``marks``."""
+        ends = "" if prompt.form.reasoning is None else prompt.form.reasoning.end
+        shown = (
+            (text, self._token(text)) for text in self._control if not any(text in mark for mark in (*marks, ends))
+        )
+        return [token for _, token in shown if int(token[2:-2]) in prompt.shown]
+
+    def _messages(self, prompt: Prompt, call: str) -> str:
+        """Messages in channels, the last of which may be a call."""
+        ends = ("<|end|>", "<|call|>", "<|return|>", "<|start|>", "<|channel|>")
+        if not self.said("<|end|>").startswith("<["):
+            raise ArgumentError("cannot be bound: <|end|> is no token of the vocabulary", field="tools")
+        text = self.without(*ends)
+        next_one = f'{self.said("<|end|>")} {self.said("<|start|>")} "assistant"'
+        head = f'{self.said("<|channel|>")} ("analysis" | "commentary" | "final") {self.said("<|message|>")}'
+        message = self.add(f"{head} {text}")
+        opened = "<|message|>" in prompt.text.rpartition("<|start|>assistant")[2]
+        all_of = self.add(f"({message} {next_one})* ({message} | {call})")
+        return self.add(f"{text} ({next_one} {all_of})?") if opened else all_of
 
     def _json_call(self, tool: Tool, form: Calls) -> str:
         name = json.dumps(_name(tool))
@@ -225,6 +309,17 @@ class _Rules:
             after = self.add(f"{comma} {name} {then}" + ("" if needed else f" | {then or EMPTY}"))
             first = self.add(f"{name} {then}" + ("" if needed else f" | {alone or EMPTY}"))
         return first
+
+
+def _opened(form: Calls) -> str:
+    """What stands between the begin of a format and the first of its calls."""
+    return "".join(f" GAP {json.dumps(word)} GAP" for word in form.words) + ' "["' if form.listed else ""
+
+
+def _escaped(text: str) -> str:
+    """A text as a regular expression of llguidance."""
+    letters = {"\n": r"\n", "<": "<", ">": ">", "_": "_"}
+    return "".join(letters.get(c, c if c.isalnum() or not c.isascii() else f"\\{c}") for c in text)
 
 
 def _name(tool: Tool) -> str:

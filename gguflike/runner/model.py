@@ -224,7 +224,8 @@ class Model(Network):
     ) -> Stream:
         """Answer a conversation, ``[{"role": ..., "content": ...}, ...]``; ``settings`` are those of ``generate``.
 
-        ``tool_choice`` is "auto", "none", "required", or a tool's name in a tuple: a call that must be made.
+        ``tool_choice`` is "auto", "none", "required", or a tool's name in a tuple: a call that must be made. Where it
+        may be made and a tool has ``strict``, calls are bound by their schemas.
         ``parallel_calls``: several may be. ``schema`` is a JSON schema of the answer. Reasoning before either is free.
         The other arguments are those of `gguflike.chat.Chat.prompt`, and so are the errors beside those of
         ``generate``; ArgumentError where a schema or a choice cannot be enforced.
@@ -237,7 +238,7 @@ class Model(Network):
             continue_last=continue_last,
             special=special,
         )
-        if tool_choice not in ("auto", "none") or schema is not None:
+        if prompt.tools or tool_choice not in ("auto", "none") or schema is not None:
             from gguflike.chat import bound
 
             bounds = bound(prompt, self.grammars, choice=tool_choice, schema=schema, parallel=parallel_calls)

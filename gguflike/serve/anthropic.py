@@ -13,6 +13,7 @@ from gguflike.serve.context import Call, new_id
 from gguflike.serve.conversation import Talk, schema_of, tool_choice_of
 from gguflike.serve.errors import refused
 from gguflike.serve.parameters import (
+    BOOLEAN,
     COMMON,
     ELSEWHERE,
     MODEL,
@@ -47,7 +48,12 @@ _TOOLS: Schema = {
     "items": {
         "type": "object",
         "required": ["name"],
-        "properties": {"name": {"type": "string", "minLength": 1}, "input_schema": OBJECT, "description": STRING},
+        "properties": {
+            "name": {"type": "string", "minLength": 1},
+            "input_schema": OBJECT,
+            "description": STRING,
+            "strict": either(BOOLEAN, {"type": "null"}),
+        },
     },
 }
 _CHOICE: Schema = {
@@ -98,6 +104,7 @@ def _talk(values: Mapping[str, Any]) -> Talk:
                 "name": tool["name"],
                 "description": tool.get("description", ""),
                 "parameters": tool.get("input_schema", {"type": "object", "properties": {}}),
+                **({"strict": True} if tool.get("strict") else {}),
             },
         }
         for tool in values.get("tools", ())

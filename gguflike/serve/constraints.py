@@ -24,13 +24,14 @@ _NAMES = {"schema": "response_format", "tools": "tools", "tool_choice": "tool_ch
 
 def constraint(model: Model, prompt: Prompt, talk: Talk) -> Source | None:
     """The grammar of an answer, None where it may be anything. 400 names what asks for what cannot be enforced."""
-    must_call = talk.tool_choice not in ("auto", "none")
+    strict = any(tool["function"].get("strict") for tool in talk.tools)
+    must_call = talk.tool_choice != "none" if strict else talk.tool_choice not in ("auto", "none")
     if talk.grammar is None:
         schema = talk.schema if talk.schema is None else _object(talk.schema)
         choice, parallel = talk.tool_choice, talk.parallel_calls
         return _made(lambda: bound(prompt, model.grammars, choice=choice, schema=schema, parallel=parallel))
     if must_call or talk.schema is not None:
-        raise refused("grammar", "cannot be asked for beside response_format or tool_choice")
+        raise refused("grammar", "cannot be asked for beside response_format, tool_choice or strict tools")
     return constraint_of_text(model, None, talk.grammar)
 
 

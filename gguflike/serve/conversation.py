@@ -56,6 +56,7 @@ TOOL: Schema = {
                 "name": {"type": "string", "minLength": 1},
                 "description": either(STRING, {"type": "null"}),
                 "parameters": either(OBJECT, {"type": "null"}),
+                "strict": either({"type": "boolean"}, {"type": "null"}),
             },
         },
     },

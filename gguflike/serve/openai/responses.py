@@ -46,7 +46,12 @@ _ITEM: Schema = {
 _TOOL: Schema = {
     "type": "object",
     "required": ["type"],
-    "properties": {"type": STRING, "name": STRING, "parameters": either(OBJECT, {"type": "null"})},
+    "properties": {
+        "type": STRING,
+        "name": STRING,
+        "parameters": either(OBJECT, {"type": "null"}),
+        "strict": either(BOOLEAN, {"type": "null"}),
+    },
 }
 
 TABLE = unique(
@@ -176,5 +181,6 @@ def _tool(tool: Mapping[str, Any], where: str) -> dict[str, Any]:
         "name": tool["name"],
         "description": tool.get("description") or "",
         "parameters": tool.get("parameters") or {"type": "object", "properties": {}},
+        **({"strict": True} if tool.get("strict") else {}),
     }
     return {"type": "function", "function": function}
