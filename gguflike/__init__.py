@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gguflike.convert import convert, export, merge, quantize_file, split
     from gguflike.describe import describe
     from gguflike.diff import diff
+    from gguflike.edit import edit
     from gguflike.errors import (
         ArgumentError,
         ArgumentTypeError,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         TemplateError,
         UnsupportedError,
     )
+    from gguflike.estimate import estimate
     from gguflike.evaluate import Card, evaluate
     from gguflike.locate import open
     from gguflike.runner import Model, load
@@ -70,6 +72,7 @@ __all__ = [
     "convert",
     "describe",
     "diff",
+    "edit",
     "estimate",
     "evaluate",
     "export",
@@ -109,6 +112,7 @@ __getattr__ = lazy.names(
         "convert": "convert",
         "describe": "describe",
         "diff": "diff",
+        "edit": "edit",
         "estimate": "estimate",
         "evaluate": "evaluate",
         "export": "convert",

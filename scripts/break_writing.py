@@ -51,7 +51,7 @@ from gguflike.cli import main as command
 #: What changes a file system, by the names that ``os`` gives it.
 CALLS = (
     *("pwrite", "write", "fsync", "fdatasync", "replace", "rename", "link", "unlink"),
-    *("open", "ftruncate", "mkdir", "rmdir"),
+    *("open", "ftruncate", "mkdir", "rmdir", "copy_file_range"),
 )
 CODES = (errno.ENOSPC, errno.EIO)
 SECTOR = 512
@@ -477,9 +477,12 @@ class Recorder(Calls):
 
     def note(self, name: str, args: tuple[Any, ...], result: Any, moved: int, there: bool) -> None:
         names = [Path(os.fsdecode(each)).name for each in args[:2] if isinstance(each, str | os.PathLike)]
-        about = self.number(os.fstat(args[0])) if isinstance(args[0], int) else 0
+        file = args[1] if name == "copy_file_range" else args[0]
+        about = self.number(os.fstat(file)) if isinstance(file, int) else 0
         if name == "pwrite":
             self.log.append(("write", about, args[2], bytes(args[1])[:result]))
+        elif name == "copy_file_range":
+            self.log.append(("write", about, args[4], os.pread(args[0], result, args[3])))
         elif name == "ftruncate":
             self.log.append(("size", about, args[1]))
         elif name in ("fsync", "fdatasync"):

@@ -54,6 +54,7 @@ BELOW = {
     "serve": {"machine", "progress", "errors", "container", "families", "grammar", "chat", "runner", "engine"},
     "calibration": {"progress", "errors", "activations", "container", "locate", "convert", "runner", "evaluate"},
     "quality": {"container"},
+    "edit": {"errors", "container"},
     "estimate": {"errors", "container", "locate", "machine", "runner"},
     "evaluate": {"progress", "errors", "container", "checkpoint", "locate", "quality", "diff", "convert", "runner"}
     | {"activations"},

@@ -28,6 +28,7 @@ COMMANDS = {
     "verify": "check a file's structure and contents",
     "sign": "sign a file, so that verify --key can tell who wrote it",
     "diff": "compare two files",
+    "edit": "change metadata of a file, such as its chat template",
     "estimate": "memory that a model takes, and how fast it can be",
     "run": "continue a prompt",
     "chat": "talk to a model",

@@ -168,7 +168,16 @@ class GGUFFile:
         has where the file ends before."""
         return system.fill(self._descriptor, view, offset)
 
-    def _check_unchanged(self, name: str) -> None:
+    def copy_data(self, descriptor: int, to: int) -> None:
+        """Copy all behind the header, as it is, to the byte ``to`` of another open file. GGUFError where the file has
+        changed since it was opened."""
+        count = max(self.file_bytes - self.data_offset, 0)  # a file without tensors may end before
+        self._check_unchanged(None)
+        if system.copy(self._descriptor, descriptor, count, self.data_offset, to) < count:
+            raise GGUFError("the file became shorter while it was read", path=self.path, rule="C-025")
+        self._check_unchanged(None)
+
+    def _check_unchanged(self, name: str | None) -> None:
         """Raise unless the file is open, and has the size and the time of change that it had."""
         if self._descriptor < 0:
             raise ValueError(f"{self.path}: the file is closed")

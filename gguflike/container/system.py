@@ -7,6 +7,7 @@ even its writer, who closes it first.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from contextlib import suppress
@@ -24,6 +25,9 @@ StrPath = str | os.PathLike[str]
 DIRECT_BLOCK = 1 << 12
 #: Open entries can be neither removed nor renamed: being open is the lock.
 OPEN_IS_LOCKED = fcntl is None
+
+#: Files that the system does not copy from or to by itself.
+_NO_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF)
 
 _FOLDER_LOCK = ".writing"  # the file that is open in a folder where folders cannot be opened themselves
 _position = threading.Lock()  # a descriptor has one position, which threads share
@@ -123,6 +127,29 @@ def write_at(descriptor: int, data: Any, offset: int) -> None:
                 os.lseek(descriptor, offset, os.SEEK_SET)
                 count = os.write(descriptor, view)
         view, offset = view[count:], offset + count
+
+
+def copy(source: int, target: int, count: int, offset: int, to: int) -> int:
+    """Copy ``count`` bytes from ``offset`` in one file to ``to`` in another; how many, fewer where the source ends.
+
+    Where the system can, it copies by itself, and a file system that shares blocks between files shares them.
+    """
+    done = 0
+    while done < count and hasattr(os, "copy_file_range"):
+        try:
+            part = os.copy_file_range(source, target, min(count - done, 1 << 30), offset + done, to + done)
+        except OSError as error:
+            if error.errno not in _NO_COPY:
+                raise
+            break
+        if not part:
+            return done
+        done += part
+    buffer = memoryview(bytearray(min(count - done, 1 << 24)))
+    while done < count and (part := read_at(source, buffer[: count - done], offset + done)):
+        write_at(target, buffer[:part], to + done)
+        done += part
+    return done
 
 
 def sync(descriptor: int) -> None:

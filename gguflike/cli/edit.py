@@ -1,0 +1,156 @@
+"""gguflike edit FILE"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gguflike.cli.output import clean, print_json, size
+
+if TYPE_CHECKING:
+    from gguflike.container import Typed
+    from gguflike.edit import Change, Edited
+
+SHOWN = 60  # characters of a value
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="GGUF file; of a split model, any of its files")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of the type that the key has; or KEY=TYPE:VALUE, KEY=[TYPE]:LIST, such as K=uint32:5, K=[int32]:[1,2]",
+    )
+    parser.add_argument("--unset", action="append", default=[], metavar="KEY", help="remove it")
+    parser.add_argument("--rename", action="append", default=[], metavar="OLD=NEW", help="call it otherwise")
+    parser.add_argument(
+        "--set-file",
+        action="append",
+        default=[],
+        metavar="KEY=PATH",
+        help="what is in a file, such as tokenizer.chat_template=template.jinja",
+    )
+    parser.add_argument("-o", "--out", metavar="OUT", help="write a copy (default: FILE itself is changed)")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT")
+    parser.add_argument("--force", action="store_true", help="also to another type than the key has")
+    parser.add_argument("--dry-run", action="store_true", help="say what would change, write nothing")
+    parser.add_argument("--json", action="store_true", help="one JSON document")
+
+
+def run(args: argparse.Namespace) -> int:
+    from gguflike.cli import UsageError
+    from gguflike.container import open as open_file
+    from gguflike.edit import edit, known_type, value_of
+
+    if not (args.set or args.unset or args.rename or args.set_file):
+        raise UsageError("nothing to change: give --set, --unset, --rename or --set-file")
+    with open_file(args.file) as file:
+        values = {key: value_of(text, key, known_type(key, file)) for key, text in _pairs(args.set, "--set KEY=VALUE")}
+    for key, path in _pairs(args.set_file, "--set-file KEY=PATH"):
+        if key in values:
+            raise UsageError(f"{key} is set twice")
+        try:
+            values[key] = Path(path).read_bytes().decode()
+        except UnicodeDecodeError:
+            raise UsageError(f"{path}: not UTF-8 text") from None
+    result = edit(
+        args.file,
+        args.out,
+        values=values,
+        unset=args.unset,
+        rename=dict(_pairs(args.rename, "--rename OLD=NEW")),
+        force=args.force,
+        overwrite=args.overwrite,
+        dry_run=args.dry_run,
+    )
+    if args.json:
+        print_json(_document(result, args.dry_run))
+    else:
+        _print(result, args.dry_run)
+    return 0
+
+
+def _pairs(given: Iterable[str], usage: str) -> list[tuple[str, str]]:
+    """(before, behind) the first "=" of each. UsageError where there is none, or a key comes twice."""
+    from gguflike.cli import UsageError
+
+    found: list[tuple[str, str]] = []
+    for text in given:
+        key, sign, value = text.partition("=")
+        if not sign or not key:
+            raise UsageError(f"not {usage}: {text!r}")
+        if key in [earlier for earlier, _ in found]:
+            raise UsageError(f"{key} is given twice")
+        found.append((key, value))
+    return found
+
+
+def _document(result: Edited, dry_run: bool) -> dict[str, Any]:
+    return {
+        "file": result.path,
+        "out": result.out,
+        "dry_run": dry_run,
+        "changes": [
+            {"key": each.key, "old": _plain(each.old), "new": _plain(each.new), "renamed": each.renamed}
+            for each in result.changes
+        ],
+        "notices": list(result.notices),
+        "header_bytes": result.header_bytes,
+        "file_bytes": result.file_bytes,
+        "keeps_place": result.keeps_place,
+    }
+
+
+def _plain(value: Typed | None) -> Any:
+    """A value as JSON has it; None where there is none."""
+    if value is None:
+        return None
+    found = value.value.tolist() if hasattr(value.value, "tolist") else value.value
+    if isinstance(found, list):
+        return [_text(item) for item in found]
+    return _text(found)
+
+
+def _text(item: Any) -> Any:
+    if isinstance(item, bytes):
+        return item.decode("utf-8", "backslashreplace")
+    if isinstance(item, float) and (item != item or item in (float("inf"), float("-inf"))):
+        return str(item)
+    return item
+
+
+def _print(result: Edited, dry_run: bool) -> None:
+    for change in result.changes:
+        print(_line(change))
+    for notice in result.notices:
+        print(f"note: {notice}")
+    if not result.changes and result.out == result.path:
+        print("nothing changes")
+    elif dry_run:
+        print(f"would write {clean(result.out)} ({size(result.file_bytes)})")
+    else:
+        print(f"wrote {clean(result.out)} ({size(result.file_bytes)})")
+
+
+def _line(change: Change) -> str:
+    key = clean(change.key)
+    if change.renamed is not None:
+        return f"{clean(change.renamed)} is now {key}"
+    if change.new is None:
+        return f"{key}: {_shown(change.old)} is gone"
+    if change.old is None:
+        return f"{key} = {_shown(change.new)}, which is new"
+    return f"{key} = {_shown(change.new)}, was {_shown(change.old)}"
+
+
+def _shown(value: Typed | None) -> str:
+    assert value is not None
+    found = _plain(value)
+    if isinstance(found, list):
+        kind = value.item_type.name.lower() if value.item_type is not None else ""
+        return f"{len(found)} x {kind} {clean(str(found), SHOWN)}"
+    return clean(repr(found), SHOWN)

@@ -1,0 +1,127 @@
+"""A file with another header: what stands behind it stays as it is, byte for byte.
+
+Records of metadata that are not changed are copied as they stand, and so are the tensors'. The file with the new header
+is a new one, which takes the old one's place when it is complete: a header that is written over could be neither the
+old nor the new one for whoever reads it meanwhile, or after a crash. Where the header keeps its size, a file system
+that shares blocks between files (Btrfs, XFS, APFS through a copy) shares the tensors'.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from gguflike.container import digest, system
+from gguflike.container.layout import HEADER_BYTES, MAX_HEADER_BYTES, align_up, check_key
+from gguflike.container.publish import output_errors
+from gguflike.container.reader import GGUFFile
+from gguflike.container.target import StrPath, Target, check_target
+from gguflike.container.values import Typed, encode_string, encode_value
+from gguflike.errors import DigestError, GGUFError, UnsupportedError
+
+
+@dataclass(frozen=True)
+class Header:
+    """A header that a file could have: its bytes, up to the data section, and how large the whole file is then."""
+
+    data: bytes
+    file_bytes: int
+
+
+def header_of(file: GGUFFile, names: Mapping[str, str], values: Mapping[str, Typed]) -> Header:
+    """The header of ``file`` with other metadata.
+
+    ``names``: by each key that stays, what it is called, in the order of the file; ``values``: what keys, by their new
+    names, have instead, and what is added. Where the file has digests, its header's is that of the new header.
+
+    UnsupportedError for a big-endian file, GGUFError where the header would break a rule or the old one's digest does
+    not hold (DigestError): what somebody else has changed is not to be vouched for.
+    """
+    if file.byteorder != "little":
+        raise UnsupportedError(
+            "the header of a big-endian file cannot be edited",
+            path=file.path,
+            remedy="write it anew first: what `gguflike quantize` writes is little-endian",
+        )
+    old = _old_header(file)
+    stated = digest.recorded(file.metadata, list(file.infos))
+    if stated is not None and digest.header_digest([old], stated.header_at) != stated.header:
+        raise DigestError(
+            "the header is not the one that was written",
+            path=file.path,
+            field=digest.HEADER_KEY,
+            rule="M-003",
+            remedy="the file is damaged or was edited by something that knows no digests: get it again",
+        )
+    records = _records(file)
+    parts, place, size = [], -1, HEADER_BYTES
+    for key, name in names.items():
+        start, value_at, end = records[key]
+        check_key(name.encode())
+        head = encode_string(name, "key")
+        value = encode_value(values[name], name) if name in values else old[value_at:end]
+        if name == digest.HEADER_KEY:
+            place = size + len(head) + 4 + 8  # behind type and length
+        parts.append(head + value if name in values or name != key else old[start:end])
+        size += len(parts[-1])
+    stay = set(names.values())
+    added = [name for name in values if name not in stay]
+    for name in added:
+        check_key(name.encode())
+    parts += [encode_string(name, "key") + encode_value(values[name], name) for name in added]
+    tensors = old[max((end for _, _, end in records.values()), default=HEADER_BYTES) : file.header_bytes]
+    made = b"".join([old[:16], (len(names) + len(added)).to_bytes(8, "little"), *parts, tensors])
+    made = made.ljust(align_up(len(made), file.alignment), b"\0")
+    if len(made) > MAX_HEADER_BYTES:
+        raise GGUFError(
+            "header would be too large", rule="C-006", expected=f"at most {MAX_HEADER_BYTES}", got=len(made)
+        )
+    if stated is not None and place >= 0:
+        own = digest.header_digest([made], place).encode()
+        made = made[:place] + own + made[place + digest.WIDTH :]
+    return Header(made, len(made) + max(file.file_bytes - file.data_offset, 0))
+
+
+def write(file: GGUFFile, header: Header, out: StrPath, overwrite: bool) -> None:
+    """Write ``file`` with another header: the target, which may be the file itself, is what it was before, or complete.
+
+    OutputError where the system refuses, the target is a folder, or it exists and ``overwrite`` is false. GGUFError
+    where the file changes meanwhile.
+    """
+    check_target(out, ())
+    target = Target(out, overwrite)
+    target.take_over(None)
+    try:
+        target.create(header.file_bytes)
+        with output_errors(target.path):
+            system.write_at(target.descriptor, header.data, 0)
+            file.copy_data(target.descriptor, len(header.data))
+            if hasattr(os, "fchmod"):
+                with suppress(OSError):  # a file system without modes
+                    os.fchmod(target.descriptor, stat.S_IMODE(os.stat(file.path).st_mode))  # noqa: PTH116 - text
+        target.sync()
+        target.publish()
+        target.sync_folder()
+    finally:
+        target.discard()
+
+
+def _old_header(file: GGUFFile) -> bytes:
+    """All before the data section."""
+    data = bytearray(file.data_offset)
+    if file.fill(memoryview(data), 0) < file.header_bytes:
+        raise GGUFError("the file became shorter while it was read", path=file.path, rule="C-025")
+    return bytes(data)
+
+
+def _records(file: GGUFFile) -> dict[str, tuple[int, int, int]]:
+    """By key, where its record begins, where the type of its value stands, and where the record ends."""
+    found, at = {}, HEADER_BYTES
+    for key in file.metadata:
+        end = file.metadata.entry(key).end
+        found[key] = at, at + 8 + len(key.encode()), end
+        at = end
+    return found

@@ -1,0 +1,381 @@
+"""gguflike.edit: metadata that change, and all that must not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gguflike
+from gguflike.cli import main
+from gguflike.container import Typed, ValueType, system
+from gguflike.container.digest import SIGNATURE_PREFIX
+from gguflike.edit import Edited, edit, known_type, value_of
+from gguflike.errors import ArgumentError, DigestError, GGUFLikeError, OutputError, UnsupportedError
+from tests import tiny, tiny_gguf
+
+hypothesis = pytest.importorskip("hypothesis")
+from hypothesis import strategies as st  # noqa: E402
+
+BEFORE: dict[str, Any] = {
+    "general.architecture": "toy",
+    "general.name": "first",
+    "toy.context_length": 128,
+    "toy.rope.freq_base": 10000.0,
+    "toy.flags": Typed([1, 2, 3], ValueType.ARRAY, ValueType.UINT8),
+    "tokenizer.chat_template": "{{ messages }}",
+    "toy.on": True,
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A file of ours, with digests."""
+    made = tmp_path / "toy.gguf"
+    rng = np.random.default_rng(0)
+    tensors = [
+        gguflike.quantize(rng.standard_normal(shape).astype(np.float32), "Q8_0", name=name)
+        for name, shape in (("one", (3, 32)), ("two", (5, 64)), ("three", (1, 32)))
+    ]
+    gguflike.write(made, BEFORE, tensors)
+    return made
+
+
+def contents(path: Path) -> tuple[dict[str, tuple[Any, Any, Any]], dict[str, bytes]]:
+    """Metadata with types, but for the digest of the header, and the bytes of tensors."""
+    with gguflike.open(path, shards=False) as file:
+        metadata = {key: file.metadata.typed(key) for key in file.metadata if key != "gguflike.digest.header"}
+        found = {
+            key: (np.asarray(value.value).tolist(), value.type, value.item_type) for key, value in metadata.items()
+        }
+        return found, {name: tensor.data.tobytes() for name, tensor in file.tensors.items()}
+
+
+def check(path: Path, before: tuple[dict[str, Any], dict[str, bytes]], **changed: Any) -> dict[str, Any]:
+    """Nothing but what is ``changed`` differs (None: gone), and the file is sound; its metadata."""
+    metadata, tensors = contents(path)
+    assert tensors == before[1]
+    keys = {key.replace("__", "."): value for key, value in changed.items()}
+    assert {key: value for key, value in metadata.items() if key not in keys} == {
+        key: value for key, value in before[0].items() if key not in keys
+    }
+    for key, value in keys.items():
+        assert (metadata[key][0] if key in metadata else None) == value
+    report = gguflike.verify(path)
+    assert report.ok
+    assert report.digests
+    return metadata
+
+
+def test_values_keep_their_types(path: Path) -> None:
+    before = contents(path)
+    values = {"general.name": "second", "toy.context_length": 256, "toy.flags": [7], "toy.rope.freq_base": 5e5}
+    result = edit(path, values=values)
+    found = check(path, before, general__name="second", toy__context_length=256, toy__flags=[7],
+                  **{"toy__rope.freq_base": 5e5})  # fmt: skip
+    assert found["toy.flags"][1:] == (ValueType.ARRAY, ValueType.UINT8)
+    assert found["toy.context_length"][1] is ValueType.UINT32
+    assert [(change.key, change.new.value if change.new else None) for change in result.changes] == list(values.items())
+    assert list(found)[:7] == list(BEFORE)  # in their places
+
+
+def test_unset_and_rename(path: Path) -> None:
+    before = contents(path)
+    edit(path, unset=["toy.on"], rename={"general.name": "general.basename"}, values={"toy.new": [1.5, 2.5]})
+    found = check(path, before, toy__on=None, general__name=None, general__basename="first", toy__new=[1.5, 2.5])
+    assert list(found)[1] == "general.basename"
+
+
+@hypothesis.given(
+    st.dictionaries(
+        st.sampled_from([*[*BEFORE][1:], "a.b", "general.tags", "toy.long"]),
+        st.one_of(
+            st.none(), st.text(max_size=300), st.integers(0, 1 << 31), st.booleans(), st.floats(0, 1e6, width=32)
+        ),
+        min_size=1,
+    )
+)
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_whatever_is_changed_all_else_stays(tmp_path_factory: pytest.TempPathFactory, wanted: dict[str, Any]) -> None:
+    made = tmp_path_factory.mktemp("edit") / "m.gguf"
+    gguflike.write(made, BEFORE, [gguflike.quantize(np.ones((2, 32), np.float32), "Q4_0", name="t")])
+    before = contents(made)
+    unset = [key for key, value in wanted.items() if value is None and key in BEFORE]
+    values = {key: value for key, value in wanted.items() if value is not None}
+    try:
+        edit(made, values=values, unset=unset, force=True)
+    except ArgumentError:  # a value that its type cannot hold
+        assert contents(made) == before
+        return
+    check(made, before, **{key.replace(".", "__"): value for key, value in wanted.items()})
+    assert os.listdir(made.parent) == ["m.gguf"]  # noqa: PTH208
+
+
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        ("general.alignment", "where tensors stand"),
+        ("split.count", "which file of a model"),
+        ("gguflike.digest.header", "kept right by themselves"),
+        ("gguflike.signature.key", "signs a file"),
+        ("comfy.gguf.orig_shape.one", "which shape"),
+    ],
+)
+def test_what_nobody_may_change(path: Path, key: str, why: str) -> None:
+    before = path.read_bytes()
+    for asked in ({"values": {key: 64}}, {"unset": [key]}, {"rename": {"general.name": key}}):
+        with pytest.raises(ArgumentError, match=why):
+            edit(path, force=True, **asked)  # type: ignore[arg-type]
+    assert path.read_bytes() == before
+
+
+def test_types_that_do_not_fit(path: Path) -> None:
+    before = path.read_bytes()
+    for key, value in (
+        ("toy.context_length", "many"),
+        ("toy.context_length", -1),
+        ("toy.context_length", Typed(1.5, ValueType.FLOAT32)),
+        ("general.name", 5),
+        ("tokenizer.ggml.scores", Typed([1], ValueType.ARRAY, ValueType.INT32)),
+        ("general.tags", "one"),
+    ):
+        with pytest.raises(ArgumentError, match=key):
+            edit(path, values={key: value})
+        assert path.read_bytes() == before
+    edit(path, values={"toy.context_length": Typed(1.5, ValueType.FLOAT32)}, force=True)
+    with gguflike.open(path) as file:
+        assert file.metadata.type_of("toy.context_length") is ValueType.FLOAT32
+
+
+def test_keys_that_are_not_there_or_are(path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"general\.nam: no such metadata.*did you mean general\.name"):
+        edit(path, unset=["general.nam"])
+    with pytest.raises(ArgumentError, match=r"toy\.on: is there already"):
+        edit(path, rename={"general.name": "toy.on"})
+    with pytest.raises(ArgumentError, match="both unset and renamed"):
+        edit(path, unset=["toy.on"], rename={"toy.on": "toy.off"})
+
+
+def test_a_dry_run_and_a_copy(path: Path, tmp_path: Path) -> None:
+    before = contents(path)
+    data = path.read_bytes()
+    planned = edit(path, values={"general.name": "second" * 20}, dry_run=True)
+    assert path.read_bytes() == data
+    out = tmp_path / "copy.gguf"
+    made = edit(path, out, values={"general.name": "second" * 20})
+    assert path.read_bytes() == data
+    assert (made.file_bytes, made.header_bytes) == (planned.file_bytes, planned.header_bytes)
+    assert out.stat().st_size == made.file_bytes
+    check(out, before, general__name="second" * 20)
+    with pytest.raises(OutputError, match="the target exists"):
+        edit(path, out, values={"general.name": "third"})
+    edit(path, out, values={"general.name": "third"}, overwrite=True)
+    check(out, before, general__name="third")
+
+
+def test_the_header_may_keep_its_size(path: Path) -> None:
+    assert edit(path, values={"general.name": "FIRST"}).keeps_place
+    assert not edit(path, values={"general.name": "first" * 100}).keeps_place
+    changed = path.stat().st_mtime_ns
+    result = edit(path, values={"general.name": "first" * 100})
+    assert result.changes == ()
+    assert path.stat().st_mtime_ns == changed  # what is so already is not written
+
+
+def test_files_of_others_stay_without_digests(tmp_path: Path) -> None:
+    made = tmp_path / "m.gguf"
+    tiny_gguf.write(made, "Q4_0")
+    before = contents(made)
+    edit(made, values={"general.name": "mine"})
+    metadata, tensors = contents(made)
+    assert tensors == before[1]
+    assert metadata == {**before[0], "general.name": ("mine", ValueType.STRING, None)}
+
+
+def test_what_stands_between_and_behind_tensors_stays(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"more")
+    with gguflike.open(path) as before:
+        data = path.read_bytes()[before.data_offset :]
+    edit(path, values={"general.name": "a longer name than before, by far" * 3})
+    with gguflike.open(path) as after:
+        assert path.read_bytes()[after.data_offset :] == data
+
+
+def test_a_damaged_header_is_not_vouched_for(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    place = data.index(b"first")
+    data[place : place + 5] = b"FIRST"
+    path.write_bytes(data)
+    with pytest.raises(DigestError, match="M-003"):
+        edit(path, values={"toy.on": False})
+    assert path.read_bytes() == data
+
+
+def test_a_signature_goes_with_the_header_that_it_signs(tmp_path: Path, path: Path) -> None:
+    key = SIGNATURE_PREFIX + "ed25519"
+    with gguflike.open(path) as file:
+        plan = gguflike.container.plan({**BEFORE, key: "0" * 128}, [], signature=True)
+        assert file.tensors
+    signed = tmp_path / "signed.gguf"
+    with gguflike.container.Writer(signed, plan):
+        pass
+    assert edit(signed, values={"toy.on": True}).notices == ()  # nothing changes
+    result = edit(signed, values={"toy.on": False})
+    assert "sign the file again" in result.notices[0]
+    with gguflike.open(signed) as file:
+        assert key not in file.metadata
+    assert gguflike.verify(signed).ok
+
+
+def test_the_shard_that_has_the_metadata(tmp_path: Path) -> None:
+    gguflike.convert(tiny.checkpoint(tmp_path / "hf"), tmp_path / "model.gguf", "F16")
+    gguflike.split(tmp_path / "model.gguf", tmp_path / "parts.gguf", split_max_tensors=8)
+    first, second, third = sorted(tmp_path.glob("parts-*.gguf"))
+    others = second.read_bytes(), third.read_bytes()
+    before = contents(first)
+    result = edit(second, values={"general.name": "split"})
+    assert Path(result.path) == first
+    assert (second.read_bytes(), third.read_bytes()) == others
+    check(first, before, general__name="split")
+    with pytest.raises(UnsupportedError, match="split model"):
+        edit(first, tmp_path / "other.gguf", values={"general.name": "split"})
+
+
+def test_modes_stay(path: Path) -> None:
+    path.chmod(0o640)
+    edit(path, values={"general.name": "x" * 50})
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("name", ["write_at", "copy", "sync", "sync_folder"])
+def test_a_call_that_fails_leaves_old_or_new(path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, wanted = path.read_bytes(), path.with_name("wanted.gguf")
+    edit(path, wanted, values={"general.name": "second" * 10})
+    new = wanted.read_bytes()
+    wanted.unlink()
+
+    def fails(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(system, name, fails)
+    with pytest.raises(OutputError, match="No space left"):
+        edit(path, values={"general.name": "second" * 10})
+    assert path.read_bytes() == (new if name == "sync_folder" else old)
+    assert os.listdir(path.parent) == [path.name]  # noqa: PTH208
+
+
+def test_a_system_that_copies_nothing_by_itself(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: Any) -> int:
+        raise OSError(18, "Invalid cross-device link")
+
+    before = contents(path)
+    monkeypatch.setattr(os, "copy_file_range", refuses, raising=False)
+    edit(path, values={"general.name": "second" * 10})
+    check(path, before, general__name="second" * 10)
+
+
+def test_a_file_that_is_cut_meanwhile(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = path.read_bytes()
+    real = system.copy
+
+    def cut(source: int, target: int, count: int, offset: int, to: int) -> int:
+        os.truncate(path, len(whole) - 100)
+        return real(source, target, count, offset, to)
+
+    monkeypatch.setattr(system, "copy", cut)
+    with pytest.raises(GGUFLikeError, match="shorter"):
+        edit(path, values={"general.name": "second" * 10})
+    assert path.read_bytes() == whole[:-100]
+    assert os.listdir(path.parent) == [path.name]  # noqa: PTH208
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("uint8:5", Typed(5, ValueType.UINT8)),
+        ("int32:0x10", Typed(16, ValueType.INT32)),
+        ("float32:1e-5", Typed(1e-5, ValueType.FLOAT32)),
+        ("bool:true", Typed(True, ValueType.BOOL)),
+        ("string:5", Typed("5", ValueType.STRING)),
+        ("str:uint8:5", Typed("uint8:5", ValueType.STRING)),
+        ("[int32]:[1, 2]", Typed([1, 2], ValueType.ARRAY, ValueType.INT32)),
+        ("[string]:[]", Typed([], ValueType.ARRAY, ValueType.STRING)),
+        ("https://host/a", "https://host/a"),
+        ("true", True),
+        ("12", 12),
+        ("1.5", 1.5),
+        ("[1, 2]", Typed([1, 2], ValueType.ARRAY, ValueType.INT32)),
+        ("", ""),
+    ],
+)
+def test_values_of_a_command_line(text: str, value: Any) -> None:
+    assert value_of(text, "k") == value
+
+
+@pytest.mark.parametrize("text", ["uint8:x", "bool:yes", "[int32]:5", "[int32]:[1", "float32:", '[string]:{"a": 1}'])
+def test_texts_that_are_no_such_value(text: str) -> None:
+    with pytest.raises(ArgumentError, match="k: is no"):
+        value_of(text, "k")
+
+
+def test_types_are_those_that_llama_cpp_reads(tmp_path: Path) -> None:
+    tiny_gguf.write(tmp_path / "m.gguf", "F16")
+    with gguflike.open(tmp_path / "m.gguf") as file:  # which gguf-py has written
+        for key in file.metadata:
+            assert known_type(key) in (known_type(key, file), None), key
+
+
+def test_the_command(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(path)
+    (tmp_path / "t.jinja").write_text("{% for m in messages %}é{% endfor %}\n", encoding="utf-8")
+    command = ["edit", str(path), "--set", "general.name=a=b", "--set", "toy.flags=[4,5]", "--unset", "toy.on"]
+    command += ["--set-file", f"tokenizer.chat_template={tmp_path / 't.jinja'}", "--rename", "toy.rope.freq_base=toy.x"]
+    assert main([*command, "--dry-run", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["dry_run"] is True
+    assert {each["key"]: each["new"] for each in document["changes"]}["toy.flags"] == [4, 5]
+    assert contents(path) == before
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert "general.name = 'a=b', was 'first'" in shown
+    assert "toy.rope.freq_base is now toy.x" in shown
+    template = "{% for m in messages %}é{% endfor %}\n"
+    changed = {"toy__rope.freq_base": None, "toy__x": 10000.0, "tokenizer__chat_template": template}
+    check(path, before, general__name="a=b", toy__flags=[4, 5], toy__on=None, **changed)
+
+
+def test_usage_of_the_command(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, said in (
+        ([], "nothing to change"),
+        (["--set", "general.name"], "not --set KEY=VALUE"),
+        (["--set", "toy.context_length=many"], "toy.context_length: is no uint32"),
+        (["--set", "toy.context_length=int32:5"], "add --force"),
+        (["--set", "a.b=1", "--set", "a.b=2"], "given twice"),
+        (["--unset", "nope"], "no such metadata"),
+    ):
+        assert main(["edit", str(path), *arguments]) == 2, arguments
+        assert said in capsys.readouterr().err
+    (tmp_path / "bad").write_bytes(b"\xff")
+    assert main(["edit", str(path), "--set-file", f"a.b={tmp_path / 'bad'}"]) == 2
+    assert "not UTF-8" in capsys.readouterr().err
+    assert main(["edit", str(path), "--set-file", f"a.b={tmp_path / 'none'}"]) == 1
+    shutil.copy(path, tmp_path / "other.gguf")
+    assert main(["edit", str(path), "--set", "a.b=1", "-o", str(tmp_path / "other.gguf")]) == 1
+    assert "--overwrite" in capsys.readouterr().err
+
+
+def test_what_was_done_is_told(path: Path) -> None:
+    result = edit(path, values={"general.name": "second"})
+    assert isinstance(result, Edited)
+    [change] = result.changes
+    assert (change.key, change.old, change.new) == (
+        "general.name",
+        Typed("first", ValueType.STRING),
+        Typed("second", ValueType.STRING),
+    )
