@@ -26,9 +26,7 @@ from tests.measures import relative_error
 from tests.test_engine import ask
 
 D, FF, E, VOCAB, LAYERS = 64, 64, 4, 300, 2
-GLM: dict[str, Any] = {
-    "architectures": ["Glm4MoeForCausalLM"],
-    "model_type": "glm4_moe",
+COMMON: dict[str, Any] = {
     "hidden_act": "silu",
     "hidden_size": D,
     "intermediate_size": 2 * FF,
@@ -36,26 +34,31 @@ GLM: dict[str, Any] = {
     "num_hidden_layers": LAYERS,
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
-    "head_dim": 32,
     "vocab_size": VOCAB,
-    "n_routed_experts": E,
-    "n_shared_experts": 1,
     "num_experts_per_tok": 2,
-    "n_group": 1,
-    "topk_group": 1,
-    "norm_topk_prob": True,
-    "routed_scaling_factor": 1.5,
     "first_k_dense_replace": 1,
     "num_nextn_predict_layers": 1,
     "attention_bias": False,
-    "use_qk_norm": True,
-    "partial_rotary_factor": 0.5,
     "rope_theta": 10000.0,
     "max_position_embeddings": 128,
     "rms_norm_eps": 1e-5,
     "tie_word_embeddings": False,
     "bos_token_id": 256,
     "eos_token_id": 257,
+}
+GLM: dict[str, Any] = {
+    **COMMON,
+    "architectures": ["Glm4MoeForCausalLM"],
+    "model_type": "glm4_moe",
+    "n_routed_experts": E,
+    "n_shared_experts": 1,
+    "n_group": 1,
+    "topk_group": 1,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 1.5,
+    "head_dim": 32,
+    "use_qk_norm": True,
+    "partial_rotary_factor": 0.5,
 }
 
 
@@ -208,8 +211,39 @@ LITE_WEIGHTS = {
 }
 
 
+HY: dict[str, Any] = {
+    **{name: value for name, value in COMMON.items() if name != "first_k_dense_replace"},
+    "architectures": ["HYV3ForCausalLM"],
+    "model_type": "hy_v3",
+    "num_experts": E,
+    "num_shared_experts": 1,
+    "router_scaling_factor": 1.5,
+    "mlp_layer_types": ["dense", "sparse"],
+    "head_dim": 32,
+}
+
+
+def of_hy(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """The names that Hy 3 has for what GLM has."""
+    names = {
+        "mlp.gate.weight": "mlp.router.gate.weight",
+        "mlp.gate.e_score_correction_bias": "mlp.expert_bias",
+        "mlp.shared_experts.": "mlp.shared_mlp.",
+        "shared_head.norm.": "final_layernorm.",
+    }
+    made = {}
+    for name, shape in shapes.items():
+        for before, after in names.items():
+            name = name.replace(before, after)
+        made[name] = shape
+    return made
+
+
+HY_WEIGHTS = of_hy({**TRUNK, **GLM_HEAD, f"{HEAD}shared_head.norm.weight": (D,)})
+
 #: By a tensor that the others lack.
 OF = {
+    f"{HEAD}mlp.router.gate.weight": HY,
     f"{HEAD}self_attn.q_proj.weight": GLM,
     f"{HEAD}self_attn.q_a_proj.weight": LITE,
     "mtp.fc.weight": QWEN,
@@ -258,6 +292,7 @@ def stored(path: Path) -> dict[str, np.ndarray]:
 
 
 VARIANTS = {
+    "hy": HY_WEIGHTS,
     "shared": {**TRUNK, **GLM_HEAD},
     "own": {**TRUNK, **GLM_HEAD, **OWN},
     "apart": QWEN_WEIGHTS,
@@ -279,6 +314,7 @@ def test_there_and_back(tmp_path: Path, variant: str) -> None:
         "own": ("embed_tokens", "shared_head_norm", "shared_head_head"),
         "apart": ("shared_head_norm",),
         "latent": ("shared_head_norm",),
+        "hy": ("shared_head_norm",),
     }
     assert roles == {f"nextn.{role}.weight" for role in ("eh_proj", "enorm", "hnorm", *own[variant])}
     gguflike.export(path, tmp_path / "back")

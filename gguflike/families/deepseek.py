@@ -102,14 +102,8 @@ class DeepSeek(Mixture, Latent):
 
 
 @frozen
-class Headed(DeepSeek):
-    """The same with multi-token-prediction heads."""
-
-    has_mtp: bool = mtp.has("eh_proj")
-    n_mtp: int = mtp.count()
-    mtp_embedding: bool = mtp.has("embed_tokens")
-    mtp_head: bool = mtp.has("shared_head_head")
-    mtp_norm: bool = mtp.has("shared_head_norm")
+class DeepSeekHeaded(mtp.Headed, DeepSeek):
+    """The same of models that may have multi-token-prediction heads."""
 
 
 def deepseek(c: DeepSeek) -> Graph:
@@ -137,7 +131,7 @@ def latent_decoder(
         return (Branch(rms(c, "attn_norm"), attention(layer)), Branch(rms(c, "ffn_norm"), second))
 
     graph = decoder(c, block)
-    return mtp.with_mtp(c, graph, block) if isinstance(c, Headed) else graph
+    return mtp.with_mtp(c, graph, block) if isinstance(c, mtp.Headed) else graph
 
 
 def latent_attention(c: DeepSeek) -> LatentAttention:
@@ -276,7 +270,7 @@ def _of_file(metadata: Mapping[str, Any], tensors: Collection[str]) -> Family[An
 
 DEEPSEEK_V2 = Family(
     name="deepseek2",
-    config=Headed,
+    config=DeepSeekHeaded,
     graph=deepseek,
     origins=_ORIGINS,
     implemented=MappingProxyType({**SILU, "moe_layer_freq": (1,), "rope_interleave": (True,)}),

@@ -15,10 +15,10 @@ from gguflike.families.origins import Named, Origin, Outside
 from gguflike.families.parts import Block, Graph, Head
 from gguflike.families.parts.mtp import MTPInput
 from gguflike.families.transforms import IDENTITY, Transform
-from gguflike.frozen import replace
+from gguflike.frozen import frozen, replace
 
 
-def has(role: str) -> Any:
+def _has(role: str) -> Any:
     """The field that says whether the first head has a tensor of that role."""
     return key(None, None, tensor=lambda c: f"blk.{c.n_layer}.nextn.{role}.weight")
 
@@ -38,6 +38,18 @@ def count(config: str = "num_nextn_predict_layers", most: int = COUNTED) -> Any:
             write=lambda c: c.n_mtp or None,
         ),
     )
+
+
+@frozen
+class Headed:
+    """Hyper-parameters of models that may have heads, the first of the classes that one is made of: how many there are,
+    and what the first has of its own."""
+
+    has_mtp: bool = _has("eh_proj")
+    n_mtp: int = count()
+    mtp_embedding: bool = _has("embed_tokens")
+    mtp_head: bool = _has("shared_head_head")
+    mtp_norm: bool = _has("shared_head_norm")
 
 
 #: The names in a checkpoint whose heads stand as layers behind the others.

@@ -45,7 +45,7 @@ def _by_interval(c: Any) -> tuple[bool, ...]:
 
 
 @frozen
-class Qwen3Next(Decoder):
+class Qwen3Next(mtp.Headed, Decoder):
     """Hyper-parameters; ``recurrent`` are the layers of the delta rule."""
 
     n_rot: int = key(
@@ -83,11 +83,7 @@ class Qwen3Next(Decoder):
     n_ff_shared: int = key(
         "expert_shared_feed_forward_length", "shared_expert_intermediate_size", default=0, zero=True, implied=True
     )
-    has_mtp: bool = mtp.has("eh_proj")
     n_mtp: int = mtp.count("mtp_num_hidden_layers", most=1)
-    mtp_embedding: bool = mtp.has("embed_tokens")
-    mtp_head: bool = mtp.has("shared_head_head")
-    mtp_norm: bool = mtp.has("shared_head_norm")
 
 
 @frozen

@@ -77,18 +77,13 @@ def sparse(c: Any, layer: int, choice_bias: Any = "exp_probs_b.bias") -> Experts
 
 
 @frozen
-class Glm4Moe(SigmoidMixture):
+class Glm4Moe(mtp.Headed, SigmoidMixture):
     """GLM 4.5 to 4.7. Of models that see, ``sections`` say how many pairs turn by which of an image's positions, which
     are all equal in a text."""
 
     n_ff: int = key("feed_forward_length", "intermediate_size", default=lambda c: c.n_embd, implied=True)
     n_rot: int = partial()
     qk_norm: bool = key(None, "use_qk_norm", default=False, tensor="blk.0.attn_q_norm.weight")
-    has_mtp: bool = mtp.has("eh_proj")
-    n_mtp: int = mtp.count()
-    mtp_embedding: bool = mtp.has("embed_tokens")
-    mtp_head: bool = mtp.has("shared_head_head")
-    mtp_norm: bool = mtp.has("shared_head_norm")
     sections: tuple[int, ...] | None = key(
         "rope.dimension_sections", "rope.sections", listed=True, via=Via(read=padded, write=lambda _: None)
     )
@@ -175,7 +170,7 @@ DOTS1 = Family(
 
 
 @frozen
-class HyV3(SigmoidMixture):
+class HyV3(mtp.Headed, SigmoidMixture):
     """Tencent's Hy 3."""
 
     n_expert: int = key("expert_count", ("num_experts", "num_local_experts"))
@@ -194,7 +189,11 @@ def hy_v3(c: HyV3) -> Graph:
     """Queries and keys normalized per head."""
     mixer = attention(c, rope_of(c, "neox"), **qk_norms(c))
     with_shared = replace(mixture(c, "exp_probs_b"), shared=shared(c, c.n_ff_shared))
-    return decoder(c, lambda layer: pre_norm(c, mixer, feed_forward(c) if layer < c.n_dense else with_shared))
+
+    def block(layer: int) -> Block:
+        return pre_norm(c, mixer, feed_forward(c) if layer < c.n_dense else with_shared)
+
+    return mtp.with_mtp(c, decoder(c, block), block)
 
 
 HY_V3 = Family(
@@ -208,6 +207,8 @@ HY_V3 = Family(
             **expert_names(router="router.gate"),
             **shared_names("mlp.shared_mlp"),
             "exp_probs_b": Named("mlp.expert_bias", bare=True),
+            **mtp.MTP_NAMES,
+            "nextn.shared_head_norm": Named("final_layernorm"),
         }
     ),
     implemented=SILU,
