@@ -11,9 +11,12 @@ import pytest
 
 from gguflike import QuantizationError
 from gguflike.blocks import FORMATS
+from gguflike.calibrate import codebook, uniform
 from gguflike.calibrate.grids import GRIDS, Grid
+from gguflike.calibrate.objective import Objective
 from gguflike.calibrate.rounding import Rounding, round_matrix
 from gguflike.calibrate.statistics import Statistics
+from gguflike.frozen import replace
 from gguflike.tensor import QuantizedTensor, quantize
 
 Floats = npt.NDArray[Any]
@@ -123,6 +126,31 @@ def test_a_target_that_makes_up_for_earlier_errors() -> None:
     assert np.array_equal(uncorrected, round_matrix(weights, FORMATS["Q8_0"], Statistics(gram, None, 9)))
     capped = round_matrix(weights, FORMATS["Q8_0"], Statistics(gram, cross, 9), Rounding(cap=0.05))
     assert cost(decoded(capped, "Q8_0") - 1.05 * weights, gram).sum() < cost(corrected - 1.05 * weights, gram).sum()
+
+
+@pytest.mark.parametrize("name", ["Q4_K", "IQ2_S"])
+def test_statistics_are_what_they_were(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their diagonal is damped in its place, also where rounding is cut off; what cannot be written is copied."""
+    weights, statistics = samples(n=3)
+    before = statistics.gram.copy()
+    expected = round_matrix(weights, FORMATS[name], statistics, threads=1)
+    np.testing.assert_array_equal(statistics.gram, before)
+    fixed = replace(statistics, gram=before.copy())
+    fixed.gram.flags.writeable = False
+    np.testing.assert_array_equal(round_matrix(weights, FORMATS[name], fixed, threads=1), expected)
+    seen: list[bool] = []
+
+    def stops(*arguments: Any) -> None:
+        goal = next(each for each in arguments if isinstance(each, Objective))
+        seen.append(bool((goal.hessian.diagonal() > before.diagonal()).all()))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(uniform, "round_rows", stops)
+    monkeypatch.setattr(codebook, "round_rows", stops)
+    with pytest.raises(KeyboardInterrupt):
+        round_matrix(weights, FORMATS[name], statistics, threads=1)
+    assert seen == [True]
+    np.testing.assert_array_equal(statistics.gram, before)
 
 
 def test_statistics_that_do_not_fit_are_refused() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,36 +21,57 @@ _AT_ONCE = 1024  # columns of the difference of two matrices
 class Objective(NamedTuple):
     """The Hessian of a matrix with k columns, as the rounding of its rows needs it.
 
-    ``hessian`` float32 (k, k), damped. ``order`` int64 (k,): the columns in the order in which they are rounded; those
-    of a block stand together. ``b`` (k, k), ``d`` (k,): in this order, hessian = B diag(d) B^T, B unit upper
-    triangular.
+    ``hessian`` float32 (k, k): the Gram matrix in its own memory, as far as that can be written; with ``diagonal`` (k,)
+    in place of its own, as it has it within `damped`, it is the damped one. ``order`` int64 (k,): the columns in the
+    order in which they are rounded; those of a block stand together. ``b`` (k, k), ``d`` (k,): in this order, the
+    damped Hessian is B diag(d) B^T, B unit upper triangular.
     """
 
     hessian: Floats
+    diagonal: Floats
+    order: Indices
+    b: Floats
+    d: Floats
+
+    @contextmanager
+    def damped(self) -> Iterator[None]:
+        """Within, ``hessian`` is damped; then it is as it was. A copy would be as large as all that there is."""
+        at, plain = np.diag_indices_from(self.hessian), self.hessian.diagonal().copy()
+        self.hessian[at] = self.diagonal
+        try:
+            yield
+        finally:
+            self.hessian[at] = plain
+
+
+class _Factored(NamedTuple):
+    """What an `Objective` has beside the Gram matrix."""
+
+    diagonal: Floats
     order: Indices
     b: Floats
     d: Floats
 
 
 class Prepared:
-    """The objectives of the last Gram matrix that was asked for: matrices that multiply the same inputs share it. They
-    are let go of with it."""
+    """What is made of the last Gram matrix that was asked for: matrices that multiply the same inputs share it. It is
+    let go of with it."""
 
     def __init__(self) -> None:
         self._of: weakref.ref[Floats] | None = None
-        self._made: dict[Any, Objective] = {}
+        self._made: dict[Any, _Factored] = {}
 
     def objective(
         self, gram: Floats, damping: float, sizes: tuple[int, ...], ordered: bool, threads: int | None
     ) -> Objective:
-        """As `objective`. What it gives must not be changed, and neither may ``gram``."""
+        """As `objective`. What it gives must not be changed, and neither may ``gram``, but by `Objective.damped`."""
         if self._of is None or self._of() is not gram:
             self._made.clear()
             self._of = weakref.ref(gram, lambda _: self._made.clear())
         key = damping, sizes, ordered
         if key not in self._made:
-            self._made[key] = objective(gram, damping, sizes, ordered, threads)
-        return self._made[key]
+            self._made[key] = _factored(gram, damping, sizes, ordered, threads)
+        return Objective(np.require(gram, np.float32, ("C", "W")), *self._made[key])
 
 
 def objective(
@@ -60,12 +83,16 @@ def objective(
     2505.14638). The errors of columns that matter most can then be made up for by all the others. ``sizes``: of the
     groups, which are nested, the largest first.
     """
-    hessian = gram.astype(np.float32, copy=True)
-    diagonal = hessian.diagonal().astype(np.float64)
-    hessian[np.diag_indices_from(hessian)] += np.float32(damping * diagonal.mean())
-    order = visiting_order(hessian.diagonal(), sizes) if ordered else np.arange(len(hessian))
-    b, d = factor(hessian[np.ix_(order, order)], threads)
-    return Objective(hessian, order, b, d)
+    return Prepared().objective(gram, damping, sizes, ordered, threads)
+
+
+def _factored(gram: Floats, damping: float, sizes: tuple[int, ...], ordered: bool, threads: int | None) -> _Factored:
+    diagonal = gram.diagonal().astype(np.float32)
+    diagonal += np.float32(damping * diagonal.astype(np.float64).mean())
+    order = visiting_order(diagonal, sizes) if ordered else np.arange(len(diagonal))
+    damped = gram[np.ix_(order, order)].astype(np.float32, copy=False)
+    damped[np.diag_indices_from(damped)] = diagonal[order]
+    return _Factored(diagonal, order, *factor(damped, threads))
 
 
 def visiting_order(diagonal: Floats, sizes: tuple[int, ...]) -> Indices:

@@ -101,7 +101,7 @@ class Step:
                 names = tuple(self.floats.names[role] for role in task.group.names)
                 counted = None if counting is None else counting(names)
                 shares = None if counted is None else [counted[self.place.span(i)] for i in slab]
-                told = {stream: [one[name] for one in all_] for stream, all_ in seen.items()}
+                told = {stream: [one.pop(name) for one in all_] for stream, all_ in seen.items()}
                 self._add(task, collectors, told, shares)
             self._pass(slab)
         return [[collector.result() for collector in collectors] for collectors in sums]
@@ -127,6 +127,7 @@ class Step:
         self.place.states(QUANTIZED, self._at, sequence)[:] = after
 
     def _pass(self, slab: Sequence[int]) -> None:
+        self.place.release()
         self._passed += sum(len(self.tokens[i]) for i in slab)
         self._tell(self._passed / self._all)
 
@@ -151,9 +152,13 @@ class Step:
         seen: Mapping[str, list[Seen]],
         shares: Sequence[Floats] | None = None,
     ) -> None:
-        """Add the inputs of a slab, which stand by stream and sequence, to the sums of a task; each token's as often as
-        ``shares`` say, by sequence."""
-        found = {stream: _joined([each for one in all_ for each in one]) for stream, all_ in seen.items()}
+        """Add the inputs of a slab, which stand by stream and sequence and are used up, to the sums of a task; each
+        token's as often as ``shares`` say, by sequence."""
+        roots = None if shares is None else _by_row(np.sqrt(np.concatenate(shares)), shares, seen[FLOAT])
+        found = {}
+        for stream, all_ in seen.items():
+            found[stream] = _joined([each for one in all_ for each in one])
+            all_.clear()  # which is as much again
         for stream, (x, _) in found.items():
             if not np.isfinite(x).all():
                 names = [self.floats.names[name] for name in task.group.names]
@@ -165,8 +170,7 @@ class Step:
                 )
         floats = found[FLOAT][0] if len(found) > 1 else None
         x, which = found[self.place.streams[-1]]
-        if shares is not None:
-            roots = _by_row(np.sqrt(np.concatenate(shares)), shares, seen[FLOAT])
+        if roots is not None:
             x, floats = x * roots, None if floats is None else floats * roots
         if which is None:
             collectors[0].add(x, floats, self.each)

@@ -61,7 +61,8 @@ def round_matrix(
     encoder gives with H's diagonal as importance: where it would, that row is the encoder's. With a second factor H_O,
     ``statistics.output``, it is tr(H_O E H E^T), and the matrix as a whole costs no more. All rows are the encoder's
     where nothing was seen of the inputs (no tokens, or only zeros), and of types without such a rounding. The same
-    bytes for any number of threads. ``prepared`` keeps what matrices with the same ``statistics.gram`` share.
+    bytes for any number of threads. ``prepared`` keeps what matrices with the same ``statistics.gram`` share. The
+    diagonal of that changes meanwhile: two threads cannot round for the same.
 
     QuantizationError where weights or statistics are not finite, or their shapes do not fit.
     """
@@ -86,7 +87,8 @@ def round_matrix(
             targets = corrected(part, goal, gram, statistics.cross, options.correction, options.cap, threads)
         else:
             targets = part
-        blocks, values = rounder.round_rows(targets, goal, options.passes, threads)
+        with goal.damped():
+            blocks, values = rounder.round_rows(targets, goal, options.passes, threads)
         cost = costs(targets - values, gram, threads)
         before = costs(targets - encoded.dequantize(threads), gram, threads)
         rounded.append(np.where((cost < before)[:, None], blocks, encoded.rows))
@@ -97,7 +99,8 @@ def round_matrix(
     if output is None or rounder.round_outputs is None:
         return best
     targets = np.concatenate(wanted)
-    both, _ = rounder.round_outputs(best, targets, goal, output, options.passes, threads)
+    with goal.damped():
+        both, _ = rounder.round_outputs(best, targets, goal, output, options.passes, threads)
 
     def cost_of(data: Bytes) -> float:
         values = QuantizedTensor("", fmt, weights.shape, data.reshape(-1)).dequantize(threads)

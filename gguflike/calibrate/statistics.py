@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from gguflike.errors import ArgumentError
 from gguflike.frozen import frozen
+from gguflike.kernels.engine.memory import give_back
 
 Floats = npt.NDArray[np.float32]
 FEW = 100
@@ -106,6 +107,7 @@ class StackStatistics(Stack):
 
     def append(self, one: Statistics) -> None:
         self._grams[len(self._tokens)] = one.gram
+        give_back(self._grams)  # the memory, which the system writes
         self._sum += np.float32(one.tokens) * one.gram
         self._tokens.append(one.tokens)
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from gguflike.errors import OutputError
 from gguflike.families.parts import Graph
+from gguflike.kernels.engine.memory import give_back
 from gguflike.reference.parts import Array, Context
 
 FLOAT, QUANTIZED = "float", "quantized"
@@ -36,6 +37,7 @@ class Workspace:
         self._starts = np.cumsum([0, *lengths])
         self._check_space(needed)
         self._files: dict[tuple[str, int], np.memmap[Any, Any]] = {}
+        self._inputs: list[np.memmap[Any, Any]] = []  # the one that there is
 
     def done(self, key: str) -> int:
         """How many layers a walk with this ``key`` has done; 0 where there was none, or another."""
@@ -70,11 +72,19 @@ class Workspace:
     def inputs(self, columns: int) -> Array:
         """Room for the inputs of one matrix, float32 (tokens of all sequences, columns). It is one and the same for
         all that ask for it."""
-        return np.memmap(self.folder / "inputs.f32", np.float32, "w+", shape=(int(self._starts[-1]), columns))
+        file = np.memmap(self.folder / "inputs.f32", np.float32, "w+", shape=(int(self._starts[-1]), columns))
+        self._inputs = [file]
+        return file
+
+    def release(self) -> None:
+        """Let go of the memory that states and inputs have taken since they were touched: the system writes them."""
+        for file in (*self._files.values(), *self._inputs):
+            give_back(file)
 
     def close(self) -> None:
         """Let go of the files."""
         self._files.clear()
+        self._inputs.clear()
 
     def _file(self, stream: str, number: int) -> np.memmap[Any, Any]:
         at = (stream, number % 2)
