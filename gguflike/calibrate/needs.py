@@ -59,9 +59,9 @@ def alone(graph: Graph) -> int:
 
 
 def _rounding(step: Sequence[Tensor], cross: bool) -> int:
-    """Bytes that it takes to quantize the largest matrix of a step: its statistics, the factor of the Hessian and, for
-    blocks of vectors, the Hessian in its order, the rows at hand. Other weights of the step are there as well, unless it
-    is the last."""
+    """Bytes that it takes to quantize the largest matrix of a step: its statistics, the factor of the Hessian and (for
+    blocks of vectors) the Hessian in its order, the rows at hand. Other weights of the step are there as well, unless
+    it is the last."""
     most = 0
     for number, matrix in enumerate(step, 1):
         *stack, rows, columns = matrix.shape
