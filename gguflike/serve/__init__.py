@@ -10,6 +10,7 @@ From the socket down to the engine:
     sse            streams of events that are kept alive, and work that ends when its client leaves
     openai/        chat, completions, responses, embeddings, models
     anthropic      messages and their tokens
+    completion     texts continued, as llama-server has it
     native         tokens, templates, health, slots, properties, metrics (prometheus)
     conversation   messages of either interface to prompts; schemas to grammars
     answering      requests to the engine and its events back, for several choices at once

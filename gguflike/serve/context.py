@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from gguflike.engine import Request as Job
     from gguflike.grammar import Source
-    from gguflike.runner import Generation
+    from gguflike.runner import Generation, Model
     from gguflike.runner.sampling import Sampling
 
 
@@ -55,7 +55,7 @@ def sampling_of(values: Mapping[str, Any], server: Server, loaded: Loaded, numbe
         if name in values:
             fields[name] = values[name]
     if "logit_bias" in values:
-        fields["logit_bias"] = _bias(values["logit_bias"], loaded.model.vocab_size)
+        fields["logit_bias"] = _bias(values["logit_bias"], loaded.model)
     for name in ("top_k", "top_n_sigma"):
         if name in fields:
             fields[name] = max(fields[name], 0)  # some say -1 for "off"
@@ -75,19 +75,25 @@ def sampling_of(values: Mapping[str, Any], server: Server, loaded: Loaded, numbe
         raise refused(error.field or "sampling", f"{error.what}; expected {error.expected}, got {error.got}") from None
 
 
-def _bias(value: Any, size: int) -> dict[int, float]:
+def _bias(value: Any, model: Model) -> dict[int, float]:
+    """Biases by token ids. A text that is no number stands for each of its tokens, as with llama-server."""
     pairs = value.items() if isinstance(value, Mapping) else [tuple(each) for each in value]
     made = {}
     for token, bias in pairs:
-        number = int(token) if isinstance(token, str) and token.isdecimal() and len(token) < 10 else token
-        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < size:
-            raise refused("logit_bias", f"expected token ids from 0 to {size - 1}, got {str(token)[:40]!r}")
-        if bias is False:
-            made[number] = float("-inf")
-        elif isinstance(bias, int | float) and not isinstance(bias, bool) and -100 <= bias <= 100:
-            made[number] = float("-inf") if bias == -100 else float(bias)  # by which OpenAI's clients ban
+        if isinstance(token, str) and token.isdecimal() and len(token) < 10:
+            tokens: list[Any] = [int(token)]
         else:
-            raise refused("logit_bias", f"expected numbers from -100 to 100, got {str(bias)[:40]}")
+            tokens = model.tokenizer.encode(token, False, False) if isinstance(token, str) else [token]
+        for number in tokens:
+            if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < model.vocab_size:
+                what = f"expected token ids from 0 to {model.vocab_size - 1}, or texts, got {str(token)[:40]!r}"
+                raise refused("logit_bias", what)
+            if bias is False:
+                made[number] = float("-inf")
+            elif isinstance(bias, int | float) and not isinstance(bias, bool) and -100 <= bias <= 100:
+                made[number] = float("-inf") if bias == -100 else float(bias)  # by which OpenAI's clients ban
+            else:
+                raise refused("logit_bias", f"expected numbers from -100 to 100, got {str(bias)[:40]}")
     return made
 
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from gguflike.frozen import frozen
-from gguflike.serve import anthropic, native
+from gguflike.serve import anthropic, completion, native
 from gguflike.serve.context import Call
 from gguflike.serve.openai import chat, completions, listing, responses, vectors
 from gguflike.serve.parameters import Table
@@ -54,6 +54,9 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "Continue texts",
         completions.TABLE,
         streams=True,
+    ),
+    Endpoint(
+        "POST", ("/completion",), completion.handle, "Continue texts (llama-server)", completion.TABLE, streams=True
     ),
     Endpoint(
         "POST",

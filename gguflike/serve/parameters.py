@@ -147,7 +147,8 @@ SAMPLING: Table = (
             {"type": "object", "additionalProperties": number(-100, 100)},
             {"type": "array", "items": {"type": "array", "minItems": 2, "maxItems": 2}},
         ),
-        "Token id to what is added to its logit; or a list of pairs, in which false bans a token",
+        "Token id, or a text for all of its tokens, to what is added to the logit; or a list of pairs, in which false "
+        "bans a token",
     ),
     Parameter("samplers", {"type": "array", "items": choice(*ORDER, *STEPS)}, "The order of the steps", to="order"),
     Parameter("seed", integer(-(1 << 63), (1 << 64) - 1), "Makes the text repeatable; below 0: another text each time"),

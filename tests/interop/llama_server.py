@@ -37,8 +37,8 @@ SILENT = {
     *("server_continuous_batching", "server_embeddings", "server_reranking", "server_metrics", "server_slots", "fa"),
     *("n_ctx", "chat_template", "chat_template_file", "id_slot", "cache_prompt", "pooling", "reasoning", "log_path"),
 }
-#: Paths of their own interface for texts, which ours has not: asked by way of /v1/completions.
-NATIVE = ("/completion", "/completions")
+#: Another name of theirs for /completion; here it is one of OpenAI's /v1/completions.
+ANOTHER_NAME = "/completions"
 FLAGS = {
     "server_host": "--host",
     "temperature": "--temp",
@@ -146,43 +146,22 @@ def _server_process(theirs: Any, models: _Models) -> type:
         def make_request(self, method: str, path: str, data: Any = None, *args: Any, **kwargs: Any) -> Any:
             if path == "/apply-template" and self.reasoning is not None:  # a variable of each request here
                 data = {**data, "chat_template_kwargs": {"enable_thinking": self.reasoning != "off"}}
-            native = path in NATIVE
-            if native and method == "POST":
-                path, data = "/v1/completions", _asked(self, data)
+            if path in ("/completion", ANOTHER_NAME) and method == "POST":
+                path, data = "/completion", self._limited(data)
             answer = super().make_request(method, path, data, *args, **kwargs)
             answer.headers = theirs.requests.structures.CaseInsensitiveDict(answer.headers)
-            if native and answer.status_code == 200:
-                answer.body = _told(answer.body or {})
             return answer
 
         def make_stream_request(self, method: str, path: str, data: Any = None, *args: Any) -> Iterator[Any]:
-            if path not in NATIVE:
-                yield from super().make_stream_request(method, path, data, *args)
-                return
-            for chunk in super().make_stream_request(method, "/v1/completions", _asked(self, data), *args):
-                yield _told(chunk)
+            if path in ("/completion", ANOTHER_NAME):
+                path, data = "/completion", self._limited(data)
+            yield from super().make_stream_request(method, path, data, *args)
+
+        def _limited(self, data: dict[str, Any]) -> dict[str, Any]:
+            """A body with the limit that their server is started with, which ours has no flag for."""
+            return {"n_predict": self.n_predict or -1, **data}
 
     return Process
-
-
-def _asked(settings: Any, data: dict[str, Any]) -> dict[str, Any]:
-    """A body for their ``/completion`` as one for ``/v1/completions``, which has another usual length."""
-    given = dict(data)
-    given.setdefault("n_predict", settings.n_predict or -1)
-    return given
-
-
-def _told(body: dict[str, Any]) -> Any:
-    """An answer, or a chunk, of ``/v1/completions`` in the words of ``/completion``."""
-    answers = []
-    for choice in body.get("choices", []):
-        reason = choice["finish_reason"]
-        told = {"content": choice["text"], "stop": reason is not None, "truncated": False}
-        told |= {"stop_type": {"length": "limit", "stop": "eos"}.get(reason, "none")}
-        answers.append(told | {name: body[name] for name in ("timings", "prompt_progress") if name in body})
-    if not answers:
-        return body
-    return answers if len(answers) > 1 else answers[0]
 
 
 class _Report:
