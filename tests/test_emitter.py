@@ -13,7 +13,7 @@ import pytest
 from llvmlite import ir
 
 from gguflike.kernels.vector import arm
-from gguflike.kernels.vector.dot import ByteSums, WordSums, rounded_product
+from gguflike.kernels.vector.dot import ByteSums, ShortSums, WordSums, fits_short, rounded_product
 from gguflike.kernels.vector.emitter import F32, I16, I32, I64, V16F32, V16I16, V16I32, V32I16, V64I8, Emitter, target
 
 ARM = "aarch64-unknown-linux-gnu"
@@ -126,6 +126,35 @@ def test_byte_sums_are_the_same_on_every_machine(machine: Machine, choice: str, 
 
     machine.run(emit, acc, unsigned, signed, features=frozenset({choice}))
     np.testing.assert_array_equal(acc, expected)
+
+
+@pytest.mark.parametrize("choice", ["avx512bw", "avx2"])
+@pytest.mark.parametrize(("center", "largest", "steps"), [(0, 15, 8), (16, 31, 8), (32, 63, 4), (12, 24, 8)])
+def test_short_sums_may_wrap_around(machine: Machine, choice: str, center: int, largest: int, steps: int) -> None:
+    """Sums of bytes less a center, which 16 bits hold at the end but not in between, at the extremes of factors."""
+    if not CHOICES[choice] <= native_features():
+        pytest.skip(f"this CPU cannot run {choice}")
+    assert fits_short(max(center, largest - center), steps)
+    assert not fits_short(130, 1)
+    rng = np.random.default_rng(1)
+    unsigned = rng.integers(0, largest + 1, (steps, 64), dtype=np.uint8)
+    signed = rng.integers(-127, 128, (steps, 64)).astype(np.int8)
+    for first, byte in ((0, 0), (16, largest)):
+        unsigned[:, first : first + 16] = byte
+        signed[:, first : first + 8], signed[:, first + 8 : first + 16] = 127, -127
+    expected = ((unsigned.astype(np.int32) - center) * signed).reshape(steps, 16, 4).sum(axis=(0, 2), dtype=np.int32)
+    start = (-center * signed.astype(np.int32).reshape(steps, 32, 2).sum(axis=(0, 2))).astype(np.int16)
+    total = np.zeros(16, np.int32)
+
+    def emit(e: Emitter, start: Any, u: Any, s: Any, total: Any) -> None:
+        sums = ShortSums(e)
+        values = sums.begin(e.load(V32I16, start))
+        for i in range(steps):
+            values = sums.add(values, e.load(V64I8, u, 64 * i), e.load(V64I8, s, 64 * i))
+        e.store(sums.value(values), total)
+
+    machine.run(emit, start, unsigned, signed, total, features=frozenset({choice}))
+    np.testing.assert_array_equal(total, expected)
 
 
 @pytest.mark.parametrize("choice", ["avx512bw", "avx2", "generic"])

@@ -248,7 +248,7 @@ import sys
 import numpy as np
 sys.path.insert(0, sys.argv[1])
 from tests.test_matmul import random_tensor
-for name in ("Q8_0", "Q2_K", "F16"):
+for name in ("Q8_0", "Q2_K", "Q5_0", "Q6_K", "F16"):
     tensor = random_tensor(name, 40, 512)
     x = np.random.default_rng(5).standard_normal((7, 512)).astype(np.float32)
     for tokens in (1, 7):

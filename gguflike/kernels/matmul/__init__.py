@@ -5,6 +5,7 @@
     scatter   what repacking does with the fields of each block type
     reader    records as vectors
     integer   matvec and matmul on records, by int8 activations
+    panels    what the blocked matmul reads of tokens
     tile      the inner kernel of matmul on records
     direct    products of records by one token or two, in registers
     few       the loops around the inner kernel for a few tokens

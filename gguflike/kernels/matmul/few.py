@@ -1,8 +1,8 @@
 """The blocked matmul for a few tokens: one row block after the other, as it lies in memory.
 
-What is prepared of the tokens (tile.py) stands in scratch for all columns, so that the weights of a row block are read
-in order, at the speed of memory, as long as the products hide behind it; a stretch of them is unpacked at a time, and
-stays in the first-level cache while all tokens meet it. Tiles are as small as their tokens are few.
+What is prepared of the tokens (panels.py) stands in scratch for all columns, so that the weights of a row block are
+read in order, at the speed of memory, as long as the products hide behind it; a stretch of them is unpacked at a time,
+and stays in the first-level cache while all tokens meet it. Tiles are as small as their tokens are few.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 from gguflike.kernels.engine.atomics import load_args
 from gguflike.kernels.engine.jit import inner
 from gguflike.kernels.engine.memory import SCRATCH_BYTES
-from gguflike.kernels.matmul import tile
+from gguflike.kernels.matmul import panels, tile
 from gguflike.kernels.matmul.args import MATMUL
 from gguflike.kernels.matmul.output import put_rows, start_rows
 from gguflike.kernels.matmul.records import RecordFormat
@@ -24,8 +24,8 @@ from gguflike.kernels.vector.types import Address, Value
 
 MOST = 32  # tokens
 TILES = (6, 4, 2)  # tokens of a tile
-STRETCH = 256  # columns that are unpacked at a time
-AHEAD = 8192  # bytes that are prefetched in advance
+STRETCH = 256
+AHEAD = 16384  # bytes that are prefetched in advance; 2 to 32 KiB were measured
 
 # Where in scratch the sums and the panel are, behind what tile.py keeps before its own.
 SUMS_AT = tile.SUMS_AT
@@ -35,16 +35,16 @@ PANEL_AT = SUMS_AT + MOST * tile.ROW_BYTES
 def make_few(record_format: RecordFormat) -> tuple[Any, Any]:
     """Return two kernels: whether so many tokens of so many columns are a few, and the products of these."""
     weights, record_bytes = record_format.weights, record_format.record_bytes
-    record_blocks, token_bytes, chunk = weights // BLOCK, tile.token_bytes(record_format), tile.chunk(record_format)
+    record_blocks, token_bytes, chunk = weights // BLOCK, panels.token_bytes(record_format), panels.chunk(record_format)
     block_codes, block_factors = tile.block_codes(record_format, 1), tile.block_factors(record_format, 1)
 
     @operation(void, int64, int64, int64)
     def unpack(e: Emitter, record: Value, codes: Value, scales: Value) -> None:
-        tile.unpack(e, record_format, record, codes, scales, e.int64(AHEAD), 1)
+        tile.unpack(e, record_format, record, codes, scales, 1)
 
     @operation(void, int64, int64, int64, int64, int64)
     def prepare(e: Emitter, codes: Value, scales: Value, sums: Value, blocks: Value, panel: Value) -> None:
-        tile.prepare(e, record_format, codes, scales, sums, blocks, panel)
+        panels.prepare(e, record_format, codes, scales, sums, blocks, panel)
 
     def make_multiply(tokens: int) -> Any:
         @operation(void, int64, int64, int64, int64, int64, int64, int64)

@@ -13,7 +13,7 @@ scratch memory; ``matvec`` computes one token without either.
 
 Activations are quantized per token and 32 columns: ``code = round(x / s)`` with ``s = max|x| / 127``, and ``scale`` is
 s rounded to the 11 bits of mantissa that a float16 has (llama.cpp's Q8_0 does the same, so results agree closely). The
-short mantissa is what lets the kernels turn an integer sum into a float and scale it in one fma (see tile.py).
+short mantissa is what lets the kernels turn an integer sum into a float and scale it in one fma (see panels.py).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Callable
 from gguflike.kernels.engine.atomics import load_args, load_word
 from gguflike.kernels.engine.jit import inner
 from gguflike.kernels.engine.memory import STATE
-from gguflike.kernels.matmul import tile
+from gguflike.kernels.matmul import panels, tile
 from gguflike.kernels.matmul.args import MATMUL
 from gguflike.kernels.matmul.direct import MOST, dot_records, make_direct
 from gguflike.kernels.matmul.few import make_few
@@ -65,11 +65,11 @@ def matmul_op(record_format: RecordFormat) -> Op:
 
     @operation(void, int64, int64, int64, int64, int64)
     def prepare(e: Emitter, codes: Value, scales: Value, sums: Value, blocks: Value, panel: Value) -> None:
-        tile.prepare(e, record_format, codes, scales, sums, blocks, panel)
+        panels.prepare(e, record_format, codes, scales, sums, blocks, panel)
 
     @operation(void, int64, int64, int64, int64)
     def prepare_whole(e: Emitter, codes: Value, scales: Value, sums: Value, panel: Value) -> None:
-        tile.prepare(e, record_format, codes, scales, sums, None, panel)
+        panels.prepare(e, record_format, codes, scales, sums, None, panel)
 
     @operation(void, int64, int64, int64, int64, int64)
     def multiply(e: Emitter, scratch: Value, panel: Value, start: Value, sums: Value, blocks: Value) -> None:
@@ -79,9 +79,9 @@ def matmul_op(record_format: RecordFormat) -> Op:
     tile_tokens = tile.tile_tokens(record_format)
     record_blocks, sub_bytes = weights // BLOCK, sub_blocks(record_format) * tile.SUB_BYTES
     token_bytes, block_codes, most = (
-        tile.token_bytes(record_format),
+        panels.token_bytes(record_format),
         tile.block_codes(record_format),
-        tile.chunk(record_format),
+        panels.chunk(record_format),
     )
 
     @inner
@@ -104,7 +104,7 @@ def matmul_op(record_format: RecordFormat) -> Op:
         for t in range(count):
             at = (first + t) * a.columns + column
             panel = scratch + tile.PANEL_AT + t * token_bytes
-            if blocks == tile.CHUNK_BLOCKS:
+            if blocks == panels.CHUNK_BLOCKS:
                 prepare_whole(a.codes + at, a.scales + at // 8, a.sums + at // 4, panel)
             else:
                 prepare(a.codes + at, a.scales + at // 8, a.sums + at // 4, blocks, panel)

@@ -57,6 +57,11 @@ def byte_run(largest: int) -> int:
     return _LARGEST_WORD // (2 * LARGEST_SIGNED * max(largest, 1))
 
 
+def fits_short(largest: int, steps: int) -> bool:
+    """Tell whether 16 bits hold so many sums of two products, of numbers up to ``largest`` by signed bytes."""
+    return steps <= byte_run(largest)
+
+
 class Sums:
     """How to add up products on the machine that is compiled for. An unfinished sum is a list of LLVM values.
 
@@ -127,6 +132,28 @@ class ByteSums(Sums):
             assert self._names
             total = e.b.add(total, _multiply_words(e, self._names.words, V16I32, waiting, e.const(V32I16, factor)))
         return self.begin(total)
+
+
+class ShortSums(Sums):
+    """Adds as ``ByteSums`` does, in 16 bits alone, until the sum is finished: half of the instructions in between.
+
+    A sum begins from two int16 in each lane. It may wrap around before it is finished, but must fit in 16 bits then;
+    bytes of ``a`` are at most LARGEST_SIGNED.
+    """
+
+    def begin(self, start: Value) -> list[Value]:
+        """Begin a sum, from V32I16 on."""
+        return [start]
+
+    def add(self, sums: list[Value], a: Value, b: Value) -> list[Value]:
+        """Add the products of the bytes ``a`` and ``b``."""
+        assert self._names
+        return [self.e.b.add(sums[0], _multiply_words(self.e, self._names.bytes, V32I16, a, b))]
+
+    def value(self, sums: list[Value]) -> Value:
+        """Finish a sum, as V16I32."""
+        assert self._names
+        return _multiply_words(self.e, self._names.words, V16I32, sums[0], self.e.const(V32I16, 1))
 
 
 class WordSums(Sums):

@@ -118,11 +118,19 @@ class Emitter:
         alignment = [self.const(I32, 4)] if MASKED_ALIGN_OPERAND else []
         self.call("llvm.masked.store.v16f32.p0", ir.VoidType(), value, pointer, *alignment, mask)
 
-    def prefetch(self, place: Value, offset: Value | int = 0, for_writing: bool = False) -> None:
-        """Ask for the cache line of a place, in all levels of the cache. This never faults."""
-        pointer = self.pointer(place, offset)
+    def prefetch(
+        self, place: Value, offset: Value | int = 0, for_writing: bool = False, second_level: bool = False
+    ) -> None:
+        """Ask for the cache line of a place, in all levels of the cache, or from the second on. This never faults.
+
+        Few lines can be on their way to the first level at a time, and loads wait when these are all taken.
+        """
+        pointer, locality = self.pointer(place, offset), 2 if second_level else 3
         self.call(
-            "llvm.prefetch.p0", ir.VoidType(), pointer, *(self.const(I32, flag) for flag in (int(for_writing), 3, 1))
+            "llvm.prefetch.p0",
+            ir.VoidType(),
+            pointer,
+            *(self.const(I32, flag) for flag in (int(for_writing), locality, 1)),
         )
 
     # Lanes
