@@ -110,6 +110,24 @@ def first_values(file: GGUFFile, name: str, count: int) -> list[float]:
     return [float(value) for value in found[:count]]
 
 
+def sample(file: GGUFFile, name: str, count: int, stretches: int = 16) -> Floats:
+    """About ``count`` weights of a tensor, float64: those of so many ``stretches`` of whole blocks that lie evenly in
+    it, or all where it has no more. Errors as of ``statistics``."""
+    info = file.infos[name]
+    fmt = info.format
+    blocks = info.nbytes // fmt.block_bytes
+    stretch = -(-count // (stretches * fmt.block_size))
+    if blocks <= stretches * stretch:
+        starts, stretch = [0] if blocks else [], blocks
+    else:
+        starts = [number * (blocks - stretch) // max(stretches - 1, 1) for number in range(stretches)]
+    found = [
+        decoded(file.read(name, start * fmt.block_bytes, (start + stretch) * fmt.block_bytes).view(fmt.dtype), fmt)
+        for start in starts
+    ]
+    return np.concatenate([np.empty(0), *found])
+
+
 def decoded(blocks: npt.NDArray[Any], fmt: BlockFormat) -> Floats:
     """The weights of blocks in file order, float64 (weights,), by the reference decoder."""
     return np.asarray(_decode(blocks, fmt), np.float64).reshape(-1)

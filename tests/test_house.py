@@ -55,6 +55,8 @@ BELOW = {
     "calibration": {"progress", "errors", "activations", "container", "locate", "convert", "runner", "evaluate"},
     "quality": {"container"},
     "edit": {"errors", "container"},
+    "report": {"progress", "errors", "frozen", "container", "families", "checkpoint", "chat", "describe", "summary"}
+    | {"statistics"},
     "estimate": {"errors", "container", "locate", "machine", "runner"},
     "evaluate": {"progress", "errors", "container", "checkpoint", "locate", "quality", "diff", "convert", "runner"}
     | {"activations"},

@@ -20,7 +20,7 @@ LINES = 3  # of a fact that is a text
 def screen(document: dict[str, Any], path: str) -> str:
     """The first screen of a file."""
     facts = document["summary"]
-    parts = [_facts(_of_file(facts, path))]
+    parts = [_facts(of_file(facts, path))]
     if document["quality"]:
         reference = document["metadata"].get("gguflike.quality.reference")
         parts.append(f"quality, beside {clean(str(reference))} in floats\n{quality(document['quality'])}")
@@ -29,7 +29,7 @@ def screen(document: dict[str, Any], path: str) -> str:
     return "\n\n".join(parts)
 
 
-def _of_file(facts: dict[str, Any], path: str) -> dict[str, str]:
+def of_file(facts: dict[str, Any], path: str) -> dict[str, str]:
     """The lines of the first screen by their labels."""
     files = f", {counted(facts['shards'], 'file')}" if facts["shards"] > 1 else ""
     bits = "" if facts["bits_per_weight"] is None else f", {facts['bits_per_weight']:.3f} bits each"
@@ -219,7 +219,7 @@ def tensor_list(tensors: list[dict[str, Any]]) -> str:
 
 def markdown(document: dict[str, Any], path: str) -> str:
     """Everything about a file as Markdown: facts, quality, metadata, tensors."""
-    facts = _of_file(document["summary"], path)
+    facts = of_file(document["summary"], path)
     parts = [f"# {_escaped(os.path.basename(path))}", _rows(["", ""], [[k, v] for k, v in facts.items()])]  # noqa: PTH119
     if document["quality"]:
         parts += ["## Quality", _rows([*document["quality"][0]], [list(row.values()) for row in document["quality"]])]

@@ -34,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tokens", metavar="REGEX", help="only tokens in which a regular expression of Python's occurs (at most 10 s)"
     )
     parser.add_argument("--markdown", action="store_true", help="as Markdown, with all metadata and tensors")
+    parser.add_argument("--html", metavar="PAGE", help="write one page to look at in a browser, which loads nothing")
+    parser.add_argument("--overwrite", action="store_true", help="replace PAGE")
     parser.add_argument("--json", action="store_true", help="one JSON document; of several files, a list")
     parser.set_defaults(listed="files")
 
@@ -48,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
         if os.path.isdir(name):  # noqa: PTH112 - text
             return _folder(args, name, documents)
         with open_header(name) as file:
+            if args.html is not None:
+                return _page(args, file, name)
             document = _document(args, file)
             fetched = file.fetched
         if args.json:
@@ -77,6 +81,11 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError("--values and --stats are of the tensors that --tensor GLOB names")
     if args.markdown and (chosen or args.json):
         raise UsageError(f"--markdown is of a whole file, not with {(*chosen, '--json')[0]}")
+    if args.html is None:
+        if args.overwrite:
+            raise UsageError("--overwrite is of the page that --html writes")
+    elif chosen or args.json or args.markdown or len(args.files) > 1 or os.path.isdir(args.files[0]):  # noqa: PTH112
+        raise UsageError("--html is of one whole file, and shows all that the other options do")
 
 
 def _document(args: argparse.Namespace, file: GGUFFile) -> dict[str, Any]:
@@ -115,6 +124,24 @@ def _print(args: argparse.Namespace, document: dict[str, Any], name: str) -> Non
             print(f"\nmetadata\n{facts.metadata(document)}")
         if args.tensors and document["tensors"]:
             print(f"\ntensors\n{facts.tensor_list(document['tensors'])}")
+
+
+def _page(args: argparse.Namespace, file: GGUFFile, name: str) -> int:
+    """Write the page of a file."""
+    from gguflike.cli import facts
+    from gguflike.cli.progress import progress_bar
+    from gguflike.cli.streams import say
+    from gguflike.container.target import check_free, check_target, write_bytes
+    from gguflike.report import gather, page
+
+    check_target(args.html, file.paths)
+    check_free(args.html, args.overwrite)
+    with progress_bar("tensors") as progress:
+        gathered = gather(file, os.path.basename(name), progress=progress)  # noqa: PTH119 - a name may be a URL
+    made = page(gathered, facts.of_file(dict(gathered.summary), name)).encode()
+    write_bytes(args.html, [made], args.overwrite)
+    say(f"wrote {clean(args.html)}, {size(len(made))}")
+    return 0
 
 
 def _folder(args: argparse.Namespace, folder: str, documents: list[Any]) -> int:

@@ -198,5 +198,26 @@ class Target:
             self.temporary = ""
 
 
+def write_bytes(path: StrPath, parts: Iterable[bytes], overwrite: bool, sources: Iterable[StrPath] = ()) -> None:
+    """Write a file of ``parts``, one behind the other, which appears complete or not at all. OutputError as of
+    `check_target` and `check_free`, and where the system refuses to write."""
+    data = [memoryview(part) for part in parts]
+    check_target(path, sources)
+    check_free(path, overwrite)
+    target = Target(path, overwrite)
+    try:
+        target.create(sum(map(len, data)))
+        at = 0
+        with output_errors(target.path):
+            for part in data:
+                target.write(part, at)
+                at += len(part)
+        target.sync()
+        target.publish()
+        target.sync_folder()
+    finally:
+        target.discard()
+
+
 def _make(path: str) -> int:
     return system.open_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)

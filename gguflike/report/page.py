@@ -1,0 +1,303 @@
+"""The page itself: HTML put together of escaped text, the style and the script inside it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from gguflike.report.facts import GROUPS, OTHER, Example, Facts, Part
+from gguflike.report.pictures import Leaf, bars, histogram, treemap
+
+HERE = Path(__file__).parent
+#: What must be seen in text although it has no width or turns lines around.
+_HIDDEN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
+_NAMES = (*(group for group, _ in GROUPS), OTHER)
+_LONGEST = 2000  # characters of a value of metadata
+
+
+def page(facts: Facts, lines: Mapping[str, str]) -> str:
+    """A whole document. ``lines`` are the first facts by their labels, as a terminal shows them."""
+    style = (HERE / "page.css").read_text(encoding="utf-8")
+    script = (HERE / "page.js").read_text(encoding="utf-8")
+    policy = f"default-src 'none'; style-src {_digest(style)}; script-src {_digest(script)}"
+    parts = "".join(_parts(facts, lines))
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="generator" content="gguflike">
+<title>{text(facts.title)}</title>
+<style>{style}</style>
+</head>
+<body>
+{parts}
+<script>{script}</script>
+</body>
+</html>
+"""
+
+
+def text(what: object) -> str:
+    """Text for HTML, with what would not be seen written out."""
+    return escape(_HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", str(what)))
+
+
+def _digest(source: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
+
+
+def _parts(facts: Facts, lines: Mapping[str, str]) -> Iterator[str]:
+    sections = [
+        ("summary", "Summary", _summary(lines)),
+        ("quality", "Quality", _quality(facts.document.get("quality") or [])),
+        ("size", "Where the bytes are", _sizes(facts)),
+        ("layers", "Layers", _layers(facts)),
+        ("tensors", "Tensors", _tensors(facts)),
+        ("metadata", "Metadata", _metadata(facts.document["metadata"])),
+        ("template", "Chat template", "".join(_template(each, facts) for each in facts.examples)),
+        ("tokens", "Tokens", _tokens(facts)),
+    ]
+    there = [section for section in sections if section[2]]
+    links = "".join(f'<li><a href="#{name}">{title}</a></li>' for name, title, _ in there)
+    yield f"""<a class="skip" href="#summary">Skip to the summary</a>
+<header><h1>{text(facts.title)}</h1>
+<button type="button" id="theme" aria-pressed="false">Dark</button>
+<nav aria-label="Sections"><ul>{links}</ul></nav></header>
+<main>
+"""
+    for name, title, inner in there:
+        yield f'<section id="{name}" aria-labelledby="of-{name}"><h2 id="of-{name}">{title}</h2>\n{inner}\n</section>\n'
+    yield "</main>"
+
+
+def _summary(lines: Mapping[str, str]) -> str:
+    rows = "".join(f"<dt>{text(label)}</dt><dd>{text(value)}</dd>" for label, value in lines.items())
+    return f"<dl>{rows}</dl>"
+
+
+def _quality(rows: Sequence[Mapping[str, Any]]) -> str:
+    if not rows:
+        return ""
+    names = list(rows[0])
+    cells = [[_figure(row.get(name)) for name in names] for row in rows]
+    return _table("Held-out text", [name.replace("_", " ") for name in names], cells, numbers=range(1, len(names)))
+
+
+def _figure(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else text(value or "")
+
+
+def _sizes(facts: Facts) -> str:
+    roles: dict[str, list[Part]] = {}
+    for part in facts.parts:
+        roles.setdefault(part.role, []).append(part)
+    total = sum(part.nbytes for part in facts.parts)
+    if not total:
+        return ""
+    leaves, rows = [], []
+    for role, parts in sorted(roles.items(), key=lambda each: -sum(part.nbytes for part in each[1])):
+        nbytes, weights = sum(part.nbytes for part in parts), sum(part.weights for part in parts)
+        types = ", ".join(dict.fromkeys(part.type for part in parts))
+        group, bits = parts[0].group, 8 * nbytes / weights if weights else 0.0
+        title = f"{role}: {nbytes:,} bytes, {100 * nbytes / total:.1f} %, {types}"
+        if nbytes:
+            leaves.append(Leaf(role, _NAMES.index(group), nbytes, title))
+        share = f"{100 * nbytes / total:.1f} %"
+        rows.append([text(role), text(group), f"{len(parts):,}", f"{weights:,}", f"{nbytes:,}", share, f"{bits:.2f}"])
+        rows[-1].append(text(types))
+    used = [name for name in _NAMES if any(leaf.group == _NAMES.index(name) for leaf in leaves)]
+    legend = "".join(f'<li><i class="g{_NAMES.index(name)}"></i>{name}</li>' for name in used)
+    heads = ["role", "group", "tensors", "weights", "bytes", "share", "bits", "types"]
+    details = _table("Bytes by role", heads, rows, numbers=range(2, 7))
+    return (
+        f'<div class="scroll">{treemap(leaves, f"Treemap: {total:,} bytes of tensors by role; the table has the same")}'
+        f'</div><ul class="legend">{legend}</ul><details><summary>Table of roles</summary>{details}</details>'
+    )
+
+
+def _layers(facts: Facts) -> str:
+    count = facts.layers
+    if count < 1:
+        return ""
+    roles = list(dict.fromkeys(part.role for part in facts.parts if part.layer is not None))
+    places = {(part.role, part.layer): part for part in facts.parts}
+    head = "".join(f'<th scope="col">{layer}</th>' for layer in range(count))
+    rows = ""
+    for role in roles:
+        cells = "".join(_cell(places.get((role, layer))) for layer in range(count))
+        rows += f'<tr><th scope="row">{text(role)}</th>{cells}</tr>'
+    shown = sorted({(round(part.bits, 3), part.type) for part in facts.parts if part.layer is not None})
+    legend = "".join(f'<li><i class="b{_step(bits)}"></i>{text(kind)}, {bits:g} bits</li>' for bits, kind in shown)
+    bits, errors = [], []
+    for layer in range(count):
+        parts = [part for part in facts.parts if part.layer == layer]
+        weights = sum(part.weights for part in parts)
+        bits.append(8 * sum(part.nbytes for part in parts) / weights if weights else None)
+        known = [(part.error, part.weights) for part in parts if part.error is not None]
+        total = sum(size for _, size in known)
+        errors.append((sum(error**2 * size for error, size in known) / total) ** 0.5 if total else None)
+    charts = _chart("Bits per weight of each layer", bits, "bits")
+    if facts.beside is not None:
+        charts += _chart(f"Relative error of each layer beside {facts.beside}", errors, "relative error")
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="Types by layer and role"><table class="map">'
+        f"<thead><tr><th>role</th>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+        f'<ul class="legend">{legend}</ul>{charts}'
+    )
+
+
+def _cell(part: Part | None) -> str:
+    if part is None:
+        return "<td></td>"
+    error = "" if part.error is None else f", relative error {part.error:.3g}"
+    said = f"{part.name}: {part.type}, {part.bits:.3g} bits{error}"
+    return f'<td class="b{_step(part.bits)}" title="{text(said)}"><span>{text(part.type)}</span></td>'
+
+
+def _step(bits: float) -> int:
+    """A shade for a number of bits: 1 to 8, and 9 for more."""
+    return 9 if bits >= 9 else max(1, min(8, round(bits)))
+
+
+def _chart(title: str, values: Sequence[float | None], unit: str) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    titles = ["" if value is None else f"layer {layer}: {value:.4g} {unit}" for layer, value in enumerate(values)]
+    said = f"{title}: {min(known):.4g} to {max(known):.4g}"
+    return f"<figure><figcaption>{text(said)}</figcaption>{bars(values, titles, said)}</figure>"
+
+
+def _tensors(facts: Facts) -> str:
+    if not facts.parts:
+        return ""
+    heads = ["name", "type", "shape", "weights", "bytes", "bits", "rms", "largest", "spread"]
+    heads += ["error"] if facts.beside is not None else []
+    rows = []
+    for part in facts.parts:
+        values = part.values
+        spread = "" if values is None else histogram(values.counts, f"Weights of {part.name}, to 4 times their rms")
+        rms, largest = ("", "") if values is None else (f"{values.rms:.3g}", f"{values.largest:.3g}")
+        shape = " x ".join(map(str, part.shape)) or "one number"
+        row = [text(part.name), text(part.type), shape, f"{part.weights:,}", f"{part.nbytes:,}", f"{part.bits:.3f}"]
+        row += [rms, largest, spread]
+        rows.append(row + ([] if facts.beside is None else ["" if part.error is None else f"{part.error:.3g}"]))
+    note = "Rms, largest and spread are those of a sample of each tensor. Columns can be sorted by their headings."
+    if facts.beside is not None:
+        note += f" Errors are relative, beside {facts.beside}."
+    numbers = [3, 4, 5, 6, 7, 9]
+    return f"<p>{text(note)}</p>{_search('tensors')}{_table('Tensors', heads, rows, numbers=numbers, sortable=True)}"
+
+
+def _metadata(metadata: Mapping[str, Any]) -> str:
+    if not metadata:
+        return ""
+    rows = [[text(key), f"<pre>{text(_shown(value))}</pre>"] for key, value in metadata.items()]
+    return _search("metadata") + _table("Metadata", ["key", "value"], rows)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping) and "array" in value:
+        first = ", ".join(_shown(item) for item in value["first"])
+        return f"{first}, … ({value['count']:,} {value['array']})"
+    shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}… ({len(shown):,} characters)"
+
+
+def _template(example: Example, facts: Facts) -> str:
+    control = {facts.tokens[index] for index in facts.special} - {""}
+    made = f"<pre>{_marked(example.text, control)}</pre>"
+    if example.problem:
+        made = f"<p>It fails: {text(example.problem)}</p>"
+    lines = "\n".join(_highlighted(line) for line in example.source.split("\n"))
+    return (
+        f"<h3>{text(example.name)}</h3><h4>What it makes of a short conversation</h4>{made}"
+        f"<details><summary>Source, {example.source.count(chr(10)) + 1:,} lines</summary><pre>{lines}</pre></details>"
+    )
+
+
+def _marked(made: str, control: Collection[str]) -> str:
+    """A rendered text with its control tokens marked."""
+    if not control:
+        return text(made)
+    pattern = re.compile("|".join(map(re.escape, sorted(control, key=len, reverse=True))))
+    pieces, at = [], 0
+    for found in pattern.finditer(made):
+        pieces += [_text_of_lines(made[at : found.start()]), f"<mark>{text(found[0])}</mark>"]
+        at = found.end()
+    return "".join([*pieces, _text_of_lines(made[at:])])
+
+
+def _text_of_lines(made: str) -> str:
+    return "\n".join(map(text, made.split("\n")))
+
+
+_CODE = re.compile(r"(\{%.*?%\}|\{\{.*?\}\}|\{#.*?#\})")
+
+
+def _highlighted(line: str) -> str:
+    """A line of a template's source, with what Jinja reads set apart."""
+    kinds = {"{%": "statement", "{{": "value", "{#": "comment"}
+    pieces = _CODE.split(line)
+    return "".join(
+        f'<span class="{kinds[piece[:2]]}">{text(piece)}</span>' if number % 2 else text(piece)
+        for number, piece in enumerate(pieces)
+    )
+
+
+def _tokens(facts: Facts) -> str:
+    if not facts.tokens:
+        return ""
+    special = sorted(facts.special)
+    rows = [[str(index), f"<code>{text(facts.tokens[index])}</code>"] for index in special[:500]]
+    more = f", of which the first {len(rows)} are here" if len(special) > len(rows) else ""
+    data = json.dumps(facts.tokens, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
+    control = _table("Control tokens", ["id", "token"], rows) if rows else ""
+    return (
+        f"<p>{len(facts.tokens):,} tokens; {len(special):,} are control tokens or added{more}.</p>"
+        f"<details><summary>Control tokens</summary>{control}</details>"
+        '<label class="search">Tokens that contain <input type="search" id="token" autocomplete="off"></label>'
+        '<p id="found" role="status"></p><div id="hits" class="scroll"></div>'
+        f'<script type="application/json" id="vocabulary">{data}</script>'
+    )
+
+
+def _search(name: str) -> str:
+    return (
+        f'<label class="search">Rows that contain <input type="search" data-of="{name}" autocomplete="off"></label>'
+        f'<span class="count" role="status" id="count-{name}"></span>'
+    )
+
+
+def _table(
+    caption: str,
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    numbers: Collection[int] = (),
+    sortable: bool = False,
+) -> str:
+    """A table of cells that are HTML already; ``numbers`` are columns that stand to the right."""
+    head = "".join(
+        f'<th scope="col"{_of(at, numbers)}>{f"<button type=button>{name}</button>" if sortable else name}</th>'
+        for at, name in enumerate(heads)
+    )
+    body = "".join(
+        "<tr>" + "".join(f"<td{_of(at, numbers)}>{cell}</td>" for at, cell in enumerate(row)) + "</tr>" for row in rows
+    )
+    kind = ' class="sortable"' if sortable else ""
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{text(caption)}"><table{kind}>'
+        f"<caption>{text(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _of(at: int, numbers: Collection[int]) -> str:
+    return ' class="number"' if at in numbers else ""

@@ -1,0 +1,112 @@
+"""Drawings for a page, as SVG: a treemap, bars, and the outline of a histogram. Each says in words what it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import NamedTuple
+
+WIDTH, HEIGHT = 960, 360  # of a treemap, in units of the drawing
+
+
+class Leaf(NamedTuple):
+    """One rectangle: ``group`` says its colour, ``title`` what is said of it."""
+
+    label: str
+    group: int
+    size: float
+    title: str
+
+
+class Box(NamedTuple):
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+def squarified(sizes: Sequence[float], box: Box) -> list[Box]:
+    """Boxes of areas as ``sizes`` are to each other, which fill ``box`` and are as square as they can be (Bruls,
+    Huizing, van Wijk: Squarified Treemaps, 2000). Sizes are positive, largest first."""
+    boxes: list[Box] = []
+    at = 0
+    left, top, width, height = box
+    scale = width * height / (sum(sizes) or 1.0)
+    while at < len(sizes):
+        short = min(width, height) or 1.0
+        row = 1
+        while at + row < len(sizes) and _worst(sizes[at : at + row + 1], scale, short) <= _worst(
+            sizes[at : at + row], scale, short
+        ):
+            row += 1
+        thick = sum(sizes[at : at + row]) * scale / short
+        along = 0.0
+        for size in sizes[at : at + row]:
+            long = size * scale / thick if thick else 0.0
+            boxes.append(
+                Box(left, top + along, thick, long) if width >= height else Box(left + along, top, long, thick)
+            )
+            along += long
+        if width >= height:
+            left, width = left + thick, max(width - thick, 0.0)
+        else:
+            top, height = top + thick, max(height - thick, 0.0)
+        at += row
+    return boxes
+
+
+def _worst(sizes: Sequence[float], scale: float, short: float) -> float:
+    """The least square of a row of boxes, as its longer side divided by the shorter."""
+    total = sum(sizes) * scale
+    largest, least = max(sizes) * scale, min(sizes) * scale
+    return max(short * short * largest / total**2, total**2 / (short * short * least))
+
+
+def treemap(leaves: Sequence[Leaf], label: str) -> str:
+    """Leaves by group, the largest group first, and within it the largest leaf."""
+    groups: dict[int, list[Leaf]] = {}
+    for leaf in sorted(leaves, key=lambda leaf: -leaf.size):
+        groups.setdefault(leaf.group, []).append(leaf)
+    order = sorted(groups, key=lambda group: -sum(leaf.size for leaf in groups[group]))
+    outer = squarified([sum(leaf.size for leaf in groups[group]) for group in order], Box(0, 0, WIDTH, HEIGHT))
+    drawn = [
+        piece
+        for group, box in zip(order, outer, strict=True)
+        for leaf, inner in zip(groups[group], squarified([leaf.size for leaf in groups[group]], box), strict=True)
+        for piece in _leaf(leaf, inner)
+    ]
+    return _svg("treemap", WIDTH, HEIGHT, label, drawn, stretched=False)
+
+
+def _leaf(leaf: Leaf, box: Box) -> Iterator[str]:
+    place = f'x="{box.left:.1f}" y="{box.top:.1f}" width="{box.width:.1f}" height="{box.height:.1f}"'
+    yield f'<g><title>{escape(leaf.title)}</title><rect class="g{leaf.group}" {place}/>'
+    if box.width > 9 * len(leaf.label) + 12 and box.height > 26:
+        yield f'<text x="{box.left + 8:.1f}" y="{box.top + 20:.1f}">{escape(leaf.label)}</text>'
+    yield "</g>"
+
+
+def bars(values: Sequence[float | None], titles: Sequence[str], label: str) -> str:
+    """One bar for each value, from 0 on; a value that is not known has none."""
+    most = max((value for value in values if value is not None), default=0.0) or 1.0
+    step = WIDTH / max(len(values), 1)
+    drawn = [
+        f'<g><title>{escape(title)}</title><rect class="bar" x="{number * step:.1f}" '
+        f'y="{100 - 96 * value / most:.1f}" width="{max(step - 2, 1):.1f}" height="{96 * value / most:.1f}"/></g>'
+        for number, (value, title) in enumerate(zip(values, titles, strict=True))
+        if value is not None
+    ]
+    return _svg("bars", WIDTH, 100, label, drawn)
+
+
+def histogram(counts: Sequence[int], label: str) -> str:
+    """The outline of counts, as tall as the largest."""
+    most = max(counts, default=0) or 1
+    points = " ".join(f"{2 * at},{24 - 23 * count / most:.1f}" for at, count in enumerate(counts))
+    width = 2 * (len(counts) - 1)
+    return _svg("histogram", width, 24, label, [f'<polygon points="0,24 {points} {width},24"/>'])
+
+
+def _svg(kind: str, width: float, height: float, label: str, drawn: Sequence[str], stretched: bool = True) -> str:
+    size = f'viewBox="0 0 {width:g} {height:g}"' + ' preserveAspectRatio="none"' * stretched
+    return f'<svg class="{kind}" {size} role="img" aria-label="{escape(label)}">{"".join(drawn)}</svg>'
