@@ -339,6 +339,18 @@ def test_heads_that_config_json_promises_and_the_checkpoint_lacks(tmp_path: Path
             Engine(model, draft="mtp")
 
 
+def test_layers_left_out_may_be_heads(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "hf", values(VARIANTS["shared"]), GLM)
+    for pruned, counts in (([0], (2, 1)), ([LAYERS], (2, 0))):
+        gguflike.convert(folder, tmp_path / "m.gguf", "F32", prune_layers=pruned, overwrite=True)
+        with container.open(tmp_path / "m.gguf") as file:
+            found = [file.metadata[f"glm4moe.{key}"] for key in ("block_count", "nextn_predict_layers")]
+        assert tuple(found) == counts
+        with runner.load(tmp_path / "m.gguf") as model:
+            assert len(model.graph.mtp) == counts[1]
+            assert len(model.graph.blocks) == counts[0] - counts[1]
+
+
 def test_heads_of_deepseek_v3_are_left_out_and_said(tmp_path: Path) -> None:
     """As llama.cpp's converter does, though files that have them are taken."""
     config = LITE | {"architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3"}

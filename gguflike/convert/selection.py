@@ -148,6 +148,8 @@ class Selection:
                 changed[key] = _like(value, count - len(self.pruned), key)
             elif key == f"{prefix}leading_dense_block_count":
                 changed[key] = _like(value, plain - sum(each < plain for each in self.pruned), key)
+            elif key == f"{prefix}nextn_predict_layers":  # the last of all
+                changed[key] = _like(value, plain - sum(each >= count - plain for each in self.pruned), key)
             elif not isinstance(plain, str | bytes | int | float) and len(plain) == count:
                 left = [item for layer, item in enumerate(plain) if layer not in self.pruned]
                 changed[key] = Typed(left, value.type, value.item_type) if isinstance(value, Typed) else left
@@ -173,7 +175,7 @@ _LAYER = re.compile(r"\bblk\.(\d+)\.")
 _PERIODS = frozenset(
     {
         *("attention.sliding_window_pattern", "full_attention_interval", "attention.shared_kv_layers"),
-        *("interleave_moe_layer_step", "nextn_predict_layers", "hybrid_attention_period"),
+        *("interleave_moe_layer_step", "hybrid_attention_period"),
     }
 )
 
