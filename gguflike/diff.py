@@ -1,31 +1,47 @@
-"""Comparing two files tensor by tensor: type, shape, and how far the decoded weights lie apart."""
+"""Comparing two models tensor by tensor: type, shape, and how far the weights lie apart; and what their files say.
+
+Either may be a GGUF file or the folder of a checkpoint, which is compared as the file that it would be converted to,
+without rounding anything. A few megabytes of each are in memory at a time.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
-from math import nan, sqrt
-from typing import Any
+from math import isfinite, nan, prod, sqrt
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.container import GGUFFile, open
+from gguflike.container import Typed, open
 from gguflike.errors import check_threads
 from gguflike.progress import Progress
 from gguflike.tensor import QuantizedTensor
 
+if TYPE_CHECKING:
+    from gguflike.container import GGUFFile
+    from gguflike.convert.folder_tensors import FolderTensors
+
 CHUNK = 1 << 20  # weights decoded at a time: bounds the memory
+#: Keys that are about a file, and not about the model in it, by their prefixes: a folder says nothing of them.
+OF_FILES = ("gguflike.", "general.file_type", "general.quantization_version")
+
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class TensorDiff:
-    """One tensor that both files have. ``formats`` and ``shapes`` are those of the first and the second file.
+    """One tensor that both have. ``formats``, ``shapes``, ``nbytes`` and ``bits`` (for each weight) are those of the
+    first and the second.
 
-    ``identical``: the same type and bytes. ``rmse`` is the root of the mean squared difference of the decoded weights,
-    ``relative`` that divided by the root mean square of the first file's, ``largest`` the largest absolute difference;
-    all three are NaN where the shapes differ.
+    ``identical``: the same type and bytes, or, where one is a checkpoint's, the same values. ``rmse`` is the root of
+    the mean squared difference of the decoded weights, ``relative`` that divided by the root mean square of the
+    first's, ``largest`` the largest absolute difference and ``cosine`` the cosine of the two as vectors. All four are
+    NaN where the shapes differ or a weight is not finite, and the middle two where one is all zeros.
     """
 
     name: str
@@ -35,24 +51,71 @@ class TensorDiff:
     rmse: float
     relative: float
     largest: float
+    cosine: float
+    nbytes: tuple[int, int]
+
+    @property
+    def kind(self) -> str:
+        """What became of it: "same", "reshaped", "retyped" or "changed"."""
+        if self.identical:
+            return "same"
+        if self.shapes[0] != self.shapes[1]:
+            return "reshaped"
+        return "changed" if self.formats[0] == self.formats[1] else "retyped"
+
+    @property
+    def bits(self) -> tuple[float, float]:
+        """Bits of a weight in the first and in the second; 0 where there is none."""
+        first, second = (
+            8 * size / prod(shape) if prod(shape) else 0.0 for size, shape in zip(self.nbytes, self.shapes, strict=True)
+        )
+        return first, second
+
+
+@dataclass(frozen=True)
+class MetadataDiff:
+    """A key whose values differ; None where one has no such key. ``differs`` counts the items that do, of arrays of one
+    type and length, and ``first`` is the number of the first of them (-1: there is no such count)."""
+
+    key: str
+    old: Typed | None
+    new: Typed | None
+    differs: int = 0
+    first: int = -1
 
 
 @dataclass(frozen=True)
 class FileDiff:
-    """All differences of two files; ``tensors`` in the order of the first, also those that are identical."""
+    """All differences; ``tensors`` in the order of the first, also those that are identical, ``metadata`` those that
+    differ alone."""
 
     tensors: tuple[TensorDiff, ...]
     only_first: tuple[str, ...]
     only_second: tuple[str, ...]
-    metadata_only_first: tuple[str, ...]
-    metadata_only_second: tuple[str, ...]
-    metadata_changed: tuple[str, ...]
+    metadata: tuple[MetadataDiff, ...]
 
     @property
     def identical(self) -> bool:
         """Whether tensors and metadata are the same; digests count as metadata."""
-        keys = self.metadata_only_first + self.metadata_only_second + self.metadata_changed
-        return not (self.only_first or self.only_second or keys) and all(t.identical for t in self.tensors)
+        return not (self.only_first or self.only_second or self.metadata) and all(t.identical for t in self.tensors)
+
+    @property
+    def worst(self) -> list[TensorDiff]:
+        """The tensors that differ: those without a distance first, then those farthest apart for their size."""
+        changed = [tensor for tensor in self.tensors if not tensor.identical]
+        return sorted(changed, key=lambda tensor: -tensor.relative if isfinite(tensor.relative) else -np.inf)
+
+    @property
+    def metadata_only_first(self) -> tuple[str, ...]:
+        return tuple(each.key for each in self.metadata if each.new is None)
+
+    @property
+    def metadata_only_second(self) -> tuple[str, ...]:
+        return tuple(each.key for each in self.metadata if each.old is None)
+
+    @property
+    def metadata_changed(self) -> tuple[str, ...]:
+        return tuple(each.key for each in self.metadata if each.old is not None and each.new is not None)
 
 
 def diff(
@@ -62,61 +125,190 @@ def diff(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> FileDiff:
-    """Compare two GGUF files. Errors as of ``gguflike.open``; UnsupportedError for a type without a decoder."""
+    """Compare two models: GGUF files, or folders of checkpoints that this version can convert.
+
+    Where one is a folder, metadata are those that a conversion would write, but for what is about a file only
+    (OF_FILES). Errors as of ``gguflike.open`` and ``gguflike.convert``; UnsupportedError for a type without a decoder,
+    QuantizationError where a weight of a checkpoint is not finite.
+    """
     check_threads(threads)
-    with open(first) as a, open(second) as b:
-        common = [name for name in a.infos if name in b.infos]
-        total = sum(a.infos[name].nbytes for name in common)
-        done = 0
+    with ExitStack() as opened:
+        a, b = (_side(path, threads, opened) for path in (first, second))
+        common = [name for name in a.shapes if name in b.shapes]
+        total, done = sum(a.nbytes(name) for name in common), 0
         tensors = []
         for name in common:
             if progress:
                 progress(done, total, name)
-            tensors.append(compare(a.load(name), b.load(name), threads))
-            done += a.infos[name].nbytes
+            tensors.append(_compared(name, a, b))
+            done += a.nbytes(name)
         if progress:
             progress(done, total, "")
-        keys = [key for key in a.metadata if key in b.metadata]
+        of_folder = any(isinstance(side, _Folder) for side in (a, b))
         return FileDiff(
             tuple(tensors),
-            tuple(name for name in a.infos if name not in b.infos),
-            tuple(name for name in b.infos if name not in a.infos),
-            tuple(key for key in a.metadata if key not in b.metadata),
-            tuple(key for key in b.metadata if key not in a.metadata),
-            tuple(key for key in keys if not _same_value(a, b, key)),
+            tuple(name for name in a.shapes if name not in b.shapes),
+            tuple(name for name in b.shapes if name not in a.shapes),
+            tuple(_metadata(a, b, OF_FILES if of_folder else ())),
         )
 
 
 def compare(a: QuantizedTensor, b: QuantizedTensor, threads: int | None = None) -> TensorDiff:
     """The difference of two tensors, decoded in pieces of CHUNK weights."""
-    formats, shapes = (a.format.name, b.format.name), (a.shape, b.shape)
-    same_bytes = a.format == b.format and a.shape == b.shape and np.array_equal(a.data, b.data)
-    if same_bytes or a.shape != b.shape or not a.size:
-        distance = 0.0 if a.shape == b.shape else nan
-        return TensorDiff(a.name, formats, shapes, same_bytes, distance, distance, distance)
-    squares = norm = largest = 0.0
-    for x, y in zip(_decoded(a, threads), _decoded(b, threads), strict=True):
-        apart = x.astype(np.float64) - y
-        squares += float(np.vdot(apart, apart))
-        norm += float(np.vdot(x.astype(np.float64), x))
-        largest = max(largest, float(np.abs(apart).max()))
-    relative = sqrt(squares / norm) if norm else (nan if squares else 0.0)
-    return TensorDiff(a.name, formats, shapes, False, sqrt(squares / a.size), relative, largest)
+    pieces = ((_rows(a, span, threads), _rows(b, span, threads)) for span in _spans(a))
+    return _difference(a.name, (_Stored(a), _Stored(b)), _same_bytes(a, b), pieces)
 
 
-def _decoded(tensor: QuantizedTensor, threads: int | None) -> Iterator[npt.NDArray[np.float32]]:
-    """float32 of shape (some rows, columns), piece by piece."""
-    rows = tensor.rows
+class _Stored:
+    """What is told of a tensor without its weights."""
+
+    def __init__(self, tensor: QuantizedTensor) -> None:
+        self.format, self.shape, self.nbytes = tensor.format.name, tensor.shape, tensor.nbytes
+
+
+class _File:
+    """A GGUF file as one of the two."""
+
+    def __init__(self, file: GGUFFile, threads: int | None) -> None:
+        self.file, self._threads = file, threads
+        self.shapes = {name: info.shape for name, info in file.infos.items()}
+        self.keys = list(file.metadata)
+
+    def nbytes(self, name: str) -> int:
+        return self.file.infos[name].nbytes
+
+    def format(self, name: str) -> str:
+        return self.file.infos[name].format.name
+
+    def value(self, key: str) -> Typed:
+        return self.file.metadata.typed(key)
+
+    def spans(self, name: str) -> list[range]:
+        return _spans(self.file.tensors[name])
+
+    def rows(self, name: str, span: range) -> Floats:
+        return _rows(self.file.tensors[name], span, self._threads)
+
+
+class _Folder:
+    """A checkpoint as one of the two: the file that it would be, of unrounded weights."""
+
+    def __init__(self, tensors: FolderTensors) -> None:
+        self._tensors = tensors
+        self.shapes = {name: source.shape for name, source in tensors.sources.items()}
+        self.keys = list(tensors.metadata)
+
+    def nbytes(self, name: str) -> int:
+        return self._tensors.nbytes(name)
+
+    def format(self, name: str) -> str:
+        return self._tensors.sources[name].stored
+
+    def value(self, key: str) -> Typed:
+        return self._tensors.metadata[key]
+
+    def spans(self, name: str) -> list[range]:
+        return self._tensors.spans(name)
+
+    def rows(self, name: str, span: range) -> Floats:
+        return self._tensors.rows(name, span)
+
+
+_Side = _File | _Folder
+
+
+def _side(path: str | os.PathLike[str], threads: int | None, opened: ExitStack) -> _Side:
+    if Path(path).is_dir():
+        from gguflike.convert.folder_tensors import FolderTensors  # who compares files need not load it
+
+        return _Folder(FolderTensors(path))
+    return _File(opened.enter_context(open(path)), threads)
+
+
+def _compared(name: str, a: _Side, b: _Side) -> TensorDiff:
+    """The difference of a tensor that both have."""
+    if isinstance(a, _File) and isinstance(b, _File):
+        return compare(a.file.tensors[name], b.file.tensors[name], a._threads)
+    spans = (a if isinstance(a, _Folder) else b).spans(name)  # a checkpoint's rows come as they are stored together
+    pieces = ((a.rows(name, span), b.rows(name, span)) for span in spans)
+    told = [_Told(side.format(name), side.shapes[name], side.nbytes(name)) for side in (a, b)]
+    return _difference(name, (told[0], told[1]), None, pieces)
+
+
+@dataclass(frozen=True)
+class _Told:
+    format: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+def _difference(
+    name: str,
+    sides: tuple[_Told | _Stored, _Told | _Stored],
+    same_bytes: bool | None,
+    pieces: Iterable[tuple[Floats, Floats]],
+) -> TensorDiff:
+    """``same_bytes``: None where the two are the same if their values are. ``pieces`` are read only if need be."""
+    a, b = sides
+    formats, shapes, nbytes = (a.format, b.format), (a.shape, b.shape), (a.nbytes, b.nbytes)
+    if a.shape != b.shape:
+        return TensorDiff(name, formats, shapes, False, nan, nan, nan, nan, nbytes)
+    if same_bytes or not prod(a.shape):
+        return TensorDiff(name, formats, shapes, same_bytes is not False, 0.0, 0.0, 0.0, 1.0, nbytes)
+    squares = first = second = product = largest = 0.0
+    for x, y in pieces:
+        left, right = x.astype(np.float64).reshape(-1), y.astype(np.float64).reshape(-1)
+        apart = left - right
+        squares += float(apart @ apart)
+        first, second, product = (
+            first + float(left @ left),
+            second + float(right @ right),
+            product + float(left @ right),
+        )
+        largest = float(np.maximum(largest, np.abs(apart).max()))  # NaN stays
+    if not isfinite(squares + first + second):
+        return TensorDiff(name, formats, shapes, False, nan, nan, nan, nan, nbytes)
+    same = same_bytes is None and not squares
+    relative = sqrt(squares / first) if first else (nan if squares else 0.0)
+    cosine = product / sqrt(first * second) if first and second else (1.0 if not squares else nan)
+    cosine = max(-1.0, min(1.0, cosine))
+    return TensorDiff(name, formats, shapes, same, sqrt(squares / prod(a.shape)), relative, largest, cosine, nbytes)
+
+
+def _same_bytes(a: QuantizedTensor, b: QuantizedTensor) -> bool:
+    return a.format == b.format and a.shape == b.shape and np.array_equal(a.data, b.data)
+
+
+def _spans(tensor: QuantizedTensor) -> list[range]:
+    """Numbers of rows, about CHUNK weights of them at a time."""
     columns = tensor.shape[-1] if tensor.shape else 1
-    step = max(1, CHUNK // columns)
-    for start in range(0, len(rows), step):
-        piece = rows[start : start + step]
-        yield QuantizedTensor(tensor.name, tensor.format, (len(piece), columns), piece.reshape(-1)).dequantize(threads)
+    count, step = len(tensor.rows), max(1, CHUNK // max(columns, 1))
+    return [range(start, min(start + step, count)) for start in range(0, count, step)]
 
 
-def _same_value(a: GGUFFile, b: GGUFFile, key: str) -> bool:
-    mine: Any = a.metadata.typed(key)
-    other: Any = b.metadata.typed(key)
-    if (mine.type, mine.item_type) != (other.type, other.item_type):
-        return False
-    return bool(np.array_equal(mine.value, other.value))
+def _rows(tensor: QuantizedTensor, span: range, threads: int | None) -> Floats:
+    """float32 of shape (len(span), columns)."""
+    columns = tensor.shape[-1] if tensor.shape else 1
+    piece = tensor.rows[span.start : span.stop]
+    return QuantizedTensor(tensor.name, tensor.format, (len(piece), columns), piece.reshape(-1)).dequantize(threads)
+
+
+def _metadata(a: _Side, b: _Side, left_out: tuple[str, ...]) -> Iterator[MetadataDiff]:
+    """The keys whose values differ, those of the first first."""
+    mine, others = set(a.keys), set(b.keys)
+    for key in [*a.keys, *(key for key in b.keys if key not in mine)]:
+        if key.startswith(left_out):
+            continue
+        old = a.value(key) if key in mine else None
+        new = b.value(key) if key in others else None
+        if old is None or new is None or (old.type, old.item_type) != (new.type, new.item_type):
+            yield MetadataDiff(key, old, new)
+        elif not np.array_equal(old.value, new.value):
+            yield _differing(key, old, new)
+
+
+def _differing(key: str, old: Typed, new: Typed) -> MetadataDiff:
+    if old.item_type is None or len(old.value) != len(new.value):
+        return MetadataDiff(key, old, new)
+    places = [place for place, (x, y) in enumerate(zip(old.value, new.value, strict=True)) if x != y]
+    return MetadataDiff(key, old, new, len(places), places[0] if places else -1)

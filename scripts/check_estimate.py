@@ -87,6 +87,7 @@ MODELS: dict[str, tuple[dict[str, Any], str]] = {
         {
             **_COMMON,
             "architectures": ["Lfm2ForCausalLM"],
+            "hidden_act": None,
             "hidden_size": 2048,
             "intermediate_size": 8192,
             "block_ff_dim": 8192,
@@ -110,11 +111,14 @@ path, context, threads = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 model = gguflike.load(path, context=context, threads=threads)
 ids = np.random.default_rng(0).integers(3, model.vocab_size, context).tolist()
 model.tokenize("what is said of it, and how it is " * 2000)
-model.extend(ids[:-4], 0)
-for position in range(context - 4, context):
-    model.extend(ids[position : position + 1], position)
+pieces = [context - 132, *[16] * 8, *[1] * 4]  # a prompt, several turns, and tokens that are chosen
+position = 0
+for size in pieces:
+    model.extend(ids[position : position + size], position)
+    position += size
 lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
-print(json.dumps({key: 1024 * int(lines[key].split()[0]) for key in ("VmRSS", "VmHWM")} | {"numba": "numba" in sys.modules}))
+found = {key: 1024 * int(lines[key].split()[0]) for key in ("VmRSS", "VmHWM")}
+print(json.dumps(found | {"numba": "numba" in sys.modules}))
 """
 
 

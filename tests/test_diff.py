@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
+import sys
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 
+import gguflike
 from gguflike import container
 from gguflike.blocks import FORMATS
+from gguflike.cli import main
+from gguflike.container import Typed, ValueType
 from gguflike.diff import CHUNK, compare, diff
 from gguflike.tensor import QuantizedTensor
+from tests import tiny
 
 RNG = np.random.default_rng(3)
 
@@ -86,3 +92,101 @@ def test_files(tmp_path: Path) -> None:
     assert diff(first, first, progress=lambda *call: calls.append(call)).identical
     assert calls[0] == (0, 512 + 512 + 256, "x")
     assert calls[-1] == (1280, 1280, "")
+
+
+def test_figures_of_two_vectors() -> None:
+    a, b = np.array([[3.0, 4.0]], np.float32), np.array([[4.0, 3.0]], np.float32)
+    result = compare(stored("x", a, "F32"), stored("x", b, "F16"))
+    assert result.cosine == pytest.approx(24 / 25)
+    assert result.relative == pytest.approx(math.sqrt(2) / 5)
+    assert result.bits == (32.0, 16.0)
+    assert result.nbytes == (8, 4)
+    assert result.kind == "retyped"
+    assert compare(stored("x", a, "F32"), stored("x", a, "F32")).kind == "same"
+    assert compare(stored("x", a, "F32"), stored("x", -a, "F32")).cosine == -1
+    assert compare(stored("x", a, "F32"), stored("x", b, "F32")).kind == "changed"
+
+
+def test_what_is_not_finite_has_no_distance() -> None:
+    a = np.ones((2, 32), np.float32)
+    b = a.copy()
+    b[1, 3] = np.nan
+    for x, y in ((a, b), (b, a)):
+        result = compare(stored("x", x, "F32"), stored("x", y, "F32"))
+        assert not result.identical
+        assert all(map(math.isnan, (result.rmse, result.relative, result.largest, result.cosine)))
+
+
+def test_the_worst_come_first(tmp_path: Path) -> None:
+    x = RNG.standard_normal((4, 32)).astype(np.float32)
+    first, second = tmp_path / "a.gguf", tmp_path / "b.gguf"
+    container.write(first, {}, [stored(name, x, "F32") for name in "abcd"])
+    container.write(
+        second,
+        {},
+        [stored("a", x, "Q8_0"), stored("b", x, "Q4_0"), stored("c", x, "F32"), stored("d", x.reshape(2, 64), "F32")],
+    )
+    assert [tensor.name for tensor in diff(first, second).worst] == ["d", "b", "a"]
+
+
+def test_values_that_changed_are_told(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.gguf", tmp_path / "b.gguf"
+    x = stored("x", np.ones((1, 32), np.float32), "F32")
+    container.write(first, {"n": 1, "list": ["a", "b", "c"], "short": [1], "gone": True}, [x])
+    container.write(second, {"n": 1.5, "list": ["a", "x", "y"], "short": [1, 2], "new": "s"}, [x])
+    found = {each.key: each for each in diff(first, second).metadata if not each.key.startswith("gguflike")}
+    assert list(found) == ["n", "list", "short", "gone", "new"]
+    assert (found["n"].old, found["n"].new) == (Typed(1, ValueType.UINT32), Typed(1.5, ValueType.FLOAT32))
+    assert (found["list"].differs, found["list"].first) == (2, 1)
+    assert (found["short"].differs, found["short"].first) == (0, -1)
+    assert (found["gone"].new, found["new"].old) == (None, None)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.checkpoint(tmp_path_factory.mktemp("diff") / "hf")
+
+
+def test_a_checkpoint_and_the_file_made_of_it(checkpoint: Path, tmp_path: Path) -> None:
+    exact, rounded = tmp_path / "exact.gguf", tmp_path / "rounded.gguf"
+    gguflike.convert(checkpoint, exact, "F32")
+    assert diff(checkpoint, exact).identical
+    assert diff(exact, checkpoint).identical
+    assert diff(checkpoint, checkpoint).identical
+    gguflike.convert(checkpoint, rounded, "Q8_0")
+    result, files = diff(checkpoint, rounded), diff(exact, rounded)
+    assert [each.name for each in result.tensors] == [each.name for each in files.tensors]
+    for mine, other in zip(result.tensors, files.tensors, strict=True):
+        assert mine.rmse == pytest.approx(other.rmse, rel=1e-6)
+        assert mine.cosine == pytest.approx(other.cosine, rel=1e-9)
+        assert mine.formats[1] == other.formats[1]
+    assert not result.identical
+    assert result.metadata == ()  # of the model they say the same
+
+
+def test_slabs_of_a_checkpoint_make_the_whole(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gguflike.convert(checkpoint, tmp_path / "m.gguf", "Q8_0")
+    whole = diff(checkpoint, tmp_path / "m.gguf")
+    module = sys.modules["gguflike.convert.folder_tensors"]  # the package has a function for a name on the way
+    monkeypatch.setattr(module, "SLAB_BYTES", 1 << 10)
+    pieces = diff(checkpoint, tmp_path / "m.gguf")
+    for one, other in zip(whole.tensors, pieces.tensors, strict=True):
+        assert one.rmse == pytest.approx(other.rmse, rel=1e-9)
+
+
+def test_the_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "m.gguf"
+    gguflike.convert(checkpoint, file, "Q8_0")
+    assert main(["diff", str(checkpoint), str(file), "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert {each["kind"] for each in document["tensors"]} == {"same", "retyped"}
+    gguflike.edit(file, tmp_path / "n.gguf", values={"general.name": "other"})
+    assert main(["diff", str(file), str(tmp_path / "n.gguf")]) == 1
+    shown = capsys.readouterr().out
+    assert "metadata changed: general.name" in shown
+    assert "-> 'other' (string)" in shown
+    assert main(["diff", str(file), str(file)]) == 0
+    assert capsys.readouterr().out == "identical\n"
+    assert main(["diff", str(file)]) == 2

@@ -34,7 +34,7 @@ def test_it_counts_what_a_model_that_is_loaded_has(tmp_path: Path, kind: str, ca
         assert found.read == weights.matrix_bytes
         team = 2 * memory.SCRATCH_BYTES
         programs = [model._passes._one, model._passes._body, *model._passes._heads]
-        assert found.buffers == buffers.written(1) + team + sum(program.nbytes(2) for program in programs)
+        assert found.buffers == buffers.written(1, programs) + team + sum(program.nbytes(2) for program in programs)
 
 
 def test_users_have_caches_of_their_own(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ BELOW = {
     "origin": {"errors", "progress", "container", "checkpoint"},
     "meaning": {"errors", "container", "families", "checkpoint", "chat", "runner"},
     "verify": {"progress", "errors", "blocks", "tensor", "container", "locate", "meaning", "signature", "origin"},
-    "diff": {"progress", "errors", "blocks", "tensor", "container"},
+    "diff": {"progress", "errors", "blocks", "tensor", "container", "convert"},
     "convert": {"progress", "errors", "foreign", "blocks", "kernels", "tensor", "container", "families", "checkpoint"}
     | {"calibrate", "activations", "machine"},
     "activations": {"errors", "container"},

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gguflike.cli.arguments import positive
 from gguflike.cli.output import clean, print_json, table
@@ -13,12 +12,16 @@ from gguflike.cli.paths import fetched
 from gguflike.cli.progress import progress_bar
 
 if TYPE_CHECKING:
-    from gguflike.diff import FileDiff, TensorDiff
+    from gguflike.container import Typed
+    from gguflike.diff import FileDiff, MetadataDiff, TensorDiff
+
+SHOWN = 40  # characters of a value
+LISTED = 16  # items of an array in JSON; of longer ones, how many there are
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("first", metavar="A", help="GGUF file")
-    parser.add_argument("second", metavar="B", help="GGUF file")
+    parser.add_argument("first", metavar="A", help="GGUF file, or the folder of a checkpoint")
+    parser.add_argument("second", metavar="B", help="the same")
     parser.add_argument("--threads", type=positive, help="threads for decoding (default: all CPUs)")
     parser.add_argument("--json", action="store_true", help="one JSON document")
 
@@ -30,36 +33,101 @@ def run(args: argparse.Namespace) -> int:
     with progress_bar() as progress:
         result = diff(first, second, threads=args.threads, progress=progress)
     if args.json:
-        tensors = [_finite(asdict(tensor)) for tensor in result.tensors]
-        print_json({**asdict(result), "identical": result.identical, "tensors": tensors})
+        print_json(document(result))
     else:
         _print(result)
     return 0 if result.identical else 1
 
 
-def _finite(row: dict[str, object]) -> dict[str, object]:
-    """NaN (shapes differ) as null."""
-    return {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in row.items()}
+def document(result: FileDiff) -> dict[str, Any]:
+    """All differences as JSON; what is no number is null."""
+    return {
+        "identical": result.identical,
+        "tensors": [_tensor(each) for each in result.tensors],
+        "only_first": list(result.only_first),
+        "only_second": list(result.only_second),
+        "metadata": [
+            {
+                "key": each.key,
+                "old": _value(each.old),
+                "new": _value(each.new),
+                **({"differs": each.differs, "first": each.first} if each.differs else {}),
+            }
+            for each in result.metadata
+        ],
+        "metadata_only_first": list(result.metadata_only_first),
+        "metadata_only_second": list(result.metadata_only_second),
+        "metadata_changed": list(result.metadata_changed),
+    }
+
+
+def _tensor(each: TensorDiff) -> dict[str, Any]:
+    return {
+        "name": each.name,
+        "kind": each.kind,
+        "formats": list(each.formats),
+        "shapes": [list(shape) for shape in each.shapes],
+        "nbytes": list(each.nbytes),
+        "bits": list(each.bits),
+        "identical": each.identical,
+        **{name: _finite(getattr(each, name)) for name in ("rmse", "relative", "largest", "cosine")},
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _value(value: Typed | None) -> Any:
+    """A value with its type, an array by its length and its first items."""
+    from gguflike.describe import plain
+
+    if value is None:
+        return None
+    if value.item_type is None:
+        return {"type": value.type.name.lower(), "value": plain(value.value)}
+    items = [plain(item) for item in value.value[:LISTED]]
+    return {"type": f"[{value.item_type.name.lower()}]", "count": len(value.value), "value": items}
 
 
 def _print(result: FileDiff) -> None:
-    for label, keys in (
-        ("metadata only in A", result.metadata_only_first),
-        ("metadata only in B", result.metadata_only_second),
-        ("metadata changed", result.metadata_changed),
-        ("tensor only in A", result.only_first),
-        ("tensor only in B", result.only_second),
-    ):
-        for key in keys:
-            print(f"{label}: {clean(key)}")
-    changed = [tensor for tensor in result.tensors if not tensor.identical]
-    if changed:
-        rows = [["tensor", "A", "B", "relative error", "largest"], *(_row(tensor) for tensor in changed)]
-        print(table(rows, right=(3, 4)))
-    print("identical" if result.identical else f"{len(changed)} of {len(result.tensors)} common tensors differ")
+    for each in result.metadata:
+        print(_line(each))
+    for label, names in (("only in A", result.only_first), ("only in B", result.only_second)):
+        for name in names:
+            print(f"tensor {label}: {clean(name)}")
+    worst = result.worst
+    if worst:
+        rows = [["tensor", "A", "B", "bits", "rel. error", "cosine", "RMSE", "largest"], *map(_row, worst)]
+        print(table(rows, right=(3, 4, 5, 6, 7)))
+    print("identical" if result.identical else f"{len(worst)} of {len(result.tensors)} common tensors differ")
+
+
+def _line(each: MetadataDiff) -> str:
+    key = clean(each.key)
+    if each.new is None:
+        return f"metadata only in A: {key} = {_shown(each.old)}"
+    if each.old is None:
+        return f"metadata only in B: {key} = {_shown(each.new)}"
+    if each.differs and each.old.item_type is not None:
+        old, new = each.old.value[each.first], each.new.value[each.first]
+        where = f"{each.differs} of {len(each.old.value)} items, the first is number {each.first}"
+        return f"metadata changed: {key}: {where}: {clean(repr(old), SHOWN)} -> {clean(repr(new), SHOWN)}"
+    return f"metadata changed: {key}: {_shown(each.old)} -> {_shown(each.new)}"
+
+
+def _shown(value: Typed | None) -> str:
+    assert value is not None
+    kind = (value.item_type or value.type).name.lower()
+    if value.item_type is not None:
+        return f"{len(value.value)} x {kind}"
+    return f"{clean(repr(value.value), SHOWN)} ({kind})"
 
 
 def _row(tensor: TensorDiff) -> list[str]:
-    if tensor.shapes[0] != tensor.shapes[1]:
-        return [clean(tensor.name), str(tensor.shapes[0]), str(tensor.shapes[1]), "shapes differ", ""]
-    return [clean(tensor.name), *tensor.formats, f"{tensor.relative:.3g}", f"{tensor.largest:.3g}"]
+    name, bits = clean(tensor.name), f"{tensor.bits[0]:.4g} -> {tensor.bits[1]:.4g}"
+    if tensor.kind == "reshaped":
+        return [name, *(" x ".join(map(str, shape)) for shape in tensor.shapes), bits, "shapes differ", "", "", ""]
+    figures = (tensor.relative, tensor.cosine, tensor.rmse, tensor.largest)
+    texts = [f"{figures[0]:.3g}", f"{figures[1]:.6f}", f"{figures[2]:.3g}", f"{figures[3]:.3g}"]
+    return [name, *tensor.formats, bits, *texts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from gguflike.kernels.engine.memory import Take
+    from gguflike.kernels.engine.program import Program
 
 BATCH = 512  # tokens of one pass: enough to reuse every weight from cache, few enough for small buffers
 LINE = 64  # bytes of a cache line: what different threads write stands in different ones
@@ -146,10 +148,18 @@ class Buffers:
         """Activations of several tokens, int8 in memory of their own, too. ``columns`` is a multiple of 32."""
         return Activations(self.temp(name, columns), *self._int8(name, columns))
 
-    def written(self, texts: int) -> int:
-        """Bytes of it that passes write at most that give logits of one token of each of so many texts."""
-        unused = HEAD_TOKENS - min(texts, HEAD_TOKENS)
-        return self.nbytes - unused * int(self.logits[0].nbytes + self.head_x[0].nbytes)
+    def written(self, texts: int, programs: Iterable[Program]) -> int:
+        """Bytes of it that passes of these programs write at most, which give logits of one token of each of so many
+        texts. What no op is told the address of is there for nothing: floats that are made int8 at once."""
+        words = {
+            word.address if isinstance(word, Own) else word
+            for program in programs
+            for op in program.ops
+            for word in op.args
+        }
+        idle = sum(count for (_, count), place in self._temps.items() if place not in words)
+        rows = HEAD_TOKENS - min(texts, HEAD_TOKENS)
+        return self.nbytes - idle - rows * int(self.logits[0].nbytes + self.head_x[0].nbytes)
 
     def _int8(self, name: str, columns: int) -> tuple[int, int, int]:
         """Addresses of codes int8 (batch, columns), scales float32 (batch, columns / 32) and sums int32 (batch,

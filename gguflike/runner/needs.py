@@ -121,7 +121,7 @@ def needs(
         packed=weights.packed_bytes,
         computed=weights.computed_bytes + sum(kept.values()),
         cache=states.nbytes + sum(other.nbytes for other in others),
-        buffers=buffers.written(texts) + threads * SCRATCH_BYTES + sum(each.nbytes(threads) for each in made),
+        buffers=buffers.written(texts, made) + threads * SCRATCH_BYTES + sum(each.nbytes(threads) for each in made),
         tokenizer=tokenizer,
         process=PROCESS,
         loading=weights.loading_bytes,
