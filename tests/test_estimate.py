@@ -30,7 +30,7 @@ def test_it_counts_what_a_model_that_is_loaded_has(tmp_path: Path, kind: str, ca
         assert found.cache == model.states.nbytes
         assert found.packed == weights.packed_bytes
         assert found.computed == weights.computed_bytes
-        assert found.mapped == weights.mapped_bytes + sum(weights.table_bytes)
+        assert found.plain == weights.plain_bytes + weights.table_bytes(128)
         assert found.read == weights.matrix_bytes
         team = 2 * memory.SCRATCH_BYTES
         programs = [model._passes._one, model._passes._body, *model._passes._heads]
@@ -87,7 +87,7 @@ def test_bounds_of_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_peak_is_where_most_is_there() -> None:
-    row = {"mapped": 0, "packed": 100, "computed": 0, "buffers": 5, "process": 7, "read": 0, "read_cache": 0}
+    row = {"plain": 0, "packed": 100, "computed": 0, "buffers": 5, "process": 7, "read": 0, "read_cache": 0}
     early = needs.Needs(**row, cache=10, tokenizer=1, loading=50, making=2)
     assert (early.total, early.peak) == (123, 157)
     late = needs.Needs(**row, cache=100, tokenizer=1, loading=50, making=2)

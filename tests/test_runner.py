@@ -25,7 +25,6 @@ from gguflike.runner.parts.attention import attended
 from gguflike.runner.rope import rotation
 from gguflike.runner.schedule import OneToken
 from gguflike.runner.state import KVCache, default_context, kv_bytes_per_position
-from gguflike.runner.weights import _ranges
 from tests import naive_model, tiny_gguf
 from tests.measures import relative_error
 
@@ -368,17 +367,6 @@ def test_yarn_frequencies(base: float, context: int, fast: float, slow: float) -
     rope = rotation(Rope(32, base, "norm", Scaling("yarn", 4.0, context, fast, slow)), None)
     np.testing.assert_allclose(rope.frequencies, yarn_definition(32, base, 4.0, context, fast, slow), rtol=1e-12)
     assert rope.magnitude == pytest.approx(1 + 0.1 * math.log(4))
-
-
-def test_neighbours_in_a_file_are_released_as_one(tmp_path: Path) -> None:
-    path = tmp_path / "x"
-    path.write_bytes(bytes(10 * mmap.PAGESIZE))
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
-        data = np.frombuffer(whole, np.uint8)
-        page = mmap.PAGESIZE
-        parts = [data[100:page], data[page + 50 : 3 * page], data[5 * page : 6 * page], np.zeros(page, np.uint8)]
-        assert [(first, last) for _, first, last in _ranges(parts)] == [(100, 3 * page), (5 * page, 6 * page)]
-        del data, parts
 
 
 @pytest.mark.parametrize("positions", [1, 64, 4096])

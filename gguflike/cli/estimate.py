@@ -77,7 +77,7 @@ def _one(each: Estimate, name: str) -> str:
     needs = each.needs
     rows = [
         ["weights", size(needs.packed + needs.computed), "in memory once, as the ops read them"],
-        ["in the file", size(needs.mapped), "mapped; the system takes them back when memory is short"],
+        ["floats", size(needs.plain), "and rows of the embedding, as the file has them"],
         ["cache", size(needs.cache), f"{each.cache_type}, {_texts(each)}"],
         ["buffers", size(needs.buffers), f"of passes, {each.threads} threads"],
         ["tokenizer", size(needs.tokenizer), ""],

@@ -192,11 +192,11 @@ def _embed(s: Schedule, graph: Graph, weights: Weights, x: int) -> None:
         s.combine(_whole(graph, weights, x), x, scale=part.scale)
     if part.positions:
         rows = s.temp("positions", part.n_embd)
-        s.lookup(weights.table("position_embd.weight"), address(s.buffers.position_ids), rows)
+        s.lookup(weights.whole("position_embd.weight"), address(s.buffers.position_ids), rows)
         s.combine(_whole(graph, weights, rows), x, added=x)
     if part.types:
         rows = s.temp("types", part.n_embd)
-        s.lookup(weights.table("token_types.weight"), address(s.buffers.type_ids), rows)
+        s.lookup(weights.whole("token_types.weight"), address(s.buffers.type_ids), rows)
         s.combine(_whole(graph, weights, rows), x, added=x)
     if part.norm is not None:
         s.combine(_whole(graph, weights, x, part.norm), x)

@@ -55,6 +55,7 @@ class HeadPasses(Passes):
         ids = [token for run in runs for token in run.ids]
         count = len(ids)
         buffers.ids[:count] = ids
+        self._weights.fetch(buffers.ids[:count])
         self._team.run(self._embedding, count)
         for place, (x, weight) in enumerate(zip((buffers.x[:count], self.before), self._norms, strict=True)):
             mean_square = np.mean(np.square(x), axis=-1, keepdims=True)

@@ -11,20 +11,18 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
 from gguflike.blocks import FORMATS
 from gguflike.container.layout import TensorInfo
-from gguflike.container.reader import Lazy
 from gguflike.families.parts import Graph, Head
 from gguflike.kernels.engine.memory import SCRATCH_BYTES, unbacked
 from gguflike.runner import graph as programs
 from gguflike.runner.buffers import Buffers
 from gguflike.runner.state import padded
 from gguflike.runner.weights import Weights
-from gguflike.tensor import QuantizedTensor
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -40,26 +38,23 @@ TOKEN, MERGE = 850, 240
 """Bytes that a tokenizer takes for each token of its vocabulary, and for each of its merges."""
 MAKING = 2
 """As many times these bytes are taken while a tokenizer is made."""
-AROUND = 1 << 16
-"""Bytes of a file that come into memory with a page that is read: what Linux maps around it."""
 
 
 @dataclass(frozen=True)
 class Needs:
     """Bytes that a model takes where it runs, when its context is full.
 
-    ``mapped``: matrices of floating point, and rows of tables that were looked up, where they lie in the file, whose
-    pages the system takes back when memory is short. ``packed``: quantized matrices as the ops read them, which are in
-    memory once. ``computed``: float32 made of small tensors. ``cache``: keys and values, and what recurrent layers
-    keep, of all texts. ``buffers``: what passes write. ``tokenizer``: what encodes texts. ``process``: Python, numpy,
-    this package and compiled ops.
+    ``plain``: matrices of floating point, and rows of tables that were looked up, as the file has them. ``packed``:
+    quantized matrices as the ops read them, which are in memory once. ``computed``: float32 made of small tensors.
+    ``cache``: keys and values, and what recurrent layers keep, of all texts. ``buffers``: what passes write.
+    ``tokenizer``: what encodes texts. ``process``: Python, numpy, this package and compiled ops.
 
     ``loading``: bytes of the file that are in memory beside what is made of them, before ``cache`` and ``buffers`` are.
     ``making``: bytes more than those of ``tokenizer`` while it is made.
     ``read``: bytes of weights that a pass of one token reads, ``read_cache``: those of the cache at the end of a text.
     """
 
-    mapped: int
+    plain: int
     packed: int
     computed: int
     cache: int
@@ -74,7 +69,7 @@ class Needs:
     @property
     def weights(self) -> int:
         """Bytes of all weights."""
-        return self.mapped + self.packed + self.computed
+        return self.plain + self.packed + self.computed
 
     @property
     def total(self) -> int:
@@ -117,7 +112,7 @@ def needs(
             made.append(programs.body(graph, weights, buffers, states, each=True))
     kept = {id(array): array.nbytes for each in made for array in each.keep if isinstance(array, np.ndarray)}
     return Needs(
-        mapped=weights.mapped_bytes + sum(min(size, texts * context * AROUND) for size in weights.table_bytes),
+        plain=weights.plain_bytes + weights.table_bytes(texts * context),
         packed=weights.packed_bytes,
         computed=weights.computed_bytes + sum(kept.values()),
         cache=states.nbytes + sum(other.nbytes for other in others),
@@ -176,7 +171,7 @@ def beside_weights(graph: Graph, context: int, cache_type: str = "f16", threads:
     }
     tokenizer = TOKENIZER + (TOKEN + MERGE) * graph.embedding.n_vocab
     found = needs(graph, infos, context, cache_type, threads=threads, tokenizer=tokenizer)
-    return found.total + found.making - found.mapped
+    return found.total + found.making - found.plain
 
 
 class _Sizes(Weights):
@@ -196,13 +191,8 @@ class _Sizes(Weights):
         return None if info is None else unbacked(prod(info.shape), np.float32)
 
 
-class _Header:
-    """What `Weights` reads of a file, as far as its header says it: tensors without memory."""
+class _Header(NamedTuple):
+    """What `Weights` asks a file of which only the header is known."""
 
-    def __init__(self, path: str, infos: Mapping[str, TensorInfo]) -> None:
-        self.path, self.infos = path, infos
-        self.tensors = Lazy(infos, self._tensor)
-
-    def _tensor(self, name: str) -> QuantizedTensor:
-        info = self.infos[name]
-        return QuantizedTensor(name, info.format, info.shape, unbacked(info.nbytes))
+    path: str
+    infos: Mapping[str, TensorInfo]

@@ -272,6 +272,7 @@ class Passes:
                 buffers.position_ids[count:behind] = np.arange(position, position + len(ids))
             self._rotate(position + len(ids))
             count = behind
+        self._weights.fetch(buffers.ids[:count])
         try:
             for slot, ids, _, _ in runs:
                 slot.states.before(len(slot.tokens), len(ids))

@@ -1,14 +1,13 @@
 """The tensors of one model, laid out for the kernels.
 
-Quantized matrices are repacked a few dozen megabytes at a time, by all threads, and the pages of the file that they
-came from are given back, so that the weights are in memory once. Floating-point matrices and the embedding are used
-where they lie in the file.
+Everything is read into memory of the model's own, once: what happens to the file afterwards does not matter, but for
+rows of tables (tables.py). Quantized matrices are repacked by all threads, a few megabytes at a time. Floating-point
+matrices stay as the file has them.
 """
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from gguflike.blocks import FORMATS, BlockFormat
-from gguflike.container import GGUFFile
+from gguflike.container import GGUFFile, TensorInfo
 from gguflike.errors import GGUFError
 from gguflike.families.parts import Graph, Head
 from gguflike.kernels.dispatch import linear_plan
@@ -24,6 +23,7 @@ from gguflike.kernels.engine.memory import aligned
 from gguflike.kernels.matmul.args import REPACK
 from gguflike.kernels.matmul.records import LinearPlan
 from gguflike.progress import Progress
+from gguflike.runner.tables import Table
 from gguflike.runner.tensors import EMBEDDING, checked
 from gguflike.tensor import QuantizedTensor
 
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from gguflike.kernels.engine.memory import Take
     from gguflike.kernels.engine.program import Team
 
-BATCH_BYTES = 1 << 25  # of the file, repacked by one pass and in memory twice until then
+BATCH_BYTES = 1 << 23  # of the file, repacked by one pass and in memory twice until then
+GROUP = 32  # rows of repacked weights that belong together: between them they can be cut
 SEARCHED = 1 << 28  # bytes read to say which weights are damaged: a tenth of a second or so
 LINE = 64  # bytes of a cache line: where the weights of a matrix begin
 OUTPUT = "output.weight"
@@ -89,7 +90,8 @@ class Stack(NamedTuple):
 class Weights:
     """All tensors of a model. Vectors and biases are float32; tables stay as the file has them.
 
-    Every tensor has its address at once, so that programs can be made; matrices are only there after ``repack``.
+    Every tensor has its address at once, so that programs can be made; matrices and tables are only there after
+    ``repack``, and rows of a `table` after `fetch`.
     """
 
     def __init__(
@@ -110,8 +112,9 @@ class Weights:
         self._file = file
         self._take = take
         self._others: Weights | None = None  # that have tensors of these
-        self._mapped: dict[str, QuantizedTensor] = {}  # matrices that are used where they lie in the file
-        self._tables: dict[str, QuantizedTensor] = {}
+        self._plain: dict[str, QuantizedTensor] = {}  # whole tensors as the file has them
+        self._unread: list[QuantizedTensor] = []  # those of them that `repack` shall read
+        self._tables: dict[str, Table] = {}
         self._packed: npt.NDArray[np.uint8]
         self._computed: list[npt.NDArray[np.float32]] = []  # what is made of tensors
         self._vectors: dict[str, int] = {}
@@ -132,14 +135,13 @@ class Weights:
         matrices = [name for name, form in forms.items() if form == "matrix"]
         tied = isinstance(graph.head, Head) and graph.head.tied and shared is None
         names = [EMBEDDING, *matrices] if tied else matrices
-        tensors = [_in_shape(file.tensors[name], shapes[name]) for name in names]
-        for tensor in tensors:
-            if linear_plan(tensor.format).repack is None:
-                self._mapped[tensor.name] = tensor
-                each = tensor.nbytes // (tensor.shape[0] if len(tensor.shape) == 3 else 1)
-                self._add(tensor.name, tensor.format, tensor.shape, tensor.data, each, each)
-        packed = [tensor for tensor in tensors if linear_plan(tensor.format).repack is not None]
-        self._repacked = [matrix for tensor in packed for matrix in _matrices(tensor)]
+        infos = [file.infos[name]._replace(shape=shapes[name]) for name in names]  # some leave out axes of 1 in front
+        for info in infos:
+            if linear_plan(info.format).repack is None:
+                each = info.nbytes // (info.shape[0] if len(info.shape) == 3 else 1)
+                self._add(info.name, info.format, info.shape, self._whole(info).data, each, each)
+        packed = [info for info in infos if linear_plan(info.format).repack is not None]
+        self._repacked = [matrix for info in packed for matrix in _matrices(info)]
         self._places = self._lay_out(packed)
         if tied:
             bias = self._vectors.get("output.bias", 0)
@@ -157,14 +159,13 @@ class Weights:
         self.finite = others.finite
 
     @property
-    def mapped_bytes(self) -> int:
-        """Bytes of the matrices of floating point, which are read where they lie in the file."""
-        return sum(tensor.nbytes for tensor in self._mapped.values())
+    def plain_bytes(self) -> int:
+        """Bytes of the tensors that stay as the file has them: matrices of floating point, and small tables."""
+        return sum(tensor.nbytes for tensor in self._plain.values())
 
-    @property
-    def table_bytes(self) -> list[int]:
-        """Bytes of each tensor beside them of which programs, once they have been made, look rows up in the file."""
-        return [tensor.nbytes for name, tensor in self._tables.items() if name not in self._mapped]
+    def table_bytes(self, tokens: int) -> int:
+        """Bytes of the rows of tables that programs, once they have been made, look up of so many tokens."""
+        return sum(table.resident(tokens) for table in self._tables.values())
 
     @property
     def packed_bytes(self) -> int:
@@ -179,7 +180,8 @@ class Weights:
     @property
     def loading_bytes(self) -> int:
         """Bytes of the file that `repack` has in memory at most beside what it makes of them."""
-        return BATCH_BYTES + max((tensor.nbytes for tensor in self._repacked), default=-BATCH_BYTES)
+        sizes = [-(-nbytes // LINE) * LINE for *_, nbytes in self._pieces()]
+        return max(min(BATCH_BYTES, sum(sizes)), *sizes) if sizes else 0
 
     @property
     def matrix_bytes(self) -> int:
@@ -231,7 +233,7 @@ class Weights:
         place = name, make.__name__
         if place not in self._made:
             shape = self._file.infos[name].shape
-            values = self._compute(shape, lambda: make(_floats(self._file.tensors[name]).reshape(shape)))
+            values = self._compute(shape, lambda: make(_floats(self._file.load(name)).reshape(shape)))
             self._made[place] = int(values.ctypes.data)
         return self._made[place]
 
@@ -240,11 +242,10 @@ class Weights:
         matrices, which are made once."""
         made = f"{name}, turned"
         if made not in self._stacks:
-            tensor = self._file.tensors[name]
-            columns = tensor.shape[-1]
+            columns = self._file.infos[name].shape[-1]
 
             def turn() -> npt.NDArray[np.float32]:
-                columns_first = _floats(tensor).reshape(count, -1, columns)[:, :rows].transpose(0, 2, 1)
+                columns_first = _floats(self._file.load(name)).reshape(count, -1, columns)[:, :rows].transpose(0, 2, 1)
                 return np.ascontiguousarray(columns_first)
 
             values = self._compute((count, columns, rows), turn)
@@ -253,10 +254,27 @@ class Weights:
         return self._stacks[made]
 
     def table(self, name: str) -> QuantizedTensor:
-        """A tensor whose rows are looked up, as the file has it."""
+        """A tensor as the file has it, of which rows are looked up by token: those that were fetched."""
+        if name in self._plain:
+            return self._plain[name]
         if name not in self._tables:
-            self._tables[name] = self._file.tensors[name]
-        return self._tables[name]
+            self._tables[name] = Table(self._file, self._file.infos[name], self._take)
+        return self._tables[name].tensor
+
+    def fetch(self, ids: npt.NDArray[np.int32]) -> None:
+        """Have the rows of these tokens in every table. GGUFError where the file has changed since it was opened."""
+        for table in self._tables.values():
+            table.fetch(ids)
+
+    def whole(self, name: str) -> QuantizedTensor:
+        """A tensor as the file has it, all of it."""
+        return self._plain[name] if name in self._plain else self._whole(self._file.infos[name])
+
+    def _whole(self, info: TensorInfo) -> QuantizedTensor:
+        tensor = QuantizedTensor(info.name, info.format, info.shape, self._take(info.nbytes, huge=True))
+        self._plain[info.name] = tensor
+        self._unread.append(tensor)
+        return tensor
 
     def matrix(self, name: str) -> Matrix:
         return self._matrices[name]
@@ -278,7 +296,7 @@ class Weights:
 
     def floats(self, name: str) -> npt.NDArray[np.float32] | None:
         """The values of a small tensor, or None where the file lacks it."""
-        return _floats(self._file.tensors[name]) if name in self._file.tensors else None
+        return _floats(self._file.load(name)) if name in self._file.infos else None
 
     def not_finite(self) -> str | None:
         """The name of a tensor that holds NaN or infinity, if the first SEARCHED bytes (small tensors first) do."""
@@ -289,13 +307,13 @@ class Weights:
             read += info.nbytes
             if read > SEARCHED:
                 return None
-            if first_not_finite(self._file.tensors[info.name].data, info.format) is not None:
+            if first_not_finite(self._file.load(info.name).data, info.format) is not None:
                 return info.name
         return None
 
     def _add_vector(self, name: str) -> None:
         def checked() -> npt.NDArray[np.float32]:
-            values = _floats(self._file.tensors[name])
+            values = _floats(self._file.load(name))
             self.finite = self.finite and bool(np.isfinite(values).all())
             return values
 
@@ -314,8 +332,8 @@ class Weights:
     def _add(
         self, name: str, fmt: BlockFormat, shape: tuple[int, ...], data: npt.NDArray[Any], each: int, stride: int
     ) -> None:
-        """``data`` is what the ops read, the file's or repacked: a matrix of ``each`` bytes, or a stack of them that
-        begin ``stride`` bytes apart."""
+        """``data`` is what the ops read, as in the file or repacked: a matrix of ``each`` bytes, or a stack of them
+        that begin ``stride`` bytes apart."""
         plan, (*stacked, rows, columns) = linear_plan(fmt), shape
         base = name.removesuffix("weight")
         bias, factor = self._vectors.get(f"{base}bias", 0), self._factors.get(name, 0)
@@ -325,9 +343,9 @@ class Weights:
         else:
             self._matrices[name] = matrix
 
-    def _lay_out(self, tensors: Sequence[QuantizedTensor]) -> list[npt.NDArray[np.uint8]]:
+    def _lay_out(self, tensors: Sequence[TensorInfo]) -> list[npt.NDArray[np.uint8]]:
         """Give each matrix its place, one behind the other in memory of their own."""
-        sizes = [linear_plan(matrix.format).packed_bytes(*matrix.shape) for matrix in self._repacked]
+        sizes = [linear_plan(info.format).packed_bytes(*info.shape) for info, _ in self._repacked]
         starts = [0, *accumulate(-(-size // LINE) * LINE for size in sizes)]
         self._packed = memory = self._take(starts[-1], huge=True)
         index = 0
@@ -340,49 +358,64 @@ class Weights:
     @property
     def ops(self) -> list[str]:
         """Names of the ops that ``repack`` runs."""
-        return sorted({str(linear_plan(tensor.format).repack) for tensor in self._repacked})
+        return sorted({str(linear_plan(info.format).repack) for info, _ in self._repacked})
 
     def repack(self, team: Team, progress: Progress | None = None) -> None:
-        """Move the quantized matrices from the file to their places; once."""
+        """Read what is not here yet from the file, and move the quantized matrices to their places.
+
+        GGUFError where the file has changed since it was opened.
+        """
         from gguflike.kernels.engine.program import Program
 
-        total, done = sum(tensor.nbytes for tensor in self._repacked), 0
-        batch: list[npt.NDArray[np.uint8]] = []
-        program = Program()
-        for tensor, place in zip(self._repacked, self._places, strict=True):
-            plan, (rows, columns) = linear_plan(tensor.format), tensor.shape
-            args = REPACK.pack(blocks=tensor.data.ctypes.data, records=place.ctypes.data, rows=rows, columns=columns)
+        for tensor in self._unread:
+            self._file.read_into(tensor.name, 0, tensor.data)
+        self._unread = []
+        total, done = sum(nbytes for *_, nbytes in self._pieces()), 0
+        stored = aligned(self.loading_bytes, huge=True)
+        program, used, name = Program(), 0, ""
+
+        def run() -> None:
+            if progress is not None:
+                progress(done, total, f"loading {name}")
+            team.run(program.link(), 1)
+
+        for info, start, place, rows, nbytes in self._pieces():
+            if used + nbytes > len(stored):
+                run()
+                done += used
+                program, used = Program(), 0
+            name, plan = info.name, linear_plan(info.format)
+            blocks = stored[used : used + nbytes]
+            self._file.read_into(name, start, blocks)
+            args = REPACK.pack(blocks=blocks.ctypes.data, records=place, rows=rows, columns=info.shape[-1])
             program.add(str(plan.repack), args, items=plan.matvec_items(rows), barrier=False)
-            batch.append(tensor.data)
-            read = sum(part.nbytes for part in batch)
-            if read > BATCH_BYTES or tensor is self._repacked[-1]:
-                if progress is not None:
-                    progress(done, total, f"loading {tensor.name}")
-                team.run(program.link(), 1)
-                _release(batch)
-                done += read
-                batch, program = [], Program()
+            used += -(-nbytes // LINE) * LINE
+        if used:
+            run()
         self._repacked, self._places = [], []
         if progress is not None:
             progress(total, total, "loaded")
 
+    def _pieces(self) -> Iterator[tuple[TensorInfo, int, int, int, int]]:
+        """What is repacked by one op: the matrix, the byte of its tensor that it begins with, the address that it goes
+        to, its rows and its bytes."""
+        for (info, first), place in zip(self._repacked, self._places, strict=True):
+            rows, columns = info.shape
+            row_bytes = info.format.row_bytes(columns)
+            stored = linear_plan(info.format).matmul_items(rows) * GROUP
+            step = max(BATCH_BYTES // row_bytes // GROUP, 1) * GROUP
+            for row in range(0, rows, step):
+                count = min(step, rows - row)
+                to = int(place.ctypes.data) + row * place.nbytes // stored
+                yield info, first + row * row_bytes, to, count, count * row_bytes
 
-def _in_shape(tensor: QuantizedTensor, shape: tuple[int, ...]) -> QuantizedTensor:
-    """A tensor in the shape of its part: some files leave out axes of one value in front."""
-    if tensor.shape == shape:
-        return tensor
-    return QuantizedTensor(tensor.name, tensor.format, shape, tensor.data)
 
-
-def _matrices(tensor: QuantizedTensor) -> list[QuantizedTensor]:
-    """The matrices of a tensor: itself, or those of a stack."""
-    if len(tensor.shape) == 2:
-        return [tensor]
-    each = tensor.nbytes // tensor.shape[0]
-    return [
-        QuantizedTensor(tensor.name, tensor.format, tensor.shape[1:], tensor.data[start : start + each])
-        for start in range(0, tensor.nbytes, each)
-    ]
+def _matrices(info: TensorInfo) -> list[tuple[TensorInfo, int]]:
+    """The matrices of a tensor, itself or those of a stack, and the byte of the tensor that each begins with."""
+    if len(info.shape) == 2:
+        return [(info, 0)]
+    each = info.nbytes // info.shape[0]
+    return [(info._replace(shape=info.shape[1:], nbytes=each), start) for start in range(0, info.nbytes, each)]
 
 
 def _floats(tensor: QuantizedTensor) -> npt.NDArray[np.float32]:
@@ -390,31 +423,6 @@ def _floats(tensor: QuantizedTensor) -> npt.NDArray[np.float32]:
     decode = tensor.format.decode
     assert decode is not None  # checked with the other tensors
     return np.ascontiguousarray(decode(tensor.blocks), dtype=np.float32).reshape(-1)
-
-
-def _release(parts: Sequence[npt.NDArray[np.uint8]]) -> None:
-    """Give the pages of parts of mapped files back to the system; they are read again if they are touched again."""
-    for base, first, last in _ranges(parts):
-        start = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE  # whole pages only: neighbours share the others
-        stop = last // mmap.PAGESIZE * mmap.PAGESIZE
-        if stop > start and hasattr(mmap, "MADV_DONTNEED"):
-            base.madvise(mmap.MADV_DONTNEED, start, stop - start)
-
-
-def _ranges(parts: Sequence[npt.NDArray[np.uint8]]) -> list[tuple[mmap.mmap, int, int]]:
-    """(file, first byte, behind the last) of parts of mapped files, those that follow each other as one."""
-    ranges: list[tuple[mmap.mmap, int, int]] = []
-    for part in parts:
-        base: Any = part
-        while isinstance(base, np.ndarray | memoryview):
-            base = base.base if isinstance(base, np.ndarray) else base.obj
-        if isinstance(base, mmap.mmap):
-            first = part.ctypes.data - np.frombuffer(base, np.uint8).ctypes.data
-            last = first + part.nbytes
-            if ranges and ranges[-1][0] is base and 0 <= first - ranges[-1][2] < mmap.PAGESIZE:
-                first = ranges.pop()[1]
-            ranges.append((base, first, last))
-    return ranges
 
 
 class LayerWeights(NamedTuple):
