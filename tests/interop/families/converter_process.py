@@ -30,6 +30,7 @@ def start(tree: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
         A pre-tokenizer is found there by a hash of the ids that the tokenizer gives for a text, so that only published
         vocabularies are known: for our small ones "pre" answers instead. "published" are keys that config.json has in
         published checkpoints, and the converter reads, but transformers 5 does not write; "removed" the reverse.
+        "heads": without ``--no-mtp``, of a vocabulary that lacks what a published one of the family has.
         """
         folder = Path(request["folder"])
         hparams = {**load(folder, False), **request["published"]}
@@ -39,7 +40,9 @@ def start(tree: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
         TextModel.get_vocab_base_pre = lambda *_, **__: request["pre"]
         model_class = conversion.get_model_class(conversion.get_model_architecture(hparams, conversion.ModelType.TEXT))
         if model_class.supports_mtp_export:
-            model_class.no_mtp = True
+            model_class.no_mtp = not request.get("heads")
+        if request.get("heads"):
+            model_class.set_vocab = TextModel._set_vocab_gpt2
         try:
             with torch.inference_mode():
                 model_class(folder, gguf.LlamaFileType.ALL_F32, Path(request["out"])).write()
