@@ -19,7 +19,7 @@ import numpy as np
 
 from gguflike import container, meaning
 from gguflike.container import GGUFFile, TensorInfo
-from gguflike.container.digest import Recorded, header_digest, recorded
+from gguflike.container.digest import TENSORS_KEY, Recorded, header_digest, recorded
 from gguflike.container.findings import SEVERITIES, Finding, Severity, odd
 from gguflike.container.finite import NotFinite, first_not_finite
 from gguflike.container.places import Gaps
@@ -30,6 +30,7 @@ from gguflike.locate import locate
 from gguflike.progress import Progress
 
 CHUNK = 1 << 20  # bytes read at a time: bounds the memory
+COPIED = 3  # tensors that contradict their digests at least where these are taken for those of another file
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ class _FileCheck:
         with suppress(GGUFError):  # which `validate` reports
             self.digests = recorded(file.metadata, list(file.infos))
         self.order = "<" if file.byteorder == "little" else ">"
+        self.judged = file.metadata.get("general.type", "model") == "model"  # sums and adapters are of other sizes
         self.buffer = bytearray(CHUNK)
 
     def add(self, severity: Severity, rule: str, message: str, **where: Any) -> None:
@@ -174,7 +176,20 @@ class _FileCheck:
             done += info.nbytes
         if progress:
             progress(done, total, "")
+        self._copied()
         return done
+
+    def _copied(self) -> None:
+        """M-005: digests that were copied with the metadata of another file, in place of all that they contradict. Of a
+        file that was damaged, most are right."""
+        wrong = [finding for finding in self.findings if finding.rule == "M-004"]
+        header = any(finding.rule == "M-003" for finding in self.findings)
+        if not (header and len(wrong) >= COPIED and 2 * len(wrong) >= len(self.infos)):
+            return
+        self.digests = None
+        self.findings = [finding for finding in self.findings if finding.rule not in ("M-003", "M-004")]
+        message = "the digests are of another file; programs that copy metadata, such as llama-quantize, leave them so"
+        self.add("warning", "M-005", message, field=TENSORS_KEY)
 
     def _header(self) -> None:
         """The header's digest and the padding behind it."""
@@ -202,14 +217,15 @@ class _FileCheck:
         """Digest and finite values of one tensor, in one pass."""
         digest = hashlib.sha256()
         bad: NotFinite | None = None
-        seen = Plausible(info, self.file.path)
+        seen = Plausible(info, self.file.path) if self.judged else None
         read = 0
         for at, piece in self._pieces(info.offset, info.offset + info.nbytes, info.format.block_bytes):
             if self.digests:
                 digest.update(piece)
             data = np.frombuffer(piece, np.uint8)
-            blocks = data.view(info.format.dtype if self.order == "<" else info.format.dtype.newbyteorder(">"))
-            seen.add(data, blocks)
+            if seen is not None:
+                blocks = data.view(info.format.dtype if self.order == "<" else info.format.dtype.newbyteorder(">"))
+                seen.add(data, blocks)
             if bad is None:
                 bad = first_not_finite(data, info.format, self.order)
                 if bad:
@@ -222,7 +238,8 @@ class _FileCheck:
         if read < info.nbytes:
             self.add("error", "C-025", "the file became shorter while it was read", tensor=info.name)
             return
-        self.findings += seen.findings()
+        if seen is not None:
+            self.findings += seen.findings()
         if self.digests and digest.hexdigest() != self.digests.tensors[info.name]:
             message = _changed("data", digest.hexdigest(), self.digests.tensors[info.name])
             self.add("error", "M-004", message, tensor=info.name, offset=info.offset)
