@@ -11,8 +11,8 @@ so that no server knows it already), streamed, greedy, --new tokens whatever com
     first       seconds from a client's request to its first text: the median, and the 95th percentile of all rounds
     prefix      what a new client waits for its first token behind a system prompt of --shared tokens that another one
                 has used, as a part of what the first client waited (--shared 0: not measured)
-    own         milliseconds that serving adds to a token: between tokens of one client, less those of ``generate`` in
-                a process without a server
+    own         microseconds of CPU that serving adds to a token, by serving_cost.py, for 1, 8 and 16 clients (--no-own:
+                not measured)
 
 Figures are medians over the rounds, ratios medians of the ratios of each round. llama-server is left out without
 --llama-server (built from llama.cpp's source), llama-cpp-python's where its package or its server's are missing.
@@ -37,7 +37,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import serving_cost
+
 OURS = "gguflike"
+OWN_CLIENTS = [1, 8, 16]
 SECONDS_TO_START = 120.0
 TEXT_OF_WORDS = """
 time year people way day man thing woman life child world school state family student group country problem hand
@@ -46,17 +49,6 @@ area money story fact month lot right study book eye job word business issue sid
 father power hour game line end member law car city community name president team minute idea body information
 """
 WORDS = TEXT_OF_WORDS.split()
-
-_GENERATE = """
-import sys, time
-import gguflike
-path, threads, context, new = sys.argv[1], *map(int, sys.argv[2:5])
-model = gguflike.load(path, threads=threads, context=context)
-model.generate("Once", 8).result()
-for line in sys.stdin:
-    times = [time.perf_counter() for _ in model.generate(line, new)]
-    print((times[-1] - times[0]) / (len(times) - 1), flush=True)
-"""
 
 
 @dataclass
@@ -195,7 +187,7 @@ def text(order: random.Random, tokens: int) -> str:
 def measure(path: str, options: argparse.Namespace) -> dict[str, Any]:
     counts = [int(count) for count in options.clients.split(",")]
     order = random.Random(0)
-    with servers(path, options, max(counts)) as all_servers, alone(path, options) as generate:
+    with servers(path, options, max(counts)) as all_servers:
         for _ in range(options.rounds):
             for clients in counts:
                 prompts = [text(order, options.prompt) for _ in range(clients)]
@@ -203,36 +195,14 @@ def measure(path: str, options: argparse.Namespace) -> dict[str, Any]:
                     answers = asyncio.run(ask_together(server.port, prompts, options.new))
                     server.note(clients, "rate", sum(a.tokens for a in answers) / max(a.last for a in answers))
                     server.note(clients, "first", *(a.first for a in answers))
-            line = text(order, options.prompt)
-            between = generate(line)
-            for server in order.sample(all_servers, len(all_servers)):
-                answer = asyncio.run(ask(server.port, line, options.new))
-                server.note(1, "own", (answer.last - answer.first) / (answer.tokens - 1) - between)
             if options.shared:
                 system = text(order, options.shared)
                 for server in order.sample(all_servers, len(all_servers)):
                     cold, warm = (asyncio.run(ask(server.port, f"{system}. Question {n}", 2)).first for n in (1, 2))
                     server.note(1, "prefix", warm / cold)
-        return {"file": path, "counts": counts, "servers": {server.name: server.figures for server in all_servers}}
-
-
-@contextmanager
-def alone(path: str, options: argparse.Namespace) -> Iterator[Any]:
-    """A function: a prompt -> seconds between tokens of ``generate`` in a process that serves nobody."""
-    arguments = [path, str(options.threads), str(options.context), str(options.new)]
-    with subprocess.Popen(
-        [sys.executable, "-c", _GENERATE, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        asked, answers = process.stdin, process.stdout
-
-        def seconds(prompt: str) -> float:
-            print(prompt, file=asked, flush=True)
-            return float(answers.readline())
-
-        yield seconds
-        process.terminate()
+        figures = {server.name: server.figures for server in all_servers}
+    own = {} if options.no_own else serving_cost.measure(path, OWN_CLIENTS)
+    return {"file": path, "counts": counts, "servers": figures, "own": own}
 
 
 def table(found: dict[str, Any]) -> Iterator[str]:
@@ -250,10 +220,11 @@ def table(found: dict[str, Any]) -> Iterator[str]:
                 f"{statistics.median(first):>8.3f}{p95:>8.3f}"
             )
     for name, figures in found["servers"].items():
-        line = f"{name}: own cost {1000 * statistics.median(figures[1, 'own']):.2f} ms a token"
         if (1, "prefix") in figures:
-            line += f"; a used prefix costs {100 * statistics.median(figures[1, 'prefix']):.1f} % of its first time"
-        yield line
+            share = 100 * statistics.median(figures[1, "prefix"])
+            yield f"{name}: a used prefix costs {share:.1f} % of its first time"
+    if found["own"]:
+        yield from serving_cost.table(found["file"], found["own"])
 
 
 def main() -> None:
@@ -267,6 +238,7 @@ def main() -> None:
     parser.add_argument("--shared", type=int, default=2000, metavar="TOKENS")
     parser.add_argument("--context", type=int, default=4096, metavar="TOKENS", help="of each client")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--no-own", action="store_true")
     parser.add_argument("--json", metavar="OUT.json")
     options = parser.parse_args()
     results = []

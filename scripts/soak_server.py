@@ -85,8 +85,9 @@ def conversation(rng: random.Random, tokens: int) -> Conversation:
 def compute_alone(path: str, options: argparse.Namespace, all_of: list[Conversation]) -> None:
     """Fill in the answers, one after the other, by a model that nobody else uses."""
     import gguflike
+    from gguflike.chat.template import keep_ready
 
-    with gguflike.load(path, threads=options.threads, context=options.context) as model:
+    with keep_ready(), gguflike.load(path, threads=options.threads, context=options.context) as model:
         for each in all_of:
             for turn in range(len(each.turns)):
                 body = each.body(turn)
@@ -297,6 +298,7 @@ def prove(path: str, options: argparse.Namespace) -> dict[str, Any]:
     rng = random.Random(options.seed)
     all_of = [conversation(rng, options.tokens) for _ in range(options.conversations)]
     compute_alone(path, options, all_of)
+    print("computed alone", flush=True)
     told: dict[str, Any] = {"file": Path(path).name}
     with serving(path, options) as (port, process, log):
         traffic, loaded = Traffic(port, options.seed), resident_bytes(process.pid)
