@@ -25,6 +25,7 @@ COMMANDS = {
     "split": "a GGUF file into several",
     "merge": "several GGUF files into one",
     "inspect": "show what a file holds",
+    "browse": "look around in a file, in the terminal",
     "verify": "check a file's structure and contents",
     "sign": "sign a file, so that verify --key can tell who wrote it",
     "diff": "compare two files",
