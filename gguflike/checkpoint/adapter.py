@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -242,7 +243,7 @@ def _setting(settings: Mapping[str, Any], key: str, patterns_key: str, module: s
         raise CheckpointError("not a mapping", path=path, field=patterns_key, got=repr(patterns)[:120])
     pattern = next((each for each in patterns if _fits(each, module, path, patterns_key)), None)
     value = settings.get(key, 8) if pattern is None else patterns[pattern]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
         field = key if pattern is None else patterns_key
         raise CheckpointError("not a positive number", path=path, field=field, got=repr(value)[:120])
     return float(value)

@@ -11,6 +11,8 @@ from gguflike.checkpoint import files
 
 #: Bytes of YAML that are parsed. A card may hold megabytes of results, under a key that is not read.
 LIMIT = 1 << 16
+#: Lists and mappings in one value: far more than any has, and few enough to be parsed at once.
+BRACKETS = 500
 
 _KEY = re.compile(r"""(['"]?)([\w.-]+)\1\s*:(\s|$)""")
 _NOTHING = ("", "~", "null", "Null", "NULL", "None")
@@ -64,17 +66,26 @@ def _blocks(lines: list[str]) -> dict[str, str]:
 
 
 def _parse(block: str) -> Any:
-    """YAML of nothing but texts: no tag makes an object, no alias is copied. ValueError where it is none."""
+    """YAML of nothing but texts: no tag makes an object. ValueError where it is none, and for aliases, of which a few
+    lines would make billions of texts."""
     import yaml
 
     if len(block) > LIMIT:
         raise ValueError(f"longer than {LIMIT:,} characters")
+    if sum(map(block.count, "[{")) > BRACKETS:
+        raise ValueError("nested too deeply")
     try:
+        if "*" in block and any(isinstance(each, yaml.AliasEvent) for each in yaml.parse(block, yaml.BaseLoader)):
+            raise ValueError("aliases are not read")
         return yaml.load(block, Loader=yaml.BaseLoader)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML") from None
+        raise ValueError(getattr(error, "problem", None) or getattr(error, "reason", None) or _said(error)) from None
+
+
+def _said(error: Exception) -> str:
+    return str(error) if type(error) is ValueError and str(error) else "not YAML"
 
 
 def _filled(value: Any) -> Any:
