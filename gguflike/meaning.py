@@ -176,5 +176,5 @@ def _noticed(family: Any, config: Any) -> list[str]:
 
 
 def _said(error: GGUFLikeError, file: GGUFFile) -> str:
-    """The message without the file's name."""
-    return str(error).removeprefix(f"{file.path}, ").removeprefix(f"{file.path}: ")
+    """The message without the file's name and the rule, which the finding has."""
+    return str(error).removeprefix(f"{file.path}, ").removeprefix(f"{file.path}: ").removesuffix(f" [{error.rule}]")

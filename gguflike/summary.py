@@ -110,16 +110,17 @@ def _understood(file: GGUFFile) -> tuple[Understood | None, str | None]:
     """The model in a file, where there is one, and why it does not run here, if so."""
     from gguflike.runner import ability
 
-    refused = ability.refusal(file)
     try:
-        return ability.understand(file), None if refused is None else _reason(refused, file)
+        model = ability.understand(file)
     except GGUFLikeError as error:
         return None, _reason(error, file)
+    refused = ability.refusal(file, model)
+    return model, None if refused is None else _reason(refused, file)
 
 
 def _reason(error: GGUFLikeError, file: GGUFFile) -> str:
-    """The message without the file's name, which who reads it knows."""
-    return str(error).removeprefix(f"{file.path}, ").removeprefix(f"{file.path}: ")
+    """The message without the file's name, which who reads it knows, and the rule."""
+    return str(error).removeprefix(f"{file.path}, ").removeprefix(f"{file.path}: ").removesuffix(f" [{error.rule}]")
 
 
 def _memory(file: GGUFFile, model: Understood) -> list[dict[str, int]]:

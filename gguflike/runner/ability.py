@@ -58,8 +58,9 @@ def placed(file: GGUFFile) -> Iterator[None]:
         raise
 
 
-def refusal(file: GGUFFile) -> GGUFLikeError | None:
+def refusal(file: GGUFFile, model: Understood | None = None) -> GGUFLikeError | None:
     """The error with which `load` would refuse a file, whatever the memory of the machine; None where it would not.
+    ``model`` is what `understand` gave, where it was asked before.
 
     Looks at metadata and at names, shapes and types of tensors, as `load` does, but at no data.
     """
@@ -67,7 +68,7 @@ def refusal(file: GGUFFile) -> GGUFLikeError | None:
     from gguflike.runner.tokenizer import Tokenizer
 
     try:
-        model = understand(file)
+        model = model or understand(file)
         with placed(file):
             Tokenizer(file.metadata)
         checked(file, model.graph, model.left_out)
