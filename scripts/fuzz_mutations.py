@@ -27,6 +27,7 @@ TEXTS = (
     *("<0x00>", "é" * 40, "x" * 63, "x" * 64, "x" * 127, "x" * 128, "x" * 70000, "\u202e", "nan", "-1", "1e999"),
 )
 MOST_TEXT = 50_000  # characters of what is repeated
+MOST_DOCUMENT = 500_000  # of a whole document
 BYTES = (b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xf0\x9f\x98")
 
 
@@ -553,7 +554,8 @@ def items_many(document: Any, chance: Chance) -> None:
     if lists:
         found = _at(document, chance.choice(lists))
         most = MOST_TEXT // max(len(json.dumps(found)), 1)
-        found[:] = (found or [0]) * min(chance.choice((2, 100, 1000 // max(len(found), 1) + 1)), most)
+        times = min(chance.choice((2, 100, 1000 // max(len(found), 1) + 1)), most)
+        found[:] = json.loads(json.dumps((found or [0]) * times))  # copies, which are changed each by itself
 
 
 def nested_deeply(document: Any, chance: Chance) -> None:
@@ -600,7 +602,7 @@ def mutated_json(seed: Any, chance: Chance) -> bytes:
     for _ in range(chance.choice((1, 1, 1, 2, 3, 4))):
         if isinstance(document, dict | list):
             chance.choice(JSON)(document, chance)
-    text = json.dumps(document)
+    text = json.dumps(document)[:MOST_DOCUMENT]
     if text and chance.random() < 0.15:
         text = chance.choice(OF_TEXT)(text, chance)
     data = text.encode("utf-8", "surrogatepass")

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
+from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, VerticalScroll
@@ -28,7 +29,7 @@ MOST_TEXT = 20_000  # characters of a value
 BARS = " ▁▂▃▄▅▆▇█"
 
 
-class Rows(DataTable[Content]):
+class Rows(DataTable[Text]):
     """A table of rows of which those are shown that contain what is looked for."""
 
     def __init__(self, titles: Sequence[str], rows: Iterable[tuple[Any, ...]], **options: Any) -> None:
@@ -50,7 +51,7 @@ class Rows(DataTable[Content]):
         if self.sorted_by >= 0:
             found.sort(key=lambda row: row[self.sorted_by], reverse=self.descending)
         for row in found[:MOST_ROWS]:
-            self.add_row(*(Content(_cell(cell)) for cell in row), key=str(row[0]))
+            self.add_row(*map(_cell, row), key=str(row[0]))
         more = f", of which {MOST_ROWS:,} are shown" if len(found) > MOST_ROWS else ""
         self.border_subtitle = f"{len(found):,} of {len(self.rows_of):,}{more}"
 
@@ -64,8 +65,11 @@ class Rows(DataTable[Content]):
         self.fill(self.wanted)
 
 
-def _cell(cell: Any) -> str:
-    return f"{cell:,}" if isinstance(cell, int) else f"{cell:.3f}" if isinstance(cell, float) else clean(str(cell), 200)
+def _cell(cell: Any) -> Text:
+    """A cell as it is, not as markup; numbers stand to the right."""
+    if isinstance(cell, int | float):
+        return Text(f"{cell:,}" if isinstance(cell, int) else f"{cell:.3f}", justify="right")
+    return Text(clean(str(cell), 200))
 
 
 class Browser(App[None]):
@@ -73,7 +77,7 @@ class Browser(App[None]):
 
     CSS = """
     Rows { width: 1fr; border: round $primary; }
-    .detail { width: 45%; border: round $primary; padding: 0 1; }
+    .detail { width: 40%; border: round $primary; padding: 0 1; }
     Input { dock: bottom; }
     Input:disabled { display: none; }
     """

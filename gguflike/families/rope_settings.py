@@ -170,7 +170,7 @@ def notices(config: Mapping[str, Any], read: Collection[str] = ()) -> list[str]:
     """What readers of the file will not compute of the settings: how a dynamic rotation changes with a text's length
     beyond the context."""
     objects = [each for each in (_object(config, key) for key in _DICTIONARIES) if each]
-    kinds = {each.get("rope_type", each.get("type")) for each in objects}
+    kinds = [each.get("rope_type", each.get("type")) for each in objects]
     if "dynamic" not in kinds or "rope.dynamic.factor" in read:
         return []
     context = config.get("max_position_embeddings")
