@@ -217,6 +217,8 @@ def test_what_does_not_go_together_is_refused_by_name(
     asked = ["convert", str(place / "hf"), str(tmp_path / "m.gguf"), "-t", "Q4_0", "--hessians", str(place / "h")]
     assert main([*asked, "--effort", "2"]) == 2
     assert "--hessians" in capsys.readouterr().err
+    assert main([*asked[:-1], str(tmp_path / "none")]) == 1
+    assert "calibrate this source, with --hessians" in capsys.readouterr().err
     assert main(asked) == 0
     assert "15 tensors rounded with the Hessians" in capsys.readouterr().out
     with pytest.raises(GGUFLikeError):

@@ -30,7 +30,7 @@ from gguflike.errors import CheckpointError, counted
 from gguflike.families.parts import Graph, Head, Place
 from gguflike.progress import Progress
 
-_AGAIN = "`gguflike.calibrate` of this source keeps its own"
+_AGAIN = "calibrate this source, with `hessians`"
 
 
 class About(NamedTuple):
@@ -169,7 +169,11 @@ def kept_of(effort: Effort, metadata: Mapping[str, Any], sources: Sequence[Sourc
     UnsupportedError as of `float_model`.
     """
     assert effort.hessians is not None
-    store = Store(Path(effort.hessians))
+    try:
+        store = Store(Path(effort.hessians))
+    except CheckpointError as error:
+        error.field, error.remedy = "hessians", _AGAIN
+        raise
     about = About.read(store)
     model = float_model(metadata, sources, label, "hessians")
     for group in store.groups:
