@@ -259,19 +259,22 @@ def _generated(model: Any, text: str, lookup: int) -> tuple[float, int, int]:
     """Seconds, passes and tokens of a continuation; the least of three."""
     ids, found = model.tokenize(text)[:300], []
     passes = 0
-    run = model._passes.logits
+    plain, checking = model._passes.logits, model._passes.each
 
-    def counted(*arguments: Any, **options: Any) -> Any:
-        nonlocal passes
-        passes += 1
-        return run(*arguments, **options)
+    def counted(run: Any) -> Any:
+        def count(*arguments: Any, **options: Any) -> Any:
+            nonlocal passes
+            passes += 1
+            return run(*arguments, **options)
+
+        return count
 
     for _ in range(3):
         model.forget(0)
         model.extend(ids, 0)
-        passes, model._passes.logits = 0, counted
+        passes, model._passes.logits, model._passes.each = 0, counted(plain), counted(checking)
         begin = time.process_time()
         result = model.generate(ids, 96, lookup=lookup).result()
         found.append(time.process_time() - begin)
-        model._passes.logits = run
+        model._passes.logits, model._passes.each = plain, checking
     return min(found), passes, len(result.tokens)
