@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 
 from gguflike.chat import template
+from gguflike.chat.memory import process_seconds
 from gguflike.chat.template import render
 from gguflike.errors import TemplateError
 
@@ -175,6 +179,55 @@ def test_bombs_end_in_time(source: str, monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(TemplateError, match="chat template failed"):
         render(source, VARIABLES)
     assert cpu_of_children() - used < template.CPU_SECONDS + 1.0  # CPU time, not wall time
+
+
+@pytest.fixture
+def without_resource(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A system where a process cannot limit itself, as Windows: what watches the child is all there is."""
+    source = Path(template.__file__).with_name("template_child.py").read_text(encoding="utf-8")
+    assert source.count("        import resource\n") == 1
+    child = tmp_path / "template_child.py"
+    child.write_text(source.replace("        import resource\n", "        raise ImportError\n"), encoding="utf-8")
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "resource" else found(name))
+    monkeypatch.setattr(template, "_CHILD", child)
+    monkeypatch.setattr(template, "CPU_SECONDS", 1)
+
+
+@pytest.mark.usefixtures("without_resource")
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{{ 'A' * 10**10 }}",
+        "{{ '%0999999999d' % 1 }}",
+        "{% macro f(n) %}{{ f(n + 1) }}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
+        "{% set ns = namespace(x='a') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
+        "{{ (messages * 10**7) | tojson }}",
+        "{% for i in range(99999) %}{{ 'A' * 1000 }}{% endfor %}",
+    ],
+)
+def test_bombs_where_a_process_cannot_limit_itself(source: str) -> None:
+    used = cpu_of_children()
+    with pytest.raises(TemplateError, match="chat template failed"):
+        render(source, VARIABLES)
+    assert cpu_of_children() - used < template.CPU_SECONDS + 0.5
+
+
+@pytest.mark.usefixtures("without_resource")
+def test_a_process_that_cannot_limit_itself_renders() -> None:
+    assert render(CHATML, VARIABLES).endswith("<|im_start|>assistant\n")
+
+
+def test_the_time_of_a_child_is_known() -> None:
+    code = "import time\nwhile time.process_time() < .3: pass\nprint(flush=True)\ntime.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        seconds = process_seconds(child)
+        child.kill()
+    assert seconds is not None
+    assert 0.2 < seconds < 1.0
 
 
 def cpu_of_children() -> float:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from gguflike.chat import ready
-from gguflike.chat.memory import process_bytes
+from gguflike.chat.memory import process_bytes, process_seconds
 from gguflike.chat.ready import Forked
 from gguflike.errors import TemplateError
 
@@ -30,9 +30,10 @@ FIELD = "tokenizer.chat_template"
 CPU_SECONDS = 2
 #: Only for a child that does not run at all; a busy machine must not fail a good template.
 WALL_SECONDS = 30.0
-#: For a child that cannot limit its own CPU time (Windows).
+#: For a child that cannot limit its own CPU time (Windows), where the system does not tell that either.
 UNLIMITED_SECONDS = 10.0
-WATCH_SECONDS = 0.05
+#: Between two looks at a child: at one that limits itself, and at one that may take a gigabyte in a fifth of a second.
+WATCH_SECONDS, CLOSELY = 0.05, 0.01
 MEMORY_BYTES = 512 << 20
 OUTPUT_BYTES = 1 << 20
 SOURCE_CHARACTERS = 1 << 20
@@ -153,8 +154,9 @@ def _watch(child: subprocess.Popen[bytes] | Forked, done: threading.Event) -> No
     """Kill a child that takes too long or too much memory."""
     limits_itself = importlib.util.find_spec("resource") is not None
     end = time.monotonic() + (WALL_SECONDS if limits_itself else UNLIMITED_SECONDS)
-    while not done.wait(WATCH_SECONDS):
-        if time.monotonic() > end or (process_bytes(child) or 0) > MEMORY_BYTES:
+    while not done.wait(WATCH_SECONDS if limits_itself else CLOSELY):
+        slow = time.monotonic() > end or (not limits_itself and (process_seconds(child) or 0) > CPU_SECONDS)
+        if slow or (process_bytes(child) or 0) > MEMORY_BYTES:
             child.kill()
             return
 
