@@ -183,3 +183,34 @@ def test_the_command(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert file.read_bytes() == before
     assert main(["inspect", str(file), "--html", str(out), "--json"]) == 2
     assert main(["inspect", str(file), "--overwrite"]) == 2
+
+
+def test_beside_another(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other.gguf"
+    with gguflike.open(file) as opened:
+        metadata = {key: opened.metadata.typed(key) for key in opened.metadata if not key.startswith("gguflike.")}
+        metadata["text"] = "<b>"
+        tensors = [
+            gguflike.quantize(tensor.dequantize(), "Q2_K" if tensor.format.name == "Q4_K" else "F32", name=name)
+            for name, tensor in opened.tensors.items()
+            if "ffn_norm" not in name
+        ]
+    gguflike.write(other, metadata, tensors)
+    out = tmp_path / "page.html"
+    assert main(["diff", str(file), str(other), "--html", str(out)]) == 1
+    assert f"wrote {out}" in capsys.readouterr().err
+    html = out.read_text(encoding="utf-8")
+    seen = Page(html)
+    assert "Relative error of each layer beside model.gguf" in html
+    rows = re.findall(r"<tr><td>(\w+)</td><td>([^<]*)</td><td>([^<]*)</td></tr>", html)
+    found = {name: how for _, name, how in rows}
+    assert re.fullmatch(r"retyped: Q4_K -&gt; Q2_K, relative error 0\.\d+", found["blk.0.attn_q.weight"])
+    assert found["blk.0.ffn_norm.weight"] == "only in A"
+    assert found["text"].startswith("changed: ")
+    assert "&lt;b&gt;" in found["text"]
+    assert not seen.of("b")
+    assert main(["diff", str(file), str(other), "--html", str(out), "--json"]) == 2
+    assert main(["diff", str(file), str(tmp_path), "--html", str(out)]) == 2
+    assert main(["diff", str(file), str(other), "--html", str(other), "--overwrite"]) == 1
+    assert main(["diff", str(file), str(file), "--html", str(out), "--overwrite"]) == 0
+    assert "None beside model.gguf." in out.read_text(encoding="utf-8")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from gguflike.cli.arguments import positive
@@ -24,12 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("second", metavar="B", help="the same")
     parser.add_argument("--threads", type=positive, help="threads for decoding (default: all CPUs)")
     parser.add_argument("--json", action="store_true", help="one JSON document")
+    parser.add_argument("--html", metavar="PAGE", help="write the page of B, with its errors beside A")
+    parser.add_argument("--overwrite", action="store_true", help="replace PAGE")
 
 
 def run(args: argparse.Namespace) -> int:
+    from gguflike.cli import UsageError
     from gguflike.diff import diff
 
     first, second = fetched(args.first), fetched(args.second)
+    if args.html is not None:
+        return _page(args, first, second)
+    if args.overwrite:
+        raise UsageError("--overwrite is of the page that --html writes")
     with progress_bar() as progress:
         result = diff(first, second, threads=args.threads, progress=progress)
     if args.json:
@@ -37,6 +46,39 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(result)
     return 0 if result.identical else 1
+
+
+def _page(args: argparse.Namespace, first: str, second: str) -> int:
+    """Write the page of the second beside the first."""
+    from gguflike.cli import UsageError, pages
+    from gguflike.container import open
+    from gguflike.diff import diff
+
+    if args.json:
+        raise UsageError("--html and --json are two ways to say the same")
+    if os.path.isdir(second):  # noqa: PTH112 - text
+        raise UsageError("--html writes the page of B, which has to be a GGUF file")
+    with open(second) as file:
+        pages.check(args, file)
+        with progress_bar() as progress:
+            result = diff(first, second, threads=args.threads, progress=progress)
+        errors = {each.name: each.relative for each in result.tensors if math.isfinite(each.relative)}
+        pages.write(args, file, second, errors, os.path.basename(first), list(_changes(result)))  # noqa: PTH119
+    return 0 if result.identical else 1
+
+
+def _changes(result: FileDiff) -> Iterator[tuple[str, str, str]]:
+    """What differs, what of it and how: tensors, then metadata."""
+    for each in result.worst:
+        kinds = " -> ".join(dict.fromkeys(each.formats))
+        far = f", relative error {each.relative:.3g}" if math.isfinite(each.relative) else ""
+        yield "tensor", each.name, f"{each.kind}: {kinds}{far}"
+    for name in result.only_first:
+        yield "tensor", name, "only in A"
+    for name in result.only_second:
+        yield "tensor", name, "only in B"
+    for change in result.metadata:
+        yield "metadata", change.key, ": ".join(_how(change))
 
 
 def document(result: FileDiff) -> dict[str, Any]:
@@ -104,16 +146,21 @@ def _print(result: FileDiff) -> None:
 
 
 def _line(each: MetadataDiff) -> str:
-    key = clean(each.key)
+    label, how = _how(each)
+    return f"metadata {label}: {clean(each.key)}{': ' if label == 'changed' else ' = '}{how}"
+
+
+def _how(each: MetadataDiff) -> tuple[str, str]:
+    """What became of a key, and its value or values."""
     if each.new is None:
-        return f"metadata only in A: {key} = {_shown(each.old)}"
+        return "only in A", _shown(each.old)
     if each.old is None:
-        return f"metadata only in B: {key} = {_shown(each.new)}"
+        return "only in B", _shown(each.new)
     if each.differs and each.old.item_type is not None:
         old, new = each.old.value[each.first], each.new.value[each.first]
         where = f"{each.differs} of {len(each.old.value)} items, the first is number {each.first}"
-        return f"metadata changed: {key}: {where}: {clean(repr(old), SHOWN)} -> {clean(repr(new), SHOWN)}"
-    return f"metadata changed: {key}: {_shown(each.old)} -> {_shown(each.new)}"
+        return "changed", f"{where}: {clean(repr(old), SHOWN)} -> {clean(repr(new), SHOWN)}"
+    return "changed", f"{_shown(each.old)} -> {_shown(each.new)}"
 
 
 def _shown(value: Typed | None) -> str:

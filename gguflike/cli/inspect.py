@@ -51,7 +51,11 @@ def run(args: argparse.Namespace) -> int:
             return _folder(args, name, documents)
         with open_header(name) as file:
             if args.html is not None:
-                return _page(args, file, name)
+                from gguflike.cli import pages
+
+                pages.check(args, file)
+                pages.write(args, file, name)
+                return 0
             document = _document(args, file)
             fetched = file.fetched
         if args.json:
@@ -124,24 +128,6 @@ def _print(args: argparse.Namespace, document: dict[str, Any], name: str) -> Non
             print(f"\nmetadata\n{facts.metadata(document)}")
         if args.tensors and document["tensors"]:
             print(f"\ntensors\n{facts.tensor_list(document['tensors'])}")
-
-
-def _page(args: argparse.Namespace, file: GGUFFile, name: str) -> int:
-    """Write the page of a file."""
-    from gguflike.cli import facts
-    from gguflike.cli.progress import progress_bar
-    from gguflike.cli.streams import say
-    from gguflike.container.target import check_free, check_target, write_bytes
-    from gguflike.report import gather, page
-
-    check_target(args.html, file.paths)
-    check_free(args.html, args.overwrite)
-    with progress_bar("tensors") as progress:
-        gathered = gather(file, os.path.basename(name), progress=progress)  # noqa: PTH119 - a name may be a URL
-    made = page(gathered, facts.of_file(dict(gathered.summary), name)).encode()
-    write_bytes(args.html, [made], args.overwrite)
-    say(f"wrote {clean(args.html)}, {size(len(made))}")
-    return 0
 
 
 def _folder(args: argparse.Namespace, folder: str, documents: list[Any]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -85,7 +85,7 @@ class Example:
 class Facts:
     """All that a page says. ``summary`` and ``document`` are those of ``gguflike inspect --json``; ``tokens`` are texts
     by id, ``special`` those that are control tokens or the user's own; ``beside`` names what errors are measured
-    against."""
+    against, and ``changes`` are what differs from it, each what of it, its name, and how."""
 
     title: str
     summary: Mapping[str, Any]
@@ -95,6 +95,7 @@ class Facts:
     tokens: tuple[str, ...]
     special: frozenset[int]
     beside: str | None = None
+    changes: tuple[tuple[str, str, str], ...] = ()
 
     @property
     def layers(self) -> int:
@@ -108,12 +109,13 @@ def gather(
     *,
     errors: Mapping[str, float] | None = None,
     beside: str | None = None,
+    changes: Sequence[tuple[str, str, str]] = (),
     progress: Progress | None = None,
 ) -> Facts:
     """Read what a page says of ``file``: its header, and SAMPLE weights of each tensor.
 
-    ``errors`` are relative errors of tensors by their names, measured against what ``beside`` names. Errors as of
-    `gguflike.statistics.sample`.
+    ``errors`` are relative errors of tensors by their names, measured against what ``beside`` names, from which
+    ``changes`` are the differences. Errors as of `gguflike.statistics.sample`.
     """
     infos = sorted(file.infos.values(), key=lambda info: role_of(info.name)[1] or 0)
     parts = []
@@ -138,6 +140,7 @@ def gather(
         tokens=tokens,
         special=frozenset(special),
         beside=beside,
+        changes=tuple(changes),
     )
 
 

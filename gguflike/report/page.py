@@ -58,6 +58,7 @@ def _parts(facts: Facts, lines: Mapping[str, str]) -> Iterator[str]:
     sections = [
         ("summary", "Summary", _summary(lines)),
         ("quality", "Quality", _quality(facts.document.get("quality") or [])),
+        ("differences", "Differences", _differences(facts)),
         ("size", "Where the bytes are", _sizes(facts)),
         ("layers", "Layers", _layers(facts)),
         ("tensors", "Tensors", _tensors(facts)),
@@ -93,6 +94,15 @@ def _quality(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _figure(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else text(value or "")
+
+
+def _differences(facts: Facts) -> str:
+    if facts.beside is None:
+        return ""
+    rows = [[text(cell) for cell in row] for row in facts.changes]
+    if not rows:
+        return f"<p>None beside {text(facts.beside)}.</p>"
+    return f"<p>Beside {text(facts.beside)}, the worst first.</p>" + _table("Differences", ["of", "name", "how"], rows)
 
 
 def _sizes(facts: Facts) -> str:
