@@ -7,6 +7,7 @@ function of ``(value, chance)``; MUTATIONS has all of them by name.
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import struct
@@ -504,9 +505,14 @@ def _any(document: Any, chance: Chance) -> tuple[Any, Any]:
     return (_at(document, path[:-1]), path[-1]) if path else ({}, None)
 
 
+def _value(chance: Chance) -> Any:
+    """One of VALUES, as an object of its own, which may be changed further."""
+    return copy.deepcopy(chance.choice(VALUES))
+
+
 def value_replaced(document: Any, chance: Chance) -> None:
     within, key = _any(document, chance)
-    within[key] = chance.choice(VALUES)
+    within[key] = _value(chance)
 
 
 def value_wrapped(document: Any, chance: Chance) -> None:
@@ -537,9 +543,9 @@ def member_renamed(document: Any, chance: Chance) -> None:
 def member_added(document: Any, chance: Chance) -> None:
     within, _ = _any(document, chance)
     if isinstance(within, dict):
-        within[chance.choice(TEXTS[:-2])] = chance.choice(VALUES)
+        within[chance.choice(TEXTS[:-2])] = _value(chance)
     else:
-        within.append(chance.choice(VALUES))
+        within.append(_value(chance))
 
 
 def member_of_another(document: Any, chance: Chance) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -71,3 +72,14 @@ sys.exit(fuzz.main())
     kept = sorted(path.name for path in (tmp_path / "kept").glob("*.txt"))
     assert len(kept) == 3
     assert any("the-process-ended-with--6" in name for name in kept)
+
+
+def test_inputs_depend_on_the_seed_alone() -> None:
+    """What one input was changed into is not in the next."""
+    target = TARGETS["config"]
+
+    def made() -> list[bytes]:
+        chance = random.Random(3)
+        return [target.mutated(chance.choice(target.seeds), chance) for _ in range(200)]
+
+    assert made() == made()
