@@ -18,7 +18,7 @@ import pytest
 from tests.interop.families.converter import source_tree
 
 #: Tests of theirs that pass here. Fewer: something was lost, or was put into the table.
-LEAST = 167
+LEAST = 175
 
 
 @pytest.mark.timeout(900)
