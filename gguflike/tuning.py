@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike import container
-from gguflike.calibrate.grids import GRIDS, Grid, Numbers
+from gguflike.calibrate.forms import FORMS, Form, Stored
 from gguflike.calibrate.reached import lowest
 from gguflike.calibrate.trained import MOVES, Moves
 from gguflike.calibrate.tune import Mark, Tuned, Tuning
@@ -75,8 +75,8 @@ def tune(
     ``src`` is a checkpoint (folder or Hub id) or a GGUF file of floats. Training begins with what `quantize_file` makes
     of it (with ``imatrix``), or with the GGUF file ``start``, whose types are kept. It moves super-scales, norm gains
     and biases that the file has; with ``moves`` "integers" also integer scales and minima of blocks, with "codes" their
-    codes, too. Gradients go straight through rounding, and each step computes with exactly what the file would decode
-    to. Blocks of vectors (IQ1, IQ2, IQ3) stay as they are.
+    codes, too, points of codebooks among them. Gradients go straight through rounding, and each step computes with
+    exactly what the file would decode to.
 
     ``text`` and ``held_out`` are text files, or texts by name; of each ``text`` up to its share of ``tokens`` are used,
     in sequences of ``context``. ``held_out`` should be of another kind: what is best on it (at most 16,384 tokens) is
@@ -151,16 +151,16 @@ def _check_alike(teacher: Mapping[str, Floats], student: Mapping[str, Floats], f
         )
 
 
-def _matrices(graph: Graph, file: GGUFFile) -> dict[str, tuple[Grid, Numbers]]:
-    """The matrices that tokens are multiplied with, of types whose levels are scalars."""
+def _matrices(graph: Graph, file: GGUFFile) -> dict[str, tuple[Form, Stored]]:
+    """The matrices that tokens are multiplied with, of types whose numbers can be trained."""
     found = {}
     for name, _, tensor in graph.tensors():
         stored = file.infos.get(name)
         if stored is not None and len(tensor.shape) > 1 and tensor.form in (None, "matrix") and tensor.used:
-            grid = GRIDS.get(stored.format.name)
-            if grid is not None:
+            form = FORMS.get(stored.format.name)
+            if form is not None:
                 rows = file.load(name).rows
-                found[name] = grid, grid.parse(rows.reshape(-1, rows.shape[-1]))
+                found[name] = form, form.parse(rows.reshape(-1, rows.shape[-1]))
     return found
 
 
@@ -198,8 +198,7 @@ def _write(
         stored = before.load(name)
         data = stored.data
         if name in tuned.numbers:
-            grid = GRIDS[stored.format.name]
-            data = grid.pack(tuned.numbers[name]).reshape(-1)
+            data = FORMS[stored.format.name].pack(tuned.numbers[name]).reshape(-1)
         elif name in tuned.values:
             data = np.ascontiguousarray(tuned.values[name]).reshape(-1).view(np.uint8)
         tensors.append(QuantizedTensor(name, stored.format, stored.shape, data, stored.original_shape))

@@ -40,7 +40,10 @@ def test_the_file_says_what_training_reached(folder: Path, asked: dict[str, Any]
     made = convert(folder, tmp_path / "three.gguf", "Q4_0", threads=1, **asked)
     convert(folder, tmp_path / "again.gguf", "Q4_0", threads=3, **asked)
     convert(folder, tmp_path / "two.gguf", "Q4_0", **{**asked, "effort": 2})
-    assert "scales, codes and norm gains are trained end to end, in up to 24 steps of 2 sequences" in str(made)
+    assert "then super-scales, scales and codes of types of up to 9 bits and norm gains are trained end to end" in str(
+        made
+    )
+    assert "in up to 24 steps of 2 sequences of up to 48 tokens" in str(made)
     assert "of memory, the whole model in float32 several times" in str(made)
     assert sha256(tmp_path / "three.gguf") == sha256(tmp_path / "again.gguf")
     assert gguflike.verify(tmp_path / "three.gguf").ok
@@ -141,7 +144,7 @@ def test_what_is_too_large_is_refused(folder: Path, asked: dict[str, Any], monke
     assert plan.tuning is not None
     assert plan.tuning.moves == "codes"
     with monkeypatch.context() as patched:
-        patched.setattr(tuned, "BITS", 3.0)  # as it is: four bits are many
+        patched.setattr(tuned, "BITS", BITS)  # as it is: four bits are many
         assert "then super-scales and norm gains" in str(convert(folder, None, "Q4_0", dry_run=True, **asked))
     monkeypatch.setattr(tuned, "machine_bytes", lambda: int((plan.tuning.memory - 1) / 0.8))
     assert "then super-scales and norm gains are trained" in str(convert(folder, None, "Q4_0", dry_run=True, **asked))

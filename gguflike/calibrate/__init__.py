@@ -20,6 +20,9 @@
     states       what its backward pass keeps on disk
     tune         end-to-end tuning of a quantized model to say what the float model says
     trained      a matrix on its grid while it is trained: what moves, and how gradients go through rounding
+    points       a matrix on points of a codebook while it is trained
+    forms        all block types that are trained
+    reached      how far a training has come
     distill      what the float model says, and the divergence from it
     adam         the optimizer
     needs        what a walk takes of memory and of the disk

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.calibrate.adam import Adam
-from gguflike.calibrate.grids import Numbers
+from gguflike.calibrate.forms import Stored, stored
 
 Floats = npt.NDArray[np.float32]
 
@@ -29,7 +29,7 @@ class Mark(NamedTuple):
 class Tuned(NamedTuple):
     """The best numbers by matrix, the best values of gains and biases by name, and how training went."""
 
-    numbers: dict[str, Numbers]
+    numbers: dict[str, Stored]
     values: dict[str, Floats]
     marks: list[Mark]
 
@@ -94,9 +94,11 @@ class Kept:
                 value[...] = file[f"value{place}"]
                 moments[key] = file[f"mean{place}"], file[f"square{place}"]
             adam.restore(said["steps"], moments)
-            numbers = {
-                name: Numbers(*(file[f"best{place}.{field}"] for field in Numbers._fields))
-                for place, name in enumerate(said["numbers"])
-            }
+            best: list[dict[str, Any]] = [{} for _ in said["numbers"]]
+            for key in file.files:
+                place, dot, field = key.removeprefix("best").partition(".")
+                if dot:
+                    best[int(place)][field] = file[key]
+            numbers = {name: stored(arrays) for name, arrays in zip(said["numbers"], best, strict=True)}
             values = {name: file[f"best-value{place}"] for place, name in enumerate(said["values"])}
             return Tuned(numbers, values, [Mark(*mark) for mark in said["marks"]])

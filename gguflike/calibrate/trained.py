@@ -60,8 +60,8 @@ class Trained:
     def numbers(self) -> Numbers:
         """The parameters as a file holds them."""
         start, moved = self._start, self.parameters
-        d = _scaled(start.d, moved.get("d"))
-        m = _scaled(start.m, moved.get("m"))
+        d = scaled(start.d, moved.get("d"))
+        m = scaled(start.m, moved.get("m"))
         scales = _rounded(moved["scales"], self.grid.scales) if "scales" in moved else start.scales
         minima = _rounded(moved["minima"], self.grid.minima) if "minima" in moved else start.minima
         numbers = Numbers(start.codes, scales, minima, d, m)
@@ -87,14 +87,14 @@ class Trained:
             found["weights"] = gradient * inside
             by_factor -= found["weights"] * np.where(inside, real, 0)
             by_shift += found["weights"]
-        by_factor, by_shift = _summed(by_factor, grid.size), _summed(by_shift, grid.size)
+        by_factor, by_shift = summed(by_factor, grid.size), summed(by_shift, grid.size)
         per = grid.block // grid.size
         for name, integers, by, table, factors, positions in (
             ("d", "scales", by_factor, grid.scales, numbers.d, numbers.scales),
             ("m", "minima", by_shift, grid.minima, numbers.m, numbers.minima),
         ):
             if name in self.parameters:
-                found[name] = _summed(by * table[positions], per) * factors
+                found[name] = summed(by * table[positions], per) * factors
             if integers in self.parameters:
                 moved = self.parameters[integers]
                 within = (moved >= 0) & (moved <= len(table) - 1)
@@ -108,8 +108,8 @@ def linear_step(table: Floats) -> float:
     return float(steps[0]) if len(steps) and (steps == steps[0]).all() else 0.0
 
 
-def _scaled(values: Floats, logarithm: Floats | None) -> Floats:
-    """As float16 holds them."""
+def scaled(values: Floats, logarithm: Floats | None) -> Floats:
+    """Super-scales times factors of which these are the logarithms, as float16 holds them."""
     if logarithm is None:
         return values
     scaled = np.clip(values * np.exp(logarithm), -_MOST, _MOST)
@@ -129,7 +129,7 @@ def _nearest(grid: Grid, real: Floats) -> npt.NDArray[np.uint8]:
     return np.asarray(np.searchsorted(between, real), np.uint8)
 
 
-def _summed(x: Any, size: int) -> Floats:
+def summed(x: Any, size: int) -> Floats:
     """Sums over each ``size`` neighbouring columns."""
     summed: Floats = x.reshape(len(x), -1, size).sum(axis=2)
     return summed

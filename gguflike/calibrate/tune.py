@@ -16,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike import reference
+from gguflike.blocks import BlockFormat
 from gguflike.calibrate.adam import Adam, warm_cosine
 from gguflike.calibrate.blas import single_threaded
 from gguflike.calibrate.distill import Teacher
-from gguflike.calibrate.grids import Grid, Numbers
+from gguflike.calibrate.forms import Form, Stored, trained
 from gguflike.calibrate.reached import Kept, Mark, Tuned, lowest, worse
-from gguflike.calibrate.trained import Moves, Trained
+from gguflike.calibrate.trained import Moves
 from gguflike.errors import ArgumentError, QuantizationError
 from gguflike.families.parts import Graph
 from gguflike.frozen import frozen
@@ -36,25 +37,32 @@ Array = npt.NDArray[Any]
 class Tuning:
     """How a model is tuned.
 
-    ``moves``: what of a matrix is trained. ``steps`` of ``batch`` sequences each. Rates of Adam: ``rate`` of logarithms
-    of super-scales, ``gains`` relative to the root mean square of gains and biases, ``integers`` in units of integer
-    scales, ``codes`` in distances of levels. ``warm_up``: steps over which they rise. ``top``: tokens of the float
-    model's distribution that count one by one. Every ``every`` steps the other text is evaluated, and training ends
-    when it has been worse than its best ``patience`` times in a row.
+    ``moves``: what of a matrix is trained; codes only of types with at most ``bits`` bits a weight, of others the
+    scales alone. ``steps`` of ``batch`` sequences each. Rates of Adam: ``rate`` of logarithms of super-scales and
+    ``integers`` in units of integer scales, both times the relative error of the matrix, ``gains`` relative to the root
+    mean square of gains and biases, times the mean of these errors, ``codes`` in distances of levels: so that what is
+    nearly right moves in steps as small as what there is to mend. ``warm_up``: steps over which rates rise. ``top``:
+    tokens of the float model's distribution that count one by one. Every ``every`` steps the other text is evaluated,
+    and training ends when it has been worse than its best ``patience`` times in a row.
     """
 
     moves: Moves = "scales"
-    steps: int = 160
+    bits: float = float("inf")
+    steps: int = 60
     batch: int = 8
-    rate: float = 1e-3
-    gains: float = 3e-4
-    integers: float = 0.02
-    codes: float = 0.004
-    warm_up: int = 20
+    rate: float = 3e-3
+    gains: float = 1e-3
+    integers: float = 0.1
+    codes: float = 0.006
+    warm_up: int = 10
     top: int = 1024
     every: int = 20
     patience: int = 3
     seed: int = 0
+
+    def of(self, fmt: BlockFormat) -> Moves:
+        """What moves of a matrix of a type."""
+        return "scales" if self.moves == "codes" and fmt.bits_per_weight > self.bits else self.moves
 
 
 DEFAULT = Tuning()
@@ -65,7 +73,7 @@ def tune(
     graph: Graph,
     floats: Mapping[str, Floats],
     quantized: Mapping[str, Floats],
-    matrices: Mapping[str, tuple[Grid, Numbers]],
+    matrices: Mapping[str, tuple[Form, Stored]],
     values: Sequence[str],
     sequences: Sequence[Sequence[int]],
     held_out: Sequence[Sequence[int]],
@@ -80,11 +88,11 @@ def tune(
     """Train the ``matrices`` and ``values`` (names of gains and biases) of a model on ``sequences`` (token ids).
 
     ``floats`` and ``quantized`` are all weights by GGUF name, as the float model has them and as the file decodes to.
-    A matrix is a grid and its numbers, (n, k), or of a stack (count, n, k) those of all its rows. ``held_out`` is text
-    of another kind. ``length`` is the context that the model runs with (0: of each sequence, its own). What the float
-    model says is kept in the folder ``workspace``; with a ``key`` (which should say all that results depend on) so is
-    what was reached at each mark, from which a call with the same key goes on. ``threads``: all CPUs, unless given; the
-    same bits with any number. ``progress`` is told of steps.
+    A matrix is the form of its blocks and their numbers, (n, k), or of a stack (count, n, k) those of all its rows.
+    ``held_out`` is text of another kind. ``length`` is the context that the model runs with (0: of each sequence, its
+    own). What the float model says is kept in the folder ``workspace``; with a ``key`` (which should say all that
+    results depend on) so is what was reached at each mark, from which a call with the same key goes on. ``threads``:
+    all CPUs, unless given; the same bits with any number. ``progress`` is told of steps.
 
     ArgumentError where there is nothing to train or no text, QuantizationError where a loss is not finite.
     """
@@ -109,23 +117,27 @@ class _Student:
         self,
         floats: Mapping[str, Floats],
         quantized: Mapping[str, Floats],
-        matrices: Mapping[str, tuple[Grid, Numbers]],
+        matrices: Mapping[str, tuple[Form, Stored]],
         values: Sequence[str],
         options: Tuning,
     ) -> None:
         self._fixed = {name: value for name, value in quantized.items() if name not in matrices}
         self._shapes = {name: quantized[name].shape for name in matrices}
         self.values = {name: np.array(quantized[name], np.float32) for name in values}
+        self._forms = {name: form for name, (form, _) in matrices.items()}
         self.trained = {
-            name: Trained(grid, numbers, options.moves, np.asarray(floats[name]).reshape(numbers.codes.shape))
-            for name, (grid, numbers) in matrices.items()
+            name: trained(form, numbers, options.of(form.format), np.asarray(floats[name]).reshape(numbers.codes.shape))
+            for name, (form, numbers) in matrices.items()
         }
         self.parameters: dict[Hashable, Floats] = {(name, ""): value for name, value in self.values.items()}
         self.rates: dict[Hashable, float] = {}
+        errors = {name: _relative_error(np.asarray(floats[name]), quantized[name]) for name in matrices}
         for name, value in self.values.items():
-            self.rates[name, ""] = options.gains * (float(np.sqrt(np.square(value).mean())) or 1.0)
+            size = float(np.sqrt(np.square(value).mean())) or 1.0
+            self.rates[name, ""] = options.gains * size * float(np.mean([*errors.values()] or [1.0]))
         for name, each in self.trained.items():
-            of = {"d": options.rate, "m": options.rate, "scales": options.integers, "minima": options.integers}
+            rate, integers = options.rate * errors[name], options.integers * errors[name]
+            of = {"d": rate, "m": rate, "scales": integers, "minima": integers}
             of["weights"] = options.codes * each.distance
             for what, parameter in each.parameters.items():
                 self.parameters[name, what] = parameter
@@ -136,17 +148,15 @@ class _Student:
         """The weights whose gradients are needed."""
         return [*self.values, *(name for name, each in self.trained.items() if each.parameters)]
 
-    def numbers(self) -> dict[str, Numbers]:
+    def numbers(self) -> dict[str, Stored]:
         return {name: each.numbers() for name, each in self.trained.items()}
 
-    def weights(self, numbers: Mapping[str, Numbers]) -> dict[str, Floats]:
+    def weights(self, numbers: Mapping[str, Stored]) -> dict[str, Floats]:
         """All weights, those of matrices as their blocks decode."""
-        decoded = {
-            name: each.grid.values(numbers[name]).reshape(self._shapes[name]) for name, each in self.trained.items()
-        }
+        decoded = {name: form.values(numbers[name]).reshape(self._shapes[name]) for name, form in self._forms.items()}
         return {**self._fixed, **self.values, **decoded}
 
-    def pull(self, numbers: Mapping[str, Numbers], by_weights: Mapping[str, Array]) -> dict[Hashable, Floats]:
+    def pull(self, numbers: Mapping[str, Stored], by_weights: Mapping[str, Array]) -> dict[Hashable, Floats]:
         """The gradients by all parameters."""
         found: dict[Hashable, Floats] = {(name, ""): by_weights[name] for name in self.values}
         for name, each in self.trained.items():
@@ -155,6 +165,12 @@ class _Student:
                 for what, value in each.pull(numbers[name], gradient).items():
                     found[name, what] = value
         return found
+
+
+def _relative_error(floats: Floats, quantized: Floats) -> float:
+    """The root mean square of what ``quantized`` is off, by that of ``floats``; 1 where these are all zero."""
+    size = float(np.square(floats, dtype=np.float64).mean())
+    return float(np.sqrt(np.square(floats - quantized, dtype=np.float64).mean() / size)) if size > 0 else 1.0
 
 
 class _Training:
@@ -212,7 +228,7 @@ class _Training:
         order = np.concatenate([rng.permutation(count) for _ in range(-(-needed // count))])[:needed]
         return [list(map(int, each)) for each in order.reshape(self._options.steps, -1)]
 
-    def _gradients(self, numbers: Mapping[str, Numbers], batch: Sequence[int]) -> tuple[float, dict[str, Array]]:
+    def _gradients(self, numbers: Mapping[str, Stored], batch: Sequence[int]) -> tuple[float, dict[str, Array]]:
         """The mean loss of a batch, and its gradients by weights, added up in order."""
         weights, wanted = self._student.weights(numbers), self._student.wanted
 
@@ -233,7 +249,7 @@ class _Training:
             raise QuantizationError("the divergence is not finite", remedy="lower the rate of tuning")
         return float(np.mean(losses)), {name: each / np.float32(len(batch)) for name, each in total.items()}
 
-    def _evaluated(self, numbers: Mapping[str, Numbers]) -> float:
+    def _evaluated(self, numbers: Mapping[str, Stored]) -> float:
         """The mean divergence on the other text."""
         weights = self._student.weights(numbers)
 
@@ -246,5 +262,5 @@ class _Training:
         sequences = self._held_out.sequences
         return sum(self._pool.map(one, range(len(sequences)))) / sum(map(len, sequences))
 
-    def _kept(self, numbers: dict[str, Numbers]) -> tuple[dict[str, Numbers], dict[str, Floats]]:
+    def _kept(self, numbers: dict[str, Stored]) -> tuple[dict[str, Stored], dict[str, Floats]]:
         return numbers, {name: value.copy() for name, value in self._student.values.items()}

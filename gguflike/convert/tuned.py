@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.calibrate.grids import GRIDS
+from gguflike.calibrate.forms import FORMS
 from gguflike.calibrate.reached import Mark, lowest, save
 from gguflike.calibrate.texts import sequences
 from gguflike.calibrate.trained import Moves
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from gguflike.convert.plan import ConversionPlan, PlannedTensor
 
 Bytes = npt.NDArray[np.uint8]
-BITS = 3.0
-"""For each weight, on average: codes of more move into wrong places sooner than into better ones."""
+BITS = 3.5
+"""Integers of types with more for each weight stay: they move into wrong places sooner than into better ones."""
 SEQUENCE = 256  # tokens of a sequence that is trained on
-STEPS, BATCH, EVERY, PATIENCE = 160, 8, 20, 3
+STEPS, BATCH, EVERY, PATIENCE = 60, 8, 20, 3
 RATES: dict[str, Any] = {}  # other than those of `Tuning`
 HELD_OUT = 8192  # tokens, at most
 _RESULT = "tuned.npz"
@@ -55,9 +55,9 @@ class TuningPlan:
 
     def lines(self) -> list[str]:
         """What a plan says of it."""
-        what = {"scales": "super-scales", "integers": "super-scales, scales", "codes": "scales, codes"}
+        codes = f", scales and codes of types of up to {BITS:g} bits" if self.moves == "codes" else ""
         return [
-            f"then {what[self.moves]} and norm gains are trained end to end, in up to {STEPS} steps of {BATCH} "
+            f"then super-scales{codes} and norm gains are trained end to end, in up to {STEPS} steps of {BATCH} "
             f"sequences of up to {SEQUENCE} tokens, while that helps on {', '.join(self.held_out)}",
             f"training takes about {duration(self.seconds)} and at most {_size(self.memory)} of memory, the whole "
             "model in float32 several times",
@@ -75,18 +75,18 @@ def tuning_of(plan: ConversionPlan) -> TuningPlan:
     ArgumentError where nothing can be trained."""
     calibration = plan.calibration
     assert isinstance(calibration, Calibration)
-    trained = [tensor for tensor in plan.calibrated if tensor.format.name in GRIDS]
+    trained = [tensor for tensor in plan.calibrated if tensor.format.name in FORMS]
     if not trained and not _values(plan):
         raise ArgumentError(
-            "nothing that can be trained: no block has scalar levels, and no norm a gain",
+            "nothing that can be trained: no matrix has blocks with scales, and no norm a gain",
             field="effort",
             got=3,
             remedy="`effort=2`",
         )
     most = int(_SHARE * machine_bytes())
-    needs = {moves: memory(plan, trained, moves, cpus()) for moves in ("codes", "scales")}
-    weights = sum(tensor.weights for tensor in trained)
-    if 8 * sum(tensor.nbytes for tensor in trained) > BITS * weights:
+    coarse = sum(tensor.weights for tensor in trained if tensor.format.bits_per_weight <= BITS)
+    needs = {"codes": memory(plan, trained, coarse, cpus()), "scales": memory(plan, trained, 0, cpus())}
+    if not coarse:
         del needs["codes"]
     fits = [moves for moves, size in needs.items() if size <= most]
     if not fits:
@@ -103,18 +103,18 @@ def tuning_of(plan: ConversionPlan) -> TuningPlan:
     return TuningPlan(moves, needs[moves], seconds, tuple(text.name for text in calibration.held_out))
 
 
-def memory(plan: ConversionPlan, trained: Sequence[PlannedTensor], moves: Moves, threads: int) -> int:
-    """Bytes that tuning takes at most, from shapes alone.
+def memory(plan: ConversionPlan, trained: Sequence[PlannedTensor], coarse: int, threads: int) -> int:
+    """Bytes that tuning takes at most, from shapes alone, where the codes of so many weights, ``coarse``, move.
 
     Floats of the model, as it is and as its blocks decode; gradients of what is trained, added up and of each thread;
-    codes at the beginning, now and at best; for codes that move, real weights behind them with both of Adam's moments;
-    and what a sequence computes.
+    codes at the beginning, now and at best; real weights behind codes that move and their integer scales, of 16 or more
+    each, with both of Adam's moments; and what a sequence computes.
     """
     assert isinstance(plan.calibration, Calibration)
     graph, tokens = plan.calibration.graph, min(SEQUENCE, plan.calibration.sequence)
     weights, moved = plan.parameters, sum(tensor.weights for tensor in trained)
     largest = max((tensor.weights for tensor in trained), default=0)
-    kept = 4 * 2 * weights + (4 * (1 + threads) + 3) * moved + (12 * moved if moves == "codes" else 0)
+    kept = 4 * 2 * weights + (4 * (1 + threads) + 3) * moved + 14 * coarse
     widest = max((mixer.widest for mixer in graph.mixers()), default=graph.embedding.n_embd)
     activations = 4 * tokens * (8 * widest + 2 * graph.embedding.n_embd * len(graph.blocks))
     logits = 4 * tokens * graph.embedding.n_vocab * 6
@@ -182,18 +182,19 @@ def _train(
     tensors = {tensor.name: tensor for tensor in plan.tensors if tensor.name in used}
     rows = {name: writer.read(name).reshape(-1, t.format.row_bytes(t.shape[-1])) for name, t in tensors.items()}
     stored = {name: QuantizedTensor(name, t.format, t.shape, rows[name].reshape(-1)) for name, t in tensors.items()}
-    grids = {t.name: GRIDS[t.format.name] for t in plan.calibrated if t.format.name in GRIDS}
+    forms = {t.name: FORMS[t.format.name] for t in plan.calibrated if t.format.name in FORMS}
     result = tune(
         calibration.graph,
         {name: calibration.model.read(name) for name in tensors},
         {name: tensor.dequantize(threads) for name, tensor in stored.items()},
-        {name: (grid, grid.parse(rows[name])) for name, grid in grids.items()},
+        {name: (form, form.parse(rows[name])) for name, form in forms.items()},
         _values(plan),
         cut(calibration.sequences, calibration.model.begin, SEQUENCE),
         held_out(calibration),
         writer.workspace / "tuning",
         Tuning(
             moves=moves,
+            bits=BITS,
             steps=STEPS,
             batch=BATCH,
             every=EVERY,
@@ -206,7 +207,7 @@ def _train(
         threads=threads,
         progress=tell,
     )
-    made: dict[str, Any] = {name: grids[name].pack(numbers).reshape(-1) for name, numbers in result.numbers.items()}
+    made: dict[str, Any] = {name: forms[name].pack(numbers).reshape(-1) for name, numbers in result.numbers.items()}
     made |= {name: np.ascontiguousarray(value).reshape(-1).view(np.uint8) for name, value in result.values.items()}
     save(writer.workspace / _RESULT, **{**made, _RESULT: json.dumps(result.marks)})
 

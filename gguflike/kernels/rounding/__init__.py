@@ -8,6 +8,7 @@
     refine     the choice of super-scales, integer scales and minima, with their codes
     tree       the nearest points of a codebook to eight weights in any metric, exactly
     octets     error feedback and descent with codebooks, by sub-blocks
+    nearest    the nearest points of a codebook to weights as they are
     storage    what blocks with codebooks store, as arrays and as bytes
 
 Every sum here has a fixed order, and none is a reduction that the compiler may reorder: rows are divided among threads,
