@@ -68,7 +68,7 @@ class TrainedPoints:
         """Weights on the way from the values to ``floats``, as far as they have the codes that they begin with."""
         values = self.form.values(self._start)
         step: Floats = floats - values
-        near = values.copy()
+        near: Floats = values.copy()
         left = np.ones((len(values), values.shape[1] // OCTET), bool)
         for share in (1.0, 0.5, 0.25, 0.125):
             found = self._nearest(self._start, values + np.float32(share) * step)

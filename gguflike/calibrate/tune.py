@@ -48,13 +48,13 @@ class Tuning:
 
     moves: Moves = "scales"
     bits: float = float("inf")
-    steps: int = 60
+    steps: int = 80
     batch: int = 8
     rate: float = 3e-3
     gains: float = 1e-3
-    integers: float = 0.1
-    codes: float = 0.006
-    warm_up: int = 10
+    integers: float = 0.04
+    codes: float = 0.004
+    warm_up: int = 20
     top: int = 1024
     every: int = 20
     patience: int = 3

@@ -37,7 +37,7 @@ Bytes = npt.NDArray[np.uint8]
 BITS = 3.5
 """Integers of types with more for each weight stay: they move into wrong places sooner than into better ones."""
 SEQUENCE = 256  # tokens of a sequence that is trained on
-STEPS, BATCH, EVERY, PATIENCE = 60, 8, 20, 3
+STEPS, BATCH, EVERY, PATIENCE = 80, 8, 20, 3
 RATES: dict[str, Any] = {}  # other than those of `Tuning`
 HELD_OUT = 8192  # tokens, at most
 _RESULT = "tuned.npz"
