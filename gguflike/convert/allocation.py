@@ -21,7 +21,7 @@ from gguflike import frozen
 from gguflike.blocks import BlockFormat
 from gguflike.calibrate.allocate import Candidate
 from gguflike.calibrate.grids import GRIDS
-from gguflike.convert.budget import Budget, allocated, padded
+from gguflike.convert.budget import Budget, allocated
 from gguflike.convert.plan import ConversionPlan
 from gguflike.convert.prior import Prior, relative_errors
 from gguflike.progress import CALIBRATING, Progress
@@ -112,7 +112,7 @@ def _expected(
             progress(number, len(tensors), f"{CALIBRATING}types, {tensor.name}")
         errors = relative_errors(tensor, ladders[tensor.name], threads)
         found[tensor.name] = [
-            Candidate(fmt.name, padded(plan, tensor.shape, fmt), prior.cost(tensor.name, *each))
+            Candidate(fmt.name, _taken(plan, tensor.name, tensor.shape, fmt), prior.cost(tensor.name, *each))
             for fmt, each in errors.items()
         ]
     return found
@@ -167,7 +167,9 @@ def _measured(
                 for fmt in ladders[name]:
                     errors = matrix - encode(matrix, fmt, known).dequantize(threads)
                     costs[fmt] += loss.cost(name, member, known, matrix, errors)
-            found[name] = [Candidate(fmt.name, padded(plan, weights.shape, fmt), cost) for fmt, cost in costs.items()]
+            found[name] = [
+                Candidate(fmt.name, _taken(plan, name, weights.shape, fmt), cost) for fmt, cost in costs.items()
+            ]
 
     def tell(done: int, total: int, where: str) -> None:
         if progress is not None:
@@ -192,4 +194,10 @@ def _of_table(
         for fmt in ladder:
             costs[fmt] += table.cost(part - encode(part, fmt, statistics).dequantize(threads), start)
     shape = model.sources[name].shape
-    return [Candidate(fmt.name, padded(plan, shape, fmt), cost) for fmt, cost in costs.items()]
+    return [Candidate(fmt.name, _taken(plan, name, shape, fmt), cost) for fmt, cost in costs.items()]
+
+
+def _taken(plan: ConversionPlan, name: str, shape: tuple[int, ...], fmt: BlockFormat) -> int:
+    """Bytes that a tensor takes of what the plan is limited to."""
+    assert plan.budget is not None
+    return plan.budget.limit.taken(plan, name, shape, fmt)

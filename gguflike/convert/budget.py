@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 
 from gguflike.blocks import FORMATS, BlockFormat
 from gguflike.calibrate.allocate import Candidate, allocate
@@ -18,11 +19,13 @@ from gguflike.convert.recipe import RECIPES
 from gguflike.convert.selection import Selection
 from gguflike.errors import ArgumentError, as_integer, check_integer, check_number, check_text
 from gguflike.families.parts import Graph
+from gguflike.kernels.dispatch import linear_plan
 from gguflike.kernels.table import KERNELS
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B?|B)?", re.IGNORECASE)
 CONTEXT = 4096  # tokens that memory is kept for, where nothing else is said
 RECENT = frozenset({"MXFP4", "NVFP4", "Q1_0", "Q2_0"})  # types that many programs do not read yet: only if asked for
+_EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
 _BELOW, _ABOVE = 1.2, 2.4  # bits around what all would have at the same loss: types that are measured
 
 
@@ -67,7 +70,25 @@ class Limit:
         """Bytes by which a plan is too large, or less than 0; of bits for each weight it is what was reckoned."""
         if self.bpw is not None:
             return 0
-        return sum(file.file_bytes - file.header_bytes for file in plan.files) - self.of_tensors(plan)
+        if self.beside is None:
+            tensors = sum(file.file_bytes - file.header_bytes for file in plan.files)
+        else:
+            tensors = sum(self.taken(plan, tensor.name, tensor.shape, tensor.format) for tensor in plan.tensors)
+        return tensors - self.of_tensors(plan)
+
+    def taken(self, plan: ConversionPlan, name: str, shape: tuple[int, ...], fmt: BlockFormat) -> int:
+        """Bytes that a tensor takes of the limit in a type: those of the file, with what fills them up to where the
+        next one may stand; or where the limit is of memory, those that the runner has of it."""
+        if self.beside is None:
+            return align_up(fmt.tensor_bytes(shape), plan.file.alignment)
+        if len(shape) < 2:
+            return 0  # ``beside`` has what is made of it
+        how = linear_plan(fmt) if fmt.is_quantized else None
+        is_table = name == _EMBEDDING and any(tensor.name == _OUTPUT for tensor in plan.tensors)
+        if how is None or how.repack is None or is_table:  # read where it lies in the file
+            return fmt.tensor_bytes(shape)
+        packed = how.packed_bytes(*shape[-2:]) * prod(shape[:-2])
+        return packed + (fmt.tensor_bytes(shape) if name == _EMBEDDING else 0)
 
     @property
     def recipe(self) -> Recipe:
@@ -150,7 +171,11 @@ def sized(
     ladders = {tensor.name: ladder(tensor.shape[-1]) for tensor in free}
     guess = {
         tensor.name: [
-            Candidate(each.name, padded(plan, tensor.shape, each), 4.0**-each.bits_per_weight * tensor.weights)
+            Candidate(
+                each.name,
+                limit.taken(plan, tensor.name, tensor.shape, each),
+                4.0**-each.bits_per_weight * tensor.weights,
+            )
             for each in ladders[tensor.name]
         ]
         for tensor in free
@@ -193,17 +218,12 @@ def _free(plan: ConversionPlan, selection: Selection) -> list[PlannedTensor]:
     ]
 
 
-def padded(plan: ConversionPlan, shape: tuple[int, ...], fmt: BlockFormat) -> int:
-    """Bytes of a tensor of ``shape`` in a type, with what fills them up to where the next one may stand."""
-    return align_up(fmt.tensor_bytes(shape), plan.file.alignment)
-
-
 def allocated(
     plan: ConversionPlan, limit: Limit, candidates: Mapping[str, Sequence[Candidate]], spared: int = 0
 ) -> dict[str, BlockFormat]:
     """The types that cost least within the limit, by the names of tensors, with ``spared`` bytes left. ArgumentError
     where none are so small."""
-    fixed = sum(align_up(t.nbytes, plan.file.alignment) for t in plan.tensors if t.name not in candidates)
+    fixed = sum(limit.taken(plan, t.name, t.shape, t.format) for t in plan.tensors if t.name not in candidates)
     try:
         chosen = allocate(candidates, limit.of_tensors(plan) - fixed - spared)
     except ArgumentError:
