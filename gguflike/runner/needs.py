@@ -7,7 +7,6 @@ from what processes take).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -18,6 +17,7 @@ import numpy as np
 from gguflike.blocks import FORMATS
 from gguflike.container.layout import TensorInfo
 from gguflike.families.parts import Graph, Head
+from gguflike.kernels.engine.host import thread_count
 from gguflike.kernels.engine.memory import SCRATCH_BYTES, unbacked
 from gguflike.runner import graph as programs
 from gguflike.runner.buffers import Buffers
@@ -100,7 +100,7 @@ def needs(
     ``crest``: as of `Buffers`; ``left_out``: as of `Weights`, whose errors this raises, naming ``path``; ``tokenizer``:
     its bytes (`tokenizer_bytes`). Nothing is read of a file, and no memory is taken that would count.
     """
-    threads = threads or os.cpu_count() or 1
+    threads = thread_count(threads)
     weights = _Sizes(cast("GGUFFile", _Header(path, infos)), graph, left_out, take=unbacked)
     states, *others = programs.new_states(graph, context, cache_type, texts, unbacked)
     buffers = Buffers(graph, padded(context), threads, crest, texts, unbacked)
