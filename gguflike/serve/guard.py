@@ -83,11 +83,12 @@ class Guard:
         except ClientLeft:
             status = status or _CLOSED_BY_CLIENT
         except Exception as error:
-            failure = of(error)
-            if failure.code == "internal_error":
+            # No name but this one, which ends here: with another the error, its frames and all that these hold (say, a
+            # prompt of megabytes) would keep each other until the garbage is collected.
+            if of(error).code == "internal_error":
                 self._settings.log("".join(traceback.format_exception(error)).rstrip())
             if not status:
-                await answer(sending, failure, path)
+                await answer(sending, of(error), path)
         finally:
             self._seen(scope["method"], path, status, time.monotonic() - begin)
 

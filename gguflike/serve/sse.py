@@ -77,6 +77,7 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, Result]) -
             working.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await working
+        del working  # it holds the error, whose frames, this one among them, would hold it and all of the request
 
 
 async def _left(receive: Receive) -> None:
@@ -117,9 +118,8 @@ class EventStream:
                 async for piece in events:
                     await self._say(send, piece)
         except Exception as error:
-            failure = of(error)
-            await self._say(send, self._failed(failure))
-            if failure.code == "internal_error":
+            await self._say(send, self._failed(of(error)))
+            if of(error).code == "internal_error":
                 raise
         finally:
             pinging.cancel()
