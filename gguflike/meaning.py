@@ -39,7 +39,7 @@ def findings(file: GGUFFile) -> Iterator[Finding]:
     if TOKENS in file.metadata and MODEL in file.metadata:
         yield from _tokenizer(file)
     yield from _templates(file)
-    is_model = file.metadata.get("general.type", "model") == "model" and len(file.infos)
+    is_model = file.kind == "model" and len(file.infos)
     if is_model and f"{file.architecture}.block_count" in file.metadata:
         yield from _model(file)
 

@@ -140,7 +140,7 @@ def _memory(file: GGUFFile, model: Understood) -> list[dict[str, int]]:
 
 
 def _kind(file: GGUFFile) -> str:
-    stated = _text(file, "general.type") or "model"
+    stated = file.kind
     if stated in _KINDS:
         return _KINDS[stated]
     if stated != "model":

@@ -159,7 +159,7 @@ class _FileCheck:
         with suppress(GGUFError):  # which `validate` reports
             self.digests = recorded(file.metadata, list(file.infos))
         self.order = "<" if file.byteorder == "little" else ">"
-        self.judged = file.metadata.get("general.type", "model") == "model"  # sums and adapters are of other sizes
+        self.judged = file.kind == "model"  # sums and adapters are of other sizes
         self.buffer = bytearray(CHUNK)
 
     def add(self, severity: Severity, rule: str, message: str, **where: Any) -> None:

@@ -339,7 +339,8 @@ def _bytes(metadata: Mapping[str, Any], key: str) -> bytes:
     value = metadata.get(key)
     if value is None:
         return b""
-    array = np.asarray(value) if isinstance(value, (np.ndarray, list, tuple)) else None
+    is_list = isinstance(value, (list, tuple)) and not any(isinstance(item, (str, bytes)) for item in value)
+    array = np.asarray(value) if is_list or isinstance(value, np.ndarray) else None
     if array is None or array.ndim != 1 or array.dtype not in (np.uint8, np.int8):
         raise GGUFError("wrong type", field=key, expected="an array of bytes", got=type(value).__name__)
     return array.tobytes()
@@ -380,7 +381,8 @@ def _numbers(metadata: Mapping[str, Any], key: str, kinds: str, count: int, defa
     value = metadata.get(key)
     if value is None:
         return np.full(count, default)
-    array = np.asarray(value) if isinstance(value, (np.ndarray, list, tuple)) else None
+    is_list = isinstance(value, (list, tuple)) and not any(isinstance(item, (str, bytes)) for item in value)
+    array = np.asarray(value) if is_list or isinstance(value, np.ndarray) else None
     if array is None or array.ndim != 1 or array.dtype.kind not in kinds or array.dtype.itemsize < 4:
         got = type(value).__name__ if array is None else f"{array.dtype} of shape {array.shape}"
         expected = "an array of 32-bit " + " or ".join({"i": "integers", "f": "floats"}[kind] for kind in kinds)

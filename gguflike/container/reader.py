@@ -117,6 +117,12 @@ class GGUFFile:
         return self.metadata.get(ARCHITECTURE_KEY)
 
     @property
+    def kind(self) -> str:
+        """``general.type``, such as "adapter"; "model" where the file says none, or no text."""
+        stated = self.metadata.get("general.type")
+        return stated if isinstance(stated, str) else "model"
+
+    @property
     def paths(self) -> tuple[str, ...]:
         """The files this consists of: one, or the shards in order."""
         return (self.path,)

@@ -196,7 +196,8 @@ def _rope_scaling(found: Any, architecture: str, metadata: Mapping[str, Any], _:
     """How positions are stretched: linearly, where a file has a factor and does not say."""
     if found is None:
         key = f"{architecture}.rope.scaling.factor"
-        return "linear" if _rope_factor(metadata.get(key), architecture, metadata) not in (None, 0, 1) else None
+        factor = _scalar(_rope_factor(metadata.get(key), architecture, metadata))
+        return "linear" if factor not in (None, 0, 1) else None
     return None if found == "none" else found
 
 
@@ -269,9 +270,9 @@ def _unread(key: str, value: Any, allowed: tuple[Any, ...]) -> UnsupportedError:
 
 
 def _scalar(value: Any) -> Any:
-    """One number for all layers, where a file gives an array of equal ones."""
-    if isinstance(value, np.ndarray) and value.size and (value == value.flat[0]).all():
-        return value.flat[0].item()
+    """One number for all layers, where a file gives an array of equal ones; other arrays as lists."""
+    if isinstance(value, np.ndarray):
+        return value.flat[0].item() if value.size and (value == value.flat[0]).all() else value.tolist()
     return value
 
 

@@ -79,7 +79,7 @@ def refusal(file: GGUFFile, model: Understood | None = None) -> GGUFLikeError | 
 
 def _architecture(file: GGUFFile) -> str:
     """The architecture of the model in a file. GGUFError where it holds something else."""
-    kind = file.metadata.get("general.type", "model")
+    kind = file.kind
     if kind != "model":
         remedy = "run the model that it belongs to" if kind == "adapter" else None
         raise GGUFError(
