@@ -184,10 +184,14 @@ class _File:
         return self.file.metadata.typed(key)
 
     def spans(self, name: str) -> list[range]:
-        return _spans(self.file.tensors[name])
+        return _spans(self.file.load(name))
 
     def rows(self, name: str, span: range) -> Floats:
-        return _rows(self.file.tensors[name], span, self._threads)
+        info = self.file.infos[name]
+        columns = info.shape[-1] if info.shape else 1
+        each = info.format.row_bytes(columns)
+        data = self.file.read(name, span.start * each, span.stop * each)  # and not mapped: see container/reader.py
+        return QuantizedTensor(name, info.format, (len(span), columns), data).dequantize(self._threads)
 
 
 class _Folder:
@@ -228,7 +232,7 @@ def _side(path: str | os.PathLike[str], threads: int | None, opened: ExitStack) 
 def _compared(name: str, a: _Side, b: _Side) -> TensorDiff:
     """The difference of a tensor that both have."""
     if isinstance(a, _File) and isinstance(b, _File):
-        return compare(a.file.tensors[name], b.file.tensors[name], a._threads)
+        return compare(a.file.load(name), b.file.load(name), a._threads)
     spans = (a if isinstance(a, _Folder) else b).spans(name)  # a checkpoint's rows come as they are stored together
     pieces = ((a.rows(name, span), b.rows(name, span)) for span in spans)
     told = [_Told(side.format(name), side.shapes[name], side.nbytes(name)) for side in (a, b)]
