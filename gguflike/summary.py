@@ -126,13 +126,14 @@ def _reason(error: GGUFLikeError, file: GGUFFile) -> str:
 def _memory(file: GGUFFile, model: Understood) -> list[dict[str, int]]:
     """Bytes of memory, weights and all, at up to three contexts, from a short one to the model's own; none where
     tensors are not those of the model."""
-    from gguflike.runner.needs import of_file
+    from gguflike.runner.needs import of_file, sizes
 
     longest = model.config.n_ctx
     step = 4 if longest >= 1 << 13 else 2
     try:
+        weights = sizes(model.graph, file.infos, model.left_out, file.path)
         return [
-            {"context": context, "bytes": of_file(file, model, context).total}
+            {"context": context, "bytes": of_file(file, model, context, weights=weights).total}
             for context in sorted({max(longest // step**2, 1), max(longest // step, 1), longest})
         ]
     except GGUFLikeError:  # which `refusal` says

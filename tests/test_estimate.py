@@ -65,6 +65,16 @@ def test_no_memory_is_taken_for_a_model_that_no_machine_holds() -> None:
     assert not array[12345]
 
 
+def test_sizes_of_weights_serve_for_every_context(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    tiny_gguf.write(path)
+    with gguflike.open(path) as file:
+        model = ability.understand(file)
+        weights = needs.sizes(model.graph, file.infos, model.left_out)
+        for context in (16, 100, 32):
+            assert needs.of_file(file, model, context, weights=weights) == needs.of_file(file, model, context)
+
+
 def test_a_table_has_the_context_of_the_model(tmp_path: Path) -> None:
     tiny_gguf.write(tmp_path / "m.gguf", "Q8_0", n_ctx=32768)
     rows = estimates(tmp_path / "m.gguf", threads=1)

@@ -94,14 +94,16 @@ def needs(
     left_out: int = 0,
     tokenizer: int = 0,
     path: str = "",
+    weights: Weights | None = None,
 ) -> Needs:
     """What a model of these tensors takes that computes ``texts`` at a time, each of up to ``context`` tokens.
 
     ``crest``: as of `Buffers`; ``left_out``: as of `Weights`, whose errors this raises, naming ``path``; ``tokenizer``:
-    its bytes (`tokenizer_bytes`). Nothing is read of a file, and no memory is taken that would count.
+    its bytes (`tokenizer_bytes`); ``weights``: the `sizes` of these tensors, where they are known already. Nothing is
+    read of a file, and no memory is taken that would count.
     """
     threads = thread_count(threads)
-    weights = _Sizes(cast("GGUFFile", _Header(path, infos)), graph, left_out, take=unbacked)
+    weights = weights or sizes(graph, infos, left_out, path)
     states, *others = programs.new_states(graph, context, cache_type, texts, unbacked)
     buffers = Buffers(graph, padded(context), threads, crest, texts, unbacked)
     made = [programs.body(graph, weights, buffers, states)]
@@ -135,6 +137,7 @@ def of_file(
     texts: int = 1,
     threads: int | None = None,
     crest: float = 0.0,
+    weights: Weights | None = None,
 ) -> Needs:
     """`needs` of the model in a file, of which only the header is read."""
     return needs(
@@ -148,7 +151,13 @@ def of_file(
         left_out=model.left_out,
         tokenizer=tokenizer_bytes(file.metadata),
         path=file.path,
+        weights=weights,
     )
+
+
+def sizes(graph: Graph, infos: Mapping[str, TensorInfo], left_out: int = 0, path: str = "") -> Weights:
+    """Weights of which nothing is there but their sizes: the same for every context. Errors as of `Weights`."""
+    return _Sizes(cast("GGUFFile", _Header(path, infos)), graph, left_out, take=unbacked)
 
 
 def tokenizer_bytes(metadata: Metadata) -> int:
