@@ -23,7 +23,8 @@ from gguflike.tensor import QuantizedTensor
 
 if TYPE_CHECKING:
     from gguflike.activations import Fixed
-    from gguflike.runner.weights import LayerWeights, Matrix
+    from gguflike.runner.matrix import Matrix
+    from gguflike.runner.weights import LayerWeights
 
 T = TypeVar("T")
 

@@ -21,8 +21,8 @@ from gguflike.families.parts import Graph, Head
 from gguflike.kernels.dispatch import linear_plan
 from gguflike.kernels.engine.memory import aligned
 from gguflike.kernels.matmul.args import REPACK
-from gguflike.kernels.matmul.records import LinearPlan
 from gguflike.progress import Progress
+from gguflike.runner.matrix import GROUP, Matrix, Stack
 from gguflike.runner.tables import Table
 from gguflike.runner.tensors import EMBEDDING, checked
 from gguflike.tensor import QuantizedTensor
@@ -35,56 +35,9 @@ if TYPE_CHECKING:
     from gguflike.kernels.engine.program import Team
 
 BATCH_BYTES = 1 << 23  # of the file, repacked by one pass and in memory twice until then
-GROUP = 32  # rows of repacked weights that belong together: between them they can be cut
 SEARCHED = 1 << 28  # bytes read to say which weights are damaged: a tenth of a second or so
 LINE = 64  # bytes of a cache line: where the weights of a matrix begin
 OUTPUT = "output.weight"
-
-
-class Matrix(NamedTuple):
-    """One weight matrix as the matmul ops read it. ``bias`` is an address or 0; ``nbytes`` what one pass reads.
-    ``factor`` is the address of what products are multiplied by before the bias is added, or 0; ``fixed`` the range by
-    which activations become int8, None where that goes by what they hold."""
-
-    plan: LinearPlan
-    address: int
-    rows: int
-    columns: int
-    nbytes: int
-    bias: int = 0
-    factor: int = 0
-    fixed: Fixed | None = None
-
-    def part(self, start: int, rows: int) -> Matrix:
-        """``rows`` rows from ``start`` on. Repacked weights can be cut at multiples of 32 only."""
-        plan, repacked = self.plan, self.plan.repack is not None
-        assert not repacked or start % 32 == rows % 32 == 0
-        stored = plan.matmul_items(self.rows) * 32 if repacked else self.rows
-        bias = self.bias + 4 * start if self.bias else 0
-        address = self.address + start * self.nbytes // stored
-        nbytes = self.nbytes * rows // stored
-        return Matrix(plan, address, rows, self.columns, nbytes, bias, self.factor, self.fixed)
-
-    def stacked(self, count: int, start: int, rows: int) -> Stack:
-        """``rows`` rows from ``start`` on of each of ``count`` equal blocks of rows, as of ``part``."""
-        each = self.part(0, self.rows // count)
-        return Stack(each.part(start, rows), count, each.nbytes, 0, 0, 1.0)
-
-
-class Stack(NamedTuple):
-    """``size`` matrices of one shape: ``matrix`` is the first, the others follow ``stride`` bytes apart, their biases
-    ``bias_stride`` bytes and their factors ``factor_stride`` bytes. A token reads ``share`` of them."""
-
-    matrix: Matrix
-    size: int
-    stride: int
-    bias_stride: int
-    factor_stride: int
-    share: float
-
-    def of_rows(self, start: int, rows: int) -> Stack:
-        """``rows`` rows of each matrix, as of `Matrix.part`."""
-        return self._replace(matrix=self.matrix.part(start, rows))
 
 
 class Weights:

@@ -16,7 +16,8 @@ from gguflike.runner.schedule import Schedule, Source, Target, grain, reads_int8
 from gguflike.runner.state import SCALED, KVCache, kv_bytes_per_position
 
 if TYPE_CHECKING:
-    from gguflike.runner.weights import LayerWeights, Matrix
+    from gguflike.runner.matrix import Matrix
+    from gguflike.runner.weights import LayerWeights
 
 LANES = 16  # dimensions that ops take at a time
 ROPE_GRAIN = 16  # tokens; keys of one block are then written by one thread

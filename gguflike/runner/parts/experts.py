@@ -29,12 +29,13 @@ from gguflike.kernels.experts.args import (
 )
 from gguflike.kernels.rows.args import GATE, GATE_Q8
 from gguflike.runner.buffers import Activations
+from gguflike.runner.matrix import Matrix, Stack
 from gguflike.runner.parts import ops
 from gguflike.runner.parts.checks import multiple
 from gguflike.runner.parts.stateless import bytes_per_position as bytes_per_position
 from gguflike.runner.parts.stateless import new_state as new_state
 from gguflike.runner.schedule import MATVEC_GRAIN, SILU_GRAIN, Schedule, Source, Target, grain
-from gguflike.runner.weights import LayerWeights, Matrix, Stack
+from gguflike.runner.weights import LayerWeights
 
 if TYPE_CHECKING:
     import numpy.typing as npt

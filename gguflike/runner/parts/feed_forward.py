@@ -10,7 +10,8 @@ from gguflike.runner.parts.stateless import new_state as new_state
 from gguflike.runner.schedule import Schedule, Source, Target
 
 if TYPE_CHECKING:
-    from gguflike.runner.weights import LayerWeights, Matrix
+    from gguflike.runner.matrix import Matrix
+    from gguflike.runner.weights import LayerWeights
 
 
 def check(part: FeedForward) -> None:

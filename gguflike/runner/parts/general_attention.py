@@ -28,6 +28,7 @@ from gguflike.kernels.attention.general_args import (
 )
 from gguflike.kernels.attention.sizes import ATTENTION_KEYS
 from gguflike.kernels.engine.args import Word, float_bits
+from gguflike.runner.matrix import Matrix
 from gguflike.runner.parts.attention import (
     Found,
     attend,
@@ -43,7 +44,7 @@ from gguflike.runner.parts.attention import (
 )
 from gguflike.runner.schedule import Schedule, Source, Target
 from gguflike.runner.state import KVCache
-from gguflike.runner.weights import LayerWeights, Matrix
+from gguflike.runner.weights import LayerWeights
 
 if TYPE_CHECKING:
     import numpy.typing as npt

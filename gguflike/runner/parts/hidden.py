@@ -11,8 +11,9 @@ from gguflike.runner.schedule import Source
 if TYPE_CHECKING:
     from gguflike.families.parts import FeedForward
     from gguflike.runner.buffers import Activations
+    from gguflike.runner.matrix import Matrix
     from gguflike.runner.schedule import Schedule
-    from gguflike.runner.weights import LayerWeights, Matrix
+    from gguflike.runner.weights import LayerWeights
 
 
 def emit(

@@ -22,7 +22,8 @@ from gguflike.runner.schedule import Schedule, Source, Target
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from gguflike.runner.weights import LayerWeights, Matrix
+    from gguflike.runner.matrix import Matrix
+    from gguflike.runner.weights import LayerWeights
 
     Floats = npt.NDArray[np.float32]
 

@@ -15,12 +15,13 @@ from gguflike.kernels.attention.general_args import HEADS, NONE
 from gguflike.kernels.attention.latent_args import KEYS
 from gguflike.kernels.engine.args import Own, Word, float_bits
 from gguflike.runner.buffers import Activations
+from gguflike.runner.matrix import Matrix, Stack
 from gguflike.runner.parts import attention
 from gguflike.runner.parts.checks import multiple
 from gguflike.runner.parts.general_attention import temperatures
 from gguflike.runner.schedule import Schedule, Source, Target
 from gguflike.runner.state import KVCache
-from gguflike.runner.weights import LayerWeights, Matrix, Stack
+from gguflike.runner.weights import LayerWeights
 
 
 def check(part: LatentAttention) -> None:
