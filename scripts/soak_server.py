@@ -314,6 +314,7 @@ def prove(path: str, options: argparse.Namespace) -> dict[str, Any]:
             read = soak(traffic, all_of, options, lambda: resident_bytes(process.pid))
             memory = flat(loaded, read)
             told["soak"] = {"seconds": options.seconds, **traffic.counts, "resident MB": memory}
+            told["resident MB by minute"] = [round(bytes_ / 1e6) for bytes_ in read[::60]]
             print(told["soak"], flush=True)
             if memory["growth"] > GROWTH:
                 traffic.wrong.append(f"memory grew: {memory}")
