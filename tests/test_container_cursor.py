@@ -39,11 +39,11 @@ def test_numbers(method: str, size: int, order: str) -> None:
 )
 def test_a_number_that_is_cut(method: str, size: int, there: int) -> None:
     cursor = Cursor(bytes(4 + there), "f.gguf")
-    cursor.position, cursor.record = 4, "record 7"
+    cursor.position, cursor.at = 4, ("record", 7)
     with pytest.raises(GGUFError, match="ends inside the header") as caught:
         getattr(cursor, method)("part")
     error = caught.value
-    assert (error.rule, error.path, error.offset, error.field) == ("C-005", "f.gguf", 4, "record 7.part")
+    assert (error.rule, error.path, error.offset, error.field) == ("C-005", "f.gguf", 4, "record[7].part")
     assert (error.expected, error.got) == (f"{size} more bytes", f"{there}")
 
 
