@@ -1,12 +1,14 @@
-"""How much memory the machine has, on each system in its own way."""
+"""How much memory the machine has, and how it is given to threads, on each system in its own way."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import suppress
 
 #: Taken for the machine's memory where the system does not tell.
 ASSUMED_BYTES = 8 << 30
+_M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
 def machine_bytes() -> int:
@@ -19,3 +21,13 @@ def machine_bytes() -> int:
         if ctypes.WinDLL("kernel32").GlobalMemoryStatusEx(ctypes.byref(status)):
             return int(status[1])
     return ASSUMED_BYTES
+
+
+def share_heap() -> None:
+    """Let all threads of this process take memory from one heap, where the C library is glibc: there each has one of its
+    own otherwise, in which stays what its busiest moments left. A server kept twice the memory, and more each minute.
+
+    It is a setting of the process, for a program to make at its start.
+    """
+    with suppress(AttributeError, OSError, TypeError):  # another C library has no such call, or cannot be asked
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)

@@ -1,8 +1,11 @@
-"""How many threads: what is asked for, what the CPUs allow, and what a container's quota leaves of them."""
+"""How many threads: what is asked for, what CPUs and quotas allow; and that threads share a heap of memory."""
 
 from __future__ import annotations
 
 import os
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,3 +106,38 @@ def test_the_environment_must_give_a_number(cgroups: Path, monkeypatch: pytest.M
 def test_the_caller_must_give_a_number(value: object) -> None:
     with pytest.raises(UnsupportedError, match=r"threads: .*at least 1; got"):
         host.thread_count(value)  # type: ignore[arg-type]
+
+
+HEAPS = """
+import ctypes, sys, threading
+from gguflike.machine import share_heap
+if sys.argv[1] == "shared":
+    share_heap()
+library = ctypes.CDLL(None)
+library.malloc.restype = library.fopen.restype = ctypes.c_void_p
+library.malloc.argtypes, library.fclose.argtypes = [ctypes.c_size_t], [ctypes.c_void_p]
+library.malloc_info.argtypes = [ctypes.c_int, ctypes.c_void_p]
+together = threading.Barrier(6)
+def take():
+    together.wait()
+    for _ in range(100):
+        library.malloc(20_000)
+    together.wait()
+threads = [threading.Thread(target=take) for _ in range(6)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+told = library.fopen(sys.argv[2].encode(), b"w")
+library.malloc_info(0, told)
+library.fclose(told)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has a heap for each thread")
+def test_threads_share_a_heap(tmp_path: Path) -> None:
+    def heaps(how: str) -> int:
+        told = tmp_path / how
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+        subprocess.run([sys.executable, "-c", HEAPS, how, str(told)], check=True, env=environment)
+        return told.read_text().count("<heap nr=")
+
+    assert heaps("shared") == 1 < heaps("apart")

@@ -66,8 +66,10 @@ def run(args: argparse.Namespace) -> int:
     settings = _settings(args)
     import logging
 
+    from gguflike.machine import share_heap
     from gguflike.serve import Server
 
+    share_heap()
     logging.getLogger("asyncio").setLevel(logging.ERROR)  # which warns of each client that leaves in mid-sentence
     server = Server(settings)
     with progress_bar() as progress:
