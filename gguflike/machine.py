@@ -24,8 +24,9 @@ def machine_bytes() -> int:
 
 
 def share_heap() -> None:
-    """Let all threads of this process take memory from one heap, where the C library is glibc: there each has one of its
-    own otherwise, in which stays what its busiest moments left. A server kept twice the memory, and more each minute.
+    """Let all threads of this process take memory from one heap, where the C library is glibc: there each has one of
+    its own otherwise, in which stays what its busiest moments left. A server kept twice the memory, and more each
+    minute.
 
     It is a setting of the process, for a program to make at its start.
     """
