@@ -21,6 +21,7 @@ from gguflike.serve.errors import ApiError, told
 
 if TYPE_CHECKING:
     from gguflike.engine import Engine, Event, Job, Request
+    from gguflike.runner.generate import Generation
     from gguflike.serve.metrics import Metrics
 
 RETRY_SECONDS = 2
@@ -89,6 +90,22 @@ class Answers:
         """An event has arrived on the loop."""
         self._events.append((index, event))
         self._filled.set()
+
+    async def whole(self) -> list[tuple[Generation, list[Token]]]:
+        """What each choice came to, and the tokens that were told of it, when all have ended; then this is closed.
+        Failed is raised."""
+        tokens: list[list[Token]] = [[] for _ in self._jobs]
+        generations: dict[int, Generation] = {}
+        try:
+            async for events in self:
+                for index, event in events:
+                    if isinstance(event, Finished):
+                        generations[index] = event.generation
+                    elif isinstance(event, Token):
+                        tokens[index].append(event)
+        finally:
+            self.close()
+        return [(generations[index], told_of) for index, told_of in enumerate(tokens)]
 
     async def __aiter__(self) -> AsyncIterator[list[tuple[int, Event]]]:
         """Events with the number of their choice, all that have arrived, until every choice has its last. Failed is

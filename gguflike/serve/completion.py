@@ -180,25 +180,13 @@ def _settings(call: Call, loaded: Loaded, number: int) -> dict[str, Any]:
 
 async def _whole(call: Call, making: Any, n: int) -> dict[str, Any] | list[dict[str, Any]]:
     loaded, plan, answers = await making
-    tokens: dict[int, list[Token]] = {}
-    generations: dict[int, Generation] = {}
-    try:
-        async for events in answers:
-            for index, event in events:
-                if isinstance(event, Finished):
-                    generations[index] = event.generation
-                elif isinstance(event, Token):
-                    tokens.setdefault(index, []).append(event)
-    finally:
-        answers.close()
     made = []
-    for index in range(n * len(plan.prompts)):
-        generation = generations[index]
+    for index, (generation, tokens) in enumerate(await answers.whole()):
         document = _document(loaded, plan, index, n, generation, generation.text)
         if call.values.get("return_tokens"):
             document["tokens"] = generation.tokens
         if call.values.get("n_probs"):
-            document["completion_probabilities"] = _likely(loaded.model.tokenizer, tokens.get(index, []))
+            document["completion_probabilities"] = _likely(loaded.model.tokenizer, tokens)
         made.append(_chosen(document, call.values.get("response_fields") or ()))
     return made if plan.listed else made[0]
 

@@ -113,21 +113,11 @@ async def handle(call: Call) -> Any:
 async def _whole(call: Call, making: Any, n: int) -> dict[str, Any]:
     loaded, plan, answers = await making
     likely = "logprobs" in call.values
-    tokens: dict[int, list[Token]] = {}
-    generations: dict[int, Generation] = {}
-    try:
-        async for events in answers:
-            for index, event in events:
-                if isinstance(event, Finished):
-                    generations[index] = event.generation
-                elif isinstance(event, Token):
-                    tokens.setdefault(index, []).append(event)
-    finally:
-        answers.close()
     choices = []
-    for index in range(n * len(plan.prompts)):
-        generation, echo = generations[index], plan.echoes[index // n]
-        told = logprobs.completion(loaded.model.tokenizer, tokens.get(index, []), len(echo)) if likely else None
+    made = await answers.whole()
+    for index, (generation, tokens) in enumerate(made):
+        echo = plan.echoes[index // n]
+        told = logprobs.completion(loaded.model.tokenizer, tokens, len(echo)) if likely else None
         choices.append(
             {
                 "index": index,
@@ -139,8 +129,8 @@ async def _whole(call: Call, making: Any, n: int) -> dict[str, Any]:
     return {
         **_head(loaded),
         "choices": choices,
-        "usage": usage(sum(map(len, plan.prompts)), list(generations.values())),
-        "timings": timings(generations[0]),
+        "usage": usage(sum(map(len, plan.prompts)), [generation for generation, _ in made]),
+        "timings": timings(made[0][0]),
     }
 
 
