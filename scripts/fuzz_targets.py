@@ -28,6 +28,7 @@ from gguflike.convert import imatrix
 from gguflike.describe import describe
 from gguflike.families import registry
 from gguflike.families.family import check_layers
+from gguflike.statistics import decoded
 
 DATA = Path(gguflike.__file__).parent / "data" / "austen-kjv-6m"
 
@@ -60,13 +61,14 @@ def read_gguf(data: bytes, folder: Path) -> None:
 
 
 def read_file(data: bytes, folder: Path) -> None:
-    """Everything in a file that lies on a disk."""
+    """Everything in a file that lies on a disk; weights by the reference decoders, for which nothing is compiled."""
     path = folder / "x.gguf"
     path.write_bytes(data)
     gguflike.verify(path)
     with container.open(path) as file:
-        for tensor in file.tensors.values():
-            tensor.dequantize()
+        for name in file.infos:
+            tensor = file.load(name)
+            decoded(tensor.blocks, tensor.format)
 
 
 def read_model(data: bytes, folder: Path) -> None:
