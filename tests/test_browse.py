@@ -125,3 +125,21 @@ def test_it_needs_a_terminal(file: Path, capsys: pytest.CaptureFixture[str], mon
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     assert main(["browse", str(file)]) == 2
     assert "needs a terminal" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("missing", ["textual", "rich"])
+def test_a_missing_package_is_a_sentence(
+    file: Path, missing: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == missing or name == "gguflike.cli.browser"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)  # type: ignore[arg-type]
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    assert main(["browse", str(file)]) == 2
+    assert "pip install 'gguflike[browse]'" in capsys.readouterr().err

@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         from gguflike.cli.browser import Browser
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "textual":
+        if (error.name or "").partition(".")[0] not in ("textual", "rich"):  # which comes with it
             raise
         raise UsageError("browse needs the package textual: pip install 'gguflike[browse]'") from None
     with open_header(args.file) as file:
