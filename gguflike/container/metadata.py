@@ -36,6 +36,10 @@ class Metadata(Mapping[str, Any]):
         self._order = order
         self._entries = entries
 
+    def of_bytes(self, count: int) -> Metadata:
+        """The same, which keeps no more than the first ``count`` bytes of the file: all that its values are in."""
+        return Metadata(bytes(self._buffer[:count]), self._order, self._entries)
+
     def __getitem__(self, key: str) -> Any:
         entry = self._entries[key]
         return self._items(entry, entry.size) if entry.type is ValueType.ARRAY else self._single(entry)

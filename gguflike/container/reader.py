@@ -300,10 +300,14 @@ def _beginning(path: str, file_bytes: int, read: Callable[[int, int], bytes], fi
     while True:
         data += read(len(data), min(max((growth - 1) * len(data), first), most - len(data)))
         try:
-            return parse(data, path, file_bytes)
+            header = parse(data, path, file_bytes)
         except GGUFError as error:
             if len(data) >= most or not is_cut(error, file_bytes):
                 raise
+            continue
+        if 2 * header.end < len(data):  # what was read of tensors, to be safe, is not kept
+            header = header._replace(metadata=header.metadata.of_bytes(header.end))
+        return header
 
 
 def _little_endian(data: npt.NDArray[np.uint8], fmt: BlockFormat) -> npt.NDArray[np.uint8]:
