@@ -82,8 +82,9 @@ class Plausible:
         step, each = STEP, 1
         if found is None:
             assert fmt.decode is not None  # every row of the table has one
+            found = fmt.decode(blocks).reshape(-1)  # a copy, which may be changed
             with np.errstate(invalid="ignore"):
-                found = np.abs(fmt.decode(blocks)).reshape(-1)
+                np.abs(found, out=found)
             step = FLOAT_STEP
         else:
             each = len(found) // max(len(blocks), 1)
@@ -93,15 +94,15 @@ class Plausible:
             top = float(np.max(found, initial=0.0))
         if not self._matrix:
             if top > LARGEST:
-                self._note(int(np.argmax(found)) // each, top, float(np.median(found)))
+                self._note(int(np.argmax(found)) // each, top, _usual(found))
             return
-        if not len(found) or top <= step * (usual := float(np.median(found[::SAMPLED]))):
+        if not len(found) or top <= (limit := step * _usual(found[::SAMPLED])):
             return
-        for index in np.flatnonzero(found > step * usual).tolist():
+        for index in np.flatnonzero(found > limit).tolist():
             around = np.delete(found[max(index - AROUND, 0) : index + AROUND + 1], min(index, AROUND))
-            most = float(np.max(around, initial=0.0))
-            if 0 < most * step < found[index]:
-                self._note(index // each, float(found[index]), most)
+            value, most = float(found[index]), float(np.max(around, initial=0.0))
+            if 0 < most * step < value:
+                self._note(index // each, value, most)
 
     def _note(self, block: int, magnitude: float, others: float) -> None:
         self._jumps += 1
@@ -140,6 +141,11 @@ class Plausible:
         row = self._info.format.row_bytes(self._info.shape[-1]) if self._info.shape else 1
         first, last = -(-start // row), stop // row
         return self._matrix and first < last and first * row - start < CHANCE and stop - last * row < CHANCE
+
+
+def _usual(found: npt.NDArray[Any]) -> float:
+    """Their median, in float64: two of float32 that are nearly infinite add up to more than that holds."""
+    return float(np.median(found.astype(np.float64)))
 
 
 def _trailing(piece: npt.NDArray[np.uint8]) -> int:
