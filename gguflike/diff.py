@@ -7,7 +7,7 @@ without rounding anything. A few megabytes of each are in memory at a time.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import isfinite, nan, prod, sqrt
@@ -156,14 +156,17 @@ def diff(
 def compare(a: QuantizedTensor, b: QuantizedTensor, threads: int | None = None) -> TensorDiff:
     """The difference of two tensors, decoded in pieces of CHUNK weights."""
     pieces = ((_rows(a, span, threads), _rows(b, span, threads)) for span in _spans(a))
-    return _difference(a.name, (_Stored(a), _Stored(b)), _same_bytes(a, b), pieces)
+    told = [_Told(each.format.name, each.shape, each.nbytes) for each in (a, b)]
+    return _difference(a.name, told, _same_bytes(a, b), pieces)
 
 
-class _Stored:
+@dataclass(frozen=True)
+class _Told:
     """What is told of a tensor without its weights."""
 
-    def __init__(self, tensor: QuantizedTensor) -> None:
-        self.format, self.shape, self.nbytes = tensor.format.name, tensor.shape, tensor.nbytes
+    format: str
+    shape: tuple[int, ...]
+    nbytes: int
 
 
 class _File:
@@ -182,9 +185,6 @@ class _File:
 
     def value(self, key: str) -> Typed:
         return self.file.metadata.typed(key)
-
-    def spans(self, name: str) -> list[range]:
-        return _spans(self.file.load(name))
 
     def rows(self, name: str, span: range) -> Floats:
         info = self.file.infos[name]
@@ -233,22 +233,16 @@ def _compared(name: str, a: _Side, b: _Side) -> TensorDiff:
     """The difference of a tensor that both have."""
     if isinstance(a, _File) and isinstance(b, _File):
         return compare(a.file.load(name), b.file.load(name), a._threads)
-    spans = (a if isinstance(a, _Folder) else b).spans(name)  # a checkpoint's rows come as they are stored together
+    folder = next(side for side in (a, b) if isinstance(side, _Folder))
+    spans = folder.spans(name)  # a checkpoint's rows come as they are stored together
     pieces = ((a.rows(name, span), b.rows(name, span)) for span in spans)
     told = [_Told(side.format(name), side.shapes[name], side.nbytes(name)) for side in (a, b)]
-    return _difference(name, (told[0], told[1]), None, pieces)
-
-
-@dataclass(frozen=True)
-class _Told:
-    format: str
-    shape: tuple[int, ...]
-    nbytes: int
+    return _difference(name, told, None, pieces)
 
 
 def _difference(
     name: str,
-    sides: tuple[_Told | _Stored, _Told | _Stored],
+    sides: Sequence[_Told],
     same_bytes: bool | None,
     pieces: Iterable[tuple[Floats, Floats]],
 ) -> TensorDiff:
