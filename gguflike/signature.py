@@ -92,7 +92,7 @@ def _in_place(file: GGUFFile, planned: FilePlan, texts: list[str]) -> bool:
             last = next(at for at in range(len(wanted) - 1, -1, -1) if there[at] != wanted[at])
             with output_errors(file.path):
                 system.write_at(descriptor, memoryview(wanted)[first : last + 1], first)
-                os.fsync(descriptor)
+                system.sync(descriptor)
         return True
     finally:
         os.close(descriptor)
@@ -165,11 +165,7 @@ def check(file: GGUFFile, key: str | os.PathLike[str]) -> Iterator[Finding]:
 def _signed_digest(file: GGUFFile, found: Signed, digests: Recorded) -> str:
     """The header's digest with the signature's digits, and its own, taken as "0"."""
     header = bytearray(file.data_offset)
-    descriptor = system.open_file(file.path, os.O_RDONLY)
-    try:
-        system.fill(descriptor, memoryview(header), 0)
-    finally:
-        os.close(descriptor)
+    file.fill(memoryview(header), 0)
     header[found.place : found.place + len(BLANK)] = BLANK.encode()
     return header_digest([memoryview(header)], digests.header_at)
 
