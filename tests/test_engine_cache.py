@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
+import os
 import sys
 import threading
 from pathlib import Path
@@ -13,11 +15,12 @@ import numpy as np
 import pytest
 
 from gguflike import runner
-from gguflike.engine import Engine, Request, Token
+from gguflike.container import system
+from gguflike.engine import Engine, Request, Token, files
 from gguflike.engine.files import fingerprint
 from gguflike.engine.prefixes import Blocks
 from gguflike.engine.store import MAGIC
-from gguflike.errors import ArgumentError, CacheError
+from gguflike.errors import ArgumentError, CacheError, OutputError
 from gguflike.kernels.engine.memory import aligned, give_back
 from gguflike.runner import Model
 from gguflike.runner.sampling import Sampling
@@ -274,3 +277,18 @@ def test_memory_that_was_given_back_reads_as_zeros() -> None:
     assert not pages[mmap.PAGESIZE : 4 * mmap.PAGESIZE].any()
     assert pages[4 * mmap.PAGESIZE :].all()
     give_back(np.ones(5))  # not made by `aligned`
+
+
+def test_a_full_disk_leaves_the_saved_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "kept"
+    files.write(path, MAGIC, {"tokens": [1]}, [[np.arange(3)]])
+    before = path.read_bytes()
+
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(system, "write_at", full)
+    with pytest.raises(OutputError, match="cannot write"):
+        files.write(path, MAGIC, {"tokens": [2]}, [[np.arange(9)]])
+    assert [each.name for each in tmp_path.iterdir()] == ["kept"]
+    assert path.read_bytes() == before

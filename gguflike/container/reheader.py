@@ -16,9 +16,8 @@ from dataclasses import dataclass
 
 from gguflike.container import digest, system
 from gguflike.container.layout import HEADER_BYTES, MAX_HEADER_BYTES, align_up, check_key
-from gguflike.container.publish import output_errors
 from gguflike.container.reader import GGUFFile
-from gguflike.container.target import StrPath, Target, check_target
+from gguflike.container.target import StrPath, whole_file
 from gguflike.container.values import Typed, encode_string, encode_value
 from gguflike.errors import DigestError, GGUFError, UnsupportedError
 
@@ -91,22 +90,12 @@ def write(file: GGUFFile, header: Header, out: StrPath, overwrite: bool) -> None
     OutputError where the system refuses, the target is a folder, or it exists and ``overwrite`` is false. GGUFError
     where the file changes meanwhile.
     """
-    check_target(out, ())
-    target = Target(out, overwrite)
-    target.take_over(None)
-    try:
-        target.create(header.file_bytes)
-        with output_errors(target.path):
-            system.write_at(target.descriptor, header.data, 0)
-            file.copy_data(target.descriptor, len(header.data))
-            if hasattr(os, "fchmod"):
-                with suppress(OSError):  # a file system without modes
-                    os.fchmod(target.descriptor, stat.S_IMODE(os.stat(file.path).st_mode))  # noqa: PTH116 - text
-        target.sync()
-        target.publish()
-        target.sync_folder()
-    finally:
-        target.discard()
+    with whole_file(out, header.file_bytes, overwrite) as target:
+        system.write_at(target.descriptor, header.data, 0)
+        file.copy_data(target.descriptor, len(header.data))
+        if hasattr(os, "fchmod"):
+            with suppress(OSError):  # a file system without modes
+                os.fchmod(target.descriptor, stat.S_IMODE(os.stat(file.path).st_mode))  # noqa: PTH116 - text
 
 
 def _old_header(file: GGUFFile) -> bytes:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -198,25 +198,39 @@ class Target:
             self.temporary = ""
 
 
-def write_bytes(path: StrPath, parts: Iterable[bytes], overwrite: bool, sources: Iterable[StrPath] = ()) -> None:
-    """Write a file of ``parts``, one behind the other, which appears complete or not at all. OutputError as of
-    `check_target` and `check_free`, and where the system refuses to write."""
-    data = [memoryview(part) for part in parts]
-    check_target(path, sources)
-    check_free(path, overwrite)
+@contextmanager
+def whole_file(path: StrPath, size: int, overwrite: bool, *, durable: bool = True) -> Iterator[Target]:
+    """A file of so many bytes, which the block writes: behind it, it is there, complete; where it raises, not at all.
+
+    OutputError as of `check_target` and `check_free`, and where the system refuses, in the block as well. ``durable``:
+    the file is still there should the machine fail.
+    """
+    check_target(path, ())
     target = Target(path, overwrite)
+    target.take_over(None)
     try:
-        target.create(sum(map(len, data)))
-        at = 0
+        target.create(size)
         with output_errors(target.path):
-            for part in data:
-                target.write(part, at)
-                at += len(part)
-        target.sync()
+            yield target
+        if durable:
+            target.sync()
         target.publish()
-        target.sync_folder()
+        if durable:
+            target.sync_folder()
     finally:
         target.discard()
+
+
+def write_bytes(path: StrPath, parts: Iterable[bytes], overwrite: bool, *, durable: bool = True) -> int:
+    """Write a file of ``parts``, one behind the other, as of `whole_file`; returns its bytes."""
+    data = [memoryview(part) for part in parts]
+    size = sum(map(len, data))
+    with whole_file(path, size, overwrite, durable=durable) as target:
+        at = 0
+        for part in data:
+            target.write(part, at)
+            at += len(part)
+    return size
 
 
 def _make(path: str) -> int:

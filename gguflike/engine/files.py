@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from gguflike import __version__
-from gguflike.container.target import Target
+from gguflike.container.target import write_bytes
 from gguflike.errors import CacheError
 
 if TYPE_CHECKING:
@@ -48,22 +48,10 @@ def write(path: Path, magic: bytes, header: Mapping[str, Any], states: Arrays, *
     text = json.dumps({**header, "states": shapes}).encode()
     raw = (array.reshape(-1).view(np.uint8) for array in arrays)
     parts: tuple[Any, ...] = (magic, len(text).to_bytes(8, "little"), text, *raw)
-    digest, at, target = hashlib.sha256(), 0, Target(path, overwrite=True)
-    try:
-        target.create(sum(map(len, parts)) + _DIGEST_BYTES)
-        for part in parts:
-            digest.update(part)
-            target.write(memoryview(part), at)
-            at += len(part)
-        target.write(memoryview(digest.digest()), at)
-        if durable:
-            target.sync()
-        target.publish()
-        if durable:
-            target.sync_folder()
-    finally:
-        target.discard()
-    return at + _DIGEST_BYTES
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return write_bytes(path, (*parts, digest.digest()), overwrite=True, durable=durable)
 
 
 def read(path: Path, magic: bytes, about: Mapping[str, Any]) -> Contents:
