@@ -26,21 +26,26 @@ def describe(file: GGUFFile) -> dict[str, Any]:
     ``metadata`` (key -> value; see ``value``), ``quality`` (what the file says of how well the model does on each text;
     see `gguflike.quality.rows`), ``tensors`` (name, shape in numpy order, type, bytes, file offset).
     """
-    infos = list(file.infos.values())
-    tensors = [tensor(info) for info in infos]
-    parameters = sum(math.prod(info.shape) for info in infos)
-    data_bytes = sum(info.nbytes for info in infos)
     return {
         "format": "GGUF",
         "version": file.version,
         "architecture": value(file, "general.architecture") if "general.architecture" in file.metadata else None,
         "file_type": file_type(file),
+        **totals(file),
+        "metadata": {key: value(file, key) for key in file.metadata},
+        "quality": quality.rows(file.metadata),
+        "tensors": [tensor(info) for info in file.infos.values()],
+    }
+
+
+def totals(file: GGUFFile) -> dict[str, Any]:
+    """``parameters``, ``file_bytes`` and ``bits_per_weight``, as of `describe`."""
+    infos = list(file.infos.values())
+    parameters, data_bytes = sum(info.weights for info in infos), sum(info.nbytes for info in infos)
+    return {
         "parameters": parameters,
         "file_bytes": file.file_bytes,
         "bits_per_weight": 8 * data_bytes / parameters if parameters else None,
-        "metadata": {key: value(file, key) for key in file.metadata},
-        "quality": quality.rows(file.metadata),
-        "tensors": tensors,
     }
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from gguflike.container.digest import recorded
 from gguflike.container.values import INTEGERS
-from gguflike.describe import file_type, value
+from gguflike.describe import file_type, totals, value
 from gguflike.errors import GGUFError, GGUFLikeError
 from gguflike.machine import machine_bytes
 
@@ -48,8 +48,6 @@ def summary(file: GGUFFile) -> dict[str, Any]:
     "malformed"); ``runs`` and, where it does not run here, ``why``; ``memory``, each the ``bytes`` that a ``context``
     takes in all.
     """
-    infos = list(file.infos.values())
-    parameters = sum(math.prod(info.shape) for info in infos)
     model, why = _understood(file)
     memory = _memory(file, model) if model is not None else []
     machine = machine_bytes()
@@ -63,11 +61,9 @@ def summary(file: GGUFFile) -> dict[str, Any]:
         "architecture": file.architecture,
         "file_type": file_type(file),
         "shards": len(file.paths),
-        "tensors": len(infos),
+        "tensors": len(file.infos),
         "metadata": len(file.metadata),
-        "parameters": parameters,
-        "file_bytes": file.file_bytes,
-        "bits_per_weight": 8 * sum(info.nbytes for info in infos) / parameters if parameters else None,
+        **totals(file),
         **{name: _number(file, key) for name, key in _SIZES.items()},
         "vocabulary": file.metadata.count_of(_TOKENS) if _TOKENS in file.metadata else None,
         "tokenizer": " ".join(

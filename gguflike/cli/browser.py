@@ -15,6 +15,7 @@ from textual.widgets import DataTable, Footer, Input, Static, TabbedContent, Tab
 from textual.worker import get_current_worker
 
 from gguflike.checkpoint.tokenizer_json import chat_templates
+from gguflike.checkpoint.vocabulary import TOKENS
 from gguflike.cli import facts
 from gguflike.cli.output import clean
 from gguflike.container import GGUFFile
@@ -23,7 +24,6 @@ from gguflike.errors import GGUFLikeError
 from gguflike.statistics import Statistics, statistics
 from gguflike.summary import summary
 
-TOKENS = "tokenizer.ggml.tokens"
 MOST_ROWS = 2000  # of a table that are shown at a time: what is looked for makes them fewer
 MOST_TEXT = 20_000  # characters of a value
 BARS = " ▁▂▃▄▅▆▇█"
@@ -99,8 +99,8 @@ class Browser(App[None]):
         document = describe(file)
         lines = facts.screen({**document, "summary": summary(file)}, self.name_of_file)
         tensors = [
-            (row["name"], row["type"], " x ".join(map(str, row["shape"])), row["bytes"], _bits(row))
-            for row in document["tensors"]
+            (info.name, info.format.name, " x ".join(map(str, info.shape)), info.nbytes, info.bits)
+            for info in file.infos.values()
         ]
         values = [(key, facts.shown_value(each)) for key, each in document["metadata"].items()]
         with TabbedContent():
@@ -191,13 +191,6 @@ class Browser(App[None]):
             text = str(error)
         if not get_current_worker().is_cancelled:
             self.call_from_thread(self.query_one("#tensor", Static).update, Content(f"{clean(name)}\n\n{text}"))
-
-
-def _bits(row: dict[str, Any]) -> float:
-    weights = 1
-    for size in row["shape"]:
-        weights *= size
-    return 8 * row["bytes"] / weights if weights else 0.0
 
 
 def figures(found: Statistics) -> str:

@@ -82,6 +82,16 @@ class TensorInfo(NamedTuple):
     nbytes: int
     shard: int = 0
 
+    @property
+    def weights(self) -> int:
+        """How many it holds."""
+        return prod(self.shape)
+
+    @property
+    def bits(self) -> float:
+        """Bits of a weight; 0 where there is none."""
+        return 8 * self.nbytes / self.weights if self.weights else 0.0
+
 
 def align_up(offset: int, alignment: int) -> int:
     """The next multiple of ``alignment`` (a power of two) at or after ``offset``."""

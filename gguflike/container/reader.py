@@ -238,13 +238,13 @@ def original_shape(file: GGUFFile, info: TensorInfo) -> tuple[int, ...] | None:
         return None
     stated = file.metadata[key]
     shape = tuple(int(size) for size in stated) if file.metadata.item_type_of(key) in INTEGERS else (-1,)
-    if min(shape, default=0) < 0 or len(shape) > MAX_ORIGINAL_DIMS or prod(shape) != prod(info.shape):
+    if min(shape, default=0) < 0 or len(shape) > MAX_ORIGINAL_DIMS or prod(shape) != info.weights:
         raise GGUFError(
             "the original shape is not one of the tensor",
             path=file.path,
             tensor=info.name,
             field=key,
-            expected=f"sizes whose product is {prod(info.shape)}",
+            expected=f"sizes whose product is {info.weights}",
             got=str(stated)[:80],
         )
     return shape

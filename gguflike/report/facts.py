@@ -146,7 +146,6 @@ def gather(
 
 def _part(file: GGUFFile, info: TensorInfo, error: float | None) -> Part:
     role, layer = role_of(info.name)
-    weights = math.prod(info.shape)
     return Part(
         name=info.name,
         role=role,
@@ -154,9 +153,9 @@ def _part(file: GGUFFile, info: TensorInfo, error: float | None) -> Part:
         group=group_of(role),
         type=info.format.name,
         shape=info.shape,
-        weights=weights,
+        weights=info.weights,
         nbytes=info.nbytes,
-        bits=8 * info.nbytes / weights if weights else 0.0,
+        bits=info.bits,
         values=_shape(sample(file, info.name, SAMPLE, STRETCHES_ELSEWHERE if file.fetched else STRETCHES)),
         error=error,
     )
