@@ -115,7 +115,7 @@ def edit(
     """
     asked = {key: _key(key) for key in (*(values or {}), *unset, *(rename or {}), *(rename or {}).values())}
     with open_file(path) as whole:
-        file = getattr(whole, "shards", [whole])[0]
+        file = whole.shards[0]
         if out is not None and file is not whole:
             raise UnsupportedError(
                 "a split model is changed where it is",

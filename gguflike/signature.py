@@ -49,12 +49,9 @@ def sign(path: str | os.PathLike[str], key: str | os.PathLike[str]) -> str:
     ArgumentError for a file that is no such key, UnsupportedError where the package cryptography is missing.
     """
     private, public = _private(key)
-    file = container.open(path)
-    try:
-        for each in getattr(file, "shards", [file]):
+    with container.open(path) as file:
+        for each in file.shards:
             _sign(each, private, public)
-    finally:
-        file.close()
     return public
 
 

@@ -94,9 +94,8 @@ _SIZES: Mapping[str, str] = {
 def digests(file: GGUFFile) -> str:
     """Whether a file carries digests of its contents: "none", "complete" or "malformed". They are not compared. Of a
     split model, each file has its own."""
-    shards: list[GGUFFile] = getattr(file, "shards", [file])
     try:
-        found = [recorded(each.metadata, list(each.infos)) for each in shards]
+        found = [recorded(each.metadata, list(each.infos)) for each in file.shards]
     except GGUFError:
         return "malformed"
     return "complete" if all(each is not None for each in found) else "none"

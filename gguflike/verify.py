@@ -110,7 +110,7 @@ def verify(
     except GGUFError as error:
         refused = Finding.of(error, os.fspath(path))
         return Report((refused.path,), (refused,), False, 0, 0, opened=False)
-    files: list[GGUFFile] = getattr(whole, "shards", [whole])
+    files = whole.shards
     try:
         checks = [_FileCheck(file) for file in files]
         total = sum(check.data_bytes for check in checks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import struct
 from pathlib import Path
 
@@ -134,3 +135,15 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     assert [(finding.rule, finding.path, finding.tensor) for finding in errors] == [("C-107", str(paths[1]), "blk.1.x")]
     paths[1].write_bytes(data[:-1])
     assert [(finding.rule, finding.path) for finding in verify(paths[0]).findings] == [("C-025", str(paths[1]))]
+
+
+def test_a_shard_stays_open_when_nobody_has_the_whole_any_more(tmp_path: Path) -> None:
+    paths = make(tmp_path)
+    last = container.open(paths[0]).shards[-1]
+    gc.collect()
+    assert last.path == str(paths[-1])
+    assert last.load("blk.2.x").dequantize(1).tolist() == [*range(16, 24)]
+    last.close()
+    (alone,) = container.open(paths[0], shards=False).shards
+    assert alone.path == str(paths[0])
+    alone.close()

@@ -128,6 +128,11 @@ class GGUFFile:
         return (self.path,)
 
     @property
+    def shards(self) -> list[GGUFFile]:
+        """The same files, each on its own."""
+        return [self]
+
+    @property
     def fetched(self) -> int:
         """Bytes that came from elsewhere so far: none of what is on the disk."""
         return 0

@@ -10,7 +10,7 @@ from gguflike.container.digest import recorded
 from gguflike.container.layout import MAX_NAME_BYTES, TensorInfo, TensorSpec
 from gguflike.container.plan import FilePlan, plan
 from gguflike.container.reader import GGUFFile
-from gguflike.container.shards import open_shards
+from gguflike.container.shards import open
 from gguflike.container.writer import Writer
 
 PART_BYTES = 1 << 24  # of a tensor that are copied at a time
@@ -22,16 +22,11 @@ def restate(path: str | os.PathLike[str], prefix: str, added: Mapping[str, Any])
 
     DigestError where a tensor is not what the file says that it is.
     """
-    files = open_shards(path)
-    try:
-        file = files[0]
+    with open(path) as whole:
+        file = whole.shards[0]
         metadata = {key: file.metadata.typed(key) for key in file.metadata if not key.startswith(prefix)}
-        infos = list(file.infos.values())
-        stated = recorded(file.metadata, [info.name for info in infos])
+        stated = recorded(file.metadata, list(file.infos))
         rewrite(file, layout(file, {**metadata, **added}), None if stated is None else stated.tensors)
-    finally:
-        for each in files:
-            each.close()
 
 
 def layout(file: GGUFFile, metadata: Mapping[str, Any], *, signature: bool = False) -> FilePlan:

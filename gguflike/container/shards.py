@@ -48,12 +48,6 @@ def open_with(
         raise
 
 
-def open_shards(path: str | os.PathLike[str]) -> list[GGUFFile]:
-    """The files a model consists of, in order, each on its own: one, or all shards. Errors as of ``open``."""
-    file = open(path)
-    return file.shards if isinstance(file, ShardedFile) else [file]
-
-
 class ShardedFile(GGUFFile):
     """All shards of a model behind the interface of one file.
 
@@ -64,45 +58,51 @@ class ShardedFile(GGUFFile):
 
     def __init__(self, member: GGUFFile, opener: Callable[[str], GGUFFile] = GGUFFile) -> None:
         opened = [member]
-        self.shards: list[GGUFFile] = []
         try:
-            self.shards = _siblings(member, opened, opener)
-            self._owner = _owners(self.shards)
-            _check_total(self.shards, len(self._owner))
+            self._shards = _siblings(member, opened, opener)
+            self._owner = _owners(self._shards)
+            _check_total(self._shards, len(self._owner))
         except BaseException:
             for file in opened:
                 file.close()
             raise
-        first = self.shards[0]
+        first = self._shards[0]
         self.path, self.version, self.byteorder = first.path, first.version, first.byteorder
         self.alignment, self.data_offset, self.header_bytes = first.alignment, first.data_offset, first.header_bytes
-        self.file_bytes = sum(file.file_bytes for file in self.shards)
+        self.file_bytes = sum(file.file_bytes for file in self._shards)
         self.metadata: Metadata = first.metadata.without(PREFIX)
         self.infos: Mapping[str, TensorInfo] = Lazy(self._owner, self._info)
         self.tensors: Mapping[str, QuantizedTensor] = Lazy(self._owner, self._tensor)
 
+    def __del__(self) -> None:
+        """Each shard closes itself when nobody has it any more, which may be later."""
+
+    @property
+    def shards(self) -> list[GGUFFile]:
+        return self._shards
+
     @property
     def paths(self) -> tuple[str, ...]:
-        return tuple(file.path for file in self.shards)
+        return tuple(file.path for file in self._shards)
 
     @property
     def fetched(self) -> int:
-        return sum(file.fetched for file in self.shards)
+        return sum(file.fetched for file in self._shards)
 
     def close(self) -> None:
-        for file in self.shards:
+        for file in self._shards:
             file.close()
 
     def read_into(self, name: str, start: int, data: npt.NDArray[np.uint8]) -> None:
-        self.shards[self._owner[name]].read_into(name, start, data)
+        self._shards[self._owner[name]].read_into(name, start, data)
 
     def _info(self, name: str) -> TensorInfo:
         number = self._owner[name]
-        info = self.shards[number].infos[name]
+        info = self._shards[number].infos[name]
         return TensorInfo(info.name, info.shape, info.format, info.offset, info.nbytes, number)
 
     def _tensor(self, name: str) -> QuantizedTensor:
-        tensor = self.shards[self._owner[name]].tensors[name]
+        tensor = self._shards[self._owner[name]].tensors[name]
         original = original_shape(self, self._info(name))
         return tensor if original is None else QuantizedTensor(name, tensor.format, tensor.shape, tensor.data, original)
 

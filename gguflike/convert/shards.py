@@ -11,7 +11,7 @@ from pathlib import Path
 from gguflike import container
 from gguflike.container import GGUFFile, TensorSpec
 from gguflike.container.digest import recorded
-from gguflike.container.shards import PREFIX, open_shards
+from gguflike.container.shards import PREFIX
 from gguflike.container.splitting import Split, paths_of, plan_split, split_of
 from gguflike.convert.execute import carry_out
 from gguflike.convert.mixes import COPY
@@ -121,12 +121,8 @@ def _is_split(file: GGUFFile) -> bool:
 
 def _digests(src: str | os.PathLike[str]) -> dict[str, str] | None:
     """The digest that each tensor is said to have; None where one of the files says none."""
-    files = open_shards(src)
-    try:
-        stated = [recorded(file.metadata, list(file.infos)) for file in files]
-    finally:
-        for file in files:
-            file.close()
+    with container.open(src) as whole:
+        stated = [recorded(file.metadata, list(file.infos)) for file in whole.shards]
     if any(each is None for each in stated):
         return None
     return {name: digest for each in stated if each is not None for name, digest in each.tensors.items()}
