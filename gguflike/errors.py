@@ -88,6 +88,10 @@ class GGUFLikeError(Exception):
         """The message for who gave ``flags`` rather than arguments: name of an argument -> flag."""
         return in_flags(self._text(flags.get(self.field or "", self.field)), flags)
 
+    def within(self, path: str) -> str:
+        """The message for who knows that it is about this file, without the rule."""
+        return str(self).removeprefix(f"{path}, ").removeprefix(f"{path}: ").removesuffix(f" [{self.rule}]")
+
     def _text(self, field: str | None) -> str:
         where = [
             text

@@ -53,7 +53,7 @@ def _tokenizer(file: GGUFFile) -> Iterator[Finding]:
     """M-012: types are those that there are, merges make tokens of tokens, what a tokenizer needs is there. M-013: a
     byte-level vocabulary says how text is cut before its merges apply."""
     metadata = file.metadata
-    if metadata.item_type_of(TYPES) in INTEGERS if TYPES in metadata else False:
+    if TYPES in metadata and metadata.item_type_of(TYPES) in INTEGERS:
         odd = np.setdiff1d(metadata[TYPES], [int(kind) for kind in TokenType])
         if len(odd):
             yield _found(file, "warning", "M-012", f"tokens of type {odd[0]}, which there is none of", TYPES)
@@ -62,7 +62,7 @@ def _tokenizer(file: GGUFFile) -> Iterator[Finding]:
     except GGUFLikeError as error:
         severity: Severity = "warning" if isinstance(error, GGUFError) else "note"
         key = (error.field or "").partition("[")[0]
-        yield _found(file, severity, "M-012", _said(error, file), key if key in metadata else None)
+        yield _found(file, severity, "M-012", error.within(file.path), key if key in metadata else None)
         return
     if vocabulary.model != "gpt2":
         return
@@ -86,7 +86,7 @@ def _templates(file: GGUFFile) -> Iterator[Finding]:
     try:
         sources = chat_templates(file.metadata)
     except GGUFLikeError as error:
-        yield _found(file, "warning", "M-014", _said(error, file), error.field)
+        yield _found(file, "warning", "M-014", error.within(file.path), error.field)
         return
     texts = file.metadata.texts(TOKENS) if TOKENS in file.metadata else None
     for name, source in sources.items():
@@ -134,7 +134,7 @@ def _model(file: GGUFFile) -> Iterator[Finding]:
     refused = ability.refusal(file)
     if refused is not None and refused.field not in {finding.field for finding in odd}:
         severity: Severity = "warning" if isinstance(refused, GGUFError) else "note"
-        yield _found(file, severity, "M-032", f"does not run here: {_said(refused, file)}", None)
+        yield _found(file, severity, "M-032", f"does not run here: {refused.within(file.path)}", None)
 
 
 def _settings(file: GGUFFile) -> Iterator[Finding]:
@@ -155,7 +155,7 @@ def _settings(file: GGUFFile) -> Iterator[Finding]:
         message = f"models of {own} have no such setting{usual}: readers ignore it, or refuse the file"
         yield _found(file, "warning", "M-030", message, key)
     yield from _sizes(file)
-    for notice in _noticed(family, config):
+    for notice in family.notices(config):
         yield _found(file, "note", "M-031", notice)
 
 
@@ -167,14 +167,3 @@ def _sizes(file: GGUFFile) -> Iterator[Finding]:
     if alone and isinstance(heads, int) and isinstance(width, int) and heads > 0 and width % heads:
         message = f"{heads} heads, which do not share the width {width} of the model evenly, and no width of their own"
         yield _found(file, "warning", "M-032", message, key)
-
-
-def _noticed(family: Any, config: Any) -> list[str]:
-    """What other readers compute differently, by the family."""
-    notices: list[str] = family.notices(config)
-    return notices
-
-
-def _said(error: GGUFLikeError, file: GGUFFile) -> str:
-    """The message without the file's name and the rule, which the finding has."""
-    return str(error).removeprefix(f"{file.path}, ").removeprefix(f"{file.path}: ").removesuffix(f" [{error.rule}]")

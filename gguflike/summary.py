@@ -108,14 +108,9 @@ def _understood(file: GGUFFile) -> tuple[Understood | None, str | None]:
     try:
         model = ability.understand(file)
     except GGUFLikeError as error:
-        return None, _reason(error, file)
+        return None, error.within(file.path)
     refused = ability.refusal(file, model)
-    return model, None if refused is None else _reason(refused, file)
-
-
-def _reason(error: GGUFLikeError, file: GGUFFile) -> str:
-    """The message without the file's name, which who reads it knows, and the rule."""
-    return str(error).removeprefix(f"{file.path}, ").removeprefix(f"{file.path}: ").removesuffix(f" [{error.rule}]")
+    return model, None if refused is None else refused.within(file.path)
 
 
 def _memory(file: GGUFFile, model: Understood) -> list[dict[str, int]]:
