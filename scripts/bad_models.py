@@ -7,14 +7,12 @@ its metadata replaced, left out (None) or added, byte by byte.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from gguf_bytes import (
     BOOL,
     F32,
-    F64,
     I32,
-    STRING,
     TYPE_F32,
     TYPE_Q4_0,
     U8,
@@ -22,8 +20,10 @@ from gguf_bytes import (
     U64,
     array_of,
     build,
+    f32,
     kv,
-    string,
+    numbers,
+    strings,
     tensor,
     text,
     u32,
@@ -33,22 +33,9 @@ WIDTH, VOCABULARY = 32, ("<unk>", "<s>", "</s>", "<0x41>", "a", "b", "ab", "▁a
 KINDS = (2, 3, 3, 6, 1, 1, 1, 1)  # unknown, control, byte, normal
 
 
-def f32(key: str, value: float) -> bytes:
-    return kv(key, F32, struct.pack("<f", value))
-
-
-def strings(key: str, items: Sequence[str | bytes]) -> bytes:
-    return array_of(key, STRING, len(items), b"".join(map(string, items)))
-
-
 def key_of(record: bytes) -> str:
     """The key of a metadata record."""
     return record[8 : 8 + int.from_bytes(record[:8], "little")].decode()
-
-
-def numbers(key: str, kind: int, items: Sequence[float]) -> bytes:
-    code = {U8: "B", I32: "i", U32: "I", F32: "f", U64: "Q", F64: "d"}[kind]
-    return array_of(key, kind, len(items), struct.pack(f"<{len(items)}{code}", *items))
 
 
 def metadata() -> dict[str, bytes]:

@@ -15,7 +15,29 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gguf_bytes import ARRAY, BOOL, F32, F64, I8, I32, I64, STRING, U8, U16, U32, U64, build, string
+from gguf_bytes import (
+    ARRAY,
+    BOOL,
+    F32,
+    F64,
+    I8,
+    I16,
+    I32,
+    I64,
+    STRING,
+    U8,
+    U16,
+    U32,
+    U64,
+    array,
+    array_of_numbers,
+    array_of_strings,
+    build,
+    kv,
+    scalar,
+    string,
+    tensor,
+)
 
 #: Numbers at which readers stumble.
 NUMBERS = (
@@ -53,13 +75,8 @@ class Gguf:
 
     def encoded(self) -> bytes:
         order = self.order
-        kvs = [string(key, order=order) + struct.pack(order + "I", kind) + payload for key, kind, payload in self.kvs]
-        tensors = [
-            string(name, order=order)
-            + struct.pack(f"{order}I{len(dims)}Q", len(dims) & 0xFFFFFFFF, *(d & (2**64 - 1) for d in dims))
-            + struct.pack(order + "IQ", kind, offset)
-            for name, dims, kind, offset in self.tensors
-        ]
+        kvs = [kv(key, kind, payload, order) for key, kind, payload in self.kvs]
+        tensors = [tensor(name, dims, kind, offset, order=order) for name, dims, kind, offset in self.tensors]
         return build(
             kvs,
             tensors,
@@ -70,21 +87,6 @@ class Gguf:
             n_kv=self.n_kv,
             order=order,
         )
-
-
-def scalar(kind: int, value: float, order: str = "<") -> bytes:
-    code = {U8: "B", I8: "b", U16: "H", 3: "h", U32: "I", I32: "i", F32: "f", BOOL: "B", U64: "Q", I64: "q", F64: "d"}
-    return struct.pack(order + code[kind], value)
-
-
-def texts(items: list[str], order: str = "<") -> bytes:
-    """The payload of an array of strings."""
-    return struct.pack(order + "IQ", STRING, len(items)) + b"".join(string(item, order=order) for item in items)
-
-
-def numbers(kind: int, items: list[float], order: str = "<") -> bytes:
-    """The payload of an array of numbers."""
-    return struct.pack(order + "IQ", kind, len(items)) + b"".join(scalar(kind, item, order) for item in items)
 
 
 def model(order: str = "<") -> Gguf:
@@ -102,9 +104,9 @@ def model(order: str = "<") -> Gguf:
         ("llama.attention.layer_norm_rms_epsilon", F32, scalar(F32, 1e-5, order)),
         ("llama.rope.freq_base", F32, scalar(F32, 10000.0, order)),
         ("tokenizer.ggml.model", STRING, string("llama", order=order)),
-        ("tokenizer.ggml.tokens", ARRAY, texts(words, order)),
-        ("tokenizer.ggml.scores", ARRAY, numbers(F32, [-float(i) for i in range(32)], order)),
-        ("tokenizer.ggml.token_type", ARRAY, numbers(I32, [2, 3, 3, *[6] * 13, *[1] * 16], order)),
+        ("tokenizer.ggml.tokens", ARRAY, array_of_strings(words, order)),
+        ("tokenizer.ggml.scores", ARRAY, array_of_numbers(F32, [-float(i) for i in range(32)], order)),
+        ("tokenizer.ggml.token_type", ARRAY, array_of_numbers(I32, [2, 3, 3, *[6] * 13, *[1] * 16], order)),
         ("tokenizer.ggml.bos_token_id", U32, scalar(U32, 1, order)),
         ("tokenizer.ggml.eos_token_id", U32, scalar(U32, 2, order)),
         ("tokenizer.ggml.add_bos_token", BOOL, scalar(BOOL, 1, order)),
@@ -124,10 +126,13 @@ def model(order: str = "<") -> Gguf:
 
 def small(order: str = "<") -> Gguf:
     """One of everything: each kind of value, tensors of several types."""
-    kinds = (U8, I8, U16, 3, U32, I32, F32, BOOL, U64, I64, F64)
+    kinds = (U8, I8, U16, I16, U32, I32, F32, BOOL, U64, I64, F64)
     kvs = [(f"k{kind}".encode(), kind, scalar(kind, 1, order)) for kind in kinds]
-    kvs += [(f"a{kind}".encode(), ARRAY, numbers(kind, [0, 1, 1], order)) for kind in kinds]
-    kvs += [(b"general.architecture", STRING, string("x", order=order)), (b"s", ARRAY, texts(["a", "", "é"], order))]
+    kvs += [(f"a{kind}".encode(), ARRAY, array_of_numbers(kind, [0, 1, 1], order)) for kind in kinds]
+    kvs += [
+        (b"general.architecture", STRING, string("x", order=order)),
+        (b"s", ARRAY, array_of_strings(["a", "", "é"], order)),
+    ]
     tensors = [(b"q8", [32, 2], 8, 0), (b"f", [3], 0, 96), (b"h", [], 1, 128), (b"q4k", [256], 12, 160)]
     return Gguf(kvs, tensors, bytes(304), order=order)
 
@@ -142,7 +147,7 @@ def shard(number: int, count: int = 2, total: int = 2) -> Gguf:
 
 def imatrix() -> Gguf:
     """Importance of one tensor, as llama-imatrix writes it."""
-    kvs = [(b"general.type", STRING, string("imatrix")), (b"imatrix.datasets", ARRAY, texts(["x"]))]
+    kvs = [(b"general.type", STRING, string("imatrix")), (b"imatrix.datasets", ARRAY, array_of_strings(["x"]))]
     kvs += [(b"imatrix.chunk_count", U32, scalar(U32, 1)), (b"imatrix.chunk_size", U32, scalar(U32, 512))]
     tensors = [(b"blk.0.attn_q.weight.in_sum2", [8, 1], 0, 0), (b"blk.0.attn_q.weight.counts", [1, 1], 0, 32)]
     return Gguf(kvs, tensors, struct.pack("<9f", *range(1, 10)) + bytes(28))
@@ -245,21 +250,20 @@ def array_one_more_or_less(file: Gguf, chance: Chance) -> None:
 def array_nested(file: Gguf, chance: Chance) -> None:
     at = _key(file, chance)
     depth = chance.choice((1, 2, 100, 5000))
-    inner = numbers(U8, [1], file.order)
-    outer = struct.pack(file.order + "IQ", ARRAY, 1)
-    file.kvs[at] = file.kvs[at][0], ARRAY, outer * depth + inner
+    inner = array_of_numbers(U8, [1], file.order)
+    file.kvs[at] = file.kvs[at][0], ARRAY, array(ARRAY, 1, b"", file.order) * depth + inner
 
 
 def array_empty(file: Gguf, chance: Chance) -> None:
     at = _key(file, chance)
     kind = chance.choice((U8, STRING, F32, ARRAY, 99))
-    file.kvs[at] = file.kvs[at][0], ARRAY, struct.pack(file.order + "IQ", kind, 0)
+    file.kvs[at] = file.kvs[at][0], ARRAY, array(kind, 0, b"", file.order)
 
 
 def array_of_texts(file: Gguf, chance: Chance) -> None:
     at = _key(file, chance)
     items = [chance.choice(TEXTS) for _ in range(chance.randrange(40))]
-    file.kvs[at] = file.kvs[at][0], ARRAY, texts(items, file.order)
+    file.kvs[at] = file.kvs[at][0], ARRAY, array_of_strings(items, file.order)
 
 
 def key_text(file: Gguf, chance: Chance) -> None:
@@ -375,7 +379,7 @@ def _array(file: Gguf, chance: Chance) -> int:
     if arrays:
         return chance.choice(arrays)
     at = _key(file, chance)
-    file.kvs[at] = file.kvs[at][0], ARRAY, numbers(U8, [1, 2, 3], file.order)
+    file.kvs[at] = file.kvs[at][0], ARRAY, array_of_numbers(U8, [1, 2, 3], file.order)
     return at
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import fuzz_mutations as mutations
+from bad_checkpoints import packed
 from fuzz_mutations import Gguf
 
 import gguflike
@@ -153,23 +154,18 @@ def read_template(data: bytes, folder: Path) -> None:
     template.render(source, {"messages": [{"role": "user", "content": "x"}], "add_generation_prompt": True})
 
 
-def packed(header: dict[str, Any], data: bytes) -> bytes:
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + data
+def aligned(header: bytes) -> bytes:
+    """A header of safetensors with the spaces behind which data begin where they should."""
+    return header + b" " * (-len(header) % 8)
 
 
-SAFETENSORS = [
-    packed(
-        {
-            "__metadata__": {"format": "pt"},
-            "a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]},
-            "b": {"dtype": "BF16", "shape": [4], "data_offsets": [16, 24]},
-            "c": {"dtype": "I64", "shape": [], "data_offsets": [24, 32]},
-        },
-        bytes(32),
-    )
-]
+_HEADER = {
+    "__metadata__": {"format": "pt"},
+    "a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]},
+    "b": {"dtype": "BF16", "shape": [4], "data_offsets": [16, 24]},
+    "c": {"dtype": "I64", "shape": [], "data_offsets": [24, 32]},
+}
+SAFETENSORS = [packed(aligned(json.dumps(_HEADER).encode()), bytes(32))]
 
 
 def mutated_safetensors(seed: bytes, chance: random.Random) -> bytes:
@@ -178,9 +174,9 @@ def mutated_safetensors(seed: bytes, chance: random.Random) -> bytes:
         return mutations.mutated_bytes(seed, chance)
     (length,) = struct.unpack("<Q", seed[:8])
     header = mutations.mutated_json(json.loads(seed[8 : 8 + length]), chance)
-    header += b" " * (-len(header) % 8 if chance.random() < 0.9 else 3)
+    header = aligned(header) if chance.random() < 0.9 else header + b" " * 3
     stated = len(header) if chance.random() < 0.9 else chance.choice(mutations.NUMBERS)
-    return struct.pack("<Q", stated) + header + seed[8 + length :]
+    return packed(header, seed[8 + length :], stated)
 
 
 def small_tokenizers() -> list[Any]:

@@ -20,7 +20,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # where this is imported, too
 
-from bad_models import key_of, model, model_cases, strings, tensor_cases  # noqa: E402
+from bad_models import key_of, model, model_cases, tensor_cases  # noqa: E402
 from gguf_bytes import (  # noqa: E402
     ARRAY,
     BOOL,
@@ -41,6 +41,7 @@ from gguf_bytes import (  # noqa: E402
     floats,
     kv,
     string,
+    strings,
     tensor,
     text,
     u32,
