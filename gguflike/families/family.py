@@ -156,7 +156,7 @@ class Family(Generic[Config]):
         return tuple(self._bound(place, c, available) for place in _places(self.graph(c)) if place.tensor.used)
 
     def _bound(self, place: Place, c: Config, available: Collection[str] | None) -> Binding:
-        tensor, prefix = place.tensor, self._prefix(place.layer, _layers(c))
+        tensor, prefix = place.tensor, self._prefix_of(place, c)
         origin = self._origin(tensor, prefix, available)
         if isinstance(origin, Made):
             return Binding(place.name, tensor.shape, (), functools.partial(origin.make, c))
@@ -167,22 +167,18 @@ class Family(Generic[Config]):
         origin = self.origins.get(tensor.role) or self.origins[tensor.role.rpartition(".")[0]]
         return origin.chosen(prefix, tensor, available) if isinstance(origin, Either) else origin
 
-    def _prefix(self, layer: int | None, layers: int | None = None) -> str:
-        """How names of a layer begin, in a model of so many ``layers`` before its heads."""
-        if layer is not None and layers is not None and layer >= layers and self.mtp_layers is not None:
-            return self.mtp_layers.format(i=layer - layers)
+    def _prefix_of(self, place: Place, c: Any) -> str:
+        """How names begin in the layer of a place, which may be the block of a head, behind all other layers."""
+        if self.mtp_layers is not None and place.layer is not None and place.layer >= c.n_layer:
+            return self.mtp_layers.format(i=place.layer - c.n_layer)
+        return self._prefix(place.layer)
+
+    def _prefix(self, layer: int | None) -> str:
         return "" if layer is None else self.layers.format(i=layer)
 
-    def hf_names(
-        self,
-        tensor: Tensor,
-        layer: int | None = None,
-        available: Collection[str] | None = None,
-        layers: int | None = None,
-    ) -> list[str]:
-        """What a tensor of a part is called in the checkpoint, of so many ``layers`` before its heads. Empty for one
-        that is not there."""
-        prefix = self._prefix(layer, layers)
+    def hf_names(self, tensor: Tensor, layer: int | None = None, available: Collection[str] | None = None) -> list[str]:
+        """What a tensor of a part is called in the checkpoint. Empty for one that is not there."""
+        prefix = self._prefix(layer)
         return self._origin(tensor, prefix, available).names(prefix, tensor)
 
     def canonical(self, name: str) -> str:
@@ -205,7 +201,8 @@ class Family(Generic[Config]):
         is tied to the embedding, say)."""
         for place in _places(self.graph(c)):
             if not place.tensor.used:
-                yield from self.hf_names(place.tensor, place.layer, available, _layers(c))
+                prefix = self._prefix_of(place, c)
+                yield from self._origin(place.tensor, prefix, available).names(prefix, place.tensor)
 
     @functools.cached_property
     def _ignored(self) -> re.Pattern[str]:
@@ -267,12 +264,6 @@ def _places(graph: Graph) -> Iterator[Place]:
     """All tensors of a file."""
     yield from graph.tensors()
     yield from graph.mtp_tensors()
-
-
-def _layers(config: Any) -> int:
-    """The layers that a text goes through."""
-    count: int = config.n_layer
-    return count
 
 
 def said(metadata: Mapping[str, Any], key: str) -> int | float | None:
