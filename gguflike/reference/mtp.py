@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from gguflike.families.parts import Graph, Norm
+from gguflike.families.parts import Graph
 from gguflike.families.parts.mtp import MTPInput
 from gguflike.reference import forward
 from gguflike.reference.parts import Array, Context, linear, normalize
@@ -17,11 +17,9 @@ def hidden(head: Graph, weights: Mapping[str, Array], ids: Sequence[int], before
     model's last norm, or the head's, gave for the token before each."""
     (part,) = head.inputs
     assert isinstance(part, MTPInput)
-    e, h = (
-        normalize(Norm(f"{part.prefix}{role}", part.n_embd, part.eps), weights, x)
-        for role, x in (("enorm", forward.embed(head, weights, ids)), ("hnorm", before))
-    )
-    x = linear(weights, f"{part.prefix}eh_proj", np.concatenate([e, h], axis=-1))
+    inputs = forward.embed(head, weights, ids), before
+    pairs = [normalize(norm, weights, x) for norm, x in zip(part.norms, inputs, strict=True)]
+    x = linear(weights, f"{part.prefix}eh_proj", np.concatenate(pairs, axis=-1))
     return normalize(head.norm, weights, forward.blocks(head, weights, x, Context(length=len(ids))))
 
 

@@ -40,7 +40,7 @@ class HeadPasses(Passes):
         (part,) = head.inputs
         assert isinstance(part, MTPInput)
         self._eps = np.float32(part.eps)
-        self._norms = [weights.floats(f"{part.prefix}{role}.weight") for role in ("enorm", "hnorm")]
+        self._norms = [weights.floats(norm.weight_role) for norm in part.norms]
         self._embedding = graphs.embedding(head, weights, self._buffers)
 
     def guesses(self, slot: Slot, ids: Sequence[int], before: Floats) -> tuple[Floats, Floats]:

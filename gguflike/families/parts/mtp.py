@@ -25,11 +25,17 @@ class MTPInput:
         return f"blk.{self.layer}.nextn."
 
     @property
+    def norms(self) -> tuple[Norm, Norm]:
+        """Those of e and of h."""
+        e, h = (Norm(f"{self.prefix}{role}", self.n_embd, self.eps) for role in ("enorm", "hnorm"))
+        return e, h
+
+    @property
     def widest(self) -> int:
         """Values of the row that the matrix reads."""
         return 2 * self.n_embd
 
     def tensors(self) -> Iterator[Tensor]:
         yield Tensor(f"{self.prefix}eh_proj.weight", (self.n_embd, 2 * self.n_embd))
-        for each in ("enorm", "hnorm"):
-            yield from Norm(f"{self.prefix}{each}", self.n_embd, self.eps).tensors()
+        for norm in self.norms:
+            yield from norm.tensors()
