@@ -335,12 +335,18 @@ def _flag(metadata: Mapping[str, Any], key: str, default: bool) -> bool:
     return bool(value)
 
 
+def _array(value: Any) -> npt.NDArray[Any] | None:
+    """A value that is an array, as one of numpy; None for any other, and for texts."""
+    if isinstance(value, (list, tuple)) and not any(isinstance(item, (str, bytes)) for item in value):
+        return np.asarray(value)
+    return value if isinstance(value, np.ndarray) else None
+
+
 def _bytes(metadata: Mapping[str, Any], key: str) -> bytes:
     value = metadata.get(key)
     if value is None:
         return b""
-    is_list = isinstance(value, (list, tuple)) and not any(isinstance(item, (str, bytes)) for item in value)
-    array = np.asarray(value) if is_list or isinstance(value, np.ndarray) else None
+    array = _array(value)
     if array is None or array.ndim != 1 or array.dtype not in (np.uint8, np.int8):
         raise GGUFError("wrong type", field=key, expected="an array of bytes", got=type(value).__name__)
     return array.tobytes()
@@ -381,8 +387,7 @@ def _numbers(metadata: Mapping[str, Any], key: str, kinds: str, count: int, defa
     value = metadata.get(key)
     if value is None:
         return np.full(count, default)
-    is_list = isinstance(value, (list, tuple)) and not any(isinstance(item, (str, bytes)) for item in value)
-    array = np.asarray(value) if is_list or isinstance(value, np.ndarray) else None
+    array = _array(value)
     if array is None or array.ndim != 1 or array.dtype.kind not in kinds or array.dtype.itemsize < 4:
         got = type(value).__name__ if array is None else f"{array.dtype} of shape {array.shape}"
         expected = "an array of 32-bit " + " or ".join({"i": "integers", "f": "floats"}[kind] for kind in kinds)
