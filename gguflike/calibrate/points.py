@@ -84,12 +84,15 @@ class TrainedPoints:
         run_rows(nearest_points, len(codes), of.tree, of.scale, numbers, weights, codes)
         return codes
 
+    def _units(self, numbers: Blocks) -> Floats:
+        """What the scale of each sub-block is odd multiples of, float32 (n, k / size)."""
+        per = numbers.k.shape[1] // numbers.d.shape[1]
+        units: Floats = np.repeat(numbers.d, per, axis=1) * np.float32(self.form.kind.scale.unit)
+        return units
+
     def _scales(self, numbers: Blocks) -> Floats:
         """Those of each sub-block, float32 (n, k / size)."""
-        scale = self.form.kind.scale
-        per = numbers.k.shape[1] // numbers.d.shape[1]
-        d = np.repeat(numbers.d, per, axis=1) * np.float32(scale.unit)
-        scales: Floats = d * (2 * numbers.k.astype(np.float32) + 1)
+        scales: Floats = self._units(numbers) * (2 * numbers.k.astype(np.float32) + 1)
         return scales
 
     def numbers(self) -> Blocks:
@@ -120,6 +123,5 @@ class TrainedPoints:
         if "scales" in self.parameters:
             moved = self.parameters["scales"]
             within = (moved >= 0) & (moved <= kind.scale.most)
-            unit = np.repeat(numbers.d, scales.shape[1] // numbers.d.shape[1], axis=1) * np.float32(2 * kind.scale.unit)
-            found["scales"] = by_scale * unit * within
+            found["scales"] = by_scale * (2 * self._units(numbers)) * within
         return found
