@@ -203,9 +203,9 @@ def ladder(columns: int) -> list[BlockFormat]:
 def _free(plan: ConversionPlan, selection: Selection) -> list[PlannedTensor]:
     """The tensors whose types are chosen here: they are multiplied and encoded, and nobody has said their type."""
     names = {tensor.name for tensor in plan.tensors}
-    output = "output.weight" if "output.weight" in names else "token_embd.weight"
+    output = _OUTPUT if _OUTPUT in names else _EMBEDDING
     free = names if plan.calibration is None else {tensor.name for tensor in plan.calibrated} | {output}
-    for name, given in ((output, selection.output), ("token_embd.weight", selection.embedding)):
+    for name, given in ((output, selection.output), (_EMBEDDING, selection.embedding)):
         if given is not None:
             free.discard(name)
     return [
