@@ -156,7 +156,7 @@ def _matrices(graph: Graph, file: GGUFFile) -> dict[str, tuple[Form, Stored]]:
     found = {}
     for name, _, tensor in graph.tensors():
         stored = file.infos.get(name)
-        if stored is not None and len(tensor.shape) > 1 and tensor.form in (None, "matrix") and tensor.used:
+        if stored is not None and tensor.is_matrix:
             form = FORMS.get(stored.format.name)
             if form is not None:
                 rows = file.load(name).rows

@@ -161,7 +161,7 @@ class _Walk:
         for name, layer, tensor in graph.tensors():
             if tensor.used:
                 self.names.setdefault(layer, {})[tensor.role] = name
-                if layer is not None and len(tensor.shape) > 1 and tensor.form in (None, "matrix"):
+                if layer is not None and tensor.is_matrix:
                     self.matrices.setdefault(layer, {})[tensor.role] = tensor.shape
 
     def weights(self, layer: int | None) -> Lazy:

@@ -85,7 +85,7 @@ def _sums(step: Iterable[Tensor], collecting: Collecting, cross: bool, both: boo
 
 
 def _matrices(tensors: Iterable[Tensor]) -> Iterable[Tensor]:
-    return (t for t in tensors if t.used and len(t.shape) > 1 and t.form in (None, "matrix"))
+    return (tensor for tensor in tensors if tensor.is_matrix)
 
 
 def _widest(graph: Graph) -> int:

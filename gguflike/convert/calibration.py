@@ -19,7 +19,7 @@ from gguflike.container import Typed, ValueType
 from gguflike.convert import cost
 from gguflike.convert.cost import duration
 from gguflike.convert.effort import Effort
-from gguflike.convert.floats import FloatModel, is_matrix
+from gguflike.convert.floats import FloatModel
 from gguflike.convert.sources import Floats, Source
 from gguflike.errors import GGUFLikeError, UnsupportedError, counted
 from gguflike.families.parts import Graph, Head, Place
@@ -72,7 +72,7 @@ class Calibration:
         """The matrices that can be rounded for what the model does with them: those that it multiplies with, and the
         embedding, where it is known how much its rows matter."""
         for place in self.graph.tensors():
-            if is_matrix(place.tensor) or (place.tensor.used and place.name == self.table):
+            if place.tensor.is_matrix or (place.tensor.used and place.name == self.table):
                 yield place
 
     @property

@@ -21,18 +21,13 @@ from gguflike.convert.sources import Floats, Source
 from gguflike.errors import CheckpointError, UnsupportedError
 from gguflike.families import registry
 from gguflike.families.family import check_layers
-from gguflike.families.parts import Graph, Tensor
+from gguflike.families.parts import Graph
 
 if TYPE_CHECKING:
     from gguflike.convert.plan import ConversionPlan
 
 SLAB_BYTES = 1 << 24
 LARGEST = float(np.finfo(np.float32).max)
-
-
-def is_matrix(tensor: Tensor) -> bool:
-    """Whether a model multiplies with a tensor."""
-    return tensor.used and (tensor.form or ("matrix" if len(tensor.shape) > 1 else "values")) == "matrix"
 
 
 class FloatModel:
@@ -85,7 +80,7 @@ class FloatModel:
 
     def rest(self) -> str:
         """One SHA-256 of all that is no matrix: tables, norms, biases, in the order of their names."""
-        names = {place.name for place in self.graph.tensors() if place.tensor.used and not is_matrix(place.tensor)}
+        names = {place.name for place in self.graph.tensors() if place.tensor.used and not place.tensor.is_matrix}
         digest = hashlib.sha256()
         for name in sorted(names):
             digest.update(f"{name} {self.sha256(name)}\n".encode())

@@ -24,7 +24,7 @@ from gguflike.convert import cost
 from gguflike.convert.calibration import digest, float_model
 from gguflike.convert.cost import duration
 from gguflike.convert.effort import Effort
-from gguflike.convert.floats import FloatModel, is_matrix
+from gguflike.convert.floats import FloatModel
 from gguflike.convert.sources import Floats, Source
 from gguflike.errors import CheckpointError, counted
 from gguflike.families.parts import Graph, Head, Place
@@ -94,7 +94,7 @@ class Kept:
 
     def matrices(self) -> Iterator[Place]:
         """The matrices whose Hessians there are."""
-        return (place for place in self.graph.tensors() if is_matrix(place.tensor) and place.name in self.store)
+        return (place for place in self.graph.tensors() if place.tensor.is_matrix and place.name in self.store)
 
     def lines(self, matrices: int) -> list[str]:
         """What is to be said of it in a plan that rounds so many matrices."""

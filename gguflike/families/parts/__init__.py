@@ -45,6 +45,11 @@ class Tensor:
     share: float = 1.0
     form: Literal["matrix", "rows", "values", "beyond"] | None = None
 
+    @property
+    def is_matrix(self) -> bool:
+        """Whether the model multiplies with it."""
+        return self.used and (self.form or ("matrix" if len(self.shape) > 1 else "values")) == "matrix"
+
 
 @frozen
 class Norm:
