@@ -18,6 +18,7 @@ import numpy as np
 from gguflike.calibrate import needs
 from gguflike.calibrate.rounding import DEFAULT, Rounding
 from gguflike.calibrate.store import Group, Store
+from gguflike.calibrate.tables import EMBEDDING, OUTPUT
 from gguflike.calibrate.texts import Text
 from gguflike.container import Typed, ValueType
 from gguflike.convert import cost
@@ -179,7 +180,7 @@ def kept_of(effort: Effort, metadata: Mapping[str, Any], sources: Sequence[Sourc
     for group in store.groups:
         for name in group.names:
             _check_shape(model, store, group, name)
-    head = "token_embd.weight" if isinstance(model.graph.head, Head) and model.graph.head.tied else "output.weight"
+    head = EMBEDDING if isinstance(model.graph.head, Head) and model.graph.head.tied else OUTPUT
     if head not in store:
         raise CheckpointError("no Hessian of the output matrix", path=store.index, tensor=head, remedy=_AGAIN)
     made = Kept(effort, model, store, about)
