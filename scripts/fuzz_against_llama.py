@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Whether llama.cpp takes the files that we take, and refuses those that we refuse.
 
-    python scripts/fuzz_against_llama.py [--inputs 200000] [--jobs 2] [--seed 0] [--show N]
+    python scripts/fuzz_against_llama.py [--inputs 200000] [--seed 0] [--show N]
 
 Damaged GGUF files (fuzz_mutations.py) are opened by us and by ``gguf_init_from_file`` of llama-cpp-python, in child
 processes, for it may abort. Where the two disagree the difference must be one of EXPLAINED; prints how often each
