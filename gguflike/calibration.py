@@ -19,7 +19,7 @@ from gguflike.convert.multiplied import calibrate as _calibrate
 from gguflike.convert.observed import Group, Observed, observe
 from gguflike.errors import ArgumentError
 from gguflike.evaluate.models import is_checkpoint
-from gguflike.evaluate.scores import log_softmax
+from gguflike.evaluate.scores import divergence
 from gguflike.locate import locate
 from gguflike.progress import Progress
 from gguflike.runner.model import Model
@@ -171,7 +171,7 @@ def _hybrid(
 
         def cost(groups: Sequence[Group]) -> float:
             model.fix({name: group.fixed for group in groups for name in group.names})
-            return _kl(truth, model.logits(ids))
+            return divergence(truth, model.logits(ids))
 
         costs = {}
         for number, group in enumerate(found.groups):
@@ -189,9 +189,3 @@ def _hybrid(
             else:
                 high = middle - 1
         return groups[:low], (dynamic, hybrid, cost(groups))
-
-
-def _kl(truth: Floats, found: Floats) -> float:
-    """The mean divergence of a token, in nats."""
-    p, q = log_softmax(truth), log_softmax(found)
-    return float((np.exp(p) * (p - q)).sum(axis=-1).mean())

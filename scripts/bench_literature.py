@@ -35,6 +35,7 @@ from gguflike.calibrate import ranges
 from gguflike.calibrate.stream import stream
 from gguflike.convert.floats import FloatModel
 from gguflike.convert.from_checkpoint import plan_conversion
+from gguflike.evaluate.scores import divergence
 from gguflike.reference.rounded import RoundedInputs
 from gguflike.tensor import Method
 
@@ -166,10 +167,10 @@ def bench_activations(args: argparse.Namespace) -> None:
     seen, moved = _observed(model, weights, sequences)
     truths = [reference.logits(model.graph, weights, chunk) for chunk in chunks]
 
-    def divergence(rounds: Rounds) -> str:
+    def divergences(rounds: Rounds) -> str:
         made = RoundedInputs(weights, rounds)
         return " | ".join(
-            f"{literature_runs.divergence(truth, reference.logits(model.graph, made, chunk)):.3g}"  # type: ignore[arg-type]
+            f"{divergence(truth, reference.logits(model.graph, made, chunk)):.3g}"  # type: ignore[arg-type]
             for truth, chunk in zip(truths, chunks, strict=True)
         )
 
@@ -196,7 +197,7 @@ def bench_activations(args: argparse.Namespace) -> None:
         both = {name: (by, ranges.hybrid(each, bits)) for name, (by, each) in moved.items()}
         rows.append(("the same, redistributed", redistributed(both, token)))
         for label, rounds in rows:
-            print(f"| {label} | {bits} | {divergence(rounds)} |", flush=True)
+            print(f"| {label} | {bits} | {divergences(rounds)} |", flush=True)
 
 
 def _is_stable(seen: ranges.Seen, of: ranges.Range, bits: int) -> bool:

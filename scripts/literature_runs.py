@@ -23,19 +23,13 @@ from gguflike.convert.floats import FloatModel
 from gguflike.convert.from_checkpoint import plan_conversion
 from gguflike.convert.mixes import COPY
 from gguflike.convert.quantize import plan_quantization
-from gguflike.evaluate.scores import log_softmax
+from gguflike.evaluate.scores import divergence
 from gguflike.reference import parts
 from gguflike.runner import speculate
 
 Rows = np.ndarray
 DECODED, ROUNDS = 16, 24  # tokens of a turn, and turns
 SINKS = 4
-
-
-def divergence(truth: Rows, found: Rows) -> float:
-    """Mean KL divergence of the tokens behind each."""
-    p, q = log_softmax(truth), log_softmax(found)
-    return float((np.exp(p) * (p - q)).sum(axis=-1).mean())
 
 
 def error(truth: Rows, found: Rows) -> float:

@@ -69,6 +69,12 @@ def pairs(reference: Logits, model: Logits, targets: Sequence[int]) -> Pairs:
     return Pairs.joined(parts, 1)
 
 
+def divergence(reference: Logits, model: Logits) -> float:
+    """The mean of KL(reference || model) over rows of logits, in nats."""
+    p, q = log_softmax(reference), log_softmax(model)
+    return float((np.exp(p) * (p - q)).sum(axis=-1).mean())
+
+
 def log_softmax(logits: Logits) -> Floats:
     """Logarithms of the probabilities that each row of logits stands for, float64."""
     rows = logits.astype(np.float64)
