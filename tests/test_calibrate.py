@@ -109,6 +109,23 @@ def test_hessians_are_kept_beside(folder: Path, tmp_path: Path) -> None:
     assert Store(tmp_path / "h").about["texts"] == ["b.txt"]
 
 
+def test_a_run_goes_on_only_into_the_same_folder_of_hessians(folder: Path, tmp_path: Path) -> None:
+    """What a run that was cut off has kept elsewhere is not there."""
+
+    def stops(done: int, total: int, what: str) -> None:
+        if "layer 2" in what:
+            raise KeyboardInterrupt
+
+    settings: dict[str, Any] = {"calibration": [tmp_path / "t.txt"], "context": 32}
+    with pytest.raises(KeyboardInterrupt):
+        gguflike.calibrate(folder, tmp_path / "a.gguf", hessians=tmp_path / "h", **settings, progress=stops)
+    assert list((tmp_path / "h").glob("*.npy"))
+    gguflike.calibrate(folder, tmp_path / "a.gguf", hessians=tmp_path / "other", **settings)
+    kept = Store(tmp_path / "other")
+    assert set(kept) == set(imatrices.read(tmp_path / "a.gguf").entries)
+    assert all(isinstance(kept[name], Statistics) for name in kept)
+
+
 def test_inputs_of_the_first_layer_are_those_of_the_definition(folder: Path, tmp_path: Path) -> None:
     gguflike.calibrate(folder, tmp_path / "a.gguf", calibration=[tmp_path / "t.txt"], context=32)
     weights = tiny.weights(tiny.config())

@@ -98,7 +98,7 @@ def calibrate(
     ids = sequences(texts, model.encode, length, model.begin, tokens)
     last = Path(out if out is not None else hessians or "")
     folder = Path(workspace if workspace is not None else last.parent) / f".{last.name}.calibration"
-    key = made_of(plan, repr((ids, hessians is not None)))
+    key = made_of(plan, repr((ids, None if hessians is None else str(Path(hessians).resolve()))))
     if not (folder / key[:16]).exists():  # nothing is there, or what was made of other files or options
         shutil.rmtree(folder, ignore_errors=True)
     found = _Found(folder / key[:16], None if hessians is None else Path(hessians), model.sha256)
