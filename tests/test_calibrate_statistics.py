@@ -12,7 +12,7 @@ from gguflike.calibrate import store, sums
 from gguflike.calibrate.blas import single_threaded
 from gguflike.calibrate.statistics import FEW, StackStatistics, Statistics, merge, shrunk
 from gguflike.calibrate.sums import Hessians, Importances, Moments, Together
-from gguflike.errors import ArgumentError, CheckpointError
+from gguflike.errors import ArgumentError, CheckpointError, OutputError
 
 
 def inputs(rows: int, columns: int = 7, seed: int = 0) -> np.ndarray:
@@ -125,6 +125,15 @@ def test_statistics_in_a_folder_are_those_that_were_put_there(tmp_path: Path) ->
     for a, b in zip(kept["c"], stack, strict=True):  # type: ignore[arg-type]
         np.testing.assert_allclose(a.gram, b.gram, rtol=1e-5, atol=1e-6)
         assert a.tokens == b.tokens
+
+
+def test_folders_that_cannot_be_written_are_errors_of_the_output(tmp_path: Path) -> None:
+    (tmp_path / store.INDEX).mkdir()
+    with pytest.raises(OutputError, match=r"index\.json: statistics cannot be written"):
+        store.finish(tmp_path, {}, [store.Group(("a",), 8, (3,), False, ("1",))])
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"index\.json: statistics cannot be written"):
+        store.begin(tmp_path / "file")
 
 
 def test_damaged_folders_are_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,8 +103,10 @@ class _Kept(Stack):
 
 
 def begin(folder: Path) -> None:
-    """Say that what a folder held before no longer counts: some of it is about to be replaced."""
-    (folder / INDEX).unlink(missing_ok=True)
+    """Say that what a folder held before no longer counts: some of it is about to be replaced. OutputError where that
+    cannot be."""
+    with _output_errors(folder / INDEX):
+        (folder / INDEX).unlink(missing_ok=True)
 
 
 def save(folder: Path, names: Sequence[str], found: Statistics | StackStatistics) -> None:
@@ -112,7 +115,7 @@ def save(folder: Path, names: Sequence[str], found: Statistics | StackStatistics
     each = (found.own(i) for i in range(len(found))) if isinstance(found, StackStatistics) else iter([found])
     count = len(found) if isinstance(found, StackStatistics) else 1
     path = folder / f"{names[0]}.npy"
-    try:
+    with _output_errors(path):
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
             for number, one in enumerate(each):
@@ -123,16 +126,23 @@ def save(folder: Path, names: Sequence[str], found: Statistics | StackStatistics
                     np.lib.format.write_array_header_1_0(file, header)
                 for i, row in enumerate(one.gram):
                     file.write(row[i:].astype("<f4", copy=False).tobytes())
-    except OSError as error:
-        raise OutputError(f"statistics cannot be written: {error.strerror}", path=path) from error
 
 
 def finish(folder: Path, about: Mapping[str, Any], groups: Sequence[Group]) -> None:
-    """Write the index of a folder with the statistics of ``groups``."""
+    """Write the index of a folder with the statistics of ``groups``. OutputError where it cannot be written."""
     document = {"format": FORMAT, "about": dict(about), "groups": [each._asdict() for each in groups]}
     temporary = folder / f".{INDEX}"
-    temporary.write_text(json.dumps(document, indent=1), encoding="utf-8")
-    temporary.replace(folder / INDEX)
+    with _output_errors(folder / INDEX):
+        temporary.write_text(json.dumps(document, indent=1), encoding="utf-8")
+        temporary.replace(folder / INDEX)
+
+
+@contextmanager
+def _output_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"statistics cannot be written: {error.strerror}", path=path) from error
 
 
 def _group(said: Mapping[str, Any]) -> Group:
