@@ -75,7 +75,7 @@ def statistics(file: GGUFFile, name: str) -> Statistics:
             total, square = total + float(finite.sum()), square + float(finite @ finite)
         if (found := magnitudes(of_blocks(blocks, info.format))) is not None:
             scales.append(found.astype(np.float32))
-        if (ends := _at_ends(blocks, info.format)) is not None:
+        if (ends := _at_ends(blocks, values, info.format)) is not None:
             codes, saturated = codes + ends.size, saturated + int(ends.sum())
     good = count - bad
     mean = total / good if good else None
@@ -149,16 +149,16 @@ def _spread(scales: list[npt.NDArray[np.float32]]) -> tuple[float, float, float]
     return (float(found.min()), float(np.median(found)), float(found.max())) if found.size else None
 
 
-def _at_ends(blocks: npt.NDArray[Any], fmt: BlockFormat) -> npt.NDArray[np.bool_] | None:
-    """Which weights have the least or the largest code that their type has; None where codes are no numbers."""
+def _at_ends(blocks: npt.NDArray[Any], values: Floats, fmt: BlockFormat) -> npt.NDArray[np.bool_] | None:
+    """Which weights, whose ``values`` are known, have the least or the largest code that their type has; None where
+    codes are no numbers."""
     signed = [f for f in fmt.fields if f.role == "codes" and f.dtype == "i1"]
     if fmt.is_quantized and signed:
         return np.concatenate([np.abs(blocks[f.name].astype(np.int16)) >= 127 for f in signed], axis=-1)
     ends = _ends(fmt)
     if ends is None:
         return None
-    low, high = (_decode(_filled(blocks, fmt, fills), fmt) for fills in ends)
-    values = _decode(blocks, fmt)
+    low, high = (decoded(_filled(blocks, fmt, fills), fmt) for fills in ends)
     at: npt.NDArray[np.bool_] = (low != high) & ((values == low) | (values == high))
     return at
 
