@@ -155,7 +155,7 @@ def diff(
 
 def compare(a: QuantizedTensor, b: QuantizedTensor, threads: int | None = None) -> TensorDiff:
     """The difference of two tensors, decoded in pieces of CHUNK weights."""
-    pieces = ((_rows(a, span, threads), _rows(b, span, threads)) for span in _spans(a))
+    pieces = ((_rows(a, span, threads), _rows(b, span, threads)) for span in _spans(a.shape))
     told = [_Told(each.format.name, each.shape, each.nbytes) for each in (a, b)]
     return _difference(a.name, told, _same_bytes(a, b), pieces)
 
@@ -186,12 +186,18 @@ class _File:
     def value(self, key: str) -> Typed:
         return self.file.metadata.typed(key)
 
-    def rows(self, name: str, span: range) -> Floats:
+    def spans(self, name: str) -> list[range]:
+        return _spans(self.shapes[name])
+
+    def packed(self, name: str, span: range) -> QuantizedTensor:
         info = self.file.infos[name]
         columns = info.shape[-1] if info.shape else 1
         each = info.format.row_bytes(columns)
         data = self.file.read(name, span.start * each, span.stop * each)  # and not mapped: see container/reader.py
-        return QuantizedTensor(name, info.format, (len(span), columns), data).dequantize(self._threads)
+        return QuantizedTensor(name, info.format, (len(span), columns), data)
+
+    def rows(self, name: str, span: range) -> Floats:
+        return self.packed(name, span).dequantize(self._threads)
 
 
 class _Folder:
@@ -231,13 +237,12 @@ def _side(path: str | os.PathLike[str], threads: int | None, opened: ExitStack) 
 
 def _compared(name: str, a: _Side, b: _Side) -> TensorDiff:
     """The difference of a tensor that both have."""
-    if isinstance(a, _File) and isinstance(b, _File):
-        return compare(a.file.load(name), b.file.load(name), a._threads)
-    folder = next(side for side in (a, b) if isinstance(side, _Folder))
-    spans = folder.spans(name)  # a checkpoint's rows come as they are stored together
-    pieces = ((a.rows(name, span), b.rows(name, span)) for span in spans)
     told = [_Told(side.format(name), side.shapes[name], side.nbytes(name)) for side in (a, b)]
-    return _difference(name, told, None, pieces)
+    spans = (b if isinstance(b, _Folder) else a).spans(name)  # a checkpoint's rows come as they are stored together
+    same = None
+    if isinstance(a, _File) and isinstance(b, _File):
+        same = told[0] == told[1] and all(_same_bytes(a.packed(name, span), b.packed(name, span)) for span in spans)
+    return _difference(name, told, same, ((a.rows(name, span), b.rows(name, span)) for span in spans))
 
 
 def _difference(
@@ -277,10 +282,10 @@ def _same_bytes(a: QuantizedTensor, b: QuantizedTensor) -> bool:
     return a.format == b.format and a.shape == b.shape and np.array_equal(a.data, b.data)
 
 
-def _spans(tensor: QuantizedTensor) -> list[range]:
+def _spans(shape: tuple[int, ...]) -> list[range]:
     """Numbers of rows, about CHUNK weights of them at a time."""
-    columns = tensor.shape[-1] if tensor.shape else 1
-    count, step = len(tensor.rows), max(1, CHUNK // max(columns, 1))
+    columns = shape[-1] if shape else 1
+    count, step = prod(shape[:-1]), max(1, CHUNK // max(columns, 1))
     return [range(start, min(start + step, count)) for start in range(0, count, step)]
 
 

@@ -15,7 +15,7 @@ import gguflike
 from gguflike import container
 from gguflike.blocks import FORMATS
 from gguflike.cli import main
-from gguflike.container import Typed, ValueType
+from gguflike.container import GGUFFile, Typed, ValueType
 from gguflike.diff import CHUNK, compare, diff
 from gguflike.tensor import QuantizedTensor
 from tests import tiny
@@ -53,6 +53,26 @@ def test_pieces_make_the_whole() -> None:
     assert result.rmse == pytest.approx(5 / math.sqrt(x.size))
     assert result.largest == 4
     assert math.isnan(result.relative)  # nothing to divide by
+
+
+def test_files_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = RNG.standard_normal((2 * CHUNK // 1024 + 5, 1024)).astype(np.float32)
+    y = x.copy()
+    y[-1, -1] += 1
+    for name, array in (("a", x), ("b", y)):
+        container.write(tmp_path / name, {"general.architecture": "llama"}, [stored("x", array, "F32")])
+    real, asked = GGUFFile.read, []
+
+    def read(file: GGUFFile, name: str, start: int, stop: int) -> np.ndarray:
+        asked.append(stop - start)
+        return real(file, name, start, stop)
+
+    monkeypatch.setattr(GGUFFile, "read", read)
+    (found,) = diff(tmp_path / "a", tmp_path / "b").tensors
+    assert found == compare(stored("x", x, "F32"), stored("x", y, "F32"))
+    assert found.kind == "changed"
+    assert max(asked) == 4 * CHUNK
+    assert diff(tmp_path / "a", tmp_path / "a").identical
 
 
 def test_identical_bytes_are_not_decoded() -> None:
