@@ -215,8 +215,7 @@ def _value(file: GGUFFile, key: str, value: Any, force: bool) -> Typed:
     if made.type is ValueType.ARRAY and not isinstance(made.value, (list, tuple, np.ndarray)):
         raise ArgumentError("is no list", path=file.path, field=key, got=repr(made.value)[:80])
     kind = (made.type, False) if made.item_type is None else (made.item_type, True)
-    in_file, usual = known_type(key, file), known_type(key)
-    if not force and known is not None and kind not in (in_file, usual):
+    if not force and known is not None and kind not in (known, known_type(key)):
         raise ArgumentError(
             "has another type",
             path=file.path,
