@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from gguflike.locate import open_header
 from gguflike.machine import machine_bytes
 from gguflike.runner import graph as programs
 from gguflike.runner.ability import Understood, understand
-from gguflike.runner.needs import Needs, of_file
+from gguflike.runner.needs import Needs, of_file, sizes
 from gguflike.runner.network import ACTIVATIONS, CREST
 from gguflike.runner.state import TYPES
 
@@ -104,30 +105,23 @@ def estimates(
     bandwidth: float = 0.0,
 ) -> list[Estimate]:
     """`estimate` for each of ``contexts`` (None: those that `usual_contexts` gives), and for each type of cache."""
-    if not isinstance(file, GGUFFile):
-        with open_header(file) as opened:
-            return estimates(
-                opened,
-                contexts,
-                cache_types,
-                users=users,
-                threads=threads,
-                activations=activations,
-                bandwidth=bandwidth,
-            )
     check_threads(threads)
     check_choice("activations", activations, ACTIVATIONS)
     check_integer("users", users, 1)
-    model = understand(file)
     threads = threads or os.cpu_count() or 1
+    crest = CREST if activations == "adaptive" else 0.0
     found, memory = [], machine_bytes()
-    for context in usual_contexts(model) if contexts is None else contexts:
-        _check_context(model, check_integer("context", context, 1), file.path)
-        for cache_type in cache_types:
-            check_choice("cache_type", cache_type, TYPES)
-            crest = CREST if activations == "adaptive" else 0.0
-            taken = of_file(file, model, context, cache_type, texts=users, threads=threads, crest=crest)
-            found.append(Estimate(context, cache_type, users, threads, taken, memory, bandwidth))
+    with nullcontext(file) if isinstance(file, GGUFFile) else open_header(file) as opened:
+        model = understand(opened)
+        weights = sizes(model.graph, opened.infos, model.left_out, opened.path)
+        for context in usual_contexts(model) if contexts is None else contexts:
+            _check_context(model, check_integer("context", context, 1), opened.path)
+            for cache_type in cache_types:
+                check_choice("cache_type", cache_type, TYPES)
+                taken = of_file(
+                    *(opened, model, context, cache_type), texts=users, threads=threads, crest=crest, weights=weights
+                )
+                found.append(Estimate(context, cache_type, users, threads, taken, memory, bandwidth))
     return found
 
 
