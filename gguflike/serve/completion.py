@@ -10,7 +10,7 @@ from gguflike.engine.events import Finished, Prefilled, Token
 from gguflike.serve import logprobs, sse
 from gguflike.serve.answering import Answers
 from gguflike.serve.constraints import constraint_of_text
-from gguflike.serve.context import Call, job_of, sampling_of, timings
+from gguflike.serve.context import Call, check_ids, job_of, sampling_of, timings
 from gguflike.serve.errors import refused
 from gguflike.serve.models import Loaded
 from gguflike.serve.openai.chat import LIMIT, MOST_CHOICES
@@ -143,9 +143,7 @@ def _ids(given: Any, loaded: Loaded) -> list[int]:
             ids.append(each)
         else:
             raise refused("prompt", "a prompt of token ids and texts has nothing else in it")
-    beyond = [token for token in ids if token >= loaded.model.vocab_size]
-    if beyond:
-        raise refused("prompt", f"token id {beyond[0]} is not in the vocabulary of {loaded.model.vocab_size}")
+    check_ids(ids, loaded.model.vocab_size, "prompt")
     return ids
 
 

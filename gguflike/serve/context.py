@@ -97,6 +97,13 @@ def _bias(value: Any, model: Model) -> dict[int, float]:
     return made
 
 
+def check_ids(ids: Sequence[int], size: int, param: str) -> None:
+    """400 where a token id is not in a vocabulary of this size."""
+    beyond = next((token for token in ids if token >= size), None)
+    if beyond is not None:
+        raise refused(param, f"token id {beyond} is not in the vocabulary of {size}")
+
+
 def job_of(
     values: Mapping[str, Any],
     server: Server,

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from gguflike import __version__
 from gguflike.errors import CacheError
 from gguflike.serve import conversation
-from gguflike.serve.context import Call
+from gguflike.serve.context import Call, check_ids
 from gguflike.serve.errors import ApiError, refused, told
 from gguflike.serve.metrics import CONTENT_TYPE
 from gguflike.serve.models import Loaded
@@ -76,10 +76,7 @@ def _piece(data: bytes) -> str | list[int]:
 
 async def detokenize(call: Call) -> dict[str, Any]:
     async with call.loaded() as loaded:
-        size = loaded.model.tokenizer.vocab_size
-        beyond = [token for token in call.values["tokens"] if token >= size]
-        if beyond:
-            raise refused("tokens", f"token id {beyond[0]} is not in the vocabulary of {size}")
+        check_ids(call.values["tokens"], loaded.model.tokenizer.vocab_size, "tokens")
         text = await asyncio.to_thread(loaded.model.detokenize, call.values["tokens"])
     return {"content": text, "prompt": text}
 

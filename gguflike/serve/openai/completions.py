@@ -10,7 +10,7 @@ from gguflike.engine.events import Finished, Token
 from gguflike.serve import logprobs, sse
 from gguflike.serve.answering import Answers
 from gguflike.serve.constraints import constraint_of_text
-from gguflike.serve.context import Call, job_of, new_id, now, reason_of, timings, usage
+from gguflike.serve.context import Call, check_ids, job_of, new_id, now, reason_of, timings, usage
 from gguflike.serve.conversation import schema_of
 from gguflike.serve.errors import refused
 from gguflike.serve.models import Loaded
@@ -85,11 +85,8 @@ async def handle(call: Call) -> Any:
     def prepare(loaded: Loaded) -> tuple[_Plan, list[Request]]:
         tokenizer = loaded.model.tokenizer
         prompts = [tokenizer.encode(each) if isinstance(each, str) else each for each in listed(values["prompt"])]
-        size = loaded.model.vocab_size
         for ids in prompts:
-            beyond = [token for token in ids if token >= size]
-            if beyond:
-                raise refused("prompt", f"token id {beyond[0]} is not in the vocabulary of {size}")
+            check_ids(ids, loaded.model.vocab_size, "prompt")
         schema = values.get("json_schema", schema_of(values.get("response_format")))
         source = constraint_of_text(loaded.model, schema, values.get("grammar") or None)
         more: dict[str, Any] = {"constraint": source, "logprobs": values.get("logprobs")}
