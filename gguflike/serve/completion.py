@@ -10,7 +10,7 @@ from gguflike.engine.events import Finished, Prefilled, Token
 from gguflike.serve import logprobs, sse
 from gguflike.serve.answering import Answers
 from gguflike.serve.constraints import constraint_of_text
-from gguflike.serve.context import Call, check_ids, job_of, sampling_of, timings
+from gguflike.serve.context import Call, check_ids, jobs_of, sampling_of, timings
 from gguflike.serve.errors import refused
 from gguflike.serve.models import Loaded
 from gguflike.serve.openai.chat import LIMIT, MOST_CHOICES
@@ -98,11 +98,7 @@ async def handle(call: Call) -> Any:
         prompts = [_ids(each, loaded) for each in given]
         source = constraint_of_text(loaded.model, values.get("json_schema"), values.get("grammar") or None)
         more: dict[str, Any] = {"constraint": source, "logprobs": values.get("n_probs") or None}
-        jobs = [
-            job_of(values, call.server, loaded, ids, "prompt", number=number, **more)
-            for ids in prompts
-            for number in range(n)
-        ]
+        jobs = jobs_of(values, call.server, loaded, prompts, "prompt", choices=n, **more)
         settings = [_settings(call, loaded, number) for number in range(n)]
         return _Plan(prompts, listed or n > 1, settings), jobs
 

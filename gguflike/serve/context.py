@@ -104,7 +104,26 @@ def check_ids(ids: Sequence[int], size: int, param: str) -> None:
         raise refused(param, f"token id {beyond} is not in the vocabulary of {size}")
 
 
-def job_of(
+def jobs_of(
+    values: Mapping[str, Any],
+    server: Server,
+    loaded: Loaded,
+    prompts: Sequence[Sequence[int]],
+    param: str,
+    *,
+    choices: int,
+    **more: Any,
+) -> list[Job]:
+    """What the engine is asked for: the choices of the first prompt, of the second, and so on. 400 as of `_job`, which
+    takes ``more``."""
+    return [
+        _job(values, server, loaded, prompt, param, number=number, **more)
+        for prompt in prompts
+        for number in range(choices)
+    ]
+
+
+def _job(
     values: Mapping[str, Any],
     server: Server,
     loaded: Loaded,

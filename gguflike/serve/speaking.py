@@ -10,7 +10,7 @@ from gguflike.chat.calls import Called
 from gguflike.chat.reading import Said
 from gguflike.engine.events import Failed, Finished, Token
 from gguflike.serve.answering import Answers
-from gguflike.serve.context import Call, Server, job_of, reason_of
+from gguflike.serve.context import Call, Server, jobs_of, reason_of
 from gguflike.serve.conversation import Prepared, Talk, prepared
 from gguflike.serve.errors import refused
 from gguflike.serve.models import Loaded
@@ -147,9 +147,8 @@ async def answer(
 
     def prepare(loaded: Loaded) -> tuple[Prepared, list[Request]]:
         plan = prepared(loaded.model, talk)
-        asked = (values, server, loaded, plan.prompt.ids, param)
         more: dict[str, Any] = {"constraint": plan.constraint, "logprobs": logprobs, "shown": plan.prompt.shown}
-        return plan, [job_of(*asked, number=number, **more) for number in range(choices)]
+        return plan, jobs_of(values, server, loaded, [plan.prompt.ids], param, choices=choices, **more)
 
     loaded, plan, answers = await submitted(server, values.get("model"), prepare)
     return Answer(loaded, plan, answers, choices)

@@ -10,7 +10,7 @@ from gguflike.engine.events import Finished, Token
 from gguflike.serve import logprobs, sse
 from gguflike.serve.answering import Answers
 from gguflike.serve.constraints import constraint_of_text
-from gguflike.serve.context import Call, check_ids, job_of, new_id, now, reason_of, timings, usage
+from gguflike.serve.context import Call, check_ids, jobs_of, new_id, now, reason_of, timings, usage
 from gguflike.serve.conversation import schema_of
 from gguflike.serve.errors import refused
 from gguflike.serve.models import Loaded
@@ -90,11 +90,7 @@ async def handle(call: Call) -> Any:
         schema = values.get("json_schema", schema_of(values.get("response_format")))
         source = constraint_of_text(loaded.model, schema, values.get("grammar") or None)
         more: dict[str, Any] = {"constraint": source, "logprobs": values.get("logprobs")}
-        jobs = [
-            job_of(values, call.server, loaded, ids, "prompt", number=number, **more)
-            for ids in prompts
-            for number in range(n)
-        ]
+        jobs = jobs_of(values, call.server, loaded, prompts, "prompt", choices=n, **more)
         echoed = [tokenizer.decode(ids) if values.get("echo") else "" for ids in prompts]
         return _Plan(prompts, echoed), jobs
 
