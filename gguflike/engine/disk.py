@@ -80,10 +80,6 @@ class Disk:
             os.utime(path)
         return found
 
-    def drop(self, name: str, why: Exception) -> None:
-        """Remove what turned out not to fit."""
-        self._remove(self._path(name), why)
-
     def headers(self) -> dict[str, dict[str, Any]]:
         """Name -> header of what there is of this model, not checked."""
         found = {}
