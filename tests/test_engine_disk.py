@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,24 @@ def test_what_is_damaged_is_computed_anew(tmp_path: Path, monkeypatch: pytest.Mo
         assert tokens == wanted
         assert cached > 0  # they were written anew
     assert len(files(tmp_path / "kept")) <= len(damaged)
+
+
+@pytest.mark.parametrize("tokens", ["null", "7", '"a"', "[[1]]", "[1.5]", "{}"])
+def test_a_header_whose_tokens_are_none_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: str
+) -> None:
+    """The headers of all files are read at the start of an engine, before any of them is checked."""
+    folder = tmp_path / "kept"
+    with loaded(tmp_path, "recurrent", monkeypatch) as model:
+        ((first, _),) = answered(model, folder, STEM, cache_bytes=1 << 24)
+        for path in files(folder):
+            data = path.read_bytes()
+            start = len(MAGIC) + 8
+            length = int.from_bytes(data[len(MAGIC) : start], "little")
+            header = re.sub(rb'"tokens": \[[^]]*\]', b'"tokens": ' + tokens.encode(), data[start : start + length])
+            assert header != data[start : start + length]
+            path.write_bytes(MAGIC + len(header).to_bytes(8, "little") + header + data[start + length :])
+        assert answered(model, folder, STEM, cache_bytes=1 << 24) == [(first, 0)]
 
 
 def test_a_file_that_is_another_text_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

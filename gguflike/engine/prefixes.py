@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from gguflike.runner.slots import Saved, Slot, common
 from gguflike.runner.state import BLOCK
@@ -149,6 +149,10 @@ class Blocks:
         return found
 
 
+def _are_ids(ids: object) -> TypeGuard[list[int]]:
+    return isinstance(ids, list) and all(type(each) is int for each in ids)
+
+
 class Texts:
     """Whole texts, each a copy of what its slot held."""
 
@@ -157,7 +161,8 @@ class Texts:
         self._texts: OrderedDict[tuple[int, ...], Saved] = OrderedDict()  # used longest ago first
         self._there: dict[tuple[int, ...], str] = {}  # on the disk: tokens -> name
         if disk is not None:
-            self._there = {tuple(header.get("tokens", ())): name for name, header in disk.headers().items()}
+            kept = ((header.get("tokens"), name) for name, header in disk.headers().items())  # headers of any bytes
+            self._there = {tuple(ids): name for ids, name in kept if _are_ids(ids)}
 
     def longest(self, ids: Sequence[int]) -> int:
         """How many tokens of ``ids`` a kept text has in common with them, leaving at least one to compute. Its states
