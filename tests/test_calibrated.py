@@ -113,21 +113,27 @@ def stopped_at(share: float) -> Callable[[int, int, str], None]:
     return progress
 
 
-@pytest.mark.parametrize("lost", [False, True])
-def test_it_goes_on_where_it_was_cut_off(folder: Path, asked: dict[str, Any], tmp_path: Path, lost: bool) -> None:
-    """By layers, also where the hidden states were ``lost``; nothing but the file is left at the end."""
+@pytest.mark.parametrize("lost", ["nothing", "all", "pages"])
+def test_it_goes_on_where_it_was_cut_off(folder: Path, asked: dict[str, Any], tmp_path: Path, lost: str) -> None:
+    """By layers, also where hidden states were lost, all or, as with power, some pages of them; nothing but the file is
+    left at the end."""
     convert(folder, tmp_path / "whole" / "m.gguf", "Q4_0", **asked)
     out = tmp_path / "cut" / "m.gguf"
     with pytest.raises(KeyboardInterrupt, match="tensors are kept"):
         convert(folder, out, "Q4_0", progress=stopped_at(0.6), **asked)
     (workspace,) = out.parent.glob("*.work")
-    if lost:
+    if lost == "all":
         shutil.rmtree(workspace)
+    elif lost == "pages":
+        for path in workspace.rglob("quantized-*.f32"):
+            with path.open("r+b") as file:
+                file.seek(path.stat().st_size - 8)
+                file.write(bytes(8))
     seen: list[str] = []
     convert(folder, out, "Q4_0", progress=lambda _done, _total, what: seen.append(what), **asked)
     assert sha256(out) == sha256(tmp_path / "whole" / "m.gguf")
     assert [path.name for path in out.parent.iterdir()] == ["m.gguf"]
-    assert any("layer 1 of" in what for what in seen) == lost
+    assert any("layer 1 of" in what for what in seen) == (lost != "nothing")
 
 
 def test_without_resume_nothing_is_left(folder: Path, asked: dict[str, Any], tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """What a walk through a model keeps on disk: hidden states of all sequences, contexts, how many layers are done.
 
 The states before layer i are in file i % 2 of each stream, and layer i works on a copy in the other: whenever a walk is
-interrupted, the states before the layer that it was in are whole.
+interrupted, the states before the layer that it was in are whole. Nobody waits for the disk: after a loss of power they
+may be less than is said to be done, which their digests tell, and the walk begins anew.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -21,6 +23,8 @@ from gguflike.reference.parts import Array, Context
 
 FLOAT, QUANTIZED = "float", "quantized"
 _PROGRESS = "progress.json"
+_PIECE = 1 << 24
+"""Bytes of states that are in memory while their digest is computed."""
 
 
 class Workspace:
@@ -40,20 +44,24 @@ class Workspace:
         self._inputs: list[np.memmap[Any, Any]] = []  # the one that there is
 
     def done(self, key: str) -> int:
-        """How many layers a walk with this ``key`` has done; 0 where there was none, or another."""
+        """How many layers a walk with this ``key`` has done; 0 where there was none, or another, or where the states
+        that it left are not there whole."""
         try:
             said = json.loads((self.folder / _PROGRESS).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            layers = int(said["layers"])
+            return layers if said["key"] == key and said["states"] == self._digests(layers) else 0
+        except (OSError, ValueError, KeyError, TypeError):
             return 0
-        return int(said["layers"]) if said.get("key") == key else 0
 
     def finish(self, key: str, layers: int) -> None:
-        """Note that so many layers are done: their states are on disk before that is said."""
-        for file in self._files.values():
-            file.flush()
+        """Note that so many layers are done, and the digests of the states after them."""
+        said = {"key": key, "layers": layers, "states": self._digests(layers)}
         temporary = self.folder / f".{_PROGRESS}"
-        temporary.write_text(json.dumps({"key": key, "layers": layers}), encoding="utf-8")
+        temporary.write_text(json.dumps(said), encoding="utf-8")
         temporary.replace(self.folder / _PROGRESS)
+
+    def _digests(self, layers: int) -> dict[str, str]:
+        return {stream: _digest(self._file(stream, layers)) for stream in self.streams}
 
     def begin(self, layer: int) -> None:
         """Copy the states before a layer to where it works on them."""
@@ -105,6 +113,14 @@ class Workspace:
                 got=f"{free / 1e9:.1f} GB",
                 remedy="choose another `workspace`, or fewer `tokens`",
             )
+
+
+def _digest(states: np.memmap[Any, Any]) -> str:
+    digest, rows = hashlib.sha256(), max(_PIECE // (4 * states.shape[1]), 1)
+    for start in range(0, len(states), rows):
+        digest.update(states[start : start + rows].data)
+        give_back(states[start : start + rows])
+    return digest.hexdigest()
 
 
 class Contexts:
