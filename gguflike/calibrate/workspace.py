@@ -61,7 +61,8 @@ class Workspace:
         temporary.replace(self.folder / _PROGRESS)
 
     def _digests(self, layers: int) -> dict[str, str]:
-        return {stream: _digest(self._file(stream, layers)) for stream in self.streams}
+        """Of the states that the last of so many steps of a walk left: the first are the embeddings."""
+        return {stream: _digest(self._file(stream, layers - 1)) for stream in self.streams}
 
     def begin(self, layer: int) -> None:
         """Copy the states before a layer to where it works on them."""
