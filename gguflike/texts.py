@@ -7,7 +7,7 @@ last eight bytes: equal texts have equal keys, and the few others that share one
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
@@ -166,3 +166,22 @@ class Texts(Sequence[str | bytes]):
             if first != index:
                 return first, index
         return None
+
+
+class Unread(Texts):
+    """So many texts that ``read`` gives, which is called when one is first asked for."""
+
+    def __init__(self, count: int, read: Callable[[], Texts]) -> None:
+        self._count = count
+        self._read: Callable[[], Texts] | None = read
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getattr__(self, name: str) -> Any:  # of what is not there yet
+        read = self.__dict__.get("_read")
+        if read is None or name not in ("data", "starts", "lengths"):
+            raise AttributeError(f"{type(self).__name__} has no {name!r}")
+        found = read()
+        self.data, self.starts, self.lengths = found.data, found.starts, found.lengths
+        return getattr(self, name)

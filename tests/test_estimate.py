@@ -5,18 +5,24 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import gguflike
+from gguflike.blocks import FORMATS
 from gguflike.cli import main
+from gguflike.container import TensorInfo
 from gguflike.container.reader import HeaderFile
 from gguflike.errors import ArgumentError, GGUFError
 from gguflike.estimate import Estimate, estimate, estimates, read_bandwidth
+from gguflike.families import registry
+from gguflike.frozen import replace
 from gguflike.kernels.engine import memory
 from gguflike.runner import ability, needs
 from tests import tiny_gguf
+from tests.interop.families.table import TABLE
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q5_1", "F16"])
@@ -134,3 +140,37 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert max(map(len, shown.replace(path, "F").splitlines())) <= 80
     assert main(["estimate", path, "-c", "128", "--no-speed"]) == 0
     assert "total" in capsys.readouterr().out
+
+
+#: Configurations in which layers differ from each other, and whose parts ask for all that parts may ask for.
+ROWS = (
+    *("LlamaForCausalLM", "Gemma3ForCausalLM", "Qwen3MoeForCausalLM", "DeepseekV2ForCausalLM", "MambaForCausalLM"),
+    *("Mamba2ForCausalLM", "GraniteMoeHybridForCausalLM", "Llama4ForCausalLM", "GptOssForCausalLM", "BertModel"),
+    *("KimiLinearForCausalLM", "ApertusForCausalLM", "Qwen3NextForCausalLM", "GPT2LMHeadModel"),
+)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_layers_that_are_alike_count_as_if_each_were_made(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    row: Any = TABLE[name]
+    config = {"architectures": [row.registered or row.model_class], **row.config}
+    family = registry.for_config(config)
+    lists = {key: [0.25, -0.5, 0.0, 1.0] for key in family.small if "xielu" in key}
+    graph = family.graph(family.from_config({**config, **lists})[0])
+    graph = replace(graph, blocks=graph.blocks * 2)  # at least two of each kind, but for what looks at other layers
+    floats, small = FORMATS["F32"], FORMATS["Q8_0"]
+    infos = {}
+    for name, layer, tensor in graph.tensors():
+        if not tensor.used and not (name.endswith("_q.bias") and layer == 1):  # which a file may have all the same
+            continue
+        whole = tensor.is_matrix and not name.endswith(".bias") and tensor.shape[-1] % 32 == 0
+        fmt = small if whole and layer != 0 else floats
+        infos[name] = TensorInfo(name, tensor.shape, fmt, 0, fmt.tensor_bytes(tensor.shape))
+
+    def every(users: int) -> list[needs.Needs]:
+        weights = needs.sizes(graph, infos, left_out=None)
+        return [needs.needs(graph, infos, n, texts=users, threads=2, weights=weights) for n in (64, 700)]
+
+    found = [every(1), every(3)]
+    monkeypatch.setattr(needs, "_made", lambda make, *of: {make(*of): 1})
+    assert found == [every(1), every(3)]

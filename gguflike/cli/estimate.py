@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from gguflike.cli.arguments import MODEL, positive
@@ -64,7 +63,7 @@ def document(each: Estimate) -> dict[str, Any]:
         "total": needs.total,
         "peak": needs.peak,
         "weights": needs.weights,
-        **asdict(needs),
+        **vars(needs),
         "memory": each.memory,
         "fits": each.fits,
         "bandwidth": round(each.bandwidth) or None,

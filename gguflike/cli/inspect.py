@@ -94,40 +94,53 @@ def _check(args: argparse.Namespace) -> None:
 
 def _document(args: argparse.Namespace, file: GGUFFile) -> dict[str, Any]:
     """What was asked for, as JSON."""
-    from gguflike.cli import looked_for
-
-    if args.key is not None:
-        return looked_for.values(file, args.key)
-    if args.tensor is not None:
-        return looked_for.tensors(file, args.tensor, args.values, args.stats)
-    if args.template:
-        return looked_for.templates(file)
-    if args.tokens is not None:
-        return looked_for.tokens(file, args.tokens)
+    if _is_search(args):
+        return _found(args, file)
     from gguflike.describe import describe
     from gguflike.summary import summary
 
     return {**describe(file), "summary": summary(file)}
 
 
-def _print(args: argparse.Namespace, document: dict[str, Any], name: str) -> None:
-    from gguflike.cli import facts, looked_for
+def _is_search(args: argparse.Namespace) -> bool:
+    return any(getattr(args, name) not in (None, False) for name in CHOICES)
 
-    several = name if len(args.files) > 1 else None
-    if args.key is not None or args.template:
-        looked_for.print_values(document, several)
-    elif args.tensor is not None:
+
+def _found(args: argparse.Namespace, file: GGUFFile) -> dict[str, Any]:
+    from gguflike.cli import looked_for
+
+    if args.key is not None:
+        return looked_for.values(file, args.key)
+    if args.tensor is not None:
+        return looked_for.tensors(file, args.tensor, args.values, args.stats)
+    return looked_for.templates(file) if args.template else looked_for.tokens(file, args.tokens)
+
+
+def _print(args: argparse.Namespace, document: dict[str, Any], name: str) -> None:
+    if _is_search(args):
+        _print_found(args, document, name)
+        return
+    from gguflike.cli import facts
+
+    if args.markdown:
+        print(facts.markdown(document, name))
+        return
+    print(facts.screen(document, name))
+    if args.metadata:
+        print(f"\nmetadata\n{facts.metadata(document)}")
+    if args.tensors and document["tensors"]:
+        print(f"\ntensors\n{facts.tensor_list(document['tensors'])}")
+
+
+def _print_found(args: argparse.Namespace, document: dict[str, Any], name: str) -> None:
+    from gguflike.cli import looked_for
+
+    if args.tensor is not None:
         looked_for.print_tensors(document)
     elif args.tokens is not None:
         looked_for.print_tokens(document)
-    elif args.markdown:
-        print(facts.markdown(document, name))
     else:
-        print(facts.screen(document, name))
-        if args.metadata:
-            print(f"\nmetadata\n{facts.metadata(document)}")
-        if args.tensors and document["tensors"]:
-            print(f"\ntensors\n{facts.tensor_list(document['tensors'])}")
+        looked_for.print_values(document, name if len(args.files) > 1 else None)
 
 
 def _folder(args: argparse.Namespace, folder: str, documents: list[Any]) -> int:

@@ -7,13 +7,12 @@ before the data section, taken with its own 64 characters set to "0". Hexadecima
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from gguflike.container.metadata import Metadata
 from gguflike.container.values import Typed, ValueType
 from gguflike.errors import GGUFError, counted
+from gguflike.frozen import frozen
 
 PREFIX = "gguflike.digest."
 SIGNATURE_PREFIX = "gguflike.signature."  # what signs the header's digest (gguflike.signature)
@@ -23,7 +22,7 @@ WIDTH = 64
 BLANK = "0" * WIDTH
 
 
-@dataclass(frozen=True)
+@frozen
 class Slots:
     """Where in the header the digests' characters stand: those of the tensors, and the header's own."""
 
@@ -54,6 +53,8 @@ def header_digest(pieces: Iterable[bytes | memoryview], place: int) -> str:
 
     ``pieces`` are those bytes in order, cut anywhere.
     """
+    import hashlib  # who only asks what digests a file states need not load OpenSSL
+
     digest = hashlib.sha256()
     start = 0
     for piece in pieces:
@@ -67,7 +68,7 @@ def header_digest(pieces: Iterable[bytes | memoryview], place: int) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True)
+@frozen
 class Recorded:
     """The digests a file states: of its header, where that stands, and of each tensor by name."""
 

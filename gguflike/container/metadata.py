@@ -10,7 +10,7 @@ import numpy as np
 from gguflike.container.strings import decode, read_strings
 from gguflike.container.values import CODES, SIZES, Typed, ValueType, dtype_of
 from gguflike.errors import counted
-from gguflike.texts import Texts
+from gguflike.texts import Texts, Unread
 
 
 class Entry(NamedTuple):
@@ -81,9 +81,11 @@ class Metadata(Mapping[str, Any]):
         return self._items(entry, min(count, entry.size))
 
     def texts(self, key: str) -> Texts | None:
-        """The items of an array of strings, not decoded yet; None for any other value."""
+        """The items of an array of strings, neither looked for nor decoded yet; None for any other value."""
         entry = self._entries[key]
-        return self._texts(entry, entry.size) if entry.item_type is ValueType.STRING else None
+        if entry.item_type is not ValueType.STRING:
+            return None
+        return Unread(entry.size, lambda: self._texts(entry, entry.size))
 
     def typed(self, key: str) -> Typed:
         """The value with its stored type, for writing it again unchanged."""

@@ -219,7 +219,7 @@ class GGUFFile:
 
     def _info(self, name: str) -> TensorInfo:
         header = self.header
-        row = [int(number) for number in header.table[header.names[name]]]
+        row = header.table[header.names[name]].tolist()
         fmt = _format(row[TYPE])
         shape = tuple(reversed(row[: row[N_DIMS]]))
         return TensorInfo(name, shape, fmt, header.data_offset + row[OFFSET], row[NBYTES])

@@ -7,21 +7,25 @@ from what processes take).
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import islice
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
 from gguflike.blocks import FORMATS
 from gguflike.container.layout import TensorInfo
 from gguflike.families.parts import Graph, Head
+from gguflike.frozen import frozen, replace
 from gguflike.kernels.engine.host import thread_count
 from gguflike.kernels.engine.memory import SCRATCH_BYTES, unbacked
+from gguflike.kernels.engine.program import Program, laid_out_bytes
 from gguflike.runner import graph as programs
 from gguflike.runner.buffers import Buffers
-from gguflike.runner.state import padded
+from gguflike.runner.state import States, padded
 from gguflike.runner.weights import Weights
 
 if TYPE_CHECKING:
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
 
     from gguflike.container import GGUFFile, Metadata
     from gguflike.runner.ability import Understood
+
+    _Make = Callable[[Graph, Weights, Buffers, States], Program]
 
 PROCESS = 42 << 20
 """Bytes of Python, numpy, this package and compiled ops."""
@@ -40,7 +46,7 @@ MAKING = 2
 """As many times these bytes are taken while a tokenizer is made."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Needs:
     """Bytes that a model takes where it runs, when its context is full.
 
@@ -94,7 +100,7 @@ def needs(
     left_out: int = 0,
     tokenizer: int = 0,
     path: str = "",
-    weights: Weights | None = None,
+    weights: Sizes | None = None,
 ) -> Needs:
     """What a model of these tensors takes that computes ``texts`` at a time, each of up to ``context`` tokens.
 
@@ -104,21 +110,32 @@ def needs(
     """
     threads = thread_count(threads)
     weights = weights or sizes(graph, infos, left_out, path)
-    states, *others = programs.new_states(graph, context, cache_type, texts, unbacked)
-    buffers = Buffers(graph, padded(context), threads, crest, texts, unbacked)
-    made = [programs.body(graph, weights, buffers, states)]
+    taken: list[npt.NDArray[Any]] = []  # all of it stays until the end, so that no two have the same address
+
+    def take(count: int, dtype: Any = np.uint8, *, huge: bool = False) -> npt.NDArray[Any]:
+        taken.append(unbacked(count, dtype, huge=huge))
+        return taken[-1]
+
+    states, *others = programs.new_states(graph, context, cache_type, texts, take)
+    buffers = Buffers(graph, padded(context), threads, crest, texts, take)
+    makes: list[_Make] = [programs.body]
     if isinstance(graph.head, Head):
-        made.append(programs.one(graph, weights, buffers, states))
-        made += [programs.head(graph, weights, buffers, many) for many in (False, True)]
+        makes.append(programs.one)
+    made = [_made(make, graph, weights, buffers, states) for make in makes]
+    if isinstance(graph.head, Head):
+        made += [{programs.head(graph, weights, buffers, many): 1} for many in (False, True)]
         if texts > 1 and not weights.exact:
-            made.append(programs.body(graph, weights, buffers, states, each=True))
-    kept = {id(array): array.nbytes for each in made for array in each.keep if isinstance(array, np.ndarray)}
+            made.append(_made(partial(programs.body, each=True), graph, weights, buffers, states))
+    parts = [program for each in made for program in each]
+    kept = {id(array): array.nbytes for each in parts for array in _arrays(each)}
     return Needs(
         plain=weights.plain_bytes + weights.table_bytes(texts * context),
         packed=weights.packed_bytes,
         computed=weights.computed_bytes + sum(kept.values()),
         cache=states.nbytes + sum(other.nbytes for other in others),
-        buffers=buffers.written(texts, made) + threads * SCRATCH_BYTES + sum(each.nbytes(threads) for each in made),
+        buffers=buffers.written(texts, parts)
+        + threads * SCRATCH_BYTES
+        + sum(_laid_out_bytes(each, threads) for each in made),
         tokenizer=tokenizer,
         process=PROCESS,
         loading=weights.loading_bytes,
@@ -137,7 +154,7 @@ def of_file(
     texts: int = 1,
     threads: int | None = None,
     crest: float = 0.0,
-    weights: Weights | None = None,
+    weights: Sizes | None = None,
 ) -> Needs:
     """`needs` of the model in a file, of which only the header is read."""
     return needs(
@@ -155,9 +172,9 @@ def of_file(
     )
 
 
-def sizes(graph: Graph, infos: Mapping[str, TensorInfo], left_out: int = 0, path: str = "") -> Weights:
+def sizes(graph: Graph, infos: Mapping[str, TensorInfo], left_out: int = 0, path: str = "") -> Sizes:
     """Weights of which nothing is there but their sizes: the same for every context. Errors as of `Weights`."""
-    return _Sizes(cast("GGUFFile", _Header(path, infos)), graph, left_out, take=unbacked)
+    return Sizes(cast("GGUFFile", _Header(path, infos)), graph, left_out, take=unbacked)
 
 
 def tokenizer_bytes(metadata: Metadata) -> int:
@@ -183,8 +200,57 @@ def beside_weights(graph: Graph, context: int, cache_type: str = "f16", threads:
     return found.total + found.making - found.plain
 
 
-class _Sizes(Weights):
+def _made(make: _Make, graph: Graph, weights: Sizes, buffers: Buffers, states: States) -> dict[Program, int]:
+    """Programs that together are as large as the one that ``make`` makes of a graph, and how often each counts.
+
+    Layers that are alike have the same ops but for the numbers in their words, so one of each kind is made, with all
+    that stands around the layers, and those that are counted too often for that are taken off. Where programs keep
+    arrays of their own, or ask weights for what no program has asked for, the whole is made.
+    """
+    around = make(replace(graph, blocks=()), weights, buffers, States(()))
+    made, asked = {around: 1 - len(graph.blocks)}, weights.asked
+    left = iter(states.of_mixers)
+    kinds: dict[object, Program] = {}
+    for layer, block in enumerate(graph.blocks):
+        mixers = States(tuple(islice(left, sum(1 for step in block for _ in step.mixers()))))
+        kind = id(block), weights.kinds[graph.first + layer]
+        if kind not in kinds:
+            kinds[kind] = make(replace(graph, blocks=(block,), first=graph.first + layer), weights, buffers, mixers)
+        made[kinds[kind]] = made.get(kinds[kind], 0) + 1
+    if weights.asked != asked or any(_arrays(program) for program in made):
+        return {make(graph, weights, buffers, states): 1}
+    return made
+
+
+def _laid_out_bytes(made: Mapping[Program, int], threads: int) -> int:
+    """Bytes of a program that consists of these, each so often."""
+    ops = sum(times * len(program.ops) for program, times in made.items())
+    words = sum(times * sum(len(op.args) for op in program.ops) for program, times in made.items())
+    return laid_out_bytes(ops, words, threads)
+
+
+def _arrays(program: Program) -> list[npt.NDArray[Any]]:
+    """What a program keeps beside weights, buffers and states."""
+    return [each for each in program.keep if isinstance(each, np.ndarray)]
+
+
+class Sizes(Weights):
     """Weights of which nothing is there but their sizes."""
+
+    @property
+    def asked(self) -> tuple[int, ...]:
+        """How much programs have asked for so far beside the file's tensors."""
+        return len(self._computed), len(self._stacks), len(self._tables), len(self._alone)
+
+    @cached_property
+    def kinds(self) -> Mapping[int, frozenset[tuple[object, ...]]]:
+        """What tensors each layer has: their roles, types and shapes, which ops go by."""
+        found: defaultdict[int, set[tuple[object, ...]]] = defaultdict(set)
+        for name, info in self._file.infos.items():
+            if name.startswith("blk."):
+                _, layer, role = name.split(".", 2)
+                found[int(layer)].add((role, info.format.name, info.shape))
+        return defaultdict(frozenset, {layer: frozenset(tensors) for layer, tensors in found.items()})
 
     def _compute(
         self,

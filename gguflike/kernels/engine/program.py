@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gguflike.kernels.engine import native
 from gguflike.kernels.engine.args import WORD_BYTES, Own, Word
 from gguflike.kernels.engine.host import thread_count
 from gguflike.kernels.engine.memory import (
@@ -92,6 +91,8 @@ class Program:
 
     def link(self, progress: Progress | None = None) -> Program:
         """Compile or load the ops. A program can be run without it, but then nobody hears of progress."""
+        from gguflike.kernels.engine import native  # who only counts what programs take loads no code
+
         native.load(self.names, progress)
         return self
 
@@ -102,10 +103,7 @@ class Program:
 
     def nbytes(self, threads: int) -> int:
         """Return the bytes that it takes laid out in memory for so many threads."""
-        count, words = len(self.ops), sum(len(op.args) for op in self.ops)
-        claims = -(-count // LINE_WORDS) * LINE_WORDS
-        own = HEADER_TYPE.itemsize + count * (RECORD_TYPE.itemsize + WORD_BYTES)
-        return threads * WORD_BYTES * (words + claims) + own
+        return laid_out_bytes(len(self.ops), sum(len(op.args) for op in self.ops), threads)
 
     def address(self, threads: int) -> int:
         """Return the address of the program laid out in memory for so many threads."""
@@ -114,6 +112,8 @@ class Program:
         return int(self._layouts[threads].program.ctypes.data)
 
     def _laid_out(self, threads: int) -> _Layout:
+        from gguflike.kernels.engine import native
+
         count = len(self.ops)
         args = _args_of_threads([word for op in self.ops for word in op.args], threads)
         claims = aligned(threads * (-(-count // LINE_WORDS) * LINE_WORDS), np.int64).reshape(threads, -1)
@@ -135,6 +135,13 @@ class Program:
         records["starts_stage"] = [op.barrier or index == 0 for index, op in enumerate(self.ops)]
         records["chained"] = _followers(self.ops)
         return _Layout(program, claims, dones, args)
+
+
+def laid_out_bytes(ops: int, words: int, threads: int) -> int:
+    """Return the bytes that a program of so many ops, with so many words together, takes in memory for ``threads``."""
+    claims = -(-ops // LINE_WORDS) * LINE_WORDS
+    own = HEADER_TYPE.itemsize + ops * (RECORD_TYPE.itemsize + WORD_BYTES)
+    return threads * WORD_BYTES * (words + claims) + own
 
 
 class _Layout(NamedTuple):
@@ -190,6 +197,8 @@ class Team:
     OPS = ("engine.interpreter:run", "engine.interpreter:work")
 
     def __init__(self, threads: int | None = None) -> None:
+        from gguflike.kernels.engine import native
+
         self.threads = thread_count(threads)
         self._scratch = aligned(self.threads * SCRATCH_BYTES)
         native.load(self.OPS)
@@ -200,6 +209,8 @@ class Team:
         self._recent: list[Program] = []  # programs that a late worker may still be looking at
 
     def _start(self) -> None:
+        from gguflike.kernels.engine import native
+
         self._team = team = aligned(1, team_type(self.threads))
         team["threads"] = self.threads
         threads = np.arange(self.threads)
