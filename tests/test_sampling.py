@@ -18,6 +18,7 @@ from gguflike.runner.sampling import ORDER, Sampler, Sampling, chain
 from gguflike.runner.sampling.candidates import Candidates, best
 from gguflike.runner.sampling.chain import STEPS, Chain
 from gguflike.runner.sampling.keywords import Settings
+from gguflike.runner.sampling.shares import end
 
 FEW = np.log(np.array([0.05, 0.4, 0.1, 0.3, 0.15], np.float32))
 RNG = np.random.default_rng(5)
@@ -162,7 +163,8 @@ def shapes(size: int) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("size", [50, 3000, 40_000])
 @pytest.mark.parametrize("share", [1e-4, 0.3, 0.95, 0.9999])
 def test_shares_are_those_of_all_in_order(share: float, size: int) -> None:
-    """What a share leaves, and in which order, is what sorting all by (key, id) and summing up gives, bit for bit."""
+    """What a share leaves is what sorting all by (key, id) and summing up gives, bit for bit, and so is the order of
+    a short list."""
     for logits in shapes(size).values():
         weights, total = Candidates(logits).weights()
         surprise = np.float32(logits.max() + math.log(total)) - logits
@@ -170,10 +172,47 @@ def test_shares_are_those_of_all_in_order(share: float, size: int) -> None:
         for step, keys in (("keep_likeliest", logits), ("keep_typical", -np.abs(surprise - entropy))):
             order = np.lexsort((np.arange(size), -keys))
             count = int(np.searchsorted(np.cumsum(weights[order], dtype=np.float64), share * total)) + 1
+            wanted = order[:count]
             candidates = Candidates(logits)
             getattr(candidates, step)(share)
-            assert np.array_equal(candidates.ids, order[:count])
-            assert np.array_equal(candidates.logits, logits[order[:count]])
+            if candidates.whole:
+                assert count > size // 8
+                left = np.full(size, np.float32(-np.inf))
+                left[wanted] = logits[wanted]
+                assert np.array_equal(candidates.logits, left)
+                continue
+            wanted = wanted if count <= 2048 else np.sort(wanted)
+            assert np.array_equal(candidates.ids, wanted)
+            assert np.array_equal(candidates.logits, logits[wanted])
+
+
+@pytest.mark.parametrize("size", [1, 1024, 1025, 30_000])
+def test_the_end_of_a_share_is_that_of_a_sum_in_order(size: int) -> None:
+    """Weights are whole numbers here, so that sums are exact, and independent of the keys."""
+    rng = np.random.default_rng(size)
+    some = rng.standard_normal(size).astype(np.float32)
+    heavy = np.where(rng.random(size) < 3 / size, 10.0**6, 1.0)
+    two_sided = np.where(rng.random(size) < 0.5, np.float32(1), np.float32(2))
+    cases = [(some, rng.integers(0, 9, size)), (some, heavy), (np.sort(some), heavy), (two_sided, heavy)]
+    cases += [(np.round(some), rng.integers(0, 3, size)), (np.zeros(size, np.float32), rng.integers(0, 3, size))]
+    cases += [(some, np.zeros(size)), (np.where(some > 0, some, np.float32(-np.inf)), heavy)]
+    for keys, numbers in cases:
+        weights = numbers.astype(np.float32)
+        total = float(weights.sum(dtype=np.float64))
+        order = np.argsort(-keys, kind="stable")
+        sums = np.cumsum(weights[order], dtype=np.float64)
+        for wanted in (0.0, 1.0, total / 3, total / 2, 0.99 * total, total, total + 1):
+            last = min(int(np.searchsorted(sums, wanted)), size - 1)
+            equal = keys == keys[order[last]]
+            want = (keys[order[last]], np.count_nonzero(equal[order[: last + 1]]), np.count_nonzero(equal))
+            assert end(keys, weights, wanted, total) == want
+
+
+def test_keys_that_are_no_numbers_leave_all() -> None:
+    logits = np.full(5000, np.nan, np.float32)
+    candidates = Candidates(logits)
+    candidates.keep_likeliest(0.5)
+    assert len(candidates) == 5000
 
 
 @pytest.mark.parametrize("name", ["usual", "temperature", "typical_p", "all cuts"])

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gguflike.runner.sampling import shares
+from gguflike.runner.sampling.sampler import masked_logits
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     Ids = npt.NDArray[np.int64]
 
 _COLUMNS = 1024
-_BINS = 2048  # of keys, where a share of the probability is looked for among more of them
+_SORTED = 2048  # candidates that a share may leave in the order of their keys
 
 
 class Candidates:
@@ -71,14 +74,7 @@ class Candidates:
     def keep_from(self, least: float) -> None:
         """Leave logits of at least ``least``; the greatest in any case."""
         kept = self.logits >= min(least, self.most)
-        count = np.count_nonzero(kept)
-        if count == len(self):
-            return
-        if self.whole and count > len(self) // 8:  # a list of so many would only be slower
-            dropped = np.flatnonzero(~kept)
-            self.change(dropped, np.full(len(dropped), -np.inf))
-        else:
-            self.keep(np.flatnonzero(kept), self._sorted)
+        self._leave(kept, int(np.count_nonzero(kept)))
 
     def sort(self) -> None:
         """Order them, the greatest logit first, the lower id among equals."""
@@ -87,37 +83,51 @@ class Candidates:
             self.keep(np.lexsort((ids, -self.logits)), True)
 
     def keep_likeliest(self, share: float) -> None:
-        """Leave the likeliest, as few as together have at least the ``share`` (below 1) of the probability, in the
-        order of their logits."""
+        """Leave the likeliest, as few as together have at least the ``share`` (below 1) of the probability; a list is
+        in the order of their logits."""
         weights, total = self.weights()
         floor = self.most + math.log(self._negligible(share, total))
-        self._keep_first(self.logits, weights, share * total, floor)
-        self._sorted = True
+        self._sorted = self._keep_first(self.logits, weights, share, total, floor)
 
     def keep_typical(self, share: float) -> None:
-        """The same of those whose surprise, -log p, is nearest to its mean, in the order of that distance."""
+        """The same of those whose surprise, -log p, is nearest to its mean; a list is in the order of that distance."""
         weights, total = self.weights()
         kind = self.logits.dtype.type
         surprise = kind(self.most + math.log(total)) - self.logits
         entropy = float(np.dot(weights, np.minimum(surprise, 1e30))) / total  # 0 times infinity is no number
+        surprise -= kind(entropy)
+        keys = np.negative(np.abs(surprise, out=surprise), out=surprise)
         floor = -abs(math.log(total / self._negligible(share, total)) - entropy)
-        self._keep_first(-np.abs(surprise - kind(entropy)), weights, share * total, floor)
+        self._keep_first(keys, weights, share, total, floor)
 
     def _negligible(self, share: float, total: float) -> float:
         """A weight so low that all that are lower have less than what is left of ``share`` together."""
         return (1 - share) * total / len(self)
 
-    def _keep_first(self, keys: Floats, weights: Floats, wanted: float, floor: float) -> None:
-        """Leave the fewest of the greatest ``keys`` whose weights come to ``wanted``, in their order. Where these are
-        probably no less than ``floor``, only such keys are looked at."""
-        places = np.flatnonzero(keys >= floor)
-        while True:
-            places = in_order(keys, enough(keys, weights, places, wanted))
-            sums = np.cumsum(weights[places], dtype=np.float64)
-            if len(sums) and (sums[-1] >= wanted or len(sums) == len(keys)):
-                break
-            places = np.arange(len(keys))
-        self.keep(places[: int(np.searchsorted(sums, wanted)) + 1])
+    def _keep_first(self, keys: Floats, weights: Floats, share: float, total: float, floor: float) -> bool:
+        """Leave the fewest of the greatest ``keys`` whose weights have the share, and tell whether they are in the
+        order of their keys, which few are. Where few are no less than ``floor``, only these are looked at if they are
+        enough."""
+        last = _end_above(keys, weights, share * total, floor) or shares.end(keys, weights, share * total, total)
+        kept = keys >= last.key
+        if last.taken < last.equal:
+            kept[np.flatnonzero(keys == last.key)[last.taken :]] = False
+        count = int(np.count_nonzero(kept))
+        is_list = 0 < count <= _SORTED
+        if is_list:
+            self.keep(in_order(keys, np.flatnonzero(kept)))
+        elif count:  # none where keys are no numbers
+            self._leave(kept, count)
+        return is_list
+
+    def _leave(self, kept: npt.NDArray[np.bool_], count: int) -> None:
+        """Leave the ``count`` candidates that are flagged, in the order in which they are."""
+        if count == len(self):
+            return
+        if self.whole and count > len(self) // 8:  # a list of so many would only be slower
+            self.logits, self._own, self._sorted = masked_logits(self.logits, kept), True, False
+        else:
+            self.keep(np.flatnonzero(kept), self._sorted)
 
     def change(self, places: Ids, logits: Floats) -> None:
         """Set the logits of the candidates at ``places``."""
@@ -198,6 +208,12 @@ def best(keys: Floats, count: int) -> Ids:
         places = np.flatnonzero(keys >= bound if bound > -np.inf else keys > bound)
     else:
         places = _from_columns(keys, count, columns)
+    if len(places) > 8 * count:  # equal ones, of which only the first need to be sorted
+        some = keys[places]
+        least = np.partition(some, len(some) - count)[len(some) - count]
+        above = some > least
+        above[np.flatnonzero(some == least)[: count - int(np.count_nonzero(above))]] = True
+        places = places[above]
     if len(places) > count:
         places = places[np.argsort(-keys[places], kind="stable")[:count]]
     return places
@@ -217,20 +233,16 @@ def _from_columns(keys: Floats, count: int, columns: int) -> Ids:
     return np.concatenate([places, whole + np.flatnonzero(keys[whole:] >= bound)])
 
 
-def enough(keys: Floats, weights: Floats, places: Ids, wanted: float) -> Ids:
-    """Some of ``places``: those of the greatest keys, a few more than it takes for weights that come to ``wanted``; all
-    where even these do not. A histogram of the keys says which."""
-    if len(places) <= _BINS:
-        return places
-    some = keys if len(places) == len(keys) else keys[places]
-    most = some.max()
-    least = some.min() if len(places) < len(keys) else np.min(some, initial=most, where=some > -np.inf)
-    if not most > least:
-        return places
-    bins = (most - some) * some.dtype.type((_BINS - 1) / (most - least))
-    bins = np.minimum(bins, _BINS - 1, out=bins).astype(np.int16)
-    sums = np.cumsum(np.bincount(bins, weights if some is keys else weights[places], _BINS))
-    return places[np.flatnonzero(bins <= np.searchsorted(sums, wanted))]
+def _end_above(keys: Floats, weights: Floats, wanted: float, floor: float) -> shares.End | None:
+    """Where a share ends, by the keys that are no less than ``floor``; None where these are many or not enough."""
+    if len(keys) <= _SORTED:
+        return None
+    above = keys >= floor
+    if not 0 < np.count_nonzero(above) <= len(keys) // 8:
+        return None
+    keys, weights = keys[above], weights[above]
+    total = float(weights.sum(dtype=np.float64))
+    return shares.end(keys, weights, wanted, total) if total >= wanted else None
 
 
 def in_order(keys: Floats, places: Ids) -> Ids:
