@@ -51,7 +51,8 @@ BELOW = {
     "runner": {"progress", "errors", "blocks", "kernels", "tensor", "container", "families", "checkpoint", "locate"}
     | {"activations", "chat", "grammar", "machine"},
     "engine": {"machine", "errors", "container", "runner"},
-    "serve": {"machine", "progress", "errors", "container", "families", "grammar", "chat", "runner", "engine"},
+    "serve": {"machine", "progress", "errors", "container", "families", "grammar", "chat", "runner", "engine"}
+    | {"locate"},
     "calibration": {"progress", "errors", "activations", "container", "locate", "convert", "runner", "evaluate"},
     "quality": {"container"},
     "edit": {"errors", "container"},

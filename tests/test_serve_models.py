@@ -14,12 +14,15 @@ import pytest
 
 from gguflike import runner
 from gguflike.errors import ArgumentError
+from gguflike.runner.needs import PROCESS
 from gguflike.serve import Server, Settings
 from gguflike.serve.models import found_in, name_of
+from gguflike.serve.reserve import reserve
 from tests.serving import CONTEXT, get, model, post, says, serving
 from tests.test_serve_leaving import begin, endless, until
 
 CHAT = "/v1/chat/completions"
+CACHE = 1 << 20  # bytes for what is kept of texts
 
 
 @pytest.fixture(scope="module")
@@ -45,17 +48,19 @@ def texts(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def needed(folder: Path) -> int:
-    """Bytes of a model that is loaded."""
-    with serving(folder / "a.gguf") as server:
-        return server.models.loaded[0].nbytes
+def room(folder: Path) -> int:
+    """Bytes for two models, at the moment when the second is loaded."""
+    settings = Settings(models_dir=str(folder), threads=1, context=CONTEXT, cache_bytes=CACHE)
+    found = reserve(str(folder / "a.gguf"), settings, 1 << 34)
+    return PROCESS + 2 * found.total + found.loading
 
 
 @pytest.fixture
-def server(folder: Path, needed: int) -> Iterator[Server]:
+def server(folder: Path, room: int) -> Iterator[Server]:
     """A server with room for two of the three."""
-    with serving(None, models_dir=str(folder), memory=needed * 5 // 2) as made:
+    with serving(None, models_dir=str(folder), memory=room, cache_bytes=CACHE) as made:
         yield made
+        assert PROCESS + sum(each.reserve.total for each in made.models.loaded) <= room
 
 
 def text_of(server: Server, name: str) -> str:

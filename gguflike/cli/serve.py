@@ -48,7 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work = parser.add_argument_group("work")
     work.add_argument("-np", "--parallel", type=positive, default=8, metavar="N", help="texts at a time (%(default)s)")
     work.add_argument("--queue", type=positive, default=64, metavar="N", help="texts that may wait (%(default)s)")
-    work.add_argument("--cache-memory", type=size, metavar="BYTES", help="for begins of texts (1/10 of the machine's)")
+    work.add_argument(
+        "--cache-memory", type=size, metavar="BYTES", help="for begins of texts (1/10 of --memory, or of the machine's)"
+    )
     work.add_argument(
         "--prefix-dir", metavar="FOLDER", help="keep begins of texts on the disk, too, for the next start"
     )

@@ -172,9 +172,16 @@ def of_file(
     )
 
 
-def sizes(graph: Graph, infos: Mapping[str, TensorInfo], left_out: int = 0, path: str = "") -> Sizes:
-    """Weights of which nothing is there but their sizes: the same for every context. Errors as of `Weights`."""
-    return Sizes(cast("GGUFFile", _Header(path, infos)), graph, left_out, take=unbacked)
+def sizes(
+    graph: Graph,
+    infos: Mapping[str, TensorInfo],
+    left_out: int | None = 0,
+    path: str = "",
+    shared: Weights | None = None,
+) -> Sizes:
+    """Weights of which nothing is there but their sizes: the same for every context. Arguments and errors as of
+    `Weights`."""
+    return Sizes(cast("GGUFFile", _Header(path, infos)), graph, left_out, shared, take=unbacked)
 
 
 def tokenizer_bytes(metadata: Metadata) -> int:

@@ -19,6 +19,7 @@ from gguflike.serve.parameters import (
     COMMON,
     ELSEWHERE,
     HARMLESS,
+    MOST_PROMPTS,
     OBJECT,
     STEPS,
     STOP,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from gguflike.runner import Generation
     from gguflike.runner.tokenizer import Tokenizer
 
-_MOST_PROMPTS = 64
 _ONE = either(TOKEN, STRING)
 _PROMPT = either(STRING, OBJECT, {"type": "array", "items": either(_ONE, OBJECT, {"type": "array", "items": _ONE})})
 
@@ -115,8 +115,8 @@ def _prompts(given: Any) -> tuple[list[Any], bool]:
     """Prompts, and whether there may be several. A list with token ids in it is one of them."""
     if not isinstance(given, list) or any(isinstance(each, int) for each in given):
         return [given], False
-    if not 1 <= len(given) <= _MOST_PROMPTS:
-        raise refused("prompt", f"expected 1 to {_MOST_PROMPTS} prompts, got {len(given)}")
+    if not 1 <= len(given) <= MOST_PROMPTS:
+        raise refused("prompt", f"expected 1 to {MOST_PROMPTS} prompts, got {len(given)}")
     return given, True
 
 

@@ -1,7 +1,8 @@
 """The models of a server: one that is always there, and those of a folder, loaded when they are asked for.
 
 What is loaded stays until its memory is needed for another, and then the least recently used goes first; one that
-somebody uses never does. Names in requests are looked up among the names of files that were found, and are never paths.
+somebody uses never does. A model counts for all that it may come to take (reserve.py), from before it is loaded. Names
+in requests are looked up among the names of files that were found, and are never paths.
 """
 
 from __future__ import annotations
@@ -25,14 +26,16 @@ if TYPE_CHECKING:
     from gguflike.engine import Engine
     from gguflike.progress import Progress
     from gguflike.runner import Model
+    from gguflike.serve.reserve import Reserve
 
 _SHARD = re.compile(r"-(\d{5,})-of-\d{5,}$")
 _LOAD_SECONDS = 10  # after which a client may ask again for a model that had no room
 
 
 class Loaded:
-    """A model in memory. ``engine`` is None for one that makes no text; ``post`` brings what it says to the loop.
-    ``users`` are the answers in progress. ``close`` blocks until the engine has ended its jobs."""
+    """A model in memory, of which it takes at most what ``reserve`` says. ``engine`` is None for one that makes no
+    text; ``post`` brings what it says to the loop. ``users`` are the answers in progress. ``close`` blocks until the
+    engine has ended its jobs."""
 
     def __init__(
         self,
@@ -41,10 +44,11 @@ class Loaded:
         engine: Engine | None,
         post: Post,
         about: dict[str, Any],
+        reserve: Reserve,
         close: Callable[[], None],
     ) -> None:
         self.name, self.model, self.engine, self.about, self.close = name, model, engine, about, close
-        self.post = post
+        self.post, self.reserve = post, reserve
         self.created = int(time.time())
         self.users, self.used = 0, time.monotonic()
         self.vectors = asyncio.Lock()  # texts to vectors are computed one at a time
@@ -53,12 +57,6 @@ class Loaded:
     def fingerprint(self) -> str:
         """What answers depend on beside the request: this version and the file."""
         return f"gguflike-{__version__}-{self.about['n_params']:x}"
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the weights, of what the model keeps from token to token, and of what the engine keeps of texts."""
-        kept = 0 if self.engine is None else self.engine.stats().cache_bytes
-        return int(self.about["size"]) + self.model.states.nbytes + kept
 
     def release(self) -> None:
         self.users -= 1
@@ -136,26 +134,32 @@ class Models:
         path = self._files[name]
         async with self._order:
             if name not in self._loaded:
-                await self._make_room(_file_bytes(path))
-                loaded = await asyncio.to_thread(load, name, path, self._settings, None)
-                try:
-                    await self._make_room(loaded.nbytes)  # what it keeps is known now
-                except BaseException:
-                    await asyncio.to_thread(loaded.close)
-                    raise
-                self._loaded[name] = loaded
+                reserve = await asyncio.to_thread(self._reserve, path)
+                await self._make_room(reserve.total + reserve.loading)
+                self._loaded[name] = await asyncio.to_thread(load, name, path, self._settings, reserve, None)
                 self._settings.log(f"loaded {name}")
         return self._loaded[name]
 
     def start(self, progress: Progress | None = None) -> None:
         """Load the model that is always there, if there is one, before anything else is asked for."""
         if self.default is not None and not self._loaded:
-            self._loaded[self.default] = load(self.default, self._files[self.default], self._settings, progress)
+            path = self._files[self.default]
+            self._loaded[self.default] = load(self.default, path, self._settings, self._reserve(path), progress)
             self._settings.log(f"loaded {self.default}")
 
+    def _reserve(self, path: str) -> Reserve:
+        """What a model takes at most."""
+        from gguflike.serve.reserve import reserve
+
+        return reserve(path, self._settings, self._memory)
+
     async def _make_room(self, needed: int) -> None:
-        """Unload until so many bytes fit; one model alone always does. 503 where what is left is in use."""
-        while sum(each.nbytes for each in self._loaded.values()) + needed > self._memory and self._loaded:
+        """Unload until so many bytes fit beside the process itself; one model alone always does. 503 where what is left
+        is in use."""
+        from gguflike.runner.needs import PROCESS
+
+        room = self._memory - PROCESS - needed
+        while sum(each.reserve.total for each in self._loaded.values()) > room and self._loaded:
             idle = [each for each in self._loaded.values() if not each.users]
             if not idle:
                 raise overloaded("the models in use leave no memory for this one", _LOAD_SECONDS)
@@ -184,8 +188,8 @@ class Models:
                 await asyncio.to_thread(loaded.close)
 
 
-def load(name: str, path: str, settings: Settings, progress: Progress | None) -> Loaded:
-    """Open a file, and start the engine of one that makes text."""
+def load(name: str, path: str, settings: Settings, reserve: Reserve, progress: Progress | None) -> Loaded:
+    """Open a file, and start the engine of one that makes text, within what is reserved for it."""
     from gguflike.families.parts import Head
 
     with contextlib.ExitStack() as opened:
@@ -203,7 +207,8 @@ def load(name: str, path: str, settings: Settings, progress: Progress | None) ->
                 model,
                 parallel=settings.parallel,
                 queue=settings.queue,
-                cache_bytes=settings.cache_bytes,
+                cache_bytes=reserve.kept,
+                text_bytes=reserve.text_bytes,
                 draft=draft,
                 draft_tokens=settings.draft_tokens,
                 store=settings.slots_dir,
@@ -218,7 +223,7 @@ def load(name: str, path: str, settings: Settings, progress: Progress | None) ->
                     model.conversations.shape()  # what its template takes is found out once, not by the first who asks
                 except TemplateError as error:  # its texts can be continued all the same
                     settings.log(f"{name} answers no conversations: {error}")
-        return Loaded(name, model, engine, post, about(model), opened.pop_all().close)
+        return Loaded(name, model, engine, post, about(model), reserve, opened.pop_all().close)
 
 
 def _opened(path: str, settings: Settings, progress: Progress | None) -> Model:
@@ -276,14 +281,6 @@ def found_in(folder: str) -> dict[str, str]:
             continue
         found[_SHARD.sub("", stem)] = str(path)
     return found
-
-
-def _file_bytes(path: str) -> int:
-    """Bytes of a file, all shards of it; 0 of what is not here yet."""
-    file = Path(path)
-    shard = _SHARD.search(file.stem)
-    files = file.parent.glob(f"{_SHARD.sub('', file.stem)}-*-of-*.gguf") if shard else [file]
-    return sum(each.stat().st_size for each in files if each.exists())
 
 
 def _machine_share() -> int:

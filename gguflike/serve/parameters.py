@@ -19,6 +19,8 @@ BOOLEAN: Schema = {"type": "boolean"}
 STRING: Schema = {"type": "string"}
 OBJECT: Schema = {"type": "object"}
 STRINGS: Schema = {"type": "array", "items": STRING}
+#: Prompts of one request.
+MOST_PROMPTS = 64
 #: A count of tokens, as large as any context.
 TOKENS: Schema = {"type": "integer", "minimum": 0, "maximum": 1 << 31}
 

@@ -20,6 +20,7 @@ from gguflike.serve.parameters import (
     COMMON,
     ELSEWHERE,
     HARMLESS,
+    MOST_PROMPTS,
     OBJECT,
     STOP,
     STRING,
@@ -36,13 +37,11 @@ if TYPE_CHECKING:
     from gguflike.engine import Request
     from gguflike.runner import Generation
 
-_MOST_PROMPTS = 64
-
 TABLE = unique(
     (
         Parameter(
             "prompt",
-            texts(_MOST_PROMPTS),
+            texts(MOST_PROMPTS),
             "A text, texts, token ids, or lists of them",
             required=True,
         ),
