@@ -140,6 +140,8 @@ class Selection:
                 got=",".join(map(str, self.pruned)),
             )
         changed, notices = dict(metadata), []
+        further = untyped(metadata.get(f"{prefix}nextn_predict_layers"))
+        counts = (count, count - further) if isinstance(further, int) else (count,)  # some lists lack these layers
         for key, value in metadata.items():
             if not key.startswith(prefix):
                 continue
@@ -150,7 +152,7 @@ class Selection:
                 changed[key] = _like(value, plain - sum(each < plain for each in self.pruned), key)
             elif key == f"{prefix}nextn_predict_layers":  # the last of all
                 changed[key] = _like(value, plain - sum(each >= count - plain for each in self.pruned), key)
-            elif not isinstance(plain, str | bytes | int | float) and len(plain) == count:
+            elif not isinstance(plain, str | bytes | int | float) and len(plain) in counts:
                 left = [item for layer, item in enumerate(plain) if layer not in self.pruned]
                 changed[key] = Typed(left, value.type, value.item_type) if isinstance(value, Typed) else left
             elif isinstance(plain, int) and key.removeprefix(prefix) in _PERIODS:

@@ -45,7 +45,7 @@ class Drafts:
         self._model: Drafter | None = None
         self._is_own = draft == "mtp"  # whose slots are those of the texts
         if draft == "mtp":
-            self._model = together.own_head()
+            self._model = together.own_heads()
         elif draft is not None:
             from gguflike.runner.drafting import DraftModel
 

@@ -362,17 +362,18 @@ def to_metadata(config: Any, architecture: str) -> dict[str, Any]:
             continue
         if parameter.many:
             alike = not (key.array or key.listed) and len(set(value)) == 1
-            value = value[0] if alike else [*value, *([] if key.listed else _of_heads(value) * _behind(config))]
+            value = value[0] if alike else [*value, *([] if key.listed else _of_heads(config, parameter.name))]
         elif parameter.name == "n_layer":
             value += _behind(config)
         metadata |= {full_key(architecture, k): value for k in (key.gguf, *key.copies)}
     return metadata
 
 
-def _of_heads(values: Any) -> list[Any]:
-    """What a file says of a layer behind those that a text goes through: that it is none of another kind, and as many
-    heads and values as the last has."""
-    return [False] if isinstance(values[-1], bool) else [values[-1]]
+def _of_heads(config: Any, field: str) -> list[Any]:
+    """What a file says of the layers behind those that a text goes through."""
+    behind = _behind(config)
+    said = config.of_head(field) if behind else None
+    return [] if said is None else [said] * behind
 
 
 def _behind(config: Any) -> int:

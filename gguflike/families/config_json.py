@@ -115,18 +115,19 @@ def unread_notices(values: Mapping[str, Any], unread: Collection[str], model_cla
 
 
 def from_config(
-    config: type[Config], values: Mapping[str, Any], holds: Callable[[str], bool] = lambda _: False
+    config: type[Config], values: Mapping[str, Any], holds: Callable[[str, Any], bool] = lambda *_: False
 ) -> Config:
     """A configuration from config.json. CheckpointError where a value is missing or of the wrong kind.
 
-    ``holds(tensor)`` says whether the checkpoint has what a tensor of GGUF comes from.
+    ``holds(tensor, known)`` says whether the checkpoint has what a tensor of GGUF comes from, in a model with these
+    fields.
     """
     flat = {**values, **_rope_entries(config, rope_settings.flatten(values, config_keys(config)))}
 
     def value(parameter: Parameter, known: SimpleNamespace) -> Any:
         key = parameter.key
         if key.tensor and not key.config and key.default is REQUIRED:
-            return holds(named(key, known))
+            return holds(named(key, known), known)
         found = next((v for v in (_looked_up(flat, name) for name in key.config) if v is not None), None)
         if found is not None and key.via is not None:
             return key.via.read(known, found)

@@ -253,7 +253,6 @@ _ORIGINS = MappingProxyType(
         "attn_kv_a_norm": Named("self_attn.kv_a_layernorm"),
         "attn_k_b": _OfHeads(values=False),
         "attn_v_b": _OfHeads(values=True),
-        **mtp.MTP_NAMES,
     }
 )
 
@@ -273,6 +272,7 @@ DEEPSEEK_V2 = Family(
     config=DeepSeekHeaded,
     graph=deepseek,
     origins=_ORIGINS,
+    mtp_origins=mtp.MTP_NAMES,
     implemented=MappingProxyType({**SILU, "moe_layer_freq": (1,), "rope_interleave": (True,)}),
     inert=INERT_KEYS
     | ROUTER_KEYS

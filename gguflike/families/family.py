@@ -59,8 +59,9 @@ class Family(Generic[Config]):
 
     ``name`` is its ``general.architecture``; registry.py says which classes of Transformers it has. ``graph`` makes the
     graph of a configuration. ``origins`` say for every role without its suffix where the tensor comes from, ``layers``
-    how names in a layer begin (``mtp_layers`` those in the block of a multi-token-prediction head, where that is no
-    layer behind the others), ``ignored`` which tensors of a checkpoint are no weights (beside the buffers of all
+    how names in a layer begin. ``mtp_origins`` say where tensors stand that multi-token-prediction heads alone have, or
+    have elsewhere than other layers, ``mtp_layers`` how names in the block of a head begin where that is no layer
+    behind the others. ``ignored`` says which tensors of a checkpoint are no weights (beside the buffers of all
     models, names.py), ``left_out`` which are weights of what is not converted (pattern of names -> what they are, "the
     vision tower", said in a notice). ``renamed`` are (pattern, replacement) pairs that make canonical names, each
     applied in turn: of models inside of others, or saved in an old way; wrappers and the prefix of the base are known
@@ -85,6 +86,7 @@ class Family(Generic[Config]):
     graph: Callable[[Config], Graph]
     origins: Mapping[str, Origin]
     layers: str = "model.layers.{i}."
+    mtp_origins: Mapping[str, Origin] = _NONE
     mtp_layers: str | None = None
     ignored: tuple[str, ...] = ()
     left_out: Mapping[str, str] = _NONE
@@ -134,7 +136,7 @@ class Family(Generic[Config]):
         full = self.normalized(assumed.completed(text, model_class, synonyms))
         known = config_json.config_keys(self.config) | self.inert
         config_json.check_keys(full, known, self.implemented, frozenset(ignore), model_class)
-        c = config_json.from_config(self.config, full, lambda tensor: self._holds(names, tensor))
+        c = config_json.from_config(self.config, full, functools.partial(self._holds, names))
         said += rope_settings.notices(full, config_json.config_keys(self.config))
         return c, [*_taken_for(values, model_class), *said, *self.notices(c)]
 
@@ -156,25 +158,33 @@ class Family(Generic[Config]):
         return tuple(self._bound(place, c, available) for place in _places(self.graph(c)) if place.tensor.used)
 
     def _bound(self, place: Place, c: Config, available: Collection[str] | None) -> Binding:
-        tensor, prefix = place.tensor, self._prefix_of(place, c)
-        origin = self._origin(tensor, prefix, available)
+        tensor, prefix = place.tensor, self._prefix(place.layer, c)
+        origin = self._origin(tensor, prefix, available, self._is_of_head(place.layer, c))
         if isinstance(origin, Made):
             return Binding(place.name, tensor.shape, (), functools.partial(origin.make, c))
         return Binding(place.name, tensor.shape, tuple(origin.pieces(prefix, tensor, c)))
 
-    def _origin(self, tensor: Tensor, prefix: str, available: Collection[str] | None) -> Origin:
-        """The origin of a tensor: by its whole role, or by the role without its suffix."""
-        origin = self.origins.get(tensor.role) or self.origins[tensor.role.rpartition(".")[0]]
-        return origin.chosen(prefix, tensor, available) if isinstance(origin, Either) else origin
+    def _origin(self, tensor: Tensor, prefix: str, available: Collection[str] | None, of_head: bool = False) -> Origin:
+        """The origin of a tensor, which may be that of a head: by its whole role, or by the role without its suffix.
+        KeyError for what the family does not have."""
+        origins = (self.mtp_origins, self.origins) if of_head else (self.origins,)
+        roles = tensor.role, tensor.role.rpartition(".")[0]
+        found = next((known[role] for known in origins for role in roles if role in known), None)
+        if found is None:
+            raise KeyError(tensor.role)
+        return found.chosen(prefix, tensor, available) if isinstance(found, Either) else found
 
-    def _prefix_of(self, place: Place, c: Any) -> str:
-        """How names begin in the layer of a place, which may be the block of a head, behind all other layers."""
-        if self.mtp_layers is not None and place.layer is not None and place.layer >= c.n_layer:
-            return self.mtp_layers.format(i=place.layer - c.n_layer)
-        return self._prefix(place.layer)
+    def _is_of_head(self, layer: int | None, c: Any) -> bool:
+        """Whether a layer is the block of a head, behind those that ``c`` counts."""
+        return layer is not None and c is not None and layer >= c.n_layer
 
-    def _prefix(self, layer: int | None) -> str:
-        return "" if layer is None else self.layers.format(i=layer)
+    def _prefix(self, layer: int | None, c: Any = None) -> str:
+        """How names begin in a layer, of a model with configuration ``c`` where it may be the block of a head."""
+        if layer is None:
+            return ""
+        if self.mtp_layers is not None and self._is_of_head(layer, c):
+            return self.mtp_layers.format(i=layer - c.n_layer)
+        return self.layers.format(i=layer)
 
     def hf_names(self, tensor: Tensor, layer: int | None = None, available: Collection[str] | None = None) -> list[str]:
         """What a tensor of a part is called in the checkpoint. Empty for one that is not there."""
@@ -187,13 +197,16 @@ class Family(Generic[Config]):
             name = re.sub(pattern, replacement, name)
         return name
 
-    def _holds(self, names: Collection[str], gguf: str) -> bool:
-        """Whether a checkpoint with tensors ``names`` has what the tensor ``gguf`` comes from."""
+    def _holds(self, names: Collection[str], gguf: str, c: Any) -> bool:
+        """Whether a checkpoint with tensors ``names`` has what the tensor ``gguf`` comes from. ``c`` has the fields of
+        the configuration that are known."""
         role, layer = role_of(gguf)
         tensor = Tensor(role if role.endswith(".bias") else f"{role}.weight", ())
-        if tensor.role not in self.origins and tensor.role.rpartition(".")[0] not in self.origins:
+        prefix = self._prefix(layer, c)
+        try:
+            found = self._origin(tensor, prefix, names, self._is_of_head(layer, c)).names(prefix, tensor)
+        except KeyError:
             return False
-        found = self.hf_names(tensor, layer, names)
         return bool(found) and all(name in names for name in found)
 
     def ruled_out(self, c: Config, available: Collection[str] | None = None) -> Iterator[str]:
@@ -201,8 +214,8 @@ class Family(Generic[Config]):
         is tied to the embedding, say)."""
         for place in _places(self.graph(c)):
             if not place.tensor.used:
-                prefix = self._prefix_of(place, c)
-                yield from self._origin(place.tensor, prefix, available).names(prefix, place.tensor)
+                prefix, of_head = self._prefix(place.layer, c), self._is_of_head(place.layer, c)
+                yield from self._origin(place.tensor, prefix, available, of_head).names(prefix, place.tensor)
 
     @functools.cached_property
     def _ignored(self) -> re.Pattern[str]:
@@ -221,8 +234,11 @@ class Family(Generic[Config]):
     def _known(self) -> frozenset[str]:
         from gguflike.families import names  # a run knows no checkpoint
 
-        small = (names.masked(self.layers.format(i=0) + each.name) for each in self.small.values())
-        return frozenset((*names.known_names(self.origins.items(), self.layers), *small))
+        layer, head = self.layers.format(i=0), (self.mtp_layers or self.layers).format(i=0)
+        small = (names.masked(layer + each.name) for each in self.small.values())
+        known = names.known_names(self.origins, ("", layer))
+        of_heads = names.known_names({**self.origins, **self.mtp_origins} if self.mtp_origins else {}, (head,))
+        return frozenset((*known, *of_heads, *small))
 
     def layer_of(self, hf_name: str) -> int | None:
         """The layer of a tensor of the checkpoint; None for one of none."""

@@ -1,4 +1,6 @@
-"""MiMo V2: windows with sinks and more key heads than the other layers, values smaller than keys, experts."""
+"""MiMo V2: windows with sinks and more key heads than the other layers, values smaller than keys, experts, and heads
+that predict further tokens, each behind the one before.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gguflike.errors import UnsupportedError
+from gguflike.families import mtp
 from gguflike.families.config import Via, key
 from gguflike.families.decoder import (
     DECODER_NAMES,
@@ -33,9 +36,9 @@ from gguflike.families.mixture import (
     n_groups,
     n_groups_used,
 )
-from gguflike.families.origins import Named
-from gguflike.families.parts import Block, Branch, Graph
-from gguflike.families.windows import Flags, partial, span, window, windowed
+from gguflike.families.origins import Either, Named
+from gguflike.families.parts import Block, Branch, Graph, Mixer
+from gguflike.families.windows import Flags, partial, window, windowed
 from gguflike.frozen import frozen
 
 
@@ -52,8 +55,17 @@ def _usual(layers: int) -> Flags:
 
 
 @frozen
-class MiMo2(Mixture):
-    """Hyper-parameters. Numbers of key heads differ between layers; those with a window turn by angles of their own."""
+class Further:
+    """Which heads there are behind the first."""
+
+    has_second: bool = mtp.has("nextn.eh_proj", 1)
+    has_third: bool = mtp.has("nextn.eh_proj", 2)
+
+
+@frozen
+class MiMo2(mtp.Headed, Further, Mixture):
+    """Hyper-parameters. Numbers of key heads differ between layers; those with a window turn by angles of their own.
+    There are three heads in all published models, which config.json does not say; their layers have windows."""
 
     n_head_kv: tuple[int, ...] = key(  # type: ignore[assignment]
         "attention.head_count_kv", "num_key_value_heads", array=True
@@ -79,6 +91,13 @@ class MiMo2(Mixture):
     gating: int = gating(SIGMOID)
     n_groups: int = n_groups()
     n_groups_used: int = n_groups_used()
+    n_mtp: int = mtp.count(None, unsaid=lambda c: [c.has_mtp, c.has_second, c.has_third, False].index(False))
+    mtp_norm: bool = mtp.has("layer_output_norm")
+
+    def of_head(self, field: str) -> Any:
+        """That it has a window, and as many key heads as layers that have one."""
+        of_near = [each for each, near in zip(getattr(self, field), self.windowed, strict=True) if near]
+        return of_near[0] if of_near else getattr(self, field)[-1]
 
 
 def mimo2(c: MiMo2) -> Graph:
@@ -86,22 +105,24 @@ def mimo2(c: MiMo2) -> Graph:
     full, near = rope_of(c, "neox"), rope_of(c, "neox", base=c.rope_base_window)
     mixture = experts(c, grouped_router(c))
 
-    def block(layer: int) -> Block:
-        near_only = c.windowed[layer]
+    def made(kv_heads: int, near_only: bool, second: Mixer) -> Block:
         mixer = attention(
             c,
             near if near_only else full,
-            kv_heads=c.n_head_kv[layer],
+            kv_heads=kv_heads,
             value_dim=c.value_dim,
             output_bias=False,
-            window=span(c, layer),
+            window=c.window if near_only else 0,
             sinks=near_only,
         )
-        second = feed_forward(c) if layer < c.n_dense else mixture
         # The output matrix has no bias, so that what it gives can be scaled in place of what it reads.
         return Branch(rms(c, "attn_norm"), mixer, scale=c.value_scale or 1.0), Branch(rms(c, "ffn_norm"), second)
 
-    return decoder(c, block)
+    def block(layer: int) -> Block:
+        return made(c.n_head_kv[layer], c.windowed[layer], feed_forward(c) if layer < c.n_dense else mixture)
+
+    of_head = made(c.of_head("n_head_kv"), c.of_head("windowed"), feed_forward(c))
+    return mtp.with_mtp(c, decoder(c, block), lambda _: of_head, rms(c, "layer_output_norm"), normed=False)
 
 
 # Settings of layers with a window that are those of the others in all published models.
@@ -175,6 +196,14 @@ MIMO2 = Family(
             "exp_probs_b": Named("mlp.gate.e_score_correction_bias", bare=True),
         }
     ),
+    mtp_origins=MappingProxyType(
+        {
+            **mtp.MTP_NAMES,
+            "ffn_norm": Either((Named("pre_mlp_layernorm"), Named("post_attention_layernorm"))),
+            "layer_output_norm": Named("final_layernorm"),
+        }
+    ),
+    mtp_layers="model.mtp.layers.{i}.",
     left_out=MappingProxyType({r"model\.mtp\.": "what predicts further tokens"}),
     implemented=MappingProxyType(
         {

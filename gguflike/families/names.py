@@ -8,7 +8,7 @@ weights they save buffers.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gguflike.families.origins import Origin
@@ -84,16 +84,12 @@ def masked(name: str) -> str:
     return _NUMBER.sub("#", name)
 
 
-#: How roles begin that are of layers alone: without a layer's prefix, their names would be those of other tensors.
-_LAYERED = "nextn."
-
-
-def known_names(origins: Iterable[tuple[str, Origin]], layers: str) -> Iterator[str]:
-    """The names, masked, of all tensors that a family has, however they are spelled."""
-    for role, origin in origins:
+def known_names(origins: Mapping[str, Origin], prefixes: Collection[str]) -> Iterator[str]:
+    """The names, masked, of all tensors that origins may have behind these prefixes, however they are spelled."""
+    for role, origin in origins.items():
         whole = role.endswith((".weight", ".bias"))
         for full in [role] if whole else [f"{role}.weight", f"{role}.bias"]:
-            for prefix in (layers.format(i=0),) if role.startswith(_LAYERED) else ("", layers.format(i=0)):
+            for prefix in prefixes:
                 for spelled in _spellings(origin):
                     yield from map(masked, spelled.names(prefix, Tensor(full, (1, 1, 1))))
 

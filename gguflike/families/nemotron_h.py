@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from gguflike.errors import CheckpointError
+from gguflike.families import mtp
 from gguflike.families.config import Via, key
 from gguflike.families.decoder import INERT_KEYS, PERMUTED_NAMES, attention, decoder, rms
 from gguflike.families.family import Family
@@ -19,7 +20,7 @@ from gguflike.families.hybrid import (
     with_layer_heads,
 )
 from gguflike.families.mixture import experts, n_groups, n_groups_used, shared
-from gguflike.families.origins import Named, Stacked
+from gguflike.families.origins import Named, Origin, Outside, Stacked
 from gguflike.families.parts import Block, Branch, FeedForward, Graph, Mixer
 from gguflike.families.parts.experts import Router
 from gguflike.frozen import frozen, replace
@@ -54,8 +55,9 @@ class NemotronH(Mamba2Hybrid):
 
 
 @frozen
-class NemotronHMoe(NemotronH):
-    """Hyper-parameters; the hidden values of a layer are those of its experts."""
+class NemotronHMoe(mtp.Headed, NemotronH):
+    """Hyper-parameters; the hidden values of a layer are those of its experts. The block of a head attends and has
+    experts."""
 
     n_expert: int = key("expert_count", "n_routed_experts")
     n_expert_used: int = key("expert_used_count", "num_experts_per_tok", default=2)
@@ -67,12 +69,20 @@ class NemotronHMoe(NemotronH):
     n_groups: int = n_groups()
     n_groups_used: int = n_groups_used()
     latent: int | None = key("moe_latent_size", "moe_latent_size")
+    n_mtp: int = mtp.count(most=1)
+
+    def of_head(self, field: str) -> Any:
+        """Key heads of a layer that attends, hidden values of one with experts."""
+        return max(getattr(self, field))
 
 
-def after(c: NemotronH, layer: int) -> Mixer:
-    """A feed-forward without gate, or experts of such and one that all tokens share."""
-    if not isinstance(c, NemotronHMoe):
-        return FeedForward(c.n_embd, c.n_ff[layer], bias=c.mlp_bias, activation="relu2", gated=False)
+def feed_forward(c: NemotronH, layer: int) -> Mixer:
+    """A feed-forward without gate."""
+    return FeedForward(c.n_embd, c.n_ff[layer], bias=c.mlp_bias, activation="relu2", gated=False)
+
+
+def mixture(c: NemotronHMoe) -> Mixer:
+    """Experts that are feed-forwards without gate, and one that all tokens share."""
     router = Router(
         "sigmoid",
         c.normalize,
@@ -89,17 +99,31 @@ def after(c: NemotronH, layer: int) -> Mixer:
 
 def nemotron_h(c: NemotronH) -> Graph:
     """Blocks of one branch."""
+    return decoder(c, _blocks(c, lambda layer: feed_forward(c, layer)))
+
+
+def nemotron_h_moe(c: NemotronHMoe) -> Graph:
+    """The same with experts, and heads whose blocks have two branches and whose last norm is a layer norm."""
+    block = _blocks(c, lambda _: mixture(c))
+    attends = attention(c, None, kv_heads=c.key_heads)
+    of_head = (Branch(rms(c, "attn_norm"), attends), Branch(rms(c, "post_attention_norm"), mixture(c)))
+    norm = rms(c, "nextn.shared_head_norm", kind="layer")
+    return mtp.with_mtp(c, decoder(c, block), lambda _: of_head, norm)
+
+
+def _blocks(c: NemotronH, after: Callable[[int], Mixer]) -> Callable[[int], Block]:
+    """The block of each layer; ``after`` makes the mixers of those that neither attend nor are recurrent."""
 
     def block(layer: int) -> Block:
         if c.n_ff[layer]:
-            mixer = after(c, layer)
+            mixer = after(layer)
         elif c.n_head_kv[layer]:
             mixer = attention(c, None, kv_heads=c.key_heads)
         else:
             mixer = mamba2(c)
         return (Branch(rms(c, "attn_norm"), mixer),)
 
-    return decoder(c, block)
+    return block
 
 
 def _layer_types(values: Mapping[str, Any]) -> list[str]:
@@ -150,33 +174,47 @@ _MOE_KEYS = frozenset(
         "topk_group",
     }
 )
+_ORIGINS: Mapping[str, Origin] = {
+    **PERMUTED_NAMES,
+    **mamba2_origins("mixer"),
+    "token_embd": Named("backbone.embeddings"),
+    "attn_norm": Named("norm"),
+    "attn_q": replace(PERMUTED_NAMES["attn_q"], name="mixer.q_proj"),
+    "attn_k": replace(PERMUTED_NAMES["attn_k"], name="mixer.k_proj"),
+    "attn_v": Named("mixer.v_proj"),
+    "attn_output": Named("mixer.o_proj"),
+    "ffn_up": Named("mixer.up_proj"),
+    "ffn_down": Named("mixer.down_proj"),
+    "output_norm": Named("backbone.norm_f"),
+}
+
+
+def _experts(mixer: str) -> dict[str, Origin]:
+    """Where the tensors of experts come from, in a module called ``mixer``."""
+    return {
+        "ffn_gate_inp": Named(f"{mixer}.gate"),
+        "exp_probs_b": Named(f"{mixer}.gate.e_score_correction_bias", bare=True),
+        "ffn_latent_down": Named(f"{mixer}.fc1_latent_proj"),
+        "ffn_latent_up": Named(f"{mixer}.fc2_latent_proj"),
+        "ffn_up_exps": Stacked(f"{mixer}.experts.{{e}}.up_proj"),
+        "ffn_down_exps": Stacked(f"{mixer}.experts.{{e}}.down_proj"),
+        "ffn_up_shexp": Named(f"{mixer}.shared_experts.up_proj"),
+        "ffn_down_shexp": Named(f"{mixer}.shared_experts.down_proj"),
+    }
+
+
+# A head is two layers there: one that attends, and one with experts.
+_MTP_ORIGINS: Mapping[str, Origin] = {
+    **mtp.MTP_NAMES,
+    **{role: Outside(origin) for role, origin in _experts("mtp.layers.1.mixer").items()},
+    "post_attention_norm": Outside(Named("mtp.layers.1.norm")),
+    "nextn.shared_head_norm": Outside(Named("mtp.layers.1.final_layernorm")),
+}
 NEMOTRON_H: Family[Any] = Family(
     name="nemotron_h",
     config=NemotronH,
     graph=nemotron_h,
-    origins=MappingProxyType(
-        {
-            **PERMUTED_NAMES,
-            **mamba2_origins("mixer"),
-            "token_embd": Named("backbone.embeddings"),
-            "attn_norm": Named("norm"),
-            "attn_q": replace(PERMUTED_NAMES["attn_q"], name="mixer.q_proj"),
-            "attn_k": replace(PERMUTED_NAMES["attn_k"], name="mixer.k_proj"),
-            "attn_v": Named("mixer.v_proj"),
-            "attn_output": Named("mixer.o_proj"),
-            "ffn_up": Named("mixer.up_proj"),
-            "ffn_down": Named("mixer.down_proj"),
-            "ffn_gate_inp": Named("mixer.gate"),
-            "exp_probs_b": Named("mixer.gate.e_score_correction_bias", bare=True),
-            "ffn_latent_down": Named("mixer.fc1_latent_proj"),
-            "ffn_latent_up": Named("mixer.fc2_latent_proj"),
-            "ffn_up_exps": Stacked("mixer.experts.{e}.up_proj"),
-            "ffn_down_exps": Stacked("mixer.experts.{e}.down_proj"),
-            "ffn_up_shexp": Named("mixer.shared_experts.up_proj"),
-            "ffn_down_shexp": Named("mixer.shared_experts.down_proj"),
-            "output_norm": Named("backbone.norm_f"),
-        }
-    ),
+    origins=MappingProxyType(_ORIGINS),
     layers="backbone.layers.{i}.",
     left_out=MappingProxyType({r"mtp\.": "the head that predicts several tokens"}),
     implemented=MappingProxyType(
@@ -227,6 +265,10 @@ NEMOTRON_H_MOE: Family[Any] = replace(
     NEMOTRON_H,
     name="nemotron_h_moe",
     config=NemotronHMoe,
+    graph=nemotron_h_moe,
+    origins=MappingProxyType({**_ORIGINS, **_experts("mixer")}),
+    mtp_origins=MappingProxyType(_MTP_ORIGINS),
+    mtp_layers=mtp.MTP_LAYERS,
     normalized=lambda values: normalized(values, "moe_intermediate_size", "moe"),
     spelled=lambda values: spelled(values, "moe"),
     variant=None,

@@ -84,7 +84,7 @@ class Named:
 class Outside:
     """A tensor that GGUF has in a layer and the checkpoint has not."""
 
-    origin: Named
+    origin: Origin
 
     def names(self, prefix: str, tensor: Tensor) -> list[str]:  # noqa: ARG002 - part of the interface
         return self.origin.names("", tensor)

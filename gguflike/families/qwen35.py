@@ -189,13 +189,13 @@ _SHARED: Mapping[str, Origin] = {
     **expert_names(),
     **shared_names("mlp.shared_expert"),
     "ffn_gate_inp_shexp": Named("mlp.shared_expert_gate"),
-    **mtp.apart(PlusOne()),
 }
 
 QWEN35 = Family(
     name="qwen35",
     config=Qwen35,
     graph=qwen35,
+    mtp_origins=MappingProxyType(mtp.apart(PlusOne())),
     mtp_layers=mtp.MTP_LAYERS,
     renamed=(*NESTED_NAMES, (r"^model\.mtp\.", "mtp.")),
     origins=MappingProxyType(

@@ -115,7 +115,8 @@ GLM4MOE = Family(
     name="glm4moe",
     config=Glm4Moe,
     graph=glm4moe,
-    origins=MappingProxyType({**_GLM_NAMES, **mtp.MTP_NAMES}),
+    origins=_GLM_NAMES,
+    mtp_origins=mtp.MTP_NAMES,
     implemented=SILU,
     inert=_INERT,
     constants=exported("Glm4MoeForCausalLM", "glm4_moe"),
@@ -207,10 +208,9 @@ HY_V3 = Family(
             **expert_names(router="router.gate"),
             **shared_names("mlp.shared_mlp"),
             "exp_probs_b": Named("mlp.expert_bias", bare=True),
-            **mtp.MTP_NAMES,
-            "nextn.shared_head_norm": Named("final_layernorm"),
         }
     ),
+    mtp_origins=MappingProxyType({**mtp.MTP_NAMES, "nextn.shared_head_norm": Named("final_layernorm")}),
     implemented=SILU,
     inert=_INERT | {"enable_moe_fp32_combine", "enable_attention_fp32_softmax", "enable_lm_head_fp32"},
     normalized=unsaid_is_one_dense,
@@ -220,8 +220,9 @@ HY_V3 = Family(
 
 
 @frozen
-class ExaoneMoe(SigmoidMixture):
-    """K-EXAONE. Layers without a window do not turn queries and keys, where others have one."""
+class ExaoneMoe(mtp.Headed, SigmoidMixture):
+    """K-EXAONE. Layers without a window do not turn queries and keys, where others have one. The block of its head has
+    the window of the first layer, and a feed-forward."""
 
     n_dense: int = dense_lead("mlp_layer_types", "first_k_dense_replace")
     n_expert: int = key("expert_count", ("num_experts", "num_local_experts"))
@@ -231,6 +232,11 @@ class ExaoneMoe(SigmoidMixture):
     n_ff_shared: int = key(
         "expert_shared_feed_forward_length", None, default=lambda c: c.n_ff_expert * c.n_shared, zero=True
     )
+    n_mtp: int = mtp.count(most=1)
+
+    def of_head(self, field: str) -> Any:
+        """Nothing, in llama.cpp's way, of windows."""
+        return None if field == "windowed" else super().of_head(field)
 
 
 def exaone_moe(c: ExaoneMoe) -> Graph:
@@ -238,11 +244,12 @@ def exaone_moe(c: ExaoneMoe) -> Graph:
     rope = rope_of(c, "neox")
 
     def block(layer: int) -> Block:
-        turns = not c.window or c.windowed[layer]
-        mixer = attention(c, rope if turns else None, window=span(c, layer), **qk_norms(c))
-        return pre_norm(c, mixer, sparse(c, layer))
+        like = layer if layer < c.n_layer else 0
+        turns = not c.window or c.windowed[like]
+        mixer = attention(c, rope if turns else None, window=span(c, like), **qk_norms(c))
+        return pre_norm(c, mixer, sparse(c, layer) if layer < c.n_layer else feed_forward(c))
 
-    return decoder(c, block)
+    return mtp.with_mtp(c, decoder(c, block), block)
 
 
 EXAONE_MOE = Family(
@@ -263,6 +270,8 @@ EXAONE_MOE = Family(
             ),
         }
     ),
+    mtp_origins=MappingProxyType(mtp.apart()),
+    mtp_layers=mtp.MTP_LAYERS,
     left_out=MappingProxyType({r"mtp\.": "what predicts further tokens"}),
     implemented=SILU,
     inert=_INERT,

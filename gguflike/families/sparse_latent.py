@@ -8,11 +8,12 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any, Literal
 
+from gguflike.families import mtp
 from gguflike.families.config import Via, key
 from gguflike.families.decoder import exported
 from gguflike.families.deepseek import (
     DEEPSEEK_V3,
-    DeepSeek,
+    DeepSeekHeaded,
     latent_attention,
     latent_decoder,
     normalized,
@@ -22,19 +23,22 @@ from gguflike.families.mixture import SIGMOID, gating
 from gguflike.families.origins import Named
 from gguflike.families.parts import Graph, Norm
 from gguflike.families.parts.indexers import Indexer
+from gguflike.families.parts.latent import LatentAttention
 from gguflike.frozen import frozen, replace
 
 _EPS = 1e-6  # of the norm of an indexer's keys, in both
 
 
 @frozen
-class Sparse(DeepSeek):
-    """Hyper-parameters: each indexer has ``index_heads`` queries and a key of ``index_dim`` values."""
+class Sparse(DeepSeekHeaded):
+    """Hyper-parameters: each indexer has ``index_heads`` queries and a key of ``index_dim`` values. The blocks of
+    multi-token-prediction heads may have one, too."""
 
     gating: int = gating(SIGMOID)
     index_heads: int = key("attention.indexer.head_count", "index_n_heads")
     index_dim: int = key("attention.indexer.key_length", "index_head_dim")
     index_top_k: int = key("attention.indexer.top_k", "index_topk")
+    mtp_indexer: bool = mtp.has("indexer.proj")
 
 
 _KINDS = {"full": True, "shared": False}
@@ -60,6 +64,10 @@ class Glm5(Sparse):
         via=Via(_kinds, lambda c: ["full" if own else "shared" for own in c.indexed]),
     )
 
+    def of_head(self, field: str) -> Any:
+        """Nothing, in llama.cpp's way, of indexers."""
+        return None if field == "indexed" else super().of_head(field)
+
 
 def _schedule(layers: int, every: int, offset: int) -> list[bool]:
     """Which layers choose, where every so many does, from layer ``offset - 1`` on, and all before."""
@@ -77,14 +85,20 @@ def glm5(c: Glm5) -> Graph:
 
 
 def _indexed(c: Sparse, pairs: Literal["norm", "neox"], own: tuple[bool, ...]) -> Graph:
-    """The graph of DeepSeek V3 with indexers, their ``own`` in some layers."""
+    """The graph of DeepSeek V3 with indexers, their ``own`` in some layers; in those of heads, all or none."""
     plain = latent_attention(c)
     norm = Norm("indexer.k_norm", c.index_dim, _EPS, "layer", bias=True)
     rope = replace(rope_of_latent(c), pairs=pairs)
     indexer = Indexer(c.n_embd, c.q_rank or 0, c.index_heads, c.index_dim, c.index_top_k, rope, norm)
     choosing = replace(plain, indexer=indexer)
     following = replace(plain, indexer=replace(indexer, shared=True))
-    return latent_decoder(c, lambda layer: choosing if own[layer] else following)
+
+    def attention(layer: int) -> LatentAttention:
+        if layer >= c.n_layer:
+            return choosing if c.mtp_indexer else plain
+        return choosing if own[layer] else following
+
+    return latent_decoder(c, attention)
 
 
 def normalized_v32(values: dict[str, Any]) -> dict[str, Any]:

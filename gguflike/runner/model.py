@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gguflike.chat import Chat
     from gguflike.grammar import Grammars
     from gguflike.runner.drafting import Drafter, DraftModel
-    from gguflike.runner.mtp import MTPHead
+    from gguflike.runner.mtp import MTPHeads
     from gguflike.runner.passes import Floats
     from gguflike.runner.sampling import Grammar
     from gguflike.runner.sampling.keywords import Settings
@@ -154,7 +154,7 @@ class Model(Network):
             shown=shown,
         )
 
-    _drafter: DraftModel | MTPHead | None = None  # the last one that guessed for this model
+    _drafter: DraftModel | MTPHeads | None = None  # the last one that guessed for this model
 
     def _drafted_by(self, draft: Model | Literal["mtp"] | None) -> Drafter | None:
         """What guesses. ArgumentError where a draft model has another vocabulary or is closed, UnsupportedError where
@@ -164,9 +164,9 @@ class Model(Network):
         before = self._drafter  # which may guess for an unfinished text, so it stays open
         if draft == "mtp":
             if getattr(before, "watched", None) is not self._passes:
-                from gguflike.runner.mtp import MTPHead
+                from gguflike.runner.mtp import MTPHeads
 
-                self._drafter = MTPHead(self, self._passes)
+                self._drafter = MTPHeads(self, self._passes)
         elif not isinstance(draft, Model):
             raise ArgumentTypeError("not a model", field="draft", expected='a Model, or "mtp"', got=repr(draft)[:60])
         elif getattr(before, "draft", None) is not draft:

@@ -289,20 +289,23 @@ class Network:
             passes = self._new_passes(None, slots=slots)
         return Together(self, passes)
 
-    def head_passes(self, slots: int) -> HeadPasses:
-        """Programs of the first multi-token-prediction head, for as many texts. UnsupportedError where there is none.
-        Its weights are loaded the first time."""
+    def head_passes(self, slots: int) -> list[HeadPasses]:
+        """Programs of each multi-token-prediction head, for as many texts. UnsupportedError where there is none. Their
+        weights are loaded the first time."""
         from gguflike.runner import mtp
 
         if not self.graph.mtp:
             raise mtp.no_head(self)
-        head = self.graph.mtp[0]
-        if self._head_weights is None:
-            graph.check(head)
-            self._head_weights = Weights(self._file, head, None, self.weights)
-        return mtp.HeadPasses(head, self._head_weights, *self._options, None, slots=slots)
+        if not self._head_weights:
+            for head in self.graph.mtp:
+                graph.check(head)
+            self._head_weights = [Weights(self._file, head, None, self.weights) for head in self.graph.mtp]
+        return [
+            mtp.HeadPasses(head, weights, *self._options, None, slots=slots)
+            for head, weights in zip(self.graph.mtp, self._head_weights, strict=True)
+        ]
 
-    _head_weights: Weights | None = None
+    _head_weights: Sequence[Weights] = ()
 
     @contextmanager
     def computing(self) -> Iterator[None]:

@@ -52,9 +52,8 @@ class Passes:
     cannot be computed in pieces.
     """
 
-    #: Told, after each pass, what was computed and what the last norm makes of it, float32 (tokens, n_embd), which the
-    #: next pass overwrites: runner.mtp listens.
-    watch: Callable[[Sequence[Run], Floats], None] | None = None
+    #: Told after each pass what was computed, of which `made` can be asked until the next: runner.mtp listens.
+    watch: Callable[[Sequence[Run]], None] | None = None
 
     def __init__(
         self,
@@ -237,11 +236,12 @@ class Passes:
 
     def _tell(self, runs: Sequence[Run]) -> None:
         if self.watch is not None:
-            self.watch(runs, self.normed(sum(len(run.ids) for run in runs)))
+            self.watch(runs)
 
-    def normed(self, count: int) -> Floats:
-        """What the last norm makes of the ``count`` tokens of the last pass, (count, n_embd), in their place: once."""
-        if self._graph.norm is not None:
+    def made(self, count: int, normed: bool = True) -> Floats:
+        """What the last norm makes of the ``count`` tokens of the last pass, (count, n_embd), in their place: once; or
+        where not ``normed``, what the last block does."""
+        if normed and self._graph.norm is not None:
             self._team.run(self._last, count)
         return self._buffers.x[:count]
 
@@ -257,7 +257,7 @@ class Passes:
             batch = ids[start : start + buffers.batch]
             buffers.type_ids[: len(batch)] = types[start : start + len(batch)]
             self._pass(self._body, [Run(self.slots[0], batch)])
-            out[start : start + len(batch)] = self.normed(len(batch))
+            out[start : start + len(batch)] = self.made(len(batch))
         buffers.type_ids[:] = 0
         return out[-1:] if last else out
 

@@ -14,7 +14,7 @@ from gguflike.runner.passes import Run
 
 if TYPE_CHECKING:
     from gguflike.errors import GGUFLikeError
-    from gguflike.runner.mtp import MTPHead
+    from gguflike.runner.mtp import MTPHeads
     from gguflike.runner.network import Network
     from gguflike.runner.passes import Floats, Passes
     from gguflike.runner.slots import Slot
@@ -26,12 +26,12 @@ class Together:
     def __init__(self, model: Network, passes: Passes) -> None:
         self._model, self._passes = model, passes
 
-    def own_head(self) -> MTPHead:
-        """What guesses for these texts by the model's multi-token-prediction head. UnsupportedError where there is
+    def own_heads(self) -> MTPHeads:
+        """What guesses for these texts by the model's multi-token-prediction heads. UnsupportedError where there is
         none."""
-        from gguflike.runner.mtp import MTPHead
+        from gguflike.runner.mtp import MTPHeads
 
-        return MTPHead(self._model, self._passes)
+        return MTPHeads(self._model, self._passes)
 
     @property
     def slots(self) -> list[Slot]:

@@ -12,7 +12,7 @@ from gguflike import container, runner
 from tests.interop.families import converter
 from tests.interop.families.processes import Kept
 from tests.measures import largest_error
-from tests.test_mtp import PROMPT, VARIANTS, converted, stored, values
+from tests.mtp_models import PROMPT, VARIANTS, converted, stored, values
 
 FAMILIES = Path(converter.__file__).parent
 
@@ -27,15 +27,18 @@ def process() -> Iterator[Kept]:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_converter_of_llama_cpp_keeps_the_same(tmp_path: Path, process: Kept, variant: str) -> None:
     path, other = converted(tmp_path, values(VARIANTS[variant])), tmp_path / "other.gguf"
-    asked = {"pre": "smollm", "published": {}, "removed": [], "heads": True}
+    ropes = {"rope_theta": 1e4, "partial_rotary_factor": 0.5}  # where it asks for it of MiMo V2
+    published = {"rope_parameters": ropes} if variant == "three" else {}
+    asked = {"pre": "smollm", "published": published, "removed": [], "heads": True}
     process.ask(folder=str(tmp_path / "hf"), out=str(other), **asked)
     ours, theirs = stored(path), stored(other)
     assert ours.keys() == theirs.keys()
     assert all(x.shape == theirs[name].shape and np.allclose(x, theirs[name]) for name, x in ours.items())
     with container.open(path) as first, container.open(other) as second:
-        for key in ("block_count", "nextn_predict_layers"):
-            full = f"{first.architecture}.{key}"
-            assert first.metadata[full] == second.metadata[full]
+        keys = {key for key in first.metadata if key.startswith(f"{first.architecture}.") and key in second.metadata}
+        assert {f"{first.architecture}.{key}" for key in ("block_count", "nextn_predict_layers")} <= keys
+        for key in keys:
+            assert np.array_equal(first.metadata[key], second.metadata[key]), key
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -11,13 +11,15 @@ from gguflike.frozen import frozen
 @frozen
 class MTPInput:
     """``eh_proj [enorm(e); hnorm(h)]``: what the block of an MTP head begins with, in place of an embedding, where e is
-    the embedding of a token and h what the model's last norm gave for the token before it (DeepSeek-V3, section 2.2,
-    arXiv:2412.19437). The tensors are those of ``layer``; ``eps`` is that of both norms.
+    the embedding of a token and h what the model, or the head before this one, gave for the token before it
+    (DeepSeek-V3, section 2.2, arXiv:2412.19437): its last norm, or where not ``normed``, what that reads. The tensors
+    are those of ``layer``; ``eps`` is that of both norms.
     """
 
     layer: int
     n_embd: int
     eps: float
+    normed: bool = True
 
     @property
     def prefix(self) -> str:
