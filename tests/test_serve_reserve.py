@@ -13,7 +13,7 @@ from gguflike.estimate import estimate
 from gguflike.runner.needs import PROCESS
 from gguflike.serve import Settings
 from gguflike.serve.reserve import FOLDER_SHARE, Reserve, reserve
-from tests import test_embedders, test_mtp
+from tests import mtp_models, test_embedders
 from tests.serving import CONTEXT, model, post, serving
 
 PARALLEL = 4
@@ -79,15 +79,15 @@ def test_a_draft_model_counts(file: Path, tmp_path: Path) -> None:
     assert reserve(str(file), other, MEMORY).fixed == reserved(file).fixed  # which it does not guess for
 
 
-def test_a_head_counts(tmp_path: Path) -> None:
+def test_heads_count(tmp_path: Path) -> None:
     more = {}
-    for variant in ("shared", "own"):
-        file = test_mtp.converted(tmp_path / variant, test_mtp.values(test_mtp.VARIANTS[variant]))
+    for variant in ("shared", "own", "three"):
+        file = mtp_models.converted(tmp_path / variant, mtp_models.values(mtp_models.VARIANTS[variant]))
         more[variant] = reserved(file, context=64, draft="mtp").fixed - reserved(file, context=64).fixed
         with runner.load(file, context=64, threads=1) as whole:
-            slots = whole.head_passes(PARALLEL).slots
+            slots = [slot for head in whole.head_passes(PARALLEL) for slot in head.slots]
             assert more[variant] > sum(slot.states.nbytes for slot in slots)
-    output = test_mtp.VOCAB * test_mtp.D * 4  # bytes of a matrix that the other has from the model
+    output = mtp_models.VOCAB * mtp_models.D * 4  # bytes of a matrix that the other has from the model
     assert more["own"] - more["shared"] >= output
 
 

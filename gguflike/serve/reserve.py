@@ -58,10 +58,10 @@ def reserve(path: str, settings: Settings, memory: int) -> Reserve:
         count = settings.parallel if is_text else 1
         found = _needs(file, model, context, count, settings)
         fixed, loading = found.total - found.cache - found.process, found.peak - found.total
-        own_head = settings.draft == "mtp"
-        if path == settings.model and settings.draft is not None and (model.graph.mtp or not own_head):
-            draft = _head(file, model, context, settings) if own_head else _draft(settings)
-            fixed, loading = fixed + draft.total - draft.process, max(loading, draft.peak - draft.total)
+        if path == settings.model and settings.draft is not None:
+            guessing = _heads(file, model, context, settings) if settings.draft == "mtp" else [_draft(settings)]
+            fixed += sum(each.total - each.process for each in guessing)
+            loading = max(loading, *(each.peak - each.total for each in guessing), 0)
     if not is_text:
         return Reserve(fixed, found.cache, 0, loading, 0)
     kept = (settings.memory or machine_bytes()) // CACHE_SHARE if settings.cache_bytes is None else settings.cache_bytes
@@ -95,12 +95,15 @@ def _draft(settings: Settings) -> Needs:
         return _needs(file, model, _context(model, settings)[0], settings.parallel, settings)
 
 
-def _head(file: GGUFFile, model: Understood, context: int, settings: Settings) -> Needs:
-    """What the model's own multi-token-prediction head takes beside the model, which must have one."""
-    own, head = needs.sizes(model.graph, file.infos, model.left_out, file.path), model.graph.mtp[0]
-    return needs.needs(
-        *(head, file.infos, context, settings.cache_type),
-        texts=settings.parallel,
-        threads=settings.threads,
-        weights=needs.sizes(head, file.infos, None, file.path, own),
-    )
+def _heads(file: GGUFFile, model: Understood, context: int, settings: Settings) -> list[Needs]:
+    """What each of the model's own multi-token-prediction heads takes beside the model."""
+    own = needs.sizes(model.graph, file.infos, model.left_out, file.path)
+    return [
+        needs.needs(
+            *(head, file.infos, context, settings.cache_type),
+            texts=settings.parallel,
+            threads=settings.threads,
+            weights=needs.sizes(head, file.infos, None, file.path, own),
+        )
+        for head in model.graph.mtp
+    ]
