@@ -63,7 +63,8 @@ def _programmed(candidates: Candidates, smallest: Chosen, left: int) -> Chosen:
             if units < len(costs):
                 each = costs[: len(costs) - units] + point.cost
                 better = each < least[units:]
-                least[units:][better], pick[units:][better] = each[better], number
+                np.copyto(least[units:], each, where=better)
+                np.copyto(pick[units:], number, where=better)
         costs = least
         picks.append(pick)
     chosen, at = dict(smallest), len(costs) - 1
