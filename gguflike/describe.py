@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gguflike import quality
-from gguflike.container import GGUFFile, TensorInfo, ValueType
+from gguflike.container import GGUFFile, TensorInfo, Typed, ValueType
 from gguflike.container.file_types import FILE_TYPES
 
 #: Items shown of a longer array, and characters of a longer string.
@@ -87,6 +87,13 @@ def value(file: GGUFFile, key: str, *, whole: bool = False) -> Any:
         "count": count,
         "first": [plain(item) for item in metadata.head(key, SHOWN_ITEMS)],
     }
+
+
+def listed(value: Typed, most: int = sys.maxsize, longest: int = LONGEST_STRING) -> Any:
+    """A value that need not be in a file, as JSON: of an array the first ``most`` items, each as of `plain`."""
+    if value.item_type is None:
+        return plain(value.value, longest)
+    return [plain(item, longest) for item in value.value[:most]]
 
 
 def plain(item: Any, longest: int = LONGEST_STRING) -> Any:

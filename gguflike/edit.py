@@ -19,8 +19,8 @@ from gguflike.container import Typed, ValueType
 from gguflike.container import open as open_file
 from gguflike.container.digest import PREFIX as DIGESTS
 from gguflike.container.digest import SIGNATURE_PREFIX
-from gguflike.container.layout import ALIGNMENT_KEY, ORIGINAL_SHAPE
-from gguflike.container.reheader import header_of, write
+from gguflike.container.layout import ALIGNMENT_KEY, ORIGINAL_SHAPE, PADDING_KEY
+from gguflike.container.reheader import can_share, header_of, write
 from gguflike.container.shards import PREFIX as SPLIT
 from gguflike.container.values import INTEGERS, encode_value, typed
 from gguflike.errors import ArgumentError, GGUFError, UnsupportedError, did_you_mean
@@ -35,6 +35,7 @@ FIXED = {
     DIGESTS: "digests are kept right by themselves",
     SIGNATURE_PREFIX: "`gguflike sign` signs a file",
     ORIGINAL_SHAPE: "it says which shape a tensor has",
+    PADDING_KEY: "it fills up the header by itself",
 }
 _TYPES = {kind.name.lower(): kind for kind in ValueType if kind is not ValueType.ARRAY} | {"str": ValueType.STRING}
 _TYPED = re.compile(r"(\[?)([a-z]+\d*)(\]?):(.*)", re.DOTALL)
@@ -79,8 +80,9 @@ class Change:
 @dataclass(frozen=True)
 class Edited:
     """What was done, or would be. ``path``: the file that is changed, of a split model the one that has the metadata;
-    ``out``: where the changed one is; ``keeps_place``: the header keeps its size, so that tensors stay where they are,
-    and a file system that shares blocks copies none of them."""
+    ``out``: where the changed one is; ``keeps_place``: the header keeps its size, so that tensors stay where they are;
+    ``shares``: the file system shares what is behind the header between the old file and the new one, which else is
+    copied."""
 
     path: str
     out: str
@@ -89,6 +91,7 @@ class Edited:
     header_bytes: int
     file_bytes: int
     keeps_place: bool
+    shares: bool
 
 
 def edit(
@@ -142,8 +145,9 @@ def edit(
                 notices.append("the signature is of the header that was there, and goes: sign the file again")
         header = header_of(file, names, {change.key: change.new for change in changes if change.new is not None})
         target = file.path if out is None else os.fspath(out)
-        if (changes or out is not None) and not dry_run:
-            write(file, header, target, overwrite or out is None)
+        shares = False
+        if changes or out is not None:
+            shares = can_share(file, header, target) if dry_run else write(file, header, target, overwrite or not out)
         return Edited(
             file.path,
             target,
@@ -152,6 +156,7 @@ def edit(
             len(header.data),
             header.file_bytes,
             len(header.data) == file.data_offset,
+            shares,
         )
 
 

@@ -14,11 +14,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gguflike import container
-from gguflike.container import FilePlan, Typed, ValueType, system
+from gguflike.container import FilePlan, Typed, ValueType, reheader
 from gguflike.container.digest import SIGNATURE_PREFIX, WIDTH, Recorded, header_digest, patch, recorded
 from gguflike.container.findings import Finding
 from gguflike.container.plan import with_values
-from gguflike.container.publish import output_errors
 from gguflike.container.restate import layout, rewrite, step
 from gguflike.errors import ArgumentError, GGUFError, UnsupportedError
 
@@ -44,9 +43,10 @@ def sign(path: str | os.PathLike[str], key: str | os.PathLike[str]) -> str:
     """Sign a file, or all files of a split model, with the private key in the PEM file ``key``; the public key that
     fits it, in hexadecimal digits.
 
-    A file that has a signature gets the new one in its place. Any other is written anew, with digests where it has
-    none, and takes the old one's place when it is complete. DigestError where a tensor is not what the file says;
-    ArgumentError for a file that is no such key, UnsupportedError where the package cryptography is missing.
+    A file that has a signature gets the new one in its place, with the data as they are. Any other is written anew,
+    with digests where it has none. Either takes the old one's place when it is complete. DigestError where a tensor is
+    not what the file says; ArgumentError for a file that is no such key, UnsupportedError where the package
+    cryptography is missing.
     """
     private, public = _private(key)
     with container.open(path) as file:
@@ -72,27 +72,15 @@ def _sign(file: GGUFFile, private: Any, public: str) -> None:
 
 
 def _in_place(file: GGUFFile, planned: FilePlan, texts: list[str]) -> bool:
-    """Write what differs of the header, at most the signature, its key and the header's digest, where that is all.
-
-    It is one write, of a page or so where a file has few tensors. If the machine dies in it, the header's digest says
-    so, and the file must be had again.
-    """
+    """Give the file another header alone, where only the signature, its key and the header's digest differ."""
     assert planned.digests is not None
     wanted = patch(planned.header, planned.digests, texts)
-    descriptor = system.open_file(file.path, os.O_RDWR)
-    try:
-        there = bytearray(len(wanted))
-        if system.fill(descriptor, memoryview(there), 0) < len(wanted) or not _alike(there, wanted, planned, file):
-            return False
-        first = next((at for at in range(len(wanted)) if there[at] != wanted[at]), None)
-        if first is not None:
-            last = next(at for at in range(len(wanted) - 1, -1, -1) if there[at] != wanted[at])
-            with output_errors(file.path):
-                system.write_at(descriptor, memoryview(wanted)[first : last + 1], first)
-                system.sync(descriptor)
-        return True
-    finally:
-        os.close(descriptor)
+    there = bytearray(len(wanted))
+    if file.fill(memoryview(there), 0) < len(wanted) or not _alike(there, wanted, planned, file):
+        return False
+    if there != wanted:
+        reheader.write(file, reheader.Header(wanted, file.file_bytes), file.path, overwrite=True)
+    return True
 
 
 def _alike(there: bytearray, wanted: bytes, planned: FilePlan, file: GGUFFile) -> bool:

@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -31,6 +32,7 @@ import pickle
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -47,11 +49,12 @@ from bench_convert import Shape, make
 
 import gguflike
 from gguflike.cli import main as command
+from gguflike.container import reheader
 
-#: What changes a file system, by the names that ``os`` gives it.
+#: What changes a file system, by the names that ``os`` gives it, and ``fcntl``: by it blocks are shared.
 CALLS = (
     *("pwrite", "write", "fsync", "fdatasync", "replace", "rename", "link", "unlink"),
-    *("open", "ftruncate", "mkdir", "rmdir", "copy_file_range"),
+    *("open", "ftruncate", "mkdir", "rmdir", "copy_file_range", "ioctl"),
 )
 CODES = (errno.ENOSPC, errno.EIO)
 SECTOR = 512
@@ -213,7 +216,8 @@ class Calls:
 
     def install(self) -> None:
         for name in self.names:
-            setattr(os, name, self.wrapped(name, getattr(os, name)))
+            module = fcntl if name == "ioctl" else os
+            setattr(module, name, self.wrapped(name, getattr(module, name)))
 
     def wrapped(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -483,6 +487,9 @@ class Recorder(Calls):
             self.log.append(("write", about, args[2], bytes(args[1])[:result]))
         elif name == "copy_file_range":
             self.log.append(("write", about, args[4], os.pread(args[0], result, args[3])))
+        elif name == "ioctl":
+            source, offset, count, to = struct.unpack("=qQQQ", args[2])
+            self.log.append(("write", about, to, os.pread(source, count, offset)))
         elif name == "ftruncate":
             self.log.append(("size", about, args[1]))
         elif name in ("fsync", "fdatasync"):
@@ -672,6 +679,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=500, help="kills for each operation")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    reheader.FILLED_BYTES = 1 << 16  # small files are edited as large ones are
     with tempfile.TemporaryDirectory() as made:
         work = Path(made)
         chance = random.Random(args.seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 import gguflike
 from gguflike.cli import main
-from gguflike.container import Typed, ValueType, system
+from gguflike.container import Typed, ValueType, reheader, system
 from gguflike.container.digest import SIGNATURE_PREFIX
 from gguflike.edit import Edited, edit, known_type, value_of
 from gguflike.errors import ArgumentError, DigestError, GGUFLikeError, OutputError, UnsupportedError
@@ -124,6 +125,7 @@ def test_whatever_is_changed_all_else_stays(tmp_path_factory: pytest.TempPathFac
         ("gguflike.digest.header", "kept right by themselves"),
         ("gguflike.signature.key", "signs a file"),
         ("comfy.gguf.orig_shape.one", "which shape"),
+        ("gguflike.padding", "fills up the header"),
     ],
 )
 def test_what_nobody_may_change(path: Path, key: str, why: str) -> None:
@@ -280,6 +282,108 @@ def test_a_system_that_copies_nothing_by_itself(path: Path, monkeypatch: pytest.
     check(path, before, general__name="second" * 10)
 
 
+@pytest.fixture
+def large(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of ours that counts as large, of several blocks."""
+    tensors = [gguflike.quantize(np.ones((64, 512), np.float32), "Q8_0", name=f"t{n}") for n in range(3)]
+    gguflike.write(path, BEFORE, tensors)
+    monkeypatch.setattr(reheader, "FILLED_BYTES", 1 << 14)
+    return path
+
+
+def clones(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
+    """A system that shares blocks, as far as can be seen; what it was asked for: bytes, from, to."""
+    fcntl = pytest.importorskip("fcntl")
+    asked: list[tuple[int, int, int]] = []
+
+    def ioctl(target: int, request: int, said: bytes) -> int:
+        source, offset, count, to = struct.unpack("=qQQQ", said)
+        assert request == 0x4020940D  # FICLONERANGE of linux/fs.h
+        whole = os.fstat(source).st_size
+        if offset % 4096 or to % 4096 or offset + count > whole or (count % 4096 and offset + count != whole):
+            raise OSError(22, "Invalid argument")
+        asked.append((count, offset, to))
+        os.pwrite(target, os.pread(source, count, offset), to)
+        return 0
+
+    monkeypatch.setattr(fcntl, "ioctl", ioctl)
+    monkeypatch.setattr(system.sys, "platform", "linux")
+    return asked
+
+
+def test_blocks_are_shared_whatever_becomes_longer(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, before = clones(monkeypatch), contents(large)
+    copied = []
+    real = system.copy
+
+    def copy(source: int, target: int, count: int, offset: int, to: int) -> int:
+        copied.append(count)
+        return real(source, target, count, offset, to)
+
+    monkeypatch.setattr(system, "copy", copy)
+    for name in ("x" * 10, "x" * 300, "y" * 9000, "z" * 70, "", "x" * 4000, "x" * 8000):
+        with gguflike.open(large) as file:
+            old_size, old_place = file.file_bytes, file.data_offset
+        planned = edit(large, values={"general.name": name}, dry_run=True)
+        result = edit(large, values={"general.name": name})
+        assert (result.shares, planned.shares, planned.header_bytes) == (True, True, result.header_bytes)
+        count, offset, to = asked[-1]
+        assert (count, to - offset) == (old_size - offset, result.header_bytes - old_place)
+        assert copied[-1] == offset - old_place < 4096
+        found = contents(large)
+        assert found[1] == before[1]
+        assert found[0]["general.name"][0] == name
+        assert {key: value for key, value in found[0].items() if key not in ("general.name", "gguflike.padding")} == {
+            key: value for key, value in before[0].items() if key != "general.name"
+        }
+        assert gguflike.verify(large).ok
+        assert len(os.listdir(large.parent)) == 1  # noqa: PTH208
+
+
+def test_a_header_with_padding_keeps_its_place(large: Path, tmp_path: Path) -> None:
+    place = edit(large, values={"general.name": "x" * 100}).header_bytes
+    for name in ("x" * 200, "x" * 3000, "x"):
+        result = edit(large, values={"general.name": name})
+        assert (result.header_bytes, result.keeps_place) == (place, True)
+    with gguflike.open(large) as file:
+        assert file.metadata.item_type_of("gguflike.padding") is ValueType.UINT8
+        assert not file.metadata["gguflike.padding"].any()
+        assert list(file.metadata)[-1] == "gguflike.padding"
+        gguflike.write(tmp_path / "copy.gguf", file.metadata, list(file.tensors.values()))
+    with gguflike.open(tmp_path / "copy.gguf") as file:
+        assert "gguflike.padding" not in file.metadata  # it is of one header
+    big = edit(large, values={"general.name": "x" * 300_000})
+    assert big.header_bytes % 4096 == place % 4096
+    small = edit(large, values={"general.name": "x"}).header_bytes  # what is much too much is not kept
+    assert (small < 8192, small % 4096) == (True, place % 4096)
+
+
+def test_every_length_of_a_header_ends_where_it_must(large: Path) -> None:
+    with gguflike.open(large) as file:
+        for length in range(file.data_offset - 80, file.data_offset + 4096 + 80):
+            filled = reheader._filled(file, length)
+            whole = length if filled is None else length + reheader.PADDING_BYTES + filled
+            end = whole + -whole % 32
+            assert end >= file.data_offset
+            assert (end - file.data_offset) % 4096 == 0
+            assert end - length < 4096 + 80
+            assert filled is None or end == whole
+
+
+def test_blocks_that_cannot_be_shared_are_copied(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuses(*_: Any) -> int:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "ioctl", refuses)
+    wanted = large.with_name("wanted.gguf")
+    assert not edit(large, wanted, values={"general.name": "x" * 99}).shares
+    clones(monkeypatch)
+    assert edit(large, values={"general.name": "x" * 99}).shares
+    assert large.read_bytes() == wanted.read_bytes()  # the same bytes on every file system
+
+
 def test_a_file_that_is_cut_meanwhile(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = path.read_bytes()
     real = system.copy
@@ -348,6 +452,22 @@ def test_the_command(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     template = "{% for m in messages %}é{% endfor %}\n"
     changed = {"toy__rope.freq_base": None, "toy__x": 10000.0, "tokenizer__chat_template": template}
     check(path, before, general__name="a=b", toy__flags=[4, 5], toy__on=None, **changed)
+
+
+def test_values_are_written_as_inspect_writes_them(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = {"a.bytes": "0123", "a.inf": float("inf"), "a.nan": [float("nan"), 1.0, float("-inf")]}
+    with gguflike.container.Writer(path, gguflike.container.plan(odd, [], digests=False)):
+        pass
+    path.write_bytes(path.read_bytes().replace(b"0123", b"\xff\xfe01"))  # as others write them
+    assert main(["inspect", "--json", "--key", "a.*", str(path)]) == 0
+    seen = json.loads(capsys.readouterr().out)
+    assert seen == {"a.bytes": {"bytes": "fffe3031"}, "a.inf": "Infinity", "a.nan": ["NaN", 1.0, "-Infinity"]}
+    unset = [each for key in odd for each in ("--unset", key)]
+    assert main(["edit", str(path), *unset, "--dry-run", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {each["key"]: each["old"] for each in document["changes"]} == seen
+    assert main(["edit", str(path), *unset]) == 0
+    assert "fffe" in capsys.readouterr().out
 
 
 def test_usage_of_the_command(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

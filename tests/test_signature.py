@@ -17,8 +17,9 @@ import pytest
 
 import gguflike
 from gguflike.cli import main
+from gguflike.container import system
 from gguflike.convert import split
-from gguflike.errors import ArgumentError, DigestError, RemoteError, UnsupportedError
+from gguflike.errors import ArgumentError, DigestError, OutputError, RemoteError, UnsupportedError
 from gguflike.verify import verify
 from tests import hub_server
 from tests.bad_vectors import bad
@@ -50,6 +51,10 @@ def model(tmp_path: Path) -> Path:
     tensors = [gguflike.quantize(rng.standard_normal((8, 256)), "Q8_0", name=f"blk.{i}.x") for i in range(3)]
     gguflike.write(tmp_path / "m.gguf", {"general.architecture": "llama", "general.name": "signed"}, tensors)
     return tmp_path / "m.gguf"
+
+
+def fails(*_: Any) -> None:
+    raise OSError(28, "No space left on device")
 
 
 def rules(path: Path, **asked: Any) -> list[str]:
@@ -105,17 +110,38 @@ def test_every_change_of_the_header_breaks_it(model: Path, mine: tuple[Path, Pat
 
 def test_a_second_signature_takes_the_place_of_the_first(model: Path, mine: tuple[Path, Path], tmp_path: Path) -> None:
     signature.sign(model, mine[0])
-    first, inode = model.read_bytes(), model.stat().st_ino
+    first, changed = model.read_bytes(), model.stat().st_mtime_ns
     signature.sign(model, mine[0])
-    assert model.read_bytes() == first
+    assert (model.read_bytes(), model.stat().st_mtime_ns) == (first, changed)  # what is so already is not written
     other = keys(tmp_path, "other", bytes(32))
     signature.sign(model, other[0])
-    assert (model.stat().st_ino, rules(model, key=other[1]), rules(model, key=mine[1])) == (inode, [], ["M-042"])
+    assert (rules(model, key=other[1]), rules(model, key=mine[1])) == ([], ["M-042"])
+    with gguflike.open(model) as file:
+        assert model.read_bytes()[file.data_offset :] == first[file.data_offset :]
     assert len(model.read_bytes()) == len(first)
+
+
+def test_a_second_signature_is_never_half_there(
+    model: Path, mine: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signature.sign(model, mine[0])
+    first = model.read_bytes()
+    other = keys(tmp_path, "other", bytes(32))
+    for name in ("write_at", "copy", "sync"):
+        with monkeypatch.context() as patched:
+            patched.setattr(system, name, fails)
+            with pytest.raises(OutputError, match="No space left"):
+                signature.sign(model, other[0])
+        assert model.read_bytes() == first
+    assert [each.name for each in tmp_path.iterdir() if each.suffix == ".tmp"] == []
+
+
+def test_a_copy_is_not_signed(model: Path, mine: tuple[Path, Path], tmp_path: Path) -> None:
+    signature.sign(model, mine[0])
     copy = tmp_path / "copy.gguf"
     with gguflike.open(model) as file:
         gguflike.write(copy, file.metadata, list(file.tensors.values()))
-    assert rules(copy, key=other[1]) == ["M-041"]  # what is signed is one file
+    assert rules(copy, key=mine[1]) == ["M-041"]  # what is signed is one file
 
 
 def test_files_of_others_and_split_models(model: Path, mine: tuple[Path, Path], tmp_path: Path) -> None:

@@ -122,13 +122,13 @@ def _finite(value: float) -> float | None:
 
 def _value(value: Typed | None) -> Any:
     """A value with its type, an array by its length and its first items."""
-    from gguflike.describe import plain
+    from gguflike.describe import listed
 
     if value is None:
         return None
+    items = listed(value, LISTED)
     if value.item_type is None:
-        return {"type": value.type.name.lower(), "value": plain(value.value)}
-    items = [plain(item) for item in value.value[:LISTED]]
+        return {"type": value.type.name.lower(), "value": items}
     return {"type": f"[{value.item_type.name.lower()}]", "count": len(value.value), "value": items}
 
 

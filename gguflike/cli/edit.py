@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,25 +103,15 @@ def _document(result: Edited, dry_run: bool) -> dict[str, Any]:
         "header_bytes": result.header_bytes,
         "file_bytes": result.file_bytes,
         "keeps_place": result.keeps_place,
+        "shares": result.shares,
     }
 
 
 def _plain(value: Typed | None) -> Any:
-    """A value as JSON has it; None where there is none."""
-    if value is None:
-        return None
-    found = value.value.tolist() if hasattr(value.value, "tolist") else value.value
-    if isinstance(found, list):
-        return [_text(item) for item in found]
-    return _text(found)
+    """A value as `inspect --key` has it in JSON, all of it; None where there is none."""
+    from gguflike.describe import listed
 
-
-def _text(item: Any) -> Any:
-    if isinstance(item, bytes):
-        return item.decode("utf-8", "backslashreplace")
-    if isinstance(item, float) and (item != item or item in (float("inf"), float("-inf"))):
-        return str(item)
-    return item
+    return None if value is None else listed(value, longest=sys.maxsize)
 
 
 def _print(result: Edited, dry_run: bool) -> None:
@@ -130,10 +121,9 @@ def _print(result: Edited, dry_run: bool) -> None:
         print(f"note: {notice}")
     if not result.changes and result.out == result.path:
         print("nothing changes")
-    elif dry_run:
-        print(f"would write {clean(result.out)} ({size(result.file_bytes)})")
-    else:
-        print(f"wrote {clean(result.out)} ({size(result.file_bytes)})")
+        return
+    shared = ", its data shared with the old file's blocks" if result.shares else ""
+    print(f"{'would write' if dry_run else 'wrote'} {clean(result.out)} ({size(result.file_bytes)}){shared}")
 
 
 def _line(change: Change) -> str:
@@ -150,7 +140,6 @@ def _line(change: Change) -> str:
 def _shown(value: Typed | None) -> str:
     assert value is not None
     found = _plain(value)
-    if isinstance(found, list):
-        kind = value.item_type.name.lower() if value.item_type is not None else ""
-        return f"{len(found)} x {kind} {clean(str(found), SHOWN)}"
+    if value.item_type is not None:
+        return f"{len(found)} x {value.item_type.name.lower()} {clean(str(found), SHOWN)}"
     return clean(repr(found), SHOWN)

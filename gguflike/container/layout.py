@@ -20,6 +20,8 @@ ALIGNMENT_KEY = "general.alignment"
 ARCHITECTURE_KEY = "general.architecture"
 ORIGINAL_SHAPE = "comfy.gguf.orig_shape."  # and a tensor's name: the shape that it has in its network
 
+PADDING_KEY = "gguflike.padding"  # zero bytes, with which the data begin where they did, or whole blocks further on
+
 INT64_MAX = 2**63 - 1  # llama.cpp keeps dimensions and sizes in int64
 MAX_DIMS = 4  # GGML_MAX_DIMS
 MAX_NAME_BYTES = 63  # GGML_MAX_NAME is 64 with the closing NUL

@@ -16,6 +16,7 @@ from gguflike.container.layout import (
     MAX_DIMS,
     MAX_HEADER_BYTES,
     MAX_NAME_BYTES,
+    PADDING_KEY,
     READABLE_NAME_BYTES,
     VERSION,
     TensorInfo,
@@ -140,6 +141,8 @@ def _values(metadata: Mapping[str, Any], alignment: int | None, signature: bool)
     values: dict[str, Typed] = {}
     for key in metadata:
         if key.startswith(digest.PREFIX) or (key.startswith(digest.SIGNATURE_PREFIX) and not signature):
+            continue
+        if key == PADDING_KEY:  # of another header
             continue
         check_key(_utf8(key, "key", "C-009"))
         try:

@@ -179,14 +179,25 @@ class GGUFFile:
         has where the file ends before."""
         return system.fill(self._descriptor, view, offset)
 
-    def copy_data(self, descriptor: int, to: int) -> None:
-        """Copy all behind the header, as it is, to the byte ``to`` of another open file. GGUFError where the file has
-        changed since it was opened."""
+    def copy_data(self, descriptor: int, to: int) -> bool:
+        """Copy all behind the header, as it is, to the byte ``to`` of another open file, which ends with it; whether
+        the two files share its blocks, so that next to nothing was copied. GGUFError where the file has changed since
+        it was opened."""
         count = max(self.file_bytes - self.data_offset, 0)  # a file without tensors may end before
         self._check_unchanged(None)
+        first = self.data_offset + -self.data_offset % system.SHARED_BLOCK
+        moved, rest = to - self.data_offset, self.file_bytes - first
+        shared = rest > 0 and moved % system.SHARED_BLOCK == 0
+        shared = shared and system.share(self._descriptor, descriptor, rest, first, first + moved)
+        count = first - self.data_offset if shared else count
         if system.copy(self._descriptor, descriptor, count, self.data_offset, to) < count:
             raise GGUFError("the file became shorter while it was read", path=self.path, rule="C-025")
         self._check_unchanged(None)
+        return shared
+
+    def can_share(self, folder: str | os.PathLike[str]) -> bool:
+        """Whether a file in the folder could share blocks with this one."""
+        return self.file_bytes > system.SHARED_BLOCK and system.can_share(self._descriptor, folder)
 
     def _check_unchanged(self, name: str | None) -> None:
         """Raise unless the file is open, and has the size and the time of change that it had."""

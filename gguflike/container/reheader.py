@@ -1,9 +1,12 @@
-"""A file with another header: what stands behind it stays as it is, byte for byte.
+"""A file with another header: what stands behind it stays as it is, byte for byte, and is not looked at (restate.py
+looks at all of it).
 
 Records of metadata that are not changed are copied as they stand, and so are the tensors'. The file with the new header
 is a new one, which takes the old one's place when it is complete: a header that is written over could be neither the
-old nor the new one for whoever reads it meanwhile, or after a crash. Where the header keeps its size, a file system
-that shares blocks between files (Btrfs, XFS, APFS through a copy) shares the tensors'.
+old nor the new one for whoever reads it meanwhile, or after a crash.
+
+A file system that shares blocks between files (Btrfs, XFS) shares those of the data, where they stand as far into a
+block as before. Headers of files that are worth it are filled up so that they do, with a value of zero bytes.
 """
 
 from __future__ import annotations
@@ -14,12 +17,21 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
+import numpy as np
+
 from gguflike.container import digest, system
-from gguflike.container.layout import HEADER_BYTES, MAX_HEADER_BYTES, align_up, check_key
+from gguflike.container.layout import HEADER_BYTES, MAX_HEADER_BYTES, PADDING_KEY, align_up, check_key
 from gguflike.container.reader import GGUFFile
+from gguflike.container.system import SHARED_BLOCK
 from gguflike.container.target import StrPath, whole_file
-from gguflike.container.values import Typed, encode_string, encode_value
+from gguflike.container.values import Typed, ValueType, encode_string, encode_value
 from gguflike.errors import DigestError, GGUFError, UnsupportedError
+
+#: Files from this size on have their headers filled up: others are copied in no time.
+FILLED_BYTES = 1 << 24
+#: Bytes that are filled up at most for the data to stay where they are, when a header becomes shorter.
+MOST_PADDING = 1 << 16
+PADDING_BYTES = 8 + len(PADDING_KEY) + 4 + 4 + 8  # of a record that holds none: key, type, item type, count
 
 
 @dataclass(frozen=True)
@@ -34,7 +46,9 @@ def header_of(file: GGUFFile, names: Mapping[str, str], values: Mapping[str, Typ
     """The header of ``file`` with other metadata.
 
     ``names``: by each key that stays, what it is called, in the order of the file; ``values``: what keys, by their new
-    names, have instead, and what is added. Where the file has digests, its header's is that of the new header.
+    names, have instead, and what is added. Where the file has digests, its header's is that of the new header. From
+    FILLED_BYTES on, `gguflike.padding` fills the header up, so that the data stay where they are, or move by whole
+    blocks.
 
     UnsupportedError for a big-endian file, GGUFError where the header would break a rule or the old one's digest does
     not hold (DigestError): what somebody else has changed is not to be vouched for.
@@ -56,6 +70,7 @@ def header_of(file: GGUFFile, names: Mapping[str, str], values: Mapping[str, Typ
             remedy="the file is damaged or was edited by something that knows no digests: get it again",
         )
     records = _records(file)
+    names = {key: name for key, name in names.items() if key != PADDING_KEY}
     parts, place, size = [], -1, HEADER_BYTES
     for key, name in names.items():
         start, value_at, end = records[key]
@@ -72,7 +87,12 @@ def header_of(file: GGUFFile, names: Mapping[str, str], values: Mapping[str, Typ
         check_key(name.encode())
     parts += [encode_string(name, "key") + encode_value(values[name], name) for name in added]
     tensors = old[max((end for _, _, end in records.values()), default=HEADER_BYTES) : file.header_bytes]
-    made = b"".join([old[:16], (len(names) + len(added)).to_bytes(8, "little"), *parts, tensors])
+    filled = _filled(file, HEADER_BYTES + sum(map(len, parts)) + len(tensors))
+    if filled is not None:
+        zeros = Typed(np.zeros(filled, np.uint8), ValueType.ARRAY, ValueType.UINT8)
+        parts.append(encode_string(PADDING_KEY, "key") + encode_value(zeros, PADDING_KEY))
+    count = len(names) + len(added) + (filled is not None)
+    made = b"".join([old[:16], count.to_bytes(8, "little"), *parts, tensors])
     made = made.ljust(align_up(len(made), file.alignment), b"\0")
     if len(made) > MAX_HEADER_BYTES:
         raise GGUFError(
@@ -84,18 +104,41 @@ def header_of(file: GGUFFile, names: Mapping[str, str], values: Mapping[str, Typ
     return Header(made, len(made) + max(file.file_bytes - file.data_offset, 0))
 
 
-def write(file: GGUFFile, header: Header, out: StrPath, overwrite: bool) -> None:
+def _filled(file: GGUFFile, length: int) -> int | None:
+    """How many zeros fill a header of ``length`` bytes up; None where none do."""
+    if file.file_bytes < FILLED_BYTES:
+        return None
+    step = max(SHARED_BLOCK, file.alignment)
+    end = file.data_offset
+    if not length <= end <= length + MOST_PADDING:
+        end = length + (end - length) % step
+    if align_up(length, file.alignment) == end:
+        return None
+    if end < length + PADDING_BYTES:
+        end += step
+    return end - length - PADDING_BYTES
+
+
+def write(file: GGUFFile, header: Header, out: StrPath, overwrite: bool) -> bool:
     """Write ``file`` with another header: the target, which may be the file itself, is what it was before, or complete.
+    Whether the file system shares what is behind the header between the two.
 
     OutputError where the system refuses, the target is a folder, or it exists and ``overwrite`` is false. GGUFError
     where the file changes meanwhile.
     """
     with whole_file(out, header.file_bytes, overwrite) as target:
         system.write_at(target.descriptor, header.data, 0)
-        file.copy_data(target.descriptor, len(header.data))
+        shared = file.copy_data(target.descriptor, len(header.data))
         if hasattr(os, "fchmod"):
             with suppress(OSError):  # a file system without modes
                 os.fchmod(target.descriptor, stat.S_IMODE(os.stat(file.path).st_mode))  # noqa: PTH116 - text
+    return shared
+
+
+def can_share(file: GGUFFile, header: Header, out: StrPath) -> bool:
+    """Whether `write` would find that the file system shares what is behind the header."""
+    folder = os.path.dirname(os.path.realpath(out))  # noqa: PTH120 - text
+    return (len(header.data) - file.data_offset) % SHARED_BLOCK == 0 and file.can_share(folder)
 
 
 def _old_header(file: GGUFFile) -> bytes:

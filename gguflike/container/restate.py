@@ -1,4 +1,8 @@
-"""A file with other metadata of its own: the tensors stay as they are."""
+"""A file laid out anew with other metadata: every tensor is read, compared with its digest where it has one, and
+written where the rules for writing want it. So any file comes out with digests that hold, holes and disorder or not.
+
+Who only changes metadata, and looks at no data, takes another header (reheader.py).
+"""
 
 from __future__ import annotations
 

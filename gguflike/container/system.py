@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
+import sys
 import threading
 from contextlib import suppress
 from typing import Any
@@ -23,11 +25,16 @@ StrPath = str | os.PathLike[str]
 #: What begins and ends at multiples of this, in memory and in the file, can be written past the cache of files: it is
 #: the largest block that disks have.
 DIRECT_BLOCK = 1 << 12
+#: What begins at multiples of this in two files can be shared by them, where the file system does that: the blocks of
+#: most that do are no larger.
+SHARED_BLOCK = 1 << 12
 #: Open entries can be neither removed nor renamed: being open is the lock.
 OPEN_IS_LOCKED = fcntl is None
 
 #: Files that the system does not copy from or to by itself.
 _NO_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF)
+
+_CLONE_RANGE = 0x4020940D  # Linux' FICLONERANGE
 
 _FOLDER_LOCK = ".writing"  # the file that is open in a folder where folders cannot be opened themselves
 _position = threading.Lock()  # a descriptor has one position, which threads share
@@ -129,11 +136,39 @@ def write_at(descriptor: int, data: Any, offset: int) -> None:
         view, offset = view[count:], offset + count
 
 
-def copy(source: int, target: int, count: int, offset: int, to: int) -> int:
-    """Copy ``count`` bytes from ``offset`` in one file to ``to`` in another; how many, fewer where the source ends.
+def share(source: int, target: int, count: int, offset: int, to: int) -> bool:
+    """Let the blocks of ``count`` bytes from ``offset`` in one file stand at ``to`` in another, too, until either is
+    written to: nothing is copied. Whether the system and the file system do that.
 
-    Where the system can, it copies by itself, and a file system that shares blocks between files shares them.
+    Both places are multiples of SHARED_BLOCK, and so is ``count``, unless the source ends there.
     """
+    if fcntl is None or sys.platform != "linux":
+        return False
+    try:
+        fcntl.ioctl(target, _CLONE_RANGE, struct.pack("=qQQQ", source, offset, count, to))
+    except OSError:  # of any kind: who copies instead hears of what is wrong with the disk
+        return False
+    return True
+
+
+def can_share(source: int, folder: StrPath) -> bool:
+    """Whether a file in the folder could share blocks with an open one that has some, which is tried on a file that
+    has no name."""
+    try:
+        target = os.open(folder, os.O_RDWR | os.O_TMPFILE, 0o600) if hasattr(os, "O_TMPFILE") else -1
+    except OSError:
+        return False
+    if target < 0:
+        return False
+    try:
+        return share(source, target, SHARED_BLOCK, 0, 0)
+    finally:
+        os.close(target)
+
+
+def copy(source: int, target: int, count: int, offset: int, to: int) -> int:
+    """Copy ``count`` bytes from ``offset`` in one file to ``to`` in another, where the system can, by itself; how many,
+    which are fewer where the source ends."""
     done = 0
     while done < count and hasattr(os, "copy_file_range"):
         try:
