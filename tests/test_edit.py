@@ -307,7 +307,8 @@ def clones(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
         return 0
 
     monkeypatch.setattr(fcntl, "ioctl", ioctl)
-    monkeypatch.setattr(system.sys, "platform", "linux")
+    monkeypatch.setattr(system, "_CLONE_RANGE", 0x4020940D)
+    monkeypatch.setattr(system, "can_share", lambda source, _: os.fstat(source).st_size > 4096)
     return asked
 
 
@@ -338,6 +339,15 @@ def test_blocks_are_shared_whatever_becomes_longer(large: Path, monkeypatch: pyt
         }
         assert gguflike.verify(large).ok
         assert len(os.listdir(large.parent)) == 1  # noqa: PTH208
+
+
+def test_a_dry_run_says_what_this_file_system_does(large: Path) -> None:
+    before = contents(large)
+    planned = edit(large, values={"general.name": "x" * 300}, dry_run=True)
+    assert len(os.listdir(large.parent)) == 1  # noqa: PTH208
+    assert edit(large, values={"general.name": "x" * 300}).shares == planned.shares
+    assert contents(large)[1] == before[1]
+    assert gguflike.verify(large).ok
 
 
 def test_a_header_with_padding_keeps_its_place(large: Path, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import struct
-import sys
 import threading
 from contextlib import suppress
 from typing import Any
@@ -34,7 +33,8 @@ OPEN_IS_LOCKED = fcntl is None
 #: Files that the system does not copy from or to by itself.
 _NO_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF)
 
-_CLONE_RANGE = 0x4020940D  # Linux' FICLONERANGE
+#: FICLONERANGE of Linux, which Python names from 3.13 on; None on other systems, which lack O_TMPFILE as well.
+_CLONE_RANGE = getattr(fcntl, "FICLONERANGE", 0x4020940D if hasattr(os, "O_TMPFILE") else None)
 
 _FOLDER_LOCK = ".writing"  # the file that is open in a folder where folders cannot be opened themselves
 _position = threading.Lock()  # a descriptor has one position, which threads share
@@ -142,7 +142,7 @@ def share(source: int, target: int, count: int, offset: int, to: int) -> bool:
 
     Both places are multiples of SHARED_BLOCK, and so is ``count``, unless the source ends there.
     """
-    if fcntl is None or sys.platform != "linux":
+    if _CLONE_RANGE is None:
         return False
     try:
         fcntl.ioctl(target, _CLONE_RANGE, struct.pack("=qQQQ", source, offset, count, to))
