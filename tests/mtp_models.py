@@ -417,6 +417,61 @@ for head in range(3):
         **{f"{place}{name}.weight": (D,) for name in ("enorm", "hnorm", "final_layernorm")},
     }
 
+
+COHERE: dict[str, Any] = {
+    **{name: value for name, value in COMMON.items() if name not in ("rms_norm_eps", "moe_intermediate_size")},
+    "architectures": ["Cohere2MoeForCausalLM"],
+    "model_type": "cohere2_moe",
+    "intermediate_size": FF,
+    "prefix_dense_intermediate_size": 2 * FF,
+    "head_dim": 32,
+    "logit_scale": 0.25,
+    "layer_norm_eps": 1e-5,
+    "sliding_window": 8,
+    "layer_types": ["full_attention", "sliding_attention"],
+    "mlp_layer_types": ["dense", "sparse"],
+    "num_experts": E,
+    "num_shared_experts": 1,
+    "expert_selection_fn": "sigmoid",
+    "norm_topk_prob": True,
+    "tie_word_embeddings": True,
+}
+
+
+def of_cohere(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """What of GLM's tensors it has."""
+    lacks = ("q_norm", "k_norm", "post_attention", "e_score", "lm_head")
+    return {name: shape for name, shape in shapes.items() if not any(word in name for word in lacks)}
+
+
+COHERE_WEIGHTS = of_cohere({**TRUNK, **GLM_HEAD, f"{HEAD}shared_head.norm.weight": (D,)})
+
+EXAONE4: dict[str, Any] = {
+    **{name: value for name, value in COMMON.items() if "expert" not in name and "moe" not in name},
+    "architectures": ["Exaone4_5_ForConditionalGeneration"],
+    "model_type": "exaone4",
+    "head_dim": 32,
+    "mtp_share_layers": False,
+}
+del EXAONE4["first_k_dense_replace"]
+
+
+def post_normed(layer: str) -> dict[str, tuple[int, ...]]:
+    made = {**attention(layer), **feed_forward(f"{layer}mlp", 2 * FF)}
+    del made[f"{layer}input_layernorm.weight"]
+    return made | {f"{layer}post_feedforward_layernorm.weight": (D,)}
+
+
+EXAONE4_WEIGHTS = {
+    "model.embed_tokens.weight": (VOCAB, D),
+    **post_normed("model.layers.0."),
+    **post_normed("model.layers.1."),
+    "model.norm.weight": (D,),
+    "lm_head.weight": (VOCAB, D),
+    **post_normed("mtp.layers.0."),
+    **APART,
+}
+
 #: The tensors of each checkpoint, and its config.json.
 VARIANTS = {
     "hy": HY_WEIGHTS,
@@ -429,6 +484,8 @@ VARIANTS = {
     "windows": EXAONE_WEIGHTS,
     "two layers": NEMOTRON_WEIGHTS,
     "three": MIMO_WEIGHTS,
+    "centered": COHERE_WEIGHTS,
+    "norms behind": EXAONE4_WEIGHTS,
 }
 CONFIGS = {
     "hy": HY,
@@ -441,6 +498,8 @@ CONFIGS = {
     "windows": EXAONE,
     "two layers": NEMOTRON,
     "three": MIMO,
+    "centered": COHERE,
+    "norms behind": EXAONE4,
 }
 PROMPT = [10, 20, 30, 40, 50, 60, 70]
 

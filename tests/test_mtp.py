@@ -66,7 +66,7 @@ def test_there_and_back(tmp_path: Path, variant: str) -> None:
     assert all(np.array_equal(x, again[name]) for name, x in stored(path).items())
 
 
-@pytest.mark.parametrize("variant", ["apart", "shared", "windows", "two layers"])
+@pytest.mark.parametrize("variant", ["apart", "shared", "windows", "two layers", "centered"])
 def test_config_json_counts_the_heads(tmp_path: Path, variant: str) -> None:
     gguflike.export(converted(tmp_path, values(VARIANTS[variant])), tmp_path / "back")
     config = json.loads((tmp_path / "back" / "config.json").read_text())
@@ -114,11 +114,16 @@ NORM = "nextn.shared_head_norm.weight"
 
 
 def rms(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + 1e-5) * weight
+    result: np.ndarray = x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + 1e-5) * weight
+    return result
+
+
+def layer_norm(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    return rms(x - x.mean(axis=-1, keepdims=True), weight)
 
 
 #: Where the block of a head is not the second layer's with other weights.
-ALONE = ("without indexer", "windows", "two layers", "three")
+ALONE = ("without indexer", "windows", "two layers", "three", "centered")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -131,7 +136,8 @@ def test_heads_are_their_equations(tmp_path: Path, variant: str) -> None:
         graph = family.graph(family.from_file(file.metadata, file.infos))
     tensors = stored(path)
     trunk = blocks(graph, tensors, tensors["token_embd.weight"][PROMPT], Context(length=len(PROMPT)))
-    h = trunk if variant == "three" else rms(trunk, tensors["output_norm.weight"])
+    of_norms = layer_norm if variant == "centered" else rms
+    h = trunk if variant == "three" else of_norms(trunk, tensors["output_norm.weight"])
     for number in range(HEADS[variant]):
         own = {name.split(".", 2)[2]: x for name, x in tensors.items() if name.startswith(f"blk.{layer + number}.")}
         embedding = own.get("nextn.embed_tokens.weight", tensors["token_embd.weight"])
@@ -139,17 +145,14 @@ def test_heads_are_their_equations(tmp_path: Path, variant: str) -> None:
         norm = own.get("nextn.shared_head_norm.weight", tensors["output_norm.weight"])
         norm = own.get("layer_output_norm.weight", norm)
         e, h = embedding[PROMPT[1 + number :]], h[:-1]
-        x = np.concatenate([rms(e, own["nextn.enorm.weight"]), rms(h, own["nextn.hnorm.weight"])], axis=1)
+        x = np.concatenate([of_norms(e, own["nextn.enorm.weight"]), of_norms(h, own["nextn.hnorm.weight"])], axis=1)
         x = x @ own["nextn.eh_proj.weight"].T
         other = {name: tensor for name, tensor in tensors.items() if not name.startswith("blk.")}
         other |= {f"blk.0.{role}": tensor for role, tensor in own.items()}
         block = graph.mtp[number].blocks if variant in ALONE else graph.blocks[1:2]
         x = blocks(Graph(graph.embedding, block, None, graph.head), other, x, Context(length=len(x)))
-        if variant == "two layers":
-            normed = norm * (x - x.mean(axis=1, keepdims=True)) / np.sqrt(x.var(axis=1, keepdims=True) + 1e-5)
-        else:
-            normed = rms(x, norm)
-        h, want = (x if variant == "three" else normed), normed @ output.T
+        normed = (layer_norm if variant == "two layers" else of_norms)(x, norm)
+        h, want = (x if variant == "three" else normed), normed @ output.T * graph.head.scale
         assert relative_error(reference.mtp.logits(graph, tensors, PROMPT, number), want) < 1e-5
 
 

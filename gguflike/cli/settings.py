@@ -199,7 +199,7 @@ DRAFTING = (
         "draft",
         ("--draft",),
         TEXT,
-        "a smaller model of the same vocabulary that guesses for MODEL; mtp: the prediction head of its own file",
+        "a smaller model of the same vocabulary that guesses for MODEL; mtp: the prediction heads of its own file",
         "FILE",
     ),
     Setting("draft_tokens", ("--draft-tokens",), POSITIVE, "so many tokens at a time (default: 8)", "N"),

@@ -1,7 +1,7 @@
 """Guesses at what texts go on with, which a pass can check as fast as it computes a few tokens.
 
 A guess is what followed the last time a text ended like this (`runner.speculate`), or what a draft model
-(`runner.drafting`) or the model's own head (`runner.mtp`) takes for the likeliest. How many tokens are guessed depends
+(`runner.drafting`) or the model's own heads (`runner.mtp`) take for the likeliest. How many tokens are guessed depends
 on how many were right before, and on how many texts share the pass: more than MOST_ROWS tokens no longer come along for
 little.
 """

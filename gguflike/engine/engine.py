@@ -94,7 +94,7 @@ class Engine:
     ``cache_bytes``: memory for what was computed of texts, for others that begin alike (None: a tenth of the
     machine's). ``text_bytes``: memory for the texts that are being computed (None: half of the machine's); each may
     fill the whole context, and one that does not fit beside others waits. ``draft``: a smaller model of the same
-    vocabulary that guesses at most ``draft_tokens`` at a time, or "mtp", the multi-token-prediction head of the file,
+    vocabulary that guesses at most ``draft_tokens`` at a time, or "mtp", the multi-token-prediction heads of the file,
     which changes the speed and no text. ``store``: a folder for `save` and `restore`. ``prefixes``: a folder in which
     what was computed of texts is kept on a disk as well, at most ``prefix_bytes`` of it; ``notice`` hears, on any
     thread, what of that cannot be used or written. ``told`` is called on the engine's thread when listeners have heard

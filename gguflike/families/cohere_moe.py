@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any
 
+from gguflike.families import mtp
 from gguflike.families.cohere import Cohere2
 from gguflike.families.config import key
 from gguflike.families.decoder import DECODER_NAMES, INERT_KEYS, SILU, attention, decoder, exported, rope_of
@@ -33,8 +34,8 @@ def _all_but_first(c: Any) -> tuple[bool, ...]:
 
 
 @frozen
-class CohereMoe(Cohere2):
-    """Hyper-parameters; layers without experts, and those with a window, turn queries and keys."""
+class CohereMoe(mtp.Headed, Cohere2):
+    """Hyper-parameters; layers without experts, those with a window, and those of heads turn queries and keys."""
 
     n_ff: int = key("feed_forward_length", ("prefix_dense_intermediate_size", "intermediate_size"))
     n_expert: int = key("expert_count", ("num_experts", "num_local_experts"))
@@ -52,6 +53,10 @@ class CohereMoe(Cohere2):
     gating: int = gating(SIGMOID)
     windowed: tuple[bool, ...] = windowed(_all_but_first, implied=without_window)
 
+    def of_head(self, field: str) -> Any:
+        """Nothing, in llama.cpp's way, of windows."""
+        return None if field == "windowed" else super().of_head(field)
+
 
 def cohere_moe(c: CohereMoe) -> Graph:
     """Attention beside experts."""
@@ -59,14 +64,17 @@ def cohere_moe(c: CohereMoe) -> Graph:
     router = Router(SCORINGS[c.gating], normalize=c.normalize)
     mixture = experts(c, router, shared=shared(c, c.n_ff_shared), total_scale=0.5 if c.n_ff_shared else 1.0)
 
+    norm = layer_norm(c, "attn_norm", bias=False)
+
     def block(layer: int) -> Block:
         is_dense = layer < c.n_dense
         turned = rope if is_dense or c.windowed[layer] else None
         mixer = attention(c, turned, window=c.window if c.windowed[layer] else 0)
-        after = FeedForward(c.n_embd, c.n_ff) if is_dense else mixture
-        return parallel(layer_norm(c, "attn_norm", bias=False), mixer, after)
+        return parallel(norm, mixer, FeedForward(c.n_embd, c.n_ff) if is_dense else mixture)
 
-    return decoder(c, block, layer_norm(c, "output_norm", bias=False), scale=c.logit_scale)
+    of_head = parallel(norm, attention(c, rope), mixture)
+    graph = decoder(c, block, layer_norm(c, "output_norm", bias=False), scale=c.logit_scale)
+    return mtp.with_mtp(c, graph, lambda _: of_head)
 
 
 def normalized(values: dict[str, Any]) -> dict[str, Any]:
@@ -89,6 +97,7 @@ COHERE_MOE = Family(
     config=CohereMoe,
     graph=cohere_moe,
     origins=MappingProxyType({**DECODER_NAMES, **expert_names(), **shared_names("mlp.shared_experts")}),
+    mtp_origins=mtp.MTP_NAMES,
     implemented=MappingProxyType(
         {
             **SILU,

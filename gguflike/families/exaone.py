@@ -1,10 +1,11 @@
-"""EXAONE 4."""
+"""EXAONE 4 and 4.5."""
 
 from __future__ import annotations
 
 from types import MappingProxyType
 from typing import Any
 
+from gguflike.families import mtp
 from gguflike.families.config import key
 from gguflike.families.decoder import (
     INERT_KEYS,
@@ -28,11 +29,17 @@ from gguflike.frozen import frozen
 
 
 @frozen
-class Exaone4(Windowed):
-    """Hyper-parameters. Where there are windows, only layers that have one turn queries and keys."""
+class Exaone4(mtp.Headed, Windowed):
+    """Hyper-parameters. Where there are windows, only layers that have one turn queries and keys. The block of a head
+    is as that of the first layer."""
 
     windowed: tuple[bool, ...] = windowed(every(4), implied=without_window)
     norm_eps: float = key("attention.layer_norm_rms_epsilon", "rms_norm_eps", default=1e-5)
+    n_mtp: int = mtp.count(most=1)
+
+    def of_head(self, field: str) -> Any:
+        """Nothing, in llama.cpp's way, of windows."""
+        return None if field == "windowed" else super().of_head(field)
 
 
 def exaone4(c: Exaone4) -> Graph:
@@ -43,7 +50,7 @@ def exaone4(c: Exaone4) -> Graph:
         turns = not c.window or c.windowed[layer]
         return post_norm(c, attention(c, rope if turns else None, **norms, window=span(c, layer)), feed_forward(c))
 
-    return decoder(c, block)
+    return mtp.with_mtp(c, decoder(c, block), lambda _: block(0))
 
 
 def notices(c: Exaone4) -> list[str]:
@@ -70,9 +77,11 @@ EXAONE4 = Family(
     config=Exaone4,
     graph=exaone4,
     origins=MappingProxyType({**POST_NORM_NAMES, "rope_freqs": Made(llama3_rope_freqs)}),
-    left_out=MappingProxyType({r"(model\.)?visual\.": "the vision tower"}),
+    mtp_origins=MappingProxyType(mtp.apart()),
+    mtp_layers=mtp.MTP_LAYERS,
+    left_out=MappingProxyType({r"(model\.)?visual\.": "the vision tower", r"mtp\.": "what predicts further tokens"}),
     implemented=SILU,
-    inert=INERT_KEYS,
+    inert=INERT_KEYS | {"mtp_share_layers"},  # which says whether several heads have one block
     constants=exported("Exaone4ForCausalLM", "exaone4"),
     normalized=normalized,
     spelled=spelled,

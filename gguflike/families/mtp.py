@@ -105,9 +105,10 @@ def with_mtp(
 
 
 def _head(c: Any, graph: Graph, layer: int, block: Callable[[int], Block], own: Norm, normed: bool) -> Graph:
-    first = MTPInput(layer, c.n_embd, c.norm_eps, normed)
     embedding, norm, head = graph.embedding, graph.norm, graph.head
+    assert norm is not None
     assert isinstance(head, Head)
+    first = MTPInput(layer, c.n_embd, c.norm_eps, normed, norm.kind)
     if c.mtp_embedding:
         embedding = replace(embedding, role=f"{first.prefix}embed_tokens")
     if c.mtp_norm:

@@ -5,7 +5,7 @@ A model, from what users call down to ops:
     model      what users hold: text in, text or vectors out
     network    what computes: ids in, logits or hidden states out, in turns
     generate   one token after another; speculate (drafts), drafting (those of a second model),
-               mtp (those of its own prediction head)
+               mtp (those of its own prediction heads)
     sampling/  the choice of the next token: settings, steps, log probabilities
     embedding  texts to vectors and scores; pooling
     passes     from token ids to logits or hidden states, and what stays of them

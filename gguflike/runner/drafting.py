@@ -29,7 +29,7 @@ class Asked(NamedTuple):
 
 
 class Drafter(Protocol):
-    """What guesses: a `DraftModel`, or the model's own head (`runner.mtp.MTPHeads`)."""
+    """What guesses: a `DraftModel`, or the model's own heads (`runner.mtp.MTPHeads`)."""
 
     slots: list[Slot]
 

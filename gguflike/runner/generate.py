@@ -273,7 +273,7 @@ class Continuation:
 
 class Drafts:
     """The drafts of one text: what followed the last time that it ended like this, ``lookup`` tokens at most, or else
-    what a draft model or the model's own head guesses, ``tokens`` at most."""
+    what a draft model or the model's own heads guess, ``tokens`` at most."""
 
     def __init__(self, lookup: int = 0, model: Drafter | None = None, tokens: int = 8) -> None:
         self._lookup = Lookup([], lookup) if lookup else None

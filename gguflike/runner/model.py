@@ -116,7 +116,7 @@ class Model(Network):
 
         ``lookup`` is how many tokens to guess at a time from what the text repeats; ``draft`` a smaller model of the
         same vocabulary that guesses at most ``draft_tokens`` at a time where that finds nothing, or "mtp": the
-        multi-token-prediction head of the file. All change the speed, not the text.
+        multi-token-prediction heads of the file. All change the speed, not the text.
         ``logprobs`` is how many alternatives to give with the log probability of each token. The text has no special
         tokens but those of ``shown``. ``progress`` counts the tokens of a prompt that takes several passes.
 

@@ -44,7 +44,7 @@ class HeadPasses(Passes):
         (part,) = head.inputs
         assert isinstance(part, MTPInput)
         self.normed = part.normed
-        self._eps = np.float32(part.eps)
+        self._eps, self._centered = np.float32(part.eps), part.kind == "layer"
         self._norms = [weights.floats(norm.weight_role) for norm in part.norms]
         self._embedding = graphs.embedding(head, weights, self._buffers)
 
@@ -67,6 +67,8 @@ class HeadPasses(Passes):
         self._weights.fetch(buffers.ids[:count])
         self._team.run(self._embedding, count)
         for place, (x, weight) in enumerate(zip((buffers.x[:count], self.before), self._norms, strict=True)):
+            if self._centered:
+                x = x - np.mean(x, axis=-1, keepdims=True)
             mean_square = np.mean(np.square(x), axis=-1, keepdims=True)
             buffers.pairs[:count, place * n_embd : (place + 1) * n_embd] = x / np.sqrt(mean_square + self._eps) * weight
         super()._pass(program, runs)

@@ -24,7 +24,7 @@ class Settings:
     ``model`` is a file (or what `gguflike.locate` takes), ``models_dir`` a folder whose files are loaded when asked
     for, while together they need at most ``memory`` bytes (0: three quarters of the machine's). ``draft`` is a file of
     a smaller model of the same vocabulary that guesses ``draft_tokens`` at a time for ``model``, or "mtp": its own
-    multi-token-prediction head; ``slots_dir`` a folder for slots that are saved. ``prefix_dir`` is a folder in which
+    multi-token-prediction heads; ``slots_dir`` a folder for slots that are saved. ``prefix_dir`` is a folder in which
     what was computed of texts outlives the server, at most ``prefix_bytes`` of it. ``api_keys`` are what one of must be
     sent with each request; ``no_auth`` opens a server to others without. At most ``queue`` requests wait; ``sampling``
     are defaults for requests. ``grace`` is how many seconds answers in progress have when the server is asked to end;

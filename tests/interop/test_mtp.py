@@ -8,13 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import gguflike
 from gguflike import container, runner
+from gguflike.families import registry
+from gguflike.reference import mtp
+from gguflike.reference.forward import blocks
+from gguflike.reference.parts import Context, normalize
 from tests.interop.families import converter
 from tests.interop.families.processes import Kept
 from tests.measures import largest_error
 from tests.mtp_models import PROMPT, VARIANTS, converted, stored, values
 
 FAMILIES = Path(converter.__file__).parent
+
+UNREAD = ("windows", "norms behind")  # whose heads it writes and does not compute
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +56,38 @@ def test_llama_cpp_computes_the_same_without_the_head(tmp_path: Path, variant: s
     kept.close()
     with runner.load(path, cache_type="f32") as model:
         assert largest_error(model.logits(PROMPT), np.load(out)) < 1e-4
+
+
+def fused(path: Path, out: Path) -> Path:
+    """The file with one matrix for queries, keys and values in each block of a head, which llama.cpp asks for."""
+    with container.open(path) as file:
+        count = int(file.metadata[f"{file.architecture}.block_count"])
+        first = count - int(file.metadata[f"{file.architecture}.nextn_predict_layers"])
+        of = dict(file.tensors)
+        for layer in range(first, count):
+            parts = [of.pop(f"blk.{layer}.attn_{name}.weight").dequantize() for name in "qkv"]
+            name = f"blk.{layer}.attn_qkv.weight"
+            of[name] = gguflike.quantize(np.concatenate(parts), "F32", name=name)
+        container.write(out, {key: file.metadata.typed(key) for key in file.metadata}, of.values())
+    return out
+
+
+@pytest.mark.parametrize("variant", [each for each in VARIANTS if each not in UNREAD])
+def test_llama_cpp_computes_the_same_heads(tmp_path: Path, variant: str) -> None:
+    path, out, before = converted(tmp_path, values(VARIANTS[variant])), tmp_path / "logits.npy", tmp_path / "before.npy"
+    tensors, kept = stored(path), Kept(FAMILIES / "mtp_process.py")
+    with container.open(path) as file:
+        family = registry.for_gguf(str(file.architecture))
+        graph = family.of_file(file.metadata, file.infos).graph(family.from_file(file.metadata, file.infos))
+    x = blocks(graph, tensors, tensors["token_embd.weight"][PROMPT], Context(length=len(PROMPT)))
+    normed = normalize(graph.norm, tensors, x)
+    path = fused(path, tmp_path / "fused.gguf") if variant == "three" else path
+    for number, head in enumerate(graph.mtp):
+        given = (normed if head.inputs[0].normed else x)[:-1]
+        ids = PROMPT[1 + number :]
+        np.save(before, given)
+        kept.ask(path=str(path), ids=ids, before=str(before), number=number, out=str(out))
+        assert largest_error(mtp.logits(graph, tensors, PROMPT, number), np.load(out)) < 1e-4
+        x = mtp.made(head, tensors, ids, given)
+        normed = normalize(head.norm, tensors, x)
+    kept.close()
