@@ -472,6 +472,35 @@ EXAONE4_WEIGHTS = {
     **APART,
 }
 
+OCR: dict[str, Any] = {
+    **{name: value for name, value in EXAONE4.items() if name != "mtp_share_layers"},
+    "architectures": ["GlmOcrForConditionalGeneration"],
+    "model_type": "glm_ocr_text",
+    "partial_rotary_factor": 1.0,
+}
+
+
+def between_norms(layer: str) -> dict[str, tuple[int, ...]]:
+    made = {name: shape for name, shape in attention(layer).items() if "self_attn" not in name or "proj" in name}
+    made |= {f"{layer}post_{name}_layernorm.weight": (D,) for name in ("self_attn", "mlp")}
+    return made | {f"{layer}mlp.gate_up_proj.weight": (4 * FF, D), f"{layer}mlp.down_proj.weight": (D, 2 * FF)}
+
+
+OCR_WEIGHTS = {
+    "model.embed_tokens.weight": (VOCAB, D),
+    **between_norms("model.layers.0."),
+    **between_norms("model.layers.1."),
+    "model.norm.weight": (D,),
+    "lm_head.weight": (VOCAB, D),
+    **between_norms(HEAD),
+    **{
+        name: shape
+        for name, shape in GLM_HEAD.items()
+        if name.endswith(("eh_proj.weight", "enorm.weight", "hnorm.weight"))
+    },
+    **OWN,
+}
+
 #: The tensors of each checkpoint, and its config.json.
 VARIANTS = {
     "hy": HY_WEIGHTS,
@@ -486,6 +515,7 @@ VARIANTS = {
     "three": MIMO_WEIGHTS,
     "centered": COHERE_WEIGHTS,
     "norms behind": EXAONE4_WEIGHTS,
+    "norms on both sides": OCR_WEIGHTS,
 }
 CONFIGS = {
     "hy": HY,
@@ -500,6 +530,7 @@ CONFIGS = {
     "three": MIMO,
     "centered": COHERE,
     "norms behind": EXAONE4,
+    "norms on both sides": OCR,
 }
 PROMPT = [10, 20, 30, 40, 50, 60, 70]
 

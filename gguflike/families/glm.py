@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from gguflike.errors import UnsupportedError
+from gguflike.families import mtp
 from gguflike.families.config import Via, key
 from gguflike.families.decoder import (
     DECODER_NAMES,
@@ -37,9 +38,9 @@ class Glm(Decoder):
 
 
 @frozen
-class Glm4(Glm):
-    """Hyper-parameters. Of models that see, ``sections`` say how many pairs turn by which of an image's positions;
-    GGUF then has the pairs half apart."""
+class Glm4(mtp.Headed, Glm):
+    """Hyper-parameters. GLM-OCR has a head that predicts further tokens. Of models that see, ``sections`` say how many
+    pairs turn by which of an image's positions; GGUF then has the pairs half apart."""
 
     sections: tuple[int, ...] | None = key(
         "rope.dimension_sections", "rope.sections", listed=True, via=Via(read=padded, write=lambda _: None)
@@ -78,13 +79,13 @@ def glm(c: Glm) -> Graph:
     return decoder(c, lambda _: block)
 
 
-def glm4(c: Glm) -> Graph:
-    """The same with norms behind the mixers, too."""
+def glm4(c: Glm4) -> Graph:
+    """The same with norms behind the mixers, too, in the block of a head as well."""
     block = (
         Branch(rms(c, "attn_norm"), mixer_of(c), rms(c, "post_attention_norm")),
         Branch(rms(c, "ffn_norm"), feed_forward(c, fused=True), rms(c, "post_ffw_norm")),
     )
-    return decoder(c, lambda _: block)
+    return mtp.with_mtp(c, decoder(c, lambda _: block), lambda _: block)
 
 
 GLM = Family(
@@ -112,6 +113,7 @@ GLM4 = replace(
             "post_ffw_norm": Named("post_mlp_layernorm"),
         }
     ),
+    mtp_origins=mtp.MTP_NAMES,
     constants=exported("Glm4ForCausalLM", "glm4"),
 )
 
@@ -119,5 +121,4 @@ GLM4V = replace(
     GLM4,
     config=Glm4v,
     left_out=MappingProxyType({r"(model\.)?visual\.": "the vision tower"}),
-    inert=INERT_KEYS | {"num_nextn_predict_layers"},
 )

@@ -57,8 +57,7 @@ _MTP = (
     ),
     ("deepseek2 (DeepSeek V3), ernie4_5-moe", "left out by its converter", "left out, with a notice"),
     ("minimax-m2, minimax-m3", "not in published checkpoints, no names for them", "left out, with a notice"),
-    ("exaone4 (EXAONE 4.5)", "kept, not loaded", "kept, guess: a block as that of layer 0"),
-    ("glm4 (GLM-OCR)", "kept, not loaded", "left out, with a notice"),
+    ("exaone4 (EXAONE 4.5), glm4 (GLM-OCR)", "kept, not loaded", "kept, guess: a block as that of layer 0"),
 )
 
 
