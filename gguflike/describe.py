@@ -80,7 +80,9 @@ def value(file: GGUFFile, key: str, *, whole: bool = False) -> Any:
         return plain(metadata[key], longest)
     count = metadata.count_of(key)
     if whole or count <= LONGEST_ARRAY:
-        return [plain(item, longest) for item in metadata[key]]
+        found = metadata[key]
+        items = found.tolist() if isinstance(found, np.ndarray) else found
+        return [plain(item, longest) for item in items]
     kind = metadata.item_type_of(key)
     return {
         "array": kind.name.lower() if kind is not None else "",

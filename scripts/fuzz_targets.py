@@ -9,6 +9,7 @@ import json
 import random
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ from gguflike.checkpoint import card, safetensors, strictjson, tokenizer, weight
 from gguflike.checkpoint.vocabulary import Vocabulary
 from gguflike.container.reader import HeaderFile
 from gguflike.container.shards import open_with
-from gguflike.container.validate import validate
+from gguflike.container.validate import REPORTED
 from gguflike.convert import imatrix
-from gguflike.describe import describe
+from gguflike.describe import LONGEST_ARRAY, describe
 from gguflike.families import registry
 from gguflike.families.family import check_layers
 from gguflike.statistics import decoded
@@ -37,7 +38,7 @@ DATA = Path(gguflike.__file__).parent / "data" / "austen-kjv-6m"
 @dataclass
 class Target:
     """A kind of input. ``read(data, folder)`` reads one, by way of files in the folder where it must. ``share`` of all
-    inputs are of this kind."""
+    inputs are of this kind. All of a process are read within what ``around`` gives."""
 
     name: str
     seeds: Sequence[Any]
@@ -45,6 +46,7 @@ class Target:
     encoded: Callable[[Any], bytes]
     read: Callable[[bytes, Path], None]
     share: float
+    around: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
 def in_memory(data: bytes, path: str = "memory.gguf") -> HeaderFile:
@@ -55,10 +57,12 @@ def read_gguf(data: bytes, folder: Path) -> None:
     """Everything that is told of a file without its data."""
     del folder
     file = in_memory(data)
-    list(validate(file))
+    for check in REPORTED:  # opening has tried the others
+        list(check(file))
     describe(file)
     for key in file.metadata:
-        file.metadata.typed(key)
+        if file.metadata.count_of(key) > LONGEST_ARRAY:  # of which `describe` reads the first
+            file.metadata.typed(key)
 
 
 def read_file(data: bytes, folder: Path) -> None:
@@ -272,5 +276,7 @@ def targets() -> list[Target]:
         Target("tokenizer", small_tokenizers(), documents, as_bytes, read_tokenizer, 0.02),
         Target("config", CONFIGS, documents, as_bytes, read_config, 0.07),
         Target("card", [CARD], mutations.mutated_bytes, as_bytes, read_card, 0.0195),
-        Target("template", [TEMPLATE], mutations.mutated_template, as_bytes, read_template, 0.0005),
+        Target(
+            "template", [TEMPLATE], mutations.mutated_template, as_bytes, read_template, 0.0005, template.keep_ready
+        ),
     ]

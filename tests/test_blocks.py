@@ -101,6 +101,12 @@ def test_random_bits_decode_as_elsewhere(fmt: BlockFormat) -> None:
 
 
 @every_type
+def test_no_blocks_decode_to_no_weights(fmt: BlockFormat) -> None:
+    assert fmt.decode is not None
+    assert fmt.decode(np.empty(0, fmt.dtype)).shape == (0, fmt.block_size)
+
+
+@every_type
 def test_extreme_scales_decode_as_elsewhere(fmt: BlockFormat) -> None:
     rows = edge_rows(fmt)
     assert_same_bits(reference(fmt, rows), oracle(fmt, rows))

@@ -74,6 +74,29 @@ sys.exit(fuzz.main())
     assert any("the-process-ended-with--6" in name for name in kept)
 
 
+def fuzz(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "ignore", str(ROOT / "scripts" / "fuzz.py"), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_runs_over_other_numbers_add_up(tmp_path: Path) -> None:
+    """An input is made from its number, in however many processes; a number that was tried twice counts for nothing."""
+    whole, first, rest, twice = (tmp_path / f"{name}.json" for name in ("whole", "first", "rest", "twice"))
+    kinds = ("--targets", "gguf", "safetensors", "--keep", tmp_path / "kept")
+    for log, start, count, jobs in ((whole, 7, 60, 1), (first, 7, 25, 2), (rest, 32, 35, 3), (twice, 31, 1, 1)):
+        done = fuzz("--first", start, "--inputs", count, "--jobs", jobs, "--log", log, *kinds)
+        assert done.returncode == 0, done.stderr
+    added, alone = fuzz("--sum", rest, first), fuzz("--sum", whole)
+
+    def counts(text: str) -> list[str]:
+        return [line.rpartition(";")[0] for line in text.splitlines()[2:]]
+
+    assert added.stdout.startswith("60 inputs")
+    assert "numbers 7 to 31, 32 to 66;" in added.stdout
+    assert counts(added.stdout) == counts(alone.stdout) != []
+    assert "inputs 31 to 31 were tried twice" in fuzz("--sum", first, twice).stderr
+
+
 def test_inputs_depend_on_the_seed_alone() -> None:
     """What one input was changed into is not in the next."""
     target = TARGETS["config"]

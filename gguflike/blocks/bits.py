@@ -21,9 +21,9 @@ def bit_planes(packed: npt.NDArray[Any], width: int, run: int) -> npt.NDArray[np
     """Unpacks codes of ``width`` bits: uint8 (n, bytes) -> (n, bytes * 8 // width), in the order of the weights."""
     n = packed.shape[0]
     shifts = np.arange(0, 8, width, dtype=np.uint8)
-    runs = packed.reshape(n, -1, 1, run)  # (n, chunks, 1, run)
+    runs = packed.reshape(n, packed.shape[1] // run, 1, run)  # (n, chunks, 1, run)
     codes = (runs >> shifts[:, None]) & np.uint8((1 << width) - 1)  # (n, chunks, 8 // width, run)
-    return codes.reshape(n, -1)
+    return codes.reshape(n, packed.shape[1] * (8 // width))
 
 
 def signs_of(packed: npt.NDArray[Any]) -> Floats:

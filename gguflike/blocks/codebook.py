@@ -34,7 +34,7 @@ def decode_iq4_xs(blocks: Blocks) -> Floats:
 
 def _vectors(grid: npt.NDArray[Any], codes: npt.NDArray[Any]) -> Floats:
     """Looks up codebook vectors, side by side: codes (n, k) -> float32 (n, k * dimension)."""
-    return grid[codes].astype(np.float32).reshape(len(codes), -1)
+    return grid[codes].astype(np.float32).reshape(len(codes), codes.shape[1] * grid.shape[1])
 
 
 def _scale_and_signs(words: npt.NDArray[Any]) -> tuple[Floats, Floats]:
@@ -43,7 +43,7 @@ def _scale_and_signs(words: npt.NDArray[Any]) -> tuple[Floats, Floats]:
     Below the scale stand four 7-bit numbers of sign patterns, each for 8 weights.
     """
     patterns = (words[:, :, None] >> np.arange(0, 28, 7, dtype=np.uint32)) & np.uint32(127)  # (n, 8, 4)
-    signs = signs_of(codebooks.SIGN_PATTERNS[patterns].reshape(len(words), -1))
+    signs = signs_of(codebooks.SIGN_PATTERNS[patterns].reshape(len(words), 32))
     return (words >> np.uint32(28)).astype(np.float32), signs
 
 

@@ -22,8 +22,8 @@ def trits(packed: npt.NDArray[Any], digits: int, run: int) -> npt.NDArray[np.uin
     """
     n = packed.shape[0]
     powers = (3 ** np.arange(digits)).astype(np.uint8)
-    fractions = packed.reshape(n, -1, 1, run) * powers[:, None]  # wraps modulo 256 on purpose
-    return ((fractions.astype(np.uint16) * np.uint16(3)) >> 8).astype(np.uint8).reshape(n, -1)
+    fractions = packed.reshape(n, packed.shape[1] // run, 1, run) * powers[:, None]  # wraps modulo 256 on purpose
+    return ((fractions.astype(np.uint16) * np.uint16(3)) >> 8).astype(np.uint8).reshape(n, packed.shape[1] * digits)
 
 
 def decode_tq1_0(blocks: Blocks) -> Floats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from gguflike.container.layout import MAX_HEADER_BYTES
@@ -23,7 +24,10 @@ class Cursor:
 
     def set_order(self, order: str) -> None:
         """Read numbers in byte order "<" or ">" from here on."""
-        self.u32, self.u64 = struct.Struct(order + "I"), struct.Struct(order + "Q")
+        self.unpack_u32, self.unpack_u64 = (
+            struct.Struct(order + "I").unpack_from,
+            struct.Struct(order + "Q").unpack_from,
+        )
 
     @property
     def record(self) -> str:
@@ -77,28 +81,39 @@ class Cursor:
     def read_u32(self, part: str) -> int:
         """The next UINT32."""
         self.need(4, part)
-        (value,) = self.u32.unpack_from(self.buffer, self.position)
+        (value,) = self.unpack_u32(self.buffer, self.position)
         self.position += 4
         return int(value)
 
     def read_u64(self, part: str) -> int:
         """The next UINT64."""
         self.need(8, part)
-        (value,) = self.u64.unpack_from(self.buffer, self.position)
+        (value,) = self.unpack_u64(self.buffer, self.position)
         self.position += 8
         return int(value)
 
-    def read_bytes(self, part: str) -> bytes:
-        """A string's bytes."""
-        start, end = self.read_span(part)
-        return bytes(self.buffer[start:end])
+    def read_text(self, part: str, check: Callable[[bytes], str]) -> str:
+        """A string as ``check`` gives it of its bytes, or with its place the error that ``check`` raises."""
+        start, buffer = self.position, self.buffer
+        first = start + 8
+        left = self.end - first
+        if left < 0:
+            self.need(8, part)
+        (length,) = self.unpack_u64(buffer, start)
+        if length > left:
+            self.read_span(part)  # which says why not
+        self.position = end = first + length
+        try:
+            return check(bytes(buffer[first:end]))
+        except GGUFError as error:
+            self.relocate(error, part, start)
 
     def read_span(self, part: str) -> tuple[int, int]:
         """Where a string's bytes begin and end, its length checked but nothing copied."""
         start, left = self.position, self.end - self.position - 8
         if left < 0:
             self.need(8, part)
-        (length,) = self.u64.unpack_from(self.buffer, start)
+        (length,) = self.unpack_u64(self.buffer, start)
         if length > left:
             if length <= self.file_bytes - start - 8:
                 self._too_large(part, start)

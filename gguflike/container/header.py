@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import struct
 from array import array
+from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gguflike.blocks import format_by_id
 from gguflike.container.cursor import Cursor
 from gguflike.container.layout import (
     ALIGNMENT_KEY,
@@ -38,15 +38,17 @@ from gguflike.errors import GGUFError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from gguflike.blocks import BlockFormat
+
 # Columns of the table of tensors: ggml's four dimensions, their number, type id, relative offset, bytes, and where in
 # the header the offset stands. A table of numbers, not of objects: 200,000 tensors take 14 MB.
 NE, N_DIMS, TYPE, OFFSET, NBYTES, PLACE = slice(0, 4), 4, 5, 6, 7, 8
 COLUMNS = 9
 
 KINDS = tuple(ValueType)  # by their ids
-TAIL_BYTES = 12  # type and offset, behind the dimensions
-RECORDS = 1 << 12  # of tensors that are looked at together: temporaries stay in the cache, whatever the file says
-SURELY_FITS = 2.0**62  # what a product of floats may be if the one of integers is to fit 63 bits
+SURELY_FITS = 1 << 52  # weights of which the bytes fit 63 bits, whatever the type
+_ONES = tuple((1,) * (MAX_DIMS - n_dims) for n_dims in range(MAX_DIMS + 1))  # the dimensions that a tensor does not say
+_NONE = (0, 0)
 
 
 class Header(NamedTuple):
@@ -132,12 +134,7 @@ def _metadata(cursor: Cursor, count: int, order: str) -> dict[str, Entry]:
     for index in range(count):
         cursor.at = ("metadata", index)
         start = cursor.position
-        try:
-            key = check_key(cursor.read_bytes("key"))
-        except GGUFError as error:
-            if error.path is not None:
-                raise
-            cursor.relocate(error, "key", start)
+        key = cursor.read_text("key", check_key)
         if key in entries:
             cursor.fail("duplicate key", "C-010", "key", offset=start, got=repr(key))
         cursor.at = ("metadata", index, key)
@@ -220,80 +217,48 @@ def _alignment(cursor: Cursor, metadata: Metadata) -> int:
 
 
 def _tensors(cursor: Cursor, count: int, order: str) -> tuple[dict[str, int], npt.NDArray[np.uint64]]:
-    """Names, and the table of numbers, which is filled and checked for all tensors at once."""
+    """Names, and the table of numbers."""
     names: dict[str, int] = {}
-    sizes = array("I")
-    places = array("Q")
+    rows = array("Q")
+    records = [struct.Struct(f"{order}{n_dims}QIQ") for n_dims in range(MAX_DIMS + 1)]  # behind the number of dims
+    blocks: dict[int, tuple[int, int]] = {}  # weights and bytes of a block, of the types met so far
+    buffer, end, read_u32 = cursor.buffer, cursor.end, cursor.unpack_u32
     for index in range(count):
         cursor.at = ("tensor", index)
         start = cursor.position
-        try:
-            name = check_name(cursor.read_bytes("name"))
-        except GGUFError as error:
-            if error.path is not None:
-                raise
-            cursor.relocate(error, "name", start)
+        name = cursor.read_text("name", check_name)
         if name in names:
             cursor.fail("duplicate tensor name", "C-019", "name", offset=start, got=repr(name))
         names[name] = index
-        n_dims = cursor.read_u32("n_dims")
+        at = cursor.position
+        if end - at < 4:
+            cursor.need(4, "n_dims")
+        (n_dims,) = read_u32(buffer, at)
         if n_dims > MAX_DIMS:
-            at = cursor.position - 4
             cursor.fail("too many dimensions", "C-020", "n_dims", offset=at, expected="0 to 4", got=n_dims)
-        cursor.need(8 * n_dims + TAIL_BYTES, "dims")
-        sizes.append(n_dims)
-        places.append(cursor.position)
-        cursor.position += 8 * n_dims + TAIL_BYTES
-    table = np.zeros((count, COLUMNS), np.uint64)
-    table[:, N_DIMS] = sizes
-    table[:, PLACE] = places
-    if count:
-        _numbers(cursor, table, order)
-        for first in range(0, count, RECORDS):
-            _measure(cursor, table[first : first + RECORDS], first, names)
-    return names, table
+        record = records[n_dims]
+        cursor.position = at = at + 4
+        if end - at < record.size:
+            cursor.need(record.size, "dims")
+        *dims, kind, offset = record.unpack_from(buffer, at)
+        block, block_bytes = blocks.get(kind, _NONE)
+        weights = prod(dims)
+        if block and 0 < weights < SURELY_FITS and not (dims and dims[0] % block):
+            nbytes = weights // block * block_bytes
+        else:
+            fmt, nbytes = _measured(cursor, dims, kind, name)
+            blocks[kind] = fmt.block_size, fmt.block_bytes
+        cursor.position = at = at + record.size
+        rows.extend((*dims, *_ONES[n_dims], n_dims, kind, offset, nbytes, at - 8))
+    return names, np.array(rows, np.uint64).reshape(count, COLUMNS)
 
 
-def _numbers(cursor: Cursor, table: npt.NDArray[np.uint64], order: str) -> None:
-    """Read dimensions, type and offset of tensors of which the table has N_DIMS and, as PLACE, where the first stands;
-    PLACE becomes that of the offset."""
-    buffer = np.frombuffer(cursor.buffer, np.uint8, cursor.position)
-    table[:, NE] = 1
-    for n_dims in range(MAX_DIMS + 1):
-        rows = np.flatnonzero(table[:, N_DIMS] == n_dims)
-        size = 8 * n_dims + TAIL_BYTES
-        for first in range(0, len(rows), RECORDS):
-            some = rows[first : first + RECORDS]
-            places = table[some, PLACE].astype(np.int64)
-            records = np.lib.stride_tricks.sliding_window_view(buffer, size)[places]
-            table[some, :n_dims] = np.ascontiguousarray(records[:, : size - TAIL_BYTES]).view(order + "u8")
-            table[some, TYPE] = np.ascontiguousarray(records[:, -TAIL_BYTES:-8]).view(order + "u4")[:, 0]
-            table[some, OFFSET] = np.ascontiguousarray(records[:, -8:]).view(order + "u8")[:, 0]
-    table[:, PLACE] += 8 * table[:, N_DIMS] + np.uint64(TAIL_BYTES - 8)
-
-
-def _measure(cursor: Cursor, table: npt.NDArray[np.uint64], first: int, names: dict[str, int]) -> None:
-    """Compute NBYTES of tensors from number ``first`` on. Records that may be wrong are looked at one by one, in order,
-    with exact numbers."""
-    types, of_type = np.unique(table[:, TYPE], return_inverse=True)
-    formats = [format_by_id(int(type_id)) for type_id in types]
-    blocks = np.array([fmt.block_size if fmt else 1 for fmt in formats], np.uint64)[of_type]
-    block_bytes = np.array([fmt.block_bytes if fmt else 0 for fmt in formats], np.uint64)[of_type]
-    dims = table[:, NE]
-    empty = (dims == 0).any(axis=1)
-    filled = np.where(dims == 0, np.uint64(1), dims)
-    weights = filled.prod(axis=1)
-    about = filled.astype(np.float64).prod(axis=1)
-    table[:, NBYTES] = np.where(empty, np.uint64(0), weights // blocks * block_bytes)
-    suspect = (block_bytes == 0) | (dims[:, 0] % blocks != 0) | (about * np.maximum(block_bytes, 1) > SURELY_FITS)
-    listed = list(names) if suspect.any() else []
-    for index in np.flatnonzero(suspect).tolist():
-        cursor.at = ("tensor", first + index)
-        n_dims, place = int(table[index, N_DIMS]), int(table[index, PLACE])
-        part, at = "type", place - 4
-        try:
-            fmt = known_format(int(table[index, TYPE]))
-            part, at = "dims", at - 8 * n_dims
-            table[index, NBYTES] = tensor_bytes(tuple(dims[index, :n_dims].tolist()), fmt)
-        except GGUFError as error:
-            cursor.relocate(error, part, at, listed[first + index])
+def _measured(cursor: Cursor, dims: list[int], kind: int, name: str) -> tuple[BlockFormat, int]:
+    """The format and the bytes of a tensor that may be wrong: GGUFError where it is."""
+    part, at = "type", cursor.position + 8 * len(dims)
+    try:
+        fmt = known_format(kind)
+        part, at = "dims", cursor.position
+        return fmt, tensor_bytes(tuple(dims), fmt)
+    except GGUFError as error:
+        cursor.relocate(error, part, at, name)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gguflike.container.strings import decode, read_strings
-from gguflike.container.values import CODES, SIZES, Typed, ValueType, dtype_of
+from gguflike.container.values import CODES, SIZES, Typed, ValueType, dtype_of, reader_of
 from gguflike.errors import counted
 from gguflike.texts import Texts, Unread
 
@@ -102,10 +102,9 @@ class Metadata(Mapping[str, Any]):
         return Metadata(self._buffer, self._order, kept)
 
     def _single(self, entry: Entry) -> Any:
-        data = bytes(self._buffer[entry.start : entry.end])
         if entry.type is ValueType.STRING:
-            return decode(data)
-        return np.frombuffer(data, dtype_of(entry.type, self._order))[0].item()
+            return decode(bytes(self._buffer[entry.start : entry.end]))
+        return reader_of(entry.type, self._order)(self._buffer, entry.start)[0]
 
     def _texts(self, entry: Entry, count: int) -> Texts:
         return read_strings(self._buffer, entry.start, count, entry.end, self._order)

@@ -140,18 +140,16 @@ class Gaps:
             yield Gap(int(self._start[number]), int(self._padded[number]), int(self._end[number]), behind)
 
 
-def holes(file: GGUFFile) -> Iterator[Finding]:
-    """C-101: nothing but padding stands between tensors. Only the first hole is reported, with how many there are."""
-    found, count = Gaps(file).holes()
+def gaps(file: GGUFFile) -> Iterator[Finding]:
+    """C-101: nothing but padding stands between tensors (only the first hole is reported, with how many there are).
+    C-103: nothing stands behind the last tensor's padding. C-105: that padding is there."""
+    between = Gaps(file)
+    found, count = between.holes()
     for gap in islice(found, 1):
         message = f"{counted(gap.end - gap.padded, 'byte')} {gap.behind} in no tensor; llama.cpp refuses such a file"
         got = None if count == 1 else f"{count} such holes"
         yield Finding(odd(file), "C-101", message, file.path, gap.padded, got=got)
-
-
-def ended(file: GGUFFile) -> Iterator[Finding]:
-    """C-103: nothing stands behind the last tensor's padding. C-105: that padding is there."""
-    end = Gaps(file).whole
+    end = between.whole
     if file.file_bytes > end:
         message = f"{counted(file.file_bytes - end, 'byte')} behind the last tensor"
         yield Finding(odd(file), "C-103", message, file.path, end)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 WINDOW = 1 << 15  # bytes looked at together: temporaries stay in the cache, whatever the file says
-FIRST_STEPS = 4  # plain steps after a broken chain; doubled each time that does not help
+FIRST_STEPS = 32  # plain steps after a broken chain, or for few strings; doubled each time that does not help
 MOST_STEPS = 1 << 15
 ASCII = 127
 

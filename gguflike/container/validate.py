@@ -28,8 +28,7 @@ REPORTED: tuple[Check, ...] = (
     consistency.byte_order,  # C-108  numbers are little-endian
     places.short_names,  # C-017  names are as short as ggml needs them
     places.ordered,  # C-106  data is in the order of the records
-    places.holes,  # C-101  there is nothing between tensors
-    places.ended,  # C-103, C-105  the file ends with the last tensor's padding
+    places.gaps,  # C-101, C-103, C-105  nothing stands between or behind tensors, and the last is padded
     consistency.layers,  # M-010  there are as many layers as stated
     consistency.vocabulary,  # M-011  scores, types, rows and ids fit the tokens
 )

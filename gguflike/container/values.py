@@ -6,7 +6,9 @@ Plain Python values get the type that llama.cpp's own tools use for them; ``Type
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from enum import IntEnum
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -52,9 +54,16 @@ INTEGERS = frozenset(kind for kind, code in CODES.items() if code in "BbHhIiQq")
 _BY_DTYPE = {np.dtype(code): kind for kind, code in CODES.items()}
 
 
+@cache
 def dtype_of(kind: ValueType, order: str) -> np.dtype[Any]:
     """numpy dtype of a scalar type as stored; ``order`` is "<" or ">"."""
     return np.dtype(order + CODES[kind])
+
+
+@cache
+def reader_of(kind: ValueType, order: str) -> Callable[[Any, int], tuple[Any, ...]]:
+    """What reads one number, as Python has it, from a place in a buffer, in a tuple."""
+    return struct.Struct(order + CODES[kind]).unpack_from
 
 
 @frozen

@@ -118,9 +118,15 @@ def key(
     return Key(gguf, names, default, copies, tensor, negated, zero, signed, array, listed, implied, via)
 
 
+_known: dict[type, tuple[Parameter, ...]] = {}
+
+
 def parameters(config: type) -> tuple[Parameter, ...]:
     """The fields of a configuration, in order."""
-    return tuple(Parameter(name, getattr(config, name), *_kind(kind)) for name, kind in fields(config).items())
+    if config not in _known:
+        made = (Parameter(name, getattr(config, name), *_kind(kind)) for name, kind in fields(config).items())
+        _known[config] = tuple(made)
+    return _known[config]
 
 
 def _kind(annotation: str) -> tuple[type, bool, bool]:
