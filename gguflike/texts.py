@@ -7,6 +7,7 @@ last eight bytes: equal texts have equal keys, and the few others that share one
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 GAP = 8  # ASCII bytes before every text, which let all be decoded at once; in GGUF they held its length
 _MIX = tuple(np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9))
 _MANY = 1 << 20  # parts of a text that are looked at, one by one
+_PIECE = 1 << 16  # bytes that are decoded at a time where nothing is kept of it: they stay in the cache
 _SIEVE_BITS = 17  # of a key's hash: few enough that the sieve stays in the first-level cache
 
 
@@ -81,8 +83,11 @@ class Texts(Sequence[str | bytes]):
 
     def not_utf8(self) -> list[int]:
         """Which texts are not UTF-8."""
+        decode = codecs.getincrementaldecoder("utf-8")().decode
         try:
-            self.data.tobytes().decode()
+            for start in range(0, len(self.data), _PIECE):
+                decode(self.data[start : start + _PIECE].data)
+            decode(b"", final=True)
         except UnicodeDecodeError:
             return [index for index in range(len(self)) if isinstance(self[index], bytes)]
         return []

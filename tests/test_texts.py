@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gguflike.texts import Texts
+from gguflike.texts import Texts, Unread
 
 # Long texts that differ in the middle only have equal keys; short ones of few letters repeat.
 TEXT = st.one_of(
@@ -71,3 +72,25 @@ def test_keys_tell_texts_apart_but_for_the_middle() -> None:
     texts = Texts.of(["12345678abc12345678", "12345678abd12345678", "1", "2", "", "12345678", "123456789"])
     assert texts.keys[0] == texts.keys[1]
     assert len(np.unique(texts.keys)) == 6
+
+
+@pytest.mark.parametrize("size", [65_534, 65_535, 65_536, 65_537, 200_000])
+def test_what_is_not_utf8_is_found_wherever_it_stands(size: int) -> None:
+    whole = "€" * (size // 3)  # characters that pieces of any size cut
+    assert Texts.of(["a", whole, "é" * size]).not_utf8() == []
+    assert Texts.of(["a", whole, b"\xe2\x82", whole.encode() + b"\xff", "é"]).not_utf8() == [2, 3]
+    assert Texts.of([whole, b"\xe2\x82"]).not_utf8() == [1]
+
+
+def test_unread_texts_are_read_once_they_are_asked_for() -> None:
+    asked: list[int] = []
+
+    def read() -> Texts:
+        asked.append(1)
+        return Texts.of(["one", "two", "two"])
+
+    texts = Unread(3, read)
+    assert (len(texts), asked) == (3, [])
+    assert (texts[1], texts.repeated(), texts.find(["two"]), asked) == ("two", (1, 2), [1, 2], [1])
+    with pytest.raises(AttributeError, match="has no 'other'"):
+        _ = texts.other

@@ -11,8 +11,6 @@ all levels**dimension points, compressed (zlib, base 85), 2.2 kB for all six.
 
 from __future__ import annotations
 
-import base64
-import zlib
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +72,9 @@ _IQ1 = (
 
 def _points(text: str, levels: tuple[int, ...], dimension: int) -> npt.NDArray[np.int8]:
     """The points of a codebook in ascending order: int8 (points, dimension), read-only."""
+    import base64  # models of other types, and who only reads headers, need no codebook
+    import zlib
+
     bitmap = np.frombuffer(zlib.decompress(base64.b85decode(text)), dtype=np.uint8)
     numbers = np.flatnonzero(np.unpackbits(bitmap, bitorder="little"))
     digits = numbers[:, None] // len(levels) ** np.arange(dimension) % len(levels)

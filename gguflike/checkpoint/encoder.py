@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Sequence
 from functools import cached_property
@@ -70,6 +69,8 @@ class Part:
 
     def __init__(self, vocabulary: Vocabulary, part: Excerpt | None, markup: bool = True) -> None:
         """``markup`` matters to a Unigram: whether texts hold some. GGUFError where there is no such tokenizer."""
+        import json
+
         from tokenizers import Tokenizer
 
         self._ids = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
@@ -164,10 +163,16 @@ def shown_value(value: Any, room: int = LONGEST) -> str:
         first, of = ", ".join(map(shown_value, value["first"])), f" ({value['count']:,} {value['array']})"
         return _cut(first, max(room - len(of), SHORTEST)) + of
     if isinstance(value, dict):
-        return _cut(json.dumps(value), room)
+        return _cut(_json(value), room)
     if isinstance(value, list):
         return _cut("[" + ", ".join(shown_value(item) for item in value) + "]", room)
-    return _cut(value if isinstance(value, str) else json.dumps(value), room)
+    return _cut(value if isinstance(value, str) else _json(value), room)
+
+
+def _json(value: Any) -> str:
+    import json  # the first screen does without
+
+    return json.dumps(value)
 
 
 def _cut(text: str, room: int) -> str:

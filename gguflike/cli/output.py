@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import unicodedata
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
 
 def print_json(document: Any) -> None:
     """One JSON document on stdout."""
+    import json  # few commands print it
+
     print(json.dumps(document, indent=2, ensure_ascii=not _utf8(), allow_nan=False))
 
 
