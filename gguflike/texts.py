@@ -166,7 +166,7 @@ class Texts(Sequence[str | bytes]):
         if not len(twice):
             return None
         seen: dict[bytes, int] = {}
-        for index in np.flatnonzero(np.isin(self.keys, twice)).tolist():
+        for index in self._with_keys(twice).tolist():
             first = seen.setdefault(self.raw(index), index)
             if first != index:
                 return first, index

@@ -7,7 +7,7 @@ from what processes take).
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from itertools import islice
@@ -214,19 +214,35 @@ def _made(make: _Make, graph: Graph, weights: Sizes, buffers: Buffers, states: S
     that stands around the layers, and those that are counted too often for that are taken off. Where programs keep
     arrays of their own, or ask weights for what no program has asked for, the whole is made.
     """
+    kinds = _kinds(graph, weights)
+    counts = Counter(kinds)
+    if len(counts) == len(graph.blocks):
+        return {make(graph, weights, buffers, states): 1}
     around = make(replace(graph, blocks=()), weights, buffers, States(()))
     made, asked = {around: 1 - len(graph.blocks)}, weights.asked
     left = iter(states.of_mixers)
-    kinds: dict[object, Program] = {}
     for layer, block in enumerate(graph.blocks):
         mixers = States(tuple(islice(left, sum(1 for step in block for _ in step.mixers()))))
-        kind = id(block), weights.kinds[graph.first + layer]
-        if kind not in kinds:
-            kinds[kind] = make(replace(graph, blocks=(block,), first=graph.first + layer), weights, buffers, mixers)
-        made[kinds[kind]] = made.get(kinds[kind], 0) + 1
+        if kinds[layer] == layer:
+            alone = replace(graph, blocks=(block,), first=graph.first + layer)
+            made[make(alone, weights, buffers, mixers)] = counts[layer]
     if weights.asked != asked or any(_arrays(program) for program in made):
         return {make(graph, weights, buffers, states): 1}
     return made
+
+
+def _kinds(graph: Graph, weights: Sizes) -> list[int]:
+    """Of each block, which is the first that is like it, in its parts and in what the file has of their tensors."""
+    found: list[int] = []
+    for layer, block in enumerate(graph.blocks):
+        tensors = weights.kinds[graph.first + layer]
+        alike = (
+            first
+            for first in dict.fromkeys(found)
+            if weights.kinds[graph.first + first] == tensors and graph.blocks[first] == block
+        )
+        found.append(next(alike, layer))
+    return found
 
 
 def _laid_out_bytes(made: Mapping[Program, int], threads: int) -> int:
