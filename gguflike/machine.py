@@ -23,6 +23,18 @@ def machine_bytes() -> int:
     return ASSUMED_BYTES
 
 
+def trim_heap() -> bool:
+    """Give pages of the heap that hold nothing back to the system, where the C library is glibc, which keeps them
+    otherwise: large things that were there for a moment leave holes that small ones make use of, and what comes next
+    finds none that is large enough. Takes milliseconds, in which other threads wait for memory, but may run Python.
+    Returns False where it cannot be done."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):  # another C library
+        return False
+    return True
+
+
 def share_heap() -> None:
     """Let all threads of this process take memory from one heap, where the C library is glibc: there each has one of
     its own otherwise, in which stays what its busiest moments left. A server kept twice the memory, and more each

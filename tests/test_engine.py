@@ -128,6 +128,19 @@ def test_a_text_is_told_as_it_comes(engine: Engine, model: Model) -> None:
     assert order[-1] is Finished
 
 
+def test_it_is_told_once_for_each_pass(model: Model) -> None:
+    """All that listeners have heard before the next pass, and what comes behind the last one."""
+    heard, before = Heard(), []
+    with Engine(model, parallel=3, queue=2, told=lambda: before.append(len(heard.events))) as engine:
+        engine.submit(Request([1, 2, 3], 5, ignore_end=True), heard)
+        heard.wait()
+        until(lambda: before[-1:] == [len(heard.events)])
+        passes = engine.stats().steps
+    new = [count for count, last in zip(before, [0, *before], strict=False) if count > last]
+    assert passes == 5
+    assert new == [1, 3, 4, 5, 6, len(heard.events)]  # that it begins; that the prompt is read, with a token; tokens
+
+
 def test_the_queue_is_bounded_and_says_where_one_stands(engine: Engine) -> None:
     gate = Gate(engine)
     waiting = [ask(engine, [7, number], 3) for number in range(4)]  # two begin beside the first

@@ -98,7 +98,8 @@ class Engine:
     which changes the speed and no text. ``store``: a folder for `save` and `restore`. ``prefixes``: a folder in which
     what was computed of texts is kept on a disk as well, at most ``prefix_bytes`` of it; ``notice`` hears, on any
     thread, what of that cannot be used or written. ``told`` is called on the engine's thread when listeners have heard
-    all that there is for now: before a pass of the model, and behind it. The model may be used beside the engine,
+    all that there is for now: right before a pass of the model, while which others may run Python, or when there is
+    nothing more to compute. The model may be used beside the engine,
     though each waits for the other; closing the engine does not close the model.
 
     A text is the same whatever is computed beside it (see `runner.together`).
@@ -287,7 +288,8 @@ class Engine:
             while self._wait():
                 begin = time.monotonic()
                 self._step()
-                self._told()
+                if not self._running:
+                    self._told()
                 end = time.monotonic()
                 self._busy_seconds += end - begin
                 with self._changed:
@@ -315,8 +317,8 @@ class Engine:
         self._sweep()
         self._admit()
         chosen = self._chosen()
+        self._told()
         if chosen:
-            self._told()
             self._compute(chosen)
             self._sweep()
 

@@ -1,13 +1,12 @@
 """Requests to an engine and its events back, for all choices of one answer: from its thread to this loop.
 
-What a pass of the model says to however many clients is brought over by waking the loop once, when all of it is said:
-the interpreter runs one thread at a time, and the engine's is the one that must not wait.
+What a pass of the model says to however many clients is brought over by waking the loop once, when all of it is said
+and the next pass begins: the interpreter runs one thread at a time, and the engine's is the one that must not wait.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import time
 from collections import deque
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from gguflike.engine.events import Failed, Finished, Token
 from gguflike.errors import ArgumentError, Full, GGUFLikeError
+from gguflike.serve.bell import Bell, bell
 from gguflike.serve.errors import ApiError, told
 
 if TYPE_CHECKING:
@@ -28,16 +28,25 @@ RETRY_SECONDS = 2
 
 
 class Post:
-    """Events on their way from one engine's thread to the loop. `send` and `deliver` are for the former."""
+    """Events on their way from one engine's thread to the loop. `send` and `deliver` are for the former, all else for
+    the latter. `close` it when the engine has ended."""
 
     def __init__(self) -> None:
         self._events: deque[tuple[Answers, int, Event]] = deque()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._bell: Bell | None = None
         self._called = False  # the loop is going to look
 
     def open(self) -> None:
         """Deliver on the running loop from now on."""
-        self._loop = asyncio.get_running_loop()
+        if self._bell is None:
+            self._bell = bell(self._arrive)
+
+    def close(self) -> None:
+        """Deliver what there is, and nothing more."""
+        self._arrive()
+        rung, self._bell = self._bell, None
+        if rung is not None:
+            rung.close()
 
     def send(self, to: Answers, index: int, event: Event) -> None:
         """An event of the choice of that number, to be delivered with those before it."""
@@ -45,10 +54,9 @@ class Post:
 
     def deliver(self) -> None:
         """Wake the loop, where there is anything for it."""
-        if self._events and not self._called and self._loop is not None:
+        if self._events and not self._called and self._bell is not None:
             self._called = True
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and with it the server
-                self._loop.call_soon_threadsafe(self._arrive)
+            self._bell.ring()
 
     def _arrive(self) -> None:
         self._called = False  # before the look: what comes during it has the loop look again

@@ -165,7 +165,7 @@ class Models:
                 raise overloaded("the models in use leave no memory for this one", _LOAD_SECONDS)
             oldest = min(idle, key=lambda each: each.used)
             del self._loaded[oldest.name]
-            await asyncio.to_thread(oldest.close)
+            await _closed(oldest)
             self._settings.log(f"unloaded {oldest.name}")
 
     def sick(self) -> str | None:
@@ -185,7 +185,13 @@ class Models:
         async with self._order:
             while self._loaded:
                 _, loaded = self._loaded.popitem()
-                await asyncio.to_thread(loaded.close)
+                await _closed(loaded)
+
+
+async def _closed(loaded: Loaded) -> None:
+    """Close a model, and let those whose jobs that ends hear of it."""
+    await asyncio.to_thread(loaded.close)
+    loaded.post.close()
 
 
 def load(name: str, path: str, settings: Settings, reserve: Reserve, progress: Progress | None) -> Loaded:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from gguflike.chat.template import keep_ready
+from gguflike.machine import trim_heap
 from gguflike.serve.app import create
 from gguflike.serve.models import Models
 from gguflike.serve.settings import Settings
@@ -18,6 +19,7 @@ from gguflike.serve.settings import Settings
 if TYPE_CHECKING:
     from gguflike.progress import Progress
 
+TIDY_SECONDS = 10
 KEEP_ALIVE_SECONDS = 75  # longer than proxies keep idle connections, which else use one that is gone
 
 
@@ -81,12 +83,24 @@ class Server:
             self._socket.close()
 
     async def _serve(self) -> None:
+        tidying = asyncio.ensure_future(self._tidy())
         try:
             self.settings.log(f"serving on {self.url}")
             self._ready.set()
             await self._server.serve(sockets=[self._socket])
         finally:
+            tidying.cancel()
             await self.models.close()
+
+    async def _tidy(self) -> None:
+        """Give memory back that requests have left, now and then, also while there are always some."""
+        seen = 0
+        while True:
+            await asyncio.sleep(TIDY_SECONDS)
+            answered = self._server.server_state.total_requests
+            if answered != seen:
+                seen = answered
+                await asyncio.to_thread(trim_heap)
 
     def __enter__(self) -> Server:
         def serve() -> None:
