@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gguflike import machine
 from gguflike.errors import UnsupportedError
 from gguflike.kernels.engine import host
 
@@ -141,3 +142,36 @@ def test_threads_share_a_heap(tmp_path: Path) -> None:
         return told.read_text().count("<heap nr=")
 
     assert heaps("shared") == 1 < heaps("apart")
+
+
+HOLES = """
+import ctypes
+from pathlib import Path
+from gguflike.machine import trim_heap
+library = ctypes.CDLL(None)
+library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+library.memset.argtypes, library.free.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t], [ctypes.c_void_p]
+def resident():
+    return 4096 * int(Path("/proc/self/statm").read_text().split()[1])
+taken = [library.malloc(20_000) for _ in range(2000)]
+for each in taken:
+    library.memset(each, 1, 20_000)
+for each in taken[:-1]:
+    library.free(each)
+before = resident()
+print(trim_heap(), before - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be asked")
+def test_the_heap_gives_back_what_holds_nothing() -> None:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+    done = subprocess.run([sys.executable, "-c", HOLES], check=True, env=environment, capture_output=True, text=True)
+    trimmed, given = done.stdout.split()
+    assert (trimmed, int(given) > 30_000_000) == ("True", True)
+
+
+def test_another_c_library_gives_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctypes.CDLL", lambda _: object())
+    assert not machine.trim_heap()
+    machine.share_heap()  # nor does it share
