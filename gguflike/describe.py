@@ -100,6 +100,8 @@ def listed(value: Typed, most: int = sys.maxsize, longest: int = LONGEST_STRING)
 
 def plain(item: Any, longest: int = LONGEST_STRING) -> Any:
     """A number or text as JSON."""
+    if type(item) in (bool, int):
+        return item
     if isinstance(item, np.generic):
         item = item.item()
     if isinstance(item, bytes):

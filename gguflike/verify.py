@@ -24,7 +24,8 @@ from gguflike.container.findings import SEVERITIES, Finding, Severity, odd
 from gguflike.container.finite import NotFinite, first_not_finite
 from gguflike.container.places import Gaps
 from gguflike.container.plausible import Plausible
-from gguflike.container.validate import validate
+from gguflike.container.reader import RefusedFile
+from gguflike.container.validate import refused, validate
 from gguflike.errors import GGUFError
 from gguflike.locate import locate
 from gguflike.progress import Progress
@@ -40,7 +41,8 @@ class Report:
     ``paths`` are the files looked at (several for a split model), of ``file_bytes`` together; ``tensors`` and
     ``data_bytes`` count what was read of tensors.
     ``against`` is the repository that the files were compared with, ``signed`` whether signatures were looked at.
-    ``opened`` is false where a header could not be read, so that nothing behind it was looked at.
+    ``opened`` is false where the file is refused by its header, so that nothing behind it was looked at: ``findings``
+    have what the parser fails at, or all tensors that are where they must not be, of each rule the first 20 by name.
     """
 
     paths: tuple[str, ...]
@@ -70,7 +72,7 @@ class Report:
     def scope(self) -> str:
         """What the check covered, in a sentence."""
         if not self.opened:
-            return "checked nothing behind the header, which cannot be read"
+            return "checked nothing behind the header, which cannot be used"
         more = ["the signature"] if self.signed else []
         more += [f"the digest that {self.against} has"] if self.against else []
         if self.digests:
@@ -108,8 +110,8 @@ def verify(
     try:
         whole = container.open(path)
     except GGUFError as error:
-        refused = Finding.of(error, os.fspath(path))
-        return Report((refused.path,), (refused,), False, 0, 0, opened=False)
+        found = _refused(error, os.fspath(path))
+        return Report((found[0].path,), found, False, 0, 0, opened=False)
     files = whole.shards
     try:
         checks = [_FileCheck(file) for file in files]
@@ -141,6 +143,16 @@ def verify(
         )
     finally:
         whole.close()
+
+
+def _refused(error: GGUFError, path: str) -> tuple[Finding, ...]:
+    """Why a file was not opened: the ``error``, and where that is about the whole file all others that are so, too."""
+    first = Finding.of(error, path)
+    with suppress(GGUFError, OSError), RefusedFile(first.path) as file:
+        found = tuple(refused(file))
+        if first in found:
+            return found
+    return (first,)
 
 
 def _changed(what: str, got: str, stated: str) -> str:

@@ -489,12 +489,12 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     found = [at]
     if len(at) == 30:
         return found
-    if isinstance(value, dict):
-        for key, item in value.items():
+    within: Any = value.items() if isinstance(value, dict) else enumerate(value[:50]) if isinstance(value, list) else ()
+    for key, item in within:
+        if isinstance(item, dict | list):
             found += places(item, (*at, key))
-    elif isinstance(value, list):
-        for key, item in enumerate(value[:50]):
-            found += places(item, (*at, key))
+        else:
+            found.append((*at, key))
     return found
 
 

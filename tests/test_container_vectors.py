@@ -74,7 +74,11 @@ def test_opens_and_is_reported(name: str) -> None:
 def test_verify_reports_what_open_refuses(name: str) -> None:
     report = verify(FOLDER / f"{name}.gguf")
     assert not report.ok
-    assert [finding.rule for finding in report.findings] == [bad.CASES[name].rule]
+    first, *more = (finding.rule for finding in report.findings)
+    assert first == bad.CASES[name].rule
+    assert more == (
+        ["C-025"] if name in ("offset_minus_1", "sum_wraps") else []
+    )  # the same or another lies outside, too
 
 
 @pytest.mark.parametrize("name", [name for name, case in bad.CASES.items() if case.fault])

@@ -8,6 +8,7 @@ import mmap
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,25 @@ def test_a_slot_goes_on_from_its_file(tmp_path: Path, monkeypatch: pytest.Monkey
         assert engine.erase(1) > 0
         assert engine.stats().held == (0, 0)
     assert [path.name for path in folder.iterdir()] == ["a-text.1.slot"]
+
+
+def test_a_models_files_are_read_once_for_its_fingerprint(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[object] = []
+    digest = files._digest
+
+    def counted(names: Sequence[str]) -> str:
+        read.append(names)
+        return digest(names)
+
+    monkeypatch.setattr(files, "_digest", counted)
+    monkeypatch.setattr(files, "_known", type(files._known)())
+    first = fingerprint(model)
+    assert (fingerprint(model), len(read)) == (first, 1)
+    for name in model.files:
+        before = Path(name).stat()
+        os.utime(name, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+        assert (fingerprint(model), len(read)) == (first, 2)
+        os.utime(name, ns=(before.st_atime_ns, before.st_mtime_ns))  # for other tests, which read it
 
 
 def test_a_file_that_does_not_fit_leaves_the_slot_empty(model: Model, tmp_path: Path) -> None:

@@ -49,7 +49,30 @@ def test_what_a_bad_header_hides_was_not_checked(tmp_path: Path) -> None:
     (tmp_path / "file.gguf").write_bytes(b"GGUF\x03\x00\x00\x00" + b"\xff" * 16)
     report = verify(tmp_path / "file.gguf")
     assert not report.ok
-    assert report.scope == "checked nothing behind the header, which cannot be read"
+    assert report.scope == "checked nothing behind the header, which cannot be used"
+
+
+def test_all_that_is_placed_wrongly_is_named(tmp_path: Path) -> None:
+    """Which opening the file stops at the first of; of many the first twenty, and how many more there are."""
+    path = tmp_path / "file.gguf"
+    offsets = {"unaligned": 1, "outside": 1 << 40, "good": 64, "overlaps": 64, "far": 1 << 50}
+    tensors = [bad.tensor(name, [8], bad.TYPE_F32, offset) for name, offset in offsets.items()]
+    path.write_bytes(bad.build((), tensors, bytes(128)))
+    report = verify(path)
+    assert not report.opened
+    assert [(each.rule, each.tensor) for each in report.findings] == [
+        ("C-024", "unaligned"),
+        ("C-025", "outside"),
+        ("C-025", "far"),
+        ("C-026", "overlaps"),
+    ]
+    with pytest.raises(GGUFError) as caught:
+        container.open(path)
+    assert str(caught.value) == str(report.findings[0])
+    path.write_bytes(bad.build((), [bad.tensor(f"t{n}", [8], bad.TYPE_F32, 1 << 40) for n in range(50)], bytes(32)))
+    *named, more = verify(path).findings
+    assert [(each.rule, each.tensor) for each in named[:20]] == [("C-025", f"t{n}") for n in range(20)]
+    assert (len(named), more.rule, more.message) == (20, "C-025", "data lies outside the file: so of 30 more tensors")
 
 
 def test_changed_data_names_the_tensor(tmp_path: Path) -> None:

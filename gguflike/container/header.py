@@ -144,7 +144,11 @@ def _metadata(cursor: Cursor, count: int, order: str) -> dict[str, Entry]:
 
 
 def _value_type(cursor: Cursor, part: str) -> ValueType:
-    number = cursor.read_u32(part)
+    at = cursor.position
+    if cursor.end - at < 4:
+        cursor.need(4, part)
+    number: int = cursor.unpack_u32(cursor.buffer, at)[0]
+    cursor.position = at + 4
     if number >= len(KINDS):
         cursor.fail("unknown metadata type", "C-011", part, offset=cursor.position - 4, expected="0 to 12", got=number)
     return KINDS[number]
@@ -154,13 +158,13 @@ def _value(cursor: Cursor, kind: ValueType) -> Entry:
     if kind is ValueType.STRING:
         start, end = cursor.read_span("value")
         return Entry(kind, None, end - start, start, end)
-    size = SIZES[kind]
-    cursor.need(size, "value")
-    start = cursor.position
-    cursor.position += size
-    if kind is ValueType.BOOL:
+    start, size = cursor.position, SIZES[kind]
+    if cursor.end - start < size:
+        cursor.need(size, "value")
+    cursor.position = end = start + size
+    if kind is ValueType.BOOL and cursor.buffer[start] > 1:
         _check_bools(cursor, start, 1)
-    return Entry(kind, None, 1, start, cursor.position)
+    return Entry(kind, None, 1, start, end)
 
 
 def _array(cursor: Cursor, order: str) -> Entry:

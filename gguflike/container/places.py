@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 
     from gguflike.container.reader import GGUFFile
 
+MOST_NAMED = 20  # tensors that break the same rule
 # Forks that store other blocks under an id of the table: id -> (weights per block, bytes per block, what it is).
 VARIANTS: dict[int, tuple[int, int, str]] = {42: (128, 34, "a fork's Q2_0 with blocks of 128 weights in 34 bytes")}
 
 
 def placed(file: GGUFFile) -> Iterator[Finding]:
-    """C-024: offsets are multiples of the alignment. C-025: all data lies in the file. C-026: no two share bytes."""
+    """C-024: offsets are multiples of the alignment. C-025: all data lies in the file. C-026: no two share bytes.
+
+    Of each rule the first MOST_NAMED tensors are named, and the others counted.
+    """
     header, names = file.header, list(file.header.names)
     offsets, sizes = header.table[:, OFFSET], header.table[:, NBYTES]
     room = max(file.file_bytes - header.data_offset, 0)
@@ -39,22 +43,32 @@ def placed(file: GGUFFile) -> Iterator[Finding]:
         place, field = int(header.table[index, PLACE]), f"tensor[{index}].offset"
         return Finding("error", rule, message, file.path, place, names[index], field, expected, got, remedy)
 
-    for index in np.flatnonzero(offsets & np.uint64(header.alignment - 1)).tolist():
+    def others(count: int, rule: str, message: str) -> Iterator[Finding]:
+        if count > MOST_NAMED:
+            more = counted(count - MOST_NAMED, "more tensor")
+            yield Finding("error", rule, f"{message}: so of {more}", file.path)
+
+    odd_offsets = np.flatnonzero(offsets & np.uint64(header.alignment - 1))
+    for index in odd_offsets[:MOST_NAMED].tolist():
         expected = f"a multiple of {header.alignment}"
         yield wrong(index, "C-024", "data offset is not aligned", expected, str(offsets[index]), None, index)
+    yield from others(len(odd_offsets), "C-024", "data offset is not aligned")
     outside = (offsets > np.uint64(room)) | (sizes > np.uint64(room) - np.minimum(offsets, np.uint64(room)))
     outside &= sizes > 0  # a tensor without weights has no bytes to be outside
-    for index in np.flatnonzero(outside).tolist():
+    for index in np.flatnonzero(outside)[:MOST_NAMED].tolist():
         expected = f"{sizes[index]} bytes at data offset {offsets[index]}"
         got, remedy = f"{room} bytes of data in the file", "the file is truncated or damaged; get it again"
         yield wrong(index, "C-025", "data lies outside the file", expected, got, remedy, index)
+    yield from others(int(outside.sum()), "C-025", "data lies outside the file")
     inside = _in_order(header, np.flatnonzero(~outside & (sizes > 0)))
     ends = (offsets + sizes)[inside[:-1]]
-    for number in np.flatnonzero(ends > offsets[inside[1:]]):
+    shared = np.flatnonzero(ends > offsets[inside[1:]])
+    for number in shared[:MOST_NAMED]:
         other, index = int(inside[number]), int(inside[number + 1])
         expected = f"{sizes[index]} bytes of its own at data offset {offsets[index]}"
         got, remedy = f"shared with {names[other]!r}", "the file is damaged or was made by a faulty tool"
         yield wrong(index, "C-026", "data overlaps another tensor's", expected, got, remedy, other)
+    yield from others(len(shared), "C-026", "data overlaps another tensor's")
 
 
 def _variant(header: Header, index: int, room: int) -> str | None:

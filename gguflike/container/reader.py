@@ -109,6 +109,10 @@ class GGUFFile:
         self.metadata: Metadata = header.metadata
         self.infos: Mapping[str, TensorInfo] = Lazy(header.names, self._info)
         self.tensors: Mapping[str, QuantizedTensor] = Lazy(header.names, self._tensor)
+        self._judge()
+
+    def _judge(self) -> None:
+        """Raise the first GGUFError that the whole file gives reason for."""
         refuse(self)
 
     @property
@@ -244,6 +248,14 @@ class GGUFFile:
             self._map = mmap.mmap(self._descriptor, self.file_bytes, access=mmap.ACCESS_READ)
         data = np.frombuffer(self._map, np.uint8, info.nbytes, info.offset) if info.nbytes else np.empty(0, np.uint8)
         return QuantizedTensor(name, info.format, info.shape, data, original_shape(self, info))
+
+
+class RefusedFile(GGUFFile):
+    """A file that `GGUFFile` refuses although its header can be read, opened to say all that is wrong with it. Its
+    tensors must not be read: they may lie where no data is."""
+
+    def _judge(self) -> None:
+        pass
 
 
 def original_shape(file: GGUFFile, info: TensorInfo) -> tuple[int, ...] | None:

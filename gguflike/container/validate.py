@@ -36,9 +36,14 @@ REPORTED: tuple[Check, ...] = (
 
 def refuse(file: GGUFFile) -> None:
     """Raise the first error that makes a file unusable. GGUFError."""
+    for finding in refused(file):
+        raise finding.error()
+
+
+def refused(file: GGUFFile) -> Iterator[Finding]:
+    """What makes a file unusable, in the order of the rules above."""
     for check in REFUSED:
-        for finding in check(file):
-            raise finding.error()
+        yield from check(file)
 
 
 def validate(file: GGUFFile) -> Iterator[Finding]:

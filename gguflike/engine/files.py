@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -31,6 +33,9 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 _SAMPLES, _SAMPLE_BYTES = 64, 4096  # of a model's file, beside its beginning
 _BEGINNING = 1 << 20
 _LONGEST_HEADER = 1 << 28
+
+#: The fingerprints of models in use, and of which files they were: inode, size and time of change of each.
+_known: WeakKeyDictionary[Model, tuple[tuple[tuple[int, int, int], ...], str]] = WeakKeyDictionary()
 
 
 class Contents(NamedTuple):
@@ -112,9 +117,20 @@ def about(model: Model) -> dict[str, Any]:
 
 
 def fingerprint(model: Model) -> str:
-    """A digest of a model's files: their sizes, their beginnings, where the header is, and samples of the rest."""
+    """A digest of a model's files: their sizes, their beginnings, where the header is, and samples of the rest.
+
+    They are read once for each model, and again when one of them is another file or was written to. OSError where one
+    is gone.
+    """
+    stamps = tuple((status.st_ino, status.st_size, status.st_mtime_ns) for status in map(os.stat, model.files))
+    if model not in _known or _known[model][0] != stamps:
+        _known[model] = stamps, _digest(model.files)
+    return _known[model][1]
+
+
+def _digest(names: Sequence[str]) -> str:
     digest = hashlib.sha256()
-    for name in model.files:
+    for name in names:
         with Path(name).open("rb") as file:
             size = file.seek(0, 2)
             digest.update(size.to_bytes(8, "little"))
