@@ -8,17 +8,20 @@ which saves writing and reading floats.
 from __future__ import annotations
 
 import numpy as np
+from llvmlite import ir
 
 from gguflike.kernels.args import RMS_NORM, RMS_NORM_Q8, SILU_MUL, SILU_MUL_Q8
 from gguflike.kernels.engine.atomics import load_args
 from gguflike.kernels.engine.jit import inner, op
-from gguflike.kernels.vector.lanes import exp, fma, reduce_add, splat
+from gguflike.kernels.vector.emitter import I64, V16F32, Emitter
+from gguflike.kernels.vector.lanes import exp, fma, int64, operation, reduce_add, splat
 from gguflike.kernels.vector.memory import load_f32, load_f32x16, store_f32, store_f32x16
 from gguflike.kernels.vector.quantize import quantize_block
-from gguflike.kernels.vector.types import Address, F32x16
+from gguflike.kernels.vector.types import Address, F32x16, Value
 from gguflike.kernels.vector.unpack import f32_of
 
 ONE = np.float32(1)
+STRETCH = 16  # blocks of 32 values between the two halves of silu_mul_q8
 
 
 @inner(inline="always")
@@ -81,11 +84,24 @@ def silu_mul(args: Address, state: Address, start: int, stop: int) -> None:
         store_f32x16(a.out + 64 * i, _silu_mul(a.gate + 64 * i, a.up + 64 * i))
 
 
+@operation(int64)
+def _room(e: Emitter) -> Value:
+    """Return the address of float32 (STRETCH, 32) on the stack, the same each time in a kernel."""
+    with e.b.goto_entry_block():
+        place = e.b.alloca(ir.ArrayType(V16F32, 2 * STRETCH))
+    return e.b.ptrtoint(place, I64)
+
+
 @op("ops:silu_mul_q8")
 def silu_mul_q8(args: Address, state: Address, start: int, stop: int) -> None:
     """As ``silu_mul``, quantized to int8 like activations. Items are 32 values; words: ``SILU_MUL_Q8``."""
-    a = load_args(SILU_MUL_Q8, args)
-    for block in range(start, stop):
-        low = _silu_mul(a.gate + 128 * block, a.up + 128 * block)
-        high = _silu_mul(a.gate + 128 * block + 64, a.up + 128 * block + 64)
-        quantize_block(low, high, a.codes + 32 * block, a.scales + 4 * block, a.sums + 8 * block)
+    a, room = load_args(SILU_MUL_Q8, args), _room()
+    # One after the other: a block takes so long from its values to its codes that few are under way at the same time.
+    for first in range(start, stop, STRETCH):
+        count = min(STRETCH, stop - first)
+        for i in range(2 * count):
+            at = 128 * first + 64 * i
+            store_f32x16(room + 64 * i, _silu_mul(a.gate + at, a.up + at))
+        for i in range(count):
+            low, high, block = load_f32x16(room + 128 * i), load_f32x16(room + 128 * i + 64), first + i
+            quantize_block(low, high, a.codes + 32 * block, a.scales + 4 * block, a.sums + 8 * block)

@@ -14,7 +14,7 @@ Where tokens are few (few.py), one row block stands there instead of two, and pa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -40,6 +40,7 @@ from gguflike.kernels.vector.types import Value
 ROW_BLOCKS = 2
 
 TILE_ROW_BLOCKS = 2 if "avx512f" in target()[1] else 1
+FEW_REGISTERS = MULTIPLY_ADD and "avx512f" not in target()[1]
 LONG_RUN = 4  # additions of products in 16 bits; where fewer can follow each other, sums stand in 32 bits all the time
 
 # A panel of tokens is prepared once for some units of 32 rows, whose sums stay in scratch until the last column:
@@ -171,18 +172,53 @@ def multiply_rows(
     stride = e.b.select(is_start, e.int64(0), e.int64(ROW_BYTES))
     places = [e.pointer(source, e.b.mul(e.int64(t), stride)) for t in range(tokens)]
     sums = e.pointer(sums)
-    totals = [e.load(V16F32, place, row_block * 64) for place in places for row_block in row_blocks]
+    values = [e.load(V16F32, place, row_block * 64) for place in places for row_block in row_blocks]
+    offsets = [t * ROW_BYTES + row_block * 64 for t, row_block in product(range(tokens), row_blocks)]
+    if FEW_REGISTERS:
+        _store_all(e, values, sums, offsets)
 
-    def add_block(index: Value, totals: list[Value]) -> list[Value]:
+    def add_block(index: Value, values: list[Value]) -> list[Value]:
         if unpacked.ahead is not None:
             place = e.pointer(unpacked.ahead, e.b.mul(index, e.int64(packed_bytes(record_format))))
             for line in range(0, packed_bytes(record_format), 64):
                 e.prefetch(place, line, second_level=True)
-        return _add_block(record_format, unpacked, e.pointer(panel), index, e.b.add(first, index), totals)
+        if FEW_REGISTERS:
+            e.forget_memory()
+        totals = Totals(e, values, sums, offsets)
+        _add_block(record_format, unpacked, e.pointer(panel), index, e.b.add(first, index), totals)
+        return totals.values
 
-    totals = e.loop(e.int64(0), blocks, 1, totals, add_block)
-    for (t, row_block), total in zip(product(range(tokens), row_blocks), totals, strict=True):
-        e.store(total, sums, t * ROW_BYTES + row_block * 64)
+    values = e.loop(e.int64(0), blocks, 1, [] if FEW_REGISTERS else values, add_block)
+    if not FEW_REGISTERS:
+        _store_all(e, values, sums, offsets)
+
+
+def _store_all(e: Emitter, values: Sequence[Value], place: Value, offsets: Sequence[int]) -> None:
+    for value, offset in zip(values, offsets, strict=True):
+        e.store(value, place, offset)
+
+
+class Totals(NamedTuple):
+    """What a tile's products add up to: a V16F32 for each token and row block, row blocks running fastest.
+
+    They are ``values``; or, where there are none, they stay at ``offsets`` from ``place``: where registers are few,
+    LLVM would put all of them aside for every block, and additions read them from memory as they go.
+    """
+
+    e: Emitter
+    values: list[Value]
+    place: Value
+    offsets: Sequence[int]
+
+    def add(self, index: int, products: Sequence[tuple[Value, Value]]) -> None:
+        """Add the products of pairs to one of them, one after the other."""
+        total = self.values[index] if self.values else self.e.load(V16F32, self.place, self.offsets[index])
+        for a, b in products:
+            total = self.e.fma(a, b, total)
+        if self.values:
+            self.values[index] = total
+        else:
+            self.e.store(total, self.place, self.offsets[index])
 
 
 @dataclass(frozen=True)
@@ -267,14 +303,13 @@ def _add_steps(
 
 
 def _add_block(
-    record_format: RecordFormat, unpacked: Unpacked, panel: Value, here: Value, index: Value, totals: list[Value]
-) -> list[Value]:
-    """Add block number ``index`` of the panel, ``here`` among those unpacked, to ``totals``: a V16F32 for each token
-    and row block, row blocks running fastest."""
+    record_format: RecordFormat, unpacked: Unpacked, panel: Value, here: Value, index: Value, totals: Totals
+) -> None:
+    """Add block number ``index`` of the panel, ``here`` among those unpacked, to ``totals``."""
     e, row_blocks, all_blocks = unpacked.e, unpacked.row_blocks, unpacked.width
     subs, scales_of, per_step = sub_blocks(record_format), integer_sums(record_format), vectors_per_step(record_format)
     stride, width = token_bytes(record_format), len(row_blocks)
-    tokens, step_codes, sub_factors = range(len(totals) // width), all_blocks * 64, all_blocks * LANES * 4
+    tokens, step_codes, sub_factors = range(len(totals.offsets) // width), all_blocks * 64, all_blocks * LANES * 4
     base = e.pointer(unpacked.scratch)
     codes, factors = (
         e.pointer(base, e.b.add(e.b.mul(here, e.int64(size)), e.int64(at)))
@@ -294,7 +329,16 @@ def _add_block(
         kind = V16I32 if name in ("start", "short") else V16F32
         return e.load_splat(kind, panel, token * stride + field_at(record_format, name, sub))
 
-    totals = list(totals)
+    minima: list[list[Value]] = []  # of each sub-block, for the rows
+
+    def load_minima() -> None:
+        for sub in range(subs if record_format.minimum else 0):
+            at = MINIMA_AT - SCALES_AT + sub * sub_factors
+            minima.append([e.load(V16F32, factors, at + row_block * 64) for row_block in row_blocks])
+
+    def of_minimum(t: int, i: int) -> list[tuple[Value, Value]]:
+        return [(of_rows[i], of_token(t, "minimum", sub)) for sub, of_rows in enumerate(minima)]
+
     for sub in range(scales_of):
         if center(record_format):
             begins = [e.b.bitcast(of_token(t, "short", sub), V32I16) for t in tokens]
@@ -306,6 +350,8 @@ def _add_block(
         vectors, four = e.pointer(codes, sub * steps * step_codes + row_blocks.start * 64), 4 * sub * steps
         sums = _add_steps(e, arithmetic, vectors, step_codes, e.pointer(activations, four), stride, steps, sums)
         scales = [e.load(V16F32, factors, sub * sub_factors + row_block * 64) for row_block in row_blocks]
+        if not totals.values and sub == scales_of - 1:  # all at once, or totals were read and written again
+            load_minima()
         for t in tokens:
             values = [arithmetic.value(each) for each in sums.of_token(t)]
             scale = of_token(t, "scale")
@@ -318,15 +364,11 @@ def _add_block(
                 bias = of_token(t, "bias")
                 values = [e.fma(e.b.bitcast(value, V16F32), scale, bias) for value in values]
             for i, value in enumerate(values):
-                totals[t * width + i] = e.fma(value, scales[i], totals[t * width + i])
-    for sub in range(subs if record_format.minimum else 0):
-        at = MINIMA_AT - SCALES_AT + sub * sub_factors
-        minima = [e.load(V16F32, factors, at + row_block * 64) for row_block in row_blocks]
-        for t in tokens:
-            total = of_token(t, "minimum", sub)
-            for i, minimum in enumerate(minima):
-                totals[t * width + i] = e.fma(minimum, total, totals[t * width + i])
-    return totals
+                totals.add(t * width + i, [(value, scales[i]), *of_minimum(t, i)])
+    if totals.values:
+        load_minima()
+        for t, i in product(tokens, range(width)):
+            totals.add(t * width + i, of_minimum(t, i))
 
 
 def _arithmetic(e: Emitter, record_format: RecordFormat) -> Sums:

@@ -133,6 +133,10 @@ class Emitter:
             *(self.const(I32, flag) for flag in (int(for_writing), locality, 1)),
         )
 
+    def forget_memory(self) -> None:
+        """Keep LLVM from holding in registers what it has read from memory before."""
+        self.b.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], True)
+
     # Lanes
 
     def splat(self, kind: ir.Type, value: Value) -> Value:
