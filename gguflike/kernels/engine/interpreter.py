@@ -25,6 +25,7 @@ from gguflike.kernels.engine.atomics import (
     load_word,
     pause,
     store_release,
+    store_word,
 )
 from gguflike.kernels.engine.jit import inner, op
 from gguflike.kernels.engine.memory import BLOCK, BLOCK_BYTES, HEADER, HEADER_BYTES, RECORD, RECORD_BYTES, STATE, TEAM
@@ -100,14 +101,22 @@ def _wait_done(team: int, stage: Stage, epoch: int) -> bool:
 
 
 @inner(inline="always")
+def _begin_series(state: int) -> None:
+    """Let nobody rely on what the thread's scratch memory holds."""
+    store_word(state + STATE.series, load_word(state + STATE.series) + 1)
+
+
+@inner(inline="always")
 def _run_op(record: int, own_args: int, state: int, start: int, stop: int) -> None:
     """Run an op over items ``start`` to ``stop``, as claims count them.
 
     ``own_args`` is the distance from the first thread's argument words to this thread's.
     """
-    each = load_word(record + RECORD.each)
-    args = load_word(record + RECORD.args) + own_args
-    call_op(load_word(record + RECORD.function), args, state, start * each, stop * each)
+    each, function = load_word(record + RECORD.each), load_word(record + RECORD.function)
+    if function != load_word(state + STATE.function):
+        store_word(state + STATE.function, function)
+        _begin_series(state)
+    call_op(function, load_word(record + RECORD.args) + own_args, state, start * each, stop * each)
 
 
 @inner
@@ -163,6 +172,7 @@ def _execute(team: int, program: int, epoch: int, state: int) -> None:
                     if before.pieces and not _wait_done(team, before, epoch):
                         return
                     _run_own_ops(first_record, own_args, state, tokens, position)
+                    _begin_series(state)
                     begun = True
                     continue
                 size = _claim_size(last - first, turn == 0, threads)

@@ -61,7 +61,20 @@ RECORD_TYPE = _structure(
     chained=64,  # how many ops that follow take over the same items
     own=72,  # 1: each thread does all items for itself
 )
-STATE_TYPE = _structure(32, tokens=0, position=8, thread=16, scratch=24)
+STATE_TYPE = _structure(
+    128,
+    tokens=0,  # of the pass
+    position=8,  # of its first token
+    thread=16,
+    scratch=24,  # address of memory that ops use as they like
+    function=32,  # address of the op that the thread has run last
+    # Calls of one op, one after the other in one stage, have the same number here, so that what one leaves in scratch
+    # is there for the next; 0, outside of a team: it is not.
+    series=40,
+    panel_series=48,  # in which matmul/few.py has left a panel in scratch,
+    panel_codes=56,  # of the activations at this address,
+    panel_columns=64,  # of so many columns
+)
 # One row of a pass (a token). The rows of a sequence stand behind each other, in the order of its text: its *run*.
 # Ops that keep something of a sequence keep it in *slots* that lie behind each other in memory, one for each sequence,
 # and are told the address of an array of these (``rows``), an element for each row of the pass.
@@ -106,7 +119,9 @@ HEADER_BYTES, RECORD_BYTES, BLOCK_BYTES = HEADER_TYPE.itemsize, RECORD_TYPE.item
 
 def op_state(*, tokens: int = 0, position: int = 0, thread: int = 0, scratch: int = 0) -> npt.NDArray[np.void]:
     """Return the state for an op that is called without a team. ``scratch`` is a 64-byte aligned address."""
-    return np.array([(tokens, position, thread, scratch)], STATE_TYPE)
+    state = np.zeros(1, STATE_TYPE)
+    state["tokens"], state["position"], state["thread"], state["scratch"] = tokens, position, thread, scratch
+    return state
 
 
 # Windows has no such flags: anonymous memory is private there.

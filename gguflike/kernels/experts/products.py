@@ -76,6 +76,7 @@ def matmul(args: Address, state: Address, start: int, stop: int) -> None:
     store_word(own_state + STATE.position, load_word(state + STATE.position))
     store_word(own_state + STATE.thread, load_word(state + STATE.thread))
     store_word(own_state + STATE.scratch, load_word(state + STATE.scratch))
+    store_word(own_state + STATE.series, 0)
     while start < stop:
         expert = start // units
         end = min(stop, (expert + 1) * units)

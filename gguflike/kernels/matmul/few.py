@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from gguflike.kernels.engine.atomics import load_args
+from gguflike.kernels.engine.atomics import load_args, load_word, store_word
 from gguflike.kernels.engine.jit import inner
-from gguflike.kernels.engine.memory import SCRATCH_BYTES
+from gguflike.kernels.engine.memory import SCRATCH_BYTES, STATE
 from gguflike.kernels.matmul import panels, tile
 from gguflike.kernels.matmul.args import MATMUL
 from gguflike.kernels.matmul.output import put_rows, start_rows
@@ -72,9 +72,17 @@ def make_few(record_format: RecordFormat) -> tuple[Any, Any]:
         return few
 
     @inner
-    def prepare_all(args: Address, panel: Address, tokens: int, panel_bytes: int) -> None:
-        """Write the panels of all columns, one chunk after the other."""
-        a = load_args(MATMUL, args)
+    def prepare_all(args: Address, state: Address, panel: Address, tokens: int, panel_bytes: int) -> None:
+        """Write the panels of all columns, one chunk after the other, unless the call before has left them: an op's
+        items come piece by piece, and several matrices read the same activations."""
+        a, series = load_args(MATMUL, args), load_word(state + STATE.series)
+        is_left = series != 0 and load_word(state + STATE.panel_series) == series
+        of_these = load_word(state + STATE.panel_codes) == a.codes
+        if is_left and of_these and load_word(state + STATE.panel_columns) == a.columns:
+            return
+        store_word(state + STATE.panel_series, series)
+        store_word(state + STATE.panel_codes, a.codes)
+        store_word(state + STATE.panel_columns, a.columns)
         for column in range(0, a.columns, chunk):
             blocks = min(chunk, a.columns - column) // BLOCK
             for t in range(tokens):
@@ -102,11 +110,11 @@ def make_few(record_format: RecordFormat) -> tuple[Any, Any]:
                 t += 2
 
     @inner
-    def few(args: Address, scratch: Address, tokens: int, start: int, stop: int) -> None:
+    def few(args: Address, state: Address, tokens: int, start: int, stop: int) -> None:
         """Multiply row blocks ``start`` to ``stop`` by the tokens."""
-        a = load_args(MATMUL, args)
+        a, scratch = load_args(MATMUL, args), load_word(state + STATE.scratch)
         panel_bytes = (tokens + 1) // 2 * 2 * token_bytes
-        prepare_all(args, scratch + PANEL_AT, tokens, panel_bytes)
+        prepare_all(args, state, scratch + PANEL_AT, tokens, panel_bytes)
         record = a.weights + start * (a.columns // weights) * record_bytes
         for row_block in range(start, stop):
             store_f32x16(scratch + tile.BIAS_AT, start_rows(args, row_block))

@@ -157,7 +157,7 @@ def matmul_op(record_format: RecordFormat) -> Op:
         if tokens <= MOST:
             direct(args, scratch, tokens, 2 * start, min(2 * stop, row_blocks))
         elif is_few(tokens, load_word(args + MATMUL.columns)):
-            few(args, scratch, tokens, 2 * start, min(2 * stop, row_blocks))
+            few(args, state, tokens, 2 * start, min(2 * stop, row_blocks))
         else:
             many(args, scratch, tokens, start, stop)
 

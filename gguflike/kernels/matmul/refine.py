@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gguflike.kernels.engine.atomics import call_op, load_args, load_word
+from gguflike.kernels.engine.atomics import call_op, load_args, load_word, store_word
 from gguflike.kernels.engine.jit import inner
 from gguflike.kernels.engine.memory import SCRATCH_BYTES, STATE
 from gguflike.kernels.matmul.args import REFINE
@@ -255,6 +255,7 @@ def refine_op(record_format: RecordFormat) -> Op:
             first, end = item * row_blocks, min(last * row_blocks, (a.rows + LANES - 1) // LANES)
             whole = first if row_blocks == 1 or a.factor else max(first, min(end, a.rows // LANES))
             if first < whole:
+                store_word(state + STATE.panel_series, 0)  # of the product, which is overwritten
                 add_sorted(args, scratch, tokens, first, whole)
             add_lists(args, tokens, whole, end)
 
