@@ -474,6 +474,14 @@ def test_a_scalar_is_a_row_of_one() -> None:
         layout.tensor_bytes((), FORMATS["Q8_0"])
 
 
+@pytest.mark.parametrize("dims", [(), (31,), (16, 2)])
+def test_each_tensor_of_a_type_has_whole_blocks(tmp_path: Path, dims: tuple[int, ...]) -> None:
+    tensors = [bad.tensor("first", [32], 8, 0), bad.tensor("second", list(dims), 8, 64)]
+    with pytest.raises(GGUFError, match=r"second.*not a whole number of Q8_0 blocks") as caught:
+        container.open(save(tmp_path, bad.build((), tensors, bytes(128))))
+    assert caught.value.rule == "C-023"
+
+
 @pytest.mark.parametrize(
     ("rule", "words", "limit", "value"),
     [

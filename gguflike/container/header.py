@@ -247,7 +247,7 @@ def _tensors(cursor: Cursor, count: int, order: str) -> tuple[dict[str, int], np
         *dims, kind, offset = record.unpack_from(buffer, at)
         block, block_bytes = blocks.get(kind, _NONE)
         weights = prod(dims)
-        if block and 0 < weights < SURELY_FITS and not (dims and dims[0] % block):
+        if block and 0 < weights < SURELY_FITS and (dims[0] if dims else 1) % block == 0:
             nbytes = weights // block * block_bytes
         else:
             fmt, nbytes = _measured(cursor, dims, kind, name)
