@@ -25,7 +25,7 @@ def survive(path: Path) -> bool:
         file = container.open(path)
     except GGUFError as refusal:
         rule = refusal.rule
-        assert [finding.rule for finding in report.findings] == [rule]
+        assert report.findings[0].rule == rule  # others may name what is wrong with the same place, too
         assert rule in RULES
         return False
     with file:

@@ -92,6 +92,7 @@ class Start:
         # What ops see, and the position, which is always 0 here.
         self.private = {state + STATE.tokens for state in states} | {state + STATE.position for state in states}
         self.private |= {program + HEADER.position for program in self.programs}
+        self.notes = {state + word for state in states for word in (STATE.function, STATE.series)}
 
     def _add(self, arrays: list[Any]) -> int:
         for array in arrays:
@@ -107,8 +108,8 @@ class World:
     def __init__(self, start: Start) -> None:
         self.memory, self.functions = dict(start.memory), start.functions
         self.team, self.programs = start.team, start.programs
-        self.functions["load_word"] = self.load
-        self.private = start.private
+        self.functions["load_word"], self.functions["store_word"] = self.load, self.store
+        self.private, self.notes = start.private, start.notes
         self.freed: set[int] = set()
         self.version = 0  # of memory
         self.done: dict[tuple[int, int], tuple[int, ...]] = {}  # items by (pass, function)
@@ -124,6 +125,10 @@ class World:
     def load(self, address: int) -> int:
         assert address not in self.freed, "a thread reads a program that was freed"
         return self.memory[address]
+
+    def store(self, address: int, _: int) -> None:
+        """What a thread notes for its ops has no part in the protocol: it is not kept."""
+        assert address in self.notes, "a plain store to memory that threads share"
 
     # What Python does
 

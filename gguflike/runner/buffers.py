@@ -89,8 +89,7 @@ class Buffers:
         self.rows: npt.NDArray[np.void] = self._taken(self.batch, ROW_TYPE)
         self.ids: npt.NDArray[np.int32] = self._taken(self.batch, np.int32)
         self.position_ids: npt.NDArray[np.int32] = self._taken(self.batch, np.int32)
-        self.type_ids: npt.NDArray[np.int32] = self._taken(self.batch, np.int32)
-        self.type_ids[:] = 0
+        self.type_ids: npt.NDArray[np.int32] = self._taken(self.batch, np.int32)  # zeros, until it is set
         self.x = self._floats(self.batch, n_embd)
         self.head_x = self._floats(HEAD_TOKENS, n_embd)
         self.head_rows: npt.NDArray[np.void] = self._taken(HEAD_TOKENS, ROW_TYPE)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from gguflike.container import GGUFFile, Metadata
+    from gguflike.kernels.engine.memory import Take
     from gguflike.runner.ability import Understood
 
     _Make = Callable[[Graph, Weights, Buffers, States], Program]
@@ -110,12 +111,7 @@ def needs(
     """
     threads = thread_count(threads)
     weights = weights or sizes(graph, infos, left_out, path)
-    taken: list[npt.NDArray[Any]] = []  # all of it stays until the end, so that no two have the same address
-
-    def take(count: int, dtype: Any = np.uint8, *, huge: bool = False) -> npt.NDArray[Any]:
-        taken.append(unbacked(count, dtype, huge=huge))
-        return taken[-1]
-
+    take = _places()
     states, *others = programs.new_states(graph, context, cache_type, texts, take)
     buffers = Buffers(graph, padded(context), threads, crest, texts, take)
     makes: list[_Make] = [programs.body]
@@ -172,6 +168,17 @@ def of_file(
     )
 
 
+def _places() -> Take:
+    """What gives arrays without memory, and keeps them, so that no two ever have the same address."""
+    taken: list[npt.NDArray[Any]] = []
+
+    def take(count: int, dtype: Any = np.uint8, *, huge: bool = False) -> npt.NDArray[Any]:
+        taken.append(unbacked(count, dtype, huge=huge))
+        return taken[-1]
+
+    return take
+
+
 def sizes(
     graph: Graph,
     infos: Mapping[str, TensorInfo],
@@ -181,7 +188,7 @@ def sizes(
 ) -> Sizes:
     """Weights of which nothing is there but their sizes: the same for every context. Arguments and errors as of
     `Weights`."""
-    return Sizes(cast("GGUFFile", _Header(path, infos)), graph, left_out, shared, take=unbacked)
+    return Sizes(cast("GGUFFile", _Header(path, infos)), graph, left_out, shared, take=_places())
 
 
 def tokenizer_bytes(metadata: Metadata) -> int:
@@ -280,13 +287,13 @@ class Sizes(Weights):
         shape: tuple[int, ...],
         make: Callable[[], npt.NDArray[np.float32]],  # noqa: ARG002 - there is nothing to make it of
     ) -> npt.NDArray[np.float32]:
-        self._computed.append(values := unbacked(prod(shape), np.float32).reshape(shape))
+        self._computed.append(values := self._take(prod(shape), np.float32).reshape(shape))
         return values
 
     def floats(self, name: str) -> npt.NDArray[np.float32] | None:
         """As of `Weights`: so many zeros."""
         info = self._file.infos.get(name)
-        return None if info is None else unbacked(prod(info.shape), np.float32)
+        return None if info is None else self._take(prod(info.shape), np.float32)
 
 
 class _Header(NamedTuple):

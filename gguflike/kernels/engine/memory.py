@@ -162,10 +162,15 @@ def aligned(count: int, dtype: Any = np.uint8, *, huge: bool = False) -> npt.NDA
 
 
 def unbacked(count: int, dtype: Any = np.uint8, *, huge: bool = False) -> npt.NDArray[Any]:
-    """Return an array of the size of what `aligned` returns, without its memory: all its elements are one.
+    """Return an array of the size of what `aligned` returns, without its memory, which nobody may write to. Like it, it
+    has addresses of its own, where the system has mappings of this kind; elsewhere all its elements are one.
 
     For who asks how much something takes that need not be there: its ``nbytes`` are those of the real one.
     """
+    if _PRIVATE:
+        with suppress(OSError):  # a limit on addresses
+            pages = mmap.mmap(-1, max(count * np.dtype(dtype).itemsize, 1), **_PRIVATE, prot=mmap.PROT_READ)
+            return np.frombuffer(pages, dtype, count)
     one = np.zeros(1, dtype)
     array: npt.NDArray[Any] = np.ndarray((count,), one.dtype, one, strides=(0,))
     return array
