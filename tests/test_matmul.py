@@ -18,6 +18,7 @@ from gguflike.errors import QuantizationError, UnsupportedError
 from gguflike.kernels.dispatch import linear_plan
 from gguflike.kernels.engine import native
 from gguflike.kernels.engine.memory import SCRATCH_BYTES, op_state
+from gguflike.kernels.engine.program import Program, Team
 from gguflike.kernels.matmul.args import EACH, MATMUL, REPACK
 from gguflike.kernels.matmul.records import activation_arrays
 from gguflike.kernels.table import KERNELS
@@ -186,6 +187,40 @@ def test_quantized_activations_follow_the_rule() -> None:
     np.testing.assert_array_equal(sums, codes.reshape(3, -1, 16).sum(axis=-1))
     values = (codes.reshape(3, -1, 32) * scales[..., None].astype(np.float64)).reshape(3, 96)
     np.testing.assert_allclose(values[0], quantized(x)[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("tokens", [8, 16])
+def test_matrices_of_one_stage_share_no_more_than_their_activations(tokens: int) -> None:
+    """Two types and two sources in turns, in several passes, for which activations are written to the same place."""
+    rng = np.random.default_rng(6)
+    columns, rows = 512, 80
+    matrices = [random_tensor(name, rows, columns, seed) for seed, name in enumerate(["Q4_K", "Q4_K", "Q8_0", "Q4_K"])]
+    sources = [activation_arrays(tokens, columns) for _ in range(2)]
+    outs = [np.zeros((tokens, rows), np.float32) for _ in matrices]
+    program = Program([matrices, sources])
+    for number, (matrix, out) in enumerate(zip(matrices, outs, strict=True)):
+        plan = linear_plan(matrix.format)
+        records = plan.allocate(rows, columns)
+        assert records is not None
+        assert plan.repack is not None
+        blocks, packed = matrix.data.ctypes.data, records.ctypes.data
+        words = np.array(REPACK.pack(blocks=blocks, records=packed, rows=rows, columns=columns), np.int64)
+        native.call(plan.repack)(words.ctypes.data, 0, 0, plan.matvec_items(rows))
+        program.keep.append(records)
+        places = {name: array.ctypes.data for name, array in sources[number % 2].items()}
+        shape = {"rows": rows, "columns": columns, "stride": rows, "add": 0, "bias": 0, "factor": 0}
+        args = MATMUL.pack(weights=packed, out=out.ctypes.data, **places, **shape)
+        program.add(plan.matmul, args, items=plan.matmul_items(rows), barrier=number == 0)
+    team = Team(2)
+    for _ in range(3):
+        given = [rng.standard_normal((tokens, columns)).astype(np.float32) for _ in sources]
+        for x, arrays in zip(given, sources, strict=True):
+            places = {name: values.ctypes.data for name, values in arrays.items()}
+            words = np.array(QUANTIZE_ROWS.pack(x=x.ctypes.data, columns=columns, **places), np.int64)
+            native.call("vector.quantize:rows")(words.ctypes.data, 0, 0, tokens)
+        team.run(program.link(), tokens, 0)
+        for number, (matrix, out) in enumerate(zip(matrices, outs, strict=True)):
+            np.testing.assert_array_equal(out, matrix.linear(given[number % 2]))
 
 
 def test_a_nan_stays_visible() -> None:
