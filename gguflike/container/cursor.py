@@ -80,33 +80,30 @@ class Cursor:
 
     def read_u32(self, part: str) -> int:
         """The next UINT32."""
-        self.need(4, part)
-        (value,) = self.unpack_u32(self.buffer, self.position)
-        self.position += 4
-        return int(value)
+        at = self.position
+        if self.end - at < 4:
+            self.need(4, part)
+        value: int = self.unpack_u32(self.buffer, at)[0]
+        self.position = at + 4
+        return value
 
     def read_u64(self, part: str) -> int:
         """The next UINT64."""
-        self.need(8, part)
-        (value,) = self.unpack_u64(self.buffer, self.position)
-        self.position += 8
-        return int(value)
+        at = self.position
+        if self.end - at < 8:
+            self.need(8, part)
+        value: int = self.unpack_u64(self.buffer, at)[0]
+        self.position = at + 8
+        return value
 
     def read_text(self, part: str, check: Callable[[bytes], str]) -> str:
         """A string as ``check`` gives it of its bytes, or with its place the error that ``check`` raises."""
-        start, buffer = self.position, self.buffer
-        first = start + 8
-        left = self.end - first
-        if left < 0:
-            self.need(8, part)
-        (length,) = self.unpack_u64(buffer, start)
-        if length > left:
-            self.read_span(part)  # which says why not
-        self.position = end = first + length
+        at = self.position
+        start, end = self.read_span(part)
         try:
-            return check(bytes(buffer[first:end]))
+            return check(bytes(self.buffer[start:end]))
         except GGUFError as error:
-            self.relocate(error, part, start)
+            self.relocate(error, part, at)
 
     def read_span(self, part: str) -> tuple[int, int]:
         """Where a string's bytes begin and end, its length checked but nothing copied."""

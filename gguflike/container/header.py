@@ -144,11 +144,7 @@ def _metadata(cursor: Cursor, count: int, order: str) -> dict[str, Entry]:
 
 
 def _value_type(cursor: Cursor, part: str) -> ValueType:
-    at = cursor.position
-    if cursor.end - at < 4:
-        cursor.need(4, part)
-    number: int = cursor.unpack_u32(cursor.buffer, at)[0]
-    cursor.position = at + 4
+    number = cursor.read_u32(part)
     if number >= len(KINDS):
         cursor.fail("unknown metadata type", "C-011", part, offset=cursor.position - 4, expected="0 to 12", got=number)
     return KINDS[number]
@@ -226,7 +222,7 @@ def _tensors(cursor: Cursor, count: int, order: str) -> tuple[dict[str, int], np
     rows = array("Q")
     records = [struct.Struct(f"{order}{n_dims}QIQ") for n_dims in range(MAX_DIMS + 1)]  # behind the number of dims
     blocks: dict[int, tuple[int, int]] = {}  # weights and bytes of a block, of the types met so far
-    buffer, end, read_u32 = cursor.buffer, cursor.end, cursor.unpack_u32
+    buffer, end = cursor.buffer, cursor.end
     for index in range(count):
         cursor.at = ("tensor", index)
         start = cursor.position
@@ -234,14 +230,10 @@ def _tensors(cursor: Cursor, count: int, order: str) -> tuple[dict[str, int], np
         if name in names:
             cursor.fail("duplicate tensor name", "C-019", "name", offset=start, got=repr(name))
         names[name] = index
-        at = cursor.position
-        if end - at < 4:
-            cursor.need(4, "n_dims")
-        (n_dims,) = read_u32(buffer, at)
+        n_dims, at = cursor.read_u32("n_dims"), cursor.position
         if n_dims > MAX_DIMS:
-            cursor.fail("too many dimensions", "C-020", "n_dims", offset=at, expected="0 to 4", got=n_dims)
+            cursor.fail("too many dimensions", "C-020", "n_dims", offset=at - 4, expected="0 to 4", got=n_dims)
         record = records[n_dims]
-        cursor.position = at = at + 4
         if end - at < record.size:
             cursor.need(record.size, "dims")
         *dims, kind, offset = record.unpack_from(buffer, at)

@@ -148,27 +148,22 @@ def check_name(data: bytes, longest: int = READABLE_NAME_BYTES) -> str:
     """A tensor name from its bytes. GGUFError C-017 (length), C-018 (UTF-8 without NUL), without a place."""
     if not 1 <= len(data) <= longest:
         raise GGUFError("tensor name has a bad length", rule="C-017", expected=f"1 to {longest} bytes", got=len(data))
-    try:
-        if 0 not in data:
-            return data.decode()
-    except UnicodeDecodeError:
-        pass
-    raise _no_text(data, "tensor name", "C-018")
+    return _text(data, "tensor name", "C-018")
 
 
 def check_key(data: bytes) -> str:
     """A metadata key from its bytes. GGUFError C-008 (length), C-009 (UTF-8 without NUL), without a place."""
     if not 1 <= len(data) <= MAX_KEY_BYTES:
         raise GGUFError("key has a bad length", rule="C-008", expected=f"1 to {MAX_KEY_BYTES} bytes", got=len(data))
+    return _text(data, "key", "C-009")
+
+
+def _text(data: bytes, what: str, rule: str) -> str:
+    # C readers stop at a NUL: "a\0b" and "a" would be one name there and two here
+    problem = "holds a NUL" if 0 in data else "is not UTF-8"
     try:
         if 0 not in data:
             return data.decode()
     except UnicodeDecodeError:
         pass
-    raise _no_text(data, "key", "C-009")
-
-
-def _no_text(data: bytes, what: str, rule: str) -> GGUFError:
-    # C readers stop at a NUL: "a\0b" and "a" would be one name there and two here
-    problem = "holds a NUL" if 0 in data else "is not UTF-8"
-    return GGUFError(f"{what} {problem}", rule=rule, got=repr(data[:80]))
+    raise GGUFError(f"{what} {problem}", rule=rule, got=repr(data[:80]))
