@@ -53,10 +53,6 @@ class CohereMoe(mtp.Headed, Cohere2):
     gating: int = gating(SIGMOID)
     windowed: tuple[bool, ...] = windowed(_all_but_first, implied=without_window)
 
-    def of_head(self, field: str) -> Any:
-        """Nothing, in llama.cpp's way, of windows."""
-        return None if field == "windowed" else super().of_head(field)
-
 
 def cohere_moe(c: CohereMoe) -> Graph:
     """Attention beside experts."""

@@ -37,10 +37,6 @@ class Exaone4(mtp.Headed, Windowed):
     norm_eps: float = key("attention.layer_norm_rms_epsilon", "rms_norm_eps", default=1e-5)
     n_mtp: int = mtp.count(most=1)
 
-    def of_head(self, field: str) -> Any:
-        """Nothing, in llama.cpp's way, of windows."""
-        return None if field == "windowed" else super().of_head(field)
-
 
 def exaone4(c: Exaone4) -> Graph:
     """Norms behind the mixers, and of queries and keys per head."""

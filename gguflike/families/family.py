@@ -158,38 +158,38 @@ class Family(Generic[Config]):
         return tuple(self._bound(place, c, available) for place in _places(self.graph(c)) if place.tensor.used)
 
     def _bound(self, place: Place, c: Config, available: Collection[str] | None) -> Binding:
-        tensor, prefix = place.tensor, self._prefix(place.layer, c)
-        origin = self._origin(tensor, prefix, available, self._is_of_head(place.layer, c))
+        tensor = place.tensor
+        origin, prefix = self._origin(tensor, place.layer, available, c)
         if isinstance(origin, Made):
             return Binding(place.name, tensor.shape, (), functools.partial(origin.make, c))
         return Binding(place.name, tensor.shape, tuple(origin.pieces(prefix, tensor, c)))
 
-    def _origin(self, tensor: Tensor, prefix: str, available: Collection[str] | None, of_head: bool = False) -> Origin:
-        """The origin of a tensor, which may be that of a head: by its whole role, or by the role without its suffix.
-        KeyError for what the family does not have."""
-        origins = (self.mtp_origins, self.origins) if of_head else (self.origins,)
+    def _origin(
+        self, tensor: Tensor, layer: int | None, available: Collection[str] | None, c: Any = None
+    ) -> tuple[Origin, str]:
+        """The origin of a tensor, by its whole role, or by the role without its suffix, and how names in its layer
+        begin, which may be the block of a head behind the layers that ``c`` counts. KeyError for what the family does
+        not have."""
+        prefix = self._prefix(layer, c)
+        origins = (self.mtp_origins, self.origins) if _is_of_head(layer, c) else (self.origins,)
         roles = tensor.role, tensor.role.rpartition(".")[0]
         found = next((known[role] for known in origins for role in roles if role in known), None)
         if found is None:
             raise KeyError(tensor.role)
-        return found.chosen(prefix, tensor, available) if isinstance(found, Either) else found
-
-    def _is_of_head(self, layer: int | None, c: Any) -> bool:
-        """Whether a layer is the block of a head, behind those that ``c`` counts."""
-        return layer is not None and c is not None and layer >= c.n_layer
+        return (found.chosen(prefix, tensor, available) if isinstance(found, Either) else found), prefix
 
     def _prefix(self, layer: int | None, c: Any = None) -> str:
         """How names begin in a layer, of a model with configuration ``c`` where it may be the block of a head."""
         if layer is None:
             return ""
-        if self.mtp_layers is not None and self._is_of_head(layer, c):
+        if self.mtp_layers is not None and _is_of_head(layer, c):
             return self.mtp_layers.format(i=layer - c.n_layer)
         return self.layers.format(i=layer)
 
     def hf_names(self, tensor: Tensor, layer: int | None = None, available: Collection[str] | None = None) -> list[str]:
         """What a tensor of a part is called in the checkpoint. Empty for one that is not there."""
-        prefix = self._prefix(layer)
-        return self._origin(tensor, prefix, available).names(prefix, tensor)
+        origin, prefix = self._origin(tensor, layer, available)
+        return origin.names(prefix, tensor)
 
     def canonical(self, name: str) -> str:
         """The name that origins give a tensor of a checkpoint, whatever model it is nested in."""
@@ -202,11 +202,11 @@ class Family(Generic[Config]):
         the configuration that are known."""
         role, layer = role_of(gguf)
         tensor = Tensor(role if role.endswith(".bias") else f"{role}.weight", ())
-        prefix = self._prefix(layer, c)
         try:
-            found = self._origin(tensor, prefix, names, self._is_of_head(layer, c)).names(prefix, tensor)
+            origin, prefix = self._origin(tensor, layer, names, c)
         except KeyError:
             return False
+        found = origin.names(prefix, tensor)
         return bool(found) and all(name in names for name in found)
 
     def ruled_out(self, c: Config, available: Collection[str] | None = None) -> Iterator[str]:
@@ -214,8 +214,8 @@ class Family(Generic[Config]):
         is tied to the embedding, say)."""
         for place in _places(self.graph(c)):
             if not place.tensor.used:
-                prefix, of_head = self._prefix(place.layer, c), self._is_of_head(place.layer, c)
-                yield from self._origin(place.tensor, prefix, available, of_head).names(prefix, place.tensor)
+                origin, prefix = self._origin(place.tensor, place.layer, available, c)
+                yield from origin.names(prefix, place.tensor)
 
     @functools.cached_property
     def _ignored(self) -> re.Pattern[str]:
@@ -280,6 +280,11 @@ def _places(graph: Graph) -> Iterator[Place]:
     """All tensors of a file."""
     yield from graph.tensors()
     yield from graph.mtp_tensors()
+
+
+def _is_of_head(layer: int | None, c: Any) -> bool:
+    """Whether a layer is the block of a head, behind those that ``c`` counts."""
+    return layer is not None and c is not None and layer >= c.n_layer
 
 
 def said(metadata: Mapping[str, Any], key: str) -> int | float | None:

@@ -44,6 +44,10 @@ def count(
     )
 
 
+#: Fields, of each layer, of which files say nothing for those of heads: which have windows, and which have an indexer.
+_UNSAID = ("windowed", "indexed")
+
+
 @frozen
 class Headed:
     """Hyper-parameters of models that may have heads, the first of the classes that one is made of: how many there are,
@@ -57,7 +61,9 @@ class Headed:
 
     def of_head(self, field: str) -> Any:
         """What a file says of the layer of a head, where it says it of each layer: that it is none of another kind, and
-        as many heads and values as the last layer has. None: nothing."""
+        as many heads and values as the last layer has. None: nothing, as llama.cpp has it of _UNSAID."""
+        if field in _UNSAID:
+            return None
         last = getattr(self, field)[-1]
         return False if isinstance(last, bool) else last
 

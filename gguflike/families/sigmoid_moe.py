@@ -234,10 +234,6 @@ class ExaoneMoe(mtp.Headed, SigmoidMixture):
     )
     n_mtp: int = mtp.count(most=1)
 
-    def of_head(self, field: str) -> Any:
-        """Nothing, in llama.cpp's way, of windows."""
-        return None if field == "windowed" else super().of_head(field)
-
 
 def exaone_moe(c: ExaoneMoe) -> Graph:
     """Queries and keys normalized per head."""

@@ -64,10 +64,6 @@ class Glm5(Sparse):
         via=Via(_kinds, lambda c: ["full" if own else "shared" for own in c.indexed]),
     )
 
-    def of_head(self, field: str) -> Any:
-        """Nothing, in llama.cpp's way, of indexers."""
-        return None if field == "indexed" else super().of_head(field)
-
 
 def _schedule(layers: int, every: int, offset: int) -> list[bool]:
     """Which layers choose, where every so many does, from layer ``offset - 1`` on, and all before."""
