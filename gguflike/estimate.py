@@ -21,7 +21,7 @@ from gguflike.machine import machine_bytes
 from gguflike.runner import graph as programs
 from gguflike.runner.ability import Understood, understand
 from gguflike.runner.needs import Needs, of_file, sizes
-from gguflike.runner.network import ACTIVATIONS, CREST
+from gguflike.runner.network import ACTIVATIONS, crest_of
 from gguflike.runner.state import TYPES
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def estimates(
     check_choice("activations", activations, ACTIVATIONS)
     check_integer("users", users, 1)
     threads = threads or os.cpu_count() or 1
-    crest = CREST if activations == "adaptive" else 0.0
+    crest = crest_of(activations)
     found, memory = [], machine_bytes()
     with nullcontext(file) if isinstance(file, GGUFFile) else open_header(file) as opened:
         model = understand(opened)

@@ -67,11 +67,11 @@ def _sign(file: GGUFFile, private: Any, public: str) -> None:
     digest = unsigned[planned.digests.header :][:WIDTH].decode()
     signature = private.sign(CONTEXT + digest.encode()).hex()
     planned = with_values(planned, blank, {**blank, SIGNATURE_KEY: Typed(signature, ValueType.STRING)})
-    if not _in_place(file, planned, texts):
+    if not _reheadered(file, planned, texts):
         rewrite(file, planned, tensors)
 
 
-def _in_place(file: GGUFFile, planned: FilePlan, texts: list[str]) -> bool:
+def _reheadered(file: GGUFFile, planned: FilePlan, texts: list[str]) -> bool:
     """Give the file another header alone, where only the signature, its key and the header's digest differ."""
     assert planned.digests is not None
     wanted = patch(planned.header, planned.digests, texts)

@@ -49,6 +49,11 @@ ACTIVATIONS = ("dynamic", "adaptive", *FIXED)
 CREST = 7.0  # of a block of activations, from which on "adaptive" rounds it twice
 
 
+def crest_of(activations: str) -> float:
+    """From which crest on blocks of activations are rounded twice; 0.0: none are. What `Passes` and `Buffers` take."""
+    return CREST if activations == "adaptive" else 0.0
+
+
 class Network:
     """One model, and its cache, which holds what was computed last: what is asked for next builds on it.
 
@@ -92,7 +97,7 @@ class Network:
         self.weights = Weights(file, self.graph, understood.left_out)
         self.cache_type, self.position_bytes, self.activations = cache_type, position_bytes, activations
         self.weights.fix(ranges)
-        crest = CREST if activations == "adaptive" else 0.0
+        crest = crest_of(activations)
         self._options = (self.context, cache_type, threads)
         self._new_passes = partial(Passes, self.graph, self.weights, *self._options, crest=crest)
         self._passes = self._new_passes(progress)

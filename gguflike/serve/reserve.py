@@ -16,7 +16,7 @@ from gguflike.machine import machine_bytes
 from gguflike.runner import needs
 from gguflike.runner.ability import understand
 from gguflike.runner.graph import bytes_per_position, limits
-from gguflike.runner.network import CREST
+from gguflike.runner.network import crest_of
 from gguflike.runner.state import default_context
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _context(model: Understood, settings: Settings) -> tuple[int, int]:
 
 def _needs(file: GGUFFile, model: Understood, context: int, count: int, settings: Settings) -> Needs:
     """What a model takes for so many texts."""
-    crest = CREST if settings.activations == "adaptive" else 0.0
+    crest = crest_of(settings.activations)
     return needs.of_file(
         *(file, model, context, settings.cache_type), texts=count, threads=settings.threads, crest=crest
     )
