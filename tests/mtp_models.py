@@ -179,6 +179,9 @@ def latent(layer: str) -> dict[str, tuple[int, ...]]:
     }
 
 
+#: What joins a token with what was made of the one before it, in heads that are layers.
+JOINED = {f"{HEAD}{name}.weight": GLM_HEAD[f"{HEAD}{name}.weight"] for name in ("enorm", "hnorm", "eh_proj")}
+
 LITE_WEIGHTS = {
     "model.embed_tokens.weight": (VOCAB, D),
     **latent("model.layers.0."),
@@ -189,11 +192,7 @@ LITE_WEIGHTS = {
     "lm_head.weight": (VOCAB, D),
     **latent(HEAD),
     **mixture(HEAD),
-    **{
-        name: shape
-        for name, shape in GLM_HEAD.items()
-        if name.endswith(("eh_proj.weight", "norm.weight")) and "self_attn" not in name and "layernorm" not in name
-    },
+    **JOINED,
     f"{HEAD}shared_head.norm.weight": (D,),
 }
 
@@ -493,11 +492,7 @@ OCR_WEIGHTS = {
     "model.norm.weight": (D,),
     "lm_head.weight": (VOCAB, D),
     **between_norms(HEAD),
-    **{
-        name: shape
-        for name, shape in GLM_HEAD.items()
-        if name.endswith(("eh_proj.weight", "enorm.weight", "hnorm.weight"))
-    },
+    **JOINED,
     **OWN,
 }
 
