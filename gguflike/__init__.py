@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from gguflike.calibration import calibrate, calibrate_activations
     from gguflike.container import GGUFFile, write
     from gguflike.convert import convert, export, merge, quantize_file, split
-    from gguflike.describe import describe
     from gguflike.diff import diff
     from gguflike.edit import edit
     from gguflike.errors import (
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     )
     from gguflike.estimate import estimate
     from gguflike.evaluate import Card, evaluate
+    from gguflike.inspect import describe
     from gguflike.locate import open
     from gguflike.runner import Model, load
     from gguflike.tensor import QuantizedTensor, quantize
@@ -110,7 +110,7 @@ __getattr__ = lazy.names(
         "calibrate": "calibration",
         "calibrate_activations": "calibration",
         "convert": "convert",
-        "describe": "describe",
+        "describe": "inspect",
         "diff": "diff",
         "edit": "edit",
         "estimate": "estimate",

@@ -11,8 +11,8 @@ from pathlib import Path
 from gguflike import __version__, container, model_card
 from gguflike.checkpoint.hub import client, reference
 from gguflike.checkpoint.hub.client import Repository
-from gguflike.describe import describe
 from gguflike.errors import ArgumentError, ArgumentTypeError, OutputError, RemoteError
+from gguflike.inspect.description import describe
 from gguflike.progress import Progress
 
 CARD = "README.md"

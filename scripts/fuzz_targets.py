@@ -27,10 +27,10 @@ from gguflike.container.reader import HeaderFile
 from gguflike.container.shards import open_with
 from gguflike.container.validate import REPORTED
 from gguflike.convert import imatrix
-from gguflike.describe import LONGEST_ARRAY, describe
 from gguflike.families import registry
 from gguflike.families.family import check_layers
-from gguflike.statistics import decoded
+from gguflike.inspect.description import LONGEST_ARRAY, describe
+from gguflike.inspect.statistics import decoded
 
 DATA = Path(gguflike.__file__).parent / "data" / "austen-kjv-6m"
 

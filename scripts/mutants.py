@@ -47,7 +47,7 @@ from mutants_plugin import AT_IMPORT
 
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("gguflike", "tests", "spec", "scripts", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "pyproject.toml")
-PLAIN = ("container", "convert", "checkpoint", "runner", "verify", "diff", "describe", "tensor")
+PLAIN = ("container", "convert", "checkpoint", "runner", "verify", "diff", "inspect", "tensor")
 EXPLAINED = Path(__file__).with_name("mutants_explained.json")
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider", "-p", "mutants_plugin"]
 # sitecustomize.py while tests are traced: for the processes that a test starts

@@ -21,7 +21,7 @@ def test_unknown_name_is_an_attribute_error() -> None:
         gguflike.no_such_name  # noqa: B018
 
 
-@pytest.mark.parametrize("name", ["convert", "verify", "diff", "describe"])
+@pytest.mark.parametrize("name", ["convert", "verify", "diff", "edit"])
 def test_importing_the_submodule_keeps_the_function(name: str) -> None:
     code = f"import gguflike, gguflike.{name}; assert callable(gguflike.{name}); gguflike.{name}.__call__"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 import gguflike
-from gguflike import cli, demo
+from gguflike import cli, demo, inspect
 from gguflike.cli import COMMANDS, main, output
-from gguflike.summary import summary
+from gguflike.inspect.summary import summary
 from tests import tiny
 
 AUSTEN = Path(gguflike.__file__).parent / "data" / "austen-kjv-6m"
@@ -189,7 +189,7 @@ def test_inspect(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_inspect_json_is_describe_and_the_summary(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = run_json(capsys, "inspect", small)
     with gguflike.open(small) as file:
-        assert document == {**gguflike.describe(file), "summary": summary(file)}
+        assert document == {**gguflike.describe(file), "summary": summary(file)} == inspect.document(file)
 
 
 def test_verify(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

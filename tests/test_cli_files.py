@@ -14,8 +14,8 @@ import pytest
 import gguflike
 from gguflike.cli import COMMANDS, main
 from gguflike.cli.completion import SHELLS, commands
+from gguflike.inspect import document
 from gguflike.progress import READING
-from gguflike.summary import summary
 from tests import tiny_gguf
 
 
@@ -82,7 +82,7 @@ def test_several_files(small: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["inspect", str(small), str(broken), str(small), "--json"]) == 1
     out, err = capsys.readouterr()
     with gguflike.open(small) as file:
-        assert json.loads(out) == [{**gguflike.describe(file), "summary": summary(file)}] * 2
+        assert json.loads(out) == [document(file)] * 2
     assert err.startswith(f"gguflike inspect: {broken}, byte ")
     assert main(["verify", str(small), str(small), "--json"]) == 0
     assert [each["ok"] for each in json.loads(capsys.readouterr().out)] == [True, True]

@@ -12,7 +12,7 @@ import gguflike
 from gguflike.container import Typed, ValueType
 from gguflike.container.file_types import FILE_TYPES
 from gguflike.convert.recipe import RECIPES
-from gguflike.describe import LONGEST_STRING, describe
+from gguflike.inspect.description import LONGEST_STRING, describe
 
 
 def write(path: Path, metadata: dict[str, object], tensors: list[gguflike.QuantizedTensor]) -> dict[str, object]:

@@ -34,14 +34,9 @@ BELOW = {
     "checkpoint": {"progress", "errors", "foreign", "texts", "blocks", "families"},
     "locate": {"progress", "container", "checkpoint"},
     "model_card": {"checkpoint", "quality"},
-    "upload": {"progress", "errors", "container", "describe", "checkpoint", "model_card"},
-    "describe": {"errors", "blocks", "tensor", "container", "quality"},
-    "statistics": {"blocks", "container"},
-    "summary": {"errors", "machine", "container", "describe", "families", "checkpoint", "chat", "runner"},
-    "signature": {"errors", "container"},
-    "origin": {"errors", "progress", "container", "checkpoint"},
-    "meaning": {"errors", "container", "families", "checkpoint", "chat", "runner"},
-    "verify": {"progress", "errors", "blocks", "tensor", "container", "locate", "meaning", "signature", "origin"},
+    "upload": {"progress", "errors", "container", "inspect", "checkpoint", "model_card"},
+    "inspect": {"errors", "machine", "blocks", "container", "quality", "families", "checkpoint", "chat", "runner"},
+    "verify": {"progress", "errors", "container", "locate", "families", "checkpoint", "chat", "runner"},
     "diff": {"progress", "errors", "blocks", "tensor", "container", "convert"},
     "convert": {"progress", "errors", "foreign", "blocks", "kernels", "tensor", "container", "families", "checkpoint"}
     | {"calibrate", "activations", "machine"},
@@ -56,8 +51,7 @@ BELOW = {
     "calibration": {"progress", "errors", "activations", "container", "locate", "convert", "runner", "evaluate"},
     "quality": {"container"},
     "edit": {"errors", "container"},
-    "report": {"progress", "errors", "frozen", "container", "families", "checkpoint", "chat", "describe", "summary"}
-    | {"statistics"},
+    "report": {"progress", "errors", "frozen", "container", "families", "checkpoint", "chat", "inspect"},
     "estimate": {"errors", "container", "locate", "machine", "runner"},
     "evaluate": {"progress", "errors", "container", "checkpoint", "locate", "quality", "diff", "convert", "runner"}
     | {"activations"},
@@ -174,7 +168,8 @@ def test_huggingface_hub_is_imported_in_one_place() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["gguflike", "gguflike.container", "gguflike.verify", "gguflike.describe", "gguflike.cli"]
+    "module",
+    ["gguflike", "gguflike.container", "gguflike.verify.verification", "gguflike.inspect.summary", "gguflike.cli"],
 )
 def test_light_modules_load_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(*sorted({HEAVY!r} & set(sys.modules)))"
@@ -342,12 +337,13 @@ def test_the_map_of_the_kernels_names_every_room() -> None:
     assert {path.stem for path in (PACKAGE / "kernels").iterdir() if not path.name.startswith("__")} == set(ROOMS)
 
 
-@pytest.mark.parametrize(
-    "room", ["engine", "vector", "matmul", "attention", "experts", "recurrent", "rows", "rounding"]
-)
+KERNELS = ("engine", "vector", "matmul", "attention", "experts", "recurrent", "rows", "rounding")
+
+
+@pytest.mark.parametrize("room", [*(f"kernels/{name}" for name in KERNELS), "evaluate", "inspect", "verify"])
 def test_maps_of_rooms_name_every_file(room: str) -> None:
     """The page at the top of a room says what each of its files is for."""
-    folder = PACKAGE / "kernels" / room
+    folder = PACKAGE / room
     page = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()), clean=False) or ""
     lines = [line.split() for line in page.splitlines() if line.startswith("    ")]
     files = {path.stem for path in folder.glob("*.py") if path.stem != "__init__"}

@@ -434,7 +434,7 @@ def test_inspecting_what_is_elsewhere_reads_the_header_only(
 
 def test_a_path_imports_no_client() -> None:
     code = (
-        "import sys, gguflike.locate, gguflike.runner.model, gguflike.verify\n"
+        "import sys, gguflike.locate, gguflike.runner.model, gguflike.verify.verification\n"
         "for name in ('x.gguf', sys.executable): gguflike.locate.locate(name)\n"
         "clients = {'huggingface_hub', 'httpx', 'httpx2', 'urllib.request', 'concurrent.futures', 'ssl'}\n"
         "print(clients & set(sys.modules))"

@@ -20,10 +20,9 @@ from gguflike.cli import looked_for, main
 from gguflike.cli.facts import screen
 from gguflike.container import Typed, ValueType, reader
 from gguflike.container.scales import of_blocks
-from gguflike.describe import describe
+from gguflike.inspect.statistics import _ends, decoded, statistics
+from gguflike.inspect.summary import document, summary
 from gguflike.locate import open_header
-from gguflike.statistics import _ends, decoded, statistics
-from gguflike.summary import summary
 from gguflike.tensor import QuantizedTensor
 from tests import hub_server, tiny_gguf
 from tests.hub_server import Hub
@@ -72,7 +71,7 @@ def test_the_first_screen_says_what_a_model_is(model: Path, tmp_path: Path) -> N
 def test_the_first_screen_fits_a_terminal(model: Path, tmp_path: Path) -> None:
     wide = changed(model, tmp_path / "w.gguf", general__name="name " * 200, general__organization="o" * 200)
     with gguflike.open(wide) as file:
-        shown = screen({**describe(file), "summary": summary(file)}, "w.gguf").splitlines()
+        shown = screen(document(file), "w.gguf").splitlines()
     assert max(map(len, shown)) <= 80
     assert len(shown) <= 24
 
@@ -100,7 +99,7 @@ def test_why_a_model_does_not_run_is_what_loading_says(
 
 
 def test_a_machine_without_the_memory(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gguflike.summary.machine_bytes", lambda: 1000)
+    monkeypatch.setattr("gguflike.inspect.summary.machine_bytes", lambda: 1000)
     found = facts(model)
     assert not found["runs"]
     assert "this machine has 1,000" in found["why"]

@@ -88,7 +88,7 @@ import sys
 import numpy as np
 import gguflike
 from gguflike.blocks import FORMATS
-from gguflike.describe import describe
+from gguflike.inspect.description import describe
 
 rng = np.random.default_rng(0)
 x = rng.standard_normal((40, 96)).astype(np.float32)

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 import gguflike
 from gguflike.cli import main
+from gguflike.inspect.statistics import sample
 from gguflike.report import gather, page
 from gguflike.report.facts import BINS, group_of
 from gguflike.report.pictures import Box, squarified
-from gguflike.statistics import sample
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&\0\u202e"
 TOKENS = ["<unk>", "<s>", "</s>", EVIL, "a", "</script><b>"]

@@ -27,7 +27,7 @@ from tests.hub_server import Hub
 
 serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
 ed25519 = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ed25519")
-signature = pytest.importorskip("gguflike.signature")
+signature = pytest.importorskip("gguflike.verify.signature")
 
 
 def keys(folder: Path, name: str, seed: bytes) -> tuple[Path, Path]:

@@ -14,7 +14,7 @@ from gguflike.blocks import FORMATS
 from gguflike.container.finite import first_not_finite, float_fields
 from gguflike.errors import DigestError, GGUFError
 from gguflike.tensor import QuantizedTensor, quantize
-from gguflike.verify import CHUNK, verify
+from gguflike.verify.verification import CHUNK, verify
 from tests.bad_vectors import bad
 
 

@@ -14,15 +14,15 @@ from textual.content import Content
 from textual.widgets import DataTable, Footer, Input, Static, TabbedContent, TabPane
 from textual.worker import get_current_worker
 
+from gguflike import inspect
 from gguflike.checkpoint.tokenizer_json import chat_templates
 from gguflike.checkpoint.vocabulary import TOKENS
 from gguflike.cli import facts
 from gguflike.cli.output import clean
 from gguflike.container import GGUFFile
-from gguflike.describe import describe, value
 from gguflike.errors import GGUFLikeError
-from gguflike.statistics import Statistics, statistics
-from gguflike.summary import summary
+from gguflike.inspect.description import value
+from gguflike.inspect.statistics import Statistics, statistics
 
 MOST_ROWS = 2000  # of a table that are shown at a time: what is looked for makes them fewer
 MOST_TEXT = 20_000  # characters of a value
@@ -96,8 +96,8 @@ class Browser(App[None]):
 
     def compose(self) -> ComposeResult:
         file = self.file
-        document = describe(file)
-        lines = facts.screen({**document, "summary": summary(file)}, self.name_of_file)
+        document = inspect.document(file)
+        lines = facts.screen(document, self.name_of_file)
         tensors = [
             (info.name, info.format.name, " x ".join(map(str, info.shape)), info.nbytes, info.bits)
             for info in file.infos.values()

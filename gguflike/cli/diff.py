@@ -122,7 +122,7 @@ def _finite(value: float) -> float | None:
 
 def _value(value: Typed | None) -> Any:
     """A value with its type, an array by its length and its first items."""
-    from gguflike.describe import listed
+    from gguflike.inspect.description import listed
 
     if value is None:
         return None

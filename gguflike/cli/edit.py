@@ -109,7 +109,7 @@ def _document(result: Edited, dry_run: bool) -> dict[str, Any]:
 
 def _plain(value: Typed | None) -> Any:
     """A value as `inspect --key` has it in JSON, all of it; None where there is none."""
-    from gguflike.describe import listed
+    from gguflike.inspect.description import listed
 
     return None if value is None else listed(value, longest=sys.maxsize)
 

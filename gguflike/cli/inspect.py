@@ -96,10 +96,9 @@ def _document(args: argparse.Namespace, file: GGUFFile) -> dict[str, Any]:
     """What was asked for, as JSON."""
     if _is_search(args):
         return _found(args, file)
-    from gguflike.describe import describe
-    from gguflike.summary import summary
+    from gguflike.inspect import document
 
-    return {**describe(file), "summary": summary(file)}
+    return document(file)
 
 
 def _is_search(args: argparse.Namespace) -> bool:
@@ -146,8 +145,8 @@ def _print_found(args: argparse.Namespace, document: dict[str, Any], name: str) 
 def _folder(args: argparse.Namespace, folder: str, documents: list[Any]) -> int:
     """What is in a folder: the models in GGUF files, or a checkpoint."""
     from gguflike.cli import facts
-    from gguflike.summary import checkpoint
-    from gguflike.summary import folder as models
+    from gguflike.inspect.summary import checkpoint
+    from gguflike.inspect.summary import folder as models
 
     found = models(folder)
     document: dict[str, Any] = {"models": found} if found else {"checkpoint": checkpoint(folder)}

@@ -22,15 +22,15 @@ SECONDS = 10  # for a regular expression, which may take for ever
 
 def values(file: GGUFFile, pattern: str) -> dict[str, Any]:
     """Metadata whose names the pattern fits, all of it."""
-    from gguflike.describe import value
+    from gguflike.inspect.description import value
 
     return {key: value(file, key, whole=True) for key in _named(file, pattern, file.metadata, "metadata")}
 
 
 def tensors(file: GGUFFile, pattern: str, count: int | None, stats: bool) -> dict[str, Any]:
     """Tensors whose names the pattern fits, with their first ``count`` values, and their statistics."""
-    from gguflike.describe import plain, tensor
-    from gguflike.statistics import first_values, statistics
+    from gguflike.inspect.description import plain, tensor
+    from gguflike.inspect.statistics import first_values, statistics
 
     found = {}
     for name in _named(file, pattern, file.infos, "tensors"):

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from gguflike.signature import sign
+    from gguflike.verify import sign
 
     print(f"signed {clean(args.file)} with the key that fits {sign(args.file, args.key)}")
     return 0

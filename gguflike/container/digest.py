@@ -15,7 +15,7 @@ from gguflike.errors import GGUFError, counted
 from gguflike.frozen import frozen
 
 PREFIX = "gguflike.digest."
-SIGNATURE_PREFIX = "gguflike.signature."  # what signs the header's digest (gguflike.signature)
+SIGNATURE_PREFIX = "gguflike.signature."  # what signs the header's digest (gguflike.verify.signature)
 TENSORS_KEY = PREFIX + "tensors"
 HEADER_KEY = PREFIX + "header"
 WIDTH = 64

@@ -12,13 +12,13 @@ from gguflike.chat.template import render
 from gguflike.checkpoint.tokenizer_json import chat_templates
 from gguflike.checkpoint.vocabulary import Vocabulary
 from gguflike.container import GGUFFile, TensorInfo
-from gguflike.describe import describe
 from gguflike.errors import GGUFLikeError, TemplateError
 from gguflike.families.parts import role_of
 from gguflike.frozen import frozen
+from gguflike.inspect.description import describe
+from gguflike.inspect.statistics import sample
+from gguflike.inspect.summary import summary
 from gguflike.progress import Progress
-from gguflike.statistics import sample
-from gguflike.summary import summary
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -115,7 +115,7 @@ def gather(
     """Read what a page says of ``file``: its header, and SAMPLE weights of each tensor.
 
     ``errors`` are relative errors of tensors by their names, measured against what ``beside`` names, from which
-    ``changes`` are the differences. Errors as of `gguflike.statistics.sample`.
+    ``changes`` are the differences. Errors as of `gguflike.inspect.statistics.sample`.
     """
     infos = sorted(file.infos.values(), key=lambda info: role_of(info.name)[1] or 0)
     parts = []
@@ -131,10 +131,11 @@ def gather(
         vocabulary = None
     tokens = () if vocabulary is None else tuple(vocabulary.tokens)
     special = [] if vocabulary is None else [index for index in range(len(tokens)) if vocabulary.is_special(index)]
+    described = describe(file)
     return Facts(
         title=title,
-        summary=summary(file),
-        document=describe(file),
+        summary=summary(file, described),
+        document=described,
         parts=tuple(parts),
         examples=tuple(_examples(file, vocabulary)),
         tokens=tokens,

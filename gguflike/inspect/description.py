@@ -30,19 +30,19 @@ def describe(file: GGUFFile) -> dict[str, Any]:
         "format": "GGUF",
         "version": file.version,
         "architecture": value(file, "general.architecture") if "general.architecture" in file.metadata else None,
-        "file_type": file_type(file),
-        **totals(file),
+        **outline(file),
         "metadata": {key: value(file, key) for key in file.metadata},
         "quality": quality.rows(file.metadata),
         "tensors": [tensor(info) for info in file.infos.values()],
     }
 
 
-def totals(file: GGUFFile) -> dict[str, Any]:
-    """``parameters``, ``file_bytes`` and ``bits_per_weight``, as of `describe`."""
+def outline(file: GGUFFile) -> dict[str, Any]:
+    """``file_type``, ``parameters``, ``file_bytes`` and ``bits_per_weight``, as of `describe`."""
     infos = list(file.infos.values())
     parameters, data_bytes = sum(info.weights for info in infos), sum(info.nbytes for info in infos)
     return {
+        "file_type": file_type(file),
         "parameters": parameters,
         "file_bytes": file.file_bytes,
         "bits_per_weight": 8 * data_bytes / parameters if parameters else None,

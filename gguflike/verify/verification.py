@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from gguflike import container, meaning
+from gguflike import container
 from gguflike.container import GGUFFile, TensorInfo
 from gguflike.container.digest import TENSORS_KEY, Recorded, header_digest, recorded
 from gguflike.container.findings import SEVERITIES, Finding, Severity, odd
@@ -29,6 +29,7 @@ from gguflike.container.validate import refused, validate
 from gguflike.errors import GGUFError
 from gguflike.locate import locate
 from gguflike.progress import Progress
+from gguflike.verify import meaning
 
 CHUNK = 1 << 20  # bytes read at a time: bounds the memory
 COPIED = 3  # tensors that contradict their digests at least where these are taken for those of another file
@@ -103,7 +104,7 @@ def verify(
 
     ``against`` is a repository of the Hub, or a file in one (``hf://org/repo/file.gguf``), that must have the same
     bytes; ArgumentError where it is none, RemoteError where it cannot be asked. ``key`` is a PEM file with an Ed25519
-    public key, with which each file must be signed (`gguflike.signature`).
+    public key, with which each file must be signed (`gguflike.verify.signature`).
     """
     path = locate(path, progress)
     findings: list[Finding] = []
@@ -122,12 +123,12 @@ def verify(
             findings += check.findings
         disagree = any(finding.rule in ("M-010", "M-011") for finding in findings)
         if key is not None:
-            from gguflike import signature
+            from gguflike.verify import signature
 
             for file in files:
                 findings += signature.check(file, key)
         if against is not None:
-            from gguflike import origin
+            from gguflike.verify import origin
 
             findings += origin.compare([file.path for file in files], against, progress)
         findings += (each for each in meaning.findings(whole) if each.rule != "M-032" or not disagree)  # says it again

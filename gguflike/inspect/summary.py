@@ -15,8 +15,8 @@ import numpy as np
 
 from gguflike.container.digest import recorded
 from gguflike.container.values import INTEGERS
-from gguflike.describe import file_type, totals, value
 from gguflike.errors import GGUFError, GGUFLikeError
+from gguflike.inspect.description import describe, outline, value
 from gguflike.machine import machine_bytes
 
 if TYPE_CHECKING:
@@ -37,8 +37,15 @@ _THINKING = re.compile(r"enable_thinking|reasoning_content|thinking")
 _TOOLS = re.compile(r"\btools\b")
 
 
-def summary(file: GGUFFile) -> dict[str, Any]:
-    """The facts as JSON: None, or an empty list, where a file does not say.
+def document(file: GGUFFile) -> dict[str, Any]:
+    """All that ``gguflike inspect`` says of an open file: what `describe` does, and the facts as ``summary``."""
+    described = describe(file)
+    return {**described, "summary": summary(file, described)}
+
+
+def summary(file: GGUFFile, described: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The facts as JSON: None, or an empty list, where a file does not say. ``described`` is what `describe` says of
+    the file, for who has it already: of many tensors their sums take a while.
 
     ``kind``, ``name``, ``organization``, ``license``, ``architecture``, ``file_type``, ``shards``, ``tensors``,
     ``metadata`` (how many), ``parameters``, ``file_bytes``, ``bits_per_weight``; ``layers``, ``width``,
@@ -48,6 +55,7 @@ def summary(file: GGUFFile) -> dict[str, Any]:
     "malformed"); ``runs`` and, where it does not run here, ``why``; ``memory``, each the ``bytes`` that a ``context``
     takes in all.
     """
+    outlined = outline(file) if described is None else described
     model, why = _understood(file)
     memory = _memory(file, model) if model is not None else []
     machine = machine_bytes()
@@ -59,11 +67,11 @@ def summary(file: GGUFFile) -> dict[str, Any]:
         "organization": _text(file, "general.organization"),
         "license": _text(file, "general.license"),
         "architecture": file.architecture,
-        "file_type": file_type(file),
+        "file_type": outlined["file_type"],
         "shards": len(file.paths),
         "tensors": len(file.infos),
         "metadata": len(file.metadata),
-        **totals(file),
+        **{name: outlined[name] for name in ("parameters", "file_bytes", "bits_per_weight")},
         **{name: _number(file, key) for name, key in _SIZES.items()},
         "vocabulary": file.metadata.count_of(_TOKENS) if _TOKENS in file.metadata else None,
         "tokenizer": " ".join(
