@@ -1,14 +1,13 @@
 """The tensors of one model, laid out for the kernels.
 
 Everything is read into memory of the model's own, once: what happens to the file afterwards does not matter, but for
-rows of tables (tables.py). Quantized matrices are repacked by all threads, a few megabytes at a time. Floating-point
-matrices stay as the file has them.
+rows of tables (tables.py). Quantized matrices are repacked by all threads, a few megabytes at a time (packed.py).
+Floating-point matrices stay as the file has them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,9 +19,9 @@ from gguflike.errors import GGUFError
 from gguflike.families.parts import Graph, Head
 from gguflike.kernels.dispatch import linear_plan
 from gguflike.kernels.engine.memory import aligned
-from gguflike.kernels.matmul.args import REPACK
 from gguflike.progress import Progress
-from gguflike.runner.matrix import GROUP, Matrix, Stack
+from gguflike.runner.matrix import Matrix, Stack
+from gguflike.runner.packed import Packed
 from gguflike.runner.tables import Table
 from gguflike.runner.tensors import EMBEDDING, checked
 from gguflike.tensor import QuantizedTensor
@@ -34,9 +33,7 @@ if TYPE_CHECKING:
     from gguflike.kernels.engine.memory import Take
     from gguflike.kernels.engine.program import Team
 
-BATCH_BYTES = 1 << 23  # of the file, repacked by one pass and in memory twice until then
 SEARCHED = 1 << 28  # bytes read to say which weights are damaged: a tenth of a second or so
-LINE = 64  # bytes of a cache line: where the weights of a matrix begin
 OUTPUT = "output.weight"
 
 
@@ -68,7 +65,6 @@ class Weights:
         self._plain: dict[str, QuantizedTensor] = {}  # whole tensors as the file has them
         self._unread: list[QuantizedTensor] = []  # those of them that `repack` shall read
         self._tables: dict[str, Table] = {}
-        self._packed: npt.NDArray[np.uint8]
         self._computed: list[npt.NDArray[np.float32]] = []  # what is made of tensors
         self._vectors: dict[str, int] = {}
         #: Whether the small tensors are: of norms of heads, sinks or decays, NaN need not reach the logits.
@@ -94,8 +90,9 @@ class Weights:
                 each = info.nbytes // (info.shape[0] if len(info.shape) == 3 else 1)
                 self._add(info.name, info.format, info.shape, self._whole(info).data, each, each)
         packed = [info for info in infos if linear_plan(info.format).repack is not None]
-        self._repacked = [matrix for info in packed for matrix in _matrices(info)]
-        self._places = self._lay_out(packed)
+        self._packed = Packed(file, packed, take)
+        for info, data, each, stride in self._packed.places():
+            self._add(info.name, info.format, info.shape, data, each, stride)
         if tied:
             bias = self._vectors.get("output.bias", 0)
             self._matrices[OUTPUT] = self._matrices.pop(EMBEDDING)._replace(bias=bias)
@@ -123,7 +120,7 @@ class Weights:
     @property
     def packed_bytes(self) -> int:
         """Bytes of the quantized matrices as the ops read them."""
-        return int(self._packed.nbytes)
+        return self._packed.nbytes
 
     @property
     def computed_bytes(self) -> int:
@@ -133,8 +130,7 @@ class Weights:
     @property
     def loading_bytes(self) -> int:
         """Bytes of the file that `repack` has in memory at most beside what it makes of them."""
-        sizes = [-(-nbytes // LINE) * LINE for *_, nbytes in self._pieces()]
-        return max(min(BATCH_BYTES, sum(sizes)), *sizes) if sizes else 0
+        return self._packed.loading_bytes
 
     @property
     def matrix_bytes(self) -> int:
@@ -296,79 +292,20 @@ class Weights:
         else:
             self._matrices[name] = matrix
 
-    def _lay_out(self, tensors: Sequence[TensorInfo]) -> list[npt.NDArray[np.uint8]]:
-        """Give each matrix its place, one behind the other in memory of their own."""
-        sizes = [linear_plan(info.format).packed_bytes(*info.shape) for info, _ in self._repacked]
-        starts = [0, *accumulate(-(-size // LINE) * LINE for size in sizes)]
-        self._packed = memory = self._take(starts[-1], huge=True)
-        index = 0
-        for tensor in tensors:
-            stride = starts[index + 1] - starts[index]
-            self._add(tensor.name, tensor.format, tensor.shape, memory[starts[index] :], sizes[index], stride)
-            index += tensor.shape[0] if len(tensor.shape) == 3 else 1
-        return [memory[start : start + size] for start, size in zip(starts, sizes, strict=False)]
-
     @property
     def ops(self) -> list[str]:
         """Names of the ops that ``repack`` runs."""
-        return sorted({str(linear_plan(info.format).repack) for info, _ in self._repacked})
+        return self._packed.ops
 
     def repack(self, team: Team, progress: Progress | None = None) -> None:
         """Read what is not here yet from the file, and move the quantized matrices to their places.
 
         GGUFError where the file has changed since it was opened.
         """
-        from gguflike.kernels.engine.program import Program
-
         for tensor in self._unread:
             self._file.read_into(tensor.name, 0, tensor.data)
         self._unread = []
-        total, done = sum(nbytes for *_, nbytes in self._pieces()), 0
-        stored = aligned(self.loading_bytes, huge=True)
-        program, used, name = Program(), 0, ""
-
-        def run() -> None:
-            if progress is not None:
-                progress(done, total, f"loading {name}")
-            team.run(program.link(), 1)
-
-        for info, start, place, rows, nbytes in self._pieces():
-            if used + nbytes > len(stored):
-                run()
-                done += used
-                program, used = Program(), 0
-            name, plan = info.name, linear_plan(info.format)
-            blocks = stored[used : used + nbytes]
-            self._file.read_into(name, start, blocks)
-            args = REPACK.pack(blocks=blocks.ctypes.data, records=place, rows=rows, columns=info.shape[-1])
-            program.add(str(plan.repack), args, items=plan.matvec_items(rows), barrier=False)
-            used += -(-nbytes // LINE) * LINE
-        if used:
-            run()
-        self._repacked, self._places = [], []
-        if progress is not None:
-            progress(total, total, "loaded")
-
-    def _pieces(self) -> Iterator[tuple[TensorInfo, int, int, int, int]]:
-        """What is repacked by one op: the matrix, the byte of its tensor that it begins with, the address that it goes
-        to, its rows and its bytes."""
-        for (info, first), place in zip(self._repacked, self._places, strict=True):
-            rows, columns = info.shape
-            row_bytes = info.format.row_bytes(columns)
-            stored = linear_plan(info.format).matmul_items(rows) * GROUP
-            step = max(BATCH_BYTES // row_bytes // GROUP, 1) * GROUP
-            for row in range(0, rows, step):
-                count = min(step, rows - row)
-                to = int(place.ctypes.data) + row * place.nbytes // stored
-                yield info, first + row * row_bytes, to, count, count * row_bytes
-
-
-def _matrices(info: TensorInfo) -> list[tuple[TensorInfo, int]]:
-    """The matrices of a tensor, itself or those of a stack, and the byte of the tensor that each begins with."""
-    if len(info.shape) == 2:
-        return [(info, 0)]
-    each = info.nbytes // info.shape[0]
-    return [(info._replace(shape=info.shape[1:], nbytes=each), start) for start in range(0, info.nbytes, each)]
+        self._packed.repack(team, progress)
 
 
 def _floats(tensor: QuantizedTensor) -> npt.NDArray[np.float32]:
