@@ -108,9 +108,10 @@ def calibrate(
     )
 
 
-def render(metadata: Mapping[str, Any], messages: list[dict[str, Any]]) -> str:
-    """The text that the chat template in a file's metadata makes of a conversation. TemplateError where it fails."""
-    return Tokenizer(metadata).apply_chat_template(messages, add_generation_prompt=False)
+def render(metadata: Mapping[str, Any], messages: list[dict[str, Any]], **variables: Any) -> str:
+    """The text that the chat template in a file's metadata makes of a conversation, and of further ``variables``, such
+    as ``tools``. TemplateError where it fails."""
+    return Tokenizer(metadata).apply_chat_template(messages, add_generation_prompt=False, **variables)
 
 
 def calibrate_activations(

@@ -53,6 +53,7 @@ _STARTS = (
     (b"FUGG", _SWAPPED),
     (b"\x89HDF", Foreign("an HDF5 file (Keras)", "get the checkpoint in safetensors")),
     (b"\x93NUMPY", Foreign("a NumPy array", "get the checkpoint in safetensors")),
+    (b"PAR1", Foreign("a Parquet file", "write its texts as lines of JSON")),
     (b"%PDF", Foreign("a PDF document", _AGAIN)),
     (b"\x7fELF", Foreign("a program", _AGAIN)),
     (b"{", Foreign("a JSON document", "download the file itself, or convert the checkpoint it belongs to")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -64,27 +65,94 @@ def test_files_of_lines(tmp_path: Path) -> None:
         Text("b.jsonl", ("one", "<|user|>hi", "two"), (False, True, False)),
     ]
     assert seen == [messages]
-    with pytest.raises(ArgumentError, match=r"b\.jsonl.*line 2 is a conversation.*no template"):
+    with pytest.raises(ArgumentError, match=r"b\.jsonl.*line 2 is a conversation.*no chat template"):
         read([tmp_path / "b.jsonl"])
 
 
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("a.txt", b"\xff\xfe", "not UTF-8.*byte 0"),
+        ("a.txt", b"ab\xe9", "not UTF-8.*byte 2"),
+        ("a.txt", "a b".encode("utf-16"), "UTF-16, not UTF-8.*iconv"),
+        ("a.txt", "a b".encode("utf-16-le"), "holds zeros.*byte 1"),
+        ("a.gz", gzip.compress(b"a b"), "gzip archive, not text.*unpack"),
+        ("a.parquet", b"PAR1\x15\x00", "Parquet file, not text.*lines of JSON"),
         ("a.txt", b" \n", "no text"),
         ("a.jsonl", b"", "no text"),
         ("a.jsonl", b'{"text": "x"}\n{"text": ', "line 2: not JSON"),
+        ("a.jsonl", b"[" * 100_000, "line 1: not JSON"),
+        ("a.jsonl", b'{"text": "x", "n": ' + b"9" * 5000 + b"}", "line 1: not JSON"),
+        ("a.jsonl", b'{"text": "x \\ud800"}', r"line 1: half of a surrogate pair, U\+D800"),
         ("a.jsonl", b'["x"]', "line 1: neither"),
         ("a.jsonl", b'{"content": "x"}', "line 1: neither"),
         ("a.jsonl", b'{"messages": []}', "line 1: messages without roles"),
         ("a.jsonl", b'{"messages": ["x"]}', "line 1: messages without roles"),
+        ("a.jsonl", b'{"conversations": [{"value": "x"}]}', "line 1: messages without roles"),
     ],
 )
 def test_files_that_are_no_text(name: str, data: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ArgumentError, match=message):
         read([tmp_path / name], lambda _: "x")
+
+
+def test_what_python_takes_for_a_line_end_ends_none(tmp_path: Path) -> None:
+    said = ["a\u2028b\u2029\u0085c", "d"]
+    lines = [json.dumps({"text": text}, ensure_ascii=False) for text in said]
+    for end in ("\n", "\r\n", "\r"):
+        (tmp_path / "a.jsonl").write_bytes(end.join(["", *lines]).encode())
+        assert read([tmp_path / "a.jsonl"])[0].documents == tuple(said)
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    for name, data in (("a.txt", b"x"), ("a.jsonl", b'{"text": "x"}')):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + data)
+        assert read([tmp_path / name])[0].documents == ("x",)
+
+
+def test_what_a_template_is_told_of_a_conversation(tmp_path: Path) -> None:
+    """Its tools; and in the spelling of templates what is shared in another."""
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    called = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    shared = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}, {"from": "system", "value": "c"}]
+    lines = [{"messages": [called], "tools": tools}, {"conversations": shared}, {"conversations": [called]}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    seen: list[Any] = []
+
+    def render(messages: list[dict[str, Any]], **variables: Any) -> str:
+        seen.append((messages, variables))
+        return "x"
+
+    read([tmp_path / "a.jsonl"], render)
+    spelled = [("user", "a"), ("assistant", "b"), ("system", "c")]
+    assert seen == [
+        ([called], {"tools": tools}),
+        ([{"role": role, "content": content} for role, content in spelled], {}),
+        ([called], {}),
+    ]
+
+
+def test_conversations_that_a_template_refuses(tmp_path: Path) -> None:
+    """It is said where; a system message that it refuses stands in front of what the user says."""
+
+    def strict(messages: list[dict[str, Any]]) -> str:
+        if any(each["role"] not in ("user", "assistant") for each in messages):
+            raise TemplateError("only user and assistant")
+        return messages[0]["content"]  # type: ignore[no-any-return]
+
+    def said(*roles: str) -> str:
+        return json.dumps({"messages": [{"role": role, "content": role[0]} for role in roles]})
+
+    (tmp_path / "a.jsonl").write_text(said("system", "user", "assistant"))
+    assert read([tmp_path / "a.jsonl"], strict)[0].documents == ("s\n\nu",)
+    (tmp_path / "a.jsonl").write_text("\n".join([said("user"), said("user", "tool")]))
+    with pytest.raises(
+        ArgumentError, match=r"a\.jsonl, calibration: line 2: only user and assistant.*leave the line out"
+    ):
+        read([tmp_path / "a.jsonl"], strict)
+    (tmp_path / "a.jsonl").write_text(said("system"))
+    with pytest.raises(ArgumentError, match="line 1: only user"):
+        read([tmp_path / "a.jsonl"], strict)
 
 
 def test_what_is_bundled() -> None:

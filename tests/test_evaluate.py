@@ -234,7 +234,7 @@ def test_arguments_that_make_no_sense(two: Two, arguments: Any, error: type[Exce
 
 def test_files_that_are_no_texts(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"ab\xff")
-    with pytest.raises(ArgumentError, match=r"a\.txt, text: the text is not UTF-8; got byte 2"):
+    with pytest.raises(ArgumentError, match=r"a\.txt, text: the text is not UTF-8; expected text in UTF-8; got byte 2"):
         texts.read([tmp_path / "a.txt"])
     with pytest.raises(FileNotFoundError):
         texts.read([tmp_path / "b.txt"])
@@ -245,6 +245,11 @@ def test_files_that_are_no_texts(tmp_path: Path) -> None:
     (tmp_path / "b" / "a.txt").write_text("y")
     assert list(texts.read([tmp_path / "a.txt", tmp_path / "b" / "a.txt"]).values()) == ["x", "y"]
     assert texts.read(tmp_path / "a.txt") == {"a": "x"}  # type: ignore[arg-type]
+    (tmp_path / "c.jsonl").write_text('{"text": "x"}\n\n{"text": "y z"}\n')
+    assert texts.read([tmp_path / "c.jsonl"]) == {"c": "x\ny z\n"}
+    (tmp_path / "c.jsonl").write_text('{"messages": [{"role": "user", "content": "x"}]}')
+    with pytest.raises(ArgumentError, match=r"c\.jsonl, text: line 1 is a conversation, and there is no chat template"):
+        texts.read([tmp_path / "c.jsonl"])
 
 
 def test_models_of_other_tokens_are_not_compared(two: Two, tmp_path: Path) -> None:
@@ -367,7 +372,7 @@ def test_choices_are_as_likely_as_their_tokens(two: Two, tmp_path: Path) -> None
     first, second, log_probabilities = two
     path = tmp_path / "abc.jsonl"
     path.write_text("\n".join(json.dumps(each) for each in QUESTIONS) + "\n\n")
-    questions = tasks.read("abc", path.read_text())
+    questions = tasks.read(path)
     found = {}
     for each in (first, second):
         with gguflike.load(each) as model:
@@ -414,17 +419,26 @@ def test_a_prompt_and_a_choice_have_a_space_between_them() -> None:
         '{"question": "x", "choices": ["a", "b"], "answer": 2}',
         '{"question": "x", "choices": ["a", "b"], "answer": true}',
         '{"question": "x", "choices": ["a", "b"]}',
+        '{"question": "\\ud800", "choices": ["a", "b"], "answer": 0}',
         "[" * 10_000,
     ],
 )
-def test_lines_that_are_no_questions(line: str) -> None:
-    with pytest.raises(ArgumentError, match="line 2 is no question with choices"):
-        tasks.read("x", f"\n{line}\n")
+def test_lines_that_are_no_questions(line: str, tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text(f"\n{line}\n")
+    with pytest.raises(ArgumentError, match=r"x\.jsonl, tasks: line 2 is no question with choices"):
+        tasks.read(tmp_path / "x.jsonl")
 
 
-def test_a_file_without_questions() -> None:
+def test_a_file_without_questions(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text("\n\n")
     with pytest.raises(ArgumentError, match="no questions"):
-        tasks.read("x", "\n\n")
+        tasks.read(tmp_path / "x.jsonl")
+
+
+def test_a_question_may_hold_what_only_python_takes_for_a_line_end(tmp_path: Path) -> None:
+    line = json.dumps({"question": "a\u2028b", "choices": ["c\u0085", "d"], "answer": 0}, ensure_ascii=False)
+    (tmp_path / "x.jsonl").write_bytes(b"\xef\xbb\xbf" + line.encode() + b"\r\n")
+    assert tasks.read(tmp_path / "x.jsonl") == [tasks.Question("a\u2028b", ("c\u0085", "d"), 0)]
 
 
 # The command

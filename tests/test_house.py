@@ -30,7 +30,7 @@ BELOW = {
     "container": {"errors", "foreign", "texts", "blocks", "tensor"},
     "families": {"errors"},
     "reference": {"families"},
-    "calibrate": {"progress", "errors", "blocks", "kernels", "tensor", "families", "reference"},
+    "calibrate": {"progress", "errors", "foreign", "blocks", "kernels", "tensor", "families", "reference"},
     "checkpoint": {"progress", "errors", "foreign", "texts", "blocks", "families"},
     "locate": {"progress", "container", "checkpoint"},
     "model_card": {"checkpoint", "quality"},
@@ -54,7 +54,7 @@ BELOW = {
     "report": {"progress", "errors", "frozen", "container", "families", "checkpoint", "chat", "inspect"},
     "estimate": {"errors", "container", "locate", "machine", "runner"},
     "evaluate": {"progress", "errors", "container", "checkpoint", "locate", "quality", "diff", "convert", "runner"}
-    | {"activations"},
+    | {"activations", "calibrate"},
     "torch": {"errors", "blocks", "tensor", "container", "calibrate", "convert"},
     "tuning": {"progress", "errors", "tensor", "container", "families", "calibrate", "convert", "runner", "evaluate"},
 }

@@ -5,24 +5,28 @@ How a text is tokenized and a conversation becomes text is the model's matter: c
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import resources
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from gguflike.errors import ArgumentError, TemplateError
+from gguflike import foreign
+from gguflike.errors import ArgumentError, ArgumentTypeError, TemplateError
 from gguflike.frozen import frozen
 
 StrPath = str | os.PathLike[str]
-Render = Callable[[list[dict[str, Any]]], str]
-"""The text that a chat template makes of messages."""
+Render = Callable[..., str]
+"""Messages -> the text that a chat template makes of them, with ``tools=`` where it is told of some."""
 Encode = Callable[[str, bool], Sequence[int]]
 """Token ids of a text as a model reads it; where the flag is set, it is a template's, whose markup is markup and which
 has its own first token."""
 
 LINES = (".jsonl", ".ndjson")
+_SPEAKERS = {"human": "user", "gpt": "assistant"}  # in what is shared of conversations -> as templates call them
 _FOLDER = "calibration"
 
 
@@ -35,13 +39,49 @@ class Text:
     rendered: tuple[bool, ...]
 
 
-def read(paths: Iterable[StrPath], render: Render | None = None) -> list[Text]:
+def read(paths: Iterable[StrPath], render: Render | None = None, field: str = "calibration") -> list[Text]:
     """Files of text: UTF-8, or lines of JSON (``.jsonl``, ``.ndjson``), each ``{"text": ...}`` or, a conversation for
-    ``render``, ``{"messages": [{"role": ..., "content": ...}, ...]}``.
+    ``render``, ``{"messages": [{"role": ..., "content": ...}, ...]}`` with the tools that it may use as ``tools``; or
+    ``{"conversations": [{"from": "human" or "gpt", "value": ...}, ...]}``, which says the same.
 
-    ArgumentError for a file that is none of these, has no text, or has conversations where there is no template.
+    ArgumentError, which speaks of the argument ``field``, for a file that is none of these, has no text, or has
+    conversations where there is no template, or that the template refuses.
     """
-    return [_read(Path(path), render) for path in paths]
+    return [_read(Path(path), render, field) for path in paths]
+
+
+def text_of(path: Path, field: str) -> str:
+    """A file of UTF-8, without a byte order mark. ArgumentError where it is no text."""
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        what, got, remedy = "the text is not UTF-8", f"byte {error.start}", None
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            what, remedy = "the text is UTF-16, not UTF-8", "convert it, as `iconv -f UTF-16 -t UTF-8` does"
+    else:
+        if "\0" not in text:
+            return text
+        what, got, remedy = "the file is no text: it holds zeros", f"byte {data.index(0)}", None
+    if known := foreign.describe(data[: foreign.SAMPLE], "text"):
+        what, remedy = known.what, known.remedy
+    raise ArgumentError(what, path=path, field=field, expected="text in UTF-8", got=got, remedy=remedy)
+
+
+def lines_of(text: str) -> Iterator[tuple[int, str]]:
+    """The lines of a text that are not blank, with their numbers. Only line ends end one: what else Python takes for an
+    end, such as U+2028, may stand in a string of JSON."""
+    for number, line in enumerate(StringIO(text, newline=None), 1):
+        if line.strip():
+            yield number, line.strip()
+
+
+def check_unicode(text: str) -> None:
+    """ValueError for half of a surrogate pair, which JSON can write and UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"half of a surrogate pair, U+{ord(text[error.start]):X}, is no text") from None
 
 
 def bundled(render: Render | None = None) -> list[Text]:
@@ -56,7 +96,7 @@ def bundled(render: Render | None = None) -> list[Text]:
     for file in files:
         with resources.as_file(file) as path:
             if path.suffix not in LINES:
-                made.append(_read(path, None))
+                made.append(_read(path, None, "calibration"))
                 continue
             lines = [json.loads(line)["messages"] for line in path.read_text(encoding="utf-8").splitlines()]
         documents = [_as_it_takes(messages, render) for messages in lines]
@@ -66,17 +106,25 @@ def bundled(render: Render | None = None) -> list[Text]:
 
 def _as_it_takes(messages: list[dict[str, Any]], render: Render | None) -> tuple[str, bool]:
     """A conversation as a template writes it, if it does, and whether it did."""
-    first, *others = messages
-    merged = messages
-    if first["role"] == "system" and others:
-        merged = [{**others[0], "content": f"{first['content']}\n\n{others[0]['content']}"}, *others[1:]]
     if render is not None:
-        for form in (messages, merged):
-            try:
-                return render(form), True
-            except TemplateError:
-                continue
+        try:
+            return _rendered(messages, render), True
+        except TemplateError:
+            pass
     return "".join(f"{each['role'].capitalize()}: {each['content']}\n\n" for each in messages), False
+
+
+def _rendered(messages: list[dict[str, Any]], render: Render, **variables: Any) -> str:
+    """A conversation as a template writes it, with the system message in front of what the user says first if it
+    refuses one. TemplateError where it refuses this as well."""
+    try:
+        return render(messages, **variables)
+    except TemplateError:
+        system, *others = messages
+        texts = [each.get("content") for each in messages[:2]]
+        if system["role"] != "system" or not others or not all(isinstance(text, str) for text in texts):
+            raise
+        return render([{**others[0], "content": "\n\n".join(map(str, texts))}, *others[1:]], **variables)
 
 
 def sequences(
@@ -116,47 +164,60 @@ def _cut(text: Text, encode: Encode, length: int, begin: list[int]) -> list[list
     return [begin + ids[at : at + size] for at in range(0, len(ids), size)]
 
 
-def _read(path: Path, render: Render | None) -> Text:
-    try:
-        text = path.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise ArgumentError(
-            "the text is not UTF-8", path=path, field="calibration", got=f"byte {error.start}"
-        ) from None
+def _read(path: Path, render: Render | None, field: str) -> Text:
+    text = text_of(path, field)
     if path.suffix.lower() not in LINES:
-        documents, rendered = [text], [False]
+        made = [(text, False)]
     else:
-        lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-        made = [_document(path, number, line, render) for number, line in lines]
-        documents, rendered = [each for each, _ in made], [by_template for _, by_template in made]
-    if not any(document.strip() for document in documents):
-        raise ArgumentError("the file has no text", path=path, field="calibration")
-    return Text(path.name, tuple(documents), tuple(rendered))
+        made = [_document(path, number, line, render, field) for number, line in lines_of(text)]
+    if not any(document.strip() for document, _ in made):
+        raise ArgumentError("the file has no text", path=path, field=field)
+    return Text(path.name, tuple(document for document, _ in made), tuple(by_template for _, by_template in made))
 
 
-def _document(path: Path, number: int, line: str, render: Render | None) -> tuple[str, bool]:
+def _document(path: Path, number: int, line: str, render: Render | None, field: str) -> tuple[str, bool]:
     """The text of a line of JSON, and whether a template has written it."""
     expected = '{"text": "..."} or {"messages": [{"role": ..., "content": ...}, ...]}'
 
-    def wrong(what: str, got: object) -> ArgumentError:
-        return ArgumentError(f"line {number}: {what}", path=path, field="calibration", expected=expected, got=got)
+    def wrong(what: str, got: object, remedy: str | None = None) -> ArgumentError:
+        said = None if remedy else expected
+        return ArgumentError(f"line {number}: {what}", path=path, field=field, expected=said, got=got, remedy=remedy)
 
     try:
         said = json.loads(line)
-    except ValueError as error:
-        raise wrong("not JSON", str(error)) from None
-    if isinstance(said, Mapping) and isinstance(said.get("text"), str):
-        return said["text"], False
-    if not (isinstance(said, Mapping) and isinstance(said.get("messages"), list)):
+    except (ValueError, RecursionError) as error:
+        raise wrong("not JSON", str(error)[:80]) from None
+    record: Mapping[str, Any] = said if isinstance(said, Mapping) else {}
+    messages = record.get("messages", record.get("conversations"))
+    if isinstance(record.get("text"), str):
+        text, rendered = record["text"], False
+    elif not isinstance(messages, list):
         raise wrong("neither a text nor a conversation", line[:60])
-    messages = said["messages"]
-    if not messages or not all(isinstance(each, Mapping) and isinstance(each.get("role"), str) for each in messages):
+    elif not messages or not all(isinstance(each, Mapping) and _role(each) for each in messages):
         raise wrong("messages without roles", repr(messages)[:60])
-    if render is None:
-        raise ArgumentError(
-            f"line {number} is a conversation, and the model has no template for those",
-            path=path,
-            field="calibration",
-            remedy="give its text as plain text",
-        )
-    return render(messages), True
+    elif render is None:
+        what = f"line {number} is a conversation, and there is no chat template for it"
+        raise ArgumentError(what, path=path, field=field, remedy="give its text as plain text")
+    else:
+        tools = {"tools": record["tools"]} if record.get("tools") else {}
+        try:
+            text, rendered = _rendered([_message(each) for each in messages], render, **tools), True
+        except (TemplateError, ArgumentError, ArgumentTypeError) as error:
+            raise wrong(error.what, error.got, "leave the line out, or give its text as plain text") from error
+    try:
+        check_unicode(text)
+    except ValueError as error:
+        raise wrong(str(error), line[:60], "leave it out") from None
+    return text, rendered
+
+
+def _role(message: Mapping[str, Any]) -> str | None:
+    """Who says a message, in either spelling; None where it does not tell."""
+    role = message.get("role", _SPEAKERS.get(message.get("from", ""), message.get("from")))
+    return role if isinstance(role, str) else None
+
+
+def _message(said: Mapping[str, Any]) -> dict[str, Any]:
+    """A message as templates read it."""
+    others = {key: value for key, value in said.items() if key not in ("from", "value")}
+    return {"role": _role(said), **({"content": said["value"]} if "value" in said else {}), **others}

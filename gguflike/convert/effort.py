@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from gguflike.convert.kept import Kept
     from gguflike.convert.sources import Source
 
-Chat = Callable[[Mapping[str, Any], list[dict[str, Any]]], str]
-"""The text that the chat template in a file's metadata makes of messages."""
+Chat = Callable[..., str]
+"""A file's metadata, messages -> the text that the chat template there makes of them, with ``tools=`` of some."""
 
 HIGHEST = 3
 FOLDS = ("awq", "smooth")

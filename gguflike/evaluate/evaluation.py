@@ -125,7 +125,8 @@ class HeldOut:
     def of(cls, text: Mapping[str, str] | Iterable[StrPath], files: Iterable[StrPath] = ()) -> HeldOut:
         """Of text files or texts by name, and files of tasks. ArgumentError where there is neither."""
         listed = [files] if isinstance(files, str | os.PathLike) else list(files)
-        questions = {name: tasks.read(name, each) for name, each in texts.read(listed).items()} if listed else {}
+        found = texts.files(listed, "tasks") if listed else {}
+        questions = {name: tasks.read(each) for name, each in found.items()}
         given = text if isinstance(text, Mapping | str | os.PathLike) else list(text)
         return cls(texts.named(given) if given or not questions else {}, questions)
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from gguflike.calibrate.texts import check_unicode, lines_of, text_of
 from gguflike.errors import ArgumentError
 from gguflike.evaluate import estimates
 from gguflike.evaluate.estimates import Figure
@@ -54,23 +56,22 @@ class Accuracy:
     same_choice: Figure | None = None
 
 
-def read(name: str, text: str) -> list[Question]:
+def read(path: Path) -> list[Question]:
     """The questions of a file of tasks. ArgumentError names the line that is none."""
     found = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            try:
-                found.append(_question(json.loads(line)))
-            except (ValueError, RecursionError) as error:
-                raise ArgumentError(
-                    f"line {number} is no question with choices",
-                    path=name,
-                    field="tasks",
-                    expected='{"question": text, "choices": [texts, two at least], "answer": number of the right one}',
-                    got=f"{line.strip()[:60]!r}: {error}",
-                ) from None
+    for number, line in lines_of(text_of(path, "tasks")):
+        try:
+            found.append(_question(json.loads(line)))
+        except (ValueError, RecursionError) as error:
+            raise ArgumentError(
+                f"line {number} is no question with choices",
+                path=path,
+                field="tasks",
+                expected='{"question": text, "choices": [texts, two at least], "answer": number of the right one}',
+                got=f"{line[:60]!r}: {str(error)[:80]}",
+            ) from None
     if not found:
-        raise ArgumentError("no questions", path=name, field="tasks", expected="a JSON object on each line")
+        raise ArgumentError("no questions", path=path, field="tasks", expected="a JSON object on each line")
     return found
 
 
@@ -84,6 +85,8 @@ def _question(record: Any) -> Question:
         raise ValueError("no two choices")
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
         raise ValueError("no such answer")
+    for text in (prompt, *choices):
+        check_unicode(text)
     return Question(prompt, tuple(choices), answer)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gguflike.calibrate import texts as calibration
 from gguflike.errors import ArgumentError, ArgumentTypeError, check_choice, check_integer, counted
 from gguflike.runner.tokenizer import Tokenizer
 
@@ -57,26 +58,36 @@ class Text:
 
 
 def read(paths: Iterable[StrPath]) -> dict[str, str]:
-    """Text files by their names without endings, or by their paths where several have the same name.
+    """Text files by their names without endings, or by their paths where several have the same name. Of lines of JSON
+    (``.jsonl``, ``.ndjson``) it is their texts, each ended by a line end.
 
-    ArgumentError where there is none, or one is no UTF-8; OSError where one cannot be read.
+    ArgumentError where there is none, or one is no UTF-8 or has conversations; OSError where one cannot be read.
     """
+    return {name: _text(path) for name, path in files(paths, "text").items()}
+
+
+def files(paths: Iterable[StrPath], field: str) -> dict[str, Path]:
+    """Files, which are what the argument ``field`` names, by what they are called here; errors as of `read`."""
     if isinstance(paths, str | bytes | os.PathLike):
         paths = [os.fsdecode(paths)]
     listed = [Path(path) for path in paths]
     if not listed:
-        raise ArgumentError("no text to measure on", field="text", expected="at least one file of held-out text")
+        raise ArgumentError("no text to measure on", field=field, expected="at least one file of held-out text")
     stems = [path.stem for path in listed]
     names = [stem if stems.count(stem) == 1 else os.fspath(path) for stem, path in zip(stems, listed, strict=True)]
-    texts: dict[str, str] = {}
+    found: dict[str, Path] = {}
     for name, path in zip(names, listed, strict=True):
-        if name in texts:
-            raise ArgumentError("the same text twice", path=path, field="text")
-        try:
-            texts[name] = path.read_bytes().decode()
-        except UnicodeDecodeError as error:
-            raise ArgumentError("the text is not UTF-8", path=path, field="text", got=f"byte {error.start}") from None
-    return texts
+        if name in found:
+            raise ArgumentError("the same text twice", path=path, field=field)
+        found[name] = path
+    return found
+
+
+def _text(path: Path) -> str:
+    if path.suffix.lower() not in calibration.LINES:
+        return calibration.text_of(path, "text")
+    [text] = calibration.read([path], None, "text")
+    return "".join(f"{document}\n" for document in text.documents)
 
 
 def named(texts: Mapping[str, str] | Iterable[StrPath]) -> dict[str, str]:
