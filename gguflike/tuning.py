@@ -87,7 +87,9 @@ def tune(
     `quantize_file` and `convert`.
     """
     check_choice("moves", moves, MOVES)
-    container.check_target(out, [src] if start is None else [src, start])
+    text, held_out = _listed(text), _listed(held_out)
+    files = [path for given in (text, held_out) if not isinstance(given, Mapping) for path in given]
+    container.check_target(out, [src, *files, *(each for each in (start, imatrix) if each is not None)])
     container.check_free(out, overwrite)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gguflike-")))
@@ -169,6 +171,12 @@ def _values(graph: Graph, file: GGUFFile) -> list[str]:
     names = (name for name, _, tensor in graph.tensors() if tensor.used and name.endswith(("norm.weight", ".bias")))
     formats = ((name, file.infos[name].format) for name in names)
     return [name for name, format in formats if format.is_float and format.block_bytes == 4]
+
+
+def _listed(given: Mapping[str, str] | Iterable[StrPath]) -> Mapping[str, str] | list[StrPath]:
+    if isinstance(given, Mapping):
+        return given
+    return [given] if isinstance(given, str | os.PathLike) else list(given)
 
 
 def _sequences(

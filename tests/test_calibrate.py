@@ -18,7 +18,7 @@ from gguflike.calibrate.sums import Hessians, Importances, Together
 from gguflike.cli import main
 from gguflike.convert import imatrix as imatrices
 from gguflike.convert.multiplied import _Found
-from gguflike.errors import ArgumentError, CheckpointError, OutputError
+from gguflike.errors import ArgumentError, ArgumentTypeError, CheckpointError, GGUFLikeError, OutputError
 from gguflike.families.parts import Branch
 from gguflike.families.parts.experts import Experts, Router
 from tests import by_hand, tiny
@@ -169,7 +169,7 @@ def test_conversations_are_rendered_by_the_template(tmp_path: Path) -> None:
     found = gguflike.calibrate(folder, tmp_path / "a.gguf", calibration=[tmp_path / "c.jsonl"])
     assert found.tokens == 1 + len("[user]hi[assistant]ho")
     plain = tiny.checkpoint(tmp_path / "plain")
-    with pytest.raises(ArgumentError, match="no template"):
+    with pytest.raises(ArgumentError, match="no chat template"):
         gguflike.calibrate(plain, tmp_path / "b.gguf", calibration=[tmp_path / "c.jsonl"])
 
 
@@ -199,6 +199,32 @@ def test_a_target_that_is_the_source_is_refused(folder: Path, tmp_path: Path) ->
     assert (tmp_path / "f.gguf").read_bytes() == before
     with pytest.raises(ArgumentError, match="nothing is asked for"):
         gguflike.calibrate(folder)
+
+
+def test_what_is_wrong_is_said_before_anything_is_computed(folder: Path, tmp_path: Path) -> None:
+    """Of what is read, nothing is a target, and what is merged fits."""
+
+    def computes(*_: Any) -> None:
+        raise AssertionError
+
+    text, name = tmp_path / "t.txt", "blk.0.attn_q.weight"
+    old, bad, taken = tmp_path / "old.dat", tmp_path / "bad.dat", tmp_path / "file"
+    imatrix_dat(old, {name: (3, np.ones(32))})
+    imatrix_dat(bad, {name: (3, np.ones(5))})
+    taken.write_bytes(b"")
+    for out, merge, said in (
+        (text, [], "also a source"),
+        (old, [old], "also a source"),
+        (tmp_path / "m.gguf", [bad], "another shape"),
+        (taken / "m.gguf", [], "cannot write"),
+    ):
+        before = {path: path.read_bytes() for path in (text, old)}
+        with pytest.raises(GGUFLikeError, match=said):
+            gguflike.calibrate(folder, out, calibration=[text], merge=merge, overwrite=True, progress=computes)
+        assert {path: path.read_bytes() for path in before} == before
+    for field in ("calibration", "merge"):
+        with pytest.raises(ArgumentTypeError, match=f"{field}: not a list"):
+            gguflike.calibrate(folder, tmp_path / "m.gguf", **{field: str(text)})  # type: ignore[arg-type]
 
 
 def test_experts_have_their_own_importance_and_hessians(tmp_path: Path) -> None:

@@ -192,6 +192,9 @@ def test_convert_has_the_flags(folder: Path, tmp_path: Path, capsys: pytest.Capt
     words = ["convert", str(folder), "-o", str(tmp_path / "m.gguf"), "-t", "Q8_0", "--text", str(tmp_path / "a.txt")]
     assert main(words) == 2
     assert "--text is for --card" in capsys.readouterr().err
+    for flag, value in (("--context", "16"), ("--tokens", "64"), ("--score", "all")):
+        assert main([*words[:-2], flag, value]) == 2
+        assert f"{flag} is for --card" in capsys.readouterr().err
     assert main([*words, "--card", "--context", "16", "--score", "all"]) == 0
     assert "measured on held-out text" in capsys.readouterr().out
     assert said(tmp_path / "m.gguf")["scored"] == "all"

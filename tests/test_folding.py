@@ -81,5 +81,9 @@ def test_the_command_line(
     assert "awq: scales of" in capsys.readouterr().out
     assert sha256(tmp_path / "shell.gguf") == sha256(tmp_path / "python.gguf")
     assert main(["convert", str(folder), "-t", "Q4_0", "--awq", "--smooth", "--dry-run"]) == 2
+    capsys.readouterr()
+    for flag in ("--awq", "--smooth"):  # of two flags for one argument, errors speak of that which was given
+        assert main(["convert", str(folder), "--size", "40K", flag, "--dry-run"]) == 2
+        assert f"{flag}: types are chosen for the scales" in capsys.readouterr().err
     with pytest.raises(ArgumentError, match="awq, smooth"):
         convert(folder, None, dry_run=True, fold="both")

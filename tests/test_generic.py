@@ -284,6 +284,7 @@ def test_8_bit_floats(tmp_path: Path) -> None:
         ({"generic": True, "lora": ["x"]}, ArgumentError, "of a network of any kind"),
         ({"generic": True, "prune_layers": [0]}, ArgumentError, "of a network of any kind"),
         ({"generic": True, "base": "x"}, ArgumentError, "of a network of any kind"),
+        ({"generic": True, "size": "1GB"}, ArgumentError, "of a network of any kind.*`size`"),
         ({"generic": True, "type": "Q9"}, ArgumentError, "unknown type"),
     ],
 )

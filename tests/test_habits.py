@@ -303,6 +303,9 @@ def test_which_importance_is_used(f32: Path, tmp_path: Path) -> None:
     assert used(include_weights=["ffn_down", "nothing"]) == names[:2]
     assert used(exclude_weights=["ffn_down"]) == names[2:]
     assert used(include_weights=["nothing"]) == []
+    for field in ("include_weights", "exclude_weights"):
+        with pytest.raises(ArgumentError, match=f"{field}: there is no importance matrix"):
+            quantize_file(f32, None, "Q4_0", dry_run=True, **{field: ["ffn_down"]})  # type: ignore[arg-type]
 
 
 # Changes to the model

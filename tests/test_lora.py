@@ -330,6 +330,10 @@ def test_alone(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         assert {tensor.format.name for tensor in file.tensors.values()} == {"F16"}
     with pytest.raises(gguflike.GGUFLikeError, match="adapter"):
         gguflike.load(path)
+    for idle in ({"effort": 1}, {"fold": "awq"}, {"size": "1MB"}, {"bpw": 4.5}, {"imatrix": path}):
+        with pytest.raises(ArgumentError, match="its types are those of a recipe") as e:
+            convert(folder, None, base=base, dry_run=True, **idle)  # type: ignore[arg-type]
+        assert e.value.field in idle
 
 
 def test_where_the_configuration_of_the_model_is(base: Path, tmp_path: Path) -> None:

@@ -199,6 +199,7 @@ GOOD = struct.pack("<iii", 1, 1, 0x61)[:9] + struct.pack("<ii", 1, 1) + struct.p
         (GOOD[:8] + b"\xff" + GOOD[9:], "codec can't decode"),
         (GOOD[:-4] + struct.pack("<f", float("nan")), "finite and not negative"),
         (GOOD[:-4] + struct.pack("<f", -1.0), "finite and not negative"),
+        (GOOD[:9] + struct.pack("<iif", -3, 1, 1.0), "finite and not negative"),
     ],
 )
 def test_bad_importance_files(data: bytes, message: str, tmp_path: Path) -> None:
@@ -212,6 +213,10 @@ def test_bad_importance_files(data: bytes, message: str, tmp_path: Path) -> None
 def test_bad_importance_gguf(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="'a': importance sums without counts"):
         imatrices.read(imatrix_gguf(tmp_path / "i.gguf", {"a": np.ones((1, 4))}, {}))
+    for count in (np.nan, np.inf, -1.0):
+        path = imatrix_gguf(tmp_path / "i.gguf", {"a": np.ones((2, 4))}, {"a": np.array([[1.0], [count]])})
+        with pytest.raises(CheckpointError, match="'a': importance must be finite and not negative"):
+            imatrices.read(path)
     with pytest.raises(CheckpointError, match="'a': importance counts do not fit"):
         imatrices.read(imatrix_gguf(tmp_path / "j.gguf", {"a": np.ones((3, 4))}, {"a": np.ones((2, 1))}))
     with pytest.raises(CheckpointError, match="importance matrix is empty"):

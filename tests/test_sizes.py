@@ -70,6 +70,7 @@ def test_sizes_that_cannot_be_are_refused(folder: Path, asked: dict[str, Any]) -
         ({"fit_ram": "8GiB"}, "what a model takes beside its weights is not known"),
         ({"fit_ram": "8GiB", "bpw": 5}, "cannot be given with `bpw`"),
         ({"context": 8192}, "says nothing without `fit_ram`"),
+        ({"size": 1 << 20, "pure": True}, "pure: one type for all matrices leaves none to choose"),
     ):
         with pytest.raises(ArgumentError, match=said):
             convert(folder, None, dry_run=True, **limit, **{**asked, "effort": 2})
@@ -83,6 +84,14 @@ def test_no_file_is_larger_than_asked(folder: Path, size: int, tmp_path_factory:
     assert out.stat().st_size == made.file_bytes <= size
     smallest = min(size, 44_000)  # where all are Q8_0, there is nothing to spend the rest on
     assert made.file_bytes > 0.93 * smallest
+
+
+def test_a_plan_says_what_of_it_is_a_guess(folder: Path) -> None:
+    said = str(convert(folder, None, size=34_000, dry_run=True))
+    assert said.endswith("errors, for at most 34000; those above are a guess by bits alone")
+    assert "guess by bits alone; even Q8_0 fit, and floats are never chosen" in str(
+        convert(folder, None, size="1GB", dry_run=True)
+    )
 
 
 def test_shards_are_no_larger_together(folder: Path, tmp_path: Path) -> None:

@@ -101,5 +101,8 @@ def test_what_is_wrong_is_said_before_anything_is_computed(folder: Path, tmp_pat
         tuned(folder, tmp_path / "there.gguf")
     with pytest.raises(ArgumentError, match="moves"):
         tuned(folder, tmp_path / "out.gguf", moves="everything")
+    (tmp_path / "t.txt").write_text("x")
+    with pytest.raises(OutputError, match="also a source"):
+        tuned(folder, tmp_path / "t.txt", held_out=[tmp_path / "t.txt"], overwrite=True)
     with pytest.raises(ArgumentError, match=r"held_out.*at least 32 tokens"):
         tuned(folder, tmp_path / "out.gguf", held_out={"short": "x"})

@@ -40,10 +40,12 @@ def show(args: argparse.Namespace, text: str) -> None:
 
 def flags_of(args: argparse.Namespace) -> dict[str, str]:
     """How the command spells the arguments that the library knows by name: {"overwrite": "--overwrite", ...}, or where
-    their values are from."""
+    their values are from. Of several flags that stand for values of one argument, it is the one that was given."""
     flags: dict[str, str] = {}
     for action in args.parser._actions:  # argparse has no other way to ask
         long = [text for text in action.option_strings if text.startswith("--")]
+        if action.dest in flags and isinstance(action.const, str) and getattr(args, action.dest) != action.const:
+            continue
         flags[action.dest] = long[0] if long else str(action.metavar or action.dest)
     return flags | getattr(args, "sources", {})
 

@@ -193,8 +193,12 @@ def _with_card(args: argparse.Namespace, plan: ConversionPlan) -> ConversionPlan
     from gguflike.cli import UsageError
 
     if not args.card:
-        if args.text:
-            raise UsageError("--text is for --card, which measures the file on it")
+        given = {"--text": args.text, "--tokens": args.tokens, "--score": args.score != "half"}
+        given["--context"] = args.context and args.fit_ram is None
+        for flag, value in given.items():
+            if value:
+                others = ", and for --fit-ram" if flag == "--context" else ""
+                raise UsageError(f"{flag} is for --card, which measures the file on held-out text{others}")
         return plan
     from gguflike.convert.carded import with_card
     from gguflike.evaluate.card import Card

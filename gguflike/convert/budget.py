@@ -99,11 +99,20 @@ class Limit:
 @dataclass(frozen=True)
 class Budget:
     """Types that are still to be chosen: those of the tensors ``free``, from ``ladders``, so that the file keeps to the
-    ``limit``. ``make(formats)`` is the plan with these types by the names of tensors."""
+    ``limit``. ``make(formats)`` is the plan with these types by the names of tensors. ``is_ample``: the largest of the
+    types fit."""
 
     limit: Limit
     ladders: Mapping[str, Sequence[BlockFormat]] = field(repr=False)
     make: Callable[[Mapping[str, BlockFormat]], ConversionPlan] = field(repr=False, compare=False)
+    is_ample: bool = False
+
+    @property
+    def line(self) -> str:
+        """What a plan says of it, whose types are a guess until they are measured."""
+        largest = {fmts[-1].name for fmts in self.ladders.values()}
+        ample = f"; even {' and '.join(sorted(largest))} fit, and floats are never chosen" if self.is_ample else ""
+        return f"for at most {self.limit.label}; those above are a guess by bits alone{ample}"
 
 
 def limit_of(
@@ -152,6 +161,17 @@ def _bytes(field: str, given: int | str) -> tuple[int, str]:
     return int(float(found[1]) * (1024 if found[3] else 1000) ** power), label
 
 
+def check_limit(limit: Limit | None, selection: Selection) -> None:
+    """ArgumentError for a limit beside one type for all, of which nothing is left to choose."""
+    if limit is not None and selection.pure:
+        raise ArgumentError(
+            "one type for all matrices leaves none to choose",
+            field="pure",
+            got="True",
+            remedy=f"leave it out, or `{limit.field}`",
+        )
+
+
 def sized(
     make: Callable[[Mapping[str, BlockFormat]], ConversionPlan], limit: Limit | None, selection: Selection
 ) -> ConversionPlan:
@@ -186,7 +206,8 @@ def sized(
         name: [each for each in ladders[name] if min(bits) - _BELOW <= each.bits_per_weight <= max(bits) + _ABOVE]
         for name in ladders
     }
-    return replace(make(formats), budget=Budget(limit, near, make))
+    is_ample = all(fmt == ladders[name][-1] for name, fmt in formats.items())
+    return replace(make(formats), budget=Budget(limit, near, make, is_ample))
 
 
 def ladder(columns: int) -> list[BlockFormat]:

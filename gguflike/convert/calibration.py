@@ -210,7 +210,7 @@ def float_model(
     return model
 
 
-def longest(model: FloatModel) -> int:
-    """Tokens of a sequence: those that attention sees together, as far as the model can be computed with so many."""
-    limits = (SEQUENCE, model.context, model.graph.reach, model.graph.embedding.positions)
+def longest(model: FloatModel, most: int = SEQUENCE) -> int:
+    """Tokens of a sequence: ``most``, as far as the model can be computed with so many."""
+    limits = (most, model.context, model.graph.reach, model.graph.embedding.positions)
     return min(limit for limit in limits if limit > 0)

@@ -84,23 +84,28 @@ def effort_of(
         level = 1
     if fold is not None:
         check_choice("fold", fold, FOLDS)
-    if isinstance(calibration, str | bytes | os.PathLike) or not isinstance(calibration, Iterable):
-        got = repr(calibration)
-        raise ArgumentTypeError("not a list", field="calibration", expected="a list of files", got=got)
-    for name, value in (("calibration", calibration), ("calibration_tokens", calibration_tokens)):
+    texts = files_of("calibration", calibration)
+    for name, value in (("calibration", list(texts)), ("calibration_tokens", calibration_tokens)):
         if level == 0 and fold is None and value:
             raise ArgumentError("nothing is calibrated", field=name, got=repr(value), remedy="add `effort=1`")
     if level < 2 and check_integer("seed", seed, 0, (1 << 64) - 1):
         raise ArgumentError("nothing is drawn by chance", field="seed", got=seed, remedy="add `effort=2`")
     return Effort(
         level,
-        tuple(os.fspath(each) for each in calibration),
+        texts,
         TOKENS if calibration_tokens is None else check_integer("calibration_tokens", calibration_tokens, 2),
         seed,
         chat,
         fold,
         None if hessians is None else os.fspath(hessians),
     )
+
+
+def files_of(field: str, given: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
+    """The paths that the argument ``field`` lists. ArgumentTypeError where that is no list."""
+    if isinstance(given, str | bytes | os.PathLike) or not isinstance(given, Iterable):
+        raise ArgumentTypeError("not a list", field=field, expected="a list of files", got=repr(given))
+    return tuple(os.fspath(each) for each in given)
 
 
 def _check_alone(level: int, **others: Any) -> None:

@@ -25,7 +25,7 @@ from gguflike.convert import lora as loras
 from gguflike.convert import metadata as general
 from gguflike.convert import plan as plans
 from gguflike.convert import recipe as recipes
-from gguflike.convert.budget import Beside, Limit, limit_of, sized
+from gguflike.convert.budget import Beside, Limit, check_limit, limit_of, sized
 from gguflike.convert.carded import Card, with_card
 from gguflike.convert.effort import NONE, Chat, Effort, check_together, effort_of, prepared
 from gguflike.convert.execute import carry_out, check_options
@@ -200,6 +200,7 @@ def plan_conversion(
     check_choice("tokenizer_proof", tokenizer_proof, ("error", "warn"))
     selection = select(options)
     check_together(effort, imatrix=imatrix, generic=generic)
+    check_limit(limit, selection)
     if isinstance(ignore_config, str | bytes):
         raise ArgumentTypeError("not a list", field="ignore_config", expected="a list of keys", got=repr(ignore_config))
     by_source = isinstance(type, str) and type.lower() == AUTO
@@ -208,11 +209,11 @@ def plan_conversion(
     if generic:
         from gguflike.convert.generic import plan_generic
 
-        if lora or base or imatrix or revision or selection.pruned:
+        if lora or base or imatrix or revision or selection.pruned or limit:
             raise ArgumentError(
                 "of a network of any kind, only types of tensors, metadata and files can be chosen",
                 field="generic",
-                remedy="leave out `lora`, `base`, `imatrix`, `revision` and `prune_layers`",
+                remedy="leave out `lora`, `base`, `imatrix`, `revision`, `prune_layers`, `size`, `bpw` and `fit_ram`",
             )
         return plan_generic(src, out, type, selection, arch, name, split)
     adapters = loras.open_all(lora)
@@ -223,13 +224,17 @@ def plan_conversion(
     if not adapters and is_adapter(src):
         from gguflike.convert.adapter import plan_adapter
 
-        if effort.is_calibrated:
-            raise ArgumentError(
-                "an adapter is not calibrated",
-                field="effort",
-                got=effort.level,
-                remedy="leave it out, or merge by `lora`",
-            )
+        idle = {"effort": effort.level, "fold": effort.fold, "imatrix": imatrix}
+        if limit is not None:
+            idle[limit.field] = limit.label
+        for field, given in idle.items():
+            if given:
+                raise ArgumentError(
+                    "an adapter is not calibrated, and its types are those of a recipe",
+                    field=field,
+                    got=given,
+                    remedy="leave it out, or merge by `lora`",
+                )
         return plan_adapter(src, out, recipe.name, selection, base, name, ignore_config)
     if base is not None:
         raise ArgumentError("only an adapter has a base", field="base", got=repr(base), remedy="leave it out")

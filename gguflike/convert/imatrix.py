@@ -18,7 +18,7 @@ from gguflike.blocks import FORMATS
 from gguflike.container import Typed, ValueType
 from gguflike.convert.selection import Selection
 from gguflike.convert.sources import Floats, Source
-from gguflike.errors import CheckpointError, counted
+from gguflike.errors import ArgumentError, CheckpointError, counted
 from gguflike.tensor import QuantizedTensor
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
@@ -64,7 +64,7 @@ class Imatrix:
 
 
 def read(path: str | os.PathLike[str]) -> Imatrix:
-    """Read either format. CheckpointError where the file is damaged, or a weight is negative or not finite."""
+    """Read either format. CheckpointError where the file is damaged, or a number is negative or not finite."""
     source = Path(path)
     try:
         with source.open("rb") as file:
@@ -74,8 +74,9 @@ def read(path: str | os.PathLike[str]) -> Imatrix:
     made = _read_gguf(source) if magic == b"GGUF" else _read_legacy(source)
     if not made.entries:
         raise CheckpointError("importance matrix is empty", path=source)
-    for name, values in made.weights.items():
-        if not np.isfinite(values).all() or (values < 0).any():
+    for name, entry in made.entries.items():
+        numbers = np.concatenate([entry.sums.ravel(), entry.counts, entry.mean.ravel()])
+        if not np.isfinite(numbers).all() or (numbers < 0).any():
             raise CheckpointError("importance must be finite and not negative", path=source, tensor=name)
     return made
 
@@ -182,7 +183,7 @@ def _read_legacy(path: Path) -> Imatrix:
             if count < 1 or 4 * count > len(data) - offset:
                 raise ValueError(f"{counted(count, 'value')} in {counted(len(data) - offset, 'byte')}")
             values = np.frombuffer(data, "<f4", count, offset).astype(np.float64).reshape(1, -1)
-            entries[name] = Entry(values, np.array([max(calls, 1)], np.float64))
+            entries[name] = Entry(values, np.array([calls or 1], np.float64))
             offset += 4 * count
     except (struct.error, ValueError) as error:
         known = foreign.describe(data[: foreign.SAMPLE], "an importance matrix")
@@ -209,8 +210,17 @@ def _end_of_legacy(data: bytes) -> tuple[int, tuple[str, ...]]:
 def match(
     matrix: Imatrix | None, sources: Sequence[Source], selection: Selection
 ) -> tuple[dict[str, Floats] | None, list[str]]:
-    """Importance by tensor, of the entries that are selected, and notices about those that fit none."""
+    """Importance by tensor, of the entries that are selected, and notices about those that fit none. ArgumentError
+    where entries are selected and there are none."""
     if matrix is None:
+        for field, words in (("include_weights", selection.included), ("exclude_weights", selection.excluded)):
+            if words:
+                raise ArgumentError(
+                    "there is no importance matrix to take entries of",
+                    field=field,
+                    got=repr(list(words)),
+                    remedy="add `imatrix`",
+                )
         return None, []
     shapes = {source.name: source.shape for source in sources}
     selected = selection.important(matrix.weights)

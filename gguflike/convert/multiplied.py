@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from gguflike.calibrate import store
 from gguflike.calibrate.stream import stream
 from gguflike.calibrate.sums import Hessians, Importance, Importances, Stacks, Together
 from gguflike.calibrate.texts import sequences
-from gguflike.container import check_free
+from gguflike.container import check_free, check_target
+from gguflike.container.publish import check_folder
 from gguflike.convert import imatrix as imatrices
-from gguflike.convert.effort import Chat
+from gguflike.convert.calibration import longest
+from gguflike.convert.effort import Chat, files_of
 from gguflike.convert.floats import FloatModel
 from gguflike.convert.from_checkpoint import AUTO, plan_conversion
 from gguflike.convert.imatrix import Entry, Imatrix
@@ -90,11 +93,16 @@ def calibrate(
         raise ArgumentError("nothing is asked for", field="out", remedy="give `out`, or `hessians`, or both")
     for target in [Path(each) for each in (out, None if hessians is None else Path(hessians) / store.INDEX) if each]:
         check_free(target, overwrite)
-    others = [imatrices.read(each) for each in merge]
+    files = files_of("calibration", calibration)
+    others = [imatrices.read(each) for each in files_of("merge", merge)]
     plan = plan_quantization(src, None, COPY.name) if gguf else _plan(src, revision, progress)
+    if out is not None:
+        check_target(out, [*plan.inputs, *files, *(path for each in others for path in each.paths)])
+        check_folder(out)
     model = FloatModel.of(plan)
-    texts = model.texts(list(calibration), chat)
-    length = min(context, model.context or context)
+    imatrices.merge([_nothing(model), *others], "")  # what does not fit is known before anything takes time
+    texts = model.texts(files, chat)
+    length = longest(model, context)
     ids = sequences(texts, model.encode, length, model.begin, tokens)
     last = Path(out if out is not None else hessians or "")
     folder = Path(workspace if workspace is not None else last.parent) / f".{last.name}.calibration"
@@ -142,6 +150,13 @@ def calibrate(
 
 def _plan(src: StrPath, revision: str | None, progress: Progress | None) -> ConversionPlan:
     return plan_conversion(src, None, AUTO, revision=revision, progress=progress, tokenizer_proof="warn")
+
+
+def _nothing(model: FloatModel) -> Imatrix:
+    """The sums of no text."""
+    shapes = {each.name: each.tensor.shape for each in model.graph.tensors() if each.tensor.is_matrix}
+    sums = {name: np.zeros((prod(shape[:-2]), shape[-1])) for name, shape in shapes.items()}
+    return Imatrix("", (), {name: Entry(each, np.zeros(len(each))) for name, each in sums.items()}, (), 0, 1)
 
 
 class _Found:

@@ -15,7 +15,8 @@ from gguflike.calibrate.ranges import OBSERVERS, Seen
 from gguflike.calibrate.stream import stream
 from gguflike.calibrate.tables import EMBEDDING, OUTPUT
 from gguflike.calibrate.texts import Text, sequences
-from gguflike.convert.effort import Chat
+from gguflike.convert.calibration import longest
+from gguflike.convert.effort import Chat, files_of
 from gguflike.convert.floats import FloatModel
 from gguflike.convert.mixes import COPY
 from gguflike.convert.quantize import plan_quantization
@@ -68,8 +69,8 @@ def observe(
         check_integer("tokens", tokens, 2)
     plan = plan_quantization(path, None, COPY.name)
     model = FloatModel.of(plan)
-    texts = model.texts(list(calibration), chat)
-    length = min(context, model.context or context)
+    texts = model.texts(files_of("calibration", calibration), chat)
+    length = longest(model, context)
     ids = sequences(texts, model.encode, length, model.begin, tokens)
     *seen, held = ids if len(ids) > 1 else [ids[0], ids[0]]
     types = {tensor.name: tensor.format for tensor in plan.tensors}

@@ -168,7 +168,7 @@ class ConversionPlan:
             lines += self.tuning.lines()
         if self.budget is not None:
             where = "on this text" if self.calibration is not None else "by their encoders' errors"
-            lines.append(f"types are chosen by what they cost {where}, for at most {self.budget.limit.label}")
+            lines.append(f"types are chosen by what they cost {where}, {self.budget.line}")
         if self.card is not None:
             lines.append("measured on held-out text, beside the model in floats, of which a temporary file is made")
         lines += [f"notice: {notice}" for notice in self.notices]

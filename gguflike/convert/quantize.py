@@ -22,7 +22,7 @@ from gguflike.convert import imatrix as imatrices
 from gguflike.convert import metadata as general
 from gguflike.convert import plan as plans
 from gguflike.convert import recipe as recipes
-from gguflike.convert.budget import Beside, Limit, limit_of, sized
+from gguflike.convert.budget import Beside, Limit, check_limit, limit_of, sized
 from gguflike.convert.carded import Card, with_card
 from gguflike.convert.effort import NONE, Chat, Effort, check_together, effort_of, prepared
 from gguflike.convert.execute import carry_out, check_options
@@ -115,6 +115,7 @@ def plan_quantization(
     here, for a plan that is not carried out."""
     recipe, selection = limit.recipe if limit else by_name(type), select(options)
     check_together(effort, imatrix=imatrix)
+    check_limit(limit, selection)
     if keep_split and split is not None:
         raise ArgumentError("the files are either those of the source or made by limits", field="keep_split")
     with nullcontext(src) if isinstance(src, GGUFFile) else container.open(src) as file:
