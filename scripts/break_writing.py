@@ -3,7 +3,7 @@
 
     python scripts/break_writing.py [--only KIND ...] [--operations NAME ...] [--points 200] [--kills 500] [--seed 0]
 
-convert, quantize, merge, split and edit of a small model run as commands, in a process of their own, and are hurt:
+convert, quantize, merge, split, edit and sign of a small model run as commands, each in a process, and are hurt:
 
 faults    the n-th call of each kind (write, sync, rename, link, open, cut, remove, make a folder) fails, for every n,
           once or from then on, with ENOSPC and EIO
@@ -60,7 +60,7 @@ CODES = (errno.ENOSPC, errno.EIO)
 SECTOR = 512
 LONG, SHORT = "general.name=" + "long " * 3000, "general.name=short"
 KINDS = ("faults", "disk", "kills", "power", "readers", "writers")
-OPERATIONS = ("convert", "quantize", "merge", "split", "edit")
+OPERATIONS = ("convert", "quantize", "merge", "split", "edit", "sign")
 
 
 def fail(message: str) -> NoReturn:
@@ -104,6 +104,10 @@ def operations(work: Path, names: Sequence[str]) -> list[Operation]:
         Operation("edit", ["edit", "x.gguf", "--set", LONG], {"x.gguf": half.read_bytes()}),
         Operation("edit in place", ["edit", "x.gguf", "--set", SHORT], {"x.gguf": half.read_bytes()}),
     ]
+    if "sign" in names:
+        first, second = (["sign", "x.gguf", "--key", str(key_of(work, name))] for name in ("first", "second"))
+        made.append(Operation("sign", first, {"x.gguf": half.read_bytes()}))
+        made.append(Operation("sign again", second, {"x.gguf": signed(work, half)}))
     chosen = [each for each in made if each.name.split()[0] in names]
     for each in chosen:
         each.prepare(work / "out")
@@ -112,6 +116,26 @@ def operations(work: Path, names: Sequence[str]) -> list[Operation]:
             fail(f"{each.name} undisturbed: {said}")
         each.whole = contents(work / "out")
     return chosen
+
+
+def key_of(work: Path, name: str) -> Path:
+    """A private key, the same in every run."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(name.encode()).digest())
+    pem, none = serialization.Encoding.PEM, serialization.NoEncryption()
+    path = work / f"{name}.pem"
+    path.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, none))
+    return path
+
+
+def signed(work: Path, source: Path) -> bytes:
+    """What the first key's signature makes of a file."""
+    copy = work / "signed.gguf"
+    shutil.copy(source, copy)
+    run(work, "sign", copy, "--key", work / "first.pem")
+    return copy.read_bytes()
 
 
 def run(work: Path, *arguments: str | Path) -> None:

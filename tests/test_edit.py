@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from gguflike.container.digest import SIGNATURE_PREFIX
 from gguflike.edit import Edited, edit, known_type, value_of
 from gguflike.errors import ArgumentError, DigestError, GGUFLikeError, OutputError, UnsupportedError
 from tests import tiny, tiny_gguf
+from tests.shared_blocks import clones
 
 hypothesis = pytest.importorskip("hypothesis")
 from hypothesis import strategies as st  # noqa: E402
@@ -291,27 +291,6 @@ def large(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def clones(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
-    """A system that shares blocks, as far as can be seen; what it was asked for: bytes, from, to."""
-    fcntl = pytest.importorskip("fcntl")
-    asked: list[tuple[int, int, int]] = []
-
-    def ioctl(target: int, request: int, said: bytes) -> int:
-        source, offset, count, to = struct.unpack("=qQQQ", said)
-        assert request == 0x4020940D  # FICLONERANGE of linux/fs.h
-        whole = os.fstat(source).st_size
-        if offset % 4096 or to % 4096 or offset + count > whole or (count % 4096 and offset + count != whole):
-            raise OSError(22, "Invalid argument")
-        asked.append((count, offset, to))
-        os.pwrite(target, os.pread(source, count, offset), to)
-        return 0
-
-    monkeypatch.setattr(fcntl, "ioctl", ioctl)
-    monkeypatch.setattr(system, "_CLONE_RANGE", 0x4020940D)
-    monkeypatch.setattr(system, "can_share", lambda source, _: os.fstat(source).st_size > 4096)
-    return asked
-
-
 def test_blocks_are_shared_whatever_becomes_longer(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, before = clones(monkeypatch), contents(large)
     copied = []
@@ -371,7 +350,7 @@ def test_a_header_with_padding_keeps_its_place(large: Path, tmp_path: Path) -> N
 def test_every_length_of_a_header_ends_where_it_must(large: Path) -> None:
     with gguflike.open(large) as file:
         for length in range(file.data_offset - 80, file.data_offset + 4096 + 80):
-            filled = reheader._filled(file, length)
+            filled = reheader.filled(file, length)
             whole = length if filled is None else length + reheader.PADDING_BYTES + filled
             end = whole + -whole % 32
             assert end >= file.data_offset

@@ -6,6 +6,8 @@ from __future__ import annotations
 import builtins
 import hashlib
 import json
+import os
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,13 +19,14 @@ import pytest
 
 import gguflike
 from gguflike.cli import main
-from gguflike.container import system
+from gguflike.container import reheader, system
 from gguflike.convert import split
 from gguflike.errors import ArgumentError, DigestError, OutputError, RemoteError, UnsupportedError
 from gguflike.verify import verify
 from tests import hub_server
 from tests.bad_vectors import bad
 from tests.hub_server import Hub
+from tests.shared_blocks import clones
 
 serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
 ed25519 = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ed25519")
@@ -134,6 +137,76 @@ def test_a_second_signature_is_never_half_there(
                 signature.sign(model, other[0])
         assert model.read_bytes() == first
     assert [each.name for each in tmp_path.iterdir() if each.suffix == ".tmp"] == []
+
+
+@pytest.fixture
+def large(model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that counts as large, of several blocks."""
+    tensors = [gguflike.quantize(np.ones((65, 512), np.float32), "Q8_0", name=f"t{n}") for n in range(3)]
+    gguflike.write(model, {"general.architecture": "llama", "general.alignment": 64}, tensors)
+    monkeypatch.setattr(reheader, "FILLED_BYTES", 1 << 14)
+    return model
+
+
+def test_signatures_share_the_data(large: Path, mine: tuple[Path, Path], tmp_path: Path) -> None:
+    """The first as well as the second; the same bytes come out where nothing can be shared."""
+    whole, other = large.read_bytes(), keys(tmp_path, "other", bytes(32))
+    os.chmod(large, 0o640)  # noqa: PTH101
+    results = []
+    for shares in (True, False):
+        large.write_bytes(whole)
+        with pytest.MonkeyPatch.context() as patched:
+            asked = clones(patched) if shares else []
+            for private, public in (mine, other):
+                with gguflike.open(large) as file:
+                    size, place = file.file_bytes, file.data_offset
+                signature.sign(large, private)
+                assert rules(large, key=public) == []
+                with gguflike.open(large) as file:
+                    assert (file.data_offset - place) % 4096 == 0
+                    assert large.read_bytes()[file.data_offset :] == whole[-(file.file_bytes - file.data_offset) :]
+                    if shares:
+                        count, offset, to = asked.pop()
+                        assert (count, to - offset) == (size - offset, file.data_offset - place)
+                        assert offset - place < 4096
+            assert not asked
+        assert stat.S_IMODE(large.stat().st_mode) == 0o640
+        results.append(large.read_bytes())
+    assert results[0] == results[1]
+
+
+def test_data_out_of_order_are_laid_out_anew(
+    tmp_path: Path, mine: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hole, bytes behind the end, or padding that is not zero: nothing of it is in the signed file."""
+    asked, path = clones(monkeypatch), tmp_path / "m.gguf"
+    monkeypatch.setattr(reheader, "FILLED_BYTES", 1 << 12)
+    values = bad.floats(2001)
+    first, second = values + bytes(28), values
+    good = bad.build((), [bad.tensor("a", [2001], 0, 0), bad.tensor("b", [2001], 0, 8032)], first + second + bytes(28))
+    hole = bad.build((), [bad.tensor("a", [2001], 0, 0), bad.tensor("b", [2001], 0, 8064)],
+                     first + bytes(32) + second + bytes(28))  # fmt: skip
+    turned = bad.build((), [bad.tensor("a", [2001], 0, 8032), bad.tensor("b", [2001], 0, 0)],
+                       first + second + bytes(28))  # fmt: skip
+    dirty = good[:-1] + b"x"
+    for data, stays in ((good, True), (hole, False), (turned, False), (good + bytes(32), False), (dirty, False)):
+        path.write_bytes(data)
+        signature.sign(path, mine[0])
+        assert rules(path, key=mine[1]) == []
+        assert len(asked) == stays
+        asked.clear()
+        with gguflike.open(path) as file:
+            assert all(file.tensors[name].data.tobytes() == values for name in "ab")
+
+
+def test_a_header_that_others_changed_is_not_signed(model: Path, mine: tuple[Path, Path]) -> None:
+    for _ in range(2):  # the first signature, and the second
+        whole = model.read_bytes()
+        model.write_bytes(whole.replace(b"llama", b"lLama"))
+        with pytest.raises(DigestError, match="the header is not the one that was written"):
+            signature.sign(model, mine[0])
+        model.write_bytes(whole)
+        signature.sign(model, mine[0])
 
 
 def test_a_copy_is_not_signed(model: Path, mine: tuple[Path, Path], tmp_path: Path) -> None:

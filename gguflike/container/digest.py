@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from gguflike.container.metadata import Metadata
 from gguflike.container.values import Typed, ValueType
-from gguflike.errors import GGUFError, counted
+from gguflike.errors import DigestError, GGUFError, counted
 from gguflike.frozen import frozen
 
 PREFIX = "gguflike.digest."
@@ -66,6 +66,19 @@ def header_digest(pieces: Iterable[bytes | memoryview], place: int) -> str:
         digest.update(piece)
         start += len(piece)
     return digest.hexdigest()
+
+
+def check_tensor(name: str, found: str, stated: str) -> None:
+    """DigestError where a tensor has not the SHA-256 that is stated for it."""
+    if found != stated:
+        raise DigestError(
+            "the data are not those that were written",
+            tensor=name,
+            rule="M-004",
+            expected=f"SHA-256 {stated}",
+            got=found,
+            remedy="the source is damaged: get it again",
+        )
 
 
 @frozen

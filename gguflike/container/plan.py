@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
 
 from gguflike.container import digest
 from gguflike.container.layout import (
     ALIGNMENT_KEY,
     ARCHITECTURE_KEY,
     DEFAULT_ALIGNMENT,
+    HEADER_BYTES,
     MAGIC,
     MAX_ALIGNMENT,
     MAX_DIMS,
@@ -68,6 +71,7 @@ def plan(
     digests: bool = True,
     long_names: bool = False,
     signature: bool = False,
+    fill: Callable[[int], int | None] | None = None,
 ) -> FilePlan:
     """Lay out a file: header, then the tensors in the order given, each aligned, without holes.
 
@@ -75,7 +79,8 @@ def plan(
     ``alignment`` is by default what ``general.alignment`` in ``metadata`` says, else 32. With ``digests`` two values
     under ``gguflike.digest.`` are reserved; any that ``metadata`` holds belong to another file and are left out, and so
     is a signature, unless ``signature`` says that it is this file's.
-    ``long_names``: names of tensors may have 127 bytes, not 63, and llama.cpp then refuses the file.
+    ``long_names``: names of tensors may have 127 bytes, not 63, and llama.cpp then refuses the file. ``fill`` says by
+    the bytes of the header, its end not yet aligned, how many zeros `gguflike.padding` adds to it; None: no key.
     GGUFError with the rule that the file would break.
     """
     values = _values(metadata, alignment, signature)
@@ -84,22 +89,29 @@ def plan(
         values |= digest.blank_values(len(tensors))
     sizes = _check_tensors(tensors, READABLE_NAME_BYTES if long_names else MAX_NAME_BYTES)
 
-    head = bytearray(MAGIC + VERSION.to_bytes(4, "little"))
-    head += len(tensors).to_bytes(8, "little") + len(values).to_bytes(8, "little")
+    head = bytearray(HEADER_BYTES)
     value_at = {}
     for key, value in values.items():
         head += encode_string(key, "key")
         value_at[key] = len(head)
         head += encode_value(value, key)
 
+    records = bytearray()
     data_bytes = 0  # so far, always aligned
     starts = []
     for spec, size in zip(tensors, sizes, strict=True):
         starts.append(data_bytes)
-        head += encode_string(spec.name, "name") + len(spec.shape).to_bytes(4, "little")
-        head += b"".join(dim.to_bytes(8, "little") for dim in reversed(spec.shape))
-        head += spec.format.id.to_bytes(4, "little") + data_bytes.to_bytes(8, "little")
+        records += encode_string(spec.name, "name") + len(spec.shape).to_bytes(4, "little")
+        records += b"".join(dim.to_bytes(8, "little") for dim in reversed(spec.shape))
+        records += spec.format.id.to_bytes(4, "little") + data_bytes.to_bytes(8, "little")
         data_bytes = align_up(data_bytes + size, align)
+    zeros = None if fill is None else fill(len(head) + len(records))
+    if zeros is not None:
+        head += padding(zeros)
+    count = len(values) + (zeros is not None)
+    head[:16] = MAGIC + VERSION.to_bytes(4, "little") + len(tensors).to_bytes(8, "little")
+    head[16:HEADER_BYTES] = count.to_bytes(8, "little")
+    head += records
     data_offset = align_up(len(head), align)
     if data_offset > MAX_HEADER_BYTES:
         limit = f"at most {MAX_HEADER_BYTES} bytes"
@@ -114,6 +126,12 @@ def plan(
         bytes(head).ljust(data_offset, b"\0"),
         _slots(value_at, len(tensors)) if digests else None,
     )
+
+
+def padding(zeros: int) -> bytes:
+    """The record of the value that fills a header up."""
+    value = Typed(np.zeros(zeros, np.uint8), ValueType.ARRAY, ValueType.UINT8)
+    return encode_string(PADDING_KEY, "key") + encode_value(value, PADDING_KEY)
 
 
 def with_values(file: FilePlan, before: Mapping[str, Any], after: Mapping[str, Any]) -> FilePlan:

@@ -1,5 +1,5 @@
 """A file with another header: what stands behind it stays as it is, byte for byte, and is not looked at (restate.py
-looks at all of it).
+looks at all of it first).
 
 Records of metadata that are not changed are copied as they stand, and so are the tensors'. The file with the new header
 is a new one, which takes the old one's place when it is complete: a header that is written over could be neither the
@@ -12,19 +12,16 @@ block as before. Headers of files that are worth it are filled up so that they d
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-
-import numpy as np
 
 from gguflike.container import digest, system
 from gguflike.container.layout import HEADER_BYTES, MAX_HEADER_BYTES, PADDING_KEY, align_up, check_key
+from gguflike.container.plan import padding
 from gguflike.container.reader import GGUFFile
 from gguflike.container.system import SHARED_BLOCK
 from gguflike.container.target import StrPath, whole_file
-from gguflike.container.values import Typed, ValueType, encode_string, encode_value
+from gguflike.container.values import Typed, encode_string, encode_value
 from gguflike.errors import DigestError, GGUFError, UnsupportedError
 
 #: Files from this size on have their headers filled up: others are copied in no time.
@@ -50,8 +47,8 @@ def header_of(file: GGUFFile, names: Mapping[str, str], values: Mapping[str, Typ
     FILLED_BYTES on, `gguflike.padding` fills the header up, so that the data stay where they are, or move by whole
     blocks.
 
-    UnsupportedError for a big-endian file, GGUFError where the header would break a rule or the old one's digest does
-    not hold (DigestError): what somebody else has changed is not to be vouched for.
+    UnsupportedError for a big-endian file, GGUFError where the header would break a rule; DigestError as of
+    `sound_header`.
     """
     if file.byteorder != "little":
         raise UnsupportedError(
@@ -59,16 +56,7 @@ def header_of(file: GGUFFile, names: Mapping[str, str], values: Mapping[str, Typ
             path=file.path,
             remedy="write it anew first: what `gguflike quantize` writes is little-endian",
         )
-    old = _old_header(file)
-    stated = digest.recorded(file.metadata, list(file.infos))
-    if stated is not None and digest.header_digest([old], stated.header_at) != stated.header:
-        raise DigestError(
-            "the header is not the one that was written",
-            path=file.path,
-            field=digest.HEADER_KEY,
-            rule="M-003",
-            remedy="the file is damaged or was edited by something that knows no digests: get it again",
-        )
+    old, stated = sound_header(file), digest.recorded(file.metadata, list(file.infos))
     records = _records(file)
     names = {key: name for key, name in names.items() if key != PADDING_KEY}
     parts, place, size = [], -1, HEADER_BYTES
@@ -87,11 +75,10 @@ def header_of(file: GGUFFile, names: Mapping[str, str], values: Mapping[str, Typ
         check_key(name.encode())
     parts += [encode_string(name, "key") + encode_value(values[name], name) for name in added]
     tensors = old[max((end for _, _, end in records.values()), default=HEADER_BYTES) : file.header_bytes]
-    filled = _filled(file, HEADER_BYTES + sum(map(len, parts)) + len(tensors))
-    if filled is not None:
-        zeros = Typed(np.zeros(filled, np.uint8), ValueType.ARRAY, ValueType.UINT8)
-        parts.append(encode_string(PADDING_KEY, "key") + encode_value(zeros, PADDING_KEY))
-    count = len(names) + len(added) + (filled is not None)
+    zeros = filled(file, HEADER_BYTES + sum(map(len, parts)) + len(tensors))
+    if zeros is not None:
+        parts.append(padding(zeros))
+    count = len(names) + len(added) + (zeros is not None)
     made = b"".join([old[:16], count.to_bytes(8, "little"), *parts, tensors])
     made = made.ljust(align_up(len(made), file.alignment), b"\0")
     if len(made) > MAX_HEADER_BYTES:
@@ -104,8 +91,9 @@ def header_of(file: GGUFFile, names: Mapping[str, str], values: Mapping[str, Typ
     return Header(made, len(made) + max(file.file_bytes - file.data_offset, 0))
 
 
-def _filled(file: GGUFFile, length: int) -> int | None:
-    """How many zeros fill a header of ``length`` bytes up; None where none do."""
+def filled(file: GGUFFile, length: int) -> int | None:
+    """How many zeros fill up a header of ``length`` bytes that ``file`` is to have, its end not yet aligned; None where
+    none do."""
     if file.file_bytes < FILLED_BYTES:
         return None
     step = max(SHARED_BLOCK, file.alignment)
@@ -129,9 +117,7 @@ def write(file: GGUFFile, header: Header, out: StrPath, overwrite: bool) -> bool
     with whole_file(out, header.file_bytes, overwrite) as target:
         system.write_at(target.descriptor, header.data, 0)
         shared = file.copy_data(target.descriptor, len(header.data))
-        if hasattr(os, "fchmod"):
-            with suppress(OSError):  # a file system without modes
-                os.fchmod(target.descriptor, stat.S_IMODE(os.stat(file.path).st_mode))  # noqa: PTH116 - text
+        system.copy_mode(file.path, target.descriptor)
     return shared
 
 
@@ -141,11 +127,21 @@ def can_share(file: GGUFFile, header: Header, out: StrPath) -> bool:
     return (len(header.data) - file.data_offset) % SHARED_BLOCK == 0 and file.can_share(folder)
 
 
-def _old_header(file: GGUFFile) -> bytes:
-    """All before the data section."""
+def sound_header(file: GGUFFile) -> bytes:
+    """All before the data section. DigestError where the file says another SHA-256 of it: what somebody else has
+    changed is not to be vouched for."""
     data = bytearray(file.data_offset)
     if file.fill(memoryview(data), 0) < file.header_bytes:
         raise GGUFError("the file became shorter while it was read", path=file.path, rule="C-025")
+    stated = digest.recorded(file.metadata, list(file.infos))
+    if stated is not None and digest.header_digest([memoryview(data)], stated.header_at) != stated.header:
+        raise DigestError(
+            "the header is not the one that was written",
+            path=file.path,
+            field=digest.HEADER_KEY,
+            rule="M-003",
+            remedy="the file is damaged or was edited by something that knows no digests: get it again",
+        )
     return bytes(data)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import struct
 import threading
 from contextlib import suppress
@@ -185,6 +186,13 @@ def copy(source: int, target: int, count: int, offset: int, to: int) -> int:
         write_at(target, buffer[:part], to + done)
         done += part
     return done
+
+
+def copy_mode(source: StrPath, target: int) -> None:
+    """Let an open file be for whom another is, where the system and the file system know such things."""
+    if hasattr(os, "fchmod"):
+        with suppress(OSError):
+            os.fchmod(target, stat.S_IMODE(os.stat(source).st_mode))  # noqa: PTH116 - text
 
 
 def sync(descriptor: int) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.container import system
-from gguflike.container.digest import patch
+from gguflike.container.digest import check_tensor, patch
 from gguflike.container.journal import Journal, hash_back, sha256_of
 from gguflike.container.layout import TensorInfo, TensorSpec
 from gguflike.container.plan import FilePlan, plan
@@ -27,7 +27,6 @@ from gguflike.container.splitting import paths_of
 from gguflike.container.target import StrPath, Target, check_target
 from gguflike.errors import (
     ChangedError,
-    DigestError,
     GGUFError,
     OutputError,
     QuantizationError,
@@ -130,16 +129,7 @@ class _File:
 
     def done(self, info: TensorInfo, digest: str) -> None:
         """Note that a tensor is complete. DigestError where it is not what it must be."""
-        expected = self.digests.get(info.name, digest)
-        if digest != expected:
-            raise DigestError(
-                "the data are not those that were written",
-                tensor=info.name,
-                rule="M-004",
-                expected=f"SHA-256 {expected}",
-                got=digest,
-                remedy="the source is damaged: get it again",
-            )
+        check_tensor(info.name, digest, self.digests.get(info.name, digest))
         if self.journal is not None:
             with self.errors():
                 self.journal.note(self.target.descriptor, info, digest)

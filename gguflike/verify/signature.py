@@ -8,7 +8,6 @@ arithmetic is that of the package cryptography.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +17,7 @@ from gguflike.container import FilePlan, Typed, ValueType, reheader
 from gguflike.container.digest import SIGNATURE_PREFIX, WIDTH, Recorded, header_digest, patch, recorded
 from gguflike.container.findings import Finding
 from gguflike.container.plan import with_values
-from gguflike.container.restate import layout, rewrite, step
+from gguflike.container.restate import digests_of, layout, rewrite
 from gguflike.errors import ArgumentError, GGUFError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -43,10 +42,11 @@ def sign(path: str | os.PathLike[str], key: str | os.PathLike[str]) -> str:
     """Sign a file, or all files of a split model, with the private key in the PEM file ``key``; the public key that
     fits it, in hexadecimal digits.
 
-    A file that has a signature gets the new one in its place, with the data as they are. Any other is written anew,
-    with digests where it has none. Either takes the old one's place when it is complete. DigestError where a tensor is
-    not what the file says; ArgumentError for a file that is no such key, UnsupportedError where the package
-    cryptography is missing.
+    A file that has a signature gets the new one in its place, with the data as they are. Of any other all data are read
+    and compared with the digests, which it gets where it has none; then they are shared with the new file, where the
+    file system can and they stand in order, and else copied. Either takes the old one's place when it is complete.
+    DigestError where a tensor or the header is not what the file says; ArgumentError for a file that is no such key,
+    UnsupportedError where the package cryptography is missing.
     """
     private, public = _private(key)
     with container.open(path) as file:
@@ -57,7 +57,7 @@ def sign(path: str | os.PathLike[str], key: str | os.PathLike[str]) -> str:
 
 def _sign(file: GGUFFile, private: Any, public: str) -> None:
     stated = recorded(file.metadata, list(file.infos))
-    tensors = _digests(file) if stated is None else stated.tensors
+    tensors = digests_of(file) if stated is None else stated.tensors
     metadata = {key: file.metadata.typed(key) for key in file.metadata if not key.startswith(SIGNATURE_PREFIX)}
     blank = {PUBLIC_KEY: Typed(public, ValueType.STRING), SIGNATURE_KEY: Typed(BLANK, ValueType.STRING)}
     planned = layout(file, {**metadata, **blank}, signature=True)
@@ -93,17 +93,6 @@ def _alike(there: bytearray, wanted: bytes, planned: FilePlan, file: GGUFFile) -
     for start, count in places:
         left[start : start + count] = right[start : start + count] = bytes(count)
     return left == right
-
-
-def _digests(file: GGUFFile) -> dict[str, str]:
-    """The SHA-256 of each tensor of a file that has none."""
-    found = {}
-    for name, info in file.infos.items():
-        digest = hashlib.sha256()
-        for start in range(0, info.nbytes, step(info)):
-            digest.update(file.read(name, start, min(start + step(info), info.nbytes)).data)
-        found[name] = digest.hexdigest()
-    return found
 
 
 def signed(file: GGUFFile) -> Signed | None:
