@@ -13,6 +13,7 @@ import pytest
 
 from gguflike.checkpoint.tokenizer import metadata_from_folder, read
 from gguflike.checkpoint.tokenizer_json import tokenizer_config_from_metadata
+from gguflike.checkpoint.vocabulary import TokenType
 from gguflike.convert.proof import prove
 from gguflike.errors import CheckpointError, GGUFError, GGUFLikeError, UnsupportedError
 from gguflike.runner.tokenizer import Tokenizer
@@ -139,6 +140,16 @@ def test_context_length_of_the_wrong_type_is_left_out(gpt2: dict[str, Any]) -> N
 def test_bad_tokenizer_json(tmp_path: Path, document: dict[str, Any], message: str) -> None:
     with pytest.raises((CheckpointError, UnsupportedError), match=message):
         metadata_from_folder(write_folder(tmp_path, document), {})
+
+
+@pytest.mark.parametrize("index", [-0.0, False])
+def test_an_id_that_only_equals_the_vocabulary_s_is_none(tmp_path: Path, index: Any) -> None:
+    document = byte_level()
+    (first,) = (text for text, own in document["model"]["vocab"].items() if own == 0)
+    document["added_tokens"] = [{**added(0, first), "id": index}]
+    reading = read(write_folder(tmp_path, document), {})
+    assert reading.metadata["tokenizer.ggml.token_type"][0] == TokenType.CONTROL
+    assert any(f"and {index} among the added tokens: 0 is used" in notice for notice in reading.notices)
 
 
 def test_bad_merges_and_files(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def _added_entries(source: TokenizerFiles, vocab: Mapping[str, int], losses: Los
     for entry in source.added:
         text, index = entry["content"], entry.get("id")
         own = vocab.get(text, index)
-        if own != index:
+        if text in vocab and (type(index) is not int or own != index):  # -0.0 and true equal ids, and are none
             losses.say(f"{text!r} has id {own} in the vocabulary, and {index} among the added tokens: {own} is used")
             entry["id"] = own
         found.append((text, own))
