@@ -506,7 +506,10 @@ class Recorder(Calls):
     def note(self, name: str, args: tuple[Any, ...], result: Any, moved: int, there: bool) -> None:
         names = [Path(os.fsdecode(each)).name for each in args[:2] if isinstance(each, str | os.PathLike)]
         file = args[1] if name == "copy_file_range" else args[0]
-        about = self.number(os.fstat(file)) if isinstance(file, int) else 0
+        status = os.fstat(file) if isinstance(file, int) else None
+        if status is not None and not status.st_nlink:
+            return  # a file without a name, by which it is tried whether blocks can be shared, is on no disk afterwards
+        about = 0 if status is None else self.number(status)
         if name == "pwrite":
             self.log.append(("write", about, args[2], bytes(args[1])[:result]))
         elif name == "copy_file_range":
