@@ -71,6 +71,7 @@ ROOMS = {
     "args": {"engine"},
     "ops": {"engine", "vector", "args"},
     "embed": {"engine", "vector", "args"},
+    "shares": {"engine", "vector", "args"},
     "rows": {"engine", "vector"},
     "recurrent": {"engine", "vector"},
     "table": {"matmul"},  # of which it takes what a row is made of; kernels it names as text

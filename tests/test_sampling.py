@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -14,11 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gguflike.errors import ArgumentError, ArgumentTypeError
-from gguflike.runner.sampling import ORDER, Sampler, Sampling, chain
+from gguflike.runner.sampling import ORDER, Sampler, Sampling, chain, shares
 from gguflike.runner.sampling.candidates import Candidates, best
 from gguflike.runner.sampling.chain import STEPS, Chain
 from gguflike.runner.sampling.keywords import Settings
-from gguflike.runner.sampling.shares import end
+from gguflike.runner.sampling.shares import greatest
+from gguflike.runner.sampling.weights import flagged, masked, mean_below, weigh
 
 FEW = np.log(np.array([0.05, 0.4, 0.1, 0.3, 0.15], np.float32))
 RNG = np.random.default_rng(5)
@@ -148,7 +152,7 @@ def test_steps_are_their_formulas(name: str, vocabulary: str) -> None:
     assert np.array_equal(logits, before)
 
 
-def shapes(size: int) -> dict[str, np.ndarray]:
+def logits_of(size: int) -> dict[str, np.ndarray]:
     """Logits of a vocabulary: a few likely tokens, many, equal ones, zeros of either sign, forbidden ones."""
     rng = np.random.default_rng(7)
     flat = (rng.standard_normal(size) * 3).astype(np.float32)
@@ -165,29 +169,31 @@ def shapes(size: int) -> dict[str, np.ndarray]:
 def test_shares_are_those_of_all_in_order(share: float, size: int) -> None:
     """What a share leaves is what sorting all by (key, id) and summing up gives, bit for bit, and so is the order of
     a short list."""
-    for logits in shapes(size).values():
+    for logits in logits_of(size).values():
         weights, total = Candidates(logits).weights()
-        surprise = np.float32(logits.max() + math.log(total)) - logits
-        entropy = np.float32(float(np.dot(weights, np.minimum(surprise, 1e30))) / total)
-        for step, keys in (("keep_likeliest", logits), ("keep_typical", -np.abs(surprise - entropy))):
+        weights, centre = weights.copy(), np.float32(logits.max() + mean_below(logits, float(logits.max())))
+        p, finite = weights / total, logits > -np.inf
+        assert math.isclose(centre, np.dot(p[finite].astype(np.float64), logits[finite]), abs_tol=1e-4)
+        for step, keys in (("keep_likeliest", logits), ("keep_typical", -np.abs(logits - centre))):
             order = np.lexsort((np.arange(size), -keys))
-            count = int(np.searchsorted(np.cumsum(weights[order], dtype=np.float64), share * total)) + 1
-            wanted = order[:count]
+            sums = np.cumsum(weights[order], dtype=np.float64)
+            wanted = order[: int(np.searchsorted(sums, share * sums[-1])) + 1]
             candidates = Candidates(logits)
             getattr(candidates, step)(share)
             if candidates.whole:
-                assert count > size // 8
+                assert len(wanted) > size // 8
                 left = np.full(size, np.float32(-np.inf))
                 left[wanted] = logits[wanted]
                 assert np.array_equal(candidates.logits, left)
                 continue
-            wanted = wanted if count <= 2048 else np.sort(wanted)
+            wanted = wanted if len(wanted) <= 2048 else np.sort(wanted)
             assert np.array_equal(candidates.ids, wanted)
             assert np.array_equal(candidates.logits, logits[wanted])
 
 
-@pytest.mark.parametrize("size", [1, 1024, 1025, 30_000])
-def test_the_end_of_a_share_is_that_of_a_sum_in_order(size: int) -> None:
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [1, 1024, 2049, 30_000])
+def test_a_share_is_that_of_a_sum_in_order(size: int, kind: type) -> None:
     """Weights are whole numbers here, so that sums are exact, and independent of the keys."""
     rng = np.random.default_rng(size)
     some = rng.standard_normal(size).astype(np.float32)
@@ -196,23 +202,26 @@ def test_the_end_of_a_share_is_that_of_a_sum_in_order(size: int) -> None:
     cases = [(some, rng.integers(0, 9, size)), (some, heavy), (np.sort(some), heavy), (two_sided, heavy)]
     cases += [(np.round(some), rng.integers(0, 3, size)), (np.zeros(size, np.float32), rng.integers(0, 3, size))]
     cases += [(some, np.zeros(size)), (np.where(some > 0, some, np.float32(-np.inf)), heavy)]
+    # Many that only ever longer distances tell apart, and one that hides all others.
+    cases += [(-np.exp(8 * some), heavy), (np.where(np.arange(size) == size // 2, np.float32(1e30), some), heavy)]
     for keys, numbers in cases:
-        weights = numbers.astype(np.float32)
+        keys, weights = keys.astype(kind), numbers.astype(np.float32)
         total = float(weights.sum(dtype=np.float64))
         order = np.argsort(-keys, kind="stable")
         sums = np.cumsum(weights[order], dtype=np.float64)
         for wanted in (0.0, 1.0, total / 3, total / 2, 0.99 * total, total, total + 1):
             last = min(int(np.searchsorted(sums, wanted)), size - 1)
-            equal = keys == keys[order[last]]
-            want = (keys[order[last]], np.count_nonzero(equal[order[: last + 1]]), np.count_nonzero(equal))
-            assert end(keys, weights, wanted, total) == want
+            assert np.array_equal(np.sort(greatest(keys, weights, wanted)), np.sort(order[: last + 1]))
 
 
-def test_keys_that_are_no_numbers_leave_all() -> None:
-    logits = np.full(5000, np.nan, np.float32)
-    candidates = Candidates(logits)
-    candidates.keep_likeliest(0.5)
-    assert len(candidates) == 5000
+@pytest.mark.parametrize("step", ["keep_likeliest", "keep_typical"])
+def test_logits_that_are_no_numbers_leave_all(step: str) -> None:
+    for size in (50, 5000):
+        logits = np.zeros(size, np.float32)
+        logits[size // 2] = np.nan
+        candidates = Candidates(logits)
+        getattr(candidates, step)(0.5)
+        assert len(candidates) == size
 
 
 @pytest.mark.parametrize("name", ["usual", "temperature", "typical_p", "all cuts"])
@@ -242,6 +251,33 @@ def sampling_with_seed(sampling: Sampling, seed: int) -> Sampling:
     return replace(sampling, seed=seed)
 
 
+BITS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+from gguflike.runner.sampling import Sampler, Sampling
+from tests.test_sampling import logits_of
+for logits in logits_of(20_001).values():
+    for settings in ({}, {"top_p": 0.9}, {"typical_p": 0.9}, {"min_p": 1e-3}, {"top_n_sigma": 1.5}, {"mirostat": 2}):
+        sampler = Sampler(Sampling(**{"temperature": 1.0, "seed": 5, **settings}))
+        print([sampler.choose(logits) for _ in range(8)])
+"""
+AVX512 = "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR X86_V4"
+
+
+@pytest.mark.slow
+def test_other_machines_draw_the_same_tokens() -> None:
+    """With vectors of AVX2 and of AVX-512, in kernels and in numpy, and in kernels for the plainest CPU."""
+    drawn = set()
+    for name, features, without in (("", "", ""), ("haswell", "+avx2,+fma,+f16c", AVX512), ("generic", "", AVX512)):
+        env = {key: value for key, value in os.environ.items() if not key.startswith(("NUMBA_CPU", "NPY_"))}
+        if name:
+            env |= {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features, "NPY_DISABLE_CPU_FEATURES": without}
+        script = [sys.executable, "-W", "ignore", "-c", BITS, str(Path(__file__).parent.parent)]
+        drawn.add(subprocess.run(script, env=env, capture_output=True, check=True).stdout)
+    assert len(drawn) == 1
+
+
 # The draw
 
 
@@ -261,6 +297,59 @@ def test_draws_follow_the_distribution(name: str, vocabulary: str) -> None:
     square += (rest[0] - rest[1]) ** 2 / rest[1] if rest[1] > 1e-9 else 0.0
     classes = int(likely.sum())
     assert square < classes + 5 * math.sqrt(2 * classes) + 15
+
+
+def vocabularies(size: int) -> list[np.ndarray]:
+    """Logits of each shape, with some forbidden ones, as rows of a matrix in which they do not stand together."""
+    made = list(logits_of(size).values())
+    return [np.stack([logits, logits], axis=1)[:, 0] for logits in made] + [made[0] * 40, made[0] - 1e6]
+
+
+@pytest.mark.parametrize("size", [2049, 5000, 16_384, 40_007])
+def test_weights_of_a_vocabulary(size: int) -> None:
+    for logits in vocabularies(size):
+        most = float(logits.max())
+        weights, columns = weigh(logits, most)
+        want = np.exp((logits - np.float32(most)).astype(np.float64))
+        large = want > 1.3e-38
+        assert np.allclose(weights[large], want[large], rtol=3e-7, atol=0)
+        assert not weights[want < 1.1e-38].any()
+        assert weights.max() == 1
+        by_column = np.bincount(np.arange(size) % 1024, weights, 1024)
+        assert np.allclose(columns, by_column, rtol=1e-5, atol=0)
+        finite = logits > -np.inf
+        mean = np.average(logits[finite].astype(np.float64), weights=want[finite])
+        assert math.isclose(most + mean_below(logits, most), mean, rel_tol=1e-6, abs_tol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 17, 5000])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.6, 1.0])
+def test_flags(size: int, share: float) -> None:
+    flags = RNG.random(size) < share
+    logits = RNG.standard_normal(size).astype(np.float32)
+    assert np.array_equal(masked(logits, flags), np.where(flags, logits, np.float32(-np.inf)))
+    places = flagged(flags, int(flags.sum()))
+    assert np.array_equal(places, np.flatnonzero(flags))
+    assert places.dtype == np.int64
+
+
+@given(st.integers(2049, 5000), st.integers(0, 99), st.floats(0.01, 30), st.floats(1e-6, 1 - 1e-6), st.integers(0, 3))
+@settings(max_examples=60, deadline=None)
+def test_shares_of_any_logits(size: int, seed: int, spread: float, share: float, places: int) -> None:
+    """As all in order give them, but that a share may end where it does to a millionth."""
+    rng = np.random.default_rng(seed)
+    logits = np.round(rng.standard_normal(size) * spread, places).astype(np.float32)
+    logits[rng.random(size) < 0.1] = -np.inf
+    p = softmax(logits)
+    for keys, kept in (
+        (logits, shares.nearest(logits, float(logits.max()), share)),
+        (-np.abs(logits - np.float32(0.3)), shares.nearest(logits, float(logits.max()), share, 0.3)),
+    ):
+        order = np.lexsort((np.arange(size), -keys))
+        count = int(np.count_nonzero(kept))
+        assert np.array_equal(np.sort(order[:count]), np.flatnonzero(kept))
+        assert p[order[:count]].sum() >= share - 1e-6
+        assert p[order[: count - 1]].sum() < share + 1e-6
 
 
 def test_a_draw_of_a_whole_vocabulary() -> None:

@@ -10,8 +10,9 @@
     matmul/      products of matrices in blocks with activations
     attention/   attention over a cache of keys and values, rotary positions
     experts/     mixtures of experts: the choice of a token's experts, products with their matrices alone
-    ops  embed   what stands between the matrix products of most models: norm, silu, rows of the embedding;
-                 args: the argument words of both
+    ops  embed   what stands between the matrix products of most models: norm, silu, rows of the embedding
+    shares       what sampling needs of a whole vocabulary
+    args         the argument words of these three
     rows/        the same in all their forms: any norm, any activation, sums, scales, soft-caps
     rounding/    rounding under a Hessian: error feedback, coordinate descent
     recurrent/   convolutions, the gated delta rule and state-space models, with their states

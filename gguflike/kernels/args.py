@@ -1,4 +1,4 @@
-"""Argument words of the ops that stand in this folder itself (ops.py, embed.py). Imports no numba."""
+"""Argument words of the ops that stand in this folder itself (ops.py, embed.py, shares.py). Imports no numba."""
 
 from __future__ import annotations
 
@@ -45,3 +45,38 @@ EMBED = Args(
     out="address of float32 (tokens, columns)",
     columns="values of a row",
 )
+
+SHARE_COLUMNS, SHARE_BUCKETS, SHARE_SUMS = 1024, 1024, 4  # sizes that shares.py and its callers agree on
+WEIGH = Args(
+    "shares:weigh",
+    logits="address of float32 (n,)",
+    n="values",
+    most="float bits: the greatest of the logits",
+    weights="address of float32 (n,)",
+    sums="address of float32 (2, SHARE_COLUMNS), to which weights are added, and their products with logit - most",
+)
+DIVIDE = Args(
+    "shares:divide",
+    logits="address of float32 (n,)",
+    n="values",
+    most="float bits: the greatest of the logits",
+    centre="float bits: what distances are measured from",
+    scale="float bits: buckets in a unit of distance",
+    buckets="address of int16 (n,), with room for whole vectors",
+    sums="address of float64 (SHARE_SUMS, SHARE_BUCKETS), to which weights are added",
+)
+MASK = Args(
+    "shares:mask",
+    logits="address of float32 (n,)",
+    flags="address of uint8 (n,), 0 or 1",
+    n="values",
+    out="address of float32 (n,)",
+)
+LIST_FLAGGED = Args(
+    "shares:list_flagged",
+    flags="address of uint8 (n,), 0 or 1",
+    n="flags",
+    places="address of int64 (flags that are 1, and one more)",
+)
+#: The ops of sampling, none of which a greedy text needs.
+SHARE_OPS = ("shares:weigh", "shares:divide", "shares:mask", "shares:list_flagged")

@@ -14,6 +14,7 @@ import numpy as np
 
 from gguflike.families.parts import Graph, Head, Rope
 from gguflike.families.rope import divisor
+from gguflike.kernels.args import SHARE_OPS
 from gguflike.kernels.engine import native
 from gguflike.kernels.engine.host import thread_count
 from gguflike.kernels.engine.program import Program, Team
@@ -74,7 +75,9 @@ class Passes:
         states, *others = graph.new_states(model, context, cache_type, slots or 1)
         self._buffers = buffers = Buffers(model, padded(context), count, crest, slots or 1)
         self._body = graph.body(model, weights, buffers, states)
+        beside: tuple[str, ...] = ()
         if isinstance(model.head, Head):
+            beside = SHARE_OPS  # so that the first token that is drawn waits for nothing
             self._one = graph.one(model, weights, buffers, states)
             self._heads = [graph.head(model, weights, buffers, many) for many in (False, True)]
             programs = [self._one, self._body, *self._heads]
@@ -85,7 +88,8 @@ class Passes:
         if slots is not None:
             programs += [self._each, self._each_head]
         # All at once: what is not in the kernel cache is compiled in parallel.
-        native.load([*Team.OPS, *weights.ops, *(name for program in programs for name in program.names)], progress)
+        names = [*Team.OPS, *weights.ops, *(name for program in programs for name in program.names)]
+        native.load(names, progress, beside)
         self._team = Team(count)
         weights.repack(self._team, progress)
 

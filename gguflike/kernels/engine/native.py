@@ -139,15 +139,17 @@ def _link_kept(name: str) -> bool:
     return code is not None
 
 
-def load(names: Iterable[str], progress: Progress | None = None) -> dict[str, int]:
+def load(names: Iterable[str], progress: Progress | None = None, beside: Iterable[str] = ()) -> dict[str, int]:
     """Addresses of the ops called ``names``; those not in the cache are compiled (about a second each).
 
-    ``progress(done, total, what)`` counts kernels while that goes on; ``what`` is COMPILING then.
+    ``beside``: ops that may be needed later, which are compiled too where any have to be. ``progress(done, total,
+    what)`` counts kernels while that goes on; ``what`` is COMPILING then.
     """
     wanted = list(dict.fromkeys(names))
     with _lock:
         missing = [name for name in wanted if name not in _addresses and not _link_kept(name)]
         if missing:
+            missing += [name for name in beside if name not in _addresses and not _link_kept(name)]
             _compile_all(missing, progress)
         return {name: _addresses[name] for name in wanted}
 

@@ -4,6 +4,8 @@
     sampler     the state of one text: its tokens, its random stream; and its grammar beside that
     chain       the steps, each with its formula and source, and the draw
     candidates  the tokens that are left, which a vocabulary of 262,144 must not make slow
+    shares      which tokens have a share of the probability
+    weights     what is done with all tokens of a vocabulary, by ops
     dry         repetitions that the next token would prolong
     logprobs    how likely tokens were
     grammar     what is asked of a grammar

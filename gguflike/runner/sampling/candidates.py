@@ -9,13 +9,12 @@ need not be looked at.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gguflike.runner.sampling import shares
-from gguflike.runner.sampling.sampler import masked_logits
+from gguflike.runner.sampling.weights import flagged, masked, mean_below, weigh
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -38,6 +37,7 @@ class Candidates:
         """``logits`` (vocab,) are never changed; what changes some works on a copy."""
         self.logits: Floats = logits
         self._ids: Ids | None = None
+        self._most: float | None = None  # where it is known
         self._own = False
         self._sorted = False
 
@@ -58,13 +58,15 @@ class Candidates:
     @property
     def most(self) -> float:
         """The greatest logit."""
-        return float(self.logits[0] if self._sorted else self.logits.max())
+        if self._most is None:
+            self._most = float(self.logits[0] if self._sorted else self.logits.max())
+        return self._most
 
     def keep(self, places: Ids, is_sorted: bool = False) -> None:
         """Leave only the candidates at ``places``."""
         self._ids = places if self._ids is None else self._ids[places]
         self.logits, self._own = self.logits[places].astype(np.float64), True
-        self._sorted = is_sorted
+        self._most, self._sorted = None, is_sorted
 
     def keep_best(self, count: int) -> None:
         """Leave the ``count`` greatest logits, the lower id among equals."""
@@ -73,8 +75,10 @@ class Candidates:
 
     def keep_from(self, least: float) -> None:
         """Leave logits of at least ``least``; the greatest in any case."""
-        kept = self.logits >= min(least, self.most)
+        most = self.most
+        kept = self.logits >= min(least, most)
         self._leave(kept, int(np.count_nonzero(kept)))
+        self._most = most
 
     def sort(self) -> None:
         """Order them, the greatest logit first, the lower id among equals."""
@@ -85,49 +89,35 @@ class Candidates:
     def keep_likeliest(self, share: float) -> None:
         """Leave the likeliest, as few as together have at least the ``share`` (below 1) of the probability; a list is
         in the order of their logits."""
-        weights, total = self.weights()
-        floor = self.most + math.log(self._negligible(share, total))
-        self._sorted = self._keep_first(self.logits, weights, share, total, floor)
+        most = self.most
+        self._sorted = self._keep_nearest(share, None)
+        self._most = most
 
     def keep_typical(self, share: float) -> None:
-        """The same of those whose surprise, -log p, is nearest to its mean; a list is in the order of that distance."""
-        weights, total = self.weights()
-        kind = self.logits.dtype.type
-        surprise = kind(self.most + math.log(total)) - self.logits
-        entropy = float(np.dot(weights, np.minimum(surprise, 1e30))) / total  # 0 times infinity is no number
-        surprise -= kind(entropy)
-        keys = np.negative(np.abs(surprise, out=surprise), out=surprise)
-        floor = -abs(math.log(total / self._negligible(share, total)) - entropy)
-        self._keep_first(keys, weights, share, total, floor)
+        """The same of those whose surprise, -log p, is nearest to its mean, which are those whose logit is nearest to
+        the mean logit; a list is in the order of that distance."""
+        self._keep_nearest(share, self.most + mean_below(self.logits, self.most))
 
-    def _negligible(self, share: float, total: float) -> float:
-        """A weight so low that all that are lower have less than what is left of ``share`` together."""
-        return (1 - share) * total / len(self)
-
-    def _keep_first(self, keys: Floats, weights: Floats, share: float, total: float, floor: float) -> bool:
-        """Leave the fewest of the greatest ``keys`` whose weights have the share, and tell whether they are in the
-        order of their keys, which few are. Where few are no less than ``floor``, only these are looked at if they are
-        enough."""
-        last = _end_above(keys, weights, share * total, floor) or shares.end(keys, weights, share * total, total)
-        kept = keys >= last.key
-        if last.taken < last.equal:
-            kept[np.flatnonzero(keys == last.key)[last.taken :]] = False
+    def _keep_nearest(self, share: float, centre: float | None) -> bool:
+        """Leave what `shares.nearest` says, and tell whether it is in the order of that, as a short list is."""
+        kept = shares.nearest(self.logits, self.most, share, centre)
         count = int(np.count_nonzero(kept))
-        is_list = 0 < count <= _SORTED
-        if is_list:
-            self.keep(in_order(keys, np.flatnonzero(kept)))
-        elif count:  # none where keys are no numbers
+        if count > _SORTED:
             self._leave(kept, count)
-        return is_list
+            return False
+        places = np.flatnonzero(kept)
+        self.keep(places[shares.order_of(self.logits[places], centre)])
+        return True
 
     def _leave(self, kept: npt.NDArray[np.bool_], count: int) -> None:
         """Leave the ``count`` candidates that are flagged, in the order in which they are."""
         if count == len(self):
             return
         if self.whole and count > len(self) // 8:  # a list of so many would only be slower
-            self.logits, self._own, self._sorted = masked_logits(self.logits, kept), True, False
+            self.logits, self._own = masked(self.logits, kept), True
+            self._most, self._sorted = None, False
         else:
-            self.keep(np.flatnonzero(kept), self._sorted)
+            self.keep(flagged(kept, count), self._sorted)
 
     def change(self, places: Ids, logits: Floats) -> None:
         """Set the logits of the candidates at ``places``."""
@@ -135,16 +125,15 @@ class Candidates:
             self.logits, self._own = self.logits.copy(), True
         with np.errstate(over="ignore"):  # too low for float32 is as good as forbidden
             self.logits[places] = logits
-        self._sorted = False
+        self._most, self._sorted = None, False
 
     def scale(self, factor: float) -> None:
         """Multiply all differences of logits by ``factor``, which is above 0; the greatest becomes 0."""
         logits = self.logits - self.logits.dtype.type(self.most)
+        factor = min(max(factor, 1e-30), 1e30)  # beyond which nothing changes, but that 0 times infinity is no number
         with np.errstate(over="ignore"):
-            logits *= min(
-                max(factor, 1e-30), 1e30
-            )  # beyond which nothing changes, but that 0 times infinity is no number
-        self.logits, self._own = logits, True
+            logits *= factor
+        self.logits, self._own, self._most = logits, True, 0.0
 
     def places(self, ids: Ids) -> tuple[Ids, Ids]:
         """Which of ``ids`` (distinct) are candidates: their places in ``ids``, and their places here."""
@@ -159,41 +148,28 @@ class Candidates:
         return places if self._ids is None else self._ids[places]
 
     def weights(self) -> tuple[Floats, float]:
-        """Numbers in proportion to the probabilities, the greatest 1, and their sum."""
-        weights = self._weights()
-        return weights, float(_sums(weights).sum())
-
-    def _weights(self) -> Floats:
-        most = self.most
-        return np.exp(self.logits - self.logits.dtype.type(most) if most else self.logits)
+        """Numbers in proportion to the probabilities, the greatest 1, and their sum. They hold until the thread weighs
+        again."""
+        weights, columns = weigh(self.logits, self.most)
+        return weights, float(columns.sum())
 
     def draw(self, uniform: float) -> tuple[int, float]:
         """The token at the share ``uniform`` (0 to below 1) of the probability, and its own probability.
 
         Of a vocabulary, shares are counted column by column, so that only one has to be summed up one by one.
         """
-        weights = self._weights()
-        sums = np.cumsum(_sums(weights))
-        column = min(int(np.searchsorted(sums, uniform * sums[-1], side="right")), len(sums) - 1)
+        weights, columns = weigh(self.logits, self.most)
+        ends = np.cumsum(columns)
+        column = min(int(np.searchsorted(ends, uniform * ends[-1], side="right")), len(ends) - 1)
         place = column
-        if len(sums) < len(weights):
-            inside = np.cumsum(weights[column :: len(sums)], dtype=np.float64)
-            share = uniform * float(sums[-1]) - (float(sums[column - 1]) if column else 0.0)
-            place += len(sums) * min(int(np.searchsorted(inside, share, side="right")), len(inside) - 1)
+        if len(ends) < len(weights):
+            inside = np.cumsum(weights[column :: len(ends)], dtype=np.float64)
+            share = uniform * float(ends[-1]) - (float(ends[column - 1]) if column else 0.0)
+            place += len(ends) * min(int(np.searchsorted(inside, share, side="right")), len(inside) - 1)
         if weights[place] == 0:  # rounding went past the last that can be drawn
             place = int(weights.argmax())
         token = place if self._ids is None else int(self._ids[place])
-        return token, float(weights[place] / sums[-1])
-
-
-def _sums(values: Floats) -> npt.NDArray[np.float64]:
-    """The values themselves, or the sums of ``_COLUMNS`` columns of many; value i is of column i modulo that."""
-    if len(values) <= 2 * _COLUMNS:
-        return values.astype(np.float64, copy=False)
-    whole = len(values) // _COLUMNS * _COLUMNS
-    sums: npt.NDArray[np.float64] = values[:whole].reshape(-1, _COLUMNS).sum(axis=0).astype(np.float64)
-    sums[: len(values) - whole] += values[whole:]
-    return sums
+        return token, float(weights[place] / ends[-1])
 
 
 def best(keys: Floats, count: int) -> Ids:
@@ -231,26 +207,3 @@ def _from_columns(keys: Floats, count: int, columns: int) -> Ids:
     rows, which = np.nonzero(table[:, hits] >= bound)
     places = columns * rows + hits[which]
     return np.concatenate([places, whole + np.flatnonzero(keys[whole:] >= bound)])
-
-
-def _end_above(keys: Floats, weights: Floats, wanted: float, floor: float) -> shares.End | None:
-    """Where a share ends, by the keys that are no less than ``floor``; None where these are many or not enough."""
-    if len(keys) <= _SORTED:
-        return None
-    above = keys >= floor
-    if not 0 < np.count_nonzero(above) <= len(keys) // 8:
-        return None
-    keys, weights = keys[above], weights[above]
-    total = float(weights.sum(dtype=np.float64))
-    return shares.end(keys, weights, wanted, total) if total >= wanted else None
-
-
-def in_order(keys: Floats, places: Ids) -> Ids:
-    """``places`` in the order of their keys, the greatest first, the first among equals."""
-    some = keys[places]
-    if some.dtype != np.float32:
-        return places[np.lexsort((places, -some))]
-    # As whole numbers, which are sorted 10 times as fast: the key above, and the place below.
-    bits = (0 - some).view(np.int32)  # of which no zero is negative
-    upper = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits).astype(np.int64)
-    return np.sort((upper << 32) | places) & 0xFFFFFFFF

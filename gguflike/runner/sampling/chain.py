@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gguflike.runner.sampling.candidates import Candidates
-from gguflike.runner.sampling.sampler import mask_bits, masked_logits, nothing_left
+from gguflike.runner.sampling.sampler import mask_bits, nothing_left
+from gguflike.runner.sampling.weights import flagged, masked, sums
 
 if TYPE_CHECKING:
     from gguflike.runner.sampling.dry import Repetitions
@@ -102,11 +103,12 @@ def _allowed_ones(logits: Logits, mask: Mask | None) -> Candidates:
     candidates = Candidates(logits)
     if mask is None:
         return candidates
-    bits = mask_bits(mask, len(logits)).view(np.bool_)
-    if np.count_nonzero(bits) <= len(logits) // 8:
-        candidates.keep(np.flatnonzero(bits))
+    bits = mask_bits(mask, len(logits))
+    count = int(np.count_nonzero(bits))
+    if count <= len(logits) // 8:
+        candidates.keep(flagged(bits, count))
         return candidates
-    return Candidates(masked_logits(logits, bits))
+    return Candidates(masked(logits, bits))
 
 
 def penalties(candidates: Candidates, chain: Chain) -> None:
@@ -143,9 +145,10 @@ def top_n_sigma(candidates: Candidates, chain: Chain) -> None:
     """Keep l >= max(l) - n * std(l), of finite l. Tang et al. 2024, arXiv:2411.07641."""
     logits = candidates.logits
     if logits.min() == -np.inf:
-        logits = logits[logits > -np.inf]
-    differences = logits - logits.dtype.type(logits.mean(dtype=np.float64))
-    deviation = math.sqrt(float(np.dot(differences, differences)) / len(logits))
+        finite = logits > -np.inf
+        logits = logits[flagged(finite, int(np.count_nonzero(finite)))]
+    differences = logits - logits.dtype.type(sums(logits).sum() / len(logits))
+    deviation = math.sqrt(sums(np.square(differences, out=differences)).sum() / len(logits))
     candidates.keep_from(candidates.most - chain.sampling.top_n_sigma * deviation)
 
 

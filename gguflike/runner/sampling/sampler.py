@@ -47,9 +47,11 @@ class Sampler:
         likeliest = int(logits.argmax())
         if mask is None or allowed(mask, likeliest):
             return likeliest
-        masked = masked_logits(logits, mask_bits(mask, len(logits)))
-        likeliest = int(masked.argmax())
-        if masked[likeliest] == -np.inf:
+        from gguflike.runner.sampling.weights import masked
+
+        left = masked(logits, mask_bits(mask, len(logits)))
+        likeliest = int(left.argmax())
+        if left[likeliest] == -np.inf:
             raise nothing_left()
         return likeliest
 
@@ -127,15 +129,6 @@ def mask_bits(mask: Mask, size: int) -> npt.NDArray[np.uint8]:
     """The mask as a 0 or 1 for each of ``size`` tokens."""
     bits = np.unpackbits(mask.astype("<u4", copy=False).view(np.uint8), bitorder="little")[:size]
     return bits if len(bits) == size else np.pad(bits, (0, size - len(bits)))
-
-
-def masked_logits(logits: Logits, bits: npt.NDArray[np.uint8 | np.bool_]) -> Logits:
-    """A copy of ``logits`` with minus infinity where the bit is 0."""
-    # Plus or minus infinity, and the smaller of that and the logit: a choice by `where` takes 10 times as long.
-    limits = bits.astype(np.float32)
-    limits -= np.float32(0.5)
-    limits *= np.float32(np.inf)
-    return np.minimum(logits, limits, out=limits)
 
 
 def nothing_left() -> ArgumentError:

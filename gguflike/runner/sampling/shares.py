@@ -1,82 +1,128 @@
-"""Where a share of the probability ends, without sorting a vocabulary.
+"""Which tokens have a share of the probability together, without sorting a vocabulary.
 
-Sorting 262,144 keys takes longer than a small model takes to compute them. So the end is closed in on: a sample of the
-keys says between which two of them it probably is, the weights of those above are added up, and what is looked at next
-are the keys where the end must be, between the two or not. A few rounds leave so few that sorting them costs nothing.
+Sorting 262,144 tokens takes longer than a small model takes to compute them. So they are divided among buckets by how
+far their logit is from the greatest, or from another, and the weights of each bucket are added up, which an op does in
+one pass (kernels/shares.py). That tells the bucket in which the share ends. What is in it is divided again, or sorted
+where it is little.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from gguflike.kernels.args import DIVIDE, SHARE_BUCKETS, SHARE_SUMS
+from gguflike.kernels.engine.args import float_bits
+from gguflike.kernels.vector.sizes import LANES
+from gguflike.runner.sampling.weights import room, run, weigh, weigh_by_op
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     Floats = npt.NDArray[np.floating]
+    Doubles = npt.NDArray[np.float64]
+    Ids = npt.NDArray[np.int64]
+    Kept = npt.NDArray[np.bool_]
 
-_FEW = 1024  # keys that are sorted
-_SAMPLE = 512
-_DEVIATIONS = 3.0  # standard deviations of a sample's quantile, on either side
+_FEW = 2048  # keys that are sorted
+_ROUNDS = 4  # of dividing: what is many even then is sorted
+_SPAN = 128.0  # of distances that are told apart: by logits, what is further away weighs nothing
+_STEEPEST = 1e30  # buckets in a unit of distance
 _CHUNK = 1024  # weights that are added up at once where keys are equal
 
 
-class End(NamedTuple):
-    """The last key of a share: of the ``equal`` keys that are the same, the first ``taken`` belong to it."""
+def nearest(logits: Floats, most: float, share: float, centre: float | None = None) -> Kept:
+    """Flags of as few tokens as together have at least the ``share`` (below 1) of the probability: of those whose
+    logits are nearest to ``centre`` (None: of the greatest), the first among equals. All where a logit is no number.
 
-    key: float
-    taken: int
-    equal: int
-
-
-def end(keys: Floats, weights: Floats, wanted: float, total: float) -> End:
-    """Find the fewest of the greatest ``keys`` whose ``weights`` come to ``wanted``, the first among equals: all keys
-    where even these do not.
-
-    Keys and weights, 0 or more, are as many, one at least. ``total`` is about the sum of the weights. Sums are float64,
-    in an order that depends on keys and weights alone.
+    ``most`` is the greatest logit. Weights are those of `weigh`, and their sums are float64, in an order that depends
+    on the logits alone.
     """
-    above = 0.0  # the sum of the weights of all keys above these
-    while len(keys) > _FEW:
-        low, high = _between(keys, weights, (wanted - above) / total if total else 0.0)
-        if low == high and keys.min() == keys.max():
-            return End(low, _first(weights, wanted - above), len(keys))
-        upper = keys > high
-        upper_sum = _sum(weights * upper) if high < np.inf else 0.0
-        if above + upper_sum >= wanted and upper.any():
-            part, total = np.flatnonzero(upper), upper_sum
-        else:
-            lower = keys < low
-            part = np.flatnonzero(~(upper | lower))
-            inside_sum = _sum(weights[part])
-            above += upper_sum
-            if above + inside_sum >= wanted or not lower.any():
-                total = inside_sum
-            else:
-                part, above, total = np.flatnonzero(lower), above + inside_sum, total - upper_sum - inside_sum
-        if len(part) == len(keys):  # keys that are no numbers, or a sample that says nothing
-            break
-        keys, weights = keys[part], weights[part]
-    order = np.argsort(-keys, kind="stable")
-    sums = np.cumsum(weights[order], dtype=np.float64)
-    last = min(int(np.searchsorted(sums, wanted - above)), len(keys) - 1)
-    key = keys[order[last]]
-    return End(float(key), int(np.count_nonzero(keys[order[: last + 1]] == key)), int(np.count_nonzero(keys == key)))
+    if math.isnan(most):
+        return np.ones(len(logits), np.bool_)
+    least = float(logits.min())
+    if len(logits) <= _FEW or logits.dtype != np.float32 or least == most:
+        weights, sums = weigh(logits, most)
+        kept = np.zeros(len(logits), np.bool_)
+        kept[greatest(_keys(logits, centre), weights, share * float(sums.sum()))] = True
+        return kept
+    buckets, sums = _divided(logits, least, most, most if centre is None else centre)
+    last, left = _end(sums, share * float(sums.sum()))
+    kept, part = buckets < last, np.flatnonzero(buckets == last)
+    some = logits[part]
+    kept[part[greatest(_keys(some, centre), weigh_by_op(some, most)[0], left)]] = True
+    return kept
 
 
-def _between(keys: Floats, weights: Floats, share: float) -> tuple[float, float]:
-    """Two keys, the lower one first, between which the ``share`` of the weights probably ends. Infinite where a sample
-    has none that is so low or high."""
-    step = len(keys) // _SAMPLE
-    some = keys[::step]
-    order = np.argsort(-some, kind="stable")
-    sums = np.cumsum(weights[::step][order], dtype=np.float64)
-    size, place = len(some), int(np.searchsorted(sums, share * sums[-1]))
-    away = 2 + int(_DEVIATIONS * math.sqrt(place * (size - place) / size))
-    high = float(some[order[place - away]]) if place >= away else np.inf
-    return float(some[order[place + away]]) if place + away < size else -np.inf, high
+def greatest(keys: Floats, weights: Floats, wanted: float, rounds: int = _ROUNDS) -> Ids:
+    """The places, in any order, of as few of the greatest ``keys`` as have ``weights`` that come to ``wanted``, the
+    first among equals; all where even these do not. Keys and weights, 0 or more, are as many, one at least."""
+    first, least = float(keys.max()), float(keys.min())
+    if first == least:
+        return np.arange(_first(weights, wanted))
+    if len(keys) <= _FEW or not rounds:
+        order = in_order(keys)
+        return order[: _first(weights[order], wanted)]
+    buckets = np.minimum((first - keys) * _scale(first - least), SHARE_BUCKETS - 1).astype(np.int64)
+    last, left = _end(np.bincount(buckets, weights, SHARE_BUCKETS).astype(np.float64, copy=False), wanted)
+    part = np.flatnonzero(buckets == last)
+    inside = part[greatest(keys[part], weights[part], left, rounds - 1)]
+    return np.concatenate([np.flatnonzero(buckets < last), inside])
+
+
+def order_of(logits: Floats, centre: float | None = None) -> Ids:
+    """The places of logits in the order of `nearest`."""
+    return in_order(_keys(logits, centre))
+
+
+def _keys(logits: Floats, centre: float | None) -> Floats:
+    """Keys that are the greater, the nearer a logit is to ``centre``; the logits themselves where that is None."""
+    if centre is None:
+        return logits
+    away: Floats = logits - logits.dtype.type(centre)
+    return np.negative(np.abs(away, out=away), out=away)
+
+
+def _scale(reach: float) -> float:
+    """Buckets in a unit of distance, where ``reach`` is the greatest distance."""
+    return min(SHARE_BUCKETS / min(reach, _SPAN), _STEEPEST)
+
+
+def _divided(logits: Floats, least: float, most: float, centre: float) -> tuple[npt.NDArray[np.int16], Doubles]:
+    """The bucket of each of float32 ``logits`` by its distance from ``centre``, and the sums of the weights in each."""
+    logits = np.ascontiguousarray(logits)
+    buckets = room("buckets", -(-len(logits) // LANES) * LANES, np.int16)
+    sums = np.zeros((SHARE_SUMS, SHARE_BUCKETS))
+    words = DIVIDE.pack(
+        logits=logits.ctypes.data,
+        n=len(logits),
+        most=float_bits(most),
+        centre=float_bits(centre),
+        scale=float_bits(_scale(max(most - centre, centre - least))),
+        buckets=buckets.ctypes.data,
+        sums=sums.ctypes.data,
+    )
+    run("shares:divide", words)
+    return buckets[: len(logits)], sums.sum(axis=0)
+
+
+def _end(sums: Doubles, wanted: float) -> tuple[int, float]:
+    """The bucket in which a share ends, and what the weights of it have to come to."""
+    ends = np.cumsum(sums)
+    last = min(int(np.searchsorted(ends, wanted)), SHARE_BUCKETS - 1)
+    return last, wanted - float(ends[last - 1] if last else 0.0)
+
+
+def in_order(keys: Floats) -> Ids:
+    """The places of all keys in their order, the greatest first, the first among equals."""
+    if keys.dtype != np.float32:
+        return np.argsort(-keys, kind="stable")
+    # As whole numbers, which are sorted 10 times as fast: the key above, and the place below.
+    bits = (0 - keys).view(np.int32)  # of which no zero is negative
+    upper = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits).astype(np.int64)
+    return np.sort((upper << 32) | np.arange(len(keys))) & 0xFFFFFFFF
 
 
 def _first(weights: Floats, wanted: float) -> int:
@@ -87,7 +133,3 @@ def _first(weights: Floats, wanted: float) -> int:
     before = float(sums[chunk - 1]) if chunk else 0.0
     inside = np.cumsum(weights[chunk * _CHUNK : (chunk + 1) * _CHUNK], dtype=np.float64)
     return min(chunk * _CHUNK + int(np.searchsorted(inside, wanted - before)) + 1, len(weights))
-
-
-def _sum(weights: Floats) -> float:
-    return float(weights.sum(dtype=np.float64))
