@@ -71,4 +71,6 @@ def rows(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _plain(value: Any) -> Any:
     value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -121,6 +121,17 @@ def test_a_tensor_and_a_value(file: Path) -> None:
     browse(file, act)
 
 
+def test_a_vocabulary_that_is_none(tmp_path: Path) -> None:
+    metadata = {"tokenizer.ggml.tokens": 7, "tokenizer.chat_template.a\x1b[31m": "b\x1b[2J"}
+    gguflike.write(tmp_path / "odd.gguf", metadata, [])
+
+    async def act(app: Browser, pilot: Any) -> None:
+        assert names(app, "#of-tokens") == []
+        assert "\x1b" not in str(app.query("#templates Static").first(Static).content)
+
+    browse(tmp_path / "odd.gguf", act)
+
+
 def test_it_needs_a_terminal(file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     assert main(["browse", str(file)]) == 2

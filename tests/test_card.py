@@ -140,7 +140,7 @@ def test_figures_are_written_into_a_file_that_is_there(
     capsys.readouterr()
     assert main(["inspect", str(path)]) == 0
     shown = capsys.readouterr().out
-    assert "quality, beside hf in floats" in shown
+    assert "KL divergence from hf in floats" in shown
     assert "KL divergence" in shown
     assert main(["inspect", str(path), "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["quality"]

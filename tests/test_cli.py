@@ -146,6 +146,15 @@ def test_debug_shows_where(tmp_path: Path) -> None:
         main(["inspect", str(tmp_path / "missing"), "--debug"])
 
 
+def test_a_name_steers_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = f"{tmp_path}/a\x1b[2J.gguf"
+    assert main(["inspect", name]) == 1
+    assert main(["verify", name, name]) == 1
+    err = capsys.readouterr().err
+    assert "\x1b" not in err
+    assert err.count(r"a\x1b[2J.gguf: No such file") == 3
+
+
 def test_a_defect_is_one_line_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     import gguflike.container
 

@@ -51,7 +51,7 @@ BELOW = {
     "calibration": {"progress", "errors", "activations", "container", "locate", "convert", "runner", "evaluate"},
     "quality": {"container"},
     "edit": {"errors", "container"},
-    "report": {"progress", "errors", "frozen", "container", "families", "checkpoint", "chat", "inspect"},
+    "report": {"progress", "errors", "texts", "frozen", "container", "families", "checkpoint", "chat", "inspect"},
     "estimate": {"errors", "container", "locate", "machine", "runner"},
     "evaluate": {"progress", "errors", "container", "checkpoint", "locate", "quality", "diff", "convert", "runner"}
     | {"activations", "calibrate"},

@@ -374,6 +374,9 @@ def test_other_names(monkeypatch: pytest.MonkeyPatch) -> None:
         "hf://datasets/org/name",
         "https://huggingface.co/datasets/org/n",
         "https://x",
+        "https://[::1/x.gguf",
+        "https://host:99999999/x.gguf",
+        "https://host:port/x.gguf",
     ):
         with pytest.raises(UnsupportedError, match="names no model that can be fetched"):
             reference.parse(name)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,13 @@ import gguflike
 from gguflike.blocks import FORMATS
 from gguflike.cli import looked_for, main
 from gguflike.cli.facts import screen
+from gguflike.cli.screen import width
 from gguflike.container import Typed, ValueType, reader
 from gguflike.container.scales import of_blocks
 from gguflike.inspect.statistics import _ends, decoded, statistics
 from gguflike.inspect.summary import document, summary
 from gguflike.locate import open_header
+from gguflike.quality import FIGURES
 from gguflike.tensor import QuantizedTensor
 from tests import hub_server, tiny_gguf
 from tests.hub_server import Hub
@@ -185,6 +189,77 @@ def test_tokens_by_an_expression(model: Path, tmp_path: Path, capsys: pytest.Cap
     assert main(["inspect", str(path), "--tokens", "nothing"]) == 0
 
 
+@pytest.mark.parametrize(
+    ("types", "scores", "expected"),
+    [
+        ([1.0, float("nan")], [float("nan"), float("-inf")], [(1.0, "NaN"), ("NaN", "-Infinity")]),
+        (["a", "b"], ["x\x1b", "y"], [("a", "x\x1b"), ("b", "y")]),
+        (np.array([1, 99], np.int32), np.array([True, False]), [("normal", True), ("99", False)]),
+    ],
+)
+def test_types_and_scores_that_are_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], types: Any, scores: Any, expected: list[tuple[Any, Any]]
+) -> None:
+    path, start = tmp_path / "v.gguf", "tokenizer.ggml."
+    metadata = {f"{start}tokens": ["a", "b"], f"{start}token_type": types, f"{start}scores": scores}
+    gguflike.write(path, metadata, [])
+    assert main(["inspect", str(path), "--tokens", ".", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert [(found[index]["type"], found[index]["score"]) for index in ("0", "1")] == expected
+    assert main(["inspect", str(path), "--tokens", "."]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_json_steers_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "a\x1b[31m\x9b2J\u202e\u2028\U000e0041漢字é"
+    gguflike.write(tmp_path / "v.gguf", {"general.name": text}, [])
+    assert main(["inspect", str(tmp_path / "v.gguf"), "--json"]) == 0
+    out = capsys.readouterr().out
+    assert all(character.isprintable() for line in out.splitlines() for character in line)
+    assert json.loads(out)["metadata"]["general.name"] == text
+
+
+def test_sizes_that_are_empty_lists(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    none = Typed([], ValueType.ARRAY, ValueType.UINT32)
+    sizes = ("block_count", "embedding_length", "attention.head_count", "expert_used_count")
+    metadata = {"general.architecture": "llama", "llama.expert_count": 8, **{f"llama.{key}": none for key in sizes}}
+    gguflike.write(tmp_path / "e.gguf", metadata, [])
+    found = facts(tmp_path / "e.gguf")
+    assert (found["layers"], found["width"], found["heads"], found["experts_used"]) == (None,) * 4
+    assert main(["inspect", str(tmp_path / "e.gguf")]) == 0
+    assert "layers           8 experts\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1.7e308, -1.7e308, 1.0, 2.0],  # a range and squares that overflow
+        [1e308] * 4,  # a sum that does
+        [5e-324, -5e-324, 0.0, 0.0],  # fewer numbers in the range than bins
+        [1.0, 1.0 + 2**-52, 1.0, 1.0],
+        [3e-200, 4e-200, 5e-200, 1e-200],  # squares that vanish
+    ],
+)
+def test_figures_at_the_ends_of_what_numbers_hold(
+    tmp_path: Path, values: list[float], capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    path = tmp_path / "f.gguf"
+    gguflike.write(path, {}, [QuantizedTensor("x", FORMATS["F64"], (4,), np.array(values).view(np.uint8))])
+    with gguflike.open(path) as file:
+        found = statistics(file, "x")
+    exact = [Fraction(value) for value in values]
+    mean = sum(exact) / 4
+    assert found.mean == pytest.approx(float(mean), rel=1e-12, abs=5e-324)
+    unit = max(map(abs, exact))
+    variance = sum(((value - mean) / unit) ** 2 for value in exact) / 4
+    deviation = float(variance) ** 0.5 * float(unit)
+    assert found.deviation == pytest.approx(deviation, rel=1e-7, abs=1e-7 * float(unit))
+    assert sum(found.histogram) == 4
+    assert main(["inspect", str(path), "--tensor", "x", "--stats", "--json"]) == 0
+    json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert not recwarn.list
+
+
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer of processes")
 def test_an_expression_that_takes_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -206,6 +281,53 @@ def test_templates_and_markdown(model: Path, tmp_path: Path, capsys: pytest.Capt
     assert main(["inspect", str(model), "--template"]) == 1
     for wrong in (["--key", "a", "--tokens", "b"], ["--stats"], ["--markdown", "--json"]):
         assert main(["inspect", str(path), *wrong]) == 2
+
+
+def test_nothing_in_a_file_is_markdown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "![x](http://e/x.png) [a](b) `c` *d* _e_ ~~f~~ $g$ &lt; h_i |"
+    tensor = gguflike.quantize(np.ones(4, "f4"), "F32", name="![t](u)|")
+    gguflike.write(tmp_path / "m.gguf", {"general.name": evil, "k`|": 1, "plain.key_1": 2}, [tensor])
+    assert main(["inspect", str(tmp_path / "m.gguf"), "--markdown"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [re.split(r"(?<!\\)\|", line) for line in lines if line.startswith("|")]
+    assert {len(row) for row in rows} == {4, 7}  # of two and of five cells
+    left = re.sub(r"\\.", "", "\n".join(lines))
+    assert not re.search(r"[\[\]*~$]|_e_|`c`", left)
+    assert "| `plain.key_1` | 2 |" in lines
+    assert "h_i" in left
+
+
+def test_the_quality_that_a_file_states_fits_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    numbers = {f"gguflike.quality.{name}": Typed([0.01234], ValueType.ARRAY, ValueType.FLOAT64) for name in FIGURES}
+    metadata = {
+        "gguflike.quality.reference": "r" * 300,
+        "gguflike.quality.texts": Typed(["?!" + "t" * 90], ValueType.ARRAY, ValueType.STRING),
+        "gguflike.quality.tokens": Typed([99_999], ValueType.ARRAY, ValueType.UINT64),
+        **numbers,
+    }
+    gguflike.write(tmp_path / "q.gguf", metadata, [])
+    data = (tmp_path / "q.gguf").read_bytes()
+    (tmp_path / "q.gguf").write_bytes(data.replace(b"?!", b"\xff\xfe"))
+    assert main(["inspect", "q.gguf"]) == 0
+    out = capsys.readouterr().out
+    assert "99,999" in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert main(["inspect", "q.gguf", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["quality"][0]["text"].startswith("\\xff\\xfet")
+
+
+def test_wide_characters_take_two_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    gguflike.write(tmp_path / "w.gguf", {"general.name": "漢字" * 100}, [])
+    assert main(["inspect", "w.gguf"]) == 0
+    out = capsys.readouterr().out
+    assert "漢字" in out
+    assert max(map(width, out.splitlines())) <= 80
 
 
 def test_folders(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -131,9 +131,11 @@ def test_scales_that_cannot_be_computed_with(made: Path, tmp_path: Path) -> None
     other = {"token_embd.scale": np.ones(1, np.float32)}
     with pytest.raises(UnsupportedError, match=r"'token_embd.scale': the file has a tensor that no part"):
         gguflike.load(changed(tmp_path / "b.gguf", made, lambda _, codes: codes, other))
-    of_activations = {"blk.0.attn_q.input_scale": np.ones(1, np.float32)}
+    names = ("blk.0.attn_q.input_scale", "blk.x.input_scale", "blk.input_scale")  # of no layer, too
+    of_activations = {name: np.ones(1, np.float32) for name in names}
     same = gguflike.load(changed(tmp_path / "c.gguf", made, lambda _, codes: codes, of_activations))
     np.testing.assert_array_equal(same.logits(IDS), gguflike.load(made).logits(IDS))
+    assert gguflike.estimate(tmp_path / "c.gguf").needs.total > 0
 
 
 def test_an_export_has_the_products(made: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import gguflike
 from gguflike.blocks import FORMATS
+from gguflike.chat.template import MOST_TRIED
 from gguflike.cli import main
 from gguflike.container import TensorInfo, TensorSpec, Typed, ValueType, Writer, plan
 from gguflike.container import plausible as module
@@ -22,7 +23,7 @@ from gguflike.container.findings import Finding
 from gguflike.container.plausible import LINE, PAGE, Plausible
 from gguflike.container.scales import of_blocks
 from gguflike.tensor import QuantizedTensor
-from gguflike.verify import Report, verify
+from gguflike.verify import Report, meaning, verify
 from tests import tiny_gguf
 
 QUANTIZED = [name for name, fmt in FORMATS.items() if of_blocks(np.zeros(1, fmt.dtype), fmt) is not None]
@@ -193,6 +194,16 @@ def test_what_a_model_says(values: dict[str, Any], expected: list[tuple[str, str
     report = verify(model(tmp_path / "m.gguf", **values))
     assert [(each.severity, each.rule, each.field) for each in report.findings] == expected
     assert report.ok
+
+
+def test_many_templates_are_not_all_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+    monkeypatch.setattr(meaning, "_tried", tried.append)
+    more = {f"tokenizer__chat_template__{number}": "{% while %}" for number in range(40)}
+    report = verify(model(tmp_path / "m.gguf", **more))
+    assert len(tried) == MOST_TRIED
+    assert [each.rule for each in report.findings] == ["M-014"]
+    assert "40 chat templates" in report.findings[0].message
 
 
 def byte_level(**more: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from gguflike.cli import main
 from gguflike.inspect.statistics import sample
 from gguflike.report import gather, page
 from gguflike.report.facts import BINS, group_of
+from gguflike.report.page import _highlighted
 from gguflike.report.pictures import Box, squarified
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&\0\u202e"
@@ -120,7 +122,7 @@ def test_it_loads_nothing(file: Path) -> None:
 def test_the_parts(file: Path) -> None:
     with gguflike.open(file) as opened:
         facts = gather(opened, "x", errors={"blk.0.attn_q.weight": 0.07}, beside="the floats")
-    assert facts.layers == 2
+    assert facts.layers == [0, 1]
     parts = {part.name: part for part in facts.parts}
     part = parts["blk.0.attn_q.weight"]
     assert (part.role, part.layer, part.group, part.type, part.bits) == ("attn_q", 0, "attention", "Q4_K", 4.5)
@@ -135,6 +137,51 @@ def test_the_parts(file: Path) -> None:
     html = page(facts, {})
     assert "<mark>&lt;s&gt;</mark>You are" in html
     assert "Relative error of each layer beside the floats: 0.07 to 0.07" in html
+
+
+def test_names_by_the_thousand_and_far_layers(tmp_path: Path) -> None:
+    """A name says any number; what is drawn is bounded by what is there."""
+    names = ["blk.999999999.attn_q.weight", "blk.99999999999999999999.x", "blk.-1.x", "blk..x", "blk.\u0663.x"]
+    names += [f"blk.{layer}.role{layer}" for layer in range(3, 2003)]
+    names += [EVIL[:20] + "\u202e"]
+    tensors = [gguflike.quantize(np.ones(2, np.float32), "F32", name=name) for name in names]
+    gguflike.write(tmp_path / "n.gguf", {}, tensors)
+    begun = time.process_time()
+    html = html_of(tmp_path / "n.gguf")
+    assert time.process_time() - begun < 5
+    seen = Page(html)
+    assert not seen.open
+    said = "".join(seen.texts)
+    assert "Of 2,001 layers, the first 512 are here." in said
+    assert "other roles" in said
+    assert len(html) < 5 << 20
+    assert "\0" not in html
+
+
+def test_templates_that_would_take_long_to_show(tmp_path: Path) -> None:
+    tokens = [f"<a{number}>" for number in range(30_000)]
+    metadata = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": np.zeros(len(tokens), np.float32),
+        "tokenizer.ggml.token_type": np.full(len(tokens), 3, np.int32),
+        "tokenizer.chat_template": "{% for i in range(20000) %}<a{{ i }}>{% endfor %}",
+        "tokenizer.chat_template.open": "{{ {%" * 100_000 + "%}",
+    }
+    gguflike.write(tmp_path / "t.gguf", metadata, [])
+    begun = time.process_time()
+    html = html_of(tmp_path / "t.gguf")
+    assert time.process_time() - begun < 10
+    assert 0 < html.count("<mark>") < 10_000
+    assert not Page(html).open
+
+
+def test_what_jinja_reads_is_set_apart() -> None:
+    assert _highlighted("a {{ b }} {% c %} {# d #} {{ e") == (
+        'a <span class="value">{{ b }}</span> <span class="statement">{% c %}</span> '
+        '<span class="comment">{# d #}</span> {{ e'
+    )
+    assert _highlighted("{% {{ a }} <b>") == '{% <span class="value">{{ a }}</span> &lt;b&gt;'
 
 
 def test_groups() -> None:

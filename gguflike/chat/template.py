@@ -37,6 +37,8 @@ WATCH_SECONDS, CLOSELY = 0.05, 0.01
 MEMORY_BYTES = 512 << 20
 OUTPUT_BYTES = 1 << 20
 SOURCE_CHARACTERS = 1 << 20
+#: Of the templates in one file, by whoever tries them all: one that never ends takes seconds.
+MOST_TRIED = 8
 
 _CHILD = Path(__file__).with_name("template_child.py")
 #: Nothing else of the environment is a template's business.

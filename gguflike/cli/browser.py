@@ -127,11 +127,12 @@ class Browser(App[None]):
         except GGUFLikeError as error:
             return clean(str(error))
         texts = ("\n".join(clean(line) for line in source.split("\n")) for source in found.values())
-        return "\n\n".join(f"{name}\n\n{text}" for name, text in zip(found, texts, strict=True)) or "none"
+        return "\n\n".join(f"{clean(name)}\n\n{text}" for name, text in zip(found, texts, strict=True)) or "none"
 
     def _tokens(self) -> list[str]:
         metadata = self.file.metadata
-        return [str(token) for token in metadata[TOKENS]] if TOKENS in metadata else []
+        texts = metadata.texts(TOKENS) if TOKENS in metadata else None
+        return [] if texts is None else [str(token) for token in texts.tolist()]
 
     def _rows(self) -> Rows | None:
         """The table of the page that is shown."""
@@ -188,7 +189,7 @@ class Browser(App[None]):
         try:
             text = figures(statistics(self.file, name))
         except (GGUFLikeError, OSError) as error:
-            text = str(error)
+            text = clean(str(error))
         if not get_current_worker().is_cancelled:
             self.call_from_thread(self.query_one("#tensor", Static).update, Content(f"{clean(name)}\n\n{text}"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 import textwrap
 from typing import Any
@@ -22,7 +23,9 @@ def screen(document: dict[str, Any], path: str) -> str:
     parts = [_facts(of_file(facts, path))]
     if document["quality"]:
         reference = document["metadata"].get("gguflike.quality.reference")
-        parts.append(f"quality, beside {clean(str(reference))} in floats\n{quality(document['quality'])}")
+        parts.append(
+            f"quality, KL divergence from {clean(str(reference), 40)} in floats\n{quality(document['quality'])}"
+        )
     if document["tensors"]:
         parts.append(by_type(document["tensors"]))
     return "\n\n".join(parts)
@@ -68,9 +71,11 @@ def _name(facts: dict[str, Any]) -> str:
 
 def _layers(facts: dict[str, Any]) -> str:
     experts = facts["experts"]
-    parts = [f"{facts['layers']}" if facts["layers"] else "", f"width {facts['width']}" if facts["width"] else ""]
+    parts = [_number(facts["layers"]) if facts["layers"] else ""]
+    parts.append(f"width {_number(facts['width'])}" if facts["width"] else "")
     parts.append(f"feed-forward {_number(facts['feed_forward'])}" if facts["feed_forward"] else "")
-    parts.append(f"{_number(experts)} experts of which {_number(facts['experts_used'])} are used" if experts else "")
+    used = f" of which {_number(facts['experts_used'])} are used" if facts["experts_used"] else ""
+    parts.append(f"{_number(experts)} experts{used}" if experts else "")
     return ", ".join(filter(None, parts))
 
 
@@ -98,10 +103,18 @@ def _facts(facts: dict[str, str]) -> str:
     for label, text in facts.items():
         shown = clean(text)
         room = max(width - LABEL, SHORTEST)
+        if not shown.isascii() and _wide(shown) > len(shown):  # there are scripts whose characters take two columns
+            room //= 2
         copied = label in ("file", "folder")  # by who reads it, in one piece
         broken = [shown] if copied else textwrap.wrap(shown, room, max_lines=LINES, placeholder=" …") or [""]
         lines += [f"{label if number == 0 else '':<{LABEL}}{line}" for number, line in enumerate(broken)]
     return "\n".join(lines)
+
+
+def _wide(text: str) -> int:
+    from gguflike.cli.screen import width  # few names need it
+
+    return width(text)
 
 
 def models(found: list[dict[str, Any]]) -> str:
@@ -184,13 +197,15 @@ def _cut(text: str, room: int) -> str:
 def quality(rows: list[dict[str, Any]]) -> str:
     """What the file says of itself, a line for each text."""
     titles = {
-        **{"text": "  text", "tokens": "tokens", "kl": "KL divergence", "kl_error": "±", "kl_99": "99 %"},
-        **{"same_top": "same likeliest", "perplexity": "perplexity", "reference_perplexity": "in floats"},
+        **{"text": "  text", "tokens": "tokens", "kl": "KL", "kl_error": "±", "kl_99": "99 %", "same_top": "same top"},
+        **{"perplexity": "perplexity", "reference_perplexity": "in floats"},
     }
-    cells = [
-        [f"  {clean(str(row['text']))}", *(_figure(row[name]) for name in titles if name != "text")] for row in rows
-    ]
-    return table([[*titles.values()], *cells], right=range(1, len(titles)))
+    figures = [[_figure(row[name]) for name in titles if name != "text"] for row in rows]
+    figures.insert(0, [*titles.values()][1:])
+    taken = sum(2 + max(map(len, column)) for column in zip(*figures, strict=True))
+    room = max((columns() if sys.stdout.isatty() else 80) - taken - 2, SHORTEST // 2)
+    names = [titles["text"], *(f"  {_cut(str(row['text']), room)}" for row in rows)]
+    return table([[name, *row] for name, row in zip(names, figures, strict=True)], right=range(1, len(titles)))
 
 
 def _figure(value: object) -> str:
@@ -225,12 +240,13 @@ def tensor_list(tensors: list[dict[str, Any]]) -> str:
 def markdown(document: dict[str, Any], path: str) -> str:
     """Everything about a file as Markdown: facts, quality, metadata, tensors."""
     facts = of_file(document["summary"], path)
-    parts = [f"# {_escaped(os.path.basename(path))}", _rows(["", ""], [[k, v] for k, v in facts.items()])]  # noqa: PTH119
+    parts = [f"# {_escaped(os.path.basename(path))}", _rows(["", ""], [[k, _escaped(v)] for k, v in facts.items()])]  # noqa: PTH119
     if document["quality"]:
-        parts += ["## Quality", _rows([*document["quality"][0]], [list(row.values()) for row in document["quality"]])]
-    values = [[f"`{key}`", shown_value(value)] for key, value in document["metadata"].items()]
+        rows = [[_escaped(str(cell)) for cell in row.values()] for row in document["quality"]]
+        parts += ["## Quality", _rows([*document["quality"][0]], rows)]
+    values = [[_code(key), _escaped(shown_value(value))] for key, value in document["metadata"].items()]
     tensors = [
-        [each["name"], each["type"], " x ".join(map(str, each["shape"])), each["bytes"], each["offset"]]
+        [_escaped(each["name"]), each["type"], " x ".join(map(str, each["shape"])), each["bytes"], each["offset"]]
         for each in document["tensors"]
     ]
     parts += ["## Metadata", _rows(["key", "value"], values)]
@@ -239,11 +255,20 @@ def markdown(document: dict[str, Any], path: str) -> str:
 
 
 def _rows(titles: list[str], rows: list[list[Any]]) -> str:
+    """A table of cells that are Markdown already."""
     lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join(f"| {' | '.join(_escaped(str(cell)) for cell in line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+#: What makes markup of a line of text: links, pictures, code, emphasis, entities, HTML, cells and formulas.
+_MARKUP = re.compile(r"[\\`*\[\]|~$&]|(?<!\w)_|_(?!\w)")
 
 
 def _escaped(text: str) -> str:
-    """Text of a file for a cell of a table in Markdown, where it is no markup."""
-    kept = clean(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
-    return kept.replace("*", "\\*") if not kept.startswith("`") else kept
+    """Text of a file as Markdown of one line, where it is no markup."""
+    return _MARKUP.sub(r"\\\g<0>", clean(text)).replace("<", "&lt;")
+
+
+def _code(key: str) -> str:
+    """A name as code, where nothing in it could end that."""
+    return f"`{key}`" if re.fullmatch(r"[\w.-]+", key) and key.isprintable() else _escaped(key)

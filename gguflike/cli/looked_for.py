@@ -59,6 +59,7 @@ def tokens(file: GGUFFile, pattern: str) -> dict[str, Any]:
     timer of processes (elsewhere that is looked at between tokens only). GGUFError where there are no tokens.
     """
     from gguflike.checkpoint.vocabulary import SCORES, TOKENS, TYPES, TokenType
+    from gguflike.inspect.description import plain
 
     metadata = file.metadata
     texts = metadata.texts(TOKENS) if TOKENS in metadata else None
@@ -70,17 +71,17 @@ def tokens(file: GGUFFile, pattern: str) -> dict[str, Any]:
         raise ArgumentError("no regular expression", field="tokens", got=f"{pattern!r}: {error}") from None
     with _limited(pattern):
         found = {index: text for index, text in enumerate(texts.tolist()) if isinstance(text, str) and search(text)}
-    more = {key: metadata[key] for key in (TYPES, SCORES) if key in metadata and metadata.item_type_of(key)}
-    types, scores = more.get(TYPES, ()), more.get(SCORES, ())
-    names = {int(kind): kind.name.lower() for kind in TokenType}
-    return {
-        str(index): {
-            "text": text,
-            **({"type": names.get(int(types[index]), str(types[index]))} if index < len(types) else {}),
-            **({"score": float(scores[index])} if index < len(scores) else {}),
-        }
-        for index, text in found.items()
-    }
+    columns = {"type": TYPES, "score": SCORES}  # whatever a file has there: what is no type or score is shown as it is
+    more = {name: metadata[key] for name, key in columns.items() if key in metadata and metadata.item_type_of(key)}
+    names: dict[Any, str] = {int(kind): kind.name.lower() for kind in TokenType}
+    document = {}
+    for index, text in found.items():
+        known = {name: plain(items[index]) for name, items in more.items() if index < len(items)}
+        kind = known.get("type")
+        if isinstance(kind, int):
+            known["type"] = names.get(kind, str(kind))
+        document[str(index)] = {"text": text, **known}
+    return document
 
 
 @contextmanager
@@ -132,10 +133,14 @@ def print_tokens(found: dict[str, Any]) -> None:
         print("no token fits")
         return
     rows = [
-        [index, repr(each["text"]), each.get("type", ""), f"{each['score']:g}" if "score" in each else ""]
+        [index, repr(each["text"]), _figure(each.get("type", "")), _figure(each.get("score", ""))]
         for index, each in found.items()
     ]
     print(table([["id", "text", "type", "score"], *rows], right=(0, 3)))
+
+
+def _figure(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else clean(str(value), 20)
 
 
 def print_tensors(found: dict[str, Any]) -> None:

@@ -15,10 +15,16 @@ if TYPE_CHECKING:
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on stdout."""
+    """One JSON document on stdout, in which what would steer a terminal or cannot be seen is escaped."""
     import json  # few commands print it
+    import re
 
-    print(json.dumps(document, indent=2, ensure_ascii=not _utf8(), allow_nan=False))
+    def seen(found: re.Match[str]) -> str:
+        text = found[0]
+        return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+
+    text = json.dumps(document, indent=2, ensure_ascii=not _utf8(), allow_nan=False)
+    print(re.sub(r"[^\n -~]+", seen, text))
 
 
 def _utf8() -> bool:

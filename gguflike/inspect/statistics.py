@@ -63,7 +63,7 @@ def statistics(file: GGUFFile, name: str) -> Statistics:
     """
     info = file.infos[name]
     count = bad = zeros = 0
-    low, high, total, square = math.inf, -math.inf, 0.0, 0.0
+    low, high = math.inf, -math.inf
     scales: list[npt.NDArray[np.float32]] = []
     codes = saturated = 0
     for blocks in _pieces(file, info):
@@ -72,20 +72,26 @@ def statistics(file: GGUFFile, name: str) -> Statistics:
         count, bad, zeros = count + values.size, bad + values.size - finite.size, zeros + int((finite == 0).sum())
         if finite.size:
             low, high = min(low, float(finite.min())), max(high, float(finite.max()))
-            total, square = total + float(finite.sum()), square + float(finite @ finite)
         if (found := magnitudes(of_blocks(blocks, info.format))) is not None:
             scales.append(found.astype(np.float32))
         if (ends := _at_ends(blocks, values, info.format)) is not None:
             codes, saturated = codes + ends.size, saturated + int(ends.sum())
     good = count - bad
-    mean = total / good if good else None
-    deviation = None if mean is None else math.sqrt(max(square / good - mean * mean, 0.0))
+    mean = deviation = None
     histogram = np.zeros(BINS, np.int64)
     if good:
-        span = (low, high) if high > low else (low - 0.5, low + 0.5)
+        power = exponent(max(abs(low), abs(high)))
+        first, last = math.ldexp(low, -power), math.ldexp(high, -power)
+        first, last = (first, last) if last > first else (first - 0.5, last + 0.5)
+        edges = np.linspace(first, last, BINS + 1)[1:-1]
+        total = square = 0.0
         for blocks in _pieces(file, info):
             values = decoded(blocks, info.format)
-            histogram += np.histogram(values[np.isfinite(values)], BINS, span)[0]
+            scaled = np.ldexp(values[np.isfinite(values)], -power)
+            total, square = total + float(scaled.sum()), square + float(scaled @ scaled)
+            histogram += np.bincount(np.searchsorted(edges, scaled, "right"), minlength=BINS)
+        mean = math.ldexp(total / good, power)
+        deviation = math.ldexp(math.sqrt(max(square / good - (total / good) ** 2, 0.0)), power)
     return Statistics(
         count,
         bad,
@@ -126,6 +132,12 @@ def sample(file: GGUFFile, name: str, count: int, stretches: int = 16) -> Floats
         for start in starts
     ]
     return np.concatenate([np.empty(0), *found])
+
+
+def exponent(magnitude: float) -> int:
+    """The power of two to divide values of at most this magnitude by, which changes no digit of theirs, so that their
+    squares and sums neither overflow nor vanish."""
+    return math.frexp(magnitude)[1]
 
 
 def decoded(blocks: npt.NDArray[Any], fmt: BlockFormat) -> Floats:

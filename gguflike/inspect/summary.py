@@ -11,8 +11,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from gguflike.container.digest import recorded
 from gguflike.container.values import INTEGERS
 from gguflike.errors import GGUFError, GGUFLikeError
@@ -161,8 +159,8 @@ def _number(file: GGUFFile, key: str) -> int | list[int] | None:
     if key not in metadata:
         return None
     if metadata.item_type_of(key) in INTEGERS:
-        found = np.unique(metadata[key]).tolist()
-        return int(found[0]) if len(found) == 1 else [int(number) for number in metadata[key]]
+        numbers = metadata[key].tolist()
+        return (numbers[0] if len(set(numbers)) == 1 else numbers) if numbers else None
     return int(metadata[key]) if metadata.type_of(key) in INTEGERS else None
 
 

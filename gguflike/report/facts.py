@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gguflike.chat.template import render
+from gguflike.chat.template import MOST_TRIED, render
 from gguflike.checkpoint.tokenizer_json import chat_templates
 from gguflike.checkpoint.vocabulary import Vocabulary
 from gguflike.container import GGUFFile, TensorInfo
@@ -16,7 +16,7 @@ from gguflike.errors import GGUFLikeError, TemplateError
 from gguflike.families.parts import role_of
 from gguflike.frozen import frozen
 from gguflike.inspect.description import describe
-from gguflike.inspect.statistics import sample
+from gguflike.inspect.statistics import exponent, sample
 from gguflike.inspect.summary import summary
 from gguflike.progress import Progress
 
@@ -98,9 +98,9 @@ class Facts:
     changes: tuple[tuple[str, str, str], ...] = ()
 
     @property
-    def layers(self) -> int:
-        """How many layers there are by the names of tensors."""
-        return 1 + max((part.layer for part in self.parts if part.layer is not None), default=-1)
+    def layers(self) -> list[int]:
+        """The layers that tensors are of by their names: those that are there, however they are numbered."""
+        return sorted({part.layer for part in self.parts if part.layer is not None})
 
 
 def gather(
@@ -169,11 +169,14 @@ def group_of(role: str) -> str:
 
 def _shape(values: npt.NDArray[np.float64]) -> Shape | None:
     values = values[np.isfinite(values)]
-    rms = math.sqrt(float(values @ values) / len(values)) if len(values) else 0.0
-    if not rms:
+    largest = float(np.abs(values).max(initial=0.0))
+    if not largest:
         return None
-    counts, _ = np.histogram(values / rms, BINS, (-SPAN, SPAN))
-    return Shape(rms, float(np.abs(values).max()), tuple(counts.tolist()))
+    power = exponent(largest)
+    scaled = np.ldexp(values, -power)
+    rms = math.sqrt(float(scaled @ scaled) / len(scaled))
+    counts, _ = np.histogram(scaled / rms, BINS, (-SPAN, SPAN))
+    return Shape(math.ldexp(rms, power), largest, tuple(counts.tolist()))
 
 
 def _examples(file: GGUFFile, vocabulary: Vocabulary | None) -> Iterator[Example]:
@@ -185,7 +188,7 @@ def _examples(file: GGUFFile, vocabulary: Vocabulary | None) -> Iterator[Example
     for role in ("bos", "eos"):
         index = None if vocabulary is None else vocabulary.special.get(role)
         texts[f"{role}_token"] = "" if index is None or vocabulary is None else vocabulary.tokens[index]
-    for name, source in templates.items():
+    for name, source in [*templates.items()][:MOST_TRIED]:
         problem = ""
         for messages in (CONVERSATION, CONVERSATION[1:]):  # some take no system message
             variables = {"messages": list(messages), "add_generation_prompt": True, "tools": None, "documents": None}

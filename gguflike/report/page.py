@@ -7,18 +7,18 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from gguflike.report.facts import GROUPS, OTHER, Example, Facts, Part
-from gguflike.report.pictures import Leaf, bars, histogram, treemap
+from gguflike.report.pictures import Leaf, bars, histogram, text, treemap
+from gguflike.texts import Texts
 
 HERE = Path(__file__).parent
-#: What must be seen in text although it has no width or turns lines around.
-_HIDDEN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
 _NAMES = (*(group for group, _ in GROUPS), OTHER)
 _LONGEST = 2000  # characters of a value of metadata
+_MOST_LAYERS, _MOST_ROLES = 512, 128  # in the map, and of roles in the treemap
+_MOST_TEXT, _MOST_MARKED = 1 << 16, 256  # characters of what a template writes, and control tokens marked in it
 
 
 def page(facts: Facts, lines: Mapping[str, str]) -> str:
@@ -43,11 +43,6 @@ def page(facts: Facts, lines: Mapping[str, str]) -> str:
 </body>
 </html>
 """
-
-
-def text(what: object) -> str:
-    """Text for HTML, with what would not be seen written out."""
-    return escape(_HIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", str(what)))
 
 
 def _digest(source: str) -> str:
@@ -113,7 +108,8 @@ def _sizes(facts: Facts) -> str:
     if not total:
         return ""
     leaves, rows = [], []
-    for role, parts in sorted(roles.items(), key=lambda each: -sum(part.nbytes for part in each[1])):
+    ordered = sorted(roles.items(), key=lambda each: -sum(part.nbytes for part in each[1]))
+    for role, parts in ordered[:_MOST_ROLES]:
         nbytes, weights = sum(part.nbytes for part in parts), sum(part.weights for part in parts)
         types = ", ".join(dict.fromkeys(part.type for part in parts))
         group, bits = parts[0].group, 8 * nbytes / weights if weights else 0.0
@@ -123,6 +119,12 @@ def _sizes(facts: Facts) -> str:
         share = f"{100 * nbytes / total:.1f} %"
         rows.append([text(role), text(group), f"{len(parts):,}", f"{weights:,}", f"{nbytes:,}", share, f"{bits:.2f}"])
         rows[-1].append(text(types))
+    rest = [part for _, parts in ordered[_MOST_ROLES:] for part in parts]
+    if rest:
+        nbytes, weights = sum(part.nbytes for part in rest), sum(part.weights for part in rest)
+        name, share = f"{len(ordered) - _MOST_ROLES:,} other roles", f"{100 * nbytes / total:.1f} %"
+        leaves += [Leaf(name, _NAMES.index(OTHER), nbytes, f"{name}: {nbytes:,} bytes, {share}")] if nbytes else []
+        rows.append([name, OTHER, f"{len(rest):,}", f"{weights:,}", f"{nbytes:,}", share, "", ""])
     used = [name for name in _NAMES if any(leaf.group == _NAMES.index(name) for leaf in leaves)]
     legend = "".join(f'<li><i class="g{_NAMES.index(name)}"></i>{name}</li>' for name in used)
     heads = ["role", "group", "tensors", "weights", "bytes", "share", "bits", "types"]
@@ -134,31 +136,38 @@ def _sizes(facts: Facts) -> str:
 
 
 def _layers(facts: Facts) -> str:
-    count = facts.layers
-    if count < 1:
+    layers = facts.layers[:_MOST_LAYERS]
+    if not layers:
         return ""
-    roles = list(dict.fromkeys(part.role for part in facts.parts if part.layer is not None))
-    places = {(part.role, part.layer): part for part in facts.parts}
-    head = "".join(f'<th scope="col">{layer}</th>' for layer in range(count))
+    of_layers: dict[int, list[Part]] = {layer: [] for layer in layers}
+    for part in facts.parts:
+        if part.layer in of_layers:
+            of_layers[part.layer].append(part)
+    roles = list(dict.fromkeys(part.role for parts in of_layers.values() for part in parts))
+    more = [(len(facts.layers), len(layers), "layers"), (len(roles), _MOST_ROLES, "roles")]
+    left_out = "".join(f"<p>Of {count:,} {what}, the first {most} are here.</p>" for count, most, what in more
+                       if count > most)  # fmt: skip
+    places = {(part.role, layer): part for layer, parts in of_layers.items() for part in parts}
+    head = "".join(f'<th scope="col">{layer}</th>' for layer in layers)
     rows = ""
-    for role in roles:
-        cells = "".join(_cell(places.get((role, layer))) for layer in range(count))
+    for role in roles[:_MOST_ROLES]:
+        cells = "".join(_cell(places.get((role, layer))) for layer in layers)
         rows += f'<tr><th scope="row">{text(role)}</th>{cells}</tr>'
-    shown = sorted({(round(part.bits, 3), part.type) for part in facts.parts if part.layer is not None})
+    shown = sorted({(round(part.bits, 3), part.type) for parts in of_layers.values() for part in parts})
     legend = "".join(f'<li><i class="b{_step(bits)}"></i>{text(kind)}, {bits:g} bits</li>' for bits, kind in shown)
     bits, errors = [], []
-    for layer in range(count):
-        parts = [part for part in facts.parts if part.layer == layer]
+    for parts in of_layers.values():
         weights = sum(part.weights for part in parts)
         bits.append(8 * sum(part.nbytes for part in parts) / weights if weights else None)
         known = [(part.error, part.weights) for part in parts if part.error is not None]
         total = sum(size for _, size in known)
         errors.append((sum(error**2 * size for error, size in known) / total) ** 0.5 if total else None)
-    charts = _chart("Bits per weight of each layer", bits, "bits")
+    charts = _chart("Bits per weight of each layer", layers, bits, "bits")
     if facts.beside is not None:
-        charts += _chart(f"Relative error of each layer beside {facts.beside}", errors, "relative error")
+        charts += _chart(f"Relative error of each layer beside {facts.beside}", layers, errors, "relative error")
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="Types by layer and role"><table class="map">'
+        f'{left_out}<div class="scroll" tabindex="0" role="region" aria-label="Types by layer and role">'
+        f'<table class="map">'
         f"<thead><tr><th>role</th>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
         f'<ul class="legend">{legend}</ul>{charts}'
     )
@@ -177,11 +186,14 @@ def _step(bits: float) -> int:
     return 9 if bits >= 9 else max(1, min(8, round(bits)))
 
 
-def _chart(title: str, values: Sequence[float | None], unit: str) -> str:
+def _chart(title: str, layers: Sequence[int], values: Sequence[float | None], unit: str) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return ""
-    titles = ["" if value is None else f"layer {layer}: {value:.4g} {unit}" for layer, value in enumerate(values)]
+    titles = [
+        "" if value is None else f"layer {layer}: {value:.4g} {unit}"
+        for layer, value in zip(layers, values, strict=True)
+    ]
     said = f"{title}: {min(known):.4g} to {max(known):.4g}"
     return f"<figure><figcaption>{text(said)}</figcaption>{bars(values, titles, said)}</figure>"
 
@@ -223,8 +235,9 @@ def _shown(value: Any) -> str:
 
 
 def _template(example: Example, facts: Facts) -> str:
-    control = {facts.tokens[index] for index in facts.special} - {""}
-    made = f"<pre>{_marked(example.text, control)}</pre>"
+    control = sorted({facts.tokens[index] for index in facts.special} - {""})
+    more = f"… ({len(example.text):,} characters)" if len(example.text) > _MOST_TEXT else ""
+    made = f"<pre>{_marked(example.text[:_MOST_TEXT], control)}{more}</pre>"
     if example.problem:
         made = f"<p>It fails: {text(example.problem)}</p>"
     lines = "\n".join(_highlighted(line) for line in example.source.split("\n"))
@@ -236,9 +249,12 @@ def _template(example: Example, facts: Facts) -> str:
 
 def _marked(made: str, control: Collection[str]) -> str:
     """A rendered text with its control tokens marked."""
-    if not control:
-        return text(made)
-    pattern = re.compile("|".join(map(re.escape, sorted(control, key=len, reverse=True))))
+    texts = Texts.of(control)
+    found_in = [texts[index] for index in texts.within(made.encode("utf-8", "surrogatepass"))]
+    known = [token for token in found_in if isinstance(token, str)][:_MOST_MARKED]
+    if not known:
+        return _text_of_lines(made)
+    pattern = re.compile("|".join(map(re.escape, sorted(known, key=len, reverse=True))))
     pieces, at = [], 0
     for found in pattern.finditer(made):
         pieces += [_text_of_lines(made[at : found.start()]), f"<mark>{text(found[0])}</mark>"]
@@ -250,17 +266,23 @@ def _text_of_lines(made: str) -> str:
     return "\n".join(map(text, made.split("\n")))
 
 
-_CODE = re.compile(r"(\{%.*?%\}|\{\{.*?\}\}|\{#.*?#\})")
+_BEGINS = re.compile(r"\{[%{#]")
+_ENDS = {"{%": ("%}", "statement"), "{{": ("}}", "value"), "{#": ("#}", "comment")}
 
 
 def _highlighted(line: str) -> str:
-    """A line of a template's source, with what Jinja reads set apart."""
-    kinds = {"{%": "statement", "{{": "value", "{#": "comment"}
-    pieces = _CODE.split(line)
-    return "".join(
-        f'<span class="{kinds[piece[:2]]}">{text(piece)}</span>' if number % 2 else text(piece)
-        for number, piece in enumerate(pieces)
-    )
+    """A line of a template's source, with what Jinja reads set apart. One look at each character, whatever the line."""
+    pieces, at, place = [], 0, 0
+    last = {mark: line.rfind(mark) for mark, _ in _ENDS.values()}
+    while (found := _BEGINS.search(line, place)) is not None:
+        mark, kind = _ENDS[found[0]]
+        place = found.end()
+        if last[mark] >= place:  # else it goes on in another line, or never ends
+            place = line.index(mark, place) + len(mark)
+            pieces += [text(line[at : found.start()])]
+            pieces += [f'<span class="{kind}">{text(line[found.start() : place])}</span>']
+            at = place
+    return "".join([*pieces, text(line[at:])])
 
 
 def _tokens(facts: Facts) -> str:

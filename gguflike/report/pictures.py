@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from html import escape
 from typing import NamedTuple
 
+_ODD = re.compile(r"[^\n\t -~]")
+_HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")  # what has no width, steers or turns lines around
+
 WIDTH, HEIGHT = 960, 360  # of a treemap, in units of the drawing
+
+
+def text(what: object) -> str:
+    """Text for HTML, with what would not be seen written out."""
+    return escape(_ODD.sub(lambda found: _seen(found[0]), str(what)))
+
+
+def _seen(character: str) -> str:
+    if unicodedata.category(character) not in _HIDDEN:
+        return character
+    number = ord(character)
+    return f"\\u{number:04x}" if number < 1 << 16 else f"\\U{number:08x}"
 
 
 class Leaf(NamedTuple):
@@ -80,9 +97,9 @@ def treemap(leaves: Sequence[Leaf], label: str) -> str:
 
 def _leaf(leaf: Leaf, box: Box) -> Iterator[str]:
     place = f'x="{box.left:.1f}" y="{box.top:.1f}" width="{box.width:.1f}" height="{box.height:.1f}"'
-    yield f'<g><title>{escape(leaf.title)}</title><rect class="g{leaf.group}" {place}/>'
+    yield f'<g><title>{text(leaf.title)}</title><rect class="g{leaf.group}" {place}/>'
     if box.width > 9 * len(leaf.label) + 12 and box.height > 26:
-        yield f'<text x="{box.left + 8:.1f}" y="{box.top + 20:.1f}">{escape(leaf.label)}</text>'
+        yield f'<text x="{box.left + 8:.1f}" y="{box.top + 20:.1f}">{text(leaf.label)}</text>'
     yield "</g>"
 
 
@@ -91,7 +108,7 @@ def bars(values: Sequence[float | None], titles: Sequence[str], label: str) -> s
     most = max((value for value in values if value is not None), default=0.0) or 1.0
     step = WIDTH / max(len(values), 1)
     drawn = [
-        f'<g><title>{escape(title)}</title><rect class="bar" x="{number * step:.1f}" '
+        f'<g><title>{text(title)}</title><rect class="bar" x="{number * step:.1f}" '
         f'y="{100 - 96 * value / most:.1f}" width="{max(step - 2, 1):.1f}" height="{96 * value / most:.1f}"/></g>'
         for number, (value, title) in enumerate(zip(values, titles, strict=True))
         if value is not None
@@ -109,4 +126,4 @@ def histogram(counts: Sequence[int], label: str) -> str:
 
 def _svg(kind: str, width: float, height: float, label: str, drawn: Sequence[str], stretched: bool = True) -> str:
     size = f'viewBox="0 0 {width:g} {height:g}"' + ' preserveAspectRatio="none"' * stretched
-    return f'<svg class="{kind}" {size} role="img" aria-label="{escape(label)}">{"".join(drawn)}</svg>'
+    return f'<svg class="{kind}" {size} role="img" aria-label="{text(label)}">{"".join(drawn)}</svg>'

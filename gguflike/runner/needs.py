@@ -18,7 +18,7 @@ import numpy as np
 
 from gguflike.blocks import FORMATS
 from gguflike.container.layout import TensorInfo
-from gguflike.families.parts import Graph, Head
+from gguflike.families.parts import Graph, Head, role_of
 from gguflike.frozen import frozen, replace
 from gguflike.kernels.engine.host import thread_count
 from gguflike.kernels.engine.memory import SCRATCH_BYTES, unbacked
@@ -277,9 +277,9 @@ class Sizes(Weights):
         """What tensors each layer has: their roles, types and shapes, which ops go by."""
         found: defaultdict[int, set[tuple[object, ...]]] = defaultdict(set)
         for name, info in self._file.infos.items():
-            if name.startswith("blk."):
-                _, layer, role = name.split(".", 2)
-                found[int(layer)].add((role, info.format.name, info.shape))
+            _, layer = role_of(name)
+            if layer is not None:
+                found[layer].add((name.removeprefix(f"blk.{layer}."), info.format.name, info.shape))
         return defaultdict(frozenset, {layer: frozenset(tensors) for layer, tensors in found.items()})
 
     def _compute(

@@ -83,14 +83,20 @@ def _tokenizer(file: GGUFFile) -> Iterator[Finding]:
 def _templates(file: GGUFFile) -> Iterator[Finding]:
     """M-014: a chat template compiles, and writes a short conversation with what it may take and reach for. M-015: the
     markup that it writes is among the tokens."""
+    from gguflike.chat.template import MOST_TRIED
+
     try:
         sources = chat_templates(file.metadata)
     except GGUFLikeError as error:
         yield _found(file, "warning", "M-014", error.within(file.path), error.field)
         return
     texts = file.metadata.texts(TOKENS) if TOKENS in file.metadata else None
-    for name, source in sources.items():
+    for number, (name, source) in enumerate(sources.items()):
         key = "tokenizer.chat_template" + ("" if name == "default" else f".{name}")
+        if number == MOST_TRIED:
+            message = f"{len(sources)} chat templates, of which only the first {MOST_TRIED} were looked at"
+            yield _found(file, "note", "M-014", message, key)
+            return
         problem = _tried(source)
         if problem is not None:
             yield _found(file, "warning", "M-014", f"chat template {name!r}: {problem}", key)

@@ -69,7 +69,11 @@ def parse(name: str) -> Reference | None:
         return _of(match)
     if scheme.lower() not in ("http", "https"):
         raise _malformed(name, "hf:// or https://")
-    parts = urlsplit(name)
+    try:
+        parts = urlsplit(name)
+        _ = parts.port  # which is looked at only when it is asked for
+    except ValueError:  # of brackets, of a port that is no number or too large
+        raise _malformed(name, "the URL of a file") from None
     if (parts.hostname or "") in HOSTS or name.startswith(f"{endpoint()}/"):
         prefix = urlsplit(endpoint()).path if name.startswith(f"{endpoint()}/") else ""
         return _address(name, parts.path[len(prefix) :].lstrip("/"))

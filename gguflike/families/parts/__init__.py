@@ -22,7 +22,7 @@ from gguflike.frozen import frozen, replace
 if TYPE_CHECKING:
     from gguflike.families.parts.indexers import BlockIndexer
 
-_LAYER = re.compile(r"blk\.(\d+)\.(.+)")
+_LAYER = re.compile(r"blk\.(0|[1-9][0-9]{0,8})\.(.+)", re.DOTALL)
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "swiglu_oai", "xielu", "sigmoid", "softplus"]
 
