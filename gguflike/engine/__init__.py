@@ -7,7 +7,8 @@
 Take an `Engine` where several ask at once, or where what was asked may be taken back: a server, a chat that can be
 stopped. `Model.generate` is for one text after the other, in the caller's thread.
 
-    engine     what users hold: a bounded queue, the thread, health and counters
+    engine     what users hold: a bounded queue, the thread, health
+    stats      counters, and what is being computed
     request    what is asked for
     events     what a listener hears
     job        one text: what is to be computed next, what is chosen, when it ends
@@ -30,10 +31,11 @@ from typing import TYPE_CHECKING
 from gguflike import lazy
 
 if TYPE_CHECKING:
-    from gguflike.engine.engine import Engine, Slot, Stats
+    from gguflike.engine.engine import Engine
     from gguflike.engine.events import Event, Failed, Finished, Listener, Prefilled, Queued, Token
     from gguflike.engine.job import Job
     from gguflike.engine.request import Grammar, Request
+    from gguflike.engine.stats import Slot, Stats
     from gguflike.errors import Full
 
 __all__ = [
@@ -67,8 +69,8 @@ __getattr__ = lazy.names(
         "Prefilled": "events",
         "Queued": "events",
         "Request": "request",
-        "Slot": "engine",
-        "Stats": "engine",
+        "Slot": "stats",
+        "Stats": "stats",
         "Token": "events",
     },
 )

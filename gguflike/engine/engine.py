@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from gguflike.engine.disk import Disk
 from gguflike.engine.drafting import Drafts
@@ -26,6 +26,7 @@ from gguflike.engine.job import Job
 from gguflike.engine.pace import Pace
 from gguflike.engine.places import Places
 from gguflike.engine.request import Request
+from gguflike.engine.stats import COUNTERS, Slot, Stats
 from gguflike.engine.store import Store
 from gguflike.errors import ArgumentError, Full, check_integer, counted
 from gguflike.machine import machine_bytes
@@ -38,53 +39,6 @@ CACHE_SHARE = 10  # the cache may take one part in so many of the machine's memo
 MOST_PARALLEL = 256  # texts: a pass must have room for a token of each
 TEXTS_SHARE = 2  # and texts that are being computed
 OLDEST_FIRST = 4  # of so many passes with prompts, one goes on with the oldest first
-
-
-class Slot(NamedTuple):
-    """A job that is being computed, in the slot ``number``: ``computed`` of its ``prompt_tokens`` and ``generated``
-    tokens are."""
-
-    job: int
-    prompt_tokens: int
-    cached_tokens: int
-    computed: int
-    generated: int
-    number: int
-
-
-class Stats(NamedTuple):
-    """What an engine has done since it was made, and what it is doing.
-
-    ``submitted`` jobs are ``done``, have ``failed`` or were ``cancelled`` (or are in ``slots``, or ``waiting``);
-    ``refused`` ones found the queue full. ``cached_tokens`` of the ``prompt_tokens`` did not have to be computed; they
-    are counted when a job ends, as are tokens ``drafted`` and ``accepted``. ``steps`` are passes, of ``rows`` tokens in
-    all, in ``busy_seconds`` of the thread. ``cache_bytes`` of ``cache_limit`` are taken for what others may begin with.
-    ``held``: how many tokens each slot holds, those of free slots for texts that begin alike.
-    """
-
-    slots: tuple[Slot, ...]
-    parallel: int
-    waiting: int
-    queue: int
-    submitted: int
-    refused: int
-    done: int
-    failed: int
-    cancelled: int
-    prompt_tokens: int
-    cached_tokens: int
-    generated_tokens: int
-    drafted: int
-    accepted: int
-    steps: int
-    rows: int
-    busy_seconds: float
-    cache_bytes: int
-    cache_limit: int
-    held: tuple[int, ...]
-
-
-_COUNTERS = Stats._fields[Stats._fields.index("submitted") : Stats._fields.index("busy_seconds")]
 
 
 class Engine:
@@ -146,7 +100,7 @@ class Engine:
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
         self._turn = 0  # of prompts: see OLDEST_FIRST
-        self._counts = dict.fromkeys(_COUNTERS, 0)
+        self._counts = dict.fromkeys(COUNTERS, 0)
         self._busy_seconds = 0.0
         self._since = 0.0  # when work began to wait for a step; 0: none waits
         self._closing = False
