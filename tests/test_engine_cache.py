@@ -6,6 +6,7 @@ import errno
 import json
 import mmap
 import os
+import random
 import sys
 import threading
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from gguflike.errors import ArgumentError, CacheError, OutputError
 from gguflike.kernels.engine.memory import aligned, give_back
 from gguflike.runner import Model
 from gguflike.runner.sampling import Sampling
+from gguflike.runner.slots import common
 from gguflike.runner.state import BLOCK
 from tests import tiny_gguf
 from tests.test_engine import Gate, Heard, ask, until
@@ -139,6 +141,57 @@ def test_blocks_share_what_texts_have_in_common(model: Model) -> None:
     assert np.array_equal(model.extend(other[128:], 128)[0], want)
     kept.clear()
     assert kept.longest(other) == 0
+
+
+class FakeSlot:
+    """A slot of which `Blocks` sees all: its text, and BLOCK bytes for each block of it."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.put: list[int] = []
+        self.states: Any = self
+
+    @property
+    def solid(self) -> int:
+        return len(self.tokens)
+
+    def common_prefix(self, ids: Sequence[int]) -> int:
+        return common(ids, self.tokens, len(ids) - 1)
+
+    def return_to(self, position: int) -> None:
+        del self.tokens[position:]
+
+    def hold(self, ids: Sequence[int]) -> None:
+        self.tokens = list(ids)
+
+    def block(self, number: int) -> np.ndarray:
+        return np.array(self.tokens[BLOCK * number : BLOCK * (number + 1)], np.uint8)
+
+    def put_block(self, number: int, block: np.ndarray) -> None:
+        self.put.append(number)
+        assert len(block) == BLOCK
+
+
+def test_what_is_dropped_has_nothing_hanging_on_it_and_what_was_used_last_stays() -> None:
+    rng, limit = random.Random(0), 12 * BLOCK
+    kept, slot = Blocks(limit), FakeSlot()
+    for _ in range(2000):
+        ids = [number for _ in range(rng.randrange(1, 5)) for number in [rng.randrange(2)] * BLOCK]
+        if rng.random() < 0.3:
+            slot.tokens, slot.put = [], []
+            kept.load(slot, [*ids, 0])  # type: ignore[arg-type]
+            assert slot.tokens == ids[: BLOCK * len(slot.put)]
+        slot.tokens = ids
+        kept.keep(slot)  # type: ignore[arg-type]
+        assert kept.longest([*ids, 0]) == len(ids)
+        left, there = list(kept._root.children.values()), 0
+        while left:
+            block = left.pop()
+            assert block.data is not None
+            left += block.children.values()
+            there += block.data.nbytes
+        assert there == kept.nbytes <= limit
+    assert kept.nbytes == limit
 
 
 @pytest.mark.parametrize("kind", ["Q8_0 f16", "Q8_0 q8_0", "windows", "recurrent"])

@@ -11,7 +11,8 @@ import pytest
 
 from gguflike import runner
 from gguflike.engine import Engine
-from gguflike.engine.disk import MAGIC, SUFFIX
+from gguflike.engine.disk import MAGIC, SUFFIX, Disk
+from gguflike.engine.prefixes import Blocks, Texts
 from gguflike.errors import OutputError
 from gguflike.runner.sampling import Sampling
 from gguflike.runner.state import BLOCK
@@ -142,6 +143,46 @@ def test_the_disk_has_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert found[0][1] == 96
         assert found[1][1] == 0
         assert answered(model, None, STEM)[0][0] == found[1][0]
+
+
+def test_memory_has_its_limit_also_where_a_file_behind_others_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "kept"
+    with loaded(tmp_path, "Q8_0 f16", monkeypatch) as model:
+        answered(model, kept, STEM)
+        with Engine(model, parallel=1, cache_bytes=0) as engine:
+            ask(engine, STEM[:70], 1).wait()
+            slot = engine._together.slots[0]
+            held, each = list(slot.tokens), slot.states.block(0).nbytes
+            disk, name = Disk(kept, 1 << 30, model, lambda _: None), ""
+            for first in range(0, 3 * BLOCK, BLOCK):
+                name = disk.name(name, STEM[first : first + BLOCK])
+            disk._path(name).write_bytes(disk._path(name).read_bytes()[:-1])
+            there = Blocks(each, disk)
+            there.load(slot, STEM)  # no more than it has already
+            disk.close()
+            assert slot.tokens == held
+            assert there.nbytes == each
+            assert len(there._path(STEM)) == 1  # what is left is the beginning
+
+
+def test_memory_has_its_limit_also_where_a_window_has_moved_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = tmp_path / "kept"
+    with loaded(tmp_path, "windows", monkeypatch) as model:
+        answered(model, kept, [*STEM, *STEM[::-1], *STEM[:40]])
+        with Engine(model, parallel=1, cache_bytes=0) as engine:
+            ask(engine, STEM[:70], 1).wait()
+            slot = engine._together.slots[0]
+            held, disk, used = list(slot.tokens), Disk(kept, 1 << 30, model, lambda _: None), []
+            read = disk.get
+            monkeypatch.setattr(disk, "get", lambda name: used.append(name) or read(name))
+            there = Texts(0, disk)
+            there.load(slot, STEM)
+            disk.close()
+            assert used
+            assert slot.tokens == held
+            assert there.nbytes == 0
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gguflike.engine.prefixes import Blocks, Texts
+from gguflike.engine.prefixes import Blocks, Kept, Texts
 from gguflike.errors import ArgumentError
 from gguflike.runner.slots import common
 from gguflike.runner.state import BLOCK
@@ -21,7 +21,7 @@ class Places:
     memory: all slots together have room for ``positions``, or for one text where that is longer."""
 
     def __init__(self, slots: Sequence[Slot], limit: int, positions: float, disk: Disk | None = None) -> None:
-        self.kept: Blocks | Texts = (Texts if slots[0].states.forgets else Blocks)(limit, disk)
+        self.kept: Kept = (Texts if slots[0].states.forgets else Blocks)(limit, disk)
         self._slots, self._positions = slots, positions
         self._free = list(slots)  # left longest ago first
         self._behind: dict[int, tuple[Job, int]] = {}  # by the job's id: whose prompt begins alike, and how far

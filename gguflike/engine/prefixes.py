@@ -6,12 +6,13 @@ lose what positions left (windows, recurrent mixers), whole texts are kept, each
 what there is of earlier positions. What a disk has of texts (disk.py) is read where memory has less, and all that is
 kept is written there too.
 
-Copies give the same bits as computing again. What was used longest ago goes first when all of it would take more than
+Copies give the same bits as computing again. What was used longest ago goes first when all of it takes more than
 ``limit`` bytes.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeGuard
@@ -26,29 +27,69 @@ if TYPE_CHECKING:
     from gguflike.engine.disk import Disk
 
 
+class Kept(ABC):
+    """What is kept of texts: ``nbytes``, at most ``limit`` of them after each `load` and `keep`, whichever way it
+    ends."""
+
+    def __init__(self, limit: int, disk: Disk | None = None) -> None:
+        self.limit, self.nbytes, self._disk = limit, 0, disk
+
+    @abstractmethod
+    def longest(self, ids: Sequence[int]) -> int:
+        """How many tokens of ``ids``, the first so many, are kept, leaving at least one to compute."""
+
+    def load(self, slot: Slot, ids: Sequence[int]) -> None:
+        """Let a slot hold the longest beginning of ``ids`` that is kept, where that is longer than what it has in
+        common with them."""
+        try:
+            self._load(slot, ids)
+        finally:
+            self._shrink()
+
+    def keep(self, slot: Slot) -> None:
+        """Keep what a slot holds, as far as others may begin with it."""
+        try:
+            self._keep(slot)
+        finally:
+            self._shrink()
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Keep nothing."""
+
+    @abstractmethod
+    def _load(self, slot: Slot, ids: Sequence[int]) -> None: ...
+
+    @abstractmethod
+    def _keep(self, slot: Slot) -> None: ...
+
+    @abstractmethod
+    def _shrink(self) -> None:
+        """Drop what was used longest ago, until the rest is within the limit."""
+
+
 class Block:
     """What BLOCK tokens left behind those of ``parent``. ``children`` are by their tokens, ``name`` is the disk's."""
 
-    __slots__ = ("children", "data", "key", "name", "parent", "used")
+    __slots__ = ("children", "data", "key", "name", "parent")
 
     def __init__(
         self, parent: Block | None, key: tuple[int, ...], data: npt.NDArray[np.uint8] | None, name: str = ""
     ) -> None:
         self.parent, self.key, self.data, self.name = parent, key, data, name
         self.children: dict[tuple[int, ...], Block] = {}
-        self.used = 0
 
 
-class Blocks:
-    """Texts as a tree of blocks."""
+class Blocks(Kept):
+    """Texts as a tree of blocks. In the order of their use each stands behind those that hang on it, so that the first
+    of all can go."""
 
     def __init__(self, limit: int, disk: Disk | None = None) -> None:
-        self.limit, self.nbytes, self._disk = limit, 0, disk
+        super().__init__(limit, disk)
         self._root = Block(None, (), None)
-        self._clock = 0
+        self._order: OrderedDict[Block, None] = OrderedDict()  # used longest ago first
 
     def longest(self, ids: Sequence[int]) -> int:
-        """How many of ``ids`` `load` would load, leaving at least one to compute."""
         path = self._path(ids[:-1])
         count, name = len(path), path[-1].name if path else ""
         while self._disk is not None and BLOCK * (count + 1) < len(ids):
@@ -58,9 +99,7 @@ class Blocks:
             count += 1
         return BLOCK * count
 
-    def load(self, slot: Slot, ids: Sequence[int]) -> None:
-        """Let a slot hold the longest beginning of ``ids`` that is kept, where that is longer than what it has in
-        common with them."""
+    def _load(self, slot: Slot, ids: Sequence[int]) -> None:
         kept = slot.common_prefix(ids)
         path = self._path(ids[:-1])
         if self._disk is not None and self.longest(ids) > kept:
@@ -74,7 +113,6 @@ class Blocks:
             slot.states.put_block(number, data)
         slot.hold(ids[: BLOCK * len(path)])
         self._touch(path)
-        self._shrink()
 
     def _read(self, disk: Disk, ids: Sequence[int], path: list[Block]) -> None:
         """Prolong a path by what the disk has of ``ids``."""
@@ -88,11 +126,13 @@ class Blocks:
     def _add(self, parent: Block, key: tuple[int, ...], data: npt.NDArray[np.uint8]) -> Block:
         name = "" if self._disk is None else self._disk.name(parent.name, key)
         block = parent.children[key] = Block(parent, key, data, name)
+        self._order[block] = None
+        self._order.move_to_end(block, last=False)  # before its parent, and until it is used
         self.nbytes += data.nbytes
         return block
 
-    def keep(self, slot: Slot) -> None:
-        """Keep what a slot holds, as far as blocks are full."""
+    def _keep(self, slot: Slot) -> None:
+        """As far as blocks are full."""
         node, path = self._root, []
         for number in range(slot.solid // BLOCK):
             key = tuple(slot.tokens[BLOCK * number : BLOCK * (number + 1)])
@@ -105,11 +145,10 @@ class Blocks:
             path.append(child)
             node = child
         self._touch(path)
-        self._shrink()
 
     def clear(self) -> None:
-        """Keep nothing."""
         self._root, self.nbytes = Block(None, (), None), 0
+        self._order.clear()
 
     def _path(self, ids: Sequence[int]) -> list[Block]:
         node, path = self._root, []
@@ -124,40 +163,26 @@ class Blocks:
     def _touch(self, path: Sequence[Block]) -> None:
         """These have been used now, the first of them last: what others hang on outlives them."""
         for block in reversed(path):
-            self._clock += 1
-            block.used = self._clock
+            self._order.move_to_end(block)
 
     def _shrink(self) -> None:
-        """Drop the blocks used longest ago that nothing hangs on, until what is kept is within the limit."""
         while self.nbytes > self.limit:
-            leaves = [block for block in self._all() if not block.children]
-            leaves.sort(key=lambda block: block.used)
-            for block in leaves[: max(1, len(leaves) // 8)]:
-                assert block.parent is not None
-                assert block.data is not None
-                del block.parent.children[block.key]
-                self.nbytes -= block.data.nbytes
-                if self.nbytes <= self.limit:
-                    return
-
-    def _all(self) -> list[Block]:
-        found, left = [], list(self._root.children.values())
-        while left:
-            block = left.pop()
-            found.append(block)
-            left += block.children.values()
-        return found
+            block, _ = self._order.popitem(last=False)
+            assert block.parent is not None
+            assert block.data is not None
+            del block.parent.children[block.key]
+            self.nbytes -= block.data.nbytes
 
 
 def _are_ids(ids: object) -> TypeGuard[list[int]]:
     return isinstance(ids, list) and all(type(each) is int for each in ids)
 
 
-class Texts:
+class Texts(Kept):
     """Whole texts, each a copy of what its slot held."""
 
     def __init__(self, limit: int, disk: Disk | None = None) -> None:
-        self.limit, self.nbytes, self._disk = limit, 0, disk
+        super().__init__(limit, disk)
         self._texts: OrderedDict[tuple[int, ...], Saved] = OrderedDict()  # used longest ago first
         self._there: dict[tuple[int, ...], str] = {}  # on the disk: tokens -> name
         if disk is not None:
@@ -165,13 +190,11 @@ class Texts:
             self._there = {tuple(ids): name for ids, name in kept if _are_ids(ids)}
 
     def longest(self, ids: Sequence[int]) -> int:
-        """How many tokens of ``ids`` a kept text has in common with them, leaving at least one to compute. Its states
-        may allow fewer."""
+        """As of `Kept`; the states of the text may allow fewer."""
         return max((common(ids, key, len(ids) - 1) for key in (*self._texts, *self._there)), default=0)
 
-    def load(self, slot: Slot, ids: Sequence[int]) -> None:
-        """Let a slot hold the kept text that has most in common with ``ids``, where that is more than what the slot has
-        in common with them, cut to where its states can go on."""
+    def _load(self, slot: Slot, ids: Sequence[int]) -> None:
+        """The text that has most in common with ``ids`` is cut to where its states can go on."""
         kept = slot.common_prefix(ids)
         while (best := self.longest(ids)) > kept:
             key = min((key for key in (*self._texts, *self._there) if common(ids, key, best) == best), key=len)
@@ -186,7 +209,6 @@ class Texts:
             return
         self._texts.move_to_end(key)
         slot.return_to(slot.common_prefix(ids))
-        self._shrink()
 
     def _read(self, key: tuple[int, ...]) -> bool:
         """Take a text from the disk, which forgets it where it is not right."""
@@ -199,8 +221,8 @@ class Texts:
         self.nbytes += saved.nbytes
         return True
 
-    def keep(self, slot: Slot) -> None:
-        """Keep all that a slot holds."""
+    def _keep(self, slot: Slot) -> None:
+        """All that it holds."""
         key = tuple(slot.tokens)
         if not key or key in self._texts:
             return
@@ -209,13 +231,11 @@ class Texts:
         if self._disk is not None:
             name = self._there[key] = self._disk.name("", key)
             self._disk.put(name, saved.states, tokens=saved.tokens, prefilled=saved.prefilled)
-        self._shrink()
 
     def _shrink(self) -> None:
         while self.nbytes > self.limit:
             self.nbytes -= self._texts.popitem(last=False)[1].nbytes
 
     def clear(self) -> None:
-        """Keep nothing."""
         self._texts.clear()
         self.nbytes = 0
