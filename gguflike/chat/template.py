@@ -53,7 +53,10 @@ def render(source: str, variables: Mapping[str, Any]) -> str:
     """
     (answer,) = render_each(source, [variables])
     if isinstance(answer, TemplateError):
-        raise answer
+        try:
+            raise answer
+        finally:
+            del answer  # whose frames, this one among them, would hold it and the whole conversation
     return answer
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import re
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ from gguflike.cli.streams import say
 if TYPE_CHECKING:
     from gguflike.serve import Settings
 
+#: Python's own thresholds of its garbage collector, for what lasts longer than what `cli.script` sets others for:
+#: asyncio's connections alone leave some garbage, each of them.
+GARBAGE = (700, 10, 10)
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 
 
@@ -76,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
     server = Server(settings)
     with progress_bar() as progress:
         server.load(progress)
+    gc.freeze()  # what the start made stays, and is not looked through again
+    gc.set_threshold(*GARBAGE)
     server.run()
     return 0
 

@@ -191,8 +191,18 @@ class Job:
         try:
             self._listener(event)
         except Exception as error:  # whatever it is, the others must not suffer by it
-            self.over, self.error = True, error
+            self.error = error
+            self._leave()
 
     def _last(self, event: Event) -> None:
         self._tell(event)
-        self.over = True
+        self._leave()
+
+    def _leave(self) -> None:
+        """Tell nothing any more, and let the listener go: it may well hold this job, to cancel it, and then each would
+        keep the other, and all that was said, until the garbage is collected."""
+        self.over, self._listener = True, _nobody
+
+
+def _nobody(_: Event) -> None:
+    """Nobody listens any more."""
