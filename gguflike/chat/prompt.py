@@ -205,8 +205,8 @@ class Markup:
 def _unused(values: Any) -> tuple[str, str]:
     """Two characters for private use that occur nowhere in ``values``."""
     taken = repr(values)
-    first, second = [c for c in map(chr, range(0xE000, 0xF8FF)) if c not in taken and f"{ord(c):04x}" not in taken][:2]
-    return first, second
+    unused = (c for c in map(chr, range(0xE000, 0xF8FF)) if c not in taken and f"{ord(c):04x}" not in taken)
+    return next(unused), next(unused)
 
 
 def _open(messages: list[dict[str, Any]], end: str) -> None:
