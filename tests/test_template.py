@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import subprocess
 import sys
+from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -260,6 +262,34 @@ def test_renderings_that_begin_at_once_are_the_same() -> None:
         process.wait()
         assert render(source, {"messages": [{"content": "a"}]}) == "a"  # by one that is started anew
     assert template.ready.current() is None
+
+
+def test_a_template_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What a child compiled serves the next, however it is started, and what fails there fails as before."""
+    source = "{% if a is number %}{{ a + 1 }}{% else %}{{ raise_exception('no number') }}{% endif %} once"
+    assert render(source, {"a": 1}) == "2 once"
+    code = Path(template.__file__).with_name("template_child.py").read_text(encoding="utf-8")
+    compiling = 'environment.compile(request["source"])'
+    assert compiling in code
+    child = tmp_path / "template_child.py"
+    child.write_text(code.replace(compiling, "1 / 0"), encoding="utf-8")
+    monkeypatch.setattr(template, "_CHILD", child)
+    for start in (contextlib.nullcontext(), template.keep_ready()):
+        with start:
+            assert render(source, {"a": 2}) == "3 once"
+            with pytest.raises(TemplateError, match="no number"):
+                render(source, {"a": "b"})
+            with pytest.raises(TemplateError, match="ZeroDivisionError"):
+                render("{{ a }} another", {"a": 1})
+
+
+def test_compiled_templates_are_few_and_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template, "_compiled", OrderedDict())
+    monkeypatch.setattr(template, "MOST_COMPILED", 2)
+    monkeypatch.setattr(template, "CODE_CHARACTERS", 4000)
+    sources = ["{{ a }}0", "{{ a }}1", "{{ a }}2", "{{ a }}" + "3" * 5000]
+    assert [render(source, {"a": ""}) for source in sources] == [source[7:] for source in sources]
+    assert list(template._compiled) == sources[1:3]
 
 
 def test_a_forked_rendering_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:

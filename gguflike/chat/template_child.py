@@ -8,7 +8,9 @@ Run as a script by path, isolated (``python -I``); it imports nothing of gguflik
 
 from __future__ import annotations
 
+import base64
 import json
+import marshal
 import math
 import sys
 import traceback
@@ -63,13 +65,18 @@ def _fork_for_each(control: int) -> None:
             asking.sendall(child.to_bytes(8, "little"))
 
 
-def _answers(environment: Any, request: dict[str, Any]) -> list[dict[str, str]]:
-    """The text of each conversation, or why there is none."""
-    conversations = request["conversations"]
+def _answers(environment: Any, request: dict[str, Any]) -> dict[str, Any]:
+    """The text of each conversation, or why there is none; and the code of the template, where it was compiled now."""
+    conversations, told = request["conversations"], None
     try:
-        template = environment.from_string(request["source"])
+        if request["code"] is not None:
+            code = marshal.loads(base64.b64decode(request["code"]))
+        else:
+            code = environment.compile(request["source"])
+            told = base64.b64encode(marshal.dumps(code)).decode()
+        template = environment.template_class.from_code(environment, code, environment.make_globals(None))
     except BaseException as error:  # whatever a hostile template provokes is an answer, not a traceback
-        return [_error(error)] * len(conversations)
+        return {"replies": [_error(error)] * len(conversations), "code": None}
     answers = []
     for variables in conversations:
         try:
@@ -77,7 +84,7 @@ def _answers(environment: Any, request: dict[str, Any]) -> list[dict[str, str]]:
             answers.append({"text": text})
         except BaseException as error:
             answers.append(_error(error))
-    return answers
+    return {"replies": answers, "code": told if told and len(told) <= request["code_characters"] else None}
 
 
 def _error(error: BaseException) -> dict[str, str]:
