@@ -11,6 +11,7 @@ text is never silently freer than was asked.
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from gguflike import jsontext
 from gguflike.errors import ArgumentError, ArgumentTypeError, UnsupportedError, check_text
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ class Grammars:
         check_text("regex", pattern)
         from llguidance import LLMatcher
 
-        return self._compiled("regex", LLMatcher.grammar_from_regex(pattern))
+        return self._compiled("regex", LLMatcher.grammar_from_regex(_sound(pattern)))
 
     def grammar(self, text: str) -> Source:
         """A text that a grammar describes, in llama.cpp's GBNF or in Lark as llguidance has it. ArgumentError where it
@@ -81,7 +83,7 @@ class Grammars:
         from llguidance.gbnf_to_lark import any_to_lark
 
         try:
-            lark = any_to_lark(text)
+            lark = any_to_lark(_sound(text))
         except Exception as error:  # of whatever kind the translator raises
             raise ArgumentError("not a grammar", field="grammar", got=str(error)[:300]) from error
         return self._compiled("grammar", LLMatcher.grammar_from_lark(lark))
@@ -91,7 +93,7 @@ class Grammars:
         where it cannot be enforced."""
         from llguidance import LLMatcher
 
-        return self._compiled(field, LLMatcher.grammar_from_lark(text))
+        return self._compiled(field, LLMatcher.grammar_from_lark(_sound(text)))
 
     def token(self, text: str) -> str:
         """``text`` as Lark has it: the control token of that text, or else a string."""
@@ -111,8 +113,10 @@ class Grammars:
         from llguidance import LLMatcher
 
         matcher = LLMatcher(self._ready(), source, log_level=0)
+        if not matcher.is_error():
+            matcher.compute_bitmask()  # of some grammars, such as those that go round in circles, only this finds out
         if matcher.is_error():
-            raise ArgumentError("cannot be enforced", field=field, got=_first_lines(matcher.get_error()))
+            raise ArgumentError("cannot be enforced", field=field, got=_why(matcher, ours=field != "grammar"))
         return Source(matcher, self._ends, self._end)
 
     def _ready(self) -> llguidance.LLTokenizer:
@@ -188,8 +192,7 @@ class Following:
             self.finished = True  # the text is over
             return
         if not self._matcher.consume_token(token):
-            why = _first_lines(self._matcher.get_error())
-            raise ArgumentError("the grammar does not go on with this token", got=f"{token}: {why}")
+            raise ArgumentError("the grammar does not go on with this token", got=f"{token}: {_why(self._matcher)}")
         self.finished = self._matcher.is_stopped()
         self._check()
 
@@ -199,30 +202,46 @@ class Following:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise UnsupportedError(
-                "the grammar cannot be followed any further", got=_first_lines(self._matcher.get_error())
-            )
+            raise UnsupportedError("the grammar cannot be followed any further", got=_why(self._matcher))
 
 
-def checked_schema(schema: Any) -> Mapping[str, Any]:
-    """A schema, which is an object or JSON, as an object. ArgumentError or ArgumentTypeError where it is neither."""
+def checked_schema(schema: Any) -> dict[str, Any]:
+    """A schema, which is an object or JSON, as an object of its own. ArgumentTypeError where it is neither,
+    ArgumentError where it is no JSON."""
     if isinstance(schema, str):
         try:
-            schema = json.loads(schema)
-        except (ValueError, RecursionError) as error:
+            schema = jsontext.parsed(schema)
+        except ValueError as error:
             raise ArgumentError("not JSON", field="schema", got=str(error)) from error
     if not isinstance(schema, Mapping):
         expected = "a JSON schema: an object"
         raise ArgumentTypeError("not a schema", field="schema", expected=expected, got=repr(schema)[:60])
-    return schema
+    try:
+        return dict(jsontext.parsed(_sound(json.dumps(schema, ensure_ascii=False))))
+    except (TypeError, ValueError, RecursionError) as error:  # in Python there are other values than in JSON
+        raise ArgumentError("not a schema: it is not made of JSON values", field="schema", got=str(error)) from error
 
 
-def _of_schema(schema: Mapping[str, Any]) -> str:
+def _of_schema(schema: dict[str, Any]) -> str:
     """A schema as llguidance reads it, with white space between parts that ends."""
     from llguidance import LLMatcher
 
-    return LLMatcher.grammar_from_json_schema(dict(schema), overrides={"whitespace_pattern": WHITE_SPACE})
+    return LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": WHITE_SPACE})
 
 
-def _first_lines(text: str) -> str:
-    return " ".join(text.partition("<state>")[0].split())[:300]
+def _sound(text: str) -> str:
+    """A text that UTF-8 can hold, as the tokenizer reads it: "?" stands for half of a surrogate pair."""
+    return text.encode("utf-8", "replace").decode()
+
+
+#: Where in a grammar something is wrong: before the words that say what, and in the lines behind them.
+_PLACE, _LINES = re.compile(r"at \d+\(\d+\): (failed to compile JSON schema: )?"), re.compile(r"\n +\d+ \| ")
+
+
+def _why(matcher: llguidance.LLMatcher, *, ours: bool = False) -> str:
+    """What is wrong. ``ours``: nobody else has seen the grammar, so nothing is said of its lines."""
+    text = matcher.get_error().partition("<state>")[0]
+    if ours:
+        text = _LINES.split(_PLACE.sub("", text, count=1))[0]
+    said = " ".join(text.split())[:300]
+    return "nothing can be written that fits it" if said == "NoExtensionBias" else said

@@ -138,6 +138,8 @@ def called(**function: Any) -> list[dict[str, Any]]:
         ([{"role": "assistant", "tool_calls": [{}]}], ArgumentTypeError, r"tool_calls\[0\]: not a call"),
         (called(arguments="{}"), ArgumentTypeError, r"tool_calls\[0\]: name"),
         (called(name="f", arguments="{"), ArgumentError, r"tool_calls\[0\]: arguments: not JSON"),
+        (called(name="f", arguments="[" * 100_000), ArgumentError, "arguments: not JSON.*nested too deeply"),
+        (called(name="f", arguments='{"a": NaN}'), ArgumentError, "arguments: not JSON.*NaN"),
         (called(name="f", arguments="3"), ArgumentTypeError, "arguments: not an object"),
     ],
 )

@@ -113,6 +113,17 @@ def test_what_is_no_call_is_said(name: str) -> None:
     assert "%%(" in said(parts)
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+@pytest.mark.parametrize("name", ["hermes", "mistral list", "deepseek", "llama3", "gemma4", "channels"])
+def test_numbers_that_no_json_has_make_no_call(name: str, number: str) -> None:
+    """What is reported of a call is JSON, which its reader has to parse."""
+    broken = re.sub(r'("days": ?|days:)\d+', rf"\g<1>{number}", EXAMPLES[name], count=1)
+    assert broken != EXAMPLES[name]
+    parts = read(reader(name), broken)
+    assert calls(parts) in ([], WANT[1:])
+    assert number in said(parts)
+
+
 def test_plain_words_flow() -> None:
     for form in (Format(False, None, None), Format(False, THINK, None), Format(False, THINK, FORMATS["hermes"])):
         made = Reader(form, tools=TOOLS)
@@ -230,7 +241,19 @@ def test_types(text: str, kind: Any, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[f(1)]", "[f(a=g())]", "f", "[f(**a)]", "[f(a=b)]", "[f(a=1e999)]", "(" * 5000, "[f(a=(b:=3))]", ""]
+    "text",
+    [
+        "[f(1)]",
+        "[f(a=g())]",
+        "f",
+        "[f(**a)]",
+        "[f(a=b)]",
+        "[f(a=1e999)]",
+        "[f(a=[-1e999])]",
+        "(" * 5000,
+        "[f(a=(b:=3))]",
+        "",
+    ],
 )
 def test_python_that_is_no_call(text: str) -> None:
     assert read_python(text) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from importlib.metadata import version
 from itertools import product
@@ -200,6 +201,9 @@ def test_many_texts_of_one_source(tokens: Tokenizer) -> None:
         ({"type": "string", "pattern": "(?<=a)b"}, "look-around"),
         ({"type": "text"}, "text"),
         ({"$ref": "#/nowhere"}, "nowhere"),
+        ({"$ref": "#"}, "schema: cannot be enforced; got nothing can be written that fits it$"),
+        ({"maximum": math.inf}, "schema: not a schema: it is not made of JSON values"),
+        ({"enum": [{1, 2}]}, "schema: not a schema: it is not made of JSON values"),
         ("{", "schema: not JSON"),
     ],
 )
@@ -219,6 +223,22 @@ def test_expressions_and_grammars_that_are_none() -> None:
     for wrong in (lambda: made.json_schema([1]), lambda: made.regex(b"a"), lambda: made.grammar(None)):  # type: ignore[arg-type]
         with pytest.raises(ArgumentTypeError):
             wrong()
+
+
+def test_grammars_of_ours_are_not_told_of() -> None:
+    """What somebody reads of a schema is about the schema, not about the grammar that was made of it."""
+    with pytest.raises(ArgumentError) as error:
+        grammars(byte_level()).lark('%llguidance {}\nstart: r0\nr0: %json {"not": {}}', "schema")
+    assert str(error.value) == 'schema: cannot be enforced; got Unimplemented keys: ["not"]'
+
+
+def test_halves_of_characters_are_question_marks() -> None:
+    """As for the tokenizer."""
+    made, half = grammars(byte_level()), "\ud800"
+    texts = (made.regex(f"[{half}]x"), made.grammar(f'root ::= "{half}x"'), made.lark(f'start: "{half}x"', "tools"))
+    for source in texts:
+        assert source.start().forced() == byte_level().encode("?x", False)
+    assert made.json_schema({"const": half}).start().forced() == byte_level().encode('"?"', False)
 
 
 def test_a_vocabulary_without_an_end() -> None:

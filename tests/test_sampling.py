@@ -559,6 +559,8 @@ def test_dry_stops_at_breakers() -> None:
     assert penalties([0, 1, 2, 0, 3, 6, 1]) == {2: 1.0}  # "xy" "." is the other breaker in two tokens
     assert penalties([1, 2, 0, 8, 7, 6]) == {}  # and "x" "y" "." in three
     assert penalties([7, 2, 0, 8, 7]) == {2: 1.0}  # "x" "y" is none yet
+    sampling = Sampling(dry_multiplier=1.0, dry_sequence_breakers=("\udcff",))  # a byte of the command line, no text
+    assert Chain(sampling, [0, 1, 2, 0, 1], Letters()).repetitions is not None  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="dry_sequence_breakers: a tokenizer is needed"):
         Sampler(sampling, [1])
 

@@ -351,7 +351,8 @@ def test_what_is_not_there(server: Server) -> None:
 def test_bodies_must_be_json(server: Server) -> None:
     assert post(server, CHAT, b"{}", content_type="text/plain").status == 415
     assert post(server, CHAT, b"a=b", content_type="application/x-www-form-urlencoded").status == 415
-    for data in (b"", b"{", b"[]", b"null", b'{"a": NaN}', b"\xff\xfe", b"[" * 100_000, b'{"n": ' + b"9" * 5000 + b"}"):
+    numbers = (b'{"a": NaN}', b'{"a": 1e999}', b'{"n": ' + b"9" * 5000 + b"}")
+    for data in (b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"a": "\xed\xa0\x80"}', b"[" * 100_000, *numbers):
         answer = post(server, CHAT, data)
         assert (answer.status, answer.error["code"]) == (400, "invalid_json")
 

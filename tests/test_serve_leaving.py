@@ -74,6 +74,21 @@ def test_who_leaves_stops_the_work(server: Server, path: str, stream: bool) -> N
     assert engine(server).stats().cancelled == cancelled + 1
 
 
+def test_who_leaves_while_it_asks(tmp_path: Path) -> None:
+    """That is nothing wrong of ours, so the log has a line of it and no traceback."""
+    said: list[str] = []
+    with serving(model(tmp_path), log=said.append) as server:
+        asking = socket.create_connection(("127.0.0.1", server.port))
+        asking.sendall(f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n".encode())
+        asking.sendall(b'content-length: 99\r\n\r\n{"messages"')
+        time.sleep(0.1)
+        asking.close()
+        until(lambda: any(CHAT in line for line in said))
+    (line,) = [line for line in said if CHAT in line]
+    assert line.startswith(f"POST {CHAT!r} 499 ")
+    assert not any("Traceback" in each for each in said)
+
+
 def test_who_leaves_stops_nobody_else(server: Server) -> None:
     want = post(server, CHAT, says(max_tokens=60, ignore_eos=True)).json["choices"][0]["message"]["content"]
     leaving = begin(server, endless(True, "other"))

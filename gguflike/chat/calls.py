@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from gguflike import jsontext
 from gguflike.chat.formats import Calls
 
 
@@ -109,14 +110,14 @@ def json_region(text: str, form: Calls) -> int | None:
 
 def read_json(text: str, form: Calls) -> list[Call] | None:
     """{"name": ..., "arguments": {...}}, one, several, or in an array; other names for both are known."""
-    decoder, place, values = json.JSONDecoder(), 0, []
+    place, values = 0, []
     while True:
         place = _skip(text, place, form)
         if place >= len(text):
             break
         try:
-            value, place = decoder.raw_decode(text, place)
-        except (ValueError, RecursionError):
+            value, place = jsontext.first(text, place)
+        except ValueError:
             return None
         values += value if isinstance(value, list) else [value]
     calls = [_json_call(value) for value in values]
@@ -145,8 +146,8 @@ def _json_call(value: Any) -> Call | None:
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return jsontext.parsed(text)
+    except ValueError:
         return None
 
 
@@ -279,7 +280,7 @@ def _literal(node: ast.expr) -> Any:
             return [_literal(item) for item in items]
         case ast.Dict(keys=keys, values=values) if None not in keys:
             return {str(_literal(key)): _literal(value) for key, value in zip(keys, values, strict=True) if key}
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)) if value != math.inf:
             return -value
         case ast.Name(id=name) if name in _CONSTANTS:
             return _CONSTANTS[name]

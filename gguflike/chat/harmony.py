@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable
 
+from gguflike import jsontext
 from gguflike.chat.calls import Called
 from gguflike.chat.reading import Held, Part, Said, new_id
 
@@ -67,8 +68,8 @@ class ChannelReader(Held):
             self._say(parts, body)
             return
         try:
-            arguments = json.loads(body or ("" if cut else "{}"))
-        except (ValueError, RecursionError):
+            arguments = jsontext.parsed(body or ("" if cut else "{}"))
+        except ValueError:
             arguments = None
         if isinstance(arguments, dict):
             parts.append(Called(self._identify(), self._function, json.dumps(arguments, ensure_ascii=False)))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from gguflike import jsontext
 from gguflike.errors import ArgumentError, ArgumentTypeError, check_text
 
 _EXPECTED = 'a list of {"role": ..., "content": ...}'
@@ -114,7 +114,7 @@ def _arguments(arguments: Any, field: str) -> dict[str, Any]:
     field = f"{field}: arguments"
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments or "{}")
+            arguments = jsontext.parsed(arguments or "{}")
         except ValueError as error:
             raise ArgumentError("not JSON", field=field, expected="an object as JSON", got=str(error)) from error
     if arguments is None:

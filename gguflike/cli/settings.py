@@ -87,10 +87,10 @@ def _words(text: str) -> tuple[str, ...]:
 def _texts(text: str) -> Any:
     """A text, or several as a JSON list."""
     if text.startswith("["):
-        import json
+        from gguflike import jsontext
 
         try:
-            found = json.loads(text)
+            found = jsontext.parsed(text)
         except ValueError:
             return text
         if all(isinstance(item, str) for item in found):

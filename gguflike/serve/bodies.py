@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NoReturn
+import re
+from typing import TYPE_CHECKING, Any
 
-from gguflike.serve.errors import ApiError
+from starlette.requests import ClientDisconnect
+
+from gguflike import jsontext
+from gguflike.serve.errors import ApiError, ClientLeft
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
 JSON = "application/json"
+#: Half of a surrogate pair, as it is escaped, or one of a whole pair.
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 async def read(request: Request, limit: int) -> dict[str, Any]:
-    """The object in a request's body. 415 where it is not declared as JSON, 413 beyond ``limit`` bytes, else 400.
+    """The object in a request's body. 415 where it is not declared as plain JSON, 413 beyond ``limit`` bytes, else 400;
+    ClientLeft where it does not come to its end.
 
     Only what is declared as JSON is read: a page of any origin can make a browser send a form or plain text without
     asking the server first.
@@ -23,11 +30,18 @@ async def read(request: Request, limit: int) -> dict[str, Any]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != JSON and not (kind.startswith("application/") and kind.endswith("+json")):
         raise ApiError(415, f"content-type: expected {JSON}, got {kind or 'none'}", code="unsupported_media_type")
+    packed = request.headers.get("content-encoding", "identity").strip().lower()
+    if packed not in ("", "identity"):
+        message = f"content-encoding: {packed[:40]} is not unpacked here; send the body as it is"
+        raise ApiError(415, message, code="unsupported_media_type")
     data = bytearray()
-    async for piece in request.stream():
-        data += piece
-        if len(data) > limit:
-            raise too_large(limit)
+    try:
+        async for piece in request.stream():
+            data += piece
+            if len(data) > limit:
+                raise too_large(limit)
+    except ClientDisconnect:
+        raise ClientLeft from None
     return decoded(bytes(data))
 
 
@@ -41,20 +55,18 @@ def too_large(limit: int) -> ApiError:
 
 
 def decoded(data: bytes) -> dict[str, Any]:
-    """The object that JSON text holds. 400 for anything else."""
+    """The object that JSON text holds, in whose texts "?" stands for half of a surrogate pair (what is left of a
+    character that was cut in two, which no UTF-8 can hold). 400 for anything else."""
     try:
-        body = json.loads(data, parse_constant=_not_json)
-    except RecursionError:
-        raise ApiError(400, "the body is nested too deeply", code="invalid_json") from None
-    except ValueError as error:  # not UTF-8, not JSON, a number of thousands of digits
+        text = data.decode("utf-8-sig")
+        body = jsontext.parsed(text)
+        if _HALF.search(text):
+            body = jsontext.parsed(json.dumps(body, ensure_ascii=False).encode("utf-8", "replace").decode())
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number of thousands of digits
         raise ApiError(400, f"the body is not JSON: {error}"[:300], code="invalid_json") from None
     if not isinstance(body, dict):
         raise ApiError(400, f"the body must be a JSON object, not {type(body).__name__}", code="invalid_json")
     return body
-
-
-def _not_json(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
 
 
 def encoded(document: Any) -> bytes:

@@ -65,6 +65,10 @@ class ApiError(Exception):
         return self.anthropic() if path.startswith("/v1/messages") else self.openai()
 
 
+class ClientLeft(Exception):
+    """Nobody waits for the answer any more."""
+
+
 def refused(param: str, message: str, *, code: str | None = None) -> ApiError:
     """400: a parameter is wrong, or asks for what is not done."""
     return ApiError(400, f"{param}: {message}", code=code, param=param)

@@ -16,9 +16,8 @@ import uuid
 from typing import TYPE_CHECKING
 
 from gguflike.serve.bodies import JSON, encoded, too_large
-from gguflike.serve.errors import ApiError, of
+from gguflike.serve.errors import ApiError, ClientLeft, of
 from gguflike.serve.settings import Settings, is_loopback
-from gguflike.serve.sse import ClientLeft
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

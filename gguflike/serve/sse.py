@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gguflike.serve.bodies import encoded
-from gguflike.serve.errors import ApiError, of
+from gguflike.serve.errors import ApiError, ClientLeft, of
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -24,10 +24,6 @@ HEADERS = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
-
-
-class ClientLeft(Exception):
-    """Nobody waits for the answer any more."""
 
 
 def data(document: Any) -> bytes:

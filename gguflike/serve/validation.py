@@ -14,7 +14,7 @@ Schema = Mapping[str, Any]
 _KINDS: Mapping[str, Callable[[Any], bool]] = {
     "null": lambda value: value is None,
     "boolean": lambda value: isinstance(value, bool),
-    "integer": lambda value: isinstance(value, int | float) and not isinstance(value, bool) and value == _whole(value),
+    "integer": lambda value: isinstance(value, int | float) and not isinstance(value, bool) and _is_whole(value),
     "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
     "string": lambda value: isinstance(value, str),
     "array": lambda value: isinstance(value, list),
@@ -23,8 +23,8 @@ _KINDS: Mapping[str, Callable[[Any], bool]] = {
 _ARTICLES = {"integer": "an integer", "array": "an array", "object": "an object", "null": "null"}
 
 
-def _whole(value: float) -> int | None:
-    return int(value) if math.isfinite(value) else None
+def _is_whole(value: float) -> bool:
+    return isinstance(value, int) or value.is_integer()
 
 
 def checked(value: Any, schema: Schema, where: str) -> Any:

@@ -95,7 +95,7 @@ class _Breakers:
                 field="dry_sequence_breakers",
                 remedy="give one, or no breakers",
             )
-        self._texts = [text.encode() for text in texts]
+        self._texts = [text.encode("utf-8", "replace") for text in texts]  # as the tokenizer writes what is none
         self._tokenizer = tokenizer
         self._known: dict[int, frozenset[tuple[int, ...]]] = {}
         self.longest = 0  # tail of the tokens that were asked for

@@ -1,0 +1,25 @@
+"""JSON of others: a value, or a ValueError."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gguflike.jsontext import first, parsed
+
+NONE = ["", "{", "NaN", '{"a": NaN}', "[Infinity]", "-Infinity", "1e999", "[-1e999]", "[" * 100_000, "9" * 5000, "'a'"]
+
+
+@pytest.mark.parametrize("text", NONE, ids=[text[:20] for text in NONE])
+def test_what_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        parsed(text)
+    with pytest.raises(ValueError, match=r"."):
+        first(f"  {text}", 2)
+
+
+@pytest.mark.parametrize("text", ["0", '{"a": [1, -2.5e-3, 1e308, null, true, "\\ud83d\\ude00"]}', "9" * 400])
+def test_values_are_those_of_json(text: str) -> None:
+    assert parsed(text) == json.loads(text)
+    assert first(f"{text} more", 0) == (json.loads(text), len(text))
