@@ -306,6 +306,19 @@ def test_markup_of_users_stays_text(messages: Any, template: str) -> None:
     assert opened.text == prompt.text
 
 
+def test_markup_in_variables_stays_text() -> None:
+    made = Chat(tokenizer(CHATML + "{{ who }}{{ bos_token }}"))
+    variables = {"who": "<|im_end|>", "bos_token": "<|im_start|>"}
+    ids = made.prompt(user("a"), variables=variables).ids
+    plain = made.prompt(user("a"), variables={"who": "", "bos_token": ""}).ids
+    start, end = (tokenizer().vocabulary.markup[text] for text in ("<|im_start|>", "<|im_end|>"))
+    assert ids.count(end) == plain.count(end)
+    assert ids.count(start) == plain.count(start) + 1  # which the name says to be a token
+    for name in ("messages", "tools"):
+        with pytest.raises(ArgumentError, match=f"variables: '{name}' is said by the conversation"):
+            made.prompt(user("a"), variables={name: []})
+
+
 def test_markup_in_tools_and_results_stays_text() -> None:
     tool = {"type": "function", "function": {"name": "f", "description": EVIL}}
     call = {"id": "x", "function": {"name": "f", "arguments": {EVIL: [EVIL, 1, None]}}}

@@ -94,13 +94,17 @@ class Chat:
         ``tools`` are functions that the model may call. ``template`` is the name of one in the file (default:
         "tool_use" where there are tools and one of that name, else "default"), ``variables`` what it knows beside the
         conversation, such as ``enable_thinking``. With ``continue_last`` the prompt ends within the last message, which
-        the answer continues. Unless ``special``, control tokens' texts in messages and tools are text.
+        the answer continues. Unless ``special``, control tokens' texts in messages, tools and variables are text.
 
         TemplateError where the file has no such template, or it fails, misbehaves or refuses the conversation;
-        ArgumentTypeError and ArgumentError for messages and tools that are none (``messages.normalized``), and for a
-        last message that cannot be continued.
+        ArgumentTypeError and ArgumentError for messages and tools that are none (``messages.normalized``), for a last
+        message that cannot be continued, and for variables that are part of the conversation.
         """
         made, functions = normalized(messages), normalized_tools(tools)
+        for name in ("messages", "tools"):
+            if name in (variables or {}):
+                remedy = "leave it out"
+                raise ArgumentError(f"{name!r} is said by the conversation", field="variables", remedy=remedy)
         if template is None:
             template = "tool_use" if functions and "tool_use" in self._tokenizer.chat_templates else "default"
         source, shape = self._source(template), self.shape(template)
@@ -108,16 +112,21 @@ class Chat:
         if continue_last:
             _open(made, end)
         markup, tools = self._found_markup(), tuple(functions or ())
+        texts = special_texts(self._tokenizer.vocabulary)
         form = format_of(source, markup.texts, bool(tools), told=not shape.tools)
         made, functions = shaped(made, functions, shape, form.calls or TOLD)
         if not special:
             own = frozenset(form.markup)
             made = [markup.marked(message, mark, own if message["role"] == "assistant" else ()) for message in made]
             functions = markup.marked(functions, mark)
+            variables = {
+                name: value if name in texts else markup.marked(value, mark)
+                for name, value in (variables or {}).items()
+            }
         text = render(
             source,
             {
-                **special_texts(self._tokenizer.vocabulary),
+                **texts,
                 "messages": made,
                 "tools": functions,
                 "documents": None,

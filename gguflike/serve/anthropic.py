@@ -32,7 +32,22 @@ from gguflike.serve.replies import whole
 from gguflike.serve.speaking import Answer, Ended, Spoken, answer, prompt_of
 from gguflike.serve.validation import Schema
 
-_BLOCK: Schema = {"type": "object", "required": ["type"], "properties": {"type": STRING, "text": STRING}}
+_TEXT_BLOCK: Schema = {"type": "object", "required": ["type"], "properties": {"type": STRING, "text": STRING}}
+_SYSTEM = either(STRING, {"type": "array", "items": _TEXT_BLOCK})
+_BLOCK: Schema = {
+    "type": "object",
+    "required": ["type"],
+    "properties": {
+        "type": STRING,
+        "text": STRING,
+        "thinking": STRING,
+        "id": STRING,
+        "name": STRING,
+        "input": OBJECT,
+        "tool_use_id": STRING,
+        "content": either(STRING, {"type": "array", "items": OBJECT}),
+    },
+}
 _CONTENT = either(STRING, {"type": "array", "items": _BLOCK})
 _MESSAGES: Schema = {
     "type": "array",
@@ -52,7 +67,8 @@ _TOOLS: Schema = {
             "name": {"type": "string", "minLength": 1},
             "input_schema": OBJECT,
             "description": STRING,
-            "strict": either(BOOLEAN, {"type": "null"}),
+            "strict": BOOLEAN,
+            "type": choice("custom"),  # the others are executed by who answers
         },
     },
 }
@@ -66,10 +82,14 @@ REASONS: Mapping[str, str] = {"stop": "end_turn", "length": "max_tokens", "tool_
 
 _SHARED = (
     Parameter("messages", _MESSAGES, "The conversation", required=True),
-    Parameter("system", _CONTENT, "The system prompt"),
+    Parameter("system", _SYSTEM, "The system prompt"),
     Parameter("tools", _TOOLS, "Functions that the model may call"),
     Parameter("tool_choice", _CHOICE, "auto, any, tool or none"),
-    Parameter("thinking", OBJECT, "type: enabled, adaptive or disabled, for templates that know it"),
+    Parameter(
+        "thinking",
+        {"type": "object", "properties": {"type": choice("enabled", "adaptive", "disabled")}},
+        "type: enabled, adaptive or disabled, for templates that know it",
+    ),
 )
 TABLE = unique(
     _SHARED,
@@ -137,10 +157,10 @@ def _text(content: Any, where: str) -> str:
         return content
     texts = []
     for place, block in enumerate(content):
-        if not isinstance(block, dict) or block.get("type") != "text":
-            kind = block.get("type") if isinstance(block, dict) else block
-            raise refused(f"{where}[{place}]", f"a block of type {str(kind)[:60]!r}; this server understands text only")
-        texts.append(str(block.get("text", "")))
+        if block.get("type") != "text":
+            kind = str(block.get("type"))[:60]
+            raise refused(f"{where}[{place}]", f"a block of type {kind!r}; this server understands text only")
+        texts.append(str(block.get("text") or ""))
     return "\n".join(texts)
 
 
@@ -156,15 +176,15 @@ def _converted(message: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
         if kind == "text":
             texts.append(block.get("text", ""))
         elif kind == "thinking":
-            thoughts.append(str(block.get("thinking", "")))
+            thoughts.append(block.get("thinking", ""))
         elif kind == "redacted_thinking":
             continue
         elif kind == "tool_use" and role == "assistant":
-            function = {"name": str(block.get("name", "")), "arguments": block.get("input") or {}}
-            calls.append({"id": str(block.get("id", "")), "type": "function", "function": function})
+            function = {"name": block.get("name", ""), "arguments": block.get("input", {})}
+            calls.append({"id": block.get("id", ""), "type": "function", "function": function})
         elif kind == "tool_result":
-            result = _text(block.get("content") or "", f"{where}[{place}].content")
-            made.append({"role": "tool", "tool_call_id": str(block.get("tool_use_id", "")), "content": result})
+            result = _text(block.get("content", ""), f"{where}[{place}].content")
+            made.append({"role": "tool", "tool_call_id": block.get("tool_use_id", ""), "content": result})
         else:
             raise refused(f"{where}[{place}]", f"a block of type {kind!r}; this server understands text and tools only")
     if texts or calls or thoughts or not made:

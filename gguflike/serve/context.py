@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from gguflike.errors import ArgumentError, ArgumentTypeError
 from gguflike.frozen import frozen
+from gguflike.runner.sampling import ORDER
 from gguflike.serve.errors import refused, too_long
 from gguflike.serve.metrics import Metrics
 from gguflike.serve.models import Loaded, Models
-from gguflike.serve.parameters import SAMPLING, STEPS
+from gguflike.serve.parameters import SAMPLING, STEPS, SWITCHES
 from gguflike.serve.settings import Settings
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def sampling_of(values: Mapping[str, Any], server: Server, loaded: Loaded, numbe
             fields[name] = max(fields[name], 1e-9)  # 0 is said by some, and leaves the likeliest
     if "order" in fields:
         fields["order"] = tuple(STEPS.get(step, step) for step in fields["order"])
+        _leave_out(fields, values)
     if "dry_sequence_breakers" in fields:
         fields["dry_sequence_breakers"] = tuple(fields["dry_sequence_breakers"])
     seed = fields.pop("seed", None)
@@ -72,7 +74,18 @@ def sampling_of(values: Mapping[str, Any], server: Server, loaded: Loaded, numbe
     try:
         return Sampling(**fields)
     except (ArgumentError, ArgumentTypeError) as error:
-        raise refused(error.field or "sampling", f"{error.what}; expected {error.expected}, got {error.got}") from None
+        name = error.field or "sampling"
+        raise refused("samplers" if name == "order" else name, str(error).removeprefix(f"{name}: ")) from None
+
+
+def _leave_out(fields: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """Switch the steps off that a request leaves out and only the server was started with."""
+    for step in set(ORDER).difference(fields["order"]):
+        for name in SWITCHES.get(step, (step,)):
+            if name not in values:
+                fields.pop(name, None)
+                if name == "temperature":
+                    fields[name] = 1.0
 
 
 def _bias(value: Any, model: Model) -> dict[int, float]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gguflike.errors import TemplateError
+from gguflike.errors import ArgumentError, TemplateError
 from gguflike.frozen import frozen
 from gguflike.serve.constraints import constraint
 from gguflike.serve.errors import ApiError, refused
-from gguflike.serve.parameters import OBJECT, STRING, choice, either
+from gguflike.serve.parameters import BOOLEAN, OBJECT, STRING, choice, either
 from gguflike.serve.validation import Schema
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: Roles of older interfaces, and what they are called now.
 ROLES: Mapping[str, str] = {"function": "tool"}
 _PART: Schema = {"type": "object", "required": ["type"], "properties": {"type": STRING, "text": STRING}}
-_CONTENT = either(STRING, {"type": "null"}, {"type": "array", "items": _PART})
+_CONTENT = either(STRING, {"type": "array", "items": _PART})
 _CALL: Schema = {
     "type": "object",
     "required": ["function"],
@@ -30,7 +30,7 @@ _CALL: Schema = {
         "function": {
             "type": "object",
             "required": ["name"],
-            "properties": {"name": STRING, "arguments": either(STRING, OBJECT, {"type": "null"})},
+            "properties": {"name": STRING, "arguments": either(STRING, OBJECT)},
         },
     },
 }
@@ -40,7 +40,7 @@ MESSAGE: Schema = {
     "properties": {
         "role": choice("system", "developer", "user", "assistant", "tool", "function"),
         "content": _CONTENT,
-        "tool_calls": either({"type": "null"}, {"type": "array", "items": _CALL}),
+        "tool_calls": {"type": "array", "items": _CALL},
     },
 }
 MESSAGES: Schema = {"type": "array", "minItems": 1, "items": MESSAGE}
@@ -54,9 +54,9 @@ TOOL: Schema = {
             "required": ["name"],
             "properties": {
                 "name": {"type": "string", "minLength": 1},
-                "description": either(STRING, {"type": "null"}),
-                "parameters": either(OBJECT, {"type": "null"}),
-                "strict": either({"type": "boolean"}, {"type": "null"}),
+                "description": STRING,
+                "parameters": OBJECT,
+                "strict": BOOLEAN,
             },
         },
     },
@@ -167,4 +167,8 @@ def prepared(model: Model, talk: Talk) -> Prepared:
         )
     except TemplateError as error:
         raise ApiError(400, f"messages: {error}", code="template_error", param="messages") from None
+    except ArgumentError as error:
+        if error.field != "variables":
+            raise
+        raise refused("chat_template_kwargs", error.what) from None
     return Prepared(prompt, talk.parallel_calls, constraint(model, prompt, talk))

@@ -12,7 +12,7 @@ from typing import Any
 from gguflike.frozen import frozen
 from gguflike.runner.sampling import ORDER
 from gguflike.serve.errors import refused
-from gguflike.serve.validation import Schema, checked
+from gguflike.serve.validation import Schema, checked, nullable
 
 NUMBER: Schema = {"type": "number"}
 BOOLEAN: Schema = {"type": "boolean"}
@@ -59,6 +59,12 @@ def listed(value: Any) -> list[Any]:
 
 #: Names that llama.cpp has for steps of sampling -> ours.
 STEPS: Mapping[str, str] = {"typ_p": "typical_p", "temp": "temperature"}
+#: The fields of ``Sampling`` that switch a step on, where that is not the field of its name.
+SWITCHES: Mapping[str, tuple[str, ...]] = {
+    "penalties": ("repetition_penalty", "frequency_penalty", "presence_penalty"),
+    "dry": ("dry_multiplier",),
+    "xtc": ("xtc_probability",),
+}
 
 
 @frozen
@@ -103,7 +109,7 @@ def schema(table: Table) -> dict[str, Any]:
             properties[row.name] = {"enum": list(row.neutral), "description": f"Not supported: {row.refused}"}
             continue
         about = f"{row.about} (accepted, without effect)" if row.ignored else row.about
-        described = {} if row.ignored else dict(row.schema)
+        described = {} if row.ignored else nullable(row.schema)
         if not row.required and described:
             described = {"anyOf": [described, {"type": "null"}]}
         properties[row.name] = {**described, "description": about}
@@ -152,7 +158,12 @@ SAMPLING: Table = (
         "Token id, or a text for all of its tokens, to what is added to the logit; or a list of pairs, in which false "
         "bans a token",
     ),
-    Parameter("samplers", {"type": "array", "items": choice(*ORDER, *STEPS)}, "The order of the steps", to="order"),
+    Parameter(
+        "samplers",
+        {"type": "array", "items": choice(*ORDER, *STEPS)},
+        "The order of the steps; others are off",
+        to="order",
+    ),
     Parameter("seed", integer(-(1 << 63), (1 << 64) - 1), "Makes the text repeatable; below 0: another text each time"),
 )
 

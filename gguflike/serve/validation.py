@@ -31,7 +31,8 @@ def checked(value: Any, schema: Schema, where: str) -> Any:
     """``value``, whole numbers as int, if it is as ``schema`` says. 400 that names the place otherwise.
 
     Of JSON Schema this knows type, enum, the four limits of numbers, minLength, items, minItems, maxItems, properties,
-    required, additionalProperties (a schema) and anyOf; ``title`` and the like are for readers.
+    required, additionalProperties (a schema) and anyOf; ``title`` and the like are for readers. A property that may be
+    left out is so where it is null, as many clients write it (`nullable`).
     """
     if "anyOf" in schema:
         return _one_of(value, schema["anyOf"], where)
@@ -57,23 +58,36 @@ def checked(value: Any, schema: Schema, where: str) -> Any:
 
 
 def _one_of(value: Any, schemas: list[Schema], where: str) -> Any:
-    """Checked by the first schema that takes it; the error is that of the one whose type fits."""
-    wrong: ApiError | None = None
+    """Checked by the first schema that takes it; the error is that of the one which comes nearest."""
+    wrong: list[tuple[int, ApiError]] = []
     for schema in schemas:
         try:
             return checked(value, schema, where)
         except ApiError as error:
-            if _typed(value, schema):
-                wrong = wrong or error
-    if wrong is not None:
-        raise wrong
-    kinds = " or ".join(dict.fromkeys(_article(schema.get("type", "value")) for schema in schemas))
+            wrong.append((_fitting(value, schema), error))
+    near, nearest = max(wrong, key=lambda each: each[0])
+    if near:
+        raise nearest
+    kinds = " or ".join(dict.fromkeys(map(_article, _kinds({"anyOf": schemas}))))
     raise refused(where, f"expected {kinds}, got {shown(value)}")
 
 
-def _typed(value: Any, schema: Schema) -> bool:
-    kinds = schema.get("type", ())
-    return any(_KINDS[kind](value) for kind in ([kinds] if isinstance(kinds, str) else kinds))
+def _kinds(schema: Schema) -> list[str]:
+    """The types of which a value may be."""
+    if "anyOf" in schema:
+        return [kind for each in schema["anyOf"] for kind in _kinds(each)]
+    kinds = schema.get("type", [])
+    return [kinds] if isinstance(kinds, str) else list(kinds)
+
+
+def _fitting(value: Any, schema: Schema) -> int:
+    """How deep the types fit: of the value, of its first item, and so on."""
+    if "anyOf" in schema:
+        return max(_fitting(value, each) for each in schema["anyOf"])
+    if not any(_KINDS[kind](value) for kind in _kinds(schema)):
+        return 0
+    items = schema.get("items")
+    return 1 + (_fitting(value[0], items) if isinstance(value, list) and value and items is not None else 0)
 
 
 def _limits(value: float, schema: Schema, where: str) -> None:
@@ -105,20 +119,43 @@ def _array(values: list[Any], schema: Schema, where: str) -> list[Any]:
 
 
 def _object(values: dict[str, Any], schema: Schema, where: str) -> dict[str, Any]:
-    for name in schema.get("required", ()):
-        if name not in values:
-            raise refused(f"{where}.{name}" if where else name, "required, but missing")
+    """What there is comes first: the kind of a thing says more of what is wrong than a property that it lacks."""
     properties, others = schema.get("properties", {}), schema.get("additionalProperties")
     made = {}
     for name, value in values.items():
         known = properties.get(name, others if isinstance(others, Mapping) else None)
+        if value is None and name in _optional(schema):
+            continue
         made[name] = value if known is None else checked(value, known, f"{where}.{name}" if where else name)
+    for name in schema.get("required", ()):
+        if name not in values:
+            raise refused(f"{where}.{name}" if where else name, "required, but missing")
     return made
 
 
-def _article(kind: str | list[str]) -> str:
-    if not isinstance(kind, str):
-        return " or ".join(map(_article, kind))
+def _optional(schema: Schema) -> set[str]:
+    """The properties that may be left out, and so may be null."""
+    return set(schema.get("properties", ())).difference(schema.get("required", ()))
+
+
+def nullable(schema: Schema) -> dict[str, Any]:
+    """The schema for who reads it: here null may stand for a property that may be left out, which goes without
+    saying; in JSON Schema it does not."""
+    made = dict(schema)
+    if "anyOf" in made:
+        made["anyOf"] = [nullable(each) for each in made["anyOf"]]
+    if "items" in made:
+        made["items"] = nullable(made["items"])
+    if "properties" in made:
+        optional = _optional(schema)
+        made["properties"] = {
+            name: {"anyOf": [nullable(each), {"type": "null"}]} if name in optional else nullable(each)
+            for name, each in made["properties"].items()
+        }
+    return made
+
+
+def _article(kind: str) -> str:
     return _ARTICLES.get(kind, f"a {kind}")
 
 

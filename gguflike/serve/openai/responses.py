@@ -36,7 +36,7 @@ _ITEM: Schema = {
     "properties": {
         "type": STRING,
         "role": choice("system", "developer", "user", "assistant"),
-        "content": either(STRING, {"type": "null"}, {"type": "array", "items": _PART}),
+        "content": either(STRING, {"type": "array", "items": _PART}),
         "arguments": STRING,
         "name": STRING,
         "call_id": STRING,
@@ -49,8 +49,8 @@ _TOOL: Schema = {
     "properties": {
         "type": STRING,
         "name": STRING,
-        "parameters": either(OBJECT, {"type": "null"}),
-        "strict": either(BOOLEAN, {"type": "null"}),
+        "parameters": OBJECT,
+        "strict": BOOLEAN,
     },
 }
 
@@ -151,7 +151,11 @@ def _add(messages: list[dict[str, Any]], item: Mapping[str, Any], where: str) ->
     if kind == "message":
         if "role" not in item:
             raise refused(f"{where}.role", "required, but missing")
-        messages.append({"role": item["role"], "content": text_of(item.get("content"), f"{where}.content")})
+        said = {"role": item["role"], "content": text_of(item.get("content"), f"{where}.content")}
+        if item["role"] == "assistant" and messages and _only_reasons(messages[-1]):
+            messages[-1] |= said  # what it reasoned before it said this
+        else:
+            messages.append(said)
     elif kind == "function_call":
         function = {"name": item.get("name", ""), "arguments": item.get("arguments", "{}")}
         call = {"id": item.get("call_id", ""), "type": "function", "function": function}
@@ -164,10 +168,15 @@ def _add(messages: list[dict[str, Any]], item: Mapping[str, Any], where: str) ->
         text = text_of(item.get("output"), f"{where}.output")
         messages.append({"role": "tool", "tool_call_id": item.get("call_id", ""), "content": text})
     elif kind == "reasoning":
-        texts = [part.get("text", "") for part in item.get("content") or () if isinstance(part, dict)]
-        messages.append({"role": "assistant", "content": "", "reasoning_content": "\n".join(texts)})
+        texts = [part.get("text", "") for part in item.get("content", ()) if isinstance(part, dict)]
+        if any(texts):
+            messages.append({"role": "assistant", "content": "", "reasoning_content": "\n".join(texts)})
     else:
         raise refused(f"{where}.type", f"not supported: {str(kind)[:60]!r}", code="unsupported_parameter")
+
+
+def _only_reasons(message: Mapping[str, Any]) -> bool:
+    return "reasoning_content" in message and not message["content"] and "tool_calls" not in message
 
 
 def _tool(tool: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gguflike.runner.embedding import of_tokens, ranked, single
+from gguflike.runner.pooling import KINDS
 from gguflike.serve import sse
 from gguflike.serve.context import Call, new_id
 from gguflike.serve.errors import refused
@@ -23,7 +24,6 @@ from gguflike.serve.parameters import (
     ignored,
     integer,
     listed,
-    not_done,
     texts,
 )
 
@@ -48,7 +48,8 @@ EMBEDDINGS = (
     Parameter(
         "embd_normalize", {"type": "integer", "enum": [-1, 2]}, "2: vectors of length 1 (as without); -1: as they are"
     ),
-    *not_done({"dimensions": "vectors have the model's own length"}),
+    Parameter("dimensions", integer(1, 1 << 20), "The model's own length, which vectors have in any case"),
+    Parameter("pooling", choice(*KINDS), "How tokens' vectors become one, where the file does not say it"),
     *ignored("user", "input_type", "task"),
 )
 
@@ -89,10 +90,14 @@ async def _embedded(call: Call) -> dict[str, Any]:
         if "" in given:
             raise refused("input", "an empty text")
         normalize, truncate = values.get("embd_normalize", 2) == 2, values.get("truncate", False)
+        wanted, pooling = values.get("dimensions"), values.get("pooling")
 
         def vector(text: str | list[int]) -> tuple[npt.NDArray[np.float32], int]:
             ids = single(loaded.model.tokenizer, text).ids if isinstance(text, str) else text
-            return of_tokens(loaded.model, ids, None, normalize, truncate), len(ids)
+            made = of_tokens(loaded.model, ids, pooling, normalize, truncate)
+            if wanted not in (None, len(made)):
+                raise refused("dimensions", f"vectors have the model's own length, {len(made)}; got {wanted}")
+            return made, len(ids)
 
         made, tokens = await _computed(call, loaded, vector, given)
     form = _base64 if values.get("encoding_format") == "base64" else _numbers
