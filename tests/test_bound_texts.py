@@ -133,11 +133,21 @@ def test_on_the_command_line(path: Path, tmp_path: Path, capsys: pytest.CaptureF
         (["--schema", "/no/such.json"], 1, "/no/such.json"),
         (["--grammar", "/no/such.gbnf"], 1, "/no/such.gbnf"),
         (["--grammar", "x", "--schema", "{}"], 2, "not allowed with"),
+        (["--grammar", "LATIN"], 2, "LATIN: byte 10: this is no UTF-8"),
+        (["--schema", "LATIN"], 2, "LATIN: byte 10: this is no UTF-8"),
     ],
 )
 def test_bounds_that_are_wrong(
-    options: list[str], status: int, told: str, path: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str],
+    status: int,
+    told: str,
+    path: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("LATIN").write_bytes('root ::= "é"'.encode("latin-1"))
     try:
         got = main(["run", str(path), "x", *options])
     except SystemExit as error:

@@ -25,6 +25,7 @@ from gguflike.cli.talk.conversation import Conversation
 from gguflike.cli.talk.loop import converse
 from gguflike.cli.talk.piped import Piped
 from gguflike.cli.talk.session import Session
+from gguflike.errors import counted
 from gguflike.runner import Model
 from tests import tiny_gguf
 
@@ -249,8 +250,10 @@ def test_turns_that_are_dropped(model: Model, capsys: pytest.CaptureFixture[str]
 
 
 def test_figures(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
-    sit(model, "one", "/stats")
+    sit(model, "one", "/stats", "/set order zz")
     text = told(capsys)
+    assert f"; {counted(model.threads, 'thread')}, " in text
+    assert "\norder: unknown value; expected penalties, " in text
     assert "4 tokens (cut at --tokens 4), " in text
     assert "1 turn; " in text
 

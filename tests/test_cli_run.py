@@ -155,6 +155,15 @@ def test_a_text_that_ends_it(model: Path, capsys: pytest.CaptureFixture[str]) ->
     assert got["text"] == text[: text.index(text[7:9])]
 
 
+@pytest.mark.parametrize("text", ["[", "[1]", "[" * 5000, "[1e999]"])
+def test_a_bracket_that_begins_no_list_is_text(
+    text: str, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert said(capsys, "run", model, "abc", "-n", 1, "--stop", text)["finish_reason"] == "length"
+    monkeypatch.setenv("GGUFLIKE_STOP", text)
+    assert said(capsys, "run", model, "abc", "-n", 1)["finish_reason"] == "length"
+
+
 def test_a_seed_that_is_drawn_is_said(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(model), "abc", "-n", "8", "--temp", "1", "--seed", "-1", "--json"]) == 0
     out, err = capsys.readouterr()
@@ -205,6 +214,9 @@ def test_models_by_name(model: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert said(capsys, "run", "-n", 4)["text"] == want
     assert main(["run", "smal", "abc"]) == 2
     assert "smal: No such file or directory; did you mean small?" in capsys.readouterr().err
+    settle("model = ''")
+    assert main(["run"]) == 2
+    assert "MODEL is required" in capsys.readouterr().err
     monkeypatch.setenv("GGUFLIKE_MODELS_DIR", str(model.parent))
     for name in (model.name, model.stem):
         assert said(capsys, "run", name, "abc", "-n", 4)["text"] == want

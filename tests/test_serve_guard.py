@@ -29,7 +29,9 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def closed(file: Path) -> Iterator[Server]:
     """A server with two keys."""
-    with serving(file, api_keys=("secret", "schlüssel"), max_body=2048, cors_origins=("https://app.example",)) as made:
+    with serving(
+        file, api_keys=("secret", "schlüssel", "\udcff"), max_body=2048, cors_origins=("https://app.example",)
+    ) as made:
         yield made
 
 
@@ -47,6 +49,10 @@ def open_one(file: Path) -> Iterator[Server]:
         {"authorization": "bearer secret"},
         {"x_api_key": "secret"},
         {"authorization": "Bearer schlüssel".encode().decode("latin-1")},
+        {"authorization": "Bearer made-up", "x_api_key": "secret"},
+        {"authorization": "Bearer secret", "x_api_key": "made-up"},
+        {"authorization": "Basic dTpw", "x_api_key": "secret"},
+        {"x_api_key": "\xff"},
     ],
     ids=str,
 )
@@ -56,7 +62,14 @@ def test_a_key_lets_in(closed: Server, headers: dict[str, str]) -> None:
 
 @pytest.mark.parametrize(
     "headers",
-    [{}, {"authorization": "Bearer wrong"}, {"authorization": "secret"}, {"x_api_key": "Secret"}, {"x_api_key": ""}],
+    [
+        {},
+        {"authorization": "Bearer wrong", "x_api_key": "wrong"},
+        {"authorization": "Bearer wrong"},
+        {"authorization": "secret"},
+        {"x_api_key": "Secret"},
+        {"x_api_key": ""},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("path", [CHAT, "/v1/messages", "/v1/models", "/metrics", "/slots", "/props", "/nothing"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from gguflike.cli.streams import read_file
+
 if TYPE_CHECKING:
     from gguflike.chat import Prompt
     from gguflike.runner import Model
@@ -19,16 +21,11 @@ def add_bound_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def bounds_of(args: argparse.Namespace) -> dict[str, Any]:
-    """Keyword arguments of ``Model.generate`` that say what the text may be. OSError for files that cannot be read."""
+    """Keyword arguments of ``Model.generate`` that say what the text may be. Errors as of `read_file`."""
     schema, grammar = getattr(args, "schema", None), getattr(args, "grammar", None)
     if schema is not None:
-        return {"schema": schema if schema.lstrip().startswith("{") else _read(schema)}
-    return {} if grammar is None else {"grammar": _read(grammar)}
-
-
-def _read(path: str) -> str:
-    with open(path, encoding="utf-8") as file:  # noqa: PTH123 - a run without bounds comes by
-        return file.read()
+        return {"schema": schema if schema.lstrip().startswith("{") else read_file(schema)}
+    return {} if grammar is None else {"grammar": read_file(grammar)}
 
 
 def bounds_of_answer(model: Model, prompt: Prompt, bounds: dict[str, Any]) -> dict[str, Any]:

@@ -171,4 +171,4 @@ def model_named(name: str, config: Config) -> str:
 
 def usual_model(config: Config) -> str | None:
     """The model that is meant where none is named."""
-    return os.environ.get(variable("model")) or config.values.get("model")
+    return os.environ.get(variable("model")) or config.values.get("model") or None

@@ -12,7 +12,7 @@ from gguflike.cli.config import model_named, usual_model
 from gguflike.cli.generation import add_model_arguments, add_sampling_arguments, model_given, sampling_of
 from gguflike.cli.progress import progress_bar
 from gguflike.cli.settings import DRAFTING, LOADING, MTP, SAMPLING, WORDS, add_settings, names_of
-from gguflike.cli.streams import say
+from gguflike.cli.streams import read_file, say
 
 if TYPE_CHECKING:
     from gguflike.serve import Settings
@@ -99,8 +99,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         raise UsageError("--alias names the model that FILE is, and there is none")
     keys = list(args.api_key or ())
     if args.api_key_file is not None:
-        with open(args.api_key_file, encoding="utf-8") as file:  # noqa: PTH123 - as given
-            found = [line.strip() for line in file if line.strip()]
+        found = [line.strip() for line in read_file(args.api_key_file).splitlines() if line.strip()]
         if not found:
             raise UsageError(f"{args.api_key_file}: holds no key")
         keys += found

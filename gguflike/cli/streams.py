@@ -60,6 +60,18 @@ def drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def read_file(path: str) -> str:
+    """The text of a file that an option names. OSError where it cannot be read, UsageError where it is no UTF-8."""
+    from gguflike.cli import UsageError
+
+    with open(path, "rb") as file:  # noqa: PTH123 - a run comes by
+        data = file.read()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: byte {error.start}: this is no UTF-8; save the file as UTF-8") from None
+
+
 def is_fed() -> bool:
     """Whether standard input is a pipe, a socket or a file: whether somebody means to say something by it."""
     if sys.stdin is None or sys.stdin.isatty():

@@ -47,7 +47,8 @@ class Guard:
     ) -> None:
         self._app, self._settings, self._seen = app, settings, seen
         self._open = frozenset(open_paths)
-        self._keys = [key.encode() for key in settings.api_keys]
+        # Whatever bytes the command line had.
+        self._keys = [key.encode("utf-8", "surrogateescape") for key in settings.api_keys]
         self._hosts = {settings.host.lower().strip("[]"), *(host.lower() for host in settings.allowed_hosts)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -127,9 +128,10 @@ class Guard:
         if not self._keys or path in self._open:
             return
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-        given = token.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"").strip()
+        given = [token] if scheme.lower() == b"bearer" else []
+        given.append(headers.get(b"x-api-key", b""))  # some clients send both, and something made up as one of them
         # Every key is compared, and each in the same time however much of it is right.
-        fits = [hmac.compare_digest(given, key) for key in self._keys]
+        fits = [hmac.compare_digest(each.strip(), key) for each in given for key in self._keys]
         if not any(fits):
             raise ApiError(
                 401,

@@ -92,7 +92,7 @@ def _set(session: Session, rest: str) -> None:
     except (argparse.ArgumentTypeError, UsageError, GGUFLikeError, OSError) as error:
         setattr(args, name, before)
         wrong = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-        raise Mistake(f"{word}: {wrong}") from None
+        raise Mistake(f"{word}: {wrong.removeprefix(f'{name}: ')}") from None
 
 
 def _shown(args: argparse.Namespace, name: str) -> str:

@@ -106,4 +106,4 @@ class Session:
             return
         self.tell(figures(self.model, self._last, self.args, self.conversation.chosen))
         turns = sum(turn["role"] == "user" for turn in self.conversation.turns)
-        self.tell(f"{counted(turns, 'turn')}; {self.model.threads} threads, {self.model.path}")
+        self.tell(f"{counted(turns, 'turn')}; {counted(self.model.threads, 'thread')}, {self.model.path}")
