@@ -147,7 +147,7 @@ def test_settings_are_changed(model: Model, capsys: pytest.CaptureFixture[str]) 
     text = told(capsys)
     assert "no setting 'temprature'; did you mean temperature?" in text
     assert "top-k: not a whole number: 'x'" in text
-    assert "top-p: top_p: out of range; expected above 0, at most 1; got 7.0" in text
+    assert "top-p: out of range; expected above 0, at most 1; got 7.0" in text
     assert "min-p: default" in text
     assert "temperature: 1.5" in text
     args = session.args

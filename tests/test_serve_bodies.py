@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from gguflike import runner
+from gguflike.errors import ArgumentError
 from gguflike.serve import Server
 from gguflike.serve.openapi import document
 from tests.serving import CONTEXT, model, post, says, serving
@@ -200,6 +201,8 @@ def test_steps_that_are_left_out_are_off(file: Path) -> None:
 def test_vectors_as_they_are_asked_for(server: Server, file: Path) -> None:
     with runner.load(file, context=CONTEXT, threads=1) as alone:
         want = alone.embed(["ab"], pooling="last")[0]
+        with pytest.raises(ArgumentError, match=r"texts\[1\]: a text without tokens; got ''; leave it out"):
+            alone.embed(["ab", ""], pooling="last")
     size = len(want)
     answer = post(server, "/v1/embeddings", {"input": "ab", "pooling": "last", "dimensions": size})
     assert np.array_equal(np.float32(answer.json["data"][0]["embedding"]), want)

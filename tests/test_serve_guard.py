@@ -188,7 +188,7 @@ def test_no_address_for_others_without_a_key() -> None:
         Settings(model="x", api_keys=(" ",))
 
 
-def test_the_command_line_says_so_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_command_line_says_so_too(file: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["serve", "x.gguf", "--host", "0.0.0.0"]) == 2
     assert "--api-key KEY, or say --no-auth" in capsys.readouterr().err
     assert main(["serve"]) == 2
@@ -197,6 +197,17 @@ def test_the_command_line_says_so_too(capsys: pytest.CaptureFixture[str], tmp_pa
     keys.write_text("\n")
     assert main(["serve", "x.gguf", "--api-key-file", str(keys)]) == 2
     assert "holds no key" in capsys.readouterr().err
+    keys.write_bytes(b"\xff")
+    assert main(["serve", "x.gguf", "--api-key-file", str(keys)]) == 2
+    assert "keys: byte 0: this is no UTF-8" in capsys.readouterr().err
+    gone = str(tmp_path / "gone")
+    for options, told in (
+        (["--api-key", ""], "--api-key: an empty key"),
+        (["--models-dir", gone], f"--models-dir: no such folder; got {gone}"),
+        (["--slot-save-path", gone], "gone, --slot-save-path: no such folder"),
+    ):
+        assert main(["serve", str(file), "--port", "0", *options]) == 2
+        assert told in capsys.readouterr().err
     assert main(["serve", str(tmp_path / "none.gguf"), "--port", "0"]) == 1
     assert "No such file" in capsys.readouterr().err
 

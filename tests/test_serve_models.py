@@ -144,8 +144,11 @@ def test_names_of_files(tmp_path: Path) -> None:
     for name in ("m-00001-of-00002.gguf", "m-00002-of-00002.gguf"):
         (tmp_path / name).write_bytes(b"")
     assert found_in(str(tmp_path)) == {"m": str(tmp_path / "m-00001-of-00002.gguf")}
+    (tmp_path / "none").mkdir()
     with pytest.raises(ArgumentError, match="no GGUF files in the folder"):
         Server(Settings(models_dir=str(tmp_path / "none")))
+    with pytest.raises(ArgumentError, match="models_dir: no such folder"):
+        Server(Settings(models_dir=str(tmp_path / "gone")))
     with pytest.raises(ArgumentError, match="no model"):
         Settings()
 

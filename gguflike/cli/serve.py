@@ -68,7 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="say nothing of each request")
 
 
+#: What the library calls that options set by another name -> the option.
+_OPTIONS = {"api_keys": "--api-key", "prefix_bytes": "--prefix-disk", "store": "--slot-save-path"}
+
+
 def run(args: argparse.Namespace) -> int:
+    args.sources = _OPTIONS | args.sources  # by which errors name them
     settings = _settings(args)
     import logging
 

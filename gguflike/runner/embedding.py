@@ -47,8 +47,15 @@ class Tokens(NamedTuple):
 
 def embed(model: Model, texts: str | Iterable[str], pooling: str | None, normalize: bool, truncate: bool) -> Floats:
     """As of ``Model.embed``."""
-    each = (single(model.tokenizer, text).ids for text in checked_texts("texts", texts))
-    return np.stack([of_tokens(model, ids, pooling, normalize, truncate) for ids in each])
+    made = []
+    for number, text in enumerate(checked_texts("texts", texts)):
+        ids = single(model.tokenizer, text).ids
+        if not ids:
+            raise ArgumentError(
+                "a text without tokens", field=f"texts[{number}]", got=repr(text), remedy="leave it out"
+            )
+        made.append(of_tokens(model, ids, pooling, normalize, truncate))
+    return np.stack(made)
 
 
 def of_tokens(model: Model, ids: list[int], pooling: str | None, normalize: bool, truncate: bool) -> Floats:

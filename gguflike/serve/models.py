@@ -76,6 +76,8 @@ class Models:
         if settings.model is not None:
             self.default = settings.alias or name_of(settings.model)
             self._files[self.default] = settings.model
+        if settings.models_dir is not None and not os.path.isdir(settings.models_dir):  # noqa: PTH112
+            raise ArgumentError("no such folder", field="models_dir", got=settings.models_dir)
         self._memory = settings.memory or _machine_share()
         self.find()
         if not self._files:
