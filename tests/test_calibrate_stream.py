@@ -227,7 +227,7 @@ def test_a_disk_without_room_is_told_before_anything_is_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
-    with pytest.raises(OutputError, match="no room for the hidden states"):
+    with pytest.raises(OutputError, match="no room for what calibrating keeps"):
         walked(DENSE, tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -106,7 +106,7 @@ def test_what_has_no_gradient_is_an_error(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(ArgumentError, match="no text"):
         fisher(DENSE, weights.__getitem__, [[1], []], lambda *_: None, tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 100}))
-    with pytest.raises(OutputError, match="no room for the hidden states"):
+    with pytest.raises(OutputError, match="no room for what calibrating keeps"):
         found_of(DENSE, tmp_path)
 
 

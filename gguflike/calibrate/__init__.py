@@ -14,6 +14,7 @@
     stream       a model layer by layer in bounded memory, float and quantized side by side
     passes       passes of all sequences through one step of it
     walk         the steps of a graph, which matrices share an input, the inputs of one sequence
+    files        arrays in files: their room on the disk is taken first
     workspace    what a walk keeps on disk: hidden states, contexts, how far it is
     fisher       how much each output of a matrix and each token matters to what the model says: loss-aware Hessians
     sensitivities  what it finds of a whole model, kept on disk

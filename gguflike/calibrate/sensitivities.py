@@ -11,6 +11,7 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
+from gguflike.calibrate import files
 from gguflike.calibrate.fisher import Sensitivity, fisher, token_weights
 from gguflike.calibrate.statistics import Stack, Statistics
 from gguflike.calibrate.tables import Table
@@ -127,7 +128,7 @@ def measure(
     def keep(name: str, found: Sensitivity) -> None:
         first, count = found.output(0), len(found.reached)
         path, shape = folder / f"{name}.output.npy", (count, *first.shape)
-        kept = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+        kept = files.npy_zeros(path, shape)
         for member in range(count):
             kept[member] = found.output(member) if member else first
         kept.flush()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gguflike.errors import OutputError
+from gguflike.calibrate import files
 from gguflike.reference.gradient.graph import State
 
 Array = npt.NDArray[Any]
@@ -32,15 +32,7 @@ class States:
         self._streams: dict[int, Array] = {}
         self.remove()
         self._folder.mkdir(parents=True)
-        needed, free = (blocks + 2) * int(self._starts[-1]) * width * 4, shutil.disk_usage(folder).free
-        if needed > free:
-            raise OutputError(
-                "no room for the hidden states of the calibration text",
-                path=folder,
-                expected=f"{needed / 1e9:.1f} GB free",
-                got=f"{free / 1e9:.1f} GB",
-                remedy="choose another `workspace`, or fewer tokens",
-            )
+        files.check_room(folder, (blocks + 2) * int(self._starts[-1]) * width * 4)
         self._streams = {
             block: self.scratch(f"stream{block}", (int(self._starts[-1]), width))
             for block in range(GRADIENT, blocks + 1)
@@ -79,7 +71,7 @@ class States:
 
     def scratch(self, name: str, shape: tuple[int, ...]) -> Array:
         """A file of zeros, float32."""
-        return np.memmap(self._folder / f"{name}.f32", np.float32, "w+", shape=shape)
+        return files.zeros(self._folder / f"{name}.f32", shape)
 
     def remove(self) -> None:
         """Delete the files."""

@@ -10,6 +10,7 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
+from gguflike.calibrate import files
 from gguflike.errors import ArgumentError
 from gguflike.frozen import frozen
 from gguflike.kernels.engine.memory import give_back
@@ -101,7 +102,7 @@ class StackStatistics(Stack):
     """
 
     def __init__(self, path: Path, count: int, columns: int) -> None:
-        self._grams = np.memmap(path, np.float32, "w+", shape=(count, columns, columns))
+        self._grams = files.zeros(path, (count, columns, columns))
         self._sum = np.zeros((columns, columns), np.float32)
         self._tokens: list[int] = []
 

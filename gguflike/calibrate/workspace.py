@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gguflike.errors import OutputError
+from gguflike.calibrate import files
 from gguflike.families.parts import Graph
 from gguflike.kernels.engine.memory import give_back
 from gguflike.reference.parts import Array, Context
@@ -81,7 +80,7 @@ class Workspace:
     def inputs(self, columns: int) -> Array:
         """Room for the inputs of one matrix, float32 (tokens of all sequences, columns). It is one and the same for
         all that ask for it."""
-        file = np.memmap(self.folder / "inputs.f32", np.float32, "w+", shape=(int(self._starts[-1]), columns))
+        file = files.zeros(self.folder / "inputs.f32", (int(self._starts[-1]), columns))
         self._inputs = [file]
         return file
 
@@ -100,20 +99,12 @@ class Workspace:
         if at not in self._files:
             path, shape = self.folder / f"{stream}-{number % 2}.f32", (int(self._starts[-1]), self.width)
             whole = path.exists() and path.stat().st_size == 4 * shape[0] * shape[1]
-            self._files[at] = np.memmap(path, np.float32, "r+" if whole else "w+", shape=shape)
+            self._files[at] = np.memmap(path, np.float32, "r+", shape=shape) if whole else files.zeros(path, shape)
         return self._files[at]
 
     def _check_space(self, needed: int) -> None:
         there = sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())
-        free = shutil.disk_usage(self.folder).free
-        if needed - there > free:
-            raise OutputError(
-                "no room for the hidden states of the calibration text",
-                path=self.folder,
-                expected=f"{(needed - there) / 1e9:.1f} GB free",
-                got=f"{free / 1e9:.1f} GB",
-                remedy="choose another `workspace`, or fewer `tokens`",
-            )
+        files.check_room(self.folder, needed, there)
 
 
 def _digest(states: np.memmap[Any, Any]) -> str:
