@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -416,6 +417,24 @@ for head in range(3):
         **{f"{place}{name}.weight": (D,) for name in ("enorm", "hnorm", "final_layernorm")},
     }
 
+#: The class that has queries, keys and values in one matrix.
+MIMO_FUSED = MIMO | {
+    "architectures": ["MiMoV2ForCausalLM"],
+    "model_type": "mimo_v2",
+    "attention_projection_layout": "fused_qkv",
+    "num_nextn_predict_layers": 3,
+}
+
+
+def in_one(shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    made: dict[str, tuple[int, ...]] = {}
+    for name, shape in shapes.items():
+        whole = re.sub(r"self_attn\.[qkv]_proj", "self_attn.qkv_proj", name)
+        made[whole] = shape if whole == name else (made.get(whole, (0,))[0] + shape[0], D)
+    return made
+
+
+MIMO_FUSED_WEIGHTS = in_one(MIMO_WEIGHTS)
 
 COHERE: dict[str, Any] = {
     **{name: value for name, value in COMMON.items() if name not in ("rms_norm_eps", "moe_intermediate_size")},
@@ -508,6 +527,7 @@ VARIANTS = {
     "windows": EXAONE_WEIGHTS,
     "two layers": NEMOTRON_WEIGHTS,
     "three": MIMO_WEIGHTS,
+    "three, fused": MIMO_FUSED_WEIGHTS,
     "centered": COHERE_WEIGHTS,
     "norms behind": EXAONE4_WEIGHTS,
     "norms on both sides": OCR_WEIGHTS,
@@ -523,6 +543,7 @@ CONFIGS = {
     "windows": EXAONE,
     "two layers": NEMOTRON,
     "three": MIMO,
+    "three, fused": MIMO_FUSED,
     "centered": COHERE,
     "norms behind": EXAONE4,
     "norms on both sides": OCR,

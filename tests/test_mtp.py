@@ -22,8 +22,11 @@ from gguflike.reference.parts import Context
 from gguflike.runner import Model
 from gguflike.runner.drafting import Asked
 from gguflike.runner.mtp import MTPHeads
+from tests import tiny
 from tests.measures import relative_error
 from tests.mtp_models import (
+    CONFIGS,
+    EXAONE,
     GLM,
     HEAD,
     LAYERS,
@@ -42,11 +45,12 @@ from tests.test_engine import ask
 
 #: How many layers come before the heads, how many heads there are, and what the first has of its own.
 LAYERS_BEFORE = dict.fromkeys(VARIANTS, LAYERS) | {"two layers": 3}
-HEADS = dict.fromkeys(VARIANTS, 1) | {"three": 3}
+THREE = ("three", "three, fused")  # heads, which are MiMo's
+HEADS = dict.fromkeys(VARIANTS, 1) | dict.fromkeys(THREE, 3)
 ROLES = dict.fromkeys(VARIANTS, ("shared_head_norm",)) | {
     "shared": (),
     **dict.fromkeys(("own", "norms on both sides"), ("embed_tokens", "shared_head_norm", "shared_head_head")),
-    "three": (),
+    **dict.fromkeys(THREE, ()),
 }
 
 
@@ -110,6 +114,48 @@ def test_heads_of_deepseek_v3_are_left_out_and_said(tmp_path: Path) -> None:
         assert file.metadata["deepseek2.block_count"] == LAYERS
 
 
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"mtp_layer_types": ["full_attention"]}, r"mtp_layer_types: .*not that of the first layer; expected 'sliding"),
+        (
+            {"mtp_layer_types": ["sliding_attention"], "mtp_sliding_windows": [4]},
+            r"windows: .*expected 8 for each; got",
+        ),
+    ],
+)
+def test_heads_of_k_exaone_attend_as_the_first_layer_does(tmp_path: Path, said: dict[str, Any], message: str) -> None:
+    folder = checkpoint(tmp_path / "hf", values(VARIANTS["windows"]), EXAONE | said)
+    with pytest.raises(UnsupportedError, match=message):
+        gguflike.convert(folder, tmp_path / "m.gguf", "F32")
+    same = {"mtp_layer_types": ["sliding_attention"], "mtp_sliding_windows": [8], "mtp_share_layers": False}
+    other = checkpoint(tmp_path / "same", values(VARIANTS["windows"]), EXAONE | same)
+    gguflike.convert(other, tmp_path / "same.gguf", "F32")
+    ours, unsaid = stored(tmp_path / "same.gguf"), stored(converted(tmp_path / "unsaid", values(VARIANTS["windows"])))
+    assert ours.keys() == unsaid.keys()
+    assert all(np.array_equal(x, unsaid[name]) for name, x in ours.items())
+
+
+def test_rows_of_several_devices_are_refused(tmp_path: Path) -> None:
+    """Published files of MiMo V2.5 have queries, keys and values of each device in turn, in 8-bit floats."""
+    config = CONFIGS["three, fused"] | {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
+    weights = values(VARIANTS["three, fused"])
+    folder = checkpoint(tmp_path / "hf", weights, config)
+    packed: dict[str, Any] = {}
+    for name, x in weights.items():
+        packed[name] = ("F32", x.shape, x.tobytes())
+        if "qkv_proj" in name:
+            packed[name] = ("F8_E4M3", x.shape, bytes(x.size))
+            packed[f"{name}_scale_inv"] = (
+                "F32",
+                (-(-len(x) // 128), 1),
+                np.ones(-(-len(x) // 128), np.float32).tobytes(),
+            )
+    (folder / "model.safetensors").write_bytes(tiny.packed(packed))
+    with pytest.raises(UnsupportedError, match="queries, keys and values in one quantized matrix"):
+        gguflike.convert(folder, tmp_path / "m.gguf", "F32")
+
+
 NORM = "nextn.shared_head_norm.weight"
 
 
@@ -123,7 +169,7 @@ def layer_norm(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 #: Where the block of a head is not the second layer's with other weights.
-ALONE = ("without indexer", "windows", "two layers", "three", "centered")
+ALONE = ("without indexer", "windows", "two layers", "centered", *THREE)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -137,7 +183,7 @@ def test_heads_are_their_equations(tmp_path: Path, variant: str) -> None:
     tensors = stored(path)
     trunk = blocks(graph, tensors, tensors["token_embd.weight"][PROMPT], Context(length=len(PROMPT)))
     of_norms = layer_norm if variant == "centered" else rms
-    h = trunk if variant == "three" else of_norms(trunk, tensors["output_norm.weight"])
+    h = trunk if variant in THREE else of_norms(trunk, tensors["output_norm.weight"])
     for number in range(HEADS[variant]):
         own = {name.split(".", 2)[2]: x for name, x in tensors.items() if name.startswith(f"blk.{layer + number}.")}
         embedding = own.get("nextn.embed_tokens.weight", tensors["token_embd.weight"])
@@ -152,7 +198,7 @@ def test_heads_are_their_equations(tmp_path: Path, variant: str) -> None:
         block = graph.mtp[number].blocks if variant in ALONE else graph.blocks[1:2]
         x = blocks(Graph(graph.embedding, block, None, graph.head), other, x, Context(length=len(x)))
         normed = (layer_norm if variant == "two layers" else of_norms)(x, norm)
-        h, want = (x if variant == "three" else normed), normed @ output.T * graph.head.scale
+        h, want = (x if variant in THREE else normed), normed @ output.T * graph.head.scale
         assert relative_error(reference.mtp.logits(graph, tensors, PROMPT, number), want) < 1e-5
 
 

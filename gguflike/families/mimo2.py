@@ -49,6 +49,12 @@ def _alike(c: Any, share: Any) -> int:
     return turned
 
 
+def _layout(_: Any, said: Any) -> bool:
+    if said not in ("split", "fused_qkv"):
+        raise ValueError("'split' or 'fused_qkv'")
+    return bool(said == "fused_qkv")
+
+
 def _usual(layers: int) -> Flags:
     """Which layers have a window where nothing says it: all but the first and every sixth."""
     return tuple(layer > 0 and (layer + 1) % 6 > 0 for layer in range(layers))
@@ -91,6 +97,13 @@ class MiMo2(mtp.Headed, Further, Mixture):
     gating: int = gating(SIGMOID)
     n_groups: int = n_groups()
     n_groups_used: int = n_groups_used()
+    fused: bool = key(
+        None,
+        "attention_projection_layout",
+        default=False,
+        tensor="blk.0.attn_qkv.weight",
+        via=Via(_layout, lambda c: "fused_qkv" if c.fused else None),
+    )
     n_mtp: int = mtp.count(None, unsaid=lambda c: [c.has_mtp, c.has_second, c.has_third, False].index(False))
     mtp_norm: bool = mtp.has("layer_output_norm")
 
@@ -111,6 +124,7 @@ def mimo2(c: MiMo2) -> Graph:
             near if near_only else full,
             kv_heads=kv_heads,
             value_dim=c.value_dim,
+            fused=c.fused,
             output_bias=False,
             window=c.window if near_only else 0,
             sinks=near_only,
@@ -169,7 +183,8 @@ def _kinds(windowed: Iterable[Any]) -> list[str]:
 
 
 def spelled(config: dict[str, Any]) -> dict[str, Any]:
-    """An exported config.json, with one number of key heads, of which layers with a window have twice as many."""
+    """An exported config.json, with one number of key heads, of which layers with a window have twice as many; of the
+    class that has queries, keys and values in one matrix where these are."""
     kinds, counts = config["layer_types"], config["num_key_value_heads"]
     full = {count for kind, count in zip(kinds, counts, strict=True) if kind == "full_attention"}
     near = {count for kind, count in zip(kinds, counts, strict=True) if kind == "sliding_attention"}
@@ -181,8 +196,17 @@ def spelled(config: dict[str, Any]) -> dict[str, Any]:
             expected="one number, twice as many in layers with a window",
             got=repr(counts)[:80],
         )
-    return {**config, "num_key_value_heads": count}
+    of_class = {"architectures": ["MiMoV2ForCausalLM"], "model_type": "mimo_v2"}
+    return {**config, "num_key_value_heads": count, **(of_class if "attention_projection_layout" in config else {})}
 
+
+# Beside what Transformers' class does not read either: towers, and how many heads there are, which tensors tell.
+_INERT = frozenset(
+    {
+        *("attention_chunk_size", "hybrid_block_size"),
+        *("audio_config", "num_nextn_predict_layers", "vision_config", "vision_model_type"),
+    }
+)
 
 MIMO2 = Family(
     name="mimo2",
@@ -192,6 +216,7 @@ MIMO2 = Family(
         {
             **DECODER_NAMES,
             **expert_names(),
+            "attn_qkv": Named("self_attn.qkv_proj"),
             "attn_sinks": Named("self_attn.attention_sink_bias", bare=True),
             "exp_probs_b": Named("mlp.gate.e_score_correction_bias", bare=True),
         }
@@ -204,7 +229,13 @@ MIMO2 = Family(
         }
     ),
     mtp_layers="model.mtp.layers.{i}.",
-    left_out=MappingProxyType({r"model\.mtp\.": "what predicts further tokens"}),
+    left_out=MappingProxyType(
+        {
+            r"model\.mtp\.": "what predicts further tokens",
+            r"visual\.": "the vision tower",
+            r"(audio_encoder|speech_embeddings)\.": "the audio tower",
+        }
+    ),
     implemented=MappingProxyType(
         {
             **SILU,
@@ -215,7 +246,7 @@ MIMO2 = Family(
             "topk_method": ("noaux_tc",),
         }
     ),
-    inert=INERT_KEYS | ROUTER_KEYS | {"attention_chunk_size", "hybrid_block_size"},
+    inert=INERT_KEYS | ROUTER_KEYS | _INERT,
     normalized=normalized,
     constants=exported("MiMoV2FlashForCausalLM", "mimo_v2_flash"),
     spelled=spelled,

@@ -115,7 +115,7 @@ FAMILIES = (
     ("cohere_moe:COHERE_MOE", "cohere2moe", "Cohere2MoeForCausalLM"),
     ("afmoe:AFMOE", "afmoe", "AfmoeForCausalLM"),
     ("llama4:LLAMA4", "llama4", "Llama4ForCausalLM", "Llama4ForConditionalGeneration"),
-    ("mimo2:MIMO2", "mimo2", "MiMoV2FlashForCausalLM"),
+    ("mimo2:MIMO2", "mimo2", "MiMoV2FlashForCausalLM", "MiMoV2ForCausalLM"),
     ("mellum:MELLUM", "mellum", "MellumForCausalLM"),
     ("laguna:LAGUNA", "laguna", "LagunaForCausalLM"),
     # Latent attention

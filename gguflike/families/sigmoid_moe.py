@@ -8,6 +8,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Any
 
+from gguflike.errors import UnsupportedError
 from gguflike.families import mtp
 from gguflike.families.config import Via, key
 from gguflike.families.decoder import (
@@ -248,6 +249,25 @@ def exaone_moe(c: ExaoneMoe) -> Graph:
     return mtp.with_mtp(c, decoder(c, block), block)
 
 
+def heads_like_the_first_layer(values: dict[str, Any]) -> dict[str, Any]:
+    """config.json without what it says of the attention of heads. UnsupportedError where that is not the first
+    layer's: nobody says which queries and keys such heads turn, and no GGUF file what window they have."""
+    made = dict(values)
+    kinds, windows = made.pop("mtp_layer_types", None), made.pop("mtp_sliding_windows", None)
+    like = (made.get("layer_types") or ["full_attention"])[0]
+    window = made.get("sliding_window") if like == "sliding_attention" else 0
+    for name, said, one in (("mtp_layer_types", kinds, like), ("mtp_sliding_windows", windows, window)):
+        if said is not None and said != [one] * len(said):
+            raise UnsupportedError(
+                "heads whose attention is not that of the first layer",
+                field=f"config.json: {name}",
+                expected=f"{one!r} for each",
+                got=repr(said)[:80],
+                remedy="without that key they are converted as if it were: guesses may be wrong, texts never",
+            )
+    return made
+
+
 EXAONE_MOE = Family(
     name="exaone-moe",
     config=ExaoneMoe,
@@ -270,7 +290,8 @@ EXAONE_MOE = Family(
     mtp_layers=mtp.MTP_LAYERS,
     left_out=MappingProxyType({r"mtp\.": "what predicts further tokens"}),
     implemented=SILU,
-    inert=_INERT,
+    inert=_INERT | {"mtp_share_layers", "mtp_num_speculative_steps"},  # which say how often one head guesses
+    normalized=heads_like_the_first_layer,
     constants=exported("ExaoneMoeForCausalLM", "exaone_moe"),
     notices=rope_notices,
 )

@@ -102,6 +102,19 @@ class _Stated(NamedTuple):
         return self.method == "bitnet" and self.values.get("quantization_mode") == "online"
 
 
+def _check_rows(config: Mapping[str, Any], stated: _Stated) -> None:
+    """UnsupportedError where rows of queries, keys and values take turns in one matrix, as many of each as one of the
+    publisher's devices reads (MiMo V2.5). How many devices that are, only numbers of scales tell, and not always."""
+    if config.get("attention_projection_layout") == "fused_qkv":
+        raise UnsupportedError(
+            "queries, keys and values in one quantized matrix, whose rows are in the order of several devices",
+            field=stated.field,
+            expected="floats, where attention_projection_layout is fused_qkv",
+            got=stated.method,
+            remedy="convert a checkpoint of floats, or quantize the publisher's GGUF file",
+        )
+
+
 def resolved(
     tensors: Mapping[str, LazyTensor], config: Mapping[str, Any], folder: Path, ignored: Collection[str] = ()
 ) -> Resolved:
@@ -120,6 +133,7 @@ def resolved(
     if stated is not None and _all_floats(pool.left) and not stated.rounds:
         notices.append(f"{stated.field} is left aside: the weights are not quantized")
     elif stated is not None:
+        _check_rows(config, stated)
         notices.append(_read(pool, stated, "quantization_config" not in ignored))
     pool.drop_like(_OF_ACTIVATIONS, ACTIVATIONS)
     made = {**pool.left, **pool.made}

@@ -48,12 +48,12 @@ _MTP = (
     (
         "mimo2",
         "three, kept, guess where attn_qkv is one matrix; they read what the last norm reads",
-        "the same, also with three matrices",
+        "the same, also with three matrices; MiMo V2.5 in 8-bit floats, whose rows are in another order, is refused",
     ),
     (
         "exaone-moe",
         "kept, not loaded",
-        "kept, guess as in vLLM: a feed-forward, window and rotation of layer 0",
+        "kept, guess as in vLLM: a feed-forward, window and rotation of layer 0; other `mtp_layer_types` are refused",
     ),
     ("deepseek2 (DeepSeek V3), ernie4_5-moe", "left out by its converter", "left out, with a notice"),
     ("minimax-m2, minimax-m3", "not in published checkpoints, no names for them", "left out, with a notice"),
