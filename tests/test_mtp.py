@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,18 @@ def test_heads_read_as_the_reference_does(tmp_path: Path, variant: str) -> None:
 def texts(model: Model, kind: str, **settings: Any) -> list[Any]:
     prompts = [PROMPT, [5, 6], [7] * 40, [*PROMPT[:4], 99]]
     return [model.generate(prompt, 40, **settings).result() for prompt in prompts]
+
+
+def test_heads_have_the_threads_of_the_model(tmp_path: Path) -> None:
+    with runner.load(converted(tmp_path, values(VARIANTS["three"])), threads=2) as model:
+        model.generate(PROMPT, 4).result()
+        before = set(threading.enumerate())
+        made = model.generate(PROMPT, 12, draft="mtp").result()
+        assert made.drafted > 0
+        assert set(threading.enumerate()) == before
+        heads = MTPHeads(model, model._passes)
+        heads.close()  # which leaves the model its threads
+        assert set(threading.enumerate()) == before
 
 
 SETTINGS: list[dict[str, Any]] = [{}, {"temperature": 0.8, "seed": 2}, {"lookup": 2}]

@@ -135,14 +135,14 @@ def test_an_interrupt_leaves_nothing_behind(model: Model, monkeypatch: pytest.Mo
     """Ctrl-C where threads wait in Python: the pass that it stops must not go on in a state that was cleared."""
     monkeypatch.setenv(waiting.VARIABLE, "python")
     want = model.logits(IDS)
-    model._passes._team.close()  # its threads come back, and wait in Python
+    model._passes.team.close()  # its threads come back, and wait in Python
 
     def interrupted(thread: int) -> None:
         raise KeyboardInterrupt
 
     for ids, position in ((IDS[:1], 0), (IDS, 0), (OTHERS, 7)):
         model.logits(IDS[:7])
-        team = model._passes._team
+        team = model._passes.team
         deadline = time.monotonic() + 10
         while not team._team["blocks"][0]["asleep"][1] and time.monotonic() < deadline:
             time.sleep(0.001)

@@ -6,8 +6,9 @@ k + 1 further on, as they were trained (DeepSeek-V3, section 2.2, arXiv:2412.194
 comes next but one to what the model has computed, the second the one behind it. A single head goes on by itself: it
 takes what it made of a token where the model's would stand.
 
-Heads listen to the passes of the model (`Passes.watch`), and read what they give as soon as it is known which tokens
-came behind. What they read together with guessed tokens is read again when the text has gone on.
+Heads listen to the passes of the model (`Passes.watch`), are computed by the same threads, and read what they give as
+soon as it is known which tokens came behind. What they read together with guessed tokens is read again when the text
+has gone on.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class HeadPasses(Passes):
         count = len(ids)
         buffers.ids[:count] = ids
         self._weights.fetch(buffers.ids[:count])
-        self._team.run(self._embedding, count)
+        self.team.run(self._embedding, count)
         for place, (x, weight) in enumerate(zip((buffers.x[:count], self.before), self._norms, strict=True)):
             if self._centered:
                 x = x - np.mean(x, axis=-1, keepdims=True)
@@ -122,7 +123,7 @@ class MTPHeads:
     def __init__(self, model: Network, passes: Passes) -> None:
         """``passes`` are the ones of the model to listen to. UnsupportedError where the file has no head."""
         self._model, self.watched, self._lock = model, passes, threading.Lock()
-        self._passes = model.head_passes(len(passes.slots))
+        self._passes = model.head_passes(len(passes.slots), passes.team)
         self.slots = self._passes[0].slots
         n_embd = model.graph.embedding.n_embd
         self._followed = [
@@ -132,10 +133,8 @@ class MTPHeads:
         passes.watch = self._hear
 
     def close(self) -> None:
-        """Listen no more, and let the threads go."""
+        """Listen no more."""
         self.watched.watch = None
-        for each in self._passes:
-            each.close()
 
     def guess(self, texts: Sequence[Asked]) -> list[list[int]]:
         """What the heads take for the likeliest, token by token, of each text, whose last token the model has not

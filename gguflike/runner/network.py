@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from gguflike.activations import Fixed
     from gguflike.container import GGUFFile
+    from gguflike.kernels.engine.program import Team
     from gguflike.runner.generate import Continuation
     from gguflike.runner.mtp import HeadPasses
     from gguflike.runner.passes import Floats
@@ -294,9 +295,9 @@ class Network:
             passes = self._new_passes(None, slots=slots)
         return Together(self, passes)
 
-    def head_passes(self, slots: int) -> list[HeadPasses]:
-        """Programs of each multi-token-prediction head, for as many texts. UnsupportedError where there is none. Their
-        weights are loaded the first time."""
+    def head_passes(self, slots: int, team: Team | None = None) -> list[HeadPasses]:
+        """Programs of each multi-token-prediction head, for as many texts, which ``team`` computes (None: the model's).
+        UnsupportedError where there is none. Their weights are loaded the first time."""
         from gguflike.runner import mtp
 
         if not self.graph.mtp:
@@ -306,7 +307,7 @@ class Network:
                 graph.check(head)
             self._head_weights = [Weights(self._file, head, None, self.weights) for head in self.graph.mtp]
         return [
-            mtp.HeadPasses(head, weights, *self._options, None, slots=slots)
+            mtp.HeadPasses(head, weights, *self._options, None, slots=slots, team=team or self._passes.team)
             for head, weights in zip(self.graph.mtp, self._head_weights, strict=True)
         ]
 

@@ -66,9 +66,11 @@ class Passes:
         progress: Progress | None,
         crest: float = 0.0,
         slots: int | None = None,
+        team: Team | None = None,
     ) -> None:
-        """``slots``: how many texts are computed at the same time, by `together`; None: one after the other."""
-        count = thread_count(threads)
+        """``slots``: how many texts are computed at the same time, by `together`; None: one after the other. ``team``:
+        another's, which computes these passes, too; None: one of ``threads`` threads of its own."""
+        count = thread_count(threads) if team is None else team.threads
         self._graph, self._weights = model, weights
         self._rotations = {each: self._rotation(each, context) for each in model.ropes()}
         self._rotated = 0  # positions whose cosines and sines are in the buffers
@@ -90,8 +92,8 @@ class Passes:
         # All at once: what is not in the kernel cache is compiled in parallel.
         names = [*Team.OPS, *weights.ops, *(name for program in programs for name in program.names)]
         native.load(names, progress, beside)
-        self._team = Team(count)
-        weights.repack(self._team, progress)
+        self.team, self._owns_team = team or Team(count), team is None
+        weights.repack(self.team, progress)
 
     def _rotation(self, each: Rope, context: int) -> rope.Rotation:
         name = divisor(each, context)
@@ -117,7 +119,7 @@ class Passes:
 
     @property
     def threads(self) -> int:
-        return self._team.threads
+        return self.team.threads
 
     @property
     def batch(self) -> int:
@@ -129,8 +131,9 @@ class Passes:
         return self._buffers.whole
 
     def close(self) -> None:
-        """Let the threads go."""
-        self._team.close()
+        """Let the threads go, unless they are another's."""
+        if self._owns_team:
+            self.team.close()
 
     @property
     def states(self) -> States:
@@ -246,7 +249,7 @@ class Passes:
         """What the last norm makes of the ``count`` tokens of the last pass, (count, n_embd), in their place: once; or
         where not ``normed``, what the last block does."""
         if normed and self._graph.norm is not None:
-            self._team.run(self._last, count)
+            self.team.run(self._last, count)
         return self._buffers.x[:count]
 
     def hidden(self, ids: Sequence[int], second: int, last: bool) -> Floats:
@@ -281,7 +284,7 @@ class Passes:
             for slot, ids, _, _ in runs:
                 slot.states.before(len(slot.tokens), len(ids))
             # Where there are several runs, ops know positions from the rows.
-            self._team.run(program, count, len(runs[0].slot.tokens) if len(runs) == 1 else 0)
+            self.team.run(program, count, len(runs[0].slot.tokens) if len(runs) == 1 else 0)
             for slot, ids, _, _ in runs:
                 slot.advance(ids, program is self._body)
         except BaseException:  # an interrupt: nobody knows what the states hold
@@ -303,5 +306,5 @@ class Passes:
         count = len(rows)
         self._buffers.head_x[:count] = self._buffers.x[rows]
         self._buffers.head_rows[:count] = self._buffers.rows[rows]
-        self._team.run(self._each_head if each and count > 1 else self._heads[count > 1], count)
+        self.team.run(self._each_head if each and count > 1 else self._heads[count > 1], count)
         return self._buffers.logits[:count]
