@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 
 import gguflike
+from gguflike.blocks import FORMATS
 from gguflike.cli import main
-from gguflike.convert import convert, quantize_file
+from gguflike.convert import ConversionPlan, convert, cost, quantize_file
+from gguflike.convert.calibration import Calibration
 from gguflike.errors import ArgumentError, ArgumentTypeError, UnsupportedError
 from gguflike.families import registry
 from gguflike.progress import CALIBRATING
@@ -228,3 +231,28 @@ def test_an_embedding_that_is_the_output_matrix_is_rounded_for_both(asked: dict[
             costs.append(table.cost(read("token_embd.weight") - stored.dequantize()))
     assert (rows[0] != rows[1]).any(axis=1).mean() > 0.9
     assert costs[1] < 0.8 * costs[0]
+
+
+def test_a_plan_counts_what_will_be_done(folder: Path, asked: dict[str, Any]) -> None:
+    """More for more text, for outputs that are weighed, for points of codebooks. On the disk is what a backward pass
+    leaves, too."""
+
+    def planned(type: str, **changes: Any) -> ConversionPlan:
+        return convert(folder, None, type, dry_run=True, pure=True, **{**asked, **changes})
+
+    def operations(plan: ConversionPlan) -> float:
+        assert isinstance(plan.calibration, Calibration)
+        return cost.operations(plan.calibration, plan.calibrated)
+
+    one, two, points = planned("Q4_0"), planned("Q4_0", effort=2), planned("IQ4_NL")
+    assert operations(one) < operations(two)
+    assert operations(planned("Q4_0", calibration_tokens=1024)) < operations(one)
+    assert cost.rounding(one.calibrated) == cost.rounding(points.calibrated)  # its levels are scalars, too
+    by_points = [replace(each, format=FORMATS["IQ3_S"]) for each in one.calibrated]
+    assert cost.rounding(by_points) > 3 * cost.rounding(one.calibrated)
+    assert one.calibration is not None
+    assert two.calibration is not None
+    matrices = [place.tensor.shape for place in two.calibration.matrices() if place.name.startswith("blk.")]
+    beside = sum(4 * rows**2 + 4 * two.calibration.tokens for rows, _ in matrices)
+    assert two.calibration.disk >= one.calibration.disk + beside
+    assert "calibrating takes about" in str(two)

@@ -8,7 +8,7 @@ from math import prod
 from gguflike.calibrate.passes import SLAB
 from gguflike.calibrate.rounding import ROUNDED
 from gguflike.calibrate.sums import Collecting
-from gguflike.families.parts import Graph, Head, Tensor
+from gguflike.families.parts import Block, Graph, Head, Tensor
 from gguflike.reference.parts import QUERIES
 
 FLOAT32 = 4
@@ -33,6 +33,27 @@ def disk(graph: Graph, tokens: int, collecting: Collecting, both: bool) -> int:
     }
     sums = sum(count * collecting.size(columns, False) for count, columns in stacks)
     return states + sums + both * FLOAT32 * tokens * _widest(graph)
+
+
+def backward(graph: Graph, tokens: int) -> int:
+    """Bytes that a backward pass keeps until its end: what each block was given and the gradients, and of stacks H_O of
+    one block."""
+    streams = (len(graph.blocks) + 2) * FLOAT32 * tokens * graph.embedding.n_embd
+    stacks = (sum(_output(t) for t in _of_block(block) if len(t.shape) == 3) for block in graph.blocks)
+    return streams + max(stacks, default=0)
+
+
+def outputs(graph: Graph, tokens: int) -> int:
+    """Bytes of what it finds: of each matrix H_O, and how much each token matters."""
+    return sum(_output(tensor) + FLOAT32 * tokens for block in graph.blocks for tensor in _of_block(block))
+
+
+def _output(tensor: Tensor) -> int:
+    return FLOAT32 * prod(tensor.shape[:-2]) * tensor.shape[-2] ** 2
+
+
+def _of_block(block: Block) -> Iterable[Tensor]:
+    return (tensor for step in block for tensor in _matrices(step.tensors()))
 
 
 def memory(

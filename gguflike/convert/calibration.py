@@ -28,6 +28,7 @@ from gguflike.progress import CALIBRATING, Progress
 
 if TYPE_CHECKING:
     from gguflike.calibrate.sensitivities import Sensitivities
+    from gguflike.convert.plan import PlannedTensor
 
 SEQUENCE = 512  # tokens that are seen together
 APART = ("dialogue.jsonl", "essays.txt")
@@ -38,8 +39,8 @@ _WITHOUT = "`effort=0` encodes each tensor by itself"
 @dataclass(frozen=True)
 class Calibration:
     """How a conversion is calibrated. ``sequences`` are the token ids of ``texts`` that the ``model`` runs on, each
-    from position 0; ``seconds`` how long that takes about. ``held_out`` are texts of another kind, which decide how
-    long is trained, where that is done."""
+    from position 0; ``speed`` how many operations are made in a second. ``held_out`` are texts of another kind, which
+    decide how long is trained, where that is done."""
 
     effort: Effort
     model: FloatModel = field(repr=False, compare=False)
@@ -47,7 +48,7 @@ class Calibration:
     sequences: tuple[tuple[int, ...], ...] = field(repr=False)
     rounding: Rounding = DEFAULT
     held_out: tuple[Text, ...] = field(default=(), repr=False)
-    seconds: float | None = field(default=None, compare=False)
+    speed: float | None = field(default=None, compare=False)
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -126,18 +127,19 @@ class Calibration:
             progress=tell,
         )
 
-    def lines(self, matrices: int) -> list[str]:
-        """What is to be said of it in a plan that rounds so many matrices."""
+    def lines(self, tensors: Sequence[PlannedTensor]) -> list[str]:
+        """What is to be said of it in a plan that rounds these tensors."""
         names = ", ".join(text.name for text in self.texts)
         length = counted(len(self.sequences), "sequence")
         lines = [
-            f"effort {self.effort.level}: {counted(matrices, 'tensor')} rounded for "
+            f"effort {self.effort.level}: {counted(len(tensors), 'tensor')} rounded for "
             f"{self.tokens:,} tokens of {names}, in {length} of up to {self.sequence}"
         ]
-        if self.seconds is not None:
+        if self.speed is not None:
             memory, disk = (f"{each / 1e9:.1f} GB" for each in (self.memory, self.disk))
+            seconds = cost.operations(self, tensors) / self.speed
             lines.append(
-                f"calibrating takes about {duration(self.seconds)} where nothing else runs, {memory} of memory, and "
+                f"calibrating takes about {duration(seconds)} where nothing else runs, {memory} of memory, and "
                 f"{disk} of disk until the end"
             )
         return lines
@@ -149,8 +151,11 @@ class Calibration:
 
     @property
     def disk(self) -> int:
-        """Bytes of the workspace of the walk that rounds matrices."""
-        return needs.disk(self.graph, self.tokens, Hessians(), True)
+        """Bytes beside the file: of the walk that rounds matrices, and of what a backward pass keeps for it."""
+        walk = needs.disk(self.graph, self.tokens, Hessians(), True)
+        if not self.effort.is_loss_aware:
+            return walk
+        return needs.outputs(self.graph, self.tokens) + max(walk, needs.backward(self.graph, self.tokens))
 
     def metadata(self) -> dict[str, Any]:
         """What a file says of its calibration: enough to do the same again."""
@@ -186,7 +191,7 @@ def calibration_of(effort: Effort, metadata: Mapping[str, Any], sources: Sequenc
             texts = [text for text in texts if text.name not in APART]
     ids = sequences(texts, model.encode, longest(model), model.begin, effort.tokens)
     made = Calibration(effort, model, tuple(texts), tuple(map(tuple, ids)), held_out=tuple(held_out))
-    return replace(made, seconds=cost.seconds(made))
+    return replace(made, speed=cost.speed())
 
 
 def float_model(

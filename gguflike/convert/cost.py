@@ -8,58 +8,60 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gguflike.calibrate.grids import GRIDS
+
 if TYPE_CHECKING:
     from gguflike.convert.calibration import Calibration
-    from gguflike.families.parts import Place
+    from gguflike.convert.plan import PlannedTensor
 
 SIDE = 512  # of the matrices whose product is measured
 FORWARD = 1.5  # products with all tokens: of the float model, and by int8 of the quantized one
+BACKWARD = 4.0  # the same where the model runs backward: there, there again, and gradients by inputs and by weights
 SUMS = 2.0  # for each token, and two columns of a matrix: H, of which a half is computed, and C, by int8
 ELEMENT = 750.0  # for each number that is no product's, from norms to softmax
-ROUNDING = 40_000.0, 40.0  # for each weight; and for each and column: error feedback, rounds, descent
+SCALARS, POINTS = 35_000.0, 700_000.0  # for each weight: encoding, by levels or by points of a codebook
+DESCENT = 120.0  # for each weight and column: error feedback, rounds, descent; with H_O, and row, too
+FACTOR = 2.0  # for each column, cubed
 
 
-def operations(calibration: Calibration) -> float:
-    """Floating-point operations of a calibration."""
-    tokens, total, known = calibration.tokens, rounding(calibration.matrices()), None
-    for rows, columns, stacked in _shapes(calibration.matrices()):
+def operations(calibration: Calibration, tensors: Sequence[PlannedTensor]) -> float:
+    """Floating-point operations of a calibration that rounds these ``tensors``."""
+    graph, tokens, is_loss_aware = calibration.graph, calibration.tokens, calibration.effort.is_loss_aware
+    shapes = [place.tensor.shape for place in calibration.matrices()]
+    total, passes = rounding(tensors, is_loss_aware), FORWARD + BACKWARD * is_loss_aware
+    for (rows, columns, stacked), is_new in _shapes(shapes):
         reached = tokens if stacked == 1 else min(tokens, tokens * 8 / stacked) * stacked
-        total += FORWARD * 2 * reached * rows * columns
-        if (columns, stacked) != known:  # the next may multiply the same
-            total += SUMS * reached * columns**2
-        known = columns, stacked
-    graph = calibration.graph
+        total += passes * 2 * reached * rows * columns
+        total += SUMS * reached * columns**2 * is_new
+        if is_loss_aware:
+            total += 2 * len(calibration.sequences) * min(stacked, calibration.sequence) * rows**2 * columns
     for mixer in graph.mixers():
         numbers = getattr(mixer, "heads", 0) * calibration.sequence / 2 + 2 * mixer.widest + 3 * graph.embedding.n_embd
-        total += ELEMENT * tokens * numbers
+        total += (1 + 2 * is_loss_aware) * ELEMENT * tokens * numbers
     return total
 
 
-def rounding(matrices: Iterable[Place]) -> float:
+def rounding(tensors: Sequence[PlannedTensor], is_loss_aware: bool = False) -> float:
     """Floating-point operations of rounding matrices whose Hessians are known."""
-    total, known = 0.0, None
-    for rows, columns, stacked in _shapes(matrices):
-        if (columns, stacked) != known:  # the next may have the same
-            total += stacked * columns**3
-        known = columns, stacked
-        total += stacked * rows * columns * (ROUNDING[0] + ROUNDING[1] * columns)
+    total = 0.0
+    for tensor, ((rows, columns, stacked), is_new) in zip(tensors, _shapes(t.shape for t in tensors), strict=True):
+        total += FACTOR * stacked * columns**3 * is_new
+        each = SCALARS if tensor.format.name in GRIDS else POINTS
+        total += stacked * rows * columns * (each + DESCENT * columns)
+        if is_loss_aware and tensor.name.startswith("blk."):
+            total += stacked * rows * columns * DESCENT * (rows + columns)
     return total
 
 
-def rounding_seconds(matrices: Iterable[Place]) -> float:
-    """How long that takes about on all CPUs of this process."""
-    return rounding(matrices) / (rate() * cpus())
-
-
-def seconds(calibration: Calibration) -> float:
-    """How long it takes about on all CPUs of this process."""
-    return operations(calibration) / (rate() * cpus())
+def speed() -> float:
+    """Operations per second of all CPUs of this process."""
+    return rate() * cpus()
 
 
 def cpus() -> int:
@@ -77,11 +79,14 @@ def rate() -> float:
     return 2 * SIDE**3 / best
 
 
-def _shapes(matrices: Iterable[Place]) -> Iterator[tuple[int, int, int]]:
-    """Rows, columns and number of the matrices of each tensor."""
-    for place in matrices:
-        *stack, rows, columns = place.tensor.shape
-        yield rows, columns, prod(stack)
+def _shapes(shapes: Iterable[tuple[int, ...]]) -> Iterator[tuple[tuple[int, int, int], bool]]:
+    """Rows, columns and number of the matrices of each tensor, and whether it multiplies something new, as far as its
+    shape tells: the tensor before it may multiply the same."""
+    known = None
+    for *stack, rows, columns in shapes:
+        number = prod(stack)
+        yield (rows, columns, number), (columns, number) != known
+        known = columns, number
 
 
 def duration(seconds: float) -> str:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,9 @@ from gguflike.convert.sources import Floats, Source
 from gguflike.errors import CheckpointError, counted
 from gguflike.families.parts import Graph, Head, Place
 from gguflike.progress import Progress
+
+if TYPE_CHECKING:
+    from gguflike.convert.plan import PlannedTensor
 
 _AGAIN = "calibrate this source, with `hessians`"
 
@@ -69,15 +72,15 @@ class About(NamedTuple):
 
 @dataclass(frozen=True)
 class Kept:
-    """How a conversion rounds with the Hessians of a ``store``. ``about`` says how they were made, ``seconds`` how long
-    rounding takes about."""
+    """How a conversion rounds with the Hessians of a ``store``. ``about`` says how they were made, ``speed`` how many
+    operations are made in a second."""
 
     effort: Effort
     model: FloatModel = field(repr=False, compare=False)
     store: Store = field(repr=False, compare=False)
     about: About
     rounding: Rounding = DEFAULT
-    seconds: float | None = field(default=None, compare=False)
+    speed: float | None = field(default=None, compare=False)
     table = None  # of rows that are looked up, nothing is known
 
     @property
@@ -97,20 +100,18 @@ class Kept:
         """The matrices whose Hessians there are."""
         return (place for place in self.graph.tensors() if place.tensor.is_matrix and place.name in self.store)
 
-    def lines(self, matrices: int) -> list[str]:
-        """What is to be said of it in a plan that rounds so many matrices."""
+    def lines(self, tensors: Sequence[PlannedTensor]) -> list[str]:
+        """What is to be said of it in a plan that rounds these tensors."""
         about = self.about
         lines = [
-            f"effort 1: {counted(matrices, 'tensor')} rounded with the Hessians in {self.store.folder}, of "
+            f"effort 1: {counted(len(tensors), 'tensor')} rounded with the Hessians in {self.store.folder}, of "
             f"{about.tokens:,} tokens of {', '.join(about.texts)}",
             "they are of the float model: what rounding changes of the inputs of later matrices is not made up for",
         ]
-        if self.seconds is not None:
+        if self.speed is not None:
             memory = needs.BASE + needs.alone(self.graph)
-            lines.append(
-                f"rounding takes about {duration(self.seconds)} where nothing else runs, and {memory / 1e9:.1f} GB of "
-                "memory"
-            )
+            took = duration(cost.rounding(tensors) / self.speed)
+            lines.append(f"rounding takes about {took} where nothing else runs, and {memory / 1e9:.1f} GB of memory")
         return lines
 
     def metadata(self) -> dict[str, Any]:
@@ -183,8 +184,7 @@ def kept_of(effort: Effort, metadata: Mapping[str, Any], sources: Sequence[Sourc
     head = EMBEDDING if isinstance(model.graph.head, Head) and model.graph.head.tied else OUTPUT
     if head not in store:
         raise CheckpointError("no Hessian of the output matrix", path=store.index, tensor=head, remedy=_AGAIN)
-    made = Kept(effort, model, store, about)
-    return replace(made, seconds=cost.rounding_seconds(made.matrices()))
+    return Kept(effort, model, store, about, speed=cost.speed())
 
 
 def _check_shape(model: FloatModel, store: Store, group: Group, name: str) -> None:

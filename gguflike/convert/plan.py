@@ -163,7 +163,7 @@ class ConversionPlan:
         if self.folding is not None:
             lines += self.folding.lines()
         if self.calibration is not None:
-            lines += self.calibration.lines(len(self.calibrated))
+            lines += self.calibration.lines(self.calibrated)
         if self.tuning is not None:
             lines += self.tuning.lines()
         if self.budget is not None:

@@ -23,7 +23,7 @@ from gguflike.calibrate.trained import Moves
 from gguflike.container import FilePlan, Typed, ValueType, Writer
 from gguflike.container.plan import with_values
 from gguflike.convert.calibration import Calibration
-from gguflike.convert.cost import cpus, duration, rate
+from gguflike.convert.cost import cpus, duration, speed
 from gguflike.convert.resume import made_of
 from gguflike.errors import ArgumentError, UnsupportedError, counted
 from gguflike.machine import machine_bytes
@@ -99,7 +99,7 @@ def tuning_of(plan: ConversionPlan) -> TuningPlan:
         )
     moves: Any = fits[0]
     tokens = STEPS * BATCH * min(SEQUENCE, calibration.sequence)
-    seconds = 8.0 * plan.parameters * tokens / (rate() * cpus())
+    seconds = 8.0 * plan.parameters * tokens / speed()
     return TuningPlan(moves, needs[moves], seconds, tuple(text.name for text in calibration.held_out))
 
 
