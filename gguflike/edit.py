@@ -7,6 +7,7 @@ Digests are kept right: those of tensors stay, that of the header is that of the
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -173,11 +174,16 @@ def value_of(text: str, name: str, known: tuple[ValueType, bool] | None = None) 
         return _parsed(text, name, *known)
     if text in ("true", "false"):
         return text == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        number = float(text)
+    except ValueError:
+        pass
+    else:
+        return _in_range(number, text, name)
     return typed(_list(text, name)) if text.startswith("[") else text
 
 
@@ -269,6 +275,13 @@ def _list(text: str, name: str) -> list[Any]:
     return found
 
 
+def _in_range(number: float, text: str, name: str) -> float:
+    """The number that a text is. ArgumentError where it became infinite though the text has digits."""
+    if math.isinf(number) and any(letter.isdecimal() for letter in text):
+        raise ArgumentError("is larger than numbers of floating point are", field=name, got=repr(text[:80]))
+    return number
+
+
 def _parsed(text: str, name: str, kind: ValueType, many: bool) -> Typed:
     """A text as a value of a type."""
     if many:
@@ -278,6 +291,8 @@ def _parsed(text: str, name: str, kind: ValueType, many: bool) -> Typed:
     try:
         if kind is ValueType.BOOL:
             return Typed({"true": True, "false": False}[text], kind)
-        return Typed(int(text, 0) if kind in INTEGERS else float(text), kind)
+        return Typed(int(text, 0) if kind in INTEGERS else _in_range(float(text), text, name), kind)
+    except ArgumentError:
+        raise
     except (ValueError, KeyError):
         raise ArgumentError(f"is no {kind.name.lower()}", field=name, got=repr(text[:80])) from None

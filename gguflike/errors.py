@@ -98,8 +98,8 @@ class GGUFLikeError(Exception):
             for value, text in (
                 (self.path, f"{self.path}"),
                 (self.offset, f"byte {self.offset}"),
-                (self.tensor, f"tensor {self.tensor!r}"),
-                (field, f"{field}"),
+                (self.tensor, _shortened(f"tensor {self.tensor!r}")),
+                (field, _shortened(f"{field}")),
             )
             if value is not None
         ]
@@ -107,11 +107,19 @@ class GGUFLikeError(Exception):
         if self.expected is not None:
             parts.append(f"expected {self.expected}")
         if self.got is not None:
-            parts.append(f"got {self.got}")
+            parts.append(_shortened(f"got {self.got}"))
         if self.remedy is not None:
             parts.append(self.remedy)
         text = "; ".join(parts)
         return f"{text} [{self.rule}]" if self.rule else text
+
+
+LONGEST = 400  # characters of what a file says, in a message
+
+
+def _shortened(text: str) -> str:
+    """A part of a message that a file may have made as long as it likes: a sentence is for people."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text):,} characters)"
 
 
 class GGUFError(GGUFLikeError):

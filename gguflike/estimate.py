@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 MOST_CONTEXTS = 5  # rows of a table
 LEAST_CONTEXT = 2048
+MOST_USERS = 256  # as of `gguflike.engine`: a pass must have room for a token of each
 READ_BYTES = 128 << 20  # beyond most last-level caches
 READ_SECONDS = 0.3
 
@@ -107,7 +108,7 @@ def estimates(
     """`estimate` for each of ``contexts`` (None: those that `usual_contexts` gives), and for each type of cache."""
     check_threads(threads)
     check_choice("activations", activations, ACTIVATIONS)
-    check_integer("users", users, 1)
+    check_integer("users", users, 1, MOST_USERS)
     threads = threads or os.cpu_count() or 1
     crest = crest_of(activations)
     found, memory = [], machine_bytes()

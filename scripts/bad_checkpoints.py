@@ -233,6 +233,7 @@ def _config() -> dict[str, Case]:
         "config_empty": text(b""),
         "config_cut": text(whole[:-3]),
         "config_twice": text(whole[:-1] + b',"hidden_size":64}'),
+        "config_digits": text(b'{"hidden_size": ' + b"9" * 6000 + b"}"),
         "config_deep": text(b'{"a":' * 100_000 + b"1" + b"}" * 100_000),
         "config_not_utf8": text(whole.replace(b"silu", b"si\xff\xff")),
         "config_pointer": text(b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 9\n"),

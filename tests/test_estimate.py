@@ -15,8 +15,9 @@ from gguflike.blocks import FORMATS
 from gguflike.cli import main
 from gguflike.container import TensorInfo
 from gguflike.container.reader import HeaderFile
+from gguflike.engine.engine import MOST_PARALLEL
 from gguflike.errors import ArgumentError, GGUFError
-from gguflike.estimate import Estimate, estimate, estimates, read_bandwidth
+from gguflike.estimate import MOST_USERS, Estimate, estimate, estimates, read_bandwidth
 from gguflike.families import registry
 from gguflike.frozen import replace
 from gguflike.kernels.engine import memory
@@ -118,6 +119,9 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
         estimate(tmp_path / "m.gguf", 64, cache_type="q4_0")
     with pytest.raises(ArgumentError, match="users"):
         estimate(tmp_path / "m.gguf", 64, users=0)
+    with pytest.raises(ArgumentError, match="users: out of range; expected 1 to 256"):
+        estimate(tmp_path / "m.gguf", 64, users=257)
+    assert MOST_USERS == MOST_PARALLEL
     gguflike.write(tmp_path / "none.gguf", {"general.architecture": "llama"}, {})
     with pytest.raises(GGUFError, match="no weights"):
         estimate(tmp_path / "none.gguf", 64)

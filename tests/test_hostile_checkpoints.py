@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import gguflike
+from gguflike.cli import main
 from gguflike.errors import CheckpointError, UnsupportedError
 from tests.bad_vectors import ROOT
 
@@ -45,6 +48,25 @@ def test_tolerated(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     plan(name, tmp_path)
     assert not (tmp_path / "OWNED").exists()
+
+
+def test_what_a_message_says_of_a_file_is_for_people() -> None:
+    """A name, a key or a value that a file has made long."""
+    long = "x" * 100_000
+    error = CheckpointError("odd", path="f", tensor=long, field=long, got=[1] * 10_000)
+    assert len(str(error)) < 1400
+    assert str(error).count(" characters)") == 3
+    assert error.tensor == long
+    assert str(CheckpointError("odd", got="y" * 400)).endswith("got " + "y" * 396 + "… (404 characters)")
+
+
+@pytest.mark.parametrize("stated", [7, True, 1.5, [7], [{"a": 1}], [], None, "LlamaForCausalLM"])
+def test_a_class_of_any_kind_is_inspected(tmp_path: Path, stated: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    source, _ = bad_checkpoints.write(None, tmp_path)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"architectures": stated}))
+    assert main(["inspect", str(source)]) == 0
+    assert "class            " in capsys.readouterr().out
 
 
 def test_there_are_enough() -> None:

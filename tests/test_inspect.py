@@ -185,7 +185,9 @@ def test_tokens_by_an_expression(model: Path, tmp_path: Path, capsys: pytest.Cap
     assert found == {"0": {"text": "<s>", "type": "control"}, "3": {"text": "é\x1b", "type": "user_defined"}}
     assert main(["inspect", str(path), "--tokens", "^[<é]"]) == 0
     assert "\x1b" not in capsys.readouterr().out
-    assert main(["inspect", str(path), "--tokens", "("]) == 2
+    for wrong in ("(", "(" * 5000, "a{99999999999999999999}"):
+        assert main(["inspect", str(path), "--tokens", wrong]) == 2
+        assert "no regular expression" in capsys.readouterr().err
     assert main(["inspect", str(path), "--tokens", "nothing"]) == 0
 
 

@@ -301,7 +301,7 @@ def _tensor(name: str, entry: Any, path: Path | str, start: int, size: int) -> L
             tensor=name[:200],
             expected=f"begin <= end <= {size - start}",
             got=_brief(offsets),
-            remedy="the file is truncated; download it again",
+            remedy="the file is truncated or damaged; download it again",
         )
     bits = prod(shape) * _BITS[dtype]
     if bits % 8 or bits // 8 != offsets[1] - offsets[0]:

@@ -78,8 +78,10 @@ def _of_kind(kind: type, data: bytes, path: str | os.PathLike[str], field: str) 
         raise CheckpointError("JSON is nested too deeply", path=path, field=field) from None
     except ValueError as error:
         remedy = "save it as UTF-8 without a byte order mark" if data.startswith(_BOM) else None
+        long = "set_int_max_str_digits" in str(error)  # Python's advice is for who writes programs
+        what = "a whole number of thousands of digits" if long else str(error)
         raise _foreign(data, path) or CheckpointError(
-            f"not valid JSON: {error}", path=path, field=field, remedy=remedy
+            f"not valid JSON: {what}", path=path, field=field, remedy=remedy
         ) from None
     if not isinstance(value, kind):
         wanted = "an object" if kind is dict else "a list"

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         if key in values:
             raise UsageError(f"{key} is set twice")
         try:
-            values[key] = Path(path).read_bytes().decode()
+            values[key] = _read(path).decode()
         except UnicodeDecodeError:
             raise UsageError(f"{path}: not UTF-8 text") from None
     result = edit(
@@ -73,6 +73,21 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(result, args.dry_run)
     return 0
+
+
+def _read(path: str) -> bytes:
+    """What is in a file, or comes from a pipe. UsageError where it is more than a header holds: a device has no end."""
+    from gguflike.cli import UsageError
+    from gguflike.container.layout import MAX_HEADER_BYTES
+
+    pieces, count = [], 0
+    with Path(path).open("rb") as file:
+        while piece := file.read(1 << 20):
+            pieces.append(piece)
+            count += len(piece)
+            if count > MAX_HEADER_BYTES:
+                raise UsageError(f"{path}: larger than any header: more than {MAX_HEADER_BYTES:,} bytes")
+    return b"".join(pieces)
 
 
 def _pairs(given: Iterable[str], usage: str) -> list[tuple[str, str]]:

@@ -67,7 +67,7 @@ def tokens(file: GGUFFile, pattern: str) -> dict[str, Any]:
         raise GGUFError("the file has no vocabulary", path=file.path, field=TOKENS)
     try:
         search = re.compile(pattern).search
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:  # the others are of numbers and of nesting
         raise ArgumentError("no regular expression", field="tokens", got=f"{pattern!r}: {error}") from None
     with _limited(pattern):
         found = {index: text for index, text in enumerate(texts.tolist()) if isinstance(text, str) and search(text)}

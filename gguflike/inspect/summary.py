@@ -226,7 +226,7 @@ def checkpoint(path: str) -> dict[str, Any]:
     sizes = text_config(opened.config)
     return {
         "name": opened.source,
-        "class": (opened.config.get("architectures") or [None])[0],
+        "class": _class(opened.config.get("architectures")),
         "architecture": architecture,
         "tensors": len(opened.tensors),
         "parameters": sum(types.values()),
@@ -237,6 +237,12 @@ def checkpoint(path: str) -> dict[str, Any]:
         "converts": why is None,
         "why": why,
     }
+
+
+def _class(stated: Any) -> str | None:
+    """The class that config.json names first, whatever else it has there."""
+    first = stated[0] if isinstance(stated, list) and stated else stated
+    return first if isinstance(first, str) else None
 
 
 #: What of config.json most models state of their sizes.
