@@ -11,7 +11,7 @@ import pytest
 
 import gguflike
 from gguflike.container import Writer
-from gguflike.convert import convert, tuned
+from gguflike.convert import budget, convert, tuned
 from gguflike.convert.tuned import BITS, cut
 from gguflike.errors import ArgumentError, UnsupportedError
 from gguflike.progress import CALIBRATING
@@ -130,8 +130,15 @@ def test_it_goes_on_where_training_was_cut_off(
     assert [path.name for path in out.parent.iterdir()] == ["m.gguf"]
 
 
-def test_a_size_is_kept_to(folder: Path, asked: dict[str, Any], tmp_path: Path) -> None:
-    made = convert(folder, tmp_path / "m.gguf", size=24_000, split_max_tensors=5, **asked)
+def test_a_size_is_kept_to(
+    folder: Path, asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By shards together. There are few types to choose from, and few steps, as it is the size that counts here."""
+    for module, name, value in ((budget, "_BELOW", 0.0), (budget, "_ABOVE", 0.0), (tuned, "STEPS", 8)):
+        monkeypatch.setattr(module, name, value)
+    few = {**asked, "calibration_tokens": 240}
+    made = convert(folder, tmp_path / "m.gguf", size=24_000, split_max_tensors=5, **few)
+    assert len({tensor.format.name for tensor in made.calibrated}) > 1
     assert sum(Path(path).stat().st_size for path in made.paths) <= 24_000
     assert len(made.paths) > 1
     with gguflike.open(made.paths[0]) as file:
