@@ -1,7 +1,7 @@
 """Prove `gguflike serve` under load: every answer is the one computed alone, nonsense is refused, memory stays flat.
 
     python scripts/soak_server.py FILE.gguf [--conversations 200] [--connections 16] [--bodies 1000] [--seconds 600]
-        [--parallel 8] [--context 1024] [--cache-memory 64Mi] [--tokens 24] [--threads 1] [--seed 0] [--json OUT.json]
+        [--parallel 8] [--context 1024] [--cache-memory 16Mi] [--tokens 24] [--threads 1] [--seed 0] [--json OUT.json]
 
 The server is a process of its own. Three parts, each of which may be 0 and so left out:
 
@@ -11,8 +11,10 @@ The server is a process of its own. Three parts, each of which may be 0 and so l
                     `Model.chat` gives for the same conversation in a process without a server
     bodies          of nonsense: each must be answered by a status from 400 to 499, and the server go on
     seconds         of the same traffic without end, of known conversations and new ones. Resident memory of the server
-                    is read once a second: before anything was asked, after the first quarter (by then caches are full
-                    and threads are there) and at the end. It may have grown by 2 % from the second to the third
+                    is read once a second: before anything was asked, when it is warm, and at the end. It may have grown
+                    by 2 % from the second to the third. Warm is a server of which a quarter of the time is over (by
+                    then threads are there) and whose cache of texts is full: it holds what it holds at most, and
+                    that is what it may. One whose cache is not full in the first half has proven nothing, and fails
 
 The exit status is 1 where one of these is not so. The file needs a chat template.
 """
@@ -36,11 +38,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAT = "/v1/chat/completions"
-WARM = 0.25  # of the time, after which memory is to be flat
+WARM, LATEST = 0.25, 0.5  # of the time: a server is warm at the earliest, and at the latest
+FULL = 0.98  # of the limit, and of the most that it held, has a cache that is full
 GROWTH = 0.02  # by how much it may grow from then on
 TEXT_OF_WORDS = """
 time year people way day man thing woman life child world school state family student group country problem hand
@@ -138,10 +141,18 @@ class Client:
                     return
 
     def get(self, path: str) -> Any:
+        return json.loads(self._got(path))
+
+    def metrics(self) -> dict[str, float]:
+        """What /metrics counts, but for what it counts by kinds."""
+        lines = [line.split() for line in self._got("/metrics").decode().splitlines()]
+        return {line[0]: float(line[1]) for line in lines if len(line) == 2}
+
+    def _got(self, path: str) -> bytes:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
         try:
             connection.request("GET", path)
-            return json.loads(connection.getresponse().read())
+            return connection.getresponse().read()
         finally:
             connection.close()
 
@@ -218,11 +229,20 @@ def send_nonsense(traffic: Traffic, count: int, seed: int) -> None:
         )
 
 
+class Reading(NamedTuple):
+    """What was seen in one second: resident bytes, those of the cache and its limit, and answers until then."""
+
+    resident: int
+    cache: int
+    limit: int
+    answers: int
+
+
 def soak(
     traffic: Traffic, all_of: list[Conversation], options: argparse.Namespace, resident: Callable[[], int]
-) -> list[int]:
-    """Traffic for so many seconds; returns resident bytes of every second."""
-    end, read = time.monotonic() + options.seconds, [resident()]
+) -> list[Reading]:
+    """Traffic for so many seconds; returns what was seen in each."""
+    end, read = time.monotonic() + options.seconds, []
 
     def client(number: int) -> None:
         rng = random.Random(f"{options.seed} client {number}")
@@ -235,7 +255,9 @@ def soak(
         clients = [pool.submit(client, number) for number in range(options.connections)]
         while time.monotonic() < end:
             time.sleep(1)
-            read.append(resident())
+            metrics = traffic.client.metrics()
+            cache, limit = (int(metrics[f"gguflike_cache_{name}"]) for name in ("bytes", "limit_bytes"))
+            read.append(Reading(resident(), cache, limit, traffic.counts["answers"]))
         for each in clients:
             each.result()
     return read
@@ -284,13 +306,40 @@ def idle(client: Client) -> bool:
     return False
 
 
-def flat(loaded: int, read: list[int]) -> dict[str, float]:
-    """Resident MB when the model was ``loaded``, after WARM of the time and at the end (medians of a tenth of it), and
-    the growth between the latter two."""
-    warm, tenth = int(len(read) * WARM), max(1, len(read) // 10)
-    then, last = statistics.median(read[warm : warm + tenth]), statistics.median(read[-tenth:])
-    told = {"loaded": loaded / 1e6, "warm": then / 1e6, "end": last / 1e6, "most": max(read) / 1e6}
+def warm(read: list[Reading]) -> int | None:
+    """In which second the server was warm; None where it was not in time."""
+    most, limit = max(each.cache for each in read), read[0].limit
+    full = next(at for at, each in enumerate(read) if each.cache >= FULL * most)
+    return None if full > LATEST * len(read) or most < FULL * limit else max(full, int(WARM * len(read)))
+
+
+def flat(loaded: int, read: list[Reading], begin: int) -> dict[str, float]:
+    """Resident MB when the model was ``loaded``, in a quarter of the time from the second ``begin`` on, in the last
+    quarter, and the growth between the latter two.
+
+    Of a quarter the lowest tenth of readings counts. Requests take memory for a moment, megabytes of 20,000 words, and
+    it goes back to the system some seconds later: most readings say what was asked just now. What leaks is in all.
+    """
+    resident, quarter = [each.resident for each in read], max(2, len(read) // 4)
+    then, last = (statistics.quantiles(part, n=10)[0] for part in (resident[begin:][:quarter], resident[-quarter:]))
+    told = {"loaded": loaded / 1e6, "warm": then / 1e6, "end": last / 1e6, "most": max(resident) / 1e6}
     return {**{name: round(value, 1) for name, value in told.items()}, "growth": round(last / then - 1, 4)}
+
+
+def judged(loaded: int, read: list[Reading]) -> tuple[dict[str, Any], list[str]]:
+    """Figures of a soak, and what is wrong with them."""
+    begin = warm(read)
+    told: dict[str, Any] = {
+        "by minute": [
+            {"resident MB": each.resident // 10**6, "cache MB": each.cache // 10**6, "answers": each.answers}
+            for each in read[::60]
+        ]
+    }
+    if begin is None:
+        return told, ["the cache of texts was not full in time: take a smaller --cache-memory, or more --seconds"]
+    memory = flat(loaded, read, begin)
+    told |= {"warm after s": begin, "answers until then": read[begin].answers, "resident MB": memory}
+    return told, [f"memory grew: {memory}"] if memory["growth"] > GROWTH else []
 
 
 def prove(path: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -312,12 +361,11 @@ def prove(path: str, options: argparse.Namespace) -> dict[str, Any]:
         traffic.counts.clear()
         if options.seconds:
             read = soak(traffic, all_of, options, lambda: resident_bytes(process.pid))
-            memory = flat(loaded, read)
-            told["soak"] = {"seconds": options.seconds, **traffic.counts, "resident MB": memory}
-            told["resident MB by minute"] = [round(bytes_ / 1e6) for bytes_ in read[::60]]
+            memory, wrong = judged(loaded, read)
+            told["resident MB by second"] = [round(each.resident / 1e6, 1) for each in read]
+            told["soak"] = {"seconds": options.seconds, **traffic.counts, **memory}
             print(told["soak"], flush=True)
-            if memory["growth"] > GROWTH:
-                traffic.wrong.append(f"memory grew: {memory}")
+            traffic.wrong += wrong
         if not idle(traffic.client):
             traffic.wrong.append("work went on after the last client had left")
         if process.poll() is not None or "Traceback" in log.read_text(errors="replace"):
@@ -335,7 +383,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--parallel", type=int, default=8)
     parser.add_argument("--context", type=int, default=1024)
-    parser.add_argument("--cache-memory", default="64Mi")
+    parser.add_argument("--cache-memory", default="16Mi")
     parser.add_argument("--tokens", type=int, default=24, help="of an answer at most")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
