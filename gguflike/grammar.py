@@ -180,7 +180,8 @@ class Following:
 
     def mask(self) -> npt.NDArray[np.uint32] | None:
         """A bit for each token that may follow. Where the text may end, every end token may."""
-        mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)
+        # There is a bit more than tokens, which takes a word of its own where these fill their words.
+        mask = np.frombuffer(self._matcher.compute_bitmask(), np.uint32)[: len(self._ends)]
         self._check()
         if int(mask[self._end >> 5]) >> (self._end & 31) & 1:
             mask = mask | self._ends

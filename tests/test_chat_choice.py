@@ -10,7 +10,7 @@ import pytest
 
 from gguflike.chat import Called, Prompt, Said
 from gguflike.chat.choice import bound
-from gguflike.chat.formats import CALLS, REASONING, Format, Reasoning
+from gguflike.chat.formats import CALLS, REASONING, TOLD, Format, Reasoning
 from gguflike.errors import ArgumentError
 from gguflike.grammar import Grammars
 from gguflike.runner.tokenizer import Tokenizer
@@ -225,6 +225,12 @@ def test_tools_that_there_are_not() -> None:
         bound(made, GRAMMARS, choice=("sum",))
     with pytest.raises(ArgumentError, match=r"tool_choice: a call is asked for.*got no tools"):
         bound(prompt(Format(False, None, None), "", ()), GRAMMARS, choice="required")
+    for name in ("hermes", "qwen3-coder", "glm", "lfm2", "gemma4", "channels"):
+        form = Format(True, None, TOLD) if name == "channels" else Format(False, None, FORMATS[name])
+        for schema in ({"$ref": "#"}, {"properties": "x"}, {"required": 5}, {"properties": {"x": {"enum": 5}}}):
+            none = {"type": "function", "function": {"name": "f", "description": "", "parameters": schema}}
+            with pytest.raises(ArgumentError, match="tools: cannot be enforced"):
+                bound(prompt(form, "", [none]), GRAMMARS, choice="required")
     wrong = tool("f", [], x={"type": "array", "uniqueItems": True})
     with pytest.raises(ArgumentError, match=r"tools: cannot be enforced.*uniqueItems"):
         bound(prompt(Format(False, None, FORMATS["hermes"]), "", [wrong]), GRAMMARS, choice="required")

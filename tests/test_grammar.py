@@ -183,6 +183,17 @@ def test_grammars_in_both_notations(text: str, tokens: Tokenizer) -> None:
     assert {followed(made.start(), tokens, seed) for seed in range(30)} == {"ab", "abc", "abb"}
 
 
+@pytest.mark.parametrize("size", [319, 320, 321, 352])
+def test_vocabularies_of_any_size(tokens: Tokenizer, size: int) -> None:
+    """Also of whole words of bits, where a text may end or go on."""
+    assert tokens.vocab_size <= 319
+    following = Grammars(tokens, size).regex("a*").start()
+    mask = following.mask()
+    assert mask is not None
+    assert len(mask) == -(-size // 32)
+    assert tokens.eos_ids < allowed(following) <= set(range(tokens.vocab_size))
+
+
 def test_many_texts_of_one_source(tokens: Tokenizer) -> None:
     source = grammars(tokens).regex("abc")
     one, two = source.start(), source.start()

@@ -53,7 +53,8 @@ def bound(
     strict = choice == "auto" and any(tool["function"].get("strict") is True for tool in tools)
     if not must and schema is None and not strict:
         return None
-    rules = _Rules(grammars)
+    field = "tools" if schema is None else "schema"
+    rules = _Rules(grammars, field)
     if not must and schema is None:
         return grammars.lark(rules.text(prompt, [rules.free_with_calls(prompt, tools, parallel)]), "tools")
     bodies = []
@@ -61,14 +62,14 @@ def bound(
         bodies.append(rules.answer(prompt, checked_schema(schema)))
     if tools and choice != "none":
         bodies.append(rules.calls(prompt, tools, parallel))
-    field = "tools" if schema is None else "schema"
     return grammars.lark(rules.text(prompt, bodies), field)
 
 
 class _Rules:
     """Rules of one grammar, as they are made."""
 
-    def __init__(self, grammars: Grammars) -> None:
+    def __init__(self, grammars: Grammars, field: str) -> None:
+        self._grammars, self._field = grammars, field
         self._token, self._control = grammars.token, grammars.control
         self._lines: list[str] = []
         self._without: dict[tuple[str, ...], str] = {}
@@ -120,7 +121,13 @@ class _Rules:
         """JSON of a schema."""
         made = dict(schema) if isinstance(schema, Mapping) else {}
         made["x-guidance"] = {"whitespace_pattern": WHITE_SPACE}
+        if '"$ref"' in json.dumps(made):  # one that goes round in circles would be found out where a text reaches it
+            self._check(made)
         return self.add(f"%json {json.dumps(made)}")
+
+    def _check(self, schema: Mapping[str, Any]) -> None:
+        """ArgumentError where a schema by itself cannot be enforced."""
+        self._grammars.lark(f"start: %json {json.dumps(schema)}", self._field)
 
     # What comes before
 
@@ -163,6 +170,9 @@ class _Rules:
     def _begun(self, begin: str, form: Calls, tools: Sequence[Tool], parallel: bool) -> str:
         """A call behind ``begin``, or a list of them behind its bracket."""
         write = _WRITERS[form.syntax]
+        if form.syntax not in ("json", "named"):  # the others look into schemas, which have to be right for that
+            for tool in tools:
+                self._check(_schema(tool))
         if form.listed:
             one = self.add(" | ".join(write(self, tool, form) for tool in tools))
             more = f'(", " {one})*' if parallel else ""
