@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from gguflike import reference
-from gguflike.calibrate.fisher import Sensitivity, fisher, sampled, token_weights
+from gguflike.calibrate.fisher import Sensitivity, at_once, fisher, sampled, token_weights
 from gguflike.calibrate.sensitivities import measure
 from gguflike.calibrate.statistics import StackStatistics, Statistics
 from gguflike.calibrate.stream import stream
@@ -20,6 +21,7 @@ from gguflike.reference.gradient.graph import gradients
 from tests import by_hand, test_attention, test_parts
 from tests.test_calibrate_stream import DENSE, EXPERTS, TEXTS, weights_of
 
+module = sys.modules[fisher.__module__]
 SHARED = test_attention.graph_of(test_attention.attention(), test_attention.attention(kv_layer=0))
 INPUTS = test_parts.layer_inputs(8)
 
@@ -90,6 +92,24 @@ def test_the_same_bits_at_any_number_of_threads(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     other = found_of(EXPERTS, tmp_path, seed=1)
     assert not np.array_equal(other["blk.0.attn_q.weight"][1], one["blk.0.attn_q.weight"][1])
+
+
+def test_the_same_bits_however_many_gradients_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = found_of(EXPERTS, tmp_path, threads=2)
+    held = []
+    monkeypatch.setattr(module, "at_once", lambda shapes: held.append(at_once(shapes)) or held[-1])
+    monkeypatch.setattr(module, "GRADIENTS", 1)
+    one = found_of(EXPERTS, tmp_path, threads=2)
+    assert set(held) == {1}
+    for name, (outputs, tokens, reached) in many.items():
+        for want, got in zip((*outputs, tokens, reached), (*one[name][0], *one[name][1:]), strict=True):
+            assert np.array_equal(want, got)
+
+
+def test_gradients_are_held_of_fewer_sequences_where_they_are_larger() -> None:
+    assert at_once([(768, 768), (2048, 768)]) == 8
+    assert at_once([(1024, 4096), (4096, 4096)]) == 3  # of 80 MiB in 256
+    assert at_once([(14336, 4096), (14336, 4096), (4096, 14336)]) == 1
 
 
 def test_what_no_token_reaches_has_the_identity() -> None:

@@ -8,13 +8,15 @@ which is made here: the sum over sequences of G G^T with G = sum_t g_t x_t^T (th
 in the Gram matrix is s_t, the mean of g_t**2 over the outputs (GuidedQuant, arXiv 2505.07004).
 
 Sequences go through the model block by block, first to the end and then back; hidden states and their gradients are on
-disk, and there are in memory one block's weights, the factors of its matrices and what a few sequences compute.
+disk, and there are in memory one block's weights, the factors of its matrices, the gradients by these of a few
+sequences (of one, where they are large) and what sequences compute.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ import numpy.typing as npt
 
 from gguflike.calibrate.blas import single_threaded
 from gguflike.calibrate.states import GRADIENT, States
+from gguflike.calibrate.sums import Each, add_gram, mirror
 from gguflike.calibrate.tables import Table, TableSums, by_rows, is_told, variances
 from gguflike.calibrate.walk import Lazy
 from gguflike.errors import ArgumentError, QuantizationError
@@ -35,6 +38,12 @@ from gguflike.reference.parts import normalize
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 
+AT_ONCE = 8
+"""Sequences whose results are held at most before they are added up."""
+GRADIENTS = 1 << 28
+"""Bytes of gradients by the matrices of a block that are held so; those of one sequence, where they are more."""
+ROWS = 64
+"""Tokens whose logits become probabilities together."""
 DAMPING = 0.05
 """Share of its mean diagonal that is added to H_O's diagonal before rounding: it is a sum over few sequences."""
 
@@ -203,7 +212,7 @@ class _Walk:
             x = normalize(self.graph.norm, weights, x)
             return x.T @ x, spread[0]
 
-        for lot in self.lots():
+        for lot in self.lots(AT_ONCE):
             for seen in self.pool.map(run, lot):
                 if seen is not None and self.sums is not None:
                     self.sums.predicted(*seen)
@@ -216,14 +225,14 @@ class _Walk:
             ids = np.asarray(self.sequences[i], np.int64)
             return ids, by_rows(ids, self.place.load(GRADIENT, i).x)
 
-        for lot in self.lots():
+        for lot in self.lots(AT_ONCE):
             for ids, seen in self.pool.map(run, lot):
                 self.sums.looked_up(ids, seen)
 
-    def lots(self) -> Iterable[range]:
-        """Sequences of which results are held before they are added up."""
+    def lots(self, size: int) -> Iterable[range]:
+        """Sequences of which results are held before they are added up, ``size`` of them each time."""
         count = len(self.sequences)
-        return (range(start, min(start + _AT_ONCE, count)) for start in range(0, count, _AT_ONCE))
+        return (range(start, min(start + size, count)) for start in range(0, count, size))
 
     def backward(self, found: Tell, tell: Callable[[int, str], None]) -> None:
         count = len(self.graph.blocks)
@@ -237,28 +246,29 @@ class _Walk:
                 state, gradient = self.place.load(layer, i), self.place.load(GRADIENT, i)
                 by_state, _ = self.blocks[i].back(layer, weights, state, gradient, watched=sums, watch=seen)
                 self.place.save(GRADIENT, i, by_state)
-                seen.square()
                 return seen
 
-            for lot in self.lots():
-                for seen in self.pool.map(run, lot):
+            for lot in self.lots(at_once(shapes.values())):
+                for seen in list(self.pool.map(run, lot)):  # all of them, before the pool has other work
                     for role, each in sums.items():
-                        each.add(seen, role)
+                        each.add(seen, role, self.pool.map)
             for role, each in sums.items():
                 if each.seen:
                     found(self.names[layer][role], each.result())
 
 
-_AT_ONCE = 8  # sequences whose factors are held before they are added up
+def at_once(shapes: Iterable[tuple[int, ...]]) -> int:
+    """Of how many sequences gradients by matrices of such shapes are held before they are added up."""
+    gradients = sum(np.dtype(np.float32).itemsize * prod(shape) for shape in shapes)
+    return min(max(GRADIENTS // max(gradients, 1), 1), AT_ONCE)
 
 
 class _Seen:
-    """What the products of one sequence of ``length`` tokens come to: by matrix, G G^T, and by role, s_t."""
+    """What the products of one sequence of ``length`` tokens come to: by matrix, G, and by role, s_t."""
 
     def __init__(self, length: int) -> None:
         self._length = length
-        self._gradients: dict[tuple[str, int | None], Array] = {}
-        self.factors: dict[tuple[str, int | None], Array] = {}
+        self.gradients: dict[tuple[str, int | None], Array] = {}
         self.tokens: dict[str, Floats] = {}
         self.reached: dict[tuple[str, int | None], int] = {}
 
@@ -271,17 +281,11 @@ class _Seen:
                 remedy="check the weights of this layer and of those behind it, or leave the text out",
             )
         by_weights = gradient.T @ product.inputs
-        self._gradients[key] = self._gradients[key] + by_weights if key in self._gradients else by_weights
+        self.gradients[key] = self.gradients[key] + by_weights if key in self.gradients else by_weights
         self.reached[key] = self.reached.get(key, 0) + len(gradient)
         tokens = self.tokens.setdefault(product.name, np.zeros(self._length, np.float32))
         squares = np.mean(np.square(gradient), axis=1)
         tokens[slice(None) if product.rows is None else product.rows] += squares
-
-    def square(self) -> None:
-        """Make the factors, where no gradient of weights is needed any more."""
-        while self._gradients:
-            key, gradient = self._gradients.popitem()
-            self.factors[key] = gradient @ gradient.T
 
 
 class _Sum:
@@ -294,25 +298,31 @@ class _Sum:
         self._reached = np.zeros(count, np.int64)
         self.seen = False
 
-    def add(self, seen: _Seen, role: str) -> None:
-        for (name, member), factor in seen.factors.items():
+    def add(self, seen: _Seen, role: str, each: Each) -> None:
+        for (name, member), gradient in seen.gradients.items():
             if name == role:
-                self._factors[member or 0] += factor
+                add_gram(gradient.T, self._factors[member or 0], each)
                 self._reached[member or 0] += seen.reached[name, member]
                 self.seen = True
         self._tokens.append(seen.tokens.get(role, np.zeros(seen._length, np.float32)))
 
     def result(self) -> Sensitivity:
+        for factor in self._factors:
+            mirror(factor)
         return Sensitivity(self._factors, np.concatenate(self._tokens), self._reached)
 
 
 def sampled(logits: Array, rng: np.random.Generator) -> tuple[float, Array]:
     """-log p of labels that are drawn from the model, summed over tokens, and its gradient by the logits."""
-    shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    shares /= shares.sum(axis=-1, keepdims=True)
-    reach = np.cumsum(shares, axis=-1, dtype=np.float64)
-    drawn = rng.random((len(shares), 1)) * reach[:, -1:]
-    labels = np.minimum((reach <= drawn).sum(axis=-1), shares.shape[1] - 1)
+    shares, labels = np.empty_like(logits), np.empty(len(logits), np.int64)
+    uniform = rng.random((len(logits), 1))
+    for start in range(0, len(logits), ROWS):
+        rows = slice(start, start + ROWS)
+        part = np.exp(logits[rows] - logits[rows].max(axis=-1, keepdims=True))
+        part /= part.sum(axis=-1, keepdims=True)
+        reach = np.cumsum(part, axis=-1, dtype=np.float64)
+        labels[rows] = np.minimum((reach <= uniform[rows] * reach[:, -1:]).sum(axis=-1), part.shape[1] - 1)
+        shares[rows] = part
     place = np.arange(len(labels)), labels
     loss = -float(np.log(np.maximum(shares[place], np.finfo(shares.dtype).tiny)).sum())
     shares[place] -= 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from math import prod
 
+from gguflike.calibrate.fisher import at_once
 from gguflike.calibrate.passes import SLAB
 from gguflike.calibrate.rounding import ROUNDED
 from gguflike.calibrate.sums import Collecting
@@ -16,6 +17,10 @@ ROWS = 4
 """Rows as wide as the widest that a token has while a step is computed: what comes in, goes out, and is between."""
 BASE = 400_000_000
 """What Python, the libraries and compiled kernels take."""
+KEPT = 16
+"""Rows as wide as the widest that a token has while a block is computed backward."""
+LOGITS = 4
+"""Arrays as large as the logits of a sequence: themselves, what they are made of, probabilities, gradients."""
 PARTS = 8
 """Arrays as large as the rows that are rounded together: targets, values, errors, encodings."""
 
@@ -71,6 +76,21 @@ def memory(
     summing = max(_weights(step) + _sums(step, collecting, cross, both, limit) for step in steps) + running + slab
     rounding = max((_rounding(step, cross) for step in steps), default=0) if both else 0
     return max(summing, rounding, head)  # which is read when nothing else is there
+
+
+def learning(graph: Graph, longest: int, threads: int) -> int:
+    """Bytes of a backward pass at the largest block of a model, beside `BASE`: the float weights, H_O of plain
+    matrices, the gradients that are held, and what sequences of up to ``longest`` tokens compute and keep on so many
+    ``threads``; or behind the last block, where there are the output matrix and, on each thread, logits and what they
+    become."""
+    most = 0
+    for block in graph.blocks:
+        matrices = list(_of_block(block))
+        plain = sum(_output(tensor) for tensor in matrices if len(tensor.shape) == 2)
+        gradients = at_once([tensor.shape for tensor in matrices]) * _weights(matrices)
+        most = max(most, _weights(matrices) + plain + gradients)
+    head = graph.head.n_vocab * (graph.head.n_embd + threads * LOGITS * longest) if isinstance(graph.head, Head) else 0
+    return max(most + threads * FLOAT32 * longest * KEPT * _widest(graph), FLOAT32 * head)
 
 
 def alone(graph: Graph) -> int:

@@ -169,28 +169,41 @@ class Moments:
             scale = _capped(inputs, self.cap)
             inputs = inputs * scale
             floats = None if floats is None else floats * scale
-        starts = range(0, inputs.shape[1], TILE)
-
-        def symmetric(tile: tuple[int, int]) -> None:
-            rows, columns = (slice(start, start + TILE) for start in tile)
-            self.gram[rows, columns] += inputs[:, rows].T @ inputs[:, columns]
-
-        for _ in each(symmetric, [(i, j) for i in starts for j in starts if j >= i]):
-            pass
+        add_gram(inputs, self.gram, each)
         if self.cross is not None:
             assert floats is not None, "both streams are summed up"
             add_products(floats - inputs, inputs, self.cross, each)
 
     def result(self) -> Statistics:
         count = np.float32(max(self.tokens, 1))
-        starts = range(0, len(self.gram), TILE)
-        for i, j in ((i, j) for i in starts for j in starts if j > i):
-            self.gram[j : j + TILE, i : i + TILE] = self.gram[i : i + TILE, j : j + TILE].T
+        mirror(self.gram)
         self.gram /= count
         if self.cross is not None:  # the sum of (x_f - x_q) x_q^T so far
             self.cross /= count
             self.cross += self.gram
         return Statistics(self.gram, self.cross, self.tokens)
+
+
+def add_gram(rows: Floats, sums: Floats, each: Each = map) -> None:
+    """Add ``rows.T @ rows`` to ``sums``, above the diagonal and in the tiles on it; `mirror` fills in the rest.
+
+    Tiles are the same however many of them are made at the same time, and so are the bits of the sums.
+    """
+    starts = range(0, rows.shape[1], TILE)
+
+    def add(tile: tuple[int, int]) -> None:
+        i, j = (slice(start, start + TILE) for start in tile)
+        sums[i, j] += rows[:, i].T @ rows[:, j]
+
+    for _ in each(add, [(i, j) for i in starts for j in starts if j >= i]):
+        pass
+
+
+def mirror(sums: Floats) -> None:
+    """Make what `add_gram` has added up symmetric."""
+    starts = range(0, len(sums), TILE)
+    for i, j in ((i, j) for i in starts for j in starts if j > i):
+        sums[j : j + TILE, i : i + TILE] = sums[i : i + TILE, j : j + TILE].T
 
 
 def add_products(left: Floats, right: Floats, sums: Floats, each: Each = map) -> None:

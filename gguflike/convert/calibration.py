@@ -147,7 +147,10 @@ class Calibration:
     @property
     def memory(self) -> int:
         """Bytes that calibrating takes at most, about."""
-        return needs.BASE + needs.memory(self.graph, self.sequence, Hessians(), True, True, thread_count(None), SUMS)
+        threads = thread_count(None)
+        walk = needs.memory(self.graph, self.sequence, Hessians(), True, True, threads, SUMS)
+        learning = needs.learning(self.graph, self.sequence, threads) if self.effort.is_loss_aware else 0
+        return needs.BASE + max(walk, learning)
 
     @property
     def disk(self) -> int:
