@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,27 @@ def test_limits_count_as_gguf_split_counts(tmp_path: Path) -> None:
     assert [[info.name for info in file.tensors] for file in made.files] == [["t1", "t8", "t9"], ["t100"], ["t3"]]
     made = split(tmp_path / "m.gguf", tmp_path / "n", split_max_size=127)
     assert [[info.name for info in file.tensors] for file in made.files] == [["t1", "t8"], ["t9"], ["t100"], ["t3"]]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("general.architecture", "llama", None),
+        ("general.architecture", "qwen2", "another model"),
+        ("general.url", "https://example.org", "no program reads there"),
+    ],
+)
+def test_what_a_later_shard_says_of_its_model(
+    key: str, value: str, said: str | None, tmp_path: Path, model: Path
+) -> None:
+    """M-016: nobody reads it there."""
+    last = split(model, tmp_path / "part", split_max_tensors=8).paths[-1]
+    with container.open(last, shards=False) as file:
+        metadata = file.metadata.typed_dict() | {key: Typed(value, ValueType.STRING)}
+        container.write(last, metadata, list(file.tensors.values()))
+    findings = gguflike.verify(last).findings
+    assert [(each.rule, each.path, each.field) for each in findings] == [("M-016", os.fspath(last), key)] * bool(said)
+    assert all(re.search(str(said), each.message) for each in findings)
 
 
 @pytest.mark.parametrize("size", ["0", "4T", "-1", "x", "1.5G", 0, -3, 2.0, True, ""])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from gguflike.container.findings import Finding, odd
 from gguflike.container.layout import ARCHITECTURE_KEY
 from gguflike.container.values import INTEGERS, ValueType
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 TOKENS = "tokenizer.ggml.tokens"
 EMBEDDING = "token_embd.weight"
+OF_A_SHARD = ("split.", "gguflike.digest.", "gguflike.signature.")  # keys that each shard has of itself
 PER_TOKEN = ("tokenizer.ggml.scores", "tokenizer.ggml.token_type")
 
 
@@ -111,3 +114,19 @@ def vocabulary(file: GGUFFile) -> Iterator[Finding]:
             value = metadata[key]
             if not 0 <= value < tokens and value not in (-1, 2**32 - 1):  # all ones: "none"
                 yield wrong(key, f"id {value} is not among {counted(tokens, 'token')}")
+
+
+def shards(whole: GGUFFile) -> Iterator[Finding]:
+    """M-016: what a later shard says of the model, the first says, too. Readers take metadata of the first alone."""
+    first, *later = whole.shards
+    for file in later:
+        for key in file.metadata:
+            if key.startswith(OF_A_SHARD):
+                continue
+            if key not in first.metadata:
+                message = "a shard that is not the first has metadata, which no program reads there"
+            elif not np.array_equal(file.metadata[key], first.metadata[key]):
+                message = "the first shard says otherwise: this may be a shard of another model"
+            else:
+                continue
+            yield Finding("warning", "M-016", message, file.path, file.metadata.entry(key).start, field=key)

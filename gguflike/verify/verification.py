@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from gguflike import container
-from gguflike.container import GGUFFile, TensorInfo
+from gguflike.container import GGUFFile, TensorInfo, consistency
 from gguflike.container.digest import TENSORS_KEY, Recorded, header_digest, recorded
 from gguflike.container.findings import SEVERITIES, Finding, Severity, odd
 from gguflike.container.finite import NotFinite, first_not_finite
@@ -121,6 +121,7 @@ def verify(
         for check in checks:
             done = check.run(progress, done, total)
             findings += check.findings
+        findings += consistency.shards(whole)
         disagree = any(finding.rule in ("M-010", "M-011") for finding in findings)
         if key is not None:
             from gguflike.verify import signature
