@@ -716,3 +716,9 @@ def test_the_page_tells_the_order_and_all_settings() -> None:
         assert f"`{name}`" in page
     for source in re.findall(r"arXiv:[0-9.]+[0-9]|pull request \d+", Path(chain.__file__).read_text(encoding="utf-8")):
         assert source in page
+
+
+def test_steps_may_have_the_names_that_llama_cpp_has() -> None:
+    assert Sampling(0.5, order=("typ_p", "temp")) == Sampling(0.5, order=("typical_p", "temperature"))
+    with pytest.raises(ArgumentError, match="a step stands twice"):
+        Sampling(order=("temp", "temperature"))

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gguflike.engine.events import Finished, Prefilled, Token
+from gguflike.runner.sampling import ALIASES
 from gguflike.serve import logprobs, sse
 from gguflike.serve.answering import Answers
 from gguflike.serve.constraints import constraint_of_text
@@ -21,7 +22,6 @@ from gguflike.serve.parameters import (
     HARMLESS,
     MOST_PROMPTS,
     OBJECT,
-    STEPS,
     STOP,
     STRING,
     STRINGS,
@@ -145,7 +145,7 @@ def _ids(given: Any, loaded: Loaded) -> list[int]:
 
 def _settings(call: Call, loaded: Loaded, number: int) -> dict[str, Any]:
     """How tokens are chosen, in llama-server's words."""
-    values, names = call.values, {ours: theirs for theirs, ours in STEPS.items()}
+    values, names = call.values, {ours: theirs for theirs, ours in ALIASES.items()}
     sampling = sampling_of(values, call.server, loaded, number)
     told = dict(sampling.__dict__)
     biases = dict(told.pop("logit_bias"))

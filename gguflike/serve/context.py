@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from gguflike.errors import ArgumentError, ArgumentTypeError
 from gguflike.frozen import frozen
-from gguflike.runner.sampling import ORDER
+from gguflike.runner.sampling import ALIASES, ORDER
 from gguflike.serve.errors import refused, too_long
 from gguflike.serve.metrics import Metrics
 from gguflike.serve.models import Loaded, Models
-from gguflike.serve.parameters import SAMPLING, STEPS, SWITCHES
+from gguflike.serve.parameters import SAMPLING, SWITCHES
 from gguflike.serve.settings import Settings
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def sampling_of(values: Mapping[str, Any], server: Server, loaded: Loaded, numbe
         if name in fields:
             fields[name] = max(fields[name], 1e-9)  # 0 is said by some, and leaves the likeliest
     if "order" in fields:
-        fields["order"] = tuple(STEPS.get(step, step) for step in fields["order"])
+        fields["order"] = tuple(ALIASES.get(step, step) for step in fields["order"])
         _leave_out(fields, values)
     if "dry_sequence_breakers" in fields:
         fields["dry_sequence_breakers"] = tuple(fields["dry_sequence_breakers"])

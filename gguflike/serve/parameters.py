@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gguflike.frozen import frozen
-from gguflike.runner.sampling import ORDER
+from gguflike.runner.sampling import ALIASES, ORDER
 from gguflike.serve.errors import refused
 from gguflike.serve.validation import Schema, checked, nullable
 
@@ -57,8 +57,6 @@ def listed(value: Any) -> list[Any]:
     return [value] if isinstance(value, str) or isinstance(value[0], int) else value
 
 
-#: Names that llama.cpp has for steps of sampling -> ours.
-STEPS: Mapping[str, str] = {"typ_p": "typical_p", "temp": "temperature"}
 #: The fields of ``Sampling`` that switch a step on, where that is not the field of its name.
 SWITCHES: Mapping[str, tuple[str, ...]] = {
     "penalties": ("repetition_penalty", "frequency_penalty", "presence_penalty"),
@@ -160,7 +158,7 @@ SAMPLING: Table = (
     ),
     Parameter(
         "samplers",
-        {"type": "array", "items": choice(*ORDER, *STEPS)},
+        {"type": "array", "items": choice(*ORDER, *ALIASES)},
         "The order of the steps; others are off",
         to="order",
     ),

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 
 from gguflike import lazy
 from gguflike.runner.sampling.sampler import Sampler
-from gguflike.runner.sampling.settings import ORDER, Sampling
+from gguflike.runner.sampling.settings import ALIASES, ORDER, Sampling
 
 if TYPE_CHECKING:
     from gguflike.runner.sampling.grammar import Grammar
     from gguflike.runner.sampling.logprobs import Logprobs
 
-__all__ = ["ORDER", "Grammar", "Logprobs", "Sampler", "Sampling"]
+__all__ = ["ALIASES", "ORDER", "Grammar", "Logprobs", "Sampler", "Sampling"]
 
 __getattr__ = lazy.names(__name__, {"Grammar": "grammar", "Logprobs": "logprobs"})

@@ -13,7 +13,7 @@ from gguflike.errors import (
     check_number,
     check_text,
 )
-from gguflike.runner.sampling.settings import ORDER
+from gguflike.runner.sampling.settings import ALIASES, ORDER
 
 #: Magnitudes that float32 logits can bear being added or multiplied.
 _MOST = 1e6
@@ -56,7 +56,7 @@ def _breakers(name: str, value: Any) -> tuple[str, ...]:
 
 
 def _order(name: str, value: Any) -> tuple[str, ...]:
-    steps = _texts(name, value)
+    steps = tuple(ALIASES.get(step, step) for step in _texts(name, value))
     for step in steps:
         check_choice(name, step, ORDER)
     return steps

@@ -10,6 +10,8 @@ from gguflike.frozen import frozen
 #: The steps in their usual order, which is llama.cpp's. A logit bias and a grammar come before them, the draw (by
 #: mirostat, where that is on) behind them.
 ORDER = ("penalties", "dry", "top_n_sigma", "top_k", "typical_p", "top_p", "min_p", "xtc", "temperature")
+#: llama.cpp's names of steps -> ours.
+ALIASES: Mapping[str, str] = {"typ_p": "typical_p", "temp": "temperature"}
 
 
 @frozen
