@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from gguflike.serve.errors import ApiError, refused
@@ -59,15 +60,12 @@ def checked(value: Any, schema: Schema, where: str) -> Any:
 
 def _one_of(value: Any, schemas: list[Schema], where: str) -> Any:
     """Checked by the first schema that takes it; the error is that of the one which comes nearest."""
-    wrong: list[tuple[int, ApiError]] = []
     for schema in schemas:
-        try:
+        with suppress(ApiError):  # kept, it would keep all that this was called with
             return checked(value, schema, where)
-        except ApiError as error:
-            wrong.append((_fitting(value, schema), error))
-    near, nearest = max(wrong, key=lambda each: each[0])
-    if near:
-        raise nearest
+    nearest = max(schemas, key=lambda schema: _fitting(value, schema))
+    if _fitting(value, nearest):
+        return checked(value, nearest, where)  # which says why not
     kinds = " or ".join(dict.fromkeys(map(_article, _kinds({"anyOf": schemas}))))
     raise refused(where, f"expected {kinds}, got {shown(value)}")
 
