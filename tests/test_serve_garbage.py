@@ -80,10 +80,14 @@ def test_an_answer_leaves_no_garbage(server: Server, kind: str, uncollected: Non
     ask(server, "POST", path, body)  # what is imported and made once
     until(lambda: idle(server))
     garbage()
-    for _ in range(3):
-        ask(server, "POST", path, body)
-    until(lambda: idle(server))
-    assert garbage() == {}
+    for _ in range(3):  # what is let go of once, such as the model's file, may come in between
+        for _ in range(3):
+            ask(server, "POST", path, body)
+        until(lambda: idle(server))
+        found = garbage()
+        if not found:
+            break
+    assert found == {}
 
 
 @pytest.mark.parametrize("stream", [False, True])
