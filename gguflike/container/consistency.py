@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 TOKENS = "tokenizer.ggml.tokens"
 EMBEDDING = "token_embd.weight"
-OF_A_SHARD = ("split.", "gguflike.digest.", "gguflike.signature.")  # keys that each shard has of itself
 PER_TOKEN = ("tokenizer.ggml.scores", "tokenizer.ggml.token_type")
 
 
@@ -118,10 +117,12 @@ def vocabulary(file: GGUFFile) -> Iterator[Finding]:
 
 def shards(whole: GGUFFile) -> Iterator[Finding]:
     """M-016: what a later shard says of the model, the first says, too. Readers take metadata of the first alone."""
+    from gguflike.container.digest import PREFIX, SIGNATURE_PREFIX  # as above
+
     first, *later = whole.shards
     for file in later:
         for key in file.metadata:
-            if key.startswith(OF_A_SHARD):
+            if key.startswith(("split.", PREFIX, SIGNATURE_PREFIX)):  # what each shard has of itself
                 continue
             if key not in first.metadata:
                 message = "a shard that is not the first has metadata, which no program reads there"
