@@ -10,6 +10,9 @@ MODEL is a checkpoint. Both sides start from it, see the same calibration text, 
     mixes   (--mixes)  llama-quantize's own mix beside convert --size BYTES --effort N, with the bytes of the peer's
             file, at any effort: ours must not be larger.
 
+The runner rounds activations to 8 bits, as llama.cpp does: what that costs is in both sides' figures, and is much of
+what is left of 4 bits and more. --weights-alone decodes the files to F32 before they are judged, as papers do.
+
 With --hessians, files of effort 1 whose Hessians are kept by one run of calibrate stand beside them.
 
 The divergence from the checkpoint in its own floats is measured by `gguflike eval` on every text, none of which may be
@@ -23,6 +26,7 @@ with cmake in --build. Files are kept in --work and made anew only where they ar
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -30,6 +34,7 @@ import resource
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -215,6 +220,17 @@ def measured(job: Job, found: Sequence[Evaluation], llama: dict[str, dict[str, l
     return records
 
 
+def judged(job: Job, alone: bool, stack: contextlib.ExitStack) -> list[Path]:
+    """The files to run: those of a job, or what their weights are as F32, for as long as the stack is open."""
+    if not alone:
+        return list(job.files.values())
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=next(iter(job.files.values())).parent)))
+    decoded = [folder / path.name for path in job.files.values()]
+    for path, out in zip(job.files.values(), decoded, strict=True):
+        gguflike.quantize_file(path, out, "F32")
+    return decoded
+
+
 def _kl(evaluation: Evaluation, kind: str) -> Any:
     scores = evaluation.scores[kind]
     assert isinstance(scores, Pairs)
@@ -257,7 +273,7 @@ def base_logits(args: argparse.Namespace, programs: Tools, floats: Path) -> dict
     return made
 
 
-def page(records: Sequence[dict[str, Any]], head: str | None) -> str:
+def page(records: Sequence[dict[str, Any]], args: argparse.Namespace) -> str:
     """The table: a row for each type and text."""
     names = list(dict.fromkeys(record["by"] for record in records))
     texts = list(dict.fromkeys(record["text"] for record in records))
@@ -282,10 +298,14 @@ def page(records: Sequence[dict[str, Any]], head: str | None) -> str:
             cells += [_through(by[each]["llama_kl"]) for each in names if through]
             cells += [f"{by[each]['seconds']:.1f}" if by[each]["seconds"] else "" for each in timed]
             rows.append("| " + " | ".join(cells) + " |")
-    protocol = f"Embedding and output in {head} on both sides of pure files." if head else "One type in all matrices."
-    return "\n".join(
-        [protocol, "KL divergence in nats from the floats, ± standard error by chunks of text.", "", *rows]
+    head = (
+        f"Embedding and output in {args.head} on both sides of pure files."
+        if args.head
+        else "One type in all matrices."
     )
+    activations = "floats (weights decoded to F32)" if args.weights_alone else "rounded to 8 bits"
+    protocol = f"KL divergence in nats from the floats, ± standard error by chunks of text; activations {activations}."
+    return "\n".join([head, protocol, "", *rows])
 
 
 def _through(found: list[float] | None) -> str:
@@ -308,6 +328,7 @@ def parse() -> argparse.Namespace:
     add("--mixes", nargs="*", default=[], metavar="TYPE", help="mixes of llama-quantize")
     add("--efforts", type=int, nargs="+", default=[0, 1], metavar="N", help="of convert (default: 0 1)")
     add("--hessians", action="store_true", help="also effort 1 with Hessians that are kept for all types")
+    add("--weights-alone", action="store_true", help="judge files decoded to F32: no activations in 8 bits")
     add("--head", default="F16", metavar="TYPE", help="of embedding and output in pure files (default: %(default)s)")
     add("--same-head", dest="head", action="store_const", const=None, help="embedding and output have the type, too")
     add("--context", type=int, default=512, metavar="N", help="tokens of a chunk (default: %(default)s)")
@@ -341,13 +362,14 @@ def main() -> None:
     records: list[dict[str, Any]] = []
     for job in make(args, programs, floats, imatrix, calibration):
         llama = through_llama(args, programs, bases, job) if args.through_llama else {}
-        files = list(job.files.values())
-        found = evaluate_all(files, held_out, floats, args.context, args.tokens, args.score, args.threads)
+        with contextlib.ExitStack() as stack:
+            files = judged(job, args.weights_alone, stack)
+            found = evaluate_all(files, held_out, floats, args.context, args.tokens, args.score, args.threads)
         records += measured(job, found, llama)
         (args.work / "quality.json").write_text(json.dumps(records, indent=1))
-        (args.work / "quality.md").write_text(page(records, args.head) + "\n", encoding="utf-8")
-        print(page([record for record in records if record["type"] == job.type], args.head), "\n", flush=True)
-    print(page(records, args.head))
+        (args.work / "quality.md").write_text(page(records, args) + "\n", encoding="utf-8")
+        print(page([record for record in records if record["type"] == job.type], args), "\n", flush=True)
+    print(page(records, args))
     print(f"\nin {args.work / 'quality.json'} and quality.md")
 
 
