@@ -47,7 +47,7 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> str:
     if BROWSER is None:
         pytest.skip("there is no Chromium")
     folder = tmp_path_factory.mktemp("page")
-    tiny_gguf.write(folder / "model.gguf")
+    tiny_gguf.write(folder / "model.gguf", n_layer=40)  # wider than any window, in a box of its own
     assert main(["inspect", str(folder / "model.gguf"), "--html", str(folder / "page.html")]) == 0
     return (folder / "page.html").read_text(encoding="utf-8")
 
