@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from operator import index
 from typing import Any, SupportsIndex
 
@@ -210,6 +210,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str | None:
     """A remedy for a name that is not known, or None where no other is near."""
     near = nearest(word, known)
     return None if near is None else f"did you mean {near}?"
+
+
+def such_as(known: Collection[str], name: str) -> str:
+    """What is expected in place of a name that is not among many known ones: the few that are most like it."""
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
+    return f"one of {len(known)} that are known, such as {', '.join(near)}"
 
 
 def _letters(word: str) -> str:

@@ -117,7 +117,8 @@ def model_cases() -> dict[str, tuple[str, bytes]]:
         add(f"epsilon_{name}", key, f32(key, value))
     add("rope_factor_nan", "llama.rope.scaling.factor", f32("llama.rope.scaling.factor", float("nan")))
     add("rope_type_unknown", "rope.scaling.type", text("llama.rope.scaling.type", "spiral"))
-    add("rope_width_odd", "attention shape", u32("llama.rope.dimension_count", 31))
+    odd = "an odd number of dimensions of a head cannot turn in pairs"
+    add("rope_width_odd", odd, u32("llama.rope.dimension_count", 31))
     add("rope_width_large", "attention shape", u32("llama.rope.dimension_count", 64))
     add("experts_huge", "llama.expert_count", u32("llama.expert_count", 2**30))
     tokens, scores, types = (f"tokenizer.ggml.{part}" for part in ("tokens", "scores", "token_type"))

@@ -65,6 +65,43 @@ def test_more_layers_than_config_json_says(tmp_path: Path) -> None:
         convert(folder(tmp_path / "b", stray, num_hidden_layers=1, **TIED), None, dry_run=True)
 
 
+def test_fewer_layers_than_config_json_says(tmp_path: Path) -> None:
+    tensors = tiny.weights(tiny.config(**TIED))
+    fewer = r"fewer layers than config.json says; expected layer 2; got 2 layers; .* num_hidden_layers of config.json"
+    refused(folder(tmp_path / "a", tensors, num_hidden_layers=4, **TIED), fewer)
+    del tensors["model.layers.0.mlp.up_proj.weight"]
+    refused(folder(tmp_path / "b", tensors, num_hidden_layers=4, **TIED), "up_proj.weight': tensor is missing")
+
+
+def test_heads_of_an_odd_width(tmp_path: Path) -> None:
+    """No part of Llama turns them, and no reader does."""
+    config = {"head_dim": 9, **TIED}
+    source = folder(tmp_path / "a", tiny.weights(tiny.config(**config)), **config)
+    with pytest.raises(gguflike.UnsupportedError, match="cannot turn in pairs; expected an even number; got 9"):
+        convert(source, None, dry_run=True)
+
+
+def test_lists_of_longrope_of_another_length(tmp_path: Path) -> None:
+    """One divisor for each pair of dimensions, checked before anything is written."""
+    tensors = tiny.weights(tiny.config(**TIED))
+    half = tiny.config()["hidden_size"] // tiny.config()["num_attention_heads"] // 2
+    for number, (long, short, name) in enumerate(((half, half + 1, "short_factor"), (1, half, "long_factor"))):
+        scaling = {"rope_type": "longrope", "long_factor": [2.0] * long, "short_factor": [1.0] * short}
+        scaling["original_max_position_embeddings"] = 32
+        source = folder(tmp_path / str(number), tensors, rope_scaling=scaling, **TIED)
+        refused(source, rf"rope setting {name} has the wrong length; expected {half} numbers")
+
+
+@pytest.mark.parametrize(("factor", "said"), [(2.0, True), (1.0, False), (1, False), (None, False)])
+def test_a_factor_of_no_type_of_rotation(tmp_path: Path, factor: float | None, said: bool) -> None:
+    """Transformers warns of it and computes without."""
+    for number, settings in enumerate(({"rope_type": "default"}, {"type": "default"}, {})):
+        scaling = {**settings, "factor": factor}
+        source = folder(tmp_path / str(number), tiny.weights(tiny.config(**TIED)), rope_scaling=scaling, **TIED)
+        notices = convert(source, None, dry_run=True).notices
+        assert notices == (("rope factor 2.0 changes nothing: the rope_type is default",) if said else ())
+
+
 def test_a_vocabulary_of_another_size(tmp_path: Path) -> None:
     tensors = tiny.weights(tiny.config(**TIED))
     rows = tensors["model.embed_tokens.weight"]

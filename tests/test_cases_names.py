@@ -121,6 +121,7 @@ def test_buffers_are_no_weights(name: str, tmp_path: Path) -> None:
 CACHE, ACTIVATIONS = "scales of a quantized KV cache", "scales of activations"
 SCALES = {
     **{f"{L}{name}": CACHE for name in ("k_scale", "v_scale", "kv_scale", "q_scale", "prob_scale", "v_zero_point")},
+    **{f"{L}{name}": CACHE for name in ("prob_output_scale", "k_zero_point")},
     **{f"{L}{name}": CACHE for name in ("attn.k_scale", "k_proj.k_scale", "qkv_proj.v_scale", "k_proj.output_scale")},
     **{f"{L}q_proj.{name}": ACTIVATIONS for name in ("input_scale", "act_scale")},
 }

@@ -405,3 +405,10 @@ def test_tools_and_documents_are_none_where_there_are_none() -> None:
     assert texts(source, user("x")) == "x"
     assert tokenizer(source).apply_chat_template(user("x")) == "x"
     assert tokenizer(source).apply_chat_template(user("x"), tools=[1], documents=[]) == "T[1]Dx"
+
+
+def test_what_is_none_in_a_message_is_absent() -> None:
+    """As in Transformers, where clients leave "content": null beside calls of tools: it is not written as "None"."""
+    source = "{% for m in messages %}{{ m.content }}|{{ m.content is defined }};{% endfor %}"
+    called = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    assert tokenizer(source).apply_chat_template([*user("x"), called]) == "x|True;|False;"

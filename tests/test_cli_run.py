@@ -16,6 +16,7 @@ import gguflike
 from gguflike.cli import main
 from gguflike.cli.config import path, state_folder, variable
 from gguflike.cli.settings import ALL, SAMPLING
+from gguflike.errors import UnsupportedError
 from gguflike.runner.sampling import Sampling
 from tests import tiny_gguf
 
@@ -305,3 +306,22 @@ def test_settings_are_told_of() -> None:
     for setting in ALL.values():
         for text in (f"`{setting.key}`", *(f"`{flag}`" for flag in setting.flags[:1]), variable(setting.name)):
             assert text in page, text
+
+
+def test_a_vocabulary_that_says_no_pre_tokenizer(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It runs, as in llama.cpp, and that is said; one that nobody knows is refused before a text is given."""
+    unsaid, unknown = tmp_path / "unsaid.gguf", tmp_path / "unknown.gguf"
+    assert main(["edit", str(model), "-o", str(unsaid), "--unset", "tokenizer.ggml.pre"]) == 0
+    assert main(["edit", str(model), "-o", str(unknown), "--set", "tokenizer.ggml.pre=shiny"]) == 0
+    capsys.readouterr()
+    for each, words in ((model, 0), (unsaid, 1)):
+        assert main(["run", str(each), "-p", "a", "-n", "1"]) == 0
+        assert capsys.readouterr().err.count("no pre-tokenizer is named") == words
+        assert main(["inspect", str(each)]) == 0
+        assert capsys.readouterr().out.count("no pre-tokenizer is named") == words
+    with pytest.raises(UnsupportedError, match="such as"):
+        gguflike.load(unknown)
+    assert main(["inspect", str(unknown)]) == 0
+    assert "pre-tokenizer is not handled" in " ".join(capsys.readouterr().out.split())

@@ -147,3 +147,54 @@ def test_a_shard_stays_open_when_nobody_has_the_whole_any_more(tmp_path: Path) -
     (alone,) = container.open(paths[0], shards=False).shards
     assert alone.path == str(paths[0])
     alone.close()
+
+
+@pytest.mark.parametrize("name", ["joined.gguf", name_of(0, 3)])
+def test_shards_joined_with_cat(tmp_path: Path, name: str) -> None:
+    """Each shard is a whole file, so that what is behind the first is the next one's beginning."""
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    parts = [path.read_bytes() for path in make(shards)]
+    path = tmp_path / name
+    path.write_bytes(b"".join(parts))
+    with pytest.raises(GGUFError, match="joined with cat") as caught:
+        container.open(path)
+    assert (caught.value.rule, caught.value.offset) == ("C-027", len(parts[0]))
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_whole_files_joined_with_cat(tmp_path: Path, padded: bool) -> None:
+    path = tmp_path / "two.gguf"
+    one = bad.build([bad.text("general.architecture", "x")], [bad.tensor("t", [9], bad.TYPE_F32, 0)], bad.floats(9))
+    padding = bytes(-len(one) % 32)
+    path.write_bytes(one + (padding if padded else b"") + one)
+    findings = [each for each in verify(path).findings if each.rule == "C-103"]
+    assert ["another GGUF file" in each.message for each in findings] == [True]
+    path.write_bytes(one + padding + b"GGU")
+    findings = [each for each in verify(path).findings if each.rule == "C-103"]
+    assert ["another GGUF file" in each.message for each in findings] == [False]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        *((f"m.Q4_0.gguf{end}", "a part of m.Q4_0.gguf:") for end in (".part1of2", "-split-a", ".part-aa", ".001")),
+        *((f"m.Q4_0.gguf{end}", "a part of m.Q4_0.gguf:") for end in (".part01", "-part-b", ".split00", ".Part2of10")),
+        *((f"m{middle}.gguf", "a part of m.gguf:") for middle in (".part1", "-part2of3", "_split_b")),
+        *((f"m.gguf.{end}", "a download that has not ended") for end in ("part", "crdownload", "incomplete", "aria2")),
+        *((name, "get it again") for name in ("m.gguf", "m.gguf.old", "part.gguf", "partial.gguf", "m.gguf.bak1")),
+    ],
+)
+def test_names_of_what_is_not_all_of_a_file(tmp_path: Path, name: str, said: str) -> None:
+    whole = make(tmp_path, 1)[0].read_bytes()
+    path = tmp_path / name
+    for cut in (len(whole) - 20, 60):  # within the data, and within the header
+        path.write_bytes(whole[:cut])
+        with pytest.raises(GGUFError) as caught:
+            container.open(path)
+        assert said in (caught.value.remedy or "")
+        assert any(said in str(finding) for finding in verify(path).findings)
+    if "part of" in said:
+        path.write_bytes(whole[60:])
+        with pytest.raises(GGUFError, match="with cat"):
+            container.open(path)

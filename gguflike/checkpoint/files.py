@@ -34,7 +34,7 @@ def read_text(path: Path) -> str:
     try:
         text = read(path).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise CheckpointError("not UTF-8", path=path, offset=error.start) from None
+        raise CheckpointError("not UTF-8", path=path, offset=error.start, remedy="save it as UTF-8") from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

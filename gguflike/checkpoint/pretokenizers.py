@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gguflike.checkpoint.vocabulary import SPACE
-from gguflike.errors import CheckpointError, UnsupportedError
+from gguflike.errors import CheckpointError, UnsupportedError, such_as
 from gguflike.frozen import frozen
 
 #: Steps of normalizers that write spaces as SentencePiece does, and put one before a text.
@@ -184,7 +184,7 @@ def by_name(name: str) -> PreTokenizer:
         raise UnsupportedError(
             "pre-tokenizer is not handled",
             field="tokenizer.ggml.pre",
-            expected="one of " + ", ".join(sorted(_BY_NAME)),
+            expected=such_as(_BY_NAME, name[:80]),
             got=repr(name[:80]),
         )
     return scheme

@@ -73,7 +73,9 @@ def _of_kind(kind: type, data: bytes, path: str | os.PathLike[str], field: str) 
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
-        raise _foreign(data, path) or CheckpointError("not UTF-8", path=path, field=field, offset=error.start) from None
+        raise _foreign(data, path) or CheckpointError(
+            "not UTF-8", path=path, field=field, offset=error.start, remedy="save it as UTF-8"
+        ) from None
     except RecursionError:
         raise CheckpointError("JSON is nested too deeply", path=path, field=field) from None
     except ValueError as error:

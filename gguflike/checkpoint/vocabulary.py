@@ -188,6 +188,7 @@ class Vocabulary:
     strip_accents: bool = True
     removes_spaces: bool = False  # Unigram: whether a run of white space is as good as one space
     charsmap: bytes = b""  # Unigram: normal forms of characters
+    is_scheme_unsaid: bool = False  # byte-level: the metadata does not say how a text is cut before merges apply
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> Vocabulary:
@@ -234,6 +235,7 @@ class Vocabulary:
             strip_accents=_flag(metadata, STRIP_ACCENTS, lowercase),
             removes_spaces=_flag(metadata, REMOVE_SPACES, False),
             charsmap=_bytes(metadata, CHARSMAP),
+            is_scheme_unsaid=model == "gpt2" and PRE not in metadata,
         )
         if model in ("llama", "gemma4"):
             vocabulary._check_byte_tokens()
@@ -264,6 +266,13 @@ class Vocabulary:
         """Every id that ends a generation: those of the end roles, and tokens known by their text."""
         by_text = ends_by_text({self.tokens[index]: index for index in self._ends})
         return by_text | {self.special[role] for role in _END_ROLES if role in self.special}
+
+    @property
+    def doubt(self) -> str | None:
+        """Why texts may get other ids than the model has learned, although encoding them fails nowhere."""
+        if not self.is_scheme_unsaid:
+            return None
+        return "no pre-tokenizer is named: readers cut texts in a default way, hardly as the model has learned"
 
     @property
     def bytewise(self) -> bool:

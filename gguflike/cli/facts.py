@@ -47,7 +47,7 @@ def of_file(facts: dict[str, Any], path: str) -> dict[str, str]:
         "layers": _layers(facts),
         "heads": _heads(facts),
         "context": f"{facts['context']:,} tokens" if isinstance(facts["context"], int) else "",
-        "vocabulary": f"{facts['vocabulary']:,} tokens ({facts['tokenizer']})" if facts["vocabulary"] else "",
+        "vocabulary": _vocabulary(facts),
         "chat templates": ", ".join(map(_template, facts["templates"])) or "none",
         "digests": {
             "none": "none: changed weights cannot be seen",
@@ -67,6 +67,13 @@ def _name(facts: dict[str, Any]) -> str:
     name = facts["name"] or ""
     by = f", by {facts['organization']}" if facts["organization"] else ""
     return f"{name}{by}, {facts['license']}" if facts["license"] else f"{name}{by}"
+
+
+def _vocabulary(facts: dict[str, Any]) -> str:
+    if not facts["vocabulary"]:
+        return ""
+    kind = facts["tokenizer"]
+    return f"{facts['vocabulary']:,} tokens ({kind}{', no pre-tokenizer is named' if kind == 'gpt2' else ''})"
 
 
 def _layers(facts: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from gguflike.cli import interrupts
 from gguflike.cli.arguments import MODEL
 from gguflike.cli.bounds import bounds_of, bounds_of_answer
 from gguflike.cli.config import model_named, usual_model
+from gguflike.cli.output import clean
 from gguflike.cli.progress import progress_bar
 from gguflike.cli.settings import DRAFTING, LOADING, MTP, SAMPLING, TEXT_SETTINGS, add_settings, names_of
 from gguflike.cli.streams import say
@@ -87,6 +88,9 @@ def _loaded(name: str, args: argparse.Namespace, settings: Iterable[str]) -> Mod
                 raise
             raise UsageError(f"{name}: {error.strerror}; {near}") from None
     interrupts.check()
+    doubt = model.tokenizer.vocabulary.doubt
+    if doubt is not None:
+        say(f"warning: {clean(name)}: {doubt}")
     return model
 
 

@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 from gguflike.container.layout import MAX_HEADER_BYTES
 from gguflike.errors import GGUFError
 
+CUT = "the file is truncated or damaged; get it again"
+
 
 class Cursor:
     """Reads forward through a buffer and fails with the place and the field it stands at."""
@@ -75,7 +77,7 @@ class Cursor:
             offset=offset,
             expected=f"{count} more bytes",
             got=f"{self.end - offset}",
-            remedy="the file is truncated or damaged; get it again",
+            remedy=CUT,
         )
 
     def read_u32(self, part: str) -> int:
@@ -137,6 +139,7 @@ class Cursor:
                 offset=offset,
                 expected=f"at most {(self.end - self.position) // least}",
                 got=value,
+                remedy=CUT,
             )
         return value
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from gguflike.container import pieces
 from gguflike.container.cursor import Cursor
 from gguflike.container.layout import (
     ALIGNMENT_KEY,
@@ -67,7 +68,14 @@ class Header(NamedTuple):
 def parse(buffer: Any, path: str, file_bytes: int | None = None) -> Header:
     """Parse the header at the start of ``buffer``: the whole file, mapped, or the beginning of one of ``file_bytes``.
     GGUFError with place and rule, which for a beginning that is too short is one that `is_cut` knows."""
-    cursor = Cursor(buffer, path, file_bytes)
+    try:
+        return _parsed(Cursor(buffer, path, file_bytes))
+    except GGUFError as error:
+        error.remedy = pieces.remedy(path) or error.remedy
+        raise
+
+
+def _parsed(cursor: Cursor) -> Header:
     version, order = _preamble(cursor)
     tensor_count_at = cursor.position
     tensor_count = cursor.read_u64("tensor_count")
@@ -76,7 +84,7 @@ def parse(buffer: Any, path: str, file_bytes: int | None = None) -> Header:
     cursor.count(tensor_count, MIN_TENSOR_BYTES, "C-003", "tensor_count", tensor_count_at)
     cursor.count(kv_count, MIN_KV_BYTES, "C-004", "metadata_count", kv_count_at)
     entries = _metadata(cursor, kv_count, order)
-    metadata = Metadata(buffer, order, entries)
+    metadata = Metadata(cursor.buffer, order, entries)
     alignment = _alignment(cursor, metadata)
     names, table = _tensors(cursor, tensor_count, order)
     data_offset = align_up(cursor.position, alignment)

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from gguflike.container import pieces
+from gguflike.container.cursor import CUT
 from gguflike.container.findings import Finding, odd
 from gguflike.container.header import NBYTES, NE, OFFSET, PLACE, TYPE, Header
-from gguflike.container.layout import MAX_NAME_BYTES, align_up
+from gguflike.container.layout import MAGIC, MAX_NAME_BYTES, align_up
 from gguflike.errors import counted
 
 if TYPE_CHECKING:
@@ -57,7 +59,8 @@ def placed(file: GGUFFile) -> Iterator[Finding]:
     outside &= sizes > 0  # a tensor without weights has no bytes to be outside
     for index in np.flatnonzero(outside)[:MOST_NAMED].tolist():
         expected = f"{sizes[index]} bytes at data offset {offsets[index]}"
-        got, remedy = f"{room} bytes of data in the file", "the file is truncated or damaged; get it again"
+        got = f"{room} bytes of data in the file"
+        remedy = pieces.remedy(file.path) or CUT
         yield wrong(index, "C-025", "data lies outside the file", expected, got, remedy, index)
     yield from others(int(outside.sum()), "C-025", "data lies outside the file")
     inside = _in_order(header, np.flatnonzero(~outside & (sizes > 0)))
@@ -121,15 +124,16 @@ class Gap(NamedTuple):
 
 
 class Gaps:
-    """The bytes between and behind tensors, in their order, and ``whole``, where the file should end: behind the last
-    tensor's padding. What stands behind that is no gap."""
+    """The bytes between and behind tensors, in their order; ``data_end``, where the last tensor ends, and ``whole``,
+    where the file should: behind that tensor's padding. What stands behind that is no gap."""
 
     def __init__(self, file: GGUFFile) -> None:
         header = self._header = file.header
         self._order = _in_order(header, np.flatnonzero(header.table[:, NBYTES]))
         starts = header.table[self._order, OFFSET]
         ends = np.concatenate((np.zeros(1, np.uint64), starts + header.table[self._order, NBYTES]))
-        self.whole = align_up(header.data_offset + int(ends[-1]), header.alignment)
+        self.data_end = header.data_offset + int(ends[-1])
+        self.whole = align_up(self.data_end, header.alignment)
         last = max(min(self.whole, file.file_bytes) - header.data_offset, 0)
         starts = np.append(starts, np.uint64(last))
         self._number = np.flatnonzero(starts > ends)
@@ -154,6 +158,16 @@ class Gaps:
             yield Gap(int(self._start[number]), int(self._padded[number]), int(self._end[number]), behind)
 
 
+def next_file(file: GGUFFile) -> int | None:
+    """Where another GGUF file begins behind this one, padded or not, as where several were joined with cat."""
+    between = Gaps(file)
+    start = bytearray(len(MAGIC))
+    for place in (between.whole, between.data_end):
+        if place < file.file_bytes and file.fill(memoryview(start), place) == len(MAGIC) and start == MAGIC:
+            return place
+    return None
+
+
 def gaps(file: GGUFFile) -> Iterator[Finding]:
     """C-101: nothing but padding stands between tensors (only the first hole is reported, with how many there are).
     C-103: nothing stands behind the last tensor's padding. C-105: that padding is there."""
@@ -166,6 +180,8 @@ def gaps(file: GGUFFile) -> Iterator[Finding]:
     end = between.whole
     if file.file_bytes > end:
         message = f"{counted(file.file_bytes - end, 'byte')} behind the last tensor"
+        if next_file(file) is not None:
+            message += ": another GGUF file, as where several are joined with cat"
         yield Finding(odd(file), "C-103", message, file.path, end)
     elif file.file_bytes < end and file.header.table[:, NBYTES].any():
         message = f"the file lacks the last {counted(end - file.file_bytes, 'byte')} of padding; all weights are there"

@@ -315,6 +315,11 @@ class HeaderFile(GGUFFile):
             raise GGUFError("the file became shorter while it was read", path=self.path, tensor=name, rule="C-025")
         data[:] = _little_endian(came, info.format) if self.header.order == ">" else came
 
+    def fill(self, view: memoryview, offset: int) -> int:
+        data = self._taken(offset, len(view))
+        view[: len(data)] = data
+        return len(data)
+
     def _tensor(self, name: str) -> QuantizedTensor:
         remedy = "download the file to read its tensors"
         raise UnsupportedError("only the header of the file was fetched", path=self.path, tensor=name, remedy=remedy)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from gguflike.container import places
 from gguflike.container.layout import TensorInfo
 from gguflike.container.metadata import Metadata
 from gguflike.container.reader import GGUFFile, Lazy, original_shape
@@ -127,6 +128,7 @@ def _number(file: GGUFFile, key: str, default: int | None = None) -> int:
 def _siblings(member: GGUFFile, opened: list[GGUFFile], opener: Callable[[str], GGUFFile]) -> list[GGUFFile]:
     """All shards in order. Their names come from the name of the one that was opened, never from metadata."""
     count = _number(member, COUNT_KEY)
+    _check_alone(member)
     filename = os.path.basename(member.path)
     folder = member.path[: len(member.path) - len(filename)]
     match = _NAME.fullmatch(filename)
@@ -161,6 +163,21 @@ def _siblings(member: GGUFFile, opened: list[GGUFFile], opener: Callable[[str], 
             )
         files.append(file)
     return files
+
+
+def _check_alone(member: GGUFFile) -> None:
+    """GGUFError for a shard behind which others stand in the same file."""
+    place = places.next_file(member)
+    if place is not None:
+        raise GGUFError(
+            "several shards are joined with cat, which makes no model of them",
+            path=member.path,
+            offset=place,
+            rule="C-027",
+            expected="one GGUF file",
+            got="another one behind it",
+            remedy="get the shards by themselves; `gguflike merge` makes one file of them",
+        )
 
 
 def _open_sibling(path: str, opener: Callable[[str], GGUFFile]) -> GGUFFile:

@@ -200,6 +200,7 @@ def _expect(
                     remedy = f"if the vocabulary was resized, set vocab_size in config.json to {tensor.shape[0]}"
                 expect_tensor(CheckpointError, tensor.path, piece.hf, piece.hf_shape, tensor.shape, remedy)
                 continue
+            _expect_layer(family, piece.hf, available, folder)
             others = [each.name for name, each in available.items() if not family.knows(name)]
             of_head = role_of(binding.gguf)[0] == "output"
             tie = "or it is the embedding: then config.json should say tie_word_embeddings true"
@@ -211,6 +212,21 @@ def _expect(
                 got=f"names such as {', '.join(others[:3])}"[:300] if others else None,
                 remedy=f"the checkpoint is incomplete, {tie if of_head else 'or config.json belongs to another'}",
             )
+
+
+def _expect_layer(family: Family[Any], name: str, available: Iterable[str], folder: Path) -> None:
+    """CheckpointError where no tensor is there of the layer that ``name`` is of, nor of any behind it."""
+    wanted = family.layer_of(name)
+    layers = {layer for each in available if (layer := family.layer_of(each)) is not None}
+    if wanted is not None and layers and wanted > max(layers):
+        raise CheckpointError(
+            "the checkpoint has fewer layers than config.json says",
+            path=folder,
+            tensor=name,
+            expected=f"layer {wanted}",
+            got=counted(max(layers) + 1, "layer"),
+            remedy="the checkpoint is incomplete, or num_hidden_layers of config.json is that of another",
+        )
 
 
 def _source(binding: Binding, available: Mapping[str, LazyTensor]) -> Source:

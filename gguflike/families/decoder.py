@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
+from gguflike.errors import CheckpointError
 from gguflike.families.config import key
 from gguflike.families.inert import PRETRAINED_KEYS
 from gguflike.families.origins import Made, Named
@@ -188,6 +189,14 @@ def longrope_of(c: LongRope, pairs: Any) -> Rope:
     """The configuration's rotation. A file may have the tensors without naming the type."""
     if not c.longrope:
         return rope_of(c, pairs)
+    for name, factors in (("long_factor", c.long_factor), ("short_factor", c.short_factor)):
+        if factors is not None and len(factors) != c.n_rot // 2:
+            raise CheckpointError(
+                f"rope setting {name} has the wrong length",
+                field="config.json",
+                expected=f"{c.n_rot // 2} numbers, one for each pair of dimensions",
+                got=len(factors),
+            )
     scaling = Scaling("longrope", context=c.rope_context or c.n_ctx, magnitude=c.rope_attn_factor)
     return Rope(c.n_rot, c.rope_base, pairs, scaling, ("rope_factors_long.weight", "rope_factors_short.weight"))
 

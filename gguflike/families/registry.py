@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from gguflike.errors import CheckpointError, UnsupportedError
+from gguflike.errors import CheckpointError, UnsupportedError, such_as
 
 if TYPE_CHECKING:
     from gguflike.families.family import Family
@@ -216,7 +216,7 @@ def _find(table: Mapping[str, str], name: str, where: str, known: str) -> Family
     if name not in table:
         if (needs := _needs(name, known)) is not None:
             raise UnsupportedError(f"{name} needs what this version does not compute: {needs}", field=where)
-        raise UnsupportedError("model architecture", field=where, expected=_nearest(table, name), got=repr(name))
+        raise UnsupportedError("model architecture", field=where, expected=such_as(table, name), got=repr(name))
     module, _, constant = table[name].partition(":")
     family: Family[Any] = getattr(importlib.import_module(f"gguflike.families.{module}"), constant)
     return family
@@ -228,11 +228,3 @@ def _needs(name: str, known: str) -> str | None:
 
     needs: str | None = getattr(refused, known).get(name)
     return needs
-
-
-def _nearest(table: Mapping[str, str], name: str) -> str:
-    """The few names of a table that are most like one that is not there, and how many there are."""
-    import difflib
-
-    near = difflib.get_close_matches(name, table, n=3, cutoff=0.0)
-    return f"one of {len(table)} that are known, such as {', '.join(near)}"

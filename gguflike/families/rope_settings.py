@@ -167,14 +167,20 @@ def _one(
 
 
 def notices(config: Mapping[str, Any], read: Collection[str] = ()) -> list[str]:
-    """What readers of the file will not compute of the settings: how a dynamic rotation changes with a text's length
-    beyond the context."""
+    """What is not computed of the settings: a factor that says no type, and how a dynamic rotation changes with a
+    text's length beyond the context, which readers of the file do not know."""
     objects = [each for each in (_object(config, key) for key in _DICTIONARIES) if each]
-    kinds = [each.get("rope_type", each.get("type")) for each in objects]
+    kinds = [each.get("rope_type", each.get("type")) or "default" for each in objects]
+    idle = [each.get("factor") for each, kind in zip(objects, kinds, strict=True) if kind == "default"]
+    changes = dict.fromkeys(repr(factor) for factor in idle if factor not in (None, 1))
+    said = [f"rope factor {factor} changes nothing: the rope_type is default" for factor in changes]
     if "dynamic" not in kinds or "rope.dynamic.factor" in read:
-        return []
+        return said
     context = config.get("max_position_embeddings")
-    return [f"GGUF cannot say a dynamic rotation (rope_type): beyond {context} tokens, positions are not stretched"]
+    return [
+        *said,
+        f"GGUF cannot say a dynamic rotation (rope_type): beyond {context} tokens, positions are not stretched",
+    ]
 
 
 def _theta(given: Mapping[str, Any], config: Mapping[str, Any], names: tuple[str, ...]) -> float | None:

@@ -10,6 +10,7 @@ from collections.abc import Container, Iterable, Mapping, Set
 from typing import Any
 
 from gguflike.checkpoint.encoder import Encoder
+from gguflike.checkpoint.pretokenizers import by_name
 from gguflike.checkpoint.tokenizer_json import chat_templates
 from gguflike.checkpoint.vocabulary import BYTE_CHARACTERS, BYTE_TOKEN, SPACE, TokenType, Vocabulary
 from gguflike.errors import (
@@ -27,6 +28,8 @@ class Tokenizer:
     def __init__(self, metadata: Mapping[str, Any]) -> None:
         """GGUFError or UnsupportedError where the vocabulary is broken or of a kind that is not handled."""
         self.vocabulary = Vocabulary.from_metadata(metadata)
+        if self.vocabulary.bytewise:
+            by_name(self.vocabulary.pre)  # before a text is given
         self.chat_templates = chat_templates(metadata)
         self.bos_id = self.vocabulary.special.get("bos")
         self.eos_ids = self.vocabulary.end_ids
@@ -108,9 +111,10 @@ class Tokenizer:
     ) -> str:
         """The prompt for a conversation, ``[{"role": ..., "content": ...}, ...]``, as Transformers makes it.
 
-        The template gets the messages as they are, and ``tools`` and ``documents``, which are None unless they are
-        among ``variables``. Encode the text with ``parse_special=True`` and ``add_special=False``: templates write
-        their own BOS. `gguflike.chat.Chat` does more: it gives ids in which control tokens of messages are text.
+        The template gets the messages as they are, but for what is None in them, and ``tools`` and ``documents``, which
+        are None unless they are among ``variables``. Encode the text with ``parse_special=True`` and
+        ``add_special=False``: templates write their own BOS. `gguflike.chat.Chat` does more: it gives ids in which
+        control tokens of messages are text.
 
         TemplateError where the file has no such template, or the template fails or misbehaves; ArgumentTypeError where
         ``messages`` is no list of such objects, ArgumentError where one has no role or nothing to say.
@@ -128,7 +132,8 @@ class Tokenizer:
             )
         from gguflike.chat import prompt, template  # and what it takes to run a child process
 
-        given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
+        said = [{key: value for key, value in each.items() if value is not None} for each in messages]
+        given = {"messages": said, "tools": None, "documents": None, "add_generation_prompt": add_generation_prompt}
         return template.render(source, {**prompt.special_texts(self.vocabulary), **given, **variables})
 
 

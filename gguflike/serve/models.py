@@ -207,6 +207,9 @@ def load(name: str, path: str, settings: Settings, reserve: Reserve, progress: P
             draft = "mtp"
         elif settings.draft is not None and path == settings.model:
             draft = opened.enter_context(_opened(settings.draft, settings, progress))
+        doubt = model.tokenizer.vocabulary.doubt
+        if doubt is not None:
+            settings.log(f"warning: {name}: {doubt}")
         engine, post = None, Post()
         if isinstance(model.graph.head, Head):
             from gguflike.engine import Engine

@@ -66,9 +66,8 @@ def _tokenizer(file: GGUFFile) -> Iterator[Finding]:
         return
     if vocabulary.model != "gpt2":
         return
-    if not isinstance(metadata.get(PRE), str):
-        message = "no pre-tokenizer is named, so that llama.cpp cuts text otherwise than the model has learned"
-        yield _found(file, "warning", "M-013", message, PRE)
+    if vocabulary.doubt is not None:
+        yield _found(file, "warning", "M-013", vocabulary.doubt, PRE)
     if MERGES not in metadata:
         message = "a byte-level vocabulary without merges, which llama.cpp refuses"
         yield _found(file, "warning", "M-012", message, MERGES)

@@ -76,7 +76,7 @@ _KEYS = ("quantization_config", "compression_config", "quantization")
 _FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
 # Scales that are of use to other engines only, whether weights are quantized or not.
 _KV_SCALES = re.compile(
-    r".*att.*\.((k|v|q|kv|prob)_(scale|zero_point)|[kv]_proj\.output_(scale|zero_point)|kv_cache_scaling_factor)"
+    r".*att.*\.((k|v|q|kv|prob)_(output_)?(scale|zero_point)|[kv]_proj\.output_(scale|zero_point)|kv_cache_scaling_factor)"
 )
 _OF_ACTIVATIONS = re.compile(r".*\.(input_scale|input_global_scale|act_scale|input_amax)")
 

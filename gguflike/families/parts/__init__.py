@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
+from gguflike.errors import UnsupportedError
 from gguflike.frozen import frozen, replace
 
 if TYPE_CHECKING:
@@ -118,6 +119,12 @@ class Rope:
     pairs: Literal["norm", "neox"]
     scaling: Scaling | None = None
     divisors: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.n_rot % 2:
+            raise UnsupportedError(
+                "an odd number of dimensions of a head cannot turn in pairs", expected="an even number", got=self.n_rot
+            )
 
     def tensors(self) -> Iterator[Tensor]:
         for role in self.divisors:
