@@ -203,7 +203,7 @@ async def count_tokens(call: Call) -> dict[str, int]:
 
 
 async def messages(call: Call) -> Any:
-    making = answer(call.server, call.values, _talk(call.values))
+    making = answer(call, _talk(call.values))
     if not call.values.get("stream", False):
         return await sse.while_connected(call.receive, _whole(making))
     made = await making

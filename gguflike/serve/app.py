@@ -17,6 +17,7 @@ from gguflike.serve.context import Call, Server
 from gguflike.serve.endpoints import ENDPOINTS, Endpoint
 from gguflike.serve.errors import ApiError
 from gguflike.serve.guard import Guard
+from gguflike.serve.line import Texts
 from gguflike.serve.metrics import Metrics
 from gguflike.serve.models import Models
 from gguflike.serve.openapi import document
@@ -43,7 +44,7 @@ POLICY = (
 
 def create(settings: Settings, models: Models) -> ASGIApp:
     """The ASGI application that serves ``models``, which are loaded and closed by who made them."""
-    server = Server(settings, models, Metrics())
+    server = Server(settings, models, Metrics(), Texts())
     routes = [
         Route(path, _Endpoint(server, endpoint), methods=[endpoint.method])
         for endpoint in ENDPOINTS
@@ -81,9 +82,10 @@ class _Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint, request = self._endpoint, Request(scope, receive)
         body: dict[str, Any] = {}
+        size = 0
         if endpoint.table is not None and not (endpoint.bare and "content-type" not in request.headers):
-            body = await bodies.read(request, self._server.settings.max_body)
-        made = await endpoint.handler(Call(self._server, request, parsed(body, endpoint.table or ())))
+            body, size = await bodies.read(request, self._server.settings.max_body)
+        made = await endpoint.handler(Call(self._server, request, parsed(body, endpoint.table or ()), size))
         if isinstance(made, tuple):
             made = Response(made[0], media_type=made[1])
         elif isinstance(made, dict | list):

@@ -20,9 +20,9 @@ _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
-async def read(request: Request, limit: int) -> dict[str, Any]:
-    """The object in a request's body. 415 where it is not declared as plain JSON, 413 beyond ``limit`` bytes, else 400;
-    ClientLeft where it does not come to its end.
+async def read(request: Request, limit: int) -> tuple[dict[str, Any], int]:
+    """The object in a request's body, and the size of that in bytes. 415 where it is not declared as plain JSON, 413
+    beyond ``limit`` bytes, else 400; ClientLeft where it does not come to its end.
 
     Only what is declared as JSON is read: a page of any origin can make a browser send a form or plain text without
     asking the server first.
@@ -42,7 +42,7 @@ async def read(request: Request, limit: int) -> dict[str, Any]:
                 raise too_large(limit)
     except ClientDisconnect:
         raise ClientLeft from None
-    return decoded(bytes(data))
+    return decoded(bytes(data)), len(data)
 
 
 def too_large(limit: int) -> ApiError:

@@ -102,7 +102,7 @@ async def handle(call: Call) -> Any:
         settings = [_settings(call, loaded, number) for number in range(n)]
         return _Plan(prompts, listed or n > 1, settings), jobs
 
-    making = submitted(call.server, values.get("model"), prepare)
+    making = submitted(call, prepare)
     if not values.get("stream"):
         return await sse.while_connected(call.receive, _whole(call, making, n))
     loaded, plan, answers = await making

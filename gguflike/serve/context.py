@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gguflike.errors import ArgumentError, ArgumentTypeError
 from gguflike.frozen import frozen
 from gguflike.runner.sampling import ALIASES, ORDER
 from gguflike.serve.errors import refused, too_long
+from gguflike.serve.line import Texts
 from gguflike.serve.metrics import Metrics
 from gguflike.serve.models import Loaded, Models
 from gguflike.serve.parameters import SAMPLING, SWITCHES
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from gguflike.runner import Generation, Model
     from gguflike.runner.sampling import Sampling
 
+Made = TypeVar("Made")
+
 
 @frozen
 class Server:
@@ -35,6 +38,7 @@ class Server:
     settings: Settings
     models: Models
     metrics: Metrics
+    texts: Texts
 
 
 def new_id(prefix: str) -> str:
@@ -209,8 +213,9 @@ def timings(generation: Generation) -> dict[str, Any]:
 class Call:
     """One request, and the parameters that the endpoint's table found in its body."""
 
-    def __init__(self, server: Server, request: Request, values: dict[str, Any]) -> None:
-        self.server, self.request, self.values = server, request, values
+    def __init__(self, server: Server, request: Request, values: dict[str, Any], size: int) -> None:
+        """``size``: bytes of the request's body."""
+        self.server, self.request, self.values, self._size = server, request, values, size
 
     @property
     def receive(self) -> Receive:
@@ -219,3 +224,7 @@ class Call:
     def loaded(self) -> AbstractAsyncContextManager[Loaded]:
         """The model that is asked for, in use until the block ends."""
         return self.server.models.using(self.values.get("model"))
+
+    async def texts_done(self, work: Callable[[], Made]) -> Made:
+        """What ``work`` on the texts of this request comes to, on another thread."""
+        return await self.server.texts(work, self._size)

@@ -20,6 +20,7 @@ from gguflike import __version__
 from gguflike.errors import ArgumentError, TemplateError
 from gguflike.serve.answering import Post
 from gguflike.serve.errors import ApiError, overloaded
+from gguflike.serve.line import Line
 from gguflike.serve.settings import Settings
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Loaded:
         self.post, self.reserve = post, reserve
         self.created = int(time.time())
         self.users, self.used = 0, time.monotonic()
-        self.vectors = asyncio.Lock()  # texts to vectors are computed one at a time
+        self.vectors = Line("gguflike-vectors")
 
     @property
     def fingerprint(self) -> str:

@@ -58,9 +58,8 @@ async def tokenize(call: Call) -> dict[str, Any]:
         raise refused("content", "required, but missing", code="missing_required_parameter")
     async with call.loaded() as loaded:
         tokenizer = loaded.model.tokenizer
-        ids = await asyncio.to_thread(
-            tokenizer.encode, values["content"], values.get("add_special", False), values.get("parse_special", False)
-        )
+        text, special = values["content"], values.get("add_special", False)
+        ids = await call.texts_done(lambda: tokenizer.encode(text, special, values.get("parse_special", False)))
         tokens: list[Any] = ids
         if values.get("with_pieces"):
             tokens = [{"id": token, "piece": _piece(tokenizer.token_bytes(token))} for token in ids]
@@ -77,7 +76,7 @@ def _piece(data: bytes) -> str | list[int]:
 async def detokenize(call: Call) -> dict[str, Any]:
     async with call.loaded() as loaded:
         check_ids(call.values["tokens"], loaded.model.tokenizer.vocab_size, "tokens")
-        text = await asyncio.to_thread(loaded.model.detokenize, call.values["tokens"])
+        text = await call.texts_done(lambda: loaded.model.detokenize(call.values["tokens"]))
     return {"content": text, "prompt": text}
 
 

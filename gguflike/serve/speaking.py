@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from gguflike.chat.calls import Called
 from gguflike.chat.reading import Said
 from gguflike.engine.events import Failed, Finished, Token
 from gguflike.serve.answering import Answers
-from gguflike.serve.context import Call, Server, jobs_of, reason_of
+from gguflike.serve.context import Call, jobs_of, reason_of
 from gguflike.serve.conversation import Prepared, Talk, prepared
 from gguflike.serve.errors import refused
 from gguflike.serve.models import Loaded
@@ -114,29 +113,26 @@ class _Choice:
 async def prompt_of(call: Call, talk: Talk) -> Prompt:
     """The prompt that a conversation has, of which nothing is computed."""
     async with call.loaded() as loaded:
-        return (await asyncio.to_thread(prepared, loaded.model, talk)).prompt
+        return (await call.texts_done(lambda: prepared(loaded.model, talk))).prompt
 
 
 async def submitted(
-    server: Server,
-    name: str | None,
-    prepare: Callable[[Loaded], tuple[Any, Sequence[Request]]],
+    call: Call, prepare: Callable[[Loaded], tuple[Any, Sequence[Request]]]
 ) -> tuple[Loaded, Any, Answers]:
     """The model, what ``prepare`` made for it (on another thread), and the jobs. Closing the answers releases it."""
-    loaded = await server.models.acquire(name)
+    loaded = await call.server.models.acquire(call.values.get("model"))
     try:
         if loaded.engine is None:
             raise refused("model", f"{loaded.name} makes no text; /v1/embeddings or /v1/rerank may use it")
-        plan, jobs = await asyncio.to_thread(prepare, loaded)
-        return loaded, plan, Answers(loaded.engine, loaded.post, jobs, loaded.release, server.metrics)
+        plan, jobs = await call.texts_done(lambda: prepare(loaded))
+        return loaded, plan, Answers(loaded.engine, loaded.post, jobs, loaded.release, call.server.metrics)
     except BaseException:
         loaded.release()
         raise
 
 
 async def answer(
-    server: Server,
-    values: Mapping[str, Any],
+    call: Call,
     talk: Talk,
     *,
     choices: int = 1,
@@ -148,7 +144,7 @@ async def answer(
     def prepare(loaded: Loaded) -> tuple[Prepared, list[Request]]:
         plan = prepared(loaded.model, talk)
         more: dict[str, Any] = {"constraint": plan.constraint, "logprobs": logprobs, "shown": plan.prompt.shown}
-        return plan, jobs_of(values, server, loaded, [plan.prompt.ids], param, choices=choices, **more)
+        return plan, jobs_of(call.values, call.server, loaded, [plan.prompt.ids], param, choices=choices, **more)
 
-    loaded, plan, answers = await submitted(server, values.get("model"), prepare)
+    loaded, plan, answers = await submitted(call, prepare)
     return Answer(loaded, plan, answers, choices)

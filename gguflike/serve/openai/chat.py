@@ -83,7 +83,7 @@ async def handle(call: Call) -> Any:
     alternatives = values.get("top_logprobs", 0) if values.get("logprobs") else None
     if values.get("top_logprobs") and not values.get("logprobs"):
         raise refused("top_logprobs", "logprobs must be true")
-    making = answer(call.server, values, talk_of(values), choices=n, logprobs=alternatives)
+    making = answer(call, talk_of(values), choices=n, logprobs=alternatives)
     if not stream:
         return await sse.while_connected(call.receive, _whole(making, n, alternatives is not None))
     made = await making

@@ -93,7 +93,7 @@ async def handle(call: Call) -> Any:
         echoed = [tokenizer.decode(ids) if values.get("echo") else "" for ids in prompts]
         return _Plan(prompts, echoed), jobs
 
-    making = submitted(call.server, values.get("model"), prepare)
+    making = submitted(call, prepare)
     if not values.get("stream"):
         return await sse.while_connected(call.receive, _whole(call, making, n))
     loaded, plan, answers = await making

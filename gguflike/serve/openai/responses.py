@@ -104,7 +104,7 @@ async def handle(call: Call) -> Any:
     likely = values.get("top_logprobs")
     if likely is None and "message.output_text.logprobs" in values.get("include", ()):
         likely = 0
-    making = answer(call.server, values, _talk(values), logprobs=likely, param="input")
+    making = answer(call, _talk(values), logprobs=likely, param="input")
     if not values.get("stream", False):
         return await sse.while_connected(call.receive, response_events.whole(making, values))
     made = await making

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gguflike.runner.embedding import of_tokens, ranked, single
@@ -112,17 +112,21 @@ async def _embedded(call: Call) -> dict[str, Any]:
 async def _computed(
     call: Call, loaded: Loaded, compute: Callable[[Any], tuple[Made, int]], given: list[Any]
 ) -> tuple[list[Made], int]:
-    """What ``compute`` makes of each text, and how many tokens all of them are: one text by one, so that what is left
-    is dropped with its client."""
+    """What ``compute`` makes of each text, and how many tokens all of them are: one text by one, of all requests in
+    turns, so that what is left is dropped with its client."""
     made, tokens = [], 0
-    async with loaded.vectors:
-        for text in given:
-            begin = time.monotonic()
-            result, count = await asyncio.to_thread(compute, text)
-            call.server.metrics.encoded(count, time.monotonic() - begin)
-            made.append(result)
-            tokens += count
+    for text in given:
+        result, count, seconds = await loaded.vectors(partial(_timed, compute, text))
+        call.server.metrics.encoded(count, seconds)
+        made.append(result)
+        tokens += count
     return made, tokens
+
+
+def _timed(compute: Callable[[Any], tuple[Made, int]], text: Any) -> tuple[Made, int, float]:
+    begin = time.monotonic()
+    result, count = compute(text)
+    return result, count, time.monotonic() - begin
 
 
 def _numbers(vector: npt.NDArray[np.float32]) -> list[float]:
