@@ -109,6 +109,28 @@ def test_names_that_were_pointed_here(open_one: Server, host: str) -> None:
     assert (answer.status, answer.error["code"]) == (403, "host_not_allowed")
 
 
+def as_proxies_ask(server: Server, target: str, host: str = "localhost") -> Answer:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(f"GET {target} HTTP/1.1\r\nhost: {host}\r\n\r\n".encode())
+        response = http.client.HTTPResponse(connection, method="GET")
+        response.begin()
+        return Answer(response)
+
+
+def test_targets_that_are_whole_uris(open_one: Server) -> None:
+    for target in ("http://localhost/v1/models", "HTTP://127.0.0.1:8080/v1/models?x=1", "https://[::1]/v1/m%6Fdels"):
+        assert as_proxies_ask(open_one, target).json["object"] == "list"
+    assert as_proxies_ask(open_one, "http://localhost:1").status == 404  # the root, where no page is
+    assert "there is no /;" in as_proxies_ask(open_one, "http://localhost?x=1").error["message"]
+
+
+def test_the_uri_names_the_host_whatever_the_header_says(open_one: Server) -> None:
+    assert as_proxies_ask(open_one, "http://localhost/health", host="evil.example").status == 200
+    for authority in ("evil.example", "localhost@evil.example", "localhost:x@evil.example:80", ""):
+        answer = as_proxies_ask(open_one, f"http://{authority}/health")
+        assert (answer.status, answer.error["code"]) == (403, "host_not_allowed"), authority
+
+
 def test_further_names_may_be_allowed(file: Path) -> None:
     with serving(file, allowed_hosts=("box.lan",)) as server:
         assert get(server, "/health", host="box.lan:80").status == 200

@@ -14,6 +14,7 @@ import time
 import traceback
 import uuid
 from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes
 
 from gguflike.serve.bodies import JSON, encoded, too_large
 from gguflike.serve.errors import ApiError, ClientLeft, of
@@ -32,6 +33,7 @@ EXPOSED = b"x-request-id, retry-after"
 THIS_MACHINE = "localhost"
 PREFLIGHT_SECONDS = b"600"
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([^/@]*)", re.IGNORECASE)
+_ABSOLUTE = re.compile(rb"https?://([^/?#]*)(/.*)?", re.IGNORECASE)
 _CLOSED_BY_CLIENT = 499  # nginx's number, for the log
 
 
@@ -60,6 +62,7 @@ class Guard:
             await self._http(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope = _of_origin(scope)
         headers = dict(scope["headers"])
         begin, path, status = time.monotonic(), scope["path"], 0
         added: Headers = [(b"x-request-id", _request_id(headers)), (b"x-content-type-options", b"nosniff")]
@@ -144,6 +147,18 @@ class Guard:
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._settings.max_body:
             raise too_large(self._settings.max_body)
+
+
+def _of_origin(scope: Scope) -> Scope:
+    """A request as its server has it, of one that names the whole URI, as proxies send it: the path is the URI's, and
+    its authority stands for the Host header, whatever that says (RFC 9112, 3.2.2)."""
+    found = _ABSOLUTE.fullmatch(scope.get("raw_path") or b"")
+    if found is None:
+        return scope
+    authority, path = found[1], found[2] or b"/"
+    headers = [(name, value) for name, value in scope["headers"] if name != b"host"]
+    headers.append((b"host", authority.rpartition(b"@")[2]))
+    return {**scope, "raw_path": path, "path": unquote_to_bytes(path).decode("utf-8", "replace"), "headers": headers}
 
 
 def _without_port(host: str) -> str:
