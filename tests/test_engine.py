@@ -254,6 +254,23 @@ def test_logprobs_are_those_of_the_model(engine: Engine, model: Model) -> None:
         assert list(told.alternatives) == np.argsort(-row)[:3].tolist()
 
 
+def test_tokens_of_a_stop_string_are_not_told_with_logprobs(model: Model) -> None:
+    """Neither those whose text is held back when it turns out to be the stop string's, nor any of their text."""
+    bias = dict.fromkeys([97, 98, 99, 32], 100.0)  # the tokens of four bytes: texts that nearly are what is looked for
+    asked: dict[str, Any] = {"sampling": Sampling(temperature=1.0, seed=3, logit_bias=bias), "logprobs": 1}
+    with Engine(model, parallel=1) as engine:
+        whole = ask(engine, [1, 2], 24, **asked).wait()
+        stops = {whole.text[at : at + size] for at in range(4, 20) for size in (1, 2, 3)}
+        for stop in [*sorted(stops), "never"]:
+            heard = ask(engine, [1, 2], 24, stop=[stop], **asked)
+            result, told = heard.wait(), heard.of(Token)
+            assert (result.text, result.stop) == (whole.text.partition(stop)[0], stop if stop in whole.text else None)
+            assert "".join(token.text for token in told) == result.text
+            listed = [token.id for token in told if token.id is not None]
+            assert listed == result.tokens[: len(result.text)]  # a character is a token here
+            assert all(token.logprob is not None for token in told if token.id is not None)
+
+
 class Alternating:
     """A grammar of tokens 65 and 66 in turns, with 67, 68 after each 66, up to ``length`` tokens."""
 

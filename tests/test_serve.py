@@ -157,6 +157,32 @@ def test_logprobs_are_those_of_the_model(server: Server, alone: Model) -> None:
     assert len(told["tokens"]) == len(told["top_logprobs"]) == len(told["text_offset"]) == 2
 
 
+def test_logprobs_end_with_the_text(server: Server) -> None:
+    """Tokens of a stop string are not among them, as with OpenAI and llama-server."""
+    forced = {"97": 100, "98": 100, "99": 100}
+    for path, body in ((CHAT, says(logprobs=True)), (TEXT, {"prompt": "x", "logprobs": 0})):
+        body |= {"temperature": 1, "min_p": 0, "seed": 4, "max_tokens": 40, "logit_bias": forced}
+        (choice,) = post(server, path, body).json["choices"]
+        text = choice["message"]["content"] if path == CHAT else choice["text"]
+        assert set(text) == {"a", "b", "c"}
+        stop = text[20:23]
+        before = text.partition(stop)[0]
+        for stream in (False, True):
+            answer = post(server, path, {**body, "stop": stop, "stream": stream})
+            told, said = "", ""
+            for document in answer.events[:-1] if stream else [answer.json]:
+                (choice,) = document["choices"]
+                part = choice.get("delta", choice.get("message", {"content": choice.get("text")}))
+                said += part.get("content") or ""
+                likely = choice["logprobs"] or {}
+                told += "".join([each["token"] for each in likely.get("content", ())] + likely.get("tokens", []))
+            assert (said, told) == (before, before)
+    body = {"prompt": "x", "n_probs": 1, "temperature": 1, "min_p": 0, "seed": 4, "n_predict": 40, "logit_bias": []}
+    body["logit_bias"] = [[int(token), bias] for token, bias in forced.items()]
+    answer = post(server, "/completion", {**body, "stop": [stop]}).json
+    assert "".join(each["token"] for each in answer["completion_probabilities"]) == before == answer["content"]
+
+
 # Streams
 
 

@@ -30,7 +30,8 @@ class Token(NamedTuple):
 
     Text that may begin a stop string is held back until that is known. ``id`` is None for what was held back when the
     text ended. ``logprob`` and ``alternatives`` (token id -> logprob, the likeliest first) are the model's own, before
-    sampling changed anything; None and empty unless `Request.logprobs` asks for them.
+    sampling changed anything; None and empty unless `Request.logprobs` asks for them. Where it does, a token is told
+    when its text is known to be part of the answer, and those of a stop string are not.
     """
 
     id: int | None

@@ -45,6 +45,8 @@ class Job:
         self._room = min(limit, model.context - len(self.tokens))
         self._full: FinishReason = "length" if self._room == limit else "context"
         self._begun = 0.0
+        self._unsettled: list[tuple[int, Token]] = []  # where in the text each begins: see `_tell_settled`
+        self._untold = ""  # of the text
 
     def cancel(self) -> None:
         """End the job before the next pass. Returns at once, and may be called from any thread, twice too."""
@@ -131,9 +133,11 @@ class Job:
             if self._text.stopped and reason != "cancelled":  # also by what was held back until now
                 reason = "stop"
             self.result.finish_reason, self.result.stop = reason, self._text.stop
-            if rest:
-                self.result.text += rest
-                self._tell(Token(None, rest))
+            self.result.text += rest
+            self._untold += rest
+            self._tell_settled(all_of=not self._text.stopped)
+            if self._untold:
+                self._tell(Token(None, self._untold))
             self._last(Finished(self.result))
 
     def fail(self, error: Exception) -> None:
@@ -173,16 +177,37 @@ class Job:
             return
         self.tokens.append(token)
         self.result.tokens.append(token)
+        begin = len(self.result.text) + self._text.held
         text = self._text.push(token)
         self.result.text += text
-        of_model = () if logprobs is None else (logprobs.chosen, dict(logprobs.alternatives))
-        self._tell(Token(token, text, *of_model))
+        if self.request.logprobs is None:
+            self._tell(Token(token, text))
+        else:
+            of_model = () if logprobs is None else (logprobs.chosen, dict(logprobs.alternatives))
+            self._unsettled.append((begin, Token(token, "", *of_model)))
+            self._untold += text
+            self._tell_settled()
         if self._text.stopped or self._chooser.finished:
             self.end("stop")
         elif self.room <= 0:
             self.end(self._full)
 
     # Telling
+
+    def _tell_settled(self, all_of: bool = False) -> None:
+        """Tell the tokens whose text has begun to be part of the answer, with the text that is to be told.
+
+        Where tokens are told with how likely they were, those of a stop string are not: their text is cut.
+        """
+        length, settled = len(self.result.text), 0
+        while settled < len(self._unsettled) and (all_of or self._unsettled[settled][0] < length):
+            settled += 1
+        tokens, self._unsettled = self._unsettled[:settled], self._unsettled[settled:]
+        for place, (_, token) in enumerate(tokens):
+            text = ""
+            if place == settled - 1:
+                text, self._untold = self._untold, ""
+            self._tell(token._replace(text=text))
 
     def _tell(self, event: Event) -> None:
         """Tell the listener. One that raises has its job dropped, and hears nothing any more."""

@@ -90,6 +90,11 @@ class StopText:
             return self._take(at)
         return self._take(len(self._held) - self._possible_start())
 
+    @property
+    def held(self) -> int:
+        """How many characters may yet begin a stop string."""
+        return len(self._held)
+
     def flush(self) -> str:
         """What is left when no more comes."""
         return self._take(len(self._held))
@@ -125,6 +130,11 @@ class Text:
     def stop(self) -> str | None:
         """The stop string that was found."""
         return self._stop.found
+
+    @property
+    def held(self) -> int:
+        """How many characters are held back, which may begin a stop string."""
+        return self._stop.held
 
     def push(self, token: int) -> str:
         """The text that a token completes."""
