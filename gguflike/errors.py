@@ -92,6 +92,14 @@ class GGUFLikeError(Exception):
         """The message for who knows that it is about this file, without the rule."""
         return str(self).removeprefix(f"{path}, ").removeprefix(f"{path}: ").removesuffix(f" [{self.rule}]")
 
+    def call(self, path: str, name: str) -> None:
+        """Have the error speak of ``name`` wherever it speaks of ``path``, which its reader has not given."""
+        self.path = name if self.path == path else self.path
+        for part in ("what", "expected", "got", "remedy"):
+            value = getattr(self, part)
+            if isinstance(value, str):
+                setattr(self, part, value.replace(path, name))
+
     def _text(self, field: str | None) -> str:
         where = [
             text

@@ -76,7 +76,7 @@ def test_what_cannot_be_blamed(two: tuple[Path, Path]) -> None:
     floats, model = two
     with pytest.raises(UnsupportedError, match="no quantized tensor that the reference has in another form"):
         blame(floats, TEXT, reference=floats, context=CONTEXT)
-    with pytest.raises(UnsupportedError, match=r"4 quantized tensors, all as in model\.gguf"):
+    with pytest.raises(UnsupportedError, match=r"4 quantized tensors, all as in .*model\.gguf"):
         blame(model, TEXT, reference=model, context=CONTEXT)
     with pytest.raises(ArgumentError, match="most: out of range"):
         blame(model, TEXT, reference=floats, most=0, context=CONTEXT)

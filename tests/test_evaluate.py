@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -264,6 +265,20 @@ def test_models_of_other_tokens_are_not_compared(two: Two, tmp_path: Path) -> No
 
 
 # Checkpoints
+
+
+def test_errors_speak_of_what_was_given(two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of the temporary file that a checkpoint becomes."""
+    first, _, _ = two
+    folder = tiny.checkpoint(tmp_path / "hf", max_position_embeddings=CONTEXT)
+    monkeypatch.setattr("tempfile.tempdir", os.fspath(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    for model, reference in ((first, folder), (folder, first)):
+        with pytest.raises(UnsupportedError, match="vocabularies of different sizes") as caught:
+            gguflike.evaluate(model, {"x": TEXT}, reference=reference, context=CONTEXT)
+        assert str(folder) in str(caught.value)
+        assert str(first) in str(caught.value)
+        assert "temporary" not in str(caught.value)
 
 
 def test_a_checkpoint_is_its_very_floats(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from gguflike import container
@@ -129,7 +128,7 @@ def _candidates(own: GGUFFile, other: GGUFFile, threads: int | None, progress: P
         raise UnsupportedError(
             "no quantized tensor that the reference has in another form",
             path=own.path,
-            got=f"{counted(len(infos), 'quantized tensor')}, all as in {Path(other.path).name}",
+            got=f"{counted(len(infos), 'quantized tensor')}, all as in {other.path}",
             remedy="give what the file was made from as `reference`",
         )
     return sorted(found, key=lambda cost: -cost.error if math.isfinite(cost.error) else -math.inf)

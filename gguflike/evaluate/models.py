@@ -17,7 +17,7 @@ from typing import Any
 
 from gguflike import container
 from gguflike.container.layout import ARCHITECTURE_KEY
-from gguflike.errors import ArgumentError
+from gguflike.errors import ArgumentError, GGUFLikeError
 from gguflike.evaluate.texts import CONTEXT
 from gguflike.locate import locate
 from gguflike.progress import Progress
@@ -29,12 +29,14 @@ FLOATS = ("BF16", "F16")  # types that a checkpoint of such matrices is stored i
 @contextmanager
 def float_file(source: StrPath, threads: int | None = None, progress: Progress | None = None) -> Iterator[str]:
     """The path of a GGUF file: ``source``, fetched where it is elsewhere, or a temporary one with the floats of the
-    checkpoint that it names.
+    checkpoint that it names. Errors inside the block that speak of this file call it ``source``.
 
     Errors as of `locate` and `convert`.
     """
     if not is_checkpoint(source):
-        yield os.fspath(locate(source, progress))
+        path = os.fspath(locate(source, progress))
+        with _called(path, source):
+            yield path
         return
     from gguflike import checkpoint
     from gguflike.convert import convert
@@ -42,9 +44,19 @@ def float_file(source: StrPath, threads: int | None = None, progress: Progress |
     with tempfile.TemporaryDirectory(prefix="gguflike-") as folder:
         opened = checkpoint.open(source)
         kind = lossless(tensor.dtype for tensor in opened.tensors.values() if len(tensor.shape) > 1)
-        path = Path(folder) / f"{Path(opened.source).name}-{kind}.gguf"
-        convert(source, path, kind, threads=threads, progress=progress, tokenizer_proof="warn", resume=False)
-        yield os.fspath(path)
+        made = Path(folder) / f"{Path(opened.source).name}-{kind}.gguf"
+        with _called(os.fspath(made), source):
+            convert(source, made, kind, threads=threads, progress=progress, tokenizer_proof="warn", resume=False)
+            yield os.fspath(made)
+
+
+@contextmanager
+def _called(path: str, source: StrPath) -> Iterator[None]:
+    try:
+        yield
+    except GGUFLikeError as error:
+        error.call(path, os.fspath(source))
+        raise
 
 
 def is_checkpoint(source: StrPath) -> bool:
