@@ -15,6 +15,7 @@ from gguflike.calibrate.sensitivities import measure
 from gguflike.calibrate.statistics import StackStatistics, Statistics
 from gguflike.calibrate.stream import stream
 from gguflike.calibrate.sums import Hessians
+from gguflike.calibrate.tables import Table
 from gguflike.errors import ArgumentError, OutputError, QuantizationError
 from gguflike.families.parts import Graph
 from gguflike.reference.gradient.graph import gradients
@@ -96,14 +97,37 @@ def test_the_same_bits_at_any_number_of_threads(tmp_path: Path) -> None:
 
 def test_the_same_bits_however_many_gradients_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     many = found_of(EXPERTS, tmp_path, threads=2)
-    held = []
+    held, made = [], []
+
+    class Seen(module._Seen):  # type: ignore[name-defined, misc]
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(self)
+
+    monkeypatch.setattr(module, "_Seen", Seen)
     monkeypatch.setattr(module, "at_once", lambda shapes: held.append(at_once(shapes)) or held[-1])
     monkeypatch.setattr(module, "GRADIENTS", 1)
     one = found_of(EXPERTS, tmp_path, threads=2)
     assert set(held) == {1}
+    assert len(made) == len(TEXTS) * len(EXPERTS.blocks)
+    assert not any(each.gradients for each in made)  # which are added up as they come
     for name, (outputs, tokens, reached) in many.items():
         for want, got in zip((*outputs, tokens, reached), (*one[name][0], *one[name][1:]), strict=True):
             assert np.array_equal(want, got)
+
+
+def test_logits_of_a_large_vocabulary_come_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same labels, so that all is as at once but for rounding."""
+    whole, tables = found_of(DENSE, tmp_path), list[Table]()
+    found_of(DENSE, tmp_path, tables=lambda _, table: tables.append(table))
+    monkeypatch.setattr(module, "LOGITS", 4 * DENSE.embedding.n_vocab * 3)
+    parts = found_of(DENSE, tmp_path, tables=lambda _, table: tables.append(table))
+    for name, (outputs, tokens, _) in whole.items():
+        assert np.allclose(parts[name][0][0], outputs[0], rtol=1e-3, atol=1e-4)
+        assert np.allclose(parts[name][1], tokens, rtol=1e-3, atol=1e-7)
+    for one, other in zip(tables[: len(tables) // 2], tables[len(tables) // 2 :], strict=True):
+        for a, b in zip(one, other, strict=True):
+            assert np.allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
 def test_gradients_are_held_of_fewer_sequences_where_they_are_larger() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,29 @@ def test_gradients_are_finite_differences(tmp_path: Path, name: str) -> None:
         want = (up - down) / (2 * STEP)
         got = sum(float((found[key] * along[key]).sum()) for key in weights)
         assert got == pytest.approx(want, rel=3e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_parts_by_themselves_have_the_same_gradients(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a tape for each part of a block; to rounding, as what is not traced may be computed in another order."""
+    made = GRAPHS[name]
+    weights = drawn(tmp_path / "m.gguf", made)
+    _, want = gradients(made, weights, IDS, Probe(), weights)
+    monkeypatch.setattr(Blocks, "back", partialmethod(Blocks.back, apart=True))
+    _, found = gradients(made, weights, IDS, Probe(), weights)
+    for key, value in want.items():
+        np.testing.assert_allclose(found[key], value, rtol=1e-9, atol=1e-11 * np.abs(value).max())
+
+
+def test_the_last_product_with_a_matrix_is_told() -> None:
+    seen: list[Product] = []
+    tape = Tape(seen.append)
+    x = tape.leaf(np.ones((2, 3)))
+    twice, once = tape.matrix("twice", np.ones((3, 3))), tape.matrix("once", np.ones((3, 3)))
+    tape.backward([((x @ twice.T) @ once.T @ twice.T, np.ones((2, 3)))])
+    assert [(each.name, each.last) for each in seen] == [("twice", False), ("once", True), ("twice", True)]
 
 
 def test_a_watch_sees_each_product_with_its_gradient(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ in the Gram matrix is s_t, the mean of g_t**2 over the outputs (GuidedQuant, arX
 
 Sequences go through the model block by block, first to the end and then back; hidden states and their gradients are on
 disk, and there are in memory one block's weights, the factors of its matrices, the gradients by these of a few
-sequences (of one, where they are large) and what sequences compute.
+sequences (where they are large, by one matrix, of the one sequence that is at it) and what sequences compute of a part.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ AT_ONCE = 8
 """Sequences whose results are held at most before they are added up."""
 GRADIENTS = 1 << 28
 """Bytes of gradients by the matrices of a block that are held so; those of one sequence, where they are more."""
+LOGITS = 1 << 27
+"""Bytes of logits that are computed together, on each thread."""
 ROWS = 64
 """Tokens whose logits become probabilities together."""
 DAMPING = 0.05
@@ -195,22 +197,27 @@ class _Walk:
         tell(len(self.graph.blocks), "logits")
         weights, last = self.weights(None), len(self.graph.blocks)
 
+        assert isinstance(self.graph.head, Head)
+        rows = logit_rows(self.graph.head.n_vocab)
+
         def run(i: int) -> tuple[Floats, Array] | None:
             spread: list[Array] = []
+            rng = np.random.default_rng([seed, i])
 
             def loss(logits: Array) -> tuple[float, Array]:
-                value, gradient = sampled(logits, np.random.default_rng([seed, i]))
+                value, gradient = sampled(logits, rng)
                 if self.sums is not None:
                     spread.append(variances(gradient))
                 return value, gradient
 
             x = self.place.load(last, i).x
-            _, gradient, _ = self.blocks[i].ends(weights, x, loss)
-            self.place.save(GRADIENT, i, State(gradient, {}, {}))
+            parts = [x[start : start + rows] for start in range(0, len(x), rows)]
+            gradients = [self.blocks[i].ends(weights, part, loss)[1] for part in parts]
+            self.place.save(GRADIENT, i, State(np.concatenate(gradients), {}, {}))
             if self.sums is None:
                 return None
             x = normalize(self.graph.norm, weights, x)
-            return x.T @ x, spread[0]
+            return x.T @ x, np.sum(spread, axis=0) if len(spread) > 1 else spread[0]
 
         for lot in self.lots(AT_ONCE):
             for seen in self.pool.map(run, lot):
@@ -241,18 +248,33 @@ class _Walk:
             weights, shapes = self.weights(layer), self.matrices.get(layer, {})
             sums = {role: _Sum(self.place, role, shape) for role, shape in shapes.items()}
 
-            def run(i: int, layer: int = layer, weights: Lazy = weights, sums: dict[str, _Sum] = sums) -> _Seen:
-                seen = _Seen(len(self.sequences[i]))
+            def run(
+                i: int,
+                found: Callable[[str, int | None, Array], None] | None = None,
+                layer: int = layer,
+                weights: Lazy = weights,
+                sums: dict[str, _Sum] = sums,
+            ) -> _Seen:
+                seen = _Seen(len(self.sequences[i]), found)
                 state, gradient = self.place.load(layer, i), self.place.load(GRADIENT, i)
-                by_state, _ = self.blocks[i].back(layer, weights, state, gradient, watched=sums, watch=seen)
+                by_state, _ = self.blocks[i].back(layer, weights, state, gradient, watched=sums, watch=seen, apart=True)
                 self.place.save(GRADIENT, i, by_state)
                 return seen
 
-            for lot in self.lots(at_once(shapes.values())):
-                for seen in list(self.pool.map(run, lot)):  # all of them, before the pool has other work
+            def grow(role: str, member: int | None, gradient: Array, sums: dict[str, _Sum] = sums) -> None:
+                sums[role].grow(member, gradient, self.pool.map)
+
+            size = at_once(shapes.values())
+            for lot in self.lots(size):
+                # One alone is run here, so that the pool can add up what it finds; of several, all of them first.
+                for seen in [run(lot[0], grow)] if size == 1 else list(self.pool.map(run, lot)):
+                    for (role, member), by_weights in seen.gradients.items():
+                        grow(role, member, by_weights)
                     for role, each in sums.items():
-                        each.add(seen, role, self.pool.map)
-            for role, each in sums.items():
+                        each.count(seen, role)
+            weights.clear()  # which nobody needs any more, while factors are as large again
+            for role in shapes:
+                each = sums.pop(role)
                 if each.seen:
                     found(self.names[layer][role], each.result())
 
@@ -263,11 +285,17 @@ def at_once(shapes: Iterable[tuple[int, ...]]) -> int:
     return min(max(GRADIENTS // max(gradients, 1), 1), AT_ONCE)
 
 
-class _Seen:
-    """What the products of one sequence of ``length`` tokens come to: by matrix, G, and by role, s_t."""
+def logit_rows(vocabulary: int) -> int:
+    """Of how many tokens of a sequence logits are there together."""
+    return max(LOGITS // (np.dtype(np.float32).itemsize * vocabulary), 1)
 
-    def __init__(self, length: int) -> None:
-        self._length = length
+
+class _Seen:
+    """What the products of one sequence of ``length`` tokens come to: by matrix, G, and by role, s_t. With a ``found``,
+    this is told of each G when it is whole, which is then not held."""
+
+    def __init__(self, length: int, found: Callable[[str, int | None, Array], None] | None = None) -> None:
+        self._length, self._found = length, found
         self.gradients: dict[tuple[str, int | None], Array] = {}
         self.tokens: dict[str, Floats] = {}
         self.reached: dict[tuple[str, int | None], int] = {}
@@ -286,6 +314,8 @@ class _Seen:
         tokens = self.tokens.setdefault(product.name, np.zeros(self._length, np.float32))
         squares = np.mean(np.square(gradient), axis=1)
         tokens[slice(None) if product.rows is None else product.rows] += squares
+        if product.last and self._found is not None:
+            self._found(*key, self.gradients.pop(key))
 
 
 class _Sum:
@@ -298,12 +328,16 @@ class _Sum:
         self._reached = np.zeros(count, np.int64)
         self.seen = False
 
-    def add(self, seen: _Seen, role: str, each: Each) -> None:
-        for (name, member), gradient in seen.gradients.items():
+    def grow(self, member: int | None, gradient: Array, each: Each) -> None:
+        """Add what a sequence comes to for one matrix."""
+        add_gram(gradient.T, self._factors[member or 0], each)
+        self.seen = True
+
+    def count(self, seen: _Seen, role: str) -> None:
+        """Add the tokens of a sequence."""
+        for (name, member), reached in seen.reached.items():
             if name == role:
-                add_gram(gradient.T, self._factors[member or 0], each)
-                self._reached[member or 0] += seen.reached[name, member]
-                self.seen = True
+                self._reached[member or 0] += reached
         self._tokens.append(seen.tokens.get(role, np.zeros(seen._length, np.float32)))
 
     def result(self) -> Sensitivity:

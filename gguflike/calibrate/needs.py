@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from math import prod
 
-from gguflike.calibrate.fisher import at_once
+from gguflike.calibrate.fisher import at_once, logit_rows
 from gguflike.calibrate.passes import SLAB
 from gguflike.calibrate.rounding import ROUNDED
 from gguflike.calibrate.sums import Collecting
@@ -20,7 +20,7 @@ BASE = 400_000_000
 KEPT = 16
 """Rows as wide as the widest that a token has while a block is computed backward."""
 LOGITS = 4
-"""Arrays as large as the logits of a sequence: themselves, what they are made of, probabilities, gradients."""
+"""Arrays as large as the logits that are there together: these, what they are made of, probabilities, gradients."""
 PARTS = 8
 """Arrays as large as the rows that are rounded together: targets, values, errors, encodings."""
 
@@ -80,17 +80,25 @@ def memory(
 
 def learning(graph: Graph, longest: int, threads: int) -> int:
     """Bytes of a backward pass at the largest block of a model, beside `BASE`: the float weights, H_O of plain
-    matrices, the gradients that are held, and what sequences of up to ``longest`` tokens compute and keep on so many
-    ``threads``; or behind the last block, where there are the output matrix and, on each thread, logits and what they
-    become."""
-    most = 0
+    matrices, the gradients that are held (by one matrix, where they are large), and what sequences of up to ``longest``
+    tokens compute and keep of a part, on as many of ``threads`` as gradients are held of sequences; or before, as they
+    run forward on all; or, behind it, H_O and the one that is told; or behind the last block the output matrix and, on
+    each thread, logits and what they become."""
+    row, most = FLOAT32 * longest * _widest(graph), 0
     for block in graph.blocks:
         matrices = list(_of_block(block))
         plain = sum(_output(tensor) for tensor in matrices if len(tensor.shape) == 2)
-        gradients = at_once([tensor.shape for tensor in matrices]) * _weights(matrices)
-        most = max(most, _weights(matrices) + plain + gradients)
-    head = graph.head.n_vocab * (graph.head.n_embd + threads * LOGITS * longest) if isinstance(graph.head, Head) else 0
-    return max(most + threads * FLOAT32 * longest * KEPT * _widest(graph), FLOAT32 * head)
+        held = at_once([tensor.shape for tensor in matrices])
+        largest = FLOAT32 * max((prod(tensor.shape[-2:]) for tensor in matrices), default=0)
+        gradients = held * _weights(matrices) if held > 1 else largest
+        backward = plain + gradients + min(held, threads) * KEPT * row
+        telling = plain + max((_output(tensor) for tensor in matrices if len(tensor.shape) == 2), default=0)
+        most = max(most, telling, _weights(matrices) + max(backward, threads * ROWS * row))
+    head = 0
+    if isinstance(graph.head, Head):
+        tokens = min(longest, logit_rows(graph.head.n_vocab))
+        head = graph.head.n_vocab * (graph.head.n_embd + threads * LOGITS * tokens)
+    return max(most, FLOAT32 * head)
 
 
 def alone(graph: Graph) -> int:

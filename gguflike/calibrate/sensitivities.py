@@ -17,10 +17,13 @@ from gguflike.calibrate.statistics import Stack, Statistics
 from gguflike.calibrate.tables import Table
 from gguflike.families.parts import Graph
 from gguflike.frozen import replace
+from gguflike.kernels.engine.memory import give_back
 from gguflike.progress import Progress
 
 Floats = npt.NDArray[np.float32]
 _DONE = "sensitivities.json"
+ROWS = 256
+"""Of a factor, that are written together."""
 
 
 class Sensitivities:
@@ -130,7 +133,10 @@ def measure(
         path, shape = folder / f"{name}.output.npy", (count, *first.shape)
         kept = files.npy_zeros(path, shape)
         for member in range(count):
-            kept[member] = found.output(member) if member else first
+            output = found.output(member) if member else first
+            for start in range(0, len(output), ROWS):
+                kept[member, start : start + ROWS] = output[start : start + ROWS]
+                give_back(kept[member, start : start + ROWS])  # the memory, which the system writes
         kept.flush()
         np.save(folder / f"{name}.tokens.npy", found.tokens)
         # Of a stack, the sum over a token's matrices is known: it is divided as the tokens are.

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gguflike.calibrate import files
+from gguflike.kernels.engine.memory import give_back
 from gguflike.reference.gradient.graph import State
 
 Array = npt.NDArray[Any]
@@ -41,7 +42,9 @@ class States:
 
     def save(self, block: int, sequence: int, state: State) -> None:
         """Keep what a block is given. What blocks add beside the stream stays as it is, and is written once."""
-        self._stream(block, sequence)[:] = state.x
+        stream = self._stream(block, sequence)
+        stream[:] = state.x
+        give_back(stream)  # the memory, which the system writes
         self._beside[block, sequence] = list(state.cached), list(state.inputs)
         of = f"{sequence}-gradient" if block == GRADIENT else str(sequence)
         beside = {f"inputs{number}": value for number, value in enumerate(state.inputs.values())}
@@ -58,9 +61,12 @@ class States:
         """What a block is given."""
         of = f"{sequence}-gradient" if block == GRADIENT else str(sequence)
         layers, kinds = self._beside[block, sequence]
+        stream = self._stream(block, sequence)
+        x = np.array(stream)
+        give_back(stream)
         chosen = self._path(of, f"chosen{block}")
         return State(
-            np.array(self._stream(block, sequence)),
+            x,
             {
                 each: (np.load(self._path(of, f"keys{each}")), np.load(self._path(of, f"values{each}")))
                 for each in layers

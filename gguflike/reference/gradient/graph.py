@@ -60,12 +60,13 @@ class Blocks:
         context, named = Context(length=self._length), _over({"ids": np.asarray(ids)}, weights)
         return State(x, {}, {type(part): mix(part, named, x, context) for part in self._graph.inputs})
 
-    def run(self, layer: int, weights: Named, state: State) -> State:
-        """What is given to the block after ``layer``. ``weights`` are the layer's by role."""
+    def run(self, layer: int, weights: Named, state: State, parts: Sequence[Any] | None = None) -> State:
+        """What is given to the block after ``layer``, or what some ``parts`` of it give. ``weights`` are the layer's by
+        role."""
         context = Context(layer, self._length)
         context.cached, context.inputs, context.chosen = dict(state.cached), dict(state.inputs), state.chosen
         x = state.x
-        for part in self._graph.blocks[layer]:
+        for part in self._graph.blocks[layer] if parts is None else parts:
             x = step(part, weights, x, context)
         cached = {of: pair for of, pair in context.cached.items() if of in self._read}
         return State(x, cached, state.inputs, context.chosen)
@@ -79,9 +80,35 @@ class Blocks:
         wanted: Collection[str] = (),
         watched: Collection[str] = (),
         watch: Callable[[Product], None] | None = None,
+        apart: bool = False,
     ) -> Found:
         """The gradient by what a block was given (``state``) and by its ``wanted`` weights (roles), from that by what
-        it gives. ``watch`` is told of each product with a matrix of the ``watched`` roles."""
+        it gives. ``watch`` is told of each product with a matrix of the ``watched`` roles. ``apart``: each part of the
+        block (attention, a feed-forward) has a tape of its own, so that the activations of only one are held; all but
+        the last are computed once more for that."""
+        if not apart:
+            return self._back(layer, self._graph.blocks[layer], weights, state, gradient, wanted, watched, watch)
+        parts, states, total = list(self._graph.blocks[layer]), [state], dict[str, Array]()
+        for part in parts[:-1]:
+            states.append(self.run(layer, weights, states[-1], [part]))
+        while parts:
+            found = self._back(layer, [parts.pop()], weights, states.pop(), gradient, wanted, watched, watch)
+            gradient = found.state
+            _add(total, found.weights)
+        return Found(gradient, total)
+
+    def _back(
+        self,
+        layer: int,
+        parts: Sequence[Any],
+        weights: Named,
+        state: State,
+        gradient: State,
+        wanted: Collection[str],
+        watched: Collection[str],
+        watch: Callable[[Product], None] | None,
+    ) -> Found:
+        """The same of some parts of a block, on one tape."""
         tape = Tape(watch)
         leaves = {role: tape.leaf(weights[role]) for role in wanted}
         matrices = {role: tape.matrix(role, weights[role]) for role in watched}
@@ -91,7 +118,7 @@ class Blocks:
             {kind: tape.leaf(value) for kind, value in state.inputs.items()},
             state.chosen,
         )
-        given = self.run(layer, _over({**leaves, **matrices}, weights), traced)
+        given = self.run(layer, _over({**leaves, **matrices}, weights), traced, parts)
         found = tape.backward(_pairs(given, gradient))
         by_state = State(
             found.of(traced.x),
