@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import gguflike
-from gguflike.calibrate import store
+from gguflike.calibrate import files, needs, store
 from gguflike.calibrate.statistics import Statistics
 from gguflike.calibrate.store import Store
 from gguflike.calibrate.stream import stream
@@ -19,6 +20,7 @@ from gguflike.cli import main
 from gguflike.convert import imatrix as imatrices
 from gguflike.convert.multiplied import _Found
 from gguflike.errors import ArgumentError, ArgumentTypeError, CheckpointError, GGUFLikeError, OutputError
+from gguflike.families import registry
 from gguflike.families.parts import Branch
 from gguflike.families.parts.experts import Experts, Router
 from tests import by_hand, tiny
@@ -124,6 +126,56 @@ def test_a_run_goes_on_only_into_the_same_folder_of_hessians(folder: Path, tmp_p
     kept = Store(tmp_path / "other")
     assert set(kept) == set(imatrices.read(tmp_path / "a.gguf").entries)
     assert all(isinstance(kept[name], Statistics) for name in kept)
+
+
+def test_one_run_at_a_time_for_a_target(folder: Path, tmp_path: Path) -> None:
+    """The second is refused, and the first is none the worse for it; so is one that keeps Hessians in its folder."""
+    settings: dict[str, Any] = {"calibration": [tmp_path / "t.txt"], "context": 32}
+    gguflike.calibrate(folder, tmp_path / "alone.gguf", hessians=tmp_path / "of-alone", **settings)
+    refused: list[str] = []
+
+    def progress(done: int, total: int, what: str) -> None:
+        for out, hessians in (("a.gguf", None), ("b.gguf", "h"), (None, "h")):
+            with pytest.raises(OutputError, match="another process is at work, calibrating for ") as caught:
+                gguflike.calibrate(
+                    folder,
+                    None if out is None else tmp_path / out,
+                    hessians=None if hessians is None else tmp_path / hessians,
+                    **settings,
+                )
+            refused.append(str(caught.value))
+
+    gguflike.calibrate(folder, tmp_path / "a.gguf", hessians=tmp_path / "h", **settings, progress=progress)
+    assert f"{tmp_path / 'h'}" in refused[1]
+    assert "wait until it is done" in refused[0]
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "alone.gguf").read_bytes()
+    for path in (tmp_path / "of-alone").iterdir():
+        assert path.read_bytes() == (tmp_path / "h" / path.name).read_bytes()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".") or path.name == "b.gguf"]
+
+
+def test_a_disk_without_room_for_hessians_is_told_first(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the bytes that they will take; what is there already need not be free."""
+    settings: dict[str, Any] = {"calibration": [tmp_path / "t.txt"], "context": 32}
+    gguflike.calibrate(folder, hessians=tmp_path / "h", **settings)
+    sizes = {path.stem: path.stat().st_size for path in (tmp_path / "h").glob("*.npy")}
+    with gguflike.open(gguflike.convert(folder, tmp_path / "f.gguf", "F32").paths[0]) as file:
+        family = registry.for_gguf("llama")
+        graph = family.graph(family.from_file(file.metadata, file.infos))
+    assert needs.kept(graph) == sizes
+    states = needs.disk(graph, len(TEXT), Importances(), False)
+    free = sum(sizes.values()) + states - 1
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+
+    def computes(*_: Any) -> None:
+        raise AssertionError
+
+    with pytest.raises(OutputError, match=f"{free + 1:,} bytes free; got {free:,}"):
+        gguflike.calibrate(folder, hessians=tmp_path / "other", **settings, progress=computes)
+    assert not (tmp_path / "other").exists()
+    gguflike.calibrate(folder, hessians=tmp_path / "h", **settings, overwrite=True)
 
 
 def test_inputs_of_the_first_layer_are_those_of_the_definition(folder: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from gguflike.calibrate.needs import BASE, disk, learning, memory
 from gguflike.calibrate.statistics import StackStatistics, Statistics
 from gguflike.calibrate.stream import stream
 from gguflike.calibrate.sums import Hessians
-from gguflike.calibrate.walk import Standing, groups, stages
+from gguflike.calibrate.walk import Standing, groups, shared, stages
 from gguflike.errors import ArgumentError, OutputError, QuantizationError
 from gguflike.families import registry
 from gguflike.families.parts import Attention, Branch, Embedding, FeedForward, Graph, Head, Norm, Rope
@@ -97,16 +97,16 @@ def test_every_family_can_be_walked(row: Any, tmp_path: Path) -> None:
     of_experts = {place.name for place in used if place.name.endswith(".bias")}
     matrices = {place.name for place in used if place.tensor.form in (None, "matrix")} - of_experts
     others = {place.name for place in used if place.tensor.form in ("rows", "beyond")}
+    told: list[tuple[str, ...]] = []
     if row.name in SHARING:
-        found, quantized = walked(graph, tmp_path)
+        _, quantized = walked(graph, tmp_path, found=lambda some, _: told.append(some))
         np.testing.assert_array_equal(states(tmp_path, graph, "quantized"), hidden(graph, quantized))
-        names = set(found)
     else:
-        names = set()
         weights = weights_of(graph)
-        stream(graph, weights.__getitem__, TEXTS, None, tmp_path, found=lambda some, _: names.update(some))
+        stream(graph, weights.__getitem__, TEXTS, None, tmp_path, found=lambda some, _: told.append(some))
     np.testing.assert_array_equal(states(tmp_path, graph, "float"), hidden(graph, weights_of(graph)))
-    assert matrices <= names <= matrices | others
+    assert matrices <= {name for some in told for name in some} <= matrices | others
+    assert [names for names, _ in shared(graph)] == told  # without the weights, too
 
 
 def test_the_rows_above_are_there() -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,10 +21,36 @@ _NOT_HERE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # the file system ta
 
 
 def check_room(folder: Path, needed: int, there: int = 0) -> None:
-    """OutputError where the disk of a folder has no room for ``needed`` bytes, of which so many are ``there``."""
-    free = shutil.disk_usage(folder).free
+    """OutputError where the disk of a folder, which may have to be made, has no room for ``needed`` bytes, of which so
+    many are ``there``."""
+    free = shutil.disk_usage(_standing(folder)).free
     if needed - there > free:
         raise _no_room(folder, needed - there, free)
+
+
+def check_rooms(missing: Mapping[Path, int]) -> None:
+    """OutputError where the disks of folders, which may have to be made, have no room for so many bytes in each."""
+    disks: dict[int, list[Path]] = {}
+    for folder in missing:
+        disks.setdefault(_standing(folder).stat().st_dev, []).append(folder)
+    for folders in disks.values():
+        largest = max(folders, key=lambda folder: missing[folder])
+        check_room(largest, sum(max(missing[each], 0) for each in folders))
+
+
+def taken(paths: Iterable[Path]) -> int:
+    """Bytes that files take on the disk."""
+    return sum(_bytes(path.stat()) for path in paths if path.is_file())
+
+
+def _bytes(status: os.stat_result) -> int:
+    blocks = getattr(status, "st_blocks", None)
+    return status.st_size if blocks is None else int(blocks) * 512
+
+
+def _standing(folder: Path) -> Path:
+    folder = folder.absolute()
+    return next(each for each in (folder, *folder.parents) if each.exists())
 
 
 def zeros(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
@@ -62,5 +88,5 @@ def _no_room(path: Path, needed: int, free: int) -> OutputError:
         path=path,
         expected=f"{needed:,} bytes free",
         got=f"{free:,}",
-        remedy="free some space there, or calibrate on fewer tokens",
+        remedy="free some space there, choose a folder on another disk, or calibrate on fewer tokens",
     )

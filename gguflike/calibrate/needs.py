@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from math import prod
 
+from gguflike.calibrate import store
 from gguflike.calibrate.fisher import at_once, logit_rows
 from gguflike.calibrate.passes import SLAB
 from gguflike.calibrate.rounding import ROUNDED
 from gguflike.calibrate.sums import Collecting
+from gguflike.calibrate.walk import shared
 from gguflike.families.parts import Block, Graph, Head, Tensor
 from gguflike.reference.parts import QUERIES
 
@@ -38,6 +40,13 @@ def disk(graph: Graph, tokens: int, collecting: Collecting, both: bool) -> int:
     }
     sums = sum(count * collecting.size(columns, False) for count, columns in stacks)
     return states + sums + both * FLOAT32 * tokens * _widest(graph)
+
+
+def kept(graph: Graph) -> dict[str, int]:
+    """Bytes of the Gram matrices of all that a model multiplies, as `store` keeps them: of each group, by the name of
+    its first tensor."""
+    shapes = {name: tensor.shape for name, _, tensor in graph.tensors() if tensor.used}
+    return {names[0]: store.size(columns, prod(shapes[names[0]][:-2])) for names, columns in shared(graph)}
 
 
 def backward(graph: Graph, tokens: int) -> int:

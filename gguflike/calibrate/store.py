@@ -16,10 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gguflike.calibrate import files
 from gguflike.calibrate.statistics import Floats, Stack, StackStatistics, Statistics, shrunk
 from gguflike.errors import CheckpointError, OutputError
 
 INDEX, FORMAT = "index.json", 2
+HEADER = 128
+"""Bytes of a file of numpy before its values."""
 
 
 class Group(NamedTuple):
@@ -100,6 +103,17 @@ class _Kept(Stack):
     def member(self, index: int) -> Statistics:
         own = Statistics(_unpacked(self._packed[index], self._columns), None, self._tokens[index])
         return shrunk(own, self._layer)
+
+
+def size(columns: int, matrices: int) -> int:
+    """Bytes of the Gram matrices of a group: of so many ``matrices`` of stacks, or of one."""
+    return HEADER + matrices * columns * (columns + 1) // 2 * 4
+
+
+def missing(folder: Path, sizes: Mapping[str, int]) -> int:
+    """Bytes that a folder still takes when files of these ``sizes``, by the first names of their groups, are there."""
+    paths = {folder / f"{name}.npy": size for name, size in sizes.items()}
+    return sum(max(size - files.taken([path]), 0) for path, size in paths.items())
 
 
 def begin(folder: Path) -> None:

@@ -137,6 +137,36 @@ def groups(stage: Stage, weights: Standing, x: Array, context: Context) -> list[
     return found
 
 
+def shared(graph: Graph) -> Iterator[tuple[tuple[str, ...], int]]:
+    """The names of tensors of a graph that multiply the same, and how many columns they have, group by group as a walk
+    comes by them: told by each kind of block on one token, with weights of zeros, which take no memory."""
+    names: dict[int | None, dict[str, str]] = {None: {}}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, layer, tensor in graph.tensors():
+        if tensor.used:
+            names.setdefault(layer, {})[tensor.role] = name
+            shapes[name] = tensor.shape
+    kinds: dict[Any, list[Group]] = {}
+    read = {getattr(mixer, "kv_layer", None) for mixer in graph.mixers()}
+    context = Context(0, 1)
+    for steps in stages(graph):
+        layer = steps[0].layer if steps else -1
+        here = {**names[None], **names.get(layer, {})}
+        kind = repr(graph.blocks[layer]) if 0 <= layer < len(graph.blocks) else layer
+        if kind not in kinds or layer in read:
+            context.layer = max(layer, 0)
+            weights = Standing({"ids": np.zeros(1, np.int64)}, Lazy(here, lambda name: _zeros(shapes[name])))
+            x = np.zeros((1, graph.embedding.n_embd), np.float32)
+            with np.errstate(all="ignore"):
+                kinds[kind] = [group for stage in steps for group in groups(stage, weights, x, context)]
+        for group in kinds[kind]:
+            yield tuple(here[role] for role in group.names), group.columns
+
+
+def _zeros(shape: tuple[int, ...]) -> Array:
+    return np.broadcast_to(np.float32(0), shape)
+
+
 @frozen
 class _Product:
     """A mixer that is the product of a matrix with ``inputs``, whatever its input is."""

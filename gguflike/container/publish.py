@@ -97,14 +97,14 @@ def make_temporary(target: str, make: Callable[[str], int]) -> tuple[str, int]:
 
 def sweep(target: str) -> None:
     """Remove temporary entries for ``target`` whose writer is dead: its lock went with it."""
-    for path in _entries(target):
+    for path in entries(target):
         with suppress(OSError):  # in use, gone by now, or not ours
             if system.OPEN_IS_LOCKED:
-                _remove(path)
+                remove(path)
                 continue
             descriptor = _locked(path)
             try:
-                _remove(path)
+                remove(path)
             finally:
                 system.close(descriptor)
 
@@ -114,7 +114,7 @@ def take_over(target: str, fits: Callable[[int], bool]) -> tuple[str, int] | Non
 
     It is the first that ``fits(descriptor)``. None where there is none. Those of other targets are not looked at.
     """
-    for path in _entries(target):
+    for path in entries(target):
         with suppress(OSError):  # in use, gone by now, or not ours
             if path.is_dir():
                 continue
@@ -135,7 +135,7 @@ def take_over(target: str, fits: Callable[[int], bool]) -> tuple[str, int] | Non
 def left_over(target: str, fits: Callable[[int], bool]) -> list[bool]:
     """For each temporary file that a dead writer to ``target`` has left, whether it ``fits(descriptor)``."""
     found = []
-    for path in _entries(target):
+    for path in entries(target):
         with suppress(OSError):
             if path.is_dir() or system.OPEN_IS_LOCKED:
                 continue
@@ -160,7 +160,8 @@ def sweep_workspaces(target: str) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _entries(target: str) -> list[Path]:
+def entries(target: str) -> list[Path]:
+    """The temporary entries for ``target`` that there are, of whichever writer."""
     return sorted(Path(target).parent.glob(f"{temporary_prefix(target)}*.tmp"))
 
 
@@ -186,7 +187,8 @@ def _is_still(path: Path, descriptor: int) -> bool:
     return status.st_nlink == 1 and os.path.samestat(status, path.lstat())
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove an entry, file or folder."""
     if path.is_dir():
         system.release_folder(path)
         shutil.rmtree(path)

@@ -37,7 +37,7 @@ _NO_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPE
 #: FICLONERANGE of Linux, which Python names from 3.13 on; None on other systems, which lack O_TMPFILE as well.
 _CLONE_RANGE = getattr(fcntl, "FICLONERANGE", 0x4020940D if hasattr(os, "O_TMPFILE") else None)
 
-_FOLDER_LOCK = ".writing"  # the file that is open in a folder where folders cannot be opened themselves
+FOLDER_LOCK = ".writing"  # the file that is open in a folder where folders cannot be opened themselves
 _position = threading.Lock()  # a descriptor has one position, which threads share
 _locked: set[int] = set()  # descriptors that forked processes must not keep
 
@@ -62,13 +62,13 @@ def open_folder(path: StrPath) -> int:
     """A descriptor that can be locked and synced for a folder of ours; ``release_folder`` before it is renamed."""
     if hasattr(os, "O_DIRECTORY"):
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    return open_file(os.path.join(path, _FOLDER_LOCK), os.O_RDWR | os.O_CREAT | os.O_EXCL)  # noqa: PTH118
+    return open_file(os.path.join(path, FOLDER_LOCK), os.O_RDWR | os.O_CREAT | os.O_EXCL)  # noqa: PTH118
 
 
 def release_folder(path: StrPath) -> None:
     """Remove what ``open_folder`` has made in the folder. OSError while its writer has it open."""
     with suppress(FileNotFoundError):
-        os.unlink(os.path.join(path, _FOLDER_LOCK))  # noqa: PTH108, PTH118
+        os.unlink(os.path.join(path, FOLDER_LOCK))  # noqa: PTH108, PTH118
 
 
 def lock(descriptor: int) -> None:

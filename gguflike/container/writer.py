@@ -38,6 +38,12 @@ from gguflike.tensor import QuantizedTensor
 #: Errors that come again however often the same thing is written: nothing is kept for the next time.
 _FINAL = (QuantizationError, UnsupportedError, GGUFError, ChangedError)
 
+
+def may_go_on(kind: type[BaseException]) -> bool:
+    """Whether what was done before an error of this kind is worth keeping: it need not come again."""
+    return not issubclass(kind, _FINAL)
+
+
 #: Files from this size on are written past the system's cache, where there is no gain in having them there.
 DIRECT_BYTES = 1 << 28
 #: Parts from this size on are hashed while they are written.
@@ -224,12 +230,18 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        keep = kind is None or not issubclass(kind, _FINAL)
+        keep = kind is None or may_go_on(kind)
         try:
             if kind is None:
                 self._finish()
         finally:
             self._give_up(keep)
+
+    @property
+    def missing(self) -> int:
+        """Bytes of the files that the disk has not given yet."""
+        there = sum(system.allocated_bytes(file.target.descriptor) for file in self.files)
+        return max(sum(file.plan.file_bytes for file in self.files) - there, 0)
 
     @property
     def workspace(self) -> Path:

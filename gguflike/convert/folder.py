@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gguflike.checkpoint.save import is_exported
 from gguflike.container import system
+from gguflike.container.claimed import make_folder
 from gguflike.container.publish import check_space, make_temporary, output_errors, sweep
 from gguflike.container.target import OCCUPIED
 from gguflike.errors import OutputError
@@ -29,7 +30,7 @@ def new_folder(target: Path, size: int, overwrite: bool = False) -> Iterator[Pat
         target.parent.mkdir(parents=True, exist_ok=True)
         sweep(str(target))
         check_space(str(target), size)
-        temporary, lock = make_temporary(str(target), _make)
+        temporary, lock = make_temporary(str(target), make_folder)
         try:
             yield Path(temporary)
             for inner in (path for path in Path(temporary).rglob("*") if path.is_dir()):
@@ -68,15 +69,6 @@ def _rename(temporary: Path, target: Path) -> None:
         old.rename(target)
         raise
     shutil.rmtree(old)
-
-
-def _make(path: str) -> int:
-    Path(path).mkdir()
-    try:
-        return system.open_folder(path)
-    except OSError:
-        Path(path).rmdir()
-        raise
 
 
 def check_free(target: Path, overwrite: bool) -> None:

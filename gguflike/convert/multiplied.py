@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gguflike.calibrate import store
+from gguflike.calibrate import files as disk
+from gguflike.calibrate import needs, store
 from gguflike.calibrate.stream import stream
 from gguflike.calibrate.sums import Hessians, Importance, Importances, Stacks, Together
 from gguflike.calibrate.texts import sequences
 from gguflike.container import check_free, check_target
+from gguflike.container.claimed import claimed, emptied
 from gguflike.container.publish import check_folder
 from gguflike.convert import imatrix as imatrices
 from gguflike.convert.calibration import longest
@@ -84,6 +87,9 @@ def calibrate(
     Hidden states are kept in the folder ``workspace``, by default one beside the target, which is removed in the end.
     Memory: the float weights of one step of a layer, sums of up to a gigabyte, and what a few sequences compute. A run
     that was cut off goes on with the layer that it was in.
+
+    OutputError where the disks have no room for all that, which is known before the model runs, and where another
+    process calibrates for the same target, or into the same folder.
     """
     check_integer("context", context, 2)
     check_threads(threads)
@@ -104,15 +110,27 @@ def calibrate(
     texts = model.texts(files, chat)
     length = longest(model, context)
     ids = sequences(texts, model.encode, length, model.begin, tokens)
+    count = sum(map(len, ids))
     last = Path(out if out is not None else hessians or "")
     folder = Path(workspace if workspace is not None else last.parent) / f".{last.name}.calibration"
-    key = made_of(plan, repr((ids, None if hessians is None else str(Path(hessians).resolve()))))
-    if not (folder / key[:16]).exists():  # nothing is there, or what was made of other files or options
-        shutil.rmtree(folder, ignore_errors=True)
-    found = _Found(folder / key[:16], None if hessians is None else Path(hessians), model.sha256)
-    if hessians is not None:
-        store.begin(Path(hessians))
-    with closing_sources():
+    kept = None if hessians is None else Path(hessians)
+    key = made_of(plan, repr((ids, None if kept is None else str(kept.resolve()))))
+    collecting = Importances() if kept is None else Together((Importances(), Hessians()))
+    made = Imatrix("", (), {}, tuple(text.name for text in texts), len(ids), length)
+    with ExitStack() as stack:
+        for each in (folder, kept):
+            if each is not None:
+                stack.enter_context(claimed(each, f"calibrating for {last}"))
+        if not (folder / key[:16]).exists():  # nothing is there, or what was made of other files or options
+            emptied(folder)
+        missing = {folder: needs.disk(model.graph, count, collecting, False) - disk.taken(folder.rglob("*"))}
+        if kept is not None:
+            missing[kept] = store.missing(kept, needs.kept(model.graph))
+        disk.check_rooms(missing)
+        found = _Found(folder / key[:16], kept, model.sha256)
+        if kept is not None:
+            store.begin(kept)
+        stack.enter_context(closing_sources())
         stream(
             model.graph,
             model.read,
@@ -120,7 +138,7 @@ def calibrate(
             None,
             folder,
             found=found.take,
-            collecting=Importances() if hessians is None else Together((Importances(), Hessians())),
+            collecting=collecting,
             rows=model.rows,
             length=length,
             key=key,
@@ -128,21 +146,20 @@ def calibrate(
             progress=progress,
         )
         entries, groups = found.all()
-        names = tuple(text.name for text in texts)
-        if hessians is not None:
+        if kept is not None:
             about = About.of(plan.source, texts, ids, length, model.rest())
-            store.finish(Path(hessians), about._asdict(), groups)
-    made = Imatrix("", (), entries, names, len(ids), length)
-    if out is not None:
-        imatrices.write(out, imatrices.merge([made, *others], Path(out).name), overwrite, plan.inputs)
-    shutil.rmtree(folder)
+            store.finish(kept, about._asdict(), groups)
+        if out is not None:
+            sums = imatrices.merge([replace(made, entries=entries), *others], Path(out).name)
+            imatrices.write(out, sums, overwrite, plan.inputs)
+        shutil.rmtree(folder)
     return Multiplied(
         plan.source,
         None if out is None else Path(out),
-        None if hessians is None else Path(hessians),
-        names,
+        kept,
+        made.datasets,
         len(ids),
-        sum(map(len, ids)),
+        count,
         len(entries),
         {name: missed for name, entry in entries.items() if (missed := int((entry.counts == 0).sum()))},
     )
