@@ -13,7 +13,7 @@ from gguflike import reference
 from gguflike.calibrate import passes
 from gguflike.calibrate import statistics as all_statistics
 from gguflike.calibrate import stream as streams
-from gguflike.calibrate.needs import BASE, disk, learning, memory
+from gguflike.calibrate.needs import BASE, choosing, disk, learning, memory
 from gguflike.calibrate.statistics import StackStatistics, Statistics
 from gguflike.calibrate.stream import stream
 from gguflike.calibrate.sums import Hessians
@@ -279,6 +279,7 @@ def test_memory_and_disk_of_a_model_of_8_billion_weights() -> None:
     assert weights + sums < needed < 4 * 2**30
     outputs = 2 * 14336**2 * 4
     assert weights + outputs < BASE + learning(graph, 512, 2) < 4 * 2**30
+    assert weights + outputs < BASE + choosing(graph, 512, Hessians(), 2, streams.SUMS, True) < 4 * 2**30
     tokens = 131_072
     assert disk(graph, tokens, Hessians(), True) == tokens * 4 * (2 * 2 * 4096 + 14336)
 

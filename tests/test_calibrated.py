@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +21,17 @@ from gguflike.cli import main
 from gguflike.convert import ConversionPlan, convert, cost, quantize_file
 from gguflike.convert.calibration import Calibration
 from gguflike.errors import ArgumentError, ArgumentTypeError, UnsupportedError
+from gguflike.families import config as configs
 from gguflike.families import registry
 from gguflike.progress import CALIBRATING
 from gguflike.reference import logits
+from gguflike.tensor import QuantizedTensor
 from tests import tiny
+from tests.test_calibrate_stream import weights_of
+from tests.test_family_configs import ROWS, read
 
 TEXT = "It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want. "
+BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 OF_GRAPH = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 
 
@@ -139,6 +147,44 @@ def test_it_goes_on_where_it_was_cut_off(folder: Path, asked: dict[str, Any], tm
     assert any("layer 1 of" in what for what in seen) == (lost != "nothing")
 
 
+KILLED = """
+import os, signal, sys
+from gguflike.convert import convert
+folder, out, text = sys.argv[1:4]
+def run(at, threads, **limit):
+    calls = 0
+    def progress(done, total, what):
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+    settings = {"effort": 2, "calibration": [text], "calibration_tokens": 512, "threads": threads, **limit}
+    convert(folder, out, progress=progress, **settings)
+for at in map(int, sys.argv[5:]):
+    child = os.fork()
+    if child == 0:
+        run(at, 1 + at % 2, **eval(sys.argv[4]))
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes that are killed")
+@pytest.mark.parametrize("limit", [{"type": "Q4_0"}, {"size": 30_000}], ids=["type", "size"])
+def test_killed_at_any_point(folder: Path, text: Path, tmp_path: Path, limit: dict[str, Any]) -> None:
+    """SIGKILL while outputs, types, and matrices are at hand, each going on from the one before."""
+    settings: dict[str, Any] = {"effort": 2, "calibration": [text], "calibration_tokens": 512, **limit}
+    convert(folder, tmp_path / "whole.gguf", **settings)
+    out = tmp_path / "cut" / "m.gguf"
+    arguments = [sys.executable, "-W", "ignore", "-c", KILLED, folder, out, text, repr(limit), "4", "9", "9", "12"]
+    subprocess.run(arguments, check=True)
+    assert not out.exists()
+    assert list(out.parent.iterdir())
+    convert(folder, out, threads=2, **settings)
+    assert sha256(out) == sha256(tmp_path / "whole.gguf")
+    assert [path.name for path in out.parent.iterdir()] == ["m.gguf"]
+
+
 def test_without_resume_nothing_is_left(folder: Path, asked: dict[str, Any], tmp_path: Path) -> None:
     out = tmp_path / "cut" / "m.gguf"
     with pytest.raises(KeyboardInterrupt):
@@ -182,6 +228,42 @@ def test_what_cannot_be_calibrated_says_so(folder: Path, asked: dict[str, Any], 
     empty.write_text("")
     with pytest.raises(ArgumentError, match="the file has no text"):
         convert(folder, None, "Q4_0", dry_run=True, **{**asked, "calibration": [empty]})
+
+
+@pytest.mark.parametrize("name", ["MambaForCausalLM", "DeepseekV3ForCausalLM", "Qwen3_5ForCausalLM", "BertModel"])
+def test_models_of_other_parts(name: str, asked: dict[str, Any], tmp_path: Path) -> None:
+    """Recurrent ones, latent attention with experts, and gated deltas are calibrated; those without logits are not."""
+    [row] = (row for row in ROWS if row.name == name)
+    config = {"architectures": [row.model_class], **row.config}
+    family, c, _ = read(config)
+    floats, out = tmp_path / "f32.gguf", tmp_path / "m.gguf"
+    weights = weights_of(family.graph(c))
+    count = c.n_vocab - 259
+    said = {
+        "general.architecture": family.name,
+        **configs.to_metadata(c, family.name),
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>", *BYTES, *(f"w{i}" for i in range(count))],
+        "tokenizer.ggml.scores": [0.0] * 259 + [float(-i) for i in range(count)],
+        "tokenizer.ggml.token_type": [2, 3, 3, *[6] * 256, *[1] * count],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+    }
+    blocks = {name: x.reshape(-1).view(np.uint8) for name, x in weights.items()}
+    stored = [QuantizedTensor(each, FORMATS["F32"], x.shape, blocks[each]) for each, x in weights.items()]
+    gguflike.write(floats, said, stored)
+    settings = {**asked, "calibration_tokens": 256, "effort": 2}
+    if name == "BertModel":
+        with pytest.raises(UnsupportedError, match="only models that make text are calibrated"):
+            quantize_file(floats, out, "IQ4_NL", **settings)
+        return
+    made = quantize_file(floats, out, "IQ4_NL", **settings)
+    assert len(made.calibrated) > 5
+    assert not made.notices
+    assert made.calibration is not None
+    with gguflike.open(out) as file:
+        assert [key for key in file.metadata if key.startswith("gguflike.calibration.")]
 
 
 def test_the_command_line(

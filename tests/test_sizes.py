@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,15 +14,18 @@ from hypothesis import strategies as st
 
 import gguflike
 from gguflike.blocks import FORMATS
+from gguflike.calibrate import files
 from gguflike.calibrate.allocate import Candidate
 from gguflike.cli import main
 from gguflike.convert import convert
 from gguflike.convert.allocation import probe, refined
 from gguflike.convert.budget import Limit, ladder
 from gguflike.convert.prior import PRIOR, Prior
-from gguflike.errors import ArgumentError
+from gguflike.convert.stages import stages
+from gguflike.errors import ArgumentError, OutputError
 from gguflike.families.parts import Graph
 from gguflike.kernels.dispatch import linear_plan
+from gguflike.progress import CALIBRATING
 from gguflike.runner.needs import PROCESS, beside_weights
 from tests import tiny
 from tests.test_calibrated import TEXT, sha256
@@ -58,6 +63,121 @@ def test_a_file_is_as_small_as_was_asked(
     assert not list(tmp_path.glob(".gguflike*"))
     convert(folder, tmp_path / "again.gguf", threads=3, **limit, **asked)
     assert sha256(tmp_path / "again.gguf") == sha256(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize("effort", [0, 1, 2])
+def test_measuring_goes_on_where_it_was_cut_off(
+    folder: Path, asked: dict[str, Any], tmp_path: Path, effort: int
+) -> None:
+    """Between layers, between the two walks, and where the rounding has begun: what is measured is not measured again,
+    unless the lines that say so are lost. The bytes are the same, and nothing is left at the end."""
+    settings = {**(asked if effort else {}), "effort": effort, "size": 30_000}
+    seen: list[str] = []
+    convert(folder, tmp_path / "whole.gguf", progress=lambda _done, _total, what: seen.append(what), **settings)
+    told = list(dict.fromkeys(what for what in seen if what.startswith(CALIBRATING)))
+    out = tmp_path / "cut" / "m.gguf"
+    before: list[str] = []
+    for number in (3, len(told) // 2, len(told) - 2):
+        again: list[str] = []
+
+        def progress(_done: int, _total: int, what: str, again: list[str] = again, stop: str = told[number]) -> None:
+            again.append(what)
+            if what == stop:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt, match="kept"):
+            convert(folder, out, progress=progress, **settings)
+        measured = [what for what in before if "types" in what and "done" not in what]
+        assert not effort or not set(measured[:-1]) & set(again)  # the layer that it was in
+        before += again
+        (left,) = (path for path in out.parent.glob(".gguflike*") if path.is_dir() and path.suffix == ".tmp")
+        for path in left.glob("*.jsonl"):
+            with path.open("ab") as file:
+                file.write(b'{"tensor": "blk.0')  # a line that was cut off
+    if effort:
+        for path in left.glob("plain.jsonl"):
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    convert(folder, out, threads=1, **settings)
+    assert sha256(out) == sha256(tmp_path / "whole.gguf")
+    assert [path.name for path in out.parent.iterdir()] == ["m.gguf"]
+
+
+def test_measuring_is_not_kept_where_nothing_is_to_be(folder: Path, asked: dict[str, Any], tmp_path: Path) -> None:
+    def progress(_done: int, _total: int, what: str) -> None:
+        if "types" in what:
+            raise KeyboardInterrupt
+
+    settings = {**asked, "effort": 1, "size": 30_000}
+    for resume, left in ((True, 1), (False, 0)):
+        with pytest.raises(KeyboardInterrupt):
+            convert(folder, tmp_path / "m.gguf", progress=progress, resume=resume, **settings)
+        assert len(list(tmp_path.iterdir())) == left  # of another run, too
+    with pytest.raises(KeyboardInterrupt):
+        convert(folder, tmp_path / "m.gguf", progress=progress, **settings)
+    convert(folder, tmp_path / "m.gguf", "F16")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"]
+
+
+def test_two_measure_at_the_same_time(folder: Path, asked: dict[str, Any], tmp_path: Path) -> None:
+    """Each in a folder of its own, and neither disturbs the other."""
+    settings = {**asked, "effort": 1, "size": 30_000, "overwrite": True}
+    out, seen = tmp_path / "two" / "m.gguf", list[str]()
+
+    def progress(_done: int, _total: int, what: str) -> None:
+        if "types" in what and "layer 2" in what and not seen:
+            convert(folder, out, progress=lambda _done, _total, what: seen.append(what), **settings)
+
+    convert(folder, tmp_path / "one.gguf", **settings)
+    convert(folder, out, progress=progress, **settings)
+    assert any("types" in what and "layer 1" in what for what in seen)
+    assert sha256(out) == sha256(tmp_path / "one.gguf")
+    assert [path.name for path in out.parent.iterdir()] == ["m.gguf"]
+
+
+def test_a_plan_says_how_long_types_are_measured(
+    folder: Path, asked: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {0: ["types"], 1: ["types", "rounding"], 2: ["outputs", "types", "rounding"]}
+    for effort, expected in names.items():
+        plan = convert(folder, None, dry_run=True, size=30_000, effort=effort, **(asked if effort else {}))
+        found = stages(plan)
+        assert [each.name for each in found] == expected
+        assert all(each.seconds is not None and each.seconds > 0 for each in found)
+        assert "choosing types" in str(plan)
+        assert ("calibrating takes about" in str(plan)) == (effort > 0)
+    (text,) = asked["calibration"]
+    arguments = ["convert", str(folder), "--size", "30000", "--effort", "2", "--calibration", str(text), "--dry-run"]
+    assert main([*arguments, "--calibration-tokens", "1024", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["calibration"]
+    assert (said["effort"], said["texts"], said["tokens"], said["limit"]) == (2, ["text.txt"], 1024, "30000")
+    assert [each["name"] for each in said["stages"]] == names[2]
+    assert said["seconds"] == pytest.approx(sum(each["seconds"] for each in said["stages"]))
+    assert said["memory_bytes"] == max(each["memory_bytes"] for each in said["stages"])
+    assert said["disk_bytes"] > 0
+    assert main(["convert", str(folder), "-t", "Q4_0", "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["calibration"] is None
+
+
+def test_a_disk_without_room_is_told_before_anything_is_measured(
+    folder: Path, asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ({"size": 30_000}, {"type": "Q4_0"}):
+        plan = convert(folder, tmp_path / "m.gguf", effort=2, dry_run=True, **limit, **asked)
+        assert plan.calibration is not None
+        free = plan.calibration.disk  # which leaves none for the file
+        monkeypatch.setattr(files.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        seen: list[str] = []
+        with pytest.raises(OutputError, match=f"bytes free; got {free:,}"):
+            convert(
+                folder,
+                tmp_path / "m.gguf",
+                effort=2,
+                progress=lambda _done, _total, what, seen=seen: seen.append(what),
+                **limit,
+                **asked,
+            )
+        assert not [what for what in seen if what.startswith(CALIBRATING)]
+        assert not list(tmp_path.iterdir())
 
 
 def test_sizes_that_cannot_be_are_refused(folder: Path, asked: dict[str, Any]) -> None:

@@ -23,6 +23,8 @@ KEPT = 16
 """Rows as wide as the widest that a token has while a block is computed backward."""
 LOGITS = 4
 """Arrays as large as the logits that are there together: these, what they are made of, probabilities, gradients."""
+ERRORS = 4
+"""Arrays as large as a matrix where its errors are measured: as it decodes, the errors, and their products."""
 PARTS = 8
 """Arrays as large as the rows that are rounded together: targets, values, errors, encodings."""
 
@@ -85,6 +87,21 @@ def memory(
     summing = max(_weights(step) + _sums(step, collecting, cross, both, limit) for step in steps) + running + slab
     rounding = max((_rounding(step, cross) for step in steps), default=0) if both else 0
     return max(summing, rounding, head)  # which is read when nothing else is there
+
+
+def choosing(graph: Graph, longest: int, collecting: Collecting, threads: int, limit: int, outputs: bool) -> int:
+    """Bytes of measuring what types cost, at the largest step of a model, beside `BASE`: as of `memory` for the float
+    model; and beside the weights and sums, a matrix's errors as they are multiplied, with H_O where there are
+    ``outputs``, or what it takes to round it."""
+    most = memory(graph, longest, collecting, False, False, threads, limit)
+    for step in (list(_matrices(step.tensors())) for block in graph.blocks for step in block):
+        held = _weights(step) + _sums(step, collecting, False, False, limit)
+        for matrix in step:
+            rows, columns = matrix.shape[-2:]
+            measuring = ERRORS * rows * columns + outputs * rows**2
+            rounding = 2 * columns**2 + PARTS * min(rows * columns, max(ROUNDED, columns))
+            most = max(most, held + FLOAT32 * max(measuring, rounding))
+    return most
 
 
 def learning(graph: Graph, longest: int, threads: int) -> int:

@@ -236,6 +236,8 @@ def _layers(text: str) -> list[int]:
 
 def plan_document(plan: ConversionPlan, dry_run: bool) -> dict[str, Any]:
     """The plan as JSON."""
+    from gguflike.convert import stages
+
     return {
         "source": plan.source,
         "target": None if plan.target is None else str(plan.target),
@@ -250,6 +252,7 @@ def plan_document(plan: ConversionPlan, dry_run: bool) -> dict[str, Any]:
             for tensor in plan.substitutions
         ],
         "notices": list(plan.notices),
+        "calibration": stages.document(plan),
         "tensors": [
             {
                 "name": info.name,

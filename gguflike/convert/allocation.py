@@ -9,21 +9,27 @@ sequences, and what is fitted to its noise costs less there than it does.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from gguflike import frozen
-from gguflike.blocks import BlockFormat
-from gguflike.calibrate.allocate import Candidate
+from gguflike.blocks import FORMATS, BlockFormat
+from gguflike.calibrate import files
+from gguflike.calibrate.allocate import Candidate, Candidates
 from gguflike.calibrate.grids import GRIDS
+from gguflike.container.claimed import kept_folder
+from gguflike.container.writer import may_go_on
 from gguflike.convert.budget import Budget, allocated
+from gguflike.convert.costs import Costs, Measured
 from gguflike.convert.plan import ConversionPlan
 from gguflike.convert.prior import Prior, relative_errors
+from gguflike.convert.resume import made_of
 from gguflike.progress import CALIBRATING, Progress
 from gguflike.tensor import QuantizedTensor, quantize
 
@@ -35,37 +41,69 @@ if TYPE_CHECKING:
 Ladders = Mapping[str, Sequence[BlockFormat]]
 Encode = Callable[["Floats", BlockFormat, "Statistics"], Any]
 TERNARY = 3  # levels
+OUTPUTS = "outputs"  # the folder of factors
 PART = 1 << 22  # weights of a table that are encoded at once
 
 
 @contextmanager
-def settling(plan: ConversionPlan, threads: int | None, progress: Progress | None) -> Iterator[ConversionPlan]:
-    """The plan with types that were chosen by measuring, whose factors serve the rounding while the block runs."""
+def settling(
+    plan: ConversionPlan, threads: int | None, progress: Progress | None, resume: bool
+) -> Iterator[ConversionPlan]:
+    """The plan with types that were chosen by measuring, whose factors serve the rounding while the block runs.
+
+    What is measured is in a folder beside the target, until the block ends: where it is cut off, and with ``resume``,
+    the next run finds it there. OutputError where there is no room for it.
+    """
     assert plan.target is not None
-    with TemporaryDirectory(prefix=".gguflike-", dir=plan.target.parent) as folder:
-        chosen, candidates = settled(plan, Path(folder), threads, progress)
+    assert plan.budget is not None
+    with kept_folder(plan.target, _made_of(plan), resume, may_go_on) as folder:
+        if plan.calibration is not None:
+            missing = plan.file_bytes + plan.calibration.disk - files.taken(folder.rglob("*"))
+            files.check_rooms({folder: missing})
+        try:
+            chosen, candidates = settled(plan, folder, threads, progress)
+        except KeyboardInterrupt as error:
+            if resume:
+                error.args = ("what is measured of types is kept: the same command goes on from there",)
+            raise
         cost = sum(each.cost for each in candidates)
         how = "estimated" if plan.calibration and plan.calibration.effort.is_loss_aware else "expected (by a prior)"
         said = f"types chosen for an {how} divergence of {cost:.5f} nats per token, before errors are made up for"
-        yield replace(chosen, notices=(*chosen.notices, said), outputs=os.fspath(Path(folder) / "outputs"))
+        yield replace(chosen, notices=(*chosen.notices, said), outputs=os.fspath(folder / OUTPUTS))
+
+
+def _made_of(plan: ConversionPlan) -> str:
+    """All that costs depend on: the sources, the text, what is rounded how, and the types to choose from."""
+    assert plan.budget is not None
+    calibration = plan.calibration
+    ladders = {name: [fmt.name for fmt in ladder] for name, ladder in plan.budget.ladders.items()}
+    how = None if calibration is None else (calibration.effort.level, calibration.effort.seed, calibration.rounding)
+    text = repr((made_of(plan, ""), ladders, how, getattr(calibration, "sequences", None)))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def settled(
     plan: ConversionPlan, folder: Path, threads: int | None, progress: Progress | None
 ) -> tuple[ConversionPlan, list[Candidate]]:
-    """The plan with the types that cost least, and these, as measured. ``folder`` holds what measuring needs; what is
-    in its folder ``outputs`` serves the rounding, too."""
+    """The plan with the types that cost least, and these, as measured. ``folder`` holds what measuring needs, and what
+    an earlier run has measured; what is in its folder ``outputs`` serves the rounding, too."""
     budget, calibration = plan.budget, plan.calibration
     assert budget is not None
     if calibration is None:
-        candidates = _expected(plan, budget.ladders, threads, progress)
-        return _chosen(plan, budget, candidates)
+        costs = Measured(folder / "expected.jsonl")
+        _expect(plan, budget.ladders, costs, threads, progress)
+        return _chosen(plan, budget, _candidates(plan, costs))
     from gguflike.convert.losses import loss_of
 
-    loss = loss_of(calibration, folder / "outputs", threads, progress)
+    loss = loss_of(calibration, folder / OUTPUTS, threads, progress)
 
-    def measured(ladders: Ladders, encode: Encode, what: str) -> dict[str, list[Candidate]]:
-        return _measured(plan, loss, ladders, encode, folder / "measuring", threads, progress, what)
+    def measured(name: str, ladders: Ladders, encode: Encode, what: str) -> Candidates:
+        costs = Measured(folder / f"{name}.jsonl")
+        if not costs.complete:
+            _measure(plan, loss, ladders, encode, costs, folder / name, threads, progress, what)
+            costs.finish()
+        shutil.rmtree(folder / name, ignore_errors=True)
+        return _candidates(plan, costs)
 
     def plain(weights: Floats, fmt: BlockFormat, statistics: Statistics) -> Any:
         return quantize(weights, fmt, importance=statistics.importance, threads=threads)
@@ -77,16 +115,15 @@ def settled(
         data = round_matrix(weights, fmt, alone, calibration.rounding, threads)
         return QuantizedTensor("", fmt, weights.shape, data.reshape(-1))
 
-    screened = measured(budget.ladders, plain, "types")
+    screened = measured("plain", budget.ladders, plain, "types")
     first = allocated(plan, budget.limit, screened)
     probes = {name: [probe(budget.ladders[name], fmt)] for name, fmt in first.items()}
-    candidates = refined(screened, measured(probes, rounded, "types, as they will be rounded"))
+    of = hashlib.sha256(repr({name: fmt.name for name, (fmt,) in probes.items()}).encode()).hexdigest()[:16]
+    candidates = refined(screened, measured(f"rounded-{of}", probes, rounded, "types, as they will be rounded"))
     return _chosen(plan, budget, candidates)
 
 
-def _chosen(
-    plan: ConversionPlan, budget: Budget, candidates: Mapping[str, Sequence[Candidate]]
-) -> tuple[ConversionPlan, list[Candidate]]:
+def _chosen(plan: ConversionPlan, budget: Budget, candidates: Candidates) -> tuple[ConversionPlan, list[Candidate]]:
     """The plan with the types that cost least, which is no larger than it may be: where it has larger headers than the
     first guess, or more of them, tensors have to be smaller."""
     from gguflike.convert.carded import with_card
@@ -101,21 +138,27 @@ def _chosen(
         spared += over
 
 
-def _expected(
-    plan: ConversionPlan, ladders: Ladders, threads: int | None, progress: Progress | None
-) -> dict[str, list[Candidate]]:
+def _candidates(plan: ConversionPlan, costs: Mapping[str, Costs]) -> Candidates:
+    """What tensors take and cost in each type."""
+    shapes = {tensor.name: tensor.shape for tensor in plan.tensors}
+    return {
+        name: [Candidate(each, _taken(plan, name, shapes[name], FORMATS[each]), cost) for each, cost in found.items()]
+        for name, found in costs.items()
+    }
+
+
+def _expect(
+    plan: ConversionPlan, ladders: Ladders, costs: Measured, threads: int | None, progress: Progress | None
+) -> None:
     """What types cost where no text is read: by what their encoders are off on pieces of each tensor, and a prior."""
-    prior, found = Prior(ladders), {}
+    prior = Prior(ladders)
     tensors = [tensor for tensor in plan.tensors if tensor.name in ladders]
     for number, tensor in enumerate(tensors):
         if progress is not None:
             progress(number, len(tensors), f"{CALIBRATING}types, {tensor.name}")
-        errors = relative_errors(tensor, ladders[tensor.name], threads)
-        found[tensor.name] = [
-            Candidate(fmt.name, _taken(plan, tensor.name, tensor.shape, fmt), prior.cost(tensor.name, *each))
-            for fmt, each in errors.items()
-        ]
-    return found
+        if tensor.name not in costs:
+            errors = relative_errors(tensor, ladders[tensor.name], threads)
+            costs.add(tensor.name, {fmt.name: prior.cost(tensor.name, *each) for fmt, each in errors.items()})
 
 
 def probe(ladder: Sequence[BlockFormat], fmt: BlockFormat) -> BlockFormat:
@@ -138,63 +181,64 @@ def refined(
     return found
 
 
-def _measured(
+def _measure(
     plan: ConversionPlan,
     loss: Loss,
     ladders: Ladders,
     encode: Encode,
+    costs: Measured,
     folder: Path,
     threads: int | None,
     progress: Progress | None,
     what: str,
-) -> dict[str, list[Candidate]]:
-    """What each matrix costs in each type of its ladder, encoded by ``encode`` for the float model's inputs."""
+) -> None:
+    """What each matrix costs in each type of its ladder, encoded by ``encode`` for the float model's inputs: of those
+    that are not in ``costs``, into these."""
     calibration = plan.calibration
     assert calibration is not None
-    found: dict[str, list[Candidate]] = {}
 
     def take(names: tuple[str, ...], statistics: Any) -> None:
         """Measure matrices that multiply what the ``statistics`` are of."""
         for name in names:
-            if name not in ladders or loss.table(name) is not None:
+            if name not in ladders or name in costs:
                 continue
             weights = calibration.model.read(name)
             matrices = weights.reshape(-1, *weights.shape[-2:])
             each: Sequence[Statistics] = statistics if weights.ndim > 2 else [statistics]
-            costs = dict.fromkeys(ladders[name], 0.0)
+            found = {fmt.name: 0.0 for fmt in ladders[name]}
             for member, matrix in enumerate(matrices):
                 known = loss.beside(name, member, each[member])
                 for fmt in ladders[name]:
                     errors = matrix - encode(matrix, fmt, known).dequantize(threads)
-                    costs[fmt] += loss.cost(name, member, known, matrix, errors)
-            found[name] = [
-                Candidate(fmt.name, _taken(plan, name, weights.shape, fmt), cost) for fmt, cost in costs.items()
-            ]
+                    found[fmt.name] += loss.cost(name, member, known, matrix, errors)
+            costs.add(name, found)
 
     def tell(done: int, total: int, where: str) -> None:
         if progress is not None:
             progress(done, total, f"{CALIBRATING}{what}, {where}")
 
     for name in ladders:
-        if loss.table(name) is not None:
-            found[name] = _of_table(plan, loss, name, ladders[name], encode, threads)
-    calibration.watch(take, folder, threads, tell)
-    return found
+        if loss.table(name) is not None and name not in costs:
+            costs.add(name, _of_table(plan, loss, name, ladders[name], encode, threads))
+    resumed = folder.exists()
+    calibration.watch(take, costs, folder, threads, tell)
+    if resumed and any(name not in costs for name in ladders):  # lost since their layer was done
+        shutil.rmtree(folder)
+        calibration.watch(take, costs, folder, threads, tell)
 
 
 def _of_table(
     plan: ConversionPlan, loss: Loss, name: str, ladder: Sequence[BlockFormat], encode: Encode, threads: int | None
-) -> list[Candidate]:
+) -> Costs:
     """What a table costs, of which a part of the rows is in memory at a time."""
     assert plan.calibration is not None
     model, table = plan.calibration.model, loss.table(name)
     assert table is not None
-    statistics, costs = table.statistics, dict.fromkeys(ladder, 0.0)
+    statistics, costs = table.statistics, {fmt.name: 0.0 for fmt in ladder}
     for start, part in model.parts(name, PART):
         for fmt in ladder:
-            costs[fmt] += table.cost(part - encode(part, fmt, statistics).dequantize(threads), start)
-    shape = model.sources[name].shape
-    return [Candidate(fmt.name, _taken(plan, name, shape, fmt), cost) for fmt, cost in costs.items()]
+            costs[fmt.name] += table.cost(part - encode(part, fmt, statistics).dequantize(threads), start)
+    return costs
 
 
 def _taken(plan: ConversionPlan, name: str, shape: tuple[int, ...], fmt: BlockFormat) -> int:

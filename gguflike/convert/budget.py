@@ -100,12 +100,13 @@ class Limit:
 class Budget:
     """Types that are still to be chosen: those of the tensors ``free``, from ``ladders``, so that the file keeps to the
     ``limit``. ``make(formats)`` is the plan with these types by the names of tensors. ``is_ample``: the largest of the
-    types fit."""
+    types fit. ``speed``: operations in a second, where no calibration knows it."""
 
     limit: Limit
     ladders: Mapping[str, Sequence[BlockFormat]] = field(repr=False)
     make: Callable[[Mapping[str, BlockFormat]], ConversionPlan] = field(repr=False, compare=False)
     is_ample: bool = False
+    speed: float | None = field(default=None, compare=False)
 
     @property
     def line(self) -> str:
@@ -207,7 +208,10 @@ def sized(
         for name in ladders
     }
     is_ample = all(fmt == ladders[name][-1] for name, fmt in formats.items())
-    return replace(make(formats), budget=Budget(limit, near, make, is_ample))
+    from gguflike.convert.cost import speed  # which few conversions need
+
+    made = make(formats)
+    return replace(made, budget=Budget(limit, near, make, is_ample, None if made.calibration else speed()))
 
 
 def ladder(columns: int) -> list[BlockFormat]:

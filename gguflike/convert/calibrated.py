@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from gguflike.calibrate import files
 from gguflike.calibrate.objective import Prepared
 from gguflike.calibrate.rounding import ROUNDED, round_matrix
 from gguflike.calibrate.stream import stream
@@ -57,6 +58,7 @@ def run(
     assert plan.calibration is not None
     if isinstance(plan.calibration, Kept):
         plan.calibration.check()
+    _check_room(plan, writer)
     done = tuned.finished(writer.workspace) if plan.tuning is not None else {}
     for name, data in done.items():
         writer.write(name, data)
@@ -85,6 +87,13 @@ def run(
         said = f"not calibrated, as no token reached them: {counted(len(missed), 'tensor')}, {missed[0].name} first"
         plan = replace(plan, notices=(*plan.notices, said))
     return plan if plan.tuning is None else tuned.run(plan, writer, threads, progress)
+
+
+def _check_room(plan: ConversionPlan, writer: Writer) -> None:
+    """OutputError where the disk has no room for the file and for what is kept beside it until the end."""
+    assert plan.calibration is not None
+    there = [*writer.workspace.rglob("*"), *(Path(plan.outputs).rglob("*") if plan.outputs else ())]
+    files.check_rooms({writer.workspace.parent: writer.missing + max(plan.calibration.disk - files.taken(there), 0)})
 
 
 def _encode(

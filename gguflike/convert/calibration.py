@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,6 @@ from gguflike.calibrate.tables import EMBEDDING, is_told
 from gguflike.calibrate.texts import Text, sequences
 from gguflike.container import Typed, ValueType
 from gguflike.convert import cost
-from gguflike.convert.cost import duration
 from gguflike.convert.effort import Effort
 from gguflike.convert.floats import FloatModel
 from gguflike.convert.sources import Floats, Source
@@ -87,11 +85,15 @@ class Calibration:
         return self.effort.texts
 
     def watch(
-        self, found: Callable[[tuple[str, ...], Any], None], folder: Path, threads: int | None, progress: Progress
+        self,
+        found: Callable[[tuple[str, ...], Any], None],
+        known: Container[str],  # noqa: ARG002 - as of `Kept`
+        folder: Path,
+        threads: int | None,
+        progress: Progress,
     ) -> None:
         """Run the float model, and tell ``found`` of each group of matrices its names, and the statistics of what they
-        multiply. What an earlier run has left in ``folder`` is removed."""
-        shutil.rmtree(folder, ignore_errors=True)  # else a walk that is done would not be made again
+        multiply: from the layer on that an earlier run has left in ``folder``."""
         stream(
             self.graph,
             self.model.read,
@@ -131,26 +133,43 @@ class Calibration:
         """What is to be said of it in a plan that rounds these tensors."""
         names = ", ".join(text.name for text in self.texts)
         length = counted(len(self.sequences), "sequence")
-        lines = [
+        return [
             f"effort {self.effort.level}: {counted(len(tensors), 'tensor')} rounded for "
             f"{self.tokens:,} tokens of {names}, in {length} of up to {self.sequence}"
         ]
-        if self.speed is not None:
-            memory, disk = (f"{each / 1e9:.1f} GB" for each in (self.memory, self.disk))
-            seconds = cost.operations(self, tensors) / self.speed
-            lines.append(
-                f"calibrating takes about {duration(seconds)} where nothing else runs, {memory} of memory, and "
-                f"{disk} of disk until the end"
-            )
-        return lines
+
+    def document(self) -> dict[str, Any]:
+        """The same for programs."""
+        return {
+            "effort": self.effort.level,
+            "texts": [text.name for text in self.texts],
+            "tokens": self.tokens,
+            "sequences": len(self.sequences),
+            "longest_sequence": self.sequence,
+            "held_out": [text.name for text in self.held_out],
+            "hessians": None,
+        }
+
+    def stages(self, tensors: Sequence[PlannedTensor]) -> list[tuple[str, float, int]]:
+        """What is done to round these tensors, when their types are known: operations, and bytes of memory at most,
+        about, by the names of `convert.stages`."""
+        found = [("rounding", cost.walking(self, tensors), self.walking_memory)]
+        if self.effort.is_loss_aware:
+            learning = needs.learning(self.graph, self.sequence, thread_count(None))
+            found.insert(0, ("outputs", cost.learning(self), needs.BASE + learning))
+        return found
 
     @property
-    def memory(self) -> int:
-        """Bytes that calibrating takes at most, about."""
-        threads = thread_count(None)
-        walk = needs.memory(self.graph, self.sequence, Hessians(), True, True, threads, SUMS)
-        learning = needs.learning(self.graph, self.sequence, threads) if self.effort.is_loss_aware else 0
-        return needs.BASE + max(walk, learning)
+    def walking_memory(self) -> int:
+        """Bytes that the walk which rounds takes at most, about."""
+        walk = needs.memory(self.graph, self.sequence, Hessians(), True, True, thread_count(None), SUMS)
+        return needs.BASE + walk
+
+    @property
+    def choosing_memory(self) -> int:
+        """Bytes that measuring types takes at most, about."""
+        threads, outputs = thread_count(None), self.effort.is_loss_aware
+        return needs.BASE + needs.choosing(self.graph, self.sequence, Hessians(), threads, SUMS, outputs)
 
     @property
     def disk(self) -> int:

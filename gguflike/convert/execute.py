@@ -101,7 +101,8 @@ def execute(
     if plan.budget is not None:
         from gguflike.convert import allocation
 
-        with closing_sources(), made_folder(plan.target.parent), allocation.settling(plan, threads, progress) as chosen:
+        settling = partial(allocation.settling, plan, threads, progress, resume)
+        with closing_sources(), made_folder(plan.target.parent), settling() as chosen:
             return again(chosen, resume=resume)
     done = 0
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,7 +23,6 @@ from gguflike.calibrate.texts import Text
 from gguflike.container import Typed, ValueType
 from gguflike.convert import cost
 from gguflike.convert.calibration import digest, float_model
-from gguflike.convert.cost import duration
 from gguflike.convert.effort import Effort
 from gguflike.convert.floats import FloatModel
 from gguflike.convert.sources import Floats, Source
@@ -82,6 +81,7 @@ class Kept:
     rounding: Rounding = DEFAULT
     speed: float | None = field(default=None, compare=False)
     table = None  # of rows that are looked up, nothing is known
+    disk = 0  # beside the file
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -103,16 +103,32 @@ class Kept:
     def lines(self, tensors: Sequence[PlannedTensor]) -> list[str]:
         """What is to be said of it in a plan that rounds these tensors."""
         about = self.about
-        lines = [
+        return [
             f"effort 1: {counted(len(tensors), 'tensor')} rounded with the Hessians in {self.store.folder}, of "
             f"{about.tokens:,} tokens of {', '.join(about.texts)}",
             "they are of the float model: what rounding changes of the inputs of later matrices is not made up for",
         ]
-        if self.speed is not None:
-            memory = needs.BASE + needs.alone(self.graph)
-            took = duration(cost.rounding(tensors) / self.speed)
-            lines.append(f"rounding takes about {took} where nothing else runs, and {memory / 1e9:.1f} GB of memory")
-        return lines
+
+    def document(self) -> dict[str, Any]:
+        """The same for programs."""
+        return {
+            "effort": self.effort.level,
+            "texts": list(self.about.texts),
+            "tokens": self.about.tokens,
+            "sequences": self.about.sequences,
+            "longest_sequence": self.about.context,
+            "held_out": [],
+            "hessians": os.fspath(self.store.folder),
+        }
+
+    def stages(self, tensors: Sequence[PlannedTensor]) -> list[tuple[str, float, int]]:
+        """As of `Calibration`: there is nothing but the rounding."""
+        return [("rounding", cost.rounding(tensors), self.choosing_memory)]
+
+    @property
+    def choosing_memory(self) -> int:
+        """Bytes that rounding takes at most, about, and measuring types less."""
+        return needs.BASE + needs.alone(self.graph)
 
     def metadata(self) -> dict[str, Any]:
         """What a file says of how it was rounded."""
@@ -130,14 +146,17 @@ class Kept:
     def watch(
         self,
         found: Callable[[tuple[str, ...], Any], None],
+        known: Container[str],
         folder: Path,  # noqa: ARG002 - as of `Calibration`
         threads: int | None,  # noqa: ARG002
         progress: Progress,
     ) -> None:
-        """Tell ``found`` of each group of matrices its names, and the statistics of what they multiply."""
+        """Tell ``found`` of each group of matrices its names, and the statistics of what they multiply, unless all of
+        them are ``known``."""
         for number, group in enumerate(self.store.groups):
             progress(number, len(self.store.groups), group.names[0])
-            found(group.names, self.store[group.names[0]])
+            if not all(name in known for name in group.names):
+                found(group.names, self.store[group.names[0]])
 
     def check(self) -> None:
         """CheckpointError where embedding, norms or biases are others than those of the model that was calibrated."""

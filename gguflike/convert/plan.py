@@ -164,6 +164,10 @@ class ConversionPlan:
             lines += self.folding.lines()
         if self.calibration is not None:
             lines += self.calibration.lines(self.calibrated)
+        if self.calibration is not None or self.budget is not None:
+            from gguflike.convert import stages
+
+            lines += stages.lines(self)
         if self.tuning is not None:
             lines += self.tuning.lines()
         if self.budget is not None:
