@@ -3,7 +3,7 @@
 import { rendered } from "./markdown.js";
 
 const $ = (id) => document.getElementById(id);
-const messages = []; // {role, content}
+let messages = []; // {role, content}, of the conversation that is on the page
 let stopping = null; // while an answer comes: its AbortController
 
 // Settings: kept in this browser, the key only as long as its tab.
@@ -60,6 +60,8 @@ async function models() {
   }
 }
 $("model").addEventListener("change", () => localStorage.setItem("gguflike.model", $("model").value));
+
+const counted = (number) => `${number} ${number === 1 ? "token" : "tokens"}`;
 
 function say(text, wrong = false) {
   $("state").textContent = text;
@@ -156,6 +158,7 @@ function drawing({ whole, body }) {
 
 async function answer() {
   const controller = new AbortController();
+  const conversation = messages; // another may begin before this answer has ended
   busy(controller);
   const drawn = drawing(shown("assistant"));
   const begin = performance.now();
@@ -172,7 +175,7 @@ async function answer() {
       signal: controller.signal,
       body: JSON.stringify({
         model: $("model").value || undefined,
-        messages: [...(system ? [{ role: "system", content: system }] : []), ...messages],
+        messages: [...(system ? [{ role: "system", content: system }] : []), ...conversation],
         stream: true,
         temperature: $("temperature").value === "" ? undefined : Number($("temperature").value),
         max_tokens: $("tokens").value === "" ? undefined : Number($("tokens").value),
@@ -192,19 +195,20 @@ async function answer() {
         count += 1;
         first ||= performance.now();
         const seconds = (performance.now() - first) / 1000;
-        if (count > 2) say(`${count} tokens, ${(((count - 1) / seconds) || 0).toFixed(1)} tokens/s`);
+        if (count > 2) say(`${counted(count)}, ${(((count - 1) / seconds) || 0).toFixed(1)} tokens/s`);
       }
     }
     const speed = timings ? timings.predicted_per_second : 0;
     const length = ended === "length" ? ", cut: no more tokens allowed or the context is full" : "";
     const wait = ((first || performance.now()) - begin) / 1000;
-    say(`${timings?.predicted_n ?? count} tokens, ${speed.toFixed(1)} tokens/s, first after ${wait.toFixed(2)} s${length}`);
+    say(`${counted(timings?.predicted_n ?? count)}, ${speed.toFixed(1)} tokens/s, first after ${wait.toFixed(2)} s${length}`);
   } catch (error) {
-    if (controller.signal.aborted) say(`Stopped after ${count} tokens`);
+    if (conversation !== messages) say("");
+    else if (controller.signal.aborted) say(`Stopped after ${counted(count)}`);
     else say(error.message, true);
   }
   drawn.draw();
-  if (drawn.text) messages.push({ role: "assistant", content: drawn.text });
+  if (drawn.text) conversation.push({ role: "assistant", content: drawn.text });
   busy(null);
   $("words").focus();
 }
@@ -239,7 +243,7 @@ $("ask").addEventListener("submit", (event) => {
 });
 $("new").addEventListener("click", () => {
   stopping?.abort();
-  messages.length = 0;
+  messages = [];
   $("talk").replaceChildren();
   say("");
   $("words").focus();
