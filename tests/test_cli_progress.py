@@ -105,16 +105,37 @@ def test_in_a_pipe_compiling_and_downloads_are_told_at_once(
         report(0, 1, COMPILING)
 
 
-def test_the_time_left() -> None:
+def test_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     stage = Stage(10, 110, "blk.0", "bytes")
-    stage.done, stage._begin = 60, time.monotonic() - 10
-    assert stage.line() == "blk.0: 60 bytes of 110 bytes, 5 bytes/s, about 10 s left"
+    now += 10
+    stage.reach(60, "blk.1")
+    assert stage.line() == "blk.1: 60 bytes of 110 bytes, 5 bytes/s, about 10 s left"
     stage = Stage(0, 4, COMPILING, unit(COMPILING))
-    stage.done, stage._begin = 1, time.monotonic() - 100
+    now += 100
+    stage.reach(1, COMPILING)
     assert stage.line() == "compiling kernels: 1 of 4, about 5 min left"
     assert stage.drawn(30) == "compiling kernels: 1 of 4 abou"
     assert not stage.goes_on(0, 4, COMPILING)
+    stage.reach(4, COMPILING)  # what still goes on has no measure
+    assert stage.line() == "compiling kernels: 4 of 4, 2 min"
     assert [duration(s) for s in (0.4, 99, 200, 9000)] == ["0 s", "99 s", "3 min", "2 h 30 min"]
+
+
+def test_the_time_left_falls_while_a_step_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At two of six in 20 s, 40 s are left, and 30 s after 10 more; what is overdue takes as long again."""
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    stage = Stage(0, 6, "tuning, ", "steps")
+    now += 20
+    stage.reach(2, "tuning, ")
+    said = []
+    for later in (0, 10, 15, 10, 25):
+        now += later
+        stage.reach(2, "tuning, ")  # which tells nothing new
+        said.append(stage.line().rpartition("about ")[2])
+    assert said == ["40 s left", "30 s left", "25 s left", "35 s left", "60 s left"]
 
 
 # Ctrl-C

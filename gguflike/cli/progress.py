@@ -58,7 +58,7 @@ class Report:
         with self._lock:
             if self._stage is None or not self._stage.goes_on(done, total, what):
                 self._stage = Stage(done, total, what, unit(what) if self._counted is None else self._counted)
-            self._stage.done, self._stage.what = done, what
+            self._stage.reach(done, what)
         if not self._drawn:
             self._announce(total, what)
         if self._thread is None:
@@ -114,7 +114,14 @@ class Stage:
 
     def __init__(self, done: int, total: int, what: str, unit: str) -> None:
         self.done, self.total, self.what, self.unit = done, total, what, unit
-        self._first, self._begin = done, time.monotonic()
+        self._first = done
+        self._begin = self._reached = time.monotonic()
+
+    def reach(self, done: int, what: str) -> None:
+        """Take down how far the work is now."""
+        if done != self.done:
+            self._reached = time.monotonic()
+        self.done, self.what = done, what
 
     def goes_on(self, done: int, total: int, what: str) -> bool:
         """Whether what is heard is of the same work."""
@@ -142,12 +149,15 @@ class Stage:
         return f"{self.done:,} of {self.total:,}" + ("" if self.unit in self.what else f" {self.unit}")
 
     def _times(self) -> list[str]:
-        spent, did = time.monotonic() - self._begin, self.done - self._first
-        if spent < KNOWN_FROM or did <= 0:
+        """The time left is that at the speed until the last step, less what went by since; a step that takes longer
+        than all of that is taken for half done."""
+        now, did = time.monotonic(), self.done - self._first
+        spent, since = now - self._begin, now - self._reached
+        if spent < KNOWN_FROM or did <= 0 or self.done >= self.total:  # what follows what is counted has no measure
             return [duration(spent)]
-        rate = did / spent
-        speed = [f"{size(rate)}/s"] if self.unit == "bytes" else []
-        return [*speed, f"about {duration((self.total - self.done) / rate)} left"]
+        left = max((self.total - self.done) * (spent - since) / did - since, since)
+        speed = [f"{size(did / spent)}/s"] if self.unit == "bytes" else []
+        return [*speed, f"about {duration(left)} left"]
 
 
 def duration(seconds: float) -> str:
