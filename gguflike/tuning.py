@@ -184,7 +184,7 @@ def _sequences(
 ) -> list[Sequence[int]]:
     """Texts as sequences of ``context`` tokens: of each, its share of ``tokens``, or all there are. ArgumentError where
     there is no whole sequence."""
-    named = texts.named(given)
+    named = texts.named(given, field)
     share = max(tokens // len(named), context)
     found: list[Sequence[int]] = []
     for text in named.values():

@@ -416,6 +416,24 @@ def test_choices_are_as_likely_as_their_tokens(two: Two, tmp_path: Path) -> None
     assert got.qualities == ()
 
 
+@pytest.mark.parametrize(("right", "of"), [(0, 3), (3, 3), (1, 1), (7, 10), (500, 1000)])
+def test_the_interval_of_a_share_is_wilsons(right: int, of: int) -> None:
+    """Its ends are the shares of which what was found is just 1.96 standard errors away; never of width 0."""
+    questions = [tasks.Question("q", ("a", "b"), 0)] * of
+    likelihoods = [np.array([0.0, -1.0]) if number < right else np.array([-1.0, 0.0]) for number in range(of)]
+    found = tasks.accuracy("few", questions, likelihoods).accuracy
+    assert found.value == right / of
+    assert found.low is not None
+    assert found.high is not None
+    assert found.error is not None
+    assert 0 <= found.low <= found.value <= found.high <= 1
+    assert found.high - found.low > 0.05
+    for end in (found.low, found.high):
+        if 0 < end < 1:
+            assert abs(found.value - end) == pytest.approx(estimates.Z * (end * (1 - end) / of) ** 0.5)
+    assert found.error == pytest.approx((found.high - found.low) / 2 / estimates.Z)
+
+
 def test_a_prompt_and_a_choice_have_a_space_between_them() -> None:
     assert tasks.joined("a", "b") == "a b"
     assert tasks.joined("a ", "b") == tasks.joined("a", " b") == "a b"

@@ -106,3 +106,7 @@ def test_what_is_wrong_is_said_before_anything_is_computed(folder: Path, tmp_pat
         tuned(folder, tmp_path / "t.txt", held_out=[tmp_path / "t.txt"], overwrite=True)
     with pytest.raises(ArgumentError, match=r"held_out.*at least 32 tokens"):
         tuned(folder, tmp_path / "out.gguf", held_out={"short": "x"})
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9 " * 50)
+    for name in ("text", "held_out"):
+        with pytest.raises(ArgumentError, match=rf"{name}: the text is not UTF-8"):
+            tuned(folder, tmp_path / "out.gguf", **{name: [tmp_path / "latin.txt"]})

@@ -9,6 +9,7 @@ UTF-8 (``normalized``), since longer texts are less likely.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,5 +146,11 @@ def _chosen(questions: Sequence[Question], found: Sequence[Floats]) -> tuple[lis
 
 
 def _share(true: npt.NDArray[np.bool_]) -> Figure:
-    """The share of questions, each a chunk of its own."""
-    return estimates.mean([true.astype(np.float64)[:, None]])
+    """The share of questions, with Wilson's interval: that of a few, all right or all wrong, is not of width 0. The
+    error is the interval's half, as a normal distribution's would be."""
+    count, z = len(true), estimates.Z
+    value = float(true.mean())
+    wide = 1 + z * z / count
+    centre = (value + z * z / (2 * count)) / wide
+    half = z * math.sqrt(value * (1 - value) / count + (z / (2 * count)) ** 2) / wide
+    return Figure(value, half / z, min(max(centre - half, 0.0), value), max(min(centre + half, 1.0), value))

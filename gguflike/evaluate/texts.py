@@ -57,13 +57,13 @@ class Text:
     chunks: tuple[tuple[int, ...], ...]
 
 
-def read(paths: Iterable[StrPath]) -> dict[str, str]:
-    """Text files by their names without endings, or by their paths where several have the same name. Of lines of JSON
-    (``.jsonl``, ``.ndjson``) it is their texts, each ended by a line end.
+def read(paths: Iterable[StrPath], field: str = "text") -> dict[str, str]:
+    """Text files, which are what the argument ``field`` names, by their names without endings, or by their paths where
+    several have the same name. Of lines of JSON (``.jsonl``, ``.ndjson``) it is their texts, each ended by a line end.
 
     ArgumentError where there is none, or one is no UTF-8 or has conversations; OSError where one cannot be read.
     """
-    return {name: _text(path) for name, path in files(paths, "text").items()}
+    return {name: _text(path, field) for name, path in files(paths, field).items()}
 
 
 def files(paths: Iterable[StrPath], field: str) -> dict[str, Path]:
@@ -83,22 +83,23 @@ def files(paths: Iterable[StrPath], field: str) -> dict[str, Path]:
     return found
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, field: str) -> str:
     if path.suffix.lower() not in calibration.LINES:
-        return calibration.text_of(path, "text")
-    [text] = calibration.read([path], None, "text")
+        return calibration.text_of(path, field)
+    [text] = calibration.read([path], None, field)
     return "".join(f"{document}\n" for document in text.documents)
 
 
-def named(texts: Mapping[str, str] | Iterable[StrPath]) -> dict[str, str]:
-    """Texts by name: as they are given, or read from files. ArgumentTypeError for what is no text."""
+def named(texts: Mapping[str, str] | Iterable[StrPath], field: str = "text") -> dict[str, str]:
+    """Texts, which the argument ``field`` gives, by name: as they are given, or read from files. ArgumentTypeError for
+    what is no text."""
     if not isinstance(texts, Mapping):
-        return read(texts)
+        return read(texts, field)
     for name, text in texts.items():
         if not isinstance(name, str) or not isinstance(text, str):
-            raise ArgumentTypeError("not text", field="text", expected="a mapping of str to str", got=repr(text)[:60])
+            raise ArgumentTypeError("not text", field=field, expected="a mapping of str to str", got=repr(text)[:60])
     if not texts:
-        raise ArgumentError("no text to measure on", field="text", expected="at least one held-out text")
+        raise ArgumentError("no text to measure on", field=field, expected="at least one held-out text")
     return dict(texts)
 
 
