@@ -625,6 +625,16 @@ def test_a_file_may_take_all_the_space(
         container.write(tmp_path / "file.gguf", METADATA, [tensor])
 
 
+def test_a_hyphen_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is standard output to who types it; a file may be called so all the same."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match="not written to standard output"):
+        container.write("-", {"general.architecture": "x"}, [])
+    assert list(tmp_path.iterdir()) == []
+    container.write("./-", {"general.architecture": "x"}, [])
+    assert [path.name for path in tmp_path.iterdir()] == ["-"]
+
+
 def test_source_as_target_is_refused(tmp_path: Path) -> None:
     path, link, hard = tmp_path / "file.gguf", tmp_path / "link.gguf", tmp_path / "hard.gguf"
     tensors = random_tensors()

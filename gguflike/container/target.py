@@ -23,8 +23,9 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 
 def check_target(target: StrPath, sources: Iterable[StrPath]) -> None:
-    """OutputError when ``target`` names a folder, or is one of the files read from, by name or through a link."""
-    _refuse_folder(target)
+    """OutputError when ``target`` names a folder or standard output, or is one of the files read from, by name or
+    through a link."""
+    _refuse_names(target)
     real = os.path.realpath(target)
     there = os.path.exists(target)  # noqa: PTH110 - false where its folder cannot be read
     for source in sources:
@@ -40,8 +41,11 @@ def check_target(target: StrPath, sources: Iterable[StrPath]) -> None:
             )
 
 
-def _refuse_folder(target: StrPath) -> None:
+def _refuse_names(target: StrPath) -> None:
     text = os.fsdecode(target)
+    if text == "-":
+        remedy = "name a file; one that is called so is ./-"
+        raise OutputError("files are not written to standard output", path=text, remedy=remedy)
     if os.path.basename(text) in ("", ".", "..") or os.path.isdir(text):  # noqa: PTH112, PTH119 - a Path drops the slash
         raise OutputError(
             "the target is a folder", path=text or "''", remedy="name a file, such as model.gguf in that folder"

@@ -169,7 +169,7 @@ def check_limit(limit: Limit | None, selection: Selection) -> None:
             "one type for all matrices leaves none to choose",
             field="pure",
             got="True",
-            remedy=f"leave it out, or `{limit.field}`",
+            remedy=f"leave out either it or `{limit.field}`",
         )
 
 

@@ -114,11 +114,13 @@ def _check_alone(level: int, **others: Any) -> None:
         raise ArgumentError(
             "kept Hessians say nothing of what outputs matter, which is measured on the text itself",
             field="hessians",
-            remedy="leave it out, or `effort`",
+            remedy="leave out either it or `effort`",
         )
     for name, value in others.items():
         if value:
-            raise ArgumentError(_WITH_HESSIANS[name], field=name, got=repr(value), remedy="leave it out, or `hessians`")
+            raise ArgumentError(
+                _WITH_HESSIANS[name], field=name, got=repr(value), remedy="leave out either it or `hessians`"
+            )
 
 
 _WITH_HESSIANS = {
@@ -132,13 +134,13 @@ def check_together(effort: Effort, **others: Any) -> None:
     """ArgumentError for the first of the ``others``, arguments by name, that is given and does nothing, or something
     else, in a conversion that is calibrated."""
     if effort.fold is not None and others.get("generic"):
-        raise ArgumentError(_WHY["generic"], field="generic", got="True", remedy="leave it out, or `fold`")
+        raise ArgumentError(_WHY["generic"], field="generic", got="True", remedy="leave out either it or `fold`")
     if not effort.is_calibrated:
         return
     for name, value in others.items():
         if value:
             asked = f"`effort={effort.level}`" if effort.hessians is None else "`hessians`"
-            raise ArgumentError(_WHY[name], field=name, got=repr(value)[:60], remedy=f"leave it out, or {asked}")
+            raise ArgumentError(_WHY[name], field=name, got=repr(value)[:60], remedy=f"leave out either it or {asked}")
 
 
 _WHY = {
