@@ -161,7 +161,8 @@ def logits_of(size: int) -> dict[str, np.ndarray]:
     equal = np.round(flat)
     equal[::3] *= -0.0
     forbidden = np.where(rng.random(size) < 0.7, np.float32(-np.inf), flat)
-    return {"flat": flat, "peaked": peaked, "equal": equal, "forbidden": forbidden, "one": np.zeros(size, np.float32)}
+    made = {"flat": flat, "peaked": peaked, "equal": equal, "forbidden": forbidden, "one": np.zeros(size, np.float32)}
+    return {**made, "two": (flat > 0).astype(np.float32), "halves": np.repeat(np.float32([2, 1]), -(-size // 2))[:size]}
 
 
 @pytest.mark.parametrize("size", [50, 3000, 40_000])
@@ -607,6 +608,23 @@ def test_logprobs(vocabulary: str) -> None:
         assert math.isclose(got.chosen, want[2], abs_tol=1e-5)
         assert [token for token, _ in got.alternatives] == ranked(logits)[:top]
         assert np.allclose([value for _, value in got.alternatives], want[ranked(logits)[:top]], atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [2, 40, 3000])
+@pytest.mark.parametrize("size", [9000, 70_001])
+def test_the_best_of_few_values_are_the_first(size: int, count: int) -> None:
+    """In the order of their ids where there are many, which is what draws go by."""
+    rng = np.random.default_rng(size)
+    few = rng.integers(0, 5, size)
+    some = np.where(rng.random(size) < 0.01, 7, few)  # above the bound, but not enough of them
+    columns = np.where(np.arange(size) % 1024 < 30, few + 10, few)  # many of one column
+    for values in (np.zeros(size), few, some, columns, np.sort(few), np.where(few > 3, few, -np.inf)):
+        keys = values.astype(np.float32)
+        places, wanted = best(keys, count), np.lexsort((np.arange(size), -keys))[:count]
+        wanted = wanted[keys[wanted] > -np.inf]
+        assert np.array_equal(np.sort(places[keys[places] > -np.inf]), np.sort(wanted))
+        if np.count_nonzero(keys >= keys[wanted[-1]]) > 8 * count and size >= 8 * 8192:
+            assert np.array_equal(places, np.sort(places))
 
 
 @given(st.lists(st.integers(-3, 3) | st.just(-(10**9)), min_size=1, max_size=60), st.integers(1, 60))

@@ -127,6 +127,14 @@ class Candidates:
             self.logits[places] = logits
         self._most, self._sorted = None, False
 
+    def forbid(self, flags: npt.NDArray[np.bool_]) -> None:
+        """Set the logits of the candidates that are flagged to minus infinity."""
+        if self.whole:
+            self.logits = masked(self.logits, ~flags)
+        else:
+            self.logits = np.where(flags, -np.inf, self.logits)
+        self._own, self._most, self._sorted = True, None, False
+
     def scale(self, factor: float) -> None:
         """Multiply all differences of logits by ``factor``, which is above 0; the greatest becomes 0."""
         logits = self.logits - self.logits.dtype.type(self.most)
@@ -183,27 +191,32 @@ def best(keys: Floats, count: int) -> Ids:
         bound = np.partition(keys, size - count)[size - count]
         places = np.flatnonzero(keys >= bound if bound > -np.inf else keys > bound)
     else:
-        places = _from_columns(keys, count, columns)
-    if len(places) > 8 * count:  # equal ones, of which only the first need to be sorted
-        some = keys[places]
-        least = np.partition(some, len(some) - count)[len(some) - count]
-        above = some > least
-        above[np.flatnonzero(some == least)[: count - int(np.count_nonzero(above))]] = True
-        places = places[above]
+        bound = _bound(keys, count, columns)
+        kept = keys >= bound if bound > -np.inf else keys > bound
+        among = int(np.count_nonzero(kept))
+        if among > 8 * count:  # equal ones, of which only the first need to be looked at
+            return _first_best(keys, count, bound)
+        places = flagged(kept, among)
     if len(places) > count:
         places = places[np.argsort(-keys[places], kind="stable")[:count]]
     return places
 
 
-def _from_columns(keys: Floats, count: int, columns: int) -> Ids:
-    """The places, in order, of all keys that are no less than the ``count``-th best maximum of a column."""
-    whole = len(keys) // columns * columns
-    table = keys[:whole].reshape(-1, columns)
-    maxima = table.max(axis=0)
-    bound = np.partition(maxima, columns - count)[columns - count]
-    if bound == -np.inf:
-        return np.flatnonzero(keys > bound)
-    hits = np.flatnonzero(maxima >= bound)
-    rows, which = np.nonzero(table[:, hits] >= bound)
-    places = columns * rows + hits[which]
-    return np.concatenate([places, whole + np.flatnonzero(keys[whole:] >= bound)])
+def _bound(keys: Floats, count: int, columns: int) -> np.floating:
+    """The ``count``-th best maximum of a column, than which as many keys are no less."""
+    maxima = keys[: len(keys) // columns * columns].reshape(-1, columns).max(axis=0)
+    bound: np.floating = np.partition(maxima, columns - count)[columns - count]
+    return bound
+
+
+def _first_best(keys: Floats, count: int, bound: np.floating) -> Ids:
+    """The places, in order, of the ``count`` greatest keys, the first among equals, where ``bound`` is as of
+    `_bound`."""
+    kept = keys > bound
+    above = flagged(kept, int(np.count_nonzero(kept)))
+    if len(above) > count:
+        return np.sort(above[best(keys[above], count)])
+    missing, first = count - len(above), 8 * count
+    while len(equal := np.flatnonzero(keys[:first] == bound)) < missing and first < len(keys):
+        first *= 4
+    return np.sort(np.concatenate([above, equal[:missing]]))

@@ -183,12 +183,13 @@ def xtc(candidates: Candidates, chain: Chain) -> None:
     if chain.uniform() >= chain.sampling.xtc_probability:
         return
     weights, total = candidates.weights()
-    places = np.flatnonzero(weights >= chain.sampling.xtc_threshold * total)
-    if len(places) > 1:
+    likely = weights >= chain.sampling.xtc_threshold * total
+    if np.count_nonzero(likely) > 1:
         # The last of the least likely, as if they were sorted with the lower id first.
-        least = places[np.lexsort((-candidates.token_ids(places), weights[places]))[0]]
-        dropped = places[places != least]
-        candidates.change(dropped, np.full(len(dropped), -np.inf))
+        least = np.where(likely, weights, np.inf).min()
+        lightest = np.flatnonzero(likely & (weights == least))
+        likely[lightest[candidates.token_ids(lightest).argmax()]] = False
+        candidates.forbid(likely)
 
 
 def temperature(candidates: Candidates, chain: Chain) -> None:

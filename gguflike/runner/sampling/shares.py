@@ -16,7 +16,7 @@ import numpy as np
 from gguflike.kernels.args import DIVIDE, SHARE_BUCKETS, SHARE_SUMS
 from gguflike.kernels.engine.args import float_bits
 from gguflike.kernels.vector.sizes import LANES
-from gguflike.runner.sampling.weights import room, run, weigh, weigh_by_op
+from gguflike.runner.sampling.weights import flagged, room, run, weigh, weigh_by_op
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -43,15 +43,23 @@ def nearest(logits: Floats, most: float, share: float, centre: float | None = No
     if math.isnan(most):
         return np.ones(len(logits), np.bool_)
     least = float(logits.min())
-    if len(logits) <= _FEW or logits.dtype != np.float32 or least == most:
+    kept = np.zeros(len(logits), np.bool_)
+    if least == most:  # each weighs 1
+        kept[: _first_of_equal(1.0, len(logits), share * len(logits))] = True
+        return kept
+    if len(logits) <= _FEW or logits.dtype != np.float32:
         weights, sums = weigh(logits, most)
-        kept = np.zeros(len(logits), np.bool_)
         kept[greatest(_keys(logits, centre), weights, share * float(sums.sum()))] = True
         return kept
     buckets, sums = _divided(logits, least, most, most if centre is None else centre)
     last, left = _end(sums, share * float(sums.sum()))
-    kept, part = buckets < last, np.flatnonzero(buckets == last)
+    kept, ending = buckets < last, buckets == last
+    part = flagged(ending, int(np.count_nonzero(ending)))
     some = logits[part]
+    if some.min() == some.max():  # a vocabulary of few values, say: the first of them
+        behind = int(part[_first_of_equal(float(weigh_by_op(some[:1], most)[0][0]), len(some), left) - 1]) + 1
+        kept[:behind] |= ending[:behind]
+        return kept
     kept[part[greatest(_keys(some, centre), weigh_by_op(some, most)[0], left)]] = True
     return kept
 
@@ -123,6 +131,18 @@ def in_order(keys: Floats) -> Ids:
     bits = (0 - keys).view(np.int32)  # of which no zero is negative
     upper = np.where(bits < 0, bits ^ 0x7FFFFFFF, bits).astype(np.int64)
     return np.sort((upper << 32) | np.arange(len(keys))) & 0xFFFFFFFF
+
+
+def _first_of_equal(weight: float, count: int, wanted: float) -> int:
+    """What `_first` says of so many weights that are the same, whose sums are exact."""
+    if weight <= 0:
+        return count if wanted > 0 else 1
+    number = max(1, min(count, math.ceil(wanted / weight)))
+    while number > 1 and (number - 1) * weight >= wanted:
+        number -= 1
+    while number < count and number * weight < wanted:
+        number += 1
+    return number
 
 
 def _first(weights: Floats, wanted: float) -> int:
