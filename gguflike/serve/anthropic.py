@@ -10,7 +10,7 @@ from gguflike.chat.calls import Called
 from gguflike.chat.reading import Said
 from gguflike.serve import sse
 from gguflike.serve.context import Call, new_id
-from gguflike.serve.conversation import Talk, schema_of, tool_choice_of
+from gguflike.serve.conversation import CONTENT, Talk, schema_of, text_of, tool_choice_of
 from gguflike.serve.errors import refused
 from gguflike.serve.parameters import (
     BOOLEAN,
@@ -32,8 +32,6 @@ from gguflike.serve.replies import whole
 from gguflike.serve.speaking import Answer, Ended, Spoken, answer, prompt_of
 from gguflike.serve.validation import Schema
 
-_TEXT_BLOCK: Schema = {"type": "object", "required": ["type"], "properties": {"type": STRING, "text": STRING}}
-_SYSTEM = either(STRING, {"type": "array", "items": _TEXT_BLOCK})
 _BLOCK: Schema = {
     "type": "object",
     "required": ["type"],
@@ -45,17 +43,19 @@ _BLOCK: Schema = {
         "name": STRING,
         "input": OBJECT,
         "tool_use_id": STRING,
-        "content": either(STRING, {"type": "array", "items": OBJECT}),
+        "content": CONTENT,
     },
 }
-_CONTENT = either(STRING, {"type": "array", "items": _BLOCK})
 _MESSAGES: Schema = {
     "type": "array",
     "minItems": 1,
     "items": {
         "type": "object",
         "required": ["role", "content"],
-        "properties": {"role": choice("user", "assistant", "system"), "content": _CONTENT},
+        "properties": {
+            "role": choice("user", "assistant", "system"),
+            "content": either(STRING, {"type": "array", "items": _BLOCK}),
+        },
     },
 }
 _TOOLS: Schema = {
@@ -82,7 +82,7 @@ REASONS: Mapping[str, str] = {"stop": "end_turn", "length": "max_tokens", "tool_
 
 _SHARED = (
     Parameter("messages", _MESSAGES, "The conversation", required=True),
-    Parameter("system", _SYSTEM, "The system prompt"),
+    Parameter("system", CONTENT, "The system prompt"),
     Parameter("tools", _TOOLS, "Functions that the model may call"),
     Parameter("tool_choice", _CHOICE, "auto, any, tool or none"),
     Parameter(
@@ -114,7 +114,7 @@ COUNTED = (*_SHARED, MODEL)
 def _talk(values: Mapping[str, Any]) -> Talk:
     messages: list[dict[str, Any]] = []
     if "system" in values:
-        messages.append({"role": "system", "content": _text(values["system"], "system")})
+        messages.append({"role": "system", "content": text_of(values["system"], "system")})
     for place, message in enumerate(values["messages"]):
         messages += _converted(message, f"messages[{place}].content")
     tools = [
@@ -151,19 +151,6 @@ def _talk(values: Mapping[str, Any]) -> Talk:
     )
 
 
-def _text(content: Any, where: str) -> str:
-    """The text of content that may hold nothing else."""
-    if isinstance(content, str):
-        return content
-    texts = []
-    for place, block in enumerate(content):
-        if block.get("type") != "text":
-            kind = str(block.get("type"))[:60]
-            raise refused(f"{where}[{place}]", f"a block of type {kind!r}; this server understands text only")
-        texts.append(str(block.get("text") or ""))
-    return "\n".join(texts)
-
-
 def _converted(message: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
     """A message as OpenAI's interface has it: several, where it holds results of tools."""
     role, content = message["role"], message["content"]
@@ -183,7 +170,7 @@ def _converted(message: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
             function = {"name": block.get("name", ""), "arguments": block.get("input", {})}
             calls.append({"id": block.get("id", ""), "type": "function", "function": function})
         elif kind == "tool_result":
-            result = _text(block.get("content", ""), f"{where}[{place}].content")
+            result = text_of(block.get("content"), f"{where}[{place}].content")
             made.append({"role": "tool", "tool_call_id": block.get("tool_use_id", ""), "content": result})
         else:
             raise refused(f"{where}[{place}]", f"a block of type {kind!r}; this server understands text and tools only")

@@ -21,8 +21,14 @@ if TYPE_CHECKING:
 
 #: Roles of older interfaces, and what they are called now.
 ROLES: Mapping[str, str] = {"function": "tool"}
-_PART: Schema = {"type": "object", "required": ["type"], "properties": {"type": STRING, "text": STRING}}
-_CONTENT = either(STRING, {"type": "array", "items": _PART})
+#: What is said, as all interfaces have it: a text, or parts of which each has a type; `text_of` takes it.
+CONTENT = either(
+    STRING,
+    {
+        "type": "array",
+        "items": {"type": "object", "required": ["type"], "properties": {"type": STRING, "text": STRING}},
+    },
+)
 _CALL: Schema = {
     "type": "object",
     "required": ["function"],
@@ -39,7 +45,7 @@ MESSAGE: Schema = {
     "required": ["role"],
     "properties": {
         "role": choice("system", "developer", "user", "assistant", "tool", "function"),
-        "content": _CONTENT,
+        "content": CONTENT,
         "tool_calls": {"type": "array", "items": _CALL},
     },
 }

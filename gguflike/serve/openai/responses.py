@@ -7,7 +7,7 @@ from typing import Any
 
 from gguflike.serve import sse
 from gguflike.serve.context import Call
-from gguflike.serve.conversation import Talk, schema_of, text_of, tool_choice_of
+from gguflike.serve.conversation import CONTENT, Talk, schema_of, text_of, tool_choice_of
 from gguflike.serve.errors import refused
 from gguflike.serve.openai import response_events
 from gguflike.serve.parameters import (
@@ -30,17 +30,16 @@ from gguflike.serve.parameters import (
 from gguflike.serve.speaking import answer
 from gguflike.serve.validation import Schema
 
-_PART: Schema = {"type": "object", "required": ["type"], "properties": {"type": STRING, "text": STRING}}
 _ITEM: Schema = {
     "type": "object",
     "properties": {
         "type": STRING,
         "role": choice("system", "developer", "user", "assistant"),
-        "content": either(STRING, {"type": "array", "items": _PART}),
+        "content": CONTENT,
         "arguments": STRING,
         "name": STRING,
         "call_id": STRING,
-        "output": either(STRING, {"type": "array", "items": _PART}),
+        "output": CONTENT,
     },
 }
 _TOOL: Schema = {
