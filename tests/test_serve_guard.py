@@ -124,6 +124,14 @@ def test_targets_that_are_whole_uris(open_one: Server) -> None:
     assert "there is no /;" in as_proxies_ask(open_one, "http://localhost?x=1").error["message"]
 
 
+def test_slashes_that_stand_for_nothing(open_one: Server, closed: Server) -> None:
+    for path in ("/v1/models/", "//v1/models", "/v1//models", "///v1/models//"):
+        assert as_proxies_ask(open_one, path).json["object"] == "list"
+        assert as_proxies_ask(closed, path).status == 401
+    assert as_proxies_ask(closed, "//health/").status == 200
+    assert as_proxies_ask(open_one, "http://localhost//v1/models/").status == 200
+
+
 def test_the_uri_names_the_host_whatever_the_header_says(open_one: Server) -> None:
     assert as_proxies_ask(open_one, "http://localhost/health", host="evil.example").status == 200
     for authority in ("evil.example", "localhost@evil.example", "localhost:x@evil.example:80", ""):

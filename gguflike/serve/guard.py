@@ -62,7 +62,7 @@ class Guard:
             await self._http(scope, receive, send)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope = _of_origin(scope)
+        scope = _as_meant(scope)
         headers = dict(scope["headers"])
         begin, path, status = time.monotonic(), scope["path"], 0
         added: Headers = [(b"x-request-id", _request_id(headers)), (b"x-content-type-options", b"nosniff")]
@@ -149,12 +149,18 @@ class Guard:
             raise too_large(self._settings.max_body)
 
 
-def _of_origin(scope: Scope) -> Scope:
-    """A request as its server has it, of one that names the whole URI, as proxies send it: the path is the URI's, and
-    its authority stands for the Host header, whatever that says (RFC 9112, 3.2.2)."""
+def _as_meant(scope: Scope) -> Scope:
+    """A request by the path that it means. Slashes that stand for nothing, as clients put them between an address and
+    a path, are left out. Of one that names the whole URI, as proxies send it, the path is the URI's, and its authority
+    stands for the Host header, whatever that says (RFC 9112, 3.2.2)."""
     found = _ABSOLUTE.fullmatch(scope.get("raw_path") or b"")
-    if found is None:
-        return scope
+    if found is not None:
+        scope = _of_origin(scope, found)
+    path = re.sub("//+", "/", scope["path"])
+    return {**scope, "path": path.rstrip("/") or "/"}
+
+
+def _of_origin(scope: Scope, found: re.Match[bytes]) -> Scope:
     authority, path = found[1], found[2] or b"/"
     headers = [(name, value) for name, value in scope["headers"] if name != b"host"]
     headers.append((b"host", authority.rpartition(b"@")[2]))
