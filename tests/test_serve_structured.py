@@ -47,6 +47,11 @@ def strict(schema: dict[str, Any]) -> dict[str, Any]:
 TOOLS = [tool("build"), tool("find")]
 
 
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with serving(model(tmp_path_factory.mktemp("structured"), n_ctx=CONTEXT), context=CONTEXT) as made:
@@ -120,8 +125,12 @@ def test_anthropic_gets_what_it_asked_for(server: Server) -> None:
 
 @pytest.mark.parametrize(
     ("choice", "names"),
-    [("required", {"build", "find"}), ({"type": "function", "function": {"name": "find"}}, {"find"})],
-    ids=["required", "named"],
+    [
+        ("required", {"build", "find"}),
+        ({"type": "function", "function": {"name": "find"}}, {"find"}),
+        (allowed("required", "find"), {"find"}),
+    ],
+    ids=["required", "named", "allowed"],
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_call_that_has_to_be_made_is_made(client: Any, choice: Any, names: set[str], stream: bool) -> None:
@@ -138,6 +147,21 @@ def test_a_call_that_has_to_be_made_is_made(client: Any, choice: Any, names: set
     City.model_validate_json(call.function.arguments)
     assert answer.finish_reason == "tool_calls"
     assert not answer.message.content
+
+
+def test_tools_that_are_not_allowed_are_as_if_they_were_not_there(server: Server) -> None:
+    def counted(**more: Any) -> int:
+        count: int = post(server, CHAT + "/input_tokens", says(**more)).json["input_tokens"]
+        return count
+
+    only = counted(tools=TOOLS[1:])
+    assert counted(tools=TOOLS, tool_choice=allowed("auto", "find")) == only < counted(tools=TOOLS)
+    tools = [{"type": "function", **each["function"]} for each in TOOLS]
+    choice = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "find"}]}
+    body = {"input": "hi", "tools": tools, "tool_choice": choice, "temperature": 1, "parallel_tool_calls": False}
+    answer = post(server, "/v1/responses", body).json
+    assert [item["name"] for item in answer["output"] if item["type"] == "function_call"] == ["find"]
+    assert answer["tool_choice"] == choice
 
 
 def test_a_model_reasons_before_what_it_has_to_be(thinking: Server) -> None:
@@ -177,6 +201,10 @@ def test_a_grammar_of_the_request(server: Server) -> None:
         ({"grammar": 'root ::= "a"', "response_format": form()}, "grammar"),
         ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "burn"}}}, "tool_choice"),
         ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": TOOLS, "tool_choice": allowed("auto", "find", "burn")}, "tool_choice"),
+        ({"tool_choice": allowed("auto", "find")}, "tool_choice"),
+        ({"response_format": {}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": True}}}, "response_format.schema"),
         ({"grammar": 'root ::= "a"', "tools": [strict(SCHEMA)]}, "grammar"),
         ({"tools": [strict({"type": "object", "properties": {"a": {"pattern": "(?<=a)b"}}})]}, "tools"),
         ({"tools": [strict({"type": "nonsense"})], "tool_choice": "auto"}, "tools"),

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect
 
 from gguflike import jsontext
 from gguflike.serve.errors import ApiError, ClientLeft
+from gguflike.serve.validation import shown
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -65,7 +66,7 @@ def decoded(data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number of thousands of digits
         raise ApiError(400, f"the body is not JSON: {error}"[:300], code="invalid_json") from None
     if not isinstance(body, dict):
-        raise ApiError(400, f"the body must be a JSON object, not {type(body).__name__}", code="invalid_json")
+        raise ApiError(400, f"the body must be a JSON object; got {shown(body)}", code="invalid_json")
     return body
 
 

@@ -10,7 +10,7 @@ from gguflike.frozen import frozen
 from gguflike.serve.constraints import constraint
 from gguflike.serve.errors import ApiError, refused
 from gguflike.serve.parameters import BOOLEAN, OBJECT, STRING, choice, either
-from gguflike.serve.validation import Schema
+from gguflike.serve.validation import Schema, shown
 
 if TYPE_CHECKING:
     from gguflike.chat import Prompt
@@ -76,7 +76,22 @@ NAMED: Schema = {
         "function": {"type": "object", "required": ["name"], "properties": {"name": STRING}},
     },
 }
-TOOL_CHOICE = either(choice("none", "auto", "required"), NAMED)
+ALLOWED: Schema = {
+    "type": "object",
+    "required": ["type", "allowed_tools"],
+    "properties": {
+        "type": choice("allowed_tools"),
+        "allowed_tools": {
+            "type": "object",
+            "required": ["mode", "tools"],
+            "properties": {
+                "mode": choice("auto", "required"),
+                "tools": {"type": "array", "minItems": 1, "items": NAMED},
+            },
+        },
+    },
+}
+TOOL_CHOICE = either(choice("none", "auto", "required"), NAMED, ALLOWED)
 #: Parts of a message that hold text, by the names of all interfaces.
 _TEXTS = ("text", "input_text", "output_text", "refusal")
 
@@ -115,20 +130,35 @@ def text_of(content: Any, where: str) -> str:
     return "\n".join(texts)
 
 
+def allowed_of(value: Any, tools: Sequence[Any]) -> tuple[Any, list[Any]]:
+    """OpenAI's tool_choice and the tools that it leaves: of "allowed_tools", its mode and those that it names."""
+    if not isinstance(value, dict) or value["type"] != "allowed_tools":
+        return value, list(tools)
+    wanted = [each["function"]["name"] for each in value["allowed_tools"]["tools"]]
+    for name in wanted:
+        _check_there(name, tools)
+    return value["allowed_tools"]["mode"], [tool for tool in tools if tool["function"]["name"] in wanted]
+
+
+def _check_there(name: str, tools: Sequence[Mapping[str, Any]]) -> None:
+    names = [tool["function"]["name"] for tool in tools]
+    if name not in names:
+        there = ", ".join(names)[:200] or "none"
+        raise refused("tool_choice", f"no tool is called {name!r}; there are {there}")
+
+
 def tool_choice_of(value: Any, tools: Sequence[Mapping[str, Any]]) -> str | tuple[str]:
     """OpenAI's tool_choice. 400 where it asks for a tool that is not there."""
     if value in (None, "auto"):
         return "auto"
     if value == "none":
         return "none"
-    names = [tool["function"]["name"] for tool in tools]
-    if not names:
+    if not tools:
         raise refused("tool_choice", "no tools are given")
     if value == "required":
         return "required"
     wanted = value["function"]["name"]
-    if wanted not in names:
-        raise refused("tool_choice", f"no tool is called {wanted!r}; there are {', '.join(names)[:200]}")
+    _check_there(wanted, tools)
     return (wanted,)
 
 
@@ -137,12 +167,14 @@ def schema_of(response_format: Any, param: str = "response_format") -> Mapping[s
     if response_format is None:
         return None
     kind = response_format.get("type")
+    if kind is None:
+        raise refused(f"{param}.type", "required, but missing", code="missing_required_parameter")
     if kind == "text":
         return None
     inner = response_format.get("json_schema")
     schema = inner.get("schema") if isinstance(inner, dict) and "schema" in inner else response_format.get("schema")
     if schema is not None and not isinstance(schema, dict):
-        raise refused(f"{param}.schema", f"expected an object, got {str(schema)[:60]!r}")
+        raise refused(f"{param}.schema", f"expected an object, got {shown(schema)}")
     if kind == "json_object":
         return schema or {}
     if kind != "json_schema":

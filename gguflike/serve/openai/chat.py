@@ -11,7 +11,7 @@ from gguflike.chat.reading import Said
 from gguflike.engine.events import Prefilled, Queued
 from gguflike.serve import logprobs, sse
 from gguflike.serve.context import Call, new_id, now, timings, usage
-from gguflike.serve.conversation import MESSAGES, TOOL_CHOICE, TOOLS, Talk, schema_of, tool_choice_of
+from gguflike.serve.conversation import MESSAGES, TOOL_CHOICE, TOOLS, Talk, allowed_of, schema_of, tool_choice_of
 from gguflike.serve.errors import refused
 from gguflike.serve.parameters import (
     BOOLEAN,
@@ -52,7 +52,7 @@ TABLE = unique(
         Parameter("top_logprobs", integer(0, 20), "And how likely these many others were"),
         Parameter("stream_options", OBJECT, "include_usage: a last chunk with the counts"),
         Parameter("tools", TOOLS, "Functions that the model may call"),
-        Parameter("tool_choice", TOOL_CHOICE, "none, auto, required, or a function"),
+        Parameter("tool_choice", TOOL_CHOICE, "none, auto, required, a function, or allowed_tools"),
         Parameter("parallel_tool_calls", BOOLEAN, "Whether several calls may be made at once"),
         Parameter("response_format", OBJECT, "text, json_object or json_schema; what is asked for is enforced"),
         Parameter("json_schema", OBJECT, "The schema alone, as llama.cpp has it"),
@@ -94,7 +94,7 @@ async def handle(call: Call) -> Any:
 
 def talk_of(values: Mapping[str, Any]) -> Talk:
     """The conversation that parameters of this endpoint ask for."""
-    tools = values.get("tools", [])
+    wanted, tools = allowed_of(values.get("tool_choice"), values.get("tools", []))
     template = dict(values.get("chat_template_kwargs", {}))
     if "reasoning_effort" in values:
         template.setdefault("reasoning_effort", values["reasoning_effort"])
@@ -108,7 +108,7 @@ def talk_of(values: Mapping[str, Any]) -> Talk:
     return Talk(
         messages=values["messages"],
         tools=tools,
-        tool_choice=tool_choice_of(values.get("tool_choice"), tools),
+        tool_choice=tool_choice_of(wanted, tools),
         parallel_calls=values.get("parallel_tool_calls", True),
         template=template,
         continued=continued,

@@ -7,7 +7,7 @@ from typing import Any
 
 from gguflike.serve import sse
 from gguflike.serve.context import Call
-from gguflike.serve.conversation import CONTENT, Talk, schema_of, text_of, tool_choice_of
+from gguflike.serve.conversation import CONTENT, Talk, allowed_of, schema_of, text_of, tool_choice_of
 from gguflike.serve.errors import refused
 from gguflike.serve.openai import response_events
 from gguflike.serve.parameters import (
@@ -69,8 +69,17 @@ TABLE = unique(
             either(
                 choice("none", "auto", "required"),
                 {"type": "object", "required": ["type"], "properties": {"type": choice("function"), "name": STRING}},
+                {
+                    "type": "object",
+                    "required": ["type", "mode", "tools"],
+                    "properties": {
+                        "type": choice("allowed_tools"),
+                        "mode": choice("auto", "required"),
+                        "tools": {"type": "array", "minItems": 1, "items": _TOOL},
+                    },
+                },
             ),
-            "none, auto, required, or a function",
+            "none, auto, required, a function, or allowed_tools",
         ),
         Parameter("parallel_tool_calls", BOOLEAN, "Whether several calls may be made at once"),
         Parameter("text", OBJECT, "format: text, json_object or json_schema; what is asked for is enforced"),
@@ -123,8 +132,11 @@ def _talk(values: Mapping[str, Any]) -> Talk:
             _add(messages, item, f"input[{place}]")
     tools = [_tool(tool, f"tools[{place}]") for place, tool in enumerate(values.get("tools", ()))]
     wanted = values.get("tool_choice")
-    if isinstance(wanted, dict):
-        wanted = {"type": "function", "function": {"name": wanted.get("name", "")}}
+    if isinstance(wanted, dict) and wanted["type"] == "allowed_tools":
+        listed = {"mode": wanted["mode"], "tools": [_named(tool) for tool in wanted["tools"]]}
+        wanted, tools = allowed_of({"type": "allowed_tools", "allowed_tools": listed}, tools)
+    elif isinstance(wanted, dict):
+        wanted = _named(wanted)
     template = dict(values.get("chat_template_kwargs", {}))
     effort = values.get("reasoning", {}).get("effort")
     if isinstance(effort, str):
@@ -176,6 +188,11 @@ def _add(messages: list[dict[str, Any]], item: Mapping[str, Any], where: str) ->
 
 def _only_reasons(message: Mapping[str, Any]) -> bool:
     return "reasoning_content" in message and not message["content"] and "tool_calls" not in message
+
+
+def _named(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A function by its name, as chat completions say it."""
+    return {"type": "function", "function": {"name": value.get("name", "")}}
 
 
 def _tool(tool: Mapping[str, Any], where: str) -> dict[str, Any]:
