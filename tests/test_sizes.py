@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from gguflike.blocks import FORMATS
 from gguflike.calibrate import files
 from gguflike.calibrate.allocate import Candidate
 from gguflike.cli import main
+from gguflike.container import system
 from gguflike.convert import convert
 from gguflike.convert.allocation import probe, refined
 from gguflike.convert.budget import Limit, ladder
@@ -116,6 +118,31 @@ def test_measuring_is_not_kept_where_nothing_is_to_be(folder: Path, asked: dict[
         convert(folder, tmp_path / "m.gguf", progress=progress, **settings)
     convert(folder, tmp_path / "m.gguf", "F16")
     assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"]
+
+
+def test_without_locks_nothing_measured_is_kept(
+    folder: Path, asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody could tell a dead process's from a living one's; runs that are not cut off go as ever."""
+
+    def no_locks(_: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(system, "lock", no_locks)
+    seen: list[Path] = []
+
+    def progress(_done: int, _total: int, what: str) -> None:
+        seen.extend(tmp_path.glob(".gguflike*"))
+        if "types" in what:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(folder, tmp_path / "m.gguf", progress=progress, **asked, effort=1, size=30_000)
+    assert seen
+    assert not list(tmp_path.iterdir())
+    (text,) = asked["calibration"]
+    gguflike.calibrate(folder, tmp_path / "a.gguf", calibration=[text], tokens=256)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.gguf"]
 
 
 def test_two_measure_at_the_same_time(folder: Path, asked: dict[str, Any], tmp_path: Path) -> None:

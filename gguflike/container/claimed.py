@@ -42,7 +42,9 @@ def kept_folder(
     try:
         yield Path(folder)
     except BaseException as error:
-        keep = resume and keeps(type(error)) and _holds_something(Path(folder))
+        keep = resume and keeps(type(error)) and _holds_something(Path(folder)) and _is_lockable(descriptor)
+        if keep and isinstance(error, KeyboardInterrupt) and not error.args:
+            error.args = ("what is measured so far is kept: the same command goes on from there",)
         raise
     finally:
         if not system.OPEN_IS_LOCKED and not keep:
@@ -57,6 +59,15 @@ def kept_folder(
 
 def _holds_something(folder: Path) -> bool:
     return any(path.name not in (_KEY, system.FOLDER_LOCK) for path in folder.iterdir())
+
+
+def _is_lockable(descriptor: int) -> bool:
+    """Whether the file system has the locks by which the next can tell that nobody has the folder any more."""
+    try:
+        system.lock(descriptor)
+    except OSError:
+        return False
+    return True
 
 
 def sweep_folders(target: str) -> None:

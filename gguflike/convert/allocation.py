@@ -60,12 +60,7 @@ def settling(
         if plan.calibration is not None:
             missing = plan.file_bytes + plan.calibration.disk - files.taken(folder.rglob("*"))
             files.check_rooms({folder: missing})
-        try:
-            chosen, candidates = settled(plan, folder, threads, progress)
-        except KeyboardInterrupt as error:
-            if resume:
-                error.args = ("what is measured of types is kept: the same command goes on from there",)
-            raise
+        chosen, candidates = settled(plan, folder, threads, progress)
         cost = sum(each.cost for each in candidates)
         how = "estimated" if plan.calibration and plan.calibration.effort.is_loss_aware else "expected (by a prior)"
         said = f"types chosen for an {how} divergence of {cost:.5f} nats per token, before errors are made up for"
