@@ -29,6 +29,7 @@ FORWARD = 1.5  # products with all tokens: of the float model, and by int8 of th
 BACKWARD = 4.0  # the same where the model runs backward: there, there again, and gradients by inputs and by weights
 SUMS = 2.0  # for each token, and two columns of a matrix: H, of which a half is computed, and C, by int8
 ELEMENT = 750.0  # for each number that is no product's, from norms to softmax
+CALLS = 9e8  # for each sequence and part of a block, whatever their sizes: Python's part in it
 SCALARS, POINTS = 35_000.0, 700_000.0  # for each weight: encoding, by levels or by points of a codebook
 DESCENT = 120.0  # for each weight and column: error feedback, rounds, descent; with H_O, and row, too
 FACTOR = 2.0  # for each column, cubed
@@ -102,11 +103,11 @@ def _matrices(calibration: Calibration) -> Iterator[tuple[tuple[int, int, int], 
 
 
 def _elements(calibration: Calibration) -> float:
-    """Operations on numbers that are no products, where both models run."""
+    """Operations on numbers that are no products, where both models run, and what takes as long."""
     graph, total = calibration.graph, 0.0
     for mixer in graph.mixers():
         numbers = getattr(mixer, "heads", 0) * calibration.sequence / 2 + 2 * mixer.widest + 3 * graph.embedding.n_embd
-        total += ELEMENT * calibration.tokens * numbers
+        total += ELEMENT * calibration.tokens * numbers + CALLS * len(calibration.sequences)
     return total
 
 
