@@ -192,6 +192,25 @@ def test_files_are_read_into_messages(model: Model, tmp_path: Path, capsys: pyte
         assert words in text
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without such pipes")
+def test_what_is_no_file_is_neither_read_nor_replaced(
+    model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe that nobody writes to, and a device that never ends, would hold the conversation up."""
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    Path("folder").mkdir()
+    Path("deep.json").write_text("[" * 100_000)
+    commands = [f"/{do} {name}" for do in ("load", "read", "save --overwrite") for name in ("pipe", "folder")]
+    sit(model, "one", *commands, "/load /dev/zero", "/read /dev/zero", "/save /dev/full", "/load deep.json")
+    text = told(capsys)
+    assert text.count("pipe is no regular file") == text.count("folder is ") == 3
+    assert text.count("/dev/zero is no regular file") == 2
+    assert "/dev/full is no regular file; choose another name" in text
+    assert "deep.json is no JSON" in text
+    assert Path("pipe").is_fifo()
+
+
 def test_conversations_are_kept(
     model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from gguflike.cli.generation import sampling_of
 from gguflike.cli.output import clean, table
 from gguflike.cli.settings import ALL, DRAFTING, SAMPLING, TEXT_SETTINGS, names_of
+from gguflike.cli.talk import files
 from gguflike.errors import GGUFLikeError, counted, did_you_mean
 
 if TYPE_CHECKING:
     from gguflike.cli.talk.session import Session
-
-MOST_READ = 64 << 20  # bytes of a file: more than any context takes
 
 
 class Mistake(Exception):
@@ -153,14 +151,7 @@ def _read(session: Session, rest: str) -> None:
     name, _, words = rest.partition(" ")
     if not name:
         raise Mistake("which file? /read FILE [TEXT]")
-    path = os.path.expanduser(name)  # noqa: PTH111
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123
-            data = file.read(MOST_READ + 1)
-    except OSError as error:
-        raise Mistake(f"{clean(name)}: {error.strerror}") from None
-    if len(data) > MOST_READ:
-        raise Mistake(f"{clean(name)} is longer than {MOST_READ >> 20} MiB")
+    data = files.read(name)
     if not data:
         raise Mistake(f"{clean(name)} is empty")
     if b"\0" in data:

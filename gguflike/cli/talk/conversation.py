@@ -9,6 +9,8 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 from gguflike.cli.generation import begin_answer, begin_text, choices
+from gguflike.cli.talk import files
+from gguflike.cli.talk.files import FileError
 from gguflike.errors import GGUFLikeError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -25,10 +27,6 @@ class FullError(Exception):
     def __init__(self, needed: int, context: int, is_alone: bool) -> None:
         self.needed, self.context, self.is_alone = needed, context, is_alone
         super().__init__(f"{needed} of {context} tokens")
-
-
-class FileError(Exception):
-    """A conversation cannot be saved or loaded; the text says why."""
 
 
 class Conversation:
@@ -121,8 +119,7 @@ class Conversation:
         """Write the messages as JSON, whole or not at all. `FileError` where there is such a file already, or it cannot
         be written."""
         place = os.path.expanduser(path)  # noqa: PTH111
-        if os.path.lexists(place) and not overwrite:
-            raise FileError(f"{path} is there already; /save --overwrite {path} replaces it")
+        files.check_replaceable(path, overwrite)
         text = json.dumps({"messages": self.messages}, indent=2, ensure_ascii=False) + "\n"
         folder = os.path.dirname(place) or "."  # noqa: PTH120
         temporary = None
@@ -141,10 +138,7 @@ class Conversation:
     def load(self, path: str) -> None:
         """Take the messages of a file in place of these. `FileError` where they are none that can be gone on with."""
         try:
-            with open(os.path.expanduser(path), encoding="utf-8") as file:  # noqa: PTH111, PTH123
-                found = json.load(file)
-        except OSError as error:
-            raise FileError(f"{path}: {error.strerror}") from None
+            found = json.loads(files.read(path))
         except (ValueError, RecursionError) as error:
             raise FileError(f"{path} is no JSON: {error}") from None
         messages = found.get("messages") if isinstance(found, dict) else found

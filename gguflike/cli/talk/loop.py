@@ -8,7 +8,7 @@ from gguflike.cli import interrupts
 from gguflike.cli.output import broken
 from gguflike.cli.streams import say
 from gguflike.cli.talk import commands
-from gguflike.cli.talk.conversation import FileError
+from gguflike.cli.talk.files import FileError
 
 if TYPE_CHECKING:
     from gguflike.cli.talk.session import Session
