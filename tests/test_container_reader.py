@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from gguflike import container
 from gguflike.blocks import FORMATS, format_by_id
-from gguflike.container import ValueType, layout
+from gguflike.container import ValueType, header, layout
 from gguflike.container.layout import FOREIGN_TYPES, MAX_HEADER_BYTES
 from gguflike.container.places import Gaps
 from gguflike.container.strings import StringOverrun, _chain, decode, read_strings, skip_strings
@@ -210,6 +210,33 @@ def test_zero_dims_and_scalars(tmp_path: Path) -> None:
         assert file.tensors["scalar"].shape == ()
         assert file.tensors["scalar"].data.view("<f4").tolist() == [1.0]
         assert file.tensors["rows"].shape == (0, 32)
+
+
+@pytest.mark.parametrize(
+    ("dims", "kind", "rule"),
+    [((0, 2**40, 2**40), F32, "C-021"), ((2**61,), F32, "C-021"), ((33, 0), 8, "C-023"), ((0, 2**51), F32, None)],
+)
+def test_a_type_that_was_met_before_excuses_no_size(
+    dims: tuple[int, ...], kind: int, rule: str | None, tmp_path: Path
+) -> None:
+    tensors = [bad.tensor("first", [32], kind, 0), bad.tensor("second", dims, kind, 0)]
+    path = save(tmp_path, bad.build((), tensors, bad.floats(32)))
+    if rule is None:
+        with container.open(path) as file:
+            assert file.infos["second"].nbytes == 0
+        return
+    with pytest.raises(GGUFError) as caught:
+        container.open(path)
+    assert (caught.value.rule, caught.value.tensor) == (rule, "second")
+
+
+def test_what_is_surely_sound_is_measured_once_for_a_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header of 200,000 empty tensors costs no more for each than one of full ones."""
+    measure, measured = header._measured, []
+    monkeypatch.setattr(header, "_measured", lambda *about: measured.append(about) or measure(*about))
+    tensors = [bad.tensor(f"t{i}", dims, F32, 0) for i, dims in enumerate([(0,), (0, 7), (7, 0, 2**40), (), (0,)])]
+    container.open(save(tmp_path, bad.build((), tensors, bad.floats(8)))).close()
+    assert len(measured) == 1
 
 
 # --- memory: what a small file can make us allocate ---

@@ -247,14 +247,14 @@ def _tensors(cursor: Cursor, count: int, order: str) -> tuple[dict[str, int], np
         *dims, kind, offset = record.unpack_from(buffer, at)
         block, block_bytes = blocks.get(kind, _NONE)
         weights = prod(dims)
-        if block and 0 < weights < SURELY_FITS and (dims[0] if dims else 1) % block == 0:
+        if block and (dims[0] if dims else 1) % block == 0 and (weights or prod(filter(None, dims))) < SURELY_FITS:
             nbytes = weights // block * block_bytes
         else:
             fmt, nbytes = _measured(cursor, dims, kind, name)
             blocks[kind] = fmt.block_size, fmt.block_bytes
         cursor.position = at = at + record.size
         rows.extend((*dims, *_ONES[n_dims], n_dims, kind, offset, nbytes, at - 8))
-    return names, np.array(rows, np.uint64).reshape(count, COLUMNS)
+    return names, np.asarray(rows, np.uint64).reshape(count, COLUMNS)
 
 
 def _measured(cursor: Cursor, dims: list[int], kind: int, name: str) -> tuple[BlockFormat, int]:

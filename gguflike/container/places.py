@@ -98,7 +98,7 @@ def _in_order(header: Header, indices: npt.NDArray[np.intp]) -> npt.NDArray[np.i
 def short_names(file: GGUFFile) -> Iterator[Finding]:
     """C-017: names have at most 63 bytes; those of up to 127 are read here."""
     for name in file.infos:
-        if len(name) > MAX_NAME_BYTES or len(name.encode()) > MAX_NAME_BYTES:
+        if len(name) > MAX_NAME_BYTES or (not name.isascii() and len(name.encode()) > MAX_NAME_BYTES):
             size = len(name.encode())
             message = f"name of {size} bytes, more than {MAX_NAME_BYTES}; llama.cpp refuses such a file"
             yield Finding("warning", "C-017", message, file.path, tensor=name)
