@@ -40,6 +40,7 @@ FIXED = {
 }
 _TYPES = {kind.name.lower(): kind for kind in ValueType if kind is not ValueType.ARRAY} | {"str": ValueType.STRING}
 _TYPED = re.compile(r"(\[?)([a-z]+\d*)(\]?):(.*)", re.DOTALL)
+_WHOLE = re.compile(r"[+-]?[0-9]{1,400}")  # more digits than any float has
 #: What llama.cpp reads: key -> type, of arrays that of their items.
 _KNOWN: tuple[tuple[str, ValueType, bool], ...] = (
     (r"general\.(file_type|quantization_version|.*\.count)", ValueType.UINT32, False),
@@ -184,7 +185,7 @@ def value_of(text: str, name: str, known: tuple[ValueType, bool] | None = None) 
         pass
     else:
         return _in_range(number, text, name)
-    return typed(_list(text, name)) if text.startswith("[") else text
+    return _typed(_list(text, name), name) if text.startswith("[") else text
 
 
 def known_type(key: str, file: GGUFFile | None = None) -> tuple[ValueType, bool] | None:
@@ -218,7 +219,7 @@ def _value(file: GGUFFile, key: str, value: Any, force: bool) -> Typed:
     """A value as it is stored, of the type that the key has."""
     known = known_type(key, file)
     if isinstance(value, Typed) or known is None:
-        made = typed(value)
+        made = _typed(value, key)
     elif known[1]:
         made = Typed(value, ValueType.ARRAY, known[0])
     else:
@@ -239,14 +240,25 @@ def _value(file: GGUFFile, key: str, value: Any, force: bool) -> Typed:
     return made
 
 
+def _typed(value: Any, key: str) -> Typed:
+    """With the type that it is stored as. ArgumentError for a value that has none."""
+    try:
+        return typed(value)
+    except GGUFError as error:
+        raise _argument(error, key) from error
+
+
 def _bytes(value: Typed, key: str) -> bytes:
     """As it is stored. ArgumentError for a value that its type cannot hold."""
     try:
         return encode_value(value, key)
     except GGUFError as error:
-        raise ArgumentError(
-            error.what, field=key, expected=error.expected, got=error.got, remedy=error.remedy
-        ) from error
+        raise _argument(error, error.field or key) from error
+
+
+def _argument(error: GGUFError, key: str) -> ArgumentError:
+    """What the container says of a value, as an error of who gave it."""
+    return ArgumentError(error.what, field=key, expected=error.expected, got=error.got, remedy=error.remedy)
 
 
 def _key(key: str) -> str:
@@ -267,7 +279,9 @@ def _named(kind: ValueType, many: bool) -> str:
 
 def _list(text: str, name: str) -> list[Any]:
     try:
-        found = json.loads(text)
+        found = json.loads(text, parse_float=lambda number: _in_range(float(number), number, name))
+    except ArgumentError:
+        raise
     except (ValueError, RecursionError) as error:
         raise ArgumentError("is no list as JSON has it", field=name, got=repr(text[:80])) from error
     if not isinstance(found, list):
@@ -275,10 +289,18 @@ def _list(text: str, name: str) -> list[Any]:
     return found
 
 
+def _number(text: str, name: str) -> int | float:
+    """A text as what a float is stored of: a whole number stays one, so that whoever stores it sees whether it fits."""
+    return int(text) if _WHOLE.fullmatch(text) else _in_range(float(text), text, name)
+
+
 def _in_range(number: float, text: str, name: str) -> float:
-    """The number that a text is. ArgumentError where it became infinite though the text has digits."""
+    """The number that a text is. ArgumentError where it became infinite though the text has digits, or zero though one
+    of them is not."""
     if math.isinf(number) and any(letter.isdecimal() for letter in text):
         raise ArgumentError("is larger than numbers of floating point are", field=name, got=repr(text[:80]))
+    if number == 0 and not set("123456789").isdisjoint(text.lower().partition("e")[0]):
+        raise ArgumentError("is smaller than numbers of floating point are", field=name, got=repr(text[:80]))
     return number
 
 
@@ -291,7 +313,7 @@ def _parsed(text: str, name: str, kind: ValueType, many: bool) -> Typed:
     try:
         if kind is ValueType.BOOL:
             return Typed({"true": True, "false": False}[text], kind)
-        return Typed(int(text, 0) if kind in INTEGERS else _in_range(float(text), text, name), kind)
+        return Typed(int(text, 0) if kind in INTEGERS else _number(text, name), kind)
     except ArgumentError:
         raise
     except (ValueError, KeyError):

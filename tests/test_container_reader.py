@@ -19,7 +19,7 @@ from gguflike.container import ValueType, header, layout
 from gguflike.container.layout import FOREIGN_TYPES, MAX_HEADER_BYTES
 from gguflike.container.places import Gaps
 from gguflike.container.strings import StringOverrun, _chain, decode, read_strings, skip_strings
-from gguflike.errors import GGUFError
+from gguflike.errors import GGUFError, UnsupportedError
 from tests.bad_vectors import bad
 
 F32 = bad.TYPE_F32
@@ -210,6 +210,17 @@ def test_zero_dims_and_scalars(tmp_path: Path) -> None:
         assert file.tensors["scalar"].shape == ()
         assert file.tensors["scalar"].data.view("<f4").tolist() == [1.0]
         assert file.tensors["rows"].shape == (0, 32)
+
+
+@pytest.mark.parametrize("name", ["hf://org/name/m.gguf", "https://example.org/m.gguf", "s3://bucket/" + "m" * 5000])
+def test_what_lies_elsewhere_is_said_not_to_be_here(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnsupportedError, match=r"lies elsewhere.*expected a path; download it first"):
+        container.open(name)
+    if len(name) < 100:
+        Path(name).parent.mkdir(parents=True)
+        Path(name).write_bytes(one())
+        container.open(name).close()
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,25 @@ def test_a_shard_of_another_model(tmp_path: Path) -> None:
     assert caught.value.path == str(paths[1])
 
 
+@pytest.mark.parametrize(
+    ("record", "got"),
+    [
+        (bad.kv("split.count", bad.I32, b"\xff" * 4), "INT32 -1"),
+        (bad.kv("split.count", bad.F32, b"\0\0\0\x40"), "FLOAT32 2.0"),
+        (bad.text("split.count", "2"), "STRING '2'"),
+        (bad.text("split.count", "2" * 61), "STRING of 61 bytes"),
+        (bad.numbers("split.count", bad.U16, [2]), "ARRAY of 1 UINT16"),
+    ],
+)
+def test_what_is_wrong_about_a_number_is_said_whole(tmp_path: Path, record: bytes, got: str) -> None:
+    """The type may be right and the value wrong."""
+    path = tmp_path / name_of(0, 2)
+    path.write_bytes(bad.build([record]))
+    with pytest.raises(GGUFError) as caught:
+        container.open(path)
+    assert (caught.value.expected, caught.value.got) == ("a non-negative integer", got)
+
+
 def test_metadata_cannot_reach_other_folders(tmp_path: Path) -> None:
     """Names of shards come from the opened name alone; a huge count in metadata opens nothing."""
     path = tmp_path / name_of(0, 65535)

@@ -472,6 +472,55 @@ def test_values_are_written_as_inspect_writes_them(path: Path, capsys: pytest.Ca
     assert "fffe" in capsys.readouterr().out
 
 
+#: What a text as the value of a key that has a type, or of a new one, is refused for; "" where it is not.
+ROUNDED = {
+    ("toy.rope.freq_base", "16777216"): "",
+    (
+        "toy.rope.freq_base",
+        "16777217",
+    ): "as FLOAT32; got 16777217; give.*or 16777217.0 for the nearest",
+    ("toy.rope.freq_base", "-16777217"): "cannot be stored as FLOAT32",
+    ("toy.rope.freq_base", "16777217.0"): "",
+    ("toy.rope.freq_base", "10000000000"): "",
+    ("toy.rope.freq_base", "100000000000"): "cannot be stored as FLOAT32",
+    ("toy.rope.freq_base", "0.1"): "",
+    ("toy.rope.freq_base", "1" + "0" * 39): "cannot be stored as FLOAT32",
+    ("toy.rope.freq_base", "1" + "0" * 399): "cannot be stored as FLOAT32",
+    ("toy.rope.freq_base", "1" + "0" * 5000): "larger than numbers of floating point",
+    ("toy.rope.freq_base", "1e39"): "cannot be stored as FLOAT32",
+    ("toy.rope.freq_base", "1e-50"): "cannot be stored as FLOAT32",
+    ("toy.rope.freq_base", "1e-400"): "smaller than numbers of floating point",
+    ("toy.rope.freq_base", "0e-400"): "",
+    ("new.wide", "float64:9007199254740992"): "",
+    ("new.wide", "float64:9007199254740993"): "cannot be stored as FLOAT64; got 9007199254740993",
+    ("new.list", "[float32]:[1.5, 16777217]"): r"list\[1\].*cannot be stored as ARRAY of FLOAT32; got 16777217",
+    ("new.list", "[float32]:[1.5, 16777216, 0.1]"): "",
+    ("new.list", "[float64]:[1e400]"): "larger than numbers of floating point",
+    ("new.list", "[int8]:[127, 128]"): "cannot be stored as ARRAY of INT8",
+    ("new.list", "[int32]:[1.0]"): "cannot be stored as ARRAY of INT32",
+    ("new.list", "[-1, 18446744073709551615]"): "64 bits do not hold.*got -1 to 18446744073709551615",
+    ("new.key", "18446744073709551616"): "64 bits do not hold.*got 18446744073709551616",
+    ("toy.context_length", "4294967296"): "cannot be stored as UINT32; got 4294967296",
+    ("toy.context_length", "1e3"): "is no uint32",
+}
+
+
+@pytest.mark.parametrize(("key", "text"), ROUNDED, ids=[f"{key}={text[:30]}" for key, text in ROUNDED])
+def test_a_number_is_stored_as_it_was_given_or_refused(key: str, text: str, path: Path) -> None:
+    """Fractions are rounded to what the type holds; whole numbers are not."""
+
+    def done() -> Edited:
+        with gguflike.open(path) as file:
+            value = value_of(text, key, known_type(key, file))
+        return edit(path, values={key: value}, dry_run=True)
+
+    if ROUNDED[key, text]:
+        with pytest.raises(ArgumentError, match=ROUNDED[key, text]):
+            done()
+    else:
+        assert done().changes[0].key == key
+
+
 def test_usage_of_the_command(
     path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -494,6 +543,9 @@ def test_usage_of_the_command(
         file.truncate(1 << 40)
     assert main(["edit", str(path), "--set-file", f"a.b={tmp_path / 'endless'}"]) == 2
     assert "larger than any header" in capsys.readouterr().err
+    for command in (["edit", "--set", "a.b=1"], ["split", str(tmp_path / "parts")], ["merge", str(tmp_path / "whole")]):
+        assert main([command[0], "hf://org/name/m.gguf", *command[1:]]) == 1
+        assert "files on disk alone; expected a path; download it first" in capsys.readouterr().err
     shutil.copy(path, tmp_path / "other.gguf")
     assert main(["edit", str(path), "--set", "a.b=1", "-o", str(tmp_path / "other.gguf")]) == 1
     assert "--overwrite" in capsys.readouterr().err

@@ -23,10 +23,11 @@ PER_TOKEN = ("tokenizer.ggml.scores", "tokenizer.ggml.token_type")
 def architecture(file: GGUFFile) -> Iterator[Finding]:
     """C-016: ``general.architecture``, where it is there, is a text."""
     metadata = file.metadata
-    if ARCHITECTURE_KEY not in metadata or isinstance(metadata[ARCHITECTURE_KEY], str):
+    if ARCHITECTURE_KEY not in metadata:
         return
     entry = metadata.entry(ARCHITECTURE_KEY)
-    got = repr(metadata[ARCHITECTURE_KEY]) if entry.type is ValueType.STRING else entry.type.name
+    if entry.type is ValueType.STRING and isinstance(metadata[ARCHITECTURE_KEY], str):
+        return
     yield Finding(
         "error",
         "C-016",
@@ -35,7 +36,7 @@ def architecture(file: GGUFFile) -> Iterator[Finding]:
         entry.start,
         field=f"metadata.{ARCHITECTURE_KEY}",
         expected="STRING",
-        got=got,
+        got=metadata.shown(ARCHITECTURE_KEY),
     )
 
 

@@ -210,8 +210,7 @@ def _alignment(cursor: Cursor, metadata: Metadata) -> int:
     if ALIGNMENT_KEY not in metadata:
         return DEFAULT_ALIGNMENT
     entry = metadata.entry(ALIGNMENT_KEY)
-    value = metadata[ALIGNMENT_KEY]
-    if entry.type is not ValueType.UINT32 or not check_alignment(value):
+    if entry.type is not ValueType.UINT32 or not check_alignment(metadata[ALIGNMENT_KEY]):
         cursor.at = ("metadata",)
         cursor.fail(
             "alignment is not usable",
@@ -219,9 +218,9 @@ def _alignment(cursor: Cursor, metadata: Metadata) -> int:
             ALIGNMENT_KEY,
             offset=entry.start,
             expected=f"a UINT32 that is a power of two, at most {MAX_ALIGNMENT}",
-            got=f"{entry.type.name} {value!r}"[:80],
+            got=metadata.shown(ALIGNMENT_KEY),
         )
-    return int(value)
+    return int(metadata[ALIGNMENT_KEY])
 
 
 def _tensors(cursor: Cursor, count: int, order: str) -> tuple[dict[str, int], npt.NDArray[np.uint64]]:

@@ -12,6 +12,8 @@ from gguflike.container.values import CODES, SIZES, Typed, ValueType, dtype_of, 
 from gguflike.errors import counted
 from gguflike.texts import Texts, Unread
 
+LONGEST_SHOWN = 60  # bytes of a string that a message has
+
 
 class Entry(NamedTuple):
     """Where a value stands: ``start`` is its first byte (an array's first item, a string's first character)."""
@@ -72,6 +74,15 @@ class Metadata(Mapping[str, Any]):
         """How many items an array has; 1 for what is not an array. Decodes nothing."""
         entry = self._entries[key]
         return entry.size if entry.type is ValueType.ARRAY else 1
+
+    def shown(self, key: str) -> str:
+        """The stored type and the value in a few words, to say what was got: "INT32 -1", "ARRAY of 3 STRING"."""
+        entry = self._entries[key]
+        if entry.item_type is not None:
+            return f"ARRAY of {entry.size} {entry.item_type.name}"
+        if entry.size > LONGEST_SHOWN:
+            return f"{entry.type.name} of {counted(entry.size, 'byte')}"
+        return f"{entry.type.name} {self._single(entry)!r}"
 
     def head(self, key: str, count: int) -> Any:
         """The first ``count`` items of an array, without decoding the rest; any other value whole."""

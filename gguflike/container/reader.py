@@ -359,8 +359,19 @@ def _format(type_id: int) -> BlockFormat:
 
 
 def _open(path: str) -> int:
-    """A descriptor to read from. OSError as the system gives it; GGUFError for what is not a regular file."""
-    descriptor = system.open_file(path, os.O_RDONLY, "O_NONBLOCK")  # a FIFO must not make us wait
+    """A descriptor to read from. OSError as the system gives it; GGUFError for what is not a regular file,
+    UnsupportedError for a name of something to fetch."""
+    try:
+        descriptor = system.open_file(path, os.O_RDONLY, "O_NONBLOCK")  # a FIFO must not make us wait
+    except OSError as error:
+        if "://" not in os.fsdecode(path) or os.path.lexists(path):
+            raise
+        raise UnsupportedError(
+            "names what lies elsewhere, and this reads and writes files on disk alone",
+            path=path,
+            expected="a path",
+            remedy="download it first: `hf download REPOSITORY FILE`, or `curl -LO URL`",
+        ) from error
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
         return descriptor

@@ -30,7 +30,8 @@ _NAME = re.compile(r"(?P<stem>.*)-(?P<number>\d{5,})-of-(?P<count>\d{5,})\.gguf"
 def open(path: str | os.PathLike[str], *, shards: bool = True) -> GGUFFile:
     """Open a GGUF file. A shard of a split model opens the whole model, unless ``shards`` is false.
 
-    GGUFError names the field, the byte and the rule that the file breaks; OSError where it cannot be opened.
+    GGUFError names the field, the byte and the rule that the file breaks; OSError where it cannot be opened,
+    UnsupportedError where that is because ``path`` is a URL (`gguflike.open` fetches what one stands for).
     """
     return open_with(GGUFFile, path, shards=shards)
 
@@ -120,7 +121,7 @@ def _number(file: GGUFFile, key: str, default: int | None = None) -> int:
             field=key,
             rule="C-027",
             expected="a non-negative integer",
-            got=file.metadata.type_of(key).name if key in file.metadata else "no such key",
+            got=file.metadata.shown(key) if key in file.metadata else "no such key",
         )
     return int(file.metadata[key])
 

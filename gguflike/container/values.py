@@ -124,7 +124,12 @@ def _integer_type(low: int, high: int, narrow: ValueType) -> ValueType:
         info = np.iinfo(CODES[kind])
         if info.min <= low and high <= info.max:
             return kind
-    raise _unstorable(high)
+    raise GGUFError(
+        "64 bits do not hold this metadata value",
+        rule="M-002",
+        expected="-2^63 to 2^63 - 1, or 0 to 2^64 - 1",
+        got=str(low) if low == high else f"{low} to {high}",
+    )
 
 
 def _item_type(items: list[Any]) -> ValueType:
@@ -192,28 +197,47 @@ def _encode_array(item: Typed, what: str) -> bytes:
 
 
 def _encode_scalars(values: Any, kind: ValueType, item: Typed, what: str) -> bytes:
-    """Little-endian bytes of numbers, refusing any that the type cannot hold (fractions, overflow, wrong kind)."""
+    """Little-endian bytes of numbers, refusing any that the type cannot hold: fractions, overflow, the wrong kind, and
+    whole numbers that it would round. Fractions are rounded, as every reader expects."""
     target = dtype_of(kind, "<")
     allowed = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}[target.kind]
     if len(values) == 0:
         return b""
-    if isinstance(values, np.ndarray):
-        fits = values.ndim == 1 and values.dtype.kind in allowed
-    else:
-        fits = all(_number_kind(number) in allowed for number in {type(value) for value in values})
-    if not fits:
+    packed = isinstance(values, np.ndarray)
+    kinds = {values.dtype.kind} if packed else {_number_kind(number) for number in set(map(type, values))}
+    if not kinds <= set(allowed) or (packed and values.ndim != 1):
         raise _mismatch(item, what)
     if target.kind in "iu":
         info = np.iinfo(target)
         if int(min(values)) < info.min or int(max(values)) > info.max:
             raise _mismatch(item, what)
         return np.asarray(values, target).tobytes()
-    with np.errstate(over="ignore"):
+    if target.kind == "f" and not kinds.isdisjoint("iu"):
+        _check_whole(values, target, item, what)
+    with np.errstate(over="ignore", under="ignore"):
         source = np.asarray(values, np.float64 if target.kind == "f" else target)
         stored = source.astype(target)
-    if target.kind == "f" and bool((np.isinf(stored) & np.isfinite(source)).any()):
+    lost = (np.isinf(stored) & np.isfinite(source)) | ((stored == 0) & (source != 0))
+    if bool(lost.any()):  # too large, or so small that nothing is left
         raise _mismatch(item, what)
     return stored.tobytes()
+
+
+def _check_whole(values: Any, target: np.dtype[Any], item: Typed, what: str) -> None:
+    """Raise where one of the whole numbers among ``values`` is none that floats of the type ``target`` hold."""
+    exact = 2 ** (np.finfo(target).nmant + 1)  # up to here they hold all
+    for index, number in enumerate(values):
+        whole = int(number) if isinstance(number, (int, np.integer)) else 0
+        if not -exact <= whole <= exact and not _is_held(whole, target):
+            raise _mismatch(item, what if item.item_type is None else f"{what}[{index}]", whole)
+
+
+def _is_held(number: int, target: np.dtype[Any]) -> bool:
+    try:
+        with np.errstate(over="ignore"):
+            return int(target.type(number)) == number
+    except OverflowError:  # it is infinite
+        return False
 
 
 def _number_kind(number: type) -> str:
@@ -224,13 +248,15 @@ def _number_kind(number: type) -> str:
     return next((letter for kind, letter in kinds.items() if issubclass(number, kind)), "O")
 
 
-def _mismatch(item: Typed, what: str) -> GGUFError:
+def _mismatch(item: Typed, what: str, number: int | None = None) -> GGUFError:
+    """The error of a value, or of one ``number`` in it."""
     kind = item.type.name if item.item_type is None else f"{item.type.name} of {ValueType(item.item_type).name}"
-    shown = repr(item.value)
+    shown = repr(item.value if number is None else number)
     return GGUFError(
         f"metadata value cannot be stored as {kind}",
         rule="M-002",
         field=what,
         got=shown if len(shown) <= 80 else shown[:77] + "...",
-        remedy="give a value that the type holds exactly",
+        remedy="give a value that the type holds exactly"
+        + ("" if number is None else f", or {number}.0 for the nearest that it holds"),
     )
