@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gguflike import __version__, container, model_card
 from gguflike.checkpoint.hub import client, reference
-from gguflike.checkpoint.hub.client import Repository
+from gguflike.checkpoint.hub.listing import Repository
 from gguflike.errors import ArgumentError, ArgumentTypeError, OutputError, RemoteError
 from gguflike.inspect.description import describe
 from gguflike.progress import Progress

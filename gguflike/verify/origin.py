@@ -12,7 +12,7 @@ from gguflike.errors import ArgumentError
 from gguflike.progress import Progress
 
 if TYPE_CHECKING:
-    from gguflike.checkpoint.hub.client import Repository, RepositoryFile
+    from gguflike.checkpoint.hub.listing import Repository, RepositoryFile
 
 PIECE = 1 << 20
 

@@ -7,13 +7,16 @@ to stay offline (HF_HUB_OFFLINE), proxies and certificates. Its errors become Re
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from gguflike.checkpoint.hub import listing
+from gguflike.checkpoint.hub.listing import DEFAULT_REVISION, Repository, RepositoryFile
 from gguflike.checkpoint.hub.reference import endpoint
 from gguflike.checkpoint.hub.retry import Attempts, retry_after
 from gguflike.errors import ChangedError, RemoteError
@@ -24,31 +27,10 @@ if TYPE_CHECKING:
 
     from gguflike.progress import Progress
 
-DEFAULT_REVISION = "main"
 CHUNK = 1 << 20  # bytes hashed or copied at a time
 AGAIN = (408, 429, 500, 502, 503, 504)  # answers that may be another one in a moment
 UNREACHABLE = 2  # times that a Hub is asked again which does not answer at all
 TIMEOUT = 30.0  # seconds for an answer of the Hub's API
-
-
-class RepositoryFile(NamedTuple):
-    """A file of a repository: its ``size`` in bytes, None where the server does not tell, and the digest that the Hub
-    has of it: ``sha256`` of one in large file storage (LFS, Xet), ``blob``, git's SHA-1, of any other."""
-
-    size: int | None
-    sha256: str | None = None
-    blob: str | None = None
-
-
-class Repository(NamedTuple):
-    """A repository at one commit, to which the ``revision`` pointed that was asked for. ``files`` by their paths;
-    ``offline``: they are those that the cache has."""
-
-    id: str
-    commit: str
-    files: Mapping[str, RepositoryFile]
-    revision: str = DEFAULT_REVISION
-    offline: bool = False
 
 
 def list_repository(repo: str, revision: str | None = None) -> Repository:
@@ -62,8 +44,7 @@ def list_repository(repo: str, revision: str | None = None) -> Repository:
     while True:
         try:
             with plain_errors(repo, revision):
-                info = api().model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT)
-            break
+                return _listed(repo, revision)
         except RemoteError as error:
             response = getattr(error.__cause__, "response", None)
             refused = response is not None and response.status_code not in AGAIN
@@ -73,16 +54,16 @@ def list_repository(repo: str, revision: str | None = None) -> Repository:
                 attempts.failed(error, most=UNREACHABLE)
             else:
                 attempts.failed(error, retry_after(response.headers))
-    files = {}
-    for sibling in info.siblings or ():
-        path, lfs = PurePosixPath(sibling.rfilename), sibling.lfs
-        if path.is_absolute() or ".." in path.parts:  # no name of a file below a folder
-            continue
-        size = lfs.size if lfs is not None else sibling.size
-        files[sibling.rfilename] = RepositoryFile(size, lfs.sha256 if lfs is not None else None, sibling.blob_id)
-    if info.sha is None:
-        raise RemoteError("the Hub does not say which commit this is", path=repo)
-    return Repository(repo, info.sha, files, revision or DEFAULT_REVISION)
+
+
+def _listed(repo: str, revision: str | None) -> Repository:
+    """The files as the Hub lists them. RemoteError for an answer that is none."""
+    try:
+        info = api().model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT)
+        return listing.of(repo, revision or DEFAULT_REVISION, info)
+    except (AttributeError, KeyError, TypeError, RecursionError) as error:
+        got = f"{type(error).__name__}: {reason(error)}"
+        raise RemoteError("the Hub's list of files makes no sense", path=repo, got=got) from error
 
 
 def cached(repository: Repository, name: str) -> Path | None:
@@ -157,6 +138,13 @@ def transport_errors() -> tuple[type[Exception], ...]:
     from huggingface_hub.errors import HfHubHTTPError
 
     return (HfHubHTTPError.__bases__[0],)
+
+
+@lru_cache(maxsize=1)
+def address_errors() -> tuple[type[Exception], ...]:
+    """What that client raises for what is no address."""
+    library: Any = sys.modules[transport_errors()[0].__module__.partition(".")[0]]
+    return (library.InvalidURL, ValueError)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -17,6 +18,8 @@ from gguflike.errors import OutputError, RemoteError
 from gguflike.progress import FETCHING, Progress
 
 PIECE = 64 << 20  # bytes that are read on several connections before they are written
+LONGEST_NAME = 60  # characters of up to 4 bytes: file systems have 255, and endings are added
+_UNFIT = re.compile(r'[\\/:*?"<>|\x00-\x1f]')
 _PART, _FACTS = ".part", ".json"
 
 
@@ -25,7 +28,7 @@ def fetch(url: str, progress: Progress | None = None) -> Path:
 
     In offline mode what the cache has is taken. RemoteError where the file cannot be had, OSError of the disk.
     """
-    path = folder(url) / (PurePosixPath(unquote(urlsplit(url).path)).name or "file")
+    path = folder(url) / _name(url)
     facts = path.with_name(path.name + _FACTS)
     if client.is_offline():
         if path.exists():
@@ -41,6 +44,12 @@ def fetch(url: str, progress: Progress | None = None) -> Path:
         if not (path.exists() and _read(facts) == stated):
             _download(file, path, facts, stated, progress)
     return path
+
+
+def _name(url: str) -> str:
+    """What the file is called on disk: the last part of the URL's path, as far as that is a name on any system."""
+    name = _UNFIT.sub("_", PurePosixPath(unquote(urlsplit(url).path)).name)
+    return name[-LONGEST_NAME:] if name.strip(".") else "file"
 
 
 def folder(url: str) -> Path:

@@ -12,13 +12,15 @@ import re
 from collections.abc import Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address
+from socket import inet_aton
 from threading import Event
 from typing import Any, NoReturn
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
-from gguflike.checkpoint.hub import client, reference
-from gguflike.checkpoint.hub.client import Repository
-from gguflike.checkpoint.hub.retry import Attempts, retry_after
+from gguflike.checkpoint.hub import client, reference, retry
+from gguflike.checkpoint.hub.listing import DEFAULT_REVISION, Repository
+from gguflike.checkpoint.hub.retry import LEAST, Attempts, retry_after
 from gguflike.errors import ChangedError, RemoteError
 
 CONNECTIONS = 8
@@ -27,7 +29,7 @@ SKIPPED = 32 << 20  # bytes thrown away at most, of a server that sends files wh
 MOVED = (301, 302, 303, 307, 308)
 EXPIRED = (400, 401, 403, 404, 410)  # what storages answer to a link that is too old
 
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_RANGE = re.compile(r"bytes ([0-9]+)-([0-9]+)/([0-9]+|\*)")
 
 
 class RemoteFile:
@@ -87,7 +89,7 @@ class RemoteFile:
             attempts.check()
             count, failure, after = self._request(offset + done, view[done:], attempts)
             done += count
-            if count:
+            if count >= LEAST or done == len(view):
                 attempts.succeeded()
             if self._size is not None:
                 view = view[: max(self._size - offset, 0)]
@@ -126,6 +128,8 @@ class RemoteFile:
             if not done:
                 self._location = None  # the server behind it may be gone
             return done, self._cut(client.reason(error), done, len(view)), None
+        except client.address_errors() as error:
+            raise RemoteError("not an address", path=self.name, got=f"{location[:80]} ({error})") from error
         except OSError as error:  # offline mode
             raise RemoteError("cannot be read", path=self.name, got=str(error).partition(". ")[0]) from error
 
@@ -137,11 +141,21 @@ class RemoteFile:
         """Remember where a redirect leads, once what it says of the file is right."""
         if client.is_hub(location):
             self._check_stated(headers.get("x-linked-etag"), headers.get("x-linked-size"))
-        target = urljoin(location, headers.get("location") or "")
+        stated = headers.get("location") or ""
         secure = location.startswith("https://")
+        try:
+            target = urljoin(location, stated)
+            leads = urlsplit(target)
+            _ = leads.port  # which is looked at only when it is asked for
+        except ValueError:
+            target, leads = "", urlsplit("")
         if not target.startswith("https://" if secure else ("https://", "http://")) or target == location:
             what = "the server redirects to what is no address, or is not encrypted any more"
-            raise RemoteError(what, path=self.name, got=target)
+            raise RemoteError(what, path=self.name, got=(target or stated)[:200])
+        own = client.is_hub(location) and reference.endpoint() != reference.ENDPOINT  # a company's, with its storage
+        if is_inner(leads.hostname) and not is_inner(urlsplit(location).hostname) and not own:
+            what = "the server redirects from outside into this machine or its network"
+            raise RemoteError(what, path=self.name, got=target[:200], remedy="name that address itself, if you mean it")
         self._location = target
 
     def _chunks(self, answer: Any, start: int, location: str) -> Any:
@@ -149,15 +163,15 @@ class RemoteFile:
         if answer.status_code == 206:
             match = _RANGE.fullmatch(answer.headers.get("content-range") or "")
             encoded = answer.headers.get("content-encoding", "identity") != "identity"
-            if match is None or int(match[1]) != start or encoded:
+            if match is None or retry.whole_number(match[1]) != start or encoded:
                 raise RemoteError(
                     "the server sends another part than it was asked for",
                     path=self.name,
                     expected=f"the bytes from {start} on",
-                    got=answer.headers.get("content-range"),
+                    got=str(answer.headers.get("content-range"))[:80] + (", encoded" if encoded else ""),
                 )
             self._check_answer(answer.headers, None if match[3] == "*" else match[3], location)
-            return answer.iter_raw()
+            return retry.paced(self.name, answer.iter_raw())
         if answer.status_code == 200:
             self._check_answer(answer.headers, answer.headers.get("content-length"), location)
             return self._skipping(answer, start)
@@ -176,7 +190,7 @@ class RemoteFile:
                 path=self.name,
                 remedy="download it: --cache, or cache=True, keeps a copy",
             )
-        for chunk in answer.iter_bytes():
+        for chunk in retry.paced(self.name, answer.iter_bytes()):
             if len(chunk) > count:
                 yield chunk[count:]
             count = max(count - len(chunk), 0)
@@ -191,10 +205,11 @@ class RemoteFile:
 
     def _check_stated(self, etag: str | None, size: str | None) -> None:
         """Compare with what is known of the file, or take it as that."""
-        if size is not None and size.isdigit():
-            if self._size not in (None, int(size)):
-                self._changed("bytes", self._size, size)
-            self._size = int(size)
+        count = retry.whole_number(size)
+        if count is not None:
+            if self._size not in (None, count):
+                self._changed("bytes", self._size, count)
+            self._size = count
         if etag and not etag.startswith("W/"):  # weak ones may differ between servers of the same file
             etag = etag.strip('"')
             if self.etag not in (None, etag):
@@ -224,6 +239,20 @@ class RemoteFile:
         )
 
 
+def is_inner(host: str | None) -> bool:
+    """Whether a host is named as one of this machine or of a private network, in any of the spellings of an address."""
+    host = (host or "").rstrip(".").lower()
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    address: IPv4Address | IPv6Address
+    try:
+        address = IPv4Address(inet_aton(host)) if ":" not in host else IPv6Address(host.partition("%")[0])
+    except (OSError, ValueError):
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return not (mapped or address).is_global
+
+
 def pool() -> ThreadPoolExecutor:
     """The threads that read parts, of this process: a child that was forked has none of its parent's."""
     return _pool(os.getpid())
@@ -250,7 +279,7 @@ def opened(name: str, size: int | None = None) -> RemoteFile:
 def _url(name: str) -> str:
     found = reference.parse(name)
     assert found is not None
-    return found.url or client.url_of(found.repo, found.revision or client.DEFAULT_REVISION, found.file or "")
+    return found.url or client.url_of(found.repo, found.revision or DEFAULT_REVISION, found.file or "")
 
 
 _files: dict[tuple[int, str], RemoteFile] = {}

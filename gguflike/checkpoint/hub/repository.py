@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from gguflike.checkpoint import elsewhere
 from gguflike.checkpoint.hub import client, remote
-from gguflike.checkpoint.hub.client import Repository
+from gguflike.checkpoint.hub.listing import Repository
 from gguflike.errors import RemoteError
 from gguflike.progress import Progress
 

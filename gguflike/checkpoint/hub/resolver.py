@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
 from gguflike.checkpoint.hub import client, downloads, reference, remote
-from gguflike.checkpoint.hub.client import Repository
+from gguflike.checkpoint.hub.listing import Repository
 from gguflike.checkpoint.hub.reference import Reference
 from gguflike.errors import RemoteError
 from gguflike.progress import Progress

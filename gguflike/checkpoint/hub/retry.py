@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from threading import Event
 from typing import NoReturn
@@ -12,6 +13,8 @@ from gguflike.errors import RemoteError
 
 REDIRECTS = 8  # that one answer may take
 WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds after each failure in a row
+LEAST = 1024  # bytes a second that a server must send, and bytes of an answer that count as progress
+PATIENCE = 60.0  # seconds over which that is looked at
 LONGEST_WAIT = 300.0  # seconds; what a server may ask for. The Hub counts requests in windows of five minutes
 
 
@@ -67,12 +70,38 @@ class Attempts:
         raise RemoteError(error.what, path=error.path or self.name, got=got, remedy=error.remedy) from error.__cause__
 
 
+def paced(name: str, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The chunks as they come. RemoteError where they come slower than LEAST bytes a second for PATIENCE seconds: a
+    server that sends a byte now and then would keep us waiting for years."""
+    begun, count = time.monotonic(), 0
+    for chunk in chunks:
+        count += len(chunk)
+        seconds = time.monotonic() - begun
+        if seconds >= PATIENCE:
+            if count < LEAST * seconds:
+                raise RemoteError(
+                    "the server sends too slowly",
+                    path=name,
+                    expected=f"{LEAST:,} bytes a second",
+                    got=f"{count:,} bytes in {seconds:.0f} s",
+                    remedy="check the network and start again",
+                )
+            begun, count = time.monotonic(), 0
+        yield chunk
+
+
+def whole_number(text: str | None) -> int | None:
+    """The number that a header says, None for anything that is none, or more than any file has bytes."""
+    return int(text) if text is not None and re.fullmatch(r"\s*[0-9]{1,18}\s*", text) else None
+
+
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """The seconds that a server asks to wait (Retry-After, a number or a date), or None."""
     stated = headers.get("retry-after") or ""
-    if stated.strip().isdigit():
-        return float(stated)
+    seconds = whole_number(stated)
+    if seconds is not None:
+        return float(seconds)
     try:
         return max(parsedate_to_datetime(stated).timestamp() - time.time(), 0.0)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None

@@ -1,0 +1,62 @@
+"""What a repository has, as the Hub's list of files says it: nothing of it is taken for a commit, a path, a size or a
+digest before it was looked at."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+from gguflike.errors import RemoteError
+
+DEFAULT_REVISION = "main"
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
+
+
+class RepositoryFile(NamedTuple):
+    """A file of a repository: its ``size`` in bytes, None where the server does not tell, and the digest that the Hub
+    has of it: ``sha256`` of one in large file storage (LFS, Xet), ``blob``, git's SHA-1, of any other."""
+
+    size: int | None
+    sha256: str | None = None
+    blob: str | None = None
+
+
+class Repository(NamedTuple):
+    """A repository at one commit, to which the ``revision`` pointed that was asked for. ``files`` by their paths;
+    ``offline``: they are those that the cache has."""
+
+    id: str
+    commit: str
+    files: Mapping[str, RepositoryFile]
+    revision: str = DEFAULT_REVISION
+    offline: bool = False
+
+
+def of(repo: str, revision: str, info: Any) -> Repository:
+    """A repository as huggingface_hub gives what it is told: as ``info``, without further looking. TypeError for a list
+    of files that is none, RemoteError where there is no commit."""
+    files = dict(filter(None, map(_file, info.siblings or ())))
+    if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
+        raise RemoteError(
+            "the Hub does not say which commit this is",
+            path=repo,
+            expected="40 hexadecimal digits",
+            got=repr(info.sha)[:80],
+        )
+    return Repository(repo, info.sha, files, revision)
+
+
+def _file(sibling: Any) -> tuple[str, RepositoryFile] | None:
+    """A file's path and what is said of it; None where that is no path below a folder."""
+    name, lfs = sibling.rfilename, sibling.lfs
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
+        return None
+    size = lfs.size if lfs is not None else sibling.size
+    sha256, blob = lfs.sha256 if lfs is not None else None, sibling.blob_id
+    is_size = size is None or (type(size) is int and size >= 0)
+    if not is_size or not all(each is None or isinstance(each, str) for each in (sha256, blob)):
+        raise TypeError(f"size {size!r:.40}, digests {sha256!r:.40} and {blob!r:.40} of {name!r:.80}")
+    return name, RepositoryFile(size, sha256, blob)
