@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,19 @@ def test_wrappers_of_all_classes(row: Any) -> None:
     assert canonical_names(family, {f"module.{name}": name for name in bare}) == {
         f"module.{name}": whole for name, whole in bare.items()
     }
+
+
+@pytest.mark.parametrize("pattern", ["a{i}.{anchor}", "a{i}.x", "{deep}{i}.y", "{deep}{i}.{anchor}"])
+def test_names_of_nothing_take_no_longer_the_more_they_are(pattern: str) -> None:
+    """Those of 10,000 tensors that no model has, however many words they begin with, or have in common."""
+    family, _ = family_of(ROWS[0])
+    [anchor, *_] = family.hf_names(Tensor("token_embd.weight", ()))
+    names = [pattern.format(i=i, anchor=anchor, deep="x." * 49) for i in range(10_000)]
+    begun = time.process_time()
+    assert len(canonical_names(family, names)) == len(names)
+    assert not family.stands_beside(anchor)
+    assert all(family.stands_beside(name) for name in names)
+    assert time.process_time() - begun < 4
 
 
 def checkpoint(folder: Path, renamed: Callable[[str], str], more: dict[str, np.ndarray] | None = None) -> Path:

@@ -253,7 +253,11 @@ class Family(Generic[Config]):
 
     def stands_beside(self, hf_name: str) -> bool:
         """Whether a tensor is in no module that the family has one in: a head for training, a second model."""
-        return hf_name.partition(".")[0] not in {name.partition(".")[0] for name in self._known}
+        return hf_name.partition(".")[0] not in self._modules
+
+    @functools.cached_property
+    def _modules(self) -> frozenset[str]:
+        return frozenset(name.partition(".")[0] for name in self._known)
 
     @functools.cached_property
     def _layer(self) -> re.Pattern[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from gguflike.families.origins import Origin
@@ -22,7 +23,7 @@ _WRAPPERS = re.compile(
     r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module|base_layer)\."
 )
 _NUMBER = re.compile(r"\d+")
-_LONGEST = 100  # characters of a prefix
+_LONGEST, _DEEPEST = 100, 8  # characters and words of a prefix
 #: Tensors that no model computes with: buffers, which it makes anew when it is loaded.
 BUFFERS = re.compile(
     r"(.*\.)?(rotary_emb(_\w+)?\..*|rotary_pos_emb\.inv_freq|freqs_(cis|cos|sin)|position_ids|token_type_ids|masked_bias"
@@ -56,7 +57,7 @@ def _wrapping_prefix(family: Family[Any], names: Collection[str]) -> str:
     Where that is before all names, it is what they share; else it is what stands before the name of the embedding.
     """
     shared, split = "", [name.split(".") for name in names]
-    for parts in zip(*split, strict=False):
+    for parts in islice(zip(*split, strict=False), _DEEPEST):
         if any(family.knows(_canonical(family, name.removeprefix(shared))) for name in names):
             break
         if len(set(parts)) > 1 or len(shared) > _LONGEST:
@@ -69,8 +70,8 @@ def _wrapping_prefix(family: Family[Any], names: Collection[str]) -> str:
     endings = {"." + anchor, "." + anchor.removeprefix(base_prefix(family))}
     prefixes = {name[: -len(end) + 1] for name in names for end in endings if name.endswith(end)}
     # Of "a.model." and "a.", which both fit one name, the shorter leaves the prefix of the base.
-    shortest = {each for each in prefixes if not any(each != other and each.startswith(other) for other in prefixes)}
-    return shared + (shortest.pop() if len(shortest) == 1 else "")
+    first, *others = sorted(prefixes) or [""]
+    return shared + (first if all(each.startswith(first) for each in others) else "")
 
 
 def base_prefix(family: Family[Any]) -> str:
