@@ -203,7 +203,7 @@ def _renamed(file: GGUFFile, unset: Sequence[str], rename: Mapping[str, str]) ->
         if key not in file.metadata:
             raise ArgumentError("no such metadata", path=file.path, field=key, remedy=did_you_mean(key, file.metadata))
         if key in unset and key in rename:
-            raise ArgumentError("is both unset and renamed", path=file.path, field=key)
+            raise ArgumentError("is both unset and renamed", path=file.path, field=key, remedy="ask for one of the two")
     names = {key: rename.get(key, key) for key in file.metadata if key not in unset}
     changes = [Change(key, file.metadata.typed(key), None) for key in unset]
     for old, new in rename.items():

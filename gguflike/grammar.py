@@ -139,7 +139,11 @@ class _Tokens:
         """ArgumentError where no token ends a text, since nothing could then end one that is complete."""
         vocabulary, ends = tokenizer.vocabulary, sorted(i for i in tokenizer.eos_ids if i < size)
         if not ends:
-            raise ArgumentError("the vocabulary has no token that ends a text, so no grammar can be enforced")
+            raise ArgumentError(
+                "the vocabulary has no token that ends a text, so no grammar can be enforced",
+                expected="tokenizer.ggml.eos_token_id, or another end token",
+                remedy="set it with `gguflike edit`, if the model has been trained with one",
+            )
         self.ends, self.eos_token_id = ends, ends[0]
         self.bos_token_id = None
         data = tokenizer.vocabulary_bytes()[:size]

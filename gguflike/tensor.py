@@ -54,6 +54,7 @@ class QuantizedTensor:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all blocks."""
         return int(self.data.nbytes)
 
     @property
@@ -77,7 +78,8 @@ class QuantizedTensor:
         return self.data.view(self.format.dtype)
 
     def dequantize(self, threads: int | None = None) -> npt.NDArray[np.float32]:
-        """All weights as float32 of shape ``original_shape``."""
+        """All weights as float32 of shape ``original_shape``, by so many ``threads`` (None: a share of the CPUs that
+        this process may use), at any number the same. UnsupportedError for a type without a decoder."""
         check_threads(threads)
         out = np.empty((self.size // self._columns if self.size else 0, self._columns), np.float32)
         if self.size:
@@ -85,7 +87,13 @@ class QuantizedTensor:
         return out.reshape(self.original_shape)
 
     def linear(self, x: npt.NDArray[np.float32], threads: int | None = None) -> npt.NDArray[np.float32]:
-        """``x @ W.T`` on the blocks: (..., columns) -> (..., rows), never dequantized whole."""
+        """``x @ W.T`` for ``x`` float32 (..., columns): float32 (..., rows), on the blocks, which are never dequantized
+        as a whole.
+
+        Where the type is quantized, ``x`` is rounded to 8 bits by a scale for each 32 values, as models run. At any
+        number of ``threads`` the result is the same. QuantizationError for a tensor that is no matrix or an ``x`` of
+        other columns, UnsupportedError for a type that nothing is multiplied by, such as integers.
+        """
         check_threads(threads)
         return dispatch.linear(self.format)(self, x, threads)  # type: ignore[no-any-return]
 

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from make_synthetic import of_layer
 
 import gguflike
 from gguflike.convert.encode import SLAB_BYTES
@@ -67,20 +68,9 @@ class Shape(NamedTuple):
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Every tensor by name, as in a checkpoint."""
-        width, kv = self.width, self.width // 4
-        layer = {
-            "input_layernorm": (width,),
-            "self_attn.q_proj": (width, width),
-            "self_attn.k_proj": (kv, width),
-            "self_attn.v_proj": (kv, width),
-            "self_attn.o_proj": (width, width),
-            "post_attention_layernorm": (width,),
-            "mlp.gate_proj": (self.ffn, width),
-            "mlp.up_proj": (self.ffn, width),
-            "mlp.down_proj": (width, self.ffn),
-        }
+        layer = of_layer(self.width, self.width // 4, self.ffn)
         names = {f"model.layers.{i}.{name}.weight": shape for i in range(self.layers) for name, shape in layer.items()}
-        return {"model.embed_tokens.weight": (self.rows, width), **names, "model.norm.weight": (width,)}
+        return {"model.embed_tokens.weight": (self.rows, self.width), **names, "model.norm.weight": (self.width,)}
 
 
 def of_size(gigabytes: float) -> Shape:

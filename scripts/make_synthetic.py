@@ -19,10 +19,9 @@ import numpy as np
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
 
 
-def shapes(args: argparse.Namespace, vocab: int) -> dict[str, tuple[int, ...]]:
-    """Every tensor by name, Hugging Face order of dimensions (out, in)."""
-    width, ffn, kv = args.width, args.ffn, args.width // args.heads * args.kv_heads
-    layer = {
+def of_layer(width: int, kv: int, ffn: int) -> dict[str, tuple[int, ...]]:
+    """The tensors of a layer of a Llama by name, each of dimensions (out, in)."""
+    return {
         "input_layernorm": (width,),
         "self_attn.q_proj": (width, width),
         "self_attn.k_proj": (kv, width),
@@ -33,6 +32,12 @@ def shapes(args: argparse.Namespace, vocab: int) -> dict[str, tuple[int, ...]]:
         "mlp.up_proj": (ffn, width),
         "mlp.down_proj": (width, ffn),
     }
+
+
+def shapes(args: argparse.Namespace, vocab: int) -> dict[str, tuple[int, ...]]:
+    """Every tensor by name, Hugging Face order of dimensions (out, in)."""
+    width, ffn, kv = args.width, args.ffn, args.width // args.heads * args.kv_heads
+    layer = of_layer(width, kv, ffn)
     names = {f"model.layers.{i}.{name}.weight": shape for i in range(args.layers) for name, shape in layer.items()}
     return {"model.embed_tokens.weight": (vocab, width), "model.norm.weight": (width,), **names}
 

@@ -12,8 +12,9 @@ from gguflike.errors import UnsupportedError
 from gguflike.families.parts import Attention, Branch, Graph, Norm, Rope, Temperature
 from gguflike.runner import Model, buffers, state
 from gguflike.runner.graph import check as check_graph
+from gguflike.runner.parts.attending import span_of_several
 from gguflike.runner.parts.attention import check as check_part
-from gguflike.runner.parts.attention import padded_dim, span_of_several
+from gguflike.runner.parts.attention import padded_dim
 from gguflike.runner.state import KVCache
 from tests import by_hand
 from tests.by_hand import TOKENS, WIDTH, in_pieces, rms, token_by_token

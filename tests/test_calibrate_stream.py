@@ -24,7 +24,7 @@ from gguflike.families.parts import Attention, Branch, Embedding, FeedForward, G
 from gguflike.families.parts.experts import Experts, Router
 from gguflike.families.parts.extras import Path as Path_
 from gguflike.families.parts.extras import Sum
-from gguflike.reference.parts import Context, normalize
+from gguflike.reference.formulas import Context, normalize
 from tests import by_hand
 from tests.test_family_configs import ROWS, read
 

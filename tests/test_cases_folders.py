@@ -324,7 +324,9 @@ def test_an_adapter_is_no_model(folder: Path) -> None:
 def test_an_adapter_that_is_not_whole_is_named_too(place: str, folder: Path) -> None:
     adapter_only(folder)  # of which one factor is missing
     write_json(folder / place, ADAPTER)
-    said = "this is a LoRA adapter of org/base, not a model: a matrix of the adapter is missing; merge it first"
+    said = (
+        "this is a LoRA adapter of org/base, not a model: a matrix of the adapter is missing.*: get the adapter again"
+    )
     with pytest.raises(CheckpointError, match=said):
         convert(folder, None, "F32", dry_run=True)
 

@@ -233,6 +233,17 @@ def test_incomplete_folders(what: str, message: str, tmp_path: Path) -> None:
         checkpoint.open(damaged(tmp_path, what))
 
 
+def test_infinity_in_a_config(tmp_path: Path) -> None:
+    """Python writes it, and many checkpoints of Mamba 2 have it. Where it means nothing, it is no number."""
+    folder = tiny.checkpoint(tmp_path / "hf")
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace("{", '{"time_step_limit": [0.0, Infinity],', 1))
+    assert checkpoint.open(folder).config["time_step_limit"] == [0.0, float("inf")]
+    (folder / "config.json").write_text(text.replace("{", '{"x": NaN,', 1))
+    with pytest.raises(CheckpointError, match="not valid JSON: NaN is not JSON"):
+        checkpoint.open(folder)
+
+
 def test_what_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         checkpoint.open(tmp_path / "nothing")

@@ -44,13 +44,7 @@ def expected(dtype: str = "F32", head_dim: int = 8, **changes: Any) -> dict[str,
         "lm_head": "output",
         "input_layernorm": "attn_norm",
         "post_attention_layernorm": "ffn_norm",
-        "self_attn.q_proj": "attn_q",
-        "self_attn.k_proj": "attn_k",
-        "self_attn.v_proj": "attn_v",
-        "self_attn.o_proj": "attn_output",
-        "mlp.gate_proj": "ffn_gate",
-        "mlp.up_proj": "ffn_up",
-        "mlp.down_proj": "ffn_down",
+        **tiny.MATRICES,
     }
     made = {}
     for name, x in tiny.weights(tiny.config(head_dim=head_dim, **changes), dtype).items():

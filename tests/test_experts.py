@@ -19,7 +19,7 @@ from gguflike.frozen import replace
 from gguflike.kernels.engine.args import Own
 from gguflike.kernels.engine.program import Op, Program, Team
 from gguflike.reference.experts import route
-from gguflike.reference.parts import Context
+from gguflike.reference.formulas import Context
 from gguflike.runner import schedule as schedules
 from gguflike.runner.buffers import Buffers, address
 from gguflike.runner.parts import ops

@@ -138,6 +138,79 @@ def test_kernels_import_only_rooms_below() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def dotted(path: Path) -> str:
+    """The name of a file's module."""
+    names = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(names[:-1] if names[-1] == "__init__" else names)
+
+
+def only_types(module: ast.Module) -> set[int]:
+    """The lines of imports that only type checkers read."""
+    blocks = [
+        node for node in ast.walk(module) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ]
+    return {line for block in blocks for part in block.body for line in range(part.lineno, (part.end_lineno or 0) + 1)}
+
+
+def circles(arrows: dict[str, set[str]]) -> list[set[str]]:
+    """The groups of modules of which each imports, by way of others, all the others."""
+    # Whatever imports nothing that is left is in no circle.
+    while ends := {name for name, targets in arrows.items() if not targets}:
+        arrows = {name: targets - ends for name, targets in arrows.items() if name not in ends}
+    reached = {name: _reached(arrows, name) for name in arrows}
+    groups = {frozenset(b for b in reached[a] if a in reached[b]) for a in arrows if a in reached[a]}
+    return [set(group) for group in groups]
+
+
+def _reached(arrows: dict[str, set[str]], start: str) -> set[str]:
+    found: set[str] = set()
+    left = list(arrows[start])
+    while left:
+        name = left.pop()
+        if name not in found:
+            found.add(name)
+            left += arrows[name]
+    return found
+
+
+# Rooms in which not even types look up.
+WITHOUT_UPWARD_TYPES = {"calibrate", "checkpoint", "chat", "cli", "container", "engine", "kernels", "verify"}
+# What belongs together although it is two files: numpy asks an array on a tape what its functions do, and they make
+# such arrays.
+TWO_FILES = {"gguflike.reference.gradient.rules", "gguflike.reference.gradient.tape"}
+# A plan knows what its calibration says of itself, and that is made of plans: not parted yet.
+PLANS = {
+    f"gguflike.convert.{name}" for name in ("calibration", "effort", "floats", "folding", "kept", "plan", "resume")
+}
+PLANS |= {"gguflike.convert.tuned"}
+
+
+def test_no_imports_in_circles() -> None:
+    """Also none by way of an import inside a function. A family may name, when it is asked, the one that a file of its
+    architecture really is of, which is made of it."""
+    names = {dotted(path): path for path in modules()}
+    arrows: dict[str, set[str]] = {}
+    for name, path in names.items():
+        typed = only_types(tree(path)) if part_of(path) not in WITHOUT_UPWARD_TYPES else set()
+        targets = {
+            target if target in names else target.rpartition(".")[0]
+            for line, target in imports(path)
+            if line not in typed
+        }
+        arrows[name] = targets & (names.keys() - {name, "gguflike"})
+    families = {f"gguflike.families.{module}" for module in FAMILY_MODULES}
+    assert [
+        circle for circle in circles(arrows) if not circle <= families and circle != TWO_FILES and not circle <= PLANS
+    ] == []
+
+
+def test_a_circle_is_seen() -> None:
+    arrows = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set(), "e": {"f"}, "f": {"e", "a"}}
+    assert sorted(map(sorted, circles(arrows))) == [["b", "c"], ["e", "f"]]
+    source = "if TYPE_CHECKING:\n    import a\nimport b\ndef f():\n    import c"
+    assert only_types(ast.parse(source)) == {2}
+
+
 def test_every_part_has_a_place() -> None:
     assert {part_of(path) for path in modules()} <= set(BELOW) | TOP
 

@@ -12,8 +12,8 @@ from gguflike.errors import ArgumentError, GGUFError, UnsupportedError
 from gguflike.families.parts import Branch, Graph, Norm, Rope
 from gguflike.families.parts.indexers import BlockIndexer, Indexer
 from gguflike.frozen import replace
+from gguflike.reference.formulas import Context, normalize, rotate
 from gguflike.reference.indexers import chosen_blocks
-from gguflike.reference.parts import Context, normalize, rotate
 from tests import by_hand
 from tests.by_hand import IDS, WIDTH, attention, branches, graph, rms
 from tests.measures import relative_error

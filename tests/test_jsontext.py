@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -17,6 +18,19 @@ def test_what_is_none(text: str) -> None:
         parsed(text)
     with pytest.raises(ValueError, match=r"."):
         first(f"  {text}", 2)
+
+
+def test_options_of_files() -> None:
+    """The last value of a key that stands twice is as good as the first where nobody minds; a file is refused. Infinity
+    is a number where Python wrote the text, NaN nowhere."""
+    assert parsed('{"a": 1, "a": 2}') == {"a": 2}
+    for settings in ({"unique": True}, {"infinite": True}):
+        with pytest.raises(ValueError, match="duplicate key 'a'"):
+            parsed('[{"a": 1, "a": 2}]', **settings)
+    assert parsed("[-Infinity, Infinity]", infinite=True) == [-math.inf, math.inf]
+    for text in ("NaN", "1e999"):
+        with pytest.raises(ValueError, match=r"is not JSON|is beyond"):
+            parsed(text, infinite=True)
 
 
 @pytest.mark.parametrize("text", ["0", '{"a": [1, -2.5e-3, 1e308, null, true, "\\ud83d\\ude00"]}', "9" * 400])

@@ -18,8 +18,8 @@ from gguflike.engine import Engine
 from gguflike.errors import UnsupportedError
 from gguflike.families import registry
 from gguflike.families.parts import Graph
+from gguflike.reference.formulas import Context
 from gguflike.reference.forward import blocks
-from gguflike.reference.parts import Context
 from gguflike.runner import Model
 from gguflike.runner.drafting import Asked
 from gguflike.runner.mtp import MTPHeads

@@ -15,7 +15,7 @@ from gguflike.kernels.attention.sizes import ATTENTION_HEADS, ATTENTION_KEYS, at
 from gguflike.kernels.engine.args import Own, Word, float_bits
 from gguflike.kernels.engine.memory import ROW_TYPE, aligned
 from gguflike.kernels.engine.program import Program, Team
-from gguflike.runner.parts.attention import heads_together
+from gguflike.runner.parts.attending import heads_together
 from gguflike.runner.rope import Rotation
 from gguflike.runner.state import KVCache, default_context, kv_bytes_per_position
 from tests import naive_model

@@ -730,17 +730,6 @@ def test_groups_that_are_not_there(tmp_path: Path) -> None:
         opened.tensors[f"{UP}.weight"].read_f32()
 
 
-ROLES = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-
-
 def decoded(tensors: dict[str, Any], name: str) -> np.ndarray:
     """The values of a tensor of a file, times the number beside it, by the ``gguf`` package."""
     tensor = tensors[name]
@@ -759,7 +748,7 @@ def test_4_bit_floats_are_kept_bit_for_bit(kind: str, maker: str, tmp_path: Path
     assert f"{case.said}: 7 tensors, which lost precision before" in plan.notices
     gguflike.convert(tmp_path / "m", tmp_path / "f32.gguf", "F32")
     found, floats = (tiny.gguf_tensors(tmp_path / f"{name}.gguf") for name in ("kept", "f32"))
-    for part, role in ROLES.items():
+    for part, role in tiny.MATRICES.items():
         name = f"blk.0.{role}.weight"
         assert found[name].tensor_type.name == kind
         assert (f"blk.0.{role}.scale" in found) == (kind == "NVFP4")

@@ -14,7 +14,8 @@ from gguflike.errors import UnsupportedError
 from gguflike.families.parts import Branch, FeedForward, Graph
 from gguflike.families.parts.recurrent import DeltaNet, KimiDelta, Mamba, Mamba2, ShortConv
 from gguflike.kernels.engine import waiting
-from gguflike.reference.parts import Context, mix, softplus
+from gguflike.reference.formulas import Context, softplus
+from gguflike.reference.parts import mix
 from gguflike.reference.recurrent import convolve, delta_rule
 from gguflike.runner import Model
 from gguflike.runner.parts import ops

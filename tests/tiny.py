@@ -34,6 +34,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+MATRICES = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+"""The matrices of a layer: the name in a checkpoint -> the one in GGUF."""
+
+
 def config(**changes: Any) -> dict[str, Any]:
     """config.json as Transformers 4 writes it. A change to None leaves the key out."""
     base: dict[str, Any] = {

@@ -31,9 +31,9 @@ from gguflike.calibrate.walk import Lazy
 from gguflike.errors import ArgumentError, QuantizationError
 from gguflike.families.parts import Graph, Head
 from gguflike.progress import Progress
+from gguflike.reference.formulas import normalize
 from gguflike.reference.gradient import Product
 from gguflike.reference.gradient.graph import Blocks, State
-from gguflike.reference.parts import normalize
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]

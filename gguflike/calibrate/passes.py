@@ -14,7 +14,7 @@ from gguflike.calibrate.walk import Group, Lazy, Seen, Stage, Standing, closed, 
 from gguflike.calibrate.workspace import FLOAT, QUANTIZED, Contexts, Workspace
 from gguflike.errors import QuantizationError
 from gguflike.frozen import frozen
-from gguflike.reference.parts import Array
+from gguflike.reference.formulas import Array
 from gguflike.tensor import QuantizedTensor
 
 SLAB = 2048

@@ -53,7 +53,10 @@ class Store(Mapping[str, "Statistics | Sequence[Statistics]"]):
             self.about: dict[str, Any] = index["about"]
             self.groups = [_group(each) for each in index["groups"]]
         except OSError as error:
-            raise CheckpointError(f"no statistics in this folder: {error.strerror}", path=self.index) from None
+            remedy = "give the folder that `gguflike calibrate --hessians` has written"
+            raise CheckpointError(
+                f"no statistics in this folder: {error.strerror}", path=self.index, remedy=remedy
+            ) from None
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError("not an index of statistics", path=self.index, got=repr(error)[:80]) from None
         self._groups = {name: group for group in self.groups for name in group.names}

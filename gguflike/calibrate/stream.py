@@ -28,8 +28,8 @@ from gguflike.errors import ArgumentError
 from gguflike.families.parts import Graph
 from gguflike.kernels.engine.host import thread_count
 from gguflike.progress import Progress
+from gguflike.reference.formulas import Array
 from gguflike.reference.forward import embed
-from gguflike.reference.parts import Array
 from gguflike.tensor import QuantizedTensor
 
 SUMS = 2**30

@@ -14,7 +14,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from gguflike import foreign
+from gguflike import foreign, jsontext
 from gguflike.errors import ArgumentError, ArgumentTypeError, TemplateError
 from gguflike.frozen import frozen
 
@@ -171,7 +171,7 @@ def _read(path: Path, render: Render | None, field: str) -> Text:
     else:
         made = [_document(path, number, line, render, field) for number, line in lines_of(text)]
     if not any(document.strip() for document, _ in made):
-        raise ArgumentError("the file has no text", path=path, field=field)
+        raise ArgumentError("the file has no text but white space", path=path, field=field, remedy="leave it out")
     return Text(path.name, tuple(document for document, _ in made), tuple(by_template for _, by_template in made))
 
 
@@ -184,8 +184,8 @@ def _document(path: Path, number: int, line: str, render: Render | None, field: 
         return ArgumentError(f"line {number}: {what}", path=path, field=field, expected=said, got=got, remedy=remedy)
 
     try:
-        said = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        said = jsontext.parsed(line)
+    except ValueError as error:
         raise wrong("not JSON", str(error)[:80]) from None
     record: Mapping[str, Any] = said if isinstance(said, Mapping) else {}
     messages = record.get("messages", record.get("conversations"))

@@ -12,8 +12,9 @@ import numpy as np
 
 from gguflike.families.parts import Branch, Graph, Head
 from gguflike.frozen import frozen, replace
+from gguflike.reference.formulas import Array, Context, Weights, linear, normalize
 from gguflike.reference.forward import step
-from gguflike.reference.parts import Array, Context, Weights, linear, mix, normalize
+from gguflike.reference.parts import mix
 from gguflike.reference.watched import Saw, Watched, tell
 from gguflike.tensor import QuantizedTensor
 

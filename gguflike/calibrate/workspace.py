@@ -18,7 +18,7 @@ import numpy as np
 from gguflike.calibrate import files
 from gguflike.families.parts import Graph
 from gguflike.kernels.engine.memory import give_back
-from gguflike.reference.parts import Array, Context
+from gguflike.reference.formulas import Array, Context
 
 FLOAT, QUANTIZED = "float", "quantized"
 _PROGRESS = "progress.json"

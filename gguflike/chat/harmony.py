@@ -31,6 +31,7 @@ class ChannelReader(Held):
         self._channel, self._function = "final", ""
 
     def end(self, cut: bool = False) -> list[Part]:
+        """What is left at the end. ``cut``: the text was cut off, so what is not whole is no answer either."""
         parts: list[Part] = []
         if not self._in_header:
             self._close(parts, self._held, cut)

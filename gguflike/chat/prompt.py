@@ -139,7 +139,11 @@ class Chat:
         if continue_last:
             text, found, _ = text.partition(end)
             if not found:
-                raise TemplateError("the template leaves out the last message, so it cannot be continued", field=FIELD)
+                raise TemplateError(
+                    "the template leaves out the last message, so it cannot be continued",
+                    field=FIELD,
+                    remedy="end with a message of the user, or give the text as a plain prompt",
+                )
         ids = markup.encode(text, mark) if mark in text else self._tokenizer.encode(text, False, True)
         return Prompt(tuple(ids), text.replace(mark, ""), form, tools, markup.shown(form))
 

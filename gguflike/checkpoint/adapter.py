@@ -152,7 +152,7 @@ def _settings_path(folder: Path) -> Path | None:
     path, copy = folder / ADAPTER, folder / "config.json"
     if files.present(path):
         return path
-    return copy if files.present(copy) and "peft_type" in strictjson.load(copy) else None
+    return copy if files.present(copy) and "peft_type" in strictjson.load_config(copy) else None
 
 
 def _check_settings(settings: Mapping[str, Any], path: Path) -> None:
@@ -193,7 +193,13 @@ def _sorted(
     for name, tensor in tensors.items():
         match = _PARTS.fullmatch(_ADAPTER.sub(r"\1\2", _PREFIX.sub("", name)))
         if match is None or "lora_" in match["module"]:
-            raise UnsupportedError("a tensor that is none of LoRA's", path=path, tensor=name[:200])
+            raise UnsupportedError(
+                "a tensor that is none of LoRA's",
+                path=path,
+                tensor=name[:200],
+                expected="names such as MODULE.lora_A.weight and MODULE.lora_B.weight",
+                remedy="merge the adapter by the library that made it",
+            )
         whole = match["whole"] or match["base"]
         if whole:
             replaced[f"{match['module']}.{whole}"] = tensor
@@ -213,7 +219,14 @@ def _factors(module: str, parts: Mapping[str, LazyTensor], settings: Mapping[str
     names = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B")
     missing = [name for name in names if name not in parts]
     if missing:
-        raise CheckpointError("a matrix of the adapter is missing", path=path, tensor=f"{module}.{missing[0]}")
+        raise CheckpointError(
+            "a matrix of the adapter is missing",
+            path=path,
+            tensor=f"{module}.{missing[0]}",
+            expected=" and ".join(names),
+            got=" and ".join(sorted(parts)),
+            remedy="the file is incomplete: get the adapter again",
+        )
     a, b = (parts[name] for name in names)
     rank = _setting(settings, "r", "rank_pattern", module, path)
     alpha = _setting(settings, "lora_alpha", "alpha_pattern", module, path)
@@ -229,7 +242,12 @@ def _factors(module: str, parts: Mapping[str, LazyTensor], settings: Mapping[str
         )
     magnitude = parts.get("lora_magnitude_vector")
     if settings.get("use_dora") and magnitude is None:
-        raise CheckpointError("a vector of magnitudes is missing", path=path, tensor=f"{module}.lora_magnitude_vector")
+        raise CheckpointError(
+            "a vector of magnitudes is missing, which `use_dora` says that the adapter has",
+            path=path,
+            tensor=f"{module}.lora_magnitude_vector",
+            remedy="the file is incomplete: get the adapter again",
+        )
     scale = alpha / math.sqrt(rank) if settings.get("use_rslora") else alpha / rank
     turned = bool(settings.get("fan_in_fan_out"))
     return Factors(a, b, alpha, scale, embedding, magnitude, turned)

@@ -41,7 +41,8 @@ def read_text(path: Path) -> str:
 def check(path: Path) -> None:
     """CheckpointError for what stands in the place of a file and is none: reading a pipe would wait for ever."""
     if path.exists() and not path.is_file():
-        raise CheckpointError("not a file", path=path)
+        got = "a folder" if path.is_dir() else "a special file"
+        raise CheckpointError("not a file", path=path, expected="a regular file", got=got)
 
 
 def present(path: Path) -> bool:

@@ -100,7 +100,7 @@ def _of_transformers(folder: Path, file: Path | None) -> tuple[dict[str, Any], w
             recognize.check_tensors(weights.of_file(file).tensors, file)
         remedy = "a checkpoint has one beside its weights, and a tokenizer: download them, too"
         raise CheckpointError("there is no config.json", path=folder, remedy=remedy)
-    config = strictjson.load(folder / "config.json")
+    config = strictjson.load_config(folder / "config.json")
     if "peft_type" in config:
         recognize.check_folder(folder)
     return config, weights.of_file(file) if file is not None else weights.of_folder(folder, config)
@@ -121,7 +121,7 @@ def _original(
         error.remedy = error.remedy or recognize.HF_FILES
         raise
     stated = folder / "config.json"
-    config = strictjson.load(stated) if files.present(stated) else {}
+    config = strictjson.load_config(stated) if files.present(stated) else {}
     config = {name: value for name, value in config.items() if name != "quantization_config"} or original.config
     if "quantization_config" in original.config:
         config["quantization_config"] = original.config["quantization_config"]

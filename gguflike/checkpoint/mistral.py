@@ -210,7 +210,14 @@ def _whole(name: str, parts: list[LazyTensor], width: int) -> LazyTensor:
     )
     axis = int(by_columns)
     if any(part.dtype != first.dtype or part.shape[1 - axis] != first.shape[1 - axis] for part in parts):
-        raise CheckpointError("shares of a tensor do not fit each other", path=first.path, tensor=name)
+        raise CheckpointError(
+            "shares of a tensor do not fit each other",
+            path=first.path,
+            tensor=name,
+            expected=f"one dtype, and shapes that differ in axis {axis} only",
+            got=", ".join(f"{part.dtype} {part.shape}" for part in parts[:4]),
+            remedy="get all consolidated files of the same model again",
+        )
     shape = list(first.shape)
     shape[axis] = sum(part.shape[axis] for part in parts)
     return Joined(name, first.dtype, tuple(shape), first.path, first.offset, first.file_bytes, tuple(parts), axis)

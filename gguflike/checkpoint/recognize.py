@@ -82,7 +82,8 @@ def check_folder(folder: Path) -> None:
         if found and (row.beside or not weights):
             raise _not_of_transformers(row, folder, ", ".join(found[:3]))
     if not entries:
-        raise CheckpointError("the folder is empty", path=folder)
+        expected = "config.json, files of weights and a tokenizer"
+        raise CheckpointError("the folder is empty", path=folder, expected=expected, remedy="download the checkpoint")
     inner = [name for name in entries if name.endswith("/") and (folder / name / "config.json").exists()]
     if inner and not weights:
         raise CheckpointError(
@@ -97,7 +98,7 @@ def adapter_of(folder: Path) -> str | None:
     """What adapter a folder has, of which model: told by adapter_config.json, or by a config.json that is a copy of
     one. None where it has none."""
     path, copy = folder / ADAPTER, folder / "config.json"
-    settings = strictjson.load(path if path.exists() else copy) if path.exists() or copy.exists() else {}
+    settings = strictjson.load_config(path if path.exists() else copy) if path.exists() or copy.exists() else {}
     if not path.exists() and "peft_type" not in settings:
         return None
     method = str(settings.get("peft_type", "LORA"))

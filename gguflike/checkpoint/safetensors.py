@@ -70,10 +70,12 @@ class LazyTensor:
 
     @property
     def size(self) -> int:
+        """Number of values."""
         return prod(self.shape)
 
     @property
     def nbytes(self) -> int:
+        """Bytes in the file."""
         return self.size * _BITS[self.dtype] // 8
 
     @property

@@ -29,7 +29,7 @@ def _paths(folder: Path, kind: str) -> list[str]:
     modules = strictjson.load_list(path)
     known = all(isinstance(each, dict) and isinstance(each.get("type"), str) for each in modules)
     if not known:
-        raise CheckpointError("not a list of modules with types", path=path)
+        raise CheckpointError("not a list of modules", path=path, expected='{"type": ..., "path": ...} for each')
     chosen = [each.get("path") for each in modules if each["type"].rpartition(".")[2] == kind]
     for each in chosen:
         if not isinstance(each, str) or not each or Path(each).name != each or each.startswith("."):

@@ -106,6 +106,7 @@ def ends_by_text(ids: Mapping[str, int]) -> frozenset[int]:
 
 #: SentencePiece writes a space as this character.
 SPACE = "\u2581"
+CONTINUES = "##"  # before what goes on with a word, as tokenizer.json of WordPiece writes it
 
 #: Byte-level BPE writes each byte as this character: itself where printable, else one from U+0100 on (GPT-2).
 BYTE_CHARACTERS = "".join(_byte_characters())
@@ -204,7 +205,8 @@ class Vocabulary:
         types = _numbers(metadata, TYPES, "i", len(texts), TokenType.NORMAL).astype(np.int64)
         scores = _numbers(metadata, SCORES, "if", len(texts), 0.0).astype(np.float64)
         if not np.isfinite(scores).all():
-            raise GGUFError("a token score is not finite", field=SCORES)
+            first = int(np.flatnonzero(~np.isfinite(scores))[0])
+            raise GGUFError("a token score is not finite", field=SCORES, got=f"{scores[first]} of token {first}")
         special = _special_ids(metadata, len(texts), _DEFAULT_IDS[model])
         add_bos = _flag(metadata, ADD_BOS, model in ("llama", "gemma4") or pre in _BOS_BY_DEFAULT.split())
         add_eos = _flag(metadata, ADD_EOS, model == "t5")
@@ -216,7 +218,8 @@ class Vocabulary:
         ending = "sep" if model == "bert" else "eos"
         for wanted, key, role in ((add_bos, ADD_BOS, "bos"), (add_eos, ADD_EOS, ending), (add_sep, ADD_SEP, "sep")):
             if wanted and role not in special:
-                raise GGUFError(f"{key} is true but there is no such token", field=SPECIAL_KEYS[role])
+                where = SPECIAL_KEYS[role]
+                raise GGUFError(f"{key} is true but there is no such token", field=where, expected="its id")
         vocabulary = cls(
             model=model,
             pre=pre,
@@ -293,9 +296,10 @@ class Vocabulary:
         """A token as tokenizer.json writes it."""
         if self.model != "bert":
             return self.tokens[index]
-        from gguflike.checkpoint import wordpiece
-
-        return wordpiece.from_gguf(self.tokens[index], int(self.types[index]))
+        token = self.tokens[index]
+        if self.types[index] == TokenType.CONTROL:
+            return token
+        return token[1:] if token.startswith(SPACE) else CONTINUES + token
 
     def added_ids(self) -> list[int]:
         """Ids matched in text before anything else: control, unknown and user-defined tokens, in order of id."""

@@ -196,7 +196,8 @@ def _listed(index: Path) -> dict[str, list[str]]:
     """The files that an index names, in the order in which Transformers reads them, with the tensors of each."""
     weight_map = strictjson.load(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError("weight_map is missing or empty", path=index, field="weight_map")
+        expected = "the name of each tensor, and of the file that it is in"
+        raise CheckpointError("weight_map is missing or empty", path=index, field="weight_map", expected=expected)
     chosen: dict[str, list[str]] = {}
     for tensor, name in weight_map.items():
         chosen.setdefault(_inside(name, index, "weight_map"), []).append(tensor)
@@ -227,7 +228,10 @@ def _indexed(index: Path, chosen: Mapping[str, list[str]]) -> Weights:
     absent = [name for names in chosen.values() for name in names if name not in weights.tensors]
     if absent:
         raise CheckpointError(
-            f"{counted(len(absent), 'tensor')} of the index in no shard", path=index, tensor=absent[0][:200]
+            f"{counted(len(absent), 'tensor')} of the index in no shard",
+            path=index,
+            tensor=absent[0][:200],
+            remedy="get the shards and their index again, of the same revision",
         )
     return weights
 
@@ -254,5 +258,5 @@ def _read(paths: Iterable[Path], notices: Iterable[str] = ()) -> Weights:
                 said.append(f"{name} is in {before} and, with other values, in {path.name}, from which it is taken")
             tensors[name] = tensor
     if not tensors:
-        raise CheckpointError("there are no tensors in the file", path=chosen[0])
+        raise CheckpointError("there are no tensors in the file", path=chosen[0], remedy="get the file again")
     return Weights(chosen, tensors, tuple(said))

@@ -9,33 +9,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gguflike.checkpoint.vocabulary import LOWERCASE, PRE, SPACE, STRIP_ACCENTS, TokenType, Vocabulary
+from gguflike.checkpoint.vocabulary import CONTINUES, LOWERCASE, PRE, SPACE, STRIP_ACCENTS, TokenType, Vocabulary
 from gguflike.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from gguflike.checkpoint.tokenizer.files import TokenizerFiles
 
-_CONTINUES = "##"
 _LONGEST = 100  # characters of a word; longer ones are unknown, as in every published tokenizer.json
 
 
 def to_gguf(tokens: Sequence[str], types: Sequence[int]) -> list[str]:
-    """Tokens as GGUF writes them."""
+    """Tokens as GGUF writes them. `Vocabulary.written` is its inverse."""
     return [
         token
         if kind == TokenType.CONTROL
-        else token.removeprefix(_CONTINUES)
-        if token.startswith(_CONTINUES)
+        else token.removeprefix(CONTINUES)
+        if token.startswith(CONTINUES)
         else SPACE + token
         for token, kind in zip(tokens, types, strict=True)
     ]
-
-
-def from_gguf(token: str, kind: int) -> str:
-    """A token as tokenizer.json writes it. Inverse of `to_gguf`."""
-    if kind == TokenType.CONTROL:
-        return token
-    return token[1:] if token.startswith(SPACE) else _CONTINUES + token
 
 
 def fields(source: TokenizerFiles) -> dict[str, Any]:
@@ -43,7 +35,7 @@ def fields(source: TokenizerFiles) -> dict[str, Any]:
     normalizer = source.node("normalizer") or {}
     model = source.model
     for place, got, expected in (
-        ("model.continuing_subword_prefix", model.get("continuing_subword_prefix"), _CONTINUES),
+        ("model.continuing_subword_prefix", model.get("continuing_subword_prefix"), CONTINUES),
         ("model.max_input_chars_per_word", model.get("max_input_chars_per_word", _LONGEST), _LONGEST),
         ("normalizer", normalizer.get("type"), "BertNormalizer"),
         ("normalizer.clean_text", normalizer.get("clean_text"), True),
@@ -71,11 +63,11 @@ def parts(vocabulary: Vocabulary, vocab: Mapping[str, int]) -> dict[str, Any]:
             "lowercase": vocabulary.lowercase,
         },
         "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "decoder": {"type": "WordPiece", "prefix": _CONTINUES, "cleanup": False},
+        "decoder": {"type": "WordPiece", "prefix": CONTINUES, "cleanup": False},
         "model": {
             "type": "WordPiece",
             "unk_token": "[UNK]" if unknown is None else vocabulary.written(unknown),
-            "continuing_subword_prefix": _CONTINUES,
+            "continuing_subword_prefix": CONTINUES,
             "max_input_chars_per_word": _LONGEST,
             "vocab": vocab,
         },

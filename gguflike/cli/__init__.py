@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from gguflike import __version__
 from gguflike.cli import config, interrupts, streams
 from gguflike.cli.output import clean, columns, flags_of
+from gguflike.cli.usage import UsageError
 from gguflike.errors import ArgumentError, ArgumentTypeError, GGUFLikeError, did_you_mean
 
 #: Command -> one line of help. Each module ``gguflike.cli.<command>`` has ``add_arguments(parser)`` and ``run(args)``.
@@ -43,10 +44,6 @@ COMMANDS = {
 }
 
 DONE, BAD, USAGE, INTERRUPTED = 0, 1, 2, 130
-
-
-class UsageError(Exception):
-    """The command line asks for something that makes no sense; exit status 2."""
 
 
 def script() -> int:

@@ -7,6 +7,7 @@ import os
 import sys
 
 from gguflike.cli.arguments import MODEL
+from gguflike.cli.usage import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +15,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from gguflike.cli import UsageError
     from gguflike.locate import open_header
 
     if not (sys.stdin and sys.stdout and sys.stdin.isatty() and sys.stdout.isatty()):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gguflike.cli.arguments import positive
 from gguflike.cli.output import clean, print_json
 from gguflike.cli.progress import progress_bar
+from gguflike.cli.usage import UsageError
 from gguflike.errors import counted
 
 if TYPE_CHECKING:
@@ -46,8 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from gguflike.cli import UsageError
-
     if args.activations is not None:
         return _run_activations(args)
     if args.out is None and args.hessians is None:
@@ -70,8 +69,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_activations(args: argparse.Namespace) -> int:
-    from gguflike.cli import UsageError
-
     given = {"-o": args.out, "--hessians": args.hessians, "--merge": args.merge, "--workspace": args.workspace}
     for option, value in {**given, "--revision": args.revision}.items():
         if value:

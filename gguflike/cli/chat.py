@@ -13,6 +13,7 @@ from gguflike.cli.output import print_json
 from gguflike.cli.screen import is_colored
 from gguflike.cli.settings import CHATTING, CONVERSATION, SHOWN, SYSTEM, add_settings
 from gguflike.cli.streams import need_input, say
+from gguflike.cli.usage import UsageError
 
 if TYPE_CHECKING:
     from gguflike.runner import Model
@@ -35,8 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from gguflike.cli import UsageError
-
     need_input("a conversation is read from it")
     if args.json and sys.stdin.isatty():
         raise UsageError("--json is for a conversation that is piped in")
@@ -48,7 +47,6 @@ def converse(args: argparse.Namespace, *, is_plain: bool = False) -> int:
     """Load the model and talk to it, or where it ``is_plain``, go on with a text together. UsageError where nothing is
     said."""
     from gguflike.chat.template import keep_ready
-    from gguflike.cli import UsageError
     from gguflike.cli.talk import loop
     from gguflike.cli.talk.conversation import Conversation
     from gguflike.cli.talk.keyboard import kept, screen

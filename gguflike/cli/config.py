@@ -12,6 +12,8 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gguflike.cli.usage import UsageError
+
 ALIASES = "aliases"
 
 
@@ -40,8 +42,6 @@ class Config:
 
 def read() -> Config:
     """The file of settings; nothing where there is none. UsageError for what it cannot mean."""
-    from gguflike.cli import UsageError
-
     config = Config(path())
     place = config.path
     try:
@@ -75,7 +75,6 @@ def read() -> Config:
 
 def _entries(document: Mapping[str, Any], place: str) -> Iterator[tuple[str, str, Any]]:
     """(table, key, value) of all that the file says."""
-    from gguflike.cli import UsageError
     from gguflike.cli.settings import ALL
 
     tables = {ALIASES, *(setting.table for setting in ALL.values())}
@@ -139,7 +138,6 @@ def settle(args: argparse.Namespace) -> None:
 
 
 def _of_environment(name: str, text: str) -> Any:
-    from gguflike.cli import UsageError
     from gguflike.cli.settings import ALL
 
     try:

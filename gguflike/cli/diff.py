@@ -12,6 +12,7 @@ from gguflike.cli.arguments import positive
 from gguflike.cli.output import clean, print_json, table
 from gguflike.cli.paths import fetched
 from gguflike.cli.progress import progress_bar
+from gguflike.cli.usage import UsageError
 
 if TYPE_CHECKING:
     from gguflike.container import Typed
@@ -31,7 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from gguflike.cli import UsageError
     from gguflike.diff import diff
 
     first, second = fetched(args.first), fetched(args.second)
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _page(args: argparse.Namespace, first: str, second: str) -> int:
     """Write the page of the second beside the first."""
-    from gguflike.cli import UsageError, pages
+    from gguflike.cli import pages
     from gguflike.container import open
     from gguflike.diff import diff
 

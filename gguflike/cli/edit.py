@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gguflike.cli.output import clean, print_json, size
+from gguflike.cli.usage import UsageError
 
 if TYPE_CHECKING:
     from gguflike.container import Typed
@@ -43,7 +44,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from gguflike.cli import UsageError
     from gguflike.container import open as open_file
     from gguflike.edit import edit, known_type, value_of
 
@@ -77,7 +77,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _read(path: str) -> bytes:
     """What is in a file, or comes from a pipe. UsageError where it is more than a header holds: a device has no end."""
-    from gguflike.cli import UsageError
     from gguflike.container.layout import MAX_HEADER_BYTES
 
     pieces, count = [], 0
@@ -92,8 +91,6 @@ def _read(path: str) -> bytes:
 
 def _pairs(given: Iterable[str], usage: str) -> list[tuple[str, str]]:
     """(before, behind) the first "=" of each. UsageError where there is none, or a key comes twice."""
-    from gguflike.cli import UsageError
-
     found: list[tuple[str, str]] = []
     for text in given:
         key, sign, value = text.partition("=")

@@ -11,6 +11,7 @@ from gguflike.cli.output import clean, print_json, table
 from gguflike.cli.progress import progress_bar
 from gguflike.cli.recipes import add_text_arguments
 from gguflike.cli.settings import ALL, add_settings
+from gguflike.cli.usage import UsageError
 
 if TYPE_CHECKING:
     from gguflike.evaluate import Accuracy, Evaluation, Figure, Quality
@@ -44,7 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from gguflike.cli import UsageError
     from gguflike.evaluate.evaluation import HeldOut, evaluate_all
 
     if args.card and (args.reference is None or not args.text or not os.path.isfile(args.file)):  # noqa: PTH113 - text
@@ -67,7 +67,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_blame(args: argparse.Namespace) -> int:
-    from gguflike.cli import UsageError
     from gguflike.evaluate.blame import blame
 
     if args.reference is None or args.tasks or args.card:

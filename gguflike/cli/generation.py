@@ -15,6 +15,7 @@ from gguflike.cli.output import clean
 from gguflike.cli.progress import progress_bar
 from gguflike.cli.settings import DRAFTING, LOADING, MTP, SAMPLING, TEXT_SETTINGS, add_settings, names_of
 from gguflike.cli.streams import say
+from gguflike.cli.usage import UsageError
 from gguflike.errors import did_you_mean
 from gguflike.frozen import frozen
 
@@ -47,8 +48,6 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, tokens: int | None =
 
 def model_given(args: argparse.Namespace) -> str | None:
     """The model that a command line names, None where it names none. UsageError where it names two."""
-    from gguflike.cli import UsageError
-
     given = [each for each in (args.file, getattr(args, "model", None)) if each is not None]
     if len(given) > 1:
         raise UsageError(f"two models: {' and '.join(given)}")
@@ -57,8 +56,6 @@ def model_given(args: argparse.Namespace) -> str | None:
 
 def name_of_model(args: argparse.Namespace) -> str:
     """The model that a command is asked to run, as it is named. UsageError where none is, or two are."""
-    from gguflike.cli import UsageError
-
     name = model_given(args)
     if name is None:
         name = usual_model(args.config)
@@ -75,7 +72,6 @@ def load(args: argparse.Namespace) -> Model:
 def _loaded(name: str, args: argparse.Namespace, settings: Iterable[str]) -> Model:
     """Load a model as the ``settings`` of these names say."""
     from gguflike import runner
-    from gguflike.cli import UsageError
 
     options = {each: value for each in settings if (value := getattr(args, each)) is not None}
     place = model_named(name, args.config)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gguflike.cli.arguments import MODEL, positive
 from gguflike.cli.output import clean, size
 from gguflike.cli.several import for_each, print_documents
+from gguflike.cli.usage import UsageError
 
 if TYPE_CHECKING:
     from gguflike.container import GGUFFile
@@ -76,8 +77,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """UsageError for options that have no meaning together."""
-    from gguflike.cli import UsageError
-
     chosen = [f"--{name}" for name in CHOICES if getattr(args, name)]
     if len(chosen) > 1:
         raise UsageError(f"one of {' and '.join(chosen)} at a time")

@@ -48,7 +48,8 @@ def templates(file: GGUFFile) -> dict[str, Any]:
 
     found = chat_templates(file.metadata)
     if not found:
-        raise GGUFError("the file has no chat template", path=file.path, field="tokenizer.chat_template")
+        remedy = "base models have none; `gguflike edit --set-file tokenizer.chat_template=FILE` gives it one"
+        raise GGUFError("the file has no chat template", path=file.path, field="tokenizer.chat_template", remedy=remedy)
     return dict(found)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from gguflike.cli.arguments import positive
 from gguflike.cli.progress import progress_bar
+from gguflike.cli.usage import UsageError
 
 #: Flags of llama.cpp's programs that have no place here, and what to do without them.
 FOREIGN: Mapping[str, str] = {
@@ -48,8 +49,6 @@ def fetched(file: str) -> str:
 def take_rest(args: argparse.Namespace, *, typed: bool) -> None:
     """Give the arguments behind the source their meaning: OUT and, where ``typed``, TYPE and THREADS. UsageError where
     there are too many, or one is given twice."""
-    from gguflike.cli import UsageError
-
     rest: list[str] = args.rest
     if typed and args.type is not None and args.type.isdecimal():
         raise UsageError(f"-t is the type, such as -t Q8_0; {args.type} threads are --threads {args.type}")
@@ -73,8 +72,6 @@ def take_rest(args: argparse.Namespace, *, typed: bool) -> None:
 def take_out(args: argparse.Namespace, missing: str) -> None:
     """Give the argument behind the source its meaning: OUT. UsageError where there are more, and one that says what is
     ``missing`` where there is none."""
-    from gguflike.cli import UsageError
-
     take_rest(args, typed=False)
     if args.out is None:
         raise UsageError(missing)
@@ -83,8 +80,6 @@ def take_out(args: argparse.Namespace, missing: str) -> None:
 def default_out(args: argparse.Namespace) -> None:
     """Without OUT, the file goes into the source's folder, as llama.cpp's programs have it; into the current one, where
     that is on the Hub. UsageError where the source is not there."""
-    from gguflike.cli import UsageError
-
     if args.out is not None or args.dry_run:
         return
     if not os.path.exists(args.source):  # noqa: PTH110 - text
@@ -100,8 +95,6 @@ def default_out(args: argparse.Namespace) -> None:
 
 
 def _take(args: argparse.Namespace, name: str, value: object) -> None:
-    from gguflike.cli import UsageError
-
     if getattr(args, name) is not None:
         raise UsageError(f"{name} is given twice: {getattr(args, name)} and {value}")
     setattr(args, name, value)

@@ -11,6 +11,7 @@ from gguflike.cli.arguments import count, positive
 from gguflike.cli.output import clean, print_json, show
 from gguflike.cli.paths import default_out, near_type, take_rest
 from gguflike.cli.progress import progress_bar
+from gguflike.cli.usage import UsageError
 
 if TYPE_CHECKING:
     from gguflike.convert import ConversionPlan
@@ -116,7 +117,6 @@ def add_split_arguments(parser: argparse.ArgumentParser) -> None:
 def take(args: argparse.Namespace, default_type: str | None) -> dict[str, Any]:
     """The arguments in order, and the options of the selection among them. UsageError, or ArgumentError, for what is
     not valid, before anything is opened."""
-    from gguflike.cli import UsageError
     from gguflike.convert.selection import SelectionOptions, select
 
     take_rest(args, typed=True)
@@ -190,8 +190,6 @@ def _beside(graph: Graph, context: int) -> int:
 
 def _with_card(args: argparse.Namespace, plan: ConversionPlan) -> ConversionPlan:
     """The plan with places for figures on held-out text in its header, where they are asked for."""
-    from gguflike.cli import UsageError
-
     if not args.card:
         given = {"--text": args.text, "--tokens": args.tokens, "--score": args.score != "half"}
         given["--context"] = args.context and args.fit_ram is None

@@ -22,6 +22,7 @@ from gguflike.cli.output import print_json
 from gguflike.cli.screen import Screen
 from gguflike.cli.settings import CONVERSATION, RUNNING, SHOWN, SYSTEM, add_settings
 from gguflike.cli.streams import is_fed, need_input, read_all
+from gguflike.cli.usage import UsageError
 
 if TYPE_CHECKING:
     from gguflike.cli.generation import Begun
@@ -49,8 +50,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from gguflike.cli import UsageError
-
     for name, flag in (("system", "--system"), ("think", "--think")):
         if getattr(args, name) is not None and not args.chat:
             raise UsageError(f"{flag} is for --chat, or for gguflike chat")
@@ -88,8 +87,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _prompt(args: argparse.Namespace) -> str | None:
     """What is to be continued; None where it is to be typed. UsageError where there are two prompts, or none."""
-    from gguflike.cli import UsageError
-
     words = " ".join(args.words) if args.words else None
     if words is not None and args.prompt is not None:
         raise UsageError(f"two prompts: -p and {words!r}")

@@ -13,6 +13,7 @@ from gguflike.cli.generation import add_model_arguments, add_sampling_arguments,
 from gguflike.cli.progress import progress_bar
 from gguflike.cli.settings import DRAFTING, LOADING, MTP, SAMPLING, WORDS, add_settings, names_of
 from gguflike.cli.streams import read_file, say
+from gguflike.cli.usage import UsageError
 
 if TYPE_CHECKING:
     from gguflike.serve import Settings
@@ -92,7 +93,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _settings(args: argparse.Namespace) -> Settings:
-    from gguflike.cli import UsageError
     from gguflike.serve import Settings
 
     name = model_given(args)

@@ -7,6 +7,8 @@ import os
 import sys
 from contextlib import suppress
 
+from gguflike.cli.usage import UsageError
+
 WAITING = 2.0  # seconds after which one says that one waits
 
 
@@ -34,8 +36,6 @@ def prepare() -> None:
 
 def need_input(purpose: str) -> None:
     """UsageError where standard input was closed when the process was started."""
-    from gguflike.cli import UsageError
-
     if sys.stdin is None:
         raise UsageError(f"standard input is closed, and {purpose}")
 
@@ -62,8 +62,6 @@ def drop_output() -> None:
 
 def read_file(path: str) -> str:
     """The text of a file that an option names. OSError where it cannot be read, UsageError where it is no UTF-8."""
-    from gguflike.cli import UsageError
-
     with open(path, "rb") as file:  # noqa: PTH123 - a run comes by
         data = file.read()
     try:

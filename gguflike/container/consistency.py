@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from gguflike.container.findings import Finding, odd
 from gguflike.container.layout import ARCHITECTURE_KEY
 from gguflike.container.values import INTEGERS, ValueType
+from gguflike.container.view import HeaderView
 from gguflike.errors import GGUFError, counted
-
-if TYPE_CHECKING:
-    from gguflike.container.reader import GGUFFile
 
 TOKENS = "tokenizer.ggml.tokens"
 EMBEDDING = "token_embd.weight"
 PER_TOKEN = ("tokenizer.ggml.scores", "tokenizer.ggml.token_type")
 
 
-def architecture(file: GGUFFile) -> Iterator[Finding]:
+def architecture(file: HeaderView) -> Iterator[Finding]:
     """C-016: ``general.architecture``, where it is there, is a text."""
     metadata = file.metadata
     if ARCHITECTURE_KEY not in metadata:
@@ -40,7 +37,7 @@ def architecture(file: GGUFFile) -> Iterator[Finding]:
     )
 
 
-def digested(file: GGUFFile) -> Iterator[Finding]:
+def digested(file: HeaderView) -> Iterator[Finding]:
     """M-001: of digests both keys are there, one digest for each tensor, and all well-formed."""
     from gguflike.container.digest import recorded  # with hashlib, which opening a file does without
 
@@ -50,7 +47,7 @@ def digested(file: GGUFFile) -> Iterator[Finding]:
         yield Finding.of(error, file.path)
 
 
-def strings(file: GGUFFile) -> Iterator[Finding]:
+def strings(file: HeaderView) -> Iterator[Finding]:
     """C-104: strings are UTF-8."""
     metadata = file.metadata
     for key in metadata:
@@ -65,13 +62,13 @@ def strings(file: GGUFFile) -> Iterator[Finding]:
             yield Finding(odd(file), "C-104", message, file.path, metadata.entry(key).start, field=key)
 
 
-def byte_order(file: GGUFFile) -> Iterator[Finding]:
+def byte_order(file: HeaderView) -> Iterator[Finding]:
     """C-108: numbers are little-endian."""
     if file.byteorder == "big":
         yield Finding(odd(file), "C-108", "big-endian; most readers refuse such a file", file.path, 4, field="version")
 
 
-def layers(file: GGUFFile) -> Iterator[Finding]:
+def layers(file: HeaderView) -> Iterator[Finding]:
     """M-010: ``<architecture>.block_count`` layers, numbered from 0. A shard alone has only some of them."""
     key = f"{file.architecture}.block_count"
     numbers = (name.split(".", 2)[1] for name in file.infos if name.startswith("blk."))
@@ -93,7 +90,7 @@ def layers(file: GGUFFile) -> Iterator[Finding]:
         yield wrong(f"metadata says {counted(stated, 'layer')}, there are tensors of layer {max(found)}")
 
 
-def vocabulary(file: GGUFFile) -> Iterator[Finding]:
+def vocabulary(file: HeaderView) -> Iterator[Finding]:
     """M-011: as many scores and types as tokens, a row of the embedding for each, special ids among them."""
     metadata = file.metadata
     if TOKENS not in metadata or metadata.item_type_of(TOKENS) is not ValueType.STRING:
@@ -116,11 +113,10 @@ def vocabulary(file: GGUFFile) -> Iterator[Finding]:
                 yield wrong(key, f"id {value} is not among {counted(tokens, 'token')}")
 
 
-def shards(whole: GGUFFile) -> Iterator[Finding]:
+def shards(first: HeaderView, later: Sequence[HeaderView]) -> Iterator[Finding]:
     """M-016: what a later shard says of the model, the first says, too. Readers take metadata of the first alone."""
     from gguflike.container.digest import PREFIX, SIGNATURE_PREFIX  # as above
 
-    first, *later = whole.shards
     for file in later:
         for key in file.metadata:
             if key.startswith(("split.", PREFIX, SIGNATURE_PREFIX)):  # what each shard has of itself

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from gguflike.container.view import HeaderView
 from gguflike.errors import DigestError, GGUFError
 from gguflike.frozen import fields, frozen
-
-if TYPE_CHECKING:
-    from gguflike.container.reader import GGUFFile
 
 Severity = Literal["error", "warning", "note"]
 #: From what must not be used to what is worth knowing: an error is damage or a broken rule, a warning odd and likely to
@@ -67,6 +65,6 @@ class Finding:
         return str(self.error())
 
 
-def odd(file: GGUFFile) -> Severity:
+def odd(file: HeaderView) -> Severity:
     """How severe it is that a file is not as our writer makes it: an error in our own, worth mentioning in others'."""
     return "error" if any(key.startswith(OURS) for key in file.metadata) else "warning"

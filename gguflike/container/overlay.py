@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from gguflike.container.layout import TensorInfo
-from gguflike.container.reader import GGUFFile, Lazy
+from gguflike.container.reader import GGUFFile
+from gguflike.container.view import Lazy
 from gguflike.tensor import QuantizedTensor
 
 if TYPE_CHECKING:

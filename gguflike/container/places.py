@@ -16,19 +16,19 @@ from gguflike.container.cursor import CUT
 from gguflike.container.findings import Finding, odd
 from gguflike.container.header import NBYTES, NE, OFFSET, PLACE, TYPE, Header
 from gguflike.container.layout import MAGIC, MAX_NAME_BYTES, align_up
+from gguflike.container.view import HeaderView
 from gguflike.errors import counted
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from gguflike.container.reader import GGUFFile
 
 MOST_NAMED = 20  # tensors that break the same rule
 # Forks that store other blocks under an id of the table: id -> (weights per block, bytes per block, what it is).
 VARIANTS: dict[int, tuple[int, int, str]] = {42: (128, 34, "a fork's Q2_0 with blocks of 128 weights in 34 bytes")}
 
 
-def placed(file: GGUFFile) -> Iterator[Finding]:
+def placed(file: HeaderView) -> Iterator[Finding]:
     """C-024: offsets are multiples of the alignment. C-025: all data lies in the file. C-026: no two share bytes.
 
     Of each rule the first MOST_NAMED tensors are named, and the others counted.
@@ -95,7 +95,7 @@ def _in_order(header: Header, indices: npt.NDArray[np.intp]) -> npt.NDArray[np.i
     return indices[np.argsort(header.table[indices, OFFSET], kind="stable")]
 
 
-def short_names(file: GGUFFile) -> Iterator[Finding]:
+def short_names(file: HeaderView) -> Iterator[Finding]:
     """C-017: names have at most 63 bytes; those of up to 127 are read here."""
     for name in file.infos:
         if len(name) > MAX_NAME_BYTES or (not name.isascii() and len(name.encode()) > MAX_NAME_BYTES):
@@ -105,7 +105,7 @@ def short_names(file: GGUFFile) -> Iterator[Finding]:
             return
 
 
-def ordered(file: GGUFFile) -> Iterator[Finding]:
+def ordered(file: HeaderView) -> Iterator[Finding]:
     """C-106: data stands in the order of the records."""
     table = file.header.table
     starts = table[table[:, NBYTES] > 0, OFFSET]
@@ -127,7 +127,7 @@ class Gaps:
     """The bytes between and behind tensors, in their order; ``data_end``, where the last tensor ends, and ``whole``,
     where the file should: behind that tensor's padding. What stands behind that is no gap."""
 
-    def __init__(self, file: GGUFFile) -> None:
+    def __init__(self, file: HeaderView) -> None:
         header = self._header = file.header
         self._order = _in_order(header, np.flatnonzero(header.table[:, NBYTES]))
         starts = header.table[self._order, OFFSET]
@@ -158,7 +158,7 @@ class Gaps:
             yield Gap(int(self._start[number]), int(self._padded[number]), int(self._end[number]), behind)
 
 
-def next_file(file: GGUFFile) -> int | None:
+def next_file(file: HeaderView) -> int | None:
     """Where another GGUF file begins behind this one, padded or not, as where several were joined with cat."""
     between = Gaps(file)
     start = bytearray(len(MAGIC))
@@ -168,7 +168,7 @@ def next_file(file: GGUFFile) -> int | None:
     return None
 
 
-def gaps(file: GGUFFile) -> Iterator[Finding]:
+def gaps(file: HeaderView) -> Iterator[Finding]:
     """C-101: nothing but padding stands between tensors (only the first hole is reported, with how many there are).
     C-103: nothing stands behind the last tensor's padding. C-105: that padding is there."""
     between = Gaps(file)

@@ -51,6 +51,7 @@ class FilePlan:
 
     @property
     def header_bytes(self) -> int:
+        """Where the data section begins."""
         return len(self.header)
 
     def __str__(self) -> str:
@@ -193,7 +194,7 @@ def _check_tensors(tensors: Sequence[TensorSpec], longest: int) -> list[int]:
         try:
             check_name(_utf8(spec.name, "tensor name", "C-018"), longest)
             if spec.name in seen:
-                raise GGUFError("duplicate tensor name", rule="C-019")
+                raise GGUFError("duplicate tensor name", rule="C-019", got=repr(spec.name))
             if len(spec.shape) > MAX_DIMS:
                 raise GGUFError("too many dimensions", rule="C-020", expected=f"0 to {MAX_DIMS}", got=spec.shape)
             if min(spec.shape, default=0) < 0:

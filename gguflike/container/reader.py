@@ -10,61 +10,36 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from math import prod
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gguflike.blocks import BlockFormat, format_by_id
+from gguflike.blocks import BlockFormat
 from gguflike.container import system
-from gguflike.container.header import N_DIMS, NBYTES, OFFSET, TYPE, Header, is_cut, parse
-from gguflike.container.layout import ARCHITECTURE_KEY, MAX_HEADER_BYTES, ORIGINAL_SHAPE, TensorInfo
-from gguflike.container.metadata import Metadata
+from gguflike.container.header import Header, is_cut, parse
+from gguflike.container.layout import MAX_HEADER_BYTES, ORIGINAL_SHAPE, TensorInfo
 from gguflike.container.validate import refuse
 from gguflike.container.values import INTEGERS
+from gguflike.container.view import HeaderView, Lazy
 from gguflike.errors import GGUFError, UnsupportedError, counted
 from gguflike.tensor import QuantizedTensor
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-T = TypeVar("T")
-
 MAX_ORIGINAL_DIMS = 8  # of safetensors; numpy has 32 or 64
+
+CHANGED = "let whatever writes to it come to its end, and begin again"
 
 FIRST_READ = 1 << 20  # bytes of a header elsewhere that are fetched at once; 150,000 words take six times as many
 FIRST_READ_HERE = 1 << 21  # and of one on disk: what 50,000 words take
 
 
-class Lazy(Mapping[str, T]):
-    """Names in file order; each value is made when it is asked for."""
-
-    def __init__(self, names: Mapping[str, Any], make: Callable[[str], T]) -> None:
-        self._names = names
-        self._make = make
-
-    def __getitem__(self, name: str) -> T:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._make(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __repr__(self) -> str:
-        return counted(len(self), "tensor")
-
-
-class GGUFFile:
+class GGUFFile(HeaderView):
     """One open file. A context manager; ``close`` lets go of the mapping, tensors taken before stay valid.
 
     ``path``, ``version`` (2 or 3), ``byteorder`` ("little" or "big"), ``alignment``, ``data_offset`` (where the data
@@ -99,32 +74,13 @@ class GGUFFile:
         return data
 
     def _take(self, header: Header, file_bytes: int) -> None:
-        self.header = header
-        self.file_bytes = file_bytes
-        self.version = header.version
-        self.byteorder: Literal["little", "big"] = "little" if header.order == "<" else "big"
-        self.alignment = header.alignment
-        self.data_offset = header.data_offset
-        self.header_bytes = header.end
-        self.metadata: Metadata = header.metadata
-        self.infos: Mapping[str, TensorInfo] = Lazy(header.names, self._info)
+        super().__init__(self.path, header, file_bytes)
         self.tensors: Mapping[str, QuantizedTensor] = Lazy(header.names, self._tensor)
         self._judge()
 
     def _judge(self) -> None:
         """Raise the first GGUFError that the whole file gives reason for."""
         refuse(self)
-
-    @property
-    def architecture(self) -> str | None:
-        """``general.architecture``, such as "llama"."""
-        return self.metadata.get(ARCHITECTURE_KEY)
-
-    @property
-    def kind(self) -> str:
-        """``general.type``, such as "adapter"; "model" where the file says none, or no text."""
-        stated = self.metadata.get("general.type")
-        return stated if isinstance(stated, str) else "model"
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -179,14 +135,14 @@ class GGUFFile:
             data[:] = _little_endian(data, info.format)
 
     def fill(self, view: memoryview, offset: int) -> int:
-        """Read the file's own bytes from ``offset`` on, whatever they are of; how many, which are fewer than ``view``
-        has where the file ends before."""
+        """Read the file's own bytes from ``offset`` on into ``view``, whatever they belong to. Returns how many were
+        read: fewer than ``view`` has where the file ends before."""
         return system.fill(self._descriptor, view, offset)
 
     def copy_data(self, descriptor: int, to: int) -> bool:
-        """Copy all behind the header, as it is, to the byte ``to`` of another open file, which ends with it; whether
-        the two files share its blocks, so that next to nothing was copied. GGUFError where the file has changed since
-        it was opened."""
+        """Copy everything behind the header to the file open for writing as ``descriptor``, from its byte ``to`` on,
+        where that file then ends. Returns whether the two files share blocks of the disk, so that next to nothing was
+        copied. GGUFError where the file has changed since it was opened."""
         count = max(self.file_bytes - self.data_offset, 0)  # a file without tensors may end before
         self._check_unchanged(None)
         first = self.data_offset + -self.data_offset % system.SHARED_BLOCK
@@ -219,7 +175,7 @@ class GGUFFile:
                 got=counted(status.st_size, "byte"),
             )
         if (status.st_size, status.st_mtime_ns) != (size, changed):
-            raise GGUFError("file changed while it was being read", path=self.path, tensor=name)
+            raise GGUFError("file changed while it was being read", path=self.path, tensor=name, remedy=CHANGED)
 
     def __enter__(self) -> GGUFFile:
         return self
@@ -231,13 +187,6 @@ class GGUFFile:
 
     def __repr__(self) -> str:
         return f"GGUFFile({self.path!r}, {self.architecture}, {counted(len(self.infos), 'tensor')})"
-
-    def _info(self, name: str) -> TensorInfo:
-        header = self.header
-        row = header.table[header.names[name]].tolist()
-        fmt = _format(row[TYPE])
-        shape = tuple(reversed(row[: row[N_DIMS]]))
-        return TensorInfo(name, shape, fmt, header.data_offset + row[OFFSET], row[NBYTES])
 
     def _tensor(self, name: str) -> QuantizedTensor:
         if self.header.order == ">":
@@ -258,7 +207,7 @@ class RefusedFile(GGUFFile):
         pass
 
 
-def original_shape(file: GGUFFile, info: TensorInfo) -> tuple[int, ...] | None:
+def original_shape(file: HeaderView, info: TensorInfo) -> tuple[int, ...] | None:
     """The shape of a tensor in its network, where the file says another than it has. GGUFError where the two do not
     fit each other."""
     key = ORIGINAL_SHAPE + info.name
@@ -350,12 +299,6 @@ def _little_endian(data: npt.NDArray[np.uint8], fmt: BlockFormat) -> npt.NDArray
 def _swapped(fmt: BlockFormat) -> np.dtype[Any]:
     dtype: np.dtype[Any] = fmt.dtype.newbyteorder(">")
     return dtype
-
-
-def _format(type_id: int) -> BlockFormat:
-    fmt = format_by_id(type_id)
-    assert fmt is not None  # the parser refuses ids that are not in the table
-    return fmt
 
 
 def _open(path: str) -> int:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from gguflike.container import places
 from gguflike.container.layout import TensorInfo
 from gguflike.container.metadata import Metadata
-from gguflike.container.reader import GGUFFile, Lazy, original_shape
+from gguflike.container.reader import GGUFFile, original_shape
 from gguflike.container.values import INTEGERS
+from gguflike.container.view import Lazy
 from gguflike.errors import GGUFError, counted
 from gguflike.tensor import QuantizedTensor
 

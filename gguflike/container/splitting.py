@@ -74,7 +74,7 @@ def _bytes(size: int | str) -> int:
         raise ArgumentError(
             "not a size",
             field="split_max_size",
-            expected="a number of bytes, or of K, M or G (thousands, millions, milliards), such as 4G",
+            expected="a number of bytes, or of K, M or G (thousands, millions, billions), such as 4G",
             got=repr(size),
         )
     return count

@@ -8,15 +8,12 @@ although readers take it, and what loads but will surprise who runs it. Rules ab
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from gguflike.container import consistency, places
 from gguflike.container.findings import Finding
+from gguflike.container.view import HeaderView
 
-if TYPE_CHECKING:
-    from gguflike.container.reader import GGUFFile
-
-Check = Callable[["GGUFFile"], Iterator[Finding]]
+Check = Callable[[HeaderView], Iterator[Finding]]
 
 REFUSED: tuple[Check, ...] = (
     consistency.architecture,  # C-016  the architecture is a text
@@ -34,19 +31,19 @@ REPORTED: tuple[Check, ...] = (
 )
 
 
-def refuse(file: GGUFFile) -> None:
+def refuse(file: HeaderView) -> None:
     """Raise the first error that makes a file unusable. GGUFError."""
     for finding in refused(file):
         raise finding.error()
 
 
-def refused(file: GGUFFile) -> Iterator[Finding]:
+def refused(file: HeaderView) -> Iterator[Finding]:
     """What makes a file unusable, in the order of the rules above."""
     for check in REFUSED:
         yield from check(file)
 
 
-def validate(file: GGUFFile) -> Iterator[Finding]:
+def validate(file: HeaderView) -> Iterator[Finding]:
     """All findings about a file, in the order of the rules above."""
     for check in (*REFUSED, *REPORTED):
         yield from check(file)

@@ -47,6 +47,7 @@ def may_go_on(kind: type[BaseException]) -> bool:
 #: Files from this size on are written past the system's cache, where there is no gain in having them there.
 DIRECT_BYTES = 1 << 28
 #: Parts from this size on are hashed while they are written.
+_TOUCHED = "let no other program write to the temporary file, and begin again"
 _HASHED_BESIDE = 1 << 20
 
 
@@ -89,7 +90,7 @@ class _Progress:
         start = self.info.offset
         self.hashed = hash_back(self.sha, descriptor, start + self.hashed, start + end) - start
         if self.hashed < end:
-            raise OutputError("the file was cut by someone else", tensor=self.info.name)
+            raise OutputError("the file was cut by someone else", tensor=self.info.name, remedy=_TOUCHED)
 
     def finish(self) -> str:
         """The digest; OutputError where bytes are missing."""
@@ -324,7 +325,7 @@ class Writer:
         with file.errors():
             count = system.fill(file.target.descriptor, data.data, progress.info.offset)
         if count < data.nbytes:
-            raise OutputError("the file was cut by someone else", path=file.target.path, tensor=name)
+            raise OutputError("the file was cut by someone else", path=file.target.path, tensor=name, remedy=_TOUCHED)
         return data
 
     def flush(self, name: str) -> None:
@@ -413,7 +414,15 @@ def write(
     overwrite: bool = True,
     sources: Iterable[StrPath] = (),
 ) -> FilePlan:
-    """Write a whole file at once; returns its plan. Errors as of ``plan`` and ``Writer``."""
+    """Write a GGUF file of these ``metadata`` and ``tensors``, in their order; return its plan.
+
+    Values of ``metadata`` are plain (bool, int, float, str, lists and arrays of these) or `Typed`, where their width
+    matters. The file appears complete or not at all, with SHA-256 of its header and data. ``sources`` are files that
+    the data come from, none of which may be the target.
+
+    GGUFError where the file would break a rule of spec/container.md, OutputError where the target is a folder or one of
+    the ``sources``, exists and ``overwrite`` is false, does not fit on the disk, or the system refuses to write.
+    """
     kept = list(tensors)
     planned = plan(metadata, [TensorSpec(t.name, t.shape, t.format) for t in kept])
     with Writer(path, planned, overwrite, sources) as writer:

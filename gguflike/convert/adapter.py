@@ -170,15 +170,15 @@ def _base(
 ) -> tuple[Mapping[str, Any], Mapping[str, Any], list[Path]]:
     """The configuration of the model, its tensors as far as they are at hand, and the files that it has."""
     own = adapter.folder / "config.json"
-    if base is None and files.present(own) and "peft_type" not in strictjson.load(own):
-        return strictjson.load(own), {}, [own]
+    if base is None and files.present(own) and "peft_type" not in (config := strictjson.load_config(own)):
+        return config, {}, [own]
     named = adapter.base if base is None else base
     try:
         if named is None:
             raise CheckpointError("the adapter names no base", path=adapter.folder)
         folder = Path(named)
         if folder.is_dir() and not has_model(folder):
-            return strictjson.load(folder / "config.json"), {}, [folder / "config.json"]
+            return strictjson.load_config(folder / "config.json"), {}, [folder / "config.json"]
         opened = checkpoint.open(named, ignored=ignored)
     except GGUFLikeError as error:
         of = f" of {adapter.base}" if adapter.base else ""

@@ -73,11 +73,15 @@ def read(path: str | os.PathLike[str]) -> Imatrix:
         raise CheckpointError(f"importance matrix cannot be read: {error.strerror}", path=source) from None
     made = _read_gguf(source) if magic == b"GGUF" else _read_legacy(source)
     if not made.entries:
-        raise CheckpointError("importance matrix is empty", path=source)
+        remedy = "make it again with `gguflike calibrate` or llama-imatrix"
+        raise CheckpointError("importance matrix is empty", path=source, remedy=remedy)
     for name, entry in made.entries.items():
         numbers = np.concatenate([entry.sums.ravel(), entry.counts, entry.mean.ravel()])
         if not np.isfinite(numbers).all() or (numbers < 0).any():
-            raise CheckpointError("importance must be finite and not negative", path=source, tensor=name)
+            wrong = numbers[~np.isfinite(numbers) | (numbers < 0)]
+            raise CheckpointError(
+                "importance must be finite and not negative", path=source, tensor=name, got=f"{wrong[0]}"
+            )
     return made
 
 
@@ -144,14 +148,17 @@ def _read_gguf(path: Path) -> Imatrix:
             base = name.removesuffix(_SUMS)
             of_counts = file.infos.get(base + _COUNTS)
             if of_counts is None:
-                raise CheckpointError("importance sums without counts", path=path, tensor=base)
+                raise CheckpointError("importance sums without counts", path=path, tensor=base, expected=base + _COUNTS)
             if not info.nbytes or not info.shape or {info.format, of_counts.format} != {FORMATS["F32"]}:
                 got = f"{info.format.name} {info.shape}, {of_counts.format.name} {of_counts.shape}"
                 raise CheckpointError("importance sums are no rows of float32", path=path, tensor=base, got=got)
             sums = file.load(name).data.view("<f4").reshape(-1, info.shape[-1])
             counts = file.load(base + _COUNTS).data.view("<f4").reshape(-1)
             if len(counts) not in (1, len(sums)):
-                raise CheckpointError("importance counts do not fit the sums", path=path, tensor=base)
+                expected = f"1 or {len(sums)}"
+                raise CheckpointError(
+                    "importance counts do not fit the sums", path=path, tensor=base, expected=expected, got=len(counts)
+                )
             entries[base] = Entry(sums.astype(np.float64), counts.astype(np.float64))
         said = [file.metadata.get(key) for key in (_DATASETS, _CHUNKS, _CHUNK_SIZE)]
         texts = tuple(map(str, said[0])) if isinstance(said[0], Sequence) else ()

@@ -74,7 +74,8 @@ class Added:
             left, right = b.read_f32(start, stop), a.read_f32()
         for factor, tensor in ((left, a), (right, b)):
             if not np.isfinite(factor).all():
-                raise CheckpointError("value is not finite", path=tensor.path, tensor=tensor.name)
+                got = factor[~np.isfinite(factor)][0]
+                raise CheckpointError("value is not finite", path=tensor.path, tensor=tensor.name, got=got)
         product = ordered_product(left, right)
         product *= np.float32(self.scale)
         return product
@@ -240,9 +241,15 @@ def _merged(name: str, base: LazyTensor, changes: Sequence[tuple[Added, Adapter]
     magnitudes = [change.factors.magnitude for change, _ in changes if change.factors.magnitude is not None]
     adapter = changes[0][1]
     if magnitudes and len(changes) > 1:
-        raise UnsupportedError("DoRA beside another adapter of the same tensor", path=adapter.folder, tensor=name)
+        remedy = "merge one of them into the checkpoint first, by PEFT's merge_and_unload"
+        raise UnsupportedError(
+            "DoRA beside another adapter of the same tensor", path=adapter.folder, tensor=name, remedy=remedy
+        )
     if magnitudes and changes[0][0].transposed:
-        raise UnsupportedError("DoRA of a matrix that stands the other way round", path=adapter.folder, tensor=name)
+        remedy = "merge it into the checkpoint first, by PEFT's merge_and_unload"
+        raise UnsupportedError(
+            "DoRA of a matrix that is stored transposed", path=adapter.folder, tensor=name, remedy=remedy
+        )
     if magnitudes and magnitudes[0].size != base.rows:
         _base({name: base}, name, adapter, magnitudes[0].name, (magnitudes[0].size, *base.shape[1:]))
     return computed(

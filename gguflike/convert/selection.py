@@ -219,7 +219,8 @@ def _words(path: str | os.PathLike[str]) -> list[str]:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise ArgumentError(f"cannot be read: {why}", path=path, field="tensor_type_file") from None
     if len(text) > MAX_FILE:
-        raise ArgumentError("too long for tensor types", path=path, field="tensor_type_file")
+        expected = f"at most {MAX_FILE:,} characters: lines such as attn_v=q6_k"
+        raise ArgumentError("too long for tensor types", path=path, field="tensor_type_file", expected=expected)
     return text.split()
 
 

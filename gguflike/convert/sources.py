@@ -21,6 +21,7 @@ from gguflike import container
 from gguflike.blocks import FORMATS, BlockFormat, format_by_name
 from gguflike.checkpoint import LazyTensor
 from gguflike.checkpoint.elsewhere import Extent
+from gguflike.container.reader import CHANGED
 from gguflike.errors import GGUFError, QuantizationError, UnsupportedError
 from gguflike.families.origins import Piece
 from gguflike.families.transforms import Transform
@@ -270,7 +271,7 @@ class GGUFSource:
         data = file.read(self.origin, start, start + fmt.tensor_bytes(shape))
         shard = file.infos[self.origin].shard
         if stamp(file.paths[shard]) != self.stamps[shard]:
-            raise GGUFError("file changed while it was being read", path=file.paths[shard])
+            raise GGUFError("file changed while it was being read", path=file.paths[shard], remedy=CHANGED)
         return QuantizedTensor(self.name, fmt, shape, data)
 
     def _decoded(self, part: QuantizedTensor, start: tuple[int, ...], limit: float) -> Floats:
@@ -296,7 +297,7 @@ def stamp(path: str) -> Stamp:
 def _opened(path: str, stamps: tuple[Stamp, ...]) -> container.GGUFFile:
     file = container.open(path)
     if tuple(stamp(each) for each in file.paths) != stamps:
-        raise GGUFError("file changed while it was being read", path=path)
+        raise GGUFError("file changed while it was being read", path=path, remedy=CHANGED)
     return file
 
 

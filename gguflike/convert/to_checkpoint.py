@@ -110,6 +110,9 @@ def export(
     empty, or a link in its place, is left alone (OutputError). ``overwrite`` replaces an earlier export, and nothing
     else. With ``generic``, which files made so say themselves, only the tensors are written, by the names and in the
     shapes of their network.
+
+    GGUFError where the file breaks a rule or its data have changed, UnsupportedError for an architecture or a tokenizer
+    that Transformers has no class for, ArgumentError for another ``dtype``, OSError where the file cannot be opened.
     """
     check_choice("dtype", dtype, ("auto", *DTYPES))
     check_free(Path(folder), overwrite)
@@ -251,6 +254,7 @@ def _runs(family: Family[Any], config: Any, opened: GGUFFile) -> dict[str, list[
             f"{counted(len(unknown), 'tensor')} that no model of architecture {family.name} has",
             path=opened.path,
             tensor=unknown[0],
+            remedy="`generic=True` writes all tensors, by their names in the file",
         )
     runs: dict[str, list[Run]] = {}
     for binding in bound:

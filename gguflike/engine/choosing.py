@@ -14,7 +14,7 @@ from gguflike.runner.sampling.sampler import Chooser, Sampler
 
 if TYPE_CHECKING:
     from gguflike.runner import Model
-    from gguflike.runner.sampling.sampler import Mask
+    from gguflike.runner.sampling.weights import Mask
 
 
 def chooser(request: Request, model: Model) -> Chooser:

@@ -178,7 +178,7 @@ class Engine:
 
     def _check_open(self) -> None:
         if self._closing or self._died is not None:
-            raise ArgumentError("the engine is closed", path=self.model.path)
+            raise ArgumentError("the engine is closed", path=self.model.path, remedy="make another one of the model")
 
     # What it does
 

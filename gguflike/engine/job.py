@@ -54,6 +54,7 @@ class Job:
 
     @property
     def cancelled(self) -> bool:
+        """Whether `cancel` was called."""
         return self._cancelled
 
     @property

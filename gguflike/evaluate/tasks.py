@@ -8,7 +8,6 @@ UTF-8 (``normalized``), since longer texts are less likely.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from gguflike import jsontext
 from gguflike.calibrate.texts import check_unicode, lines_of, text_of
 from gguflike.errors import ArgumentError
 from gguflike.evaluate import estimates
@@ -62,8 +62,8 @@ def read(path: Path) -> list[Question]:
     found = []
     for number, line in lines_of(text_of(path, "tasks")):
         try:
-            found.append(_question(json.loads(line)))
-        except (ValueError, RecursionError) as error:
+            found.append(_question(jsontext.parsed(line)))
+        except ValueError as error:
             raise ArgumentError(
                 f"line {number} is no question with choices",
                 path=path,

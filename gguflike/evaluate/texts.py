@@ -78,7 +78,7 @@ def files(paths: Iterable[StrPath], field: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for name, path in zip(names, listed, strict=True):
         if name in found:
-            raise ArgumentError("the same text twice", path=path, field=field)
+            raise ArgumentError("the same text twice", path=path, field=field, remedy="leave one of them out")
         found[name] = path
     return found
 

@@ -30,7 +30,6 @@ from gguflike.families.parts import role_of
 from gguflike.frozen import About, fields, frozen, replace
 
 Config = TypeVar("Config")
-Default = Callable[[Any], Any]
 
 _LIMIT = 2**31  # no size of a real model comes near; it keeps products of sizes within 64 bits
 #: More of what is made one by one no model has: layers, and experts and heads whose tensors are put together.

@@ -131,7 +131,8 @@ def _layer_types(values: Mapping[str, Any]) -> list[str]:
     pattern = values.get("hybrid_override_pattern")
     given = values.get("layers_block_type") or [_PATTERN.get(letter, letter) for letter in pattern or ""]
     if not given:
-        raise CheckpointError("required value is missing", field="config.json: layers_block_type")
+        expected = "the kind of each layer, or hybrid_override_pattern"
+        raise CheckpointError("required value is missing", field="config.json: layers_block_type", expected=expected)
     return [str(each) for each in given]
 
 

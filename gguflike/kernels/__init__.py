@@ -10,10 +10,11 @@
     matmul/      products of matrices in blocks with activations
     attention/   attention over a cache of keys and values, rotary positions
     experts/     mixtures of experts: the choice of a token's experts, products with their matrices alone
-    ops  embed   what stands between the matrix products of most models: norm, silu, rows of the embedding
+    ops          what stands between the matrix products of most models: root-mean-square norms, silu
+    embed        rows of an embedding that lies in blocks
     shares       what sampling needs of a whole vocabulary
-    args         the argument words of these three
-    rows/        the same in all their forms: any norm, any activation, sums, scales, soft-caps
+    args         the argument words of these three: ops, embed and shares
+    rows/        norms, activations, sums, scales and soft-caps in every form, for models that need more than ops
     rounding/    rounding under a Hessian: error feedback, coordinate descent
     recurrent/   convolutions, the gated delta rule and state-space models, with their states
     table        one row per block type: which kernels serve it, how its weights lie in memory
@@ -24,6 +25,19 @@
 **Two kinds of kernels.** *Ops* are what a running model calls, and what decodes and encodes: functions of addresses,
 kept as object files and called without numba (engine/). Encoders with codebooks, and what rounds under a Hessian, are
 functions of numpy arrays, which numba compiles on first use, and loads.
+
+**How a function is compiled** says its decorator; each calls those above it:
+
+    @operation   LLVM code for one thing on vectors or at addresses, in place wherever it is called (vector/lanes.py)
+    @inner       a helper that only kernels call; @lean, without reference counts (engine/jit.py)
+    @jit         a kernel that Python or an op calls: a decoder, an encoder of arrays
+    @op          ``op(args, state, start, stop)``: the words at ``args`` by the names of an ``Args``, over some items
+
+**One type from end to end.** To see how all of this meets, follow Q8_0, whose codes are plain bytes, then Q4_K:
+its fields and formula (blocks/table.py), the decoder in numpy (blocks/), its row here (table.py), decoding
+(decode/simple.py, kquants.py), encoding (encode/fixed.py, kaffine.py), its record (matmul/records.py) and how blocks
+get there (scatter.py), and the products (integer.py, with tile.py for many tokens). All of it is written by type only
+where types differ: table.py names the pieces, and by_type/ makes the ops.
 
 **Words of the matrix products.** A vector gives every lane a row of the weight matrix, so no sum ever crosses lanes.
 

@@ -8,9 +8,9 @@ from gguflike.reference import extras as extras
 from gguflike.reference import latent as latent
 from gguflike.reference import mtp as mtp
 from gguflike.reference import recurrent as recurrent
+from gguflike.reference.formulas import normalize as normalize
 from gguflike.reference.forward import branch as branch
 from gguflike.reference.forward import hidden as hidden
 from gguflike.reference.forward import logits as logits
 from gguflike.reference.parts import mix as mix
-from gguflike.reference.parts import normalize as normalize
 from gguflike.reference.watched import Watched as Watched

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from gguflike.families.parts.experts import Experts, Router
-from gguflike.reference.parts import Array, Context, Weights, gated, linear, mix, normalize, sigmoid, softmax, softplus
+from gguflike.reference.formulas import Array, Context, Weights, linear, normalize, sigmoid, softmax, softplus
+from gguflike.reference.parts import gated, mix
 from gguflike.reference.watched import tell
 
 # llama.cpp's: the least sum that weights are divided by.

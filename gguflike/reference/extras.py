@@ -7,8 +7,9 @@ from functools import reduce
 import numpy as np
 
 from gguflike.families.parts.extras import Constant, Layer, LayerEmbeddings, LayerInput, Pooling, Rescale, Sum
+from gguflike.reference.formulas import ACTIVATIONS, Array, Context, Weights, linear, normalize
 from gguflike.reference.forward import step
-from gguflike.reference.parts import ACTIVATIONS, Array, Context, Weights, linear, mix, normalize
+from gguflike.reference.parts import mix
 
 
 @mix.register

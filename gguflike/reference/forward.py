@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from gguflike.families.parts import Branch, Graph, Head, role_of
-from gguflike.reference.parts import Array, Context, Weights, mix, normalize
+from gguflike.reference.formulas import Array, Context, Weights, normalize
+from gguflike.reference.parts import mix
 
 
 @singledispatch

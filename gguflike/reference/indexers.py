@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from gguflike.families.parts.indexers import BlockIndexer, Indexer
+from gguflike.reference.formulas import Array, Context, Weights, linear, normalize, rotate
 from gguflike.reference.gradient.tape import Traced, constant
-from gguflike.reference.parts import Array, Context, Weights, linear, normalize, rotate
 
 
 def chosen(part: Indexer, weights: Weights, x: Array, narrow: Array, mask: Array, context: Context) -> Array:

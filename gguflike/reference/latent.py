@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from gguflike.families.parts.latent import LatentAttention
+from gguflike.reference.formulas import Array, Context, Weights, linear, normalize, rotate, tempered
 from gguflike.reference.indexers import chosen
-from gguflike.reference.parts import Array, Context, Weights, attend, linear, mix, normalize, rotate, tempered
+from gguflike.reference.parts import attend, mix
 from gguflike.reference.watched import tell
 
 

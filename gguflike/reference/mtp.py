@@ -9,7 +9,7 @@ import numpy as np
 from gguflike.families.parts import Graph
 from gguflike.families.parts.mtp import MTPInput
 from gguflike.reference import forward
-from gguflike.reference.parts import Array, Context, linear, normalize
+from gguflike.reference.formulas import Array, Context, linear, normalize
 
 
 def made(head: Graph, weights: Mapping[str, Array], ids: Sequence[int], before: Array) -> Array:

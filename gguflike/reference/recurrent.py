@@ -9,7 +9,8 @@ import numpy as np
 
 from gguflike.families.parts import Norm
 from gguflike.families.parts.recurrent import DeltaNet, KimiDelta, Mamba, Mamba2, ShortConv
-from gguflike.reference.parts import Array, Context, Weights, linear, mix, normalize, sigmoid, silu, softplus
+from gguflike.reference.formulas import Array, Context, Weights, linear, normalize, sigmoid, silu, softplus
+from gguflike.reference.parts import mix
 
 
 def convolve(weights: Weights, role: str, x: Array) -> Array:

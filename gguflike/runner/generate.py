@@ -65,6 +65,7 @@ class Generation:
 
     @property
     def prefill_tokens_per_s(self) -> float:
+        """Speed of reading the prompt, by the tokens of it that had to be computed."""
         return (self.prompt_tokens - self.cached_tokens) / self.prefill_seconds if self.prefill_seconds else 0.0
 
     @property

@@ -247,7 +247,13 @@ class Model(Network):
         return self.generate(prompt.ids, max_tokens, **settings)
 
     def perplexity(self, ids: Sequence[int], window: int = 256, progress: Progress | None = None) -> float:
-        """exp of the mean negative log-likelihood of each token given those before it in its window of ``window``."""
+        """How badly the model foresees the text of the token ``ids``: 1 is not at all badly, the size of the vocabulary
+        is no better than a guess.
+
+        exp(-mean(log p(token | those before it in its window))), where windows of ``window`` tokens (2 or more) follow
+        one another, and the first token of each is not counted. ``progress`` counts tokens. ArgumentError for fewer
+        than two tokens or a smaller window, UnsupportedError for a window longer than the context.
+        """
         from gguflike.runner import perplexity  # who runs a model need not load it
 
         return perplexity.measure(self, ids, window, progress)
@@ -278,6 +284,10 @@ def load(
     ``progress(done, total, what)`` hears of loading and, on the first ever run, of kernels being compiled.
 
     ``path`` may also name a file of the Hub or behind a URL (`gguflike.locate`), which is fetched into a cache.
+
+    GGUFError where the file breaks a rule or is no whole model, UnsupportedError where this version cannot run it or
+    not with so long a ``context``, ArgumentError for a value that is none, OSError where the file cannot be opened,
+    RemoteError where it cannot be had.
     """
     if not os.path.lexists(path):
         from gguflike.locate import locate

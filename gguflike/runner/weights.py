@@ -165,7 +165,13 @@ class Weights:
         """Give matrices the ``fixed`` ranges that are here by their names, and others none: of programs that are made
         afterwards. GGUFError where there is no such matrix."""
         for name in ranges.keys() - self._matrices.keys():
-            raise GGUFError("a range of activations is of no matrix", path=self._file.path, field=name)
+            remedy = "measure them again: gguflike calibrate --activations"
+            raise GGUFError(
+                "a fixed range of activations is of no matrix that the model has",
+                path=self._file.path,
+                tensor=name,
+                remedy=remedy,
+            )
         for name, matrix in self._matrices.items():
             self._matrices[name] = matrix._replace(fixed=ranges.get(name))
 

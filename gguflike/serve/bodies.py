@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 JSON = "application/json"
-#: Half of a surrogate pair, as it is escaped, or one of a whole pair.
-_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
@@ -61,9 +58,9 @@ def decoded(data: bytes) -> dict[str, Any]:
     try:
         text = data.decode("utf-8-sig")
         body = jsontext.parsed(text)
-        if _HALF.search(text):
+        if jsontext.HALF.search(text):
             body = jsontext.parsed(json.dumps(body, ensure_ascii=False).encode("utf-8", "replace").decode())
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number of thousands of digits
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, too deep to be written again
         raise ApiError(400, f"the body is not JSON: {error}"[:300], code="invalid_json") from None
     if not isinstance(body, dict):
         raise ApiError(400, f"the body must be a JSON object; got {shown(body)}", code="invalid_json")

@@ -60,6 +60,7 @@ class Server:
 
     @property
     def url(self) -> str:
+        """Where this machine reaches the server, such as "http://localhost:8080"."""
         host = self.settings.host
         shown = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
         return f"http://{shown}:{self.port}"

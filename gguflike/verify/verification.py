@@ -121,7 +121,7 @@ def verify(
         for check in checks:
             done = check.run(progress, done, total)
             findings += check.findings
-        findings += consistency.shards(whole)
+        findings += consistency.shards(files[0], files[1:])
         disagree = any(finding.rule in ("M-010", "M-011") for finding in findings)
         if key is not None:
             from gguflike.verify import signature

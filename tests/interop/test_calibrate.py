@@ -17,15 +17,6 @@ from tests.interop.conftest import AUSTEN, TEXT
 
 CONTEXT = 128
 TOKENS = 8 * CONTEXT
-NAMES = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
 
 
 def grams(model: Any, ids: np.ndarray, names: dict[str, str]) -> dict[str, np.ndarray]:
@@ -61,7 +52,7 @@ def test_statistics_of_a_trained_model_are_those_of_transformers(tmp_path: Path)
     with gguflike.load(tmp_path / "m.gguf") as model:
         ids = np.array(model.tokenize(TEXT.read_text())[:TOKENS]).reshape(-1, CONTEXT)
     reference = AutoModelForCausalLM.from_pretrained(AUSTEN, dtype=torch.float32)
-    want = grams(reference, ids, {**NAMES, "lm_head": "token_embd"})
+    want = grams(reference, ids, {**tiny.MATRICES, "lm_head": "token_embd"})
     entries, kept = imatrices.read(tmp_path / "i.gguf").entries, Store(tmp_path / "h")
     assert set(entries) == set(kept) == set(want)
     for name, gram in want.items():

@@ -12,8 +12,8 @@ import gguflike
 from gguflike import container, runner
 from gguflike.families import registry
 from gguflike.reference import mtp
+from gguflike.reference.formulas import Context, normalize
 from gguflike.reference.forward import blocks
-from gguflike.reference.parts import Context, normalize
 from tests.interop.families import converter
 from tests.interop.families.processes import Kept
 from tests.measures import largest_error

@@ -201,7 +201,11 @@ class RemoteFile:
         encoded = headers.get("content-encoding", "identity") != "identity"
         self._check_stated(etag if own else None, None if encoded else size)
         if self._size is None:
-            raise RemoteError("the server does not say how large the file is", path=self.name)
+            raise RemoteError(
+                "the server does not say how large the file is, so that no part of it can be asked for",
+                path=self.name,
+                remedy="download the file, and give its path",
+            )
 
     def _check_stated(self, etag: str | None, size: str | None) -> None:
         """Compare with what is known of the file, or take it as that."""

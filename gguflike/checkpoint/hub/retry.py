@@ -45,7 +45,7 @@ class Attempts:
         """RemoteError where the server sends us from one address to the next without end."""
         self.redirects += 1
         if self.redirects > REDIRECTS:
-            raise RemoteError("the server redirects without end", path=self.name)
+            raise RemoteError("the server redirects without end", path=self.name, got=f"{self.redirects} redirections")
 
     def renewed(self, error: RemoteError) -> None:
         """Raise ``error`` where a link that has expired was renewed, and is refused again."""

@@ -149,7 +149,7 @@ def _of_stream(path: Path) -> dict[str, LazyTensor]:
             if magic != _MAGIC:
                 raise UnsupportedError("a pickle that torch.save did not write", path=path, remedy=REMEDY)
             if load(machine) != _PROTOCOL:
-                raise UnsupportedError("a version of torch.save's format that is not known", path=path)
+                raise UnsupportedError("a version of torch.save's format that is not known", path=path, remedy=REMEDY)
             facts, loaded, keys = load(machine), load(machine), load(machine)
             break
         except EndOfPickle:
@@ -168,7 +168,13 @@ def _places(path: Path, at: int, size: int, keys: Any, state: Mapping[str, View]
     """
     widths = {view.storage.key: SIZES.get(view.storage.dtype, 1) for view in state.values()}
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or not widths.keys() <= set(keys):
-        raise CheckpointError("keys of the storages are malformed", path=path, offset=at)
+        raise CheckpointError(
+            "keys of the storages are malformed",
+            path=path,
+            offset=at,
+            expected="a list of texts, with a storage for each tensor",
+            remedy="the file is damaged: get it again",
+        )
     places: dict[str, _Place] = {}
     with path.open("rb") as file:
         for key in keys:

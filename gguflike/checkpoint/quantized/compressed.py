@@ -221,7 +221,14 @@ def _plain(pool: Pool, name: str, group: Group | None) -> str:
     made = scales_of(weight, scales, block, exponents=exponents)
     offset = None if zeros is None else scales_of(weight, zeros, block)
     if offset is not None and weight.dtype != "I8":
-        raise UnsupportedError("weight of 8-bit floats has a zero point", path=weight.path, tensor=name)
+        raise UnsupportedError(
+            "only integers have zero points here",
+            path=weight.path,
+            tensor=name,
+            expected="I8",
+            got=weight.dtype,
+            remedy="start from the checkpoint before it was quantized",
+        )
     pool.give(computed(Scaled, name, weight.shape, weight, values=weight, scales=made, zeros=offset))
     return f"{'int' if weight.dtype == 'I8' else 'float'} 8 bits, {described(made.shape, made.sizes)}"
 

@@ -60,7 +60,12 @@ class Pool:
     def give(self, tensor: LazyTensor) -> None:
         """Add a tensor that was made. CheckpointError where there is one of its name."""
         if tensor.name in self.left or tensor.name in self.made:
-            raise CheckpointError("weight is there quantized and as it is", path=tensor.path, tensor=tensor.name)
+            raise CheckpointError(
+                "weight is there twice, quantized and in floats",
+                path=tensor.path,
+                tensor=tensor.name,
+                remedy="leave one of the two out of the checkpoint",
+            )
         self.made[tensor.name] = tensor
         self.count += 1
 

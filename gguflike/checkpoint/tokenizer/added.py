@@ -29,7 +29,8 @@ def token_texts(source: TokenizerFiles, vocab: Mapping[str, int], size: int | No
                 "two tokens share an id", path=source.path, got=f"{by_id[index]!r} and {text!r} at {index}"
             )
     if not by_id:
-        raise CheckpointError("the vocabulary is empty", path=source.path)
+        remedy = "get the tokenizer's files again"
+        raise CheckpointError("the vocabulary is empty", path=source.path, remedy=remedy)
     count = max(by_id) + 1
     if size is None:
         size = count

@@ -10,6 +10,7 @@ from gguflike.cli.generation import sampling_of
 from gguflike.cli.output import clean, table
 from gguflike.cli.settings import ALL, DRAFTING, SAMPLING, TEXT_SETTINGS, names_of
 from gguflike.cli.talk import files
+from gguflike.cli.usage import UsageError
 from gguflike.errors import GGUFLikeError, counted, did_you_mean
 
 if TYPE_CHECKING:
@@ -69,8 +70,6 @@ _OPTIONS = {flag.lstrip("-"): name for name in _SETTABLE for flag in ALL[name].f
 
 
 def _set(session: Session, rest: str) -> None:
-    from gguflike.cli import UsageError
-
     word, _, value = rest.partition(" ")
     args, name = session.args, _OPTIONS.get(word, word.replace("-", "_"))
     if not word:

@@ -8,6 +8,7 @@ import os
 import tempfile
 from typing import TYPE_CHECKING, Any
 
+from gguflike import jsontext
 from gguflike.cli.generation import begin_answer, begin_text, choices
 from gguflike.cli.talk import files
 from gguflike.cli.talk.files import FileError
@@ -138,8 +139,8 @@ class Conversation:
     def load(self, path: str) -> None:
         """Take the messages of a file in place of these. `FileError` where they are none that can be gone on with."""
         try:
-            found = json.loads(files.read(path))
-        except (ValueError, RecursionError) as error:
+            found = jsontext.parsed(files.read(path))
+        except ValueError as error:
             raise FileError(f"{path} is no JSON: {error}") from None
         messages = found.get("messages") if isinstance(found, dict) else found
         self.system, self.turns = self._checked(path, messages)

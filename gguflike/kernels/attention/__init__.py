@@ -9,6 +9,7 @@
     rope          rotary position embedding, and storing keys and values
     kv_float      the cache in floats: kv_f16, kv_f32
     kv_q8         the cache in int8 with scales
+    kv_expanded   sums of values that are expanded to floats first
     kv_shared     a cache of rows that are key and value alike: kv_shared_f16, kv_shared_f32, kv_shared_q8
     sizes         sizes of work items
     args          the argument words of causal and rope

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from gguflike.kernels.attention.args import STORE_KV
-from gguflike.kernels.attention.tile import PANEL
+from gguflike.kernels.attention.kv_expanded import values_by
 from gguflike.kernels.attention.tile import make_scores as tile_scores
-from gguflike.kernels.attention.tile import make_values as tile_values
 from gguflike.kernels.engine.atomics import load_args, load_word
 from gguflike.kernels.engine.jit import inner
 from gguflike.kernels.vector.lanes import magnitude, maximum, minimum, reduce_max, round_even, splat, to_float, to_int
@@ -94,17 +93,4 @@ def make_scores(rows: int) -> Any:
     return scores_of
 
 
-def make_values(rows: int) -> Any:
-    """Return a kernel that writes out (rows, dim), the weighted sums of ``count`` values from number ``first`` on."""
-    add = tile_values(rows, 1)
-
-    @inner
-    def add_values(
-        args: Address, weights: Address, cached: int, first: int, count: int, panel: Address, out: Address
-    ) -> None:
-        dim = load_word(args + STORE_KV.head_dim)
-        for d in range(0, dim, 16):
-            expand_values(args, cached, first, count, d, panel)
-            add(weights, panel, PANEL, count, 0, out + 4 * d, 4 * dim)
-
-    return add_values
+make_values = values_by(expand_values)

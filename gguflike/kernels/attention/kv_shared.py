@@ -9,16 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 from gguflike.kernels.attention.args import STORE_KV
+from gguflike.kernels.attention.kv_expanded import values_by
 from gguflike.kernels.attention.tile import PANEL
-from gguflike.kernels.attention.tile import make_values as tile_values
-from gguflike.kernels.engine.atomics import load_args, load_word
+from gguflike.kernels.engine.atomics import load_args
 from gguflike.kernels.engine.jit import inner
 from gguflike.kernels.vector.emitter import V16F32, Emitter
 from gguflike.kernels.vector.lanes import int64, operation, void
 from gguflike.kernels.vector.memory import load_f32x16, store_f32x16
+from gguflike.kernels.vector.sizes import LANES
 from gguflike.kernels.vector.types import Address, Value
-
-LANES = 16
 
 
 @operation(void, int64)
@@ -54,22 +53,7 @@ def readers(expand_tile: Any) -> tuple[Any, Any]:
             expand_tile(args, cached, first + i, d, panel + PANEL * i)
             transpose(panel + PANEL * i)
 
-    def make_values(rows: int) -> Any:
-        """Return a kernel that writes out (rows, dim), the weighted sums of ``count`` values from number ``first``."""
-        add = tile_values(rows, 1)
-
-        @inner
-        def add_values(
-            args: Address, weights: Address, cached: int, first: int, count: int, panel: Address, out: Address
-        ) -> None:
-            dim = load_word(args + STORE_KV.head_dim)
-            for d in range(0, dim, LANES):
-                expand_values(args, cached, first, count, d, panel)
-                add(weights, panel, PANEL, count, 0, out + 4 * d, 4 * dim)
-
-        return add_values
-
-    return expand_values, make_values
+    return expand_values, values_by(expand_values)
 
 
 def float_kernels(size: int, load: Any, scatter: Any) -> tuple[Any, ...]:

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gguflike.families.parts import Graph, role_of
+from gguflike.reference.formulas import Context, normalize
 from gguflike.reference.forward import by_layer, embed, head, step
 from gguflike.reference.gradient.tape import Array, Product, Tape, Traced
-from gguflike.reference.parts import Context, mix, normalize
+from gguflike.reference.parts import mix
 
 #: Logits (tokens, n_vocab) -> the loss, and its gradient by them.
 Loss = Callable[[Array], tuple[float, Array]]

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from gguflike.reference.formulas import erf
 from gguflike.reference.gradient.contraction import contract, parse
 from gguflike.reference.gradient.tape import Array, Matrix, Placed, Product, Pull, Tape, Traced, constant
-from gguflike.reference.parts import erf
 
 
 def _same(gradient: Array) -> Array:

@@ -64,9 +64,15 @@ def check(part: Experts) -> None:
             },
         )
     if part.weight_first and (part.bias or part.output_scaled):
-        raise UnsupportedError("experts whose input is weighted, and that have biases or scales of their outputs")
+        raise UnsupportedError(
+            "experts whose input is weighted, with biases or scales of their outputs",
+            expected="biases or scales only where outputs are weighted",
+        )
     if (router.norm or part.input_norm) and part.shared_gate:
-        raise UnsupportedError("a gate of shared experts beside a router or experts with norms of their own")
+        raise UnsupportedError(
+            "a gate of shared experts beside a router or experts with norms of their own",
+            expected="one of the two at most",
+        )
 
 
 def emit(part: Experts, s: Schedule, weights: LayerWeights, state: None, source: Source, target: Target) -> None:  # noqa: ARG001
@@ -82,7 +88,10 @@ def emit(part: Experts, s: Schedule, weights: LayerWeights, state: None, source:
     own_inputs = part.router.norm is not None or part.input_norm is not None
     if own_inputs:
         if source.norm is not None:
-            raise UnsupportedError("a router or experts with a norm of their own, behind one of both")
+            raise UnsupportedError(
+                "a router or experts with a norm of their own, behind a norm of both",
+                expected="one norm at most between the residual stream and the router",
+            )
         own = Source(source.address, source.size, part.router.norm, weights)
         _linear_alone(s, router, s.read(own, (router,)), logits)
         source = Source(source.address, source.size, part.input_norm, weights)

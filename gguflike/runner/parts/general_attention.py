@@ -29,7 +29,7 @@ from gguflike.kernels.attention.general_args import (
 from gguflike.kernels.attention.sizes import ATTENTION_KEYS
 from gguflike.kernels.engine.args import Word, float_bits
 from gguflike.runner.matrix import Matrix
-from gguflike.runner.parts.attention import (
+from gguflike.runner.parts.attending import (
     Found,
     attend,
     attend_each,

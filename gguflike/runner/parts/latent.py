@@ -16,7 +16,7 @@ from gguflike.kernels.attention.latent_args import KEYS
 from gguflike.kernels.engine.args import Own, Word, float_bits
 from gguflike.runner.buffers import Activations
 from gguflike.runner.matrix import Matrix, Stack
-from gguflike.runner.parts import attention
+from gguflike.runner.parts import attending, attention
 from gguflike.runner.parts.checks import multiple
 from gguflike.runner.parts.general_attention import temperatures
 from gguflike.runner.schedule import Schedule, Source, Target
@@ -135,7 +135,7 @@ def _attend(part: LatentAttention, s: Schedule, cache: KVCache, queries: int, ke
     }
     asked: dict[str, Word] = {**store, "q": queries, "n_head": part.heads, "scale": float_bits(part.scale)}
     values = s.local("attended", part.heads * cache.head_dim)
-    attention.attend(usual, s, cache, store, asked, attention.found_as_floats(values))
+    attending.attend(usual, s, cache, store, asked, attending.found_as_floats(values))
     return values
 
 

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gguflike.runner.sampling.candidates import Candidates
-from gguflike.runner.sampling.sampler import mask_bits, nothing_left
-from gguflike.runner.sampling.weights import flagged, masked, sums
+from gguflike.runner.sampling.weights import flagged, mask_bits, masked, nothing_left, sums
 
 if TYPE_CHECKING:
     from gguflike.runner.sampling.dry import Repetitions
-    from gguflike.runner.sampling.sampler import Logits, Mask
     from gguflike.runner.sampling.settings import Sampling
+    from gguflike.runner.sampling.weights import Logits, Mask
     from gguflike.runner.tokenizer import Tokenizer
 
 

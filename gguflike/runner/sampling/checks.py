@@ -8,12 +8,10 @@ from typing import Any
 from gguflike.errors import (
     ArgumentError,
     ArgumentTypeError,
-    check_choice,
     check_integer,
     check_number,
     check_text,
 )
-from gguflike.runner.sampling.settings import ALIASES, ORDER
 
 #: Magnitudes that float32 logits can bear being added or multiplied.
 _MOST = 1e6
@@ -53,13 +51,6 @@ def _breakers(name: str, value: Any) -> tuple[str, ...]:
     if "" in texts:
         raise ArgumentError("an empty text", field=name, remedy="leave it out")
     return texts
-
-
-def _order(name: str, value: Any) -> tuple[str, ...]:
-    steps = tuple(ALIASES.get(step, step) for step in _texts(name, value))
-    for step in steps:
-        check_choice(name, step, ORDER)
-    return steps
 
 
 def _bias(name: str, value: Any) -> dict[int, float]:
@@ -107,6 +98,6 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "presence_penalty": _penalty,
     "penalty_last_n": _last,
     "logit_bias": _bias,
-    "order": _order,
+    "order": _texts,
     "seed": _seed,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from gguflike.runner.sampling.sampler import Mask
+    from gguflike.runner.sampling.weights import Mask
 
 
 class Grammar(Protocol):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gguflike.runner.sampling.candidates import Candidates
 
 if TYPE_CHECKING:
-    from gguflike.runner.sampling.sampler import Logits
+    from gguflike.runner.sampling.weights import Logits
 
 
 class Logprobs(NamedTuple):

@@ -7,19 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gguflike.errors import ArgumentError
-
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from gguflike.runner.sampling.chain import Chain
     from gguflike.runner.sampling.grammar import Grammar
     from gguflike.runner.sampling.logprobs import Logprobs
     from gguflike.runner.sampling.settings import Sampling
+    from gguflike.runner.sampling.weights import Logits, Mask
     from gguflike.runner.tokenizer import Tokenizer
-
-    Logits = npt.NDArray[np.float32]
-    Mask = npt.NDArray[np.uint32]
 
 
 class Sampler:
@@ -47,7 +41,7 @@ class Sampler:
         likeliest = int(logits.argmax())
         if mask is None or allowed(mask, likeliest):
             return likeliest
-        from gguflike.runner.sampling.weights import masked
+        from gguflike.runner.sampling.weights import mask_bits, masked, nothing_left
 
         left = masked(logits, mask_bits(mask, len(logits)))
         likeliest = int(left.argmax())
@@ -123,14 +117,3 @@ def allowed(mask: Mask, token: int) -> bool:
     """Whether the bit of ``token`` is set."""
     word = token >> 5
     return word < len(mask) and bool(int(mask[word]) >> (token & 31) & 1)
-
-
-def mask_bits(mask: Mask, size: int) -> npt.NDArray[np.uint8]:
-    """The mask as a 0 or 1 for each of ``size`` tokens."""
-    bits = np.unpackbits(mask.astype("<u4", copy=False).view(np.uint8), bitorder="little")[:size]
-    return bits if len(bits) == size else np.pad(bits, (0, size - len(bits)))
-
-
-def nothing_left() -> ArgumentError:
-    """What to raise where grammar and bias leave nothing."""
-    return ArgumentError("no token is left to choose: the grammar and the bias exclude all")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from gguflike.errors import ArgumentError
+from gguflike.errors import ArgumentError, check_choice
 from gguflike.frozen import frozen
 
 #: The steps in their usual order, which is llama.cpp's. A logit bias and a grammar come before them, the draw (by
@@ -65,6 +65,9 @@ class Sampling:
     def _check_order(self) -> None:
         if self.order is ORDER:
             return
+        self.__dict__["order"] = steps = tuple(ALIASES.get(step, step) for step in self.order)
+        for step in steps:
+            check_choice("order", step, ORDER)
         if len(set(self.order)) < len(self.order):
             raise ArgumentError("a step stands twice", field="order", got=", ".join(self.order))
         for step in ORDER:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gguflike.errors import ArgumentError
 from gguflike.kernels.args import LIST_FLAGGED, MASK, SHARE_COLUMNS, WEIGH
 from gguflike.kernels.engine import native
 from gguflike.kernels.engine.args import float_bits
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from gguflike.kernels.engine.args import Word
+
+    Logits = npt.NDArray[np.float32]
+    Mask = npt.NDArray[np.uint32]
 
     Floats = npt.NDArray[np.floating]
     Doubles = npt.NDArray[np.float64]
@@ -109,3 +113,14 @@ def run(name: str, words: tuple[Word, ...]) -> None:
     """Call an op of one item."""
     packed = np.array(words, np.int64)
     native.call(name)(packed.ctypes.data, 0, 0, 1)
+
+
+def mask_bits(mask: Mask, size: int) -> npt.NDArray[np.uint8]:
+    """The mask as a 0 or 1 for each of ``size`` tokens."""
+    bits = np.unpackbits(mask.astype("<u4", copy=False).view(np.uint8), bitorder="little")[:size]
+    return bits if len(bits) == size else np.pad(bits, (0, size - len(bits)))
+
+
+def nothing_left() -> ArgumentError:
+    """What to raise where grammar and bias leave nothing."""
+    return ArgumentError("no token is left to choose: the grammar and the bias exclude all")

@@ -56,7 +56,8 @@ def read(path: Path, asked: Asked) -> Source:
     model = parse(files.read(path), path)
     texts = [piece.text for piece in model.pieces]
     if len(set(texts)) != len(texts):
-        raise CheckpointError("two pieces have the same text", path=path)
+        twice = next(text for number, text in enumerate(texts) if text in texts[:number])
+        raise CheckpointError("two pieces have the same text", path=path, got=repr(twice[:80]))
     return _unigram(path, model, asked) if model.kind == "Unigram" else _bpe(path, model, asked)
 
 
