@@ -252,12 +252,13 @@ def test_shapes_that_no_op_has() -> None:
     for changes in (
         {"heads": 3},
         {"rope": rope},
-        {"rope": Rope(7, 100.0, "norm")},
         {"head_dim": 8192},
         {"value_dim": 33},
     ):
         with pytest.raises(UnsupportedError, match="attention shape"):
             check_part(attention(**changes))
+    with pytest.raises(UnsupportedError, match="an odd number of dimensions"):
+        Rope(7, 100.0, "norm")
 
 
 @pytest.mark.parametrize(
