@@ -139,7 +139,7 @@ class Conversation:
     def load(self, path: str) -> None:
         """Take the messages of a file in place of these. `FileError` where they are none that can be gone on with."""
         try:
-            found = jsontext.parsed(files.read(path))
+            found = jsontext.parsed(files.read(path).decode())
         except ValueError as error:
             raise FileError(f"{path} is no JSON: {error}") from None
         messages = found.get("messages") if isinstance(found, dict) else found
