@@ -25,8 +25,9 @@ from hypothesis import strategies as st
 
 from gguflike import container
 from gguflike.blocks import FORMATS
-from gguflike.container import TensorSpec, Typed, ValueType, Writer, plan, system
+from gguflike.container import TensorSpec, Typed, ValueType, Writer, claimed, plan, system
 from gguflike.container.publish import temporary_prefix
+from gguflike.convert import folder
 from gguflike.errors import GGUFError, OutputError
 from gguflike.tensor import QuantizedTensor
 from gguflike.verify import verify
@@ -633,6 +634,21 @@ def test_a_hyphen_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert list(tmp_path.iterdir()) == []
     container.write("./-", {"general.architecture": "x"}, [])
     assert [path.name for path in tmp_path.iterdir()] == ["-"]
+
+
+@pytest.mark.parametrize(
+    "target", ["hf://org/name/x.gguf", "hf:/org/x.gguf", "https://host/x.gguf", "s3://bucket/x.gguf"]
+)
+def test_an_address_is_no_target(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was a folder called hf: below the working directory."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match="lies elsewhere"):
+        container.write(target, {"general.architecture": "x"}, [])
+    with pytest.raises(OutputError, match="lies elsewhere"), folder.new_folder(Path(target), 1):
+        pass
+    with pytest.raises(OutputError, match="lies elsewhere"), claimed.claimed(Path(target), "here"):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_source_as_target_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gguflike.container import system
-from gguflike.container.publish import entries, make_temporary, output_errors, remove
+from gguflike.container.publish import entries, make_temporary, output_errors, refuse_address, remove
 from gguflike.errors import OutputError
 
 _KEY = "key"
@@ -89,6 +89,7 @@ def claimed(folder: Path, what: str) -> Iterator[None]:
 
     OutputError where another has it, which is at work, ``what`` says on what, or where it cannot be made.
     """
+    refuse_address(folder)
     with output_errors(folder):
         made = [path for path in (folder, *folder.parents) if not path.exists()]
         descriptor = _claim(folder, what)

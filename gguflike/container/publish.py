@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +19,7 @@ from pathlib import Path
 from gguflike.container import system
 from gguflike.errors import OutputError
 
+_ADDRESS = re.compile("[A-Za-z][A-Za-z0-9+.-]+:/")  # not C:/
 _NO_SPACE = "free some space or choose another folder"
 _NO_PERMISSION = "choose a folder you may write to"
 _REMEDIES = {
@@ -55,6 +57,14 @@ def check_folder(path: str | os.PathLike[str]) -> None:
         raise OutputError("cannot write", path=path, expected="a folder", got=f"{there}, which is none", remedy=remedy)
     if not os.access(there, os.W_OK | os.X_OK):
         raise OutputError("cannot write", path=path, got=os.strerror(errno.EACCES), remedy=_NO_PERMISSION)
+
+
+def refuse_address(target: str | os.PathLike[str]) -> None:
+    """OutputError where a name of something to write is that of what lies elsewhere, such as hf://org/name."""
+    text = os.fsdecode(target)
+    if _ADDRESS.match(text) and not os.path.isdir(text.partition("/")[0]):  # noqa: PTH112 - a Path drops a slash
+        remedy = "name what is on disk; `gguflike upload` takes files to the Hub"
+        raise OutputError("the target lies elsewhere, and only disks are written to", path=text, remedy=remedy)
 
 
 @contextmanager

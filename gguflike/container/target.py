@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from gguflike.container import system
-from gguflike.container.publish import make_temporary, output_errors, sweep, take_over
+from gguflike.container.publish import make_temporary, output_errors, refuse_address, sweep, take_over
 from gguflike.errors import OutputError
 
 StrPath = str | os.PathLike[str]
@@ -23,8 +23,8 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 
 def check_target(target: StrPath, sources: Iterable[StrPath]) -> None:
-    """OutputError when ``target`` names a folder or standard output, or is one of the files read from, by name or
-    through a link."""
+    """OutputError when ``target`` names a folder, standard output or what lies elsewhere, or is one of the files read
+    from, by name or through a link."""
     _refuse_names(target)
     real = os.path.realpath(target)
     there = os.path.exists(target)  # noqa: PTH110 - false where its folder cannot be read
@@ -46,6 +46,7 @@ def _refuse_names(target: StrPath) -> None:
     if text == "-":
         remedy = "name a file; one that is called so is ./-"
         raise OutputError("files are not written to standard output", path=text, remedy=remedy)
+    refuse_address(text)
     if os.path.basename(text) in ("", ".", "..") or os.path.isdir(text):  # noqa: PTH112, PTH119 - a Path drops the slash
         raise OutputError(
             "the target is a folder", path=text or "''", remedy="name a file, such as model.gguf in that folder"

@@ -12,7 +12,7 @@ from pathlib import Path
 from gguflike.checkpoint.save import is_exported
 from gguflike.container import system
 from gguflike.container.claimed import make_folder
-from gguflike.container.publish import check_space, make_temporary, output_errors, sweep
+from gguflike.container.publish import check_space, make_temporary, output_errors, refuse_address, sweep
 from gguflike.container.target import OCCUPIED
 from gguflike.errors import OutputError
 
@@ -24,8 +24,8 @@ def new_folder(target: Path, size: int, overwrite: bool = False) -> Iterator[Pat
     ``size`` is the number of bytes to come. OutputError where the target may not be replaced (`check_free`), where the
     disk is too small, or where the system refuses. What killed runs have left is removed.
     """
-    target = target.absolute()
     check_free(target, overwrite)
+    target = target.absolute()
     with output_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         sweep(str(target))
@@ -72,8 +72,9 @@ def _rename(temporary: Path, target: Path) -> None:
 
 
 def check_free(target: Path, overwrite: bool) -> None:
-    """OutputError where there is a file or link at ``target``, or a folder that holds something, unless that is an
-    earlier export which may be overwritten."""
+    """OutputError where ``target`` lies elsewhere, where there is a file or link at it, or a folder that holds
+    something, unless that is an earlier export which may be overwritten."""
+    refuse_address(target)
     if not os.path.lexists(target):
         return
     if target.is_symlink() or not target.is_dir():
