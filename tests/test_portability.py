@@ -17,7 +17,7 @@ import gguflike
 from gguflike import TemplateError, machine
 from gguflike.chat import memory as child_memory
 from gguflike.chat import template
-from gguflike.container import publish, system
+from gguflike.container import claimed, publish, system
 from gguflike.convert import folder
 
 PACKAGE = Path(gguflike.__file__).parent
@@ -211,9 +211,9 @@ def test_where_being_open_is_the_lock(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.delattr(os, "O_DIRECTORY", raising=False)
     target = str(tmp_path / "target")
     names = [str(tmp_path / f"{publish.temporary_prefix(target)}{n}.tmp") for n in range(4)]
-    held = [system.open_file(names[0], os.O_RDWR | os.O_CREAT), folder._make(names[1])]
+    held = [system.open_file(names[0], os.O_RDWR | os.O_CREAT), claimed.make_folder(names[1])]
     Path(names[2]).touch()
-    os.close(folder._make(names[3]))  # its writer is dead
+    os.close(claimed.make_folder(names[3]))  # its writer is dead
     open_ones = {names[0], str(Path(names[1]) / ".writing")}
     real = os.unlink
 
