@@ -9,6 +9,8 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import reduce
+from operator import and_
 from pathlib import Path
 from typing import Any
 
@@ -80,14 +82,16 @@ def test_an_answer_leaves_no_garbage(server: Server, kind: str, uncollected: Non
     ask(server, "POST", path, body)  # what is imported and made once
     until(lambda: idle(server))
     garbage()
-    for _ in range(3):  # what is let go of once, such as the model's file, may come in between
+    rounds = []
+    for _ in range(3):
         for _ in range(3):
             ask(server, "POST", path, body)
         until(lambda: idle(server))
-        found = garbage()
-        if not found:
+        rounds.append(garbage())
+        if not rounds[-1]:
             break
-    assert found == {}
+    # What is let go of once, such as the model's file when kernels are compiled, is in one of them.
+    assert reduce(and_, rounds) == {}
 
 
 @pytest.mark.parametrize("stream", [False, True])
