@@ -21,8 +21,8 @@ def parsed(text: str, *, unique: bool = False, infinite: bool = False) -> Any:
     """The value of a text.
 
     ``unique``: no key of an object may stand twice. ``infinite``: the same, and Infinity and -Infinity are numbers, as
-    Python writes them. ValueError where the text is no JSON, has a number that no float64 can hold, or is nested too
-    deeply to be read.
+    Python writes them, and what 1e999 is to it. ValueError where the text is no JSON, has a number that no float64 can
+    hold, or is nested too deeply to be read.
     """
     if text.startswith("\ufeff"):
         raise ValueError("it begins with a byte order mark (BOM)")
@@ -77,4 +77,4 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 _DECODER = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
 _UNIQUE = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_unique)
-_INFINITE_TOO = json.JSONDecoder(parse_constant=_infinite, parse_float=_finite, object_pairs_hook=_unique)
+_INFINITE_TOO = json.JSONDecoder(parse_constant=_infinite, object_pairs_hook=_unique)
