@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from gguflike.convert.slabs import read_slab, slabs
 from gguflike.convert.sources import CheckpointSource, MadeSource, ranges
 from gguflike.errors import CheckpointError, UnsupportedError
 from gguflike.families import config as configs
-from gguflike.families import registry, rope, rope_settings
+from gguflike.families import kinds, registry, rope, rope_settings
 from gguflike.families.parts import Attention, Rope, role_of
 from gguflike.families.transforms import Share
 from tests.interop.families.table import TABLE
@@ -33,6 +34,11 @@ NOT_EXPORTED = {"BambaForCausalLM"}
 def read(config: dict[str, Any]) -> tuple[Any, Any, list[str]]:
     family = registry.for_config(config)
     return family, *family.from_config(config)
+
+
+def as_read(row: Any) -> dict[str, Any]:
+    """config.json of a row."""
+    return {"architectures": [row.registered or row.model_class], **row.config}
 
 
 def plain(**changes: Any) -> dict[str, Any]:
@@ -55,7 +61,7 @@ def differences(config: type, one: Any, other: Any) -> list[str]:
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
 def test_configurations_survive_gguf_and_config(row: Any) -> None:
-    config = {"architectures": [row.registered or row.model_class], **row.config}
+    config = as_read(row)
     of_tensors = {key: [0.25, -0.5, 0.0, 1.0] for key in registry.for_config(config).small if "xielu" in key}
     family, c, _ = read({**config, **of_tensors})
     metadata = configs.to_metadata(c, family.name)
@@ -78,6 +84,16 @@ def test_configurations_survive_gguf_and_config(row: Any) -> None:
         ]
 
 
+@pytest.mark.parametrize(
+    "row", {registry.for_config(as_read(row)).name: row for row in ROWS}.values(), ids=lambda r: r.name
+)
+def test_keys_that_say_nothing_are_errors_or_taken_for_missing(row: Any) -> None:
+    """A null where a family computes with the value is told of as one."""
+    for key in kinds.KINDS:
+        with suppress(CheckpointError, UnsupportedError):
+            read({**as_read(row), key: None})
+
+
 def tensor(path: Path, name: str, shape: tuple[int, ...]) -> tuple[LazyTensor, np.ndarray]:
     """A checkpoint's tensor of random values, appended to a file, and the values."""
     values = np.random.default_rng(len(name)).standard_normal(shape, np.float32)
@@ -91,7 +107,7 @@ def tensor(path: Path, name: str, shape: tuple[int, ...]) -> tuple[LazyTensor, n
 def test_tensors_are_the_same_in_slabs_and_in_other_processes(row: Any, tmp_path: Path) -> None:
     """Of every role of a class: read in the smallest slabs, by a copy that a worker of an executor would get; and each
     piece comes back as it was, in slabs, too."""
-    config = {"architectures": [row.registered or row.model_class], **row.config}
+    config = as_read(row)
     of_tensors = {key: [0.25, -0.5, 0.0, 1.0] for key in registry.for_config(config).small if "xielu" in key}
     family, c, _ = read({**config, **of_tensors})
     roles = {role_of(binding.gguf)[0]: binding for binding in family.bind(c)}
@@ -127,7 +143,7 @@ def test_tensors_are_the_same_in_slabs_and_in_other_processes(row: Any, tmp_path
 @pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
 def test_every_row_of_a_checkpoint_has_one_place(row: Any) -> None:
     """The pieces of all tensors of a file cover each tensor of the checkpoint, without a gap and without overlap."""
-    config = {"architectures": [row.registered or row.model_class], **row.config}
+    config = as_read(row)
     of_tensors = {key: [0.25, -0.5, 0.0, 1.0] for key in registry.for_config(config).small if "xielu" in key}
     family, c, _ = read({**config, **of_tensors})
     rows: dict[str, int] = {}

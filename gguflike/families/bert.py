@@ -162,7 +162,8 @@ def _without_offset(values: dict[str, Any]) -> dict[str, Any]:
     pad = values.get("pad_token_id")
     offset = 0 if pad is None else pad + 1
     positions = values.get("max_position_embeddings", 512)
-    return {**labelled(values), "position_offset": offset, "max_position_embeddings": positions - offset}
+    left = None if positions is None else positions - offset
+    return {**labelled(values), "position_offset": offset, "max_position_embeddings": left}
 
 
 def _with_offset(spell: Any) -> Any:

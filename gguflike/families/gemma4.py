@@ -177,7 +177,8 @@ def normalized(values: dict[str, Any]) -> dict[str, Any]:
     made["num_key_value_heads"] = [others if kind == "full_attention" else heads for kind in kinds]
     n_ff, first = made.get("intermediate_size", 9216), len(kinds) - (made.get("num_kv_shared_layers") or 0)
     wide = 2 if made.pop("use_double_wide_mlp", False) else 1
-    made["intermediate_size"] = [n_ff * (wide if layer >= first else 1) for layer in range(len(kinds))]
+    if n_ff is not None:  # which the configuration refuses
+        made["intermediate_size"] = [n_ff * (wide if layer >= first else 1) for layer in range(len(kinds))]
     if not made.pop("enable_moe_block", False):
         made |= dict.fromkeys(("num_experts", "top_k_experts", "moe_intermediate_size"))
     rows = made.pop("vocab_size_per_layer_input", None)

@@ -36,7 +36,8 @@ _UNUSED, _PADDING = 2, 1
 
 def _normalized(values: dict[str, Any]) -> dict[str, Any]:
     """config.json with the positions that there can be."""
-    return {**values, "max_position_embeddings": values.get("max_position_embeddings", 8194) - _UNUSED}
+    positions = values.get("max_position_embeddings", 8194)
+    return {**values, "max_position_embeddings": None if positions is None else positions - _UNUSED}
 
 
 def _spelled(config: dict[str, Any]) -> dict[str, Any]:

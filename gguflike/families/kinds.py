@@ -53,7 +53,7 @@ _OBJECT = _Kind("an object", lambda value: isinstance(value, dict))
 
 # Objects whose keys are checked like those of the whole: text models, and parts that have settings of their own.
 _INSIDE = (*NESTED, "linear_attn_config", "sparse_attention_config")
-_KINDS: Mapping[str, _Kind] = {
+KINDS: Mapping[str, _Kind] = {
     **dict.fromkeys(_INSIDE, _OBJECT),
     **dict.fromkeys(("num_hidden_layers", "num_kv_shared_layers", "num_labels"), _COUNT),
     **dict.fromkeys(("hidden_size", "head_dim", "n_group", "num_local_experts", "attn_layer_offset"), _SIZE),
@@ -80,11 +80,18 @@ _KINDS: Mapping[str, _Kind] = {
 }
 
 
+# Keys that may be missing, for which a class has a number then, which a null takes away.
+_NEVER_NULL = frozenset(
+    {"expand", "mamba_expand", "block_multiple_of", "no_rope_layer_interval", "attn_layer_period", "attn_layer_offset"}
+)
+
+
 def check_kinds(values: Mapping[str, Any]) -> None:
-    """CheckpointError for the first value of config.json that is not of its key's kind. A null stands for no value."""
+    """CheckpointError for the first value of config.json that is not of its key's kind. A null stands for no value,
+    but where models are made by computing with it."""
     for key, value in values.items():
-        kind = _KINDS.get(key)
-        if kind is not None and value is not None and not kind.holds(value):
+        kind = KINDS.get(key)
+        if kind is not None and (value is not None or key in _NEVER_NULL) and not kind.holds(value):
             raise CheckpointError(
                 "wrong kind of value", field=f"config.json: {key}", expected=kind.words, got=repr(value)[:80]
             )

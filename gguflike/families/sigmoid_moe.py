@@ -154,7 +154,8 @@ def _without_idle_window(values: dict[str, Any]) -> dict[str, Any]:
     """config.json without a window that no layer has: only those behind ``max_window_layers`` do, where it does not
     list them."""
     kinds, layers = values.get("layer_types"), values.get("num_hidden_layers") or 0
-    idle = set(kinds) == {"full_attention"} if kinds else layers <= values.get("max_window_layers", 62)
+    behind = values.get("max_window_layers", 62)
+    idle = set(kinds) == {"full_attention"} if kinds else behind is not None and layers <= behind
     return {**values, "sliding_window": None} if idle else values
 
 
