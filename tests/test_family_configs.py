@@ -643,3 +643,11 @@ def test_mimo_v2_without_a_window_is_not_exported_with_its_key_heads() -> None:
     family, c, _ = read({**plain(), **MIMO, "sliding_window_size": -1})
     with pytest.raises(UnsupportedError, match="numbers of key heads that Transformers' class does not have"):
         family.to_config(c)
+
+
+@pytest.mark.parametrize("key", ["scored", "position_offset", "dt_b_c_rms"])
+def test_names_of_what_follows_from_other_keys_are_no_keys(key: str) -> None:
+    """They were taken for what config.json says: a Jina model with ``scored`` had tensors that it lacks."""
+    row = next(row for row in ROWS if row.model_class == "JinaEmbeddingsV3Model")
+    with pytest.raises(CheckpointError, match=f"{key}: a key that no model class has"):
+        read({**as_read(row), key: True})

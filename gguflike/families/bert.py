@@ -152,7 +152,7 @@ BERT = Family(
     inert=INERT_KEYS,
     constants=MappingProxyType({"architectures": ["BertModel"], "model_type": "bert", "hidden_act": "gelu"}),
     normalized=labelled,
-    spelled=spelled_labels("Bert"),
+    spelled=lambda config: _without_own(spelled_labels("Bert")(config)),
     file_variant=_is_roberta,
 )
 
@@ -164,6 +164,11 @@ def _without_offset(values: dict[str, Any]) -> dict[str, Any]:
     positions = values.get("max_position_embeddings", 512)
     left = None if positions is None else positions - offset
     return {**labelled(values), "position_offset": offset, "max_position_embeddings": left}
+
+
+def _without_own(config: dict[str, Any]) -> dict[str, Any]:
+    """config.json without our name for an offset that BERT does not have."""
+    return {key: value for key, value in config.items() if key != "position_offset"}
 
 
 def _with_offset(spell: Any) -> Any:

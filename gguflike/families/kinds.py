@@ -69,6 +69,8 @@ KINDS: Mapping[str, _Kind] = {
     **dict.fromkeys(("qk_nope_head_dim", "linear_value_head_dim", "mamba_head_dim"), _SIZE),
     **dict.fromkeys(("model_type", "scoring_func", "classifier_pooling", "hybrid_override_pattern"), _TEXT),
     **dict.fromkeys(("layer_types", "layers_block_type", "mlp_layer_types", "indexer_types"), _TEXTS),
+    "mtp_layer_types": _TEXTS,
+    "mtp_sliding_windows": _list_of("integers or nulls", lambda value: value is None or type(value) is int),
     "index_topk_pattern": _Kind("a text, or a list of texts", lambda value: _TEXT.holds(value) or _TEXTS.holds(value)),
     **dict.fromkeys(("attn_layer_indices", "full_attn_idxs", "no_rope_layers"), _INTEGERS),
     **dict.fromkeys(("full_attn_layers", "kda_layers"), _INTEGERS),
@@ -86,10 +88,21 @@ _NEVER_NULL = frozenset(
 )
 
 
+# What families say with of what follows from other keys, so that no key of config.json can be called so.
+_OWN = frozenset({"scored", "labels", "n_labels", "position_offset", "dt_b_c_rms"})
+
+
 def check_kinds(values: Mapping[str, Any]) -> None:
     """CheckpointError for the first value of config.json that is not of its key's kind. A null stands for no value,
     but where models are made by computing with it."""
     for key, value in values.items():
+        if key in _OWN:
+            raise CheckpointError(
+                "a key that no model class has",
+                field=f"config.json: {key}",
+                got=repr(value)[:80],
+                remedy="leave it out",
+            )
         kind = KINDS.get(key)
         if kind is not None and (value is not None or key in _NEVER_NULL) and not kind.holds(value):
             raise CheckpointError(
