@@ -89,7 +89,7 @@ _NEVER_NULL = frozenset(
 
 
 # What families say with of what follows from other keys, so that no key of config.json can be called so.
-_OWN = frozenset({"scored", "labels", "n_labels", "position_offset", "dt_b_c_rms"})
+_OWN = frozenset({"scored", "position_offset", "dt_b_c_rms"})
 
 
 def check_kinds(values: Mapping[str, Any]) -> None:
