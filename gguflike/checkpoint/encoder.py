@@ -80,6 +80,7 @@ class Part:
                 self._ids = part.ids
                 _renumber(made, {index: place for place, index in enumerate(part.ids)})
             self._encoder: tokenizers.Tokenizer = Tokenizer.from_str(json.dumps(made))
+            _keep_few_words(self._encoder)
         except Exception as error:  # tokenizers raises bare Exception for whatever it does not like
             if isinstance(error, GGUFLikeError):
                 raise
@@ -93,6 +94,17 @@ class Part:
         if self._ids is None:
             return list(encoded)
         return [[self._ids[place] for place in places] for places in encoded]
+
+
+_WORDS = 2_000  # text whose words are all kept is made to tokens 2 to 10 % faster with 10,000
+
+
+def _keep_few_words(encoder: tokenizers.Tokenizer) -> None:
+    """Keep the tokens of fewer words. tokenizers keeps those of 10,000 for good, up to 4 kB each: 40 MB of a server
+    that is asked about what is no words."""
+    resize = getattr(encoder.model, "_resize_cache", None)  # of BPE and Unigram
+    if resize is not None:
+        resize(_WORDS)
 
 
 def _renumber(made: dict[str, Any], places: dict[int, int]) -> None:
