@@ -166,13 +166,7 @@ def _locked(path: Path) -> int:
     if system.OPEN_IS_LOCKED:
         system.release_folder(path)
         return system.open_folder(path)
-    descriptor = system.open_folder(path)
-    try:
-        system.lock(descriptor)
-    except OSError:
-        system.close(descriptor)
-        raise
-    return descriptor
+    return system.locked(system.open_folder(path))
 
 
 def _is_still(path: Path, descriptor: int) -> bool:

@@ -182,13 +182,7 @@ def _temporary_name(target: str) -> str:
 def _locked(path: Path) -> int:
     """A descriptor of a temporary entry that no living writer has. OSError where one has it."""
     access = os.O_RDONLY if path.is_dir() else os.O_RDWR  # NFS locks only what is open for writing
-    descriptor = system.open_file(path, access, "O_NOFOLLOW")
-    try:
-        system.lock(descriptor)
-    except OSError:
-        system.close(descriptor)
-        raise
-    return descriptor
+    return system.locked(system.open_file(path, access, "O_NOFOLLOW"))
 
 
 def _is_still(path: Path, descriptor: int) -> bool:

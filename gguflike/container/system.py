@@ -78,6 +78,16 @@ def lock(descriptor: int) -> None:
         _locked.add(descriptor)
 
 
+def locked(descriptor: int) -> int:
+    """An entry that was just opened, locked. OSError where another process has locked it: then it is closed."""
+    try:
+        lock(descriptor)
+    except OSError:
+        close(descriptor)
+        raise
+    return descriptor
+
+
 def close(descriptor: int) -> None:
     """Close an entry that may have been locked."""
     _locked.discard(descriptor)
