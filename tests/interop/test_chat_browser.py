@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 import shutil
 import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from queue import Queue
+from typing import Any, ClassVar
 
 import pytest
 
@@ -20,6 +23,8 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 #: A server whose answers begin and never end, unless they are stopped.
 SERVER = """
 const sent = [];
+const plain = window.fetch;
+const told = (what) => plain("found", {method: "POST", body: JSON.stringify(what)});
 window.fetch = async (place, options) => {
   if (!options?.body) return new Response(JSON.stringify({data: [{id: "m".repeat(90)}]}));
   sent.push(JSON.parse(options.body).messages.map((each) => `${each.role}: ${each.content}`));
@@ -33,31 +38,59 @@ window.fetch = async (place, options) => {
 };
 """
 STEPS = """
-const soon = () => new Promise((done) => setTimeout(done, 100));
+const within = async (held) => {  // five seconds: a busy machine draws late
+  for (let time = 0; time < 5000 && !held(); time += 20) await new Promise((done) => setTimeout(done, 20));
+};
 const press = (id) => document.getElementById(id).click();
-const ask = async (text) => { document.getElementById("words").value = text; press("send"); await soon(); };
 const seen = () => document.getElementById("talk").textContent;
+const state = () => document.getElementById("state").textContent;
+const ask = async (text) => {
+  document.getElementById("words").value = text;
+  press("send");
+  await within(() => seen().endsWith(`part of ${sent.length}`));
+};
 const found = {};
-await soon();
+await within(() => document.getElementById("model").value);
 await ask("one");
 found.first = seen();
 press("new");
-await soon();
-found.anew = seen() + document.getElementById("state").textContent;
+await within(() => document.getElementById("send").textContent === "Send");
+found.anew = seen() + state();
 await ask("two");
 press("send");  // which stops the answer
-await soon();
-found.stopped = document.getElementById("state").textContent;
+await within(() => state().startsWith("Stopped"));
+found.stopped = state();
 await ask("\\u0645\\u0631\\u062d\\u0628\\u0627 " + "w".repeat(500));
 found.wide = document.documentElement.scrollWidth - innerWidth;
 const last = [...document.querySelectorAll("article.user .body")].at(-1);
 found.turned = getComputedStyle(last).unicodeBidi;
-document.body.dataset.found = JSON.stringify({...found, sent});
+await told({...found, sent});
 """
 
 
+class Page(BaseHTTPRequestHandler):
+    """Gives the page, and keeps what its steps tell."""
+
+    page: ClassVar[bytes]
+    told: ClassVar[Queue[dict[str, Any]]]
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/html; charset=utf-8")
+        self.end_headers()
+        self.wfile.write(self.page)
+
+    def do_POST(self) -> None:
+        self.told.put(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """The page with its style and scripts in it, after the steps above."""
     if BROWSER is None:
         pytest.skip("there is no Chromium")
@@ -69,16 +102,17 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     loaded = '<script type="module" src="page.js"></script>'
     assert loaded in page
     page = page.replace(loaded, f"<script>{SERVER}</script><script type=module>{script}{STEPS}</script>")
-    folder = tmp_path_factory.mktemp("chat")
-    path = folder / "page.html"
-    path.write_text(page, encoding="utf-8")
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000", "--dump-dom"]
-    command += ["--window-size=390,844", f"--user-data-dir={folder / 'profile'}", path.as_uri()]
-    made = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
-    data = re.search(r'data-found="([^"]*)"', made)
-    assert data is not None, made[-2000:]
-    result: dict[str, Any] = json.loads(html.unescape(data[1]))
-    return result
+    Page.page, Page.told = page.encode(), Queue()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=390,844"]
+        command += [f"--user-data-dir={tmp_path_factory.mktemp('chat')}", f"http://127.0.0.1:{server.server_port}/"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as browser:
+            try:
+                yield Page.told.get(timeout=120)
+            finally:
+                browser.terminate()
+                server.shutdown()
 
 
 def test_a_new_conversation_begins_with_nothing(found: dict[str, Any]) -> None:
