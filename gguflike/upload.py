@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gguflike import __version__, container, model_card
 from gguflike.checkpoint.hub import client, reference
+from gguflike.checkpoint.hub.downloaded import CHUNK
 from gguflike.checkpoint.hub.listing import Repository
 from gguflike.errors import ArgumentError, ArgumentTypeError, OutputError, RemoteError
 from gguflike.inspect.description import describe
@@ -129,7 +130,7 @@ def _entries(paths: list[str], progress: Progress | None) -> tuple[model_card.En
             whole = {key: file.metadata[key] for key in file.metadata if _short(file, key)}
         digest = hashlib.sha256()
         with Path(path).open("rb") as data:
-            while chunk := data.read(client.CHUNK):
+            while chunk := data.read(CHUNK):
                 digest.update(chunk)
                 done += len(chunk)
                 if progress is not None:

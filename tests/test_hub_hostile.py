@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub.utils import close_session
 
-from gguflike.checkpoint.hub import client, downloads, remote, retry
+from gguflike.checkpoint.hub import client, downloads, redirects, remote, retry
 from gguflike.cli import main
 from gguflike.errors import RemoteError
 from tests import hub_server, tiny, tiny_gguf
@@ -72,10 +73,10 @@ ANSWERS: dict[str, tuple[Answer, str]] = {
     "redirect to nothing": (hub_server.status(302), "redirects to what is no address"),
     "redirect to brackets": (
         hub_server.status(302, Location="http://[::1"),
-        "redirects to what is no address|not an addr",
+        "redirects to what is no address|not an addr|Invalid URL",
     ),
     "redirect to a port": (hub_server.status(302, Location="http://localhost:99999999/"), "no address"),
-    "redirect to letters": (hub_server.status(302, Location="http://localhost:port/"), "no address"),
+    "redirect to letters": (hub_server.status(302, Location="http://localhost:port/"), "no address|Invalid URL"),
     "redirect to a name": (hub_server.status(302, Location="http://xn--/"), "not an address|connection fails"),
     "range of too many digits": (ranged(f"bytes 0-{DIGITS}/{DIGITS}"), "does not say how large|another part"),
     "range from too many digits": (ranged(f"bytes {DIGITS}-{DIGITS}/{DIGITS}"), "another part"),
@@ -134,8 +135,8 @@ def file(**changes: Any) -> dict[str, Any]:
 
 
 LISTS: dict[str, tuple[Any, str]] = {
-    "no JSON": (b"<html>", "the request to the Hub failed"),
-    "deep": (b"[" * 100_000, "makes no sense|the request to the Hub failed"),
+    "no JSON": (b"<html>", "makes no sense; got JSONDecodeError"),
+    "deep": (b"[" * 100_000, "makes no sense.*too deeply"),
     "a number": (7, "makes no sense"),
     "a list": ([], "makes no sense"),
     "no commit": (info(sha=None), "does not say which commit"),
@@ -172,18 +173,130 @@ def test_whatever_is_listed_is_looked_at(name: str, hub: Hub, capsys: pytest.Cap
 def test_nobody_is_sent_from_outside_into_a_private_network(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     private = "127.0.0.1 127.1 2130706433 0x7f.1 localhost LOCALHOST. a.localhost [::1] 10.0.0.7 192.168.1.1 0.0.0.0"
     inner = [*private.split(), "169.254.169.254", "[fe80::1]", "[::ffff:10.0.0.1]"]
+    here = "https://example.org/x"
     for host in inner:
-        found = remote.RemoteFile("x", "https://example.org/x")
+        there = f"https://{host}/y"
         with pytest.raises(RemoteError, match="from outside into this machine or its network"):
-            found._follow("https://example.org/x", {"location": f"https://{host}/y"})
-        found._follow("https://10.1.1.1/x", {"location": f"https://{host}/y"})  # whoever is inside already
-        assert found._location == f"https://{host}/y"
+            redirects.target("x", here, there)
+        assert redirects.target("x", "https://10.1.1.1/x", there) == (there, False)  # whoever is inside already
     for host in ("example.com", "8.8.8.8", "[2606:4700::1111]", "localhost.example.com", "10.example.com"):
-        found = remote.RemoteFile("x", "https://example.org/x")
-        found._follow("https://example.org/x", {"location": f"https://{host}/y"})
-        assert found._location == f"https://{host}/y"
+        assert redirects.target("x", here, f"https://{host}/y") == (f"https://{host}/y", True)
     monkeypatch.setenv("HF_ENDPOINT", "https://hub.example.org")  # a company's own may have its storage where it likes
-    found._follow("https://hub.example.org/x", {"location": "https://10.0.0.7/y"})
+    there = "https://10.0.0.7/y"
+    assert redirects.target("x", "https://hub.example.org/x", there) == (there, False)
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every name below example.org is one of this machine, and nobody has noticed yet."""
+    real = socket.getaddrinfo
+
+    def found(host: Any, *args: Any, **options: Any) -> Any:
+        name = host.decode() if isinstance(host, bytes) else host
+        return real("127.0.0.1" if name.endswith("example.org") else name, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    monkeypatch.setattr(redirects, "_inner", set())
+    close_session()  # whose connections, and proxies, are of the environment that was
+    yield
+    close_session()
+
+
+@pytest.mark.usefixtures("names")
+def test_a_name_that_leads_inside_is_refused_before_anything_is_sent(hub: Hub) -> None:
+    hub.files["/x"] = bytes(4096)
+    for _ in range(2):  # the second time, the name is known
+        file = remote.RemoteFile("x", "https://example.com/x", 4096)
+        file._location, file._outside = f"http://inside.example.org:{hub.port}/x", True
+        with pytest.raises(
+            RemoteError, match=r"x: the server redirects from outside into.*got http://inside.example.org"
+        ):
+            file.read(0, 10)
+    assert hub.log == []
+    # Who names it himself means it, and may be sent on from there.
+    hub.fault("/a$", hub_server.status(302, Location=f"http://127.0.0.1:{hub.port}/x"))
+    assert remote.RemoteFile("x", f"http://other.example.org:{hub.port}/a", 4096).read(0, 10) == bytes(10)
+
+
+@pytest.mark.usefixtures("names")
+def test_a_proxy_may_be_inside(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.files["/x"] = bytes(4096)
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{hub.port}")
+    file = remote.RemoteFile("x", "http://example.com/x", 4096)
+    file._location, file._outside = "http://somewhere.example.net/x", True
+    assert file.read(0, 10) == bytes(10)
+    assert not redirects._inner
+
+
+def endless(piece: bytes, pause: float = 0.0, code: int = 200, **headers: str) -> Answer:
+    """An answer that goes on for as long as anybody reads it."""
+
+    def answer(handler: Handler, _: bytes) -> None:
+        handler.send_response(code)
+        for key, value in headers.items():
+            handler.send_header(key.replace("_", "-"), value)
+        handler.end_headers()
+        handler.close_connection = True
+        while True:
+            handler.wfile.write(piece)
+            handler.wfile.flush()
+            time.sleep(pause)
+
+    return answer
+
+
+def test_a_list_that_does_not_end_is_left(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(client, "MOST_SECONDS", 0.5)
+    answers = {
+        "too long": (endless(b"[" * 60_000), r"does not end; expected at most 1,048,576 bytes in 0 s; got 1,\d+,"),
+        "too slow": (
+            endless(b"[" * 2000, 0.02),
+            "does not end; .* in 0 s; got .* in 1 s, and more",
+        ),
+        "encoded": (endless(BOMB, Content_Encoding="gzip"), "does not end"),
+    }
+    for answer, expected in answers.values():
+        hub.fault("/api/models/", answer)
+        begun = time.monotonic()
+        with pytest.raises(RemoteError, match=f"org/m: the server's answer {expected}"):
+            client.list_repository("org/m")
+        assert time.monotonic() - begun < 5
+    monkeypatch.setattr(retry, "PATIENCE", 0.1)
+    hub.fault("/api/models/", endless(b"[", 0.02))
+    with pytest.raises(RemoteError, match="org/m: the server sends too slowly"):
+        client.list_repository("org/m")
+    for code in (404, 500):  # an error may not go on either
+        hub.fault("/api/models/", endless(b" " * 60_000, code=code), times=10**6)
+        with pytest.raises(RemoteError, match="does not end"):
+            client.list_repository("org/m")
+        hub.faults.clear()
+    hub.fault("/api/models/", lambda handler, _: handler.reply(200, BOMB, {"Content-Encoding": "gzip"}))
+    with pytest.raises(RemoteError, match="list of files is encoded; got gzip"):
+        client.list_repository("org/m")
+
+
+def test_a_list_may_have_moved(hub: Hub) -> None:
+    hub.repo("org/new", {"a.gguf": b"x"})
+    moved = hub_server.status(307, Location="/api/models/org/new?blobs=true")
+    hub.fault("/api/models/org/old", moved)
+    assert list(client.list_repository("org/old").files) == ["a.gguf"]
+    hub.fault("/api/models/org/old", hub_server.status(307, Location="/api/models/org/old?again"), times=10**6)
+    with pytest.raises(RemoteError, match=r"org/old: the server redirects (without end|to what is no address)"):
+        client.list_repository("org/old")
+    hub.faults.clear()
+    hub.fault("/api/models/org/old", hub_server.status(302, Location="http://xn--/"), times=10**6)
+    with pytest.raises(RemoteError, match=r"org/old: the (request to the Hub failed|Hub cannot be reached)"):
+        client.list_repository("org/old")
+
+
+def test_a_download_stops_at_the_size_that_was_said(hub: Hub, tmp_path: Path) -> None:
+    hub.repo("org/m", {"config.json": b"{}"})
+    found = client.list_repository("org/m")
+    hub.fault("/resolve/", endless(b" " * (1 << 16)), times=10**6)
+    with pytest.raises(RemoteError, match=r"org/m/config.json: what is downloaded is longer than the Hub says"):
+        client.fetch(found, "config.json")
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 1 << 25
 
 
 def test_a_server_that_sends_a_byte_now_and_then_is_left(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,31 +6,30 @@ to stay offline (HF_HUB_OFFLINE), proxies and certificates. Its errors become Re
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote
 
-from gguflike.checkpoint.hub import listing
+from gguflike import jsontext
+from gguflike.checkpoint.hub import downloaded, listing, redirects, reference, retry
 from gguflike.checkpoint.hub.listing import DEFAULT_REVISION, Repository, RepositoryFile
 from gguflike.checkpoint.hub.reference import endpoint
 from gguflike.checkpoint.hub.retry import Attempts, retry_after
-from gguflike.errors import ChangedError, RemoteError
-from gguflike.progress import FETCHING
+from gguflike.errors import RemoteError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
     from gguflike.progress import Progress
 
-CHUNK = 1 << 20  # bytes hashed or copied at a time
 AGAIN = (408, 429, 500, 502, 503, 504)  # answers that may be another one in a moment
 UNREACHABLE = 2  # times that a Hub is asked again which does not answer at all
-TIMEOUT = 30.0  # seconds for an answer of the Hub's API
+TIMEOUT = 30.0  # seconds without a byte of an answer of the Hub's API
+MOST_BYTES, MOST_SECONDS = 64 << 20, 300.0  # of one answer: 200,000 files are 16 to 60 MB
 
 
 def list_repository(repo: str, revision: str | None = None) -> Repository:
@@ -58,12 +57,37 @@ def list_repository(repo: str, revision: str | None = None) -> Repository:
 
 def _listed(repo: str, revision: str | None) -> Repository:
     """The files as the Hub lists them. RemoteError for an answer that is none."""
+    url = f"{endpoint()}/api/models/{repo}"
+    if revision is not None:
+        url += f"/revision/{quote(revision, safe='')}"
+    body = _answer(repo, f"{url}?blobs=true")
     try:
-        info = api().model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT)
-        return listing.of(repo, revision or DEFAULT_REVISION, info)
-    except (AttributeError, KeyError, TypeError, RecursionError) as error:
+        return listing.of(repo, revision or DEFAULT_REVISION, jsontext.parsed(body.decode("utf-8")))
+    except (ValueError, TypeError) as error:
         got = f"{type(error).__name__}: {reason(error)}"
         raise RemoteError("the Hub's list of files makes no sense", path=repo, got=got) from error
+
+
+def _answer(repo: str, url: str) -> bytes:
+    """All of an answer of the Hub's API, which is not read beyond MOST_BYTES and MOST_SECONDS. RemoteError for a longer
+    one, what huggingface_hub raises for one that refuses."""
+    from huggingface_hub.utils import hf_raise_for_status, validate_repo_id  # type: ignore[attr-defined]
+
+    validate_repo_id(repo)
+    attempts, outside = Attempts(repo), False
+    while True:
+        sent = headers(url) | {"Accept-Encoding": "identity"}
+        with get(repo, url, sent, outside=outside, timeout=TIMEOUT) as answer:
+            if answer.status_code not in redirects.MOVED:
+                encoding = answer.headers.pop("content-encoding", "identity")
+                body = b"".join(retry.bounded(repo, answer.iter_raw(), MOST_BYTES, MOST_SECONDS))
+                # As huggingface_hub takes it, which would read an answer that is not there yet, however long it is.
+                hf_raise_for_status(type(answer)(answer.status_code, headers=answer.headers, request=answer.request))
+                if encoding != "identity":
+                    raise RemoteError("the Hub's list of files is encoded", path=repo, got=encoding[:80])
+                return body
+            attempts.redirected()
+            url, outside = redirects.target(repo, url, answer.headers.get("location"))
 
 
 def cached(repository: Repository, name: str) -> Path | None:
@@ -87,9 +111,9 @@ def fetch(repository: Repository, name: str, progress: Progress | None = None) -
         _remember(repository)
         return found
     with plain_errors(repository.id, repository.commit, name):
-        options: dict[str, Any] = {**_agent(), "tqdm_class": _bar(progress, name)}
+        options: dict[str, Any] = {**_agent(), "tqdm_class": downloaded.bar(repository, name, progress)}
         path = Path(hf_hub_download(repository.id, name, revision=repository.commit, endpoint=endpoint(), **options))
-    _check_digest(path, repository, name, progress)
+    downloaded.check(path, repository, name, progress)
     _remember(repository)
     return path
 
@@ -105,7 +129,7 @@ def headers(url: str) -> dict[str, str]:
     """What is sent along with a request: who asks, and on the Hub alone the token."""
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-    built: dict[str, str] = build_hf_headers(token=None if is_hub(url) else False, **_agent())
+    built: dict[str, str] = build_hf_headers(token=None if reference.is_hub(url) else False, **_agent())
     return built
 
 
@@ -116,20 +140,32 @@ def has_token() -> bool:
     return bool(get_token())
 
 
-def is_hub(url: str) -> bool:
-    """Whether an address is one of the Hub itself, which may see the token."""
-    there, hub = urlsplit(url), urlsplit(endpoint())
-    return (there.scheme, there.netloc) == (hub.scheme, hub.netloc)
-
-
 @contextmanager
-def get(url: str, sent: Mapping[str, str]) -> Iterator[Any]:
-    """The answer to a GET as it comes (of httpx or httpx2); redirects are answers too."""
+def get(
+    name: str, url: str, sent: Mapping[str, str], *, outside: bool = False, timeout: float | None = None
+) -> Iterator[Any]:
+    """The answer to a GET as it comes (of httpx or httpx2); redirects are answers too.
+
+    ``name`` is what errors call what is asked for; ``timeout``: seconds between two pieces of the answer. RemoteError
+    where the connection leads into this machine's network and must lie ``outside``: a server sent us there.
+    """
     from huggingface_hub import constants, get_session
 
-    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
-    with get_session().stream("GET", url, headers=dict(sent), follow_redirects=False, timeout=timeout) as response:
+    host = _library().URL(url).raw_host.decode("ascii")
+    if outside and redirects.is_inner(host):
+        raise redirects.led_inside(name, url)
+    options: dict[str, Any] = {
+        "follow_redirects": False,
+        "timeout": timeout or constants.HF_HUB_DOWNLOAD_TIMEOUT,
+        "extensions": {"trace": redirects.watch(name, url, host, outside)},
+    }
+    with get_session().stream("GET", url, headers=dict(sent), **options) as response:
         yield response
+
+
+def _library() -> Any:
+    """The HTTP client in use, httpx or httpx2."""
+    return sys.modules[transport_errors()[0].__module__.partition(".")[0]]
 
 
 @lru_cache(maxsize=1)
@@ -143,8 +179,7 @@ def transport_errors() -> tuple[type[Exception], ...]:
 @lru_cache(maxsize=1)
 def address_errors() -> tuple[type[Exception], ...]:
     """What that client raises for what is no address."""
-    library: Any = sys.modules[transport_errors()[0].__module__.partition(".")[0]]
-    return (library.InvalidURL, ValueError)
+    return (_library().InvalidURL, ValueError)
 
 
 @contextmanager
@@ -230,6 +265,7 @@ def plain_errors(repo: str, revision: str | None = None, name: str | None = None
 
     where = f"{repo}/{name}" if name else repo
     page = f"{endpoint()}/{repo}"
+    failures: tuple[type[Exception], ...] = (OSError, *address_errors())
     try:
         yield
     except GatedRepoError as error:
@@ -267,7 +303,7 @@ def plain_errors(repo: str, revision: str | None = None, name: str | None = None
         raise RemoteError(what, path=where, got=reason(error), remedy=advice) from error
     except transport_errors() as error:
         raise RemoteError("the Hub cannot be reached", path=where, got=reason(error), remedy=_OFFLINE) from error
-    except (OSError, ValueError) as error:  # a full disk, an id that the Hub's rules do not allow
+    except failures as error:  # a full disk, an id that the Hub's rules do not allow
         raise RemoteError("the request to the Hub failed", path=where, got=reason(error)) from error
 
 
@@ -347,48 +383,3 @@ def _cached_repository(repo: str, revision: str | None) -> Repository:
     paths = [path for path in snapshot.rglob("*") if path.is_file()]
     files = {path.relative_to(snapshot).as_posix(): RepositoryFile(path.stat().st_size) for path in paths}
     return Repository(repo, commit, files, revision or DEFAULT_REVISION, offline=True)
-
-
-def _check_digest(path: Path, repository: Repository, name: str, progress: Progress | None) -> None:
-    """ChangedError where a file that was downloaded is not what the Hub says it is; it is then removed."""
-    stated = repository.files.get(name)
-    if stated is None or not (stated.sha256 or stated.blob):
-        return
-    size = path.stat().st_size
-    digest = hashlib.sha256() if stated.sha256 else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-    done = 0
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-            done += len(chunk)
-            if progress is not None and not done % (CHUNK << 6):
-                progress(done, size, f"checking {name}")
-    wanted = stated.sha256 or stated.blob
-    if digest.hexdigest() != wanted:
-        for each in {path.resolve(), path}:
-            each.unlink(missing_ok=True)
-        raise ChangedError(
-            "what was downloaded is not what the Hub has, and was removed",
-            path=f"{repository.id}/{name}",
-            expected=f"{'SHA-256' if stated.sha256 else 'git blob'} {wanted}",
-            got=digest.hexdigest(),
-            remedy="try again",
-        )
-
-
-def _bar(progress: Progress | None, name: str) -> type:
-    """What huggingface_hub takes for a progress bar, which draws nothing and tells ``progress``."""
-    from tqdm.std import tqdm
-
-    class Bar(tqdm):  # type: ignore[misc]
-        def __init__(self, *args: Any, **options: Any) -> None:
-            options.pop("name", None)
-            super().__init__(*args, **{**options, "disable": True})
-            self.update(0)
-
-        def update(self, count: float | None = 1) -> None:
-            self.n += count or 0
-            if progress is not None and self.total:
-                progress(int(self.n), int(self.total), f"{FETCHING}{name}")
-
-    return Bar

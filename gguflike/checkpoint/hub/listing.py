@@ -35,28 +35,37 @@ class Repository(NamedTuple):
 
 
 def of(repo: str, revision: str, info: Any) -> Repository:
-    """A repository as huggingface_hub gives what it is told: as ``info``, without further looking. TypeError for a list
-    of files that is none, RemoteError where there is no commit."""
-    files = dict(filter(None, map(_file, info.siblings or ())))
-    if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
+    """A repository as the Hub's API says it: ``info``, a JSON value. TypeError for what is no list of files,
+    RemoteError where there is no commit."""
+    siblings = _of_kind(info, dict, "the answer").get("siblings")
+    files = dict(filter(None, map(_file, _of_kind(siblings or [], list, "siblings"))))
+    commit = info.get("sha")
+    if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
         raise RemoteError(
             "the Hub does not say which commit this is",
             path=repo,
             expected="40 hexadecimal digits",
-            got=repr(info.sha)[:80],
+            got=repr(commit)[:80],
         )
-    return Repository(repo, info.sha, files, revision)
+    return Repository(repo, commit, files, revision)
 
 
 def _file(sibling: Any) -> tuple[str, RepositoryFile] | None:
     """A file's path and what is said of it; None where that is no path below a folder."""
-    name, lfs = sibling.rfilename, sibling.lfs
+    entry = _of_kind(sibling, dict, "a file")
+    name = _of_kind(entry.get("rfilename"), str, "a file's name")
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
         return None
-    size = lfs.size if lfs is not None else sibling.size
-    sha256, blob = lfs.sha256 if lfs is not None else None, sibling.blob_id
+    large = _of_kind(entry.get("lfs") or {}, dict, f"lfs of {name!r:.80}")
+    size, sha256, blob = large.get("size", entry.get("size")), large.get("sha256"), entry.get("blobId")
     is_size = size is None or (type(size) is int and size >= 0)
     if not is_size or not all(each is None or isinstance(each, str) for each in (sha256, blob)):
         raise TypeError(f"size {size!r:.40}, digests {sha256!r:.40} and {blob!r:.40} of {name!r:.80}")
     return name, RepositoryFile(size, sha256, blob)
+
+
+def _of_kind(value: Any, kind: type, what: str) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError(f"{what} is {value!r:.80}")
+    return value

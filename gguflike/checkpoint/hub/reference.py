@@ -48,6 +48,12 @@ def endpoint() -> str:
     return (os.environ.get("HF_ENDPOINT") or ENDPOINT).rstrip("/")
 
 
+def is_hub(url: str) -> bool:
+    """Whether an address is one of the Hub itself, which may see the token."""
+    there, hub = urlsplit(url), urlsplit(endpoint())
+    return (there.scheme, there.netloc) == (hub.scheme, hub.netloc)
+
+
 def parse(name: str) -> Reference | None:
     """The reference that ``name`` is: ``org/name[@revision][:TYPE]``, ``hf://org/name[@revision][/file]``, an address
     on the Hub, or any other URL; None for what looks like a path.

@@ -12,13 +12,10 @@ import re
 from collections.abc import Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address
-from socket import inet_aton
 from threading import Event
 from typing import Any, NoReturn
-from urllib.parse import urljoin, urlsplit
 
-from gguflike.checkpoint.hub import client, reference, retry
+from gguflike.checkpoint.hub import client, redirects, reference, retry
 from gguflike.checkpoint.hub.listing import DEFAULT_REVISION, Repository
 from gguflike.checkpoint.hub.retry import LEAST, Attempts, retry_after
 from gguflike.errors import ChangedError, RemoteError
@@ -26,7 +23,6 @@ from gguflike.errors import ChangedError, RemoteError
 CONNECTIONS = 8
 PART = 4 << 20  # bytes of a request; a larger piece is read by several at a time
 SKIPPED = 32 << 20  # bytes thrown away at most, of a server that sends files whole whatever part is asked for
-MOVED = (301, 302, 303, 307, 308)
 EXPIRED = (400, 401, 403, 404, 410)  # what storages answer to a link that is too old
 
 _RANGE = re.compile(r"bytes ([0-9]+)-([0-9]+)/([0-9]+|\*)")
@@ -44,6 +40,7 @@ class RemoteFile:
         self.etag = etag
         self._size = size
         self._location: str | None = None  # where the Hub sent us last
+        self._outside = False  # whether that must not turn out to be in this machine's network
         self.received = 0  # bytes of it that came so far, those that were not asked for among them
 
     @property
@@ -102,10 +99,11 @@ class RemoteFile:
         """One request: the number of bytes it gave, and where it gave too few, why, and how long the server asks to
         wait. What sends us elsewhere gives none, and says where to ask next."""
         location = self._location or self.url
+        sent = self._headers(location, offset, offset + len(view))
         done = 0
         try:
-            with client.get(location, self._headers(location, offset, offset + len(view))) as answer:
-                if answer.status_code in MOVED:
+            with client.get(self.name, location, sent, outside=location != self.url and self._outside) as answer:
+                if answer.status_code in redirects.MOVED:
                     attempts.redirected()
                     self._follow(location, answer.headers)
                     return 0, None, None
@@ -139,24 +137,9 @@ class RemoteFile:
 
     def _follow(self, location: str, headers: Mapping[str, str]) -> None:
         """Remember where a redirect leads, once what it says of the file is right."""
-        if client.is_hub(location):
+        if reference.is_hub(location):
             self._check_stated(headers.get("x-linked-etag"), headers.get("x-linked-size"))
-        stated = headers.get("location") or ""
-        secure = location.startswith("https://")
-        try:
-            target = urljoin(location, stated)
-            leads = urlsplit(target)
-            _ = leads.port  # which is looked at only when it is asked for
-        except ValueError:
-            target, leads = "", urlsplit("")
-        if not target.startswith("https://" if secure else ("https://", "http://")) or target == location:
-            what = "the server redirects to what is no address, or is not encrypted any more"
-            raise RemoteError(what, path=self.name, got=(target or stated)[:200])
-        own = client.is_hub(location) and reference.endpoint() != reference.ENDPOINT  # a company's, with its storage
-        if is_inner(leads.hostname) and not is_inner(urlsplit(location).hostname) and not own:
-            what = "the server redirects from outside into this machine or its network"
-            raise RemoteError(what, path=self.name, got=target[:200], remedy="name that address itself, if you mean it")
-        self._location = target
+        self._location, self._outside = redirects.target(self.name, location, headers.get("location"))
 
     def _chunks(self, answer: Any, start: int, location: str) -> Any:
         """The bytes from ``start`` on of an answer that has them. RemoteError for any other."""
@@ -196,7 +179,9 @@ class RemoteFile:
             count = max(count - len(chunk), 0)
 
     def _check_answer(self, headers: Mapping[str, str], size: str | None, location: str) -> None:
-        own = not client.is_hub(self.url) or client.is_hub(location)  # storages behind the Hub have ETags of their own
+        own = not reference.is_hub(self.url) or reference.is_hub(
+            location
+        )  # storages behind the Hub have ETags of their own
         etag = headers.get("x-linked-etag") or headers.get("etag")
         encoded = headers.get("content-encoding", "identity") != "identity"
         self._check_stated(etag if own else None, None if encoded else size)
@@ -241,20 +226,6 @@ class RemoteFile:
             got=f"{done:,} of {count:,} bytes ({reason})",
             remedy="check the network and start again",
         )
-
-
-def is_inner(host: str | None) -> bool:
-    """Whether a host is named as one of this machine or of a private network, in any of the spellings of an address."""
-    host = (host or "").rstrip(".").lower()
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    address: IPv4Address | IPv6Address
-    try:
-        address = IPv4Address(inet_aton(host)) if ":" not in host else IPv6Address(host.partition("%")[0])
-    except (OSError, ValueError):
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return not (mapped or address).is_global
 
 
 def pool() -> ThreadPoolExecutor:

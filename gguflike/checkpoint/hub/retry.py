@@ -90,6 +90,23 @@ def paced(name: str, chunks: Iterable[bytes]) -> Iterator[bytes]:
         yield chunk
 
 
+def bounded(name: str, chunks: Iterable[bytes], most: int, seconds: float) -> Iterator[bytes]:
+    """The chunks as they come. RemoteError where they are more than ``most`` bytes, come too slowly as of `paced`, or
+    for more than ``seconds``."""
+    begun, count = time.monotonic(), 0
+    for chunk in paced(name, chunks):
+        count += len(chunk)
+        taken = time.monotonic() - begun
+        if count > most or taken > seconds:
+            raise RemoteError(
+                "the server's answer does not end",
+                path=name,
+                expected=f"at most {most:,} bytes in {seconds:.0f} s",
+                got=f"{count:,} bytes in {taken:.0f} s, and more to come",
+            )
+        yield chunk
+
+
 def whole_number(text: str | None) -> int | None:
     """The number that a header says, None for anything that is none, or more than any file has bytes."""
     return int(text) if text is not None and re.fullmatch(r"\s*[0-9]{1,18}\s*", text) else None
