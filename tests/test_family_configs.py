@@ -17,7 +17,7 @@ from gguflike.convert.slabs import read_slab, slabs
 from gguflike.convert.sources import CheckpointSource, MadeSource, ranges
 from gguflike.errors import CheckpointError, UnsupportedError
 from gguflike.families import config as configs
-from gguflike.families import kinds, registry, rope, rope_settings
+from gguflike.families import demands, kinds, registry, rope, rope_settings
 from gguflike.families.parts import Attention, Rope, role_of
 from gguflike.families.transforms import Share
 from tests.interop.families.table import TABLE
@@ -64,6 +64,7 @@ def test_configurations_survive_gguf_and_config(row: Any) -> None:
     config = as_read(row)
     of_tensors = {key: [0.25, -0.5, 0.0, 1.0] for key in registry.for_config(config).small if "xielu" in key}
     family, c, _ = read({**config, **of_tensors})
+    assert demands.broken(family.name, family.graph(c)) == []  # llama.cpp runs all of them
     metadata = configs.to_metadata(c, family.name)
     metadata["tokenizer.ggml.tokens"] = ["x"] * c.n_vocab  # which stands for a key of the vocabulary's size
     names = {binding.gguf for binding in family.bind(c)}

@@ -13,8 +13,10 @@ from gguflike import container
 from gguflike.blocks import FORMATS
 from gguflike.container.finite import first_not_finite, float_fields
 from gguflike.errors import DigestError, GGUFError
+from gguflike.families import demands, registry
 from gguflike.tensor import QuantizedTensor, quantize
 from gguflike.verify.verification import CHUNK, verify
+from tests import tiny_gguf
 from tests.bad_vectors import bad
 
 
@@ -310,3 +312,27 @@ def test_weights_near_the_largest_float_are_compared_without_a_warning(
     path = tmp_path / "file.gguf"
     container.write(path, {}, [quantize(values, name, name="x")])
     assert {finding.rule for finding in verify(path).findings} <= {"M-022"}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "sizes", "refused"),
+    [
+        ("llama", {"n_rot": 4}, "rope.dimension_count"),
+        ("llama", {}, None),
+        ("qwen2", {"n_rot": 4, "head_dim": 16}, "rope.dimension_count"),
+        ("qwen2", {"head_dim": 16}, None),
+        ("qwen2", {}, "attention.key_length"),  # 4 heads of 32 in a model of 64
+    ],
+)
+def test_what_llama_cpp_demands_of_heads(
+    tmp_path: Path, architecture: str, sizes: dict[str, int], refused: str | None
+) -> None:
+    path = tmp_path / "file.gguf"
+    tiny_gguf.write(path, architecture=architecture, bias=architecture == "qwen2", **sizes)
+    found = [(each.severity, each.rule, each.field, each.offset is not None) for each in verify(path).findings]
+    said = ("warning", "M-031", f"{architecture}.{refused}", True)
+    assert found == ([said] if refused else [])
+
+
+def test_demands_are_of_architectures_that_are_known() -> None:
+    assert set(registry.ARCHITECTURES) >= demands.WHOLE | demands.SQUARE

@@ -38,7 +38,7 @@ from gguflike.convert.selection import Selection, SelectionOptions, select
 from gguflike.convert.sources import Source
 from gguflike.errors import ArgumentError, ArgumentTypeError, CheckpointError, check_choice
 from gguflike.families import config as configs
-from gguflike.families import registry
+from gguflike.families import demands, registry
 from gguflike.families.pooling import RANK, answers, pooling_type
 from gguflike.progress import Progress
 from gguflike.tensor import Method
@@ -249,7 +249,7 @@ def plan_conversion(
     values |= small_values(family, available)
     config, notices = family.from_config(values, ignore_config, available.keys())
     check_layers(config, opened)
-    said = list(opened.notices)
+    said = [*opened.notices, *(each for _, each in demands.broken(family.name, family.graph(config)))]
     if adapters:
         applied = unapplied(opened.folder) if any(a.adapter.folder.samefile(opened.folder) for a in adapters) else []
         said = [each for each in said if each not in applied]

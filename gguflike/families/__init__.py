@@ -17,6 +17,7 @@ What families are made with:
     rope           frequencies of rotary positions
     rope_settings  how config.json spells them
     storage        what llama.cpp's quantizer asks by the name of an architecture
+    demands        what llama.cpp demands of attention, likewise
 
 What many families share:
 

@@ -18,7 +18,7 @@ from gguflike.container.findings import Finding, Severity
 from gguflike.container.values import INTEGERS
 from gguflike.errors import GGUFError, GGUFLikeError, TemplateError, counted
 from gguflike.families import config as configs
-from gguflike.families import registry
+from gguflike.families import demands, registry
 
 if TYPE_CHECKING:
     from gguflike.container import GGUFFile
@@ -136,7 +136,15 @@ def _model(file: GGUFFile) -> Iterator[Finding]:
 
     odd = list(_settings(file))
     yield from odd
-    refused = ability.refusal(file)
+    try:
+        model = ability.understand(file)
+    except GGUFLikeError as error:
+        refused: GGUFLikeError | None = error
+    else:
+        refused = ability.refusal(file, model)
+        own = str(file.architecture)
+        for key, said in demands.broken(own, model.graph):
+            yield _found(file, "warning", "M-031", said, f"{own}.{key}")
     if refused is not None and refused.field not in {finding.field for finding in odd}:
         severity: Severity = "warning" if isinstance(refused, GGUFError) else "note"
         yield _found(file, severity, "M-032", f"does not run here: {refused.within(file.path)}", None)
