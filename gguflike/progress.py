@@ -39,3 +39,14 @@ def unit(what: str) -> str:
     """What is counted while ``what`` is done: "bytes" unless its description begins as one that counts something else;
     "" where only the share that is done means anything."""
     return next((counted for begin, counted in _UNITS.items() if what.startswith(begin)), "bytes")
+
+
+def calibrating(progress: Progress | None, what: str = "") -> Progress:
+    """A callback that tells ``progress``, if there is one, that what is done is done to calibrate; ``what`` comes
+    before each description."""
+
+    def tell(done: int, total: int, part: str) -> None:
+        if progress is not None:
+            progress(done, total, CALIBRATING + what + part)
+
+    return tell

@@ -157,7 +157,7 @@ def redistributed(of: dict[str, tuple[ranges.Redistribution, ranges.Range]], dyn
 
 def bench_activations(args: argparse.Namespace) -> None:
     """Float weights and rounded activations, by the reference: KL to the model that rounds nothing."""
-    model = FloatModel.of(plan_conversion(args.model, None, "F32"))
+    model = plan_conversion(args.model, None, "F32").float_model()
     weights = {name: model.read(name) for name in model.sources}
     texts = [Path(path).read_text(encoding="utf-8", errors="replace") for path in args.text]
     chunks = [list(model.encode(text[4000:12000]))[:256] for text in texts]

@@ -48,8 +48,8 @@ def make(model: str, out: Path, **options: Any) -> None:
 def floats(model: str | Path) -> FloatModel:
     """A checkpoint, or what the blocks of a GGUF file stand for."""
     if Path(model).is_dir():
-        return FloatModel.of(plan_conversion(model, None, "F32"))
-    return FloatModel.of(plan_quantization(model, None, COPY.name))
+        return plan_conversion(model, None, "F32").float_model()
+    return plan_quantization(model, None, COPY.name).float_model()
 
 
 def bench_activations(args: argparse.Namespace) -> None:

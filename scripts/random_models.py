@@ -22,7 +22,7 @@ import numpy as np
 import gguflike
 from gguflike.container import Writer
 from gguflike.convert import metadata as general
-from gguflike.convert import plan as plans
+from gguflike.convert import planning
 from gguflike.convert import recipe as recipes
 from gguflike.convert.facts import facts
 from gguflike.convert.from_checkpoint import kept_type
@@ -195,7 +195,7 @@ def tokenizer() -> dict[str, Any]:
     }
 
 
-def plan(name: str, recipe: Recipe, out: Path) -> plans.ConversionPlan:
+def plan(name: str, recipe: Recipe, out: Path) -> planning.ConversionPlan:
     """The plan of a model's file."""
     values = MODELS[name]
     family = registry.for_config(values)
@@ -210,7 +210,7 @@ def plan(name: str, recipe: Recipe, out: Path) -> plans.ConversionPlan:
     }
     known = facts(metadata, {each.name: each.shape for each in sources}, False)
     selection = select({"tensor_types": ["ffn_(gate|up|down)_exps.weight=MXFP4"]} if name in MXFP4 else {})
-    return plans.make(
+    return planning.make(
         source=name,
         target=out,
         recipe=recipe,

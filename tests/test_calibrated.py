@@ -324,7 +324,8 @@ def test_a_plan_counts_what_will_be_done(folder: Path, asked: dict[str, Any]) ->
 
     def operations(plan: ConversionPlan) -> float:
         assert isinstance(plan.calibration, Calibration)
-        return cost.operations(plan.calibration, plan.calibrated)
+        assert plan.calibration.speed is not None
+        return plan.calibration.speed * sum(each.seconds or 0 for each in plan.stages)
 
     one, two, points = planned("Q4_0"), planned("Q4_0", effort=2), planned("IQ4_NL")
     assert operations(one) < operations(two)

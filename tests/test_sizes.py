@@ -21,9 +21,9 @@ from gguflike.cli import main
 from gguflike.container import system
 from gguflike.convert import convert
 from gguflike.convert.allocation import probe, refined
-from gguflike.convert.budget import Limit, ladder
+from gguflike.convert.budget import Limit
 from gguflike.convert.prior import PRIOR, Prior
-from gguflike.convert.stages import stages
+from gguflike.convert.sized import ladder, taken
 from gguflike.errors import ArgumentError, OutputError
 from gguflike.families.parts import Graph
 from gguflike.kernels.dispatch import linear_plan
@@ -167,7 +167,7 @@ def test_a_plan_says_how_long_types_are_measured(
     names = {0: ["types"], 1: ["types", "rounding"], 2: ["outputs", "types", "rounding"]}
     for effort, expected in names.items():
         plan = convert(folder, None, dry_run=True, size=30_000, effort=effort, **(asked if effort else {}))
-        found = stages(plan)
+        found = plan.stages
         assert [each.name for each in found] == expected
         assert all(each.seconds is not None and each.seconds > 0 for each in found)
         assert "choosing types" in str(plan)
@@ -292,14 +292,14 @@ def test_types_that_are_larger_in_memory_count_as_they_are_there(folder: Path) -
     fmt, shape = FORMATS["IQ2_XXS"], (3, 64, 512)
     packed = linear_plan(fmt).packed_bytes(64, 512)
     assert packed > 1.5 * fmt.tensor_bytes((64, 512))
-    assert memory.taken(plan, "blk.0.ffn_up_exps.weight", shape, fmt) == 3 * packed
-    assert file.taken(plan, "blk.0.ffn_up_exps.weight", shape, fmt) == fmt.tensor_bytes(shape)
-    assert memory.taken(plan, "output_norm.weight", (512,), FORMATS["F32"]) == 0
-    assert memory.taken(plan, "blk.0.attn_q.weight", (64, 512), FORMATS["F16"]) == 2 * 64 * 512
+    assert taken(memory, plan, "blk.0.ffn_up_exps.weight", shape, fmt) == 3 * packed
+    assert taken(file, plan, "blk.0.ffn_up_exps.weight", shape, fmt) == fmt.tensor_bytes(shape)
+    assert taken(memory, plan, "output_norm.weight", (512,), FORMATS["F32"]) == 0
+    assert taken(memory, plan, "blk.0.attn_q.weight", (64, 512), FORMATS["F16"]) == 2 * 64 * 512
     names = {tensor.name for tensor in plan.tensors}
     table = fmt.tensor_bytes((64, 512))
     embedding = table if "output.weight" in names else packed + table
-    assert memory.taken(plan, "token_embd.weight", (64, 512), fmt) == embedding
+    assert taken(memory, plan, "token_embd.weight", (64, 512), fmt) == embedding
 
 
 def test_types_are_chosen_among_those_that_programs_read() -> None:

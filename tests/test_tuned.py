@@ -11,7 +11,7 @@ import pytest
 
 import gguflike
 from gguflike.container import Writer
-from gguflike.convert import budget, convert, tuned
+from gguflike.convert import convert, sized, tuned
 from gguflike.convert.tuned import BITS, cut
 from gguflike.errors import ArgumentError, UnsupportedError
 from gguflike.progress import CALIBRATING
@@ -134,7 +134,7 @@ def test_a_size_is_kept_to(
     folder: Path, asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By shards together. There are few types to choose from, and few steps, as it is the size that counts here."""
-    for module, name, value in ((budget, "_BELOW", 0.0), (budget, "_ABOVE", 0.0), (tuned, "STEPS", 8)):
+    for module, name, value in ((sized, "_BELOW", 0.0), (sized, "_ABOVE", 0.0), (tuned, "STEPS", 8)):
         monkeypatch.setattr(module, name, value)
     few = {**asked, "calibration_tokens": 240}
     made = convert(folder, tmp_path / "m.gguf", size=24_000, split_max_tensors=5, **few)

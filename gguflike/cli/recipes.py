@@ -234,8 +234,6 @@ def _layers(text: str) -> list[int]:
 
 def plan_document(plan: ConversionPlan, dry_run: bool) -> dict[str, Any]:
     """The plan as JSON."""
-    from gguflike.convert import stages
-
     return {
         "source": plan.source,
         "target": None if plan.target is None else str(plan.target),
@@ -250,7 +248,7 @@ def plan_document(plan: ConversionPlan, dry_run: bool) -> dict[str, Any]:
             for tensor in plan.substitutions
         ],
         "notices": list(plan.notices),
-        "calibration": stages.document(plan),
+        "calibration": calibration_document(plan),
         "tensors": [
             {
                 "name": info.name,
@@ -263,4 +261,25 @@ def plan_document(plan: ConversionPlan, dry_run: bool) -> dict[str, Any]:
             for shard, file in enumerate(plan.files)
             for info in file.tensors
         ],
+    }
+
+
+def calibration_document(plan: ConversionPlan) -> dict[str, Any] | None:
+    """What is done beside encoding, on what text, and what it takes, as JSON. None where tensors are only encoded."""
+    found, calibration = plan.stages, plan.calibration
+    if not found:
+        return None
+    known = [each.memory for each in found if each.memory is not None]
+    timed = [each.seconds for each in found if each.seconds is not None]
+    about: dict[str, Any] = {"effort": 0, "texts": [], "tokens": 0, "hessians": None}
+    if calibration is not None:
+        about = calibration.document()
+    return {
+        **about,
+        "fold": None if plan.folding is None else plan.folding.method,
+        "limit": None if plan.budget is None else plan.budget.limit.label,
+        "stages": [{"name": each.name, "seconds": each.seconds, "memory_bytes": each.memory} for each in found],
+        "seconds": sum(timed) if timed else None,
+        "memory_bytes": max(known, default=None),
+        "disk_bytes": 0 if calibration is None else calibration.disk,
     }

@@ -23,7 +23,7 @@ from gguflike.checkpoint.adapter import Adapter, Factors, has_model, open_adapte
 from gguflike.checkpoint.recognize import adapter_of
 from gguflike.container import Typed, ValueType
 from gguflike.convert import metadata as general
-from gguflike.convert import plan as plans
+from gguflike.convert import planning
 from gguflike.convert import recipe as recipes
 from gguflike.convert.facts import Facts
 from gguflike.convert.plan import ConversionPlan
@@ -140,7 +140,7 @@ def plan_adapter(
         **_invocation(adapter),
         **general.provenance(adapter.source, recipe, selection, None),
     }
-    return plans.make(
+    return planning.make(
         source=adapter.source,
         target=out,
         recipe=recipe,
@@ -175,7 +175,7 @@ def _base(
     named = adapter.base if base is None else base
     try:
         if named is None:
-            raise CheckpointError("the adapter names no base", path=adapter.folder)
+            raise CheckpointError("adapter_config.json names no base", path=adapter.folder)
         folder = Path(named)
         if folder.is_dir() and not has_model(folder):
             return strictjson.load_config(folder / "config.json"), {}, [folder / "config.json"]

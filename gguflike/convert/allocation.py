@@ -25,12 +25,13 @@ from gguflike.calibrate.allocate import Candidate, Candidates
 from gguflike.calibrate.grids import GRIDS
 from gguflike.container.claimed import kept_folder
 from gguflike.container.writer import may_go_on
-from gguflike.convert.budget import Budget, allocated
+from gguflike.convert.budget import Budget
 from gguflike.convert.costs import Costs, Measured
 from gguflike.convert.plan import ConversionPlan
 from gguflike.convert.prior import Prior, relative_errors
 from gguflike.convert.resume import made_of
-from gguflike.progress import CALIBRATING, Progress
+from gguflike.convert.sized import allocated, exceeded, taken
+from gguflike.progress import Progress, calibrating
 from gguflike.tensor import QuantizedTensor, quantize
 
 if TYPE_CHECKING:
@@ -123,11 +124,13 @@ def _chosen(plan: ConversionPlan, budget: Budget, candidates: Candidates) -> tup
     first guess, or more of them, tensors have to be smaller."""
     from gguflike.convert.carded import with_card
 
+    assert plan.remade is not None
     spared = 0
     while True:
         formats = allocated(plan, budget.limit, candidates, spared)
-        made = budget.make(formats) if plan.card is None else with_card(budget.make(formats), plan.card)
-        over = budget.limit.exceeded(made)
+        made = plan.remade(formats)
+        made = made if plan.card is None else with_card(made, plan.card)
+        over = exceeded(budget.limit, made)
         if over <= 0:
             return made, [each for name in formats for each in candidates[name] if each.type == formats[name].name]
         spared += over
@@ -147,10 +150,9 @@ def _expect(
 ) -> None:
     """What types cost where no text is read: by what their encoders are off on pieces of each tensor, and a prior."""
     prior = Prior(ladders)
-    tensors = [tensor for tensor in plan.tensors if tensor.name in ladders]
+    tensors, tell = [tensor for tensor in plan.tensors if tensor.name in ladders], calibrating(progress, "types, ")
     for number, tensor in enumerate(tensors):
-        if progress is not None:
-            progress(number, len(tensors), f"{CALIBRATING}types, {tensor.name}")
+        tell(number, len(tensors), tensor.name)
         if tensor.name not in costs:
             errors = relative_errors(tensor, ladders[tensor.name], threads)
             costs.add(tensor.name, {fmt.name: prior.cost(tensor.name, *each) for fmt, each in errors.items()})
@@ -208,10 +210,7 @@ def _measure(
                     found[fmt.name] += loss.cost(name, member, known, matrix, errors)
             costs.add(name, found)
 
-    def tell(done: int, total: int, where: str) -> None:
-        if progress is not None:
-            progress(done, total, f"{CALIBRATING}{what}, {where}")
-
+    tell = calibrating(progress, f"{what}, ")
     for name in ladders:
         if loss.table(name) is not None and name not in costs:
             costs.add(name, _of_table(plan, loss, name, ladders[name], encode, threads))
@@ -239,4 +238,4 @@ def _of_table(
 def _taken(plan: ConversionPlan, name: str, shape: tuple[int, ...], fmt: BlockFormat) -> int:
     """Bytes that a tensor takes of what the plan is limited to."""
     assert plan.budget is not None
-    return plan.budget.limit.taken(plan, name, shape, fmt)
+    return taken(plan.budget.limit, plan, name, shape, fmt)

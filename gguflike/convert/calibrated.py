@@ -27,13 +27,14 @@ from gguflike.convert import pipeline, tuned
 from gguflike.convert.calibration import Calibration
 from gguflike.convert.encode import Job
 from gguflike.convert.kept import Kept
-from gguflike.convert.plan import ConversionPlan, PlannedTensor
+from gguflike.convert.plan import ConversionPlan
+from gguflike.convert.planned import PlannedTensor
 from gguflike.convert.resume import made_of
 from gguflike.convert.slabs import Slab
 from gguflike.convert.sources import Floats, check
 from gguflike.errors import counted
 from gguflike.kernels.table import KERNELS
-from gguflike.progress import CALIBRATING, Progress
+from gguflike.progress import Progress, calibrating
 from gguflike.tensor import QuantizedTensor
 
 if TYPE_CHECKING:
@@ -112,11 +113,6 @@ def _walk(
     plan: ConversionPlan, rounder: Rounder, workspace: Path, threads: int | None, progress: Progress | None
 ) -> None:
     assert isinstance(plan.calibration, Calibration)
-
-    def tell(done: int, total: int, what: str) -> None:
-        if progress is not None:
-            progress(done, total, CALIBRATING + what)
-
     stream(
         plan.calibration.graph,
         rounder.read,
@@ -128,7 +124,7 @@ def _walk(
         counting=None if rounder.sensitivities is None else rounder.sensitivities.counting(),
         key=made_of(plan, "search"),
         threads=threads,
-        progress=tell,
+        progress=calibrating(progress),
     )
 
 
@@ -177,21 +173,19 @@ class Rounder:
 
     def round_kept(self, kept: Kept, progress: Progress | None) -> None:
         """Write every matrix, rounded with the Hessian that is kept of it: one group after the other."""
-        sizes = {name: self._tensors[name].weights for name in self._calibrated}
+        tell, sizes = calibrating(progress), {name: self._tensors[name].weights for name in self._calibrated}
         done, total = sum(size for name, size in sizes.items() if name not in self.left), sum(sizes.values())
         for group in kept.store.groups:
             names = [name for name in group.names if name in self.left]
             statistics = kept.store[names[0]] if names else None
             for name in names:
-                if progress is not None:
-                    progress(done, total, CALIBRATING + name)
+                tell(done, total, name)
                 weights = self.read(name)
                 kept.check_matrix(name, weights)
                 self._writer.write(name, self._rounded(self._tensors[name], weights, statistics).reshape(-1))
                 self.left.discard(name)
                 done += sizes[name]
-        if progress is not None:
-            progress(done, total, CALIBRATING + "done")
+        tell(done, total, "done")
 
     def quantize(self, name: str, weights: Floats, statistics: Any) -> Floats | QuantizedTensor:
         """What readers of the file have for a matrix with its `Statistics`, or for a stack of them with a sequence of

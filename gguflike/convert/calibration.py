@@ -18,15 +18,16 @@ from gguflike.container import Typed, ValueType
 from gguflike.convert import cost
 from gguflike.convert.effort import Effort
 from gguflike.convert.floats import FloatModel
+from gguflike.convert.planned import PlannedTensor
 from gguflike.convert.sources import Floats, Source
+from gguflike.convert.stages import OUTPUTS, ROUNDING, TYPES, Stage, stage_of
 from gguflike.errors import GGUFLikeError, UnsupportedError, counted
 from gguflike.families.parts import Graph, Head, Place
 from gguflike.kernels.engine.host import thread_count
-from gguflike.progress import CALIBRATING, Progress
+from gguflike.progress import Progress, calibrating
 
 if TYPE_CHECKING:
     from gguflike.calibrate.sensitivities import Sensitivities
-    from gguflike.convert.plan import PlannedTensor
 
 SEQUENCE = 512  # tokens that are seen together
 APART = ("dialogue.jsonl", "essays.txt")
@@ -114,10 +115,6 @@ class Calibration:
         earlier run has left that in ``folder``."""
         from gguflike.calibrate.sensitivities import measure  # and with it the gradients
 
-        def tell(done: int, total: int, what: str) -> None:
-            if progress is not None:
-                progress(done, total, CALIBRATING + what)
-
         return measure(
             self.graph,
             read,
@@ -126,7 +123,7 @@ class Calibration:
             length=self.sequence,
             seed=self.effort.seed,
             threads=threads,
-            progress=tell,
+            progress=calibrating(progress),
         )
 
     def lines(self, tensors: Sequence[PlannedTensor]) -> list[str]:
@@ -150,14 +147,25 @@ class Calibration:
             "hessians": None,
         }
 
-    def stages(self, tensors: Sequence[PlannedTensor]) -> list[tuple[str, float, int]]:
-        """What is done to round these tensors, when their types are known: operations, and bytes of memory at most,
-        about, by the names of `convert.stages`."""
-        found = [("rounding", cost.walking(self, tensors), self.walking_memory)]
-        if self.effort.is_loss_aware:
-            learning = needs.learning(self.graph, self.sequence, thread_count(None))
-            found.insert(0, ("outputs", cost.learning(self), needs.BASE + learning))
+    def stages(self, tensors: Sequence[PlannedTensor]) -> list[Stage]:
+        """What is done to round these tensors, whose types are known; the rounding last."""
+        run, is_loss_aware = self._run, self.effort.is_loss_aware
+        walking = cost.walking(run, tensors, is_loss_aware)
+        found = [stage_of(ROUNDING, walking, self.speed, self.walking_memory)]
+        if is_loss_aware:
+            memory = needs.BASE + needs.learning(self.graph, self.sequence, thread_count(None))
+            found.insert(0, stage_of(OUTPUTS, cost.learning(run), self.speed, memory))
         return found
+
+    def choosing(self, ladders: cost.Ladders, tensors: Sequence[PlannedTensor]) -> Stage:
+        """The stage in which is measured what each type of its ladder costs a tensor."""
+        count = cost.watching(self._run) + cost.choosing(ladders, tensors, self.effort.is_loss_aware)
+        return stage_of(TYPES, count, self.speed, self.choosing_memory)
+
+    @property
+    def _run(self) -> cost.Run:
+        shapes = tuple(place.tensor.shape for place in self.matrices())
+        return cost.Run(self.graph, shapes, tuple(map(len, self.sequences)))
 
     @property
     def walking_memory(self) -> int:
@@ -203,7 +211,7 @@ def digest(texts: Sequence[Text]) -> str:
 
 
 def calibration_of(effort: Effort, metadata: Mapping[str, Any], sources: Sequence[Source], label: str) -> Calibration:
-    """How the model of these ``sources`` and ``metadata`` is calibrated; errors as of `effort.prepared`."""
+    """How the model of these ``sources`` and ``metadata`` is calibrated; errors as of `planning.prepared`."""
     model = float_model(metadata, sources, label, "effort", _WITHOUT)
     texts, held_out = model.texts(effort.texts, effort.chat), list[Text]()
     if effort.is_tuned:

@@ -9,39 +9,17 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from gguflike import container
 from gguflike.blocks import FORMATS, BlockFormat, format_by_name
 from gguflike.container import FilePlan, TensorSpec
 from gguflike.container.layout import MAX_NAME_BYTES
-from gguflike.convert.plan import ConversionPlan, PlannedTensor
+from gguflike.convert.plan import Card, ConversionPlan
+from gguflike.convert.planned import PlannedTensor
 from gguflike.convert.sources import is_half, stored_as
 from gguflike.errors import UnsupportedError
 from gguflike.progress import Progress
-
-
-class Card(Protocol):
-    """What measures a file (`gguflike.Card`)."""
-
-    def blank(self, metadata: Mapping[str, Any], reference: str) -> dict[str, Any]:
-        """Metadata that take as many bytes as the figures will. Errors for what cannot be measured at all.
-
-        ``metadata`` are those of the file, ``reference`` what its model is called.
-        """
-        ...
-
-    def filled(
-        self,
-        metadata: Mapping[str, Any],
-        reference: str,
-        path: str,
-        write_floats: Callable[[str], object],
-        threads: int | None,
-        progress: Progress | None,
-    ) -> dict[str, Any]:
-        """The same with the figures of the file at ``path``, beside the one that ``write_floats(path)`` writes."""
-        ...
 
 
 def with_card(plan: ConversionPlan, card: Card) -> ConversionPlan:

@@ -10,18 +10,15 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
-from typing import TYPE_CHECKING, cast
+from typing import NamedTuple
 
 import numpy as np
 
 from gguflike.blocks import BlockFormat
 from gguflike.calibrate.grids import GRIDS
+from gguflike.convert.planned import PlannedTensor
 from gguflike.convert.prior import PIECE, PIECES
-
-if TYPE_CHECKING:
-    from gguflike.convert.calibration import Calibration
-    from gguflike.convert.kept import Kept
-    from gguflike.convert.plan import PlannedTensor
+from gguflike.families.parts import Graph
 
 Ladders = Mapping[str, Sequence[BlockFormat]]
 SIDE = 512  # of the matrices whose product is measured
@@ -37,49 +34,78 @@ PLAIN = 2_500.0  # for each weight: a plain encoder, and what it is off
 WALKS = 2  # of the float model, where types are chosen: for all types, and for how much rounding gains
 
 
-def operations(calibration: Calibration, tensors: Sequence[PlannedTensor]) -> float:
-    """Floating-point operations of a calibration that rounds these ``tensors``, when their types are known."""
-    total = walking(calibration, tensors)
-    return total + learning(calibration) if calibration.effort.is_loss_aware else total
+class Run(NamedTuple):
+    """A model that runs on text: its ``graph``, the ``shapes`` of the tensors that are looked at, matrices or stacks of
+    them, and the ``lengths`` of the sequences, in tokens."""
+
+    graph: Graph
+    shapes: tuple[tuple[int, ...], ...]
+    lengths: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.lengths)
+
+    @property
+    def longest(self) -> int:
+        return max(self.lengths)
+
+    def elements(self) -> float:
+        """Operations on numbers that are no products, where both models run, and what takes as long."""
+        total = 0.0
+        for mixer in self.graph.mixers():
+            numbers = getattr(mixer, "heads", 0) * self.longest / 2 + 2 * mixer.widest + 3 * self.graph.embedding.n_embd
+            total += ELEMENT * self.tokens * numbers + CALLS * len(self.lengths)
+        return total
+
+    def matrices(self) -> Iterator[tuple[tuple[int, int, int], float, bool]]:
+        """As of `_shapes`, with the tokens that come to all matrices of a tensor."""
+        for (rows, columns, stacked), is_new in _shapes(self.shapes):
+            reached = self.tokens if stacked == 1 else min(self.tokens, self.tokens * 8 / stacked) * stacked
+            yield (rows, columns, stacked), reached, is_new
 
 
-def walking(calibration: Calibration, tensors: Sequence[PlannedTensor]) -> float:
-    """Operations of the walk that rounds ``tensors``: of both models, with what is summed up for it."""
-    total = rounding(tensors, calibration.effort.is_loss_aware) + _elements(calibration)
-    for (rows, columns, _), reached, is_new in _matrices(calibration):
+def walking(run: Run, tensors: Sequence[PlannedTensor], is_loss_aware: bool) -> float:
+    """Operations of the walk that rounds ``tensors``, whose types are known: of both models, with what is summed up for
+    it."""
+    total = rounding(tensors, is_loss_aware) + run.elements()
+    for (rows, columns, _), reached, is_new in run.matrices():
         total += FORWARD * 2 * reached * rows * columns + SUMS * reached * columns**2 * is_new
     return total
 
 
-def learning(calibration: Calibration) -> float:
+def learning(run: Run) -> float:
     """Operations of the backward pass that finds out what outputs matter."""
-    total = 2 * _elements(calibration)
-    for (rows, columns, stacked), reached, _ in _matrices(calibration):
+    total = 2 * run.elements()
+    for (rows, columns, stacked), reached, _ in run.matrices():
         total += BACKWARD * 2 * reached * rows * columns
-        total += 2 * len(calibration.sequences) * min(stacked, calibration.sequence) * rows**2 * columns
+        total += 2 * len(run.lengths) * min(stacked, run.longest) * rows**2 * columns
     return total
 
 
-def choosing(calibration: Calibration | Kept | None, ladders: Ladders, tensors: Sequence[PlannedTensor]) -> float:
-    """Operations of measuring what each type of its ladder costs a tensor, which starts from what the float model
-    multiplies, in two walks, unless that is kept. Without a calibration, pieces of tensors tell."""
-    total, is_loss_aware = 0.0, calibration is not None and calibration.effort.is_loss_aware
-    if hasattr(calibration, "sequences"):
-        walked = cast("Calibration", calibration)
-        total += WALKS * _elements(walked) / 2
-        for (rows, columns, _), reached, is_new in _matrices(walked):
-            total += WALKS * (2 * reached * rows * columns + SUMS / 2 * reached * columns**2 * is_new)
-    for tensor in tensors:
-        if tensor.name not in ladders:
-            continue
+def watching(run: Run) -> float:
+    """Operations of the walks of the float model that tell what types cost."""
+    total = WALKS * run.elements() / 2
+    for (rows, columns, _), reached, is_new in run.matrices():
+        total += WALKS * (2 * reached * rows * columns + SUMS / 2 * reached * columns**2 * is_new)
+    return total
+
+
+def choosing(ladders: Ladders, tensors: Sequence[PlannedTensor], is_loss_aware: bool) -> float:
+    """Operations of measuring what each type of its ladder costs a tensor, for inputs that are known."""
+    total = 0.0
+    for tensor in (each for each in tensors if each.name in ladders):
         rows, columns = tensor.shape[-2:]
-        if calibration is None:
-            total += len(ladders[tensor.name]) * PLAIN * min(tensor.weights, PIECES * PIECE // 2)
-            continue
         each = PLAIN + 2 * columns + 2 * rows * (is_loss_aware and tensor.name.startswith("blk."))
         total += tensor.weights * (len(ladders[tensor.name]) + 1) * each
         total += tensor.weights * (SCALARS + DESCENT * columns) + FACTOR * prod(tensor.shape[:-2]) * columns**3
     return total
+
+
+def expecting(ladders: Ladders, tensors: Sequence[PlannedTensor]) -> float:
+    """Operations of the same where no inputs are known, and pieces of tensors tell."""
+    found = [tensor for tensor in tensors if tensor.name in ladders]
+    return sum(len(ladders[each.name]) * PLAIN * min(each.weights, PIECES * PIECE // 2) for each in found)
 
 
 def rounding(tensors: Sequence[PlannedTensor], is_loss_aware: bool = False) -> float:
@@ -91,23 +117,6 @@ def rounding(tensors: Sequence[PlannedTensor], is_loss_aware: bool = False) -> f
         total += stacked * rows * columns * (each + DESCENT * columns)
         if is_loss_aware and tensor.name.startswith("blk."):
             total += stacked * rows * columns * DESCENT * (rows + columns)
-    return total
-
-
-def _matrices(calibration: Calibration) -> Iterator[tuple[tuple[int, int, int], float, bool]]:
-    """As of `_shapes`, with the tokens that come to all matrices of a tensor."""
-    tokens = calibration.tokens
-    for (rows, columns, stacked), is_new in _shapes(place.tensor.shape for place in calibration.matrices()):
-        reached = tokens if stacked == 1 else min(tokens, tokens * 8 / stacked) * stacked
-        yield (rows, columns, stacked), reached, is_new
-
-
-def _elements(calibration: Calibration) -> float:
-    """Operations on numbers that are no products, where both models run, and what takes as long."""
-    graph, total = calibration.graph, 0.0
-    for mixer in graph.mixers():
-        numbers = getattr(mixer, "heads", 0) * calibration.sequence / 2 + 2 * mixer.widest + 3 * graph.embedding.n_embd
-        total += ELEMENT * calibration.tokens * numbers + CALLS * len(calibration.sequences)
     return total
 
 

@@ -7,17 +7,11 @@ rounded for the inputs that it will have (`convert.calibrated`).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gguflike.errors import ArgumentError, ArgumentTypeError, check_choice, check_integer
-
-if TYPE_CHECKING:
-    from gguflike.convert.calibration import Calibration
-    from gguflike.convert.folding import Folding
-    from gguflike.convert.kept import Kept
-    from gguflike.convert.sources import Source
 
 Chat = Callable[..., str]
 """A file's metadata, messages -> the text that the chat template there makes of them, with ``tools=`` of some."""
@@ -149,29 +143,3 @@ _WHY = {
     "generic": "of a network of any kind it is not known what it computes, so that it cannot be calibrated",
     "method": "rounding to nearest by the largest magnitude is nothing to calibrate",
 }
-
-
-def prepared(
-    effort: Effort, metadata: Mapping[str, Any], sources: Sequence[Source], label: str
-) -> tuple[Calibration | Kept | None, Folding | None]:
-    """How the model of these ``sources`` and ``metadata`` is calibrated, and what is folded in it, as far as that is
-    asked for.
-
-    UnsupportedError where the reference cannot run it, ArgumentError where a text cannot be read, CheckpointError for
-    Hessians that are not of this model.
-    """
-    calibration: Calibration | Kept | None = None
-    folding = None
-    if effort.hessians is not None:
-        from gguflike.convert.kept import kept_of
-
-        calibration = kept_of(effort, metadata, sources, label)
-    elif effort.is_calibrated:  # what only this needs is imported then, and with it the reference
-        from gguflike.convert.calibration import calibration_of
-
-        calibration = calibration_of(effort, metadata, sources, label)
-    if effort.fold is not None:
-        from gguflike.convert.folding import folding_of
-
-        folding = folding_of(effort, metadata, sources, label)
-    return calibration, folding

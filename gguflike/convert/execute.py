@@ -12,7 +12,8 @@ from gguflike.container import FilePlan, Receipt, Writer, check_free
 from gguflike.container.publish import check_folder, made_folder
 from gguflike.convert import pipeline
 from gguflike.convert.encode import Job, run
-from gguflike.convert.plan import ConversionPlan, PlannedTensor
+from gguflike.convert.plan import ConversionPlan
+from gguflike.convert.planned import PlannedTensor
 from gguflike.convert.proof import proven
 from gguflike.convert.resume import made_of, with_notice
 from gguflike.convert.sources import closing_sources, elsewhere, reading_ahead
@@ -91,12 +92,12 @@ def execute(
     """
     again = partial(execute, executor=executor, progress=progress, threads=threads, method=method, overwrite=overwrite)
     if plan.folding is not None:
-        from gguflike.convert.folding import folded
+        from gguflike.convert.folded import folded
 
         check_targets(plan, overwrite)
         return again(folded(plan, threads, progress), resume=False)
     if plan.target is None:
-        raise OutputError("the plan names no target")
+        raise OutputError("the plan names no target", remedy="plan with the file that is to be written, `out`")
     check_targets(plan, overwrite)
     if plan.budget is not None:
         from gguflike.convert import allocation

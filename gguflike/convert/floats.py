@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,6 @@ from gguflike.errors import CheckpointError, UnsupportedError
 from gguflike.families import registry
 from gguflike.families.family import check_layers
 from gguflike.families.parts import Graph
-
-if TYPE_CHECKING:
-    from gguflike.convert.plan import ConversionPlan
 
 SLAB_BYTES = 1 << 24
 LARGEST = float(np.finfo(np.float32).max)
@@ -51,13 +48,8 @@ class FloatModel:
         self.context = int(getattr(config, "n_ctx", 0) or 0)
         missing = [name for name, _, tensor in self.graph.tensors() if tensor.used and name not in self.sources]
         if missing:
-            raise CheckpointError("a tensor of the model is missing", path=label, tensor=missing[0])
-
-    @classmethod
-    def of(cls, plan: ConversionPlan) -> FloatModel:
-        """The model that a plan converts."""
-        said = {**plan.metadata, **(plan.tokenizer.metadata if plan.tokenizer else {})}
-        return cls(said, (tensor.source for tensor in plan.tensors), plan.source)
+            got = f"{len(missing)} of its tensors are not there"
+            raise CheckpointError("a tensor of the model is missing", path=label, tensor=missing[0], got=got)
 
     def read(self, name: str) -> Floats:
         """A tensor, float32 in GGUF's shape. QuantizationError where a value is not finite."""

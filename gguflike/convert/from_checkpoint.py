@@ -23,18 +23,20 @@ from gguflike.container.splitting import Split, split_of
 from gguflike.convert import imatrix as imatrices
 from gguflike.convert import lora as loras
 from gguflike.convert import metadata as general
-from gguflike.convert import plan as plans
+from gguflike.convert import planning
 from gguflike.convert import recipe as recipes
-from gguflike.convert.budget import Beside, Limit, check_limit, limit_of, sized
-from gguflike.convert.carded import Card, with_card
-from gguflike.convert.effort import NONE, Chat, Effort, check_together, effort_of, prepared
+from gguflike.convert.budget import Beside, Limit, check_limit, limit_of
+from gguflike.convert.carded import with_card
+from gguflike.convert.effort import NONE, Chat, Effort, check_together, effort_of
 from gguflike.convert.execute import carry_out, check_options
 from gguflike.convert.facts import Facts, facts, single
 from gguflike.convert.lora import Lora
 from gguflike.convert.matching import by_canonical_name, check_layers, is_tied, match, small_values, tied_or_not
 from gguflike.convert.mixes import Recipe
-from gguflike.convert.plan import ConversionPlan
+from gguflike.convert.plan import Card, ConversionPlan
+from gguflike.convert.planning import prepared
 from gguflike.convert.selection import Selection, SelectionOptions, select
+from gguflike.convert.sized import sized
 from gguflike.convert.sources import Source
 from gguflike.errors import ArgumentError, ArgumentTypeError, CheckpointError, check_choice
 from gguflike.families import config as configs
@@ -138,6 +140,11 @@ def convert(
     Before anything is written, texts of many scripts are tokenized with what the file will say and with the source's
     tokenizer: UnsupportedError shows where they differ, also where the tokenizer does what GGUF cannot say. With
     ``tokenizer_proof="warn"`` that is a notice.
+
+    CheckpointError where files of the source are missing, damaged or contradict each other, RemoteError where they
+    cannot be had, UnsupportedError for what is not handled (an architecture, a key of config.json that changes what is
+    computed), QuantizationError for weights that are not finite or that the type cannot hold, ArgumentError and
+    ArgumentTypeError for an argument that makes no sense, OutputError where the target cannot be written.
     """
     check_options(method, threads)
     asked = effort_of(effort, calibration, calibration_tokens, seed, chat, fold, hessians)
@@ -288,7 +295,7 @@ def plan_conversion(
     metadata, counted = selection.without_layers(metadata)
     calibration, folding = prepared(effort, metadata, sources, label)
     make = partial(
-        plans.make,
+        planning.make,
         source=label,
         target=out,
         recipe=recipe,

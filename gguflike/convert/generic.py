@@ -27,7 +27,7 @@ from gguflike.container import Typed, ValueType
 from gguflike.container.layout import MAX_DIMS, ORIGINAL_SHAPE
 from gguflike.container.splitting import Split
 from gguflike.convert import metadata as general
-from gguflike.convert import plan as plans
+from gguflike.convert import planning
 from gguflike.convert import recipe as recipes
 from gguflike.convert.facts import Facts
 from gguflike.convert.mixes import COPY, Recipe
@@ -54,8 +54,8 @@ _ARCHITECTURE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 @dataclass(frozen=True)
-class GenericSource:
-    """A tensor of floats, in the shape that it has in the file."""
+class _OneTensor:
+    """A tensor of a checkpoint, by its ``name`` and in the ``shape`` that it has in the file."""
 
     name: str
     shape: tuple[int, ...]
@@ -65,6 +65,11 @@ class GenericSource:
     @property
     def origin(self) -> str:
         return self.tensor.name
+
+
+@dataclass(frozen=True)
+class GenericSource(_OneTensor):
+    """A tensor of floats."""
 
     @property
     def stored(self) -> str:
@@ -84,17 +89,8 @@ class GenericSource:
 
 
 @dataclass(frozen=True)
-class IntegerSource:
+class IntegerSource(_OneTensor):
     """A tensor of integers or truth values, as the narrowest of GGUF's integers that holds them."""
-
-    name: str
-    shape: tuple[int, ...]
-    tensor: LazyTensor
-    group: int = 1
-
-    @property
-    def origin(self) -> str:
-        return self.tensor.name
 
     @property
     def stored(self) -> str:
@@ -153,7 +149,7 @@ def plan_generic(
     }
     notices = [*found.notices, *([f"{counted(len(wide), 'tensor')} of float64 rounded to float32"] if wide else [])]
     notices += _scaled(found.tensors)
-    return plans.make(
+    return planning.make(
         source=label,
         target=out,
         recipe=recipe,

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,13 +25,12 @@ from gguflike.convert import cost
 from gguflike.convert.calibration import digest, float_model
 from gguflike.convert.effort import Effort
 from gguflike.convert.floats import FloatModel
+from gguflike.convert.planned import PlannedTensor
 from gguflike.convert.sources import Floats, Source
+from gguflike.convert.stages import ROUNDING, TYPES, Stage, stage_of
 from gguflike.errors import CheckpointError, counted
 from gguflike.families.parts import Graph, Head, Place
 from gguflike.progress import Progress
-
-if TYPE_CHECKING:
-    from gguflike.convert.plan import PlannedTensor
 
 _AGAIN = "calibrate this source, with `hessians`"
 
@@ -121,12 +120,16 @@ class Kept:
             "hessians": os.fspath(self.store.folder),
         }
 
-    def stages(self, tensors: Sequence[PlannedTensor]) -> list[tuple[str, float, int]]:
+    def stages(self, tensors: Sequence[PlannedTensor]) -> list[Stage]:
         """As of `Calibration`: there is nothing but the rounding."""
-        return [("rounding", cost.rounding(tensors), self.choosing_memory)]
+        return [stage_of(ROUNDING, cost.rounding(tensors), self.speed, self.memory)]
+
+    def choosing(self, ladders: cost.Ladders, tensors: Sequence[PlannedTensor]) -> Stage:
+        """The stage in which is measured what each type of its ladder costs a tensor."""
+        return stage_of(TYPES, cost.choosing(ladders, tensors, is_loss_aware=False), self.speed, self.memory)
 
     @property
-    def choosing_memory(self) -> int:
+    def memory(self) -> int:
         """Bytes that rounding takes at most, about, and measuring types less."""
         return needs.BASE + needs.alone(self.graph)
 

@@ -105,7 +105,7 @@ def calibrate(
     if out is not None:
         check_target(out, [*plan.inputs, *files, *(path for each in others for path in each.paths)])
         check_folder(out)
-    model = FloatModel.of(plan)
+    model = plan.float_model()
     imatrices.merge([_nothing(model), *others], "")  # what does not fit is known before anything takes time
     texts = model.texts(files, chat)
     length = longest(model, context)

@@ -17,7 +17,6 @@ from gguflike.calibrate.tables import EMBEDDING, OUTPUT
 from gguflike.calibrate.texts import Text, sequences
 from gguflike.convert.calibration import longest
 from gguflike.convert.effort import Chat, files_of
-from gguflike.convert.floats import FloatModel
 from gguflike.convert.mixes import COPY
 from gguflike.convert.quantize import plan_quantization
 from gguflike.convert.sources import closing_sources
@@ -68,7 +67,7 @@ def observe(
     if tokens is not None:
         check_integer("tokens", tokens, 2)
     plan = plan_quantization(path, None, COPY.name)
-    model = FloatModel.of(plan)
+    model = plan.float_model()
     texts = model.texts(files_of("calibration", calibration), chat)
     length = longest(model, context)
     ids = sequences(texts, model.encode, length, model.begin, tokens)

@@ -21,7 +21,7 @@ from gguflike.tensor import quantize
 
 if TYPE_CHECKING:
     from gguflike.blocks import BlockFormat
-    from gguflike.convert.plan import PlannedTensor
+    from gguflike.convert.planned import PlannedTensor
     from gguflike.convert.sources import Floats
 
 PRIOR = {

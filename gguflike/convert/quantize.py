@@ -17,19 +17,20 @@ from gguflike.blocks import format_by_name
 from gguflike.container import GGUFFile
 from gguflike.container.reader import original_shape
 from gguflike.container.splitting import Split, split_of
-from gguflike.convert import generic
+from gguflike.convert import generic, planning
 from gguflike.convert import imatrix as imatrices
 from gguflike.convert import metadata as general
-from gguflike.convert import plan as plans
 from gguflike.convert import recipe as recipes
-from gguflike.convert.budget import Beside, Limit, check_limit, limit_of, sized
-from gguflike.convert.carded import Card, with_card
-from gguflike.convert.effort import NONE, Chat, Effort, check_together, effort_of, prepared
+from gguflike.convert.budget import Beside, Limit, check_limit, limit_of
+from gguflike.convert.carded import with_card
+from gguflike.convert.effort import NONE, Chat, Effort, check_together, effort_of
 from gguflike.convert.execute import carry_out, check_options
 from gguflike.convert.facts import Facts, facts
 from gguflike.convert.mixes import COPY, Recipe
-from gguflike.convert.plan import ConversionPlan
+from gguflike.convert.plan import Card, ConversionPlan
+from gguflike.convert.planning import prepared
 from gguflike.convert.selection import Selection, SelectionOptions, select
+from gguflike.convert.sized import sized
 from gguflike.convert.sources import GGUFSource, Source, stamp
 from gguflike.errors import ArgumentError
 from gguflike.progress import Progress
@@ -117,7 +118,10 @@ def plan_quantization(
     check_together(effort, imatrix=imatrix)
     check_limit(limit, selection)
     if keep_split and split is not None:
-        raise ArgumentError("the files are either those of the source or made by limits", field="keep_split")
+        remedy = "leave out `keep_split`, or the limits of files"
+        raise ArgumentError(
+            "files are cut either as those of the source or by limits", field="keep_split", remedy=remedy
+        )
     with nullcontext(src) if isinstance(src, GGUFFile) else container.open(src) as file:
         stamps = tuple(stamp(path) for path in file.paths)
         sources: list[Source] = [
@@ -139,7 +143,7 @@ def plan_quantization(
         label = Path(file.path).name
         calibration, folding = prepared(effort, metadata, sources, label)
         make = partial(
-            plans.make,
+            planning.make,
             source=label,
             target=out,
             recipe=recipe,

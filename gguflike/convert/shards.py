@@ -15,7 +15,8 @@ from gguflike.container.shards import PREFIX
 from gguflike.container.splitting import Split, paths_of, plan_split, split_of
 from gguflike.convert.execute import carry_out
 from gguflike.convert.mixes import COPY
-from gguflike.convert.plan import ConversionPlan, PlannedTensor
+from gguflike.convert.plan import ConversionPlan
+from gguflike.convert.planned import PlannedTensor
 from gguflike.convert.sources import GGUFSource, stamp
 from gguflike.errors import OutputError, UnsupportedError
 from gguflike.progress import Progress
@@ -37,9 +38,10 @@ def split(
 ) -> ConversionPlan:
     """Write the GGUF file ``src`` as several, PREFIX-00001-of-00003.gguf and so on; return the plan carried out.
 
-    ``split_max_size`` is the number of bytes of tensors in a file, or text such as "4G" (milliards; K and M, too), and
-    ``split_max_tensors`` their number, 128 where neither is given. ``no_tensor_first_split`` puts nothing but metadata
-    into the first file. A model that is split already is split anew.
+    ``split_max_size`` is the number of bytes of tensors in a file, or text such as "4G" (K, M and G are thousands,
+    millions and billions), and ``split_max_tensors`` their number, 128 where neither is given.
+    ``no_tensor_first_split`` puts nothing but metadata into the first file. A model that is split already is split
+    anew.
 
     DigestError where a tensor is not what the digests in ``src`` say. All files appear or, where the disk allows it,
     none; ``overwrite`` and ``resume`` are those of `gguflike.convert`.

@@ -1,14 +1,11 @@
-"""What carrying out a plan takes beside encoding, stage by stage: for people and for programs."""
+"""What carrying out a plan takes beside encoding, stage by stage."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
-from gguflike.convert import cost
 from gguflike.convert.cost import duration
-
-if TYPE_CHECKING:
-    from gguflike.convert.plan import ConversionPlan
 
 FOLDS, OUTPUTS, TYPES, ROUNDING, TUNING = "folds", "outputs", "types", "rounding", "tuning"
 _WORDS = {OUTPUTS: "measuring what outputs matter", TYPES: "choosing types", ROUNDING: "rounding"}
@@ -23,34 +20,18 @@ class Stage(NamedTuple):
     memory: int | None = None
 
 
-def stages(plan: ConversionPlan) -> tuple[Stage, ...]:
-    """The stages of a plan, in their order; none where tensors are only encoded."""
-    calibration, budget, found = plan.calibration, plan.budget, list[Stage]()
-    speed = calibration.speed if calibration is not None else None if budget is None else budget.speed
-    if plan.folding is not None:
-        found.append(Stage(FOLDS))
-    if calibration is not None:
-        found += [_stage(name, count, speed, memory) for name, count, memory in calibration.stages(plan.calibrated)]
-    if budget is not None:
-        count = cost.choosing(calibration, budget.ladders, plan.tensors)
-        memory = None if calibration is None else calibration.choosing_memory
-        found.insert(len(found) - (calibration is not None), _stage(TYPES, count, speed, memory))  # before rounding
-    if plan.tuning is not None:
-        found.append(Stage(TUNING, plan.tuning.seconds, plan.tuning.memory))
-    return tuple(found)
-
-
-def _stage(name: str, operations: float, speed: float | None, memory: int | None) -> Stage:
+def stage_of(name: str, operations: float, speed: float | None, memory: int | None) -> Stage:
+    """A stage that takes so many floating-point ``operations``, of which ``speed`` are made in a second."""
     return Stage(name, None if speed is None else operations / speed, memory)
 
 
-def lines(plan: ConversionPlan) -> list[str]:
-    """What a plan says of how long its stages take together; of folds and of tuning they are told elsewhere."""
-    own = [(each, each.seconds) for each in stages(plan) if each.name in _WORDS]
+def lines(stages: Iterable[Stage], disk: int) -> list[str]:
+    """What a plan says of how long its stages take together, with so many bytes of ``disk`` beside the file; of folds
+    and of tuning they are told elsewhere."""
+    own = [(each, each.seconds) for each in stages if each.name in _WORDS]
     timed = [(each, seconds) for each, seconds in own if seconds is not None]
     if not timed:
         return []
-    disk = 0 if plan.calibration is None else plan.calibration.disk
     memory = max((each.memory for each, _ in timed if each.memory is not None), default=0)
     takes = [size for size in (_of(memory, "memory"), _of(disk, "disk until the end")) if size]
     what = "calibrating" if disk else _WORDS[timed[-1][0].name]
@@ -63,25 +44,3 @@ def lines(plan: ConversionPlan) -> list[str]:
 
 def _of(size: int, what: str) -> str:
     return f"{size / 1e9:.1f} GB of {what}" if size else ""
-
-
-def document(plan: ConversionPlan) -> dict[str, Any] | None:
-    """The same as JSON, with what text a model is calibrated on. None where tensors are only encoded."""
-    found = stages(plan)
-    if not found:
-        return None
-    calibration = plan.calibration
-    known = [each.memory for each in found if each.memory is not None]
-    timed = [each.seconds for each in found if each.seconds is not None]
-    about: dict[str, Any] = {"effort": 0, "texts": [], "tokens": 0, "hessians": None}
-    if calibration is not None:
-        about = calibration.document()
-    return {
-        **about,
-        "fold": None if plan.folding is None else plan.folding.method,
-        "limit": None if plan.budget is None else plan.budget.limit.label,
-        "stages": [{"name": each.name, "seconds": each.seconds, "memory_bytes": each.memory} for each in found],
-        "seconds": sum(timed) if timed else None,
-        "memory_bytes": max(known, default=None),
-        "disk_bytes": 0 if calibration is None else calibration.disk,
-    }

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,18 +20,18 @@ from gguflike.calibrate.forms import FORMS
 from gguflike.calibrate.reached import Mark, lowest, save
 from gguflike.calibrate.texts import sequences
 from gguflike.calibrate.trained import Moves
-from gguflike.container import FilePlan, Typed, ValueType, Writer
+from gguflike.container import FilePlan, Writer
 from gguflike.container.plan import with_values
 from gguflike.convert.calibration import Calibration
-from gguflike.convert.cost import cpus, duration, speed
+from gguflike.convert.cost import cpus, speed
+from gguflike.convert.plan import ConversionPlan
+from gguflike.convert.planned import PlannedTensor
 from gguflike.convert.resume import made_of
+from gguflike.convert.tuning import TuningPlan, metadata, size_of
 from gguflike.errors import ArgumentError, UnsupportedError, counted
 from gguflike.machine import machine_bytes
-from gguflike.progress import CALIBRATING, Progress
+from gguflike.progress import Progress, calibrating
 from gguflike.tensor import QuantizedTensor
-
-if TYPE_CHECKING:
-    from gguflike.convert.plan import ConversionPlan, PlannedTensor
 
 Bytes = npt.NDArray[np.uint8]
 BITS = 3.5
@@ -42,26 +42,6 @@ RATES: dict[str, Any] = {}  # other than those of `Tuning`
 HELD_OUT = 8192  # tokens, at most
 _RESULT = "tuned.npz"
 _SHARE = 0.8  # of the machine's memory
-
-
-@dataclass(frozen=True)
-class TuningPlan:
-    """How a conversion is tuned: what moves, how many bytes of memory that takes at most and about how many seconds."""
-
-    moves: Moves
-    memory: int
-    seconds: float
-    held_out: tuple[str, ...]
-
-    def lines(self) -> list[str]:
-        """What a plan says of it."""
-        codes = f", scales and codes of types of up to {BITS:g} bits" if self.moves == "codes" else ""
-        return [
-            f"then super-scales{codes} and norm gains are trained end to end, in up to {STEPS} steps of {BATCH} "
-            f"sequences of up to {SEQUENCE} tokens, while that helps on {', '.join(self.held_out)}",
-            f"training takes about {duration(self.seconds)} and at most {_size(self.memory)} of memory, the whole "
-            "model in float32 several times",
-        ]
 
 
 def with_tuning(plan: ConversionPlan) -> ConversionPlan:
@@ -93,14 +73,15 @@ def tuning_of(plan: ConversionPlan) -> TuningPlan:
         raise UnsupportedError(
             "the model is too large to be tuned on this machine: it is in memory in float32, several times",
             field="effort",
-            expected=f"at most {_size(most)}",
-            got=_size(needs["scales"]),
+            expected=f"at most {size_of(most)}",
+            got=size_of(needs["scales"]),
             remedy="`effort=2` holds one layer at a time; or a machine with more memory",
         )
     moves: Any = fits[0]
     tokens = STEPS * BATCH * min(SEQUENCE, calibration.sequence)
     seconds = 8.0 * plan.parameters * tokens / speed()
-    return TuningPlan(moves, needs[moves], seconds, tuple(text.name for text in calibration.held_out))
+    held_out = tuple(text.name for text in calibration.held_out)
+    return TuningPlan(moves, needs[moves], seconds, held_out, BITS, STEPS, BATCH, SEQUENCE)
 
 
 def memory(plan: ConversionPlan, trained: Sequence[PlannedTensor], coarse: int, threads: int) -> int:
@@ -119,17 +100,6 @@ def memory(plan: ConversionPlan, trained: Sequence[PlannedTensor], coarse: int, 
     activations = 4 * tokens * (8 * widest + 2 * graph.embedding.n_embd * len(graph.blocks))
     logits = 4 * tokens * graph.embedding.n_vocab * 6
     return kept + 4 * 6 * largest + threads * (activations + logits)
-
-
-def metadata(tuning: TuningPlan, marks: Sequence[Mark] = ()) -> dict[str, Any]:
-    """What a file says of its tuning; before it is done, as many bytes."""
-    reached = [marks[0].held_out, lowest(marks)] if marks else [0.0, 0.0]
-    return {
-        "gguflike.tuning.moves": tuning.moves,
-        "gguflike.tuning.held_out": list(tuning.held_out),
-        "gguflike.tuning.steps": Typed(marks[-1].step if marks else 0, ValueType.UINT32),
-        "gguflike.tuning.divergence": Typed(reached, ValueType.ARRAY, ValueType.FLOAT64),
-    }
 
 
 def header(planned: ConversionPlan, done: ConversionPlan) -> FilePlan:
@@ -174,10 +144,6 @@ def _train(
 ) -> None:
     from gguflike.calibrate.tune import Tuning, tune
 
-    def tell(done: int, total: int, what: str) -> None:
-        if progress is not None:
-            progress(done, total, CALIBRATING + what)
-
     used = {place.name for place in calibration.graph.tensors() if place.tensor.used}
     tensors = {tensor.name: tensor for tensor in plan.tensors if tensor.name in used}
     rows = {name: writer.read(name).reshape(-1, t.format.row_bytes(t.shape[-1])) for name, t in tensors.items()}
@@ -205,7 +171,7 @@ def _train(
         length=calibration.sequence,
         key=made_of(plan, "search"),
         threads=threads,
-        progress=tell,
+        progress=calibrating(progress),
     )
     made: dict[str, Any] = {name: forms[name].pack(numbers).reshape(-1) for name, numbers in result.numbers.items()}
     made |= {name: np.ascontiguousarray(value).reshape(-1).view(np.uint8) for name, value in result.values.items()}
@@ -239,7 +205,3 @@ def _values(plan: ConversionPlan) -> list[str]:
         and tensor.format.is_float
         and tensor.format.block_bytes == 4
     ]
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(count / 1e6, 1):.0f} MB"
