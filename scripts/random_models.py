@@ -25,7 +25,7 @@ from gguflike.convert import metadata as general
 from gguflike.convert import planning
 from gguflike.convert import recipe as recipes
 from gguflike.convert.facts import facts
-from gguflike.convert.from_checkpoint import kept_type
+from gguflike.convert.from_checkpoint import fixed_type
 from gguflike.convert.mixes import Recipe
 from gguflike.convert.selection import select
 from gguflike.families import config as configs
@@ -217,7 +217,7 @@ def plan(name: str, recipe: Recipe, out: Path) -> planning.ConversionPlan:
         facts=known,
         sources=sources,
         metadata=metadata,
-        kept=partial(kept_type, known, recipe, selection),
+        fixed=partial(fixed_type, known, recipe, selection),
         inputs=(),
         selection=selection,
     )

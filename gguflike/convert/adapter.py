@@ -147,7 +147,7 @@ def plan_adapter(
         facts=Facts(n_layer=0),
         sources=sources,
         metadata=selection.with_overrides(metadata),
-        kept=lambda _: recipe.type,
+        fixed=lambda _: recipe.type,
         inputs=[*adapter.inputs(), *read],
         selection=selection,
         notices=[*unread, *notices],

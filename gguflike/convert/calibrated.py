@@ -4,7 +4,7 @@
 model in the file. When it knows what a matrix will multiply there, the matrix is rounded for that, its bytes are
 written, and the walk goes on with what a reader of the file will decode. All else is written before, as without
 calibration. Memory holds one layer and its statistics; hidden states are in a folder beside the target. With Hessians
-that are kept of another run (`convert.kept`) there is no walk: one matrix is rounded after the other.
+that are kept of another run (`convert.given_hessians`) there is no walk: one matrix is rounded after the other.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gguflike.container import Writer
 from gguflike.convert import pipeline, tuned
 from gguflike.convert.calibration import Calibration
 from gguflike.convert.encode import Job
-from gguflike.convert.kept import Kept
+from gguflike.convert.given_hessians import GivenHessians
 from gguflike.convert.plan import ConversionPlan
 from gguflike.convert.planned import PlannedTensor
 from gguflike.convert.resume import made_of
@@ -57,7 +57,7 @@ def run(
     ``advance`` is told of bytes of tensors that are not calibrated; ``progress`` of how far the calibration is.
     """
     assert plan.calibration is not None
-    if isinstance(plan.calibration, Kept):
+    if isinstance(plan.calibration, GivenHessians):
         plan.calibration.check()
     _check_room(plan, writer)
     done = tuned.finished(writer.workspace) if plan.tuning is not None else {}
@@ -66,8 +66,8 @@ def run(
     others = {tensor.name for tensor in plan.tensors} - {tensor.name for tensor in plan.calibrated} - done.keys()
     _encode([tensor for tensor in plan.tensors if tensor.name in others], writer, threads, advance)
     rounder = Rounder(plan, writer, threads, done)
-    if isinstance(plan.calibration, Kept):
-        rounder.round_kept(plan.calibration, progress)
+    if isinstance(plan.calibration, GivenHessians):
+        rounder.round_given(plan.calibration, progress)
         return plan
     states = writer.workspace / "states"
     skips = rounder.resumed and states.exists()
@@ -171,17 +171,17 @@ class Rounder:
             self._writer.write_part(name, start * data.shape[1], data.reshape(-1))
         self.left.discard(name)
 
-    def round_kept(self, kept: Kept, progress: Progress | None) -> None:
+    def round_given(self, hessians: GivenHessians, progress: Progress | None) -> None:
         """Write every matrix, rounded with the Hessian that is kept of it: one group after the other."""
         tell, sizes = calibrating(progress), {name: self._tensors[name].weights for name in self._calibrated}
         done, total = sum(size for name, size in sizes.items() if name not in self.left), sum(sizes.values())
-        for group in kept.store.groups:
+        for group in hessians.store.groups:
             names = [name for name in group.names if name in self.left]
-            statistics = kept.store[names[0]] if names else None
+            statistics = hessians.store[names[0]] if names else None
             for name in names:
                 tell(done, total, name)
                 weights = self.read(name)
-                kept.check_matrix(name, weights)
+                hessians.check_matrix(name, weights)
                 self._writer.write(name, self._rounded(self._tensors[name], weights, statistics).reshape(-1))
                 self.left.discard(name)
                 done += sizes[name]

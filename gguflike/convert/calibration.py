@@ -88,7 +88,7 @@ class Calibration:
     def watch(
         self,
         found: Callable[[tuple[str, ...], Any], None],
-        known: Container[str],  # noqa: ARG002 - as of `Kept`
+        known: Container[str],  # noqa: ARG002 - as of `GivenHessians`
         folder: Path,
         threads: int | None,
         progress: Progress,

@@ -68,8 +68,8 @@ class Facts:
 
     def quantizable(self, name: str, shape: tuple[int, ...]) -> bool:
         """Whether a tensor of ``shape`` (numpy order) is a weight matrix; the others keep the type they have."""
-        kept = self.storage.kept
-        return quantizable(name, shape) and not (kept and kept.search(name))
+        exempt = self.storage.unquantized
+        return quantizable(name, shape) and not (exempt and exempt.search(name))
 
     def category(self, name: str) -> str:
         """The word that rules have for a tensor; the embedding of a tied model is its output matrix."""

@@ -261,7 +261,7 @@ def plan_conversion(
         applied = unapplied(opened.folder) if any(a.adapter.folder.samefile(opened.folder) for a in adapters) else []
         said = [each for each in said if each not in applied]
         available = loras.merge(family, available, adapters, is_tied(family.graph(config)))
-    config, available, kept = tied_or_not(family, config, available)
+    config, available, untied = tied_or_not(family, config, available)
     further = opened.config.get("num_nextn_predict_layers")
     sources, left_out = match(family, config, available, opened.folder, further if isinstance(further, int) else 0)
     sources = [renamed(each, selection) for each in sources if not selection.leaves_out(each.name)]
@@ -302,7 +302,7 @@ def plan_conversion(
         facts=known,
         sources=sources,
         metadata=metadata,
-        kept=partial(kept_type, known, recipe, selection),
+        fixed=partial(fixed_type, known, recipe, selection),
         selection=selection,
         importance=importance,
         inputs=[
@@ -310,7 +310,7 @@ def plan_conversion(
             *(path for each in adapters for path in each.adapter.inputs()),
             *(matrix.paths if matrix else ()),
         ],
-        notices=[*said, *unread, *notices, *kept, *left_out, *unused, *counted, *tokenizer.notices],
+        notices=[*said, *unread, *notices, *untied, *left_out, *unused, *counted, *tokenizer.notices],
         tokenizer=tokenizer,
         split=split,
         calibration=calibration,
@@ -355,7 +355,7 @@ def renamed(source: Source, selection: Selection) -> Source:
     return source if name == source.name else replace(cast("Any", source), name=name)
 
 
-def kept_type(known: Facts, recipe: Recipe, selection: Selection, source: Source) -> str | None:
+def fixed_type(known: Facts, recipe: Recipe, selection: Selection, source: Source) -> str | None:
     """What llama.cpp's converter does, which comes before its quantizer: float32 for norms, biases, routers and the
     like; the few matrices that are never quantized keep their precision, or get the recipe's if that is a float type.
     """

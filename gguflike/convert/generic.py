@@ -156,7 +156,7 @@ def plan_generic(
         facts=Facts(n_layer=0),
         sources=sources,
         metadata=selection.with_overrides(metadata),
-        kept=partial(kept, recipe, shapes),
+        fixed=partial(fixed_type, recipe, shapes),
         inputs=found.files,
         selection=replace(selection, pure=True),
         notices=notices,
@@ -179,7 +179,7 @@ def is_generic(metadata: Mapping[str, Any]) -> bool:
     return DTYPE_KEY in metadata
 
 
-def kept(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]], source: Source) -> str | None:
+def fixed_type(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]], source: Source) -> str | None:
     """The type of what recipes do not touch, else None. ``shapes``: those of the network, where they differ."""
     exact = GGUF_TYPES.get(source.stored, source.stored)
     if format_by_name(exact).is_integer or recipe is COPY:
@@ -189,7 +189,7 @@ def kept(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]], source: Source) 
     return None
 
 
-def kept_again(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]], source: Source) -> str | None:
+def fixed_again(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]], source: Source) -> str | None:
     """The same of a tensor of such a file, by the name that it has there."""
     stored = format_by_name(source.stored)
     keeps = stored.is_integer or recipe is COPY or is_delicate(source.name, shapes[source.origin])

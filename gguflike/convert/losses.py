@@ -17,7 +17,7 @@ import numpy as np
 from gguflike import frozen
 from gguflike.calibrate.tables import EMBEDDING, OUTPUT
 from gguflike.convert.calibration import Calibration
-from gguflike.convert.kept import Kept
+from gguflike.convert.given_hessians import GivenHessians
 from gguflike.convert.prior import Prior
 from gguflike.progress import Progress
 
@@ -50,7 +50,7 @@ class Loss(Protocol):
 class Expected:
     """As a prior has it: by relative errors of outputs."""
 
-    def __init__(self, calibration: Calibration | Kept) -> None:
+    def __init__(self, calibration: Calibration | GivenHessians) -> None:
         names = [place.name for place in calibration.matrices()]
         self._prior = Prior([*names, EMBEDDING])  # which may be the output matrix, too
         self._members = {place.name: prod(place.tensor.shape[:-2]) for place in calibration.matrices()}
@@ -92,8 +92,10 @@ class Measured:
         return 0.5 * self._known.mean * float(each.sum())
 
 
-def loss_of(calibration: Calibration | Kept, folder: Path, threads: int | None, progress: Progress | None) -> Loss:
+def loss_of(
+    calibration: Calibration | GivenHessians, folder: Path, threads: int | None, progress: Progress | None
+) -> Loss:
     """What is known where a calibration has measured what it can; it keeps that in ``folder``."""
-    if isinstance(calibration, Kept) or not calibration.effort.is_loss_aware:
+    if isinstance(calibration, GivenHessians) or not calibration.effort.is_loss_aware:
         return Expected(calibration)
     return Measured(calibration, calibration.sensitivities(calibration.model.read, folder, threads, progress))

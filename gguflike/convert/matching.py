@@ -236,8 +236,8 @@ def _source(binding: Binding, available: Mapping[str, LazyTensor]) -> Source:
         blocks, scales = (_tensor(piece, available) for piece in binding.pieces)
         return Float4Source(binding.gguf, binding.shape, ((stack(blocks, scales), binding.pieces[0]),))
     pieces = tuple((_tensor(piece, available), piece) for piece in binding.pieces)
-    kept = float4_source(binding.gguf, binding.shape, pieces)
-    return kept or CheckpointSource(binding.gguf, binding.shape, pieces)
+    as_blocks = float4_source(binding.gguf, binding.shape, pieces)
+    return as_blocks or CheckpointSource(binding.gguf, binding.shape, pieces)
 
 
 def _tensor(piece: Piece, available: Mapping[str, LazyTensor]) -> LazyTensor:

@@ -26,8 +26,8 @@ from gguflike.convert.calibration import longest
 from gguflike.convert.effort import Chat, files_of
 from gguflike.convert.floats import FloatModel
 from gguflike.convert.from_checkpoint import AUTO, plan_conversion
+from gguflike.convert.given_hessians import About
 from gguflike.convert.imatrix import Entry, Imatrix
-from gguflike.convert.kept import About
 from gguflike.convert.mixes import COPY
 from gguflike.convert.plan import ConversionPlan
 from gguflike.convert.quantize import plan_quantization
@@ -113,23 +113,23 @@ def calibrate(
     count = sum(map(len, ids))
     last = Path(out if out is not None else hessians or "")
     folder = Path(workspace if workspace is not None else last.parent) / f".{last.name}.calibration"
-    kept = None if hessians is None else Path(hessians)
-    key = made_of(plan, repr((ids, None if kept is None else str(kept.resolve()))))
-    collecting = Importances() if kept is None else Together((Importances(), Hessians()))
+    place = None if hessians is None else Path(hessians)
+    key = made_of(plan, repr((ids, None if place is None else str(place.resolve()))))
+    collecting = Importances() if place is None else Together((Importances(), Hessians()))
     made = Imatrix("", (), {}, tuple(text.name for text in texts), len(ids), length)
     with ExitStack() as stack:
-        for each in (folder, kept):
+        for each in (folder, place):
             if each is not None:
                 stack.enter_context(claimed(each, f"calibrating for {last}"))
         if not (folder / key[:16]).exists():  # nothing is there, or what was made of other files or options
             emptied(folder)
         missing = {folder: needs.disk(model.graph, count, collecting, False) - disk.taken(folder.rglob("*"))}
-        if kept is not None:
-            missing[kept] = store.missing(kept, needs.kept(model.graph))
+        if place is not None:
+            missing[place] = store.missing(place, needs.kept(model.graph))
         disk.check_rooms(missing)
-        found = _Found(folder / key[:16], kept, model.sha256)
-        if kept is not None:
-            store.begin(kept)
+        found = _Found(folder / key[:16], place, model.sha256)
+        if place is not None:
+            store.begin(place)
         stack.enter_context(closing_sources())
         stream(
             model.graph,
@@ -146,9 +146,9 @@ def calibrate(
             progress=progress,
         )
         entries, groups = found.all()
-        if kept is not None:
+        if place is not None:
             about = About.of(plan.source, texts, ids, length, model.rest())
-            store.finish(kept, about._asdict(), groups)
+            store.finish(place, about._asdict(), groups)
         if out is not None:
             sums = imatrices.merge([replace(made, entries=entries), *others], Path(out).name)
             imatrices.write(out, sums, overwrite, plan.inputs)
@@ -156,7 +156,7 @@ def calibrate(
     return Multiplied(
         plan.source,
         None if out is None else Path(out),
-        kept,
+        place,
         made.datasets,
         len(ids),
         count,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gguflike.convert.calibration import Calibration
     from gguflike.convert.floats import FloatModel
     from gguflike.convert.folding import Folding
-    from gguflike.convert.kept import Kept
+    from gguflike.convert.given_hessians import GivenHessians
     from gguflike.convert.stages import Stage
     from gguflike.convert.tuning import TuningPlan
 
@@ -75,7 +75,7 @@ class ConversionPlan:
     tokenizer: Reading | None = field(default=None, repr=False, compare=False)  # what the proof of it needs
     is_split: bool = False  # named as shards are, even if it is one file
     digests: Mapping[str, str] = field(default_factory=dict, repr=False)  # SHA-256 that tensors must have
-    calibration: Calibration | Kept | None = field(default=None, repr=False)
+    calibration: Calibration | GivenHessians | None = field(default=None, repr=False)
     folding: Folding | None = field(default=None, repr=False)  # scales that move before tensors are quantized
     budget: Budget | None = field(default=None, repr=False)  # where types are still to be chosen
     remade: Remade | None = field(default=None, repr=False, compare=False)  # the same with other types, for a budget

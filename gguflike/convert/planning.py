@@ -28,24 +28,24 @@ from gguflike.errors import UnsupportedError, counted
 if TYPE_CHECKING:
     from gguflike.convert.calibration import Calibration
     from gguflike.convert.folding import Folding
-    from gguflike.convert.kept import Kept
+    from gguflike.convert.given_hessians import GivenHessians
 
 
 def prepared(
     effort: Effort, metadata: Mapping[str, Any], sources: Sequence[Source], label: str
-) -> tuple[Calibration | Kept | None, Folding | None]:
+) -> tuple[Calibration | GivenHessians | None, Folding | None]:
     """How the model of these ``sources`` and ``metadata`` is calibrated, and what is folded in it, as far as that is
     asked for.
 
     UnsupportedError where the reference cannot run it, ArgumentError where a text cannot be read, CheckpointError for
     Hessians that are not of this model.
     """
-    calibration: Calibration | Kept | None = None
+    calibration: Calibration | GivenHessians | None = None
     folding = None
     if effort.hessians is not None:
-        from gguflike.convert.kept import kept_of
+        from gguflike.convert.given_hessians import hessians_of
 
-        calibration = kept_of(effort, metadata, sources, label)
+        calibration = hessians_of(effort, metadata, sources, label)
     elif effort.is_calibrated:  # what only this needs is imported then, and with it the reference
         from gguflike.convert.calibration import calibration_of
 
@@ -65,18 +65,18 @@ def make(
     facts: Facts,
     sources: Sequence[Source],
     metadata: Mapping[str, Any],
-    kept: Callable[[Source], str | None],
+    fixed: Callable[[Source], str | None],
     inputs: Iterable[str | os.PathLike[str]],
     selection: Selection,
     importance: Mapping[str, Floats] | None = None,
     notices: Sequence[str] = (),
     split: Split | None = None,
     tokenizer: Reading | None = None,
-    calibration: Calibration | Kept | None = None,
+    calibration: Calibration | GivenHessians | None = None,
     folding: Folding | None = None,
     formats: Mapping[str, BlockFormat] | None = None,
 ) -> ConversionPlan:
-    """Choose types and lay out the file. ``kept`` gives the type of tensors that recipes do not touch, else None, and
+    """Choose types and lay out the file. ``fixed`` gives the type of tensors that recipes do not touch, else None, and
     ``formats`` those of tensors by name whose types are chosen already.
 
     OutputError where the target is one of ``inputs``: the files that the command reads. UnsupportedError
@@ -93,12 +93,12 @@ def make(
     file = None if target is None else place(target, source, recipe.name)
     if file is not None:
         container.check_target(file, paths)
-    tensors = [_planned(each, recipe, facts, kept, selection, importance or {}) for each in sources]
+    tensors = [_planned(each, recipe, facts, fixed, selection, importance or {}) for each in sources]
     if formats:
         tensors = [replace(t, format=f, wanted=f) if (f := formats.get(t.name)) else t for t in tensors]
         metadata = {**metadata, "general.file_type": most_of(tensors).file_type}
     tensors += [each for tensor in tensors for each in _beside(tensor)]
-    _check_overrides(selection.tensor_types, [each.name for each in sources if kept(each) is None])
+    _check_overrides(selection.tensor_types, [each.name for each in sources if fixed(each) is None])
     again = [] if selection.allow_requantize else _requantized(tensors)
     said = [*notices, *again]
     if calibration is None:
@@ -181,13 +181,12 @@ def _planned(
     source: Source,
     recipe: Recipe,
     facts: Facts,
-    kept: Callable[[Source], str | None],
+    fixed: Callable[[Source], str | None],
     selection: Selection,
     importance: Mapping[str, Floats],
 ) -> PlannedTensor:
-    fixed = kept(source)
-    if fixed is not None:
-        return PlannedTensor(source, format_by_name(fixed), format_by_name(fixed))
+    if (name := fixed(source)) is not None:
+        return PlannedTensor(source, format_by_name(name), format_by_name(name))
     choice = selection.choose(recipe, source.name, source.shape, facts)
     weights = importance.get(source.name)
     return PlannedTensor(source, choice.format, choice.wanted, weights if choice.format.is_quantized else None)

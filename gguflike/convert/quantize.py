@@ -135,11 +135,11 @@ def plan_quantization(
         is_weighed = bool(importance) or effort.is_calibrated
         known = facts(metadata, {source.name: source.shape for source in sources}, is_weighed)
         metadata, counted = selection.without_layers(metadata)
-        keep = partial(_kept, known, recipe, selection)
+        fixed = partial(_fixed_type, known, recipe, selection)
         if generic.is_generic(file.metadata):
             check_together(effort, generic=True)
             selection = replace(selection, pure=True)
-            keep = partial(generic.kept_again, recipe, _network_shapes(file))
+            fixed = partial(generic.fixed_again, recipe, _network_shapes(file))
         label = Path(file.path).name
         calibration, folding = prepared(effort, metadata, sources, label)
         make = partial(
@@ -150,7 +150,7 @@ def plan_quantization(
             facts=known,
             sources=sources,
             metadata=metadata,
-            kept=keep,
+            fixed=fixed,
             inputs=(*file.paths, *(matrix.paths if matrix else ())),
             selection=selection,
             importance=importance,
@@ -170,8 +170,8 @@ def _network_shapes(file: GGUFFile) -> dict[str, tuple[int, ...]]:
 
 def _same_shards(file: GGUFFile, selection: Selection) -> Split | None:
     """The files that the source has, without those whose layers are all left out; None where it is one."""
-    kept = Counter(info.shard for info in file.infos.values() if not selection.leaves_out(info.name))
-    counts = [kept[number] for number in range(len(file.paths))]
+    left = Counter(info.shard for info in file.infos.values() if not selection.leaves_out(info.name))
+    counts = [left[number] for number in range(len(file.paths))]
     return Split(counts=tuple(c for i, c in enumerate(counts) if c or i == 0)) if len(counts) > 1 else None
 
 
@@ -180,7 +180,7 @@ def by_name(type: str) -> Recipe:
     return COPY if isinstance(type, str) and type.upper() == COPY.name else recipes.by_name(type)
 
 
-def _kept(known: Facts, recipe: Recipe, selection: Selection, source: Source) -> str | None:
+def _fixed_type(known: Facts, recipe: Recipe, selection: Selection, source: Source) -> str | None:
     """What is not a weight matrix stays as it is, and so does what was asked to."""
     is_weights = known.quantizable(source.name, source.shape) and not format_by_name(source.stored).is_integer
     return source.stored if not is_weights or recipe is COPY or selection.keeps(source.name) else None

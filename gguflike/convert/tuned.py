@@ -95,11 +95,11 @@ def memory(plan: ConversionPlan, trained: Sequence[PlannedTensor], coarse: int, 
     graph, tokens = plan.calibration.graph, min(SEQUENCE, plan.calibration.sequence)
     weights, moved = plan.parameters, sum(tensor.weights for tensor in trained)
     largest = max((tensor.weights for tensor in trained), default=0)
-    kept = 4 * 2 * weights + (4 * (1 + threads) + 3) * moved + 14 * coarse
+    lasting = 4 * 2 * weights + (4 * (1 + threads) + 3) * moved + 14 * coarse
     widest = max((mixer.widest for mixer in graph.mixers()), default=graph.embedding.n_embd)
     activations = 4 * tokens * (8 * widest + 2 * graph.embedding.n_embd * len(graph.blocks))
     logits = 4 * tokens * graph.embedding.n_vocab * 6
-    return kept + 4 * 6 * largest + threads * (activations + logits)
+    return lasting + 4 * 6 * largest + threads * (activations + logits)
 
 
 def header(planned: ConversionPlan, done: ConversionPlan) -> FilePlan:

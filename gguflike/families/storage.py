@@ -14,14 +14,14 @@ class Storage:
 
     ``wide_layers``: models of so many layers have values so narrow that more bits for them cost nothing (all such
     models, or where ``grouped``, those with fewer key-value heads than query heads). ``lean``: the mixes spend less on
-    attention outputs and ffn_down. ``kept`` and ``careful`` match names of weight matrices that are never quantized,
-    and of such that never get fewer than 8 bits.
+    attention outputs and ffn_down. ``unquantized`` and ``careful`` match names of weight matrices that are never
+    quantized, and of such that never get fewer than 8 bits.
     """
 
     wide_layers: int = 0
     grouped: bool = False
     lean: bool = False
-    kept: re.Pattern[str] | None = None
+    unquantized: re.Pattern[str] | None = None
     careful: re.Pattern[str] | None = None
 
 
@@ -34,7 +34,7 @@ _STORAGE: Mapping[str, Storage] = {
     "jais2": Storage(wide_layers=68),
     "falcon": Storage(lean=True),
     "glm5-next": Storage(
-        kept=re.compile(
+        unquantized=re.compile(
             r"hc_|indexer\.(attn_q_b|attn_k|proj)|indexer_compressor_(gate|ape)|ssm_([fg]_[ab]|beta)\.weight"
             r"|attn_(kv_a_mqa|[kv]_b)\.weight"
         ),

@@ -18,7 +18,7 @@ from gguflike.calibrate.rounding import round_matrix
 from gguflike.calibrate.statistics import Statistics
 from gguflike.calibrate.store import Store
 from gguflike.cli import main
-from gguflike.convert import calibrated, calibration, convert, kept, quantize_file
+from gguflike.convert import calibrated, calibration, convert, given_hessians, quantize_file
 from gguflike.errors import ArgumentError, CheckpointError, GGUFLikeError, OutputError
 from gguflike.progress import CALIBRATING
 from tests import tiny
@@ -29,7 +29,7 @@ TEXT = "It is a truth universally acknowledged, that a single man in possession 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the checkpoint ``hf`` and its Hessians ``h``; nothing is to be changed there."""
-    folder = tmp_path_factory.mktemp("kept")
+    folder = tmp_path_factory.mktemp("given")
     (folder / "text.txt").write_text(TEXT * 20)
     tiny.checkpoint(folder / "hf")
     gguflike.calibrate(folder / "hf", hessians=folder / "h", calibration=[folder / "text.txt"])
@@ -241,5 +241,5 @@ def test_folders_that_are_written_anew_hold_nothing_until_then(place: Path, tmp_
         Store(tmp_path / "h")
     gguflike.calibrate(place / "hf", **again)
     assert Store(tmp_path / "h").about["texts"] == ["other.txt"]
-    assert kept.About.read(Store(tmp_path / "h")).tokens == len(TEXT) * 20
+    assert given_hessians.About.read(Store(tmp_path / "h")).tokens == len(TEXT) * 20
     convert(place / "hf", tmp_path / "m.gguf", "Q4_0", hessians=tmp_path / "h")

@@ -69,7 +69,7 @@ class About(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Kept:
+class GivenHessians:
     """How a conversion rounds with the Hessians of a ``store``. ``about`` says how they were made, ``speed`` how many
     operations are made in a second."""
 
@@ -186,7 +186,7 @@ class Kept:
         )
 
 
-def kept_of(effort: Effort, metadata: Mapping[str, Any], sources: Sequence[Source], label: str) -> Kept:
+def hessians_of(effort: Effort, metadata: Mapping[str, Any], sources: Sequence[Source], label: str) -> GivenHessians:
     """How the model of these ``sources`` and ``metadata`` is rounded with the Hessians that ``effort`` names.
 
     CheckpointError where the folder holds none, or they are not of this model as far as names and shapes say;
@@ -206,7 +206,7 @@ def kept_of(effort: Effort, metadata: Mapping[str, Any], sources: Sequence[Sourc
     head = EMBEDDING if isinstance(model.graph.head, Head) and model.graph.head.tied else OUTPUT
     if head not in store:
         raise CheckpointError("no Hessian of the output matrix", path=store.index, tensor=head, remedy=_AGAIN)
-    return Kept(effort, model, store, about, speed=cost.speed())
+    return GivenHessians(effort, model, store, about, speed=cost.speed())
 
 
 def _check_shape(model: FloatModel, store: Store, group: Group, name: str) -> None:
