@@ -408,7 +408,9 @@ def test_the_map_of_the_kernels_names_every_room() -> None:
 KERNELS = ("engine", "vector", "matmul", "attention", "experts", "recurrent", "rows", "rounding")
 
 
-@pytest.mark.parametrize("room", [*(f"kernels/{name}" for name in KERNELS), "evaluate", "inspect", "verify"])
+@pytest.mark.parametrize(
+    "room", [*(f"kernels/{name}" for name in KERNELS), "evaluate", "families/parts", "inspect", "verify"]
+)
 def test_maps_of_rooms_name_every_file(room: str) -> None:
     """The page at the top of a room says what each of its files is for."""
     folder = PACKAGE / room

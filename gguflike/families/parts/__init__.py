@@ -4,481 +4,52 @@ A *graph* is an embedding, blocks, a norm and a head. A *block* is a list of bra
 norm around a residual addition. Everything here is a frozen record: a family is a short function from its
 configuration to a graph, and the converter, the exporter, the reference and the runner walk what it returns.
 
-Here stand the parts of which most models consist. The others have modules of their own, which only the families that
-use them import: experts.py, recurrent.py, latent.py, indexers.py, mtp.py, extras.py.
+    layers     parts of which most models consist: norms, rotations, attention, feed-forward
+    graph      branches, blocks, embedding and head, and the graph of a model
+
+The other parts are imported only by the families that use them:
+
+    experts    layers of which a token reads its own experts
+    recurrent  mixers that keep a state instead of keys and values
+    latent     attention on compressed keys and values
+    indexers   what chooses the keys that a query attends to
+    mtp        heads that guess what comes behind the next token
+    extras     what few models have beside all that
 
 Tensors are named as GGUF names them and have the shapes that GGUF stores, in numpy order. How a tensor comes out of a
 checkpoint is said elsewhere (origins.py), since that differs between families that share a part.
 """
 
-from __future__ import annotations
-
-import re
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
-
-from gguflike.errors import UnsupportedError
-from gguflike.frozen import frozen, replace
-
-if TYPE_CHECKING:
-    from gguflike.families.parts.indexers import BlockIndexer
-
-_LAYER = re.compile(r"blk\.(0|[1-9][0-9]{0,8})\.(.+)", re.DOTALL)
-
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "swiglu_oai", "xielu", "sigmoid", "softplus"]
-
-
-@frozen
-class Tensor:
-    """One tensor of a part.
-
-    ``role`` is its GGUF name, below ``blk.<i>.`` for one of a layer. ``heads``: the rows are those of so many attention
-    heads, one after the other (0: they are not). ``used`` is false for a tensor that the configuration rules out.
-    ``share`` is how much of it a token reads. ``form`` is what it serves as: a "matrix" that is multiplied, "rows" that
-    are looked up or read one by one, "values" for all else; unless it says, one of two axes or more is a matrix. What
-    only counts beyond the positions that a run computes (``Graph.reach``) is "beyond": a file has it, no op reads it.
-    """
-
-    role: str
-    shape: tuple[int, ...]
-    heads: int = 0
-    used: bool = True
-    share: float = 1.0
-    form: Literal["matrix", "rows", "values", "beyond"] | None = None
-
-    @property
-    def is_matrix(self) -> bool:
-        """Whether the model multiplies with it."""
-        return self.used and (self.form or ("matrix" if len(self.shape) > 1 else "values")) == "matrix"
-
-
-@frozen
-class Norm:
-    """Normalization over the last axis, of ``size`` values.
-
-    "rms": ``x / sqrt(mean(x**2) + eps) * weight``; "layer": ``(x - mean) / sqrt(variance + eps) * weight + bias``.
-    Without ``weight`` there is neither; where it is ``bare``, its tensor is called as the norm, without ".weight".
-    ``groups``: the weight has so many rows of ``size``, one for each head or group.
-    """
-
-    role: str
-    size: int
-    eps: float
-    kind: Literal["rms", "layer"] = "rms"
-    weight: bool = True
-    bias: bool = False
-    groups: int = 0
-    bare: bool = False
-
-    @property
-    def weight_role(self) -> str:
-        """The role of its weight."""
-        return self.role if self.bare else f"{self.role}.weight"
-
-    def tensors(self) -> Iterator[Tensor]:
-        shape = (self.groups, self.size) if self.groups else (self.size,)
-        if self.weight:
-            yield Tensor(self.weight_role, shape, form="values")
-            yield Tensor(f"{self.role}.bias", shape, used=self.bias, form="values")
-
-
-@frozen
-class Scaling:
-    """How a rotation is stretched to longer contexts.
-
-    "linear" divides positions by ``factor``. "yarn" (Peng et al. 2023, arXiv:2309.00071) keeps frequencies that turn
-    more than ``beta_fast`` times within ``context`` tokens, divides those that turn less than ``beta_slow`` times, and
-    blends between them; the two pairs where blending begins and ends are rounded outwards where ``truncate``.
-    "longrope" (Ding et al. 2024, arXiv:2402.13753) divides frequencies by one of two tensors, the first where the model
-    runs with a context longer than ``context``.
-
-    ``magnitude`` is what cosines and sines are multiplied by; None: 1, for "yarn" 1 + 0.1 ln(factor).
-    """
-
-    kind: Literal["linear", "yarn", "longrope"]
-    factor: float = 1.0
-    context: int = 0
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    magnitude: float | None = None
-    truncate: bool = True
-
-
-@frozen
-class Rope:
-    """Rotary positions on the first ``n_rot`` dimensions of each head: pair j turns by ``base**(-2j / n_rot)`` radians
-    per position.
-
-    ``pairs`` says which dimensions turn together: "norm" 2j and 2j + 1, "neox" j and j + n_rot / 2. ``divisors`` are
-    the tensors, float32 of shape (n_rot / 2,), that frequencies are divided by: ``rope_freqs.weight``, or the two of
-    "longrope", for long contexts and for short ones.
-    """
-
-    n_rot: int
-    base: float
-    pairs: Literal["norm", "neox"]
-    scaling: Scaling | None = None
-    divisors: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.n_rot % 2:
-            raise UnsupportedError(
-                "an odd number of dimensions of a head cannot turn in pairs", expected="an even number", got=self.n_rot
-            )
-
-    def tensors(self) -> Iterator[Tensor]:
-        for role in self.divisors:
-            yield Tensor(role, (self.n_rot // 2,))
-
-
-@frozen
-class Temperature:
-    """Queries at position p are multiplied by ``1 + scale * ln(floor((p + offset) / length) + 1)`` (Llama 4)."""
-
-    scale: float
-    length: float
-    offset: float = 0.0
-
-
-@frozen
-class Attention:
-    """Attention with ``heads`` query heads on ``kv_heads`` key and value heads of ``head_dim`` dimensions; values have
-    ``value_dim`` (0: as many).
-
-    Scores are scaled by ``scale`` (None: ``head_dim**-0.5``), then by ``softcap * tanh(score / softcap)`` where there
-    is a cap. Queries and keys are normalized by ``q_norm`` and ``k_norm``, per head where the norm's size is
-    ``head_dim`` and as a whole where it is that of all heads, before they are rotated (``norm_after_rope``:
-    afterwards); values by ``v_norm``. ``clamp``: queries, keys and values are first limited to that magnitude.
-
-    A query sees keys up to its own position (all, where not ``causal``); of these, where there is a ``window``, only
-    the last so many, its own included; ``chunked``: only those of its own stretch of so many positions; not ``causal``:
-    those at most window // 2 away. ``sinks``: the softmax of each head has one more score, a weight, without a value.
-
-    ``bias`` is of queries, keys and values, ``output_bias`` of the output; ``fused``: one matrix ``attn_qkv`` gives
-    queries, keys and values, in this order. ``gate`` multiplies what the heads found by ``gate_activation``: "query" of
-    values that the query matrix gives behind each head's queries, "element" and "head" of those that a matrix
-    ``attn_gate`` gives, one for each value or for each head. ``output_norm`` comes before the output matrix.
-
-    ``kv_layer``: keys and values are those of that layer's cache; this one has none of its own. ``value_is_key``:
-    values are the keys before norm and rotation, there is no value matrix. ``indexer``: of the keys that a query sees
-    these are the ones it attends to.
-    """
-
-    n_embd: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    rope: Rope | None
-    bias: bool = False
-    output_bias: bool = False
-    fused: bool = False
-    scale: float | None = None
-    q_norm: Norm | None = None
-    k_norm: Norm | None = None
-    v_norm: Norm | None = None
-    norm_after_rope: bool = False
-    causal: bool = True
-    window: int = 0
-    chunked: bool = False
-    softcap: float = 0.0
-    sinks: bool = False
-    temperature: Temperature | None = None
-    gate: Literal["query", "element", "head"] | None = None
-    gate_activation: Literal["sigmoid", "softplus"] = "sigmoid"
-    output_norm: Norm | None = None
-    clamp: float = 0.0
-    kv_layer: int | None = None
-    value_is_key: bool = False
-    indexer: BlockIndexer | None = None
-    value_dim: int = 0
-
-    @property
-    def reach(self) -> int:
-        """Positions up to which no indexer has a choice; 0: any number."""
-        return self.indexer.reach if self.indexer is not None else 0
-
-    @property
-    def q_size(self) -> int:
-        """Values of all queries of a token."""
-        return self.heads * self.head_dim
-
-    @property
-    def kv_size(self) -> int:
-        """Values of all keys of a token."""
-        return self.kv_heads * self.head_dim
-
-    @property
-    def of_values(self) -> int:
-        """Dimensions of a head's values."""
-        return self.value_dim or self.head_dim
-
-    @property
-    def found_size(self) -> int:
-        """Values of what all heads of a token find."""
-        return self.heads * self.of_values
-
-    @property
-    def widest(self) -> int:
-        """Values of the longest row that one of the matrices reads."""
-        return max(self.n_embd, self.q_size, self.found_size)
-
-    @property
-    def ropes(self) -> tuple[Rope, ...]:
-        return () if self.rope is None else (self.rope,)
-
-    def tensors(self) -> Iterator[Tensor]:
-        shared = self.kv_layer is not None
-        q_rows = self.q_size * (2 if self.gate == "query" else 1)
-        v_rows = self.kv_heads * self.of_values
-        for role, rows, heads, used in (
-            ("attn_qkv", self.q_size + self.kv_size + v_rows, 0, self.fused),
-            ("attn_q", q_rows, self.heads, not self.fused),
-            ("attn_k", self.kv_size, self.kv_heads, not (self.fused or shared)),
-            ("attn_v", v_rows, self.kv_heads, not (self.fused or shared or self.value_is_key)),
-        ):
-            if used:
-                yield Tensor(f"{role}.weight", (rows, self.n_embd), heads)
-                yield Tensor(f"{role}.bias", (rows,), heads, used=self.bias)
-        if self.gate in ("element", "head"):
-            yield Tensor("attn_gate.weight", (self.found_size if self.gate == "element" else self.heads, self.n_embd))
-        for norm in (self.q_norm, self.k_norm, self.v_norm, self.output_norm):
-            if norm is not None and not (shared and norm is self.k_norm):
-                yield from norm.tensors()
-        if self.sinks:
-            yield Tensor("attn_sinks.weight", (self.heads,))
-        yield Tensor("attn_output.weight", (self.n_embd, self.found_size))
-        yield Tensor("attn_output.bias", (self.n_embd,), used=self.output_bias)
-        if self.indexer is not None:
-            yield from self.indexer.tensors()
-
-
-@frozen
-class FeedForward:
-    """``down(act(gate(x)) * up(x))`` with ``n_ff`` hidden values; ``down(act(up(x)))`` where not ``gated``.
-
-    ``fused``: ``ffn_up`` gives the gate's values and then those of up. ``bias``: each of the matrices has one.
-    ``down_norm`` comes before the last matrix. ``suffix`` ends the roles: "_shexp" for experts that all tokens share.
-    ``clamp``: the gate's values after activation are at most that, those of up at most that in magnitude.
-    ``xielu`` are the constants (alpha_n, alpha_p, beta, eps) of the activation of that name.
-    """
-
-    n_embd: int
-    n_ff: int
-    bias: bool = False
-    activation: Activation = "silu"
-    gated: bool = True
-    fused: bool = False
-    down_norm: Norm | None = None
-    suffix: str = ""
-    clamp: float = 0.0
-    xielu: tuple[float, float, float, float] | None = None
-
-    @property
-    def widest(self) -> int:
-        """Values of the longest row that one of the matrices reads."""
-        return max(self.n_embd, self.n_ff)
-
-    @property
-    def ropes(self) -> tuple[Rope, ...]:
-        return ()
-
-    def tensors(self) -> Iterator[Tensor]:
-        up = 2 * self.n_ff if self.fused else self.n_ff
-        for role, rows, columns, used in (
-            ("ffn_gate", self.n_ff, self.n_embd, self.gated and not self.fused),
-            ("ffn_up", up, self.n_embd, True),
-            ("ffn_down", self.n_embd, self.n_ff, True),
-        ):
-            if used:
-                yield Tensor(f"{role}{self.suffix}.weight", (rows, columns))
-                yield Tensor(f"{role}{self.suffix}.bias", (rows,), used=self.bias)
-        if self.down_norm is not None:
-            yield from self.down_norm.tensors()
-
-
-class Mixer(Protocol):
-    """What a branch adds to the residual stream: `Attention`, `FeedForward`, or a part of another module."""
-
-    @property
-    def widest(self) -> int:
-        """Values of the longest row that one of the matrices reads."""
-        ...
-
-    @property
-    def ropes(self) -> tuple[Rope, ...]:
-        """The rotations that the part uses."""
-        ...
-
-    def tensors(self) -> Iterator[Tensor]: ...
-
-
-@frozen
-class Branch:
-    """``x + scale * after(mixer(norm(x)))``; where ``post``, ``after(x + mixer(norm(x)))``. Either norm may be
-    missing."""
-
-    norm: Norm | None
-    mixer: Mixer
-    after: Norm | None = None
-    scale: float = 1.0
-    post: bool = False
-
-    def mixers(self) -> Iterator[Mixer]:
-        """The mixers that keep something or multiply: those of a sum, one by one."""
-        yield from getattr(self.mixer, "mixers", None) or (self.mixer,)
-
-    def tensors(self) -> Iterator[Tensor]:
-        if self.norm is not None:
-            yield from self.norm.tensors()
-        yield from self.mixer.tensors()
-        if self.after is not None:
-            yield from self.after.tensors()
-
-
-class Step(Protocol):
-    """What a block does to the residual stream: a `Branch`, or extras.Rescale."""
-
-    def mixers(self) -> Iterator[Mixer]: ...
-
-    def tensors(self) -> Iterator[Tensor]: ...
-
-
-Block = tuple[Step, ...]
-
-
-@frozen
-class Embedding:
-    """The rows of a matrix (n_vocab, n_embd), looked up by token id, times ``scale``.
-
-    ``role`` is that of the matrix. ``positions``: as many rows of ``position_embd``, of which a token's is added;
-    ``types``: rows of ``token_types``, of which the first is added, or the second for tokens of the second of two
-    texts. ``norm`` comes last.
-    """
-
-    n_vocab: int
-    n_embd: int
-    scale: float = 1.0
-    positions: int = 0
-    types: int = 0
-    norm: Norm | None = None
-    role: str = "token_embd"
-
-    def tensors(self) -> Iterator[Tensor]:
-        yield Tensor(f"{self.role}.weight", (self.n_vocab, self.n_embd), form="rows")
-        if self.positions:
-            yield Tensor("position_embd.weight", (self.positions, self.n_embd), form="rows")
-        if self.types:
-            yield Tensor("token_types.weight", (self.types, self.n_embd), form="rows")
-        if self.norm is not None:
-            yield from self.norm.tensors()
-
-
-@frozen
-class Head:
-    """Logits: a matrix (n_vocab, n_embd) times what the last norm gives; ``tied``: the embedding's matrix.
-
-    They are multiplied by ``scale``, then capped to ``softcap * tanh(logit / softcap)`` where there is a cap. ``role``
-    is that of a matrix that is not tied.
-    """
-
-    n_vocab: int
-    n_embd: int
-    tied: bool = False
-    bias: bool = False
-    scale: float = 1.0
-    softcap: float = 0.0
-    role: str = "output"
-
-    def tensors(self) -> Iterator[Tensor]:
-        yield Tensor(f"{self.role}.weight", (self.n_vocab, self.n_embd), used=not self.tied)
-        yield Tensor(f"{self.role}.bias", (self.n_vocab,), used=self.bias)
-
-
-class Part(Protocol):
-    def tensors(self) -> Iterator[Tensor]: ...
-
-
-class Place(NamedTuple):
-    """A tensor of a graph: its GGUF name, the layer it belongs to (None for the others), and what the part says."""
-
-    name: str
-    layer: int | None
-    tensor: Tensor
-
-
-@frozen
-class Graph:
-    """A whole model. Blocks need not be alike.
-
-    ``head`` is a `Head`, which makes logits; a model that gives vectors or scores has an extras.Pooling there.
-    ``inputs`` are parts that compute once per token what all blocks read (extras.LayerEmbeddings).
-
-    ``mtp`` are its multi-token-prediction heads, which guess what comes behind the next token: each a graph of one
-    block of its own, whose number is ``first``, behind a mtp.MTPInput. What a head lacks is the model's.
-    """
-
-    embedding: Embedding
-    blocks: tuple[Block, ...]
-    norm: Norm | None
-    head: Part
-    inputs: tuple[Part, ...] = ()
-    mtp: tuple[Graph, ...] = ()
-    first: int = 0
-
-    def mixers(self) -> Iterator[Mixer]:
-        """The mixers of all branches, in order; those of a sum one by one."""
-        return (mixer for block in self.blocks for step in block for mixer in step.mixers())
-
-    def attentions(self) -> Iterator[Attention]:
-        return (mixer for mixer in self.mixers() if isinstance(mixer, Attention))
-
-    @property
-    def reach(self) -> int:
-        """Positions up to which ops compute what all parts say (``Attention.reach``); 0: any number."""
-        return min((reach for mixer in self.mixers() if (reach := getattr(mixer, "reach", 0))), default=0)
-
-    def ropes(self) -> list[Rope]:
-        """The rotations that the model uses, each once."""
-        return list(dict.fromkeys(rope for mixer in self.mixers() for rope in mixer.ropes))
-
-    def tensors(self) -> Iterator[Place]:
-        """Every tensor in file order, those that the configuration rules out included (``Tensor.used`` is false), but
-        for those of `mtp_tensors`."""
-        yield from _places(_once(tensor for rope in self.ropes() for tensor in rope.tensors()))
-        yield from _places(self.embedding.tensors())
-        for part in self.inputs:
-            yield from _places(part.tensors())
-        made: dict[int, list[Tensor]] = {}  # of each block once, which many layers may share
-        for layer, block in enumerate(self.blocks, self.first):
-            if id(block) not in made:
-                made[id(block)] = [tensor for step in block for tensor in step.tensors()]
-            for tensor in made[id(block)]:
-                yield Place(f"blk.{layer}.{tensor.role}", layer, tensor)
-        for last in (self.norm, self.head):
-            yield from _places(last.tensors() if last is not None else ())
-
-    def mtp_tensors(self) -> Iterator[Place]:
-        """Every tensor of the multi-token-prediction heads, but for those of the model that they share."""
-        return (place for each in self.mtp for place in each.tensors() if place.layer is not None)
-
-
-def _once(tensors: Iterable[Tensor]) -> Iterable[Tensor]:
-    """Each tensor once: several rotations may be divided by the same."""
-    return dict.fromkeys(tensors)
-
-
-def _places(tensors: Iterable[Tensor]) -> Iterator[Place]:
-    """Tensors outside of blocks: of no layer, or as their roles say."""
-    for tensor in tensors:
-        match = _LAYER.fullmatch(tensor.role)
-        if match:
-            yield Place(tensor.role, int(match[1]), replace(tensor, role=match[2]))
-        else:
-            yield Place(tensor.role, None, tensor)
-
-
-def role_of(name: str) -> tuple[str, int | None]:
-    """Role and layer of a tensor by its GGUF name: ``blk.3.attn_q.weight`` is ("attn_q", 3)."""
-    match = _LAYER.fullmatch(name)
-    layer, rest = (int(match[1]), match[2]) if match else (None, name)
-    return rest.removesuffix(".weight"), layer
+from gguflike.families.parts.graph import Block, Branch, Embedding, Graph, Head, Part, Place, Step, role_of
+from gguflike.families.parts.layers import (
+    Activation,
+    Attention,
+    FeedForward,
+    Mixer,
+    Norm,
+    Rope,
+    Scaling,
+    Temperature,
+    Tensor,
+)
+
+__all__ = [
+    "Activation",
+    "Attention",
+    "Block",
+    "Branch",
+    "Embedding",
+    "FeedForward",
+    "Graph",
+    "Head",
+    "Mixer",
+    "Norm",
+    "Part",
+    "Place",
+    "Rope",
+    "Scaling",
+    "Step",
+    "Temperature",
+    "Tensor",
+    "role_of",
+]
