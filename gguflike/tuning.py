@@ -188,7 +188,7 @@ def _sequences(
     share = max(tokens // len(named), context)
     found: list[Sequence[int]] = []
     for text in named.values():
-        ids = tokenizer.encode(text[: 16 * share])[:share]
+        ids = tokenizer.first(text, share)
         found += [ids[i : i + context] for i in range(0, len(ids) - context + 1, context)]
     if not found:
         raise ArgumentError(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from gguflike.checkpoint.excerpt import MAX_BYTES, Excerpt, excerpt
 from gguflike.checkpoint.tokenizer_json import document
@@ -19,6 +22,18 @@ if TYPE_CHECKING:
 EXCERPTS = 8192
 #: What an excerpt costs beside its text, in the same unit.
 EXCERPT = 1024
+#: Characters that are looked at for each token that is wanted of a text, at first.
+CHARACTERS = 6
+#: The last letter of a word behind which there is one space, and then another word.
+_SEAM = re.compile(r"[^\W\d_](?= [^\W\d_])")
+#: A letter and a space behind it in tokens that write bytes as characters, and in others: the last byte of the letter,
+#: which is that of no space, and the space.
+_CROSSING = {
+    True: re.compile(rb"(?:[A-Za-z]|[\x80-\xbf](?<!\xc4[\x80-\xa0]))(?:\xc4\xa0| )"),
+    False: re.compile(rb"(?:[A-Za-z]|[\x80-\xbf](?<!\xe2\x96\x81))(?:\xe2\x96\x81| )"),
+}
+#: How far a seam is looked for from where it would be best.
+_NEAR = 4096
 
 
 class Encoder:
@@ -37,6 +52,32 @@ class Encoder:
         with self._lock:
             encode = self._for(text, parse_special)
             return encode([text], add_special, parse_special)[0]
+
+    def first(self, text: str, count: int) -> list[int]:
+        """The first ``count`` of the token ids that `encode` gives for ``text`` with what is added and without markup,
+        from as much of it as tells them.
+
+        Where no token has a letter and the space behind it, none goes across such a place: what stands before it gives
+        the same tokens whatever follows.
+        """
+        size = CHARACTERS * count
+        while size < len(text) and self._has_seams:
+            seams = [found.end() for found in _SEAM.finditer(text, max(size - _NEAR, 0), size)]
+            if seams and len(ids := self.encode(text[: seams[-1]], True, False)) > count:  # one more may be the end
+                return ids[:count]
+            size *= 2
+        return self.encode(text, True, False)[:count]
+
+    @cached_property
+    def _has_seams(self) -> bool:
+        """Whether no token that stands for text has a letter and a space behind it."""
+        texts = self.vocabulary.texts
+        for found in _CROSSING[self.vocabulary.bytewise].finditer(texts.data.tobytes()):
+            index = int(np.searchsorted(texts.starts, found.start(), "right")) - 1
+            inside = found.end() <= texts.starts[index] + texts.lengths[index]  # not of what stands between texts
+            if inside and not self.vocabulary.is_special(index):
+                return False
+        return True
 
     def ready_for(self, texts: Sequence[str]) -> Part:
         """An encoder of all of ``texts``, with no more of the vocabulary than they need together."""

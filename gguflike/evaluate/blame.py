@@ -151,7 +151,7 @@ def _scores(
     """The scores of several files beside a model."""
     with ExitStack() as stack:
         loaded = [stack.enter_context(Model(file.path, opened=file, **settings)) for file in files]
-        streaming.check_alike([beside, loaded[0]], held_out)
+        streaming.check_alike([beside, loaded[0]], held_out, protocol)
         kinds: list[Text] = [texts.cut(name, text, loaded[0].tokenizer, protocol) for name, text in held_out.items()]
         return streaming.stream(loaded, beside, kinds, protocol, progress)
 

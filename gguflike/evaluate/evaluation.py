@@ -156,7 +156,7 @@ def evaluate_all(
             stack.enter_context(load(path, context=longest, threads=threads, activations=mode, progress=progress))
             for path, mode in zip(paths, modes, strict=True)
         ]
-        streaming.check_alike(loaded, held_out.texts)
+        streaming.check_alike(loaded, held_out.texts, protocol)
         own, beside = loaded[: len(files)], loaded[len(files)] if reference is not None else None
         kinds = [texts.cut(name, text, own[0].tokenizer, protocol) for name, text in held_out.texts.items()]
         scored = streaming.stream(own, beside, kinds, protocol, progress)

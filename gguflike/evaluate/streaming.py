@@ -7,15 +7,16 @@ from itertools import pairwise
 
 from gguflike.errors import UnsupportedError
 from gguflike.evaluate.scores import Logits, Scores, pairs, scores
-from gguflike.evaluate.texts import Protocol, Text
+from gguflike.evaluate.texts import Protocol, Text, tokens
 from gguflike.progress import Progress
 from gguflike.runner.model import Model
 
 PIECE_BYTES = 1 << 25  # of logits of one model that are in memory at a time
 
 
-def check_alike(models: Sequence[Model], texts: Mapping[str, str]) -> None:
-    """UnsupportedError where models have other vocabularies or tokenize a text differently: nothing can be compared."""
+def check_alike(models: Sequence[Model], texts: Mapping[str, str], protocol: Protocol) -> None:
+    """UnsupportedError where models have other vocabularies, or other tokens for what is used of a text: nothing can be
+    compared."""
     first = models[0]
     for other in models[1:]:
         if other.vocab_size != first.vocab_size:
@@ -26,7 +27,7 @@ def check_alike(models: Sequence[Model], texts: Mapping[str, str]) -> None:
                 got=other.vocab_size,
             )
         for name, text in texts.items():
-            if first.tokenize(text) != other.tokenize(text):
+            if tokens(text, first.tokenizer, protocol) != tokens(text, other.tokenizer, protocol):
                 raise UnsupportedError(
                     f"the models have different tokens for the text {name!r}, so their logits cannot be compared",
                     path=other.path,

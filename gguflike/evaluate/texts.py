@@ -105,11 +105,17 @@ def named(texts: Mapping[str, str] | Iterable[StrPath], field: str = "text") -> 
 
 def cut(name: str, text: str, tokenizer: Tokenizer, protocol: Protocol) -> Text:
     """The chunks of a text. ArgumentError where it is shorter than one chunk."""
-    return Text(name, tuple(chunks(tokenizer.encode(text.removesuffix("\n")), tokenizer, protocol, name)))
+    return Text(name, tuple(chunks(tokens(text, tokenizer, protocol), tokenizer, protocol, name)))
+
+
+def tokens(text: str, tokenizer: Tokenizer, protocol: Protocol) -> list[int]:
+    """The token ids of a text, as far as they are used."""
+    whole = text.removesuffix("\n")
+    return tokenizer.encode(whole) if protocol.tokens is None else tokenizer.first(whole, protocol.tokens)
 
 
 def chunks(ids: Sequence[int], tokenizer: Tokenizer, protocol: Protocol, name: str) -> list[tuple[int, ...]]:
-    """Token ids of a whole text, cut as the protocol says."""
+    """Token ids of a text, cut as the protocol says."""
     context = protocol.context
     count = len(ids[: protocol.tokens]) // context
     if not count:

@@ -44,9 +44,12 @@ class Tokenizer:
         "<|im_end|>" in the text is text: use it for templates, never for what a user typed. A surrogate that no UTF-8
         can hold becomes "?".
         """
-        check_text("text", text)
-        text = text.encode("utf-8", "replace").decode()
-        return self._encoder.encode(text, add_special, parse_special)
+        return self._encoder.encode(_encodable(text), add_special, parse_special)
+
+    def first(self, text: str, count: int) -> list[int]:
+        """The first ``count`` of the ids that `encode` gives for ``text``, or all, where there are no more: without
+        looking at all of a long one."""
+        return self._encoder.first(_encodable(text), count)
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
         """Text of token ids; bytes that are not UTF-8 become U+FFFD. The space that encode put before it is removed."""
@@ -139,6 +142,12 @@ class Tokenizer:
 
 _UNUSED, _USER_DEFINED, _BYTE = int(TokenType.UNUSED), int(TokenType.USER_DEFINED), int(TokenType.BYTE)
 _BYTES = {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
+
+
+def _encodable(text: str) -> str:
+    """``text`` with "?" for what no UTF-8 can hold. ArgumentTypeError for what is no text."""
+    check_text("text", text)
+    return text.encode("utf-8", "replace").decode()
 
 
 def token_ids(ids: Iterable[int], expected: str = "a flat list of integers") -> list[int]:
